@@ -1,0 +1,3 @@
+"""Spatially resolved anomalous dispersion from XFEL stills."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,76 @@
+"""`spreadflow <word>`: one word per stage. A stage is imported only when it is called."""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from spreadflow import __version__
+from spreadflow.config import for_stage
+from spreadflow.errors import SpreadflowError
+
+INPUTS: dict[str, dict[str, dict]] = {
+    "simulate": {},
+    "index": {"images": {}, "geometry": {"optional": True}},
+    "level0": {"index": {"many": True}},
+    "reindex": {"images": {}, "geometry": {}},
+    "cells": {"reindex": {"many": True}},
+    "merge": {"reindex": {"many": True}, "cells": {}},
+    "annulus": {"images": {"many": True}, "reindex": {"many": True}, "cells": {}},
+}
+"""The input files of each stage, in the order of the workflow."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="spreadflow", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"spreadflow {__version__}")
+    words = parser.add_subparsers(dest="word", required=True, metavar="WORD")
+    for stage, inputs in INPUTS.items():
+        p = words.add_parser(stage, help=f"the stage {stage}")
+        p.add_argument("--config", required=True, help="JSON of the stage's sections, or a YAML file")
+        p.add_argument("--ranks", type=int, default=1, help="ranks the launcher was asked for")
+        p.add_argument("--out", type=Path, required=True, help="the product")
+        if stage == "simulate":
+            p.add_argument("--run", required=True, help="name of the run")
+        for name, how in inputs.items():
+            p.add_argument(
+                f"--{name}",
+                type=Path,
+                required=not how.get("optional"),
+                nargs="+" if how.get("many") else None,
+            )
+    return parser
+
+
+def _run_stage(args: argparse.Namespace) -> int:
+    from spreadflow.parallel import World
+
+    module = importlib.import_module(f"spreadflow.stages.{'index' if args.word == 'reindex' else args.word}")
+    config = for_stage(args.config, args.word, getattr(args, "run", None))
+    inputs = {name: getattr(args, name) for name in INPUTS[args.word]}
+    if args.word == "simulate":
+        inputs["run"] = args.run
+    world = World(args.ranks)
+    try:
+        module.run(config, **inputs, out=args.out, world=world, word=args.word)
+    except SpreadflowError as error:
+        print(f"spreadflow {args.word}: {error}", file=sys.stderr)
+        world.abort(error.exit_code)
+    except Exception as error:
+        world.report(error)
+        world.abort(1)
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point. Returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        return _run_stage(args)
+    except SpreadflowError as error:
+        print(f"spreadflow {args.word}: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

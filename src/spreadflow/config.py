@@ -1,0 +1,466 @@
+"""The only schema of the configuration: pydantic models, one section per stage, units in the names.
+
+`load` reads YAML files (later ones overlay earlier ones), validates and fills in defaults. Unknown keys are errors.
+`section` gives a stage exactly the sections it declares in `SECTIONS`, so that Snakemake reruns what depends on an
+edited key and nothing else.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import gemmi
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from spreadflow.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A section forbids unknown keys and is immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def _space_group(name: str) -> str:
+    group = gemmi.find_spacegroup_by_name(name)
+    if group is None:
+        raise ValueError(f"'{name}' is not a space group gemmi knows (try 'C 1 2 1' or 'P 41 21 2')")
+    return group.xhm()
+
+
+def _cell(cell: list[float]) -> list[float]:
+    if len(cell) != 6 or min(cell) <= 0 or max(cell[3:]) >= 180 or not gemmi.UnitCell(*cell).volume > 0:
+        raise ValueError("a cell is six positive numbers a b c (Å) α β γ (degrees, < 180) of positive volume")
+    return cell
+
+
+SpaceGroupName = Annotated[str, AfterValidator(_space_group)]
+CellParameters = Annotated[list[float], AfterValidator(_cell)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _check_cell_fits_group(cell: list[float], group: str, where: str) -> None:
+    """Raise if the space group's metric symmetry contradicts the cell by more than 1 % or 1°."""
+    sg = gemmi.find_spacegroup_by_name(group)
+    a, b, c, al, be, ga = cell
+    same = lambda x, y: abs(x - y) <= 0.01 * max(x, y)  # noqa: E731
+    angle = lambda x, y: abs(x - y) <= 1.0  # noqa: E731
+    right = angle(al, 90) and angle(be, 90) and angle(ga, 90)
+    system = sg.crystal_system_str()
+    if system == "trigonal" and sg.ext == "R":
+        ok, need = same(a, b) and same(b, c) and angle(al, be) and angle(be, ga), "a = b = c, α = β = γ"
+    elif system in ("trigonal", "hexagonal"):
+        ok, need = same(a, b) and angle(al, 90) and angle(be, 90) and angle(ga, 120), "a = b, 90 90 120"
+    elif system == "cubic":
+        ok, need = same(a, b) and same(b, c) and right, "a = b = c, 90 90 90"
+    elif system == "tetragonal":
+        ok, need = same(a, b) and right, "a = b, 90 90 90"
+    elif system == "orthorhombic":
+        ok, need = right, "90 90 90"
+    elif system == "monoclinic":
+        unique = sg.monoclinic_unique_axis()
+        others = {"a": (be, ga), "b": (al, ga), "c": (al, be)}[unique]
+        ok, need = all(angle(x, 90) for x in others), f"two right angles (unique axis {unique})"
+    else:
+        ok, need = True, ""
+    if not ok:
+        raise ValueError(f"{where}: cell {cell} does not fit space group '{group}', which needs {need}")
+
+
+# ---------------------------------------------------------------- what is simulated
+
+
+class Site(Section):
+    """One kind of anomalous atom and the curve it scatters with."""
+
+    atom: str
+    """atom name in the model, for example FE1"""
+    curve: str
+    """`oxidized`, `reduced`, or a path to a 3-column table (energy in eV, f', f'')"""
+
+
+class CrystalSection(Section):
+    """The crystals that are simulated (analysis never reads this section)."""
+
+    space_group: SpaceGroupName = "C 1 2 1"
+    cell: CellParameters = [67.2, 59.8, 47.2, 90.0, 110.3, 90.0]
+    model: Path | None = None
+    """PDB or mmCIF; null = the embedded phantom, built from the seed for this cell and space group"""
+    phantom_seed: int = 1
+    sites: list[Site] = [Site(atom="FE1", curve="oxidized"), Site(atom="FE2", curve="reduced")]
+    d_min: PositiveFloat = 1.7
+    """resolution of the structure factors, Å"""
+    k_sol: NonNegativeFloat = 0.435
+    b_sol: NonNegativeFloat = 46.0
+    domain_ang: PositiveFloat = 4000.0
+    """diameter of the sphere that has the volume of one mosaic domain, Å; sets N cells"""
+    domains_per_crystal: PositiveFloat = 93.75
+    """multiplies the Bragg signal (illuminated volume over one domain)"""
+    mosaicity: Literal["domains", "continuous"] = "domains"
+    mosaic_spread_deg: NonNegativeFloat = 0.05
+    """r.m.s. total rotation angle of the domains"""
+    n_domains: PositiveInt = 25
+
+    @model_validator(mode="after")
+    def _fits(self):
+        _check_cell_fits_group(self.cell, self.space_group, "crystal.cell")
+        return self
+
+
+class BeamSection(Section):
+    """The pulses that are simulated."""
+
+    energy_ev: PositiveFloat = 7120.0
+    """mean photon energy over all pulses"""
+    first_channel_ev: PositiveFloat = 7070.5
+    channel_ev: PositiveFloat = 1.0
+    n_channels: PositiveInt = 100
+    photons: PositiveFloat = 1e12
+    """mean photons in a pulse"""
+    size_mm: PositiveFloat = 0.003
+    """edge of the square beam: the fluence is photons / size²"""
+    polarization: Annotated[float, Field(ge=-1, le=1)] = 1.0
+    """Kahn's K, along the lab x axis"""
+    envelope_ev: PositiveFloat = 11.0
+    """standard deviation of the mean spectrum of a pulse"""
+    jitter_ev: NonNegativeFloat = 6.0
+    """standard deviation of the pulse's centroid"""
+    spike_ev: PositiveFloat = 0.6
+    """width (FWHM) of one SASE spike"""
+    photons_spread: NonNegativeFloat = 0.25
+    """relative standard deviation of the photons in a pulse"""
+
+
+class PanelSection(Section):
+    """One panel of a multi-panel detector."""
+
+    origin_mm: Annotated[list[float], Field(min_length=3, max_length=3)]
+    fast: Annotated[list[float], Field(min_length=3, max_length=3)] = [1.0, 0.0, 0.0]
+    slow: Annotated[list[float], Field(min_length=3, max_length=3)] = [0.0, -1.0, 0.0]
+
+
+class DetectorSection(Section):
+    """The detector that is simulated. Without `panels`: one panel, normal to the beam."""
+
+    shape: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = [1920, 1920]
+    """(slow, fast) pixels of a panel"""
+    pixel_mm: PositiveFloat = 0.177
+    distance_mm: PositiveFloat = 141.7
+    beam_center_px: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """(fast, slow) where the beam truly hits the single panel; null = half a pixel beyond its middle, as published"""
+    header_error_mm: Annotated[list[float], Field(min_length=3, max_length=3)] = [0.0, 0.0, 0.0]
+    """(fast, slow, distance): the truth minus what the files' headers say"""
+    panels: list[PanelSection] = []
+    bad_pixels: list[Annotated[list[int], Field(min_length=5, max_length=5)]] = []
+    """[panel, slow0, slow1, fast0, fast1], half open: masked in the file, garbage in the data"""
+    thickness_mm: NonNegativeFloat = 0.032
+    attenuation_mm: PositiveFloat = 0.017
+    psf_fwhm_mm: NonNegativeFloat = 0.0
+    """fibre-optic point spread; 0 = none (`psff`), 0.08 = as published (`psft`)"""
+    psf_radius_px: PositiveInt = 10
+    gain_calibration: NonNegativeFloat = 0.01
+    """relative standard deviation of the fixed gain map"""
+    readout_adu: NonNegativeFloat = 1.0
+    offset_adu: int = 10
+    saturation_adu: PositiveInt = 2_000_000_000
+    water_mm: NonNegativeFloat = 0.1
+    air_mm: NonNegativeFloat = 10.0
+
+
+class SimulateSection(Section):
+    oversample: PositiveInt = 1
+    """sub-pixels along each edge"""
+    precision: Literal["float32", "float64"] = "float32"
+    """of the sums over channels and domains; geometry is always float64"""
+    compression: Literal["bitshuffle-lz4", "gzip"] = "bitshuffle-lz4"
+    block_shots: PositiveInt = 8
+    """shots per image file; a fixed block, whatever the number of ranks"""
+
+
+class SimulatedShots(Section):
+    """How many shots of each kind a simulated run has (in this order)."""
+
+    n_single: NonNegativeInt = 96
+    n_blank: NonNegativeInt = 0
+    n_double: NonNegativeInt = 0
+    n_saturated: NonNegativeInt = 0
+    n_unreadable: NonNegativeInt = 0
+
+
+class RunSection(Section):
+    """A run is simulated, or external: a manifest written by `spreadflow manifest`."""
+
+    simulate: SimulatedShots | None = None
+    images: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self):
+        if (self.simulate is None) == (self.images is None):
+            raise ValueError("a run has either `simulate:` (how many shots) or `images:` (a manifest), not both")
+        return self
+
+
+# ---------------------------------------------------------------- analysis
+
+
+class SpotsSection(Section):
+    """Spot finding by dispersion (Winter et al. 2018)."""
+
+    gain: PositiveFloat = 1.0
+    sigma_background: PositiveFloat = 6.0
+    sigma_strong: PositiveFloat = 3.0
+    global_threshold: float = 0.0
+    """photons, after the pedestal is subtracted"""
+    kernel: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = [4, 4]
+    """half sizes (slow, fast) of the window"""
+    min_pixels: PositiveInt = 2
+    max_pixels: PositiveInt = 200
+    d_min: PositiveFloat | None = None
+    d_max: PositiveFloat | None = None
+    min_spots: PositiveInt = 12
+    """fewer spots than this is a blank"""
+    max_spots: PositiveInt = 2000
+
+
+class IndexSection(Section):
+    """Spots → lattices → integrated reflections. `reindex` overlays this section."""
+
+    space_group: SpaceGroupName = "C 1 2 1"
+    cell: CellParameters = [67.2, 59.8, 47.2, 90.0, 110.3, 90.0]
+    """target cell; may be wrong by 3 % and 3°"""
+    spots: SpotsSection = SpotsSection()
+    mask: Path | None = None
+    """HDF5 dataset `mask` (panel, slow, fast) or (slow, fast), non-zero = not to be used; added to the file's own"""
+    saturation_photons: PositiveFloat | None = None
+    """upper end of the trusted range; null = as in the file"""
+    saturated_fraction_max: Fraction = 0.002
+    d_min: PositiveFloat = 1.9
+    """resolution to which reflections are predicted"""
+    max_lattices: PositiveInt = 3
+    min_indexed: PositiveInt = 8
+    min_fraction_indexed: Fraction = 0.3
+    """of the spots still free when the lattice was found"""
+    length_tolerance: Fraction = 0.05
+    angle_tolerance_deg: PositiveFloat = 5.0
+    n_directions: PositiveInt = 8192
+    """directions of the half sphere that are searched"""
+    rmsd_max_px: PositiveFloat = 2.0
+    mosaic_spread_deg: PositiveFloat | None = None
+    """null = estimated from the data of each lattice"""
+    domain_ang: PositiveFloat = 3000.0
+    """edge of a mosaic domain that prediction assumes"""
+    calibration_error: NonNegativeFloat = 0.01
+    """relative pixel-to-pixel gain error, for σ"""
+    readout_photons: NonNegativeFloat = 1.0
+    block_shots: PositiveInt = 8
+
+    @model_validator(mode="after")
+    def _fits(self):
+        _check_cell_fits_group(self.cell, self.space_group, "index.cell")
+        return self
+
+
+class Level0Section(Section):
+    runs: list[str] | None = None
+    """null = all runs"""
+    max_lattices: PositiveInt | None = None
+    from_file: Path | None = Field(default=None, alias="from")
+    """a frozen level0.expt: nothing is refined"""
+    refine: list[Literal["shift", "distance", "tilt"]] = ["shift", "distance"]
+    outlier_probability: Fraction = 0.99
+    """χ² quantile of the robust (minimum covariance determinant) cut on residuals"""
+    min_reflections: PositiveInt = 10
+    """per lattice; lattices with fewer take no part"""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True)
+
+
+class CellsSection(Section):
+    runs: list[str] | None = None
+    """runs the clusters are found on (the accepted list always covers all runs); null = all"""
+    from_file: Path | None = Field(default=None, alias="from")
+    """a frozen cells.h5: clusters are taken from it"""
+    features: list[Literal["a", "b", "c", "alpha", "beta", "gamma"]] = ["a", "b", "c"]
+    eps_ang: PositiveFloat = 0.2
+    """DBSCAN radius; angles count as Å per degree"""
+    min_samples: PositiveInt = 3
+    mahalanobis_max: PositiveFloat = 4.0
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True)
+
+
+class MergeSection(Section):
+    d_min: PositiveFloat = 1.9
+    reference: Path | None = None
+    """model (PDB, mmCIF) or MTZ the scales are taken against (mark0); null = no reference"""
+    refine_b: bool = True
+    partiality_min: Fraction = 0.05
+    """reflections recorded less than this (relative to the lattice's best) do not count"""
+    min_reflections: PositiveInt = 10
+    n_bins: PositiveInt = 10
+    n_cycles: PositiveInt = 10
+    min_multiplicity: PositiveInt = 1
+
+
+class AnnulusSection(Section):
+    d_max: PositiveFloat = 2.5
+    d_min: PositiveFloat = 2.1
+    min_i_over_sigma: float | None = None
+    """null = every predicted reflection"""
+    border_px: NonNegativeInt = 3
+    """pixels added around the integration shoebox"""
+    block_shots: PositiveInt = 8
+
+    @model_validator(mode="after")
+    def _order(self):
+        if self.d_min >= self.d_max:
+            raise ValueError(f"annulus.d_min {self.d_min} must be smaller than annulus.d_max {self.d_max}")
+        return self
+
+
+class Config(Section):
+    """Everything. One section per stage plus `trial`, `runs`, `seed` and where things lie."""
+
+    trial: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = "trial"
+    seed: NonNegativeInt = 1
+    data: Path = Path("data")
+    """folder of the runs' images"""
+    results: Path = Path("results")
+    """folder of the trials"""
+    runs: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")], RunSection] = {}
+    crystal: CrystalSection = CrystalSection()
+    beam: BeamSection = BeamSection()
+    detector: DetectorSection = DetectorSection()
+    simulate: SimulateSection = SimulateSection()
+    index: IndexSection = IndexSection()
+    reindex: dict[str, Any] = {}
+    """keys of `index` that differ in `reindex`"""
+    level0: Level0Section = Level0Section()
+    cells: CellsSection = CellsSection()
+    merge: MergeSection = MergeSection()
+    annulus: AnnulusSection = AnnulusSection()
+
+    @model_validator(mode="after")
+    def _whole(self):
+        self.reindex_section()
+        for stage in ("level0", "cells"):
+            for run in getattr(self, stage).runs or []:
+                if run not in self.runs:
+                    raise ValueError(f"{stage}.runs names '{run}', which is not among runs: {', '.join(self.runs)}")
+        return self
+
+    def reindex_section(self) -> IndexSection:
+        """`index` overlaid by `reindex`."""
+        return IndexSection.model_validate(overlay(self.index.model_dump(), self.reindex))
+
+
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "simulate": ("seed", "crystal", "beam", "detector", "simulate"),
+    "index": ("index",),
+    "level0": ("level0",),
+    "reindex": ("reindex",),
+    "cells": ("cells",),
+    "merge": ("merge",),
+    "annulus": ("annulus",),
+}
+"""The config sections each stage reads. `reindex` is handed over already overlaid on `index`."""
+
+
+def overlay(base: dict, top: dict) -> dict:
+    """`top` laid over `base`, dictionaries merged key by key, everything else replaced."""
+    out = dict(base)
+    for key, value in top.items():
+        nested = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = overlay(out[key], value) if nested else value
+    return out
+
+
+def _explain(error: ValidationError, where: object) -> ConfigError:
+    """The first validation error as one sentence naming the key, what was found and what is allowed."""
+    first = error.errors()[0]
+    key = ".".join(str(p) for p in first["loc"]) or "(whole file)"
+    found = repr(first["input"]) if not isinstance(first["input"], dict) or not first["loc"] else "a mapping"
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return ConfigError(f"{where}: {key}", "a known key", "an unknown key", f"See docs/config.md.{more}")
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return ConfigError(where, "a consistent configuration", message, f"See docs/config.md.{more}")
+    return ConfigError(f"{where}: {key}", message, found, f"See docs/config.md.{more}")
+
+
+def parse(tree: dict, where: object = "config") -> Config:
+    """Validate a nested dictionary. Raises ConfigError."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise _explain(error, where) from None
+
+
+def load(*paths: Path | str) -> Config:
+    """Read YAML files, later ones over earlier ones, and validate. Raises ConfigError."""
+    tree: dict = {}
+    for path in paths:
+        try:
+            layer = yaml.safe_load(Path(path).read_text()) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError(path, "a readable YAML file", error, "Check the path and the indentation.") from None
+        if not isinstance(layer, dict):
+            raise ConfigError(path, "a YAML mapping of sections", type(layer).__name__, "See config/config.yaml.")
+        tree = overlay(tree, layer)
+    return parse(tree, paths[-1] if paths else "config")
+
+
+def section(config: Config, stage: str, run: str | None = None) -> str:
+    """JSON of exactly the sections `stage` reads: the `params` of its rule and the argument of its command.
+
+    `simulate` also gets the shots of the one run it makes, and no other run's.
+    """
+    dump = config.model_dump(mode="json", by_alias=True)
+    dump["reindex"] = config.reindex_section().model_dump(mode="json", by_alias=True)
+    sections = {name: dump[name] for name in SECTIONS[stage]}
+    if stage == "simulate":
+        if run not in config.runs or config.runs[run].simulate is None:
+            simulated = ", ".join(r for r, s in config.runs.items() if s.simulate) or "none"
+            raise ConfigError("runs", f"a simulated run (there are: {simulated})", repr(run), "Check the run's name.")
+        sections["shots"] = dump["runs"][run]["simulate"]
+    return json.dumps(sections, sort_keys=True)
+
+
+class StageConfig(Section):
+    """The sections of one stage, validated (attributes of sections not handed over are None)."""
+
+    seed: int | None = None
+    crystal: CrystalSection | None = None
+    beam: BeamSection | None = None
+    detector: DetectorSection | None = None
+    simulate: SimulateSection | None = None
+    shots: SimulatedShots | None = None
+    index: IndexSection | None = None
+    level0: Level0Section | None = None
+    reindex: IndexSection | None = None
+    cells: CellsSection | None = None
+    merge: MergeSection | None = None
+    annulus: AnnulusSection | None = None
+
+
+def for_stage(text: str, stage: str, run: str | None = None) -> StageConfig:
+    """Parse `--config`: the JSON that `section` wrote, or a path to a YAML file of which the sections are taken."""
+    if not text.lstrip().startswith("{"):
+        text = section(load(text), stage, run)
+    try:
+        return StageConfig.model_validate_json(text)
+    except ValidationError as error:
+        raise _explain(error, f"--config of {stage}") from None

@@ -1,0 +1,65 @@
+"""Errors a person can act on, and the named ends a shot or a lattice can have."""
+
+from enum import IntEnum
+
+
+class SpreadflowError(Exception):
+    """Wrong input. Says where, what was expected, what was found and what to do."""
+
+    exit_code = 2
+
+    def __init__(self, where: object, expected: str, found: object, todo: str):
+        self.where, self.expected, self.found, self.todo = where, expected, found, todo
+        super().__init__(f"{where}: expected {expected}; found {found}. {todo}")
+
+
+class ConfigError(SpreadflowError):
+    """A config key is unknown, missing or out of range."""
+
+    exit_code = 3
+
+
+class FileError(SpreadflowError):
+    """A file is missing, broken, or belongs to another run or config."""
+
+    exit_code = 4
+
+
+class RanksError(SpreadflowError):
+    """The communicator is not the one the stage was told it would get."""
+
+    exit_code = 5
+
+
+class Outcome(IntEnum):
+    """How a shot ended in `index` or `reindex`. Exactly one per shot; counts add up to the shots read."""
+
+    INDEXED = 0
+    NO_LATTICE = 1
+    """Enough spots for a hit, but no lattice explained them."""
+    BLANK = 2
+    """Fewer spots than `spots.min_spots`: no crystal was hit."""
+    UNREADABLE = 3
+    """The file is missing or truncated, or the frame does not decompress."""
+    EMPTY = 4
+    """Every valid pixel is the same number (for example all zeros)."""
+    SATURATED = 5
+    """More than `saturated_fraction_max` of the valid pixels are above the trusted range."""
+    MASKED = 6
+    """Too few valid pixels are left (mask, NaN, trusted range)."""
+    BAD_SPECTRUM = 7
+    """The wavelength or spectrum is missing, not finite or not positive."""
+    OVERFLOW = 8
+    """More spots than the fixed table holds."""
+
+
+class LatticeOutcome(IntEnum):
+    """How a lattice ended in `cells`. Exactly one per lattice of `reindex`."""
+
+    ACCEPTED = 0
+    NOISE = 1
+    """In no cluster of unit cells."""
+    OTHER_CLUSTER = 2
+    """In a cluster that is not the chosen one."""
+    CELL_OUTLIER = 3
+    """In the chosen cluster's neighbourhood, but beyond the Mahalanobis cut."""

@@ -1,0 +1,1 @@
+"""Files in, files out. Foreign frames and units are converted here and only here."""

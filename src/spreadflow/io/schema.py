@@ -1,0 +1,264 @@
+"""Every dataset of every spreadflow file: name, dimensions, dtype, unit, meaning. docs/files.md is generated from here.
+
+Ragged data are flat columns: a row of a sub-table names the row it belongs to in a column whose `refers` is that table
+(`spots/shot` → a row of `shots`). Such columns are shifted when the parts of a product are read as one.
+"""
+
+from typing import NamedTuple
+
+VERSION = 1
+
+
+class Dataset(NamedTuple):
+    dims: tuple[str | int, ...]
+    """names of ragged or shared dimensions, numbers of fixed ones"""
+    dtype: str
+    unit: str
+    meaning: str
+    refers: str = ""
+    """the table whose row numbers this column holds"""
+
+
+def _table(dim: str, columns: dict[str, tuple]) -> dict[str, Dataset]:
+    """Columns `name: (dtype, unit, meaning[, trailing shape[, refers]])` of the table `dim`."""
+    out = {}
+    for name, (dtype, unit, meaning, *rest) in columns.items():
+        shape = rest[0] if rest else ()
+        refers = rest[1] if len(rest) > 1 else ""
+        out[f"{dim}/{name}"] = Dataset((dim, *shape), dtype, unit, meaning, refers)
+    return out
+
+
+_SHOTS = _table(
+    "shots",
+    {
+        "shot_id": ("uint64", "", "hash of (run, file name, frame): stable when files are added"),
+        "file": ("int32", "", "number of the image file in the run's manifest"),
+        "frame": ("int32", "", "frame in that file"),
+        "outcome": ("uint8", "", "errors.Outcome"),
+        "n_spots": ("int32", "", "spots found"),
+        "n_lattices": ("int32", "", "lattices indexed"),
+        "mean_energy_ev": ("float64", "eV", "photon-weighted mean of the shot's spectrum"),
+        "seconds": ("float64", "s", "processor time spent on the shot"),
+    },
+)
+
+_SPOTS = _table(
+    "spots",
+    {
+        "shot": ("int32", "", "row of shots", (), "shots"),
+        "panel": ("int32", "", "panel"),
+        "fast": ("float64", "px", "centre of mass"),
+        "slow": ("float64", "px", "centre of mass"),
+        "variance_fast": ("float32", "px²", "variance of the centroid"),
+        "variance_slow": ("float32", "px²", "variance of the centroid"),
+        "intensity": ("float32", "photon", "above background"),
+        "sigma": ("float32", "photon", "standard deviation of intensity"),
+        "n_pixels": ("int32", "px", "strong pixels"),
+        "lattice": ("int32", "", "row of lattices this spot belongs to; -1 = none", (), "lattices"),
+        "hkl": ("int32", "", "Miller index, conventional axes", (3,)),
+        "used": ("bool", "", "in the lattice's geometry refinement"),
+    },
+)
+
+_LATTICES = _table(
+    "lattices",
+    {
+        "shot": ("int32", "", "row of shots", (), "shots"),
+        "shot_id": ("uint64", "", "as in shots"),
+        "k": ("int32", "", "0 for the first lattice of the shot; lattice_id = (shot_id, k)"),
+        "A": ("float64", "1/angstrom", "columns a*, b*, c* in the lab frame", (3, 3)),
+        "cell": ("float64", "angstrom, rad", "a b c α β γ, conventional", (6,)),
+        "eta_rad": ("float64", "rad", "mosaic spread: r.m.s. total rotation angle"),
+        "domain_ang": ("float64", "angstrom", "edge of a mosaic domain"),
+        "n_indexed": ("int32", "", "spots with a Miller index"),
+        "rmsd_radial_mm": ("float64", "mm", "observed - predicted along the direction from the beam centre"),
+        "rmsd_transverse_mm": ("float64", "mm", "observed - predicted across it"),
+        "n_rmsd": ("int32", "", "reflections of the r.m.s.d.: I/σ ≥ 5, fixed before refinement"),
+    },
+)
+
+_REFLECTIONS = _table(
+    "reflections",
+    {
+        "lattice": ("int32", "", "row of lattices", (), "lattices"),
+        "hkl": ("int32", "", "Miller index as observed, conventional axes", (3,)),
+        "d": ("float32", "angstrom", "resolution"),
+        "panel": ("int32", "", "panel"),
+        "fast": ("float64", "px", "predicted centroid"),
+        "slow": ("float64", "px", "predicted centroid"),
+        "fast_obs": ("float32", "px", "observed centroid; NaN where I/σ < 5"),
+        "slow_obs": ("float32", "px", "observed centroid; NaN where I/σ < 5"),
+        "energy_ev": ("float32", "eV", "mean energy of the photons diffracted into the spot"),
+        "delta_psi_rad": ("float32", "rad", "rotation onto the Ewald sphere of the shot's mean energy"),
+        "partiality": ("float32", "", "recorded fraction, spectrum-weighted, 0-1"),
+        "lorentz": ("float32", "angstrom³/rad", "photons = K·|F|²·polarization·lorentz·partiality"),
+        "polarization": ("float32", "", "Kahn factor (divide by it)"),
+        "intensity": ("float32", "photon", "summed above background"),
+        "sigma": ("float32", "photon", "standard deviation of intensity"),
+        "background": ("float32", "photon/px", "mean under the peak"),
+        "n_foreground": ("int32", "px", "summed pixels"),
+        "bbox": ("int32", "px", "fast0 fast1 slow0 slow1, half open", (4,)),
+        "flags": ("int32", "", "bits of models.ReflectionFlag"),
+    },
+)
+
+_INDEX = _SHOTS | _SPOTS | _LATTICES | _REFLECTIONS
+
+_CELLS = _table(
+    "lattices",
+    {
+        "run": ("int32", "", "row of attribute `runs`"),
+        "shot_id": ("uint64", "", "as in reindex"),
+        "k": ("int32", "", "as in reindex"),
+        "cell": ("float64", "angstrom, degree", "a b c α β γ", (6,)),
+        "cluster": ("int32", "", "DBSCAN label; -1 = noise"),
+        "mahalanobis": ("float64", "", "distance from the chosen cluster"),
+        "outcome": ("uint8", "", "errors.LatticeOutcome; ACCEPTED is the accepted list"),
+    },
+) | _table(
+    "clusters",
+    {
+        "n": ("int32", "", "lattices in the cluster"),
+        "mean": ("float64", "angstrom, degree", "robust mean cell", (6,)),
+        "location": ("float64", "angstrom, degree", "robust mean of the features", ("features",)),
+        "covariance": ("float64", "", "robust covariance of the features", ("features", "features")),
+    },
+)
+
+_MERGE = (
+    _table(
+        "merged",
+        {
+            "hkl": ("int32", "", "asymmetric unit (CCP4)", (3,)),
+            "friedel": ("int8", "", "+1 = I(+), -1 = I(-), 0 = centric"),
+            "intensity": ("float64", "", "weighted mean, arbitrary scale"),
+            "sigma": ("float64", "", "standard deviation"),
+            "half": ("float64", "", "means of the two half sets (NaN = none)", (2,)),
+            "n": ("int32", "", "observations"),
+        },
+    )
+    | _table(
+        "lattices",
+        {
+            "run": ("int32", "", "row of attribute `runs`"),
+            "shot_id": ("uint64", "", "as in reindex"),
+            "k": ("int32", "", "as in reindex"),
+            "scale": ("float64", "", "G"),
+            "b": (
+                "float64",
+                "angstrom²",
+                "B relative to the mean lattice: I = G·exp(-2 B s²)·p·I_true, s = 1/(2d)",
+            ),
+            "n": ("int32", "", "reflections that count"),
+            "used": ("bool", "", "took part in the merge"),
+        },
+    )
+    | _table(
+        "bins",
+        {
+            "d_max": ("float64", "angstrom", "low-resolution edge"),
+            "d_min": ("float64", "angstrom", "high-resolution edge"),
+            "n_possible": ("int32", "", "unique reflections, Friedel mates separate"),
+            "n_measured": ("int32", "", "of these measured"),
+            "n_observations": ("int32", "", ""),
+            "i_over_sigma": ("float64", "", "⟨I/σ⟩"),
+            "cc_half": ("float64", "", "CC1/2"),
+            "n_pairs": ("int32", "", "pairs of CC1/2"),
+            "r_split": ("float64", "", "Rsplit"),
+            "cc_ano": ("float64", "", "half-set correlation of anomalous differences"),
+            "n_pairs_ano": ("int32", "", "pairs of cc_ano"),
+        },
+    )
+)
+
+_ANNULUS = (
+    _table(
+        "lattices",
+        {
+            "run": ("int32", "", "row of attribute `runs`"),
+            "shot_id": ("uint64", "", "as in reindex"),
+            "k": ("int32", "", "as in reindex"),
+            "A": ("float64", "1/angstrom", "refined matrix", (3, 3)),
+            "eta_rad": ("float64", "rad", "as in reindex"),
+            "domain_ang": ("float64", "angstrom", "as in reindex"),
+            "spectrum": ("int32", "", "row of spectra", (), "spectra"),
+        },
+    )
+    | _table(
+        "spectra",
+        {
+            "shot_id": ("uint64", "", "the shot"),
+            "energies_ev": ("float64", "eV", "channels", ("channels",)),
+            "photons": ("float64", "photon", "per channel", ("channels",)),
+        },
+    )
+    | _table(
+        "reflections",
+        {
+            "lattice": ("int32", "", "row of lattices", (), "lattices"),
+            "hkl": ("int32", "", "Miller index as observed", (3,)),
+            "panel": ("int32", "", "panel"),
+            "fast": ("float64", "px", "predicted centroid"),
+            "slow": ("float64", "px", "predicted centroid"),
+            "bbox": ("int32", "px", "fast0 fast1 slow0 slow1, half open", (4,)),
+            "intensity": ("float32", "photon", "as integrated"),
+            "sigma": ("float32", "photon", "as integrated"),
+            "flags": ("int32", "", "bits of models.ReflectionFlag"),
+            "first_pixel": (
+                "int64",
+                "",
+                "row of pixels where the shoebox begins (slow outer, fast inner)",
+                (),
+                "pixels",
+            ),
+        },
+    )
+    | _table(
+        "pixels",
+        {
+            "photons": ("float32", "photon", "pedestal subtracted"),
+            "valid": ("bool", "", "may be used"),
+            "foreground": ("bool", "", "inside the integration bbox of this reflection"),
+        },
+    )
+)
+
+_TRUTH = (
+    _table(
+        "shots",
+        {
+            "shot_id": ("uint64", "", ""),
+            "kind": ("uint8", "", "0 single, 1 blank, 2 double, 3 saturated, 4 unreadable"),
+        },
+    )
+    | _table(
+        "lattices",
+        {
+            "shot": ("int32", "", "row of shots", (), "shots"),
+            "A": ("float64", "1/angstrom", "mean over the mosaic domains", (3, 3)),
+        },
+    )
+    | _table(
+        "reflections",
+        {
+            "lattice": ("int32", "", "row of lattices", (), "lattices"),
+            "hkl": ("int32", "", "conventional axes", (3,)),
+            "panel": ("int32", "", "panel"),
+            "fast": ("float64", "px", "centroid of the expected photons"),
+            "slow": ("float64", "px", "centroid of the expected photons"),
+            "photons": ("float64", "photon", "expected Bragg photons, before noise and gain"),
+            "energy_ev": ("float64", "eV", "mean energy of the diffracted photons"),
+        },
+    )
+)
+
+FILES: dict[str, dict[str, Dataset]] = {
+    "index": _INDEX,
+    "reindex": _INDEX,
+    "cells": _CELLS,
+    "merge": _MERGE,
+    "annulus": _ANNULUS,
+    "truth": _TRUTH,
+}
+"""file kind → dataset path → description"""

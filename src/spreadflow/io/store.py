@@ -1,0 +1,232 @@
+"""Products on disk: HDF5 files written by the schema, whole or in parts of fixed blocks of shots.
+
+Every file is written under another name and renamed into place, so a file that exists is complete. A part carries the
+key of its config, inputs and shots; a rerun keeps parts whose key still holds, on any number of ranks, and a reader
+refuses a part that is missing or foreign.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from spreadflow import __version__
+from spreadflow.errors import FileError
+from spreadflow.io import schema
+from spreadflow.parallel import World
+
+Columns = Mapping[str, np.ndarray]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; renamed to `path` when the block ends well, removed when it does not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def digest(*parts: object) -> str:
+    """Sixteen hex digits that change when any of the parts (JSON-able or bytes) does."""
+    h = hashlib.sha256()
+    for part in parts:
+        h.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=str).encode())
+        h.update(b"\0")
+    return h.hexdigest()[:16]
+
+
+def identity(path: Path | str) -> str:
+    """What a file is, for the key of what is made from it: its own key (our HDF5 products) or its checksum."""
+    path = Path(path)
+    if not path.exists():
+        raise FileError(path, "an existing file", "nothing", "Run the stage that makes it.")
+    if h5py.is_hdf5(path):
+        with h5py.File(path, "r") as f:
+            if "key" in f.attrs:
+                return str(f.attrs["key"])
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _check(kind: str, columns: Columns, where: object) -> None:
+    """Raise unless the columns are exactly the schema's datasets, with consistent dimensions."""
+    datasets = schema.FILES[kind]
+    if columns.keys() != datasets.keys():
+        odd = sorted(columns.keys() ^ datasets.keys())
+        raise FileError(where, f"the datasets of schema '{kind}'", f"a difference in {odd}", "See docs/files.md.")
+    sizes: dict[str, int] = {}
+    for name, dataset in datasets.items():
+        shape = np.shape(columns[name])
+        want = tuple(
+            sizes.setdefault(d, n) if isinstance(d, str) else d for d, n in zip(dataset.dims, shape, strict=False)
+        )
+        if len(shape) != len(dataset.dims) or shape != want:
+            raise FileError(f"{where}: {name}", f"shape {want} ({dataset.dims})", shape, "See docs/files.md.")
+
+
+def write(path: Path | str, kind: str, columns: Columns, *, key: str, **attributes: object) -> None:
+    """Write one file of the given kind. Attributes that are not numbers or strings are stored as JSON."""
+    _check(kind, columns, path)
+    with replacing(Path(path)) as temporary, h5py.File(temporary, "w") as f:
+        fill(f, kind, columns)
+        stamp(f, kind, key, attributes)
+
+
+def fill(group: h5py.Group, kind: str, columns: Columns) -> None:
+    """Create the datasets of `kind` in an open group."""
+    for name, dataset in schema.FILES[kind].items():
+        data = np.asarray(columns[name]).astype(dataset.dtype)
+        packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True} if data.nbytes > 4096 else {}
+        item = group.create_dataset(name, data=data, **packed)
+        item.attrs["units"], item.attrs["meaning"] = dataset.unit, dataset.meaning
+
+
+def stamp(f: h5py.File, kind: str, key: str, attributes: Mapping[str, object]) -> None:
+    """The root attributes every product carries."""
+    f.attrs.update(kind=kind, key=key, schema=schema.VERSION, software=f"spreadflow {__version__}")
+    f.attrs["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    for name, value in attributes.items():
+        f.attrs[name] = value if isinstance(value, str | int | float) else json.dumps(value, default=str)
+
+
+@contextmanager
+def _opened(path: Path, kind: str) -> Iterator[h5py.File]:
+    try:
+        f = h5py.File(path, "r")
+    except OSError as error:
+        raise FileError(path, f"a '{kind}' HDF5 file", error, "Rerun the stage that makes it.") from None
+    with f:
+        if f.attrs.get("kind") != kind or f.attrs.get("schema") != schema.VERSION:
+            found = f"kind {f.attrs.get('kind')}, schema {f.attrs.get('schema')}"
+            raise FileError(path, f"kind '{kind}', schema {schema.VERSION}", found, "Rerun the stage that makes it.")
+        yield f
+
+
+def attributes(path: Path | str, kind: str) -> dict:
+    """Root attributes of a product, JSON decoded."""
+    with _opened(Path(path), kind) as f:
+        out = {}
+        for name, value in f.attrs.items():
+            try:
+                out[name] = json.loads(value) if isinstance(value, str) else value
+            except json.JSONDecodeError:
+                out[name] = value
+        return out
+
+
+def read(path: Path | str, kind: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """Datasets of a product (all, or those named; a name ending in `/` takes a whole table), parts joined."""
+    path = Path(path)
+    wanted = _select(kind, names)
+    with _opened(path, kind) as f:
+        if "parts/key" not in f:
+            return {name: f[name][()] for name in wanted}
+        keys = [k.decode() for k in f["parts/key"][()]]
+    return _joined(kind, wanted, [read_part(path, kind, i, key, names) for i, key in enumerate(keys)])
+
+
+def read_part(path: Path | str, kind: str, block: int, key: str, names: Iterable[str] | None = None) -> dict:
+    """One block of a product in parts. Raises FileError when the part is missing or of another config."""
+    part = part_path(Path(path), block)
+    if not part.exists():
+        raise FileError(part, "a finished part", "nothing", f"Rerun the stage that makes {path}.")
+    with _opened(part, kind) as f:
+        if f.attrs["key"] != key:
+            found = f"key {f.attrs['key']} (another config or other inputs)"
+            raise FileError(part, f"key {key}", found, f"Rerun the stage that makes {path}.")
+        sizes = {t: f[t][next(iter(f[t]))].shape[0] for t in f}
+        return {"": sizes} | {name: f[name][()] for name in _select(kind, names)}
+
+
+def part_keys(path: Path | str, kind: str) -> list[str]:
+    """Keys of the parts of a product, in block order."""
+    with _opened(Path(path), kind) as f:
+        return [k.decode() for k in f["parts/key"][()]]
+
+
+def part_path(product: Path, block: int) -> Path:
+    return Path(product).with_suffix(".parts") / f"{block:06d}.h5"
+
+
+def _select(kind: str, names: Iterable[str] | None) -> list[str]:
+    datasets = schema.FILES[kind]
+    if names is None:
+        return list(datasets)
+    wanted = []
+    for name in names:
+        found = [d for d in datasets if d == name or (name.endswith("/") and d.startswith(name))]
+        if not found:
+            raise KeyError(f"'{name}' is no dataset or table of schema '{kind}'")
+        wanted += found
+    return wanted
+
+
+def _joined(kind: str, wanted: list[str], parts: list[dict]) -> dict[str, np.ndarray]:
+    """Concatenate parts; row numbers are shifted by the rows of the parts before."""
+    out = {}
+    for name in wanted:
+        dataset, pieces, start = schema.FILES[kind][name], [], 0
+        for part in parts:
+            rows = part[name]
+            pieces.append(np.where(rows < 0, rows, rows + start).astype(dataset.dtype) if dataset.refers else rows)
+            start += part[""][dataset.refers] if dataset.refers else 0
+        shape = tuple(0 if isinstance(d, str) else d for d in dataset.dims)
+        out[name] = np.concatenate(pieces) if pieces else np.empty(shape, dataset.dtype)
+    return out
+
+
+class Parts:
+    """A product written block by block by all ranks, resumable.
+
+    product: the manifest's path (`index.h5`); parts lie in `index.parts/`.
+    base: what every part depends on (digest of config sections and inputs).
+    blocks: per block, what it is made of (list of shot ids).
+    """
+
+    def __init__(self, product: Path | str, kind: str, base: str, blocks: Sequence[Sequence[int]]):
+        self.product, self.kind = Path(product), kind
+        self.keys = [digest(schema.VERSION, __version__, kind, base, [int(s) for s in block]) for block in blocks]
+
+    def done(self, block: int) -> bool:
+        """Whether a valid part of this key is there already."""
+        try:
+            with h5py.File(part_path(self.product, block), "r") as f:
+                return f.attrs.get("key") == self.keys[block]
+        except OSError:
+            return False
+
+    def write(self, block: int, columns: Columns) -> None:
+        write(part_path(self.product, block), self.kind, columns, key=self.keys[block])
+
+    def read(self, block: int, names: Iterable[str] | None = None) -> dict:
+        return read_part(self.product, self.kind, block, self.keys[block], names)
+
+    def each(self, world: World, make: Callable[[int], Columns]) -> None:
+        """Make every block that is not done yet, shared among the ranks. Collective."""
+        for block in world.share(len(self.keys)):
+            if not self.done(block):
+                self.write(block, make(block))
+        world.barrier()
+
+    def finish(self, world: World, **attributes: object) -> None:
+        """Write the manifest: the product is complete. Parts beyond it (of an older, longer run) are removed."""
+
+        def manifest() -> None:
+            for old in self.product.with_suffix(".parts").glob("*.h5"):
+                if old.stem.isdigit() and int(old.stem) >= len(self.keys):
+                    old.unlink()
+            with replacing(self.product) as temporary, h5py.File(temporary, "w") as f:
+                f["parts/key"] = np.array(self.keys, dtype="S16")
+                stamp(f, self.kind, digest(self.keys), attributes)
+
+        world.once(manifest)

@@ -1,0 +1,174 @@
+"""The nouns of spreadflow in memory. Everything the mathematics works on is one of these.
+
+Named tuples of arrays: a NumPy table for the stages and, untouched, a JAX pytree for the kernels.
+Frame: dxtbx/imgCIF laboratory frame (beam travels along −z, s0 = (0, 0, −1)/λ, x along fast, y up).
+Units: Å, Å⁻¹, eV, rad, mm, photons. Pixel coordinates (fast, slow), pixel centre at +0.5.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = Any  # numpy or jax array
+
+
+class Spectrum(NamedTuple):
+    """One pulse: photons per energy channel."""
+
+    energies_ev: Array
+    """(channel,) eV"""
+    photons: Array
+    """(channel,) photons of the whole pulse in this channel"""
+
+    @property
+    def mean_energy_ev(self):
+        """Photon-weighted mean energy, eV."""
+        return (self.energies_ev * self.photons).sum() / self.photons.sum()
+
+
+class Detector(NamedTuple):
+    """Flat panels of equal shape in the lab frame. Images are (panel, slow, fast)."""
+
+    origin_mm: Array
+    """(panel, 3) lab position of the outer corner of pixel (0, 0), mm"""
+    fast: Array
+    """(panel, 3) unit vector of the fast axis"""
+    slow: Array
+    """(panel, 3) unit vector of the slow axis"""
+    pixel_mm: Array
+    """() pixel edge, mm (square pixels)"""
+    shape: tuple[int, int]
+    """(slow, fast) pixels of one panel"""
+    thickness_mm: float = 0.0
+    """sensor thickness; 0 = captures everything at its surface"""
+    attenuation_mm: float = 0.0
+    """attenuation length of the sensor; ignored where the thickness is 0"""
+
+    @property
+    def n_panels(self) -> int:
+        return len(self.origin_mm)
+
+
+class Crystal(NamedTuple):
+    """One lattice as seen by the pulse."""
+
+    A: Array
+    """(3, 3) columns a*, b*, c* of the conventional cell in the lab frame, Å⁻¹ (q = A h)"""
+    n_cells: Array
+    """(3,) unit cells of one mosaic domain along the conventional a, b, c"""
+    eta_rad: Array
+    """() r.m.s. total rotation angle of the mosaic domains (axis uniform), rad"""
+
+
+class Shot(NamedTuple):
+    """What a real experiment records of one pulse."""
+
+    shot_id: int
+    image: np.ndarray
+    """(panel, slow, fast) float32 photons, pedestal subtracted, divided by the gain"""
+    mask: np.ndarray
+    """(panel, slow, fast) bool, True = the pixel may be used (file mask, NaN, trusted range)"""
+    spectrum: Spectrum
+    """measured spectrum; a single channel at the header's wavelength where none was recorded"""
+    saturated_fraction: float
+    """fraction of the unmasked pixels above the trusted range"""
+
+
+class Spots(NamedTuple):
+    """Observed peaks of one shot."""
+
+    panel: Array
+    """(spot,) int32"""
+    fast: Array
+    """(spot,) px, background-subtracted centre of mass"""
+    slow: Array
+    """(spot,) px"""
+    variance_fast: Array
+    """(spot,) px²"""
+    variance_slow: Array
+    """(spot,) px²"""
+    intensity: Array
+    """(spot,) photons above background"""
+    sigma: Array
+    """(spot,) photons"""
+    n_pixels: Array
+    """(spot,) int32"""
+
+
+class Lattice(NamedTuple):
+    """One indexed lattice of a shot, refined."""
+
+    A: Array
+    """(3, 3) conventional, Å⁻¹"""
+    cell: Array
+    """(6,) a b c (Å) α β γ (rad)"""
+    eta_rad: Array
+    """() mosaic spread used in prediction, rad"""
+    domain_ang: Array
+    """() edge of a mosaic domain used in prediction, Å (n_cells = domain_ang / (a, b, c))"""
+    hkl: Array
+    """(spot of the shot, 3) int32 Miller index; 0 0 0 = not of this lattice"""
+    used: Array
+    """(spot of the shot,) bool, in the refinement"""
+    rmsd_radial_mm: float
+    rmsd_transverse_mm: float
+    n_rmsd: int
+    """reflections the r.m.s.d. is over: I/σ ≥ 5, fixed before refinement"""
+
+
+class Reflections(NamedTuple):
+    """Predicted and integrated reflections of one lattice."""
+
+    hkl: Array
+    """(reflection, 3) int32, conventional axes, as observed (not in the asu)"""
+    d: Array
+    """(reflection,) resolution, Å"""
+    panel: Array
+    """(reflection,) int32"""
+    fast: Array
+    """(reflection,) predicted centroid, px"""
+    slow: Array
+    """(reflection,) px"""
+    fast_obs: Array
+    """(reflection,) observed centroid, px; NaN where I/σ < 5"""
+    slow_obs: Array
+    """(reflection,) px"""
+    energy_ev: Array
+    """(reflection,) mean energy of the photons diffracted into the spot, eV"""
+    delta_psi_rad: Array
+    """(reflection,) rotation that brings the node onto the Ewald sphere of the mean energy"""
+    partiality: Array
+    """(reflection,) 0-1, spectrum-weighted recorded fraction relative to exact Bragg; see docs/physics.md"""
+    lorentz: Array
+    """(reflection,) λ³/sin 2θ · pdf_ψ(0), Å³/rad: photons = K·|F|²·polarization·lorentz·partiality"""
+    polarization: Array
+    """(reflection,) Kahn factor; divide by it"""
+    intensity: Array
+    """(reflection,) summed photons above background"""
+    sigma: Array
+    """(reflection,) photons"""
+    background: Array
+    """(reflection,) photons per pixel under the peak"""
+    n_foreground: Array
+    """(reflection,) int32 summed pixels"""
+    bbox: Array
+    """(reflection, 4) int32 fast0 fast1 slow0 slow1, half open, px"""
+    flags: Array
+    """(reflection,) int32 bits of `ReflectionFlag`"""
+
+
+class ReflectionFlag:
+    """Bits of `Reflections.flags`. 0 = integrated without reserve."""
+
+    EDGE = 1
+    """the shoebox touches the panel's edge"""
+    MASKED = 2
+    """a foreground pixel is not valid"""
+    SATURATED = 4
+    """a foreground pixel is above the trusted range"""
+    OVERLAP = 8
+    """more than 10 % of the foreground belongs to a neighbour"""
+    BACKGROUND = 16
+    """too few background pixels, or a background that is not positive"""
+    FAILED = MASKED | SATURATED | BACKGROUND
+    """`intensity` is not to be used"""

@@ -1,0 +1,1 @@
+"""Parameters → photons. Pure functions; no files, MPI, config or logging."""

@@ -1,0 +1,115 @@
+"""Space-group symmetry through gemmi, on arrays."""
+
+import gemmi
+import numpy as np
+
+from spreadflow.physics import lattice, rotation
+
+
+def group(name: str) -> gemmi.SpaceGroup:
+    """gemmi's space group of a Hermann-Mauguin name. Raises ValueError."""
+    found = gemmi.find_spacegroup_by_name(name)
+    if found is None:
+        raise ValueError(f"unknown space group '{name}'")
+    return found
+
+
+def is_absent(hkl: np.ndarray, name: str) -> np.ndarray:
+    """(n,) bool: systematically absent by centring, screw axes or glide planes."""
+    return np.asarray(group(name).operations().systematic_absences(np.asarray(hkl, dtype=np.int32)), dtype=bool)
+
+
+def is_centring_absent(hkl: np.ndarray, name: str) -> np.ndarray:
+    """(n,) bool: absent by the lattice centring alone (there is no node)."""
+    ops = group(name).operations()
+    shifts = np.array([t for t in ops.cen_ops], dtype=np.float64) / gemmi.Op.DEN
+    phase = np.asarray(hkl) @ shifts.T
+    return ~np.all(np.abs(phase - np.round(phase)) < 1e-6, axis=1)
+
+
+def point_group(name: str) -> np.ndarray:
+    """(n, 3, 3) proper rotations of the Laue class acting on direct fractional coordinates (columns)."""
+    ops = group(name).operations().derive_symmorphic()
+    matrices = np.array([np.array(op.rot) // gemmi.Op.DEN for op in ops.sym_ops])
+    sign = np.linalg.det(matrices).round().astype(int)
+    return np.unique(matrices * sign[:, None, None], axis=0)
+
+
+def to_asu(hkl: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Map Miller indices to the CCP4 asymmetric unit, Friedel mates kept apart.
+
+    hkl: (n, 3). Returns the asu indices (n, 3) int32 and friedel (n,) int8: +1 the reflection is equivalent to the asu
+    index itself (I(+)), −1 to its Friedel mate (I(−)), 0 centric.
+    """
+    sg = group(name)
+    ops, asu = sg.operations(), gemmi.ReciprocalAsu(sg)
+    unique, back = np.unique(np.asarray(hkl, dtype=np.int32), axis=0, return_inverse=True)
+    mapped = [asu.to_asu(h.tolist(), ops) for h in unique]
+    indices = np.array([m[0] for m in mapped], dtype=np.int32).reshape(-1, 3)
+    friedel = np.array([1 if m[1] % 2 else -1 for m in mapped], dtype=np.int8)
+    if len(unique):
+        friedel[np.asarray(ops.centric_flag_array(indices), dtype=bool)] = 0
+    return indices[back.ravel()], friedel[back.ravel()]
+
+
+def misorientation(A: np.ndarray, A_true: np.ndarray, name: str) -> float:
+    """Smallest rotation between two reciprocal matrices (3, 3) over the point group, rad.
+
+    The cells may differ a little: the rotation part of A·(A_true·W)⁻¹ counts (polar decomposition).
+    """
+    equivalents = A_true @ np.linalg.inv(point_group(name))
+    return float(rotation.angle(rotation.nearest(A @ np.linalg.inv(equivalents))).min())
+
+
+def same_indices(A: np.ndarray, A_true: np.ndarray, name: str) -> np.ndarray:
+    """(3, 3) integer matrix M of the point group such that hkl of A_true ≈ M · hkl of A."""
+    best, error = np.eye(3), np.inf
+    for w in point_group(name):
+        candidate = A_true @ np.linalg.inv(w)
+        size = rotation.angle(rotation.nearest(A @ np.linalg.inv(candidate)))
+        if size < error:
+            best, error = np.linalg.inv(w), size
+    return best.round().astype(int)
+
+
+def constrain_metric(metric: np.ndarray, name: str) -> np.ndarray:
+    """Average a direct metric tensor (3, 3) over the point group: the cell the lattice symmetry allows."""
+    w = point_group(name)
+    return np.mean(np.swapaxes(w, -1, -2) @ metric @ w, axis=0)
+
+
+def constrain_cell(cell: np.ndarray, name: str) -> np.ndarray:
+    """(6,) cell (rad) nearest in metric to `cell` that obeys the lattice symmetry."""
+    basis = lattice.orthogonalization(cell)
+    metric = constrain_metric(basis.T @ basis, name)
+    return lattice.cell_of_basis(np.linalg.cholesky(metric).T)
+
+
+def metric_basis(name: str) -> np.ndarray:
+    """(n_free, 3, 3) orthonormal symmetric matrices spanning the metric tensors the point group leaves invariant.
+
+    One to six of them (cubic … triclinic): the symmetry-reduced cell parameters. Works on direct metrics; for
+    reciprocal ones use the transposed inverse group (`reciprocal_metric_basis`).
+    """
+    return _invariant(point_group(name))
+
+
+def reciprocal_metric_basis(name: str) -> np.ndarray:
+    """As `metric_basis` for G* = AᵀA."""
+    return _invariant(np.swapaxes(np.linalg.inv(point_group(name)), -1, -2))
+
+
+def _invariant(w: np.ndarray) -> np.ndarray:
+    units = []
+    for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)):
+        m = np.zeros((3, 3))
+        m[i, j] = m[j, i] = 1.0
+        units.append(np.mean(np.swapaxes(w, -1, -2) @ m @ w, axis=0).ravel())
+    _, s, vt = np.linalg.svd(np.array(units))
+    return vt[: int((s > 1e-9).sum())].reshape(-1, 3, 3)
+
+
+def primitive(name: str) -> np.ndarray:
+    """(3, 3) matrix P with the primitive basis = conventional basis · P (columns are primitive axes)."""
+    op = group(name).centred_to_primitive()
+    return np.array(op.rot) / gemmi.Op.DEN

@@ -1,0 +1,1 @@
+"""Where files, ranks and mathematics meet: read my share, compute, reduce, write."""
