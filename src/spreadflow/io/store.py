@@ -96,7 +96,7 @@ def stamp(f: h5py.File, kind: str, key: str, attributes: Mapping[str, object]) -
     f.attrs.update(kind=kind, key=key, schema=schema.VERSION, software=f"spreadflow {__version__}")
     f.attrs["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     for name, value in attributes.items():
-        f.attrs[name] = value if isinstance(value, str | int | float) else json.dumps(value, default=str)
+        f.attrs[name] = value if isinstance(value, str | int | float | np.number) else json.dumps(value, default=str)
 
 
 @contextmanager

@@ -113,3 +113,15 @@ def primitive(name: str) -> np.ndarray:
     """(3, 3) matrix P with the primitive basis = conventional basis · P (columns are primitive axes)."""
     op = group(name).centred_to_primitive()
     return np.array(op.rot) / gemmi.Op.DEN
+
+
+def metric_symbol(name: str) -> str:
+    """Symbol without blanks of the lattice's own symmetry in the same setting: C12/m1 for C 1 2 1, P4/mmm for P 41."""
+    sg = group(name)
+    system, letter, rhombohedral = sg.crystal_system_str(), sg.hm[0], sg.ext in ("H", "R")
+    if system == "monoclinic":
+        return letter + {"a": "2/m11", "b": "12/m1", "c": "112/m"}[sg.monoclinic_unique_axis()]
+    if system == "trigonal":
+        return f"{letter}-3m:{sg.ext}" if rhombohedral else f"{letter}6/mmm"
+    holohedry = {"triclinic": "-1", "orthorhombic": "mmm", "tetragonal": "4/mmm", "hexagonal": "6/mmm", "cubic": "m-3m"}
+    return letter + holohedry[system]
