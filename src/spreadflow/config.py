@@ -355,6 +355,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _whole(self):
         self.reindex_section()
+        if self.cells.from_file == self.results / self.trial / "cells.h5":
+            raise ValueError("cells.from is the file the trial itself writes: copy it elsewhere and name the copy")
         for stage in ("level0", "cells"):
             for run in getattr(self, stage).runs or []:
                 if run not in self.runs:

@@ -1,0 +1,35 @@
+"""SPREAD from XFEL stills: the whole workflow on one page.
+
+stage    | in                                       | out
+simulate | config only                              | data/<run>/manifest.json and its images
+index    | images of a run                          | results/<trial>/<run>/index.h5
+level0   | index of the chosen runs                 | results/<trial>/level0.expt
+reindex  | images of a run, level0                  | results/<trial>/<run>/reindex.h5
+cells    | reindex of all runs                      | results/<trial>/cells.h5, cells.tdata
+merge    | reindex of all runs, cells               | results/<trial>/merge.h5, merge.mtz
+annulus  | images and reindex of all runs, cells    | results/<trial>/annulus.h5
+summary  | products of one stage, images            | results/<trial>/<stage>.json, <stage>.png
+report   | all summaries                            | results/<trial>/report.html
+
+The configuration is validated by spreadflow.config before any job; each rule gets only the sections its stage reads.
+Run `snakemake --configfile config/demo.yaml`; without a configfile, config/config.yaml is taken.
+"""
+
+
+include: "workflow/rules/common.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        product("report.html"),
+
+
+include: "workflow/rules/simulate.smk"
+include: "workflow/rules/index.smk"
+include: "workflow/rules/level0.smk"
+include: "workflow/rules/reindex.smk"
+include: "workflow/rules/cells.smk"
+include: "workflow/rules/merge.smk"
+include: "workflow/rules/annulus.smk"
+include: "workflow/rules/report.smk"

@@ -1,0 +1,22 @@
+rule cells:
+    input:
+        given(CONFIG.cells.from_file),
+        reindex=of_runs("reindex"),
+    output:
+        product("cells.h5"),
+        product("cells.tdata"),
+    params:
+        config=section("cells"),
+        command=launch("cells"),
+    log:
+        product("logs/cells.log"),
+    benchmark:
+        product("benchmarks/cells.tsv")
+    threads: 1
+    resources:
+        mpi="",
+        tasks=1,
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        RUN

@@ -1,0 +1,109 @@
+"""What the rules share: the validated configuration, the paths of the products, and the one place that composes commands.
+
+A rule's named inputs become arguments of its command; unnamed inputs only trigger it.
+"""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from spreadflow import config as schema
+from spreadflow.errors import ConfigError
+
+if "runs" not in config:
+
+    configfile: "config/config.yaml"
+
+
+try:
+    CONFIG = schema.parse(config)
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+RUNS = list(CONFIG.runs)
+SIMULATED = [run for run in RUNS if CONFIG.runs[run].simulate]
+FROZEN = CONFIG.level0.from_file is not None
+STAGES = [*([] if FROZEN else ["index", "level0"]), "reindex", "cells", "merge", "annulus"]
+
+MPI = shutil.which("mpiexec", path=Path(sys.prefix, "bin")) or shutil.which("mpiexec") or ""
+RANKS = 8  # at most, one per core: --cores and the profile's `tasks` have the last word
+RUN = "{params.command} 2> {log} || {{ code=$?; tail -n 30 {log} >&2; exit $code; }}"
+
+
+wildcard_constraints:
+    run="|".join(RUNS) or "$^",
+    stage="|".join(STAGES),
+
+
+def product(name):
+    """Path of a product of the trial."""
+    return str(CONFIG.results / CONFIG.trial / name)
+
+
+def of_runs(word, runs=None):
+    """The products of a stage that works run by run, for all runs or those named."""
+    return [product(f"{run}/{word}.h5") for run in runs or RUNS]
+
+
+def manifest(run):
+    """The manifest of a run's images, external or simulated."""
+    return str(CONFIG.runs[run].images or CONFIG.data / run / "manifest.json")
+
+
+def images(wildcards):
+    return manifest(wildcards.run)
+
+
+def given(*paths):
+    """Those paths of the configuration that are set: inputs that trigger a rule."""
+    return [str(path) for path in paths if path is not None]
+
+
+def products(wildcards):
+    """The products a summary reads: one file of the trial, or one per run."""
+    if wildcards.stage in ("index", "reindex"):
+        return of_runs(wildcards.stage)
+    return product(wildcards.stage + (".expt" if wildcards.stage == "level0" else ".h5"))
+
+
+def section(stage):
+    """The config sections of a stage as JSON: the tracked parameter that decides what an edited key reruns."""
+    return lambda wildcards: schema.section(CONFIG, stage, wildcards.get("run"))
+
+
+def ranks(wildcards, threads):
+    """One rank per core Snakemake grants; a cluster profile sets `tasks` itself."""
+    return threads if MPI else 1
+
+
+def memory(mb_per_rank):
+    return lambda wildcards, threads: mb_per_rank * threads
+
+
+def launch(word):
+    """The command of a rule: thread caps, launcher and ranks, container prefix, `spreadflow WORD` and its arguments.
+
+    Launcher and container come from the profile (resources `mpi`, `tasks`, `container`) and may be empty. Snakemake does
+    not track a parameter made from resources, so another launcher or number of ranks reruns nothing.
+    """
+
+    def command(wildcards, input, output, threads, resources):
+        tasks = resources.tasks
+        caps = [f"{name}={max(1, threads // tasks)}" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")]
+        launcher = f"{resources.mpi} -n {tasks}" if resources.mpi and tasks > 1 else ""
+        arguments = [*wildcards]
+        if word in schema.SECTIONS:
+            arguments = ["--config", schema.section(CONFIG, word, wildcards.get("run")), "--ranks", tasks]
+            arguments += ["--run", wildcards.run] if word == "simulate" else []
+        for name, files in input.items():
+            arguments += [f"--{name}", *([files] if isinstance(files, str) else files)]
+        words = ["spreadflow", word, *arguments, "--out", output[0]]
+        return " ".join(["env", *caps, launcher, resources.get("container", ""), shlex.join(map(str, words))])
+
+    return command
+
+
+shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(sys.prefix)}/bin:$PATH; ")

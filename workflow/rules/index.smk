@@ -1,0 +1,21 @@
+rule index:
+    input:
+        given(CONFIG.index.mask),
+        images=images,
+    output:
+        product("{run}/index.h5"),
+    params:
+        config=section("index"),
+        command=launch("index"),
+    log:
+        product("logs/index.{run}.log"),
+    benchmark:
+        product("benchmarks/index.{run}.tsv")
+    threads: RANKS
+    resources:
+        mpi=MPI,
+        tasks=ranks,
+        mem_mb=memory(1500),
+        runtime=240,
+    shell:
+        RUN

@@ -1,0 +1,23 @@
+rule merge:
+    input:
+        given(CONFIG.merge.reference),
+        reindex=of_runs("reindex"),
+        cells=product("cells.h5"),
+    output:
+        product("merge.h5"),
+        product("merge.mtz"),
+    params:
+        config=section("merge"),
+        command=launch("merge"),
+    log:
+        product("logs/merge.log"),
+    benchmark:
+        product("benchmarks/merge.tsv")
+    threads: 1
+    resources:
+        mpi="",
+        tasks=1,
+        mem_mb=4000,
+        runtime=120,
+    shell:
+        RUN

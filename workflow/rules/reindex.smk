@@ -1,0 +1,14 @@
+use rule index as reindex with:
+    input:
+        given(CONFIG.reindex_section().mask),
+        images=images,
+        geometry=str(CONFIG.level0.from_file or product("level0.expt")),
+    output:
+        product("{run}/reindex.h5"),
+    params:
+        config=section("reindex"),
+        command=launch("reindex"),
+    log:
+        product("logs/reindex.{run}.log"),
+    benchmark:
+        product("benchmarks/reindex.{run}.tsv")

@@ -1,0 +1,42 @@
+rule summary:
+    input:
+        products=products,
+        images=[manifest(run) for run in RUNS],
+    output:
+        product("{stage}.json"),
+        product("{stage}.png"),
+    params:
+        command=launch("summary"),
+    log:
+        product("logs/summary.{stage}.log"),
+    benchmark:
+        product("benchmarks/summary.{stage}.tsv")
+    threads: 1
+    resources:
+        mpi="",
+        tasks=1,
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        RUN
+
+
+rule report:
+    input:
+        summaries=[product(f"{stage}.json") for stage in STAGES],
+    output:
+        product("report.html"),
+    params:
+        command=launch("report"),
+    log:
+        product("logs/report.log"),
+    benchmark:
+        product("benchmarks/report.tsv")
+    threads: 1
+    resources:
+        mpi="",
+        tasks=1,
+        mem_mb=2000,
+        runtime=30,
+    shell:
+        RUN
