@@ -60,10 +60,10 @@ class Predicted(NamedTuple):
     partiality: np.ndarray
     lorentz: np.ndarray
     polarization: np.ndarray
-    half_radial: np.ndarray
-    """px from the centroid, along the radius, that hold all but ~1 % of the spot on either side (no pixel size added)"""
-    half_transverse: np.ndarray
-    """px, across the radius"""
+    radial_px: np.ndarray
+    """half size along the radius that holds all but ~1 % of the spot on either side, px (no pixel or margin added)"""
+    transverse_px: np.ndarray
+    """half size across the radius, px"""
 
 
 def compress(spectrum: Spectrum, n_channels: int = N_CHANNELS) -> Spectrum:
