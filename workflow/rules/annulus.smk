@@ -5,18 +5,20 @@ rule annulus:
         cells=product("cells.h5"),
     output:
         product("annulus.h5"),
-    params:
-        config=section("annulus"),
-        command=launch("annulus"),
     log:
         product("logs/annulus.log"),
     benchmark:
         product("benchmarks/annulus.tsv")
+    conda:
+        "../envs/spreadflow.yaml"
     threads: RANKS
     resources:
         mpi=MPI,
         tasks=ranks,
         mem_mb=memory(1500),
         runtime=120,
+    params:
+        config=section("annulus"),
+        command=launch("annulus"),
     shell:
         RUN

@@ -26,7 +26,13 @@ except ConfigError as error:
 RUNS = list(CONFIG.runs)
 SIMULATED = [run for run in RUNS if CONFIG.runs[run].simulate]
 FROZEN = CONFIG.level0.from_file is not None
-STAGES = [*([] if FROZEN else ["index", "level0"]), "reindex", "cells", "merge", "annulus"]
+STAGES = [
+    *([] if FROZEN else ["index", "level0"]),
+    "reindex",
+    "cells",
+    "merge",
+    "annulus",
+]
 
 MPI = shutil.which("mpiexec", path=Path(sys.prefix, "bin")) or shutil.which("mpiexec") or ""
 RANKS = 8  # at most, one per core: --cores and the profile's `tasks` have the last word
@@ -96,12 +102,25 @@ def launch(word):
         launcher = f"{resources.mpi} -n {tasks}" if resources.mpi and tasks > 1 else ""
         arguments = [*wildcards]
         if word in schema.SECTIONS:
-            arguments = ["--config", schema.section(CONFIG, word, wildcards.get("run")), "--ranks", tasks]
+            arguments = [
+                "--config",
+                schema.section(CONFIG, word, wildcards.get("run")),
+                "--ranks",
+                tasks,
+            ]
             arguments += ["--run", wildcards.run] if word == "simulate" else []
         for name, files in input.items():
             arguments += [f"--{name}", *([files] if isinstance(files, str) else files)]
         words = ["spreadflow", word, *arguments, "--out", output[0]]
-        return " ".join(["env", *caps, launcher, resources.get("container", ""), shlex.join(map(str, words))])
+        return " ".join(
+            [
+                "env",
+                *caps,
+                launcher,
+                resources.get("container", ""),
+                shlex.join(map(str, words)),
+            ]
+        )
 
     return command
 

@@ -6,18 +6,20 @@ rule merge:
     output:
         product("merge.h5"),
         product("merge.mtz"),
-    params:
-        config=section("merge"),
-        command=launch("merge"),
     log:
         product("logs/merge.log"),
     benchmark:
         product("benchmarks/merge.tsv")
+    conda:
+        "../envs/spreadflow.yaml"
     threads: 1
     resources:
         mpi="",
         tasks=1,
         mem_mb=4000,
         runtime=120,
+    params:
+        config=section("merge"),
+        command=launch("merge"),
     shell:
         RUN

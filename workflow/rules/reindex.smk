@@ -5,10 +5,10 @@ use rule index as reindex with:
         geometry=str(CONFIG.level0.from_file or product("level0.expt")),
     output:
         product("{run}/reindex.h5"),
-    params:
-        config=section("reindex"),
-        command=launch("reindex"),
     log:
         product("logs/reindex.{run}.log"),
     benchmark:
         product("benchmarks/reindex.{run}.tsv")
+    params:
+        config=section("reindex"),
+        command=launch("reindex"),

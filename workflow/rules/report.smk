@@ -5,18 +5,20 @@ rule summary:
     output:
         product("{stage}.json"),
         product("{stage}.png"),
-    params:
-        command=launch("summary"),
     log:
         product("logs/summary.{stage}.log"),
     benchmark:
         product("benchmarks/summary.{stage}.tsv")
+    conda:
+        "../envs/spreadflow.yaml"
     threads: 1
     resources:
         mpi="",
         tasks=1,
         mem_mb=4000,
         runtime=60,
+    params:
+        command=launch("summary"),
     shell:
         RUN
 
@@ -26,17 +28,19 @@ rule report:
         summaries=[product(f"{stage}.json") for stage in STAGES],
     output:
         product("report.html"),
-    params:
-        command=launch("report"),
     log:
         product("logs/report.log"),
     benchmark:
         product("benchmarks/report.tsv")
+    conda:
+        "../envs/spreadflow.yaml"
     threads: 1
     resources:
         mpi="",
         tasks=1,
         mem_mb=2000,
         runtime=30,
+    params:
+        command=launch("report"),
     shell:
         RUN
