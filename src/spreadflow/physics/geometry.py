@@ -29,7 +29,9 @@ def direction(detector: Detector, panel, fast, slow):
 
 def normals(detector: Detector):
     """(panel, 3) unit normals, pointing to the side of fast × slow."""
-    return np.cross(detector.fast, detector.slow)
+    f, s = detector.fast, detector.slow
+    turned = [f[..., i - 2] * s[..., i - 1] - f[..., i - 1] * s[..., i - 2] for i in range(3)]
+    return sum(t[..., None] * axis for t, axis in zip(turned, np.eye(3), strict=True))
 
 
 def distances_mm(detector: Detector):
