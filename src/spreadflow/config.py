@@ -321,7 +321,6 @@ class AnnulusSection(Section):
     """null = every predicted reflection"""
     border_px: NonNegativeInt = 3
     """pixels added around the integration shoebox"""
-    block_shots: PositiveInt = 8
 
     @model_validator(mode="after")
     def _order(self):

@@ -1,0 +1,155 @@
+"""annulus: the shoeboxes of accepted lattices between two resolutions, packed so that later stages open no image.
+
+Its blocks are those of `reindex`, less those without an accepted lattice.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from spreadflow.analysis import shoeboxes
+from spreadflow.config import AnnulusSection, IndexSection, StageConfig
+from spreadflow.errors import FileError, Outcome
+from spreadflow.io import store
+from spreadflow.io.images import Source
+from spreadflow.log import Progress, logger
+from spreadflow.models import Shot, Spectrum
+from spreadflow.parallel import World
+from spreadflow.stages.cells import accepted
+
+LATTICE = ("shot_id", "k", "A", "eta_rad", "domain_ang")
+REFLECTION = ("hkl", "panel", "fast", "slow", "intensity", "sigma", "flags")
+
+
+class Block(NamedTuple):
+    """One part of a run's reindex product that holds accepted lattices."""
+
+    run: int
+    part: int
+    key: str
+    first_shot: int
+    """number in the run of the part's first shot"""
+    accepted: np.ndarray
+    """(lattice of the part,) bool"""
+    shot_ids: list[int]
+
+
+def run(
+    config: StageConfig,
+    *,
+    images: list[Path],
+    reindex: list[Path],
+    cells: Path,
+    out: Path,
+    world: World,
+    word: str = "annulus",
+) -> None:
+    """Write annulus.h5 with its parts. images, reindex: manifest and product of each run, in the same order."""
+    section, log = config.annulus, logger(word, world)
+    assert section is not None
+    told = [store.attributes(path, "reindex") for path in reindex]
+    sources = [_source(manifest, of) for manifest, of in zip(images, told, strict=True)]
+    blocks = [block for r, path in enumerate(reindex) for block in _blocks(r, path, cells)]
+    if not blocks:
+        raise FileError(cells, "accepted lattices", "none", "Look at cells.png; mind cells.mahalanobis_max.")
+    channels = max(_channels(sources[b.run], reindex[b.run], b) for b in {b.run: b for b in blocks}.values())
+    base = store.digest(section.model_dump(mode="json"), [store.identity(p) for p in [*images, *reindex, cells]])
+    parts = store.Parts(out, "annulus", base, [b.shot_ids for b in blocks])
+    with Progress(word, len(blocks), world) as progress:
+
+        def make(n: int) -> dict:
+            progress.at(n)
+            return _columns(section, blocks[n], sources[blocks[n].run], reindex[blocks[n].run], channels)
+
+        parts.each(world, make)
+        progress.at(len(blocks))
+    runs, group = [of["run"] for of in told], told[0]["config"]["space_group"]
+    detectors = [of["detector"] for of in told]
+    config_json = section.model_dump(mode="json")
+    parts.finish(world, config=config_json, runs=runs, space_group=group, detectors=detectors)
+    log.info("%d blocks of %d runs", len(blocks), len(runs))
+
+
+def _source(manifest: Path, told: dict) -> Source:
+    """The run's images with the mask and trusted range that reindex used."""
+    how = IndexSection.model_validate(told["config"])
+    return Source(manifest, mask=how.mask, saturation_photons=how.saturation_photons)
+
+
+def _blocks(r: int, reindex: Path, cells: Path) -> list[Block]:
+    """The blocks of one run with accepted lattices."""
+    keep, out, shot, row = accepted(cells, reindex), [], 0, 0
+    for part, key in enumerate(store.part_keys(reindex, "reindex")):
+        columns = store.read_part(reindex, "reindex", part, key, ["lattices/shot_id"])
+        mine = keep[row : row + columns[""]["lattices"]]
+        if mine.any():
+            ids = [int(i) for i in np.unique(columns["lattices/shot_id"][mine])]
+            out.append(Block(r, part, key, shot, mine, ids))
+        shot, row = shot + columns[""]["shots"], row + columns[""]["lattices"]
+    return out
+
+
+def _read(source: Source, number: int, shot_id: int) -> Shot:
+    """A shot that reindex could read. Raises FileError when it has changed since."""
+    shot = source.read(number)
+    if isinstance(shot, Outcome) or shot.shot_id != shot_id:
+        found = shot.name.lower() if isinstance(shot, Outcome) else f"shot {shot.shot_id:016x}"
+        raise FileError(f"shot {number} of the run", f"shot {shot_id:016x} as in reindex", found, "Rerun reindex.")
+    return shot
+
+
+def _channels(source: Source, reindex: Path, block: Block) -> int:
+    """Channels of the spectra of a run."""
+    columns = store.read_part(reindex, "reindex", block.part, block.key, ["lattices/shot", "lattices/shot_id"])
+    row = int(np.argmax(block.accepted))
+    shot = _read(source, block.first_shot + columns["lattices/shot"][row], columns["lattices/shot_id"][row])
+    return len(shot.spectrum.energies_ev)
+
+
+def _columns(section: AnnulusSection, block: Block, source: Source, reindex: Path, channels: int) -> dict:
+    """The part of one block."""
+    names = ["shots/shot_id", "lattices/", "reflections/"]
+    columns = store.read_part(reindex, "reindex", block.part, block.key, names)
+    lattices = np.flatnonzero(block.accepted)
+    shots, spectrum = np.unique(columns["lattices/shot"][lattices], return_inverse=True)
+    of_shot = np.where(_chosen(section, block, columns), columns["lattices/shot"][columns["reflections/lattice"]], -1)
+    rows = [np.flatnonzero(of_shot == shot) for shot in shots]
+    order = np.concatenate(rows)
+    packed, spectra = [], []
+    for shot, mine in zip(shots, rows, strict=True):
+        taken = _read(source, block.first_shot + int(shot), int(columns["shots/shot_id"][shot]))
+        boxes = (columns["reflections/panel"][mine], columns["reflections/bbox"][mine])
+        packed.append(shoeboxes.pack(taken.image, taken.mask, *boxes, section.border_px))
+        spectra.append(_padded(taken.spectrum, channels))
+    start = np.cumsum([0, *(len(p["photons"]) for p in packed)])
+    out = {f"lattices/{name}": columns[f"lattices/{name}"][lattices] for name in LATTICE}
+    out |= {"lattices/run": np.full(len(lattices), block.run), "lattices/spectrum": spectrum}
+    out |= {f"reflections/{name}": columns[f"reflections/{name}"][order] for name in REFLECTION}
+    out["reflections/lattice"] = np.searchsorted(lattices, columns["reflections/lattice"][order])
+    out["reflections/bbox"] = np.concatenate([p["bbox"] for p in packed])
+    out["reflections/first_pixel"] = np.concatenate([p["first_pixel"] + n for p, n in zip(packed, start, strict=False)])
+    out |= {f"pixels/{n}": np.concatenate([p[n] for p in packed]) for n in ("photons", "valid", "foreground")}
+    out |= {"spectra/shot_id": columns["shots/shot_id"][shots]}
+    return out | {f"spectra/{n}": np.array([getattr(s, n) for s in spectra]) for n in Spectrum._fields}
+
+
+def _chosen(section: AnnulusSection, block: Block, columns: dict) -> np.ndarray:
+    """(reflection of the part,) bool: of an accepted lattice and in the annulus."""
+    return block.accepted[columns["reflections/lattice"]] & shoeboxes.chosen(
+        columns["reflections/d"],
+        columns["reflections/intensity"] / np.maximum(columns["reflections/sigma"], 1e-9),
+        columns["reflections/flags"],
+        d_min=section.d_min,
+        d_max=section.d_max,
+        min_i_over_sigma=section.min_i_over_sigma,
+    )
+
+
+def _padded(spectrum: Spectrum, channels: int) -> Spectrum:
+    """The spectrum with empty channels at its end, so that all runs share one table."""
+    more = channels - len(spectrum.energies_ev)
+    if more < 0:
+        raise FileError("spectra", "as many channels in all shots of a run", f"{-more} more in one", "Split the run.")
+    energies = np.pad(np.asarray(spectrum.energies_ev), (0, more), mode="edge")
+    return Spectrum(energies, np.pad(np.asarray(spectrum.photons), (0, more)))

@@ -1,0 +1,192 @@
+"""The stage annulus: its counts and pixels are those of a plain loop over reindex products and images."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from spreadflow.config import IndexSection, StageConfig
+from spreadflow.errors import FileError, LatticeOutcome, Outcome
+from spreadflow.io import store
+from spreadflow.models import Shot, Spectrum
+from spreadflow.parallel import World
+from spreadflow.stages import annulus as stage
+
+SHAPE = (2, 60, 80)
+RUNS = {"one": 20, "two": 7}
+CHANNELS = {"one": 5, "two": 1}
+
+
+def shot(run: str, number: int) -> Shot:
+    rng = np.random.default_rng([len(run), ord(run[0]), number])
+    image, mask = rng.poisson(5.0, SHAPE).astype(np.float32), rng.random(SHAPE) > 0.05
+    n = CHANNELS[run]
+    return Shot(
+        1000 * len(run) + ord(run[0]) * 7 + number, image, mask, Spectrum(7100.0 + np.arange(n), rng.random(n)), 0.0
+    )
+
+
+@pytest.fixture
+def source(monkeypatch):
+    """Images that need no files; `lost` names shots that can no longer be read, `opened` those that were."""
+    state = SimpleNamespace(lost=set(), opened=[])
+
+    class Source:
+        def __init__(self, manifest, **_):
+            self.run = manifest.parent.name
+
+        def read(self, number: int):
+            state.opened.append((self.run, number))
+            return Outcome.UNREADABLE if (self.run, number) in state.lost else shot(self.run, number)
+
+    monkeypatch.setattr(stage, "Source", Source)
+    return state
+
+
+@pytest.fixture
+def made(tmp_path, filled):
+    """Manifests, reindex products in parts of 8 shots, and a cells product that accepts about half of the lattices."""
+    rng = np.random.default_rng(1)
+    images, reindex, told = [], [], []
+    for r, (run, n) in enumerate(RUNS.items()):
+        images.append(tmp_path / run / "manifest.json")
+        images[-1].parent.mkdir()
+        images[-1].write_text(run)
+        ids = np.array([shot(run, i).shot_id for i in range(n)])
+        blocks = [range(i, min(i + 8, n)) for i in range(0, n, 8)]
+        path = tmp_path / run / "reindex.h5"
+        parts = store.Parts(path, "reindex", run, [ids[b] for b in blocks])
+        for b, block in enumerate(blocks):
+            of_shot = np.sort(rng.integers(0, len(block), len(block)))  # some shots have none, some two lattices
+            parts.write(b, reflections(filled, rng, ids[block], of_shot))
+            told += [(r, int(ids[block][s]), int((of_shot[:i] == s).sum())) for i, s in enumerate(of_shot)]
+        config = IndexSection().model_dump(mode="json")
+        parts.finish(World(), run=run, config=config, detector={}, manifest=str(images[-1]))
+        reindex.append(path)
+    outcome = np.where(rng.random(len(told)) < 0.5, LatticeOutcome.ACCEPTED, LatticeOutcome.NOISE)
+    outcome[[i for i, (r, *_) in enumerate(told) if r == 0][:8]] = LatticeOutcome.NOISE  # a block without any
+    given = {f"lattices/{name}": [row[i] for row in told] for i, name in enumerate(("run", "shot_id", "k"))}
+    columns = filled(
+        "cells", {"lattices": len(told), "clusters": 1, "features": 1}, given | {"lattices/outcome": outcome}
+    )
+    store.write(tmp_path / "cells.h5", "cells", columns, key="cells", runs=list(RUNS))
+    return images, reindex, tmp_path / "cells.h5"
+
+
+def reflections(filled, rng, ids, of_shot) -> dict:
+    """Columns of one reindex part: 30 reflections per lattice anywhere on the panels, d of 1.9 to 2.7 Å."""
+    n = 30 * len(of_shot)
+    corner = np.stack([rng.integers(0, 76, n), rng.integers(0, 56, n)], axis=1)
+    size = rng.integers(1, 5, (n, 2))
+    given = {
+        "shots/shot_id": ids,
+        "lattices/shot": of_shot,
+        "lattices/shot_id": ids[of_shot],
+        "lattices/k": [(of_shot[:i] == s).sum() for i, s in enumerate(of_shot)],
+        "lattices/A": rng.random((len(of_shot), 3, 3)),
+        "reflections/lattice": np.repeat(np.arange(len(of_shot)), 30),
+        "reflections/hkl": rng.integers(-9, 9, (n, 3)),
+        "reflections/d": rng.uniform(1.9, 2.7, n),
+        "reflections/panel": rng.integers(0, 2, n),
+        "reflections/bbox": np.stack(
+            [corner[:, 0], corner[:, 0] + size[:, 0], corner[:, 1], corner[:, 1] + size[:, 1]], 1
+        ),
+        "reflections/intensity": rng.normal(20, 10, n),
+        "reflections/sigma": rng.uniform(2, 5, n),
+    }
+    sizes = {"shots": len(ids), "spots": 0, "lattices": len(of_shot), "reflections": n}
+    return filled("reindex", sizes, given)
+
+
+def run(made, out, **section):
+    images, reindex, cells = made
+    config = StageConfig.model_validate({"annulus": section})
+    stage.run(config, images=images, reindex=reindex, cells=cells, out=out, world=World())
+    return store.read(out, "annulus")
+
+
+def brute_force(made, border: int, min_i_over_sigma=None) -> list[tuple]:
+    """(shot_id, k, hkl, photons, valid) of every reflection, by a loop over everything."""
+    _, reindex, cells = made
+    told, out = store.read(cells, "cells"), []
+    accepted = {
+        (int(r), int(i), int(k))
+        for r, i, k, end in zip(*(told[f"lattices/{n}"] for n in ("run", "shot_id", "k", "outcome")), strict=True)
+        if end == LatticeOutcome.ACCEPTED
+    }
+    for r, (name, path) in enumerate(zip(RUNS, reindex, strict=True)):
+        c = store.read(path, "reindex")
+        for j, lattice in enumerate(c["reflections/lattice"]):
+            identity = (r, int(c["lattices/shot_id"][lattice]), int(c["lattices/k"][lattice]))
+            weak = c["reflections/intensity"][j] < (min_i_over_sigma or -np.inf) * c["reflections/sigma"][j]
+            if identity not in accepted or not 2.1 <= c["reflections/d"][j] < 2.5 or weak:
+                continue
+            image = shot(name, int(c["lattices/shot"][lattice]))
+            f0, f1, s0, s1 = c["reflections/bbox"][j]
+            box = (
+                c["reflections/panel"][j],
+                slice(max(s0 - border, 0), s1 + border),
+                slice(max(f0 - border, 0), f1 + border),
+            )
+            out.append(
+                (*identity[1:], tuple(c["reflections/hkl"][j]), image.image[box].ravel(), image.mask[box].ravel())
+            )
+    return out
+
+
+@pytest.mark.parametrize(("border", "strong"), [(3, None), (0, 2.0)])
+def test_counts_and_pixels_equal_brute_force(made, source, tmp_path, border, strong):
+    c = run(made, tmp_path / "annulus.h5", border_px=border, min_i_over_sigma=strong)
+    expected = brute_force(made, border, strong)
+    assert len(c["reflections/hkl"]) == len(expected) > 50
+    assert len(c["pixels/photons"]) == sum(len(e[3]) for e in expected)
+    ends = [*c["reflections/first_pixel"][1:], len(c["pixels/photons"])]
+    found = {}
+    for j, lattice in enumerate(c["reflections/lattice"]):
+        box = slice(c["reflections/first_pixel"][j], ends[j])
+        key = (int(c["lattices/shot_id"][lattice]), int(c["lattices/k"][lattice]), tuple(c["reflections/hkl"][j]))
+        found.setdefault(key, []).append((c["pixels/photons"][box], c["pixels/valid"][box]))
+    for shot_id, k, hkl, photons, valid in expected:
+        assert any(np.array_equal(p, photons) and np.array_equal(v, valid) for p, v in found[(shot_id, k, hkl)])
+
+
+def test_spectra_go_with_their_lattices(made, source, tmp_path):
+    """A run with fewer channels is padded with empty ones."""
+    c = run(made, tmp_path / "annulus.h5")
+    assert np.array_equal(c["spectra/shot_id"][c["lattices/spectrum"]], c["lattices/shot_id"])
+    numbers = {shot(name, i).shot_id: (name, i) for name, n in RUNS.items() for i in range(n)}
+    for shot_id, energies, photons in zip(
+        c["spectra/shot_id"], c["spectra/energies_ev"], c["spectra/photons"], strict=True
+    ):
+        name, number = numbers[int(shot_id)]
+        spectrum = shot(name, number).spectrum
+        assert np.array_equal(photons[: CHANNELS[name]], spectrum.photons)
+        assert np.array_equal(energies[: CHANNELS[name]], spectrum.energies_ev)
+        assert not photons[CHANNELS[name] :].any()
+
+
+def test_only_shots_with_accepted_lattices_are_opened_and_finished_blocks_kept(made, source, tmp_path):
+    out = tmp_path / "annulus.h5"
+    c = run(made, out)
+    ids = {shot(name, number).shot_id for name, number in source.opened}
+    assert ids == set(c["lattices/shot_id"].tolist())
+    source.opened.clear()
+    store.part_path(out, 1).unlink()
+    again = run(made, out)
+    assert len(source.opened) <= 8 + len(RUNS)
+    assert all(np.array_equal(c[name], again[name]) for name in c)
+
+
+def test_an_image_lost_since_reindex_is_said(made, source, tmp_path):
+    source.lost = {("two", i) for i in range(7)}
+    with pytest.raises(FileError, match=r"as in reindex; found unreadable"):
+        run(made, tmp_path / "annulus.h5")
+
+
+def test_cells_of_other_lattices_are_refused(made, source, tmp_path):
+    images, reindex, cells = made
+    with pytest.raises(FileError, match="Rerun cells"):
+        columns = store.read(cells, "cells")
+        columns["lattices/shot_id"] = columns["lattices/shot_id"] + np.uint64(1)
+        store.write(tmp_path / "other.h5", "cells", columns, key="other", runs=list(RUNS))
+        run((images, reindex, tmp_path / "other.h5"), tmp_path / "annulus.h5")
