@@ -1,0 +1,486 @@
+"""Lattices of a still from the reciprocal vectors of its spots and a roughly known cell.
+
+A direct lattice vector v turns every spot q of its lattice into an integer v·q. So (after TORO, Gasparotto et al. 2024,
+J. Appl. Cryst. 57, 931, but with neither lengths nor angles held rigid):
+
+1. trial vectors fill the half shell of lengths each short axis of the reduced primitive cell may have; the spots whose
+   phase the grid resolves score them by Σ w |v·q − round(v·q)|;
+2. the best are refined by least squares on spots of ever higher resolution, and duplicates dropped;
+3. pairs of vectors at the right angle, most common spots first, predict the third axis; a small grid around the
+   prediction finds it among the pair's own spots;
+4. the triple is brought to the conventional setting nearest to the target cell and to the symmetry of its metric;
+5. orientation and symmetry-reduced metric are refined together, which decides what is indexed;
+6. a lattice counts when so many indexed spots cannot be chance (`chance`); its spots go, and the search is repeated.
+
+Everything is measured in reciprocal space: an observed q is uncertain by `q_error` Å⁻¹ across (geometry, centroid) and
+by `radial_error`·|q| more along its length (bandwidth). Errors of v·q therefore grow with the axis, as they must.
+
+A lattice of unknown cell needs a `Target` with wide `lengths` and no constraint; nothing else assumes a cell.
+"""
+
+from functools import lru_cache
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import binom
+
+from spreadflow.physics import lattice, rotation, symmetry
+
+N_SEARCH = 64  # spots that score trial vectors
+N_VECTORS = 256  # trial vectors refined per axis
+N_LIST = 40  # vectors per axis that enter pairs
+N_PAIRS = 48  # pairs tried per lattice
+N_THIRD = 1500  # trial vectors for the third axis of a pair
+PHASE = 0.45  # cycles: |q| times the step of the trial grid
+
+
+class Candidate(NamedTuple):
+    """One lattice that explains spots."""
+
+    A: np.ndarray
+    """(3, 3) conventional reciprocal matrix, Å⁻¹, its metric as the symmetry demands"""
+    hkl: np.ndarray
+    """(n, 3) int32 conventional Miller index of each spot; 0 0 0 = not of this lattice"""
+    n_indexed: int
+
+
+class Errors(NamedTuple):
+    """How well the observed q are known (one standard deviation)."""
+
+    across: float
+    """Å⁻¹"""
+    radial: float
+    """fraction of |q|, in addition"""
+
+
+class Target(NamedTuple):
+    """What is known of the lattice: the expected cell and how far the true one may be away."""
+
+    cell: np.ndarray
+    """(6,) conventional, Å and rad"""
+    space_group: str
+    length_tolerance: float
+    angle_tolerance: float
+    """rad"""
+    point_group: np.ndarray
+    """(g, 3, 3) rotations on direct coordinates"""
+    strains: np.ndarray
+    """(f, 3, 3) symmetric: what the reciprocal metric may change by"""
+    primitive: np.ndarray
+    """(3, 3) primitive basis = conventional basis · primitive"""
+    lengths: np.ndarray
+    """(3, 2) least and greatest length of each reduced axis, Å"""
+    cosines: np.ndarray
+    """(2,) least and greatest cosine between the first and second reduced axes"""
+    third: np.ndarray
+    """(2, 3) corners of the box of third axes in the frame (v₁, v₂ in the plane, normal), Å"""
+    trials: tuple
+    """for the first and second axis: (3, m) float32 trial vectors, Å, and the largest |q| they resolve, Å⁻¹"""
+
+
+def find_lattices(
+    q: np.ndarray,
+    weights: np.ndarray,
+    cell: np.ndarray,
+    space_group: str,
+    *,
+    length_tolerance: float = 0.05,
+    angle_tolerance: float = np.deg2rad(5.0),
+    n_directions: int = 8192,
+    max_lattices: int = 1,
+    min_indexed: int = 8,
+    min_fraction: float = 0.3,
+    q_error: float = 5e-4,
+    radial_error: float = 1e-3,
+    hkl_tolerance: float = 0.3,
+) -> list[Candidate]:
+    """Lattices of one shot, the one with the most spots first found.
+
+    q: (n, 3) reciprocal vectors (ŝ − ŝ₀)/λ of the spots, lab frame, Å⁻¹. weights: (n,) trust in a spot, ≥ 0; the
+    heaviest lead the search. cell: (6,) expected conventional cell (Å, rad) of `space_group`.
+    length_tolerance (relative), angle_tolerance (rad): how far the true cell may be away.
+    n_directions: trial vectors per axis length. min_fraction: of the spots that are still free.
+    q_error (Å⁻¹), radial_error (of |q|): standard deviations of q. hkl_tolerance: largest |h − round(h)| on any
+    primitive axis of an indexed spot.
+    """
+    q, weights = np.asarray(q, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    target = target_of(tuple(map(float, cell)), space_group, length_tolerance, angle_tolerance, n_directions)
+    errors = Errors(q_error, radial_error)
+    free = np.isfinite(q).all(axis=1) & (np.linalg.norm(q, axis=1) > 10 * q_error)
+    found: list[Candidate] = []
+    while len(found) < max_lattices:
+        enough = max(min_indexed, int(np.ceil(min_fraction * free.sum())))
+        if free.sum() < enough:
+            break
+        lattice_found = _one_lattice(q[free], weights[free], target, errors, hkl_tolerance, enough)
+        if lattice_found is None:
+            break
+        A, hkl_free = lattice_found
+        hkl = np.zeros((len(q), 3), dtype=np.int32)
+        hkl[free] = hkl_free
+        free &= ~hkl.any(axis=1)
+        if all(symmetry.misorientation(A, other.A, space_group) > np.deg2rad(1.0) for other in found):
+            found.append(Candidate(A, hkl, int(hkl.any(axis=1).sum())))
+    return found
+
+
+# ---------------------------------------------------------------- the target
+
+
+@lru_cache(maxsize=8)
+def target_of(
+    cell: tuple[float, ...], space_group: str, length_tolerance: float, angle_tolerance: float, n_directions: int
+) -> Target:
+    """The search space that a cell with tolerances spans."""
+    corners = _corner_cells(np.array(cell), space_group, length_tolerance, angle_tolerance)
+    bases = np.array([lattice.orthogonalization(c) for c in corners])
+    primitive = symmetry.primitive(space_group)
+    reduced = _reduce(bases[0] @ primitive)
+    bases = bases @ primitive @ reduced
+    size = np.linalg.norm(bases, axis=1)
+    lengths = np.stack([size.min(axis=0) * 0.99, size.max(axis=0) * 1.01], axis=1)
+    angles = np.arccos((bases[:, :, 0] * bases[:, :, 1]).sum(axis=1) / (size[:, 0] * size[:, 1]))
+    slack = np.deg2rad(1.5)
+    cosines = np.cos([min(angles.max() + slack, np.pi), max(angles.min() - slack, 0.0)])
+    third = np.einsum("kij,ki->kj", _frames(bases[:, :, 0], bases[:, :, 1]), bases[:, :, 2])
+    noise = slack * size[0, 2]
+    box = np.array([third.min(axis=0) - noise, third.max(axis=0) + noise])
+    trials = tuple(_half_shell(*lengths[k], n_directions) for k in (0, 1))
+    if np.allclose(lengths[0], lengths[1], rtol=0.01):
+        trials = (trials[0], trials[0])
+    group = symmetry.point_group(space_group)
+    strains = symmetry.reciprocal_metric_basis(space_group)
+    tolerances = length_tolerance, angle_tolerance
+    return Target(np.array(cell), space_group, *tolerances, group, strains, primitive, lengths, cosines, box, trials)
+
+
+def _corner_cells(cell: np.ndarray, space_group: str, length: float, angle: float) -> np.ndarray:
+    """(k, 6): the target itself, then the corners of its tolerance box, as far as symmetry allows them."""
+    steps = np.array([0.0, 0.0, 0.0, 1.0, 1.0, 1.0]) * angle + np.append(cell[:3] * length, [0.0] * 3)
+    cells = [symmetry.constrain_cell(cell, space_group)]
+    for signs in product((-1.0, 1.0), repeat=6):
+        corner = symmetry.constrain_cell(cell + steps * signs, space_group)
+        if np.isfinite(corner).all():
+            cells.append(corner)
+    return np.array(cells)
+
+
+def _reduce(basis: np.ndarray) -> np.ndarray:
+    """(3, 3) integer T of determinant 1: the columns of basis · T are the shortest independent lattice vectors."""
+    transform = np.eye(3)
+    while True:
+        steps = _integers(2)
+        order = np.argsort(np.linalg.norm(basis @ transform @ steps.T, axis=0), kind="stable")
+        chosen: list[np.ndarray] = []
+        for step in steps[order]:
+            if np.linalg.matrix_rank(np.array([*chosen, step])) > len(chosen):
+                chosen.append(step)
+            if len(chosen) == 3:
+                break
+        step = np.array(chosen).T
+        if np.linalg.norm(basis @ transform @ step) >= np.linalg.norm(basis @ transform) * (1 - 1e-9):
+            break
+        transform = transform @ step
+    order = np.argsort(np.linalg.norm(basis @ transform, axis=0), kind="stable")
+    transform = transform[:, order]
+    transform[:, 2] *= np.sign(np.linalg.det(transform)) * np.sign(np.linalg.det(basis))
+    return transform.round()
+
+
+def _integers(limit: int) -> np.ndarray:
+    """(n, 3) all integer triples up to ±limit but 0 0 0."""
+    triples = np.array(list(product(range(-limit, limit + 1), repeat=3)), dtype=np.float64)
+    return triples[triples.any(axis=1)]
+
+
+def _frames(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(..., 3, 3) with columns: along the first, in the plane towards the second, normal (right handed)."""
+    e1 = first / np.linalg.norm(first, axis=-1, keepdims=True)
+    e3 = np.cross(first, second)
+    e3 = e3 / np.linalg.norm(e3, axis=-1, keepdims=True)
+    return np.stack([e1, np.cross(e3, e1), e3], axis=-1)
+
+
+def _half_shell(inner: float, outer: float, n: int) -> tuple[np.ndarray, float]:
+    """About n vectors (3, m) float32 on a cubic grid in the half shell z ≥ 0, and the |q| the grid resolves."""
+    step = (2.0 / 3.0 * np.pi * (outer**3 - inner**3) / n) ** (1.0 / 3.0)
+    axis = np.arange(-np.ceil(outer / step), np.ceil(outer / step) + 1) * step
+    x, y, z = np.meshgrid(axis, axis, axis[axis > -0.5 * step], indexing="ij")
+    r = np.sqrt(x * x + y * y + z * z)
+    inside = (r >= inner) & (r <= outer)
+    return np.stack([x[inside], y[inside], z[inside]]).astype(np.float32), PHASE / step
+
+
+# ---------------------------------------------------------------- vectors
+
+
+def _score(trials: np.ndarray, q: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(m,) Σ w |v·q − round|: small is good."""
+    q32, w32 = q.astype(np.float32), weights.astype(np.float32)
+    out = np.empty(trials.shape[1], dtype=np.float32)
+    for start in range(0, trials.shape[1], 2048):
+        part = np.s_[start : start + 2048]
+        phase = q32 @ trials[:, part]
+        phase -= np.rint(phase)
+        out[part] = w32 @ np.abs(phase, out=phase)
+    return out
+
+
+def _tolerance(v: np.ndarray, h: np.ndarray, errors: Errors) -> np.ndarray:
+    """(k, n) three standard deviations of v·q, at most a quarter; v: (k, 3), h: (k, n) the values v·q."""
+    across = (np.linalg.norm(v, axis=1) * errors.across)[:, None]
+    return np.minimum(3.0 * np.hypot(across, errors.radial * h), 0.25)
+
+
+def _refine_vectors(
+    v: np.ndarray, q: np.ndarray, weights: np.ndarray, q_first: float, errors: Errors
+) -> tuple[np.ndarray, np.ndarray]:
+    """Least squares of vectors (k, 3) against the integers they make, on spots of ever larger |q|.
+
+    Returns the vectors and (k, n) bool: the spots that are integers within the tolerance.
+    """
+    norm = np.linalg.norm(q, axis=1)
+    products = np.stack([q[:, i] * q[:, j] for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))], axis=1)
+    limits = np.append(np.geomspace(q_first, max(norm.max(), q_first * 1.01), 4), norm.max() * 1.01)
+    for limit, widest in zip(limits, (0.3, 0.25, 0.2, 0.15, 0.0), strict=True):
+        phase = v @ q.T
+        residual = phase - np.rint(phase)
+        inside = np.abs(residual) < np.maximum(_tolerance(v, phase, errors), widest)
+        w = inside * (weights * (norm <= limit))
+        xx, yy, zz, yz, xz, xy = (w @ products).T
+        ridge = 1e-4 * (xx + yy + zz) + 1e-12
+        normal = np.array([[xx + ridge, xy, xz], [xy, yy + ridge, yz], [xz, yz, zz + ridge]]).transpose(2, 0, 1)
+        v = v - np.linalg.solve(normal, ((w * residual) @ q)[:, :, None])[:, :, 0]
+    phase = v @ q.T
+    return v, np.abs(phase - np.rint(phase)) < _tolerance(v, phase, errors)
+
+
+def _axis_vectors(
+    trial: tuple[np.ndarray, float],
+    lengths: np.ndarray,
+    q: np.ndarray,
+    weights: np.ndarray,
+    errors: Errors,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best distinct vectors (k, 3) of one axis and the spots (k, n) they turn into integers."""
+    vectors, q_safe = trial
+    use = _leading(q, weights, q_safe)
+    score = _score(vectors, q[use], weights[use])
+    best = np.argpartition(score, min(N_VECTORS, len(score) - 1))[:N_VECTORS]
+    v, inside = _refine_vectors(vectors[:, best].T.astype(np.float64), q, weights, q_safe, errors)
+    size = np.linalg.norm(v, axis=1)
+    keep = (size >= lengths[0]) & (size <= lengths[1])
+    v, inside = v[keep], inside[keep]
+    chance = 2.0 * _tolerance(v, v @ q.T, errors).mean(axis=1) * weights.sum()
+    order = np.argsort(chance - inside @ weights, kind="stable")
+    chosen: list[int] = []
+    for k in order:
+        near = np.abs(np.abs(v[chosen] @ v[k]) - v[k] @ v[k]) < 0.02 * (v[k] @ v[k])
+        if not near.any() or not (np.linalg.norm(np.cross(v[chosen][near], v[k]), axis=1) < 0.02 * (v[k] @ v[k])).any():
+            chosen.append(int(k))
+        if len(chosen) == N_LIST:
+            break
+    return v[chosen], inside[chosen]
+
+
+def _leading(q: np.ndarray, weights: np.ndarray, q_max: float) -> np.ndarray:
+    """Indices of the heaviest `N_SEARCH` spots below q_max; of the lowest few where hardly any are below."""
+    norm = np.linalg.norm(q, axis=1)
+    q_max = max(q_max, np.sort(norm)[min(len(norm), 16) - 1])
+    low = np.flatnonzero(norm <= q_max)
+    return low[np.argsort(-weights[low], kind="stable")[:N_SEARCH]]
+
+
+# ---------------------------------------------------------------- triples
+
+
+def _pairs(target: Target, one: tuple, two: tuple, weights: np.ndarray) -> list[tuple[float, np.ndarray, np.ndarray]]:
+    """(weight in common, (2, 3) vectors, (n,) common spots) of pairs at a permitted angle, the best first."""
+    (v1, in1), (v2, in2) = one, two
+    if not len(v1) or not len(v2):
+        return []
+    common = (in1 * weights) @ in2.T
+    cosine = (v1 @ v2.T) / np.outer(np.linalg.norm(v1, axis=1), np.linalg.norm(v2, axis=1))
+    pairs = []
+    for sign in (1.0, -1.0):
+        low, high = target.cosines
+        i, j = np.nonzero((sign * cosine >= low) & (sign * cosine <= high))
+        for a, b in zip(i, j, strict=True):
+            pairs += [(common[a, b], s * np.array([v1[a], sign * v2[b]]), in1[a] & in2[b]) for s in (1.0, -1.0)]
+    return sorted(pairs, key=lambda pair: -pair[0])[:N_PAIRS]
+
+
+def _third(target: Target, pair: np.ndarray, q: np.ndarray, weights: np.ndarray, errors: Errors) -> np.ndarray:
+    """(k, 3) refined third axes for a pair, from the pair's own spots q."""
+    low, high = target.third
+    step = (np.prod(high - low) / N_THIRD) ** (1.0 / 3.0)
+    axes = [np.arange(a + step / 2, b + step / 2, step) for a, b in zip(low, high, strict=True)]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij")).reshape(3, -1)
+    trials = (_frames(pair[0], pair[1]) @ grid).astype(np.float32)
+    use = _leading(q, weights, PHASE / step)
+    score = _score(trials, q[use], weights[use])
+    best = np.argsort(score, kind="stable")[:6]
+    v, inside = _refine_vectors(trials[:, best].T.astype(np.float64), q, weights, PHASE / step, errors)
+    return v[np.argsort(-(inside @ weights), kind="stable")[:2]]
+
+
+def _one_lattice(
+    q: np.ndarray, weights: np.ndarray, target: Target, errors: Errors, hkl_tolerance: float, enough: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The best lattice of the spots: A and hkl (n, 3), or None."""
+    weights = weights / max(weights.max(), 1e-300)
+    one = _axis_vectors(target.trials[0], target.lengths[0], q, weights, errors)
+    same = target.trials[1] is target.trials[0]
+    two = one if same else _axis_vectors(target.trials[1], target.lengths[1], q, weights, errors)
+    best, best_weight = None, 0.0
+    for common, pair, inside in _pairs(target, one, two, weights):
+        if common <= best_weight:
+            break
+        if inside.sum() < enough:
+            continue
+        for third in _third(target, pair, q[inside], weights[inside], errors):
+            basis = np.array([pair[0], pair[1], third]).T
+            solution = _solve(basis, q, weights, target, errors, hkl_tolerance)
+            if solution is None:
+                continue
+            hit = solution[1].any(axis=1)
+            if (
+                weights[hit].sum() > best_weight
+                and hit.sum() >= enough
+                and not is_chance(int(hit.sum()), q, target, errors)
+            ):
+                best, best_weight = solution, weights[hit].sum()
+    return best
+
+
+def _solve(
+    basis: np.ndarray, q: np.ndarray, weights: np.ndarray, target: Target, errors: Errors, hkl_tolerance: float
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """A direct primitive basis (3, 3) → refined conventional A and hkl (n, 3); None if it is not the target's."""
+    A = np.linalg.inv(basis).T
+    for scale in (2.0, 1.5, 1.0):
+        h, inside = _index(A, q, errors, scale, hkl_tolerance)
+        h, near = h[inside], q[inside]
+        if np.linalg.matrix_rank(h) < 3:
+            return None
+        A = np.linalg.solve(h.T @ h, h.T @ near).T
+    conventional = _conventional(np.linalg.inv(A).T, target)
+    if conventional is None:
+        return None
+    A = _constrain(np.linalg.inv(conventional).T, target)
+    to_conventional = np.linalg.inv(target.primitive)
+    for scale in (2.0, 1.5, 1.0, 1.0):
+        h, inside = _index(A @ to_conventional.T, q, errors, scale, hkl_tolerance)
+        A = _refine(A, h[inside] @ to_conventional, q[inside], target, errors)
+    h, inside = _index(A @ to_conventional.T, q, errors, 1.0, hkl_tolerance)
+    hkl = np.where(inside[:, None], h @ to_conventional, 0.0).round().astype(np.int32)
+    return A, _once(hkl, np.linalg.norm(q - hkl @ A.T, axis=1))
+
+
+def _index(
+    A: np.ndarray, q: np.ndarray, errors: Errors, scale: float, hkl_tolerance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest integers (n, 3) in the basis A, and which spots (n,) are at them within 3·scale standard deviations."""
+    exact = np.linalg.solve(A, q.T).T
+    h = np.rint(exact)
+    across2, radial2 = _split(q - h @ A.T, q)
+    chi2 = across2 / errors.across**2 + radial2 / (errors.across**2 + errors.radial**2 * (q * q).sum(axis=1))
+    close = np.abs(exact - h).max(axis=1) < hkl_tolerance
+    return h, (chi2 < (3.0 * scale) ** 2) & close & h.any(axis=1)
+
+
+def _split(residual: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Squares of residuals (n, 3) across and along q."""
+    along = (residual * q).sum(axis=1) ** 2 / (q * q).sum(axis=1)
+    return (residual * residual).sum(axis=1) - along, along
+
+
+def _once(hkl: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """A Miller index belongs to the nearest spot only: the others become 0 0 0."""
+    order = np.argsort(distance, kind="stable")
+    _, first = np.unique(hkl[order], axis=0, return_index=True)
+    out = np.zeros_like(hkl)
+    out[order[first]] = hkl[order[first]]
+    return out
+
+
+def _conventional(basis: np.ndarray, target: Target) -> np.ndarray | None:
+    """The conventional basis (3, 3) of the lattice `basis` (3, 3) that is nearest to target and symmetric metric.
+
+    All settings within the tolerances are compared: a C lattice has several with nearly the same cell, and a wrong
+    target angle may prefer the wrong one, which then violates the symmetry.
+    """
+    steps = _integers(4)
+    vectors = steps @ basis.T
+    size = np.linalg.norm(vectors, axis=1)
+    wide = target.length_tolerance + 0.01
+    axes = [np.flatnonzero(np.abs(size / length - 1.0) < wide) for length in target.cell[:3]]
+    i, j, k = (x.ravel() for x in np.meshgrid(*axes, indexing="ij"))
+    cosines = [(vectors[x] * vectors[y]).sum(axis=1) / (size[x] * size[y]) for x, y in ((j, k), (i, k), (i, j))]
+    angles = np.arccos(np.clip(np.array(cosines).T, -1.0, 1.0))
+    offset = np.abs(angles - target.cell[3:])
+    keep = (offset < target.angle_tolerance + np.deg2rad(1.0)).all(axis=1)
+    i, j, k, angles = i[keep], j[keep], k[keep], angles[keep]
+    integers = np.stack([steps[i], steps[j], steps[k]], axis=2)
+    to_primitive = integers @ target.primitive
+    whole = (np.abs(to_primitive - to_primitive.round()) < 1e-6).all(axis=(1, 2))
+    keep = whole & (np.abs(np.linalg.det(to_primitive) * np.sign(np.linalg.det(basis)) - 1.0) < 1e-6)
+    if not keep.any():
+        return None
+    bases = basis @ integers[keep]
+    metric = np.swapaxes(bases, 1, 2) @ bases
+    w = target.point_group
+    symmetric = np.einsum("gji,njk,gkl->nil", w, metric, w) / len(w)
+    violation = np.linalg.norm(metric - symmetric, axis=(1, 2)) / np.linalg.norm(metric, axis=(1, 2))
+    length = np.linalg.norm(bases, axis=1) / target.cell[:3] - 1.0
+    away = np.linalg.norm(length, axis=1) + np.linalg.norm(angles[keep] - target.cell[3:], axis=1)
+    return bases[np.argmin(violation / 0.01 + away / 0.05)]
+
+
+def _constrain(A: np.ndarray, target: Target) -> np.ndarray:
+    """The A (3, 3) of symmetric metric that is rotated least from A."""
+    direct = np.linalg.inv(A).T
+    w = target.point_group
+    metric = np.einsum("gji,jk,gkl->il", w, direct.T @ direct, w) / len(w)
+    B = np.linalg.inv(np.linalg.cholesky(metric))
+    return rotation.nearest(A @ np.linalg.inv(B)) @ B
+
+
+def _refine(A: np.ndarray, hkl: np.ndarray, q: np.ndarray, target: Target, errors: Errors) -> np.ndarray:
+    """One Gauss-Newton step of rotation and symmetry-reduced metric on q (n, 3) of indices hkl (n, 3)."""
+    strains = 0.5 * np.linalg.inv(A.T @ A) @ (target.strains * np.linalg.norm(A.T @ A))
+    model = hkl @ A.T
+    turned = np.cross(np.eye(3)[:, None, :], model[None])
+    strained = hkl @ np.swapaxes(A @ strains, 1, 2)
+    jacobian = np.concatenate([turned, strained]).transpose(1, 2, 0)
+    residual = q - model
+    unit = q / np.linalg.norm(q, axis=1)[:, None]
+    ratio = errors.across / np.hypot(errors.across, errors.radial * np.linalg.norm(q, axis=1))
+
+    def whiten(x: np.ndarray) -> np.ndarray:
+        along = np.einsum("ni,ni...->n...", unit, x)
+        factor = (ratio - 1.0).reshape(-1, *[1] * (x.ndim - 2)) if x.ndim > 2 else ratio - 1.0
+        return x + np.einsum("ni,n...->ni...", unit, factor * along)
+
+    step = np.linalg.lstsq(whiten(jacobian).reshape(-1, jacobian.shape[2]), whiten(residual).reshape(-1), rcond=1e-8)[0]
+    moved = rotation.from_vector(step[:3]) @ A @ (np.eye(3) + np.einsum("f,fij->ij", step[3:], strains))
+    return _constrain(moved, target)
+
+
+def is_chance(n_indexed: int, q: np.ndarray, target: Target, errors: Errors) -> bool:
+    """Could spots without a lattice be indexed as well by the best of all cells and orientations?
+
+    A random spot lies within tolerance of a node with probability p = (ellipsoid of three standard deviations) ·
+    (volume of the primitive cell); the binomial tail of n_indexed among n, times the number of distinguishable
+    orientations and cells, must stay below 1e-3.
+    """
+    norm = np.linalg.norm(q, axis=1)
+    radial = np.hypot(errors.across, errors.radial * norm)
+    volume = lattice.volume(target.cell) * np.linalg.det(target.primitive)
+    p = min(np.mean(4.0 / 3.0 * np.pi * 27.0 * errors.across**2 * radial * volume), 0.5)
+    reach = norm.max() / (3.0 * errors.across)
+    orientations = 3 * np.log10(reach) + np.log10(8.0 * np.pi**2 / len(target.point_group))
+    freedom = max(np.log10(2.0 * target.length_tolerance * reach), 0.0) * len(target.strains)
+    tail = binom.logsf(n_indexed - 1, len(q), p) / np.log(10.0)
+    return bool(tail + orientations + freedom > -3.0)
