@@ -41,7 +41,7 @@ def digest(*parts: object) -> str:
     """Sixteen hex digits that change when any of the parts (JSON-able or bytes) does."""
     h = hashlib.sha256()
     for part in parts:
-        h.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=str).encode())
+        h.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=_jsonable).encode())
         h.update(b"\0")
     return h.hexdigest()[:16]
 
@@ -55,7 +55,13 @@ def identity(path: Path | str) -> str:
         with h5py.File(path, "r") as f:
             if "key" in f.attrs:
                 return str(f.attrs["key"])
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return checksum(path)[:16]
+
+
+def checksum(path: Path | str) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _check(kind: str, columns: Columns, where: object) -> None:
@@ -76,14 +82,14 @@ def _check(kind: str, columns: Columns, where: object) -> None:
 
 def write(path: Path | str, kind: str, columns: Columns, *, key: str, **attributes: object) -> None:
     """Write one file of the given kind. Attributes that are not numbers or strings are stored as JSON."""
-    _check(kind, columns, path)
     with replacing(Path(path)) as temporary, h5py.File(temporary, "w") as f:
-        fill(f, kind, columns)
+        fill(f, kind, columns, where=path)
         stamp(f, kind, key, attributes)
 
 
-def fill(group: h5py.Group, kind: str, columns: Columns) -> None:
-    """Create the datasets of `kind` in an open group."""
+def fill(group: h5py.Group, kind: str, columns: Columns, where: object = "columns") -> None:
+    """Create the datasets of `kind` in an open group. Raises FileError unless the columns are the schema's."""
+    _check(kind, columns, where)
     for name, dataset in schema.FILES[kind].items():
         data = np.asarray(columns[name]).astype(dataset.dtype)
         packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True} if data.nbytes > 4096 else {}
@@ -95,8 +101,18 @@ def stamp(f: h5py.File, kind: str, key: str, attributes: Mapping[str, object]) -
     """The root attributes every product carries."""
     f.attrs.update(kind=kind, key=key, schema=schema.VERSION, software=f"spreadflow {__version__}")
     f.attrs["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    put_attributes(f, attributes)
+
+
+def put_attributes(group: h5py.Group, attributes: Mapping[str, object]) -> None:
+    """Set attributes; those that are not numbers or strings are stored as JSON."""
     for name, value in attributes.items():
-        f.attrs[name] = value if isinstance(value, str | int | float | np.number) else json.dumps(value, default=str)
+        plain = isinstance(value, str | int | float | np.number)
+        group.attrs[name] = value if plain else json.dumps(value, default=_jsonable)
+
+
+def _jsonable(value: object) -> object:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 @contextmanager
@@ -113,15 +129,15 @@ def _opened(path: Path, kind: str) -> Iterator[h5py.File]:
 
 
 def attributes(path: Path | str, kind: str) -> dict:
-    """Root attributes of a product, JSON decoded."""
+    """Root attributes of a product; lists, mappings and None come back from JSON, a string that reads 42 stays one."""
     with _opened(Path(path), kind) as f:
-        out = {}
-        for name, value in f.attrs.items():
-            try:
-                out[name] = json.loads(value) if isinstance(value, str) else value
-            except json.JSONDecodeError:
-                out[name] = value
-        return out
+        return {name: _decoded(value) for name, value in f.attrs.items()}
+
+
+def _decoded(value: object) -> object:
+    if isinstance(value, str) and (value == "null" or value[:1] in ("[", "{")):
+        return json.loads(value)
+    return value
 
 
 def read(path: Path | str, kind: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
@@ -132,7 +148,7 @@ def read(path: Path | str, kind: str, names: Iterable[str] | None = None) -> dic
         if "parts/key" not in f:
             return {name: f[name][()] for name in wanted}
         keys = [k.decode() for k in f["parts/key"][()]]
-    return _joined(kind, wanted, [read_part(path, kind, i, key, names) for i, key in enumerate(keys)])
+    return joined(kind, wanted, [read_part(path, kind, i, key, names) for i, key in enumerate(keys)])
 
 
 def read_part(path: Path | str, kind: str, block: int, key: str, names: Iterable[str] | None = None) -> dict:
@@ -144,8 +160,13 @@ def read_part(path: Path | str, kind: str, block: int, key: str, names: Iterable
         if f.attrs["key"] != key:
             found = f"key {f.attrs['key']} (another config or other inputs)"
             raise FileError(part, f"key {key}", found, f"Rerun the stage that makes {path}.")
-        sizes = {t: f[t][next(iter(f[t]))].shape[0] for t in f}
-        return {"": sizes} | {name: f[name][()] for name in _select(kind, names)}
+        return tables(f, kind, names)
+
+
+def tables(group: h5py.Group, kind: str, names: Iterable[str] | None = None) -> dict:
+    """Datasets of `kind` in an open group, and under "" the rows of each table: one piece for `joined`."""
+    rows = {table: group[table][next(iter(group[table]))].shape[0] for table in group}
+    return {"": rows} | {name: group[name][()] for name in _select(kind, names)}
 
 
 def part_keys(path: Path | str, kind: str) -> list[str]:
@@ -171,7 +192,7 @@ def _select(kind: str, names: Iterable[str] | None) -> list[str]:
     return wanted
 
 
-def _joined(kind: str, wanted: list[str], parts: list[dict]) -> dict[str, np.ndarray]:
+def joined(kind: str, wanted: Iterable[str], parts: Sequence[dict]) -> dict[str, np.ndarray]:
     """Concatenate parts; row numbers are shifted by the rows of the parts before."""
     out = {}
     for name in wanted:
