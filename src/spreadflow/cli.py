@@ -39,7 +39,34 @@ def _parser() -> argparse.ArgumentParser:
                 required=not how.get("optional"),
                 nargs="+" if how.get("many") else None,
             )
+    _add_doors(words)
     return parser
+
+
+def _add_doors(words: argparse._SubParsersAction) -> None:
+    """The words that are no stages. Each sets `do`, a function of the parsed arguments."""
+
+    def config(_args: argparse.Namespace) -> None:
+        from spreadflow.defaults import document
+
+        print(document(), end="")
+
+    def watch(_args: argparse.Namespace) -> None:
+        from spreadflow.watch import watch
+
+        watch()
+
+    def profiles(_args: argparse.Namespace) -> None:
+        from spreadflow.profiles import install
+
+        for link in install():
+            print(f"snakemake --profile {link.name}   ({link} -> {link.readlink()})")
+
+    words.add_parser("config", help="print every key with its default").set_defaults(do=config)
+    words.add_parser("watch", help="turn a workflow's output on stdin into progress bars").set_defaults(do=watch)
+    p = words.add_parser("profiles", help="make `snakemake --profile NAME` find this checkout's profiles")
+    p.add_argument("action", choices=["install"])
+    p.set_defaults(do=profiles)
 
 
 def _run_stage(args: argparse.Namespace) -> int:
@@ -66,6 +93,9 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point. Returns the exit status."""
     args = _parser().parse_args(argv)
     try:
+        if "do" in args:
+            args.do(args)
+            return 0
         return _run_stage(args)
     except SpreadflowError as error:
         print(f"spreadflow {args.word}: {error}", file=sys.stderr)

@@ -12,7 +12,9 @@ HEADER = """\
 # an overlay (config/demo.yaml and its neighbours) names only what differs. `spreadflow` rejects unknown keys.
 # Bare `snakemake` runs this file: a first look in a few minutes.
 """
-FIRST_LOOK = Config(trial="first_look", runs={"first_look": RunSection(simulate=SimulatedShots(n_single=12, n_blank=2))})
+FIRST_LOOK = Config(
+    trial="first_look", runs={"first_look": RunSection(simulate=SimulatedShots(n_single=12, n_blank=2))}
+)
 
 
 def document() -> str:

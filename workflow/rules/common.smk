@@ -13,9 +13,9 @@ from snakemake.exceptions import WorkflowError
 from spreadflow import config as schema
 from spreadflow.errors import ConfigError
 
-if "runs" not in config:
+if "runs" not in config:  # neither --configfile nor --config names one
 
-    configfile: "config/config.yaml"
+    configfile: str(Path(workflow.basedir, "config", "config.yaml"))
 
 
 try:

@@ -1,0 +1,28 @@
+"""`spreadflow profiles install`: makes literal `snakemake --profile NAME` find the profiles of this checkout."""
+
+from pathlib import Path
+
+from spreadflow.errors import FileError
+
+
+def install(folder: Path = Path("profiles")) -> list[Path]:
+    """Link every profile of `folder` but `default` into the user's Snakemake folder. Returns the links.
+
+    Raises FileError where there are no profiles, or where something that is not a link of ours has a name already.
+    """
+    from snakemake.common import get_appdirs
+
+    profiles = sorted(p.parent.resolve() for p in folder.glob("*/config.yaml") if p.parent.name != "default")
+    if not profiles:
+        raise FileError(folder, "a folder of profiles", "none", "Call this in the checkout of spreadflow.")
+    home = Path(get_appdirs().user_config_dir)
+    home.mkdir(parents=True, exist_ok=True)
+    links = []
+    for profile in profiles:
+        link = home / profile.name
+        if link.exists() and not link.is_symlink():
+            raise FileError(link, "no profile of this name", "one that is not a link", "Rename or remove it.")
+        link.unlink(missing_ok=True)
+        link.symlink_to(profile)
+        links.append(link)
+    return links

@@ -1,0 +1,85 @@
+"""A trial whose stages are stand-ins, so that Snakemake's own records can be tested in seconds."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parent.parent
+
+Call = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def call() -> Iterator[Call]:
+    """`call(cwd, *argv, status=0)` runs Snakemake (imported once) and returns what it printed."""
+    server = subprocess.Popen(
+        [sys.executable, HERE / "forking_snakemake.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+    def snakemake(cwd: Path, *argv: str, status: int = 0) -> str:
+        server.stdin.write(json.dumps({"cwd": str(cwd), "argv": [*map(str, argv)]}) + "\n")
+        server.stdin.flush()
+        answer = json.loads(server.stdout.readline())
+        assert answer["status"] == status, answer["output"]
+        return answer["output"]
+
+    yield snakemake
+    server.stdin.close()
+    server.wait(timeout=10)
+
+
+class Trial:
+    """A folder with a config and the workflow, run by stand-ins for the stages."""
+
+    def __init__(self, folder: Path, call: Call, config: dict):
+        self.folder, self._call = folder, call
+        folder.mkdir()
+        for name in ("Snakefile", "workflow", "profiles"):
+            (folder / name).symlink_to(REPOSITORY / name)
+        self.write(config)
+
+    def write(self, config: dict) -> None:
+        self.config = config
+        (self.folder / "config").mkdir(exist_ok=True)
+        (self.folder / "config" / "config.yaml").write_text(yaml.safe_dump(config))
+
+    def snakemake(self, *argv: str, status: int = 0) -> str:
+        return self._call(self.folder, *argv, status=status)
+
+    def finish(self, *argv: str) -> str:
+        """Run everything there is to run, on one rank."""
+        return self.snakemake("--cores", "1", "--default-resources", f"container={HERE / 'stub'}", *argv)
+
+    def pending(self, *argv: str) -> set[str]:
+        """The jobs a run would do: `rule`, `rule run` or `summary stage`."""
+        output = self.snakemake("--dry-run", *argv)
+        jobs = set()
+        for block in re.split(r"\n(?=(?:local)?rule )", output)[1:]:
+            rule = re.match(r"(?:local)?rule (\w+):", block).group(1)
+            wildcard = re.search(r"\n    wildcards: \w+=(\S+)", block)
+            jobs.add(f"{rule} {wildcard.group(1)}" if wildcard else rule)
+        return jobs - {"all"}
+
+
+SMALL = {"trial": "t", "runs": {"r1": {"simulate": {"n_single": 2}}, "r2": {"simulate": {"n_single": 2}}}}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, call) -> Trial:
+    """Two simulated runs, everything finished."""
+    trial = Trial(tmp_path_factory.mktemp("workflow") / "finished", call, SMALL)
+    trial.finish()
+    return trial
+
+
+@pytest.fixture
+def new_trial(tmp_path, call) -> Callable[[dict], Trial]:
+    """`new_trial(config)`: nothing has run yet."""
+    return lambda config: Trial(tmp_path / "trial", call, config)

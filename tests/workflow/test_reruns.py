@@ -1,0 +1,94 @@
+"""What reruns after an edit, a forced stage, an added run: asked of Snakemake's own records of finished jobs."""
+
+import copy
+import shutil
+
+import pytest
+
+RUNS = ("r1", "r2")
+
+
+def _summaries(*stages):
+    return {f"summary {stage}" for stage in stages} | {"report"}
+
+
+MERGE = {"merge"} | _summaries("merge")
+ANNULUS = {"annulus"} | _summaries("annulus")
+CELLS = {"cells"} | _summaries("cells") | MERGE | ANNULUS
+REINDEX = {f"reindex {run}" for run in RUNS} | _summaries("reindex") | CELLS
+LEVEL0 = {"level0"} | _summaries("level0") | REINDEX
+INDEX = {f"index {run}" for run in RUNS} | _summaries("index") | LEVEL0
+EVERYTHING = {f"simulate {run}" for run in RUNS} | INDEX
+
+EDITS = {
+    "seed=2": EVERYTHING,
+    "crystal={mosaic_spread_deg: 0.1}": EVERYTHING,
+    "beam={photons: 2.0e12}": EVERYTHING,
+    "detector={psf_fwhm_mm: 0.08}": EVERYTHING,
+    "simulate={oversample: 2}": EVERYTHING,
+    "runs={r1: {simulate: {n_single: 3}}, r2: {simulate: {n_single: 2}}}": EVERYTHING - {"simulate r2", "index r2"},
+    "index={spots: {min_spots: 10}}": INDEX,
+    "level0={min_reflections: 12}": LEVEL0,
+    "reindex={rmsd_max_px: 1.5}": REINDEX,
+    "cells={eps_ang: 0.3}": CELLS,
+    "merge={n_bins: 5}": MERGE,
+    "annulus={border_px: 2}": ANNULUS,
+    "trial=other": EVERYTHING - {"simulate r1", "simulate r2"},
+    "results=elsewhere": EVERYTHING - {"simulate r1", "simulate r2"},
+    "data=elsewhere": EVERYTHING,
+}
+
+
+def test_a_finished_trial_has_nothing_to_do(finished):
+    assert finished.pending() == set()
+    assert finished.pending("--cores", "2") == set(), "another number of ranks must rerun nothing"
+
+
+@pytest.mark.parametrize(("edit", "expected"), EDITS.items(), ids=EDITS)
+def test_an_edited_key_reruns_what_depends_on_it(finished, edit, expected):
+    assert finished.pending("--config", edit) == expected
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    {"index": INDEX, "level0": LEVEL0, "reindex": REINDEX, "cells": CELLS, "merge": MERGE, "annulus": ANNULUS}.items(),
+)
+def test_forced_stage(finished, stage, expected):
+    assert finished.pending("--forcerun", stage) == expected
+
+
+def test_the_dag_is_that_of_the_design(finished):
+    assert finished.pending("--forceall") == EVERYTHING
+
+
+def _with_run(config, run):
+    config = copy.deepcopy(config)
+    config["runs"][run] = {"simulate": {"n_single": 2}}
+    return config
+
+
+def test_an_added_run_joins_the_geometry(finished, new_trial):
+    trial = new_trial(finished.config)
+    trial.finish()
+    trial.write(_with_run(trial.config, "r3"))
+    assert trial.pending() == LEVEL0 | _summaries("index") | {"simulate r3", "index r3", "reindex r3"}
+
+
+def test_an_added_run_leaves_a_frozen_geometry_and_the_old_runs_alone(finished, new_trial):
+    trial = new_trial(finished.config)
+    trial.finish()
+    shutil.copy(trial.folder / "results/t/cells.h5", trial.folder / "frozen_cells.h5")
+    frozen = {"level0": {"from": "results/t/level0.expt"}, "cells": {"from": "frozen_cells.h5"}}
+    trial.write(trial.config | frozen)
+    assert trial.pending() == CELLS, "freezing changes the section `cells` and nothing before it"
+    trial.finish()
+    trial.write(_with_run(trial.config, "r3"))
+    assert trial.pending() == CELLS | _summaries("reindex") | {"simulate r3", "reindex r3"}
+
+
+def test_external_images_replace_simulate(new_trial):
+    trial = new_trial({"trial": "t", "runs": {"beamtime": {"images": "elsewhere/manifest.json"}}})
+    (trial.folder / "elsewhere").mkdir()
+    (trial.folder / "elsewhere" / "manifest.json").write_text("{}")
+    jobs = trial.pending()
+    assert "index beamtime" in jobs and not any(job.startswith("simulate") for job in jobs)

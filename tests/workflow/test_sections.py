@@ -1,0 +1,72 @@
+"""Every key of the configuration reaches exactly the stages that declare its section."""
+
+import copy
+import json
+
+import pytest
+
+from spreadflow.config import SECTIONS, Config, parse, section
+from spreadflow.errors import ConfigError
+
+BASE = {"runs": {"r1": {"simulate": {"n_single": 2}}, "r2": {"images": "other.json"}}}
+READERS = {word: {stage for stage, words in SECTIONS.items() if word in words} for word in Config.model_fields}
+READERS["index"] |= {"reindex"}  # reindex is index overlaid
+READERS["runs"] = {"simulate"}
+
+
+def _leaves(tree, path=()):
+    for key, value in tree.items():
+        if isinstance(value, dict) and value and path + (key,) != ("runs",):
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def _candidates(path, value):
+    """Other values a key might accept, most ordinary first."""
+    if path == ("runs",):
+        yield {**copy.deepcopy(value), "r1": {"simulate": {"n_single": 3}}}
+    elif isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int | float):
+        yield from (value + 1, value * 1.001, value * 0.999)
+    elif value is None:
+        yield from (5, 0.5, ["r1"], [1.0, 1.0], "file.h5")
+    elif isinstance(value, str):
+        yield from ("continuous", "float64", "gzip", "P 1 2 1", "other")
+    elif isinstance(value, dict):
+        yield {"rmsd_max_px": 1.0}
+    else:
+        for i, item in enumerate(value):
+            if not isinstance(item, dict | list):
+                yield from ([*value[:i], other, *value[i + 1 :]] for other in _candidates((), item))
+        yield from (value[:-1], [{"origin_mm": [0, 0, -100]}], [[0, 0, 1, 0, 1]])
+
+
+def _texts(config):
+    return {stage: section(config, stage, "r1") for stage in SECTIONS}
+
+
+def _dump():
+    return parse(BASE).model_dump(mode="json", by_alias=True)
+
+
+@pytest.mark.parametrize("path", [path for path, _ in _leaves(_dump())], ids=".".join)
+def test_a_key_reaches_the_stages_that_declare_it(path):
+    before = _texts(parse(BASE))
+    value = dict(_leaves(_dump()))[path]
+    for candidate in _candidates(path, value):
+        tree = copy.deepcopy(BASE)
+        branch = tree
+        for key in path[:-1]:
+            branch = branch.setdefault(key, {})
+        branch[path[-1]] = candidate
+        try:
+            config = parse(tree)
+        except ConfigError:
+            continue
+        if config != parse(BASE):
+            after = _texts(config)
+            assert {stage for stage in SECTIONS if after[stage] != before[stage]} == READERS[path[0]]
+            return
+    pytest.fail(f"no other value of {'.'.join(path)} = {json.dumps(value)} validates: teach `_candidates` one")
