@@ -1,7 +1,7 @@
 """`spreadflow watch`: turns the output of a whole workflow into progress bars.
 
-Reads Snakemake's output on stdin. Lines that a stage wrote as progress ({"stage", "done", "of", "unit"}) become bars on a
-terminal and a thin sequence of plain lines elsewhere; everything else passes through unchanged.
+Reads Snakemake's output on stdin. Lines that a stage wrote as progress ({"stage", "done", "of", "unit"}) become bars
+on a terminal and a thin sequence of plain lines elsewhere; everything else passes through unchanged.
 """
 
 import json

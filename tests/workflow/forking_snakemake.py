@@ -8,8 +8,9 @@ import os
 import sys
 import tempfile
 
-import spreadflow.config  # noqa: F401  (imported before the fork, as the Snakefile will)
 from snakemake.cli import main
+
+import spreadflow.config  # noqa: F401  (imported before the fork, as the Snakefile will)
 
 
 def call(cwd: str, argv: list[str]) -> dict:

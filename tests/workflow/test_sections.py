@@ -16,7 +16,7 @@ READERS["runs"] = {"simulate"}
 
 def _leaves(tree, path=()):
     for key, value in tree.items():
-        if isinstance(value, dict) and value and path + (key,) != ("runs",):
+        if isinstance(value, dict) and value and (*path, key) != ("runs",):
             yield from _leaves(value, (*path, key))
         else:
             yield (*path, key), value

@@ -1,0 +1,68 @@
+# Two commands from a bare checkout: `make demo` runs the chain, `make test` passes the tests.
+# They need Python >= 3.11 with pip, and no root. CONTRIBUTING.md tells the rest.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+VENV ?= .venv
+CORES ?= all
+# Where a folder of images is, for `make nanobragg`.
+DATA ?= ../shared/data/nanobragg_c2
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(abspath $(BIN)):$(PATH)
+FOLLOW := --quiet rules progress host 2>&1 | spreadflow watch
+LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
+
+.PHONY: help setup demo nanobragg test check format config lock clean
+
+help:
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## make the virtual environment from the lock (the others do it themselves)
+
+$(READY): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed: make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(READY)  ## the whole chain on simulated stills, then the table of what came out
+	snakemake --cores $(CORES) --configfile config/demo.yaml $(FOLLOW)
+	spreadflow table results/demo
+
+nanobragg: $(READY)  ## the chain on stills of another simulator: make nanobragg DATA=<folder>
+	spreadflow manifest --run nanobragg_c2 --out data/nanobragg_c2/manifest.json $(DATA)/*.nxs
+	snakemake --cores $(CORES) --configfile config/nanobragg.yaml $(FOLLOW)
+	spreadflow table results/nanobragg
+
+test: check  ## everything: `check`, whole chains, MPI, Slurm where it can be had
+	pytest -m slow
+
+check: $(READY)  ## format, lint, types, import layers, workflow lint, unit tests
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+	snakefmt --check Snakefile workflow
+	snakemake --lint --quiet
+	hadolint containers/*.Dockerfile
+	pytest -m "not slow"
+
+format: $(READY)  ## format the code
+	ruff format .
+	ruff check --fix .
+	snakefmt Snakefile workflow
+
+config: $(READY)  ## write config/config.yaml from the schema
+	spreadflow config > config/config.yaml
+
+lock: $(READY)  ## resolve the dependencies anew
+	pip install --quiet uv
+	printf 'hatchling\neditables\n' | $(LOCK) pyproject.toml - --extra mpi --extra slurm -o requirements.lock
+	$(LOCK) requirements.lock pyproject.toml --extra dev -o requirements-dev.lock
+
+clean:  ## remove data and results, keep the environment
+	rm -rf data results .snakemake .cache
