@@ -33,7 +33,7 @@ def source(monkeypatch):
 
     class Source:
         def __init__(self, manifest, **_):
-            self.run = manifest.parent.name
+            self.run = self.identity = manifest.parent.name
 
         def read(self, number: int):
             state.opened.append((self.run, number))

@@ -54,7 +54,8 @@ def run(
     if not blocks:
         raise FileError(cells, "accepted lattices", "none", "Look at cells.png; mind cells.mahalanobis_max.")
     channels = max(_channels(sources[b.run], reindex[b.run], b) for b in {b.run: b for b in blocks}.values())
-    base = store.digest(section.model_dump(mode="json"), [store.identity(p) for p in [*images, *reindex, cells]])
+    inputs = [*(source.identity for source in sources), *(store.identity(p) for p in [*reindex, cells])]
+    base = store.digest(section.model_dump(mode="json"), inputs)
     parts = store.Parts(out, "annulus", base, [b.shot_ids for b in blocks])
     with Progress(word, len(blocks), world) as progress:
 
