@@ -55,20 +55,19 @@ def to_asu(hkl: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
 def misorientation(A: np.ndarray, A_true: np.ndarray, name: str) -> float:
     """Smallest rotation between two reciprocal matrices (3, 3) over the point group, rad.
 
-    The cells may differ a little: the rotation part of A·(A_true·W)⁻¹ counts (polar decomposition).
+    The cells may differ a little: the rotation part of A·(A_true·W⁻ᵀ)⁻¹ counts (polar decomposition).
     """
-    equivalents = A_true @ np.linalg.inv(point_group(name))
+    equivalents = A_true @ np.swapaxes(np.linalg.inv(point_group(name)), -1, -2)
     return float(rotation.angle(rotation.nearest(A @ np.linalg.inv(equivalents))).min())
 
 
 def same_indices(A: np.ndarray, A_true: np.ndarray, name: str) -> np.ndarray:
     """(3, 3) integer matrix M of the point group such that hkl of A_true ≈ M · hkl of A."""
     best, error = np.eye(3), np.inf
-    for w in point_group(name):
-        candidate = A_true @ np.linalg.inv(w)
-        size = rotation.angle(rotation.nearest(A @ np.linalg.inv(candidate)))
+    for turned in np.swapaxes(np.linalg.inv(point_group(name)), -1, -2):
+        size = rotation.angle(rotation.nearest(A @ np.linalg.inv(A_true @ turned)))
         if size < error:
-            best, error = np.linalg.inv(w), size
+            best, error = turned, size
     return best.round().astype(int)
 
 
