@@ -1,0 +1,262 @@
+"""NXmx: what is written comes back, also through the reader nxmx; nanoBragg's file reads as its truth says."""
+
+import json
+
+import h5py
+import numpy as np
+import nxmx
+import pytest
+
+from spreadflow.errors import FileError
+from spreadflow.io import nexus
+from spreadflow.models import Detector
+from spreadflow.physics.rotation import from_vector
+from spreadflow.units import wavelength
+
+ENERGIES = 7070.5 + np.arange(20)
+
+
+def one_panel() -> Detector:
+    return Detector(
+        np.array([[-2.3, 2.1, -141.7]]),
+        np.array([[1.0, 0, 0]]),
+        np.array([[0, -1.0, 0]]),
+        0.177,
+        (24, 26),
+        0.032,
+        0.017,
+    )
+
+
+def tilted_panels() -> Detector:
+    """2 × 2 panels, each turned its own way."""
+    turns = from_vector(0.05 * np.random.default_rng(3).normal(size=(4, 3)))
+    corners = np.array([[-5.0, 5, -140], [0.5, 5, -141], [-5, -0.5, -142], [0.5, -0.5, -143]])
+    return Detector(corners, turns[:, :, 0], -turns[:, :, 1], 0.2, (12, 10))
+
+
+def stills(detector: Detector, n: int = 3) -> dict:
+    """Arguments of `write` for n random frames."""
+    rng = np.random.default_rng(1)
+    shape = (detector.n_panels, *detector.shape)
+    mask = np.ones(shape, bool)
+    mask[-1, 3:5] = False
+    return {
+        "frames": rng.integers(-5, 1000, size=(n, *shape)).astype(np.int32),
+        "shot_ids": np.arange(n, dtype=np.uint64) + np.uint64(2**63),
+        "detector": detector,
+        "energies_ev": ENERGIES,
+        "photons": rng.random((n, len(ENERGIES))) * 1e10,
+        "mask": mask,
+        "saturation_adu": 60000,
+        "offset_adu": 10,
+        "adu_per_photon": 2.0,
+    }
+
+
+@pytest.mark.parametrize("compression", ["bitshuffle-lz4", "gzip"])
+@pytest.mark.parametrize("detector", [one_panel(), tilted_panels()], ids=["one", "tilted"])
+def test_what_is_written_comes_back(tmp_path, detector, compression):
+    arguments = stills(detector)
+    nexus.write(tmp_path / "a.nxs", compression=compression, **arguments)
+    with nexus.NexusFile(tmp_path / "a.nxs") as f:
+        assert f.n_frames == 3
+        for i in range(3):
+            assert np.array_equal(f.frame(i), arguments["frames"][i])
+            assert np.allclose(f.spectrum(i).energies_ev, ENERGIES, rtol=1e-15)
+            assert np.array_equal(f.spectrum(i).photons, arguments["photons"][i])
+        for name in ("origin_mm", "fast", "slow"):
+            assert np.allclose(getattr(f.detector, name), getattr(detector, name), atol=1e-12)
+        assert f.detector[3:] == detector[3:]
+        assert np.array_equal(f.mask, arguments["mask"])
+        assert f.trusted_range == (-100, 60000)
+        assert f.pedestal == (10, 2)
+        assert np.array_equal(f.shot_ids, arguments["shot_ids"])
+
+
+def test_same_arguments_give_the_same_bytes(tmp_path):
+    for name in ("a.nxs", "b.nxs"):
+        nexus.write(tmp_path / name, **stills(one_panel()))
+    assert (tmp_path / "a.nxs").read_bytes() == (tmp_path / "b.nxs").read_bytes()
+
+
+@pytest.mark.parametrize("compression", ["bitshuffle-lz4", "gzip"])
+def test_corrupt_frame_fails_alone(tmp_path, compression):
+    arguments = stills(tilted_panels())
+    nexus.write(tmp_path / "a.nxs", compression=compression, corrupt=[1], **arguments)
+    with nexus.NexusFile(tmp_path / "a.nxs") as f:
+        assert np.array_equal(f.frame(0), arguments["frames"][0])
+        with pytest.raises(OSError):
+            f.frame(1)
+        assert np.array_equal(f.frame(2), arguments["frames"][2])
+
+
+def test_too_few_frames_leave_no_file(tmp_path):
+    arguments = stills(one_panel())
+    with pytest.raises(ValueError):
+        nexus.write(tmp_path / "a.nxs", **arguments | {"frames": arguments["frames"][:2]})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("detector", [one_panel(), tilted_panels()], ids=["one", "tilted"])
+def test_nxmx_reads_the_same(tmp_path, detector):
+    """nxmx (the reader dxtbx is built on): wavelength, modules, panel geometry, mask, trusted range."""
+    arguments = stills(detector)
+    nexus.write(tmp_path / "a.nxs", **arguments)
+    with h5py.File(tmp_path / "a.nxs") as f:
+        entry = nxmx.NXmx(f).entries[0]
+        beam, sensor = entry.instruments[0].beams[0], entry.instruments[0].detectors[0]
+        mean = arguments["photons"] @ ENERGIES / arguments["photons"].sum(1)
+        assert np.allclose(beam.incident_wavelength.to("angstrom").magnitude, wavelength(mean), rtol=1e-12)
+        assert isinstance(beam["incident_wavelength"].attrs["variant"], str)
+        assert (sensor.underload_value, sensor.saturation_value) == (-100, 60000)
+        assert np.array_equal(sensor.pixel_mask[()].reshape(arguments["mask"].shape) == 0, arguments["mask"])
+        assert entry.samples[0].depends_on is None
+        assert len(sensor.modules) == detector.n_panels
+        for panel, module in enumerate(sensor.modules):
+            size = list(detector.shape) if detector.n_panels == 1 else [1, *detector.shape]
+            assert list(module.data_size) == size
+            chain = nxmx.get_cumulative_transformation(
+                nxmx.get_dependency_chain(module.fast_pixel_direction.depends_on)
+            )
+            to_lab = np.diag([-1, 1, -1])
+            assert np.allclose(to_lab @ chain[0, :3, 3], detector.origin_mm[panel], atol=1e-12)
+            assert np.allclose(to_lab @ module.fast_pixel_direction.vector, detector.fast[panel], atol=1e-12)
+            assert np.allclose(to_lab @ module.slow_pixel_direction.vector, detector.slow[panel], atol=1e-12)
+            assert np.isclose(module.fast_pixel_direction[()].to("mm").magnitude[0], detector.pixel_mm)
+
+
+def test_nanobragg_file_has_the_geometry_of_its_truth(shared_data):
+    truth = json.loads((shared_data / "nanobragg_c2" / "truth.json").read_text())
+    path = shared_data / "nanobragg_c2" / "stills.nxs"
+    detector = nexus.read_geometry(path)
+    assert np.allclose(detector.origin_mm, [truth["metadata_panel_origin_mm"]], atol=1e-12)
+    assert np.array_equal(detector.fast, [[1, 0, 0]]) and np.array_equal(detector.slow, [[0, -1, 0]])
+    assert (detector.pixel_mm, detector.shape) == (truth["pixel_size_mm"], (1920, 1920))
+    energies, photons = nexus.read_spectra(path)
+    assert np.allclose(energies, truth["channel_energies_eV"], rtol=1e-12)
+    assert np.allclose(photons.sum(axis=1), [i["total_photons"] for i in truth["images"]], rtol=1e-9)
+    mean = (energies * photons).sum(axis=1) / photons.sum(axis=1)
+    assert np.allclose(mean, [i["mean_energy_eV"] for i in truth["images"]], rtol=1e-9)
+    assert nexus.read_mask(path).mean() == 1
+
+
+def _rewire(path, detector: Detector) -> None:
+    """Turn the chain of a one-panel file into an equivalent one with a rotation, other units and relative paths."""
+    with h5py.File(path, "r+") as f:
+        d = f["entry/instrument/detector"]
+        head, rail = d["transformations/AXIS_D0"], d["transformations/AXIS_RAIL"]
+        rail[...] = [rail[0] / 1000]
+        rail.attrs["units"] = "m"
+        head[...] = [np.pi / 2]
+        head.attrs.update(units="rad", depends_on="AXIS_RAIL", vector=[0, 0, 2.0])
+        for name in ("module_offset", "fast_pixel_direction", "slow_pixel_direction"):
+            item = d["module"][name]
+            back = from_vector(np.array([0, 0, -np.pi / 2]))
+            item.attrs["vector"] = back @ item.attrs["vector"]
+            item.attrs["offset"] = back @ item.attrs["offset"]
+        d["module/module_offset"].attrs.update(
+            offset=d["module/module_offset"].attrs["offset"] / 1000, offset_units="m"
+        )
+        d["module/fast_pixel_direction"].attrs["depends_on"] = "module_offset"
+        d["module/fast_pixel_direction"].attrs["units"] = np.bytes_("mm")
+
+
+def test_any_chain_of_transformations(tmp_path):
+    nexus.write(tmp_path / "a.nxs", **stills(one_panel()))
+    _rewire(tmp_path / "a.nxs", one_panel())
+    read, expected = nexus.read_geometry(tmp_path / "a.nxs"), one_panel()
+    for name in ("origin_mm", "fast", "slow", "pixel_mm"):
+        assert np.allclose(getattr(read, name), getattr(expected, name), atol=1e-12)
+
+
+def test_modules_that_are_pieces_of_one_array(tmp_path):
+    """Two-element data_origin: panels lie side by side in a (n, slow, fast) stack."""
+    nexus.write(tmp_path / "a.nxs", **stills(one_panel()))
+    with h5py.File(tmp_path / "a.nxs", "r+") as f:
+        d = f["entry/instrument/detector"]
+        d.copy("module", "module_b")
+        for name, corner in (("module", [0, 0]), ("module_b", [0, 13])):
+            d[name]["data_origin"][...] = corner
+            d[name]["data_size"][...] = [24, 13]
+        d["module_b/module_offset"].attrs["offset"] -= [13 * 0.177, 0, 0]
+        d["module_b/fast_pixel_direction"].attrs["depends_on"] = "module_offset"
+        whole = f["entry/data/data"][0]
+    with nexus.NexusFile(tmp_path / "a.nxs") as f:
+        assert np.array_equal(f.frame(0), [whole[:, :13], whole[:, 13:]])
+        assert np.allclose(f.detector.origin_mm[1] - f.detector.origin_mm[0], [13 * 0.177, 0, 0], atol=1e-12)
+        assert f.mask.shape == (2, 24, 13)
+
+
+@pytest.mark.parametrize("shape", ["shared", "per shot", "none", "one for all"])
+def test_spectra_of_every_layout(tmp_path, shape):
+    arguments = stills(one_panel())
+    nexus.write(tmp_path / "a.nxs", **arguments)
+    name = "incident_wavelength_1Dspectrum"
+    expected = np.tile(ENERGIES, (3, 1))
+    with h5py.File(tmp_path / "a.nxs", "r+") as f:
+        beam = f["entry/instrument/beam"]
+        if shape == "per shot":  # falling energies, another unit, the deprecated name of the weights
+            expected = ENERGIES + np.array([[0.0], [1], [2]])
+            del beam[name], beam[f"{name}_weights"]
+            beam[name] = wavelength(expected) / 10
+            beam[name].attrs["units"] = "nm"
+        if shape in ("none", "one for all"):
+            del beam[name], beam[f"{name}_weight"], beam[f"{name}_weights"]
+            expected = nexus.energy(beam["incident_wavelength"][()])[:, None]
+        if shape == "one for all":
+            del beam["incident_wavelength"]
+            beam["incident_wavelength"] = 1.75
+            beam["incident_wavelength"].attrs["units"] = "angstrom"
+            expected = np.full((3, 1), nexus.energy(1.75))
+    energies, photons = nexus.read_spectra(tmp_path / "a.nxs")
+    assert np.allclose(energies, expected, rtol=1e-13)
+    assert np.array_equal(photons, arguments["photons"] if expected.shape[1] > 1 else np.ones((3, 1)))
+
+
+def _not_nxmx(f):
+    del f["entry/definition"]
+
+
+def _no_modules(f):
+    del f["entry/instrument/detector/module"]
+
+
+def _circle(f):
+    f["entry/instrument/detector/transformations/AXIS_RAIL"].attrs["depends_on"] = "AXIS_D0"
+
+
+def _ampere(f):
+    f["entry/instrument/detector/module/fast_pixel_direction"].attrs["units"] = "A"
+
+
+def _upstream(f):
+    f["entry/instrument/detector/transformations/AXIS_RAIL"][...] = -141.7
+
+
+def _other_mask(f):
+    del f["entry/instrument/detector/pixel_mask"]
+    f["entry/instrument/detector/pixel_mask"] = np.zeros((2, 24, 26))
+
+
+def _dangling(f):
+    f["entry/instrument/detector/module/module_offset"].attrs["depends_on"] = "/nowhere"
+
+
+@pytest.mark.parametrize("spoil", [_not_nxmx, _no_modules, _circle, _ampere, _upstream, _other_mask, _dangling])
+def test_spoiled_header_is_one_clear_error(tmp_path, spoil):
+    nexus.write(tmp_path / "a.nxs", **stills(one_panel()))
+    with h5py.File(tmp_path / "a.nxs", "r+") as f:
+        spoil(f)
+    with pytest.raises(FileError, match=r"a\.nxs"):
+        nexus.read_geometry(tmp_path / "a.nxs")
+
+
+def test_truncated_or_foreign_files_are_one_clear_error(tmp_path):
+    nexus.write(tmp_path / "a.nxs", **stills(one_panel()))
+    whole = (tmp_path / "a.nxs").read_bytes()
+    (tmp_path / "half.nxs").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.nxs").write_text("not HDF5")
+    for name in ("half.nxs", "text.nxs", "missing.nxs"):
+        with pytest.raises(FileError, match=name):
+            nexus.read_geometry(tmp_path / name)
