@@ -72,6 +72,8 @@ class Shot(NamedTuple):
     """measured spectrum; a single channel at the header's wavelength where none was recorded"""
     saturated_fraction: float
     """fraction of the unmasked pixels above the trusted range"""
+    saturation_photons: float = np.inf
+    """upper end of the trusted range; pixels above it are masked"""
 
 
 class Spots(NamedTuple):

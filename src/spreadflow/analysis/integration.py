@@ -113,7 +113,7 @@ def integrate(
 
     counts = image[boxes.panel, boxes.slow, boxes.fast].astype(np.float64)
     valid = mask[boxes.panel, boxes.slow, boxes.fast] & np.isfinite(counts)
-    saturated = (role == OWN) & (counts >= saturation_photons)
+    saturated = (role == OWN) & (counts > saturation_photons)
     counts[~valid] = 0.0
     plane = _fit_plane(boxes, counts, (role == FREE) & valid, noise, n_sigma)
     summed = (role == OWN) & valid

@@ -253,7 +253,8 @@ class Source:
         image /= np.float32(self.manifest.adu_per_photon)
         if finite is not None:
             image[~finite] = 0
-        return Shot(int(self.shots["shot_id"][i]), image, valid, spectrum, (n_good - n_valid) / n_good)
+        saturation = (high - self.manifest.offset_adu) / self.manifest.adu_per_photon
+        return Shot(int(self.shots["shot_id"][i]), image, valid, spectrum, (n_good - n_valid) / n_good, saturation)
 
     def _open(self, number: int) -> NexusFile | None:
         """The file of this number, or None (and a line in `problems`) where it is not what the manifest says."""
