@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
                 nargs="+" if how.get("many") else None,
             )
     _add_doors(words)
+    _add_manifest(words)
     return parser
 
 
@@ -67,6 +68,39 @@ def _add_doors(words: argparse._SubParsersAction) -> None:
     p = words.add_parser("profiles", help="make `snakemake --profile NAME` find this checkout's profiles")
     p.add_argument("action", choices=["install"])
     p.set_defaults(do=profiles)
+
+
+def _add_manifest(words: argparse._SubParsersAction) -> None:
+    """`spreadflow manifest GLOB... --out FILE` describes a run's image files; with `--check` it verifies FILE's."""
+
+    def manifest(args: argparse.Namespace) -> None:
+        from spreadflow.io import images
+
+        if args.check:
+            images.check_manifest(args.out)
+            print(f"{args.out}: all files are as described")
+            return
+        made = images.write_manifest(
+            args.out,
+            args.run or args.out.absolute().parent.name,
+            images.expand(args.images),
+            offset_adu=args.offset_adu,
+            adu_per_photon=args.adu_per_photon,
+            polarization=args.polarization,
+            mask=args.mask,
+        )
+        print(f"{args.out}: {len(made.files)} files, {sum(f.n_frames for f in made.files)} shots")
+
+    p = words.add_parser("manifest", help="describe the image files of a run, or check them")
+    p.add_argument("images", nargs="*", metavar="GLOB", help="NXmx files; quote patterns to have them sorted here")
+    p.add_argument("--out", type=Path, required=True, help="the manifest")
+    p.add_argument("--run", help="name of the run (default: the folder of --out)")
+    p.add_argument("--offset-adu", type=float, help="pedestal (default: as the files state, else 0)")
+    p.add_argument("--adu-per-photon", type=float, help="gain (default: as the files state, else 1)")
+    p.add_argument("--polarization", type=float, default=1.0, help="Kahn's K along the lab x axis (default 1)")
+    p.add_argument("--mask", type=Path, help="HDF5 file with a dataset `mask`, non-zero = not to be used")
+    p.add_argument("--check", action="store_true", help="verify sizes and checksums of the files of --out")
+    p.set_defaults(do=manifest)
 
 
 def _run_stage(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
+from spreadflow import cli
 from spreadflow.errors import FileError, Outcome
 from spreadflow.io import images, nexus
 from spreadflow.models import Detector, Shot
@@ -299,12 +300,25 @@ def test_manifest_refuses_files_that_do_not_belong_together(run, tmp_path):
 
 
 def test_check_names_what_changed(run, tmp_path):
-    assert images.check_manifest(run) == []
+    images.check_manifest(run)
     data = bytearray((tmp_path / "0.nxs").read_bytes())
     data[-100] ^= 1
     (tmp_path / "0.nxs").write_bytes(data)
     (tmp_path / "1.nxs").unlink()
-    assert [("0.nxs" in x, "1.nxs" in x) for x in images.check_manifest(run)] == [(True, False), (False, True)]
+    with pytest.raises(FileError, match=r"0\.nxs has another checksum; .*1\.nxs is missing"):
+        images.check_manifest(run)
+
+
+def test_manifest_from_the_command_line(run, tmp_path, capsys):
+    out = tmp_path / "cli" / "m.json"
+    assert cli.main(["manifest", f"{tmp_path}/*.nxs", "--out", str(out), "--adu-per-photon", "2"]) == 0
+    assert "2 files, 6 shots" in capsys.readouterr().out
+    made = images.read_manifest(out)
+    assert (made.run, made.offset_adu, made.adu_per_photon) == ("cli", OFFSET, 2)
+    assert cli.main(["manifest", "--out", str(out), "--check"]) == 0
+    (tmp_path / "0.nxs").unlink()
+    assert cli.main(["manifest", "--out", str(out), "--check"]) == FileError.exit_code
+    assert "0.nxs is missing" in capsys.readouterr().err
 
 
 def test_truth_is_joined_over_files_with_rows_shifted(tmp_path, filled):

@@ -141,18 +141,19 @@ def read_manifest(path: Path | str) -> Manifest:
         ) from None
 
 
-def check_manifest(path: Path | str) -> list[str]:
-    """What is wrong with the files of a manifest, one line each: missing, of another size, changed."""
-    path, out = Path(path), []
+def check_manifest(path: Path | str) -> None:
+    """Raise FileError naming every file of a manifest that is missing, of another size, or changed."""
+    path, wrong = Path(path), []
     for file in read_manifest(path).files:
         image = path.parent / file.path
         if not image.exists():
-            out.append(f"{image}: missing")
+            wrong.append(f"{image} is missing")
         elif image.stat().st_size != file.size:
-            out.append(f"{image}: {image.stat().st_size} bytes, the manifest says {file.size}")
+            wrong.append(f"{image} has {image.stat().st_size} bytes, not {file.size}")
         elif store.checksum(image) != file.sha256:
-            out.append(f"{image}: changed since the manifest was written (checksum)")
-    return out
+            wrong.append(f"{image} has another checksum")
+    if wrong:
+        raise FileError(path, "files as described", "; ".join(wrong), "Restore them or write the manifest again.")
 
 
 def read_mask(path: Path | str) -> np.ndarray:
