@@ -1,0 +1,135 @@
+"""DIALS experiment lists: exact round trip, hierarchies as dxtbx resolves them, errors that name the file."""
+
+import json
+
+import numpy as np
+import pytest
+
+from spreadflow.errors import FileError
+from spreadflow.io.dials import read_expt, write_expt
+from spreadflow.models import Detector
+from spreadflow.physics.geometry import position
+from spreadflow.physics.rotation import from_vector
+
+
+def detector(n: int = 3) -> Detector:
+    rng = np.random.default_rng(2)
+    turns = from_vector(0.1 * rng.normal(size=(n, 3)))
+    corners = rng.normal(size=(n, 3)) * 50 - [0, 0, 141.7]
+    return Detector(corners, turns[:, :, 0], -turns[:, :, 1], 0.1 + 0.2 / 3, (11, 13), 0.032, 0.017)
+
+
+def test_round_trip_is_exact(tmp_path):
+    write_expt(tmp_path / "a.expt", detector(), wavelength=1.7413, polarization=0.98)
+    read = read_expt(tmp_path / "a.expt")
+    for name in ("origin_mm", "fast", "slow", "pixel_mm", "shape", "thickness_mm"):
+        assert np.array_equal(getattr(read, name), getattr(detector(), name)), name
+    assert np.isclose(read.attenuation_mm, 0.017, rtol=1e-15)
+    tree = json.loads((tmp_path / "a.expt").read_text())
+    beam = tree["beam"][tree["experiment"][0]["beam"]]
+    assert (beam["wavelength"], beam["polarization_fraction"]) == (1.7413, 0.99)
+
+
+PANEL_KEYS = [
+    "name",
+    "type",
+    "fast_axis",
+    "slow_axis",
+    "origin",
+    "raw_image_offset",
+    "image_size",
+    "pixel_size",
+    "trusted_range",
+    "thickness",
+    "material",
+    "mu",
+    "identifier",
+    "mask",
+    "gain",
+    "pedestal",
+    "px_mm_strategy",
+]
+
+
+def test_keys_are_those_dials_reads(tmp_path):
+    write_expt(tmp_path / "a.expt", detector(), wavelength=1.0)
+    tree = json.loads((tmp_path / "a.expt").read_text())
+    lists = ["experiment", "imageset", "beam", "detector", "goniometer", "scan", "crystal", "profile", "scaling_model"]
+    assert tree["__id__"] == "ExperimentList" and sorted(tree) == sorted(["__id__", *lists])
+    panels, hierarchy = tree["detector"][0]["panels"], tree["detector"][0]["hierarchy"]
+    assert all(sorted(p) == sorted(PANEL_KEYS) for p in panels) and panels[0]["image_size"] == [13, 11]
+    assert sorted(hierarchy) == sorted([*PANEL_KEYS, "children"])
+    assert hierarchy["children"] == [{"panel": 0}, {"panel": 1}, {"panel": 2}]
+
+
+def nested(tmp_path) -> tuple:
+    """Panel 1 hangs in a group turned by 90° about z and moved, inside a root that is 100 mm downstream."""
+    write_expt(tmp_path / "a.expt", detector(2), wavelength=1.0)
+    tree = json.loads((tmp_path / "a.expt").read_text())
+    d = tree["detector"][0]
+    d["panels"][1].update(fast_axis=[1, 0, 0], slow_axis=[0, 1, 0], origin=[1, 2, 3])
+    group = {"fast_axis": [0, 1, 0], "slow_axis": [-1, 0, 0], "origin": [10, 20, 0], "children": [{"panel": 1}]}
+    d["hierarchy"].update(origin=[0, 0, -100], children=[{"panel": 0}, group])
+    return tree, d
+
+
+def test_hierarchy_is_resolved_to_the_lab(tmp_path):
+    tree, _ = nested(tmp_path)
+    (tmp_path / "a.expt").write_text(json.dumps(tree))
+    read = read_expt(tmp_path / "a.expt")
+    assert np.allclose(read.origin_mm[0], detector(2).origin_mm[0] - [0, 0, 100])
+    # by hand: (1, 2, 3) in the group → x' = 10 - 2, y' = 20 + 1, z' = 3, then 100 mm downstream
+    assert np.allclose(read.origin_mm[1], [8, 21, -97])
+    assert np.allclose(read.fast[1], [0, 1, 0]) and np.allclose(read.slow[1], [-1, 0, 0])
+    pixel = read.pixel_mm
+    assert np.allclose(position(read, 1, np.array(2.0), np.array(1.0)), [8 - pixel, 21 + 2 * pixel, -97])
+
+
+def test_without_hierarchy_panels_are_in_the_lab(tmp_path):
+    write_expt(tmp_path / "a.expt", detector(), wavelength=1.0)
+    tree = json.loads((tmp_path / "a.expt").read_text())
+    del tree["detector"][0]["hierarchy"]
+    (tmp_path / "a.expt").write_text(json.dumps(tree))
+    assert np.array_equal(read_expt(tmp_path / "a.expt").origin_mm, detector().origin_mm)
+
+
+def _two_detectors(tree, d):
+    tree["detector"].append(d)
+    tree["experiment"].append({"detector": 1})
+
+
+def _tilted_beam(tree, d):
+    tree["beam"][0]["direction"] = [0, 0.01, 1]
+
+
+def _odd_panel(tree, d):
+    d["panels"][0]["image_size"] = [1, 1]
+
+
+def _no_panels(tree, d):
+    del d["panels"]
+
+
+def _other(tree, d):
+    tree["__id__"] = "DataBlock"
+
+
+def _empty(tree, d):
+    tree["experiment"] = []
+
+
+@pytest.mark.parametrize("spoil", [_two_detectors, _tilted_beam, _odd_panel, _no_panels, _other, _empty])
+def test_what_can_not_be_used_is_one_clear_error(tmp_path, spoil):
+    tree, d = nested(tmp_path)
+    spoil(tree, d)
+    (tmp_path / "a.expt").write_text(json.dumps(tree))
+    with pytest.raises(FileError, match=r"a\.expt"):
+        read_expt(tmp_path / "a.expt")
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}"])
+def test_what_is_no_experiment_list_is_one_clear_error(tmp_path, content):
+    if content is not None:
+        (tmp_path / "a.expt").write_text(content)
+    with pytest.raises(FileError, match=r"a\.expt"):
+        read_expt(tmp_path / "a.expt")
