@@ -1,7 +1,7 @@
 """DIALS ExperimentList JSON (.expt): the detector written and read, without DIALS.
 
 In these files a panel's axes and origin are relative to its parent in the hierarchy (dxtbx: local frame). Files
-written here have one level whose root is the laboratory frame: a panel's numbers are laboratory numbers, digit by digit.
+written here have one level below the laboratory frame: a panel's numbers are laboratory numbers, digit by digit.
 """
 
 import json
