@@ -106,9 +106,15 @@ def _cloud(x, y, eta, sigma_q, energies, photons):
     sy = (y + step * (sigma_q**2 * ny + tilt * (g2 * ny - y * along))) / k
     cx, cy = mean(sx), mean(sy)
     spread = (cx[:, None, None] * sy - cy[:, None, None] * sx) ** 2 + sigma_q**2 * across / variance / k**2
-    return cx, cy, mean(jnp.broadcast_to(energies[:, None], density.shape)), jnp.log(total) + top[:, 0, 0], (
-        mean(spread),
-        mean(across / k**2),
+    return (
+        cx,
+        cy,
+        mean(jnp.broadcast_to(energies[:, None], density.shape)),
+        jnp.log(total) + top[:, 0, 0],
+        (
+            mean(spread),
+            mean(across / k**2),
+        ),
     )
 
 
@@ -130,7 +136,9 @@ def delta_psi(q, energy_ev):
     """(n,) rotation of nodes q (n, 3) from the Ewald sphere of `energy_ev`, rad: asin(−q·ŝ0/|q|) − asin(|q| λ/2)."""
     x, y, _ = _split(q)
     g = jnp.sqrt(x**2 + y**2)
-    return jnp.arcsin(jnp.clip(-x / g, -1.0, 1.0)) - jnp.arcsin(jnp.clip(0.5 * g * HC_EV_ANGSTROM / energy_ev, 0.0, 1.0))
+    return jnp.arcsin(jnp.clip(-x / g, -1.0, 1.0)) - jnp.arcsin(
+        jnp.clip(0.5 * g * HC_EV_ANGSTROM / energy_ev, 0.0, 1.0)
+    )
 
 
 def size_sigma(domain_ang):
@@ -222,7 +230,7 @@ def predict(
     keep = keep[np.lexsort(hkl[keep].T[::-1])]
     spots = Centroids(*(column[keep] for column in spots))
     panel, fast, slow = panel[keep], fast[keep], slow[keep]
-    radial, transverse = _pixels_per_rad(detector, spots.s1, panel, fast, slow)
+    radial, transverse = pixels_per_rad(detector, spots.s1, panel, fast, slow)
     return Predicted(
         hkl[keep],
         lattice.spacing(A, hkl[keep]),
@@ -239,12 +247,13 @@ def predict(
     )
 
 
-def _pixels_per_rad(detector: Detector, s1, panel, fast, slow):
-    """How many px a ray moves per rad in and across the scattering plane, each (n,)."""
+def pixels_per_rad(detector: Detector, s1: np.ndarray, panel, fast, slow) -> tuple[np.ndarray, np.ndarray]:
+    """How many px rays s1 (n, 3) that meet (panel, fast, slow) move per rad in the scattering plane and across it."""
     across = np.stack([-s1[:, 1], s1[:, 0], np.zeros(len(s1))], axis=1)
     across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-12)
-    moved = []
-    for axis in (np.cross(across, s1), across):
-        f, s = geometry.on_panel(detector, panel, s1 + 1e-4 * axis)
-        moved.append(np.hypot(f - fast, s - slow) / 1e-4)
-    return moved
+    step = 1e-4
+    radial, transverse = (
+        geometry.on_panel(detector, panel, s1 + step * axis) for axis in (np.cross(across, s1), across)
+    )
+    size = lambda at: np.hypot(at[0] - fast, at[1] - slow) / step  # noqa: E731
+    return size(radial), size(transverse)
