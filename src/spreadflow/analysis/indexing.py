@@ -3,21 +3,24 @@
 A direct lattice vector v turns every spot q of its lattice into an integer v·q. So (after TORO, Gasparotto et al. 2024,
 J. Appl. Cryst. 57, 931, but with neither lengths nor angles held rigid):
 
-1. trial vectors fill the half shell of lengths each short axis of the reduced primitive cell may have; the spots whose
+1. trial vectors fill the half shell of lengths that one axis of the reduced primitive cell may have; the spots whose
    phase the grid resolves score them by Σ w |v·q − round(v·q)|;
 2. the best are refined by least squares on spots of ever higher resolution, and duplicates dropped;
-3. pairs of vectors at the right angle, most common spots first, predict the third axis; a small grid around the
-   prediction finds it among the pair's own spots;
+3. around each, a ring of trial vectors at the right angle finds the second axis among the first one's own spots, and a
+   small box the third among the spots of both: long axes are never searched blindly;
 4. the triple is brought to the conventional setting nearest to the target cell and to the symmetry of its metric;
 5. orientation and symmetry-reduced metric are refined together, which decides what is indexed;
-6. a lattice counts when so many indexed spots cannot be chance (`chance`); its spots go, and the search is repeated.
+6. a lattice counts when so many indexed spots cannot be chance (`is_chance`); its spots go, and the search is repeated.
+   Where nothing is found, the second and then the third axis lead the search.
 
 Everything is measured in reciprocal space: an observed q is uncertain by `q_error` Å⁻¹ across (geometry, centroid) and
 by `radial_error`·|q| more along its length (bandwidth). Errors of v·q therefore grow with the axis, as they must.
 
-A lattice of unknown cell needs a `Target` with wide `lengths` and no constraint; nothing else assumes a cell.
+A lattice of unknown cell needs `Plan`s of wide shells and boxes and a `_conventional` that takes the reduced cell as it
+is; nothing else knows a cell.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
@@ -28,11 +31,12 @@ from scipy.stats import binom
 from spreadflow.physics import lattice, rotation, symmetry
 
 N_SEARCH = 64  # spots that score trial vectors
-N_VECTORS = 256  # trial vectors refined per axis
-N_LIST = 40  # vectors per axis that enter pairs
-N_PAIRS = 48  # pairs tried per lattice
-N_THIRD = 1500  # trial vectors for the third axis of a pair
-PHASE = 0.45  # cycles: |q| times the step of the trial grid
+N_VECTORS = 256  # trial vectors refined for the leading axis
+N_LEADS = 8  # leading axes followed up
+N_RING = 8192  # trial vectors for the second axis
+N_BOX = 2048  # trial vectors for the third axis
+PHASE = 0.45  # cycles: |q| times the step of a trial grid
+SLACK = np.deg2rad(1.5)  # error of an axis that was found, rad
 
 
 class Candidate(NamedTuple):
@@ -54,12 +58,33 @@ class Errors(NamedTuple):
     """fraction of |q|, in addition"""
 
 
+class Grid(NamedTuple):
+    """Trial vectors."""
+
+    vectors: np.ndarray
+    """(3, m) float32, Å"""
+    q_max: float
+    """largest |q| whose phase the grid resolves, Å⁻¹"""
+
+
+class Plan(NamedTuple):
+    """Where to look for the axes of the reduced cell, in one of the three cyclic orders."""
+
+    lengths: tuple[float, float]
+    """least and greatest length of the leading axis, Å"""
+    shell: Grid
+    """leading axis, lab frame"""
+    ring: Grid
+    """second axis, in a frame whose first vector is along the leading axis"""
+    box: Grid
+    """third axis, in the frame of the first two (`_frame`)"""
+
+
 class Target(NamedTuple):
     """What is known of the lattice: the expected cell and how far the true one may be away."""
 
     cell: np.ndarray
     """(6,) conventional, Å and rad"""
-    space_group: str
     length_tolerance: float
     angle_tolerance: float
     """rad"""
@@ -69,14 +94,7 @@ class Target(NamedTuple):
     """(f, 3, 3) symmetric: what the reciprocal metric may change by"""
     primitive: np.ndarray
     """(3, 3) primitive basis = conventional basis · primitive"""
-    lengths: np.ndarray
-    """(3, 2) least and greatest length of each reduced axis, Å"""
-    cosines: np.ndarray
-    """(2,) least and greatest cosine between the first and second reduced axes"""
-    third: np.ndarray
-    """(2, 3) corners of the box of third axes in the frame (v₁, v₂ in the plane, normal), Å"""
-    trials: tuple
-    """for the first and second axis: (3, m) float32 trial vectors, Å, and the largest |q| they resolve, Å⁻¹"""
+    plans: tuple[Plan, ...]
 
 
 def find_lattices(
@@ -87,7 +105,7 @@ def find_lattices(
     *,
     length_tolerance: float = 0.05,
     angle_tolerance: float = np.deg2rad(5.0),
-    n_directions: int = 8192,
+    n_directions: int = 32768,
     max_lattices: int = 1,
     min_indexed: int = 8,
     min_fraction: float = 0.3,
@@ -136,23 +154,26 @@ def target_of(
     corners = _corner_cells(np.array(cell), space_group, length_tolerance, angle_tolerance)
     bases = np.array([lattice.orthogonalization(c) for c in corners])
     primitive = symmetry.primitive(space_group)
-    reduced = _reduce(bases[0] @ primitive)
-    bases = bases @ primitive @ reduced
-    size = np.linalg.norm(bases, axis=1)
-    lengths = np.stack([size.min(axis=0) * 0.99, size.max(axis=0) * 1.01], axis=1)
-    angles = np.arccos((bases[:, :, 0] * bases[:, :, 1]).sum(axis=1) / (size[:, 0] * size[:, 1]))
-    slack = np.deg2rad(1.5)
-    cosines = np.cos([min(angles.max() + slack, np.pi), max(angles.min() - slack, 0.0)])
-    third = np.einsum("kij,ki->kj", _frames(bases[:, :, 0], bases[:, :, 1]), bases[:, :, 2])
-    noise = slack * size[0, 2]
-    box = np.array([third.min(axis=0) - noise, third.max(axis=0) + noise])
-    trials = tuple(_half_shell(*lengths[k], n_directions) for k in (0, 1))
-    if np.allclose(lengths[0], lengths[1], rtol=0.01):
-        trials = (trials[0], trials[0])
-    group = symmetry.point_group(space_group)
-    strains = symmetry.reciprocal_metric_basis(space_group)
-    tolerances = length_tolerance, angle_tolerance
-    return Target(np.array(cell), space_group, *tolerances, group, strains, primitive, lengths, cosines, box, trials)
+    bases = bases @ primitive @ _reduce(bases[0] @ primitive)
+    plans = tuple(_plan(bases[:, :, order], n_directions) for order in ([0, 1, 2], [1, 2, 0], [2, 0, 1]))
+    group, strains = symmetry.point_group(space_group), symmetry.reciprocal_metric_basis(space_group)
+    return Target(np.array(cell), length_tolerance, angle_tolerance, group, strains, primitive, plans)
+
+
+def _plan(bases: np.ndarray, n: int) -> Plan:
+    """The search space spanned by right-handed reduced bases (k, 3, 3): what they and errors span."""
+    one, two, three = np.moveaxis(bases, 2, 0)
+    size = np.linalg.norm(one, axis=1)
+    lengths = size.min() * 0.99, size.max() * 1.01
+    along = (one * two).sum(axis=1) / size
+    away = np.linalg.norm(two - along[:, None] * one / size[:, None], axis=1)
+    noise = SLACK * np.linalg.norm(two[0])
+    ring = _ring((along.min() - noise, along.max() + noise), (away.min() * 0.99, away.max() * 1.01), N_RING)
+    third = np.array([_frame(v, w).T @ x for v, w, x in zip(one, two, three, strict=True)])
+    noise = SLACK * np.linalg.norm(three[0])
+    return Plan(
+        lengths, _half_shell(*lengths, n), ring, _box(third.min(axis=0) - noise, third.max(axis=0) + noise, N_BOX)
+    )
 
 
 def _corner_cells(cell: np.ndarray, space_group: str, length: float, angle: float) -> np.ndarray:
@@ -194,22 +215,43 @@ def _integers(limit: int) -> np.ndarray:
     return triples[triples.any(axis=1)]
 
 
-def _frames(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(..., 3, 3) with columns: along the first, in the plane towards the second, normal (right handed)."""
-    e1 = first / np.linalg.norm(first, axis=-1, keepdims=True)
+def _frame(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(3, 3) with columns: along the first vector, in the plane towards the second, normal (right handed)."""
+    e1 = first / np.linalg.norm(first)
     e3 = np.cross(first, second)
-    e3 = e3 / np.linalg.norm(e3, axis=-1, keepdims=True)
-    return np.stack([e1, np.cross(e3, e1), e3], axis=-1)
+    e3 = e3 / np.linalg.norm(e3)
+    return np.array([e1, np.cross(e3, e1), e3]).T
 
 
-def _half_shell(inner: float, outer: float, n: int) -> tuple[np.ndarray, float]:
-    """About n vectors (3, m) float32 on a cubic grid in the half shell z ≥ 0, and the |q| the grid resolves."""
+def _half_shell(inner: float, outer: float, n: int) -> Grid:
+    """About n vectors on a cubic grid in the half shell z ≥ 0."""
     step = (2.0 / 3.0 * np.pi * (outer**3 - inner**3) / n) ** (1.0 / 3.0)
     axis = np.arange(-np.ceil(outer / step), np.ceil(outer / step) + 1) * step
     x, y, z = np.meshgrid(axis, axis, axis[axis > -0.5 * step], indexing="ij")
     r = np.sqrt(x * x + y * y + z * z)
     inside = (r >= inner) & (r <= outer)
-    return np.stack([x[inside], y[inside], z[inside]]).astype(np.float32), PHASE / step
+    return Grid(np.stack([x[inside], y[inside], z[inside]]).astype(np.float32), PHASE / step)
+
+
+def _ring(along: tuple[float, float], away: tuple[float, float], n: int) -> Grid:
+    """About n vectors in the ring around the first axis: given range along it and of distance from it."""
+    step = (np.pi * (away[1] ** 2 - away[0] ** 2) * (along[1] - along[0]) / n) ** (1.0 / 3.0)
+    phi = np.arange(0.0, 2.0 * np.pi, step / away[1])
+    x, r, phi = np.meshgrid(_middles(*along, step), _middles(*away, step), phi, indexing="ij")
+    return Grid(np.array([x, r * np.cos(phi), r * np.sin(phi)]).reshape(3, -1).astype(np.float32), PHASE / step)
+
+
+def _box(low: np.ndarray, high: np.ndarray, n: int) -> Grid:
+    """About n vectors between two corners."""
+    step = (np.prod(high - low) / n) ** (1.0 / 3.0)
+    axes = [_middles(a, b, step) for a, b in zip(low, high, strict=True)]
+    return Grid(np.array(np.meshgrid(*axes, indexing="ij")).reshape(3, -1).astype(np.float32), PHASE / step)
+
+
+def _middles(low: float, high: float, step: float) -> np.ndarray:
+    """Middles of the fewest equal intervals no longer than step."""
+    n = int(np.ceil((high - low) / step))
+    return low + (np.arange(n) + 0.5) * (high - low) / n
 
 
 # ---------------------------------------------------------------- vectors
@@ -256,32 +298,24 @@ def _refine_vectors(
     return v, np.abs(phase - np.rint(phase)) < _tolerance(v, phase, errors)
 
 
-def _axis_vectors(
-    trial: tuple[np.ndarray, float],
-    lengths: np.ndarray,
-    q: np.ndarray,
-    weights: np.ndarray,
-    errors: Errors,
+def _search(
+    grid: Grid, turn: np.ndarray, q: np.ndarray, weights: np.ndarray, errors: Errors, n: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best distinct vectors (k, 3) of one axis and the spots (k, n) they turn into integers."""
-    vectors, q_safe = trial
-    use = _leading(q, weights, q_safe)
-    score = _score(vectors, q[use], weights[use])
-    best = np.argpartition(score, min(N_VECTORS, len(score) - 1))[:N_VECTORS]
-    v, inside = _refine_vectors(vectors[:, best].T.astype(np.float64), q, weights, q_safe, errors)
-    size = np.linalg.norm(v, axis=1)
-    keep = (size >= lengths[0]) & (size <= lengths[1])
-    v, inside = v[keep], inside[keep]
-    chance = 2.0 * _tolerance(v, v @ q.T, errors).mean(axis=1) * weights.sum()
+    """The best n trial vectors of a grid turned by (3, 3), refined: (k, 3) and (k, n) spots; the best first.
+
+    Duplicates (also of opposite sign) are dropped. Best: the weight turned into integers beyond what chance gives.
+    """
+    use = _leading(q, weights, grid.q_max)
+    score = _score(grid.vectors, q[use] @ turn, weights[use])
+    best = np.argpartition(score, min(n, len(score) - 1))[:n]
+    v, inside = _refine_vectors((turn @ grid.vectors[:, best]).T, q, weights, grid.q_max, errors)
+    chance = 2.0 * _tolerance(v, v @ q.T, errors) @ weights
     order = np.argsort(chance - inside @ weights, kind="stable")
-    chosen: list[int] = []
-    for k in order:
-        near = np.abs(np.abs(v[chosen] @ v[k]) - v[k] @ v[k]) < 0.02 * (v[k] @ v[k])
-        if not near.any() or not (np.linalg.norm(np.cross(v[chosen][near], v[k]), axis=1) < 0.02 * (v[k] @ v[k])).any():
-            chosen.append(int(k))
-        if len(chosen) == N_LIST:
-            break
-    return v[chosen], inside[chosen]
+    v, inside = v[order], inside[order]
+    size2 = (v * v).sum(axis=1)
+    same = size2[:, None] + size2 - 2.0 * np.abs(v @ v.T) < (0.03**2) * size2
+    distinct = ~np.tril(same, -1).any(axis=1)
+    return v[distinct], inside[distinct]
 
 
 def _leading(q: np.ndarray, weights: np.ndarray, q_max: float) -> np.ndarray:
@@ -292,37 +326,7 @@ def _leading(q: np.ndarray, weights: np.ndarray, q_max: float) -> np.ndarray:
     return low[np.argsort(-weights[low], kind="stable")[:N_SEARCH]]
 
 
-# ---------------------------------------------------------------- triples
-
-
-def _pairs(target: Target, one: tuple, two: tuple, weights: np.ndarray) -> list[tuple[float, np.ndarray, np.ndarray]]:
-    """(weight in common, (2, 3) vectors, (n,) common spots) of pairs at a permitted angle, the best first."""
-    (v1, in1), (v2, in2) = one, two
-    if not len(v1) or not len(v2):
-        return []
-    common = (in1 * weights) @ in2.T
-    cosine = (v1 @ v2.T) / np.outer(np.linalg.norm(v1, axis=1), np.linalg.norm(v2, axis=1))
-    pairs = []
-    for sign in (1.0, -1.0):
-        low, high = target.cosines
-        i, j = np.nonzero((sign * cosine >= low) & (sign * cosine <= high))
-        for a, b in zip(i, j, strict=True):
-            pairs += [(common[a, b], s * np.array([v1[a], sign * v2[b]]), in1[a] & in2[b]) for s in (1.0, -1.0)]
-    return sorted(pairs, key=lambda pair: -pair[0])[:N_PAIRS]
-
-
-def _third(target: Target, pair: np.ndarray, q: np.ndarray, weights: np.ndarray, errors: Errors) -> np.ndarray:
-    """(k, 3) refined third axes for a pair, from the pair's own spots q."""
-    low, high = target.third
-    step = (np.prod(high - low) / N_THIRD) ** (1.0 / 3.0)
-    axes = [np.arange(a + step / 2, b + step / 2, step) for a, b in zip(low, high, strict=True)]
-    grid = np.stack(np.meshgrid(*axes, indexing="ij")).reshape(3, -1)
-    trials = (_frames(pair[0], pair[1]) @ grid).astype(np.float32)
-    use = _leading(q, weights, PHASE / step)
-    score = _score(trials, q[use], weights[use])
-    best = np.argsort(score, kind="stable")[:6]
-    v, inside = _refine_vectors(trials[:, best].T.astype(np.float64), q, weights, PHASE / step, errors)
-    return v[np.argsort(-(inside @ weights), kind="stable")[:2]]
+# ---------------------------------------------------------------- lattices
 
 
 def _one_lattice(
@@ -330,32 +334,48 @@ def _one_lattice(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """The best lattice of the spots: A and hkl (n, 3), or None."""
     weights = weights / max(weights.max(), 1e-300)
-    one = _axis_vectors(target.trials[0], target.lengths[0], q, weights, errors)
-    same = target.trials[1] is target.trials[0]
-    two = one if same else _axis_vectors(target.trials[1], target.lengths[1], q, weights, errors)
     best, best_weight = None, 0.0
-    for common, pair, inside in _pairs(target, one, two, weights):
-        if common <= best_weight:
-            break
-        if inside.sum() < enough:
-            continue
-        for third in _third(target, pair, q[inside], weights[inside], errors):
-            basis = np.array([pair[0], pair[1], third]).T
-            solution = _solve(basis, q, weights, target, errors, hkl_tolerance)
+    for plan in target.plans:
+        for basis, common in _bases(plan, q, weights, errors, enough):
+            if weights[common].sum() <= best_weight:
+                continue
+            solution = _solve(basis, q, target, errors, hkl_tolerance)
             if solution is None:
                 continue
             hit = solution[1].any(axis=1)
-            if (
-                weights[hit].sum() > best_weight
-                and hit.sum() >= enough
-                and not is_chance(int(hit.sum()), q, target, errors)
-            ):
+            better = hit.sum() >= enough and weights[hit].sum() > best_weight
+            if better and not is_chance(int(hit.sum()), q, target, errors):
                 best, best_weight = solution, weights[hit].sum()
+        if best is not None:
+            break
     return best
 
 
+def _bases(
+    plan: Plan, q: np.ndarray, weights: np.ndarray, errors: Errors, enough: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Primitive direct bases (3, 3) with the indices of the spots all three axes turn into integers."""
+    leads, inside = _search(plan.shell, np.eye(3), q, weights, errors, N_VECTORS)
+    size = np.linalg.norm(leads, axis=1)
+    fits = np.flatnonzero((size >= plan.lengths[0]) & (size <= plan.lengths[1]))[:N_LEADS]
+    for lead, own in zip(leads[fits], inside[fits], strict=True):
+        own = np.flatnonzero(own)
+        if len(own) < enough:
+            continue
+        across = np.eye(3)[np.argmin(np.abs(lead))]
+        seconds, second_inside = _search(plan.ring, _frame(lead, across), q[own], weights[own], errors, 24)
+        for second, of_second in zip(seconds[:2], second_inside[:2], strict=True):
+            both = own[of_second]
+            if len(both) < enough:
+                continue
+            for sign in (1.0, -1.0):
+                frame = _frame(sign * lead, sign * second)
+                thirds, third_inside = _search(plan.box, frame, q[both], weights[both], errors, 8)
+                yield np.array([sign * lead, sign * second, thirds[0]]).T, both[third_inside[0]]
+
+
 def _solve(
-    basis: np.ndarray, q: np.ndarray, weights: np.ndarray, target: Target, errors: Errors, hkl_tolerance: float
+    basis: np.ndarray, q: np.ndarray, target: Target, errors: Errors, hkl_tolerance: float
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """A direct primitive basis (3, 3) → refined conventional A and hkl (n, 3); None if it is not the target's."""
     A = np.linalg.inv(basis).T
