@@ -84,7 +84,7 @@ def integrate(
     saturation_photons: float = np.inf,
     calibration_error: float = 0.01,
     readout_photons: float = 1.0,
-    extent: float = 2.0,
+    extent: float = 1.5,
     margin_px: float = 1.0,
     border_px: int = 4,
     n_sigma: float = 4.0,
@@ -95,7 +95,8 @@ def integrate(
     shot, so that neighbours are known; a contested pixel goes to the nearer centroid (in units of the footprints).
     calibration_error: relative pixel-to-pixel gain error ε. readout_photons: σ_r of the readout noise.
     extent, margin_px: the foreground reaches extent · (predicted half size) + margin from the centroid. Predicted half
-    sizes hold 98 %; twice that holds all but a few 1e-4, little beside the gain errors of the strongest spots.
+    sizes hold 98 %; half as much again and a pixel hold all but 1e-4, little beside the gain errors of the strongest
+    spots. More costs precision: the background under weak spots.
     border_px: width of the frame the background is taken from.
     n_sigma: background pixels further than this from the plane, after Anscombe's transform, are left out.
 
