@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(abspath $(BIN)):$(PATH)
 FOLLOW := --quiet rules progress host 2>&1 | spreadflow watch
-LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
+LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header $(LOCK_FLAGS)
 
 .PHONY: help setup demo nanobragg test check format config lock clean
 
@@ -22,10 +22,14 @@ help:
 
 setup: $(READY)  ## make the virtual environment from the lock (the others do it themselves)
 
-$(READY): requirements-dev.lock pyproject.toml
+$(READY): requirements-uv.lock requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
+	@echo "installing the locked packages into $(VENV) (a minute or two, once)"
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-uv.lock && \
+	  UV_HTTP_TIMEOUT=20 UV_HTTP_RETRIES=1 \
+	  $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.lock || \
+	  $(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock  # uv is 8 times faster, pip enough
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -59,8 +63,8 @@ format: $(READY)  ## format the code
 config: $(READY)  ## write config/config.yaml from the schema
 	spreadflow config > config/config.yaml
 
-lock: $(READY)  ## resolve the dependencies anew
-	pip install --quiet uv
+lock: $(READY)  ## resolve the dependencies of pyproject.toml (add LOCK_FLAGS=--upgrade for newer ones)
+	echo uv | $(LOCK) - -o requirements-uv.lock
 	printf 'hatchling\neditables\n' | $(LOCK) pyproject.toml - --extra mpi --extra slurm -o requirements.lock
 	$(LOCK) requirements.lock pyproject.toml --extra dev -o requirements-dev.lock
 

@@ -6,8 +6,9 @@ edited key and nothing else.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import gemmi
 import yaml
@@ -24,25 +25,33 @@ from pydantic import (
     model_validator,
 )
 
-from spreadflow.errors import ConfigError
+from spreadflow.errors import ConfigError, FileError
 
 
 class Section(BaseModel):
     """A section forbids unknown keys and is immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Inconsistent(ValueError):
+    """A rule that spans keys is broken: `key` (below the section that checks it), what is allowed, what was found."""
+
+    def __init__(self, key: str, expected: str, found: object):
+        self.key, self.expected, self.found = key, expected, found
+        super().__init__(f"{key}: expected {expected}; found {found}")
 
 
 def _space_group(name: str) -> str:
     group = gemmi.find_spacegroup_by_name(name)
     if group is None:
-        raise ValueError(f"'{name}' is not a space group gemmi knows (try 'C 1 2 1' or 'P 41 21 2')")
+        raise ValueError("a space group gemmi knows, such as 'C 1 2 1' or 'P 41 21 2'")
     return group.xhm()
 
 
 def _cell(cell: list[float]) -> list[float]:
     if len(cell) != 6 or min(cell) <= 0 or max(cell[3:]) >= 180 or not gemmi.UnitCell(*cell).volume > 0:
-        raise ValueError("a cell is six positive numbers a b c (Å) α β γ (degrees, < 180) of positive volume")
+        raise ValueError("six positive numbers a b c (Å) α β γ (degrees, < 180) of positive volume")
     return cell
 
 
@@ -51,8 +60,8 @@ CellParameters = Annotated[list[float], AfterValidator(_cell)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-def _check_cell_fits_group(cell: list[float], group: str, where: str) -> None:
-    """Raise if the space group's metric symmetry contradicts the cell by more than 1 % or 1°."""
+def _check_cell_fits_group(cell: list[float], group: str) -> None:
+    """Raise Inconsistent if the space group's metric symmetry contradicts the cell by more than 1 % or 1°."""
     sg = gemmi.find_spacegroup_by_name(group)
     a, b, c, al, be, ga = cell
     same = lambda x, y: abs(x - y) <= 0.01 * max(x, y)  # noqa: E731
@@ -76,7 +85,7 @@ def _check_cell_fits_group(cell: list[float], group: str, where: str) -> None:
     else:
         ok, need = True, ""
     if not ok:
-        raise ValueError(f"{where}: cell {cell} does not fit space group '{group}', which needs {need}")
+        raise Inconsistent("cell", f"a cell with {need} (space group '{group}')", cell)
 
 
 # ---------------------------------------------------------------- what is simulated
@@ -115,7 +124,7 @@ class CrystalSection(Section):
 
     @model_validator(mode="after")
     def _fits(self):
-        _check_cell_fits_group(self.cell, self.space_group, "crystal.cell")
+        _check_cell_fits_group(self.cell, self.space_group)
         return self
 
 
@@ -208,7 +217,8 @@ class RunSection(Section):
     @model_validator(mode="after")
     def _one_of(self):
         if (self.simulate is None) == (self.images is None):
-            raise ValueError("a run has either `simulate:` (how many shots) or `images:` (a manifest), not both")
+            found = "neither" if self.simulate is None else "both"
+            raise Inconsistent("", "either `simulate:` (how many shots) or `images:` (a manifest)", found)
         return self
 
 
@@ -268,7 +278,7 @@ class IndexSection(Section):
 
     @model_validator(mode="after")
     def _fits(self):
-        _check_cell_fits_group(self.cell, self.space_group, "index.cell")
+        _check_cell_fits_group(self.cell, self.space_group)
         return self
 
 
@@ -325,7 +335,7 @@ class AnnulusSection(Section):
     @model_validator(mode="after")
     def _order(self):
         if self.d_min >= self.d_max:
-            raise ValueError(f"annulus.d_min {self.d_min} must be smaller than annulus.d_max {self.d_max}")
+            raise Inconsistent("d_min", f"less than annulus.d_max, {self.d_max}", self.d_min)
         return self
 
 
@@ -353,13 +363,17 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _whole(self):
-        self.reindex_section()
+        try:
+            self.reindex_section()
+        except ValidationError as error:
+            key, expected, found = _first(error, IndexSection)
+            raise Inconsistent(f"reindex.{key}", expected, found) from None
         if self.cells.from_file == self.results / self.trial / "cells.h5":
-            raise ValueError("cells.from is the file the trial itself writes: copy it elsewhere and name the copy")
+            raise Inconsistent("cells.from", "a copy of the file that this trial itself writes", self.cells.from_file)
         for stage in ("level0", "cells"):
             for run in getattr(self, stage).runs or []:
                 if run not in self.runs:
-                    raise ValueError(f"{stage}.runs names '{run}', which is not among runs: {', '.join(self.runs)}")
+                    raise Inconsistent(f"{stage}.runs", f"names among runs: {', '.join(self.runs)}", run)
         return self
 
     def reindex_section(self) -> IndexSection:
@@ -388,18 +402,42 @@ def overlay(base: dict, top: dict) -> dict:
     return out
 
 
-def _explain(error: ValidationError, where: object) -> ConfigError:
+def _explain(error: ValidationError, where: object, model: type[BaseModel]) -> ConfigError:
     """The first validation error as one sentence naming the key, what was found and what is allowed."""
-    first = error.errors()[0]
-    key = ".".join(str(p) for p in first["loc"]) or "(whole file)"
-    found = repr(first["input"]) if not isinstance(first["input"], dict) or not first["loc"] else "a mapping"
+    key, expected, found = _first(error, model)
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return ConfigError(f"{where}: {key or '(whole file)'}", expected, found, f"See docs/config.md.{more}")
+
+
+def _first(error: ValidationError, model: type[BaseModel]) -> tuple[str, str, str]:
+    """(key, what is allowed, what was found) of the first error."""
+    first = error.errors()[0]
+    key, cause = ".".join(str(p) for p in first["loc"]), first.get("ctx", {}).get("error")
+    if isinstance(cause, Inconsistent):
+        return ".".join(filter(None, (key, cause.key))), cause.expected, str(cause.found)
     if first["type"] == "extra_forbidden":
-        return ConfigError(f"{where}: {key}", "a known key", "an unknown key", f"See docs/config.md.{more}")
-    message = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:
-        return ConfigError(where, "a consistent configuration", message, f"See docs/config.md.{more}")
-    return ConfigError(f"{where}: {key}", message, found, f"See docs/config.md.{more}")
+        return key, f"one of the keys {', '.join(_keys(model, first['loc'][:-1]))}", "an unknown key"
+    if first["type"] == "missing":
+        return key, "this key", "nothing"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return key, message, repr(first["input"])
+
+
+def _keys(model: type[BaseModel], place: tuple) -> list[str]:
+    """The keys of the section at `place` below `model`; list indices and names of runs are passed over."""
+    for part in place:
+        field = next((f for name, f in model.model_fields.items() if part in (name, f.alias)), None)
+        if field is not None:
+            model = next(_sections_in(field.annotation), model)
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections in a type such as `dict[str, RunSection] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections_in(inner)
 
 
 def parse(tree: dict, where: object = "config") -> Config:
@@ -407,7 +445,7 @@ def parse(tree: dict, where: object = "config") -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise _explain(error, where) from None
+        raise _explain(error, where, Config) from None
 
 
 def load(*paths: Path | str) -> Config:
@@ -422,6 +460,34 @@ def load(*paths: Path | str) -> Config:
             raise ConfigError(path, "a YAML mapping of sections", type(layer).__name__, "See config/config.yaml.")
         tree = overlay(tree, layer)
     return parse(tree, paths[-1] if paths else "config")
+
+
+def files(config: Config) -> dict[str, Path]:
+    """The files the configuration names: key → path."""
+    reindex = config.reindex_section()
+    named = {
+        "crystal.model": config.crystal.model,
+        "index.mask": config.index.mask,
+        "reindex.mask": reindex.mask,
+        "level0.from": config.level0.from_file,
+        "cells.from": config.cells.from_file,
+        "merge.reference": config.merge.reference,
+    }
+    named |= {f"runs.{run}.images": keys.images for run, keys in config.runs.items()}
+    curves = {f"crystal.sites.{i}.curve": site.curve for i, site in enumerate(config.crystal.sites)}
+    named |= {key: Path(curve) for key, curve in curves.items() if curve not in ("oxidized", "reduced")}
+    return {key: path for key, path in named.items() if path is not None}
+
+
+def check_files(config: Config) -> None:
+    """Raise FileError for a file the configuration names that does not exist.
+
+    Snakemake would not tell as long as what was made from it is still there.
+    """
+    for key, path in files(config).items():
+        if not path.is_file():
+            todo = "Write it with `spreadflow manifest`." if key.endswith(".images") else "Check the path."
+            raise FileError(f"config: {key}", "an existing file", path, todo)
 
 
 def section(config: Config, stage: str, run: str | None = None) -> str:
@@ -464,4 +530,4 @@ def for_stage(text: str, stage: str, run: str | None = None) -> StageConfig:
     try:
         return StageConfig.model_validate_json(text)
     except ValidationError as error:
-        raise _explain(error, f"--config of {stage}") from None
+        raise _explain(error, f"--config of {stage}", StageConfig) from None

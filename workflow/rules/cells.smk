@@ -1,6 +1,6 @@
 rule cells:
     input:
-        given(CONFIG.cells.from_file),
+        given("cells"),
         reindex=of_runs("reindex"),
     output:
         product("cells.h5"),

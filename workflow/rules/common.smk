@@ -11,16 +11,17 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from spreadflow import config as schema
-from spreadflow.errors import ConfigError
+from spreadflow.errors import SpreadflowError
 
-if "runs" not in config:  # neither --configfile nor --config names one
+if not workflow.overwrite_configfiles:  # no --configfile
 
     configfile: str(Path(workflow.basedir, "config", "config.yaml"))
 
 
 try:
     CONFIG = schema.parse(config)
-except ConfigError as error:
+    schema.check_files(CONFIG)
+except SpreadflowError as error:
     raise WorkflowError(str(error)) from None
 
 RUNS = list(CONFIG.runs)
@@ -63,9 +64,9 @@ def images(wildcards):
     return manifest(wildcards.run)
 
 
-def given(*paths):
-    """Those paths of the configuration that are set: inputs that trigger a rule."""
-    return [str(path) for path in paths if path is not None]
+def given(section):
+    """The files a section of the configuration names: inputs that trigger a rule."""
+    return [str(path) for key, path in schema.files(CONFIG).items() if key.startswith(f"{section}.")]
 
 
 def products(wildcards):

@@ -1,6 +1,6 @@
 rule index:
     input:
-        given(CONFIG.index.mask),
+        given("index"),
         images=images,
     output:
         product("{run}/index.h5"),

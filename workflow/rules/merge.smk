@@ -1,6 +1,6 @@
 rule merge:
     input:
-        given(CONFIG.merge.reference),
+        given("merge"),
         reindex=of_runs("reindex"),
         cells=product("cells.h5"),
     output:

@@ -1,6 +1,6 @@
 use rule index as reindex with:
     input:
-        given(CONFIG.reindex_section().mask),
+        given("reindex"),
         images=images,
         geometry=str(CONFIG.level0.from_file or product("level0.expt")),
     output:

@@ -1,7 +1,6 @@
 rule simulate:
     input:
-        given(CONFIG.crystal.model),
-        [site.curve for site in CONFIG.crystal.sites if Path(site.curve).suffix],
+        given("crystal"),
     output:
         str(CONFIG.data / "{run}" / "manifest.json"),
     log:

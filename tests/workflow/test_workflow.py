@@ -1,0 +1,117 @@
+"""The workflow's manners: lint, errors before any job, logs of failures, records of every rule."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spreadflow.config import Config, load
+from spreadflow.defaults import FIRST_LOOK, document
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIGS = sorted((REPOSITORY / "config").glob("*.yaml"))
+
+
+def test_lint_is_clean(call):
+    assert "Congratulations" in call(REPOSITORY, "--lint")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_is_valid_and_says_only_what_differs(path):
+    assert load(path).runs
+    if path.stem != "config":
+        for section, keys in yaml.safe_load(path.read_text()).items():
+            default = Config().model_dump(mode="json", by_alias=True)[section]
+            if isinstance(keys, dict) and section not in ("runs", "reindex"):
+                same = [key for key, value in keys.items() if value == default.get(key)]
+                assert not same, f"{section}.{same} are the defaults"
+
+
+def test_the_defaults_are_complete_and_those_of_the_schema():
+    committed = (REPOSITORY / "config" / "config.yaml").read_text()
+    assert committed == document(), "run `make config`"
+    assert load(REPOSITORY / "config" / "config.yaml") == FIRST_LOOK
+    tree = yaml.safe_load(committed)
+    assert tree.keys() == {field.alias or name for name, field in Config.model_fields.items()}
+
+
+MISTAKES = {
+    "unknown section": ("annullus={d_min: 2.0}", ["annullus", "unknown key"]),
+    "unknown key": ("merge={n_bin: 3}", ["merge.n_bin", "unknown key"]),
+    "impossible value": ("index={d_min: -1}", ["index.d_min", "-1", "greater than 0"]),
+    "wrong type": ("detector={distance_mm: far}", ["detector.distance_mm", "'far'", "number"]),
+    "impossible order": ("annulus={d_min: 3.0}", ["annulus", "d_min", "3.0"]),
+    "no such group": ("crystal={space_group: C 3}", ["crystal.space_group", "C 3"]),
+    "group against cell": ("index={space_group: P 41 21 2}", ["index", "a = b, 90 90 90"]),
+    "unknown run": ("level0={runs: [r9]}", ["level0.runs", "r9", "r1, r2"]),
+    "both kinds": ("runs={r1: {images: m.json, simulate: {n_single: 1}}}", ["runs.r1", "both"]),
+    "frozen by itself": ("cells={from: results/t/cells.h5}", ["cells.from", "results/t/cells.h5", "copy"]),
+}
+
+
+@pytest.mark.parametrize(("edit", "words"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_sentence_before_any_job(finished, edit, words):
+    output = finished.snakemake("--cores", "1", "--config", edit, status=1)
+    sentence = [line for line in output.splitlines() if "expected" in line]
+    assert len(sentence) == 1
+    assert all(word in sentence[0] for word in words), sentence
+    assert "Traceback" not in output and "Job stats" not in output
+
+
+MISSING = {
+    "manifest": (
+        "runs={r3: {images: elsewhere/manifest.json}}",
+        ["runs.r3.images", "manifest.json", "spreadflow manifest"],
+    ),
+    "model": ("crystal={model: protein.pdb}", ["crystal.model", "protein.pdb"]),
+    "curve": ("crystal={sites: [{atom: FE1, curve: mine.dat}]}", ["crystal.sites.0.curve", "mine.dat"]),
+    "geometry": ("level0={from: no.expt}", ["level0.from", "no.expt"]),
+}
+
+
+@pytest.mark.parametrize(("edit", "words"), MISSING.values(), ids=MISSING)
+def test_a_missing_file_is_named_although_the_old_products_are_there(finished, edit, words):
+    output = finished.snakemake("--dry-run", "--config", edit, status=1)
+    sentence = next(line for line in output.splitlines() if "an existing file" in line)
+    assert all(word in sentence for word in words), sentence
+
+
+def test_a_failed_stage_shows_its_log_and_loses_nothing_else(new_trial, tmp_path):
+    trial = new_trial(
+        {"trial": "t", "runs": {"r1": {"simulate": {"n_single": 2}}, "r2": {"simulate": {"n_single": 2}}}}
+    )
+    broken = tmp_path / "broken"
+    stub = Path(__file__).with_name("stub")
+    broken.write_text(
+        f'#!/bin/bash\n[[ "$*" == *r2/index* ]] && {{ echo "no such detector" >&2; exit 7; }}\n{stub} "$@"\n'
+    )
+    broken.chmod(0o755)
+    output = trial.snakemake(
+        "--cores", "1", "--keep-going", "--default-resources", f"container={broken}", status=1
+    )  # fmt: skip
+    assert "no such detector" in output
+    assert (trial.folder / "results/t/logs/index.r2.log").read_text() == "no such detector\n"
+    assert (trial.folder / "results/t/r1/index.h5").exists() and not (trial.folder / "results/t/r2/index.h5").exists()
+
+
+def test_every_job_leaves_a_log_and_a_benchmark(finished):
+    results = finished.folder / "results" / "t"
+    logs = {path.stem for path in (results / "logs").glob("*.log")}
+    assert logs == {path.stem for path in (results / "benchmarks").glob("*.tsv")}
+    assert len(logs) == 3 * 2 + 4 + 6 + 1
+
+
+def test_from_another_folder_with_the_snakefile_named(tmp_path, call):
+    """The workflow runs where the data are; the defaults come from beside the Snakefile."""
+    output = call(tmp_path, "--dry-run", "--snakefile", REPOSITORY / "Snakefile")
+    assert "data/first_look/manifest.json" in output
+
+
+def test_bare_commands_are_installed():
+    for command in ("spreadflow", "snakemake", "pytest", "mpiexec"):
+        assert shutil.which(command, path=Path(sys.prefix, "bin")), command
+    done = subprocess.run([Path(sys.prefix, "bin", "spreadflow"), "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "annulus" in done.stdout
