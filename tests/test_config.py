@@ -1,0 +1,147 @@
+"""The configuration: wrong input is refused with key, found and allowed; sections go where they are declared."""
+
+import json
+
+import pytest
+
+from spreadflow.config import SECTIONS, Config, for_stage, load, overlay, parse, section
+from spreadflow.errors import ConfigError
+
+RUNS = {"one": {"simulate": {"n_single": 4}}, "two": {"images": "data/two/manifest.json"}}
+
+
+@pytest.mark.parametrize(
+    ("tree", "key", "allowed", "found"),
+    [
+        ({"indx": {}}, "indx", "trial, seed, data", "an unknown key"),
+        ({"index": {"spots": {"gian": 2}}}, "index.spots.gian", "gain, sigma_background", "an unknown key"),
+        ({"runs": {"one": {"simulate": {"n_sigle": 1}}}}, "runs.one.simulate.n_sigle", "n_single, n_blank", "unknown"),
+        ({"crystal": {"sites": [{"atom": "FE", "curv": "x"}]}}, "crystal.sites.0.curve", "this key", "nothing"),
+        ({"level0": {"form": "x"}}, "level0.form", "runs, max_lattices, from, refine", "an unknown key"),
+        ({"reindex": {"spots": {"gian": 2}}}, "reindex.spots.gian", "gain, sigma_background", "an unknown key"),
+        ({"beam": {"photons": -1}}, "beam.photons", "greater than 0", "-1"),
+        ({"beam": {"photons": float("nan")}}, "beam.photons", "a finite number", "nan"),
+        ({"beam": {"photons": float("inf")}}, "beam.photons", "a finite number", "inf"),
+        ({"beam": {"polarization": 1.5}}, "beam.polarization", "less than or equal to 1", "1.5"),
+        ({"detector": {"shape": [3]}}, "detector.shape", "at least 2 items", "[3]"),
+        ({"detector": {"distance_mm": "far"}}, "detector.distance_mm", "a valid number", "'far'"),
+        ({"crystal": {"mosaicity": "some"}}, "crystal.mosaicity", "'domains' or 'continuous'", "'some'"),
+        ({"trial": "a/b"}, "trial", "pattern", "'a/b'"),
+        ({"reindex": {"d_min": 0}}, "reindex.d_min", "greater than 0", "0"),
+        ({"annulus": {"d_min": 3}}, "annulus.d_min", "less than annulus.d_max, 2.5", "3.0"),
+        ({"runs": {"one": {}}}, "runs.one", "either `simulate:`", "neither"),
+        ({"runs": {"one": RUNS["one"] | RUNS["two"]}}, "runs.one", "either `simulate:`", "both"),
+        ({"runs": RUNS, "cells": {"runs": ["three"]}}, "cells.runs", "one, two", "three"),
+        ({"cells": {"from": "results/trial/cells.h5"}}, "cells.from", "a copy of the file", "results/trial/cells.h5"),
+        ({"crystal": {"space_group": "P 99"}}, "crystal.space_group", "a space group gemmi knows", "'P 99'"),
+        ({"index": {"cell": [1, 2, 3]}}, "index.cell", "six positive numbers", "[1, 2, 3]"),
+        ({"index": {"cell": [1, 1, 1, 10, 90, 170]}}, "index.cell", "positive volume", "[1, 1, 1, 10, 90, 170]"),
+    ],
+)
+def test_wrong_input_is_refused_with_key_found_and_allowed(tree, key, allowed, found):
+    with pytest.raises(ConfigError) as caught:
+        parse(tree, "my.yaml")
+    assert caught.value.where == f"my.yaml: {key}"
+    assert allowed in caught.value.expected
+    assert found in str(caught.value.found)
+
+
+FITTING = [
+    ("P 1", [50, 60, 70, 80, 95, 100]),
+    ("C 1 2 1", [67.2, 59.8, 47.2, 90, 110.3, 90]),
+    ("P 1 1 2", [67.2, 59.8, 47.2, 90, 90, 110.3]),
+    ("P 21 21 21", [50, 60, 70, 90, 90, 90]),
+    ("P 41 21 2", [107, 107, 304, 90, 90, 90]),
+    ("P 31 2 1", [60, 60, 90, 90, 90, 120]),
+    ("R 3 :R", [60, 60, 60, 80, 80, 80]),
+    ("P 61", [60, 60, 90, 90, 90, 120]),
+    ("I 2 3", [78, 78, 78, 90, 90, 90]),
+]
+"""one group of each crystal system (Int. Tables A, table 2.1.2.1) with a cell of its metric"""
+
+
+@pytest.mark.parametrize("section_name", ["crystal", "index", "reindex"])
+@pytest.mark.parametrize(("group", "cell"), FITTING)
+def test_cell_that_does_not_fit_the_group_is_refused(section_name, group, cell):
+    index = {"index": {"space_group": group, "cell": cell}}
+    parse({section_name: {"space_group": group, "cell": cell}} | index)
+    if group == "P 1":
+        return  # anything fits
+    wrong = [*cell[:4], cell[4] + 4, cell[5] + 4]
+    with pytest.raises(ConfigError) as caught:
+        parse(index | {section_name: {"space_group": group, "cell": wrong}})
+    assert caught.value.where == f"config: {section_name}.cell"
+    assert (
+        parse({section_name: {"space_group": group, "cell": cell}} | index).index.space_group in caught.value.expected
+    )
+    assert str(cell[0]) in str(caught.value.found)
+
+
+def test_yaml_layers_lie_over_each_other(tmp_path):
+    (tmp_path / "a.yaml").write_text("seed: 3\nindex: {d_min: 2.0, spots: {gain: 2}}\n")
+    (tmp_path / "b.yaml").write_text("index: {spots: {min_spots: 5}}\n")
+    config = load(tmp_path / "a.yaml", tmp_path / "b.yaml")
+    assert (config.seed, config.index.d_min, config.index.spots.gain, config.index.spots.min_spots) == (3, 2.0, 2, 5)
+    assert overlay({"a": [1, 2], "b": {"c": 1}}, {"a": [3], "b": {"d": 2}}) == {"a": [3], "b": {"c": 1, "d": 2}}
+
+
+@pytest.mark.parametrize("text", [None, "a: [", "- a list"])
+def test_file_that_is_no_mapping_is_refused(tmp_path, text):
+    if text is not None:
+        (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"a\.yaml"):
+        load(tmp_path / "a.yaml")
+
+
+def test_reindex_overlays_index():
+    config = parse(
+        {"index": {"d_min": 2.2, "spots": {"gain": 3}}, "reindex": {"spots": {"min_spots": 4}, "max_lattices": 1}}
+    )
+    merged = config.reindex_section()
+    assert (merged.d_min, merged.spots.gain, merged.spots.min_spots, merged.max_lattices) == (2.2, 3, 4, 1)
+    assert config.index.max_lattices != 1
+    assert for_stage(section(config, "reindex"), "reindex").reindex == merged
+
+
+@pytest.mark.parametrize("stage", SECTIONS)
+def test_a_stage_gets_the_sections_it_declares_and_no_other(stage):
+    config = parse({"runs": RUNS})
+    given = json.loads(section(config, stage, "one"))
+    assert set(given) == set(SECTIONS[stage]) | ({"shots"} if stage == "simulate" else set())
+    got = for_stage(section(config, stage, "one"), stage, "one")
+    for name in SECTIONS[stage]:
+        expected = config.reindex_section() if name == "reindex" else getattr(config, name)
+        assert getattr(got, name) == expected
+    assert all(getattr(got, name) is None for name in type(got).model_fields if name not in given)
+
+
+def test_from_survives_the_way_to_the_stage():
+    config = parse({"level0": {"from": "old/level0.expt"}, "cells": {"from": "old/cells.h5"}})
+    assert str(for_stage(section(config, "level0"), "level0").level0.from_file) == "old/level0.expt"
+    assert str(for_stage(section(config, "cells"), "cells").cells.from_file) == "old/cells.h5"
+
+
+def test_simulate_gets_the_shots_of_its_own_run_only():
+    both = parse({"runs": RUNS | {"three": {"simulate": {"n_single": 9}}}})
+    assert json.loads(section(both, "simulate", "one")) == json.loads(section(parse({"runs": RUNS}), "simulate", "one"))
+    assert for_stage(section(both, "simulate", "three"), "simulate").shots.n_single == 9
+    for run in ("two", "four", None):
+        with pytest.raises(ConfigError, match="one, three"):
+            section(both, "simulate", run)
+
+
+def test_stage_argument_that_is_wrong_names_the_stage():
+    with pytest.raises(ConfigError, match=r"--config of merge: merge\.d_min: expected greater than 0; found -1"):
+        for_stage('{"merge": {"d_min": -1}}', "merge")
+    with pytest.raises(ConfigError, match="--config of merge"):
+        for_stage('{"merge": ', "merge")
+
+
+def test_stage_takes_its_sections_from_a_yaml_file(tmp_path):
+    (tmp_path / "a.yaml").write_text("merge: {d_min: 2.5}\n")
+    got = for_stage(str(tmp_path / "a.yaml"), "merge")
+    assert got.merge.d_min == 2.5 and got.index is None
+
+
+def test_defaults_are_valid():
+    assert parse(json.loads(Config().model_dump_json(by_alias=True))) == Config()
