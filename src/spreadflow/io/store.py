@@ -91,10 +91,20 @@ def fill(group: h5py.Group, kind: str, columns: Columns, where: object = "column
     """Create the datasets of `kind` in an open group. Raises FileError unless the columns are the schema's."""
     _check(kind, columns, where)
     for name, dataset in schema.FILES[kind].items():
-        data = np.asarray(columns[name]).astype(dataset.dtype)
+        data = _cast(np.asarray(columns[name]), dataset.dtype, f"{where}: {name}")
         packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True} if data.nbytes > 4096 else {}
         item = group.create_dataset(name, data=data, **packed)
         item.attrs["units"], item.attrs["meaning"] = dataset.unit, dataset.meaning
+
+
+def _cast(data: np.ndarray, dtype: str, where: object) -> np.ndarray:
+    """The data in the schema's type. Raises FileError for integers that it can't hold."""
+    out = data.astype(dtype)
+    if data.dtype.kind in "iu" and out.dtype.kind in "iu" and not np.array_equal(out, data):
+        raise FileError(
+            where, f"values that fit {dtype}", f"{data.min()} to {data.max()}", "This is a defect: report it."
+        )
+    return out
 
 
 def stamp(f: h5py.File, kind: str, key: str, attributes: Mapping[str, object]) -> None:
@@ -148,7 +158,7 @@ def read(path: Path | str, kind: str, names: Iterable[str] | None = None) -> dic
         if "parts/key" not in f:
             return {name: f[name][()] for name in wanted}
         keys = [k.decode() for k in f["parts/key"][()]]
-    return joined(kind, wanted, [read_part(path, kind, i, key, names) for i, key in enumerate(keys)])
+    return joined(kind, wanted, [read_part(path, kind, i, key, wanted) for i, key in enumerate(keys)])
 
 
 def read_part(path: Path | str, kind: str, block: int, key: str, names: Iterable[str] | None = None) -> dict:
@@ -202,6 +212,9 @@ def joined(kind: str, wanted: Iterable[str], parts: Sequence[dict]) -> dict[str,
             pieces.append(np.where(rows < 0, rows, rows + start).astype(dataset.dtype) if dataset.refers else rows)
             start += part[""][dataset.refers] if dataset.refers else 0
         shape = tuple(0 if isinstance(d, str) else d for d in dataset.dims)
+        if len({piece.shape[1:] for piece in pieces}) > 1:
+            shapes = sorted({piece.shape[1:] for piece in pieces})
+            raise FileError(name, f"parts with the same {dataset.dims[1:]}", shapes, "Read these parts one by one.")
         out[name] = np.concatenate(pieces) if pieces else np.empty(shape, dataset.dtype)
     return out
 

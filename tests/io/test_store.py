@@ -1,0 +1,212 @@
+"""Products on disk: whole or in parts, resumed, joined, and refused where they do not belong together."""
+
+import h5py
+import numpy as np
+import pytest
+
+from spreadflow.errors import FileError
+from spreadflow.io import schema, store
+from spreadflow.parallel import World
+
+SIZES = {"shots": 3, "spots": 4, "lattices": 2, "reflections": 5}
+BLOCKS = [[1, 2, 3], [4, 5, 6]]
+
+
+@pytest.fixture
+def block(filled):
+    """One block of an index product: rows refer to rows of the same block, -1 refers to none."""
+
+    def columns(ids: list[int]) -> dict[str, np.ndarray]:
+        given = {
+            "shots/shot_id": np.array(ids),
+            "spots/shot": np.array([0, 0, 1, 2]),
+            "spots/lattice": np.array([0, -1, 1, -1]),
+            "lattices/shot": np.array([0, 1]),
+            "reflections/lattice": np.array([0, 0, 1, 1, 1]),
+        }
+        return filled("index", SIZES, given)
+
+    return columns
+
+
+def make(path, block, base="base", blocks=BLOCKS) -> store.Parts:
+    parts = store.Parts(path, "index", base, blocks)
+    parts.each(World(), lambda k: block(blocks[k]))
+    parts.finish(World(), run="r", shape=np.array([1, 2]))
+    return parts
+
+
+def test_parts_read_as_one_with_rows_shifted(tmp_path, block):
+    make(tmp_path / "index.h5", block)
+    read = store.read(tmp_path / "index.h5", "index")
+    assert read["shots/shot_id"].tolist() == [1, 2, 3, 4, 5, 6] and read["shots/shot_id"].dtype == np.uint64
+    assert read["spots/shot"].tolist() == [0, 0, 1, 2, 3, 3, 4, 5]
+    assert read["spots/lattice"].tolist() == [0, -1, 1, -1, 2, -1, 3, -1]
+    assert read["lattices/shot"].tolist() == [0, 1, 3, 4]
+    assert read["reflections/lattice"].tolist() == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
+
+
+def test_named_columns_and_tables_are_shifted_alike(tmp_path, block):
+    make(tmp_path / "index.h5", block)
+    whole = store.read(tmp_path / "index.h5", "index")
+    some = store.read(tmp_path / "index.h5", "index", ["spots/", "reflections/lattice"])
+    assert set(some) == {n for n in whole if n.startswith("spots/")} | {"reflections/lattice"}
+    assert all(np.array_equal(some[name], whole[name]) for name in some)
+    with pytest.raises(KeyError, match="no dataset or table"):
+        store.read(tmp_path / "index.h5", "index", ["spot/"])
+
+
+def test_a_product_without_blocks_has_no_rows(tmp_path, block):
+    make(tmp_path / "index.h5", block, blocks=[])
+    read = store.read(tmp_path / "index.h5", "index")
+    assert all(len(column) == 0 for column in read.values())
+    assert read["lattices/A"].shape == (0, 3, 3)
+
+
+def test_done_parts_are_left_untouched(tmp_path, block):
+    """A killed stage: one part is there, the manifest is not. The rerun makes the other and touches nothing else."""
+    first = store.Parts(tmp_path / "index.h5", "index", "base", BLOCKS)
+    first.write(0, block(BLOCKS[0]))
+    done = store.part_path(tmp_path / "index.h5", 0)
+    before, made = done.stat(), []
+
+    again = store.Parts(tmp_path / "index.h5", "index", "base", BLOCKS)
+    again.each(World(), lambda k: made.append(k) or block(BLOCKS[k]))
+    again.finish(World())
+    assert made == [1]
+    assert (done.stat().st_mtime_ns, done.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    assert len(store.read(tmp_path / "index.h5", "index")["shots/shot_id"]) == 6
+
+
+def _other_base(parts):
+    return store.Parts(parts.product, "index", "another", BLOCKS)
+
+
+def _other_shots(parts):
+    return store.Parts(parts.product, "index", "base", [[1, 2, 7], [4, 5, 6]])
+
+
+def _damaged(parts):
+    path = store.part_path(parts.product, 0)
+    path.write_bytes(path.read_bytes()[:1000])
+    return store.Parts(parts.product, "index", "base", BLOCKS)
+
+
+@pytest.mark.parametrize("change", [_other_base, _other_shots, _damaged])
+def test_parts_of_something_else_are_made_again(tmp_path, block, change):
+    parts = change(make(tmp_path / "index.h5", block))
+    assert not parts.done(0)
+    assert parts.done(1) == (change is not _other_base)
+
+
+def test_foreign_part_is_refused(tmp_path, block):
+    make(tmp_path / "index.h5", block)
+    store.Parts(tmp_path / "index.h5", "index", "another", BLOCKS).write(1, block(BLOCKS[1]))
+    with pytest.raises(FileError, match=r"000001\.h5: expected key .* found key"):
+        store.read(tmp_path / "index.h5", "index")
+
+
+def test_missing_or_damaged_part_is_refused(tmp_path, block):
+    make(tmp_path / "index.h5", block)
+    part = store.part_path(tmp_path / "index.h5", 1)
+    part.write_bytes(part.read_bytes()[:1000])
+    with pytest.raises(FileError, match=r"000001\.h5"):
+        store.read(tmp_path / "index.h5", "index")
+    part.unlink()
+    with pytest.raises(FileError, match="a finished part"):
+        store.read(tmp_path / "index.h5", "index")
+
+
+def test_parts_of_unlike_channels_are_refused(tmp_path, filled):
+    parts = store.Parts(tmp_path / "annulus.h5", "annulus", "base", BLOCKS)
+    for k in range(2):
+        sizes = dict.fromkeys(("lattices", "spectra", "reflections", "pixels"), 1)
+        parts.write(k, filled("annulus", sizes | {"channels": 5 + k}, {}))
+    parts.finish(World())
+    with pytest.raises(FileError, match="energies_ev"):
+        store.read(tmp_path / "annulus.h5", "annulus")
+
+
+def test_finish_removes_parts_beyond_the_product(tmp_path, block):
+    make(tmp_path / "index.h5", block)
+    make(tmp_path / "index.h5", block, blocks=BLOCKS[:1])
+    assert [p.name for p in (tmp_path / "index.parts").iterdir()] == ["000000.h5"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda c: {k: v for k, v in c.items() if k != "spots/fast"}, "spots/fast"),
+        (lambda c: c | {"spots/colour": np.zeros(4)}, "spots/colour"),
+        (lambda c: c | {"spots/fast": np.zeros(3)}, "spots/"),
+        (lambda c: c | {"lattices/A": np.zeros((2, 9))}, "lattices/A"),
+        (lambda c: c | {"lattices/cell": np.zeros((2, 5))}, "lattices/cell"),
+    ],
+)
+def test_columns_that_are_not_the_schemas_are_refused(tmp_path, block, change, named):
+    with pytest.raises(FileError, match=named):
+        store.write(tmp_path / "a.h5", "index", change(block(BLOCKS[0])), key="k")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_of_another_kind_or_schema_is_refused(tmp_path, block):
+    store.write(tmp_path / "a.h5", "index", block(BLOCKS[0]), key="k")
+    with pytest.raises(FileError, match="expected kind 'reindex'"):
+        store.read(tmp_path / "a.h5", "reindex")
+    with h5py.File(tmp_path / "a.h5", "r+") as f:
+        f.attrs["schema"] = schema.VERSION + 1
+    with pytest.raises(FileError, match=f"schema {schema.VERSION + 1}"):
+        store.read(tmp_path / "a.h5", "index")
+    (tmp_path / "text.h5").write_text("text")
+    for name in ("text.h5", "missing.h5"):
+        with pytest.raises(FileError, match=name):
+            store.read(tmp_path / name, "index")
+
+
+def test_values_that_do_not_fit_the_type_are_refused(tmp_path, block):
+    columns = block(BLOCKS[0])
+    columns["shots/n_spots"] = np.array([1, 2, 2**40])
+    with pytest.raises(FileError, match="shots/n_spots"):
+        store.write(tmp_path / "a.h5", "index", columns, key="k")
+
+
+def test_datasets_have_type_unit_and_meaning(tmp_path, block):
+    store.write(tmp_path / "a.h5", "index", block(BLOCKS[0]), key="k")
+    with h5py.File(tmp_path / "a.h5") as f:
+        for name, dataset in schema.FILES["index"].items():
+            assert f[name].dtype == dataset.dtype
+            assert (f[name].attrs["units"], f[name].attrs["meaning"]) == (dataset.unit, dataset.meaning)
+
+
+def test_attributes_come_back(tmp_path, block):
+    given = {"run": "42", "runs": ["a", "b"], "none": None, "n": 3, "x": 0.5, "m": {"a": [1]}, "v": np.arange(2)}
+    store.write(tmp_path / "a.h5", "index", block(BLOCKS[0]), key="1234567890123456", **given)
+    read = store.attributes(tmp_path / "a.h5", "index")
+    assert {name: read[name] for name in given if name != "v"} == {n: v for n, v in given.items() if n != "v"}
+    assert read["v"] == [0, 1] and read["key"] == "1234567890123456" and read["kind"] == "index"
+
+
+def test_replacing_is_all_or_nothing(tmp_path):
+    target = tmp_path / "deep" / "a.txt"
+    with store.replacing(target) as temporary:
+        temporary.write_text("one")
+        assert not target.exists()
+    with pytest.raises(RuntimeError), store.replacing(target) as temporary:
+        temporary.write_text("two")
+        raise RuntimeError
+    assert target.read_text() == "one"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_identity_is_key_or_checksum(tmp_path, block):
+    make(tmp_path / "index.h5", block)
+    one = store.identity(tmp_path / "index.h5")
+    make(tmp_path / "index.h5", block)
+    assert store.identity(tmp_path / "index.h5") == one  # made again from the same: the same, whatever the time
+    make(tmp_path / "index.h5", block, base="another")
+    assert store.identity(tmp_path / "index.h5") != one
+    (tmp_path / "a.txt").write_text("abc")  # FIPS 180-2, example B.1
+    assert store.checksum(tmp_path / "a.txt").startswith("ba7816bf8f01cfea414140de5dae2223b00361a396177a9c")
+    assert store.identity(tmp_path / "a.txt") == "ba7816bf8f01cfea"
+    with pytest.raises(FileError, match="an existing file"):
+        store.identity(tmp_path / "missing")
