@@ -4,7 +4,7 @@ Unknowns p: rotation vector (3, rad) from the left, strain of the reciprocal bas
 parameters), ln η. Residuals: observed − predicted centroid in px, radial and transverse, each over its σ.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -219,7 +219,8 @@ def fit(detector, frame, p, observed, pulse, restraint, n_iterations: int = 12) 
 def assign(A, eta_rad, spots: Spots, *, detector, pulse: Pulse, space_group: str, tolerance_px: float):
     """Miller indices (spot, 3) int32 of the spots within tolerance_px of a predicted centroid; 0 0 0 = none.
 
-    Candidates are the nodes nearest to the spot at five energies of the pulse; each node takes its nearest spot only.
+    Along the radius the predicted width is added to the tolerance. Candidates are the nodes nearest to the spot at five
+    energies of the pulse; each node takes its nearest spot only.
     """
     at = np.searchsorted(np.cumsum(pulse.photons) / pulse.photons.sum(), [0.02, 0.25, 0.5, 0.75, 0.98])
     s1 = geometry.direction(detector, spots.panel, spots.fast, spots.slow)
@@ -230,8 +231,12 @@ def assign(A, eta_rad, spots: Spots, *, detector, pulse: Pulse, space_group: str
     table = table[table[:, 1:].any(axis=1) & ~symmetry.is_centring_absent(table[:, 1:], space_group)]
     spot, node = table[:, 0], table[:, 1:]
     predicted = _centroids(A, eta_rad, node, pulse)
-    fast, slow = geometry.on_panel(detector, spots.panel[spot], predicted.s1)
-    distance = np.hypot(fast - spots.fast[spot], slow - spots.slow[spot])
+    panel, fast, slow = spots.panel[spot], spots.fast[spot], spots.slow[spot]
+    at_fast, at_slow = geometry.on_panel(detector, panel, predicted.s1)
+    per_rad, _ = prediction.pixels_per_rad(detector, predicted.s1, panel, at_fast, at_slow)
+    away = np.stack([fast - at_fast, slow - at_slow], axis=1)
+    away = np.einsum("sij,sj->si", geometry.radial_axes(detector, panel, fast, slow), away)
+    distance = np.hypot(away[:, 0] / (1.0 + 2.33 * predicted.sigma_radial * per_rad / tolerance_px), away[:, 1])
     near = np.flatnonzero((distance < tolerance_px) & (predicted.partiality > PARTIALITY_MIN))
     near = near[np.argsort(distance[near], kind="stable")]
     near = near[np.sort(np.unique(spot[near], return_index=True)[1])]
@@ -333,17 +338,17 @@ def refine(
     """
     live = prediction.compress(spectrum)
     pulse = Pulse(live.energies_ev, live.photons, float(domain_ang))
-    where = {"detector": detector, "pulse": pulse, "space_group": space_group}
+    where: dict[str, Any] = {"detector": detector, "pulse": pulse, "space_group": space_group}
     eta = ETA_PRIOR_RAD if eta_rad is None else eta_rad
     ln_eta = (np.log(eta), ETA_PRIOR_LOG if eta_rad is None else 1e-6)
     if (hkl != 0).any(axis=1).sum() < min_indexed:
         return None
     fixed = (np.log(COARSE_ETA_RAD), 1e-6)
     A = _round(A, COARSE_ETA_RAD, hkl, spots, model_px=0.5, inflate=1.0, ln_eta=fixed, psi=True, **where).A
-    listed, inflate = None, 1.0
-    for _ in range(2):
+    listed, inflate = hkl, 1.0
+    for again in (False, True):
         hkl = assign(A, eta, spots, tolerance_px=tolerance_px, **where)
-        listed = hkl if listed is None else listed
+        listed = listed if again else hkl
         if (hkl != 0).any(axis=1).sum() < min_indexed:
             return None
         A, eta, z2 = _round(A, eta, hkl, spots, model_px=MODEL_PX, inflate=inflate, ln_eta=ln_eta, psi=False, **where)
