@@ -1,0 +1,46 @@
+"""What the ranks do in test_parallel.py: `program.py WHAT RANKS`. The first rank prints one JSON line."""
+
+import json
+import sys
+import time
+
+import numpy as np
+
+from spreadflow.parallel import World
+
+N_BLOCKS = 23
+
+
+def block(i: int) -> np.ndarray:
+    """Numbers whose sum depends on the order of addition in the last bits."""
+    return np.random.default_rng(i).normal(size=(3, 4)) * 10.0 ** (i % 9)
+
+
+def total(world: World) -> list[str]:
+    partials = {i: block(i) for i in world.share(N_BLOCKS)}
+    sums = {x.tobytes().hex() for x in world.gather(world.sum(partials, N_BLOCKS))}
+    return sorted(sums)
+
+
+def share(world: World) -> dict:
+    """Three loops in a row, one of them without any block; the first rank is slow."""
+    done = []
+    for n in (N_BLOCKS, 0, 1):
+        mine = []
+        for i in world.share(n):
+            time.sleep(0.02 if world.rank == 0 else 0.001)
+            mine.append(i)
+        done.append([i for part in world.gather(mine) for i in part])
+    blocks = world.gather_blocks({i: i * i for i in done[0] if i % world.size == world.rank})
+    return {"done": done, "blocks": blocks, "mine": world.gather(len(mine))}
+
+
+def main() -> None:
+    what, ranks = sys.argv[1], int(sys.argv[2])
+    world = World(ranks)
+    result = {"total": total, "share": share}[what](world)
+    world.once(lambda: print(json.dumps(result)))
+
+
+if __name__ == "__main__":
+    main()

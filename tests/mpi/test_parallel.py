@@ -1,0 +1,121 @@
+"""The same answer on any number of ranks, and no rank left behind: run under a real launcher."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spreadflow.config import Config, section
+from spreadflow.parallel import World
+
+PROGRAM = Path(__file__).with_name("program.py")
+MPIEXEC = shutil.which("mpiexec", path=Path(sys.prefix, "bin")) or shutil.which("mpiexec")
+N_BLOCKS = 23
+
+
+def _launch(ranks: int, *command: object) -> subprocess.CompletedProcess:
+    assert MPIEXEC, "no mpiexec: install the extra `mpi`"
+    words = [MPIEXEC, "-n", str(ranks), *map(str, command)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def _result(ranks: int, what: str):
+    done = _launch(ranks, sys.executable, PROGRAM, what, ranks)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    return json.loads(line)
+
+
+@pytest.fixture(scope="module")
+def shared() -> dict[int, dict]:
+    return {ranks: _result(ranks, "share") for ranks in (1, 2, 4)}
+
+
+def test_sums_are_equal_bit_for_bit_on_any_number_of_ranks():
+    expected = np.zeros((3, 4))
+    for i in range(N_BLOCKS):
+        expected += np.random.default_rng(i).normal(size=(3, 4)) * 10.0 ** (i % 9)
+    for ranks in (1, 2, 3, 4):
+        assert _result(ranks, "total") == [expected.tobytes().hex()]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_every_block_is_done_exactly_once(shared, ranks):
+    all_blocks, none, one = shared[ranks]["done"]
+    assert sorted(all_blocks) == list(range(N_BLOCKS))
+    assert none == [] and one == [0]
+    assert shared[ranks]["blocks"] == [i * i for i in range(N_BLOCKS)]
+
+
+def test_a_world_of_one_needs_no_launcher():
+    world = World()
+    assert (world.rank, world.size, list(world.share(4))) == (0, 1, [0, 1, 2, 3])
+    np.testing.assert_array_equal(world.sum({1: np.ones(2), 0: np.full(2, 2.0)}, 2), [3.0, 3.0])
+
+
+def test_sum_of_no_blocks_at_all():
+    assert World().sum({}, 0).shape == ()
+
+
+def _stage(ranks: int, out: Path) -> list[object]:
+    """The command of a stage whose input does not exist."""
+    config = section(Config(), "cells")
+    return ["-m", "spreadflow.cli", "cells", "--config", config, "--ranks", ranks, "--reindex", out, "--out", out]
+
+
+FOREIGN = ("env", "-u", "PMI_RANK", "-u", "PMI_SIZE", "-u", "PMI_FD")
+
+
+@pytest.mark.parametrize(("before", "found"), [((), 2), (FOREIGN, 1)], ids=["too few", "foreign launcher"])
+def test_another_communicator_than_announced_is_refused(tmp_path, before, found):
+    """Too few ranks, and the silent failure of a foreign launcher: each process believes it is alone."""
+    done = _launch(2, *before, sys.executable, *_stage(3, tmp_path / "x.h5"))
+    assert done.returncode == 5
+    assert f"expected 3 MPI ranks (--ranks); found a communicator of {found}." in done.stderr
+
+
+def test_ranks_without_a_launcher_are_refused(tmp_path):
+    command = [sys.executable, *map(str, _stage(2, tmp_path / "x.h5"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 5
+    assert "expected 2 MPI ranks (--ranks); found a communicator of 1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+FAILING_STAGE = """
+import sys, types
+from spreadflow import cli
+
+def run(config, *, reindex, out, world, word):
+    if world.rank == 1:
+        {failure}
+    world.barrier()  # the others wait here for ever, unless they are ended
+
+sys.modules["spreadflow.stages.cells"] = types.SimpleNamespace(run=run)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "words"),
+    [
+        ("1 / 0", 1, ["rank 1 of 3 failed", "ZeroDivisionError", "Traceback"]),
+        (
+            "from spreadflow.errors import FileError; raise FileError('f.h5', 'a file', 'none', 'Make it.')",
+            4,
+            ["f.h5: expected a file; found none. Make it."],
+        ),
+    ],
+    ids=["bug", "wrong input"],
+)
+def test_an_error_on_one_rank_ends_all(tmp_path, failure, code, words):
+    stage = tmp_path / "stage.py"
+    stage.write_text(FAILING_STAGE.format(failure=failure))
+    done = _launch(3, sys.executable, stage, *_stage(3, tmp_path / "x.h5")[2:])
+    assert done.returncode == code
+    assert all(word in done.stderr for word in words), done.stderr
