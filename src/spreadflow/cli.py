@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
             )
     _add_doors(words)
     _add_manifest(words)
+    _add_reports(words)
     return parser
 
 
@@ -101,6 +102,39 @@ def _add_manifest(words: argparse._SubParsersAction) -> None:
     p.add_argument("--mask", type=Path, help="HDF5 file with a dataset `mask`, non-zero = not to be used")
     p.add_argument("--check", action="store_true", help="verify sizes and checksums of the files of --out")
     p.set_defaults(do=manifest)
+
+
+def _add_reports(words: argparse._SubParsersAction) -> None:
+    """What people look at: `summary` of a stage, `report` of a trial, `table` for the terminal."""
+
+    def summary(args: argparse.Namespace) -> None:
+        from spreadflow.report import summary
+
+        summary.run(args.stage, products=args.products, images=args.images, out=args.out)
+
+    def report(args: argparse.Namespace) -> None:
+        from spreadflow.report import page
+
+        page.run(args.summaries, args.out)
+
+    def table(args: argparse.Namespace) -> None:
+        from spreadflow.report import table
+
+        table.run(args.trial)
+
+    p = words.add_parser("summary", help="figures (JSON) and picture (PNG) of a stage's finished products")
+    p.add_argument("stage", choices=list(INPUTS))
+    p.add_argument("--products", type=Path, nargs="+", required=True, help="one file of the trial, or one per run")
+    p.add_argument("--images", type=Path, nargs="*", default=[], help="manifests of the runs, for stills and truth")
+    p.add_argument("--out", type=Path, required=True, help="the JSON; the PNG lies beside it")
+    p.set_defaults(do=summary)
+    p = words.add_parser("report", help="all summaries of a trial on one HTML page")
+    p.add_argument("--summaries", type=Path, nargs="+", required=True)
+    p.add_argument("--out", type=Path, required=True)
+    p.set_defaults(do=report)
+    p = words.add_parser("table", help="how a trial went, as a table")
+    p.add_argument("trial", type=Path, help="folder of the trial")
+    p.set_defaults(do=table)
 
 
 def _run_stage(args: argparse.Namespace) -> int:

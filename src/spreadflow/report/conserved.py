@@ -1,0 +1,35 @@
+"""Nothing disappears: the counts that must agree from stage to stage."""
+
+from typing import Any, NamedTuple
+
+
+class Check(NamedTuple):
+    """One equality between figures."""
+
+    says: str
+    left: int
+    right: int
+
+    @property
+    def holds(self) -> bool:
+        return self.left == self.right
+
+
+def checks(summaries: dict[str, dict[str, Any]]) -> list[Check]:
+    """Equalities of the figures of the stages there are. summaries: stage → figures."""
+    out = []
+    for stage in ("index", "reindex"):
+        if stage in summaries:
+            ends = sum(summaries[stage]["outcomes"].values())
+            out.append(Check(f"each shot of {stage} has one outcome", ends, summaries[stage]["n_shots"]))
+    cells = summaries.get("cells")
+    if cells and "reindex" in summaries:
+        out.append(Check("each lattice of reindex reaches cells", summaries["reindex"]["n_lattices"], cells["n_in"]))
+    if cells:
+        out.append(Check("each lattice of cells has one outcome", sum(cells["outcomes"].values()), cells["n_in"]))
+        out.append(Check("those accepted are kept", cells["outcomes"]["accepted"], cells["n_kept"]))
+    if cells and "annulus" in summaries:
+        out.append(Check("each lattice kept reaches annulus", cells["n_kept"], summaries["annulus"]["n_lattices"]))
+    if cells and "n_lattices_in" in summaries.get("merge", {}):
+        out.append(Check("each lattice kept reaches merge", cells["n_kept"], summaries["merge"]["n_lattices_in"]))
+    return out

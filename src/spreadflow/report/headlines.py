@@ -1,0 +1,96 @@
+"""The sentence or two that say how a stage went, for the report and the terminal."""
+
+from collections.abc import Callable
+from typing import Any
+
+from spreadflow.report.style import say
+
+STAGES = ("simulate", "index", "level0", "reindex", "cells", "merge", "annulus")
+"""in the order of the workflow"""
+
+
+def headline(stage: str, figures: dict[str, Any]) -> list[str]:
+    """What to know of a stage's figures, one fact a line."""
+    return [line for line in _FACTS[stage](figures) if line]
+
+
+def outcomes(figures: dict[str, Any]) -> str:
+    """Named ends with their counts, those that did not happen left out."""
+    return ", ".join(f"{say(n)} {name.replace('_', ' ')}" for name, n in figures["outcomes"].items() if n)
+
+
+def _simulate(f: dict) -> list[str]:
+    kinds = ", ".join(f"{n} {kind}" for kind, n in f["kinds"].items() if n)
+    return [f"{say(f['n_shots'])} shots: {kinds}", f"{f['photons_mean']:.3g} photons a pulse"]
+
+
+def _index(f: dict) -> list[str]:
+    rmsd = f"{say(f['radial_rmsd_px'], 2)} px radial, {say(f['transverse_rmsd_px'], 2)} px transverse"
+    out = [
+        f"{say(f['n_shots'])} shots: {outcomes(f)}",
+        f"{say(f['n_lattices'])} lattices, of which {say(f['n_lattices_second'])} second or third in their shot",
+        f"r.m.s.d. {rmsd} over {say(f['n_rmsd'])} reflections",
+        f"{say(f['seconds_per_shot_per_core'])} s per shot and core",
+    ]
+    if f["misorientation_deg_median"] is None:
+        return out
+    return [
+        *out,
+        f"misorientation {say(f['misorientation_deg_median'], 2)}° in the median, "
+        f"{say(f['misorientation_deg_p95'], 2)}° at 95 %; {_percent(f['miller_right'])} of the Miller indices right",
+        f"{f['n_singles_indexed']} of {f['n_singles']} single hits right, both lattices in {f['n_doubles_both']} of "
+        f"{f['n_doubles']} double hits, a lattice on {f['n_blanks_with_lattice']} of {f['n_blanks']} blanks",
+        f"pulls of the photons {say(f['pull_mean'], 2)} ± {say(f['pull_sd'], 3)}; "
+        f"{_percent(f['prediction_recall'])} of the reflections above 3 σ predicted",
+    ]
+
+
+def _level0(f: dict) -> list[str]:
+    shift = ", ".join(
+        f"{1e3 * x:+.1f} ± {1e3 * s:.1f}" for x, s in zip(f["shift_mm"], f["shift_sigma_mm"], strict=True)
+    )
+    out = [
+        f"detector shifted by ({shift}) µm along fast and slow",
+        f"distance {f['distance_mm']:.4f} ± {f['distance_sigma_mm']:.4f} mm",
+    ]
+    if f.get("true_shift_mm") is not None:
+        truth = ", ".join(f"{1e3 * x:+.1f}" for x in f["true_shift_mm"])
+        out.append(f"truth: ({truth}) µm, {f['true_distance_mm']:.4f} mm")
+    return out
+
+
+def _cells(f: dict) -> list[str]:
+    out = [f"{say(f['n_kept'])} of {say(f['n_in'])} lattices accepted ({outcomes(f)})"]
+    if f["mean"] is not None:
+        out.append("mean cell " + " ".join(f"{value:.3f}" for value in f["mean"]) + " (Å, degrees)")
+    return out
+
+
+def _merge(f: dict) -> list[str]:
+    return [
+        f"{say(f['n_observations'])} observations of {say(f['n_lattices'])} lattices",
+        f"completeness {_percent(f['completeness'])}, multiplicity {say(f['multiplicity'])}",
+        f"CC½ {say(f['cc_half'])} ({say(f['n_pairs'])} pairs), Rsplit {say(f['r_split'])}, CC ano {say(f['cc_ano'])}",
+    ]
+
+
+def _annulus(f: dict) -> list[str]:
+    return [
+        f"{say(f['n_reflections'])} reflections of {say(f['n_lattices'])} lattices, {f['d_max']:g} to {f['d_min']:g} Å",
+        f"{say(f['n_pixels'])} pixels",
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.4g} %"
+
+
+_FACTS: dict[str, Callable[[dict], list[str]]] = {
+    "simulate": _simulate,
+    "index": _index,
+    "level0": _level0,
+    "reindex": _index,
+    "cells": _cells,
+    "merge": _merge,
+    "annulus": _annulus,
+}

@@ -1,0 +1,155 @@
+"""How all pictures look, and the still they share."""
+
+from typing import Any
+
+import numpy as np
+from cycler import cycler
+from matplotlib import colormaps
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.transforms import Affine2D
+
+from spreadflow.models import Detector, Shot
+from spreadflow.physics import geometry
+from spreadflow.units import wavelength
+
+BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#2b6ca3", "#dd8a1d", "#2f8f6b", "#c0483f", "#7a5aa6", "#8a9199"
+PHOTONS = colormaps["bone_r"]
+INK, PALE = "#1d2733", "#dfe3e8"
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, GREY]),
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.dpi": 110,
+    "savefig.facecolor": "white",
+}
+RINGS_ANG = (4.0, 3.0, 2.5, 2.1, 1.8)
+
+
+def page(title: str, subtitle: str, width: float = 13.0, height: float = 7.6) -> Figure:
+    """An empty page with its headline."""
+    layout = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, 0.89), w_pad=0.08, h_pad=0.08)
+    figure = Figure(figsize=(width, height), layout=layout)
+    figure.text(0.015, 0.955, title, fontsize=15, fontweight="bold", va="center")
+    figure.text(0.015, 0.915, subtitle, fontsize=9.5, color=GREY, va="center")
+    return figure
+
+
+def say(value: Any, digits: int = 3) -> str:
+    """A number for people: `digits` significant ones, thousands apart; an en dash for none."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool | str):
+        return str(value)
+    if isinstance(value, int | np.integer) or (abs(value) >= 10**digits and np.isfinite(value)):
+        return f"{value:,.0f}".replace(",", " ")
+    return f"{value:.{digits}g}"
+
+
+def empty(axes: Any, text: str) -> None:
+    """Say in place of a plot why there is none."""
+    axes.text(0.5, 0.5, text, ha="center", va="center", color=GREY, transform=axes.transAxes)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def histogram(axes: Any, values: np.ndarray, label: str, color: str, limit: float | None = None) -> None:
+    """Histogram from 0 to the 98th percentile, with the median as a line; what lies beyond is in the last bin."""
+    values = np.asarray(values)[np.isfinite(values)]
+    if not len(values):
+        return
+    top = limit or max(float(np.percentile(values, 98)) * 1.1, 1e-9)
+    axes.hist(np.clip(values, 0, top), bins=np.linspace(0, top, 31), color=color, alpha=0.65, label=label)
+    axes.axvline(np.median(values), color=color, lw=1.5)
+
+
+def bars(axes: Any, names: list[str], counts: list[int], colors: list[str]) -> None:
+    """Horizontal bars, the first on top, each with its count."""
+    y = np.arange(len(names))[::-1]
+    axes.barh(y, counts, color=colors, height=0.7)
+    axes.set_yticks(y, names)
+    axes.set_ylim(min(-0.5, len(names) - 6.5), len(names) - 0.5)
+    axes.set_xlim(0, max([*counts, 1]) * 1.18)
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+    for at, n in zip(y, counts, strict=True):
+        axes.text(n, at, f" {say(int(n))}", va="center", fontsize=8.5)
+
+
+def still(axes: Any, shot: Shot, detector: Detector) -> None:
+    """One shot on a log scale, its panels where they are in the lab (mm, x to the right), with resolution rings."""
+    image = np.where(shot.mask, np.maximum(shot.image, 0.5), np.nan)
+    level = max(1.0, float(np.nanmedian(image)))
+    norm = LogNorm(0.7 * level, 60 * level, clip=True)
+    for p in range(detector.n_panels):
+        pooled = _pooled(image[p])
+        x, y = detector.fast[p][:2] * detector.pixel_mm, detector.slow[p][:2] * detector.pixel_mm
+        place = Affine2D([[x[0], y[0], detector.origin_mm[p][0]], [x[1], y[1], detector.origin_mm[p][1]], [0, 0, 1]])
+        n_slow, n_fast = detector.shape
+        axes.imshow(
+            pooled,
+            norm=norm,
+            cmap=PHOTONS,
+            extent=(0, n_fast, n_slow, 0),
+            transform=place + axes.transData,
+            interpolation="nearest",
+        )
+    corners = _corners(detector)
+    axes.set_xlim(corners[:, 0].min(), corners[:, 0].max())
+    axes.set_ylim(corners[:, 1].min(), corners[:, 1].max())
+    axes.set_aspect("equal")
+    axes.set_xlabel("x, mm")
+    axes.set_ylabel("y, mm")
+    _rings(axes, shot, detector)
+
+
+def _pooled(image: np.ndarray, limit: int = 640) -> np.ndarray:
+    """Brightest of k × k pixels, so that spots survive the size of the picture; masked pixels stay NaN."""
+    k = max(1, -(-max(image.shape) // limit))
+    rows, columns = (-(-n // k) * k for n in image.shape)
+    padded = np.full((rows, columns), -np.inf)
+    padded[: image.shape[0], : image.shape[1]] = np.where(np.isfinite(image), image, -np.inf)
+    best = padded.reshape(rows // k, k, columns // k, k).max(axis=(1, 3))
+    return np.where(np.isfinite(best), best, np.nan)
+
+
+def _corners(detector: Detector) -> np.ndarray:
+    """(panel · 4, 3) lab positions of the panels' corners, mm."""
+    n_slow, n_fast = detector.shape
+    panel = np.repeat(np.arange(detector.n_panels), 4)
+    fast = np.tile([0.0, n_fast, 0.0, n_fast], detector.n_panels)
+    slow = np.tile([0.0, 0.0, n_slow, n_slow], detector.n_panels)
+    return geometry.position(detector, panel, fast, slow)
+
+
+def _rings(axes: Any, shot: Shot, detector: Detector) -> None:
+    """Circles of constant resolution at the shot's mean energy, where they meet a panel."""
+    azimuth = np.linspace(0, 2 * np.pi, 721)
+    for d in RINGS_ANG:
+        sine = wavelength(shot.spectrum.mean_energy_ev) / (2 * d)
+        if sine >= 1:
+            continue
+        two_theta = 2 * np.arcsin(sine)
+        ring = np.sin(two_theta)
+        s1 = np.stack([ring * np.cos(azimuth), ring * np.sin(azimuth), np.full(721, -np.cos(two_theta))], axis=1)
+        panel, fast, slow = geometry.intersect(detector, s1)
+        r = geometry.position(detector, np.maximum(panel, 0), fast, slow)
+        r[panel < 0] = np.nan
+        axes.plot(r[:, 0], r[:, 1], color=BLUE, lw=0.7, alpha=0.6)
+        if np.isfinite(r[:, 1]).any():
+            top = np.nanargmax(r[:, 1])
+            axes.text(r[top, 0], r[top, 1], f"{d:g} Å", fontsize=7, color=BLUE, ha="center", va="bottom")

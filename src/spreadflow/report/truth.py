@@ -1,0 +1,185 @@
+"""What was found in a run beside what was simulated. Tables are the columns of schemas 'reindex' and 'truth'."""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from spreadflow.models import ReflectionFlag
+from spreadflow.physics import lattice, symmetry
+from spreadflow.units import DEG
+
+SINGLE, BLANK, DOUBLE = 0, 1, 2
+"""kinds of simulated shots"""
+KINDS = ("single", "blank", "double", "saturated", "unreadable")
+RIGHT_RAD = 1.0 * DEG
+"""a lattice closer than this to a simulated one is that one"""
+BRIGHT = 0.1
+"""a simulated reflection explains a spot if it holds at least this fraction of the spot's photons"""
+
+
+class Match(NamedTuple):
+    """Found lattices beside the simulated ones of their shots."""
+
+    kind: np.ndarray
+    """(shot found,) kind that was simulated; −1 = no truth for this shot"""
+    row: np.ndarray
+    """(lattice found,) row of the truth's lattices, each at most once a shot; −1 = none left in this shot"""
+    angle: np.ndarray
+    """(lattice found,) misorientation, rad; NaN where row is −1"""
+    to_truth: np.ndarray
+    """(lattice found, 3, 3) integers: simulated hkl = to_truth · found hkl"""
+
+    @property
+    def right(self) -> np.ndarray:
+        """(lattice found,) bool: is a simulated lattice."""
+        return (self.row >= 0) & (np.nan_to_num(self.angle, nan=np.inf) < RIGHT_RAD)
+
+
+class Pair(NamedTuple):
+    """A run's product, its truth, and how their lattices belong together."""
+
+    found: dict
+    truth: dict
+    match: Match
+
+
+def match(found: dict, truth: dict, space_group: str) -> Match:
+    """Pair each found lattice with the closest simulated one of its shot, best pairs first."""
+    ids = {int(i): n for n, i in enumerate(truth["shots/shot_id"])}
+    shot = np.array([ids.get(int(i), -1) for i in found["shots/shot_id"]], dtype=int)
+    kind = np.where(shot >= 0, truth["shots/kind"][shot].astype(int) if len(ids) else -1, -1)
+    n = len(found["lattices/shot"])
+    out = Match(kind, np.full(n, -1), np.full(n, np.nan), np.broadcast_to(np.eye(3, dtype=int), (n, 3, 3)).copy())
+    true_shot = shot[found["lattices/shot"]] if n else np.empty(0, int)
+    for s in np.unique(true_shot[true_shot >= 0]):
+        mine, theirs = np.flatnonzero(true_shot == s), np.flatnonzero(truth["lattices/shot"] == s)
+        A, A_true = found["lattices/A"], truth["lattices/A"]
+        angle = np.array([[symmetry.misorientation(A[i], A_true[j], space_group) for j in theirs] for i in mine])
+        while angle.size and np.isfinite(angle).any():
+            i, j = np.unravel_index(np.nanargmin(angle), angle.shape)
+            out.row[mine[i]], out.angle[mine[i]] = theirs[j], angle[i, j]
+            out.to_truth[mine[i]] = symmetry.same_indices(A[mine[i]], A_true[theirs[j]], space_group)
+            angle[i, :], angle[:, j] = np.inf, np.inf
+    return out
+
+
+def counts(pair: Pair) -> dict:
+    """Lattices found on the shots of each kind."""
+    found, matched = pair.found, pair.match
+    indexed = np.bincount(found["lattices/shot"], minlength=len(matched.kind)) > 0
+    right = np.bincount(found["lattices/shot"][matched.right], minlength=len(matched.kind))
+    return {
+        "n_singles": int((matched.kind == SINGLE).sum()),
+        "n_singles_indexed": int((right[matched.kind == SINGLE] >= 1).sum()),
+        "n_blanks": int((matched.kind == BLANK).sum()),
+        "n_blanks_with_lattice": int(indexed[matched.kind == BLANK].sum()),
+        "n_doubles": int((matched.kind == DOUBLE).sum()),
+        "n_doubles_both": int((right[matched.kind == DOUBLE] >= 2).sum()),
+        "n_lattices_wrong": int((~matched.right).sum()),
+    }
+
+
+def orientations(matched: Match) -> dict:
+    """Misorientation of all lattices that have a partner, degrees."""
+    angle = np.rad2deg(matched.angle[matched.row >= 0])
+    median, p95 = np.percentile(angle, [50, 95]) if len(angle) else (None, None)
+    return {"misorientation_deg_median": median, "misorientation_deg_p95": p95}
+
+
+def indices(pair: Pair) -> dict:
+    """Miller indices of spots: right if the nearest simulated reflection bright enough for the spot has that index."""
+    found, truth, matched = pair
+    n_right = n_all = 0
+    rows = _by(truth["reflections/lattice"], len(truth["lattices/shot"]))
+    spots = _by(found["spots/lattice"], len(matched.row))
+    for i in np.flatnonzero(matched.row >= 0):
+        mine, theirs = spots[i], rows[matched.row[i]]
+        n_all += len(mine)
+        for panel in np.unique(found["spots/panel"][mine]):
+            here = mine[found["spots/panel"][mine] == panel]
+            there = theirs[truth["reflections/panel"][theirs] == panel]
+            claimed = found["spots/hkl"][here] @ matched.to_truth[i].T
+            n_right += _explained(found, truth, here, there, claimed)
+    return {"n_spots_indexed": n_all, "miller_right": n_right / n_all if n_all else None}
+
+
+def _explained(found: dict, truth: dict, spots: np.ndarray, reflections: np.ndarray, claimed: np.ndarray) -> int:
+    """How many spots of one panel lie nearest to the reflection they claim to be."""
+    where = _positions(truth, reflections)
+    bright, right = truth["reflections/photons"][reflections], 0
+    for position, intensity, hkl in zip(
+        _positions(found, spots, "spots"), found["spots/intensity"][spots], claimed, strict=True
+    ):
+        distance = np.where(bright >= BRIGHT * intensity, np.linalg.norm(where - position, axis=1), np.inf)
+        if len(distance) and np.isfinite(distance.min()):
+            right += int((truth["reflections/hkl"][reflections[distance.argmin()]] == hkl).all())
+    return right
+
+
+def pulls(pair: Pair) -> np.ndarray:
+    """(n,) (I − I_true)/σ of the unflagged reflections of the right lattices of single shots."""
+    found, truth, _ = pair
+    out = [np.empty(0)]
+    for mine, theirs in _common(pair):
+        clean = found["reflections/flags"][mine] == 0
+        difference = found["reflections/intensity"][mine] - truth["reflections/photons"][theirs]
+        out.append((difference / found["reflections/sigma"][mine])[clean])
+    return np.concatenate(out)
+
+
+def recall(pair: Pair, d_min: float, shape: tuple[int, int]) -> dict:
+    """Share of the simulated reflections above 3 σ, on the panel and d ≥ d_min, that were predicted.
+
+    σ² = I_true + the background variance of the nearest predicted reflection of the lattice.
+    """
+    found, truth, matched = pair
+    n_strong = n_found = 0
+    rows = _by(truth["reflections/lattice"], len(truth["lattices/shot"]))
+    predicted = _by(found["reflections/lattice"], len(matched.row))
+    lattices = np.flatnonzero(matched.right & (matched.kind[found["lattices/shot"]] == SINGLE))
+    common = _common(pair)
+    for i, (_, theirs) in zip(lattices, common, strict=True):
+        every, mine = rows[matched.row[i]], predicted[i]
+        mine = mine[found["reflections/flags"][mine] & ReflectionFlag.FAILED == 0]
+        if not len(mine):
+            continue
+        _, near = cKDTree(_positions(found, mine)).query(_positions(truth, every))
+        variance = found["reflections/sigma"][mine[near]] ** 2 - np.maximum(
+            found["reflections/intensity"][mine[near]], 0
+        )
+        photons = truth["reflections/photons"][every]
+        fast, slow = _positions(truth, every).T
+        strong = photons > 3 * np.sqrt(photons + np.maximum(variance, 0))
+        strong &= lattice.spacing(truth["lattices/A"][matched.row[i]], truth["reflections/hkl"][every]) >= d_min
+        strong &= (fast >= 0) & (fast < shape[1]) & (slow >= 0) & (slow < shape[0])
+        n_strong += int(strong.sum())
+        n_found += int(np.isin(every[strong], theirs).sum())
+    return {"n_strong_true": n_strong, "prediction_recall": n_found / n_strong if n_strong else None}
+
+
+def _common(pair: Pair) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Per right lattice of a single shot: rows of the reflections that are in both tables, found and simulated."""
+    found, truth, matched = pair
+    rows = _by(truth["reflections/lattice"], len(truth["lattices/shot"]))
+    predicted = _by(found["reflections/lattice"], len(matched.row))
+    out = []
+    for i in np.flatnonzero(matched.right & (matched.kind[found["lattices/shot"]] == SINGLE)):
+        mine, theirs = predicted[i], rows[matched.row[i]]
+        number = {tuple(h): t for h, t in zip(truth["reflections/hkl"][theirs].tolist(), theirs, strict=True)}
+        claimed = (found["reflections/hkl"][mine] @ matched.to_truth[i].T).tolist()
+        partner = np.array([number.get(tuple(h), -1) for h in claimed], dtype=int)
+        out.append((mine[partner >= 0], partner[partner >= 0]))
+    return out
+
+
+def _positions(table: dict, rows: np.ndarray, of: str = "reflections") -> np.ndarray:
+    return np.stack([table[f"{of}/fast"][rows], table[f"{of}/slow"][rows]], axis=1)
+
+
+def _by(owner: np.ndarray, n: int) -> list[np.ndarray]:
+    """Rows of a table, per owner 0 … n − 1 (rows of owner −1 are nobody's)."""
+    order = np.argsort(owner, kind="stable")
+    edges = np.searchsorted(owner[order], np.arange(n + 1))
+    return [order[a:b] for a, b in pairwise(edges)]
