@@ -1,0 +1,178 @@
+"""One run with every kind of shot: each ends in its own outcome, and the lattices are the true ones."""
+
+import json
+import os
+
+import h5py
+import numpy as np
+import pytest
+
+from spreadflow.config import IndexSection, StageConfig
+from spreadflow.errors import FileError, Outcome
+from spreadflow.io import dials, store
+from spreadflow.io.images import Source
+from spreadflow.models import ReflectionFlag
+from spreadflow.parallel import World
+from spreadflow.physics import geometry, symmetry
+from spreadflow.stages import index
+
+OUTCOMES = [
+    Outcome.INDEXED,
+    Outcome.BLANK,
+    Outcome.SATURATED,
+    Outcome.EMPTY,
+    Outcome.UNREADABLE,
+    Outcome.BAD_SPECTRUM,
+    Outcome.INDEXED,
+    Outcome.INDEXED,
+]
+
+
+def section(tiny_run, **changes) -> IndexSection:
+    how = {"d_min": 2.4, "domain_ang": 1500.0, "block_shots": 3, "calibration_error": 0.0, "n_directions": 4096}
+    return IndexSection(cell=tiny_run["cell"], space_group=tiny_run["space_group"], **(how | changes))
+
+
+def run(tiny_run, out, word="index", geometry=None, **changes):
+    config = StageConfig(**{word: section(tiny_run, **changes)})
+    index.run(config, images=tiny_run["manifest"], geometry=geometry, out=out, world=World(1), word=word)
+
+
+@pytest.fixture(scope="module")
+def product(tiny_run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("index") / "index.h5"
+    run(tiny_run, out)
+    return out
+
+
+def test_every_shot_has_its_outcome(product):
+    columns, told = store.read(product, "index"), store.attributes(product, "index")
+    assert [Outcome(x) for x in columns["shots/outcome"]] == OUTCOMES
+    assert told["outcomes"] == {o.name.lower(): OUTCOMES.count(o) for o in sorted(set(OUTCOMES))}
+    assert sum(told["outcomes"].values()) == len(OUTCOMES)
+    assert list(columns["shots/n_lattices"]) == [1, 0, 0, 0, 0, 0, 2, 1]
+    assert np.all(columns["shots/seconds"] > 0)
+
+
+def test_tables_refer_to_each_other(product):
+    columns = store.read(product, "index")
+    n = np.bincount(columns["spots/shot"], minlength=len(OUTCOMES))
+    np.testing.assert_array_equal(n, columns["shots/n_spots"])
+    np.testing.assert_array_equal(columns["lattices/shot"], [0, 6, 6, 7])
+    np.testing.assert_array_equal(columns["lattices/k"], [0, 0, 1, 0])
+    np.testing.assert_array_equal(columns["lattices/shot_id"], columns["shots/shot_id"][columns["lattices/shot"]])
+    of = columns["spots/lattice"]
+    np.testing.assert_array_equal(np.bincount(of[of >= 0], minlength=4), columns["lattices/n_indexed"])
+    np.testing.assert_array_equal(columns["lattices/shot"][of[of >= 0]], columns["spots/shot"][of >= 0])
+    assert np.all(columns["spots/hkl"].any(axis=1) == (of >= 0))
+    assert set(columns["reflections/lattice"]) == {0, 1, 2, 3}
+
+
+def partners(columns, tiny_run):
+    """Of each lattice found: its nearest true matrix of the shot, that one's photons, and the angle in degrees."""
+    out = []
+    for A, shot in zip(columns["lattices/A"], columns["lattices/shot"], strict=True):
+        angles = [symmetry.misorientation(A, true, tiny_run["space_group"]) for true in tiny_run["A"][shot]]
+        best = int(np.argmin(angles))
+        out.append((tiny_run["A"][shot][best], tiny_run["photons"][shot][best], np.rad2deg(angles[best]), best))
+    return out
+
+
+def test_lattices_are_the_true_ones(product, tiny_run):
+    found = partners(store.read(product, "index"), tiny_run)
+    assert max(angle for _, _, angle, _ in found) < 0.03
+    assert {best for *_, best in found[1:3]} == {0, 1}, "the double hit is two crystals"
+
+
+def test_intensities_are_the_true_ones(product, tiny_run):
+    columns = store.read(product, "index")
+    pulls = []
+    for k, (A, photons, _, _) in enumerate(partners(columns, tiny_run)):
+        turn = symmetry.same_indices(columns["lattices/A"][k], A, tiny_run["space_group"])
+        mine = (columns["reflections/lattice"] == k) & (columns["reflections/flags"] == 0)
+        expected = np.array([photons.get(tuple(turn @ h), 0.0) for h in columns["reflections/hkl"][mine]])
+        pulls.append((columns["reflections/intensity"][mine] - expected) / columns["reflections/sigma"][mine])
+    pulls = np.concatenate(pulls)
+    assert len(pulls) > 150
+    assert abs(np.mean(pulls)) < 0.25
+    assert 0.8 < np.std(pulls) < 1.2
+
+
+def test_lattices_of_a_shot_know_each_other(product, tiny_run):
+    """Crossing footprints are flagged on the double hit."""
+    columns = store.read(product, "index")
+    double = np.isin(columns["reflections/lattice"], [1, 2])
+    overlaps = (columns["reflections/flags"] & ReflectionFlag.OVERLAP) > 0
+    assert overlaps[double].mean() > overlaps[~double].mean()
+    assert overlaps[double].any()
+
+
+def test_attributes_describe_the_run(product, tiny_run):
+    told = store.attributes(product, "index")
+    assert told["run"] == "tiny" and told["manifest"] == str(tiny_run["manifest"])
+    assert told["config"] == json.loads(section(tiny_run).model_dump_json())
+    assert told["inputs"]["images"] == Source(tiny_run["manifest"]).identity and told["inputs"]["geometry"] is None
+    detector = Source(tiny_run["manifest"]).detector
+    np.testing.assert_allclose(told["detector"]["origin_mm"], detector.origin_mm)
+
+
+def test_reindex_takes_geometry_and_its_own_section(tiny_run, tmp_path):
+    """A geometry moved by half a pixel moves the lattices; the section is reindex's."""
+    moved = geometry.shifted(Source(tiny_run["manifest"]).detector, 0.15, 0.0, 0.0)
+    dials.write_expt(tmp_path / "level0.expt", moved, wavelength=1.743)
+    run(tiny_run, tmp_path / "reindex.h5", "reindex", tmp_path / "level0.expt", block_shots=8, max_lattices=1)
+    columns, told = store.read(tmp_path / "reindex.h5", "reindex"), store.attributes(tmp_path / "reindex.h5", "reindex")
+    np.testing.assert_allclose(told["detector"]["origin_mm"], moved.origin_mm)
+    assert len(store.part_keys(tmp_path / "reindex.h5", "reindex")) == 1
+    assert columns["shots/n_lattices"].max() == 1
+    angles = [angle for *_, angle, _ in partners(columns, tiny_run)]
+    assert min(angles) > 0.01, "the wrong geometry shows"
+
+
+def test_finished_parts_are_not_touched(tiny_run, tmp_path):
+    out = tmp_path / "index.h5"
+    run(tiny_run, out)
+    parts = sorted(out.with_suffix(".parts").iterdir())
+    assert len(parts) == 3
+    before = [p.stat().st_mtime_ns for p in parts]
+    whole = store.read(out, "index")
+    os.unlink(out)
+    os.unlink(parts[1])
+    run(tiny_run, out)
+    after = [p.stat().st_mtime_ns for p in parts]
+    assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, True]
+    again = store.read(out, "index")
+    for name in whole.keys() - {"shots/seconds"}:
+        np.testing.assert_array_equal(again[name], whole[name], err_msg=name)
+
+
+def test_another_config_remakes_every_part(tiny_run, tmp_path):
+    out = tmp_path / "index.h5"
+    run(tiny_run, out, max_lattices=1)
+    run(tiny_run, out, spots={"min_spots": 1000})
+    outcomes = store.read(out, "index", ["shots/outcome"])["shots/outcome"]
+    assert [Outcome(x) for x in outcomes[[0, 6, 7]]] == [Outcome.BLANK] * 3
+
+
+def test_limits_on_spots_and_lattices(tiny_run, tmp_path):
+    run(tiny_run, tmp_path / "a.h5", spots={"max_spots": 15, "min_spots": 1})
+    outcomes = store.read(tmp_path / "a.h5", "index", ["shots/outcome"])["shots/outcome"]
+    assert Outcome(outcomes[0]) == Outcome.OVERFLOW
+    run(tiny_run, tmp_path / "b.h5", min_indexed=500)
+    columns = store.read(tmp_path / "b.h5", "index")
+    assert [Outcome(x) for x in columns["shots/outcome"][[0, 1, 6]]] == [
+        Outcome.NO_LATTICE,
+        Outcome.BLANK,
+        Outcome.NO_LATTICE,
+    ]
+    assert len(columns["lattices/k"]) == 0 and len(columns["reflections/d"]) == 0
+
+
+def test_wrong_input_is_an_error(tiny_run, tmp_path):
+    with pytest.raises(FileError, match="manifest"):
+        run({**tiny_run, "manifest": tmp_path / "none.json"}, tmp_path / "index.h5")
+    with h5py.File(tmp_path / "mask.h5", "w") as f:
+        f["mask"] = np.zeros((3, 4))
+    with pytest.raises(FileError, match="mask"):
+        run(tiny_run, tmp_path / "index.h5", mask=tmp_path / "mask.h5")
+    assert not (tmp_path / "index.h5").exists()
