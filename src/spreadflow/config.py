@@ -104,23 +104,31 @@ class CrystalSection(Section):
     """The crystals that are simulated (analysis never reads this section)."""
 
     space_group: SpaceGroupName = "C 1 2 1"
+    """any name gemmi knows"""
     cell: CellParameters = [67.2, 59.8, 47.2, 90.0, 110.3, 90.0]
+    """a b c (Å) α β γ (degrees), conventional"""
     model: Path | None = None
     """PDB or mmCIF; null = the embedded phantom, built from the seed for this cell and space group"""
     phantom_seed: int = 1
+    """seed of the embedded phantom"""
     sites: list[Site] = [Site(atom="FE1", curve="oxidized"), Site(atom="FE2", curve="reduced")]
+    """the anomalous atoms; every other atom scatters with tabulated f', f''"""
     d_min: PositiveFloat = 1.7
     """resolution of the structure factors, Å"""
     k_sol: NonNegativeFloat = 0.435
+    """electron density of the flat bulk solvent, e/Å³; 0 = none"""
     b_sol: NonNegativeFloat = 46.0
+    """B factor of the bulk solvent, Å²"""
     domain_ang: PositiveFloat = 4000.0
     """diameter of the sphere that has the volume of one mosaic domain, Å; sets N cells"""
     domains_per_crystal: PositiveFloat = 93.75
     """multiplies the Bragg signal (illuminated volume over one domain)"""
     mosaicity: Literal["domains", "continuous"] = "domains"
+    """`domains`: the same fixed set of domains in every shot; `continuous`: the distribution they are drawn from"""
     mosaic_spread_deg: NonNegativeFloat = 0.05
     """r.m.s. total rotation angle of the domains"""
     n_domains: PositiveInt = 25
+    """number of domains, for `domains`"""
 
     @model_validator(mode="after")
     def _fits(self):
@@ -134,8 +142,11 @@ class BeamSection(Section):
     energy_ev: PositiveFloat = 7120.0
     """mean photon energy over all pulses"""
     first_channel_ev: PositiveFloat = 7070.5
+    """energy of the first channel"""
     channel_ev: PositiveFloat = 1.0
+    """width of a channel"""
     n_channels: PositiveInt = 100
+    """channels of a spectrum"""
     photons: PositiveFloat = 1e12
     """mean photons in a pulse"""
     size_mm: PositiveFloat = 0.003
@@ -156,8 +167,11 @@ class PanelSection(Section):
     """One panel of a multi-panel detector."""
 
     origin_mm: Annotated[list[float], Field(min_length=3, max_length=3)]
+    """lab position of the outer corner of pixel (0, 0)"""
     fast: Annotated[list[float], Field(min_length=3, max_length=3)] = [1.0, 0.0, 0.0]
+    """unit vector of the fast axis in the lab"""
     slow: Annotated[list[float], Field(min_length=3, max_length=3)] = [0.0, -1.0, 0.0]
+    """unit vector of the slow axis in the lab"""
 
 
 class DetectorSection(Section):
@@ -166,26 +180,37 @@ class DetectorSection(Section):
     shape: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = [1920, 1920]
     """(slow, fast) pixels of a panel"""
     pixel_mm: PositiveFloat = 0.177
+    """edge of the square pixels"""
     distance_mm: PositiveFloat = 141.7
+    """from the sample to the single panel"""
     beam_center_px: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     """(fast, slow) where the beam truly hits the single panel; null = half a pixel beyond its middle, as published"""
     header_error_mm: Annotated[list[float], Field(min_length=3, max_length=3)] = [0.0, 0.0, 0.0]
     """(fast, slow, distance): the truth minus what the files' headers say"""
     panels: list[PanelSection] = []
+    """several panels; replaces `distance_mm` and `beam_center_px`"""
     bad_pixels: list[Annotated[list[int], Field(min_length=5, max_length=5)]] = []
     """[panel, slow0, slow1, fast0, fast1], half open: masked in the file, garbage in the data"""
     thickness_mm: NonNegativeFloat = 0.032
+    """of the sensor; 0 = captures everything"""
     attenuation_mm: PositiveFloat = 0.017
+    """attenuation length of the sensor"""
     psf_fwhm_mm: NonNegativeFloat = 0.0
     """fibre-optic point spread; 0 = none (`psff`), 0.08 = as published (`psft`)"""
     psf_radius_px: PositiveInt = 10
+    """half size of the point spread's kernel"""
     gain_calibration: NonNegativeFloat = 0.01
     """relative standard deviation of the fixed gain map"""
     readout_adu: NonNegativeFloat = 1.0
+    """standard deviation of the readout noise"""
     offset_adu: int = 10
+    """pedestal added to every pixel"""
     saturation_adu: PositiveInt = 2_000_000_000
+    """upper end of the trusted range"""
     water_mm: NonNegativeFloat = 0.1
+    """path through water, for the background"""
     air_mm: NonNegativeFloat = 10.0
+    """path through air, for the background"""
 
 
 class SimulateSection(Section):
@@ -194,6 +219,7 @@ class SimulateSection(Section):
     precision: Literal["float32", "float64"] = "float32"
     """of the sums over channels and domains; geometry is always float64"""
     compression: Literal["bitshuffle-lz4", "gzip"] = "bitshuffle-lz4"
+    """of the image files"""
     block_shots: PositiveInt = 8
     """shots per image file; a fixed block, whatever the number of ranks"""
 
@@ -202,17 +228,24 @@ class SimulatedShots(Section):
     """How many shots of each kind a simulated run has (in this order)."""
 
     n_single: NonNegativeInt = 96
+    """one lattice"""
     n_blank: NonNegativeInt = 0
+    """background only"""
     n_double: NonNegativeInt = 0
+    """two lattices"""
     n_saturated: NonNegativeInt = 0
+    """one lattice, too bright for the trusted range"""
     n_unreadable: NonNegativeInt = 0
+    """stored bytes that do not decompress"""
 
 
 class RunSection(Section):
     """A run is simulated, or external: a manifest written by `spreadflow manifest`."""
 
     simulate: SimulatedShots | None = None
+    """how many shots of each kind to simulate"""
     images: Path | None = None
+    """manifest of existing images"""
 
     @model_validator(mode="after")
     def _one_of(self):
@@ -229,44 +262,60 @@ class SpotsSection(Section):
     """Spot finding by dispersion (Winter et al. 2018)."""
 
     gain: PositiveFloat = 1.0
+    """variance over mean of the photons"""
     sigma_background: PositiveFloat = 6.0
+    """threshold of the variance test, in its σ"""
     sigma_strong: PositiveFloat = 3.0
+    """threshold of the pixel above its mean, in σ"""
     global_threshold: float = 0.0
     """photons, after the pedestal is subtracted"""
     kernel: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = [4, 4]
     """half sizes (slow, fast) of the window"""
     min_pixels: PositiveInt = 2
+    """smaller spots are noise"""
     max_pixels: PositiveInt = 200
+    """larger spots are artefacts"""
     d_min: PositiveFloat | None = None
+    """high-resolution limit of spots, Å; null = none"""
     d_max: PositiveFloat | None = None
+    """low-resolution limit of spots, Å; null = none"""
     min_spots: PositiveInt = 12
     """fewer spots than this is a blank"""
     max_spots: PositiveInt = 2000
+    """more spots than this is an OVERFLOW"""
 
 
 class IndexSection(Section):
     """Spots → lattices → integrated reflections. `reindex` overlays this section."""
 
     space_group: SpaceGroupName = "C 1 2 1"
+    """of the target; any name gemmi knows"""
     cell: CellParameters = [67.2, 59.8, 47.2, 90.0, 110.3, 90.0]
     """target cell; may be wrong by 3 % and 3°"""
     spots: SpotsSection = SpotsSection()
+    """how spots are found"""
     mask: Path | None = None
     """HDF5 dataset `mask` (panel, slow, fast) or (slow, fast), non-zero = not to be used; added to the file's own"""
     saturation_photons: PositiveFloat | None = None
     """upper end of the trusted range; null = as in the file"""
     saturated_fraction_max: Fraction = 0.002
+    """of the usable pixels; a shot with more above the trusted range is SATURATED"""
     d_min: PositiveFloat = 1.9
     """resolution to which reflections are predicted"""
     max_lattices: PositiveInt = 3
+    """at most this many lattices in a shot"""
     min_indexed: PositiveInt = 8
+    """spots a lattice must explain"""
     min_fraction_indexed: Fraction = 0.3
     """of the spots still free when the lattice was found"""
     length_tolerance: Fraction = 0.05
+    """how far a, b, c may be from the target, relative"""
     angle_tolerance_deg: PositiveFloat = 5.0
+    """how far α, β, γ may be from the target"""
     n_directions: PositiveInt = 8192
     """directions of the half sphere that are searched"""
     rmsd_max_px: PositiveFloat = 2.0
+    """a lattice with a larger r.m.s.d. is refused"""
     mosaic_spread_deg: PositiveFloat | None = None
     """null = estimated from the data of each lattice"""
     domain_ang: PositiveFloat = 3000.0
@@ -274,7 +323,9 @@ class IndexSection(Section):
     calibration_error: NonNegativeFloat = 0.01
     """relative pixel-to-pixel gain error, for σ"""
     readout_photons: NonNegativeFloat = 1.0
+    """standard deviation of the readout noise, for σ"""
     block_shots: PositiveInt = 8
+    """shots in a part file"""
 
     @model_validator(mode="after")
     def _fits(self):
@@ -286,9 +337,11 @@ class Level0Section(Section):
     runs: list[str] | None = None
     """null = all runs"""
     max_lattices: PositiveInt | None = None
+    """at most this many lattices take part; null = all"""
     from_file: Path | None = Field(default=None, alias="from")
     """a frozen level0.expt: nothing is refined"""
     refine: list[Literal["shift", "distance", "tilt"]] = ["shift", "distance"]
+    """what moves"""
     outlier_probability: Fraction = 0.99
     """χ² quantile of the robust (minimum covariance determinant) cut on residuals"""
     min_reflections: PositiveInt = 10
@@ -303,30 +356,41 @@ class CellsSection(Section):
     from_file: Path | None = Field(default=None, alias="from")
     """a frozen cells.h5: clusters are taken from it"""
     features: list[Literal["a", "b", "c", "alpha", "beta", "gamma"]] = ["a", "b", "c"]
+    """cell parameters the clusters are found on"""
     eps_ang: PositiveFloat = 0.2
     """DBSCAN radius; angles count as Å per degree"""
     min_samples: PositiveInt = 3
+    """lattices within `eps_ang` that make a cluster"""
     mahalanobis_max: PositiveFloat = 4.0
+    """accepted lattices are nearer to the chosen cluster than this"""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True)
 
 
 class MergeSection(Section):
     d_min: PositiveFloat = 1.9
+    """high-resolution limit, Å"""
     reference: Path | None = None
     """model (PDB, mmCIF) or MTZ the scales are taken against (mark0); null = no reference"""
     refine_b: bool = True
+    """a relative B factor for each lattice besides its scale"""
     partiality_min: Fraction = 0.05
     """reflections recorded less than this (relative to the lattice's best) do not count"""
     min_reflections: PositiveInt = 10
+    """lattices with fewer do not count"""
     n_bins: PositiveInt = 10
+    """resolution shells of the statistics"""
     n_cycles: PositiveInt = 10
+    """at most this many cycles of scaling and error model"""
     min_multiplicity: PositiveInt = 1
+    """unique reflections with fewer observations are left out"""
 
 
 class AnnulusSection(Section):
     d_max: PositiveFloat = 2.5
+    """low-resolution edge, Å"""
     d_min: PositiveFloat = 2.1
+    """high-resolution edge, Å"""
     min_i_over_sigma: float | None = None
     """null = every predicted reflection"""
     border_px: NonNegativeInt = 3
@@ -343,23 +407,35 @@ class Config(Section):
     """Everything. One section per stage plus `trial`, `runs`, `seed` and where things lie."""
 
     trial: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = "trial"
+    """name of this way to analyse: folder below `results`"""
     seed: NonNegativeInt = 1
+    """of everything random"""
     data: Path = Path("data")
     """folder of the runs' images"""
     results: Path = Path("results")
     """folder of the trials"""
     runs: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")], RunSection] = {}
+    """name → run"""
     crystal: CrystalSection = CrystalSection()
+    """the crystals that are simulated"""
     beam: BeamSection = BeamSection()
+    """the pulses that are simulated"""
     detector: DetectorSection = DetectorSection()
+    """the detector that is simulated"""
     simulate: SimulateSection = SimulateSection()
+    """how images are computed and stored"""
     index: IndexSection = IndexSection()
+    """spots → lattices → integrated reflections"""
     reindex: dict[str, Any] = {}
     """keys of `index` that differ in `reindex`"""
     level0: Level0Section = Level0Section()
+    """one detector shift and distance from all lattices"""
     cells: CellsSection = CellsSection()
+    """clusters of unit cells; the accepted list"""
     merge: MergeSection = MergeSection()
+    """scales and merged intensities"""
     annulus: AnnulusSection = AnnulusSection()
+    """shoebox pixels within a resolution annulus"""
 
     @model_validator(mode="after")
     def _whole(self):

@@ -161,7 +161,7 @@ _MERGE = (
             "d_min": ("float64", "angstrom", "high-resolution edge"),
             "n_possible": ("int32", "", "unique reflections, Friedel mates separate"),
             "n_measured": ("int32", "", "of these measured"),
-            "n_observations": ("int32", "", ""),
+            "n_observations": ("int32", "", "observations of these"),
             "i_over_sigma": ("float64", "", "⟨I/σ⟩"),
             "cc_half": ("float64", "", "CC1/2"),
             "n_pairs": ("int32", "", "pairs of CC1/2"),
@@ -228,7 +228,7 @@ _TRUTH = (
     _table(
         "shots",
         {
-            "shot_id": ("uint64", "", ""),
+            "shot_id": ("uint64", "", "as in index"),
             "kind": ("uint8", "", "0 single, 1 blank, 2 double, 3 saturated, 4 unreadable"),
         },
     )
