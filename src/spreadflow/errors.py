@@ -35,6 +35,7 @@ class Outcome(IntEnum):
     """How a shot ended in `index` or `reindex`. Exactly one per shot; counts add up to the shots read."""
 
     INDEXED = 0
+    """At least one lattice."""
     NO_LATTICE = 1
     """Enough spots for a hit, but no lattice explained them."""
     BLANK = 2
@@ -57,6 +58,7 @@ class LatticeOutcome(IntEnum):
     """How a lattice ended in `cells`. Exactly one per lattice of `reindex`."""
 
     ACCEPTED = 0
+    """In the chosen cluster: on the accepted list."""
     NOISE = 1
     """In no cluster of unit cells."""
     OTHER_CLUSTER = 2

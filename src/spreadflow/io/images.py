@@ -43,6 +43,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     version: Literal[1] = 1
+    """of this format"""
     run: str
     """name of the run; part of every shot_id"""
     offset_adu: float = 0.0
@@ -52,8 +53,9 @@ class Manifest(BaseModel):
     polarization: float = 1.0
     """Kahn's K, -1 to 1: +1 is polarized along the lab x axis"""
     mask: str | None = None
-    """HDF5 file, path as above, whose dataset `mask` is non-zero where a pixel is not to be used"""
+    """HDF5 file, path as for `files`, whose dataset `mask` is non-zero where a pixel is not to be used"""
     files: list[ManifestFile]
+    """in the order of the shots"""
 
 
 def shot_id(run: str, filename: str, frame: int) -> int:
