@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from spreadflow.io import store
 from spreadflow.models import ReflectionFlag
@@ -64,8 +65,7 @@ def _picture(table: dict, told: dict, figures: dict) -> Figure:
     _mosaic(left, table)
     axes: Any = right.subplots(3, 1)
     n = np.bincount(table["reflections/lattice"], minlength=figures["n_lattices"])
-    top = np.arange(n.max(initial=1) + 2)
-    axes[0].hist(n, bins=np.unique(np.linspace(0, top[-1], 31).astype(int)), color=style.BLUE, alpha=0.75)
+    style.histogram(axes[0], n, "", style.BLUE)
     axes[0].set(title="reflections of each lattice", ylabel="lattices")
     _resolution(axes[1], table)
     _strength(axes[2], table)
@@ -91,7 +91,9 @@ def _mosaic(figure: Any, table: dict) -> None:
         norm = LogNorm(max(1.0, float(np.nanpercentile(photons, 5))), max(2.0, float(np.nanmax(photons))))
         ax.imshow(photons.reshape(shape), norm=norm, cmap=style.PHOTONS.with_extremes(bad=style.ORANGE))
         foreground = table["pixels/foreground"][box].reshape(shape)
-        ax.contour(foreground, levels=[0.5], colors=style.RED, linewidths=0.6) if np.ptp(foreground) else None
+        slow, fast = np.nonzero(foreground)
+        corner, width, height = (fast.min() - 0.5, slow.min() - 0.5), float(np.ptp(fast)) + 1, float(np.ptp(slow)) + 1
+        ax.add_patch(Rectangle(corner, width, height, fill=False, color=style.RED, lw=0.6))
         h, k, l = table["reflections/hkl"][row]
         ax.set_title(f"{h} {k} {l}", fontsize=6.5, fontweight="normal", loc="center", pad=2)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
+from matplotlib.ticker import MaxNLocator
 
 from spreadflow.analysis import cells
 from spreadflow.errors import LatticeOutcome
@@ -64,7 +65,7 @@ def _picture(table: dict, told: dict, figures: dict) -> Figure:
     page = style.page(
         "cells: which lattices are the crystal form of interest",
         f"{style.say(figures['n_kept'])} of {style.say(figures['n_in'])} lattices accepted · mean cell {text} "
-        f"(Å, degrees) · {figures['n_clusters']} clusters · {figures['space_group']}",
+        f"(Å, degrees) · clusters: {figures['n_clusters']} · {figures['space_group']}",
     )
     top, bottom = page.subfigures(2, 1, height_ratios=[1.25, 1])  # type: ignore[misc]
     axes = top.subplots(1, len(pairs) + 1, squeeze=False)[0]
@@ -101,30 +102,33 @@ def _scatter(axes: Any, table: dict, told: dict, pair: tuple[int, int]) -> None:
             axes.scatter(
                 x[mine], y[mine], s=size, color=color, alpha=0.7, lw=0, label=end.name.lower().replace("_", " ")
             )
+    accepted = outcome == LatticeOutcome.ACCEPTED
+    limits = [_view(values, accepted) for values in (x, y)]
     names = [cells.NAMES[column] for column in pair]
     if set(names) <= set(told["features"]):
         rows = [told["features"].index(name) for name in names]
         centre = table["clusters/location"][told["chosen"]][rows]
-        spread, axis = np.linalg.eigh(table["clusters/covariance"][told["chosen"]][np.ix_(rows, rows)])
+        covariance = table["clusters/covariance"][told["chosen"]][np.ix_(rows, rows)]
+        spread, axis = np.linalg.eigh(covariance)
         tilt = np.rad2deg(np.arctan2(axis[1, 1], axis[0, 1]))
         for sigmas in (2, 4):
-            ellipse = Ellipse(
-                centre, *(2 * sigmas * np.sqrt(spread[::-1])), angle=tilt, fill=False, color=style.INK, lw=0.9
-            )
-            axes.add_patch(ellipse)
-    accepted = outcome == LatticeOutcome.ACCEPTED
-    axes.set(xlim=_view(x, accepted), ylim=_view(y, accepted))
+            size = 2 * sigmas * np.sqrt(spread[::-1])
+            axes.add_patch(Ellipse(centre, *size, angle=tilt, fill=False, color=style.INK, lw=0.9))
+        reach = 4.3 * np.sqrt(np.diag(covariance))
+        limits = [(min(v[0], c - r), max(v[1], c + r)) for v, c, r in zip(limits, centre, reach, strict=True)]
+    axes.set(xlim=limits[0], ylim=limits[1])
     axes.set(xlabel=f"{NAMES[pair[0]]}, Å", ylabel=f"{NAMES[pair[1]]}, Å")
 
 
 def _histogram(axes: Any, table: dict, figures: dict, column: int) -> None:
     values, accepted = table["lattices/cell"][:, column], table["lattices/outcome"] == LatticeOutcome.ACCEPTED
     low, high = _view(values, accepted)
-    edges = np.linspace(low, high, 33)
+    edges = np.linspace(low, high, style.n_bins(len(values)) + 1)
     axes.hist([values[accepted], values[~accepted]], edges, stacked=True, color=[style.BLUE, style.ORANGE])
     if figures["true_mean"] is not None:
         axes.axvline(figures["true_mean"][column], color=style.INK, lw=1, ls="--", label="truth")
         axes.legend(loc="upper right")
     axes.set(xlabel=f"{NAMES[column]}, {'Å' if column < 3 else 'degrees'}", ylabel="lattices")
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     if figures["mean"] is not None:
         axes.set_title(f"{figures['mean'][column]:.3f} ± {figures['sd'][column]:.3f}")

@@ -8,6 +8,7 @@ from matplotlib import colormaps
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D
 
 from spreadflow.models import Detector, Shot
@@ -67,14 +68,21 @@ def empty(axes: Any, text: str) -> None:
     axes.set_yticks([])
 
 
-def histogram(axes: Any, values: np.ndarray, label: str, color: str, limit: float | None = None) -> None:
+def histogram(axes: Any, values: np.ndarray, label: str, color: str) -> None:
     """Histogram from 0 to the 98th percentile, with the median as a line; what lies beyond is in the last bin."""
     values = np.asarray(values)[np.isfinite(values)]
     if not len(values):
         return
-    top = limit or max(float(np.percentile(values, 98)) * 1.1, 1e-9)
-    axes.hist(np.clip(values, 0, top), bins=np.linspace(0, top, 31), color=color, alpha=0.65, label=label)
+    top = max(float(np.percentile(values, 98)) * 1.1, 1e-9)
+    edges = np.linspace(0, top, n_bins(len(values)) + 1)
+    axes.hist(np.clip(values, 0, top), bins=edges, color=color, alpha=0.65, label=label)
     axes.axvline(np.median(values), color=color, lw=1.5)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+
+def n_bins(n: int) -> int:
+    """Bins of a histogram of n numbers."""
+    return int(np.clip(2 * np.sqrt(n), 8, 40))
 
 
 def bars(axes: Any, names: list[str], counts: list[int], colors: list[str]) -> None:
