@@ -1,0 +1,65 @@
+"""index under a launcher: the same product on one rank and on two, and a killed stage goes on where it was."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spreadflow.io import store
+
+LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
+
+
+@pytest.fixture
+def command(tiny_run):
+    """The command line of `index` on the tiny run, on so many ranks."""
+    if not LAUNCHER.exists():
+        pytest.skip(f"no MPI launcher at {LAUNCHER}")
+    how = {"cell": tiny_run["cell"], "space_group": tiny_run["space_group"], "d_min": 2.4, "domain_ang": 1500.0}
+    config = json.dumps({"index": how | {"block_shots": 1, "n_directions": 4096}})
+
+    def words(out: Path, ranks: int) -> list[str]:
+        stage = [sys.executable, "-m", "spreadflow.cli", "index", "--config", config, "--ranks", str(ranks)]
+        stage += ["--images", str(tiny_run["manifest"]), "--out", str(out)]
+        return [str(LAUNCHER), "-n", str(ranks), *stage] if ranks > 1 else stage
+
+    return words
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def same(a: Path, b: Path) -> None:
+    """Equal in every dataset but the time spent."""
+    first, second = store.read(a, "index"), store.read(b, "index")
+    for name in first.keys() - {"shots/seconds"}:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    told = [{k: v for k, v in store.attributes(path, "index").items() if k != "time"} for path in (a, b)]
+    assert told[0] == told[1]
+
+
+def test_products_are_equal_and_a_killed_stage_resumes(command, tmp_path):
+    one, two = tmp_path / "one" / "index.h5", tmp_path / "two" / "index.h5"
+    subprocess.run(command(one, 1), env=environment(), check=True, timeout=120)
+
+    stage = subprocess.Popen(command(two, 1), env=environment(), start_new_session=True)
+    parts = two.with_suffix(".parts")
+    deadline = time.monotonic() + 120
+    while len(list(parts.glob("*.h5"))) < 2 and stage.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(stage.pid, signal.SIGKILL)
+    stage.wait()
+    finished = {p.name: p.stat().st_mtime_ns for p in parts.glob("[0-9]*.h5")}
+    assert 2 <= len(finished) < 8 and not two.exists(), "killed on the way"
+
+    subprocess.run(command(two, 2), env=environment(), check=True, timeout=120)
+    assert {p.name: p.stat().st_mtime_ns for p in parts.glob("[0-9]*.h5") if p.name in finished} == finished
+    assert len(list(parts.glob("[0-9]*.h5"))) == 8
+    same(one, two)
