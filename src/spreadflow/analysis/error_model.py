@@ -2,7 +2,7 @@
 
 With photons expected m = k·I, k = G exp(−2 B s²)·factor:
 
-    v = sfac² (σ² + sb² m + (sadd² + spart² g) m²),   g = −2 ln(partiality / the lattice's best).
+    v = sfac² (σ² + sb² m + (sadd² + spart² g) m²),   g = −2 ln(partiality / the best at this resolution).
 
 The first three terms are those of Evans (2011, Acta D67, 282) as cctbx.xfel.merge has them (ev11), here in photons,
 where they mean something. The last is what an uncertain orientation does: near a Gaussian rocking curve of width w the
@@ -49,6 +49,7 @@ def fit(
     components: tuple[np.ndarray, ...],
     residual: np.ndarray,
     extra: np.ndarray,
+    leverage: np.ndarray,
     known: np.ndarray,
     model: ErrorModel,
     sums: Sums,
@@ -56,12 +57,12 @@ def fit(
     """One step of Fisher scoring for the likelihood of the residuals from what all other observations say.
 
     components: as from `terms`; residual: (observation,) photons − k·(mean of the others); extra: (observation,)
-    variance of that mean, photons²; known: (observation,) bool, the others say something. The variance is linear in
+    variance of that mean, photons²; leverage: (observation,) of the observation in its lattice's scale; known: (observation,) bool, the others say something. The variance is linear in
     (sfac², sfac² sb², sfac² sadd², sfac² spart²), so a scoring step is the linear regression of residual² − extra on
     the components with weights 1/v². A residual counts as at most `HUBER` standard deviations. Collective.
     """
     variance = model.variance(components) + extra
-    square = np.minimum(residual**2, HUBER**2 * variance) - extra
+    square = np.minimum(residual**2 / (1.0 - leverage), HUBER**2 * variance) - extra
     scaled = [np.where(known, c / variance, 0.0) for c in components]
     pairs = [(i, j) for i in range(4) for j in range(i, 4)]
     products = [scaled[i] * scaled[j] for i, j in pairs] + [s * square / variance for s in scaled]

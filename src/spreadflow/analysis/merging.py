@@ -15,6 +15,9 @@ from spreadflow.physics import symmetry
 CHUNK = 2**22
 """numbers (groups × unique reflections) that are added across ranks at a time"""
 
+N_SHELLS = 20
+"""resolution shells of equal volume for Wilson's prior and the best partiality"""
+
 Add = Callable[[Mapping[int, np.ndarray], int], np.ndarray]
 """Sum of equally shaped arrays over groups, in group order (`parallel.World.sum`)"""
 
@@ -22,12 +25,13 @@ Add = Callable[[Mapping[int, np.ndarray], int], np.ndarray]
 class Unique:
     """The unique reflections a space group allows, in the CCP4 asymmetric unit, Friedel mates apart.
 
-    hkl: (unique, 3) int32 asu indices, a mate under the index of I(+). friedel: (unique,) int8: +1 for I(+), −1 for I(−),
-    0 centric. d: (unique,) Å in the given cell. Systematic absences are not among them.
+    hkl: (unique, 3) int32 asu indices, a mate under the index of I(+). friedel: (unique,) int8: +1 for I(+), −1 for
+    I(−), 0 centric. d: (unique,) Å in the given cell. Systematic absences are not among them.
     """
 
     def __init__(self, cell: np.ndarray, space_group: str, d_min: float):
         """cell: (6,) a b c (Å) α β γ (degrees)."""
+        self.d_min = d_min
         self.cell, self.space_group = gemmi.UnitCell(*cell), symmetry.group(space_group)
         hkl = np.asarray(gemmi.make_miller_array(self.cell, self.space_group, d_min), dtype=np.int32)
         centric = np.asarray(self.space_group.operations().centric_flag_array(hkl), dtype=bool)
@@ -40,6 +44,8 @@ class Unique:
         self.mate[: len(hkl)][~centric] = np.arange(len(hkl), len(self.hkl))
         self.mate[len(hkl) :] = np.flatnonzero(~centric)
         self._grid = self._fill_grid()
+        self.shell = shells(self.d, d_min)
+        """(unique,) one of N_SHELLS"""
 
     def __len__(self) -> int:
         return len(self.hkl)
@@ -63,6 +69,11 @@ class Unique:
         return np.where(inside, self._grid[tuple((np.where(inside[:, None], hkl, 0) + self._limits).T)], -1)
 
 
+def shells(d: np.ndarray, d_min: float, n: int = N_SHELLS) -> np.ndarray:
+    """Number of the shell, of n with equal volume in reciprocal space from 1/d = 0 to 1/d_min, of each d (Å)."""
+    return np.minimum((n * (d_min / np.asarray(d, dtype=np.float64)) ** 3).astype(np.int64), n - 1)
+
+
 class Observations(NamedTuple):
     """Reflections to be merged, sorted by lattice, and which lattice and group they belong to."""
 
@@ -83,7 +94,7 @@ class Observations(NamedTuple):
     factor: np.ndarray
     """(observation,) polarization · Lorentz · partiality: intensity = G exp(−2 B s²) · factor · I"""
     partiality: np.ndarray
-    """(observation,) partiality relative to the lattice's best, 0-1"""
+    """(observation,) partiality relative to the best at its resolution (`best_partiality`), 0-1"""
 
     @property
     def n_lattices(self) -> int:
@@ -151,6 +162,24 @@ class Sums:
     def by_lattice(self, column: np.ndarray) -> np.ndarray:
         """(lattice,) sums of a column (observation,) over the reflections of each lattice this rank holds."""
         return np.bincount(self._lattice, column, minlength=self._n_lattices)
+
+
+def best_partiality(
+    partiality: np.ndarray, shell: np.ndarray, group: np.ndarray, n_groups: int, add: Add = add_in_order
+) -> np.ndarray:
+    """(shell,) the 97 % quantile of partialities in each resolution shell: what a node right on the sphere records.
+
+    A pulse is broad for nodes at high angle, and even the best of them then meets only a part of it. partiality,
+    shell, group: (reflection,). From a histogram of 1 % steps. Collective.
+    """
+    n_shells, n_steps = N_SHELLS, 100
+    step = np.minimum((partiality * n_steps).astype(np.int64), n_steps - 1)
+    own, row = np.unique(group, return_inverse=True)
+    cells = (row * n_shells + shell) * n_steps + step
+    counts = np.bincount(cells, minlength=len(own) * n_shells * n_steps).reshape(len(own), n_shells, n_steps)
+    total = add({int(g): c.astype(np.float64) for g, c in zip(own, counts, strict=True)}, n_groups)
+    above = total.sum(axis=1, keepdims=True) - total.cumsum(axis=1)
+    return (above > 0.03 * total.sum(axis=1, keepdims=True)).sum(axis=1) / n_steps + 1.0 / n_steps
 
 
 def half_sets(shot_id: np.ndarray, k: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from spreadflow.analysis import error_model
 from spreadflow.analysis.error_model import HUBER, ErrorModel
-from spreadflow.analysis.merging import Observations, Sums
+from spreadflow.analysis.merging import Observations, Sums, Unique
 
 B_RESTRAINT = 10.0
 """standard deviation of B among lattices, Å²: decides only where a lattice says nothing about its B"""
@@ -49,8 +49,7 @@ class _Data(NamedTuple):
 
     obs: Observations
     sums: Sums
-    shell: np.ndarray
-    centric: np.ndarray
+    unique: Unique
     refine_b: bool
     target: np.ndarray | None
     """(observation,) intensity of the reference on the scale of the data, NaN = unknown; None = no reference"""
@@ -68,14 +67,15 @@ class _State(NamedTuple):
     """(observation,) what the observation itself brought into the posterior"""
     robust: np.ndarray
     """(observation,) 0-1: the share of its weight that an observation keeps"""
+    leverage: np.ndarray
+    """(observation,) 0-1: how much of its residual the observation's own lattice scale takes away"""
 
 
 def scale(
     obs: Observations,
     sums: Sums,
+    unique: Unique,
     *,
-    shell: np.ndarray,
-    centric: np.ndarray,
     reference: np.ndarray | None = None,
     refine_b: bool = True,
     n_cycles: int = 20,
@@ -83,15 +83,15 @@ def scale(
 ) -> Scaling:
     """Scale every lattice, alternating with merging and the error model.
 
-    shell: (unique,) resolution shell; centric: (unique,) bool. reference: (unique,) intensities the scales are taken
+    reference: (unique,) intensities the scales are taken
     against instead of the merged ones (mark0: the slope through the origin; NaN = unknown). Without a reference mean
     ln G and mean B are 0. Cycles end when ln G moves by less than `tolerance` r.m.s. Collective through `sums`.
     """
-    prior = _prior(*sums.by_unique(obs.intensity, obs.factor), shell, centric)
+    prior = _prior(*sums.by_unique(obs.intensity, obs.factor), unique)
     target, ratio = (None, 1.0) if reference is None else _target(obs, sums, reference)
-    data = _Data(obs, sums, shell, centric, refine_b, target)
+    data = _Data(obs, sums, unique, refine_b, target)
     none, n = np.zeros(len(obs.lattice)), obs.n_lattices
-    state = _State(np.zeros(n), np.zeros(n), ErrorModel(), prior, prior, _Known(none, none), none + 1.0)
+    state = _State(np.zeros(n), np.zeros(n), ErrorModel(), prior, prior, _Known(none, none), none + 1.0, none)
     change, cycle = np.inf, 0
     while cycle < n_cycles and change > tolerance:
         state, change = _cycle(data, state, first=cycle == 0)
@@ -112,16 +112,19 @@ def _cycle(data: _Data, state: _State, first: bool) -> tuple[_State, float]:
     residual, extra = obs.intensity - k * others.mean, k**2 / others.precision
     if not first:
         measured = others.precision > 2.0 * state.prior.precision[obs.unique]
-        state = state._replace(model=error_model.fit(parts, residual, extra, measured, state.model, sums))
+        state = state._replace(
+            model=error_model.fit(parts, residual, extra, state.leverage, measured, state.model, sums)
+        )
     variance = state.model.variance(parts)
     robust = HUBER * np.sqrt(variance + extra) / np.maximum(np.abs(residual), 1e-300)
     state = state._replace(robust=np.minimum(1.0, robust))
-    step = (
+    towards = (
         _step_to_others(data, state, k, variance, others)
         if data.target is None
         else _step_to_target(data, state, k, variance)
     )
-    moved = state._replace(log_g=state.log_g + step[:, 0], b=state.b + step[:, 1])
+    step, leverage = towards
+    moved = state._replace(log_g=state.log_g + step[:, 0], b=state.b + step[:, 1], leverage=leverage)
     square, count = sums.over_lattices(step[:, 0] ** 2, np.ones(len(step)))
     return _merge(data, moved), float(np.sqrt(square / count))
 
@@ -148,59 +151,65 @@ def _merge(data: _Data, state: _State) -> _State:
     weighted, precision = data.sums.by_unique(own.mean * own.precision, own.precision)
     measured = precision > 0
     merged = np.where(measured, weighted / np.where(measured, precision, 1.0), 0.0)
-    prior = _prior(merged, measured, data.shell, data.centric)
+    prior = _prior(merged, measured, data.unique)
     total = prior.precision + precision
     posterior = _Known((prior.mean * prior.precision + weighted) / total, total)
     return state._replace(prior=prior, posterior=posterior, own=own)
 
 
-def _step_to_others(data: _Data, state: _State, k, variance, others: _Known) -> np.ndarray:
-    """(lattice, 2) step towards what the others say; the mean step is 0.
+def _step_to_others(data: _Data, state: _State, k, variance, others: _Known) -> tuple[np.ndarray, np.ndarray]:
+    """(lattice, 2) step towards what the others say, of mean 0, and the leverage.
 
     All lattices move at once, and two that share a reflection would both cover the whole distance between them: the
     curvature is multiplied by 1 + (own weight / weight of the others), at most 2, which bounds the step from above.
     """
-    photons = k * others.mean
     weight = 1.0 / (variance / state.robust + k**2 / others.precision)
     damping = 1.0 + np.minimum(1.0, state.own.precision / others.precision)
-    step = _step(data, photons, weight, damping, state.b)
-    return step - data.sums.over_lattices(*step.T) / data.sums.over_lattices(np.ones(len(step)))
+    step, leverage = _step(data, k * others.mean, weight, damping, state.b)
+    return step - data.sums.over_lattices(*step.T) / data.sums.over_lattices(np.ones(len(step))), leverage
 
 
-def _step_to_target(data: _Data, state: _State, k, variance) -> np.ndarray:
-    """(lattice, 2) step towards the reference."""
+def _step_to_target(data: _Data, state: _State, k, variance) -> tuple[np.ndarray, np.ndarray]:
+    """(lattice, 2) step towards the reference, and the leverage."""
     known = ~np.isnan(data.target)
     weight = np.where(known, state.robust / variance, 0.0)
     return _step(data, k * np.where(known, data.target, 0.0), weight, 1.0, state.b)
 
 
-def _step(data: _Data, photons, weight, damping, b) -> np.ndarray:
+def _step(data: _Data, photons, weight, damping, b) -> tuple[np.ndarray, np.ndarray]:
     """(lattice, 2) Gauss-Newton step of ln G and B, with d(photons)/d ln G = photons, d(photons)/dB = −2 s² photons.
 
-    photons, weight: (observation,) expected, and 1/variance.
+    photons, weight, damping: (observation,) expected photons, 1/variance, factor on the curvature. Also returns the
+    leverage (observation,), the diagonal of the hat matrix of each lattice's regression.
     """
-    sums, arm = data.sums, -2.0 * data.obs.s2
-    pull = weight * photons * (data.obs.intensity - photons)
-    curvature = damping * weight * photons**2
-    g0, h00 = sums.by_lattice(pull), np.maximum(sums.by_lattice(curvature), 1e-300)
-    if not data.refine_b:
-        return np.clip(np.stack([g0 / h00, np.zeros_like(g0)], axis=1), -STEP_MAX, STEP_MAX)
-    h01, h11 = sums.by_lattice(curvature * arm), sums.by_lattice(curvature * arm**2) + B_RESTRAINT**-2
-    g1 = sums.by_lattice(pull * arm) - b * B_RESTRAINT**-2
-    det = h00 * h11 - h01**2
-    step = np.stack([(h11 * g0 - h01 * g1) / det, (h00 * g1 - h01 * g0) / det], axis=1)
-    return np.clip(step, -STEP_MAX, STEP_MAX)
+    obs, sums, arm = data.obs, data.sums, -2.0 * data.obs.s2
+    pull = weight * photons * (obs.intensity - photons)
+    information = weight * photons**2
+    curvature = damping * information
+    h00, h01, h11 = (sums.by_lattice(c) for c in (curvature, curvature * arm, curvature * arm**2))
+    g0, g1 = sums.by_lattice(pull), sums.by_lattice(pull * arm) - b * B_RESTRAINT**-2
+    h00 = np.maximum(h00, 1e-300)
+    if data.refine_b:
+        h11 = h11 + B_RESTRAINT**-2
+        det = h00 * h11 - h01**2
+        c00, c01, c11 = h11 / det, -h01 / det, h00 / det
+    else:
+        c00, c01, c11 = 1.0 / h00, np.zeros_like(h00), np.zeros_like(h00)
+    step = np.stack([c00 * g0 + c01 * g1, c01 * g0 + c11 * g1], axis=1)
+    at = obs.lattice
+    leverage = information * (c00[at] + 2.0 * c01[at] * arm + c11[at] * arm**2)
+    return np.clip(step, -STEP_MAX, STEP_MAX), np.minimum(leverage, 0.9)
 
 
-def _prior(total: np.ndarray, count: np.ndarray, shell: np.ndarray, centric: np.ndarray) -> _Known:
+def _prior(total: np.ndarray, count: np.ndarray, unique: Unique) -> _Known:
     """Wilson's (1949) distribution of intensities in each shell, mean Σ total / Σ count, for every unique reflection.
 
     The variance is mean² for acentric and 2 mean² for centric reflections.
     """
-    total, count = np.bincount(shell, total), np.bincount(shell, count)
+    total, count = (np.bincount(unique.shell, column) for column in (total, count))
     overall = max(total.sum(), 0.0) / count.sum()
-    mean = np.maximum(total / np.where(count > 0, count, 1.0), 1e-3 * overall)[shell]
-    return _Known(mean, 1.0 / (np.where(centric, 2.0, 1.0) * mean**2))
+    mean = np.maximum(total / np.where(count > 0, count, 1.0), 1e-3 * overall)[unique.shell]
+    return _Known(mean, 1.0 / (np.where(unique.friedel == 0, 2.0, 1.0) * mean**2))
 
 
 def _target(obs: Observations, sums: Sums, reference: np.ndarray) -> tuple[np.ndarray, float]:

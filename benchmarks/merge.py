@@ -1,0 +1,201 @@
+"""Merging of lattices drawn from the partiality model, without images: is what was planted found again?
+
+Each lattice has a random orientation, its own SASE-like spectrum, a scale G (log-normal) and a B (normal). A reflection
+records photons = G exp(−2 B s²)·polarization·Lorentz·partiality·I with Poisson noise of peak and background and a
+planted error model on top. The merging gets the partialities of the true orientation (0°) and of orientations that are
+wrong by small random rotations, as they are after refinement.
+"""
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from spreadflow.analysis import merging, prediction, scaling
+from spreadflow.models import Spectrum
+from spreadflow.physics import lattice, rotation
+from spreadflow.units import wavelength
+
+SPACE_GROUP, CELL = "C 1 2 1", np.array([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
+D_MIN, ENERGY_EV, CHANNELS_EV = 1.9, 7120.0, np.arange(7070.5, 7170.0, 1.0)
+ETA, DOMAIN_ANG = np.deg2rad(0.05), 3000.0
+WILSON_B, PHOTONS, BACKGROUND = 20.0, 8.0, 60.0
+"""Å²; photons per unit of factor·⟨I⟩ at low resolution; background photons under a spot"""
+SFAC, SB, SADD = 1.2, 0.8, 0.04
+G_SPREAD, B_SPREAD = 0.5, 3.0
+MISORIENTATION_DEG = (0.0, 0.005, 0.01)
+"""r.m.s. total rotation between the true orientation and the one the partialities are predicted with"""
+PARTIALITY_MIN, N_GROUPS = 0.05, 64
+PEERS = {"partialator unity": 7.7e4, "process_hkl (plain mean)": 7.5e5, "cctbx.xfel.merge mark1": 1.56e4}
+"""reflections per second of processor time, measured on another set (reference: performance-peers, section 8)"""
+
+
+class Table(NamedTuple):
+    """Reflections of all lattices: what is planted and what an analysis would read."""
+
+    lattice: np.ndarray
+    unique: np.ndarray
+    s2: np.ndarray
+    intensity: np.ndarray
+    variance: np.ndarray
+    lorentz_polarization: np.ndarray
+    partiality: np.ndarray
+    """(reflection, len(MISORIENTATION_DEG)) as predicted with each orientation error; the first is true"""
+    log_g: np.ndarray
+    b: np.ndarray
+    truth: np.ndarray
+    """(unique,) intensities"""
+
+
+def pulse(rng: np.random.Generator) -> np.ndarray:
+    """(channel,) photons of a spiky pulse: an envelope of 11 eV, its centre jittering by 6 eV, times exponential spikes."""
+    centre = ENERGY_EV + 6.0 * rng.standard_normal()
+    return 1e10 * np.exp(-0.5 * ((CHANNELS_EV - centre) / 11.0) ** 2) * rng.exponential(size=len(CHANNELS_EV))
+
+
+def true_intensities(unique: merging.Unique, rng: np.random.Generator) -> np.ndarray:
+    """(unique,) Wilson-distributed intensities with 3 % anomalous differences; the truth."""
+    n, plus = len(unique), unique.friedel > 0
+    amplitude = rng.standard_normal(n) + 1j * np.where(unique.friedel == 0, 0.0, 1.0) * rng.standard_normal(n)
+    amplitude[unique.mate[plus]] = amplitude[plus]
+    intensity = np.abs(amplitude) ** 2 / np.where(unique.friedel == 0, 1.0, 2.0)
+    bijvoet = 0.06 * rng.standard_normal(n)
+    bijvoet[unique.mate[plus]] = bijvoet[plus]
+    intensity *= np.exp(0.5 * unique.friedel * bijvoet - 2.0 * WILSON_B / (4.0 * unique.d**2))
+    return intensity
+
+
+def draw(n: int, unique: merging.Unique, seed: int) -> Table:
+    """The reflections of n lattices."""
+    rng = np.random.default_rng(seed)
+    truth = true_intensities(unique, rng)
+    B = lattice.reciprocal(lattice.radians(CELL))
+    nodes = lattice.all_indices(B, D_MIN)
+    nodes = nodes[unique.rows(nodes) >= 0]
+    log_g, b = G_SPREAD * rng.standard_normal(n), B_SPREAD * rng.standard_normal(n)
+    log_g, b = log_g - log_g.mean(), b - b.mean()
+    drawn = [_one(rng, B, nodes) for _ in range(n)]
+    which = np.repeat(np.arange(n), [len(hkl) for hkl, *_ in drawn])
+    hkl, lp, partiality = (np.concatenate(columns) for columns in zip(*drawn, strict=True))
+    row = unique.rows(hkl)
+    s2 = 1.0 / (4.0 * unique.d[row] ** 2)
+    mean = PHOTONS * np.exp(log_g[which] - 2.0 * b[which] * s2) * lp * partiality[:, 0] * truth[row]
+    photons, variance = _measure(rng, mean)
+    return Table(which, row, s2, photons, variance, lp, partiality, log_g, b, truth)
+
+
+def _one(rng: np.random.Generator, B: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """hkl, Lorentz·polarization and partialities of the reflections of one lattice."""
+    A, error = rotation.random(rng) @ B, np.deg2rad(rng.standard_normal(3) / np.sqrt(3))
+    spectrum = prediction.compress(Spectrum(CHANNELS_EV, pulse(rng)))
+    q = nodes @ A.T
+    sine = 0.5 * wavelength(ENERGY_EV) * (q * q).sum(axis=1)
+    hkl = nodes[np.abs(q[:, 2] - sine) < 0.005 * np.linalg.norm(q, axis=1)]
+    turned = [rotation.from_vector(size * error) @ A for size in MISORIENTATION_DEG]
+    rows = prediction.padded_rows(hkl)
+    spots = [prediction.centroids(a, ETA, DOMAIN_ANG, rows, spectrum.energies_ev, spectrum.photons) for a in turned]
+    partiality = np.stack([np.asarray(s.partiality)[: len(hkl)] for s in spots], axis=1)
+    keep = np.flatnonzero(partiality.max(axis=1) > 0.01)
+    lp = np.asarray(spots[0].lorentz)[keep] * prediction.polarization_factor(np.asarray(spots[0].s1)[keep], 1.0)
+    return hkl[keep], lp, partiality[keep]
+
+
+def _measure(rng, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Photons above background and the variance an integration would report; the planted error model comes on top."""
+    background = BACKGROUND * np.exp(0.5 * rng.standard_normal(len(mean)))
+    planted = SFAC**2 * (mean + 2.0 * background + SB**2 * mean + (SADD * mean) ** 2)
+    extra = np.sqrt(planted - mean - background) * rng.standard_normal(len(mean))
+    photons = rng.poisson(mean + background) + extra - background
+    return photons, np.maximum(photons + 2.0 * background, 1.0)
+
+
+def observations(table: Table, unique: merging.Unique, which: int) -> merging.Observations:
+    """What is merged when the partialities are those of orientation error number `which`."""
+    n = len(table.log_g)
+    group = np.arange(n) * N_GROUPS // n
+    partiality, shell = table.partiality[:, which], unique.shell[table.unique]
+    relative = partiality / merging.best_partiality(partiality, shell, group[table.lattice], N_GROUPS)[shell]
+    keep = relative >= PARTIALITY_MIN
+    return merging.Observations(
+        lattice=table.lattice[keep],
+        group=group,
+        half=merging.half_sets(np.arange(n), np.zeros(n, dtype=np.int64)),
+        unique=table.unique[keep],
+        s2=table.s2[keep],
+        intensity=table.intensity[keep],
+        variance=table.variance[keep],
+        factor=(table.lorentz_polarization * partiality)[keep],
+        partiality=relative[keep],
+    )
+
+
+def run(table: Table, unique: merging.Unique, which: int) -> dict:
+    """Merge, and compare with what was planted."""
+    start = time.process_time()
+    obs = observations(table, unique, which)
+    sums = merging.Sums(obs, len(unique), N_GROUPS)
+    found = scaling.scale(obs, sums, unique)
+    merged = merging.merge(obs, found.intensity, found.sigma, sums)
+    seconds = time.process_time() - start
+    error_b = found.b - table.b
+    # The scale where the lattice was measured: G exp(−2 B s²) at its reflections' mean s², free of B's error.
+    error_g = found.log_g - table.log_g - 2.0 * obs.s2.mean() * error_b
+    measured = merged.n > 0
+    raw = sums.by_unique(obs.intensity)[0][measured] / merged.n[measured]
+    cc = lambda x: float(np.corrcoef(x, table.truth[measured])[0, 1])  # noqa: E731
+    model = found.error_model
+    return {
+        "misorientation_deg": MISORIENTATION_DEG[which],
+        "n_observations": len(obs.lattice),
+        "n_cycles": found.n_cycles,
+        "scale_rms": float(np.sqrt(np.mean(error_g**2))),
+        "scale_median": float(np.median(np.abs(error_g))),
+        "b_rms": float(np.sqrt(np.mean(error_b**2))),
+        "b_median": float(np.median(np.abs(error_b))),
+        "sfac_error": model.sfac / SFAC - 1.0,
+        "sb_error": model.sb / SB - 1.0,
+        "sadd_error": model.sadd / SADD - 1.0,
+        "spart": model.spart,
+        "cc": cc(merged.intensity[measured]),
+        "cc_plain_mean": cc(raw),
+        "user_cpu_s": seconds,
+        "reflections_per_s": len(obs.lattice) / seconds,
+    }
+
+
+def report(results: list[dict]) -> None:
+    """Print the table, a column per orientation error, with the bars."""
+    bars = {"scale_rms": "1 %", "b_rms": "0.2 Å²", "sfac_error": "5 %", "sb_error": "5 %", "sadd_error": "5 %"}
+    print(f"{'':24}" + "".join(f"{r['misorientation_deg']:>11g}°" for r in results) + "   bar")
+    for key in results[0]:
+        if key != "misorientation_deg":
+            print(f"{key:24}" + "".join(f"{r[key]:>12.4g}" for r in results) + f"   {bars.get(key, '')}")
+    gain = [r["cc"] - r["cc_plain_mean"] for r in results]
+    print(f"{'cc - cc_plain_mean':24}" + "".join(f"{g:>12.4g}" for g in gain) + "   0.05")
+    for name, speed in PEERS.items():
+        print(f"reflections/s over {name}: {results[1]['reflections_per_s'] / speed:.1f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lattices", type=int, default=5000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    unique = merging.Unique(CELL, SPACE_GROUP, D_MIN)
+    table = draw(args.lattices, unique, args.seed)
+    results = [run(table, unique, i) for i in range(len(MISORIENTATION_DEG))]
+    print(f"{args.lattices} lattices, {len(table.lattice)} reflections drawn, to {D_MIN} Å")
+    report(results)
+    total = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    print(f"user CPU seconds of everything, drawing included: {total:.1f}")
+    if args.json:
+        args.json.write_text(json.dumps({"n_lattices": args.lattices, "user_cpu_s": total, "merge": results}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
