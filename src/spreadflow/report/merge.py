@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from spreadflow.analysis.statistics import correlation, r_split
 from spreadflow.io import store
 from spreadflow.report import style
 
@@ -15,19 +16,6 @@ def make(stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict
     table, told = store.read(products[0], stage), store.attributes(products[0], stage)
     figures = _figures(table, told)
     return figures, _picture(table, figures)
-
-
-def correlation(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Pearson's coefficient; None for fewer than three pairs or no spread."""
-    if len(x) < 3 or not np.std(x) or not np.std(y):
-        return None
-    return float(np.corrcoef(x, y)[0, 1])
-
-
-def r_split(x: np.ndarray, y: np.ndarray) -> float | None:
-    """√2 Σ|x − y| / Σ(x + y) (White et al. 2012)."""
-    total = (x + y).sum()
-    return float(np.sqrt(2) * np.abs(x - y).sum() / total) if total > 0 else None
 
 
 def anomalous(table: dict) -> np.ndarray:

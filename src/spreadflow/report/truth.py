@@ -77,7 +77,7 @@ def counts(pair: Pair) -> dict:
         "n_blanks_with_lattice": int(indexed[matched.kind == BLANK].sum()),
         "n_doubles": int((matched.kind == DOUBLE).sum()),
         "n_doubles_both": int((right[matched.kind == DOUBLE] >= 2).sum()),
-        "n_lattices_wrong": int((~matched.right).sum()),
+        "n_lattices_wrong": int((~matched.right & (matched.kind[found["lattices/shot"]] >= 0)).sum()),
     }
 
 

@@ -1,0 +1,165 @@
+"""Found tables made from a planted truth: every comparison returns what was planted."""
+
+import numpy as np
+import pytest
+
+from spreadflow.physics import lattice, rotation, symmetry
+from spreadflow.report import truth
+
+GROUP = "C 1 2 1"
+B = lattice.reciprocal(lattice.radians([67.2, 59.8, 47.2, 90.0, 110.3, 90.0]))
+KINDS = [truth.SINGLE] * 6 + [truth.BLANK, truth.DOUBLE]
+LATTICES = [0, 1, 2, 3, 4, 5, 7, 7]
+"""shot of each simulated lattice"""
+TILT = np.deg2rad(0.02)
+N = 80
+"""simulated reflections of a lattice"""
+BACKGROUND = 25.0
+"""variance of an intensity beside its own photons"""
+
+
+@pytest.fixture(scope="module")
+def simulated(filled):
+    rng = np.random.default_rng(0)
+    hkl = np.concatenate([distinct(rng) for _ in LATTICES])
+    n = len(hkl)
+    given = {
+        "shots/shot_id": np.arange(100, 100 + len(KINDS)),
+        "shots/kind": KINDS,
+        "lattices/shot": LATTICES,
+        "lattices/A": [rotation.random(rng) @ B for _ in LATTICES],
+        "reflections/lattice": np.repeat(np.arange(len(LATTICES)), N),
+        "reflections/hkl": hkl,
+        "reflections/fast": rng.uniform(10, 990, n),
+        "reflections/slow": rng.uniform(10, 990, n),
+        "reflections/photons": np.where(np.arange(n) % 2, 5.0, rng.uniform(100, 900, n)),
+    }
+    return filled("truth", {"shots": len(KINDS), "lattices": len(LATTICES), "reflections": n}, given)
+
+
+def distinct(rng) -> np.ndarray:
+    """(N, 3) different Miller indices."""
+    numbers = rng.choice(21**3, N, replace=False)
+    return np.stack([numbers // 441 - 10, numbers // 21 % 21 - 10, numbers % 21 - 10], axis=1)
+
+
+@pytest.fixture
+def found(simulated, filled):
+    """Each lattice found in another setting of the two-fold and 0.02° off; each bright reflection is a spot.
+
+    Shots are in another order. I = I_true + σ z with the z of `deviations`.
+    """
+    rng = np.random.default_rng(1)
+    n_lattices, n = len(LATTICES), N * len(LATTICES)
+    settings = [symmetry.point_group(GROUP)[i % 2] for i in range(n_lattices)]
+    tilts = [rotation.from_vector(TILT * axis / np.linalg.norm(axis)) for axis in rng.standard_normal((n_lattices, 3))]
+    pairs = zip(tilts, simulated["lattices/A"], settings, strict=True)
+    A = np.array([tilt @ A_true @ np.linalg.inv(w) for tilt, A_true, w in pairs])
+    of = simulated["reflections/lattice"]
+    hkl = np.array([settings[i] @ h for i, h in zip(of, simulated["reflections/hkl"], strict=True)])
+    photons = simulated["reflections/photons"]
+    sigma = np.sqrt(photons + BACKGROUND)
+    bright = np.flatnonzero(photons > 50)
+    row = np.arange(len(KINDS))[::-1]
+    given = {
+        "shots/shot_id": simulated["shots/shot_id"][::-1],
+        "lattices/shot": row[LATTICES],
+        "lattices/A": A,
+        "spots/lattice": of[bright],
+        "spots/hkl": hkl[bright],
+        "spots/fast": simulated["reflections/fast"][bright] + 0.4,
+        "spots/slow": simulated["reflections/slow"][bright] - 0.3,
+        "spots/intensity": photons[bright],
+        "reflections/lattice": of,
+        "reflections/hkl": hkl,
+        "reflections/fast": simulated["reflections/fast"] + 0.1,
+        "reflections/slow": simulated["reflections/slow"] + 0.1,
+        "reflections/intensity": photons + sigma * deviations(n),
+        "reflections/sigma": sigma,
+    }
+    sizes = {"shots": len(KINDS), "spots": len(bright), "lattices": n_lattices, "reflections": n}
+    return filled("reindex", sizes, given)
+
+
+def deviations(n: int) -> np.ndarray:
+    return np.random.default_rng(2).standard_normal(n)
+
+
+def pair(found, simulated) -> truth.Pair:
+    return truth.Pair(found, simulated, truth.match(found, simulated, GROUP))
+
+
+def test_lattices_are_paired_across_settings(found, simulated):
+    matched = truth.match(found, simulated, GROUP)
+    assert matched.row.tolist() == list(range(len(LATTICES)))
+    assert np.allclose(matched.angle, TILT, rtol=1e-4)
+    told = truth.orientations(matched)
+    assert told["misorientation_deg_median"] == pytest.approx(0.02, rel=1e-4)
+    counted = truth.counts(pair(found, simulated))
+    assert counted == {
+        "n_singles": 6,
+        "n_singles_indexed": 6,
+        "n_blanks": 1,
+        "n_blanks_with_lattice": 0,
+        "n_doubles": 1,
+        "n_doubles_both": 1,
+        "n_lattices_wrong": 0,
+    }
+
+
+def test_wrong_and_surplus_lattices_are_counted(found, simulated):
+    """One single hit is indexed wrongly, a lattice of the double hit is found twice, the blank has one."""
+    rng = np.random.default_rng(3)
+    found["lattices/A"][2] = rotation.from_vector(np.array([0.3, 0.2, 0.1])) @ found["lattices/A"][2]
+    found["lattices/A"][7] = rotation.from_vector(np.array([0.0, 0.0, 1e-4])) @ found["lattices/A"][6]
+    for name in [n for n in found if n.startswith("lattices/")]:
+        found[name] = np.concatenate([found[name], found[name][:1]])
+    found["lattices/shot"][-1] = len(KINDS) - 1 - 6
+    found["lattices/A"][-1] = rotation.random(rng) @ B
+    counted = truth.counts(pair(found, simulated))
+    assert counted["n_singles_indexed"] == 5
+    assert counted["n_doubles_both"] == 0
+    assert counted["n_blanks_with_lattice"] == 1
+    assert counted["n_lattices_wrong"] == 3
+
+
+def test_indices_of_spots(found, simulated):
+    """All right; then 7 with a neighbouring index, one explained only by a reflection far too weak for it."""
+    assert truth.indices(pair(found, simulated))["miller_right"] == 1.0
+    found["spots/hkl"][:7, 2] += 1
+    found["spots/intensity"][10] = 1e6
+    told = truth.indices(pair(found, simulated))
+    assert told["n_spots_indexed"] == len(found["spots/hkl"])
+    assert told["miller_right"] == pytest.approx(1 - 8 / len(found["spots/hkl"]))
+
+
+def test_pulls_are_the_planted_deviations_of_single_hits(found, simulated):
+    single = np.isin(found["reflections/lattice"], range(6))
+    found["reflections/flags"][::5] = 4
+    pulls = truth.pulls(pair(found, simulated))
+    planted = deviations(len(single))[single & (found["reflections/flags"] == 0)]
+    assert np.allclose(np.sort(pulls), np.sort(planted), atol=1e-4)
+
+
+def test_recall_counts_strong_reflections_on_the_panel_in_the_resolution(found, simulated):
+    """Of the bright reflections of single hits (the weak are below 3 σ) 30 are not predicted."""
+    shape = (1000, 1000)
+    full = truth.recall(pair(found, simulated), 0.5, shape)
+    bright = np.flatnonzero((simulated["reflections/photons"] > 50) & (simulated["reflections/lattice"] < 6))
+    assert full == {"n_strong_true": len(bright), "prediction_recall": 1.0}
+    found["reflections/hkl"][bright[:30]] = [50, 50, 50]
+    assert truth.recall(pair(found, simulated), 0.5, shape)["prediction_recall"] == pytest.approx(1 - 30 / len(bright))
+    d = np.array([
+        lattice.spacing(simulated["lattices/A"][simulated["reflections/lattice"][j]], simulated["reflections/hkl"][j])
+        for j in bright
+    ])  # fmt: skip
+    inside = (d >= 8.0) & (simulated["reflections/fast"][bright] < 500)
+    told = truth.recall(pair(found, simulated), 8.0, (1000, 500))
+    assert told["n_strong_true"] == inside.sum() > 5
+
+
+def test_shots_without_truth_are_left_alone(found, simulated):
+    found["shots/shot_id"] = found["shots/shot_id"] + 1000
+    matched = truth.match(found, simulated, GROUP)
+    assert (matched.row == -1).all() and (matched.kind == -1).all()
+    assert truth.orientations(matched)["misorientation_deg_median"] is None
