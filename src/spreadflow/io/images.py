@@ -196,7 +196,6 @@ class Source:
         self._number = -1
         self._file: NexusFile | None = None
         """the one file that is open, of number _number"""
-        self._good = np.ones((), bool)
         self._extra = np.ones((), bool)
         self._detector: Detector | None = None
         self._detector = self._find_detector(geometry)
@@ -233,7 +232,7 @@ class Source:
         try:
             adu = images.frame(frame)
         except (OSError, RuntimeError) as error:
-            self.problems.append(f"{images.path}, frame {frame}: {error}")
+            self._report(f"{images.path}, frame {frame}: {error}")
             return Outcome.UNREADABLE
         spectrum = _checked(images, frame)
         if spectrum is None:
@@ -242,7 +241,7 @@ class Source:
         if self._saturation_photons is not None:
             high = self._saturation_photons * self.manifest.adu_per_photon + self.manifest.offset_adu
         finite = np.isfinite(adu) if adu.dtype.kind == "f" else None
-        good = self._good & (adu >= low)
+        good = images.mask & self._extra & (adu >= low)
         good = good if finite is None else good & finite
         n_good = np.count_nonzero(good)
         if n_good < MIN_VALID * good.size:
@@ -265,8 +264,6 @@ class Source:
             if self._file is not None:
                 self._file.close()
             self._number, self._file = number, self._opened(number)
-            if self._file is not None:
-                self._good = self._file.mask & self._extra
         return self._file
 
     def _opened(self, number: int) -> NexusFile | None:
@@ -284,9 +281,13 @@ class Source:
                 file.close()
                 raise FileError(path, _shape(self._detector), _shape(file.detector), "Not the detector of this run.")
         except FileError as error:
-            self.problems.append(str(error))
+            self._report(str(error))
             return None
         return file
+
+    def _report(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def _find_detector(self, geometry: Detector | None) -> Detector:
         """The given geometry, checked against the first file that opens, or that file's own."""
@@ -296,8 +297,6 @@ class Source:
             if file is not None:
                 header = file.detector
                 break
-        self.problems.clear()  # they come again, with the shots they cost
-        self._number = -1
         if header is None and geometry is None:
             raise FileError(self.path, "at least one readable image file", "none", "Check where the images are.")
         if header is not None and geometry is not None and not _fits(header, geometry):

@@ -207,7 +207,7 @@ class NexusFile:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         try:
-            self._file = h5py.File(self.path, "r")
+            self._file = h5py.File(self.path, "r", locking=False)  # shared file systems often refuse locks
         except OSError as error:
             raise FileError(self.path, "a readable NXmx HDF5 file", error, "Check that it is complete.") from None
         try:
