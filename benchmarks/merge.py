@@ -52,7 +52,7 @@ class Table(NamedTuple):
 
 
 def pulse(rng: np.random.Generator) -> np.ndarray:
-    """(channel,) photons of a spiky pulse: an envelope of 11 eV, its centre jittering by 6 eV, times exponential spikes."""
+    """(channel,) photons of a pulse: an envelope of 11 eV, its centre jittering by 6 eV, times exponential spikes."""
     centre = ENERGY_EV + 6.0 * rng.standard_normal()
     return 1e10 * np.exp(-0.5 * ((CHANNELS_EV - centre) / 11.0) ** 2) * rng.exponential(size=len(CHANNELS_EV))
 

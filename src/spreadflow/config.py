@@ -375,12 +375,12 @@ class MergeSection(Section):
     refine_b: bool = True
     """a relative B factor for each lattice besides its scale"""
     partiality_min: Fraction = 0.05
-    """reflections recorded less than this (relative to the lattice's best) do not count"""
+    """reflections recorded less than this (relative to the best at their resolution) do not count"""
     min_reflections: PositiveInt = 10
     """lattices with fewer do not count"""
     n_bins: PositiveInt = 10
     """resolution shells of the statistics"""
-    n_cycles: PositiveInt = 10
+    n_cycles: PositiveInt = 30
     """at most this many cycles of scaling and error model"""
     min_multiplicity: PositiveInt = 1
     """unique reflections with fewer observations are left out"""

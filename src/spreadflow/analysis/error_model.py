@@ -56,10 +56,11 @@ def fit(
 ) -> ErrorModel:
     """One step of Fisher scoring for the likelihood of the residuals from what all other observations say.
 
-    components: as from `terms`; residual: (observation,) photons − k·(mean of the others); extra: (observation,)
-    variance of that mean, photons²; leverage: (observation,) of the observation in its lattice's scale; known: (observation,) bool, the others say something. The variance is linear in
-    (sfac², sfac² sb², sfac² sadd², sfac² spart²), so a scoring step is the linear regression of residual² − extra on
-    the components with weights 1/v². A residual counts as at most `HUBER` standard deviations. Collective.
+    components: as from `terms`; all others (observation,): residual: photons − k·(mean of the others); extra: variance
+    of that mean, photons²; leverage: of the observation in its lattice's scale; known: bool, the others say something.
+    The variance is linear in (sfac², sfac² sb², sfac² sadd², sfac² spart²), so a scoring step is the linear regression
+    of residual²/(1 − leverage) − extra on the components with weights 1/v². A residual counts as at most `HUBER`
+    standard deviations. Collective.
     """
     variance = model.variance(components) + extra
     square = np.minimum(residual**2 / (1.0 - leverage), HUBER**2 * variance) - extra
