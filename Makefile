@@ -38,7 +38,7 @@ demo: $(READY)  ## the whole chain on simulated stills, then the table of what c
 	spreadflow table results/demo
 
 nanobragg: $(READY)  ## the chain on stills of another simulator: make nanobragg DATA=<folder>
-	spreadflow manifest --run nanobragg_c2 --out data/nanobragg_c2/manifest.json $(DATA)/*.nxs
+	spreadflow manifest --run nanobragg_c2 --offset-adu 10 --out data/nanobragg_c2/manifest.json $(DATA)/*.nxs
 	snakemake --cores $(CORES) --configfile config/nanobragg.yaml $(FOLLOW)
 	spreadflow table results/nanobragg
 

@@ -78,6 +78,7 @@ def test_shots_are_photons_with_mask_and_spectrum(run):
     assert shot.image.dtype == np.float32 and shot.image.shape == SHAPE
     assert np.allclose(shot.image, (noise(3, 1)[1] - OFFSET) / GAIN, rtol=1e-6)
     assert shot.mask.all() and shot.saturated_fraction == 0
+    assert shot.saturation_photons == (5000 - OFFSET) / GAIN
     assert np.allclose(shot.spectrum.energies_ev, ENERGIES)
     assert shot.shot_id == images.shot_id(RUN, "1.nxs", 1) == int(source.shots["shot_id"][4])
 
@@ -297,6 +298,10 @@ def test_manifest_refuses_files_that_do_not_belong_together(run, tmp_path):
             images.write_manifest(tmp_path / "new.json", RUN, [good, other])
     with pytest.raises(FileError, match="at least one"):
         images.write_manifest(tmp_path / "new.json", RUN, [])
+    for key, value in (("adu_per_photon", 0), ("polarization", 1.5), ("offset_adu", float("nan"))):
+        with pytest.raises(FileError, match=key):
+            images.write_manifest(tmp_path / "new.json", RUN, [good], **{key: value})
+    assert not (tmp_path / "new.json").exists()
 
 
 def test_check_names_what_changed(run, tmp_path):

@@ -9,11 +9,11 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import h5py
 import numpy as np
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from spreadflow.errors import FileError, Outcome
 from spreadflow.io import schema, store
@@ -46,11 +46,11 @@ class Manifest(BaseModel):
     """of this format"""
     run: str
     """name of the run; part of every shot_id"""
-    offset_adu: float = 0.0
+    offset_adu: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """pedestal: photons = (ADU - offset_adu) / adu_per_photon"""
     adu_per_photon: PositiveFloat = 1.0
     """gain"""
-    polarization: float = 1.0
+    polarization: Annotated[float, Field(ge=-1, le=1)] = 1.0
     """Kahn's K, -1 to 1: +1 is polarized along the lab x axis"""
     mask: str | None = None
     """HDF5 file, path as for `files`, whose dataset `mask` is non-zero where a pixel is not to be used"""
@@ -96,14 +96,17 @@ def write_manifest(
         size, sha256 = path.stat().st_size, store.checksum(path)
         files.append(ManifestFile(path=_relative(path, out.parent), n_frames=n_frames, size=size, sha256=sha256))
     assert first is not None
-    manifest = Manifest(
-        run=run,
-        offset_adu=first[0] if offset_adu is None else offset_adu,
-        adu_per_photon=first[1] if adu_per_photon is None else adu_per_photon,
-        polarization=polarization,
-        mask=None if mask is None else _relative(Path(mask), out.parent),
-        files=files,
-    )
+    try:
+        manifest = Manifest(
+            run=run,
+            offset_adu=first[0] if offset_adu is None else offset_adu,
+            adu_per_photon=first[1] if adu_per_photon is None else adu_per_photon,
+            polarization=polarization,
+            mask=None if mask is None else _relative(Path(mask), out.parent),
+            files=files,
+        )
+    except ValidationError as error:
+        raise _explain(error, out) from None
     with store.replacing(out) as temporary:
         temporary.write_text(manifest.model_dump_json(indent=1) + "\n")
     return manifest
@@ -133,14 +136,14 @@ def read_manifest(path: Path | str) -> Manifest:
     except OSError as error:
         raise FileError(path, "a manifest", error, "Write it with `spreadflow manifest`.") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = f"{path}: {'.'.join(str(x) for x in first['loc']) or '(whole file)'}"
-        raise FileError(
-            where,
-            f"a manifest of version 1: {first['msg']}",
-            repr(first["input"])[:80],
-            "Write it again with `spreadflow manifest`.",
-        ) from None
+        raise _explain(error, path) from None
+
+
+def _explain(error: ValidationError, path: Path) -> FileError:
+    first = error.errors()[0]
+    where = f"{path}: {'.'.join(str(x) for x in first['loc']) or '(whole file)'}"
+    expected = f"a manifest of version 1, {first['msg'].removeprefix('Input should be ')}"
+    return FileError(where, expected, repr(first["input"])[:80], "Write it with `spreadflow manifest`.")
 
 
 def check_manifest(path: Path | str) -> None:
