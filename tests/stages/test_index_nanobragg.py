@@ -1,0 +1,98 @@
+"""Stills of another simulator against their truth: index with a wrong cell and geometry, level0, reindex."""
+
+import json
+
+import numpy as np
+import pytest
+
+from spreadflow.config import IndexSection, Level0Section, StageConfig
+from spreadflow.io import images, store
+from spreadflow.io.images import Source
+from spreadflow.parallel import World
+from spreadflow.physics import geometry, symmetry
+from spreadflow.stages import index, level0
+
+pytestmark = pytest.mark.slow
+GROUP = "C 1 2 1"
+
+
+def section(beta: float) -> IndexSection:
+    return IndexSection(space_group=GROUP, cell=[67.2, 59.8, 47.2, 90.0, beta, 90.0])
+
+
+@pytest.fixture(scope="module")
+def truth(shared_data) -> dict:
+    return json.loads((shared_data / "nanobragg_c2" / "truth.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def chain(shared_data, tmp_path_factory):
+    """Folder with index.h5 (β 3° wrong, geometry of the file), level0.expt and reindex.h5."""
+    folder = tmp_path_factory.mktemp("nanobragg")
+    manifest = folder / "manifest.json"
+    images.write_manifest(manifest, "c2", [shared_data / "nanobragg_c2" / "stills.nxs"], offset_adu=10)
+    world, expt = World(1), folder / "level0.expt"
+    config = StageConfig(index=section(113.2), level0=Level0Section(), reindex=section(110.3))
+    index.run(config, images=manifest, geometry=None, out=folder / "index.h5", world=world, word="index")
+    level0.run(config, index=[folder / "index.h5"], out=expt, world=world)
+    index.run(config, images=manifest, geometry=expt, out=folder / "reindex.h5", world=world, word="reindex")
+    return folder
+
+
+def misorientations(product, truth) -> np.ndarray:
+    """Degrees, of the lattices found; rows of shots are images of the truth."""
+    columns = store.read(product, product.stem, ["lattices/A", "lattices/shot"])
+    pairs = zip(columns["lattices/A"], columns["lattices/shot"], strict=True)
+    true = [np.array(image["lattices"][0]["A"]) for image in truth["images"]]
+    return np.rad2deg([symmetry.misorientation(A, true[shot], GROUP) for A, shot in pairs])
+
+
+@pytest.mark.parametrize(("stage", "worst_median"), [("index", 0.06), ("reindex", 0.01)])
+def test_single_lattices_in_their_true_orientation(chain, truth, stage, worst_median):
+    found = store.read(chain / f"{stage}.h5", stage, ["shots/n_lattices"])["shots/n_lattices"]
+    assert (found == 1).sum() >= 23 and found.max() <= 1, "there is one crystal on every image"
+    angles = misorientations(chain / f"{stage}.h5", truth)
+    assert np.median(angles) <= worst_median
+    assert angles.max() < 0.2
+
+
+def test_level0_finds_the_beam(chain, truth):
+    """Half a pixel in both directions."""
+    told = store.attributes(chain / "reindex.h5", "reindex")["detector"]
+    shift = np.array(told["origin_mm"][0]) - truth["true_panel_origin_mm"]
+    assert np.all(np.abs(shift[:2]) < 0.003)
+    assert abs(shift[2]) < 0.06
+
+
+def test_miller_indices_are_right(chain, truth):
+    """Indices of strong spots against the true lattice, put on the same axes by the point group."""
+    columns = store.read(chain / "reindex.h5", "reindex")
+    detector = Source(chain / "manifest.json").detector
+    true_detector = detector._replace(origin_mm=np.array([truth["true_panel_origin_mm"]]))
+    right = total = 0
+    for k, shot in enumerate(columns["lattices/shot"]):
+        A = np.array(truth["images"][shot]["lattices"][0]["A"])
+        mine = columns["spots/lattice"] == k
+        s1 = geometry.direction(true_detector, *(columns[f"spots/{name}"][mine] for name in ("panel", "fast", "slow")))
+        q = (s1 - geometry.S0) / (truth["hc_eV_angstrom"] / columns["shots/mean_energy_ev"][shot])
+        expected = np.rint(q @ np.linalg.inv(A).T).astype(int)
+        claimed = columns["spots/hkl"][mine] @ symmetry.same_indices(columns["lattices/A"][k], A, GROUP).T
+        right += int((claimed == expected).all(axis=1).sum())
+        total += len(claimed)
+    assert total > 2000
+    assert right / total >= 0.999
+
+
+def test_cell_and_residuals(chain):
+    columns = store.read(chain / "reindex.h5", "reindex", ["lattices/"])
+    cell = np.median(columns["lattices/cell"], axis=0)
+    np.testing.assert_allclose(cell[:3], [67.2, 59.8, 47.2], atol=0.03)
+    assert np.rad2deg(cell[4]) == pytest.approx(110.3, abs=0.02)
+    pixel_mm = 0.177
+    assert np.median(columns["lattices/rmsd_radial_mm"]) < 0.5 * pixel_mm
+    assert np.median(columns["lattices/rmsd_transverse_mm"]) < 0.2 * pixel_mm
+
+
+def test_time_per_shot(chain):
+    """Processor seconds, without the shots that compile; the bar of the project is 0.5 s on a quiet machine."""
+    assert np.median(store.read(chain / "reindex.h5", "reindex", ["shots/seconds"])["shots/seconds"]) < 1.0
