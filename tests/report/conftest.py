@@ -1,0 +1,211 @@
+"""A small trial on disk: images with truth, and finished products of the stages."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from spreadflow.config import AnnulusSection, IndexSection, StageConfig
+from spreadflow.errors import LatticeOutcome, Outcome
+from spreadflow.io import images, nexus, store
+from spreadflow.models import Detector
+from spreadflow.parallel import World
+from spreadflow.physics import lattice, rotation
+from spreadflow.report import summary
+from spreadflow.stages import annulus
+
+DETECTOR = Detector(
+    origin_mm=np.array([[-10.0, 10.0, -60.0], [1.0, 10.0, -60.0]]),
+    fast=np.array([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]),
+    slow=np.array([[0.0, -1.0, 0.0], [0.0, -1.0, 0.0]]),
+    pixel_mm=np.float64(0.1),
+    shape=(200, 100),
+)
+CELL = np.array([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
+N_SHOTS, N_LATTICES, N_REFLECTIONS = 12, 9, 40
+OUTCOMES = [Outcome.INDEXED] * 9 + [Outcome.NO_LATTICE, Outcome.BLANK, Outcome.OVERFLOW]
+SHOT = [0, 1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.fixture(scope="session")
+def trial(tmp_path_factory, filled) -> SimpleNamespace:
+    """Folder of the trial; manifests and products per stage. Two runs of equal numbers and different content."""
+    folder = tmp_path_factory.mktemp("trial")
+    runs = ["one", "two"]
+    made = SimpleNamespace(folder=folder, runs=runs, manifests=[], reindex=[], index=[])
+    for r, run in enumerate(runs):
+        rng = np.random.default_rng(r)
+        manifest = _images(folder / "data" / run, run, rng, filled)
+        made.manifests.append(manifest)
+        ids = images.Source(manifest).shots["shot_id"]
+        truth = images.truth(manifest)
+        for stage in ("index", "reindex"):
+            made.__dict__[stage].append(_indexed(folder / run, stage, run, rng, filled, ids, truth, manifest))
+    made.cells = _cells(folder, made, filled)
+    made.annulus = _annulus(folder, made)
+    made.merge = _merge(folder, filled)
+    return made
+
+
+@pytest.fixture(scope="session")
+def summaries(trial) -> dict[str, Path]:
+    """stage → its summary, beside its picture; those of `index` are made without images."""
+    products = {"index": trial.index, "reindex": trial.reindex}
+    products |= {stage: [getattr(trial, stage)] for stage in ("cells", "merge", "annulus")}
+    out = {stage: trial.folder / f"{stage}.json" for stage in products}
+    for stage, path in out.items():
+        manifests = [] if stage == "index" else trial.manifests
+        summary.run(stage, products=products[stage], images=manifests, out=path)
+    return out
+
+
+def _images(folder: Path, run: str, rng, filled) -> Path:
+    n = N_LATTICES * N_REFLECTIONS
+    truth = {
+        "shots/shot_id": np.arange(N_SHOTS),
+        "shots/kind": [0] * 10 + [1, 0],
+        "lattices/shot": SHOT,
+        "lattices/A": [rotation.random(rng) @ lattice.reciprocal(lattice.radians(CELL)) for _ in SHOT],
+        "reflections/lattice": np.repeat(SHOT, N_REFLECTIONS),
+        "reflections/hkl": np.concatenate([_indices(rng) for _ in SHOT]),
+        "reflections/panel": rng.integers(0, 2, n),
+        "reflections/fast": rng.uniform(5, 95, n),
+        "reflections/slow": rng.uniform(5, 195, n),
+        "reflections/photons": rng.uniform(50, 500, n),
+    }
+    folder.mkdir(parents=True)
+    nexus.write(
+        folder / "stills.nxs",
+        rng.poisson(20, (N_SHOTS, 2, *DETECTOR.shape)).astype(np.int32),
+        shot_ids=np.arange(N_SHOTS),
+        detector=DETECTOR,
+        energies_ev=7100.0 + np.arange(20),
+        photons=rng.uniform(1e9, 1e10, (N_SHOTS, 20)),
+        saturation_adu=60000,
+        truth=filled("truth", {"shots": N_SHOTS, "lattices": N_LATTICES, "reflections": n}, truth),
+    )
+    images.write_manifest(folder / "manifest.json", run, [folder / "stills.nxs"])
+    return folder / "manifest.json"
+
+
+def _indices(rng) -> np.ndarray:
+    numbers = rng.choice(21**3 // 2, N_REFLECTIONS, replace=False)  # h < 0 or so: never 0 0 0
+    return np.stack([numbers // 441 - 10, numbers // 21 % 21 - 10, numbers % 21 - 10], axis=1)
+
+
+def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
+    n = N_LATTICES * N_REFLECTIONS
+    cells = CELL + rng.standard_normal((N_LATTICES, 6)) * [0.05, 0.04, 0.03, 0, 0.05, 0]
+    turns = rotation.from_vector(rng.normal(0, 2e-4, (N_LATTICES, 3)))
+    position = np.stack([truth["reflections/fast"], truth["reflections/slow"]], axis=1)
+    seen = position + rng.normal(0, 0.3, (n, 2))
+    corner = np.clip(np.round(position).astype(int) - 4, 0, None)
+    of = truth["reflections/lattice"]
+    sigma = np.sqrt(truth["reflections/photons"] + 100)
+    given = {
+        "shots/shot_id": ids,
+        "shots/outcome": OUTCOMES,
+        "shots/n_spots": rng.integers(0, 50, N_SHOTS),
+        "shots/seconds": rng.uniform(0.1, 0.3, N_SHOTS),
+        "lattices/shot": SHOT,
+        "lattices/shot_id": ids[SHOT],
+        "lattices/A": turns @ truth["lattices/A"],
+        "lattices/cell": [lattice.radians(cell) for cell in cells],
+        "lattices/eta_rad": rng.uniform(5e-4, 1e-3, N_LATTICES),
+        "lattices/n_indexed": N_REFLECTIONS,
+        "lattices/rmsd_radial_mm": rng.uniform(0.02, 0.05, N_LATTICES),
+        "lattices/rmsd_transverse_mm": rng.uniform(0.01, 0.03, N_LATTICES),
+        "lattices/n_rmsd": rng.integers(10, 40, N_LATTICES),
+        "spots/shot": of,
+        "spots/lattice": of,
+        "spots/hkl": truth["reflections/hkl"],
+        "spots/panel": truth["reflections/panel"],
+        "spots/fast": seen[:, 0],
+        "spots/slow": seen[:, 1],
+        "spots/intensity": truth["reflections/photons"],
+        "reflections/lattice": of,
+        "reflections/hkl": truth["reflections/hkl"],
+        "reflections/d": rng.uniform(2.0, 3.0, n),
+        "reflections/panel": truth["reflections/panel"],
+        "reflections/fast": position[:, 0],
+        "reflections/slow": position[:, 1],
+        "reflections/fast_obs": seen[:, 0],
+        "reflections/slow_obs": seen[:, 1],
+        "reflections/intensity": truth["reflections/photons"] + sigma * rng.standard_normal(n),
+        "reflections/sigma": sigma,
+        "reflections/bbox": np.stack([corner[:, 0], corner[:, 0] + 8, corner[:, 1], corner[:, 1] + 8], axis=1),
+        "reflections/flags": (rng.random(n) < 0.05) * 4,
+    }
+    given["lattices/n_indexed"] = np.full(N_LATTICES, N_REFLECTIONS)
+    columns = filled(stage, {"shots": N_SHOTS, "spots": n, "lattices": N_LATTICES, "reflections": n}, given)
+    parts = store.Parts(folder / f"{stage}.h5", stage, run + stage, [ids])
+    parts.write(0, columns)
+    parts.finish(
+        World(),
+        run=run,
+        config=IndexSection().model_dump(mode="json"),
+        detector=DETECTOR._asdict(),
+        manifest=str(manifest),
+    )
+    return folder / f"{stage}.h5"
+
+
+def _cells(folder, made, filled) -> Path:
+    tables = [store.read(path, "reindex", ["lattices/"]) for path in made.reindex]
+    n = sum(len(t["lattices/k"]) for t in tables)
+    outcome = np.full(n, LatticeOutcome.ACCEPTED)
+    outcome[[2, 7, 11]] = LatticeOutcome.NOISE, LatticeOutcome.CELL_OUTLIER, LatticeOutcome.OTHER_CLUSTER
+    given = {
+        "lattices/run": np.repeat([0, 1], N_LATTICES),
+        "lattices/shot_id": np.concatenate([t["lattices/shot_id"] for t in tables]),
+        "lattices/cell": lattice.degrees(np.concatenate([t["lattices/cell"] for t in tables])),
+        "lattices/outcome": outcome,
+        "clusters/n": [n - 1, 1],
+        "clusters/mean": [CELL, CELL],
+        "clusters/location": [CELL[:3], CELL[:3]],
+        "clusters/covariance": [np.diag([0.05, 0.04, 0.03]) ** 2] * 2,
+    }
+    told = {"runs": made.runs, "space_group": "C 1 2 1", "features": ["a", "b", "c"], "chosen": 0}
+    columns = filled("cells", {"lattices": n, "clusters": 2, "features": 3}, given)
+    store.write(folder / "cells.h5", "cells", columns, key="cells", **told)
+    return folder / "cells.h5"
+
+
+def _annulus(folder, made) -> Path:
+    config = StageConfig(annulus=AnnulusSection())
+    out = folder / "annulus.h5"
+    annulus.run(config, images=made.manifests, reindex=made.reindex, cells=made.cells, out=out, world=World())
+    return out
+
+
+def _merge(folder, filled) -> Path:
+    rng = np.random.default_rng(9)
+    n = 300
+    true = rng.gamma(1.0, 100.0, (n, 1))
+    half = true + rng.normal(0, 20, (n, 2))
+    half[:30] = np.nan
+    sign = np.tile([1, -1], n // 2)
+    hkl = np.repeat(np.stack([np.arange(n // 2), np.arange(n // 2) % 7, np.arange(n // 2) % 5], axis=1), 2, axis=0)
+    given = {
+        "merged/hkl": hkl,
+        "merged/friedel": sign,
+        "merged/intensity": np.nan_to_num(half, nan=100.0).mean(axis=1),
+        "merged/sigma": np.full(n, 14.0),
+        "merged/half": half,
+        "merged/n": rng.integers(1, 9, n),
+        "lattices/scale": rng.uniform(0.5, 2, 15),
+        "lattices/b": rng.normal(0, 2, 15),
+        "lattices/used": np.arange(15) < 13,
+        "bins/d_max": [np.inf, 3.0, 2.3],
+        "bins/d_min": [3.0, 2.3, 2.0],
+        "bins/n_possible": [120, 130, 140],
+        "bins/n_measured": [110, 100, 90],
+        "bins/n_observations": [600, 500, 400],
+        "bins/i_over_sigma": [9.0, 5.0, 2.0],
+        "bins/cc_half": [0.9, 0.8, np.nan],
+        "bins/cc_ano": [0.2, np.nan, 0.0],
+    }
+    columns = filled("merge", {"merged": n, "lattices": 15, "bins": 3}, given)
+    store.write(folder / "merge.h5", "merge", columns, key="merge", runs=["one", "two"], wilson_b=21.0)
+    return folder / "merge.h5"

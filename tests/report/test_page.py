@@ -1,0 +1,49 @@
+"""The report and the closing table of a trial."""
+
+import json
+import re
+
+import pytest
+
+from spreadflow.errors import FileError
+from spreadflow.report import page, table
+from spreadflow.report.conserved import checks
+
+
+def test_page_is_self_contained_and_its_links_lead_somewhere(trial, summaries):
+    out = trial.folder / "report.html"
+    page.run(list(summaries.values()), out)
+    text = out.read_text()
+    assert text.count('src="data:image/png;base64,') == 5
+    assert not re.search(r'(src|href)="(https?:|//)', text)
+    links = [link for link in re.findall(r'href="([^"#]+)"', text)]
+    assert len(links) >= 7 and all((trial.folder / link).exists() for link in links)
+    assert "✗" not in text and text.count("✓") == 6
+
+
+def test_counts_that_differ_are_found(summaries):
+    figures = {stage: json.loads(path.read_text()) for stage, path in summaries.items()}
+    assert all(check.holds for check in checks(figures))
+    figures["cells"]["n_in"] += 1
+    assert [check.says for check in checks(figures) if not check.holds] == [
+        "each lattice of reindex reaches cells",
+        "each lattice of cells has one outcome",
+    ]
+
+
+def test_table_sums_seconds_over_runs(trial, summaries, capsys):
+    folder = trial.folder / "benchmarks"
+    folder.mkdir()
+    for name, seconds in (("reindex.one", 10.2), ("reindex.two", 31.1), ("summary.cells", 2.0)):
+        (folder / f"{name}.tsv").write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:00:10\t-\n")
+    table.run(trial.folder)
+    text = capsys.readouterr().out
+    assert "41" in text and "24 shots: 18 indexed" in re.sub(r"\s+", " ", text)
+    assert "15 of 18 lattices accepted" in text
+
+
+def test_a_folder_without_summaries_is_said(tmp_path):
+    with pytest.raises(FileError, match="summaries"):
+        table.run(tmp_path)
+    with pytest.raises(FileError, match="Run `spreadflow summary`"):
+        page.run([tmp_path / "cells.json"], tmp_path / "report.html")

@@ -1,0 +1,112 @@
+"""The figures of every summary, recomputed from the products by other means, and their documentation."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import image as mpl_image
+
+from spreadflow.errors import LatticeOutcome, Outcome
+from spreadflow.io import images, store
+
+DOCS = Path(__file__).parents[2] / "docs" / "summaries.md"
+
+
+@pytest.fixture
+def told(summaries):
+    """The figures of a stage."""
+    return lambda stage: json.loads(summaries[stage].read_text())
+
+
+def test_each_summary_has_a_picture(summaries):
+    for path in summaries.values():
+        pixels = mpl_image.imread(path.with_suffix(".png"))
+        assert pixels.shape[1] > 1000 and pixels.std() > 0.05
+
+
+def test_index_and_reindex(trial, told):
+    told = told("reindex")
+    tables = [store.read(path, "reindex") for path in trial.reindex]
+    outcome = np.concatenate([t["shots/outcome"] for t in tables])
+    assert told["n_shots"] == 24 == sum(told["outcomes"].values())
+    assert told["n_indexed"] == told["outcomes"]["indexed"] == (outcome == Outcome.INDEXED).sum() == 18
+    assert told["n_hits"] == 22 and told["index_rate"] == pytest.approx(18 / 22)
+    seconds = [s for t in tables for s in t["shots/seconds"]]
+    assert told["seconds_per_shot_per_core"] == pytest.approx(sum(seconds) / 24)
+    for axis in ("radial", "transverse"):
+        pairs = [
+            (n, r) for t in tables for n, r in zip(t["lattices/n_rmsd"], t[f"lattices/rmsd_{axis}_mm"], strict=True)
+        ]
+        expected = (sum(n * r**2 for n, r in pairs) / sum(n for n, _ in pairs)) ** 0.5
+        assert told[f"{axis}_rmsd_mm"] == pytest.approx(expected)
+        assert told[f"{axis}_rmsd_px"] == pytest.approx(expected / 0.1)
+    assert told["n_rmsd"] == sum(int(t["lattices/n_rmsd"].sum()) for t in tables)
+    angles = []
+    for table, manifest in zip(tables, trial.manifests, strict=True):
+        truth = images.truth(manifest)
+        turn = table["lattices/A"] @ np.linalg.inv(truth["lattices/A"])
+        angles += [np.rad2deg(np.arccos(min((np.trace(r) - 1) / 2, 1))) for r in turn]
+    assert told["misorientation_deg_median"] == pytest.approx(np.median(angles), rel=1e-3)
+    assert told["misorientation_deg_p95"] == pytest.approx(np.percentile(angles, 95), rel=1e-3)
+    assert told["n_singles_indexed"] == 18 and told["n_singles"] == 22 and told["n_blanks"] == 2
+    assert abs(told["pull_mean"]) < 0.15 and abs(told["pull_sd"] - 1) < 0.1
+    assert [told["runs"][run]["n_shots"] for run in trial.runs] == [12, 12]
+
+
+def test_a_run_that_was_not_simulated_has_no_misorientation(told):
+    told = told("index")
+    assert told["misorientation_deg_median"] is None and "pull_mean" not in told
+    assert told["n_shots"] == 24
+
+
+def test_cells(trial, told):
+    told = told("cells")
+    table = store.read(trial.cells, "cells")
+    kept = [c for c, end in zip(table["lattices/cell"], table["lattices/outcome"], strict=True) if end == 0]
+    assert (told["n_in"], told["n_kept"]) == (18, 15) == (len(table["lattices/cell"]), len(kept))
+    assert np.allclose(told["mean"], np.mean(kept, axis=0))
+    assert told["outcomes"] == {end.name.lower(): n for end, n in zip(LatticeOutcome, [15, 1, 1, 1], strict=True)}
+    assert np.allclose(told["true_mean"], [67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
+    assert sum(run["n_kept"] for run in told["runs"].values()) == 15
+
+
+def test_annulus(trial, told):
+    told = told("annulus")
+    table = store.read(trial.annulus, "annulus")
+    assert told["n_lattices"] == 15 == told["n_shots"]
+    assert told["n_reflections"] == len(table["reflections/hkl"])
+    boxes = table["reflections/bbox"]
+    assert told["n_pixels"] == sum(int((b[1] - b[0]) * (b[3] - b[2])) for b in boxes) == len(table["pixels/photons"])
+    assert sum(run["n_pixels"] for run in told["runs"].values()) == told["n_pixels"]
+    same = {
+        frozenset({(h, k, l), (-h, k, -l), (-h, -k, -l), (h, -k, l)}) for h, k, l in table["reflections/hkl"].tolist()
+    }
+    assert told["n_unique"] == len(same), "C2: h k l = -h k -l, and Friedel's mates"
+
+
+def test_merge(trial, told):
+    told = told("merge")
+    table = store.read(trial.merge, "merge")
+    half = np.array([h for h in table["merged/half"] if np.isfinite(h).all()])
+    assert told["n_lattices"] == 13 and told["n_pairs"] == 270 == len(half)
+    assert told["cc_half"] == pytest.approx(np.corrcoef(half.T)[0, 1])
+    assert told["r_split"] == pytest.approx(abs(half[:, 0] - half[:, 1]).sum() * 2**0.5 / half.sum())
+    assert told["n_observations"] == table["merged/n"].sum()
+    assert told["completeness"] == pytest.approx(300 / 390)
+    assert told["multiplicity"] == pytest.approx(table["merged/n"].sum() / 300)
+    difference = table["merged/half"][::2] - table["merged/half"][1::2]
+    difference = difference[np.isfinite(difference).all(axis=1)]
+    assert told["n_pairs_ano"] == len(difference)
+    assert told["cc_ano"] == pytest.approx(np.corrcoef(difference.T)[0, 1])
+    assert told["wilson_b"] == 21.0 and len(told["bins"]) == 3 and told["bins"][2]["cc_half"] is None
+
+
+def test_every_key_is_documented(summaries, told):
+    """Each key of each summary stands in docs/summaries.md under its stage."""
+    parts = re.split(r"^## ", DOCS.read_text(), flags=re.M)
+    documented = {part.split("\n")[0]: set(re.findall(r"`([a-z0-9_]+)`", part)) for part in parts}
+    for stage in summaries:
+        here = next(keys for title, keys in documented.items() if stage in title.split(", "))
+        assert told(stage).keys() <= here | documented["every stage"], stage
