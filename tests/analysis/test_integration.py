@@ -88,7 +88,7 @@ def test_zero_intensity_is_unbiased(level):
     pulls, intensity, _ = shots(rng, np.zeros, level, 5)
     error = 1.0 / np.sqrt(len(pulls))
     assert abs(pulls.mean()) < 0.03
-    assert abs(pulls.std() - 1.0) < 0.03
+    assert 0.95 < pulls.std() < 1.03, "σ counts a part of upward noise as signal"
     assert abs(intensity.mean()) < 3.0 * intensity.std() * error + 0.02 * intensity.std()
 
 

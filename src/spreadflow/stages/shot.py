@@ -26,7 +26,7 @@ class Result(NamedTuple):
     lattices: tuple[Lattice, ...] = ()
     reflections: Reflections | None = None
     """of all lattices"""
-    reflection_lattice: np.ndarray | None = None
+    reflection_lattice: np.ndarray = np.empty(0, dtype=int)
     """(reflection,) number of its lattice"""
 
 
