@@ -5,6 +5,7 @@ per fixed group of lattices and the groups are added in order, so that the answe
 """
 
 from collections.abc import Callable, Mapping
+from enum import IntEnum
 from typing import NamedTuple
 
 import gemmi
@@ -68,6 +69,12 @@ class Unique:
         inside = (np.abs(hkl) <= self._limits).all(axis=1)
         return np.where(inside, self._grid[tuple((np.where(inside[:, None], hkl, 0) + self._limits).T)], -1)
 
+    def values(self, hkl: np.ndarray, value: np.ndarray) -> np.ndarray:
+        """(unique,) value of each reflection and of its mate, from values (n,) of indices (n, 3); NaN = none given."""
+        row, out = self.rows(hkl), np.full(len(self), np.nan)
+        out[row[row >= 0]] = np.asarray(value)[row >= 0]
+        return np.where(np.isnan(out) & (self.mate >= 0), out[self.mate], out)
+
 
 def shells(d: np.ndarray, d_min: float, n: int = N_SHELLS) -> np.ndarray:
     """Number of the shell, of n with equal volume in reciprocal space from 1/d = 0 to 1/d_min, of each d (Å)."""
@@ -99,6 +106,24 @@ class Observations(NamedTuple):
     @property
     def n_lattices(self) -> int:
         return len(self.group)
+
+
+class Fate(IntEnum):
+    """How a reflection of an accepted lattice ends. Exactly one each."""
+
+    USED = 0
+    FAILED = 1
+    """flagged, or without a positive σ or expectation"""
+    RESOLUTION = 2
+    """beyond the resolution limit in the mean cell"""
+    ABSENT = 3
+    """systematically absent"""
+    PARTIALITY = 4
+    """recorded too little"""
+    FEW = 5
+    """in a lattice with too few others"""
+    MULTIPLICITY = 6
+    """of a unique reflection measured too few times"""
 
 
 class Merged(NamedTuple):
@@ -177,9 +202,59 @@ def best_partiality(
     own, row = np.unique(group, return_inverse=True)
     cells = (row * n_shells + shell) * n_steps + step
     counts = np.bincount(cells, minlength=len(own) * n_shells * n_steps).reshape(len(own), n_shells, n_steps)
-    total = add({int(g): c.astype(np.float64) for g, c in zip(own, counts, strict=True)}, n_groups)
+    nothing = {0: np.zeros((n_shells, n_steps))}  # also of who holds no reflection
+    total = add(nothing | {int(g): c.astype(np.float64) for g, c in zip(own, counts, strict=True)}, n_groups)
     above = total.sum(axis=1, keepdims=True) - total.cumsum(axis=1)
     return (above > 0.03 * total.sum(axis=1, keepdims=True)).sum(axis=1) / n_steps + 1.0 / n_steps
+
+
+def select(
+    table: Mapping[str, np.ndarray],
+    group: np.ndarray,
+    half: np.ndarray,
+    unique: Unique,
+    *,
+    partiality_min: float,
+    min_reflections: int,
+    n_groups: int,
+    add: Add = add_in_order,
+) -> tuple[Observations, np.ndarray, np.ndarray]:
+    """The observations to merge, how many of each lattice (lattice,), and the `Fate` of every reflection.
+
+    table: columns (reflection,) of `models.Reflections` by name, `lattice` (row of group and half), and `failed`, bool;
+    group, half: (lattice,) as in `Observations`, for all lattices. Lattices without observations are left out of the
+    result, whose lattice numbers count the others. Collective.
+    """
+    at, hkl = table["lattice"].astype(np.int64), table["hkl"].astype(np.int32)
+    row, d = unique.rows(hkl), np.asarray(unique.cell.calculate_d_array(hkl), dtype=np.float64)
+    partiality = table["partiality"].astype(np.float64)
+    factor = partiality * table["polarization"] * table["lorentz"]
+    valid = np.isfinite(table["intensity"]) & np.isfinite(factor) & (table["sigma"] > 0) & (factor > 0)
+    fate = np.where(row < 0, Fate.ABSENT, Fate.USED)
+    fate[d < unique.d_min] = Fate.RESOLUTION
+    fate[table["failed"] | ~valid] = Fate.FAILED
+    good = np.flatnonzero(fate == Fate.USED)
+    shell = unique.shell[row[good]]
+    relative = np.zeros(len(at))
+    relative[good] = partiality[good] / best_partiality(partiality[good], shell, group[at[good]], n_groups, add)[shell]
+    fate[good[relative[good] < partiality_min]] = Fate.PARTIALITY
+    count = np.bincount(at[fate == Fate.USED], minlength=len(group))
+    used = count >= max(min_reflections, 1)
+    fate[(fate == Fate.USED) & ~used[at]] = Fate.FEW
+    keep = np.flatnonzero(fate == Fate.USED)
+    keep = keep[np.argsort(at[keep], kind="stable")]
+    obs = Observations(
+        lattice=(np.cumsum(used) - 1)[at[keep]],
+        group=group[used],
+        half=half[used],
+        unique=row[keep],
+        s2=0.25 / d[keep] ** 2,
+        intensity=table["intensity"][keep].astype(np.float64),
+        variance=table["sigma"][keep].astype(np.float64) ** 2,
+        factor=factor[keep],
+        partiality=np.minimum(relative[keep], 1.0),
+    )
+    return obs, np.where(used, count, 0), fate
 
 
 def half_sets(shot_id: np.ndarray, k: np.ndarray) -> np.ndarray:
@@ -192,16 +267,17 @@ def half_sets(shot_id: np.ndarray, k: np.ndarray) -> np.ndarray:
     return (x & np.uint64(1)).astype(np.int8)
 
 
-def merge(obs: Observations, intensity: np.ndarray, sigma: np.ndarray, sums: Sums) -> Merged:
+def merge(obs: Observations, intensity: np.ndarray, sigma: np.ndarray, sums: Sums, min_multiplicity: int = 1) -> Merged:
     """Inverse-variance weighted means, overall and of the half sets.
 
-    intensity, sigma: (observation,) on the common scale. Collective through `sums`.
+    intensity, sigma: (observation,) on the common scale. What is measured fewer than `min_multiplicity` times counts
+    as not measured. Collective through `sums`.
     """
     weight = 1.0 / sigma**2
     first = np.where(obs.half[obs.lattice] == 0, weight, 0.0)
     second = weight - first
     columns = (first, second, first * intensity, second * intensity, np.ones(len(weight)))
-    w0, w1, wi0, wi1, n = sums.by_unique(*columns)
+    w0, w1, wi0, wi1, n = np.where((total := sums.by_unique(*columns))[-1] >= min_multiplicity, total, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         half = np.stack([wi0 / w0, wi1 / w1], axis=1)
         return Merged((wi0 + wi1) / (w0 + w1), (w0 + w1) ** -0.5, half, n.astype(np.int64))

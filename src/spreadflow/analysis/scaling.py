@@ -87,7 +87,8 @@ def scale(
     against instead of the merged ones (mark0: the slope through the origin; NaN = unknown). Without a reference mean
     ln G and mean B are 0. Cycles end when ln G moves by less than `tolerance` r.m.s. Collective through `sums`.
     """
-    prior = _prior(*sums.by_unique(obs.intensity, obs.factor), unique)
+    photons, factor = sums.by_unique(obs.intensity, obs.factor)
+    prior = _prior(photons, factor, unique)
     target, ratio = (None, 1.0) if reference is None else _target(obs, sums, reference)
     data = _Data(obs, sums, unique, refine_b, target)
     none, n = np.zeros(len(obs.lattice)), obs.n_lattices
@@ -118,12 +119,10 @@ def _cycle(data: _Data, state: _State, first: bool) -> tuple[_State, float]:
     variance = state.model.variance(parts)
     robust = HUBER * np.sqrt(variance + extra) / np.maximum(np.abs(residual), 1e-300)
     state = state._replace(robust=np.minimum(1.0, robust))
-    towards = (
-        _step_to_others(data, state, k, variance, others)
-        if data.target is None
-        else _step_to_target(data, state, k, variance)
-    )
-    step, leverage = towards
+    if data.target is None:
+        step, leverage = _step_to_others(data, state, k, variance, others)
+    else:
+        step, leverage = _step_to_target(data, data.target, state, k, variance)
     moved = state._replace(log_g=state.log_g + step[:, 0], b=state.b + step[:, 1], leverage=leverage)
     square, count = sums.over_lattices(step[:, 0] ** 2, np.ones(len(step)))
     return _merge(data, moved), float(np.sqrt(square / count))
@@ -169,11 +168,11 @@ def _step_to_others(data: _Data, state: _State, k, variance, others: _Known) -> 
     return step - data.sums.over_lattices(*step.T) / data.sums.over_lattices(np.ones(len(step))), leverage
 
 
-def _step_to_target(data: _Data, state: _State, k, variance) -> tuple[np.ndarray, np.ndarray]:
+def _step_to_target(data: _Data, target: np.ndarray, state: _State, k, variance) -> tuple[np.ndarray, np.ndarray]:
     """(lattice, 2) step towards the reference, and the leverage."""
-    known = ~np.isnan(data.target)
+    known = ~np.isnan(target)
     weight = np.where(known, state.robust / variance, 0.0)
-    return _step(data, k * np.where(known, data.target, 0.0), weight, 1.0, state.b)
+    return _step(data, k * np.where(known, target, 0.0), weight, 1.0, state.b)
 
 
 def _step(data: _Data, photons, weight, damping, b) -> tuple[np.ndarray, np.ndarray]:

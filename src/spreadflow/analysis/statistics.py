@@ -108,4 +108,5 @@ def wilson_b(merged: Merged, unique: Unique, n_bins: int = 20) -> tuple[float, f
 def scattering_power(s2: np.ndarray) -> np.ndarray:
     """Σ f² of an average protein residue at s² = 1/(4d²) (n,), electrons², by the tables of gemmi (IT 1992)."""
     factors = {name: gemmi.Element(name).it92 for name in RESIDUE}
-    return sum(n * np.array([factors[name].calculate_sf(x) for x in s2]) ** 2 for name, n in RESIDUE.items())
+    squares = [n * np.array([factors[name].calculate_sf(x) for x in s2]) ** 2 for name, n in RESIDUE.items()]
+    return np.sum(squares, axis=0)
