@@ -91,7 +91,7 @@ def matrix(frame: Frame, p) -> Array:
     n = len(frame.strains)
     G = frame.metric + (frame.strains * p[3 : 3 + n, None, None]).sum(axis=0)
     B = _upper(G)
-    return _turn(p[:3]) @ (frame.U @ B)
+    return turn(p[:3]) @ (frame.U @ B)
 
 
 def _upper(G):
@@ -105,7 +105,7 @@ def _upper(G):
     return jnp.stack([jnp.stack([b00, b01, b02]), jnp.stack([zero, b11, b12]), jnp.stack([zero, zero, b22])])
 
 
-def _turn(v):
+def turn(v):
     """Rodrigues' rotation by the vector v (3,), smooth at 0."""
     t2 = (v * v).sum()
     small = t2 < 1e-8
@@ -115,6 +115,12 @@ def _turn(v):
     zero = jnp.zeros_like(t2)
     K = jnp.stack([jnp.stack([zero, -v[2], v[1]]), jnp.stack([v[2], zero, -v[0]]), jnp.stack([-v[1], v[0], zero])])
     return jnp.eye(3) + a * K + b * (K @ K)
+
+
+def rays(frame: Frame, p, hkl, pulse: Pulse):
+    """(n, 3) mean unit rays of nodes hkl (n, 3) for unknowns p."""
+    sigma_q = prediction.size_sigma(pulse.domain_ang)
+    return prediction.rays(hkl @ matrix(frame, p).T, jnp.exp(p[-1]), sigma_q, pulse.energies_ev, pulse.photons)
 
 
 def _derivatives(frame: Frame, p, hkl, pulse: Pulse):
