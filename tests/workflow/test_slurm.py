@@ -1,0 +1,67 @@
+"""The workflow on a real Slurm: two nodes on one host, the profile as it is but for the sizes."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parent.parent
+
+_spec = importlib.util.spec_from_file_location("slurm", HERE / "slurm.py")
+slurm = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(slurm)
+
+HERE_ONLY = {
+    "latency-wait": 5,
+    "slurm-init-seconds-before-status-checks": 1,
+    "slurm-no-account": True,
+    "slurm-status-command": "squeue",  # there is no accounting here
+}
+
+
+@pytest.fixture
+def profile(tmp_path) -> Path:
+    """profiles/slurm with two ranks a stage, one on each node."""
+    settings = yaml.safe_load((REPOSITORY / "profiles" / "slurm" / "config.yaml").read_text()) | HERE_ONLY
+    settings["default-resources"] |= {"slurm_partition": "debug", "runtime": 10, "mem_mb": 1000}
+    for resources in settings["set-resources"].values():
+        assert resources["mpi"] == "srun --mpi=pmi2"
+        resources |= {"tasks": 2, "nodes": 2}
+    folder = tmp_path / "profile"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+@pytest.mark.slow
+def test_the_tiny_chain_on_two_nodes(tmp_path, profile):
+    work = tmp_path / "work"
+    work.mkdir()
+    command = [
+        "snakemake",
+        "--snakefile",
+        REPOSITORY / "Snakefile",
+        "--configfile",
+        REPOSITORY / "config" / "tiny.yaml",
+    ]
+    command += ["--workflow-profile", profile]
+    try:
+        cluster = slurm.Slurm(tmp_path / "slurm").__enter__()
+    except slurm.NoSlurm as reason:
+        pytest.skip(f"no Slurm here: {reason}")
+    try:
+        done = subprocess.run(
+            ["timeout", "-s", "KILL", "400", Path(sys.prefix, "bin", command[0]), *command[1:]],
+            cwd=work,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+    finally:
+        cluster.__exit__()
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert (work / "results" / "tiny" / "report.html").exists()
