@@ -21,22 +21,17 @@ is; nothing else knows a cell.
 """
 
 from collections.abc import Iterator
-from functools import lru_cache
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import binom
 
+from spreadflow.analysis.search_space import Grid, Plan, Target, axes_frame, target_of
 from spreadflow.physics import lattice, rotation, symmetry
 
-N_SEARCH = 64  # spots that score trial vectors
+N_SEARCH = 128  # spots that score trial vectors
 N_VECTORS = 256  # trial vectors refined for the leading axis
 N_LEADS = 8  # leading axes followed up
-N_RING = 8192  # trial vectors for the second axis
-N_BOX = 2048  # trial vectors for the third axis
-PHASE = 0.45  # cycles: |q| times the step of a trial grid
-SLACK = np.deg2rad(1.5)  # error of an axis that was found, rad
 
 
 class Candidate(NamedTuple):
@@ -56,45 +51,6 @@ class Errors(NamedTuple):
     """Å⁻¹"""
     radial: float
     """fraction of |q|, in addition"""
-
-
-class Grid(NamedTuple):
-    """Trial vectors."""
-
-    vectors: np.ndarray
-    """(3, m) float32, Å"""
-    q_max: float
-    """largest |q| whose phase the grid resolves, Å⁻¹"""
-
-
-class Plan(NamedTuple):
-    """Where to look for the axes of the reduced cell, in one of the three cyclic orders."""
-
-    lengths: tuple[float, float]
-    """least and greatest length of the leading axis, Å"""
-    shell: Grid
-    """leading axis, lab frame"""
-    ring: Grid
-    """second axis, in a frame whose first vector is along the leading axis"""
-    box: Grid
-    """third axis, in the frame of the first two (`_frame`)"""
-
-
-class Target(NamedTuple):
-    """What is known of the lattice: the expected cell and how far the true one may be away."""
-
-    cell: np.ndarray
-    """(6,) conventional, Å and rad"""
-    length_tolerance: float
-    angle_tolerance: float
-    """rad"""
-    point_group: np.ndarray
-    """(g, 3, 3) rotations on direct coordinates"""
-    strains: np.ndarray
-    """(f, 3, 3) symmetric: what the reciprocal metric may change by"""
-    primitive: np.ndarray
-    """(3, 3) primitive basis = conventional basis · primitive"""
-    plans: tuple[Plan, ...]
 
 
 def find_lattices(
@@ -141,117 +97,6 @@ def find_lattices(
         if all(symmetry.misorientation(A, other.A, space_group) > np.deg2rad(1.0) for other in found):
             found.append(Candidate(A, hkl, int(hkl.any(axis=1).sum())))
     return found
-
-
-# ---------------------------------------------------------------- the target
-
-
-@lru_cache(maxsize=8)
-def target_of(
-    cell: tuple[float, ...], space_group: str, length_tolerance: float, angle_tolerance: float, n_directions: int
-) -> Target:
-    """The search space that a cell with tolerances spans."""
-    corners = _corner_cells(np.array(cell), space_group, length_tolerance, angle_tolerance)
-    bases = np.array([lattice.orthogonalization(c) for c in corners])
-    primitive = symmetry.primitive(space_group)
-    bases = bases @ primitive @ _reduce(bases[0] @ primitive)
-    plans = tuple(_plan(bases[:, :, order], n_directions) for order in ([0, 1, 2], [1, 2, 0], [2, 0, 1]))
-    group, strains = symmetry.point_group(space_group), symmetry.reciprocal_metric_basis(space_group)
-    return Target(np.array(cell), length_tolerance, angle_tolerance, group, strains, primitive, plans)
-
-
-def _plan(bases: np.ndarray, n: int) -> Plan:
-    """The search space spanned by right-handed reduced bases (k, 3, 3): what they and errors span."""
-    one, two, three = np.moveaxis(bases, 2, 0)
-    size = np.linalg.norm(one, axis=1)
-    lengths = size.min() * 0.99, size.max() * 1.01
-    along = (one * two).sum(axis=1) / size
-    away = np.linalg.norm(two - along[:, None] * one / size[:, None], axis=1)
-    noise = SLACK * np.linalg.norm(two[0])
-    ring = _ring((along.min() - noise, along.max() + noise), (away.min() * 0.99, away.max() * 1.01), N_RING)
-    third = np.array([_frame(v, w).T @ x for v, w, x in zip(one, two, three, strict=True)])
-    noise = SLACK * np.linalg.norm(three[0])
-    return Plan(
-        lengths, _half_shell(*lengths, n), ring, _box(third.min(axis=0) - noise, third.max(axis=0) + noise, N_BOX)
-    )
-
-
-def _corner_cells(cell: np.ndarray, space_group: str, length: float, angle: float) -> np.ndarray:
-    """(k, 6): the target itself, then the corners of its tolerance box, as far as symmetry allows them."""
-    steps = np.array([0.0, 0.0, 0.0, 1.0, 1.0, 1.0]) * angle + np.append(cell[:3] * length, [0.0] * 3)
-    cells = [symmetry.constrain_cell(cell, space_group)]
-    for signs in product((-1.0, 1.0), repeat=6):
-        corner = symmetry.constrain_cell(cell + steps * signs, space_group)
-        if np.isfinite(corner).all():
-            cells.append(corner)
-    return np.array(cells)
-
-
-def _reduce(basis: np.ndarray) -> np.ndarray:
-    """(3, 3) integer T of determinant 1: the columns of basis · T are the shortest independent lattice vectors."""
-    transform = np.eye(3)
-    while True:
-        steps = _integers(2)
-        order = np.argsort(np.linalg.norm(basis @ transform @ steps.T, axis=0), kind="stable")
-        chosen: list[np.ndarray] = []
-        for step in steps[order]:
-            if np.linalg.matrix_rank(np.array([*chosen, step])) > len(chosen):
-                chosen.append(step)
-            if len(chosen) == 3:
-                break
-        step = np.array(chosen).T
-        if np.linalg.norm(basis @ transform @ step) >= np.linalg.norm(basis @ transform) * (1 - 1e-9):
-            break
-        transform = transform @ step
-    order = np.argsort(np.linalg.norm(basis @ transform, axis=0), kind="stable")
-    transform = transform[:, order]
-    transform[:, 2] *= np.sign(np.linalg.det(transform)) * np.sign(np.linalg.det(basis))
-    return transform.round()
-
-
-def _integers(limit: int) -> np.ndarray:
-    """(n, 3) all integer triples up to ±limit but 0 0 0."""
-    triples = np.array(list(product(range(-limit, limit + 1), repeat=3)), dtype=np.float64)
-    return triples[triples.any(axis=1)]
-
-
-def _frame(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(3, 3) with columns: along the first vector, in the plane towards the second, normal (right handed)."""
-    e1 = first / np.linalg.norm(first)
-    e3 = np.cross(first, second)
-    e3 = e3 / np.linalg.norm(e3)
-    return np.array([e1, np.cross(e3, e1), e3]).T
-
-
-def _half_shell(inner: float, outer: float, n: int) -> Grid:
-    """About n vectors on a cubic grid in the half shell z ≥ 0."""
-    step = (2.0 / 3.0 * np.pi * (outer**3 - inner**3) / n) ** (1.0 / 3.0)
-    axis = np.arange(-np.ceil(outer / step), np.ceil(outer / step) + 1) * step
-    x, y, z = np.meshgrid(axis, axis, axis[axis > -0.5 * step], indexing="ij")
-    r = np.sqrt(x * x + y * y + z * z)
-    inside = (r >= inner) & (r <= outer)
-    return Grid(np.stack([x[inside], y[inside], z[inside]]).astype(np.float32), PHASE / step)
-
-
-def _ring(along: tuple[float, float], away: tuple[float, float], n: int) -> Grid:
-    """About n vectors in the ring around the first axis: given range along it and of distance from it."""
-    step = (np.pi * (away[1] ** 2 - away[0] ** 2) * (along[1] - along[0]) / n) ** (1.0 / 3.0)
-    phi = np.arange(0.0, 2.0 * np.pi, step / away[1])
-    x, r, phi = np.meshgrid(_middles(*along, step), _middles(*away, step), phi, indexing="ij")
-    return Grid(np.array([x, r * np.cos(phi), r * np.sin(phi)]).reshape(3, -1).astype(np.float32), PHASE / step)
-
-
-def _box(low: np.ndarray, high: np.ndarray, n: int) -> Grid:
-    """About n vectors between two corners."""
-    step = (np.prod(high - low) / n) ** (1.0 / 3.0)
-    axes = [_middles(a, b, step) for a, b in zip(low, high, strict=True)]
-    return Grid(np.array(np.meshgrid(*axes, indexing="ij")).reshape(3, -1).astype(np.float32), PHASE / step)
-
-
-def _middles(low: float, high: float, step: float) -> np.ndarray:
-    """Middles of the fewest equal intervals no longer than step."""
-    n = int(np.ceil((high - low) / step))
-    return low + (np.arange(n) + 0.5) * (high - low) / n
 
 
 # ---------------------------------------------------------------- vectors
@@ -363,13 +208,13 @@ def _bases(
         if len(own) < enough:
             continue
         across = np.eye(3)[np.argmin(np.abs(lead))]
-        seconds, second_inside = _search(plan.ring, _frame(lead, across), q[own], weights[own], errors, 24)
+        seconds, second_inside = _search(plan.ring, axes_frame(lead, across), q[own], weights[own], errors, 24)
         for second, of_second in zip(seconds[:2], second_inside[:2], strict=True):
             both = own[of_second]
             if len(both) < enough:
                 continue
             for sign in (1.0, -1.0):
-                frame = _frame(sign * lead, sign * second)
+                frame = axes_frame(sign * lead, sign * second)
                 thirds, third_inside = _search(plan.box, frame, q[both], weights[both], errors, 8)
                 yield np.array([sign * lead, sign * second, thirds[0]]).T, both[third_inside[0]]
 
@@ -382,7 +227,7 @@ def _solve(
     for scale in (2.0, 1.5, 1.0):
         h, inside = _index(A, q, errors, scale, hkl_tolerance)
         h, near = h[inside], q[inside]
-        if np.linalg.matrix_rank(h) < 3:
+        if len(h) < 4 or np.linalg.matrix_rank(h) < 3:
             return None
         A = np.linalg.solve(h.T @ h, h.T @ near).T
     conventional = _conventional(np.linalg.inv(A).T, target)
@@ -431,8 +276,7 @@ def _conventional(basis: np.ndarray, target: Target) -> np.ndarray | None:
     All settings within the tolerances are compared: a C lattice has several with nearly the same cell, and a wrong
     target angle may prefer the wrong one, which then violates the symmetry.
     """
-    steps = _integers(4)
-    vectors = steps @ basis.T
+    vectors = target.steps @ basis.T
     size = np.linalg.norm(vectors, axis=1)
     wide = target.length_tolerance + 0.01
     axes = [np.flatnonzero(np.abs(size / length - 1.0) < wide) for length in target.cell[:3]]
@@ -442,7 +286,7 @@ def _conventional(basis: np.ndarray, target: Target) -> np.ndarray | None:
     offset = np.abs(angles - target.cell[3:])
     keep = (offset < target.angle_tolerance + np.deg2rad(1.0)).all(axis=1)
     i, j, k, angles = i[keep], j[keep], k[keep], angles[keep]
-    integers = np.stack([steps[i], steps[j], steps[k]], axis=2)
+    integers = np.stack([target.steps[i], target.steps[j], target.steps[k]], axis=2)
     to_primitive = integers @ target.primitive
     whole = (np.abs(to_primitive - to_primitive.round()) < 1e-6).all(axis=(1, 2))
     keep = whole & (np.abs(np.linalg.det(to_primitive) * np.sign(np.linalg.det(basis)) - 1.0) < 1e-6)
