@@ -312,8 +312,8 @@ class IndexSection(Section):
     """how far a, b, c may be from the target, relative"""
     angle_tolerance_deg: PositiveFloat = 5.0
     """how far α, β, γ may be from the target"""
-    n_directions: PositiveInt = 8192
-    """directions of the half sphere that are searched"""
+    n_directions: PositiveInt = 32768
+    """trial vectors for the axis that leads the search"""
     rmsd_max_px: PositiveFloat = 2.0
     """a lattice with a larger r.m.s.d. is refused"""
     mosaic_spread_deg: PositiveFloat | None = None
