@@ -52,6 +52,7 @@ def trial(tmp_path_factory, filled) -> SimpleNamespace:
 def summaries(trial) -> dict[str, Path]:
     """stage → its summary, beside its picture; those of `index` are made without images."""
     products = {"index": trial.index, "reindex": trial.reindex}
+    products["simulate"] = trial.manifests
     products |= {stage: [getattr(trial, stage)] for stage in ("cells", "merge", "annulus")}
     out = {stage: trial.folder / f"{stage}.json" for stage in products}
     for stage, path in out.items():
@@ -207,5 +208,6 @@ def _merge(folder, filled) -> Path:
         "bins/cc_ano": [0.2, np.nan, 0.0],
     }
     columns = filled("merge", {"merged": n, "lattices": 15, "bins": 3}, given)
-    store.write(folder / "merge.h5", "merge", columns, key="merge", runs=["one", "two"], wilson_b=21.0)
+    told = {"runs": ["one", "two"], "wilson_b": 21.0, "scaling": "no reference", "n_lattices_in": 15}
+    store.write(folder / "merge.h5", "merge", columns, key="merge", **told)
     return folder / "merge.h5"

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from matplotlib import image as mpl_image
@@ -24,6 +25,18 @@ def test_each_summary_has_a_picture(summaries):
     for path in summaries.values():
         pixels = mpl_image.imread(path.with_suffix(".png"))
         assert pixels.shape[1] > 1000 and pixels.std() > 0.05
+
+
+def test_simulate(trial, told):
+    told, photons = told("simulate"), []
+    for manifest in trial.manifests:
+        with h5py.File(manifest.parent / "stills.nxs") as f:
+            photons.append(f["entry/instrument/beam/incident_wavelength_1Dspectrum_weights"][()].sum(axis=1))
+    assert told["n_shots"] == 24 == sum(told["kinds"].values())
+    assert told["kinds"]["single"] == 22 and told["kinds"]["blank"] == 2
+    assert told["n_lattices"] == 18
+    assert told["photons_mean"] == pytest.approx(np.mean(photons))
+    assert told["photons_sd"] == pytest.approx(np.std(photons))
 
 
 def test_index_and_reindex(trial, told):

@@ -54,6 +54,7 @@ def write(
     compression: str = "bitshuffle-lz4",
     start_time: str = "1970-01-01T00:00:00Z",
     truth: Mapping[str, np.ndarray] | None = None,
+    true_detector: Detector | None = None,
     corrupt: Sequence[int] = (),
     attributes: Mapping[str, object] | None = None,
 ) -> None:
@@ -61,7 +62,8 @@ def write(
 
     frames: n images (panel, slow, fast) int32, ADU. shot_ids: (n,) uint64. energies_ev: (m,) channels;
     photons: (n, m). mask: (panel, slow, fast), True = good. polarization: Kahn's K along the lab x axis.
-    compression: `bitshuffle-lz4` or `gzip`. truth: columns of schema 'truth', kept in the group /truth.
+    compression: `bitshuffle-lz4` or `gzip`. truth: columns of schema 'truth', kept in the group /truth
+    with true_detector, which is where the detector was while `detector` is what the header says.
     corrupt: frames whose stored bytes are replaced by garbage, so that reading them fails.
     attributes: of the file's root.
     """
@@ -89,6 +91,7 @@ def write(
         _put(data, "data_scaling_factor", 1 / adu_per_photon)
         if truth is not None:
             store.fill(f.create_group("truth"), "truth", truth)
+            store.put_attributes(f["truth"], {"detector": (true_detector or detector)._asdict()})
 
 
 def _put(group: h5py.Group, name: str, value: Any, **attributes: Any) -> h5py.Dataset:

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from spreadflow.errors import Outcome
 from spreadflow.io import images as io_images
 from spreadflow.io import store
-from spreadflow.models import Detector
 from spreadflow.physics import geometry
 from spreadflow.report import style, truth
 
@@ -30,19 +29,13 @@ class Run:
     def __init__(self, stage: str, product: Path, manifests: list[Path]):
         self.table, self.told = store.read(product, stage), store.attributes(product, stage)
         self.name, self.space_group = str(self.told["run"]), str(self.told["config"]["space_group"])
-        self.detector = as_detector(self.told["detector"])
+        self.detector = truth.as_detector(self.told["detector"])
         self.manifest = of_run(self.name, manifests)
         simulated = io_images.truth(self.manifest) if self.manifest else None
         self.pair: truth.Pair | None = None
         if simulated is not None:
             match = truth.match(self.table, simulated, self.space_group)
             self.pair = truth.Pair(self.table, simulated, match)
-
-
-def as_detector(told: dict) -> Detector:
-    """The detector a product carries as JSON."""
-    arrays = {name: np.array(told[name], dtype=np.float64) for name in ("origin_mm", "fast", "slow")}
-    return Detector(**(told | arrays | {"shape": tuple(told["shape"])}))
 
 
 def of_run(name: str, manifests: list[Path]) -> Path | None:

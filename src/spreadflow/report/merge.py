@@ -48,7 +48,7 @@ def _figures(table: dict, told: dict) -> dict[str, Any]:
         "cc_ano": correlation(*difference.T),
         "n_pairs_ano": len(difference),
     }
-    standard = ("kind", "key", "schema", "software", "time", "config", "inputs")
+    standard = ("kind", "key", "schema", "software", "time", "config", "inputs", "runs")
     out |= {name: value for name, value in told.items() if name not in (*standard, *out)}
     out["bins"] = [
         {name: table[f"bins/{name}"][row] for name in sorted(n.split("/")[1] for n in table if n.startswith("bins/"))}

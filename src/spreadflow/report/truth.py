@@ -1,12 +1,17 @@
 """What was found in a run beside what was simulated. Tables are the columns of schemas 'reindex' and 'truth'."""
 
+import json
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from spreadflow.models import ReflectionFlag
+from spreadflow.errors import FileError
+from spreadflow.io import images as io_images
+from spreadflow.io.nexus import NexusFile
+from spreadflow.models import Detector, ReflectionFlag
 from spreadflow.physics import lattice, symmetry
 from spreadflow.units import DEG
 
@@ -183,3 +188,22 @@ def _by(owner: np.ndarray, n: int) -> list[np.ndarray]:
     order = np.argsort(owner, kind="stable")
     edges = np.searchsorted(owner[order], np.arange(n + 1))
     return [order[a:b] for a, b in pairwise(edges)]
+
+
+def true_detector(manifest: Path) -> Detector | None:
+    """Where the detector of a simulated run truly was; None where that is not known."""
+    for entry in io_images.read_manifest(manifest).files:
+        try:
+            file = NexusFile(manifest.parent / entry.path)
+        except FileError:
+            continue
+        with file:
+            told = None if file.truth is None else file.truth.attrs.get("detector")
+            return None if told is None else as_detector(json.loads(told))
+    return None
+
+
+def as_detector(told: dict) -> Detector:
+    """A detector from the JSON a file carries."""
+    arrays = {name: np.array(told[name], dtype=np.float64) for name in ("origin_mm", "fast", "slow")}
+    return Detector(**(told | arrays | {"shape": tuple(told["shape"])}))
