@@ -1,5 +1,6 @@
 """A small trial on disk: images with truth, and finished products of the stages."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from spreadflow.errors import LatticeOutcome, Outcome
 from spreadflow.io import images, nexus, store
 from spreadflow.models import Detector
 from spreadflow.parallel import World
-from spreadflow.physics import lattice, rotation
+from spreadflow.physics import geometry, lattice, rotation
 from spreadflow.report import summary
 from spreadflow.stages import annulus
 
@@ -45,6 +46,7 @@ def trial(tmp_path_factory, filled) -> SimpleNamespace:
     made.cells = _cells(folder, made, filled)
     made.annulus = _annulus(folder, made)
     made.merge = _merge(folder, filled)
+    made.level0 = _level0(folder)
     return made
 
 
@@ -52,7 +54,7 @@ def trial(tmp_path_factory, filled) -> SimpleNamespace:
 def summaries(trial) -> dict[str, Path]:
     """stage → its summary, beside its picture; those of `index` are made without images."""
     products = {"index": trial.index, "reindex": trial.reindex}
-    products["simulate"] = trial.manifests
+    products |= {"simulate": trial.manifests, "level0": [trial.level0]}
     products |= {stage: [getattr(trial, stage)] for stage in ("cells", "merge", "annulus")}
     out = {stage: trial.folder / f"{stage}.json" for stage in products}
     for stage, path in out.items():
@@ -84,6 +86,7 @@ def _images(folder: Path, run: str, rng, filled) -> Path:
         energies_ev=7100.0 + np.arange(20),
         photons=rng.uniform(1e9, 1e10, (N_SHOTS, 20)),
         saturation_adu=60000,
+        true_detector=geometry.shifted(DETECTOR, 0.03, -0.02, 0.05),
         truth=filled("truth", {"shots": N_SHOTS, "lattices": N_LATTICES, "reflections": n}, truth),
     )
     images.write_manifest(folder / "manifest.json", run, [folder / "stills.nxs"])
@@ -211,3 +214,22 @@ def _merge(folder, filled) -> Path:
     told = {"runs": ["one", "two"], "wilson_b": 21.0, "scaling": "no reference", "n_lattices_in": 15}
     store.write(folder / "merge.h5", "merge", columns, key="merge", **told)
     return folder / "merge.h5"
+
+
+def _level0(folder) -> Path:
+    rng = np.random.default_rng(5)
+    fit = {
+        "shift_mm": [0.031, -0.021],
+        "shift_sigma_mm": [0.001, 0.002],
+        "distance_mm": 60.04,
+        "distance_sigma_mm": 0.01,
+    }
+    fit["residuals"] = {
+        "x_mm": rng.uniform(-10, 10, 30).tolist(),
+        "y_mm": rng.uniform(-10, 10, 30).tolist(),
+        "before_mm": rng.normal(0.03, 0.01, (30, 2)).tolist(),
+        "after_mm": rng.normal(0, 0.01, (30, 2)).tolist(),
+    }
+    (folder / "level0.fit.json").write_text(json.dumps(fit))
+    (folder / "level0.expt").write_text("{}")
+    return folder / "level0.expt"

@@ -39,6 +39,13 @@ def test_simulate(trial, told):
     assert told["photons_sd"] == pytest.approx(np.std(photons))
 
 
+def test_level0(told):
+    """Simulated 0.03 mm along fast, −0.02 mm along slow and 0.05 mm farther than the header says."""
+    told = told("level0")
+    assert told["shift_mm"] == [0.031, -0.021] and told["distance_mm"] == 60.04
+    assert np.allclose(told["true_shift_mm"], [0.03, -0.02]) and told["true_distance_mm"] == pytest.approx(60.05)
+
+
 def test_index_and_reindex(trial, told):
     told = told("reindex")
     tables = [store.read(path, "reindex") for path in trial.reindex]

@@ -56,6 +56,8 @@ def say(value: Any, digits: int = 3) -> str:
         return "–"
     if isinstance(value, bool | str):
         return str(value)
+    if isinstance(value, float | np.floating) and abs(value) >= 1e7:
+        return f"{value:.{digits}g}"
     if isinstance(value, int | np.integer) or (abs(value) >= 10**digits and np.isfinite(value)):
         return f"{value:,.0f}".replace(",", " ")
     return f"{value:.{digits}g}"
