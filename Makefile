@@ -6,6 +6,8 @@ SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
 CORES ?= all
+# More words for pytest: make test PYTEST='-n 2 --dist loadfile'.
+PYTEST ?=
 # Where a folder of images is, for `make nanobragg`.
 DATA ?= ../shared/data/nanobragg_c2
 
@@ -15,7 +17,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 FOLLOW := --quiet rules progress host 2>&1 | spreadflow watch
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header $(LOCK_FLAGS)
 
-.PHONY: help setup demo nanobragg test check format config lock clean
+.PHONY: help setup demo nanobragg test check lint format config lock clean
 
 help:
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -42,10 +44,13 @@ nanobragg: $(READY)  ## the chain on stills of another simulator: make nanobragg
 	snakemake --cores $(CORES) --configfile config/nanobragg.yaml $(FOLLOW)
 	spreadflow table results/nanobragg
 
-test: check  ## everything: `check`, whole chains, MPI, Slurm where it can be had
-	pytest -m slow
+test: lint  ## everything: lint, unit tests, whole chains, MPI, Slurm where it can be had
+	pytest $(PYTEST)
 
-check: $(READY)  ## format, lint, types, import layers, workflow lint, unit tests
+check: lint  ## the developer's loop: lint and all tests but the slow ones
+	pytest -m "not slow" $(PYTEST)
+
+lint: $(READY)  ## format, lint, types, import layers, workflow, containers
 	ruff format --check .
 	ruff check .
 	mypy
@@ -53,7 +58,6 @@ check: $(READY)  ## format, lint, types, import layers, workflow lint, unit test
 	snakefmt --check Snakefile workflow
 	snakemake --lint --quiet
 	hadolint containers/*.Dockerfile
-	pytest -m "not slow"
 
 format: $(READY)  ## format the code
 	ruff format .

@@ -555,11 +555,13 @@ def files(config: Config) -> dict[str, Path]:
     return {key: path for key, path in named.items() if path is not None}
 
 
-def check_files(config: Config) -> None:
-    """Raise FileError for a file the configuration names that does not exist.
+def check_ready(config: Config) -> None:
+    """Raise where a trial could not run: ConfigError without a run, FileError for a named file that does not exist.
 
-    Snakemake would not tell as long as what was made from it is still there.
+    Snakemake would not tell of a missing file as long as what was made from it is still there.
     """
+    if not config.runs:
+        raise ConfigError("config: runs", "at least one run", "none", "See config/README.md.")
     for key, path in files(config).items():
         if not path.is_file():
             todo = "Write it with `spreadflow manifest`." if key.endswith(".images") else "Check the path."

@@ -1,4 +1,4 @@
-"""A real Slurm of two nodes on one host, for the length of a test. Needs root; installs the daemons with apt if need be.
+"""A real Slurm of two nodes on one host, for the length of a test. Needs root; installs the daemons with apt if needed.
 
 Never touches a machine that has a Slurm: an existing slurm.conf that is not of this file means no.
 """

@@ -79,6 +79,11 @@ def test_a_missing_file_is_named_although_the_old_products_are_there(finished, e
     assert all(word in sentence for word in words), sentence
 
 
+def test_a_trial_without_runs_is_refused(new_trial):
+    output = new_trial({"trial": "t", "runs": {}}).snakemake("--dry-run", status=1)
+    assert "runs: expected at least one run; found none" in output
+
+
 def test_a_failed_stage_shows_its_log_and_loses_nothing_else(new_trial, tmp_path):
     trial = new_trial(
         {"trial": "t", "runs": {"r1": {"simulate": {"n_single": 2}}, "r2": {"simulate": {"n_single": 2}}}}

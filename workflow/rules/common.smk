@@ -20,28 +20,22 @@ if not workflow.overwrite_configfiles:  # no --configfile
 
 try:
     CONFIG = schema.parse(config)
-    schema.check_files(CONFIG)
+    schema.check_ready(CONFIG)
 except SpreadflowError as error:
     raise WorkflowError(str(error)) from None
 
 RUNS = list(CONFIG.runs)
 SIMULATED = [run for run in RUNS if CONFIG.runs[run].simulate]
 FROZEN = CONFIG.level0.from_file is not None
-STAGES = [
-    *([] if FROZEN else ["index", "level0"]),
-    "reindex",
-    "cells",
-    "merge",
-    "annulus",
-]
-
+UNUSED = {"simulate", "index", "level0"} if FROZEN else {"simulate"}  # stages without a summary
+STAGES = [stage for stage in schema.SECTIONS if stage not in UNUSED]
 MPI = shutil.which("mpiexec", path=Path(sys.prefix, "bin")) or shutil.which("mpiexec") or ""
 RANKS = 8  # at most, one per core: --cores and the profile's `tasks` have the last word
 RUN = "{params.command} 2> {log} || {{ code=$?; tail -n 30 {log} >&2; exit $code; }}"
 
 
 wildcard_constraints:
-    run="|".join(RUNS) or "$^",
+    run="|".join(RUNS),
     stage="|".join(STAGES),
 
 
@@ -101,27 +95,16 @@ def launch(word):
         tasks = resources.tasks
         caps = [f"{name}={max(1, threads // tasks)}" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")]
         launcher = f"{resources.mpi} -n {tasks}" if resources.mpi and tasks > 1 else ""
-        arguments = [*wildcards]
+        words = ["spreadflow", word]
         if word in schema.SECTIONS:
-            arguments = [
-                "--config",
-                schema.section(CONFIG, word, wildcards.get("run")),
-                "--ranks",
-                tasks,
-            ]
-            arguments += ["--run", wildcards.run] if word == "simulate" else []
+            words += ["--config", schema.section(CONFIG, word, wildcards.get("run")), "--ranks", tasks]
+            words += ["--run", wildcards.run] if word == "simulate" else []
+        else:
+            words += wildcards
         for name, files in input.items():
-            arguments += [f"--{name}", *([files] if isinstance(files, str) else files)]
-        words = ["spreadflow", word, *arguments, "--out", output[0]]
-        return " ".join(
-            [
-                "env",
-                *caps,
-                launcher,
-                resources.get("container", ""),
-                shlex.join(map(str, words)),
-            ]
-        )
+            words += [f"--{name}", *([files] if isinstance(files, str) else files)]
+        program = shlex.join(map(str, [*words, "--out", output[0]]))
+        return " ".join(filter(None, ["env", *caps, launcher, resources.get("container", ""), program]))
 
     return command
 
