@@ -122,13 +122,16 @@ def _read(groups: list[np.ndarray], parts: list[Part], accepted: Accepted, world
     pieces = [_nothing()]
     with Progress(word, len(groups), world, "group") as progress:
         for group in range(world.rank, len(groups), world.size):
-            pieces += [_read_part(group, *parts[i], accepted) for i in groups[group].tolist()]
+            pieces += [_read_part(group, parts[i], accepted) for i in groups[group].tolist()]
             progress.at(group + 1)
     start = np.cumsum([0, *(len(piece.lattices["k"]) for piece in pieces)])
     for piece, first in zip(pieces, start, strict=False):
         piece.reflections["lattice"] = piece.reflections["lattice"].astype(np.int64) + first
-    joined = ({n: np.concatenate([p[i][n] for p in pieces]) for n in pieces[0][i]} for i in range(2))
-    return Table(*joined)
+    return Table(_joined([p.lattices for p in pieces]), _joined([p.reflections for p in pieces]))
+
+
+def _joined(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
 def _nothing() -> Table:
@@ -138,8 +141,9 @@ def _nothing() -> Table:
     return Table({name: np.empty(0, dtype) for name, dtype in lattices.items()}, reflections)
 
 
-def _read_part(group: int, run: int, path: Path, block: int, key: str, accepted: Accepted) -> Table:
+def _read_part(group: int, which: Part, accepted: Accepted) -> Table:
     """The accepted lattices of one part. Raises FileError for a lattice the accepted list does not know."""
+    run, path, block, key = which
     part = store.read_part(path, "reindex", block, key, COLUMNS)
     shot_id, k = part["lattices/shot_id"], part["lattices/k"]
     outcome = [accepted.outcome.get((run, s, n)) for s, n in zip(shot_id.tolist(), k.tolist(), strict=True)]

@@ -1,0 +1,144 @@
+"""Merged MTZ files as gemmi reads them, and references from MTZ files and models."""
+
+import gemmi
+import numpy as np
+import pytest
+
+from spreadflow.analysis.merging import Unique
+from spreadflow.errors import FileError
+from spreadflow.io import mtz
+
+CELL, GROUP = np.array([40.0, 40.0, 70.0, 90.0, 90.0, 90.0]), "P 43 21 2"
+
+
+@pytest.fixture(scope="module")
+def unique() -> Unique:
+    return Unique(CELL, GROUP, 3.0)
+
+
+@pytest.fixture
+def written(unique, tmp_path):
+    """A file of all reflections but the last I(−), with the columns that were written."""
+    rng = np.random.default_rng(1)
+    keep = np.arange(len(unique) - 1)
+    columns = {
+        "hkl": unique.hkl[keep],
+        "friedel": unique.friedel[keep],
+        "intensity": rng.normal(100.0, 40.0, len(keep)),
+        "sigma": rng.uniform(1.0, 5.0, len(keep)),
+        "n": rng.integers(1, 90, len(keep)),
+    }
+    mtz.write_merged(
+        tmp_path / "m.mtz", **columns, cell=CELL, space_group=GROUP, wavelength=1.7414, history="by a test"
+    )
+    return tmp_path / "m.mtz", columns
+
+
+def test_columns_cell_and_wavelength(written):
+    file = gemmi.read_mtz_file(str(written[0]))
+    labels = ["H", "K", "L", "IMEAN", "SIGIMEAN", "I(+)", "SIGI(+)", "I(-)", "SIGI(-)", "N(+)", "N(-)"]
+    assert [c.label for c in file.columns] == labels
+    assert "".join(c.type for c in file.columns) == "HHHJQKMKMII"
+    assert file.spacegroup.hm == "P 43 21 2" and file.sort_order[:3] == [1, 2, 3]
+    assert file.cell.parameters == pytest.approx(tuple(CELL))
+    assert file.dataset(1).wavelength == pytest.approx(1.7414, rel=1e-6)
+    asu = gemmi.ReciprocalAsu(file.spacegroup)
+    assert all(asu.is_in(h) for h in file.make_miller_array().tolist())
+
+
+def test_gemmi_reads_what_was_written(written, unique):
+    path, columns = written
+    data = gemmi.Intensities()
+    data.import_mtz(gemmi.read_mtz_file(str(path)), gemmi.DataType.Anomalous)
+    sign = np.array(data.isign_array)
+    row = unique.rows(np.where(sign[:, None] < 0, -1, 1) * np.array(data.miller_array))
+    assert len(row) == len(columns["n"]), "centric reflections once, the missing mate not at all"
+    np.testing.assert_allclose(data.value_array, columns["intensity"][row], rtol=1e-6)
+    np.testing.assert_allclose(data.sigma_array, columns["sigma"][row], rtol=1e-6)
+
+
+def test_mean_is_the_weighted_mean_of_the_mates(written, unique):
+    path, columns = written
+    file = gemmi.read_mtz_file(str(path))
+    value = {c.label: np.array(c.array) for c in file.columns}
+    for i, h in list(enumerate(file.make_miller_array().tolist()))[::37]:
+        of = np.flatnonzero((columns["hkl"] == h).all(axis=1))
+        weight = columns["sigma"][of] ** -2.0
+        assert value["IMEAN"][i] == pytest.approx(np.average(columns["intensity"][of], weights=weight), rel=1e-5)
+        assert value["SIGIMEAN"][i] == pytest.approx(weight.sum() ** -0.5, rel=1e-5)
+        centric = columns["friedel"][of[0]] == 0
+        assert np.isnan(value["I(-)"][i]) == (centric or len(of) == 1)
+        assert value["N(+)"][i] == columns["n"][of[0]] and (value["N(-)"][i] == 0) == np.isnan(value["I(-)"][i])
+
+
+def test_mtz_is_its_own_reference(written, unique):
+    path, columns = written
+    hkl, intensity = mtz.read_reference(path, GROUP, 3.0)
+    value = unique.values(hkl, intensity)
+    plus = np.flatnonzero(unique.friedel == 0)
+    np.testing.assert_allclose(value[plus], columns["intensity"][plus], rtol=1e-6)
+    mates = np.flatnonzero(unique.friedel > 0)
+    np.testing.assert_array_equal(value[mates], value[unique.mate[mates]])
+
+
+def test_amplitudes_are_squared_and_indices_brought_to_the_asu(unique, tmp_path):
+    file = gemmi.Mtz(with_base=True)
+    file.spacegroup, file.cell = unique.space_group, unique.cell
+    file.add_dataset("x")
+    file.add_column("FP", "F")
+    plus = np.flatnonzero(unique.friedel >= 0)
+    turned = -unique.hkl[plus][:, [1, 0, 2]]  # a two-fold of the Laue group and the inverse
+    file.set_data(np.column_stack([turned, plus + 1.0]).astype(np.float32))
+    file.write_to_file(str(tmp_path / "f.mtz"))
+    hkl, intensity = mtz.read_reference(tmp_path / "f.mtz", GROUP, 3.0)
+    np.testing.assert_allclose(unique.values(hkl, intensity)[plus], (plus + 1.0) ** 2, rtol=1e-6)
+
+
+def model(folder, group: str = GROUP):
+    """A PDB file of 200 carbon atoms."""
+    structure = gemmi.Structure()
+    structure.cell, structure.spacegroup_hm = gemmi.UnitCell(*CELL), group
+    chain = gemmi.Chain("A")
+    for i, x in enumerate(np.random.default_rng(2).random((200, 3))):
+        residue, atom = gemmi.Residue(), gemmi.Atom()
+        residue.name, residue.seqid = "ALA", gemmi.SeqId(i + 1, " ")
+        atom.name, atom.element, atom.b_iso = "CA", gemmi.Element("C"), 20.0
+        atom.pos = structure.cell.orthogonalize(gemmi.Fractional(*x))
+        residue.add_atom(atom)
+        chain.add_residue(residue)
+    structure.add_model(gemmi.Model(1))
+    structure[0].add_chain(chain)
+    structure.write_pdb(str(folder / "model.pdb"))
+    return folder / "model.pdb"
+
+
+def test_model_without_solvent_is_the_direct_sum(unique, tmp_path, monkeypatch):
+    """At high resolution, where the solvent does not reach, the FFT equals gemmi's direct sum over atoms."""
+    monkeypatch.setattr(mtz, "K_SOL", 0.0)
+    path = model(tmp_path)
+    value = unique.values(*mtz.read_reference(path, GROUP, 3.0))
+    structure = gemmi.read_structure(str(path))
+    calculator = gemmi.StructureFactorCalculatorX(structure.cell)
+    chosen = np.flatnonzero(unique.friedel >= 0)[::11]
+    direct = [abs(calculator.calculate_sf_from_model(structure[0], h)) ** 2 for h in unique.hkl[chosen].tolist()]
+    assert np.abs(np.sqrt(value[chosen]) - np.sqrt(direct)).sum() < 0.01 * np.sqrt(direct).sum()
+
+
+def test_solvent_changes_low_resolution_only(unique, tmp_path, monkeypatch):
+    path = model(tmp_path)
+    with_solvent = unique.values(*mtz.read_reference(path, GROUP, 3.0))
+    monkeypatch.setattr(mtz, "K_SOL", 0.0)
+    without = unique.values(*mtz.read_reference(path, GROUP, 3.0))
+    change = np.abs(np.sqrt(with_solvent) - np.sqrt(without)) / np.sqrt(without).mean()
+    assert change[unique.d > 12].mean() > 5 * change[unique.d < 3.3].mean()
+
+
+@pytest.mark.parametrize("kind", ["missing", "garbage", "other group"])
+def test_references_that_cannot_serve_are_refused(kind, tmp_path):
+    path = tmp_path / "x.mtz"
+    if kind == "garbage":
+        path.write_text("no MTZ file")
+    if kind == "other group":
+        path = model(tmp_path, "P 1 21 1")
+    with pytest.raises(FileError, match=r"merge\.reference"):
+        mtz.read_reference(path, GROUP, 3.0)
