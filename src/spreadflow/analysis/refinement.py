@@ -259,8 +259,13 @@ def _centroids(A, eta_rad, hkl, pulse: Pulse) -> prediction.Centroids:
     return prediction.Centroids(*(np.asarray(column)[: len(hkl)] for column in found))
 
 
-def observe(A, eta_rad, hkl, spots: Spots, *, detector: Detector, pulse: Pulse, model_px: float) -> Observed:
-    """The indexed spots (hkl ≠ 0) as padded observations; their σ holds the centroid's and the model's error."""
+def observe(
+    A, eta_rad, hkl, spots: Spots, *, detector: Detector, pulse: Pulse, model_px: float, least: float = 0.0
+) -> Observed:
+    """The indexed spots (hkl ≠ 0) as padded observations; their σ holds the centroid's and the model's error.
+
+    Spots of partiality below `least` are there but not valid.
+    """
     at = np.flatnonzero(hkl.any(axis=1))
     panel, fast, slow = spots.panel[at], spots.fast[at], spots.slow[at]
     predicted = _centroids(A, eta_rad, hkl[at], pulse)
@@ -277,7 +282,7 @@ def observe(A, eta_rad, hkl, spots: Spots, *, detector: Detector, pulse: Pulse, 
         rows(np.stack([fast, slow], axis=1)),
         rows(axes),
         rows(measured + model_px**2 + width**2 * lumps[:, None]),
-        rows(np.ones(len(at)), 0) > 0,
+        rows(predicted.partiality >= least, 0) > 0,
     )
 
 
@@ -293,6 +298,14 @@ def sigma_psi(A, eta_rad, hkl, pulse: Pulse) -> np.ndarray:
     return np.sqrt(eta_rad**2 / 3 + size**2 + (width * sine / cosine) ** 2)
 
 
+def prior(frame: Frame, ln_eta: float, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """Centre and precision (m,) of the unknowns: rotation free, cell weakly about its start, ln η about `ln_eta`."""
+    centre, precision = np.zeros((2, 4 + len(frame.strains)))
+    precision[3:-1] = STRAIN_SIGMA**-2
+    centre[-1], precision[-1] = ln_eta, sigma**-2
+    return centre, precision
+
+
 class _Round(NamedTuple):
     A: np.ndarray
     eta_rad: float
@@ -305,12 +318,10 @@ def _round(A, eta_rad, hkl, spots, *, detector, pulse, space_group, model_px, in
     start = frame(A, space_group)
     observed = observe(A, eta_rad, hkl, spots, detector=detector, pulse=pulse, model_px=model_px)
     observed = observed._replace(variance=observed.variance * inflate)
-    p, centre, precision = np.zeros((3, 4 + len(start.strains)))
+    p = np.zeros(4 + len(start.strains))
     p[-1] = np.log(eta_rad)
-    precision[3:-1] = STRAIN_SIGMA**-2
-    centre[-1], precision[-1] = ln_eta[0], ln_eta[1] ** -2
     spread = sigma_psi(A, ETA_PRIOR_RAD, observed.hkl, pulse) if psi else np.full(len(observed.hkl), np.inf)
-    found = fit(detector, start, p, observed, pulse, Restraint(centre, precision, spread))
+    found = fit(detector, start, p, observed, pulse, Restraint(*prior(start, *ln_eta), spread))
     z2 = (found.residual**2 / observed.variance).sum(axis=1)[observed.valid]
     return _Round(np.asarray(matrix(start, found.p)), float(np.exp(found.p[-1])), z2)
 

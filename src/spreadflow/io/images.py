@@ -261,6 +261,11 @@ class Source:
         saturation = (high - self.manifest.offset_adu) / self.manifest.adu_per_photon
         return Shot(int(self.shots["shot_id"][i]), image, valid, spectrum, (n_good - n_valid) / n_good, saturation)
 
+    def spectrum(self, i: int) -> Spectrum | None:
+        """The spectrum of shot i without its image; None where it can't be read or makes no sense."""
+        images = self._open(int(self.shots["file"][i]))
+        return None if images is None else _checked(images, int(self.shots["frame"][i]))
+
     def _open(self, number: int) -> NexusFile | None:
         """The file of this number, or None (and a line in `problems`) where it is not what the manifest says."""
         if number != self._number:
