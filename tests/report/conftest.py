@@ -217,19 +217,16 @@ def _merge(folder, filled) -> Path:
 
 
 def _level0(folder) -> Path:
-    rng = np.random.default_rng(5)
     fit = {
         "shift_mm": [0.031, -0.021],
         "shift_sigma_mm": [0.001, 0.002],
         "distance_mm": 60.04,
         "distance_sigma_mm": 0.01,
     }
-    fit["residuals"] = {
-        "x_mm": rng.uniform(-10, 10, 30).tolist(),
-        "y_mm": rng.uniform(-10, 10, 30).tolist(),
-        "before_mm": rng.normal(0.03, 0.01, (30, 2)).tolist(),
-        "after_mm": rng.normal(0, 0.01, (30, 2)).tolist(),
-    }
+    fit |= {"n_lattices": 18, "n_reflections": 700, "n_outliers": 20, "refined": ["shift_fast_mm", "distance_mm"]}
+    fit |= {"correlation": [[1.0, 0.2], [0.2, 1.0]]}
+    for name, scale in (("rmsd_before", 2.0), ("rmsd_after", 1.0)):
+        fit[name] = {"radial_px": 0.4 * scale, "transverse_px": 0.2 * scale, "n": 464}
     (folder / "level0.fit.json").write_text(json.dumps(fit))
     (folder / "level0.expt").write_text("{}")
     return folder / "level0.expt"

@@ -29,9 +29,8 @@ def make(_stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict
         fit = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise FileError(path, "the figures of level0 (JSON)", error, "Rerun level0.") from None
-    residuals = fit.pop("residuals", None)
     figures = fit | against_truth(manifests)
-    return figures, _picture(figures, residuals)
+    return figures, _picture(figures)
 
 
 def against_truth(manifests: list[Path]) -> dict[str, Any]:
@@ -51,17 +50,22 @@ def difference(true: Detector, header: Detector) -> tuple[list[float], float]:
     return shift, float(geometry.distances_mm(true)[0])
 
 
-def _picture(figures: dict, residuals: dict | None) -> Figure:
+def _picture(figures: dict) -> Figure:
     fast, slow = (UM * x for x in figures["shift_mm"])
+    before, after = figures["rmsd_before"], figures["rmsd_after"]
     page = style.page(
         "level0: where the detector is",
-        f"shift ({fast:+.1f}, {slow:+.1f}) µm along fast and slow · distance {figures['distance_mm']:.4f} mm",
+        f"shift ({fast:+.1f}, {slow:+.1f}) µm along fast and slow · distance {figures['distance_mm']:.4f} mm · "
+        f"{style.say(figures['n_lattices'])} lattices · {style.say(figures['n_reflections'])} reflections, "
+        f"{style.say(figures['n_outliers'])} rejected",
     )
-    axes = page.subplot_mosaic([["shift", "before", "after"], ["distance", "before", "after"]], height_ratios=[2.2, 1])
+    axes = page.subplot_mosaic(
+        [["shift", "rmsd"], ["shift", "distance"], ["shift", "correlation"]], height_ratios=[1, 0.8, 1.2]
+    )
     _shift(axes["shift"], figures)
+    _rmsd(axes["rmsd"], before, after)
     _distance(axes["distance"], figures)
-    for name in ("before", "after"):
-        _vectors(axes[name], residuals, name)
+    _correlation(axes["correlation"], figures)
     return page
 
 
@@ -97,17 +101,28 @@ def _distance(axes: Any, figures: dict) -> None:
     axes.legend(loc="upper right")
 
 
-def _vectors(axes: Any, residuals: dict | None, name: str) -> None:
-    """Mean observed − predicted in the cells of a grid over the detector, as arrows."""
-    axes.set_title(f"observed − predicted, {name}")
-    if residuals is None:
-        style.empty(axes, "nothing was refined")
-        return
-    x, y = np.array(residuals["x_mm"]), np.array(residuals["y_mm"])
-    u, v = UM * np.array(residuals[f"{name}_mm"]).reshape(-1, 2).T
-    length = UM * np.linalg.norm(np.array(residuals["before_mm"]).reshape(-1, 2), axis=1)
-    unit = float(np.percentile(length, 90)) if len(length) else 1.0
-    arrows = axes.quiver(x, y, u, v, color=style.BLUE, angles="xy", scale=10 * unit, width=0.004)
-    axes.quiverkey(arrows, 0.85, 1.02, unit, f"{unit:.0f} µm", labelpos="E", fontproperties={"size": 8})
-    axes.set_aspect("equal")
-    axes.set(xlabel="x, mm", ylabel="y, mm")
+def _rmsd(axes: Any, before: dict, after: dict) -> None:
+    """Root mean square of observed − predicted of the same reflections before and after."""
+    y = np.array([1.0, 0.0])
+    for told, at, color, label in ((before, 0.18, style.GREY, "before"), (after, -0.18, style.BLUE, "after")):
+        values = [told["radial_px"], told["transverse_px"]]
+        axes.barh(y + at, values, height=0.32, color=color, label=label)
+        for value, height in zip(values, y + at, strict=True):
+            axes.text(value, height, f" {value:.3f}", va="center", fontsize=8)
+    axes.set_yticks(y, ["radial", "transverse"])
+    axes.margins(x=0.15)
+    axes.set(title=f"r.m.s.d. of {style.say(before['n'])} reflections, px")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _correlation(axes: Any, figures: dict) -> None:
+    """Correlations of the refined parameters."""
+    names = [name.removesuffix("_mm").removesuffix("_rad").replace("_", " ") for name in figures["refined"]]
+    matrix = np.array(figures["correlation"])
+    axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+    for (row, column), value in np.ndenumerate(matrix):
+        color = "white" if abs(value) > 0.6 else style.INK
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
+    axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_title("correlations")

@@ -56,11 +56,11 @@ def say(value: Any, digits: int = 3) -> str:
         return "–"
     if isinstance(value, bool | str):
         return str(value)
-    if isinstance(value, float | np.floating) and abs(value) >= 1e7:
+    if isinstance(value, int | np.integer):
+        return f"{value:,}".replace(",", " ")
+    if not 10**digits <= abs(value) < 1e7:
         return f"{value:.{digits}g}"
-    if isinstance(value, int | np.integer) or (abs(value) >= 10**digits and np.isfinite(value)):
-        return f"{value:,.0f}".replace(",", " ")
-    return f"{value:.{digits}g}"
+    return f"{value:,.0f}".replace(",", " ")
 
 
 def empty(axes: Any, text: str) -> None:
