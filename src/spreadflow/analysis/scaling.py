@@ -52,7 +52,7 @@ class _Data(NamedTuple):
     unique: Unique
     refine_b: bool
     target: np.ndarray | None
-    """(observation,) intensity of the reference on the scale of the data, NaN = unknown; None = no reference"""
+    """(unique,) intensity of the reference on the scale of the data, NaN = unknown; None = no reference"""
 
 
 class _State(NamedTuple):
@@ -122,7 +122,7 @@ def _cycle(data: _Data, state: _State, first: bool) -> tuple[_State, float]:
     if data.target is None:
         step, leverage = _step_to_others(data, state, k, variance, others)
     else:
-        step, leverage = _step_to_target(data, data.target, state, k, variance)
+        step, leverage = _step_to_target(data, data.target, state, k)
     moved = state._replace(log_g=state.log_g + step[:, 0], b=state.b + step[:, 1], leverage=leverage)
     square, count = sums.over_lattices(step[:, 0] ** 2, np.ones(len(step)))
     return _merge(data, moved), float(np.sqrt(square / count))
@@ -168,11 +168,16 @@ def _step_to_others(data: _Data, state: _State, k, variance, others: _Known) -> 
     return step - data.sums.over_lattices(*step.T) / data.sums.over_lattices(np.ones(len(step))), leverage
 
 
-def _step_to_target(data: _Data, target: np.ndarray, state: _State, k, variance) -> tuple[np.ndarray, np.ndarray]:
-    """(lattice, 2) step towards the reference, and the leverage."""
-    known = ~np.isnan(target)
-    weight = np.where(known, state.robust / variance, 0.0)
-    return _step(data, k * np.where(known, target, 0.0), weight, 1.0, state.b)
+def _step_to_target(data: _Data, target: np.ndarray, state: _State, k) -> tuple[np.ndarray, np.ndarray]:
+    """(lattice, 2) step towards the reference, and the leverage.
+
+    The variance is that of the photons the reference expects: weights that knew the merged intensity would favour
+    whatever is measured lower than the reference has it.
+    """
+    mean = np.nan_to_num(target)
+    variance = state.model.variance(error_model.terms(data.obs, k, mean))
+    weight = np.where(np.isnan(target)[data.obs.unique], 0.0, state.robust / variance)
+    return _step(data, k * mean[data.obs.unique], weight, 1.0, state.b)
 
 
 def _step(data: _Data, photons, weight, damping, b) -> tuple[np.ndarray, np.ndarray]:
@@ -212,8 +217,8 @@ def _prior(total: np.ndarray, count: np.ndarray, unique: Unique) -> _Known:
 
 
 def _target(obs: Observations, sums: Sums, reference: np.ndarray) -> tuple[np.ndarray, float]:
-    """(observation,) the reference brought to the scale of the raw photons, and the factor that was taken out of it."""
+    """(unique,) the reference brought to the scale of the raw photons, and the factor this took."""
     here = reference[obs.unique]
     known = ~np.isnan(here)
     expected, photons = sums.over_observations(np.where(known, here, 0.0) * obs.factor, known * obs.intensity)
-    return here * (photons / expected), photons / expected
+    return reference * (photons / expected), photons / expected

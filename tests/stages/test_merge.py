@@ -1,0 +1,233 @@
+"""The stage merge on made-up reindex products: counts are conserved, files agree, ranks do not matter."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gemmi
+import numpy as np
+import pytest
+
+from spreadflow.analysis.merging import Fate, Unique
+from spreadflow.config import StageConfig
+from spreadflow.errors import FileError, LatticeOutcome
+from spreadflow.io import store
+from spreadflow.models import ReflectionFlag
+from spreadflow.parallel import World
+from spreadflow.stages import merge
+
+LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
+CELL, GROUP, D_MIN = [40.0, 40.0, 70.0, 90.0, 90.0, 90.0], "P 43 21 2", 3.5
+RUNS, PER_LATTICE = {"one": 7, "two": 3}, 80
+"""parts of each run, of 8 lattices"""
+
+
+class Made:
+    """Products of two runs, the accepted list, and what is true of them."""
+
+    def __init__(self, folder: Path, filled):
+        self.rng, self.unique = np.random.default_rng(1), Unique(np.array(CELL), GROUP, D_MIN)
+        self.truth = self.rng.exponential(size=len(self.unique)) * 100.0
+        plus = self.unique.friedel > 0
+        self.truth[self.unique.mate[plus]] = self.truth[plus] * self.rng.uniform(0.9, 1.1, plus.sum())
+        self.reindex, self.cells, self.lattices, self.columns = [], folder / "cells.h5", [], []
+        for run, n in RUNS.items():
+            path = folder / run / "reindex.h5"
+            ids = [self.rng.integers(0, 2**63, 8).astype(np.uint64) for _ in range(n)]
+            parts = store.Parts(path, "reindex", run, [i.tolist() for i in ids])
+            for block in range(n):
+                parts.write(block, self._part(filled, run, ids[block]))
+            parts.finish(World(), run=run)
+            self.reindex.append(path)
+        self.outcome = np.where(
+            self.rng.random(len(self.lattices)) < 0.8, LatticeOutcome.ACCEPTED, LatticeOutcome.NOISE
+        )
+        self.write_cells(filled)
+
+    def write_cells(self, filled) -> None:
+        given = {f"lattices/{name}": [l[i] for l in self.lattices] for i, name in enumerate(("run", "shot_id", "k"))}
+        given |= {"lattices/outcome": self.outcome, "clusters/mean": [CELL]}
+        columns = filled("cells", {"lattices": len(self.lattices), "clusters": 1, "features": 1}, given)
+        store.write(self.cells, "cells", columns, key="c", runs=list(RUNS), space_group=GROUP, chosen=0)
+
+    def _part(self, filled, run: str, ids: np.ndarray) -> dict:
+        """Eight lattices on six shots; hkl of both hands, a few absent or beyond D_MIN, a few flagged."""
+        n, shot = 8 * PER_LATTICE, np.array([0, 0, 1, 2, 3, 4, 5, 5])
+        lattice = np.repeat(np.arange(8), PER_LATTICE)
+        row = self.rng.integers(0, len(self.unique), n)
+        hkl = self.unique.hkl[row] * np.where(self.unique.friedel[row] < 0, -1, 1)[:, None]
+        mean = 10.0 * np.exp(0.4 * self.rng.standard_normal(8))[lattice] * self.truth[row]
+        p = self.rng.uniform(0.02, 1.0, n).astype(np.float32)
+        flags = np.where(self.rng.random(n) < 0.03, ReflectionFlag.SATURATED, ReflectionFlag.EDGE)
+        hkl[self.rng.random(n) < 0.02] = [0, 0, 3]
+        hkl[self.rng.random(n) < 0.02] = [20, 0, 0]
+        photons = self.rng.poisson(mean * p + 20.0) - 20.0
+        lost = (lattice == 7) & (np.arange(n) % PER_LATTICE > 4)  # the last lattice keeps five reflections
+        flags[lost] = ReflectionFlag.MASKED
+        k = np.array([0, 1, 0, 0, 0, 0, 0, 1])
+        self.lattices += [(list(RUNS).index(run), int(ids[s]), int(n)) for s, n in zip(shot, k, strict=True)]
+        given = {
+            "shots/shot_id": ids[:6],
+            "shots/mean_energy_ev": np.full(6, 7120.0 if run == "one" else 7130.0),
+            "lattices/shot": shot,
+            "lattices/shot_id": ids[shot],
+            "lattices/k": k,
+            "reflections/lattice": lattice,
+            "reflections/hkl": hkl,
+            "reflections/partiality": p,
+            "reflections/lorentz": np.ones(n),
+            "reflections/polarization": np.ones(n),
+            "reflections/intensity": photons,
+            "reflections/sigma": np.sqrt(np.maximum(photons + 40.0, 1.0)),
+            "reflections/flags": flags,
+        }
+        self.columns.append({name: np.array(column) for name, column in given.items()})
+        return filled("reindex", {"shots": 6, "spots": 0, "lattices": 8, "reflections": n}, given)
+
+    def run(self, out: Path, **section) -> dict:
+        """The product of the stage, with its attributes under ''."""
+        config = StageConfig.model_validate({"merge": {"d_min": D_MIN} | section})
+        merge.run(config, reindex=self.reindex, cells=self.cells, out=out, world=World())
+        return store.read(out, "merge") | {"": store.attributes(out, "merge")}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("merge")
+
+
+@pytest.fixture(scope="module")
+def made(folder, filled) -> Made:
+    return Made(folder, filled)
+
+
+@pytest.fixture(scope="module")
+def product(made, folder) -> dict:
+    return made.run(folder / "merge.h5")
+
+
+def test_every_reflection_of_an_accepted_lattice_is_counted_once(made, product):
+    accepted = made.outcome == LatticeOutcome.ACCEPTED
+    counts = product[""]["reflections"]
+    assert counts.keys() == {end.name.lower() for end in Fate}
+    assert sum(counts.values()) == accepted.sum() * PER_LATTICE
+    assert (
+        counts["used"]
+        == product["merged/n"].sum()
+        == product["lattices/n"].sum()
+        == product["bins/n_observations"].sum()
+    )
+    flags, hkl = (np.concatenate([c[f"reflections/{name}"] for c in made.columns]) for name in ("flags", "hkl"))
+    mine = np.repeat(accepted, PER_LATTICE)
+    failed = (flags & ReflectionFlag.FAILED) != 0
+    assert counts["failed"] == (mine & failed).sum()
+    assert counts["absent"] == (mine & ~failed & (hkl == [0, 0, 3]).all(axis=1)).sum() > 0
+    assert counts["resolution"] == (mine & ~failed & (hkl == [20, 0, 0]).all(axis=1)).sum() > 0
+    assert counts["partiality"] > 0 and counts["few"] > 0
+
+
+def test_accepted_lattices_are_told_with_their_fate(made, product):
+    accepted = [l for l, end in zip(made.lattices, made.outcome, strict=True) if end == LatticeOutcome.ACCEPTED]
+    told = list(zip(*(product[f"lattices/{n}"].tolist() for n in ("run", "shot_id", "k")), strict=True))
+    assert told == accepted and product[""]["n_lattices_in"] == len(accepted)
+    used = product["lattices/used"]
+    assert 0 < (~used).sum() < len(used) and (product["lattices/n"][~used] == 0).all()
+    assert np.isnan(product["lattices/scale"][~used]).all() and (product["lattices/scale"][used] > 0).all()
+
+
+def test_merged_intensities_are_the_truth_within_their_errors(made, product):
+    sign = np.where(product["merged/friedel"] < 0, -1, 1)[:, None]
+    truth = made.truth[made.unique.rows(sign * product["merged/hkl"])]
+    value, sigma = product["merged/intensity"], product["merged/sigma"]
+    level = np.sum(value * truth / sigma**2) / np.sum(truth**2 / sigma**2)
+    pull = (value - level * truth) / sigma
+    assert abs(np.median(pull)) < 0.15 and 0.85 < pull.std() < 1.25
+
+
+def test_wavelength_is_that_of_the_lattices(made, product):
+    used = product["lattices/used"]
+    energy = np.where(product["lattices/run"][used] == 0, 7120.0, 7130.0).mean()
+    assert product[""]["wavelength_ang"] == pytest.approx(12398.4197386 / energy, rel=1e-9)
+
+
+def test_mtz_holds_the_same_numbers(made, product, folder):
+    data = gemmi.Intensities()
+    file = gemmi.read_mtz_file(str(folder / "merge.mtz"))
+    data.import_mtz(file, gemmi.DataType.Anomalous)
+    sign, rows = np.array(data.isign_array), made.unique.rows
+    ours = dict(
+        zip(
+            rows(product["merged/hkl"] * np.where(product["merged/friedel"] < 0, -1, 1)[:, None]).tolist(),
+            product["merged/intensity"],
+            strict=True,
+        )
+    )
+    theirs = dict(
+        zip(
+            rows(np.where(sign[:, None] < 0, -1, 1) * np.array(data.miller_array)).tolist(),
+            data.value_array,
+            strict=True,
+        )
+    )
+    assert ours.keys() == theirs.keys()
+    np.testing.assert_allclose([theirs[r] for r in ours], list(ours.values()), rtol=1e-6)
+    assert file.dataset(1).wavelength == pytest.approx(product[""]["wavelength_ang"], abs=1e-5), (
+        "MTZ keeps five decimals"
+    )
+
+
+def test_few_measurements_are_left_out_and_counted(made, product, folder):
+    strict = made.run(folder / "strict" / "merge.h5", min_multiplicity=4)
+    assert strict["merged/n"].min() == 4
+    counts, before = strict[""]["reflections"], product[""]["reflections"]
+    assert counts["multiplicity"] == product["merged/n"][product["merged/n"] < 4].sum()
+    assert sum(counts.values()) == sum(before.values())
+
+
+def test_reference_is_named_and_sets_the_scale(made, folder):
+    """mark0 against the truth as an MTZ: merged intensities come out on its scale."""
+    file = gemmi.Mtz(with_base=True)
+    file.spacegroup, file.cell = made.unique.space_group, made.unique.cell
+    file.add_dataset("truth")
+    file.add_column("IMEAN", "J")
+    plus = made.unique.friedel >= 0
+    mate = np.where(made.unique.mate < 0, np.arange(len(plus)), made.unique.mate)
+    mean = 0.5 * (made.truth + made.truth[mate])
+    file.set_data(np.column_stack([made.unique.hkl, 1000.0 * mean])[plus].astype(np.float32))
+    file.write_to_file(str(folder / "truth.mtz"))
+    product = made.run(folder / "mark0" / "merge.h5", reference=str(folder / "truth.mtz"))
+    assert product[""]["scaling"] == "mark0 against truth.mtz"
+    sign = np.where(product["merged/friedel"] < 0, -1, 1)[:, None]
+    truth = made.truth[made.unique.rows(sign * product["merged/hkl"])]
+    assert np.median(product["merged/intensity"] / truth) == pytest.approx(1000.0, rel=0.03)
+
+
+def test_products_that_do_not_belong_together_are_refused(made, folder, filled, tmp_path):
+    other = Made(tmp_path, filled)
+    other.lattices = [(r, s + 1, k) for r, s, k in other.lattices]
+    other.write_cells(filled)
+    with pytest.raises(FileError, match="Rerun cells"):
+        other.run(tmp_path / "merge.h5")
+
+
+def test_nothing_to_merge_is_said(made, filled, tmp_path):
+    other = Made(tmp_path, filled)
+    other.outcome = np.full_like(other.outcome, LatticeOutcome.NOISE)
+    other.write_cells(filled)
+    with pytest.raises(FileError, match="none"):
+        other.run(tmp_path / "merge.h5")
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_product_is_the_same_on_any_number_of_ranks(made, product, folder, tmp_path, ranks):
+    if not LAUNCHER.exists():
+        pytest.skip(f"no MPI launcher at {LAUNCHER}")
+    words = [str(LAUNCHER), "-n", str(ranks), sys.executable, "-m", "spreadflow.cli", "merge", "--ranks", str(ranks)]
+    words += ["--config", json.dumps({"merge": {"d_min": D_MIN}}), "--out", str(tmp_path / "merge.h5")]
+    words += ["--reindex", *map(str, made.reindex), "--cells", str(made.cells)]
+    subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=120)
+    again = store.read(tmp_path / "merge.h5", "merge")
+    for name, column in again.items():
+        np.testing.assert_array_equal(column, product[name], err_msg=name)
