@@ -64,7 +64,7 @@ def test_commands_of_a_profile(new_trial):
         "--dry-run", "--printshellcmds", "--workflow-profile", "slurm", "--default-resources", "container=shifter"
     )
     commands = [line for line in output.splitlines() if "spreadflow" in line and " --out " in line]
-    assert len(commands) == 7 + 6 + 1
+    assert len(commands) == 7 + 7 + 1
     for command in commands:
         word = command.split("spreadflow ")[1].split()[0]
         if word in MANY_RANKS:

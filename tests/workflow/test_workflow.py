@@ -106,7 +106,7 @@ def test_every_job_leaves_a_log_and_a_benchmark(finished):
     results = finished.folder / "results" / "t"
     logs = {path.stem for path in (results / "logs").glob("*.log")}
     assert logs == {path.stem for path in (results / "benchmarks").glob("*.tsv")}
-    assert len(logs) == 3 * 2 + 4 + 6 + 1
+    assert len(logs) == 3 * 2 + 4 + 7 + 1
 
 
 def test_from_another_folder_with_the_snakefile_named(tmp_path, call):

@@ -27,8 +27,9 @@ except SpreadflowError as error:
 RUNS = list(CONFIG.runs)
 SIMULATED = [run for run in RUNS if CONFIG.runs[run].simulate]
 FROZEN = CONFIG.level0.from_file is not None
-UNUSED = {"simulate", "index", "level0"} if FROZEN else {"simulate"}  # stages without a summary
+UNUSED = [*(["index", "level0"] if FROZEN else []), *([] if SIMULATED else ["simulate"])]
 STAGES = [stage for stage in schema.SECTIONS if stage not in UNUSED]
+
 MPI = shutil.which("mpiexec", path=Path(sys.prefix, "bin")) or shutil.which("mpiexec") or ""
 RANKS = 8  # at most, one per core: --cores and the profile's `tasks` have the last word
 RUN = "{params.command} 2> {log} || {{ code=$?; tail -n 30 {log} >&2; exit $code; }}"
@@ -65,6 +66,8 @@ def given(section):
 
 def products(wildcards):
     """The products a summary reads: one file of the trial, or one per run."""
+    if wildcards.stage == "simulate":
+        return [manifest(run) for run in SIMULATED]
     if wildcards.stage in ("index", "reindex"):
         return of_runs(wildcards.stage)
     return product(wildcards.stage + (".expt" if wildcards.stage == "level0" else ".h5"))
