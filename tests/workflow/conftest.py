@@ -83,3 +83,27 @@ def finished(tmp_path_factory, call) -> Trial:
 def new_trial(tmp_path, call) -> Callable[[dict], Trial]:
     """`new_trial(config)`: nothing has run yet."""
     return lambda config: Trial(tmp_path / "trial", call, config)
+
+
+def run_chain(folder: Path, config: str, *argv: str, seconds: int = 600) -> str:
+    """The real workflow with config/<config>.yaml in a folder of its own, on two cores. Returns what Snakemake printed."""
+    command = [Path(sys.prefix, "bin", "snakemake"), "--snakefile", REPOSITORY / "Snakefile", "--cores", "2"]
+    command += ["--configfile", REPOSITORY / "config" / f"{config}.yaml", *argv]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+    return done.stderr
+
+
+@pytest.fixture(scope="session")
+def tiny_chain(tmp_path_factory) -> Path:
+    """The tiny trial, finished with two local ranks: the folder that holds `data` and `results`."""
+    folder = tmp_path_factory.mktemp("tiny")
+    run_chain(folder, "tiny")
+    return folder
+
+
+@pytest.fixture
+def chain() -> Callable[..., str]:
+    return run_chain

@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+
+from spreadflow.io import store
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
@@ -38,7 +41,8 @@ def profile(tmp_path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_tiny_chain_on_two_nodes(tmp_path, profile):
+def test_the_tiny_chain_on_two_nodes(tmp_path, profile, tiny_chain):
+    """The same numbers as without Slurm, bit for bit."""
     work = tmp_path / "work"
     work.mkdir()
     command = [
@@ -65,3 +69,7 @@ def test_the_tiny_chain_on_two_nodes(tmp_path, profile):
         cluster.__exit__()
     assert done.returncode == 0, done.stderr[-5000:]
     assert (work / "results" / "tiny" / "report.html").exists()
+    name = "results/tiny/tiny/reindex.h5"
+    ours, theirs = (store.read(folder / name, "reindex") for folder in (tiny_chain, work))
+    for dataset in ours.keys() - {"shots/seconds"}:
+        np.testing.assert_array_equal(ours[dataset], theirs[dataset], err_msg=dataset)
