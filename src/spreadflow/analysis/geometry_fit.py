@@ -6,7 +6,7 @@ the slow axis (rad). A turn about the beam is a turn of all crystals and stays a
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,32 @@ from spreadflow.analysis.refinement import Frame, Observed, Pulse
 from spreadflow.models import Detector, Spots
 from spreadflow.physics import geometry
 
+Total = Callable[[dict[int, np.ndarray]], np.ndarray]
+Pool = Callable[[dict[int, Any]], list]
+EMPTY = np.zeros((0, 2))
 NAMES = ("shift_fast_mm", "shift_slow_mm", "distance_mm", "tilt_fast_rad", "tilt_slow_rad")
 """the global unknowns, in this order"""
 GROUPS = {"shift": (0, 1), "distance": (2,), "tilt": (3, 4)}
 MAX_STEPS = 10
 SMALL_STEP = 0.02
 """a step below this many σ ends the iteration"""
+POOLED = 20_000
+"""residuals the robust cut is estimated from"""
+TOLERANCE_PX = 3.0
+"""spots further than this from every prediction are of no lattice"""
 PARTIALITY_MIN = 0.1
 """reflections recorded less than this take no part: few domains make them, and their radius follows those few"""
+
+
+class Found(NamedTuple):
+    """A lattice as indexing left it."""
+
+    A: np.ndarray
+    eta_rad: float
+    hkl: np.ndarray
+    """(spot, 3) of the spots in no other lattice"""
+    spots: Spots
+    pulse: Pulse
 
 
 class Member(NamedTuple):
@@ -118,8 +136,9 @@ def moved(detector: Detector, d) -> Detector:
 def placed(detector: Detector, d: np.ndarray) -> Detector:
     """`moved`, as NumPy."""
     there = moved(detector, d)
-    arrays = (np.asarray(x) for x in (there.origin_mm, there.fast, there.slow))
-    return Detector(*arrays, *detector[3:])
+    return there._replace(
+        origin_mm=np.asarray(there.origin_mm), fast=np.asarray(there.fast), slow=np.asarray(there.slow)
+    )
 
 
 @jax.jit
@@ -184,14 +203,16 @@ def iterate(
     d: np.ndarray,
     members: dict[int, list[Member]],
     free: list[int],
-    total: Callable[[dict[int, np.ndarray]], np.ndarray],
+    total: Total,
 ) -> tuple[np.ndarray, dict[int, list[Member]], Solution, int]:
     """Gauss-Newton steps of detector and lattices from d (5,) until the detector stands still.
 
     members: block → lattices; total: sums arrays held per block over all blocks, here and elsewhere.
     Returns d, the lattices, the last step's solution and the number of steps.
     """
-    for n in range(1, MAX_STEPS + 1):
+    steps = 0
+    while steps < MAX_STEPS:
+        steps += 1
         parts = {b: partials(detector, d, some, free) for b, some in members.items()}
         solution = solve(total({b: part for b, (part, _) in parts.items()}), len(free))
         members = {b: back(some, parts[b][1], solution.step) for b, some in members.items()}
@@ -199,7 +220,7 @@ def iterate(
         d[free] += solution.step
         if np.all(np.abs(solution.step) < SMALL_STEP * np.sqrt(np.diag(solution.covariance))):
             break
-    return d, members, solution, n
+    return d, members, solution, steps
 
 
 def normalized(detector: Detector, d, one: Member) -> np.ndarray:
@@ -223,3 +244,98 @@ def reject(detector: Detector, d, one: Member, cut: Cut) -> Member:
     valid = one.observed.valid.copy()
     valid[valid] = np.einsum("si,ij,sj->s", away, cut.precision, away) <= cut.limit
     return one._replace(observed=one.observed._replace(valid=valid))
+
+
+class Joint:
+    """The joint refinement: blocks of lattices, and the one detector that all blocks, here and elsewhere, share.
+
+    found: block → lattices held here. free: numbers of the refined `NAMES`. total: sums arrays held per block over all
+    blocks; pool: lists objects held per block, of all blocks. Both give every holder of blocks the same.
+    """
+
+    def __init__(self, found, detector: Detector, space_group: str, free: list[int], total: Total, pool: Pool):
+        self.found: dict[int, list[Found]] = found
+        self.detector, self.space_group, self.free = detector, space_group, free
+        self.total, self.pool = total, pool
+        self.d, self.steps, self.n_used, self.n_outliers = np.zeros(len(NAMES)), 0, 0, 0
+        self.listed = {b: [_listed(x) for x in some] for b, some in found.items()}
+        self.before = self._rmsd()
+
+    def placed(self) -> Detector:
+        """The detector as refined so far."""
+        return placed(self.detector, self.d)
+
+    def refine(self, probability: float) -> None:
+        """One pass: index anew, refine, reject the spots outside the ellipse of this probability, refine."""
+        members = self._iterate({b: [self._member(x) for x in some] for b, some in self.found.items()})
+        z = {
+            b: np.concatenate([normalized(self.detector, self.d, m) for m in x] or [EMPTY]) for b, x in members.items()
+        }
+        share = max(8, POOLED // len(self.pool({b: 0 for b in z})))
+        pooled = self.pool({b: rows[:: 1 + len(rows) // share] for b, rows in z.items()})
+        cut = robust_cut(np.concatenate(pooled), probability)
+        kept = {b: [reject(self.detector, self.d, m, cut) for m in some] for b, some in members.items()}
+        counts = self.total({b: np.array([_valid(members[b]), _valid(kept[b])]) for b in members})
+        self.n_used, self.n_outliers = int(counts[1]), int(counts[0] - counts[1])
+        members = self._iterate(kept)
+        for b, some in members.items():
+            pairs = zip(self.found[b], some, strict=True)
+            self.found[b] = [x._replace(A=m.A, eta_rad=m.eta_rad) for x, m in pairs]
+
+    def _member(self, x: Found) -> Member:
+        where: dict[str, Any] = {"detector": self.placed(), "pulse": x.pulse, "space_group": self.space_group}
+        hkl = refinement.assign(x.A, x.eta_rad, x.spots, tolerance_px=TOLERANCE_PX, **where)
+        return member(x.A, x.eta_rad, hkl, x.spots, **where)
+
+    def _iterate(self, members: dict[int, list[Member]]) -> dict[int, list[Member]]:
+        self.d, members, self.solution, steps = iterate(self.detector, self.d, members, self.free, self.total)
+        self.steps += steps
+        return members
+
+    def _rmsd(self) -> dict[str, Any]:
+        """r.m.s.d. over the spots with I/σ ≥ 5 as they were indexed: the same list before and after."""
+        sums, where = {}, self.placed()
+        for b, some in self.found.items():
+            away = [
+                refinement.offsets(x.A, x.eta_rad, hkl, x.spots, detector=where, pulse=x.pulse)
+                for x, hkl in zip(some, self.listed[b], strict=True)
+            ]
+            rows = np.concatenate(away or [EMPTY])
+            sums[b] = np.array([*(rows**2).sum(axis=0), len(rows)])
+        radial, transverse, n = self.total(sums)
+        px, size = np.sqrt(np.array([radial, transverse]) / max(n, 1.0)), float(self.detector.pixel_mm)
+        keys = ("radial_px", "transverse_px", "radial_mm", "transverse_mm")
+        return dict(zip(keys, [*px.tolist(), *(px * size).tolist()], strict=True)) | {"n": int(n)}
+
+    def figures(self) -> dict[str, Any]:
+        """Plain numbers, units in the names; σ is 0 for what was not refined."""
+        covariance = self.solution.covariance
+        sigma = np.zeros(len(self.d))
+        sigma[self.free] = np.sqrt(np.diag(covariance))
+        return {
+            "shift_mm": self.d[:2].tolist(),
+            "shift_sigma_mm": sigma[:2].tolist(),
+            "distance_mm": float(geometry.distances_mm(self.placed())[0]),
+            "distance_sigma_mm": float(sigma[2]),
+            "distance_change_mm": float(self.d[2]),
+            "tilt_rad": self.d[3:].tolist(),
+            "tilt_sigma_rad": sigma[3:].tolist(),
+            "refined": [NAMES[i] for i in self.free],
+            "correlation": (covariance / np.outer(sigma[self.free], sigma[self.free])).tolist(),
+            "n_reflections": self.n_used,
+            "n_outliers": self.n_outliers,
+            "chi2_reduced": self.solution.chi2 / max(self.solution.freedom, 1),
+            "steps": self.steps,
+            "rmsd_before": self.before,
+            "rmsd_after": self._rmsd(),
+        }
+
+
+def _listed(x: Found) -> np.ndarray:
+    """(spot, 3) indices of the spots that count in the r.m.s.d.; 0 0 0 = does not."""
+    strong = x.spots.intensity >= refinement.I_OVER_SIGMA * x.spots.sigma
+    return np.where(strong[:, None], x.hkl, 0)
+
+
+def _valid(members: list[Member]) -> int:
+    return sum(int(m.observed.valid.sum()) for m in members)
