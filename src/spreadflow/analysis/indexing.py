@@ -10,8 +10,8 @@ J. Appl. Cryst. 57, 931, but with neither lengths nor angles held rigid):
    small box the third among the spots of both: long axes are never searched blindly;
 4. the triple is brought to the conventional setting nearest to the target cell and to the symmetry of its metric;
 5. orientation and symmetry-reduced metric are refined together, which decides what is indexed;
-6. a lattice counts when so many indexed spots cannot be chance (`is_chance`); its spots go, and the search is repeated.
-   Where nothing is found, the second and then the third axis lead the search.
+6. a lattice counts when so many indexed spots cannot be chance (`beyond_chance`); its spots go, and the search is
+   repeated. Where nothing is found, the second and then the third axis lead the search.
 
 Everything is measured in reciprocal space: an observed q is uncertain by `q_error` Å⁻¹ across (geometry, centroid) and
 by `radial_error`·|q| more along its length (bandwidth). Errors of v·q therefore grow with the axis, as they must.
@@ -178,18 +178,18 @@ def _one_lattice(
     q: np.ndarray, weights: np.ndarray, target: Target, errors: Errors, hkl_tolerance: float, enough: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """The best lattice of the spots: A and hkl (n, 3), or None."""
+    enough = max(enough, beyond_chance(q, target, errors))
     weights = weights / max(weights.max(), 1e-300)
     best, best_weight = None, 0.0
     for plan in target.plans:
         for basis, common in _bases(plan, q, weights, errors, enough):
-            if weights[common].sum() <= best_weight:
+            if len(common) < enough / 2 or weights[common].sum() <= best_weight:
                 continue
-            solution = _solve(basis, q, target, errors, hkl_tolerance)
+            solution = _solve(basis, q, target, errors, hkl_tolerance, enough)
             if solution is None:
                 continue
             hit = solution[1].any(axis=1)
-            better = hit.sum() >= enough and weights[hit].sum() > best_weight
-            if better and not is_chance(int(hit.sum()), q, target, errors):
+            if hit.sum() >= enough and weights[hit].sum() > best_weight:
                 best, best_weight = solution, weights[hit].sum()
         if best is not None:
             break
@@ -220,14 +220,17 @@ def _bases(
 
 
 def _solve(
-    basis: np.ndarray, q: np.ndarray, target: Target, errors: Errors, hkl_tolerance: float
+    basis: np.ndarray, q: np.ndarray, target: Target, errors: Errors, hkl_tolerance: float, enough: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """A direct primitive basis (3, 3) → refined conventional A and hkl (n, 3); None if it is not the target's."""
+    """A direct primitive basis (3, 3) → refined conventional A and hkl (n, 3).
+
+    None if it is not the target's lattice, or on the way indexes less than half of what is enough.
+    """
     A = np.linalg.inv(basis).T
     for scale in (2.0, 1.5, 1.0):
         h, inside = _index(A, q, errors, scale, hkl_tolerance)
         h, near = h[inside], q[inside]
-        if len(h) < 4 or np.linalg.matrix_rank(h) < 3:
+        if len(h) < max(enough / 2, 4) or np.linalg.matrix_rank(h) < 3:
             return None
         A = np.linalg.solve(h.T @ h, h.T @ near).T
     conventional = _conventional(np.linalg.inv(A).T, target)
@@ -332,19 +335,19 @@ def _refine(A: np.ndarray, hkl: np.ndarray, q: np.ndarray, target: Target, error
     return _constrain(moved, target)
 
 
-def is_chance(n_indexed: int, q: np.ndarray, target: Target, errors: Errors) -> bool:
-    """Could spots without a lattice be indexed as well by the best of all cells and orientations?
+def beyond_chance(q: np.ndarray, target: Target, errors: Errors) -> int:
+    """How many of the spots q (n, 3) must be indexed so that the best of all cells and orientations cannot be chance.
 
     A random spot lies within tolerance of a node with probability p = (ellipsoid of three standard deviations) ·
-    (volume of the primitive cell); the binomial tail of n_indexed among n, times the number of distinguishable
-    orientations and cells, must stay below 1e-3.
+    (volume of the primitive cell); the binomial tail among n spots, times the number of distinguishable orientations
+    and cells, must stay below 1e-3. More than n where no number is enough.
     """
     norm = np.linalg.norm(q, axis=1)
     radial = np.hypot(errors.across, errors.radial * norm)
     volume = lattice.volume(target.cell) * np.linalg.det(target.primitive)
     p = min(np.mean(4.0 / 3.0 * np.pi * 27.0 * errors.across**2 * radial * volume), 0.5)
     reach = norm.max() / (3.0 * errors.across)
-    orientations = 3 * np.log10(reach) + np.log10(8.0 * np.pi**2 / len(target.point_group))
-    freedom = max(np.log10(2.0 * target.length_tolerance * reach), 0.0) * len(target.strains)
-    tail = binom.logsf(n_indexed - 1, len(q), p) / np.log(10.0)
-    return bool(tail + orientations + freedom > -3.0)
+    orientations = 3.0 * np.log10(reach) + np.log10(8.0 * np.pi**2 / len(target.point_group))
+    cells = max(np.log10(2.0 * target.length_tolerance * reach), 0.0) * len(target.strains)
+    tail = binom.logsf(np.arange(len(q)), len(q), p) / np.log(10.0)
+    return int((tail + orientations + cells > -3.0).sum()) + 1

@@ -112,7 +112,7 @@ def _reduce(basis: np.ndarray) -> np.ndarray:
     transform = np.eye(3)
     while True:
         steps = _integers(2)
-        order = np.argsort(np.linalg.norm(basis @ transform @ steps.T, axis=0), kind="stable")
+        order = _by_length(basis @ transform @ steps.T)
         chosen: list[np.ndarray] = []
         for step in steps[order]:
             if np.linalg.matrix_rank(np.array([*chosen, step])) > len(chosen):
@@ -123,10 +123,15 @@ def _reduce(basis: np.ndarray) -> np.ndarray:
         if np.linalg.norm(basis @ transform @ step) >= np.linalg.norm(basis @ transform) * (1 - 1e-9):
             break
         transform = transform @ step
-    order = np.argsort(np.linalg.norm(basis @ transform, axis=0), kind="stable")
-    transform = transform[:, order]
+    transform = transform[:, _by_length(basis @ transform)]
     transform[:, 2] *= np.sign(np.linalg.det(transform)) * np.sign(np.linalg.det(basis))
     return transform.round()
+
+
+def _by_length(vectors: np.ndarray) -> np.ndarray:
+    """Order of the columns of (3, n); lengths that differ by rounding only keep their order."""
+    length = np.linalg.norm(vectors, axis=0)
+    return np.argsort(np.round(length / length.min(), 6), kind="stable")
 
 
 def _integers(limit: int) -> np.ndarray:
