@@ -6,13 +6,18 @@ block order: the same answer on any number of ranks.
 
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from spreadflow.errors import RanksError
+
+ATTENTION_S = 0.005
+"""how often the first rank looks for others that wait for a block"""
 
 
 def _communicator():
@@ -53,15 +58,41 @@ class World:
             np.frombuffer(window.tomemory(), dtype=np.int64)[:] = 0
         self._comm.Barrier()
         one, ticket = np.ones(1, np.int64), np.zeros(1, np.int64)
-        while True:
-            window.Lock(0)
-            window.Fetch_and_op(one, ticket, 0)
-            window.Unlock(0)
-            if ticket[0] >= n_blocks:
-                break
-            yield int(ticket[0])
-        self._comm.Barrier()
+        with self._attentive():
+            while True:
+                window.Lock(0)
+                window.Fetch_and_op(one, ticket, 0)
+                window.Unlock(0)
+                if ticket[0] >= n_blocks:
+                    break
+                yield int(ticket[0])
+            self._comm.Barrier()
         window.Free()
+
+    @contextmanager
+    def _attentive(self) -> Iterator[None]:
+        """Let the first rank, which holds the counter, answer the others while it works on a block of its own.
+
+        Without this they would wait for the end of its block each time: MPI moves only while a rank is inside a call.
+        """
+        from mpi4py import MPI
+
+        if self.rank != 0 or MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+            yield
+            return
+        over = threading.Event()
+
+        def listen() -> None:
+            while not over.wait(ATTENTION_S):
+                self._comm.Iprobe()
+
+        listener = threading.Thread(target=listen, daemon=True)
+        listener.start()
+        try:
+            yield
+        finally:
+            over.set()
+            listener.join()
 
     def sum(self, partials: Mapping[int, np.ndarray], n_blocks: int) -> np.ndarray:
         """Sum over blocks, in block order, of equally shaped float64 arrays held by whichever rank did the block.

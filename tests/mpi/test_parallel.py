@@ -52,6 +52,14 @@ def test_every_block_is_done_exactly_once(shared, ranks):
     assert shared[ranks]["blocks"] == [i * i for i in range(N_BLOCKS)]
 
 
+@pytest.mark.parametrize("network", ["0", "1"], ids=["shared memory", "network"])
+def test_a_busy_first_rank_holds_nobody_up(monkeypatch, network):
+    monkeypatch.setenv("MPIR_CVAR_NOLOCAL", network)  # MPICH: as if every rank were on a node of its own
+    first, second = _result(2, "slow")
+    assert first + second == N_BLOCKS
+    assert first <= 3
+
+
 def test_a_world_of_one_needs_no_launcher():
     world = World()
     assert (world.rank, world.size, list(world.share(4))) == (0, 1, [0, 1, 2, 3])

@@ -86,7 +86,7 @@ def new_trial(tmp_path, call) -> Callable[[dict], Trial]:
 
 
 def run_chain(folder: Path, config: str, *argv: str, seconds: int = 600) -> str:
-    """The real workflow with config/<config>.yaml in a folder of its own, on two cores. Returns what Snakemake printed."""
+    """The real workflow with config/<config>.yaml in a folder of its own, on two cores. Returns Snakemake's words."""
     command = [Path(sys.prefix, "bin", "snakemake"), "--snakefile", REPOSITORY / "Snakefile", "--cores", "2"]
     command += ["--configfile", REPOSITORY / "config" / f"{config}.yaml", *argv]
     done = subprocess.run(
