@@ -62,6 +62,14 @@ def test_rejection_rate_of_a_gaussian(p):
     assert abs(rate - expected) < 4 * np.sqrt(expected / n) + 0.03 * expected
 
 
+@pytest.mark.parametrize(("n", "limit"), [(24, 0.02), (48, 0.005), (96, 0.003)])
+def test_few_lattices_are_not_rejected_for_being_few(n, limit):
+    """A Gaussian of three features loses 0.11 % beyond 4 σ; a covariance that shrinks to the core loses 10 % of 24."""
+    rng = np.random.default_rng(n)
+    samples = [rng.standard_normal((n, 3)) for _ in range(40)]
+    assert np.mean([cells.mahalanobis(x, *cells.robust(x)) > 4.0 for x in samples]) < limit
+
+
 def test_robust_is_deterministic_and_stands_few_or_equal_points():
     x = cells.features(population(50), ("a", "b", "c"))
     assert all(np.array_equal(a, b) for a, b in zip(cells.robust(x), cells.robust(x), strict=True))

@@ -32,7 +32,7 @@ def run(summaries: list[Path], out: Path) -> None:
     told = {}
     for path in summaries:
         figures = read(path)
-        told[str(figures["stage"])] = (path, figures)
+        told[figures["stage"]] = (path, figures)
     stages = [stage for stage in STAGES if stage in told]
     figures_of = {stage: told[stage][1] for stage in stages}
     software = next(iter(figures_of.values()))["software"] if figures_of else ""
@@ -51,11 +51,14 @@ def run(summaries: list[Path], out: Path) -> None:
 
 def read(path: Path) -> dict[str, Any]:
     """A summary. Raises FileError."""
+    todo = "Run `spreadflow summary` for that stage."
     try:
-        return json.loads(path.read_text())
+        figures = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
-        todo = "Run `spreadflow summary` for that stage."
         raise FileError(path, "a summary (JSON)", error, todo) from None
+    if figures.get("stage") not in STAGES:
+        raise FileError(path, "a summary of a stage", f"stage {figures.get('stage')}", todo)
+    return figures
 
 
 def _overview(figures: dict[str, dict]) -> str:
