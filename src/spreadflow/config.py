@@ -584,21 +584,25 @@ def section(config: Config, stage: str, run: str | None = None) -> str:
     return json.dumps(sections, sort_keys=True)
 
 
+ABSENT: Any = None
+"""a section that a stage does not read (typed so that stages need not ask)"""
+
+
 class StageConfig(Section):
     """The sections of one stage, validated (attributes of sections not handed over are None)."""
 
-    seed: int | None = None
-    crystal: CrystalSection | None = None
-    beam: BeamSection | None = None
-    detector: DetectorSection | None = None
-    simulate: SimulateSection | None = None
-    shots: SimulatedShots | None = None
-    index: IndexSection | None = None
-    level0: Level0Section | None = None
-    reindex: IndexSection | None = None
-    cells: CellsSection | None = None
-    merge: MergeSection | None = None
-    annulus: AnnulusSection | None = None
+    seed: int = ABSENT
+    crystal: CrystalSection = ABSENT
+    beam: BeamSection = ABSENT
+    detector: DetectorSection = ABSENT
+    simulate: SimulateSection = ABSENT
+    shots: SimulatedShots = ABSENT
+    index: IndexSection = ABSENT
+    level0: Level0Section = ABSENT
+    reindex: IndexSection = ABSENT
+    cells: CellsSection = ABSENT
+    merge: MergeSection = ABSENT
+    annulus: AnnulusSection = ABSENT
 
 
 def for_stage(text: str, stage: str, run: str | None = None) -> StageConfig:
