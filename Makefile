@@ -64,8 +64,9 @@ format: $(READY)  ## format the code
 	ruff check --fix .
 	snakefmt Snakefile workflow
 
-config: $(READY)  ## write config/config.yaml from the schema
+config: $(READY)  ## write config/config.yaml and the generated docs from the code
 	spreadflow config > config/config.yaml
+	python docs/generate.py
 
 lock: $(READY)  ## resolve the dependencies of pyproject.toml (add LOCK_FLAGS=--upgrade for newer ones)
 	echo uv | $(LOCK) - -o requirements-uv.lock

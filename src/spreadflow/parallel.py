@@ -55,7 +55,7 @@ class World:
 
         window = MPI.Win.Allocate(8 if self.rank == 0 else 0, 8, comm=self._comm)
         if self.rank == 0:
-            np.frombuffer(memoryview(window.tomemory()), dtype=np.int64)[:] = 0
+            np.frombuffer(window.tomemory(), dtype=np.int64)[:] = 0  # type: ignore[call-overload]
         self._comm.Barrier()
         one, ticket = np.ones(1, np.int64), np.zeros(1, np.int64)
         with self._attentive():
