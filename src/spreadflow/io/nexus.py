@@ -5,7 +5,7 @@ Written files follow what nxvalidate, nxmx, DIALS and our own reader all accept:
 Read files may hold any chain of translations and rotations, one or many modules, channels shared or per shot.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +53,7 @@ def write(
     beam_size_mm: float | None = None,
     compression: str = "bitshuffle-lz4",
     start_time: str = "1970-01-01T00:00:00Z",
-    truth: Mapping[str, np.ndarray] | None = None,
+    truth: Callable[[], Mapping[str, np.ndarray]] | Mapping[str, np.ndarray] | None = None,
     true_detector: Detector | None = None,
     corrupt: Sequence[int] = (),
     attributes: Mapping[str, object] | None = None,
@@ -62,8 +62,9 @@ def write(
 
     frames: n images (panel, slow, fast) int32, ADU. shot_ids: (n,) uint64. energies_ev: (m,) channels;
     photons: (n, m). mask: (panel, slow, fast), True = good. polarization: Kahn's K along the lab x axis.
-    compression: `bitshuffle-lz4` or `gzip`. truth: columns of schema 'truth', kept in the group /truth
-    with true_detector, which is where the detector was while `detector` is what the header says.
+    compression: `bitshuffle-lz4` or `gzip`. truth: columns of schema 'truth', or a function
+    that gives them once the frames are written, kept in the group /truth with true_detector, which is where the
+    detector was while `detector` is what the header says.
     corrupt: frames whose stored bytes are replaced by garbage, so that reading them fails.
     attributes: of the file's root.
     """
@@ -90,7 +91,7 @@ def write(
         _put(data, "data_offset", -float(offset_adu))
         _put(data, "data_scaling_factor", 1 / adu_per_photon)
         if truth is not None:
-            store.fill(f.create_group("truth"), "truth", truth)
+            store.fill(f.create_group("truth"), "truth", truth() if callable(truth) else truth)
             store.put_attributes(f["truth"], {"detector": (true_detector or detector)._asdict()})
 
 

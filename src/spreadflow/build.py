@@ -1,0 +1,78 @@
+"""Configuration → models, every unit converted once."""
+
+import math
+
+import gemmi
+import numpy as np
+
+from spreadflow.config import BeamSection, CrystalSection, DetectorSection
+from spreadflow.errors import ConfigError
+from spreadflow.models import Detector
+from spreadflow.units import DEG
+
+
+def cell(section: CrystalSection) -> np.ndarray:
+    """(6,) a b c (Å) α β γ (rad)."""
+    return np.array([*section.cell[:3], *(angle * DEG for angle in section.cell[3:])])
+
+
+def n_cells(section: CrystalSection) -> np.ndarray:
+    """(3,) unit cells of a mosaic domain along a, b, c: as many on each axis, of the volume of the domain's sphere."""
+    sphere = math.pi / 6 * section.domain_ang**3
+    return np.full(3, float(max(1, round((sphere / gemmi.UnitCell(*section.cell).volume) ** (1 / 3)))))
+
+
+def eta_rad(section: CrystalSection) -> float:
+    return section.mosaic_spread_deg * DEG
+
+
+def channels(section: BeamSection) -> np.ndarray:
+    """(channel,) energies, eV."""
+    return section.first_channel_ev + section.channel_ev * np.arange(section.n_channels)
+
+
+def detector(section: DetectorSection) -> Detector:
+    """The detector as it truly stands. Raises ConfigError for panels whose axes span no plane."""
+    n_slow, n_fast = section.shape
+    if section.panels:
+        axes = [_axes(i, panel.fast, panel.slow) for i, panel in enumerate(section.panels)]
+        origin = np.array([panel.origin_mm for panel in section.panels])
+    else:
+        middle = section.beam_center_px or [n_fast / 2 + 0.5, n_slow / 2 + 0.5]
+        axes = [np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])]
+        origin = np.array([[-middle[0] * section.pixel_mm, middle[1] * section.pixel_mm, -section.distance_mm]])
+    fast, slow = np.swapaxes(np.array(axes), 0, 1)
+    return Detector(
+        origin,
+        fast,
+        slow,
+        section.pixel_mm,
+        (n_slow, n_fast),
+        section.thickness_mm,
+        section.attenuation_mm,
+    )
+
+
+def _axes(panel: int, fast: list[float], slow: list[float]) -> np.ndarray:
+    """Unit vectors of the fast axis and, at right angles to it, of the slow axis."""
+    f, s = np.array(fast, dtype=np.float64), np.array(slow, dtype=np.float64)
+    if np.linalg.norm(np.cross(f, s)) < 0.5 * np.linalg.norm(f) * np.linalg.norm(s) or not f.any():
+        where = f"detector.panels.{panel}"
+        raise ConfigError(where, "fast and slow axes at about right angles", [fast, slow], "Correct the axes.")
+    f /= np.linalg.norm(f)
+    s -= f * (f @ s)
+    return np.array([f, s / np.linalg.norm(s)])
+
+
+def good_pixels(section: DetectorSection, n_panels: int) -> np.ndarray:
+    """(panel, slow, fast) bool: False in the rectangles of `bad_pixels`. Raises ConfigError."""
+    good = np.ones((n_panels, *section.shape), dtype=bool)
+    for i, (panel, slow0, slow1, fast0, fast1) in enumerate(section.bad_pixels):
+        if not (
+            0 <= panel < n_panels and 0 <= slow0 < slow1 <= section.shape[0] and 0 <= fast0 < fast1 <= section.shape[1]
+        ):
+            expected = f"panel < {n_panels} and a rectangle within {section.shape} (slow, fast)"
+            found = [panel, slow0, slow1, fast0, fast1]
+            raise ConfigError(f"detector.bad_pixels.{i}", expected, found, "Give [panel, slow0, slow1, fast0, fast1].")
+        good[panel, slow0:slow1, fast0:fast1] = False
+    return good

@@ -1,0 +1,78 @@
+"""Scattering of water and air around the crystal, photons per pixel, in the path of a beam of one wavelength."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import spreadflow.physics.precision  # noqa: F401  (float64)
+from spreadflow.units import AVOGADRO, R_E_SQUARED_M2
+
+
+class Material(NamedTuple):
+    """An amorphous scatterer."""
+
+    stol: tuple[float, ...]
+    """sin θ/λ, Å⁻¹, of the table"""
+    factor: tuple[float, ...]
+    """structure factor of a molecule, electrons"""
+    density: float
+    """g/cm³"""
+    molecular_weight: float
+    """g/mol"""
+
+
+WATER = Material(
+    (0, 0.0365, 0.07, 0.12, 0.162, 0.18, 0.2, 0.216, 0.236, 0.28, 0.3, 0.345, 0.436, 0.5),
+    (2.57, 2.58, 2.8, 5, 8, 7.32, 6.75, 6.75, 6.5, 4.5, 4.3, 4.36, 3.77, 3.17),
+    1.0,
+    18.0,
+)
+AIR = Material((0, 0.045, 0.174, 0.35, 0.5), (14.1, 13.5, 8.35, 4.78, 4.22), 1.2e-3, 28.0)
+
+
+def molecules_per_area(material: Material, thickness_mm: float) -> float:
+    """Scattering molecules in the beam's path, m⁻²."""
+    return thickness_mm * 1e-3 * material.density * 1e6 * AVOGADRO / material.molecular_weight
+
+
+def cubics(material: Material) -> tuple[np.ndarray, np.ndarray]:
+    """The table as cubics: lower ends (piece,) and coefficients (piece, 4) in powers of the distance from them.
+
+    In each interval the cubic goes through the four nearest points, two on either side where there are.
+    """
+    x, y = np.array(material.stol), np.array(material.factor)
+    first = np.clip(np.arange(len(x) - 1) - 1, 0, len(x) - 4)
+    pieces = [
+        np.linalg.solve(np.vander(x[k : k + 4] - x[i], increasing=True), y[k : k + 4]) for i, k in enumerate(first)
+    ]
+    return x[:-1], np.array(pieces)
+
+
+@partial(jax.jit, static_argnames="material")
+def factor(material: Material, stol):
+    """Structure factor at sin θ/λ (...), Å⁻¹, by cubic interpolation; constant beyond the table."""
+    starts, pieces = cubics(material)
+    stol = jnp.clip(stol, 0.0, material.stol[-1])
+    value = jnp.zeros_like(stol)
+    for start, c in zip(starts, pieces, strict=True):
+        t = stol - start
+        value = jnp.where(t >= 0, c[0] + t * (c[1] + t * (c[2] + t * c[3])), value)
+    return value
+
+
+@jax.jit
+def background(sine, efficiency, wavelength_ang, photons, water_mm, air_mm):
+    """Expected photons (...) of a pulse of `photons` photons; the size of the beam cancels.
+
+    sine: sin θ of pixels; efficiency: as of `response.pixel_map`. F²·r_e²·photons·molecules per area·efficiency.
+    """
+    stol = sine / wavelength_ang.astype(sine.dtype)
+    scale = lambda material, thickness: (  # noqa: E731
+        (R_E_SQUARED_M2 * photons * molecules_per_area(material, thickness)).astype(sine.dtype)
+    )
+    return efficiency * (
+        scale(WATER, water_mm) * factor(WATER, stol) ** 2 + scale(AIR, air_mm) * factor(AIR, stol) ** 2
+    )

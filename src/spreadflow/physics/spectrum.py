@@ -1,0 +1,55 @@
+"""Spectra of self-amplified spontaneous emission (SASE), one pulse at a time from a random generator."""
+
+import numpy as np
+
+from spreadflow.models import Spectrum
+
+WIDTH_SPREAD = 0.15
+"""relative standard deviation of the envelope's width from pulse to pulse"""
+_FINE = 8
+"""steps per spike width"""
+_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
+
+
+def pulse(
+    rng: np.random.Generator,
+    energies_ev: np.ndarray,
+    *,
+    energy_ev: float,
+    envelope_ev: float,
+    jitter_ev: float,
+    spike_ev: float,
+    photons: float,
+    photons_spread: float,
+) -> Spectrum:
+    """One pulse: chaotic light under a Gaussian envelope (Saldin, Schneidmiller & Yurkov, 1998).
+
+    The field is white complex Gaussian noise smoothed over a spike, so that intensities are negative-exponential and
+    correlate over `spike_ev` (FWHM). The envelope's centre moves by `jitter_ev`, its width by `WIDTH_SPREAD`, the
+    photons of the pulse by `photons_spread` (log-normal). energies_ev: (channel,) centres of equal channels, eV;
+    photons beyond them are lost. `envelope_ev` is the standard deviation of a pulse's mean spectrum.
+    """
+    centre = energy_ev + jitter_ev * rng.standard_normal()
+    width = envelope_ev * np.exp(WIDTH_SPREAD * rng.standard_normal())
+    total = photons * np.exp(_log_spread(photons_spread) * (rng.standard_normal() - 0.5 * _log_spread(photons_spread)))
+    channel = energies_ev[1] - energies_ev[0] if len(energies_ev) > 1 else envelope_ev
+    fine = max(1, int(np.ceil(_FINE * channel / spike_ev)))
+    field = _field(rng, len(energies_ev) * fine, spike_ev / _FWHM * fine / channel)
+    offsets = (np.arange(fine) + 0.5) / fine - 0.5
+    grid = (energies_ev[:, None] + channel * offsets).ravel()
+    envelope = np.exp(-0.5 * ((grid - centre) / width) ** 2) / (np.sqrt(2 * np.pi) * width)
+    intensity = envelope * np.abs(field) ** 2 * channel / fine
+    return Spectrum(np.array(energies_ev, dtype=np.float64), total * intensity.reshape(len(energies_ev), fine).sum(1))
+
+
+def _log_spread(relative: float) -> float:
+    """Standard deviation of the logarithm for a relative standard deviation."""
+    return float(np.sqrt(np.log1p(relative**2)))
+
+
+def _field(rng: np.random.Generator, n: int, width: float) -> np.ndarray:
+    """(n,) complex field of unit mean intensity whose intensity correlates as a Gaussian of this width (steps)."""
+    reach = int(np.ceil(5 * width)) + 1
+    noise = rng.standard_normal(n + 2 * reach) + 1j * rng.standard_normal(n + 2 * reach)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
+    return np.convolve(noise, kernel / np.sqrt(2 * (kernel**2).sum()), mode="valid")
