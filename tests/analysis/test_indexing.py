@@ -97,7 +97,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_lattice_is_recovered_among_outliers(case):
     cell, space_group, expected, n_spots, d_min = CASES[case]
-    for seed in range(4):
+    for seed in range(3):
         rng = np.random.default_rng([11, seed])
         still = _still(rng, cell, space_group, n_spots, d_min)
         q, weights = _overlay(rng, [still], 0.25)
@@ -133,7 +133,7 @@ def test_few_spots_are_enough():
 
 
 @pytest.mark.parametrize("case", ["monoclinic C", "triclinic", "cubic F", "hexagonal"])
-@pytest.mark.parametrize(("min_fraction", "n_sets"), [(0.3, 24), (0.05, 6)])
+@pytest.mark.parametrize(("min_fraction", "n_sets"), [(0.3, 20), (0.05, 6)])
 def test_random_spots_are_no_lattice(case, min_fraction, n_sets):
     """However low the fraction asked for, chance alone is not accepted."""
     _, space_group, expected, _, _ = CASES[case]

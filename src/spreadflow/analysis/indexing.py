@@ -31,7 +31,7 @@ from spreadflow.physics import lattice, rotation, symmetry
 
 N_SEARCH = 128  # spots that score trial vectors
 N_VECTORS = 256  # trial vectors refined for the leading axis
-N_LEADS = 8  # leading axes followed up
+N_LEADS = 4  # leading axes followed up
 
 
 class Candidate(NamedTuple):

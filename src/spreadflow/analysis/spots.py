@@ -130,21 +130,20 @@ def select(spots: Spots, keep: np.ndarray) -> Spots:
 
 def _box_sum(values: np.ndarray, half: int, axis: int) -> np.ndarray:
     """Sums of 2·half+1 neighbours, `axis` shorter by 2·half. Only additions: nothing cancels, nothing leaks."""
-    out, power, offset, width = None, values, 0, 2 * half + 1
+    width = 2 * half + 1
     length = values.shape[axis] - width + 1
 
     def cut(array: np.ndarray, start: int, size: int) -> np.ndarray:
         return array[start : start + size] if axis == 0 else array[:, start : start + size]
 
-    for bit in range(width.bit_length()):
-        step = 1 << bit
-        if width & step:
-            part = cut(power, offset, length)
-            out = part.copy() if out is None else np.add(out, part, out=out)
-            offset += step
+    out, power, offset, step = cut(values, 0, length).copy(), values, 1, 1  # the width is odd
+    while 2 * step <= width:
         size = power.shape[axis] - step
-        if step * 2 <= width:
-            power = cut(power, 0, size) + cut(power, step, size)
+        power = cut(power, 0, size) + cut(power, step, size)
+        step *= 2
+        if width & step:
+            out += cut(power, offset, length)
+            offset += step
     return out
 
 
@@ -155,7 +154,7 @@ def _candidates(frame: _Frame, sigma_strong: float, global_threshold: float) -> 
     """
     (k_slow, k_fast), width = frame.kernel, frame.row - 2 * frame.kernel[1]
     n = (2 * k_slow + 1) * (2 * k_fast + 1)
-    found = []
+    parts = []
     for panel in range(frame.shape[0]):
         for top in range(0, frame.shape[1] - 2 * k_slow, _BAND):
             band = frame.padded[panel, top : top + _BAND + 2 * k_slow]
@@ -170,8 +169,8 @@ def _candidates(frame: _Frame, sigma_strong: float, global_threshold: float) -> 
             np.maximum(limit, np.float32(global_threshold), out=limit)
             middle = band[k_slow : k_slow + len(mean), k_fast : k_fast + width]
             slow, fast = np.divmod(np.flatnonzero(middle > limit), width)
-            found.append((panel * frame.shape[1] + top + k_slow + slow) * frame.row + fast + k_fast)
-    found = np.concatenate(found)
+            parts.append((panel * frame.shape[1] + top + k_slow + slow) * frame.row + fast + k_fast)
+    found = np.concatenate(parts)
     return found[frame.valid[found]]
 
 
@@ -192,13 +191,12 @@ def _strong(frame: _Frame, at: np.ndarray, use: np.ndarray, sigma_b: float, sigm
 
 def _components(frame: _Frame, strong: np.ndarray) -> np.ndarray:
     """Number of the connected component (8 neighbours) of each of the sorted positions; ordered by first pixel."""
-    first, second = [], []
+    links = []
     for offset in (1, frame.row - 1, frame.row, frame.row + 1):
         place = np.searchsorted(strong, strong + offset)
-        here = np.flatnonzero(strong[np.minimum(place, len(strong) - 1)] == strong + offset) if len(strong) else place
-        first.append(here)
-        second.append(place[here])
-    first, second = np.concatenate(first), np.concatenate(second)
+        near = np.append(strong, -1)[place] == strong + offset
+        links.append(np.array([np.flatnonzero(near), place[near]]))
+    first, second = np.concatenate(links, axis=1)
     graph = coo_matrix((np.ones(len(first), dtype=bool), (first, second)), shape=(len(strong), len(strong)))
     return connected_components(graph, directed=False)[1]
 

@@ -1,0 +1,35 @@
+"""Equivalent orientations and indices on oblique axes."""
+
+import numpy as np
+import pytest
+
+from spreadflow.physics import lattice, rotation, symmetry
+
+CELLS = [
+    ((67.2, 59.8, 47.2, 90, 110.3, 90), "C 1 2 1"),
+    ((92, 92, 130, 90, 90, 120), "P 61 2 2"),
+    ((90, 90, 140, 90, 90, 120), "R 3 2:H"),
+    ((120, 120, 120, 90, 90, 90), "F 4 3 2"),
+]
+
+
+@pytest.mark.parametrize(("cell", "name"), CELLS)
+def test_a_crystal_turned_by_its_symmetry_is_the_same_crystal(cell, name):
+    """The direct basis turns by W from the right: no misorientation, and indices as `same_indices` says."""
+    rng = np.random.default_rng(1)
+    A = rotation.random(rng) @ lattice.reciprocal(lattice.radians(cell))
+    hkl = rng.integers(-9, 10, (20, 3))
+    for w in symmetry.point_group(name):
+        turned = np.linalg.inv(np.linalg.inv(A).T @ w).T
+        np.testing.assert_allclose(lattice.cell_of(turned), lattice.radians(cell), rtol=1e-9)
+        assert symmetry.misorientation(turned, A, name) < 1e-7
+        np.testing.assert_allclose(hkl @ symmetry.same_indices(turned, A, name).T @ A.T, hkl @ turned.T, atol=1e-9)
+
+
+@pytest.mark.parametrize(("cell", "name"), CELLS)
+def test_misorientation_is_the_angle_turned_by(cell, name):
+    rng = np.random.default_rng(2)
+    A = rotation.random(rng) @ lattice.reciprocal(lattice.radians(cell))
+    axis = rng.normal(size=3)
+    turned = rotation.from_vector(0.1 * axis / np.linalg.norm(axis)) @ A
+    assert symmetry.misorientation(turned, A, name) == pytest.approx(0.1, rel=1e-6)
