@@ -62,7 +62,7 @@ def test_rejection_rate_of_a_gaussian(p):
     assert abs(rate - expected) < 4 * np.sqrt(expected / n) + 0.03 * expected
 
 
-@pytest.mark.parametrize(("n", "limit"), [(24, 0.02), (48, 0.005), (96, 0.003)])
+@pytest.mark.parametrize(("n", "limit"), [(8, 0.02), (24, 0.005), (32, 0.01), (48, 0.005), (96, 0.003)])
 def test_few_lattices_are_not_rejected_for_being_few(n, limit):
     """A Gaussian of three features loses 0.11 % beyond 4 σ; a covariance that shrinks to the core loses 10 % of 24."""
     rng = np.random.default_rng(n)

@@ -20,7 +20,7 @@ FLOOR = 1e-4
 _QUANTILE = 0.999
 _START = 3000
 _SMALL = 8.0
-"""the determinant of few points is too small (Pison et al. 2002): the start is widened by 1 + 8 p/n (measured)"""
+"""the determinant of few points is too small (Pison et al. 2002): it is widened by 1 + 8 p/n (measured)"""
 
 
 class Clusters(NamedTuple):
@@ -79,18 +79,19 @@ def robust(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Rousseeuw & Van Driessen (1999) on three quarters of at most 3000 points, then reweighted with a hard cut at the
     99.9 % quantile of χ² until the same points are kept; consistent for a Gaussian. The cut is wide because a narrow
-    one shrinks to the core of a small sample. Fewer than 5 p points: medians and scaled median deviations.
+    one shrinks to the core of a small sample. Fewer than 10 p points: medians and scaled median deviations, widened.
     """
     n, p = x.shape
-    if n < 5 * p:
+    widened = 1 + _SMALL * p / n
+    if n < 10 * p:
         location = np.median(x, axis=0)
-        covariance = np.diag((1.4826 * np.median(np.abs(x - location), axis=0)) ** 2)
+        covariance = widened * np.diag((1.4826 * np.median(np.abs(x - location), axis=0)) ** 2)
         return location, covariance + FLOOR**2 * np.eye(p)
     scale = np.maximum(np.std(x, axis=0), FLOOR)
     jitter = FLOOR * np.random.default_rng(0).standard_normal(x.shape)  # equal cells have no determinant
     start = MinCovDet(support_fraction=0.75, random_state=0).fit(((x + jitter) / scale)[:: -(-n // _START)])
     location = start.location_ * scale
-    covariance = (1 + _SMALL * p / n) * start.covariance_ * np.outer(scale, scale)
+    covariance = widened * start.covariance_ * np.outer(scale, scale)
     cut = chi2.ppf(_QUANTILE, p)
     consistency = _QUANTILE / chi2.cdf(cut, p + 2)
     kept = np.zeros(n, dtype=bool)

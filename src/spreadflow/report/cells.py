@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
-from matplotlib.ticker import MaxNLocator
 
 from spreadflow.analysis import cells
 from spreadflow.errors import LatticeOutcome
@@ -129,6 +128,6 @@ def _histogram(axes: Any, table: dict, figures: dict, column: int) -> None:
         axes.axvline(figures["true_mean"][column], color=style.INK, lw=1, ls="--", label="truth")
         axes.legend(loc="upper right")
     axes.set(xlabel=f"{NAMES[column]}, {'Å' if column < 3 else 'degrees'}", ylabel="lattices")
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    style.few_ticks(axes)
     if figures["mean"] is not None:
         axes.set_title(f"{figures['mean'][column]:.3f} ± {figures['sd'][column]:.3f}")

@@ -73,14 +73,14 @@ def _picture(table: dict, figures: dict) -> Figure:
     axes[0, 0].set(title="half sets against each other", ylim=(min(-0.3, axes[0, 0].get_ylim()[0]), 1.03))
     axes[0, 0].legend()
     axes[0, 1].plot(s2, table["bins/i_over_sigma"], "o-", ms=4, color=style.GREEN)
-    axes[0, 1].set(title="⟨I/σ⟩ of merged intensities", ylim=(0, None))
+    axes[0, 1].set(title="⟨I/σ⟩ of merged intensities", ylim=(0, 1.1 * axes[0, 1].dataLim.y1))
     complete = table["bins/n_measured"] / np.maximum(table["bins/n_possible"], 1)
     axes[0, 2].plot(s2, complete, "o-", ms=4, color=style.BLUE)
     axes[0, 2].set(title="completeness (blue), multiplicity (orange)", ylim=(0, 1.05))
     twin = axes[0, 2].twinx()
     multiplicity = table["bins/n_observations"] / np.maximum(table["bins/n_measured"], 1)
     twin.plot(s2, multiplicity, "s--", ms=3.5, color=style.ORANGE)
-    twin.set_ylim(0, None)
+    twin.set_ylim(0, 1.15 * max(multiplicity.max(initial=0.0), 1.0))
     for ax in axes[0]:
         _resolution_axis(ax, table)
     _halves(axes[1, 0], table)
@@ -119,8 +119,15 @@ def _deviations(axes: Any, table: dict) -> None:
     if not len(deviation):
         style.empty(axes, "no reflection is in both half sets")
         return
-    edges = np.linspace(-5, 5, 51)
-    axes.hist(np.clip(deviation, -5, 5), edges, density=True, color=style.BLUE, alpha=0.65, label="(I₁ − I₂) / 2σ")
+    edges = np.linspace(-5, 5, 101)
+    axes.hist(
+        np.clip(deviation, -5, 5),
+        np.linspace(-5, 5, style.n_bins(len(deviation)) + 1),
+        density=True,
+        color=style.BLUE,
+        alpha=0.65,
+        label="(I₁ − I₂) / 2σ",
+    )
     axes.plot(edges, np.exp(-(edges**2) / 2) / np.sqrt(2 * np.pi), color=style.INK, lw=1, label="unit Gaussian")
     axes.legend(loc="upper right")
 

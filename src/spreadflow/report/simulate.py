@@ -5,15 +5,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from spreadflow.errors import Outcome
 from spreadflow.io import images as io_images
-from spreadflow.io.nexus import NexusFile
 from spreadflow.models import Spectrum
 from spreadflow.physics import geometry
 from spreadflow.report import style
-from spreadflow.report.truth import KINDS, SINGLE, true_detector
+from spreadflow.report.truth import BLANK, DOUBLE, KINDS, SINGLE, true_detector
 
 
 class Run(NamedTuple):
@@ -31,17 +29,17 @@ def make(_stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dic
     for manifest in products:
         truth = io_images.truth(manifest)
         if truth is not None:
-            runs.append(Run(io_images.read_manifest(manifest).run, manifest, truth, _spectra(manifest)))
+            runs.append(Run(io_images.read_manifest(manifest).run, manifest, truth, _spectra(manifest, truth)))
     figures = _figures(runs) | {"runs": {run.name: _figures([run]) for run in runs}}
     return figures, _picture(runs, figures)
 
 
-def _spectra(manifest: Path) -> list[Spectrum]:
-    out = []
-    for entry in io_images.read_manifest(manifest).files:
-        with NexusFile(manifest.parent / entry.path) as file:
-            out += [Spectrum(*file.spectrum(frame)) for frame in range(file.n_frames)]
-    return out
+def _spectra(manifest: Path, truth: dict) -> list[Spectrum]:
+    """Of the shots that are meant to be analysed: single, blank and double."""
+    source = io_images.Source(manifest)
+    meant = truth["shots/shot_id"][np.isin(truth["shots/kind"], (SINGLE, BLANK, DOUBLE))]
+    rows = np.flatnonzero(np.isin(source.shots["shot_id"], meant))
+    return [s for s in map(source.spectrum, rows.tolist()) if s is not None]
 
 
 def _figures(runs: list[Run]) -> dict[str, Any]:
@@ -81,7 +79,7 @@ def _picture(runs: list[Run], figures: dict) -> Figure:
     axes["photons"].set(title="photons of a pulse", ylabel="shots")
     energies = np.array([s.mean_energy_ev for s in spectra])
     axes["energy"].hist(energies, bins=style.n_bins(len(energies)), color=style.ORANGE, alpha=0.65)
-    axes["energy"].yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    style.few_ticks(axes["energy"])
     axes["energy"].set(title="mean energy of a pulse", xlabel="eV", ylabel="shots")
     return page
 

@@ -51,8 +51,8 @@ def page(title: str, subtitle: str, width: float = 13.0, height: float = 7.6) ->
 
 
 def say(value: Any, digits: int = 3) -> str:
-    """A number for people: `digits` significant ones, thousands apart; an en dash for none."""
-    if value is None:
+    """A number for people: `digits` significant ones, thousands apart; an en dash for None and NaN."""
+    if value is None or value != value:
         return "–"
     if isinstance(value, bool | str):
         return str(value)
@@ -79,6 +79,12 @@ def histogram(axes: Any, values: np.ndarray, label: str, color: str) -> None:
     edges = np.linspace(0, top, n_bins(len(values)) + 1)
     axes.hist(np.clip(values, 0, top), bins=edges, color=color, alpha=0.65, label=label)
     axes.axvline(np.median(values), color=color, lw=1.5)
+    few_ticks(axes)
+
+
+def few_ticks(axes: Any) -> None:
+    """Few enough ticks to read; whole numbers on the axis of counts."""
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
@@ -162,4 +168,4 @@ def _rings(axes: Any, shot: Shot, detector: Detector) -> None:
         axes.plot(r[:, 0], r[:, 1], color=BLUE, lw=0.7, alpha=0.6)
         if np.isfinite(r[:, 1]).any():
             top = np.nanargmax(r[:, 1])
-            axes.text(r[top, 0], r[top, 1], f"{d:g} Å", fontsize=7, color=BLUE, ha="center", va="bottom")
+            axes.text(r[top, 0], r[top, 1], f"{d:g} Å", fontsize=7, color=BLUE, ha="center", va="bottom", clip_on=True)
