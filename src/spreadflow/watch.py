@@ -25,6 +25,10 @@ def progress_of(line: str) -> tuple[str, int, int, str] | None:
         return None
 
 
+def plural(unit: str) -> str:
+    return unit + ("es" if unit.endswith("s") else "s")
+
+
 def thinned(
     lines: Iterable[str], clock: Callable[[], float] = time.monotonic, every_s: float = EVERY_S
 ) -> Iterator[str]:
@@ -38,7 +42,7 @@ def thinned(
         stage, done, of, unit = step
         if stage not in last or done >= of or clock() - last[stage] >= every_s:
             last[stage] = clock()
-            yield f"{stage}: {done} of {of} {unit}s\n"
+            yield f"{stage}: {done} of {of} {plural(unit)}\n"
 
 
 def bars(lines: Iterable[str], out: IO[str]) -> None:
@@ -50,7 +54,7 @@ def bars(lines: Iterable[str], out: IO[str]) -> None:
         TextColumn("{task.description:<10}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}s"),
+        TextColumn("{task.fields[units]}"),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(file=out)) as progress:
@@ -62,7 +66,7 @@ def bars(lines: Iterable[str], out: IO[str]) -> None:
                 continue
             stage, done, of, unit = step
             if stage not in tasks:
-                tasks[stage] = progress.add_task(stage, total=of, unit=unit)
+                tasks[stage] = progress.add_task(stage, total=of, units=plural(unit))
             progress.update(tasks[stage], completed=done, total=of)
 
 
