@@ -84,7 +84,7 @@ def histogram(axes: Any, values: np.ndarray, label: str, color: str) -> None:
 
 def few_ticks(axes: Any) -> None:
     """Few enough ticks to read; whole numbers on the axis of counts."""
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
