@@ -1,0 +1,92 @@
+"""level0 on a product of index: a planted shift found again, a frozen file kept, wrong input refused, ranks alike."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spreadflow.config import IndexSection, Level0Section, StageConfig
+from spreadflow.errors import FileError
+from spreadflow.io import dials
+from spreadflow.io.images import Source
+from spreadflow.parallel import World
+from spreadflow.physics import geometry
+from spreadflow.stages import index, level0
+
+PLANTED = (0.12, -0.09, 0.0)
+"""the file's geometry is this far off, mm"""
+LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
+
+
+@pytest.fixture(scope="module")
+def product(tiny_run, tmp_path_factory) -> Path:
+    """index.h5 of the tiny run with a shifted detector; one lattice a block at most."""
+    folder = tmp_path_factory.mktemp("level0")
+    wrong = geometry.shifted(Source(tiny_run["manifest"]).detector, *(-x for x in PLANTED))
+    dials.write_expt(folder / "wrong.expt", wrong, wavelength=1.74)
+    how = {"cell": tiny_run["cell"], "space_group": tiny_run["space_group"], "d_min": 2.4, "domain_ang": 1500.0}
+    config = StageConfig(index=IndexSection(**how, block_shots=2, n_directions=4096))
+    out = folder / "index.h5"
+    index.run(config, images=tiny_run["manifest"], geometry=folder / "wrong.expt", out=out, world=World(1))
+    return out
+
+
+def refined(product, out, **changes) -> dict:
+    config = StageConfig(level0=Level0Section(refine=["shift"], **changes))
+    level0.run(config, index=[product], out=out, world=World(1))
+    return json.loads(out.with_suffix(".fit.json").read_text())
+
+
+def test_planted_shift_is_found(product, tiny_run, tmp_path):
+    figures = refined(product, tmp_path / "level0.expt")
+    off = np.array(figures["shift_mm"]) - PLANTED[:2]
+    assert np.all(np.abs(off) < 0.01) and figures["n_lattices"] == 4
+    assert np.all(np.array(figures["shift_sigma_mm"]) < 0.01)
+    assert figures["distance_sigma_mm"] == 0 and figures["distance_change_mm"] == 0
+    true, found = Source(tiny_run["manifest"]).detector, dials.read_expt(tmp_path / "level0.expt")
+    np.testing.assert_allclose(found.origin_mm, true.origin_mm, atol=0.01)
+    before, after = figures["rmsd_before"], figures["rmsd_after"]
+    assert before["n"] == after["n"] > 50 and after["transverse_mm"] < before["transverse_mm"]
+
+
+def test_only_as_many_lattices_as_told(product, tmp_path):
+    assert refined(product, tmp_path / "level0.expt", max_lattices=3)["n_lattices"] == 3
+
+
+def test_frozen_file_is_kept(product, tmp_path):
+    frozen = product.parent / "wrong.expt"
+    config = StageConfig(level0=Level0Section(from_file=frozen))
+    level0.run(config, index=[product], out=tmp_path / "level0.expt", world=World(1))
+    assert (tmp_path / "level0.expt").read_bytes() == frozen.read_bytes()
+
+
+def test_no_lattice_with_enough_spots_is_an_error(product, tmp_path):
+    with pytest.raises(FileError, match="none with 10000 spots"):
+        refined(product, tmp_path / "level0.expt", min_reflections=10000)
+
+
+def test_runs_of_different_detectors_are_refused(product, tiny_run, tmp_path):
+    how = {"cell": tiny_run["cell"], "space_group": tiny_run["space_group"], "d_min": 2.4, "n_directions": 4096}
+    other = tmp_path / "index.h5"
+    config = StageConfig(index=IndexSection(**how), level0=Level0Section())
+    index.run(config, images=tiny_run["manifest"], geometry=None, out=other, world=World(1))
+    with pytest.raises(FileError, match="the detector of"):
+        level0.run(config, index=[product, other], out=tmp_path / "level0.expt", world=World(1))
+
+
+def test_ranks_agree(product, tmp_path):
+    """The same bytes on one rank and on two."""
+    if not LAUNCHER.exists():
+        pytest.skip(f"no MPI launcher at {LAUNCHER}")
+    config = json.dumps({"level0": {"max_lattices": 3}})
+    for ranks in (1, 2):
+        words = [sys.executable, "-m", "spreadflow.cli", "level0", "--config", config, "--ranks", str(ranks)]
+        words += ["--index", str(product), "--out", str(tmp_path / f"{ranks}.expt")]
+        launch = [str(LAUNCHER), "-n", str(ranks)] if ranks > 1 else []
+        subprocess.run([*launch, *words], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=200)
+    for name in ("{}.expt", "{}.fit.json"):
+        assert (tmp_path / name.format(1)).read_bytes() == (tmp_path / name.format(2)).read_bytes()
