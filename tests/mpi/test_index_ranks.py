@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,23 @@ import pytest
 from spreadflow.io import store
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
+
+DYING = """
+import os, signal, sys
+from spreadflow import cli
+from spreadflow.io import store
+
+write = store.Parts.write
+
+def fourth_kills(parts, block, columns):
+    if block == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(parts, block, columns)
+
+store.Parts.write = fourth_kills
+sys.exit(cli.main(sys.argv[1:]))
+"""
+"""the command line, killed where the fourth block would be written"""
 
 
 @pytest.fixture
@@ -49,15 +65,12 @@ def test_products_are_equal_and_a_killed_stage_resumes(command, tmp_path):
     one, two = tmp_path / "one" / "index.h5", tmp_path / "two" / "index.h5"
     subprocess.run(command(one, 1), env=environment(), check=True, timeout=120)
 
-    stage = subprocess.Popen(command(two, 1), env=environment(), start_new_session=True)
+    words = command(two, 1)
+    words[1:3] = ["-c", DYING]
+    killed = subprocess.run(words, env=environment(), timeout=120)
     parts = two.with_suffix(".parts")
-    deadline = time.monotonic() + 120
-    while len(list(parts.glob("*.h5"))) < 2 and stage.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.killpg(stage.pid, signal.SIGKILL)
-    stage.wait()
     finished = {p.name: p.stat().st_mtime_ns for p in parts.glob("[0-9]*.h5")}
-    assert 2 <= len(finished) < 8 and not two.exists(), "killed on the way"
+    assert killed.returncode == -signal.SIGKILL and len(finished) == 3 and not two.exists()
 
     subprocess.run(command(two, 2), env=environment(), check=True, timeout=120)
     assert {p.name: p.stat().st_mtime_ns for p in parts.glob("[0-9]*.h5") if p.name in finished} == finished
