@@ -153,3 +153,15 @@ def test_sigma_is_the_scatter_of_repeated_refinements():
         sigma = np.array([*figures["shift_sigma_mm"], figures["distance_sigma_mm"]])
         pulls.append(np.array([*figures["shift_mm"], figures["distance_change_mm"]]) / sigma)
     assert 0.5 < np.sqrt(np.mean(np.square(pulls))) < 1.7
+
+
+def test_a_lattice_without_sense_takes_no_part():
+    """The same detector, bit by bit, as without it."""
+    found = lattices(8, detector())
+    where = {"detector": detector(), "space_group": GROUP}
+    members = [geometry_fit.member(x.A, x.eta_rad, x.hkl, x.spots, pulse=x.pulse, **where) for x in found]
+    lost = members[0]._replace(frame=members[0].frame._replace(U=np.full((3, 3), np.nan)))
+    with_it, eliminated = geometry_fit.partials(detector(), np.zeros(5), [*members, lost], [0])
+    without, _ = geometry_fit.partials(detector(), np.zeros(5), members, [0])
+    np.testing.assert_array_equal(with_it, without)
+    assert np.all(eliminated[-1].start == 0)

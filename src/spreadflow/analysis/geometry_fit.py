@@ -180,6 +180,8 @@ def _reduced(detector: Detector, d, one: Member, free: list[int]) -> tuple[np.nd
     S, reduced = H[:n, :n] - H[:n, n:] @ local[:, :n], g[:n] - H[:n, n:] @ local[:, n]
     sums = [weight @ z2, 2.0 * np.count_nonzero(one.observed.valid) - len(one.p), 1.0]
     part = np.concatenate([S.ravel(), np.outer(reduced, reduced).ravel(), reduced, sums])
+    if not np.isfinite(part).all():  # a lattice that left all sense takes no part and stays where it is
+        return np.zeros_like(part), Eliminated(np.zeros(len(one.p)), np.zeros((len(one.p), n)))
     return part, Eliminated(-local[:, n], local[:, :n])
 
 
@@ -268,9 +270,7 @@ class Joint:
     def refine(self, probability: float) -> None:
         """One pass: index anew, refine, reject the spots outside the ellipse of this probability, refine."""
         members = self._iterate({b: [self._member(x) for x in some] for b, some in self.found.items()})
-        z = {
-            b: np.concatenate([normalized(self.detector, self.d, m) for m in x] or [EMPTY]) for b, x in members.items()
-        }
+        z = {b: self._residuals(some) for b, some in members.items()}
         share = max(8, POOLED // len(self.pool({b: 0 for b in z})))
         pooled = self.pool({b: rows[:: 1 + len(rows) // share] for b, rows in z.items()})
         cut = robust_cut(np.concatenate(pooled), probability)
@@ -281,6 +281,10 @@ class Joint:
         for b, some in members.items():
             pairs = zip(self.found[b], some, strict=True)
             self.found[b] = [x._replace(A=m.A, eta_rad=m.eta_rad) for x, m in pairs]
+
+    def _residuals(self, members: list[Member]) -> np.ndarray:
+        rows = np.concatenate([normalized(self.detector, self.d, m) for m in members] or [EMPTY])
+        return rows[np.isfinite(rows).all(axis=1)]
 
     def _member(self, x: Found) -> Member:
         where: dict[str, Any] = {"detector": self.placed(), "pulse": x.pulse, "space_group": self.space_group}

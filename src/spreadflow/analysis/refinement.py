@@ -22,6 +22,8 @@ ETA_PRIOR_LOG = 0.5
 """standard deviation of the prior of ln η"""
 COARSE_ETA_RAD = 5e-3
 """mosaic spread of the first round, in which the orientation may be wrong by tenths of a degree"""
+ROTATION_SIGMA = 0.02
+"""rad; standard deviation of the very weak restraint on the rotation, which a lattice without spots needs"""
 STRAIN_SIGMA = 0.01
 """standard deviation of the weak restraint on the cell, relative to the cell at the start"""
 FREEDOM = 4.0
@@ -299,8 +301,9 @@ def sigma_psi(A, eta_rad, hkl, pulse: Pulse) -> np.ndarray:
 
 
 def prior(frame: Frame, ln_eta: float, sigma: float) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and precision (m,) of the unknowns: rotation free, cell weakly about its start, ln η about `ln_eta`."""
+    """Centre and precision (m,) of the unknowns: rotation and cell weakly about their start, ln η about `ln_eta`."""
     centre, precision = np.zeros((2, 4 + len(frame.strains)))
+    precision[:3] = ROTATION_SIGMA**-2
     precision[3:-1] = STRAIN_SIGMA**-2
     centre[-1], precision[-1] = ln_eta, sigma**-2
     return centre, precision
