@@ -170,3 +170,18 @@ def test_spots_of_another_simulator_lie_on_its_lattice(shared_data):
     miss = np.linalg.norm(q - np.rint(h) @ A.T, axis=1)
     assert (miss < 1.5e-3).mean() > 0.97
     assert (np.rint(h)[miss < 1.5e-3][:, :2].sum(axis=1) % 2 == 0).all()
+
+
+def test_a_sloping_background_does_not_pull_the_centroids():
+    """Known answer: on the flank of a water ring a level background would shift these by 0.1 px towards the ring."""
+    rng = np.random.default_rng(7)
+    centres = _grid(500, 25, rng)
+    slope = 0.4 * np.arange(500)
+    image = _image(rng, 500, 0.0, centres, 1200.0, readout=0.0) + rng.poisson(60.0 + slope, (1, 500, 500))
+    found = spots.find(image.astype(np.float32), np.ones(image.shape, dtype=bool))
+    distance, index = _match(found, centres)
+    near = distance < 1.0
+    assert near.mean() > 0.98
+    for axis, position in enumerate((found.fast, found.slow)):
+        offset = position[index][near] - centres[near, axis]
+        assert abs(offset.mean()) < 3.0 * offset.std() / np.sqrt(near.sum()) + 0.003

@@ -100,7 +100,7 @@ def find(
     min_pixels, max_pixels: strong pixels of a spot. readout_photons: r.m.s. readout noise of a pixel.
 
     Centroid: background-subtracted centre of mass over the strong pixels and the ring of one pixel around them;
-    background: mean of the windows around the strong pixels, without the strong pixels and rings of any spot.
+    background: a plane through the windows around the strong pixels, without the strong pixels and rings of any spot.
     """
     frame = _Frame(image, mask, kernel, gain, readout_photons)
     maybe = _candidates(frame, sigma_strong, global_threshold)
@@ -201,6 +201,39 @@ def _components(frame: _Frame, strong: np.ndarray) -> np.ndarray:
     return connected_components(graph, directed=False)[1]
 
 
+def _planes(
+    frame: _Frame, strong: np.ndarray, spot: np.ndarray, count: int, quiet: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Background of each spot: the plane through the quiet pixels of the windows around its strong pixels.
+
+    Returns the value at the centre and the slopes along fast and slow (spot, 3), the centre (fast, slow) (spot, 2) of
+    the strong pixels, and the number of quiet pixels (spot,), each counted once per window. A level background would
+    pull centroids up the slopes of a diffuse ring. Slopes are damped where few pixels tell them.
+    """
+    _, fast, slow = frame.coordinates(strong)
+    size = np.maximum(np.bincount(spot, minlength=count), 1)
+    center = np.stack([np.bincount(spot, x, count) / size for x in (fast, slow)], axis=1)
+    k_slow, k_fast = frame.kernel
+    ds, df = (x.ravel().astype(np.float64) for x in np.mgrid[-k_slow : k_slow + 1, -k_fast : k_fast + 1])
+    ones = np.ones(len(df))
+    sums = np.zeros((len(strong), 9))
+    for start in range(0, len(strong), _CHUNK):
+        index = strong[start : start + _CHUNK, None] + frame.window
+        inside = quiet[index].astype(np.float64)
+        values = inside * frame.pixels[index]
+        rows = slice(start, start + _CHUNK)
+        sums[rows, :6] = inside @ np.stack([ones, df, ds, df * df, df * ds, ds * ds], axis=1)
+        sums[rows, 6:] = values @ np.stack([ones, df, ds], axis=1)
+    n, f, s, ff, fs, ss, v, fv, sv = sums.T
+    a, b = (np.stack([fast, slow], axis=1) - center[spot]).T
+    moments = (n, f + a * n, s + b * n, ff + 2 * a * f + a * a * n, fs + a * s + b * f + a * b * n)
+    moments += (ss + 2 * b * s + b * b * n, v, fv + a * v, sv + b * v)
+    n, f, s, ff, fs, ss, v, fv, sv = (np.bincount(spot, x, count) for x in moments)
+    matrix = np.moveaxis(np.array([[n, f, s], [f, ff, fs], [s, fs, ss]]), -1, 0)
+    matrix = matrix + np.maximum(n, 1.0)[:, None, None] * np.diag([1e-9, 0.05, 0.05])
+    return np.linalg.solve(matrix, np.stack([v, fv, sv], axis=-1)[..., None])[..., 0], center, n
+
+
 def _measure(frame: _Frame, strong: np.ndarray, spot: np.ndarray, quiet: np.ndarray) -> Spots:
     """Background, intensity and centre of mass of each spot.
 
@@ -208,9 +241,8 @@ def _measure(frame: _Frame, strong: np.ndarray, spot: np.ndarray, quiet: np.ndar
     the 1/12 px² that one pixel alone leaves unknown, e^(−4π² m₂) remains when the second moment is m₂ px².
     """
     count = int(spot.max()) + 1 if len(spot) else 0
-    n, mean, _ = frame.statistics(strong, quiet)
-    n_background = np.bincount(spot, n, count)
-    background = np.bincount(spot, n * mean, count) / np.maximum(n_background, 1)
+    plane, center, n_background = _planes(frame, strong, spot, count, quiet)
+    background = plane[:, 0]
     n_pixels = np.bincount(spot, minlength=count)
 
     near = (strong[:, None] + frame.ring).ravel()
@@ -223,7 +255,8 @@ def _measure(frame: _Frame, strong: np.ndarray, spot: np.ndarray, quiet: np.ndar
 
     panel, fast, slow = frame.coordinates(near)
     value = frame.pixels[near].astype(np.float64)
-    signal = value - background[owner]
+    away = np.stack([np.ones(len(near)), fast - center[owner, 0], slow - center[owner, 1]], axis=1)
+    signal = value - (plane[owner] * away).sum(axis=1)
     variance = frame.noise(value)
     intensity = np.bincount(owner, signal, count)
     pixels = np.bincount(owner, minlength=count)
