@@ -17,7 +17,7 @@ import numpy as np
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array, Crystal, Detector, Spectrum
 from spreadflow.physics import geometry, rotation
-from spreadflow.physics.response import efficiency
+from spreadflow.physics.response import depth, efficiency
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.units import HC_EV_ANGSTROM, R_E_SQUARED_M2
 
@@ -172,12 +172,12 @@ def bragg(
             middle,
             *_panels(detector, part.panel),
             np.stack(part[2:], axis=1),
+            float(detector.pixel_mm),
+            depth(detector),
             polarization,
             size=size,
             oversample=oversample,
             dtype=dtype,
-            pixel_mm=float(detector.pixel_mm),
-            sensor_mm=(float(detector.thickness_mm), float(detector.attenuation_mm)),
         )
         _add(image, part, np.asarray(photons))
         np.add.at(sums, (owner, part.panel), np.asarray(moments))
@@ -276,15 +276,15 @@ def _boxes(cut: _Slice, covariance: np.ndarray, detector: Detector, panel: int) 
     scale = (detector.origin_mm[panel] @ normal) / ahead
     reach = np.sqrt(np.maximum(REACH**2 - (cut.excess / cut.sigma) ** 2, 0.0))
     toward = cut.normal @ covariance / cut.sigma[..., None]
-    low, high = [], []
+    lows, highs = [], []
     for axis in (detector.fast[panel], detector.slow[panel]):
         at = (scale * (cut.ray @ axis) - detector.origin_mm[panel] @ axis) / detector.pixel_mm
         gradient = scale[..., None] * (axis - normal * ((cut.ray @ axis) / ahead)[..., None]) / detector.pixel_mm
         spread = ((gradient @ covariance) * gradient).sum(axis=-1) - (toward * gradient).sum(axis=-1) ** 2
         half = 1.05 * reach * np.sqrt(np.maximum(spread, 0.0))
-        low.append((at - half).min(axis=1))
-        high.append((at + half).max(axis=1))
-    low, high = np.stack(low, axis=1), np.stack(high, axis=1)
+        lows.append((at - half).min(axis=1))
+        highs.append((at + half).max(axis=1))
+    low, high = np.stack(lows, axis=1), np.stack(highs, axis=1)
     slack = 0.2 + _sagitta(low, high, geometry.beam_center(detector), panel)
     n = np.array(detector.shape[::-1])
     first = np.clip(np.floor(low - slack), 0, n).astype(np.int64)
@@ -331,10 +331,10 @@ def _add(image: np.ndarray, part: _Boxes, photons: np.ndarray) -> None:
 # ---------------------------------------------------------------- how many photons
 
 
-@partial(jax.jit, static_argnames=("size", "oversample", "dtype", "pixel_mm", "sensor_mm"))
+@partial(jax.jit, static_argnames=("size", "oversample", "dtype"))
 def _expected(
-    q, whiten, amplitude, weights, x, n_blocks, middle, origin, fast, slow, normal, box, polarization,
-    *, size, oversample, dtype, pixel_mm, sensor_mm,
+    q, whiten, amplitude, weights, x, n_blocks, middle, origin, fast, slow, normal, box, pixel_mm, deep,
+    polarization, *, size, oversample, dtype,
 ):  # fmt: skip
     """Photons (box, pixel) and their moments (box, 4): sum, sum·fast, sum·slow, sum·(E − middle).
 
@@ -356,7 +356,7 @@ def _expected(
     closest = jnp.abs((origin * normal).sum(axis=1, keepdims=True))
     made = efficiency(
         ray, distance, [normal[:, j : j + 1] for j in range(3)], pixel_mm, closest_mm=closest,
-        thickness_mm=sensor_mm[0], attenuation_mm=sensor_mm[1], polarization=polarization,
+        depth=deep, polarization=polarization,
     )  # fmt: skip
     curvature, centre, floor = _parabola([r - c for r, c in zip(ray, geometry.S0, strict=True)], q, whiten, middle)
     total, first = _channel_sums(curvature, centre, weights * amplitude[:, None], x, n_blocks, dtype)

@@ -15,20 +15,23 @@ FIBRE_SHAPE = 0.65238
 """width parameter of the fibre-optic point spread over its FWHM (Holton et al. 2012)"""
 
 
-def efficiency(direction, distance_mm, normal, pixel_mm, *, closest_mm, thickness_mm, attenuation_mm, polarization):
+def depth(detector: Detector) -> float:
+    """Sensor thickness in attenuation lengths; infinite where everything is captured."""
+    return detector.thickness_mm / detector.attenuation_mm if detector.thickness_mm else np.inf
+
+
+def efficiency(direction, distance_mm, normal, pixel_mm, *, closest_mm, depth, polarization):
     """Solid angle × captured fraction × Kahn polarization of pixels. Components (x, y, z) are tuples of arrays.
 
     direction: unit vector from the sample; distance_mm: to the sample; normal: unit normal of the panel (either side);
-    closest_mm: of the panel's plane. Ω = pixel²·closest/distance³; capture 1 − exp(−thickness/(attenuation·|n·ŝ|)),
-    1 where the thickness is 0; ½(1 + cos²2θ − K cos 2ψ sin²2θ) with K along the lab x axis (Kahn et al. 1982).
+    closest_mm: of the panel's plane; depth: of `depth`. Ω = pixel²·closest/distance³; capture 1 − exp(−depth/|n·ŝ|);
+    ½(1 + cos²2θ − K cos 2ψ sin²2θ) with K along the lab x axis (Kahn et al. 1982).
     """
     x, y, z = direction
     solid_angle = pixel_mm**2 * closest_mm / distance_mm**3
     kahn = 0.5 * (1.0 + z * z - polarization * (x * x - y * y))
-    if thickness_mm == 0:
-        return solid_angle * kahn
     cosine = jnp.abs(x * normal[0] + y * normal[1] + z * normal[2])
-    return solid_angle * kahn * -jnp.expm1(-thickness_mm / attenuation_mm / cosine)
+    return solid_angle * kahn * -jnp.expm1(-depth / cosine)
 
 
 def pixel_map(detector: Detector, polarization: float) -> tuple[np.ndarray, np.ndarray]:
@@ -49,8 +52,7 @@ def _panel_map(detector: Detector, panel: int, fast, slow, polarization: float) 
         geometry.normals(detector)[panel],
         detector.pixel_mm,
         closest_mm=geometry.distances_mm(detector)[panel],
-        thickness_mm=detector.thickness_mm,
-        attenuation_mm=detector.attenuation_mm,
+        depth=depth(detector),
         polarization=polarization,
     )
     return np.asarray(made), sine

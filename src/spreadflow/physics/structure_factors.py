@@ -71,11 +71,13 @@ def structure_factors(
     others: Mapping[str, complex],
     k_sol: float = 0.0,
     b_sol: float = 0.0,
+    n_channels: int = 1,
 ) -> StructureFactors:
     """Structure factors of every node to d_min, Å. cell: (6,) Å, rad.
 
     sites: atom name → (channel,) f' + i f'' of the atoms of that name. others: element → f' + i f'' of atoms that are
-    no site (0 where not given). Raises ValueError for a site the model does not have.
+    no site (0 where not given). n_channels: where there are no sites. Raises ValueError for a
+    site the model does not have.
     """
     for name in sites:
         if name not in atoms.names:
@@ -99,7 +101,8 @@ def structure_factors(
             scattering[row] += g
     if k_sol:
         rest += k_sol * np.exp(-b_sol * stol2[back]) * mask_transform(atoms, cell, space_group, nodes, d_min)
-    return StructureFactors(nodes, rest, scattering, np.array(list(sites.values())).reshape(len(sites), -1))
+    curves = np.array([*sites.values()]) if sites else np.zeros((0, n_channels))
+    return StructureFactors(nodes, rest, scattering, curves)
 
 
 def _pick(atoms: Atoms, which: np.ndarray) -> Atoms:

@@ -123,6 +123,7 @@ class Simulator:
             others=others,
             k_sol=section.k_sol,
             b_sol=section.b_sol,
+            n_channels=len(self.energies),
         )
 
     def _curve(self, i: int, site: Site, atoms: Atoms) -> np.ndarray:

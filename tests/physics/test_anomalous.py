@@ -1,0 +1,55 @@
+"""Scattering curves: the dispersion integral against an exact pair, against measured curves, and the named sites."""
+
+import numpy as np
+import pytest
+
+from spreadflow.physics import anomalous
+
+
+def test_dispersion_integral_of_a_lorentz_oscillator():
+    """f = E²·s/(E² − E0² + iΓE), with the sign convention f'' > 0, fulfils the relation exactly."""
+    centre, gamma, strength = 7000.0, 40.0, 1.0
+    exact = lambda e: -strength * e**2 / (centre**2 - e**2 - 1j * gamma * e)  # noqa: E731
+    far = np.geomspace(1.0, 3e6, 6000)
+    nodes = np.unique(np.concatenate([far, np.linspace(6000.0, 8000.0, 8001)]))
+    energies = np.array([6500.0, 6950.0, 7000.0, 7013.7, 7100.0, 7500.0])
+    absorption = -exact(nodes).imag
+    dispersive = anomalous.kramers_kronig(energies, nodes, absorption)
+    free = exact(np.array([1e9])).real[0]  # the high-energy limit is no part of the integral
+    np.testing.assert_allclose(dispersive, exact(energies).real - free, atol=2e-3 * np.abs(exact(energies)).max())
+
+
+def test_a_node_and_its_neighbourhood_agree():
+    """The principal value is continuous where E meets a node."""
+    nodes = np.linspace(7000.0, 7200.0, 81)
+    absorption = np.exp(-0.5 * ((nodes - 7100.0) / 15.0) ** 2)
+    near = anomalous.kramers_kronig(np.array([7110.0 - 1e-6, 7110.0, 7110.0 + 1e-6]), nodes, absorption)
+    np.testing.assert_allclose(near, near[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ox", "red"])
+def test_dispersion_integral_of_measured_curves(shared_data, name):
+    """f' of a measured and transformed iron curve, up to a smooth part, over the beam's energies."""
+    energy, real, imaginary = np.loadtxt(shared_data / f"pf-rd-{name}_fftkk.out").T
+    at = (energy >= 7070) & (energy <= 7170)
+    ours = anomalous.kramers_kronig(energy[at], energy, imaginary)
+    smooth = np.polynomial.Polynomial.fit(energy[at], real[at] - ours, 1)(energy[at])
+    assert np.ptp(real[at]) > 3.0
+    assert np.sqrt(np.mean((ours + smooth - real[at]) ** 2)) < 0.2
+
+
+def test_named_sites_differ_by_their_valence():
+    energies = np.arange(7080.0, 7160.0, 0.25)
+    oxidized, reduced = (anomalous.site("Fe", name, energies) for name in ("oxidized", "reduced"))
+    half = [energies[np.argmax(curve.imag > 2.2)] for curve in (oxidized, reduced)]
+    assert half[0] - half[1] == pytest.approx(2.0, abs=0.3)
+    assert [energies[c.real.argmin()] for c in (oxidized, reduced)] == pytest.approx(half, abs=3.0)
+    assert oxidized.imag.max() > 1.02 * oxidized.imag[-1], "a white line"
+
+
+@pytest.mark.parametrize(("element", "edge"), [("Fe", 7112.0), ("Zn", 9659.0), ("Gd", 7243.0)])
+def test_far_from_the_edge_a_site_is_the_free_atom(element, edge):
+    energies = edge + np.array([-250.0, -150.0, 150.0, 250.0])
+    curve = np.concatenate([anomalous.site(element, "reduced", np.array([e])) for e in energies])
+    np.testing.assert_allclose(curve.real, anomalous.tabulated(element, energies).real, atol=0.15)
+    np.testing.assert_allclose(curve.imag, anomalous.tabulated(element, energies).imag, rtol=0.02)

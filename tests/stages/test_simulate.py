@@ -1,0 +1,148 @@
+"""The stage simulate: what it writes is what was asked for, and a rerun does only what is missing."""
+
+import os
+
+import numpy as np
+import pytest
+
+from spreadflow.config import StageConfig, for_stage, parse, section
+from spreadflow.errors import ConfigError, Outcome
+from spreadflow.io import images, nexus
+from spreadflow.parallel import World
+from spreadflow.physics import geometry, lattice, symmetry
+from spreadflow.stages import simulate
+
+TREE = {
+    "seed": 5,
+    "runs": {"r": {"simulate": {"n_single": 2, "n_blank": 1, "n_double": 1, "n_saturated": 1, "n_unreadable": 1}}},
+    "crystal": {"cell": [40.0, 36.0, 30.0, 90.0, 108.0, 90.0], "d_min": 2.5, "n_domains": 6, "domain_ang": 1500.0},
+    "beam": {"n_channels": 20, "first_channel_ev": 7100.5, "channel_ev": 2.0, "envelope_ev": 6.0},
+    "detector": {
+        "shape": [220, 240],
+        "pixel_mm": 0.4,
+        "distance_mm": 60.0,
+        "header_error_mm": [0.2, -0.1, 0.3],
+        "bad_pixels": [[0, 10, 12, 0, 240]],
+    },
+    "simulate": {"block_shots": 4},
+}
+
+
+def staged(**changes) -> StageConfig:
+    tree = {key: TREE[key] | changes.get(key, {}) if isinstance(TREE[key], dict) else TREE[key] for key in TREE}
+    return for_stage(section(parse(tree), "simulate", "r"), "simulate")
+
+
+def simulated(folder, config: StageConfig):
+    simulate.run(config, run="r", out=folder / "manifest.json", world=World(1))
+    return folder / "manifest.json"
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    return simulated(tmp_path_factory.mktemp("simulate"), staged())
+
+
+def test_kinds_in_order_and_what_a_reader_makes_of_them(manifest):
+    source, truth = images.Source(manifest, saturation_photons=None), images.truth(manifest)
+    assert [simulate.KINDS[k] for k in truth["shots/kind"]] == [
+        "single", "single", "blank", "double", "saturated", "unreadable",
+    ]  # fmt: skip
+    np.testing.assert_array_equal(truth["shots/shot_id"], source.shots["shot_id"])
+    shots = [source.read(i) for i in range(6)]
+    assert shots[5] is Outcome.UNREADABLE
+    assert [s.saturated_fraction > 0.002 for s in shots[:5]] == [False, False, False, False, True]
+    assert np.bincount(truth["lattices/shot"], minlength=6).tolist() == [1, 1, 0, 2, 1, 1]
+    assert not shots[0].mask[0, 10:12].any() and shots[0].mask[0, 12:].all()
+    assert not np.array_equal(shots[0].spectrum.photons, shots[1].spectrum.photons)
+
+
+def test_the_header_is_wrong_by_what_was_asked(manifest):
+    source = images.Source(manifest)
+    true = geometry.shifted(source.detector, 0.2, -0.1, 0.3)
+    assert geometry.beam_center(true)[0] == pytest.approx([120.5])
+    assert geometry.beam_center(true)[1] == pytest.approx([110.5])
+    assert geometry.distances_mm(true) == pytest.approx([60.0])
+
+
+def test_truth_lies_where_the_photons_are(manifest):
+    """Background-subtracted photons around the strong true spots of the first shot add up to what truth says."""
+    source, truth = images.Source(manifest), images.truth(manifest)
+    image = source.read(0).image[0]
+    mine = (truth["reflections/lattice"] == 0) & (truth["reflections/photons"] > 2000)
+    fast, slow = (truth[f"reflections/{name}"][mine].astype(int) for name in ("fast", "slow"))
+    inside = (fast > 8) & (fast < 232) & (slow > 20) & (slow < 212)
+    found = []
+    for f, s in zip(fast[inside], slow[inside], strict=True):
+        box = image[s - 8 : s + 9, f - 8 : f + 9]
+        found.append((box - np.median(box)).sum())
+    photons = truth["reflections/photons"][mine][inside]
+    assert len(photons) >= 5
+    np.testing.assert_allclose(np.median(np.array(found) / photons), 1.0, atol=0.1)
+    A = truth["lattices/A"][0]
+    np.testing.assert_allclose(lattice.cell_of(A), lattice.radians(TREE["crystal"]["cell"]), rtol=1e-6)
+    assert not symmetry.is_centring_absent(truth["reflections/hkl"], "C 1 2 1").any()
+
+
+def test_a_rerun_makes_only_what_is_missing_and_another_config_everything(tmp_path):
+    config = staged(runs={"r": {"simulate": {"n_single": 3}}}, simulate={"block_shots": 1})
+    out = simulated(tmp_path, config)
+    files = sorted(tmp_path.glob("images/*.nxs"))
+    assert len(files) == 3
+    before = [f.read_bytes() for f in files]
+    files[1].unlink()
+    times = [os.stat(f).st_mtime_ns for f in (files[0], files[2])]
+    simulated(tmp_path, config)
+    assert [os.stat(f).st_mtime_ns for f in (files[0], files[2])] == times
+    assert [f.read_bytes() for f in files] == before
+    longer = staged(runs={"r": {"simulate": {"n_single": 2}}}, simulate={"block_shots": 1})
+    simulated(tmp_path, longer)
+    assert sorted(tmp_path.glob("images/*.nxs")) == files[:2]
+    assert os.stat(files[0]).st_mtime_ns == times[0]
+    simulated(tmp_path, staged(runs=longer_runs(2), simulate={"block_shots": 1}, beam={"photons": 2e12}))
+    assert os.stat(files[0]).st_mtime_ns != times[0]
+    assert images.read_manifest(out).files[0].n_frames == 1
+
+
+def longer_runs(n: int) -> dict:
+    return {"r": {"simulate": {"n_single": n}}}
+
+
+def test_a_tilted_multi_panel_detector_and_the_closed_form(tmp_path):
+    panels = [{"origin_mm": [-40.0 + 41 * i, 20.0, -60.0], "fast": [1.0, 0.01, 0.02 * i]} for i in range(2)]
+    config = staged(
+        runs=longer_runs(1),
+        detector={"panels": panels, "shape": [100, 100], "bad_pixels": [[1, 0, 100, 50, 51]]},
+        crystal={"mosaicity": "continuous"},
+    )
+    source = images.Source(simulated(tmp_path, config))
+    shot = source.read(0)
+    assert shot.image.shape == (2, 100, 100)
+    truth = images.truth(source.path)
+    assert set(truth["reflections/panel"]) == {0, 1}
+
+
+def test_point_spread_and_curves_from_a_table(tmp_path):
+    table = tmp_path / "curve.dat"
+    table.write_text("7000 -5 1\n7300 -4 3\n")
+    sites = [{"atom": "FE1", "curve": str(table)}, {"atom": "FE2", "curve": "reduced"}]
+    config = staged(runs=longer_runs(1), crystal={"sites": sites}, detector={"psf_fwhm_mm": 0.3})
+    sharp = staged(runs=longer_runs(1), crystal={"sites": sites})
+    blurred = images.Source(simulated(tmp_path / "a", config)).read(0).image[0, 20:]
+    plain = images.Source(simulated(tmp_path / "b", sharp)).read(0).image[0, 20:]
+    assert blurred[20:-20].mean() == pytest.approx(plain[20:-20].mean(), rel=0.02)
+    step = lambda image: np.diff(image[50:60, 30:60]).std()  # noqa: E731
+    assert step(blurred) < 0.7 * step(plain)
+
+
+def test_impossible_configurations(tmp_path):
+    with pytest.raises(ConfigError, match=r"crystal.sites.0.atom"):
+        simulated(tmp_path, staged(crystal={"sites": [{"atom": "ZN", "curve": "reduced"}]}))
+    with pytest.raises(ConfigError, match="at least one shot"):
+        simulated(tmp_path, staged(runs={"r": {"simulate": {"n_single": 0}}}))
+
+
+def test_frames_are_stored_as_integers_with_the_trusted_range(manifest):
+    with nexus.NexusFile(manifest.parent / "images" / "r_00000.nxs") as f:
+        assert f.frame(0).dtype == np.int32 and f.trusted_range[1] == 2_000_000_000
+        assert f.pedestal == (10.0, 1.0)
