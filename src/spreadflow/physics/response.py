@@ -97,7 +97,7 @@ def read_out(
 
     kernel: of `fibre_kernel`, or None. A pixel beyond `saturation_adu` reads one more than that.
     """
-    image = rng.poisson(expected).astype(np.float32 if kernel is None else np.float64)
+    image: np.ndarray = np.asarray(rng.poisson(expected), dtype=np.float32 if kernel is None else np.float64)
     image *= gain
     if kernel is not None:
         image = spread_out(image, kernel)
