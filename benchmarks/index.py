@@ -1,0 +1,126 @@
+"""User-CPU seconds per shot of the stage `index`, from the pixels in a file to integrated reflections, by step.
+
+The shots are stills as in config/demo.yaml (its detector, wrong β and header error), simulated into a temporary folder,
+or those of `--manifest`. One thread; the first pass over the shots compiles, the second is measured.
+"""
+
+import os
+
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"), "1")  # before NumPy and XLA start
+
+import argparse
+import json
+import resource
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+
+from spreadflow import config
+from spreadflow.analysis import indexing, integration, prediction, refinement, spots
+from spreadflow.errors import Outcome
+from spreadflow.io.images import Source
+from spreadflow.parallel import World
+from spreadflow.stages import shot, simulate
+
+CONFIG = Path(__file__).parents[1] / "config"
+STEPS = {
+    "spots": (spots, "find"),
+    "indexing": (indexing, "find_lattices"),
+    "refine": (refinement, "refine"),
+    "predict": (prediction, "predict"),
+    "integrate": (integration, "integrate"),
+}
+"""functions `shot.index` calls, and the names of their times"""
+PEERS = {"CrystFEL (peakfinder8, asdf, integration)": 0.159, "DIALS (stills_process)": 1.57}
+"""user-CPU seconds per image, measured on other images of the same size and kind (reference: performance-peers, 7)"""
+BAR_S = 0.5
+
+
+def user_cpu() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_utime
+
+
+class Stopwatch:
+    """User-CPU seconds of named pieces of work."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(("read", *STEPS, "rest", "total"), 0.0)
+
+    def timed(self, name: str, work: Callable) -> Callable:
+        def run(*args, **kwargs):
+            start = user_cpu()
+            try:
+                return work(*args, **kwargs)
+            finally:
+                self.seconds[name] += user_cpu() - start
+
+        return run
+
+
+def simulated(demo: config.Config, n_shots: int, folder: Path) -> Path:
+    """The manifest of a run of single hits made by the stage `simulate`."""
+    runs = {"bench": config.RunSection(simulate=config.SimulatedShots(n_single=n_shots))}
+    text = config.section(demo.model_copy(update={"runs": runs}), "simulate", "bench")
+    manifest = folder / "manifest.json"
+    simulate.run(config.for_stage(text, "simulate", "bench"), run="bench", out=manifest, world=World())
+    return manifest
+
+
+def index(section: config.IndexSection, source: Source, watch: Stopwatch) -> np.ndarray:
+    """(shot,) outcomes of all shots of a run."""
+    with ExitStack() as stack:
+        for name, (module, function) in STEPS.items():
+            stack.enter_context(patch.object(module, function, watch.timed(name, getattr(module, function))))
+        read, work = watch.timed("read", source.read), shot.index
+
+        def one(i: int) -> Outcome:
+            found = read(i)
+            if isinstance(found, Outcome):
+                return found
+            return work(found, section, source.detector, source.polarization).outcome
+
+        ends = [watch.timed("total", one)(i) for i in range(source.n_shots)]
+    watch.seconds["rest"] = watch.seconds["total"] - sum(watch.seconds[name] for name in ("read", *STEPS))
+    return np.array(ends)
+
+
+def report(figures: dict) -> None:
+    print(f"{figures['n_shots']} shots, {figures['n_indexed']} indexed; user-CPU seconds per shot, one thread, warm")
+    for name, seconds in figures["seconds"].items():
+        print(f"  {name:10} {seconds:7.3f}{f'   bar: at most {BAR_S}' if name == 'total' else ''}")
+    print("over what others need per image, measured on other images of the same size and kind:")
+    for name, ratio in figures["ratios"].items():
+        print(f"  {name:45} {PEERS[name]:6.3f} s   ratio {ratio:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shots", type=int, default=24, help="to simulate")
+    parser.add_argument("--manifest", type=Path, help="of images that are there already")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    demo = config.load(CONFIG / "config.yaml", CONFIG / "demo.yaml")
+    with tempfile.TemporaryDirectory() as folder:
+        source = Source(args.manifest or simulated(demo, args.shots, Path(folder)))
+        index(demo.index, source, Stopwatch())
+        watch = Stopwatch()
+        ends = index(demo.index, source, watch)
+    per_shot = {name: seconds / len(ends) for name, seconds in watch.seconds.items()}
+    figures = {
+        "n_shots": len(ends),
+        "n_indexed": int((ends == Outcome.INDEXED).sum()),
+        "seconds": per_shot,
+        "user_cpu_s": watch.seconds["total"],
+        "ratios": {name: per_shot["total"] / seconds for name, seconds in PEERS.items()},
+    }
+    report(figures)
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()
