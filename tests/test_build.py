@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spreadflow import build
-from spreadflow.config import BeamSection, CrystalSection, DetectorSection, PanelSection
+from spreadflow.config import BeamSection, CrystalSection, DetectorSection, PanelSection, parse
 from spreadflow.errors import ConfigError
 from spreadflow.physics import geometry
 
@@ -35,6 +35,11 @@ def test_axes_of_panels_are_made_orthonormal():
     np.testing.assert_allclose(axes @ axes.T, np.eye(2), atol=1e-12)
     with pytest.raises(ConfigError, match=r"detector.panels.0"):
         build.detector(DetectorSection(panels=[panel.model_copy(update={"slow": [1.0, 0.1, 0.0]})]))
+
+
+def test_pulses_lie_within_their_channels():
+    with pytest.raises(ConfigError, match=r"beam.energy_ev.*7070-7170 eV.*9000"):
+        parse({"beam": {"energy_ev": 9000.0}})
 
 
 def test_bad_pixels():

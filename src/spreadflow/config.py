@@ -162,6 +162,14 @@ class BeamSection(Section):
     photons_spread: NonNegativeFloat = 0.25
     """relative standard deviation of the photons in a pulse"""
 
+    @model_validator(mode="after")
+    def _in_channels(self):
+        low = self.first_channel_ev - 0.5 * self.channel_ev
+        high = low + self.n_channels * self.channel_ev
+        if not low <= self.energy_ev <= high:
+            raise Inconsistent("energy_ev", f"an energy within the channels, {low:g}-{high:g} eV", self.energy_ev)
+        return self
+
 
 class PanelSection(Section):
     """One panel of a multi-panel detector."""
@@ -205,7 +213,7 @@ class DetectorSection(Section):
     """standard deviation of the readout noise"""
     offset_adu: int = 10
     """pedestal added to every pixel"""
-    saturation_adu: PositiveInt = 2_000_000_000
+    saturation_adu: Annotated[int, Field(gt=0, lt=2**31 - 1)] = 2_000_000_000
     """upper end of the trusted range"""
     water_mm: NonNegativeFloat = 0.1
     """path through water, for the background"""

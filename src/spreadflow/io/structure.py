@@ -22,15 +22,16 @@ def read(path: Path | str, cell: np.ndarray, space_group: str) -> Atoms:
     if len(structure) == 0 or structure[0].count_atom_sites() == 0:
         raise FileError(path, "a model with atoms", "none", "Check crystal.model.")
     _check_crystal(path, structure, cell, space_group)
+    unit_cell = structure.cell if structure.cell.is_crystal() else gemmi.UnitCell(*lattice.degrees(cell))
     atoms = [cra.atom for cra in structure[0].all()]
     unknown = {atom.name for atom in atoms if atom.element.it92 is None}
     if unknown:
         raise FileError(path, "elements with known form factors", sorted(unknown), "Name the elements in the file.")
-    to_fractional = np.linalg.inv(lattice.orthogonalization(cell))
+    to_fractional = np.array(unit_cell.frac.mat.tolist())
     return Atoms(
         np.array([atom.name for atom in atoms]),
         np.array(["H" if atom.element.name == "D" else atom.element.name for atom in atoms]),  # the same for X-rays
-        np.array([atom.pos.tolist() for atom in atoms]) @ to_fractional.T,
+        np.array([unit_cell.fractionalize(atom.pos).tolist() for atom in atoms]),
         np.array([atom.occ for atom in atoms]),
         np.array([_beta(atom, cell, to_fractional) for atom in atoms]),
     )

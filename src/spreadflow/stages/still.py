@@ -1,0 +1,153 @@
+"""One simulated still: from the configuration to a frame and what is true of it. Neither files of images nor ranks."""
+
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from spreadflow import build
+from spreadflow.config import Site, StageConfig
+from spreadflow.errors import ConfigError
+from spreadflow.io import structure
+from spreadflow.models import Crystal, Spectrum
+from spreadflow.physics import anomalous, bragg, geometry, lattice, phantom, response, rotation, spectrum
+from spreadflow.physics.background import background
+from spreadflow.physics.structure_factors import Atoms, StructureFactors, structure_factors
+from spreadflow.units import wavelength
+
+KINDS = ("single", "blank", "double", "saturated", "unreadable")
+"""kinds of shots in the order a run holds them; `shots/kind` of the truth is the number"""
+N_LATTICES = {"blank": 0, "double": 2}
+"""where it is not one"""
+FLOODED = 0.05
+"""fraction of the pixels of a saturated shot that its pulse drives beyond the trusted range"""
+SPECTRUM, ORIENTATION, NOISE, GARBAGE, DOMAINS, GAIN = range(6)
+"""purposes of random streams; the last two do not depend on the shot"""
+
+
+class Truth(NamedTuple):
+    """What is true of a simulated shot."""
+
+    matrices: list[np.ndarray]
+    """A of each lattice, the mean over its mosaic domains"""
+    spots: list[bragg.Spots]
+    """of each lattice"""
+
+
+class Simulator:
+    """What all shots of a run have in common, each part made when it is first needed."""
+
+    def __init__(self, config: StageConfig):
+        assert config.seed is not None and config.crystal and config.beam and config.detector and config.simulate
+        self.seed, self.crystal, self.beam = config.seed, config.crystal, config.beam
+        self.section, self.how = config.detector, config.simulate
+        self.detector = build.detector(self.section)
+        self.header = geometry.shifted(self.detector, *(-error for error in self.section.header_error_mm))
+        self.good = build.good_pixels(self.section, self.detector.n_panels)
+        self.energies, self.cell = build.channels(self.beam), build.cell(self.crystal)
+
+    def rng(self, purpose: int, shot_id: int = 0) -> np.random.Generator:
+        """The random stream of (seed, shot, purpose): the same on any rank."""
+        return np.random.default_rng([self.seed, shot_id, purpose])
+
+    @cached_property
+    def factors(self) -> StructureFactors:
+        section = self.crystal
+        if section.model is None:
+            atoms = phantom.build(self.cell, section.space_group, section.phantom_seed)
+        else:
+            atoms = structure.read(section.model, self.cell, section.space_group)
+        curves = {site.atom: self._curve(i, site, atoms) for i, site in enumerate(section.sites)}
+        elements = [str(element) for element in np.unique(atoms.elements)]
+        others = {element: complex(anomalous.tabulated(element, [self.beam.energy_ev])[0]) for element in elements}
+        return structure_factors(
+            atoms,
+            self.cell,
+            section.space_group,
+            d_min=section.d_min,
+            sites=curves,
+            others=others,
+            k_sol=section.k_sol,
+            b_sol=section.b_sol,
+            n_channels=len(self.energies),
+        )
+
+    def _curve(self, i: int, site: Site, atoms: Atoms) -> np.ndarray:
+        """(channel,) f' + i f'' of a site. Raises ConfigError where the model has no such atom."""
+        elements = np.unique(atoms.elements[atoms.names == site.atom])
+        if len(elements) != 1:
+            found = f"{len(elements)} elements of that name"
+            raise ConfigError(f"crystal.sites.{i}.atom", f"an atom '{site.atom}' in the model", found, "Correct it.")
+        if site.curve in anomalous.VALENCE:
+            return anomalous.site(str(elements[0]), site.curve, self.energies)
+        return structure.read_curve(site.curve, self.energies)
+
+    @cached_property
+    def rotations(self) -> np.ndarray | None:
+        """The published set of mosaic domains, the same in all shots; None for the closed form."""
+        if self.crystal.mosaicity == "continuous":
+            return None
+        return bragg.domain_rotations(self.rng(DOMAINS), self.crystal.n_domains, build.eta_rad(self.crystal))
+
+    @cached_property
+    def pixels(self) -> tuple[np.ndarray, ...]:
+        """Efficiency and sin θ of all pixels."""
+        maps = response.pixel_map(self.detector, self.beam.polarization)
+        return tuple(m.astype(self.how.precision) for m in maps)
+
+    @cached_property
+    def gain(self) -> np.ndarray:
+        return response.gain_map(self.rng(GAIN), self.good.shape, self.section.gain_calibration)
+
+    @cached_property
+    def kernel(self) -> np.ndarray | None:
+        d = self.section
+        return response.fibre_kernel(d.psf_fwhm_mm, d.pixel_mm, d.psf_radius_px) if d.psf_fwhm_mm else None
+
+    def pulse(self, shot_id: int) -> Spectrum:
+        keys = ("energy_ev", "envelope_ev", "jitter_ev", "spike_ev", "photons", "photons_spread")
+        return spectrum.pulse(self.rng(SPECTRUM, shot_id), self.energies, **{k: getattr(self.beam, k) for k in keys})
+
+    def expected(self, pulse: Spectrum, matrices: list[np.ndarray]) -> tuple[np.ndarray, list[bragg.Spots]]:
+        """Photons (panel, slow, fast) float64 without noise, and the spots of each lattice A of `matrices`."""
+        efficiency, sine = self.pixels
+        mean, total = wavelength(pulse.mean_energy_ev), pulse.photons.sum()
+        water_air = background(sine, efficiency, mean, total, self.section.water_mm, self.section.air_mm)
+        image, spots = np.asarray(water_air, dtype=np.float64), []
+        for A in matrices:
+            part, found = bragg.bragg(
+                Crystal(A, build.n_cells(self.crystal), np.float64(build.eta_rad(self.crystal))),
+                self.factors,
+                pulse,
+                self.detector,
+                rotations=self.rotations,
+                beam_mm=self.beam.size_mm,
+                scale=self.crystal.domains_per_crystal,
+                polarization=self.beam.polarization,
+                oversample=self.how.oversample,
+                dtype=self.how.precision,
+            )
+            image = image + part
+            spots.append(found)
+        return image, spots
+
+    def shot(self, shot_id: int, kind: str) -> tuple[np.ndarray, Truth]:
+        """A frame (panel, slow, fast) int32, ADU. A saturated one is of many pulses, as if the shutter stayed open."""
+        pulse, turn = self.pulse(shot_id), self.rng(ORIENTATION, shot_id)
+        matrices = [rotation.random(turn) @ lattice.reciprocal(self.cell) for _ in range(N_LATTICES.get(kind, 1))]
+        image, spots = self.expected(pulse, matrices)
+        if kind == "saturated":
+            stronger = self.section.saturation_adu / np.quantile(image, 1.0 - FLOODED)
+            image, spots = image * stronger, [s._replace(photons=s.photons * stronger) for s in spots]
+        adu = response.read_out(
+            self.rng(NOISE, shot_id),
+            image,
+            self.gain,
+            kernel=self.kernel,
+            readout_adu=self.section.readout_adu,
+            offset_adu=self.section.offset_adu,
+            saturation_adu=self.section.saturation_adu,
+        )
+        adu[~self.good] = self.rng(GARBAGE, shot_id).integers(0, 2**16, np.count_nonzero(~self.good))
+        middle = np.eye(3) if self.rotations is None else rotation.mean(self.rotations)
+        return adu, Truth([middle @ A for A in matrices], spots)
