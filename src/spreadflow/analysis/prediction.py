@@ -85,14 +85,14 @@ def compress(spectrum: Spectrum, n_channels: int = N_CHANNELS) -> Spectrum:
 
 def _cloud(x, y, eta, sigma_q, energies, photons):
     """Sums over channels and w-nodes for nodes at (x, y) (n,). Returns the mean ray (along s0, across it), the mean
-    energy, ln Σ f pdf_n, and the two angular variances."""
+    energy, ln Σ f pdf_n, and the two angular variances. Inside, arrays are (n, w-node, channel): long rows vectorize."""
     x, y = x[:, None, None], y[:, None, None]
-    k = (energies / HC_EV_ANGSTROM)[:, None]
-    fraction = (photons / photons.sum())[:, None] * WEIGHTS
+    k = energies / HC_EV_ANGSTROM
+    fraction = (photons / photons.sum()) * WEIGHTS[:, None]
     length = jnp.sqrt((k + x) ** 2 + y**2)
     nx, ny = (k + x) / length, y / length
     excess = length - k
-    tilt = (eta * NODES) ** 2
+    tilt = (eta * NODES[:, None]) ** 2
     g2, along = x**2 + y**2, nx * x + ny * y
     across = tilt * g2 + sigma_q**2
     variance = sigma_q**2 + tilt * (g2 - along**2)
@@ -109,12 +109,9 @@ def _cloud(x, y, eta, sigma_q, energies, photons):
     return (
         cx,
         cy,
-        mean(jnp.broadcast_to(energies[:, None], density.shape)),
+        mean(energies),
         jnp.log(total) + top[:, 0, 0],
-        (
-            mean(spread),
-            mean(across / k**2),
-        ),
+        (mean(spread), mean(across / k**2)),
     )
 
 
