@@ -85,7 +85,7 @@ def compress(spectrum: Spectrum, n_channels: int = N_CHANNELS) -> Spectrum:
 
 def _cloud(x, y, eta, sigma_q, energies, photons):
     """Sums over channels and w-nodes for nodes at (x, y) (n,). Returns the mean ray (along s0, across it), the mean
-    energy, ln Σ f pdf_n, and the two angular variances. Inside, arrays are (n, w-node, channel): long rows vectorize."""
+    energy, ln Σ f pdf_n, and the two angular variances. Inside: (n, w-node, channel), for long rows vectorize."""
     x, y = x[:, None, None], y[:, None, None]
     k = energies / HC_EV_ANGSTROM
     fraction = (photons / photons.sum()) * WEIGHTS[:, None]

@@ -28,14 +28,14 @@ STRAIN_SIGMA = 0.01
 """standard deviation of the weak restraint on the cell, relative to the cell at the start"""
 FREEDOM = 4.0
 """degrees of freedom of the Student t that weights residuals (Lange, Little & Taylor 1989)"""
-
-
 MODEL_PX = 0.05
 """error of a predicted centroid that nothing explains, px"""
 MODEL_WIDTH = 0.12
 """error of a predicted centroid relative to the spot's width / √partiality: few domains share a weakly excited spot"""
 PARTIALITY_MIN = 1e-5
 """nodes excited less than this are not given to a spot"""
+ROUGH, FINE = 0.1, 1e-3
+"""gains of the log likelihood below which a fit ends: one whose spots are assigned anew, and the last"""
 I_OVER_SIGMA = 5.0
 """spots at least this strong count in the r.m.s.d."""
 
@@ -205,8 +205,8 @@ def evaluate(detector: Detector, frame: Frame, p, observed: Observed, pulse: Pul
     return Fit(p, float(total), hessian + np.diag(restraint.precision), gradient, residual, weight)
 
 
-def fit(detector, frame, p, observed, pulse, restraint, n_iterations: int = 12) -> Fit:
-    """Levenberg-Marquardt from p; ends when the loss falls by less than 1e-3."""
+def fit(detector, frame, p, observed, pulse, restraint, n_iterations: int = 12, enough: float = FINE) -> Fit:
+    """Levenberg-Marquardt from p; ends when the loss falls by less than `enough`."""
     best, damping = evaluate(detector, frame, p, observed, pulse, restraint), 1e-3
     for _ in range(n_iterations):
         scale = 1.0 / np.sqrt(np.diag(best.hessian))
@@ -216,7 +216,7 @@ def fit(detector, frame, p, observed, pulse, restraint, n_iterations: int = 12) 
         gain = best.loss - new.loss
         if gain > 0:
             best = new
-        if 0 <= gain < 1e-3:
+        if 0 <= gain < enough:
             break
         damping = damping * (0.1 if gain > 0 else 10.0)
         if damping > 1e3:
@@ -316,15 +316,16 @@ class _Round(NamedTuple):
     """(indexed spot,) squared distance from the prediction in units of σ²"""
 
 
-def _round(A, eta_rad, hkl, spots, *, detector, pulse, space_group, model_px, inflate, ln_eta, psi) -> _Round:
-    """Fit the indexed spots. ln_eta: (centre, σ) of its prior; psi: restrain Δψ, as a wrong orientation needs it."""
+def _round(A, eta_rad, hkl, spots, *, detector, pulse, space_group, model_px, inflate, ln_eta, psi, enough) -> _Round:
+    """Fit the indexed spots. ln_eta: (centre, σ) of its prior; psi: restrain Δψ, as a wrong orientation needs it;
+    enough: gain of the log likelihood below which the fit ends."""
     start = frame(A, space_group)
     observed = observe(A, eta_rad, hkl, spots, detector=detector, pulse=pulse, model_px=model_px)
     observed = observed._replace(variance=observed.variance * inflate)
     p = np.zeros(4 + len(start.strains))
     p[-1] = np.log(eta_rad)
     spread = sigma_psi(A, ETA_PRIOR_RAD, observed.hkl, pulse) if psi else np.full(len(observed.hkl), np.inf)
-    found = fit(detector, start, p, observed, pulse, Restraint(*prior(start, *ln_eta), spread))
+    found = fit(detector, start, p, observed, pulse, Restraint(*prior(start, *ln_eta), spread), enough=enough)
     z2 = (found.residual**2 / observed.variance).sum(axis=1)[observed.valid]
     return _Round(np.asarray(matrix(start, found.p)), float(np.exp(found.p[-1])), z2)
 
@@ -363,15 +364,16 @@ def refine(
     ln_eta = (np.log(eta), ETA_PRIOR_LOG if eta_rad is None else 1e-6)
     if (hkl != 0).any(axis=1).sum() < min_indexed:
         return None
-    fixed = (np.log(COARSE_ETA_RAD), 1e-6)
-    A = _round(A, COARSE_ETA_RAD, hkl, spots, model_px=0.5, inflate=1.0, ln_eta=fixed, psi=True, **where).A
+    coarse = {"model_px": 0.5, "inflate": 1.0, "ln_eta": (np.log(COARSE_ETA_RAD), 1e-6), "psi": True, "enough": ROUGH}
+    A = _round(A, COARSE_ETA_RAD, hkl, spots, **coarse, **where).A
     listed, inflate = hkl, 1.0
     for again in (False, True):
         hkl = assign(A, eta, spots, tolerance_px=tolerance_px, **where)
         listed = listed if again else hkl
         if (hkl != 0).any(axis=1).sum() < min_indexed:
             return None
-        A, eta, z2 = _round(A, eta, hkl, spots, model_px=MODEL_PX, inflate=inflate, ln_eta=ln_eta, psi=False, **where)
+        fine = {"model_px": MODEL_PX, "inflate": inflate, "ln_eta": ln_eta, "psi": False}
+        A, eta, z2 = _round(A, eta, hkl, spots, **fine, enough=FINE if again else ROUGH, **where)
         outlier, inflate = z2 > 16.0, inflate * max(1.0, float(np.median(z2)) / (2 * np.log(2)))
     used = np.zeros(len(hkl), dtype=bool)
     used[(hkl != 0).any(axis=1)] = ~outlier

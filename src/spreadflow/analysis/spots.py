@@ -147,19 +147,25 @@ def _box_sum(values: np.ndarray, half: int, axis: int) -> np.ndarray:
     return out
 
 
+def _in_reach(n: int, half: int) -> np.ndarray:
+    """(n,) how many of n pixels in a row are at most `half` away from each."""
+    at = np.arange(n)
+    return (np.minimum(at, half) + np.minimum(at[::-1], half) + 1).astype(np.float32)
+
+
 def _candidates(frame: _Frame, sigma_strong: float, global_threshold: float) -> np.ndarray:
     """Flat positions of all pixels that can be strong.
 
-    Masked pixels count as zeros in a full window: the mean comes out too small, never too large.
+    Masked pixels count as zeros in the window's part on the panel: the mean comes out too small, never too large.
     """
     (k_slow, k_fast), width = frame.kernel, frame.row - 2 * frame.kernel[1]
-    n = (2 * k_slow + 1) * (2 * k_fast + 1)
+    n_slow, n_fast = (_in_reach(n - 2 * k, k) for n, k in zip(frame.shape[1:], frame.kernel, strict=True))
     parts = []
     for panel in range(frame.shape[0]):
         for top in range(0, frame.shape[1] - 2 * k_slow, _BAND):
             band = frame.padded[panel, top : top + _BAND + 2 * k_slow]
             mean = _box_sum(_box_sum(band, k_slow, 0), k_fast, 1)
-            mean *= np.float32(1.0 / n)
+            mean /= n_slow[top : top + len(mean), None] * n_fast
             np.maximum(mean, 0.0, out=mean)
             limit = mean * np.float32(frame.gain)
             limit += np.float32(frame.readout2)
