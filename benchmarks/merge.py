@@ -105,12 +105,12 @@ def _one(rng: np.random.Generator, B: np.ndarray, nodes: np.ndarray) -> tuple[np
 
 
 def _measure(rng, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Photons above background and the variance an integration would report; the planted error model comes on top."""
+    """Photons above background, and their variance without their own; the planted error model comes on top."""
     background = BACKGROUND * np.exp(0.5 * rng.standard_normal(len(mean)))
     planted = SFAC**2 * (mean + 2.0 * background + SB**2 * mean + (SADD * mean) ** 2)
     extra = np.sqrt(planted - mean - background) * rng.standard_normal(len(mean))
     photons = rng.poisson(mean + background) + extra - background
-    return photons, np.maximum(photons + 2.0 * background, 1.0)
+    return photons, 2.0 * background
 
 
 def observations(table: Table, unique: merging.Unique, which: int) -> merging.Observations:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from spreadflow.analysis import integration
 from spreadflow.analysis.integration import integrate
 from spreadflow.analysis.prediction import Predicted
 from spreadflow.models import Detector, ReflectionFlag
@@ -234,3 +235,13 @@ def test_observed_centroid_does_not_follow_the_prediction():
     assert np.nanmean(np.hypot(b.fast_obs - a.fast_obs, b.slow_obs - a.slow_obs)) < 0.01
     assert np.all(np.abs(np.nanmean(error, axis=0)) < 0.01)
     assert np.nanstd(error) < 0.06
+
+
+def test_the_signals_own_variance_can_be_taken_off_again():
+    """Inverse and limits: I for strong spots, nothing for spots that are not there."""
+    rest, intensity = (x.ravel() for x in np.meshgrid([1.0, 30.0, 1e4], [-50.0, 0.0, 3.0, 100.0, 1e5]))
+    own = integration.own_variance(intensity, rest)
+    np.testing.assert_allclose(integration.rest_variance(intensity, rest + own), rest, rtol=1e-6)
+    assert np.all(own[intensity <= 0] == 0)
+    strong = intensity > 1e3 * np.sqrt(rest)
+    np.testing.assert_allclose(own[strong], intensity[strong], rtol=1e-4)

@@ -41,7 +41,7 @@ def made(n_lattices: int, per_lattice: int, model: ErrorModel = PLANTED, seed: i
     photons = m + np.sqrt(variance) * rng.standard_normal(len(lattice))
     photons += np.where(rng.random(len(lattice)) < outliers, 30.0 * np.sqrt(variance), 0.0)
     group, half = np.arange(n_lattices) * N_GROUPS // n_lattices, rng.integers(0, 2, n_lattices)
-    obs = Observations(lattice, group, half, row, s2, photons, photons + background, factor, p)
+    obs = Observations(lattice, group, half, row, s2, photons, background, factor, p)
     return Made(obs, unique, log_g, b, truth)
 
 
@@ -59,7 +59,7 @@ def cramer_rao(table: Made) -> np.ndarray:
     """(lattice, 2, 2) smallest covariance of ln G and B when the intensities and the variances are known."""
     obs = table.obs
     m = np.exp(table.log_g[obs.lattice] - 2.0 * table.b[obs.lattice] * obs.s2) * obs.factor * table.truth[obs.unique]
-    variance = PLANTED.variance((m + obs.variance - obs.intensity, m, m**2, -2.0 * np.log(obs.partiality) * m**2))
+    variance = PLANTED.variance((m + obs.variance, m, m**2, -2.0 * np.log(obs.partiality) * m**2))
     design = np.stack([m, -2.0 * obs.s2 * m], axis=1) / np.sqrt(variance)[:, None]
     products = (design[:, :, None] * design[:, None, :]).reshape(-1, 4)
     information = np.stack([np.bincount(obs.lattice, column) for column in products.T], axis=1)

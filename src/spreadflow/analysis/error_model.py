@@ -32,17 +32,16 @@ class ErrorModel(NamedTuple):
 
     def variance(self, terms: tuple[np.ndarray, ...]) -> np.ndarray:
         """(observation,) variance in photons² of the `terms`."""
-        counted, m, m_squared, uncertain = terms
-        inner = counted + self.sb**2 * m + self.sadd**2 * m_squared + self.spart**2 * uncertain
+        photons, m, m_squared, uncertain = terms
+        inner = photons + self.sb**2 * m + self.sadd**2 * m_squared + self.spart**2 * uncertain
         return self.sfac**2 * inner
 
 
 def terms(obs: Observations, k: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, ...]:
     """(σ², m, m², g m²), each (observation,), from k (observation,) and intensities (unique,)."""
     m = k * np.maximum(mean[obs.unique], 0.0)
-    counted = np.maximum(obs.variance + m - obs.intensity, 0.1 * obs.variance)
     uncertain = -2.0 * np.log(np.clip(obs.partiality, PARTIALITY_FLOOR, 1.0)) * m**2
-    return counted, m, m**2, uncertain
+    return obs.variance + m, m, m**2, uncertain
 
 
 def fit(

@@ -228,6 +228,22 @@ def _medians(boxes: _Boxes, values, among) -> np.ndarray:
     return out
 
 
+def own_variance(intensity: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """Variance the signal's own photons add to `rest`: I for strong spots, nothing for spots that are not there.
+
+    I itself, counted, would make what fluctuates down look better known, and pull empty spots below zero.
+    """
+    signal = np.maximum(intensity, 0.0)
+    return signal**3 / (signal**2 + 4.0 * rest)
+
+
+def rest_variance(intensity: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """The variance of an integrated intensity without what `own_variance` added to it (its inverse)."""
+    signal = np.maximum(intensity, 0.0).astype(np.float64)
+    half = 0.125 * (4.0 * variance - signal**2)
+    return half + np.sqrt(half**2 + 0.25 * np.maximum(signal**2 * (variance - signal), -4.0 * half**2))
+
+
 def _sums(boxes: _Boxes, counts, summed, plane: _Plane, noise: _Noise) -> tuple[np.ndarray, ...]:
     """Intensity, σ, the part of σ that is not the signal's own, and mean background under the peak."""
     n = boxes.sums @ summed
@@ -237,8 +253,7 @@ def _sums(boxes: _Boxes, counts, summed, plane: _Plane, noise: _Noise) -> tuple[
     from_plane = np.einsum("ri,rij,rj->r", lever, plane.covariance, lever)
     variance = np.maximum(below, 0.0) + n * noise.readout**2 + from_plane
     variance = np.maximum(variance, 1.0)  # one photon: nothing is known better where nothing was counted
-    signal = np.maximum(intensity, 0.0)
-    own = signal**3 / (signal**2 + 4.0 * variance)
+    own = own_variance(intensity, variance)
     gain = noise.calibration**2 * (boxes.sums @ (summed * counts**2))
     return intensity, np.sqrt(variance + own + gain), np.sqrt(variance), below / np.maximum(n, 1)
 

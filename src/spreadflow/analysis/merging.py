@@ -11,6 +11,7 @@ from typing import NamedTuple
 import gemmi
 import numpy as np
 
+from spreadflow.analysis.integration import rest_variance
 from spreadflow.physics import symmetry
 
 CHUNK = 2**22
@@ -97,7 +98,7 @@ class Observations(NamedTuple):
     intensity: np.ndarray
     """(observation,) photons"""
     variance: np.ndarray
-    """(observation,) photons², as counted"""
+    """(observation,) photons², of everything but the signal's own photons: those expected come on top"""
     factor: np.ndarray
     """(observation,) polarization · Lorentz · partiality: intensity = G exp(−2 B s²) · factor · I"""
     partiality: np.ndarray
@@ -250,7 +251,7 @@ def select(
         unique=row[keep],
         s2=0.25 / d[keep] ** 2,
         intensity=table["intensity"][keep].astype(np.float64),
-        variance=table["sigma"][keep].astype(np.float64) ** 2,
+        variance=rest_variance(table["intensity"][keep], table["sigma"][keep].astype(np.float64) ** 2),
         factor=factor[keep],
         partiality=np.minimum(relative[keep], 1.0),
     )

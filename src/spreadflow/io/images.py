@@ -7,7 +7,7 @@ A file that is missing, truncated or not the one the manifest describes costs it
 import glob
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -73,18 +73,21 @@ def write_manifest(
     adu_per_photon: float | None = None,
     polarization: float = 1.0,
     mask: Path | str | None = None,
+    checksums: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Describe image files, in this order, at `out`. Offset and gain: None = as the files state, else 0 and 1.
 
-    Raises FileError for a file that can't be read, differs in geometry, offset or gain, or has the name of another.
+    checksums: those already known, by file name; the others are computed here. Raises FileError for a file that can't
+    be read, differs in geometry, offset or gain, or has the name of another.
     """
     out, paths = Path(out), [Path(p) for p in images]
     if not paths:
         raise FileError(out, "at least one image file", "none", "Check the pattern.")
     first: tuple | None = None
     files: list[ManifestFile] = []
+    known, names = checksums or {}, set[str]()
     for path in paths:
-        if path.name in {Path(f.path).name for f in files}:
+        if path.name in names:
             raise FileError(path, "file names that differ within a run", "the same name twice", "Make it another run.")
         with NexusFile(path) as f:
             mine = (*f.pedestal, f.detector)
@@ -93,7 +96,8 @@ def write_manifest(
         if mine[:2] != first[:2] or not _same_geometry(mine[2], first[2]):
             todo = "Make one manifest, and one run, for each setting of the detector."
             raise FileError(path, f"geometry, offset and gain as in {paths[0]}", "a difference", todo)
-        size, sha256 = path.stat().st_size, store.checksum(path)
+        names.add(path.name)
+        size, sha256 = path.stat().st_size, known.get(path.name) or store.checksum(path)
         files.append(ManifestFile(path=_relative(path, out.parent), n_frames=n_frames, size=size, sha256=sha256))
     assert first is not None
     try:

@@ -30,15 +30,17 @@ def run(config: StageConfig, *, run: str, out: Path, world: World, word: str = "
     blocks = np.split(kinds, range(config.simulate.block_shots, len(kinds), config.simulate.block_shots))
     paths = [Path(out).parent / "images" / f"{run}_{b:05d}.nxs" for b in range(len(blocks))]
     base = store.digest(schema.VERSION, __version__, config.model_dump(mode="json", exclude={"shots"}), _inputs(config))
+    mine: dict[str, str] = {}
     with Progress(word, len(blocks), world) as progress:
         for b in world.share(len(blocks)):
             progress.at(b)
             key = store.digest(base, paths[b].name, blocks[b])
             if not _is_done(paths[b], key):
                 _write(paths[b], simulator, run, blocks[b], key)
-        world.barrier()
+            mine[paths[b].name] = store.checksum(paths[b])
         progress.at(len(blocks))
-    world.once(lambda: _finish(out, run, paths, simulator.beam.polarization))
+    checksums = {name: checksum for part in world.gather(mine) for name, checksum in part.items()}
+    world.once(lambda: _finish(out, run, paths, simulator.beam.polarization, checksums))
     log.info("%d shots in %d files", len(kinds), len(blocks))
 
 
@@ -58,11 +60,11 @@ def _is_done(path: Path, key: str) -> bool:
         return False
 
 
-def _finish(out: Path, run: str, paths: list[Path], polarization: float) -> None:
+def _finish(out: Path, run: str, paths: list[Path], polarization: float, checksums: dict[str, str]) -> None:
     """Remove image files of an older, longer run and write the manifest."""
     for old in set(paths[0].parent.glob("*.nxs")) - set(paths):
         old.unlink()
-    images.write_manifest(out, run, paths, polarization=polarization)
+    images.write_manifest(out, run, paths, polarization=polarization, checksums=checksums)
 
 
 def _write(path: Path, simulator: Simulator, run: str, kinds: np.ndarray, key: str) -> None:
