@@ -88,12 +88,12 @@ def new_trial(tmp_path, call) -> Callable[[dict], Trial]:
 def run_chain(folder: Path, config: str, *argv: str, seconds: int = 600) -> str:
     """The real workflow with config/<config>.yaml in a folder of its own, on two cores. Returns Snakemake's words."""
     command = [Path(sys.prefix, "bin", "snakemake"), "--snakefile", REPOSITORY / "Snakefile", "--cores", "2"]
-    command += ["--configfile", REPOSITORY / "config" / f"{config}.yaml", *argv]
+    command += [*argv, "--configfile", REPOSITORY / "config" / f"{config}.yaml"]  # which takes all words after it
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL
     )
     assert done.returncode == 0, done.stderr[-6000:]
-    return done.stderr
+    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="session")

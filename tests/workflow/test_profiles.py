@@ -69,7 +69,7 @@ def test_commands_of_a_profile(new_trial):
         word = command.split("spreadflow ")[1].split()[0]
         if word in MANY_RANKS:
             tasks = 16 if word == "level0" else 64
-            assert f"NPROC=1 srun --mpi=pmi2 -n {tasks} shifter spreadflow {word} " in command
+            assert f"NPROC=1 srun --mpi=pmi2 --kill-on-bad-exit -n {tasks} shifter spreadflow {word} " in command
             assert f" --ranks {tasks} " in command
         else:
             assert "srun" not in command and f"NPROC=1 shifter spreadflow {word} " in command
