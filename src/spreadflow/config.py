@@ -618,6 +618,9 @@ def for_stage(text: str, stage: str, run: str | None = None) -> StageConfig:
     if not text.lstrip().startswith("{"):
         text = section(load(text), stage, run)
     try:
-        return StageConfig.model_validate_json(text)
+        config = StageConfig.model_validate_json(text)
     except ValidationError as error:
         raise _explain(error, f"--config of {stage}", StageConfig) from None
+    if missing := [name for name in SECTIONS[stage] if getattr(config, name) is None]:
+        raise ConfigError(f"--config of {stage}", f"the sections {', '.join(missing)}", "none of them", "Add them.")
+    return config

@@ -10,7 +10,13 @@ class SpreadflowError(Exception):
 
     def __init__(self, where: object, expected: str, found: object, todo: str):
         self.where, self.expected, self.found, self.todo = where, expected, found, todo
-        super().__init__(f"{where}: expected {expected}; found {found}. {todo}")
+        super().__init__(f"{where}: expected {expected}; found {_one_line(found)}. {todo}")
+
+
+def _one_line(found: object, longest: int = 400) -> str:
+    """What was found as one line of bounded length: messages of libraries may hold whole files."""
+    text = " ".join(str(found).split())
+    return text if len(text) <= longest else f"{text[:longest]} …"
 
 
 class ConfigError(SpreadflowError):

@@ -28,7 +28,10 @@ Columns = Mapping[str, np.ndarray]
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`; renamed to `path` when the block ends well, removed when it does not."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(path, "a folder to write to", error, "Check --out and permissions.") from None
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -49,8 +52,9 @@ def digest(*parts: object) -> str:
 def identity(path: Path | str) -> str:
     """What a file is, for the key of what is made from it: its own key (our HDF5 products) or its checksum."""
     path = Path(path)
-    if not path.exists():
-        raise FileError(path, "an existing file", "nothing", "Run the stage that makes it.")
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise FileError(path, "an existing file", found, "Run the stage that makes it.")
     if h5py.is_hdf5(path):
         with h5py.File(path, "r") as f:
             if "key" in f.attrs:
@@ -253,12 +257,18 @@ class Parts:
         world.barrier()
 
     def finish(self, world: World, **attributes: object) -> None:
-        """Write the manifest: the product is complete. Parts beyond it (of an older, longer run) are removed."""
+        """Write the manifest: the product is complete.
+
+        Parts beyond it (of an older, longer run) and what a killed run was writing are removed.
+        """
 
         def manifest() -> None:
-            for old in self.product.with_suffix(".parts").glob("*.h5"):
+            folder = self.product.with_suffix(".parts")
+            for old in folder.glob("*.h5"):
                 if old.stem.isdigit() and int(old.stem) >= len(self.keys):
                     old.unlink()
+            for half in folder.glob(".*.tmp"):
+                half.unlink()
             with replacing(self.product) as temporary, h5py.File(temporary, "w") as f:
                 f["parts/key"] = np.array(self.keys, dtype="S16")
                 stamp(f, self.kind, digest(self.keys), attributes)

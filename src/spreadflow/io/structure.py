@@ -62,8 +62,9 @@ def read_curve(path: Path | str, energies_ev: np.ndarray) -> np.ndarray:
         table = np.loadtxt(path, dtype=np.float64, ndmin=2)
     except (OSError, ValueError) as error:
         raise FileError(path, "a table of three columns: energy (eV), f', f''", error, "Check crystal.sites.") from None
-    if table.shape[1] != 3 or len(table) < 2 or np.any(np.diff(table[:, 0]) <= 0):
-        found = f"{table.shape[1]} columns, {len(table)} rows"
+    finite = np.isfinite(table).all()
+    if table.shape[1] != 3 or len(table) < 2 or not finite or np.any(np.diff(table[:, 0]) <= 0):
+        found = f"{table.shape[1]} columns, {len(table)} rows{'' if finite else ', not all of them numbers'}"
         raise FileError(path, "three columns with rising energies: E (eV), f', f''", found, "Correct the table.")
     if energies_ev.min() < table[0, 0] or energies_ev.max() > table[-1, 0]:
         expected = f"a table that covers {energies_ev.min():.1f}-{energies_ev.max():.1f} eV"
