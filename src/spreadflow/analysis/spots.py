@@ -232,9 +232,9 @@ def _planes(
         sums[rows, 6:] = values @ np.stack([ones, df, ds], axis=1)
     n, f, s, ff, fs, ss, v, fv, sv = sums.T
     a, b = (np.stack([fast, slow], axis=1) - center[spot]).T
-    moments = (n, f + a * n, s + b * n, ff + 2 * a * f + a * a * n, fs + a * s + b * f + a * b * n)
-    moments += (ss + 2 * b * s + b * b * n, v, fv + a * v, sv + b * v)
-    n, f, s, ff, fs, ss, v, fv, sv = (np.bincount(spot, x, count) for x in moments)
+    moments = [n, f + a * n, s + b * n, ff + 2 * a * f + a * a * n, fs + a * s + b * f + a * b * n]
+    moments += [ss + 2 * b * s + b * b * n, v, fv + a * v, sv + b * v]
+    n, f, s, ff, fs, ss, v, fv, sv = np.array([np.bincount(spot, x, count) for x in moments])
     matrix = np.moveaxis(np.array([[n, f, s], [f, ff, fs], [s, fs, ss]]), -1, 0)
     matrix = matrix + np.maximum(n, 1.0)[:, None, None] * np.diag([1e-9, 0.05, 0.05])
     return np.linalg.solve(matrix, np.stack([v, fv, sv], axis=-1)[..., None])[..., 0], center, n
