@@ -128,6 +128,6 @@ def _histogram(axes: Any, table: dict, figures: dict, column: int) -> None:
         axes.axvline(figures["true_mean"][column], color=style.INK, lw=1, ls="--", label="truth")
         axes.legend(loc="upper right")
     axes.set(xlabel=f"{NAMES[column]}, {'Å' if column < 3 else 'degrees'}", ylabel="lattices")
-    style.few_ticks(axes)
+    style.few_ticks(axes, 3)
     if figures["mean"] is not None:
         axes.set_title(f"{figures['mean'][column]:.3f} ± {figures['sd'][column]:.3f}")

@@ -144,16 +144,22 @@ def _still(axes: Any, runs: list[Run]) -> None:
         style.empty(axes, f"shot {row}: {shot.name.lower()}")
         return
     style.still(axes, shot, best.detector)
+    rings(axes, best, row)
+    axes.legend(loc="lower right", fontsize=7.5, frameon=True, framealpha=0.8, edgecolor="none", title="predicted")
+    axes.set_title(f"run {best.name}, shot {row}: photons and predictions")
+
+
+def rings(axes: Any, run: Run, row: int, size: float = 22.0) -> None:
+    """Predicted reflections of all lattices of a shot around where they are expected, mm; weak ones smaller."""
+    t = run.table
     for n, lattice in enumerate(np.flatnonzero(t["lattices/shot"] == row)):
         mine = t["reflections/lattice"] == lattice
         strong = t["reflections/intensity"][mine] > 3 * t["reflections/sigma"][mine]
         columns = (t[f"reflections/{name}"][mine] for name in ("panel", "fast", "slow"))
-        x, y, _ = geometry.position(best.detector, *columns).T
-        color = (style.RED, style.PURPLE, style.ORANGE)[n % 3]
-        axes.scatter(x[strong], y[strong], s=22, facecolors="none", edgecolors=color, linewidths=0.8, label="I > 3 σ")
-        axes.scatter(x[~strong], y[~strong], s=8, facecolors="none", edgecolors=color, linewidths=0.3, label="weaker")
-    axes.legend(loc="lower right", fontsize=7.5, frameon=True, framealpha=0.8, edgecolor="none", title="predicted")
-    axes.set_title(f"run {best.name}, shot {row}: photons (log) and predicted reflections")
+        x, y, _ = geometry.position(run.detector, *columns).T
+        look: dict[str, Any] = {"facecolors": "none", "edgecolors": (style.RED, style.PURPLE, style.ORANGE)[n % 3]}
+        axes.scatter(x[strong], y[strong], s=size, linewidths=0.8, label="I > 3 σ", **look)
+        axes.scatter(x[~strong], y[~strong], s=0.36 * size, linewidths=0.3, label="weaker", **look)
 
 
 def _differences(run: Run) -> np.ndarray:

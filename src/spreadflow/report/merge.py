@@ -129,6 +129,8 @@ def _deviations(axes: Any, table: dict) -> None:
         label="(I₁ − I₂) / 2σ",
     )
     axes.plot(edges, np.exp(-(edges**2) / 2) / np.sqrt(2 * np.pi), color=style.INK, lw=1, label="unit Gaussian")
+    beyond = int((np.abs(deviation) > 5).sum())
+    axes.set(xlabel=f"end bins: {style.say(beyond)} of {style.say(len(deviation))} lie beyond ±5")
     axes.legend(loc="upper right")
 
 

@@ -104,4 +104,4 @@ def _still(axes: Any, runs: list[Run]) -> None:
     mine &= t["reflections/photons"] > 50
     x, y, _ = geometry.position(detector, *(t[f"reflections/{n}"][mine] for n in ("panel", "fast", "slow"))).T
     axes.scatter(x, y, s=22, facecolors="none", edgecolors=style.RED, linewidths=0.7)
-    axes.set_title(f"run {run.name}, shot {number}: photons (log), circles: more than 50 expected")
+    axes.set_title(f"run {run.name}, shot {number}: photons; circles: more than 50 expected")

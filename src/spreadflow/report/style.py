@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 from cycler import cycler
 from matplotlib import colormaps
-from matplotlib.colors import LogNorm
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D
+from scipy.ndimage import median_filter, uniform_filter
 
 from spreadflow.models import Detector, Shot
 from spreadflow.physics import geometry
@@ -17,6 +18,8 @@ from spreadflow.units import wavelength
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#2b6ca3", "#dd8a1d", "#2f8f6b", "#c0483f", "#7a5aa6", "#8a9199"
 PHOTONS = colormaps["bone_r"]
+DIFFUSE = 0.22
+"""darkness of the strongest background of a still, where the strongest spot has 1"""
 INK, PALE = "#1d2733", "#dfe3e8"
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -82,9 +85,9 @@ def histogram(axes: Any, values: np.ndarray, label: str, color: str) -> None:
     few_ticks(axes)
 
 
-def few_ticks(axes: Any) -> None:
+def few_ticks(axes: Any, n: int = 4) -> None:
     """Few enough ticks to read; whole numbers on the axis of counts."""
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=n))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
@@ -106,19 +109,22 @@ def bars(axes: Any, names: list[str], counts: list[int], colors: list[str]) -> N
         axes.text(n, at, f" {say(int(n))}", va="center", fontsize=8.5)
 
 
-def still(axes: Any, shot: Shot, detector: Detector) -> None:
-    """One shot on a log scale, its panels where they are in the lab (mm, x to the right), with resolution rings."""
-    image = np.where(shot.mask, np.maximum(shot.image, 0.5), np.nan)
-    level = max(1.0, float(np.nanmedian(image)))
-    norm = LogNorm(0.7 * level, 60 * level, clip=True)
-    for p in range(detector.n_panels):
-        pooled = _pooled(image[p])
+def still(axes: Any, shot: Shot, detector: Detector, blocks: int = 480) -> None:
+    """What stands out of one shot, dark, over its diffuse background, pale.
+
+    Panels lie where they are in the lab (mm, x to the right), with resolution rings. blocks: along a panel's long edge.
+    """
+    parts = [_excess(np.where(shot.mask[p], shot.image[p], np.nan), blocks) for p in range(detector.n_panels)]
+    brightest = max(1.0, *(float(np.percentile(background, 99.5)) for _, background in parts))
+    spots = PowerNorm(0.5, 3.5, 40.0, clip=True)
+    for p, (excess, background) in enumerate(parts):
         x, y = detector.fast[p][:2] * detector.pixel_mm, detector.slow[p][:2] * detector.pixel_mm
         place = Affine2D([[x[0], y[0], detector.origin_mm[p][0]], [x[1], y[1], detector.origin_mm[p][1]], [0, 0, 1]])
         n_slow, n_fast = detector.shape
         axes.imshow(
-            pooled,
-            norm=norm,
+            np.maximum(spots(excess), DIFFUSE * np.minimum(background / brightest, 1.0)),
+            vmin=0,
+            vmax=1,
             cmap=PHOTONS,
             extent=(0, n_fast, n_slow, 0),
             transform=place + axes.transData,
@@ -133,14 +139,25 @@ def still(axes: Any, shot: Shot, detector: Detector) -> None:
     _rings(axes, shot, detector)
 
 
-def _pooled(image: np.ndarray, limit: int = 640) -> np.ndarray:
-    """Brightest of k × k pixels, so that spots survive the size of the picture; masked pixels stay NaN."""
-    k = max(1, -(-max(image.shape) // limit))
+def _excess(image: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best of k × k pixels, so that spots survive the picture's size: photons in 3 × 3 pixels above the background
+    around them, in their σ; and that background, photons per pixel. Both (block, block).
+
+    image: (slow, fast), NaN = masked; a block without a pixel is NaN.
+    """
+    k = max(1, -(-max(image.shape) // blocks))
     rows, columns = (-(-n // k) * k for n in image.shape)
-    padded = np.full((rows, columns), -np.inf)
-    padded[: image.shape[0], : image.shape[1]] = np.where(np.isfinite(image), image, -np.inf)
-    best = padded.reshape(rows // k, k, columns // k, k).max(axis=(1, 3))
-    return np.where(np.isfinite(best), best, np.nan)
+    padded = np.full((rows, columns), np.nan, dtype=np.float32)
+    padded[: image.shape[0], : image.shape[1]] = image
+    valid = np.isfinite(padded)
+    tiled = lambda array: array.reshape(rows // k, k, columns // k, k)  # noqa: E731
+    n, total = (tiled(array).sum(axis=(1, 3)) for array in (valid, np.where(valid, padded, 0)))
+    mean = total / np.maximum(n, 1)
+    mean[n == 0] = np.median(mean)
+    background = np.maximum(median_filter(mean, size=9), 0)
+    level = background.repeat(k, axis=0).repeat(k, axis=1)
+    deviation = np.where(valid, (padded - level) / np.sqrt(level + 1), 0)
+    return np.where(n > 0, tiled(3 * uniform_filter(deviation, 3)).max(axis=(1, 3)), np.nan), background
 
 
 def _corners(detector: Detector) -> np.ndarray:
@@ -166,6 +183,7 @@ def _rings(axes: Any, shot: Shot, detector: Detector) -> None:
         r = geometry.position(detector, np.maximum(panel, 0), fast, slow)
         r[panel < 0] = np.nan
         axes.plot(r[:, 0], r[:, 1], color=BLUE, lw=0.7, alpha=0.6)
-        if np.isfinite(r[:, 1]).any():
-            top = np.nanargmax(r[:, 1])
+        seen = np.isfinite(r[:, 1])
+        top = np.where(seen, r[:, 1], -np.inf).argmax()
+        if seen.any() and r[top, 1] < np.dot((0.02, 0.98), axes.get_ylim()):
             axes.text(r[top, 0], r[top, 1], f"{d:g} Å", fontsize=7, color=BLUE, ha="center", va="bottom", clip_on=True)
