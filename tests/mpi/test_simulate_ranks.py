@@ -1,4 +1,4 @@
-"""Image i is the same, byte for byte, on any number of ranks."""
+"""Image i is the same, byte for byte, on any number of ranks, and also when the stage was killed on the way."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 MPIEXEC = shutil.which("mpiexec", path=Path(sys.prefix, "bin")) or shutil.which("mpiexec")
+DYING = Path(__file__).with_name("dying.py")
 SECTIONS = {
     "seed": 3,
     "shots": {"n_single": 4, "n_blank": 1, "n_double": 1},
@@ -19,20 +20,47 @@ SECTIONS = {
     "simulate": {"block_shots": 1, "oversample": 2},
 }
 
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: install the extra `mpi`")]
 
-@pytest.mark.slow
-@pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: install the extra `mpi`")
-def test_images_and_manifest_do_not_depend_on_the_number_of_ranks(tmp_path):
-    made = {}
-    for ranks in (1, 2, 4):
-        out = tmp_path / str(ranks) / "manifest.json"
-        words = [MPIEXEC, "-n", str(ranks)] if ranks > 1 else []
-        words += [sys.executable, "-m", "spreadflow.cli", "simulate", "--config", json.dumps(SECTIONS), "--run", "r"]
-        words += ["--ranks", str(ranks), "--out", str(out)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(words, capture_output=True, text=True, timeout=300, env=environment)
-        assert done.returncode == 0, done.stderr
-        files = sorted(out.parent.glob("images/*.nxs"))
-        assert len(files) == 6
-        made[ranks] = [path.read_bytes() for path in [*files, out]]
-    assert made[1] == made[2] == made[4]
+
+def simulate(folder: Path, ranks: int, *program: object) -> subprocess.CompletedProcess:
+    words = [MPIEXEC, "-n", ranks] if ranks > 1 else []
+    words += [sys.executable, *(program or ("-m", "spreadflow.cli")), "simulate", "--config", json.dumps(SECTIONS)]
+    words += ["--run", "r", "--ranks", ranks, "--out", folder / "manifest.json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=300, env=environment)
+
+
+def contents(folder: Path) -> list[bytes]:
+    """Of all images and the manifest."""
+    files = sorted(folder.glob("images/*"))
+    assert len(files) == 6, files
+    return [path.read_bytes() for path in [*files, folder / "manifest.json"]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> list[bytes]:
+    """On one rank."""
+    folder = tmp_path_factory.mktemp("one")
+    done = simulate(folder, 1)
+    assert done.returncode == 0, done.stderr
+    return contents(folder)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_images_and_manifest_do_not_depend_on_the_number_of_ranks(made, tmp_path, ranks):
+    done = simulate(tmp_path, ranks)
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path) == made
+
+
+def test_a_killed_stage_goes_on_where_it_was(made, tmp_path):
+    """Killed on two ranks while the fourth file is finished, continued on three."""
+    assert simulate(tmp_path, 2, DYING, "r_00003.nxs").returncode != 0
+    finished = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in tmp_path.glob("images/r_*.nxs")}
+    assert len(finished) >= 2 and not (tmp_path / "manifest.json").exists()
+    assert not (tmp_path / "images" / "r_00003.nxs").exists()
+    done = simulate(tmp_path, 3)
+    assert done.returncode == 0, done.stderr
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in finished} == finished
+    assert contents(tmp_path) == made

@@ -61,8 +61,9 @@ def _is_done(path: Path, key: str) -> bool:
 
 
 def _finish(out: Path, run: str, paths: list[Path], polarization: float, checksums: dict[str, str]) -> None:
-    """Remove image files of an older, longer run and write the manifest."""
-    for old in set(paths[0].parent.glob("*.nxs")) - set(paths):
+    """Remove image files of an older, longer run and what a killed run was writing; write the manifest."""
+    folder = paths[0].parent
+    for old in {*folder.glob("*.nxs"), *folder.glob(".*.tmp")} - set(paths):
         old.unlink()
     images.write_manifest(out, run, paths, polarization=polarization, checksums=checksums)
 
