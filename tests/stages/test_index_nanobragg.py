@@ -2,9 +2,11 @@
 
 import json
 
+import gemmi
 import numpy as np
 import pytest
 
+from spreadflow.analysis.merging import Unique
 from spreadflow.config import IndexSection, Level0Section, StageConfig
 from spreadflow.io import images, store
 from spreadflow.io.images import Source
@@ -91,6 +93,30 @@ def test_cell_and_residuals(chain):
     pixel_mm = 0.177
     assert np.median(columns["lattices/rmsd_radial_mm"]) < 0.5 * pixel_mm
     assert np.median(columns["lattices/rmsd_transverse_mm"]) < 0.2 * pixel_mm
+
+
+def test_friedel_mates_have_the_right_hand(chain, shared_data, truth):
+    """log of I over the mean of the true mates follows the true difference with slope 1; a mirror would give −1."""
+    true = gemmi.read_mtz_file(str(shared_data / "nanobragg_c2" / "truth_F.mtz"))
+    unique = Unique(np.array(truth["cell"]), GROUP, 1.8)
+    squared, hkl = np.full(len(unique), np.nan), true.make_miller_array()
+    for sign, label in ((1, "F(+)"), (-1, "F(-)")):
+        rows = unique.rows(sign * hkl)
+        squared[rows[rows >= 0]] = np.array(true.column_with_label(label).array)[rows >= 0] ** 2
+    mates = 0.5 * (squared + squared[unique.mate])
+    t = store.read(chain / "reindex.h5", "reindex", ["reflections/"])
+    t = {name.removeprefix("reflections/"): column for name, column in t.items()}
+    row = unique.rows(t["hkl"])
+    good = (t["flags"] == 0) & (t["intensity"] > 10 * t["sigma"]) & (row >= 0) & (unique.friedel[row] != 0)
+    row, of = row[good], t["lattice"][good]
+    expected = (t["partiality"] * t["lorentz"] * t["polarization"])[good] * mates[row]
+    measured, difference = np.log(t["intensity"][good] / expected), (squared / mates - 1.0)[row]
+    for k in np.unique(of):
+        measured[of == k] -= np.median(measured[of == k])
+    near = np.abs(measured) < 0.7
+    assert near.sum() > 1500 and difference[near].std() > 0.05
+    slope = difference[near] @ measured[near] / (difference[near] @ difference[near])
+    assert slope == pytest.approx(1.0, abs=0.25)
 
 
 def test_time_per_shot(chain):
