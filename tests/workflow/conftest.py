@@ -104,6 +104,6 @@ def tiny_chain(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def chain() -> Callable[..., str]:
     return run_chain
