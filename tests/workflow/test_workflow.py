@@ -1,5 +1,6 @@
 """The workflow's manners: lint, errors before any job, logs of failures, records of every rule."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spreadflow.config import Config, load
+from spreadflow.config import SECTIONS, Config, load
 from spreadflow.defaults import FIRST_LOOK, document
 
 REPOSITORY = Path(__file__).parents[2]
@@ -100,6 +101,26 @@ def test_a_failed_stage_shows_its_log_and_loses_nothing_else(new_trial, tmp_path
     assert "no such detector" in output
     assert (trial.folder / "results/t/logs/index.r2.log").read_text() == "no such detector\n"
     assert (trial.folder / "results/t/r1/index.h5").exists() and not (trial.folder / "results/t/r2/index.h5").exists()
+
+
+def test_every_rule_states_log_benchmark_and_resources(finished):
+    """As Snakemake understands them, with the ranks of the rules that have many."""
+    jobs = re.split(r"\n(?=(?:local)?rule )", finished.snakemake("--dry-run", "--forceall", "--cores", "4"))[1:]
+    rules = set()
+    for job in jobs:
+        rule = re.match(r"(?:local)?rule (\w+):", job).group(1)
+        if rule == "all":
+            continue
+        rules.add(rule)
+        assert "\n    log: results/t/logs/" in job and "\n    benchmark: results/t/benchmarks/" in job, job
+        told = re.search(r"\n    resources: (.*)", job).group(1)
+        resources = dict(word.split("=", 1) for word in told.split(", "))
+        assert int(resources["mem_mb"]) > 0 and int(resources["runtime"]) > 0, job
+        ranks = 4 if rule in ("simulate", "index", "level0", "reindex", "annulus") else 1
+        assert int(resources["tasks"]) == ranks, job
+        assert resources["mpi"].endswith("mpiexec") == (ranks > 1), job
+        assert f"\n    threads: {ranks}" in job or ranks == 1, job
+    assert rules == {*SECTIONS, "summary", "report"}
 
 
 def test_every_job_leaves_a_log_and_a_benchmark(finished):
