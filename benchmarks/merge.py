@@ -17,7 +17,7 @@ import numpy as np
 
 from spreadflow.analysis import merging, prediction, scaling
 from spreadflow.models import Spectrum
-from spreadflow.physics import lattice, rotation
+from spreadflow.physics import lattice, response, rotation
 from spreadflow.units import wavelength
 
 SPACE_GROUP, CELL = "C 1 2 1", np.array([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
@@ -100,7 +100,7 @@ def _one(rng: np.random.Generator, B: np.ndarray, nodes: np.ndarray) -> tuple[np
     spots = [prediction.centroids(a, ETA, DOMAIN_ANG, rows, spectrum.energies_ev, spectrum.photons) for a in turned]
     partiality = np.stack([np.asarray(s.partiality)[: len(hkl)] for s in spots], axis=1)
     keep = np.flatnonzero(partiality.max(axis=1) > 0.01)
-    lp = np.asarray(spots[0].lorentz)[keep] * prediction.polarization_factor(np.asarray(spots[0].s1)[keep], 1.0)
+    lp = np.asarray(spots[0].lorentz)[keep] * response.kahn(np.asarray(spots[0].s1)[keep].T, 1.0)
     return hkl[keep], lp, partiality[keep]
 
 

@@ -101,13 +101,6 @@ def test_compressing_keeps_photons_and_their_mean_energy():
     assert one.photons.sum() == 1 and one.mean_energy_ev == 7120.0
 
 
-def test_polarization_limits():
-    """Nothing at 90° along a complete polarization, everything across it; the mean of both without any."""
-    s1 = np.array([[1.0, 0, 0], [0, 1.0, 0], [0, 0, -1.0]])
-    np.testing.assert_allclose(prediction.polarization_factor(s1, 1.0), [0, 1, 1])
-    np.testing.assert_allclose(prediction.polarization_factor(s1, 0.0), [0.5, 0.5, 1])
-
-
 PULSE = Spectrum(np.arange(7100.0, 7140.0), np.exp(-(((np.arange(40) - 20) / 9.0) ** 2)))
 WIDE = Detector(
     np.array([[-60.0, 60.0, -120.0]]), np.array([[1.0, 0, 0]]), np.array([[0, -1.0, 0]]), np.array(0.1), (1200, 1200)

@@ -35,6 +35,13 @@ def test_capture_and_polarization():
     np.testing.assert_allclose(factor + response.pixel_map(FLAT, -1.0)[0] / unpolarized, 2.0)
 
 
+def test_polarization_limits():
+    """Nothing at 90° along a complete polarization, everything across it; the mean of both without any."""
+    s1 = np.array([[1.0, 0, 0], [0, 1.0, 0], [0, 0, -1.0]])
+    np.testing.assert_allclose(response.kahn(s1.T, 1.0), [0, 1, 1])
+    np.testing.assert_allclose(response.kahn(s1.T, 0.0), [0.5, 0.5, 1])
+
+
 def test_poisson_moments_and_readout():
     expected = np.full((1, 300, 300), 37.0)
     gain = np.ones(expected.shape, dtype=np.float32)

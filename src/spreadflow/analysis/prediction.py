@@ -14,7 +14,7 @@ import numpy as np
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array, Detector, Spectrum
-from spreadflow.physics import geometry, lattice, symmetry
+from spreadflow.physics import geometry, lattice, response, symmetry
 from spreadflow.units import HC_EV_ANGSTROM
 
 SIZE_SIGMA = float(np.sqrt(0.63 / 4))
@@ -172,12 +172,6 @@ def centroids(A, eta_rad, domain_ang, hkl, energies_ev, photons) -> Centroids:
     )
 
 
-def polarization_factor(s1: np.ndarray, polarization: float) -> np.ndarray:
-    """Kahn et al. (1982): ½(1 + cos²2θ − K cos 2ψ sin²2θ) for unit rays s1 (n, 3), K along the lab x axis."""
-    cos2 = s1[:, 2] ** 2
-    return 0.5 * (1.0 + cos2 - polarization * (s1[:, 0] ** 2 - s1[:, 1] ** 2))
-
-
 def padded(n: int, least: int = 64) -> int:
     """The power of two, at least `least`, that n rows are padded to: few shapes, few compiled programs."""
     return max(least, 1 << (int(n) - 1).bit_length()) if n else least
@@ -238,7 +232,7 @@ def predict(
         spots.delta_psi,
         spots.partiality,
         spots.lorentz,
-        polarization_factor(spots.s1, polarization),
+        response.kahn(spots.s1.T, polarization),
         2.33 * spots.sigma_radial * radial,
         2.33 * spots.sigma_transverse * transverse,
     )

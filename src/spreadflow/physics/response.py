@@ -20,18 +20,26 @@ def depth(detector: Detector) -> float:
     return detector.thickness_mm / detector.attenuation_mm if detector.thickness_mm else np.inf
 
 
+def kahn(direction, polarization):
+    """Polarization factor ½(1 + cos²2θ − K cos 2ψ sin²2θ) of unit vectors with components (x, y, z) (arrays).
+
+    K = `polarization` is along the lab x axis (Kahn et al. 1982).
+    """
+    x, y, z = direction
+    return 0.5 * (1.0 + z * z - polarization * (x * x - y * y))
+
+
 def efficiency(direction, distance_mm, normal, pixel_mm, *, closest_mm, depth, polarization):
     """Solid angle × captured fraction × Kahn polarization of pixels. Components (x, y, z) are tuples of arrays.
 
     direction: unit vector from the sample; distance_mm: to the sample; normal: unit normal of the panel (either side);
     closest_mm: of the panel's plane; depth: of `depth`. Ω = pixel²·closest/distance³; capture 1 − exp(−depth/|n·ŝ|);
-    ½(1 + cos²2θ − K cos 2ψ sin²2θ) with K along the lab x axis (Kahn et al. 1982).
+    polarization: K of `kahn`.
     """
     x, y, z = direction
     solid_angle = pixel_mm**2 * closest_mm / distance_mm**3
-    kahn = 0.5 * (1.0 + z * z - polarization * (x * x - y * y))
     cosine = jnp.abs(x * normal[0] + y * normal[1] + z * normal[2])
-    return solid_angle * kahn * -jnp.expm1(-depth / cosine)
+    return solid_angle * kahn(direction, polarization) * -jnp.expm1(-depth / cosine)
 
 
 def pixel_map(detector: Detector, polarization: float) -> tuple[np.ndarray, np.ndarray]:
