@@ -8,13 +8,13 @@ VENV ?= .venv
 CORES ?= all
 # More words for pytest: make test PYTEST='-n 2 --dist loadfile'.
 PYTEST ?=
-# Where a folder of images is, for `make nanobragg`.
-DATA ?= ../shared/data/nanobragg_c2
+# The folder of stills, for `make nanobragg`.
+DATA ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(abspath $(BIN)):$(PATH)
-FOLLOW := --quiet rules progress host 2>&1 | spreadflow watch
+FOLLOW := --quiet host 2>&1 | spreadflow watch
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header $(LOCK_FLAGS)
 
 .PHONY: help setup demo nanobragg test check lint format config lock clean
@@ -33,6 +33,7 @@ $(READY): requirements-uv.lock requirements-dev.lock pyproject.toml
 	  $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.lock || \
 	  $(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock  # uv is 8 times faster, pip enough
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true  # some packages hold templates that are no Python
 	touch $@
 
 demo: $(READY)  ## the whole chain on simulated stills, then the table of what came out
@@ -40,6 +41,7 @@ demo: $(READY)  ## the whole chain on simulated stills, then the table of what c
 	spreadflow table results/demo
 
 nanobragg: $(READY)  ## the chain on stills of another simulator: make nanobragg DATA=<folder>
+	@test -n "$(wildcard $(DATA)/*.nxs)" || { echo "DATA is '$(DATA)': give the folder of the .nxs files: make nanobragg DATA=<folder>" >&2; exit 2; }
 	spreadflow manifest --run nanobragg_c2 --offset-adu 10 --out data/nanobragg_c2/manifest.json $(DATA)/*.nxs
 	snakemake --cores $(CORES) --configfile config/nanobragg.yaml $(FOLLOW)
 	spreadflow table results/nanobragg

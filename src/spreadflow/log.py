@@ -29,8 +29,8 @@ def logger(stage: str, world: World) -> logging.Logger:
 class Progress:
     """Progress of a stage as seen by its first rank: blocks handed out of all blocks (or steps of a loop)."""
 
-    def __init__(self, word: str, total: int, world: World, unit: str = "block"):
-        self.word, self.total, self.unit = word, total, unit
+    def __init__(self, word: str, total: int, world: World, units: str = "blocks"):
+        self.word, self.total, self.units = word, total, units
         self._silent = world.rank != 0
         self._last = 0.0
         self._bar = None
@@ -50,7 +50,7 @@ class Progress:
         elif time.monotonic() - self._last >= EVERY_S or done >= self.total:
             self._last = time.monotonic()
             print(
-                json.dumps({"stage": self.word, "done": done, "of": self.total, "unit": self.unit}),
+                json.dumps({"stage": self.word, "done": done, "of": self.total, "units": self.units}),
                 flush=True,
             )
 

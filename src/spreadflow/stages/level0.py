@@ -53,7 +53,7 @@ def run(config: StageConfig, *, index: list[Path], out: Path, world: World, word
         raise FileError(", ".join(map(str, index)), "lattices", found, "Look at index.png; mind the target cell.")
     free = [i for group in geometry_fit.GROUPS if group in section.refine for i in geometry_fit.GROUPS[group]]
     joint = Joint(mine, detector, space_group, free, total, world.gather_blocks)
-    with Progress(word, PASSES, world, "pass") as progress:
+    with Progress(word, PASSES, world, "passes") as progress:
         for n in range(PASSES):
             joint.refine(section.outlier_probability)
             progress.at(n + 1)

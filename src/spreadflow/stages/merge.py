@@ -120,7 +120,7 @@ def _parts(reindex: list[Path], runs: list[str]) -> list[Part]:
 def _read(groups: list[np.ndarray], parts: list[Part], accepted: Accepted, world: World, word: str) -> Table:
     """This rank's groups; which groups those are does not matter to the answer."""
     pieces = [_nothing()]
-    with Progress(word, len(groups), world, "group") as progress:
+    with Progress(word, len(groups), world, "groups") as progress:
         for group in range(world.rank, len(groups), world.size):
             pieces += [_read_part(group, parts[i], accepted) for i in groups[group].tolist()]
             progress.at(group + 1)
