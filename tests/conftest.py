@@ -14,12 +14,17 @@ from spreadflow.physics.geometry import radial_axes
 REPOSITORY = Path(__file__).parent.parent
 
 
+def pytest_addoption(parser) -> None:
+    default = REPOSITORY.parent / "shared" / "data"
+    parser.addoption("--data-dir", type=Path, default=default, help=f"folder of reference data (default {default})")
+
+
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder of reference data beside the checkout; the test is skipped where it is absent."""
-    path = REPOSITORY.parent / "shared" / "data"
+def shared_data(pytestconfig) -> Path:
+    """The folder of reference data; the test is skipped where it is absent."""
+    path = pytestconfig.getoption("--data-dir")
     if not path.is_dir():
-        pytest.skip(f"reference data not present at {path}")
+        pytest.skip(f"no reference data at {path}: pytest --data-dir FOLDER")
     return path
 
 
