@@ -15,13 +15,13 @@ EVERY_S = 2.0
 
 
 def logger(stage: str, world: World) -> logging.Logger:
-    """The stage's logger: time, stage, rank, message, on stderr."""
+    """The stage's logger: time, stage, rank, message, on stderr. What is no warning is said by the first rank alone."""
     log = logging.getLogger(stage)
     if not log.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter(f"%(asctime)s {stage}[{world.rank}] %(levelname)s %(message)s"))
         log.addHandler(handler)
-        log.setLevel(logging.INFO)
+        log.setLevel(logging.INFO if world.rank == 0 else logging.WARNING)
         log.propagate = False
     return log
 

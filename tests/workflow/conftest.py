@@ -86,7 +86,10 @@ def new_trial(tmp_path, call) -> Callable[[dict], Trial]:
 
 
 def run_chain(folder: Path, config: str, *argv: str, seconds: int = 600) -> str:
-    """The real workflow with config/<config>.yaml in a folder of its own, on two cores. Returns Snakemake's words."""
+    """The real workflow in a folder of its own, on two cores. Returns Snakemake's words.
+
+    config: of config/<config>.yaml, or an absolute path without its suffix.
+    """
     command = [Path(sys.prefix, "bin", "snakemake"), "--snakefile", REPOSITORY / "Snakefile", "--cores", "2"]
     command += [*argv, "--configfile", REPOSITORY / "config" / f"{config}.yaml"]  # which takes all words after it
     done = subprocess.run(

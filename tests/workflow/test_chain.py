@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from spreadflow import cli
 from spreadflow.errors import LatticeOutcome
 from spreadflow.io import images, store
 from spreadflow.models import ReflectionFlag
@@ -135,6 +136,20 @@ def test_merged_intensities_are_in_the_mtz(tiny_chain, figures):
 
 def test_a_finished_chain_does_nothing_more(tiny_chain, chain):
     assert "Nothing to be done" in chain(tiny_chain, "tiny", "--dry-run")
+
+
+def test_external_images_are_indexed_as_simulated_ones(tiny_chain, chain, tmp_path):
+    """The same files by way of `spreadflow manifest` and `images:`; not a bit differs."""
+    pattern = str(tiny_chain / "data" / "tiny" / "images" / "*.nxs")
+    assert cli.main(["manifest", pattern, "--run", "tiny", "--out", str(tmp_path / "manifest.json")]) == 0
+    mine = {"trial": "mine", "runs": {"tiny": {"images": str(tmp_path / "manifest.json")}}}
+    mine["index"] = {"cell": [67.2, 59.8, 47.2, 90.0, 113.2, 90.0]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
+    chain(tmp_path, str(tmp_path / "mine"), "results/mine/tiny/index.h5")
+    ours = store.read(tmp_path / "results/mine/tiny/index.h5", "index")
+    theirs = store.read(tiny_chain / "results/tiny/tiny/index.h5", "index")
+    for dataset in ours.keys() - {"shots/seconds"}:
+        np.testing.assert_array_equal(ours[dataset], theirs[dataset], err_msg=dataset)
 
 
 @pytest.fixture(scope="module", params=["tetragonal", "panels"])
