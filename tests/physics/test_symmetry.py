@@ -1,5 +1,6 @@
 """Equivalent orientations and indices on oblique axes."""
 
+import gemmi
 import numpy as np
 import pytest
 
@@ -33,3 +34,29 @@ def test_misorientation_is_the_angle_turned_by(cell, name):
     axis = rng.normal(size=3)
     turned = rotation.from_vector(0.1 * axis / np.linalg.norm(axis)) @ A
     assert symmetry.misorientation(turned, A, name) == pytest.approx(0.1, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("cell", "name", "settings"),
+    [
+        ((67.2, 59.8, 47.2, 90, 110.3, 90), "C 1 2 1", 1),
+        ((78, 78, 38, 90, 90, 90), "P 41 21 2", 1),
+        ((78, 78, 38, 90, 90, 90), "P 41", 2),
+        ((92, 92, 130, 90, 90, 120), "P 31", 4),
+        ((92, 92, 130, 90, 90, 120), "P 31 2 1", 2),
+        ((90, 90, 140, 90, 90, 120), "R 3:H", 2),
+        ((90, 90, 90, 90, 90, 90), "I 2 3", 2),
+        ((50, 60, 50, 90, 105, 90), "P 1 21 1", 2),
+        ((50, 60, 51, 90, 105, 90), "P 1 21 1", 1),
+    ],
+)
+def test_settings_positions_cannot_tell_apart(cell, name, settings):
+    """Index of the Laue group in the lattice's own (International Tables C, 1.3: merohedry); a = c of a monoclinic."""
+    found = symmetry.ambiguities(lattice.radians(cell), name)
+    assert len(found) == settings - 1
+    B = lattice.reciprocal(lattice.radians(cell))
+    hkl = np.random.default_rng(0).integers(-9, 10, (20, 3))
+    for law in found:
+        turned = np.array([gemmi.Op(law).apply_to_hkl(h) for h in hkl.tolist()])
+        np.testing.assert_allclose(lattice.spacing(B, turned), lattice.spacing(B, hkl), rtol=1e-6)
+        assert (symmetry.to_asu(turned, name)[0] != symmetry.to_asu(hkl, name)[0]).any()

@@ -16,6 +16,7 @@ from spreadflow.errors import FileError, LatticeOutcome
 from spreadflow.io import store
 from spreadflow.models import ReflectionFlag
 from spreadflow.parallel import World
+from spreadflow.report.headlines import headline
 from spreadflow.stages import merge
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
@@ -150,6 +151,23 @@ def test_wavelength_is_that_of_the_lattices(made, product):
     used = product["lattices/used"]
     energy = np.where(product["lattices/run"][used] == 0, 7120.0, 7130.0).mean()
     assert product[""]["wavelength_ang"] == pytest.approx(12398.4197386 / energy, rel=1e-9)
+
+
+FIGURES = dict.fromkeys(
+    ("n_observations", "n_lattices", "completeness", "multiplicity", "cc_half", "n_pairs", "r_split", "cc_ano"), 1
+)
+"""what else the headline of a merge asks for"""
+
+
+def test_an_indexing_ambiguity_is_told(made, product, folder, filled, monkeypatch):
+    """P 43 on the same tetragonal cell may be indexed in two ways; in P 43 21 2 they are equivalent."""
+    assert product[""]["ambiguities"] == []
+    monkeypatch.setattr(sys.modules[__name__], "GROUP", "P 43")
+    monkeypatch.setattr(made, "cells", folder / "lower" / "cells.h5")
+    made.write_cells(filled)
+    lower = made.run(folder / "lower" / "merge.h5")
+    assert len(lower[""]["ambiguities"]) == 1 and "ambiguous" in headline("merge", lower[""] | FIGURES)[-1]
+    assert not any("ambiguous" in line for line in headline("merge", product[""] | FIGURES))
 
 
 def test_mtz_holds_the_same_numbers(made, product, folder):

@@ -71,6 +71,15 @@ def same_indices(A: np.ndarray, A_true: np.ndarray, name: str) -> np.ndarray:
     return best.round().astype(int)
 
 
+def ambiguities(cell: np.ndarray, name: str, obliquity_deg: float = 0.1) -> list[str]:
+    """Reindexing operators, such as `k,h,-l`, that the lattice of cell (6,) has beyond the Laue group.
+
+    Positions of spots can't tell such settings apart (merohedry; with a chance metric, pseudo-merohedry).
+    """
+    laws = gemmi.find_twin_laws(gemmi.UnitCell(*lattice.degrees(cell)), group(name), obliquity_deg, False)
+    return [law.as_hkl().triplet() for law in laws]
+
+
 def constrain_metric(metric: np.ndarray, name: str) -> np.ndarray:
     """Average a direct metric tensor (3, 3) over the point group: the cell the lattice symmetry allows."""
     w = point_group(name)

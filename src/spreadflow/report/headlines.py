@@ -67,11 +67,13 @@ def _cells(f: dict) -> list[str]:
 
 
 def _merge(f: dict) -> list[str]:
+    also = ", ".join(f.get("ambiguities", []))
     return [
         f"{say(f['n_observations'])} observations of {say(f['n_lattices'])} lattices, scaled with {f['scaling']}",
         f"completeness {_percent(f['completeness'])}, multiplicity {say(f['multiplicity'])}",
         f"CC½ {say(f['cc_half'])} ({say(f['n_pairs'])} pairs), Rsplit {say(f['r_split'])}, CC ano {say(f['cc_ano'])}",
         f"Wilson B {say(f['wilson_b'])} Å²",
+        also and f"indexing is ambiguous (h,k,l or {also}), which is not resolved: merged as if twinned",
     ]
 
 

@@ -13,6 +13,7 @@ from spreadflow.io import mtz, store
 from spreadflow.log import Progress, logger
 from spreadflow.models import ReflectionFlag
 from spreadflow.parallel import World
+from spreadflow.physics import lattice, symmetry
 from spreadflow.units import wavelength
 
 MAX_GROUPS = 128
@@ -73,6 +74,9 @@ def run(config: StageConfig, *, reindex: list[Path], cells: Path, out: Path, wor
     }
     world.once(lambda: _write(out, unique, merged, lattices, told, section.n_bins))
     overall = statistics.overall(merged, unique)
+    if told["ambiguities"]:
+        also = ", ".join(told["ambiguities"])
+        log.warning("lattices may be indexed as h,k,l or %s, which is not resolved: the merge is as if twinned", also)
     log.info("%s after %d cycles; reflections: %s", found.error_model, found.n_cycles, counts)
     log.info("CC1/2 %.4f of %d pairs, Rsplit %.4f", overall.cc_half[0], overall.n_pairs[0], overall.r_split[0])
 
@@ -84,6 +88,7 @@ def _told(section: MergeSection, accepted: Accepted, found: scaling.Scaling) -> 
         "space_group": accepted.space_group,
         "cell": accepted.cell.tolist(),
         "d_min": section.d_min,
+        "ambiguities": symmetry.ambiguities(lattice.radians(accepted.cell), accepted.space_group),
         "scaling": f"mark0 against {section.reference.name}" if section.reference else "no reference",
         "error_model": found.error_model._asdict(),
         "n_cycles": found.n_cycles,
