@@ -18,7 +18,7 @@ from spreadflow.units import HC_EV_ANGSTROM
 
 ETA_PRIOR_RAD = 8.7e-4
 """a mosaic spread typical of crystals at an XFEL (0.05°)"""
-ETA_PRIOR_LOG = 0.5
+ETA_PRIOR_LOG = 1.0
 """standard deviation of the prior of ln η"""
 COARSE_ETA_RAD = 5e-3
 """mosaic spread of the first round, in which the orientation may be wrong by tenths of a degree"""
