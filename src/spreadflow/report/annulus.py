@@ -15,16 +15,44 @@ from spreadflow.report import style
 
 ROWS, COLUMNS = 6, 8
 """of the mosaic of shoeboxes"""
+TABLES = ("lattices/", "spectra/shot_id", "reflections/")
+"""all but the pixels, which do not fit in memory where there are many shots"""
 
 
 def make(stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict, Figure]:
     """Figures over all runs, and the page."""
-    table, told = store.read(products[0], stage), store.attributes(products[0], stage)
-    figures = _figures(table, told)
-    return figures, _picture(table, told, figures)
+    table, told = store.read(products[0], stage, TABLES), store.attributes(products[0], stage)
+    best = _strongest(table)
+    n_valid, pixels = _pixels(products[0], stage, table, best)
+    figures = _figures(table, told, n_valid)
+    return figures, _picture(table, pixels, figures)
 
 
-def _figures(table: dict, told: dict) -> dict[str, Any]:
+def _strongest(table: dict) -> np.ndarray:
+    """Rows of the strongest reflections that are integrated without reserve, as many as the mosaic shows."""
+    clean = np.flatnonzero(table["reflections/flags"] & ReflectionFlag.FAILED == 0)
+    strength = table["reflections/intensity"][clean] / np.maximum(table["reflections/sigma"][clean], 1e-9)
+    return clean[np.argsort(-strength)][: ROWS * COLUMNS]
+
+
+def _pixels(product: Path, stage: str, table: dict, rows: np.ndarray) -> tuple[int, dict[int, dict[str, np.ndarray]]]:
+    """How many pixels are valid, and row → pixel columns of some reflections; never more than one part in memory."""
+    first, size = table["reflections/first_pixel"], _pixels_per_box(table)
+    n_valid, start, out = 0, 0, {}
+    for block, key in enumerate(store.part_keys(product, stage)):
+        part = store.read_part(product, stage, block, key, ["pixels/valid"])
+        n_valid, end = n_valid + int(part["pixels/valid"].sum()), start + part[""]["pixels"]
+        mine = [int(row) for row in rows if start <= first[row] < end]
+        if mine:
+            part = store.read_part(product, stage, block, key, ["pixels/"])
+        for row in mine:
+            box = slice(first[row] - start, first[row] - start + size[row])
+            out[row] = {name: part[f"pixels/{name}"][box] for name in ("photons", "valid", "foreground")}
+        start = end
+    return n_valid, {int(row): out[int(row)] for row in rows}
+
+
+def _figures(table: dict, told: dict, n_valid: int) -> dict[str, Any]:
     run, of = table["lattices/run"], table["reflections/lattice"]
     unique, _ = symmetry.to_asu(table["reflections/hkl"], told["space_group"])
     n_pixels = _pixels_per_box(table)
@@ -34,8 +62,8 @@ def _figures(table: dict, told: dict) -> dict[str, Any]:
         "n_lattices_with_reflections": len(np.unique(of)),
         "n_reflections": len(of),
         "n_unique": len(np.unique(unique, axis=0)),
-        "n_pixels": len(table["pixels/photons"]),
-        "n_pixels_valid": int(table["pixels/valid"].sum()),
+        "n_pixels": int(n_pixels.sum()),
+        "n_pixels_valid": n_valid,
         "pixels_per_reflection": float(n_pixels.mean()) if len(of) else None,
         "d_min": told["config"]["d_min"],
         "d_max": told["config"]["d_max"],
@@ -55,14 +83,14 @@ def _pixels_per_box(table: dict) -> np.ndarray:
     return (fast1 - fast0) * (slow1 - slow0)
 
 
-def _picture(table: dict, told: dict, figures: dict) -> Figure:
+def _picture(table: dict, pixels: dict[int, dict[str, np.ndarray]], figures: dict) -> Figure:
     page = style.page(
         f"annulus: the shoeboxes from {figures['d_max']:g} to {figures['d_min']:g} Å",
         f"{style.say(figures['n_lattices'])} lattices · {style.say(figures['n_reflections'])} reflections "
         f"({style.say(figures['n_unique'])} unique) · {style.say(figures['n_pixels'])} pixels",
     )
     left, right = page.subfigures(1, 2, width_ratios=[1.5, 1])  # type: ignore[misc]
-    _mosaic(left, table)
+    _mosaic(left, table, pixels)
     axes: Any = right.subplots(3, 1)
     n = np.bincount(table["reflections/lattice"], minlength=figures["n_lattices"])
     style.histogram(axes[0], n, "", style.BLUE)
@@ -72,25 +100,21 @@ def _picture(table: dict, told: dict, figures: dict) -> Figure:
     return page
 
 
-def _mosaic(figure: Any, table: dict) -> None:
-    """The strongest shoeboxes that are integrated without reserve, each on its own log scale."""
-    clean = np.flatnonzero(table["reflections/flags"] & ReflectionFlag.FAILED == 0)
-    strength = table["reflections/intensity"][clean] / np.maximum(table["reflections/sigma"][clean], 1e-9)
-    best = clean[np.argsort(-strength)][: ROWS * COLUMNS]
+def _mosaic(figure: Any, table: dict, pixels: dict[int, dict[str, np.ndarray]]) -> None:
+    """Shoeboxes, each on its own log scale."""
     axes = figure.subplots(ROWS, COLUMNS)
     figure.suptitle(
         "the strongest shoeboxes, photons on a log scale, masked pixels in orange", fontsize=10, fontweight="bold"
     )
     for ax in axes.flat:
         ax.set_axis_off()
-    for ax, row in zip(axes.flat, best, strict=False):
+    for ax, (row, box) in zip(axes.flat, pixels.items(), strict=False):
         fast0, fast1, slow0, slow1 = table["reflections/bbox"][row]
         shape = (slow1 - slow0, fast1 - fast0)
-        box = slice(table["reflections/first_pixel"][row], table["reflections/first_pixel"][row] + shape[0] * shape[1])
-        photons = np.where(table["pixels/valid"][box], np.maximum(table["pixels/photons"][box], 1.0), np.nan)
+        photons = np.where(box["valid"], np.maximum(box["photons"], 1.0), np.nan)
         norm = LogNorm(max(1.0, float(np.nanpercentile(photons, 5))), max(2.0, float(np.nanmax(photons))))
         ax.imshow(photons.reshape(shape), norm=norm, cmap=style.PHOTONS.with_extremes(bad=style.ORANGE))
-        foreground = table["pixels/foreground"][box].reshape(shape)
+        foreground = box["foreground"].reshape(shape)
         slow, fast = np.nonzero(foreground)
         corner, width, height = (fast.min() - 0.5, slow.min() - 0.5), float(np.ptp(fast)) + 1, float(np.ptp(slow)) + 1
         ax.add_patch(Rectangle(corner, width, height, fill=False, color=style.RED, lw=0.6))
