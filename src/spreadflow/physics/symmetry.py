@@ -65,7 +65,7 @@ def same_indices(A: np.ndarray, A_true: np.ndarray, name: str) -> np.ndarray:
     """(3, 3) integer matrix M of the point group such that hkl of A_true ≈ M · hkl of A."""
     best, error = np.eye(3), np.inf
     for turned in np.swapaxes(np.linalg.inv(point_group(name)), -1, -2):
-        size = rotation.angle(rotation.nearest(A @ np.linalg.inv(A_true @ turned)))
+        size = float(rotation.angle(rotation.nearest(A @ np.linalg.inv(A_true @ turned))))
         if size < error:
             best, error = turned, size
     return best.round().astype(int)
