@@ -211,7 +211,7 @@ def _merge(folder, filled) -> Path:
         "bins/cc_ano": [0.2, np.nan, 0.0],
     }
     columns = filled("merge", {"merged": n, "lattices": 15, "bins": 3}, given)
-    told = {"runs": ["one", "two"], "wilson_b": 21.0, "scaling": "no reference", "n_lattices_in": 15}
+    told = {"runs": ["one", "two"], "wilson_b": 21.0, "scaling": "mark0 against model.mtz", "n_lattices_in": 15}
     store.write(folder / "merge.h5", "merge", columns, key="merge", **told)
     return folder / "merge.h5"
 

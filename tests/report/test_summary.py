@@ -11,6 +11,7 @@ from matplotlib import image as mpl_image
 
 from spreadflow.errors import LatticeOutcome, Outcome
 from spreadflow.io import images, store
+from spreadflow.report.headlines import headline
 
 DOCS = Path(__file__).parents[2] / "docs" / "summaries.md"
 
@@ -120,6 +121,7 @@ def test_merge(trial, told):
     difference = difference[np.isfinite(difference).all(axis=1)]
     assert told["n_pairs_ano"] == len(difference)
     assert told["cc_ano"] == pytest.approx(np.corrcoef(difference.T)[0, 1])
+    assert told["scaling"] == "mark0 against model.mtz" and told["scaling"] in "\n".join(headline("merge", told))
     assert told["wilson_b"] == 21.0 and len(told["bins"]) == 3 and told["bins"][2]["cc_half"] is None
 
 

@@ -51,7 +51,15 @@ def test_an_edited_key_reruns_what_depends_on_it(finished, edit, expected):
 
 @pytest.mark.parametrize(
     ("stage", "expected"),
-    {"index": INDEX, "level0": LEVEL0, "reindex": REINDEX, "cells": CELLS, "merge": MERGE, "annulus": ANNULUS}.items(),
+    {
+        "simulate": EVERYTHING,
+        "index": INDEX,
+        "level0": LEVEL0,
+        "reindex": REINDEX,
+        "cells": CELLS,
+        "merge": MERGE,
+        "annulus": ANNULUS,
+    }.items(),
 )
 def test_forced_stage(finished, stage, expected):
     assert finished.pending("--forcerun", stage) == expected

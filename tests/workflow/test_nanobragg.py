@@ -1,25 +1,21 @@
-"""Stills of another simulator against their truth: index with a wrong cell and geometry, level0, reindex."""
+"""The workflow on stills of another simulator, from `index` to the report, against their truth."""
 
 import json
+from pathlib import Path
 
 import gemmi
 import numpy as np
 import pytest
 
+from spreadflow import cli
 from spreadflow.analysis.merging import Unique
-from spreadflow.config import IndexSection, Level0Section, StageConfig
-from spreadflow.io import images, store
+from spreadflow.io import store
 from spreadflow.io.images import Source
-from spreadflow.parallel import World
 from spreadflow.physics import geometry, symmetry
-from spreadflow.stages import index, level0
+from spreadflow.report.conserved import checks
 
 pytestmark = pytest.mark.slow
 GROUP = "C 1 2 1"
-
-
-def section(beta: float) -> IndexSection:
-    return IndexSection(space_group=GROUP, cell=[67.2, 59.8, 47.2, 90.0, beta, 90.0])
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +24,19 @@ def truth(shared_data) -> dict:
 
 
 @pytest.fixture(scope="module")
-def chain(shared_data, tmp_path_factory):
-    """Folder with index.h5 (β 3° wrong, geometry of the file), level0.expt and reindex.h5."""
+def trial(shared_data, chain, tmp_path_factory) -> Path:
+    """The folder of the finished trial: index with β 3° wrong and the geometry of the file, and all that follows."""
     folder = tmp_path_factory.mktemp("nanobragg")
-    manifest = folder / "manifest.json"
-    images.write_manifest(manifest, "c2", [shared_data / "nanobragg_c2" / "stills.nxs"], offset_adu=10)
-    world, expt = World(1), folder / "level0.expt"
-    config = StageConfig(index=section(113.2), level0=Level0Section(), reindex=section(110.3))
-    index.run(config, images=manifest, geometry=None, out=folder / "index.h5", world=world, word="index")
-    level0.run(config, index=[folder / "index.h5"], out=expt, world=world)
-    index.run(config, images=manifest, geometry=expt, out=folder / "reindex.h5", world=world, word="reindex")
-    return folder
+    manifest = ["--run", "nanobragg_c2", "--offset-adu", "10", "--out", str(folder / "data/nanobragg_c2/manifest.json")]
+    assert cli.main(["manifest", str(shared_data / "nanobragg_c2" / "*.nxs"), *manifest]) == 0
+    chain(folder, "nanobragg")
+    return folder / "results" / "nanobragg"
+
+
+@pytest.fixture(scope="module")
+def run(trial) -> Path:
+    """The folder with index.h5 and reindex.h5."""
+    return trial / "nanobragg_c2"
 
 
 def misorientations(product, truth) -> np.ndarray:
@@ -50,26 +48,26 @@ def misorientations(product, truth) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("stage", "worst_median"), [("index", 0.06), ("reindex", 0.01)])
-def test_single_lattices_in_their_true_orientation(chain, truth, stage, worst_median):
-    found = store.read(chain / f"{stage}.h5", stage, ["shots/n_lattices"])["shots/n_lattices"]
+def test_single_lattices_in_their_true_orientation(run, truth, stage, worst_median):
+    found = store.read(run / f"{stage}.h5", stage, ["shots/n_lattices"])["shots/n_lattices"]
     assert (found == 1).sum() >= 23 and found.max() <= 1, "there is one crystal on every image"
-    angles = misorientations(chain / f"{stage}.h5", truth)
+    angles = misorientations(run / f"{stage}.h5", truth)
     assert np.median(angles) <= worst_median
     assert angles.max() < 0.2
 
 
-def test_level0_finds_the_beam(chain, truth):
+def test_level0_finds_the_beam(run, truth):
     """Half a pixel in both directions."""
-    told = store.attributes(chain / "reindex.h5", "reindex")["detector"]
+    told = store.attributes(run / "reindex.h5", "reindex")["detector"]
     shift = np.array(told["origin_mm"][0]) - truth["true_panel_origin_mm"]
     assert np.all(np.abs(shift[:2]) < 0.003)
     assert abs(shift[2]) < 0.06
 
 
-def test_miller_indices_are_right(chain, truth):
+def test_miller_indices_are_right(run, truth):
     """Indices of strong spots against the true lattice, put on the same axes by the point group."""
-    columns = store.read(chain / "reindex.h5", "reindex")
-    detector = Source(chain / "manifest.json").detector
+    columns = store.read(run / "reindex.h5", "reindex")
+    detector = Source(run.parents[2] / "data" / "nanobragg_c2" / "manifest.json").detector
     true_detector = detector._replace(origin_mm=np.array([truth["true_panel_origin_mm"]]))
     right = total = 0
     for k, shot in enumerate(columns["lattices/shot"]):
@@ -85,8 +83,8 @@ def test_miller_indices_are_right(chain, truth):
     assert right / total >= 0.999
 
 
-def test_cell_and_residuals(chain):
-    columns = store.read(chain / "reindex.h5", "reindex", ["lattices/"])
+def test_cell_and_residuals(run):
+    columns = store.read(run / "reindex.h5", "reindex", ["lattices/"])
     cell = np.median(columns["lattices/cell"], axis=0)
     np.testing.assert_allclose(cell[:3], [67.2, 59.8, 47.2], atol=0.03)
     assert np.rad2deg(cell[4]) == pytest.approx(110.3, abs=0.02)
@@ -95,7 +93,7 @@ def test_cell_and_residuals(chain):
     assert np.median(columns["lattices/rmsd_transverse_mm"]) < 0.2 * pixel_mm
 
 
-def test_friedel_mates_have_the_right_hand(chain, shared_data, truth):
+def test_friedel_mates_have_the_right_hand(run, shared_data, truth):
     """log of I over the mean of the true mates follows the true difference with slope 1; a mirror would give −1."""
     true = gemmi.read_mtz_file(str(shared_data / "nanobragg_c2" / "truth_F.mtz"))
     unique = Unique(np.array(truth["cell"]), GROUP, 1.8)
@@ -104,7 +102,7 @@ def test_friedel_mates_have_the_right_hand(chain, shared_data, truth):
         rows = unique.rows(sign * hkl)
         squared[rows[rows >= 0]] = np.array(true.column_with_label(label).array)[rows >= 0] ** 2
     mates = 0.5 * (squared + squared[unique.mate])
-    t = store.read(chain / "reindex.h5", "reindex", ["reflections/"])
+    t = store.read(run / "reindex.h5", "reindex", ["reflections/"])
     t = {name.removeprefix("reflections/"): column for name, column in t.items()}
     row = unique.rows(t["hkl"])
     good = (t["flags"] == 0) & (t["intensity"] > 10 * t["sigma"]) & (row >= 0) & (unique.friedel[row] != 0)
@@ -119,6 +117,16 @@ def test_friedel_mates_have_the_right_hand(chain, shared_data, truth):
     assert slope == pytest.approx(1.0, abs=0.25)
 
 
-def test_time_per_shot(chain):
+def test_the_chain_goes_to_its_end_and_loses_nothing(trial):
+    stages = ("index", "level0", "reindex", "cells", "merge", "annulus")
+    figures = {stage: json.loads((trial / f"{stage}.json").read_text()) for stage in stages}
+    found = checks(figures)
+    assert len(found) >= 7 and all(check.holds for check in found), found
+    assert figures["cells"]["n_kept"] >= 22 and figures["annulus"]["n_reflections"] > 100
+    assert figures["level0"]["true_shift_mm"] is None and figures["reindex"]["misorientation_deg_median"] is None
+    assert (trial / "report.html").exists() and (trial / "merge.mtz").exists()
+
+
+def test_time_per_shot(run):
     """Processor seconds, without the shots that compile; the bar of the project is 0.5 s on a quiet machine."""
-    assert np.median(store.read(chain / "reindex.h5", "reindex", ["shots/seconds"])["shots/seconds"]) < 1.0
+    assert np.median(store.read(run / "reindex.h5", "reindex", ["shots/seconds"])["shots/seconds"]) < 1.0
