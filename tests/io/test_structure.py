@@ -69,7 +69,15 @@ def test_curves_of_measured_tables(shared_data):
 
 
 @pytest.mark.parametrize(
-    "text", ["1 2\n3 4\n", "7000 -1 2\n", "7200 -1 2\n7100 -2 3\n", "7100 -1 2\n7110 -2 3\n", "7100 -1 nan\n7120 -2 3\n", "x\n"]
+    "text",
+    [
+        "1 2\n3 4\n",
+        "7000 -1 2\n",
+        "7200 -1 2\n7100 -2 3\n",
+        "7100 -1 2\n7110 -2 3\n",
+        "7100 -1 nan\n7120 -2 3\n",
+        "x\n",
+    ],
 )
 def test_a_table_that_is_no_curve_is_refused(tmp_path, text):
     path = tmp_path / "curve.dat"
