@@ -142,9 +142,11 @@ class Reflections(NamedTuple):
     partiality: Array
     """(reflection,) 0-1, spectrum-weighted recorded fraction relative to exact Bragg; see docs/physics.md"""
     lorentz: Array
-    """(reflection,) λ³/sin 2θ · pdf_ψ(0), Å³/rad: photons = K·|F|²·polarization·lorentz·partiality"""
+    """(reflection,) λ³/sin 2θ · pdf_ψ(0), Å³/rad: photons = K·|F|²·polarization·capture·lorentz·partiality"""
     polarization: Array
     """(reflection,) Kahn factor; divide by it"""
+    capture: Array
+    """(reflection,) fraction of the photons the sensor captures; divide by it"""
     intensity: Array
     """(reflection,) summed photons above background"""
     sigma: Array

@@ -178,7 +178,8 @@ def test_every_reflection_has_one_fate():
     lattice = np.zeros(n, dtype=np.int64)
     lattice[-1] = 1
     table = {
-        name: np.ones(n, dtype=np.float32) for name in ("partiality", "lorentz", "polarization", "intensity", "sigma")
+        name: np.ones(n, dtype=np.float32)
+        for name in ("partiality", "lorentz", "polarization", "capture", "intensity", "sigma")
     }
     table |= {"lattice": lattice, "hkl": hkl, "failed": np.arange(n) == 3}
     table["partiality"][14], table["sigma"][15] = 0.01, 0.0

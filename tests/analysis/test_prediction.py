@@ -121,6 +121,14 @@ def predict(group, detector):
     return prediction.predict(crystal(group), 9e-4, 2000.0, **how)
 
 
+def test_capture_is_that_of_the_sensor_under_the_spot():
+    """1 − exp(−thickness/(attenuation cos)) with the cosine from distance and radius; all without a sensor."""
+    found = predict("C 1 2 1", WIDE._replace(thickness_mm=0.032, attenuation_mm=0.017))
+    radius = np.hypot(found.fast - 600, found.slow - 600) * 0.1
+    np.testing.assert_allclose(found.capture, 1 - np.exp(-32 / 17 * np.hypot(radius, 120.0) / 120.0))
+    assert (predict("C 1 2 1", WIDE).capture == 1).all()
+
+
 @pytest.mark.parametrize("group", ["P 1", "C 1 2 1", "F 2 3"])
 def test_pruning_loses_no_reflection(group):
     """The same reflections as from all nodes, none pruned."""

@@ -35,6 +35,15 @@ def test_capture_and_polarization():
     np.testing.assert_allclose(factor + response.pixel_map(FLAT, -1.0)[0] / unpolarized, 2.0)
 
 
+def test_captured_fraction():
+    """The published sensor head on and at 60°; everything where thickness or attenuation is not known."""
+    rays, normal = np.array([[0.0, 0, -1.0], [np.sqrt(0.75), 0, -0.5]]).T, np.array([0.0, 0.0, 1.0])
+    fraction = response.captured(rays, normal, response.depth(FLAT))
+    np.testing.assert_allclose(fraction, [1 - np.exp(-32 / 17), 1 - np.exp(-64 / 17)])
+    for one in ("thickness_mm", "attenuation_mm"):
+        assert (response.captured(rays, normal, response.depth(FLAT._replace(**{one: 0.0}))) == 1).all()
+
+
 def test_polarization_limits():
     """Nothing at 90° along a complete polarization, everything across it; the mean of both without any."""
     s1 = np.array([[1.0, 0, 0], [0, 1.0, 0], [0, 0, -1.0]])

@@ -80,6 +80,7 @@ class Made:
             "reflections/partiality": p,
             "reflections/lorentz": np.ones(n),
             "reflections/polarization": np.ones(n),
+            "reflections/capture": np.ones(n),
             "reflections/intensity": photons,
             "reflections/sigma": np.sqrt(np.maximum(photons + 40.0, 1.0)),
             "reflections/flags": flags,

@@ -100,7 +100,7 @@ class Observations(NamedTuple):
     variance: np.ndarray
     """(observation,) photons², of everything but the signal's own photons: those expected come on top"""
     factor: np.ndarray
-    """(observation,) polarization · Lorentz · partiality: intensity = G exp(−2 B s²) · factor · I"""
+    """(observation,) polarization · capture · Lorentz · partiality: intensity = G exp(−2 B s²) · factor · I"""
     partiality: np.ndarray
     """(observation,) partiality relative to the best at its resolution (`best_partiality`), 0-1"""
 
@@ -229,7 +229,7 @@ def select(
     at, hkl = table["lattice"].astype(np.int64), table["hkl"].astype(np.int32)
     row, d = unique.rows(hkl), np.asarray(unique.cell.calculate_d_array(hkl), dtype=np.float64)
     partiality = table["partiality"].astype(np.float64)
-    factor = partiality * table["polarization"] * table["lorentz"]
+    factor = partiality * table["polarization"] * table["capture"] * table["lorentz"]
     valid = np.isfinite(table["intensity"]) & np.isfinite(factor) & (table["sigma"] > 0) & (factor > 0)
     fate = np.where(row < 0, Fate.ABSENT, Fate.USED)
     fate[d < unique.d_min] = Fate.RESOLUTION

@@ -60,6 +60,7 @@ class Predicted(NamedTuple):
     partiality: np.ndarray
     lorentz: np.ndarray
     polarization: np.ndarray
+    capture: np.ndarray
     radial_px: np.ndarray
     """half size along the radius that holds all but ~1 % of the spot on either side, px (no pixel or margin added)"""
     transverse_px: np.ndarray
@@ -233,6 +234,7 @@ def predict(
         spots.partiality,
         spots.lorentz,
         response.kahn(spots.s1.T, polarization),
+        np.asarray(response.captured(spots.s1.T, geometry.normals(detector)[panel].T, response.depth(detector))),
         2.33 * spots.sigma_radial * radial,
         2.33 * spots.sigma_transverse * transverse,
     )

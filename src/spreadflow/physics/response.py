@@ -16,8 +16,9 @@ FIBRE_SHAPE = 0.65238
 
 
 def depth(detector: Detector) -> float:
-    """Sensor thickness in attenuation lengths; infinite where everything is captured."""
-    return detector.thickness_mm / detector.attenuation_mm if detector.thickness_mm else np.inf
+    """Sensor thickness in attenuation lengths; infinite where everything is captured or one of them is not known."""
+    known = detector.thickness_mm and detector.attenuation_mm
+    return detector.thickness_mm / detector.attenuation_mm if known else np.inf
 
 
 def kahn(direction, polarization):
@@ -29,17 +30,21 @@ def kahn(direction, polarization):
     return 0.5 * (1.0 + z * z - polarization * (x * x - y * y))
 
 
+def captured(direction, normal, depth):
+    """Fraction 1 − exp(−depth/|n·ŝ|) of the photons a sensor captures; unit vectors as components, depth of `depth`."""
+    cosine = jnp.abs(sum(a * n for a, n in zip(direction, normal, strict=True)))
+    return -jnp.expm1(-depth / cosine)
+
+
 def efficiency(direction, distance_mm, normal, pixel_mm, *, closest_mm, depth, polarization):
     """Solid angle × captured fraction × Kahn polarization of pixels. Components (x, y, z) are tuples of arrays.
 
     direction: unit vector from the sample; distance_mm: to the sample; normal: unit normal of the panel (either side);
-    closest_mm: of the panel's plane; depth: of `depth`. Ω = pixel²·closest/distance³; capture 1 − exp(−depth/|n·ŝ|);
+    closest_mm: of the panel's plane; depth: of `depth`. Ω = pixel²·closest/distance³.
     polarization: K of `kahn`.
     """
-    x, y, z = direction
     solid_angle = pixel_mm**2 * closest_mm / distance_mm**3
-    cosine = jnp.abs(x * normal[0] + y * normal[1] + z * normal[2])
-    return solid_angle * kahn(direction, polarization) * -jnp.expm1(-depth / cosine)
+    return solid_angle * kahn(direction, polarization) * captured(direction, normal, depth)
 
 
 def pixel_map(detector: Detector, polarization: float) -> tuple[np.ndarray, np.ndarray]:

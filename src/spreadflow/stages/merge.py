@@ -18,7 +18,7 @@ from spreadflow.units import wavelength
 
 MAX_GROUPS = 128
 """groups of parts that are added in order, whatever the number of ranks: more ranks than this bring nothing"""
-REFLECTION = ("lattice", "hkl", "partiality", "lorentz", "polarization", "intensity", "sigma", "flags")
+REFLECTION = ("lattice", "hkl", "partiality", "lorentz", "polarization", "capture", "intensity", "sigma", "flags")
 COLUMNS = (
     "shots/mean_energy_ev",
     *(f"lattices/{name}" for name in ("shot", "shot_id", "k")),
