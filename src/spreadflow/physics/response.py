@@ -32,8 +32,8 @@ def kahn(direction, polarization):
 
 def captured(direction, normal, depth):
     """Fraction 1 − exp(−depth/|n·ŝ|) of the photons a sensor captures; unit vectors as components, depth of `depth`."""
-    cosine = jnp.abs(sum(a * n for a, n in zip(direction, normal, strict=True)))
-    return -jnp.expm1(-depth / cosine)
+    cosine = abs(sum(a * n for a, n in zip(direction, normal, strict=True)))
+    return -cosine.__array_namespace__().expm1(-depth / cosine)  # of NumPy or JAX, whichever was given
 
 
 def efficiency(direction, distance_mm, normal, pixel_mm, *, closest_mm, depth, polarization):
