@@ -17,6 +17,7 @@ from spreadflow.parallel import World
 from spreadflow.stages import index
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
+pytestmark = pytest.mark.slow
 DYING = Path(__file__).with_name("dying.py")
 
 

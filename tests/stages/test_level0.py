@@ -78,6 +78,7 @@ def test_runs_of_different_detectors_are_refused(product, tiny_run, tmp_path):
         level0.run(config, index=[product, other], out=tmp_path / "level0.expt", world=World(1))
 
 
+@pytest.mark.slow
 def test_ranks_agree(product, tmp_path):
     """The same bytes on one rank and on two."""
     if not LAUNCHER.exists():
