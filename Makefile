@@ -33,7 +33,7 @@ $(READY): requirements-uv.lock requirements-dev.lock pyproject.toml
 	  $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.lock || \
 	  $(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock  # uv is 8 times faster, pip enough
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true  # some packages hold templates that are no Python
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true  # or each process would
 	touch $@
 
 demo: $(READY)  ## the whole chain on simulated stills, then the table of what came out
