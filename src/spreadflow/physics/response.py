@@ -3,7 +3,6 @@
 Order of the second half as published: Poisson → gain map → point spread → offset → readout noise → rounding.
 """
 
-import jax.numpy as jnp
 import numpy as np
 from scipy.signal import oaconvolve
 
