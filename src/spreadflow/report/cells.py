@@ -117,6 +117,7 @@ def _scatter(axes: Any, table: dict, told: dict, pair: tuple[int, int]) -> None:
         limits = [(min(v[0], c - r), max(v[1], c + r)) for v, c, r in zip(limits, centre, reach, strict=True)]
     axes.set(xlim=limits[0], ylim=limits[1])
     axes.set(xlabel=f"{NAMES[pair[0]]}, Å", ylabel=f"{NAMES[pair[1]]}, Å")
+    axes.locator_params("x", nbins=4)
 
 
 def _histogram(axes: Any, table: dict, figures: dict, column: int) -> None:
