@@ -48,6 +48,12 @@ class Detector(NamedTuple):
     def n_panels(self) -> int:
         return len(self.origin_mm)
 
+    @classmethod
+    def from_json(cls, told: dict[str, Any]) -> "Detector":
+        """The detector whose `_asdict()` a file carries as JSON."""
+        arrays = {name: np.array(told[name], dtype=np.float64) for name in ("origin_mm", "fast", "slow")}
+        return cls(**(told | arrays | {"shape": tuple(told["shape"])}))
+
 
 class Crystal(NamedTuple):
     """One lattice as seen by the pulse."""

@@ -35,6 +35,18 @@ def tilted_panels() -> Detector:
     return Detector(corners, turns[:, :, 0], -turns[:, :, 1], 0.2, (12, 10))
 
 
+def geometry_of(path) -> Detector:
+    with nexus.NexusFile(path) as file:
+        return file.detector
+
+
+def spectra_of(path) -> tuple[np.ndarray, np.ndarray]:
+    """Energies and photons, each (shot, channel)."""
+    with nexus.NexusFile(path) as file:
+        spectra = [file.spectrum(i) for i in range(file.n_frames)]
+    return np.array([s.energies_ev for s in spectra]), np.array([s.photons for s in spectra])
+
+
 def stills(detector: Detector, n: int = 3) -> dict:
     """Arguments of `write` for n random frames."""
     rng = np.random.default_rng(1)
@@ -129,16 +141,17 @@ def test_nxmx_reads_the_same(tmp_path, detector):
 def test_nanobragg_file_has_the_geometry_of_its_truth(shared_data):
     truth = json.loads((shared_data / "nanobragg_c2" / "truth.json").read_text())
     path = shared_data / "nanobragg_c2" / "stills.nxs"
-    detector = nexus.read_geometry(path)
+    with nexus.NexusFile(path) as file:
+        detector, mask = file.detector, file.mask
     assert np.allclose(detector.origin_mm, [truth["metadata_panel_origin_mm"]], atol=1e-12)
     assert np.array_equal(detector.fast, [[1, 0, 0]]) and np.array_equal(detector.slow, [[0, -1, 0]])
     assert (detector.pixel_mm, detector.shape) == (truth["pixel_size_mm"], (1920, 1920))
-    energies, photons = nexus.read_spectra(path)
+    energies, photons = spectra_of(path)
     assert np.allclose(energies, truth["channel_energies_eV"], rtol=1e-12)
     assert np.allclose(photons.sum(axis=1), [i["total_photons"] for i in truth["images"]], rtol=1e-9)
     mean = (energies * photons).sum(axis=1) / photons.sum(axis=1)
     assert np.allclose(mean, [i["mean_energy_eV"] for i in truth["images"]], rtol=1e-9)
-    assert nexus.read_mask(path).mean() == 1
+    assert mask.mean() == 1
 
 
 def _rewire(path, detector: Detector) -> None:
@@ -165,7 +178,7 @@ def _rewire(path, detector: Detector) -> None:
 def test_any_chain_of_transformations(tmp_path):
     nexus.write(tmp_path / "a.nxs", **stills(one_panel()))
     _rewire(tmp_path / "a.nxs", one_panel())
-    read, expected = nexus.read_geometry(tmp_path / "a.nxs"), one_panel()
+    read, expected = geometry_of(tmp_path / "a.nxs"), one_panel()
     for name in ("origin_mm", "fast", "slow", "pixel_mm"):
         assert np.allclose(getattr(read, name), getattr(expected, name), atol=1e-12)
 
@@ -209,7 +222,7 @@ def test_spectra_of_every_layout(tmp_path, shape):
             beam["incident_wavelength"] = 1.75
             beam["incident_wavelength"].attrs["units"] = "angstrom"
             expected = np.full((3, 1), nexus.energy(1.75))
-    energies, photons = nexus.read_spectra(tmp_path / "a.nxs")
+    energies, photons = spectra_of(tmp_path / "a.nxs")
     assert np.allclose(energies, expected, rtol=1e-13)
     assert np.array_equal(photons, arguments["photons"] if expected.shape[1] > 1 else np.ones((3, 1)))
 
@@ -249,7 +262,7 @@ def test_spoiled_header_is_one_clear_error(tmp_path, spoil):
     with h5py.File(tmp_path / "a.nxs", "r+") as f:
         spoil(f)
     with pytest.raises(FileError, match=r"a\.nxs"):
-        nexus.read_geometry(tmp_path / "a.nxs")
+        geometry_of(tmp_path / "a.nxs")
 
 
 def test_truncated_or_foreign_files_are_one_clear_error(tmp_path):
@@ -259,4 +272,4 @@ def test_truncated_or_foreign_files_are_one_clear_error(tmp_path):
     (tmp_path / "text.nxs").write_text("not HDF5")
     for name in ("half.nxs", "text.nxs", "missing.nxs"):
         with pytest.raises(FileError, match=name):
-            nexus.read_geometry(tmp_path / name)
+            geometry_of(tmp_path / name)

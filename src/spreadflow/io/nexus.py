@@ -400,22 +400,3 @@ def _children(group: h5py.Group, nx_class: str) -> list[h5py.Group]:
 def _number(group: h5py.Group, name: str, default: float) -> float:
     item = group.get(name)
     return default if item is None else float(np.ravel(item[()])[0])
-
-
-def read_geometry(path: Path | str) -> Detector:
-    """The detector of a file, in the lab frame. Raises FileError."""
-    with NexusFile(path) as f:
-        return f.detector
-
-
-def read_mask(path: Path | str) -> np.ndarray:
-    """(panel, slow, fast) bool, True = good in every pixel mask of the file. Raises FileError."""
-    with NexusFile(path) as f:
-        return f.mask
-
-
-def read_spectra(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
-    """Energies (n, m) in eV, ascending, and photons (n, m) of the n shots of a file. Raises FileError."""
-    with NexusFile(path) as f:
-        spectra = [f.spectrum(i) for i in range(f.n_frames)]
-    return np.array([s.energies_ev for s in spectra]), np.array([s.photons for s in spectra])

@@ -7,6 +7,8 @@ Ragged data are flat columns: a row of a sub-table names the row it belongs to i
 from typing import NamedTuple
 
 VERSION = 1
+KINDS = ("single", "blank", "double", "saturated", "unreadable")
+"""kinds of simulated shots in the order a run holds them; `shots/kind` of the truth is the number"""
 
 
 class Dataset(NamedTuple):
@@ -231,7 +233,7 @@ _TRUTH = (
         "shots",
         {
             "shot_id": ("uint64", "", "as in index"),
-            "kind": ("uint8", "", "0 single, 1 blank, 2 double, 3 saturated, 4 unreadable"),
+            "kind": ("uint8", "", ", ".join(f"{number} {kind}" for number, kind in enumerate(KINDS))),
         },
     )
     | _table(

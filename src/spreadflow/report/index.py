@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from spreadflow.errors import Outcome
 from spreadflow.io import images as io_images
 from spreadflow.io import store
+from spreadflow.models import Detector
 from spreadflow.physics import geometry
 from spreadflow.report import style, truth
 
@@ -29,7 +30,7 @@ class Run:
     def __init__(self, stage: str, product: Path, manifests: list[Path]):
         self.table, self.told = store.read(product, stage), store.attributes(product, stage)
         self.name, self.space_group = str(self.told["run"]), str(self.told["config"]["space_group"])
-        self.detector = truth.as_detector(self.told["detector"])
+        self.detector = Detector.from_json(self.told["detector"])
         self.manifest = of_run(self.name, manifests)
         simulated = io_images.truth(self.manifest) if self.manifest else None
         self.pair: truth.Pair | None = None

@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 
 from spreadflow.errors import Outcome
 from spreadflow.io import images as io_images
+from spreadflow.io.schema import KINDS
 from spreadflow.models import Spectrum
 from spreadflow.physics import geometry
 from spreadflow.report import style
-from spreadflow.report.truth import BLANK, DOUBLE, KINDS, SINGLE, true_detector
+from spreadflow.report.truth import BLANK, DOUBLE, SINGLE, true_detector
 
 
 class Run(NamedTuple):

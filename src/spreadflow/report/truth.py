@@ -11,13 +11,13 @@ from scipy.spatial import cKDTree
 from spreadflow.errors import FileError
 from spreadflow.io import images as io_images
 from spreadflow.io.nexus import NexusFile
+from spreadflow.io.schema import KINDS
 from spreadflow.models import Detector, ReflectionFlag
 from spreadflow.physics import lattice, symmetry
 from spreadflow.units import DEG
 
-SINGLE, BLANK, DOUBLE = 0, 1, 2
+SINGLE, BLANK, DOUBLE = (KINDS.index(kind) for kind in ("single", "blank", "double"))
 """kinds of simulated shots"""
-KINDS = ("single", "blank", "double", "saturated", "unreadable")
 RIGHT_RAD = 1.0 * DEG
 """a lattice closer than this to a simulated one is that one"""
 BRIGHT = 0.1
@@ -199,11 +199,5 @@ def true_detector(manifest: Path) -> Detector | None:
             continue
         with file:
             told = None if file.truth is None else file.truth.attrs.get("detector")
-            return None if told is None else as_detector(json.loads(told))
+            return None if told is None else Detector.from_json(json.loads(told))
     return None
-
-
-def as_detector(told: dict) -> Detector:
-    """A detector from the JSON a file carries."""
-    arrays = {name: np.array(told[name], dtype=np.float64) for name in ("origin_mm", "fast", "slow")}
-    return Detector(**(told | arrays | {"shape": tuple(told["shape"])}))

@@ -47,7 +47,6 @@ def run(
 ) -> None:
     """Write annulus.h5 with its parts. images, reindex: manifest and product of each run, in the same order."""
     section, log = config.annulus, logger(word, world)
-    assert section is not None
     told = [store.attributes(path, "reindex") for path in reindex]
     sources = [_source(manifest, of) for manifest, of in zip(images, told, strict=True)]
     blocks = [block for r, path in enumerate(reindex) for block in _blocks(r, path, cells)]

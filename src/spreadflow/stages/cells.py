@@ -19,7 +19,6 @@ LATTICES = ("lattices/shot_id", "lattices/k", "lattices/cell")
 def run(config: StageConfig, *, reindex: list[Path], out: Path, world: World, word: str = "cells") -> None:
     """Cluster the cells of all runs' lattices (or take frozen clusters) and filter. One rank works."""
     section, log = config.cells, logger(word, world)
-    assert section is not None
     world.once(lambda: _run(section, reindex, Path(out), log))
 
 

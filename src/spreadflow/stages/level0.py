@@ -29,7 +29,6 @@ NAMES = ("shots/shot_id", "spots/", "lattices/")
 def run(config: StageConfig, *, index: list[Path], out: Path, world: World, word: str = "level0") -> None:
     """Refine the detector that all runs of `index` share, or copy a frozen one."""
     section, log, out = config.level0, logger(word, world), Path(out)
-    assert section is not None
     told = [store.attributes(path, "index") for path in index]
     detector, space_group = _shared(index, told)
     if section.from_file:
@@ -82,9 +81,7 @@ def _shared(index: list[Path], told: list[dict]) -> tuple[Detector, str]:
             raise FileError(path, f"the detector of {index[0]}", "another one", todo)
         if of["config"]["space_group"] != told[0]["config"]["space_group"]:
             raise FileError(path, "one space group", of["config"]["space_group"], "Index all runs alike.")
-    described = told[0]["detector"]
-    arrays = {name: np.asarray(described[name], dtype=float) for name in ("origin_mm", "fast", "slow", "pixel_mm")}
-    return Detector(**(described | arrays | {"shape": tuple(described["shape"])})), told[0]["config"]["space_group"]
+    return Detector.from_json(told[0]["detector"]), told[0]["config"]["space_group"]
 
 
 class _Spectra:

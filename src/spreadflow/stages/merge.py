@@ -49,7 +49,6 @@ class Table(NamedTuple):
 def run(config: StageConfig, *, reindex: list[Path], cells: Path, out: Path, world: World, word: str = "merge") -> None:
     """Scale, fit the error model, merge, write the product, and say how good it is."""
     section, log, out = config.merge, logger(word, world), Path(out)
-    assert section is not None
     accepted = _accepted(cells)
     unique = merging.Unique(accepted.cell, accepted.space_group, section.d_min)
     parts = _parts(reindex, accepted.runs)

@@ -13,15 +13,15 @@ from spreadflow import __version__
 from spreadflow.config import StageConfig
 from spreadflow.errors import ConfigError
 from spreadflow.io import images, nexus, schema, store
+from spreadflow.io.schema import KINDS
 from spreadflow.log import Progress, logger
 from spreadflow.parallel import World
 from spreadflow.physics import anomalous, bragg
-from spreadflow.stages.still import KINDS, Simulator, Truth
+from spreadflow.stages.still import Simulator, Truth
 
 
 def run(config: StageConfig, *, run: str, out: Path, world: World, word: str = "simulate") -> None:
     """Write the image files of a run beside `out`, and `out`, their manifest."""
-    assert config.simulate is not None and config.shots is not None
     log, simulator = logger(word, world), Simulator(config)
     counts = [getattr(config.shots, f"n_{kind}") for kind in KINDS]
     kinds = np.repeat(np.arange(len(KINDS)), counts)
@@ -46,7 +46,6 @@ def run(config: StageConfig, *, run: str, out: Path, world: World, word: str = "
 
 def _inputs(config: StageConfig) -> list[str]:
     """Identities of the files the configuration names."""
-    assert config.crystal is not None
     curves = [site.curve for site in config.crystal.sites if site.curve not in anomalous.VALENCE]
     return [store.identity(path) for path in (config.crystal.model, *curves) if path is not None]
 

@@ -15,8 +15,6 @@ from spreadflow.physics.background import background
 from spreadflow.physics.structure_factors import Atoms, StructureFactors, structure_factors
 from spreadflow.units import wavelength
 
-KINDS = ("single", "blank", "double", "saturated", "unreadable")
-"""kinds of shots in the order a run holds them; `shots/kind` of the truth is the number"""
 N_LATTICES = {"blank": 0, "double": 2}
 """where it is not one"""
 FLOODED = 0.05
@@ -38,7 +36,6 @@ class Simulator:
     """What all shots of a run have in common, each part made when it is first needed."""
 
     def __init__(self, config: StageConfig):
-        assert config.seed is not None and config.crystal and config.beam and config.detector and config.simulate
         self.seed, self.crystal, self.beam = config.seed, config.crystal, config.beam
         self.section, self.how = config.detector, config.simulate
         self.detector = build.detector(self.section)
