@@ -66,6 +66,47 @@ class Crystal(NamedTuple):
     """() r.m.s. total rotation angle of the mosaic domains (axis uniform), rad"""
 
 
+class Mosaic(NamedTuple):
+    """How the mosaic domains of a lattice are turned: a mixture of Gaussian rotations about given ones."""
+
+    rotations: Array
+    """(component, 3, 3) in the lab frame, on the left of A"""
+    width: Array
+    """(component,) standard deviation about each axis of the component's own Gaussian, in units of η; 0 = one domain"""
+    share: Array
+    """(component,) fraction of the domains; sums to 1"""
+
+
+class Parameters(NamedTuple):
+    """What the expected Bragg photons of one lattice depend on. A pytree, to be differentiated in any float leaf."""
+
+    crystal: Crystal
+    mosaic: Mosaic
+    scale: Array
+    """() mosaic domains in the beam"""
+    beam_mm: Array
+    """() edge of the square beam: the fluence is photons / beam²"""
+    spectrum: Spectrum
+    polarization: Array
+    """() Kahn's K, along the lab x axis"""
+    detector: Detector
+    hkl: Array
+    """(node, 3) int32 Miller indices, conventional axes; any other node scatters nothing"""
+    f_squared: Array
+    """(node, channel) |F(hkl, E)|², electrons²"""
+
+
+class Pixels(NamedTuple):
+    """Points on the detector at which photons are expected; pixel centres are at +0.5."""
+
+    panel: Array
+    """(point,) int32"""
+    fast: Array
+    """(point,) px"""
+    slow: Array
+    """(point,) px"""
+
+
 class Shot(NamedTuple):
     """What a real experiment records of one pulse."""
 
