@@ -1,7 +1,7 @@
 """Structure factors of a model, kept factored: F(h, E) = F_rest(h) + Σ_s g_s(h)·(f'_s(E) + i f''_s(E)).
 
-g_s(h) = Σ_atoms occupancy · exp(−hᵀβh) · exp(2πi h·x) over the atoms of site s in the whole cell. F_rest holds all f0
-(IT92), f', f'' of the other elements at one energy, and the flat bulk solvent k_sol exp(−B_sol/4d²) F_mask
+g_s(h) = Σ_atoms occupancy · exp(−hᵀβh) · exp(2πi h·x) over the atoms of group s in the whole cell: a named site, or all
+other atoms of an element. F_rest holds all f0 (IT92) and the flat bulk solvent k_sol exp(−B_sol/4d²) F_mask
 (Jiang & Brünger 1994). Conventional axes, both Friedel mates.
 """
 
@@ -33,7 +33,7 @@ class Atoms(NamedTuple):
     xyz: np.ndarray
     """(atom, 3) fractional coordinates"""
     occupancy: np.ndarray
-    """(atom,)"""
+    """(atom,) as in PDB files: an atom that n operations leave in place has 1/n of its share at most"""
     beta: np.ndarray
     """(atom, 3, 3) dimensionless: the temperature factor is exp(−hᵀβh)"""
 
@@ -45,14 +45,35 @@ class StructureFactors(NamedTuple):
     """(node, 3) int32, conventional axes, both Friedel mates, centring absences left out"""
     rest: Array
     """(node,) complex128, electrons: all that does not depend on energy"""
-    sites: Array
-    """(site, node) complex128: g of each kind of anomalous atom"""
+    groups: Array
+    """(group, node) complex128: g of each kind of anomalous atom, the named sites first, then the other elements"""
     anomalous: Array
-    """(site, channel) complex128: f' + i f'', electrons"""
+    """(group, channel) complex128: f' + i f'', electrons"""
+    n_sites: int = 0
+    """so many of the groups are named sites"""
 
-    def at(self, nodes: np.ndarray) -> np.ndarray:
-        """(len(nodes), channel) complex F of nodes given by row."""
-        return self.rest[nodes, None] + self.sites[:, nodes].T @ self.anomalous
+    def at(self, rows: np.ndarray) -> np.ndarray:
+        """(len(rows), channel) complex F of nodes given by row."""
+        return self.rest[rows, None] + self.groups[:, rows].T @ self.anomalous
+
+    def without_sites(self, rows: np.ndarray) -> np.ndarray:
+        """(len(rows), channel) complex: what the named sites' f', f'' are added to."""
+        others = slice(self.n_sites, None)
+        return self.rest[rows, None] + self.groups[others, rows].T @ self.anomalous[others]
+
+
+def f_squared(fixed: Array, groups: Array, anomalous: Array) -> Array:
+    """(node, channel) |fixed + Σ_s groups_s·(f'_s + i f''_s)|², electrons², in real arithmetic, which XLA fuses.
+
+    fixed: (node, channel) or (node, 1) complex; groups: (site, node) complex; anomalous: (site, channel) complex, or
+    (2, site, channel) real, f' and f'' (then differentiable in real numbers). NumPy in, NumPy out; JAX otherwise.
+    """
+    f1, f2 = (anomalous.real, anomalous.imag) if np.ndim(anomalous) == 2 else anomalous
+    real, imaginary = fixed.real, fixed.imag
+    for g, up, across in zip(groups, f1, f2, strict=True):
+        a, b = g.real[:, None], g.imag[:, None]
+        real, imaginary = real + a * up - b * across, imaginary + b * up + a * across
+    return real * real + imaginary * imaginary
 
 
 def isotropic(b: np.ndarray, cell: np.ndarray) -> np.ndarray:
@@ -68,16 +89,15 @@ def structure_factors(
     *,
     d_min: float,
     sites: Mapping[str, np.ndarray],
-    others: Mapping[str, complex],
+    others: Mapping[str, np.ndarray],
     k_sol: float = 0.0,
     b_sol: float = 0.0,
-    n_channels: int = 1,
 ) -> StructureFactors:
     """Structure factors of every node to d_min, Å. cell: (6,) Å, rad.
 
-    sites: atom name → (channel,) f' + i f'' of the atoms of that name. others: element → f' + i f'' of atoms that are
-    no site (0 where not given). n_channels: where there are no sites. Raises ValueError for a
-    site the model does not have.
+    sites: atom name → (channel,) f' + i f'' of the atoms of that name. others: element → (channel,) f' + i f'' of its
+    atoms that are no site (0 where not given); a single number holds for all channels. Raises ValueError for a site
+    the model does not have.
     """
     for name in sites:
         if name not in atoms.names:
@@ -87,22 +107,20 @@ def structure_factors(
     unique, back, conjugate, phase = _representatives(nodes, space_group)
     stol2 = 0.25 / lattice.spacing(lattice.reciprocal(cell), unique) ** 2
     is_site = np.isin(atoms.names, list(sites))
-    spread = lambda g: np.where(conjugate, np.conj(g[back]), g[back]) * phase  # noqa: E731
-    rest = np.zeros(len(nodes), dtype=np.complex128)
+    members = [(atoms.names == name, curve) for name, curve in sites.items()]
     for element in np.unique(atoms.elements[~is_site]):
-        g = spread(geometric(_pick(atoms, ~is_site & (atoms.elements == element)), unique, space_group))
-        rest += g * (form_factor(element, stol2)[back] + others.get(str(element), 0.0))
-    scattering = np.zeros((len(sites), len(nodes)), dtype=np.complex128)
-    for row, name in enumerate(sites):
-        for element in np.unique(atoms.elements[atoms.names == name]):
-            chosen = (atoms.names == name) & (atoms.elements == element)
-            g = spread(geometric(_pick(atoms, chosen), unique, space_group))
-            rest += g * form_factor(element, stol2)[back]
-            scattering[row] += g
+        members.append((~is_site & (atoms.elements == element), others.get(str(element), 0.0)))
+    rest, groups = np.zeros(len(nodes), dtype=np.complex128), np.zeros((len(members), len(nodes)), dtype=np.complex128)
+    for g, (chosen, _) in zip(groups, members, strict=True):
+        for element in np.unique(atoms.elements[chosen]):
+            some = geometric(_pick(atoms, chosen & (atoms.elements == element)), unique, space_group)
+            spread = np.where(conjugate, np.conj(some[back]), some[back]) * phase
+            rest += spread * form_factor(element, stol2)[back]
+            g += spread
     if k_sol:
         rest += k_sol * np.exp(-b_sol * stol2[back]) * mask_transform(atoms, cell, space_group, nodes, d_min)
-    curves = np.array([*sites.values()]) if sites else np.zeros((0, n_channels))
-    return StructureFactors(nodes, rest, scattering, curves)
+    curves = np.array(np.broadcast_arrays(np.zeros(1), *(curve for _, curve in members))[1:], dtype=np.complex128)
+    return StructureFactors(nodes, rest, groups, curves, len(sites))
 
 
 def _pick(atoms: Atoms, which: np.ndarray) -> Atoms:

@@ -56,7 +56,7 @@ class Simulator:
             atoms = structure.read(section.model, self.cell, section.space_group)
         curves = {site.atom: self._curve(i, site, atoms) for i, site in enumerate(section.sites)}
         elements = [str(element) for element in np.unique(atoms.elements)]
-        others = {element: complex(anomalous.tabulated(element, [self.beam.energy_ev])[0]) for element in elements}
+        others = {element: anomalous.tabulated(element, self.energies) for element in elements}
         return structure_factors(
             atoms,
             self.cell,
@@ -66,7 +66,6 @@ class Simulator:
             others=others,
             k_sol=section.k_sol,
             b_sol=section.b_sol,
-            n_channels=len(self.energies),
         )
 
     def _curve(self, i: int, site: Site, atoms: Atoms) -> np.ndarray:
