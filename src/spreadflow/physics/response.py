@@ -3,6 +3,7 @@
 Order of the second half as published: Poisson → gain map → point spread → offset → readout noise → rounding.
 """
 
+import jax.numpy as jnp
 import numpy as np
 from scipy.signal import oaconvolve
 
@@ -14,10 +15,10 @@ FIBRE_SHAPE = 0.65238
 """width parameter of the fibre-optic point spread over its FWHM (Holton et al. 2012)"""
 
 
-def depth(detector: Detector) -> float:
-    """Sensor thickness in attenuation lengths; infinite where everything is captured or one of them is not known."""
-    known = detector.thickness_mm and detector.attenuation_mm
-    return detector.thickness_mm / detector.attenuation_mm if known else np.inf
+def depth(detector: Detector):
+    """() sensor thickness in attenuation lengths; infinite where everything is captured or one of them is not known."""
+    thickness, attenuation = detector.thickness_mm, detector.attenuation_mm
+    return jnp.where(thickness * attenuation > 0, thickness / jnp.where(attenuation > 0, attenuation, 1.0), jnp.inf)
 
 
 def kahn(direction, polarization):

@@ -1,0 +1,204 @@
+"""Expected Bragg photons of one lattice, summed over the (cloud, point, channels) that can hold any.
+
+photons(point) = r_e²·scale/beam² Σ_clouds amplitude Σ_E photons_E |F(h, E)|² exp(−½ (p − q)ᵀM(p − q)) · efficiency,
+p = (ŝ − ŝ0)·E/hc. For one point and cloud the exponent is a parabola in E, ½(a₂x² + 2a₁x + a₀) with x = E − middle:
+three numbers in float64, after which the sum over channels may run in float32. All derivatives but those by the
+photons of a channel follow from three moments of x.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+import spreadflow.physics.precision  # noqa: F401  (float64)
+from spreadflow.models import Array, Detector, Parameters, Pixels
+from spreadflow.physics import geometry
+from spreadflow.physics.mosaic import Clouds, clouds
+from spreadflow.physics.response import depth, efficiency
+from spreadflow.units import HC_EV_ANGSTROM, R_E_SQUARED_M2
+
+WINDOW = 32
+"""channels summed at a time, from the first that matters on"""
+BLOCK = 1 << 16
+"""pairs worked on at a time: bounds the memory"""
+
+
+class Pairs(NamedTuple):
+    """Which cloud may put photons of which channels on which point. All int32 of shape (pair,).
+
+    A pair stands for `WINDOW` channels; where more matter there are more pairs. To fill up to a static shape: a
+    channel equal to the number of channels, beyond which nothing shines.
+    """
+
+    point: Array
+    """row of the points"""
+    cloud: Array
+    """row of the node · number of components + component"""
+    channel: Array
+    """the first channel"""
+
+
+class Rays(NamedTuple):
+    """Where points look. Arrays of shape (point,)."""
+
+    turn: tuple[Array, Array, Array]
+    """(ŝ − ŝ0)/hc, so that p = turn·E, Å⁻¹/eV"""
+    efficiency: Array
+    """solid angle × captured fraction × polarization"""
+
+
+def rays(detector: Detector, polarization, pixels: Pixels) -> Rays:
+    """Rays from the sample to points of the detector."""
+    axis = lambda a: [a[:, j][pixels.panel] for j in range(3)]  # noqa: E731
+    origin, fast, slow, normal = map(
+        axis, map(jnp.asarray, (detector.origin_mm, detector.fast, detector.slow, geometry.normals(detector)))
+    )
+    f, s = pixels.fast * detector.pixel_mm, pixels.slow * detector.pixel_mm
+    place = [o + a * f + b * s for o, a, b in zip(origin, fast, slow, strict=True)]
+    distance = jnp.sqrt(place[0] ** 2 + place[1] ** 2 + place[2] ** 2)
+    ray = [p / distance for p in place]
+    made = efficiency(
+        ray,
+        distance,
+        normal,
+        detector.pixel_mm,
+        closest_mm=abs(sum(o * n for o, n in zip(origin, normal, strict=True))),
+        depth=depth(detector),
+        polarization=polarization,
+    )
+    x, y, z = ray
+    across = (x * x + y * y) / (1.0 - z)
+    return Rays(tuple(c / HC_EV_ANGSTROM for c in (x, y, jnp.where(z < 0, across, 1.0 + z))), made)
+
+
+def photons(parameters: Parameters, pixels: Pixels, pairs: Pairs, *, dtype="float64"):
+    """(point,) expected photons of `pixels`, from the `pairs` of `layout`. Pure; differentiable in every float leaf.
+
+    A point stands for a whole pixel. dtype: of the sums over channels; everything else is float64.
+    """
+    n_points = len(pixels.fast)
+    cloud = clouds(parameters.crystal, parameters.mosaic, jnp.asarray(parameters.hkl))
+    ray = rays(parameters.detector, parameters.polarization, pixels)
+    channels = Channels.of(parameters)
+
+    def block(pairs):
+        return _of_pairs(ray, cloud, channels, pairs, dtype)
+
+    return jax.ops.segment_sum(_in_blocks(block, pairs), pairs.point, n_points)
+
+
+class Channels(NamedTuple):
+    """The spectrum times |F|², with empty channels behind the last so that a window never reaches beyond the end."""
+
+    middle: Array
+    """() eV; x = E − middle"""
+    x: Array
+    """(channel + WINDOW,) eV"""
+    strength: Array
+    """(node · (channel + WINDOW),) photons per unit of the cloud"""
+
+    @classmethod
+    def of(cls, parameters: Parameters) -> "Channels":
+        energies, fluence = (jnp.asarray(a, dtype=jnp.float64) for a in parameters.spectrum)
+        middle = jax.lax.stop_gradient(0.5 * (energies[0] + energies[-1]))
+        fluence = R_E_SQUARED_M2 * parameters.scale / (parameters.beam_mm * 1e-3) ** 2 * fluence
+        strength = jnp.pad(fluence * parameters.f_squared, ((0, 0), (0, WINDOW)))
+        return cls(middle, jnp.pad(energies - middle, (0, WINDOW)), strength.reshape(-1))
+
+
+def _in_blocks(function, pairs: Pairs):
+    """function(pairs) in blocks of `BLOCK` pairs; the number of pairs is a multiple of it, or smaller."""
+    if len(pairs.point) <= BLOCK:
+        return function(pairs)
+    blocks = jax.tree.map(lambda column: column.reshape(-1, BLOCK), pairs)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), jax.lax.map(function, blocks))
+
+
+def _of_pairs(ray: Rays, cloud: Clouds, channels: Channels, pairs: Pairs, dtype):
+    """(pair,) photons."""
+    a2, a1, a0 = exponents(ray, cloud, channels.middle, pairs.point, pairs.cloud)
+    at = _start(cloud, channels, pairs)
+    total = channel_sum(a2, a1, a0, channels.x, channels.strength, pairs.channel, at, dtype)
+    return ray.efficiency[pairs.point] * cloud.amplitude[pairs.cloud] * total
+
+
+def _start(cloud: Clouds, channels: Channels, pairs: Pairs):
+    """(pair,) where the window of a pair begins in `channels.strength`."""
+    width = len(channels.x)
+    n_components = len(cloud.amplitude) * width // len(channels.strength)
+    return pairs.cloud // n_components * width + pairs.channel
+
+
+def exponents(ray: Rays, cloud: Clouds, middle, point, of_cloud):
+    """a₂, a₁, a₀ (pair,) of ½(p − q)ᵀM(p − q) = ½(a₂x² + 2a₁x + a₀), p = turn·(middle + x)."""
+    t = [c[point] for c in ray.turn]
+    d = [a * middle - q[of_cloud] for a, q in zip(t, cloud.q, strict=True)]
+    xx, yy, zz, yz, xz, xy = (m[of_cloud] for m in cloud.precision)
+    times = lambda v: (  # noqa: E731
+        xx * v[0] + xy * v[1] + xz * v[2],
+        xy * v[0] + yy * v[1] + yz * v[2],
+        xz * v[0] + yz * v[1] + zz * v[2],
+    )
+    dot = lambda u, v: u[0] * v[0] + u[1] * v[1] + u[2] * v[2]  # noqa: E731
+    along, away = times(t), times(d)
+    return dot(along, t), dot(along, d), dot(away, d)
+
+
+def moments(a2, a1, a0, x, strength, channel, at, dtype, order: int):
+    """Σ strength·exp(−½(a₂x² + 2a₁x + a₀))·uⁿ for n < order (float64) and the centre: u = x − centre, centre = −a₁/a₂.
+
+    Over `WINDOW` channels from row `channel` of x and row `at` of the strengths on.
+    """
+    centre = -a1 / a2
+    floor = 0.5 * (a0 + a1 * centre)
+    curvature, middle, x, strength = (a.astype(dtype) for a in (0.5 * a2, centre, x, strength))
+
+    def step(j, sums):
+        u = x[channel + j] - middle
+        part, out = strength[at + j] * jnp.exp(-curvature * u * u), []
+        for total in sums:
+            out.append(total + part)
+            part = part * u
+        return tuple(out)
+
+    sums = jax.lax.fori_loop(0, WINDOW, step, (jnp.zeros_like(middle),) * order)
+    height = jnp.exp(-floor)
+    return [height * total.astype(jnp.float64) for total in sums], centre
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(5, 6, 7))
+def channel_sum(a2, a1, a0, x, strength, channel, at, dtype):
+    """(pair,) Σ over a window of channels of strength·exp(−½(a₂x² + 2a₁x + a₀)), float64 of sums in `dtype`."""
+    return moments(a2, a1, a0, x, strength, channel, at, dtype, 1)[0][0]
+
+
+@partial(channel_sum.defjvp, symbolic_zeros=True)
+def _channel_sum_jvp(channel, at, dtype, primals, tangents):
+    """d = −½(da₂ Σx² + 2 da₁ Σx + da₀ Σ1) + Σ dstrength exp(…) − Σ(a₂x + a₁) dx."""
+    a2, a1, a0, x, strength = primals
+    (m0, m1, m2), centre = moments(*primals, channel, at, dtype, 3)
+    first, second = m1 + centre * m0, m2 + centre * (2.0 * m1 + centre * m0)
+    change = jnp.zeros_like(m0)
+    for by, tangent in zip((-0.5 * second, -first, -0.5 * m0), tangents[:3], strict=True):
+        if not isinstance(tangent, SymbolicZero):
+            change += by * tangent
+    dx, dstrength = tangents[3:]
+    if not isinstance(dstrength, SymbolicZero):
+        change += _linear(a2, a1, a0, x, channel, at, dstrength, None)
+    if not isinstance(dx, SymbolicZero):
+        change += _linear(a2, a1, a0, x, channel, at, strength, dx)
+    return m0, change
+
+
+def _linear(a2, a1, a0, x, channel, at, strength, dx):
+    """What a change of the strengths (dx None) or of the energies of channels does; linear in it, so JAX transposes."""
+
+    def step(total, j):
+        at_x = x[channel + j]
+        part = strength[at + j] * jnp.exp(-0.5 * (a2 * at_x * at_x + 2.0 * a1 * at_x + a0))
+        return total + (part if dx is None else -part * (a2 * at_x + a1) * dx[channel + j]), None
+
+    return jax.lax.scan(step, jnp.zeros_like(a0), jnp.arange(WINDOW))[0]
