@@ -14,6 +14,9 @@ from spreadflow.physics import geometry
 FIBRE_SHAPE = 0.65238
 """width parameter of the fibre-optic point spread over its FWHM (Holton et al. 2012)"""
 
+OPAQUE = 700.0
+"""attenuation lengths that let nothing through: exp(−700) of 1, and derivatives are finite, unlike at infinity"""
+
 
 def depth(detector: Detector):
     """() sensor thickness in attenuation lengths; infinite where everything is captured or one of them is not known."""

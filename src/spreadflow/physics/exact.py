@@ -1,0 +1,193 @@
+"""Expected Bragg photons by brute force: every point × channel × mosaic domain. The reference of the forward model.
+
+I = r_e²·fluence·scale·Σ_E f_E Σ_domains share·|F(h0, E)|²·F_latt²(h − h0)·Ω·capture·polarization, with
+h = (R A)⁻¹·(ŝ − ŝ0)·E/hc and h0 the nearest node, which is held constant in derivatives. Mosaic domains are discrete.
+F_latt² by shape, with x = N(h − h0) per axis and r² = Σx² (nanoBragg; its `fudge` is 1):
+
+    square        Π (sin πx / sin(πx/N))², so the interference function for whole N
+    round         (π/6)·ΠN²·(3(sin y − y cos y)/y³)², y = πr: a sphere of the volume of the domain
+    gauss         ΠN²·exp(−2r²/0.63), integral over a cell (0.63π/2)^(3/2)·ΠN = 0.9844·ΠN
+    gauss_argchk  gauss, but 0 where r²/0.63 ≥ 35
+    tophat        ΠN² where r² < 0.63², else 0
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import spreadflow.physics.precision  # noqa: F401  (float64)
+from spreadflow.models import Array, Parameters, Pixels
+from spreadflow.physics import geometry
+from spreadflow.physics.response import depth, efficiency
+from spreadflow.units import HC_EV_ANGSTROM, R_E_SQUARED_M2
+
+_POINTS = 1 << 13
+"""points of one call: what a loop touches stays in the cache"""
+_CHUNK = 1 << 18
+"""points of an image made at a time"""
+_SERIES = 0.5
+"""(πr)² below which the round shape is summed as a series"""
+_ROUND = np.array([1.0, -1 / 10, 1 / 280, -1 / 15120, 1 / 1330560, -1 / 172972800, 1 / 31135104000])
+"""3(sin y − y cos y)/y³ in powers of y²"""
+
+
+def photons(parameters: Parameters, pixels: Pixels, *, shape: str = "gauss", dtype: str = "float64") -> Array:
+    """Expected photons (point,) `dtype` of a pixel centred at each point, as if the pixel were as its centre is.
+
+    dtype: of the lattice factor and of the sums; h − h0 is formed in float64. May be differentiated in any float leaf;
+    hkl, the widths of the mosaic components and the sensor's thickness must be known when it is traced.
+    Raises ValueError for an unknown shape and for mosaic components that have a width.
+    """
+    if shape not in SHAPES:
+        raise ValueError(f"shape: one of {', '.join(SHAPES)}; found {shape!r}")
+    if np.any(parameters.mosaic.width):
+        raise ValueError("mosaic.width: 0, as only discrete domains can be summed; found a continuous spread")
+    table = _table(np.asarray(parameters.hkl))
+    by_channel = jnp.asarray(parameters.f_squared).T
+    rest = parameters._replace(hkl=None, f_squared=None)
+    deep = depth(parameters.detector)
+    n = len(pixels.panel)
+    size = min(_POINTS, 1 << max(8, (n - 1).bit_length()))
+    padded = Pixels(*(jnp.pad(jnp.asarray(column), (0, -n % size), mode="edge") for column in pixels))
+    blocks = [Pixels(*(column[i : i + size] for column in padded)) for i in range(0, n, size)]
+    return jnp.concatenate([_block(rest, by_channel, table, b, deep, shape=shape, dtype=dtype) for b in blocks])[:n]
+
+
+def image(parameters: Parameters, *, shape: str = "gauss", oversample: int = 1, dtype: str = "float64") -> np.ndarray:
+    """Expected photons (panel, slow, fast) of all pixels, each the mean over oversample² points."""
+    n_slow, n_fast = parameters.detector.shape
+    out = np.empty((parameters.detector.n_panels, n_slow, n_fast), dtype)
+    rows = max(1, _CHUNK // (n_fast * oversample**2))
+    for panel in range(len(out)):
+        for first in range(0, n_slow, rows):
+            some = out[panel, first : first + rows]
+            slow, fast = ((np.arange(n * oversample) + 0.5) / oversample for n in some.shape)
+            slow, fast = (a.ravel() for a in np.meshgrid(first + slow, fast, indexing="ij"))
+            points = Pixels(np.full(len(fast), panel, np.int32), fast, slow)
+            fine = np.asarray(photons(parameters, points, shape=shape, dtype=dtype))
+            some[:] = fine.reshape(len(some), oversample, n_fast, oversample).mean(axis=(1, 3))
+    return out
+
+
+class _Table(NamedTuple):
+    """Where nodes are in the list: a box of all indices, one wider than the list on either side."""
+
+    row: Array
+    """(h · k · l,) int32 row of the node; one beyond the last for those not in the list"""
+    low: Array
+    """(3,) first index of the box"""
+    high: Array
+    """(3,) last index of the box"""
+
+
+def _table(hkl: np.ndarray) -> _Table:
+    low, high = hkl.min(axis=0) - 1, hkl.max(axis=0) + 1
+    row = np.full(high - low + 1, len(hkl), np.int32)
+    row[tuple((hkl - low).T)] = np.arange(len(hkl))
+    return _Table(row.ravel(), low.astype(np.float64), high.astype(np.float64))
+
+
+@partial(jax.jit, static_argnames=("shape", "dtype"))
+def _block(parameters: Parameters, f_squared, table: _Table, pixels: Pixels, deep, *, shape, dtype):
+    """`photons` of one block; f_squared (channel, node)."""
+    crystal, mosaic, spectrum = parameters.crystal, parameters.mosaic, parameters.spectrum
+    turn, made = _rays(parameters, pixels, deep)
+    inverse, n_cells = jnp.linalg.inv(mosaic.rotations @ crystal.A), crystal.n_cells.astype(dtype)
+
+    @jax.checkpoint
+    def domain(k, column, turn, inverse):
+        """F²·F_latt²/ΠN² at the points: nothing of it is kept for the derivative."""
+        h = [k * sum(inverse[i, j] * turn[j] for j in range(3)) for i in range(3)]
+        h0 = [jnp.ceil(a - 0.5) for a in jax.lax.stop_gradient(h)]
+        away = [(a - b).astype(dtype) for a, b in zip(h, h0, strict=True)]
+        return column[_rows(h0, table)] * SHAPES[shape](away, n_cells)
+
+    def channel(total, at):
+        k, weight, column = at
+        column = jnp.append(column, 0.0).astype(dtype)
+
+        def step(sums, of_domain):
+            inverse, share = of_domain
+            return sums + share * domain(k, column, turn, inverse), None
+
+        sums, _ = jax.lax.scan(step, jnp.zeros_like(total), (inverse, mosaic.share.astype(dtype)))
+        return total + weight * sums, None
+
+    channels = spectrum.energies_ev / HC_EV_ANGSTROM, spectrum.photons.astype(dtype), f_squared
+    total, _ = jax.lax.scan(channel, jnp.zeros(len(made), dtype), channels)
+    height = R_E_SQUARED_M2 * parameters.scale / (parameters.beam_mm * 1e-3) ** 2 * jnp.prod(crystal.n_cells) ** 2
+    return (total * (height * made)).astype(dtype)
+
+
+def _rays(parameters: Parameters, pixels: Pixels, deep):
+    """ŝ − ŝ0 as components (point,), and the efficiency of a pixel at the points."""
+    detector = parameters.detector
+    origin, fast, slow, normal = (
+        [axes[:, j][pixels.panel] for j in range(3)]
+        for axes in map(jnp.asarray, (detector.origin_mm, detector.fast, detector.slow, geometry.normals(detector)))
+    )
+    f, s = pixels.fast * detector.pixel_mm, pixels.slow * detector.pixel_mm
+    place = [o + a * f + b * s for o, a, b in zip(origin, fast, slow, strict=True)]
+    distance = jnp.sqrt(sum(p * p for p in place))
+    ray = [p / distance for p in place]
+    closest = jnp.abs(sum(o * n for o, n in zip(origin, normal, strict=True)))
+    made = efficiency(
+        ray, distance, normal, detector.pixel_mm, closest_mm=closest, depth=deep, polarization=parameters.polarization
+    )
+    return [r - c for r, c in zip(ray, geometry.S0, strict=True)], made
+
+
+def _rows(h0, table: _Table):
+    """(point,) rows of nodes given as whole numbers in components (point,)."""
+    at = [jnp.clip(a, table.low[j], table.high[j]) - table.low[j] for j, a in enumerate(h0)]
+    size = table.high - table.low + 1
+    flat = ((at[0] * size[1] + at[1]) * size[2] + at[2]).astype(jnp.int32)
+    return table.row.at[flat].get(mode="promise_in_bounds")
+
+
+# ---------------------------------------------------------------- F_latt² / ΠN², of h − h0 (components) and N
+
+
+def _radius2(away, n_cells):
+    return sum((n_cells[j] * a) ** 2 for j, a in enumerate(away))
+
+
+def _square(away, n_cells):
+    factor = 1.0
+    for j, a in enumerate(away):
+        n, x = n_cells[j], jnp.pi * a
+        small = jnp.abs(n * x) < 1e-2
+        safe = jnp.where(small, 0.5 / n, x)
+        series = 1.0 - (n**2 - 1) * x**2 / 6 + (3 * n**4 - 10 * n**2 + 7) * x**4 / 360
+        factor *= jnp.where(small, series, jnp.sin(n * safe) / (n * jnp.sin(safe)))
+    return factor**2
+
+
+def _round(away, n_cells):
+    y2 = jnp.pi**2 * _radius2(away, n_cells)
+    small = y2 < _SERIES
+    safe = jnp.where(small, 1.0, y2)
+    y = jnp.sqrt(safe)
+    closed = 3 * (jnp.sin(y) / y - jnp.cos(y)) / safe
+    series = jnp.polyval(jnp.asarray(_ROUND[::-1], y2.dtype), jnp.where(small, y2, 0.0))
+    return jnp.pi / 6 * jnp.where(small, series, closed) ** 2
+
+
+def _gauss(away, n_cells):
+    return jnp.exp(-2 / 0.63 * _radius2(away, n_cells))
+
+
+def _gauss_argchk(away, n_cells):
+    r2 = _radius2(away, n_cells)
+    return jnp.where(r2 < 35 * 0.63, jnp.exp(-2 / 0.63 * r2), 0.0)
+
+
+def _tophat(away, n_cells):
+    return jnp.where(_radius2(away, n_cells) < 0.63**2, 1.0, 0.0).astype(n_cells.dtype)
+
+
+SHAPES = {"square": _square, "round": _round, "gauss": _gauss, "gauss_argchk": _gauss_argchk, "tophat": _tophat}
+"""lattice factors"""
