@@ -20,9 +20,9 @@ import numpy as np
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array, Parameters, Pixels
-from spreadflow.physics import geometry
-from spreadflow.physics.response import depth, efficiency
-from spreadflow.units import HC_EV_ANGSTROM, R_E_SQUARED_M2
+from spreadflow.physics.forward import rays
+from spreadflow.physics.mosaic import GAUSS
+from spreadflow.units import R_E_SQUARED_M2
 
 _POINTS = 1 << 13
 """points of one call: what a loop touches stays in the cache"""
@@ -38,7 +38,7 @@ def photons(parameters: Parameters, pixels: Pixels, *, shape: str = "gauss", dty
     """Expected photons (point,) `dtype` of a pixel centred at each point, as if the pixel were as its centre is.
 
     dtype: of the lattice factor and of the sums; h − h0 is formed in float64. May be differentiated in any float leaf;
-    hkl, the widths of the mosaic components and the sensor's thickness must be known when it is traced.
+    hkl and the widths of the mosaic components must be known when it is traced.
     Raises ValueError for an unknown shape and for mosaic components that have a width.
     """
     if shape not in SHAPES:
@@ -48,12 +48,11 @@ def photons(parameters: Parameters, pixels: Pixels, *, shape: str = "gauss", dty
     table = _table(np.asarray(parameters.hkl))
     by_channel = jnp.asarray(parameters.f_squared).T
     rest = parameters._replace(hkl=None, f_squared=None)
-    deep = depth(parameters.detector)
     n = len(pixels.panel)
     size = min(_POINTS, 1 << max(8, (n - 1).bit_length()))
     padded = Pixels(*(jnp.pad(jnp.asarray(column), (0, -n % size), mode="edge") for column in pixels))
     blocks = [Pixels(*(column[i : i + size] for column in padded)) for i in range(0, n, size)]
-    return jnp.concatenate([_block(rest, by_channel, table, b, deep, shape=shape, dtype=dtype) for b in blocks])[:n]
+    return jnp.concatenate([_block(rest, by_channel, table, b, shape=shape, dtype=dtype) for b in blocks])[:n]
 
 
 def image(parameters: Parameters, *, shape: str = "gauss", oversample: int = 1, dtype: str = "float64") -> np.ndarray:
@@ -91,53 +90,35 @@ def _table(hkl: np.ndarray) -> _Table:
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
-def _block(parameters: Parameters, f_squared, table: _Table, pixels: Pixels, deep, *, shape, dtype):
+def _block(parameters: Parameters, f_squared, table: _Table, pixels: Pixels, *, shape, dtype):
     """`photons` of one block; f_squared (channel, node)."""
     crystal, mosaic, spectrum = parameters.crystal, parameters.mosaic, parameters.spectrum
-    turn, made = _rays(parameters, pixels, deep)
+    turn, made = rays(parameters.detector, parameters.polarization, pixels)
     inverse, n_cells = jnp.linalg.inv(mosaic.rotations @ crystal.A), crystal.n_cells.astype(dtype)
 
     @jax.checkpoint
-    def domain(k, column, turn, inverse):
+    def domain(energy, column, turn, inverse):
         """F²·F_latt²/ΠN² at the points: nothing of it is kept for the derivative."""
-        h = [k * sum(inverse[i, j] * turn[j] for j in range(3)) for i in range(3)]
+        h = [energy * sum(inverse[i, j] * turn[j] for j in range(3)) for i in range(3)]
         h0 = [jnp.ceil(a - 0.5) for a in jax.lax.stop_gradient(h)]
         away = [(a - b).astype(dtype) for a, b in zip(h, h0, strict=True)]
         return column[_rows(h0, table)] * SHAPES[shape](away, n_cells)
 
     def channel(total, at):
-        k, weight, column = at
+        energy, weight, column = at
         column = jnp.append(column, 0.0).astype(dtype)
 
         def step(sums, of_domain):
             inverse, share = of_domain
-            return sums + share * domain(k, column, turn, inverse), None
+            return sums + share * domain(energy, column, turn, inverse), None
 
         sums, _ = jax.lax.scan(step, jnp.zeros_like(total), (inverse, mosaic.share.astype(dtype)))
         return total + weight * sums, None
 
-    channels = spectrum.energies_ev / HC_EV_ANGSTROM, spectrum.photons.astype(dtype), f_squared
+    channels = spectrum.energies_ev, spectrum.photons.astype(dtype), f_squared
     total, _ = jax.lax.scan(channel, jnp.zeros(len(made), dtype), channels)
     height = R_E_SQUARED_M2 * parameters.scale / (parameters.beam_mm * 1e-3) ** 2 * jnp.prod(crystal.n_cells) ** 2
     return (total * (height * made)).astype(dtype)
-
-
-def _rays(parameters: Parameters, pixels: Pixels, deep):
-    """ŝ − ŝ0 as components (point,), and the efficiency of a pixel at the points."""
-    detector = parameters.detector
-    origin, fast, slow, normal = (
-        [axes[:, j][pixels.panel] for j in range(3)]
-        for axes in map(jnp.asarray, (detector.origin_mm, detector.fast, detector.slow, geometry.normals(detector)))
-    )
-    f, s = pixels.fast * detector.pixel_mm, pixels.slow * detector.pixel_mm
-    place = [o + a * f + b * s for o, a, b in zip(origin, fast, slow, strict=True)]
-    distance = jnp.sqrt(sum(p * p for p in place))
-    ray = [p / distance for p in place]
-    closest = jnp.abs(sum(o * n for o, n in zip(origin, normal, strict=True)))
-    made = efficiency(
-        ray, distance, normal, detector.pixel_mm, closest_mm=closest, depth=deep, polarization=parameters.polarization
-    )
-    return [r - c for r, c in zip(ray, geometry.S0, strict=True)], made
 
 
 def _rows(h0, table: _Table):
@@ -156,7 +137,7 @@ def _radius2(away, n_cells):
 
 
 def _square(away, n_cells):
-    factor = 1.0
+    factor: Array = 1.0
     for j, a in enumerate(away):
         n, x = n_cells[j], jnp.pi * a
         small = jnp.abs(n * x) < 1e-2
@@ -177,16 +158,16 @@ def _round(away, n_cells):
 
 
 def _gauss(away, n_cells):
-    return jnp.exp(-2 / 0.63 * _radius2(away, n_cells))
+    return jnp.exp(-2 / GAUSS * _radius2(away, n_cells))
 
 
 def _gauss_argchk(away, n_cells):
     r2 = _radius2(away, n_cells)
-    return jnp.where(r2 < 35 * 0.63, jnp.exp(-2 / 0.63 * r2), 0.0)
+    return jnp.where(r2 < 35 * GAUSS, jnp.exp(-2 / GAUSS * r2), 0.0)
 
 
 def _tophat(away, n_cells):
-    return jnp.where(_radius2(away, n_cells) < 0.63**2, 1.0, 0.0).astype(n_cells.dtype)
+    return jnp.where(_radius2(away, n_cells) < GAUSS**2, 1.0, 0.0).astype(n_cells.dtype)
 
 
 SHAPES = {"square": _square, "round": _round, "gauss": _gauss, "gauss_argchk": _gauss_argchk, "tophat": _tophat}
