@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         p.add_argument("--out", type=Path, required=True, help="the product")
         if stage == "simulate":
             p.add_argument("--run", required=True, help="name of the run")
+            p.add_argument("--shots", metavar="FIRST:END", help="only the image files that hold these shots of the run")
         for name, how in inputs.items():
             p.add_argument(
                 f"--{name}",
@@ -144,7 +145,7 @@ def _run_stage(args: argparse.Namespace) -> int:
     config = for_stage(args.config, args.word, getattr(args, "run", None))
     inputs = {name: getattr(args, name) for name in INPUTS[args.word]}
     if args.word == "simulate":
-        inputs["run"] = args.run
+        inputs |= {"run": args.run, "shots": args.shots}
     world = World(args.ranks)
     try:
         module.run(config, **inputs, out=args.out, world=world, word=args.word)

@@ -147,8 +147,10 @@ class BeamSection(Section):
     """width of a channel"""
     n_channels: PositiveInt = 100
     """channels of a spectrum"""
-    photons: PositiveFloat = 1e12
-    """mean photons in a pulse"""
+    spectra: Path | None = None
+    """NXmx file or manifest whose spectra the pulses have, shot i spectrum i modulo their number; null = SASE pulses"""
+    photons: PositiveFloat | None = 1e12
+    """mean photons in a pulse, over all recorded spectra; null = as these were recorded"""
     size_mm: PositiveFloat = 0.003
     """edge of the square beam: the fluence is photons / size²"""
     polarization: Annotated[float, Field(ge=-1, le=1)] = 1.0
@@ -168,6 +170,8 @@ class BeamSection(Section):
         high = low + self.n_channels * self.channel_ev
         if not low <= self.energy_ev <= high:
             raise Inconsistent("energy_ev", f"an energy within the channels, {low:g}-{high:g} eV", self.energy_ev)
+        if self.photons is None and self.spectra is None:
+            raise Inconsistent("photons", "a number where no spectra are given", "null")
         return self
 
 
@@ -551,6 +555,7 @@ def files(config: Config) -> dict[str, Path]:
     reindex = config.reindex_section()
     named = {
         "crystal.model": config.crystal.model,
+        "beam.spectra": config.beam.spectra,
         "index.mask": config.index.mask,
         "reindex.mask": reindex.mask,
         "level0.from": config.level0.from_file,

@@ -1,6 +1,8 @@
 """The stage simulate: what it writes is what was asked for, and a rerun does only what is missing."""
 
 import os
+import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -35,8 +37,8 @@ def staged(**changes) -> StageConfig:
     return for_stage(section(parse(tree), "simulate", "r"), "simulate")
 
 
-def simulated(folder, config: StageConfig):
-    simulate.run(config, run="r", out=folder / "manifest.json", world=World(1))
+def simulated(folder, config: StageConfig, shots: str | None = None):
+    simulate.run(config, run="r", out=folder / "manifest.json", world=World(1), shots=shots)
     return folder / "manifest.json"
 
 
@@ -105,6 +107,64 @@ def test_a_rerun_makes_only_what_is_missing_and_another_config_everything(tmp_pa
     simulated(tmp_path, staged(runs=longer_runs(2), simulate={"block_shots": 1}, beam={"photons": 2e12}))
     assert os.stat(files[0]).st_mtime_ns != times[0]
     assert images.read_manifest(out).files[0].n_frames == 1
+
+
+def test_some_shots_are_those_of_the_whole_run(tmp_path):
+    """Files that hold any of the shots, whole; the manifest names them alone; the whole run finds them done."""
+    config = staged(runs=longer_runs(7), simulate={"block_shots": 2})
+    out = simulated(tmp_path, config, shots="3:5")
+    files = sorted(tmp_path.glob("images/*.nxs"))
+    assert [f.name for f in files] == ["r_00001.nxs", "r_00002.nxs"]
+    assert [f.path for f in images.read_manifest(out).files] == ["images/r_00001.nxs", "images/r_00002.nxs"]
+    times = [os.stat(f).st_mtime_ns for f in files]
+    simulated(tmp_path, config)
+    assert [os.stat(f).st_mtime_ns for f in files] == times
+    assert [f.n_frames for f in images.read_manifest(out).files] == [2, 2, 2, 1]
+    whole = {f.name: f.read_bytes() for f in tmp_path.glob("images/*.nxs")}
+    simulated(tmp_path, config, shots="6:")
+    assert [f.n_frames for f in images.read_manifest(out).files] == [1]
+    assert {f.name: f.read_bytes() for f in tmp_path.glob("images/*.nxs")} == whole
+
+
+@pytest.mark.parametrize("shots", ["3", "a:b", "2:2", "0:8", "-1:3", "0:4:2", ""])
+def test_shots_that_are_no_slice_of_the_run(tmp_path, shots):
+    with pytest.raises(ConfigError, match=r"--shots: expected FIRST:END with 0 <= FIRST < END <= 7"):
+        simulated(tmp_path, staged(runs=longer_runs(7)), shots=shots)
+    assert not list(tmp_path.iterdir())
+
+
+def test_pulses_have_the_recorded_spectra(tmp_path, manifest):
+    """The spectra of another run, on channels of half the width, shot by shot, and from the first again."""
+    channels = {"n_channels": 40, "first_channel_ev": 7100.0, "channel_ev": 1.0, "spectra": str(manifest)}
+    config = staged(runs=longer_runs(7), simulate={"block_shots": 3}, beam=channels | {"photons": None})
+    source, bank = images.Source(simulated(tmp_path, config)), images.Source(manifest)
+    for shot in range(7):
+        taken, recorded = source.spectrum(shot), bank.spectrum(shot % 6)
+        np.testing.assert_allclose(taken.photons.reshape(20, 2).sum(1), recorded.photons, rtol=1e-9)
+        np.testing.assert_allclose(taken.photons[::2], taken.photons[1::2], rtol=1e-6)
+
+
+def test_one_behind_keeps_the_order_and_passes_on_what_went_wrong():
+    """Results in order, made in another thread, which ends; errors of both sides come out."""
+    here, seen, n_threads = threading.get_ident(), [], threading.active_count()
+
+    def work(i: int) -> int:
+        seen.append(threading.get_ident())
+        return 1 // (3 - i)
+
+    def works(fails_at: int):
+        for i in range(6):
+            if i == fails_at:
+                raise OSError("made wrong")
+            yield partial(work, i)
+
+    assert list(simulate.one_behind(partial(int, i) for i in range(9))) == list(range(9))
+    with pytest.raises(ZeroDivisionError):
+        list(simulate.one_behind(works(9)))
+    with pytest.raises(OSError, match="made wrong"):
+        list(simulate.one_behind(works(2)))
+    assert here not in seen
+    assert threading.active_count() == n_threads
 
 
 def longer_runs(n: int) -> dict:

@@ -272,28 +272,43 @@ class NexusFile:
 
     def spectrum(self, i: int) -> Spectrum:
         """Spectrum of frame i as stored, energies ascending; one channel of 1 photon where none was recorded."""
+        energies, photons = self.spectra(slice(i, i + 1))
+        return Spectrum(energies.reshape(-1), photons[0])
+
+    def spectra(self, frames: slice) -> Spectrum:
+        """As `spectrum`, of many frames: photons (frame, channel), energies (channel,) where shared, or as photons."""
+        item, weights = self._spectrum_items()
+        if weights is None:  # no spectrum: the wavelength of the shot, or of all
+            lengths = item[()].reshape(1) if item.size == 1 else item[()].reshape(-1, 1)[frames]
+            photons = np.ones(1)
+        else:
+            lengths = np.atleast_1d(item[frames] if item.ndim == 2 else item[()])
+            photons = np.atleast_1d(weights[frames] if weights.ndim == 2 else weights[()]).astype(float)
+            if lengths.shape[-1] != photons.shape[-1]:
+                found = photons.shape[-1]
+                raise FileError(weights.name, f"{lengths.shape[-1]} weights", found, "One weight for each channel.")
+        with np.errstate(divide="ignore"):
+            energies = energy(lengths.astype(float) * self._unit(item, _ANGSTROM))
+        order = np.argsort(energies, axis=-1)
+        shape = len(range(self.n_frames)[frames]), energies.shape[-1]
+        photons, rows = np.broadcast_to(photons, shape), np.broadcast_to(order, shape)
+        return Spectrum(np.take_along_axis(energies, order, -1), np.take_along_axis(photons, rows, -1))
+
+    def _spectrum_items(self) -> tuple[h5py.Dataset, h5py.Dataset | None]:
+        """Wavelengths of the channels and their weights; the shots' own wavelengths and None where there are none."""
         name = "incident_wavelength"
         while True:
             weights = self._beam.get(f"{name}_weights", self._beam.get(f"{name}_weight"))
+            if weights is not None:
+                return self._beam[name], weights
             variant = _text(self._beam[name].attrs.get("variant"))
-            if weights is not None or variant not in self._beam or variant == name:
+            if variant not in self._beam or variant == name:
                 break
             name = variant
-        if weights is None:  # no spectrum: the wavelength of the shot, or of all
-            item = self._beam["incident_wavelength"]
-            if item.size not in (1, self.n_frames):
-                raise FileError(item.name, f"1 or {self.n_frames} wavelengths", item.shape, "Spectra need weights.")
-            value = item[()].ravel()[i if item.size > 1 else 0]
-            return Spectrum(energy(np.array([value * self._unit(item, _ANGSTROM)])), np.ones(1))
-        item = self._beam[name]
-        lengths = np.atleast_1d(item[i] if item.ndim == 2 else item[()]) * self._unit(item, _ANGSTROM)
-        photons = np.atleast_1d(weights[i] if weights.ndim == 2 else weights[()]).astype(float)
-        if lengths.shape != photons.shape:
-            raise FileError(weights.name, f"{lengths.shape} weights", photons.shape, "One weight for each channel.")
-        with np.errstate(divide="ignore"):
-            energies = energy(lengths.astype(float))
-        order = np.argsort(energies)
-        return Spectrum(energies[order], photons[order])
+        item = self._beam["incident_wavelength"]
+        if item.size not in (1, self.n_frames):
+            raise FileError(item.name, f"1 or {self.n_frames} wavelengths", item.shape, "Spectra need weights.")
+        return item, None
 
     def _only(self, found: list, what: str, where: h5py.Group) -> Any:
         if not found:

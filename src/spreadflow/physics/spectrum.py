@@ -66,13 +66,13 @@ def overlaps(energies_ev: np.ndarray, onto_ev: np.ndarray) -> np.ndarray:
 def resampled(spectrum: Spectrum, energies_ev: np.ndarray) -> Spectrum:
     """The spectrum on other channels (ascending centres, eV), shared out by overlap: photons are neither made nor lost.
 
-    Those beyond the new channels are dropped: compare the sums. Channels may be unequal and in any order. A negative
-    number of photons (noise of a spectrometer) counts as none. Raises ValueError where energies are not finite,
-    positive and distinct, or photons not finite.
+    Those beyond the new channels are dropped: compare the sums. Channels may be unequal and in any order, and shared by
+    many spectra, photons (..., channel). A negative number of photons (noise of a spectrometer) counts as none. Raises
+    ValueError where energies are not finite, positive and distinct, or photons not finite.
     """
     energies, photons = (np.asarray(x, dtype=np.float64) for x in spectrum)
     order = np.argsort(energies)
-    energies, photons = energies[order], np.maximum(photons[order], 0.0)
+    energies, photons = energies[order], np.maximum(photons[..., order], 0.0)
     if not (np.isfinite(energies).all() and (energies > 0).all() and (np.diff(energies) > 0).all()):
         raise ValueError("energies of channels that are not finite, positive and distinct")
     if not np.isfinite(photons).all():

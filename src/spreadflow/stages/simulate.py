@@ -3,7 +3,9 @@
 What only a simulation knows goes to the group /truth of each file, which no stage of the analysis opens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -20,34 +22,60 @@ from spreadflow.physics import anomalous, bragg
 from spreadflow.stages.still import Simulator, Truth
 
 
-def run(config: StageConfig, *, run: str, out: Path, world: World, word: str = "simulate") -> None:
-    """Write the image files of a run beside `out`, and `out`, their manifest."""
+def run(
+    config: StageConfig, *, run: str, out: Path, world: World, shots: str | None = None, word: str = "simulate"
+) -> None:
+    """Write the image files of a run beside `out`, and `out`, their manifest.
+
+    shots: `first:end` of the run's shots; the files that hold any of them are made, whole, as the whole run would
+    make them, and no other file is touched.
+    """
     log, simulator = logger(word, world), Simulator(config)
     counts = [getattr(config.shots, f"n_{kind}") for kind in KINDS]
     kinds = np.repeat(np.arange(len(KINDS)), counts)
     if len(kinds) == 0:
         raise ConfigError(f"runs.{run}.simulate", "at least one shot", "none", "Set n_single or another count.")
-    blocks = np.split(kinds, range(config.simulate.block_shots, len(kinds), config.simulate.block_shots))
-    paths = [Path(out).parent / "images" / f"{run}_{b:05d}.nxs" for b in range(len(blocks))]
+    if bank := simulator.bank:
+        log.info("%d spectra, %d left out, %.2g of their photons beyond", len(bank), bank.n_bad, bank.lost)
+    size = config.simulate.block_shots
+    blocks = _blocks(shots, len(kinds), size)
+    paths = {b: Path(out).parent / "images" / f"{run}_{b:05d}.nxs" for b in blocks}
     base = store.digest(schema.VERSION, __version__, config.model_dump(mode="json", exclude={"shots"}), _inputs(config))
     mine: dict[str, str] = {}
     with Progress(word, len(blocks), world) as progress:
-        for b in world.share(len(blocks)):
-            progress.at(b)
-            key = store.digest(base, paths[b].name, blocks[b])
+        for done in world.share(len(blocks)):
+            progress.at(done)
+            b = blocks[done]
+            numbers = range(b * size, min((b + 1) * size, len(kinds)))
+            key = store.digest(base, paths[b].name, kinds[numbers])
             if not _is_done(paths[b], key):
-                _write(paths[b], simulator, run, blocks[b], key)
+                _write(paths[b], simulator, run, numbers, kinds[numbers], key)
             mine[paths[b].name] = store.checksum(paths[b])
         progress.at(len(blocks))
     checksums = {name: checksum for part in world.gather(mine) for name, checksum in part.items()}
-    world.once(lambda: _finish(out, run, paths, simulator.beam.polarization, checksums))
-    log.info("%d shots in %d files", len(kinds), len(blocks))
+    world.once(lambda: _finish(out, run, list(paths.values()), simulator.beam.polarization, checksums, shots is None))
+    last = min((blocks[-1] + 1) * size, len(kinds))
+    log.info("shots %d:%d in %d files", blocks[0] * size, last, len(blocks))
+
+
+def _blocks(shots: str | None, n_shots: int, size: int) -> range:
+    """Numbers of the files that hold shots `first:end` (None = all). Raises ConfigError."""
+    if shots is None:
+        return range(-(-n_shots // size))
+    try:
+        first, end = (int(end) if end else default for end, default in zip(shots.split(":"), (0, n_shots), strict=True))
+    except ValueError:
+        first = end = -1
+    if not 0 <= first < end <= n_shots:
+        expected = f"FIRST:END with 0 <= FIRST < END <= {n_shots}"
+        raise ConfigError("--shots", expected, repr(shots), "As in Python: 0:200.")
+    return range(first // size, -(-end // size))
 
 
 def _inputs(config: StageConfig) -> list[str]:
     """Identities of the files the configuration names."""
     curves = [site.curve for site in config.crystal.sites if site.curve not in anomalous.VALENCE]
-    return [store.identity(path) for path in (config.crystal.model, *curves) if path is not None]
+    return [store.identity(path) for path in (config.crystal.model, config.beam.spectra, *curves) if path is not None]
 
 
 def _is_done(path: Path, key: str) -> bool:
@@ -59,32 +87,38 @@ def _is_done(path: Path, key: str) -> bool:
         return False
 
 
-def _finish(out: Path, run: str, paths: list[Path], polarization: float, checksums: dict[str, str]) -> None:
-    """Remove image files of an older, longer run and what a killed run was writing; write the manifest."""
+def _finish(
+    out: Path, run: str, paths: list[Path], polarization: float, checksums: dict[str, str], is_whole: bool
+) -> None:
+    """Write the manifest; of a whole run, remove files of an older, longer one and what a killed one was writing."""
     folder = paths[0].parent
-    for old in {*folder.glob("*.nxs"), *folder.glob(".*.tmp")} - set(paths):
+    for old in {*folder.glob("*.nxs"), *folder.glob(".*.tmp")} - set(paths) if is_whole else ():
         old.unlink()
     images.write_manifest(out, run, paths, polarization=polarization, checksums=checksums)
 
 
-def _write(path: Path, simulator: Simulator, run: str, kinds: np.ndarray, key: str) -> None:
-    """Simulate a block of shots of these kinds (numbers) and write its file."""
+def _write(path: Path, simulator: Simulator, run: str, numbers: range, kinds: np.ndarray, key: str) -> None:
+    """Simulate a block of shots, `numbers` in the run and of these kinds (numbers too), and write its file."""
     ids = [images.shot_id(run, path.name, frame) for frame in range(len(kinds))]
+    pulses = [simulator.pulse(shot_id, number) for shot_id, number in zip(ids, numbers, strict=True)]
     truths: list[Truth] = []
 
-    def frames() -> Iterator[np.ndarray]:
-        for shot_id, kind in zip(ids, kinds, strict=True):
-            adu, truth = simulator.shot(shot_id, KINDS[kind])
+    def exposures() -> Iterator[Callable[[], np.ndarray]]:
+        for shot_id, kind, pulse in zip(ids, kinds, pulses, strict=True):
+            image, truth = simulator.exposure(shot_id, KINDS[kind], pulse)
             truths.append(truth)
-            yield adu
+            work = partial(simulator.frame, shot_id, image)
+            del image
+            yield work
+            del work
 
     nexus.write(
         path,
-        frames(),
+        one_behind(exposures()),
         shot_ids=np.array(ids, dtype=np.uint64),
         detector=simulator.header,
         energies_ev=simulator.energies,
-        photons=np.array([simulator.pulse(i).photons for i in ids]),
+        photons=np.array([pulse.photons for pulse in pulses]),
         mask=simulator.good,
         saturation_adu=simulator.section.saturation_adu,
         offset_adu=simulator.section.offset_adu,
@@ -96,6 +130,23 @@ def _write(path: Path, simulator: Simulator, run: str, kinds: np.ndarray, key: s
         corrupt=np.flatnonzero(kinds == KINDS.index("unreadable")).tolist(),
         attributes={"key": key},
     )
+
+
+def one_behind(works: Iterable[Callable[[], np.ndarray]]) -> Iterator[np.ndarray]:
+    """What each of `works` returns, in order: each is done in a thread while the next one is taken from `works`.
+
+    At most one waits and one is done ahead of the caller.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        last: Future[np.ndarray] | None = None
+        for work in works:
+            done, last = last, thread.submit(work)
+            del work  # whoever keeps it keeps its image
+            if done is not None:
+                yield done.result()
+            del done
+        if last is not None:
+            yield last.result()
 
 
 def _columns(simulator: Simulator, ids: list[int], kinds: np.ndarray, truths: list[Truth]) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from spreadflow import build
 from spreadflow.config import Site, StageConfig
 from spreadflow.errors import ConfigError
 from spreadflow.io import structure
+from spreadflow.io.spectra import Bank
 from spreadflow.models import Crystal, Spectrum
 from spreadflow.physics import anomalous, bragg, geometry, lattice, phantom, response, rotation, spectrum
 from spreadflow.physics.background import background
@@ -100,7 +101,15 @@ class Simulator:
         d = self.section
         return response.fibre_kernel(d.psf_fwhm_mm, d.pixel_mm, d.psf_radius_px) if d.psf_fwhm_mm else None
 
-    def pulse(self, shot_id: int) -> Spectrum:
+    @cached_property
+    def bank(self) -> Bank | None:
+        """The recorded spectra that pulses have; None for SASE pulses."""
+        return None if self.beam.spectra is None else Bank(self.beam.spectra, self.energies, self.beam.photons)
+
+    def pulse(self, shot_id: int, number: int) -> Spectrum:
+        """The pulse of a shot, `number` in its run."""
+        if self.bank is not None:
+            return self.bank.pulse(number)
         keys = ("energy_ev", "envelope_ev", "jitter_ev", "spike_ev", "photons", "photons_spread")
         return spectrum.pulse(self.rng(SPECTRUM, shot_id), self.energies, **{k: getattr(self.beam, k) for k in keys})
 
@@ -127,14 +136,19 @@ class Simulator:
             spots.append(found)
         return image, spots
 
-    def shot(self, shot_id: int, kind: str) -> tuple[np.ndarray, Truth]:
-        """A frame (panel, slow, fast) int32, ADU. A saturated one is of many pulses, as if the shutter stayed open."""
-        pulse, turn = self.pulse(shot_id), self.rng(ORIENTATION, shot_id)
+    def exposure(self, shot_id: int, kind: str, pulse: Spectrum) -> tuple[np.ndarray, Truth]:
+        """Expected photons (panel, slow, fast) of a shot. A saturated one is of many pulses: an open shutter."""
+        turn = self.rng(ORIENTATION, shot_id)
         matrices = [rotation.random(turn) @ lattice.reciprocal(self.cell) for _ in range(N_LATTICES.get(kind, 1))]
         image, spots = self.expected(pulse, matrices)
         if kind == "saturated":
             stronger = self.section.saturation_adu / np.quantile(image, 1.0 - FLOODED)
             image, spots = image * stronger, [s._replace(photons=s.photons * stronger) for s in spots]
+        middle = np.eye(3) if self.rotations is None else rotation.mean(self.rotations)
+        return image, Truth([middle @ A for A in matrices], spots)
+
+    def frame(self, shot_id: int, image: np.ndarray) -> np.ndarray:
+        """What the detector reports of expected photons (panel, slow, fast): int32, ADU."""
         adu = response.read_out(
             self.rng(NOISE, shot_id),
             image,
@@ -145,5 +159,4 @@ class Simulator:
             saturation_adu=self.section.saturation_adu,
         )
         adu[~self.good] = self.rng(GARBAGE, shot_id).integers(0, 2**16, np.count_nonzero(~self.good))
-        middle = np.eye(3) if self.rotations is None else rotation.mean(self.rotations)
-        return adu, Truth([middle @ A for A in matrices], spots)
+        return adu
