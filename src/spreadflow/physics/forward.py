@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
@@ -80,14 +81,45 @@ def photons(parameters: Parameters, pixels: Pixels, pairs: Pairs, *, dtype="floa
     A point stands for a whole pixel. dtype: of the sums over channels; everything else is float64.
     """
     n_points = len(pixels.fast)
-    cloud = clouds(parameters.crystal, parameters.mosaic, jnp.asarray(parameters.hkl))
-    ray = rays(parameters.detector, parameters.polarization, pixels)
-    channels = Channels.of(parameters)
+    ray, cloud, channels = _tables(parameters, pixels)
 
     def block(pairs):
         return _of_pairs(ray, cloud, channels, pairs, dtype)
 
     return jax.ops.segment_sum(_in_blocks(block, pairs), pairs.point, n_points)
+
+
+def sums(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype="float32"):
+    """(point,) expected photons, and photons times E − middle (eV); block by block, for any number of pairs.
+
+    The same as `photons` in bounded memory and one compiled program, without derivatives.
+    """
+    ray, cloud, channels = _tables(parameters, pixels)
+    total, first = jnp.zeros(len(pixels.fast)), jnp.zeros(len(pixels.fast))
+    for start in range(0, len(pairs.point), BLOCK):
+        block = [column[start : start + BLOCK] for column in pairs]
+        fill = (0, BLOCK - len(block[0]))
+        dark = len(parameters.spectrum.photons)
+        some = Pairs(np.pad(block[0], fill), np.pad(block[1], fill), np.pad(block[2], fill, constant_values=dark))
+        total, first = _add_block(ray, cloud, channels, some, total, first, dtype)
+    return np.asarray(total), np.asarray(first), float(channels.middle)
+
+
+@jax.jit
+def _tables(parameters: Parameters, pixels: Pixels):
+    """What pairs look things up in."""
+    ray = rays(parameters.detector, parameters.polarization, pixels)
+    return ray, clouds(parameters.crystal, parameters.mosaic, jnp.asarray(parameters.hkl)), Channels.of(parameters)
+
+
+@partial(jax.jit, static_argnames="dtype", donate_argnames=("total", "first"))
+def _add_block(ray, cloud, channels, pairs, total, first, dtype):
+    exponent = exponents(ray, cloud, channels.middle, pairs.point, pairs.cloud)
+    at = _start(cloud, channels, pairs)
+    (m0, m1), centre = moments(*exponent, channels.x, channels.strength, pairs.channel, at, dtype, 2)
+    height = ray.efficiency[pairs.point] * cloud.amplitude[pairs.cloud]
+    add = lambda column, value: column + jax.ops.segment_sum(height * value, pairs.point, len(column))  # noqa: E731
+    return add(total, m0), add(first, m1 + centre * m0)
 
 
 class Channels(NamedTuple):

@@ -72,8 +72,8 @@ def clouds(crystal: Crystal, mosaic: Mosaic, hkl: Array) -> Clouds:
         own[n] + tilt * ((square if i == j else 0.0) - q[i] * q[j])
         for n, (i, j) in enumerate(((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)))
     ]
-    cofactors, determinant = _inverse(total)
-    growth = jnp.sqrt(_inverse(own)[1] / determinant)
+    cofactors, determinant = inverse(total)
+    growth = jnp.sqrt(inverse(own)[1] / determinant)
     height = (n_cells[0] * n_cells[1] * n_cells[2]) ** 2 * mosaic.share * growth
     flat = lambda a: jnp.broadcast_to(a, square.shape).reshape(-1)  # noqa: E731
     return Clouds(tuple(map(flat, q)), tuple(flat(c / determinant) for c in cofactors), flat(height))
@@ -84,7 +84,7 @@ def _symmetric(entry):
     return [entry(i, j) for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))]
 
 
-def _inverse(s):
+def inverse(s):
     """Cofactors (in the same order) and determinant of a symmetric matrix xx yy zz yz xz xy."""
     xx, yy, zz, yz, xz, xy = s
     cofactors = [

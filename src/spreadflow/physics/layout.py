@@ -1,0 +1,374 @@
+"""Which pixels a lattice can reach, and which of its clouds and channels matter in each of them.
+
+A cloud is followed out to `REACH` standard deviations beyond the best point that its node has on any lit Ewald sphere:
+what is left out of a reflection is P(χ²₃ > REACH²) of it, 1e-10.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import spreadflow.physics.precision  # noqa: F401  (float64)
+from spreadflow.models import Crystal, Detector, Mosaic, Parameters, Pixels, Spectrum
+from spreadflow.physics import geometry, rotation
+from spreadflow.physics.forward import BLOCK, WINDOW, Pairs, Rays, exponents, rays
+from spreadflow.physics.mosaic import GAUSS, Clouds, clouds, inverse
+from spreadflow.units import HC_EV_ANGSTROM
+
+REACH = 7.0
+"""standard deviations"""
+LOST = 1e-9
+"""fraction of the expected photons that nodes left out may hold together"""
+DARK = 1e-12
+"""fraction of the photons of a pulse beyond which a channel counts as dark, at either end"""
+SHARPNESS, FINEST = 0.8, 8
+"""points to each standard deviation of the sharpest cloud where `oversample` is left open, and no more to a pixel"""
+SAMPLES = 7
+"""energies at which the course of a cloud over the detector is followed"""
+
+
+class Shoeboxes(NamedTuple):
+    """Rectangles of pixels that hold a reflection on a panel. Shape (shoebox,)."""
+
+    node: np.ndarray
+    """row of `Parameters.hkl`"""
+    panel: np.ndarray
+    fast0: np.ndarray
+    slow0: np.ndarray
+    width: np.ndarray
+    height: np.ndarray
+    oversample: np.ndarray
+    """points along each edge of a pixel"""
+
+    @property
+    def n_points(self) -> np.ndarray:
+        return self.width * self.height * self.oversample**2
+
+
+def lit(spectrum: Spectrum) -> tuple[int, int]:
+    """First channel with light, and one past the last."""
+    sums = np.cumsum(spectrum.photons)
+    low, high = np.searchsorted(sums, [DARK * sums[-1], (1.0 - DARK) * sums[-1]])
+    return int(low), min(int(high) + 1, len(sums))
+
+
+def reached(crystal: Crystal, mosaic: Mosaic, hkl: np.ndarray, spectrum: Spectrum) -> np.ndarray:
+    """Rows of the nodes hkl (n, 3) some cloud of which may touch a lit Ewald sphere."""
+    q = hkl @ crystal.A.T
+    length = np.linalg.norm(q, axis=1)
+    size = np.sqrt(GAUSS / 4) * np.linalg.norm(crystal.A / crystal.n_cells, ord=2)
+    tilt = rotation.angle(mosaic.rotations).max() * length
+    spread = np.hypot(size, crystal.eta_rad * mosaic.width.max() * length)
+    first, last = lit(spectrum)
+    k = spectrum.energies_ev[first] / HC_EV_ANGSTROM, spectrum.energies_ev[last - 1] / HC_EV_ANGSTROM
+    outside = [np.linalg.norm(q + radius * geometry.S0, axis=1) - radius for radius in k]
+    distance = REACH * spread + tilt
+    return np.flatnonzero((outside[1] <= distance) & (outside[0] >= -distance))
+
+
+def lay_out(parameters: Parameters, oversample: int | None = 1) -> tuple[Shoeboxes, Pixels, Pairs]:
+    """Shoeboxes of all reflections, their points box after box (row by row in each), and the pairs that matter.
+
+    oversample: points along each edge of a pixel; None = as many as the sharpest cloud of a reflection needs.
+    """
+    followed = _follow(parameters)
+    boxes = _boxes(followed, parameters.detector)
+    shoeboxes, box_of = _shoeboxes(boxes, len(parameters.mosaic.share), oversample)
+    pixels = points(shoeboxes)
+    return shoeboxes, pixels, _select(followed, parameters, pixels, *_candidates(boxes, shoeboxes, box_of))
+
+
+def pairs(parameters: Parameters, pixels: Pixels, point: np.ndarray, cloud: np.ndarray) -> Pairs:
+    """Those of the candidates (point, cloud), each (n,), that can hold signal, with the channels that do."""
+    return _select(_follow(parameters), parameters, pixels, point, cloud)
+
+
+def points(shoeboxes: Shoeboxes) -> Pixels:
+    """All points of shoeboxes, box after box, row by row; coordinates in px."""
+    box = np.repeat(np.arange(len(shoeboxes.node)), shoeboxes.n_points)
+    i = _within(shoeboxes.n_points)
+    n = shoeboxes.oversample[box]
+    width = shoeboxes.width[box] * n
+    fast, slow = shoeboxes.fast0[box] + (i % width + 0.5) / n, shoeboxes.slow0[box] + (i // width + 0.5) / n
+    return Pixels(shoeboxes.panel[box].astype(np.int32), fast, slow)
+
+
+def _within(counts: np.ndarray) -> np.ndarray:
+    """0 … count − 1 for each of the counts, one after another."""
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
+
+
+def filled(tree):
+    """Arrays (n, ...) of a tuple with zeros up to a power of two: few shapes, few compiled programs."""
+    size = lambda n: max(1024, 1 << max(n - 1, 0).bit_length())  # noqa: E731
+    return jax.tree.map(lambda a: np.pad(a, ((0, size(len(a)) - len(a)), *((0, 0),) * (np.ndim(a) - 1))), tree)
+
+
+# ---------------------------------------------------------------- clouds and the light that reaches them
+
+
+class _Followed(NamedTuple):
+    """Clouds of a lattice and how far they matter. Shapes (cloud,)."""
+
+    cloud: Clouds
+    covariance: tuple
+    """Σ: xx yy zz yz xz xy"""
+    low: np.ndarray
+    """lowest energy of a lit sphere that cuts the cloud, eV"""
+    high: np.ndarray
+    cut: np.ndarray
+    """largest exponent that matters; 0 where the cloud does not matter at all"""
+
+
+def _follow(parameters: Parameters) -> _Followed:
+    """What matters of the clouds of all nodes: nodes with next to no light are left out."""
+    first, last = lit(parameters.spectrum)
+    energies = np.asarray(parameters.spectrum.energies_ev)
+    cloud = clouds(parameters.crystal, parameters.mosaic, parameters.hkl)
+    covariance, low, high, best, light = _light(
+        cloud, energies, parameters.spectrum.photons * parameters.f_squared, energies[first], energies[last - 1]
+    )
+    light, best = np.asarray(light), np.asarray(best).reshape(len(light), -1)
+    order = np.argsort(light)
+    kept = np.zeros(len(light), dtype=bool)
+    kept[order[np.cumsum(light[order]) > LOST * light.sum()]] = True
+    cut = 0.5 * REACH**2 + best.min(axis=1, keepdims=True)
+    cut = np.where(kept[:, None] & (best < cut), cut, 0.0)
+    return _Followed(cloud, covariance, np.asarray(low), np.asarray(high), cut.ravel())
+
+
+@jax.jit
+def _light(cloud: Clouds, energies, lights, lowest, highest):
+    """Covariance; energies (cloud,) out to `REACH`; least exponent on a lit sphere (cloud,); photons (node,), relative.
+
+    lights: (node, channel). The photons are those of the flat cut of a Gaussian, 2π √(det Σ / n·Σn)/k² ·
+    exp(−½ excess²/n·Σn).
+    """
+    cofactors, determinant = inverse(cloud.precision)
+    covariance = tuple(c / determinant for c in cofactors)
+    along = cloud.q[2]
+    bragg = jnp.where(along > 1e-9, 0.5 * HC_EV_ANGSTROM * _dot(cloud.q, cloud.q) / jnp.maximum(along, 1e-9), jnp.inf)
+    near = jnp.clip(bragg, lowest, highest)
+    _, normal, _, variance, excess = _cut(cloud.q, covariance, near)
+    slope = -jnp.maximum(normal[2] + 1.0, 1e-12) / HC_EV_ANGSTROM
+    centre, width = near - excess / slope, jnp.sqrt(variance) / jnp.abs(slope)
+    best = 0.5 * excess**2 / variance
+    half = width * jnp.sqrt(REACH**2 + 2 * best)
+    rows = lambda a: a.reshape(len(lights), -1, 1).astype(jnp.float32)  # noqa: E731
+    u = (energies - 0.5 * (lowest + highest)).astype(jnp.float32) - rows(centre - 0.5 * (lowest + highest))
+    area = rows(cloud.amplitude / jnp.sqrt(determinant * variance))
+    photons = (area * lights[:, None].astype(jnp.float32) * jnp.exp(-0.5 * (u / rows(width)) ** 2)).sum(axis=(1, 2))
+    return covariance, jnp.maximum(centre - half, lowest), jnp.minimum(centre + half, highest), best, photons
+
+
+def _dot(u, v):
+    return u[0] * v[0] + u[1] * v[1] + u[2] * v[2]
+
+
+def _times(s, v):
+    """Symmetric matrix xx yy zz yz xz xy times a vector."""
+    xx, yy, zz, yz, xz, xy = s
+    return [_dot((xx, xy, xz), v), _dot((xy, yy, yz), v), _dot((xz, yz, zz), v)]
+
+
+def _cut(q, covariance, energy):
+    """Clouds cut by the Ewald sphere of an energy, taken as flat over a cloud.
+
+    Returns the ray to the middle of the cut, the unit normal, Σ·normal, the variance along the normal and the distance
+    of the cloud's centre from the sphere; Å⁻¹.
+    """
+    k = energy / HC_EV_ANGSTROM
+    ray = [q[0], q[1], q[2] - k]
+    length = jnp.sqrt(_dot(ray, ray))
+    normal = [c / length for c in ray]
+    toward = _times(covariance, normal)
+    variance = _dot(normal, toward)
+    excess = length - k
+    return [r - t * (excess / variance) for r, t in zip(ray, toward, strict=True)], normal, toward, variance, excess
+
+
+# ---------------------------------------------------------------- pixels they reach
+
+
+class _Boxes(NamedTuple):
+    """Pixels of a panel to which a cloud reaches. Shape (box,)."""
+
+    cloud: np.ndarray
+    panel: np.ndarray
+    fast0: np.ndarray
+    slow0: np.ndarray
+    width: np.ndarray
+    height: np.ndarray
+    sigma_px: np.ndarray
+    """smallest standard deviation of the cloud on the panel, px"""
+
+
+def _boxes(followed: _Followed, detector: Detector) -> _Boxes:
+    """The boxes of clouds on panels, clipped to the panels."""
+    cloud, panel = _meetings(followed, detector)
+    some, on = filled((cloud, panel))
+    pick = lambda tree: jax.tree.map(lambda column: np.asarray(column)[some], tree)  # noqa: E731
+    axes = (detector.origin_mm, detector.fast, detector.slow, geometry.normals(detector))
+    ahead, sigma, low, high = _extent(
+        *map(pick, (followed.cloud.q, followed.covariance, followed.low, followed.high, followed.cut)),
+        *(tuple(np.asarray(a)[on].T) for a in axes),
+        detector.pixel_mm,
+    )
+    of = slice(len(cloud))
+    low, high = np.stack(low)[:, of], np.stack(high)[:, of]
+    slack = 0.2 + _sagitta(low, high, geometry.beam_center(detector), panel)
+    size = np.array(detector.shape[::-1])[:, None]
+    first = np.clip(np.floor(low - slack), 0, size).astype(np.int64)
+    last = np.clip(np.ceil(high + slack), 0, size).astype(np.int64)
+    met = np.flatnonzero(np.asarray(ahead)[of] & (last > first).all(axis=0))
+    extent = (last - first)[:, met]
+    return _Boxes(cloud[met], panel[met], *first[:, met], *extent, np.asarray(sigma)[met])
+
+
+def _meetings(followed: _Followed, detector: Detector) -> tuple[np.ndarray, np.ndarray]:
+    """Clouds that matter and panels they may meet: (n,) each."""
+    live = np.flatnonzero(followed.cut > 0)
+    if detector.n_panels == 1:
+        return live, np.zeros(len(live), dtype=np.int64)
+    corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * detector.shape[::-1]
+    panels = np.arange(detector.n_panels).repeat(4)
+    rays = geometry.direction(detector, panels, *np.tile(corners, (detector.n_panels, 1)).T).reshape(-1, 4, 3)
+    middle = rays.mean(axis=1)
+    middle /= np.linalg.norm(middle, axis=1, keepdims=True)
+    wide = np.arccos(np.clip((rays * middle[:, None]).sum(axis=-1).min(axis=1), -1.0, 1.0))
+    q = np.stack(followed.cloud.q, axis=1)[live]
+    k = np.stack([followed.low, followed.high])[:, live] / HC_EV_ANGSTROM
+    ends = q + k[..., None] * geometry.S0
+    ends /= np.linalg.norm(ends, axis=-1, keepdims=True)
+    size = np.sqrt(sum(np.asarray(c)[live] for c in followed.covariance[:3]))
+    reach = np.sqrt(2 * followed.cut[live]) * size / k[0] + np.linalg.norm(ends[1] - ends[0], axis=1)
+    near = np.arccos(np.clip(ends[0] @ middle.T, -1.0, 1.0)) <= wide + reach[:, None]
+    row, panel = np.nonzero(near)
+    return live[row], panel
+
+
+@jax.jit
+def _extent(q, covariance, low, high, cut, origin, fast, slow, normal, pixel_mm):
+    """Where clouds fall on panels: whether ahead, smallest σ (px), lowest and highest (fast, slow) they reach, px."""
+    ahead, sigma, lows, highs = True, jnp.inf, [jnp.inf] * 2, [-jnp.inf] * 2
+    for part in np.linspace(0.0, 1.0, SAMPLES):
+        ray, n, toward, variance, excess = _cut(q, covariance, low + part * (high - low))
+        along = _dot(ray, normal)
+        scale = _dot(origin, normal) / along
+        ahead &= scale > 0
+        reach = jnp.sqrt(jnp.maximum(2 * cut - excess**2 / variance, 0.0))
+        gradients = []
+        for i, axis in enumerate((fast, slow)):
+            at = (scale * _dot(ray, axis) - _dot(origin, axis)) / pixel_mm
+            gradient = [scale * (a - m * (_dot(ray, axis) / along)) / pixel_mm for a, m in zip(axis, normal, strict=True)]
+            spread = _dot(gradient, _times(covariance, gradient)) - _dot(toward, gradient) ** 2 / variance
+            half = 1.05 * reach * jnp.sqrt(jnp.maximum(spread, 0.0))
+            lows[i], highs[i] = jnp.minimum(lows[i], at - half), jnp.maximum(highs[i], at + half)
+            gradients.append((gradient, spread))
+        (f, ff), (s, ss) = gradients
+        fs = _dot(f, _times(covariance, s)) - _dot(toward, f) * _dot(toward, s) / variance
+        least = 0.5 * (ff + ss) - jnp.sqrt(0.25 * (ff - ss) ** 2 + fs**2)
+        sigma = jnp.minimum(sigma, jnp.sqrt(jnp.maximum(least, 0.0)))
+    return ahead, sigma, lows, highs
+
+
+def _sagitta(low: np.ndarray, high: np.ndarray, centre: tuple[np.ndarray, np.ndarray], panel: np.ndarray) -> np.ndarray:
+    """(n,) px by which a streak across the radius bends away from the straight line assumed. low, high: (2, n)."""
+    half = 0.5 * (high - low).max(axis=0)
+    radius = np.hypot(*(0.5 * (low + high) - np.stack([c[panel] for c in centre])))
+    return half**2 / (2 * np.maximum(radius, half))
+
+
+def _shoeboxes(boxes: _Boxes, n_components: int, oversample: int | None) -> tuple[Shoeboxes, np.ndarray]:
+    """Shoeboxes around the boxes of a node on a panel, and the shoebox of each box."""
+    node = boxes.cloud // n_components
+    n_panels = int(boxes.panel.max(initial=0)) + 1
+    key, box_of = np.unique(node * n_panels + boxes.panel, return_inverse=True)
+    least = lambda column: _least(column, box_of, len(key))  # noqa: E731
+    fast0, slow0 = least(boxes.fast0), least(boxes.slow0)
+    width, height = -least(-boxes.fast0 - boxes.width) - fast0, -least(-boxes.slow0 - boxes.height) - slow0
+    n = np.full(len(key), oversample or 1)
+    if oversample is None:
+        n = np.clip(np.ceil(SHARPNESS / np.maximum(least(boxes.sigma_px), 1e-3)), 1, FINEST)
+    columns = (key // n_panels, key % n_panels, fast0, slow0, width, height, n)
+    return Shoeboxes(*(np.asarray(c).astype(np.int64) for c in columns)), box_of
+
+
+def _least(column: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
+    """(n_groups,) smallest entry of each group."""
+    out = np.full(n_groups, np.inf)
+    np.minimum.at(out, group, column)
+    return out
+
+
+def _candidates(boxes: _Boxes, shoeboxes: Shoeboxes, box_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All points of all boxes: rows of the points, and clouds."""
+    n = shoeboxes.oversample[box_of]
+    width, height = boxes.width * n, boxes.height * n
+    start = np.cumsum(shoeboxes.n_points) - shoeboxes.n_points
+    stride = shoeboxes.width * shoeboxes.oversample
+    corner = start[box_of] + (boxes.slow0 - shoeboxes.slow0[box_of]) * n * stride[box_of]
+    corner += (boxes.fast0 - shoeboxes.fast0[box_of]) * n
+    count = width * height
+    row = np.repeat(np.arange(len(count)), count)
+    i = _within(count)
+    return corner[row] + i // width[row] * stride[box_of][row] + i % width[row], boxes.cloud[row]
+
+
+# ---------------------------------------------------------------- channels that matter
+
+
+def _select(followed: _Followed, parameters: Parameters, pixels: Pixels, point, cloud) -> Pairs:
+    """The pairs among the candidates."""
+    ray = _rays(parameters.detector, parameters.polarization, filled(pixels))
+    first, last = lit(parameters.spectrum)
+    energies = np.asarray(parameters.spectrum.energies_ev, dtype=np.float64)
+    middle = 0.5 * (energies[0] + energies[-1])
+    ticks = _ticks(energies[first:last])
+    found = []
+    for start in range(0, len(point), BLOCK):
+        some = slice(start, start + BLOCK)
+        n = len(point[some])
+        block = [np.pad(column[some].astype(np.int32), (0, BLOCK - n)) for column in (point, cloud)]
+        found.append([np.asarray(a)[:n] for a in _windows(ray, followed.cloud, followed.cut, middle, *block, ticks)])
+    channel, n_windows = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    row = np.repeat(np.arange(len(point)), n_windows)
+    at = first + channel[row] + WINDOW * _within(n_windows)
+    return Pairs(point[row].astype(np.int32), cloud[row].astype(np.int32), at.astype(np.int32))
+
+
+_rays = jax.jit(rays)
+
+
+class _Ticks(NamedTuple):
+    """How many channels lie below each mark of an even grid of energies."""
+
+    start: float
+    step: float
+    count: np.ndarray
+    n: int
+
+
+def _ticks(energies: np.ndarray) -> _Ticks:
+    """Marks no farther apart than the channels (at most 4096 of them): exact, or on the safe side."""
+    span = float(energies[-1] - energies[0])
+    step = max(float(np.diff(energies).min(initial=np.inf)), span / 4096) if len(energies) > 1 else 1.0
+    marks = energies[0] + step * np.arange(-1, int(np.ceil(span / step)) + 3)
+    return _Ticks(float(marks[0]), step, np.searchsorted(energies, marks).astype(np.int32), len(energies))
+
+
+@jax.jit
+def _windows(ray: Rays, cloud: Clouds, cut, middle, point, of_cloud, ticks: _Ticks):
+    """First lit channel and number of windows (0 = none) of pairs."""
+    a2, a1, a0 = exponents(ray, cloud, middle, point, of_cloud)
+    centre = -a1 / a2
+    left = cut[of_cloud] - 0.5 * (a0 + a1 * centre)
+    half = jnp.sqrt(jnp.maximum(2.0 * left / a2, 0.0))
+    top = len(ticks.count) - 1
+    mark = lambda energy: jnp.clip((energy + middle - ticks.start) / ticks.step, 0, top)  # noqa: E731
+    first = ticks.count[jnp.floor(mark(centre - half)).astype(jnp.int32)]
+    last = ticks.count[jnp.ceil(mark(centre + half)).astype(jnp.int32)]
+    return first, jnp.where(left > 0, (last - first + WINDOW - 1) // WINDOW, 0)
