@@ -33,6 +33,13 @@ RUNS = {"one": {"simulate": {"n_single": 4}}, "two": {"images": "data/two/manife
         ({"runs": {"one": RUNS["one"] | RUNS["two"]}}, "runs.one", "either `simulate:`", "both"),
         ({"runs": RUNS, "cells": {"runs": ["three"]}}, "cells.runs", "one, two", "three"),
         ({"cells": {"from": "results/trial/cells.h5"}}, "cells.from", "a copy of the file", "results/trial/cells.h5"),
+        ({"structure_factors": {"source": "merged"}}, "structure_factors.mtz", "a merged MTZ file", "None"),
+        (
+            {"structure_factors": {"mtz": "results/trial/merge.mtz"}, "runs": RUNS},
+            "structure_factors.mtz",
+            "a copy of the file",
+            "results/trial/merge.mtz",
+        ),
         ({"crystal": {"space_group": "P 99"}}, "crystal.space_group", "a space group gemmi knows", "'P 99'"),
         ({"index": {"cell": [1, 2, 3]}}, "index.cell", "six positive numbers", "[1, 2, 3]"),
         ({"index": {"cell": [1, 1, 1, 10, 90, 170]}}, "index.cell", "positive volume", "[1, 1, 1, 10, 90, 170]"),

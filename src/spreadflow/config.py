@@ -136,6 +136,25 @@ class CrystalSection(Section):
         return self
 
 
+class StructureFactorsSection(Section):
+    """Where F(hkl, E) comes from."""
+
+    source: Literal["model", "merged", "model_completed"] = "model"
+    """of `crystal` alone, or measured |F| with its phases and energy dependence, completed by it or not"""
+    mtz: Path | None = None
+    """merged intensities, Friedel mates apart if possible, for `merged` and `model_completed`"""
+    min_i_over_sigma: PositiveFloat = 1.0
+    """weaker merged intensities count as not measured"""
+    perturb: bool = False
+    """a wrong model: B + 10 %, k_sol 0.35, atoms moved by 0.1 Å r.m.s., 5 % of them (never the sites) missing"""
+
+    @model_validator(mode="after")
+    def _has_data(self):
+        if self.source != "model" and self.mtz is None:
+            raise Inconsistent("mtz", f"a merged MTZ file where structure_factors.source is '{self.source}'", None)
+        return self
+
+
 class BeamSection(Section):
     """The pulses that are simulated."""
 
@@ -430,6 +449,8 @@ class Config(Section):
     """name → run"""
     crystal: CrystalSection = CrystalSection()
     """the crystals that are simulated"""
+    structure_factors: StructureFactorsSection = StructureFactorsSection()
+    """where F(hkl, E) comes from"""
     beam: BeamSection = BeamSection()
     """the pulses that are simulated"""
     detector: DetectorSection = DetectorSection()
@@ -458,6 +479,9 @@ class Config(Section):
             raise Inconsistent(f"reindex.{key}", expected, found) from None
         if self.cells.from_file == self.results / self.trial / "cells.h5":
             raise Inconsistent("cells.from", "a copy of the file that this trial itself writes", self.cells.from_file)
+        simulates, mtz = any(run.simulate for run in self.runs.values()), self.structure_factors.mtz
+        if simulates and mtz == self.results / self.trial / "merge.mtz":
+            raise Inconsistent("structure_factors.mtz", "a copy of the file that this trial itself writes", mtz)
         for stage in ("level0", "cells"):
             for run in getattr(self, stage).runs or []:
                 if run not in self.runs:
@@ -470,7 +494,7 @@ class Config(Section):
 
 
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "simulate": ("seed", "crystal", "beam", "detector", "simulate"),
+    "simulate": ("seed", "crystal", "structure_factors", "beam", "detector", "simulate"),
     "index": ("index",),
     "level0": ("level0",),
     "reindex": ("reindex",),
@@ -555,6 +579,7 @@ def files(config: Config) -> dict[str, Path]:
     reindex = config.reindex_section()
     named = {
         "crystal.model": config.crystal.model,
+        "structure_factors.mtz": config.structure_factors.mtz,
         "beam.spectra": config.beam.spectra,
         "index.mask": config.index.mask,
         "reindex.mask": reindex.mask,
@@ -606,6 +631,7 @@ class StageConfig(Section):
 
     seed: int = ABSENT
     crystal: CrystalSection = ABSENT
+    structure_factors: StructureFactorsSection = ABSENT
     beam: BeamSection = ABSENT
     detector: DetectorSection = ABSENT
     simulate: SimulateSection = ABSENT

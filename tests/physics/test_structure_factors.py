@@ -1,6 +1,7 @@
-"""Structure factors against gemmi's own direct summation, and against what symmetry demands."""
+"""Structure factors against gemmi's and NumPy's direct summation, and against what symmetry demands."""
 
 import gemmi
+import jax
 import numpy as np
 import pytest
 
@@ -66,6 +67,110 @@ def test_equal_to_gemmi_direct_summation_with_anomalous_scattering(cell, name, d
             some = sf.Atoms(*(column[which] for column in atoms))
             truth += by_gemmi(some, cell, name, f.hkl[chosen].tolist(), scattering)
         np.testing.assert_allclose(f.at(chosen)[:, channel], truth, atol=1e-4 * np.abs(truth).mean())
+
+
+def over_the_cell(atoms: sf.Atoms, cell: np.ndarray, name: str, hkl: np.ndarray, scattering: np.ndarray) -> np.ndarray:
+    """(hkl, channel) F summed atom by atom of the whole cell, each once: rotations and U in Cartesian axes, Å.
+
+    scattering: (atom, channel) f' + i f''. Mates that fall onto an atom are that atom, at its full occupancy.
+    """
+    basis = lattice.orthogonalization(cell)
+    q, total = hkl @ np.linalg.inv(basis), 0.0
+    for i in range(len(atoms.names)):
+        u = basis @ atoms.beta[i] @ basis.T / (2 * np.pi**2)
+        places: list[np.ndarray] = []
+        f0 = gemmi.Element(str(atoms.elements[i])).it92
+        f = np.array([f0.calculate_sf(s2) for s2 in 0.25 * (q**2).sum(axis=1)])[:, None] + scattering[i]
+        ops = list(group(name).operations())
+        mates = [np.mod(op.apply_to_xyz(atoms.xyz[i].tolist()), 1.0) for op in ops]
+        n_here = sum(np.linalg.norm((m - mates[0] + 0.5) % 1.0 - 0.5) < 1e-6 for m in mates)
+        for op, place in zip(ops, mates, strict=True):
+            if any(np.linalg.norm((place - other + 0.5) % 1.0 - 0.5) < 1e-6 for other in places):
+                continue
+            places.append(place)
+            turn = basis @ (np.array(op.rot) / gemmi.Op.DEN) @ np.linalg.inv(basis)
+            damped = np.exp(-2 * np.pi**2 * np.einsum("ni,ij,nj->n", q, turn @ u @ turn.T, q))
+            wave = damped * np.exp(2j * np.pi * (q @ (basis @ place)))
+            total = total + n_here * atoms.occupancy[i] * wave[:, None] * f
+    return total
+
+
+SPECIAL = {"C 1 2 1": [0.0, 0.31, 0.5], "P 41 21 2": [0.2, 0.2, 0.0], "R 3 :H": [1 / 3, 2 / 3, 0.1], "P 1": [0.0] * 3}
+
+
+@pytest.mark.parametrize(("cell", "name", "d_min"), CRYSTALS)
+def test_equal_to_a_sum_over_all_atoms_of_the_cell(cell, name, d_min):
+    """Anisotropic U, partial occupancy, a site on a special position, f' and f'' of all atoms by channel."""
+    cell = lattice.radians(cell)
+    atoms = anisotropic(phantom.build(cell, name, 2))
+    atoms = sf.Atoms(*(column[:60] for column in atoms))
+    mates = [np.mod(op.apply_to_xyz(SPECIAL[name]), 1.0) for op in group(name).operations()]
+    n_here = sum(np.linalg.norm((m - mates[0] + 0.5) % 1.0 - 0.5) < 1e-6 for m in mates)
+    assert n_here > 1 or name == "P 1"
+    atoms.xyz[0], atoms.occupancy[0], atoms.beta[0] = (
+        SPECIAL[name],
+        0.9 / n_here,
+        sf.isotropic(np.array([14.0]), cell)[0],
+    )
+    curves = {e: np.array([1.0, 1.7, -0.4]) * (i - 2.0) + 1j * np.arange(3) for i, e in enumerate("CNOS")}
+    sites = {name: np.append(curve, 1.5j) for name, curve in CURVES.items()}
+    f = sf.structure_factors(atoms, cell, name, d_min=d_min, sites=sites, others=curves)
+    chosen = np.random.default_rng(1).choice(len(f.hkl), 80, replace=False)
+    scattering = np.array(
+        [sites[n] if n in sites else curves[e] for n, e in zip(atoms.names, atoms.elements, strict=True)]
+    )
+    truth = over_the_cell(atoms, cell, name, f.hkl[chosen], scattering)
+    np.testing.assert_allclose(f.at(chosen), truth, atol=1e-4 * np.abs(truth).mean())
+    np.testing.assert_allclose(
+        f.without_sites(chosen) + f.groups[: f.n_sites, chosen].T @ f.anomalous[: f.n_sites], f.at(chosen)
+    )
+
+
+def test_squares_of_f_and_their_derivatives_by_every_f1_and_f2():
+    """Against |at|² and central differences of it, which are exact to rounding for a quadratic."""
+    cell, name = lattice.radians(CRYSTALS[0][0]), CRYSTALS[0][1]
+    f = sf.structure_factors(phantom.build(cell, name, 2), cell, name, d_min=4.0, sites=CURVES, others=ANOMALOUS)
+    rows = np.arange(3, len(f.hkl), 7)
+    fixed, groups = f.without_sites(rows), f.groups[: f.n_sites, rows]
+    curves = np.stack([f.anomalous[: f.n_sites].real, f.anomalous[: f.n_sites].imag])
+
+    def plainly(curves):
+        anomalous = np.concatenate([curves[0] + 1j * curves[1], f.anomalous[f.n_sites :]])
+        return np.abs(f._replace(anomalous=anomalous).at(rows)) ** 2
+
+    value = jax.jit(lambda c: sf.f_squared(fixed, groups, *c))(curves)
+    np.testing.assert_allclose(value, plainly(curves), rtol=1e-11)
+    np.testing.assert_allclose(sf.f_squared(fixed, groups, *curves), plainly(curves), rtol=1e-11)
+    slopes = np.asarray(jax.jacfwd(lambda c: sf.f_squared(fixed, groups, *c))(curves))
+    for at in np.ndindex(curves.shape):
+        step = np.zeros(curves.shape)
+        step[at] = 1.0
+        difference = 0.5 * (plainly(curves + step) - plainly(curves - step))
+        np.testing.assert_allclose(slopes[(..., *at)], difference, atol=1e-9 * np.abs(value).max())
+
+
+def test_a_perturbed_model_is_wrong_by_what_was_said():
+    cell = lattice.radians([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
+    atoms = phantom.build(cell, "C 1 2 1", 1)
+    wrong, k_sol = sf.perturbed(np.random.default_rng(5), atoms, cell, CURVES)
+    again, _ = sf.perturbed(np.random.default_rng(5), atoms, cell, CURVES)
+    np.testing.assert_array_equal(wrong.xyz, again.xyz)
+    assert k_sol == 0.35
+    sites = np.isin(atoms.names, list(CURVES))
+    assert np.isin(wrong.names, list(CURVES)).sum() == sites.sum()
+    assert len(atoms.names) - len(wrong.names) == round(0.05 * (~sites).sum())
+    nearest = np.array([np.abs(atoms.xyz - x).sum(axis=1).argmin() for x in wrong.xyz])
+    assert np.isin(np.arange(len(atoms.names))[sites], nearest).all()
+    np.testing.assert_allclose(wrong.beta, 1.1 * atoms.beta[nearest], rtol=1e-12)
+    np.testing.assert_array_equal(wrong.elements, atoms.elements[nearest])
+    moves = (wrong.xyz - atoms.xyz[nearest]) @ lattice.orthogonalization(cell).T
+    n = moves.size
+    assert n > 2000
+    assert np.mean((moves**2).sum(axis=1)) ** 0.5 == pytest.approx(0.1, rel=5 / np.sqrt(2 * n))
+    np.testing.assert_allclose(np.mean(moves**2, axis=0), 0.1**2 / 3, rtol=5 * np.sqrt(2 / len(moves)))
+    np.testing.assert_allclose(np.mean(moves, axis=0), 0.0, atol=5 * 0.058 / np.sqrt(len(moves)))
+    correlation = np.corrcoef(moves.T)[np.triu_indices(3, 1)]
+    np.testing.assert_allclose(correlation, 0.0, atol=5 / np.sqrt(len(moves)))
 
 
 @pytest.mark.parametrize(("cell", "name", "d_min"), CRYSTALS[:3])

@@ -8,7 +8,10 @@ import pytest
 from spreadflow.config import SECTIONS, Config, parse, section
 from spreadflow.errors import ConfigError
 
-BASE = {"runs": {"r1": {"simulate": {"n_single": 2}}, "r2": {"images": "other.json"}}}
+BASE = {
+    "runs": {"r1": {"simulate": {"n_single": 2}}, "r2": {"images": "other.json"}},
+    "structure_factors": {"mtz": "merged.mtz"},
+}
 READERS = {word: {stage for stage, words in SECTIONS.items() if word in words} for word in Config.model_fields}
 READERS["index"] |= {"reindex"}  # reindex is index overlaid
 READERS["runs"] = {"simulate"}
@@ -33,7 +36,7 @@ def _candidates(path, value):
     elif value is None:
         yield from (5, 0.5, ["r1"], [1.0, 1.0], "file.h5")
     elif isinstance(value, str):
-        yield from ("continuous", "float64", "gzip", "P 1 2 1", "other")
+        yield from ("continuous", "merged", "float64", "gzip", "P 1 2 1", "other")
     elif isinstance(value, dict):
         yield {"rmsd_max_px": 1.0}
     else:

@@ -69,6 +69,7 @@ MISSING = {
     ),
     "model": ("crystal={model: protein.pdb}", ["crystal.model", "protein.pdb"]),
     "curve": ("crystal={sites: [{atom: FE1, curve: mine.dat}]}", ["crystal.sites.0.curve", "mine.dat"]),
+    "merged": ("structure_factors={mtz: merge.mtz}", ["structure_factors.mtz", "merge.mtz"]),
     "geometry": ("level0={from: no.expt}", ["level0.from", "no.expt"]),
 }
 

@@ -1,6 +1,7 @@
 rule simulate:
     input:
         given("crystal"),
+        given("structure_factors"),
         given("beam"),
     output:
         str(CONFIG.data / "{run}" / "manifest.json"),

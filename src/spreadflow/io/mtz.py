@@ -1,6 +1,7 @@
 """Merged intensities as MTZ, and reference intensities from MTZ files or models."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import gemmi
 import numpy as np
@@ -71,6 +72,50 @@ def _rows(hkl, friedel, intensity, sigma, n) -> np.ndarray:
     mean = (weight * np.nan_to_num(value)).sum(axis=1) / weight.sum(axis=1)
     columns = [mean, weight.sum(axis=1) ** -0.5, value[:, 0], error[:, 0], value[:, 1], error[:, 1], *count.T]
     return np.column_stack([indices, *columns]).astype(np.float32)
+
+
+class Measured(NamedTuple):
+    """Merged intensities; the Friedel mate of an acentric reflection has the negative index."""
+
+    hkl: np.ndarray
+    """(n, 3) int32"""
+    intensity: np.ndarray
+    """(n,) on the file's scale"""
+    sigma: np.ndarray
+    """(n,)"""
+
+
+def read_merged(path: Path | str, cell: np.ndarray, space_group: str) -> Measured:
+    """I(+) and I(−) of an MTZ file as `write_merged` writes it; where a file has neither, its mean I for both mates.
+
+    cell: (6,) Å, degrees, that of the model; the file's must agree to 1 % and 1°. Raises FileError.
+    """
+    try:
+        file = gemmi.read_mtz_file(str(path))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise FileError(path, "a readable MTZ file", error, "Check structure_factors.mtz.") from None
+    group = gemmi.find_spacegroup_by_name(space_group)
+    if file.spacegroup is None or _class_of(file.spacegroup) != _class_of(group):
+        found = "none" if file.spacegroup is None else f"'{file.spacegroup.xhm()}'"
+        raise FileError(path, f"the point group and centring of '{space_group}'", found, "Make them agree.")
+    off = np.abs(np.array(file.cell.parameters) - cell)
+    if np.any(off > np.array([*(0.01 * cell[:3]), 1.0, 1.0, 1.0])):
+        expected = f"cell {np.round(cell, 2).tolist()} (crystal.cell)"
+        raise FileError(path, expected, np.round(file.cell.parameters, 2).tolist(), "Make them agree.")
+    data = gemmi.Intensities()
+    try:
+        data.import_mtz(file, gemmi.DataType.MergedAM)
+    except (RuntimeError, ValueError) as error:
+        raise FileError(path, "merged intensities with σ", error, "Check structure_factors.mtz.") from None
+    hkl, columns = np.array(data.miller_array), (np.array(data.value_array), np.array(data.sigma_array))
+    if data.type == gemmi.DataType.Anomalous:
+        return Measured(np.where(np.array(data.isign_array)[:, None] < 0, -hkl, hkl), *columns)
+    return Measured(np.concatenate([hkl, -hkl]), *(np.tile(column, 2) for column in columns))
+
+
+def _class_of(group: gemmi.SpaceGroup) -> tuple[str, str]:
+    """What two descriptions must share for their indices and Friedel mates to be the same."""
+    return group.point_group_hm(), group.centring_type()
 
 
 def read_reference(path: Path | str, space_group: str, d_min: float) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ other atoms of an element. F_rest holds all f0 (IT92) and the flat bulk solvent 
 (Jiang & Brünger 1994). Conventional axes, both Friedel mates.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import gemmi
@@ -20,6 +20,8 @@ from spreadflow.physics import lattice, symmetry
 CHUNK_HKL, CHUNK_ATOMS, UNROLL = 4096, 256, 8
 SOLVENT_RADIUS, SOLVENT_SHRINK = 1.11, 0.9
 """Å; probe and shrink radii of the solvent mask"""
+WRONG_B, WRONG_K_SOL, WRONG_XYZ_ANG, WRONG_MISSING = 1.1, 0.35, 0.1, 0.05
+"""a perturbed model: factor on B, k_sol (e/Å³), r.m.s. length of the atoms' displacements, fraction of atoms missing"""
 _PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 
 
@@ -62,13 +64,12 @@ class StructureFactors(NamedTuple):
         return self.rest[rows, None] + self.groups[others, rows].T @ self.anomalous[others]
 
 
-def f_squared(fixed: Array, groups: Array, anomalous: Array) -> Array:
+def f_squared(fixed: Array, groups: Array, f1: Array, f2: Array) -> Array:
     """(node, channel) |fixed + Σ_s groups_s·(f'_s + i f''_s)|², electrons², in real arithmetic, which XLA fuses.
 
-    fixed: (node, channel) or (node, 1) complex; groups: (site, node) complex; anomalous: (site, channel) complex, or
-    (2, site, channel) real, f' and f'' (then differentiable in real numbers). NumPy in, NumPy out; JAX otherwise.
+    fixed: (node, channel) or (node, 1) complex; groups: (site, node) complex; f1, f2: (site, channel) f' and f''.
+    NumPy in, NumPy out; with JAX differentiable in all of them.
     """
-    f1, f2 = (anomalous.real, anomalous.imag) if np.ndim(anomalous) == 2 else anomalous
     real, imaginary = fixed.real, fixed.imag
     for g, up, across in zip(groups, f1, f2, strict=True):
         a, b = g.real[:, None], g.imag[:, None]
@@ -121,6 +122,20 @@ def structure_factors(
         rest += k_sol * np.exp(-b_sol * stol2[back]) * mask_transform(atoms, cell, space_group, nodes, d_min)
     curves = np.array(np.broadcast_arrays(np.zeros(1), *(curve for _, curve in members))[1:], dtype=np.complex128)
     return StructureFactors(nodes, rest, groups, curves, len(sites))
+
+
+def perturbed(rng: np.random.Generator, atoms: Atoms, cell: np.ndarray, sites: Collection[str]) -> tuple[Atoms, float]:
+    """A model that is wrong as refined ones are, and its k_sol: B + 10 %, k_sol 0.35, atoms moved, 5 % of them missing.
+
+    Displacements are normal and isotropic, 0.1 Å r.m.s. in length (0.058 Å along each axis). Atoms named in `sites`
+    move but are never missing.
+    """
+    moves = rng.normal(scale=WRONG_XYZ_ANG / np.sqrt(3.0), size=atoms.xyz.shape)
+    others = np.flatnonzero(~np.isin(atoms.names, list(sites)))
+    lost = rng.choice(others, round(WRONG_MISSING * len(others)), replace=False)
+    xyz = atoms.xyz + moves @ np.linalg.inv(lattice.orthogonalization(cell)).T
+    wrong = atoms._replace(xyz=xyz, beta=WRONG_B * atoms.beta)
+    return Atoms(*(np.delete(column, lost, axis=0) for column in wrong)), WRONG_K_SOL
 
 
 def _pick(atoms: Atoms, which: np.ndarray) -> Atoms:

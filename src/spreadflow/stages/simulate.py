@@ -75,7 +75,8 @@ def _blocks(shots: str | None, n_shots: int, size: int) -> range:
 def _inputs(config: StageConfig) -> list[str]:
     """Identities of the files the configuration names."""
     curves = [site.curve for site in config.crystal.sites if site.curve not in anomalous.VALENCE]
-    return [store.identity(path) for path in (config.crystal.model, config.beam.spectra, *curves) if path is not None]
+    named = (config.crystal.model, config.structure_factors.mtz, config.beam.spectra, *curves)
+    return [store.identity(path) for path in named if path is not None]
 
 
 def _is_done(path: Path, key: str) -> bool:

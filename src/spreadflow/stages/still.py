@@ -6,22 +6,21 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow import build
-from spreadflow.config import Site, StageConfig
-from spreadflow.errors import ConfigError
-from spreadflow.io import structure
+from spreadflow.config import StageConfig
 from spreadflow.io.spectra import Bank
 from spreadflow.models import Crystal, Spectrum
-from spreadflow.physics import anomalous, bragg, geometry, lattice, phantom, response, rotation, spectrum
+from spreadflow.physics import bragg, geometry, lattice, response, rotation, spectrum
 from spreadflow.physics.background import background
-from spreadflow.physics.structure_factors import Atoms, StructureFactors, structure_factors
+from spreadflow.physics.structure_factors import StructureFactors
+from spreadflow.stages import factors
 from spreadflow.units import wavelength
 
 N_LATTICES = {"blank": 0, "double": 2}
 """where it is not one"""
 FLOODED = 0.05
 """fraction of the pixels of a saturated shot that its pulse drives beyond the trusted range"""
-SPECTRUM, ORIENTATION, NOISE, GARBAGE, DOMAINS, GAIN = range(6)
-"""purposes of random streams; the last two do not depend on the shot"""
+SPECTRUM, ORIENTATION, NOISE, GARBAGE, DOMAINS, GAIN, PERTURBATION = range(7)
+"""purposes of random streams; the last three do not depend on the shot"""
 
 
 class Truth(NamedTuple):
@@ -37,7 +36,7 @@ class Simulator:
     """What all shots of a run have in common, each part made when it is first needed."""
 
     def __init__(self, config: StageConfig):
-        self.seed, self.crystal, self.beam = config.seed, config.crystal, config.beam
+        self.config, self.seed, self.crystal, self.beam = config, config.seed, config.crystal, config.beam
         self.section, self.how = config.detector, config.simulate
         self.detector = build.detector(self.section)
         self.header = geometry.shifted(self.detector, *(-error for error in self.section.header_error_mm))
@@ -50,34 +49,7 @@ class Simulator:
 
     @cached_property
     def factors(self) -> StructureFactors:
-        section = self.crystal
-        if section.model is None:
-            atoms = phantom.build(self.cell, section.space_group, section.phantom_seed)
-        else:
-            atoms = structure.read(section.model, self.cell, section.space_group)
-        curves = {site.atom: self._curve(i, site, atoms) for i, site in enumerate(section.sites)}
-        elements = [str(element) for element in np.unique(atoms.elements)]
-        others = {element: anomalous.tabulated(element, self.energies) for element in elements}
-        return structure_factors(
-            atoms,
-            self.cell,
-            section.space_group,
-            d_min=section.d_min,
-            sites=curves,
-            others=others,
-            k_sol=section.k_sol,
-            b_sol=section.b_sol,
-        )
-
-    def _curve(self, i: int, site: Site, atoms: Atoms) -> np.ndarray:
-        """(channel,) f' + i f'' of a site. Raises ConfigError where the model has no such atom."""
-        elements = np.unique(atoms.elements[atoms.names == site.atom])
-        if len(elements) != 1:
-            found = f"{len(elements)} elements of that name"
-            raise ConfigError(f"crystal.sites.{i}.atom", f"an atom '{site.atom}' in the model", found, "Correct it.")
-        if site.curve in anomalous.VALENCE:
-            return anomalous.site(str(elements[0]), site.curve, self.energies)
-        return structure.read_curve(site.curve, self.energies)
+        return factors.factors(self.config, self.rng(PERTURBATION))
 
     @cached_property
     def rotations(self) -> np.ndarray | None:
