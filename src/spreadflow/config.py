@@ -226,10 +226,16 @@ class DetectorSection(Section):
     """of the sensor; 0 = captures everything"""
     attenuation_mm: PositiveFloat = 0.017
     """attenuation length of the sensor"""
+    psf: Literal["fiber", "gauss"] = "fiber"
+    """shape of the point spread: of a fibre-optic taper, or a Gaussian"""
     psf_fwhm_mm: NonNegativeFloat = 0.0
-    """fibre-optic point spread; 0 = none (`psff`), 0.08 = as published (`psft`)"""
+    """width of the point spread; 0 = none (`psff`), 0.08 = as published (`psft`)"""
     psf_radius_px: PositiveInt = 10
     """half size of the point spread's kernel"""
+    flicker: NonNegativeFloat = 0.0
+    """relative standard deviation of each pixel's expected photons, anew in each shot"""
+    quantum_gain: PositiveFloat = 1.0
+    """ADU per photon; the files state it"""
     gain_calibration: NonNegativeFloat = 0.01
     """relative standard deviation of the fixed gain map"""
     readout_adu: NonNegativeFloat = 1.0

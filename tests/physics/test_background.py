@@ -25,5 +25,21 @@ def test_published_magnitudes_at_the_beam_centre():
         assert made == pytest.approx(published, rel=0.01)
 
 
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 1e-5), (np.float64, 1e-6)])
+def test_pixels_follow_the_cubics(dtype, bound):
+    """F² looked up for an image is F² of the cubics, also next to the points of the table and beyond its end."""
+    wavelength = 1.7413
+    points = np.array(sorted({*WATER.stol, *AIR.stol}))
+    stol = np.concatenate([np.linspace(0, 0.57, 200_001), points, points[1:] - 1e-6, points + 1e-6])
+    sine, pixel = (stol * wavelength).astype(dtype), np.full(stol.shape, 4e-7, dtype)
+    made = background(sine, pixel, np.float64(wavelength), 1e12, 0.1, 10.0)
+    parts = [
+        molecules_per_area(m, mm) * factor(m, sine.astype(float) / wavelength) ** 2
+        for m, mm in ((WATER, 0.1), (AIR, 10.0))
+    ]
+    assert made.dtype == dtype
+    np.testing.assert_allclose(made, 7.94079248e-30 * 1e12 * pixel.astype(float) * sum(parts), rtol=bound)
+
+
 def test_water_molecules():
     assert molecules_per_area(WATER, 1.0) == pytest.approx(3.345e25, rel=1e-3)  # 55.5 mol per litre

@@ -1,15 +1,14 @@
-"""What a detector makes of photons: known integrals, moments and limits."""
+"""What part of the photons pixels capture: known integrals and limits."""
 
 import numpy as np
 import pytest
 
 from spreadflow.models import Detector
-from spreadflow.physics import response, rotation
+from spreadflow.physics import geometry, response, rotation
 
 FLAT = Detector(
     np.array([[-30.0, 20.0, -50.0]]), np.array([[1.0, 0, 0]]), np.array([[0, -1.0, 0]]), 0.25, (160, 240), 0.032, 0.017
 )
-READ = {"kernel": None, "readout_adu": 0.0, "offset_adu": 0.0, "saturation_adu": 10**9}
 
 
 def test_solid_angle_of_a_rectangle():
@@ -51,55 +50,24 @@ def test_polarization_limits():
     np.testing.assert_allclose(response.kahn(s1.T, 0.0), [0.5, 0.5, 1])
 
 
-def test_poisson_moments_and_readout():
-    expected = np.full((1, 300, 300), 37.0)
-    gain = np.ones(expected.shape, dtype=np.float32)
-    frame = response.read_out(np.random.default_rng(0), expected, gain, **READ)
-    assert frame.dtype == np.int32
-    assert frame.mean() == pytest.approx(37.0, rel=0.005) and frame.var() == pytest.approx(37.0, rel=0.02)
-    noisy = response.read_out(
-        np.random.default_rng(0), expected, gain, **(READ | {"readout_adu": 4.0, "offset_adu": 10})
+def test_pixels_of_two_panels_are_where_geometry_puts_them():
+    """The second panel is bent away; a map in float32 is the one in float64, rounded."""
+    turn = rotation.from_vector(np.array([0.4, -0.3, 0.2]))
+    two = FLAT._replace(
+        origin_mm=np.concatenate([FLAT.origin_mm, FLAT.origin_mm @ turn]),
+        fast=np.concatenate([FLAT.fast, FLAT.fast @ turn]),
+        slow=np.concatenate([FLAT.slow, FLAT.slow @ turn]),
     )
-    assert noisy.mean() == pytest.approx(47.0, rel=0.005) and noisy.var() == pytest.approx(37 + 16, rel=0.02)
-    again = response.read_out(np.random.default_rng(0), expected, gain, **READ)
-    np.testing.assert_array_equal(frame, again)
-
-
-def test_gain_map():
-    gain = response.gain_map(np.random.default_rng(1), (2, 200, 200), 0.01)
-    assert gain.mean() == pytest.approx(1.0, abs=2e-4) and gain.std() == pytest.approx(0.01, rel=0.02)
-    bright = np.full(gain.shape, 1e8)
-    frame = response.read_out(np.random.default_rng(0), bright, gain, **READ)
-    np.testing.assert_allclose(frame / 1e8, gain, atol=1e-3)
-
-
-def test_beyond_saturation_a_pixel_reads_one_more():
-    expected = np.array([[[10.0, 1e6, 1e12]]])
-    how = READ | {"saturation_adu": 5000}
-    frame = response.read_out(np.random.default_rng(0), expected, np.ones((1, 1, 3), np.float32), **how)
-    assert frame[0, 0, 0] < 100 and list(frame[0, 0, 1:]) == [5001, 5001]
-
-
-def test_point_spread_is_the_published_one():
-    kernel = response.fibre_kernel(0.08, 0.088, 10)
-    g = 0.65238 * 0.08 / 0.088
-    assert kernel[10, 10] == pytest.approx(by_pixel_at(g, 0, 0), rel=1e-4)
-    assert kernel[10, 12] == pytest.approx(by_pixel_at(g, 0, 2), rel=1e-4)
-    assert kernel[13, 14] == pytest.approx(by_pixel_at(g, 3, 4), rel=1e-4)
-    assert kernel.sum() == pytest.approx(1 - g / np.hypot(g, 10.0), abs=2e-3)  # the tail beyond the disc
-    assert kernel[0, 0] == 0
-
-
-def by_pixel_at(g: float, i: int, j: int) -> float:
-    """The point spread integrated over the pixel (i, j) by a fine midpoint rule."""
-    step = (np.arange(400) + 0.5) / 400 - 0.5
-    return float((g / (2 * np.pi) * (g * g + (i + step[:, None]) ** 2 + (j + step) ** 2) ** -1.5).mean())
-
-
-def test_point_spread_keeps_the_flux():
-    image = np.zeros((2, 101, 101))
-    image[0, 50, 50], image[1, 40, 60] = 1000.0, 50.0
-    kernel = response.fibre_kernel(0.1, 0.1, 10)
-    spread = response.spread_out(image, kernel)
-    np.testing.assert_allclose(spread.sum(axis=(1, 2)), image.sum(axis=(1, 2)), rtol=1e-9)
-    assert spread[0, 50, 50] == spread[0].max() and spread[0, 50, 53] == pytest.approx(spread[0, 53, 50])
+    made, sine = response.pixel_map(two, 0.7)
+    panel, slow, fast = np.array([0, 1, 1]), np.array([3, 0, 159]), np.array([200, 0, 77])
+    place = geometry.position(two, panel, fast + 0.5, slow + 0.5)
+    distance = np.linalg.norm(place, axis=-1)
+    cos_2theta = -place[:, 2] / distance
+    np.testing.assert_allclose(sine[panel, slow, fast], np.sqrt((1 - cos_2theta) / 2), rtol=1e-12)
+    inclined = np.abs((place * geometry.normals(two)[panel]).sum(-1)) / distance
+    factors = 0.5 * (1 + cos_2theta**2 - 0.7 * (place[:, 0] ** 2 - place[:, 1] ** 2) / distance**2)
+    factors *= 0.25**2 * inclined / distance**2 * (1 - np.exp(-32 / 17 / inclined))
+    np.testing.assert_allclose(made[panel, slow, fast], factors, rtol=1e-12)
+    for single, double in zip(response.pixel_map(two, 0.7, np.float32), (made, sine), strict=True):
+        assert single.dtype == np.float32
+        np.testing.assert_allclose(single, double, rtol=1e-7)

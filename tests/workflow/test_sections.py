@@ -36,7 +36,7 @@ def _candidates(path, value):
     elif value is None:
         yield from (5, 0.5, ["r1"], [1.0, 1.0], "file.h5")
     elif isinstance(value, str):
-        yield from ("continuous", "merged", "float64", "gzip", "P 1 2 1", "other")
+        yield from ("continuous", "merged", "float64", "gauss", "gzip", "P 1 2 1", "other")
     elif isinstance(value, dict):
         yield {"rmsd_max_px": 1.0}
     else:

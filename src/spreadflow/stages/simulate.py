@@ -123,6 +123,7 @@ def _write(path: Path, simulator: Simulator, run: str, numbers: range, kinds: np
         mask=simulator.good,
         saturation_adu=simulator.section.saturation_adu,
         offset_adu=simulator.section.offset_adu,
+        adu_per_photon=simulator.section.quantum_gain,
         polarization=simulator.beam.polarization,
         beam_size_mm=simulator.beam.size_mm,
         compression=simulator.how.compression,

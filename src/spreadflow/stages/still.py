@@ -9,7 +9,7 @@ from spreadflow import build
 from spreadflow.config import StageConfig
 from spreadflow.io.spectra import Bank
 from spreadflow.models import Crystal, Spectrum
-from spreadflow.physics import bragg, geometry, lattice, response, rotation, spectrum
+from spreadflow.physics import bragg, geometry, lattice, noise, response, rotation, spectrum
 from spreadflow.physics.background import background
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.stages import factors
@@ -61,17 +61,17 @@ class Simulator:
     @cached_property
     def pixels(self) -> tuple[np.ndarray, ...]:
         """Efficiency and sin θ of all pixels."""
-        maps = response.pixel_map(self.detector, self.beam.polarization)
-        return tuple(m.astype(self.how.precision) for m in maps)
+        return response.pixel_map(self.detector, self.beam.polarization, self.how.precision)
 
     @cached_property
     def gain(self) -> np.ndarray:
-        return response.gain_map(self.rng(GAIN), self.good.shape, self.section.gain_calibration)
+        return noise.gain_map(self.rng(GAIN), self.good.shape, self.section.gain_calibration)
 
     @cached_property
     def kernel(self) -> np.ndarray | None:
         d = self.section
-        return response.fibre_kernel(d.psf_fwhm_mm, d.pixel_mm, d.psf_radius_px) if d.psf_fwhm_mm else None
+        make = noise.POINT_SPREADS[d.psf]
+        return make(d.psf_fwhm_mm, d.pixel_mm, d.psf_radius_px) if d.psf_fwhm_mm else None
 
     @cached_property
     def bank(self) -> Bank | None:
@@ -114,18 +114,20 @@ class Simulator:
         matrices = [rotation.random(turn) @ lattice.reciprocal(self.cell) for _ in range(N_LATTICES.get(kind, 1))]
         image, spots = self.expected(pulse, matrices)
         if kind == "saturated":
-            stronger = self.section.saturation_adu / np.quantile(image, 1.0 - FLOODED)
+            stronger = self.section.saturation_adu / self.section.quantum_gain / np.quantile(image, 1.0 - FLOODED)
             image, spots = image * stronger, [s._replace(photons=s.photons * stronger) for s in spots]
         middle = np.eye(3) if self.rotations is None else rotation.mean(self.rotations)
         return image, Truth([middle @ A for A in matrices], spots)
 
     def frame(self, shot_id: int, image: np.ndarray) -> np.ndarray:
         """What the detector reports of expected photons (panel, slow, fast): int32, ADU."""
-        adu = response.read_out(
+        adu = noise.read_out(
             self.rng(NOISE, shot_id),
             image,
             self.gain,
             kernel=self.kernel,
+            flicker=self.section.flicker,
+            quantum_gain=self.section.quantum_gain,
             readout_adu=self.section.readout_adu,
             offset_adu=self.section.offset_adu,
             saturation_adu=self.section.saturation_adu,
