@@ -17,7 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array, Detector, Parameters, Pixels
 from spreadflow.physics import geometry
-from spreadflow.physics.mosaic import Clouds, clouds
+from spreadflow.physics.mosaic import GAUSS, Clouds, clouds, dot, symmetric, times
 from spreadflow.physics.response import depth, efficiency
 from spreadflow.units import HC_EV_ANGSTROM, R_E_SQUARED_M2
 
@@ -78,15 +78,49 @@ def rays(detector: Detector, polarization, pixels: Pixels) -> Rays:
 def photons(parameters: Parameters, pixels: Pixels, pairs: Pairs, *, dtype="float64"):
     """(point,) expected photons of `pixels`, from the `pairs` of `layout`. Pure; differentiable in every float leaf.
 
-    A point stands for a whole pixel. dtype: of the sums over channels; everything else is float64.
+    A point stands for a whole pixel. dtype: of the sums over channels; everything else is float64. Derivatives by the
+    crystal and the scale alone, forward or reverse, cost about as much as the photons themselves.
     """
-    n_points = len(pixels.fast)
-    ray, cloud, channels = _tables(parameters, pixels)
+    crystal, scale = jax.tree.map(lambda a: jnp.asarray(a, dtype=jnp.float64), (parameters.crystal, parameters.scale))
+    return _photons(crystal, scale, parameters._replace(crystal=None, scale=None), pixels, pairs, dtype)
 
-    def block(pairs):
-        return _of_pairs(ray, cloud, channels, pairs, dtype)
 
-    return jax.ops.segment_sum(_in_blocks(block, pairs), pairs.point, n_points)
+@partial(jax.custom_jvp, nondiff_argnums=(5,))
+def _photons(crystal, scale, others, pixels, pairs, dtype):
+    return _plain(crystal, scale, others, pixels, pairs, dtype)
+
+
+def _plain(crystal, scale, others, pixels, pairs, dtype):
+    """Photons, to be differentiated step by step."""
+    ray, cloud, channels = _tables(others._replace(crystal=crystal, scale=scale), pixels)
+    each = _in_blocks(lambda some: _of_pairs(ray, cloud, channels, some, dtype), pairs)
+    return jax.ops.segment_sum(each, pairs.point, len(pixels.fast))
+
+
+@partial(_photons.defjvp, symbolic_zeros=True)
+def _photons_jvp(dtype, primals, tangents):
+    """By the crystal and the scale alone: one pass; else step by step."""
+    crystal, scale, others, pixels, pairs = primals
+    moved = [not isinstance(t, SymbolicZero) for t in jax.tree.leaves(tangents[2:], is_leaf=_is_zero)]
+    if any(moved):
+        return jax.jvp(partial(_plain, dtype=dtype), primals, jax.tree.map(_instantiated, tangents, is_leaf=_is_zero))
+    total, by = _by_crystal(crystal, scale, others, pixels, pairs, dtype)
+    change = jnp.zeros_like(total)
+    for gradient, tangent in zip((*by, (total / scale)[:, None]), (*tangents[0], tangents[1]), strict=True):
+        if not isinstance(tangent, SymbolicZero):
+            change += gradient @ jnp.reshape(tangent, -1)
+    return total, change
+
+
+def _is_zero(leaf) -> bool:
+    return isinstance(leaf, SymbolicZero)
+
+
+def _instantiated(tangent):
+    """Zeros in place of a symbolic zero (of no size for integers)."""
+    if not isinstance(tangent, SymbolicZero):
+        return tangent
+    return np.zeros(tangent.shape, tangent.dtype) if tangent.dtype == jax.dtypes.float0 else jnp.zeros_like(tangent)
 
 
 def sums(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype="float32"):
@@ -164,19 +198,71 @@ def _start(cloud: Clouds, channels: Channels, pairs: Pairs):
     return pairs.cloud // n_components * width + pairs.channel
 
 
+def _by_crystal(crystal, scale, others, pixels, pairs, dtype):
+    """Photons (point,) and their derivatives by A (point, 9), by N cells (point, 3) and by η (point, 1).
+
+    With y = M(p − q), Y = Σ y and Q = Σ (y yᵀ − M) over channels, weighted, d photons = Y·dq + ½ tr(Q dΣ) + d ln of
+    the height of a cloud without tilt; q and Σ as in `mosaic.clouds`.
+    """
+    parameters = others._replace(crystal=crystal, scale=scale)
+    ray, cloud, channels = _tables(parameters, pixels)
+    mosaic, hkl, n = parameters.mosaic, jnp.asarray(parameters.hkl, dtype=jnp.float64), len(pixels.fast)
+    tilt = crystal.eta_rad * mosaic.width**2
+
+    def block(pairs):
+        height = ray.efficiency[pairs.point] * cloud.amplitude[pairs.cloud]
+        t, d, precision = _looked_up(ray, cloud, channels.middle, pairs.point, pairs.cloud)
+        along, away = times(precision, t), times(precision, d)
+        a = dot(along, t), dot(along, d), dot(away, d)
+        sums, centre = moments(
+            *a, channels.x, channels.strength, pairs.channel, _start(cloud, channels, pairs), dtype, 3
+        )
+        m0, m1, m2 = (height * m for m in sums)
+        y = [v + centre * w for v, w in zip(away, along, strict=True)]
+        Y = [m0 * v + m1 * w for v, w in zip(y, along, strict=True)]
+        Q = symmetric(
+            lambda i, j: m0 * y[i] * y[j] + m1 * (y[i] * along[j] + along[i] * y[j]) + m2 * along[i] * along[j]
+        )
+        Q = [value - m0 * m for value, m in zip(Q, precision, strict=True)]
+        q = [c[pairs.cloud] for c in cloud.q]
+        component, node = pairs.cloud % len(mosaic.share), pairs.cloud // len(mosaic.share)
+        Qq, trace = times(Q, q), Q[0] + Q[1] + Q[2]
+        spread = tilt[component]
+        by_eta = spread * (trace * dot(q, q) - dot(q, Qq))
+        u = [v + crystal.eta_rad * spread * (trace * c - w) for v, c, w in zip(Y, q, Qq, strict=True)]
+        R = [[mosaic.rotations[:, i, j][component] for j in range(3)] for i in range(3)]
+        column = [[R[i][j] for i in range(3)] for j in range(3)]
+        turned = [times(Q, c) for c in column]
+        h = [hkl[:, j][node] for j in range(3)]
+        return (
+            [dot(column[i], u) * h[j] for i in range(3) for j in range(3)],
+            symmetric(lambda i, j: dot(column[i], turned[j])),
+            m0,
+            by_eta,
+        )
+
+    sums = _in_blocks(block, pairs)
+    W, P, total, by_eta = jax.tree.map(lambda a: jax.ops.segment_sum(a, pairs.point, n), sums)
+    D = GAUSS / 4 / crystal.n_cells**2
+    A = crystal.A
+    inverted = jnp.linalg.inv(A)
+    PA = [times(P, [A[i, j] for i in range(3)]) for j in range(3)]
+    by_A = [W[3 * i + j] + PA[j][i] * D[j] + total * inverted[j, i] for i in range(3) for j in range(3)]
+    by_n = [(total - D[j] * sum(A[i, j] * PA[j][i] for i in range(3))) / crystal.n_cells[j] for j in range(3)]
+    return total, (jnp.stack(by_A, axis=1), jnp.stack(by_n, axis=1), by_eta[:, None])
+
+
+def _looked_up(ray: Rays, cloud: Clouds, middle, point, of_cloud):
+    """Of pairs: turn, turn·middle − q, and M."""
+    t = [c[point] for c in ray.turn]
+    return t, [a * middle - q[of_cloud] for a, q in zip(t, cloud.q, strict=True)], [m[of_cloud] for m in cloud.precision]
+
+
 def exponents(ray: Rays, cloud: Clouds, middle, point, of_cloud):
     """a₂, a₁, a₀ (pair,) of ½(p − q)ᵀM(p − q) = ½(a₂x² + 2a₁x + a₀), p = turn·(middle + x)."""
-    t = [c[point] for c in ray.turn]
-    d = [a * middle - q[of_cloud] for a, q in zip(t, cloud.q, strict=True)]
-    xx, yy, zz, yz, xz, xy = (m[of_cloud] for m in cloud.precision)
-    times = lambda v: (  # noqa: E731
-        xx * v[0] + xy * v[1] + xz * v[2],
-        xy * v[0] + yy * v[1] + yz * v[2],
-        xz * v[0] + yz * v[1] + zz * v[2],
-    )
-    dot = lambda u, v: u[0] * v[0] + u[1] * v[1] + u[2] * v[2]  # noqa: E731
-    along, away = times(t), times(d)
-    return dot(along, t), dot(along, d), dot(away, d)
+    t, d, precision = _looked_up(ray, cloud, middle, point, of_cloud)
+    along = times(precision, t)
+    return dot(along, t), dot(along, d), dot(times(precision, d), d)
 
 
 def moments(a2, a1, a0, x, strength, channel, at, dtype, order: int):

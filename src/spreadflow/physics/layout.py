@@ -14,7 +14,7 @@ import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Crystal, Detector, Mosaic, Parameters, Pixels, Spectrum
 from spreadflow.physics import geometry, rotation
 from spreadflow.physics.forward import BLOCK, WINDOW, Pairs, Rays, exponents, rays
-from spreadflow.physics.mosaic import GAUSS, Clouds, clouds, inverse
+from spreadflow.physics.mosaic import GAUSS, Clouds, clouds, dot, inverse, times
 from spreadflow.units import HC_EV_ANGSTROM
 
 REACH = 7.0
@@ -150,7 +150,7 @@ def _light(cloud: Clouds, energies, lights, lowest, highest):
     cofactors, determinant = inverse(cloud.precision)
     covariance = tuple(c / determinant for c in cofactors)
     along = cloud.q[2]
-    bragg = jnp.where(along > 1e-9, 0.5 * HC_EV_ANGSTROM * _dot(cloud.q, cloud.q) / jnp.maximum(along, 1e-9), jnp.inf)
+    bragg = jnp.where(along > 1e-9, 0.5 * HC_EV_ANGSTROM * dot(cloud.q, cloud.q) / jnp.maximum(along, 1e-9), jnp.inf)
     near = jnp.clip(bragg, lowest, highest)
     _, normal, _, variance, excess = _cut(cloud.q, covariance, near)
     slope = -jnp.maximum(normal[2] + 1.0, 1e-12) / HC_EV_ANGSTROM
@@ -164,16 +164,6 @@ def _light(cloud: Clouds, energies, lights, lowest, highest):
     return covariance, jnp.maximum(centre - half, lowest), jnp.minimum(centre + half, highest), best, photons
 
 
-def _dot(u, v):
-    return u[0] * v[0] + u[1] * v[1] + u[2] * v[2]
-
-
-def _times(s, v):
-    """Symmetric matrix xx yy zz yz xz xy times a vector."""
-    xx, yy, zz, yz, xz, xy = s
-    return [_dot((xx, xy, xz), v), _dot((xy, yy, yz), v), _dot((xz, yz, zz), v)]
-
-
 def _cut(q, covariance, energy):
     """Clouds cut by the Ewald sphere of an energy, taken as flat over a cloud.
 
@@ -182,10 +172,10 @@ def _cut(q, covariance, energy):
     """
     k = energy / HC_EV_ANGSTROM
     ray = [q[0], q[1], q[2] - k]
-    length = jnp.sqrt(_dot(ray, ray))
+    length = jnp.sqrt(dot(ray, ray))
     normal = [c / length for c in ray]
-    toward = _times(covariance, normal)
-    variance = _dot(normal, toward)
+    toward = times(covariance, normal)
+    variance = dot(normal, toward)
     excess = length - k
     return [r - t * (excess / variance) for r, t in zip(ray, toward, strict=True)], normal, toward, variance, excess
 
@@ -256,20 +246,20 @@ def _extent(q, covariance, low, high, cut, origin, fast, slow, normal, pixel_mm)
     ahead, sigma, lows, highs = True, jnp.inf, [jnp.inf] * 2, [-jnp.inf] * 2
     for part in np.linspace(0.0, 1.0, SAMPLES):
         ray, n, toward, variance, excess = _cut(q, covariance, low + part * (high - low))
-        along = _dot(ray, normal)
-        scale = _dot(origin, normal) / along
+        along = dot(ray, normal)
+        scale = dot(origin, normal) / along
         ahead &= scale > 0
         reach = jnp.sqrt(jnp.maximum(2 * cut - excess**2 / variance, 0.0))
         gradients = []
         for i, axis in enumerate((fast, slow)):
-            at = (scale * _dot(ray, axis) - _dot(origin, axis)) / pixel_mm
-            gradient = [scale * (a - m * (_dot(ray, axis) / along)) / pixel_mm for a, m in zip(axis, normal, strict=True)]
-            spread = _dot(gradient, _times(covariance, gradient)) - _dot(toward, gradient) ** 2 / variance
+            at = (scale * dot(ray, axis) - dot(origin, axis)) / pixel_mm
+            gradient = [scale * (a - m * (dot(ray, axis) / along)) / pixel_mm for a, m in zip(axis, normal, strict=True)]
+            spread = dot(gradient, times(covariance, gradient)) - dot(toward, gradient) ** 2 / variance
             half = 1.05 * reach * jnp.sqrt(jnp.maximum(spread, 0.0))
             lows[i], highs[i] = jnp.minimum(lows[i], at - half), jnp.maximum(highs[i], at + half)
             gradients.append((gradient, spread))
         (f, ff), (s, ss) = gradients
-        fs = _dot(f, _times(covariance, s)) - _dot(toward, f) * _dot(toward, s) / variance
+        fs = dot(f, times(covariance, s)) - dot(toward, f) * dot(toward, s) / variance
         least = 0.5 * (ff + ss) - jnp.sqrt(0.25 * (ff - ss) ** 2 + fs**2)
         sigma = jnp.minimum(sigma, jnp.sqrt(jnp.maximum(least, 0.0)))
     return ahead, sigma, lows, highs

@@ -16,6 +16,9 @@ N_WIDTHS = 8
 """Gaussians of the continuous distribution: within 1 % of the peak up to η = 0.1°; 16 to 0.3°"""
 
 
+_ENTRIES = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+
+
 class Clouds(NamedTuple):
     """Gaussian clouds amplitude·exp(−½(p − q)ᵀM(p − q)) of |F_latt|² in reciprocal space, one per node and component.
 
@@ -63,15 +66,13 @@ def clouds(crystal: Crystal, mosaic: Mosaic, hkl: Array) -> Clouds:
     n_cells = crystal.n_cells
     R, A = mosaic.rotations, crystal.A
     turned = [[sum(R[:, i, m] * A[m, j] for m in range(3)) for j in range(3)] for i in range(3)]
-    own = _symmetric(lambda i, j: sum(turned[i][m] * turned[j][m] * (GAUSS / 4 / n_cells[m] ** 2) for m in range(3)))
+    own = symmetric(lambda i, j: sum(turned[i][m] * turned[j][m] * (GAUSS / 4 / n_cells[m] ** 2) for m in range(3)))
     h = hkl.astype(jnp.float64)[:, :, None]
     q = [sum(turned[i][m] * h[:, m] for m in range(3)) for i in range(3)]
     tilt = (crystal.eta_rad * mosaic.width) ** 2
-    square = q[0] * q[0] + q[1] * q[1] + q[2] * q[2]
-    total = [
-        own[n] + tilt * ((square if i == j else 0.0) - q[i] * q[j])
-        for n, (i, j) in enumerate(((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)))
-    ]
+    square = dot(q, q)
+    turning = symmetric(lambda i, j: tilt * ((square if i == j else 0.0) - q[i] * q[j]))
+    total = [a + b for a, b in zip(own, turning, strict=True)]
     cofactors, determinant = inverse(total)
     growth = jnp.sqrt(inverse(own)[1] / determinant)
     height = (n_cells[0] * n_cells[1] * n_cells[2]) ** 2 * mosaic.share * growth
@@ -79,9 +80,20 @@ def clouds(crystal: Crystal, mosaic: Mosaic, hkl: Array) -> Clouds:
     return Clouds(tuple(map(flat, q)), tuple(flat(c / determinant) for c in cofactors), flat(height))
 
 
-def _symmetric(entry):
-    """xx yy zz yz xz xy of a symmetric matrix of arrays."""
-    return [entry(i, j) for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))]
+def symmetric(entry):
+    """xx yy zz yz xz xy of a symmetric matrix, entry(i, j)."""
+    return [entry(i, j) for i, j in _ENTRIES]
+
+
+def dot(u, v):
+    """u·v, component-wise: vectors are sequences of three arrays."""
+    return u[0] * v[0] + u[1] * v[1] + u[2] * v[2]
+
+
+def times(s, v):
+    """Symmetric matrix xx yy zz yz xz xy times a vector."""
+    xx, yy, zz, yz, xz, xy = s
+    return [dot((xx, xy, xz), v), dot((xy, yy, yz), v), dot((xz, yz, zz), v)]
 
 
 def inverse(s):
