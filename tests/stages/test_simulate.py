@@ -185,17 +185,35 @@ def test_a_tilted_multi_panel_detector_and_the_closed_form(tmp_path):
     assert set(truth["reflections/panel"]) == {0, 1}
 
 
-def test_point_spread_and_curves_from_a_table(tmp_path):
+@pytest.mark.parametrize("psf", ["fiber", "gauss"])
+def test_point_spread_and_curves_from_a_table(tmp_path, psf):
     table = tmp_path / "curve.dat"
     table.write_text("7000 -5 1\n7300 -4 3\n")
     sites = [{"atom": "FE1", "curve": str(table)}, {"atom": "FE2", "curve": "reduced"}]
-    config = staged(runs=longer_runs(1), crystal={"sites": sites}, detector={"psf_fwhm_mm": 0.3})
+    config = staged(runs=longer_runs(1), crystal={"sites": sites}, detector={"psf": psf, "psf_fwhm_mm": 0.5})
     sharp = staged(runs=longer_runs(1), crystal={"sites": sites})
     blurred = images.Source(simulated(tmp_path / "a", config)).read(0).image[0, 20:]
     plain = images.Source(simulated(tmp_path / "b", sharp)).read(0).image[0, 20:]
     assert blurred[20:-20].mean() == pytest.approx(plain[20:-20].mean(), rel=0.02)
     step = lambda image: np.diff(image[50:60, 30:60]).std()  # noqa: E731
     assert step(blurred) < 0.7 * step(plain)
+
+
+def test_whatever_the_gain_a_reader_gets_photons(tmp_path):
+    """2.5 ADU per photon: the same photons as with 1, but for rounding; the trusted range ends 2.5 times earlier."""
+    exact = {"readout_adu": 0.0, "gain_calibration": 0.0, "saturation_adu": 50_000}
+    plain, amplified = (
+        images.Source(simulated(tmp_path / str(gain), staged(detector=exact | {"quantum_gain": gain})))
+        for gain in (1.0, 2.5)
+    )
+    assert amplified.manifest.adu_per_photon == 2.5
+    for i in range(4):
+        one, other = plain.read(i), amplified.read(i)
+        both = one.mask & other.mask
+        assert both.mean() > 0.95 and one.image[both].max() > 20
+        np.testing.assert_allclose(other.image[both], one.image[both], atol=0.201)  # half an ADU
+        assert other.saturation_photons == (50_000 - 10) / 2.5
+    assert amplified.read(4).saturated_fraction == pytest.approx(plain.read(4).saturated_fraction, rel=0.1)
 
 
 def test_impossible_configurations(tmp_path):

@@ -10,7 +10,7 @@ import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.units import AVOGADRO, R_E_SQUARED_M2
 
 STEP = 0.0005 / 8
-"""of sin θ/λ, Å⁻¹. The points of the tables are multiples of it, so that no kink of F lies between two of its multiples"""
+"""of sin θ/λ, Å⁻¹. The points of the tables are multiples of it: no kink of F lies between two multiples"""
 
 
 class Material(NamedTuple):

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import DTypeLike
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Detector
@@ -46,10 +47,10 @@ def efficiency(direction, distance_mm, normal, pixel_mm, *, closest_mm, depth, p
     return solid_angle * kahn(direction, polarization) * captured(direction, normal, depth)
 
 
-def pixel_map(detector: Detector, polarization: float, dtype=np.float64) -> tuple[np.ndarray, np.ndarray]:
+def pixel_map(detector: Detector, polarization: float, dtype: DTypeLike = np.float64) -> tuple[np.ndarray, np.ndarray]:
     """Efficiency and sin θ at the centres of all pixels, each (panel, slow, fast); computed in float64."""
     axes = geometry.normals(detector), geometry.distances_mm(detector)
-    maps = _pixel_map(detector._replace(shape=()), *axes, polarization, shape=detector.shape, dtype=np.dtype(dtype))
+    maps = _pixel_map(detector._replace(shape=(0, 0)), *axes, polarization, shape=detector.shape, dtype=np.dtype(dtype))
     return np.asarray(maps[0]), np.asarray(maps[1])
 
 
