@@ -13,11 +13,12 @@ DATA ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+CCTBX := .venv-cctbx
 export PATH := $(abspath $(BIN)):$(PATH)
 FOLLOW := --quiet host 2>&1 | spreadflow watch
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header $(LOCK_FLAGS)
 
-.PHONY: help setup demo nanobragg test check lint format config lock clean
+.PHONY: help setup demo nanobragg cctbx test check lint format config lock clean
 
 help:
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -46,7 +47,15 @@ nanobragg: $(READY)  ## the chain on stills of another simulator: make nanobragg
 	snakemake --cores $(CORES) --configfile config/nanobragg.yaml $(FOLLOW)
 	spreadflow table results/nanobragg
 
+cctbx: $(CCTBX)/.ready  ## cctbx in an environment of its own: a judge of structure factors, for the tests alone
+
+$(CCTBX)/.ready: requirements-cctbx.lock | $(READY)
+	test -x $(CCTBX)/bin/python || $(BIN)/python -m venv --without-pip $(CCTBX)
+	uv pip install --quiet --no-deps --require-hashes --python $(CCTBX)/bin/python -r $<
+	touch $@
+
 test: lint  ## everything: lint, unit tests, whole chains, MPI, Slurm where it can be had
+	@$(MAKE) --no-print-directory cctbx || echo "no cctbx here: its test is skipped"
 	pytest $(PYTEST)
 
 check: lint  ## the developer's loop: lint and all tests but the slow ones
@@ -74,6 +83,7 @@ lock: $(READY)  ## resolve the dependencies of pyproject.toml (add LOCK_FLAGS=--
 	echo uv | $(LOCK) - -o requirements-uv.lock
 	printf 'hatchling\neditables\n' | $(LOCK) pyproject.toml - --extra mpi --extra slurm -o requirements.lock
 	$(LOCK) requirements.lock pyproject.toml --extra dev -o requirements-dev.lock
+	printf 'cctbx-base\nnumpy\nsix\n' | $(LOCK) --no-deps - -o requirements-cctbx.lock
 
 clean:  ## remove data and results, keep the environment
 	rm -rf data results .snakemake .cache
