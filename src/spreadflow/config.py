@@ -251,8 +251,8 @@ class DetectorSection(Section):
 
 
 class SimulateSection(Section):
-    oversample: PositiveInt = 1
-    """sub-pixels along each edge"""
+    oversample: PositiveInt | Literal["adaptive"] = 1
+    """sub-pixels along each edge; `adaptive` = as many as the sharpest domain of each reflection needs"""
     precision: Literal["float32", "float64"] = "float32"
     """of the sums over channels and domains; geometry is always float64"""
     compression: Literal["bitshuffle-lz4", "gzip"] = "bitshuffle-lz4"

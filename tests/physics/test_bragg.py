@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from spreadflow.models import Crystal, Detector, Spectrum
-from spreadflow.physics import bragg, lattice, response, rotation
+from spreadflow.models import Crystal, Detector, Parameters, Spectrum
+from spreadflow.physics import bragg, lattice, layout, mosaic, response, rotation
 from spreadflow.physics.background import background
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.units import HC_EV_ANGSTROM
@@ -45,9 +45,16 @@ def detector(shape=(100, 100), pixel=0.2, origin=((5.0, 30.0, -60.0), (26.0, 30.
     return Detector(np.array(origin), fast, slow, pixel, shape, 0.032, 0.017)
 
 
-def expected(c, f, s, d, **changes):
-    how = {"rotations": None, "beam_mm": 0.003, "scale": 90.0, "polarization": 1.0, "oversample": 1, "dtype": "float64"}
-    return bragg.bragg(c, f, s, d, **(how | changes))
+def parameters(c, f, s, d, *, turns=None, beam_mm=0.003, scale=90.0, polarization=1.0) -> Parameters:
+    """turns: of the mosaic domains; None = the continuous distribution."""
+    of = mosaic.continuous() if turns is None else mosaic.domains(turns)
+    rows = layout.reached(c, of, f.hkl, s)
+    return Parameters(c, of, scale, beam_mm, s, polarization, d, f.hkl[rows], f.squared(rows))
+
+
+def expected(c, f, s, d, *, oversample=1, dtype="float64", **changes):
+    image = np.zeros((d.n_panels, *d.shape))
+    return image, bragg.add(image, parameters(c, f, s, d, **changes), oversample=oversample, dtype=dtype)
 
 
 def interpolated(table, x):
@@ -114,20 +121,20 @@ def published(c, f, s, d, turns, oversample, polarization, scale, beam_mm, water
 
 def test_small_panels_equal_the_published_formulas():
     c, f, s, d = crystal(12.0), factors(), pulse(), detector(shape=(20, 40), pixel=0.5)
-    turns = bragg.domain_rotations(np.random.default_rng(5), 4, 0.003)
+    turns = mosaic.domain_rotations(np.random.default_rng(5), 4, 0.003)
     truth = published(c, f, s, d, turns, 2, 0.8, 1.5e5, 0.003, 0.1, 10.0)
-    made, spots = expected(c, f, s, d, rotations=turns, polarization=0.8, oversample=2, scale=1.5e5)
+    made, spots = expected(c, f, s, d, turns=turns, polarization=0.8, oversample=2, scale=1.5e5)
     efficiency, sine = response.pixel_map(d, 0.8)
     water_air = np.asarray(background(sine, efficiency, HC_EV_ANGSTROM / s.mean_energy_ev, s.photons.sum(), 0.1, 10.0))
-    assert made.max() > 2 * water_air.max() and len(spots.node) >= 4, "the test must see spots"
+    assert made.max() > 2 * water_air.max() and len(spots.panel) >= 4, "the test must see spots"
     np.testing.assert_allclose(made + water_air, truth, rtol=1e-6, atol=1e-6 * water_air.min())
 
 
-@pytest.mark.parametrize("rotations", [None, bragg.domain_rotations(np.random.default_rng(5), 6, 0.002)])
-def test_float32_sums_agree_with_float64(rotations):
+@pytest.mark.parametrize("turns", [None, mosaic.domain_rotations(np.random.default_rng(5), 6, 0.002)])
+def test_float32_sums_agree_with_float64(turns):
     c, f, s, d = crystal(60.0, 0.002), factors(), pulse(), detector()
-    exact, spots = expected(c, f, s, d, rotations=rotations)
-    single, spots32 = expected(c, f, s, d, rotations=rotations, dtype="float32")
+    exact, spots = expected(c, f, s, d, turns=turns)
+    single, spots32 = expected(c, f, s, d, turns=turns, dtype="float32")
     np.testing.assert_allclose(single, exact, atol=2e-6 * exact.max())
     np.testing.assert_allclose(spots32.photons, spots.photons, rtol=1e-5)
     np.testing.assert_allclose(spots32.energy_ev, spots.energy_ev, atol=1e-3)
@@ -138,12 +145,11 @@ def test_closed_form_is_the_limit_of_many_domains():
     f = factors(s.energies_ev)
     d = detector()
     closed, spots = expected(c, f, s, d, oversample=2)
-    many = bragg.domain_rotations(np.random.default_rng(1), 500, 0.001)
-    sampled, sampled_spots = expected(c, f, s, d, oversample=2, rotations=many)
+    many = mosaic.domain_rotations(np.random.default_rng(1), 500, 0.001)
+    sampled, sampled_spots = expected(c, f, s, d, oversample=2, turns=many)
     strong = spots.photons > 0.1 * spots.photons.max()
-    both, of_closed, of_sampled = np.intersect1d(
-        spots.node[strong] * 2 + spots.panel[strong], sampled_spots.node * 2 + sampled_spots.panel, return_indices=True
-    )
+    key = lambda spots: spots.hkl @ [100**2, 100, 1] * 2 + spots.panel  # noqa: E731
+    both, of_closed, of_sampled = np.intersect1d(key(spots)[strong], key(sampled_spots), return_indices=True)
     assert len(both) == strong.sum() >= 6
     ratio = sampled_spots.photons[of_sampled] / spots.photons[strong][of_closed]
     np.testing.assert_allclose(ratio, 1.0, atol=0.1)
@@ -154,7 +160,7 @@ def test_closed_form_is_the_limit_of_many_domains():
 def test_without_mosaic_spread_closed_form_and_one_domain_agree():
     c, f, s, d = crystal(eta=0.0), factors(), pulse(), detector()
     closed, _ = expected(c, f, s, d)
-    single, _ = expected(c, f, s, d, rotations=np.eye(3)[None])
+    single, _ = expected(c, f, s, d, turns=np.eye(3)[None])
     np.testing.assert_allclose(closed, single, rtol=1e-9, atol=1e-7 * single.max())
 
 
@@ -168,17 +174,18 @@ def test_photons_are_conserved_by_the_boxes():
         np.array([[-100.0, 100.0, -100.0]]), np.array([[1.0, 0, 0]]), np.array([[0, -1.0, 0]]), 0.05, (4000, 4000)
     )
     _, spots = expected(
-        c, f, Spectrum(energies, np.array([1e12])), d, polarization=0.0, rotations=np.eye(3)[None], oversample=3
+        c, f, Spectrum(energies, np.array([1e12])), d, polarization=0.0, turns=np.eye(3)[None], oversample=3
     )
     k = energies[0] / HC_EV_ANGSTROM
-    q = f.hkl[spots.node] @ c.A.T
+    q = spots.hkl @ c.A.T
     ray = q + np.array([0, 0, -k])
     length = np.linalg.norm(ray, axis=1)
     normal = ray / length[:, None]
     covariance = 0.63 / 4 / 60.0**2 * c.A @ c.A.T
     sigma2 = np.einsum("ni,ij,nj->n", normal, covariance, normal)
     volume = 2 * np.pi * np.sqrt(np.linalg.det(covariance) / sigma2) * np.exp(-0.5 * (length - k) ** 2 / sigma2)
-    amplitude = np.abs(f.at(spots.node)[:, 0]) ** 2 * 60.0**6
+    row = {tuple(h): i for i, h in enumerate(f.hkl.tolist())}
+    amplitude = f.squared([row[tuple(h)] for h in spots.hkl.tolist()])[:, 0] * 60.0**6
     kahn = 0.5 * (1 + normal[:, 2] ** 2)
     truth = 7.94079248e-30 * 90.0 * 1e12 / 9e-12 * amplitude * volume / k**2 * kahn
     strong = (spots.photons > 1e-3 * spots.photons.max()) & (np.abs(spots.fast - 2000) < 1900)
@@ -214,7 +221,7 @@ def test_spots_describe_the_image():
         assert (spots.photons * spots.fast)[mine].sum() == pytest.approx((image[panel] * j).sum(), rel=1e-9)
         assert (spots.photons * spots.slow)[mine].sum() == pytest.approx((image[panel] * i).sum(), rel=1e-9)
     strong = spots.photons > 0.01 * spots.photons.max()
-    q = np.linalg.norm(f.hkl[spots.node] @ c.A.T, axis=1)[strong]
+    q = np.linalg.norm(spots.hkl @ c.A.T, axis=1)[strong]
     at = d.origin_mm[spots.panel] + d.pixel_mm * (d.fast[spots.panel] * spots.fast[:, None])
     at += d.pixel_mm * d.slow[spots.panel] * spots.slow[:, None]
     theta = 0.5 * np.arccos(-at[strong, 2] / np.linalg.norm(at[strong], axis=1))
@@ -222,7 +229,7 @@ def test_spots_describe_the_image():
 
 
 def test_domains_have_the_spread_they_are_told():
-    turns = bragg.domain_rotations(np.random.default_rng(0), 20000, 0.01)
+    turns = mosaic.domain_rotations(np.random.default_rng(0), 20000, 0.01)
     angles = rotation.angle(turns)
     assert np.sqrt(np.mean(angles**2)) == pytest.approx(0.01, rel=0.02)
     axes = np.stack([turns[:, 2, 1] - turns[:, 1, 2], turns[:, 0, 2] - turns[:, 2, 0], turns[:, 1, 0] - turns[:, 0, 1]])

@@ -58,6 +58,10 @@ class StructureFactors(NamedTuple):
         """(len(rows), channel) complex F of nodes given by row."""
         return self.rest[rows, None] + self.groups[:, rows].T @ self.anomalous
 
+    def squared(self, rows: np.ndarray) -> np.ndarray:
+        """(len(rows), channel) |F|² of nodes given by row, electrons²."""
+        return f_squared(self.rest[rows, None], self.groups[:, rows], self.anomalous.real, self.anomalous.imag)
+
     def without_sites(self, rows: np.ndarray) -> np.ndarray:
         """(len(rows), channel) complex: what the named sites' f', f'' are added to."""
         others = slice(self.n_sites, None)

@@ -127,7 +127,7 @@ def _write(path: Path, simulator: Simulator, run: str, numbers: range, kinds: np
         polarization=simulator.beam.polarization,
         beam_size_mm=simulator.beam.size_mm,
         compression=simulator.how.compression,
-        truth=lambda: _columns(simulator, ids, kinds, truths),
+        truth=lambda: _columns(ids, kinds, truths),
         true_detector=simulator.detector,
         corrupt=np.flatnonzero(kinds == KINDS.index("unreadable")).tolist(),
         attributes={"key": key},
@@ -151,16 +151,12 @@ def one_behind(works: Iterable[Callable[[], np.ndarray]]) -> Iterator[np.ndarray
             yield last.result()
 
 
-def _columns(simulator: Simulator, ids: list[int], kinds: np.ndarray, truths: list[Truth]) -> dict[str, np.ndarray]:
+def _columns(ids: list[int], kinds: np.ndarray, truths: list[Truth]) -> dict[str, np.ndarray]:
     """Columns of schema 'truth'."""
     matrices, spots = [A for true in truths for A in true.matrices], [s for true in truths for s in true.spots]
-    none = bragg.Spots(*np.empty((len(bragg.Spots._fields), 0)))
-    joined = bragg.Spots(*(np.concatenate(columns) for columns in zip(none, *spots, strict=True)))
-    reflections = joined._asdict() | {"hkl": np.empty((0, 3))}
-    node = reflections.pop("node").astype(int)
-    if len(node):
-        reflections["hkl"] = simulator.factors.hkl[node]
-    reflections["lattice"] = np.repeat(np.arange(len(spots)), [len(s.node) for s in spots])
+    none = bragg.Spots(np.empty((0, 3)), *np.empty((len(bragg.Spots._fields) - 1, 0)))
+    reflections = bragg.Spots(*(np.concatenate(columns) for columns in zip(none, *spots, strict=True)))._asdict()
+    reflections["lattice"] = np.repeat(np.arange(len(spots)), [len(s.panel) for s in spots])
     shots = {"shots/shot_id": np.array(ids, dtype=np.uint64), "shots/kind": kinds}
     shot_of = np.repeat(np.arange(len(truths)), [len(true.matrices) for true in truths])
     lattices = {"lattices/shot": shot_of, "lattices/A": np.array(matrices).reshape(-1, 3, 3)}

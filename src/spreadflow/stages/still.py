@@ -1,6 +1,6 @@
 """One simulated still: from the configuration to a frame and what is true of it. Neither files of images nor ranks."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -8,8 +8,8 @@ import numpy as np
 from spreadflow import build
 from spreadflow.config import StageConfig
 from spreadflow.io.spectra import Bank
-from spreadflow.models import Crystal, Spectrum
-from spreadflow.physics import bragg, geometry, lattice, noise, response, rotation, spectrum
+from spreadflow.models import Crystal, Mosaic, Parameters, Spectrum
+from spreadflow.physics import bragg, geometry, lattice, layout, mosaic, noise, response, rotation, spectrum
 from spreadflow.physics.background import background
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.stages import factors
@@ -52,11 +52,12 @@ class Simulator:
         return factors.factors(self.config, self.rng(PERTURBATION))
 
     @cached_property
-    def rotations(self) -> np.ndarray | None:
-        """The published set of mosaic domains, the same in all shots; None for the closed form."""
+    def mosaic(self) -> Mosaic:
+        """The published set of mosaic domains, the same in all shots, or the distribution they are drawn from."""
         if self.crystal.mosaicity == "continuous":
-            return None
-        return bragg.domain_rotations(self.rng(DOMAINS), self.crystal.n_domains, build.eta_rad(self.crystal))
+            return mosaic.continuous()
+        turns = mosaic.domain_rotations(self.rng(DOMAINS), self.crystal.n_domains, build.eta_rad(self.crystal))
+        return mosaic.domains(turns)
 
     @cached_property
     def pixels(self) -> tuple[np.ndarray, ...]:
@@ -85,28 +86,30 @@ class Simulator:
         keys = ("energy_ev", "envelope_ev", "jitter_ev", "spike_ev", "photons", "photons_spread")
         return spectrum.pulse(self.rng(SPECTRUM, shot_id), self.energies, **{k: getattr(self.beam, k) for k in keys})
 
+    def parameters(self, pulse: Spectrum, A: np.ndarray) -> Parameters:
+        """What the Bragg photons of a lattice A depend on: of the nodes, those that the pulse may light."""
+        crystal = Crystal(A, build.n_cells(self.crystal), np.float64(build.eta_rad(self.crystal)))
+        rows = layout.reached(crystal, self.mosaic, self.factors.hkl, pulse)
+        return Parameters(
+            crystal,
+            self.mosaic,
+            scale=self.crystal.domains_per_crystal,
+            beam_mm=self.beam.size_mm,
+            spectrum=pulse,
+            polarization=self.beam.polarization,
+            detector=self.detector,
+            hkl=self.factors.hkl[rows],
+            f_squared=self.factors.squared(rows),
+        )
+
     def expected(self, pulse: Spectrum, matrices: list[np.ndarray]) -> tuple[np.ndarray, list[bragg.Spots]]:
-        """Photons (panel, slow, fast) float64 without noise, and the spots of each lattice A of `matrices`."""
+        """Photons (panel, slow, fast) without noise, and the spots of each lattice A of `matrices`."""
         efficiency, sine = self.pixels
         mean, total = wavelength(pulse.mean_energy_ev), pulse.photons.sum()
-        water_air = background(sine, efficiency, mean, total, self.section.water_mm, self.section.air_mm)
-        image, spots = np.asarray(water_air, dtype=np.float64), []
-        for A in matrices:
-            part, found = bragg.bragg(
-                Crystal(A, build.n_cells(self.crystal), np.float64(build.eta_rad(self.crystal))),
-                self.factors,
-                pulse,
-                self.detector,
-                rotations=self.rotations,
-                beam_mm=self.beam.size_mm,
-                scale=self.crystal.domains_per_crystal,
-                polarization=self.beam.polarization,
-                oversample=self.how.oversample,
-                dtype=self.how.precision,
-            )
-            image = image + part
-            spots.append(found)
-        return image, spots
+        image = np.array(background(sine, efficiency, mean, total, self.section.water_mm, self.section.air_mm))
+        oversample = None if self.how.oversample == "adaptive" else self.how.oversample
+        add = partial(bragg.add, image, oversample=oversample, dtype=self.how.precision)
+        return image, [add(self.parameters(pulse, A)) for A in matrices]
 
     def exposure(self, shot_id: int, kind: str, pulse: Spectrum) -> tuple[np.ndarray, Truth]:
         """Expected photons (panel, slow, fast) of a shot. A saturated one is of many pulses: an open shutter."""
@@ -116,7 +119,7 @@ class Simulator:
         if kind == "saturated":
             stronger = self.section.saturation_adu / self.section.quantum_gain / np.quantile(image, 1.0 - FLOODED)
             image, spots = image * stronger, [s._replace(photons=s.photons * stronger) for s in spots]
-        middle = np.eye(3) if self.rotations is None else rotation.mean(self.rotations)
+        middle = rotation.mean(self.mosaic.rotations)
         return image, Truth([middle @ A for A in matrices], spots)
 
     def frame(self, shot_id: int, image: np.ndarray) -> np.ndarray:
