@@ -142,3 +142,48 @@ def test_references_that_cannot_serve_are_refused(kind, tmp_path):
         path = model(tmp_path, "P 1 21 1")
     with pytest.raises(FileError, match=r"merge\.reference"):
         mtz.read_reference(path, GROUP, 3.0)
+
+
+def test_merged_intensities_come_back_mates_apart(written, unique):
+    path, columns = written
+    data = mtz.read_merged(path, CELL, GROUP)
+    row = unique.rows(data.hkl)
+    assert len(np.unique(row)) == len(columns["n"]), "the missing mate is not there"
+    np.testing.assert_allclose(data.intensity, columns["intensity"][row], rtol=1e-6)
+    np.testing.assert_allclose(data.sigma, columns["sigma"][row], rtol=1e-6)
+
+
+def test_a_mean_intensity_is_that_of_both_mates(unique, tmp_path):
+    file = gemmi.Mtz(with_base=True)
+    file.spacegroup, file.cell = gemmi.find_spacegroup_by_name(GROUP), gemmi.UnitCell(*CELL)
+    file.add_dataset("data")
+    for label, kind in (("IMEAN", "J"), ("SIGIMEAN", "Q")):
+        file.add_column(label, kind)
+    plus = unique.hkl[unique.friedel >= 0]
+    file.set_data(np.column_stack([plus, np.arange(len(plus)) + 1.0, np.ones(len(plus))]).astype(np.float32))
+    file.write_to_file(str(tmp_path / "mean.mtz"))
+    data = mtz.read_merged(tmp_path / "mean.mtz", CELL, GROUP)
+    assert set(unique.rows(data.hkl).tolist()) == set(range(len(unique)))
+    value = {tuple(h): i for h, i in zip(data.hkl.tolist(), data.intensity, strict=True)}
+    assert all(value[tuple(-np.array(h))] == i for h, i in value.items())
+
+
+def test_merged_data_that_do_not_fit_are_refused(written, tmp_path):
+    path, _ = written
+    for cell, group, expected in (
+        (CELL * [1.03, 1.03, 1, 1, 1, 1], GROUP, "cell"),
+        (CELL, "P 4", "point group"),
+        (CELL, "I 4 2 2", "point group"),
+    ):
+        with pytest.raises(FileError) as caught:
+            mtz.read_merged(path, cell, group)
+        assert expected in caught.value.expected
+    (tmp_path / "no.mtz").write_text("no MTZ")
+    with pytest.raises(FileError, match="readable MTZ"):
+        mtz.read_merged(tmp_path / "no.mtz", CELL, GROUP)
+    empty = gemmi.read_mtz_file(str(path))
+    for label in [column.label for column in empty.columns][3:]:
+        empty.remove_column([column.label for column in empty.columns].index(label))
+    empty.write_to_file(str(tmp_path / "empty.mtz"))
+    with pytest.raises(FileError, match="merged intensities"):
+        mtz.read_merged(tmp_path / "empty.mtz", CELL, GROUP)

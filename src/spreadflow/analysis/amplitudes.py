@@ -43,7 +43,7 @@ def scale(intensity: np.ndarray, sigma: np.ndarray, f_squared: np.ndarray, d: np
         stol2[good] / n[good], np.log(data[good] / model[good]), 1, w=weight, domain=[0, 1], window=[0, 1]
     )
     level, slope = line.coef
-    return Scale(float(np.exp(level)), float(-0.5 * slope))
+    return Scale(float(np.exp(level)), -0.5 * float(slope))
 
 
 def measured(

@@ -56,6 +56,7 @@ def _curve(i: int, site: Site, atoms: Atoms, energies: np.ndarray) -> np.ndarray
 def _with_data(config: StageConfig, model: StructureFactors) -> StructureFactors:
     """The model's F with the merged amplitudes, which are taken to be those at the mean energy of the beam."""
     section, crystal, cell = config.structure_factors, config.crystal, build.cell(config.crystal)
+    assert section.mtz is not None, "checked with the configuration"
     data = mtz.read_merged(section.mtz, lattice.degrees(cell), crystal.space_group)
     try:
         return amplitudes.measured(
