@@ -28,7 +28,9 @@ class Bank:
     def __init__(self, path: Path | str, energies_ev: np.ndarray, photons: float | None):
         self.path, self.energies_ev = Path(path), np.asarray(energies_ev, dtype=np.float64)
         self._paths = _files(self.path)
-        self._number, self._file = -1, None
+        self._number = -1
+        self._file: NexusFile | None = None
+        """the one file that is open, of number _number"""
         self._rows: list[tuple[int, int]] = []
         recorded = inside = 0.0
         self.n_bad = 0
@@ -71,7 +73,7 @@ class Bank:
                     yield number, start + i, before, after
 
     def _open(self, number: int) -> NexusFile:
-        """The file of this number; one is open at a time."""
+        """The file of this number."""
         if number != self._number or self._file is None:
             if self._file is not None:
                 self._file.close()
