@@ -30,7 +30,7 @@ def scale(intensity: np.ndarray, sigma: np.ndarray, f_squared: np.ndarray, d: np
     The variance of a shell of n is 1/n (a model whose |F|² are wrong) + Σσ²/(ΣI)². Shells with ΣI ≤ 0 say nothing.
     Raises ValueError where fewer than two shells are left.
     """
-    shell = merging.shells(d, float(d.min(initial=np.inf)), N_SHELLS) if len(d) else np.empty(0, dtype=np.int64)
+    shell = merging.shells(d, float(d.min(initial=np.inf)), N_SHELLS)
     n, data, model, variance, stol2 = (
         np.bincount(shell, weights, N_SHELLS)
         for weights in (np.ones(len(d)), intensity, f_squared, sigma**2, 0.25 / d**2)

@@ -114,7 +114,7 @@ def structure_factors(
     is_site = np.isin(atoms.names, list(sites))
     members = [(atoms.names == name, curve) for name, curve in sites.items()]
     for element in np.unique(atoms.elements[~is_site]):
-        members.append((~is_site & (atoms.elements == element), others.get(str(element), 0.0)))
+        members.append((~is_site & (atoms.elements == element), others.get(str(element), np.zeros(1))))
     rest, groups = np.zeros(len(nodes), dtype=np.complex128), np.zeros((len(members), len(nodes)), dtype=np.complex128)
     for g, (chosen, _) in zip(groups, members, strict=True):
         for element in np.unique(atoms.elements[chosen]):
