@@ -24,8 +24,8 @@ from spreadflow.physics.forward import rays
 from spreadflow.physics.mosaic import GAUSS
 from spreadflow.units import R_E_SQUARED_M2
 
-_POINTS = 1 << 13
-"""points of one call: what a loop touches stays in the cache"""
+_POINTS = 1 << 17
+"""points of one call"""
 _CHUNK = 1 << 18
 """points of an image made at a time"""
 _SERIES = 0.5
@@ -72,10 +72,10 @@ def image(parameters: Parameters, *, shape: str = "gauss", oversample: int = 1, 
 
 
 class _Table(NamedTuple):
-    """Where nodes are in the list: a box of all indices, one wider than the list on either side."""
+    """Where nodes are in the list: a box of all indices, one wider than the list on either side. All int32."""
 
     row: Array
-    """(h · k · l,) int32 row of the node; one beyond the last for those not in the list"""
+    """(h · k · l,) row of the node; one beyond the last for those not in the list"""
     low: Array
     """(3,) first index of the box"""
     high: Array
@@ -86,7 +86,7 @@ def _table(hkl: np.ndarray) -> _Table:
     low, high = hkl.min(axis=0) - 1, hkl.max(axis=0) + 1
     row = np.full(high - low + 1, len(hkl), np.int32)
     row[tuple((hkl - low).T)] = np.arange(len(hkl))
-    return _Table(row.ravel(), low.astype(np.float64), high.astype(np.float64))
+    return _Table(row.ravel(), low.astype(np.int32), high.astype(np.int32))
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
@@ -95,38 +95,45 @@ def _block(parameters: Parameters, f_squared, table: _Table, pixels: Pixels, *, 
     crystal, mosaic, spectrum = parameters.crystal, parameters.mosaic, parameters.spectrum
     turn, made = rays(parameters.detector, parameters.polarization, pixels)
     inverse, n_cells = jnp.linalg.inv(mosaic.rotations @ crystal.A), crystal.n_cells.astype(dtype)
+    is_worth_a_box = len(made) * len(inverse) > len(table.row)
+    take = lambda a, i: a.at[i].get(mode="promise_in_bounds")  # noqa: E731
 
-    @jax.checkpoint
     def domain(energy, column, turn, inverse):
-        """F²·F_latt²/ΠN² at the points: nothing of it is kept for the derivative."""
+        """F²·F_latt²/ΠN² at the points; column: F² of the nodes, or of the whole box of indices."""
         h = [energy * sum(inverse[i, j] * turn[j] for j in range(3)) for i in range(3)]
         h0 = [jnp.ceil(a - 0.5) for a in jax.lax.stop_gradient(h)]
         away = [(a - b).astype(dtype) for a, b in zip(h, h0, strict=True)]
-        return column[_rows(h0, table)] * SHAPES[shape](away, n_cells)
+        at = _cells(h0, table)
+        return take(column, at if is_worth_a_box else take(table.row, at)) * SHAPES[shape](away, n_cells)
 
-    def channel(total, at):
-        energy, weight, column = at
+    def channel(energy, column, turn, inverse, share):
+        """The sum over domains. Neither of the two keeps anything for the derivative but what it is given."""
         column = jnp.append(column, 0.0).astype(dtype)
+        if is_worth_a_box:
+            column = take(column, table.row)
 
-        def step(sums, of_domain):
+        def step(total, of_domain):
             inverse, share = of_domain
-            return sums + share * domain(energy, column, turn, inverse), None
+            return total + share * jax.checkpoint(domain)(energy, column, turn, inverse), None
 
-        sums, _ = jax.lax.scan(step, jnp.zeros_like(total), (inverse, mosaic.share.astype(dtype)))
-        return total + weight * sums, None
+        return jax.lax.scan(step, jnp.zeros(len(made), dtype), (inverse, share))[0]
 
+    def step(total, of_channel):
+        energy, weight, column = of_channel
+        return total + weight * jax.checkpoint(channel)(energy, column, turn, inverse, share), None
+
+    share = mosaic.share.astype(dtype)
     channels = spectrum.energies_ev, spectrum.photons.astype(dtype), f_squared
-    total, _ = jax.lax.scan(channel, jnp.zeros(len(made), dtype), channels)
+    total, _ = jax.lax.scan(step, jnp.zeros(len(made), dtype), channels)
     height = R_E_SQUARED_M2 * parameters.scale / (parameters.beam_mm * 1e-3) ** 2 * jnp.prod(crystal.n_cells) ** 2
     return (total * (height * made)).astype(dtype)
 
 
-def _rows(h0, table: _Table):
-    """(point,) rows of nodes given as whole numbers in components (point,)."""
-    at = [jnp.clip(a, table.low[j], table.high[j]) - table.low[j] for j, a in enumerate(h0)]
+def _cells(h0, table: _Table):
+    """(point,) where in the box nodes are that are given as whole numbers in components (point,)."""
+    at = [jnp.clip(a.astype(jnp.int32), table.low[j], table.high[j]) - table.low[j] for j, a in enumerate(h0)]
     size = table.high - table.low + 1
-    flat = ((at[0] * size[1] + at[1]) * size[2] + at[2]).astype(jnp.int32)
-    return table.row.at[flat].get(mode="promise_in_bounds")
+    return (at[0] * size[1] + at[1]) * size[2] + at[2]
 
 
 # ---------------------------------------------------------------- F_latt² / ΠN², of h − h0 (components) and N
