@@ -35,10 +35,11 @@ def run(
     kinds = np.repeat(np.arange(len(KINDS)), counts)
     if len(kinds) == 0:
         raise ConfigError(f"runs.{run}.simulate", "at least one shot", "none", "Set n_single or another count.")
-    if bank := simulator.bank:
-        log.info("%d spectra, %d left out, %.2g of their photons beyond", len(bank), bank.n_bad, bank.lost)
     size = config.simulate.block_shots
     blocks = _blocks(shots, len(kinds), size)
+    if bank := simulator.bank:
+        lost = f"{bank.lost:.2g} of their photons lie beyond the channels"
+        log.info("%s: %d spectra, %d left out; %s", bank.path, len(bank), bank.n_bad, lost)
     paths = {b: Path(out).parent / "images" / f"{run}_{b:05d}.nxs" for b in blocks}
     base = store.digest(schema.VERSION, __version__, config.model_dump(mode="json", exclude={"shots"}), _inputs(config))
     mine: dict[str, str] = {}
