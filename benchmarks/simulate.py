@@ -52,6 +52,10 @@ def user_cpu() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_utime
 
 
+def system_cpu() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_stime
+
+
 def section(size: int, **detector) -> str:
     """The configuration of the stage for images of size² pixels."""
     base = config.load(HERE.parent / "config" / "config.yaml")
@@ -73,9 +77,10 @@ def work(told: str, ranks: int, out: Path) -> None:
     images = lambda name: simulate.run(settings, run="bench", out=out / name / "manifest.json", world=world)  # noqa: E731
     with patch.object(simulate, "Simulator", lambda _: simulator):
         images("warm")
-        start = time.perf_counter(), user_cpu()
+        clocks = {"cpu": user_cpu, "system": system_cpu, "wall": time.perf_counter}
+        start = {name: clock() for name, clock in clocks.items()}
         images("timed")
-        found = {"wall": (time.perf_counter() - start[0]) / n, "cpu": (user_cpu() - start[1]) / n}
+        found: dict = {name: (clock() - start[name]) / n for name, clock in clocks.items()}
         found["rss_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         if ranks == 1:
             found["steps"] = {name: seconds / n for name, seconds in split(simulator, lambda: images("split")).items()}
@@ -238,10 +243,11 @@ def report(peers: list[Peer], sparse: np.ndarray, steps: int, stages: dict, figu
         print(f"  {name:16}{seconds:9.3f}{steps / seconds:10.2e}{seconds / mine.seconds:9.1f}   {difference:.1e}")
     print(f"  all but sparse: {N_ROWS} of 1920 rows, scaled")
     print("The stage, per image: user-CPU seconds of one process by step; wall seconds of one and of two processes")
-    names = (*stages[1920][0]["steps"], "total", "1 process", "2 proc.", "GiB", "simtbx")
+    names = (*stages[1920][0]["steps"], "total", "system", "1 process", "2 proc.", "GiB", "simtbx")
     print("  " + " " * 6 + "".join(f"{name:>11}" for name in names))
     for size, (one, two) in stages.items():
-        numbers = (*one["steps"].values(), one["cpu"], one["wall"], two["wall"], one["rss_gib"], PEERS_S[size])
+        clocks = (one["cpu"], one["system"], one["wall"], two["wall"])
+        numbers = (*one["steps"].values(), *clocks, one["rss_gib"], PEERS_S[size])
         print(f"  {size:>5}²" + "".join(f"{number:11.3f}" for number in numbers))
     for name, bar in BARS.items():
         print(f"  {name:24}{figures[name]:7.3f}   bar: at most {bar}")

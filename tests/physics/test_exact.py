@@ -197,8 +197,8 @@ def derivatives(request):
     at = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in told}
     at = {name: at[name] for name in leaves()}
     weight = np.random.default_rng(5).uniform(0.5, 1.5, len(both[1].panel))
-    total = lambda free: (weight * exact.photons(*_values(free, both), shape=request.param)).sum()  # noqa: E731
-    return total, at, jax.grad(total)(at)
+    total = jax.jit(lambda free: (weight * exact.photons(*_values(free, both), shape=request.param)).sum())
+    return total, at, jax.jit(jax.grad(total))(at)
 
 
 @pytest.mark.parametrize("name", leaves())
