@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -28,10 +29,10 @@ from unittest.mock import patch
 import jax
 import numpy as np
 
-from spreadflow import build, config
-from spreadflow.models import Crystal, Parameters, Pixels
+from spreadflow import config
+from spreadflow.models import Parameters, Pixels
 from spreadflow.parallel import World
-from spreadflow.physics import exact, geometry, lattice, mosaic, response, rotation
+from spreadflow.physics import exact, geometry, lattice, response, rotation
 from spreadflow.stages import simulate, still
 from spreadflow.units import R_E_SQUARED_M2
 
@@ -146,19 +147,11 @@ class Peer(NamedTuple):
 
 
 def lattice_of(simulator: still.Simulator) -> Parameters:
-    """What the photons of a lattice of random orientation depend on."""
+    """What the photons of a lattice of random orientation depend on, all nodes included."""
     A = rotation.random(np.random.default_rng(0)) @ lattice.reciprocal(simulator.cell)
-    f = simulator.factors.at(np.arange(len(simulator.factors.hkl)))
-    return Parameters(
-        Crystal(A, build.n_cells(simulator.crystal), np.float64(build.eta_rad(simulator.crystal))),
-        mosaic.domains(simulator.rotations),
-        np.float64(simulator.crystal.domains_per_crystal),
-        np.float64(simulator.beam.size_mm),
-        simulator.pulse(0, 0),
-        np.float64(simulator.beam.polarization),
-        simulator.detector,
-        simulator.factors.hkl,
-        f.real**2 + f.imag**2,
+    everything = np.arange(len(simulator.factors.hkl))
+    return simulator.parameters(simulator.pulse(0, 0), A)._replace(
+        hkl=simulator.factors.hkl, f_squared=simulator.factors.squared(everything)
     )
 
 
@@ -208,14 +201,11 @@ def brute_force(folder: Path) -> tuple[list[Peer], np.ndarray, int]:
     rows = ((np.arange(N_ROWS) + 0.5) * n_slow / N_ROWS).astype(np.int32)
     slow, fast = (a.ravel() for a in np.meshgrid(rows + 0.5, np.arange(n_fast) + 0.5, indexing="ij"))
     points = Pixels(np.zeros(len(slow), np.int32), fast, slow)
-    ways = {
-        f"exact, {dtype}": lambda dtype=dtype: exact.photons(p, points, shape="gauss_argchk", dtype=dtype)
-        for dtype in ("float64", "float32")
-    }
     peers = []
-    for name, way in ways.items():
-        exact.photons(p, Pixels(*(column[:10000] for column in points)), shape="gauss_argchk", dtype=name.split()[1])
-        peers.append(measured(name, way))
+    for dtype in ("float64", "float32"):
+        way = partial(exact.photons, p, points, shape="gauss_argchk", dtype=dtype)
+        way()
+        peers.append(measured(f"exact, {dtype}", way))
     if brute := compiled(folder):
         peers.insert(0, measured("brute.c, double", lambda: in_c(brute, p, rows)))
     sparse = simulator.expected(p.spectrum, [p.crystal.A])[0][0, rows]

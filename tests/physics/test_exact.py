@@ -169,7 +169,7 @@ def test_square_is_the_interference_function():
     np.testing.assert_allclose(made, np.prod(sums, axis=0), rtol=1e-9)
 
 
-# ---------------------------------------------------------------- gradients
+# ---------------------------------------------------------------- gradients (gauss: test_gradients)
 
 
 def _is_free(path: str, leaf) -> bool:
@@ -189,7 +189,7 @@ def _values(free: dict, both):
     return tree.unflatten([free.get(jax.tree_util.keystr(path), leaf) for path, leaf in told])
 
 
-@pytest.fixture(scope="module", params=SMOOTH)
+@pytest.fixture(scope="module", params=["square", "round"])
 def derivatives(request):
     """Weighted sum of photons as a function of the leaves by name, where it is taken, and its gradient."""
     both = parameters(), points()

@@ -25,7 +25,7 @@ from spreadflow.physics.mosaic import GAUSS
 from spreadflow.units import R_E_SQUARED_M2
 
 _POINTS = 1 << 17
-"""points of one call"""
+"""points worked on at a time: bounds the memory"""
 _CHUNK = 1 << 18
 """points of an image made at a time"""
 _SERIES = 0.5
@@ -49,7 +49,8 @@ def photons(parameters: Parameters, pixels: Pixels, *, shape: str = "gauss", dty
     by_channel = jnp.asarray(parameters.f_squared).T
     rest = parameters._replace(hkl=None, f_squared=None)
     n = len(pixels.panel)
-    size = min(_POINTS, 1 << max(8, (n - 1).bit_length()))
+    unit = max(256, (1 << (n - 1).bit_length()) // 8)  # few sizes, few programs
+    size = min(_POINTS, -(-n // unit) * unit)
     padded = Pixels(*(jnp.pad(jnp.asarray(column), (0, -n % size), mode="edge") for column in pixels))
     blocks = [Pixels(*(column[i : i + size] for column in padded)) for i in range(0, n, size)]
     return jnp.concatenate([_block(rest, by_channel, table, b, shape=shape, dtype=dtype) for b in blocks])[:n]
