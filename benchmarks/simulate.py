@@ -204,7 +204,7 @@ def brute_force(folder: Path) -> tuple[list[Peer], np.ndarray, int]:
     peers = []
     for dtype in ("float64", "float32"):
         way = partial(exact.photons, p, points, shape="gauss_argchk", dtype=dtype)
-        way()
+        np.asarray(way())
         peers.append(measured(f"exact, {dtype}", way))
     if brute := compiled(folder):
         peers.insert(0, measured("brute.c, double", lambda: in_c(brute, p, rows)))
