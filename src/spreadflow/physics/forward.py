@@ -254,8 +254,9 @@ def _by_crystal(crystal, scale, others, pixels, pairs, dtype):
 
 def _looked_up(ray: Rays, cloud: Clouds, middle, point, of_cloud):
     """Of pairs: turn, turn·middle − q, and M."""
-    t = [c[point] for c in ray.turn]
-    return t, [a * middle - q[of_cloud] for a, q in zip(t, cloud.q, strict=True)], [m[of_cloud] for m in cloud.precision]
+    turn = [c[point] for c in ray.turn]
+    away = [t * middle - q[of_cloud] for t, q in zip(turn, cloud.q, strict=True)]
+    return turn, away, [m[of_cloud] for m in cloud.precision]
 
 
 def exponents(ray: Rays, cloud: Clouds, middle, point, of_cloud):

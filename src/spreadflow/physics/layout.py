@@ -1,6 +1,6 @@
 """Which pixels a lattice can reach, and which of its clouds and channels matter in each of them.
 
-A cloud is followed out to `REACH` standard deviations beyond the best point that its node has on any lit Ewald sphere:
+A cloud is followed out to `REACH` standard deviations, and farther where a node shows but tails, or shows in dim channels:
 what is left out of a reflection is P(χ²₃ > REACH²) of it, 1e-10.
 """
 
@@ -102,9 +102,14 @@ def _within(counts: np.ndarray) -> np.ndarray:
 
 
 def filled(tree):
-    """Arrays (n, ...) of a tuple with zeros up to a power of two: few shapes, few compiled programs."""
-    size = lambda n: max(1024, 1 << max(n - 1, 0).bit_length())  # noqa: E731
-    return jax.tree.map(lambda a: np.pad(a, ((0, size(len(a)) - len(a)), *((0, 0),) * (np.ndim(a) - 1))), tree)
+    """Arrays (n, ...) of a tuple with zeros up to 2ᵏ or 1.5·2ᵏ rows: few shapes, few compiled programs."""
+
+    def grown(a):
+        top = max(256, 1 << max(len(a) - 1, 0).bit_length())
+        size = 3 * top // 4 if len(a) <= 3 * top // 4 else top
+        return np.pad(a, ((0, size - len(a)), *((0, 0),) * (np.ndim(a) - 1)))
+
+    return jax.tree.map(grown, tree)
 
 
 # ---------------------------------------------------------------- clouds and the light that reaches them
@@ -127,41 +132,44 @@ def _follow(parameters: Parameters) -> _Followed:
     """What matters of the clouds of all nodes: nodes with next to no light are left out."""
     first, last = lit(parameters.spectrum)
     energies = np.asarray(parameters.spectrum.energies_ev)
+    lights = np.asarray(parameters.spectrum.photons * parameters.f_squared)
     cloud = clouds(parameters.crystal, parameters.mosaic, parameters.hkl)
-    covariance, low, high, best, light = _light(
-        cloud, energies, parameters.spectrum.photons * parameters.f_squared, energies[first], energies[last - 1]
-    )
-    light, best = np.asarray(light), np.asarray(best).reshape(len(light), -1)
+    covariance, *found = _light(cloud, energies, lights)
+    centre, width, dimmest, light = map(np.asarray, found)
     order = np.argsort(light)
     kept = np.zeros(len(light), dtype=bool)
     kept[order[np.cumsum(light[order]) > LOST * light.sum()]] = True
-    cut = 0.5 * REACH**2 + best.min(axis=1, keepdims=True)
-    cut = np.where(kept[:, None] & (best < cut), cut, 0.0)
-    return _Followed(cloud, covariance, np.asarray(low), np.asarray(high), cut.ravel())
+    cut = np.where(kept, 0.5 * REACH**2 + dimmest, 0.0).repeat(len(centre) // len(light))
+    half = width * np.sqrt(2 * cut)
+    low, high = np.maximum(centre - half, energies[first]), np.minimum(centre + half, energies[last - 1])
+    return _Followed(cloud, covariance, low, high, np.where(low <= high, cut, 0.0))
 
 
 @jax.jit
-def _light(cloud: Clouds, energies, lights, lowest, highest):
-    """Covariance; energies (cloud,) out to `REACH`; least exponent on a lit sphere (cloud,); photons (node,), relative.
+def _light(cloud: Clouds, energies, lights):
+    """What spheres of energies (channel,) with lights (node, channel) cut out of clouds.
 
-    lights: (node, channel). The photons are those of the flat cut of a Gaussian, 2π √(det Σ / n·Σn)/k² ·
-    exp(−½ excess²/n·Σn).
+    Covariance of the clouds; energy (cloud,) of the sphere through the middle and the standard deviation of energies;
+    per node, of all its clouds and channels, the least exponent + ln(brightest light/light); photons (node,), relative:
+    those of the flat cut of a Gaussian, 2π √(det Σ / n·Σn)/k² · exp(−½ excess²/n·Σn).
     """
     cofactors, determinant = inverse(cloud.precision)
     covariance = tuple(c / determinant for c in cofactors)
     along = cloud.q[2]
     bragg = jnp.where(along > 1e-9, 0.5 * HC_EV_ANGSTROM * dot(cloud.q, cloud.q) / jnp.maximum(along, 1e-9), jnp.inf)
-    near = jnp.clip(bragg, lowest, highest)
+    near = jnp.clip(bragg, energies[0], energies[-1])
     _, normal, _, variance, excess = _cut(cloud.q, covariance, near)
     slope = -jnp.maximum(normal[2] + 1.0, 1e-12) / HC_EV_ANGSTROM
     centre, width = near - excess / slope, jnp.sqrt(variance) / jnp.abs(slope)
-    best = 0.5 * excess**2 / variance
-    half = width * jnp.sqrt(REACH**2 + 2 * best)
     rows = lambda a: a.reshape(len(lights), -1, 1).astype(jnp.float32)  # noqa: E731
-    u = (energies - 0.5 * (lowest + highest)).astype(jnp.float32) - rows(centre - 0.5 * (lowest + highest))
+    exponent = 0.5 * (((energies - near[0]).astype(jnp.float32) - rows(centre - near[0])) / rows(width)) ** 2
+    lights = lights.astype(jnp.float32)
+    top = lights.max(axis=1, keepdims=True)
+    dimmed = jnp.log(jnp.maximum(top, 1e-30) / jnp.maximum(lights, 1e-30 * top + 1e-37))
+    dimmest = (exponent + dimmed[:, None]).min(axis=(1, 2))
     area = rows(cloud.amplitude / jnp.sqrt(determinant * variance))
-    photons = (area * lights[:, None].astype(jnp.float32) * jnp.exp(-0.5 * (u / rows(width)) ** 2)).sum(axis=(1, 2))
-    return covariance, jnp.maximum(centre - half, lowest), jnp.minimum(centre + half, highest), best, photons
+    photons = (area * lights[:, None] * jnp.exp(-exponent)).sum(axis=(1, 2))
+    return covariance, centre, width, dimmest.astype(jnp.float64), photons
 
 
 def _cut(q, covariance, energy):
@@ -245,7 +253,7 @@ def _extent(q, covariance, low, high, cut, origin, fast, slow, normal, pixel_mm)
     """Where clouds fall on panels: whether ahead, smallest σ (px), lowest and highest (fast, slow) they reach, px."""
     ahead, sigma, lows, highs = True, jnp.inf, [jnp.inf] * 2, [-jnp.inf] * 2
     for part in np.linspace(0.0, 1.0, SAMPLES):
-        ray, n, toward, variance, excess = _cut(q, covariance, low + part * (high - low))
+        ray, _, toward, variance, excess = _cut(q, covariance, low + part * (high - low))
         along = dot(ray, normal)
         scale = dot(origin, normal) / along
         ahead &= scale > 0
@@ -253,7 +261,8 @@ def _extent(q, covariance, low, high, cut, origin, fast, slow, normal, pixel_mm)
         gradients = []
         for i, axis in enumerate((fast, slow)):
             at = (scale * dot(ray, axis) - dot(origin, axis)) / pixel_mm
-            gradient = [scale * (a - m * (dot(ray, axis) / along)) / pixel_mm for a, m in zip(axis, normal, strict=True)]
+            tilted = dot(ray, axis) / along
+            gradient = [scale * (a - m * tilted) / pixel_mm for a, m in zip(axis, normal, strict=True)]
             spread = dot(gradient, times(covariance, gradient)) - dot(toward, gradient) ** 2 / variance
             half = 1.05 * reach * jnp.sqrt(jnp.maximum(spread, 0.0))
             lows[i], highs[i] = jnp.minimum(lows[i], at - half), jnp.maximum(highs[i], at + half)
@@ -313,6 +322,8 @@ def _candidates(boxes: _Boxes, shoeboxes: Shoeboxes, box_of: np.ndarray) -> tupl
 
 def _select(followed: _Followed, parameters: Parameters, pixels: Pixels, point, cloud) -> Pairs:
     """The pairs among the candidates."""
+    if len(point) == 0:
+        return Pairs(*np.empty((3, 0), dtype=np.int32))
     ray = _rays(parameters.detector, parameters.polarization, filled(pixels))
     first, last = lit(parameters.spectrum)
     energies = np.asarray(parameters.spectrum.energies_ev, dtype=np.float64)

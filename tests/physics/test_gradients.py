@@ -1,0 +1,174 @@
+"""Derivatives of the expected photons by everything they depend on, of both engines, against finite differences."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spreadflow.models import Crystal, Detector, Parameters, Pixels, Spectrum
+from spreadflow.physics import exact, forward, lattice, layout, mosaic, rotation
+from spreadflow.units import DEG
+
+CELL = lattice.radians([60.0, 55.0, 50.0, 80.0, 105.0, 95.0])
+TURN = rotation.random(np.random.default_rng(3))
+STEPS = {
+    "orientation": 1e-6,
+    "cell": 1e-6,
+    "crystal.A": 1e-9,
+    "crystal.n_cells": 1e-4,
+    "crystal.eta_rad": 1e-8,
+    "mosaic.rotations": 1e-7,
+    "mosaic.width": 1e-5,
+    "mosaic.share": 1e-5,
+    "scale": 1e-3,
+    "beam_mm": 1e-8,
+    "spectrum.energies_ev": 1e-4,
+    "spectrum.photons": 1e6,
+    "polarization": 1e-4,
+    "detector.origin_mm": 1e-5,
+    "detector.fast": 1e-7,
+    "detector.slow": 1e-7,
+    "detector.pixel_mm": 1e-7,
+    "detector.thickness_mm": 1e-6,
+    "detector.attenuation_mm": 1e-6,
+    "f_squared": 1e-2,
+}
+"""what is moved, and by how much in a random direction; orientation is a rotation vector, cell in Å and rad"""
+CRYSTAL = ("orientation", "cell", "crystal.A", "crystal.n_cells", "crystal.eta_rad", "scale")
+"""derivatives by these alone have a way of their own through the sparse engine"""
+
+
+def detector() -> Detector:
+    """Two tilted panels at 2θ of about 30°."""
+    turn = rotation.from_vector(np.array([[0.02, -0.01, 0.03], [-0.03, 0.02, -0.01]]))
+    fast, slow = turn[:, :, 0], -turn[:, :, 1]
+    return Detector(np.array([[5.0, 30.0, -60.0], [26.0, 30.3, -59.0]]), fast, slow, 0.1, (200, 200), 0.032, 0.017)
+
+
+def parameters(is_continuous: bool, n_nodes: int | None = None) -> Parameters:
+    rng = np.random.default_rng(4)
+    energies = 7090.0 + 1.0 * np.arange(40)
+    pulse = Spectrum(energies, 1e10 * rng.exponential(size=40))
+    crystal = Crystal(TURN @ lattice.reciprocal(CELL), np.array([40.0, 36.0, 48.0]), np.float64(0.05 * DEG))
+    turns = mosaic.domain_rotations(np.random.default_rng(5), 25, 0.05 * DEG)
+    of = mosaic.continuous() if is_continuous else mosaic.domains(turns)
+    hkl = lattice.all_indices(crystal.A, 2.2)
+    hkl = hkl[layout.reached(crystal, of, hkl, pulse)][:n_nodes]
+    f_squared = 1e4 * rng.exponential(size=(len(hkl), 1)) * (1.0 + 0.1 * rng.standard_normal((len(hkl), 40)))
+    return Parameters(crystal, of, 90.0, 0.003, pulse, 0.8, detector(), hkl, f_squared)
+
+
+def engine(name: str, some: int):
+    """Parameters, points and a function photons(parameters, dtype) of these points, the brightest `some`."""
+    p = parameters(name == "continuous")
+    _, pixels, pairs = layout.lay_out(p)
+    values = forward.sums(p, pixels, pairs, "float64")[0]
+    chosen = np.sort(np.argsort(-values)[:some])
+    pixels = Pixels(*(column[chosen] for column in pixels))
+    if name == "exact":
+        chosen = np.arange(0, len(chosen), 20)
+        return p, partial(exact.photons, pixels=Pixels(*(column[chosen] for column in pixels)))
+    back = np.full(len(values), -1)
+    back[chosen] = np.arange(len(chosen))
+    pairs = forward.Pairs(*(column[back[pairs.point] >= 0] for column in pairs))
+    pairs = pairs._replace(point=back[pairs.point].astype(np.int32))
+    return p, partial(forward.photons, pixels=pixels, pairs=pairs)
+
+
+def direct(cell):
+    a, b, c, *angles = cell
+    ca, cb, cg = (jnp.cos(angle) for angle in angles)
+    sg = jnp.sin(angles[2])
+    cy = (ca - cb * cg) / sg
+    rows = [[a, b * cg, c * cb], [0.0, b * sg, c * cy], [0.0, 0.0, c * jnp.sqrt(1 - cb**2 - cy**2)]]
+    return jnp.array([[jnp.asarray(entry, dtype=float) for entry in row] for row in rows])
+
+
+def moved(p: Parameters, name: str, by) -> Parameters:
+    """The parameters with a leaf, the orientation or the cell moved."""
+    if name == "orientation":
+        x, y, z = by
+        skew = jnp.array([[0.0 * x, -z, y], [z, 0.0 * x, -x], [-y, x, 0.0 * x]])
+        return p._replace(crystal=p.crystal._replace(A=jax.scipy.linalg.expm(skew) @ p.crystal.A))
+    if name == "cell":
+        strain = lattice.orthogonalization(CELL).T @ jnp.linalg.inv(direct(CELL + by)).T
+        return p._replace(crystal=p.crystal._replace(A=p.crystal.A @ strain))
+    first, _, rest = name.partition(".")
+    inner = getattr(p, first)
+    value = inner._replace(**{rest: getattr(inner, rest) + by}) if rest else inner + by
+    return p._replace(**{first: value})
+
+
+def sizes(p: Parameters, name: str) -> tuple[int, ...]:
+    if name in ("orientation", "cell"):
+        return (3,) if name == "orientation" else (6,)
+    first, _, rest = name.partition(".")
+    return np.shape(getattr(getattr(p, first), rest) if rest else getattr(p, first))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("domains", False), ("domains", True), ("continuous", False), ("continuous", True), ("exact", False)],
+)
+def derivatives(request):
+    """By name: change of the photons per step of it, by forward derivative, central difference and in reverse."""
+    name, is_crystal = request.param
+    p, photons = engine(name, 1000)
+    names = [
+        n for n in (CRYSTAL if is_crystal else STEPS) if name != "exact" or n not in ("mosaic.width", "crystal.eta_rad")
+    ]
+    rng = np.random.default_rng(1)
+    sign = lambda shape: rng.uniform(0.5, 1.0, shape) * rng.choice([-1.0, 1.0], shape)  # noqa: E731
+    directions = [STEPS[n] * sign(sizes(p, n)) for n in names]
+
+    @jax.jit
+    def of(steps):
+        at = p
+        for i, (n, direction) in enumerate(zip(names, directions, strict=True)):
+            at = moved(at, n, steps[i] * direction)
+        return photons(at)
+
+    zero = np.zeros(len(names))
+    value, back = jax.vjp(of, zero)
+    weights = rng.uniform(size=len(value))
+    forwards, reverse = np.asarray(jax.jacfwd(of)(zero)).T, np.asarray(back(jnp.asarray(weights))[0])
+    central = [0.5 * np.asarray(of(e) - of(-e)) for e in np.eye(len(names))]
+    told = {n: (forwards[i], central[i], reverse[i]) for i, n in enumerate(names)}
+    return name, np.asarray(value), weights, told
+
+
+@pytest.mark.parametrize("leaf", STEPS)
+def test_forward_and_reverse_derivatives_are_the_finite_difference(derivatives, leaf):
+    name, value, weights, told = derivatives
+    if leaf not in told:
+        pytest.skip("not among the parameters of this engine or way")
+    change, difference, back = told[leaf]
+    if name == "domains" and leaf == "mosaic.width":
+        assert np.abs(change).max() == 0.0, "photons go with the square of a width, and domains have none"
+        return
+    if name == "domains" and leaf == "crystal.eta_rad":
+        assert np.abs(change).max() == np.abs(difference).max() == 0.0, "the rotations are given"
+        return
+    assert np.abs(difference).max() > 1e-9 * value.max()
+    np.testing.assert_allclose(change, difference, rtol=1e-5, atol=3e-6 * np.abs(difference).max())
+    assert back == pytest.approx(weights @ change, rel=1e-8)
+
+
+@pytest.mark.parametrize("name", ["domains", "continuous"])
+def test_jacobian_at_full_size_and_in_single_precision(name):
+    """Thousands of pixels at once, ten tangents at once, channel sums in float32: equal to one tangent in float64."""
+    p, photons = engine(name, 5000)
+
+    def of(x, dtype):
+        at = moved(moved(p, "orientation", x[:3]), "crystal.n_cells", 40.0 * jnp.expm1(x[3:6]))
+        at = moved(moved(at, "crystal.eta_rad", p.crystal.eta_rad * jnp.expm1(x[6])), "scale", 90.0 * jnp.expm1(x[7]))
+        return photons(moved(at, "crystal.A", p.crystal.A * x[8]), dtype=dtype)
+
+    zero = jnp.zeros(9)
+    jacobian = jax.jit(jax.jacfwd(partial(of, dtype="float32")))(zero)
+    one = jax.jit(lambda i: jax.jvp(partial(of, dtype="float64"), (zero,), (jnp.zeros(9).at[i].set(1.0),))[1])
+    for i in range(9):
+        column = one(i)
+        np.testing.assert_allclose(jacobian[:, i], column, atol=3e-6 * max(np.abs(column).max(), 1e-300))

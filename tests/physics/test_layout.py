@@ -1,0 +1,144 @@
+"""What the sparse engine leaves out, against the exact engine, which leaves out nothing."""
+
+import numpy as np
+import pytest
+
+from spreadflow.models import Crystal, Detector, Parameters, Pixels, Spectrum
+from spreadflow.physics import bragg, exact, forward, lattice, layout, mosaic, rotation, spectrum
+from spreadflow.units import DEG
+
+CELL = lattice.radians([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
+
+
+def detector(shape=(260, 300), pixel_mm=0.177) -> Detector:
+    """Three panels: at 2θ of 15-30°, one that overlaps its shadow from farther away and tilted, one at 45°."""
+    turn = rotation.from_vector(np.array([[0.0, 0.0, 0.0], [0.1, -0.2, 0.3], [0.3, 0.2, -0.1]]))
+    origin = np.array([[20.0, 60.0, -141.7], [-70.0, 20.0, -160.0], [90.0, -20.0, -120.0]])
+    return Detector(origin, turn[:, :, 0], -turn[:, :, 1], pixel_mm, shape, 0.032, 0.017)
+
+
+def parameters(cell=CELL, n_cells=57.0, eta_deg=0.05, n_domains=25, seed=0, n_channels=100, d_min=1.9) -> Parameters:
+    """A published shot: 100 channels of one SASE pulse, 25 domains; |F|² that differ a lot and change with energy."""
+    rng = np.random.default_rng(seed)
+    energies = 7120.0 + 100.0 / n_channels * (np.arange(n_channels) - 0.5 * (n_channels - 1))
+    pulse = spectrum.pulse(
+        rng, energies, energy_ev=7120.0, envelope_ev=11.0, jitter_ev=6.0, spike_ev=0.6, photons=1e12, photons_spread=0.2
+    )
+    crystal = Crystal(rotation.random(rng) @ lattice.reciprocal(cell), np.full(3, n_cells), np.float64(eta_deg * DEG))
+    turns = mosaic.domain_rotations(rng, n_domains, eta_deg * DEG)
+    of = mosaic.domains(turns) if n_domains else mosaic.continuous()
+    hkl = lattice.all_indices(crystal.A, d_min)
+    hkl = hkl[layout.reached(crystal, of, hkl, pulse)]
+    f_squared = (
+        1e4 * rng.exponential(size=(len(hkl), 1)) ** 2 * (1 + 0.05 * rng.standard_normal((len(hkl), n_channels)))
+    )
+    return Parameters(crystal, of, 93.75, 0.003, pulse, 1.0, detector(), hkl, f_squared)
+
+
+def boxes_of(p: Parameters, image: np.ndarray) -> np.ndarray:
+    """Sums of an image over the shoeboxes."""
+    boxes, _, _ = layout.lay_out(p)
+    rows = zip(*(getattr(boxes, name) for name in ("panel", "slow0", "height", "fast0", "width")), strict=True)
+    return np.array([image[k, s : s + h, f : f + w].sum() for k, s, h, f, w in rows])
+
+
+@pytest.fixture(scope="module", params=["published", "large cell, few channels"])
+def both(request):
+    """Parameters and the exact image of them; the second crystal's shoeboxes overlap."""
+    if request.param == "published":
+        p = parameters()
+    else:
+        cell = lattice.radians([140.0, 180.0, 230.0, 90.0, 90.0, 90.0])
+        p = parameters(cell, 10.0, 0.2, 6, seed=4, n_channels=11, d_min=3.0)
+    return p, exact.image(p)
+
+
+@pytest.mark.parametrize(("dtype", "box_error"), [("float64", 1e-9), ("float32", 1e-4)])
+def test_shoebox_sums_and_pixels_are_those_of_the_exact_engine(both, dtype, box_error):
+    p, truth = both
+    image = np.zeros_like(truth)
+    bragg.add(image, p, dtype=dtype)
+    sums, true_sums = boxes_of(p, image), boxes_of(p, truth)
+    counts = true_sums > 1e-6 * true_sums.max()
+    assert counts.sum() > 20
+    tails = 1e-12 * true_sums.max()  # of brighter reflections elsewhere, which the exact image has in every box
+    np.testing.assert_allclose(sums[counts], true_sums[counts], rtol=box_error, atol=tails)
+    seen = truth > 1e-6 * truth.max()
+    assert seen.sum() > 150
+    np.testing.assert_allclose(image[seen], truth[seen], rtol=1e-3)
+    assert abs(image.sum() - truth.sum()) < 1e-6 * truth.sum()
+
+
+def test_the_second_crystal_is_one_whose_shoeboxes_overlap(both):
+    p, _ = both
+    _, pixels, _ = layout.lay_out(p)
+    key = (pixels.panel * 10000 + np.floor(pixels.slow)) * 10000 + np.floor(pixels.fast)
+    _, times = np.unique(key, return_counts=True)
+    assert (times > 1).sum() > (100 if p.crystal.n_cells[0] < 20 else -1)
+
+
+def test_a_whole_panel_and_its_parts_hold_the_same():
+    """Which panel a cloud is looked for on does not matter: 12 panels side by side against one."""
+    p = parameters()
+    whole = p.detector._replace(
+        origin_mm=p.detector.origin_mm[:1], fast=p.detector.fast[:1], slow=p.detector.slow[:1], shape=(160, 192)
+    )
+    places = whole.origin_mm + np.arange(12)[:, None] * 16 * whole.pixel_mm * whole.fast
+    parts = whole._replace(
+        origin_mm=places, fast=whole.fast.repeat(12, 0), slow=whole.slow.repeat(12, 0), shape=(160, 16)
+    )
+    one, many = np.zeros((1, 160, 192)), np.zeros((12, 160, 16))
+    bragg.add(one, p._replace(detector=whole), dtype="float64")
+    bragg.add(many, p._replace(detector=parts), dtype="float64")
+    np.testing.assert_allclose(np.concatenate(list(many), axis=1), one[0], rtol=1e-9, atol=1e-12 * one.max())
+
+
+@pytest.mark.parametrize("eta_deg", [0.03, 0.3])
+def test_continuous_spread_loses_next_to_nothing(eta_deg):
+    """The brightest reflections, every cloud in every pixel of their panel and in every channel."""
+    p = parameters(n_domains=0, eta_deg=eta_deg)
+    image = np.zeros((3, 260, 300))
+    spots = bragg.add(image, p, dtype="float64")
+    for i in np.argsort(-spots.photons)[:3]:
+        node = np.flatnonzero((p.hkl == spots.hkl[i]).all(axis=1))
+        alone = p._replace(hkl=p.hkl[node], f_squared=p.f_squared[node])
+        slow, fast = (a.ravel() + 0.5 for a in np.indices(p.detector.shape))
+        every = Pixels(np.full(len(slow), spots.panel[i], np.int32), fast, slow)
+        three = np.indices((len(slow), len(p.mosaic.share), -(-100 // forward.WINDOW)), dtype=np.int32).reshape(3, -1)
+        pairs = forward.Pairs(three[0], three[1], forward.WINDOW * three[2])
+        photons = forward.sums(alone, every, pairs, "float64")[0]
+        assert spots.photons[i] == pytest.approx(photons.sum(), rel=1e-8)
+
+
+def test_windows_reach_over_uneven_channels():
+    """Channels of any spacing: the photons of unevenly spaced channels are those of the exact engine."""
+    p = parameters()
+    rng = np.random.default_rng(2)
+    some = np.sort(rng.choice(100, 41, replace=False))
+    energies = p.spectrum.energies_ev[some] + rng.uniform(-0.4, 0.4, 41)
+    p = p._replace(spectrum=Spectrum(energies, p.spectrum.photons[some]), f_squared=p.f_squared[:, some])
+    image, truth = np.zeros((3, 260, 300)), exact.image(p)
+    bragg.add(image, p, dtype="float64")
+    assert truth.max() > 10
+    np.testing.assert_allclose(image, truth, atol=1e-9 * truth.max())
+
+
+def test_adaptive_subpixels_hold_the_photons_of_fine_ones():
+    """Sharp spots on coarse pixels: as many photons as with 8 x 8 points, where one point a pixel is wrong."""
+    p = parameters(n_cells=120.0, eta_deg=0.01)
+    coarse, adaptive, fine = (np.zeros((3, 260, 300)) for _ in range(3))
+    single = bragg.add(coarse, p)
+    chosen = bragg.add(adaptive, p, oversample=None)
+    truth = bragg.add(fine, p, oversample=8)
+    bright = truth.photons > 1e-3 * truth.photons.max()
+    off = lambda spots: np.abs(spots.photons[bright] / truth.photons[bright] - 1).max()  # noqa: E731
+    assert off(chosen) < 0.003 < 0.02 < off(single)
+    boxes, _, _ = layout.lay_out(p, None)
+    assert 1 < boxes.oversample.max() <= layout.FINEST
+
+
+def test_nothing_lit_lays_out_nothing():
+    p = parameters()
+    dark = p._replace(f_squared=0.0 * p.f_squared)
+    image = np.zeros((3, 260, 300))
+    assert len(bragg.add(image, dark).panel) == 0 and image.max() == 0
