@@ -235,7 +235,7 @@ def test_float32_sums(shape):
 
 @pytest.mark.parametrize("what", ["values", "gradient"])
 def test_memory_does_not_grow_with_channels_or_domains(what):
-    """Beyond what is given: the structure factors themselves are one number per node and channel."""
+    """Of values, and of gradients."""
 
     def temporary(n_channels, n_domains):
         p = parameters(n_channels, n_domains, d_min=6.0)
@@ -244,10 +244,8 @@ def test_memory_does_not_grow_with_channels_or_domains(what):
         work = jax.jit(move if what == "values" else jax.grad(move))
         return work.lower(p.crystal.A).compile().memory_analysis().temp_size_in_bytes
 
-    table = 8 * len(parameters(d_min=6.0).hkl)
     few = temporary(10, 3)
-    assert temporary(100, 3) - few < 4 * 90 * table
-    assert temporary(10, 30) - few < 27 * 4096
+    assert temporary(100, 3) < 1.1 * few > temporary(10, 30)
 
 
 def test_blocks_do_not_show(monkeypatch):
