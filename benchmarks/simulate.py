@@ -29,6 +29,7 @@ from unittest.mock import patch
 import jax
 import numpy as np
 
+import jacobian
 from spreadflow import config
 from spreadflow.models import Parameters, Pixels
 from spreadflow.parallel import World
@@ -265,7 +266,11 @@ def main() -> None:
     figures["brute_seconds_1920"] = peers[0].seconds
     figures["ratio_1920"] = figures["brute_seconds_1920"] / figures["bragg_seconds_1920"]
     figures["peak_rss_gib"] = stages[3840][0]["rss_gib"]
+    derivatives = {name: jacobian.measure(name) for name in ("domains", "continuous")}
+    figures["jacobian_seconds"] = max(m["float64"] for m in derivatives.values())
+    figures["jacobian_seconds_float32"] = max(m["float32"] for m in derivatives.values())
     report(peers, sparse, steps, stages, figures)
+    print(f"\n{jacobian.table(derivatives)}")
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2))
 

@@ -1,0 +1,113 @@
+"""User-CPU seconds of the photons of a lattice's pixels and their derivatives by 10 parameters of the lattice.
+
+40 shoeboxes of 11 × 11 pixels around the brightest reflections of a shot of config/demo.yaml: 100 channels, 25 domains
+or the continuous spread; log scale, rotation (3), monoclinic cell (4), log N and log η. One thread, compiled before.
+"""
+
+import os
+
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"), "1")  # before NumPy and XLA start
+
+import resource
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spreadflow import config
+from spreadflow.models import Parameters
+from spreadflow.physics import forward, lattice, layout, mosaic, rotation
+from spreadflow.stages import still
+
+CONFIG = Path(__file__).parents[1] / "config"
+N_BOXES, EDGE = 40, 11
+BARS = {"float64": 0.04, "float32": 0.015}
+"""seconds, for either mosaicity"""
+PEER = 4.85
+"""diffBragg: model and gradient of 36 such boxes, 100 channels, 26 domains (reference: performance-peers, 9)"""
+
+
+def user_cpu() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_utime
+
+
+def problem(simulator: still.Simulator, mosaicity: str) -> tuple[Parameters, layout.Shoeboxes]:
+    """The brightest reflections of a shot, each with a shoebox of the same size."""
+    if mosaicity == "continuous":
+        simulator.mosaic = mosaic.continuous()
+    pulse = simulator.pulse(7, 0)
+    A = rotation.random(simulator.rng(still.ORIENTATION, 7)) @ lattice.reciprocal(simulator.cell)
+    p = simulator.parameters(pulse, A)
+    boxes, pixels, pairs = layout.lay_out(p)
+    photons = forward.sums(p, pixels, pairs)[0]
+    box = np.repeat(np.arange(len(boxes.node)), boxes.n_points)
+    moment = lambda weight: np.bincount(box, photons * weight, len(boxes.node))  # noqa: E731
+    total = moment(1.0)
+    best = np.argsort(-total)[:N_BOXES]
+    corner = [np.floor(moment(at)[best] / total[best]).astype(int) - EDGE // 2 for at in (pixels.fast, pixels.slow)]
+    full, node = np.full(len(best), EDGE), boxes.node[best]
+    chosen = layout.Shoeboxes(np.arange(len(best)), boxes.panel[best], *corner, full, full, np.ones(len(best), int))
+    return p._replace(hkl=p.hkl[node], f_squared=p.f_squared[node]), chosen
+
+
+def changed(p: Parameters, cell: np.ndarray, x) -> Parameters:
+    """Parameters moved by x = (ln scale, rotation vector, a, b, c, β, ln N, ln η)."""
+    u, v, w = x[1:4]
+    turn = jnp.eye(3) + jnp.array([[0.0 * u, -w, v], [w, 0.0 * u, -u], [-v, u, 0.0 * u]])
+    a, b, c, beta = cell[0] + x[4], cell[1] + x[5], cell[2] + x[6], cell[4] + x[7]
+    none = 0.0 * beta
+    direct = jnp.array([[a, none, c * jnp.cos(beta)], [none, b, none], [none, none, c * jnp.sin(beta)]])
+    A = turn @ p.crystal.A @ jnp.asarray(lattice.orthogonalization(cell)).T @ jnp.linalg.inv(direct).T
+    crystal = p.crystal._replace(
+        A=A, n_cells=p.crystal.n_cells * jnp.exp(x[8]), eta_rad=p.crystal.eta_rad * jnp.exp(x[9])
+    )
+    return p._replace(crystal=crystal, scale=p.scale * jnp.exp(x[0]))
+
+
+def measure(mosaicity: str, repeats: int = 20) -> dict[str, float]:
+    """Seconds: laying out, and value and Jacobian by precision of the channel sums."""
+    simulator = still.Simulator(config.for_stage(str(CONFIG / "demo.yaml"), "simulate", "demo"))
+    p, boxes = problem(simulator, mosaicity)
+    pixels, n = layout.points(boxes), len(p.mosaic.share)
+    point = np.repeat(np.arange(len(pixels.fast)), n)
+    cloud = (point // EDGE**2) * n + np.tile(np.arange(n), len(pixels.fast))
+    pairs = layout.pairs(p, pixels, point, cloud)
+    start = user_cpu()
+    for _ in range(repeats):
+        pairs = layout.pairs(p, pixels, point, cloud)
+    out = {"layout": (user_cpu() - start) / repeats, "pairs": len(pairs.point)}
+    for dtype in BARS:
+
+        @partial(jax.jit, static_argnames="dtype")
+        def both(x, dtype):
+            def photons(x):
+                value = forward.photons(changed(p, simulator.cell, x), pixels, pairs, dtype=dtype)
+                return value, value
+
+            return jax.jacfwd(photons, has_aux=True)(x)
+
+        jax.block_until_ready(both(jnp.zeros(10), dtype))
+        start = user_cpu()
+        for _ in range(repeats):
+            jax.block_until_ready(both(jnp.zeros(10), dtype))
+        out[dtype] = (user_cpu() - start) / repeats
+    return out
+
+
+def table(measured: dict[str, dict[str, float]]) -> str:
+    """What was measured, by mosaicity, beside the bars."""
+    rows = [f"value and Jacobian (10 parameters), {N_BOXES} boxes of {EDGE} x {EDGE}, 100 channels; user-CPU seconds"]
+    rows.append(f"{'mosaicity':<12}{'pairs':>8}{'lay-out':>10}{'float64':>10}{'float32':>10}")
+    for name, m in measured.items():
+        rows.append(f"{name:<12}{m['pairs']:>8}{m['layout']:>10.4f}{m['float64']:>10.4f}{m['float32']:>10.4f}")
+    worst = max(m["float64"] for m in measured.values())
+    rows.append(
+        f"bars: {BARS['float64']} and {BARS['float32']} s. diffBragg, 36 such boxes: {PEER} s, {PEER / worst:.0f} times"
+    )
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(table({name: measure(name) for name in ("domains", "continuous")}))
