@@ -215,7 +215,7 @@ class DetectorSection(Section):
     distance_mm: PositiveFloat = 141.7
     """from the sample to the single panel"""
     beam_center_px: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
-    """(fast, slow) where the beam truly hits the single panel; null = half a pixel beyond its middle, as published"""
+    """(fast, slow) where the beam truly hits the single panel; null = 1/2 pixel beyond its middle (published: 1)"""
     header_error_mm: Annotated[list[float], Field(min_length=3, max_length=3)] = [0.0, 0.0, 0.0]
     """(fast, slow, distance): the truth minus what the files' headers say"""
     panels: list[PanelSection] = []
