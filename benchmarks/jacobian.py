@@ -33,7 +33,7 @@ def user_cpu() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_utime
 
 
-def problem(simulator: still.Simulator, mosaicity: str) -> tuple[Parameters, layout.Shoeboxes]:
+def problem(simulator: still.Simulator, mosaicity: str) -> tuple[Parameters, layout.Footprints]:
     """The brightest reflections of a shot, each with a shoebox of the same size."""
     if mosaicity == "continuous":
         simulator.mosaic = mosaic.continuous()
@@ -48,7 +48,7 @@ def problem(simulator: still.Simulator, mosaicity: str) -> tuple[Parameters, lay
     best = np.argsort(-total)[:N_BOXES]
     corner = [np.floor(moment(at)[best] / total[best]).astype(int) - EDGE // 2 for at in (pixels.fast, pixels.slow)]
     full, node = np.full(len(best), EDGE), boxes.node[best]
-    chosen = layout.Shoeboxes(np.arange(len(best)), boxes.panel[best], *corner, full, full, np.ones(len(best), int))
+    chosen = layout.Footprints(np.arange(len(best)), boxes.panel[best], *corner, full, full, np.ones(len(best), int))
     return p._replace(hkl=p.hkl[node], f_squared=p.f_squared[node]), chosen
 
 

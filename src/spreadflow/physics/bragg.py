@@ -34,9 +34,9 @@ def add(image: np.ndarray, parameters: Parameters, *, oversample: int | None = 1
     """
     hkl, f_squared = layout.filled((np.asarray(parameters.hkl), np.asarray(parameters.f_squared)))
     parameters = parameters._replace(hkl=hkl, f_squared=f_squared)
-    shoeboxes, pixels, pairs = layout.lay_out(parameters, oversample)
-    n_points = shoeboxes.n_points
-    box, weight = (np.repeat(a, n_points) for a in (np.arange(len(n_points)), 1.0 / shoeboxes.oversample**2))
+    footprints, pixels, pairs = layout.lay_out(parameters, oversample)
+    n_points = footprints.n_points
+    box, weight = (np.repeat(a, n_points) for a in (np.arange(len(n_points)), 1.0 / footprints.oversample**2))
     total, first, middle = sums(parameters, layout.filled(pixels), pairs, dtype)
     photons, first = total[: len(box)] * weight, first[: len(box)] * weight
     fast, slow = pixels.fast.astype(np.int64), pixels.slow.astype(np.int64)
@@ -47,5 +47,5 @@ def add(image: np.ndarray, parameters: Parameters, *, oversample: int | None = 1
     lit = np.flatnonzero(sum_ > 0)
     centre = (column[lit] / sum_[lit] for column in (fast, slow, energy))
     fast, slow, energy = centre
-    panel = shoeboxes.panel[lit].astype(np.int32)
-    return Spots(parameters.hkl[shoeboxes.node[lit]], panel, sum_[lit], fast, slow, middle + energy)
+    panel = footprints.panel[lit].astype(np.int32)
+    return Spots(parameters.hkl[footprints.node[lit]], panel, sum_[lit], fast, slow, middle + energy)

@@ -29,8 +29,8 @@ SAMPLES = 7
 """energies at which the course of a cloud over the detector is followed"""
 
 
-class Shoeboxes(NamedTuple):
-    """Rectangles of pixels that hold a reflection on a panel. Shape (shoebox,)."""
+class Footprints(NamedTuple):
+    """Rectangles of pixels that hold a reflection on a panel. Shape (footprint,)."""
 
     node: np.ndarray
     """row of `Parameters.hkl`"""
@@ -68,16 +68,16 @@ def reached(crystal: Crystal, mosaic: Mosaic, hkl: np.ndarray, spectrum: Spectru
     return np.flatnonzero((outside[1] <= distance) & (outside[0] >= -distance))
 
 
-def lay_out(parameters: Parameters, oversample: int | None = 1) -> tuple[Shoeboxes, Pixels, Pairs]:
-    """Shoeboxes of all reflections, their points box after box (row by row in each), and the pairs that matter.
+def lay_out(parameters: Parameters, oversample: int | None = 1) -> tuple[Footprints, Pixels, Pairs]:
+    """Footprints of all reflections, their points box after box (row by row in each), and the pairs that matter.
 
     oversample: points along each edge of a pixel; None = as many as the sharpest cloud of a reflection needs.
     """
     followed = _follow(parameters)
     boxes = _boxes(followed, parameters.detector)
-    shoeboxes, box_of = _shoeboxes(boxes, len(parameters.mosaic.share), oversample)
-    pixels = points(shoeboxes)
-    return shoeboxes, pixels, _select(followed, parameters, pixels, *_candidates(boxes, shoeboxes, box_of))
+    footprints, box_of = _footprints(boxes, len(parameters.mosaic.share), oversample)
+    pixels = points(footprints)
+    return footprints, pixels, _select(followed, parameters, pixels, *_candidates(boxes, footprints, box_of))
 
 
 def pairs(parameters: Parameters, pixels: Pixels, point: np.ndarray, cloud: np.ndarray) -> Pairs:
@@ -85,14 +85,14 @@ def pairs(parameters: Parameters, pixels: Pixels, point: np.ndarray, cloud: np.n
     return _select(_follow(parameters), parameters, pixels, point, cloud)
 
 
-def points(shoeboxes: Shoeboxes) -> Pixels:
-    """All points of shoeboxes, box after box, row by row; coordinates in px."""
-    box = np.repeat(np.arange(len(shoeboxes.node)), shoeboxes.n_points)
-    i = _within(shoeboxes.n_points)
-    n = shoeboxes.oversample[box]
-    width = shoeboxes.width[box] * n
-    fast, slow = shoeboxes.fast0[box] + (i % width + 0.5) / n, shoeboxes.slow0[box] + (i // width + 0.5) / n
-    return Pixels(shoeboxes.panel[box].astype(np.int32), fast, slow)
+def points(footprints: Footprints) -> Pixels:
+    """All points of footprints, one after another, row by row; coordinates in px."""
+    box = np.repeat(np.arange(len(footprints.node)), footprints.n_points)
+    i = _within(footprints.n_points)
+    n = footprints.oversample[box]
+    width = footprints.width[box] * n
+    fast, slow = footprints.fast0[box] + (i % width + 0.5) / n, footprints.slow0[box] + (i // width + 0.5) / n
+    return Pixels(footprints.panel[box].astype(np.int32), fast, slow)
 
 
 def _within(counts: np.ndarray) -> np.ndarray:
@@ -281,8 +281,8 @@ def _sagitta(low: np.ndarray, high: np.ndarray, centre: tuple[np.ndarray, np.nda
     return half**2 / (2 * np.maximum(radius, half))
 
 
-def _shoeboxes(boxes: _Boxes, n_components: int, oversample: int | None) -> tuple[Shoeboxes, np.ndarray]:
-    """Shoeboxes around the boxes of a node on a panel, and the shoebox of each box."""
+def _footprints(boxes: _Boxes, n_components: int, oversample: int | None) -> tuple[Footprints, np.ndarray]:
+    """Footprints around the boxes of a node on a panel, and the footprint of each box."""
     node = boxes.cloud // n_components
     n_panels = int(boxes.panel.max(initial=0)) + 1
     key, box_of = np.unique(node * n_panels + boxes.panel, return_inverse=True)
@@ -293,7 +293,7 @@ def _shoeboxes(boxes: _Boxes, n_components: int, oversample: int | None) -> tupl
     if oversample is None:
         n = np.clip(np.ceil(SHARPNESS / np.maximum(least(boxes.sigma_px), 1e-3)), 1, FINEST)
     columns = (key // n_panels, key % n_panels, fast0, slow0, width, height, n)
-    return Shoeboxes(*(np.asarray(c).astype(np.int64) for c in columns)), box_of
+    return Footprints(*(np.asarray(c).astype(np.int64) for c in columns)), box_of
 
 
 def _least(column: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
@@ -303,14 +303,14 @@ def _least(column: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
     return out
 
 
-def _candidates(boxes: _Boxes, shoeboxes: Shoeboxes, box_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _candidates(boxes: _Boxes, footprints: Footprints, box_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """All points of all boxes: rows of the points, and clouds."""
-    n = shoeboxes.oversample[box_of]
+    n = footprints.oversample[box_of]
     width, height = boxes.width * n, boxes.height * n
-    start = np.cumsum(shoeboxes.n_points) - shoeboxes.n_points
-    stride = shoeboxes.width * shoeboxes.oversample
-    corner = start[box_of] + (boxes.slow0 - shoeboxes.slow0[box_of]) * n * stride[box_of]
-    corner += (boxes.fast0 - shoeboxes.fast0[box_of]) * n
+    start = np.cumsum(footprints.n_points) - footprints.n_points
+    stride = footprints.width * footprints.oversample
+    corner = start[box_of] + (boxes.slow0 - footprints.slow0[box_of]) * n * stride[box_of]
+    corner += (boxes.fast0 - footprints.fast0[box_of]) * n
     count = width * height
     row = np.repeat(np.arange(len(count)), count)
     i = _within(count)
