@@ -70,13 +70,11 @@ def measure(mosaicity: str, repeats: int = 20) -> dict[str, float]:
     """Seconds: laying out, and value and Jacobian by precision of the channel sums."""
     simulator = still.Simulator(config.for_stage(str(CONFIG / "demo.yaml"), "simulate", "demo"))
     p, boxes = problem(simulator, mosaicity)
-    pixels, n = layout.points(boxes), len(p.mosaic.share)
-    point = np.repeat(np.arange(len(pixels.fast)), n)
-    cloud = (point // EDGE**2) * n + np.tile(np.arange(n), len(pixels.fast))
-    pairs = layout.pairs(p, pixels, point, cloud)
+    bbox = np.stack([boxes.fast0, boxes.fast0 + EDGE, boxes.slow0, boxes.slow0 + EDGE], axis=1)
+    pixels, pairs = layout.within(p, boxes.panel, bbox)
     start = user_cpu()
     for _ in range(repeats):
-        pairs = layout.pairs(p, pixels, point, cloud)
+        layout.within(p, boxes.panel, bbox)
     out = {"layout": (user_cpu() - start) / repeats, "pairs": len(pairs.point)}
     for dtype in BARS:
 

@@ -6,6 +6,7 @@ three numbers in float64, after which the sum over channels may run in float32. 
 photons of a channel follow from three moments of x.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
-from spreadflow.models import Array, Detector, Parameters, Pixels
+from spreadflow.models import Array, Crystal, Detector, Parameters, Pixels
 from spreadflow.physics import geometry
 from spreadflow.physics.mosaic import GAUSS, Clouds, clouds, dot, symmetric, times
 from spreadflow.physics.response import depth, efficiency
@@ -25,6 +26,8 @@ WINDOW = 32
 """channels summed at a time, from the first that matters on"""
 BLOCK = 1 << 16
 """pairs worked on at a time: bounds the memory"""
+STEP = 1 << 12
+"""the same where derivatives are formed: what is worked on stays in the cache"""
 
 
 class Pairs(NamedTuple):
@@ -104,7 +107,7 @@ def _photons_jvp(dtype, primals, tangents):
     moved = [not isinstance(t, SymbolicZero) for t in jax.tree.leaves(tangents[2:], is_leaf=_is_zero)]
     if any(moved):
         return jax.jvp(partial(_plain, dtype=dtype), primals, jax.tree.map(_instantiated, tangents, is_leaf=_is_zero))
-    total, by = _by_crystal(crystal, scale, others, pixels, pairs, dtype)
+    total, *by = _by_crystal(others._replace(crystal=crystal, scale=scale), pixels, pairs, dtype)
     change = jnp.zeros_like(total)
     for gradient, tangent in zip((*by, (total / scale)[:, None]), (*tangents[0], tangents[1]), strict=True):
         if not isinstance(tangent, SymbolicZero):
@@ -130,13 +133,17 @@ def sums(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype="float32"):
     """
     ray, cloud, channels = _tables(parameters, pixels)
     total, first = jnp.zeros(len(pixels.fast)), jnp.zeros(len(pixels.fast))
-    for start in range(0, len(pairs.point), BLOCK):
-        block = [column[start : start + BLOCK] for column in pairs]
-        fill = (0, BLOCK - len(block[0]))
-        dark = len(parameters.spectrum.photons)
-        some = Pairs(np.pad(block[0], fill), np.pad(block[1], fill), np.pad(block[2], fill, constant_values=dark))
+    for some in _blocks(pairs, BLOCK, len(parameters.spectrum.photons)):
         total, first = _add_block(ray, cloud, channels, some, total, first, dtype)
     return np.asarray(total), np.asarray(first), float(channels.middle)
+
+
+def _blocks(pairs: Pairs, size: int, dark: int) -> Iterator[Pairs]:
+    """Blocks of pairs of one size, the last filled up with pairs of the channel `dark`."""
+    for start in range(0, len(pairs.point), size):
+        block = [column[start : start + size] for column in pairs]
+        fill = (0, size - len(block[0]))
+        yield Pairs(np.pad(block[0], fill), np.pad(block[1], fill), np.pad(block[2], fill, constant_values=dark))
 
 
 @jax.jit
@@ -198,58 +205,85 @@ def _start(cloud: Clouds, channels: Channels, pairs: Pairs):
     return pairs.cloud // n_components * width + pairs.channel
 
 
-def _by_crystal(crystal, scale, others, pixels, pairs, dtype):
-    """Photons (point,) and their derivatives by A (point, 9), by N cells (point, 3) and by η (point, 1).
+class ByCrystal(NamedTuple):
+    """Photons and their derivatives by the crystal."""
 
-    With y = M(p − q), Y = Σ y and Q = Σ (y yᵀ − M) over channels, weighted, d photons = Y·dq + ½ tr(Q dΣ) + d ln of
-    the height of a cloud without tilt; q and Σ as in `mosaic.clouds`.
-    """
-    parameters = others._replace(crystal=crystal, scale=scale)
+    photons: Array
+    """(point,)"""
+    A: Array
+    """(point, 9) by A, row by row"""
+    n_cells: Array
+    """(point, 3)"""
+    eta_rad: Array
+    """(point, 1)"""
+
+
+def by_crystal(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype="float64") -> ByCrystal:
+    """What `photons` and its derivatives by the crystal are; block by block as `sums`, NumPy."""
     ray, cloud, channels = _tables(parameters, pixels)
-    mosaic, hkl, n = parameters.mosaic, jnp.asarray(parameters.hkl, dtype=jnp.float64), len(pixels.fast)
-    tilt = crystal.eta_rad * mosaic.width**2
+    total = tuple(jnp.zeros(len(pixels.fast)) for _ in range(17))
+    for some in _blocks(pairs, STEP, len(parameters.spectrum.photons)):
+        total = _add_derivatives(parameters._replace(detector=None), ray, cloud, channels, some, total, dtype)
+    return ByCrystal(*map(np.asarray, _gathered(parameters.crystal, total)))
 
-    def block(pairs):
-        height = ray.efficiency[pairs.point] * cloud.amplitude[pairs.cloud]
-        t, d, precision = _looked_up(ray, cloud, channels.middle, pairs.point, pairs.cloud)
-        along, away = times(precision, t), times(precision, d)
-        a = dot(along, t), dot(along, d), dot(away, d)
-        sums, centre = moments(
-            *a, channels.x, channels.strength, pairs.channel, _start(cloud, channels, pairs), dtype, 3
-        )
-        m0, m1, m2 = (height * m for m in sums)
-        y = [v + centre * w for v, w in zip(away, along, strict=True)]
-        Y = [m0 * v + m1 * w for v, w in zip(y, along, strict=True)]
-        Q = symmetric(
-            lambda i, j: m0 * y[i] * y[j] + m1 * (y[i] * along[j] + along[i] * y[j]) + m2 * along[i] * along[j]
-        )
-        Q = [value - m0 * m for value, m in zip(Q, precision, strict=True)]
-        q = [c[pairs.cloud] for c in cloud.q]
-        component, node = pairs.cloud % len(mosaic.share), pairs.cloud // len(mosaic.share)
-        Qq, trace = times(Q, q), Q[0] + Q[1] + Q[2]
-        spread = tilt[component]
-        by_eta = spread * (trace * dot(q, q) - dot(q, Qq))
-        u = [v + crystal.eta_rad * spread * (trace * c - w) for v, c, w in zip(Y, q, Qq, strict=True)]
-        R = [[mosaic.rotations[:, i, j][component] for j in range(3)] for i in range(3)]
-        column = [[R[i][j] for i in range(3)] for j in range(3)]
-        turned = [times(Q, c) for c in column]
-        h = [hkl[:, j][node] for j in range(3)]
-        return (
-            [dot(column[i], u) * h[j] for i in range(3) for j in range(3)],
-            symmetric(lambda i, j: dot(column[i], turned[j])),
-            m0,
-            by_eta,
-        )
 
-    sums = _in_blocks(block, pairs)
-    W, P, total, by_eta = jax.tree.map(lambda a: jax.ops.segment_sum(a, pairs.point, n), sums)
-    D = GAUSS / 4 / crystal.n_cells**2
-    A = crystal.A
+@partial(jax.jit, static_argnames="dtype", donate_argnames="total")
+def _add_derivatives(parameters, ray, cloud, channels, pairs, total, dtype):
+    each = _pair_derivatives(parameters, ray, cloud, channels, pairs, dtype)
+    return tuple(t + jax.ops.segment_sum(e, pairs.point, len(t)) for t, e in zip(total, each, strict=True))
+
+
+def _by_crystal(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype) -> ByCrystal:
+    """The same, to be traced."""
+    tables = _tables(parameters, pixels)
+    each = _in_blocks(lambda some: _pair_derivatives(parameters, *tables, some, dtype), pairs)
+    return _gathered(parameters.crystal, [jax.ops.segment_sum(e, pairs.point, len(pixels.fast)) for e in each])
+
+
+def _pair_derivatives(parameters: Parameters, ray: Rays, cloud: Clouds, channels: "Channels", pairs: Pairs, dtype):
+    """17 columns (pair,): Rᵀu hᵀ row by row, RᵀQR as xx yy zz yz xz xy, photons, derivative by η.
+
+    With y = M(p − q), Y = Σ y and Q = Σ (y yᵀ − M) over channels, weighted: d photons = u·dq + ½ tr(Q dΣ₀) + d ln of
+    the height of a cloud without tilt; u = Y and the derivative by q of the tilt; q and Σ as in `mosaic.clouds`.
+    """
+    mosaic, eta = parameters.mosaic, parameters.crystal.eta_rad
+    height = ray.efficiency[pairs.point] * cloud.amplitude[pairs.cloud]
+    t, d, precision = _looked_up(ray, cloud, channels.middle, pairs.point, pairs.cloud)
+    along, away = times(precision, t), times(precision, d)
+    a = dot(along, t), dot(along, d), dot(away, d)
+    at = _start(cloud, channels, pairs)
+    sums, centre = moments(*a, channels.x, channels.strength, pairs.channel, at, dtype, 3)
+    m0, m1, m2 = (height * m for m in sums)
+    y = [v + centre * w for v, w in zip(away, along, strict=True)]
+    Y = [m0 * v + m1 * w for v, w in zip(y, along, strict=True)]
+    Q = symmetric(lambda i, j: m0 * y[i] * y[j] + m1 * (y[i] * along[j] + along[i] * y[j]) + m2 * along[i] * along[j])
+    Q = [value - m0 * m for value, m in zip(Q, precision, strict=True)]
+    q = [c[pairs.cloud] for c in cloud.q]
+    component, node = pairs.cloud % len(mosaic.share), pairs.cloud // len(mosaic.share)
+    Qq, trace = times(Q, q), Q[0] + Q[1] + Q[2]
+    tilt = eta * (mosaic.width**2)[component]
+    u = [v + eta * tilt * (trace * c - w) for v, c, w in zip(Y, q, Qq, strict=True)]
+    column = [[mosaic.rotations[:, i, j][component] for i in range(3)] for j in range(3)]
+    turned = [times(Q, c) for c in column]
+    h = [jnp.asarray(parameters.hkl, dtype=jnp.float64)[:, j][node] for j in range(3)]
+    return (
+        *(dot(column[i], u) * h[j] for i in range(3) for j in range(3)),
+        *symmetric(lambda i, j: dot(column[i], turned[j])),
+        m0,
+        tilt * (trace * dot(q, q) - dot(q, Qq)),
+    )
+
+
+@jax.jit
+def _gathered(crystal: Crystal, columns) -> ByCrystal:
+    """The derivatives of points from the sums over their pairs."""
+    W, P, (total, by_eta) = columns[:9], columns[9:15], columns[15:]
+    A, D = crystal.A, GAUSS / 4 / crystal.n_cells**2
     inverted = jnp.linalg.inv(A)
     PA = [times(P, [A[i, j] for i in range(3)]) for j in range(3)]
     by_A = [W[3 * i + j] + PA[j][i] * D[j] + total * inverted[j, i] for i in range(3) for j in range(3)]
     by_n = [(total - D[j] * sum(A[i, j] * PA[j][i] for i in range(3))) / crystal.n_cells[j] for j in range(3)]
-    return total, (jnp.stack(by_A, axis=1), jnp.stack(by_n, axis=1), by_eta[:, None])
+    return ByCrystal(total, jnp.stack(by_A, axis=1), jnp.stack(by_n, axis=1), by_eta[:, None])
 
 
 def _looked_up(ray: Rays, cloud: Clouds, middle, point, of_cloud):

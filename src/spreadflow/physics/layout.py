@@ -1,6 +1,6 @@
 """Which pixels a lattice can reach, and which of its clouds and channels matter in each of them.
 
-A cloud is followed out to `REACH` standard deviations, and farther where a node shows but tails, or shows in dim channels:
+A cloud is followed out to `REACH` standard deviations, and farther where a node shows but tails or in dim channels:
 what is left out of a reflection is P(χ²₃ > REACH²) of it, 1e-10.
 """
 
@@ -80,22 +80,42 @@ def lay_out(parameters: Parameters, oversample: int | None = 1) -> tuple[Footpri
     return footprints, pixels, _select(followed, parameters, pixels, *_candidates(boxes, footprints, box_of))
 
 
-def pairs(parameters: Parameters, pixels: Pixels, point: np.ndarray, cloud: np.ndarray) -> Pairs:
-    """Those of the candidates (point, cloud), each (n,), that can hold signal, with the channels that do."""
-    return _select(_follow(parameters), parameters, pixels, point, cloud)
+def within(parameters: Parameters, panel: np.ndarray, bbox: np.ndarray) -> tuple[Pixels, Pairs]:
+    """Pixels of rectangles (n, 4) fast0 fast1 slow0 slow1, half open, one after another, and the pairs that matter.
+
+    Of all nodes: a rectangle also gets what other reflections put there. Pixels as in shoeboxes: slow outer, fast inner.
+    """
+    followed = _follow(parameters)
+    boxes = _boxes(followed, parameters.detector)
+    fast0, fast1, slow0, slow1 = np.asarray(bbox, dtype=np.int64).T
+    one = np.ones(len(panel), dtype=np.int64)
+    footprints = Footprints(one, np.asarray(panel), fast0, slow0, fast1 - fast0, slow1 - slow0, one)
+    pixels = points(footprints)
+    start = np.cumsum(footprints.n_points) - footprints.n_points
+    found = []
+    for i in range(len(panel)):
+        low_f, low_s = np.maximum(boxes.fast0, fast0[i]), np.maximum(boxes.slow0, slow0[i])
+        width = np.minimum(boxes.fast0 + boxes.width, fast1[i]) - low_f
+        height = np.minimum(boxes.slow0 + boxes.height, slow1[i]) - low_s
+        met = np.flatnonzero((boxes.panel == panel[i]) & (width > 0) & (height > 0))
+        stride = fast1[i] - fast0[i]
+        corner = start[i] + (low_s[met] - slow0[i]) * stride + low_f[met] - fast0[i]
+        found.append(np.stack([corner, np.full(len(met), stride), width[met], height[met], boxes.cloud[met]]))
+    point, cloud = _enumerated(*np.concatenate(found, axis=1)) if found else (one, one)
+    return pixels, _select(followed, parameters, pixels, point, cloud)
 
 
 def points(footprints: Footprints) -> Pixels:
     """All points of footprints, one after another, row by row; coordinates in px."""
     box = np.repeat(np.arange(len(footprints.node)), footprints.n_points)
-    i = _within(footprints.n_points)
+    i = _counted(footprints.n_points)
     n = footprints.oversample[box]
     width = footprints.width[box] * n
     fast, slow = footprints.fast0[box] + (i % width + 0.5) / n, footprints.slow0[box] + (i // width + 0.5) / n
     return Pixels(footprints.panel[box].astype(np.int32), fast, slow)
 
 
-def _within(counts: np.ndarray) -> np.ndarray:
+def _counted(counts: np.ndarray) -> np.ndarray:
     """0 … count − 1 for each of the counts, one after another."""
     ends = np.cumsum(counts)
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
@@ -306,15 +326,19 @@ def _least(column: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
 def _candidates(boxes: _Boxes, footprints: Footprints, box_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """All points of all boxes: rows of the points, and clouds."""
     n = footprints.oversample[box_of]
-    width, height = boxes.width * n, boxes.height * n
+    stride = (footprints.width * footprints.oversample)[box_of]
     start = np.cumsum(footprints.n_points) - footprints.n_points
-    stride = footprints.width * footprints.oversample
-    corner = start[box_of] + (boxes.slow0 - footprints.slow0[box_of]) * n * stride[box_of]
+    corner = start[box_of] + (boxes.slow0 - footprints.slow0[box_of]) * n * stride
     corner += (boxes.fast0 - footprints.fast0[box_of]) * n
+    return _enumerated(corner, stride, boxes.width * n, boxes.height * n, boxes.cloud)
+
+
+def _enumerated(corner, stride, width, height, cloud) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the points of rectangles whose first is `corner` and whose rows are `stride` apart, and their clouds."""
     count = width * height
     row = np.repeat(np.arange(len(count)), count)
-    i = _within(count)
-    return corner[row] + i // width[row] * stride[box_of][row] + i % width[row], boxes.cloud[row]
+    i = _counted(count)
+    return corner[row] + i // width[row] * stride[row] + i % width[row], cloud[row]
 
 
 # ---------------------------------------------------------------- channels that matter
@@ -337,7 +361,7 @@ def _select(followed: _Followed, parameters: Parameters, pixels: Pixels, point, 
         found.append([np.asarray(a)[:n] for a in _windows(ray, followed.cloud, followed.cut, middle, *block, ticks)])
     channel, n_windows = (np.concatenate(columns) for columns in zip(*found, strict=True))
     row = np.repeat(np.arange(len(point)), n_windows)
-    at = first + channel[row] + WINDOW * _within(n_windows)
+    at = first + channel[row] + WINDOW * _counted(n_windows)
     return Pairs(point[row].astype(np.int32), cloud[row].astype(np.int32), at.astype(np.int32))
 
 
