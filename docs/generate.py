@@ -116,7 +116,9 @@ def config() -> str:
     tree = Config.model_json_schema(by_alias=True)
     text = GENERATED + CONFIG + "| stage | sections |\n|---|---|\n"
     text += "".join(f"| {stage} | {', '.join(names)} |\n" for stage, names in SECTIONS.items())
-    text += "\n`simulate` also reads the shots of its own run; `reindex` is handed over already laid over `index`.\n"
+    text += (
+        "\n`simulate` also reads the shots of its own run; overlays are handed over already laid over their sections.\n"
+    )
     return text + "".join(_section("", tree, tree["$defs"], set()))
 
 

@@ -16,7 +16,12 @@ RUNS = {"one": {"simulate": {"n_single": 4}}, "two": {"images": "data/two/manife
         ({"indx": {}}, "indx", "trial, seed, data", "an unknown key"),
         ({"index": {"spots": {"gian": 2}}}, "index.spots.gian", "gain, sigma_background", "an unknown key"),
         ({"runs": {"one": {"simulate": {"n_sigle": 1}}}}, "runs.one.simulate.n_sigle", "n_single, n_blank", "unknown"),
-        ({"crystal": {"sites": [{"atom": "FE", "curv": "x"}]}}, "crystal.sites.0.curve", "this key", "nothing"),
+        (
+            {"structure_factors": {"sites": [{"atom": "FE", "curv": "x"}]}},
+            "structure_factors.sites.0.curve",
+            "this key",
+            "nothing",
+        ),
         ({"level0": {"form": "x"}}, "level0.form", "runs, max_lattices, from, refine", "an unknown key"),
         ({"reindex": {"spots": {"gian": 2}}}, "reindex.spots.gian", "gain, sigma_background", "an unknown key"),
         ({"beam": {"photons": -1}}, "beam.photons", "greater than 0", "-1"),
@@ -40,6 +45,11 @@ RUNS = {"one": {"simulate": {"n_single": 4}}, "two": {"images": "data/two/manife
             "a copy of the file",
             "results/trial/merge.mtz",
         ),
+        ({"stage1": {"structure_factors": {"k_sl": 1}}}, "stage1.structure_factors.k_sl", "k_sol", "an unknown key"),
+        ({"ladder": {"structure_factors": {"source": "merged"}}}, "ladder.structure_factors.mtz", "merged MTZ", "None"),
+        ({"stage1": {"refine": ["cell", "distance"]}}, "stage1.refine", "degenerate", "cell, distance"),
+        ({"stage1": {"refine": ["wavelength", "cell"]}}, "stage1.refine", "degenerate", "cell, wavelength"),
+        ({"stage1": {"mosaicity": "domains"}}, "stage1.domains", "a file", "None"),
         ({"crystal": {"space_group": "P 99"}}, "crystal.space_group", "a space group gemmi knows", "'P 99'"),
         ({"index": {"cell": [1, 2, 3]}}, "index.cell", "six positive numbers", "[1, 2, 3]"),
         ({"index": {"cell": [1, 1, 1, 10, 90, 170]}}, "index.cell", "positive volume", "[1, 1, 1, 10, 90, 170]"),
@@ -67,7 +77,7 @@ FITTING = [
 """one group of each crystal system (Int. Tables A, table 2.1.2.1) with a cell of its metric"""
 
 
-@pytest.mark.parametrize("section_name", ["crystal", "index", "reindex"])
+@pytest.mark.parametrize("section_name", ["crystal", "index", "reindex", "structure_factors"])
 @pytest.mark.parametrize(("group", "cell"), FITTING)
 def test_cell_that_does_not_fit_the_group_is_refused(section_name, group, cell):
     index = {"index": {"space_group": group, "cell": cell}}
@@ -104,10 +114,28 @@ def test_reindex_overlays_index():
     config = parse(
         {"index": {"d_min": 2.2, "spots": {"gain": 3}}, "reindex": {"spots": {"min_spots": 4}, "max_lattices": 1}}
     )
-    merged = config.reindex_section()
+    merged = config.resolved("reindex")
     assert (merged.d_min, merged.spots.gain, merged.spots.min_spots, merged.max_lattices) == (2.2, 3, 4, 1)
     assert config.index.max_lattices != 1
     assert for_stage(section(config, "reindex"), "reindex").reindex == merged
+
+
+def test_the_model_of_a_stage_overlays_that_of_the_simulation_and_takes_its_cell_where_it_names_none():
+    tree = {
+        "crystal": {"cell": [60, 60, 50, 90, 90, 90], "space_group": "P 41 21 2"},
+        "structure_factors": {"k_sol": 0.4},
+    }
+    config = parse(tree | {"stage1": {"structure_factors": {"perturb": True, "cell": [61, 61, 50, 90, 90, 90]}}})
+    plain, own = config.resolved("structure_factors"), config.resolved("stage1.structure_factors")
+    assert (plain.cell, plain.space_group, plain.k_sol, plain.perturb) == (
+        [60, 60, 50, 90, 90, 90],
+        "P 41 21 2",
+        0.4,
+        False,
+    )
+    assert (own.cell, own.space_group, own.k_sol, own.perturb) == ([61, 61, 50, 90, 90, 90], "P 41 21 2", 0.4, True)
+    assert config.resolved("ladder.structure_factors") == plain
+    assert config.structure_factors.cell is None
 
 
 @pytest.mark.parametrize("stage", SECTIONS)
@@ -117,8 +145,7 @@ def test_a_stage_gets_the_sections_it_declares_and_no_other(stage):
     assert set(given) == set(SECTIONS[stage]) | ({"shots"} if stage == "simulate" else set())
     got = for_stage(section(config, stage, "one"), stage, "one")
     for name in SECTIONS[stage]:
-        expected = config.reindex_section() if name == "reindex" else getattr(config, name)
-        assert getattr(got, name) == expected
+        assert getattr(got, name) == config.resolved(name)
     assert all(getattr(got, name) is None for name in type(got).model_fields if name not in given)
 
 

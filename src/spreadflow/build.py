@@ -5,14 +5,15 @@ import math
 import gemmi
 import numpy as np
 
-from spreadflow.config import BeamSection, CrystalSection, DetectorSection
+from spreadflow.config import BeamSection, CrystalSection, DetectorSection, StructureFactorsSection
 from spreadflow.errors import ConfigError
 from spreadflow.models import Detector
 from spreadflow.units import DEG
 
 
-def cell(section: CrystalSection) -> np.ndarray:
+def cell(section: CrystalSection | StructureFactorsSection) -> np.ndarray:
     """(6,) a b c (Å) α β γ (rad)."""
+    assert section.cell is not None, "filled in when a stage is handed its sections"
     return np.array([*section.cell[:3], *(angle * DEG for angle in section.cell[3:])])
 
 

@@ -14,8 +14,8 @@ DYING = Path(__file__).with_name("dying.py")
 SECTIONS = {
     "seed": 3,
     "shots": {"n_single": 4, "n_blank": 1, "n_double": 1},
-    "crystal": {"cell": [30.0, 26.0, 22.0, 90.0, 108.0, 90.0], "d_min": 3.0, "n_domains": 3, "domain_ang": 1000.0},
-    "structure_factors": {},
+    "crystal": {"cell": [30.0, 26.0, 22.0, 90.0, 108.0, 90.0], "n_domains": 3, "domain_ang": 1000.0},
+    "structure_factors": {"cell": [30.0, 26.0, 22.0, 90.0, 108.0, 90.0], "space_group": "C 1 2 1", "d_min": 3.0},
     "beam": {"n_channels": 10, "first_channel_ev": 7100.5, "channel_ev": 4.0},
     "detector": {"shape": [64, 64], "pixel_mm": 1.0, "distance_mm": 60.0, "psf_fwhm_mm": 0.5},
     "simulate": {"block_shots": 1, "oversample": 2},

@@ -13,17 +13,18 @@ from spreadflow.stages.factors import factors
 
 TREE = {
     "runs": {"r": {"simulate": {"n_single": 1}}},
-    "crystal": {"cell": [38.0, 38.0, 50.0, 90.0, 90.0, 90.0], "space_group": "P 43 21 2", "d_min": 3.0},
+    "crystal": {"cell": [38.0, 38.0, 50.0, 90.0, 90.0, 90.0], "space_group": "P 43 21 2"},
     "beam": {"n_channels": 11, "first_channel_ev": 7095.0, "channel_ev": 5.0},
 }
 
 
 def staged(**keys) -> StageConfig:
-    return for_stage(section(parse(TREE | {"structure_factors": keys}), "simulate", "r"), "simulate")
+    return for_stage(section(parse(TREE | {"structure_factors": {"d_min": 3.0} | keys}), "simulate", "r"), "simulate")
 
 
 def of(config: StageConfig):
-    return factors(config, np.random.default_rng(7))
+    energies, mean = build.channels(config.beam), config.beam.energy_ev
+    return factors(config.structure_factors, energies, mean, np.random.default_rng(7))
 
 
 def every(f):
@@ -110,6 +111,6 @@ def test_data_beyond_the_models_resolution_are_refused(data, tmp_path):
 
 def test_the_cell_of_the_model_is_that_of_the_data(data):
     tree = TREE | {"crystal": TREE["crystal"] | {"cell": [40.0, 40.0, 50.0, 90.0, 90.0, 90.0]}}
-    tree["structure_factors"] = {"source": "merged", "mtz": str(data)}
+    tree["structure_factors"] = {"d_min": 3.0, "source": "merged", "mtz": str(data)}
     with pytest.raises(FileError, match="cell"):
         of(for_stage(section(parse(tree), "simulate", "r"), "simulate"))

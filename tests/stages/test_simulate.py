@@ -17,7 +17,8 @@ from spreadflow.stages import simulate
 TREE = {
     "seed": 5,
     "runs": {"r": {"simulate": {"n_single": 2, "n_blank": 1, "n_double": 1, "n_saturated": 1, "n_unreadable": 1}}},
-    "crystal": {"cell": [40.0, 36.0, 30.0, 90.0, 108.0, 90.0], "d_min": 2.5, "n_domains": 6, "domain_ang": 1500.0},
+    "crystal": {"cell": [40.0, 36.0, 30.0, 90.0, 108.0, 90.0], "n_domains": 6, "domain_ang": 1500.0},
+    "structure_factors": {"d_min": 2.5},
     "beam": {"n_channels": 20, "first_channel_ev": 7100.5, "channel_ev": 2.0, "envelope_ev": 6.0},
     "detector": {
         "shape": [220, 240],
@@ -190,8 +191,8 @@ def test_point_spread_and_curves_from_a_table(tmp_path, psf):
     table = tmp_path / "curve.dat"
     table.write_text("7000 -5 1\n7300 -4 3\n")
     sites = [{"atom": "FE1", "curve": str(table)}, {"atom": "FE2", "curve": "reduced"}]
-    config = staged(runs=longer_runs(1), crystal={"sites": sites}, detector={"psf": psf, "psf_fwhm_mm": 0.5})
-    sharp = staged(runs=longer_runs(1), crystal={"sites": sites})
+    config = staged(runs=longer_runs(1), structure_factors={"sites": sites}, detector={"psf": psf, "psf_fwhm_mm": 0.5})
+    sharp = staged(runs=longer_runs(1), structure_factors={"sites": sites})
     blurred = images.Source(simulated(tmp_path / "a", config)).read(0).image[0, 20:]
     plain = images.Source(simulated(tmp_path / "b", sharp)).read(0).image[0, 20:]
     assert blurred[20:-20].mean() == pytest.approx(plain[20:-20].mean(), rel=0.02)
@@ -217,8 +218,8 @@ def test_whatever_the_gain_a_reader_gets_photons(tmp_path):
 
 
 def test_impossible_configurations(tmp_path):
-    with pytest.raises(ConfigError, match=r"crystal.sites.0.atom"):
-        simulated(tmp_path, staged(crystal={"sites": [{"atom": "ZN", "curve": "reduced"}]}))
+    with pytest.raises(ConfigError, match=r"structure_factors.sites.0.atom"):
+        simulated(tmp_path, staged(structure_factors={"sites": [{"atom": "ZN", "curve": "reduced"}]}))
     with pytest.raises(ConfigError, match="at least one shot"):
         simulated(tmp_path, staged(runs={"r": {"simulate": {"n_single": 0}}}))
 

@@ -11,10 +11,12 @@ from spreadflow.errors import ConfigError
 BASE = {
     "runs": {"r1": {"simulate": {"n_single": 2}}, "r2": {"images": "other.json"}},
     "structure_factors": {"mtz": "merged.mtz"},
+    "stage1": {"domains": "domains.h5"},
 }
 READERS = {word: {stage for stage, words in SECTIONS.items() if word in words} for word in Config.model_fields}
 READERS["index"] |= {"reindex"}  # reindex is index overlaid
 READERS["runs"] = {"simulate"}
+MODEL = ("crystal", "cell"), ("crystal", "space_group")  # of the structure factors too, where these name none
 
 
 def _leaves(tree, path=()):
@@ -32,13 +34,13 @@ def _candidates(path, value):
     elif isinstance(value, bool):
         yield not value
     elif isinstance(value, int | float):
-        yield from (value + 1, value * 1.001, value * 0.999)
+        yield from (value + 1, value + 2, value * 1.001, value * 0.999)
     elif value is None:
-        yield from (5, 0.5, ["r1"], [1.0, 1.0], "file.h5")
+        yield from (5, 0.5, ["r1"], [1.0, 1.0], "file.h5", "P 1 2 1", [60, 60, 60, 90, 110, 90])
     elif isinstance(value, str):
-        yield from ("continuous", "merged", "float64", "gauss", "gzip", "P 1 2 1", "other")
+        yield from ("continuous", "learned", "fisher", "merged", "float64", "gauss", "gzip", "P 1 2 1", "other")
     elif isinstance(value, dict):
-        yield {"rmsd_max_px": 1.0}
+        yield from ({"rmsd_max_px": 1.0}, {"k_sol": 0.4})
     else:
         for i, item in enumerate(value):
             if not isinstance(item, dict | list):
@@ -70,6 +72,7 @@ def test_a_key_reaches_the_stages_that_declare_it(path):
             continue
         if config != parse(BASE):
             after = _texts(config)
-            assert {stage for stage in SECTIONS if after[stage] != before[stage]} == READERS[path[0]]
+            readers = READERS[path[0]] | (READERS["structure_factors"] if path in MODEL else set())
+            assert {stage for stage in SECTIONS if after[stage] != before[stage]} == readers
             return
     pytest.fail(f"no other value of {'.'.join(path)} = {json.dumps(value)} validates: teach `_candidates` one")

@@ -67,8 +67,15 @@ MISSING = {
         "runs={r3: {images: elsewhere/manifest.json}}",
         ["runs.r3.images", "manifest.json", "spreadflow manifest"],
     ),
-    "model": ("crystal={model: protein.pdb}", ["crystal.model", "protein.pdb"]),
-    "curve": ("crystal={sites: [{atom: FE1, curve: mine.dat}]}", ["crystal.sites.0.curve", "mine.dat"]),
+    "model": ("structure_factors={model: protein.pdb}", ["structure_factors.model", "protein.pdb"]),
+    "curve": (
+        "structure_factors={sites: [{atom: FE1, curve: mine.dat}]}",
+        ["structure_factors.sites.0.curve", "mine.dat"],
+    ),
+    "stage's own model": (
+        "stage1={structure_factors: {model: other.pdb}}",
+        ["stage1.structure_factors.model", "other.pdb"],
+    ),
     "merged": ("structure_factors={mtz: merge.mtz}", ["structure_factors.mtz", "merge.mtz"]),
     "geometry": ("level0={from: no.expt}", ["level0.from", "no.expt"]),
 }

@@ -1,6 +1,5 @@
 rule simulate:
     input:
-        given("crystal"),
         given("structure_factors"),
         given("beam"),
     output:

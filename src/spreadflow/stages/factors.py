@@ -4,70 +4,85 @@ import numpy as np
 
 from spreadflow import build
 from spreadflow.analysis import amplitudes
-from spreadflow.config import CrystalSection, Site, StageConfig
+from spreadflow.config import Site, StructureFactorsSection
 from spreadflow.errors import ConfigError, FileError
 from spreadflow.io import mtz, structure
 from spreadflow.physics import anomalous, lattice, phantom
 from spreadflow.physics.structure_factors import Atoms, StructureFactors, perturbed, structure_factors
 
 
-def factors(config: StageConfig, rng: np.random.Generator) -> StructureFactors:
-    """Of sections `crystal`, `structure_factors`, `beam`; rng: of the perturbation. Raises ConfigError, FileError."""
-    model = _of_model(config, rng)
-    return model if config.structure_factors.source == "model" else _with_data(config, model)
+def factors(
+    section: StructureFactorsSection, energies_ev: np.ndarray, energy_ev: float, rng: np.random.Generator
+) -> StructureFactors:
+    """F of the section in the channels `energies_ev` (channel,).
+
+    energy_ev: where merged amplitudes hold, the mean energy of the beam they were measured with; rng: of the
+    perturbation. Raises ConfigError, FileError.
+    """
+    model = _of_model(section, energies_ev, rng)
+    return model if section.source == "model" else _with_data(section, model, energies_ev, energy_ev)
 
 
-def _of_model(config: StageConfig, rng: np.random.Generator) -> StructureFactors:
-    section, cell, energies = config.crystal, build.cell(config.crystal), build.channels(config.beam)
-    atoms, k_sol = _atoms(section, cell), section.k_sol
-    sites = {site.atom: _curve(i, site, atoms, energies) for i, site in enumerate(section.sites)}
-    if config.structure_factors.perturb:
+def _of_model(section: StructureFactorsSection, energies_ev: np.ndarray, rng: np.random.Generator) -> StructureFactors:
+    cell, group, k_sol = build.cell(section), _space_group(section), section.k_sol
+    atoms = _atoms(section)
+    sites = {site.atom: _curve(i, site, atoms, energies_ev) for i, site in enumerate(section.sites)}
+    if section.perturb:
         atoms, k_sol = perturbed(rng, atoms, cell, sites)
     elements = [str(element) for element in np.unique(atoms.elements)]
     return structure_factors(
         atoms,
         cell,
-        section.space_group,
+        group,
         d_min=section.d_min,
         sites=sites,
-        others={element: anomalous.tabulated(element, energies) for element in elements},
+        others={element: anomalous.tabulated(element, energies_ev) for element in elements},
         k_sol=k_sol,
         b_sol=section.b_sol,
     )
 
 
-def _atoms(section: CrystalSection, cell: np.ndarray) -> Atoms:
+def _space_group(section: StructureFactorsSection) -> str:
+    assert section.space_group is not None, "filled in when a stage is handed its sections"
+    return section.space_group
+
+
+def _atoms(section: StructureFactorsSection) -> Atoms:
+    cell, group = build.cell(section), _space_group(section)
     if section.model is None:
-        return phantom.build(cell, section.space_group, section.phantom_seed)
-    return structure.read(section.model, cell, section.space_group)
+        return phantom.build(cell, group, section.phantom_seed)
+    return structure.read(section.model, cell, group)
 
 
-def _curve(i: int, site: Site, atoms: Atoms, energies: np.ndarray) -> np.ndarray:
+def _curve(i: int, site: Site, atoms: Atoms, energies_ev: np.ndarray) -> np.ndarray:
     """(channel,) f' + i f'' of a site. Raises ConfigError where the model has no such atom."""
     elements = np.unique(atoms.elements[atoms.names == site.atom])
     if len(elements) != 1:
-        found = f"{len(elements)} elements of that name"
-        raise ConfigError(f"crystal.sites.{i}.atom", f"an atom '{site.atom}' in the model", found, "Correct it.")
+        where, found = f"structure_factors.sites.{i}.atom", f"{len(elements)} elements of that name"
+        raise ConfigError(where, f"an atom '{site.atom}' in the model", found, "Correct it.")
     if site.curve in anomalous.VALENCE:
-        return anomalous.site(str(elements[0]), site.curve, energies)
-    return structure.read_curve(site.curve, energies)
+        return anomalous.site(str(elements[0]), site.curve, energies_ev)
+    return structure.read_curve(site.curve, energies_ev)
 
 
-def _with_data(config: StageConfig, model: StructureFactors) -> StructureFactors:
-    """The model's F with the merged amplitudes, which are taken to be those at the mean energy of the beam."""
-    section, crystal, cell = config.structure_factors, config.crystal, build.cell(config.crystal)
+def _with_data(
+    section: StructureFactorsSection, model: StructureFactors, energies_ev: np.ndarray, energy_ev: float
+) -> StructureFactors:
+    """The model's F with the merged amplitudes."""
     assert section.mtz is not None, "checked with the configuration"
-    data = mtz.read_merged(section.mtz, lattice.degrees(cell), crystal.space_group)
+    cell, group = build.cell(section), _space_group(section)
+    data = mtz.read_merged(section.mtz, lattice.degrees(cell), group)
     try:
         return amplitudes.measured(
             model,
             cell,
-            crystal.space_group,
+            group,
             **data._asdict(),
-            channel=int(np.abs(build.channels(config.beam) - config.beam.energy_ev).argmin()),
+            channel=int(np.abs(energies_ev - energy_ev).argmin()),
             min_i_over_sigma=section.min_i_over_sigma,
             complete=section.source == "model_completed",
         )
     except ValueError as error:
-        expected = f"enough reflections in common with the model to {crystal.d_min} Å to find their scale"
-        raise FileError(section.mtz, expected, error, "Check structure_factors.mtz and crystal.d_min.") from None
+        expected = f"enough reflections in common with the model to {section.d_min} Å to find their scale"
+        todo = "Check structure_factors.mtz and structure_factors.d_min."
+        raise FileError(section.mtz, expected, error, todo) from None

@@ -75,8 +75,9 @@ def _blocks(shots: str | None, n_shots: int, size: int) -> range:
 
 def _inputs(config: StageConfig) -> list[str]:
     """Identities of the files the configuration names."""
-    curves = [site.curve for site in config.crystal.sites if site.curve not in anomalous.VALENCE]
-    named = (config.crystal.model, config.structure_factors.mtz, config.beam.spectra, *curves)
+    factors = config.structure_factors
+    curves = [site.curve for site in factors.sites if site.curve not in anomalous.VALENCE]
+    named = (factors.model, factors.mtz, config.beam.spectra, *curves)
     return [store.identity(path) for path in named if path is not None]
 
 

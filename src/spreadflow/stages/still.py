@@ -49,7 +49,8 @@ class Simulator:
 
     @cached_property
     def factors(self) -> StructureFactors:
-        return factors.factors(self.config, self.rng(PERTURBATION))
+        section, rng = self.config.structure_factors, self.rng(PERTURBATION)
+        return factors.factors(section, self.energies, self.beam.energy_ev, rng)
 
     @cached_property
     def mosaic(self) -> Mosaic:

@@ -1,0 +1,210 @@
+"""Sections of the analysis, one per stage."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from spreadflow.config.base import (
+    CellParameters,
+    Fraction,
+    Inconsistent,
+    Section,
+    SpaceGroupName,
+    check_cell_fits_group,
+)
+
+
+class SpotsSection(Section):
+    """Spot finding by dispersion (Winter et al. 2018)."""
+
+    gain: PositiveFloat = 1.0
+    """variance over mean of the photons"""
+    sigma_background: PositiveFloat = 6.0
+    """threshold of the variance test, in its σ"""
+    sigma_strong: PositiveFloat = 3.0
+    """threshold of the pixel above its mean, in σ"""
+    global_threshold: float = 0.0
+    """photons, after the pedestal is subtracted"""
+    kernel: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = [4, 4]
+    """half sizes (slow, fast) of the window"""
+    min_pixels: PositiveInt = 2
+    """smaller spots are noise"""
+    max_pixels: PositiveInt = 200
+    """larger spots are artefacts"""
+    d_min: PositiveFloat | None = None
+    """high-resolution limit of spots, Å; null = none"""
+    d_max: PositiveFloat | None = None
+    """low-resolution limit of spots, Å; null = none"""
+    min_spots: PositiveInt = 12
+    """fewer spots than this is a blank"""
+    max_spots: PositiveInt = 2000
+    """more spots than this is an OVERFLOW"""
+
+
+class IndexSection(Section):
+    """Spots → lattices → integrated reflections. `reindex` overlays this section."""
+
+    space_group: SpaceGroupName = "C 1 2 1"
+    """of the target; any name gemmi knows"""
+    cell: CellParameters = [67.2, 59.8, 47.2, 90.0, 110.3, 90.0]
+    """target cell; may be wrong by 3 % and 3°"""
+    spots: SpotsSection = SpotsSection()
+    """how spots are found"""
+    mask: Path | None = None
+    """HDF5 dataset `mask` (panel, slow, fast) or (slow, fast), non-zero = not to be used; added to the file's own"""
+    saturation_photons: PositiveFloat | None = None
+    """upper end of the trusted range; null = as in the file"""
+    saturated_fraction_max: Fraction = 0.002
+    """of the usable pixels; a shot with more above the trusted range is SATURATED"""
+    d_min: PositiveFloat = 1.9
+    """resolution to which reflections are predicted"""
+    max_lattices: PositiveInt = 3
+    """at most this many lattices in a shot"""
+    min_indexed: PositiveInt = 8
+    """spots a lattice must explain"""
+    min_fraction_indexed: Fraction = 0.3
+    """of the spots still free when the lattice was found"""
+    length_tolerance: Fraction = 0.05
+    """how far a, b, c may be from the target, relative"""
+    angle_tolerance_deg: PositiveFloat = 5.0
+    """how far α, β, γ may be from the target"""
+    n_directions: PositiveInt = 32768
+    """trial vectors for the axis that leads the search"""
+    rmsd_max_px: PositiveFloat = 2.0
+    """a lattice with a larger r.m.s.d. is refused"""
+    mosaic_spread_deg: PositiveFloat | None = None
+    """null = estimated from the data of each lattice"""
+    domain_ang: PositiveFloat = 3000.0
+    """edge of a mosaic domain that prediction assumes"""
+    calibration_error: NonNegativeFloat = 0.01
+    """relative pixel-to-pixel gain error, for σ"""
+    readout_photons: NonNegativeFloat = 1.0
+    """standard deviation of the readout noise, for σ"""
+    block_shots: PositiveInt = 8
+    """shots in a part file"""
+
+    @model_validator(mode="after")
+    def _fits(self):
+        check_cell_fits_group(self.cell, self.space_group)
+        return self
+
+
+class Level0Section(Section):
+    runs: list[str] | None = None
+    """null = all runs"""
+    max_lattices: PositiveInt | None = None
+    """at most this many lattices take part; null = all"""
+    from_file: Path | None = Field(default=None, alias="from")
+    """a frozen level0.expt: nothing is refined"""
+    refine: list[Literal["shift", "distance", "tilt"]] = ["shift", "distance"]
+    """what moves"""
+    outlier_probability: Fraction = 0.99
+    """χ² quantile of the robust (minimum covariance determinant) cut on residuals"""
+    min_reflections: PositiveInt = 10
+    """per lattice; lattices with fewer take no part"""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True)
+
+
+class CellsSection(Section):
+    runs: list[str] | None = None
+    """runs the clusters are found on (the accepted list always covers all runs); null = all"""
+    from_file: Path | None = Field(default=None, alias="from")
+    """a frozen cells.h5: clusters are taken from it"""
+    features: list[Literal["a", "b", "c", "alpha", "beta", "gamma"]] = ["a", "b", "c"]
+    """cell parameters the clusters are found on"""
+    eps_ang: PositiveFloat = 0.2
+    """DBSCAN radius; angles count as Å per degree"""
+    min_samples: PositiveInt = 3
+    """lattices within `eps_ang` that make a cluster"""
+    mahalanobis_max: PositiveFloat = 4.0
+    """accepted lattices are nearer to the chosen cluster than this"""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True)
+
+
+class MergeSection(Section):
+    d_min: PositiveFloat = 1.9
+    """high-resolution limit, Å"""
+    reference: Path | None = None
+    """model (PDB, mmCIF) or MTZ the scales are taken against (mark0); null = no reference"""
+    refine_b: bool = True
+    """a relative B factor for each lattice besides its scale"""
+    partiality_min: Fraction = 0.05
+    """reflections recorded less than this (relative to the best at their resolution) do not count"""
+    min_reflections: PositiveInt = 10
+    """lattices with fewer do not count"""
+    n_bins: PositiveInt = 10
+    """resolution shells of the statistics"""
+    n_cycles: PositiveInt = 30
+    """at most this many cycles of scaling and error model"""
+    min_multiplicity: PositiveInt = 1
+    """unique reflections with fewer observations are left out"""
+
+
+class AnnulusSection(Section):
+    d_max: PositiveFloat = 2.5
+    """low-resolution edge, Å"""
+    d_min: PositiveFloat = 2.1
+    """high-resolution edge, Å"""
+    min_i_over_sigma: float | None = None
+    """null = every predicted reflection"""
+    border_px: NonNegativeInt = 3
+    """pixels added around the integration shoebox"""
+
+    @model_validator(mode="after")
+    def _order(self):
+        if self.d_min >= self.d_max:
+            raise Inconsistent("d_min", f"less than annulus.d_max, {self.d_max}", self.d_min)
+        return self
+
+
+class LadderSection(Section):
+    """The regression series, rung by rung on the same lattices."""
+
+    structure_factors: dict[str, Any] = {}
+    """keys of `structure_factors` that differ in the model"""
+    n_lattices: PositiveInt | None = None
+    """at most this many lattices take part; null = all"""
+
+
+class Stage1Section(Section):
+    """Each lattice refined against its pixels."""
+
+    structure_factors: dict[str, Any] = {}
+    """keys of `structure_factors` that differ in the model"""
+    mosaicity: Literal["continuous", "domains", "learned"] = "continuous"
+    """of the model: a smooth distribution, given domains, or a distribution estimated from the pixels"""
+    domains: Path | None = None
+    """HDF5 dataset `rotations` (domain, 3, 3), for `domains`"""
+    refine: list[Literal["scale", "rotation", "cell", "n_cells", "eta", "distance", "wavelength"]] = [
+        "scale",
+        "rotation",
+        "cell",
+        "n_cells",
+        "eta",
+    ]
+    """what moves, besides the background of every shoebox"""
+    n_cells_axes: Literal[1, 3] = 1
+    """1 = as many cells along a, b and c; 3 = each axis its own"""
+    readout_photons: NonNegativeFloat = 1.0
+    """standard deviation of the readout noise"""
+    calibration_error: NonNegativeFloat = 0.01
+    """relative pixel-to-pixel gain error"""
+    max_iterations: PositiveInt = 30
+    """of a lattice; one that needs more has not converged"""
+    uncertainty: Literal["sandwich", "fisher"] = "sandwich"
+    """which σ is quoted: over shoeboxes, honest where the model is wrong, or of the model; both are stored"""
+    block_lattices: PositiveInt = 16
+    """lattices in a part file"""
+
+    @model_validator(mode="after")
+    def _determined(self):
+        lengths = [name for name in ("cell", "distance", "wavelength") if name in self.refine]
+        if len(lengths) > 1:
+            expected = "one of cell, distance and wavelength: in one shot they are degenerate"
+            raise Inconsistent("refine", expected, ", ".join(lengths))
+        if self.mosaicity == "domains" and self.domains is None:
+            raise Inconsistent("domains", "a file of rotations where stage1.mosaicity is 'domains'", None)
+        return self

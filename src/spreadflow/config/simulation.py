@@ -1,0 +1,219 @@
+"""Sections of what is simulated: crystals and what they scatter, pulses, detector, images, runs."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from spreadflow.config.base import CellParameters, Inconsistent, Section, SpaceGroupName, check_cell_fits_group
+
+
+class Site(Section):
+    """One kind of anomalous atom and the curve it scatters with."""
+
+    atom: str
+    """atom name in the model, for example FE1"""
+    curve: str
+    """`oxidized`, `reduced`, or a path to a 3-column table (energy in eV, f', f'')"""
+
+
+class CrystalSection(Section):
+    """The crystals that are simulated (analysis never reads this section)."""
+
+    space_group: SpaceGroupName = "C 1 2 1"
+    """any name gemmi knows"""
+    cell: CellParameters = [67.2, 59.8, 47.2, 90.0, 110.3, 90.0]
+    """a b c (Å) α β γ (degrees), conventional"""
+    domain_ang: PositiveFloat = 4000.0
+    """diameter of the sphere that has the volume of one mosaic domain, Å; sets N cells"""
+    domains_per_crystal: PositiveFloat = 93.75
+    """multiplies the Bragg signal (illuminated volume over one domain)"""
+    mosaicity: Literal["domains", "continuous"] = "domains"
+    """`domains`: the same fixed set of domains in every shot; `continuous`: the distribution they are drawn from"""
+    mosaic_spread_deg: NonNegativeFloat = 0.05
+    """r.m.s. total rotation angle of the domains"""
+    n_domains: PositiveInt = 25
+    """number of domains, for `domains`"""
+
+    @model_validator(mode="after")
+    def _fits(self):
+        check_cell_fits_group(self.cell, self.space_group)
+        return self
+
+
+class StructureFactorsSection(Section):
+    """Where F(hkl, E) comes from: of what is simulated and, with a stage's own keys over it, of that stage's model."""
+
+    source: Literal["model", "merged", "model_completed"] = "model"
+    """of the model alone, or measured |F| with its phases and energy dependence, completed by it or not"""
+    model: Path | None = None
+    """PDB or mmCIF; null = the embedded phantom, built from the seed for this cell and space group"""
+    phantom_seed: int = 1
+    """seed of the embedded phantom"""
+    space_group: SpaceGroupName | None = None
+    """of the model; null = that of `crystal`"""
+    cell: CellParameters | None = None
+    """of the model; null = that of `crystal`"""
+    sites: list[Site] = [Site(atom="FE1", curve="oxidized"), Site(atom="FE2", curve="reduced")]
+    """the anomalous atoms; every other atom scatters with tabulated f', f''"""
+    d_min: PositiveFloat = 1.7
+    """resolution of the structure factors, Å"""
+    k_sol: NonNegativeFloat = 0.435
+    """electron density of the flat bulk solvent, e/Å³; 0 = none"""
+    b_sol: NonNegativeFloat = 46.0
+    """B factor of the bulk solvent, Å²"""
+    mtz: Path | None = None
+    """merged intensities, Friedel mates apart if possible, for `merged` and `model_completed`"""
+    min_i_over_sigma: PositiveFloat = 1.0
+    """weaker merged intensities count as not measured"""
+    perturb: bool = False
+    """a wrong model: B + 10 %, k_sol 0.35, atoms moved by 0.1 Å r.m.s., 5 % of them (never the sites) missing"""
+
+    @model_validator(mode="after")
+    def _has_data(self):
+        if self.source != "model" and self.mtz is None:
+            raise Inconsistent("mtz", f"a merged MTZ file where structure_factors.source is '{self.source}'", None)
+        return self
+
+    def of_crystal(self, crystal: CrystalSection) -> "StructureFactorsSection":
+        """With the cell and space group of the crystal where they are null. Raises Inconsistent if they do not fit."""
+        cell, group = self.cell or crystal.cell, self.space_group or crystal.space_group
+        check_cell_fits_group(cell, group)
+        return self.model_copy(update={"cell": cell, "space_group": group})
+
+
+class BeamSection(Section):
+    """The pulses that are simulated."""
+
+    energy_ev: PositiveFloat = 7120.0
+    """mean photon energy over all pulses"""
+    first_channel_ev: PositiveFloat = 7070.5
+    """energy of the first channel"""
+    channel_ev: PositiveFloat = 1.0
+    """width of a channel"""
+    n_channels: PositiveInt = 100
+    """channels of a spectrum"""
+    spectra: Path | None = None
+    """NXmx file or manifest whose spectra the pulses have, shot i spectrum i modulo their number; null = SASE pulses"""
+    photons: PositiveFloat | None = 1e12
+    """mean photons in a pulse, over all recorded spectra; null = as these were recorded"""
+    size_mm: PositiveFloat = 0.003
+    """edge of the square beam: the fluence is photons / size²"""
+    polarization: Annotated[float, Field(ge=-1, le=1)] = 1.0
+    """Kahn's K, along the lab x axis"""
+    envelope_ev: PositiveFloat = 11.0
+    """standard deviation of the mean spectrum of a pulse"""
+    jitter_ev: NonNegativeFloat = 6.0
+    """standard deviation of the pulse's centroid"""
+    spike_ev: PositiveFloat = 0.6
+    """width (FWHM) of one SASE spike"""
+    photons_spread: NonNegativeFloat = 0.25
+    """relative standard deviation of the photons in a pulse"""
+
+    @model_validator(mode="after")
+    def _in_channels(self):
+        low = self.first_channel_ev - 0.5 * self.channel_ev
+        high = low + self.n_channels * self.channel_ev
+        if not low <= self.energy_ev <= high:
+            raise Inconsistent("energy_ev", f"an energy within the channels, {low:g}-{high:g} eV", self.energy_ev)
+        if self.photons is None and self.spectra is None:
+            raise Inconsistent("photons", "a number where no spectra are given", "null")
+        return self
+
+
+class PanelSection(Section):
+    """One panel of a multi-panel detector."""
+
+    origin_mm: Annotated[list[float], Field(min_length=3, max_length=3)]
+    """lab position of the outer corner of pixel (0, 0)"""
+    fast: Annotated[list[float], Field(min_length=3, max_length=3)] = [1.0, 0.0, 0.0]
+    """unit vector of the fast axis in the lab"""
+    slow: Annotated[list[float], Field(min_length=3, max_length=3)] = [0.0, -1.0, 0.0]
+    """unit vector of the slow axis in the lab"""
+
+
+class DetectorSection(Section):
+    """The detector that is simulated. Without `panels`: one panel, normal to the beam."""
+
+    shape: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = [1920, 1920]
+    """(slow, fast) pixels of a panel"""
+    pixel_mm: PositiveFloat = 0.177
+    """edge of the square pixels"""
+    distance_mm: PositiveFloat = 141.7
+    """from the sample to the single panel"""
+    beam_center_px: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """(fast, slow) where the beam truly hits the single panel; null = 1/2 pixel beyond its middle (published: 1)"""
+    header_error_mm: Annotated[list[float], Field(min_length=3, max_length=3)] = [0.0, 0.0, 0.0]
+    """(fast, slow, distance): the truth minus what the files' headers say"""
+    panels: list[PanelSection] = []
+    """several panels; replaces `distance_mm` and `beam_center_px`"""
+    bad_pixels: list[Annotated[list[int], Field(min_length=5, max_length=5)]] = []
+    """[panel, slow0, slow1, fast0, fast1], half open: masked in the file, garbage in the data"""
+    thickness_mm: NonNegativeFloat = 0.032
+    """of the sensor; 0 = captures everything"""
+    attenuation_mm: PositiveFloat = 0.017
+    """attenuation length of the sensor"""
+    psf: Literal["fiber", "gauss"] = "fiber"
+    """shape of the point spread: of a fibre-optic taper, or a Gaussian"""
+    psf_fwhm_mm: NonNegativeFloat = 0.0
+    """width of the point spread; 0 = none (`psff`), 0.08 = as published (`psft`)"""
+    psf_radius_px: PositiveInt = 10
+    """half size of the point spread's kernel"""
+    flicker: NonNegativeFloat = 0.0
+    """relative standard deviation of each pixel's expected photons, anew in each shot"""
+    quantum_gain: PositiveFloat = 1.0
+    """ADU per photon; the files state it"""
+    gain_calibration: NonNegativeFloat = 0.01
+    """relative standard deviation of the fixed gain map"""
+    readout_adu: NonNegativeFloat = 1.0
+    """standard deviation of the readout noise"""
+    offset_adu: int = 10
+    """pedestal added to every pixel"""
+    saturation_adu: Annotated[int, Field(gt=0, lt=2**31 - 1)] = 2_000_000_000
+    """upper end of the trusted range"""
+    water_mm: NonNegativeFloat = 0.1
+    """path through water, for the background"""
+    air_mm: NonNegativeFloat = 10.0
+    """path through air, for the background"""
+
+
+class SimulateSection(Section):
+    oversample: PositiveInt | Literal["adaptive"] = 1
+    """sub-pixels along each edge; `adaptive` = as many as the sharpest domain of each reflection needs"""
+    precision: Literal["float32", "float64"] = "float32"
+    """of the sums over channels and domains; geometry is always float64"""
+    compression: Literal["bitshuffle-lz4", "gzip"] = "bitshuffle-lz4"
+    """of the image files"""
+    block_shots: PositiveInt = 8
+    """shots per image file; a fixed block, whatever the number of ranks"""
+
+
+class SimulatedShots(Section):
+    """How many shots of each kind a simulated run has (in this order)."""
+
+    n_single: NonNegativeInt = 96
+    """one lattice"""
+    n_blank: NonNegativeInt = 0
+    """background only"""
+    n_double: NonNegativeInt = 0
+    """two lattices"""
+    n_saturated: NonNegativeInt = 0
+    """one lattice, too bright for the trusted range"""
+    n_unreadable: NonNegativeInt = 0
+    """stored bytes that do not decompress"""
+
+
+class RunSection(Section):
+    """A run is simulated, or external: a manifest written by `spreadflow manifest`."""
+
+    simulate: SimulatedShots | None = None
+    """how many shots of each kind to simulate"""
+    images: Path | None = None
+    """manifest of existing images"""
+
+    @model_validator(mode="after")
+    def _one_of(self):
+        if (self.simulate is None) == (self.images is None):
+            found = "neither" if self.simulate is None else "both"
+            raise Inconsistent("", "either `simulate:` (how many shots) or `images:` (a manifest)", found)
+        return self

@@ -1,0 +1,122 @@
+"""The whole configuration: which sections there are, which lie over others, and which stage reads what."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt, ValidationError, model_validator
+
+from spreadflow.config.analysis import (
+    AnnulusSection,
+    CellsSection,
+    IndexSection,
+    LadderSection,
+    Level0Section,
+    MergeSection,
+    Stage1Section,
+)
+from spreadflow.config.base import Inconsistent, Section, first
+from spreadflow.config.simulation import (
+    BeamSection,
+    CrystalSection,
+    DetectorSection,
+    RunSection,
+    SimulateSection,
+    StructureFactorsSection,
+)
+
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "simulate": ("seed", "crystal", "structure_factors", "beam", "detector", "simulate"),
+    "index": ("index",),
+    "level0": ("level0",),
+    "reindex": ("reindex",),
+    "cells": ("cells",),
+    "merge": ("merge",),
+    "annulus": ("annulus",),
+}
+"""The config sections each stage reads, with the stage's overlays over them."""
+
+OVERLAYS = {
+    "reindex": "index",
+    "ladder.structure_factors": "structure_factors",
+    "stage1.structure_factors": "structure_factors",
+}
+"""keys that lie over a section → that section; STAGE.SECTION is how STAGE alone sees SECTION"""
+
+
+def overlay(base: dict, top: dict) -> dict:
+    """`top` laid over `base`, dictionaries merged key by key, everything else replaced."""
+    out = dict(base)
+    for key, value in top.items():
+        nested = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = overlay(out[key], value) if nested else value
+    return out
+
+
+class Config(Section):
+    """Everything. One section per stage plus `trial`, `runs`, `seed` and where things lie."""
+
+    trial: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = "trial"
+    """name of this way to analyse: folder below `results`"""
+    seed: NonNegativeInt = 1
+    """of everything random"""
+    data: Path = Path("data")
+    """folder of the runs' images"""
+    results: Path = Path("results")
+    """folder of the trials"""
+    runs: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")], RunSection] = {}
+    """name → run"""
+    crystal: CrystalSection = CrystalSection()
+    """the crystals that are simulated"""
+    structure_factors: StructureFactorsSection = StructureFactorsSection()
+    """where F(hkl, E) comes from"""
+    beam: BeamSection = BeamSection()
+    """the pulses that are simulated"""
+    detector: DetectorSection = DetectorSection()
+    """the detector that is simulated"""
+    simulate: SimulateSection = SimulateSection()
+    """how images are computed and stored"""
+    index: IndexSection = IndexSection()
+    """spots → lattices → integrated reflections"""
+    reindex: dict[str, Any] = {}
+    """keys of `index` that differ in `reindex`"""
+    level0: Level0Section = Level0Section()
+    """one detector shift and distance from all lattices"""
+    cells: CellsSection = CellsSection()
+    """clusters of unit cells; the accepted list"""
+    merge: MergeSection = MergeSection()
+    """scales and merged intensities"""
+    annulus: AnnulusSection = AnnulusSection()
+    """shoebox pixels within a resolution annulus"""
+    ladder: LadderSection = LadderSection()
+    """the regression series on the pixels"""
+    stage1: Stage1Section = Stage1Section()
+    """each lattice refined against its pixels"""
+
+    @model_validator(mode="after")
+    def _whole(self):
+        for key in ("structure_factors", *OVERLAYS):
+            try:
+                self.resolved(key)
+            except (ValidationError, Inconsistent) as error:
+                below, expected, found = first(error, type(getattr(self, OVERLAYS.get(key, key))))
+                raise Inconsistent(f"{key}.{below}", expected, found) from None
+        if self.cells.from_file == self.results / self.trial / "cells.h5":
+            raise Inconsistent("cells.from", "a copy of the file that this trial itself writes", self.cells.from_file)
+        simulates, mtz = any(run.simulate for run in self.runs.values()), self.structure_factors.mtz
+        if simulates and mtz == self.results / self.trial / "merge.mtz":
+            raise Inconsistent("structure_factors.mtz", "a copy of the file that this trial itself writes", mtz)
+        for stage in ("level0", "cells"):
+            for run in getattr(self, stage).runs or []:
+                if run not in self.runs:
+                    raise Inconsistent(f"{stage}.runs", f"names among runs: {', '.join(self.runs)}", run)
+        return self
+
+    def resolved(self, key: str) -> Any:
+        """The section or overlay `key`, complete: over the section below, with the crystal's cell where it is null."""
+        section: Any = self
+        for word in key.split("."):
+            section = getattr(section, word)
+        if key in OVERLAYS:
+            base = getattr(self, OVERLAYS[key])
+            section = type(base).model_validate(overlay(base.model_dump(), section))
+        return section.of_crystal(self.crystal) if isinstance(section, StructureFactorsSection) else section
