@@ -35,11 +35,9 @@ def user_cpu() -> float:
 
 def problem(simulator: still.Simulator, mosaicity: str) -> tuple[Parameters, layout.Footprints]:
     """The brightest reflections of a shot, each with a shoebox of the same size."""
-    if mosaicity == "continuous":
-        simulator.mosaic = mosaic.continuous()
-    pulse = simulator.pulse(7, 0)
+    pulse, (domains,) = simulator.pulse(7, 0), simulator.mosaics(7, 1)
     A = rotation.random(simulator.rng(still.ORIENTATION, 7)) @ lattice.reciprocal(simulator.cell)
-    p = simulator.parameters(pulse, A)
+    p = simulator.parameters(pulse, A, mosaic.continuous() if mosaicity == "continuous" else domains)
     boxes, pixels, pairs = layout.lay_out(p)
     photons = forward.sums(p, pixels, pairs)[0]
     box = np.repeat(np.arange(len(boxes.node)), boxes.n_points)

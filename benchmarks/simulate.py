@@ -151,7 +151,7 @@ def lattice_of(simulator: still.Simulator) -> Parameters:
     """What the photons of a lattice of random orientation depend on, all nodes included."""
     A = rotation.random(np.random.default_rng(0)) @ lattice.reciprocal(simulator.cell)
     everything = np.arange(len(simulator.factors.hkl))
-    return simulator.parameters(simulator.pulse(0, 0), A)._replace(
+    return simulator.parameters(simulator.pulse(0, 0), A, *simulator.mosaics(0, 1))._replace(
         hkl=simulator.factors.hkl, f_squared=simulator.factors.squared(everything)
     )
 
@@ -209,7 +209,7 @@ def brute_force(folder: Path) -> tuple[list[Peer], np.ndarray, int]:
         peers.append(measured(f"exact, {dtype}", way))
     if brute := compiled(folder):
         peers.insert(0, measured("brute.c, double", lambda: in_c(brute, p, rows)))
-    sparse = simulator.expected(p.spectrum, [p.crystal.A])[0][0, rows]
+    sparse = simulator.expected(p.spectrum, [p])[0][0, rows]
     return peers, np.asarray(sparse), n_slow * n_fast * len(p.spectrum.photons) * len(p.mosaic.share)
 
 

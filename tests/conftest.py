@@ -30,12 +30,12 @@ def shared_data(pytestconfig) -> Path:
 
 @pytest.fixture(scope="session")
 def filled():
-    """A function that gives all columns of a schema kind: those given, zeros elsewhere."""
+    """A function that gives all columns of a schema kind: those given, zeros elsewhere; tables without size empty."""
 
     def columns(kind: str, sizes: dict[str, int], given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         out = {}
         for name, dataset in schema.FILES[kind].items():
-            shape = [sizes[d] if isinstance(d, str) else d for d in dataset.dims]
+            shape = [sizes.get(d, 0) if isinstance(d, str) else d for d in dataset.dims]
             out[name] = np.asarray(given.get(name, np.zeros(shape)), dtype=dataset.dtype)
         return out
 

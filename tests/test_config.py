@@ -30,7 +30,7 @@ RUNS = {"one": {"simulate": {"n_single": 4}}, "two": {"images": "data/two/manife
         ({"beam": {"polarization": 1.5}}, "beam.polarization", "less than or equal to 1", "1.5"),
         ({"detector": {"shape": [3]}}, "detector.shape", "at least 2 items", "[3]"),
         ({"detector": {"distance_mm": "far"}}, "detector.distance_mm", "a valid number", "'far'"),
-        ({"crystal": {"mosaicity": "some"}}, "crystal.mosaicity", "'domains' or 'continuous'", "'some'"),
+        ({"crystal": {"mosaicity": "some"}}, "crystal.mosaicity", "'domains', 'per_shot' or 'continuous'", "'some'"),
         ({"trial": "a/b"}, "trial", "pattern", "'a/b'"),
         ({"reindex": {"d_min": 0}}, "reindex.d_min", "greater than 0", "0"),
         ({"annulus": {"d_min": 3}}, "annulus.d_min", "less than annulus.d_max, 2.5", "3.0"),

@@ -23,6 +23,16 @@ def n_cells(section: CrystalSection) -> np.ndarray:
     return np.full(3, float(max(1, round((sphere / gemmi.UnitCell(*section.cell).volume) ** (1 / 3)))))
 
 
+PUBLISHED_DOMAINS = 25
+"""in the one set that every published shot has"""
+
+
+def n_domains(section: CrystalSection) -> int:
+    """Domains of a set."""
+    every = max(1, round(section.domains_per_crystal))
+    return section.n_domains or (every if section.mosaicity == "per_shot" else PUBLISHED_DOMAINS)
+
+
 def eta_rad(section: CrystalSection) -> float:
     return section.mosaic_spread_deg * DEG
 

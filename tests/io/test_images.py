@@ -330,13 +330,15 @@ def test_truth_is_joined_over_files_with_rows_shifted(tmp_path, filled):
     for k in range(2):
         ids = np.array([images.shot_id(RUN, f"{k}.nxs", i) for i in range(3)], np.uint64)
         given = {"shots/shot_id": ids, "lattices/shot": np.array([0, 2]), "reflections/lattice": np.array([1, 1, 0])}
-        truth = filled("truth", {"shots": 3, "lattices": 2, "reflections": 3}, given)
+        given |= {"domains/lattice": np.array([0, 1])}
+        truth = filled("truth", {"shots": 3, "lattices": 2, "domains": 2, "reflections": 3}, given)
         write(tmp_path / f"{k}.nxs", noise(3), truth=truth)
     paths = sorted(tmp_path.glob("*.nxs"))
     images.write_manifest(tmp_path / "manifest.json", "another name", paths)
     truth = images.truth(tmp_path / "manifest.json")
     assert truth["lattices/shot"].tolist() == [0, 2, 3, 5]
     assert truth["reflections/lattice"].tolist() == [1, 1, 0, 3, 3, 2]
+    assert truth["domains/lattice"].tolist() == [0, 1, 2, 3]
     assert np.array_equal(truth["shots/shot_id"], images.Source(tmp_path / "manifest.json").shots["shot_id"])
 
 

@@ -11,8 +11,8 @@ from spreadflow.config import StageConfig, for_stage, parse, section
 from spreadflow.errors import ConfigError, Outcome
 from spreadflow.io import images, nexus
 from spreadflow.parallel import World
-from spreadflow.physics import geometry, lattice, symmetry
-from spreadflow.stages import simulate
+from spreadflow.physics import geometry, lattice, mosaic, rotation, symmetry
+from spreadflow.stages import simulate, still
 
 TREE = {
     "seed": 5,
@@ -184,6 +184,59 @@ def test_a_tilted_multi_panel_detector_and_the_closed_form(tmp_path):
     assert shot.image.shape == (2, 100, 100)
     truth = images.truth(source.path)
     assert set(truth["reflections/panel"]) == {0, 1}
+
+
+def turns_of(truth: dict) -> list[np.ndarray]:
+    """(domain, 3, 3) of each lattice."""
+    n = len(truth["lattices/shot"])
+    return [truth["domains/rotation"][truth["domains/lattice"] == lattice] for lattice in range(n)]
+
+
+def test_every_lattice_of_every_shot_has_its_own_domains(tmp_path):
+    """As many as are in the beam, of r.m.s. rotation angle η; about their mean, which A is of."""
+    crystal = {"mosaicity": "per_shot", "n_domains": None, "mosaic_spread_deg": 0.2, "domains_per_crystal": 93.75}
+    runs = {"r": {"simulate": {"n_single": 4, "n_double": 2}}}
+    config = staged(runs=runs, crystal=crystal, simulate={"block_shots": 3})
+    path = simulated(tmp_path, config)
+    truth, source = images.truth(path), images.Source(path)
+    turns = turns_of(truth)
+    assert [len(t) for t in turns] == [94] * 8
+    assert not any(np.allclose(one, other) for i, one in enumerate(turns) for other in turns[:i])
+    for each in turns:
+        assert rotation.angle(rotation.mean(each)) < 1e-12
+    rms = np.sqrt(np.mean([rotation.angle(each) ** 2 for each in turns]))
+    sd = np.deg2rad(0.2) / np.sqrt(2 * 8 * 94)
+    assert abs(rms - np.deg2rad(0.2)) < 3 * sd, "normal angles: σ/√2n"
+    simulator = still.Simulator(config)
+    shot_id, (own, _) = int(source.shots["shot_id"][4]), simulator.mosaics(int(source.shots["shot_id"][4]), 2)
+    np.testing.assert_allclose(turns[4] @ rotation.mean(own.rotations), own.rotations, atol=1e-12)
+    setting = rotation.random(simulator.rng(still.ORIENTATION, shot_id)) @ lattice.reciprocal(simulator.cell)
+    np.testing.assert_allclose(turns[4] @ truth["lattices/A"][4], own.rotations @ setting, atol=1e-12)
+
+
+def test_truth_of_a_lattice_is_what_its_photons_are_of(tmp_path):
+    """The photons that truth tells are those of its A, domains, N, η and scale; also after an open shutter."""
+    runs = {"r": {"simulate": {"n_single": 1, "n_saturated": 1}}}
+    config = staged(runs=runs, crystal={"n_domains": 3})
+    path = simulated(tmp_path, config)
+    truth, source, simulator = images.truth(path), images.Source(path), still.Simulator(config)
+    for row, turns in enumerate(turns_of(truth)):
+        assert len(turns) == 3
+        pulse = source.spectrum(row)
+        p = simulator.parameters(pulse, truth["lattices/A"][row], mosaic.domains(turns))
+        crystal = p.crystal._replace(n_cells=truth["lattices/n_cells"][row], eta_rad=truth["lattices/eta_rad"][row])
+        _, (spots,) = simulator.expected(pulse, [p._replace(crystal=crystal, scale=truth["lattices/scale"][row])])
+        mine = truth["reflections/lattice"] == row
+        np.testing.assert_allclose(spots.photons.sum(), truth["reflections/photons"][mine].sum(), rtol=1e-3)
+    assert truth["lattices/scale"][1] > 2 * truth["lattices/scale"][0] == 2 * 93.75
+
+
+def test_one_set_of_domains_for_all_and_none_of_a_distribution(tmp_path, manifest):
+    turns = turns_of(images.truth(manifest))
+    assert len(turns) == 6 and all(np.array_equal(turns[0], other) for other in turns)
+    assert len(turns[0]) == TREE["crystal"]["n_domains"]
+    smooth = simulated(tmp_path, staged(runs=longer_runs(1), crystal={"mosaicity": "continuous"}))
+    assert [len(each) for each in turns_of(images.truth(smooth))] == [0]
 
 
 @pytest.mark.parametrize("psf", ["fiber", "gauss"])

@@ -28,12 +28,13 @@ class CrystalSection(Section):
     """diameter of the sphere that has the volume of one mosaic domain, Å; sets N cells"""
     domains_per_crystal: PositiveFloat = 93.75
     """multiplies the Bragg signal (illuminated volume over one domain)"""
-    mosaicity: Literal["domains", "continuous"] = "domains"
-    """`domains`: the same fixed set of domains in every shot; `continuous`: the distribution they are drawn from"""
+    mosaicity: Literal["domains", "per_shot", "continuous"] = "domains"
+    """`domains`: the same fixed set of domains in every shot; `per_shot`: every lattice its own set, as in real
+    crystals; `continuous`: the distribution they are drawn from"""
     mosaic_spread_deg: NonNegativeFloat = 0.05
     """r.m.s. total rotation angle of the domains"""
-    n_domains: PositiveInt = 25
-    """number of domains, for `domains`"""
+    n_domains: PositiveInt | None = None
+    """number of domains; null = 25 for `domains`, all there are (`domains_per_crystal`, rounded) for `per_shot`"""
 
     @model_validator(mode="after")
     def _fits(self):

@@ -6,7 +6,7 @@ Ragged data are flat columns: a row of a sub-table names the row it belongs to i
 
 from typing import NamedTuple
 
-VERSION = 1
+VERSION = 2
 KINDS = ("single", "blank", "double", "saturated", "unreadable")
 """kinds of simulated shots in the order a run holds them; `shots/kind` of the truth is the number"""
 
@@ -241,6 +241,16 @@ _TRUTH = (
         {
             "shot": ("int32", "", "row of shots", (), "shots"),
             "A": ("float64", "1/angstrom", "mean over the mosaic domains", (3, 3)),
+            "n_cells": ("float64", "", "unit cells of a domain along a, b, c", (3,)),
+            "eta_rad": ("float64", "rad", "of the distribution the domains are drawn from: r.m.s. rotation angle"),
+            "scale": ("float64", "", "mosaic domains in the beam, times the pulses of a saturated shot"),
+        },
+    )
+    | _table(
+        "domains",
+        {
+            "lattice": ("int32", "", "row of lattices; none of a continuous distribution", (), "lattices"),
+            "rotation": ("float64", "", "from the mean, lab frame: the domain's matrix is rotation · A", (3, 3)),
         },
     )
     | _table(

@@ -104,12 +104,12 @@ def _write(path: Path, simulator: Simulator, run: str, numbers: range, kinds: np
     """Simulate a block of shots, `numbers` in the run and of these kinds (numbers too), and write its file."""
     ids = [images.shot_id(run, path.name, frame) for frame in range(len(kinds))]
     pulses = [simulator.pulse(shot_id, number) for shot_id, number in zip(ids, numbers, strict=True)]
-    truths: list[Truth] = []
+    truths: list[list[Truth]] = []
 
     def exposures() -> Iterator[Callable[[], np.ndarray]]:
         for shot_id, kind, pulse in zip(ids, kinds, pulses, strict=True):
-            image, truth = simulator.exposure(shot_id, KINDS[kind], pulse)
-            truths.append(truth)
+            image, lattices = simulator.exposure(shot_id, KINDS[kind], pulse)
+            truths.append(lattices)
             work = partial(simulator.frame, shot_id, image)
             del image
             yield work
@@ -153,13 +153,21 @@ def one_behind(works: Iterable[Callable[[], np.ndarray]]) -> Iterator[np.ndarray
             yield last.result()
 
 
-def _columns(ids: list[int], kinds: np.ndarray, truths: list[Truth]) -> dict[str, np.ndarray]:
-    """Columns of schema 'truth'."""
-    matrices, spots = [A for true in truths for A in true.matrices], [s for true in truths for s in true.spots]
+def _columns(ids: list[int], kinds: np.ndarray, truths: list[list[Truth]]) -> dict[str, np.ndarray]:
+    """Columns of schema 'truth' of shots and the lattices of each."""
+    every = [lattice for lattices in truths for lattice in lattices]
     none = bragg.Spots(np.empty((0, 3)), *np.empty((len(bragg.Spots._fields) - 1, 0)))
-    reflections = bragg.Spots(*(np.concatenate(columns) for columns in zip(none, *spots, strict=True)))._asdict()
-    reflections["lattice"] = np.repeat(np.arange(len(spots)), [len(s.panel) for s in spots])
-    shots = {"shots/shot_id": np.array(ids, dtype=np.uint64), "shots/kind": kinds}
-    shot_of = np.repeat(np.arange(len(truths)), [len(true.matrices) for true in truths])
-    lattices = {"lattices/shot": shot_of, "lattices/A": np.array(matrices).reshape(-1, 3, 3)}
-    return shots | lattices | {f"reflections/{name}": column for name, column in reflections.items()}
+    spots = bragg.Spots(*(np.concatenate(columns) for columns in zip(none, *(t.spots for t in every), strict=True)))
+    return {
+        "shots/shot_id": np.array(ids, dtype=np.uint64),
+        "shots/kind": kinds,
+        "lattices/shot": np.repeat(np.arange(len(truths)), [len(lattices) for lattices in truths]),
+        "lattices/A": np.array([t.crystal.A for t in every]).reshape(-1, 3, 3),
+        "lattices/n_cells": np.array([t.crystal.n_cells for t in every]).reshape(-1, 3),
+        "lattices/eta_rad": np.array([t.crystal.eta_rad for t in every]),
+        "lattices/scale": np.array([t.scale for t in every]),
+        "domains/lattice": np.repeat(np.arange(len(every)), [len(t.turns) for t in every]),
+        "domains/rotation": np.concatenate([np.empty((0, 3, 3)), *(t.turns for t in every)]),
+        "reflections/lattice": np.repeat(np.arange(len(every)), [len(t.spots.panel) for t in every]),
+        **{f"reflections/{name}": column for name, column in spots._asdict().items()},
+    }

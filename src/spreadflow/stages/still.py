@@ -20,16 +20,19 @@ N_LATTICES = {"blank": 0, "double": 2}
 FLOODED = 0.05
 """fraction of the pixels of a saturated shot that its pulse drives beyond the trusted range"""
 SPECTRUM, ORIENTATION, NOISE, GARBAGE, DOMAINS, GAIN, PERTURBATION = range(7)
-"""purposes of random streams; the last three do not depend on the shot"""
+"""purposes of random streams; the last two, and DOMAINS of one set for all, do not depend on the shot"""
 
 
 class Truth(NamedTuple):
-    """What is true of a simulated shot."""
+    """What is true of a simulated lattice."""
 
-    matrices: list[np.ndarray]
-    """A of each lattice, the mean over its mosaic domains"""
-    spots: list[bragg.Spots]
-    """of each lattice"""
+    crystal: Crystal
+    """A is the mean over its mosaic domains"""
+    turns: np.ndarray
+    """(domain, 3, 3) rotations of the domains from that mean; none where they are not single domains"""
+    scale: float
+    """domains in the beam, times the pulses of the exposure"""
+    spots: bragg.Spots
 
 
 class Simulator:
@@ -51,14 +54,6 @@ class Simulator:
     def factors(self) -> StructureFactors:
         section, rng = self.config.structure_factors, self.rng(PERTURBATION)
         return factors.factors(section, self.energies, self.beam.energy_ev, rng)
-
-    @cached_property
-    def mosaic(self) -> Mosaic:
-        """The published set of mosaic domains, the same in all shots, or the distribution they are drawn from."""
-        if self.crystal.mosaicity == "continuous":
-            return mosaic.continuous()
-        turns = mosaic.domain_rotations(self.rng(DOMAINS), self.crystal.n_domains, build.eta_rad(self.crystal))
-        return mosaic.domains(turns)
 
     @cached_property
     def pixels(self) -> tuple[np.ndarray, ...]:
@@ -87,13 +82,22 @@ class Simulator:
         keys = ("energy_ev", "envelope_ev", "jitter_ev", "spike_ev", "photons", "photons_spread")
         return spectrum.pulse(self.rng(SPECTRUM, shot_id), self.energies, **{k: getattr(self.beam, k) for k in keys})
 
-    def parameters(self, pulse: Spectrum, A: np.ndarray) -> Parameters:
+    def mosaics(self, shot_id: int, n_lattices: int) -> list[Mosaic]:
+        """Of each lattice of a shot: one set of domains for all, its own, or the distribution they are of."""
+        if self.crystal.mosaicity == "continuous":
+            return [mosaic.continuous()] * n_lattices
+        own = self.crystal.mosaicity == "per_shot"
+        rng, n, eta = self.rng(DOMAINS, shot_id * own), build.n_domains(self.crystal), build.eta_rad(self.crystal)
+        sets = [mosaic.domains(mosaic.domain_rotations(rng, n, eta)) for _ in range(n_lattices if own else 1)]
+        return sets if own else sets * n_lattices
+
+    def parameters(self, pulse: Spectrum, A: np.ndarray, spread: Mosaic) -> Parameters:
         """What the Bragg photons of a lattice A depend on: of the nodes, those that the pulse may light."""
         crystal = Crystal(A, build.n_cells(self.crystal), np.float64(build.eta_rad(self.crystal)))
-        rows = layout.reached(crystal, self.mosaic, self.factors.hkl, pulse)
+        rows = layout.reached(crystal, spread, self.factors.hkl, pulse)
         return Parameters(
             crystal,
-            self.mosaic,
+            spread,
             scale=self.crystal.domains_per_crystal,
             beam_mm=self.beam.size_mm,
             spectrum=pulse,
@@ -103,25 +107,24 @@ class Simulator:
             f_squared=self.factors.squared(rows),
         )
 
-    def expected(self, pulse: Spectrum, matrices: list[np.ndarray]) -> tuple[np.ndarray, list[bragg.Spots]]:
-        """Photons (panel, slow, fast) without noise, and the spots of each lattice A of `matrices`."""
+    def expected(self, pulse: Spectrum, lattices: list[Parameters]) -> tuple[np.ndarray, list[bragg.Spots]]:
+        """Photons (panel, slow, fast) without noise, and the spots of each lattice."""
         efficiency, sine = self.pixels
         mean, total = wavelength(pulse.mean_energy_ev), pulse.photons.sum()
         image = np.array(background(sine, efficiency, mean, total, self.section.water_mm, self.section.air_mm))
         oversample = None if self.how.oversample == "adaptive" else self.how.oversample
         add = partial(bragg.add, image, oversample=oversample, dtype=self.how.precision)
-        return image, [add(self.parameters(pulse, A)) for A in matrices]
+        return image, [add(p) for p in lattices]
 
-    def exposure(self, shot_id: int, kind: str, pulse: Spectrum) -> tuple[np.ndarray, Truth]:
+    def exposure(self, shot_id: int, kind: str, pulse: Spectrum) -> tuple[np.ndarray, list[Truth]]:
         """Expected photons (panel, slow, fast) of a shot. A saturated one is of many pulses: an open shutter."""
-        turn = self.rng(ORIENTATION, shot_id)
-        matrices = [rotation.random(turn) @ lattice.reciprocal(self.cell) for _ in range(N_LATTICES.get(kind, 1))]
-        image, spots = self.expected(pulse, matrices)
+        turn, spreads = self.rng(ORIENTATION, shot_id), self.mosaics(shot_id, N_LATTICES.get(kind, 1))
+        lattices = [self.parameters(pulse, rotation.random(turn) @ lattice.reciprocal(self.cell), s) for s in spreads]
+        (image, spots), pulses = self.expected(pulse, lattices), 1.0
         if kind == "saturated":
-            stronger = self.section.saturation_adu / self.section.quantum_gain / np.quantile(image, 1.0 - FLOODED)
-            image, spots = image * stronger, [s._replace(photons=s.photons * stronger) for s in spots]
-        middle = rotation.mean(self.mosaic.rotations)
-        return image, Truth([middle @ A for A in matrices], spots)
+            pulses = self.section.saturation_adu / self.section.quantum_gain / np.quantile(image, 1.0 - FLOODED)
+            image, spots = image * pulses, [s._replace(photons=s.photons * pulses) for s in spots]
+        return image, [_truth(p, pulses, s) for p, s in zip(lattices, spots, strict=True)]
 
     def frame(self, shot_id: int, image: np.ndarray) -> np.ndarray:
         """What the detector reports of expected photons (panel, slow, fast): int32, ADU."""
@@ -138,3 +141,10 @@ class Simulator:
         )
         adu[~self.good] = self.rng(GARBAGE, shot_id).integers(0, 2**16, np.count_nonzero(~self.good))
         return adu
+
+
+def _truth(p: Parameters, pulses: float, spots: bragg.Spots) -> Truth:
+    """Of a lattice in so many pulses."""
+    middle = rotation.mean(p.mosaic.rotations)
+    single = p.mosaic.rotations[p.mosaic.width == 0]
+    return Truth(p.crystal._replace(A=middle @ p.crystal.A), single @ middle.T, p.scale * pulses, spots)
