@@ -16,7 +16,7 @@ class Spectrum(NamedTuple):
     """One pulse: photons per energy channel."""
 
     energies_ev: Array
-    """(channel,) eV"""
+    """(channel,) eV, ascending"""
     photons: Array
     """(channel,) photons of the whole pulse in this channel"""
 

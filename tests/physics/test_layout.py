@@ -142,3 +142,23 @@ def test_nothing_lit_lays_out_nothing():
     dark = p._replace(f_squared=0.0 * p.f_squared)
     image = np.zeros((3, 260, 300))
     assert len(bragg.add(image, dark).panel) == 0 and image.max() == 0
+
+
+def test_pulses_share_one_program_whatever_channels_they_light():
+    """Channels are chosen by one compiled program, not by one for each number of lit channels."""
+    p = parameters()
+    whole = np.zeros(1, np.int64), np.array([[0, 300, 0, 260]])
+    layout.within(p, *whole)
+    n_programs = layout._windows._cache_size()
+    for n_lit in (60, 73, 91):
+        photons = np.where(np.arange(100) < n_lit, p.spectrum.photons, 0.0)
+        _, pairs = layout.within(p._replace(spectrum=p.spectrum._replace(photons=photons)), *whole)
+        assert len(pairs.point) > 0
+    assert layout._windows._cache_size() == n_programs
+
+
+def test_channels_in_another_order_are_refused():
+    p = parameters()
+    turned = p._replace(spectrum=Spectrum(*(a[::-1] for a in p.spectrum)), f_squared=p.f_squared[:, ::-1])
+    with pytest.raises(ValueError, match="ascending"):
+        bragg.add(np.zeros((3, 260, 300)), turned)

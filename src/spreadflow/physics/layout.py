@@ -48,7 +48,9 @@ class Footprints(NamedTuple):
 
 
 def lit(spectrum: Spectrum) -> tuple[int, int]:
-    """First channel with light, and one past the last."""
+    """First channel with light, and one past the last. Raises ValueError where energies do not ascend."""
+    if not (np.diff(spectrum.energies_ev) > 0).all():
+        raise ValueError("spectrum.energies_ev: channels in ascending order")
     sums = np.cumsum(spectrum.photons)
     low, high = np.searchsorted(sums, [DARK * sums[-1], (1.0 - DARK) * sums[-1]])
     return int(low), min(int(high) + 1, len(sums))
@@ -352,7 +354,7 @@ def _select(followed: _Followed, parameters: Parameters, pixels: Pixels, point, 
     first, last = lit(parameters.spectrum)
     energies = np.asarray(parameters.spectrum.energies_ev, dtype=np.float64)
     middle = 0.5 * (energies[0] + energies[-1])
-    ticks = _ticks(energies[first:last])
+    ticks = _ticks(energies, first, last)
     found = []
     for start in range(0, len(point), BLOCK):
         some = slice(start, start + BLOCK)
@@ -361,7 +363,7 @@ def _select(followed: _Followed, parameters: Parameters, pixels: Pixels, point, 
         found.append([np.asarray(a)[:n] for a in _windows(ray, followed.cloud, followed.cut, middle, *block, ticks)])
     channel, n_windows = (np.concatenate(columns) for columns in zip(*found, strict=True))
     row = np.repeat(np.arange(len(point)), n_windows)
-    at = first + channel[row] + WINDOW * _counted(n_windows)
+    at = channel[row] + WINDOW * _counted(n_windows)
     return Pairs(point[row].astype(np.int32), cloud[row].astype(np.int32), at.astype(np.int32))
 
 
@@ -369,20 +371,24 @@ _rays = jax.jit(rays)
 
 
 class _Ticks(NamedTuple):
-    """How many channels lie below each mark of an even grid of energies."""
+    """The lit channel that follows each mark of an even grid of energies."""
 
     start: float
     step: float
     count: np.ndarray
-    n: int
+    """first lit … one past the last"""
 
 
-def _ticks(energies: np.ndarray) -> _Ticks:
-    """Marks no farther apart than the channels (at most 4096 of them): exact, or on the safe side."""
+def _ticks(energies: np.ndarray, first: int, last: int) -> _Ticks:
+    """Marks no farther apart than the channels (at most 4096 of them): exact, or on the safe side.
+
+    first, last: of `lit`. As many marks whatever is lit: pulses share one compiled program.
+    """
     span = float(energies[-1] - energies[0])
     step = max(float(np.diff(energies).min(initial=np.inf)), span / 4096) if len(energies) > 1 else 1.0
     marks = energies[0] + step * np.arange(-1, int(np.ceil(span / step)) + 3)
-    return _Ticks(float(marks[0]), step, np.searchsorted(energies, marks).astype(np.int32), len(energies))
+    count = np.clip(np.searchsorted(energies, marks), first, last)
+    return _Ticks(float(marks[0]), step, count.astype(np.int32))
 
 
 @jax.jit
