@@ -165,6 +165,26 @@ class Lattice(NamedTuple):
     """reflections the r.m.s.d. is over: I/σ ≥ 5, fixed before refinement"""
 
 
+class Shoeboxes(NamedTuple):
+    """Pixels around the reflections of one lattice, shoebox after shoebox, slow outer and fast inner."""
+
+    hkl: Array
+    """(box, 3) int32"""
+    panel: Array
+    """(box,) int32"""
+    bbox: Array
+    """(box, 4) int32 fast0 fast1 slow0 slow1, half open, px"""
+    photons: Array
+    """(pixel,) pedestal subtracted, divided by the gain"""
+    valid: Array
+    """(pixel,) bool, may be used"""
+
+    @property
+    def n_pixels(self):
+        """(box,) pixels of each shoebox."""
+        return (self.bbox[:, 1] - self.bbox[:, 0]) * (self.bbox[:, 3] - self.bbox[:, 2])
+
+
 class Reflections(NamedTuple):
     """Predicted and integrated reflections of one lattice."""
 
@@ -223,3 +243,16 @@ class ReflectionFlag:
     """too few background pixels, or a background that is not positive"""
     FAILED = MASKED | SATURATED | BACKGROUND
     """`intensity` is not to be used"""
+
+
+class Overlap:
+    """Bits of `pixels/overlap` of an annulus. 0 = the pixel is in this shoebox alone."""
+
+    SHARED = 1
+    """in another shoebox of the same lattice too"""
+    ELSEWHERE = 2
+    """and nearer to that one's predicted centroid: it counts there"""
+    FOREIGN = 4
+    """in the integration box of another lattice of the shot: it holds photons that are not this lattice's"""
+    LEFT_OUT = ELSEWHERE | FOREIGN
+    """without these, a lattice has each of its pixels once, and its own photons alone"""

@@ -1,8 +1,10 @@
-"""Which reflections and pixels an annulus of resolution holds."""
+"""Which reflections and pixels an annulus of resolution holds, and which of these belong to several shoeboxes."""
+
+from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.models import ReflectionFlag
+from spreadflow.models import Overlap, ReflectionFlag
 
 
 def chosen(
@@ -43,16 +45,33 @@ def addresses(panel: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, tuple[np.
     return of, (np.asarray(panel)[of], box[of, 2] + slow, box[of, 0] + fast)
 
 
-def pack(image: np.ndarray, mask: np.ndarray, panel: np.ndarray, bbox: np.ndarray, border: int) -> dict:
-    """Cut the shoeboxes of one shot out of its image.
+class Boxes(NamedTuple):
+    """Integrated reflections of all lattices of one shot."""
 
-    image, mask: (panel, slow, fast); panel (n,); bbox (n, 4) integration boxes, px. Returns `bbox` (n, 4) of the
-    shoeboxes, `first_pixel` (n,) and, per pixel, `photons`, `valid` and `foreground` (inside the integration box).
+    lattice: np.ndarray
+    """(n,)"""
+    panel: np.ndarray
+    """(n,)"""
+    fast: np.ndarray
+    """(n,) predicted centroid, px"""
+    slow: np.ndarray
+    """(n,) px"""
+    bbox: np.ndarray
+    """(n, 4) integration box, px"""
+
+
+def pack(image: np.ndarray, mask: np.ndarray, every: Boxes, mine: np.ndarray, border: int) -> dict:
+    """Cut the shoeboxes of some reflections of a shot out of its image.
+
+    image, mask: (panel, slow, fast); mine: (n,) bool, those of `every` to cut out. Returns `bbox` (m, 4) of the
+    shoeboxes, `first_pixel` (m,) and, per pixel, `photons`, `valid`, `foreground` (inside the integration box) and
+    `overlap` (bits of models.Overlap).
     """
-    box = widened(bbox, border, image.shape[1:])
-    of, where = addresses(panel, box)
+    taken = Boxes(*(column[mine] for column in every))
+    box = widened(taken.bbox, border, image.shape[1:])
+    of, where = addresses(taken.panel, box)
     _, slow, fast = where
-    fast0, fast1, slow0, slow1 = np.asarray(bbox)[of].T
+    fast0, fast1, slow0, slow1 = taken.bbox[of].T
     n = np.bincount(of, minlength=len(box))
     return {
         "bbox": box,
@@ -60,4 +79,28 @@ def pack(image: np.ndarray, mask: np.ndarray, panel: np.ndarray, bbox: np.ndarra
         "photons": image[where],
         "valid": mask[where],
         "foreground": (fast >= fast0) & (fast < fast1) & (slow >= slow0) & (slow < slow1),
+        "overlap": _shared(taken, of, where, image.shape) | _foreign(taken.lattice[of], where, every, image.shape),
     }
+
+
+def _shared(taken: Boxes, of: np.ndarray, where: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """(pixel,) SHARED and ELSEWHERE; of two shoeboxes whose centroids are equally near, the first has the pixel."""
+    _, slow, fast = where
+    distance = np.hypot(fast + 0.5 - taken.fast[of], slow + 0.5 - taken.slow[of])
+    address = taken.lattice[of].astype(np.int64) * int(np.prod(shape)) + np.ravel_multi_index(where, shape)
+    order = np.lexsort((of, distance, address))
+    new = np.diff(address[order], prepend=-1) != 0
+    alone = new & np.append(new[1:], True)
+    out = np.empty(len(of), np.uint8)
+    out[order] = np.where(alone, 0, Overlap.SHARED) | np.where(new, 0, Overlap.ELSEWHERE)
+    return out
+
+
+def _foreign(lattice: np.ndarray, where: tuple[np.ndarray, ...], every: Boxes, shape: tuple[int, ...]) -> np.ndarray:
+    """(pixel,) FOREIGN; lattice (pixel,) is whose shoebox the pixel is in."""
+    out = np.zeros(len(lattice), np.uint8)
+    for k in np.unique(lattice):
+        others, inside = every.lattice != k, np.zeros(shape, bool)
+        inside[addresses(every.panel[others], every.bbox[others])[1]] = True
+        out[(lattice == k) & inside[where]] = Overlap.FOREIGN
+    return out

@@ -26,7 +26,7 @@ WINDOW = 32
 """channels summed at a time, from the first that matters on"""
 BLOCK = 1 << 16
 """pairs worked on at a time: bounds the memory"""
-STEP = 1 << 12
+STEP = 1 << 13
 """the same where derivatives are formed: what is worked on stays in the cache"""
 
 

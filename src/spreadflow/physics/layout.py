@@ -82,12 +82,13 @@ def lay_out(parameters: Parameters, oversample: int | None = 1) -> tuple[Footpri
     return footprints, pixels, _select(followed, parameters, pixels, *_candidates(boxes, footprints, box_of))
 
 
-def within(parameters: Parameters, panel: np.ndarray, bbox: np.ndarray) -> tuple[Pixels, Pairs]:
+def within(parameters: Parameters, panel: np.ndarray, bbox: np.ndarray, reach: float = REACH) -> tuple[Pixels, Pairs]:
     """Pixels of rectangles (n, 4) fast0 fast1 slow0 slow1, half open, one after another, and the pairs that matter.
 
-    Of all nodes: a rectangle also gets what other reflections put there. Pixels as in shoeboxes: slow outer, fast inner.
+    Of all nodes: a rectangle also gets what other reflections put there. Pixels in the order of shoeboxes.
+    reach: standard deviations out to which clouds are followed.
     """
-    followed = _follow(parameters)
+    followed = _follow(parameters, reach)
     boxes = _boxes(followed, parameters.detector)
     fast0, fast1, slow0, slow1 = np.asarray(bbox, dtype=np.int64).T
     one = np.ones(len(panel), dtype=np.int64)
@@ -107,6 +108,17 @@ def within(parameters: Parameters, panel: np.ndarray, bbox: np.ndarray) -> tuple
     return pixels, _select(followed, parameters, pixels, point, cloud)
 
 
+def meets(parameters: Parameters, panel: np.ndarray, bbox: np.ndarray) -> np.ndarray:
+    """(node,) bool: nodes that put photons into any of the rectangles of `within`."""
+    boxes = _boxes(_follow(parameters), parameters.detector)
+    node, out = boxes.cloud // len(parameters.mosaic.share), np.zeros(len(parameters.hkl), dtype=bool)
+    for p, (fast0, fast1, slow0, slow1) in zip(panel, bbox, strict=True):
+        apart = (boxes.fast0 >= fast1) | (boxes.fast0 + boxes.width <= fast0)
+        apart |= (boxes.slow0 >= slow1) | (boxes.slow0 + boxes.height <= slow0)
+        out[node[(boxes.panel == p) & ~apart]] = True
+    return out
+
+
 def points(footprints: Footprints) -> Pixels:
     """All points of footprints, one after another, row by row; coordinates in px."""
     box = np.repeat(np.arange(len(footprints.node)), footprints.n_points)
@@ -123,12 +135,12 @@ def _counted(counts: np.ndarray) -> np.ndarray:
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
 
 
-def filled(tree):
+def filled(tree, least: int = 64):
     """Arrays (n, ...) of a tuple with zeros up to 2ᵏ or 1.5·2ᵏ rows: few shapes, few compiled programs."""
 
     def grown(a):
-        top = max(256, 1 << max(len(a) - 1, 0).bit_length())
-        size = 3 * top // 4 if len(a) <= 3 * top // 4 else top
+        top = max(least, 1 << max(len(a) - 1, 0).bit_length())
+        size = 3 * top // 4 if least <= 3 * top // 4 >= len(a) else top
         return np.pad(a, ((0, size - len(a)), *((0, 0),) * (np.ndim(a) - 1)))
 
     return jax.tree.map(grown, tree)
@@ -150,7 +162,7 @@ class _Followed(NamedTuple):
     """largest exponent that matters; 0 where the cloud does not matter at all"""
 
 
-def _follow(parameters: Parameters) -> _Followed:
+def _follow(parameters: Parameters, reach: float = REACH) -> _Followed:
     """What matters of the clouds of all nodes: nodes with next to no light are left out."""
     first, last = lit(parameters.spectrum)
     energies = np.asarray(parameters.spectrum.energies_ev)
@@ -161,7 +173,7 @@ def _follow(parameters: Parameters) -> _Followed:
     order = np.argsort(light)
     kept = np.zeros(len(light), dtype=bool)
     kept[order[np.cumsum(light[order]) > LOST * light.sum()]] = True
-    cut = np.where(kept, 0.5 * REACH**2 + dimmest, 0.0).repeat(len(centre) // len(light))
+    cut = np.where(kept, 0.5 * reach**2 + dimmest, 0.0).repeat(len(centre) // len(light))
     half = width * np.sqrt(2 * cut)
     low, high = np.maximum(centre - half, energies[first]), np.minimum(centre + half, energies[last - 1])
     return _Followed(cloud, covariance, low, high, np.where(low <= high, cut, 0.0))
@@ -229,7 +241,7 @@ class _Boxes(NamedTuple):
 def _boxes(followed: _Followed, detector: Detector) -> _Boxes:
     """The boxes of clouds on panels, clipped to the panels."""
     cloud, panel = _meetings(followed, detector)
-    some, on = filled((cloud, panel))
+    some, on = filled((cloud, panel), 2048)
     pick = lambda tree: jax.tree.map(lambda column: np.asarray(column)[some], tree)  # noqa: E731
     axes = (detector.origin_mm, detector.fast, detector.slow, geometry.normals(detector))
     ahead, sigma, low, high = _extent(
@@ -350,7 +362,7 @@ def _select(followed: _Followed, parameters: Parameters, pixels: Pixels, point, 
     """The pairs among the candidates."""
     if len(point) == 0:
         return Pairs(*np.empty((3, 0), dtype=np.int32))
-    ray = _rays(parameters.detector, parameters.polarization, filled(pixels))
+    ray = _rays(parameters.detector, parameters.polarization, filled(pixels, 1 << 14))
     first, last = lit(parameters.spectrum)
     energies = np.asarray(parameters.spectrum.energies_ev, dtype=np.float64)
     middle = 0.5 * (energies[0] + energies[-1])

@@ -1,0 +1,300 @@
+"""Stage 1: one lattice against the pixels of its shoeboxes.
+
+Unknowns: ln scale, rotation (3, rad), strains of the cell (1-6, the space group's), ln N (1 or 3), ln η, and instead of
+the cell the distance (mm) or the relative wavelength. The pixels know them through `physics.forward`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+import spreadflow.physics.precision  # noqa: F401  (float64)
+from spreadflow.analysis import solve
+from spreadflow.analysis.likelihood import Noise, Target, pixelwise, variance
+from spreadflow.analysis.refinement import Frame, frame, matrix, turn
+from spreadflow.models import Parameters, Pixels, Shoeboxes
+from spreadflow.physics import forward, geometry, layout
+from spreadflow.physics.mosaic import GAUSS, continuous
+from spreadflow.units import DEG
+
+Unknown = str
+"""scale, rotation, cell, n_cells, eta, distance, wavelength"""
+SIGMAS = {"scale": 5.0, "rotation": 0.02, "cell": 0.01, "n_cells": 1.0, "eta": 1.5, "distance": 1.0, "wavelength": 0.01}
+"""standard deviations of the weak restraints about the start: ln, rad, strain, ln, ln, mm, relative"""
+LARGEST = {
+    "scale": 3.0,
+    "rotation": 1e-3,
+    "cell": 3e-3,
+    "n_cells": 0.4,
+    "eta": 0.4,
+    "distance": 0.3,
+    "wavelength": 3e-3,
+}
+"""of one step"""
+BROAD_ETA, BROAD_N = 0.15 * DEG, 40.0
+"""mosaicity and cells of the first pass, in which spots are broad enough to be found 0.1° away"""
+BROAD_ITERATIONS, BROAD_ENOUGH = 8, 3.0
+"""of the first pass: evaluations at most, and the fall of −ln L that ends it"""
+REACH = 5.7
+"""standard deviations out to which clouds are followed: 1e-7 of a reflection is left out"""
+STALE_SIGMA, STALE_LOG = 0.5, 0.1
+"""pairs are laid out anew when nodes have moved by so many of their standard deviations, or N or η by such a factor"""
+
+
+class Problem(NamedTuple):
+    """A lattice and its pixels."""
+
+    start: Parameters
+    """where the unknowns are zero, but for A"""
+    frame: Frame
+    """what A is made of"""
+    boxes: Shoeboxes
+    data: solve.Data
+    """of the valid pixels"""
+    noise: Noise
+
+
+def reachable(start: Parameters, boxes: Shoeboxes) -> np.ndarray:
+    """Rows of the nodes of `start` that may put photons into the shoeboxes, even where the orientation is 0.1° wrong.
+
+    start: with any f_squared (node, channel) > 0, such as ones.
+    """
+    crystal = start.crystal._replace(eta_rad=np.float64(max(float(start.crystal.eta_rad), BROAD_ETA)))
+    wide = start._replace(crystal=crystal, mosaic=continuous())
+    rows = layout.reached(crystal, wide.mosaic, np.asarray(start.hkl), start.spectrum)
+    wide = wide._replace(hkl=np.asarray(start.hkl)[rows], f_squared=np.asarray(start.f_squared)[rows])
+    return rows[layout.meets(wide, boxes.panel, boxes.bbox)]
+
+
+def problem(start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise) -> Problem:
+    """Of `start`, whose A is brought to what the space group allows, and the valid pixels of the shoeboxes."""
+    cell = frame(np.asarray(start.crystal.A), space_group)
+    hkl, f_squared = layout.filled((np.asarray(start.hkl), np.asarray(start.f_squared)))
+    start = start._replace(hkl=hkl, f_squared=f_squared)
+    pixels = layout.points(_rectangles(boxes))
+    box = np.repeat(np.arange(len(boxes.panel)), boxes.n_pixels)
+    middle = 0.5 * (boxes.bbox[:, ::2] + boxes.bbox[:, 1::2])
+    slopes = (np.stack([pixels.fast, pixels.slow], axis=1) - middle[box]) / solve.SCALE_PX
+    plane = np.column_stack([np.ones(len(box)), slopes])[boxes.valid]
+    start_of = np.concatenate([[0], np.cumsum(np.bincount(box[boxes.valid], minlength=len(boxes.panel)))])
+    data = solve.Data(boxes.photons[boxes.valid].astype(np.float64), plane, start_of)
+    return Problem(start, cell, boxes, data, noise)
+
+
+def _rectangles(boxes: Shoeboxes) -> layout.Footprints:
+    fast0, fast1, slow0, slow1 = np.asarray(boxes.bbox, dtype=np.int64).T
+    one = np.ones(len(boxes.panel), dtype=np.int64)
+    return layout.Footprints(one, np.asarray(boxes.panel), fast0, slow0, fast1 - fast0, slow1 - slow0, one)
+
+
+class Model:
+    """Bragg photons of a problem's valid pixels and their derivatives, as a function of the free unknowns."""
+
+    def __init__(self, of: Problem, free: tuple[Unknown, ...], n_axes: int = 1, dtype: str = "float32"):
+        if not of.start.mosaic.width.any():
+            free = tuple(name for name in free if name != "eta")
+        sizes = {"rotation": 3, "cell": len(of.frame.strains), "n_cells": n_axes}
+        ends = np.cumsum([0, *(sizes.get(name, 1) for name in free)])
+        self.of, self.free, self.dtype = of, free, dtype
+        self.slices = {name: slice(a, b) for name, a, b in zip(free, ends, ends[1:], strict=False)}
+        self.n_unknowns, self.n_layouts = int(ends[-1]), 0
+        self._laid: Parameters | None = None
+
+    def names(self) -> list[str]:
+        """One name per unknown: rotation_1, cell_1 ... where there are several."""
+        of = [(name, s.stop - s.start) for name, s in self.slices.items()]
+        return [name if n == 1 else f"{name}_{i + 1}" for name, n in of for i in range(n)]
+
+    def filled(self, by_name: dict[Unknown, float]) -> np.ndarray:
+        """(unknown,) a number for each kind of unknown."""
+        return np.concatenate([np.full(s.stop - s.start, by_name[name]) for name, s in self.slices.items()])
+
+    def unknown(self, u: np.ndarray, name: Unknown, n: int) -> np.ndarray:
+        """The unknowns of a kind; zeros where they are not free."""
+        return u[self.slices[name]] if name in self.slices else np.zeros(n)
+
+    def parameters(self, u: np.ndarray) -> Parameters:
+        """What the unknowns stand for."""
+        start = self.of.start
+        strains = len(self.of.frame.strains)
+        p = np.concatenate([self.unknown(u, "rotation", 3), self.unknown(u, "cell", strains)])
+        A = np.asarray(_A(self.of.frame, p)) / (1.0 + self.unknown(u, "wavelength", 1)[0])
+        crystal = start.crystal._replace(
+            A=A,
+            n_cells=start.crystal.n_cells * np.exp(self.unknown(u, "n_cells", 1)),
+            eta_rad=start.crystal.eta_rad * np.exp(self.unknown(u, "eta", 1)[0]),
+        )
+        scale = start.scale * np.exp(self.unknown(u, "scale", 1)[0])
+        return start._replace(crystal=crystal, scale=scale, detector=self._detector(self.unknown(u, "distance", 1)[0]))
+
+    def _detector(self, distance_mm):
+        return (
+            geometry.shifted(self.of.start.detector, 0.0, 0.0, distance_mm)
+            if "distance" in self.free
+            else self.of.start.detector
+        )
+
+    def __call__(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Photons (pixel,) and derivatives (pixel, unknown) of the valid pixels."""
+        p = self.parameters(u)
+        self._lay_out(p)
+        by = forward.by_crystal(p, self._pixels, self._pairs, self.dtype)
+        rows = np.flatnonzero(self.of.boxes.valid)
+        photons, by_A = by.photons[rows], by.A[rows]
+        out = np.empty((len(rows), self.n_unknowns))
+        for name, some in self.slices.items():
+            out[:, some] = self._column(name, u, p, photons, by_A, by, rows)
+        return photons, out
+
+    def _column(self, name, u, p: Parameters, photons, by_A, by: forward.ByCrystal, rows) -> np.ndarray:
+        """Derivatives (pixel, unknowns of a kind)."""
+        if name in ("rotation", "cell"):
+            strains = len(self.of.frame.strains)
+            at = np.concatenate([self.unknown(u, "rotation", 3), self.unknown(u, "cell", strains)])
+            dA = np.asarray(_dA(self.of.frame, at)).reshape(9, -1)
+            return by_A @ (dA[:, :3] if name == "rotation" else dA[:, 3:])
+        if name == "scale":
+            return photons[:, None]
+        if name == "n_cells":
+            each = by.n_cells[rows] * p.crystal.n_cells
+            return each if self.slices[name].stop - self.slices[name].start == 3 else each.sum(axis=1, keepdims=True)
+        if name == "eta":
+            return by.eta_rad[rows] * p.crystal.eta_rad
+        if name == "wavelength":
+            return -by_A @ p.crystal.A.reshape(9, 1)
+        step = 1e-3  # mm
+        ends = [
+            forward.sums(
+                p._replace(detector=geometry.shifted(p.detector, 0.0, 0.0, d)), self._pixels, self._pairs, "float64"
+            )
+            for d in (step, -step)
+        ]
+        return ((ends[0][0] - ends[1][0]) / (2 * step))[rows, None]
+
+    def _lay_out(self, p: Parameters) -> None:
+        """Pairs for these parameters, unless those laid out before still serve."""
+        if self._laid is not None and not _is_stale(self._laid, p):
+            return
+        boxes = self.of.boxes
+        pixels, self._pairs = layout.within(p, boxes.panel, boxes.bbox, REACH)
+        self._pixels: Pixels = layout.filled(pixels, 1 << 14)
+        self._laid, self.n_layouts = p, self.n_layouts + 1
+
+
+_A, _dA = jax.jit(matrix), jax.jit(jax.jacfwd(matrix, argnums=1))
+
+
+def _is_stale(laid: Parameters, p: Parameters) -> bool:
+    moved = (np.linalg.solve(laid.crystal.A, p.crystal.A) - np.eye(3)) @ np.asarray(p.hkl).T
+    far = np.sqrt(4 / GAUSS * ((p.crystal.n_cells[:, None] * moved) ** 2).sum(axis=0)).max(initial=0.0)
+    ratio = np.log(
+        np.append(p.crystal.n_cells / laid.crystal.n_cells, p.crystal.eta_rad / max(laid.crystal.eta_rad, 1e-9))
+    )
+    return bool(far > STALE_SIGMA or np.abs(ratio).max() > STALE_LOG)
+
+
+# ---------------------------------------------------------------- the fit
+
+
+class Refined(NamedTuple):
+    """A lattice after its fit."""
+
+    parameters: Parameters
+    names: list[str]
+    """of the unknowns"""
+    fit: solve.Fit
+    loss_before: float
+    """−ln L of the start, with the scale and the planes that suit it best"""
+    fisher: np.ndarray
+    """(unknown, unknown) covariance"""
+    sandwich: np.ndarray
+    n_evaluations: int
+    """of all passes"""
+
+
+def planes_and_scale(bragg: np.ndarray, data: solve.Data, noise: Noise, n_rounds: int = 4) -> tuple[float, np.ndarray]:
+    """Factor of the Bragg photons (pixel,) and planes (box, 3) that suit the data best: reweighted least squares."""
+    factor, model = 1.0, np.maximum(data.photons, 1.0)
+    for _ in range(n_rounds):
+        weight, top, bottom, solved = 1.0 / variance(model, noise), 0.0, 0.0, []
+        for a, b in zip(data.start, data.start[1:], strict=False):
+            X, w = data.plane[a:b], weight[a:b]
+            both = np.stack([data.photons[a:b], bragg[a:b]], axis=1)
+            normal = (X * w[:, None]).T @ X
+            normal += np.diag(solve.RIDGE * np.diag(normal) + 1e-12)
+            own = np.linalg.solve(normal, (X * w[:, None]).T @ both)
+            left = both - X @ own
+            top, bottom = top + (w * left[:, 0]) @ left[:, 1], bottom + (w * left[:, 1]) @ left[:, 1]
+            solved.append(own)
+        factor = max(top / bottom, 1e-3) if bottom > 0 else 1.0
+        planes = np.array([own[:, 0] - factor * own[:, 1] for own in solved]).reshape(-1, 3)
+        model = factor * bragg + (data.plane * planes.repeat(np.diff(data.start), axis=0)).sum(axis=1)
+    return factor, planes
+
+
+def refine(
+    of: Problem,
+    free: tuple[Unknown, ...],
+    *,
+    n_axes: int = 1,
+    target: Target = "normal",
+    is_rough: bool = True,
+    n_iterations: int = 30,
+    dtype: str = "float32",
+) -> Refined:
+    """Refine the free unknowns and all planes. is_rough: look for the orientation with broad spots first, 0.1° away.
+
+    The fit begins at the start, or where the broad pass ended if the pixels are likelier there.
+    """
+    before = best = _scaled(of, target, dtype)
+    n_evaluations = 1
+    if is_rough and "rotation" in free:
+        turned, n = _broad(of, target, dtype)
+        found = _scaled(turned, target, dtype)
+        n_evaluations += n + 1
+        best = found if found.loss < before.loss else before
+    model = Model(best.of, free, n_axes, dtype)
+    fit = _fit(model, best.planes, target, n_iterations, solve.ENOUGH)
+    parameters, covariances = model.parameters(fit.point.unknowns), solve.covariances(fit.point)
+    n_evaluations += fit.n_evaluations
+    return Refined(parameters, model.names(), fit, before.loss, *covariances, n_evaluations)
+
+
+def _fit(model: Model, planes: np.ndarray, target: Target, n_iterations: int, enough: float) -> solve.Fit:
+    """All unknowns of a model from zero, with the weak restraints."""
+    restraint = solve.Restraint(np.zeros(model.n_unknowns), 1.0 / model.filled(SIGMAS) ** 2)
+    how = {"target": target, "largest": model.filled(LARGEST), "n_iterations": n_iterations, "enough": enough}
+    return solve.fit(model, np.zeros(model.n_unknowns), planes, model.of.data, model.of.noise, restraint, **how)
+
+
+def sigma_z(point: solve.Point, data: solve.Data, noise: Noise) -> float:
+    """Standard deviation of (data − model)/√variance over the pixels: 1 where the model is right."""
+    return float(np.std((data.photons - point.model) / np.sqrt(variance(point.model, noise))))
+
+
+class _Scaled(NamedTuple):
+    of: Problem
+    planes: np.ndarray
+    loss: float
+
+
+def _scaled(of: Problem, target: Target, dtype: str) -> _Scaled:
+    """The problem at the scale, and with the planes, that suit its start best."""
+    bragg, _ = Model(of, (), 1, dtype)(np.zeros(0))
+    factor, planes = planes_and_scale(bragg, of.data, of.noise)
+    model = factor * bragg + (of.data.plane * planes.repeat(np.diff(of.data.start), axis=0)).sum(axis=1)
+    loss = float(pixelwise(of.data.photons, model, of.noise, target).loss.sum())
+    return _Scaled(of._replace(start=of.start._replace(scale=of.start.scale * factor)), planes, loss)
+
+
+def _broad(of: Problem, target: Target, dtype: str) -> tuple[Problem, int]:
+    """The problem turned to where broad spots fit best, and how many evaluations that took."""
+    crystal = of.start.crystal
+    eta, n_cells = max(float(crystal.eta_rad), BROAD_ETA), np.minimum(crystal.n_cells, BROAD_N)
+    wide = crystal._replace(n_cells=n_cells, eta_rad=np.float64(eta))
+    scaled = _scaled(of._replace(start=of.start._replace(crystal=wide, mosaic=continuous())), target, dtype)
+    model = Model(scaled.of, ("scale", "rotation"), 1, dtype)
+    fit = _fit(model, scaled.planes, target, BROAD_ITERATIONS, BROAD_ENOUGH)
+    U = np.asarray(turn(fit.point.unknowns[1:4])) @ of.frame.U
+    return of._replace(frame=of.frame._replace(U=U)), 1 + fit.n_evaluations

@@ -1,0 +1,168 @@
+"""Fitting a lattice's unknowns and a background plane for each shoebox: Fisher scoring, planes eliminated exactly.
+
+The model of a pixel is Bragg(unknowns) + plane of its shoebox. A shoebox's plane meets the unknowns in one block of the
+normal equations; its Schur complement leaves equations in the unknowns alone, and the planes follow from these. Steps
+are damped after Levenberg and Marquardt.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from spreadflow.analysis.likelihood import Noise, Target, pixelwise
+
+SCALE_PX = 10.0
+"""unit of the slopes of a plane: its coefficients are all in photons"""
+ENOUGH = 0.01
+"""a step that promises less of −ln L ends the fit"""
+RIDGE = 1e-6
+"""of the planes' equations, relative to their diagonal: a shoebox may have too few pixels for a plane"""
+
+
+class Data(NamedTuple):
+    """Pixels of a lattice's shoeboxes that count, ordered by shoebox."""
+
+    photons: np.ndarray
+    """(pixel,)"""
+    plane: np.ndarray
+    """(pixel, 3): 1, (fast − middle)/10 px, (slow − middle)/10 px"""
+    start: np.ndarray
+    """(box + 1,) first pixel of each shoebox, and the number of pixels"""
+
+
+class Restraint(NamedTuple):
+    """Normal restraints of the unknowns: centre and 1/variance, each (unknown,); precision 0 = free."""
+
+    centre: np.ndarray
+    precision: np.ndarray
+
+
+class Point(NamedTuple):
+    """The fit at one set of unknowns."""
+
+    unknowns: np.ndarray
+    planes: np.ndarray
+    """(box, 3) photons"""
+    bragg: np.ndarray
+    """(pixel,)"""
+    model: np.ndarray
+    """(pixel,)"""
+    loss: float
+    """−ln L, restraints included"""
+    hessian: np.ndarray
+    """(unknown, unknown) information, planes eliminated, restraints included"""
+    gradient: np.ndarray
+    """(unknown,) of the loss, planes eliminated, restraints included"""
+    scores: np.ndarray
+    """(box, unknown) each shoebox's share of the gradient, without restraints"""
+    coupling: np.ndarray
+    """(box, 3, unknown) planes move by −coupling·step − lag"""
+    lag: np.ndarray
+    """(box, 3)"""
+    idle: float
+    """fall of the loss that the planes alone promise"""
+
+
+class Fit(NamedTuple):
+    point: Point
+    n_evaluations: int
+    is_converged: bool
+
+
+Bragg = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""unknowns → Bragg photons (pixel,) and their derivatives (pixel, unknown)"""
+
+
+def evaluate(
+    bragg: Bragg,
+    unknowns: np.ndarray,
+    planes: np.ndarray,
+    data: Data,
+    noise: Noise,
+    restraint: Restraint,
+    target: Target,
+) -> Point:
+    """Loss and reduced normal equations."""
+    values, jacobian = bragg(unknowns)
+    sizes = np.diff(data.start)
+    model = values + (data.plane * planes.repeat(sizes, axis=0)).sum(axis=1)
+    of = pixelwise(data.photons, model, noise, target)
+    n = len(unknowns)
+    columns = np.concatenate([jacobian, data.plane], axis=1)
+    weighted = columns * of.information[:, None]
+    hessian, idle = np.zeros((n, n)), 0.0
+    scores, coupling, lag = np.zeros((len(sizes), n)), np.zeros((len(sizes), 3, n)), np.zeros((len(sizes), 3))
+    for box in range(len(sizes)):
+        some = slice(data.start[box], data.start[box + 1])
+        block = weighted[some].T @ columns[some]
+        slope = columns[some].T @ of.score[some]
+        own = block[n:, n:] + RIDGE * np.diag(np.diag(block)[n:] + 1e-12)
+        solved = np.linalg.solve(own, np.column_stack([block[n:, :n], slope[n:]]))
+        coupling[box], lag[box] = solved[:, :n], solved[:, n]
+        hessian += block[:n, :n] - block[:n, n:] @ coupling[box]
+        scores[box] = slope[:n] - block[:n, n:] @ lag[box]
+        idle += 0.5 * float(slope[n:] @ lag[box])
+    away = unknowns - restraint.centre
+    gradient = scores.sum(axis=0) + restraint.precision * away
+    loss = float(of.loss.sum() + 0.5 * restraint.precision @ away**2)
+    hessian += np.diag(restraint.precision)
+    return Point(unknowns, planes, values, model, loss, hessian, gradient, scores, coupling, lag, idle)
+
+
+def fit(
+    bragg: Bragg,
+    unknowns: np.ndarray,
+    planes: np.ndarray,
+    data: Data,
+    noise: Noise,
+    restraint: Restraint,
+    *,
+    target: Target = "normal",
+    largest: np.ndarray | None = None,
+    n_iterations: int = 30,
+    enough: float = ENOUGH,
+) -> Fit:
+    """Minimise −ln L from `unknowns` (n,) and `planes` (box, 3). largest: (n,) bounds of one step.
+
+    Ends when a step promises less than `enough`. A rise of −ln L is never accepted.
+    """
+    best = evaluate(bragg, unknowns, planes, data, noise, restraint, target)
+    damping, n_evaluations = 1e-3, 1
+    while n_evaluations < n_iterations:
+        step, promise = _step(best, damping)
+        if largest is not None:
+            step = step * min(1.0, float((largest / np.maximum(np.abs(step), 1e-30)).min()))
+        if promise < enough:
+            return Fit(best, n_evaluations, True)
+        moved = best.planes - best.coupling @ step - best.lag
+        new = evaluate(bragg, best.unknowns + step, moved, data, noise, restraint, target)
+        n_evaluations += 1
+        if new.loss < best.loss:
+            best, damping = new, max(damping * 0.1, 1e-7)
+        else:
+            damping *= 10.0
+            if damping > 1e6:
+                return Fit(best, n_evaluations, False)
+    return Fit(best, n_evaluations, False)
+
+
+def _step(point: Point, damping: float) -> tuple[np.ndarray, float]:
+    """Damped step, and the fall of the loss it promises, planes included."""
+    diagonal = np.maximum(np.diag(point.hessian), 1e-30)
+    scale = 1.0 / np.sqrt(diagonal)
+    scaled = point.hessian * np.outer(scale, scale) + damping * np.eye(len(scale))
+    step = -scale * np.linalg.solve(scaled, scale * point.gradient)
+    return step, point.idle + float(-point.gradient @ step - 0.5 * step @ point.hessian @ step)
+
+
+def covariances(point: Point) -> tuple[np.ndarray, np.ndarray]:
+    """Covariance of the unknowns (unknown, unknown): of Fisher, and the sandwich over shoeboxes.
+
+    H⁻¹ (Σ_boxes g gᵀ) H⁻¹ · n/(n − p) with g the score of a shoebox (White 1982; the factor of MacKinnon & White 1985):
+    honest also where the model is wrong, as long as it is wrong in each shoebox by itself.
+    """
+    fisher = np.linalg.pinv(point.hessian, hermitian=True)
+    n, p = point.scores.shape
+    meat = point.scores.T @ point.scores * (n / max(n - p, 1))
+    return fisher, fisher @ meat @ fisher
