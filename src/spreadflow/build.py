@@ -17,10 +17,21 @@ def cell(section: CrystalSection | StructureFactorsSection) -> np.ndarray:
     return np.array([*section.cell[:3], *(angle * DEG for angle in section.cell[3:])])
 
 
+FEWEST_CELLS = 5
+"""along each axis of a domain: reflections of smaller ones run into each other"""
+
+
 def n_cells(section: CrystalSection) -> np.ndarray:
-    """(3,) unit cells of a mosaic domain along a, b, c: as many on each axis, of the volume of the domain's sphere."""
+    """(3,) unit cells of a mosaic domain along a, b, c: as many on each axis, of the volume of the domain's sphere.
+
+    Raises ConfigError where they are too few for reflections to be apart.
+    """
     sphere = math.pi / 6 * section.domain_ang**3
-    return np.full(3, float(max(1, round((sphere / gemmi.UnitCell(*section.cell).volume) ** (1 / 3)))))
+    n = round((sphere / gemmi.UnitCell(*section.cell).volume) ** (1 / 3))
+    if n < FEWEST_CELLS:
+        expected = f"a domain of {FEWEST_CELLS} unit cells along each axis, at least"
+        raise ConfigError("crystal.domain_ang", expected, f"{n} in {section.domain_ang:g} Å", "Enlarge it.")
+    return np.full(3, float(n))
 
 
 PUBLISHED_DOMAINS = 25

@@ -275,6 +275,14 @@ def test_impossible_configurations(tmp_path):
         simulated(tmp_path, staged(structure_factors={"sites": [{"atom": "ZN", "curve": "reduced"}]}))
     with pytest.raises(ConfigError, match="at least one shot"):
         simulated(tmp_path, staged(runs={"r": {"simulate": {"n_single": 0}}}))
+    with pytest.raises(ConfigError, match=r"beam.jitter_ev: expected pulses within the channels"):
+        simulated(tmp_path, staged(beam={"envelope_ev": 0.01, "jitter_ev": 1e4}))
+    with pytest.raises(ConfigError, match=r"detector.water_mm: expected light in 5% of the pixels"):
+        dark = {"runs": {"r": {"simulate": {"n_single": 0, "n_saturated": 1}}}, "detector": {"water_mm": 0.0}}
+        simulated(tmp_path, staged(**dark))
+    with pytest.raises(ConfigError, match=r"crystal.domain_ang: expected a domain of 5 unit cells .* found 4 in 180"):
+        simulated(tmp_path, staged(crystal={"domain_ang": 180.0}))
+    assert not list(tmp_path.rglob("*.nxs"))
 
 
 def test_frames_are_stored_as_integers_with_the_trusted_range(manifest):

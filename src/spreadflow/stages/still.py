@@ -7,6 +7,7 @@ import numpy as np
 
 from spreadflow import build
 from spreadflow.config import StageConfig
+from spreadflow.errors import ConfigError
 from spreadflow.io.spectra import Bank
 from spreadflow.models import Crystal, Mosaic, Parameters, Spectrum
 from spreadflow.physics import bragg, geometry, lattice, layout, mosaic, noise, response, rotation, spectrum
@@ -76,11 +77,15 @@ class Simulator:
         return None if self.beam.spectra is None else Bank(self.beam.spectra, self.energies, self.beam.photons)
 
     def pulse(self, shot_id: int, number: int) -> Spectrum:
-        """The pulse of a shot, `number` in its run."""
+        """The pulse of a shot, `number` in its run. Raises ConfigError where the channels have none of its photons."""
         if self.bank is not None:
             return self.bank.pulse(number)
         keys = ("energy_ev", "envelope_ev", "jitter_ev", "spike_ev", "photons", "photons_spread")
-        return spectrum.pulse(self.rng(SPECTRUM, shot_id), self.energies, **{k: getattr(self.beam, k) for k in keys})
+        made = spectrum.pulse(self.rng(SPECTRUM, shot_id), self.energies, **{k: getattr(self.beam, k) for k in keys})
+        if not made.photons.any():
+            found = f"a pulse wholly beyond {self.energies[0]:g}-{self.energies[-1]:g} eV"
+            raise ConfigError("beam.jitter_ev", "pulses within the channels", found, "Lower it, or add channels.")
+        return made
 
     def mosaics(self, shot_id: int, n_lattices: int) -> list[Mosaic]:
         """Of each lattice of a shot: one set of domains for all, its own, or the distribution they are of."""
@@ -117,12 +122,19 @@ class Simulator:
         return image, [add(p) for p in lattices]
 
     def exposure(self, shot_id: int, kind: str, pulse: Spectrum) -> tuple[np.ndarray, list[Truth]]:
-        """Expected photons (panel, slow, fast) of a shot. A saturated one is of many pulses: an open shutter."""
+        """Expected photons (panel, slow, fast) of a shot. A saturated one is of many pulses: an open shutter.
+
+        Raises ConfigError where no number of pulses saturates the detector.
+        """
         turn, spreads = self.rng(ORIENTATION, shot_id), self.mosaics(shot_id, N_LATTICES.get(kind, 1))
         lattices = [self.parameters(pulse, rotation.random(turn) @ lattice.reciprocal(self.cell), s) for s in spreads]
         (image, spots), pulses = self.expected(pulse, lattices), 1.0
         if kind == "saturated":
-            pulses = self.section.saturation_adu / self.section.quantum_gain / np.quantile(image, 1.0 - FLOODED)
+            brightest = np.quantile(image, 1.0 - FLOODED)
+            if not brightest > 0:
+                expected = f"light in {FLOODED:.0%} of the pixels, where a run has saturated shots"
+                raise ConfigError("detector.water_mm", expected, "none", "Give water or air, or set n_saturated to 0.")
+            pulses = self.section.saturation_adu / self.section.quantum_gain / brightest
             image, spots = image * pulses, [s._replace(photons=s.photons * pulses) for s in spots]
         return image, [_truth(p, pulses, s) for p, s in zip(lattices, spots, strict=True)]
 
