@@ -277,9 +277,12 @@ def _meetings(followed: _Followed, detector: Detector) -> tuple[np.ndarray, np.n
     ends /= np.linalg.norm(ends, axis=-1, keepdims=True)
     size = np.sqrt(sum(np.asarray(c)[live] for c in followed.covariance[:3]))
     reach = np.sqrt(2 * followed.cut[live]) * size / k[0] + np.linalg.norm(ends[1] - ends[0], axis=1)
-    near = np.arccos(np.clip(ends[0] @ middle.T, -1.0, 1.0)) <= wide + reach[:, None]
-    row, panel = np.nonzero(near)
-    return live[row], panel
+    cosine, sine = np.cos(reach), np.sin(reach)
+    near = [
+        np.flatnonzero((ends[0] @ m >= np.cos(w) * cosine - np.sin(w) * sine) | (w + reach >= np.pi))
+        for m, w in zip(middle, wide, strict=True)  # panel by panel: one row of clouds at a time
+    ]
+    return live[np.concatenate(near)], np.arange(detector.n_panels).repeat([len(rows) for rows in near])
 
 
 @jax.jit
