@@ -142,6 +142,10 @@ def test_nothing_lit_lays_out_nothing():
     dark = p._replace(f_squared=0.0 * p.f_squared)
     image = np.zeros((3, 260, 300))
     assert len(bragg.add(image, dark).panel) == 0 and image.max() == 0
+    without = p._replace(hkl=p.hkl[:0], f_squared=p.f_squared[:0])
+    assert len(bragg.add(image, without).panel) == 0 and image.max() == 0
+    some = Pixels(np.zeros(4, np.int32), np.arange(4.0), np.arange(4.0))
+    assert not np.any(exact.photons(without, some))
 
 
 def test_pulses_share_one_program_whatever_channels_they_light():

@@ -84,7 +84,7 @@ class _Table(NamedTuple):
 
 
 def _table(hkl: np.ndarray) -> _Table:
-    low, high = hkl.min(axis=0) - 1, hkl.max(axis=0) + 1
+    low, high = hkl.min(axis=0, initial=0) - 1, hkl.max(axis=0, initial=0) + 1
     row = np.full(high - low + 1, len(hkl), np.int32)
     row[tuple((hkl - low).T)] = np.arange(len(hkl))
     return _Table(row.ravel(), low.astype(np.int32), high.astype(np.int32))
