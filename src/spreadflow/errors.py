@@ -71,3 +71,16 @@ class LatticeOutcome(IntEnum):
     """In a cluster that is not the chosen one."""
     CELL_OUTLIER = 3
     """In the chosen cluster's neighbourhood, but beyond the Mahalanobis cut."""
+
+
+class RefinedOutcome(IntEnum):
+    """How a lattice ended in `stage1`. Exactly one per lattice of `annulus`."""
+
+    REFINED = 0
+    """The fit against its pixels ended where no step promises more."""
+    NOT_CONVERGED = 1
+    """Still falling after `stage1.max_iterations`, or no step would lower it; the best point is kept."""
+    TOO_FEW = 2
+    """No more shoeboxes with pixels than unknowns."""
+    LOST = 3
+    """Turned by more than 0.5°, without a scale that its photons tell, or with equations that have no solution."""

@@ -13,7 +13,7 @@ import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.analysis import solve
 from spreadflow.analysis.likelihood import Noise, Target, pixelwise, variance
 from spreadflow.analysis.refinement import Frame, frame, matrix, turn
-from spreadflow.models import Parameters, Pixels, Shoeboxes
+from spreadflow.models import Mosaic, Parameters, Pixels, Shoeboxes
 from spreadflow.physics import forward, geometry, layout
 from spreadflow.physics.mosaic import GAUSS, continuous
 from spreadflow.units import DEG
@@ -88,23 +88,31 @@ def _rectangles(boxes: Shoeboxes) -> layout.Footprints:
     return layout.Footprints(one, np.asarray(boxes.panel), fast0, slow0, fast1 - fast0, slow1 - slow0, one)
 
 
+def unknowns(free: tuple[Unknown, ...], mosaic: Mosaic, n_strains: int, n_axes: int) -> dict[Unknown, int]:
+    """How many there are of each kind. η is none where the mosaic spread is of single domains."""
+    sizes = {"rotation": 3, "cell": n_strains, "n_cells": n_axes}
+    return {name: sizes.get(name, 1) for name in free if name != "eta" or np.any(mosaic.width)}
+
+
+def names(sizes: dict[Unknown, int]) -> list[str]:
+    """One name per unknown: rotation_1, cell_1 ... where there are several."""
+    return [name if n == 1 else f"{name}_{i + 1}" for name, n in sizes.items() for i in range(n)]
+
+
 class Model:
     """Bragg photons of a problem's valid pixels and their derivatives, as a function of the free unknowns."""
 
     def __init__(self, of: Problem, free: tuple[Unknown, ...], n_axes: int = 1, dtype: str = "float32"):
-        if not of.start.mosaic.width.any():
-            free = tuple(name for name in free if name != "eta")
-        sizes = {"rotation": 3, "cell": len(of.frame.strains), "n_cells": n_axes}
-        ends = np.cumsum([0, *(sizes.get(name, 1) for name in free)])
-        self.of, self.free, self.dtype = of, free, dtype
-        self.slices = {name: slice(a, b) for name, a, b in zip(free, ends, ends[1:], strict=False)}
+        sizes = unknowns(free, of.start.mosaic, len(of.frame.strains), n_axes)
+        ends = np.cumsum([0, *sizes.values()])
+        self.of, self.free, self.dtype = of, tuple(sizes), dtype
+        self.slices = {name: slice(a, b) for name, a, b in zip(sizes, ends, ends[1:], strict=False)}
         self.n_unknowns, self.n_layouts = int(ends[-1]), 0
         self._laid: Parameters | None = None
 
     def names(self) -> list[str]:
-        """One name per unknown: rotation_1, cell_1 ... where there are several."""
-        of = [(name, s.stop - s.start) for name, s in self.slices.items()]
-        return [name if n == 1 else f"{name}_{i + 1}" for name, n in of for i in range(n)]
+        """One name per unknown."""
+        return names({name: s.stop - s.start for name, s in self.slices.items()})
 
     def filled(self, by_name: dict[Unknown, float]) -> np.ndarray:
         """(unknown,) a number for each kind of unknown."""

@@ -1,0 +1,44 @@
+"""Where the photons of shoeboxes are: of a model, and how well those observed are known."""
+
+import numpy as np
+from scipy.ndimage import label
+
+STRONG_PIXEL = 2.0
+"""standard deviations above the background from which a pixel is part of the observed spot, as in integration"""
+
+
+def centroids(photons: np.ndarray, place: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """(box, 2) centre of mass of photons (pixel,) at places (pixel, 2), px; NaN where a box has none.
+
+    start: (box + 1,) first pixel of each box.
+    """
+    sums = _summed(np.column_stack([photons, photons[:, None] * place]), start)
+    total = np.where(sums[:, :1] > 0, sums[:, :1], np.nan)
+    return sums[:, 1:] / total
+
+
+def sums(values: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """(box,) sums of values (pixel,)."""
+    return _summed(values[:, None], start)[:, 0]
+
+
+def _summed(columns: np.ndarray, start: np.ndarray) -> np.ndarray:
+    ends = np.concatenate([np.zeros((1, columns.shape[1])), np.cumsum(columns, axis=0)])
+    return ends[start[1:]] - ends[start[:-1]]
+
+
+def observed_covariance(above: np.ndarray, variance: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """(2, 2) covariance (fast, slow), px², of the centre of mass of a spot: Σ V (x − x̄)(x − x̄)ᵀ / (Σ above)².
+
+    above: (slow, fast) photons above the background, NaN = not usable; variance: of the pixels; background: variance
+    of the background alone. Over the pixels above 2 σ connected with the highest one; NaN where none is.
+    """
+    sigma = np.sqrt(background)
+    strong = np.nan_to_num(above, nan=-np.inf) > STRONG_PIXEL * sigma
+    if not strong.any():
+        return np.full((2, 2), np.nan)
+    regions, _ = label(strong)
+    slow, fast = np.nonzero(regions == regions.flat[np.argmax(np.where(strong, above / sigma, -np.inf))])
+    weight, place = above[slow, fast], np.stack([fast, slow], axis=1)
+    away = place - weight @ place / weight.sum()
+    return (variance[slow, fast] * away.T) @ away / weight.sum() ** 2
