@@ -72,7 +72,7 @@ def problem(start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise)
     cell = frame(np.asarray(start.crystal.A), space_group)
     hkl, f_squared = layout.filled((np.asarray(start.hkl), np.asarray(start.f_squared)))
     start = start._replace(hkl=hkl, f_squared=f_squared)
-    pixels = layout.points(_rectangles(boxes))
+    pixels = points(boxes)
     box = np.repeat(np.arange(len(boxes.panel)), boxes.n_pixels)
     middle = 0.5 * (boxes.bbox[:, ::2] + boxes.bbox[:, 1::2])
     slopes = (np.stack([pixels.fast, pixels.slow], axis=1) - middle[box]) / solve.SCALE_PX
@@ -82,10 +82,12 @@ def problem(start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise)
     return Problem(start, cell, boxes, data, noise)
 
 
-def _rectangles(boxes: Shoeboxes) -> layout.Footprints:
+def points(boxes: Shoeboxes) -> Pixels:
+    """All pixels of the shoeboxes, in their order."""
     fast0, fast1, slow0, slow1 = np.asarray(boxes.bbox, dtype=np.int64).T
     one = np.ones(len(boxes.panel), dtype=np.int64)
-    return layout.Footprints(one, np.asarray(boxes.panel), fast0, slow0, fast1 - fast0, slow1 - slow0, one)
+    some = layout.Footprints(one, np.asarray(boxes.panel), fast0, slow0, fast1 - fast0, slow1 - slow0, one)
+    return layout.points(some)
 
 
 def unknowns(free: tuple[Unknown, ...], mosaic: Mosaic, n_strains: int, n_axes: int) -> dict[Unknown, int]:
@@ -100,12 +102,22 @@ def names(sizes: dict[Unknown, int]) -> list[str]:
 
 
 class Model:
-    """Bragg photons of a problem's valid pixels and their derivatives, as a function of the free unknowns."""
+    """Bragg photons of a problem's valid pixels and their derivatives, as a function of the free unknowns.
 
-    def __init__(self, of: Problem, free: tuple[Unknown, ...], n_axes: int = 1, dtype: str = "float32"):
+    dtype: of the sums over channels; reach: standard deviations out to which clouds are followed.
+    """
+
+    def __init__(
+        self,
+        of: Problem,
+        free: tuple[Unknown, ...],
+        n_axes: int = 1,
+        dtype: str = "float32",
+        reach: float = REACH,
+    ):
         sizes = unknowns(free, of.start.mosaic, len(of.frame.strains), n_axes)
         ends = np.cumsum([0, *sizes.values()])
-        self.of, self.free, self.dtype = of, tuple(sizes), dtype
+        self.of, self.free, self.dtype, self.reach = of, tuple(sizes), dtype, reach
         self.slices = {name: slice(a, b) for name, a, b in zip(sizes, ends, ends[1:], strict=False)}
         self.n_unknowns, self.n_layouts = int(ends[-1]), 0
         self._laid: Parameters | None = None
@@ -185,7 +197,7 @@ class Model:
         if self._laid is not None and not _is_stale(self._laid, p):
             return
         boxes = self.of.boxes
-        pixels, self._pairs = layout.within(p, boxes.panel, boxes.bbox, REACH)
+        pixels, self._pairs = layout.within(p, boxes.panel, boxes.bbox, self.reach)
         self._pixels: Pixels = layout.filled(pixels, 1 << 14)
         self._laid, self.n_layouts = p, self.n_layouts + 1
 
