@@ -16,6 +16,8 @@ from spreadflow.analysis.prediction import Predicted
 from spreadflow.models import Detector, ReflectionFlag, Reflections
 from spreadflow.physics.geometry import radial_axes
 
+BORDER_PX = 4
+"""width of the frame around a foreground that its background is taken from"""
 N_CYCLES = 4
 """of reweighting and outlier rejection"""
 MIN_BACKGROUND = 12
@@ -24,6 +26,9 @@ MAX_OVERLAP = 0.1
 """fraction of a foreground that neighbours may take before the reflection is flagged"""
 STRONG = 5.0
 """I/σ from which an observed centroid is given"""
+
+EXTENT, MARGIN_PX, BORDER_PX = 1.5, 1.0, 4
+"""of a shoebox; see `integrate`"""
 
 FREE, OWN, FOREIGN = 0, 1, 2
 """what a pixel is to the shoebox: in nobody's foreground, in that of the reflection, in that of a neighbour only"""
@@ -86,7 +91,7 @@ def integrate(
     readout_photons: float = 1.0,
     extent: float = 1.5,
     margin_px: float = 1.0,
-    border_px: int = 4,
+    border_px: int = BORDER_PX,
     n_sigma: float = 4.0,
 ) -> Reflections:
     """Sum the photons above background of every predicted reflection of a shot.
@@ -107,8 +112,7 @@ def integrate(
     The intensity of a reflection with a bit of `ReflectionFlag.FAILED` is finite, but not to be used.
     """
     noise = _Noise(readout_photons, calibration_error)
-    axes = radial_axes(detector, predicted.panel, predicted.fast, predicted.slow)
-    half = extent * np.stack([predicted.radial_px, predicted.transverse_px], axis=-1) + margin_px
+    axes, half = _footprints(predicted, detector, extent, margin_px)
     boxes, cut = _boxes(predicted, axes, half, border_px, detector.shape)
     role, overlap = _roles(boxes, axes, half, detector.shape)
 
@@ -142,6 +146,17 @@ def integrate(
         bbox=boxes.bbox.astype(np.int32),
         flags=flags.astype(np.int32),
     )
+
+
+def shoeboxes(predicted: Predicted, detector: Detector) -> np.ndarray:
+    """(reflection, 4) fast0 fast1 slow0 slow1, half open, px: the shoeboxes that `integrate` makes."""
+    return _boxes(predicted, *_footprints(predicted, detector, EXTENT, MARGIN_PX), BORDER_PX, detector.shape)[0].bbox
+
+
+def _footprints(predicted: Predicted, detector: Detector, extent: float, margin_px: float):
+    """Rotated rectangles that hold the spots: (reflection, 2, 2) rows radial, transverse; (reflection, 2) half sizes."""
+    axes = radial_axes(detector, predicted.panel, predicted.fast, predicted.slow)
+    return axes, extent * np.stack([predicted.radial_px, predicted.transverse_px], axis=-1) + margin_px
 
 
 def _at_edge(bbox: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

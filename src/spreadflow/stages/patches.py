@@ -1,0 +1,96 @@
+"""Shoeboxes of simulated lattices made directly, without images: for benchmarks and for planning an experiment."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from spreadflow.analysis import integration, prediction, shoeboxes
+from spreadflow.errors import ConfigError
+from spreadflow.models import Mosaic, Parameters, Pixels, Shoeboxes
+from spreadflow.physics import forward, lattice, layout, rotation
+from spreadflow.physics.background import background
+from spreadflow.stages.still import NOISE, ORIENTATION, Simulator
+from spreadflow.units import HC_EV_ANGSTROM, wavelength
+
+
+class Patch(NamedTuple):
+    """The shoeboxes of one simulated lattice and what is true of them."""
+
+    shoeboxes: Shoeboxes
+    parameters: Parameters
+    """A is the mean over the mosaic domains, whose rotations count from it; all nodes that the pulse may light"""
+    bragg: np.ndarray
+    """(pixel,) expected photons of the lattice"""
+    background: np.ndarray
+    """(pixel,) expected photons of water and air"""
+
+
+def patch(simulator: Simulator, number: int, *, d_min: float, d_max: float, border_px: int = 3) -> Patch:
+    """Shoeboxes of all reflections with d_min ≤ d < d_max (Å) of a shot with one lattice, whose id is `number`.
+
+    Orientation, pulse and mosaic domains are those of that shot's still; noise has the same distribution, but not the
+    same numbers. The boxes are those of an integration that knows the lattice, `border_px` wider. Saturation is left
+    out. Raises ConfigError where light spreads between pixels, for which an image is needed.
+    """
+    if simulator.kernel is not None:
+        found = simulator.section.psf_fwhm_mm
+        raise ConfigError("detector.psf_fwhm_mm", "0 where no images are made", found, "Simulate images instead.")
+    true = _parameters(simulator, number)
+    hkl, panel, bbox = _boxes(simulator, true, d_min, d_max, border_px)
+    photons, behind = expected(simulator, true, panel, bbox)
+    where = shoeboxes.addresses(panel, bbox)[1]
+    counts = _counted(simulator, number, photons + behind, simulator.gain[where])
+    return Patch(Shoeboxes(hkl, panel, bbox, counts, simulator.good[where]), true, photons, behind)
+
+
+def _parameters(simulator: Simulator, number: int) -> Parameters:
+    """Of the only lattice of a shot, A and rotations from the mean over its domains."""
+    pulse, (spread,) = simulator.pulse(number, number), simulator.mosaics(number, 1)
+    A = rotation.random(simulator.rng(ORIENTATION, number)) @ lattice.reciprocal(simulator.cell)
+    middle = rotation.mean(spread.rotations)
+    centred = Mosaic(spread.rotations @ middle.T, spread.width, spread.share)
+    return simulator.parameters(pulse, middle @ A, centred)
+
+
+def _boxes(simulator: Simulator, true: Parameters, d_min: float, d_max: float, border_px: int):
+    """hkl, panel and bbox of the reflections that prediction finds, knowing what is true."""
+    crystal = true.crystal
+    found = prediction.predict(
+        crystal.A,
+        float(crystal.eta_rad),
+        float((crystal.n_cells * simulator.cell[:3]).mean()),
+        spectrum=true.spectrum,
+        detector=simulator.detector,
+        space_group=simulator.crystal.space_group,
+        d_min=d_min,
+        polarization=simulator.beam.polarization,
+    )
+    bbox = shoeboxes.widened(integration.shoeboxes(found, simulator.detector), border_px, simulator.detector.shape)
+    chosen = shoeboxes.chosen(found.d, np.ones(len(found.d)), np.zeros(len(found.d), int), d_min=d_min, d_max=d_max)
+    return found.hkl[chosen].astype(np.int32), found.panel[chosen].astype(np.int32), bbox[chosen]
+
+
+def expected(simulator: Simulator, true: Parameters, panel: np.ndarray, bbox: np.ndarray):
+    """(pixel,) expected photons of a lattice, and of the background, in shoeboxes (n, 4) on panels (n,)."""
+    pixels, pairs = layout.within(true, panel, bbox)
+    n, pixels = len(pixels.fast), layout.filled(pixels, 1 << 14)
+    hkl, f_squared = layout.filled((true.hkl, true.f_squared))
+    bragg = forward.sums(true._replace(hkl=hkl, f_squared=f_squared), pixels, pairs, "float64")[0][:n]
+    return bragg, _background(simulator, true, pixels)[:n]
+
+
+def _background(simulator: Simulator, true: Parameters, pixels: Pixels) -> np.ndarray:
+    rays = forward.rays(simulator.detector, simulator.beam.polarization, pixels)
+    sine = 0.5 * HC_EV_ANGSTROM * np.sqrt(sum(np.asarray(t) ** 2 for t in rays.turn))
+    pulse, paths = true.spectrum, (simulator.section.water_mm, simulator.section.air_mm)
+    mean, total = wavelength(pulse.mean_energy_ev), pulse.photons.sum()
+    return np.asarray(background(sine, np.asarray(rays.efficiency), mean, total, *paths))
+
+
+def _counted(simulator: Simulator, number: int, photons: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """(pixel,) what a reader makes of expected photons: counted, amplified, read out, divided by the nominal gain."""
+    rng, d = simulator.rng(NOISE, number), simulator.section
+    if d.flicker:
+        photons = np.maximum(1.0 + d.flicker * rng.standard_normal(len(photons)), 0.0) * photons
+    adu = rng.poisson(photons) * gain * d.quantum_gain + d.readout_adu * rng.standard_normal(len(photons))
+    return (np.rint(adu) / d.quantum_gain).astype(np.float32)
