@@ -43,9 +43,8 @@ def add(image: np.ndarray, parameters: Parameters, *, oversample: int | None = 1
     flat = (pixels.panel * np.int64(image.shape[1]) + slow) * image.shape[2] + fast
     np.add.at(image.reshape(-1), flat, photons.astype(image.dtype))
     moments = (photons, photons * (fast + 0.5), photons * (slow + 0.5), first)
-    sum_, fast, slow, energy = (np.bincount(box, m, len(n_points)) for m in moments)
-    lit = np.flatnonzero(sum_ > 0)
-    centre = (column[lit] / sum_[lit] for column in (fast, slow, energy))
-    fast, slow, energy = centre
+    sums_of = np.stack([np.bincount(box, m, len(n_points)) for m in moments])
+    lit = np.flatnonzero(sums_of[0] > 0)
+    means = sums_of[1:, lit] / sums_of[0, lit]
     panel = footprints.panel[lit].astype(np.int32)
-    return Spots(parameters.hkl[footprints.node[lit]], panel, sum_[lit], fast, slow, middle + energy)
+    return Spots(hkl[footprints.node[lit]], panel, sums_of[0, lit], means[0], means[1], middle + means[2])

@@ -8,7 +8,7 @@ photons of a channel follow from three moments of x.
 
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ class Pairs(NamedTuple):
 class Rays(NamedTuple):
     """Where points look. Arrays of shape (point,)."""
 
-    turn: tuple[Array, Array, Array]
+    turn: tuple[Array, ...]
     """(ŝ − ŝ0)/hc, so that p = turn·E, Å⁻¹/eV"""
     efficiency: Array
     """solid angle × captured fraction × polarization"""
@@ -85,7 +85,8 @@ def photons(parameters: Parameters, pixels: Pixels, pairs: Pairs, *, dtype="floa
     crystal and the scale alone, forward or reverse, cost about as much as the photons themselves.
     """
     crystal, scale = jax.tree.map(lambda a: jnp.asarray(a, dtype=jnp.float64), (parameters.crystal, parameters.scale))
-    return _photons(crystal, scale, parameters._replace(crystal=None, scale=None), pixels, pairs, dtype)
+    apart: dict[str, Any] = {"crystal": (), "scale": ()}
+    return _photons(crystal, scale, parameters._replace(**apart), pixels, pairs, dtype)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(5,))
@@ -138,6 +139,13 @@ def sums(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype="float32"):
     return np.asarray(total), np.asarray(first), float(channels.middle)
 
 
+def each(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype="float32") -> np.ndarray:
+    """(pair,) expected photons of every pair by itself; block by block as `sums`."""
+    tables = _tables(parameters, pixels)
+    found = [_of_block(*tables, some, dtype) for some in _blocks(pairs, BLOCK, len(parameters.spectrum.photons))]
+    return np.concatenate([np.empty(0), *map(np.asarray, found)])[: len(pairs.point)]
+
+
 def _blocks(pairs: Pairs, size: int, dark: int) -> Iterator[Pairs]:
     """Blocks of pairs of one size, the last filled up with pairs of the channel `dark`."""
     for start in range(0, len(pairs.point), size):
@@ -155,9 +163,9 @@ def _tables(parameters: Parameters, pixels: Pixels):
 
 @partial(jax.jit, static_argnames="dtype", donate_argnames=("total", "first"))
 def _add_block(ray, cloud, channels, pairs, total, first, dtype):
-    exponent = exponents(ray, cloud, channels.middle, pairs.point, pairs.cloud)
+    a2, a1, a0 = exponents(ray, cloud, channels.middle, pairs.point, pairs.cloud)
     at = _start(cloud, channels, pairs)
-    (m0, m1), centre = moments(*exponent, channels.x, channels.strength, pairs.channel, at, dtype, 2)
+    (m0, m1), centre = moments(a2, a1, a0, channels.x, channels.strength, pairs.channel, at, dtype, 2)
     height = ray.efficiency[pairs.point] * cloud.amplitude[pairs.cloud]
     add = lambda column, value: column + jax.ops.segment_sum(height * value, pairs.point, len(column))  # noqa: E731
     return add(total, m0), add(first, m1 + centre * m0)
@@ -198,6 +206,9 @@ def _of_pairs(ray: Rays, cloud: Clouds, channels: Channels, pairs: Pairs, dtype)
     return ray.efficiency[pairs.point] * cloud.amplitude[pairs.cloud] * total
 
 
+_of_block = partial(jax.jit, static_argnames="dtype")(_of_pairs)
+
+
 def _start(cloud: Clouds, channels: Channels, pairs: Pairs):
     """(pair,) where the window of a pair begins in `channels.strength`."""
     width = len(channels.x)
@@ -223,7 +234,7 @@ def by_crystal(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype="floa
     ray, cloud, channels = _tables(parameters, pixels)
     total = tuple(jnp.zeros(len(pixels.fast)) for _ in range(17))
     for some in _blocks(pairs, STEP, len(parameters.spectrum.photons)):
-        total = _add_derivatives(parameters._replace(detector=None), ray, cloud, channels, some, total, dtype)
+        total = _add_derivatives(parameters, ray, cloud, channels, some, total, dtype)
     return ByCrystal(*map(np.asarray, _gathered(parameters.crystal, total)))
 
 
@@ -235,8 +246,8 @@ def _add_derivatives(parameters, ray, cloud, channels, pairs, total, dtype):
 
 def _by_crystal(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype) -> ByCrystal:
     """The same, to be traced."""
-    tables = _tables(parameters, pixels)
-    each = _in_blocks(lambda some: _pair_derivatives(parameters, *tables, some, dtype), pairs)
+    ray, cloud, channels = _tables(parameters, pixels)
+    each = _in_blocks(lambda some: _pair_derivatives(parameters, ray, cloud, channels, some, dtype), pairs)
     return _gathered(parameters.crystal, [jax.ops.segment_sum(e, pairs.point, len(pixels.fast)) for e in each])
 
 
@@ -332,7 +343,7 @@ def channel_sum(a2, a1, a0, x, strength, channel, at, dtype):
 def _channel_sum_jvp(channel, at, dtype, primals, tangents):
     """d = −½(da₂ Σx² + 2 da₁ Σx + da₀ Σ1) + Σ dstrength exp(…) − Σ(a₂x + a₁) dx."""
     a2, a1, a0, x, strength = primals
-    (m0, m1, m2), centre = moments(*primals, channel, at, dtype, 3)
+    (m0, m1, m2), centre = moments(a2, a1, a0, x, strength, channel, at, dtype, 3)
     first, second = m1 + centre * m0, m2 + centre * (2.0 * m1 + centre * m0)
     change = jnp.zeros_like(m0)
     for by, tangent in zip((-0.5 * second, -first, -0.5 * m0), tangents[:3], strict=True):

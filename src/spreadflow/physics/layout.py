@@ -256,8 +256,8 @@ def _boxes(followed: _Followed, detector: Detector) -> _Boxes:
     first = np.clip(np.floor(low - slack), 0, size).astype(np.int64)
     last = np.clip(np.ceil(high + slack), 0, size).astype(np.int64)
     met = np.flatnonzero(np.asarray(ahead)[of] & (last > first).all(axis=0))
-    extent = (last - first)[:, met]
-    return _Boxes(cloud[met], panel[met], *first[:, met], *extent, np.asarray(sigma)[met])
+    (fast0, slow0), (width, height) = first[:, met], (last - first)[:, met]
+    return _Boxes(cloud[met], panel[met], fast0, slow0, width, height, np.asarray(sigma)[met])
 
 
 def _meetings(followed: _Followed, detector: Detector) -> tuple[np.ndarray, np.ndarray]:
@@ -288,7 +288,8 @@ def _meetings(followed: _Followed, detector: Detector) -> tuple[np.ndarray, np.n
 @jax.jit
 def _extent(q, covariance, low, high, cut, origin, fast, slow, normal, pixel_mm):
     """Where clouds fall on panels: whether ahead, smallest σ (px), lowest and highest (fast, slow) they reach, px."""
-    ahead, sigma, lows, highs = True, jnp.inf, [jnp.inf] * 2, [-jnp.inf] * 2
+    none = jnp.full_like(cut, jnp.inf)
+    ahead, sigma, lows, highs = none > 0, none, [none, none], [-none, -none]
     for part in np.linspace(0.0, 1.0, SAMPLES):
         ray, _, toward, variance, excess = _cut(q, covariance, low + part * (high - low))
         along = dot(ray, normal)
@@ -390,7 +391,7 @@ class _Ticks(NamedTuple):
 
     start: float
     step: float
-    count: np.ndarray
+    channel: np.ndarray
     """first lit … one past the last"""
 
 
@@ -413,8 +414,8 @@ def _windows(ray: Rays, cloud: Clouds, cut, middle, point, of_cloud, ticks: _Tic
     centre = -a1 / a2
     left = cut[of_cloud] - 0.5 * (a0 + a1 * centre)
     half = jnp.sqrt(jnp.maximum(2.0 * left / a2, 0.0))
-    top = len(ticks.count) - 1
+    top = len(ticks.channel) - 1
     mark = lambda energy: jnp.clip((energy + middle - ticks.start) / ticks.step, 0, top)  # noqa: E731
-    first = ticks.count[jnp.floor(mark(centre - half)).astype(jnp.int32)]
-    last = ticks.count[jnp.ceil(mark(centre + half)).astype(jnp.int32)]
+    first = ticks.channel[jnp.floor(mark(centre - half)).astype(jnp.int32)]
+    last = ticks.channel[jnp.ceil(mark(centre + half)).astype(jnp.int32)]
     return first, jnp.where(left > 0, (last - first + WINDOW - 1) // WINDOW, 0)

@@ -25,9 +25,9 @@ class Clouds(NamedTuple):
     All of shape (node · component,), the components of a node side by side.
     """
 
-    q: tuple[Array, Array, Array]
+    q: tuple[Array, ...]
     """centre, Å⁻¹"""
-    precision: tuple[Array, Array, Array, Array, Array, Array]
+    precision: tuple[Array, ...]
     """M = Σ⁻¹, Å²: xx yy zz yz xz xy"""
     amplitude: Array
     """|F_latt|² at the centre times the component's share"""

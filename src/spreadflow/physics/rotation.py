@@ -10,6 +10,11 @@ def from_vector(vector: np.ndarray) -> np.ndarray:
     return Rotation.from_rotvec(vector.reshape(-1, 3)).as_matrix().reshape(*vector.shape[:-1], 3, 3)
 
 
+def vector(rotation: np.ndarray) -> np.ndarray:
+    """(3,) rotation vector of a matrix (3, 3), rad."""
+    return Rotation.from_matrix(rotation).as_rotvec()
+
+
 def random(rng: np.random.Generator) -> np.ndarray:
     """(3, 3) uniform over SO(3) (Shoemake 1992)."""
     return Rotation.random(rng=rng).as_matrix()
