@@ -8,6 +8,7 @@ reindex  | images of a run, level0                  | results/<trial>/<run>/rein
 cells    | reindex of all runs                      | results/<trial>/cells.h5, cells.tdata
 merge    | reindex of all runs, cells               | results/<trial>/merge.h5, merge.mtz
 annulus  | images and reindex of all runs, cells    | results/<trial>/annulus.h5
+wide     | as annulus; made where it is asked for   | results/<trial>/wide.h5
 summary  | products of one stage, images            | results/<trial>/<stage>.json, <stage>.png
 report   | all summaries                            | results/<trial>/report.html
 
@@ -32,4 +33,5 @@ include: "workflow/rules/reindex.smk"
 include: "workflow/rules/cells.smk"
 include: "workflow/rules/merge.smk"
 include: "workflow/rules/annulus.smk"
+include: "workflow/rules/wide.smk"
 include: "workflow/rules/report.smk"

@@ -174,6 +174,7 @@ def files() -> str:
     text += _fields(images.Manifest) + "\nEach of `files`:\n\n" + _fields(images.ManifestFile) + "\n"
     text += IMAGES + BAD + "## Outcomes\n\n"
     text += _members(errors.Outcome) + _members(errors.LatticeOutcome) + _members(models.ReflectionFlag)
+    text += _members(models.Overlap)
     text += PRODUCTS
     kinds: dict[int, list[str]] = {}
     for kind, datasets in schema.FILES.items():

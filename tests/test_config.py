@@ -120,6 +120,12 @@ def test_reindex_overlays_index():
     assert for_stage(section(config, "reindex"), "reindex").reindex == merged
 
 
+def test_wide_overlays_annulus_and_reaches_20_angstrom_unless_told():
+    for keys, expected in (({}, (20.0, 2.2, 4)), ({"border_px": 2}, (20.0, 2.2, 2)), ({"d_max": 9}, (9.0, 2.2, 4))):
+        got = parse({"annulus": {"d_min": 2.2, "border_px": 4}, "wide": keys}).resolved("wide")
+        assert (got.d_max, got.d_min, got.border_px) == expected
+
+
 def test_the_model_of_a_stage_overlays_that_of_the_simulation_and_takes_its_cell_where_it_names_none():
     tree = {
         "crystal": {"cell": [60, 60, 50, 90, 90, 90], "space_group": "P 41 21 2"},

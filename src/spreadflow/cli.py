@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from spreadflow import __version__
-from spreadflow.config import for_stage
+from spreadflow.config import OVERLAYS, for_stage
 from spreadflow.errors import SpreadflowError
 
 INPUTS: dict[str, dict[str, dict]] = {
@@ -17,6 +17,7 @@ INPUTS: dict[str, dict[str, dict]] = {
     "cells": {"reindex": {"many": True}},
     "merge": {"reindex": {"many": True}, "cells": {}},
     "annulus": {"images": {"many": True}, "reindex": {"many": True}, "cells": {}},
+    "wide": {"images": {"many": True}, "reindex": {"many": True}, "cells": {}},
 }
 """The input files of each stage, in the order of the workflow."""
 
@@ -141,7 +142,7 @@ def _add_reports(words: argparse._SubParsersAction) -> None:
 def _run_stage(args: argparse.Namespace) -> int:
     from spreadflow.parallel import World
 
-    module = importlib.import_module(f"spreadflow.stages.{'index' if args.word == 'reindex' else args.word}")
+    module = importlib.import_module(f"spreadflow.stages.{OVERLAYS.get(args.word, args.word)}")
     config = for_stage(args.config, args.word, getattr(args, "run", None))
     inputs = {name: getattr(args, name) for name in INPUTS[args.word]}
     if args.word == "simulate":

@@ -253,6 +253,6 @@ class Overlap:
     ELSEWHERE = 2
     """and nearer to that one's predicted centroid: it counts there"""
     FOREIGN = 4
-    """in the integration box of another lattice of the shot: it holds photons that are not this lattice's"""
+    """in the foreground of another lattice of the shot: it holds photons that are not this lattice's"""
     LEFT_OUT = ELSEWHERE | FOREIGN
     """without these, a lattice has each of its pixels once, and its own photons alone"""

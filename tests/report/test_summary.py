@@ -105,6 +105,17 @@ def test_annulus(trial, told):
         frozenset({(h, k, l), (-h, k, -l), (-h, -k, -l), (h, -k, l)}) for h, k, l in table["reflections/hkl"].tolist()
     }
     assert told["n_unique"] == len(same), "C2: h k l = -h k -l, and Friedel's mates"
+    assert told["multiplicity_mean"] == pytest.approx(told["n_reflections"] / len(same))
+    assert sum(bin["n"] for bin in told["multiplicity"]) == len(same)
+    each = np.bincount(table["reflections/lattice"], minlength=15)
+    assert told["reflections_per_lattice_median"] == np.median(each)
+    for bin in told["reflections_per_lattice"]:
+        assert bin["n"] == ((each >= bin["from"]) & (each <= bin["to"])).sum()
+    assert sum(bin["n"] for bin in told["reflections_per_lattice"]) == 15
+    valid, overlap = table["pixels/valid"], table["pixels/overlap"]
+    assert told["n_pixels_valid"] == valid.sum() and told["n_pixels_shared"] == (overlap % 2 == 1).sum()
+    assert told["n_pixels_foreign"] == (overlap >= 4).sum()
+    assert told["n_pixels_counted"] == (valid & (overlap < 2)).sum()
 
 
 def test_merge(trial, told):

@@ -8,13 +8,14 @@ import pytest
 from spreadflow.config import IndexSection, StageConfig
 from spreadflow.errors import FileError, LatticeOutcome, Outcome
 from spreadflow.io import store
-from spreadflow.models import Shot, Spectrum
+from spreadflow.models import Overlap, Shot, Spectrum
 from spreadflow.parallel import World
 from spreadflow.stages import annulus as stage
 
 SHAPE = (2, 60, 80)
 RUNS = {"one": 20, "two": 7}
 CHANNELS = {"one": 5, "two": 1}
+CARRIED = ("fast_obs", "slow_obs", "energy_ev", "delta_psi_rad", "partiality", "background")
 
 
 def shot(run: str, number: int) -> Shot:
@@ -34,6 +35,7 @@ def source(monkeypatch):
     class Source:
         def __init__(self, manifest, **_):
             self.run = self.identity = manifest.parent.name
+            self.polarization = {"one": 1.0, "two": 0.9}[self.run]
 
         def read(self, number: int):
             state.opened.append((self.run, number))
@@ -76,8 +78,8 @@ def made(tmp_path, filled):
 def reflections(filled, rng, ids, of_shot) -> dict:
     """Columns of one reindex part: 30 reflections per lattice anywhere on the panels, d of 1.9 to 2.7 Å."""
     n = 30 * len(of_shot)
-    corner = np.stack([rng.integers(0, 76, n), rng.integers(0, 56, n)], axis=1)
-    size = rng.integers(1, 5, (n, 2))
+    corner = np.stack([rng.integers(0, 68, n), rng.integers(0, 48, n)], axis=1)
+    size = rng.integers(9, 13, (n, 2))
     given = {
         "shots/shot_id": ids,
         "lattices/shot": of_shot,
@@ -91,6 +93,9 @@ def reflections(filled, rng, ids, of_shot) -> dict:
         "reflections/bbox": np.stack(
             [corner[:, 0], corner[:, 0] + size[:, 0], corner[:, 1], corner[:, 1] + size[:, 1]], 1
         ),
+        "reflections/fast": corner[:, 0] + size[:, 0] * rng.random(n),
+        "reflections/slow": corner[:, 1] + size[:, 1] * rng.random(n),
+        **{f"reflections/{name}": rng.random(n) for name in CARRIED},
         "reflections/intensity": rng.normal(20, 10, n),
         "reflections/sigma": rng.uniform(2, 5, n),
     }
@@ -98,11 +103,11 @@ def reflections(filled, rng, ids, of_shot) -> dict:
     return filled("reindex", sizes, given)
 
 
-def run(made, out, **section):
+def run(made, out, word="annulus", **section):
     images, reindex, cells = made
-    config = StageConfig.model_validate({"annulus": section})
-    stage.run(config, images=images, reindex=reindex, cells=cells, out=out, world=World())
-    return store.read(out, "annulus")
+    config = StageConfig.model_validate({word: section})
+    stage.run(config, images=images, reindex=reindex, cells=cells, out=out, world=World(), word=word)
+    return store.read(out, word)
 
 
 def brute_force(made, border: int, min_i_over_sigma=None) -> list[tuple]:
@@ -148,6 +153,38 @@ def test_counts_and_pixels_equal_brute_force(made, source, tmp_path, border, str
         found.setdefault(key, []).append((c["pixels/photons"][box], c["pixels/valid"][box]))
     for shot_id, k, hkl, photons, valid in expected:
         assert any(np.array_equal(p, photons) and np.array_equal(v, valid) for p, v in found[(shot_id, k, hkl)])
+
+
+def test_reflections_are_those_of_reindex_and_pixels_count_once_a_lattice(made, source, tmp_path):
+    c = run(made, tmp_path / "annulus.h5")
+    assert store.attributes(tmp_path / "annulus.h5", "annulus")["polarizations"] == [1.0, 0.9]
+    rows = {}
+    for path in made[1]:
+        told = store.read(path, "reindex")
+        shot_ids = told["lattices/shot_id"][told["reflections/lattice"]]
+        for shot_id, hkl, *values in zip(
+            shot_ids, told["reflections/hkl"], *(told[f"reflections/{name}"] for name in CARRIED), strict=True
+        ):
+            rows.setdefault((int(shot_id), *hkl), []).append(values)
+    for j, lattice in enumerate(c["reflections/lattice"]):
+        key = (int(c["lattices/shot_id"][lattice]), *c["reflections/hkl"][j])
+        assert [c[f"reflections/{name}"][j] for name in CARRIED] in rows[key]
+    width, height = (c["reflections/bbox"][:, i + 1] - c["reflections/bbox"][:, i] for i in (0, 2))
+    box = np.repeat(np.arange(len(width)), width * height)
+    slow, fast = np.divmod(np.arange(len(box)) - c["reflections/first_pixel"][box], width[box])
+    fast, slow = fast + c["reflections/bbox"][box, 0], slow + c["reflections/bbox"][box, 2]
+    pixels = np.stack([c["reflections/lattice"][box], c["reflections/panel"][box], slow, fast], axis=1)
+    counts = c["pixels/overlap"] & Overlap.ELSEWHERE == 0
+    assert len(np.unique(pixels[counts], axis=0)) == counts.sum() == len(np.unique(pixels, axis=0)) < len(pixels)
+    assert (c["pixels/overlap"] & Overlap.FOREIGN).any(), "some shots have two lattices"
+
+
+def test_a_wider_range_is_the_same_stage_with_another_section(made, source, tmp_path):
+    narrow, wide = run(made, tmp_path / "annulus.h5"), run(made, tmp_path / "wide.h5", "wide", d_max=2.7, d_min=1.9)
+    assert len(wide["reflections/d"]) > 1.5 * len(narrow["reflections/d"])
+    inside = (wide["reflections/d"] >= 2.1) & (wide["reflections/d"] < 2.5)
+    np.testing.assert_array_equal(wide["reflections/hkl"][inside], narrow["reflections/hkl"])
+    np.testing.assert_array_equal(wide["lattices/A"], narrow["lattices/A"])
 
 
 def test_spectra_go_with_their_lattices(made, source, tmp_path):

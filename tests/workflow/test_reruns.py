@@ -33,6 +33,7 @@ EDITS = {
     "cells={eps_ang: 0.3}": CELLS,
     "merge={n_bins: 5}": MERGE,
     "annulus={border_px: 2}": ANNULUS,
+    "wide={border_px: 2}": set(),
     "trial=other": EVERYTHING - {"simulate r1", "simulate r2"},
     "results=elsewhere": EVERYTHING - {"simulate r1", "simulate r2"},
     "data=elsewhere": EVERYTHING,

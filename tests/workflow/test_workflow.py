@@ -113,7 +113,8 @@ def test_a_failed_stage_shows_its_log_and_loses_nothing_else(new_trial, tmp_path
 
 def test_every_rule_states_log_benchmark_and_resources(finished):
     """As Snakemake understands them, with the ranks of the rules that have many."""
-    jobs = re.split(r"\n(?=(?:local)?rule )", finished.snakemake("--dry-run", "--forceall", "--cores", "4"))[1:]
+    told = finished.snakemake("all", "results/t/wide.h5", "--dry-run", "--forceall", "--cores", "4")
+    jobs = re.split(r"\n(?=(?:local)?rule )", told)[1:]
     rules = set()
     for job in jobs:
         rule = re.match(r"(?:local)?rule (\w+):", job).group(1)
@@ -124,7 +125,7 @@ def test_every_rule_states_log_benchmark_and_resources(finished):
         told = re.search(r"\n    resources: (.*)", job).group(1)
         resources = dict(word.split("=", 1) for word in told.split(", "))
         assert int(resources["mem_mb"]) > 0 and int(resources["runtime"]) > 0, job
-        ranks = 4 if rule in ("simulate", "index", "level0", "reindex", "annulus") else 1
+        ranks = 4 if rule in ("simulate", "index", "level0", "reindex", "annulus", "wide") else 1
         assert int(resources["tasks"]) == ranks, job
         assert resources["mpi"].endswith("mpiexec") == (ranks > 1), job
         assert f"\n    threads: {ranks}" in job or ranks == 1, job

@@ -27,7 +27,7 @@ except SpreadflowError as error:
 RUNS = list(CONFIG.runs)
 SIMULATED = [run for run in RUNS if CONFIG.runs[run].simulate]
 FROZEN = CONFIG.level0.from_file is not None
-UNUSED = [*(["index", "level0"] if FROZEN else []), *([] if SIMULATED else ["simulate"])]
+UNUSED = ["wide", *(["index", "level0"] if FROZEN else []), *([] if SIMULATED else ["simulate"])]
 STAGES = [stage for stage in schema.SECTIONS if stage not in UNUSED]
 
 MPI = shutil.which("mpiexec", path=Path(sys.prefix, "bin")) or shutil.which("mpiexec") or ""

@@ -32,6 +32,14 @@ def widened(bbox: np.ndarray, border: int, shape: tuple[int, int]) -> np.ndarray
     return np.clip(grown, 0, np.repeat(shape[::-1], 2)).astype(np.int32)
 
 
+def foregrounds(bbox: np.ndarray, frame: int, shape: tuple[int, int]) -> np.ndarray:
+    """Boxes (n, 4) around what integration summed: its boxes less the frame, where the panel (slow, fast) cut none."""
+    low, high = np.asarray(bbox)[:, ::2], np.asarray(bbox)[:, 1::2]
+    inner = np.where(low > 0, low + frame, 0)
+    outer = np.where(high < shape[::-1], high - frame, high)
+    return np.stack([inner, np.maximum(inner, outer)], axis=2).reshape(-1, 4)
+
+
 def addresses(panel: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Where the pixels of boxes (n, 4) on panels (n,) lie, box after box, slow outer and fast inner.
 
@@ -60,18 +68,19 @@ class Boxes(NamedTuple):
     """(n, 4) integration box, px"""
 
 
-def pack(image: np.ndarray, mask: np.ndarray, every: Boxes, mine: np.ndarray, border: int) -> dict:
+def pack(image: np.ndarray, mask: np.ndarray, every: Boxes, mine: np.ndarray, *, border: int, frame: int) -> dict:
     """Cut the shoeboxes of some reflections of a shot out of its image.
 
-    image, mask: (panel, slow, fast); mine: (n,) bool, those of `every` to cut out. Returns `bbox` (m, 4) of the
-    shoeboxes, `first_pixel` (m,) and, per pixel, `photons`, `valid`, `foreground` (inside the integration box) and
-    `overlap` (bits of models.Overlap).
+    image, mask: (panel, slow, fast). mine: (n,) bool, those of `every` to cut out (m). border: px around the
+    integration boxes. frame: px of these that are background. Returns `bbox` (m, 4) of shoeboxes, `first_pixel` (m,)
+    and, per pixel, `photons`, `valid`, `foreground` (see `foregrounds`) and `overlap` (bits of models.Overlap).
     """
     taken = Boxes(*(column[mine] for column in every))
     box = widened(taken.bbox, border, image.shape[1:])
     of, where = addresses(taken.panel, box)
     _, slow, fast = where
-    fast0, fast1, slow0, slow1 = taken.bbox[of].T
+    cores = foregrounds(every.bbox, frame, image.shape[1:])
+    fast0, fast1, slow0, slow1 = cores[mine][of].T
     n = np.bincount(of, minlength=len(box))
     return {
         "bbox": box,
@@ -79,7 +88,8 @@ def pack(image: np.ndarray, mask: np.ndarray, every: Boxes, mine: np.ndarray, bo
         "photons": image[where],
         "valid": mask[where],
         "foreground": (fast >= fast0) & (fast < fast1) & (slow >= slow0) & (slow < slow1),
-        "overlap": _shared(taken, of, where, image.shape) | _foreign(taken.lattice[of], where, every, image.shape),
+        "overlap": _shared(taken, of, where, image.shape)
+        | _foreign(taken.lattice[of], where, every, cores, image.shape),
     }
 
 
@@ -96,11 +106,13 @@ def _shared(taken: Boxes, of: np.ndarray, where: tuple[np.ndarray, ...], shape: 
     return out
 
 
-def _foreign(lattice: np.ndarray, where: tuple[np.ndarray, ...], every: Boxes, shape: tuple[int, ...]) -> np.ndarray:
-    """(pixel,) FOREIGN; lattice (pixel,) is whose shoebox the pixel is in."""
+def _foreign(
+    lattice: np.ndarray, where: tuple[np.ndarray, ...], every: Boxes, cores: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
+    """(pixel,) FOREIGN; lattice (pixel,) is whose shoebox the pixel is in, cores (n, 4) the foregrounds of `every`."""
     out = np.zeros(len(lattice), np.uint8)
     for k in np.unique(lattice):
         others, inside = every.lattice != k, np.zeros(shape, bool)
-        inside[addresses(every.panel[others], every.bbox[others])[1]] = True
+        inside[addresses(every.panel[others], cores[others])[1]] = True
         out[(lattice == k) & inside[where]] = Overlap.FOREIGN
     return out

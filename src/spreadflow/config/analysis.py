@@ -144,6 +144,8 @@ class MergeSection(Section):
 
 
 class AnnulusSection(Section):
+    """Shoeboxes of a resolution range. `wide` overlays this section."""
+
     d_max: PositiveFloat = 2.5
     """low-resolution edge, Å"""
     d_min: PositiveFloat = 2.1

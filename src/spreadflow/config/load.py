@@ -122,6 +122,7 @@ class StageConfig(Section):
     cells: CellsSection = ABSENT
     merge: MergeSection = ABSENT
     annulus: AnnulusSection = ABSENT
+    wide: AnnulusSection = ABSENT
     ladder: LadderSection = ABSENT
     stage1: Stage1Section = ABSENT
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, ValidationError, model_validator
 
 from spreadflow.config.analysis import (
     AnnulusSection,
@@ -32,11 +32,13 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "cells": ("cells",),
     "merge": ("merge",),
     "annulus": ("annulus",),
+    "wide": ("wide",),
 }
 """The config sections each stage reads, with the stage's overlays over them."""
 
 OVERLAYS = {
     "reindex": "index",
+    "wide": "annulus",
     "ladder.structure_factors": "structure_factors",
     "stage1.structure_factors": "structure_factors",
 }
@@ -50,6 +52,14 @@ def overlay(base: dict, top: dict) -> dict:
         nested = isinstance(value, dict) and isinstance(out.get(key), dict)
         out[key] = overlay(out[key], value) if nested else value
     return out
+
+
+WIDE = {"d_max": 20.0}
+"""of `wide`, where nothing else is said"""
+
+
+def _wide(keys: dict[str, Any]) -> dict[str, Any]:
+    return WIDE | keys
 
 
 class Config(Section):
@@ -87,6 +97,8 @@ class Config(Section):
     """scales and merged intensities"""
     annulus: AnnulusSection = AnnulusSection()
     """shoebox pixels within a resolution annulus"""
+    wide: Annotated[dict[str, Any], AfterValidator(_wide)] = WIDE
+    """keys of `annulus` that differ in `wide`, the shoeboxes of a wider range"""
     ladder: LadderSection = LadderSection()
     """the regression series on the pixels"""
     stage1: Stage1Section = Stage1Section()

@@ -197,18 +197,11 @@ _ANNULUS = (
             "photons": ("float64", "photon", "per channel", ("channels",)),
         },
     )
+    | _REFLECTIONS
     | _table(
         "reflections",
         {
-            "lattice": ("int32", "", "row of lattices", (), "lattices"),
-            "hkl": ("int32", "", "Miller index as observed", (3,)),
-            "panel": ("int32", "", "panel"),
-            "fast": ("float64", "px", "predicted centroid"),
-            "slow": ("float64", "px", "predicted centroid"),
-            "bbox": ("int32", "px", "fast0 fast1 slow0 slow1, half open", (4,)),
-            "intensity": ("float32", "photon", "as integrated"),
-            "sigma": ("float32", "photon", "as integrated"),
-            "flags": ("int32", "", "bits of models.ReflectionFlag"),
+            "bbox": ("int32", "px", "of the shoebox: fast0 fast1 slow0 slow1, half open", (4,)),
             "first_pixel": (
                 "int64",
                 "",
@@ -223,7 +216,83 @@ _ANNULUS = (
         {
             "photons": ("float32", "photon", "pedestal subtracted"),
             "valid": ("bool", "", "may be used"),
-            "foreground": ("bool", "", "inside the integration bbox of this reflection"),
+            "foreground": ("bool", "", "in the box around what integration summed of this reflection"),
+            "overlap": ("uint8", "", "bits of models.Overlap"),
+        },
+    )
+)
+
+_STAGE1 = (
+    _table(
+        "lattices",
+        {
+            "run": ("int32", "", "row of attribute `runs`"),
+            "shot_id": ("uint64", "", "as in reindex"),
+            "k": ("int32", "", "as in reindex"),
+            "outcome": ("uint8", "", "errors.RefinedOutcome; numbers of a lattice that could not be fitted are NaN"),
+            "A": ("float64", "1/angstrom", "refined matrix, the mean of the mosaic domains", (3, 3)),
+            "cell": ("float64", "angstrom, rad", "a b c alpha beta gamma", (6,)),
+            "cell_sigma": ("float64", "angstrom, rad", "standard deviation, as quoted; NaN = held", (6,)),
+            "misset_rad": ("float64", "rad", "rotation vector from the orientation in the annulus, lab frame", (3,)),
+            "misset_sigma_rad": ("float64", "rad", "standard deviation, as quoted; NaN = held", (3,)),
+            "n_cells": ("float64", "", "unit cells of a mosaic domain along a, b, c", (3,)),
+            "eta_rad": ("float64", "rad", "mosaic spread: r.m.s. rotation angle; as it was where domains are given"),
+            "scale": ("float64", "", "mosaic domains in a beam of `beam.size_mm`"),
+            "values": (
+                "float64",
+                "",
+                "unknowns, named in attribute `unknowns`: ln scale, ln N, ln η; rotation (rad, lab axes), strains of "
+                "the cell, distance (mm), relative wavelength: from those in the annulus",
+                ("unknown",),
+            ),
+            "sigma_fisher": ("float64", "", "of the unknowns: true where the model is", ("unknown",)),
+            "sigma_sandwich": ("float64", "", "of the unknowns: over shoeboxes", ("unknown",)),
+            "correlation": ("float64", "", "of the unknowns, as quoted", ("unknown", "unknown")),
+            "loss_before": ("float64", "", "−ln L of the start, with the scale and planes that suit it best"),
+            "loss_after": ("float64", "", "−ln L of the fit, with its weak restraints"),
+            "sigma_z": ("float64", "", "standard deviation of (data − model)/√variance over the pixels"),
+            "n_evaluations": ("int32", "", "of the model with its derivatives"),
+            "n_boxes": ("int32", "", "shoeboxes with pixels"),
+            "n_pixels": ("int32", "px", "pixels fitted"),
+            "seconds": ("float64", "s", "processor time spent on the lattice"),
+        },
+    )
+    | _table(
+        "reflections",
+        {
+            "lattice": ("int32", "", "row of lattices; those that were fitted", (), "lattices"),
+            "hkl": ("int32", "", "Miller index as observed, conventional axes", (3,)),
+            "d": ("float32", "angstrom", "resolution"),
+            "panel": ("int32", "", "panel"),
+            "fast": ("float64", "px", "centroid of the model's Bragg photons; NaN where there are none"),
+            "slow": ("float64", "px", "centroid of the model's Bragg photons; NaN where there are none"),
+            "fast_before": ("float64", "px", "centroid predicted by spots, as in the annulus"),
+            "slow_before": ("float64", "px", "centroid predicted by spots, as in the annulus"),
+            "fast_obs": ("float32", "px", "observed centroid, as in the annulus; NaN where I/σ < 5"),
+            "slow_obs": ("float32", "px", "observed centroid, as in the annulus; NaN where I/σ < 5"),
+            "sigma_radial_px": ("float32", "px", "of the observed centroid along the radius, from counting"),
+            "delta_psi_rad": ("float32", "rad", "rotation onto the Ewald sphere of the shot's mean energy"),
+            "delta_psi_before_rad": ("float32", "rad", "the same as in the annulus"),
+            "photons": ("float32", "photon", "Bragg photons of the model in the shoebox"),
+            "plane": ("float32", "photon", "background: level at the middle, slopes per 10 px along fast, slow", (3,)),
+            "sigma_z": ("float32", "", "r.m.s. of (data − model)/√variance over the shoebox"),
+        },
+    )
+    | _table(
+        "samples",
+        {
+            "reflection": ("int32", "", "row of reflections", (), "reflections"),
+            "bbox": ("int32", "px", "of the shoebox: fast0 fast1 slow0 slow1, half open", (4,)),
+            "first_pixel": ("int64", "", "row of sample_pixels where the shoebox begins", (), "sample_pixels"),
+        },
+    )
+    | _table(
+        "sample_pixels",
+        {
+            "data": ("float32", "photon", "NaN = does not count"),
+            "model": ("float32", "photon", "Bragg photons and background"),
+            "background": ("float32", "photon", "of the model"),
+            "z": ("float32", "", "(data − model)/√variance"),
         },
     )
 )
@@ -273,6 +342,8 @@ FILES: dict[str, dict[str, Dataset]] = {
     "cells": _CELLS,
     "merge": _MERGE,
     "annulus": _ANNULUS,
+    "wide": _ANNULUS,
+    "stage1": _STAGE1,
     "truth": _TRUTH,
 }
 """file kind → dataset path → description"""

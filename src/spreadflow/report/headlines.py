@@ -5,7 +5,7 @@ from typing import Any
 
 from spreadflow.report.style import say
 
-STAGES = ("simulate", "index", "level0", "reindex", "cells", "merge", "annulus")
+STAGES = ("simulate", "index", "level0", "reindex", "cells", "merge", "annulus", "wide")
 """in the order of the workflow"""
 
 
@@ -96,4 +96,5 @@ _FACTS: dict[str, Callable[[dict], list[str]]] = {
     "cells": _cells,
     "merge": _merge,
     "annulus": _annulus,
+    "wide": _annulus,
 }

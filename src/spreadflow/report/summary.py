@@ -9,13 +9,14 @@ from typing import Any
 import matplotlib
 
 from spreadflow import __version__
+from spreadflow.config import OVERLAYS
 from spreadflow.io.store import identity, replacing
 from spreadflow.report import style
 
 
 def run(stage: str, *, products: list[Path], images: list[Path], out: Path) -> None:
     """Write `out` (JSON) and its picture (PNG) from the finished products of a stage."""
-    module = importlib.import_module(f"spreadflow.report.{'index' if stage == 'reindex' else stage}")
+    module = importlib.import_module(f"spreadflow.report.{OVERLAYS.get(stage, stage)}")
     with matplotlib.rc_context(style.STYLE):
         figures, page = module.make(stage, [Path(p) for p in products], [Path(p) for p in images])
         with replacing(out.with_suffix(".png")) as temporary:

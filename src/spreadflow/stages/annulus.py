@@ -1,6 +1,7 @@
-"""annulus: the shoeboxes of accepted lattices between two resolutions, packed so that later stages open no image.
+"""annulus, and wide: shoeboxes of accepted lattices between two resolutions, packed so that later stages open no image.
 
-Its blocks are those of `reindex`, less those without an accepted lattice.
+The two words are one stage: `wide` has a section that overlays `annulus`'s. Its blocks are those of `reindex`, less
+those without an accepted lattice.
 """
 
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis import shoeboxes
+from spreadflow.analysis import integration, shoeboxes
 from spreadflow.config import AnnulusSection, IndexSection, StageConfig
 from spreadflow.errors import FileError, Outcome
 from spreadflow.io import store
@@ -19,7 +20,6 @@ from spreadflow.parallel import World
 from spreadflow.stages.cells import accepted
 
 LATTICE = ("shot_id", "k", "A", "eta_rad", "domain_ang")
-REFLECTION = ("hkl", "panel", "fast", "slow", "intensity", "sigma", "flags")
 
 
 class Block(NamedTuple):
@@ -45,8 +45,8 @@ def run(
     world: World,
     word: str = "annulus",
 ) -> None:
-    """Write annulus.h5 with its parts. images, reindex: manifest and product of each run, in the same order."""
-    section, log = config.annulus, logger(word, world)
+    """Write <word>.h5 with its parts. images, reindex: manifest and product of each run, in the same order."""
+    section, log = getattr(config, word), logger(word, world)
     told = [store.attributes(path, "reindex") for path in reindex]
     sources = [_source(manifest, of) for manifest, of in zip(images, told, strict=True)]
     blocks = [block for r, path in enumerate(reindex) for block in _blocks(r, path, cells)]
@@ -55,7 +55,7 @@ def run(
     channels = max(_channels(sources[b.run], reindex[b.run], b) for b in {b.run: b for b in blocks}.values())
     inputs = [*(source.identity for source in sources), *(store.identity(p) for p in [*reindex, cells])]
     base = store.digest(section.model_dump(mode="json"), inputs)
-    parts = store.Parts(out, "annulus", base, [b.shot_ids for b in blocks])
+    parts = store.Parts(out, word, base, [b.shot_ids for b in blocks])
     with Progress(word, len(blocks), world) as progress:
 
         def make(n: int) -> dict:
@@ -64,11 +64,15 @@ def run(
 
         parts.each(world, make)
         progress.at(len(blocks))
-    runs, group = [of["run"] for of in told], told[0]["config"]["space_group"]
-    detectors = [of["detector"] for of in told]
-    config_json = section.model_dump(mode="json")
-    parts.finish(world, config=config_json, runs=runs, space_group=group, detectors=detectors)
-    log.info("%d blocks of %d runs", len(blocks), len(runs))
+    parts.finish(
+        world,
+        config=section.model_dump(mode="json"),
+        runs=[of["run"] for of in told],
+        space_group=told[0]["config"]["space_group"],
+        detectors=[of["detector"] for of in told],
+        polarizations=[source.polarization for source in sources],
+    )
+    log.info("%d blocks of %d runs", len(blocks), len(told))
 
 
 def _source(manifest: Path, told: dict) -> Source:
@@ -113,23 +117,25 @@ def _columns(section: AnnulusSection, block: Block, source: Source, reindex: Pat
     columns = store.read_part(reindex, "reindex", block.part, block.key, names)
     lattices = np.flatnonzero(block.accepted)
     shots, spectrum = np.unique(columns["lattices/shot"][lattices], return_inverse=True)
-    of_shot = np.where(_chosen(section, block, columns), columns["lattices/shot"][columns["reflections/lattice"]], -1)
-    rows = [np.flatnonzero(of_shot == shot) for shot in shots]
-    order = np.concatenate(rows)
+    of_shot, chosen = columns["lattices/shot"][columns["reflections/lattice"]], _chosen(section, block, columns)
+    order = np.concatenate([np.flatnonzero((of_shot == shot) & chosen) for shot in shots])
     packed, spectra = [], []
-    for shot, mine in zip(shots, rows, strict=True):
-        taken = _read(source, block.first_shot + int(shot), int(columns["shots/shot_id"][shot]))
-        boxes = (columns["reflections/panel"][mine], columns["reflections/bbox"][mine])
-        packed.append(shoeboxes.pack(taken.image, taken.mask, *boxes, section.border_px))
+    for shot in shots:
+        taken, every = _read(source, block.first_shot + int(shot), int(columns["shots/shot_id"][shot])), of_shot == shot
+        boxes = shoeboxes.Boxes(*(columns[f"reflections/{name}"][every] for name in shoeboxes.Boxes._fields))
+        how = {"border": section.border_px, "frame": integration.BORDER_PX}
+        packed.append(shoeboxes.pack(taken.image, taken.mask, boxes, chosen[every], **how))
         spectra.append(_padded(taken.spectrum, channels))
     start = np.cumsum([0, *(len(p["photons"]) for p in packed)])
     out = {f"lattices/{name}": columns[f"lattices/{name}"][lattices] for name in LATTICE}
     out |= {"lattices/run": np.full(len(lattices), block.run), "lattices/spectrum": spectrum}
-    out |= {f"reflections/{name}": columns[f"reflections/{name}"][order] for name in REFLECTION}
+    out |= {name: column[order] for name, column in columns.items() if name.startswith("reflections/")}
     out["reflections/lattice"] = np.searchsorted(lattices, columns["reflections/lattice"][order])
     out["reflections/bbox"] = np.concatenate([p["bbox"] for p in packed])
     out["reflections/first_pixel"] = np.concatenate([p["first_pixel"] + n for p, n in zip(packed, start, strict=False)])
-    out |= {f"pixels/{n}": np.concatenate([p[n] for p in packed]) for n in ("photons", "valid", "foreground")}
+    out |= {
+        f"pixels/{n}": np.concatenate([p[n] for p in packed]) for n in ("photons", "valid", "foreground", "overlap")
+    }
     out |= {"spectra/shot_id": columns["shots/shot_id"][shots]}
     return out | {f"spectra/{n}": np.array([getattr(s, n) for s in spectra]) for n in Spectrum._fields}
 
