@@ -154,7 +154,7 @@ def shoeboxes(predicted: Predicted, detector: Detector) -> np.ndarray:
 
 
 def _footprints(predicted: Predicted, detector: Detector, extent: float, margin_px: float):
-    """Rotated rectangles that hold the spots: (reflection, 2, 2) rows radial, transverse; (reflection, 2) half sizes."""
+    """Rotated rectangles that hold spots: (reflection, 2, 2) rows radial, transverse; (reflection, 2) half sizes."""
     axes = radial_axes(detector, predicted.panel, predicted.fast, predicted.slow)
     return axes, extent * np.stack([predicted.radial_px, predicted.transverse_px], axis=-1) + margin_px
 
