@@ -16,8 +16,6 @@ from spreadflow.analysis.prediction import Predicted
 from spreadflow.models import Detector, ReflectionFlag, Reflections
 from spreadflow.physics.geometry import radial_axes
 
-BORDER_PX = 4
-"""width of the frame around a foreground that its background is taken from"""
 N_CYCLES = 4
 """of reweighting and outlier rejection"""
 MIN_BACKGROUND = 12
@@ -28,7 +26,7 @@ STRONG = 5.0
 """I/σ from which an observed centroid is given"""
 
 EXTENT, MARGIN_PX, BORDER_PX = 1.5, 1.0, 4
-"""of a shoebox; see `integrate`"""
+"""of a shoebox; see `integrate`. BORDER_PX is the frame its background is taken from"""
 
 FREE, OWN, FOREIGN = 0, 1, 2
 """what a pixel is to the shoebox: in nobody's foreground, in that of the reflection, in that of a neighbour only"""
