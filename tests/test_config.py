@@ -185,3 +185,8 @@ def test_stage_takes_its_sections_from_a_yaml_file(tmp_path):
 
 def test_defaults_are_valid():
     assert parse(json.loads(Config().model_dump_json(by_alias=True))) == Config()
+
+
+def test_a_key_of_several_types_is_named_as_it_stands_in_the_file():
+    with pytest.raises(ConfigError, match=r"simulate\.oversample: .*valid integer.* or 'adaptive'; found 'adaptiv'"):
+        parse({"simulate": {"oversample": "adaptiv"}})

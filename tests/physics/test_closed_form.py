@@ -77,3 +77,15 @@ def test_without_spread_every_node_of_the_quadrature_is_the_domain_itself():
     p = around(crystal, np.array(hkl))
     one, _ = sampled(crystal, np.array(hkl), np.eye(3)[None], p)
     np.testing.assert_allclose(closed(crystal, mosaic.continuous(8), np.array(hkl), p), one, rtol=1e-9)
+
+
+@pytest.mark.parametrize("eta_deg", [0.03, 0.1, 0.2, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("name", CRYSTALS)
+def test_as_many_widths_as_a_crystal_needs_hold_its_peaks(name, eta_deg):
+    """Within 1 % of what 300 give, at the node, where the error of the quadrature is largest."""
+    cell, n_cells, hkl = CRYSTALS[name]
+    A = lattice.reciprocal(lattice.radians(cell))
+    crystal = Crystal(A, np.array(n_cells, dtype=np.float64), np.float64(eta_deg * DEG))
+    n = mosaic.n_widths(crystal, 1 / np.linalg.norm(A @ hkl))
+    peak = [np.asarray(mosaic.clouds(crystal, mosaic.continuous(m), np.array([hkl])).amplitude).sum() for m in (n, 300)]
+    assert peak[0] == pytest.approx(peak[1], rel=0.01) and n >= 8

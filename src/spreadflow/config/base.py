@@ -88,8 +88,14 @@ def first(error: ValidationError | Inconsistent, model: type[BaseModel]) -> tupl
         return key, f"one of the keys {', '.join(_keys(model, top['loc'][:-1]))}", "an unknown key"
     if top["type"] == "missing":
         return key, "this key", "nothing"
-    message = top["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return key, message, repr(top["input"])
+    branches = [top]
+    if (
+        top["loc"] and isinstance(top["loc"][-1], str) and top["loc"][-1] not in _keys(model, top["loc"][:-1])
+    ):  # one of several types
+        key = key.rpartition(".")[0]
+        branches = [e for e in error.errors() if e["loc"][:-1] == top["loc"][:-1]]
+    allowed = [e["msg"].removeprefix("Value error, ").removeprefix("Input should be ") for e in branches]
+    return key, " or ".join(allowed), repr(top["input"])
 
 
 def _keys(model: type[BaseModel], place: tuple) -> list[str]:

@@ -4,6 +4,7 @@ A cloud is followed out to `REACH` standard deviations, and farther where a node
 what is left out of a reflection is P(χ²₃ > REACH²) of it, 1e-10.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -25,6 +26,8 @@ DARK = 1e-12
 """fraction of the photons of a pulse beyond which a channel counts as dark, at either end"""
 SHARPNESS, FINEST = 0.8, 8
 """points to each standard deviation of the sharpest cloud where `oversample` is left open, and no more to a pixel"""
+CANDIDATES = 1 << 21
+"""pairs looked at together, of which those that matter are kept: bounds the memory"""
 SAMPLES = 7
 """energies at which the course of a cloud over the detector is followed"""
 
@@ -79,7 +82,7 @@ def lay_out(parameters: Parameters, oversample: int | None = 1) -> tuple[Footpri
     boxes = _boxes(followed, parameters.detector)
     footprints, box_of = _footprints(boxes, len(parameters.mosaic.share), oversample)
     pixels = points(footprints)
-    return footprints, pixels, _select(followed, parameters, pixels, *_candidates(boxes, footprints, box_of))
+    return footprints, pixels, _select(followed, parameters, pixels, _pieces(boxes, footprints, box_of))
 
 
 def within(parameters: Parameters, panel: np.ndarray, bbox: np.ndarray, reach: float = REACH) -> tuple[Pixels, Pairs]:
@@ -104,8 +107,8 @@ def within(parameters: Parameters, panel: np.ndarray, bbox: np.ndarray, reach: f
         stride = fast1[i] - fast0[i]
         corner = start[i] + (low_s[met] - slow0[i]) * stride + low_f[met] - fast0[i]
         found.append(np.stack([corner, np.full(len(met), stride), width[met], height[met], boxes.cloud[met]]))
-    point, cloud = _enumerated(*np.concatenate(found, axis=1)) if found else (one, one)
-    return pixels, _select(followed, parameters, pixels, point, cloud)
+    pieces = _Pieces(*np.concatenate([np.empty((5, 0), dtype=np.int64), *found], axis=1))
+    return pixels, _select(followed, parameters, pixels, pieces)
 
 
 def meets(parameters: Parameters, panel: np.ndarray, bbox: np.ndarray) -> np.ndarray:
@@ -341,46 +344,61 @@ def _least(column: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
     return out
 
 
-def _candidates(boxes: _Boxes, footprints: Footprints, box_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All points of all boxes: rows of the points, and clouds."""
+class _Pieces(NamedTuple):
+    """Rectangles of points, and the cloud that may reach them. Shape (piece,)."""
+
+    corner: np.ndarray
+    """row of the first point"""
+    stride: np.ndarray
+    """from one row of the rectangle to the next"""
+    width: np.ndarray
+    height: np.ndarray
+    cloud: np.ndarray
+
+
+def _pieces(boxes: _Boxes, footprints: Footprints, box_of: np.ndarray) -> _Pieces:
+    """All boxes as points of their footprints."""
     n = footprints.oversample[box_of]
     stride = (footprints.width * footprints.oversample)[box_of]
     start = np.cumsum(footprints.n_points) - footprints.n_points
     corner = start[box_of] + (boxes.slow0 - footprints.slow0[box_of]) * n * stride
     corner += (boxes.fast0 - footprints.fast0[box_of]) * n
-    return _enumerated(corner, stride, boxes.width * n, boxes.height * n, boxes.cloud)
+    return _Pieces(corner, stride, boxes.width * n, boxes.height * n, boxes.cloud)
 
 
-def _enumerated(corner, stride, width, height, cloud) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the points of rectangles whose first is `corner` and whose rows are `stride` apart, and their clouds."""
-    count = width * height
-    row = np.repeat(np.arange(len(count)), count)
-    i = _counted(count)
-    return corner[row] + i // width[row] * stride[row] + i % width[row], cloud[row]
+def _candidates(pieces: _Pieces) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows of the points and clouds of all pieces, about `CANDIDATES` at a time."""
+    count = pieces.width * pieces.height
+    group = np.cumsum(count) // CANDIDATES
+    for some in np.split(np.arange(len(count)), np.flatnonzero(np.diff(group)) + 1):
+        row = some.repeat(count[some])
+        i = _counted(count[some])
+        width = pieces.width[row]
+        yield pieces.corner[row] + i // width * pieces.stride[row] + i % width, pieces.cloud[row]
 
 
 # ---------------------------------------------------------------- channels that matter
 
 
-def _select(followed: _Followed, parameters: Parameters, pixels: Pixels, point, cloud) -> Pairs:
-    """The pairs among the candidates."""
-    if len(point) == 0:
-        return Pairs(*np.empty((3, 0), dtype=np.int32))
+def _select(followed: _Followed, parameters: Parameters, pixels: Pixels, pieces: _Pieces) -> Pairs:
+    """The pairs among the points and clouds of the pieces."""
     ray = _rays(parameters.detector, parameters.polarization, filled(pixels, 1 << 14))
     first, last = lit(parameters.spectrum)
     energies = np.asarray(parameters.spectrum.energies_ev, dtype=np.float64)
     middle = 0.5 * (energies[0] + energies[-1])
     ticks = _ticks(energies, first, last)
-    found = []
-    for start in range(0, len(point), BLOCK):
-        some = slice(start, start + BLOCK)
-        n = len(point[some])
-        block = [np.pad(column[some].astype(np.int32), (0, BLOCK - n)) for column in (point, cloud)]
-        found.append([np.asarray(a)[:n] for a in _windows(ray, followed.cloud, followed.cut, middle, *block, ticks)])
-    channel, n_windows = (np.concatenate(columns) for columns in zip(*found, strict=True))
-    row = np.repeat(np.arange(len(point)), n_windows)
-    at = channel[row] + WINDOW * _counted(n_windows)
-    return Pairs(point[row].astype(np.int32), cloud[row].astype(np.int32), at.astype(np.int32))
+    found = [np.empty((3, 0), dtype=np.int32)]
+    for point, cloud in _candidates(pieces):
+        for start in range(0, len(point), BLOCK):
+            some = slice(start, start + BLOCK)
+            n = len(point[some])
+            block = [np.pad(column[some].astype(np.int32), (0, BLOCK - n)) for column in (point, cloud)]
+            channel, n_windows = _windows(ray, followed.cloud, followed.cut, middle, *block, ticks)
+            n_windows = np.asarray(n_windows)[:n]
+            row = np.repeat(np.arange(n), n_windows)
+            at = np.asarray(channel)[row] + WINDOW * _counted(n_windows)
+            found.append(np.stack([block[0][row], block[1][row], at]).astype(np.int32))
+    return Pairs(*np.concatenate(found, axis=1))
 
 
 _rays = jax.jit(rays)

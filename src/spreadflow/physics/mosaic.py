@@ -13,7 +13,9 @@ from spreadflow.physics import rotation
 GAUSS = 0.63
 """F_latt = N_a N_b N_c exp(−Σ(N Δh)²/0.63)"""
 N_WIDTHS = 8
-"""Gaussians of the continuous distribution: within 1 % of the peak up to η = 0.1°; 16 to 0.3°"""
+"""Gaussians of the continuous distribution, where not told"""
+WIDE_ENOUGH = ((12.0, 8), (45.0, 16), (150.0, 32))
+"""how far η moves a node, in its own standard deviations, and the Gaussians that hold it within 1 % of the peak"""
 
 
 _ENTRIES = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
@@ -37,6 +39,13 @@ def domains(rotations: np.ndarray) -> Mosaic:
     """Given domains (n, 3, 3), as many cells in each."""
     n = len(rotations)
     return Mosaic(np.asarray(rotations, dtype=np.float64), np.zeros(n), np.full(n, 1.0 / n))
+
+
+def n_widths(crystal: Crystal, d_min: float) -> int:
+    """Gaussians that the continuous distribution needs for nodes to d_min, Å."""
+    own = np.sqrt(GAUSS / 4) * np.linalg.norm(np.linalg.inv(np.asarray(crystal.A)), axis=1).max() ** -1
+    ratio = float(crystal.eta_rad) / d_min / (own / float(np.max(crystal.n_cells)))
+    return next((n for top, n in WIDE_ENOUGH if ratio <= top), 64)
 
 
 def continuous(n_widths: int = N_WIDTHS) -> Mosaic:

@@ -30,7 +30,7 @@ def _of_model(section: StructureFactorsSection, energies_ev: np.ndarray, rng: np
     if section.perturb:
         atoms, k_sol = perturbed(rng, atoms, cell, sites)
     elements = [str(element) for element in np.unique(atoms.elements)]
-    return structure_factors(
+    made = structure_factors(
         atoms,
         cell,
         group,
@@ -40,6 +40,10 @@ def _of_model(section: StructureFactorsSection, energies_ev: np.ndarray, rng: np
         k_sol=k_sol,
         b_sol=section.b_sol,
     )
+    if len(made.hkl) == 0:
+        expected = f"a resolution at which the cell {section.cell} has reflections"
+        raise ConfigError("structure_factors.d_min", expected, section.d_min, "Lower it.")
+    return made
 
 
 def _space_group(section: StructureFactorsSection) -> str:

@@ -90,15 +90,19 @@ class Simulator:
     def mosaics(self, shot_id: int, n_lattices: int) -> list[Mosaic]:
         """Of each lattice of a shot: one set of domains for all, its own, or the distribution they are of."""
         if self.crystal.mosaicity == "continuous":
-            return [mosaic.continuous()] * n_lattices
+            one = self._crystal(lattice.reciprocal(self.cell))
+            return [mosaic.continuous(mosaic.n_widths(one, self.config.structure_factors.d_min))] * n_lattices
         own = self.crystal.mosaicity == "per_shot"
         rng, n, eta = self.rng(DOMAINS, shot_id * own), build.n_domains(self.crystal), build.eta_rad(self.crystal)
         sets = [mosaic.domains(mosaic.domain_rotations(rng, n, eta)) for _ in range(n_lattices if own else 1)]
         return sets if own else sets * n_lattices
 
+    def _crystal(self, A: np.ndarray) -> Crystal:
+        return Crystal(A, build.n_cells(self.crystal), np.float64(build.eta_rad(self.crystal)))
+
     def parameters(self, pulse: Spectrum, A: np.ndarray, spread: Mosaic) -> Parameters:
         """What the Bragg photons of a lattice A depend on: of the nodes, those that the pulse may light."""
-        crystal = Crystal(A, build.n_cells(self.crystal), np.float64(build.eta_rad(self.crystal)))
+        crystal = self._crystal(A)
         rows = layout.reached(crystal, spread, self.factors.hkl, pulse)
         return Parameters(
             crystal,
