@@ -231,6 +231,8 @@ class Refined(NamedTuple):
     sandwich: np.ndarray
     n_evaluations: int
     """of all passes"""
+    frame: Frame
+    """from which rotation and strains are counted"""
 
 
 def planes_and_scale(bragg: np.ndarray, data: solve.Data, noise: Noise, n_rounds: int = 4) -> tuple[float, np.ndarray]:
@@ -278,7 +280,7 @@ def refine(
     fit = _fit(model, best.planes, target, n_iterations, solve.ENOUGH)
     parameters, covariances = model.parameters(fit.point.unknowns), solve.covariances(fit.point)
     n_evaluations += fit.n_evaluations
-    return Refined(parameters, model.names(), fit, before.loss, *covariances, n_evaluations)
+    return Refined(parameters, model.names(), fit, before.loss, *covariances, n_evaluations, best.of.frame)
 
 
 def _fit(model: Model, planes: np.ndarray, target: Target, n_iterations: int, enough: float) -> solve.Fit:

@@ -96,6 +96,16 @@ def matrix(frame: Frame, p) -> Array:
     return turn(p[:3]) @ (frame.U @ B)
 
 
+def coordinates(frame: Frame, A: np.ndarray) -> np.ndarray:
+    """(3 + cell parameters,) unknowns of which `matrix` makes A (3, 3), a lattice with the symmetry of the frame's."""
+    inverse = np.linalg.inv(np.linalg.cholesky(frame.metric))
+    basis = np.array([inverse @ m @ inverse.T for m in frame.strains]).reshape(len(frame.strains), 9)
+    change = inverse @ (A.T @ A - frame.metric) @ inverse.T
+    strains = np.linalg.lstsq(basis.T, change.reshape(9), rcond=None)[0]
+    unturned = np.asarray(matrix(frame, np.concatenate([np.zeros(3), strains])))
+    return np.concatenate([rotation.vector(rotation.nearest(A @ np.linalg.inv(unturned))), strains])
+
+
 def _upper(G):
     """Upper triangular B with BᵀB = G (3, 3), element by element."""
     b00 = jnp.sqrt(G[0, 0])

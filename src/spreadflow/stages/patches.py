@@ -17,6 +17,8 @@ class Patch(NamedTuple):
     """The shoeboxes of one simulated lattice and what is true of them."""
 
     shoeboxes: Shoeboxes
+    predicted: prediction.Predicted
+    """the reflections they are of"""
     parameters: Parameters
     """A is the mean over the mosaic domains, whose rotations count from it; all nodes that the pulse may light"""
     bragg: np.ndarray
@@ -36,11 +38,14 @@ def patch(simulator: Simulator, number: int, *, d_min: float, d_max: float, bord
         found = simulator.section.psf_fwhm_mm
         raise ConfigError("detector.psf_fwhm_mm", "0 where no images are made", found, "Simulate images instead.")
     true = _parameters(simulator, number)
-    hkl, panel, bbox = _boxes(simulator, true, d_min, d_max, border_px)
+    found = _predicted(simulator, true, d_min, d_max)
+    panel, bbox = found.panel.astype(np.int32), integration.shoeboxes(found, simulator.detector)
+    bbox = shoeboxes.widened(bbox, border_px, simulator.detector.shape)
     photons, behind = expected(simulator, true, panel, bbox)
     where = shoeboxes.addresses(panel, bbox)[1]
     counts = _counted(simulator, number, photons + behind, simulator.gain[where])
-    return Patch(Shoeboxes(hkl, panel, bbox, counts, simulator.good[where]), true, photons, behind)
+    boxes = Shoeboxes(found.hkl.astype(np.int32), panel, bbox, counts, simulator.good[where])
+    return Patch(boxes, found, true, photons, behind)
 
 
 def _parameters(simulator: Simulator, number: int) -> Parameters:
@@ -52,8 +57,8 @@ def _parameters(simulator: Simulator, number: int) -> Parameters:
     return simulator.parameters(pulse, middle @ A, centred)
 
 
-def _boxes(simulator: Simulator, true: Parameters, d_min: float, d_max: float, border_px: int):
-    """hkl, panel and bbox of the reflections that prediction finds, knowing what is true."""
+def _predicted(simulator: Simulator, true: Parameters, d_min: float, d_max: float) -> prediction.Predicted:
+    """What prediction finds, knowing what is true."""
     crystal = true.crystal
     found = prediction.predict(
         crystal.A,
@@ -65,9 +70,7 @@ def _boxes(simulator: Simulator, true: Parameters, d_min: float, d_max: float, b
         d_min=d_min,
         polarization=simulator.beam.polarization,
     )
-    bbox = shoeboxes.widened(integration.shoeboxes(found, simulator.detector), border_px, simulator.detector.shape)
-    chosen = shoeboxes.chosen(found.d, np.ones(len(found.d)), np.zeros(len(found.d), int), d_min=d_min, d_max=d_max)
-    return found.hkl[chosen].astype(np.int32), found.panel[chosen].astype(np.int32), bbox[chosen]
+    return prediction.Predicted(*(column[found.d < d_max] for column in found))
 
 
 def expected(simulator: Simulator, true: Parameters, panel: np.ndarray, bbox: np.ndarray):
