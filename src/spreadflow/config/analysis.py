@@ -168,7 +168,13 @@ class LadderSection(Section):
     structure_factors: dict[str, Any] = {}
     """keys of `structure_factors` that differ in the model"""
     n_lattices: PositiveInt | None = None
-    """at most this many lattices take part; null = all"""
+    """at most this many lattices take part in the rungs with a model; null = all"""
+    n_domains: PositiveInt = 50
+    """mosaic domains of the model, drawn once from the distribution of a lattice's mosaic spread"""
+    readout_photons: NonNegativeFloat = 1.0
+    """standard deviation of the readout noise"""
+    calibration_error: NonNegativeFloat = 0.01
+    """relative pixel-to-pixel gain error"""
 
 
 class Stage1Section(Section):
