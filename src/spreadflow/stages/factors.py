@@ -1,5 +1,7 @@
 """F(hkl, E) as the configuration wants it: from a model, right or perturbed, or from merged intensities."""
 
+from pathlib import Path
+
 import numpy as np
 
 from spreadflow import build
@@ -21,6 +23,12 @@ def factors(
     """
     model = _of_model(section, energies_ev, rng)
     return model if section.source == "model" else _with_data(section, model, energies_ev, energy_ev)
+
+
+def files(section: StructureFactorsSection) -> list[Path]:
+    """Those that the section names."""
+    curves = [Path(site.curve) for site in section.sites if site.curve not in anomalous.VALENCE]
+    return [path for path in (section.model, section.mtz, *curves) if path is not None]
 
 
 def _of_model(section: StructureFactorsSection, energies_ev: np.ndarray, rng: np.random.Generator) -> StructureFactors:
