@@ -1,4 +1,4 @@
-"""Where the photons of shoeboxes are: of a model, and how well those observed are known."""
+"""Where the photons of shoeboxes are: of a model, and as observed."""
 
 import numpy as np
 from scipy.ndimage import label
@@ -27,18 +27,15 @@ def _summed(columns: np.ndarray, start: np.ndarray) -> np.ndarray:
     return ends[start[1:]] - ends[start[:-1]]
 
 
-def observed_covariance(above: np.ndarray, variance: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """(2, 2) covariance (fast, slow), px², of the centre of mass of a spot: Σ V (x − x̄)(x − x̄)ᵀ / (Σ above)².
+def observed(above: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """(2,) fast, slow, px from the corner: centre of mass of the pixels > 2 σ connected with the highest one.
 
-    above: (slow, fast) photons above the background, NaN = not usable; variance: of the pixels; background: variance
-    of the background alone. Over the pixels above 2 σ connected with the highest one; NaN where none is.
+    above: (slow, fast) photons above the background, NaN = not usable; sigma: of the background. NaN where none is.
     """
-    sigma = np.sqrt(background)
-    strong = np.nan_to_num(above, nan=-np.inf) > STRONG_PIXEL * sigma
+    height = np.nan_to_num(above / sigma, nan=-np.inf)
+    strong = height > STRONG_PIXEL
     if not strong.any():
-        return np.full((2, 2), np.nan)
+        return np.full(2, np.nan)
     regions, _ = label(strong)
-    slow, fast = np.nonzero(regions == regions.flat[np.argmax(np.where(strong, above / sigma, -np.inf))])
-    weight, place = above[slow, fast], np.stack([fast, slow], axis=1)
-    away = place - weight @ place / weight.sum()
-    return (variance[slow, fast] * away.T) @ away / weight.sum() ** 2
+    slow, fast = np.nonzero(regions == regions.flat[np.argmax(height)])
+    return above[slow, fast] @ np.stack([fast, slow], axis=1) / above[slow, fast].sum() + 0.5

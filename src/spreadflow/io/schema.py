@@ -270,7 +270,8 @@ _STAGE1 = (
             "slow_before": ("float64", "px", "centroid predicted by spots, as in the annulus"),
             "fast_obs": ("float32", "px", "observed centroid, as in the annulus; NaN where I/σ < 5"),
             "slow_obs": ("float32", "px", "observed centroid, as in the annulus; NaN where I/σ < 5"),
-            "sigma_radial_px": ("float32", "px", "of the observed centroid along the radius, from counting"),
+            "fast_floor": ("float32", "px", "observed − model centroid of spots drawn from the model; NaN as fast_obs"),
+            "slow_floor": ("float32", "px", "the same along slow"),
             "delta_psi_rad": ("float32", "rad", "rotation onto the Ewald sphere of the shot's mean energy"),
             "delta_psi_before_rad": ("float32", "rad", "the same as in the annulus"),
             "photons": ("float32", "photon", "Bragg photons of the model in the shoebox"),
@@ -293,6 +294,59 @@ _STAGE1 = (
             "model": ("float32", "photon", "Bragg photons and background"),
             "background": ("float32", "photon", "of the model"),
             "z": ("float32", "", "(data − model)/√variance"),
+        },
+    )
+)
+
+_LADDER = (
+    _table(
+        "lattices",
+        {
+            "run": ("int32", "", "row of attribute `runs`"),
+            "shot_id": ("uint64", "", "as in reindex"),
+            "k": ("int32", "", "as in reindex"),
+            "n_flagged": ("int32", "", "reflections flagged: I/σ ≥ 2, integrated without failure"),
+            "n_counted": ("int32", "", "the same by a plain count"),
+        },
+    )
+    | _table(
+        "rungs",
+        {
+            "lattice": ("int32", "", "row of lattices", (), "lattices"),
+            "rung": ("int32", "", "row of attribute `rungs`"),
+            "n": ("int32", "", "reflections of the list: I/σ ≥ 5"),
+            "radial": ("float64", "mm²", "sum of squares of observed - model along the direction from the beam centre"),
+            "transverse": ("float64", "mm²", "the same across it"),
+            "n_pixels": ("int32", "px", "pixels that count; none on a rung without model"),
+            "z": ("float64", "", "sums of (model - data)/√variance of the model, and of its square", (2,)),
+            "z_published": ("float64", "", "sums of (model - data)/√max(|data|, 1), and of its square", (2,)),
+            "seconds": ("float64", "s", "processor time"),
+        },
+    )
+    | _table(
+        "compared",
+        {
+            "lattice": ("int32", "", "row of lattices", (), "lattices"),
+            "n_spots": ("int32", "", "flagged shoeboxes of rung 2"),
+            "n_fell": ("int32", "", "of these with a smaller σ_Z than of the plane alone"),
+            "planes": ("float64", "", "largest difference of planes of rungs 2 and 3, relative to the background"),
+            "pixels": ("float64", "", "largest relative difference of pixels of rungs 3A and 3B"),
+        },
+    )
+    | _table(
+        "samples",
+        {
+            "lattice": ("int32", "", "row of lattices", (), "lattices"),
+            "hkl": ("int32", "", "Miller index", (3,)),
+            "bbox": ("int32", "px", "fast0 fast1 slow0 slow1, half open", (4,)),
+            "first_pixel": ("int64", "", "row of pixels where the shoebox begins", (), "pixels"),
+        },
+    )
+    | _table(
+        "pixels",
+        {
+            "photons": ("float32", "photon", "pedestal subtracted; NaN = does not count"),
+            "model": ("float32", "photon", "of the rungs in attribute `pictured`", (3,)),
         },
     )
 )
@@ -343,6 +397,7 @@ FILES: dict[str, dict[str, Dataset]] = {
     "merge": _MERGE,
     "annulus": _ANNULUS,
     "wide": _ANNULUS,
+    "ladder": _LADDER,
     "stage1": _STAGE1,
     "truth": _TRUTH,
 }

@@ -206,6 +206,17 @@ def _select(kind: str, names: Iterable[str] | None) -> list[str]:
     return wanted
 
 
+def piece(kind: str, tables: Mapping[str, Mapping[str, np.ndarray]]) -> dict:
+    """Columns of some tables of `kind`, table → name → rows, as one piece for `joined`; the other tables are empty."""
+    out: dict = {"": {}}
+    for path, dataset in schema.FILES[kind].items():
+        table, name = path.split("/")
+        empty = np.empty([0 if isinstance(n, str) else n for n in dataset.dims], dataset.dtype)
+        out[path] = tables[table][name] if table in tables else empty
+        out[""][table] = len(out[path])
+    return out
+
+
 def joined(kind: str, wanted: Iterable[str], parts: Sequence[dict]) -> dict[str, np.ndarray]:
     """Concatenate parts; row numbers are shifted by the rows of the parts before."""
     out = {}

@@ -105,15 +105,4 @@ def _rows(result: Result, identity: dict) -> dict:
         tables["lattices"] |= {"shot_id": np.full(n_lattices, identity["shot_id"])}
         tables["lattices"] |= {"n_indexed": np.array([one.hkl.any(axis=1).sum() for one in result.lattices])}
         tables["reflections"] = {"lattice": result.reflection_lattice} | result.reflections._asdict()
-    return _piece(tables)
-
-
-def _piece(tables: dict[str, dict[str, np.ndarray]]) -> dict:
-    """Every dataset of the schema; those of tables that are not there are empty."""
-    piece: dict = {"": {}}
-    for path, dataset in schema.FILES["index"].items():
-        table, name = path.split("/")
-        empty = np.empty([0 if isinstance(n, str) else n for n in dataset.dims], dataset.dtype)
-        piece[path] = tables[table][name] if table in tables else empty
-        piece[""][table] = len(piece[path])
-    return piece
+    return store.piece("index", tables)
