@@ -169,7 +169,9 @@ class LadderSection(Section):
     """keys of `structure_factors` that differ in the model"""
     n_lattices: PositiveInt | None = None
     """at most this many lattices take part in the rungs with a model; null = all"""
-    n_domains: PositiveInt = 50
+    misset_deg: NonNegativeFloat = 0.02
+    """lattices are turned by so much, about random axes, before they are modelled: the last rung has it to find"""
+    n_domains: PositiveInt = 25
     """mosaic domains of the model, drawn once from the distribution of a lattice's mosaic spread"""
     readout_photons: NonNegativeFloat = 1.0
     """standard deviation of the readout noise"""
