@@ -1,0 +1,409 @@
+"""Learning how mosaic domains are turned from the pixels of one lattice, or of many that share the distribution.
+
+The distribution is a set of non-negative weights on a grid of rotations. A pixel expects Σ weight·template + plane,
+which expectation-maximization solves without ever going negative (Richardson 1972, Lucy 1974; Shepp & Vardi 1982).
+Shoeboxes held out of everything decide when it ends and whether what was learned is better than the smooth
+distribution. Between rounds lattices are refined anew, empty nodes are dropped and the grid is made finer.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from spreadflow.analysis import lattice_fit, solve
+from spreadflow.analysis.lattice_fit import Problem
+from spreadflow.analysis.likelihood import FLOOR, Target, pixelwise, variance
+from spreadflow.models import Mosaic, Parameters
+from spreadflow.physics import forward, layout, rotation
+from spreadflow.physics.mosaic import GAUSS, continuous
+
+FREE = ("scale", "rotation", "cell", "n_cells")
+"""what is refined of a lattice between rounds; η means nothing with a learned set"""
+EXTENT = 3.0
+"""η out to which the first grid reaches"""
+COARSE, FINE = 2.0, 0.5
+"""steps of the first and the last grid, in angular standard deviations of a domain at the highest resolution"""
+NODES = 2500
+"""of the first grid at most; its step grows where the distribution is wide"""
+WIDTH = 0.5
+"""standard deviation of a node's own Gaussian, in steps of its grid"""
+TEMPLATE_REACH = 4.0
+"""standard deviations out to which templates are followed"""
+BATCH = 64
+"""nodes whose templates are made at a time"""
+HELD_OUT = 6
+"""one of so many shoeboxes is held out"""
+CHECK, PATIENCE, LONGEST = 10, 3, 150
+"""iterations between looks at the held-out shoeboxes; looks without gain that end a round; iterations of a round"""
+NEGLIGIBLE = 0.05
+"""weight that the nodes dropped after a round may hold together"""
+
+Add = Callable[[np.ndarray], np.ndarray]
+"""sums an array over all ranks; every rank calls it equally often"""
+
+
+class Round(NamedTuple):
+    """One grid."""
+
+    step_rad: float
+    n_grid: int
+    """nodes"""
+    n_nodes: int
+    """those kept"""
+    n_iterations: int
+    held_out: float
+    """−ln L of the held-out shoeboxes with the nodes kept"""
+
+
+class Learned(NamedTuple):
+    """What `learn` found."""
+
+    mosaic: Mosaic
+    """centred: its mean rotation is none"""
+    problems: list[Problem]
+    """with all their shoeboxes, to be refined with the set; A is the mean over its domains"""
+    continuous: float
+    """−ln L of the held-out shoeboxes under the continuous distribution"""
+    rounds: list[Round]
+
+    @property
+    def held_out(self) -> float:
+        return self.rounds[-1].held_out
+
+    @property
+    def is_better(self) -> bool:
+        """Held-out shoeboxes are likelier than under the continuous distribution. If not, keep to that one."""
+        return self.held_out < self.continuous
+
+
+def learn(
+    problems: Sequence[Problem],
+    *,
+    eta_rad: float,
+    seed: Sequence[int] = (0,),
+    numbers: Sequence[int] | None = None,
+    fine: float = FINE,
+    free: tuple[str, ...] = FREE,
+    n_axes: int = 1,
+    target: Target = "normal",
+    add: Add = lambda a: a,
+) -> Learned:
+    """Learn the distribution that lattices share, in the lab frame; of one lattice alone where there is but one.
+
+    problems: start near their continuous fits. eta_rad: of the continuous distribution; the first grid reaches 3 η.
+    numbers: of the lattices among those of all ranks, for the random choice of what is held out. fine: step of
+    the last grid, in angular widths of a domain. add: collective.
+    """
+    how = _How(free, n_axes, target, add)
+    numbers = range(len(problems)) if numbers is None else numbers
+    split = [_split(p, np.random.default_rng([*seed, n])) for p, n in zip(problems, numbers, strict=True)]
+    smooth = [_placed(p, continuous(), eta_rad) for p in problems]
+    fits = [_refined(p, t, how._replace(free=(*free, "eta"))) for p, t in zip(smooth, split, strict=True)]
+    before = _held_out(fits, split, how)
+    steps = _steps(fits, eta_rad, fine, add)
+    grid, rounds = _ball(EXTENT * eta_rad, steps[0], eta_rad), []
+    for i, step in enumerate(steps):
+        if i:
+            fits = [
+                _refined(_placed(p, _mosaic(grid, eta_rad), eta_rad), t, how) for p, t in zip(fits, split, strict=True)
+            ]
+            grid = _finer(grid, step)
+        n_grid = len(grid.weight)
+        grid, n, held_out = _maximized(grid, [_placed(p, continuous(), eta_rad) for p in fits], split, how)
+        rounds.append(Round(step, n_grid, len(grid.weight), n, held_out))
+    return Learned(*_centred(_mosaic(grid, eta_rad), fits), before, rounds)
+
+
+class _How(NamedTuple):
+    """Of refinements and sums."""
+
+    free: tuple[str, ...]
+    n_axes: int
+    target: Target
+    add: Add
+
+
+class _Split(NamedTuple):
+    """Which shoeboxes of a lattice teach; the others are held out."""
+
+    box: np.ndarray
+    """(box,) bool"""
+    pixel: np.ndarray
+    """(valid pixel,) bool"""
+    sums: csr_matrix
+    """(box, valid pixel) ones where a pixel is of a shoebox"""
+
+
+def _split(of: Problem, rng: np.random.Generator) -> _Split:
+    """One of every `HELD_OUT` shoeboxes, at random among those of about the same brightness, is held out."""
+    sizes = np.diff(of.data.start)
+    box = np.repeat(np.arange(len(sizes)), sizes)
+    sums = csr_matrix((np.ones(len(box)), (box, np.arange(len(box)))), (len(sizes), len(box)))
+    brightness = sums @ _bragg(of)
+    order = np.argsort(-brightness, kind="stable")
+    teaches = np.ones(len(sizes), dtype=bool)
+    for start in range(0, len(sizes) - HELD_OUT + 1, HELD_OUT):
+        teaches[order[start + rng.integers(HELD_OUT)]] = False
+    return _Split(teaches, teaches[box], sums)
+
+
+# ---------------------------------------------------------------- lattices
+
+
+def _placed(of: Problem, mosaic: Mosaic, eta_rad: float) -> Problem:
+    """The problem with another distribution; η is the unit of its widths."""
+    crystal = of.start.crystal._replace(eta_rad=np.float64(eta_rad))
+    return of._replace(start=of.start._replace(crystal=crystal, mosaic=mosaic))
+
+
+def _moved(of: Problem, to: Parameters) -> Problem:
+    """The problem that starts at parameters."""
+    metric = to.crystal.A.T @ to.crystal.A
+    U = rotation.nearest(to.crystal.A @ np.linalg.inv(np.linalg.cholesky(metric).T))
+    return of._replace(start=to, frame=of.frame._replace(U=U, metric=metric))
+
+
+def _refined(of: Problem, split: _Split, how: _How) -> Problem:
+    """The problem that starts where the shoeboxes that teach are likeliest."""
+    boxes, teaches = of.boxes, np.repeat(split.box, of.boxes.n_pixels)
+    rows = (boxes.hkl[split.box], boxes.panel[split.box], boxes.bbox[split.box])
+    part = type(boxes)(*rows, boxes.photons[teaches], boxes.valid[teaches])
+    start = np.concatenate([[0], np.cumsum(np.diff(of.data.start)[split.box])])
+    data = solve.Data(of.data.photons[split.pixel], of.data.plane[split.pixel], start)
+    chosen = of._replace(boxes=part, data=data)
+    return _moved(
+        of, lattice_fit.refine(chosen, how.free, n_axes=how.n_axes, target=how.target, is_rough=False).parameters
+    )
+
+
+def _bragg(of: Problem) -> np.ndarray:
+    """(valid pixel,) Bragg photons at the start."""
+    return lattice_fit.Model(of, ())(np.zeros(0))[0]
+
+
+def _background(bragg: np.ndarray, of: Problem, split: _Split, n_rounds: int = 3) -> tuple[float, np.ndarray]:
+    """Factor of the Bragg photons, from the shoeboxes that teach, and all planes (valid pixel,): least squares."""
+    X, y = of.data.plane, of.data.photons
+    factor, model = 1.0, np.maximum(y, 1.0)
+    for _ in range(n_rounds):
+        weighted = X / variance(model, of.noise)[:, None]
+        normal = np.stack([split.sums @ (weighted * X[:, [i]]) for i in range(3)], axis=1)
+        normal += np.eye(3) * (solve.RIDGE * normal + 1e-12)
+        right = np.stack([split.sums @ (weighted * c[:, None]) for c in (y, bragg)], axis=2)
+        own = np.linalg.solve(normal, right)
+        left = [c - ((split.sums.T @ own[:, :, k]) * X).sum(axis=1) for k, c in enumerate((y, bragg))]
+        top, bottom = (weighted[:, 0] * left[1] * split.pixel) @ np.stack(left, axis=1)
+        factor = max(top / bottom, 1e-3) if bottom > 0 else 1.0
+        plane = ((split.sums.T @ (own[:, :, 0] - factor * own[:, :, 1])) * X).sum(axis=1)
+        model = factor * bragg + plane
+    return factor, plane
+
+
+def _loss(of: Problem, model: np.ndarray, some: np.ndarray, target: Target) -> float:
+    """−ln L of some of the valid pixels."""
+    return float(pixelwise(of.data.photons[some], model[some], of.noise, target).loss.sum())
+
+
+def _held_out(fits: Sequence[Problem], split: Sequence[_Split], how: _How) -> float:
+    """−ln L of the held-out shoeboxes, their planes fitted. Collective."""
+    total = 0.0
+    for of, t in zip(fits, split, strict=True):
+        bragg = _bragg(of)
+        factor, plane = _background(bragg, of, t)
+        total += _loss(of, factor * bragg + plane, ~t.pixel, how.target)
+    return float(how.add(np.array([total]))[0])
+
+
+# ---------------------------------------------------------------- grids
+
+
+class _Grid(NamedTuple):
+    """Nodes origin-centred multiples of a step; weights sum to 1."""
+
+    step: float
+    """rad"""
+    index: np.ndarray
+    """(node, 3) int: the rotation vector in steps"""
+    weight: np.ndarray
+    """(node,)"""
+
+
+def _steps(fits: Sequence[Problem], eta_rad: float, fine: float, add: Add) -> list[float]:
+    """Steps of the grids, rad: halved from `COARSE` to `fine` widths of a domain, seen at the highest resolution."""
+    widths = [np.sqrt(GAUSS / 4) * _sharpest(p) for p in fits]
+    total, n = add(np.array([sum(widths), len(widths)]))
+    first = max(COARSE * total / n, EXTENT * eta_rad * (4.0 * np.pi / 3.0 / NODES) ** (1.0 / 3.0))
+    halvings = int(np.ceil(np.log2(first / (fine * total / n)) - 1e-9))
+    return [first / 2**i for i in range(halvings + 1)]
+
+
+def _sharpest(of: Problem) -> float:
+    """1/(N·a·|q|) of the longest reflection: rad, but for the factor of the lattice's shape."""
+    A = of.start.crystal.A
+    size = np.linalg.norm(A / of.start.crystal.n_cells) / np.sqrt(3.0)
+    return float(size / np.linalg.norm(of.boxes.hkl @ A.T, axis=1).max())
+
+
+def _ball(radius: float, step: float, eta_rad: float) -> _Grid:
+    """Nodes within a radius, with the weights of the continuous distribution."""
+    n = int(np.ceil(radius / step))
+    index = np.stack(np.meshgrid(*[np.arange(-n, n + 1)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    square = (index**2).sum(axis=1) * step**2
+    inside = square <= radius**2
+    weight = np.exp(-0.5 * square / eta_rad**2) / (square + 0.5 * step**2)
+    return _Grid(step, index[inside], weight[inside] / weight[inside].sum())
+
+
+def _heaviest(weight: np.ndarray) -> np.ndarray:
+    """The nodes without the lightest, which hold `NEGLIGIBLE` together; 2ᵏ or 1.5·2ᵏ where there are: few programs."""
+    order = np.argsort(-weight, kind="stable")
+    n = int(np.searchsorted(np.cumsum(weight[order]), (1.0 - NEGLIGIBLE) * weight.sum())) + 1
+    return np.sort(order[: len(layout.filled(np.empty(n), 16))])
+
+
+def _finer(grid: _Grid, step: float) -> _Grid:
+    """The same distribution on the nodes within one old step of the old ones: weights interpolated linearly."""
+    ratio = round(grid.step / step)
+    around = np.stack(np.meshgrid(*[np.arange(1 - ratio, ratio)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    part = np.prod(1.0 - np.abs(around) / ratio, axis=1) / ratio**3
+    index = (ratio * grid.index[:, None] + around).reshape(-1, 3)
+    index, of = np.unique(index, axis=0, return_inverse=True)
+    weight = np.bincount(of.ravel(), (grid.weight[:, None] * part).ravel())
+    return _Grid(step, index, weight / weight.sum())
+
+
+def _mosaic(grid: _Grid, eta_rad: float) -> Mosaic:
+    width = np.full(len(grid.weight), WIDTH * grid.step / eta_rad)
+    return Mosaic(rotation.from_vector(grid.step * grid.index), width, grid.weight)
+
+
+def _centred(mosaic: Mosaic, fits: Sequence[Problem]) -> tuple[Mosaic, list[Problem]]:
+    """The rotation that set and lattices share goes to the lattices."""
+    u = rotation.nearest(np.einsum("n,nij->ij", mosaic.share, mosaic.rotations))
+    centred = mosaic._replace(rotations=mosaic.rotations @ u.T)
+    out = []
+    for of in fits:
+        crystal = of.start.crystal._replace(A=u @ of.start.crystal.A)
+        out.append(_moved(of, of.start._replace(crystal=crystal, mosaic=centred)))
+    return centred, out
+
+
+# ---------------------------------------------------------------- weights
+
+
+def templates(of: Problem, rotations: np.ndarray, width: float) -> csr_matrix:
+    """(valid pixel, node) Bragg photons of the problem's start if all domains were turned by one rotation.
+
+    rotations: (node, 3, 3); width: standard deviation of a node, in units of η.
+    """
+    n = len(rotations)
+    row_of = np.cumsum(of.boxes.valid) - 1
+    found = []
+    for first in range(0, n, BATCH):
+        some = rotations[np.minimum(np.arange(first, first + BATCH), n - 1)]
+        mosaic = Mosaic(some, np.full(BATCH, width), np.ones(BATCH))
+        p = of.start._replace(mosaic=mosaic)
+        pixels, pairs = layout.within(p, of.boxes.panel, of.boxes.bbox, TEMPLATE_REACH)
+        photons = forward.each(p, layout.filled(pixels, 1 << 14), pairs)
+        node = first + pairs.cloud % BATCH
+        good = of.boxes.valid[pairs.point] & (node < n) & (photons > 0)
+        found.append((photons[good].astype(np.float32), row_of[pairs.point[good]], node[good]))
+    values, row, node = (np.concatenate(c) for c in zip(*found, strict=True))
+    return csr_matrix((values, (row, node)), (len(of.data.photons), n))
+
+
+class _Seen(NamedTuple):
+    """A lattice while weights are learned."""
+
+    of: Problem
+    split: _Split
+    all: csr_matrix
+    """(valid pixel, node) templates"""
+    live: np.ndarray
+    """rows that teach and are lit by any node"""
+    lit: csr_matrix
+    """their templates"""
+    lit_by_node: csr_matrix
+    """the same, transposed"""
+
+
+def _seen(of: Problem, split: _Split, rotations: np.ndarray, width: float) -> _Seen:
+    made = templates(of, rotations, width)
+    live = np.flatnonzero((np.diff(made.indptr) > 0) & split.pixel)
+    return _Seen(of, split, made, live, made[live], made[live].T.tocsr())
+
+
+class _Target(NamedTuple):
+    """What the weights of a lattice are moved towards, its planes and scale fixed. Of live pixels."""
+
+    lit: csr_matrix
+    lit_by_node: csr_matrix
+    factor: float
+    counted: np.ndarray
+    """photons, readout variance added, never negative"""
+    background: np.ndarray
+    worth: np.ndarray
+    """the variance of counting over that of the pixel: 1 where there is no other"""
+    expected: np.ndarray
+    """(node,) Σ worth·template"""
+
+
+def _maximized(grid: _Grid, fits: Sequence[Problem], split: Sequence[_Split], how: _How) -> tuple[_Grid, int, float]:
+    """Weights that make the pixels that teach likely, as far as the held-out ones agree; then empty nodes are dropped.
+
+    Returns the nodes kept, how many iterations, and −ln L of the held-out pixels with these nodes. Collective.
+    """
+    turns, width = (
+        rotation.from_vector(grid.step * grid.index),
+        WIDTH * grid.step / float(fits[0].start.crystal.eta_rad),
+    )
+    seen = [_seen(p, t, turns, width) for p, t in zip(fits, split, strict=True)]
+    weight, best, least, best_at = grid.weight, grid.weight, np.inf, 0
+    for n in range(0, LONGEST + 1, CHECK):
+        targets, held_out = _aimed(seen, weight, how)
+        if held_out < least:
+            best, least, best_at = weight, held_out, n
+        if n - best_at >= PATIENCE * CHECK:
+            break
+        for _ in range(CHECK):
+            weight = _iterated(weight, targets, how.add)
+    kept = _heaviest(best)
+    some = np.isin(np.arange(len(best)), kept) * best
+    _, held_out = _aimed(seen, some / some.sum(), how)
+    return _Grid(grid.step, grid.index[kept], best[kept] / best[kept].sum()), best_at, held_out
+
+
+def _aimed(seen: Sequence[_Seen], weight: np.ndarray, how: _How) -> tuple[list[_Target], float]:
+    """What to move the weights towards, and −ln L of the held-out pixels. Collective."""
+    targets, held_out = [], 0.0
+    for one in seen:
+        bragg = (one.all @ weight.astype(np.float32)).astype(np.float64)
+        factor, plane = _background(bragg, one.of, one.split)
+        model = factor * bragg + plane
+        held_out += _loss(one.of, model, ~one.split.pixel, how.target)
+        targets.append(_target(one, factor, plane[one.live], model[one.live]))
+    return targets, float(how.add(np.array([held_out]))[0])
+
+
+def _target(one: _Seen, factor: float, plane: np.ndarray, model: np.ndarray) -> _Target:
+    """Of a lattice with planes and a model (live pixel,)."""
+    readout = one.of.noise.readout_photons**2
+    worth = (np.maximum(model, FLOOR) + readout) / variance(model, one.of.noise)
+    counted = np.maximum(one.of.data.photons[one.live] + readout, 0.0)
+    background = np.maximum(plane, FLOOR) + readout
+    counted, background, worth = (c.astype(np.float32) for c in (counted, background, worth))
+    expected = factor * (one.lit_by_node @ worth).astype(np.float64)
+    return _Target(one.lit, one.lit_by_node, factor, counted, background, worth, expected)
+
+
+def _iterated(weight: np.ndarray, targets: Sequence[_Target], add: Add) -> np.ndarray:
+    """One step of expectation-maximization: weight·Σ template·worth·counted/model / Σ template·worth; sums to 1."""
+    sums, q = np.zeros((2, len(weight))), weight.astype(np.float32)
+    for t in targets:
+        model = t.factor * (t.lit @ q) + t.background
+        sums += t.factor * (t.lit_by_node @ (t.worth * t.counted / model)), t.expected
+    top, bottom = add(sums)
+    moved = weight * np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+    return moved / moved.sum()
