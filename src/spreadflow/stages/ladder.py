@@ -42,7 +42,7 @@ def run(config: StageConfig, *, annulus: Path, cells: Path, out: Path, world: Wo
         *map(store.identity, [annulus, *factors.files(config.structure_factors)]),
     ]
     parts = store.Parts(out, word, store.digest(sections, inputs), ids)
-    given = [] if all(map(parts.done, range(len(keys)))) else stage1._given(config, annulus, told)
+    given = [] if all(map(parts.done, range(len(keys)))) else stage1.given_of(config, annulus, told, word)
     with Progress(word, len(keys), world) as progress:
 
         def make(n: int) -> dict:

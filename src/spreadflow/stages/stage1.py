@@ -48,7 +48,7 @@ def run(config: StageConfig, *, annulus: Path, out: Path, world: World, word: st
     inputs = [config.seed, config.beam.size_mm, *map(store.identity, files)]
     sections = [part.model_dump(mode="json") for part in (section, config.structure_factors)]
     parts = store.Parts(out, word, store.digest(sections, inputs), [block.ids for block in blocks])
-    given = [] if all(map(parts.done, range(len(blocks)))) else _given(config, annulus, told)
+    given = [] if all(map(parts.done, range(len(blocks)))) else given_of(config, annulus, told, word)
     names = _names(section, told["space_group"], spread)
     with Progress(word, len(blocks), world) as progress:
 
@@ -86,15 +86,15 @@ def _names(section: Stage1Section, space_group: str, spread: mosaicity.OfLattice
     return lattice_fit.names(lattice_fit.unknowns(tuple(section.refine), spread(0, 0), n_strains, section.n_cells_axes))
 
 
-def _given(config: StageConfig, annulus: Path, told: dict) -> list[pixelfit.Given]:
-    """What the lattices of each run share."""
+def given_of(config: StageConfig, annulus: Path, told: dict, word: str) -> list[pixelfit.Given]:
+    """What the lattices of each run share, for the stage `word`. Raises ConfigError, FileError."""
     of, energies, mean = config.structure_factors, np.empty(0), []
     for part, key in enumerate(store.part_keys(annulus, "annulus")):
         spectra = store.read_part(annulus, "annulus", part, key, ["spectra/"])
         energies = np.union1d(energies, spectra["spectra/energies_ev"])
         total = np.maximum(spectra["spectra/photons"].sum(axis=1), 1e-300)
         mean.append((spectra["spectra/energies_ev"] * spectra["spectra/photons"]).sum(axis=1) / total)
-    _check(of, annulus, told)
+    _check(of, annulus, told, f"{word}.structure_factors")
     rng = np.random.default_rng([config.seed, 0, PERTURBATION])
     made = factors.factors(of, energies, float(np.median(np.concatenate(mean))), rng)
     return [
@@ -103,11 +103,10 @@ def _given(config: StageConfig, annulus: Path, told: dict) -> list[pixelfit.Give
     ]
 
 
-def _check(of: StructureFactorsSection, annulus: Path, told: dict) -> None:
+def _check(of: StructureFactorsSection, annulus: Path, told: dict, where: str) -> None:
     """Raise ConfigError where the structure factors are not those of the lattices' crystal."""
     assert of.space_group is not None, "filled in when a stage is handed its sections"
     group, theirs = symmetry.group(of.space_group), symmetry.group(told["space_group"])
-    where = "stage1.structure_factors"
     if (group.hm[0], group.point_group_hm()) != (theirs.hm[0], theirs.point_group_hm()):
         expected = f"a space group with the centring and point group of {told['space_group']}, as indexed"
         raise ConfigError(f"{where}.space_group", expected, of.space_group, "Give the model's, or index in it.")
