@@ -34,8 +34,10 @@ LARGEST = {
 """of one step"""
 BROAD_ETA, BROAD_N = 0.15 * DEG, 40.0
 """mosaicity and cells of the first pass, in which spots are broad enough to be found 0.1° away"""
-BROAD_ITERATIONS, BROAD_ENOUGH = 8, 3.0
-"""of the first pass: evaluations at most, and the fall of −ln L that ends it"""
+BROAD_ITERATIONS, BROAD_LEAST = 10, {"scale": np.inf, "rotation": 0.02 * DEG}
+"""of the first pass: evaluations at most, and the step that ends it: ln, rad"""
+BROAD_WIDTHS, BROAD_REACH = 3, 3.5
+"""of the first pass: Gaussians of its mosaic spread, and standard deviations out to which clouds are followed"""
 REACH = 5.7
 """standard deviations out to which clouds are followed: 1e-7 of a reflection is left out"""
 STALE_SIGMA, STALE_LOG = 0.5, 0.1
@@ -237,21 +239,18 @@ class Refined(NamedTuple):
 
 def planes_and_scale(bragg: np.ndarray, data: solve.Data, noise: Noise, n_rounds: int = 4) -> tuple[float, np.ndarray]:
     """Factor of the Bragg photons (pixel,) and planes (box, 3) that suit the data best: reweighted least squares."""
-    factor, model = 1.0, np.maximum(data.photons, 1.0)
+    factor, model, sizes = 1.0, np.maximum(data.photons, 1.0), np.diff(data.start)
+    both = np.stack([data.photons, bragg], axis=1)
     for _ in range(n_rounds):
-        weight, top, bottom, solved = 1.0 / variance(model, noise), 0.0, 0.0, []
-        for a, b in zip(data.start, data.start[1:], strict=False):
-            X, w = data.plane[a:b], weight[a:b]
-            both = np.stack([data.photons[a:b], bragg[a:b]], axis=1)
-            normal = (X * w[:, None]).T @ X
-            normal += np.diag(solve.RIDGE * np.diag(normal) + 1e-12)
-            own = np.linalg.solve(normal, (X * w[:, None]).T @ both)
-            left = both - X @ own
-            top, bottom = top + (w * left[:, 0]) @ left[:, 1], bottom + (w * left[:, 1]) @ left[:, 1]
-            solved.append(own)
+        weighted = data.plane / variance(model, noise)[:, None]
+        normal = solve.by_box(weighted, data.plane, data.start)
+        normal += solve.RIDGE * np.einsum("bi,ij->bij", np.einsum("bii->bi", normal), np.eye(3)) + 1e-12 * np.eye(3)
+        own = np.linalg.solve(normal, solve.by_box(weighted, both, data.start))
+        left = both - np.einsum("pi,pij->pj", data.plane, own.repeat(sizes, axis=0))
+        top, bottom = weighted[:, 0] @ (left[:, 0] * left[:, 1]), weighted[:, 0] @ left[:, 1] ** 2
         factor = max(top / bottom, 1e-3) if bottom > 0 else 1.0
-        planes = np.array([own[:, 0] - factor * own[:, 1] for own in solved]).reshape(-1, 3)
-        model = factor * bragg + (data.plane * planes.repeat(np.diff(data.start), axis=0)).sum(axis=1)
+        planes = own[:, :, 0] - factor * own[:, :, 1]
+        model = factor * bragg + solve.backgrounds(planes, data)
     return factor, planes
 
 
@@ -277,17 +276,26 @@ def refine(
         n_evaluations += n + 1
         best = found if found.loss < before.loss else before
     model = Model(best.of, free, n_axes, dtype)
-    fit = _fit(model, best.planes, target, n_iterations, solve.ENOUGH)
+    fit = _fit(model, best.planes, target, n_iterations)
     parameters, covariances = model.parameters(fit.point.unknowns), solve.covariances(fit.point)
     n_evaluations += fit.n_evaluations
     return Refined(parameters, model.names(), fit, before.loss, *covariances, n_evaluations, best.of.frame)
 
 
-def _fit(model: Model, planes: np.ndarray, target: Target, n_iterations: int, enough: float) -> solve.Fit:
-    """All unknowns of a model from zero, with the weak restraints."""
-    restraint = solve.Restraint(np.zeros(model.n_unknowns), 1.0 / model.filled(SIGMAS) ** 2)
-    how = {"target": target, "largest": model.filled(LARGEST), "n_iterations": n_iterations, "enough": enough}
-    return solve.fit(model, np.zeros(model.n_unknowns), planes, model.of.data, model.of.noise, restraint, **how)
+def _fit(model: Model, planes: np.ndarray, target: Target, n_iterations: int, least=None) -> solve.Fit:
+    """All unknowns of a model from zero, with the weak restraints. least: by kind, steps that end the fit."""
+    return solve.fit(
+        model,
+        np.zeros(model.n_unknowns),
+        planes,
+        model.of.data,
+        model.of.noise,
+        solve.Restraint(np.zeros(model.n_unknowns), 1.0 / model.filled(SIGMAS) ** 2),
+        target=target,
+        largest=model.filled(LARGEST),
+        n_iterations=n_iterations,
+        least=None if least is None else model.filled(least),
+    )
 
 
 def sigma_z(point: solve.Point, data: solve.Data, noise: Noise) -> float:
@@ -301,11 +309,11 @@ class _Scaled(NamedTuple):
     loss: float
 
 
-def _scaled(of: Problem, target: Target, dtype: str) -> _Scaled:
+def _scaled(of: Problem, target: Target, dtype: str, reach: float = REACH) -> _Scaled:
     """The problem at the scale, and with the planes, that suit its start best."""
-    bragg, _ = Model(of, (), 1, dtype)(np.zeros(0))
+    bragg, _ = Model(of, (), 1, dtype, reach)(np.zeros(0))
     factor, planes = planes_and_scale(bragg, of.data, of.noise)
-    model = factor * bragg + (of.data.plane * planes.repeat(np.diff(of.data.start), axis=0)).sum(axis=1)
+    model = factor * bragg + solve.backgrounds(planes, of.data)
     loss = float(pixelwise(of.data.photons, model, of.noise, target).loss.sum())
     return _Scaled(of._replace(start=of.start._replace(scale=of.start.scale * factor)), planes, loss)
 
@@ -315,8 +323,9 @@ def _broad(of: Problem, target: Target, dtype: str) -> tuple[Problem, int]:
     crystal = of.start.crystal
     eta, n_cells = max(float(crystal.eta_rad), BROAD_ETA), np.minimum(crystal.n_cells, BROAD_N)
     wide = crystal._replace(n_cells=n_cells, eta_rad=np.float64(eta))
-    scaled = _scaled(of._replace(start=of.start._replace(crystal=wide, mosaic=continuous())), target, dtype)
-    model = Model(scaled.of, ("scale", "rotation"), 1, dtype)
-    fit = _fit(model, scaled.planes, target, BROAD_ITERATIONS, BROAD_ENOUGH)
+    start = of.start._replace(crystal=wide, mosaic=continuous(BROAD_WIDTHS))
+    scaled = _scaled(of._replace(start=start), target, dtype, BROAD_REACH)
+    model = Model(scaled.of, ("scale", "rotation"), 1, dtype, BROAD_REACH)
+    fit = _fit(model, scaled.planes, target, BROAD_ITERATIONS, BROAD_LEAST)
     U = np.asarray(turn(fit.point.unknowns[1:4])) @ of.frame.U
     return of._replace(frame=of.frame._replace(U=U)), 1 + fit.n_evaluations

@@ -6,6 +6,7 @@ are damped after Levenberg and Marquardt.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -85,29 +86,38 @@ def evaluate(
 ) -> Point:
     """Loss and reduced normal equations."""
     values, jacobian = bragg(unknowns)
-    sizes = np.diff(data.start)
-    model = values + (data.plane * planes.repeat(sizes, axis=0)).sum(axis=1)
+    model = values + backgrounds(planes, data)
     of = pixelwise(data.photons, model, noise, target)
     n = len(unknowns)
     columns = np.concatenate([jacobian, data.plane], axis=1)
-    weighted = columns * of.information[:, None]
-    hessian, idle = np.zeros((n, n)), 0.0
-    scores, coupling, lag = np.zeros((len(sizes), n)), np.zeros((len(sizes), 3, n)), np.zeros((len(sizes), 3))
-    for box in range(len(sizes)):
-        some = slice(data.start[box], data.start[box + 1])
-        block = weighted[some].T @ columns[some]
-        slope = columns[some].T @ of.score[some]
-        own = block[n:, n:] + RIDGE * np.diag(np.diag(block)[n:] + 1e-12)
-        solved = np.linalg.solve(own, np.column_stack([block[n:, :n], slope[n:]]))
-        coupling[box], lag[box] = solved[:, :n], solved[:, n]
-        hessian += block[:n, :n] - block[:n, n:] @ coupling[box]
-        scores[box] = slope[:n] - block[:n, n:] @ lag[box]
-        idle += 0.5 * float(slope[n:] @ lag[box])
+    blocks = by_box(columns * of.information[:, None], columns, data.start)
+    slopes = by_box(columns, of.score[:, None], data.start)
+    own, cross, right = blocks[:, n:, n:], blocks[:, n:, :n], slopes[:, n:]
+    ridge = RIDGE * (np.einsum("bii->bi", own) + 1e-12)
+    solved = np.linalg.solve(own + ridge[:, :, None] * np.eye(3), np.concatenate([cross, right], axis=2))
+    coupling, lag = solved[:, :, :n], solved[:, :, n]
+    across = cross.transpose(0, 2, 1)
+    hessian = (blocks[:, :n, :n] - across @ coupling).sum(axis=0)
+    scores = slopes[:, :n, 0] - (across @ lag[:, :, None])[:, :, 0]
+    idle = 0.5 * float((right[:, :, 0] * lag).sum())
     away = unknowns - restraint.centre
     gradient = scores.sum(axis=0) + restraint.precision * away
     loss = float(of.loss.sum() + 0.5 * restraint.precision @ away**2)
     hessian += np.diag(restraint.precision)
     return Point(unknowns, planes, values, model, loss, hessian, gradient, scores, coupling, lag, idle)
+
+
+def backgrounds(planes: np.ndarray, data: Data) -> np.ndarray:
+    """(pixel,) photons of the planes (box, 3)."""
+    return np.einsum("pi,pi->p", data.plane, planes.repeat(np.diff(data.start), axis=0))
+
+
+def by_box(left: np.ndarray, right: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """(box, i, j) leftᵀ right of the pixels of each box; left (pixel, i), right (pixel, j)."""
+    out = np.empty((len(start) - 1, left.shape[1], right.shape[1]))
+    for box, (a, b) in enumerate(pairwise(start)):
+        np.matmul(left[a:b].T, right[a:b], out=out[box])
+    return out
 
 
 def fit(
@@ -122,10 +132,12 @@ def fit(
     largest: np.ndarray | None = None,
     n_iterations: int = 30,
     enough: float = ENOUGH,
+    least: np.ndarray | None = None,
 ) -> Fit:
     """Minimise −ln L from `unknowns` (n,) and `planes` (box, 3). largest: (n,) bounds of one step.
 
-    Ends when a step promises less than `enough`. A rise of −ln L is never accepted.
+    Ends when a step promises less than `enough`, or is below `least` (n,) in every unknown. A rise of −ln L is never
+    accepted.
     """
     best = evaluate(bragg, unknowns, planes, data, noise, restraint, target)
     damping, n_evaluations = 1e-3, 1
@@ -133,7 +145,7 @@ def fit(
         step, promise = _step(best, damping)
         if largest is not None:
             step = step * min(1.0, float((largest / np.maximum(np.abs(step), 1e-30)).min()))
-        if promise < enough:
+        if promise < enough or (least is not None and (np.abs(step) < least).all()):
             return Fit(best, n_evaluations, True)
         moved = best.planes - best.coupling @ step - best.lag
         new = evaluate(bragg, best.unknowns + step, moved, data, noise, restraint, target)
@@ -141,7 +153,7 @@ def fit(
         if new.loss < best.loss:
             best, damping = new, max(damping * 0.1, 1e-7)
         else:
-            damping *= 10.0
+            damping = max(10.0 * damping, 1e-2)
             if damping > 1e6:
                 return Fit(best, n_evaluations, False)
     return Fit(best, n_evaluations, False)
