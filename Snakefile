@@ -9,6 +9,7 @@ cells    | reindex of all runs                      | results/<trial>/cells.h5, 
 merge    | reindex of all runs, cells               | results/<trial>/merge.h5, merge.mtz
 annulus  | images and reindex of all runs, cells    | results/<trial>/annulus.h5
 wide     | as annulus; made where it is asked for   | results/<trial>/wide.h5
+ladder   | annulus, cells                           | results/<trial>/ladder.h5
 summary  | products of one stage, images            | results/<trial>/<stage>.json, <stage>.png
 report   | all summaries                            | results/<trial>/report.html
 
@@ -34,4 +35,5 @@ include: "workflow/rules/cells.smk"
 include: "workflow/rules/merge.smk"
 include: "workflow/rules/annulus.smk"
 include: "workflow/rules/wide.smk"
+include: "workflow/rules/ladder.smk"
 include: "workflow/rules/report.smk"

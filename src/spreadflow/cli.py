@@ -18,6 +18,7 @@ INPUTS: dict[str, dict[str, dict]] = {
     "merge": {"reindex": {"many": True}, "cells": {}},
     "annulus": {"images": {"many": True}, "reindex": {"many": True}, "cells": {}},
     "wide": {"images": {"many": True}, "reindex": {"many": True}, "cells": {}},
+    "ladder": {"annulus": {}, "cells": {}},
 }
 """The input files of each stage, in the order of the workflow."""
 

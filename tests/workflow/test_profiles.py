@@ -15,7 +15,7 @@ from snakemake.cli import parse_args
 _, args = parse_args(sys.argv[1:])
 print(json.dumps({k: getattr(args, k) for k in ("executor", "jobs", "cores", "latency_wait")}))
 """
-MANY_RANKS = ("simulate", "index", "level0", "reindex", "annulus")
+MANY_RANKS = ("simulate", "index", "level0", "reindex", "annulus", "ladder")
 
 
 @pytest.fixture(scope="module")

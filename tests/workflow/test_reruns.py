@@ -13,7 +13,8 @@ def _summaries(*stages):
 
 
 MERGE = {"merge"} | _summaries("merge")
-ANNULUS = {"annulus"} | _summaries("annulus")
+LADDER = {"ladder"} | _summaries("ladder")
+ANNULUS = {"annulus"} | _summaries("annulus") | LADDER
 CELLS = {"cells"} | _summaries("cells") | MERGE | ANNULUS
 REINDEX = {f"reindex {run}" for run in RUNS} | _summaries("reindex") | CELLS
 LEVEL0 = {"level0"} | _summaries("level0") | REINDEX
@@ -34,6 +35,8 @@ EDITS = {
     "merge={n_bins: 5}": MERGE,
     "annulus={border_px: 2}": ANNULUS,
     "wide={border_px: 2}": set(),
+    "ladder={n_lattices: 5}": LADDER,
+    "ladder={structure_factors: {k_sol: 0.4}}": LADDER,
     "trial=other": EVERYTHING - {"simulate r1", "simulate r2"},
     "results=elsewhere": EVERYTHING - {"simulate r1", "simulate r2"},
     "data=elsewhere": EVERYTHING,
@@ -60,6 +63,7 @@ def test_an_edited_key_reruns_what_depends_on_it(finished, edit, expected):
         "cells": CELLS,
         "merge": MERGE,
         "annulus": ANNULUS,
+        "ladder": LADDER,
     }.items(),
 )
 def test_forced_stage(finished, stage, expected):
@@ -102,3 +106,5 @@ def test_external_images_replace_simulate(new_trial):
     (trial.folder / "elsewhere" / "manifest.json").write_text("{}")
     jobs = trial.pending()
     assert "index beamtime" in jobs and not any("simulate" in job for job in jobs)
+    assert "annulus" in jobs and "ladder" not in jobs, "nobody knows the structure factors"
+    assert "ladder" in trial.pending("--config", "structure_factors={source: merged, mtz: results/t/merge.mtz}")

@@ -27,7 +27,20 @@ except SpreadflowError as error:
 RUNS = list(CONFIG.runs)
 SIMULATED = [run for run in RUNS if CONFIG.runs[run].simulate]
 FROZEN = CONFIG.level0.from_file is not None
-UNUSED = ["wide", *(["index", "level0"] if FROZEN else []), *([] if SIMULATED else ["simulate"])]
+
+
+def has_model(stage):
+    """Whether the stage's structure factors are of the crystals in the images: not the stand-in for a model not given."""
+    of = CONFIG.resolved(f"{stage}.structure_factors")
+    return bool(SIMULATED) or of.source != "model" or of.model is not None
+
+
+UNUSED = [
+    "wide",
+    *(["index", "level0"] if FROZEN else []),
+    *([] if SIMULATED else ["simulate"]),
+    *(stage for stage in ("ladder",) if not has_model(stage)),
+]
 STAGES = [stage for stage in schema.SECTIONS if stage not in UNUSED]
 
 MPI = shutil.which("mpiexec", path=Path(sys.prefix, "bin")) or shutil.which("mpiexec") or ""

@@ -33,6 +33,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "merge": ("merge",),
     "annulus": ("annulus",),
     "wide": ("wide",),
+    "ladder": ("seed", "structure_factors", "beam", "ladder"),
 }
 """The config sections each stage reads, with the stage's overlays over them."""
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from spreadflow.report.style import say
 
-STAGES = ("simulate", "index", "level0", "reindex", "cells", "merge", "annulus", "wide")
+STAGES = ("simulate", "index", "level0", "reindex", "cells", "merge", "annulus", "wide", "ladder")
 """in the order of the workflow"""
 
 
@@ -84,6 +84,16 @@ def _annulus(f: dict) -> list[str]:
     ]
 
 
+def _ladder(f: dict) -> list[str]:
+    failed = [f"rung {rung['name']} fails: {rung['why']}" for rung in f["rungs"] if not rung["passed"]]
+    radial = {rung["name"]: rung["radial_rmsd_mm"] for rung in f["rungs"]}
+    return [
+        f"{f['n_passed']} of {len(f['rungs'])} rungs pass, {say(f['n_modelled'])} lattices modelled",
+        *failed,
+        "radial r.m.s.d. " + ", ".join(f"{say(radial[name])} mm on rung {name}" for name in ("2", "3B", "4")),
+    ]
+
+
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.4g} %"
 
@@ -97,4 +107,5 @@ _FACTS: dict[str, Callable[[dict], list[str]]] = {
     "merge": _merge,
     "annulus": _annulus,
     "wide": _annulus,
+    "ladder": _ladder,
 }
