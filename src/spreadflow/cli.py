@@ -19,6 +19,7 @@ INPUTS: dict[str, dict[str, dict]] = {
     "annulus": {"images": {"many": True}, "reindex": {"many": True}, "cells": {}},
     "wide": {"images": {"many": True}, "reindex": {"many": True}, "cells": {}},
     "ladder": {"annulus": {}, "cells": {}},
+    "stage1": {"annulus": {}},
 }
 """The input files of each stage, in the order of the workflow."""
 

@@ -14,7 +14,8 @@ def _summaries(*stages):
 
 MERGE = {"merge"} | _summaries("merge")
 LADDER = {"ladder"} | _summaries("ladder")
-ANNULUS = {"annulus"} | _summaries("annulus") | LADDER
+STAGE1 = {"stage1"} | _summaries("stage1")
+ANNULUS = {"annulus"} | _summaries("annulus") | LADDER | STAGE1
 CELLS = {"cells"} | _summaries("cells") | MERGE | ANNULUS
 REINDEX = {f"reindex {run}" for run in RUNS} | _summaries("reindex") | CELLS
 LEVEL0 = {"level0"} | _summaries("level0") | REINDEX
@@ -36,6 +37,8 @@ EDITS = {
     "annulus={border_px: 2}": ANNULUS,
     "wide={border_px: 2}": set(),
     "ladder={n_lattices: 5}": LADDER,
+    "stage1={refine: [scale, rotation]}": STAGE1,
+    "stage1={structure_factors: {k_sol: 0.4}}": STAGE1,
     "ladder={structure_factors: {k_sol: 0.4}}": LADDER,
     "trial=other": EVERYTHING - {"simulate r1", "simulate r2"},
     "results=elsewhere": EVERYTHING - {"simulate r1", "simulate r2"},
@@ -64,6 +67,7 @@ def test_an_edited_key_reruns_what_depends_on_it(finished, edit, expected):
         "merge": MERGE,
         "annulus": ANNULUS,
         "ladder": LADDER,
+        "stage1": STAGE1,
     }.items(),
 )
 def test_forced_stage(finished, stage, expected):
@@ -106,5 +110,5 @@ def test_external_images_replace_simulate(new_trial):
     (trial.folder / "elsewhere" / "manifest.json").write_text("{}")
     jobs = trial.pending()
     assert "index beamtime" in jobs and not any("simulate" in job for job in jobs)
-    assert "annulus" in jobs and "ladder" not in jobs, "nobody knows the structure factors"
-    assert "ladder" in trial.pending("--config", "structure_factors={source: merged, mtz: results/t/merge.mtz}")
+    assert "annulus" in jobs and not {"ladder", "stage1"} & jobs, "nobody knows the structure factors"
+    assert {"ladder", "stage1"} <= trial.pending("--config", "structure_factors={source: merged, mtz: results/t/merge.mtz}")

@@ -125,7 +125,7 @@ def test_every_rule_states_log_benchmark_and_resources(finished):
         told = re.search(r"\n    resources: (.*)", job).group(1)
         resources = dict(word.split("=", 1) for word in told.split(", "))
         assert int(resources["mem_mb"]) > 0 and int(resources["runtime"]) > 0, job
-        ranks = 4 if rule in ("simulate", "index", "level0", "reindex", "annulus", "wide", "ladder") else 1
+        ranks = 4 if rule in ("simulate", "index", "level0", "reindex", "annulus", "wide", "ladder", "stage1") else 1
         assert int(resources["tasks"]) == ranks, job
         assert resources["mpi"].endswith("mpiexec") == (ranks > 1), job
         assert f"\n    threads: {ranks}" in job or ranks == 1, job
@@ -136,7 +136,7 @@ def test_every_job_leaves_a_log_and_a_benchmark(finished):
     results = finished.folder / "results" / "t"
     logs = {path.stem for path in (results / "logs").glob("*.log")}
     assert logs == {path.stem for path in (results / "benchmarks").glob("*.tsv")}
-    assert len(logs) == 3 * 2 + 5 + 8 + 1
+    assert len(logs) == 3 * 2 + 6 + 9 + 1
 
 
 def test_from_another_folder_with_the_snakefile_named(tmp_path, call):

@@ -39,7 +39,7 @@ UNUSED = [
     "wide",
     *(["index", "level0"] if FROZEN else []),
     *([] if SIMULATED else ["simulate"]),
-    *(stage for stage in ("ladder",) if not has_model(stage)),
+    *(stage for stage in ("ladder", "stage1") if not has_model(stage)),
 ]
 STAGES = [stage for stage in schema.SECTIONS if stage not in UNUSED]
 

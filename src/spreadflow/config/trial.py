@@ -34,6 +34,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "annulus": ("annulus",),
     "wide": ("wide",),
     "ladder": ("seed", "structure_factors", "beam", "ladder"),
+    "stage1": ("seed", "structure_factors", "beam", "stage1"),
 }
 """The config sections each stage reads, with the stage's overlays over them."""
 

@@ -30,6 +30,13 @@ def checks(summaries: dict[str, dict[str, Any]]) -> list[Check]:
         out.append(Check("those accepted are kept", cells["outcomes"]["accepted"], cells["n_kept"]))
     if cells and "annulus" in summaries:
         out.append(Check("each lattice kept reaches annulus", cells["n_kept"], summaries["annulus"]["n_lattices"]))
+    stage1 = summaries.get("stage1")
+    if stage1:
+        ends = sum(stage1["outcomes"].values())
+        out.append(Check("each lattice of stage1 has one outcome", ends, stage1["n_lattices"]))
+    if stage1 and "annulus" in summaries:
+        n = summaries["annulus"]["n_lattices"]
+        out.append(Check("each lattice of annulus reaches stage1", n, stage1["n_lattices"]))
     if cells and "n_lattices_in" in summaries.get("merge", {}):
         out.append(Check("each lattice kept reaches merge", cells["n_kept"], summaries["merge"]["n_lattices_in"]))
     return out

@@ -5,7 +5,7 @@ from typing import Any
 
 from spreadflow.report.style import say
 
-STAGES = ("simulate", "index", "level0", "reindex", "cells", "merge", "annulus", "wide", "ladder")
+STAGES = ("simulate", "index", "level0", "reindex", "cells", "merge", "annulus", "wide", "ladder", "stage1")
 """in the order of the workflow"""
 
 
@@ -94,6 +94,21 @@ def _ladder(f: dict) -> list[str]:
     ]
 
 
+def _stage1(f: dict) -> list[str]:
+    out = [
+        f"{say(f['n_lattices'])} lattices: {outcomes(f)} ({f['mosaicity']} mosaicity)",
+        f"radial r.m.s.d. {say(f['radial_rmsd_mm'])} mm ({say(f['radial_rmsd_px'])} px) over {say(f['n_rmsd'])} "
+        f"reflections, {say(f['radial_floor_mm'])} mm were the model true, {say(f['radial_rmsd_mm_before'])} mm by "
+        f"spots; transverse {say(f['transverse_rmsd_mm'])} mm",
+        f"σ_Z {say(f['sigma_z_median'])}; σ quoted: {f['uncertainty']}",
+        f"{say(f['seconds_per_lattice_per_core'], 2)} s per lattice and core",
+    ]
+    if f["misorientation_deg_median"] is None:
+        return out
+    pulls = ", ".join(f"{name.replace('_', ' ')} {say(sd, 2)}" for name, sd in f["pull_sd"].items())
+    return [*out, f"misorientation {say(f['misorientation_deg_median'], 2)}° in the median; sd of pulls: {pulls}"]
+
+
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.4g} %"
 
@@ -107,5 +122,6 @@ _FACTS: dict[str, Callable[[dict], list[str]]] = {
     "merge": _merge,
     "annulus": _annulus,
     "wide": _annulus,
+    "stage1": _stage1,
     "ladder": _ladder,
 }

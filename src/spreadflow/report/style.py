@@ -17,7 +17,7 @@ from spreadflow.physics import geometry
 from spreadflow.units import wavelength
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#2b6ca3", "#dd8a1d", "#2f8f6b", "#c0483f", "#7a5aa6", "#8a9199"
-PHOTONS = colormaps["bone_r"]
+PHOTONS, RESIDUAL = colormaps["bone_r"], colormaps["RdBu_r"]
 DIFFUSE = 0.22
 """darkness of the strongest background of a still, where the strongest spot has 1"""
 INK, PALE = "#1d2733", "#dfe3e8"

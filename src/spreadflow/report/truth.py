@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import cKDTree
 
-from spreadflow.errors import FileError
+from spreadflow.errors import FileError, RefinedOutcome
 from spreadflow.io import images as io_images
 from spreadflow.io.nexus import NexusFile
 from spreadflow.io.schema import KINDS
 from spreadflow.models import Detector, ReflectionFlag
-from spreadflow.physics import lattice, symmetry
+from spreadflow.physics import lattice, rotation, symmetry
 from spreadflow.units import DEG
 
 SINGLE, BLANK, DOUBLE = (KINDS.index(kind) for kind in ("single", "blank", "double"))
@@ -188,6 +188,69 @@ def _by(owner: np.ndarray, n: int) -> list[np.ndarray]:
     order = np.argsort(owner, kind="stable")
     edges = np.searchsorted(owner[order], np.arange(n + 1))
     return [order[a:b] for a, b in pairwise(edges)]
+
+
+class Refinement(NamedTuple):
+    """Refined lattices of stage 1 that are simulated ones."""
+
+    angle: np.ndarray
+    """(lattice,) misorientation, rad"""
+    angle_before: np.ndarray
+    """(lattice,) the same of the orientation the fit began with"""
+    ratios: dict[str, np.ndarray]
+    """scale, n_cells, eta → (lattice,) found over true"""
+    pulls: dict[str, dict[str, np.ndarray]]
+    """sandwich, fisher → kind of unknown → (n,) (found − true)/σ"""
+    true_mosaicity: np.ndarray
+    """(different, 2) N and η (degrees) that were simulated"""
+
+
+def refinement(found: dict, told: dict, truths: list[dict | None]) -> Refinement | None:
+    """Columns of schema 'stage1' and its attributes beside the truths of its runs; None without any."""
+    parts = [_refined(found, told, r, true) for r, true in enumerate(truths) if true is not None]
+    if not parts:
+        return None
+    join = lambda dicts: {name: np.concatenate([d[name] for d in dicts]) for name in dicts[0]}  # noqa: E731
+    return Refinement(
+        np.concatenate([p.angle for p in parts]),
+        np.concatenate([p.angle_before for p in parts]),
+        join([p.ratios for p in parts]),
+        {name: join([p.pulls[name] for p in parts]) for name in parts[0].pulls},
+        np.unique(np.concatenate([p.true_mosaicity for p in parts]), axis=0),
+    )
+
+
+def _refined(found: dict, told: dict, run: int, truth: dict) -> Refinement:
+    """Of one run."""
+    mine = (found["lattices/run"] == run) & (found["lattices/outcome"] == RefinedOutcome.REFINED)
+    t = {name.split("/")[1]: c[mine] for name, c in found.items() if name.startswith("lattices/")}
+    shots, shot = np.unique(t["shot_id"], return_inverse=True)
+    of = {"shots/shot_id": shots, "lattices/shot": shot, "lattices/A": t["A"]}
+    matched = match(of, truth, told["space_group"])
+    t = {name: column[matched.right] for name, column in t.items()}
+    row = matched.row[matched.right]
+    A = truth["lattices/A"][row] @ matched.to_truth[matched.right]
+    turned = np.array([rotation.vector(rotation.nearest(a @ np.linalg.inv(b))) for a, b in zip(t["A"], A, strict=True)])
+    began = rotation.from_vector(-t["misset_rad"]) @ t["A"] @ np.linalg.inv(A)
+    true = {"n_cells": truth["lattices/n_cells"][row].mean(axis=1)}
+    true |= {"eta": truth["lattices/eta_rad"][row], "scale": truth["lattices/scale"][row]}
+    ratios = {"n_cells": t["n_cells"].mean(axis=1), "eta": t["eta_rad"], "scale": t["scale"]}
+    ratios = {name: value / true[name] for name, value in ratios.items()}
+    cell = np.array([lattice.cell_of(a) for a in A]).reshape(-1, 6)
+    pulls = {}
+    for kind in ("sandwich", "fisher"):
+        sigma = {name: t[f"sigma_{kind}"][:, i] for i, name in enumerate(told["unknowns"])}
+        pulls[kind] = {name: np.log(ratios[name]) / sigma[name] for name in ratios if name in sigma}
+        if "rotation_1" in sigma:
+            each = [turned.reshape(-1, 3)[:, i] / sigma[f"rotation_{i + 1}"] for i in range(3)]
+            pulls[kind]["rotation"] = np.concatenate(each)
+    quoted = np.where(t["cell_sigma"] > 1e-9, t["cell_sigma"], np.nan)
+    of_cell = ((t["cell"] - cell) / quoted).ravel()
+    if np.isfinite(of_cell).any():
+        pulls[told["config"]["uncertainty"]]["cell"] = of_cell[np.isfinite(of_cell)]
+    angle, before = np.linalg.norm(turned.reshape(-1, 3), axis=1), rotation.angle(rotation.nearest(began))
+    mosaicity = np.stack([true["n_cells"], true["eta"] / DEG], axis=1)
+    return Refinement(angle, before, ratios, pulls, mosaicity)
 
 
 def true_detector(manifest: Path) -> Detector | None:
