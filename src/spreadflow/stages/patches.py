@@ -35,8 +35,8 @@ def patch(simulator: Simulator, number: int, *, d_min: float, d_max: float, bord
     out. Raises ConfigError where light spreads between pixels, for which an image is needed.
     """
     if simulator.kernel is not None:
-        found = simulator.section.psf_fwhm_mm
-        raise ConfigError("detector.psf_fwhm_mm", "0 where no images are made", found, "Simulate images instead.")
+        width = simulator.section.psf_fwhm_mm
+        raise ConfigError("detector.psf_fwhm_mm", "0 where no images are made", width, "Simulate images instead.")
     true = _parameters(simulator, number)
     found = _predicted(simulator, true, d_min, d_max)
     panel, bbox = found.panel.astype(np.int32), integration.shoeboxes(found, simulator.detector)
