@@ -172,3 +172,19 @@ def test_jacobian_at_full_size_and_in_single_precision(name):
     for i in range(9):
         column = one(i)
         np.testing.assert_allclose(jacobian[:, i], column, atol=3e-6 * max(np.abs(column).max(), 1e-300))
+
+
+@pytest.mark.parametrize("name", ["domains", "continuous"])
+def test_derivatives_by_the_crystal_block_by_block(name):
+    """`by_crystal`, for any number of pairs, holds what `photons` and its derivatives are."""
+    p, photons = engine(name, 2000)
+    made = forward.by_crystal(p, photons.keywords["pixels"], photons.keywords["pairs"])
+
+    def of(A, n_cells, eta):
+        return photons(p._replace(crystal=Crystal(A, n_cells, eta)))
+
+    np.testing.assert_allclose(made.photons, photons(p), rtol=1e-12)
+    truth = jax.jit(jax.jacfwd(of, argnums=(0, 1, 2)))(*p.crystal)
+    for column, expected in zip(made[1:], truth, strict=True):
+        expected = np.reshape(expected, column.shape)
+        np.testing.assert_allclose(column, expected, atol=1e-11 * max(np.abs(expected).max(), 1e-300))
