@@ -34,8 +34,8 @@ class Rung(NamedTuple):
     passes: str
     test: Callable[[Figures], bool]
     """`passes`, of the figures of all rungs"""
-    spectrum: Literal["mean", "pulse"] | None = None
-    """one channel at the pulse's mean energy, or all; None = no model"""
+    spectrum: Literal["none", "mean", "pulse"] | None = None
+    """no Bragg photons, one channel at the pulse's mean energy, or all; None = no model at all"""
     engine: Literal["sparse", "exact"] = "sparse"
     free: tuple[str, ...] = ()
     """unknowns besides the planes; `spots` = a scale for each shoebox"""
@@ -63,9 +63,10 @@ RUNGS: dict[str, Rung] = {
         _is_read,
     ),
     "1": Rung(
-        "flag shoeboxes",
+        "flag shoeboxes; planes alone",
         "as many as a plain count finds",
         lambda f: f["1"]["n_flagged"] == f["1"]["n_counted"],
+        "none",
     ),
     "2": Rung(
         "mean energy, spot by spot",
@@ -144,7 +145,7 @@ def plain_count(d: np.ndarray, i_over_sigma: np.ndarray, flags: np.ndarray, d_mi
 def climb(start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise) -> tuple[solve.Data, dict[str, Step]]:
     """All rungs with a model, for one lattice. start: with discrete mosaic domains."""
     of = {"pulse": lattice_fit.problem(start, space_group, boxes, noise)}
-    of["mean"] = lattice_fit.problem(monochromatic(start), space_group, boxes, noise)
+    of["mean"] = of["none"] = lattice_fit.problem(monochromatic(start), space_group, boxes, noise)
     steps = {}
     for name in MODELLED:
         begun = time.process_time()
@@ -163,6 +164,8 @@ def monochromatic(p: Parameters) -> Parameters:
 
 def _step(rung: Rung, of: lattice_fit.Problem) -> Step:
     """A problem on a rung; seconds are left 0."""
+    if rung.spectrum == "none":
+        return _spots(np.zeros(len(of.data.photons)), of.data, of.noise)
     if rung.free == ("spots",):
         shape = lattice_fit.Model(of, (), 1, "float64", layout.REACH)(np.zeros(0))[0]
         return _by_spot(shape, of) if rung.is_by_spot else _spots(shape, of.data, of.noise)
@@ -249,11 +252,10 @@ def deviations(step: Step, data: solve.Data, noise: Noise) -> tuple[np.ndarray, 
     return away / np.sqrt(variance(step.model, noise)), away / np.sqrt(np.maximum(np.abs(data.photons), 1.0))
 
 
-def falls(step: Step, data: solve.Data, noise: Noise) -> np.ndarray:
-    """(box,) bool: whether σ_Z of a shoebox is smaller than that of the plane alone; False where no pixel counts."""
-    alone = _spots(np.zeros(len(data.photons)), data, noise)
-    with_bragg, without = (_spread(deviations(one, data, noise)[0], data.start) for one in (step, alone))
-    return with_bragg < without
+def falls(before: Step, after: Step, data: solve.Data, noise: Noise) -> np.ndarray:
+    """(box,) bool: whether σ_Z of a shoebox becomes smaller; False where no pixel counts."""
+    old, new = (_spread(deviations(step, data, noise)[0], data.start) for step in (before, after))
+    return new < old
 
 
 def _spread(z: np.ndarray, start: np.ndarray) -> np.ndarray:

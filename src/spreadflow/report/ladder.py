@@ -103,7 +103,7 @@ def _rmsd(axes: Any, rungs: list[dict]) -> None:
 
 
 def _sigma_z(axes: Any, rungs: list[dict]) -> None:
-    some = [rung for rung in rungs if rung["seconds_per_lattice"] is not None]
+    some = [rung for rung in rungs if rung["n_lattices"]]
     if not some:
         style.empty(axes, "no lattice is modelled")
         return

@@ -4,6 +4,7 @@ Rung 00 reads every lattice before anything else; the blocks of the others are t
 """
 
 import resource
+import time
 from logging import Logger
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from spreadflow.stages import factors, pixelfit, stage1
 from spreadflow.units import DEG
 
 IDENTITY = ("run", "shot_id", "k")
-NONE = np.empty(0)
 DRAW, TURN = 100, 101
 """purposes of random streams, of the model's domains and of its turns: none of the simulation's"""
 
@@ -34,7 +34,7 @@ def run(config: StageConfig, *, annulus: Path, cells: Path, out: Path, world: Wo
     keys = store.part_keys(annulus, "annulus")
     reading = _reading(annulus, keys, cells, world)
     log.info("%(n_read)d of %(n_accepted)d accepted lattices read, memory grew by %(growth_percent).1f %%", reading)
-    ids, n_modelled = _blocks(annulus, keys, section.n_lattices)
+    ids, chosen = _blocks(annulus, keys, section.n_lattices)
     sections = [part.model_dump(mode="json") for part in (section, config.structure_factors)]
     inputs = [
         config.seed,
@@ -48,18 +48,18 @@ def run(config: StageConfig, *, annulus: Path, cells: Path, out: Path, world: Wo
         def make(n: int) -> dict:
             progress.at(n)
             columns = store.read_part(annulus, "annulus", n, keys[n])
-            return _columns(config, columns, n_modelled[n], given, told["config"], log)
+            return _columns(config, columns, chosen[n], given, told["config"], log)
 
         parts.each(world, make)
         progress.at(len(keys))
     also = {name: told[name] for name in ("runs", "space_group", "detectors")}
-    also |= {"rungs": list(ladder.RUNGS), "pictured": ladder.PICTURED, "n_modelled": sum(n_modelled)}
+    also |= {"rungs": list(ladder.RUNGS), "pictured": ladder.PICTURED, "n_modelled": int(sum(map(np.sum, chosen)))}
     parts.finish(world, config=section.model_dump(mode="json"), reading=reading, **also)
 
 
 def _reading(annulus: Path, keys: list[str], cells: Path, world: World) -> dict[str, float]:
     """Rung 00: lattices with light and pixels, one by one, and how far memory grew after the first part of a rank."""
-    found, peaks = {}, []
+    found, peaks, began = {}, [], time.process_time()
     for n in world.share(len(keys)):
         columns, mine = store.read_part(annulus, "annulus", n, keys[n]), []
         for i in range(len(columns["lattices/k"])):
@@ -70,39 +70,44 @@ def _reading(annulus: Path, keys: list[str], cells: Path, world: World) -> dict[
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     read = {one for mine in world.gather_blocks(found) for one in mine}
     growth = max(world.gather(100.0 * (peaks[-1] / peaks[0] - 1.0) if peaks else 0.0))
+    seconds = sum(world.gather(time.process_time() - began)) / max(len(read), 1)
     of_cells = store.read(cells, "cells", ["lattices/shot_id", "lattices/k", "lattices/outcome"])
     kept = of_cells["lattices/outcome"] == LatticeOutcome.ACCEPTED
     accepted = zip(of_cells["lattices/shot_id"][kept].tolist(), of_cells["lattices/k"][kept].tolist(), strict=True)
-    n_others = len(read - set(accepted))
-    return {"n_read": len(read), "n_others": n_others, "n_accepted": int(kept.sum()), "growth_percent": growth}
+    counts = {"n_read": len(read), "n_others": len(read - set(accepted)), "n_accepted": int(kept.sum())}
+    return counts | {"growth_percent": growth, "seconds_per_lattice": seconds}
 
 
-def _blocks(annulus: Path, keys: list[str], n_lattices: int | None) -> tuple[list[list[int]], list[int]]:
-    """Of each part: shot_id and k of its lattices, and how many of these, from the first on, get models."""
-    ids, counts = [], []
+def _blocks(annulus: Path, keys: list[str], n_lattices: int | None) -> tuple[list[list[int]], list[np.ndarray]]:
+    """Of each part: shot_id and k of its lattices, and which of these (lattice,) get models.
+
+    The first that have shoeboxes, `n_lattices` of them.
+    """
+    ids, chosen = [], []
     for n, key in enumerate(keys):
-        columns = store.read_part(annulus, "annulus", n, key, ["lattices/shot_id", "lattices/k"])
+        columns = store.read_part(annulus, "annulus", n, key, ["lattices/shot_id", "lattices/k", "reflections/lattice"])
         both = columns["lattices/shot_id"].tolist(), columns["lattices/k"].tolist()
         ids.append([number for one in zip(*both, strict=True) for number in one])
-        left = np.inf if n_lattices is None else n_lattices - sum(counts)
-        counts.append(int(min(len(both[0]), left)))
-    return ids, counts
+        has = np.bincount(columns["reflections/lattice"], minlength=len(both[0])) > 0
+        left = np.inf if n_lattices is None else n_lattices - sum(map(np.sum, chosen))
+        chosen.append(has & (np.cumsum(has) <= left))
+    return ids, chosen
 
 
-def _columns(config: StageConfig, columns: dict, n_modelled: int, given: list, annulus: dict, log: Logger) -> dict:
-    """The part of one block. annulus: its section."""
+def _columns(
+    config: StageConfig, columns: dict, chosen: np.ndarray, given: list, annulus: dict, log: Logger
+) -> dict[str, np.ndarray]:
+    """The part of one block. chosen: (lattice,) bool, to be modelled; annulus: its section."""
     pieces = []
     for i in range(len(columns["lattices/k"])):
         packed, of = pixelfit.unpack(columns, i), given[columns["lattices/run"][i]]
         identity = {name: columns[f"lattices/{name}"][i] for name in IDENTITY}
         rows: dict[str, list[dict]] = {"lattices": [identity | _flags(packed, annulus)]}
         pixels = {}
-        if i < n_modelled:
-            rows["rungs"] = [_predicted(packed, of)]
+        if chosen[i]:
             try:
                 turned = packed._replace(A=_turn(config, identity) @ packed.A)
                 modelled, pixels = _modelled(config, turned, of)
-                rows["rungs"] += modelled.pop("rungs")
                 rows |= modelled
             except (np.linalg.LinAlgError, ArithmeticError, ValueError) as error:
                 log.warning("shot %016x lattice %d has no models: %s", identity["shot_id"], identity["k"], error)
@@ -123,10 +128,9 @@ def _strength(table: dict) -> np.ndarray:
     return table["intensity"] / np.maximum(table["sigma"], 1e-9)
 
 
-def _predicted(packed: pixelfit.Packed, of: pixelfit.Given) -> dict[str, Any]:
-    """The row of rung 1, of predicted centroids."""
-    at = np.stack([packed.reflections["fast"], packed.reflections["slow"]], axis=1)
-    return {"lattice": 0, "rung": list(ladder.RUNGS).index("1"), **_distances(packed, of, at), **_pixels()}
+def _predicted(packed: pixelfit.Packed) -> np.ndarray:
+    """(box, 2) centroids, px."""
+    return np.stack([packed.reflections["fast"], packed.reflections["slow"]], axis=1)
 
 
 def _distances(packed: pixelfit.Packed, of: pixelfit.Given, at: np.ndarray) -> dict[str, Any]:
@@ -138,9 +142,9 @@ def _distances(packed: pixelfit.Packed, of: pixelfit.Given, at: np.ndarray) -> d
     return {"n": len(away), "radial": radial, "transverse": transverse}
 
 
-def _pixels(z: np.ndarray = NONE, published: np.ndarray = NONE, seconds: float = 0.0) -> dict[str, Any]:
-    sums = {"z": [z.sum(), z @ z], "z_published": [published.sum(), published @ published]}
-    return {"n_pixels": len(z), **sums, "seconds": seconds}
+def _pixels(z: np.ndarray, published: np.ndarray) -> dict[str, Any]:
+    """Sums of deviations (pixel,)."""
+    return {"n_pixels": len(z), "z": [z.sum(), z @ z], "z_published": [published.sum(), published @ published]}
 
 
 def _modelled(config: StageConfig, packed: pixelfit.Packed, of: pixelfit.Given) -> tuple[dict[str, list], dict]:
@@ -150,8 +154,8 @@ def _modelled(config: StageConfig, packed: pixelfit.Packed, of: pixelfit.Given) 
     data, steps = ladder.climb(start, of.space_group, packed.boxes, noise)
     rungs = []
     for name, step in steps.items():
-        at = ladder.centroids(step, data, packed.boxes.bbox)
-        sums = _pixels(*ladder.deviations(step, data, noise), step.seconds)
+        at = _predicted(packed) if name == "1" else ladder.centroids(step, data, packed.boxes.bbox)
+        sums = _pixels(*ladder.deviations(step, data, noise)) | {"seconds": step.seconds}
         rungs.append({"lattice": 0, "rung": list(ladder.RUNGS).index(name), **_distances(packed, of, at), **sums})
     strength = np.where(
         packed.reflections["flags"] & ReflectionFlag.FAILED == 0, _strength(packed.reflections), -np.inf
@@ -160,7 +164,7 @@ def _modelled(config: StageConfig, packed: pixelfit.Packed, of: pixelfit.Given) 
     compared = {
         "lattice": 0,
         "n_spots": flagged.sum(),
-        "n_fell": ladder.falls(steps["2"], data, noise)[flagged].sum(),
+        "n_fell": ladder.falls(steps["1"], steps["2"], data, noise)[flagged].sum(),
         "planes": ladder.planes_apart(steps["3"].planes, steps["2"].planes),
         "pixels": ladder.pixels_apart(steps["3B"].bragg, steps["3A"].bragg),
     }
