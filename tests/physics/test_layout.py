@@ -166,3 +166,17 @@ def test_channels_in_another_order_are_refused():
     turned = p._replace(spectrum=Spectrum(*(a[::-1] for a in p.spectrum)), f_squared=p.f_squared[:, ::-1])
     with pytest.raises(ValueError, match="ascending"):
         bragg.add(np.zeros((3, 260, 300)), turned)
+
+
+def test_points_of_oversampled_pixels_are_the_pixels_of_a_finer_detector():
+    p = parameters()
+    panel, bbox = np.array([0, 0, 0]), np.array([[0, 150, 0, 130], [140, 300, 100, 260], [20, 21, 200, 207]])
+    fine = p._replace(
+        detector=p.detector._replace(pixel_mm=p.detector.pixel_mm / 3, shape=tuple(3 * n for n in p.detector.shape))
+    )
+    points, theirs = layout.within(p, panel, bbox, oversample=3), layout.within(fine, panel, 3 * bbox)
+    np.testing.assert_allclose(3 * points[0].fast, theirs[0].fast, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(3 * points[0].slow, theirs[0].slow, rtol=0, atol=1e-9)
+    ours, expected = forward.sums(p, *points, "float64")[0], 9 * forward.sums(fine, *theirs, "float64")[0]
+    assert expected.max() > 0
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6 * expected.max())

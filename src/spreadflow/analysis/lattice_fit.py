@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from scipy.sparse import csr_matrix
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.analysis import solve
@@ -55,6 +56,8 @@ class Problem(NamedTuple):
     data: solve.Data
     """of the valid pixels"""
     noise: Noise
+    oversample: int = 1
+    """points along each edge of a pixel that the model is averaged over"""
 
 
 def reachable(start: Parameters, boxes: Shoeboxes) -> np.ndarray:
@@ -69,7 +72,7 @@ def reachable(start: Parameters, boxes: Shoeboxes) -> np.ndarray:
     return rows[layout.meets(wide, boxes.panel, boxes.bbox)]
 
 
-def problem(start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise) -> Problem:
+def problem(start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise, oversample: int = 1) -> Problem:
     """Of `start`, whose A is brought to what the space group allows, and the valid pixels of the shoeboxes."""
     cell = frame(np.asarray(start.crystal.A), space_group)
     hkl, f_squared = layout.filled((np.asarray(start.hkl), np.asarray(start.f_squared)))
@@ -81,7 +84,7 @@ def problem(start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise)
     plane = np.column_stack([np.ones(len(box)), slopes])[boxes.valid]
     start_of = np.concatenate([[0], np.cumsum(np.bincount(box[boxes.valid], minlength=len(boxes.panel)))])
     data = solve.Data(boxes.photons[boxes.valid].astype(np.float64), plane, start_of)
-    return Problem(start, cell, boxes, data, noise)
+    return Problem(start, cell, boxes, data, noise, oversample)
 
 
 def points(boxes: Shoeboxes) -> Pixels:
@@ -161,47 +164,66 @@ class Model:
         """Photons (pixel,) and derivatives (pixel, unknown) of the valid pixels."""
         p = self.parameters(u)
         self._lay_out(p)
-        by = forward.by_crystal(p, self._pixels, self._pairs, self.dtype)
-        rows = np.flatnonzero(self.of.boxes.valid)
-        photons, by_A = by.photons[rows], by.A[rows]
-        out = np.empty((len(rows), self.n_unknowns))
+        of_points = forward.by_crystal(p, self._pixels, self._pairs, self.dtype)
+        by = forward.ByCrystal(*map(self._of_pixels, of_points))
+        out = np.empty((len(by.photons), self.n_unknowns))
         for name, some in self.slices.items():
-            out[:, some] = self._column(name, u, p, photons, by_A, by, rows)
-        return photons, out
+            out[:, some] = self._column(name, u, p, by)
+        return by.photons, out
 
-    def _column(self, name, u, p: Parameters, photons, by_A, by: forward.ByCrystal, rows) -> np.ndarray:
+    def _of_pixels(self, of_points: np.ndarray) -> np.ndarray:
+        """(pixel, ...) of the valid pixels: means over their points."""
+        return self._mean @ of_points if self.of.oversample > 1 else of_points[np.flatnonzero(self.of.boxes.valid)]
+
+    def _column(self, name, u, p: Parameters, by: forward.ByCrystal) -> np.ndarray:
         """Derivatives (pixel, unknowns of a kind)."""
         if name in ("rotation", "cell"):
             strains = len(self.of.frame.strains)
             at = np.concatenate([self.unknown(u, "rotation", 3), self.unknown(u, "cell", strains)])
             dA = np.asarray(_dA(self.of.frame, at)).reshape(9, -1)
-            return by_A @ (dA[:, :3] if name == "rotation" else dA[:, 3:])
+            return by.A @ (dA[:, :3] if name == "rotation" else dA[:, 3:])
         if name == "scale":
-            return photons[:, None]
+            return by.photons[:, None]
         if name == "n_cells":
-            each = by.n_cells[rows] * p.crystal.n_cells
+            each = by.n_cells * p.crystal.n_cells
             return each if self.slices[name].stop - self.slices[name].start == 3 else each.sum(axis=1, keepdims=True)
         if name == "eta":
-            return by.eta_rad[rows] * p.crystal.eta_rad
+            return by.eta_rad * p.crystal.eta_rad
         if name == "wavelength":
-            return -by_A @ p.crystal.A.reshape(9, 1)
-        step = 1e-3  # mm
+            return -by.A @ p.crystal.A.reshape(9, 1)
+        step = 2e-4  # mm
         ends = [
             forward.sums(
                 p._replace(detector=geometry.shifted(p.detector, 0.0, 0.0, d)), self._pixels, self._pairs, "float64"
             )
             for d in (step, -step)
         ]
-        return ((ends[0][0] - ends[1][0]) / (2 * step))[rows, None]
+        return self._of_pixels((ends[0][0] - ends[1][0]) / (2 * step))[:, None]
 
     def _lay_out(self, p: Parameters) -> None:
         """Pairs for these parameters, unless those laid out before still serve."""
         if self._laid is not None and not _is_stale(self._laid, p):
             return
         boxes = self.of.boxes
-        pixels, self._pairs = layout.within(p, boxes.panel, boxes.bbox, self.reach)
+        pixels, self._pairs = layout.within(p, boxes.panel, boxes.bbox, self.reach, self.of.oversample)
         self._pixels: Pixels = layout.filled(pixels, 1 << 14)
+        if self._laid is None and self.of.oversample > 1:
+            self._mean = _means(boxes, self.of.oversample, len(self._pixels.fast))
         self._laid, self.n_layouts = p, self.n_layouts + 1
+
+
+def _means(boxes: Shoeboxes, oversample: int, n_points: int) -> csr_matrix:
+    """(valid pixel, point) that takes the mean over the points of a pixel; points as `layout.within` has them."""
+    width = np.asarray(boxes.bbox[:, 1] - boxes.bbox[:, 0], dtype=np.int64)
+    first = np.cumsum(boxes.n_pixels) - boxes.n_pixels
+    box = np.repeat(np.arange(len(width)), boxes.n_pixels)[boxes.valid]
+    slow, fast = np.divmod(np.flatnonzero(boxes.valid) - first[box], width[box])
+    corner = oversample**2 * first[box] + oversample * (oversample * slow * width[box] + fast)
+    i, j = np.divmod(np.arange(oversample**2), oversample)
+    column = corner[:, None] + i * oversample * width[box][:, None] + j
+    row = np.arange(len(box)).repeat(oversample**2)
+    share = np.full(column.size, oversample**-2.0)
+    return csr_matrix((share, (row, column.ravel())), shape=(len(box), n_points))
 
 
 _A, _dA = jax.jit(matrix), jax.jit(jax.jacfwd(matrix, argnums=1))
@@ -237,8 +259,13 @@ class Refined(NamedTuple):
     """from which rotation and strains are counted"""
 
 
-def planes_and_scale(bragg: np.ndarray, data: solve.Data, noise: Noise, n_rounds: int = 4) -> tuple[float, np.ndarray]:
-    """Factor of the Bragg photons (pixel,) and planes (box, 3) that suit the data best: reweighted least squares."""
+def planes_and_scale(
+    bragg: np.ndarray, data: solve.Data, noise: Noise, n_rounds: int = 4, says: np.ndarray | float = 1.0
+) -> tuple[float, np.ndarray]:
+    """Factor of the Bragg photons (pixel,) and planes (box, 3) that suit the data best: reweighted least squares.
+
+    says: (pixel,) 0 where a pixel has no say in the factor.
+    """
     factor, model, sizes = 1.0, np.maximum(data.photons, 1.0), np.diff(data.start)
     both = np.stack([data.photons, bragg], axis=1)
     for _ in range(n_rounds):
@@ -247,7 +274,8 @@ def planes_and_scale(bragg: np.ndarray, data: solve.Data, noise: Noise, n_rounds
         normal += solve.RIDGE * np.einsum("bi,ij->bij", np.einsum("bii->bi", normal), np.eye(3)) + 1e-12 * np.eye(3)
         own = np.linalg.solve(normal, solve.by_box(weighted, both, data.start))
         left = both - np.einsum("pi,pij->pj", data.plane, own.repeat(sizes, axis=0))
-        top, bottom = weighted[:, 0] @ (left[:, 0] * left[:, 1]), weighted[:, 0] @ left[:, 1] ** 2
+        counts = says * weighted[:, 0]
+        top, bottom = counts @ (left[:, 0] * left[:, 1]), counts @ left[:, 1] ** 2
         factor = max(top / bottom, 1e-3) if bottom > 0 else 1.0
         planes = own[:, :, 0] - factor * own[:, :, 1]
         model = factor * bragg + solve.backgrounds(planes, data)
@@ -324,7 +352,7 @@ def _broad(of: Problem, target: Target, dtype: str) -> tuple[Problem, int]:
     eta, n_cells = max(float(crystal.eta_rad), BROAD_ETA), np.minimum(crystal.n_cells, BROAD_N)
     wide = crystal._replace(n_cells=n_cells, eta_rad=np.float64(eta))
     start = of.start._replace(crystal=wide, mosaic=continuous(BROAD_WIDTHS))
-    scaled = _scaled(of._replace(start=start), target, dtype, BROAD_REACH)
+    scaled = _scaled(of._replace(start=start, oversample=1), target, dtype, BROAD_REACH)
     model = Model(scaled.of, ("scale", "rotation"), 1, dtype, BROAD_REACH)
     fit = _fit(model, scaled.planes, target, BROAD_ITERATIONS, BROAD_LEAST)
     U = np.asarray(turn(fit.point.unknowns[1:4])) @ of.frame.U

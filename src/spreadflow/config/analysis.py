@@ -198,6 +198,8 @@ class Stage1Section(Section):
     """what moves, besides the background of every shoebox"""
     n_cells_axes: Literal[1, 3] = 1
     """1 = as many cells along a, b and c; 3 = each axis its own"""
+    oversample: PositiveInt = 2
+    """points along each edge of a pixel that the model is averaged over: spots are no wider than a pixel or two"""
     readout_photons: NonNegativeFloat = 1.0
     """standard deviation of the readout noise"""
     calibration_error: NonNegativeFloat = 0.01

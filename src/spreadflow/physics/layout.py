@@ -85,18 +85,21 @@ def lay_out(parameters: Parameters, oversample: int | None = 1) -> tuple[Footpri
     return footprints, pixels, _select(followed, parameters, pixels, _pieces(boxes, footprints, box_of))
 
 
-def within(parameters: Parameters, panel: np.ndarray, bbox: np.ndarray, reach: float = REACH) -> tuple[Pixels, Pairs]:
+def within(
+    parameters: Parameters, panel: np.ndarray, bbox: np.ndarray, reach: float = REACH, oversample: int = 1
+) -> tuple[Pixels, Pairs]:
     """Pixels of rectangles (n, 4) fast0 fast1 slow0 slow1, half open, one after another, and the pairs that matter.
 
     Of all nodes: a rectangle also gets what other reflections put there. Pixels in the order of shoeboxes.
-    reach: standard deviations out to which clouds are followed.
+    reach: standard deviations out to which clouds are followed. oversample: points along each edge of a pixel; those
+    of a rectangle go row by row, through all of its pixels.
     """
     followed = _follow(parameters, reach)
     boxes = _boxes(followed, parameters.detector)
     fast0, fast1, slow0, slow1 = np.asarray(bbox, dtype=np.int64).T
     one = np.ones(len(panel), dtype=np.int64)
-    footprints = Footprints(one, np.asarray(panel), fast0, slow0, fast1 - fast0, slow1 - slow0, one)
-    pixels = points(footprints)
+    footprints = Footprints(one, np.asarray(panel), fast0, slow0, fast1 - fast0, slow1 - slow0, oversample * one)
+    pixels, n = points(footprints), oversample
     start = np.cumsum(footprints.n_points) - footprints.n_points
     found = []
     for i in range(len(panel)):
@@ -104,9 +107,9 @@ def within(parameters: Parameters, panel: np.ndarray, bbox: np.ndarray, reach: f
         width = np.minimum(boxes.fast0 + boxes.width, fast1[i]) - low_f
         height = np.minimum(boxes.slow0 + boxes.height, slow1[i]) - low_s
         met = np.flatnonzero((boxes.panel == panel[i]) & (width > 0) & (height > 0))
-        stride = fast1[i] - fast0[i]
-        corner = start[i] + (low_s[met] - slow0[i]) * stride + low_f[met] - fast0[i]
-        found.append(np.stack([corner, np.full(len(met), stride), width[met], height[met], boxes.cloud[met]]))
+        stride = np.full(len(met), n * (fast1[i] - fast0[i]))
+        corner = start[i] + n * (low_s[met] - slow0[i]) * stride + n * (low_f[met] - fast0[i])
+        found.append(np.stack([corner, stride, n * width[met], n * height[met], boxes.cloud[met]]))
     pieces = _Pieces(*np.concatenate([np.empty((5, 0), dtype=np.int64), *found], axis=1))
     return pixels, _select(followed, parameters, pixels, pieces)
 

@@ -65,8 +65,8 @@ def unpack(columns: dict, i: int) -> Packed:
     valid = columns["pixels/valid"][at] & (columns["pixels/overlap"][at] & Overlap.LEFT_OUT == 0)
     boxes = Shoeboxes(table["hkl"], table["panel"], table["bbox"], columns["pixels/photons"][at], valid)
     spectrum = Spectrum(*(columns[f"spectra/{f}"][columns["lattices/spectrum"][i]] for f in Spectrum._fields))
-    told = (columns[f"lattices/{name}"][i] for name in ("A", "eta_rad", "domain_ang"))
-    return Packed(*told, _lit(spectrum), boxes, table)
+    A, eta_rad, domain_ang = (columns[f"lattices/{name}"][i] for name in ("A", "eta_rad", "domain_ang"))
+    return Packed(A, eta_rad, domain_ang, _lit(spectrum), boxes, table)
 
 
 def _lit(spectrum: Spectrum) -> Spectrum:
@@ -94,7 +94,8 @@ def refine(packed: Packed, spread: Mosaic, given: Given, section: Stage1Section)
     """The lattice against its pixels. Never raises for what a lattice may be like."""
     noise = Noise(section.readout_photons, section.calibration_error)
     try:
-        of = lattice_fit.problem(start(packed, spread, given), given.space_group, packed.boxes, noise)
+        begun = start(packed, spread, given)
+        of = lattice_fit.problem(begun, given.space_group, packed.boxes, noise, section.oversample)
         sizes = lattice_fit.unknowns(tuple(section.refine), spread, len(of.frame.strains), section.n_cells_axes)
         n_boxes = int((np.diff(of.data.start) > 0).sum())
         if n_boxes <= sum(sizes.values()):
@@ -231,11 +232,11 @@ def samples(packed: Packed, ended: Ended, n: int) -> dict[str, dict[str, np.ndar
     of, refined = _fitted(ended)
     point, table = refined.fit.point, packed.reflections
     strength = np.nan_to_num(table["intensity"] / np.maximum(table["sigma"], 1e-9))
-    rows = np.argsort(-strength, kind="stable")[:n].tolist()
+    rows = np.argsort(-strength, kind="stable")[:n]
     z = (of.data.photons - point.model) / np.sqrt(variance(point.model, of.noise))
     kept = {"data": of.data.photons, "model": point.model, "background": point.model - point.bragg, "z": z}
     pixels = {
-        name: np.concatenate([np.empty(0), *(image(packed, of, row, values).ravel() for row in rows)])
+        name: np.concatenate([np.empty(0), *(image(packed, of, int(row), values).ravel() for row in rows)])
         for name, values in kept.items()
     }
     size = packed.boxes.n_pixels[rows]
