@@ -68,8 +68,8 @@ def reachable(start: Parameters, boxes: Shoeboxes) -> np.ndarray:
     crystal = start.crystal._replace(eta_rad=np.float64(max(float(start.crystal.eta_rad), BROAD_ETA)))
     wide = start._replace(crystal=crystal, mosaic=continuous())
     rows = layout.reached(crystal, wide.mosaic, np.asarray(start.hkl), start.spectrum)
-    wide = wide._replace(hkl=np.asarray(start.hkl)[rows], f_squared=np.asarray(start.f_squared)[rows])
-    return rows[layout.meets(wide, boxes.panel, boxes.bbox)]
+    hkl, f_squared = layout.filled((np.asarray(start.hkl)[rows], np.asarray(start.f_squared)[rows]))
+    return rows[layout.meets(wide._replace(hkl=hkl, f_squared=f_squared), boxes.panel, boxes.bbox)[: len(rows)]]
 
 
 def problem(start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise, oversample: int = 1) -> Problem:

@@ -75,11 +75,11 @@ def _predicted(simulator: Simulator, true: Parameters, d_min: float, d_max: floa
 
 def expected(simulator: Simulator, true: Parameters, panel: np.ndarray, bbox: np.ndarray):
     """(pixel,) expected photons of a lattice, and of the background, in shoeboxes (n, 4) on panels (n,)."""
+    hkl, f_squared = layout.filled((true.hkl, true.f_squared))
+    true = true._replace(hkl=hkl, f_squared=f_squared)
     pixels, pairs = layout.within(true, panel, bbox)
     n, pixels = len(pixels.fast), layout.filled(pixels, 1 << 14)
-    hkl, f_squared = layout.filled((true.hkl, true.f_squared))
-    bragg = forward.sums(true._replace(hkl=hkl, f_squared=f_squared), pixels, pairs, "float64")[0][:n]
-    return bragg, _background(simulator, true, pixels)[:n]
+    return forward.sums(true, pixels, pairs, "float64")[0][:n], _background(simulator, true, pixels)[:n]
 
 
 def _background(simulator: Simulator, true: Parameters, pixels: Pixels) -> np.ndarray:

@@ -1,0 +1,206 @@
+"""A lattice against its pixels: derivatives beside differences, and what was planted found again on other crystals.
+
+Tetragonal and triclinic, two tilted panels, 24 eV of narrow channels, shoeboxes that overlap, masked pixels.
+"""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from spreadflow.analysis import integration, lattice_fit, prediction, refinement, shoeboxes, solve
+from spreadflow.analysis.likelihood import Noise
+from spreadflow.models import Crystal, Detector, Parameters, Shoeboxes, Spectrum
+from spreadflow.physics import forward, lattice, layout, mosaic, rotation
+from spreadflow.units import DEG
+
+CELLS = {"P 43 21 2": [78.0, 78.0, 38.0, 90.0, 90.0, 90.0], "P 1": [48.0, 55.0, 43.0, 80.0, 105.0, 95.0]}
+NOISE = Noise(2.0, 0.01)
+FREE = ("scale", "rotation", "cell", "n_cells", "eta")
+
+
+def detector() -> Detector:
+    """Two tilted panels below the beam, at 2θ of about 20-50°."""
+    turn = rotation.from_vector(np.array([[0.02, -0.01, 0.03], [-0.03, 0.02, -0.01]]))
+    fast, slow = turn[:, :, 0], -turn[:, :, 1]
+    return Detector(np.array([[-62.0, 18.0, -70.0], [2.0, 19.0, -69.0]]), fast, slow, 0.25, (240, 240), 0.032, 0.017)
+
+
+def planted(group: str, of: mosaic.Mosaic, n_cells=(36.0, 36.0, 36.0), seed: int = 1) -> Parameters:
+    """All nodes that the pulse may light."""
+    rng = np.random.default_rng(seed)
+    energies = 7108.0 + 1.0 * np.arange(24)
+    pulse = Spectrum(energies, 1e10 * rng.exponential(size=24))
+    A = rotation.random(rng) @ lattice.reciprocal(lattice.radians(CELLS[group]))
+    crystal = Crystal(A, np.array(n_cells), np.float64(0.06 * DEG))
+    hkl = lattice.all_indices(A, 2.2)
+    f_squared = 2e4 * rng.exponential(size=(len(hkl), 1)) * (1.0 + 0.1 * rng.standard_normal((len(hkl), 24)))
+    rows = layout.reached(crystal._replace(eta_rad=np.float64(0.2 * DEG)), mosaic.continuous(), hkl, pulse)
+    return Parameters(crystal, of, 90.0, 0.003, pulse, 0.8, detector(), hkl[rows], f_squared[rows])
+
+
+def measured(true: Parameters, group: str, seed: int = 2, border: int = 2) -> Shoeboxes:
+    """Pixels of all predicted reflections of 2.4-3.5 Å, with noise; a few of them masked and wrong."""
+    rng = np.random.default_rng(seed)
+    domain = float((true.crystal.n_cells * CELLS[group][:3]).mean())
+    how = {"spectrum": true.spectrum, "detector": true.detector, "space_group": group, "d_min": 2.4}
+    found = prediction.predict(true.crystal.A, float(true.crystal.eta_rad), domain, **how)
+    found = prediction.Predicted(*(column[found.d < 3.5] for column in found))
+    bbox = shoeboxes.widened(integration.shoeboxes(found, true.detector), border, true.detector.shape)
+    image = rng.uniform(5.0, 15.0) * np.ones((2, 240, 240)) + 0.02 * np.arange(240)
+    pixels, pairs = layout.within(true, np.array([0, 1]), np.tile([0, 240, 0, 240], (2, 1)))
+    image += forward.sums(true, pixels, pairs, "float64")[0].reshape(image.shape)
+    image = rng.poisson(image) * (1.0 + 0.01 * rng.standard_normal(image.shape)) + 2.0 * rng.standard_normal(
+        image.shape
+    )
+    valid = rng.uniform(size=image.shape) > 0.02
+    image[~valid] = 1e6
+    where = shoeboxes.addresses(found.panel, bbox)[1]
+    return Shoeboxes(found.hkl.astype(np.int32), found.panel.astype(np.int32), bbox, image[where], valid[where])
+
+
+def moved(p: Parameters, degrees: float, n: float = 1.0, eta: float = 1.0, scale: float = 1.0, seed=3) -> Parameters:
+    axis = np.random.default_rng(seed).standard_normal(3)
+    turn = rotation.from_vector(degrees * DEG * axis / np.linalg.norm(axis))
+    crystal = p.crystal._replace(
+        A=turn @ p.crystal.A, n_cells=n * p.crystal.n_cells, eta_rad=np.float64(eta * p.crystal.eta_rad)
+    )
+    return p._replace(crystal=crystal, scale=scale * p.scale)
+
+
+def fewer(p: Parameters, boxes: Shoeboxes) -> Parameters:
+    rows = lattice_fit.reachable(p, boxes)
+    return p._replace(hkl=p.hkl[rows], f_squared=p.f_squared[rows])
+
+
+def away(fitted: lattice_fit.Refined, true: Parameters, n_axes: int = 1) -> np.ndarray:
+    """(unknown,) estimate − truth."""
+    crystal = fitted.parameters.crystal
+    here, there = (refinement.coordinates(fitted.frame, A) for A in (crystal.A, true.crystal.A))
+    logs = np.log(fitted.parameters.scale / true.scale), np.log(crystal.n_cells / true.crystal.n_cells)[:n_axes]
+    eta = np.log(crystal.eta_rad / true.crystal.eta_rad)
+    return np.concatenate([np.atleast_1d(x) for x in (logs[0], here - there, logs[1], eta)])[: len(fitted.names)]
+
+
+@pytest.fixture(scope="module")
+def tetragonal():
+    true = planted("P 43 21 2", mosaic.continuous())
+    return true, measured(true, "P 43 21 2")
+
+
+@pytest.mark.parametrize("group", CELLS)
+def test_coordinates_are_what_a_matrix_is_made_of(group):
+    at = refinement.frame(planted(group, mosaic.continuous()).crystal.A, group)
+    p = 1e-2 * np.random.default_rng(4).standard_normal(3 + len(at.strains))
+    np.testing.assert_allclose(refinement.coordinates(at, np.asarray(refinement.matrix(at, p))), p, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("free", "n_axes"), [((*FREE, "distance"), 3), (("rotation", "wavelength", "n_cells", "eta"), 1)]
+)
+def test_columns_are_finite_differences(tetragonal, free, n_axes):
+    """Of every kind of unknown, away from the start."""
+    true, boxes = tetragonal
+    of = lattice_fit.problem(moved(true, 0.0), "P 43 21 2", boxes, NOISE)
+    model = lattice_fit.Model(of, free, n_axes, "float64", reach=7.0)
+    assert len(model.names()) == len(set(model.names())) == model.n_unknowns
+    steps = {"rotation": 1e-7, "cell": 1e-7, "wavelength": 1e-7, "distance": 1e-4}
+    step = model.filled(dict.fromkeys(lattice_fit.SIGMAS, 1e-5) | steps)
+    at = 20.0 * step
+    columns = model(at)[1]
+    for i, name in enumerate(model.names()):
+        up, down = (model(at + sign * step[i] * np.eye(len(step))[i])[0] for sign in (1, -1))
+        slope = (up - down) / (2 * step[i])
+        assert np.abs(slope).max() > 0, name
+        np.testing.assert_allclose(columns[:, i], slope, atol=3e-5 * np.abs(slope).max(), err_msg=name)
+    assert model.n_layouts == 1
+
+
+@pytest.mark.parametrize(
+    ("group", "is_continuous", "n_axes"),
+    [("P 43 21 2", True, 1), ("P 1", False, 3)],
+)
+def test_the_truth_is_found_within_its_uncertainty(group, is_continuous, n_axes):
+    """From N, η, scale and orientation off: χ² of all unknowns together, and pixels that deviate as they should."""
+    turns = mosaic.domain_rotations(np.random.default_rng(5), 20, 0.06 * DEG)
+    turns = turns @ rotation.mean(turns).T
+    of = mosaic.continuous() if is_continuous else mosaic.domains(turns)
+    true = planted(group, of, (36.0, 36.0, 36.0) if n_axes == 1 else (30.0, 36.0, 42.0))
+    boxes = measured(true, group)
+    assert len(boxes.panel) > 25 and set(boxes.panel) == {0, 1}
+    start = fewer(moved(true, 0.01, 1.2, 0.7, 2.0), boxes)
+    start = start._replace(crystal=start.crystal._replace(n_cells=np.full(3, 40.0)))
+    problem = lattice_fit.problem(start, group, boxes, NOISE)
+    fitted = lattice_fit.refine(problem, FREE, n_axes=n_axes)
+    strains = {"P 43 21 2": 2, "P 1": 6}[group]
+    assert len(fitted.names) == 1 + 3 + strains + n_axes + is_continuous
+    assert fitted.fit.is_converged and fitted.fit.point.loss < fitted.loss_before
+    error = away(fitted, true, n_axes)
+    for covariance in (fitted.fisher, fitted.sandwich):
+        assert (np.abs(error) < 5 * np.sqrt(np.diag(covariance))).all()
+    assert error @ np.linalg.solve(fitted.fisher, error) < stats.chi2.ppf(0.999, len(error))
+    assert np.sqrt(np.diag(fitted.fisher))[1:4].max() < 0.005 * DEG
+    assert lattice_fit.sigma_z(fitted.fit.point, problem.data, NOISE) == pytest.approx(1.0, abs=0.03)
+    A = fitted.parameters.crystal.A
+    np.testing.assert_allclose(A, refinement.matrix(refinement.frame(A, group), np.zeros(3 + strains)), atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_starts_a_tenth_of_a_degree_off(tetragonal, seed):
+    """With N and η far off too: where the fit that starts at the truth ends; without the broad pass not always."""
+    true, boxes = tetragonal
+    near = lattice_fit.refine(lattice_fit.problem(fewer(true, boxes), "P 43 21 2", boxes, NOISE), FREE, is_rough=False)
+    n, eta = (0.7, 1.5) if seed % 2 else (1.3, 0.5)
+    start = fewer(moved(true, 0.1, n, eta, 0.5, seed=seed), boxes)
+    far = lattice_fit.refine(lattice_fit.problem(start, "P 43 21 2", boxes, NOISE), FREE)
+    assert far.fit.point.loss < near.fit.point.loss + 1.0
+    assert far.fit.point.loss < far.loss_before
+
+
+def test_the_poisson_target_agrees(tetragonal):
+    true, boxes = tetragonal
+    start = fewer(moved(true, 0.003, 1.1, 0.9), boxes)
+    fits = [
+        lattice_fit.refine(lattice_fit.problem(start, "P 43 21 2", boxes, NOISE), FREE, target=target)
+        for target in ("normal", "poisson")
+    ]
+    errors = [away(found, true) / np.sqrt(np.diag(found.fisher)) for found in fits]
+    assert (np.abs(errors) < 5).all()
+    np.testing.assert_allclose(*errors, atol=1.5)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 0.1])
+def test_nodes_that_cannot_reach_the_shoeboxes_are_left_out(tetragonal, degrees):
+    """Fewer than half are kept, and these hold all photons, also of the lattice turned."""
+    true, boxes = tetragonal
+    some = fewer(true, boxes)
+    assert len(some.hkl) < 0.5 * len(true.hkl)
+    turned = (moved(p, degrees) for p in (true, some))
+    every, kept = (
+        lattice_fit.Model(lattice_fit.problem(p, "P 43 21 2", boxes, NOISE), ())(np.zeros(0))[0] for p in turned
+    )
+    np.testing.assert_allclose(kept, every, atol=1e-5 * every.max())
+
+
+def test_pairs_are_laid_out_anew_when_the_lattice_has_moved(tetragonal):
+    true, boxes = tetragonal
+    of = lattice_fit.problem(fewer(true, boxes), "P 43 21 2", boxes, NOISE)
+    model, u = lattice_fit.Model(of, FREE), np.zeros(8)
+    model(u)
+    model(u + 1e-6)
+    assert model.n_layouts == 1
+    u[1] = 0.05 * DEG
+    moved_, fresh = model(u)[0], lattice_fit.Model(of, FREE)(u)[0]
+    assert model.n_layouts == 2
+    np.testing.assert_array_equal(moved_, fresh)
+
+
+def test_scale_and_planes_of_least_squares():
+    """Exact where the data are a multiple of the Bragg photons on planes."""
+    rng = np.random.default_rng(6)
+    start, plane = np.array([0, 40, 90]), np.column_stack([np.ones(90), rng.uniform(-1, 1, (90, 2))])
+    bragg, planes = 100 * rng.exponential(size=90), np.array([[50.0, 3.0, -2.0], [20.0, 1.0, 4.0]])
+    data = solve.Data(np.zeros(90), plane, start)
+    data = data._replace(photons=2.5 * bragg + solve.backgrounds(planes, data))
+    factor, found = lattice_fit.planes_and_scale(bragg, data, NOISE)
+    assert factor == pytest.approx(2.5, rel=1e-4)
+    np.testing.assert_allclose(found, planes, rtol=1e-2, atol=0.05)
