@@ -1,6 +1,8 @@
 """Fixtures for all tests."""
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -107,3 +109,103 @@ def _still(rng: np.random.Generator, n_lattices: int) -> tuple[np.ndarray, list]
             np.add.at(expected, (slow[on], fast[on]), photons[k] / 2000)
         lattices.append((A, {tuple(map(int, h)): float(x) for h, x in zip(p.hkl, photons, strict=True)}))
     return (rng.poisson(expected) + 10 + np.round(rng.normal(size=expected.shape))).astype(np.int32)[None], lattices
+
+
+PACKED = {
+    "seed": 5,
+    "runs": {"r": {"simulate": {"n_single": 1}}},
+    "crystal": {
+        "cell": [40.0, 36.0, 30.0, 80.0, 108.0, 95.0],
+        "space_group": "P 1",
+        "domain_ang": 1200.0,
+        "mosaicity": "domains",
+        "n_domains": 9,
+        "domains_per_crystal": 5000.0,
+    },
+    "structure_factors": {"d_min": 2.0},
+    "beam": {"n_channels": 20, "first_channel_ev": 7100.5, "channel_ev": 2.0, "envelope_ev": 6.0, "photons": 4e11},
+    "detector": {
+        "shape": [180, 200],
+        "pixel_mm": 0.3,
+        "panels": [{"origin_mm": [-61.0, 28.0, -60.0]}, {"origin_mm": [1.0, 27.0, -60.5], "fast": [1.0, 0.02, 0.01]}],
+        "water_mm": 0.002,
+        "air_mm": 1.0,
+        "bad_pixels": [[1, 60, 80, 0, 200]],
+        "gain_calibration": 0.0,
+    },
+    "simulate": {"precision": "float64"},
+}
+"""a triclinic crystal on two panels"""
+
+
+@pytest.fixture(scope="session")
+def packed_run(tmp_path_factory, filled) -> SimpleNamespace:
+    """An annulus of four lattices in two parts, made without images: `annulus`, `cells`, `tree` (its configuration)."""
+    from spreadflow.config import for_stage, parse, section
+    from spreadflow.io import store
+    from spreadflow.parallel import World
+    from spreadflow.stages import patches, still
+
+    folder, limits = tmp_path_factory.mktemp("packed"), {"d_min": 2.3, "d_max": 4.0}
+    simulator = still.Simulator(for_stage(section(parse(PACKED), "simulate", "r"), "simulate"))
+    parts = store.Parts(folder / "annulus.h5", "annulus", "packed", [[1, 2], [3, 4]])
+    for n, block in enumerate(([1, 2], [3, 4])):
+        pieces = [_packed(filled, simulator, number, patches.patch(simulator, number, **limits)) for number in block]
+        names = list(pieces[0])[1:]
+        parts.write(n, store.joined("annulus", names, pieces))
+    detector = json.loads(json.dumps(simulator.detector._asdict(), default=np.ndarray.tolist))
+    told = {
+        "runs": ["r"],
+        "space_group": "P 1",
+        "detectors": [detector],
+        "polarizations": [simulator.beam.polarization],
+    }
+    parts.finish(World(), config=limits, **told)
+    given = {"lattices/shot_id": [1, 2, 3, 4], "lattices/outcome": [0] * 4}
+    columns = filled("cells", {"lattices": 4, "clusters": 1, "features": 1}, given)
+    store.write(folder / "cells.h5", "cells", columns, key="cells", runs=["r"])
+    return SimpleNamespace(annulus=folder / "annulus.h5", cells=folder / "cells.h5", tree=PACKED)
+
+
+def _packed(filled, simulator, number: int, patch) -> dict:
+    """The piece of an annulus of one lattice; strengths are the true ones with their counting errors."""
+    boxes, true, predicted = patch.shoeboxes, patch.parameters, patch.predicted
+    n, size = len(boxes.hkl), boxes.n_pixels
+    first = np.cumsum(size) - size
+    photons, level = (np.add.reduceat(values, first) for values in (patch.bragg, patch.background))
+    fast, slow = (np.add.reduceat(patch.bragg * at, first) / photons for at in _coordinates(boxes))
+    strong = photons > 5 * np.sqrt(photons + level)
+    given = {
+        "lattices/shot_id": [number],
+        "lattices/A": true.crystal.A[None],
+        "lattices/eta_rad": true.crystal.eta_rad[None],
+        "lattices/domain_ang": [true.crystal.n_cells[0] * np.linalg.det(true.crystal.A) ** (-1 / 3)],
+        "spectra/shot_id": [number],
+        **{f"spectra/{name}": column[None] for name, column in true.spectrum._asdict().items()},
+        **{f"reflections/{name}": getattr(boxes, name) for name in ("hkl", "panel", "bbox")},
+        **{f"reflections/{name}": getattr(predicted, name) for name in ("d", "fast", "slow")},
+        "reflections/fast_obs": np.where(strong, fast, np.nan),
+        "reflections/slow_obs": np.where(strong, slow, np.nan),
+        "reflections/intensity": photons,
+        "reflections/sigma": np.sqrt(photons + level),
+        "reflections/first_pixel": first,
+        "pixels/photons": boxes.photons,
+        "pixels/valid": boxes.valid,
+    }
+    sizes = {
+        "lattices": 1,
+        "spectra": 1,
+        "channels": len(true.spectrum.photons),
+        "reflections": n,
+        "pixels": size.sum(),
+    }
+    rows = {"lattices": 1, "spectra": 1, "reflections": n, "pixels": int(size.sum())}
+    return {"": rows} | filled("annulus", sizes, given)
+
+
+def _coordinates(boxes) -> tuple[np.ndarray, np.ndarray]:
+    """Fast and slow of the middle of each pixel of shoeboxes, px."""
+    from spreadflow.analysis.shoeboxes import addresses
+
+    _, slow, fast = addresses(boxes.panel, boxes.bbox)[1]
+    return fast + 0.5, slow + 0.5

@@ -12,30 +12,6 @@ from spreadflow.physics import rotation
 from spreadflow.stages import patches, still
 from spreadflow.units import DEG
 
-TREE = {
-    "seed": 5,
-    "runs": {"r": {"simulate": {"n_single": 1}}},
-    "crystal": {
-        "cell": [40.0, 36.0, 30.0, 80.0, 108.0, 95.0],
-        "space_group": "P 1",
-        "domain_ang": 1200.0,
-        "mosaicity": "domains",
-        "n_domains": 9,
-        "domains_per_crystal": 5000.0,
-    },
-    "structure_factors": {"d_min": 2.0},
-    "beam": {"n_channels": 20, "first_channel_ev": 7100.5, "channel_ev": 2.0, "envelope_ev": 6.0, "photons": 4e11},
-    "detector": {
-        "shape": [180, 200],
-        "pixel_mm": 0.3,
-        "panels": [{"origin_mm": [-61.0, 28.0, -60.0]}, {"origin_mm": [1.0, 27.0, -60.5], "fast": [1.0, 0.02, 0.01]}],
-        "water_mm": 0.002,
-        "air_mm": 1.0,
-        "bad_pixels": [[1, 60, 80, 0, 200]],
-        "gain_calibration": 0.0,
-    },
-    "simulate": {"precision": "float64"},
-}
 NOISE = Noise(1.0, 0.0)
 TURN = rotation.from_vector(0.1 * DEG * np.array([0.6, 0.64, -0.48]))
 
@@ -49,8 +25,8 @@ def starts(made: patches.Patch, turn: np.ndarray):
 
 
 @pytest.fixture(scope="module")
-def made() -> patches.Patch:
-    config = for_stage(section(parse(TREE), "simulate", "r"), "simulate")
+def made(packed_run) -> patches.Patch:
+    config = for_stage(section(parse(packed_run.tree), "simulate", "r"), "simulate")
     return patches.patch(still.Simulator(config), 3, d_min=2.3, d_max=4.0)
 
 
@@ -84,7 +60,7 @@ def test_two_engines_and_two_ways_to_solve_agree(climbed):
 
 
 def test_rung_2_is_the_likeliest_plane_and_scale_of_a_spot(made, climbed):
-    """−ln L written out and handed to a general minimiser."""
+    """−ln L of Poisson, data and model shifted by the readout's variance, handed to a general minimiser."""
     data, steps = climbed
     step = steps["2"]
     box = int(np.argmax([step.shape[a:b].sum() for a, b in zip(data.start, data.start[1:], strict=False)]))
@@ -92,9 +68,8 @@ def test_rung_2_is_the_likeliest_plane_and_scale_of_a_spot(made, climbed):
     columns = np.column_stack([step.shape[some] / step.shape[some].max(), data.plane[some]])
 
     def loss(x):
-        model = columns @ x
-        variance = model + 1.0
-        return 0.5 * np.sum(np.log(2 * np.pi * variance) + (data.photons[some] - model) ** 2 / variance)
+        shifted = columns @ x + 1.0
+        return np.sum(shifted - (data.photons[some] + 1.0) * np.log(shifted))
 
     begin = np.array([1.0, np.median(data.photons[some]), 0.0, 0.0])
     found = minimize(loss, begin, method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-10, "maxiter": 20000})

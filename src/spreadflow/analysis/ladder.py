@@ -202,7 +202,8 @@ def _fitted(model: lattice_fit.Model) -> Step:
 def _spots(shape: np.ndarray, data: solve.Data, noise: Noise) -> Step:
     """A scale for each shoebox, which may be negative as an intensity may, and its plane; all in one solve.
 
-    shape: (pixel,) photons ≥ 0 up to a factor of each shoebox.
+    shape: (pixel,) photons ≥ 0 up to a factor of each shoebox. Poisson's −ln L, as published, and because it is convex:
+    with the model's variance, one that has the spot in the wrong place has many minima.
     """
     n, sizes = len(data.start) - 1, np.diff(data.start)
     box = np.repeat(np.arange(n), sizes)
@@ -211,7 +212,7 @@ def _spots(shape: np.ndarray, data: solve.Data, noise: Noise) -> Step:
     columns[np.arange(len(shape)), box] = shape / np.where(tops > 0, tops, 1.0)[box]
     free = solve.Restraint(np.zeros(n), np.zeros(n))
     planes = lattice_fit.planes_and_scale(np.zeros(len(shape)), data, noise)[1]
-    how = {"enough": ENOUGH, "n_iterations": N_ITERATIONS}
+    how: dict[str, Any] = {"target": "poisson", "enough": ENOUGH, "n_iterations": N_ITERATIONS}
     fit = solve.fit(lambda u: (columns @ u, columns), np.zeros(n), planes, data, noise, free, **how)
     return Step(fit.point.bragg, shape, fit.point.model, fit.point.planes, fit.n_evaluations, 0.0)
 

@@ -1,0 +1,139 @@
+"""The stage ladder on lattices whose truth is known."""
+
+import numpy as np
+import pytest
+
+from spreadflow.analysis import ladder
+from spreadflow.config import for_stage, parse, section
+from spreadflow.errors import ConfigError, LatticeOutcome
+from spreadflow.io import store
+from spreadflow.parallel import World
+from spreadflow.report import ladder as report
+from spreadflow.stages import ladder as stage
+
+
+def run(packed_run, out, cells=None, **keys):
+    """The table and the figures."""
+    tree = packed_run.tree | {"ladder": {"misset_deg": 0.1, "n_domains": 9, **keys}}
+    config = for_stage(section(parse(tree), "ladder"), "ladder")
+    stage.run(config, annulus=packed_run.annulus, cells=cells or packed_run.cells, out=out, world=World())
+    return store.read(out, "ladder"), report.make("ladder", [out], [])[0]
+
+
+@pytest.fixture(scope="module")
+def made(packed_run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("ladder") / "ladder.h5"
+    return out, *run(packed_run, out, n_lattices=3)
+
+
+def test_every_lattice_is_read_and_flagged_and_the_first_are_modelled(packed_run, made):
+    _, table, figures = made
+    annulus = store.read(packed_run.annulus, "annulus")
+    np.testing.assert_array_equal(table["lattices/shot_id"], [1, 2, 3, 4])
+    strong = annulus["reflections/intensity"] >= 2.0 * annulus["reflections/sigma"]
+    n_flagged = np.bincount(annulus["reflections/lattice"][strong], minlength=4)
+    np.testing.assert_array_equal(table["lattices/n_flagged"], n_flagged)
+    np.testing.assert_array_equal(table["lattices/n_counted"], n_flagged)
+    assert n_flagged.min() > 5
+    assert set(zip(table["rungs/lattice"].tolist(), table["rungs/rung"].tolist(), strict=True)) == {
+        (i, list(ladder.RUNGS).index(name)) for i in range(3) for name in ladder.MODELLED
+    }
+    first = {name: figure for name, figure in figures.items() if name != "rungs"}
+    assert first == {"n_lattices": 4, "n_modelled": 3, "misset_deg": 0.1, "n_domains": 9, "n_passed": 7}
+
+
+def test_figures_are_sums_over_the_list(packed_run, made):
+    """Rung 1: prediction against the true centroids, projected by hand on the directions from the beam."""
+    figures = made[2]
+    rungs = {rung["name"]: rung for rung in figures["rungs"]}
+    a = store.read(packed_run.annulus, "annulus", ["reflections/", "pixels/valid"])
+    on = np.isfinite(a["reflections/fast_obs"]) & (a["reflections/lattice"] < 3)
+    squares = []
+    for panel, fast, slow, fast_obs, slow_obs in zip(
+        *(a[f"reflections/{name}"][on] for name in ("panel", "fast", "slow", "fast_obs", "slow_obs")), strict=True
+    ):
+        told = packed_run.tree["detector"]["panels"][panel]
+        f = np.array(told.get("fast", [1.0, 0.0, 0.0]))
+        f /= np.linalg.norm(f)
+        s = np.array([0.0, -1.0, 0.0]) + f * f[1]
+        s /= np.linalg.norm(s)
+        plane = np.column_stack([f, s, [0.0, 0.0, 1.0]])
+        beam = np.linalg.solve(plane, -np.array(told["origin_mm"]))[:2] / 0.3
+        radial = np.array([fast, slow]) - beam
+        away = 0.3 * np.array([fast_obs - fast, slow_obs - slow])
+        along = away @ radial / np.linalg.norm(radial)
+        squares.append([along**2, away @ away - along**2])
+    expected = np.sqrt(np.mean(squares, axis=0))
+    assert rungs["1"]["n"] == on.sum() > 20
+    found = [rungs["1"]["radial_rmsd_mm"], rungs["1"]["transverse_rmsd_mm"]]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert rungs["1"]["rmsd_mm"] == pytest.approx(np.hypot(*expected), rel=1e-4)
+    assert rungs["1"]["rmsd_px"] == pytest.approx(np.hypot(*expected) / 0.3, rel=1e-4)
+    assert {rungs[name]["n"] for name in ladder.MODELLED} == {on.sum()}
+
+
+def test_with_what_is_true_the_last_rung_is_right(made):
+    """All rungs pass; the orientation that was turned away is found, whatever domains the model draws."""
+    figures = made[2]
+    rungs = {rung["name"]: rung for rung in figures["rungs"]}
+    assert [(name, rung["why"]) for name, rung in rungs.items() if not rung["passed"]] == []
+    assert rungs["4"]["radial_rmsd_mm"] < 0.5 * rungs["3B"]["radial_rmsd_mm"]
+    assert rungs["4"]["transverse_rmsd_mm"] < 0.5 * rungs["3B"]["transverse_rmsd_mm"]
+    assert rungs["4"]["sigma_z"] < rungs["3B"]["sigma_z"] and abs(rungs["4"]["z_mean"]) < 0.1
+    assert all(rungs[name]["seconds_per_lattice"] > 0 for name in ("00", *ladder.MODELLED))
+
+
+def test_samples_are_pixels_of_the_annulus_with_models_beside(packed_run, made):
+    _, table, _ = made
+    a = store.read(packed_run.annulus, "annulus")
+    size = np.array([(b[1] - b[0]) * (b[3] - b[2]) for b in a["reflections/bbox"]])
+    assert len(table["samples/lattice"]) == 3
+    for lattice, hkl, first in zip(*(table[f"samples/{n}"] for n in ("lattice", "hkl", "first_pixel")), strict=True):
+        mine = np.flatnonzero(a["reflections/lattice"] == lattice)
+        best = mine[np.argmax((a["reflections/intensity"] / a["reflections/sigma"])[mine])]
+        assert tuple(hkl) == tuple(a["reflections/hkl"][best])
+        box = slice(a["reflections/first_pixel"][best], a["reflections/first_pixel"][best] + size[best])
+        kept = slice(first, first + size[best])
+        expected = np.where(a["pixels/valid"][box], a["pixels/photons"][box], np.nan)
+        np.testing.assert_array_equal(table["pixels/photons"][kept], expected)
+        good = np.isfinite(expected)
+        z = (table["pixels/model"][kept][good] - expected[good, None]) / np.sqrt(expected[good, None] + 1.0)
+        assert (z**2).mean(axis=0)[2] < (z**2).mean(axis=0)[1]
+
+
+def test_a_lattice_missing_from_the_annulus_fails_rung_00(packed_run, filled, tmp_path):
+    given = {"lattices/shot_id": [1, 2, 3, 4, 5, 6], "lattices/outcome": [0, 0, 0, 0, 0, LatticeOutcome.NOISE]}
+    columns = filled("cells", {"lattices": 6, "clusters": 1, "features": 1}, given)
+    store.write(tmp_path / "cells.h5", "cells", columns, key="other", runs=["r"])
+    figures = run(packed_run, tmp_path / "ladder.h5", tmp_path / "cells.h5", n_lattices=1)[1]
+    rung = figures["rungs"][0]
+    assert (rung["passed"], rung["n_read"], rung["n_accepted"], rung["n_others"]) == (False, 4, 5, 0)
+
+
+def test_a_lattice_without_solution_is_a_failed_rung(packed_run, tmp_path, monkeypatch):
+    def singular(*_):
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    monkeypatch.setattr(ladder, "climb", singular)
+    figures = run(packed_run, tmp_path / "ladder.h5")[1]
+    failed = {rung["name"]: rung["why"] for rung in figures["rungs"] if not rung["passed"]}
+    assert failed == dict.fromkeys(ladder.MODELLED, "0 of 4 lattices have a model")
+
+
+def test_finished_parts_are_kept_and_other_structure_factors_make_others(packed_run, made, tmp_path):
+    out, table, _ = made
+    key = store.attributes(out, "ladder")["key"]
+    store.part_path(out, 1).unlink()
+    before = store.part_path(out, 0).stat().st_mtime_ns
+    again, _ = run(packed_run, out, n_lattices=3)
+    assert store.part_path(out, 0).stat().st_mtime_ns == before
+    for name in table.keys() - {"rungs/seconds"}:
+        np.testing.assert_array_equal(again[name], table[name], err_msg=name)
+    other = tmp_path / "ladder.h5"
+    run(packed_run, other, n_lattices=1, structure_factors={"perturb": True})
+    assert store.attributes(other, "ladder")["key"] != key == store.attributes(out, "ladder")["key"]
+
+
+def test_structure_factors_of_another_crystal_are_refused(packed_run, tmp_path):
+    with pytest.raises(ConfigError, match=r"ladder\.structure_factors\.cell"):
+        run(packed_run, tmp_path / "ladder.h5", structure_factors={"cell": [50.0, 36.0, 30.0, 80.0, 108.0, 95.0]})
