@@ -1,0 +1,36 @@
+"""ladder under a launcher: the same table on one rank and on three, of which one has no block."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spreadflow.config import parse, section
+from spreadflow.io import store
+
+LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
+pytestmark = pytest.mark.slow
+
+
+def run(packed_run, out: Path, ranks: int) -> dict:
+    config = section(parse(packed_run.tree | {"ladder": {"n_domains": 9, "n_lattices": 3}}), "ladder")
+    words = [LAUNCHER, "-n", ranks, sys.executable, "-m", "spreadflow.cli", "ladder", "--config", config]
+    words += ["--ranks", ranks, "--annulus", packed_run.annulus, "--cells", packed_run.cells, "--out", out]
+    subprocess.run([*map(str, words)], env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=240, check=True)
+    return store.read(out, "ladder")
+
+
+def test_any_number_of_ranks_gives_the_same(packed_run, tmp_path):
+    if not LAUNCHER.exists():
+        pytest.skip(f"no MPI launcher at {LAUNCHER}")
+    one, three = (run(packed_run, tmp_path / str(ranks) / "ladder.h5", ranks) for ranks in (1, 3))
+    assert len(one["rungs/rung"]) == 3 * 6
+    for name in one.keys() - {"rungs/seconds"}:
+        np.testing.assert_array_equal(three[name], one[name], err_msg=name)
+    told = [store.attributes(tmp_path / str(ranks) / "ladder.h5", "ladder") for ranks in (1, 3)]
+    counts = [{name: of["reading"][name] for name in ("n_read", "n_others", "n_accepted")} for of in told]
+    assert counts[0] == counts[1] == {"n_read": 4, "n_others": 0, "n_accepted": 4}
+    assert told[0]["key"] == told[1]["key"] and told[1]["n_modelled"] == 3
