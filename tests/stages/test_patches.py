@@ -33,10 +33,11 @@ def staged(**changes) -> StageConfig:
     return for_stage(section(parse(tree), "simulate", "r"), "simulate")
 
 
-@pytest.mark.parametrize("mosaicity", ["continuous", "domains", "per_shot"])
-def test_the_pixels_of_the_whole_image(mosaicity):
+@pytest.mark.parametrize(("mosaicity", "oversample"), [("continuous", 1), ("domains", 3), ("per_shot", 1)])
+def test_the_pixels_of_the_whole_image(mosaicity, oversample):
     """Without noise, shot by shot: those that `Simulator.exposure` computes for all pixels of both panels."""
-    simulator = still.Simulator(staged(crystal={"mosaicity": mosaicity, "n_domains": 7}))
+    crystal, how = {"mosaicity": mosaicity, "n_domains": 7}, TREE["simulate"] | {"oversample": oversample}
+    simulator = still.Simulator(staged(crystal=TREE["crystal"] | crystal, simulate=how))
     made = patches.patch(simulator, 3, **RANGE)
     boxes = made.shoeboxes
     image, (truth,) = simulator.exposure(3, "single", simulator.pulse(3, 3))

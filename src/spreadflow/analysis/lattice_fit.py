@@ -208,11 +208,11 @@ class Model:
         pixels, self._pairs = layout.within(p, boxes.panel, boxes.bbox, self.reach, self.of.oversample)
         self._pixels: Pixels = layout.filled(pixels, 1 << 14)
         if self._laid is None and self.of.oversample > 1:
-            self._mean = _means(boxes, self.of.oversample, len(self._pixels.fast))
+            self._mean = means(boxes, self.of.oversample, len(self._pixels.fast))
         self._laid, self.n_layouts = p, self.n_layouts + 1
 
 
-def _means(boxes: Shoeboxes, oversample: int, n_points: int) -> csr_matrix:
+def means(boxes: Shoeboxes, oversample: int, n_points: int) -> csr_matrix:
     """(valid pixel, point) that takes the mean over the points of a pixel; points as `layout.within` has them."""
     width = np.asarray(boxes.bbox[:, 1] - boxes.bbox[:, 0], dtype=np.int64)
     first = np.cumsum(boxes.n_pixels) - boxes.n_pixels

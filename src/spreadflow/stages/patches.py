@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis import integration, prediction, shoeboxes
+from spreadflow.analysis import integration, lattice_fit, prediction, shoeboxes
 from spreadflow.errors import ConfigError
 from spreadflow.models import Mosaic, Parameters, Pixels, Shoeboxes
 from spreadflow.physics import forward, lattice, layout, rotation
@@ -41,11 +41,11 @@ def patch(simulator: Simulator, number: int, *, d_min: float, d_max: float, bord
     found = _predicted(simulator, true, d_min, d_max)
     panel, bbox = found.panel.astype(np.int32), integration.shoeboxes(found, simulator.detector)
     bbox = shoeboxes.widened(bbox, border_px, simulator.detector.shape)
-    photons, behind = expected(simulator, true, panel, bbox)
     where = shoeboxes.addresses(panel, bbox)[1]
+    boxes = Shoeboxes(found.hkl.astype(np.int32), panel, bbox, np.zeros(len(where[0])), simulator.good[where])
+    photons, behind = _bragg(simulator, true, boxes), _background(simulator, true, lattice_fit.points(boxes))
     counts = _counted(simulator, number, photons + behind, simulator.gain[where])
-    boxes = Shoeboxes(found.hkl.astype(np.int32), panel, bbox, counts, simulator.good[where])
-    return Patch(boxes, found, true, photons, behind)
+    return Patch(boxes._replace(photons=counts), found, true, photons, behind)
 
 
 def _parameters(simulator: Simulator, number: int) -> Parameters:
@@ -73,21 +73,26 @@ def _predicted(simulator: Simulator, true: Parameters, d_min: float, d_max: floa
     return prediction.Predicted(*(column[found.d < d_max] for column in found))
 
 
-def expected(simulator: Simulator, true: Parameters, panel: np.ndarray, bbox: np.ndarray):
-    """(pixel,) expected photons of a lattice, and of the background, in shoeboxes (n, 4) on panels (n,)."""
+def _bragg(simulator: Simulator, true: Parameters, boxes: Shoeboxes) -> np.ndarray:
+    """(pixel,) expected photons of a lattice, sampled as the simulation says; `adaptive` is as fine as it can be."""
+    how = simulator.how.oversample
+    oversample = layout.FINEST if how == "adaptive" else how
     hkl, f_squared = layout.filled((true.hkl, true.f_squared))
     true = true._replace(hkl=hkl, f_squared=f_squared)
-    pixels, pairs = layout.within(true, panel, bbox)
-    n, pixels = len(pixels.fast), layout.filled(pixels, 1 << 14)
-    return forward.sums(true, pixels, pairs, "float64")[0][:n], _background(simulator, true, pixels)[:n]
+    points, pairs = layout.within(true, boxes.panel, boxes.bbox, oversample=oversample)
+    photons = forward.sums(true, layout.filled(points, 1 << 14), pairs, "float64")[0]
+    every = boxes._replace(valid=np.ones(len(boxes.valid), dtype=bool))
+    return lattice_fit.means(every, oversample, len(photons)) @ photons
 
 
-def _background(simulator: Simulator, true: Parameters, pixels: Pixels) -> np.ndarray:
+def _background(simulator: Simulator, true: Parameters, points: Pixels) -> np.ndarray:
+    """(pixel,) expected photons of water and air."""
+    n, pixels = len(points.fast), layout.filled(points, 1 << 14)
     rays = forward.rays(simulator.detector, simulator.beam.polarization, pixels)
     sine = 0.5 * HC_EV_ANGSTROM * np.sqrt(sum(np.asarray(t) ** 2 for t in rays.turn))
     pulse, paths = true.spectrum, (simulator.section.water_mm, simulator.section.air_mm)
     mean, total = wavelength(pulse.mean_energy_ev), pulse.photons.sum()
-    return np.asarray(background(sine, np.asarray(rays.efficiency), mean, total, *paths))
+    return np.asarray(background(sine, np.asarray(rays.efficiency), mean, total, *paths))[:n]
 
 
 def _counted(simulator: Simulator, number: int, photons: np.ndarray, gain: np.ndarray) -> np.ndarray:
