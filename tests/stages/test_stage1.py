@@ -1,0 +1,254 @@
+"""The stage stage1 on lattices whose truth is known: what was planted is found, and each lattice has one end."""
+
+import csv
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+
+from spreadflow.analysis import lattice_fit
+from spreadflow.analysis.likelihood import Noise
+from spreadflow.config import for_stage, parse, section
+from spreadflow.errors import ConfigError, FileError, RefinedOutcome
+from spreadflow.io import store
+from spreadflow.models import Overlap, Shoeboxes
+from spreadflow.parallel import World
+from spreadflow.physics import lattice, rotation
+from spreadflow.stages import mosaicity, patches, pixelfit, still
+from spreadflow.stages import stage1 as stage
+from spreadflow.units import DEG
+
+KEYS = {"oversample": 1, "calibration_error": 0.0}
+"""as the shoeboxes were made"""
+BLANK, FEW = 5, 6
+"""ids of two lattices that can't be refined"""
+
+
+@pytest.fixture(scope="module")
+def begun(packed_run, tmp_path_factory) -> SimpleNamespace:
+    """The packed run with orientations 0.03° off, N 20 % and η 40 %; a lattice without photons; one of few pixels."""
+    folder, rng = tmp_path_factory.mktemp("stage1"), np.random.default_rng(2)
+    told, path = store.attributes(packed_run.annulus, "annulus"), folder / "annulus.h5"
+    keys = store.part_keys(packed_run.annulus, "annulus")
+    blocks = [store.read_part(packed_run.annulus, "annulus", n, key) for n, key in enumerate(keys)]
+    blocks.append(blocks[1] | {"lattices/shot_id": np.array([BLANK, FEW], np.uint64)})
+    parts = store.Parts(path, "annulus", "begun", [[1, 2], [3, 4], [BLANK, FEW]])
+    for n, columns in enumerate(blocks):
+        turns = rotation.from_vector(0.03 * DEG / np.sqrt(3) * np.where(rng.random((2, 3)) < 0.5, -1, 1))
+        columns = dict(columns) | {"lattices/A": turns @ columns["lattices/A"]}
+        columns["lattices/eta_rad"], columns["lattices/domain_ang"] = (
+            columns["lattices/eta_rad"] * 1.4,
+            columns["lattices/domain_ang"] * 0.8,
+        )
+        if n == 2:
+            border = int(columns["reflections/first_pixel"][columns["reflections/lattice"] == 1][0])
+            columns["pixels/photons"] = columns["pixels/photons"].copy()
+            columns["pixels/photons"][:border] = rng.poisson(20.0, border)
+            columns["pixels/overlap"] = np.where(
+                np.arange(len(columns["pixels/valid"])) < border + 500, 0, Overlap.FOREIGN
+            )
+        parts.write(n, {name: column for name, column in columns.items() if name})
+    also = ("runs", "space_group", "detectors", "polarizations", "config")
+    parts.finish(World(), **{name: told[name] for name in also})
+    simulator = still.Simulator(for_stage(section(parse(packed_run.tree), "simulate", "r"), "simulate"))
+    true = [patches.patch(simulator, number, d_min=2.3, d_max=4.0).parameters for number in (1, 2, 3, 4)]
+    with h5py.File(folder / "domains.h5", "w") as f:
+        f["rotations"] = rotation.from_vector(np.array([0.01, 0.0, 0.02])) @ true[0].mosaic.rotations
+    return SimpleNamespace(annulus=path, tree=packed_run.tree, true=true, domains=folder / "domains.h5")
+
+
+def configured(begun, **keys):
+    return for_stage(section(parse(begun.tree | {"stage1": {**KEYS, **keys}}), "stage1"), "stage1")
+
+
+def run(begun, out, **keys):
+    stage.run(configured(begun, **keys), annulus=begun.annulus, out=out, world=World())
+    return store.read(out, "stage1")
+
+
+@pytest.fixture(scope="module")
+def given(begun, tmp_path_factory):
+    """The product with the domains given, and its columns."""
+    out = tmp_path_factory.mktemp("given") / "stage1.h5"
+    return out, run(begun, out, mosaicity="domains", domains=str(begun.domains), block_lattices=1)
+
+
+def test_each_lattice_has_one_end(begun, given):
+    out, found = given
+    ends = dict(zip(found["lattices/shot_id"].tolist(), found["lattices/outcome"].tolist(), strict=True))
+    assert ends == dict.fromkeys((1, 2, 3, 4), RefinedOutcome.REFINED) | {
+        BLANK: RefinedOutcome.LOST,
+        FEW: RefinedOutcome.TOO_FEW,
+    }
+    told = store.attributes(out, "stage1")
+    assert told["outcomes"] == {"refined": 4, "not_converged": 0, "too_few": 1, "lost": 1}
+    n = np.bincount(store.read(begun.annulus, "annulus")["reflections/lattice"])
+    np.testing.assert_array_equal(np.bincount(found["reflections/lattice"]), n[:4])
+    assert np.isnan(found["lattices/A"][4:]).all() and np.isfinite(found["lattices/A"][:4]).all()
+
+
+def test_what_was_planted_is_found_within_its_uncertainty(begun, given):
+    """With the domains given, from another zero of their rotations: 11 unknowns of each of four lattices."""
+    out, found = given
+    names, pulls = store.attributes(out, "stage1")["unknowns"], []
+    assert names == ["scale", *(f"rotation_{i}" for i in (1, 2, 3)), *(f"cell_{i}" for i in range(1, 7)), "n_cells"]
+    for i, true in enumerate(begun.true):
+        sigma = dict(zip(names, found["lattices/sigma_fisher"][i], strict=True))
+        value = dict(zip(names, found["lattices/values"][i], strict=True))
+        turned = rotation.vector(rotation.nearest(found["lattices/A"][i] @ np.linalg.inv(true.crystal.A)))
+        assert np.linalg.norm(turned) < 0.003 * DEG, "of 0.03°"
+        away = {f"rotation_{k + 1}": turned[k] for k in range(3)}
+        away |= {"scale": value["scale"] - np.log(true.scale)}
+        away |= {"n_cells": value["n_cells"] - np.log(true.crystal.n_cells[0])}
+        pulls += [away[name] / sigma[name] for name in away]
+        cell = found["lattices/cell"][i] - lattice.cell_of(true.crystal.A)
+        assert np.all(np.abs(cell) < 5 * found["lattices/cell_sigma"][i])
+        assert np.all(found["lattices/cell_sigma"][i] < [0.02] * 3 + [0.05 * DEG] * 3)
+    assert 0.5 < np.sqrt(np.mean(np.square(pulls))) < 1.6 and np.abs(pulls).max() < 4.5
+    fine = found["lattices/outcome"] == RefinedOutcome.REFINED
+    assert np.all(np.abs(found["lattices/sigma_z"][fine] - 1) < 0.05)
+    assert np.all(found["lattices/loss_after"][fine] < found["lattices/loss_before"][fine])
+    begin = np.linalg.norm(found["lattices/misset_rad"][fine], axis=1) / DEG
+    np.testing.assert_allclose(begin, 0.03, atol=0.003)
+
+
+def test_model_centroids_are_where_the_photons_are(begun, given):
+    """Beside the true centroids of the strong shoeboxes, which the packed run tells as observed."""
+    found = {name.split("/")[1]: c for name, c in given[1].items() if name.startswith("reflections/")}
+    strong = np.isfinite(found["fast_obs"])
+    assert strong.sum() > 30
+    for axis in ("fast", "slow"):
+        away = found[axis][strong] - found[f"{axis}_obs"][strong]
+        assert np.sqrt(np.mean(away**2)) < 0.1, "px"
+        floor = found[f"{axis}_floor"][strong]
+        assert 0.02 < np.sqrt(np.mean(floor**2)) < 1.0
+
+
+def test_samples_are_pixels_of_the_annulus(begun, given):
+    annulus, found = store.read(begun.annulus, "annulus"), given[1]
+    for row, first, (f0, f1, s0, s1) in zip(
+        found["samples/reflection"], found["samples/first_pixel"], found["samples/bbox"], strict=True
+    ):
+        of = (annulus["reflections/hkl"] == found["reflections/hkl"][row]).all(axis=1)
+        of &= annulus["reflections/lattice"] == found["reflections/lattice"][row]
+        box = slice(first, first + (f1 - f0) * (s1 - s0))
+        start = int(annulus["reflections/first_pixel"][of][0])
+        theirs = annulus["pixels/photons"][start : start + (f1 - f0) * (s1 - s0)]
+        data, model = found["sample_pixels/data"][box], found["sample_pixels/model"][box]
+        counts = np.isfinite(data)
+        np.testing.assert_array_equal(data[counts], theirs[counts])
+        assert np.std((data - model)[counts] / np.sqrt(model[counts] + 1)) < 1.5
+    assert len(found["samples/reflection"]) == 4 * stage.N_SAMPLES
+
+
+def test_the_table_says_the_same(given):
+    out, found = given
+    rows = list(csv.DictReader(out.with_suffix(".csv").open()))
+    assert [int(row["shot_id"], 16) for row in rows] == found["lattices/shot_id"].tolist()
+    assert [row["outcome"] for row in rows] == ["refined"] * 4 + ["lost", "too_few"]
+    for row, cell, n in zip(rows, lattice.degrees(found["lattices/cell"]), found["lattices/n_cells"], strict=True):
+        np.testing.assert_allclose([float(row["a"]), float(row["beta_deg"])], cell[[0, 4]], rtol=1e-12)
+        np.testing.assert_allclose(float(row["n_cells_b"]), n[1], rtol=1e-12)
+
+
+def test_a_stage_goes_on_where_it_was(begun, given):
+    out, before = given
+    files = sorted(out.with_suffix(".parts").iterdir())
+    assert len(files) == 6, "a lattice each"
+    stamps = {path: path.stat().st_mtime_ns for path in files}
+    files[3].unlink()
+    out.unlink()
+    again = run(begun, out, mosaicity="domains", domains=str(begun.domains), block_lattices=1)
+    assert {path for path in files if path.stat().st_mtime_ns == stamps[path]} == {*files} - {files[3]}
+    for name, column in before.items():
+        if name != "lattices/seconds":
+            np.testing.assert_array_equal(again[name], column, err_msg=name)
+
+
+def test_other_blocks_make_the_same_lattices(begun, given, tmp_path):
+    found = run(begun, tmp_path / "stage1.h5", mosaicity="domains", domains=str(begun.domains), block_lattices=2)
+    for name, column in given[1].items():
+        if not name.startswith("sample") and name != "lattices/seconds":
+            np.testing.assert_array_equal(found[name], column, err_msg=name)
+
+
+def test_a_continuous_spread_has_its_width_as_unknown(begun, tmp_path):
+    out = tmp_path / "stage1.h5"
+    found = run(begun, out, refine=["scale", "rotation", "n_cells", "eta"])
+    assert store.attributes(out, "stage1")["unknowns"][-1] == "eta"
+    fine = found["lattices/outcome"] == RefinedOutcome.REFINED
+    assert fine.sum() == 4 and np.isnan(found["lattices/cell_sigma"]).all(), "held"
+    true = np.sqrt(np.mean(rotation.angle(begun.true[0].mosaic.rotations) ** 2))
+    ratio = found["lattices/eta_rad"][fine] / true
+    assert 0.7 < np.median(ratio) < 1.4 and np.all((ratio > 0.5) & (ratio < 2)), "nine domains are no Gaussian"
+
+
+def test_the_model_of_a_pixel_is_the_mean_over_its_points(begun):
+    """Beside a fit of shoeboxes cut into pixels of half the size, on which the model is at single points."""
+    true = begun.true[0]
+    bbox = np.array([[10, 60, 20, 50], [100, 140, 90, 121]])
+    panel, rng = np.array([0, 1]), np.random.default_rng(0)
+    fine = true._replace(
+        detector=true.detector._replace(
+            pixel_mm=0.5 * true.detector.pixel_mm, shape=tuple(2 * n for n in true.detector.shape)
+        )
+    )
+    n = [50 * 30, 40 * 31]
+    valid = rng.random(sum(n)) > 0.1
+
+    def model(p, boxes, valid, oversample):
+        made = Shoeboxes(np.zeros((2, 3), np.int32), panel, boxes, np.zeros(len(valid)), valid)
+        of = lattice_fit.problem(p, "P 1", made, Noise(1.0, 0.0), oversample)
+        return lattice_fit.Model(of, ("rotation", "n_cells"), dtype="float64")(np.zeros(4))
+
+    of_points = model(fine, 2 * bbox, np.ones(4 * sum(n), bool), 1)
+    for ours, points in zip(model(true, bbox, valid, 2), of_points, strict=True):
+        ours, points = ours.reshape(len(ours), -1), points.reshape(len(points), -1)
+        ends, expected = np.cumsum([0, *n]), []
+        for k, (width, height) in enumerate([(50, 30), (40, 31)]):
+            some = points[4 * ends[k] : 4 * ends[k + 1]].reshape(height, 2, width, 2, -1)
+            expected.append(some.sum(axis=(1, 3)).reshape(height * width, -1))
+        expected = np.concatenate(expected)[valid]
+        assert np.abs(expected).max() > 0
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("rotations", "words"),
+    [
+        (None, "an HDF5 file with a dataset `rotations`"),
+        (np.eye(3), r"shape \(domain, 3, 3\)"),
+        (np.array([np.eye(3), 1.01 * np.eye(3)]), "rotation matrices"),
+        (np.array([np.eye(3), -np.eye(3)]), "rotation matrices"),
+        (rotation.from_vector(np.array([[0.2, 0, 0], [-0.2, 0, 0]])), "within 5°"),
+    ],
+    ids=["none", "one matrix", "scaled", "a mirror", "far apart"],
+)
+def test_rotations_that_are_none_are_refused(tmp_path, rotations, words):
+    path = tmp_path / "domains.h5"
+    with h5py.File(path, "w") as f:
+        if rotations is not None:
+            f["rotations"] = rotations
+    with pytest.raises(FileError, match=words):
+        mosaicity.read_rotations(path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"cell": [48.0, 36.0, 30.0, 80.0, 108.0, 95.0]}, "cell.*of the lattices"),
+        ({"cell": [40.0, 36.0, 30.0, 90.0, 108.0, 90.0], "space_group": "P 1 2 1"}, "space_group.*point group"),
+        ({"d_min": 2.6}, "d_min"),
+    ],
+)
+def test_structure_factors_of_another_crystal_are_refused(begun, tmp_path, keys, words):
+    with pytest.raises(ConfigError, match=words):
+        run(begun, tmp_path / "stage1.h5", structure_factors=keys)
+
+
+def test_spectra_padded_for_another_run_are_as_they_were():
+    spectrum = pixelfit._lit(
+        still.Spectrum(np.array([7100.0, 7101.0, 7102.0, 7102.0, 7102.0]), np.array([1, -1, 2, 0, 0]))
+    )
+    assert spectrum.energies_ev.tolist() == [7100.0, 7101.0, 7102.0] and spectrum.photons.tolist() == [1.0, 0.0, 2.0]
