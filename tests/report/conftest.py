@@ -46,6 +46,7 @@ def trial(tmp_path_factory, filled) -> SimpleNamespace:
     made.cells = _cells(folder, made, filled)
     made.annulus = _annulus(folder, made)
     made.merge = _merge(folder, filled)
+    made.ladder = _ladder(folder, made, filled)
     made.level0 = _level0(folder)
     return made
 
@@ -55,7 +56,7 @@ def summaries(trial) -> dict[str, Path]:
     """stage → its summary, beside its picture; those of `index` are made without images."""
     products = {"index": trial.index, "reindex": trial.reindex}
     products |= {"simulate": trial.manifests, "level0": [trial.level0]}
-    products |= {stage: [getattr(trial, stage)] for stage in ("cells", "merge", "annulus")}
+    products |= {stage: [getattr(trial, stage)] for stage in ("cells", "merge", "annulus", "ladder")}
     out = {stage: trial.folder / f"{stage}.json" for stage in products}
     for stage, path in out.items():
         manifests = [] if stage == "index" else trial.manifests
@@ -230,3 +231,39 @@ def _level0(folder) -> Path:
     (folder / "level0.fit.json").write_text(json.dumps(fit))
     (folder / "level0.expt").write_text("{}")
     return folder / "level0.expt"
+
+
+def _ladder(folder, made, filled) -> Path:
+    """Fifteen lattices of which three are modelled, with any sums; on rung 3A one of them is missing."""
+    rng, rungs = np.random.default_rng(8), ["00", "1", "2", "3", "3A", "3B", "4"]
+    rows = [(i, r) for i in range(3) for r in range(1, 7) if (i, rungs[r]) != (2, "3A")]
+    n = len(rows)
+    z = np.stack([rng.normal(0, 50, n), rng.uniform(1500, 4000, n)], axis=1)
+    given = {
+        "lattices/run": [0] * 7 + [1] * 8,
+        "lattices/n_flagged": np.arange(15),
+        "lattices/n_counted": np.arange(15),
+        "rungs/lattice": [i for i, _ in rows],
+        "rungs/rung": [r for _, r in rows],
+        "rungs/n": rng.integers(5, 30, n),
+        "rungs/radial": rng.uniform(0.1, 1.0, n) / [r**2 for _, r in rows],
+        "rungs/transverse": rng.uniform(0.1, 1.0, n),
+        "rungs/n_pixels": np.full(n, 1000),
+        "rungs/z": z,
+        "rungs/z_published": 2 * z,
+        "rungs/seconds": rng.random(n),
+        "compared/n_spots": [10, 10, 20],
+        "compared/n_fell": [10, 9, 16],
+        "compared/planes": [1e-8, 3e-8, 2e-8],
+        "compared/pixels": [1e-4, 2e-3, 1e-5],
+        "samples/bbox": [[0, 4, 0, 5], [0, 5, 0, 4], [3, 8, 2, 6]],
+        "samples/first_pixel": [0, 20, 40],
+        "pixels/photons": np.where(rng.random(60) > 0.1, rng.poisson(20, 60), np.nan),
+        "pixels/model": rng.uniform(10, 30, (60, 3)),
+    }
+    columns = filled("ladder", {"lattices": 15, "rungs": n, "compared": 3, "samples": 3, "pixels": 60}, given)
+    reading = {"n_read": 15, "n_others": 0, "n_accepted": 15, "growth_percent": 0.5, "seconds_per_lattice": 0.01}
+    told = {"reading": reading, "rungs": rungs, "pictured": ["2", "3B", "4"], "n_modelled": 3, "runs": made.runs}
+    told |= {"detectors": [DETECTOR._asdict()] * 2, "config": {"misset_deg": 0.02, "n_domains": 25}}
+    store.write(folder / "ladder.h5", "ladder", columns, key="ladder", **told)
+    return folder / "ladder.h5"

@@ -118,6 +118,31 @@ def test_annulus(trial, told):
     assert told["n_pixels_counted"] == (valid & (overlap < 2)).sum()
 
 
+def test_ladder(trial, told):
+    """Sums over lattices; a rung without a lattice, or beyond its bar, fails and says why."""
+    told, table = told("ladder"), store.read(trial.ladder, "ladder")
+    assert (told["n_lattices"], told["n_modelled"], told["n_passed"]) == (15, 3, 4)
+    rungs = {rung["name"]: rung for rung in told["rungs"]}
+    failed = {name: rung["why"] for name, rung in rungs.items() if not rung["passed"]}
+    assert failed.keys() == {"2", "3A", "3B"} and failed["3A"] == "2 of 3 lattices have a model"
+    assert all("not so" in failed[name] for name in ("2", "3B"))
+    assert "rung 3A fails: 2 of 3 lattices have a model" in headline("ladder", told)
+    assert rungs["2"]["share_fell"] == 35 / 40 and rungs["3"]["planes_apart"] == 3e-8
+    for row, (name, rung) in enumerate(rungs.items()):
+        mine = [i for i, r in enumerate(table["rungs/rung"]) if r == row]
+        if name == "00":
+            assert mine == [] and rung["radial_rmsd_mm"] is None is rung["sigma_z"] and rung["n_read"] == 15
+            continue
+        n, radial, across = (sum(table[f"rungs/{key}"][i] for i in mine) for key in ("n", "radial", "transverse"))
+        assert rung["n"] == n and rung["radial_rmsd_mm"] == pytest.approx((radial / n) ** 0.5)
+        assert rung["transverse_rmsd_mm"] == pytest.approx((across / n) ** 0.5)
+        assert rung["rmsd_px"] == pytest.approx(((radial + across) / n) ** 0.5 / 0.1)
+        z, square = (sum(table["rungs/z"][i, j] for i in mine) / (1000 * len(mine)) for j in (0, 1))
+        assert rung["z_mean"] == pytest.approx(z) and rung["sigma_z"] == pytest.approx((square - z**2) ** 0.5)
+        assert rung["z_published_mean"] == pytest.approx(2 * z)
+        assert rung["seconds_per_lattice"] == pytest.approx(np.median([table["rungs/seconds"][i] for i in mine]))
+
+
 def test_merge(trial, told):
     told = told("merge")
     table = store.read(trial.merge, "merge")

@@ -28,6 +28,7 @@ KEYS = {
     | dict.fromkeys(("completeness", "multiplicity", "cc_half", "r_split"), NUMBER)
     | {"cc_ano": OR_NONE, "scaling": str},  # too few Friedel mates in so few stills
     "annulus": dict.fromkeys(("n_lattices", "n_reflections", "n_pixels"), COUNT),
+    "ladder": {"rungs": LIST},
 }
 KEYS["reindex"] = KEYS["index"]
 """what a checker reads of each summary, and its type"""
@@ -124,6 +125,17 @@ def test_annulus_counts_are_those_of_a_loop(tiny_chain, figures):
     assert figures["annulus"]["n_reflections"] == n_reflections > 100
     assert figures["annulus"]["n_pixels"] == n_pixels
     assert figures["annulus"]["n_lattices"] == accepted.sum()
+
+
+def test_all_rungs_of_the_ladder_pass(figures):
+    """The last is a lattice's orientation found from its pixels, after it was turned by 0.02°."""
+    rungs = {rung["name"]: rung for rung in figures["ladder"]["rungs"]}
+    assert list(rungs) == ["00", "1", "2", "3", "3A", "3B", "4"]
+    assert [(name, rung["why"]) for name, rung in rungs.items() if rung["passed"] is not True] == []
+    for rung in list(rungs.values())[1:]:
+        for key in ("radial_rmsd_mm", "transverse_rmsd_mm", "sigma_z", "seconds_per_lattice"):
+            assert isinstance(rung[key], float) and rung[key] > 0
+    assert rungs["4"]["sigma_z"] < rungs["3B"]["sigma_z"] < rungs["1"]["sigma_z"]
 
 
 def test_merged_intensities_are_in_the_mtz(tiny_chain, figures):

@@ -111,4 +111,5 @@ def test_external_images_replace_simulate(new_trial):
     jobs = trial.pending()
     assert "index beamtime" in jobs and not any("simulate" in job for job in jobs)
     assert "annulus" in jobs and not {"ladder", "stage1"} & jobs, "nobody knows the structure factors"
-    assert {"ladder", "stage1"} <= trial.pending("--config", "structure_factors={source: merged, mtz: results/t/merge.mtz}")
+    merged = "structure_factors={source: merged, mtz: results/t/merge.mtz}"
+    assert {"ladder", "stage1"} <= trial.pending("--config", merged)

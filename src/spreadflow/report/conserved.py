@@ -30,6 +30,9 @@ def checks(summaries: dict[str, dict[str, Any]]) -> list[Check]:
         out.append(Check("those accepted are kept", cells["outcomes"]["accepted"], cells["n_kept"]))
     if cells and "annulus" in summaries:
         out.append(Check("each lattice kept reaches annulus", cells["n_kept"], summaries["annulus"]["n_lattices"]))
+    if "ladder" in summaries and "annulus" in summaries:
+        n = summaries["annulus"]["n_lattices"]
+        out.append(Check("each lattice of annulus reaches ladder", n, summaries["ladder"]["n_lattices"]))
     stage1 = summaries.get("stage1")
     if stage1:
         ends = sum(stage1["outcomes"].values())
