@@ -146,13 +146,6 @@ def each(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype="float32") 
     return np.concatenate([np.empty(0), *map(np.asarray, found)])[: len(pairs.point)]
 
 
-def each(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype="float32") -> np.ndarray:
-    """(pair,) expected photons of every pair by itself; block by block as `sums`."""
-    tables = _tables(parameters, pixels)
-    found = [_of_block(*tables, some, dtype) for some in _blocks(pairs, BLOCK, len(parameters.spectrum.photons))]
-    return np.concatenate([np.empty(0), *map(np.asarray, found)])[: len(pairs.point)]
-
-
 def _blocks(pairs: Pairs, size: int, dark: int) -> Iterator[Pairs]:
     """Blocks of pairs of one size, the last filled up with pairs of the channel `dark`."""
     for start in range(0, len(pairs.point), size):
@@ -211,9 +204,6 @@ def _of_pairs(ray: Rays, cloud: Clouds, channels: Channels, pairs: Pairs, dtype)
     at = _start(cloud, channels, pairs)
     total = channel_sum(a2, a1, a0, channels.x, channels.strength, pairs.channel, at, dtype)
     return ray.efficiency[pairs.point] * cloud.amplitude[pairs.cloud] * total
-
-
-_of_block = partial(jax.jit, static_argnames="dtype")(_of_pairs)
 
 
 _of_block = partial(jax.jit, static_argnames="dtype")(_of_pairs)
