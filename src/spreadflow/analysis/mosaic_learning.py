@@ -25,6 +25,8 @@ EXTENT = 3.0
 """η out to which the first grid reaches"""
 COARSE, FINE = 2.0, 0.5
 """steps of the first and the last grid, in angular standard deviations of a domain at the highest resolution"""
+COARSEST = 0.6
+"""η that the first step is at most: the grid can take the place of the continuous distribution"""
 NODES = 2500
 """of the first grid at most; its step grows where the distribution is wide"""
 WIDTH = 0.5
@@ -35,10 +37,12 @@ BATCH = 64
 """nodes whose templates are made at a time"""
 HELD_OUT = 6
 """one of so many shoeboxes is held out"""
-CHECK, PATIENCE, LONGEST = 10, 3, 150
+CHECK, PATIENCE, LONGEST = 10, 3, 300
 """iterations between looks at the held-out shoeboxes; looks without gain that end a round; iterations of a round"""
-NEGLIGIBLE = 0.05
-"""weight that the nodes dropped after a round may hold together"""
+HASTE = 1.8
+"""power of the multiplicative step: expectation-maximization has 1; below 2 it ends at the same weights, sooner"""
+NEGLIGIBLE = 0.1, 0.05
+"""weight that the nodes dropped may hold together: between grids, and at the end"""
 
 Add = Callable[[np.ndarray], np.ndarray]
 """sums an array over all ranks; every rank calls it equally often"""
@@ -96,7 +100,7 @@ def learn(
     numbers: of the lattices among those of all ranks, for the random choice of what is held out. fine: step of
     the last grid, in angular widths of a domain. add: collective.
     """
-    how = _How(free, n_axes, target, add)
+    how = _How(free, n_axes, target, eta_rad, add)
     numbers = range(len(problems)) if numbers is None else numbers
     split = [_split(p, np.random.default_rng([*seed, n])) for p, n in zip(problems, numbers, strict=True)]
     smooth = [_placed(p, continuous(), eta_rad) for p in problems]
@@ -106,13 +110,12 @@ def learn(
     grid, rounds = _ball(EXTENT * eta_rad, steps[0], eta_rad), []
     for i, step in enumerate(steps):
         if i:
-            fits = [
-                _refined(_placed(p, _mosaic(grid, eta_rad), eta_rad), t, how) for p, t in zip(fits, split, strict=True)
-            ]
+            placed = [_placed(p, _mosaic(grid, eta_rad), eta_rad) for p in fits]
+            fits = [_refined(p, t, how) for p, t in zip(placed, split, strict=True)]
             grid = _finer(grid, step)
         n_grid = len(grid.weight)
-        grid, n, held_out = _maximized(grid, [_placed(p, continuous(), eta_rad) for p in fits], split, how)
-        rounds.append(Round(step, n_grid, len(grid.weight), n, held_out))
+        grid, n, loss = _maximized(grid, fits, split, NEGLIGIBLE[i == len(steps) - 1], how)
+        rounds.append(Round(step, n_grid, len(grid.weight), n, loss))
     return Learned(*_centred(_mosaic(grid, eta_rad), fits), before, rounds)
 
 
@@ -122,6 +125,8 @@ class _How(NamedTuple):
     free: tuple[str, ...]
     n_axes: int
     target: Target
+    eta_rad: float
+    """unit of the widths of distributions"""
     add: Add
 
 
@@ -132,21 +137,17 @@ class _Split(NamedTuple):
     """(box,) bool"""
     pixel: np.ndarray
     """(valid pixel,) bool"""
-    sums: csr_matrix
-    """(box, valid pixel) ones where a pixel is of a shoebox"""
 
 
 def _split(of: Problem, rng: np.random.Generator) -> _Split:
     """One of every `HELD_OUT` shoeboxes, at random among those of about the same brightness, is held out."""
     sizes = np.diff(of.data.start)
     box = np.repeat(np.arange(len(sizes)), sizes)
-    sums = csr_matrix((np.ones(len(box)), (box, np.arange(len(box)))), (len(sizes), len(box)))
-    brightness = sums @ _bragg(of)
-    order = np.argsort(-brightness, kind="stable")
+    order = np.argsort(-np.bincount(box, _bragg(of), len(sizes)), kind="stable")
     teaches = np.ones(len(sizes), dtype=bool)
     for start in range(0, len(sizes) - HELD_OUT + 1, HELD_OUT):
         teaches[order[start + rng.integers(HELD_OUT)]] = False
-    return _Split(teaches, teaches[box], sums)
+    return _Split(teaches, teaches[box])
 
 
 # ---------------------------------------------------------------- lattices
@@ -183,22 +184,10 @@ def _bragg(of: Problem) -> np.ndarray:
     return lattice_fit.Model(of, ())(np.zeros(0))[0]
 
 
-def _background(bragg: np.ndarray, of: Problem, split: _Split, n_rounds: int = 3) -> tuple[float, np.ndarray]:
-    """Factor of the Bragg photons, from the shoeboxes that teach, and all planes (valid pixel,): least squares."""
-    X, y = of.data.plane, of.data.photons
-    factor, model = 1.0, np.maximum(y, 1.0)
-    for _ in range(n_rounds):
-        weighted = X / variance(model, of.noise)[:, None]
-        normal = np.stack([split.sums @ (weighted * X[:, [i]]) for i in range(3)], axis=1)
-        normal += np.eye(3) * (solve.RIDGE * normal + 1e-12)
-        right = np.stack([split.sums @ (weighted * c[:, None]) for c in (y, bragg)], axis=2)
-        own = np.linalg.solve(normal, right)
-        left = [c - ((split.sums.T @ own[:, :, k]) * X).sum(axis=1) for k, c in enumerate((y, bragg))]
-        top, bottom = (weighted[:, 0] * left[1] * split.pixel) @ np.stack(left, axis=1)
-        factor = max(top / bottom, 1e-3) if bottom > 0 else 1.0
-        plane = ((split.sums.T @ (own[:, :, 0] - factor * own[:, :, 1])) * X).sum(axis=1)
-        model = factor * bragg + plane
-    return factor, plane
+def _background(bragg: np.ndarray, of: Problem, split: _Split) -> tuple[float, np.ndarray]:
+    """Factor of the Bragg photons, from the shoeboxes that teach, and photons (valid pixel,) of all planes."""
+    factor, planes = lattice_fit.planes_and_scale(bragg, of.data, of.noise, 3, split.pixel)
+    return factor, solve.backgrounds(planes, of.data)
 
 
 def _loss(of: Problem, model: np.ndarray, some: np.ndarray, target: Target) -> float:
@@ -231,12 +220,17 @@ class _Grid(NamedTuple):
 
 
 def _steps(fits: Sequence[Problem], eta_rad: float, fine: float, add: Add) -> list[float]:
-    """Steps of the grids, rad: halved from `COARSE` to `fine` widths of a domain, seen at the highest resolution."""
+    """Steps of the grids, rad: halved from `COARSE` to `fine` widths of a domain, seen at the highest resolution.
+
+    The last but one of three or more comes twice: once lattices are refined with its nodes, these fall into place.
+    """
     widths = [np.sqrt(GAUSS / 4) * _sharpest(p) for p in fits]
     total, n = add(np.array([sum(widths), len(widths)]))
-    first = max(COARSE * total / n, EXTENT * eta_rad * (4.0 * np.pi / 3.0 / NODES) ** (1.0 / 3.0))
-    halvings = int(np.ceil(np.log2(first / (fine * total / n)) - 1e-9))
-    return [first / 2**i for i in range(halvings + 1)]
+    least = EXTENT * eta_rad * (4.0 * np.pi / 3.0 / NODES) ** (1.0 / 3.0)
+    first = max(min(COARSE * total / n, COARSEST * eta_rad), least)
+    halvings = max(int(np.ceil(np.log2(first / (fine * total / n)) - 1e-9)), 0)
+    steps = [first / 2**i for i in range(halvings + 1)]
+    return [*steps[:-1], *steps[-2:]] if halvings > 1 else steps
 
 
 def _sharpest(of: Problem) -> float:
@@ -256,10 +250,10 @@ def _ball(radius: float, step: float, eta_rad: float) -> _Grid:
     return _Grid(step, index[inside], weight[inside] / weight[inside].sum())
 
 
-def _heaviest(weight: np.ndarray) -> np.ndarray:
-    """The nodes without the lightest, which hold `NEGLIGIBLE` together; 2ᵏ or 1.5·2ᵏ where there are: few programs."""
+def _heaviest(weight: np.ndarray, negligible: float) -> np.ndarray:
+    """The nodes without the lightest, which hold so much together; 2ᵏ or 1.5·2ᵏ where there are: few programs."""
     order = np.argsort(-weight, kind="stable")
-    n = int(np.searchsorted(np.cumsum(weight[order]), (1.0 - NEGLIGIBLE) * weight.sum())) + 1
+    n = int(np.searchsorted(np.cumsum(weight[order]), (1.0 - negligible) * weight.sum())) + 1
     return np.sort(order[: len(layout.filled(np.empty(n), 16))])
 
 
@@ -293,25 +287,22 @@ def _centred(mosaic: Mosaic, fits: Sequence[Problem]) -> tuple[Mosaic, list[Prob
 # ---------------------------------------------------------------- weights
 
 
-def templates(of: Problem, rotations: np.ndarray, width: float) -> csr_matrix:
-    """(valid pixel, node) Bragg photons of the problem's start if all domains were turned by one rotation.
-
-    rotations: (node, 3, 3); width: standard deviation of a node, in units of η.
-    """
-    n = len(rotations)
-    row_of = np.cumsum(of.boxes.valid) - 1
+def templates(of: Problem, mosaic: Mosaic) -> csr_matrix:
+    """(valid pixel, component) Bragg photons of the problem's start if one component had all domains."""
+    n = len(mosaic.share)
     found = []
     for first in range(0, n, BATCH):
-        some = rotations[np.minimum(np.arange(first, first + BATCH), n - 1)]
-        mosaic = Mosaic(some, np.full(BATCH, width), np.ones(BATCH))
-        p = of.start._replace(mosaic=mosaic)
-        pixels, pairs = layout.within(p, of.boxes.panel, of.boxes.bbox, TEMPLATE_REACH)
+        some = np.minimum(np.arange(first, first + BATCH), n - 1)
+        p = of.start._replace(mosaic=Mosaic(mosaic.rotations[some], mosaic.width[some], np.ones(BATCH)))
+        pixels, pairs = layout.within(p, of.boxes.panel, of.boxes.bbox, TEMPLATE_REACH, of.oversample)
         photons = forward.each(p, layout.filled(pixels, 1 << 14), pairs)
         node = first + pairs.cloud % BATCH
-        good = of.boxes.valid[pairs.point] & (node < n) & (photons > 0)
-        found.append((photons[good].astype(np.float32), row_of[pairs.point[good]], node[good]))
-    values, row, node = (np.concatenate(c) for c in zip(*found, strict=True))
-    return csr_matrix((values, (row, node)), (len(of.data.photons), n))
+        lit = (node < n) & (photons > 0)
+        found.append((photons[lit].astype(np.float32), pairs.point[lit], node[lit]))
+    values, point, node = (np.concatenate(c) for c in zip(*found, strict=True))
+    n_points = len(pixels.fast)
+    means = lattice_fit.means(of.boxes, of.oversample, n_points).astype(np.float32)
+    return csr_matrix(means @ csr_matrix((values, (point, node)), (n_points, n)))
 
 
 class _Seen(NamedTuple):
@@ -329,8 +320,8 @@ class _Seen(NamedTuple):
     """the same, transposed"""
 
 
-def _seen(of: Problem, split: _Split, rotations: np.ndarray, width: float) -> _Seen:
-    made = templates(of, rotations, width)
+def _seen(of: Problem, split: _Split, mosaic: Mosaic) -> _Seen:
+    made = templates(of, mosaic)
     live = np.flatnonzero((np.diff(made.indptr) > 0) & split.pixel)
     return _Seen(of, split, made, live, made[live], made[live].T.tocsr())
 
@@ -350,16 +341,15 @@ class _Target(NamedTuple):
     """(node,) Σ worth·template"""
 
 
-def _maximized(grid: _Grid, fits: Sequence[Problem], split: Sequence[_Split], how: _How) -> tuple[_Grid, int, float]:
+def _maximized(
+    grid: _Grid, fits: Sequence[Problem], split: Sequence[_Split], negligible: float, how: _How
+) -> tuple[_Grid, int, float]:
     """Weights that make the pixels that teach likely, as far as the held-out ones agree; then empty nodes are dropped.
 
     Returns the nodes kept, how many iterations, and −ln L of the held-out pixels with these nodes. Collective.
     """
-    turns, width = (
-        rotation.from_vector(grid.step * grid.index),
-        WIDTH * grid.step / float(fits[0].start.crystal.eta_rad),
-    )
-    seen = [_seen(p, t, turns, width) for p, t in zip(fits, split, strict=True)]
+    mosaic = _mosaic(grid, how.eta_rad)
+    seen = [_seen(p, t, mosaic) for p, t in zip(fits, split, strict=True)]
     weight, best, least, best_at = grid.weight, grid.weight, np.inf, 0
     for n in range(0, LONGEST + 1, CHECK):
         targets, held_out = _aimed(seen, weight, how)
@@ -369,7 +359,7 @@ def _maximized(grid: _Grid, fits: Sequence[Problem], split: Sequence[_Split], ho
             break
         for _ in range(CHECK):
             weight = _iterated(weight, targets, how.add)
-    kept = _heaviest(best)
+    kept = _heaviest(best, negligible)
     some = np.isin(np.arange(len(best)), kept) * best
     _, held_out = _aimed(seen, some / some.sum(), how)
     return _Grid(grid.step, grid.index[kept], best[kept] / best[kept].sum()), best_at, held_out
@@ -399,11 +389,11 @@ def _target(one: _Seen, factor: float, plane: np.ndarray, model: np.ndarray) -> 
 
 
 def _iterated(weight: np.ndarray, targets: Sequence[_Target], add: Add) -> np.ndarray:
-    """One step of expectation-maximization: weight·Σ template·worth·counted/model / Σ template·worth; sums to 1."""
+    """One step: weight·(Σ template·worth·counted/model / Σ template·worth)^`HASTE`; sums to 1. Collective."""
     sums, q = np.zeros((2, len(weight))), weight.astype(np.float32)
     for t in targets:
         model = t.factor * (t.lit @ q) + t.background
         sums += t.factor * (t.lit_by_node @ (t.worth * t.counted / model)), t.expected
     top, bottom = add(sums)
-    moved = weight * np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+    moved = weight * np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0) ** HASTE
     return moved / moved.sum()
