@@ -4,6 +4,7 @@ Unknowns: ln scale, rotation (3, rad), strains of the cell (1-6, the space group
 the cell the distance (mm) or the relative wavelength. The pixels know them through `physics.forward`.
 """
 
+from copy import copy
 from typing import NamedTuple
 
 import jax
@@ -171,6 +172,18 @@ class Model:
             out[:, some] = self._column(name, u, p, by)
         return by.photons, out
 
+    def photons(self, u: np.ndarray) -> np.ndarray:
+        """(pixel,) the same without derivatives."""
+        p = self.parameters(u)
+        self._lay_out(p)
+        return self._of_pixels(forward.sums(p, self._pixels, self._pairs, self.dtype)[0])
+
+    def scaled(self, factor: float) -> "Model":
+        """The same model, its start brighter by a factor."""
+        out = copy(self)
+        out.of = self.of._replace(start=self.of.start._replace(scale=self.of.start.scale * factor))
+        return out
+
     def _of_pixels(self, of_points: np.ndarray) -> np.ndarray:
         """(pixel, ...) of the valid pixels: means over their points."""
         return self._mean @ of_points if self.of.oversample > 1 else of_points[np.flatnonzero(self.of.boxes.valid)]
@@ -296,18 +309,18 @@ def refine(
 
     The fit begins at the start, or where the broad pass ended if the pixels are likelier there.
     """
-    before = best = _scaled(of, target, dtype)
+    before = best = _scaled(Model(of, free, n_axes, dtype), target)
     n_evaluations = 1
     if is_rough and "rotation" in free:
         turned, n = _broad(of, target, dtype)
-        found = _scaled(turned, target, dtype)
+        found = _scaled(Model(turned, free, n_axes, dtype), target)
         n_evaluations += n + 1
         best = found if found.loss < before.loss else before
-    model = Model(best.of, free, n_axes, dtype)
-    fit = _fit(model, best.planes, target, n_iterations)
-    parameters, covariances = model.parameters(fit.point.unknowns), solve.covariances(fit.point)
+    fit = _fit(best.model, best.planes, target, n_iterations)
+    parameters, covariances = best.model.parameters(fit.point.unknowns), solve.covariances(fit.point)
     n_evaluations += fit.n_evaluations
-    return Refined(parameters, model.names(), fit, before.loss, *covariances, n_evaluations, best.of.frame)
+    names = best.model.names()
+    return Refined(parameters, names, fit, before.loss, *covariances, n_evaluations, best.model.of.frame)
 
 
 def _fit(model: Model, planes: np.ndarray, target: Target, n_iterations: int, least=None) -> solve.Fit:
@@ -332,18 +345,18 @@ def sigma_z(point: solve.Point, data: solve.Data, noise: Noise) -> float:
 
 
 class _Scaled(NamedTuple):
-    of: Problem
+    model: Model
     planes: np.ndarray
     loss: float
 
 
-def _scaled(of: Problem, target: Target, dtype: str, reach: float = REACH) -> _Scaled:
-    """The problem at the scale, and with the planes, that suit its start best."""
-    bragg, _ = Model(of, (), 1, dtype, reach)(np.zeros(0))
-    factor, planes = planes_and_scale(bragg, of.data, of.noise)
-    model = factor * bragg + solve.backgrounds(planes, of.data)
-    loss = float(pixelwise(of.data.photons, model, of.noise, target).loss.sum())
-    return _Scaled(of._replace(start=of.start._replace(scale=of.start.scale * factor)), planes, loss)
+def _scaled(model: Model, target: Target) -> _Scaled:
+    """The model at the scale, and with the planes, that suit its start best."""
+    data, noise = model.of.data, model.of.noise
+    bragg = model.photons(np.zeros(model.n_unknowns))
+    factor, planes = planes_and_scale(bragg, data, noise)
+    expected = factor * bragg + solve.backgrounds(planes, data)
+    return _Scaled(model.scaled(factor), planes, float(pixelwise(data.photons, expected, noise, target).loss.sum()))
 
 
 def _broad(of: Problem, target: Target, dtype: str) -> tuple[Problem, int]:
@@ -352,8 +365,8 @@ def _broad(of: Problem, target: Target, dtype: str) -> tuple[Problem, int]:
     eta, n_cells = max(float(crystal.eta_rad), BROAD_ETA), np.minimum(crystal.n_cells, BROAD_N)
     wide = crystal._replace(n_cells=n_cells, eta_rad=np.float64(eta))
     start = of.start._replace(crystal=wide, mosaic=continuous(BROAD_WIDTHS))
-    scaled = _scaled(of._replace(start=start, oversample=1), target, dtype, BROAD_REACH)
-    model = Model(scaled.of, ("scale", "rotation"), 1, dtype, BROAD_REACH)
-    fit = _fit(model, scaled.planes, target, BROAD_ITERATIONS, BROAD_LEAST)
+    model = Model(of._replace(start=start, oversample=1), ("scale", "rotation"), 1, dtype, BROAD_REACH)
+    scaled = _scaled(model, target)
+    fit = _fit(scaled.model, scaled.planes, target, BROAD_ITERATIONS, BROAD_LEAST)
     U = np.asarray(turn(fit.point.unknowns[1:4])) @ of.frame.U
     return of._replace(frame=of.frame._replace(U=U)), 1 + fit.n_evaluations
