@@ -60,6 +60,8 @@ class Task(NamedTuple):
     off_deg: float | None = None
     """None = near; else so far in a random direction, with N ± 30 % and η ± 50 %"""
     detector: str = "coarse"
+    oversample: int = 1
+    """points along each edge of a pixel, of data and model"""
     n: float = 1.0
     """of the lattices"""
 
@@ -68,15 +70,17 @@ TASKS = (
     Task("continuous"),
     Task("published", "domains"),
     Task("given", "domains", "domains"),
-    Task("continuous, perturbed model", factors="perturbed"),
-    Task("published, perturbed model", "domains", factors="perturbed"),
-    Task("given, perturbed model", "domains", "domains", factors="perturbed"),
-    Task("given, merged F", "domains", "domains", factors="merged"),
+    Task("continuous, perturbed model", factors="perturbed", n=0.5),
+    Task("published, perturbed model", "domains", factors="perturbed", n=0.5),
+    Task("given, perturbed model", "domains", "domains", factors="perturbed", n=0.5),
+    Task("given, merged F", "domains", "domains", factors="merged", n=0.5),
     Task("continuous, 0.1° off", off_deg=0.1),
     Task("published, 0.1° off", "domains", off_deg=0.1),
     Task("given, 0.1° off", "domains", "domains", off_deg=0.1),
     Task("continuous, 0.2° off", off_deg=0.2, n=0.5),
     Task("given, 0.2° off", "domains", "domains", off_deg=0.2, n=0.5),
+    Task("continuous, 2 x 2 points", oversample=2, n=0.25),
+    Task("given, 2 x 2 points", "domains", "domains", oversample=2, n=0.25),
     Task("continuous, 0.0885 mm", detector="fine", n=0.05),
     Task("given, 0.0885 mm", "domains", "domains", detector="fine", n=0.05),
 )
@@ -114,12 +118,13 @@ MERGED_ERROR = 0.02
 
 
 @cache
-def simulator(data: str, detector: str, factors: str = "right") -> Simulator:
+def simulator(data: str, detector: str, oversample: int = 1, factors: str = "right") -> Simulator:
     """The simulator of the data; its `factors` are those of the model."""
     base = config.load(CONFIG)
     updates = {
         "crystal": base.crystal.model_copy(update={"mosaicity": data}),
         "detector": base.detector.model_copy(update=FINE if detector == "fine" else {}),
+        "simulate": base.simulate.model_copy(update={"oversample": oversample}),
         "structure_factors": base.structure_factors.model_copy(update=FACTORS[factors]()),
         "runs": {"bench": config.RunSection(simulate=config.SimulatedShots(n_single=1))},
     }
@@ -128,13 +133,13 @@ def simulator(data: str, detector: str, factors: str = "right") -> Simulator:
 
 
 @lru_cache(1)
-def patch(data: str, detector: str, number: int) -> patches.Patch:
-    return patches.patch(simulator(data, detector), number, **RANGE)
+def patch(data: str, detector: str, oversample: int, number: int) -> patches.Patch:
+    return patches.patch(simulator(data, detector, oversample), number, **RANGE)
 
 
 def model(task: Task, made: patches.Patch) -> Parameters:
     """The model at the true unknowns, with the nodes that may reach the shoeboxes."""
-    factors, true = simulator("continuous", "coarse", task.factors).factors, made.parameters
+    factors, true = simulator("continuous", "coarse", factors=task.factors).factors, made.parameters
     spread = mosaic.continuous() if task.model == "continuous" else true.mosaic
     at = true._replace(mosaic=spread, hkl=factors.hkl, f_squared=np.ones((len(factors.hkl), 1)))
     rows = lattice_fit.reachable(at, made.shoeboxes)
@@ -162,10 +167,11 @@ def start(task: Task, at: Parameters, number: int) -> Parameters:
 
 def lattice(task: Task, number: int) -> dict:
     """Fit a lattice: figures."""
-    made = patch(task.data, task.detector, number)
+    made = patch(task.data, task.detector, task.oversample, number)
     at = model(task, made)
     space_group = simulator(task.data, task.detector).crystal.space_group
-    of = lattice_fit.problem(start(task, at, number), space_group, made.shoeboxes, NOISE)
+    where = (space_group, made.shoeboxes, NOISE, task.oversample)
+    of = lattice_fit.problem(start(task, at, number), *where)
     begun = user_cpu()
     fitted = lattice_fit.refine(of, FREE)
     out = {"seconds": user_cpu() - begun, "evaluations": fitted.n_evaluations}
@@ -182,7 +188,7 @@ def lattice(task: Task, number: int) -> dict:
     out |= {way: out["error"] / np.sqrt(np.diag(getattr(fitted, way))) for way in ("fisher", "sandwich")}
     out["names"] = fitted.names
     if task.off_deg is not None:
-        best = lattice_fit.refine(lattice_fit.problem(at, space_group, made.shoeboxes, NOISE), FREE, is_rough=False)
+        best = lattice_fit.refine(lattice_fit.problem(at, *where), FREE, is_rough=False)
         return out | {"above_best": point.loss - best.fit.point.loss}
     return out | offsets(made, point)
 
@@ -274,7 +280,7 @@ def race(data: str, number: int) -> dict:
     The same function for both, from the same start: −ln L with the planes that suit the Bragg photons best.
     """
     task = Task("race", data, data)
-    made = patch(data, "coarse", number)
+    made = patch(data, "coarse", 1, number)
     of = lattice_fit.problem(start(task, model(task, made), number), "C 1 2 1", made.shoeboxes, NOISE)
     fitted = lattice_fit.refine(of, FREE, is_rough=False)
     bragg = lattice_fit.Model(of, FREE)
@@ -396,8 +402,8 @@ def work(tasks: list[Task], number: int) -> list[dict]:
 
 def measure(tasks: list[Task], n_races: int, n_processes: int) -> dict:
     """The rows, and how many evaluations the races took."""
-    kinds = dict.fromkeys((t.data, t.detector) for t in tasks)
-    jobs = [[t for t in tasks if (t.data, t.detector) == kind] for kind in kinds]
+    kind = lambda t: (t.data, t.detector, t.oversample)  # noqa: E731
+    jobs = [[t for t in tasks if kind(t) == k] for k in dict.fromkeys(map(kind, tasks))]
     fits: dict[str, list[dict]] = {t.name: [] for t in tasks}
     with ProcessPoolExecutor(n_processes, multiprocessing.get_context("spawn")) as pool:
         found = [(job, pool.submit(work, job, i)) for job in jobs for i in range(max(t.n for t in job))]
