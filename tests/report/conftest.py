@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spreadflow.config import AnnulusSection, IndexSection, StageConfig
-from spreadflow.errors import LatticeOutcome, Outcome
+from spreadflow.errors import LatticeOutcome, Outcome, RefinedOutcome
 from spreadflow.io import images, nexus, store
 from spreadflow.models import Detector
 from spreadflow.parallel import World
@@ -47,6 +47,7 @@ def trial(tmp_path_factory, filled) -> SimpleNamespace:
     made.annulus = _annulus(folder, made)
     made.merge = _merge(folder, filled)
     made.ladder = _ladder(folder, made, filled)
+    made.stage1 = _stage1(folder, made, filled)
     made.level0 = _level0(folder)
     return made
 
@@ -56,7 +57,7 @@ def summaries(trial) -> dict[str, Path]:
     """stage → its summary, beside its picture; those of `index` are made without images."""
     products = {"index": trial.index, "reindex": trial.reindex}
     products |= {"simulate": trial.manifests, "level0": [trial.level0]}
-    products |= {stage: [getattr(trial, stage)] for stage in ("cells", "merge", "annulus", "ladder")}
+    products |= {stage: [getattr(trial, stage)] for stage in ("cells", "merge", "annulus", "ladder", "stage1")}
     out = {stage: trial.folder / f"{stage}.json" for stage in products}
     for stage, path in out.items():
         manifests = [] if stage == "index" else trial.manifests
@@ -71,6 +72,9 @@ def _images(folder: Path, run: str, rng, filled) -> Path:
         "shots/kind": [0] * 10 + [1, 0],
         "lattices/shot": SHOT,
         "lattices/A": [rotation.random(rng) @ lattice.reciprocal(lattice.radians(CELL)) for _ in SHOT],
+        "lattices/n_cells": np.full((len(SHOT), 3), 57.0),
+        "lattices/eta_rad": np.full(len(SHOT), 8e-4),
+        "lattices/scale": rng.uniform(80.0, 100.0, len(SHOT)),
         "reflections/lattice": np.repeat(SHOT, N_REFLECTIONS),
         "reflections/hkl": np.concatenate([_indices(rng) for _ in SHOT]),
         "reflections/panel": rng.integers(0, 2, n),
@@ -267,3 +271,58 @@ def _ladder(folder, made, filled) -> Path:
     told |= {"detectors": [DETECTOR._asdict()] * 2, "config": {"misset_deg": 0.02, "n_domains": 25}}
     store.write(folder / "ladder.h5", "ladder", columns, key="ladder", **told)
     return folder / "ladder.h5"
+
+
+def _stage1(folder, made, filled) -> Path:
+    """The lattices of the annulus, off by what their σ say; the last two could not be refined."""
+    rng, told = np.random.default_rng(7), store.attributes(made.annulus, "annulus")
+    t, names = store.read(made.annulus, "annulus"), ["scale", "rotation_1", "rotation_2", "rotation_3", "n_cells"]
+    n, rows = len(t["lattices/k"]), np.flatnonzero(t["reflections/lattice"] < len(t["lattices/k"]) - 2)
+    truth = [images.truth(manifest) for manifest in made.manifests]
+    of = [
+        (r, list(truth[r]["shots/shot_id"]).index(i))
+        for r, i in zip(t["lattices/run"], t["lattices/shot_id"], strict=True)
+    ]
+    A, scale = (np.array([truth[r][f"lattices/{name}"][i] for r, i in of]) for name in ("A", "scale"))
+    sigma = np.tile([0.1, 2e-5, 2e-5, 2e-5, 0.03], (n, 1))
+    off = sigma * rng.standard_normal((n, 5))
+    values = off + np.stack([np.log(scale), *np.zeros((3, n)), np.full(n, np.log(57.0))], axis=1)
+    place = np.stack([t["reflections/fast"], t["reflections/slow"]], axis=1)[rows]
+    moved = {"": rng.normal(0, 0.2, place.shape), "_before": rng.normal(0, 0.4, place.shape)}
+    seen = np.where(rng.random((len(rows), 1)) < 0.7, place, np.nan)
+    given = {
+        **{f"lattices/{name}": t[f"lattices/{name}"] for name in ("run", "shot_id", "k")},
+        "lattices/outcome": [RefinedOutcome.REFINED] * (n - 2) + [RefinedOutcome.TOO_FEW, RefinedOutcome.LOST],
+        "lattices/A": rotation.from_vector(off[:, 1:4]) @ A,
+        "lattices/cell": [lattice.cell_of(a) for a in A],
+        "lattices/cell_sigma": np.full((n, 6), np.nan),
+        "lattices/misset_rad": rng.normal(0, 1e-4, (n, 3)),
+        "lattices/n_cells": np.exp(values[:, 4:]).repeat(3, axis=1),
+        "lattices/eta_rad": np.full(n, 8e-4),
+        "lattices/scale": np.exp(values[:, 0]),
+        "lattices/values": values,
+        "lattices/sigma_fisher": 0.5 * sigma,
+        "lattices/sigma_sandwich": sigma,
+        "lattices/loss_before": np.arange(n) + 5.0,
+        "lattices/loss_after": np.where(np.arange(n) == 3, 100.0, np.arange(n)),
+        "lattices/sigma_z": rng.uniform(0.95, 1.1, n),
+        "lattices/seconds": rng.uniform(0.2, 0.4, n),
+        **{f"reflections/{name}": t[f"reflections/{name}"][rows] for name in ("lattice", "hkl", "d", "panel")},
+        **{f"reflections/fast{name}": place[:, 0] + by[:, 0] for name, by in moved.items()},
+        **{f"reflections/slow{name}": place[:, 1] + by[:, 1] for name, by in moved.items()},
+        **{f"reflections/{axis}_obs": seen[:, i] for i, axis in enumerate(("fast", "slow"))},
+        **{f"reflections/{axis}_floor": seen[:, i] - place[:, i] + 0.1 for i, axis in enumerate(("fast", "slow"))},
+        "samples/reflection": [0, 1],
+        "samples/bbox": [[0, 4, 0, 5], [0, 5, 0, 4]],
+        "samples/first_pixel": [0, 20],
+        "sample_pixels/data": np.where(rng.random(40) > 0.1, rng.poisson(20, 40), np.nan),
+        "sample_pixels/model": rng.uniform(15, 30, 40),
+        "sample_pixels/background": np.full(40, 15.0),
+        "sample_pixels/z": rng.standard_normal(40),
+    }
+    sizes = {"lattices": n, "unknown": 5, "reflections": len(rows), "samples": 2, "sample_pixels": 40}
+    parts = store.Parts(folder / "stage1.h5", "stage1", "stage1", [[1]])
+    parts.write(0, filled("stage1", sizes, given))
+    also = {"unknowns": names, "config": {"mosaicity": "continuous", "uncertainty": "sandwich"}}
+    parts.finish(World(), **also, **{name: told[name] for name in ("runs", "space_group", "detectors")})
+    return folder / "stage1.h5"

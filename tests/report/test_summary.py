@@ -143,6 +143,45 @@ def test_ladder(trial, told):
         assert rung["seconds_per_lattice"] == pytest.approx(np.median([table["rungs/seconds"][i] for i in mine]))
 
 
+def test_stage1(trial, told):
+    """Distances from the beam centre by hand: both panels lie normal to the beam, 0.1 mm pixels."""
+    told, t = told("stage1"), store.read(trial.stage1, "stage1")
+    assert told["outcomes"] == {"refined": 13, "not_converged": 0, "too_few": 1, "lost": 1}
+    assert (told["n_lattices"], told["n_refined"], told["n_truth"], told["n_worse"]) == (15, 13, 13, 1)
+    squares: dict = {"": [], "_before": [], "_floor": []}
+    for row in np.flatnonzero(np.isfinite(t["reflections/fast_obs"])):
+        at = {
+            n: np.array([t[f"reflections/{axis}{n}"][row] for axis in ("fast", "slow")])
+            for n in ("", "_before", "_obs")
+        }
+        x0 = -10.0 if t["reflections/panel"][row] == 0 else 1.0
+        x, y = x0 + 0.1 * at["_before"][0], 10.0 - 0.1 * at["_before"][1]
+        for name in ("", "_before"):
+            dx, dy = 0.1 * (at[name] - at["_obs"]) * [1, -1]
+            squares[name].append([(x * dx + y * dy) ** 2 / (x**2 + y**2), (x * dy - y * dx) ** 2 / (x**2 + y**2)])
+        squares["_floor"].append([(0.01 * (x - y)) ** 2 / (x**2 + y**2)] * 2)
+    for name, keys in {"": "{}_rmsd_mm", "_before": "{}_rmsd_mm_before", "_floor": "{}_floor_mm"}.items():
+        expected = np.sqrt(np.mean(squares[name], axis=0))
+        assert told[keys.format("radial")] == pytest.approx(expected[0], rel=1e-4)
+        if name != "_floor":
+            assert told[keys.format("transverse")] == pytest.approx(expected[1], rel=1e-4)
+    assert told["n_rmsd"] == len(squares[""]) and told["radial_rmsd_px"] == pytest.approx(told["radial_rmsd_mm"] / 0.1)
+    truth = [images.truth(manifest) for manifest in trial.manifests]
+    pulls = []
+    for run, shot_id, found in list(zip(t["lattices/run"], t["lattices/shot_id"], t["lattices/scale"], strict=True))[
+        :13
+    ]:
+        i = list(truth[run]["shots/shot_id"]).index(shot_id)
+        pulls.append(np.log(found / truth[run]["lattices/scale"][i]) / 0.1)
+    assert told["pull_sd"]["scale"] == pytest.approx(np.std(pulls))
+    assert told["pull_mean"]["scale"] == pytest.approx(np.mean(pulls))
+    assert told["pull_sd_fisher"]["scale"] == pytest.approx(2 * np.std(pulls))
+    assert 0.7 < told["pull_sd"]["rotation"] < 1.3 and told["pull_sd"].keys() == {"scale", "rotation", "n_cells"}
+    assert np.rad2deg(2e-5) < told["misorientation_deg_median"] < np.rad2deg(6e-5)
+    assert told["seconds_per_lattice_per_core"] == pytest.approx(np.median(t["lattices/seconds"]))
+    assert "13 refined, 1 too few, 1 lost" in headline("stage1", told)[0]
+
+
 def test_merge(trial, told):
     told = told("merge")
     table = store.read(trial.merge, "merge")

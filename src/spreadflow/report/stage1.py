@@ -130,9 +130,8 @@ def _of_truth(against: truth.Refinement | None, told: dict) -> dict[str, Any]:
         "pull_sd": sd(quoted),
         "pull_mean": {name: float(pull.mean()) for name, pull in quoted.items()},
         "pull_sd_fisher": sd(against.pulls["fisher"]),
-        "n_cells_over_true_median": float(np.median(against.ratios["n_cells"])),
-        "eta_over_true_median": float(np.median(against.ratios["eta"])),
-        "scale_over_true_median": float(np.median(against.ratios["scale"])),
+    } | {
+        f"{name}_over_true_median": float(np.median(against.ratios[name])) for name in quoted if name in against.ratios
     }
 
 

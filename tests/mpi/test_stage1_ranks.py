@@ -1,0 +1,48 @@
+"""stage1 under a launcher: killed on two ranks it goes on from its finished blocks on one, to the product of three."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spreadflow.config import parse, section
+from spreadflow.io import store
+
+LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
+DYING = Path(__file__).with_name("dying.py")
+CLI = ["-m", "spreadflow.cli"]
+pytestmark = pytest.mark.slow
+
+
+def run(packed_run, out: Path, ranks: int, program: list[object]) -> int:
+    config = section(parse(packed_run.tree | {"stage1": {"block_lattices": 1, "oversample": 1}}), "stage1")
+    words = [LAUNCHER, "-n", ranks, sys.executable, *program, "stage1", "--config", config, "--ranks", ranks]
+    words += ["--annulus", packed_run.annulus, "--out", out]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([*map(str, words)], env=environment, timeout=240).returncode
+
+
+def test_any_number_of_ranks_gives_the_same_also_when_killed(packed_run, tmp_path):
+    if not LAUNCHER.exists():
+        pytest.skip(f"no MPI launcher at {LAUNCHER}")
+    whole, out = tmp_path / "three" / "stage1.h5", tmp_path / "killed" / "stage1.h5"
+    assert run(packed_run, whole, 3, CLI) == 0
+    assert run(packed_run, out, 2, [DYING, "000002.h5"]) != 0
+    parts = out.with_suffix(".parts")
+    finished = {path.name: path.stat().st_mtime_ns for path in parts.glob("[0-9]*.h5")}
+    assert finished and "000002.h5" not in finished and not out.exists() and not out.with_suffix(".csv").exists()
+    assert run(packed_run, out, 1, CLI) == 0
+    after = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
+    assert len(after) == 4 and finished.items() <= after.items()
+    ours, theirs = store.read(out, "stage1"), store.read(whole, "stage1")
+    assert len(ours["reflections/hkl"]) > 80
+    for name in theirs.keys() - {"lattices/seconds"}:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    told = [store.attributes(path, "stage1") for path in (out, whole)]
+    assert told[0]["key"] == told[1]["key"] and told[0]["outcomes"] == told[1]["outcomes"]
+    lines = [path.with_suffix(".csv").read_text().splitlines() for path in (out, whole)]
+    but_seconds = [[line.rsplit(",", 1)[0] for line in of] for of in lines]
+    assert but_seconds[0] == but_seconds[1] and len(lines[0]) == 5
