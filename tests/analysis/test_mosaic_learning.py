@@ -48,14 +48,14 @@ def made() -> list[patches.Patch]:
     return [patches.patch(simulator, number, d_min=2.2, d_max=3.5) for number in range(2)]
 
 
-def problem(one: patches.Patch, turn=TURN, spread: Mosaic | None = None) -> lattice_fit.Problem:
+def problem(one: patches.Patch, turn=TURN, spread: Mosaic | None = None, oversample: int = 1) -> lattice_fit.Problem:
     """The truth turned, with another distribution and the nodes in reach."""
     p = one.parameters
     crystal = p.crystal._replace(A=turn @ p.crystal.A, eta_rad=np.float64(ETA))
     p = p._replace(crystal=crystal, mosaic=mosaic.continuous() if spread is None else spread)
     rows = lattice_fit.reachable(p, one.shoeboxes)
     p = p._replace(hkl=p.hkl[rows], f_squared=p.f_squared[rows])
-    return lattice_fit.problem(p, "P 1", one.shoeboxes, NOISE)
+    return lattice_fit.problem(p, "P 1", one.shoeboxes, NOISE, oversample)
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +141,11 @@ def test_two_ranks_learn_what_one_does(made):
     assert loss == pytest.approx(sum(mosaic_learning._aimed([s], grid.weight, how)[1] for s in seen), rel=1e-12)
 
 
-def test_templates_weighted_are_the_model(made):
+@pytest.mark.parametrize("oversample", [1, 2])
+def test_templates_weighted_are_the_model(made, oversample):
     rng = np.random.default_rng(1)
     share = rng.dirichlet(np.ones(70))  # more than a batch
     spread = Mosaic(mosaic.domain_rotations(rng, 70, ETA), np.full(70, 0.2), share)
-    of = problem(made[0], np.eye(3), spread)
+    of = problem(made[0], np.eye(3), spread, oversample)
     model = lattice_fit.Model(of, ())(np.zeros(0))[0]
     np.testing.assert_allclose(mosaic_learning.templates(of, spread) @ share, model, atol=2e-3 * model.max())

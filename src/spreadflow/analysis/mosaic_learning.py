@@ -310,27 +310,30 @@ class _Seen(NamedTuple):
 
     of: Problem
     split: _Split
-    all: csr_matrix
-    """(valid pixel, node) templates"""
     live: np.ndarray
-    """rows that teach and are lit by any node"""
+    """valid pixels that teach and are lit by any node"""
     lit: csr_matrix
     """their templates"""
-    lit_by_node: csr_matrix
-    """the same, transposed"""
+    held_out: csr_matrix
+    """templates of the pixels held out"""
+
+    def bragg(self, weight: np.ndarray) -> np.ndarray:
+        """(valid pixel,) photons."""
+        out, q = np.zeros(len(self.of.data.photons)), weight.astype(np.float32)
+        out[self.live], out[~self.split.pixel] = self.lit @ q, self.held_out @ q
+        return out
 
 
 def _seen(of: Problem, split: _Split, mosaic: Mosaic) -> _Seen:
     made = templates(of, mosaic)
     live = np.flatnonzero((np.diff(made.indptr) > 0) & split.pixel)
-    return _Seen(of, split, made, live, made[live], made[live].T.tocsr())
+    return _Seen(of, split, live, made[live], made[~split.pixel])
 
 
 class _Target(NamedTuple):
     """What the weights of a lattice are moved towards, its planes and scale fixed. Of live pixels."""
 
     lit: csr_matrix
-    lit_by_node: csr_matrix
     factor: float
     counted: np.ndarray
     """photons, readout variance added, never negative"""
@@ -369,7 +372,7 @@ def _aimed(seen: Sequence[_Seen], weight: np.ndarray, how: _How) -> tuple[list[_
     """What to move the weights towards, and −ln L of the held-out pixels. Collective."""
     targets, held_out = [], 0.0
     for one in seen:
-        bragg = (one.all @ weight.astype(np.float32)).astype(np.float64)
+        bragg = one.bragg(weight)
         factor, plane = _background(bragg, one.of, one.split)
         model = factor * bragg + plane
         held_out += _loss(one.of, model, ~one.split.pixel, how.target)
@@ -384,8 +387,8 @@ def _target(one: _Seen, factor: float, plane: np.ndarray, model: np.ndarray) -> 
     counted = np.maximum(one.of.data.photons[one.live] + readout, 0.0)
     background = np.maximum(plane, FLOOR) + readout
     counted, background, worth = (c.astype(np.float32) for c in (counted, background, worth))
-    expected = factor * (one.lit_by_node @ worth).astype(np.float64)
-    return _Target(one.lit, one.lit_by_node, factor, counted, background, worth, expected)
+    expected = factor * (one.lit.T @ worth).astype(np.float64)
+    return _Target(one.lit, factor, counted, background, worth, expected)
 
 
 def _iterated(weight: np.ndarray, targets: Sequence[_Target], add: Add) -> np.ndarray:
@@ -393,7 +396,7 @@ def _iterated(weight: np.ndarray, targets: Sequence[_Target], add: Add) -> np.nd
     sums, q = np.zeros((2, len(weight))), weight.astype(np.float32)
     for t in targets:
         model = t.factor * (t.lit @ q) + t.background
-        sums += t.factor * (t.lit_by_node @ (t.worth * t.counted / model)), t.expected
+        sums += t.factor * (t.lit.T @ (t.worth * t.counted / model)), t.expected
     top, bottom = add(sums)
     moved = weight * np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0) ** HASTE
     return moved / moved.sum()
