@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from spreadflow.errors import RefinedOutcome
 from spreadflow.io import images as io_images
@@ -250,7 +251,7 @@ def _delta_psi(axes: Any, table: dict) -> None:
         axes.errorbar(panels + shift, mean, sd, fmt="o", ms=4, color=color, label="before" if name else "after")
     axes.axhline(0, color=style.PALE, lw=0.8)
     axes.set(xlabel="panel (mean and standard deviation)", xlim=(panels.min() - 0.6, panels.max() + 0.6))
-    style.few_ticks(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     axes.legend()
 
 

@@ -80,9 +80,9 @@ def start(packed: Packed, spread: Mosaic, given: Given) -> Parameters:
     """Where the fit begins: orientation, cell and η as predicted with, N of the domain's volume, all nodes in reach."""
     volume = lattice.volume(lattice.cell_of(packed.A))
     n_cells = np.full(3, max(packed.domain_ang / volume ** (1 / 3), 5.0))
-    of_spectrum = np.searchsorted(given.energies_ev, packed.spectrum.energies_ev)
+    of_spectrum = np.isin(given.energies_ev, packed.spectrum.energies_ev)
     factors = given.factors._replace(anomalous=given.factors.anomalous[:, of_spectrum])
-    every = np.broadcast_to(1.0, (len(factors.hkl), len(of_spectrum)))
+    every = np.broadcast_to(1.0, (len(factors.hkl), of_spectrum.sum()))
     crystal = Crystal(packed.A, n_cells, np.float64(packed.eta_rad))
     shared = (given.beam_mm, packed.spectrum, given.polarization, given.detector)
     whole = Parameters(crystal, spread, np.float64(1.0), *shared, factors.hkl, every)
@@ -222,7 +222,7 @@ def _floor(packed: Packed, of: lattice_fit.Problem, refined: lattice_fit.Refined
     sigma, out = np.sqrt(variance(level, noise)), np.full((len(table["d"]), 2), np.nan)
     for box in np.flatnonzero(np.isfinite(table["fast_obs"])):
         corner = packed.boxes.bbox[box, ::2]
-        seen = spot_positions.observed(*(image(packed, of, box, values) for values in (above, sigma)))
+        seen = spot_positions.observed(*(image(packed, of, int(box), values) for values in (above, sigma)))
         out[box] = corner + seen - at[box]
     return out
 
