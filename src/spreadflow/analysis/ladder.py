@@ -144,7 +144,7 @@ def plain_count(d: np.ndarray, i_over_sigma: np.ndarray, flags: np.ndarray, d_mi
 
 def climb(start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise) -> tuple[solve.Data, dict[str, Step]]:
     """All rungs with a model, for one lattice. start: with discrete mosaic domains."""
-    of = {"pulse": lattice_fit.problem(start, space_group, boxes, noise)}
+    of: dict[str | None, lattice_fit.Problem] = {"pulse": lattice_fit.problem(start, space_group, boxes, noise)}
     of["mean"] = of["none"] = lattice_fit.problem(monochromatic(start), space_group, boxes, noise)
     steps = {}
     for name in MODELLED:
@@ -221,8 +221,8 @@ def _by_spot(shape: np.ndarray, of: lattice_fit.Problem) -> Step:
     """The same with a solve for each shoebox."""
     some = [slice(a, b) for a, b in zip(of.data.start, of.data.start[1:], strict=False)]
     steps = [_spots(shape[s], spot(of.data, s), of.noise) for s in some]
-    joined = (np.concatenate([getattr(step, name) for step in steps]) for name in ("bragg", "shape", "model", "planes"))
-    return Step(*joined, sum(step.n_evaluations for step in steps), 0.0)
+    bragg, model, planes = (np.concatenate([getattr(s, name) for s in steps]) for name in ("bragg", "model", "planes"))
+    return Step(bragg, shape, model, planes, sum(step.n_evaluations for step in steps), 0.0)
 
 
 def spot(data: solve.Data, some: slice) -> solve.Data:

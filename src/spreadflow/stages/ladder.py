@@ -83,7 +83,8 @@ def _blocks(annulus: Path, keys: list[str], n_lattices: int | None) -> tuple[lis
 
     The first that have shoeboxes, `n_lattices` of them.
     """
-    ids, chosen = [], []
+    ids: list[list[int]] = []
+    chosen: list[np.ndarray] = []
     for n, key in enumerate(keys):
         columns = store.read_part(annulus, "annulus", n, key, ["lattices/shot_id", "lattices/k", "reflections/lattice"])
         both = columns["lattices/shot_id"].tolist(), columns["lattices/k"].tolist()
@@ -103,7 +104,7 @@ def _columns(
         packed, of = pixelfit.unpack(columns, i), given[columns["lattices/run"][i]]
         identity = {name: columns[f"lattices/{name}"][i] for name in IDENTITY}
         rows: dict[str, list[dict]] = {"lattices": [identity | _flags(packed, annulus)]}
-        pixels = {}
+        pixels: dict[str, dict] = {}
         if chosen[i]:
             try:
                 turned = packed._replace(A=_turn(config, identity) @ packed.A)
