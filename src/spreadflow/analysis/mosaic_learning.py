@@ -41,7 +41,7 @@ CHECK, PATIENCE, LONGEST = 10, 3, 300
 """iterations between looks at the held-out shoeboxes; looks without gain that end a round; iterations of a round"""
 HASTE = 1.8
 """power of the multiplicative step: expectation-maximization has 1; below 2 it ends at the same weights, sooner"""
-NEGLIGIBLE = 0.1, 0.05
+NEGLIGIBLE = 0.03, 0.05
 """weight that the nodes dropped may hold together: between grids, and at the end"""
 
 Add = Callable[[np.ndarray], np.ndarray]
