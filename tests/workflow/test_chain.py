@@ -29,6 +29,10 @@ KEYS = {
     | {"cc_ano": OR_NONE, "scaling": str},  # too few Friedel mates in so few stills
     "annulus": dict.fromkeys(("n_lattices", "n_reflections", "n_pixels"), COUNT),
     "ladder": {"rungs": LIST},
+    "stage1": dict.fromkeys(("n_lattices", "n_worse", "n_rmsd"), COUNT)
+    | dict.fromkeys(("radial_rmsd_mm", "radial_rmsd_mm_before", "radial_floor_mm", "transverse_rmsd_mm"), NUMBER)
+    | dict.fromkeys(("misorientation_deg_median", "sigma_z_median", "seconds_per_lattice_per_core"), NUMBER)
+    | {"mosaicity": str, "pull_sd": dict},
 }
 KEYS["reindex"] = KEYS["index"]
 """what a checker reads of each summary, and its type"""
@@ -136,6 +140,19 @@ def test_all_rungs_of_the_ladder_pass(figures):
         for key in ("radial_rmsd_mm", "transverse_rmsd_mm", "sigma_z", "seconds_per_lattice"):
             assert isinstance(rung[key], float) and rung[key] > 0
     assert rungs["4"]["sigma_z"] < rungs["3B"]["sigma_z"] < rungs["1"]["sigma_z"]
+
+
+def test_lattices_are_refined_against_their_pixels(tiny_chain, figures):
+    """Of the published 25 domains with the continuous model: no better than that, but honest about it."""
+    f = figures["stage1"]
+    assert f["n_lattices"] == figures["annulus"]["n_lattices"] == f["outcomes"]["refined"] and f["n_worse"] == 0
+    assert f["mosaicity"] == "continuous" and f["uncertainty"] == "sandwich"
+    assert f["radial_floor_mm"] < f["radial_rmsd_mm"] <= 0.07 and f["transverse_rmsd_mm"] < 0.03
+    assert f["misorientation_deg_median"] <= 0.01 and 0.95 < f["sigma_z_median"] < 1.6
+    assert f["pull_sd"].keys() == {"scale", "rotation", "cell", "n_cells", "eta"}
+    assert all(0.3 < sd < 3 for sd in f["pull_sd"].values()), f["pull_sd"]
+    lines = (tiny_chain / "results" / "tiny" / "stage1.csv").read_text().splitlines()
+    assert len(lines) == 1 + f["n_lattices"] and lines[0].startswith("run,shot_id,k,outcome,a,b,c,")
 
 
 def test_merged_intensities_are_in_the_mtz(tiny_chain, figures):
