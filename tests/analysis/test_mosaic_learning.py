@@ -149,3 +149,12 @@ def test_templates_weighted_are_the_model(made, oversample):
     of = problem(made[0], np.eye(3), spread, oversample)
     model = lattice_fit.Model(of, ())(np.zeros(0))[0]
     np.testing.assert_allclose(mosaic_learning.templates(of, spread) @ share, model, atol=2e-3 * model.max())
+
+
+def test_nothing_is_believed_where_nothing_can_be_held_out(made):
+    one = made[0]
+    boxes, few = one.shoeboxes, np.arange(len(one.shoeboxes.panel)) < 4
+    pixels = np.repeat(few, boxes.n_pixels)
+    part = type(boxes)(boxes.hkl[few], boxes.panel[few], boxes.bbox[few], boxes.photons[pixels], boxes.valid[pixels])
+    learned = mosaic_learning.learn([problem(one._replace(shoeboxes=part))], eta_rad=ETA, fine=3.0)
+    assert not learned.is_better
