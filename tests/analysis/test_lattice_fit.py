@@ -95,18 +95,20 @@ def test_coordinates_are_what_a_matrix_is_made_of(group):
 
 
 @pytest.mark.parametrize(
-    ("free", "n_axes"), [((*FREE, "distance"), 3), (("rotation", "wavelength", "n_cells", "eta"), 1)]
+    ("free", "n_axes", "oversample"),
+    [((*FREE, "distance"), 3, 1), (("rotation", "wavelength", "n_cells", "eta"), 1, 2)],
 )
-def test_columns_are_finite_differences(tetragonal, free, n_axes):
+def test_columns_are_finite_differences(tetragonal, free, n_axes, oversample):
     """Of every kind of unknown, away from the start."""
     true, boxes = tetragonal
-    of = lattice_fit.problem(moved(true, 0.0), "P 43 21 2", boxes, NOISE)
+    of = lattice_fit.problem(true, "P 43 21 2", boxes, NOISE, oversample)
     model = lattice_fit.Model(of, free, n_axes, "float64", reach=7.0)
     assert len(model.names()) == len(set(model.names())) == model.n_unknowns
     steps = {"rotation": 1e-7, "cell": 1e-7, "wavelength": 1e-7, "distance": 1e-4}
     step = model.filled(dict.fromkeys(lattice_fit.SIGMAS, 1e-5) | steps)
     at = 20.0 * step
-    columns = model(at)[1]
+    values, columns = model(at)
+    np.testing.assert_allclose(model.photons(at), values, rtol=1e-9, atol=1e-9)
     for i, name in enumerate(model.names()):
         up, down = (model(at + sign * step[i] * np.eye(len(step))[i])[0] for sign in (1, -1))
         slope = (up - down) / (2 * step[i])
