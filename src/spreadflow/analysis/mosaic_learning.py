@@ -209,11 +209,11 @@ def _held_out(fits: Sequence[Problem], split: Sequence[_Split], how: _How) -> fl
 
 
 class _Grid(NamedTuple):
-    """Nodes origin-centred multiples of a step; weights sum to 1."""
+    """Rotation vectors that are multiples of a step; weights sum to 1."""
 
     step: float
     """rad"""
-    index: np.ndarray
+    place: np.ndarray
     """(node, 3) int: the rotation vector in steps"""
     weight: np.ndarray
     """(node,)"""
@@ -243,11 +243,11 @@ def _sharpest(of: Problem) -> float:
 def _ball(radius: float, step: float, eta_rad: float) -> _Grid:
     """Nodes within a radius, with the weights of the continuous distribution."""
     n = int(np.ceil(radius / step))
-    index = np.stack(np.meshgrid(*[np.arange(-n, n + 1)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
-    square = (index**2).sum(axis=1) * step**2
+    place = np.stack(np.meshgrid(*[np.arange(-n, n + 1)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    square = (place**2).sum(axis=1) * step**2
     inside = square <= radius**2
     weight = np.exp(-0.5 * square / eta_rad**2) / (square + 0.5 * step**2)
-    return _Grid(step, index[inside], weight[inside] / weight[inside].sum())
+    return _Grid(step, place[inside], weight[inside] / weight[inside].sum())
 
 
 def _heaviest(weight: np.ndarray, negligible: float) -> np.ndarray:
@@ -262,15 +262,15 @@ def _finer(grid: _Grid, step: float) -> _Grid:
     ratio = round(grid.step / step)
     around = np.stack(np.meshgrid(*[np.arange(1 - ratio, ratio)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     part = np.prod(1.0 - np.abs(around) / ratio, axis=1) / ratio**3
-    index = (ratio * grid.index[:, None] + around).reshape(-1, 3)
-    index, of = np.unique(index, axis=0, return_inverse=True)
+    place = (ratio * grid.place[:, None] + around).reshape(-1, 3)
+    place, of = np.unique(place, axis=0, return_inverse=True)
     weight = np.bincount(of.ravel(), (grid.weight[:, None] * part).ravel())
-    return _Grid(step, index, weight / weight.sum())
+    return _Grid(step, place, weight / weight.sum())
 
 
 def _mosaic(grid: _Grid, eta_rad: float) -> Mosaic:
     width = np.full(len(grid.weight), WIDTH * grid.step / eta_rad)
-    return Mosaic(rotation.from_vector(grid.step * grid.index), width, grid.weight)
+    return Mosaic(rotation.from_vector(grid.step * grid.place), width, grid.weight)
 
 
 def _centred(mosaic: Mosaic, fits: Sequence[Problem]) -> tuple[Mosaic, list[Problem]]:
@@ -289,8 +289,7 @@ def _centred(mosaic: Mosaic, fits: Sequence[Problem]) -> tuple[Mosaic, list[Prob
 
 def templates(of: Problem, mosaic: Mosaic) -> csr_matrix:
     """(valid pixel, component) Bragg photons of the problem's start if one component had all domains."""
-    n = len(mosaic.share)
-    found = []
+    n, found = len(mosaic.share), []
     for first in range(0, n, BATCH):
         some = np.minimum(np.arange(first, first + BATCH), n - 1)
         p = of.start._replace(mosaic=Mosaic(mosaic.rotations[some], mosaic.width[some], np.ones(BATCH)))
@@ -300,9 +299,8 @@ def templates(of: Problem, mosaic: Mosaic) -> csr_matrix:
         lit = (node < n) & (photons > 0)
         found.append((photons[lit].astype(np.float32), pairs.point[lit], node[lit]))
     values, point, node = (np.concatenate(c) for c in zip(*found, strict=True))
-    n_points = len(pixels.fast)
-    means = lattice_fit.means(of.boxes, of.oversample, n_points).astype(np.float32)
-    return csr_matrix(means @ csr_matrix((values, (point, node)), (n_points, n)))
+    means = lattice_fit.means(of.boxes, of.oversample, len(pixels.fast)).astype(np.float32)
+    return csr_matrix(means @ csr_matrix((values, (point, node)), (len(pixels.fast), n)))
 
 
 class _Seen(NamedTuple):
@@ -365,7 +363,7 @@ def _maximized(
     kept = _heaviest(best, negligible)
     some = np.isin(np.arange(len(best)), kept) * best
     _, held_out = _aimed(seen, some / some.sum(), how)
-    return _Grid(grid.step, grid.index[kept], best[kept] / best[kept].sum()), best_at, held_out
+    return _Grid(grid.step, grid.place[kept], best[kept] / best[kept].sum()), best_at, held_out
 
 
 def _aimed(seen: Sequence[_Seen], weight: np.ndarray, how: _How) -> tuple[list[_Target], float]:
