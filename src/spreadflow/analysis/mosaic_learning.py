@@ -37,8 +37,10 @@ BATCH = 64
 """nodes whose templates are made at a time"""
 HELD_OUT = 6
 """one of so many shoeboxes is held out"""
-CHECK, PATIENCE, LONGEST = 10, 3, 300
+CHECK, PATIENCE, LONGEST = 10, 3, 200
 """iterations between looks at the held-out shoeboxes; looks without gain that end a round; iterations of a round"""
+GAIN = 1.0
+"""fall of −ln L of the held-out shoeboxes that counts as one"""
 HASTE = 1.8
 """power of the multiplicative step: expectation-maximization has 1; below 2 it ends at the same weights, sooner"""
 NEGLIGIBLE = 0.03, 0.05
@@ -168,9 +170,8 @@ def _moved(of: Problem, to: Parameters) -> Problem:
 
 def _refined(of: Problem, split: _Split, how: _How) -> Problem:
     """The problem that starts where the shoeboxes that teach are likeliest."""
-    boxes, teaches = of.boxes, np.repeat(split.box, of.boxes.n_pixels)
-    rows = (boxes.hkl[split.box], boxes.panel[split.box], boxes.bbox[split.box])
-    part = type(boxes)(*rows, boxes.photons[teaches], boxes.valid[teaches])
+    boxes, rows = of.boxes, [split.box] * 3 + [np.repeat(split.box, of.boxes.n_pixels)] * 2
+    part = type(boxes)(*(column[some] for column, some in zip(boxes, rows, strict=True)))
     start = np.concatenate([[0], np.cumsum(np.diff(of.data.start)[split.box])])
     data = solve.Data(of.data.photons[split.pixel], of.data.plane[split.pixel], start)
     chosen = of._replace(boxes=part, data=data)
@@ -246,8 +247,8 @@ def _ball(radius: float, step: float, eta_rad: float) -> _Grid:
     place = np.stack(np.meshgrid(*[np.arange(-n, n + 1)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     square = (place**2).sum(axis=1) * step**2
     inside = square <= radius**2
-    weight = np.exp(-0.5 * square / eta_rad**2) / (square + 0.5 * step**2)
-    return _Grid(step, place[inside], weight[inside] / weight[inside].sum())
+    weight = (np.exp(-0.5 * square / eta_rad**2) / (square + 0.5 * step**2))[inside]
+    return _Grid(step, place[inside], weight / weight.sum())
 
 
 def _heaviest(weight: np.ndarray, negligible: float) -> np.ndarray:
@@ -354,16 +355,15 @@ def _maximized(
     weight, best, least, best_at = grid.weight, grid.weight, np.inf, 0
     for n in range(0, LONGEST + 1, CHECK):
         targets, held_out = _aimed(seen, weight, how)
-        if held_out < least:
+        if held_out < least - GAIN:
             best, least, best_at = weight, held_out, n
         if n - best_at >= PATIENCE * CHECK:
             break
         for _ in range(CHECK):
             weight = _iterated(weight, targets, how.add)
     kept = _heaviest(best, negligible)
-    some = np.isin(np.arange(len(best)), kept) * best
-    _, held_out = _aimed(seen, some / some.sum(), how)
-    return _Grid(grid.step, grid.place[kept], best[kept] / best[kept].sum()), best_at, held_out
+    weight = np.isin(np.arange(len(best)), kept) * best / best[kept].sum()
+    return _Grid(grid.step, grid.place[kept], weight[kept]), best_at, _aimed(seen, weight, how)[1]
 
 
 def _aimed(seen: Sequence[_Seen], weight: np.ndarray, how: _How) -> tuple[list[_Target], float]:
