@@ -43,7 +43,7 @@ NOISE = Noise(1.0, 0.01)
 RANGE = {"d_min": 2.1, "d_max": 2.5}
 FINE = {"shape": [3840, 3840], "pixel_mm": 0.0885}
 BRIGHT, MARGIN_MM = 1000.0, 0.708
-"""photons of the spots whose centroids are compared (beside those of I/σ ≥ 5); around them, pixels that count"""
+"""photons of the spots whose centroids are compared too, beside those of I/σ ≥ 5; around spots, pixels that count"""
 NEAR = 1.0
 """units of −ln L within which two fits are the same"""
 LIMIT = 300
@@ -362,12 +362,12 @@ def verdicts(rows: dict[str, dict]) -> Iterator[tuple[str, str, str, bool]]:
         z = rows["continuous"]["sigma_z"]
         yield "continuous", "sigma_Z 0.97-1.03", f"{z:.3f}", 0.97 <= z <= 1.03
     if "published" in rows:
-        radial, outside = rows["published"]["rms_mm_bright"][0], rows["published"]["outside"]
+        radial, outside = rows["published"]["rms_mm_strong"][0], rows["published"]["outside"]
         yield "published", "radial <= 0.058 mm", f"{radial:.4f} mm", radial <= 0.058
         found = ", ".join(f"{value:.1%}" for value in outside.values())
         yield "published", "N, eta within 20 %", found, max(outside.values()) <= 0.2
     if "given" in rows:
-        model, truth = (rows["given"][f"rms_mm_bright{of}"][0] for of in ("", "_truth"))
+        model, truth = (rows["given"][f"rms_mm_strong{of}"][0] for of in ("", "_truth"))
         yield "given", "radial <= 1.05 x the truth's", f"{model:.4f} mm, {model / truth:.3f} x", model <= 1.05 * truth
     for name, r in rows.items():
         yield name, "no lattice worse", f"{r['n_worse']} of {r['n']}", r["n_worse"] == 0
