@@ -8,8 +8,10 @@ VENV ?= .venv
 CORES ?= all
 # More words for pytest: make test PYTEST='-n 2 --dist loadfile'.
 PYTEST ?=
-# The folder of stills, for `make nanobragg`.
+# The folder of stills, for `make nanobragg`. Where it has a model of the crystals, their pixels are modelled too.
 DATA ?=
+FACTORS = {model: $(DATA)/model.pdb, k_sol: 0.0}
+MODEL = $(if $(wildcard $(DATA)/model.pdb),--config 'structure_factors=$(FACTORS)')
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -44,7 +46,7 @@ demo: $(READY)  ## the whole chain on simulated stills, then the table of what c
 nanobragg: $(READY)  ## the chain on stills of another simulator: make nanobragg DATA=<folder>
 	@test -n "$(wildcard $(DATA)/*.nxs)" || { echo "DATA is '$(DATA)': give the folder of the .nxs files: make nanobragg DATA=<folder>" >&2; exit 2; }
 	spreadflow manifest --run nanobragg_c2 --offset-adu 10 --out data/nanobragg_c2/manifest.json $(DATA)/*.nxs
-	snakemake --cores $(CORES) --configfile config/nanobragg.yaml $(FOLLOW)
+	snakemake --cores $(CORES) $(MODEL) --configfile config/nanobragg.yaml $(FOLLOW)
 	spreadflow table results/nanobragg
 
 cctbx: $(CCTBX)/.ready  ## cctbx in an environment of its own: a judge of structure factors, for the tests alone

@@ -4,15 +4,20 @@ import json
 from pathlib import Path
 
 import gemmi
+import h5py
 import numpy as np
 import pytest
 
 from spreadflow import cli
 from spreadflow.analysis.merging import Unique
+from spreadflow.config import for_stage, parse, section
 from spreadflow.io import store
 from spreadflow.io.images import Source
-from spreadflow.physics import geometry, symmetry
+from spreadflow.parallel import World
+from spreadflow.physics import geometry, rotation, symmetry
+from spreadflow.report import stage1 as report
 from spreadflow.report.conserved import checks
+from spreadflow.stages import stage1
 
 pytestmark = pytest.mark.slow
 GROUP = "C 1 2 1"
@@ -29,7 +34,8 @@ def trial(shared_data, chain, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("nanobragg")
     manifest = ["--run", "nanobragg_c2", "--offset-adu", "10", "--out", str(folder / "data/nanobragg_c2/manifest.json")]
     assert cli.main(["manifest", str(shared_data / "nanobragg_c2" / "*.nxs"), *manifest]) == 0
-    chain(folder, "nanobragg")
+    model = f"structure_factors={{model: {shared_data / 'nanobragg_c2' / 'model.pdb'}, k_sol: 0.0}}"
+    chain(folder, "nanobragg", "--config", model)
     return folder / "results" / "nanobragg"
 
 
@@ -118,13 +124,38 @@ def test_friedel_mates_have_the_right_hand(run, shared_data, truth):
 
 
 def test_the_chain_goes_to_its_end_and_loses_nothing(trial):
-    stages = ("index", "level0", "reindex", "cells", "merge", "annulus")
+    stages = ("index", "level0", "reindex", "cells", "merge", "annulus", "ladder", "stage1")
     figures = {stage: json.loads((trial / f"{stage}.json").read_text()) for stage in stages}
     found = checks(figures)
     assert len(found) >= 7 and all(check.holds for check in found), found
     assert figures["cells"]["n_kept"] >= 22 and figures["annulus"]["n_reflections"] > 100
     assert figures["level0"]["true_shift_mm"] is None and figures["reindex"]["misorientation_deg_median"] is None
     assert (trial / "report.html").exists() and (trial / "merge.mtz").exists()
+
+
+def test_pixels_of_another_simulator_are_explained_to_the_noise(trial, truth, shared_data, tmp_path):
+    """With the model the amplitudes are of, and its mosaic domains: nothing of spreadflow made these pixels."""
+    with h5py.File(tmp_path / "domains.h5", "w") as f:
+        f["rotations"] = rotation.from_vector(np.array(truth["mosaic_rotation_vectors_rad_lab"]))
+    tree = {
+        "structure_factors": {"model": str(shared_data / "nanobragg_c2" / "model.pdb"), "k_sol": 0.0},
+        "stage1": {"mosaicity": "domains", "domains": str(tmp_path / "domains.h5"), "oversample": 3},
+    }
+    config, out = for_stage(section(parse(tree), "stage1"), "stage1"), tmp_path / "stage1.h5"
+    stage1.run(config, annulus=trial / "annulus.h5", out=out, world=World())
+    known, _ = report.make("stage1", [out], [])
+    smooth = json.loads((trial / "stage1.json").read_text())
+    for f in (known, smooth):
+        assert f["n_refined"] == f["n_lattices"] >= 22 and f["n_worse"] == 0
+    assert known["radial_rmsd_mm"] < 0.35 * known["radial_rmsd_mm_before"], "of the prediction by spots"
+    assert known["radial_rmsd_mm"] < 1.15 * known["radial_floor_mm"] and 0.98 < known["sigma_z_median"] < 1.02
+    assert smooth["sigma_z_median"] > 1.1, "a smooth distribution is not these 25 domains"
+    found = store.read(out, "stage1", ["lattices/"])
+    np.testing.assert_allclose(np.median(found["lattices/n_cells"]), 57, rtol=0.02)
+    np.testing.assert_allclose(np.median(found["lattices/scale"]), 93.75, rtol=0.05)
+    true = [np.array(image["lattices"][0]["A"]) for image in truth["images"]]
+    angles = [min(symmetry.misorientation(A, theirs, GROUP) for theirs in true) for A in found["lattices/A"]]
+    assert np.rad2deg(np.median(angles)) < 0.001
 
 
 def test_time_per_shot(run):
