@@ -148,7 +148,8 @@ def integrate(
 
 def shoeboxes(predicted: Predicted, detector: Detector) -> np.ndarray:
     """(reflection, 4) fast0 fast1 slow0 slow1, half open, px: the shoeboxes that `integrate` makes."""
-    return _boxes(predicted, *_footprints(predicted, detector, EXTENT, MARGIN_PX), BORDER_PX, detector.shape)[0].bbox
+    axes, half = _footprints(predicted, detector, EXTENT, MARGIN_PX)
+    return _boxes(predicted, axes, half, BORDER_PX, detector.shape)[0].bbox
 
 
 def _footprints(predicted: Predicted, detector: Detector, extent: float, margin_px: float):

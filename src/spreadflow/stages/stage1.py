@@ -58,13 +58,16 @@ def run(config: StageConfig, *, annulus: Path, out: Path, world: World, word: st
 
         parts.each(world, make)
         progress.at(len(blocks))
-    outcomes = {}
-    if world.rank == 0:
+    outcomes: dict[str, int] = {}
+
+    def tell() -> None:
         lattices = [parts.read(n, ["lattices/"]) for n in range(len(blocks))]
         table = store.joined(word, [name for name in schema.FILES[word] if name.startswith("lattices/")], lattices)
         _write_csv(out.with_suffix(".csv"), table, told["runs"], names)
-        outcomes = {end.name.lower(): int((table["lattices/outcome"] == end).sum()) for end in RefinedOutcome}
+        outcomes.update({end.name.lower(): int((table["lattices/outcome"] == end).sum()) for end in RefinedOutcome})
         log.info("%d lattices: %s", sum(outcomes.values()), ", ".join(f"{n} {end}" for end, n in outcomes.items() if n))
+
+    world.once(tell)
     carried = {name: told[name] for name in ("runs", "space_group", "detectors")}
     parts.finish(world, config=section.model_dump(mode="json"), unknowns=names, outcomes=outcomes, **carried)
 
