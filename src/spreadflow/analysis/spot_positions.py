@@ -5,6 +5,8 @@ from scipy.ndimage import label
 
 STRONG_PIXEL = 2.0
 """standard deviations above the background from which a pixel is part of the observed spot, as in integration"""
+STRONG_SPOT = 5.0
+"""I/σ from which a spot has an observed centroid, as in integration"""
 
 
 def centroids(photons: np.ndarray, place: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -30,7 +32,8 @@ def _summed(columns: np.ndarray, start: np.ndarray) -> np.ndarray:
 def observed(above: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     """(2,) fast, slow, px from the corner: centre of mass of the pixels > 2 σ connected with the highest one.
 
-    above: (slow, fast) photons above the background, NaN = not usable; sigma: of the background. NaN where none is.
+    above: (slow, fast) photons above the background, NaN = not usable; sigma: of the background. NaN where these
+    pixels together are less than 5 σ: no such spot counts as observed.
     """
     height = np.nan_to_num(above / sigma, nan=-np.inf)
     strong = height > STRONG_PIXEL
@@ -38,4 +41,6 @@ def observed(above: np.ndarray, sigma: np.ndarray) -> np.ndarray:
         return np.full(2, np.nan)
     regions, _ = label(strong)
     slow, fast = np.nonzero(regions == regions.flat[np.argmax(height)])
+    if above[slow, fast].sum() < STRONG_SPOT * np.sqrt((sigma[slow, fast] ** 2 + above[slow, fast]).sum()):
+        return np.full(2, np.nan)
     return above[slow, fast] @ np.stack([fast, slow], axis=1) / above[slow, fast].sum() + 0.5

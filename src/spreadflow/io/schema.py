@@ -270,7 +270,7 @@ _STAGE1 = (
             "slow_before": ("float64", "px", "centroid predicted by spots, as in the annulus"),
             "fast_obs": ("float32", "px", "observed centroid, as in the annulus; NaN where I/σ < 5"),
             "slow_obs": ("float32", "px", "observed centroid, as in the annulus; NaN where I/σ < 5"),
-            "fast_floor": ("float32", "px", "observed − model centroid of spots drawn from the model; NaN as fast_obs"),
+            "fast_floor": ("float32", "px", "observed − model centroid of spots drawn from the model; NaN if weak"),
             "slow_floor": ("float32", "px", "the same along slow"),
             "delta_psi_rad": ("float32", "rad", "rotation onto the Ewald sphere of the shot's mean energy"),
             "delta_psi_before_rad": ("float32", "rad", "the same as in the annulus"),

@@ -74,6 +74,7 @@ class Distances:
     def rms(self, name: str, axis: int, unit: str = "mm", some: np.ndarray | slice = slice(None)) -> float | None:
         """name: before, after or floor; axis: 0 radial, 1 transverse."""
         values = self.px[name][some, axis] * (self.pixel_mm[some] if unit == "mm" else 1.0)
+        values = values[np.isfinite(values)]
         return float(np.sqrt(np.mean(values**2))) if len(values) else None
 
 
@@ -82,7 +83,7 @@ def _distances(table: dict, detectors: list[Detector]) -> Distances:
     t = {name.split("/")[1]: column for name, column in table.items() if name.startswith("reflections/")}
     refined = table["lattices/outcome"][t["lattice"]] == RefinedOutcome.REFINED
     run = table["lattices/run"][t["lattice"]]
-    seen = np.isfinite(t["fast_obs"]) & np.isfinite(t["fast"]) & np.isfinite(t["fast_floor"]) & refined
+    seen = np.isfinite(t["fast_obs"]) & np.isfinite(t["fast"]) & refined
     rows = np.concatenate([np.flatnonzero(seen & (run == r)) for r in range(len(detectors))])
     pixel = np.concatenate([np.full((seen & (run == r)).sum(), float(d.pixel_mm)) for r, d in enumerate(detectors)])
     axes = np.concatenate(
