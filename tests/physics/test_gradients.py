@@ -183,7 +183,8 @@ def test_derivatives_by_the_crystal_block_by_block(name):
     def of(A, n_cells, eta):
         return photons(p._replace(crystal=Crystal(A, n_cells, eta)))
 
-    np.testing.assert_allclose(made.photons, photons(p), rtol=1e-12)
+    expected = np.asarray(photons(p))
+    np.testing.assert_allclose(made.photons, expected, rtol=1e-9, atol=1e-13 * expected.max())
     truth = jax.jit(jax.jacfwd(of, argnums=(0, 1, 2)))(*p.crystal)
     for column, expected in zip(made[1:], truth, strict=True):
         expected = np.reshape(expected, column.shape)
