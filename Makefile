@@ -6,7 +6,7 @@ SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
 CORES ?= all
-# More words for pytest: make test PYTEST='-n 2 --dist loadfile'.
+# More words for pytest: make test PYTEST='--durations 20'.
 PYTEST ?=
 # The folder of stills, for `make nanobragg`. Where it has a model of the crystals, their pixels are modelled too.
 DATA ?=
@@ -58,10 +58,11 @@ $(CCTBX)/.ready: requirements-cctbx.lock | $(READY)
 
 test: lint  ## everything: lint, unit tests, whole chains, MPI, Slurm where it can be had
 	@$(MAKE) --no-print-directory cctbx || echo "no cctbx here: its test is skipped"
-	pytest $(PYTEST)
+	pytest -m "not slow" -n 2 --dist loadfile $(PYTEST)
+	pytest -m slow $(PYTEST)
 
 check: lint  ## the developer's loop: lint and all tests but the slow ones
-	pytest -m "not slow" $(PYTEST)
+	pytest -m "not slow" -n 2 --dist loadfile $(PYTEST)
 
 lint: $(READY)  ## format, lint, types, import layers, workflow, containers
 	ruff format --check .
