@@ -90,10 +90,7 @@ def problem(start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise,
 
 def points(boxes: Shoeboxes) -> Pixels:
     """All pixels of the shoeboxes, in their order."""
-    fast0, fast1, slow0, slow1 = np.asarray(boxes.bbox, dtype=np.int64).T
-    one = np.ones(len(boxes.panel), dtype=np.int64)
-    some = layout.Footprints(one, np.asarray(boxes.panel), fast0, slow0, fast1 - fast0, slow1 - slow0, one)
-    return layout.points(some)
+    return layout.points(layout.rectangles(boxes.panel, boxes.bbox))
 
 
 def unknowns(free: tuple[Unknown, ...], mosaic: Mosaic, n_strains: int, n_axes: int) -> dict[Unknown, int]:

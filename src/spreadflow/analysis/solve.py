@@ -19,6 +19,8 @@ ENOUGH = 0.01
 """a step that promises less of −ln L ends the fit"""
 RIDGE = 1e-6
 """of the planes' equations, relative to their diagonal: a shoebox may have too few pixels for a plane"""
+LEVERAGE = 0.999
+"""the largest share of the information about an unknown that one shoebox is taken to hold"""
 
 
 class Data(NamedTuple):
@@ -168,10 +170,6 @@ def _step(point: Point, damping: float) -> tuple[np.ndarray, float]:
     scaled = point.hessian * np.outer(scale, scale) + damping * np.eye(len(scale))
     step = -scale * np.linalg.solve(scaled, scale * point.gradient)
     return step, point.idle + float(-point.gradient @ step - 0.5 * step @ point.hessian @ step)
-
-
-LEVERAGE = 0.999
-"""the largest share of the information about an unknown that one shoebox is taken to hold"""
 
 
 def covariances(point: Point) -> tuple[np.ndarray, np.ndarray]:

@@ -97,8 +97,7 @@ def within(
     followed = _follow(parameters, reach)
     boxes = _boxes(followed, parameters.detector)
     fast0, fast1, slow0, slow1 = np.asarray(bbox, dtype=np.int64).T
-    one = np.ones(len(panel), dtype=np.int64)
-    footprints = Footprints(one, np.asarray(panel), fast0, slow0, fast1 - fast0, slow1 - slow0, oversample * one)
+    footprints = rectangles(panel, bbox, oversample)
     pixels, n = points(footprints), oversample
     start = np.cumsum(footprints.n_points) - footprints.n_points
     found = []
@@ -112,6 +111,13 @@ def within(
         found.append(np.stack([corner, stride, n * width[met], n * height[met], boxes.cloud[met]]))
     pieces = _Pieces(*np.concatenate([np.empty((5, 0), dtype=np.int64), *found], axis=1))
     return pixels, _select(followed, parameters, pixels, pieces)
+
+
+def rectangles(panel: np.ndarray, bbox: np.ndarray, oversample: int = 1) -> Footprints:
+    """Given rectangles (n, 4) fast0 fast1 slow0 slow1, half open, as footprints of no node in particular."""
+    fast0, fast1, slow0, slow1 = np.asarray(bbox, dtype=np.int64).T
+    one = np.ones(len(panel), dtype=np.int64)
+    return Footprints(one, np.asarray(panel), fast0, slow0, fast1 - fast0, slow1 - slow0, oversample * one)
 
 
 def meets(parameters: Parameters, panel: np.ndarray, bbox: np.ndarray) -> np.ndarray:
