@@ -175,6 +175,22 @@ class Model:
         self._lay_out(p)
         return self._of_pixels(forward.sums(p, self._pixels, self._pairs, self.dtype)[0])
 
+    def templates(self, u: np.ndarray) -> csr_matrix:
+        """(valid pixel, node · channel) photons of each channel per electron² of |F|²."""
+        p = self.parameters(u)
+        self._lay_out(p)
+        n, done, values, rows, columns = len(p.spectrum.photons), 0, [], [], []
+        for photons in forward.by_channel(p, self._pixels, self._pairs, self.dtype):
+            some = slice(done, done := done + len(photons))
+            channel = self._pairs.channel[some, None] + np.arange(forward.WINDOW)
+            column = (self._pairs.cloud[some] // len(p.mosaic.share))[:, None] * n + channel
+            lit = (photons > 0) & (channel < n)
+            values.append(photons[lit])
+            rows.append(np.broadcast_to(self._pairs.point[some, None], lit.shape)[lit])
+            columns.append(column[lit])
+        data, row, column = map(np.concatenate, (values, rows, columns))
+        return self._of_pixels(csr_matrix((data, (row, column)), shape=(len(self._pixels.fast), n * len(p.hkl))))
+
     def scaled(self, factor: float) -> "Model":
         """The same model, its start brighter by a factor."""
         out = copy(self)

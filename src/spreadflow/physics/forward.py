@@ -146,6 +146,30 @@ def each(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype="float32") 
     return np.concatenate([np.empty(0), *map(np.asarray, found)])[: len(pairs.point)]
 
 
+def by_channel(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype="float32") -> Iterator[np.ndarray]:
+    """(pair, WINDOW) photons of every channel of every pair per electron² of |F|²; block by block as `sums`."""
+    ray, cloud, channels = _tables(
+        parameters._replace(f_squared=jnp.ones((1, len(parameters.spectrum.photons)))), pixels
+    )
+    left = len(pairs.point)
+    for some in _blocks(pairs, STEP, len(parameters.spectrum.photons)):
+        yield np.asarray(_block_by_channel(ray, cloud, channels, some, dtype))[:left]
+        left -= STEP
+
+
+@partial(jax.jit, static_argnames="dtype")
+def _block_by_channel(ray, cloud, channels, pairs, dtype):
+    a2, a1, a0 = exponents(ray, cloud, channels.middle, pairs.point, pairs.cloud)
+    centre = -a1 / a2
+    height = ray.efficiency[pairs.point] * cloud.amplitude[pairs.cloud] * jnp.exp(-0.5 * (a0 + a1 * centre))
+    curvature, middle, height, x, strength = (
+        a.astype(dtype) for a in (0.5 * a2, centre, height, channels.x, channels.strength)
+    )
+    at = pairs.channel[:, None] + jnp.arange(WINDOW)
+    u = x[at] - middle[:, None]
+    return height[:, None] * strength[at] * jnp.exp(-curvature[:, None] * u * u)
+
+
 def _blocks(pairs: Pairs, size: int, dark: int) -> Iterator[Pairs]:
     """Blocks of pairs of one size, the last filled up with pairs of the channel `dark`."""
     for start in range(0, len(pairs.point), size):

@@ -1,0 +1,101 @@
+"""What the pixels of one lattice say about |F(hkl, E)|²: everything SPREAD needs of them, and no pixels.
+
+With the weights fixed, a pixel that expects Σ T·|F|² + plane is linear in |F|² of each channel. Its part of −ln L is
+then a parabola, which the Gram matrix TᵀWT of a shoebox's templates holds exactly once the plane is eliminated. What
+stage 1 refines (scale, rotation, cell, N, η) is kept beside it to first order, and eliminated when curves are refined.
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from spreadflow.analysis import lattice_fit, solve
+from spreadflow.analysis.likelihood import variance
+
+DIM = 1e-3
+"""photons in a shoebox below which a channel of a reflection is left as the model has it"""
+
+
+class Gram(NamedTuple):
+    """The parabola of one lattice. Columns are channels of reflections, shoebox after shoebox.
+
+    −ln L = loss − slopeᵀy − scoreᵀu + ½ yᵀ(normal)y + yᵀ(cross)u + ½ uᵀ(nuisance)u, y the change of |F|² from
+    `intensity` and u that of what stage 1 refines; planes, and all terms no model changes, are left out.
+    """
+
+    start: np.ndarray
+    """(box + 1,) first column of each shoebox, and the number of columns"""
+    hkl: np.ndarray
+    """(column, 3) int32"""
+    channel: np.ndarray
+    """(column,) int32: of the lattice's spectrum"""
+    intensity: np.ndarray
+    """(column,) |F|² that the templates were weighted with, electrons²"""
+    slope: np.ndarray
+    """(column,)"""
+    cross: np.ndarray
+    """(column, unknown)"""
+    nuisance: np.ndarray
+    """(unknown, unknown), weak restraints included"""
+    score: np.ndarray
+    """(unknown,)"""
+    normal: np.ndarray
+    """float32: the lower triangle of each shoebox's matrix, row by row, shoebox after shoebox"""
+    loss: float
+    n_pixels: int
+
+
+def gram(model: lattice_fit.Model, planes: np.ndarray, *, model_error: float = 0.0) -> Gram:
+    """Of a model whose unknowns are zero where it starts, and its planes (box, 3), photons.
+
+    model_error: standard deviation of the model of a pixel, relative to its Bragg photons; it lowers the weights.
+    """
+    of, data = model.of, model.of.data
+    bragg, jacobian = model(np.zeros(model.n_unknowns))
+    expected = bragg + solve.backgrounds(planes, data)
+    weight = 1.0 / (variance(expected, of.noise) + (model_error * bragg) ** 2)
+    photons = model.templates(np.zeros(model.n_unknowns))
+    start, others = of.start, np.column_stack([jacobian, data.photons - expected])
+    n_channels, n = len(start.spectrum.photons), model.n_unknowns
+    intensity = np.asarray(start.f_squared, dtype=np.float64).ravel()
+    boxes = [_box(photons[a:b], others[a:b], data.plane[a:b], weight[a:b], intensity) for a, b in pairwise(data.start)]
+    column = np.concatenate([np.empty(0, dtype=np.int64), *(box.column for box in boxes)])
+    left = np.sum([box.others for box in boxes], axis=0)
+    restraint = 1.0 / model.filled(lattice_fit.SIGMAS) ** 2
+    return Gram(
+        start=np.cumsum([0, *(len(box.column) for box in boxes)]),
+        hkl=np.asarray(start.hkl, dtype=np.int32)[column // n_channels],
+        channel=(column % n_channels).astype(np.int32),
+        intensity=intensity[column],
+        slope=np.concatenate([np.empty(0), *(box.cross[:, n] for box in boxes)]),
+        cross=np.concatenate([np.empty((0, n)), *(box.cross[:, :n] for box in boxes)]),
+        nuisance=left[:n, :n] + np.diag(restraint),
+        score=left[:n, n],
+        normal=np.concatenate([np.empty(0, dtype=np.float32), *(box.normal for box in boxes)]),
+        loss=0.5 * float(left[n, n]),
+        n_pixels=len(data.photons),
+    )
+
+
+class _Box(NamedTuple):
+    """The blocks of one shoebox, plane eliminated."""
+
+    column: np.ndarray
+    normal: np.ndarray
+    cross: np.ndarray
+    """(column, unknown + 1): the last with the residual"""
+    others: np.ndarray
+    """(unknown + 1, unknown + 1)"""
+
+
+def _box(photons: csr_matrix, others: np.ndarray, plane: np.ndarray, weight: np.ndarray, intensity: np.ndarray) -> _Box:
+    """photons: (pixel, node · channel) of the shoebox; others: (pixel, unknown + 1)."""
+    bright = np.asarray(photons.sum(axis=0)).ravel()
+    column = np.flatnonzero(bright * intensity > DIM)
+    n = len(column)
+    every = np.concatenate([photons[:, column].toarray(), others, plane], axis=1)
+    block = every.T @ (weight[:, None] * every)
+    own = block[-3:, -3:] + solve.RIDGE * (np.trace(block[-3:, -3:]) + 1e-12) * np.eye(3)
+    left = block[:-3, :-3] - block[:-3, -3:] @ np.linalg.solve(own, block[-3:, :-3])
+    return _Box(column, left[:n, :n][np.tril_indices(n)].astype(np.float32), left[:n, n:], left[n:, n:])
