@@ -111,7 +111,7 @@ def alone(n: int) -> dict:
         problem, fit = begun(made, "per_shot", i)
         smooth.append(scored(made, problem, fit))
         start = stage1.user_cpu()
-        learned = mosaic_learning.learn([problem], eta_rad=eta_of([fit]), numbers=[i], fine=ALONE)
+        learned = mosaic_learning.learn([problem], eta_rad=eta_of([fit]), seeds=[(0, i)], fine=ALONE)
         seconds.append(stage1.user_cpu() - start)
         gains.append(learned.continuous - learned.held_out)
         fallbacks += not learned.is_better

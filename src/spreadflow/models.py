@@ -75,6 +75,8 @@ class Mosaic(NamedTuple):
     """(component,) standard deviation about each axis of the component's own Gaussian, in units of η; 0 = one domain"""
     share: Array
     """(component,) fraction of the domains; sums to 1"""
+    eta_rad: Array | None = None
+    """() η that the widths were learned with, rad: a lattice keeps to it; None = its own, which may be refined"""
 
 
 class Parameters(NamedTuple):

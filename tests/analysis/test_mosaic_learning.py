@@ -1,5 +1,8 @@
 """Distributions of domains planted in a triclinic crystal on two panels, learned from its pixels alone."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -87,7 +90,7 @@ def pattern_error(one: patches.Patch, of: lattice_fit.Problem) -> np.ndarray:
 
 def test_patterns_of_spots_are_learned(made, refined):
     smooth = [problem(one) for one in made]
-    smooth = [again(of, lattice_fit.refine(of, (*mosaic_learning.FREE, "eta"), is_rough=False)) for of in smooth]
+    smooth = [again(of, lattice_fit.refine(of, mosaic_learning.FREE, is_rough=False)) for of in smooth]
     before, after = (
         np.concatenate([pattern_error(one, of) for one, of in zip(made, fits, strict=True)])
         for fits in (smooth, refined)
@@ -122,23 +125,46 @@ def test_the_rotation_all_lattices_share_goes_to_the_lattices(made, refined):
 
 
 def test_two_ranks_learn_what_one_does(made):
-    """Each sees its own lattices; sums are over both."""
-    problems = [problem(one) for one in made]
-    how = mosaic_learning._How(mosaic_learning.FREE, 1, "normal", ETA, lambda a: a)
-    grid = mosaic_learning._ball(2 * ETA, ETA, ETA)
-    spread = mosaic_learning._mosaic(grid, ETA)
-    seen = [
-        mosaic_learning._seen(p, mosaic_learning._split(p, np.random.default_rng(i)), spread)
-        for i, p in enumerate(problems)
-    ]
-    targets, loss = mosaic_learning._aimed(seen, grid.weight, how)
-    together = mosaic_learning._iterated(grid.weight, targets, how.add)
-    sent = []
-    mosaic_learning._iterated(grid.weight, targets[1:], lambda a: sent.append(a) or a)
-    apart = mosaic_learning._iterated(grid.weight, targets[:1], lambda a: a + sent[0])
-    np.testing.assert_allclose(apart, together, rtol=1e-12)
-    assert not np.allclose(together, grid.weight, rtol=0.01)
-    assert loss == pytest.approx(sum(mosaic_learning._aimed([s], grid.weight, how)[1] for s in seen), rel=1e-12)
+    """Each sees its own lattices, sums are over both; and one that has none learns the same."""
+    few = [cut(one, 30) for one in made]
+
+    def learn(numbers: list[int], add=mosaic_learning.sum_up) -> mosaic_learning.Learned:
+        seeds = [(0, n) for n in numbers]
+        return mosaic_learning.learn([few[n] for n in numbers], eta_rad=ETA, seeds=seeds, fine=2.0, add=add)
+
+    together = learn([0, 1])
+    for split in ([[0], [1]], [[0, 1], []]):
+        for learned in threaded(lambda numbers, add: learn(numbers, add), split):
+            for ours, theirs in zip(learned.mosaic, together.mosaic, strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-15)
+            assert learned.rounds == together.rounds and learned.continuous == together.continuous
+    assert not np.allclose(learn([0]).mosaic.share[:16], together.mosaic.share[:16], rtol=0.01)
+
+
+def threaded(work, split: list[list[int]]) -> list:
+    """What `work(numbers, add)` returns on ranks that are threads."""
+    meet, sent = threading.Barrier(len(split)), [None] * len(split)
+
+    def of(rank: int):
+        def add(arrays):
+            sent[rank] = arrays
+            meet.wait(60)
+            total = mosaic_learning.sum_up([a for arrays in sent for a in arrays])
+            meet.wait(60)
+            return total
+
+        return work(split[rank], add)
+
+    with ThreadPoolExecutor(len(split)) as pool:
+        return list(pool.map(of, range(len(split))))
+
+
+def cut(one: patches.Patch, n: int) -> lattice_fit.Problem:
+    """Of the first n shoeboxes."""
+    boxes, few = one.shoeboxes, np.arange(len(one.shoeboxes.panel)) < n
+    pixels = np.repeat(few, boxes.n_pixels)
+    part = type(boxes)(boxes.hkl[few], boxes.panel[few], boxes.bbox[few], boxes.photons[pixels], boxes.valid[pixels])
+    return problem(one._replace(shoeboxes=part))
 
 
 @pytest.mark.parametrize("oversample", [1, 2])
@@ -152,9 +178,11 @@ def test_templates_weighted_are_the_model(made, oversample):
 
 
 def test_nothing_is_believed_where_nothing_can_be_held_out(made):
-    one = made[0]
-    boxes, few = one.shoeboxes, np.arange(len(one.shoeboxes.panel)) < 4
-    pixels = np.repeat(few, boxes.n_pixels)
-    part = type(boxes)(boxes.hkl[few], boxes.panel[few], boxes.bbox[few], boxes.photons[pixels], boxes.valid[pixels])
-    learned = mosaic_learning.learn([problem(one._replace(shoeboxes=part))], eta_rad=ETA, fine=3.0)
-    assert not learned.is_better
+    assert not mosaic_learning.learn([cut(made[0], 4)], eta_rad=ETA, fine=3.0).is_better
+
+
+def test_a_learned_set_keeps_its_unit(made, learned):
+    """η is no unknown of a lattice with a learned set; it is where the set is continuous."""
+    assert learned.mosaic.eta_rad == ETA and learned.problems[0].start.crystal.eta_rad == ETA
+    for of, has in ((learned.problems[0], False), (problem(made[0]), True)):
+        assert ("eta" in lattice_fit.Model(of, mosaic_learning.FREE).names()) == has

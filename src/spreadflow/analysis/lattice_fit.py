@@ -94,9 +94,10 @@ def points(boxes: Shoeboxes) -> Pixels:
 
 
 def unknowns(free: tuple[Unknown, ...], mosaic: Mosaic, n_strains: int, n_axes: int) -> dict[Unknown, int]:
-    """How many there are of each kind. η is none where the mosaic spread is of single domains."""
+    """How many there are of each kind. η is none where the mosaic spread is of single domains, or was learned."""
     sizes = {"rotation": 3, "cell": n_strains, "n_cells": n_axes}
-    return {name: sizes.get(name, 1) for name in free if name != "eta" or np.any(mosaic.width)}
+    has_eta = mosaic.eta_rad is None and np.any(mosaic.width)
+    return {name: sizes.get(name, 1) for name in free if name != "eta" or has_eta}
 
 
 def names(sizes: dict[Unknown, int]) -> list[str]:

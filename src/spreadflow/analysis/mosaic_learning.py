@@ -12,15 +12,15 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from spreadflow.analysis import lattice_fit, solve
+from spreadflow.analysis import lattice_fit, sampling, solve
 from spreadflow.analysis.lattice_fit import Problem
 from spreadflow.analysis.likelihood import FLOOR, Target, pixelwise, variance
 from spreadflow.models import Mosaic, Parameters
 from spreadflow.physics import forward, layout, rotation
 from spreadflow.physics.mosaic import GAUSS, continuous
 
-FREE = ("scale", "rotation", "cell", "n_cells")
-"""what is refined of a lattice between rounds; η means nothing with a learned set"""
+FREE = ("scale", "rotation", "cell", "n_cells", "eta")
+"""what is refined of a lattice between rounds; η with the continuous distribution alone"""
 EXTENT = 3.0
 """η out to which the first grid reaches"""
 COARSE, FINE = 2.0, 0.5
@@ -46,8 +46,13 @@ HASTE = 1.8
 NEGLIGIBLE = 0.03, 0.05
 """weight that the nodes dropped may hold together: between grids, and at the end"""
 
-Add = Callable[[np.ndarray], np.ndarray]
-"""sums an array over all ranks; every rank calls it equally often"""
+Add = Callable[[list[np.ndarray]], np.ndarray]
+"""sums equal arrays, one of each lattice, over the lattices of all ranks; every rank calls it equally often"""
+
+
+def sum_up(arrays: list[np.ndarray]) -> np.ndarray:
+    """Where one rank has all lattices."""
+    return np.sum(arrays, axis=0)
 
 
 class Round(NamedTuple):
@@ -88,25 +93,24 @@ def learn(
     problems: Sequence[Problem],
     *,
     eta_rad: float,
-    seed: Sequence[int] = (0,),
-    numbers: Sequence[int] | None = None,
+    seeds: Sequence[Sequence[int]] | None = None,
     fine: float = FINE,
     free: tuple[str, ...] = FREE,
     n_axes: int = 1,
     target: Target = "normal",
-    add: Add = lambda a: a,
+    add: Add = sum_up,
 ) -> Learned:
     """Learn the distribution that lattices share, in the lab frame; of one lattice alone where there is but one.
 
-    problems: start near their continuous fits. eta_rad: of the continuous distribution; the first grid reaches 3 η.
-    numbers: of the lattices among those of all ranks, for the random choice of what is held out. fine: step of
-    the last grid, in angular widths of a domain. add: collective.
+    problems: start near their continuous fits; a rank may have none. eta_rad: of the continuous distribution; the
+    first grid reaches 3 η. seeds: of the random choice of what is held out, for each lattice. fine: step of the last
+    grid, in angular widths of a domain. add: collective.
     """
     how = _How(free, n_axes, target, eta_rad, add)
-    numbers = range(len(problems)) if numbers is None else numbers
-    split = [_split(p, np.random.default_rng([*seed, n])) for p, n in zip(problems, numbers, strict=True)]
+    seeds = [(0, n) for n in range(len(problems))] if seeds is None else seeds
+    split = [_split(p, np.random.default_rng(seed)) for p, seed in zip(problems, seeds, strict=True)]
     smooth = [_placed(p, continuous(), eta_rad) for p in problems]
-    fits = [_refined(p, t, how._replace(free=(*free, "eta"))) for p, t in zip(smooth, split, strict=True)]
+    fits = [_refined(p, t, how) for p, t in zip(smooth, split, strict=True)]
     before = _held_out(fits, split, how)
     steps = _steps(fits, eta_rad, fine, add)
     grid, rounds = _ball(EXTENT * eta_rad, steps[0], eta_rad), []
@@ -191,19 +195,19 @@ def _background(bragg: np.ndarray, of: Problem, split: _Split) -> tuple[float, n
     return factor, solve.backgrounds(planes, of.data)
 
 
-def _loss(of: Problem, model: np.ndarray, some: np.ndarray, target: Target) -> float:
-    """−ln L of some of the valid pixels."""
-    return float(pixelwise(of.data.photons[some], model[some], of.noise, target).loss.sum())
+def _loss(of: Problem, model: np.ndarray, some: np.ndarray, target: Target) -> np.ndarray:
+    """(1,) −ln L of some of the valid pixels."""
+    return pixelwise(of.data.photons[some], model[some], of.noise, target).loss.sum(keepdims=True)
 
 
 def _held_out(fits: Sequence[Problem], split: Sequence[_Split], how: _How) -> float:
     """−ln L of the held-out shoeboxes, their planes fitted. Collective."""
-    total = 0.0
+    losses = []
     for of, t in zip(fits, split, strict=True):
         bragg = _bragg(of)
         factor, plane = _background(bragg, of, t)
-        total += _loss(of, factor * bragg + plane, ~t.pixel, how.target)
-    return float(how.add(np.array([total]))[0])
+        losses.append(_loss(of, factor * bragg + plane, ~t.pixel, how.target))
+    return float(how.add(losses)[0])
 
 
 # ---------------------------------------------------------------- grids
@@ -225,8 +229,7 @@ def _steps(fits: Sequence[Problem], eta_rad: float, fine: float, add: Add) -> li
 
     The last but one of three or more comes twice: once lattices are refined with its nodes, these fall into place.
     """
-    widths = [np.sqrt(GAUSS / 4) * _sharpest(p) for p in fits]
-    total, n = add(np.array([sum(widths), len(widths)]))
+    total, n = add([np.array([np.sqrt(GAUSS / 4) * _sharpest(p), 1.0]) for p in fits])
     least = EXTENT * eta_rad * (4.0 * np.pi / 3.0 / NODES) ** (1.0 / 3.0)
     first = max(min(COARSE * total / n, COARSEST * eta_rad), least)
     halvings = max(int(np.ceil(np.log2(first / (fine * total / n)) - 1e-9)), 0)
@@ -271,7 +274,7 @@ def _finer(grid: _Grid, step: float) -> _Grid:
 
 def _mosaic(grid: _Grid, eta_rad: float) -> Mosaic:
     width = np.full(len(grid.weight), WIDTH * grid.step / eta_rad)
-    return Mosaic(rotation.from_vector(grid.step * grid.place), width, grid.weight)
+    return Mosaic(rotation.from_vector(grid.step * grid.place), width, grid.weight, np.float64(eta_rad))
 
 
 def _centred(mosaic: Mosaic, fits: Sequence[Problem]) -> tuple[Mosaic, list[Problem]]:
@@ -300,7 +303,7 @@ def templates(of: Problem, mosaic: Mosaic) -> csr_matrix:
         lit = (node < n) & (photons > 0)
         found.append((photons[lit].astype(np.float32), pairs.point[lit], node[lit]))
     values, point, node = (np.concatenate(c) for c in zip(*found, strict=True))
-    means = lattice_fit.means(of.boxes, of.oversample, len(pixels.fast)).astype(np.float32)
+    means = sampling.means(of.boxes, of.oversample, len(pixels.fast), of.kernel, np.unique(point), np.float32)
     return csr_matrix(means @ csr_matrix((values, (point, node)), (len(pixels.fast), n)))
 
 
@@ -368,14 +371,14 @@ def _maximized(
 
 def _aimed(seen: Sequence[_Seen], weight: np.ndarray, how: _How) -> tuple[list[_Target], float]:
     """What to move the weights towards, and −ln L of the held-out pixels. Collective."""
-    targets, held_out = [], 0.0
+    targets, held_out = [], []
     for one in seen:
         bragg = one.bragg(weight)
         factor, plane = _background(bragg, one.of, one.split)
         model = factor * bragg + plane
-        held_out += _loss(one.of, model, ~one.split.pixel, how.target)
+        held_out.append(_loss(one.of, model, ~one.split.pixel, how.target))
         targets.append(_target(one, factor, plane[one.live], model[one.live]))
-    return targets, float(how.add(np.array([held_out]))[0])
+    return targets, float(how.add(held_out)[0])
 
 
 def _target(one: _Seen, factor: float, plane: np.ndarray, model: np.ndarray) -> _Target:
@@ -391,10 +394,10 @@ def _target(one: _Seen, factor: float, plane: np.ndarray, model: np.ndarray) -> 
 
 def _iterated(weight: np.ndarray, targets: Sequence[_Target], add: Add) -> np.ndarray:
     """One step: weight·(Σ template·worth·counted/model / Σ template·worth)^`HASTE`; sums to 1. Collective."""
-    sums, q = np.zeros((2, len(weight))), weight.astype(np.float32)
+    sums, q = [], weight.astype(np.float32)
     for t in targets:
         model = t.factor * (t.lit @ q) + t.background
-        sums += t.factor * (t.lit.T @ (t.worth * t.counted / model)), t.expected
+        sums.append(np.stack([t.factor * (t.lit.T @ (t.worth * t.counted / model)), t.expected]))
     top, bottom = add(sums)
     moved = weight * np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0) ** HASTE
     return moved / moved.sum()
