@@ -5,7 +5,6 @@ import pytest
 
 from spreadflow.analysis import shoeboxes
 from spreadflow.config import StageConfig, for_stage, parse, section
-from spreadflow.errors import ConfigError
 from spreadflow.physics import mosaic, rotation
 from spreadflow.stages import patches, still
 
@@ -64,9 +63,3 @@ def test_the_noise_of_a_frame():
     again, other = (patches.patch(simulator, n, **RANGE) for n in (1, 2))
     np.testing.assert_array_equal(again.shoeboxes.photons, made.shoeboxes.photons)
     assert len(other.shoeboxes.photons) != len(made.shoeboxes.photons)
-
-
-def test_light_that_spreads_between_pixels_is_refused():
-    simulator = still.Simulator(staged(detector=TREE["detector"] | {"psf_fwhm_mm": 0.1}))
-    with pytest.raises(ConfigError, match="psf_fwhm_mm"):
-        patches.patch(simulator, 1, **RANGE)

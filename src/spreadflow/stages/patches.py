@@ -1,16 +1,19 @@
 """Shoeboxes of simulated lattices made directly, without images: for benchmarks and for planning an experiment."""
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis import integration, lattice_fit, prediction, shoeboxes
-from spreadflow.errors import ConfigError
+from spreadflow.analysis import integration, lattice_fit, prediction, sampling, shoeboxes
 from spreadflow.models import Mosaic, Parameters, Pixels, Shoeboxes
 from spreadflow.physics import forward, lattice, layout, rotation
 from spreadflow.physics.background import background
 from spreadflow.stages.still import NOISE, ORIENTATION, Simulator
 from spreadflow.units import HC_EV_ANGSTROM, wavelength
+
+GRID_PX = 16
+"""of the pixels over which a panel's background is averaged"""
 
 
 class Patch(NamedTuple):
@@ -22,9 +25,9 @@ class Patch(NamedTuple):
     parameters: Parameters
     """A is the mean over the mosaic domains, whose rotations count from it; all nodes that the pulse may light"""
     bragg: np.ndarray
-    """(pixel,) expected photons of the lattice"""
+    """(pixel,) expected photons of the lattice, after the point spread"""
     background: np.ndarray
-    """(pixel,) expected photons of water and air"""
+    """(pixel,) expected photons of water and air, after the point spread"""
 
 
 def patch(simulator: Simulator, number: int, *, d_min: float, d_max: float, border_px: int = 3) -> Patch:
@@ -32,20 +35,22 @@ def patch(simulator: Simulator, number: int, *, d_min: float, d_max: float, bord
 
     Orientation, pulse and mosaic domains are those of that shot's still; noise has the same distribution, but not the
     same numbers. The boxes are those of an integration that knows the lattice, `border_px` wider. Saturation is left
-    out. Raises ConfigError where light spreads between pixels, for which an image is needed.
+    out; of what the point spread takes farther than its kernel reaches, the lattice's share.
     """
-    if simulator.kernel is not None:
-        width = simulator.section.psf_fwhm_mm
-        raise ConfigError("detector.psf_fwhm_mm", "0 where no images are made", width, "Simulate images instead.")
-    true = _parameters(simulator, number)
+    true, shape = _parameters(simulator, number), simulator.detector.shape
     found = _predicted(simulator, true, d_min, d_max)
     panel, bbox = found.panel.astype(np.int32), integration.shoeboxes(found, simulator.detector)
-    bbox = shoeboxes.widened(bbox, border_px, simulator.detector.shape)
-    where = shoeboxes.addresses(panel, bbox)[1]
-    boxes = Shoeboxes(found.hkl.astype(np.int32), panel, bbox, np.zeros(len(where[0])), simulator.good[where])
-    photons, behind = _bragg(simulator, true, boxes), _background(simulator, true, lattice_fit.points(boxes))
-    counts = _counted(simulator, number, photons + behind, simulator.gain[where])
-    return Patch(boxes._replace(photons=counts), found, true, photons, behind)
+    bbox = shoeboxes.widened(bbox, border_px, shape)
+    reach = 0 if simulator.kernel is None else len(simulator.kernel) // 2
+    wide = Shoeboxes(found.hkl.astype(np.int32), panel, shoeboxes.widened(bbox, reach, shape), np.empty(0), np.empty(0))
+    photons, behind = _bragg(simulator, true, wide), _background(simulator, true, lattice_fit.points(wide))
+    rng, gain = simulator.rng(NOISE, number), simulator.gain[shoeboxes.addresses(panel, wide.bbox)[1]]
+    spread = partial(_spread, simulator.kernel, wide.bbox, bbox)
+    afar = _afar(simulator, true)[shoeboxes.addresses(panel, bbox)[1][0]]
+    counts = _read_out(simulator, rng, spread(_counted(simulator, rng, photons + behind) * gain) + afar)
+    valid = simulator.good[shoeboxes.addresses(panel, bbox)[1]]
+    boxes = wide._replace(bbox=bbox, photons=counts, valid=valid)
+    return Patch(boxes, found, true, spread(photons), spread(behind) + afar)
 
 
 def _parameters(simulator: Simulator, number: int) -> Parameters:
@@ -81,8 +86,8 @@ def _bragg(simulator: Simulator, true: Parameters, boxes: Shoeboxes) -> np.ndarr
     true = true._replace(hkl=hkl, f_squared=f_squared)
     points, pairs = layout.within(true, boxes.panel, boxes.bbox, oversample=oversample)
     photons = forward.sums(true, layout.filled(points, 1 << 14), pairs, "float64")[0]
-    every = boxes._replace(valid=np.ones(len(boxes.valid), dtype=bool))
-    return lattice_fit.means(every, oversample, len(photons)) @ photons
+    every = boxes._replace(valid=np.ones(boxes.n_pixels.sum(), dtype=bool))
+    return sampling.means(every, oversample, len(photons)) @ photons
 
 
 def _background(simulator: Simulator, true: Parameters, points: Pixels) -> np.ndarray:
@@ -95,10 +100,40 @@ def _background(simulator: Simulator, true: Parameters, points: Pixels) -> np.nd
     return np.asarray(background(sine, np.asarray(rays.efficiency), mean, total, *paths))[:n]
 
 
-def _counted(simulator: Simulator, number: int, photons: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    """(pixel,) what a reader makes of expected photons: counted, amplified, read out, divided by the nominal gain."""
-    rng, d = simulator.rng(NOISE, number), simulator.section
-    if d.flicker:
-        photons = np.maximum(1.0 + d.flicker * rng.standard_normal(len(photons)), 0.0) * photons
-    adu = rng.poisson(photons) * gain * d.quantum_gain + d.readout_adu * rng.standard_normal(len(photons))
+def _counted(simulator: Simulator, rng: np.random.Generator, photons: np.ndarray) -> np.ndarray:
+    """(pixel,) counts of expected photons."""
+    if flicker := simulator.section.flicker:
+        photons = np.maximum(1.0 + flicker * rng.standard_normal(len(photons)), 0.0) * photons
+    return rng.poisson(photons)
+
+
+def _spread(kernel: np.ndarray | None, wide: np.ndarray, bbox: np.ndarray, photons: np.ndarray) -> np.ndarray:
+    """(pixel,) photons in boxes (box, 4), given those in wider ones before the point spread."""
+    if kernel is None:
+        return photons
+    out, start = [], 0
+    for (fast0, fast1, slow0, slow1), inner in zip(wide, bbox, strict=True):
+        stop = start + (fast1 - fast0) * (slow1 - slow0)
+        image = sampling.spread(photons[start:stop].reshape(slow1 - slow0, fast1 - fast0), kernel)
+        rows, columns = slice(inner[2] - slow0, inner[3] - slow0), slice(inner[0] - fast0, inner[1] - fast0)
+        out.append(image[rows, columns].ravel())
+        start = stop
+    return np.concatenate([np.empty(0), *out])
+
+
+def _afar(simulator: Simulator, true: Parameters) -> np.ndarray:
+    """(panel,) expected photons of each pixel from beyond the kernel's reach: what it leaves out, evenly."""
+    if simulator.kernel is None:
+        return np.zeros(simulator.detector.n_panels)
+    (n_slow, n_fast), n = simulator.detector.shape, simulator.detector.n_panels
+    grid = np.meshgrid(np.arange(n), np.arange(0, n_slow, GRID_PX), np.arange(0, n_fast, GRID_PX), indexing="ij")
+    panel, slow, fast = (axis.ravel() for axis in grid)
+    behind = _background(simulator, true, Pixels(panel.astype(np.int32), fast + 0.5, slow + 0.5))
+    return (1.0 - simulator.kernel.sum()) * behind.reshape(n, -1).mean(axis=1)
+
+
+def _read_out(simulator: Simulator, rng: np.random.Generator, photons: np.ndarray) -> np.ndarray:
+    """(pixel,) what a reader makes of photons counted, amplified and spread: read out, divided by the nominal gain."""
+    d = simulator.section
+    adu = photons * d.quantum_gain + d.readout_adu * rng.standard_normal(len(photons))
     return (np.rint(adu) / d.quantum_gain).astype(np.float32)
