@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from spreadflow.config.simulation import NAMED_CURVES
 from spreadflow.physics import anomalous
 
 
@@ -45,6 +46,17 @@ def test_named_sites_differ_by_their_valence():
     assert half[0] - half[1] == pytest.approx(2.0, abs=0.3)
     assert [energies[c.real.argmin()] for c in (oxidized, reduced)] == pytest.approx(half, abs=3.0)
     assert oxidized.imag.max() > 1.02 * oxidized.imag[-1], "a white line"
+
+
+def test_the_metallic_site_has_the_tables_edge():
+    energies = np.arange(7080.0, 7160.0, 0.1)
+    steepest = energies[np.gradient(anomalous.site("Fe", "metallic", energies).imag).argmax()]
+    assert steepest == pytest.approx(anomalous.nearest_edge("Fe", 7112.0), abs=1.0)
+    np.testing.assert_array_equal(anomalous.shifted("Fe", 6.0, energies), anomalous.site("Fe", "oxidized", energies))
+
+
+def test_the_configuration_knows_all_named_curves():
+    assert set(NAMED_CURVES) == set(anomalous.VALENCE)
 
 
 @pytest.mark.parametrize(("element", "edge"), [("Fe", 7112.0), ("Zn", 9659.0), ("Gd", 7243.0)])

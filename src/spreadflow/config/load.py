@@ -14,10 +14,12 @@ from spreadflow.config.analysis import (
     LadderSection,
     Level0Section,
     MergeSection,
+    MosaicSection,
     Stage1Section,
 )
 from spreadflow.config.base import Section, explain
 from spreadflow.config.simulation import (
+    NAMED_CURVES,
     BeamSection,
     CrystalSection,
     DetectorSection,
@@ -67,7 +69,7 @@ def files(config: Config) -> dict[str, Path]:
         of = config.resolved(key)
         named |= {f"{key}.model": of.model, f"{key}.mtz": of.mtz}
         curves = {f"{key}.sites.{i}.curve": site.curve for i, site in enumerate(of.sites)}
-        named |= {where: Path(curve) for where, curve in curves.items() if curve not in ("oxidized", "reduced")}
+        named |= {where: Path(curve) for where, curve in curves.items() if curve not in NAMED_CURVES}
     return {key: path for key, path in named.items() if path is not None}
 
 
@@ -124,6 +126,7 @@ class StageConfig(Section):
     annulus: AnnulusSection = ABSENT
     wide: AnnulusSection = ABSENT
     ladder: LadderSection = ABSENT
+    mosaic: MosaicSection = ABSENT
     stage1: Stage1Section = ABSENT
 
 

@@ -7,6 +7,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from spreadflow.config.base import CellParameters, Inconsistent, Section, SpaceGroupName, check_cell_fits_group
 
+NAMED_CURVES = ("oxidized", "reduced", "metallic")
+"""curves of a site that no file needs to hold"""
+
 
 class Site(Section):
     """One kind of anomalous atom and the curve it scatters with."""
@@ -14,7 +17,7 @@ class Site(Section):
     atom: str
     """atom name in the model, for example FE1"""
     curve: str
-    """`oxidized`, `reduced`, or a path to a 3-column table (energy in eV, f', f'')"""
+    """`oxidized`, `reduced`, `metallic`, or a path to a 3-column table (energy in eV, f', f'')"""
 
 
 class CrystalSection(Section):

@@ -7,7 +7,7 @@ import numpy as np
 import xraydb
 from numpy.typing import ArrayLike
 
-VALENCE = {"oxidized": 3, "reduced": 2}
+VALENCE = {"oxidized": 3, "reduced": 2, "metallic": 0}
 """formal valence of the metal in the curves that are known by name"""
 EDGE_SHIFT_EV = 2.0
 """shift of the edge per unit of valence, to higher energy"""
@@ -32,9 +32,14 @@ def nearest_edge(element: str, energy_ev: float) -> float:
 
 
 def site(element: str, curve: str, energies_ev: np.ndarray) -> np.ndarray:
-    """(channel,) complex f' + i f'' of a metal site: the edge shifted by its valence, softened, with a white line.
+    """(channel,) complex f' + i f'' of a metal site whose curve is known by name: a key of `VALENCE`."""
+    return shifted(element, VALENCE[curve] * EDGE_SHIFT_EV, energies_ev)
 
-    curve: `oxidized` or `reduced`. f' is the dispersion integral of f'' plus what the tables hold beyond it (the
+
+def shifted(element: str, shift_ev: float, energies_ev: np.ndarray) -> np.ndarray:
+    """(channel,) complex f' + i f'' of a metal site: the edge shifted by so many eV, softened, with a white line.
+
+    f' is the dispersion integral of f'' plus what the tables hold beyond it (the
     relativistic part and the contribution of all else), which is smooth and taken from either side of the edge.
     """
     energies = np.atleast_1d(np.asarray(energies_ev, dtype=np.float64))
@@ -42,7 +47,7 @@ def site(element: str, curve: str, energies_ev: np.ndarray) -> np.ndarray:
     step = np.arange(edge - _NEAR_EV, edge + _NEAR_EV, 0.25)
     nodes = np.unique(np.concatenate([np.geomspace(edge / 50, edge * 50, 2000), step]))
     table = tabulated(element, nodes)
-    absorption = _site_absorption(nodes, table.imag, edge, VALENCE[curve] * EDGE_SHIFT_EV)
+    absorption = _site_absorption(nodes, table.imag, edge, shift_ev)
     anchors = edge + np.array([-2.0, 2.0]) * _NEAR_EV
     smooth = tabulated(element, anchors).real - kramers_kronig(anchors, nodes, table.imag)
     real = kramers_kronig(energies, nodes, absorption) + np.polynomial.Polynomial.fit(anchors, smooth, 1)(energies)
@@ -71,19 +76,19 @@ def _sides(energies: np.ndarray, edge: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def kramers_kronig(energies_ev: np.ndarray, nodes_ev: np.ndarray, absorption: np.ndarray) -> np.ndarray:
-    """(n,) f'(E) = (2/π) P∫ x f''(x) / (E² − x²) dx of f'' given at nodes (m,) eV and linear between them, zero beyond.
+    """(n, ...) f'(E) = (2/π) P∫ x f''(x) / (E² − x²) dx, f'' (m, ...) at nodes (m,) eV, linear between, zero beyond.
 
     The principal value of each linear piece f'' = α + β x is analytic, the difference between its ends of
     −½ α ln|E² − x²| − β x + ½ β E ln|(E + x)/(E − x)|; where E is a node, the logarithms of the two pieces that meet
     there cancel. Energies are > 0.
     """
     nodes, values = np.asarray(nodes_ev, dtype=np.float64), np.asarray(absorption, dtype=np.float64)
-    slope = np.diff(values) / np.diff(nodes)
-    level = values[:-1] - slope * nodes[:-1]
-    out = np.empty(len(energies_ev))
+    slope = (np.diff(values, axis=0).T / np.diff(nodes)).T
+    level = values[:-1] - (slope.T * nodes[:-1]).T
+    out = np.empty((len(energies_ev), *values.shape[1:]))
     for i, energy in enumerate(np.asarray(energies_ev, dtype=np.float64)):
         gap = np.abs(energy - nodes)
         minus, plus = np.log(np.where(gap > 1e-9, gap, 1.0)), np.log(energy + nodes)
-        pieces = -0.5 * level * np.diff(minus + plus) - slope * np.diff(nodes)
-        out[i] = (pieces + 0.5 * slope * energy * np.diff(plus - minus)).sum()
+        out[i] = -0.5 * np.diff(minus + plus) @ level
+        out[i] += (0.5 * energy * np.diff(plus - minus) - np.diff(nodes)) @ slope
     return 2.0 / np.pi * out
