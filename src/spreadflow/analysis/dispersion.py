@@ -20,7 +20,7 @@ KINDS = ("f'", "f''")
 
 
 class Parametrisation(NamedTuple):
-    """curves = reference + basis @ θ, and normal restraints ½ precision (rows @ θ − target)² of θ, in electrons."""
+    """curves = reference + basis @ θ, in electrons, and normal restraints of θ: ½ Σ precision (rows @ θ − target)²."""
 
     reference: np.ndarray
     """(site, 2, channel) e"""
@@ -45,26 +45,14 @@ class Parametrisation(NamedTuple):
     is_smooth: bool = False
     """restrained to smoothness: edges are not to be read from it"""
 
+    def curves(self, theta: np.ndarray) -> np.ndarray:
+        """(site, 2, channel) e of the unknowns (theta,)."""
+        return self.reference + (self.basis @ theta).reshape(self.reference.shape)
+
     @property
     def reference_at_nodes(self) -> np.ndarray:
         """(site, 2, node) e, interpolated."""
         return _at(self.nodes_ev, self.energies_ev, self.reference)
-
-
-def curves(p: Parametrisation, theta: np.ndarray) -> np.ndarray:
-    """(site, 2, channel) e of the unknowns (theta,)."""
-    return p.reference + (p.basis @ theta).reshape(p.reference.shape)
-
-
-def prior(p: Parametrisation) -> tuple[np.ndarray, np.ndarray]:
-    """Information (theta, theta) and right side (theta,) of the restraints, whose slope is information @ θ − side."""
-    weighted = p.rows * p.precision[:, None]
-    return weighted.T @ p.rows, weighted.T @ p.target
-
-
-def information(p: Parametrisation, hessian: np.ndarray) -> np.ndarray:
-    """(theta, theta) of the data alone, `hessian` (site·2·channel, …) being that of the curves."""
-    return p.basis.T @ hessian @ p.basis
 
 
 def free(
