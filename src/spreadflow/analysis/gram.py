@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix
+
 from spreadflow.analysis import lattice_fit, solve
 from spreadflow.analysis.likelihood import variance
 
@@ -58,7 +59,7 @@ def gram(model: lattice_fit.Model, planes: np.ndarray, *, model_error: float = 0
     photons = model.templates(np.zeros(model.n_unknowns))
     start, others = of.start, np.column_stack([jacobian, data.photons - expected])
     n_channels, n = len(start.spectrum.photons), model.n_unknowns
-    intensity = np.asarray(start.f_squared, dtype=np.float64).ravel()
+    intensity = np.asarray(start.f_squared, dtype=np.float64)
     boxes = [_box(photons[a:b], others[a:b], data.plane[a:b], weight[a:b], intensity) for a, b in pairwise(data.start)]
     column = np.concatenate([np.empty(0, dtype=np.int64), *(box.column for box in boxes)])
     left = np.sum([box.others for box in boxes], axis=0)
@@ -67,7 +68,7 @@ def gram(model: lattice_fit.Model, planes: np.ndarray, *, model_error: float = 0
         start=np.cumsum([0, *(len(box.column) for box in boxes)]),
         hkl=np.asarray(start.hkl, dtype=np.int32)[column // n_channels],
         channel=(column % n_channels).astype(np.int32),
-        intensity=intensity[column],
+        intensity=intensity.ravel()[column],
         slope=np.concatenate([np.empty(0), *(box.cross[:, n] for box in boxes)]),
         cross=np.concatenate([np.empty((0, n)), *(box.cross[:, :n] for box in boxes)]),
         nuisance=left[:n, :n] + np.diag(restraint),
@@ -90,12 +91,17 @@ class _Box(NamedTuple):
 
 
 def _box(photons: csr_matrix, others: np.ndarray, plane: np.ndarray, weight: np.ndarray, intensity: np.ndarray) -> _Box:
-    """photons: (pixel, node · channel) of the shoebox; others: (pixel, unknown + 1)."""
-    bright = np.asarray(photons.sum(axis=0)).ravel()
-    column = np.flatnonzero(bright * intensity > DIM)
+    """photons: (pixel, node · channel) of the shoebox; others: (pixel, unknown + 1); intensity: (node, channel)."""
+    column = _lit(np.asarray(photons.sum(axis=0)).reshape(intensity.shape) * intensity > DIM)
     n = len(column)
     every = np.concatenate([photons[:, column].toarray(), others, plane], axis=1)
     block = every.T @ (weight[:, None] * every)
     own = block[-3:, -3:] + solve.RIDGE * (np.trace(block[-3:, -3:]) + 1e-12) * np.eye(3)
     left = block[:-3, :-3] - block[:-3, -3:] @ np.linalg.solve(own, block[-3:, :-3])
     return _Box(column, left[:n, :n][np.tril_indices(n)].astype(np.float32), left[:n, n:], left[n:, n:])
+
+
+def _lit(bright: np.ndarray) -> np.ndarray:
+    """Columns from the first to the last bright channel of each node (node, channel)."""
+    before, after = (np.logical_or.accumulate(b, axis=1) for b in (bright, bright[:, ::-1]))
+    return np.flatnonzero(before & after[:, ::-1])

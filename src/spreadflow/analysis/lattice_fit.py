@@ -16,7 +16,7 @@ from spreadflow.analysis import sampling, solve
 from spreadflow.analysis.likelihood import Noise, Target, pixelwise, variance
 from spreadflow.analysis.refinement import Frame, frame, matrix, turn
 from spreadflow.models import Mosaic, Parameters, Pixels, Shoeboxes
-from spreadflow.physics import forward, geometry, layout
+from spreadflow.physics import forward, geometry, layout, rotation
 from spreadflow.physics.mosaic import GAUSS, continuous
 from spreadflow.units import DEG
 
@@ -95,6 +95,13 @@ def problem(
     start_of = np.concatenate([[0], np.cumsum(np.bincount(box[boxes.valid], minlength=len(boxes.panel)))])
     data = solve.Data(boxes.photons[boxes.valid].astype(np.float64), plane, start_of)
     return Problem(start, cell, boxes, data, noise, oversample, kernel)
+
+
+def moved(of: Problem, to: Parameters) -> Problem:
+    """The problem that starts at parameters."""
+    metric = to.crystal.A.T @ to.crystal.A
+    U = rotation.nearest(to.crystal.A @ np.linalg.inv(np.linalg.cholesky(metric).T))
+    return of._replace(start=to, frame=of.frame._replace(U=U, metric=metric))
 
 
 def points(boxes: Shoeboxes) -> Pixels:

@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 from spreadflow.analysis import lattice_fit, sampling, solve
 from spreadflow.analysis.lattice_fit import Problem
 from spreadflow.analysis.likelihood import FLOOR, Target, pixelwise, variance
-from spreadflow.models import Mosaic, Parameters
+from spreadflow.models import Mosaic
 from spreadflow.physics import forward, layout, rotation
 from spreadflow.physics.mosaic import GAUSS, continuous
 
@@ -165,13 +165,6 @@ def _placed(of: Problem, mosaic: Mosaic, eta_rad: float) -> Problem:
     return of._replace(start=of.start._replace(crystal=crystal, mosaic=mosaic))
 
 
-def _moved(of: Problem, to: Parameters) -> Problem:
-    """The problem that starts at parameters."""
-    metric = to.crystal.A.T @ to.crystal.A
-    U = rotation.nearest(to.crystal.A @ np.linalg.inv(np.linalg.cholesky(metric).T))
-    return of._replace(start=to, frame=of.frame._replace(U=U, metric=metric))
-
-
 def _refined(of: Problem, split: _Split, how: _How) -> Problem:
     """The problem that starts where the shoeboxes that teach are likeliest."""
     boxes, rows = of.boxes, [split.box] * 3 + [np.repeat(split.box, of.boxes.n_pixels)] * 2
@@ -179,7 +172,7 @@ def _refined(of: Problem, split: _Split, how: _How) -> Problem:
     start = np.concatenate([[0], np.cumsum(np.diff(of.data.start)[split.box])])
     data = solve.Data(of.data.photons[split.pixel], of.data.plane[split.pixel], start)
     chosen = of._replace(boxes=part, data=data)
-    return _moved(
+    return lattice_fit.moved(
         of, lattice_fit.refine(chosen, how.free, n_axes=how.n_axes, target=how.target, is_rough=False).parameters
     )
 
@@ -284,7 +277,7 @@ def _centred(mosaic: Mosaic, fits: Sequence[Problem]) -> tuple[Mosaic, list[Prob
     out = []
     for of in fits:
         crystal = of.start.crystal._replace(A=u @ of.start.crystal.A)
-        out.append(_moved(of, of.start._replace(crystal=crystal, mosaic=centred)))
+        out.append(lattice_fit.moved(of, of.start._replace(crystal=crystal, mosaic=centred)))
     return centred, out
 
 

@@ -1,0 +1,178 @@
+"""SPREAD: f′(E) and f″(E) of each metal site from the Gram matrices of many lattices.
+
+|F|² is quadratic in the curves, and so nearly linear where they are known to an electron or two that Gauss-Newton
+needs three steps. A step costs milliseconds a lattice and no pixels, whatever the grid of energies, the restraints or
+the dispersion relation.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from spreadflow.analysis import dispersion
+from spreadflow.analysis.dispersion import Parametrisation
+from spreadflow.analysis.gram import Gram
+from spreadflow.physics.structure_factors import StructureFactors
+
+ENOUGH = 1e-4
+"""a step that promises less of −ln L ends the refinement"""
+CYCLES = 10
+"""steps at most"""
+
+
+class Lattice(NamedTuple):
+    """A lattice's Gram matrices, and what F of its columns is made of."""
+
+    gram: Gram
+    fixed: np.ndarray
+    """(column,) complex128: F without the sites' f′ and f″"""
+    groups: np.ndarray
+    """(site, column) complex128: g of each site"""
+
+
+class Normal(NamedTuple):
+    """−ln L of lattices, a parabola in parameters about some point."""
+
+    loss: float
+    gradient: np.ndarray
+    """(parameter,)"""
+    hessian: np.ndarray
+    """(parameter, parameter)"""
+    scores: np.ndarray
+    """(lattice, parameter) each one's share of the gradient"""
+
+
+class Refined(NamedTuple):
+    """Curves that make the pixels likeliest, restraints included."""
+
+    theta: np.ndarray
+    """(parameter,)"""
+    loss: float
+    """−ln L, restraints left out"""
+    hessian: np.ndarray
+    """(parameter, parameter) information of pixels and restraints"""
+    of_pixels: np.ndarray
+    """(parameter, parameter) that of the pixels"""
+    scores: np.ndarray
+    """(lattice, parameter)"""
+    steps: list[float]
+    """largest change of the curves at each step, electrons"""
+
+    @property
+    def fisher(self) -> np.ndarray:
+        """(parameter, parameter) covariance if the model is right."""
+        return np.linalg.inv(self.hessian)
+
+    @property
+    def sandwich(self) -> np.ndarray:
+        """(parameter, parameter) covariance from the scatter of the lattices: honest where the model is wrong, too."""
+        return sandwich(self.fisher, self.scores)
+
+
+def sandwich(inverse: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """(parameter, parameter) H⁻¹(Σ g gᵀ)H⁻¹·n/(n − 1) of the scores g (lattice, parameter) (Huber 1967, White 1982)."""
+    moved = scores @ inverse
+    n = len(scores)
+    return moved.T @ moved * (n / max(n - 1, 1))
+
+
+def lattice(gram: Gram, factors: StructureFactors, rows: np.ndarray) -> Lattice:
+    """rows: (column,) of the nodes in `factors`, whose channels `gram.channel` counts."""
+    nodes, back = np.unique(rows, return_inverse=True)
+    return Lattice(gram, factors.without_sites(nodes)[back, gram.channel], factors.groups[: factors.n_sites, rows])
+
+
+def expand(of: Lattice, curves: np.ndarray) -> Normal:
+    """One lattice about the curves (site, 2, channel): f′, f″; parameters are all their values in this order.
+
+    What stage 1 refines is eliminated, to first order.
+    """
+    gram, (n_sites, _, n_channels) = of.gram, curves.shape
+    F = of.fixed + (of.groups * (curves[:, 0] + 1j * curves[:, 1])[:, gram.channel]).sum(axis=0)
+    y, product = np.abs(F) ** 2 - gram.intensity, 2.0 * np.conj(F) * of.groups
+    D = np.stack([product.real, -product.imag], axis=1).reshape(2 * n_sites, -1)
+    hessian, pulled = _blocks(gram, D, y, n_channels)
+    scatter = csr_matrix((np.ones(len(y)), (gram.channel, np.arange(len(y)))), shape=(n_channels, len(y)))
+    left = gram.score - y @ gram.cross
+    moved = np.linalg.solve(gram.nuisance, left)
+    slope = pulled - gram.slope + gram.cross @ moved
+    across = np.concatenate([scatter @ (d[:, None] * gram.cross) for d in D])
+    hessian -= across @ np.linalg.solve(gram.nuisance, across.T)
+    gradient = np.concatenate([scatter @ (d * slope) for d in D])
+    loss = gram.loss + 0.5 * y @ pulled - gram.slope @ y - 0.5 * left @ moved
+    return Normal(float(loss), gradient, hessian, gradient[None])
+
+
+def _blocks(gram: Gram, D: np.ndarray, y: np.ndarray, n_channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Σ D G Dᵀ by curve and channel (curve · channel, the same), and G y (column,). D: (curve, column)."""
+    n = len(D)
+    total, pulled, done = np.zeros((n, n_channels, n, n_channels)), np.empty(len(y)), 0
+    for a, b in pairwise(gram.start):
+        G = _square(gram.normal[done : (done := done + (b - a) * (b - a + 1) // 2)], b - a)
+        pulled[a:b] = G @ y[a:b]
+        runs = _runs(gram.channel[a:b])
+        for r0, r1 in runs:
+            rows = slice(gram.channel[a + r0], gram.channel[a + r0] + r1 - r0)
+            for c0, c1 in runs:
+                columns = slice(gram.channel[a + c0], gram.channel[a + c0] + c1 - c0)
+                for s in range(n):
+                    part = D[s, a + r0 : a + r1, None] * G[r0:r1, c0:c1]
+                    for t in range(s, n):
+                        total[s, rows, t, columns] += part * D[t, a + c0 : a + c1]
+    for s in range(n):
+        for t in range(s):
+            total[s, :, t] = total[t, :, s].T
+    return total.reshape(n * n_channels, -1), pulled
+
+
+@cache
+def _triangle(n: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.tril_indices(n)
+
+
+def _square(packed: np.ndarray, n: int) -> np.ndarray:
+    """(n, n) the symmetric matrix of a packed lower triangle."""
+    out = np.zeros((n, n))
+    out[_triangle(n)] = packed
+    return out + np.tril(out, -1).T
+
+
+def _runs(channel: np.ndarray) -> list[tuple[int, int]]:
+    """First and last + 1 of the columns of each reflection: their channels follow one another."""
+    ends = np.flatnonzero(np.diff(channel) != 1) + 1
+    return list(pairwise([0, *ends.tolist(), len(channel)]))
+
+
+def normal(lattices: Iterable[Lattice], p: Parametrisation, theta: np.ndarray) -> Normal:
+    """Of some lattices in the parameters θ, restraints left out."""
+    curves, n = dispersion.curves(p, theta), len(theta)
+    loss, hessian, scores = 0.0, np.zeros((p.reference.size,) * 2), []
+    for of in lattices:
+        made = expand(of, curves)
+        loss, hessian = loss + made.loss, hessian + made.hessian
+        scores.append(made.gradient)
+    mine = np.array(scores).reshape(-1, p.reference.size) @ p.basis
+    return Normal(loss, mine.sum(axis=0), dispersion.information(p, hessian), mine.reshape(-1, n))
+
+
+def refine(evaluate: Callable[[np.ndarray], Normal], p: Parametrisation, theta: np.ndarray) -> Refined:
+    """Gauss-Newton from θ (parameter,). evaluate: θ → `normal` of all lattices."""
+    (information, side), steps = dispersion.prior(p), list[float]()
+    while True:
+        made = evaluate(theta)
+        hessian, gradient = made.hessian + information, made.gradient + information @ theta - side
+        step = -np.linalg.solve(hessian, gradient)
+        if -0.5 * gradient @ step < ENOUGH or len(steps) == CYCLES:
+            return Refined(theta, made.loss, hessian, made.hessian, made.scores, steps)
+        theta = theta + step
+        steps.append(float(np.abs(p.basis @ step).max()))
+
+
+def gathered(parts: Sequence[Normal]) -> Normal:
+    """Of the lattices of all parts."""
+    sums = [np.sum([getattr(part, name) for part in parts], axis=0) for name in ("loss", "gradient", "hessian")]
+    return Normal(float(sums[0]), sums[1], sums[2], np.concatenate([part.scores for part in parts]))
