@@ -1,8 +1,8 @@
 """How likely pixels are under a model: the loss −ln L of each pixel, its score, and the information it holds.
 
 Normal: the variance is the model's, V = s (m + (c m)²) + σ_r²: counting, gains known to c, and readout. The term ½ ln V
-is in the loss, so that the model cannot buy a better fit with a larger variance. Poisson: data and model shifted by σ_r²,
-s = 1.
+is in the loss, so that the model cannot buy a better fit with a larger variance. Poisson: data and model shifted by
+σ_r², without s.
 
 s is 1 where each pixel reads its own photons. A point spread K that acts on what was counted averages the noise: a
 pixel has Σ K² (m + (c m)²), an effective variance with s = Σ K² where m varies little within the reach of K. Neighbours

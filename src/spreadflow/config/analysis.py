@@ -200,6 +200,10 @@ class Stage1Section(Section):
     """1 = as many cells along a, b and c; 3 = each axis its own"""
     oversample: PositiveInt = 2
     """points along each edge of a pixel that the model is averaged over: spots are no wider than a pixel or two"""
+    psf: Literal["fiber", "gauss"] = "fiber"
+    """shape of the detector's point spread: of a fibre-optic taper, or a Gaussian"""
+    psf_fwhm_mm: NonNegativeFloat = 0.0
+    """width of the detector's point spread; 0 = none"""
     readout_photons: NonNegativeFloat = 1.0
     """standard deviation of the readout noise"""
     calibration_error: NonNegativeFloat = 0.01

@@ -4,12 +4,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis import lattice_fit, prediction, refinement, spot_positions
+from spreadflow.analysis import lattice_fit, prediction, refinement, sampling, spot_positions
 from spreadflow.analysis.likelihood import Noise, variance
 from spreadflow.config import Stage1Section
 from spreadflow.errors import RefinedOutcome
 from spreadflow.models import Crystal, Detector, Mosaic, Overlap, Parameters, Shoeboxes, Spectrum
-from spreadflow.physics import lattice
+from spreadflow.physics import lattice, noise
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.units import DEG
 
@@ -17,6 +17,8 @@ LOST_RAD = 0.5 * DEG
 """a lattice that turns by more is not the one that was indexed"""
 NO_SCALE = 1.0
 """standard deviation of ln scale above which the photons do not tell the scale"""
+KERNEL_PX = 10
+"""half size of the point spread's kernel; light that goes farther counts as background"""
 STEP = 1e-6
 """of the strains, for the derivatives of the cell"""
 
@@ -77,25 +79,37 @@ def _lit(spectrum: Spectrum) -> Spectrum:
 
 
 def start(packed: Packed, spread: Mosaic, given: Given) -> Parameters:
-    """Where the fit begins: orientation, cell and η as predicted with, N of the domain's volume, all nodes in reach."""
+    """Where the fit begins: orientation and cell as predicted with, N of the domain's volume, all nodes in reach.
+
+    η as predicted with, or that of a learned spread.
+    """
     volume = lattice.volume(lattice.cell_of(packed.A))
     n_cells = np.full(3, max(packed.domain_ang / volume ** (1 / 3), 5.0))
     of_spectrum = np.isin(given.energies_ev, packed.spectrum.energies_ev)
     factors = given.factors._replace(anomalous=given.factors.anomalous[:, of_spectrum])
     every = np.broadcast_to(1.0, (len(factors.hkl), of_spectrum.sum()))
-    crystal = Crystal(packed.A, n_cells, np.float64(packed.eta_rad))
+    crystal = Crystal(packed.A, n_cells, np.float64(packed.eta_rad if spread.eta_rad is None else spread.eta_rad))
     shared = (given.beam_mm, packed.spectrum, given.polarization, given.detector)
     whole = Parameters(crystal, spread, np.float64(1.0), *shared, factors.hkl, every)
     rows = lattice_fit.reachable(whole, packed.boxes)
     return whole._replace(hkl=factors.hkl[rows], f_squared=factors.squared(rows))
 
 
+def problem(packed: Packed, spread: Mosaic, given: Given, section: Stage1Section) -> lattice_fit.Problem:
+    """The lattice and its pixels. Raises ArithmeticError, LinAlgError, ValueError for what a lattice may be like."""
+    kernel, pixel_mm = None, float(given.detector.pixel_mm)
+    if section.psf_fwhm_mm:
+        kernel = noise.POINT_SPREADS[section.psf](section.psf_fwhm_mm, pixel_mm, KERNEL_PX)
+    shared = 1.0 if kernel is None else float((kernel**2).sum())
+    of_pixels = Noise(section.readout_photons, section.calibration_error, shared)
+    begun = start(packed, spread, given)
+    return lattice_fit.problem(begun, given.space_group, packed.boxes, of_pixels, section.oversample, kernel)
+
+
 def refine(packed: Packed, spread: Mosaic, given: Given, section: Stage1Section) -> Ended:
     """The lattice against its pixels. Never raises for what a lattice may be like."""
-    noise = Noise(section.readout_photons, section.calibration_error)
     try:
-        begun = start(packed, spread, given)
-        of = lattice_fit.problem(begun, given.space_group, packed.boxes, noise, section.oversample)
+        of = problem(packed, spread, given, section)
         sizes = lattice_fit.unknowns(tuple(section.refine), spread, len(of.frame.strains), section.n_cells_axes)
         n_boxes = int((np.diff(of.data.start) > 0).sum())
         if n_boxes <= sum(sizes.values()):
@@ -127,10 +141,11 @@ def misset(of: lattice_fit.Problem, refined: lattice_fit.Refined) -> np.ndarray:
 # ---------------------------------------------------------------- what is told
 
 
-def of_lattice(ended: Ended, uncertainty: str) -> dict[str, Any]:
-    """The row of `lattices` of a lattice that was fitted."""
+def of_lattice(ended: Ended, unknowns: list[str], uncertainty: str) -> dict[str, Any]:
+    """The row of `lattices` of a lattice that was fitted. unknowns: of all lattices; NaN where it has them not."""
     of, refined = _fitted(ended)
     p, point, names = refined.parameters, refined.fit.point, refined.names
+    at = [unknowns.index(name) for name in names]
     covariance = refined.sandwich if uncertainty == "sandwich" else refined.fisher
     sigma = np.sqrt(np.maximum(np.diag(covariance), 0.0))
     return {
@@ -142,10 +157,10 @@ def of_lattice(ended: Ended, uncertainty: str) -> dict[str, Any]:
         "n_cells": p.crystal.n_cells,
         "eta_rad": p.crystal.eta_rad,
         "scale": p.scale,
-        "values": _values(of, refined),
-        "sigma_fisher": np.sqrt(np.diag(refined.fisher)),
-        "sigma_sandwich": np.sqrt(np.diag(refined.sandwich)),
-        "correlation": covariance / np.maximum(np.outer(sigma, sigma), 1e-300),
+        "values": _among(len(unknowns), at, _values(of, refined)),
+        "sigma_fisher": _among(len(unknowns), at, np.sqrt(np.diag(refined.fisher))),
+        "sigma_sandwich": _among(len(unknowns), at, np.sqrt(np.diag(refined.sandwich))),
+        "correlation": _among(len(unknowns), at, covariance / np.maximum(np.outer(sigma, sigma), 1e-300)),
         "loss_before": refined.loss_before,
         "loss_after": point.loss,
         "sigma_z": lattice_fit.sigma_z(point, of.data, of.noise),
@@ -153,6 +168,13 @@ def of_lattice(ended: Ended, uncertainty: str) -> dict[str, Any]:
         "n_boxes": (np.diff(of.data.start) > 0).sum(),
         "n_pixels": len(of.data.photons),
     }
+
+
+def _among(n: int, at: list[int], values: np.ndarray) -> np.ndarray:
+    """(n,) or (n, n) with the values at those places, NaN elsewhere."""
+    out = np.full((n,) * values.ndim, np.nan)
+    out[np.ix_(*[at] * values.ndim)] = values
+    return out
 
 
 def _fitted(ended: Ended) -> tuple[lattice_fit.Problem, lattice_fit.Refined]:
@@ -218,12 +240,14 @@ def _floor(packed: Packed, of: lattice_fit.Problem, refined: lattice_fit.Refined
     rng = np.random.default_rng(np.abs(np.append(table["hkl"].ravel(), len(table["d"]))))
     model, level = point.model, point.model - point.bragg
     drawn = rng.poisson(np.maximum(model, 0.0)) * (1.0 + noise.calibration * rng.standard_normal(len(model)))
-    above = drawn + noise.readout_photons * rng.standard_normal(len(model)) - level
+    read = point.bragg + noise.readout_photons * rng.standard_normal(len(model))
     sigma, out = np.sqrt(variance(level, noise)), np.full((len(table["d"]), 2), np.nan)
     for box in np.flatnonzero(np.isfinite(table["fast_obs"])):
         corner = packed.boxes.bbox[box, ::2]
-        seen = spot_positions.observed(*(image(packed, of, int(box), values) for values in (above, sigma)))
-        out[box] = corner + seen - at[box]
+        counting, above, spread = (image(packed, of, int(box), values) for values in (drawn - model, read, sigma))
+        if of.kernel is not None:
+            counting = sampling.spread(np.nan_to_num(counting), of.kernel)
+        out[box] = corner + spot_positions.observed(above + counting, spread) - at[box]
     return out
 
 
