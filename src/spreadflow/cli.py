@@ -19,7 +19,8 @@ INPUTS: dict[str, dict[str, dict]] = {
     "annulus": {"images": {"many": True}, "reindex": {"many": True}, "cells": {}},
     "wide": {"images": {"many": True}, "reindex": {"many": True}, "cells": {}},
     "ladder": {"annulus": {}, "cells": {}},
-    "stage1": {"annulus": {}},
+    "mosaic": {"annulus": {}},
+    "stage1": {"annulus": {}, "mosaic": {"optional": True}},
 }
 """The input files of each stage, in the order of the workflow."""
 

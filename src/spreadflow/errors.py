@@ -73,6 +73,19 @@ class LatticeOutcome(IntEnum):
     """In the chosen cluster's neighbourhood, but beyond the Mahalanobis cut."""
 
 
+class LearnedOutcome(IntEnum):
+    """How a lattice ended in `mosaic`. Exactly one per lattice of the shoeboxes."""
+
+    LEARNED = 0
+    """The distribution, its own or shared, was learned from it."""
+    CONTINUOUS = 1
+    """Held-out shoeboxes are not likelier under what was learned: it keeps the continuous distribution."""
+    LEFT_OUT = 2
+    """One distribution is shared, and `mosaic.max_lattices` others taught it."""
+    LOST = 3
+    """No fit with the continuous distribution to begin with, or equations without solution."""
+
+
 class RefinedOutcome(IntEnum):
     """How a lattice ended in `stage1`. Exactly one per lattice of `annulus`."""
 

@@ -12,6 +12,8 @@ from spreadflow.config.analysis import (
     LadderSection,
     Level0Section,
     MergeSection,
+    MosaicSection,
+    PixelsSection,
     Stage1Section,
 )
 from spreadflow.config.load import StageConfig, check_ready, files, for_stage, load, parse, section
@@ -41,7 +43,9 @@ __all__ = [
     "LadderSection",
     "Level0Section",
     "MergeSection",
+    "MosaicSection",
     "PanelSection",
+    "PixelsSection",
     "RunSection",
     "SimulateSection",
     "SimulatedShots",

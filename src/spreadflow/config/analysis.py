@@ -179,23 +179,11 @@ class LadderSection(Section):
     """relative pixel-to-pixel gain error"""
 
 
-class Stage1Section(Section):
-    """Each lattice refined against its pixels."""
+class PixelsSection(Section):
+    """What is known of the pixels and their model, whatever is learned from them."""
 
     structure_factors: dict[str, Any] = {}
     """keys of `structure_factors` that differ in the model"""
-    mosaicity: Literal["continuous", "domains", "learned"] = "continuous"
-    """of the model: a smooth distribution, given domains, or a distribution estimated from the pixels"""
-    domains: Path | None = None
-    """HDF5 dataset `rotations` (domain, 3, 3), for `domains`"""
-    refine: list[Literal["scale", "rotation", "cell", "n_cells", "eta", "distance", "wavelength"]] = [
-        "scale",
-        "rotation",
-        "cell",
-        "n_cells",
-        "eta",
-    ]
-    """what moves, besides the background of every shoebox"""
     n_cells_axes: Literal[1, 3] = 1
     """1 = as many cells along a, b and c; 3 = each axis its own"""
     oversample: PositiveInt = 2
@@ -208,6 +196,41 @@ class Stage1Section(Section):
     """standard deviation of the readout noise"""
     calibration_error: NonNegativeFloat = 0.01
     """relative pixel-to-pixel gain error"""
+
+
+class MosaicSection(PixelsSection):
+    """How mosaic domains are turned, learned from the pixels."""
+
+    scope: Literal["shared", "per_lattice"] = "shared"
+    """one distribution in the lab frame for all lattices, or for each its own"""
+    range: Literal["annulus", "wide"] | None = None
+    """shoeboxes to learn from; null = `annulus` where the distribution is shared, else `wide`"""
+    max_lattices: PositiveInt = 30
+    """a shared distribution is learned from so many at most, evenly chosen"""
+    block_lattices: PositiveInt = 4
+    """lattices in a part file, where each has its own distribution"""
+
+    @property
+    def shoeboxes(self) -> str:
+        """The stage that packs what is learned from: annulus or wide."""
+        return self.range or ("annulus" if self.scope == "shared" else "wide")
+
+
+class Stage1Section(PixelsSection):
+    """Each lattice refined against its pixels."""
+
+    mosaicity: Literal["continuous", "domains", "learned"] = "continuous"
+    """of the model: a smooth distribution, given domains, or a distribution estimated from the pixels"""
+    domains: Path | None = None
+    """HDF5 dataset `rotations` (domain, 3, 3), for `domains`"""
+    refine: list[Literal["scale", "rotation", "cell", "n_cells", "eta", "distance", "wavelength"]] = [
+        "scale",
+        "rotation",
+        "cell",
+        "n_cells",
+        "eta",
+    ]
+    """what moves, besides the background of every shoebox"""
     max_iterations: PositiveInt = 30
     """of a lattice; one that needs more has not converged"""
     uncertainty: Literal["sandwich", "fisher"] = "sandwich"

@@ -12,6 +12,7 @@ from spreadflow.config.analysis import (
     LadderSection,
     Level0Section,
     MergeSection,
+    MosaicSection,
     Stage1Section,
 )
 from spreadflow.config.base import Inconsistent, Section, first
@@ -34,6 +35,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "annulus": ("annulus",),
     "wide": ("wide",),
     "ladder": ("seed", "structure_factors", "beam", "ladder"),
+    "mosaic": ("seed", "structure_factors", "beam", "mosaic"),
     "stage1": ("seed", "structure_factors", "beam", "stage1"),
 }
 """The config sections each stage reads, with the stage's overlays over them."""
@@ -42,6 +44,7 @@ OVERLAYS = {
     "reindex": "index",
     "wide": "annulus",
     "ladder.structure_factors": "structure_factors",
+    "mosaic.structure_factors": "structure_factors",
     "stage1.structure_factors": "structure_factors",
 }
 """keys that lie over a section → that section; STAGE.SECTION is how STAGE alone sees SECTION"""
@@ -103,6 +106,8 @@ class Config(Section):
     """keys of `annulus` that differ in `wide`, the shoeboxes of a wider range"""
     ladder: LadderSection = LadderSection()
     """the regression series on the pixels"""
+    mosaic: MosaicSection = MosaicSection()
+    """the distribution of mosaic domains, learned from the pixels where `stage1.mosaicity` is `learned`"""
     stage1: Stage1Section = Stage1Section()
     """each lattice refined against its pixels"""
 

@@ -222,6 +222,50 @@ _ANNULUS = (
     )
 )
 
+_MOSAIC = (
+    _table(
+        "lattices",
+        {
+            "run": ("int32", "", "row of attribute `runs`"),
+            "shot_id": ("uint64", "", "as in reindex"),
+            "k": ("int32", "", "as in reindex"),
+            "outcome": ("uint8", "", "errors.LearnedOutcome"),
+            "set": ("int32", "", "row of sets: its mosaic domains; -1 = the continuous distribution", (), "sets"),
+            "seconds": ("float64", "s", "processor time spent on the lattice"),
+        },
+    )
+    | _table(
+        "sets",
+        {
+            "lattice": ("int32", "", "row of lattices that it was learned from; -1 = several", (), "lattices"),
+            "eta_rad": ("float64", "rad", "η of the continuous distribution, the unit of the components' widths"),
+            "held_out_continuous": ("float64", "", "−ln L of the held-out shoeboxes, continuous distribution"),
+            "held_out": ("float64", "", "−ln L of the held-out shoeboxes with what was learned"),
+            "is_better": ("bool", "", "held-out shoeboxes are likelier: it is used, and has components"),
+        },
+    )
+    | _table(
+        "rounds",
+        {
+            "set": ("int32", "", "row of sets", (), "sets"),
+            "step_rad": ("float64", "rad", "of the grid of rotations"),
+            "n_grid": ("int32", "", "nodes"),
+            "n_nodes": ("int32", "", "nodes kept"),
+            "n_iterations": ("int32", "", "of the weights"),
+            "held_out": ("float64", "", "−ln L of the held-out shoeboxes with the nodes kept"),
+        },
+    )
+    | _table(
+        "components",
+        {
+            "set": ("int32", "", "row of sets", (), "sets"),
+            "rotation_rad": ("float64", "rad", "rotation vector from the mean, lab frame: R·A", (3,)),
+            "width": ("float64", "", "standard deviation of its Gaussian about each axis, in units of η"),
+            "share": ("float64", "", "fraction of the domains; sums to 1 over a set"),
+        },
+    )
+)
+
 _STAGE1 = (
     _table(
         "lattices",
@@ -236,13 +280,13 @@ _STAGE1 = (
             "misset_rad": ("float64", "rad", "rotation vector from the orientation in the annulus, lab frame", (3,)),
             "misset_sigma_rad": ("float64", "rad", "standard deviation, as quoted; NaN = held", (3,)),
             "n_cells": ("float64", "", "unit cells of a mosaic domain along a, b, c", (3,)),
-            "eta_rad": ("float64", "rad", "mosaic spread: r.m.s. rotation angle; as it was where domains are given"),
+            "eta_rad": ("float64", "rad", "mosaic spread: r.m.s. rotation angle; held where it is no unknown"),
             "scale": ("float64", "", "mosaic domains in a beam of `beam.size_mm`"),
             "values": (
                 "float64",
                 "",
                 "unknowns, named in attribute `unknowns`: ln scale, ln N, ln η; rotation (rad, lab axes), strains of "
-                "the cell, distance (mm), relative wavelength: from those in the annulus",
+                "the cell, distance (mm), relative wavelength: from those in the annulus; NaN = held for this lattice",
                 ("unknown",),
             ),
             "sigma_fisher": ("float64", "", "of the unknowns: true where the model is", ("unknown",)),
@@ -398,6 +442,7 @@ FILES: dict[str, dict[str, Dataset]] = {
     "annulus": _ANNULUS,
     "wide": _ANNULUS,
     "ladder": _LADDER,
+    "mosaic": _MOSAIC,
     "stage1": _STAGE1,
     "truth": _TRUTH,
 }

@@ -11,8 +11,8 @@ def from_vector(vector: np.ndarray) -> np.ndarray:
 
 
 def vector(rotation: np.ndarray) -> np.ndarray:
-    """(3,) rotation vector of a matrix (3, 3), rad."""
-    return Rotation.from_matrix(rotation).as_rotvec()
+    """Rotation vectors (..., 3), rad, of matrices (..., 3, 3)."""
+    return Rotation.from_matrix(rotation.reshape(-1, 3, 3)).as_rotvec().reshape(rotation.shape[:-1])
 
 
 def random(rng: np.random.Generator) -> np.ndarray:

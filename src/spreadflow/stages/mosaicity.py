@@ -1,4 +1,4 @@
-"""The mosaic spread that stage 1's model of a lattice has, as the configuration wants it."""
+"""The mosaic spread that the model of a lattice has, as the configuration of stage 1 wants it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +8,10 @@ import numpy as np
 
 from spreadflow.config import Stage1Section
 from spreadflow.errors import ConfigError, FileError
+from spreadflow.io import store
 from spreadflow.models import Mosaic
-from spreadflow.physics import mosaic, rotation
+from spreadflow.physics import rotation
+from spreadflow.physics.mosaic import continuous, domains
 from spreadflow.units import DEG
 
 LARGEST_DEG = 5.0
@@ -19,17 +21,39 @@ OfLattice = Callable[[int, int], Mosaic]
 """(shot_id, k) → the mosaic spread of that lattice"""
 
 
-def of_lattices(section: Stage1Section) -> OfLattice:
-    """The function that tells each lattice's. Raises ConfigError, FileError."""
-    if section.mosaicity == "continuous":
-        spread = mosaic.continuous()
-    elif section.mosaicity == "domains":
+def of_lattices(section: Stage1Section, mosaic: Path | None = None) -> OfLattice:
+    """The function that tells each lattice's. mosaic: what was learned, where it is. Raises ConfigError, FileError."""
+    if section.mosaicity == "learned":
+        if mosaic is None:
+            expected = "the product of `mosaic` where stage1.mosaicity is 'learned'"
+            raise ConfigError("--mosaic", expected, None, "Run the stage `mosaic`, or choose another mosaicity.")
+        return read_learned(mosaic)
+    if section.mosaicity == "domains":
         assert section.domains is not None, "checked with the configuration"
-        spread = mosaic.domains(read_rotations(section.domains))
-    else:
-        todo = "A distribution learned from the pixels comes later."
-        raise ConfigError("stage1.mosaicity", "'continuous' or 'domains'", section.mosaicity, todo)
-    return lambda shot_id, k: spread
+        given = domains(read_rotations(section.domains))
+        return lambda shot_id, k: given
+    smooth = continuous()
+    return lambda shot_id, k: smooth
+
+
+def read_learned(path: Path) -> OfLattice:
+    """What the stage `mosaic` found: sets of components with the η they are told in, or the continuous distribution."""
+    t = store.read(path, "mosaic", ["lattices/", "sets/eta_rad", "components/"])
+    spreads = {-1: continuous()}
+    for n, eta_rad in enumerate(t["sets/eta_rad"]):
+        mine = t["components/set"] == n
+        turned = rotation.from_vector(t["components/rotation_rad"][mine])
+        spreads[n] = Mosaic(turned, t["components/width"][mine], t["components/share"][mine], eta_rad)
+    ids = zip(t["lattices/shot_id"].tolist(), t["lattices/k"].tolist(), strict=True)
+    sets = dict(zip(ids, t["lattices/set"].tolist(), strict=True))
+
+    def of(shot_id: int, k: int) -> Mosaic:
+        if (shot_id, k) not in sets:
+            expected = f"lattice {k} of shot {shot_id:016x}"
+            raise FileError(path, expected, f"{len(sets)} others", "Run `mosaic` on the same accepted lattices.")
+        return spreads[sets[shot_id, k]]
+
+    return of
 
 
 def read_rotations(path: Path) -> np.ndarray:

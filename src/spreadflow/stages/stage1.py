@@ -40,16 +40,18 @@ class Block(NamedTuple):
     """shot_id and k of each"""
 
 
-def run(config: StageConfig, *, annulus: Path, out: Path, world: World, word: str = "stage1") -> None:
-    """Write <word>.h5 with its parts, and <word>.csv. annulus: the packed shoeboxes."""
+def run(
+    config: StageConfig, *, annulus: Path, mosaic: Path | None = None, out: Path, world: World, word: str = "stage1"
+) -> None:
+    """Write <word>.h5 with its parts, and <word>.csv. annulus: the packed shoeboxes; mosaic: what was learned."""
     section, log, told = config.stage1, logger(word, world), store.attributes(annulus, "annulus")
-    blocks, spread = _blocks(annulus, section.block_lattices), mosaicity.of_lattices(section)
-    files = [annulus, *factors.files(config.structure_factors), *filter(None, [section.domains])]
+    blocks, spread = blocks_of(annulus, section.block_lattices), mosaicity.of_lattices(section, mosaic)
+    files = [annulus, *factors.files(config.structure_factors), *filter(None, [section.domains, mosaic])]
     inputs = [config.seed, config.beam.size_mm, *map(store.identity, files)]
     sections = [part.model_dump(mode="json") for part in (section, config.structure_factors)]
     parts = store.Parts(out, word, store.digest(sections, inputs), [block.ids for block in blocks])
     given = [] if all(map(parts.done, range(len(blocks)))) else given_of(config, annulus, told, word)
-    names = _names(section, told["space_group"], spread)
+    names = _names(section, told["space_group"], blocks, spread)
     with Progress(word, len(blocks), world) as progress:
 
         def make(n: int) -> dict:
@@ -72,10 +74,11 @@ def run(config: StageConfig, *, annulus: Path, out: Path, world: World, word: st
     parts.finish(world, config=section.model_dump(mode="json"), unknowns=names, outcomes=outcomes, **carried)
 
 
-def _blocks(annulus: Path, size: int) -> list[Block]:
+def blocks_of(annulus: Path, size: int, kind: str = "annulus") -> list[Block]:
+    """Blocks of at most `size` lattices of one part of packed shoeboxes. kind: annulus or wide."""
     out = []
-    for part, key in enumerate(store.part_keys(annulus, "annulus")):
-        columns = store.read_part(annulus, "annulus", part, key, ["lattices/shot_id", "lattices/k"])
+    for part, key in enumerate(store.part_keys(annulus, kind)):
+        columns = store.read_part(annulus, kind, part, key, ["lattices/shot_id", "lattices/k"])
         ids = np.stack([columns["lattices/shot_id"], columns["lattices/k"].astype(np.uint64)], axis=1)
         for first in range(0, len(ids), size):
             rows = range(first, min(first + size, len(ids)))
@@ -83,21 +86,23 @@ def _blocks(annulus: Path, size: int) -> list[Block]:
     return out
 
 
-def _names(section: Stage1Section, space_group: str, spread: mosaicity.OfLattice) -> list[str]:
-    """Of the unknowns."""
-    n_strains = len(symmetry.reciprocal_metric_basis(space_group))
-    return lattice_fit.names(lattice_fit.unknowns(tuple(section.refine), spread(0, 0), n_strains, section.n_cells_axes))
+def _names(section: Stage1Section, space_group: str, blocks: list[Block], spread: mosaicity.OfLattice) -> list[str]:
+    """Of the unknowns that any lattice has: η is one of those without given or learned domains alone."""
+    n_strains, free = len(symmetry.reciprocal_metric_basis(space_group)), tuple(section.refine)
+    lattices = (lattice for block in blocks for lattice in zip(block.ids[::2], block.ids[1::2], strict=True))
+    each = [lattice_fit.unknowns(free, spread(*lattice), n_strains, section.n_cells_axes) for lattice in lattices]
+    return lattice_fit.names(max(each, key=len, default={}))
 
 
-def given_of(config: StageConfig, annulus: Path, told: dict, word: str) -> list[pixelfit.Given]:
-    """What the lattices of each run share, for the stage `word`. Raises ConfigError, FileError."""
+def given_of(config: StageConfig, annulus: Path, told: dict, word: str, kind: str = "annulus") -> list[pixelfit.Given]:
+    """What the lattices of each run share, for the stage `word`. kind: annulus or wide. Raises ConfigError."""
     of, energies, mean = config.structure_factors, np.empty(0), []
-    for part, key in enumerate(store.part_keys(annulus, "annulus")):
-        spectra = store.read_part(annulus, "annulus", part, key, ["spectra/"])
+    for part, key in enumerate(store.part_keys(annulus, kind)):
+        spectra = store.read_part(annulus, kind, part, key, ["spectra/"])
         energies = np.union1d(energies, spectra["spectra/energies_ev"])
         total = np.maximum(spectra["spectra/photons"].sum(axis=1), 1e-300)
         mean.append((spectra["spectra/energies_ev"] * spectra["spectra/photons"]).sum(axis=1) / total)
-    _check(of, annulus, told, f"{word}.structure_factors")
+    _check(of, store.read(annulus, kind, ["lattices/A"])["lattices/A"], told, f"{word}.structure_factors")
     rng = np.random.default_rng([config.seed, 0, PERTURBATION])
     made = factors.factors(of, energies, float(np.median(np.concatenate(mean))), rng)
     return [
@@ -106,14 +111,13 @@ def given_of(config: StageConfig, annulus: Path, told: dict, word: str) -> list[
     ]
 
 
-def _check(of: StructureFactorsSection, annulus: Path, told: dict, where: str) -> None:
-    """Raise ConfigError where the structure factors are not those of the lattices' crystal."""
+def _check(of: StructureFactorsSection, A: np.ndarray, told: dict, where: str) -> None:
+    """Raise ConfigError where the structure factors are not those of the lattices' crystal, of matrices (n, 3, 3)."""
     assert of.space_group is not None, "filled in when a stage is handed its sections"
     group, theirs = symmetry.group(of.space_group), symmetry.group(told["space_group"])
     if (group.hm[0], group.point_group_hm()) != (theirs.hm[0], theirs.point_group_hm()):
         expected = f"a space group with the centring and point group of {told['space_group']}, as indexed"
         raise ConfigError(f"{where}.space_group", expected, of.space_group, "Give the model's, or index in it.")
-    A = store.read(annulus, "annulus", ["lattices/A"])["lattices/A"]
     cell, mine = np.median([lattice.cell_of(a) for a in A], axis=0), build.cell(of)
     if (np.abs(cell / mine - 1.0)[:3] > CELL_TOLERANCE).any() or (np.abs(cell - mine)[3:] > CELL_TOLERANCE).any():
         expected = f"about the cell of the lattices, {np.round(lattice.degrees(cell), 2).tolist()}"
@@ -144,7 +148,7 @@ def _columns(
         row = _blank(len(names)) | {"run": run, "shot_id": shot_id, "k": k, "outcome": ended.outcome}
         tables: dict[str, dict] = {}
         if ended.outcome in FITTED:
-            row |= pixelfit.of_lattice(ended, section.uncertainty)
+            row |= pixelfit.of_lattice(ended, names, section.uncertainty)
             tables["reflections"] = pixelfit.of_reflections(packed, ended)
             tables |= pixelfit.samples(packed, ended, n_samples)
             n_samples = 0
