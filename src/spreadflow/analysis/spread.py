@@ -37,13 +37,15 @@ class Lattice(NamedTuple):
 class Normal(NamedTuple):
     """−ln L of lattices, a parabola in parameters about some point."""
 
-    loss: float
-    gradient: np.ndarray
-    """(parameter,)"""
-    hessian: np.ndarray
-    """(parameter, parameter)"""
+    losses: np.ndarray
+    """(lattice,)"""
     scores: np.ndarray
-    """(lattice, parameter) each one's share of the gradient"""
+    """(lattice, parameter) gradients"""
+    hessian: np.ndarray
+    """(parameter, parameter) of all"""
+
+
+Evaluate = Callable[[np.ndarray], Normal]
 
 
 class Refined(NamedTuple):
@@ -51,8 +53,8 @@ class Refined(NamedTuple):
 
     theta: np.ndarray
     """(parameter,)"""
-    loss: float
-    """−ln L, restraints left out"""
+    losses: np.ndarray
+    """(lattice,) −ln L, restraints left out"""
     hessian: np.ndarray
     """(parameter, parameter) information of pixels and restraints"""
     of_pixels: np.ndarray
@@ -86,6 +88,16 @@ def lattice(gram: Gram, factors: StructureFactors, rows: np.ndarray) -> Lattice:
     return Lattice(gram, factors.without_sites(nodes)[back, gram.channel], factors.groups[: factors.n_sites, rows])
 
 
+def rows(factors: StructureFactors, hkl: np.ndarray) -> np.ndarray:
+    """(n,) rows of nodes (n, 3) in `factors`; -1 where it has none."""
+    size = 2 * int(max(np.abs(factors.hkl).max(initial=0), np.abs(hkl).max(initial=0))) + 1
+    key = lambda h: h.astype(np.int64) @ np.array([size * size, size, 1])  # noqa: E731
+    have = key(np.asarray(factors.hkl))
+    order = np.argsort(have)
+    found = order[np.minimum(np.searchsorted(have[order], wanted := key(hkl)), len(order) - 1)]
+    return np.where(have[found] == wanted, found, -1)
+
+
 def expand(of: Lattice, curves: np.ndarray) -> Normal:
     """One lattice about the curves (site, 2, channel): f′, f″; parameters are all their values in this order.
 
@@ -104,7 +116,7 @@ def expand(of: Lattice, curves: np.ndarray) -> Normal:
     hessian -= across @ np.linalg.solve(gram.nuisance, across.T)
     gradient = np.concatenate([scatter @ (d * slope) for d in D])
     loss = gram.loss + 0.5 * y @ pulled - gram.slope @ y - 0.5 * left @ moved
-    return Normal(float(loss), gradient, hessian, gradient[None])
+    return Normal(np.array([loss]), gradient[None], hessian)
 
 
 def _blocks(gram: Gram, D: np.ndarray, y: np.ndarray, n_channels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -149,30 +161,30 @@ def _runs(channel: np.ndarray) -> list[tuple[int, int]]:
 
 def normal(lattices: Iterable[Lattice], p: Parametrisation, theta: np.ndarray) -> Normal:
     """Of some lattices in the parameters θ, restraints left out."""
-    curves, n = dispersion.curves(p, theta), len(theta)
-    loss, hessian, scores = 0.0, np.zeros((p.reference.size,) * 2), []
+    curves, hessian = dispersion.curves(p, theta), np.zeros((p.reference.size, p.reference.size))
+    losses, scores = [np.empty(0)], [np.empty((0, p.reference.size))]
     for of in lattices:
         made = expand(of, curves)
-        loss, hessian = loss + made.loss, hessian + made.hessian
-        scores.append(made.gradient)
-    mine = np.array(scores).reshape(-1, p.reference.size) @ p.basis
-    return Normal(loss, mine.sum(axis=0), dispersion.information(p, hessian), mine.reshape(-1, n))
+        hessian += made.hessian
+        losses.append(made.losses)
+        scores.append(made.scores)
+    return Normal(np.concatenate(losses), np.concatenate(scores) @ p.basis, dispersion.information(p, hessian))
 
 
-def refine(evaluate: Callable[[np.ndarray], Normal], p: Parametrisation, theta: np.ndarray) -> Refined:
+def joined(parts: Sequence[Normal]) -> Normal:
+    """Of the lattices of all parts, in their order."""
+    losses, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in ("losses", "scores"))
+    return Normal(losses, scores, np.sum([part.hessian for part in parts], axis=0))
+
+
+def refine(evaluate: Evaluate, p: Parametrisation, theta: np.ndarray) -> Refined:
     """Gauss-Newton from θ (parameter,). evaluate: θ → `normal` of all lattices."""
     (information, side), steps = dispersion.prior(p), list[float]()
     while True:
         made = evaluate(theta)
-        hessian, gradient = made.hessian + information, made.gradient + information @ theta - side
+        hessian, gradient = made.hessian + information, made.scores.sum(axis=0) + information @ theta - side
         step = -np.linalg.solve(hessian, gradient)
         if -0.5 * gradient @ step < ENOUGH or len(steps) == CYCLES:
-            return Refined(theta, made.loss, hessian, made.hessian, made.scores, steps)
+            return Refined(theta, made.losses, hessian, made.hessian, made.scores, steps)
         theta = theta + step
         steps.append(float(np.abs(p.basis @ step).max()))
-
-
-def gathered(parts: Sequence[Normal]) -> Normal:
-    """Of the lattices of all parts."""
-    sums = [np.sum([getattr(part, name) for part in parts], axis=0) for name in ("loss", "gradient", "hessian")]
-    return Normal(float(sums[0]), sums[1], sums[2], np.concatenate([part.scores for part in parts]))
