@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis import dispersion, spread
+from spreadflow.analysis import spread
 from spreadflow.analysis.dispersion import Parametrisation
 from spreadflow.analysis.spread import Evaluate, Lattice, Refined
 from spreadflow.physics.structure_factors import StructureFactors
@@ -44,9 +44,9 @@ class Verdict(NamedTuple):
 
 def wrong_index(of: Lattice, factors: StructureFactors) -> Lattice:
     """The lattice with F of (h, k, l + 1), or the next l that the lattice type has."""
-    hkl = of.gram.hkl.copy()
+    along = np.array([0, 0, 1])
     for step in range(1, 4):
-        rows = spread.rows(factors, hkl + [0, 0, step])
+        rows = spread.rows(factors, of.gram.hkl + step * along)
         if (rows >= 0).any():
             break
     made = spread.lattice(of.gram, factors, np.maximum(rows, 0))
@@ -83,13 +83,12 @@ def verdicts(
     sigma: (site·2·node,) of the curves.
     """
     here = np.tile(band, len(sigma) // len(band))
-    at = lambda refined: (p.at_nodes @ refined.theta)[here]  # noqa: E731
-    out = []
+    nodes, out = p.at_nodes[here], []
     for name, curves in starts.items():
         again = spread.refine(evaluator(None, None), p, nearest(p, curves))
-        off = float(np.abs((at(again) - at(best)) / sigma[here]).max())
+        off = float(np.abs(nodes @ (again.theta - best.theta) / sigma[here]).max())
         out.append(Verdict(f"start {name}", off <= SAME, off, f"ends within {SAME} σ of the others"))
-    out += _halves(evaluator, p, at)
+    out += _halves(evaluator, p, nodes)
     out += _labels(evaluator, p, best)
     wrong = spread.refine(evaluator(index, None), p, np.zeros(len(p.names)))
     worse = float(wrong.losses.sum() - best.losses.sum())
@@ -108,20 +107,19 @@ def nearest(p: Parametrisation, curves: np.ndarray) -> np.ndarray:
     return np.linalg.lstsq(p.basis, (curves - p.reference).ravel(), rcond=None)[0]
 
 
-def _halves(evaluator: Evaluator, p: Parametrisation, at: Callable[[Refined], np.ndarray]) -> list[Verdict]:
-    """Curves of every other lattice against those of the rest."""
-    odd, even = (spread.refine(evaluator(None, lambda i, k=k: i % 2 == k), p, np.zeros(len(p.names))) for k in (1, 0))
-    variance = [
-        at(part._replace(theta=root)) ** 2 for part in (odd, even) for root in np.linalg.cholesky(part.fisher).T
-    ]
-    figure = float(np.std((at(odd) - at(even)) / np.sqrt(np.sum(variance, axis=0))))
+def _halves(evaluator: Evaluator, p: Parametrisation, nodes: np.ndarray) -> list[Verdict]:
+    """Curves of every other lattice against those of the rest. nodes: (value, theta) what is compared."""
+    zero, parity = np.zeros(len(p.names)), (lambda i: i % 2 == 0, lambda i: i % 2 == 1)
+    even, odd = (spread.refine(evaluator(None, some), p, zero) for some in parity)
+    variance = np.einsum("ni,ij,nj->n", nodes, even.fisher + odd.fisher, nodes)
+    figure = float(np.std(nodes @ (even.theta - odd.theta) / np.sqrt(variance)))
     bar = f"difference of half sets over its σ, {HALVES[0]}-{HALVES[1]}"
     return [Verdict("half sets", HALVES[0] <= figure <= HALVES[1], figure, bar)]
 
 
 def _labels(evaluator: Evaluator, p: Parametrisation, best: Refined) -> list[Verdict]:
     """Every pair of sites with each other's curves."""
-    curves, out = dispersion.curves(p, best.theta), []
+    curves, out = p.curves(best.theta), []
     for a, b in combinations(range(len(curves)), 2):
         swapped = curves.copy()
         swapped[[a, b]] = curves[[b, a]]

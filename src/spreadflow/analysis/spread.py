@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from spreadflow.analysis import dispersion
 from spreadflow.analysis.dispersion import Parametrisation
 from spreadflow.analysis.gram import Gram
 from spreadflow.physics.structure_factors import StructureFactors
@@ -161,14 +160,14 @@ def _runs(channel: np.ndarray) -> list[tuple[int, int]]:
 
 def normal(lattices: Iterable[Lattice], p: Parametrisation, theta: np.ndarray) -> Normal:
     """Of some lattices in the parameters θ, restraints left out."""
-    curves, hessian = dispersion.curves(p, theta), np.zeros((p.reference.size, p.reference.size))
+    curves, hessian = p.curves(theta), np.zeros((p.reference.size, p.reference.size))
     losses, scores = [np.empty(0)], [np.empty((0, p.reference.size))]
     for of in lattices:
         made = expand(of, curves)
         hessian += made.hessian
         losses.append(made.losses)
         scores.append(made.scores)
-    return Normal(np.concatenate(losses), np.concatenate(scores) @ p.basis, dispersion.information(p, hessian))
+    return Normal(np.concatenate(losses), np.concatenate(scores) @ p.basis, p.basis.T @ hessian @ p.basis)
 
 
 def joined(parts: Sequence[Normal]) -> Normal:
@@ -179,10 +178,11 @@ def joined(parts: Sequence[Normal]) -> Normal:
 
 def refine(evaluate: Evaluate, p: Parametrisation, theta: np.ndarray) -> Refined:
     """Gauss-Newton from θ (parameter,). evaluate: θ → `normal` of all lattices."""
-    (information, side), steps = dispersion.prior(p), list[float]()
+    weighted, steps = p.rows.T * p.precision, list[float]()
     while True:
         made = evaluate(theta)
-        hessian, gradient = made.hessian + information, made.scores.sum(axis=0) + information @ theta - side
+        hessian = made.hessian + weighted @ p.rows
+        gradient = made.scores.sum(axis=0) + weighted @ (p.rows @ theta - p.target)
         step = -np.linalg.solve(hessian, gradient)
         if -0.5 * gradient @ step < ENOUGH or len(steps) == CYCLES:
             return Refined(theta, made.losses, hessian, made.hessian, made.scores, steps)
