@@ -5,7 +5,7 @@ import pytest
 
 from spreadflow.analysis import shoeboxes
 from spreadflow.config import StageConfig, for_stage, parse, section
-from spreadflow.physics import mosaic, rotation
+from spreadflow.physics import mosaic, noise, rotation
 from spreadflow.stages import patches, still
 
 TREE = {
@@ -63,3 +63,32 @@ def test_the_noise_of_a_frame():
     again, other = (patches.patch(simulator, n, **RANGE) for n in (1, 2))
     np.testing.assert_array_equal(again.shoeboxes.photons, made.shoeboxes.photons)
     assert len(other.shoeboxes.photons) != len(made.shoeboxes.photons)
+
+
+@pytest.mark.parametrize("psf", ["fiber", "gauss"])
+def test_light_that_spreads_between_pixels(psf):
+    """Frames of the same shot: their expectation pixel by pixel, the variance of their noise and its correlation."""
+    spread = {"psf": psf, "psf_fwhm_mm": 0.25, "psf_radius_px": 6, "readout_adu": 2.0, "gain_calibration": 0.02}
+    simulator = still.Simulator(staged(detector=TREE["detector"] | spread))
+    image, _ = simulator.exposure(3, "single", simulator.pulse(3, 3))
+    made = patches.patch(simulator, 3, **RANGE)
+    boxes, model = made.shoeboxes, made.bragg + made.background
+    of, where = shoeboxes.addresses(boxes.panel, boxes.bbox)
+    expected = noise.spread_out(image, simulator.kernel)[where]
+    np.testing.assert_allclose(model, expected, rtol=2e-5, atol=2e-5 * expected.max())
+    alone = patches.patch(still.Simulator(staged()), 3, **RANGE)
+    assert alone.bragg.max() > 1.3 * made.bragg.max() > 30
+
+    frames = [simulator.frame(seed, image)[where] - 10.0 - expected for seed in range(100, 116)]
+    # one draw of each shoebox beside many frames: readout and counts of one, the same gains in all
+    of_frames, of_patch = np.array(frames), boxes.photons - model
+    bright = expected > np.quantile(expected, 0.95)
+    for some in (bright, ~bright):
+        ratio = (of_patch[some & boxes.valid] ** 2).mean() / (of_frames[:, some & boxes.valid] ** 2).mean()
+        assert ratio == pytest.approx(1.0, abs=6 * np.sqrt(2 / some.sum()))
+    beside = boxes.valid[1:] & boxes.valid[:-1] & (of[1:] == of[:-1])
+    shared = [
+        (d[..., 1:] * d[..., :-1])[..., beside].mean() / (d[..., boxes.valid] ** 2).mean()
+        for d in (of_patch, of_frames)
+    ]
+    assert shared[0] == pytest.approx(shared[1], abs=0.03) and shared[1] > 0.1

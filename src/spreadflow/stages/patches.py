@@ -12,9 +12,6 @@ from spreadflow.physics.background import background
 from spreadflow.stages.still import NOISE, ORIENTATION, Simulator
 from spreadflow.units import HC_EV_ANGSTROM, wavelength
 
-GRID_PX = 16
-"""of the pixels over which a panel's background is averaged"""
-
 
 class Patch(NamedTuple):
     """The shoeboxes of one simulated lattice and what is true of them."""
@@ -125,11 +122,7 @@ def _afar(simulator: Simulator, true: Parameters) -> np.ndarray:
     """(panel,) expected photons of each pixel from beyond the kernel's reach: what it leaves out, evenly."""
     if simulator.kernel is None:
         return np.zeros(simulator.detector.n_panels)
-    (n_slow, n_fast), n = simulator.detector.shape, simulator.detector.n_panels
-    grid = np.meshgrid(np.arange(n), np.arange(0, n_slow, GRID_PX), np.arange(0, n_fast, GRID_PX), indexing="ij")
-    panel, slow, fast = (axis.ravel() for axis in grid)
-    behind = _background(simulator, true, Pixels(panel.astype(np.int32), fast + 0.5, slow + 0.5))
-    return (1.0 - simulator.kernel.sum()) * behind.reshape(n, -1).mean(axis=1)
+    return (1.0 - simulator.kernel.sum()) * simulator.expected(true.spectrum, [])[0].mean(axis=(1, 2))
 
 
 def _read_out(simulator: Simulator, rng: np.random.Generator, photons: np.ndarray) -> np.ndarray:
