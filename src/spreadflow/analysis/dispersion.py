@@ -16,6 +16,10 @@ from spreadflow.physics import anomalous
 
 PRIOR_E = 5.0
 """standard deviation, e, of the weak prior of every unknown about the reference: binds only what pixels do not know"""
+LIMIT_E = 0.5
+"""σ below which a value of a curve counts as known, e"""
+ALTERNATING = -0.5
+"""mean correlation of neighbours below which errors are said to alternate"""
 KINDS = ("f'", "f''")
 
 
@@ -48,6 +52,16 @@ class Parametrisation(NamedTuple):
     def curves(self, theta: np.ndarray) -> np.ndarray:
         """(site, 2, channel) e of the unknowns (theta,)."""
         return self.reference + (self.basis @ theta).reshape(self.reference.shape)
+
+    def sigma(self, covariance: np.ndarray) -> np.ndarray:
+        """(site, 2, node) standard deviations, e, for the covariance (theta, theta) of θ."""
+        variance = np.einsum("nt,tu,nu->n", self.at_nodes, covariance, self.at_nodes, optimize=True)
+        return np.sqrt(variance).reshape(*self.reference.shape[:2], -1)
+
+    @property
+    def restraints(self) -> np.ndarray:
+        """(theta, theta) information of the restraints."""
+        return self.rows.T @ (self.precision[:, None] * self.rows)
 
     @property
     def reference_at_nodes(self) -> np.ndarray:
@@ -177,3 +191,89 @@ def _extended(nodes_ev: np.ndarray) -> np.ndarray:
 def _at(to_ev: np.ndarray, from_ev: np.ndarray, values: np.ndarray) -> np.ndarray:
     """(site, 2, to) of curves (site, 2, from)."""
     return np.array([[np.interp(to_ev, from_ev, curve) for curve in site] for site in values])
+
+
+class Weakness(NamedTuple):
+    """What the pixels say little about. σ are those of the restrained fit if its model is right, in electrons."""
+
+    band: slice
+    """nodes known to the limit in all curves; all nodes where there are fewer than two"""
+    dark: np.ndarray
+    """(site, 2, node) bool: too little light, pixels would not know the value to the limit if all else were known"""
+    constant: np.ndarray
+    """(site, 2) σ of the mean over the band"""
+    constant_alone: np.ndarray
+    """(site, 2) the same if all else were known, the shape of the curve, too"""
+    neighbours: np.ndarray
+    """(site, 2) mean correlation of neighbouring nodes of the band; near −1, errors alternate from node to node"""
+    n_restrained: np.ndarray
+    """(site, 2) directions of θ known from restraints more than from pixels, counted where they move curves most"""
+
+    def sentences(self, nodes_ev: np.ndarray, limit_e: float = LIMIT_E) -> list[str]:
+        """One for each thing that a reader of the curves should know."""
+        out = []
+        for (site, kind), correlation in np.ndenumerate(self.neighbours):
+            curve, dark, constant = f"{KINDS[kind]} of site {site}", self.dark[site, kind], self.constant[site, kind]
+            if dark.any():
+                at = ", ".join(f"{nodes_ev[a]:g} to {nodes_ev[b - 1]:g}" for a, b in _runs(dark))
+                out.append(f"{curve}: too little light at {dark.sum()} of {len(dark)} nodes ({at} eV)")
+            if correlation < ALTERNATING:
+                out.append(f"{curve}: errors alternate from node to node (correlation {correlation:.2f})")
+            if constant > limit_e:
+                alone = self.constant_alone[site, kind]
+                out.append(
+                    f"{curve}: its mean is known to {constant:.2g} e only ({alone:.2g} e if all else were known)"
+                )
+        return out
+
+
+def weak_directions(p: Parametrisation, pixels: np.ndarray, limit_e: float = LIMIT_E) -> Weakness:
+    """Of the information `pixels` (theta, theta) without restraints. limit_e: σ up to which a value is known, e.
+
+    Where all else is known, what is left of θ is the direction that moves the value and, as far as the parametrisation
+    can, nothing else.
+    """
+    whole, (n_sites, _, _) = pixels + p.restraints, p.reference.shape
+    covariance = np.linalg.inv(whole)
+    inside = band(p.sigma(covariance), limit_e)
+    if inside.stop - inside.start < 2:
+        inside = slice(0, len(p.nodes_ev))
+    moves, read = np.linalg.pinv(p.at_nodes), p.at_nodes.reshape(2 * n_sites, -1, len(whole))
+    constants = moves.reshape(len(whole), 2 * n_sites, -1)[:, :, inside].sum(axis=2)
+    own = [rows @ covariance @ rows.T for rows in read[:, inside]]
+    root = np.linalg.inv(np.linalg.cholesky(whole))
+    shares, axes = np.linalg.eigh(root @ pixels @ root.T)
+    moved = np.square(read @ root.T @ axes[:, shares < 0.5]).sum(axis=1)
+    by_curve = lambda values: np.reshape(values, (n_sites, 2, *np.shape(values)[1:]))  # noqa: E731
+    return Weakness(
+        band=inside,
+        dark=(_alone(p.at_nodes, moves, pixels) > limit_e).reshape(n_sites, 2, -1),
+        constant=by_curve(np.sqrt([block.mean() for block in own])),
+        constant_alone=by_curve(_alone(read[:, inside].mean(axis=1), constants, whole)),
+        neighbours=by_curve([_neighbours(block) for block in own]),
+        n_restrained=by_curve(np.bincount(moved.argmax(axis=0), minlength=2 * n_sites)),
+    )
+
+
+def _alone(read: np.ndarray, moves: np.ndarray, information: np.ndarray) -> np.ndarray:
+    """(n,) σ of the values read (n, theta) where θ may move along the directions (theta, n) alone, one for each."""
+    known = np.einsum("tn,tu,un->n", moves, information, moves, optimize=True)
+    return np.abs(np.einsum("nt,tn->n", read, moves)) / np.sqrt(np.maximum(known, np.finfo(float).tiny))
+
+
+def band(sigma: np.ndarray, limit_e: float = LIMIT_E) -> slice:
+    """The longest run of nodes at which σ (site, 2, node) of all curves is below the limit, e; may be empty."""
+    runs = _runs(np.all(sigma < limit_e, axis=(0, 1)))
+    return slice(*max(runs, key=lambda run: run[1] - run[0], default=(0, 0)))
+
+
+def _runs(true: np.ndarray) -> list[tuple[int, int]]:
+    """First and last + 1 of each run of what is true."""
+    ends = np.flatnonzero(np.diff(np.concatenate([[0], true.astype(int), [0]])))
+    return list(zip(ends[::2].tolist(), ends[1::2].tolist(), strict=True))
+
+
+def _neighbours(covariance: np.ndarray) -> float:
+    """Mean correlation of each with the next."""
+    sigma = np.sqrt(np.diag(covariance))
+    return float((np.diag(covariance, 1) / (sigma[1:] * sigma[:-1])).mean())

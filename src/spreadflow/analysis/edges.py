@@ -1,0 +1,139 @@
+"""E0 of metal sites from refined curves, by what the pixels alone say about them.
+
+The curve of a site is taken for a known one, shifted in energy and by constants of f' and of f'': these are hardly
+determined, and a table's may be off.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from spreadflow.analysis.dispersion import PRIOR_E, Parametrisation
+
+TABLE_E = 0.02
+"""error of tabulated curves at each node, e: pixels are not believed beyond it"""
+DARK = 1e-9
+"""directions in which pixels hold less information than this, relative to the best, say nothing"""
+REACH_EV, STEPS = 15.0, 50
+"""largest shift of an edge that is looked for, and steps to its fit at most"""
+
+
+class Edges(NamedTuple):
+    """Where the edges of the sites are: each site is `shape`, shifted in energy and by constants of f' and of f''."""
+
+    shift_ev: np.ndarray
+    """(site,) of the site against the shape, to higher energy"""
+    covariance: np.ndarray
+    """(site, site) of the shifts, eV²"""
+    energy_ev: np.ndarray
+    """(site,) E0: the steepest point of the shape's f'', shifted"""
+    offset_e: np.ndarray
+    """(site, 2) constants of f' and f''"""
+    chi2: float
+    n_degrees: int
+    """of freedom"""
+
+    @property
+    def difference_ev(self) -> np.ndarray:
+        """(site, site) E0 of the first less that of the second."""
+        return self.shift_ev[:, None] - self.shift_ev
+
+    @property
+    def difference_sigma_ev(self) -> np.ndarray:
+        """(site, site)"""
+        variance = np.diag(self.covariance)
+        return np.sqrt(np.maximum(variance[:, None] + variance - 2.0 * self.covariance, 0.0))
+
+
+def edges(
+    p: Parametrisation,
+    theta: np.ndarray,
+    pixels: np.ndarray,
+    shape: tuple[np.ndarray, np.ndarray],
+    *,
+    sandwich: np.ndarray | None = None,
+    window_ev: tuple[float, float] = (-np.inf, np.inf),
+) -> Edges:
+    """E0 of each site from what the pixels alone say: the pull of the restraints is taken out of θ again.
+
+    theta: (theta,) where the slopes of pixels and restraints cancel. pixels: (theta, theta) information without
+    restraints. shape: energies (n,) eV, 0.25 eV apart or closer and 15 eV wider than the channels at either end, and
+    f' + i f'' (n,). sandwich: (theta, theta) covariance of θ, to take errors from; otherwise the model of the pixels is
+    taken to be right. window_ev: nodes outside are not believed.
+
+    b = pixels @ θ + slope of the restraints is what the pixels say. Its covariance is `pixels`, in directions that are
+    dark, too: nothing needs to be inverted, and a dispersion relation between nodes does no harm. Gauss-Newton finds
+    the minimum of (b − pixels @ θ(curves))ᵀ V⁻¹ (…), θ(curves) being the projection of the shifted shapes onto the
+    parametrisation; V is `pixels` and an error of the tables at each node.
+
+    Raises ValueError for a parametrisation restrained to smoothness.
+    """
+    if p.is_smooth:
+        raise ValueError("edges: smoothness has moved the edges of these curves by up to 0.6 eV: refine without it")
+    slope = p.rows.T @ (p.precision * (p.rows @ theta - p.target))
+    outside = (p.theta_ev < window_ev[0]) | (p.theta_ev > window_ev[1])
+    table, beyond = TABLE_E * pixels @ np.linalg.pinv(p.at_nodes), PRIOR_E * pixels[:, outside]
+    systematic = table @ table.T + beyond @ beyond.T
+    values, vectors = np.linalg.eigh(pixels + systematic)
+    known = values > DARK * values.max()
+    white = vectors[:, known] / np.sqrt(values[known])
+    seen = white.T @ pixels @ np.linalg.pinv(p.basis)
+    said = white.T @ (pixels @ theta + slope) + seen @ p.reference.ravel()
+    shift, offset, left, jacobian = _shifted(seen, said, p, shape)
+    gain = np.linalg.pinv(jacobian)[: len(shift)] @ white.T
+    whole = pixels + p.restraints
+    scatter = pixels if sandwich is None else whole @ sandwich @ whole
+    covariance = gain @ (scatter + systematic) @ gain.T
+    n_degrees = len(left) - jacobian.shape[1]
+    return Edges(shift, covariance, _steepest(*shape) + shift, offset, float(left @ left), n_degrees)
+
+
+def _shifted(
+    seen: np.ndarray, said: np.ndarray, p: Parametrisation, shape: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Least squares of seen @ curves = said (n,): shifts (site,), offsets (site, 2), residuals (n,), their derivatives.
+
+    Starts at the best of steps of 1 eV, site by site.
+    """
+    n_sites = len(p.reference)
+    constants = seen.reshape(len(seen), 2 * n_sites, -1).sum(axis=2)
+    flat = np.eye(len(seen)) - constants @ np.linalg.pinv(constants)
+
+    def at(shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Residuals (n,) without offsets, and derivatives (n, site + site·2) of seen @ curves."""
+        value, slope = _moved(shape, p.energies_ev, shift)
+        by_shift = (seen * slope.ravel()).reshape(len(seen), n_sites, -1).sum(axis=2)
+        return said - seen @ value.ravel(), np.hstack([by_shift, constants])
+
+    shift = np.zeros(n_sites)
+    for site in np.eye(n_sites):
+        trials = [shift + trial * site for trial in np.arange(-REACH_EV, REACH_EV + 1.0)]
+        shift = min(trials, key=lambda trial: float(np.square(flat @ at(trial)[0]).sum()))
+    for _ in range(STEPS):
+        left, jacobian = at(shift)
+        found = np.linalg.lstsq(jacobian, left)[0]
+        step = np.clip(found[:n_sites], -1.0, 1.0)
+        if np.abs(step).max() < 1e-5:
+            break
+        shift = np.clip(shift + step, -REACH_EV, REACH_EV)
+    offset = found[n_sites:]
+    return shift, offset.reshape(n_sites, 2), left - constants @ offset, jacobian
+
+
+def _moved(
+    shape: tuple[np.ndarray, np.ndarray], energies_ev: np.ndarray, shift_ev: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(site, 2, channel) of the shape shifted by (site,) eV, and its derivative by the shift."""
+    value, slope = (
+        np.array([np.interp(energies_ev - shift, shape[0], curve) for shift in shift_ev])
+        for curve in (shape[1], -np.gradient(shape[1], shape[0]))
+    )
+    return np.stack([value.real, value.imag], axis=1), np.stack([slope.real, slope.imag], axis=1)
+
+
+def _steepest(energies_ev: np.ndarray, curve: np.ndarray) -> float:
+    """eV, of f'': the vertex of a parabola through the largest slope and its neighbours on a grid of 0.5 eV."""
+    grid = np.arange(energies_ev[0], energies_ev[-1], 0.5)
+    slope = np.gradient(np.interp(grid, energies_ev, curve.imag))
+    at = int(slope[1:-1].argmax()) + 1
+    return float(np.polynomial.Polynomial.fit(grid[at - 1 : at + 2], slope[at - 1 : at + 2], 2).deriv().roots()[0])
