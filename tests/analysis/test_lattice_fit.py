@@ -6,11 +6,12 @@ Tetragonal and triclinic, two tilted panels, 24 eV of narrow channels, shoeboxes
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.ndimage import convolve
 
 from spreadflow.analysis import integration, lattice_fit, prediction, refinement, shoeboxes, solve
 from spreadflow.analysis.likelihood import Noise
 from spreadflow.models import Crystal, Detector, Parameters, Shoeboxes, Spectrum
-from spreadflow.physics import forward, lattice, layout, mosaic, rotation
+from spreadflow.physics import forward, lattice, layout, mosaic, noise, rotation
 from spreadflow.units import DEG
 
 CELLS = {"P 43 21 2": [78.0, 78.0, 38.0, 90.0, 90.0, 90.0], "P 1": [48.0, 55.0, 43.0, 80.0, 105.0, 95.0]}
@@ -38,8 +39,11 @@ def planted(group: str, of: mosaic.Mosaic, n_cells=(36.0, 36.0, 36.0), seed: int
     return Parameters(crystal, of, 90.0, 0.003, pulse, 0.8, detector(), hkl[rows], f_squared[rows])
 
 
-def measured(true: Parameters, group: str, seed: int = 2, border: int = 2) -> Shoeboxes:
-    """Pixels of all predicted reflections of 2.4-3.5 Å, with noise; a few of them masked and wrong."""
+def measured(true: Parameters, group: str, seed: int = 2, border: int = 2, kernel=None) -> Shoeboxes:
+    """Pixels of all predicted reflections of 2.4-3.5 Å, with noise; a few of them masked and wrong.
+
+    kernel: of a point spread of what is counted and amplified.
+    """
     rng = np.random.default_rng(seed)
     domain = float((true.crystal.n_cells * CELLS[group][:3]).mean())
     how = {"spectrum": true.spectrum, "detector": true.detector, "space_group": group, "d_min": 2.4}
@@ -49,9 +53,10 @@ def measured(true: Parameters, group: str, seed: int = 2, border: int = 2) -> Sh
     image = rng.uniform(5.0, 15.0) * np.ones((2, 240, 240)) + 0.02 * np.arange(240)
     pixels, pairs = layout.within(true, np.array([0, 1]), np.tile([0, 240, 0, 240], (2, 1)))
     image += forward.sums(true, pixels, pairs, "float64")[0].reshape(image.shape)
-    image = rng.poisson(image) * (1.0 + 0.01 * rng.standard_normal(image.shape)) + 2.0 * rng.standard_normal(
-        image.shape
-    )
+    image = rng.poisson(image) * (1.0 + 0.01 * rng.standard_normal(image.shape))
+    if kernel is not None:
+        image = np.stack([convolve(panel, kernel, mode="nearest") for panel in image])
+    image += 2.0 * rng.standard_normal(image.shape)
     valid = rng.uniform(size=image.shape) > 0.02
     image[~valid] = 1e6
     where = shoeboxes.addresses(found.panel, bbox)[1]
@@ -95,13 +100,17 @@ def test_coordinates_are_what_a_matrix_is_made_of(group):
 
 
 @pytest.mark.parametrize(
-    ("free", "n_axes", "oversample"),
-    [((*FREE, "distance"), 3, 1), (("rotation", "wavelength", "n_cells", "eta"), 1, 2)],
+    ("free", "n_axes", "oversample", "kernel"),
+    [
+        ((*FREE, "distance"), 3, 1, None),
+        (("rotation", "wavelength", "n_cells", "eta"), 1, 2, None),
+        (("rotation", "distance", "n_cells", "eta"), 1, 2, noise.fibre_kernel(0.2, 0.25, 4)),
+    ],
 )
-def test_columns_are_finite_differences(tetragonal, free, n_axes, oversample):
+def test_columns_are_finite_differences(tetragonal, free, n_axes, oversample, kernel):
     """Of every kind of unknown, away from the start."""
     true, boxes = tetragonal
-    of = lattice_fit.problem(true, "P 43 21 2", boxes, NOISE, oversample)
+    of = lattice_fit.problem(true, "P 43 21 2", boxes, NOISE, oversample, kernel)
     model = lattice_fit.Model(of, free, n_axes, "float64", reach=7.0)
     assert len(model.names()) == len(set(model.names())) == model.n_unknowns
     steps = {"rotation": 1e-7, "cell": 1e-7, "wavelength": 1e-7, "distance": 1e-4}
@@ -144,6 +153,23 @@ def test_the_truth_is_found_within_its_uncertainty(group, is_continuous, n_axes)
     assert lattice_fit.sigma_z(fitted.fit.point, problem.data, NOISE) == pytest.approx(1.0, abs=0.03)
     A = fitted.parameters.crystal.A
     np.testing.assert_allclose(A, refinement.matrix(refinement.frame(A, group), np.zeros(3 + strains)), atol=1e-12)
+
+
+@pytest.mark.parametrize("make", noise.POINT_SPREADS.values())
+def test_the_truth_is_found_through_a_point_spread(make):
+    """Within its uncertainty, which a model without the point spread is far beyond."""
+    true, kernel = planted("P 43 21 2", mosaic.continuous()), make(0.4, 0.25, 5)
+    boxes = measured(true, "P 43 21 2", border=4, kernel=kernel)
+    start = fewer(moved(true, 0.01, 1.2, 0.7, 2.0), boxes)
+    averaged = NOISE._replace(spread=float((kernel**2).sum()))
+    knowing, blind = (
+        lattice_fit.problem(start, "P 43 21 2", boxes, of, kernel=k) for of, k in ((averaged, kernel), (NOISE, None))
+    )
+    fitted, other = (lattice_fit.refine(of, FREE) for of in (knowing, blind))
+    error, sigma = away(fitted, true), np.sqrt(np.diag(fitted.sandwich))
+    assert fitted.fit.is_converged and (np.abs(error) < 5 * sigma).all()
+    assert lattice_fit.sigma_z(fitted.fit.point, knowing.data, averaged) == pytest.approx(1.0, abs=0.03)
+    assert np.abs(away(other, true) / sigma).max() > 6
 
 
 @pytest.mark.parametrize("seed", range(2))
