@@ -10,7 +10,7 @@ merge    | reindex of all runs, cells               | results/<trial>/merge.h5, 
 annulus  | images and reindex of all runs, cells    | results/<trial>/annulus.h5
 wide     | as annulus; made where it is asked for   | results/<trial>/wide.h5
 ladder   | annulus, cells                           | results/<trial>/ladder.h5
-mosaic   | annulus or wide; made where it is asked for | results/<trial>/mosaic.h5
+mosaic   | annulus or wide, where it is asked for   | results/<trial>/mosaic.h5
 stage1   | annulus; mosaic where it is learned      | results/<trial>/stage1.h5, stage1.csv
 summary  | products of one stage, images            | results/<trial>/<stage>.json, <stage>.png
 report   | all summaries                            | results/<trial>/report.html

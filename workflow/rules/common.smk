@@ -27,7 +27,6 @@ except SpreadflowError as error:
 RUNS = list(CONFIG.runs)
 SIMULATED = [run for run in RUNS if CONFIG.runs[run].simulate]
 FROZEN = CONFIG.level0.from_file is not None
-IS_LEARNED = CONFIG.stage1.mosaicity == "learned"
 
 
 def has_model(stage):
@@ -36,12 +35,13 @@ def has_model(stage):
     return bool(SIMULATED) or of.source != "model" or of.model is not None
 
 
+IS_LEARNED = CONFIG.stage1.mosaicity == "learned" and has_model("stage1")
 UNUSED = [
     *([] if IS_LEARNED and CONFIG.mosaic.shoeboxes == "wide" else ["wide"]),
     *([] if IS_LEARNED else ["mosaic"]),
     *(["index", "level0"] if FROZEN else []),
     *([] if SIMULATED else ["simulate"]),
-    *(stage for stage in ("ladder", "mosaic", "stage1") if not has_model(stage)),
+    *(stage for stage in ("ladder", "stage1") if not has_model(stage)),
 ]
 STAGES = [stage for stage in schema.SECTIONS if stage not in UNUSED]
 

@@ -230,6 +230,7 @@ _MOSAIC = (
             "shot_id": ("uint64", "", "as in reindex"),
             "k": ("int32", "", "as in reindex"),
             "outcome": ("uint8", "", "errors.LearnedOutcome"),
+            "A": ("float64", "1/angstrom", "the mean of its domains where it taught a set; else NaN", (3, 3)),
             "set": ("int32", "", "row of sets: its mosaic domains; -1 = the continuous distribution", (), "sets"),
             "seconds": ("float64", "s", "processor time spent on the lattice"),
         },
@@ -434,6 +435,113 @@ _TRUTH = (
     )
 )
 
+_GRAM = (
+    _table(
+        "lattices",
+        {
+            "run": ("int32", "", "row of attribute `runs`"),
+            "shot_id": ("uint64", "", "as in wide"),
+            "k": ("int32", "", "as in wide"),
+            "outcome": ("uint8", "", "errors.SpreadOutcome; numbers of a lattice that is not used are NaN"),
+            "A": ("float64", "1/angstrom", "refined matrix, the mean of the mosaic domains", (3, 3)),
+            "n_cells": ("float64", "", "unit cells of a mosaic domain along a, b, c", (3,)),
+            "eta_rad": ("float64", "rad", "mosaic spread"),
+            "scale": ("float64", "", "mosaic domains in a beam of `beam.size_mm`"),
+            "photons": ("float64", "photon", "of the pulse, by channel", ("channel",)),
+            "loss": ("float64", "", "½ Σ (data − model)²/variance where it was expanded, planes eliminated"),
+            "score": ("float64", "", "its fall by what stage 1 refines", ("unknown",)),
+            "nuisance": ("float64", "", "information about what stage 1 refines", ("unknown", "unknown")),
+            "model_error": ("float64", "", "standard deviation of the model of a pixel relative to its Bragg photons"),
+            "sigma_z": ("float64", "", "standard deviation of (data − model)/√variance over the pixels"),
+            "n_pixels": ("int32", "px", "pixels fitted"),
+            "seconds": ("float64", "s", "processor time spent on the lattice"),
+        },
+    )
+    | _table(
+        "boxes",
+        {
+            "lattice": ("int32", "", "row of lattices", (), "lattices"),
+            "n_columns": ("int32", "", "columns that are its"),
+        },
+    )
+    | _table(
+        "columns",
+        {
+            "lattice": ("int32", "", "row of lattices", (), "lattices"),
+            "hkl": ("int16", "", "Miller index, conventional axes", (3,)),
+            "channel": ("int32", "", "of attribute `energies_ev`"),
+            "intensity": ("float64", "electron²", "|F|² the model had"),
+            "slope": ("float64", "1/electron²", "fall of −ln L by |F|², planes eliminated"),
+            "cross": ("float64", "1/electron²", "information shared with what stage 1 refines", ("unknown",)),
+        },
+    )
+    | _table(
+        "triangles",
+        {"value": ("float32", "1/electron⁴", "information about |F|²: lower triangle of each box, row by row")},
+    )
+)
+
+_SPREAD = (
+    _table(
+        "curves",
+        {
+            "fit": ("int32", "", "of attribute `fits`"),
+            "site": ("int32", "", "of attribute `sites`"),
+            "energy_ev": ("float64", "eV", "node"),
+            "fp": ("float64", "electron", "f′"),
+            "fdp": ("float64", "electron", "f″"),
+            "fp_sigma": ("float64", "electron", "standard deviation, as quoted: attribute `sigma_kind`"),
+            "fdp_sigma": ("float64", "electron", "the same of f″"),
+            "fp_fisher": ("float64", "electron", "standard deviation if the model is right"),
+            "fdp_fisher": ("float64", "electron", "the same of f″"),
+            "fp_start": ("float64", "electron", "where the refinement began"),
+            "fdp_start": ("float64", "electron", "the same of f″"),
+        },
+    )
+    | _table(
+        "values",
+        {
+            "fit": ("int32", "", "of attribute `fits`; values are f′, f″ at the nodes, site by site"),
+            "fisher": ("float64", "electron²", "row of their covariance if the model is right", ("value",)),
+            "sandwich": ("float64", "electron²", "the same from the scatter of the lattices", ("value",)),
+        },
+    )
+    | _table(
+        "edges",
+        {
+            "fit": ("int32", "", "of attribute `fits`"),
+            "site": ("int32", "", "of attribute `sites`"),
+            "energy_ev": ("float64", "eV", "E0, the steepest point of f″"),
+            "sigma_ev": ("float64", "eV", "its standard deviation, that of the shape's own E0 left out"),
+            "difference_ev": ("float64", "eV", "E0 less that of each site", ("site",)),
+            "difference_sigma_ev": ("float64", "eV", "its standard deviation", ("site",)),
+        },
+    )
+    | _table(
+        "channels",
+        {
+            "energy_ev": ("float64", "eV", "channel"),
+            "photons": ("float64", "photon", "mean over the pulses"),
+            "residual": ("float64", "", "(data − model)/model of the Bragg photons with the quoted curves"),
+            "residual_sigma": ("float64", "", "its standard deviation"),
+        },
+    )
+    | _table(
+        "lattices",
+        {
+            "run": ("int32", "", "row of attribute `runs`"),
+            "shot_id": ("uint64", "", "as in wide"),
+            "k": ("int32", "", "as in wide"),
+            "outcome": ("uint8", "", "errors.SpreadOutcome"),
+            "loss_start": ("float64", "", "−ln L with the curves of the start; NaN = not used"),
+            "loss": ("float64", "", "−ln L with the quoted curves, without terms no curve changes; NaN = not used"),
+            "model_error": ("float64", "", "standard deviation of the model of a pixel relative to its Bragg photons"),
+            "sigma_z": ("float64", "", "standard deviation of (data − model)/√variance over the pixels"),
+            "seconds": ("float64", "s", "processor time spent on the lattice in the last cycle"),
+        },
+    )
+)
+
 FILES: dict[str, dict[str, Dataset]] = {
     "index": _INDEX,
     "reindex": _INDEX,
@@ -444,6 +552,8 @@ FILES: dict[str, dict[str, Dataset]] = {
     "ladder": _LADDER,
     "mosaic": _MOSAIC,
     "stage1": _STAGE1,
+    "gram": _GRAM,
+    "spread": _SPREAD,
     "truth": _TRUTH,
 }
 """file kind → dataset path → description"""

@@ -33,6 +33,12 @@ def checks(summaries: dict[str, dict[str, Any]]) -> list[Check]:
     if "ladder" in summaries and "annulus" in summaries:
         n = summaries["annulus"]["n_lattices"]
         out.append(Check("each lattice of annulus reaches ladder", n, summaries["ladder"]["n_lattices"]))
+    if "mosaic" in summaries:
+        ends, n = sum(summaries["mosaic"]["outcomes"].values()), summaries["mosaic"]["n_lattices"]
+        out.append(Check("each lattice of mosaic has one outcome", ends, n))
+    if "mosaic" in summaries and "annulus" in summaries:
+        n = summaries["annulus"]["n_lattices"]
+        out.append(Check("each lattice of annulus reaches mosaic", n, summaries["mosaic"]["n_lattices"]))
     stage1 = summaries.get("stage1")
     if stage1:
         ends = sum(stage1["outcomes"].values())

@@ -5,7 +5,7 @@ from typing import Any
 
 from spreadflow.report.style import say
 
-STAGES = ("simulate", "index", "level0", "reindex", "cells", "merge", "annulus", "wide", "ladder", "stage1")
+STAGES = ("simulate", "index", "level0", "reindex", "cells", "merge", "annulus", "wide", "ladder", "mosaic", "stage1")
 """in the order of the workflow"""
 
 
@@ -94,6 +94,19 @@ def _ladder(f: dict) -> list[str]:
     ]
 
 
+def _mosaic(f: dict) -> list[str]:
+    out = [
+        f"{say(f['n_lattices'])} lattices: {outcomes(f)} ({f['scope'].replace('_', ' ')}, from {f['shoeboxes']})",
+        f"−ln L of held-out shoeboxes {say(f['held_out_continuous'], 6)} with the continuous distribution, "
+        f"{say(f['held_out_gain'])} less with {say(f['n_components'])} components; η {say(f['eta_deg'])}°",
+        f"{say(f['seconds_per_lattice_per_core'], 2)} s per lattice and core",
+    ]
+    if f["distance_to_truth"] is None:
+        return out
+    far, smooth = say(f["distance_to_truth"], 2), say(f["distance_to_truth_continuous"], 2)
+    return [*out, f"∫|p − truth| of the distribution {far}; continuous: {smooth}"]
+
+
 def _stage1(f: dict) -> list[str]:
     out = [
         f"{say(f['n_lattices'])} lattices: {outcomes(f)} ({f['mosaicity']} mosaicity)",
@@ -122,6 +135,7 @@ _FACTS: dict[str, Callable[[dict], list[str]]] = {
     "merge": _merge,
     "annulus": _annulus,
     "wide": _annulus,
+    "mosaic": _mosaic,
     "stage1": _stage1,
     "ladder": _ladder,
 }

@@ -130,7 +130,7 @@ def _of_truth(against: truth.Refinement | None, told: dict) -> dict[str, Any]:
         "misorientation_deg_before_median": float(np.median(against.angle_before) / DEG),
         "n_truth": len(against.angle),
         "pull_sd": sd(quoted),
-        "pull_mean": {name: float(pull.mean()) for name, pull in quoted.items()},
+        "pull_mean": {name: float(pull.mean()) if len(pull) else None for name, pull in quoted.items()},
         "pull_sd_fisher": sd(against.pulls["fisher"]),
     } | {
         f"{name}_over_true_median": float(np.median(against.ratios[name])) for name in quoted if name in against.ratios

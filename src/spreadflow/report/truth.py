@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import cKDTree
 
-from spreadflow.errors import FileError, RefinedOutcome
+from spreadflow.errors import FileError, LearnedOutcome, RefinedOutcome
 from spreadflow.io import images as io_images
 from spreadflow.io.nexus import NexusFile
 from spreadflow.io.schema import KINDS
-from spreadflow.models import Detector, ReflectionFlag
-from spreadflow.physics import lattice, rotation, symmetry
+from spreadflow.models import Detector, Mosaic, ReflectionFlag
+from spreadflow.physics import lattice, mosaic, rotation, symmetry
 from spreadflow.units import DEG
 
 SINGLE, BLANK, DOUBLE = (KINDS.index(kind) for kind in ("single", "blank", "double"))
@@ -240,17 +240,64 @@ def _refined(found: dict, told: dict, run: int, truth: dict) -> Refinement:
     pulls = {}
     for kind in ("sandwich", "fisher"):
         sigma = {name: t[f"sigma_{kind}"][:, i] for i, name in enumerate(told["unknowns"])}
-        pulls[kind] = {name: np.log(ratios[name]) / sigma[name] for name in ratios if name in sigma}
+        pulls[kind] = {name: _finite(np.log(ratios[name]) / sigma[name]) for name in ratios if name in sigma}
         if "rotation_1" in sigma:
             each = [turned.reshape(-1, 3)[:, i] / sigma[f"rotation_{i + 1}"] for i in range(3)]
             pulls[kind]["rotation"] = np.concatenate(each)
     quoted = np.where(t["cell_sigma"] > 1e-9, t["cell_sigma"], np.nan)
     of_cell = ((t["cell"] - cell) / quoted).ravel()
     if np.isfinite(of_cell).any():
-        pulls[told["config"]["uncertainty"]]["cell"] = of_cell[np.isfinite(of_cell)]
+        pulls[told["config"]["uncertainty"]]["cell"] = _finite(of_cell)
     angle, before = np.linalg.norm(turned.reshape(-1, 3), axis=1), rotation.angle(rotation.nearest(began))
     mosaicity = np.stack([true["n_cells"], true["eta"] / DEG], axis=1)
     return Refinement(angle, before, ratios, pulls, mosaicity)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Without unknowns that a lattice does not have."""
+    return values[np.isfinite(values)]
+
+
+class TrueMosaic(NamedTuple):
+    """How domains are turned that were simulated."""
+
+    mosaic: Mosaic
+    """of all lattices that taught a set"""
+    domain_rad: float
+    """angular standard deviation of one domain at the highest resolution"""
+
+
+def mosaics(found: dict, told: dict, truths: list[dict | None]) -> dict[int, TrueMosaic]:
+    """The truth of the sets in columns of schema 'mosaic' that lattices were found to have: set → truth."""
+    taught: dict[int, list[TrueMosaic]] = {}
+    for run, truth in enumerate(truths):
+        rows = np.flatnonzero((found["lattices/run"] == run) & (found["lattices/outcome"] == LearnedOutcome.LEARNED))
+        if truth is None or not len(rows):
+            continue
+        shots, shot = np.unique(found["lattices/shot_id"][rows], return_inverse=True)
+        of = {"shots/shot_id": shots, "lattices/shot": shot, "lattices/A": found["lattices/A"][rows]}
+        matched = match(of, truth, told["space_group"])
+        for row, partner in zip(rows[matched.right], matched.row[matched.right], strict=True):
+            taught.setdefault(int(found["lattices/set"][row]), []).append(_true_mosaic(truth, partner, told["d_min"]))
+    return {n: _joined(every) for n, every in taught.items()}
+
+
+def _true_mosaic(truth: dict, row: int, d_min: float) -> TrueMosaic:
+    """Of one lattice."""
+    turned = truth["domains/rotation"][truth["domains/lattice"] == row]
+    edge = np.mean(truth["lattices/n_cells"][row] * lattice.cell_of(truth["lattices/A"][row])[:3])
+    spread = mosaic.domains(turned) if len(turned) else mosaic.continuous()
+    spread = spread._replace(eta_rad=truth["lattices/eta_rad"][row])
+    return TrueMosaic(spread, float(np.sqrt(mosaic.GAUSS / 4) * d_min / edge))
+
+
+def _joined(every: list[TrueMosaic]) -> TrueMosaic:
+    """The mean of distributions; once, where all are the same."""
+    one = every[0]
+    if all(np.array_equal(other.mosaic.rotations, one.mosaic.rotations) for other in every):
+        return one
+    rotations, width, share = (np.concatenate(of) for of in zip(*(other.mosaic[:3] for other in every), strict=True))
+    return one._replace(mosaic=Mosaic(rotations, width, share / len(every), one.mosaic.eta_rad))
 
 
 def true_detector(manifest: Path) -> Detector | None:

@@ -28,6 +28,10 @@ HOLD_OUT = 120
 """purpose of the random streams that say what is held out: none of the simulation's"""
 
 
+UNTOLD = {"A": np.full((3, 3), np.nan), "set": -1}
+"""of a lattice that taught nothing"""
+
+
 class Source(NamedTuple):
     """The packed shoeboxes, and what their lattices share."""
 
@@ -104,7 +108,7 @@ def _alone(config: StageConfig, columns: dict, i: int, source: Source, log: Logg
         try:
             learned = _learned(config, [begun], float(begun.of.start.crystal.eta_rad))
             tables = _tables(learned, 0)
-            row |= _end(learned)
+            row |= _end(learned) | {"A": learned.problems[0].start.crystal.A}
         except (np.linalg.LinAlgError, ArithmeticError, ValueError) as error:
             log.warning("shot %016x lattice %d: not learned (%s)", row["shot_id"], row["k"], error)
     row["seconds"] = time.process_time() - began
@@ -130,24 +134,20 @@ def _together(
         progress.at(len(chosen))
     fitted = {n: begun for n, begun in sorted(mine.items()) if begun.of is not None}
     etas = world.gather_blocks({n: float(b.of.start.crystal.eta_rad) for n, b in fitted.items() if b.of})
-    tables, end = {}, {}
+    tables, end, ends = {}, {}, {}
     if etas:
         add = lambda arrays: world.sum(dict(zip(fitted, arrays, strict=True)), len(chosen))  # noqa: E731
         learned = _learned(config, list(fitted.values()), float(np.median(etas)), add)
         tables, end = _tables(learned, -1), _end(learned)
-    seconds = sum(world.gather(time.process_time() - began)) / len(chosen)
-    rows = dict(zip(chosen, world.gather_blocks({n: _told(b, end, seconds) for n, b in mine.items()}), strict=True))
-    world.once(lambda: parts.write(0, _whole(source, blocks, rows, end, tables)))
+        ends = {n: {**end, "A": of.start.crystal.A} for n, of in zip(fitted, learned.problems, strict=True)}
+    seconds = {"seconds": sum(world.gather(time.process_time() - began)) / len(chosen)}
+    told = world.gather_blocks({n: begun.row | ends.get(n, {}) | seconds for n, begun in mine.items()})
+    world.once(lambda: parts.write(0, _whole(source, blocks, dict(zip(chosen, told, strict=True)), end, tables)))
 
 
 def _evenly(n: int, most: int) -> list[int]:
     """At most so many of n numbers, evenly spread."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int)).tolist()
-
-
-def _told(begun: Begun, end: dict, seconds: float) -> dict:
-    """The row of a lattice that took part."""
-    return begun.row | (end if begun.of is not None else {}) | {"seconds": seconds}
 
 
 def _whole(
@@ -159,7 +159,7 @@ def _whole(
     every = []
     for n in range(len(blocks)):
         row = {name.split("/")[1]: told[name][n] for name in names}
-        row |= {"outcome": LearnedOutcome.LEFT_OUT, "seconds": 0.0} | rows.get(n, {})
+        row |= UNTOLD | {"outcome": LearnedOutcome.LEFT_OUT, "seconds": 0.0} | rows.get(n, {})
         every.append(row | {"set": end.get("set", -1)})
     return store.joined(
         "mosaic", schema.FILES["mosaic"], [store.piece("mosaic", tables | {"lattices": _columns(every)})]
@@ -174,7 +174,7 @@ def _begin(config: StageConfig, columns: dict, i: int, source: Source, log: Logg
     row = {name: columns[f"lattices/{name}"][i] for name in ("run", "shot_id", "k")}
     how = Stage1Section(**config.mosaic.model_dump(include=set(PixelsSection.model_fields)))
     ended = pixelfit.refine(pixelfit.unpack(columns, i), continuous(), source.given[row["run"]], how)
-    row |= {"outcome": LearnedOutcome.LOST, "set": -1}
+    row |= UNTOLD | {"outcome": LearnedOutcome.LOST}
     seed = (config.seed, HOLD_OUT, int(row["shot_id"]), int(row["k"]))
     if ended.outcome != RefinedOutcome.REFINED or ended.of is None or ended.refined is None:
         log.warning("shot %016x lattice %d: %s (%s)", row["shot_id"], row["k"], ended.outcome.name, ended.why)
