@@ -21,6 +21,7 @@ INPUTS: dict[str, dict[str, dict]] = {
     "ladder": {"annulus": {}, "cells": {}},
     "mosaic": {"annulus": {}},
     "stage1": {"annulus": {}, "mosaic": {"optional": True}},
+    "spread": {"wide": {}, "stage1": {}, "mosaic": {"optional": True}},
 }
 """The input files of each stage, in the order of the workflow."""
 

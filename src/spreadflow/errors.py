@@ -86,6 +86,17 @@ class LearnedOutcome(IntEnum):
     """No fit with the continuous distribution to begin with, or equations without solution."""
 
 
+class SpreadOutcome(IntEnum):
+    """How a lattice ended in `spread`. Exactly one per lattice of `wide`."""
+
+    USED = 0
+    """Its pixels speak in the curves."""
+    NOT_REFINED = 1
+    """Stage 1 did not refine it to the end."""
+    LOST = 2
+    """No fit to the pixels of the wider range: too few, or no solution near that of stage 1."""
+
+
 class RefinedOutcome(IntEnum):
     """How a lattice ended in `stage1`. Exactly one per lattice of `annulus`."""
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from spreadflow.analysis import lattice_fit, solve
-from spreadflow.analysis.likelihood import variance
+from spreadflow.analysis.likelihood import Noise, variance
 
 DIM = 1e-3
 """photons in a shoebox below which a channel of a reflection is left as the model has it"""
@@ -105,3 +105,13 @@ def _lit(bright: np.ndarray) -> np.ndarray:
     """Columns from the first to the last bright channel of each node (node, channel)."""
     before, after = (np.logical_or.accumulate(b, axis=1) for b in (bright, bright[:, ::-1]))
     return np.flatnonzero(before & after[:, ::-1])
+
+
+def model_error(model: np.ndarray, bragg: np.ndarray, photons: np.ndarray, noise: Noise) -> float:
+    """Standard deviation of a modelled pixel relative to its Bragg photons, from residuals; all (pixel,).
+
+    e² of the variance V + (e·Bragg)² that gives the residuals their size, by moments.
+    """
+    v = variance(model, noise)
+    worth = (bragg / v) ** 2
+    return float(np.sqrt(max(worth @ ((photons - model) ** 2 - v), 0.0) / max(worth @ bragg**2, 1e-300)))

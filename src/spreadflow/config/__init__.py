@@ -28,6 +28,7 @@ from spreadflow.config.simulation import (
     Site,
     StructureFactorsSection,
 )
+from spreadflow.config.spread import SpreadSection
 from spreadflow.config.trial import OVERLAYS, SECTIONS, Config, overlay
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "SimulateSection",
     "SimulatedShots",
     "Site",
+    "SpreadSection",
     "Stage1Section",
     "StageConfig",
     "StructureFactorsSection",

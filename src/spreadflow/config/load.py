@@ -27,7 +27,8 @@ from spreadflow.config.simulation import (
     SimulateSection,
     StructureFactorsSection,
 )
-from spreadflow.config.trial import OVERLAYS, SECTIONS, Config, overlay
+from spreadflow.config.spread import SpreadSection
+from spreadflow.config.trial import LIKE, OVERLAYS, SECTIONS, Config, overlay
 from spreadflow.errors import ConfigError, FileError
 
 
@@ -65,6 +66,8 @@ def files(config: Config) -> dict[str, Path]:
         "stage1.domains": config.stage1.domains,
     }
     named |= {f"runs.{run}.images": keys.images for run, keys in config.runs.items()}
+    known = {f"spread.known.{i}": curve for i, curve in enumerate(config.spread.known or [])}
+    named |= {where: Path(curve) for where, curve in known.items() if curve not in NAMED_CURVES}
     for key in ("structure_factors", *(key for key, name in OVERLAYS.items() if name == "structure_factors")):
         of = config.resolved(key)
         named |= {f"{key}.model": of.model, f"{key}.mtz": of.mtz}
@@ -93,7 +96,7 @@ def section(config: Config, stage: str, run: str | None = None) -> str:
 
     `simulate` also gets the shots of the one run it makes, and no other run's.
     """
-    own = {name: f"{stage}.{name}" for name in SECTIONS[stage]}
+    own = {name: f"{LIKE.get(stage, stage)}.{name}" for name in SECTIONS[stage]}
     given = {name: config.resolved(key if key in OVERLAYS else name) for name, key in own.items()}
     if stage == "simulate":
         if run not in config.runs or config.runs[run].simulate is None:
@@ -128,6 +131,7 @@ class StageConfig(Section):
     ladder: LadderSection = ABSENT
     mosaic: MosaicSection = ABSENT
     stage1: Stage1Section = ABSENT
+    spread: SpreadSection = ABSENT
 
 
 def for_stage(text: str, stage: str, run: str | None = None) -> StageConfig:

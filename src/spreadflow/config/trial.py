@@ -24,6 +24,7 @@ from spreadflow.config.simulation import (
     SimulateSection,
     StructureFactorsSection,
 )
+from spreadflow.config.spread import SpreadSection
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "simulate": ("seed", "crystal", "structure_factors", "beam", "detector", "simulate"),
@@ -37,8 +38,12 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "ladder": ("seed", "structure_factors", "beam", "ladder"),
     "mosaic": ("seed", "structure_factors", "beam", "mosaic"),
     "stage1": ("seed", "structure_factors", "beam", "stage1"),
+    "spread": ("seed", "structure_factors", "beam", "stage1", "spread"),
 }
 """The config sections each stage reads, with the stage's overlays over them."""
+
+LIKE = {"spread": "stage1"}
+"""stage → the stage whose overlays it has, too"""
 
 OVERLAYS = {
     "reindex": "index",
@@ -110,6 +115,8 @@ class Config(Section):
     """the distribution of mosaic domains, learned from the pixels where `stage1.mosaicity` is `learned`"""
     stage1: Stage1Section = Stage1Section()
     """each lattice refined against its pixels"""
+    spread: SpreadSection = SpreadSection()
+    """f′(E) and f″(E) of every metal site"""
 
     @model_validator(mode="after")
     def _whole(self):

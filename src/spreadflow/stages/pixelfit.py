@@ -48,6 +48,15 @@ class Given(NamedTuple):
     beam_mm: float
 
 
+class Near(NamedTuple):
+    """Where an earlier refinement of a lattice ended."""
+
+    A: np.ndarray
+    n_cells: np.ndarray
+    eta_rad: float
+    scale: float
+
+
 class Ended(NamedTuple):
     """A lattice after its fit; `of`, `refined` are None where none was possible."""
 
@@ -57,9 +66,10 @@ class Ended(NamedTuple):
     refined: lattice_fit.Refined | None = None
 
 
-def unpack(columns: dict, i: int) -> Packed:
-    """Lattice i of the columns of a part of an annulus."""
-    rows = np.flatnonzero(columns["reflections/lattice"] == i)
+def unpack(columns: dict, i: int, d_min: float = 0.0, d_max: float = np.inf) -> Packed:
+    """Lattice i of the columns of a part of an annulus: reflections with d_min ≤ d < d_max, Å."""
+    d = columns["reflections/d"]
+    rows = np.flatnonzero((columns["reflections/lattice"] == i) & (d >= d_min) & (d < d_max))
     table = {n.split("/")[1]: c[rows] for n, c in columns.items() if n.startswith("reflections/")}
     fast0, fast1, slow0, slow1 = table["bbox"].T.astype(np.int64)
     n = (fast1 - fast0) * (slow1 - slow0)
@@ -95,27 +105,38 @@ def start(packed: Packed, spread: Mosaic, given: Given) -> Parameters:
     return whole._replace(hkl=factors.hkl[rows], f_squared=factors.squared(rows))
 
 
-def problem(packed: Packed, spread: Mosaic, given: Given, section: Stage1Section) -> lattice_fit.Problem:
-    """The lattice and its pixels. Raises ArithmeticError, LinAlgError, ValueError for what a lattice may be like."""
+def problem(
+    packed: Packed, spread: Mosaic, given: Given, section: Stage1Section, near: Near | None = None
+) -> lattice_fit.Problem:
+    """The lattice and its pixels, started where prediction has it, or near.
+
+    Raises ArithmeticError, LinAlgError, ValueError for what a lattice may be like.
+    """
     kernel, pixel_mm = None, float(given.detector.pixel_mm)
     if section.psf_fwhm_mm:
         kernel = noise.POINT_SPREADS[section.psf](section.psf_fwhm_mm, pixel_mm, KERNEL_PX)
     shared = 1.0 if kernel is None else float((kernel**2).sum())
     of_pixels = Noise(section.readout_photons, section.calibration_error, shared)
-    begun = start(packed, spread, given)
+    begun = start(packed if near is None else packed._replace(A=near.A), spread, given)
+    if near is not None:
+        begun = begun._replace(crystal=Crystal(near.A, near.n_cells, np.float64(near.eta_rad)), scale=near.scale)
     return lattice_fit.problem(begun, given.space_group, packed.boxes, of_pixels, section.oversample, kernel)
 
 
-def refine(packed: Packed, spread: Mosaic, given: Given, section: Stage1Section) -> Ended:
-    """The lattice against its pixels. Never raises for what a lattice may be like."""
+def refine(packed: Packed, spread: Mosaic, given: Given, section: Stage1Section, near: Near | None = None) -> Ended:
+    """The lattice against its pixels; near: do not look farther. Never raises for what a lattice may be like."""
     try:
-        of = problem(packed, spread, given, section)
+        of = problem(packed, spread, given, section, near)
         sizes = lattice_fit.unknowns(tuple(section.refine), spread, len(of.frame.strains), section.n_cells_axes)
         n_boxes = int((np.diff(of.data.start) > 0).sum())
         if n_boxes <= sum(sizes.values()):
             return Ended(RefinedOutcome.TOO_FEW, f"{n_boxes} shoeboxes")
         refined = lattice_fit.refine(
-            of, tuple(section.refine), n_axes=section.n_cells_axes, n_iterations=section.max_iterations
+            of,
+            tuple(section.refine),
+            n_axes=section.n_cells_axes,
+            is_rough=near is None,
+            n_iterations=section.max_iterations,
         )
     except (np.linalg.LinAlgError, ArithmeticError, ValueError) as error:
         return Ended(RefinedOutcome.LOST, str(error))
