@@ -134,8 +134,8 @@ def _picture(stage: str, table: dict, sets: list[Beside], figures: dict) -> Figu
     page = style.page(
         f"{stage}: how mosaic domains are turned ({figures['scope'].replace('_', ' ')})",
         f"learned from the pixels of {say(figures['n_taught'])} of {say(figures['n_lattices'])} lattices "
-        f"({figures['shoeboxes']}) · {say(figures['n_components'])} components, η {say(figures['eta_deg'])}° · held-out "
-        f"−ln L {say(figures['held_out_gain'])} below that of the continuous distribution{also}",
+        f"({figures['shoeboxes']}) · {say(figures['n_components'])} components, η {say(figures['eta_deg'])}° · "
+        f"held-out −ln L {say(figures['held_out_gain'])} below that of the continuous distribution{also}",
     )
     left, right = page.subfigures(1, 2, width_ratios=[2.3, 1])  # type: ignore[misc]
     _distributions(left, max(sets, key=lambda one: one.gain, default=None), figures["scope"])
