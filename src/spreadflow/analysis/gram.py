@@ -5,6 +5,7 @@ then a parabola, which the Gram matrix TᵀWT of a shoebox's templates holds exa
 stage 1 refines (scale, rotation, cell, N, η) is kept beside it to first order, and eliminated when curves are refined.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -52,31 +53,24 @@ def gram(model: lattice_fit.Model, planes: np.ndarray, *, model_error: float = 0
 
     model_error: standard deviation of the model of a pixel, relative to its Bragg photons; it lowers the weights.
     """
+    return grams(model, planes, [np.ones(len(planes), dtype=bool)], model_error=model_error)[0]
+
+
+def grams(
+    model: lattice_fit.Model, planes: np.ndarray, groups: Sequence[np.ndarray], *, model_error: float = 0.0
+) -> list[Gram]:
+    """The same for groups of shoeboxes (box,) bool, such as ranges of resolution, each as if there were no others."""
     of, data = model.of, model.of.data
     bragg, jacobian = model(np.zeros(model.n_unknowns))
     expected = bragg + solve.backgrounds(planes, data)
     weight = 1.0 / (variance(expected, of.noise) + (model_error * bragg) ** 2)
     photons = model.templates(np.zeros(model.n_unknowns))
     start, others = of.start, np.column_stack([jacobian, data.photons - expected])
-    n_channels, n = len(start.spectrum.photons), model.n_unknowns
     intensity = np.asarray(start.f_squared, dtype=np.float64)
     boxes = [_box(photons[a:b], others[a:b], data.plane[a:b], weight[a:b], intensity) for a, b in pairwise(data.start)]
-    column = np.concatenate([np.empty(0, dtype=np.int64), *(box.column for box in boxes)])
-    left = np.sum([box.others for box in boxes], axis=0)
-    restraint = 1.0 / model.filled(lattice_fit.SIGMAS) ** 2
-    return Gram(
-        start=np.cumsum([0, *(len(box.column) for box in boxes)]),
-        hkl=np.asarray(start.hkl, dtype=np.int32)[column // n_channels],
-        channel=(column % n_channels).astype(np.int32),
-        intensity=intensity.ravel()[column],
-        slope=np.concatenate([np.empty(0), *(box.cross[:, n] for box in boxes)]),
-        cross=np.concatenate([np.empty((0, n)), *(box.cross[:, :n] for box in boxes)]),
-        nuisance=left[:n, :n] + np.diag(restraint),
-        score=left[:n, n],
-        normal=np.concatenate([np.empty(0, dtype=np.float32), *(box.normal for box in boxes)]),
-        loss=0.5 * float(left[n, n]),
-        n_pixels=len(data.photons),
-    )
+    shared = (np.asarray(start.hkl, dtype=np.int32), intensity, np.diag(1.0 / model.filled(lattice_fit.SIGMAS) ** 2))
+    n_pixels = np.diff(data.start)
+    return [_joined([boxes[i] for i in np.flatnonzero(some)], int(n_pixels[some].sum()), *shared) for some in groups]
 
 
 class _Box(NamedTuple):
@@ -88,6 +82,26 @@ class _Box(NamedTuple):
     """(column, unknown + 1): the last with the residual"""
     others: np.ndarray
     """(unknown + 1, unknown + 1)"""
+
+
+def _joined(boxes: list[_Box], n_pixels: int, hkl: np.ndarray, intensity: np.ndarray, restraint: np.ndarray) -> Gram:
+    """hkl (node, 3), intensity (node, channel); restraint: (unknown, unknown) information of the weak restraints."""
+    n, n_channels = len(restraint), intensity.shape[1]
+    column = np.concatenate([np.empty(0, dtype=np.int64), *(box.column for box in boxes)])
+    left = sum((box.others for box in boxes), np.zeros((n + 1, n + 1)))
+    return Gram(
+        start=np.cumsum([0, *(len(box.column) for box in boxes)]),
+        hkl=hkl[column // n_channels],
+        channel=(column % n_channels).astype(np.int32),
+        intensity=intensity.ravel()[column],
+        slope=np.concatenate([np.empty(0), *(box.cross[:, n] for box in boxes)]),
+        cross=np.concatenate([np.empty((0, n)), *(box.cross[:, :n] for box in boxes)]),
+        nuisance=left[:n, :n] + restraint,
+        score=left[:n, n],
+        normal=np.concatenate([np.empty(0, dtype=np.float32), *(box.normal for box in boxes)]),
+        loss=0.5 * float(left[n, n]),
+        n_pixels=n_pixels,
+    )
 
 
 def _box(photons: csr_matrix, others: np.ndarray, plane: np.ndarray, weight: np.ndarray, intensity: np.ndarray) -> _Box:
