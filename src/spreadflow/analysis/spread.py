@@ -103,7 +103,7 @@ def expand(of: Lattice, curves: np.ndarray) -> Normal:
     What stage 1 refines is eliminated, to first order.
     """
     gram, (n_sites, _, n_channels) = of.gram, curves.shape
-    F = of.fixed + (of.groups * (curves[:, 0] + 1j * curves[:, 1])[:, gram.channel]).sum(axis=0)
+    F = _amplitude(of, curves)
     y, product = np.abs(F) ** 2 - gram.intensity, 2.0 * np.conj(F) * of.groups
     D = np.stack([product.real, -product.imag], axis=1).reshape(2 * n_sites, -1)
     hessian, pulled = _blocks(gram, D, y, n_channels)
@@ -116,6 +116,11 @@ def expand(of: Lattice, curves: np.ndarray) -> Normal:
     gradient = np.concatenate([scatter @ (d * slope) for d in D])
     loss = gram.loss + 0.5 * y @ pulled - gram.slope @ y - 0.5 * left @ moved
     return Normal(np.array([loss]), gradient[None], hessian)
+
+
+def _amplitude(of: Lattice, curves: np.ndarray) -> np.ndarray:
+    """(column,) complex F."""
+    return of.fixed + (of.groups * (curves[:, 0] + 1j * curves[:, 1])[:, of.gram.channel]).sum(axis=0)
 
 
 def _blocks(gram: Gram, D: np.ndarray, y: np.ndarray, n_channels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -188,3 +193,22 @@ def refine(evaluate: Evaluate, p: Parametrisation, theta: np.ndarray) -> Refined
             return Refined(theta, made.losses, hessian, made.hessian, made.scores, steps)
         theta = theta + step
         steps.append(float(np.abs(p.basis @ step).max()))
+
+
+def residuals(lattices: Iterable[Lattice], curves: np.ndarray) -> np.ndarray:
+    """(2, channel): of Σ slope·|F|² and Σ normal·|F|⁴ over the columns of a channel, their shoeboxes' own alone.
+
+    The first over the second is (data − model)/model of a channel's Bragg photons if all else is right.
+    """
+    n_channels = curves.shape[2]
+    total = np.zeros((2, n_channels))
+    for of in lattices:
+        gram = of.gram
+        intensity = np.abs(_amplitude(of, curves)) ** 2
+        y, done = intensity - gram.intensity, 0
+        for a, b in pairwise(gram.start):
+            G = _square(gram.normal[done : (done := done + (b - a) * (b - a + 1) // 2)], b - a)
+            slope = intensity[a:b] * (gram.slope[a:b] - G @ y[a:b])
+            total[0] += np.bincount(gram.channel[a:b], slope, n_channels)
+            total[1] += np.bincount(gram.channel[a:b], intensity[a:b] ** 2 * np.diag(G), n_channels)
+    return total

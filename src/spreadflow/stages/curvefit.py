@@ -8,13 +8,21 @@ from spreadflow.analysis import gram, lattice_fit, spread
 from spreadflow.analysis.gram import Gram
 from spreadflow.config import SpreadSection, Stage1Section
 from spreadflow.errors import RefinedOutcome, SpreadOutcome
+from spreadflow.io import schema
 from spreadflow.models import Mosaic
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.stages import pixelfit
 
-NEAR = tuple(pixelfit.Near._fields)
 TOLD = ("loss", "score", "nuisance", "n_pixels")
 """fields of a Gram that are columns of its row of `lattices`"""
+
+
+def blank(n_unknowns: int, n_channels: int) -> dict[str, Any]:
+    """The row of a lattice that is not used."""
+    sizes = {"unknown": n_unknowns, "channel": n_channels}
+    table = {path.split("/")[1]: d for path, d in schema.FILES["gram"].items() if path.startswith("lattices/")}
+    shapes = {name: [sizes.get(n, n) for n in d.dims[1:]] for name, d in table.items()}
+    return {name: np.full(shapes[name], np.nan if d.dtype == "float64" else 0) for name, d in table.items()}
 
 
 def with_curves(factors: StructureFactors, curves: np.ndarray) -> StructureFactors:

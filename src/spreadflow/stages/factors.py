@@ -6,7 +6,7 @@ import numpy as np
 
 from spreadflow import build
 from spreadflow.analysis import amplitudes
-from spreadflow.config import Site, StructureFactorsSection
+from spreadflow.config import StructureFactorsSection
 from spreadflow.errors import ConfigError, FileError
 from spreadflow.io import mtz, structure
 from spreadflow.physics import anomalous, lattice, phantom
@@ -34,7 +34,8 @@ def files(section: StructureFactorsSection) -> list[Path]:
 def _of_model(section: StructureFactorsSection, energies_ev: np.ndarray, rng: np.random.Generator) -> StructureFactors:
     cell, group, k_sol = build.cell(section), _space_group(section), section.k_sol
     atoms = _atoms(section)
-    sites = {site.atom: _curve(i, site, atoms, energies_ev) for i, site in enumerate(section.sites)}
+    of_sites = zip(section.sites, _elements(section, atoms), strict=True)
+    sites = {site.atom: curve(element, site.curve, energies_ev) for site, element in of_sites}
     if section.perturb:
         atoms, k_sol = perturbed(rng, atoms, cell, sites)
     elements = [str(element) for element in np.unique(atoms.elements)]
@@ -66,15 +67,27 @@ def _atoms(section: StructureFactorsSection) -> Atoms:
     return structure.read(section.model, cell, group)
 
 
-def _curve(i: int, site: Site, atoms: Atoms, energies_ev: np.ndarray) -> np.ndarray:
-    """(channel,) f' + i f'' of a site. Raises ConfigError where the model has no such atom."""
-    elements = np.unique(atoms.elements[atoms.names == site.atom])
-    if len(elements) != 1:
-        where, found = f"structure_factors.sites.{i}.atom", f"{len(elements)} elements of that name"
-        raise ConfigError(where, f"an atom '{site.atom}' in the model", found, "Correct it.")
-    if site.curve in anomalous.VALENCE:
-        return anomalous.site(str(elements[0]), site.curve, energies_ev)
-    return structure.read_curve(site.curve, energies_ev)
+def elements(section: StructureFactorsSection) -> list[str]:
+    """Of each site. Raises ConfigError where the model has no such atom."""
+    return _elements(section, _atoms(section))
+
+
+def _elements(section: StructureFactorsSection, atoms: Atoms) -> list[str]:
+    out = []
+    for i, site in enumerate(section.sites):
+        found = np.unique(atoms.elements[atoms.names == site.atom])
+        if len(found) != 1:
+            where, of = f"structure_factors.sites.{i}.atom", f"{len(found)} elements of that name"
+            raise ConfigError(where, f"an atom '{site.atom}' in the model", of, "Correct it.")
+        out.append(str(found[0]))
+    return out
+
+
+def curve(element: str, name: str, energies_ev: np.ndarray) -> np.ndarray:
+    """(channel,) f' + i f'' of a site of that element: a curve known by name, or a file's."""
+    if name in anomalous.VALENCE:
+        return anomalous.site(element, name, energies_ev)
+    return structure.read_curve(name, energies_ev)
 
 
 def _with_data(

@@ -1,0 +1,225 @@
+"""From the lattices of `spread` to what is told of the curves: parametrisations, fits, edges, controls, files."""
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from spreadflow.analysis import controls, dispersion, planning, spread
+from spreadflow.analysis.controls import Verdict
+from spreadflow.analysis.dispersion import Parametrisation
+from spreadflow.analysis.edges import edges
+from spreadflow.analysis.spread import Refined
+from spreadflow.config import StageConfig
+from spreadflow.errors import ConfigError
+from spreadflow.io import store
+from spreadflow.physics import anomalous
+from spreadflow.physics.structure_factors import StructureFactors
+from spreadflow.stages import factors
+
+if TYPE_CHECKING:
+    from spreadflow.stages.spread import Lattices
+
+QUOTED = {"none": "free", "kramers_kronig": "kramers_kronig", "smooth": "smooth", "known": "known"}
+"""`spread.restraint` → fit"""
+ENOUGH = 1.5
+"""lattices per unknown from which on their scatter gives the whole covariance; with fewer, one factor for all"""
+BAND_EV = (-12.0, 28.0)
+"""about the element's tabulated edge: nodes over which σ is averaged"""
+SHAPE_EV = 25.0
+"""margin of the shape that edges are compared with"""
+GOAL_E = 0.1
+"""σ that tells oxidation states apart"""
+
+
+def site_names(config: StageConfig) -> list[str]:
+    return [site.atom for site in config.structure_factors.sites]
+
+
+def check(config: StageConfig) -> None:
+    """Raise ConfigError where there is nothing to refine, or other numbers of sites and of known curves."""
+    sites, known = site_names(config), config.spread.known
+    if not sites:
+        raise ConfigError("structure_factors.sites", "the metal sites", "none", "Name at least one.")
+    if known is not None and len(known) != len(sites):
+        raise ConfigError(
+            "spread.known", f"{len(sites)} curves, one for each of {', '.join(sites)}", known, "Correct it."
+        )
+
+
+def _nodes(config: StageConfig, energies_ev: np.ndarray) -> np.ndarray:
+    """(node,) eV: multiples of the step within the range."""
+    section = config.spread
+    low, high = section.range_ev or (energies_ev[0], energies_ev[-1])
+    nodes = section.step_ev * np.arange(np.ceil(low / section.step_ev), np.floor(high / section.step_ev) + 1)
+    if len(nodes) < 2:
+        expected = f"at least two nodes within {low:g}-{high:g} eV"
+        raise ConfigError("spread.step_ev", expected, section.step_ev, "Lower it, or widen spread.range_ev.")
+    return nodes
+
+
+def parametrisations(config: StageConfig, of: StructureFactors, energies_ev: np.ndarray) -> dict[str, Parametrisation]:
+    """Fit → unknowns and restraints, the quoted one first. energies_ev: (channel,)."""
+    section, curves = config.spread, of.anomalous[: of.n_sites]
+    start, nodes = np.stack([curves.real, curves.imag], axis=1), _nodes(config, energies_ev)
+    free, sigma = dispersion.free(start, energies_ev, nodes), section.kramers_kronig_sigma_e
+    out = {
+        "free": free,
+        "kramers_kronig": dispersion.toward_kramers_kronig(free, sigma)
+        if sigma
+        else dispersion.kramers_kronig(start, energies_ev, nodes),
+        "smooth": dispersion.smooth(free, (section.smooth_sigma_e[0], section.smooth_sigma_e[1])),
+    }
+    if section.known is not None:
+        pairs = zip(factors.elements(config.structure_factors), section.known, strict=True)
+        known = [factors.curve(element, name, energies_ev) for element, name in pairs]
+        towards = np.stack([np.real(known), np.imag(known)], axis=1)
+        out["known"] = dispersion.toward(free, towards, section.known_sigma_e)
+    quoted = QUOTED[section.restraint]
+    return {quoted: out[quoted]} | out
+
+
+def change(p: Parametrisation, refined: Refined, before: np.ndarray, limit_e: float) -> float:
+    """Largest change of a node from θ `before`, in its σ, where the curves are determined to `limit_e`."""
+    sigma = p.sigma(refined.fisher)
+    some = np.zeros(sigma.shape, dtype=bool)
+    some[:, :, dispersion.band(sigma, limit_e)] = True
+    moved = np.abs(p.at_nodes @ (refined.theta - before)).reshape(sigma.shape) / sigma
+    return float(moved[some].max() if some.any() else moved.max())
+
+
+class Told(NamedTuple):
+    """A fit and its covariances."""
+
+    p: Parametrisation
+    refined: Refined
+    covariance: np.ndarray
+    """(theta, theta) as quoted"""
+    kind: str
+    """sandwich, scaled or fisher"""
+
+
+def told(p: Parametrisation, refined: Refined, uncertainty: str) -> Told:
+    """The covariance that is quoted. With too few lattices their scatter gives no matrix, but one factor (`scaled`)."""
+    n, fisher = len(refined.scores), refined.fisher
+    if uncertainty == "fisher":
+        return Told(p, refined, fisher, "fisher")
+    if n >= ENOUGH * len(refined.theta):
+        return Told(p, refined, refined.sandwich, "sandwich")
+    scatter = refined.scores.T @ refined.scores * (n / max(n - 1, 1))
+    factor = np.trace(fisher @ scatter) / np.trace(fisher @ refined.of_pixels)
+    return Told(p, refined, max(float(factor), 1.0) * fisher, "scaled")
+
+
+def all_fits(config: StageConfig, of: StructureFactors, refined: Refined, lattices: "Lattices") -> dict[str, Told]:
+    """Fit → curves, the quoted one, which is `refined`, first. Collective."""
+    out: dict[str, Told] = {}
+    for name, p in parametrisations(config, of, lattices.energies_ev).items():
+        made = spread.refine(lattices.evaluator(p), p, np.zeros(len(p.names))) if out else refined
+        out[name] = told(p, made, config.spread.uncertainty)
+    return out
+
+
+def shape(element: str, energies_ev: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Energies (n,) eV, wider than the channels, and f' + i f'' of the metal, which edges are compared with."""
+    fine = np.arange(energies_ev[0] - SHAPE_EV, energies_ev[-1] + SHAPE_EV, 0.25)
+    return fine, anomalous.site(element, "metallic", fine)
+
+
+def edge_rows(fits: dict[str, Told], of: str, energies_ev: np.ndarray) -> list[dict]:
+    """Rows of the table `edges`. of: element of the sites; smoothed curves have none that could be trusted."""
+    out = []
+    for f, fit in enumerate(fits.values()):
+        if fit.p.is_smooth:
+            continue
+        covariance = None if fit.kind == "fisher" else fit.covariance
+        made = edges(fit.p, fit.refined.theta, fit.refined.of_pixels, shape(of, energies_ev), sandwich=covariance)
+        sigma = np.sqrt(np.diag(made.covariance))
+        for site, energy in enumerate(made.energy_ev):
+            row = {"fit": f, "site": site, "energy_ev": energy, "sigma_ev": sigma[site]}
+            row["difference_ev"] = made.difference_ev[site]
+            out.append(row | {"difference_sigma_ev": made.difference_sigma_ev[site]})
+    return out
+
+
+def curve_rows(fits: dict[str, Told]) -> list[dict]:
+    """Rows of the table `curves`."""
+    out = []
+    for f, fit in enumerate(fits.values()):
+        start, sigma, fisher = fit.p.reference_at_nodes, fit.p.sigma(fit.covariance), fit.p.sigma(fit.refined.fisher)
+        values = start + (fit.p.at_nodes @ fit.refined.theta).reshape(start.shape)
+        for site in range(len(start)):
+            for node, energy in enumerate(fit.p.nodes_ev):
+                row = {"fit": f, "site": site, "energy_ev": energy}
+                for kind, name in enumerate(("fp", "fdp")):
+                    at = site, kind, node
+                    row |= {name: values[at], f"{name}_sigma": sigma[at], f"{name}_fisher": fisher[at]}
+                    row[f"{name}_start"] = start[at]
+                out.append(row)
+    return out
+
+
+def verdicts(fits: dict[str, Told], lattices: "Lattices", of: StructureFactors, elements: list[str]) -> list[Verdict]:
+    """The controls of the quoted curves. Collective."""
+    fit = next(iter(fits.values()))
+    p, curves, n = fit.p, fit.p.curves(fit.refined.theta), lattices.n
+    known = {
+        f"all {name}": np.stack(
+            [[c.real, c.imag] for e in elements if (c := anomalous.site(e, name, p.energies_ev)) is not None]
+        )
+        for name in anomalous.VALENCE
+    }
+    swapped, same = np.roll(curves, 1, axis=0), np.broadcast_to(curves.mean(axis=0), curves.shape)
+    photons, sigma = lattices.rows["photons"][lattices.used], p.sigma(fit.covariance)
+    inside = np.zeros(len(p.nodes_ev), dtype=bool)
+    inside[dispersion.weak_directions(p, fit.refined.of_pixels).band] = True
+    return controls.verdicts(
+        lattices.evaluator,
+        p,
+        fit.refined,
+        starts=known | {"swapped": swapped, "identical": same},
+        index=lambda i, lattice: controls.wrong_index(lattice, of),
+        spectrum=lambda i, lattice: controls.other_spectrum(lattice, photons[i], photons[(i + n // 2) % n]),
+        band=inside,
+        sigma=sigma.ravel(),
+    )
+
+
+def channel_rows(fit: Told, lattices: "Lattices") -> dict[str, np.ndarray]:
+    """The table `channels`. Collective."""
+    residual, sigma = lattices.residuals(fit.p.curves(fit.refined.theta))
+    photons = lattices.rows["photons"][lattices.used].mean(axis=0)
+    return {"energy_ev": fit.p.energies_ev, "photons": photons, "residual": residual, "residual_sigma": sigma}
+
+
+def columns(rows: list[dict]) -> dict[str, np.ndarray]:
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def value_rows(fits: dict[str, Told]) -> dict[str, np.ndarray]:
+    """The table `values`: covariances of all values at the nodes."""
+    out: dict[str, list] = {"fit": [], "fisher": [], "sandwich": []}
+    for f, fit in enumerate(fits.values()):
+        out["fit"].append(np.full(len(fit.p.at_nodes), f))
+        for name in ("fisher", "sandwich"):
+            out[name].append(fit.p.at_nodes @ getattr(fit.refined, name) @ fit.p.at_nodes.T)
+    return {name: np.concatenate(blocks) for name, blocks in out.items()}
+
+
+def outlook(fit: Told, element: str) -> dict[str, float]:
+    """How many lattices like these take σ to the goal, by kind of curve."""
+    p, n = fit.p, len(fit.refined.scores)
+    edge = anomalous.nearest_edge(element, float(p.energies_ev.mean()))
+    factor = np.trace(fit.refined.fisher) / np.trace(fit.covariance)
+    each, band = factor * fit.refined.of_pixels / n, edge + np.array(BAND_EV)
+    return {name: planning.lattices_for(GOAL_E, each, p, band, kind) for kind, name in enumerate(("fp", "fdp"))}
+
+
+def write_csv(path: Path, table: dict[str, np.ndarray], fits: list[str], sites: list[str]) -> None:
+    """The table `curves`, a line for each node, with names."""
+    named = table | {"fit": [fits[f] for f in table["fit"]], "site": [sites[s] for s in table["site"]]}
+    with store.replacing(path) as temporary, open(temporary, "w", newline="") as f:
+        writer = csv.writer(f)
+        writer.writerow(named)
+        writer.writerows(zip(*named.values(), strict=True))

@@ -1,0 +1,245 @@
+"""spread: f′(E), f″(E) of every metal site, with error bars. Writes spread.h5, spread.csv and, by cycle, Gram matrices.
+
+Lattices are refined against their pixels of the wider range and become Gram matrices, block by block; then the curves
+are refined from these alone, and the lattices again with the new curves. The Gram matrices of a cycle are the product
+`spread.gram/<cycle>.h5`: a killed run goes on with what there is.
+"""
+
+import time
+from collections.abc import Callable
+from logging import Logger
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from spreadflow.analysis import dispersion, spread
+from spreadflow.analysis.controls import Change
+from spreadflow.analysis.dispersion import Parametrisation
+from spreadflow.analysis.spread import Evaluate, Lattice, Normal, Refined
+from spreadflow.config import StageConfig
+from spreadflow.errors import FileError, RefinedOutcome, SpreadOutcome
+from spreadflow.io import schema, store
+from spreadflow.log import Progress, logger
+from spreadflow.parallel import World
+from spreadflow.stages import curvefit, curves, factors, mosaicity, pixelfit
+from spreadflow.stages import stage1 as before
+
+GROUPS = 64
+"""sums over lattices are formed in so many groups of blocks at most, whatever the number of ranks"""
+
+Begin = Callable[[int], dict[tuple[int, int], tuple[SpreadOutcome, pixelfit.Near]]]
+"""block → of its lattices, (shot_id, k) → whether to go on, and where they ended last"""
+
+
+ENDS = [f"lattices/{name}" for name in ("shot_id", "k", "outcome", *pixelfit.Near._fields)]
+
+
+class Setting(NamedTuple):
+    """What the lattices of all cycles share."""
+
+    config: StageConfig
+    wide: Path
+    blocks: list[before.Block]
+    given: list[pixelfit.Given]
+    mosaics: mosaicity.OfLattice
+    names: list[str]
+    """of the unknowns of stage 1"""
+    log: Logger
+
+
+def run(
+    config: StageConfig,
+    *,
+    wide: Path,
+    stage1: Path,
+    mosaic: Path | None = None,
+    out: Path,
+    world: World,
+    word: str = "spread",
+) -> None:
+    """Write <word>.h5 and <word>.csv. wide: packed shoeboxes; stage1: the lattices; mosaic: what stage 1 used."""
+    log, told = logger(word, world), store.attributes(wide, "wide")
+    blocks, given = before.blocks_of(wide, config.spread.block_lattices, "wide"), _given(config, wide, told, word)
+    mosaics, names = mosaicity.of_lattices(config.stage1, mosaic), _unknowns(config, stage1)
+    setting = Setting(config, wide, blocks, given, mosaics, names, log)
+    files = [wide, stage1, *factors.files(config.structure_factors), *filter(None, [mosaic, config.stage1.domains])]
+    sections = [part.model_dump(mode="json") for part in (config.stage1, config.structure_factors, config.spread)]
+    base = store.digest(sections, [config.seed, config.beam.size_mm, *map(store.identity, files)])
+    of, changes, begin = given[0].factors, list[float](), _after(stage1)
+    p = next(iter(curves.parametrisations(config, of, given[0].energies_ev).values()))
+    theta = np.zeros(len(p.names))
+    while True:
+        cycle = len(changes) + 1
+        key = store.digest(base, cycle)
+        parts = store.Parts(out.with_suffix(".gram") / f"{cycle}.h5", "gram", key, [block.ids for block in blocks])
+        _expand(setting, parts, begin, p.curves(theta), world, cycle)
+        lattices = Lattices(setting, parts, world)
+        refined = spread.refine(lattices.evaluator(p), p, theta)
+        changes.append(curves.change(p, refined, theta, config.spread.band_sigma_e))
+        theta, begin = refined.theta, _again(parts)
+        log.info("cycle %d: %d lattices, curves moved by %.3g σ at most", cycle, lattices.n, changes[-1])
+        if changes[-1] < config.spread.converged or cycle == config.spread.max_cycles:
+            break
+    fits, elements = curves.all_fits(config, of, refined, lattices), factors.elements(config.structure_factors)
+    verdicts = curves.verdicts(fits, lattices, of, elements) if config.spread.controls else []
+    for verdict in verdicts:
+        log.info("control %s: %s (%.3g; %s)", verdict.name, "passed" if verdict.passed else "FAILED", *verdict[2:])
+    quoted = next(iter(fits.values()))
+    tables = {
+        "curves": curves.columns(curves.curve_rows(fits)),
+        "values": curves.value_rows(fits),
+        "edges": curves.columns(curves.edge_rows(fits, elements[0], p.energies_ev)),
+        "channels": curves.channel_rows(quoted, lattices),
+        "lattices": _told(lattices, p, refined),
+    }
+    attributes = {
+        "config": config.spread.model_dump(mode="json"),
+        "runs": told["runs"],
+        "d_min": config.spread.d_min or told["config"]["d_min"],
+        "mosaicity": config.stage1.mosaicity,
+        "fits": list(fits),
+        "sites": curves.site_names(config),
+        "elements": elements,
+        "sigma_kind": quoted.kind,
+        "n_parameters": len(theta),
+        "changes": changes,
+        "controls": [verdict._asdict() for verdict in verdicts],
+        "weak": dispersion.weak_directions(p, refined.of_pixels, config.spread.band_sigma_e).sentences(p.nodes_ev),
+        "lattices_for_goal": curves.outlook(quoted, elements[0]),
+    }
+    if quoted.kind == "scaled":
+        log.warning("%d lattices for %d unknowns: σ are Fisher's times one factor", lattices.n, len(theta))
+    made = {f"{table}/{name}": column for table, part in tables.items() for name, column in part.items()}
+    world.once(lambda: _write(out, made, store.digest(base, "curves"), attributes))
+
+
+def _write(out: Path, made: dict[str, np.ndarray], key: str, attributes: dict) -> None:
+    store.write(out, "spread", made, key=key, **attributes)
+    table = {name.split("/")[1]: column for name, column in made.items() if name.startswith("curves/")}
+    curves.write_csv(out.with_suffix(".csv"), table, attributes["fits"], attributes["sites"])
+
+
+def _told(lattices: "Lattices", p: Parametrisation, refined: Refined) -> dict[str, np.ndarray]:
+    """The table `lattices`. Collective."""
+    names = ("run", "shot_id", "k", "outcome", "model_error", "sigma_z", "seconds")
+    out, start = {name: lattices.rows[name] for name in names}, lattices.evaluator(p)(np.zeros(len(p.names)))
+    for name, losses in (("loss_start", start.losses), ("loss", refined.losses)):
+        out[name] = np.full(len(out["run"]), np.nan)
+        out[name][lattices.used] = losses
+    return out
+
+
+def _given(config: StageConfig, wide: Path, told: dict, word: str) -> list[pixelfit.Given]:
+    """What the lattices of each run share. Raises ConfigError where no site is named."""
+    curves.check(config)
+    return before.given_of(config, wide, told, word, "wide")
+
+
+def _unknowns(config: StageConfig, stage1: Path) -> list[str]:
+    """Of the lattices in stage 1. Raises FileError where it refined with other keys."""
+    told = store.attributes(stage1, "stage1")
+    if told["config"] != config.stage1.model_dump(mode="json"):
+        raise FileError(stage1, "a product of the section `stage1` as it is now", "another", "Rerun stage1.")
+    return told["unknowns"]
+
+
+def _after(stage1: Path) -> Begin:
+    """Where stage 1 left each lattice."""
+    every = _ends(store.read(stage1, "stage1", ENDS), lambda end: SpreadOutcome(int(end != RefinedOutcome.REFINED)))
+    return lambda block: every
+
+
+def _again(parts: store.Parts) -> Begin:
+    """Where the cycle before left each lattice: what it could not use is not tried again."""
+    return lambda block: _ends(parts.read(block, ENDS), SpreadOutcome)
+
+
+def _ends(columns: dict, outcome: Callable[[int], SpreadOutcome]) -> dict:
+    rows = zip(*(columns[name].tolist() if columns[name].ndim == 1 else columns[name] for name in ENDS), strict=True)
+    return {(i, k): (outcome(end), pixelfit.Near(*near)) for i, k, end, *near in rows}
+
+
+def _expand(setting: Setting, parts: store.Parts, begin: Begin, at: np.ndarray, world: World, cycle: int) -> None:
+    """All parts of a cycle, with curves `at` (site, 2, channel)."""
+    given = [g._replace(factors=curvefit.with_curves(g.factors, at)) for g in setting.given]
+    with Progress(f"spread, cycle {cycle}", len(setting.blocks), world) as progress:
+
+        def make(n: int) -> dict[str, np.ndarray]:
+            progress.at(n)
+            return _columns(setting, setting.blocks[n], given, begin(n))
+
+        parts.each(world, make)
+        progress.at(len(setting.blocks))
+    told = {"energies_ev": given[0].energies_ev, "unknowns": setting.names, "cycle": cycle, "curves": at}
+    parts.finish(world, sites=curves.site_names(setting.config), **told)
+
+
+def _columns(setting: Setting, block: before.Block, given: list[pixelfit.Given], ends: dict) -> dict[str, np.ndarray]:
+    """The part of one block."""
+    section, how = setting.config.spread, setting.config.stage1
+    columns, pieces = store.read_part(setting.wide, "wide", block.part, block.key), []
+    for i in block.lattices:
+        began = time.process_time()
+        run, shot_id, k = (int(columns[f"lattices/{name}"][i]) for name in ("run", "shot_id", "k"))
+        tables: dict[str, dict] = {}
+        end, near = ends.get((shot_id, k), (SpreadOutcome.NOT_REFINED, None))
+        if end == SpreadOutcome.USED:
+            packed = pixelfit.unpack(columns, i, section.d_min or 0.0, section.d_max)
+            end, why, tables = curvefit.tables(
+                packed, setting.mosaics(shot_id, k), given[run], how, section, near, setting.names
+            )
+            if why:
+                setting.log.warning("shot %016x lattice %d: %s (%s)", shot_id, k, end.name, why)
+        row = curvefit.blank(len(setting.names), len(given[run].energies_ev)) | tables.get("lattices", {})
+        row |= {"run": run, "shot_id": shot_id, "k": k, "outcome": end, "seconds": time.process_time() - began}
+        tables["lattices"] = {name: np.array([value]) for name, value in row.items()}
+        pieces.append(store.piece("gram", tables))
+    return store.joined("gram", schema.FILES["gram"], pieces)
+
+
+class Lattices:
+    """The lattices of a finished cycle that are used. Each rank holds those of its groups of blocks."""
+
+    def __init__(self, setting: Setting, parts: store.Parts, world: World):
+        n_blocks = len(setting.blocks)
+        self.world, self.n_groups, self.mine = world, min(n_blocks, GROUPS), dict[int, list[tuple[int, Lattice]]]()
+        names = [name for name in schema.FILES["gram"] if name.startswith("lattices/")]
+        told = store.joined("gram", names, [parts.read(n, names) for n in range(n_blocks)])
+        self.energies_ev = setting.given[0].energies_ev
+        self.rows = {name.split("/")[1]: column for name, column in told.items()}
+        self.used = np.flatnonzero(self.rows["outcome"] == SpreadOutcome.USED)
+        self.n, first = len(self.used), 0
+        for n, block in enumerate(setting.blocks):
+            group = n * self.n_groups // n_blocks
+            if group % world.size == world.rank:
+                grams = curvefit.grams(parts.read(n))
+                ready = [(i, curvefit.lattice(g, setting.given[0].factors)) for i, g in grams]
+                at = np.searchsorted(self.used, [first + i for i, _ in ready])
+                self.mine.setdefault(group, []).extend((int(a), of) for a, (_, of) in zip(at, ready, strict=True))
+            first += len(block.lattices)
+
+    def evaluator(
+        self, p: Parametrisation, change: Change | None = None, some: Callable[[int], bool] | None = None
+    ) -> Evaluate:
+        """θ → normal equations of all lattices, or of some, changed or not. Collective."""
+        made = {
+            group: [(i, of if change is None else change(i, of)) for i, of in members if some is None or some(i)]
+            for group, members in self.mine.items()
+        }
+        return lambda theta: self._summed(made, p, theta, [i for i in range(self.n) if some is None or some(i)])
+
+    def _summed(self, made: dict, p: Parametrisation, theta: np.ndarray, numbers: list[int]) -> Normal:
+        losses, scores, hessians = np.zeros(self.n), np.zeros((self.n, len(theta))), {}
+        for group, members in made.items():
+            mine, of = spread.normal([of for _, of in members], p, theta), [i for i, _ in members]
+            losses[of], scores[of], hessians[group] = mine.losses, mine.scores, mine.hessian
+        every = self.world.sum({0: np.column_stack([losses, scores])}, 1)[numbers]
+        return Normal(every[:, 0], every[:, 1:], self.world.sum(hessians, self.n_groups))
+
+    def residuals(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(channel,) (data − model)/model of the Bragg photons with curves `at`, and its σ. Collective."""
+        parts = {group: spread.residuals([of for _, of in members], at) for group, members in self.mine.items()}
+        slope, information = self.world.sum(parts, self.n_groups)
+        safe = np.where(information > 0, information, np.nan)
+        return slope / safe, 1.0 / np.sqrt(safe)
