@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
+from scipy.ndimage import convolve
 
 from spreadflow.analysis import lattice_fit
 from spreadflow.analysis.likelihood import Noise
@@ -14,7 +15,7 @@ from spreadflow.errors import ConfigError, FileError, RefinedOutcome
 from spreadflow.io import store
 from spreadflow.models import Overlap, Shoeboxes
 from spreadflow.parallel import World
-from spreadflow.physics import lattice, rotation
+from spreadflow.physics import lattice, mosaic, noise, rotation
 from spreadflow.stages import mosaicity, patches, pixelfit, still
 from spreadflow.stages import stage1 as stage
 from spreadflow.units import DEG
@@ -252,3 +253,27 @@ def test_spectra_padded_for_another_run_are_as_they_were():
         still.Spectrum(np.array([7100.0, 7101.0, 7102.0, 7102.0, 7102.0]), np.array([1, -1, 2, 0, 0]))
     )
     assert spectrum.energies_ev.tolist() == [7100.0, 7101.0, 7102.0] and spectrum.photons.tolist() == [1.0, 0.0, 2.0]
+
+
+def test_a_point_spread_is_undone(begun):
+    """Lattices are fitted to what was counted, also beside pixels of other lattices; readout noise is more."""
+    told, key = store.attributes(begun.annulus, "annulus"), store.part_keys(begun.annulus, "annulus")[0]
+    columns = store.read_part(begun.annulus, "annulus", 0, key)
+    columns["pixels/valid"] = np.ones_like(columns["pixels/valid"])
+    columns["pixels/overlap"] = np.where(np.arange(len(columns["pixels/valid"])) % 7, 0, Overlap.FOREIGN)
+    given = stage.given_of(configured(begun), begun.annulus, told, "stage1")[0]
+    counted = pixelfit.unpack(columns, 0)
+    boxes, kernel = counted.boxes, noise.gauss_kernel(0.4, float(given.detector.pixel_mm), 10)
+    ends, widths = np.cumsum(boxes.n_pixels), boxes.bbox[:, 1] - boxes.bbox[:, 0]
+    images = [
+        convolve(photons.reshape(-1, width).astype(float), kernel, mode="reflect").ravel()
+        for photons, width in zip(np.split(boxes.photons, ends[:-1]), widths, strict=True)
+    ]
+    blurred = counted._replace(boxes=boxes._replace(photons=np.concatenate(images)))
+    before = pixelfit.problem(counted, mosaic.continuous(), given, configured(begun).stage1)
+    how = configured(begun, psf="gauss", psf_fwhm_mm=0.4).stage1
+    after = pixelfit.problem(blurred, mosaic.continuous(), given, how)
+    assert not boxes.valid.all()
+    assert np.abs(blurred.boxes.photons - boxes.photons).max() > 30
+    np.testing.assert_allclose(after.data.photons, before.data.photons, atol=1e-3)
+    assert after.noise.readout_photons > 1.5 * before.noise.readout_photons

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
-from spreadflow.analysis import sampling, solve
+from spreadflow.analysis import solve
 from spreadflow.analysis.likelihood import Noise, Target, pixelwise, variance
 from spreadflow.analysis.refinement import Frame, frame, matrix, turn
 from spreadflow.models import Mosaic, Parameters, Pixels, Shoeboxes
@@ -59,8 +59,6 @@ class Problem(NamedTuple):
     noise: Noise
     oversample: int = 1
     """points along each edge of a pixel that the model is averaged over"""
-    kernel: np.ndarray | None = None
-    """(2 radius + 1, 2 radius + 1) point spread of the detector, symmetric; None = each pixel has its own photons"""
 
 
 def reachable(start: Parameters, boxes: Shoeboxes) -> np.ndarray:
@@ -75,14 +73,7 @@ def reachable(start: Parameters, boxes: Shoeboxes) -> np.ndarray:
     return rows[layout.meets(wide._replace(hkl=hkl, f_squared=f_squared), boxes.panel, boxes.bbox)[: len(rows)]]
 
 
-def problem(
-    start: Parameters,
-    space_group: str,
-    boxes: Shoeboxes,
-    noise: Noise,
-    oversample: int = 1,
-    kernel: np.ndarray | None = None,
-) -> Problem:
+def problem(start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise, oversample: int = 1) -> Problem:
     """Of `start`, whose A is brought to what the space group allows, and the valid pixels of the shoeboxes."""
     cell = frame(np.asarray(start.crystal.A), space_group)
     hkl, f_squared = layout.filled((np.asarray(start.hkl), np.asarray(start.f_squared)))
@@ -94,7 +85,7 @@ def problem(
     plane = np.column_stack([np.ones(len(box)), slopes])[boxes.valid]
     start_of = np.concatenate([[0], np.cumsum(np.bincount(box[boxes.valid], minlength=len(boxes.panel)))])
     data = solve.Data(boxes.photons[boxes.valid].astype(np.float64), plane, start_of)
-    return Problem(start, cell, boxes, data, noise, oversample, kernel)
+    return Problem(start, cell, boxes, data, noise, oversample)
 
 
 def moved(of: Problem, to: Parameters) -> Problem:
@@ -215,10 +206,8 @@ class Model:
         return out
 
     def _of_pixels(self, of_points: np.ndarray) -> np.ndarray:
-        """(pixel, ...) of the valid pixels: means over their points, spread over the pixels around."""
-        if self.of.oversample == 1 and self.of.kernel is None:
-            return of_points[np.flatnonzero(self.of.boxes.valid)]
-        return self._means @ of_points
+        """(pixel, ...) of the valid pixels: means over their points."""
+        return self._mean @ of_points if self.of.oversample > 1 else of_points[np.flatnonzero(self.of.boxes.valid)]
 
     def _column(self, name, u, p: Parameters, by: forward.ByCrystal) -> np.ndarray:
         """Derivatives (pixel, unknowns of a kind)."""
@@ -252,10 +241,23 @@ class Model:
         boxes = self.of.boxes
         pixels, self._pairs = layout.within(p, boxes.panel, boxes.bbox, self.reach, self.of.oversample)
         self._pixels: Pixels = layout.filled(pixels, 1 << 14)
-        if self.of.kernel is not None or (self._laid is None and self.of.oversample > 1):
-            lit = np.unique(self._pairs.point)
-            self._means = sampling.means(boxes, self.of.oversample, len(self._pixels.fast), self.of.kernel, lit)
+        if self._laid is None and self.of.oversample > 1:
+            self._mean = means(boxes, self.of.oversample, len(self._pixels.fast))
         self._laid, self.n_layouts = p, self.n_layouts + 1
+
+
+def means(boxes: Shoeboxes, oversample: int, n_points: int) -> csr_matrix:
+    """(valid pixel, point) that takes the mean over the points of a pixel; points as `layout.within` has them."""
+    width = np.asarray(boxes.bbox[:, 1] - boxes.bbox[:, 0], dtype=np.int64)
+    first = np.cumsum(boxes.n_pixels) - boxes.n_pixels
+    box = np.repeat(np.arange(len(width)), boxes.n_pixels)[boxes.valid]
+    slow, fast = np.divmod(np.flatnonzero(boxes.valid) - first[box], width[box])
+    corner = oversample**2 * first[box] + oversample * (oversample * slow * width[box] + fast)
+    i, j = np.divmod(np.arange(oversample**2), oversample)
+    column = corner[:, None] + i * oversample * width[box][:, None] + j
+    row = np.arange(len(box)).repeat(oversample**2)
+    share = np.full(column.size, oversample**-2.0)
+    return csr_matrix((share, (row, column.ravel())), shape=(len(box), n_points))
 
 
 _A, _dA = jax.jit(matrix), jax.jit(jax.jacfwd(matrix, argnums=1))
@@ -384,7 +386,7 @@ def _broad(of: Problem, target: Target, dtype: str) -> tuple[Problem, int]:
     eta, n_cells = max(float(crystal.eta_rad), BROAD_ETA), np.minimum(crystal.n_cells, BROAD_N)
     wide = crystal._replace(n_cells=n_cells, eta_rad=np.float64(eta))
     start = of.start._replace(crystal=wide, mosaic=continuous(BROAD_WIDTHS))
-    model = Model(of._replace(start=start, oversample=1, kernel=None), ("scale", "rotation"), 1, dtype, BROAD_REACH)
+    model = Model(of._replace(start=start, oversample=1), ("scale", "rotation"), 1, dtype, BROAD_REACH)
     scaled = _scaled(model, target)
     fit = _fit(scaled.model, scaled.planes, target, BROAD_ITERATIONS, BROAD_LEAST)
     U = np.asarray(turn(fit.point.unknowns[1:4])) @ of.frame.U

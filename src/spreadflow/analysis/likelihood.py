@@ -1,12 +1,7 @@
 """How likely pixels are under a model: the loss −ln L of each pixel, its score, and the information it holds.
 
-Normal: the variance is the model's, V = s (m + (c m)²) + σ_r²: counting, gains known to c, and readout. The term ½ ln V
-is in the loss, so that the model cannot buy a better fit with a larger variance. Poisson: data and model shifted by
-σ_r², without s.
-
-s is 1 where each pixel reads its own photons. A point spread K that acts on what was counted averages the noise: a
-pixel has Σ K² (m + (c m)²), an effective variance with s = Σ K² where m varies little within the reach of K. Neighbours
-share noise then, of which the loss knows nothing: its information is too large, and σ must come from the sandwich.
+Normal: the variance is the model's, V = m + σ_r² + (c m)²: counting, readout, and gains known to c. The term ½ ln V is
+in the loss, so that the model cannot buy a better fit with a larger variance. Poisson: data and model shifted by σ_r².
 """
 
 from typing import Literal, NamedTuple
@@ -25,8 +20,6 @@ class Noise(NamedTuple):
     """standard deviation of the readout, photons"""
     calibration: float
     """relative standard deviation of the gains"""
-    spread: float = 1.0
-    """Σ K² of a point spread K after counting; 1 = none"""
 
 
 class Pixelwise(NamedTuple):
@@ -43,7 +36,7 @@ class Pixelwise(NamedTuple):
 def variance(model: np.ndarray, noise: Noise) -> np.ndarray:
     """(n,) variance of pixels that expect `model` photons."""
     m = np.maximum(model, FLOOR)
-    return noise.spread * (m + (noise.calibration * m) ** 2) + noise.readout_photons**2
+    return m + noise.readout_photons**2 + (noise.calibration * m) ** 2
 
 
 def pixelwise(data: np.ndarray, model: np.ndarray, noise: Noise, target: Target = "normal") -> Pixelwise:
@@ -55,7 +48,7 @@ def pixelwise(data: np.ndarray, model: np.ndarray, noise: Noise, target: Target 
         loss = shifted - (data + noise.readout_photons**2) * np.log(shifted)
         return Pixelwise(loss, -away / shifted, 1.0 / shifted)
     v = variance(model, noise)
-    slope = noise.spread * (1.0 + 2.0 * noise.calibration**2 * m)
+    slope = 1.0 + 2.0 * noise.calibration**2 * m
     square = away**2 / v
     loss = 0.5 * (np.log(2.0 * np.pi * v) + square)
     return Pixelwise(loss, (0.5 * slope * (1.0 - square) - away) / v, 1.0 / v + 0.5 * (slope / v) ** 2)

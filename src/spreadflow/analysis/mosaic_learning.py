@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from spreadflow.analysis import lattice_fit, sampling, solve
+from spreadflow.analysis import lattice_fit, solve
 from spreadflow.analysis.lattice_fit import Problem
 from spreadflow.analysis.likelihood import FLOOR, Target, pixelwise, variance
 from spreadflow.models import Mosaic
@@ -296,7 +296,7 @@ def templates(of: Problem, mosaic: Mosaic) -> csr_matrix:
         lit = (node < n) & (photons > 0)
         found.append((photons[lit].astype(np.float32), pairs.point[lit], node[lit]))
     values, point, node = (np.concatenate(c) for c in zip(*found, strict=True))
-    means = sampling.means(of.boxes, of.oversample, len(pixels.fast), of.kernel, np.unique(point), np.float32)
+    means = lattice_fit.means(of.boxes, of.oversample, len(pixels.fast)).astype(np.float32)
     return csr_matrix(means @ csr_matrix((values, (point, node)), (len(pixels.fast), n)))
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis import integration, lattice_fit, prediction, sampling, shoeboxes
+from spreadflow.analysis import integration, lattice_fit, point_spread, prediction, shoeboxes
 from spreadflow.models import Mosaic, Parameters, Pixels, Shoeboxes
 from spreadflow.physics import forward, lattice, layout, rotation
 from spreadflow.physics.background import background
@@ -84,7 +84,7 @@ def _bragg(simulator: Simulator, true: Parameters, boxes: Shoeboxes) -> np.ndarr
     points, pairs = layout.within(true, boxes.panel, boxes.bbox, oversample=oversample)
     photons = forward.sums(true, layout.filled(points, 1 << 14), pairs, "float64")[0]
     every = boxes._replace(valid=np.ones(boxes.n_pixels.sum(), dtype=bool))
-    return sampling.means(every, oversample, len(photons)) @ photons
+    return lattice_fit.means(every, oversample, len(photons)) @ photons
 
 
 def _background(simulator: Simulator, true: Parameters, points: Pixels) -> np.ndarray:
@@ -111,7 +111,7 @@ def _spread(kernel: np.ndarray | None, wide: np.ndarray, bbox: np.ndarray, photo
     out, start = [], 0
     for (fast0, fast1, slow0, slow1), inner in zip(wide, bbox, strict=True):
         stop = start + (fast1 - fast0) * (slow1 - slow0)
-        image = sampling.spread(photons[start:stop].reshape(slow1 - slow0, fast1 - fast0), kernel)
+        image = point_spread.spread(photons[start:stop].reshape(slow1 - slow0, fast1 - fast0), kernel)
         rows, columns = slice(inner[2] - slow0, inner[3] - slow0), slice(inner[0] - fast0, inner[1] - fast0)
         out.append(image[rows, columns].ravel())
         start = stop

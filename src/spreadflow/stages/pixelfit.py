@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis import lattice_fit, prediction, refinement, sampling, spot_positions
+from spreadflow.analysis import lattice_fit, point_spread, prediction, refinement, spot_positions
 from spreadflow.analysis.likelihood import Noise, variance
 from spreadflow.config import Stage1Section
 from spreadflow.errors import RefinedOutcome
@@ -18,7 +18,7 @@ LOST_RAD = 0.5 * DEG
 NO_SCALE = 1.0
 """standard deviation of ln scale above which the photons do not tell the scale"""
 KERNEL_PX = 10
-"""half size of the point spread's kernel; light that goes farther counts as background"""
+"""half size of the kernel of the point spread; light that goes farther is background"""
 STEP = 1e-6
 """of the strains, for the derivatives of the cell"""
 
@@ -32,6 +32,8 @@ class Packed(NamedTuple):
     spectrum: Spectrum
     boxes: Shoeboxes
     """valid: may be used, holds this lattice's photons alone, and is in no nearer shoebox"""
+    recorded: np.ndarray
+    """(pixel,) bool: may be used, whosever photons it holds"""
     reflections: dict[str, np.ndarray]
     """columns of its rows of `reflections`"""
 
@@ -74,11 +76,12 @@ def unpack(columns: dict, i: int, d_min: float = 0.0, d_max: float = np.inf) -> 
     fast0, fast1, slow0, slow1 = table["bbox"].T.astype(np.int64)
     n = (fast1 - fast0) * (slow1 - slow0)
     at = np.repeat(table["first_pixel"] - np.cumsum(n) + n, n) + np.arange(n.sum())
-    valid = columns["pixels/valid"][at] & (columns["pixels/overlap"][at] & Overlap.LEFT_OUT == 0)
+    recorded = columns["pixels/valid"][at]
+    valid = recorded & (columns["pixels/overlap"][at] & Overlap.LEFT_OUT == 0)
     boxes = Shoeboxes(table["hkl"], table["panel"], table["bbox"], columns["pixels/photons"][at], valid)
     spectrum = Spectrum(*(columns[f"spectra/{f}"][columns["lattices/spectrum"][i]] for f in Spectrum._fields))
     A, eta_rad, domain_ang = (columns[f"lattices/{name}"][i] for name in ("A", "eta_rad", "domain_ang"))
-    return Packed(A, eta_rad, domain_ang, _lit(spectrum), boxes, table)
+    return Packed(A, eta_rad, domain_ang, _lit(spectrum), boxes, recorded, table)
 
 
 def _lit(spectrum: Spectrum) -> Spectrum:
@@ -108,19 +111,20 @@ def start(packed: Packed, spread: Mosaic, given: Given) -> Parameters:
 def problem(
     packed: Packed, spread: Mosaic, given: Given, section: Stage1Section, near: Near | None = None
 ) -> lattice_fit.Problem:
-    """The lattice and its pixels, started where prediction has it, or near.
+    """The lattice and its pixels, their point spread undone, started where prediction has it, or near.
 
     Raises ArithmeticError, LinAlgError, ValueError for what a lattice may be like.
     """
-    kernel, pixel_mm = None, float(given.detector.pixel_mm)
+    boxes, readout = packed.boxes, section.readout_photons
     if section.psf_fwhm_mm:
-        kernel = noise.POINT_SPREADS[section.psf](section.psf_fwhm_mm, pixel_mm, KERNEL_PX)
-    shared = 1.0 if kernel is None else float((kernel**2).sum())
-    of_pixels = Noise(section.readout_photons, section.calibration_error, shared)
+        kernel = noise.POINT_SPREADS[section.psf](section.psf_fwhm_mm, float(given.detector.pixel_mm), KERNEL_PX)
+        boxes, growth = point_spread.undone(boxes, packed.recorded, kernel)
+        readout *= growth
     begun = start(packed if near is None else packed._replace(A=near.A), spread, given)
     if near is not None:
         begun = begun._replace(crystal=Crystal(near.A, near.n_cells, np.float64(near.eta_rad)), scale=near.scale)
-    return lattice_fit.problem(begun, given.space_group, packed.boxes, of_pixels, section.oversample, kernel)
+    of_pixels = Noise(readout, section.calibration_error)
+    return lattice_fit.problem(begun, given.space_group, boxes, of_pixels, section.oversample)
 
 
 def refine(packed: Packed, spread: Mosaic, given: Given, section: Stage1Section, near: Near | None = None) -> Ended:
@@ -261,14 +265,12 @@ def _floor(packed: Packed, of: lattice_fit.Problem, refined: lattice_fit.Refined
     rng = np.random.default_rng(np.abs(np.append(table["hkl"].ravel(), len(table["d"]))))
     model, level = point.model, point.model - point.bragg
     drawn = rng.poisson(np.maximum(model, 0.0)) * (1.0 + noise.calibration * rng.standard_normal(len(model)))
-    read = point.bragg + noise.readout_photons * rng.standard_normal(len(model))
+    above = drawn + noise.readout_photons * rng.standard_normal(len(model)) - level
     sigma, out = np.sqrt(variance(level, noise)), np.full((len(table["d"]), 2), np.nan)
     for box in np.flatnonzero(np.isfinite(table["fast_obs"])):
         corner = packed.boxes.bbox[box, ::2]
-        counting, above, spread = (image(packed, of, int(box), values) for values in (drawn - model, read, sigma))
-        if of.kernel is not None:
-            counting = sampling.spread(np.nan_to_num(counting), of.kernel)
-        out[box] = corner + spot_positions.observed(above + counting, spread) - at[box]
+        seen = spot_positions.observed(*(image(of, int(box), values) for values in (above, sigma)))
+        out[box] = corner + seen - at[box]
     return out
 
 
@@ -281,7 +283,7 @@ def samples(packed: Packed, ended: Ended, n: int) -> dict[str, dict[str, np.ndar
     z = (of.data.photons - point.model) / np.sqrt(variance(point.model, of.noise))
     kept = {"data": of.data.photons, "model": point.model, "background": point.model - point.bragg, "z": z}
     pixels = {
-        name: np.concatenate([np.empty(0), *(image(packed, of, int(row), values).ravel() for row in rows)])
+        name: np.concatenate([np.empty(0), *(image(of, int(row), values).ravel() for row in rows)])
         for name, values in kept.items()
     }
     size = packed.boxes.n_pixels[rows]
@@ -289,11 +291,11 @@ def samples(packed: Packed, ended: Ended, n: int) -> dict[str, dict[str, np.ndar
     return {"samples": boxes, "sample_pixels": pixels}
 
 
-def image(packed: Packed, of: lattice_fit.Problem, box: int, values: np.ndarray) -> np.ndarray:
+def image(of: lattice_fit.Problem, box: int, values: np.ndarray) -> np.ndarray:
     """(slow, fast) values (pixel that counts,) of one shoebox; NaN elsewhere."""
-    fast0, fast1, slow0, slow1 = packed.boxes.bbox[box]
-    first = int(packed.boxes.n_pixels[:box].sum())
-    valid = packed.boxes.valid[first : first + (fast1 - fast0) * (slow1 - slow0)]
+    fast0, fast1, slow0, slow1 = of.boxes.bbox[box]
+    first = int(of.boxes.n_pixels[:box].sum())
+    valid = of.boxes.valid[first : first + (fast1 - fast0) * (slow1 - slow0)]
     out = np.full(len(valid), np.nan)
     out[valid] = values[of.data.start[box] : of.data.start[box + 1]]
     return out.reshape(slow1 - slow0, fast1 - fast0)

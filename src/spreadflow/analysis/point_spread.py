@@ -1,0 +1,57 @@
+"""The point spread of a detector that acts on what was counted, and how it is undone.
+
+What a pixel has counted is independent of its neighbours; light that spreads afterwards makes them share their noise.
+Undoing the spread brings independent counts back, and with them a likelihood that is a sum over pixels, σ of Fisher
+that are right, and a model that needs no point spread. What it costs is readout noise, which grows.
+"""
+
+import numpy as np
+from scipy.fft import dctn, idctn
+from scipy.ndimage import binary_dilation, gaussian_filter
+from scipy.signal import fftconvolve
+
+from spreadflow.models import Shoeboxes
+
+FILL_PX = 1.0
+"""standard deviation of the weights with which neighbours fill in for a pixel that recorded nothing"""
+
+
+def spread(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """An image (slow, fast) after a point spread, dark beyond its edges."""
+    return fftconvolve(image, kernel, mode="same")
+
+
+def undone(boxes: Shoeboxes, recorded: np.ndarray, kernel: np.ndarray) -> tuple[Shoeboxes, float]:
+    """The shoeboxes before a point spread, and the factor by which readout noise (standard deviation) has grown.
+
+    recorded: (pixel,) bool, the pixel holds what the detector measured, whether valid or not. kernel: symmetric,
+    (2 radius + 1, 2 radius + 1); what it leaves out comes back evenly. Around a shoebox a mirror image is taken to go
+    on. Pixels that recorded nothing are filled in by their neighbours; they and those beside them are not valid.
+    """
+    photons, valid, growth = np.empty(len(recorded)), boxes.valid & recorded, []
+    ends = np.cumsum(boxes.n_pixels)
+    for (fast0, fast1, slow0, slow1), end, n in zip(boxes.bbox, ends, boxes.n_pixels, strict=True):
+        some, shape = slice(end - n, end), (slow1 - slow0, fast1 - fast0)
+        seen, transfer = recorded[some].reshape(shape), _transfer(kernel, shape)
+        image = _filled(boxes.photons[some].reshape(shape), seen)
+        photons[some] = idctn(dctn(image) / transfer).ravel()
+        valid[some] &= ~binary_dilation(~seen).ravel()
+        growth.append((transfer**-2.0).mean())
+    return boxes._replace(photons=photons, valid=valid), float(np.sqrt(np.mean(growth)))
+
+
+def _transfer(kernel: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """What a symmetric kernel multiplies each cosine of an image (slow, fast) by; the evenly lit image stays."""
+    at = np.arange(len(kernel)) - len(kernel) // 2
+    slow, fast = (np.cos(np.pi / n * np.outer(np.arange(n), at)) for n in shape)
+    out = slow @ kernel @ fast.T
+    out[0, 0] += 1.0 - kernel.sum()
+    return out
+
+
+def _filled(image: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """The image with means of what is seen nearby where nothing is; weights are Gaussian."""
+    if seen.all():
+        return image
+    weight = gaussian_filter(seen.astype(np.float64), FILL_PX, truncate=12.0) + 1e-30
+    return np.where(seen, image, gaussian_filter(np.where(seen, image, 0.0), FILL_PX, truncate=12.0) / weight)
