@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -136,8 +137,9 @@ def _picture(stage: str, table: dict, sets: list[Beside], figures: dict) -> Figu
         f"learned from the pixels of {say(figures['n_taught'])} of {say(figures['n_lattices'])} lattices "
         f"({figures['shoeboxes']}) · {say(figures['n_components'])} components, η {say(figures['eta_deg'])}° · "
         f"held-out −ln L {say(figures['held_out_gain'])} below that of the continuous distribution{also}",
+        height=8.4,
     )
-    left, right = page.subfigures(1, 2, width_ratios=[2.3, 1])  # type: ignore[misc]
+    left, right = page.subfigures(1, 2, width_ratios=[2.5, 1])  # type: ignore[misc]
     _distributions(left, max(sets, key=lambda one: one.gain, default=None), figures["scope"])
     axes: Any = right.subplots(3, 1, height_ratios=[1.2, 1, 0.8])
     _course(axes[0], table)
@@ -160,13 +162,20 @@ def _distributions(figure: Any, one: Beside | None, scope: str) -> None:
         return
     which = "" if scope == "shared" else ", of the lattice that gained most"
     below = "continuous" if one.true is None else "true"
-    figure.suptitle(f"learned{which} (above) and {below} (below): rotation vectors, degrees; crosses: true domains")
+    crosses = "" if one.true is None else "; crosses: true domains"
+    figure.suptitle(
+        f"learned{which} (above) and {below} (below): rotation vectors, degrees{crosses}",
+        fontsize=10,
+        fontweight="bold",
+    )
     blur, edge = one.blur_rad or 0.15 * one.eta_rad, EXTENT * one.eta_rad / DEG
     for column, plane in zip(axes.T, PLANES, strict=True):
         images = [seen(spread, plane, one.eta_rad, blur) for spread in (one.learned, one.true or one.smooth)]
         for ax, image in zip(column, images, strict=True):
             top = max(map(np.max, images))
-            ax.imshow(image, origin="lower", extent=(-edge, edge, -edge, edge), cmap=style.PHOTONS, vmin=0, vmax=top)
+            # faint domains count too
+            norm = PowerNorm(0.5, 0, top)
+            ax.imshow(image, origin="lower", extent=(-edge, edge, -edge, edge), cmap=style.PHOTONS, norm=norm)
             if one.true is not None and not one.true.sigma.any() and len(one.true.share) <= MARKED:
                 at = one.true.centre[:, plane] / DEG
                 ax.plot(*at.T, "+", color=style.RED, ms=5, mew=0.8, alpha=0.8)
@@ -194,11 +203,11 @@ def _course(axes: Any, table: dict) -> None:
 
 
 def _nodes(axes: Any, table: dict) -> None:
-    """Nodes kept against the step of the grid."""
-    axes.set_title("nodes of the grid: all, and kept")
+    """Nodes of the grid and those kept, against its step."""
+    axes.set_title("nodes, by step of the grid")
     step = table["rounds/step_rad"] / DEG
-    axes.loglog(step, table["rounds/n_grid"], "o", ms=4, color=style.GREY, alpha=0.6, label="grid")
-    axes.loglog(step, table["rounds/n_nodes"], "o", ms=4, color=style.BLUE, alpha=0.6, label="kept")
-    axes.invert_xaxis()
-    axes.set_xlabel("step, degrees")
+    axes.semilogy(step, table["rounds/n_grid"], "o", ms=4, color=style.GREY, alpha=0.6, label="of the grid")
+    axes.semilogy(step, table["rounds/n_nodes"], "o", ms=4, color=style.BLUE, alpha=0.6, label="kept")
+    axes.set_xlim(1.1 * step.max(initial=1e-3), 0)
+    axes.set_xlabel("degrees")
     axes.legend()

@@ -14,7 +14,7 @@ import numpy as np
 
 from spreadflow.analysis import lattice_fit, mosaic_learning
 from spreadflow.config import PixelsSection, Stage1Section, StageConfig
-from spreadflow.errors import LearnedOutcome, RefinedOutcome
+from spreadflow.errors import LearnedOutcome
 from spreadflow.io import schema, store
 from spreadflow.log import Progress, logger
 from spreadflow.parallel import World
@@ -176,7 +176,7 @@ def _begin(config: StageConfig, columns: dict, i: int, source: Source, log: Logg
     ended = pixelfit.refine(pixelfit.unpack(columns, i), continuous(), source.given[row["run"]], how)
     row |= UNTOLD | {"outcome": LearnedOutcome.LOST}
     seed = (config.seed, HOLD_OUT, int(row["shot_id"]), int(row["k"]))
-    if ended.outcome != RefinedOutcome.REFINED or ended.of is None or ended.refined is None:
+    if ended.outcome not in stage1.FITTED or ended.of is None or ended.refined is None:
         log.warning("shot %016x lattice %d: %s (%s)", row["shot_id"], row["k"], ended.outcome.name, ended.why)
         return Begun(row, None, seed)
     return Begun(row, lattice_fit.moved(ended.of, ended.refined.parameters), seed)
