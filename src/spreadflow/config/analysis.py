@@ -191,7 +191,7 @@ class PixelsSection(Section):
     psf: Literal["fiber", "gauss"] = "fiber"
     """shape of the detector's point spread: of a fibre-optic taper, or a Gaussian"""
     psf_fwhm_mm: NonNegativeFloat = 0.0
-    """width of the detector's point spread; 0 = none"""
+    """width of the detector's point spread, which is undone first; 0 = none"""
     readout_photons: NonNegativeFloat = 1.0
     """standard deviation of the readout noise"""
     calibration_error: NonNegativeFloat = 0.01
