@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spreadflow.config import AnnulusSection, IndexSection, StageConfig
-from spreadflow.errors import LatticeOutcome, Outcome, RefinedOutcome
+from spreadflow.errors import LatticeOutcome, LearnedOutcome, Outcome, RefinedOutcome
 from spreadflow.io import images, nexus, store
 from spreadflow.models import Detector
 from spreadflow.parallel import World
@@ -24,6 +24,8 @@ DETECTOR = Detector(
     shape=(200, 100),
 )
 CELL = np.array([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
+ETA, DOMAINS = 1e-3, np.array([[1e-3, 0.0, 2e-4], [-1e-3, 0.0, -2e-4]])
+"""mosaic spread, and rotation vectors of the only two domains, rad"""
 N_SHOTS, N_LATTICES, N_REFLECTIONS = 12, 9, 40
 OUTCOMES = [Outcome.INDEXED] * 9 + [Outcome.NO_LATTICE, Outcome.BLANK, Outcome.OVERFLOW]
 SHOT = [0, 1, 2, 3, 4, 5, 6, 7, 8]
@@ -47,6 +49,7 @@ def trial(tmp_path_factory, filled) -> SimpleNamespace:
     made.annulus = _annulus(folder, made)
     made.merge = _merge(folder, filled)
     made.ladder = _ladder(folder, made, filled)
+    made.mosaic = _mosaic(folder, made, filled)
     made.stage1 = _stage1(folder, made, filled)
     made.level0 = _level0(folder)
     return made
@@ -57,7 +60,9 @@ def summaries(trial) -> dict[str, Path]:
     """stage → its summary, beside its picture; those of `index` are made without images."""
     products = {"index": trial.index, "reindex": trial.reindex}
     products |= {"simulate": trial.manifests, "level0": [trial.level0]}
-    products |= {stage: [getattr(trial, stage)] for stage in ("cells", "merge", "annulus", "ladder", "stage1")}
+    products |= {
+        stage: [getattr(trial, stage)] for stage in ("cells", "merge", "annulus", "ladder", "mosaic", "stage1")
+    }
     out = {stage: trial.folder / f"{stage}.json" for stage in products}
     for stage, path in out.items():
         manifests = [] if stage == "index" else trial.manifests
@@ -75,6 +80,8 @@ def _images(folder: Path, run: str, rng, filled) -> Path:
         "lattices/n_cells": np.full((len(SHOT), 3), 57.0),
         "lattices/eta_rad": np.full(len(SHOT), 8e-4),
         "lattices/scale": rng.uniform(80.0, 100.0, len(SHOT)),
+        "domains/lattice": np.repeat(SHOT, 2),
+        "domains/rotation": np.tile(rotation.from_vector(DOMAINS), (len(SHOT), 1, 1)),
         "reflections/lattice": np.repeat(SHOT, N_REFLECTIONS),
         "reflections/hkl": np.concatenate([_indices(rng) for _ in SHOT]),
         "reflections/panel": rng.integers(0, 2, n),
@@ -92,7 +99,9 @@ def _images(folder: Path, run: str, rng, filled) -> Path:
         photons=rng.uniform(1e9, 1e10, (N_SHOTS, 20)),
         saturation_adu=60000,
         true_detector=geometry.shifted(DETECTOR, 0.03, -0.02, 0.05),
-        truth=filled("truth", {"shots": N_SHOTS, "lattices": N_LATTICES, "reflections": n}, truth),
+        truth=filled(
+            "truth", {"shots": N_SHOTS, "lattices": N_LATTICES, "domains": 2 * N_LATTICES, "reflections": n}, truth
+        ),
     )
     images.write_manifest(folder / "manifest.json", run, [folder / "stills.nxs"])
     return folder / "manifest.json"
@@ -271,6 +280,42 @@ def _ladder(folder, made, filled) -> Path:
     told |= {"detectors": [DETECTOR._asdict()] * 2, "config": {"misset_deg": 0.02, "n_domains": 25}}
     store.write(folder / "ladder.h5", "ladder", columns, key="ladder", **told)
     return folder / "ladder.h5"
+
+
+def _mosaic(folder, made, filled) -> Path:
+    """A set of two components for each of three lattices of the annulus; two others keep the continuous distribution.
+
+    Those of the first are the truth's; the others have all their weight where no domain is.
+    """
+    told, t = store.attributes(made.annulus, "annulus"), store.read(made.annulus, "annulus", ["lattices/"])
+    n = len(t["lattices/k"])
+    given = {
+        **{f"lattices/{name}": t[f"lattices/{name}"] for name in ("run", "shot_id", "k", "A")},
+        "lattices/outcome": [LearnedOutcome.LEARNED] * 3
+        + [LearnedOutcome.CONTINUOUS] * 2
+        + [LearnedOutcome.LOST] * (n - 5),
+        "lattices/set": [0, 1, 2] + [-1] * (n - 3),
+        "lattices/seconds": np.arange(n) / 10,
+        "sets/lattice": np.arange(5),
+        "sets/eta_rad": np.full(5, ETA),
+        "sets/held_out_continuous": [100.0, 200.0, 300.0, 400.0, 500.0],
+        "sets/held_out": [90.0, 180.0, 299.0, 401.0, 502.0],
+        "sets/is_better": [True] * 3 + [False] * 2,
+        "rounds/set": np.arange(5).repeat(2),
+        "rounds/step_rad": np.tile([0.4 * ETA, 0.2 * ETA], 5),
+        "rounds/n_grid": np.tile([500, 900], 5),
+        "rounds/n_nodes": np.tile([60, 90], 5),
+        "rounds/held_out": [95.0, 90.0, 190.0, 180.0, 300.0, 299.0, 402.0, 401.0, 503.0, 502.0],
+        "components/set": [0, 0, 1, 1, 2, 2],
+        "components/rotation_rad": [*DOMAINS, *(-2.0 * DOMAINS), *(-2.0 * DOMAINS)],
+        "components/share": np.full(6, 0.5),
+    }
+    sizes = {"lattices": n, "sets": 5, "rounds": 10, "components": 6}
+    also = {"config": {"scope": "per_lattice"}, "shoeboxes": "wide", "d_min": 2.0}
+    parts = store.Parts(folder / "mosaic.h5", "mosaic", "mosaic", [[1]])
+    parts.write(0, filled("mosaic", sizes, given))
+    parts.finish(World(), **also, **{name: told[name] for name in ("runs", "space_group")})
+    return folder / "mosaic.h5"
 
 
 def _stage1(folder, made, filled) -> Path:

@@ -143,6 +143,25 @@ def test_ladder(trial, told):
         assert rung["seconds_per_lattice"] == pytest.approx(np.median([table["rungs/seconds"][i] for i in mine]))
 
 
+def test_mosaic(told):
+    """Five sets, of which three are used: one is the truth, two have its two domains at −2 times their place."""
+    told = told("mosaic")
+    assert told["outcomes"] == {"learned": 3, "continuous": 2, "left_out": 0, "lost": 10}
+    assert (told["n_lattices"], told["n_taught"], told["n_sets"], told["n_sets_better"]) == (15, 5, 5, 3)
+    assert (told["n_components"], told["n_rounds"], told["step_deg"]) == (2, 2, pytest.approx(np.rad2deg(2e-4)))
+    assert (told["held_out_continuous"], told["held_out_learned"]) == (1500.0, 1472.0)
+    assert (told["held_out_gain"], told["held_out_gain_least"]) == (28.0, -2.0)
+    assert told["seconds_per_lattice_per_core"] == pytest.approx(0.2)
+    sigma = np.sqrt(0.63 / 4) * 2.0 / (57 * (67.2 + 59.8 + 47.2) / 3)
+    x, z = np.meshgrid(np.arange(-4e-3, 4e-3, 2e-5), np.arange(-2e-3, 2e-3, 2e-5), indexing="ij")
+    at = lambda f: sum(np.exp(-0.5 * ((x - s * f * 1e-3) ** 2 + (z - s * f * 2e-4) ** 2) / sigma**2) for s in (1, -1))  # noqa: E731
+    away = at(1) / at(1).sum() - at(2) / at(2).sum()
+    sums = [np.abs(away.sum(axis=1)).sum(), np.abs(away).sum(), np.abs(away.sum(axis=0)).sum()]
+    assert told["distance_to_truth"] == pytest.approx(np.mean(sums), rel=0.01)
+    assert told["distance_to_truth_continuous"] > 1.0, "two domains are no Gaussian"
+    assert "3 learned, 2 continuous, 10 lost" in headline("mosaic", told)[0]
+
+
 def test_stage1(trial, told):
     """Distances from the beam centre by hand: both panels lie normal to the beam, 0.1 mm pixels."""
     told, t = told("stage1"), store.read(trial.stage1, "stage1")

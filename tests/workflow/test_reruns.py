@@ -15,6 +15,7 @@ def _summaries(*stages):
 MERGE = {"merge"} | _summaries("merge")
 LADDER = {"ladder"} | _summaries("ladder")
 STAGE1 = {"stage1"} | _summaries("stage1")
+MOSAIC = {"mosaic"} | _summaries("mosaic")
 ANNULUS = {"annulus"} | _summaries("annulus") | LADDER | STAGE1
 CELLS = {"cells"} | _summaries("cells") | MERGE | ANNULUS
 REINDEX = {f"reindex {run}" for run in RUNS} | _summaries("reindex") | CELLS
@@ -39,6 +40,8 @@ EDITS = {
     "ladder={n_lattices: 5}": LADDER,
     "stage1={refine: [scale, rotation]}": STAGE1,
     "stage1={structure_factors: {k_sol: 0.4}}": STAGE1,
+    "mosaic={max_lattices: 5}": set(),
+    "stage1={mosaicity: learned}": MOSAIC | STAGE1,
     "ladder={structure_factors: {k_sol: 0.4}}": LADDER,
     "trial=other": EVERYTHING - {"simulate r1", "simulate r2"},
     "results=elsewhere": EVERYTHING - {"simulate r1", "simulate r2"},
@@ -76,6 +79,15 @@ def test_forced_stage(finished, stage, expected):
 
 def test_the_dag_is_that_of_the_design(finished):
     assert finished.pending("--forceall") == EVERYTHING
+
+
+def test_what_is_not_asked_for_is_not_learned(finished):
+    assert not any("mosaic" in job for job in finished.pending("--forceall"))
+    alone = finished.pending("--config", "stage1={mosaicity: learned}", "mosaic={scope: per_lattice}")
+    assert {"wide", "mosaic"} | _summaries("wide", "mosaic", "stage1") <= alone
+    told = finished.snakemake("--dry-run", "--config", "stage1={mosaicity: learned}")
+    stage1 = told.split("rule stage1:")[1].split("\n\n")[0]
+    assert "results/t/mosaic.h5" in stage1.split("output:")[0], stage1
 
 
 def _with_run(config, run):

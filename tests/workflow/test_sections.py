@@ -37,9 +37,20 @@ def _candidates(path, value):
     elif isinstance(value, int | float):
         yield from (value + 1, value + 2, value * 1.001, value * 0.999)
     elif value is None:
-        yield from (5, 0.5, ["r1"], [1.0, 1.0], "file.h5", "P 1 2 1", [60, 60, 60, 90, 110, 90])
+        yield from (5, 0.5, ["r1"], [1.0, 1.0], "file.h5", "P 1 2 1", [60, 60, 60, 90, 110, 90], "wide")
     elif isinstance(value, str):
-        yield from ("continuous", "learned", "fisher", "merged", "float64", "gauss", "gzip", "P 1 2 1", "other")
+        yield from (
+            "continuous",
+            "learned",
+            "per_lattice",
+            "fisher",
+            "merged",
+            "float64",
+            "gauss",
+            "gzip",
+            "P 1 2 1",
+            "other",
+        )
     elif isinstance(value, dict):
         yield from ({"rmsd_max_px": 1.0}, {"k_sol": 0.4})
     else:

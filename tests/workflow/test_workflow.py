@@ -39,6 +39,7 @@ def test_the_defaults_are_complete_and_those_of_the_schema():
     assert tree.keys() == {field.alias or name for name, field in Config.model_fields.items()}
 
 
+MANY_RANKS = ("simulate", "index", "level0", "reindex", "annulus", "wide", "ladder", "mosaic", "stage1")
 MISTAKES = {
     "unknown section": ("annullus={d_min: 2.0}", ["annullus", "unknown key"]),
     "unknown key": ("merge={n_bin: 3}", ["merge.n_bin", "unknown key"]),
@@ -113,7 +114,9 @@ def test_a_failed_stage_shows_its_log_and_loses_nothing_else(new_trial, tmp_path
 
 def test_every_rule_states_log_benchmark_and_resources(finished):
     """As Snakemake understands them, with the ranks of the rules that have many."""
-    told = finished.snakemake("all", "results/t/wide.h5", "--dry-run", "--forceall", "--cores", "4")
+    told = finished.snakemake(
+        "all", "results/t/wide.h5", "results/t/mosaic.h5", "--dry-run", "--forceall", "--cores", "4"
+    )
     jobs = re.split(r"\n(?=(?:local)?rule )", told)[1:]
     rules = set()
     for job in jobs:
@@ -125,7 +128,7 @@ def test_every_rule_states_log_benchmark_and_resources(finished):
         told = re.search(r"\n    resources: (.*)", job).group(1)
         resources = dict(word.split("=", 1) for word in told.split(", "))
         assert int(resources["mem_mb"]) > 0 and int(resources["runtime"]) > 0, job
-        ranks = 4 if rule in ("simulate", "index", "level0", "reindex", "annulus", "wide", "ladder", "stage1") else 1
+        ranks = 4 if rule in MANY_RANKS else 1
         assert int(resources["tasks"]) == ranks, job
         assert resources["mpi"].endswith("mpiexec") == (ranks > 1), job
         assert f"\n    threads: {ranks}" in job or ranks == 1, job

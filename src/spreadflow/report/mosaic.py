@@ -137,7 +137,6 @@ def _picture(stage: str, table: dict, sets: list[Beside], figures: dict) -> Figu
         f"learned from the pixels of {say(figures['n_taught'])} of {say(figures['n_lattices'])} lattices "
         f"({figures['shoeboxes']}) · {say(figures['n_components'])} components, η {say(figures['eta_deg'])}° · "
         f"held-out −ln L {say(figures['held_out_gain'])} below that of the continuous distribution{also}",
-        height=8.4,
     )
     left, right = page.subfigures(1, 2, width_ratios=[2.5, 1])  # type: ignore[misc]
     _distributions(left, max(sets, key=lambda one: one.gain, default=None), figures["scope"])
@@ -188,7 +187,7 @@ def _distributions(figure: Any, one: Beside | None, scope: str) -> None:
 
 def _course(axes: Any, table: dict) -> None:
     """−ln L of the held-out shoeboxes after every round, from that of the continuous distribution."""
-    axes.set_title("−ln L of held-out shoeboxes, by round")
+    axes.set_title("−ln L held out, by round")
     sets = table["sets/held_out_continuous"]
     if not len(sets):
         style.empty(axes, "no lattice was fitted")
