@@ -27,7 +27,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from spreadflow import config
-from spreadflow.analysis import integration, lattice_fit, refinement, shoeboxes, solve
+from spreadflow.analysis import integration, lattice_fit, point_spread, refinement, shoeboxes, solve
 from spreadflow.analysis.likelihood import Noise
 from spreadflow.analysis.merging import Unique
 from spreadflow.io import mtz
@@ -62,6 +62,8 @@ class Task(NamedTuple):
     detector: str = "coarse"
     oversample: int = 1
     """points along each edge of a pixel, of data and model"""
+    psf: tuple[str, float] = ("fiber", 0.0)
+    """point spread of the data and its FWHM, mm; undone before the fit"""
     n: float = 1.0
     """of the lattices"""
 
@@ -81,6 +83,9 @@ TASKS = (
     Task("given, 0.2° off", "domains", "domains", off_deg=0.2, n=0.5),
     Task("continuous, 2 x 2 points", oversample=2, n=0.25),
     Task("given, 2 x 2 points", "domains", "domains", oversample=2, n=0.25),
+    Task("continuous, fibre 0.08 mm", oversample=2, psf=("fiber", 0.08), n=0.3),
+    Task("given, fibre 0.08 mm", "domains", "domains", oversample=2, psf=("fiber", 0.08), n=0.3),
+    Task("continuous, Gaussian 0.13 mm", oversample=2, psf=("gauss", 0.13), n=0.3),
     Task("continuous, 0.0885 mm", detector="fine", n=0.05),
     Task("given, 0.0885 mm", "domains", "domains", detector="fine", n=0.05),
 )
@@ -118,12 +123,14 @@ MERGED_ERROR = 0.02
 
 
 @cache
-def simulator(data: str, detector: str, oversample: int = 1, factors: str = "right") -> Simulator:
+def simulator(
+    data: str, detector: str, oversample: int = 1, psf: tuple[str, float] = ("fiber", 0.0), factors: str = "right"
+) -> Simulator:
     """The simulator of the data; its `factors` are those of the model."""
-    base = config.load(CONFIG)
+    base, spread = config.load(CONFIG), dict(zip(("psf", "psf_fwhm_mm"), psf, strict=True))
     updates = {
         "crystal": base.crystal.model_copy(update={"mosaicity": data}),
-        "detector": base.detector.model_copy(update=FINE if detector == "fine" else {}),
+        "detector": base.detector.model_copy(update=spread | (FINE if detector == "fine" else {})),
         "simulate": base.simulate.model_copy(update={"oversample": oversample}),
         "structure_factors": base.structure_factors.model_copy(update=FACTORS[factors]()),
         "runs": {"bench": config.RunSection(simulate=config.SimulatedShots(n_single=1))},
@@ -133,8 +140,10 @@ def simulator(data: str, detector: str, oversample: int = 1, factors: str = "rig
 
 
 @lru_cache(1)
-def patch(data: str, detector: str, oversample: int, number: int) -> patches.Patch:
-    return patches.patch(simulator(data, detector, oversample), number, **RANGE)
+def patch(
+    data: str, detector: str, oversample: int, number: int, psf: tuple[str, float] = ("fiber", 0.0)
+) -> patches.Patch:
+    return patches.patch(simulator(data, detector, oversample, psf), number, **RANGE)
 
 
 def model(task: Task, made: patches.Patch) -> Parameters:
@@ -167,10 +176,13 @@ def start(task: Task, at: Parameters, number: int) -> Parameters:
 
 def lattice(task: Task, number: int) -> dict:
     """Fit a lattice: figures."""
-    made = patch(task.data, task.detector, task.oversample, number)
+    kind = (task.data, task.detector, task.oversample, task.psf)
+    made, noise, of_data = patch(*kind[:3], number, task.psf), NOISE, simulator(*kind)
+    if of_data.kernel is not None:
+        boxes, growth = point_spread.undone(made.shoeboxes, made.shoeboxes.valid, of_data.kernel)
+        made, noise = made._replace(shoeboxes=boxes), NOISE._replace(readout_photons=growth * NOISE.readout_photons)
     at = model(task, made)
-    space_group = simulator(task.data, task.detector).crystal.space_group
-    where = (space_group, made.shoeboxes, NOISE, task.oversample)
+    where = (of_data.crystal.space_group, made.shoeboxes, noise, task.oversample)
     of = lattice_fit.problem(start(task, at, number), *where)
     begun = user_cpu()
     fitted = lattice_fit.refine(of, FREE)
@@ -180,7 +192,7 @@ def lattice(task: Task, number: int) -> dict:
     out |= {
         "misorientation_deg": float(rotation.angle(rotation.nearest(away))) / DEG,
         "rotation_deg": rotation.vector(rotation.nearest(away)) / DEG,
-        "sigma_z": lattice_fit.sigma_z(point, of.data, NOISE),
+        "sigma_z": lattice_fit.sigma_z(point, of.data, noise),
         "is_converged": fitted.fit.is_converged,
         "is_worse": point.loss > fitted.loss_before,
         "error": errors(fitted, truth),
@@ -352,6 +364,9 @@ def verdicts(rows: dict[str, dict]) -> Iterator[tuple[str, str, str, bool]]:
         ("continuous", "fisher", 0.85, 1.15, 6e-4),
         ("published", "sandwich", 0.7, 2.0, 6e-3),
         ("given", "fisher", 0.85, 1.15, 5e-4),
+        ("continuous, fibre 0.08 mm", "fisher", 0.85, 1.15, 6e-4),
+        ("given, fibre 0.08 mm", "fisher", 0.85, 1.15, 5e-4),
+        ("continuous, Gaussian 0.13 mm", "fisher", 0.85, 1.15, 6e-4),
     ):
         if name in rows:
             pulls, angle = rows[name][f"pull_sd_{way}"].values(), rows[name]["misorientation_deg"]
@@ -406,7 +421,7 @@ def work(tasks: list[Task], number: int) -> list[dict]:
 
 def measure(tasks: list[Task], n_races: int, n_processes: int) -> dict:
     """The rows, and how many evaluations the races took."""
-    kind = lambda t: (t.data, t.detector, t.oversample)  # noqa: E731
+    kind = lambda t: (t.data, t.detector, t.oversample, t.psf)  # noqa: E731
     jobs = [[t for t in tasks if kind(t) == k] for k in dict.fromkeys(map(kind, tasks))]
     fits: dict[str, list[dict]] = {t.name: [] for t in tasks}
     with ProcessPoolExecutor(n_processes, multiprocessing.get_context("spawn")) as pool:

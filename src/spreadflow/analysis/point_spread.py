@@ -25,8 +25,9 @@ def undone(boxes: Shoeboxes, recorded: np.ndarray, kernel: np.ndarray) -> tuple[
     """The shoeboxes before a point spread, and the factor by which readout noise (standard deviation) has grown.
 
     recorded: (pixel,) bool, the pixel holds what the detector measured, whether valid or not. kernel: symmetric,
-    (2 radius + 1, 2 radius + 1); what it leaves out comes back evenly. Around a shoebox a mirror image is taken to go
-    on. Pixels that recorded nothing are filled in by their neighbours; they and those beside them are not valid.
+    (2 radius + 1, 2 radius + 1); what it leaves out comes back evenly. Pixels that recorded nothing are filled in by
+    their neighbours, and around a shoebox a mirror image is taken to go on. Pixels made up, and those beside them, are
+    not valid.
     """
     photons, valid, growth = np.empty(len(recorded)), boxes.valid & recorded, []
     ends = np.cumsum(boxes.n_pixels)
@@ -35,7 +36,7 @@ def undone(boxes: Shoeboxes, recorded: np.ndarray, kernel: np.ndarray) -> tuple[
         seen, transfer = recorded[some].reshape(shape), _transfer(kernel, shape)
         image = _filled(boxes.photons[some].reshape(shape), seen)
         photons[some] = idctn(dctn(image) / transfer).ravel()
-        valid[some] &= ~binary_dilation(~seen).ravel()
+        valid[some] &= ~binary_dilation(~seen, border_value=1).ravel()
         growth.append((transfer**-2.0).mean())
     return boxes._replace(photons=photons, valid=valid), float(np.sqrt(np.mean(growth)))
 
