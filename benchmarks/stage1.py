@@ -179,8 +179,9 @@ def lattice(task: Task, number: int) -> dict:
     kind = (task.data, task.detector, task.oversample, task.psf)
     made, noise, of_data = patch(*kind[:3], number, task.psf), NOISE, simulator(*kind)
     if of_data.kernel is not None:
-        boxes, growth = point_spread.undone(made.shoeboxes, made.shoeboxes.valid, of_data.kernel)
-        made, noise = made._replace(shoeboxes=boxes), NOISE._replace(readout_photons=growth * NOISE.readout_photons)
+        boxes = point_spread.undone(made.shoeboxes, made.shoeboxes.valid, of_data.kernel)
+        readout = NOISE.readout_photons * point_spread.growth(of_data.kernel)
+        made, noise = made._replace(shoeboxes=boxes), NOISE._replace(readout_photons=readout)
     at = model(task, made)
     where = (of_data.crystal.space_group, made.shoeboxes, noise, task.oversample)
     of = lattice_fit.problem(start(task, at, number), *where)

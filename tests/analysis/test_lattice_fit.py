@@ -156,8 +156,9 @@ def test_the_truth_is_found_through_a_point_spread(make):
     """Within its uncertainty by Fisher; where the point spread is not undone, far beyond."""
     true, kernel = planted("P 43 21 2", mosaic.continuous()), make(0.2, 0.25, 6)
     blurred = measured(true, "P 43 21 2", kernel=kernel)
-    boxes, growth = point_spread.undone(blurred, blurred.valid, kernel)
-    start, noisier = fewer(moved(true, 0.01, 1.2, 0.7, 2.0), boxes), NOISE._replace(readout_photons=2.0 * growth)
+    boxes = point_spread.undone(blurred, blurred.valid, kernel)
+    noisier = NOISE._replace(readout_photons=NOISE.readout_photons * point_spread.growth(kernel))
+    start = fewer(moved(true, 0.01, 1.2, 0.7, 2.0), boxes)
     problem = lattice_fit.problem(start, "P 43 21 2", boxes, noisier)
     fitted = lattice_fit.refine(problem, FREE)
     other = lattice_fit.refine(lattice_fit.problem(start, "P 43 21 2", blurred, NOISE), FREE)

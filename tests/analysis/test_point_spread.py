@@ -35,13 +35,13 @@ def test_photons_come_back_to_where_they_were_counted(psf):
     every = np.ones(sum(image.size for image in images), dtype=bool)
     lost = 1.0 - kernel.sum()
     mirrored = [convolve(image, kernel, mode="reflect") + lost * image.mean() for image in images]
-    made, _ = point_spread.undone(boxes(mirrored), every, kernel)
+    made = point_spread.undone(boxes(mirrored), every, kernel)
     np.testing.assert_allclose(made.photons, boxes(images).photons, rtol=1e-9)
     for image in images:
         wide = np.pad(image, 5, mode="reflect", reflect_type="odd")
         shown = [point_spread.spread(wide, kernel)[5:-5, 5:-5] + lost * image.mean()] * 2
         one = boxes(shown)._replace(bbox=np.tile([0, image.shape[1], 0, image.shape[0]], (2, 1)))
-        back = point_spread.undone(one, np.ones(2 * image.size, bool), kernel)[0].photons[: image.size]
+        back = point_spread.undone(one, np.ones(2 * image.size, bool), kernel).photons[: image.size]
         assert np.abs(back.reshape(image.shape) - image)[2:-2, 2:-2].max() < 0.02 * np.sqrt(200.0)
         assert np.abs(shown[0] - image).max() > 300
 
@@ -50,11 +50,11 @@ def test_photons_come_back_to_where_they_were_counted(psf):
 def test_noise_is_that_of_counting_and_of_more_readout(psf):
     """Of each pixel by itself; before, neighbours shared it."""
     rng, kernel, images = np.random.default_rng(2), KERNELS[psf], spots(np.random.default_rng(1))
-    z, before = [], []
+    z, before, growth = [], [], point_spread.growth(kernel)
     for _ in range(60):
         counted = [convolve(rng.poisson(image).astype(float), kernel, mode="reflect") for image in images]
         read = boxes([image + 3.0 * rng.standard_normal(image.shape) for image in counted])
-        made, growth = point_spread.undone(read, np.ones(len(read.valid), bool), kernel)
+        made = point_spread.undone(read, np.ones(len(read.valid), bool), kernel)
         model = boxes(images).photons
         z.append((made.photons - model) / np.sqrt(model + (3.0 * growth) ** 2))
         before.append(read.photons - model)
@@ -72,11 +72,11 @@ def test_pixels_that_recorded_nothing_take_their_neighbours_with_them():
     shown = boxes([convolve(rng.poisson(image).astype(float), kernel, mode="reflect") for image in images])
     recorded = rng.uniform(size=len(shown.valid)) > 0.01
     foreign = rng.uniform(size=len(shown.valid)) > 0.1
-    every, _ = point_spread.undone(shown._replace(valid=foreign), np.ones_like(recorded), kernel)
+    every = point_spread.undone(shown._replace(valid=foreign), np.ones_like(recorded), kernel)
     outermost = np.concatenate([np.pad(np.zeros(np.array(i.shape) - 2), 1, constant_values=1).ravel() for i in images])
     np.testing.assert_array_equal(every.valid, foreign & (outermost == 0))
     holes = [np.where(recorded, shown.photons, garbage) for garbage in (np.nan, 1e6)]
-    made, same = (point_spread.undone(shown._replace(photons=p, valid=foreign), recorded, kernel)[0] for p in holes)
+    made, same = (point_spread.undone(shown._replace(photons=p, valid=foreign), recorded, kernel) for p in holes)
     np.testing.assert_array_equal(made.photons, same.photons)
     fast = BBOX[0, 1] - BBOX[0, 0]
     hole = int(np.flatnonzero(~recorded[: images[0].size])[0])

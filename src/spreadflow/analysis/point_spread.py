@@ -14,6 +14,8 @@ from spreadflow.models import Shoeboxes
 
 FILL_PX = 1.0
 """standard deviation of the weights with which neighbours fill in for a pixel that recorded nothing"""
+WAVES = 64
+"""frequencies along each axis over which the growth of noise is averaged"""
 
 
 def spread(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
@@ -21,33 +23,36 @@ def spread(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return fftconvolve(image, kernel, mode="same")
 
 
-def undone(boxes: Shoeboxes, recorded: np.ndarray, kernel: np.ndarray) -> tuple[Shoeboxes, float]:
-    """The shoeboxes before a point spread, and the factor by which readout noise (standard deviation) has grown.
+def undone(boxes: Shoeboxes, recorded: np.ndarray, kernel: np.ndarray) -> Shoeboxes:
+    """The shoeboxes before a point spread.
 
     recorded: (pixel,) bool, the pixel holds what the detector measured, whether valid or not. kernel: symmetric,
     (2 radius + 1, 2 radius + 1); what it leaves out comes back evenly. Pixels that recorded nothing are filled in by
     their neighbours, and around a shoebox a mirror image is taken to go on. Pixels made up, and those beside them, are
     not valid.
     """
-    photons, valid, growth = np.empty(len(recorded)), boxes.valid & recorded, []
+    photons, valid = np.empty(len(recorded)), boxes.valid & recorded
     ends = np.cumsum(boxes.n_pixels)
     for (fast0, fast1, slow0, slow1), end, n in zip(boxes.bbox, ends, boxes.n_pixels, strict=True):
         some, shape = slice(end - n, end), (slow1 - slow0, fast1 - fast0)
-        seen, transfer = recorded[some].reshape(shape), _transfer(kernel, shape)
-        image = _filled(boxes.photons[some].reshape(shape), seen)
-        photons[some] = idctn(dctn(image) / transfer).ravel()
+        transfer = _transfer(kernel, *(np.pi * np.arange(edge) / edge for edge in shape))
+        transfer[0, 0] = 1.0
+        seen = recorded[some].reshape(shape)
+        photons[some] = idctn(dctn(_filled(boxes.photons[some].reshape(shape), seen)) / transfer).ravel()
         valid[some] &= ~binary_dilation(~seen, border_value=1).ravel()
-        growth.append((transfer**-2.0).mean())
-    return boxes._replace(photons=photons, valid=valid), float(np.sqrt(np.mean(growth)))
+    return boxes._replace(photons=photons, valid=valid)
 
 
-def _transfer(kernel: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """What a symmetric kernel multiplies each cosine of an image (slow, fast) by; the evenly lit image stays."""
+def growth(kernel: np.ndarray) -> float:
+    """The factor by which undoing a point spread makes the standard deviation of readout noise grow."""
+    waves = np.pi * (np.arange(WAVES) + 0.5) / WAVES
+    return float(np.sqrt((_transfer(kernel, waves, waves) ** -2.0).mean()))
+
+
+def _transfer(kernel: np.ndarray, slow: np.ndarray, fast: np.ndarray) -> np.ndarray:
+    """(slow, fast) what a symmetric kernel multiplies cosines of these frequencies by, rad per pixel."""
     at = np.arange(len(kernel)) - len(kernel) // 2
-    slow, fast = (np.cos(np.pi / n * np.outer(np.arange(n), at)) for n in shape)
-    out = slow @ kernel @ fast.T
-    out[0, 0] += 1.0 - kernel.sum()
-    return out
+    return np.cos(np.outer(slow, at)) @ kernel @ np.cos(np.outer(at, fast))
 
 
 def _filled(image: np.ndarray, seen: np.ndarray) -> np.ndarray:

@@ -118,8 +118,7 @@ def problem(
     boxes, readout = packed.boxes, section.readout_photons
     if section.psf_fwhm_mm:
         kernel = noise.POINT_SPREADS[section.psf](section.psf_fwhm_mm, float(given.detector.pixel_mm), KERNEL_PX)
-        boxes, growth = point_spread.undone(boxes, packed.recorded, kernel)
-        readout *= growth
+        boxes, readout = point_spread.undone(boxes, packed.recorded, kernel), readout * point_spread.growth(kernel)
     begun = start(packed if near is None else packed._replace(A=near.A), spread, given)
     if near is not None:
         begun = begun._replace(crystal=Crystal(near.A, near.n_cells, np.float64(near.eta_rad)), scale=near.scale)
