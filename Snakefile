@@ -8,10 +8,11 @@ reindex  | images of a run, level0                  | results/<trial>/<run>/rein
 cells    | reindex of all runs                      | results/<trial>/cells.h5, cells.tdata
 merge    | reindex of all runs, cells               | results/<trial>/merge.h5, merge.mtz
 annulus  | images and reindex of all runs, cells    | results/<trial>/annulus.h5
-wide     | as annulus; made where it is asked for   | results/<trial>/wide.h5
+wide     | as annulus; made where sites are known   | results/<trial>/wide.h5
 ladder   | annulus, cells                           | results/<trial>/ladder.h5
 mosaic   | annulus or wide, where it is asked for   | results/<trial>/mosaic.h5
 stage1   | annulus; mosaic where it is learned      | results/<trial>/stage1.h5, stage1.csv
+spread   | wide, stage1; mosaic where it is learned | results/<trial>/spread.h5, spread.csv
 summary  | products of one stage, images            | results/<trial>/<stage>.json, <stage>.png
 report   | all summaries                            | results/<trial>/report.html
 
@@ -40,4 +41,5 @@ include: "workflow/rules/wide.smk"
 include: "workflow/rules/ladder.smk"
 include: "workflow/rules/mosaic.smk"
 include: "workflow/rules/stage1.smk"
+include: "workflow/rules/spread.smk"
 include: "workflow/rules/report.smk"

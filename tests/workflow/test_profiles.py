@@ -15,7 +15,7 @@ from snakemake.cli import parse_args
 _, args = parse_args(sys.argv[1:])
 print(json.dumps({k: getattr(args, k) for k in ("executor", "jobs", "cores", "latency_wait")}))
 """
-MANY_RANKS = ("simulate", "index", "level0", "reindex", "annulus", "ladder", "stage1")
+MANY_RANKS = ("simulate", "index", "level0", "reindex", "annulus", "wide", "ladder", "stage1", "spread")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_commands_of_a_profile(new_trial):
         "--dry-run", "--printshellcmds", "--workflow-profile", "slurm", "--default-resources", "container=shifter"
     )
     commands = [line for line in output.splitlines() if "spreadflow" in line and " --out " in line]
-    assert len(commands) == 9 + 9 + 1
+    assert len(commands) == 11 + 11 + 1
     for command in commands:
         word = command.split("spreadflow ")[1].split()[0]
         if word in MANY_RANKS:

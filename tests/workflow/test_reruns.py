@@ -14,10 +14,12 @@ def _summaries(*stages):
 
 MERGE = {"merge"} | _summaries("merge")
 LADDER = {"ladder"} | _summaries("ladder")
-STAGE1 = {"stage1"} | _summaries("stage1")
+SPREAD = {"spread"} | _summaries("spread")
+STAGE1 = {"stage1"} | _summaries("stage1") | SPREAD
+WIDE = {"wide"} | _summaries("wide") | SPREAD
 MOSAIC = {"mosaic"} | _summaries("mosaic")
 ANNULUS = {"annulus"} | _summaries("annulus") | LADDER | STAGE1
-CELLS = {"cells"} | _summaries("cells") | MERGE | ANNULUS
+CELLS = {"cells"} | _summaries("cells") | MERGE | ANNULUS | WIDE
 REINDEX = {f"reindex {run}" for run in RUNS} | _summaries("reindex") | CELLS
 LEVEL0 = {"level0"} | _summaries("level0") | REINDEX
 INDEX = {f"index {run}" for run in RUNS} | _summaries("index") | LEVEL0
@@ -35,13 +37,15 @@ EDITS = {
     "reindex={rmsd_max_px: 1.5}": REINDEX,
     "cells={eps_ang: 0.3}": CELLS,
     "merge={n_bins: 5}": MERGE,
-    "annulus={border_px: 2}": ANNULUS,
-    "wide={border_px: 2}": set(),
+    "annulus={border_px: 2}": ANNULUS | WIDE,
+    "annulus={d_max: 2.6}": ANNULUS,
+    "wide={border_px: 2}": WIDE,
     "ladder={n_lattices: 5}": LADDER,
     "stage1={refine: [scale, rotation]}": STAGE1,
     "stage1={structure_factors: {k_sol: 0.4}}": STAGE1,
     "mosaic={max_lattices: 5}": set(),
     "stage1={mosaicity: learned}": MOSAIC | STAGE1,
+    "spread={step_ev: 4.0}": SPREAD,
     "ladder={structure_factors: {k_sol: 0.4}}": LADDER,
     "trial=other": EVERYTHING - {"simulate r1", "simulate r2"},
     "results=elsewhere": EVERYTHING - {"simulate r1", "simulate r2"},
@@ -70,7 +74,9 @@ def test_an_edited_key_reruns_what_depends_on_it(finished, edit, expected):
         "merge": MERGE,
         "annulus": ANNULUS,
         "ladder": LADDER,
+        "wide": WIDE,
         "stage1": STAGE1,
+        "spread": SPREAD,
     }.items(),
 )
 def test_forced_stage(finished, stage, expected):
@@ -83,11 +89,13 @@ def test_the_dag_is_that_of_the_design(finished):
 
 def test_what_is_not_asked_for_is_not_learned(finished):
     assert not any("mosaic" in job for job in finished.pending("--forceall"))
-    alone = finished.pending("--config", "stage1={mosaicity: learned}", "mosaic={scope: per_lattice}")
-    assert {"wide", "mosaic"} | _summaries("wide", "mosaic", "stage1") <= alone
+    learned = "stage1={mosaicity: learned, structure_factors: {sites: []}}"
+    alone = finished.pending("--forceall", "--config", learned, "mosaic={scope: per_lattice}")
+    assert {"wide", "mosaic"} | _summaries("wide", "mosaic", "stage1") <= alone and "spread" not in alone
     told = finished.snakemake("--dry-run", "--config", "stage1={mosaicity: learned}")
-    stage1 = told.split("rule stage1:")[1].split("\n\n")[0]
-    assert "results/t/mosaic.h5" in stage1.split("output:")[0], stage1
+    for stage in ("stage1", "spread"):
+        rule = told.split(f"rule {stage}:")[1].split("\n\n")[0]
+        assert "results/t/mosaic.h5" in rule.split("output:")[0], rule
 
 
 def _with_run(config, run):
@@ -122,6 +130,13 @@ def test_external_images_replace_simulate(new_trial):
     (trial.folder / "elsewhere" / "manifest.json").write_text("{}")
     jobs = trial.pending()
     assert "index beamtime" in jobs and not any("simulate" in job for job in jobs)
-    assert "annulus" in jobs and not {"ladder", "stage1"} & jobs, "nobody knows the structure factors"
-    merged = "structure_factors={source: merged, mtz: results/t/merge.mtz}"
-    assert {"ladder", "stage1"} <= trial.pending("--config", merged)
+    pixels, curves = {"ladder", "stage1"}, {"wide", "spread"}
+    assert "annulus" in jobs and not (pixels | curves) & jobs, "nobody knows the structure factors"
+    merged = trial.pending("--config", "structure_factors={source: merged, mtz: elsewhere/manifest.json}")
+    assert pixels <= merged and not curves & merged, "nobody knows where the sites are"
+    model = "structure_factors={model: elsewhere/manifest.json}"
+    assert pixels | curves <= trial.pending("--config", model)
+    without = "stage1={structure_factors: {sites: []}}"
+    assert pixels <= trial.pending("--config", model, without) and not curves & trial.pending(
+        "--config", model, without
+    )

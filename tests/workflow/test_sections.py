@@ -37,7 +37,17 @@ def _candidates(path, value):
     elif isinstance(value, int | float):
         yield from (value + 1, value + 2, value * 1.001, value * 0.999)
     elif value is None:
-        yield from (5, 0.5, ["r1"], [1.0, 1.0], "file.h5", "P 1 2 1", [60, 60, 60, 90, 110, 90], "wide")
+        yield from (
+            5,
+            0.5,
+            ["r1"],
+            [1.0, 1.0],
+            "file.h5",
+            "P 1 2 1",
+            [60, 60, 60, 90, 110, 90],
+            "wide",
+            [7100.0, 7140.0],
+        )
     elif isinstance(value, str):
         yield from (
             "continuous",
@@ -47,6 +57,7 @@ def _candidates(path, value):
             "merged",
             "float64",
             "gauss",
+            "smooth",
             "gzip",
             "P 1 2 1",
             "other",

@@ -39,7 +39,7 @@ def test_the_defaults_are_complete_and_those_of_the_schema():
     assert tree.keys() == {field.alias or name for name, field in Config.model_fields.items()}
 
 
-MANY_RANKS = ("simulate", "index", "level0", "reindex", "annulus", "wide", "ladder", "mosaic", "stage1")
+MANY_RANKS = ("simulate", "index", "level0", "reindex", "annulus", "wide", "ladder", "mosaic", "stage1", "spread")
 MISTAKES = {
     "unknown section": ("annullus={d_min: 2.0}", ["annullus", "unknown key"]),
     "unknown key": ("merge={n_bin: 3}", ["merge.n_bin", "unknown key"]),
@@ -114,9 +114,8 @@ def test_a_failed_stage_shows_its_log_and_loses_nothing_else(new_trial, tmp_path
 
 def test_every_rule_states_log_benchmark_and_resources(finished):
     """As Snakemake understands them, with the ranks of the rules that have many."""
-    told = finished.snakemake(
-        "all", "results/t/wide.h5", "results/t/mosaic.h5", "--dry-run", "--forceall", "--cores", "4"
-    )
+    learned = ("--config", "stage1={mosaicity: learned}")
+    told = finished.snakemake("--dry-run", "--forceall", "--cores", "4", *learned)
     jobs = re.split(r"\n(?=(?:local)?rule )", told)[1:]
     rules = set()
     for job in jobs:
@@ -139,7 +138,7 @@ def test_every_job_leaves_a_log_and_a_benchmark(finished):
     results = finished.folder / "results" / "t"
     logs = {path.stem for path in (results / "logs").glob("*.log")}
     assert logs == {path.stem for path in (results / "benchmarks").glob("*.tsv")}
-    assert len(logs) == 3 * 2 + 6 + 9 + 1
+    assert len(logs) == 3 * 2 + 8 + 11 + 1
 
 
 def test_from_another_folder_with_the_snakefile_named(tmp_path, call):

@@ -35,13 +35,16 @@ def has_model(stage):
     return bool(SIMULATED) or of.source != "model" or of.model is not None
 
 
+FACTORS = CONFIG.resolved("stage1.structure_factors")
+HAS_SITES = bool(FACTORS.sites) and (bool(SIMULATED) or FACTORS.model is not None)
 IS_LEARNED = CONFIG.stage1.mosaicity == "learned" and has_model("stage1")
 UNUSED = [
-    *([] if IS_LEARNED and CONFIG.mosaic.shoeboxes == "wide" else ["wide"]),
+    *([] if HAS_SITES or (IS_LEARNED and CONFIG.mosaic.shoeboxes == "wide") else ["wide"]),
     *([] if IS_LEARNED else ["mosaic"]),
     *(["index", "level0"] if FROZEN else []),
     *([] if SIMULATED else ["simulate"]),
     *(stage for stage in ("ladder", "stage1") if not has_model(stage)),
+    *([] if HAS_SITES else ["spread"]),
 ]
 STAGES = [stage for stage in schema.SECTIONS if stage not in UNUSED]
 

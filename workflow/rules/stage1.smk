@@ -1,8 +1,8 @@
 rule stage1:
     input:
         given("stage1"),
-        annulus=product("annulus.h5"),
         **({"mosaic": product("mosaic.h5")} if IS_LEARNED else {}),
+        annulus=product("annulus.h5"),
     output:
         product("stage1.h5"),
         product("stage1.csv"),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.analysis.dispersion import PRIOR_E, Parametrisation
+from spreadflow.physics import anomalous
 
 TABLE_E = 0.02
 """error of tabulated curves at each node, e: pixels are not believed beyond it"""
@@ -16,6 +17,10 @@ DARK = 1e-9
 """directions in which pixels hold less information than this, relative to the best, say nothing"""
 REACH_EV, STEPS = 15.0, 50
 """largest shift of an edge that is looked for, and steps to its fit at most"""
+
+
+MARGIN_EV = 25.0
+"""by which the shape of a metal is wider than the channels"""
 
 
 class Edges(NamedTuple):
@@ -43,6 +48,12 @@ class Edges(NamedTuple):
         """(site, site)"""
         variance = np.diag(self.covariance)
         return np.sqrt(np.maximum(variance[:, None] + variance - 2.0 * self.covariance, 0.0))
+
+
+def metal(element: str, energies_ev: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A shape to compare edges with: energies (n,) eV, wider than the channels (channel,), and f' + i f'' of the metal."""
+    fine = np.arange(energies_ev[0] - MARGIN_EV, energies_ev[-1] + MARGIN_EV, 0.25)
+    return fine, anomalous.site(element, "metallic", fine)
 
 
 def edges(

@@ -55,6 +55,7 @@ def write(
     start_time: str = "1970-01-01T00:00:00Z",
     truth: Callable[[], Mapping[str, np.ndarray]] | Mapping[str, np.ndarray] | None = None,
     true_detector: Detector | None = None,
+    true_curves: Mapping[str, np.ndarray] | None = None,
     corrupt: Sequence[int] = (),
     attributes: Mapping[str, object] | None = None,
 ) -> None:
@@ -64,7 +65,7 @@ def write(
     photons: (n, m). mask: (panel, slow, fast), True = good. polarization: Kahn's K along the lab x axis.
     compression: `bitshuffle-lz4` or `gzip`. truth: columns of schema 'truth', or a function
     that gives them once the frames are written, kept in the group /truth with true_detector, which is where the
-    detector was while `detector` is what the header says.
+    detector was while `detector` is what the header says, and true_curves: atom → (m,) f' + i f'' of a site.
     corrupt: frames whose stored bytes are replaced by garbage, so that reading them fails.
     attributes: of the file's root.
     """
@@ -93,6 +94,15 @@ def write(
         if truth is not None:
             store.fill(f.create_group("truth"), "truth", truth() if callable(truth) else truth)
             store.put_attributes(f["truth"], {"detector": (true_detector or detector)._asdict()})
+            if true_curves is not None:
+                _write_curves(f["truth"], np.asarray(energies_ev, float), true_curves)
+
+
+def _write_curves(truth: h5py.Group, energies_ev: np.ndarray, curves: Mapping[str, np.ndarray]) -> None:
+    sites, every = np.repeat(np.arange(len(curves)), len(energies_ev)), np.concatenate([np.empty(0), *curves.values()])
+    columns = {"site": sites, "energy_ev": np.tile(energies_ev, len(curves)), "fp": every.real, "fdp": every.imag}
+    store.fill(truth, "true_curves", {f"curves/{name}": column for name, column in columns.items()})
+    store.put_attributes(truth, {"sites": list(curves)})
 
 
 def _put(group: h5py.Group, name: str, value: Any, **attributes: Any) -> h5py.Dataset:

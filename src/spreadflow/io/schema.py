@@ -435,6 +435,16 @@ _TRUTH = (
     )
 )
 
+_TRUE_CURVES = _table(
+    "curves",
+    {
+        "site": ("int32", "", "of attribute `sites` of the truth: names of atoms"),
+        "energy_ev": ("float64", "eV", "channel"),
+        "fp": ("float64", "electron", "f′"),
+        "fdp": ("float64", "electron", "f″"),
+    },
+)
+
 _GRAM = (
     _table(
         "lattices",
@@ -555,5 +565,6 @@ FILES: dict[str, dict[str, Dataset]] = {
     "gram": _GRAM,
     "spread": _SPREAD,
     "truth": _TRUTH,
+    "true_curves": _TRUE_CURVES,
 }
 """file kind → dataset path → description"""

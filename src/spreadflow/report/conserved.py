@@ -46,6 +46,19 @@ def checks(summaries: dict[str, dict[str, Any]]) -> list[Check]:
     if stage1 and "annulus" in summaries:
         n = summaries["annulus"]["n_lattices"]
         out.append(Check("each lattice of annulus reaches stage1", n, stage1["n_lattices"]))
+    if cells and "wide" in summaries:
+        out.append(Check("each lattice kept reaches wide", cells["n_kept"], summaries["wide"]["n_lattices"]))
+    spread = summaries.get("spread")
+    if spread:
+        ends = spread["outcomes"]
+        out.append(Check("each lattice of spread has one outcome", sum(ends.values()), spread["n_lattices_in"]))
+        out.append(Check("those used make the curves", ends["used"], spread["n_lattices"]))
+    if spread and "wide" in summaries:
+        n = summaries["wide"]["n_lattices"]
+        out.append(Check("each lattice of wide reaches spread", n, spread["n_lattices_in"]))
+    if spread and stage1:
+        tried = spread["n_lattices_in"] - spread["outcomes"]["not_refined"]
+        out.append(Check("each lattice refined by stage1 is tried in spread", stage1["n_refined"], tried))
     if cells and "n_lattices_in" in summaries.get("merge", {}):
         out.append(Check("each lattice kept reaches merge", cells["n_kept"], summaries["merge"]["n_lattices_in"]))
     return out

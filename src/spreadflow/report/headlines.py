@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from spreadflow.report.style import say
+from spreadflow.report.style import about, say
 
-STAGES = ("simulate", "index", "level0", "reindex", "cells", "merge", "annulus", "wide", "ladder", "mosaic", "stage1")
+_FIRST = ("simulate", "index", "level0", "reindex", "cells", "merge")
+STAGES = (*_FIRST, "annulus", "wide", "ladder", "mosaic", "stage1", "spread")
 """in the order of the workflow"""
 
 
@@ -122,6 +123,33 @@ def _stage1(f: dict) -> list[str]:
     return [*out, f"misorientation {say(f['misorientation_deg_median'], 2)}° in the median; sd of pulls: {pulls}"]
 
 
+def _spread(f: dict) -> list[str]:
+    low, high = f["compared_ev"]
+    passed, goal = f["controls"].values(), f["lattices_for_goal"]
+    failed = ", ".join(name for name, fine in f["controls"].items() if not fine)
+    out = [
+        f"f′ ± {say(f['sigma_fp'], 2)} e, f″ ± {say(f['sigma_fdp'], 2)} e ({f['sigma_kind']} σ) over "
+        f"{low:.0f}-{high:.0f} eV from {say(f['n_lattices'])} lattices ({f['mosaicity']} mosaicity)",
+        _edges(f),
+        f"0.1 e would take {about(goal['fp'])} lattices for f′, {about(goal['fdp'])} for f″",
+        passed and f"controls: {sum(passed)} of {len(passed)} passed" + (failed and f"; not: {failed}"),
+    ]
+    if f["pull_sd"] is None:
+        return out
+    far = f"{say(f['rms_fp'], 2)} e, {say(f['rms_fdp'], 2)} e"
+    return [*out, f"r.m.s. from truth {far}; sd of pulls {say(f['pull_sd'], 2)}"]
+
+
+def _edges(f: dict) -> str:
+    """The difference of the first two edges, or the only edge."""
+    three = [f[name] for name in ("edge_difference_ev", "edge_difference_sigma_ev", "true_edge_difference_ev")]
+    names = [f"E0({site})" for site in f["sites"]][:2]
+    if three[0] is None:
+        three = [next(iter(f["sites"].values()))[name] for name in ("e0_ev", "e0_sigma_ev", "true_e0_ev")]
+    found = f"{' − '.join(names)} = {three[0]:.2f} ± {three[1]:.2f} eV"
+    return found if three[2] is None else f"{found} (truth {three[2]:.2f})"
+
+
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.4g} %"
 
@@ -137,5 +165,6 @@ _FACTS: dict[str, Callable[[dict], list[str]]] = {
     "wide": _annulus,
     "mosaic": _mosaic,
     "stage1": _stage1,
+    "spread": _spread,
     "ladder": _ladder,
 }

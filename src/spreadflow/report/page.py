@@ -26,6 +26,9 @@ var(--line); border-radius: 4px; } .good { color: var(--good); } .bad { color: v
 details { margin: .6rem 0; } summary { cursor: pointer; color: var(--grey); } code { font-size: .92em; }
 """
 
+OPEN = {"spread": ("sites", "fits", "verdicts")}
+"""figures shown as tables beneath the picture of a stage"""
+
 
 def run(summaries: list[Path], out: Path) -> None:
     """Write the page from the summaries; each picture lies beside its summary."""
@@ -87,8 +90,9 @@ def _section(stage: str, path: Path, figures: dict, out: Path) -> str:
     files = ", ".join(_link(Path(name), out, name) for name in figures["products"])
     plain = {key: value for key, value in figures.items() if key not in ("stage", "software", "products")}
     rows = "".join(f"<tr><th>{html.escape(key)}</th><td>{_value(value)}</td></tr>" for key, value in plain.items())
+    tables = "".join(_value(figures[key]) for key in OPEN.get(stage, ()))
     return (
-        f'<h2 id="{stage}">{stage}</h2>{shown}<p class="sub">{files} · {_link(path, out, path.name)}</p>'
+        f'<h2 id="{stage}">{stage}</h2>{shown}{tables}<p class="sub">{files} · {_link(path, out, path.name)}</p>'
         f"<details><summary>all figures</summary><table>{rows}</table></details>"
     )
 

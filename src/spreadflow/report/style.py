@@ -66,6 +66,11 @@ def say(value: Any, digits: int = 3) -> str:
     return f"{value:,.0f}".replace(",", " ")
 
 
+def about(n: int | None) -> str:
+    """A large number to two digits; what None stands for is out of reach."""
+    return "endless" if n is None else say(int(float(f"{n:.2g}")))
+
+
 def empty(axes: Any, text: str) -> None:
     """Say in place of a plot why there is none."""
     axes.text(0.5, 0.5, text, ha="center", va="center", color=GREY, transform=axes.transAxes)

@@ -1,15 +1,18 @@
 """What was found in a run beside what was simulated. Tables are the columns of schemas 'reindex' and 'truth'."""
 
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 from scipy.spatial import cKDTree
 
 from spreadflow.errors import FileError, LearnedOutcome, RefinedOutcome
 from spreadflow.io import images as io_images
+from spreadflow.io import schema
 from spreadflow.io.nexus import NexusFile
 from spreadflow.io.schema import KINDS
 from spreadflow.models import Detector, Mosaic, ReflectionFlag
@@ -302,12 +305,43 @@ def _joined(every: list[TrueMosaic]) -> TrueMosaic:
 
 def true_detector(manifest: Path) -> Detector | None:
     """Where the detector of a simulated run truly was; None where that is not known."""
+    told = _of_run(manifest, lambda truth: truth.attrs.get("detector"))
+    return None if told is None else Detector.from_json(json.loads(told))
+
+
+class Curve(NamedTuple):
+    """f' + i f'' of a simulated site."""
+
+    energies_ev: np.ndarray
+    """(channel,)"""
+    values: np.ndarray
+    """(channel,) complex128, e"""
+
+    def at(self, energies_ev: np.ndarray) -> np.ndarray:
+        """(2, n) f' and f'', linear between channels."""
+        return np.array([np.interp(energies_ev, self.energies_ev, v) for v in (self.values.real, self.values.imag)])
+
+
+def true_curves(manifest: Path) -> dict[str, Curve]:
+    """Atom → curve of each site of a simulated run; empty where they are not known."""
+    return _of_run(manifest, _curves) or {}
+
+
+def _curves(truth: h5py.Group) -> dict[str, Curve] | None:
+    if "curves" not in truth:
+        return None
+    site, energy, fp, fdp = (truth[name][()] for name in schema.FILES["true_curves"])
+    names = json.loads(truth.attrs["sites"])
+    return {name: Curve(energy[site == s], (fp + 1j * fdp)[site == s]) for s, name in enumerate(names)}
+
+
+def _of_run(manifest: Path, told: Callable[[h5py.Group], Any]) -> Any:
+    """What is told of all shots by the truth of the first file that can be opened; None without truth."""
     for entry in io_images.read_manifest(manifest).files:
         try:
             file = NexusFile(manifest.parent / entry.path)
         except FileError:
             continue
         with file:
-            told = None if file.truth is None else file.truth.attrs.get("detector")
-            return None if told is None else Detector.from_json(json.loads(told))
+            return None if file.truth is None else told(file.truth)
     return None

@@ -1,6 +1,7 @@
 """From the lattices of `spread` to what is told of the curves: parametrisations, fits, edges, controls, files."""
 
 import csv
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 from spreadflow.analysis import controls, dispersion, planning, spread
 from spreadflow.analysis.controls import Verdict
 from spreadflow.analysis.dispersion import Parametrisation
-from spreadflow.analysis.edges import edges
+from spreadflow.analysis.edges import edges, metal
 from spreadflow.analysis.spread import Refined
 from spreadflow.config import StageConfig
 from spreadflow.errors import ConfigError
@@ -27,8 +28,6 @@ ENOUGH = 1.5
 """lattices per unknown from which on their scatter gives the whole covariance; with fewer, one factor for all"""
 BAND_EV = (-12.0, 28.0)
 """about the element's tabulated edge: nodes over which σ is averaged"""
-SHAPE_EV = 25.0
-"""margin of the shape that edges are compared with"""
 GOAL_E = 0.1
 """σ that tells oxidation states apart"""
 
@@ -121,12 +120,6 @@ def all_fits(config: StageConfig, of: StructureFactors, refined: Refined, lattic
     return out
 
 
-def shape(element: str, energies_ev: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Energies (n,) eV, wider than the channels, and f' + i f'' of the metal, which edges are compared with."""
-    fine = np.arange(energies_ev[0] - SHAPE_EV, energies_ev[-1] + SHAPE_EV, 0.25)
-    return fine, anomalous.site(element, "metallic", fine)
-
-
 def edge_rows(fits: dict[str, Told], of: str, energies_ev: np.ndarray) -> list[dict]:
     """Rows of the table `edges`. of: element of the sites; smoothed curves have none that could be trusted."""
     out = []
@@ -134,7 +127,7 @@ def edge_rows(fits: dict[str, Told], of: str, energies_ev: np.ndarray) -> list[d
         if fit.p.is_smooth:
             continue
         covariance = None if fit.kind == "fisher" else fit.covariance
-        made = edges(fit.p, fit.refined.theta, fit.refined.of_pixels, shape(of, energies_ev), sandwich=covariance)
+        made = edges(fit.p, fit.refined.theta, fit.refined.of_pixels, metal(of, energies_ev), sandwich=covariance)
         sigma = np.sqrt(np.diag(made.covariance))
         for site, energy in enumerate(made.energy_ev):
             row = {"fit": f, "site": site, "energy_ev": energy, "sigma_ev": sigma[site]}
@@ -175,7 +168,7 @@ def verdicts(fits: dict[str, Told], lattices: "Lattices", of: StructureFactors, 
     inside = np.zeros(len(p.nodes_ev), dtype=bool)
     inside[dispersion.weak_directions(p, fit.refined.of_pixels).band] = True
     return controls.verdicts(
-        lattices.evaluator,
+        partial(lattices.evaluator, p),
         p,
         fit.refined,
         starts=known | {"swapped": swapped, "identical": same},

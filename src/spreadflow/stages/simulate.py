@@ -131,6 +131,7 @@ def _write(path: Path, simulator: Simulator, run: str, numbers: range, kinds: np
         compression=simulator.how.compression,
         truth=lambda: _columns(ids, kinds, truths),
         true_detector=simulator.detector,
+        true_curves=simulator.curves,
         corrupt=np.flatnonzero(kinds == KINDS.index("unreadable")).tolist(),
         attributes={"key": key},
     )

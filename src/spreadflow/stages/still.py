@@ -56,6 +56,12 @@ class Simulator:
         section, rng = self.config.structure_factors, self.rng(PERTURBATION)
         return factors.factors(section, self.energies, self.beam.energy_ev, rng)
 
+    @property
+    def curves(self) -> dict[str, np.ndarray]:
+        """Atom → (channel,) f' + i f'' of each site."""
+        names = [site.atom for site in self.config.structure_factors.sites]
+        return dict(zip(names, self.factors.anomalous[: self.factors.n_sites], strict=True))
+
     @cached_property
     def pixels(self) -> tuple[np.ndarray, ...]:
         """Efficiency and sin θ of all pixels."""
