@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_doors(words)
     _add_manifest(words)
     _add_reports(words)
+    _add_plan(words)
     return parser
 
 
@@ -141,6 +142,45 @@ def _add_reports(words: argparse._SubParsersAction) -> None:
     p = words.add_parser("table", help="how a trial went, as a table")
     p.add_argument("trial", type=Path, help="folder of the trial")
     p.set_defaults(do=table)
+
+
+def _add_plan(words: argparse._SubParsersAction) -> None:
+    """`spreadflow plan --config FILE --out plan.json`: before the beam time, how many lattices curves will need."""
+
+    def plan(args: argparse.Namespace) -> None:
+        from functools import reduce
+
+        from spreadflow import config
+        from spreadflow.report import plan as report
+        from spreadflow.stages import plan as stage
+
+        changes: dict = reduce(config.overlay, map(config.setting, args.set), {})
+        told = stage.run(
+            config.load(args.config, changes=changes),
+            n_lattices=args.lattices,
+            d_min=args.d_min,
+            d_max=args.d_max,
+            grids_ev=args.grid,
+            band_ev=args.band,
+            n_cells=args.n_cells,
+            psf_fwhm_mm=args.psf_fwhm_mm,
+        )
+        report.run(told, args.out)
+
+    p = words.add_parser("plan", help="σ of f′, f″ and edges against the number of lattices, before the beam time")
+    p.add_argument("--config", type=Path, required=True, help="a YAML file: crystal, beam, detector, structure_factors")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the file: beam.photons=5e11")
+    p.add_argument("--out", type=Path, required=True, help="the JSON; the PNG lies beside it")
+    p.add_argument("--lattices", type=int, default=24, help="simulated ones that all figures are scaled from")
+    p.add_argument("--d-min", type=float, nargs="+", default=[], help="Å (default: that of `annulus`)")
+    p.add_argument("--d-max", type=float, nargs="+", default=[], help="Å (default: of `annulus`, `spread` and `wide`)")
+    p.add_argument(
+        "--grid", type=float, nargs="+", default=[1.0, 2.0, 4.0], help="eV from node to node (default 1 2 4)"
+    )
+    p.add_argument("--band", type=float, nargs=2, metavar=("LOW", "HIGH"), help="eV (default: about the sites' edges)")
+    p.add_argument("--n-cells", type=int, nargs="+", default=[], help="cells along an edge of a mosaic domain")
+    p.add_argument("--psf-fwhm-mm", type=float, nargs="+", default=[], help="widths of the point spread")
+    p.set_defaults(do=plan)
 
 
 def _run_stage(args: argparse.Namespace) -> int:

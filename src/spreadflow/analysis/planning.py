@@ -6,19 +6,20 @@ over modes. σ falls as 1/√n where the pixels rule, and stays where the restra
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import eigh
 from scipy.optimize import brentq
 
-from spreadflow.analysis import dispersion, spread
+from spreadflow.analysis import dispersion
 from spreadflow.analysis.dispersion import Parametrisation
 from spreadflow.analysis.edges import edges
 
 GOAL_E = 0.1
 """σ that tells oxidation states apart, e"""
+BAND_EV = (-12.0, 28.0)
+"""about an element's tabulated edge: nodes over which σ is averaged"""
 MOST = 1e9
 """lattices: what more would be needed for is out of reach"""
 RESTRAINTS = {"free": dispersion.free, "kramers_kronig": dispersion.kramers_kronig}
@@ -40,10 +41,7 @@ class Outlook(NamedTuple):
 
 
 def outlook(information: np.ndarray, p: Parametrisation, band_ev: np.ndarray) -> Outlook:
-    """information: (theta, theta) of one lattice, restraints left out. band_ev: nodes that count, as for `inside`.
-
-    Scale the information by σ²(Fisher)/σ²(sandwich) where noise is more than the weights know of (`excess`).
-    """
+    """information: (theta, theta) of one lattice, restraints left out. band_ev: nodes that count, as for `inside`."""
     values, modes = eigh(information, p.restraints)
     chosen = inside(p, band_ev)
     moved = np.square(p.at_nodes @ modes).reshape(*chosen.shape, -1)
@@ -74,18 +72,6 @@ def _reached(of: Outlook, sigma_e: float, kind: int) -> float:
     if above(first) <= 0.0:
         return 1.0
     return float(np.exp(brentq(above, first, last))) if above(last) < 0.0 else np.inf
-
-
-def excess(scores: np.ndarray, information: np.ndarray, p: Parametrisation, band_ev: np.ndarray) -> float:
-    """How many times larger σ is in the scatter of lattices than in their information: 1 where the weights are right.
-
-    scores: (lattice, theta) at the truth; information: (theta, theta) of one of them. Both σ are of all nodes of the
-    band together, so that some ten lattices tell.
-    """
-    n, rows = len(scores), p.at_nodes[inside(p, band_ev).ravel()]
-    fisher = np.linalg.inv(n * information + p.restraints)
-    said, scattered = (np.einsum("nt,tu,nu->", rows, c, rows) for c in (fisher, spread.sandwich(fisher, scores)))
-    return float(np.sqrt(scattered / said))
 
 
 def edge_sigma(
@@ -136,9 +122,10 @@ def table(
         for name, make in RESTRAINTS.items():
             p = make(reference, energies_ev, nodes(energies_ev, grid_ev))
             mine = p.basis.T @ information @ p.basis
-            known, reached = outlook(mine, p, band_ev), partial(_reached, outlook(mine, p, band_ev), GOAL_E)
-            edges = [_of_pairs(edge_sigma(n, mine, p, shape), pairs) if pairs else np.nan for n in lattices]
-            yield Row(grid_ev, name, *known.sigma(np.asarray(lattices)), np.array(edges), reached(0), reached(1))
+            known = outlook(mine, p, band_ev)
+            fp, fdp = known.sigma(np.asarray(lattices))
+            apart = [_of_pairs(edge_sigma(n, mine, p, shape), pairs) if pairs else np.nan for n in lattices]
+            yield Row(grid_ev, name, fp, fdp, np.array(apart), *(_reached(known, GOAL_E, kind) for kind in range(2)))
 
 
 def _of_pairs(sigma_ev: np.ndarray, pairs: Sequence[tuple[int, int]]) -> float:

@@ -88,12 +88,12 @@ def pack(image: np.ndarray, mask: np.ndarray, every: Boxes, mine: np.ndarray, *,
         "photons": image[where],
         "valid": mask[where],
         "foreground": (fast >= fast0) & (fast < fast1) & (slow >= slow0) & (slow < slow1),
-        "overlap": _shared(taken, of, where, image.shape)
+        "overlap": shared(taken, of, where, image.shape)
         | _foreign(taken.lattice[of], where, every, cores, image.shape),
     }
 
 
-def _shared(taken: Boxes, of: np.ndarray, where: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> np.ndarray:
+def shared(taken: Boxes, of: np.ndarray, where: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> np.ndarray:
     """(pixel,) SHARED and ELSEWHERE; of two shoeboxes whose centroids are equally near, the first has the pixel."""
     _, slow, fast = where
     distance = np.hypot(fast + 0.5 - taken.fast[of], slow + 0.5 - taken.slow[of])

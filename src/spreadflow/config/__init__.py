@@ -16,7 +16,7 @@ from spreadflow.config.analysis import (
     PixelsSection,
     Stage1Section,
 )
-from spreadflow.config.load import StageConfig, check_ready, files, for_stage, load, parse, section
+from spreadflow.config.load import StageConfig, check_ready, files, for_stage, load, parse, section, setting
 from spreadflow.config.simulation import (
     BeamSection,
     CrystalSection,
@@ -62,4 +62,5 @@ __all__ = [
     "overlay",
     "parse",
     "section",
+    "setting",
 ]

@@ -40,8 +40,8 @@ def parse(tree: dict, where: object = "config") -> Config:
         raise explain(error, where, Config) from None
 
 
-def load(*paths: Path | str) -> Config:
-    """Read YAML files, later ones over earlier ones, and validate. Raises ConfigError."""
+def load(*paths: Path | str, changes: dict | None = None) -> Config:
+    """Read YAML files, later ones over earlier ones and `changes` over all, and validate. Raises ConfigError."""
     tree: dict = {}
     for path in paths:
         try:
@@ -51,7 +51,21 @@ def load(*paths: Path | str) -> Config:
         if not isinstance(layer, dict):
             raise ConfigError(path, "a YAML mapping of sections", type(layer).__name__, "See config/config.yaml.")
         tree = overlay(tree, layer)
-    return parse(tree, paths[-1] if paths else "config")
+    return parse(overlay(tree, changes or {}), paths[-1] if paths else "config")
+
+
+def setting(text: str) -> dict:
+    """The nested dictionary of one key, told as `section.key=value` (YAML). Raises ConfigError."""
+    key, equals, value = text.partition("=")
+    if not equals or not all(words := key.strip().split(".")):
+        raise ConfigError("--set", "section.key=value", repr(text), "For example beam.photons=5e11.")
+    try:
+        tree = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}", "a value in YAML", error, "Correct it.") from None
+    for word in reversed(words):
+        tree = {word: tree}
+    return tree
 
 
 def files(config: Config) -> dict[str, Path]:

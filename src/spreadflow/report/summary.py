@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.figure import Figure
 
 from spreadflow import __version__
 from spreadflow.config import OVERLAYS
@@ -19,10 +20,14 @@ def run(stage: str, *, products: list[Path], images: list[Path], out: Path) -> N
     module = importlib.import_module(f"spreadflow.report.{OVERLAYS.get(stage, stage)}")
     with matplotlib.rc_context(style.STYLE):
         figures, page = module.make(stage, [Path(p) for p in products], [Path(p) for p in images])
-        with replacing(out.with_suffix(".png")) as temporary:
-            page.savefig(temporary, format="png", dpi=120)
-    told = {"stage": stage, "software": f"spreadflow {__version__}"} | figures
-    told["products"] = {str(path): identity(path) for path in products}
+        write({"stage": stage} | figures | {"products": {str(path): identity(path) for path in products}}, page, out)
+
+
+def write(figures: dict[str, Any], page: Figure, out: Path) -> None:
+    """The JSON `out` and, beside it, the picture."""
+    with replacing(out.with_suffix(".png")) as temporary:
+        page.savefig(temporary, format="png", dpi=120)
+    told = {"software": f"spreadflow {__version__}"} | figures
     with replacing(out) as temporary:
         temporary.write_text(json.dumps(_plain(told), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 

@@ -27,6 +27,28 @@ class Patch(NamedTuple):
     """(pixel,) expected photons of water and air, after the point spread"""
 
 
+class Outline(NamedTuple):
+    """Where the shoeboxes of one simulated lattice lie."""
+
+    parameters: Parameters
+    """A is the mean over the mosaic domains, whose rotations count from it; all nodes that the pulse may light"""
+    predicted: prediction.Predicted
+    """the reflections"""
+    panel: np.ndarray
+    """(box,) int32"""
+    bbox: np.ndarray
+    """(box, 4) int32, as in Shoeboxes"""
+
+
+def outline(simulator: Simulator, number: int, *, d_min: float, d_max: float, border_px: int = 3) -> Outline:
+    """Of all reflections with d_min ≤ d < d_max (Å), boxes of an integration that knows the lattice and a border."""
+    true = _parameters(simulator, number)
+    found = _predicted(simulator, true, d_min, d_max)
+    bbox = integration.shoeboxes(found, simulator.detector)
+    bbox = shoeboxes.widened(bbox, border_px, simulator.detector.shape)
+    return Outline(true, found, found.panel.astype(np.int32), bbox)
+
+
 def patch(simulator: Simulator, number: int, *, d_min: float, d_max: float, border_px: int = 3) -> Patch:
     """Shoeboxes of all reflections with d_min ≤ d < d_max (Å) of a shot with one lattice, whose id is `number`.
 
@@ -34,13 +56,11 @@ def patch(simulator: Simulator, number: int, *, d_min: float, d_max: float, bord
     same numbers. The boxes are those of an integration that knows the lattice, `border_px` wider. Saturation is left
     out; of what the point spread takes farther than its kernel reaches, the lattice's share.
     """
-    true, shape = _parameters(simulator, number), simulator.detector.shape
-    found = _predicted(simulator, true, d_min, d_max)
-    panel, bbox = found.panel.astype(np.int32), integration.shoeboxes(found, simulator.detector)
-    bbox = shoeboxes.widened(bbox, border_px, shape)
+    true, found, panel, bbox = outline(simulator, number, d_min=d_min, d_max=d_max, border_px=border_px)
+    shape = simulator.detector.shape
     reach = 0 if simulator.kernel is None else len(simulator.kernel) // 2
     wide = Shoeboxes(found.hkl.astype(np.int32), panel, shoeboxes.widened(bbox, reach, shape), np.empty(0), np.empty(0))
-    photons, behind = _bragg(simulator, true, wide), _background(simulator, true, lattice_fit.points(wide))
+    photons, behind = _bragg(simulator, true, wide), background_photons(simulator, true, lattice_fit.points(wide))
     rng, gain = simulator.rng(NOISE, number), simulator.gain[shoeboxes.addresses(panel, wide.bbox)[1]]
     spread = partial(_spread, simulator.kernel, wide.bbox, bbox)
     afar = _afar(simulator, true)[shoeboxes.addresses(panel, bbox)[1][0]]
@@ -87,7 +107,7 @@ def _bragg(simulator: Simulator, true: Parameters, boxes: Shoeboxes) -> np.ndarr
     return lattice_fit.means(every, oversample, len(photons)) @ photons
 
 
-def _background(simulator: Simulator, true: Parameters, points: Pixels) -> np.ndarray:
+def background_photons(simulator: Simulator, true: Parameters, points: Pixels) -> np.ndarray:
     """(pixel,) expected photons of water and air."""
     n, pixels = len(points.fast), layout.filled(points, 1 << 14)
     rays = forward.rays(simulator.detector, simulator.beam.polarization, pixels)
