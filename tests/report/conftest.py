@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from spreadflow.config import AnnulusSection, IndexSection, StageConfig
-from spreadflow.errors import LatticeOutcome, LearnedOutcome, Outcome, RefinedOutcome
+from spreadflow.errors import LatticeOutcome, LearnedOutcome, Outcome, RefinedOutcome, SpreadOutcome
 from spreadflow.io import images, nexus, store
 from spreadflow.models import Detector
 from spreadflow.parallel import World
-from spreadflow.physics import geometry, lattice, rotation
+from spreadflow.physics import anomalous, geometry, lattice, rotation
 from spreadflow.report import summary
 from spreadflow.stages import annulus
 
@@ -29,6 +29,8 @@ ETA, DOMAINS = 1e-3, np.array([[1e-3, 0.0, 2e-4], [-1e-3, 0.0, -2e-4]])
 N_SHOTS, N_LATTICES, N_REFLECTIONS = 12, 9, 40
 OUTCOMES = [Outcome.INDEXED] * 9 + [Outcome.NO_LATTICE, Outcome.BLANK, Outcome.OVERFLOW]
 SHOT = [0, 1, 2, 3, 4, 5, 6, 7, 8]
+ENERGIES = 7100.0 + np.arange(20)
+REDUCED = anomalous.site("Fe", "reduced", ENERGIES)
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +53,7 @@ def trial(tmp_path_factory, filled) -> SimpleNamespace:
     made.ladder = _ladder(folder, made, filled)
     made.mosaic = _mosaic(folder, made, filled)
     made.stage1 = _stage1(folder, made, filled)
+    made.spread = _spread(folder, made, filled)
     made.level0 = _level0(folder)
     return made
 
@@ -61,7 +64,8 @@ def summaries(trial) -> dict[str, Path]:
     products = {"index": trial.index, "reindex": trial.reindex}
     products |= {"simulate": trial.manifests, "level0": [trial.level0]}
     products |= {
-        stage: [getattr(trial, stage)] for stage in ("cells", "merge", "annulus", "ladder", "mosaic", "stage1")
+        stage: [getattr(trial, stage)]
+        for stage in ("cells", "merge", "annulus", "ladder", "mosaic", "stage1", "spread")
     }
     out = {stage: trial.folder / f"{stage}.json" for stage in products}
     for stage, path in out.items():
@@ -95,10 +99,11 @@ def _images(folder: Path, run: str, rng, filled) -> Path:
         rng.poisson(20, (N_SHOTS, 2, *DETECTOR.shape)).astype(np.int32),
         shot_ids=np.arange(N_SHOTS),
         detector=DETECTOR,
-        energies_ev=7100.0 + np.arange(20),
+        energies_ev=ENERGIES,
         photons=rng.uniform(1e9, 1e10, (N_SHOTS, 20)),
         saturation_adu=60000,
         true_detector=geometry.shifted(DETECTOR, 0.03, -0.02, 0.05),
+        true_curves={"FE1": anomalous.site("Fe", "oxidized", ENERGIES), "FE2": REDUCED},
         truth=filled(
             "truth", {"shots": N_SHOTS, "lattices": N_LATTICES, "domains": 2 * N_LATTICES, "reflections": n}, truth
         ),
@@ -371,3 +376,63 @@ def _stage1(folder, made, filled) -> Path:
     also = {"unknowns": names, "config": {"mosaicity": "continuous", "uncertainty": "sandwich"}}
     parts.finish(World(), **also, **{name: told[name] for name in ("runs", "space_group", "detectors")})
     return folder / "stage1.h5"
+
+
+def _spread(folder, made, filled) -> Path:
+    """Curves off by what their σ say, the sandwich's; of its 15 lattices two were not refined, and one is lost."""
+    rng, nodes = np.random.default_rng(12), np.arange(7096.0, 7121.0, 2.0)
+    true = [anomalous.site("Fe", name, nodes) for name in ("oxidized", "reduced")]
+    start = np.array([[c.real, c.imag] for c in [anomalous.site("Fe", "metallic", nodes)] * 2])
+    n, stage1 = start.size, store.read(made.stage1, "stage1", ["lattices/"])
+    mixed = np.eye(n) - 0.3 * np.eye(n, k=1) - 0.3 * np.eye(n, k=-1)
+    scale = np.tile(np.where(nodes > 7116, 0.8, 0.3), 4)
+    fisher = scale[:, None] * mixed * scale
+    found = np.array([[c.real, c.imag] for c in true]).ravel()
+    found = found + 1.2 * scale * (np.linalg.cholesky(mixed) @ rng.standard_normal(n))
+    fits = ["free", "kramers_kronig", "smooth"]
+    given = {
+        "curves/fit": np.repeat([0, 1, 2], 2 * len(nodes)),
+        "curves/site": np.tile(np.repeat([0, 1], len(nodes)), 3),
+        "curves/energy_ev": np.tile(nodes, 6),
+        "values/fit": np.repeat([0, 1, 2], n),
+        "values/fisher": np.concatenate([fisher * factor for factor in (1.0, 0.25, 0.1)]),
+        "values/sandwich": np.concatenate([1.44 * fisher * factor for factor in (1.0, 0.25, 0.1)]),
+        "edges/fit": [0, 0, 1, 1],
+        "edges/site": [0, 1, 0, 1],
+        "edges/energy_ev": [7118.2, 7115.9, 7118.0, 7116.0],
+        "edges/sigma_ev": [0.3, 0.4, 0.2, 0.2],
+        "edges/difference_ev": [[0, 2.3], [-2.3, 0], [0, 2.0], [-2.0, 0]],
+        "edges/difference_sigma_ev": [[0, 0.5], [0.5, 0], [0, 0.3], [0.3, 0]],
+        "channels/energy_ev": ENERGIES,
+        "channels/photons": rng.uniform(1e9, 1e10, 20),
+        "channels/residual": np.append(rng.normal(0, 0.01, 19), np.nan),
+        "channels/residual_sigma": np.append(np.full(19, 0.01), np.nan),
+        **{f"lattices/{name}": stage1[f"lattices/{name}"] for name in ("run", "shot_id", "k", "sigma_z", "seconds")},
+        "lattices/outcome": [SpreadOutcome.USED] * 12 + [SpreadOutcome.LOST] + [SpreadOutcome.NOT_REFINED] * 2,
+        "lattices/loss_start": np.arange(15) + 10.0,
+        "lattices/loss": np.arange(15) * 0.5,
+    }
+    sigma = np.sqrt(np.diag(fisher))
+    for kind, key in enumerate(("fp", "fdp")):
+        pick = lambda values, kind=kind: values.reshape(2, 2, -1)[:, kind].ravel()  # noqa: E731
+        given[f"curves/{key}"] = np.tile(pick(found), 3)
+        given[f"curves/{key}_start"] = np.tile(pick(start), 3)
+        given[f"curves/{key}_fisher"] = np.concatenate([f * pick(sigma) for f in (1.0, 0.5, 0.3)])
+        given[f"curves/{key}_sigma"] = 1.2 * given[f"curves/{key}_fisher"]
+    sizes = {
+        "curves": 6 * len(nodes),
+        "values": 3 * n,
+        "value": n,
+        "edges": 4,
+        "site": 2,
+        "channels": 20,
+        "lattices": 15,
+    }
+    controls = [{"name": "start swapped", "passed": True, "figure": 1e-3, "bar": "small"}]
+    controls.append({"name": "half sets", "passed": False, "figure": 2.5, "bar": "0.7-1.4"})
+    told = {"config": {"d_max": 4.0, "restraint": "none", "band_sigma_e": 0.5}, "runs": made.runs, "d_min": 2.1}
+    told |= {"mosaicity": "continuous", "fits": fits, "sites": ["FE1", "FE2"], "elements": ["Fe", "Fe"], "weak": []}
+    told |= {"sigma_kind": "sandwich", "n_parameters": n, "changes": [3.0, 0.01], "controls": controls}
+    told |= {"lattices_for_goal": {"fp": 1234.2, "fdp": np.inf}}
+    store.write(folder / "spread.h5", "spread", filled("spread", sizes, given), key="spread", **told)
+    return folder / "spread.h5"

@@ -11,7 +11,9 @@ from matplotlib import image as mpl_image
 
 from spreadflow.errors import LatticeOutcome, Outcome
 from spreadflow.io import images, store
+from spreadflow.physics import anomalous
 from spreadflow.report.headlines import headline
+from spreadflow.report.spread import make as report_of
 
 DOCS = Path(__file__).parents[2] / "docs" / "summaries.md"
 
@@ -199,6 +201,66 @@ def test_stage1(trial, told):
     assert np.rad2deg(2e-5) < told["misorientation_deg_median"] < np.rad2deg(6e-5)
     assert told["seconds_per_lattice_per_core"] == pytest.approx(np.median(t["lattices/seconds"]))
     assert "13 refined, 1 too few, 1 lost" in headline("stage1", told)[0]
+
+
+def test_spread(trial, told):
+    """Of the nodes from 7100 eV on; the true ones are the channels' straight lines."""
+    told, t = told("spread"), store.read(trial.spread, "spread")
+    assert (told["n_lattices"], told["n_lattices_in"], told["cycles"]) == (12, 15, 2)
+    assert told["outcomes"] == {"used": 12, "not_refined": 2, "lost": 1}
+    assert told["compared_ev"] == [7100.0, 7140.0] and told["n_nodes"] == 11
+    energies = 7100.0 + np.arange(20)
+    for f, name in enumerate(("free", "kramers_kronig", "smooth")):
+        off, sigma, bound = ({"fp": [], "fdp": []} for _ in range(3))
+        for i in np.flatnonzero((t["curves/fit"] == f) & (t["curves/energy_ev"] >= 7100)):
+            curve = anomalous.site("Fe", ("oxidized", "reduced")[t["curves/site"][i]], energies)
+            for key, values in (("fp", curve.real), ("fdp", curve.imag)):
+                off[key].append(t[f"curves/{key}"][i] - np.interp(t["curves/energy_ev"][i], energies, values))
+                sigma[key].append(t[f"curves/{key}_sigma"][i])
+                bound[key].append(t[f"curves/{key}_fisher"][i])
+        for key in ("fp", "fdp"):
+            for what, values in (("rms", off), ("sigma", sigma), ("crlb", bound)):
+                expected = np.sqrt(np.mean(np.square(values[key])))
+                assert told["fits"][name][f"{what}_{key}"] == pytest.approx(expected)
+                assert f > 0 or told[f"{what}_{key}"] == pytest.approx(expected)
+        if f == 0:
+            pulls = np.concatenate([np.divide(off[key], sigma[key]) for key in off])
+            assert told["pull_sd"] == pytest.approx(np.std(pulls)) and 0.6 < told["pull_sd"] < 1.4
+            assert told["pull_mean"] == pytest.approx(np.mean(pulls))
+    assert told["band_ev"] == [7096.0, 7116.0], "1.2 times 0.3 e, then 0.8 e"
+    assert (told["edge_difference_ev"], told["edge_difference_sigma_ev"]) == (2.3, 0.5)
+    assert told["true_edge_difference_ev"] == pytest.approx(2.0, abs=0.02), "2 eV a unit of valence"
+    assert told["sites"]["FE1"]["e0_ev"] == 7118.2 and told["sites"]["FE1"]["true_e0_ev"] == pytest.approx(
+        7118, abs=0.2
+    )
+    assert told["fits"]["kramers_kronig"]["edge_difference_ev"] == 2.0
+    assert told["fits"]["smooth"]["edge_difference_ev"] is None, "smoothing moves edges"
+    assert told["controls"] == {"start swapped": True, "half sets": False}
+    assert told["verdicts"]["half sets"] == {"passed": False, "figure": 2.5, "bar": "0.7-1.4"}
+    assert told["lattices_for_goal"] == {"fp": 1235, "fdp": None}
+    assert told["loss_fall_per_lattice"] == pytest.approx(np.mean(10 + 0.5 * np.arange(12)))
+    words = "\n".join(headline("spread", told))
+    assert "from 12 lattices" in words and "1 of 2 passed; not: half sets" in words
+    assert "E0(FE1) − E0(FE2) = 2.30 ± 0.50 eV (truth 2.00)" in words and "1 200 lattices for f′, endless" in words
+
+
+def test_curves_without_truth(trial, tmp_path):
+    """Of images that were not simulated, and as quoted from a smoothed fit."""
+    figures, _ = report_of("spread", [trial.spread], [])
+    missing = ("rms_fp", "rms_fdp", "pull_sd", "pull_mean", "true_edge_difference_ev")
+    assert all(figures[key] is None for key in missing) and figures["sites"]["FE2"]["true_e0_ev"] is None
+    assert not any("truth" in line for line in headline("spread", figures))
+    told, t = store.attributes(trial.spread, "spread"), store.read(trial.spread, "spread")
+    told["fits"] = ["smooth", "free", "kramers_kronig"]
+    for name in ("curves/fit", "values/fit", "edges/fit"):
+        t[name] = np.array([1, 2, 0])[t[name]]
+    names = ("config", "runs", "d_min", "mosaicity", "fits", "sites", "elements", "weak", "sigma_kind")
+    names += ("n_parameters", "changes", "controls", "lattices_for_goal")
+    store.write(tmp_path / "spread.h5", "spread", t, key="smooth", **{name: told[name] for name in names})
+    smooth, _ = report_of("spread", [tmp_path / "spread.h5"], trial.manifests)
+    assert smooth["edges_from"] == "free" and smooth["edge_difference_ev"] == 2.3
+    assert smooth["sigma_fp"] == pytest.approx(0.3 * figures["sigma_fp"])
+    assert smooth["true_edge_difference_ev"] == pytest.approx(2.0, abs=0.02)
 
 
 def test_merge(trial, told):
