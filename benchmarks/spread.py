@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis import controls, dispersion, gram, lattice_fit, mosaic_learning, spread
+from spreadflow.analysis import controls, dispersion, edges, gram, lattice_fit, mosaic_learning, spread
 from spreadflow.analysis.dispersion import Parametrisation
 from spreadflow.models import Mosaic, Parameters, Shoeboxes
 from spreadflow.physics import anomalous
@@ -191,15 +191,20 @@ def _range(row: Row) -> tuple[str, float]:
     return row.data, WIDEST if row.data == "per_shot" else row.d_max
 
 
-def teach(n: int) -> Mosaic:
-    """Domains that n other lattices share, learned in the annulus."""
+def teach(n: int, path: Path | None) -> Mosaic:
+    """Domains that n other lattices share, learned in the annulus; of the file if there is one, else it is made."""
+    if path is not None and path.exists():
+        return Mosaic(**np.load(path))
     row, fits = Row(model="continuous"), []
     for number in range(FIRST_TEACHER, FIRST_TEACHER + n):
         made = patches.patch(stage1.simulator(row.data, "coarse"), number, d_min=D_MIN, d_max=ANNULUS)
         of = problem(row, made, first(row, made, number, None), made.shoeboxes)
         fits.append(lattice_fit.moved(of, lattice_fit.refine(of, stage1.FREE).parameters))
     eta = float(np.median([of.start.crystal.eta_rad for of in fits]))
-    return mosaic_learning.learn(fits, eta_rad=eta).mosaic
+    found = mosaic_learning.learn(fits, eta_rad=eta).mosaic
+    if path is not None:
+        np.savez(path, **found._asdict())
+    return found
 
 
 # ---------------------------------------------------------------- curves
@@ -288,26 +293,35 @@ def figures(p: Parametrisation, found: list[spread.Refined]) -> dict:
     return out | {"sigma_sandwich": rms(sandwich)}
 
 
-def edge(p: Parametrisation, found: spread.Refined) -> tuple[float, float]:
-    """E0(oxidized) − E0(reduced) and its σ, eV; the shape is that of the metal."""
-    energies = np.arange(p.energies_ev[0] - 30.0, p.energies_ev[-1] + 30.0, 0.25)
-    shape = energies, anomalous.site(ELEMENT, "metallic", energies)
-    at = dispersion.edges(p, found.theta, found.of_pixels, shape)
-    return float(at.difference_ev[0, 1]), float(at.difference_sigma_ev[0, 1])
-
-
-def edges(p: Parametrisation, found: list[spread.Refined]) -> dict:
-    """Figures of the edge's difference in several refinements."""
-    value, sigma = np.array([edge(p, f) for f in found]).T
-    true = (anomalous.VALENCE[SITES[0]] - anomalous.VALENCE[SITES[1]]) * anomalous.EDGE_SHIFT_EV
+def edge(p: Parametrisation, found: list[spread.Refined]) -> dict:
+    """E0(oxidized) − E0(reduced) of several refinements; the shape is that of the metal."""
+    shape = edges.metal(ELEMENT, p.energies_ev)
+    both = [[edges.edges(p, f.theta, f.of_pixels, shape, sandwich=c) for c in (None, f.sandwich)] for f in found]
+    value = np.array([of.difference_ev[0, 1] for of, _ in both])
+    sigma, scatter = np.array([[of.difference_sigma_ev[0, 1] for of in pair] for pair in both]).T
+    off = value - (anomalous.VALENCE[SITES[0]] - anomalous.VALENCE[SITES[1]]) * anomalous.EDGE_SHIFT_EV
     return {
-        "n_lattices": len(found[0].losses),
-        "error_ev": (value - true).tolist(),
+        "error_ev": off.tolist(),
         "sigma_ev": float(sigma.mean()),
-        "bias_ev": float((value - true).mean()),
-        "bias_sigma_ev": float(sigma.mean() / np.sqrt(len(value))),
-        "worst_pull": float(np.abs((value - true) / sigma).max()),
+        "sigma_sandwich_ev": float(scatter.mean()),
+        "bias_ev": float(off.mean()),
+        "bias_sigma_ev": float(sigma.mean() / np.sqrt(len(off))),
+        "worst_pull": float(np.abs(off / sigma).max()),
     }
+
+
+def interpolation(sets: list[Set], p: Parametrisation) -> dict:
+    """r.m.s. of what linear pieces make of curves at the nodes, were there no noise: part of the errors above."""
+    true = true_curves()
+    zero = [s._replace(curves=true, made=s.made._replace(scores=0 * s.made.scores)) for s in sets]
+    error = rms(scored(p, solved(zero, p)).error)
+    return {f"interpolation_{kind}": value for kind, value in zip(("fp", "fdp"), error, strict=True)}
+
+
+def summed(groups: list[list[Set]], p: Parametrisation) -> dict:
+    """All figures of sets in a parametrisation."""
+    found = [solved(group, p) for group in groups]
+    return figures(p, found) | interpolation(groups[0], p) | {"edge": edge(p, found)}
 
 
 def together(sets: list[Set], n: int) -> list[list[Set]]:
@@ -319,19 +333,16 @@ def together(sets: list[Set], n: int) -> list[list[Set]]:
 def table(name: str, sets: list[Set]) -> dict:
     """Figures of a row."""
     p, kk, coarse = parametrisation(), parametrisation(make=dispersion.kramers_kronig), parametrisation(2 * STEP_EV)
-    alone = [solved([s], p) for s in sets]
-    out = figures(p, alone)
-    out |= {
-        key: float(np.median([getattr(s, key) for s in sets])) for key in ("cycles", "seconds_build", "seconds_cycle")
-    }
+    alone = [[s] for s in sets]
+    out, related = summed(alone, p), summed(alone, kk)
+    for key in ("cycles", "seconds_build", "seconds_cycle"):
+        out[key] = float(np.median([getattr(s, key) for s in sets]))
+    out |= {"Kramers-Kronig": related, "gain_kramers_kronig": out["crlb_fp"] / related["crlb_fp"]}
+    out["4 eV"] = summed(alone, coarse)
     for n in SIZES.get(name, ()):
         if groups := together(sets, n):
-            found, related = ([solved(g, q) for g in groups] for q in (p, kk))
-            out[f"of {n}"] = figures(p, found) | {"edge": edges(p, found)}
-            out[f"of {n}, 4 eV"] = figures(coarse, [solved(g, coarse) for g in groups])
-            out[f"of {n}, Kramers-Kronig"] = figures(kk, related) | {"edge": edges(kk, related)}
-    out["Kramers-Kronig"] = figures(kk, [solved([s], kk) for s in sets])
-    out["gain_kramers_kronig"] = out["crlb_fp"] / out["Kramers-Kronig"]["crlb_fp"]
+            some = {f"of {n}": p, f"of {n}, 4 eV": coarse, f"of {n}, Kramers-Kronig": kk}
+            out |= {label: summed(groups, q) for label, q in some.items()}
     return out
 
 
@@ -396,13 +407,13 @@ def differences(lattices: list[spread.Lattice], p: Parametrisation) -> dict:
 # ---------------------------------------------------------------- the table
 
 
-def measure(rows: dict[str, Row], n_processes: int) -> dict:
-    """Figures of each row, and those of the controls."""
+def measure(rows: dict[str, Row], n_processes: int, path: Path | None) -> dict:
+    """Figures of each row, and those of the controls. path: of the shared domains."""
     sets: dict[str, list[Set]] = {name: [] for name in rows}
     out, waiting = {}, {name: list[Built]() for name in rows}
     with ProcessPoolExecutor(n_processes, multiprocessing.get_context("spawn")) as pool:
         needs = any(row.model == "learned" for row in rows.values())
-        domains = pool.submit(teach, N_TEACHERS).result() if needs else None
+        domains = pool.submit(teach, N_TEACHERS, path).result() if needs else None
         for kind in dict.fromkeys(map(_range, rows.values())):
             chosen = {name: row for name, row in rows.items() if _range(row) == kind}
             for built in _stream(pool, chosen, domains):
@@ -441,18 +452,17 @@ def ratio(rows: dict[str, dict], name: str) -> list[float] | None:
 def report(rows: dict[str, dict]) -> None:
     """Print the table, and what there is of edges and controls."""
     pair = lambda values: "/".join(f"{v:.3g}" for v in values)  # noqa: E731
-    print(f"{'e: f′/f″':<44}{'lattices':>12}{'rms':>14}{'formal σ':>14}{'/ bound':>12}{'pulls':>12}{'sandwich':>12}")
+    columns = f"{'lattices':>10}{'rms':>14}{'formal σ':>14}{'/ bound':>12}{'pulls':>12}{'sandwich':>12}"
+    print(f"{'e: f′/f″':<36}{columns}   E0 difference, eV: σ (sandwich), bias, worst/σ")
     for name in filter(rows.get, ROWS):
-        inner = {key: r for key, r in rows[name].items() if isinstance(r, dict)}
+        inner = {key: r for key, r in rows[name].items() if isinstance(r, dict) and "rms_fp" in r}
         for label, r in {name: rows[name], **{f"  {key}": r for key, r in inner.items()}}.items():
             lattices = f"{r['n_sets']} x {r['n_lattices']}"
             bound = (label == name and ratio(rows, name)) or [r[f"rms_{k}"] / r[f"crlb_{k}"] for k in ("fp", "fdp")]
-            shown = ((r["rms_fp"], r["rms_fdp"]), (r["crlb_fp"], r["crlb_fdp"]), bound)
+            shown = "".join(f"{pair([r[f'{what}_{k}'] for k in ('fp', 'fdp')]):>14}" for what in ("rms", "crlb"))
             pulls = "".join(f"{pair(r[f'pull_sd_{way}']):>12}" for way in ("fisher", "sandwich"))
-            print(f"{label:<44}{lattices:>12}{pair(shown[0]):>14}{pair(shown[1]):>14}{pair(shown[2]):>12}{pulls}")
-            if edge := r.get("edge"):
-                told = "E0 difference: σ {sigma_ev:.3f} eV, mean error {bias_ev:+.3f} ± {bias_sigma_ev:.3f} eV"
-                print(f"{'':<20}{told.format(**edge)}, worst {edge['worst_pull']:.1f} σ")
+            told = "{sigma_ev:.3f} ({sigma_sandwich_ev:.3f}), {bias_ev:+.3f} ± {bias_sigma_ev:.3f}, {worst_pull:.1f}"
+            print(f"{label:<36}{lattices:>10}{shown}{pair(bound):>12}{pulls}   {told.format(**r['edge'])}")
         costs = "s per lattice: Gram matrices {seconds_build:.3f}, cycle {seconds_cycle:.4f} (of {cycles:g} cycles)"
         print(
             f"    {costs.format(**rows[name])}; Kramers-Kronig: σ(f′) {rows[name]['gain_kramers_kronig']:.2f} x smaller"
@@ -466,12 +476,13 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), metavar="ROW", help="only these rows")
     parser.add_argument("--quick", type=int, default=1, help="so many times fewer lattices")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--domains", type=Path, help="where shared domains are kept from run to run (.npz)")
     parser.add_argument("--json", type=Path, help="rows are added to those that it has")
     args = parser.parse_args()
     chosen = {name: ROWS[name] for name in args.rows or ROWS}
     chosen = {name: row._replace(n=max(2, row.n // args.quick)) for name, row in chosen.items()}
     out = {"rows": json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else {}}
-    out["rows"] |= measure(chosen, args.processes)
+    out["rows"] |= measure(chosen, args.processes, args.domains)
     if args.json:
         args.json.write_text(json.dumps(out, indent=2))
     report(out["rows"])
