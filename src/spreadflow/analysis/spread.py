@@ -102,25 +102,36 @@ def expand(of: Lattice, curves: np.ndarray) -> Normal:
 
     What stage 1 refines is eliminated, to first order.
     """
-    gram, (n_sites, _, n_channels) = of.gram, curves.shape
-    F = _amplitude(of, curves)
-    y, product = np.abs(F) ** 2 - gram.intensity, 2.0 * np.conj(F) * of.groups
-    D = np.stack([product.real, -product.imag], axis=1).reshape(2 * n_sites, -1)
+    gram, n_channels = of.gram, curves.shape[2]
+    F, D = derivatives(of, curves)
+    y = np.abs(F) ** 2 - gram.intensity
     hessian, pulled = _blocks(gram, D, y, n_channels)
-    scatter = csr_matrix((np.ones(len(y)), (gram.channel, np.arange(len(y)))), shape=(n_channels, len(y)))
     left = gram.score - y @ gram.cross
     moved = np.linalg.solve(gram.nuisance, left)
     slope = pulled - gram.slope + gram.cross @ moved
-    across = np.concatenate([scatter @ (d[:, None] * gram.cross) for d in D])
+    across = shared(gram, D, n_channels)
     hessian -= across @ np.linalg.solve(gram.nuisance, across.T)
-    gradient = np.concatenate([scatter @ (d * slope) for d in D])
+    gradient = np.concatenate([by_channel(gram.channel, n_channels) @ (d * slope) for d in D])
     loss = gram.loss + 0.5 * y @ pulled - gram.slope @ y - 0.5 * left @ moved
     return Normal(np.array([loss]), gradient[None], hessian)
 
 
-def _amplitude(of: Lattice, curves: np.ndarray) -> np.ndarray:
-    """(column,) complex F."""
-    return of.fixed + (of.groups * (curves[:, 0] + 1j * curves[:, 1])[:, of.gram.channel]).sum(axis=0)
+def derivatives(of: Lattice, curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """F (column,), and d|F|² by f′, f″ of each site (2·site, column)."""
+    F = of.fixed + (of.groups * (curves[:, 0] + 1j * curves[:, 1])[:, of.gram.channel]).sum(axis=0)
+    product = 2.0 * np.conj(F) * of.groups
+    return F, np.stack([product.real, -product.imag], axis=1).reshape(-1, len(F))
+
+
+def shared(gram: Gram, D: np.ndarray, n_channels: int) -> np.ndarray:
+    """(value, unknown) information that the curves' values share with what stage 1 refines. D: (2·site, column)."""
+    return np.concatenate([by_channel(gram.channel, n_channels) @ (d[:, None] * gram.cross) for d in D])
+
+
+def by_channel(channel: np.ndarray, n_channels: int) -> csr_matrix:
+    """(channel, column) that sums columns of a channel; channel: (column,)."""
+    n = len(channel)
+    return csr_matrix((np.ones(n), (channel, np.arange(n))), shape=(n_channels, n))
 
 
 def _blocks(gram: Gram, D: np.ndarray, y: np.ndarray, n_channels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +139,7 @@ def _blocks(gram: Gram, D: np.ndarray, y: np.ndarray, n_channels: int) -> tuple[
     n = len(D)
     total, pulled, done = np.zeros((n, n_channels, n, n_channels)), np.empty(len(y)), 0
     for a, b in pairwise(gram.start):
-        G = _square(gram.normal[done : (done := done + (b - a) * (b - a + 1) // 2)], b - a)
+        G = square(gram.normal[done : (done := done + (b - a) * (b - a + 1) // 2)], b - a)
         pulled[a:b] = G @ y[a:b]
         runs = _runs(gram.channel[a:b])
         for r0, r1 in runs:
@@ -150,7 +161,7 @@ def _triangle(n: int) -> tuple[np.ndarray, np.ndarray]:
     return np.tril_indices(n)
 
 
-def _square(packed: np.ndarray, n: int) -> np.ndarray:
+def square(packed: np.ndarray, n: int) -> np.ndarray:
     """(n, n) the symmetric matrix of a packed lower triangle."""
     out = np.zeros((n, n))
     out[_triangle(n)] = packed
@@ -204,10 +215,10 @@ def residuals(lattices: Iterable[Lattice], curves: np.ndarray) -> np.ndarray:
     total = np.zeros((2, n_channels))
     for of in lattices:
         gram = of.gram
-        intensity = np.abs(_amplitude(of, curves)) ** 2
+        intensity = np.abs(derivatives(of, curves)[0]) ** 2
         y, done = intensity - gram.intensity, 0
         for a, b in pairwise(gram.start):
-            G = _square(gram.normal[done : (done := done + (b - a) * (b - a + 1) // 2)], b - a)
+            G = square(gram.normal[done : (done := done + (b - a) * (b - a + 1) // 2)], b - a)
             slope = intensity[a:b] * (gram.slope[a:b] - G @ y[a:b])
             total[0] += np.bincount(gram.channel[a:b], slope, n_channels)
             total[1] += np.bincount(gram.channel[a:b], intensity[a:b] ** 2 * np.diag(G), n_channels)

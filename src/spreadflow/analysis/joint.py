@@ -1,0 +1,104 @@
+"""Curves of metal sites together with |F| of everything else, which no model knows to the percent that curves need.
+
+Each unique reflection has one unknown u: its F without the sites' f′ and f″ is (1 + u) times the model's, u normal
+about zero. Reflections meet curves in all lattices that recorded them; they are eliminated from the sums over lattices.
+"""
+
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+
+from spreadflow.analysis import spread
+from spreadflow.analysis.dispersion import Parametrisation
+from spreadflow.analysis.spread import Evaluate, Lattice, Normal
+
+MOST = 12000
+"""reflections at most: their equations are a full matrix, 1.2 GB then"""
+
+
+class Coupled(NamedTuple):
+    """Normal equations of lattices in curves and reflections."""
+
+    curves: Normal
+    slopes: np.ndarray
+    """(lattice, reflection) gradients by u"""
+    across: np.ndarray
+    """(reflection, parameter)"""
+    hessian: np.ndarray
+    """(reflection, reflection)"""
+
+
+def scaled(of: Lattice, reflection: np.ndarray, u: np.ndarray) -> Lattice:
+    """The lattice with u (reflection,) applied. reflection: (column,) the unique one of each column."""
+    return of._replace(fixed=of.fixed * (1.0 + u[reflection]))
+
+
+def coupled(
+    lattices: Iterable[tuple[Lattice, np.ndarray]], p: Parametrisation, theta: np.ndarray, u: np.ndarray
+) -> Coupled:
+    """Of lattices with the unique reflection (column,) of each column, about θ and u."""
+    curves, n = p.curves(theta), len(u)
+    normals, slopes = [], [np.empty((0, n))]
+    across, hessian = np.zeros((n, len(theta))), np.zeros((n, n))
+    for of, reflection in lattices:
+        now = scaled(of, reflection, u)
+        normals.append(spread.normal([now], p, theta))
+        own, back = np.unique(reflection, return_inverse=True)
+        slope, mixed, square = _moduli(now, of, back, len(own), curves)
+        slopes.append(np.zeros((1, n)))
+        slopes[-1][0, own] = slope
+        across[own] += mixed @ p.basis
+        hessian[np.ix_(own, own)] += square
+    empty = spread.normal([], p, theta)
+    return Coupled(spread.joined([empty, *normals]), np.concatenate(slopes), across, hessian)
+
+
+def _moduli(
+    now: Lattice, model: Lattice, reflection: np.ndarray, n: int, curves: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of one lattice: gradient (n,) by u, its derivatives by the curves' values (n, value) and by u (n, n)."""
+    gram, (F, D) = now.gram, spread.derivatives(now, curves)
+    v = 2.0 * (np.conj(F) * model.fixed).real
+    y, n_channels, done = np.abs(F) ** 2 - gram.intensity, curves.shape[2], 0
+    slope, square = np.zeros(n), np.zeros((n, n))
+    mixed = np.zeros((n, len(D), n_channels))
+    cross = np.zeros((n, gram.cross.shape[1]))
+    for a, b in pairwise(gram.start):
+        G = spread.square(gram.normal[done : (done := done + (b - a) * (b - a + 1) // 2)], b - a)
+        own, part = reflection[a:b], np.zeros((b - a, n))
+        part[np.arange(b - a), own] = v[a:b]
+        pulled = G @ part[:, np.unique(own)]
+        slope += part.T @ (G @ y[a:b] - gram.slope[a:b])
+        cross += part.T @ gram.cross[a:b]
+        square[:, np.unique(own)] += part.T @ pulled
+        sums = spread.by_channel(gram.channel[a:b], n_channels)
+        for column, r in zip(pulled.T, np.unique(own), strict=True):
+            mixed[r] += (sums @ (D[:, a:b] * column).T).T
+    left = gram.score - y @ gram.cross
+    held = np.linalg.solve(gram.nuisance, cross.T)
+    across = spread.shared(gram, D, n_channels)
+    return slope + held.T @ left, mixed.reshape(n, -1) - held.T @ across.T, square - cross @ held
+
+
+def evaluator(sums: Callable[[np.ndarray, np.ndarray], Coupled], n: int, sigma: float) -> Evaluate:
+    """θ → normal equations of the curves alone, reflections where they are likeliest. sums: (θ, u) → all lattices.
+
+    u of one call begins where that of the call before ended: the first steps of a refinement are those of both.
+    """
+    u = np.zeros(n)
+
+    def evaluate(theta: np.ndarray) -> Normal:
+        nonlocal u
+        made = sums(theta, u)
+        factor = cho_factor(made.hessian + np.eye(n) / sigma**2)
+        moved = cho_solve(factor, made.across)
+        slopes = made.slopes + u / sigma**2 / len(made.slopes)
+        u = u - cho_solve(factor, slopes.sum(axis=0))
+        return Normal(
+            made.curves.losses, made.curves.scores - slopes @ moved, made.curves.hessian - made.across.T @ moved
+        )
+
+    return evaluate

@@ -1,0 +1,102 @@
+"""Curves together with |F| of every reflection, on Gram matrices made at random and of known truth."""
+
+import numpy as np
+import pytest
+
+from spreadflow.analysis import dispersion, joint, spread
+from spreadflow.analysis.gram import Gram
+from spreadflow.analysis.spread import Lattice
+
+ENERGIES = 7100.5 + np.arange(12.0)
+NODES = np.arange(7101.0, 7112.0, 2.0)
+N_REFLECTIONS, N_NUISANCES = 9, 3
+FREE = dispersion.free(np.zeros((2, 2, 12)), ENERGIES, NODES)
+THETA = np.sin(np.arange(4.0 * len(NODES)))
+TRUE = FREE.curves(THETA)
+"""(site, 2, channel)"""
+
+
+@pytest.fixture(scope="module")
+def p():
+    return FREE
+
+
+def lattice(seed: int, errors: np.ndarray, curves: np.ndarray, noise: float) -> tuple[Lattice, np.ndarray]:
+    """A lattice of four shoeboxes; errors: (reflection,) of F in nature, which the model does not know."""
+    rng, nature = np.random.default_rng(seed), np.random.default_rng(7)
+    table = 40.0 * (nature.standard_normal((N_REFLECTIONS, 2)) @ [1, 1j])
+    g = nature.standard_normal((2, N_REFLECTIONS, 2)) @ [1, 1j] * 8.0
+    which = rng.choice(N_REFLECTIONS, 4, replace=False)
+    reflection, channel = which.repeat(12), np.tile(np.arange(12), 4)
+    fixed, groups = table[reflection] + 0j, g[:, reflection]
+    f = curves[:, 0] + 1j * curves[:, 1]
+    true = np.abs(fixed * (1 + errors[reflection]) + (groups * f[:, channel]).sum(axis=0)) ** 2
+    intensity = np.abs(fixed) ** 2
+    T = np.abs(rng.standard_normal((4, 40, 12)))
+    J = rng.standard_normal((4, 40, N_NUISANCES))
+    residual = np.einsum("bpc,bc->bp", T, (true - intensity).reshape(4, 12)) + noise * rng.standard_normal((4, 40))
+    residual += J @ rng.standard_normal(N_NUISANCES)
+    weight = max(noise, 1.0) ** -2.0
+    normal = [weight * (t.T @ t)[np.tril_indices(12)] for t in T]
+    gram = Gram(
+        start=12 * np.arange(5),
+        hkl=np.zeros((48, 3), dtype=int),
+        channel=channel,
+        intensity=intensity,
+        slope=weight * np.einsum("bpc,bp->bc", T, residual).ravel(),
+        cross=weight * np.einsum("bpc,bpn->bcn", T, J).reshape(48, -1),
+        nuisance=weight * np.einsum("bpn,bpm->nm", J, J) + 1e-6 * np.eye(N_NUISANCES),
+        score=weight * np.einsum("bpn,bp->n", J, residual),
+        normal=np.concatenate(normal),
+        loss=0.5 * weight * float((residual**2).sum()),
+        n_pixels=160,
+    )
+    return Lattice(gram, fixed, groups), reflection
+
+
+def losses(made, p, theta, u):
+    return spread.normal([joint.scaled(of, r, u) for of, r in made], p, theta).losses.sum()
+
+
+def test_slopes_and_mixed_derivatives_are_differences(p):
+    rng = np.random.default_rng(1)
+    made = [lattice(i, np.zeros(N_REFLECTIONS), TRUE, 1.0) for i in range(3)]
+    theta, u = 0.1 * rng.standard_normal(len(p.names)), 0.01 * rng.standard_normal(N_REFLECTIONS)
+    at = joint.coupled(made, p, theta, u)
+    step = 1e-5 * np.eye(N_REFLECTIONS)
+    slopes = [(losses(made, p, theta, u + s) - losses(made, p, theta, u - s)) / 2e-5 for s in step]
+    assert at.slopes.sum(axis=0) == pytest.approx(slopes, rel=1e-6)
+
+
+def test_information_is_the_differences_of_slopes_where_the_model_is_right(p):
+    exact = [lattice(i, np.zeros(N_REFLECTIONS), np.zeros((2, 2, 12)), 0.0) for i in range(3)]
+    theta, u = np.zeros(len(p.names)), np.zeros(N_REFLECTIONS)
+    at = joint.coupled(exact, p, theta, u)
+    for i in range(N_REFLECTIONS):
+        h = np.zeros(N_REFLECTIONS)
+        h[i] = 1e-6
+        up, down = (joint.coupled(exact, p, theta, s * h) for s in (1, -1))
+        scale = np.abs(at.hessian).max()
+        assert (up.slopes - down.slopes).sum(axis=0) / 2e-6 == pytest.approx(at.hessian[i], abs=1e-5 * scale)
+        mixed = (up.curves.scores - down.curves.scores).sum(axis=0) / 2e-6
+        assert mixed == pytest.approx(at.across[i], abs=1e-5 * np.abs(at.across).max())
+
+
+def test_wrong_amplitudes_no_longer_bias_curves(p):
+    errors = 0.02 * np.random.default_rng(5).standard_normal(N_REFLECTIONS)
+    made = [lattice(i, errors, TRUE, 300.0) for i in range(60)]
+    alone = spread.refine(lambda theta: spread.normal([of for of, _ in made], p, theta), p, np.zeros(len(p.names)))
+    sums = lambda theta, u: joint.coupled(made, p, theta, u)  # noqa: E731
+    both = spread.refine(joint.evaluator(sums, N_REFLECTIONS, 0.02), p, np.zeros(len(p.names)))
+    pull = lambda r: (r.theta - THETA) / np.sqrt(np.diag(r.fisher))  # noqa: E731
+    assert np.std(pull(alone)) > 2.0
+    assert 0.6 < np.std(pull(both)) < 1.4
+
+
+def test_without_freedom_it_is_the_refinement_of_curves(p):
+    made = [lattice(i, np.zeros(N_REFLECTIONS), TRUE, 30.0) for i in range(20)]
+    alone = spread.refine(lambda theta: spread.normal([of for of, _ in made], p, theta), p, np.zeros(len(p.names)))
+    sums = lambda theta, u: joint.coupled(made, p, theta, u)  # noqa: E731
+    held = spread.refine(joint.evaluator(sums, N_REFLECTIONS, 1e-7), p, np.zeros(len(p.names)))
+    assert held.theta == pytest.approx(alone.theta, abs=1e-5)
+    assert np.diag(held.fisher) == pytest.approx(np.diag(alone.fisher), rel=1e-4)
