@@ -17,12 +17,15 @@ TOLD = ("loss", "score", "nuisance", "n_pixels")
 """fields of a Gram that are columns of its row of `lattices`"""
 
 
-def blank(n_unknowns: int, n_channels: int) -> dict[str, Any]:
-    """The row of a lattice that is not used."""
-    sizes = {"unknown": n_unknowns, "channel": n_channels}
-    table = {path.split("/")[1]: d for path, d in schema.FILES["gram"].items() if path.startswith("lattices/")}
-    shapes = {name: [sizes.get(n, n) for n in d.dims[1:]] for name, d in table.items()}
-    return {name: np.full(shapes[name], np.nan if d.dtype == "float64" else 0) for name, d in table.items()}
+def blank(n_unknowns: int, n_channels: int) -> dict[str, dict[str, Any]]:
+    """The tables of a lattice that is not used: a row of `lattices`, and no columns."""
+    sizes, out = {"unknown": n_unknowns, "channel": n_channels, "columns": 0}, {"lattices": {}, "columns": {}}
+    for path, dataset in schema.FILES["gram"].items():
+        table, name = path.split("/")
+        if table in out:
+            shape = [sizes.get(n, n) for n in dataset.dims[table == "lattices" :]]
+            out[table][name] = np.full(shape, np.nan if dataset.dtype == "float64" else 0)
+    return out
 
 
 def with_curves(factors: StructureFactors, curves: np.ndarray) -> StructureFactors:

@@ -3,7 +3,7 @@
 import csv
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,9 +18,7 @@ from spreadflow.io import store
 from spreadflow.physics import anomalous
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.stages import factors
-
-if TYPE_CHECKING:
-    from spreadflow.stages.spread import Lattices
+from spreadflow.stages.lattices import Lattices
 
 QUOTED = {"none": "free", "kramers_kronig": "kramers_kronig", "smooth": "smooth", "known": "known"}
 """`spread.restraint` → fit"""
@@ -111,7 +109,7 @@ def told(p: Parametrisation, refined: Refined, uncertainty: str) -> Told:
     return Told(p, refined, max(float(factor), 1.0) * fisher, "scaled")
 
 
-def all_fits(config: StageConfig, of: StructureFactors, refined: Refined, lattices: "Lattices") -> dict[str, Told]:
+def all_fits(config: StageConfig, of: StructureFactors, refined: Refined, lattices: Lattices) -> dict[str, Told]:
     """Fit → curves, the quoted one, which is `refined`, first. Collective."""
     out: dict[str, Told] = {}
     for name, p in parametrisations(config, of, lattices.energies_ev).items():
@@ -153,16 +151,11 @@ def curve_rows(fits: dict[str, Told]) -> list[dict]:
     return out
 
 
-def verdicts(fits: dict[str, Told], lattices: "Lattices", of: StructureFactors, elements: list[str]) -> list[Verdict]:
+def verdicts(fits: dict[str, Told], lattices: Lattices, of: StructureFactors, elements: list[str]) -> list[Verdict]:
     """The controls of the quoted curves. Collective."""
     fit = next(iter(fits.values()))
     p, curves, n = fit.p, fit.p.curves(fit.refined.theta), lattices.n
-    known = {
-        f"all {name}": np.stack(
-            [[c.real, c.imag] for e in elements if (c := anomalous.site(e, name, p.energies_ev)) is not None]
-        )
-        for name in anomalous.VALENCE
-    }
+    metal = np.stack([anomalous.site(element, "metallic", p.energies_ev) for element in elements])
     swapped, same = np.roll(curves, 1, axis=0), np.broadcast_to(curves.mean(axis=0), curves.shape)
     photons, sigma = lattices.rows["photons"][lattices.used], p.sigma(fit.covariance)
     inside = np.zeros(len(p.nodes_ev), dtype=bool)
@@ -171,7 +164,7 @@ def verdicts(fits: dict[str, Told], lattices: "Lattices", of: StructureFactors, 
         partial(lattices.evaluator, p),
         p,
         fit.refined,
-        starts=known | {"swapped": swapped, "identical": same},
+        starts={"metallic": np.stack([metal.real, metal.imag], axis=1), "swapped": swapped, "identical": same},
         index=lambda i, lattice: controls.wrong_index(lattice, of),
         spectrum=lambda i, lattice: controls.other_spectrum(lattice, photons[i], photons[(i + n // 2) % n]),
         band=inside,
@@ -179,7 +172,7 @@ def verdicts(fits: dict[str, Told], lattices: "Lattices", of: StructureFactors, 
     )
 
 
-def channel_rows(fit: Told, lattices: "Lattices") -> dict[str, np.ndarray]:
+def channel_rows(fit: Told, lattices: Lattices) -> dict[str, np.ndarray]:
     """The table `channels`. Collective."""
     residual, sigma = lattices.residuals(fit.p.curves(fit.refined.theta))
     photons = lattices.rows["photons"][lattices.used].mean(axis=0)

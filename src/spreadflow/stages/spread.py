@@ -14,9 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.analysis import dispersion, spread
-from spreadflow.analysis.controls import Change
 from spreadflow.analysis.dispersion import Parametrisation
-from spreadflow.analysis.spread import Evaluate, Lattice, Normal, Refined
+from spreadflow.analysis.spread import Refined
 from spreadflow.config import StageConfig
 from spreadflow.errors import FileError, RefinedOutcome, SpreadOutcome
 from spreadflow.io import schema, store
@@ -24,9 +23,7 @@ from spreadflow.log import Progress, logger
 from spreadflow.parallel import World
 from spreadflow.stages import curvefit, curves, factors, mosaicity, pixelfit
 from spreadflow.stages import stage1 as before
-
-GROUPS = 64
-"""sums over lattices are formed in so many groups of blocks at most, whatever the number of ranks"""
+from spreadflow.stages.lattices import Lattices
 
 Begin = Callable[[int], dict[tuple[int, int], tuple[SpreadOutcome, pixelfit.Near]]]
 """block → of its lattices, (shot_id, k) → whether to go on, and where they ended last"""
@@ -74,7 +71,7 @@ def run(
         key = store.digest(base, cycle)
         parts = store.Parts(out.with_suffix(".gram") / f"{cycle}.h5", "gram", key, [block.ids for block in blocks])
         _expand(setting, parts, begin, p.curves(theta), world, cycle)
-        lattices = Lattices(setting, parts, world)
+        lattices = Lattices(config, given[0], parts, [len(block.lattices) for block in blocks], world)
         refined = spread.refine(lattices.evaluator(p), p, theta)
         changes.append(curves.change(p, refined, theta, config.spread.band_sigma_e))
         theta, begin = refined.theta, _again(parts)
@@ -120,7 +117,7 @@ def _write(out: Path, made: dict[str, np.ndarray], key: str, attributes: dict) -
     curves.write_csv(out.with_suffix(".csv"), table, attributes["fits"], attributes["sites"])
 
 
-def _told(lattices: "Lattices", p: Parametrisation, refined: Refined) -> dict[str, np.ndarray]:
+def _told(lattices: Lattices, p: Parametrisation, refined: Refined) -> dict[str, np.ndarray]:
     """The table `lattices`. Collective."""
     names = ("run", "shot_id", "k", "outcome", "model_error", "sigma_z", "seconds")
     out, start = {name: lattices.rows[name] for name in names}, lattices.evaluator(p)(np.zeros(len(p.names)))
@@ -181,65 +178,21 @@ def _columns(setting: Setting, block: before.Block, given: list[pixelfit.Given],
     columns, pieces = store.read_part(setting.wide, "wide", block.part, block.key), []
     for i in block.lattices:
         began = time.process_time()
-        run, shot_id, k = (int(columns[f"lattices/{name}"][i]) for name in ("run", "shot_id", "k"))
-        tables: dict[str, dict] = {}
+        named = {name: columns[f"lattices/{name}"][i] for name in ("run", "shot_id", "k")}
+        run, shot_id, k = map(int, named.values())
         end, near = ends.get((shot_id, k), (SpreadOutcome.NOT_REFINED, None))
+        tables = curvefit.blank(len(setting.names), len(given[run].energies_ev))
+        row = tables["lattices"]
         if end == SpreadOutcome.USED:
             packed = pixelfit.unpack(columns, i, section.d_min or 0.0, section.d_max)
-            end, why, tables = curvefit.tables(
+            end, why, made = curvefit.tables(
                 packed, setting.mosaics(shot_id, k), given[run], how, section, near, setting.names
             )
             if why:
                 setting.log.warning("shot %016x lattice %d: %s (%s)", shot_id, k, end.name, why)
-        row = curvefit.blank(len(setting.names), len(given[run].energies_ev)) | tables.get("lattices", {})
-        row |= {"run": run, "shot_id": shot_id, "k": k, "outcome": end, "seconds": time.process_time() - began}
+            tables |= made
+            row |= made.get("lattices", {})
+        row |= named | {"outcome": end, "seconds": time.process_time() - began}
         tables["lattices"] = {name: np.array([value]) for name, value in row.items()}
         pieces.append(store.piece("gram", tables))
     return store.joined("gram", schema.FILES["gram"], pieces)
-
-
-class Lattices:
-    """The lattices of a finished cycle that are used. Each rank holds those of its groups of blocks."""
-
-    def __init__(self, setting: Setting, parts: store.Parts, world: World):
-        n_blocks = len(setting.blocks)
-        self.world, self.n_groups, self.mine = world, min(n_blocks, GROUPS), dict[int, list[tuple[int, Lattice]]]()
-        names = [name for name in schema.FILES["gram"] if name.startswith("lattices/")]
-        told = store.joined("gram", names, [parts.read(n, names) for n in range(n_blocks)])
-        self.energies_ev = setting.given[0].energies_ev
-        self.rows = {name.split("/")[1]: column for name, column in told.items()}
-        self.used = np.flatnonzero(self.rows["outcome"] == SpreadOutcome.USED)
-        self.n, first = len(self.used), 0
-        for n, block in enumerate(setting.blocks):
-            group = n * self.n_groups // n_blocks
-            if group % world.size == world.rank:
-                grams = curvefit.grams(parts.read(n))
-                ready = [(i, curvefit.lattice(g, setting.given[0].factors)) for i, g in grams]
-                at = np.searchsorted(self.used, [first + i for i, _ in ready])
-                self.mine.setdefault(group, []).extend((int(a), of) for a, (_, of) in zip(at, ready, strict=True))
-            first += len(block.lattices)
-
-    def evaluator(
-        self, p: Parametrisation, change: Change | None = None, some: Callable[[int], bool] | None = None
-    ) -> Evaluate:
-        """θ → normal equations of all lattices, or of some, changed or not. Collective."""
-        made = {
-            group: [(i, of if change is None else change(i, of)) for i, of in members if some is None or some(i)]
-            for group, members in self.mine.items()
-        }
-        return lambda theta: self._summed(made, p, theta, [i for i in range(self.n) if some is None or some(i)])
-
-    def _summed(self, made: dict, p: Parametrisation, theta: np.ndarray, numbers: list[int]) -> Normal:
-        losses, scores, hessians = np.zeros(self.n), np.zeros((self.n, len(theta))), {}
-        for group, members in made.items():
-            mine, of = spread.normal([of for _, of in members], p, theta), [i for i, _ in members]
-            losses[of], scores[of], hessians[group] = mine.losses, mine.scores, mine.hessian
-        every = self.world.sum({0: np.column_stack([losses, scores])}, 1)[numbers]
-        return Normal(every[:, 0], every[:, 1:], self.world.sum(hessians, self.n_groups))
-
-    def residuals(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(channel,) (data − model)/model of the Bragg photons with curves `at`, and its σ. Collective."""
-        parts = {group: spread.residuals([of for _, of in members], at) for group, members in self.mine.items()}
-        slope, information = self.world.sum(parts, self.n_groups)
-        safe = np.where(information > 0, information, np.nan)
-        return slope / safe, 1.0 / np.sqrt(safe)
