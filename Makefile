@@ -20,10 +20,10 @@ export PATH := $(abspath $(BIN)):$(PATH)
 FOLLOW := --quiet host 2>&1 | spreadflow watch
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header $(LOCK_FLAGS)
 
-.PHONY: help setup demo nanobragg cctbx test check lint format config lock clean
+.PHONY: help setup demo spread-demo nanobragg cctbx test check lint format config lock clean
 
 help:
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
 setup: $(READY)  ## make the virtual environment from the lock (the others do it themselves)
 
@@ -42,6 +42,10 @@ $(READY): requirements-uv.lock requirements-dev.lock pyproject.toml
 demo: $(READY)  ## the whole chain on simulated stills, then the table of what came out
 	snakemake --cores $(CORES) --configfile config/demo.yaml $(FOLLOW)
 	spreadflow table results/demo
+
+spread-demo: $(READY)  ## from images to f', f'' of each iron, with controls: 200 shots, mosaicity learned
+	snakemake --cores $(CORES) --configfile config/demo.yaml config/spread-demo.yaml $(FOLLOW)
+	spreadflow table results/spread-demo
 
 nanobragg: $(READY)  ## the chain on stills of another simulator: make nanobragg DATA=<folder>
 	@test -n "$(wildcard $(DATA)/*.nxs)" || { echo "DATA is '$(DATA)': give the folder of the .nxs files: make nanobragg DATA=<folder>" >&2; exit 2; }
