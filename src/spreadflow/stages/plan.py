@@ -54,6 +54,8 @@ def run(
 
     What is not given is as configured: ranges those of `annulus`, `spread` and `wide`; one case. Raises ConfigError.
     """
+    if n_lattices < 2 or n_lattices % 2:
+        raise ConfigError("--lattices", "an even number, for two halves", n_lattices, "Some 24 tell enough.")
     begun, ranges = time.process_time(), _ranges(config, d_min, d_max)
     cases, rows = list(_cases(config, n_cells, psf_fwhm_mm)), list[dict[str, Any]]()
     first = Simulator(cases[0].config)
@@ -62,17 +64,19 @@ def run(
         for i, case in enumerate(cases):
             simulator = Simulator(case.config)
             simulator.factors = first.factors
-            sums = _Sums(np.zeros(len(ranges)), np.zeros((len(ranges), 1, 1)))
+            sums = [_Sums(np.zeros(len(ranges)), np.zeros((len(ranges), 1, 1)))] * 2
             for k in range(n_lattices):
-                sums = _Sums(*map(np.add, sums, _of_lattice(simulator, k, ranges, config.stage1)))
+                of = _of_lattice(simulator, k, ranges, config.stage1)
+                sums[k % 2] = _Sums(*map(np.add, sums[k % 2], of))
                 progress.at(i * n_lattices + k + 1)
-            for (low, high), n, information in zip(ranges, *(total / n_lattices for total in sums), strict=True):
+            for r, (low, high) in enumerate(ranges):
+                n = sum(half.n_reflections[r] for half in sums) / n_lattices
                 if not n:
                     found = f"no reflection from {low:g} to {high:g} Å"
                     raise ConfigError("--d-min, --d-max", "ranges on the detector", found, "Give others, or move it.")
                 head = {"n_cells": case.n_cells, "psf_fwhm_mm": case.psf_fwhm_mm, "d_min": low, "d_max": high}
-                head["n_reflections"] = float(n)
-                rows += [head | row._asdict() for row in _table(first, information, told, grids_ev)]
+                each = np.array([half.information[r] for half in sums]) * 2.0 / n_lattices
+                rows += [head | {"n_reflections": n} | row._asdict() for row in _table(first, each, told, grids_ev)]
     told |= {"goal_e": planning.GOAL_E, "n_simulated": n_lattices, "lattices": list(LATTICES)}
     return told | {"rows": rows, "seconds": time.process_time() - begun}
 
@@ -140,6 +144,8 @@ def _of_lattice(simulator: Simulator, number: int, ranges: list[tuple[float, flo
     """Of one lattice."""
     d_min, d_max = min(r[0] for r in ranges), max(r[1] for r in ranges)
     made = patches.outline(simulator, number, d_min=d_min, d_max=d_max)
+    if not len(made.panel):
+        return _Sums(np.zeros(len(ranges)), np.zeros((len(ranges), 1, 1)))
     boxes, noise = _pixels(simulator, made)
     rows = lattice_fit.reachable(made.parameters, boxes)
     hkl, f_squared = np.asarray(made.parameters.hkl)[rows], np.asarray(made.parameters.f_squared)[rows]
@@ -171,8 +177,8 @@ def _pixels(simulator: Simulator, made: patches.Outline) -> tuple[Shoeboxes, Noi
     boxes = Shoeboxes(hkl, made.panel, made.bbox, np.zeros(len(of)), recorded & own)
     boxes = boxes._replace(photons=patches.background_photons(simulator, made.parameters, lattice_fit.points(boxes)))
     if simulator.kernel is not None:
-        boxes, growth = point_spread.undone(boxes, recorded, simulator.kernel)
-        readout *= growth
+        boxes = point_spread.undone(boxes, recorded, simulator.kernel)
+        readout *= point_spread.growth(simulator.kernel)
     return boxes, Noise(readout, math.hypot(d.gain_calibration, d.flicker))
 
 
