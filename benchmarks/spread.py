@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis import controls, dispersion, edges, gram, lattice_fit, mosaic_learning, spread
+from spreadflow.analysis import controls, dispersion, edges, gram, lattice_fit, mosaic_learning, solve, spread
 from spreadflow.analysis.dispersion import Parametrisation
 from spreadflow.models import Mosaic, Parameters, Shoeboxes
 from spreadflow.physics import anomalous
@@ -50,8 +50,8 @@ class Row(NamedTuple):
     is_refined: bool = True
     """by stage 1, from starts as of benchmarks/stage1.py; otherwise orientation, cell, N and η are true"""
     factors: str = "right"
-    model_error: float = 0.0
-    """of a pixel, relative to its Bragg photons"""
+    model_error: float | None = None
+    """of a pixel, relative to its Bragg photons; None = from residuals where a lattice is refined, else none"""
     d_max: float = ANNULUS
     n: int = 200
     """lattices of a set, refined together"""
@@ -67,17 +67,17 @@ ROWS = {
     "given, stage 1": Row(n_sets=5, bound="given"),
     "learned": Row(model="learned", n=400, bound="given"),
     "published": Row(model="continuous", n=400, bound="given"),
-    "published, 26 % model error": Row(model="continuous", model_error=0.26, n=400, bound="given"),
+    "published, no model error": Row(model="continuous", model_error=0.0, n=400, bound="given"),
     "per shot, given": Row("per_shot", is_refined=False, n=60),
     "per shot, learned": Row("per_shot", "alone", n=60, bound="per shot, given"),
-    "per shot, learned, 8 % model error": Row("per_shot", "alone", model_error=0.08, n=60, bound="per shot, given"),
     "per shot, continuous": Row("per_shot", "continuous", n=60, bound="per shot, given"),
-    "per shot, 26 % model error": Row("per_shot", "continuous", model_error=0.26, n=60, bound="per shot, given"),
     "given, 2.1-4 Å": Row(is_refined=False, d_max=WIDE, n_sets=16),
     "given, stage 1, 2.1-4 Å": Row(d_max=WIDE, n_sets=2, bound="given, 2.1-4 Å"),
     "learned, 2.1-4 Å": Row(model="learned", d_max=WIDE, n=400, bound="given, 2.1-4 Å"),
+    "published, 2.1-4 Å": Row(model="continuous", d_max=WIDE, n=400, bound="given, 2.1-4 Å"),
     "perturbed F": Row(factors="perturbed", n=400, bound="given"),
-    "merged F": Row(factors="merged", n=400, bound="given"),
+    "merged F, 1 % wrong": Row(factors="merged", n=400, bound="given"),
+    "merged F, 2 % wrong": Row(factors="merged, 4 %", n=400, bound="given"),
 }
 SIZES = {"given": (400, 1000), "given, 2.1-4 Å": (400, 1000, 3000)}
 """lattices of larger sets, put together from those refined"""
@@ -161,6 +161,14 @@ def modelled(
     return model, lattice_fit.planes_and_scale(model.photons(np.zeros(model.n_unknowns)), of.data, of.noise)[1]
 
 
+def weighted(row: Row, model: lattice_fit.Model, planes: np.ndarray) -> float:
+    """The model error that weights are lowered by."""
+    if row.model_error is not None or not row.is_refined:
+        return row.model_error or 0.0
+    of, bragg = model.of, model.photons(np.zeros(model.n_unknowns))
+    return gram.model_error(bragg + solve.backgrounds(planes, of.data), bragg, of.data.photons, of.noise)
+
+
 class Built(NamedTuple):
     """A lattice ready for curves."""
 
@@ -174,7 +182,7 @@ class Built(NamedTuple):
 def build(row: Row, made: patches.Patch, number: int, domains: Mosaic | None) -> Built:
     model, planes = modelled(row, made, number, domains)
     begun, factors = stage1.user_cpu(), guess(row.factors)
-    found = gram.gram(model, planes, model_error=row.model_error)
+    found = gram.gram(model, planes, model_error=weighted(row, model, planes))
     lattice = spread.lattice(found, factors, spread.rows(factors, found.hkl))
     return Built(lattice, made.parameters.spectrum.photons, stage1.user_cpu() - begun)
 

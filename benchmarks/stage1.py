@@ -96,14 +96,14 @@ def user_cpu() -> float:
 
 
 @cache
-def measured() -> Path:
-    """A merged file of the true intensities at the mean energy, Friedel mates apart, each with an error of its own."""
+def measured(error: float) -> Path:
+    """A merged file of the true intensities at the mean energy, Friedel mates apart, each with a relative error of its own."""
     made = simulator("continuous", "coarse")
     unique = Unique(np.array(made.crystal.cell), made.crystal.space_group, made.config.structure_factors.d_min)
     row = {tuple(h): i for i, h in enumerate(made.factors.hkl.tolist())}
     rows = [row[tuple(h)] for h in (np.where(unique.friedel < 0, -1, 1)[:, None] * unique.hkl).tolist()]
     true = made.factors.squared(np.array(rows))[:, np.abs(made.energies - made.beam.energy_ev).argmin()]
-    sigma = MERGED_ERROR * true
+    sigma = error * true
     path = Path(tempfile.mkdtemp()) / "merged.mtz"
     told = {"cell": np.array(made.crystal.cell), "space_group": made.crystal.space_group, "wavelength": 1.741}
     observed = true + sigma * np.random.default_rng(3).standard_normal(len(true))
@@ -115,11 +115,10 @@ def measured() -> Path:
 FACTORS: dict[str, Callable[[], dict]] = {
     "right": dict,
     "perturbed": lambda: {"perturb": True},
-    "merged": lambda: {"source": "merged", "mtz": measured()},
+    "merged": lambda: {"source": "merged", "mtz": measured(0.02)},
+    "merged, 4 %": lambda: {"source": "merged", "mtz": measured(0.04)},
 }
-"""keys of `structure_factors` that differ in the model"""
-MERGED_ERROR = 0.02
-"""relative error of merged intensities"""
+"""keys of `structure_factors` that differ in the model; errors are those of intensities"""
 
 
 @cache
