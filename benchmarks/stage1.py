@@ -97,7 +97,7 @@ def user_cpu() -> float:
 
 @cache
 def measured(error: float) -> Path:
-    """A merged file of the true intensities at the mean energy, Friedel mates apart, with relative errors of their own."""
+    """A merged file of the true intensities at the mean energy, Friedel mates apart, with such relative errors."""
     made = simulator("continuous", "coarse")
     unique = Unique(np.array(made.crystal.cell), made.crystal.space_group, made.config.structure_factors.d_min)
     row = {tuple(h): i for i, h in enumerate(made.factors.hkl.tolist())}
