@@ -106,13 +106,23 @@ def _joined(boxes: list[_Box], n_pixels: int, hkl: np.ndarray, intensity: np.nda
 
 def _box(photons: csr_matrix, others: np.ndarray, plane: np.ndarray, weight: np.ndarray, intensity: np.ndarray) -> _Box:
     """photons: (pixel, node · channel) of the shoebox; others: (pixel, unknown + 1); intensity: (node, channel)."""
-    column = _lit(np.asarray(photons.sum(axis=0)).reshape(intensity.shape) * intensity > DIM)
-    n = len(column)
-    every = np.concatenate([photons[:, column].toarray(), others, plane], axis=1)
-    block = every.T @ (weight[:, None] * every)
-    own = block[-3:, -3:] + solve.RIDGE * (np.trace(block[-3:, -3:]) + 1e-12) * np.eye(3)
-    left = block[:-3, :-3] - block[:-3, -3:] @ np.linalg.solve(own, block[-3:, :-3])
-    return _Box(column, left[:n, :n][np.tril_indices(n)].astype(np.float32), left[:n, n:], left[n:, n:])
+    met, at = np.unique(photons.indices, return_inverse=True)
+    node, back = np.unique(met // intensity.shape[1], return_inverse=True)
+    bright = np.zeros((len(node), intensity.shape[1]))
+    bright[back, met % intensity.shape[1]] = np.bincount(at, photons.data, len(met))
+    kept = _lit(bright * intensity[node] > DIM)
+    column = node[kept // intensity.shape[1]] * intensity.shape[1] + kept % intensity.shape[1]
+    lit, n = np.diff(photons.indptr) > 0, len(column)
+    T = photons[lit][:, column].toarray()
+    rest = np.concatenate([others, plane], axis=1)
+    weighted = weight[:, None] * rest
+    across, square = T.T @ weighted[lit], T.T @ (weight[lit, None] * T)
+    left = rest.T @ weighted
+    own = left[-3:, -3:] + solve.RIDGE * (np.trace(left[-3:, -3:]) + 1e-12) * np.eye(3)
+    plane_across = np.concatenate([across[:, -3:], left[:-3, -3:]])
+    moved = plane_across @ np.linalg.solve(own, plane_across.T)
+    square, across, left = square - moved[:n, :n], across[:, :-3] - moved[:n, n:], left[:-3, :-3] - moved[n:, n:]
+    return _Box(column, square[np.tril_indices(n)].astype(np.float32), across, left)
 
 
 def _lit(bright: np.ndarray) -> np.ndarray:

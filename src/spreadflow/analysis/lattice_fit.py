@@ -185,19 +185,21 @@ class Model:
 
     def templates(self, u: np.ndarray) -> csr_matrix:
         """(valid pixel, node · channel) photons of each channel per electron² of |F|²."""
-        p = self.parameters(u)
+        p, oversample = self.parameters(u), self.of.oversample
         self._lay_out(p)
-        n, done, values, rows, columns = len(p.spectrum.photons), 0, [], [], []
-        for photons in forward.by_channel(p, self._pixels, self._pairs, self.dtype):
-            some = slice(done, done := done + len(photons))
-            channel = self._pairs.channel[some, None] + np.arange(forward.WINDOW)
-            column = (self._pairs.cloud[some] // len(p.mosaic.share))[:, None] * n + channel
-            lit = (photons > 0) & (channel < n)
-            values.append(photons[lit])
-            rows.append(np.broadcast_to(self._pairs.point[some, None], lit.shape)[lit])
-            columns.append(column[lit])
-        data, row, column = map(np.concatenate, (values, rows, columns))
-        return self._of_pixels(csr_matrix((data, (row, column)), shape=(len(self._pixels.fast), n * len(p.hkl))))
+        n, n_nodes, n_pixels = len(p.spectrum.photons), len(p.hkl), len(self.of.data.photons)
+        of_point = np.full(len(self._pixels.fast), n_pixels)
+        pixel, point = means(self.of.boxes, oversample, len(of_point)).nonzero()
+        of_point[point] = pixel
+        key = of_point[self._pairs.point] * n_nodes + self._pairs.cloud // len(p.mosaic.share)
+        rows, row = np.unique(key, return_inverse=True)
+        photons = forward.by_channel(p, self._pixels, self._pairs, row, len(rows), self.dtype) / oversample**2
+        pixel, node = np.divmod(rows, n_nodes)
+        lit = (photons > 0) & (pixel < n_pixels)[:, None]
+        counts = np.bincount(pixel, lit.sum(axis=1), n_pixels)[:n_pixels].astype(np.int64)
+        column = (node[:, None] * n + np.arange(n))[lit]
+        start = np.concatenate([[0], np.cumsum(counts)])
+        return csr_matrix((photons[lit], column, start), shape=(n_pixels, n * n_nodes))
 
     def scaled(self, factor: float) -> "Model":
         """The same model, its start brighter by a factor."""

@@ -146,28 +146,33 @@ def each(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype="float32") 
     return np.concatenate([np.empty(0), *map(np.asarray, found)])[: len(pairs.point)]
 
 
-def by_channel(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype="float32") -> Iterator[np.ndarray]:
-    """(pair, WINDOW) photons of every channel of every pair per electron² of |F|²; block by block as `sums`."""
-    ray, cloud, channels = _tables(
-        parameters._replace(f_squared=jnp.ones((1, len(parameters.spectrum.photons)))), pixels
-    )
-    left = len(pairs.point)
-    for some in _blocks(pairs, STEP, len(parameters.spectrum.photons)):
-        yield np.asarray(_block_by_channel(ray, cloud, channels, some, dtype))[:left]
-        left -= STEP
+def by_channel(
+    parameters: Parameters, pixels: Pixels, pairs: Pairs, row: np.ndarray, n_rows: int, dtype="float32"
+) -> np.ndarray:
+    """(n_rows, channel) photons of every channel per electron² of |F|², sums over the pairs of each row.
+
+    row: (pair,). Block by block as `sums`.
+    """
+    n = len(parameters.spectrum.photons)
+    tables = _tables(parameters._replace(f_squared=jnp.ones((1, n))), pixels)
+    total = jnp.zeros((1 << int(np.ceil(np.log2(max(n_rows, 64)))), n + WINDOW), dtype)
+    for start, some in zip(range(0, len(row), STEP), _blocks(pairs, STEP, n), strict=True):
+        rows = row[start : start + STEP]
+        total = _add_channels(*tables, some, np.pad(rows, (0, STEP - len(rows))), total, dtype)
+    return np.asarray(total)[:n_rows, :n]
 
 
-@partial(jax.jit, static_argnames="dtype")
-def _block_by_channel(ray, cloud, channels, pairs, dtype):
+@partial(jax.jit, static_argnames="dtype", donate_argnames="total")
+def _add_channels(ray, cloud, channels, pairs, row, total, dtype):
     a2, a1, a0 = exponents(ray, cloud, channels.middle, pairs.point, pairs.cloud)
     centre = -a1 / a2
     height = ray.efficiency[pairs.point] * cloud.amplitude[pairs.cloud] * jnp.exp(-0.5 * (a0 + a1 * centre))
     curvature, middle, height, x, strength = (
         a.astype(dtype) for a in (0.5 * a2, centre, height, channels.x, channels.strength)
     )
-    at = pairs.channel[:, None] + jnp.arange(WINDOW)
+    at = jnp.minimum(pairs.channel[:, None] + jnp.arange(WINDOW), total.shape[1] - 1)
     u = x[at] - middle[:, None]
-    return height[:, None] * strength[at] * jnp.exp(-curvature[:, None] * u * u)
+    return total.at[row[:, None], at].add(height[:, None] * strength[at] * jnp.exp(-curvature[:, None] * u * u))
 
 
 def _blocks(pairs: Pairs, size: int, dark: int) -> Iterator[Pairs]:
