@@ -38,11 +38,16 @@ def sentence(told: dict[str, Any]) -> str:
         max((row for row in some if row["restraint"] == name), key=lambda row: row["d_max"] - row["d_min"])
         for name in ("free", "kramers_kronig")
     )
+    case = f"{named}, " if (named := _named(told["rows"], first)) else ""
     return (
-        f"σ(f′) reaches {told['goal_e']:g} e at {style.say(free['lattices_fp'], 2)} lattices "
-        f"({free['d_min']:g}-{free['d_max']:g} Å, nodes every {grid:g} eV), "
-        f"with the dispersion relation at {style.say(related['lattices_fp'], 2)}."
+        f"σ(f′) reaches {told['goal_e']:g} e at {_count(free['lattices_fp'])} lattices "
+        f"({case}{free['d_min']:g}-{free['d_max']:g} Å, nodes every {grid:g} eV), "
+        f"with the dispersion relation at {_count(related['lattices_fp'])}."
     )
+
+
+def _count(n: float) -> str:
+    return style.about(round(n) if np.isfinite(n) else None)
 
 
 def _case(row: dict[str, Any]) -> tuple[float, float]:
@@ -65,16 +70,16 @@ def _table(told: dict[str, Any]) -> Table:
     """A line for each case, range and grid."""
     rows, at = told["rows"], told["lattices"].index(AT)
     several = bool(_named(rows, rows[0]))
-    names = [*(["crystal, detector"] * several), "Å", "nodes, eV", "σ(f′), e", "σ(f″), e", "σ(ΔE0), eV"]
     table = Table(title=f"σ from {AT} lattices; lattices for σ(f′) of {told['goal_e']:g} e", title_justify="left")
-    for name in [*names, "lattices, free", "Kramers-Kronig"]:
+    names = [*(["N", "PSF, mm"] * several), "Å", "nodes, eV", "σ(f′), e", "σ(f″), e", "σ(ΔE0), eV"]
+    for name in [*names, "lattices", "with K.-K."]:
         table.add_column(name, justify="right")
     for _, pair in groupby(rows, key=lambda row: (*_case(row), *_range(row), row["grid_ev"])):
         free, related = pair
-        sigmas = (free[f"sigma_{name}"][at] for name in ("fp_e", "fdp_e", "edge_difference_ev"))
-        where = [*([_named(rows, free)] * several), f"{free['d_min']:g}-{free['d_max']:g}", f"{free['grid_ev']:g}"]
-        reached = (style.say(row["lattices_fp"], 2) for row in (free, related))
-        table.add_row(*where, *(style.say(sigma, 2) for sigma in sigmas), *reached)
+        where = [*(map(style.say, _case(free)) if several else []), f"{free['d_min']:g}-{free['d_max']:g}"]
+        sigmas = (style.say(free[f"sigma_{name}"][at], 2) for name in ("fp_e", "fdp_e", "edge_difference_ev"))
+        reached = (_count(row["lattices_fp"]) for row in (free, related))
+        table.add_row(*where, f"{free['grid_ev']:g}", *sigmas, *reached)
     return table
 
 
