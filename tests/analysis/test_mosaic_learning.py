@@ -174,7 +174,9 @@ def test_templates_weighted_are_the_model(made, oversample):
     spread = Mosaic(mosaic.domain_rotations(rng, 70, ETA), np.full(70, 0.2), share)
     of = problem(made[0], np.eye(3), spread, oversample)
     model = lattice_fit.Model(of, ())(np.zeros(0))[0]
-    np.testing.assert_allclose(mosaic_learning.templates(of, spread) @ share, model, atol=2e-3 * model.max())
+    found = mosaic_learning.templates(of, spread) @ share
+    np.testing.assert_allclose(found, model, atol=3e-3 * model.max())  # 3.5 σ away a cloud has 0.002 of its peak
+    assert found.sum() == pytest.approx(model.sum(), rel=0.01)
 
 
 def test_nothing_is_believed_where_nothing_can_be_held_out(made):
