@@ -64,19 +64,19 @@ def run(
         for i, case in enumerate(cases):
             simulator = Simulator(case.config)
             simulator.factors = first.factors
-            sums = [_Sums(np.zeros(len(ranges)), np.zeros((len(ranges), 1, 1)))] * 2
+            halves = [_Sums(np.zeros(len(ranges)), np.zeros((len(ranges), 1, 1)))] * 2
             for k in range(n_lattices):
-                of = _of_lattice(simulator, k, ranges, config.stage1)
-                sums[k % 2] = _Sums(*map(np.add, sums[k % 2], of))
+                one = _of_lattice(simulator, k, ranges, config.stage1)
+                halves[k % 2] = _Sums(*map(np.add, halves[k % 2], one))
                 progress.at(i * n_lattices + k + 1)
             for r, (low, high) in enumerate(ranges):
-                n = sum(half.n_reflections[r] for half in sums) / n_lattices
+                n, information = _means(halves, r, n_lattices)
                 if not n:
                     found = f"no reflection from {low:g} to {high:g} Å"
                     raise ConfigError("--d-min, --d-max", "ranges on the detector", found, "Give others, or move it.")
                 head = {"n_cells": case.n_cells, "psf_fwhm_mm": case.psf_fwhm_mm, "d_min": low, "d_max": high}
-                each = np.array([half.information[r] for half in sums]) * 2.0 / n_lattices
-                rows += [head | {"n_reflections": n} | row._asdict() for row in _table(first, each, told, grids_ev)]
+                made = _table(first, information, told, grids_ev)
+                rows += [head | {"n_reflections": n} | row._asdict() for row in made]
     told |= {"goal_e": planning.GOAL_E, "n_simulated": n_lattices, "lattices": list(LATTICES)}
     return told | {"rows": rows, "seconds": time.process_time() - begun}
 
@@ -138,6 +138,12 @@ class _Sums(NamedTuple):
     """(range,)"""
     information: np.ndarray
     """(range, curve · channel, the same), at the true curves"""
+
+
+def _means(halves: list[_Sums], r: int, n_lattices: int) -> tuple[float, np.ndarray]:
+    """Reflections of a lattice, and of either half its information, in a range."""
+    information = np.array([half.information[r] for half in halves]) * 2.0 / n_lattices
+    return float(sum(half.n_reflections[r] for half in halves)) / n_lattices, information
 
 
 def _of_lattice(simulator: Simulator, number: int, ranges: list[tuple[float, float]], how: Stage1Section) -> _Sums:
