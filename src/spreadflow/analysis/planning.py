@@ -158,5 +158,10 @@ def _of_pairs(sigma_ev: np.ndarray, pairs: Sequence[tuple[int, int]]) -> float:
 
 
 def nodes(energies_ev: np.ndarray, grid_ev: float) -> np.ndarray:
-    """(node,) eV, from the first channel as far as channels go: those of a grid twice as fine include them."""
+    """(node,) eV, from the first channel as far as channels go: those of a grid twice as fine include them.
+
+    Nodes between channels know much less: an alternation from node to node is not seen half way.
+    """
+    if not len(energies_ev):
+        return np.empty(0)
     return np.arange(energies_ev[0], energies_ev[-1] + 1e-6, grid_ev)

@@ -24,10 +24,6 @@ QUOTED = {"none": "free", "kramers_kronig": "kramers_kronig", "smooth": "smooth"
 """`spread.restraint` → fit"""
 ENOUGH = 1.5
 """lattices per unknown from which on their scatter gives the whole covariance; with fewer, one factor for all"""
-BAND_EV = (-12.0, 28.0)
-"""about the element's tabulated edge: nodes over which σ is averaged"""
-GOAL_E = 0.1
-"""σ that tells oxidation states apart"""
 
 
 def site_names(config: StageConfig) -> list[str]:
@@ -46,10 +42,10 @@ def check(config: StageConfig) -> None:
 
 
 def _nodes(config: StageConfig, energies_ev: np.ndarray) -> np.ndarray:
-    """(node,) eV: multiples of the step within the range."""
+    """(node,) eV: on channels, from the first within the range."""
     section = config.spread
     low, high = section.range_ev or (energies_ev[0], energies_ev[-1])
-    nodes = section.step_ev * np.arange(np.ceil(low / section.step_ev), np.floor(high / section.step_ev) + 1)
+    nodes = planning.nodes(energies_ev[(energies_ev >= low) & (energies_ev <= high)], section.step_ev)
     if len(nodes) < 2:
         expected = f"at least two nodes within {low:g}-{high:g} eV"
         raise ConfigError("spread.step_ev", expected, section.step_ev, "Lower it, or widen spread.range_ev.")
@@ -113,7 +109,12 @@ def all_fits(config: StageConfig, of: StructureFactors, refined: Refined, lattic
     """Fit → curves, the quoted one, which is `refined`, first. Collective."""
     out: dict[str, Told] = {}
     for name, p in parametrisations(config, of, lattices.energies_ev).items():
-        made = spread.refine(lattices.evaluator(p), p, np.zeros(len(p.names))) if out else refined
+        if out:
+            first = next(iter(out.values()))
+            near = controls.nearest(p, first.p.curves(first.refined.theta))
+            made = spread.refine(lattices.evaluator(p), p, near)
+        else:
+            made = refined
         out[name] = told(p, made, config.spread.uncertainty)
     return out
 
@@ -198,8 +199,10 @@ def outlook(fit: Told, element: str) -> dict[str, float]:
     p, n = fit.p, len(fit.refined.scores)
     edge = anomalous.nearest_edge(element, float(p.energies_ev.mean()))
     factor = np.trace(fit.refined.fisher) / np.trace(fit.covariance)
-    each, band = factor * fit.refined.of_pixels / n, edge + np.array(BAND_EV)
-    return {name: planning.lattices_for(GOAL_E, each, p, band, kind) for kind, name in enumerate(("fp", "fdp"))}
+    each, band = factor * fit.refined.of_pixels / n, edge + np.array(planning.BAND_EV)
+    return {
+        name: planning.lattices_for(planning.GOAL_E, each, p, band, kind) for kind, name in enumerate(("fp", "fdp"))
+    }
 
 
 def write_csv(path: Path, table: dict[str, np.ndarray], fits: list[str], sites: list[str]) -> None:
