@@ -4,6 +4,7 @@ The bars are those of the demo (docs/status.md), wider where a figure is over 96
 """
 
 import json
+from pathlib import Path
 
 import gemmi
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 import yaml
 
 from spreadflow import cli
+from spreadflow.config import overlay, parse, section
 from spreadflow.errors import LatticeOutcome
 from spreadflow.io import images, store
 from spreadflow.models import ReflectionFlag
 from spreadflow.report.conserved import checks
 
+REPOSITORY = Path(__file__).parents[2]
 NUMBER, COUNT, LIST, OR_NONE = (int, float), int, list, (int, float, type(None))
 KEYS = {
     "index": dict.fromkeys(("n_shots", "n_hits", "n_indexed", "n_rmsd"), COUNT)
@@ -154,6 +157,28 @@ def test_lattices_are_refined_against_their_pixels(tiny_chain, figures):
     assert all(0.3 < sd < 3 for sd in f["pull_sd"].values()), f["pull_sd"]
     lines = (tiny_chain / "results" / "tiny" / "stage1.csv").read_text().splitlines()
     assert len(lines) == 1 + f["n_lattices"] and lines[0].startswith("run,shot_id,k,outcome,a,b,c,")
+
+
+def test_the_domains_are_learned_from_the_pixels(tiny_chain, figures, tmp_path):
+    """The 25 that were simulated; with them lattices are refined as if the model were true."""
+    products, words = tiny_chain / "results" / "tiny", ["--ranks", "1", "--annulus"]
+    keys = {"stage1": {"mosaicity": "learned"}, "mosaic": {"oversample": 1, "max_lattices": 12}}
+    tree = overlay(yaml.safe_load((REPOSITORY / "config" / "tiny.yaml").read_text()), keys)
+    for stage, also in (("mosaic", []), ("stage1", ["--mosaic", str(tmp_path / "mosaic.h5")])):
+        out = ["--out", str(tmp_path / f"{stage}.h5")]
+        text = section(parse(tree), stage)
+        assert cli.main([stage, "--config", text, *words, str(products / "annulus.h5"), *also, *out]) == 0
+        images = ["--images", str(tiny_chain / "data" / "tiny" / "manifest.json")]
+        summed = ["--products", str(tmp_path / f"{stage}.h5"), *images, "--out", str(tmp_path / f"{stage}.json")]
+        assert cli.main(["summary", stage, *summed]) == 0
+    f, refined = (json.loads((tmp_path / f"{stage}.json").read_text()) for stage in ("mosaic", "stage1"))
+    assert f["n_lattices"] == figures["annulus"]["n_lattices"] == sum(f["outcomes"].values())
+    assert f["outcomes"]["learned"] >= 10 and f["held_out_gain"] > 1000
+    assert f["distance_to_truth"] < 0.4 * f["distance_to_truth_continuous"]
+    assert refined["outcomes"]["refined"] >= f["n_lattices"] - 2 and refined["n_worse"] == 0
+    assert refined["radial_rmsd_mm"] < 1.15 * refined["radial_floor_mm"], "that of a true model"
+    assert 0.97 < refined["sigma_z_median"] < 1.05 and "eta" not in refined["pull_sd"]
+    assert refined["misorientation_deg_median"] < 0.003
 
 
 def test_merged_intensities_are_in_the_mtz(tiny_chain, figures):
