@@ -32,6 +32,10 @@ DARK = 1e-4
 """of the brightest channel: those below hold nothing that could be scaled"""
 
 
+WRONG_CYCLES = 12
+"""of refinements from wrong input, at most: what they would end at is of no interest"""
+
+
 class Verdict(NamedTuple):
     """One control."""
 
@@ -90,12 +94,12 @@ def verdicts(
         out.append(Verdict(f"start {name}", off <= SAME, off, f"ends within {SAME} σ of the others"))
     out += _halves(evaluator, p, nodes)
     out += _labels(evaluator, p, best)
-    wrong = spread.refine(evaluator(index, None), p, np.zeros(len(p.names)))
+    wrong = spread.refine(evaluator(index, None), p, np.zeros(len(p.names)), WRONG_CYCLES)
     worse = float(wrong.losses.sum() - best.losses.sum())
     bar = f"−ln L worse by {WORSE_INDEX:g}, and curves that are not alike (correlation < {LIKE})"
     alike = _alike(p, wrong, best, band)
     out.append(Verdict("h, k, l + 1", worse > WORSE_INDEX and alike < LIKE, worse, bar))
-    shuffled = spread.refine(evaluator(spectrum, None), p, np.zeros(len(p.names)))
+    shuffled = spread.refine(evaluator(spectrum, None), p, np.zeros(len(p.names)), WRONG_CYCLES)
     drop = shuffled.losses - best.losses
     errors = float(drop.mean() / max(drop.std(ddof=1) / np.sqrt(len(drop)), 1e-300)) if len(drop) > 1 else 0.0
     bar = f"−ln L worse by {CERTAIN:g} standard errors"

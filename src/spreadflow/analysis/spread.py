@@ -194,13 +194,13 @@ def joined(parts: Sequence[Normal]) -> Normal:
     return Normal(losses, scores, np.sum([part.hessian for part in parts], axis=0))
 
 
-def refine(evaluate: Evaluate, p: Parametrisation, theta: np.ndarray) -> Refined:
+def refine(evaluate: Evaluate, p: Parametrisation, theta: np.ndarray, n_cycles: int = CYCLES) -> Refined:
     """Gauss-Newton from θ (parameter,), damped (Marquardt 1963) after a step that went too far, as it does where pixels
     say little: |F|² is quadratic in the curves. evaluate: θ → `normal` of all lattices.
     """
     weighted, steps, damping = p.rows.T * p.precision, list[float](), 0.0
     made, restraint = evaluate(theta), p.rows @ theta - p.target
-    for _ in range(CYCLES):
+    for _ in range(n_cycles):
         hessian = made.hessian + weighted @ p.rows
         gradient = made.scores.sum(axis=0) + weighted @ restraint
         if 0.5 * gradient @ np.linalg.solve(hessian, gradient) < ENOUGH:
