@@ -209,3 +209,41 @@ def _coordinates(boxes) -> tuple[np.ndarray, np.ndarray]:
 
     _, slow, fast = addresses(boxes.panel, boxes.bbox)[1]
     return fast + 0.5, slow + 0.5
+
+
+@pytest.fixture(scope="session")
+def wide_run(packed_run, tmp_path_factory) -> SimpleNamespace:
+    """The packed run refined by stage 1 with the metal's curves; its last lattice did not converge. Returns `wide`,
+    `stage1` and `tree`, which asks for few nodes and two cycles.
+    """
+    from spreadflow.config import for_stage, parse, section
+    from spreadflow.errors import RefinedOutcome
+    from spreadflow.io import store
+    from spreadflow.parallel import World
+    from spreadflow.stages import stage1
+
+    folder = tmp_path_factory.mktemp("wide")
+    metal = {"sites": [{"atom": "FE1", "curve": "metallic"}, {"atom": "FE2", "curve": "metallic"}]}
+    keys = {
+        "oversample": 1,
+        "calibration_error": 0.0,
+        "structure_factors": metal,
+        "refine": ["scale", "rotation", "eta"],
+    }
+    spread = {"step_ev": 6.0, "max_cycles": 2, "converged": 1e-9, "block_lattices": 1}
+    tree = packed_run.tree | {"stage1": keys, "spread": spread}
+    config = for_stage(section(parse(tree), "stage1"), "stage1")
+    stage1.run(config, annulus=packed_run.annulus, out=folder / "all.h5", world=World())
+    columns, told = store.read(folder / "all.h5", "stage1"), store.attributes(folder / "all.h5", "stage1")
+    columns["lattices/outcome"][3] = RefinedOutcome.NOT_CONVERGED
+    parts = store.Parts(folder / "stage1.h5", "stage1", "wide", [[1]])
+    parts.write(0, columns)
+    parts.finish(World(), config=told["config"], unknowns=told["unknowns"])
+    names = ("runs", "space_group", "detectors", "polarizations", "config")
+    told = store.attributes(packed_run.annulus, "annulus")
+    parts = store.Parts(folder / "wide.h5", "wide", "wide", [[1, 2], [3, 4]])
+    for n, key in enumerate(store.part_keys(packed_run.annulus, "annulus")):
+        columns = store.read_part(packed_run.annulus, "annulus", n, key)
+        parts.write(n, {name: column for name, column in columns.items() if name})
+    parts.finish(World(), **{name: told[name] for name in names})
+    return SimpleNamespace(wide=folder / "wide.h5", stage1=folder / "stage1.h5", tree=tree)

@@ -72,6 +72,10 @@ def run(
         parts = store.Parts(out.with_suffix(".gram") / f"{cycle}.h5", "gram", key, [block.ids for block in blocks])
         _expand(setting, parts, begin, p.curves(theta), world, cycle)
         lattices = Lattices(config, given[0], parts, [len(block.lattices) for block in blocks], world)
+        if not lattices.n:
+            found = f"{len(lattices.rows['outcome'])} of which none can be"
+            todo = "Look at stage1, and widen the range from spread.d_max to spread.d_min."
+            raise FileError(wide, "lattices of which one can be used", found, todo)
         refined = spread.refine(lattices.evaluator(p), p, theta)
         changes.append(curves.change(p, refined, theta, config.spread.band_sigma_e))
         theta, begin = refined.theta, _again(parts)

@@ -1,0 +1,173 @@
+"""The stage spread on lattices whose truth is known: every figure follows from its Gram matrices, and it goes on."""
+
+import csv
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from spreadflow.analysis import dispersion, spread
+from spreadflow.config import for_stage, parse, section
+from spreadflow.errors import ConfigError, FileError, SpreadOutcome
+from spreadflow.io import store
+from spreadflow.parallel import World
+from spreadflow.stages import curvefit, stage1
+from spreadflow.stages import spread as stage
+
+
+def configured(wide_run, more=None, **keys):
+    tree = wide_run.tree | (more or {})
+    return for_stage(section(parse(tree | {"spread": tree["spread"] | keys}), "spread"), "spread")
+
+
+def run(wide_run, out, more=None, **keys):
+    config = configured(wide_run, more, **keys)
+    stage.run(config, wide=wide_run.wide, stage1=wide_run.stage1, out=out, world=World())
+    return store.read(out, "spread")
+
+
+@pytest.fixture(scope="module")
+def made(wide_run, tmp_path_factory) -> SimpleNamespace:
+    """The product: its path and columns, its lattices read again, and the parametrisation of the quoted fit."""
+    out = tmp_path_factory.mktemp("spread") / "spread.h5"
+    found, config = run(wide_run, out), configured(wide_run)
+    told = store.attributes(wide_run.wide, "wide")
+    of = stage1.given_of(config, wide_run.wide, told, "spread", "wide")[0].factors
+    path, lattices = out.with_suffix(".gram") / "2.h5", []
+    for n, key in enumerate(store.part_keys(path, "gram")):
+        grams = curvefit.grams(store.read_part(path, "gram", n, key))
+        lattices += [curvefit.lattice(gram, of) for _, gram in grams]
+    start = np.stack([of.anomalous[:2].real, of.anomalous[:2].imag], axis=1)
+    energies = found["channels/energy_ev"]
+    nodes = np.unique(found["curves/energy_ev"])
+    assert np.isin(nodes, energies).all() and np.all(np.diff(nodes) == 6.0)
+    p = dispersion.free(start, energies, nodes)
+    return SimpleNamespace(out=out, found=found, lattices=lattices, p=p)
+
+
+def _values(made, name: str, fit: int = 0) -> np.ndarray:
+    """(site · 2 · node,) of a fit."""
+    t, rows = made.found, made.found["curves/fit"] == fit
+    pair = [t[f"curves/{kind}{name}"][rows].reshape(2, -1) for kind in ("fp", "fdp")]
+    return np.stack(pair, axis=1).ravel()
+
+
+def test_each_lattice_has_one_end(wide_run, made, tmp_path):
+    ends = made.found["lattices/outcome"]
+    assert made.found["lattices/shot_id"].tolist() == [1, 2, 3, 4]
+    assert ends.tolist() == [SpreadOutcome.USED] * 3 + [SpreadOutcome.NOT_REFINED]
+    for name in ("loss", "loss_start", "sigma_z", "model_error"):
+        assert np.isfinite(made.found[f"lattices/{name}"]).tolist() == [True, True, True, False]
+    assert made.found["lattices/loss"].sum(where=ends == 0) < made.found["lattices/loss_start"].sum(where=ends == 0)
+    np.testing.assert_allclose(made.found["lattices/sigma_z"][:3], 1.0, atol=0.1)
+
+
+def test_curves_are_where_their_gram_matrices_are_least(made):
+    """Slopes of pixels and prior cancel; σ and covariances are those of the matrices."""
+    told, p = store.attributes(made.out, "spread"), made.p
+    assert told["fits"] == ["free", "kramers_kronig", "smooth"] and told["n_parameters"] == len(p.names)
+    theta = _values(made, "") - _values(made, "_start")
+    at = spread.normal(made.lattices, p, theta)
+    gradient = at.scores.sum(axis=0) + p.restraints @ theta
+    covariance = np.linalg.inv(at.hessian + p.restraints)
+    assert 0.5 * gradient @ covariance @ gradient < 1e-5
+    assert np.abs(theta).max() > 0.1
+    np.testing.assert_allclose(at.losses, made.found["lattices/loss"][:3], rtol=1e-9)
+    np.testing.assert_allclose(_values(made, "_fisher"), np.sqrt(np.diag(covariance)), rtol=1e-6)
+    np.testing.assert_allclose(_values(made, "_start"), p.reference_at_nodes.ravel())
+    mine = made.found["values/fit"] == 0
+    np.testing.assert_allclose(made.found["values/fisher"][mine], covariance, atol=1e-6 * covariance.max())
+    sandwich = spread.sandwich(covariance, at.scores)
+    np.testing.assert_allclose(made.found["values/sandwich"][mine], sandwich, atol=1e-5 * np.abs(sandwich).max())
+
+
+def test_with_few_lattices_errors_are_fishers_by_one_factor(made):
+    told = store.attributes(made.out, "spread")
+    assert told["sigma_kind"] == "scaled"
+    ratio = _values(made, "_sigma") / _values(made, "_fisher")
+    assert np.ptp(ratio) < 1e-9 and ratio[0] >= 1.0
+
+
+def test_what_is_told_of_the_curves(made):
+    told, t = store.attributes(made.out, "spread"), made.found
+    assert told["sites"] == ["FE1", "FE2"] and told["elements"] == ["Fe", "Fe"] and len(told["changes"]) == 2
+    names = [verdict["name"] for verdict in told["controls"]]
+    assert {"half sets", "h, k, l + 1", "spectra shuffled", "sites 1, 2 swapped", "start swapped"} <= set(names)
+    assert t["edges/fit"].tolist() == [0, 0, 1, 1], "smoothed curves have no edges"
+    e0 = t["edges/energy_ev"]
+    np.testing.assert_allclose(t["edges/difference_ev"][0], [0.0, e0[0] - e0[1]], atol=1e-9)
+    photons = t["channels/photons"]
+    assert len(photons) == 20 and photons.sum() == pytest.approx(4e11, rel=0.8)
+
+
+def test_the_table_says_the_same(made):
+    rows = list(csv.DictReader(made.out.with_suffix(".csv").open()))
+    n = len(made.p.nodes_ev)
+    assert [row["fit"] for row in rows[:: 2 * n]] == ["free", "kramers_kronig", "smooth"]
+    assert [row["site"] for row in rows[: 2 * n]] == ["FE1"] * n + ["FE2"] * n
+    for name in ("energy_ev", "fp", "fdp", "fp_sigma", "fdp_fisher"):
+        np.testing.assert_allclose([float(row[name]) for row in rows], made.found[f"curves/{name}"], rtol=1e-12)
+
+
+def test_a_killed_run_goes_on_where_it_was(wide_run, made, tmp_path):
+    """A lattice of the first cycle and the whole second one are missing: no other part is made again."""
+    folder = tmp_path / "spread.gram"
+    shutil.copytree(made.out.with_suffix(".gram"), folder)
+    for name in ("1.h5", "2.h5", "1.parts/000002.h5"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "2.parts")
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("1.parts/*")}
+    assert len(kept) == 3
+    again = run(wide_run, tmp_path / "spread.h5")
+    assert kept.items() <= {path: path.stat().st_mtime_ns for path in folder.glob("1.parts/*")}.items()
+    for name, column in made.found.items():
+        if name != "lattices/seconds":
+            np.testing.assert_array_equal(again[name], column, err_msg=name)
+
+
+def test_blocks_do_not_matter(wide_run, made, tmp_path):
+    again = run(wide_run, tmp_path / "spread.h5", block_lattices=2, controls=False)
+    for name, column in made.found.items():
+        if name != "lattices/seconds":
+            np.testing.assert_allclose(again[name], column, rtol=1e-7, atol=1e-7, err_msg=name)
+    assert store.attributes(tmp_path / "spread.h5", "spread")["controls"] == []
+
+
+def test_a_quoted_restraint_comes_first(wide_run, tmp_path):
+    keys = {"restraint": "known", "known": ["oxidized", "reduced"], "known_sigma_e": 0.01, "uncertainty": "fisher"}
+    found = run(wide_run, tmp_path / "spread.h5", controls=False, max_cycles=1, **keys)
+    told = store.attributes(tmp_path / "spread.h5", "spread")
+    assert told["fits"] == ["known", "free", "kramers_kronig", "smooth"] and told["sigma_kind"] == "fisher"
+    mine = found["curves/fit"] == 0
+    assert np.all(found["curves/fp_sigma"][mine] < 0.011)
+    np.testing.assert_array_equal(found["curves/fp_sigma"], found["curves/fp_fisher"])
+
+
+NO_SITES = {"stage1": {"structure_factors": {"sites": []}}}
+
+
+@pytest.mark.parametrize(
+    ("more", "keys", "words"),
+    [
+        (NO_SITES, {}, "sites.*none"),
+        ({}, {"known": ["oxidized"]}, "spread.known.*2 curves"),
+        ({}, {"step_ev": 60.0}, "spread.step_ev.*two nodes"),
+    ],
+    ids=["no sites", "one curve of two", "a step too wide"],
+)
+def test_what_cannot_be_refined_is_said(wide_run, tmp_path, more, keys, words):
+    with pytest.raises(ConfigError, match=words):
+        run(wide_run, tmp_path / "spread.h5", more, **keys)
+
+
+def test_a_stage1_of_other_keys_is_refused(wide_run, tmp_path):
+    more = {"stage1": wide_run.tree["stage1"] | {"oversample": 2}}
+    with pytest.raises(FileError, match="Rerun stage1"):
+        run(wide_run, tmp_path / "spread.h5", more)
+
+
+def test_no_lattice_at_all_is_said(wide_run, tmp_path):
+    """In a range in which no lattice has enough shoeboxes."""
+    with pytest.raises(FileError, match="none can be"):
+        run(wide_run, tmp_path / "spread.h5", d_max=2.31)
