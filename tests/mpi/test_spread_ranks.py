@@ -1,0 +1,47 @@
+"""spread under a launcher: killed on two ranks it goes on from its finished parts on one, to the curves of three."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spreadflow.config import parse, section
+from spreadflow.io import store
+
+LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
+DYING = Path(__file__).with_name("dying.py")
+CLI = ["-m", "spreadflow.cli"]
+pytestmark = pytest.mark.slow
+
+
+def run(wide_run, out: Path, ranks: int, program: list[object]) -> int:
+    config = section(parse(wide_run.tree), "spread")
+    words = [LAUNCHER, "-n", ranks, sys.executable, *program, "spread", "--config", config, "--ranks", ranks]
+    words += ["--wide", wide_run.wide, "--stage1", wide_run.stage1, "--out", out]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([*map(str, words)], env=environment, timeout=240).returncode
+
+
+def test_any_number_of_ranks_gives_the_same_also_when_killed(wide_run, tmp_path):
+    if not LAUNCHER.exists():
+        pytest.skip(f"no MPI launcher at {LAUNCHER}")
+    whole, out = tmp_path / "three" / "spread.h5", tmp_path / "killed" / "spread.h5"
+    assert run(wide_run, whole, 3, CLI) == 0
+    assert run(wide_run, out, 2, [DYING, "000002.h5"]) != 0
+    parts = out.with_suffix(".gram") / "1.parts"
+    finished = {path.name: path.stat().st_mtime_ns for path in parts.glob("[0-9]*.h5")}
+    assert finished and "000002.h5" not in finished and not out.exists() and not out.with_suffix(".csv").exists()
+    assert run(wide_run, out, 1, CLI) == 0
+    after = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
+    assert len(after) == 4 and finished.items() <= after.items()
+    ours, theirs = store.read(out, "spread"), store.read(whole, "spread")
+    assert np.isfinite(ours["curves/fp"]).all() and np.ptp(ours["curves/fp"]) > 1
+    for name, column in ours.items():
+        if name != "lattices/seconds":
+            scale = np.nanmax(np.abs(column), initial=1.0)
+            np.testing.assert_allclose(column, theirs[name], rtol=0, atol=1e-8 * scale, err_msg=name)
+    told = [store.attributes(path, "spread")["controls"] for path in (out, whole)]
+    assert [row["passed"] for row in told[0]] == [row["passed"] for row in told[1]]
