@@ -11,6 +11,7 @@ from spreadflow import cli
 from spreadflow.errors import FileError, Outcome
 from spreadflow.io import images, nexus
 from spreadflow.models import Detector, Shot
+from spreadflow.report.truth import true_curves
 
 RUN = "run7"
 ENERGIES = 7100.0 + np.arange(8)
@@ -335,6 +336,7 @@ def test_truth_is_joined_over_files_with_rows_shifted(tmp_path, filled):
         write(tmp_path / f"{k}.nxs", noise(3), truth=truth)
     paths = sorted(tmp_path.glob("*.nxs"))
     images.write_manifest(tmp_path / "manifest.json", "another name", paths)
+    assert true_curves(tmp_path / "manifest.json") == {}, "these files do not tell"
     truth = images.truth(tmp_path / "manifest.json")
     assert truth["lattices/shot"].tolist() == [0, 2, 3, 5]
     assert truth["reflections/lattice"].tolist() == [1, 1, 0, 3, 3, 2]

@@ -11,7 +11,8 @@ from spreadflow.config import StageConfig, for_stage, parse, section
 from spreadflow.errors import ConfigError, Outcome
 from spreadflow.io import images, nexus
 from spreadflow.parallel import World
-from spreadflow.physics import geometry, lattice, mosaic, rotation, symmetry
+from spreadflow.physics import anomalous, geometry, lattice, mosaic, rotation, symmetry
+from spreadflow.report import truth
 from spreadflow.stages import simulate, still
 
 TREE = {
@@ -249,6 +250,13 @@ def test_point_spread_and_curves_from_a_table(tmp_path, psf):
     blurred = images.Source(simulated(tmp_path / "a", config)).read(0).image[0, 20:]
     plain = images.Source(simulated(tmp_path / "b", sharp)).read(0).image[0, 20:]
     assert blurred[20:-20].mean() == pytest.approx(plain[20:-20].mean(), rel=0.02)
+    told = truth.true_curves(tmp_path / "b" / "manifest.json")
+    energies = 7100.5 + 2.0 * np.arange(20)
+    assert list(told) == ["FE1", "FE2"], "what is true of the sites is told, to reports"
+    np.testing.assert_allclose(told["FE1"].at(energies), [-5 + (energies - 7000) / 300, 1 + (energies - 7000) / 150])
+    reduced = anomalous.site("Fe", "reduced", energies)
+    np.testing.assert_allclose(told["FE2"].at(energies), [reduced.real, reduced.imag])
+    np.testing.assert_allclose(told["FE2"].at(energies[:1] + 0.5)[0], 0.75 * reduced[0].real + 0.25 * reduced[1].real)
     step = lambda image: np.diff(image[50:60, 30:60]).std()  # noqa: E731
     assert step(blurred) < 0.7 * step(plain)
 
