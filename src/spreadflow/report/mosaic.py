@@ -159,11 +159,11 @@ def _distributions(figure: Any, one: Beside | None, scope: str) -> None:
         for ax in axes.flat:
             style.empty(ax, "nothing was learned")
         return
-    which = "" if scope == "shared" else ", of the lattice that gained most"
+    which = "" if scope == "shared" else "; the lattice that gained most"
     below = "continuous" if one.true is None else "true"
-    crosses = "" if one.true is None else "; crosses: true domains"
+    crosses = "" if one.true is None else "; its domains as crosses"
     figure.suptitle(
-        f"learned{which} (above) and {below} (below): rotation vectors, degrees{crosses}",
+        f"rotation vectors, degrees: learned (above{which}) and {below} (below{crosses})",
         fontsize=10,
         fontweight="bold",
     )
