@@ -139,23 +139,23 @@ def by_channel(channel: np.ndarray, n_channels: int) -> csr_matrix:
 def _blocks(gram: Gram, D: np.ndarray, y: np.ndarray, n_channels: int) -> tuple[np.ndarray, np.ndarray]:
     """Σ D G Dᵀ by curve and channel (curve · channel, the same), and G y (column,). D: (curve, column)."""
     n = len(D)
-    total, pulled, done = np.zeros((n, n_channels, n, n_channels)), np.empty(len(y)), 0
+    total, pulled, done = np.zeros((n, n, n_channels, n_channels)), np.empty(len(y)), 0
     for a, b in pairwise(gram.start):
         G = square(gram.normal[done : (done := done + (b - a) * (b - a + 1) // 2)], b - a)
         pulled[a:b] = G @ y[a:b]
         runs = _runs(gram.channel[a:b])
         for r0, r1 in runs:
-            rows = slice(gram.channel[a + r0], gram.channel[a + r0] + r1 - r0)
+            first = gram.channel[a + r0]
             for c0, c1 in runs:
-                columns = slice(gram.channel[a + c0], gram.channel[a + c0] + c1 - c0)
+                where = slice(first, first + r1 - r0), slice(gram.channel[a + c0], gram.channel[a + c0] + c1 - c0)
                 for s in range(n):
-                    part = D[s, a + r0 : a + r1, None] * G[r0:r1, c0:c1]
+                    left = D[s, a + r0 : a + r1, None] * G[r0:r1, c0:c1]
                     for t in range(s, n):
-                        total[s, rows, t, columns] += part * D[t, a + c0 : a + c1]
+                        total[s, t, *where] += left * D[t, a + c0 : a + c1]
     for s in range(n):
         for t in range(s):
-            total[s, :, t] = total[t, :, s].T
-    return total.reshape(n * n_channels, -1), pulled
+            total[s, t] = total[t, s].T
+    return total.transpose(0, 2, 1, 3).reshape(n * n_channels, -1), pulled
 
 
 @cache
@@ -165,9 +165,9 @@ def _triangle(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def square(packed: np.ndarray, n: int) -> np.ndarray:
     """(n, n) the symmetric matrix of a packed lower triangle."""
-    out = np.zeros((n, n))
-    out[_triangle(n)] = packed
-    return out + np.tril(out, -1).T
+    out, (row, column) = np.empty((n, n)), _triangle(n)
+    out[row, column] = out[column, row] = packed
+    return out
 
 
 def _runs(channel: np.ndarray) -> list[tuple[int, int]]:
