@@ -112,6 +112,26 @@ def test_planted_curves_are_found_within_their_errors(patched, lattices):
     assert np.all(np.abs(slope / np.sqrt(information)) < 4)
 
 
+def test_channels_have_no_residual_where_the_model_explains_the_data(patched, lattices):
+    """Nor where a scale that is off explains it; another curve in one channel shows."""
+    curves = patched.true
+    explained = [_explained(of, curves) for of in lattices[:3]]
+    slope, information = spread.residuals(explained, curves)
+    assert np.abs(slope / np.sqrt(information)).max() < 1e-6
+    off = np.array([0.05, 0.0, 0.0, 0.0])
+    scaled = [of._replace(gram=_scaled(of.gram, off)) for of in explained]
+    np.testing.assert_allclose(spread.residuals(scaled, curves)[0], slope, atol=1e-4 * np.sqrt(information).max())
+    changed = curves.copy()
+    changed[:, 0, 9] += 3.0
+    slope, information = spread.residuals(explained, changed)
+    assert np.abs(slope / np.sqrt(information)).max() > 0.5
+
+
+def _scaled(gram, off):
+    """As if unknowns were off."""
+    return gram._replace(slope=gram.slope + gram.cross @ off, score=gram.score + gram.nuisance @ off)
+
+
 def test_any_start_ends_at_the_same_curves(drawn):
     lattices, p = drawn.lattices(40, 2)[0], drawn.p
     ends = [spread.refine(evaluator(lattices, p), p, factor * drawn.theta) for factor in (0.0, 1.0, 2.0)]

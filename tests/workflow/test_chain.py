@@ -36,6 +36,11 @@ KEYS = {
     | dict.fromkeys(("radial_rmsd_mm", "radial_rmsd_mm_before", "radial_floor_mm", "transverse_rmsd_mm"), NUMBER)
     | dict.fromkeys(("misorientation_deg_median", "sigma_z_median", "seconds_per_lattice_per_core"), NUMBER)
     | {"mosaicity": str, "pull_sd": dict},
+    "wide": dict.fromkeys(("n_lattices", "n_reflections", "n_pixels"), COUNT),
+    "spread": dict.fromkeys(("n_lattices", "cycles", "n_parameters"), COUNT)
+    | dict.fromkeys(("rms_fp", "rms_fdp", "crlb_fp", "crlb_fdp", "sigma_fp", "sigma_fdp", "pull_sd"), NUMBER)
+    | dict.fromkeys(("edge_difference_ev", "edge_difference_sigma_ev", "true_edge_difference_ev"), NUMBER)
+    | {"sigma_kind": str, "controls": dict, "weak": LIST, "verdicts": dict},
 }
 KEYS["reindex"] = KEYS["index"]
 """what a checker reads of each summary, and its type"""
@@ -157,6 +162,21 @@ def test_lattices_are_refined_against_their_pixels(tiny_chain, figures):
     assert all(0.3 < sd < 3 for sd in f["pull_sd"].values()), f["pull_sd"]
     lines = (tiny_chain / "results" / "tiny" / "stage1.csv").read_text().splitlines()
     assert len(lines) == 1 + f["n_lattices"] and lines[0].startswith("run,shot_id,k,outcome,a,b,c,")
+
+
+def test_curves_of_the_sites_are_found_within_their_errors(tiny_chain, figures):
+    """From metallic curves; few lattices of a narrow range, with the continuous model of 25 domains."""
+    f = figures["spread"]
+    assert f["n_lattices_in"] == figures["wide"]["n_lattices"] and f["n_lattices"] >= f["n_lattices_in"] - 2
+    assert f["mosaicity"] == "continuous" and f["cycles"] == 2 and f["sigma_kind"] == "scaled"
+    assert f["loss_fall_per_lattice"] > 1 and 0.3 < f["pull_sd"] < 2
+    assert f["rms_fp"] < 2 * f["sigma_fp"] and f["rms_fdp"] < 2 * f["sigma_fdp"]
+    assert f["true_edge_difference_ev"] == pytest.approx(2.0, abs=0.02)
+    assert abs(f["edge_difference_ev"] - 2.0) < 4 * f["edge_difference_sigma_ev"]
+    assert all(passed for name, passed in f["controls"].items() if "start" in name or "swapped" in name)
+    assert f["verdicts"]["h, k, l + 1"]["figure"] > 5e4
+    lines = (tiny_chain / "results" / "tiny" / "spread.csv").read_text().splitlines()
+    assert lines[0].startswith("fit,site,energy_ev,fp,fdp,fp_sigma,")
 
 
 def test_the_domains_are_learned_from_the_pixels(tiny_chain, figures, tmp_path):

@@ -17,9 +17,9 @@ from spreadflow.analysis.dispersion import Parametrisation
 from spreadflow.analysis.gram import Gram
 from spreadflow.physics.structure_factors import StructureFactors
 
-ENOUGH = 1e-6
-"""a step that promises less of −ln L ends the refinement: curves are then within 0.002 σ"""
-CYCLES = 50
+ENOUGH = 1e-5
+"""a step that promises less of −ln L ends the refinement: curves are then within 0.005 σ"""
+CYCLES = 25
 """steps at most"""
 LEAST_DAMPING = 0.1
 """of a refinement that needs any, relative to the diagonal of the normal matrix"""
@@ -228,9 +228,10 @@ def residuals(lattices: Iterable[Lattice], curves: np.ndarray) -> np.ndarray:
         gram = of.gram
         intensity = np.abs(derivatives(of, curves)[0]) ** 2
         y, done = intensity - gram.intensity, 0
+        left = gram.slope - gram.cross @ np.linalg.solve(gram.nuisance, gram.score - y @ gram.cross)
         for a, b in pairwise(gram.start):
             G = square(gram.normal[done : (done := done + (b - a) * (b - a + 1) // 2)], b - a)
-            slope = intensity[a:b] * (gram.slope[a:b] - G @ y[a:b])
+            slope = intensity[a:b] * (left[a:b] - G @ y[a:b])
             total[0] += np.bincount(gram.channel[a:b], slope, n_channels)
             total[1] += np.bincount(gram.channel[a:b], intensity[a:b] ** 2 * np.diag(G), n_channels)
     return total
