@@ -176,7 +176,7 @@ def test_curves_of_the_sites_are_found_within_their_errors(tiny_chain, figures):
     assert all(passed for name, passed in f["controls"].items() if "start" in name or "swapped" in name)
     assert f["verdicts"]["h, k, l + 1"]["figure"] > 5e4
     lines = (tiny_chain / "results" / "tiny" / "spread.csv").read_text().splitlines()
-    assert lines[0].startswith("fit,site,energy_ev,fp,fdp,fp_sigma,")
+    assert lines[0].startswith("fit,site,energy_ev,fp,fp_sigma,fp_fisher")
 
 
 def test_the_domains_are_learned_from_the_pixels(tiny_chain, figures, tmp_path):
