@@ -19,7 +19,8 @@ TOLD = ("loss", "score", "nuisance", "n_pixels")
 
 def blank(n_unknowns: int, n_channels: int) -> dict[str, dict[str, Any]]:
     """The tables of a lattice that is not used: a row of `lattices`, and no columns."""
-    sizes, out = {"unknown": n_unknowns, "channel": n_channels, "columns": 0}, {"lattices": {}, "columns": {}}
+    sizes: dict[Any, int] = {"unknown": n_unknowns, "channel": n_channels, "columns": 0}
+    out: dict[str, dict[str, Any]] = {"lattices": {}, "columns": {}}
     for path, dataset in schema.FILES["gram"].items():
         table, name = path.split("/")
         if table in out:
