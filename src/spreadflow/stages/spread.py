@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from logging import Logger
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,8 @@ Begin = Callable[[int], dict[tuple[int, int], tuple[SpreadOutcome, pixelfit.Near
 """block → of its lattices, (shot_id, k) → whether to go on, and where they ended last"""
 
 
+OF_PIXELS = {"d_min", "d_max", "model_error"}
+"""keys of the section that the first cycle's matrices depend on"""
 ENDS = [f"lattices/{name}" for name in ("shot_id", "k", "outcome", *pixelfit.Near._fields)]
 
 
@@ -61,32 +63,53 @@ def run(
     mosaics, names = mosaicity.of_lattices(config.stage1, mosaic), _unknowns(config, stage1)
     setting = Setting(config, wide, blocks, given, mosaics, names, log)
     files = [wide, stage1, *factors.files(config.structure_factors), *filter(None, [mosaic, config.stage1.domains])]
-    sections = [part.model_dump(mode="json") for part in (config.stage1, config.structure_factors, config.spread)]
-    base = store.digest(sections, [config.seed, config.beam.size_mm, *map(store.identity, files)])
-    of, changes, begin = given[0].factors, list[float](), _after(stage1)
-    p = next(iter(curves.parametrisations(config, of, given[0].energies_ev).values()))
-    theta = np.zeros(len(p.names))
+    inputs = [config.seed, config.beam.size_mm, *map(store.identity, files)]
+    p, refined, lattices, changes = _cycles(setting, out, inputs, _after(stage1), world)
+    tables, attributes = _found(config, given[0], p, refined, lattices, log)
+    attributes |= {"runs": told["runs"], "d_min": config.spread.d_min or told["config"]["d_min"], "changes": changes}
+    made = {f"{table}/{name}": column for table, part in tables.items() for name, column in part.items()}
+    key = store.digest(config.spread.model_dump(mode="json"), inputs)
+    world.once(lambda: _write(out, made, key, attributes))
+
+
+def _cycles(
+    setting: Setting, out: Path, inputs: list, begin: Begin, world: World
+) -> tuple[Parametrisation, Refined, Lattices, list[float]]:
+    """Lattices and curves in turns, until the curves stay. The first matrices serve any grid and restraint."""
+    config, given, section = setting.config, setting.given[0], setting.config.spread
+    p = next(iter(curves.parametrisations(config, given.factors, given.energies_ev).values()))
+    sections = [part.model_dump(mode="json") for part in (config.stage1, config.structure_factors)]
+    key = store.digest(sections, section.model_dump(mode="json", include=OF_PIXELS), inputs)
+    theta, changes = np.zeros(len(p.names)), list[float]()
     while True:
-        cycle = len(changes) + 1
-        key = store.digest(base, cycle)
-        parts = store.Parts(out.with_suffix(".gram") / f"{cycle}.h5", "gram", key, [block.ids for block in blocks])
+        cycle, ids = len(changes) + 1, [block.ids for block in setting.blocks]
+        parts = store.Parts(out.with_suffix(".gram") / f"{cycle}.h5", "gram", key, ids)
         _expand(setting, parts, begin, p.curves(theta), world, cycle)
-        lattices = Lattices(config, given[0], parts, [len(block.lattices) for block in blocks], world)
+        lattices = Lattices(config, given, parts, [len(block.lattices) for block in setting.blocks], world)
         if not lattices.n:
             found = f"{len(lattices.rows['outcome'])} of which none can be"
             todo = "Look at stage1, and widen the range from spread.d_max to spread.d_min."
-            raise FileError(wide, "lattices of which one can be used", found, todo)
+            raise FileError(setting.wide, "lattices of which one can be used", found, todo)
         refined = spread.refine(lattices.evaluator(p), p, theta)
-        changes.append(curves.change(p, refined, theta, config.spread.band_sigma_e))
-        theta, begin = refined.theta, _again(parts)
-        log.info("cycle %d: %d lattices, curves moved by %.3g σ at most", cycle, lattices.n, changes[-1])
-        if changes[-1] < config.spread.converged or cycle == config.spread.max_cycles:
-            break
-    fits, elements = curves.all_fits(config, of, refined, lattices), factors.elements(config.structure_factors)
-    verdicts = curves.verdicts(fits, lattices, of, elements) if config.spread.controls else []
+        changes.append(curves.change(p, refined, theta, section.band_sigma_e))
+        setting.log.info("cycle %d: %d lattices, curves moved by %.3g σ at most", cycle, lattices.n, changes[-1])
+        if changes[-1] < section.converged or cycle == section.max_cycles:
+            return p, refined, lattices, changes
+        theta, begin, key = refined.theta, _again(parts), store.digest(key, section.model_dump(mode="json"), cycle)
+
+
+def _found(
+    config: StageConfig, given: pixelfit.Given, p: Parametrisation, refined: Refined, lattices: Lattices, log: Logger
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+    """Tables and attributes of the product. Collective."""
+    elements = factors.elements(config.structure_factors)
+    fits = curves.all_fits(config, given.factors, refined, lattices)
+    verdicts = curves.verdicts(fits, lattices, given.factors, elements) if config.spread.controls else []
     for verdict in verdicts:
         log.info("control %s: %s (%.3g; %s)", verdict.name, "passed" if verdict.passed else "FAILED", *verdict[2:])
     quoted = next(iter(fits.values()))
+    if quoted.kind == "scaled":
+        log.warning("%d lattices for %d unknowns: σ are Fisher's times one factor", lattices.n, len(p.names))
     tables = {
         "curves": curves.columns(curves.curve_rows(fits)),
         "values": curves.value_rows(fits),
@@ -94,25 +117,19 @@ def run(
         "channels": curves.channel_rows(quoted, lattices),
         "lattices": _told(lattices, p, refined),
     }
-    attributes = {
+    weak = dispersion.weak_directions(p, refined.of_pixels, config.spread.band_sigma_e)
+    return tables, {
         "config": config.spread.model_dump(mode="json"),
-        "runs": told["runs"],
-        "d_min": config.spread.d_min or told["config"]["d_min"],
         "mosaicity": config.stage1.mosaicity,
         "fits": list(fits),
         "sites": curves.site_names(config),
         "elements": elements,
         "sigma_kind": quoted.kind,
-        "n_parameters": len(theta),
-        "changes": changes,
+        "n_parameters": len(p.names),
         "controls": [verdict._asdict() for verdict in verdicts],
-        "weak": dispersion.weak_directions(p, refined.of_pixels, config.spread.band_sigma_e).sentences(p.nodes_ev),
+        "weak": weak.sentences(p.nodes_ev),
         "lattices_for_goal": curves.outlook(quoted, elements[0]),
     }
-    if quoted.kind == "scaled":
-        log.warning("%d lattices for %d unknowns: σ are Fisher's times one factor", lattices.n, len(theta))
-    made = {f"{table}/{name}": column for table, part in tables.items() for name, column in part.items()}
-    world.once(lambda: _write(out, made, store.digest(base, "curves"), attributes))
 
 
 def _write(out: Path, made: dict[str, np.ndarray], key: str, attributes: dict) -> None:
