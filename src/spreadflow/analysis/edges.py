@@ -51,7 +51,7 @@ class Edges(NamedTuple):
 
 
 def metal(element: str, energies_ev: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A shape to compare edges with: energies (n,) eV, wider than the channels (channel,), and the metal's curve (n,)."""
+    """A shape to compare edges with: energies (n,) eV, wider than the channels (channel,), and the metal's curve."""
     fine = np.arange(energies_ev[0] - MARGIN_EV, energies_ev[-1] + MARGIN_EV, 0.25)
     return fine, anomalous.site(element, "metallic", fine)
 
