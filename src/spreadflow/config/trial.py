@@ -131,6 +131,8 @@ class Config(Section):
         simulates, mtz = any(run.simulate for run in self.runs.values()), self.structure_factors.mtz
         if simulates and mtz == self.results / self.trial / "merge.mtz":
             raise Inconsistent("structure_factors.mtz", "a copy of the file that this trial itself writes", mtz)
+        if self.spread.d_max <= (d_min := self.resolved("wide").d_min):
+            raise Inconsistent("spread.d_max", f"more than wide.d_min, {d_min}", self.spread.d_max)
         for stage in ("level0", "cells"):
             for run in getattr(self, stage).runs or []:
                 if run not in self.runs:
