@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis import controls, dispersion, edges, gram, lattice_fit, mosaic_learning, solve, spread
+from spreadflow.analysis import controls, dispersion, edges, gram, joint, lattice_fit, mosaic_learning, solve, spread
 from spreadflow.analysis.dispersion import Parametrisation
 from spreadflow.models import Mosaic, Parameters, Shoeboxes
-from spreadflow.physics import anomalous
+from spreadflow.physics import anomalous, symmetry
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.stages import patches
 
@@ -56,6 +56,8 @@ class Row(NamedTuple):
     n: int = 200
     """lattices of a set, refined together"""
     n_sets: int = 1
+    f0_sigma: float | None = None
+    """relative, with which |F| of each unique reflection is refined with the curves; None = it is not"""
     bound: str | None = None
     """row whose Fisher matrix is the Cramér-Rao bound, where the model is not that of the data"""
 
@@ -76,8 +78,13 @@ ROWS = {
     "learned, 2.1-4 Å": Row(model="learned", d_max=WIDE, n=400, bound="given, 2.1-4 Å"),
     "published, 2.1-4 Å": Row(model="continuous", d_max=WIDE, n=400, bound="given, 2.1-4 Å"),
     "perturbed F": Row(factors="perturbed", n=400, bound="given"),
+    "perturbed F, joint": Row(factors="perturbed", n=400, f0_sigma=0.2, bound="given"),
+    "perturbed F, 2.1-4 Å": Row(factors="perturbed", d_max=WIDE, n=400, bound="given, 2.1-4 Å"),
+    "perturbed F, joint, 2.1-4 Å": Row(factors="perturbed", d_max=WIDE, n=400, f0_sigma=0.2, bound="given, 2.1-4 Å"),
     "merged F, 1 % wrong": Row(factors="merged", n=400, bound="given"),
+    "merged F, 1 % wrong, joint": Row(factors="merged", n=400, f0_sigma=0.01, bound="given"),
     "merged F, 2 % wrong": Row(factors="merged, 4 %", n=400, bound="given"),
+    "merged F, 2 % wrong, joint": Row(factors="merged, 4 %", n=400, f0_sigma=0.02, bound="given"),
 }
 SIZES = {"given": (400, 1000), "given, 2.1-4 Å": (400, 1000, 3000)}
 """lattices of larger sets, put together from those refined"""
@@ -122,22 +129,16 @@ def problem(row: Row, made: patches.Patch, at: Parameters, boxes: Shoeboxes) -> 
     return lattice_fit.problem(start, space_group, boxes, stage1.NOISE)
 
 
-def placed(at: Parameters, mosaic: Mosaic) -> Parameters:
-    """With learned domains, whose η is theirs."""
-    return at._replace(mosaic=mosaic, crystal=at.crystal._replace(eta_rad=np.float64(mosaic.eta_rad)))
-
-
-def first(row: Row, made: patches.Patch, number: int, domains: Mosaic | None) -> Parameters:
+def first(row: Row, made: patches.Patch, number: int) -> Parameters:
     """Where stage 1 starts."""
     kind = "domains" if row.model == "domains" else "continuous"
     at = stage1.model(stage1.Task("", row.data, kind, row.factors), made)
-    at = stage1.start(stage1.Task(""), at, number)
-    return placed(at, domains) if row.model == "learned" and domains is not None else at
+    return stage1.start(stage1.Task(""), at, number)
 
 
 def learned(row: Row, made: patches.Patch, number: int) -> Parameters:
     """A lattice with domains learned from all its pixels; the continuous fit where held-out spots say so."""
-    of = problem(row, made, first(row, made, number, None), made.shoeboxes)
+    of = problem(row, made, first(row, made, number), made.shoeboxes)
     fit = lattice_fit.refine(of, stage1.FREE)
     eta = float(fit.parameters.crystal.eta_rad)
     found = mosaic_learning.learn([lattice_fit.moved(of, fit.parameters)], eta_rad=eta, seeds=[(0, number)], fine=ALONE)
@@ -152,8 +153,12 @@ def modelled(
     """The model that templates are of, and planes."""
     boxes = narrowed(made, row.d_max)
     if row.is_refined and row.model != "alone":
-        of = problem(row, made, first(row, made, number, domains), boxes)
+        of = problem(row, made, first(row, made, number), boxes)
         fit = lattice_fit.refine(of, stage1.FREE)
+        if row.model == "learned" and domains is not None:
+            crystal = fit.parameters.crystal._replace(eta_rad=np.float64(domains.eta_rad))  # the unit of their widths
+            of = lattice_fit.moved(of, fit.parameters._replace(mosaic=domains, crystal=crystal))
+            fit = lattice_fit.refine(of, stage1.FREE, is_rough=False)
         return lattice_fit.Model(lattice_fit.moved(of, fit.parameters), stage1.FREE), fit.fit.point.planes
     at = learned(row, made, number) if row.model == "alone" else made.parameters
     of = problem(row, made, at, boxes)
@@ -188,10 +193,12 @@ def build(row: Row, made: patches.Patch, number: int, domains: Mosaic | None) ->
 
 
 def work(rows: list[Row], number: int, domains: Mosaic | None) -> list[Built]:
-    """All rows of one lattice; they have their data in common."""
-    row = rows[0]
-    made = patches.patch(stage1.simulator(row.data, "coarse"), number, d_min=D_MIN, d_max=_range(row)[1])
-    return [build(row, made, number, domains) for row in rows]
+    """All rows of one lattice; they have their data in common, and some differ in what is made of them later."""
+    data, d_max = _range(rows[0])
+    made = patches.patch(stage1.simulator(data, "coarse"), number, d_min=D_MIN, d_max=d_max)
+    alike = [row._replace(n=0, n_sets=0, f0_sigma=None, bound=None) for row in rows]
+    built = {row: build(row, made, number, domains) for row in dict.fromkeys(alike)}
+    return [built[row] for row in alike]
 
 
 def _range(row: Row) -> tuple[str, float]:
@@ -206,7 +213,7 @@ def teach(n: int, path: Path | None) -> Mosaic:
     row, fits = Row(model="continuous"), []
     for number in range(FIRST_TEACHER, FIRST_TEACHER + n):
         made = patches.patch(stage1.simulator(row.data, "coarse"), number, d_min=D_MIN, d_max=ANNULUS)
-        of = problem(row, made, first(row, made, number, None), made.shoeboxes)
+        of = problem(row, made, first(row, made, number), made.shoeboxes)
         fits.append(lattice_fit.moved(of, lattice_fit.refine(of, stage1.FREE).parameters))
     eta = float(np.median([of.start.crystal.eta_rad for of in fits]))
     found = mosaic_learning.learn(fits, eta_rad=eta).mosaic
@@ -238,17 +245,28 @@ class Set(NamedTuple):
     """of a lattice"""
 
 
-def reduced(built: list[Built]) -> Set:
+def evaluator(row: Row, lattices: list[spread.Lattice], p: Parametrisation) -> spread.Evaluate:
+    """What refines curves, and |F| with them where the row says so."""
+    if row.f0_sigma is None:
+        return lambda theta: spread.normal(lattices, p, theta)
+    hkl = np.concatenate([one.gram.hkl for one in lattices])
+    unique = symmetry.to_asu(hkl, stage1.simulator(row.data, "coarse").crystal.space_group)[0]
+    every, number = np.unique(unique, axis=0, return_inverse=True)
+    ends = np.cumsum([len(one.gram.hkl) for one in lattices])[:-1]
+    pairs = list(zip(lattices, np.split(number.ravel(), ends), strict=True))
+    return joint.evaluator(lambda theta, u: joint.coupled(pairs, p, theta, u), len(every), row.f0_sigma)
+
+
+def reduced(row: Row, built: list[Built]) -> Set:
     """Refine the curves of some lattices, free at nodes 2 eV apart."""
-    p, lattices = parametrisation(), [one.lattice for one in built]
+    p, channels, lattices = parametrisation(), parametrisation(1.0), [one.lattice for one in built]
     begun = stage1.user_cpu()
-    best = spread.refine(lambda theta: spread.normal(lattices, p, theta), p, np.zeros(len(p.names)))
+    best = spread.refine(evaluator(row, lattices, p), p, np.zeros(len(p.names)))
     cycles = len(best.steps) + 1
     seconds = (stage1.user_cpu() - begun) / len(built) / cycles
-    curves = p.curves(best.theta)
-    parts = [spread.expand(lattice, curves) for lattice in lattices]
-    losses, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in ("losses", "scores"))
-    made = spread.Normal(losses, scores, np.sum([part.hessian for part in parts], axis=0))
+    curves, evaluate = p.curves(best.theta), evaluator(row, lattices, channels)
+    for _ in range(1 if row.f0_sigma is None else 3):  # |F| has to be found again
+        made = evaluate((curves - channels.reference).ravel())
     return Set(curves, made, cycles, float(np.median([one.seconds for one in built])), seconds)
 
 
@@ -363,7 +381,7 @@ def checks(built: list[Built]) -> dict:
     lattices, energies = [one.lattice for one in built], p.energies_ev
     best = spread.refine(lambda theta: spread.normal(lattices, p, theta), p, np.zeros(len(p.names)))
 
-    def evaluator(change, some):
+    def changed(change, some):
         chosen = [
             one if change is None else change(i, one) for i, one in enumerate(lattices) if some is None or some(i)
         ]
@@ -376,7 +394,7 @@ def checks(built: list[Built]) -> dict:
     starts = {"metallic": np.concatenate([metal] * 2), "swapped": true[::-1], "identical": true[[0, 0]], "true": true}
     band = (p.nodes_ev >= BAND_EV[0]) & (p.nodes_ev <= BAND_EV[1])
     found = controls.verdicts(
-        evaluator,
+        changed,
         p,
         best,
         starts=starts,
@@ -428,7 +446,7 @@ def measure(rows: dict[str, Row], n_processes: int, path: Path | None) -> dict:
                 for name, one in built.items():
                     waiting[name].append(one)
                     if len(waiting[name]) == rows[name].n:
-                        sets[name].append(reduced(waiting[name]))
+                        sets[name].append(reduced(rows[name], waiting[name]))
                         if name == "given" and len(sets[name]) == 1:
                             out["controls"] = checks(waiting[name])
                         waiting[name] = []
