@@ -17,7 +17,7 @@ from spreadflow.analysis.lattice_fit import Problem
 from spreadflow.analysis.likelihood import FLOOR, Target, pixelwise, variance
 from spreadflow.models import Mosaic
 from spreadflow.physics import forward, layout, rotation
-from spreadflow.physics.mosaic import GAUSS, continuous
+from spreadflow.physics.mosaic import GAUSS, continuous, merged
 
 FREE = ("scale", "rotation", "cell", "n_cells", "eta")
 """what is refined of a lattice between rounds; η with the continuous distribution alone"""
@@ -124,7 +124,8 @@ def learn(
         n_grid = len(grid.weight)
         grid, n, loss = _maximized(grid, fits, split, NEGLIGIBLE[i == len(steps) - 1], how)
         rounds.append(Round(step, n_grid, len(grid.weight), n, loss))
-    return Learned(*_centred(_mosaic(grid, eta_rad), fits), before, rounds)
+    made = merged(_mosaic(grid, eta_rad), grid.step / fine)  # to cells as wide as a domain: fewer, and no worse
+    return Learned(*_centred(made, fits), before, rounds)
 
 
 class _How(NamedTuple):

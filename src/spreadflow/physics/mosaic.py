@@ -113,3 +113,18 @@ def inverse(s):
         xy * xz - xx * yz, xy * yz - yy * xz, xz * yz - zz * xy,
     ]  # fmt: skip
     return cofactors, xx * cofactors[0] + xy * cofactors[5] + xz * cofactors[4]
+
+
+def merged(mosaic: Mosaic, step_rad: float) -> Mosaic:
+    """The same with one component for each cell of a grid of rotation vectors, of its mean and variance about each axis.
+
+    Good where domains are wider than the cells: the distribution then differs from the old one within a domain only.
+    """
+    vector, unit = rotation.vector(mosaic.rotations), float(mosaic.eta_rad)
+    cell = np.floor(vector / step_rad + 0.25)  # nodes of a grid are in no cell's wall
+    n = np.unique(cell, axis=0, return_inverse=True)[1].ravel()
+    share = np.bincount(n, mosaic.share)
+    centre = np.stack([np.bincount(n, mosaic.share * v) for v in vector.T], axis=1) / share[:, None]
+    apart = ((vector - centre[n]) ** 2).sum(axis=1) / 3.0 + (unit * mosaic.width) ** 2
+    width = np.sqrt(np.bincount(n, mosaic.share * apart) / share) / unit
+    return mosaic._replace(rotations=rotation.from_vector(centre), width=width, share=share)
