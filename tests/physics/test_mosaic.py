@@ -9,7 +9,7 @@ from spreadflow.physics import mosaic, rotation
 
 def test_merged_components_have_the_mean_and_the_variance_of_the_old_ones():
     rng, step = np.random.default_rng(3), 1e-4
-    place = np.unique(rng.integers(-8, 9, (500, 3)), axis=0)
+    place = np.indices((9, 9, 9)).reshape(3, -1).T - 4
     share = rng.random(len(place))
     fine = Mosaic(rotation.from_vector(step * place), np.full(len(place), 0.1), share / share.sum(), np.float64(1e-3))
     coarse = mosaic.merged(fine, 2 * step)

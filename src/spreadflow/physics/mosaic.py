@@ -116,7 +116,7 @@ def inverse(s):
 
 
 def merged(mosaic: Mosaic, step_rad: float) -> Mosaic:
-    """The same with one component for each cell of a grid of rotation vectors, of its mean and variance about each axis.
+    """The same with one component for each cell of a grid of rotation vectors, of its mean and mean variance.
 
     Good where domains are wider than the cells: the distribution then differs from the old one within a domain only.
     """
