@@ -120,6 +120,7 @@ def merged(mosaic: Mosaic, step_rad: float) -> Mosaic:
 
     Good where domains are wider than the cells: the distribution then differs from the old one within a domain only.
     """
+    assert mosaic.eta_rad is not None, "the unit of its widths"
     vector, unit = rotation.vector(mosaic.rotations), float(mosaic.eta_rad)
     cell = np.floor(vector / step_rad + 0.25)  # nodes of a grid are in no cell's wall
     n = np.unique(cell, axis=0, return_inverse=True)[1].ravel()
