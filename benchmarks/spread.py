@@ -20,8 +20,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis import controls, dispersion, edges, gram, joint, lattice_fit, mosaic_learning, solve, spread
+from spreadflow.analysis import (
+    controls,
+    dispersion,
+    edges,
+    gram,
+    joint,
+    lattice_fit,
+    mosaic_learning,
+    point_spread,
+    solve,
+    spread,
+)
 from spreadflow.analysis.dispersion import Parametrisation
+from spreadflow.analysis.likelihood import Noise
 from spreadflow.models import Mosaic, Parameters, Shoeboxes
 from spreadflow.physics import anomalous, symmetry
 from spreadflow.physics.structure_factors import StructureFactors
@@ -53,6 +65,8 @@ class Row(NamedTuple):
     model_error: float | None = None
     """of a pixel, relative to its Bragg photons; None = from residuals where a lattice is refined, else none"""
     d_max: float = ANNULUS
+    psf: tuple[str, float] = ("fiber", 0.0)
+    """point spread of the detector and its width, mm; it is undone first, and the model has none"""
     n: int = 200
     """lattices of a set, refined together"""
     n_sets: int = 1
@@ -70,6 +84,8 @@ ROWS = {
     "learned": Row(model="learned", n=400, bound="given"),
     "published": Row(model="continuous", n=400, bound="given"),
     "published, no model error": Row(model="continuous", model_error=0.0, n=400, bound="given"),
+    "given, fibre 0.08 mm": Row(is_refined=False, psf=("fiber", 0.08), n_sets=2, bound="given"),
+    "given, Gaussian 0.13 mm": Row(is_refined=False, psf=("gauss", 0.13), n_sets=2, bound="given"),
     "per shot, given": Row("per_shot", is_refined=False, n=60),
     "per shot, learned": Row("per_shot", "alone", n=60, bound="per shot, given"),
     "per shot, continuous": Row("per_shot", "continuous", n=60, bound="per shot, given"),
@@ -126,7 +142,14 @@ def problem(row: Row, made: patches.Patch, at: Parameters, boxes: Shoeboxes) -> 
     start = start._replace(f_squared=factors.squared(spread.rows(factors, np.asarray(start.hkl))))
     start = start._replace(crystal=at.crystal, mosaic=at.mosaic, scale=at.scale, spectrum=at.spectrum)
     space_group = stage1.simulator(row.data, "coarse").crystal.space_group
-    return lattice_fit.problem(start, space_group, boxes, stage1.NOISE)
+    return lattice_fit.problem(start, space_group, boxes, noise(row))
+
+
+def noise(row: Row) -> Noise:
+    """That of the shoeboxes a lattice is modelled in."""
+    kernel = stage1.simulator(row.data, "coarse", psf=row.psf).kernel
+    growth = 1.0 if kernel is None else point_spread.growth(kernel)
+    return stage1.NOISE._replace(readout_photons=growth * stage1.NOISE.readout_photons)
 
 
 def first(row: Row, made: patches.Patch, number: int) -> Parameters:
@@ -194,16 +217,20 @@ def build(row: Row, made: patches.Patch, number: int, domains: Mosaic | None) ->
 
 def work(rows: list[Row], number: int, domains: Mosaic | None) -> list[Built]:
     """All rows of one lattice; they have their data in common, and some differ in what is made of them later."""
-    data, d_max = _range(rows[0])
-    made = patches.patch(stage1.simulator(data, "coarse"), number, d_min=D_MIN, d_max=d_max)
+    data, d_max, psf = _range(rows[0])
+    simulator = stage1.simulator(data, "coarse", psf=psf)
+    made = patches.patch(simulator, number, d_min=D_MIN, d_max=d_max)
+    if simulator.kernel is not None:
+        boxes = made.shoeboxes
+        made = made._replace(shoeboxes=point_spread.undone(boxes, boxes.valid, simulator.kernel))
     alike = [row._replace(n=0, n_sets=0, f0_sigma=None, bound=None) for row in rows]
     built = {row: build(row, made, number, domains) for row in dict.fromkeys(alike)}
     return [built[row] for row in alike]
 
 
-def _range(row: Row) -> tuple[str, float]:
+def _range(row: Row) -> tuple[str, float, tuple[str, float]]:
     """What lattices are made as: rows that agree in it share them."""
-    return row.data, WIDEST if row.data == "per_shot" else row.d_max
+    return row.data, WIDEST if row.data == "per_shot" else row.d_max, row.psf
 
 
 def teach(n: int, path: Path | None) -> Mosaic:
