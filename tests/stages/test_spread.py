@@ -7,13 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from spreadflow.analysis import dispersion, spread
+from spreadflow.analysis import dispersion, joint, spread
 from spreadflow.config import for_stage, parse, section
 from spreadflow.errors import ConfigError, FileError, SpreadOutcome
 from spreadflow.io import store
 from spreadflow.parallel import World
 from spreadflow.stages import curvefit, stage1
 from spreadflow.stages import spread as stage
+from spreadflow.stages.lattices import Lattices
 
 
 def configured(wide_run, more=None, **keys):
@@ -171,3 +172,26 @@ def test_no_lattice_at_all_is_said(wide_run, tmp_path):
     """In a range in which no lattice has enough shoeboxes."""
     with pytest.raises(FileError, match="none can be"):
         run(wide_run, tmp_path / "spread.h5", d_max=2.31)
+
+
+def test_amplitudes_refined_with_the_curves_are_eliminated_exactly(wide_run, made, tmp_path):
+    """What the stage sums over its groups is what a full solution in curves and reflections gives."""
+    config, told = configured(wide_run, refine_f0=True, f0_sigma=0.05), store.attributes(wide_run.wide, "wide")
+    given = stage1.given_of(config, wide_run.wide, told, "spread", "wide")[0]
+    path = made.out.with_suffix(".gram") / "2.h5"
+    keys = store.part_keys(path, "gram")
+    parts = SimpleNamespace(read=lambda n, names=None: store.read_part(path, "gram", n, keys[n], names))
+    blocks = stage1.blocks_of(wide_run.wide, config.spread.block_lattices, "wide")
+    lattices = Lattices(config, given, parts, [len(block.lattices) for block in blocks], World())
+    theta, n, p = 0.1 * np.ones(len(made.p.names)), lattices.n_reflections, made.p
+    first = lattices.evaluator(p)(theta)
+    whole = joint.coupled([(of, lattices.reflection[i]) for i, of in enumerate(made.lattices)], p, theta, np.zeros(n))
+    inverse = np.linalg.inv(whole.hessian + np.eye(n) / 0.05**2)
+    np.testing.assert_allclose(first.losses, whole.curves.losses)
+    schur = whole.curves.hessian - whole.across.T @ inverse @ whole.across
+    np.testing.assert_allclose(first.hessian, schur, atol=1e-9 * np.abs(schur).max())
+    slope = whole.curves.scores.sum(axis=0) - whole.slopes.sum(axis=0) @ inverse @ whole.across
+    np.testing.assert_allclose(first.scores.sum(axis=0), slope, atol=1e-9 * np.abs(slope).max())
+    assert lattices.evaluator(p)(theta).losses.sum() == first.losses.sum()
+    evaluate = lattices.evaluator(p)
+    assert evaluate(theta).losses.sum() > evaluate(theta).losses.sum(), "the reflections have moved"

@@ -87,12 +87,12 @@ class Lattices:
         """Normal equations of curves and reflections; the large ones are summed rank by rank."""
         pairs = [(i, of) for members in made.values() for i, of in members]
         mine = joint.coupled(((of, self.reflection[i]) for i, of in pairs), p, theta, u)
-        slopes = np.zeros((self.n, len(u)))
-        slopes[[i for i, _ in pairs]] = mine.slopes
+        each = np.zeros((self.n, 1 + len(theta) + len(u)))
+        each[[i for i, _ in pairs]] = np.column_stack([mine.curves.losses, mine.curves.scores, mine.slopes])
         add = lambda a: self.world.sum({self.world.rank: a}, self.world.size)  # noqa: E731
-        return joint.Coupled(
-            self._summed(made, p, theta, numbers), add(slopes)[numbers], add(mine.across), add(mine.hessian)
-        )
+        losses, scores, slopes = np.split(add(each)[numbers], [1, 1 + len(theta)], axis=1)
+        of_curves = Normal(losses[:, 0], scores, add(mine.curves.hessian))
+        return joint.Coupled(of_curves, slopes, add(mine.across), add(mine.hessian))
 
     def residuals(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(channel,) (data − model)/model of the Bragg photons with curves `at`, and its σ. Collective."""
