@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -125,6 +126,15 @@ def test_a_killed_run_goes_on_where_it_was(wide_run, made, tmp_path):
     for name, column in made.found.items():
         if name != "lattices/seconds":
             np.testing.assert_array_equal(again[name], column, err_msg=name)
+
+
+def test_cycles_come_to_rest_and_stay_there(wide_run, tmp_path):
+    """The published refinement was stable for one."""
+    run(wide_run, tmp_path / "spread.h5", controls=False, max_cycles=6, converged=1e-9)
+    changes = store.attributes(tmp_path / "spread.h5", "spread")["changes"]
+    assert len(changes) == 6
+    assert all(after < 0.6 * before for before, after in pairwise(changes)), changes
+    assert changes[-1] < 0.01
 
 
 def test_blocks_do_not_matter(wide_run, made, tmp_path):
