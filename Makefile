@@ -43,7 +43,7 @@ demo: $(READY)  ## the whole chain on simulated stills, then the table of what c
 	snakemake --cores $(CORES) --configfile config/demo.yaml $(FOLLOW)
 	spreadflow table results/demo
 
-spread-demo: $(READY)  ## from images to f', f'' of each iron, with controls: 200 shots, mosaicity learned
+spread-demo: $(READY)  ## from images to f', f'' of each iron, with controls: 200 shots
 	snakemake --cores $(CORES) --configfile config/demo.yaml config/spread-demo.yaml $(FOLLOW)
 	spreadflow table results/spread-demo
 
