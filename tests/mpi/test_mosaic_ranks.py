@@ -29,7 +29,7 @@ def run(packed_run, out: Path, ranks: int, program: list[object], keys: dict) ->
 
 def same(ours: Path, theirs: Path) -> None:
     found = [store.read(path, "mosaic") for path in (ours, theirs)]
-    assert len(found[0]["components/share"]) > 40
+    assert len(found[0]["components/share"]) > 10
     for name in found[1].keys() - {"lattices/seconds"}:
         np.testing.assert_array_equal(found[0][name], found[1][name], err_msg=name)
     told = [store.attributes(path, "mosaic") for path in (ours, theirs)]
