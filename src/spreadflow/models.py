@@ -96,6 +96,9 @@ class Parameters(NamedTuple):
     """(node, 3) int32 Miller indices, conventional axes; any other node scatters nothing"""
     f_squared: Array
     """(node, channel) |F(hkl, E)|², electrons²"""
+    edge_px: Array = 0.0
+    """() edge of the squares that points of the detector stand for, px: photons are averages over them, to second
+    order; 0 = values at the points"""
 
 
 class Pixels(NamedTuple):

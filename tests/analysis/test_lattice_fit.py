@@ -104,9 +104,10 @@ def test_coordinates_are_what_a_matrix_is_made_of(group):
     [((*FREE, "distance"), 3, 1), (("rotation", "wavelength", "n_cells", "eta"), 1, 2)],
 )
 def test_columns_are_finite_differences(tetragonal, free, n_axes, oversample):
-    """Of every kind of unknown, away from the start."""
+    """Of every kind of unknown, away from the start, at points; of averages nearly: their blur is taken as constant."""
     true, boxes = tetragonal
-    of = lattice_fit.problem(true, "P 43 21 2", boxes, NOISE, oversample)
+    averaged = lattice_fit.problem(true, "P 43 21 2", boxes, NOISE, oversample)
+    of = averaged._replace(start=averaged.start._replace(edge_px=0.0))
     model = lattice_fit.Model(of, free, n_axes, "float64", reach=7.0)
     assert len(model.names()) == len(set(model.names())) == model.n_unknowns
     steps = {"rotation": 1e-7, "cell": 1e-7, "wavelength": 1e-7, "distance": 1e-4}
@@ -120,6 +121,12 @@ def test_columns_are_finite_differences(tetragonal, free, n_axes, oversample):
         assert np.abs(slope).max() > 0, name
         np.testing.assert_allclose(columns[:, i], slope, atol=3e-5 * np.abs(slope).max(), err_msg=name)
     assert model.n_layouts == 1
+    blurred = lattice_fit.Model(averaged, free, n_axes, "float64", reach=7.0)
+    columns = blurred(at)[1]
+    for i, name in enumerate(blurred.names()):
+        up, down = (blurred(at + sign * step[i] * np.eye(len(step))[i])[0] for sign in (1, -1))
+        slope = (up - down) / (2 * step[i])
+        np.testing.assert_allclose(columns[:, i], slope, atol=1e-3 * np.abs(slope).max(), err_msg=name)
 
 
 @pytest.mark.parametrize(

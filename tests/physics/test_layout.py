@@ -137,6 +137,34 @@ def test_adaptive_subpixels_hold_the_photons_of_fine_ones():
     assert 1 < boxes.oversample.max() <= layout.FINEST
 
 
+@pytest.mark.parametrize(("oversample", "most"), [(1, 0.08), (2, 0.006)])
+def test_averages_over_squares_are_those_of_many_points(oversample, most):
+    """Median error of the pattern of a bright spot, on panels of any tilt; at points it is many times larger."""
+    p, images = parameters(), {}
+    for edge, n in ((1.0 / oversample, oversample), (0.0, oversample), (0.0, 10)):
+        images[edge, n] = np.zeros((3, 260, 300))
+        spots = bragg.add(images[edge, n], p._replace(edge_px=edge), oversample=n, dtype="float64")
+    averaged, plain, truth = images.values()
+    bright = spots.photons > 1e-4 * spots.photons.max()
+    assert set(spots.panel[bright]) == {0, 1, 2}
+    errors = {}
+    for name, image in (("averaged", averaged), ("plain", plain)):
+        errors[name] = np.array(
+            [
+                np.linalg.norm(image[at] - truth[at]) / np.linalg.norm(truth[at])
+                for at in (
+                    np.s_[k, max(int(s) - 8, 0) : int(s) + 8, max(int(f) - 8, 0) : int(f) + 8]
+                    for k, s, f in zip(spots.panel[bright], spots.slow[bright], spots.fast[bright], strict=True)
+                )
+            ]
+        )
+    for panel in range(3):
+        some = spots.panel[bright] == panel
+        assert np.median(errors["averaged"][some]) < most
+        assert np.median(errors["plain"][some]) > 5 * np.median(errors["averaged"][some])
+    assert averaged.sum() == pytest.approx(truth.sum(), rel=3e-2 if oversample == 1 else 1e-3)
+
+
 def test_nothing_lit_lays_out_nothing():
     p = parameters()
     dark = p._replace(f_squared=0.0 * p.f_squared)

@@ -143,15 +143,21 @@ def plain_count(d: np.ndarray, i_over_sigma: np.ndarray, flags: np.ndarray, d_mi
 
 
 def climb(start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise) -> tuple[solve.Data, dict[str, Step]]:
-    """All rungs with a model, for one lattice. start: with discrete mosaic domains."""
-    of: dict[str | None, lattice_fit.Problem] = {"pulse": lattice_fit.problem(start, space_group, boxes, noise)}
-    of["mean"] = of["none"] = lattice_fit.problem(monochromatic(start), space_group, boxes, noise)
+    """All rungs with a model, for one lattice, at the middle of each pixel. start: with discrete mosaic domains."""
+    of: dict[str | None, lattice_fit.Problem] = {"pulse": _at_points(start, space_group, boxes, noise)}
+    of["mean"] = of["none"] = _at_points(monochromatic(start), space_group, boxes, noise)
     steps = {}
     for name in MODELLED:
         begun = time.process_time()
         step = _step(RUNGS[name], of[RUNGS[name].spectrum])
         steps[name] = step._replace(seconds=time.process_time() - begun)
     return of["pulse"].data, steps
+
+
+def _at_points(start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise) -> lattice_fit.Problem:
+    """As brute force has it, which knows points alone."""
+    of = lattice_fit.problem(start, space_group, boxes, noise)
+    return of._replace(start=of.start._replace(edge_px=0.0))
 
 
 def monochromatic(p: Parameters) -> Parameters:

@@ -67,17 +67,20 @@ def reachable(start: Parameters, boxes: Shoeboxes) -> np.ndarray:
     start: with any f_squared (node, channel) > 0, such as ones.
     """
     crystal = start.crystal._replace(eta_rad=np.float64(max(float(start.crystal.eta_rad), BROAD_ETA)))
-    wide = start._replace(crystal=crystal, mosaic=continuous())
+    wide = start._replace(crystal=crystal, mosaic=continuous(), edge_px=1.0)
     rows = layout.reached(crystal, wide.mosaic, np.asarray(start.hkl), start.spectrum)
     hkl, f_squared = layout.filled((np.asarray(start.hkl)[rows], np.asarray(start.f_squared)[rows]))
     return rows[layout.meets(wide._replace(hkl=hkl, f_squared=f_squared), boxes.panel, boxes.bbox)[: len(rows)]]
 
 
 def problem(start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise, oversample: int = 1) -> Problem:
-    """Of `start`, whose A is brought to what the space group allows, and the valid pixels of the shoeboxes."""
+    """Of `start`, whose A is brought to what the space group allows, and the valid pixels of the shoeboxes.
+
+    oversample: the model of a pixel is the mean over so many points along each edge, each averaged over its square.
+    """
     cell = frame(np.asarray(start.crystal.A), space_group)
     hkl, f_squared = layout.filled((np.asarray(start.hkl), np.asarray(start.f_squared)))
-    start = start._replace(hkl=hkl, f_squared=f_squared)
+    start = start._replace(hkl=hkl, f_squared=f_squared, edge_px=1.0 / oversample)
     pixels = points(boxes)
     box = np.repeat(np.arange(len(boxes.panel)), boxes.n_pixels)
     middle = 0.5 * (boxes.bbox[:, ::2] + boxes.bbox[:, 1::2])
@@ -387,7 +390,7 @@ def _broad(of: Problem, target: Target, dtype: str) -> tuple[Problem, int]:
     crystal = of.start.crystal
     eta, n_cells = max(float(crystal.eta_rad), BROAD_ETA), np.minimum(crystal.n_cells, BROAD_N)
     wide = crystal._replace(n_cells=n_cells, eta_rad=np.float64(eta))
-    start = of.start._replace(crystal=wide, mosaic=continuous(BROAD_WIDTHS))
+    start = of.start._replace(crystal=wide, mosaic=continuous(BROAD_WIDTHS), edge_px=1.0)
     model = Model(of._replace(start=start, oversample=1), ("scale", "rotation"), 1, dtype, BROAD_REACH)
     scaled = _scaled(model, target)
     fit = _fit(scaled.model, scaled.planes, target, BROAD_ITERATIONS, BROAD_LEAST)

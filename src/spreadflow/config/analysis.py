@@ -187,7 +187,7 @@ class PixelsSection(Section):
     n_cells_axes: Literal[1, 3] = 1
     """1 = as many cells along a, b and c; 3 = each axis its own"""
     oversample: PositiveInt = 2
-    """points along each edge of a pixel that the model is averaged over: spots are no wider than a pixel or two"""
+    """sub-pixels along each edge, each averaged over its square: spots are no wider than a pixel or two"""
     psf: Literal["fiber", "gauss"] = "fiber"
     """shape of the detector's point spread: of a fibre-optic taper, or a Gaussian"""
     psf_fwhm_mm: NonNegativeFloat = 0.0

@@ -182,8 +182,9 @@ class DetectorSection(Section):
 
 
 class SimulateSection(Section):
-    oversample: PositiveInt | Literal["adaptive"] = 1
-    """sub-pixels along each edge; `adaptive` = as many as the sharpest domain of each reflection needs"""
+    oversample: PositiveInt | Literal["adaptive"] = 2
+    """sub-pixels along each edge, each averaged over its square; `adaptive` = as many points as the sharpest domain of
+    each reflection needs"""
     precision: Literal["float32", "float64"] = "float32"
     """of the sums over channels and domains; geometry is always float64"""
     compression: Literal["bitshuffle-lz4", "gzip"] = "bitshuffle-lz4"

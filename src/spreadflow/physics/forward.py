@@ -187,7 +187,35 @@ def _blocks(pairs: Pairs, size: int, dark: int) -> Iterator[Pairs]:
 def _tables(parameters: Parameters, pixels: Pixels):
     """What pairs look things up in."""
     ray = rays(parameters.detector, parameters.polarization, pixels)
-    return ray, clouds(parameters.crystal, parameters.mosaic, jnp.asarray(parameters.hkl)), Channels.of(parameters)
+    return ray, averaged(parameters), Channels.of(parameters)
+
+
+@jax.jit
+def averaged(parameters: Parameters) -> Clouds:
+    """The clouds of all nodes, as squares of `edge_px` see them: blurred by what lies within a square.
+
+    The mean of a Gaussian over a square is nearly that with a Gaussian of its second moments, edge²/12 along each axis
+    of the panel; the cut of a cloud is blurred by it when the cloud is. Steps on a panel are steps of p = (ŝ − ŝ0)/λ,
+    here at the middle of the spectrum, and on the panel whose centre is nearest to the ray.
+    """
+    crystal, detector, energies = parameters.crystal, parameters.detector, parameters.spectrum.energies_ev
+    k = 0.5 * (energies[0] + energies[-1]) / HC_EV_ANGSTROM
+    hkl = jnp.asarray(parameters.hkl)
+    ray = hkl @ jnp.asarray(crystal.A).T + k * geometry.S0
+    ray = ray / jnp.linalg.norm(ray, axis=1, keepdims=True)
+    slow, fast = detector.shape
+    panel = jnp.arange(len(detector.origin_mm))
+    toward = geometry.direction(jax.tree.map(jnp.asarray, detector), panel, 0.5 * fast + 0.0 * panel, 0.5 * slow)
+    nearest = jnp.argmax(ray @ toward.T, axis=1)
+    normal = geometry.normals(detector)
+    distance = (jnp.asarray(detector.origin_mm) * normal).sum(axis=1)[nearest]
+    across = jnp.asarray(normal)[nearest]
+    cosine = (ray * across).sum(axis=1)
+    step = parameters.edge_px * detector.pixel_mm * k * cosine / distance
+    out = (across - cosine[:, None] * ray).T
+    s = ray.T
+    blur = symmetric(lambda i, j: step**2 / 12 * ((i == j) - s[i] * s[j] - out[i] * out[j]))
+    return clouds(crystal, parameters.mosaic, hkl, jax.lax.stop_gradient(blur))
 
 
 @partial(jax.jit, static_argnames="dtype", donate_argnames=("total", "first"))

@@ -14,8 +14,8 @@ import numpy as np
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Crystal, Detector, Mosaic, Parameters, Pixels, Spectrum
 from spreadflow.physics import geometry, rotation
-from spreadflow.physics.forward import BLOCK, WINDOW, Pairs, Rays, exponents, rays
-from spreadflow.physics.mosaic import GAUSS, Clouds, clouds, dot, inverse, times
+from spreadflow.physics.forward import BLOCK, WINDOW, Pairs, Rays, averaged, exponents, rays
+from spreadflow.physics.mosaic import GAUSS, Clouds, dot, inverse, times
 from spreadflow.units import HC_EV_ANGSTROM
 
 REACH = 7.0
@@ -179,7 +179,7 @@ def _follow(parameters: Parameters, reach: float = REACH) -> _Followed:
     first, last = lit(parameters.spectrum)
     energies = np.asarray(parameters.spectrum.energies_ev)
     lights = np.asarray(parameters.spectrum.photons * parameters.f_squared)
-    cloud = clouds(parameters.crystal, parameters.mosaic, parameters.hkl)
+    cloud = averaged(parameters._replace(f_squared=(), scale=()))
     covariance, *found = _light(cloud, energies, lights)
     centre, width, dimmest, light = map(np.asarray, found)
     order = np.argsort(light)

@@ -1,5 +1,6 @@
 """How the mosaic domains of a lattice are turned, and the clouds they make of every node of the reciprocal lattice."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -66,11 +67,12 @@ def domain_rotations(rng: np.random.Generator, n: int, eta_rad: float) -> np.nda
 
 
 @jax.jit
-def clouds(crystal: Crystal, mosaic: Mosaic, hkl: Array) -> Clouds:
-    """Clouds of nodes hkl (node, 3) in the lab frame: q = R A h, Σ = R A D (R A)ᵀ + (η w)²(|q|²·1 − q qᵀ).
+def clouds(crystal: Crystal, mosaic: Mosaic, hkl: Array, blur: Sequence[Array] = (0.0,) * 6) -> Clouds:
+    """Clouds of nodes hkl (node, 3) in the lab frame: q = R A h, Σ = R A D (R A)ᵀ + (η w)²(|q|²·1 − q qᵀ) + blur.
 
     D = diag(0.63/4N²): a domain of Gaussian lattice factor. A component of width w turns every node by a Gaussian of
-    η w about each axis (small angles); it lowers the cloud as it widens it. Valid for N ≥ 5.
+    η w about each axis (small angles); it lowers the cloud as it widens it. Valid for N ≥ 5. blur: xx yy zz yz xz xy,
+    each (node,) or a number, Å⁻²; it keeps the photons of a cloud.
     """
     n_cells = crystal.n_cells
     R, A = mosaic.rotations, crystal.A
@@ -81,7 +83,8 @@ def clouds(crystal: Crystal, mosaic: Mosaic, hkl: Array) -> Clouds:
     tilt = (crystal.eta_rad * mosaic.width) ** 2
     square = dot(q, q)
     turning = symmetric(lambda i, j: tilt * ((square if i == j else 0.0) - q[i] * q[j]))
-    total = [a + b for a, b in zip(own, turning, strict=True)]
+    more = [jnp.reshape(b, (-1, 1)) for b in blur]
+    total = [a + b + c for a, b, c in zip(own, turning, more, strict=True)]
     cofactors, determinant = inverse(total)
     growth = jnp.sqrt(inverse(own)[1] / determinant)
     height = (n_cells[0] * n_cells[1] * n_cells[2]) ** 2 * mosaic.share * growth

@@ -120,6 +120,7 @@ class Simulator:
             detector=self.detector,
             hkl=self.factors.hkl[rows],
             f_squared=self.factors.squared(rows),
+            edge_px=0.0 if self.how.oversample == "adaptive" else 1.0 / self.how.oversample,
         )
 
     def expected(self, pulse: Spectrum, lattices: list[Parameters]) -> tuple[np.ndarray, list[bragg.Spots]]:
