@@ -1,4 +1,4 @@
-# Two commands from a bare checkout: `make demo` runs the chain, `make test` passes the tests.
+# From a bare checkout: `make demo` runs the chain, `make test` passes the tests, `make help` lists the rest.
 # They need Python >= 3.11 with pip, and no root. CONTRIBUTING.md tells the rest.
 
 SHELL := bash
