@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from spreadflow.analysis import gram, lattice_fit, solve
+from spreadflow.analysis import gram, lattice_fit, restraints, solve
 from spreadflow.analysis.likelihood import Noise, variance
 
 
@@ -35,13 +35,13 @@ def by_pixels(model, planes, made: gram.Gram, y: np.ndarray, u: np.ndarray | Non
         own = data.plane[a:b].T @ (weight[a:b, None] * data.plane[a:b])
         rows += [np.sqrt(solve.RIDGE * np.trace(own))] * 3  # the ridge of a plane is a weak restraint
     target = np.sqrt(weight) * (data.photons - expected - brighter)
-    restraints = np.diag(np.concatenate([1.0 / model.filled(lattice_fit.SIGMAS), rows]))
+    weak = np.diag(np.concatenate([1.0 / model.filled(restraints.SIGMAS), rows]))
     if u is not None:
         target = target - np.sqrt(weight) * (jacobian @ u)
-        design[:, :n], restraints[:n, :n] = 0.0, np.eye(n)
-        targets = [0.5 * np.sum((u / model.filled(lattice_fit.SIGMAS)) ** 2)]
-    every = np.concatenate([np.sqrt(weight)[:, None] * design, restraints])
-    said = np.concatenate([target, np.zeros(len(restraints))])
+        design[:, :n], weak[:n, :n] = 0.0, np.eye(n)
+        targets = [0.5 * np.sum((u / model.filled(restraints.SIGMAS)) ** 2)]
+    every = np.concatenate([np.sqrt(weight)[:, None] * design, weak])
+    said = np.concatenate([target, np.zeros(len(weak))])
     left = said - every @ np.linalg.lstsq(every, said)[0]
     return 0.5 * float(left @ left) + sum(targets)
 
@@ -91,7 +91,7 @@ def test_groups_of_shoeboxes_add_up(patched):
     model, planes = patched.models[2], patched.planes[2]
     some = np.arange(len(planes)) % 3 == 0
     whole, (one, other) = gram.gram(model, planes), gram.grams(model, planes, [some, ~some])
-    restraint = np.diag(1.0 / model.filled(lattice_fit.SIGMAS) ** 2)
+    restraint = np.diag(1.0 / model.filled(restraints.SIGMAS) ** 2)
     assert one.loss + other.loss == pytest.approx(whole.loss)
     np.testing.assert_allclose(one.nuisance + other.nuisance - restraint, whole.nuisance)
     np.testing.assert_allclose(one.score + other.score, whole.score)

@@ -8,7 +8,16 @@ import pytest
 from scipy import stats
 from scipy.ndimage import convolve
 
-from spreadflow.analysis import integration, lattice_fit, point_spread, prediction, refinement, shoeboxes, solve
+from spreadflow.analysis import (
+    integration,
+    lattice_fit,
+    point_spread,
+    prediction,
+    refinement,
+    restraints,
+    shoeboxes,
+    solve,
+)
 from spreadflow.analysis.likelihood import Noise
 from spreadflow.models import Crystal, Detector, Parameters, Shoeboxes, Spectrum
 from spreadflow.physics import forward, lattice, layout, mosaic, noise, rotation
@@ -110,7 +119,7 @@ def test_columns_are_finite_differences(tetragonal, free, n_axes, oversample):
     model = lattice_fit.Model(of, free, n_axes, "float64", reach=7.0)
     assert len(model.names()) == len(set(model.names())) == model.n_unknowns
     steps = {"rotation": 1e-7, "cell": 1e-7, "wavelength": 1e-7, "distance": 1e-4}
-    step = model.filled(dict.fromkeys(lattice_fit.SIGMAS, 1e-5) | steps)
+    step = model.filled(dict.fromkeys(restraints.SIGMAS, 1e-5) | steps)
     at = 20.0 * step
     values, columns = model(at)
     np.testing.assert_allclose(model.photons(at), values, rtol=1e-9, atol=1e-9)
