@@ -58,6 +58,24 @@ def loss(made: gram.Gram, y: np.ndarray, u: np.ndarray) -> float:
     return linear + quadratic + y @ made.cross @ u + 0.5 * u @ made.nuisance @ u
 
 
+def test_what_is_known_beside_the_pixels_is_part_of_the_parabola(patched):
+    """In place of the weak restraints, about where it is told."""
+    model, planes, rng = patched.models[0], patched.planes[0], np.random.default_rng(1)
+    about = model.parameters(np.array([0.1, 2e-4, -1e-4, 3e-4]))
+    knowing = lattice_fit.Model(
+        model.of._replace(known=restraints.Known(about, {"scale": 0.05, "rotation": 2e-4})), model.free
+    )
+    weak, known = gram.gram(model, planes), gram.gram(knowing, planes)
+    for _ in range(3):
+        u = np.array([0.1, 3e-4, 3e-4, 3e-4]) * rng.standard_normal(4)
+        more = knowing.restraint().loss(u) - model.restraint().loss(u)
+        y = np.zeros(len(weak.slope))
+        assert loss(known, y, u) - loss(weak, y, u) == pytest.approx(more, abs=1e-6)
+        assert knowing.restraint().loss(u) == pytest.approx(
+            0.5 * ((u[0] - 0.1) / 0.05) ** 2 + 0.5 * np.sum(((u[1:] - [2e-4, -1e-4, 3e-4]) / 2e-4) ** 2), rel=1e-4
+        )
+
+
 @pytest.mark.parametrize("model_error", [0.0, 0.1])
 def test_the_parabola_is_that_of_the_pixels(patched, model_error):
     """For any |F|² of the columns, and any scale and rotation or those that suit it best."""

@@ -59,6 +59,8 @@ def _candidates(path, value):
             "float64",
             "gauss",
             "smooth",
+            "poisson",
+            "lbfgs",
             "gzip",
             "P 1 2 1",
             "other",

@@ -287,7 +287,7 @@ class Stage1Section(PixelsSection):
     target: Literal["normal", "poisson"] = "normal"
     """−ln L of a pixel: with the model's variance, gains included, or of counts alone, readout as a shift"""
     minimizer: Literal["levenberg", "lbfgs"] = "levenberg"
-    """of −ln L: by second-order steps, or L-BFGS, for comparison; it needs a `max_iterations` of 300"""
+    """of −ln L: second-order steps or, for comparison, L-BFGS, which takes about six times as many evaluations"""
     max_iterations: PositiveInt = 30
     """evaluations of a lattice's model, the first pass apart; one that needs more has not converged"""
     uncertainty: Literal["sandwich", "fisher"] = "sandwich"

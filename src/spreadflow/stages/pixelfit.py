@@ -137,10 +137,9 @@ def known(section: Stage1Section, indexed: Parameters, space_group: str) -> rest
     if not of.given():
         return None
     crystal, at = indexed.crystal, refinement.frame(indexed.crystal.A, space_group)
-    B = np.linalg.cholesky(at.metric).T
     if of.cell is not None and of.cell.centre is not None:
-        B = lattice.reciprocal(symmetry.constrain_cell(lattice.radians(of.cell.centre), space_group))
-    A = at.U @ B / (1.0 + (of.wavelength.centre if of.wavelength else 0.0))
+        at = at._replace(metric=_metric(of.cell.centre, space_group))
+    A = at.U @ np.linalg.cholesky(at.metric).T / (1.0 + (of.wavelength.centre if of.wavelength else 0.0))
     n_cells = np.full(3, of.n_cells.centre) if of.n_cells and of.n_cells.centre else crystal.n_cells
     eta_rad = np.float64(of.eta.centre * DEG if of.eta and of.eta.centre else crystal.eta_rad)
     scale = np.float64(of.scale.centre if of.scale and of.scale.centre else np.nan)
@@ -148,6 +147,12 @@ def known(section: Stage1Section, indexed: Parameters, space_group: str) -> rest
     units = {"rotation": DEG, "n_cells": 1.0 / n_cells[0], "eta": DEG / eta_rad}
     about = indexed._replace(crystal=Crystal(A, n_cells, eta_rad), scale=scale, detector=detector)
     return restraints.Known(about, {name: r.sigma * units.get(name, 1.0) for name, r in of.given().items()})
+
+
+def _metric(cell: list[float], space_group: str) -> np.ndarray:
+    """Reciprocal metric (3, 3) of a cell a b c (Å) α β γ (degrees)."""
+    B = lattice.reciprocal(symmetry.constrain_cell(lattice.radians(cell), space_group))
+    return B.T @ B
 
 
 def refine(packed: Packed, spread: Mosaic, given: Given, section: Stage1Section, near: Near | None = None) -> Ended:
