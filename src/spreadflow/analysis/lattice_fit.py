@@ -352,18 +352,9 @@ def refine(
 
 def _fit(model: Model, planes: np.ndarray, target: Target, n_iterations: int, minimize=solve.fit, **how) -> solve.Fit:
     """All unknowns of a model from zero."""
-    return minimize(
-        model,
-        np.zeros(model.n_unknowns),
-        planes,
-        model.of.data,
-        model.of.noise,
-        model.restraint(),
-        target=target,
-        largest=model.filled(LARGEST),
-        n_iterations=n_iterations,
-        **how,
-    )
+    u, of = np.zeros(model.n_unknowns), (model.of.data, model.of.noise, model.restraint())
+    how |= {"target": target, "largest": model.filled(LARGEST), "n_iterations": n_iterations}
+    return minimize(model, u, planes, *of, **how)
 
 
 def sigma_z(point: solve.Point, data: solve.Data, noise: Noise) -> float:

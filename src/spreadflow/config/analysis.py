@@ -217,38 +217,38 @@ class MosaicSection(PixelsSection):
 
 
 class RestraintSection(Section):
-    """What is known of an unknown beside the pixels: a normal distribution about where the fit starts."""
+    """A normal restraint about where the fit starts."""
 
     sigma: PositiveFloat
     """its standard deviation"""
 
 
 class ValueRestraint(RestraintSection):
-    """The same about a value."""
+    """A normal restraint about a value."""
 
     centre: PositiveFloat | None = None
     """null = where the fit starts"""
 
 
 class CellRestraint(RestraintSection):
-    """The same about a cell."""
+    """A normal restraint about a cell."""
 
     centre: CellParameters | None = None
     """a b c (Å) α β γ (degrees); null = as indexed"""
 
 
 class ChangeRestraint(RestraintSection):
-    """The same about a change."""
+    """A normal restraint about a change."""
 
     centre: float = 0.0
     """of what the fit starts with"""
 
 
 class RestraintsSection(Section):
-    """Normal restraints of what is refined; null = a weak one about where the fit starts."""
+    """Normal restraints of what is refined, such as `n_cells: {centre: 55, sigma: 5}`; null = a weak one about the start."""
 
     scale: ValueRestraint | None = None
-    """mosaic domains in the beam; σ relative"""
+    """mosaic domains in the beam, null = of least squares at the start; σ relative"""
     rotation: RestraintSection | None = None
     """about the orientation as indexed; σ about any axis, degrees"""
     cell: CellRestraint | None = None
