@@ -245,7 +245,7 @@ class ChangeRestraint(RestraintSection):
 
 
 class RestraintsSection(Section):
-    """Normal restraints of what is refined, such as `n_cells: {centre: 55, sigma: 5}`; null = a weak one about the start."""
+    """Normal restraints of what is refined, such as `n_cells: {centre: 55, sigma: 5}`; null = a weak one."""
 
     scale: ValueRestraint | None = None
     """mosaic domains in the beam, null = of least squares at the start; σ relative"""
