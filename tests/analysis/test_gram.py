@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from spreadflow.analysis import gram, lattice_fit, solve
+from spreadflow.analysis import gram, lattice_fit, restraints, solve
 from spreadflow.analysis.likelihood import Noise, variance
 
 
@@ -35,13 +35,13 @@ def by_pixels(model, planes, made: gram.Gram, y: np.ndarray, u: np.ndarray | Non
         own = data.plane[a:b].T @ (weight[a:b, None] * data.plane[a:b])
         rows += [np.sqrt(solve.RIDGE * np.trace(own))] * 3  # the ridge of a plane is a weak restraint
     target = np.sqrt(weight) * (data.photons - expected - brighter)
-    restraints = np.diag(np.concatenate([1.0 / model.filled(lattice_fit.SIGMAS), rows]))
+    weak = np.diag(np.concatenate([1.0 / model.filled(restraints.SIGMAS), rows]))
     if u is not None:
         target = target - np.sqrt(weight) * (jacobian @ u)
-        design[:, :n], restraints[:n, :n] = 0.0, np.eye(n)
-        targets = [0.5 * np.sum((u / model.filled(lattice_fit.SIGMAS)) ** 2)]
-    every = np.concatenate([np.sqrt(weight)[:, None] * design, restraints])
-    said = np.concatenate([target, np.zeros(len(restraints))])
+        design[:, :n], weak[:n, :n] = 0.0, np.eye(n)
+        targets = [0.5 * np.sum((u / model.filled(restraints.SIGMAS)) ** 2)]
+    every = np.concatenate([np.sqrt(weight)[:, None] * design, weak])
+    said = np.concatenate([target, np.zeros(len(weak))])
     left = said - every @ np.linalg.lstsq(every, said)[0]
     return 0.5 * float(left @ left) + sum(targets)
 
@@ -56,6 +56,24 @@ def loss(made: gram.Gram, y: np.ndarray, u: np.ndarray) -> float:
         quadratic += 0.5 * y[a:b] @ G @ y[a:b]
     linear = made.loss - made.slope @ y - made.score @ u
     return linear + quadratic + y @ made.cross @ u + 0.5 * u @ made.nuisance @ u
+
+
+def test_what_is_known_beside_the_pixels_is_part_of_the_parabola(patched):
+    """In place of the weak restraints, about where it is told."""
+    model, planes, rng = patched.models[0], patched.planes[0], np.random.default_rng(1)
+    about = model.parameters(np.array([0.1, 2e-4, -1e-4, 3e-4]))
+    knowing = lattice_fit.Model(
+        model.of._replace(known=restraints.Known(about, {"scale": 0.05, "rotation": 2e-4})), model.free
+    )
+    weak, known = gram.gram(model, planes), gram.gram(knowing, planes)
+    for _ in range(3):
+        u = np.array([0.1, 3e-4, 3e-4, 3e-4]) * rng.standard_normal(4)
+        more = knowing.restraint().loss(u) - model.restraint().loss(u)
+        y = np.zeros(len(weak.slope))
+        assert loss(known, y, u) - loss(weak, y, u) == pytest.approx(more, abs=1e-6)
+        assert knowing.restraint().loss(u) == pytest.approx(
+            0.5 * ((u[0] - 0.1) / 0.05) ** 2 + 0.5 * np.sum(((u[1:] - [2e-4, -1e-4, 3e-4]) / 2e-4) ** 2), rel=1e-4
+        )
 
 
 @pytest.mark.parametrize("model_error", [0.0, 0.1])
@@ -91,7 +109,7 @@ def test_groups_of_shoeboxes_add_up(patched):
     model, planes = patched.models[2], patched.planes[2]
     some = np.arange(len(planes)) % 3 == 0
     whole, (one, other) = gram.gram(model, planes), gram.grams(model, planes, [some, ~some])
-    restraint = np.diag(1.0 / model.filled(lattice_fit.SIGMAS) ** 2)
+    restraint = np.diag(1.0 / model.filled(restraints.SIGMAS) ** 2)
     assert one.loss + other.loss == pytest.approx(whole.loss)
     np.testing.assert_allclose(one.nuisance + other.nuisance - restraint, whole.nuisance)
     np.testing.assert_allclose(one.score + other.score, whole.score)

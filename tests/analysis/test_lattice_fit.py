@@ -8,7 +8,16 @@ import pytest
 from scipy import stats
 from scipy.ndimage import convolve
 
-from spreadflow.analysis import integration, lattice_fit, point_spread, prediction, refinement, shoeboxes, solve
+from spreadflow.analysis import (
+    integration,
+    lattice_fit,
+    point_spread,
+    prediction,
+    refinement,
+    restraints,
+    shoeboxes,
+    solve,
+)
 from spreadflow.analysis.likelihood import Noise
 from spreadflow.models import Crystal, Detector, Parameters, Shoeboxes, Spectrum
 from spreadflow.physics import forward, lattice, layout, mosaic, noise, rotation
@@ -39,10 +48,12 @@ def planted(group: str, of: mosaic.Mosaic, n_cells=(36.0, 36.0, 36.0), seed: int
     return Parameters(crystal, of, 90.0, 0.003, pulse, 0.8, detector(), hkl[rows], f_squared[rows])
 
 
-def measured(true: Parameters, group: str, seed: int = 2, border: int = 2, kernel=None) -> Shoeboxes:
+def measured(
+    true: Parameters, group: str, seed: int = 2, border: int = 2, kernel=None, gains: float = 0.01
+) -> Shoeboxes:
     """Pixels of all predicted reflections of 2.4-3.5 Å, with noise; a few of them masked and wrong.
 
-    kernel: of a point spread of what is counted and amplified.
+    kernel: of a point spread of what is counted and amplified; gains: relative standard deviation.
     """
     rng = np.random.default_rng(seed)
     domain = float((true.crystal.n_cells * CELLS[group][:3]).mean())
@@ -53,7 +64,7 @@ def measured(true: Parameters, group: str, seed: int = 2, border: int = 2, kerne
     image = rng.uniform(5.0, 15.0) * np.ones((2, 240, 240)) + 0.02 * np.arange(240)
     pixels, pairs = layout.within(true, np.array([0, 1]), np.tile([0, 240, 0, 240], (2, 1)))
     image += forward.sums(true, pixels, pairs, "float64")[0].reshape(image.shape)
-    image = rng.poisson(image) * (1.0 + 0.01 * rng.standard_normal(image.shape))
+    image = rng.poisson(image) * (1.0 + gains * rng.standard_normal(image.shape))
     if kernel is not None:
         image = np.stack([convolve(panel, kernel, mode="nearest") for panel in image])
     image += 2.0 * rng.standard_normal(image.shape)
@@ -111,7 +122,7 @@ def test_columns_are_finite_differences(tetragonal, free, n_axes, oversample):
     model = lattice_fit.Model(of, free, n_axes, "float64", reach=7.0)
     assert len(model.names()) == len(set(model.names())) == model.n_unknowns
     steps = {"rotation": 1e-7, "cell": 1e-7, "wavelength": 1e-7, "distance": 1e-4}
-    step = model.filled(dict.fromkeys(lattice_fit.SIGMAS, 1e-5) | steps)
+    step = model.filled(dict.fromkeys(restraints.SIGMAS, 1e-5) | steps)
     at = 20.0 * step
     values, columns = model(at)
     np.testing.assert_allclose(model.photons(at), values, rtol=1e-9, atol=1e-9)
@@ -199,6 +210,116 @@ def test_the_poisson_target_agrees(tetragonal):
     errors = [away(found, true) / np.sqrt(np.diag(found.fisher)) for found in fits]
     assert (np.abs(errors) < 5).all()
     np.testing.assert_allclose(*errors, atol=1.5)
+
+
+def test_the_poisson_target_is_the_normal_one_of_bright_spots_and_known_gains():
+    """Estimates far nearer to each other than to the truth, of the same σ."""
+    noise, true = Noise(2.0, 0.0), planted("P 43 21 2", mosaic.continuous())._replace(scale=900.0)
+    boxes = measured(true, "P 43 21 2", gains=0.0)
+    of = lattice_fit.problem(fewer(moved(true, 0.003, 1.1, 0.9), boxes), "P 43 21 2", boxes, noise)
+    one, other = (lattice_fit.refine(of, FREE, target=target) for target in ("normal", "poisson"))
+    sigma = np.sqrt(np.diag(one.fisher))
+    assert one.fit.is_converged and other.fit.is_converged
+    assert np.linalg.norm(away(other, true) / sigma) > 1.0
+    np.testing.assert_allclose(away(one, true) / sigma, away(other, true) / sigma, atol=0.4)
+    np.testing.assert_allclose(np.sqrt(np.diag(other.fisher)), sigma, rtol=0.05)
+
+
+# ---------------------------------------------------------------- restraints
+
+
+@pytest.fixture(scope="module")
+def free(tetragonal):
+    """A problem 0.1° off, and its fit without any knowledge."""
+    true, boxes = tetragonal
+    of = lattice_fit.problem(fewer(moved(true, 0.1, 1.2, 0.7), boxes), "P 43 21 2", boxes, NOISE)
+    return of, lattice_fit.refine(of, FREE)
+
+
+def counted(of: lattice_fit.Problem, fitted: lattice_fit.Refined) -> np.ndarray:
+    """(unknown,) of a fit, from where the problem starts."""
+    found = restraints.counted(of.start, of.frame, fitted.parameters)
+    return np.concatenate([found[name][: 3 if name == "rotation" else 2 if name == "cell" else 1] for name in FREE])
+
+
+SOME = {"scale": slice(0, 1), "rotation": slice(1, 4), "cell": slice(4, 6), "n_cells": slice(6, 7), "eta": slice(7, 8)}
+
+
+@pytest.mark.parametrize("kind", FREE)
+def test_what_is_known_exactly_is_held(free, kind):
+    """Where it is told, which is not where the fit starts; both σ are then those told, and no other is larger."""
+    of, alone = free
+    about = moved(of.start, 0.01, 0.9, 1.1, 80.0, seed=4)
+    about = about._replace(crystal=about.crystal._replace(A=1.001 * about.crystal.A))
+    found = lattice_fit.refine(of._replace(known=restraints.Known(about, {kind: 1e-7})), FREE)
+    told = restraints.counted(of.start, of.frame, about)
+    np.testing.assert_allclose(
+        counted(of, found)[SOME[kind]], told[kind][: SOME[kind].stop - SOME[kind].start], atol=3e-7
+    )
+    for covariance in (found.fisher, found.sandwich):
+        np.testing.assert_allclose(np.sqrt(np.diag(covariance))[SOME[kind]], 1e-7, rtol=0.02)
+    assert found.fit.point.loss > alone.fit.point.loss
+
+
+def test_what_is_hardly_known_changes_nothing(free):
+    of, alone = free
+    about = moved(of.start, 0.05, 0.8, 1.3, seed=4)
+    found = lattice_fit.refine(of._replace(known=restraints.Known(about, dict.fromkeys(FREE, 1e3))), FREE)
+    sigma = np.sqrt(np.diag(alone.fisher))
+    np.testing.assert_allclose(counted(of, found) / sigma, counted(of, alone) / sigma, atol=0.1)
+    for name in ("fisher", "sandwich"):
+        np.testing.assert_allclose(
+            np.sqrt(np.diag(getattr(found, name))), np.sqrt(np.diag(getattr(alone, name))), rtol=0.01
+        )
+
+
+@pytest.mark.parametrize("kinds", [("rotation",), ("n_cells",), ("n_cells", "eta", "cell")])
+def test_pixels_and_knowledge_are_a_product_of_two_gaussians(free, kinds):
+    """Information adds up, and the estimate is the mean weighted with it: also of what is not restrained itself.
+
+    The orientation is known about where the fit starts, 0.1° off, though the fit itself goes on from the broad pass.
+    """
+    of, alone = free
+    n, sigma = len(alone.names), np.sqrt(np.diag(alone.fisher))
+    weak, before = 1.0 / lattice_fit.Model(of, FREE).filled(restraints.SIGMAS) ** 2, counted(of, alone)
+    centre, told, precision = np.zeros(n), {}, weak.copy()
+    for kind in kinds:
+        some = SOME[kind]
+        centre[some] = before[some] + 2.0 * sigma[some] * np.array([1.0, -1.0, 1.0])[: some.stop - some.start]
+        told[kind] = float(sigma[some].min())
+        if kind == "rotation":
+            centre[some], told[kind] = 0.0, float(np.sqrt(0.5 * sigma[some].max() * np.abs(before[some]).max()))
+        precision[some] = told[kind] ** -2
+    about = lattice_fit.Model(of, FREE).parameters(centre)
+    found = lattice_fit.refine(of._replace(known=restraints.Known(about, told)), FREE)
+    covariance = np.linalg.inv(np.linalg.inv(alone.fisher) + np.diag(precision - weak))
+    expected = before + covariance @ ((precision - weak) * (centre - before))
+    assert np.abs((expected - before) / sigma).max() > 0.9
+    np.testing.assert_allclose(counted(of, found) / sigma, expected / sigma, atol=0.15)
+    np.testing.assert_allclose(np.sqrt(np.diag(found.fisher)), np.sqrt(np.diag(covariance)), rtol=0.05)
+
+
+# ---------------------------------------------------------------- minimizers
+
+
+@pytest.mark.parametrize(("seed", "target", "n_axes"), [(0, "normal", 1), (1, "normal", 3), (2, "poisson", 1)])
+def test_lbfgs_ends_where_levenberg_does_and_takes_longer(tetragonal, seed, target, n_axes):
+    true, boxes = tetragonal
+    rng = np.random.default_rng(seed)
+    start = fewer(moved(true, 0.02, rng.uniform(0.8, 1.2), rng.uniform(0.7, 1.3), 1.5, seed=seed), boxes)
+    of = lattice_fit.problem(start, "P 43 21 2", boxes, NOISE)
+    how = {"n_axes": n_axes, "target": target}
+    one = lattice_fit.refine(of, FREE, **how)
+    other = lattice_fit.refine(of, FREE, minimizer="lbfgs", n_iterations=300, **how)
+    assert one.fit.is_converged and other.fit.is_converged
+    assert other.fit.point.loss == pytest.approx(one.fit.point.loss, abs=0.05)
+    assert 2 * one.fit.n_evaluations < other.fit.n_evaluations < 100
+    sigma = np.sqrt(np.diag(one.fisher))
+    np.testing.assert_allclose(away(other, true, n_axes) / sigma, away(one, true, n_axes) / sigma, atol=0.3)
+    np.testing.assert_allclose(np.sqrt(np.diag(other.sandwich)), np.sqrt(np.diag(one.sandwich)), rtol=0.05)
+    short = lattice_fit.refine(of, FREE, minimizer="lbfgs", n_iterations=6, **how)
+    assert short.fit.n_evaluations == 6 and not short.fit.is_converged
+    assert one.fit.point.loss + 1.0 < short.fit.point.loss <= short.loss_before
 
 
 @pytest.mark.parametrize("degrees", [0.0, 0.1])

@@ -181,10 +181,48 @@ def test_a_restraint_weighs_as_a_measurement():
     sigma = np.sqrt(solve.covariances(alone)[0][0, 0])
     restraint = solve.Restraint(np.array([TRUTH[0] + 3 * sigma, 0, 0, 0.7]), np.array([1 / sigma**2, 0, 0, 1 / 0.2**2]))
     found = solve.fit(blind, np.zeros(4), spots.planes, data, NOISE, restraint).point
-    fisher = solve.covariances(found)[0]
+    fisher, sandwich = solve.covariances(found)
     assert found.unknowns[3] == pytest.approx(0.7) and fisher[3, 3] == pytest.approx(0.2**2)
+    assert sandwich[3, 3] == pytest.approx(0.2**2)
     assert found.unknowns[0] == pytest.approx(0.5 * (alone.unknowns[0] + TRUTH[0] + 3 * sigma), abs=0.1 * sigma)
     assert fisher[0, 0] == pytest.approx(0.5 * sigma**2, rel=0.05)
+
+
+def test_what_is_quoted_with_restraints_is_how_draws_scatter():
+    """80 draws of 60 shoeboxes and of the centres, known as well as the pixels know them, and far better."""
+    spots, rng, pulls = Spots(60), np.random.default_rng(12), []
+    sigma = np.sqrt(np.diag(solve.covariances(fitted(spots, spots.drawn(rng)).point)[0])) * [1.0, 0.1, 1.0]
+    for _ in range(80):
+        data, known = spots.drawn(rng), solve.Restraint(TRUTH + sigma * rng.standard_normal(3), sigma**-2)
+        found = solve.fit(spots, np.zeros(3), spots.planes, data, NOISE, known).point
+        pulls.append([(found.unknowns - TRUTH) / np.sqrt(np.diag(c)) for c in solve.covariances(found)])
+    assert (np.abs(np.mean(pulls, axis=0)) < 4 / np.sqrt(80)).all()
+    np.testing.assert_allclose(np.std(pulls, axis=0), 1.0, atol=4 / np.sqrt(160))
+
+
+@pytest.mark.parametrize("target", ["normal", "poisson"])
+def test_lbfgs_ends_where_the_second_order_steps_do(target):
+    """It looks no farther than it may, counts what it looks at, and tells its best where it has to stop early."""
+    spots, seen = Spots(30), []
+    data = spots.drawn(np.random.default_rng(13))
+
+    def watched(u):
+        seen.append(u)
+        return spots(u)
+
+    planes, largest = np.tile([20.0, 0.0, 0.0], (30, 1)), np.array([0.3, 0.1, 0.1])
+    of, how = (planes, data, NOISE, FREE), {"target": target, "largest": largest}
+    best, start = solve.fit(spots, np.zeros(3), *of, **how), np.array([0.8, 0.3, -0.4])
+    found = solve.descend(watched, start, *of, **how, n_iterations=100)
+    assert found.is_converged and found.n_evaluations == len(seen) > best.n_evaluations
+    assert found.point.loss == pytest.approx(best.point.loss, abs=0.02)
+    assert (np.abs(np.array(seen) - start) <= solve.FARTHEST * largest * (1 + 1e-12)).all()
+    short = solve.descend(watched, start, *of, **how, n_iterations=4)
+    assert not short.is_converged and short.n_evaluations == len(seen) - found.n_evaluations == 4
+    losses = [solve.descend(spots, u, *of, target=target, n_iterations=1).point.loss for u in seen[-4:]]
+    assert short.point.loss == pytest.approx(min(losses), abs=1e-3)
+    hedged = solve.descend(spots, start, *of, target=target, largest=0.01 * largest, n_iterations=100)
+    assert not hedged.is_converged and hedged.point.loss > best.point.loss + 1.0
 
 
 def test_pixels_of_a_right_model_deviate_as_normal_ones_do():

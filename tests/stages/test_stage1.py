@@ -185,6 +185,70 @@ def test_a_continuous_spread_has_its_width_as_unknown(begun, tmp_path):
     assert 0.7 < np.median(ratio) < 1.4 and np.all((ratio > 0.5) & (ratio < 2)), "nine domains are no Gaussian"
 
 
+def test_what_is_known_holds_in_the_units_it_is_told_in(begun, tmp_path):
+    """Cells, degrees, Å, relative; where the fit starts if there is no centre. The product tells of it."""
+    out, cell = tmp_path / "stage1.h5", 1.002 * lattice.degrees(lattice.cell_of(begun.true[0].crystal.A))
+    known = {
+        "n_cells": {"centre": 17.0, "sigma": 1.7e-5},
+        "eta": {"sigma": 1e-6},
+        "rotation": {"sigma": 1e-6},
+        "cell": {"centre": cell.tolist(), "sigma": 1e-7},
+        "scale": {"centre": 80.0, "sigma": 1e-6},
+    }
+    tree = begun.tree | {"index": {"space_group": "P 1"}}
+    found = run(SimpleNamespace(annulus=begun.annulus, tree=tree), out, restraints=known, target="poisson")
+    told = store.attributes(out, "stage1")
+    assert told["config"]["restraints"]["n_cells"] == known["n_cells"] and told["config"]["target"] == "poisson"
+    assert told["config"]["minimizer"] == "levenberg"
+    fine = np.arange(6) < 4  # the fifth has no photons
+    assert (found["lattices/outcome"][fine] == RefinedOutcome.REFINED).all()
+    np.testing.assert_allclose(found["lattices/n_cells"][fine], 17.0, atol=1e-3)
+    np.testing.assert_allclose(found["lattices/scale"][fine], 80.0, rtol=1e-4)
+    np.testing.assert_allclose(found["lattices/cell"][fine], np.tile(lattice.radians(cell), (4, 1)), rtol=1e-5)
+    assert np.linalg.norm(found["lattices/misset_rad"][fine], axis=1).max() < 1e-5 * DEG, "though 0.03° off"
+    start = store.read(begun.annulus, "annulus")["lattices/eta_rad"][:4]
+    np.testing.assert_allclose(found["lattices/eta_rad"][fine], start, rtol=1e-3)
+    sigma = dict(zip(told["unknowns"], found["lattices/sigma_fisher"][fine].T, strict=True))
+    for name, most in (("n_cells", 1e-6), ("scale", 1e-6), ("rotation_1", 1e-6 * DEG), ("cell_1", 1e-7)):
+        np.testing.assert_array_less(sigma[name], most * (1 + 1e-6), err_msg=name)
+        np.testing.assert_array_less(0.5 * most, sigma[name], err_msg=name)
+
+
+def test_what_is_known_stays_where_it_is_in_later_refinements(begun):
+    """Those of `spread` begin where stage 1 ended; the orientation is known about the one that was indexed."""
+    told, key = store.attributes(begun.annulus, "annulus"), store.part_keys(begun.annulus, "annulus")[0]
+    packed = pixelfit.unpack(store.read_part(begun.annulus, "annulus", 0, key), 0)
+    how = configured(begun, restraints={"rotation": {"sigma": 0.01}, "n_cells": {"sigma": 2.0}})
+    given = stage.given_of(how, begun.annulus, told, "stage1")[0]
+    turn = np.array([2e-4, -1e-4, 3e-4])
+    near = pixelfit.Near(rotation.from_vector(turn) @ packed.A, np.full(3, 17.0), 1e-3, 90.0)
+    centres = []
+    for at in (None, near):
+        of = pixelfit.problem(packed, mosaic.continuous(), given, how.stage1, at)
+        model = lattice_fit.Model(of, tuple(how.stage1.refine))
+        restraint, n = model.restraint(), model.slices["n_cells"]
+        centres.append(model.parameters(restraint.centre).crystal)
+        np.testing.assert_allclose(restraint.precision[1:4], (0.01 * DEG) ** -2)
+        np.testing.assert_allclose(restraint.precision[n], (2.0 / centres[0].n_cells[0]) ** -2, rtol=1e-3)
+    assert np.abs(centres[0].A / packed.A - 1.0).max() < 1e-6
+    for one, other in zip(*centres, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6 if one.ndim else 1.0)
+
+
+def test_a_minimizer_that_may_not_look_often_enough_has_not_converged(begun, tmp_path):
+    ended = run(begun, tmp_path / "lbfgs.h5", minimizer="lbfgs", max_iterations=100)
+    short = run(begun, tmp_path / "short.h5", minimizer="lbfgs", max_iterations=8)
+    usual = run(begun, tmp_path / "usual.h5")
+    fine = usual["lattices/outcome"] == RefinedOutcome.REFINED
+    assert fine.sum() == 4 and (ended["lattices/outcome"] == usual["lattices/outcome"]).all()
+    assert (short["lattices/outcome"][fine] == RefinedOutcome.NOT_CONVERGED).all()
+    loss = {name: found["lattices/loss_after"][fine] for name, found in (("lbfgs", ended), ("levenberg", usual))}
+    np.testing.assert_allclose(loss["lbfgs"], loss["levenberg"], rtol=0, atol=0.1)
+    assert (ended["lattices/n_evaluations"][fine] > usual["lattices/n_evaluations"][fine]).all()
+    assert (short["lattices/n_evaluations"][fine] < ended["lattices/n_evaluations"][fine]).all()
+    np.testing.assert_allclose(ended["lattices/sigma_fisher"][fine], usual["lattices/sigma_fisher"][fine], rtol=0.05)
+
+
 def test_the_model_of_a_pixel_is_the_mean_over_its_points(begun):
     """Beside a fit of shoeboxes cut into pixels of half the size, on which the model is at single points."""
     true = begun.true[0]

@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix
 
 from spreadflow.analysis import lattice_fit, solve
 from spreadflow.analysis.likelihood import Noise, variance
+from spreadflow.analysis.solve import Restraint
 
 DIM = 1e-3
 """photons in a shoebox below which a channel of a reflection is left as the model has it"""
@@ -39,7 +40,7 @@ class Gram(NamedTuple):
     cross: np.ndarray
     """(column, unknown)"""
     nuisance: np.ndarray
-    """(unknown, unknown), weak restraints included"""
+    """(unknown, unknown), restraints included"""
     score: np.ndarray
     """(unknown,)"""
     normal: np.ndarray
@@ -68,7 +69,7 @@ def grams(
     start, others = of.start, np.column_stack([jacobian, data.photons - expected])
     intensity = np.asarray(start.f_squared, dtype=np.float64)
     boxes = [_box(photons[a:b], others[a:b], data.plane[a:b], weight[a:b], intensity) for a, b in pairwise(data.start)]
-    shared = (np.asarray(start.hkl, dtype=np.int32), intensity, np.diag(1.0 / model.filled(lattice_fit.SIGMAS) ** 2))
+    shared = (np.asarray(start.hkl, dtype=np.int32), intensity, model.restraint())
     n_pixels = np.diff(data.start)
     return [_joined([boxes[i] for i in np.flatnonzero(some)], int(n_pixels[some].sum()), *shared) for some in groups]
 
@@ -84,9 +85,9 @@ class _Box(NamedTuple):
     """(unknown + 1, unknown + 1)"""
 
 
-def _joined(boxes: list[_Box], n_pixels: int, hkl: np.ndarray, intensity: np.ndarray, restraint: np.ndarray) -> Gram:
-    """hkl (node, 3), intensity (node, channel); restraint: (unknown, unknown) information of the weak restraints."""
-    n, n_channels = len(restraint), intensity.shape[1]
+def _joined(boxes: list[_Box], n_pixels: int, hkl: np.ndarray, intensity: np.ndarray, restraint: Restraint) -> Gram:
+    """hkl (node, 3), intensity (node, channel)."""
+    n, n_channels = len(restraint.centre), intensity.shape[1]
     column = np.concatenate([np.empty(0, dtype=np.int64), *(box.column for box in boxes)])
     left = sum((box.others for box in boxes), np.zeros((n + 1, n + 1)))
     return Gram(
@@ -96,10 +97,10 @@ def _joined(boxes: list[_Box], n_pixels: int, hkl: np.ndarray, intensity: np.nda
         intensity=intensity.ravel()[column],
         slope=np.concatenate([np.empty(0), *(box.cross[:, n] for box in boxes)]),
         cross=np.concatenate([np.empty((0, n)), *(box.cross[:, :n] for box in boxes)]),
-        nuisance=left[:n, :n] + restraint,
-        score=left[:n, n],
+        nuisance=left[:n, :n] + np.diag(restraint.precision),
+        score=left[:n, n] + restraint.precision * restraint.centre,
         normal=np.concatenate([np.empty(0, dtype=np.float32), *(box.normal for box in boxes)]),
-        loss=0.5 * float(left[n, n]),
+        loss=0.5 * float(left[n, n]) + restraint.loss(0.0),
         n_pixels=n_pixels,
     )
 

@@ -199,7 +199,7 @@ def _fitted(model: lattice_fit.Model) -> Step:
     data, noise, u = model.of.data, model.of.noise, np.zeros(model.n_unknowns)
     factor, planes = lattice_fit.planes_and_scale(model(u)[0], data, noise)
     u[model.slices["scale"]] = np.log(factor)
-    weak = solve.Restraint(u, 1.0 / model.filled(lattice_fit.SIGMAS) ** 2)
+    weak = model.restraint()._replace(centre=u)
     fit = solve.fit(model, u, planes, data, noise, weak, largest=model.filled(lattice_fit.LARGEST))
     point = fit.point
     return Step(point.bragg, point.bragg, point.model, point.planes, 1 + fit.n_evaluations, 0.0)

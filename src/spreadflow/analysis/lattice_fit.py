@@ -12,18 +12,15 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
-from spreadflow.analysis import solve
+from spreadflow.analysis import restraints, solve
 from spreadflow.analysis.likelihood import Noise, Target, pixelwise, variance
 from spreadflow.analysis.refinement import Frame, frame, matrix, turn
+from spreadflow.analysis.restraints import Known, Unknown
 from spreadflow.models import Mosaic, Parameters, Pixels, Shoeboxes
 from spreadflow.physics import forward, geometry, layout, rotation
 from spreadflow.physics.mosaic import GAUSS, continuous
 from spreadflow.units import DEG
 
-Unknown = str
-"""scale, rotation, cell, n_cells, eta, distance, wavelength"""
-SIGMAS = {"scale": 5.0, "rotation": 0.02, "cell": 0.01, "n_cells": 1.0, "eta": 1.5, "distance": 1.0, "wavelength": 0.01}
-"""standard deviations of the weak restraints about the start: ln, rad, strain, ln, ln, mm, relative"""
 LARGEST = {
     "scale": 3.0,
     "rotation": 1e-3,
@@ -59,6 +56,8 @@ class Problem(NamedTuple):
     noise: Noise
     oversample: int = 1
     """points along each edge of a pixel that the model is averaged over"""
+    known: Known | None = None
+    """beside the pixels; None = nothing"""
 
 
 def reachable(start: Parameters, boxes: Shoeboxes) -> np.ndarray:
@@ -143,6 +142,10 @@ class Model:
     def filled(self, by_name: dict[Unknown, float]) -> np.ndarray:
         """(unknown,) a number for each kind of unknown."""
         return np.concatenate([np.full(s.stop - s.start, by_name[name]) for name, s in self.slices.items()])
+
+    def restraint(self) -> solve.Restraint:
+        """What is known of the unknowns, and weak restraints about the start of the others."""
+        return restraints.restraint(self.slices, self.of.start, self.of.frame, self.of.known)
 
     def unknown(self, u: np.ndarray, name: Unknown, n: int) -> np.ndarray:
         """The unknowns of a kind; zeros where they are not free."""
@@ -288,7 +291,7 @@ class Refined(NamedTuple):
     """of the unknowns"""
     fit: solve.Fit
     loss_before: float
-    """−ln L of the start, with the scale and the planes that suit it best"""
+    """−ln L of the start, with the scale and the planes that suit it best, restraints included"""
     fisher: np.ndarray
     """(unknown, unknown) covariance"""
     sandwich: np.ndarray
@@ -327,13 +330,14 @@ def refine(
     *,
     n_axes: int = 1,
     target: Target = "normal",
+    minimizer: solve.Minimizer = "levenberg",
     is_rough: bool = True,
     n_iterations: int = 30,
     dtype: str = "float32",
 ) -> Refined:
     """Refine the free unknowns and all planes. is_rough: look for the orientation with broad spots first, 0.1° away.
 
-    The fit begins at the start, or where the broad pass ended if the pixels are likelier there.
+    The fit begins at the start, or where the broad pass, always Levenberg's, ended if the pixels are likelier there.
     """
     before = best = _scaled(Model(of, free, n_axes, dtype), target)
     n_evaluations = 1
@@ -342,27 +346,18 @@ def refine(
         found = _scaled(Model(turned, free, n_axes, dtype), target)
         n_evaluations += n + 1
         best = found if found.loss < before.loss else before
-    fit = _fit(best.model, best.planes, target, n_iterations)
+    fit = _fit(best.model, best.planes, target, n_iterations, minimize=solve.MINIMIZERS[minimizer])
     parameters, covariances = best.model.parameters(fit.point.unknowns), solve.covariances(fit.point)
     n_evaluations += fit.n_evaluations
     names = best.model.names()
     return Refined(parameters, names, fit, before.loss, *covariances, n_evaluations, best.model.of.frame)
 
 
-def _fit(model: Model, planes: np.ndarray, target: Target, n_iterations: int, least=None) -> solve.Fit:
-    """All unknowns of a model from zero, with the weak restraints. least: by kind, steps that end the fit."""
-    return solve.fit(
-        model,
-        np.zeros(model.n_unknowns),
-        planes,
-        model.of.data,
-        model.of.noise,
-        solve.Restraint(np.zeros(model.n_unknowns), 1.0 / model.filled(SIGMAS) ** 2),
-        target=target,
-        largest=model.filled(LARGEST),
-        n_iterations=n_iterations,
-        least=None if least is None else model.filled(least),
-    )
+def _fit(model: Model, planes: np.ndarray, target: Target, n_iterations: int, minimize=solve.fit, **how) -> solve.Fit:
+    """All unknowns of a model from zero."""
+    u, of = np.zeros(model.n_unknowns), (model.of.data, model.of.noise, model.restraint())
+    how |= {"target": target, "largest": model.filled(LARGEST), "n_iterations": n_iterations}
+    return minimize(model, u, planes, *of, **how)
 
 
 def sigma_z(point: solve.Point, data: solve.Data, noise: Noise) -> float:
@@ -382,7 +377,9 @@ def _scaled(model: Model, target: Target) -> _Scaled:
     bragg = model.photons(np.zeros(model.n_unknowns))
     factor, planes = planes_and_scale(bragg, data, noise)
     expected = factor * bragg + solve.backgrounds(planes, data)
-    return _Scaled(model.scaled(factor), planes, float(pixelwise(data.photons, expected, noise, target).loss.sum()))
+    model = model.scaled(factor)
+    loss = pixelwise(data.photons, expected, noise, target).loss.sum() + model.restraint().loss(0.0)
+    return _Scaled(model, planes, float(loss))
 
 
 def _broad(of: Problem, target: Target, dtype: str) -> tuple[Problem, int]:
@@ -391,8 +388,9 @@ def _broad(of: Problem, target: Target, dtype: str) -> tuple[Problem, int]:
     eta, n_cells = max(float(crystal.eta_rad), BROAD_ETA), np.minimum(crystal.n_cells, BROAD_N)
     wide = crystal._replace(n_cells=n_cells, eta_rad=np.float64(eta))
     start = of.start._replace(crystal=wide, mosaic=continuous(BROAD_WIDTHS), edge_px=1.0)
-    model = Model(of._replace(start=start, oversample=1), ("scale", "rotation"), 1, dtype, BROAD_REACH)
+    known = of.known and of.known.only("rotation")  # the scale is another with other N
+    model = Model(of._replace(start=start, oversample=1, known=known), ("scale", "rotation"), 1, dtype, BROAD_REACH)
     scaled = _scaled(model, target)
-    fit = _fit(scaled.model, scaled.planes, target, BROAD_ITERATIONS, BROAD_LEAST)
+    fit = _fit(scaled.model, scaled.planes, target, BROAD_ITERATIONS, least=scaled.model.filled(BROAD_LEAST))
     U = np.asarray(turn(fit.point.unknowns[1:4])) @ of.frame.U
     return of._replace(frame=of.frame._replace(U=U)), 1 + fit.n_evaluations

@@ -2,14 +2,16 @@
 
 The model of a pixel is Bragg(unknowns) + plane of its shoebox. A shoebox's plane meets the unknowns in one block of the
 normal equations; its Schur complement leaves equations in the unknowns alone, and the planes follow from these. Steps
-are damped after Levenberg and Marquardt.
+are damped after Levenberg and Marquardt. For comparison there is L-BFGS on the same function.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+from scipy.optimize import minimize
 
 from spreadflow.analysis.likelihood import Noise, Target, pixelwise
 
@@ -19,6 +21,10 @@ ENOUGH = 0.01
 """a step that promises less of −ln L ends the fit"""
 RIDGE = 1e-6
 """of the planes' equations, relative to their diagonal: a shoebox may have too few pixels for a plane"""
+REST, N_ROUNDS = 1e-5, 20
+"""planes are at rest when they promise less of −ln L; rounds of that at most"""
+FARTHEST = 5.0
+"""how far from its start L-BFGS may look, in largest steps: spots as broad as a panel would fill the memory"""
 LEVERAGE = 0.999
 """the largest share of the information about an unknown that one shoebox is taken to hold"""
 
@@ -39,6 +45,10 @@ class Restraint(NamedTuple):
 
     centre: np.ndarray
     precision: np.ndarray
+
+    def loss(self, unknowns: np.ndarray | float) -> float:
+        """Its share of −ln L."""
+        return float(0.5 * self.precision @ (unknowns - self.centre) ** 2)
 
 
 class Point(NamedTuple):
@@ -67,6 +77,8 @@ class Point(NamedTuple):
     """(box, 3)"""
     idle: float
     """fall of the loss that the planes alone promise"""
+    precision: np.ndarray
+    """(unknown,) information of the restraints"""
 
 
 class Fit(NamedTuple):
@@ -104,11 +116,11 @@ def evaluate(
     informations = blocks[:, :n, :n] - across @ coupling
     scores = slopes[:, :n, 0] - (across @ lag[:, :, None])[:, :, 0]
     idle = 0.5 * float((right[:, :, 0] * lag).sum())
-    away = unknowns - restraint.centre
-    gradient = scores.sum(axis=0) + restraint.precision * away
-    loss = float(of.loss.sum() + 0.5 * restraint.precision @ away**2)
-    hessian = informations.sum(axis=0) + np.diag(restraint.precision)
-    return Point(unknowns, planes, values, model, loss, hessian, gradient, scores, informations, coupling, lag, idle)
+    precision = restraint.precision
+    gradient = scores.sum(axis=0) + precision * (unknowns - restraint.centre)
+    loss = float(of.loss.sum()) + restraint.loss(unknowns)
+    hessian, shares = informations.sum(axis=0) + np.diag(precision), (scores, informations)
+    return Point(unknowns, planes, values, model, loss, hessian, gradient, *shares, coupling, lag, idle, precision)
 
 
 def backgrounds(planes: np.ndarray, data: Data) -> np.ndarray:
@@ -172,13 +184,70 @@ def _step(point: Point, damping: float) -> tuple[np.ndarray, float]:
     return step, point.idle + float(-point.gradient @ step - 0.5 * step @ point.hessian @ step)
 
 
+def descend(
+    bragg: Bragg,
+    unknowns: np.ndarray,
+    planes: np.ndarray,
+    data: Data,
+    noise: Noise,
+    restraint: Restraint,
+    *,
+    target: Target = "normal",
+    largest: np.ndarray | None = None,
+    n_iterations: int = 30,
+    enough: float = ENOUGH,
+) -> Fit:
+    """The same by L-BFGS (Liu & Nocedal 1989; with bounds, Byrd et al. 1995), for comparison.
+
+    −ln L with planes at rest, a function of the unknowns alone, has the gradient that `evaluate` tells. Unknowns are in
+    units of Fisher's σ at the start, and stay within `FARTHEST` of `largest`. Ends where `fit` would, before a Newton
+    step that promises less than `enough`, or after `n_iterations` evaluations.
+    """
+    at = lambda u, planes: _at_rest(bragg, u, planes, data, noise, restraint, target)  # noqa: E731
+    start = best = last = at(unknowns, planes)
+    unit, n_evaluations = 1.0 / np.sqrt(np.maximum(np.diag(start.hessian), 1e-30)), 1
+
+    def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal best, last, n_evaluations
+        if x.any():
+            if n_evaluations == n_iterations:
+                raise StopIteration
+            last, n_evaluations = at(unknowns + x * unit, last.planes), n_evaluations + 1
+        best = last if last.loss < best.loss else best
+        if _step(best, 0.0)[1] < enough:
+            raise StopIteration
+        return last.loss, last.gradient * unit
+
+    bounds = None if largest is None else np.outer(FARTHEST * largest / unit, [-1.0, 1.0])
+    unbounded = {"maxfun": n_iterations + 1, "maxiter": n_iterations + 1, "ftol": 0.0, "gtol": 0.0}
+    with suppress(StopIteration):
+        minimize(loss, np.zeros(len(unit)), jac=True, method="L-BFGS-B", bounds=bounds, options=unbounded)
+    return Fit(best, n_evaluations, _step(best, 0.0)[1] < enough)
+
+
+def _at_rest(bragg: Bragg, unknowns: np.ndarray, planes: np.ndarray, *of) -> Point:
+    """The point whose planes suit the unknowns best."""
+    made = bragg(unknowns)
+    for _ in range(N_ROUNDS):
+        point = evaluate(lambda _: made, unknowns, planes, *of)
+        if point.idle < REST:
+            break
+        planes = point.planes - point.lag
+    return point
+
+
+Minimizer = Literal["levenberg", "lbfgs"]
+MINIMIZERS = {"levenberg": fit, "lbfgs": descend}
+
+
 def covariances(point: Point) -> tuple[np.ndarray, np.ndarray]:
     """Covariance of the unknowns (unknown, unknown): of Fisher, and the sandwich over shoeboxes.
 
     The sandwich is honest also where the model is wrong, as long as it is wrong in each shoebox by itself. With g the
     score of a shoebox and h its information it is (n − 1)/n Σ d dᵀ, d = (H − h)⁻¹g: how far the unknowns move when the
     shoebox is left out (jackknife; CV₃ of MacKinnon, Nielsen & Webb 2023). H⁻¹(Σ g gᵀ)H⁻¹ would be too small where few
-    shoeboxes hold most of the information, for these draw the fit to themselves.
+    shoeboxes hold most of the information, for these draw the fit to themselves. A restraint of precision P is taken at
+    its word, as a measurement that no shoebox holds: + H⁻¹PH⁻¹. Where the model is right, both are H⁻¹.
     """
     scale = 1.0 / np.sqrt(np.maximum(np.diag(point.hessian), 1e-30))
     values, vectors = np.linalg.eigh(point.hessian * np.outer(scale, scale))
@@ -188,4 +257,5 @@ def covariances(point: Point) -> tuple[np.ndarray, np.ndarray]:
     along = np.einsum("bij,bi->bj", axes, point.scores @ root) / (1.0 - np.minimum(shares, LEVERAGE))
     moved = np.einsum("bij,bj->bi", axes, along)
     n = len(moved)
-    return root @ root.T, root @ (moved.T @ moved * ((n - 1) / n)) @ root.T
+    scatter = moved.T @ moved * ((n - 1) / n) + root.T @ (point.precision[:, None] * root)
+    return root @ root.T, root @ scatter @ root.T

@@ -216,6 +216,57 @@ class MosaicSection(PixelsSection):
         return self.range or ("annulus" if self.scope == "shared" else "wide")
 
 
+class RestraintSection(Section):
+    """A normal restraint about where the fit starts."""
+
+    sigma: PositiveFloat
+    """its standard deviation"""
+
+
+class ValueRestraint(RestraintSection):
+    """A normal restraint about a value."""
+
+    centre: PositiveFloat | None = None
+    """null = where the fit starts"""
+
+
+class CellRestraint(RestraintSection):
+    """A normal restraint about a cell."""
+
+    centre: CellParameters | None = None
+    """a b c (Å) α β γ (degrees); null = as indexed"""
+
+
+class ChangeRestraint(RestraintSection):
+    """A normal restraint about a change."""
+
+    centre: float = 0.0
+    """of what the fit starts with"""
+
+
+class RestraintsSection(Section):
+    """Normal restraints of what is refined, such as `n_cells: {centre: 55, sigma: 5}`; null = a weak one."""
+
+    scale: ValueRestraint | None = None
+    """mosaic domains in the beam, null = of least squares at the start; σ relative"""
+    rotation: RestraintSection | None = None
+    """about the orientation as indexed; σ about any axis, degrees"""
+    cell: CellRestraint | None = None
+    """of the cell; σ relative, of any length in the crystal (less of those that symmetry makes equal)"""
+    n_cells: ValueRestraint | None = None
+    """of N, the same on each axis; both in cells"""
+    eta: ValueRestraint | None = None
+    """of η where it is an unknown; both in degrees"""
+    distance: ChangeRestraint | None = None
+    """of the change of the detector's distance; both in mm"""
+    wavelength: ChangeRestraint | None = None
+    """of the relative change of the wavelength"""
+
+    def given(self) -> dict[str, RestraintSection]:
+        """Those there are."""
+        return {name: of for name in type(self).model_fields if (of := getattr(self, name)) is not None}
+
+
 class Stage1Section(PixelsSection):
     """Each lattice refined against its pixels."""
 
@@ -231,8 +282,14 @@ class Stage1Section(PixelsSection):
         "eta",
     ]
     """what moves, besides the background of every shoebox"""
+    restraints: RestraintsSection = RestraintsSection()
+    """what is known of it beside the pixels; part of every σ that is told"""
+    target: Literal["normal", "poisson"] = "normal"
+    """−ln L of a pixel: with the model's variance, gains included, or of counts alone, readout as a shift"""
+    minimizer: Literal["levenberg", "lbfgs"] = "levenberg"
+    """of −ln L: second-order steps or, for comparison, L-BFGS, which takes about six times as many evaluations"""
     max_iterations: PositiveInt = 30
-    """of a lattice; one that needs more has not converged"""
+    """evaluations of a lattice's model, the first pass apart; one that needs more has not converged"""
     uncertainty: Literal["sandwich", "fisher"] = "sandwich"
     """which σ is quoted: over shoeboxes, honest where the model is wrong, or of the model; both are stored"""
     block_lattices: PositiveInt = 16
@@ -244,6 +301,12 @@ class Stage1Section(PixelsSection):
         if len(lengths) > 1:
             expected = "one of cell, distance and wavelength: in one shot they are degenerate"
             raise Inconsistent("refine", expected, ", ".join(lengths))
+        for name in self.restraints.given():
+            if name not in self.refine:
+                free = f"an unknown that is refined, {', '.join(self.refine)}: what is held needs no restraint"
+                raise Inconsistent(f"restraints.{name}", free, name)
+        if self.restraints.eta is not None and self.mosaicity == "domains":
+            raise Inconsistent("restraints.eta", "null where stage1.mosaicity is 'domains', which have no η", "eta")
         if self.mosaicity == "domains" and self.domains is None:
             raise Inconsistent("domains", "a file of rotations where stage1.mosaicity is 'domains'", None)
         return self

@@ -15,7 +15,7 @@ from spreadflow.config.analysis import (
     MosaicSection,
     Stage1Section,
 )
-from spreadflow.config.base import Inconsistent, Section, first
+from spreadflow.config.base import Inconsistent, Section, check_cell_fits_group, first
 from spreadflow.config.simulation import (
     BeamSection,
     CrystalSection,
@@ -133,6 +133,11 @@ class Config(Section):
             raise Inconsistent("structure_factors.mtz", "a copy of the file that this trial itself writes", mtz)
         if self.spread.d_max <= (d_min := self.resolved("wide").d_min):
             raise Inconsistent("spread.d_max", f"more than wide.d_min, {d_min}", self.spread.d_max)
+        if (cell := self.stage1.restraints.cell) is not None and cell.centre is not None:
+            try:
+                check_cell_fits_group(cell.centre, self.resolved("reindex").space_group)
+            except Inconsistent as error:
+                raise Inconsistent("stage1.restraints.cell.centre", error.expected, error.found) from None
         for stage in ("level0", "cells"):
             for run in getattr(self, stage).runs or []:
                 if run not in self.runs:

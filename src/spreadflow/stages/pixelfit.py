@@ -4,12 +4,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis import lattice_fit, point_spread, prediction, refinement, spot_positions
+from spreadflow.analysis import lattice_fit, point_spread, prediction, refinement, restraints, spot_positions
 from spreadflow.analysis.likelihood import Noise, variance
 from spreadflow.config import Stage1Section
 from spreadflow.errors import RefinedOutcome
 from spreadflow.models import Crystal, Detector, Mosaic, Overlap, Parameters, Shoeboxes, Spectrum
-from spreadflow.physics import lattice, noise
+from spreadflow.physics import geometry, lattice, noise, symmetry
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.units import DEG
 
@@ -120,10 +120,39 @@ def problem(
         kernel = noise.POINT_SPREADS[section.psf](section.psf_fwhm_mm, float(given.detector.pixel_mm), KERNEL_PX)
         boxes, readout = point_spread.undone(boxes, packed.recorded, kernel), readout * point_spread.growth(kernel)
     begun = start(packed if near is None else packed._replace(A=near.A), spread, given)
+    indexed = begun._replace(crystal=begun.crystal._replace(A=packed.A))
     if near is not None:
         begun = begun._replace(crystal=Crystal(near.A, near.n_cells, np.float64(near.eta_rad)), scale=near.scale)
     of_pixels = Noise(readout, section.calibration_error)
-    return lattice_fit.problem(begun, given.space_group, boxes, of_pixels, section.oversample)
+    of = lattice_fit.problem(begun, given.space_group, boxes, of_pixels, section.oversample)
+    return of._replace(known=known(section, indexed, given.space_group))
+
+
+def known(section: Stage1Section, indexed: Parameters, space_group: str) -> restraints.Known | None:
+    """What the configuration tells of a lattice beside its pixels. indexed: where a fit starts, what is not told.
+
+    To first order: σ of N and η are those of ln N and ln η times the value they are centred at.
+    """
+    of = section.restraints
+    if not of.given():
+        return None
+    crystal, at = indexed.crystal, refinement.frame(indexed.crystal.A, space_group)
+    if of.cell is not None and of.cell.centre is not None:
+        at = at._replace(metric=_metric(of.cell.centre, space_group))
+    A = at.U @ np.linalg.cholesky(at.metric).T / (1.0 + (of.wavelength.centre if of.wavelength else 0.0))
+    n_cells = np.full(3, of.n_cells.centre) if of.n_cells and of.n_cells.centre else crystal.n_cells
+    eta_rad = np.float64(of.eta.centre * DEG if of.eta and of.eta.centre else crystal.eta_rad)
+    scale = np.float64(of.scale.centre if of.scale and of.scale.centre else np.nan)
+    detector = geometry.shifted(indexed.detector, 0.0, 0.0, of.distance.centre if of.distance else 0.0)
+    units = {"rotation": DEG, "n_cells": 1.0 / n_cells[0], "eta": DEG / eta_rad}
+    about = indexed._replace(crystal=Crystal(A, n_cells, eta_rad), scale=scale, detector=detector)
+    return restraints.Known(about, {name: r.sigma * units.get(name, 1.0) for name, r in of.given().items()})
+
+
+def _metric(cell: list[float], space_group: str) -> np.ndarray:
+    """Reciprocal metric (3, 3) of a cell a b c (Å) α β γ (degrees)."""
+    B = lattice.reciprocal(symmetry.constrain_cell(lattice.radians(cell), space_group))
+    return B.T @ B
 
 
 def refine(packed: Packed, spread: Mosaic, given: Given, section: Stage1Section, near: Near | None = None) -> Ended:
@@ -138,6 +167,8 @@ def refine(packed: Packed, spread: Mosaic, given: Given, section: Stage1Section,
             of,
             tuple(section.refine),
             n_axes=section.n_cells_axes,
+            target=section.target,
+            minimizer=section.minimizer,
             is_rough=near is None,
             n_iterations=section.max_iterations,
         )

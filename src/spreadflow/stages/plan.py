@@ -22,7 +22,7 @@ from spreadflow.models import Overlap, Shoeboxes
 from spreadflow.parallel import World
 from spreadflow.physics import anomalous, lattice
 from spreadflow.physics.structure_factors import StructureFactors
-from spreadflow.stages import factors, patches
+from spreadflow.stages import factors, patches, pixelfit
 from spreadflow.stages.still import Simulator
 
 LATTICES = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
@@ -157,6 +157,7 @@ def _of_lattice(simulator: Simulator, number: int, ranges: list[tuple[float, flo
     hkl, f_squared = np.asarray(made.parameters.hkl)[rows], np.asarray(made.parameters.f_squared)[rows]
     start = made.parameters._replace(hkl=hkl, f_squared=f_squared)
     of = lattice_fit.problem(start, simulator.crystal.space_group, boxes, noise, how.oversample)
+    of = of._replace(known=pixelfit.known(how, start, simulator.crystal.space_group))
     model = lattice_fit.Model(of, tuple(how.refine), how.n_cells_axes)
     planes = lattice_fit.planes_and_scale(np.zeros(len(of.data.photons)), of.data, noise)[1]
     sets = [(made.predicted.d >= low) & (made.predicted.d < high) for low, high in ranges]
