@@ -178,9 +178,13 @@ def _is_free(path: str, leaf) -> bool:
 
 
 def leaves() -> list[str]:
-    """Names of what can be refined, such as `.crystal.A`: the table of gradients."""
+    """Names of what can be refined, such as `.crystal.A`: the table of gradients. Points have no size here."""
     told = jax.tree_util.tree_flatten_with_path((parameters(), points(1)))[0]
-    return [name for name, leaf in ((jax.tree_util.keystr(path), leaf) for path, leaf in told) if _is_free(name, leaf)]
+    return [
+        name
+        for name, leaf in ((jax.tree_util.keystr(path), leaf) for path, leaf in told)
+        if _is_free(name, leaf) and name != "[0].edge_px"
+    ]
 
 
 def _values(free: dict, both):

@@ -189,3 +189,21 @@ def test_derivatives_by_the_crystal_block_by_block(name):
     for column, expected in zip(made[1:], truth, strict=True):
         expected = np.reshape(expected, column.shape)
         np.testing.assert_allclose(column, expected, atol=1e-11 * max(np.abs(expected).max(), 1e-300))
+
+
+@pytest.mark.parametrize("name", ["domains", "continuous"])
+def test_derivatives_of_averages_over_squares(name):
+    """By the size of the squares, the distance of the detector and the scale."""
+    p, photons = engine(name, 500)
+    away = np.asarray(p.detector.origin_mm)
+
+    def of(x):
+        detector = p.detector._replace(origin_mm=away * (1.0 + x[1]))
+        return photons(p._replace(edge_px=1.0 + x[0], detector=detector, scale=p.scale * (1.0 + x[2])))
+
+    jacobian, value = jax.jacfwd(of)(np.zeros(3)), np.asarray(of(np.zeros(3)))
+    assert np.abs(value - np.asarray(photons(p))).max() > 0.05 * value.max()
+    for i, step in enumerate((1e-5, 1e-7, 1e-3)):
+        central = (np.asarray(of(step * np.eye(3)[i])) - np.asarray(of(-step * np.eye(3)[i]))) / (2 * step)
+        assert np.abs(central).max() > 1e-3 * value.max()
+        np.testing.assert_allclose(jacobian[:, i], central, rtol=1e-5, atol=3e-6 * np.abs(central).max())

@@ -215,7 +215,7 @@ def averaged(parameters: Parameters) -> Clouds:
     out = (across - cosine[:, None] * ray).T
     s = ray.T
     blur = symmetric(lambda i, j: step**2 / 12 * ((i == j) - s[i] * s[j] - out[i] * out[j]))
-    return clouds(crystal, parameters.mosaic, hkl, jax.lax.stop_gradient(blur))
+    return clouds(crystal, parameters.mosaic, hkl, blur)
 
 
 @partial(jax.jit, static_argnames="dtype", donate_argnames=("total", "first"))
