@@ -173,7 +173,12 @@ def files() -> str:
     text = GENERATED + "# Files\n\n## Manifest of a run\n\nJSON, written by `simulate` or `spreadflow manifest`.\n\n"
     text += _fields(images.Manifest) + "\nEach of `files`:\n\n" + _fields(images.ManifestFile) + "\n"
     text += IMAGES + BAD + "## Outcomes\n\n"
-    text += _members(errors.Outcome) + _members(errors.LatticeOutcome) + _members(models.ReflectionFlag)
+    text += (
+        _members(errors.Outcome)
+        + _members(errors.AdoptOutcome)
+        + _members(errors.LatticeOutcome)
+        + _members(models.ReflectionFlag)
+    )
     text += _members(models.Overlap)
     text += PRODUCTS
     kinds: dict[int, list[str]] = {}
