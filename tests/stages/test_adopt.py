@@ -13,6 +13,8 @@ another detector, nothing to adopt, no line      | FileError
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -407,3 +409,20 @@ def test_experiments_of_two_detectors_are_refused(usual, tmp_path):
     (tmp_path / "spec.txt").write_text("0.expt 0.refl\n1.expt 1.refl\n2.expt 2.refl\n")
     with pytest.raises(FileError, match=r"line 3.*the same detector.*0\.1 px"):
         adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
+
+
+@pytest.mark.slow
+def test_two_ranks_make_what_one_does(usual, told, tmp_path):
+    launcher = Path(sys.prefix) / "bin" / "mpiexec"
+    if not launcher.exists():
+        pytest.skip(f"no MPI launcher at {launcher}")
+    argv = ["--images", usual.manifest, "--spec", usual.folder / "spec.txt", "--out", tmp_path / "reindex.h5"]
+    words = [launcher, "-n", "2", sys.executable, "-m", "spreadflow.cli", "adopt", "--ranks", "2"]
+    words += ["--config", section(parse(TREE), "adopt", "r"), *argv]
+    subprocess.run([*map(str, words)], check=True, timeout=300)
+    for name, kind in (("reindex.h5", "reindex"), ("adopt.h5", "adopt")):
+        theirs, ours = (store.read(folder / name, kind) for folder in (told.folder, tmp_path))
+        for column in ours.keys() - {"shots/seconds"}:
+            np.testing.assert_array_equal(ours[column], theirs[column], err_msg=column)
+        keys = [store.attributes(folder / name, kind)["key"] for folder in (told.folder, tmp_path)]
+        assert keys[0] == keys[1]
