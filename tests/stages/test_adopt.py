@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 from spreadflow import cli
+from spreadflow.analysis import refinement
 from spreadflow.config import for_stage, parse, section
 from spreadflow.errors import AdoptOutcome, FileError, LatticeOutcome, Outcome, RefinedOutcome
 from spreadflow.io import dials, store
@@ -360,6 +361,28 @@ def test_a_shot_that_is_lost_takes_its_lines_along(usual, tmp_path):
     keys = {"saturation_photons": 3.0, "saturated_fraction_max": 0.0}
     _, ends = adopted(usual.folder / "spec.txt", usual.manifest, tmp_path / "reindex.h5", **keys)
     assert list(ends["lines/outcome"]) == [AdoptOutcome.LOST_SHOT] * 6 and np.all(ends["lines/k"] == -1)
+
+
+def test_an_image_that_is_gone_takes_its_lines_along(usual, tmp_path):
+    one = usual.lattices[0]
+    shutil.copy(usual.manifest, tmp_path)
+    write_expt(tmp_path / "a.expt", usual.detector, [one | {"image": one["image"].name}])
+    write_refl(tmp_path / "a.refl", [one])
+    (tmp_path / "spec.txt").write_text("a.expt a.refl")
+    found, ends = adopted(tmp_path / "spec.txt", tmp_path / "manifest.json", tmp_path / "reindex.h5")
+    assert list(ends["lines/outcome"]) == [AdoptOutcome.LOST_SHOT]
+    assert found["shots/outcome"][0] == Outcome.UNREADABLE
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_lattice_without_spots_is_taken_all_the_same(usual, tmp_path):
+    """It keeps the mosaic spread expected before any data, and is predicted and integrated."""
+    how = {"spots": {"min_pixels": 199}, "mosaic_spread_deg": None}
+    found, ends = adopted(usual.folder / "spec.txt", usual.manifest, tmp_path / "reindex.h5", **how)
+    assert list(ends["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
+    assert not found["lattices/n_indexed"].any() and not found["lattices/n_rmsd"].any()
+    np.testing.assert_allclose(found["lattices/eta_rad"], refinement.ETA_PRIOR_RAD, rtol=1e-6)
+    assert np.all(np.bincount(found["reflections/lattice"]) > 50)
 
 
 def test_a_rerun_makes_nothing_and_other_lattices_everything(usual, tmp_path):

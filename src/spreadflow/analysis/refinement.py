@@ -393,7 +393,8 @@ def refine(
             return None
         fine = {"model_px": MODEL_PX, "inflate": inflate, "ln_eta": ln_eta, "psi": False, "hold": hold}
         A, eta, z2 = _round(A, eta, hkl, spots, **fine, enough=FINE if again else ROUGH, **where)
-        outlier, inflate = z2 > 16.0, inflate * max(1.0, float(np.median(z2)) / (2 * np.log(2)))
+        worse = float(np.median(z2)) / (2 * np.log(2)) if len(z2) else 1.0
+        outlier, inflate = z2 > 16.0, inflate * max(1.0, worse)
     used = np.zeros(len(hkl), dtype=bool)
     used[(hkl != 0).any(axis=1)] = ~outlier
     listed = np.where((spots.intensity >= I_OVER_SIGMA * spots.sigma)[:, None], listed, 0)

@@ -41,9 +41,9 @@ def picture(tables: list[dict], told: dict) -> Figure:
         f"{style.say(told['n_adopted'])} of {style.say(told['n_lines'])} lines adopted",
     )
     ends, agreement = page.subplots(1, 2)
-    names = [name.replace("_", " ") for name in told["outcomes"]]
-    colors = [style.GREEN] + [style.ORANGE] * (len(names) - 1)
-    style.bars(ends, names, list(told["outcomes"].values()), colors)
+    counts = {name.replace("_", " "): n for name, n in told["outcomes"].items() if n}
+    colors = [style.GREEN if name == "adopted" else style.ORANGE for name in counts]
+    style.bars(ends, list(counts), list(counts.values()), colors)
     ends.set_title(f"how {style.say(told['n_lines'])} lines ended")
     n, agree = (np.concatenate([t[f"lines/{name}"] for t in tables]) for name in ("n_reflections", "n_agree"))
     agreement.plot(n, agree, ".", color=style.BLUE, alpha=0.6)
