@@ -36,7 +36,7 @@ class Line(NamedTuple):
 
 
 class Reader:
-    """Reads lines one after the other. detector: that of the run."""
+    """Reads lines one after the other; a file that many of them name is opened once where they follow each other."""
 
     def __init__(self, section: IndexSection, source: Source):
         self._section, self._detector, self._shots = section, source.detector, _Shots(source)
