@@ -4,7 +4,8 @@ stage    | in                                       | out
 simulate | config only                              | data/<run>/manifest.json and its images
 index    | images of a run                          | results/<trial>/<run>/index.h5
 level0   | index of the chosen runs                 | results/<trial>/level0.expt
-reindex  | images of a run, level0                  | results/<trial>/<run>/reindex.h5
+adopt    | images of a run, its spec file           | results/<trial>/<run>/reindex.h5, adopt.h5
+reindex  | images of any other run, level0          | results/<trial>/<run>/reindex.h5
 cells    | reindex of all runs                      | results/<trial>/cells.h5, cells.tdata
 merge    | reindex of all runs, cells               | results/<trial>/merge.h5, merge.mtz
 annulus  | images and reindex of all runs, cells    | results/<trial>/annulus.h5
@@ -33,6 +34,7 @@ rule all:
 include: "workflow/rules/simulate.smk"
 include: "workflow/rules/index.smk"
 include: "workflow/rules/level0.smk"
+include: "workflow/rules/adopt.smk"
 include: "workflow/rules/reindex.smk"
 include: "workflow/rules/cells.smk"
 include: "workflow/rules/merge.smk"

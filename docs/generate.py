@@ -65,6 +65,14 @@ image file, manifest and config add up.
 `level0.expt` is a DIALS ExperimentList (JSON) with one beam and the detector. Read: any list whose experiments share
 one detector with panels of equal shape, hierarchies resolved, and a beam along the lab z axis.
 
+## Lattices of others
+
+A spec file names a lattice a line: `.expt .refl [spectrum.lam] [number of the experiment]`, relative names from its
+folder. Read of the experiment: crystal (`real_space_a`, `b`, `c`, Hall symbol), wavelength, detector, and its one image
+(relative names from the folder of the .expt, frame `single_file_indices`), which is found among the run's by its path,
+or by its name where there is no file any more. Read of the .refl (MessagePack): the columns `id`, `miller_index`,
+`panel`, `xyzobs.px.value`, the rows by the experiment's identifier, or by its number where it has none.
+
 """
 
 BAD = """## Bad input
@@ -90,6 +98,10 @@ Wrong input is one error (exit status in brackets); an unlucky shot is one outco
 | two files of one name, or files of different geometry, in a manifest | error (4) when it is written |
 | files changed since the manifest was written | error (4) of `spreadflow manifest --check` |
 | experiment list that is none, with several detectors or a tilted beam | error (4) |
+| spec file missing, without a line, or with other columns | error (4) |
+| experiments of a spec file with detectors more than 0.01 px apart | error (4) |
+| spec file of which no line can be adopted | error (4) |
+| line of a spec file that can't be adopted | its `AdoptOutcome`, a line in the log |
 | part file of another config, other inputs or other shots | made again by its stage; error (4) for a reader |
 | part file missing or truncated | made again by its stage; error (4) for a reader |
 | product of another kind or schema version | error (4) |
@@ -173,7 +185,12 @@ def files() -> str:
     text = GENERATED + "# Files\n\n## Manifest of a run\n\nJSON, written by `simulate` or `spreadflow manifest`.\n\n"
     text += _fields(images.Manifest) + "\nEach of `files`:\n\n" + _fields(images.ManifestFile) + "\n"
     text += IMAGES + BAD + "## Outcomes\n\n"
-    text += _members(errors.Outcome) + _members(errors.LatticeOutcome) + _members(models.ReflectionFlag)
+    text += (
+        _members(errors.Outcome)
+        + _members(errors.AdoptOutcome)
+        + _members(errors.LatticeOutcome)
+        + _members(models.ReflectionFlag)
+    )
     text += _members(models.Overlap)
     text += PRODUCTS
     kinds: dict[int, list[str]] = {}

@@ -13,6 +13,7 @@ INPUTS: dict[str, dict[str, dict]] = {
     "simulate": {},
     "index": {"images": {}, "geometry": {"optional": True}},
     "level0": {"index": {"many": True}},
+    "adopt": {"images": {}, "spec": {}},
     "reindex": {"images": {}, "geometry": {}},
     "cells": {"reindex": {"many": True}},
     "merge": {"reindex": {"many": True}, "cells": {}},

@@ -58,6 +58,33 @@ class Outcome(IntEnum):
     """The wavelength or spectrum is missing, not finite or not positive."""
     OVERFLOW = 8
     """More spots than the fixed table holds."""
+    UNTOLD = 9
+    """Lattices are those of a spec file, and it has none of this shot: not read."""
+
+
+class AdoptOutcome(IntEnum):
+    """How a line of a spec file ended in `adopt`. Exactly one per line: the first that holds, or ADOPTED."""
+
+    ADOPTED = 0
+    """Its lattice is in `reindex`."""
+    UNREADABLE = 1
+    """The .expt or .refl is missing, broken, or lacks what a lattice needs; the log tells what."""
+    NO_EXPERIMENT = 2
+    """The .expt has no experiment of this number, or several and the line names none."""
+    NO_SHOT = 3
+    """The experiment's image is none of the run's."""
+    OTHER_GROUP = 4
+    """Its space group has other rotations or another centring than `reindex.space_group`."""
+    OTHER_CELL = 5
+    """Its cell is further from `reindex.cell` than the tolerances."""
+    NOT_PAIRED = 6
+    """Fewer than `reindex.min_indexed` reflections of the .refl are the experiment's."""
+    OTHER_INDICES = 7
+    """Less than half of its reflections lie where A puts their Miller indices."""
+    DUPLICATE = 8
+    """Turned by less than 1° against a lattice of the same shot on a line before."""
+    LOST_SHOT = 9
+    """The lattice is good, but its shot did not end as INDEXED."""
 
 
 class LatticeOutcome(IntEnum):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from spreadflow.errors import FileError
-from spreadflow.io.dials import read_expt, write_expt
+from spreadflow.io.dials import ExperimentList, read_expt, write_expt
 from spreadflow.models import Detector
+from spreadflow.physics import lattice
 from spreadflow.physics.geometry import position
 from spreadflow.physics.rotation import from_vector
 
@@ -133,3 +134,77 @@ def test_what_is_no_experiment_list_is_one_clear_error(tmp_path, content):
         (tmp_path / "a.expt").write_text(content)
     with pytest.raises(FileError, match=r"a\.expt"):
         read_expt(tmp_path / "a.expt")
+
+
+def stills(tmp_path) -> dict:
+    """Two experiments on one detector, as DIALS writes those of stills: cells 40 50 60 and 10 20 30, angles of 90°."""
+    tree, _ = nested(tmp_path)
+    tree["beam"] = [tree["beam"][0], dict(tree["beam"][0], wavelength=1.25)]
+    for n, edges in enumerate(((40, 50, 60), (10, 20, 30))):
+        # a along y, b along z, c along x
+        axes = {"real_space_a": [0, edges[0], 0], "real_space_b": [0, 0, edges[1]], "real_space_c": [edges[2], 0, 0]}
+        tree["crystal"].append({"__id__": "crystal", **axes, "space_group_hall_symbol": " P 2 2ab"})
+        tree["imageset"].append({"__id__": "ImageSet", "images": [("a.nxs", "/raw/b.nxs")[n]]})
+        tree["imageset"][n]["single_file_indices"] = [7 * n]
+    links = [{"beam": n, "crystal": n, "imageset": n, "detector": 0} for n in range(2)]
+    tree["experiment"] = [{"__id__": "Experiment", "identifier": f"id{n}", **link} for n, link in enumerate(links)]
+    return tree
+
+
+def test_experiments_are_read(tmp_path):
+    (tmp_path / "a.expt").write_text(json.dumps(stills(tmp_path)))
+    found = ExperimentList(tmp_path / "a.expt")
+    one, two = found[0], found[1]
+    assert len(found) == 2 and (one.identifier, two.identifier) == ("id0", "id1")
+    assert (one.image, one.frame) == (tmp_path / "a.nxs", 0) and (str(two.image), two.frame) == ("/raw/b.nxs", 7)
+    assert (one.wavelength, two.wavelength) == (1.0, 1.25) and one.hall == " P 2 2ab"
+    # a* = 1/40 along y, b* = 1/50 along z, c* = 1/60 along x; columns
+    assert np.allclose(one.A, [[0, 0, 1 / 60], [1 / 40, 0, 0], [0, 1 / 50, 0]], rtol=1e-14, atol=0)
+    assert np.allclose(lattice.degrees(lattice.cell_of(two.A)), [10, 20, 30, 90, 90, 90])
+    assert np.allclose(two.detector.origin_mm[1], [8, 21, -97])
+
+
+def _no_crystal(tree):
+    del tree["experiment"][0]["crystal"]
+
+
+def _no_image(tree):
+    del tree["imageset"][0]["images"]
+
+
+def _two_images(tree):
+    tree["imageset"][0]["images"] *= 2
+
+
+def _left_handed(tree):
+    tree["crystal"][0]["real_space_a"] = [0, -40, 0]
+
+
+def _not_finite(tree):
+    tree["crystal"][0]["real_space_a"] = [0, float("nan"), 0]
+
+
+def _flat(tree):
+    tree["crystal"][0]["real_space_a"] = [0, 40]
+
+
+def _no_group(tree):
+    tree["crystal"][0]["space_group_hall_symbol"] = "P 43 21 2"
+
+
+def _tilted(tree):
+    tree["beam"][0]["direction"] = [0, 0.01, 1]
+
+
+SPOILERS = [_no_crystal, _no_image, _two_images, _left_handed, _not_finite, _flat, _no_group, _tilted]
+
+
+@pytest.mark.parametrize("spoil", SPOILERS)
+def test_a_spoilt_experiment_is_one_clear_error_and_costs_no_other(tmp_path, spoil):
+    tree = stills(tmp_path)
+    spoil(tree)
+    (tmp_path / "a.expt").write_text(json.dumps(tree))
+    found = ExperimentList(tmp_path / "a.expt")
+    with pytest.raises(FileError, match=r"a\.expt, experiment 0"):
+        found[0]
+    assert found[1].identifier == "id1"

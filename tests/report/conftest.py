@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spreadflow.config import AnnulusSection, IndexSection, StageConfig
-from spreadflow.errors import LatticeOutcome, LearnedOutcome, Outcome, RefinedOutcome, SpreadOutcome
+from spreadflow.errors import AdoptOutcome, LatticeOutcome, LearnedOutcome, Outcome, RefinedOutcome, SpreadOutcome
 from spreadflow.io import images, nexus, store
 from spreadflow.models import Detector
 from spreadflow.parallel import World
@@ -47,6 +47,7 @@ def trial(tmp_path_factory, filled) -> SimpleNamespace:
         truth = images.truth(manifest)
         for stage in ("index", "reindex"):
             made.__dict__[stage].append(_indexed(folder / run, stage, run, rng, filled, ids, truth, manifest))
+    made.adopt = _adopt(folder, made, filled)
     made.cells = _cells(folder, made, filled)
     made.annulus = _annulus(folder, made)
     made.merge = _merge(folder, filled)
@@ -62,7 +63,7 @@ def trial(tmp_path_factory, filled) -> SimpleNamespace:
 def summaries(trial) -> dict[str, Path]:
     """stage → its summary, beside its picture; those of `index` are made without images."""
     products = {"index": trial.index, "reindex": trial.reindex}
-    products |= {"simulate": trial.manifests, "level0": [trial.level0]}
+    products |= {"simulate": trial.manifests, "level0": [trial.level0], "adopt": [trial.adopt]}
     products |= {
         stage: [getattr(trial, stage)]
         for stage in ("cells", "merge", "annulus", "ladder", "mosaic", "stage1", "spread")
@@ -172,6 +173,23 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
         manifest=str(manifest),
     )
     return folder / f"{stage}.h5"
+
+
+def _adopt(folder, made, filled) -> Path:
+    """The lattices of run two, and three lines that were not adopted."""
+    ends = [AdoptOutcome.ADOPTED] * N_LATTICES + [
+        AdoptOutcome.NO_SHOT,
+        AdoptOutcome.OTHER_CELL,
+        AdoptOutcome.OTHER_CELL,
+    ]
+    given = {
+        "lines/line": np.arange(1, len(ends) + 1),
+        "lines/n_reflections": [40] * N_LATTICES + [0, 30, 30],
+        "lines/n_agree": [36] * N_LATTICES + [0, 10, 0],
+        "lines/outcome": ends,
+    }
+    store.write(folder / "two" / "adopt.h5", "adopt", filled("adopt", {"lines": len(ends)}, given), key="a", run="two")
+    return folder / "two" / "adopt.h5"
 
 
 def _cells(folder, made, filled) -> Path:

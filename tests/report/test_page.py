@@ -18,7 +18,7 @@ def test_page_is_self_contained_and_its_links_lead_somewhere(trial, summaries):
     assert not re.search(r'(src|href)="(https?:|//)', text)
     links = [link for link in re.findall(r'href="([^"#]+)"', text)]
     assert len(links) >= 7 and all((trial.folder / link).exists() for link in links)
-    assert "✗" not in text and text.count("✓") == 15
+    assert "✗" not in text and text.count("✓") == 17
 
 
 def test_counts_that_differ_are_found(summaries):

@@ -42,6 +42,14 @@ def test_simulate(trial, told):
     assert told["photons_sd"] == pytest.approx(np.std(photons))
 
 
+def test_adopt(told):
+    told = told("adopt")
+    assert (told["n_lines"], told["n_adopted"], told["n_reflections"]) == (12, 9, 360)
+    assert told["outcomes"]["no_shot"] == 1 and told["outcomes"]["other_cell"] == 2
+    assert sum(told["outcomes"].values()) == 12 and told["indices_agree"] == pytest.approx(0.9)
+    assert told["runs"].keys() == {"two"} and told["runs"]["two"]["n_lines"] == 12
+
+
 def test_level0(told):
     """Simulated 0.03 mm along fast, −0.02 mm along slow and 0.05 mm farther than the header says."""
     told = told("level0")

@@ -124,6 +124,28 @@ def test_an_added_run_leaves_a_frozen_geometry_and_the_old_runs_alone(finished, 
     assert trial.pending() == {"simulate r3", "reindex r3"} | _summaries("simulate", "reindex") | CELLS
 
 
+def test_a_spec_file_replaces_index_and_reindex_of_its_run(new_trial):
+    """The other run alone makes the geometry; without any other there is none."""
+    trial = new_trial({"trial": "t", "runs": {run: {"simulate": {"n_single": 2}} for run in RUNS}})
+    (trial.folder / "spec.txt").write_text("a.expt a.refl")
+    trial.write(copy.deepcopy(trial.config))
+    trial.config["runs"]["r2"]["spec"] = "spec.txt"
+    trial.write(trial.config)
+    jobs = EVERYTHING - {"index r2", "reindex r2"} | {"adopt r2"} | _summaries("adopt")
+    assert trial.pending() == jobs
+    trial.finish()
+    assert trial.pending() == set()
+    (trial.folder / "spec.txt").write_text("b.expt b.refl")
+    assert trial.pending() == {"adopt r2"} | _summaries("adopt", "reindex") | CELLS
+    trial.config["runs"]["r1"]["spec"] = "spec.txt"
+    trial.write(trial.config)
+    made = {job for job in trial.pending() if job.split()[0] in ("index", "level0", "reindex", "adopt")}
+    assert made == {"adopt r1", "adopt r2"}
+    assert "summary level0" not in trial.pending("--forceall")
+    output = trial.snakemake("--dry-run", "--config", "level0={runs: [r2]}", status=1)
+    assert "level0.runs" in output and "r2, which has a spec file" in output
+
+
 def test_external_images_replace_simulate(new_trial):
     trial = new_trial({"trial": "t", "runs": {"beamtime": {"images": "elsewhere/manifest.json"}}})
     (trial.folder / "elsewhere").mkdir()

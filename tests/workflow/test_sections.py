@@ -14,7 +14,7 @@ BASE = {
     "stage1": {"domains": "domains.h5"},
 }
 READERS = {word: {stage for stage, words in SECTIONS.items() if word in words} for word in Config.model_fields}
-READERS["index"] |= {"reindex"}  # reindex is index overlaid
+READERS["index"] |= {"adopt", "reindex"}  # reindex is index overlaid
 READERS["annulus"] |= {"wide"}  # and wide is annulus overlaid
 READERS["runs"] = {"simulate"}
 MODEL = ("crystal", "cell"), ("crystal", "space_group")  # of the structure factors too, where these name none

@@ -39,7 +39,7 @@ def test_the_defaults_are_complete_and_those_of_the_schema():
     assert tree.keys() == {field.alias or name for name, field in Config.model_fields.items()}
 
 
-MANY_RANKS = ("simulate", "index", "level0", "reindex", "annulus", "wide", "ladder", "mosaic", "stage1", "spread")
+MANY_RANKS = {*SECTIONS} - {"cells", "merge"}
 MISTAKES = {
     "unknown section": ("annullus={d_min: 2.0}", ["annullus", "unknown key"]),
     "unknown key": ("merge={n_bin: 3}", ["merge.n_bin", "unknown key"]),
@@ -79,6 +79,7 @@ MISSING = {
     ),
     "merged": ("structure_factors={mtz: merge.mtz}", ["structure_factors.mtz", "merge.mtz"]),
     "geometry": ("level0={from: no.expt}", ["level0.from", "no.expt"]),
+    "spec file": ("runs={r2: {spec: no.txt}}", ["runs.r2.spec", "no.txt"]),
 }
 
 
@@ -114,8 +115,10 @@ def test_a_failed_stage_shows_its_log_and_loses_nothing_else(new_trial, tmp_path
 
 def test_every_rule_states_log_benchmark_and_resources(finished):
     """As Snakemake understands them, with the ranks of the rules that have many."""
-    learned = ("--config", "stage1={mosaicity: learned}")
-    told = finished.snakemake("--dry-run", "--forceall", "--cores", "4", *learned)
+    (finished.folder / "spec.txt").write_text("a.expt a.refl")
+    told_run = "runs={r2: {simulate: {n_single: 2}, spec: spec.txt}}"
+    every = ("--config", "stage1={mosaicity: learned}", told_run)
+    told = finished.snakemake("--dry-run", "--forceall", "--cores", "4", *every)
     jobs = re.split(r"\n(?=(?:local)?rule )", told)[1:]
     rules = set()
     for job in jobs:

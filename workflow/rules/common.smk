@@ -26,6 +26,8 @@ except SpreadflowError as error:
 
 RUNS = list(CONFIG.runs)
 SIMULATED = [run for run in RUNS if CONFIG.runs[run].simulate]
+TOLD = [run for run in RUNS if CONFIG.runs[run].spec]  # whose lattices a spec file tells
+FOUND = [run for run in RUNS if run not in TOLD]
 FROZEN = CONFIG.level0.from_file is not None
 
 
@@ -41,7 +43,8 @@ IS_LEARNED = CONFIG.stage1.mosaicity == "learned" and has_model("stage1")
 UNUSED = [
     *([] if HAS_SITES or (IS_LEARNED and CONFIG.mosaic.shoeboxes == "wide") else ["wide"]),
     *([] if IS_LEARNED else ["mosaic"]),
-    *(["index", "level0"] if FROZEN else []),
+    *(["index", "level0"] if FROZEN or not FOUND else []),
+    *([] if TOLD else ["adopt"]),
     *([] if SIMULATED else ["simulate"]),
     *(stage for stage in ("ladder", "stage1") if not has_model(stage)),
     *([] if HAS_SITES else ["spread"]),
@@ -65,7 +68,7 @@ def product(name):
 
 def of_runs(word, runs=None):
     """The products of a stage that works run by run, for all runs or those named."""
-    return [product(f"{run}/{word}.h5") for run in runs or RUNS]
+    return [product(f"{run}/{word}.h5") for run in (RUNS if runs is None else runs)]
 
 
 def manifest(run):
@@ -86,8 +89,8 @@ def products(wildcards):
     """The products a summary reads: one file of the trial, or one per run."""
     if wildcards.stage == "simulate":
         return [manifest(run) for run in SIMULATED]
-    if wildcards.stage in ("index", "reindex"):
-        return of_runs(wildcards.stage)
+    if wildcards.stage in ("index", "adopt", "reindex"):
+        return of_runs(wildcards.stage, {"index": FOUND, "adopt": TOLD}.get(wildcards.stage))
     return product(wildcards.stage + (".expt" if wildcards.stage == "level0" else ".h5"))
 
 

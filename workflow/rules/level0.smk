@@ -1,8 +1,8 @@
-if not FROZEN:
+if "level0" in STAGES:
 
     rule level0:
         input:
-            index=of_runs("index", CONFIG.level0.runs),
+            index=of_runs("index", CONFIG.level0.runs or FOUND),
         output:
             product("level0.expt"),
         log:

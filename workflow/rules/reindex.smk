@@ -9,6 +9,8 @@ use rule index as reindex with:
         product("logs/reindex.{run}.log"),
     benchmark:
         product("benchmarks/reindex.{run}.tsv")
+    wildcard_constraints:
+        run="|".join(FOUND) or "$^",
     params:
         config=section("reindex"),
         command=launch("reindex"),

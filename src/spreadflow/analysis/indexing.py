@@ -32,6 +32,7 @@ from spreadflow.physics import lattice, rotation, symmetry
 N_SEARCH = 128  # spots that score trial vectors
 N_VECTORS = 256  # trial vectors refined for the leading axis
 N_LEADS = 4  # leading axes followed up
+AGREES = 0.3  # of a Miller index: spots nearer to their node belong to it, as in DIALS (`hkl_tolerance`)
 
 
 class Candidate(NamedTuple):
@@ -100,6 +101,11 @@ def find_lattices(
 
 
 # ---------------------------------------------------------------- vectors
+
+
+def agreeing(A: np.ndarray, hkl: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """(n,) bool: A⁻¹q is within `AGREES` of the Miller index. A (3, 3), Å⁻¹; hkl (n, 3); q (n, 3) observed, Å⁻¹."""
+    return np.abs(q @ np.linalg.inv(A).T - hkl).max(axis=1, initial=0.0) < AGREES
 
 
 def _score(trials: np.ndarray, q: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -24,6 +24,8 @@ COARSE_ETA_RAD = 5e-3
 """mosaic spread of the first round, in which the orientation may be wrong by tenths of a degree"""
 ROTATION_SIGMA = 0.02
 """rad; standard deviation of the very weak restraint on the rotation, which a lattice without spots needs"""
+HELD = 1e24
+"""precision of unknowns that shall not move"""
 STRAIN_SIGMA = 0.01
 """standard deviation of the weak restraint on the cell, relative to the cell at the start"""
 FREEDOM = 4.0
@@ -326,16 +328,20 @@ class _Round(NamedTuple):
     """(indexed spot,) squared distance from the prediction in units of σ²"""
 
 
-def _round(A, eta_rad, hkl, spots, *, detector, pulse, space_group, model_px, inflate, ln_eta, psi, enough) -> _Round:
+def _round(
+    A, eta_rad, hkl, spots, *, detector, pulse, space_group, model_px, inflate, ln_eta, psi, enough, hold=False
+) -> _Round:
     """Fit the indexed spots. ln_eta: (centre, σ) of its prior; psi: restrain Δψ, as a wrong orientation needs it;
-    enough: gain of the log likelihood below which the fit ends."""
+    enough: gain of the log likelihood below which the fit ends; hold: nothing but η moves."""
     start = frame(A, space_group)
     observed = observe(A, eta_rad, hkl, spots, detector=detector, pulse=pulse, model_px=model_px)
     observed = observed._replace(variance=observed.variance * inflate)
     p = np.zeros(4 + len(start.strains))
     p[-1] = np.log(eta_rad)
     spread = sigma_psi(A, ETA_PRIOR_RAD, observed.hkl, pulse) if psi else np.full(len(observed.hkl), np.inf)
-    found = fit(detector, start, p, observed, pulse, Restraint(*prior(start, *ln_eta), spread), enough=enough)
+    centre, precision = prior(start, *ln_eta)
+    precision[:-1] = HELD if hold else precision[:-1]
+    found = fit(detector, start, p, observed, pulse, Restraint(centre, precision, spread), enough=enough)
     z2 = (found.residual**2 / observed.variance).sum(axis=1)[observed.valid]
     return _Round(np.asarray(matrix(start, found.p)), float(np.exp(found.p[-1])), z2)
 
@@ -360,12 +366,14 @@ def refine(
     eta_rad: float | None = None,
     tolerance_px: float = 3.0,
     min_indexed: int = 8,
+    hold: bool = False,
 ) -> Lattice | None:
     """Refine orientation, cell and (where eta_rad is None) mosaic spread of one lattice, indexing its spots anew.
 
     A: (3, 3) right to about 0.5°; hkl: (spot, 3) int, 0 0 0 = not of this lattice. Spots further than `tolerance_px`
     from their prediction leave, spots nearer join. Returns None when fewer than `min_indexed` are left. The r.m.s.d.
-    is over the spots with I/σ ≥ 5 indexed before the mosaic spread is refined, outliers among them included.
+    is over the spots with I/σ ≥ 5 indexed before the mosaic spread is refined, outliers among them included. hold: A
+    stays, but for the symmetry of its cell.
     """
     live = prediction.compress(spectrum)
     pulse = Pulse(live.energies_ev, live.photons, float(domain_ang))
@@ -375,16 +383,18 @@ def refine(
     if (hkl != 0).any(axis=1).sum() < min_indexed:
         return None
     coarse = {"model_px": 0.5, "inflate": 1.0, "ln_eta": (np.log(COARSE_ETA_RAD), 1e-6), "psi": True, "enough": ROUGH}
-    A = _round(A, COARSE_ETA_RAD, hkl, spots, **coarse, **where).A
+    if not hold:
+        A = _round(A, COARSE_ETA_RAD, hkl, spots, **coarse, **where).A
     listed, inflate = hkl, 1.0
     for again in (False, True):
         hkl = assign(A, eta, spots, tolerance_px=tolerance_px, **where)
         listed = listed if again else hkl
         if (hkl != 0).any(axis=1).sum() < min_indexed:
             return None
-        fine = {"model_px": MODEL_PX, "inflate": inflate, "ln_eta": ln_eta, "psi": False}
+        fine = {"model_px": MODEL_PX, "inflate": inflate, "ln_eta": ln_eta, "psi": False, "hold": hold}
         A, eta, z2 = _round(A, eta, hkl, spots, **fine, enough=FINE if again else ROUGH, **where)
-        outlier, inflate = z2 > 16.0, inflate * max(1.0, float(np.median(z2)) / (2 * np.log(2)))
+        worse = float(np.median(z2)) / (2 * np.log(2)) if len(z2) else 1.0
+        outlier, inflate = z2 > 16.0, inflate * max(1.0, worse)
     used = np.zeros(len(hkl), dtype=bool)
     used[(hkl != 0).any(axis=1)] = ~outlier
     listed = np.where((spots.intensity >= I_OVER_SIGMA * spots.sigma)[:, None], listed, 0)

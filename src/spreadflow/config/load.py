@@ -80,6 +80,7 @@ def files(config: Config) -> dict[str, Path]:
         "stage1.domains": config.stage1.domains,
     }
     named |= {f"runs.{run}.images": keys.images for run, keys in config.runs.items()}
+    named |= {f"runs.{run}.spec": keys.spec for run, keys in config.runs.items()}
     known = {f"spread.known.{i}": curve for i, curve in enumerate(config.spread.known or [])}
     named |= {where: Path(curve) for where, curve in known.items() if curve not in NAMED_CURVES}
     for key in ("structure_factors", *(key for key, name in OVERLAYS.items() if name == "structure_factors")):

@@ -215,6 +215,8 @@ class RunSection(Section):
     """how many shots of each kind to simulate"""
     images: Path | None = None
     """manifest of existing images"""
+    spec: Path | None = None
+    """file of `.expt .refl` pairs: the lattices, which are then not looked for"""
 
     @model_validator(mode="after")
     def _one_of(self):

@@ -30,6 +30,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "simulate": ("seed", "crystal", "structure_factors", "beam", "detector", "simulate"),
     "index": ("index",),
     "level0": ("level0",),
+    "adopt": ("reindex",),
     "reindex": ("reindex",),
     "cells": ("cells",),
     "merge": ("merge",),
@@ -142,6 +143,8 @@ class Config(Section):
             for run in getattr(self, stage).runs or []:
                 if run not in self.runs:
                     raise Inconsistent(f"{stage}.runs", f"names among runs: {', '.join(self.runs)}", run)
+        if told := [run for run in self.level0.runs or [] if self.runs[run].spec]:
+            raise Inconsistent("level0.runs", "runs that are indexed here", f"{told[0]}, which has a spec file")
         return self
 
     def resolved(self, key: str) -> Any:

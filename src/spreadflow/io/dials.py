@@ -1,13 +1,16 @@
-"""DIALS ExperimentList JSON (.expt): the detector written and read, without DIALS.
+"""DIALS ExperimentList JSON (.expt), without DIALS: a detector written and read, experiments read.
 
 In these files a panel's axes and origin are relative to its parent in the hierarchy (dxtbx: local frame). Files
 written here have one level below the laboratory frame: a panel's numbers are laboratory numbers, digit by digit.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import gemmi
 import numpy as np
 
 from spreadflow.errors import FileError
@@ -98,22 +101,111 @@ def read_expt(path: Path | str) -> Detector:
     Raises FileError where the file is none, has several detectors, a tilted beam, or panels that differ in shape.
     """
     path = Path(path)
-    try:
-        tree = json.loads(path.read_text())
-        if tree["__id__"] != "ExperimentList":
-            raise FileError(path, "a DIALS ExperimentList", tree["__id__"], _TODO)
+    with _explained(path, "a detector"):
+        tree = _tree(path)
         used = {e["detector"] for e in tree["experiment"]}
         if len(used) != 1:
             raise FileError(path, "experiments that share one detector", f"{len(used)} detectors", _TODO)
         for beam in tree["beam"]:
-            if not np.allclose(beam["direction"], [0, 0, 1], atol=1e-9):
-                todo = "Refine the detector, not the direction of the beam."
-                raise FileError(path, "a beam along the lab z axis", beam["direction"], todo)
+            _check_direction(path, beam)
         return _detector(path, tree["detector"][used.pop()])
+
+
+class Experiment(NamedTuple):
+    """One lattice of a still, as DIALS indexed it."""
+
+    identifier: str
+    """that the reflections of this lattice carry too; may be empty"""
+    image: Path
+    """the file, as the list names it; relative names are of the list's folder"""
+    frame: int
+    """in that file"""
+    A: np.ndarray
+    """(3, 3) columns a*, b*, c* in the lab frame, Å⁻¹"""
+    hall: str
+    """Hall symbol of the space group"""
+    wavelength: float
+    """of the beam, Å"""
+    detector: Detector
+
+
+class ExperimentList:
+    """The experiments of a file, one read when it is asked for. Raises FileError where the file is none."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self._detectors: dict[int, Detector] = {}
+        with _explained(self.path, "experiments"):
+            self._tree = _tree(self.path)
+            self._n = len(self._tree["experiment"])
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, n: int) -> Experiment:
+        """Raises FileError for one without crystal, beam, detector or a single image."""
+        where = f"{self.path}, experiment {n}"
+        with _explained(where, "a crystal, a beam, a detector and an image"):
+            told = self._tree["experiment"][n]
+            crystal, beam, images = (self._tree[name][told[name]] for name in ("crystal", "beam", "imageset"))
+            _check_direction(where, beam)
+            if len(images["images"]) != 1:
+                raise FileError(where, "one image", f"{len(images['images'])} in its imageset", _TODO)
+            return Experiment(
+                str(told.get("identifier", "")),
+                self.path.parent / images["images"][0],
+                int((images.get("single_file_indices") or [0])[0]),
+                _reciprocal(where, crystal),
+                _hall(where, crystal),
+                float(beam["wavelength"]),
+                self._detector(told["detector"]),
+            )
+
+    def _detector(self, number: int) -> Detector:
+        if number not in self._detectors:
+            self._detectors[number] = _detector(self.path, self._tree["detector"][number])
+        return self._detectors[number]
+
+
+@contextmanager
+def _explained(where: object, needed: str) -> Iterator[None]:
+    """What a file without the keys, or of another kind, raises becomes one FileError."""
+    try:
+        yield
     except OSError as error:
-        raise FileError(path, "an experiment list (.expt)", error, "Check the path.") from None
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise FileError(path, "a DIALS ExperimentList with a detector", repr(error), _TODO) from None
+        raise FileError(where, "an experiment list (.expt)", error, "Check the path.") from None
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise FileError(where, f"a DIALS ExperimentList with {needed}", repr(error), _TODO) from None
+
+
+def _tree(path: Path) -> dict[str, Any]:
+    tree = json.loads(path.read_text())
+    if tree["__id__"] != "ExperimentList":
+        raise FileError(path, "a DIALS ExperimentList", tree["__id__"], _TODO)
+    return tree
+
+
+def _check_direction(where: object, beam: dict) -> None:
+    if not np.allclose(beam["direction"], [0, 0, 1], atol=1e-9):
+        todo = "Refine the detector, not the direction of the beam."
+        raise FileError(where, "a beam along the lab z axis", beam["direction"], todo)
+
+
+def _reciprocal(where: object, crystal: dict) -> np.ndarray:
+    """(3, 3) A of a crystal's direct axes."""
+    basis = np.array([crystal[f"real_space_{axis}"] for axis in "abc"], dtype=np.float64).T
+    if basis.shape != (3, 3) or not np.isfinite(basis).all() or not np.linalg.det(basis) > 0:
+        raise FileError(where, "axes real_space_a, b, c of a right-handed crystal", basis.T.tolist(), _TODO)
+    return np.linalg.inv(basis).T
+
+
+def _hall(where: object, crystal: dict) -> str:
+    hall = str(crystal["space_group_hall_symbol"])
+    try:
+        gemmi.symops_from_hall(hall)
+    except (RuntimeError, ValueError):
+        raise FileError(where, "a Hall symbol of a space group", repr(hall), _TODO) from None
+    return hall
 
 
 def _detector(path: Path, tree: dict) -> Detector:

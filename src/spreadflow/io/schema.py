@@ -108,6 +108,19 @@ _REFLECTIONS = _table(
 
 _INDEX = _SHOTS | _SPOTS | _LATTICES | _REFLECTIONS
 
+_ADOPT = _table(
+    "lines",
+    {
+        "line": ("int32", "", "number of the line in the spec file, from 1"),
+        "experiment": ("int32", "", "number of the experiment in the .expt; -1 = none"),
+        "shot_id": ("uint64", "", "as in reindex; 0 = none"),
+        "k": ("int32", "", "as in reindex; -1 = not there"),
+        "n_reflections": ("int32", "", "indexed reflections of the experiment in the .refl"),
+        "n_agree": ("int32", "", "of these, where A puts their Miller index"),
+        "outcome": ("uint8", "", "errors.AdoptOutcome"),
+    },
+)
+
 _CELLS = _table(
     "lattices",
     {
@@ -558,6 +571,7 @@ _SPREAD = (
 
 FILES: dict[str, dict[str, Dataset]] = {
     "index": _INDEX,
+    "adopt": _ADOPT,
     "reindex": _INDEX,
     "cells": _CELLS,
     "merge": _MERGE,

@@ -22,6 +22,12 @@ def checks(summaries: dict[str, dict[str, Any]]) -> list[Check]:
         if stage in summaries:
             ends = sum(summaries[stage]["outcomes"].values())
             out.append(Check(f"each shot of {stage} has one outcome", ends, summaries[stage]["n_shots"]))
+    if "adopt" in summaries:
+        told = summaries["adopt"]
+        out.append(Check("each line of a spec file has one outcome", sum(told["outcomes"].values()), told["n_lines"]))
+        if "reindex" in summaries:
+            n = sum(summaries["reindex"]["runs"][run]["n_lattices"] for run in told["runs"])
+            out.append(Check("each line adopted is a lattice of reindex", told["n_adopted"], n))
     cells = summaries.get("cells")
     if cells and "reindex" in summaries:
         out.append(Check("each lattice of reindex reaches cells", summaries["reindex"]["n_lattices"], cells["n_in"]))

@@ -5,7 +5,7 @@ from typing import Any
 
 from spreadflow.report.style import about, say
 
-_FIRST = ("simulate", "index", "level0", "reindex", "cells", "merge")
+_FIRST = ("simulate", "index", "level0", "adopt", "reindex", "cells", "merge")
 STAGES = (*_FIRST, "annulus", "wide", "ladder", "mosaic", "stage1", "spread")
 """in the order of the workflow"""
 
@@ -58,6 +58,11 @@ def _level0(f: dict) -> list[str]:
         truth = ", ".join(f"{1e3 * x:+.1f}" for x in f["true_shift_mm"])
         out.append(f"truth: ({truth}) µm, {f['true_distance_mm']:.4f} mm")
     return out
+
+
+def _adopt(f: dict) -> list[str]:
+    share = f"{_percent(f['indices_agree'])} of their {say(f['n_reflections'])} reflections"
+    return [f"{say(f['n_lines'])} lines: {outcomes(f)}", f"{share} where the lattice puts their Miller index"]
 
 
 def _cells(f: dict) -> list[str]:
@@ -158,6 +163,7 @@ _FACTS: dict[str, Callable[[dict], list[str]]] = {
     "simulate": _simulate,
     "index": _index,
     "level0": _level0,
+    "adopt": _adopt,
     "reindex": _index,
     "cells": _cells,
     "merge": _merge,

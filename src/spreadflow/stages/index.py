@@ -4,6 +4,7 @@ The two words are one stage: `reindex` has a section that overlays `index`'s, an
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,12 @@ from spreadflow.errors import Outcome
 from spreadflow.io import dials, schema, store
 from spreadflow.io.images import Source
 from spreadflow.log import Progress, logger
-from spreadflow.models import Lattice
+from spreadflow.models import Detector, Lattice
 from spreadflow.parallel import World
 from spreadflow.stages.shot import Result, index
+
+Told = Mapping[int, list[np.ndarray]]
+"""number of a shot in its run → A (3, 3) of its lattices, Å⁻¹"""
 
 
 def run(
@@ -28,24 +32,42 @@ def run(
     word: str = "index",
 ) -> None:
     """Write <word>.h5 with its parts. images: the run's manifest. geometry: .expt to use instead of the headers."""
-    section, log = getattr(config, word), logger(word, world)
-    source = Source(
-        images,
-        geometry=None if geometry is None else dials.read_expt(geometry),
-        mask=section.mask,
-        saturation_photons=section.saturation_photons,
-    )
+    section = getattr(config, word)
+    source = opened(images, section, None if geometry is None else dials.read_expt(geometry))
     inputs = {"images": source.identity, "geometry": None if geometry is None else store.identity(geometry)}
+    produce(section, source, inputs=inputs, out=out, world=world, word=word, kind=word)
+
+
+def opened(images: Path, section: IndexSection, detector: Detector | None) -> Source:
+    """The shots of a manifest with the section's mask and trusted range; detector: instead of the headers'."""
+    return Source(images, geometry=detector, mask=section.mask, saturation_photons=section.saturation_photons)
+
+
+def produce(
+    section: IndexSection,
+    source: Source,
+    *,
+    inputs: dict,
+    out: Path,
+    world: World,
+    word: str,
+    kind: str,
+    told: Told | None = None,
+) -> None:
+    """Write the product `out` of schema `kind`. told: the lattices, where they are not to be looked for. Collective."""
+    log = logger(word, world)
     config_json = section.model_dump(mode="json")
     rows = np.array_split(np.arange(source.n_shots), range(section.block_shots, source.n_shots, section.block_shots))
     parts = store.Parts(
-        out, word, store.digest(config_json, inputs), [source.shots["shot_id"][block].tolist() for block in rows]
+        out, kind, store.digest(config_json, inputs), [source.shots["shot_id"][block].tolist() for block in rows]
     )
     with Progress(word, len(rows), world) as progress:
 
         def make(block: int) -> dict[str, np.ndarray]:
             progress.at(block)
-            columns = store.joined(word, schema.FILES[word], [_timed(section, source, int(i)) for i in rows[block]])
+            columns = store.joined(
+                kind, schema.FILES[kind], [_timed(section, source, int(i), told) for i in rows[block]]
+            )
             for problem in source.problems:
                 log.warning("%s", problem)
             source.problems.clear()
@@ -58,7 +80,7 @@ def run(
         world,
         config=config_json,
         inputs=inputs,
-        manifest=str(images),
+        manifest=str(source.path),
         run=source.manifest.run,
         detector=source.detector._asdict(),
         outcomes=counts,
@@ -75,11 +97,15 @@ def _count(parts: store.Parts, n_blocks: int, world: World) -> dict[str, int]:
     return {end.name.lower(): int(total[end]) for end in Outcome if total[end]}
 
 
-def _timed(section: IndexSection, source: Source, i: int) -> dict:
+def _timed(section: IndexSection, source: Source, i: int, told: Told | None) -> dict:
     """All rows of shot i, as one piece for `store.joined`."""
     start = time.process_time()
-    shot = source.read(i)
-    result = Result(shot) if isinstance(shot, Outcome) else index(shot, section, source.detector, source.polarization)
+    mine = None if told is None else told.get(i, [])
+    shot = source.read(i) if mine != [] else Outcome.UNTOLD
+    if isinstance(shot, Outcome):
+        result = Result(shot)
+    else:
+        result = index(shot, section, source.detector, source.polarization, mine)
     identity = {name: column[i] for name, column in source.shots.items()}
     return _rows(result, identity | {"seconds": time.process_time() - start})
 

@@ -1,6 +1,7 @@
 """One shot, from its pixels to the integrated reflections of its lattices."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,17 +31,29 @@ class Result(NamedTuple):
     """(reflection,) number of its lattice"""
 
 
-def index(shot: Shot, section: IndexSection, detector: Detector, polarization: float) -> Result:
-    """Everything between the pixels of a shot and its integrated reflections."""
+def index(
+    shot: Shot,
+    section: IndexSection,
+    detector: Detector,
+    polarization: float,
+    told: Sequence[np.ndarray] | None = None,
+) -> Result:
+    """Everything between the pixels of a shot and its integrated reflections.
+
+    told: A (3, 3) of its lattices where they are known and not to be looked for.
+    """
     energy = float(shot.spectrum.mean_energy_ev)
     if shot.saturated_fraction > section.saturated_fraction_max:
         return Result(Outcome.SATURATED, energy)
     found = _find_spots(shot, section, detector, energy)
-    if len(found.fast) < section.spots.min_spots:
+    if told is None and len(found.fast) < section.spots.min_spots:
         return Result(Outcome.BLANK, energy, found)
-    if len(found.fast) > section.spots.max_spots:
+    if told is None and len(found.fast) > section.spots.max_spots:
         return Result(Outcome.OVERFLOW, energy, found)
-    lattices = _find_lattices(found, shot, section, detector, energy)
+    if told is None:
+        lattices = _find_lattices(found, shot, section, detector, energy)
+    else:
+        lattices = _take_lattices(told, found, shot, section, detector)
     if not lattices:
         return Result(Outcome.NO_LATTICE, energy, found)
     reflections, of = _integrate(shot, section, detector, polarization, lattices)
@@ -80,11 +93,7 @@ def _find_lattices(found: Spots, shot: Shot, section: IndexSection, detector: De
             candidates[0].A,
             candidates[0].hkl,
             spots.select(found, free),
-            detector=detector,
-            spectrum=shot.spectrum,
-            space_group=section.space_group,
-            eta_rad=None if section.mosaic_spread_deg is None else section.mosaic_spread_deg * DEG,
-            domain_ang=section.domain_ang,
+            **_refinement(shot, section, detector),
         )
         if refined is None or not _acceptable(refined, lattices, section, detector):
             break
@@ -96,14 +105,52 @@ def _find_lattices(found: Spots, shot: Shot, section: IndexSection, detector: De
 def _acceptable(refined: Lattice, others: list[Lattice], section: IndexSection, detector: Detector) -> bool:
     """Enough spots, close enough, a cell within the tolerances of the target, and no lattice found before."""
     rmsd_px = np.hypot(refined.rmsd_radial_mm, refined.rmsd_transverse_mm) / float(detector.pixel_mm)
-    away = np.abs(refined.cell - lattice.radians(section.cell))
     return bool(
         np.count_nonzero(refined.hkl.any(axis=1)) >= section.min_indexed
         and rmsd_px <= section.rmsd_max_px
-        and np.all(away[:3] <= section.length_tolerance * np.array(section.cell[:3]))
-        and np.all(away[3:] <= section.angle_tolerance_deg * DEG)
-        and all(misorientation(refined.A, other.A, section.space_group) > SAME_RAD for other in others)
+        and is_near_target(refined.cell, section)
+        and is_new(refined.A, [other.A for other in others], section)
     )
+
+
+def is_near_target(cell: np.ndarray, section: IndexSection) -> bool:
+    """Whether a cell (6,) (rad) is within the tolerances of the target."""
+    away = np.abs(cell - lattice.radians(section.cell))
+    lengths = away[:3] <= section.length_tolerance * np.array(section.cell[:3])
+    return bool(np.all(lengths) and np.all(away[3:] <= section.angle_tolerance_deg * DEG))
+
+
+def is_new(A: np.ndarray, others: Sequence[np.ndarray], section: IndexSection) -> bool:
+    """Whether A (3, 3) is another crystal than the other lattices of its shot."""
+    return all(misorientation(A, other, section.space_group) > SAME_RAD for other in others)
+
+
+def _take_lattices(
+    told: Sequence[np.ndarray], found: Spots, shot: Shot, section: IndexSection, detector: Detector
+) -> list[Lattice]:
+    """The lattices that are known, each with its spots among those the ones before leave."""
+    free = np.ones(len(found.fast), dtype=bool)
+    lattices: list[Lattice] = []
+    for A in told:
+        mine = spots.select(found, free)
+        none = np.zeros((len(mine.fast), 3), dtype=np.int32)
+        how = _refinement(shot, section, detector)
+        held = refinement.refine(A, none, mine, **how, min_indexed=0, hold=True)
+        assert held is not None  # no spots are needed
+        lattices.append(_over_all_spots(held, free))
+        free &= ~lattices[-1].hkl.any(axis=1)
+    return lattices
+
+
+def _refinement(shot: Shot, section: IndexSection, detector: Detector) -> dict[str, Any]:
+    """What refinement knows of all lattices of a shot."""
+    return {
+        "detector": detector,
+        "spectrum": shot.spectrum,
+        "space_group": section.space_group,
+        "eta_rad": None if section.mosaic_spread_deg is None else section.mosaic_spread_deg * DEG,
+        "domain_ang": section.domain_ang,
+    }
 
 
 def _over_all_spots(refined: Lattice, free: np.ndarray) -> Lattice:

@@ -1,0 +1,100 @@
+"""DIALS reflection tables byte by byte, and what is none."""
+
+import struct
+
+import numpy as np
+import pytest
+
+from spreadflow.errors import FileError
+from spreadflow.io import dials, reflections
+
+
+def _text(text: str) -> bytes:
+    return bytes([0xD9, len(text)]) + text.encode()
+
+
+def _column(name: str, kind: str, n: int, content: bytes) -> bytes:
+    """`name: [kind, [n, content]]` in MessagePack: 0x92 an array of two, 0xc4 up to 255 bytes."""
+    return _text(name) + b"\x92" + _text(kind) + b"\x92" + bytes([n, 0xC4, len(content)]) + content
+
+
+COLUMNS = [
+    _column("id", "int", 2, struct.pack("<2i", 3, 5)),
+    _column("panel", "std::size_t", 2, struct.pack("<2Q", 1, 0)),
+    _column("miller_index", "cctbx::miller::index<>", 2, struct.pack("<6i", 1, -2, 3, 0, 0, 0)),
+    _column("xyzobs.px.value", "vec3<double>", 2, struct.pack("<6d", 1.5, 2.5, 0.5, 7.25, 8.0, 0.5)),
+    _column("shoebox", "Shoebox<>", 2, b"any"),
+]
+
+
+def table(columns: list[bytes] = COLUMNS, kind: str = "dials::af::reflection_table", version: int = 1) -> bytes:
+    """As DIALS writes it: an array of three, the last a map of identifiers (3: "a", 5: "b"), rows and columns."""
+    out = b"\x93" + _text(kind) + bytes([version]) + b"\x83" + _text("identifiers") + b"\x82\x03\xa1a\x05\xa1b"
+    return out + _text("nrows") + b"\x02" + _text("data") + bytes([0x80 + len(columns)]) + b"".join(columns)
+
+
+NAMES = ("miller_index", "panel", "xyzobs.px.value")
+
+
+def test_columns_are_read_to_the_bit(tmp_path):
+    (tmp_path / "a.refl").write_bytes(table())
+    found = reflections.read(tmp_path / "a.refl", NAMES)
+    assert found.columns.keys() == {"id", *NAMES}
+    np.testing.assert_array_equal(found.columns["miller_index"], [[1, -2, 3], [0, 0, 0]])
+    np.testing.assert_array_equal(found.columns["panel"], [1, 0])
+    np.testing.assert_array_equal(found.columns["xyzobs.px.value"], [[1.5, 2.5, 0.5], [7.25, 8.0, 0.5]])
+    assert found.identifiers == {3: "a", 5: "b"}
+
+
+def test_rows_of_an_experiment_are_those_of_its_identifier(tmp_path):
+    """Its number counts only where the experiment or the table has no identifiers."""
+    (tmp_path / "a.refl").write_bytes(table())
+    found = reflections.read(tmp_path / "a.refl", NAMES)
+    assert found.of("b", 0).tolist() == [False, True]
+    assert found.of("c", 3).tolist() == [False, False]
+    assert found.of("", 3).tolist() == [True, False]
+    assert found._replace(identifiers={}).of("b", 5).tolist() == [False, True]
+
+
+SPOILT = {
+    "no file": (None, "a reflection table"),
+    "empty": (b"", "MessagePack"),
+    "truncated": (table()[:-20], "MessagePack"),
+    "a pickle": (b"\x80\x02cdials_array_family_flex_ext\nreflection_table\n", "DIALS reflection table"),
+    "another thing": (table(kind="dials::af::other"), "version 1"),
+    "another version": (table(version=2), "version 1"),
+    "no rows": (b"\x93\xa1a\x01\x80", "DIALS reflection table"),
+    "no column": (table(COLUMNS[:2]), "column miller_index"),
+    "unknown type": (table([_column("miller_index", "vec4", 2, bytes(16)), *COLUMNS[:2]]), "column miller_index"),
+    "too few bytes": (table([_column("panel", "std::size_t", 2, bytes(8)), COLUMNS[0], *COLUMNS[2:]]), "column panel"),
+    "too few rows": (table([_column("panel", "std::size_t", 1, bytes(8)), COLUMNS[0], *COLUMNS[2:]]), "column panel"),
+}
+
+
+@pytest.mark.parametrize(("content", "words"), SPOILT.values(), ids=SPOILT)
+def test_what_is_no_table_is_one_clear_error(tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "a.refl").write_bytes(content)
+    with pytest.raises(FileError, match=r"a\.refl") as error:
+        reflections.read(tmp_path / "a.refl", NAMES)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_files_of_dials(shared_data):
+    """Spots of indexed reflections lie where the crystal puts them, in files that DIALS itself wrote."""
+    from spreadflow.analysis import indexing
+    from spreadflow.physics import geometry
+
+    pairs = [(path, path.with_suffix(".refl")) for path in sorted(shared_data.rglob("*.expt"))]
+    pairs = [pair for pair in pairs if pair[1].exists()]
+    if not pairs:
+        pytest.skip(f"no .expt with its .refl below {shared_data}")
+    for expt, refl in pairs:
+        found, experiments = reflections.read(refl, NAMES), dials.ExperimentList(expt)
+        hkl, panel, position = (found.columns[name] for name in NAMES)
+        for n in range(len(experiments)):
+            one = experiments[n]
+            mine = found.of(one.identifier, n) & hkl.any(axis=1)
+            s1 = geometry.direction(one.detector, panel[mine], position[mine, 0], position[mine, 1])
+            agree = indexing.agreeing(one.A, hkl[mine], (s1 - geometry.S0) / one.wavelength)
+            assert len(agree) and agree.mean() > 0.5, f"{expt}, experiment {n}"

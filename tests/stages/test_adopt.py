@@ -1,0 +1,451 @@
+"""Lattices that somebody else indexed: told by a spec file, they are those of the usual way; each line has one end.
+
+what is wrong with a line                        | what comes of it
+.expt or .refl missing, broken, a column missing | AdoptOutcome.UNREADABLE
+no such experiment, or one of several unnamed    | NO_EXPERIMENT
+an image that is none of the run's               | NO_SHOT
+another space group, another cell                | OTHER_GROUP, OTHER_CELL
+a .refl of another experiment, or of another A   | NOT_PAIRED, OTHER_INDICES
+told twice                                       | DUPLICATE
+a shot that can't be read                        | LOST_SHOT
+another detector, nothing to adopt, no line      | FileError
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgpack
+import numpy as np
+import pytest
+
+from spreadflow import cli
+from spreadflow.analysis import refinement
+from spreadflow.config import for_stage, parse, section
+from spreadflow.errors import AdoptOutcome, FileError, LatticeOutcome, Outcome, RefinedOutcome
+from spreadflow.io import dials, store
+from spreadflow.io.images import Source
+from spreadflow.models import Detector
+from spreadflow.parallel import World
+from spreadflow.physics import geometry, symmetry
+from spreadflow.stages import adopt, annulus, cells, index, simulate, stage1
+
+CELL, GROUP, HALL = [60.0, 52.0, 44.0, 90.0, 104.0, 90.0], "P 1 21 1", " P 2yb"
+TREE = {
+    "seed": 5,
+    "runs": {"r": {"simulate": {"n_single": 4, "n_double": 1, "n_blank": 1}}},
+    "crystal": {
+        "cell": CELL,
+        "space_group": GROUP,
+        "domain_ang": 1200.0,
+        "mosaicity": "continuous",
+        "mosaic_spread_deg": 0.1,
+        "domains_per_crystal": 5000.0,
+    },
+    "structure_factors": {"d_min": 2.0},
+    "beam": {"n_channels": 20, "first_channel_ev": 7100.5, "channel_ev": 2.0, "envelope_ev": 6.0, "photons": 2e12},
+    "detector": {
+        "shape": [180, 200],
+        "pixel_mm": 0.3,
+        "panels": [{"origin_mm": [-61.0, 28.0, -60.0]}, {"origin_mm": [1.0, 27.0, -60.5], "fast": [1.0, 0.02, 0.01]}],
+        "water_mm": 0.002,
+        "air_mm": 1.0,
+        "gain_calibration": 0.0,
+    },
+    "index": {
+        "cell": CELL,
+        "space_group": GROUP,
+        "d_min": 2.0,
+        "domain_ang": 1200.0,
+        "block_shots": 2,
+        "calibration_error": 0.0,
+        "mosaic_spread_deg": 0.1,
+    },
+    "cells": {"eps_ang": 2.0},
+    "annulus": {"d_min": 2.3, "d_max": 4.0},
+    "stage1": {"oversample": 1, "calibration_error": 0.0, "refine": ["scale", "rotation", "eta"]},
+}
+TYPES = {
+    "id": ("int", "<i4"),
+    "panel": ("std::size_t", "<u8"),
+    "miller_index": ("cctbx::miller::index<>", "<i4"),
+    "xyzobs.px.value": ("vec3<double>", "<f8"),
+    "flags": ("std::size_t", "<u8"),
+}
+
+
+def staged(stage: str, **index_keys):
+    return for_stage(section(parse(TREE | {"index": TREE["index"] | index_keys}), stage, "r"), stage)
+
+
+def write_expt(path: Path, detector: Detector, lattices: list[dict]) -> None:
+    """An experiment list as DIALS has it: two crystals of one image share its imageset, and all the detector."""
+    dials.write_expt(path, detector, wavelength=lattices[0]["wavelength"])
+    tree = json.loads(path.read_text())
+    tree["experiment"], tree["beam"] = [], [dict(tree["beam"][0], wavelength=told["wavelength"]) for told in lattices]
+    for n, told in enumerate(lattices):
+        axes = {f"real_space_{axis}": row for axis, row in zip("abc", np.linalg.inv(told["A"]).tolist(), strict=True)}
+        tree["crystal"].append({"__id__": "crystal", **axes, "space_group_hall_symbol": told.get("hall", HALL)})
+        images = {"images": [str(told["image"])], "single_file_indices": [int(told["frame"])]}
+        tree["imageset"].append({"__id__": "ImageSet", **images})
+        of = {"beam": n, "crystal": n, "imageset": n, "detector": 0}
+        tree["experiment"].append({"__id__": "Experiment", "identifier": told["identifier"], **of})
+    path.write_text(json.dumps(tree))
+
+
+def write_refl(path: Path, lattices: list[dict], first: int = 0, **other) -> None:
+    """A reflection table, with a spot of no lattice for each; `other` columns replace those that should be there."""
+    rows = [(n + first, *row) for n, told in enumerate(lattices) for row in [*told["rows"], (0, (0, 0, 0), (5.0, 5.0))]]
+    columns = {
+        "id": [row[0] for row in rows],
+        "panel": [row[1] for row in rows],
+        "miller_index": [row[2] for row in rows],
+        "xyzobs.px.value": [(*row[3], 0.5) for row in rows],
+        "flags": [36 for _ in rows],
+    }
+    data = {
+        name: [TYPES[name][0], [len(rows), np.array(column, TYPES[name][1]).tobytes()]]
+        for name, column in columns.items()
+    }
+    data = {name: column for name, column in (data | other).items() if column is not None}
+    identifiers = {n + first: told["identifier"] for n, told in enumerate(lattices)}
+    table = {"identifiers": identifiers, "nrows": len(rows), "data": data}
+    path.write_bytes(msgpack.packb(["dials::af::reflection_table", 1, table]))
+
+
+def told_of(reindex: Path, manifest: Path) -> list[dict]:
+    """Of each lattice of a product, what DIALS would write of it."""
+    c, source, out = store.read(reindex, "reindex"), Source(manifest), []
+    for n, shot in enumerate(c["lattices/shot"]):
+        mine = np.flatnonzero(c["spots/lattice"] == n)
+        columns = (c[f"spots/{name}"][mine].tolist() for name in ("panel", "hkl", "fast", "slow"))
+        out.append(
+            {
+                "A": c["lattices/A"][n],
+                "wavelength": 12398.4198 / c["shots/mean_energy_ev"][shot],
+                "image": manifest.parent / source.manifest.files[c["shots/file"][shot]].path,
+                "frame": c["shots/frame"][shot],
+                "identifier": f"lattice-{n}",
+                "rows": [(panel, tuple(hkl), (fast, slow)) for panel, hkl, fast, slow in zip(*columns, strict=True)],
+            }
+        )
+    return out
+
+
+def onwards(folder: Path, manifest: Path) -> None:
+    """cells, annulus and stage1 from a folder's reindex.h5."""
+    cells.run(staged("cells"), reindex=[folder / "reindex.h5"], out=folder / "cells.h5", world=World())
+    inputs = {"images": [manifest], "reindex": [folder / "reindex.h5"], "cells": folder / "cells.h5"}
+    annulus.run(staged("annulus"), **inputs, out=folder / "annulus.h5", world=World())
+    stage1.run(staged("stage1"), annulus=folder / "annulus.h5", out=folder / "stage1.h5", world=World())
+
+
+def adopted(spec: Path, manifest: Path, out: Path, **keys) -> tuple[dict, dict]:
+    """Columns of reindex.h5 and adopt.h5."""
+    adopt.run(staged("adopt", **keys), images=manifest, spec=spec, out=out, world=World())
+    return store.read(out, "reindex"), store.read(out.with_name("adopt.h5"), "adopt")
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory) -> SimpleNamespace:
+    """A simulated run, indexed the usual way, and pairs written of its six lattices in all forms a spec file has."""
+    folder = tmp_path_factory.mktemp("usual")
+    manifest = folder / "data" / "manifest.json"
+    simulate.run(staged("simulate"), run="r", out=manifest, world=World(), shots=None)
+    detector, given = Source(manifest).detector, {"images": manifest, "geometry": folder / "level0.expt"}
+    dials.write_expt(folder / "level0.expt", detector, wavelength=1.74)
+    index.run(staged("reindex"), **given, out=folder / "reindex.h5", world=World(), word="reindex")
+    onwards(folder, manifest)
+    lattices, lines = told_of(folder / "reindex.h5", manifest), []
+    for n, told in enumerate(lattices[:4]):
+        write_expt(folder / f"{n}.expt", detector, [told])
+        write_refl(folder / f"{n}.refl", [told])
+        lines.append(f"{n}.expt {folder}/{n}.refl" + ("", " 0", " pulse.lam", " pulse.lam 0")[n])
+    write_expt(folder / "double.expt", detector, lattices[4:])
+    write_refl(folder / "double.refl", lattices[4:], first=7)  # numbers that only the identifiers explain
+    lines += ["", "double.expt double.refl 0", "double.expt double.refl 1"]
+    (folder / "spec.txt").write_text("\n".join(lines) + "\n")
+    return SimpleNamespace(folder=folder, manifest=manifest, detector=detector, lattices=lattices, lines=lines)
+
+
+@pytest.fixture(scope="module")
+def told(usual, tmp_path_factory) -> SimpleNamespace:
+    """The same run with its lattices adopted, as far as stage 1."""
+    folder = tmp_path_factory.mktemp("told")
+    found, lines = adopted(usual.folder / "spec.txt", usual.manifest, folder / "reindex.h5")
+    onwards(folder, usual.manifest)
+    return SimpleNamespace(folder=folder, reindex=found, lines=lines)
+
+
+def test_each_line_has_one_end(usual, told):
+    assert len(usual.lattices) == 6
+    assert list(told.lines["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
+    assert list(told.lines["lines/line"]) == [1, 2, 3, 4, 6, 7] and list(told.lines["lines/k"]) == [0, 0, 0, 0, 0, 1]
+    assert list(told.lines["lines/experiment"]) == [0, 0, 0, 0, 0, 1]
+    assert list(told.lines["lines/n_reflections"]) == [len(one["rows"]) for one in usual.lattices]
+    assert np.all(told.lines["lines/n_agree"] >= 0.9 * told.lines["lines/n_reflections"])
+    ids = (told.reindex[f"lattices/{name}"] for name in ("shot_id", "k"))
+    assert set(zip(*ids, strict=True)) == set(zip(told.lines["lines/shot_id"], told.lines["lines/k"], strict=True))
+    assert [Outcome(x) for x in told.reindex["shots/outcome"]].count(Outcome.UNTOLD) == 1
+
+
+def test_the_product_is_that_of_the_usual_way(usual, told):
+    """Same lattices, spots of each, predicted and integrated reflections; a shot without a line has no spots."""
+    theirs = store.read(usual.folder / "reindex.h5", "reindex")
+    np.testing.assert_allclose(told.reindex["lattices/A"], theirs["lattices/A"], rtol=0, atol=1e-14)
+    for name in ("hkl", "panel", "bbox", "n_foreground", "flags", "lattice"):
+        np.testing.assert_array_equal(told.reindex[f"reflections/{name}"], theirs[f"reflections/{name}"], err_msg=name)
+    for name in ("intensity", "sigma", "fast", "slow", "partiality"):
+        ours = told.reindex[f"reflections/{name}"]
+        np.testing.assert_allclose(ours, theirs[f"reflections/{name}"], rtol=1e-5, atol=1e-5, err_msg=name)
+    for name in ("shot_id", "k", "n_indexed", "n_rmsd"):
+        np.testing.assert_array_equal(told.reindex[f"lattices/{name}"], theirs[f"lattices/{name}"], err_msg=name)
+
+
+def test_stage_1_has_the_lattices_of_the_usual_way(usual, told):
+    pixels = [store.read(of.folder / "annulus.h5", "annulus", ["pixels/"]) for of in (told, usual)]
+    assert len(pixels[0]["pixels/photons"]) > 5000
+    for name, column in pixels[0].items():
+        np.testing.assert_array_equal(column, pixels[1][name], err_msg=name)
+    ours, theirs = (store.read(of.folder / "stage1.h5", "stage1") for of in (told, usual))
+    np.testing.assert_array_equal(ours["lattices/outcome"], theirs["lattices/outcome"])
+    assert (ours["lattices/outcome"] == RefinedOutcome.REFINED).sum() >= 4
+    kept = store.read(told.folder / "cells.h5", "cells", ["lattices/outcome"])["lattices/outcome"]
+    assert len(ours["lattices/A"]) == (kept == LatticeOutcome.ACCEPTED).sum()
+    for mine, other in zip(ours["lattices/A"], theirs["lattices/A"], strict=True):
+        assert symmetry.misorientation(mine, other, GROUP) < 1e-8
+
+
+def test_the_mosaic_spread_is_that_of_the_data(usual, tmp_path):
+    """Estimated with A held it is near what the usual way finds refining A too, from the same spots."""
+    free = {"mosaic_spread_deg": None}
+    given = {"images": usual.manifest, "geometry": usual.folder / "level0.expt"}
+    index.run(staged("reindex", **free), **given, out=tmp_path / "a" / "reindex.h5", world=World(), word="reindex")
+    theirs = store.read(tmp_path / "a" / "reindex.h5", "reindex", ["lattices/"])
+    (tmp_path / "lines").mkdir()
+    for n, one in enumerate(told_of(tmp_path / "a" / "reindex.h5", usual.manifest)):
+        write_expt(tmp_path / "lines" / f"{n}.expt", usual.detector, [one])
+        write_refl(tmp_path / "lines" / f"{n}.refl", [one])
+    lines = "".join(f"{n}.expt {n}.refl\n" for n in range(len(theirs["lattices/k"])))
+    (tmp_path / "lines" / "spec.txt").write_text(lines)
+    ours, _ = adopted(tmp_path / "lines" / "spec.txt", usual.manifest, tmp_path / "b" / "reindex.h5", **free)
+    np.testing.assert_allclose(ours["lattices/A"], theirs["lattices/A"], rtol=0, atol=1e-14)
+    away = np.abs(np.log(ours["lattices/eta_rad"] / theirs["lattices/eta_rad"]))
+    assert np.median(away) < 0.02 and away.max() < 0.35
+    assert np.ptp(np.log(theirs["lattices/eta_rad"])) > 0.7, "the lattices differ by more than that"
+
+
+def _missing(one, folder):
+    (folder / "bad.expt").unlink()
+
+
+def _broken(one, folder):
+    (folder / "bad.refl").write_bytes(b"\x93\xbbdials")
+
+
+def _without_column(one, folder):
+    write_refl(folder / "bad.refl", [one], miller_index=None)
+
+
+def _short_column(one, folder):
+    write_refl(folder / "bad.refl", [one], panel=["std::size_t", [1, bytes(8)]])
+
+
+def _wrong_type(one, folder):
+    write_refl(folder / "bad.refl", [one], panel=["std::string", [1, ["a"]]])
+
+
+def _no_crystal(one, folder):
+    tree = json.loads((folder / "bad.expt").read_text())
+    del tree["experiment"][0]["crystal"]
+    (folder / "bad.expt").write_text(json.dumps(tree))
+
+
+def _not_finite(one, folder):
+    tree = json.loads((folder / "bad.expt").read_text())
+    tree["crystal"][0]["real_space_a"] = [float("nan"), 0, 0]
+    (folder / "bad.expt").write_text(json.dumps(tree))
+
+
+def _other_identifier(one, folder):
+    write_refl(folder / "bad.refl", [one | {"identifier": "another"}])
+
+
+def _other_indices(one, folder):
+    rows = [(panel, (l, h, k), at) for panel, (h, k, l), at in one["rows"]]
+    write_refl(folder / "bad.refl", [one | {"rows": rows}])
+
+
+def _again(**changes):
+    return lambda one, folder: write_expt(folder / "bad.expt", DETECTOR[0], [one | changes])
+
+
+def _stretched(one, folder):
+    _again(A=one["A"] / 1.08)(one, folder)
+
+
+def _nothing(one, folder):
+    pass
+
+
+DETECTOR: list[Detector] = []
+WRONG = {
+    "missing": (_missing, "", AdoptOutcome.UNREADABLE),
+    "broken": (_broken, "", AdoptOutcome.UNREADABLE),
+    "no column": (_without_column, "", AdoptOutcome.UNREADABLE),
+    "short column": (_short_column, "", AdoptOutcome.UNREADABLE),
+    "wrong type": (_wrong_type, "", AdoptOutcome.UNREADABLE),
+    "no crystal": (_no_crystal, "", AdoptOutcome.UNREADABLE),
+    "not finite": (_not_finite, "", AdoptOutcome.UNREADABLE),
+    "no such experiment": (_nothing, " 1", AdoptOutcome.NO_EXPERIMENT),
+    "no such image": (_again(image="other.nxs"), "", AdoptOutcome.NO_SHOT),
+    "no such frame": (_again(frame=99), "", AdoptOutcome.NO_SHOT),
+    "other group": (_again(hall=" C 2y"), "", AdoptOutcome.OTHER_GROUP),
+    "other cell": (_stretched, "", AdoptOutcome.OTHER_CELL),
+    "other identifier": (_other_identifier, "", AdoptOutcome.NOT_PAIRED),
+    "other indices": (_other_indices, "", AdoptOutcome.OTHER_INDICES),
+    "twice": (_nothing, "", AdoptOutcome.DUPLICATE),
+}
+
+
+def test_a_bad_line_has_its_own_end_and_costs_no_other(usual, tmp_path, capsys):
+    """Shot 0 stays without a lattice but for the last, good line, which another one repeats."""
+    one, lines = usual.lattices[0], [f"{usual.folder}/1.expt {usual.folder}/1.refl"]
+    DETECTOR[:] = [usual.detector]
+    for n, (spoil, number, _) in enumerate(WRONG.values()):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        write_expt(folder / "bad.expt", usual.detector, [one])
+        write_refl(folder / "bad.refl", [one])
+        spoil(one, folder)
+        lines.append(f"{n}/bad.expt {n}/bad.refl{number}")
+    lines.insert(1, f"{usual.folder}/0.expt {usual.folder}/0.refl")
+    lines.append(f"{usual.folder}/double.expt {usual.folder}/double.refl")
+    (tmp_path / "spec.txt").write_text("\n".join(lines))
+    found, ends = adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
+    good = [AdoptOutcome.ADOPTED] * 2
+    expected = [*good, *(end for *_, end in WRONG.values()), AdoptOutcome.NO_EXPERIMENT]
+    assert [AdoptOutcome(end) for end in ends["lines/outcome"]] == expected
+    assert len(found["lattices/k"]) == 2 == (ends["lines/k"] >= 0).sum()
+    theirs = store.read(usual.folder / "reindex.h5", "reindex", ["lattices/A"])["lattices/A"]
+    np.testing.assert_allclose(found["lattices/A"], theirs[:2], rtol=0, atol=1e-14)
+
+
+def test_a_screw_axis_is_not_asked_for(usual, tmp_path):
+    one = usual.lattices[0]
+    write_expt(tmp_path / "a.expt", usual.detector, [one | {"hall": " P 2y"}])
+    write_refl(tmp_path / "a.refl", [one])
+    (tmp_path / "spec.txt").write_text("a.expt a.refl")
+    assert list(adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1]["lines/outcome"]) == [0]
+
+
+def test_images_that_were_moved_are_known_by_their_name(usual, tmp_path):
+    one = usual.lattices[0]
+    write_expt(tmp_path / "a.expt", usual.detector, [one | {"image": Path("/gone") / one["image"].name}])
+    write_refl(tmp_path / "a.refl", [one])
+    (tmp_path / "spec.txt").write_text("a.expt a.refl")
+    assert list(adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1]["lines/outcome"]) == [0]
+    shutil.copy(one["image"], tmp_path / one["image"].name)  # there, and another file than the run's
+    write_expt(tmp_path / "a.expt", usual.detector, [one | {"image": one["image"].name}])
+    with pytest.raises(FileError, match="1 no_shot"):
+        adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
+
+
+def test_a_shot_that_is_lost_takes_its_lines_along(usual, tmp_path):
+    """Saturated where nothing may be; the other shots are as good as before."""
+    ends = adopted(usual.folder / "spec.txt", usual.manifest, tmp_path / "reindex.h5", saturation_photons=1e5)[1]
+    assert list(ends["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
+    keys = {"saturation_photons": 3.0, "saturated_fraction_max": 0.0}
+    _, ends = adopted(usual.folder / "spec.txt", usual.manifest, tmp_path / "reindex.h5", **keys)
+    assert list(ends["lines/outcome"]) == [AdoptOutcome.LOST_SHOT] * 6 and np.all(ends["lines/k"] == -1)
+
+
+def test_an_image_that_is_gone_takes_its_lines_along(usual, tmp_path):
+    one = usual.lattices[0]
+    shutil.copy(usual.manifest, tmp_path)
+    write_expt(tmp_path / "a.expt", usual.detector, [one | {"image": one["image"].name}])
+    write_refl(tmp_path / "a.refl", [one])
+    (tmp_path / "spec.txt").write_text("a.expt a.refl")
+    found, ends = adopted(tmp_path / "spec.txt", tmp_path / "manifest.json", tmp_path / "reindex.h5")
+    assert list(ends["lines/outcome"]) == [AdoptOutcome.LOST_SHOT]
+    assert found["shots/outcome"][0] == Outcome.UNREADABLE
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_lattice_without_spots_is_taken_all_the_same(usual, tmp_path):
+    """It keeps the mosaic spread expected before any data, and is predicted and integrated."""
+    how = {"spots": {"min_pixels": 199}, "mosaic_spread_deg": None}
+    found, ends = adopted(usual.folder / "spec.txt", usual.manifest, tmp_path / "reindex.h5", **how)
+    assert list(ends["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
+    assert not found["lattices/n_indexed"].any() and not found["lattices/n_rmsd"].any()
+    np.testing.assert_allclose(found["lattices/eta_rad"], refinement.ETA_PRIOR_RAD, rtol=1e-6)
+    assert np.all(np.bincount(found["reflections/lattice"]) > 50)
+
+
+def test_a_rerun_makes_nothing_and_other_lattices_everything(usual, tmp_path):
+    out = tmp_path / "reindex.h5"
+    adopted(usual.folder / "spec.txt", usual.manifest, out)
+    parts = sorted(out.with_suffix(".parts").iterdir())
+    before = [part.stat().st_mtime_ns for part in parts]
+    adopted(usual.folder / "spec.txt", usual.manifest, out)
+    assert [part.stat().st_mtime_ns for part in parts] == before
+    (tmp_path / "fewer.txt").write_text(f"{usual.folder}/1.expt {usual.folder}/1.refl")
+    found, _ = adopted(tmp_path / "fewer.txt", usual.manifest, out)
+    assert all(now != then for now, then in zip((p.stat().st_mtime_ns for p in parts), before, strict=True))
+    assert len(found["lattices/k"]) == 1
+
+
+REFUSED = {
+    "no file": (None, ["spec.txt", "a spec file"]),
+    "no line": ("\n\n", ["spec.txt", "a line for each lattice"]),
+    "one column": ("a.expt a.refl\na.expt", ["line 2", ".expt .refl"]),
+    "no number": ("a.expt a.refl 0.5", ["line 1", "a.expt a.refl 0.5"]),
+    "too many columns": ("a.expt a.refl 0 1", ["line 1", "a.expt a.refl 0 1"]),
+    "nothing to read": ("a.expt a.refl", ["an experiment that can be read", "a.expt"]),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_is_no_spec_file_is_one_sentence(usual, tmp_path, capsys, text, words):
+    if text is not None:
+        (tmp_path / "spec.txt").write_text(text)
+    argv = ["--images", usual.manifest, "--spec", tmp_path / "spec.txt", "--out", tmp_path / "reindex.h5"]
+    with pytest.raises(SystemExit) as end:
+        cli.main(["adopt", "--config", section(parse(TREE), "adopt", "r"), *map(str, argv)])
+    log = capsys.readouterr().err.splitlines()
+    assert end.value.code == 4 and len(log) == 1 and log[0].startswith("spreadflow adopt: ")
+    assert all(word in log[0] for word in words), log
+    assert not (tmp_path / "reindex.h5").exists()
+
+
+def test_experiments_of_two_detectors_are_refused(usual, tmp_path):
+    """A hundredth of a pixel is one detector, a tenth is another."""
+    for n, shift in enumerate((0.0, 0.005 * 0.3, 0.1 * 0.3)):
+        one = usual.lattices[n]
+        write_expt(tmp_path / f"{n}.expt", geometry.shifted(usual.detector, shift, 0.0, 0.0), [one])
+        write_refl(tmp_path / f"{n}.refl", [one])
+    (tmp_path / "spec.txt").write_text("0.expt 0.refl\n1.expt 1.refl\n")
+    assert len(adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1]["lines/k"]) == 2
+    (tmp_path / "spec.txt").write_text("0.expt 0.refl\n1.expt 1.refl\n2.expt 2.refl\n")
+    with pytest.raises(FileError, match=r"line 3.*the same detector.*0\.1 px"):
+        adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
+
+
+@pytest.mark.slow
+def test_two_ranks_make_what_one_does(usual, told, tmp_path):
+    launcher = Path(sys.prefix) / "bin" / "mpiexec"
+    if not launcher.exists():
+        pytest.skip(f"no MPI launcher at {launcher}")
+    argv = ["--images", usual.manifest, "--spec", usual.folder / "spec.txt", "--out", tmp_path / "reindex.h5"]
+    words = [launcher, "-n", "2", sys.executable, "-m", "spreadflow.cli", "adopt", "--ranks", "2"]
+    words += ["--config", section(parse(TREE), "adopt", "r"), *argv]
+    subprocess.run([*map(str, words)], check=True, timeout=300)
+    for name, kind in (("reindex.h5", "reindex"), ("adopt.h5", "adopt")):
+        theirs, ours = (store.read(folder / name, kind) for folder in (told.folder, tmp_path))
+        for column in ours.keys() - {"shots/seconds"}:
+            np.testing.assert_array_equal(ours[column], theirs[column], err_msg=column)
+        keys = [store.attributes(folder / name, kind)["key"] for folder in (told.folder, tmp_path)]
+        assert keys[0] == keys[1]
