@@ -16,15 +16,16 @@ from spreadflow.analysis import lattice_fit, solve
 from spreadflow.analysis.lattice_fit import Problem
 from spreadflow.analysis.likelihood import FLOOR, Target, pixelwise, variance
 from spreadflow.models import Mosaic
-from spreadflow.physics import forward, layout, rotation
+from spreadflow.physics import forward, geometry, layout, rotation
 from spreadflow.physics.mosaic import GAUSS, continuous, merged
+from spreadflow.units import wavelength
 
 FREE = ("scale", "rotation", "cell", "n_cells", "eta")
 """what is refined of a lattice between rounds; η with the continuous distribution alone"""
 EXTENT = 3.0
 """η out to which the first grid reaches"""
 COARSE, FINE = 2.0, 0.5
-"""steps of the first and the last grid, in angular standard deviations of a domain at the highest resolution"""
+"""steps of the first and the last grid, in angular standard deviations of a domain's spot at the highest resolution"""
 COARSEST = 0.6
 """η that the first step is at most: the grid can take the place of the continuous distribution"""
 NODES = 2500
@@ -224,7 +225,7 @@ def _steps(fits: Sequence[Problem], eta_rad: float, fine: float, add: Add) -> li
 
     The last but one of three or more comes twice: once lattices are refined with its nodes, these fall into place.
     """
-    total, n = add([np.array([np.sqrt(GAUSS / 4) * _sharpest(p), 1.0]) for p in fits])
+    total, n = add([np.array([_sharpest(p), 1.0]) for p in fits])
     least = EXTENT * eta_rad * (4.0 * np.pi / 3.0 / NODES) ** (1.0 / 3.0)
     first = max(min(COARSE * total / n, COARSEST * eta_rad), least)
     halvings = max(int(np.ceil(np.log2(first / (fine * total / n)) - 1e-9)), 0)
@@ -233,10 +234,15 @@ def _steps(fits: Sequence[Problem], eta_rad: float, fine: float, add: Add) -> li
 
 
 def _sharpest(of: Problem) -> float:
-    """1/(N·a·|q|) of the longest reflection: rad, but for the factor of the lattice's shape."""
-    A = of.start.crystal.A
-    size = np.linalg.norm(A / of.start.crystal.n_cells) / np.sqrt(3.0)
-    return float(size / np.linalg.norm(of.boxes.hkl @ A.T, axis=1).max())
+    """Angular standard deviation, rad, of a domain's spot of the longest reflection: of its size and of the squares
+    that are averaged over, seen from the sample."""
+    crystal, detector = of.start.crystal, of.start.detector
+    size = np.sqrt(GAUSS / 12) * np.linalg.norm(crystal.A / crystal.n_cells)
+    box = int(np.linalg.norm(of.boxes.hkl @ crystal.A.T, axis=1).argmax())
+    middle = 0.5 * (of.boxes.bbox[box, ::2] + of.boxes.bbox[box, 1::2])
+    place = geometry.position(detector, of.boxes.panel[box], *middle)
+    step = of.start.edge_px * detector.pixel_mm / np.linalg.norm(place) / wavelength(of.start.spectrum.mean_energy_ev)
+    return float(np.hypot(size, step / np.sqrt(12)) / np.linalg.norm(crystal.A @ of.boxes.hkl[box]))
 
 
 def _ball(radius: float, step: float, eta_rad: float) -> _Grid:
