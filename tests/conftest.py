@@ -120,6 +120,7 @@ PACKED = {
         "domain_ang": 1200.0,
         "mosaicity": "domains",
         "n_domains": 9,
+        "mosaic_spread_deg": 0.1,
         "domains_per_crystal": 5000.0,
     },
     "structure_factors": {"d_min": 2.0},
@@ -133,7 +134,7 @@ PACKED = {
         "bad_pixels": [[1, 60, 80, 0, 200]],
         "gain_calibration": 0.0,
     },
-    "simulate": {"precision": "float64"},
+    "simulate": {"precision": "float64", "oversample": 1},
 }
 """a triclinic crystal on two panels"""
 

@@ -38,6 +38,7 @@ TREE = {
         "air_mm": 1.0,
         "bad_pixels": [[1, 160, 180, 0, 560]],
     },
+    "simulate": {"oversample": 1},
 }
 NOISE = Noise(1.0, 0.01)
 ETA = 0.05 * DEG
@@ -64,7 +65,7 @@ def problem(one: patches.Patch, turn=TURN, spread: Mosaic | None = None, oversam
 @pytest.fixture(scope="module")
 def learned(made):
     """All lattices turned by the same 0.01°."""
-    return mosaic_learning.learn([problem(one) for one in made], eta_rad=ETA, fine=1.2)
+    return mosaic_learning.learn([problem(one) for one in made], eta_rad=ETA, fine=0.6)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +176,7 @@ def test_templates_weighted_are_the_model(made, oversample):
     of = problem(made[0], np.eye(3), spread, oversample)
     model = lattice_fit.Model(of, ())(np.zeros(0))[0]
     found = mosaic_learning.templates(of, spread) @ share
-    np.testing.assert_allclose(found, model, atol=3e-3 * model.max())  # 3.5 σ away a cloud has 0.002 of its peak
+    np.testing.assert_allclose(found, model, atol=5e-3 * model.max())  # 3.5 σ away each has 0.002 of its peak
     assert found.sum() == pytest.approx(model.sum(), rel=0.01)
 
 

@@ -77,7 +77,7 @@ def test_with_what_is_true_the_last_rung_is_right(made):
     figures = made[2]
     rungs = {rung["name"]: rung for rung in figures["rungs"]}
     assert [(name, rung["why"]) for name, rung in rungs.items() if not rung["passed"]] == []
-    assert rungs["4"]["radial_rmsd_mm"] < 0.5 * rungs["3B"]["radial_rmsd_mm"]
+    assert rungs["4"]["radial_rmsd_mm"] < 0.7 * rungs["3B"]["radial_rmsd_mm"]
     assert rungs["4"]["transverse_rmsd_mm"] < 0.5 * rungs["3B"]["transverse_rmsd_mm"]
     assert rungs["4"]["sigma_z"] < rungs["3B"]["sigma_z"] and abs(rungs["4"]["z_mean"]) < 0.1
     assert all(rungs[name]["seconds_per_lattice"] > 0 for name in ("00", *ladder.MODELLED))

@@ -132,8 +132,9 @@ def test_cycles_come_to_rest_and_stay_there(wide_run, tmp_path):
     """The published refinement was stable for one."""
     run(wide_run, tmp_path / "spread.h5", controls=False, max_cycles=6, converged=1e-9)
     changes = store.attributes(tmp_path / "spread.h5", "spread")["changes"]
-    assert len(changes) == 6
-    assert all(after < 0.6 * before for before, after in pairwise(changes)), changes
+    assert len(changes) == 6 or (len(changes) == 5 and changes[-1] == 0.0)
+    falling = [(before, after) for before, after in pairwise(changes) if before > 0.01]  # of σ; then it is rounding
+    assert len(falling) >= 2 and all(after < 0.6 * before for before, after in falling), changes
     assert changes[-1] < 0.01
 
 

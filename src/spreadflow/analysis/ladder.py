@@ -18,7 +18,9 @@ from spreadflow.physics import exact, geometry, layout
 STRONG = 2.0
 """I/σ of flagged shoeboxes"""
 LEAST = 1e-6
-"""of the brightest pixel: fainter ones are not compared"""
+"""of the brightest pixel: fainter ones are not compared, and tell nothing of where a spot is"""
+POINTS = 2
+"""along each edge of a pixel, of the rungs that compare with brute force"""
 ENOUGH, N_ITERATIONS = 1e-11, 60
 """of rungs whose planes are compared: the fall of −ln L that ends a fit, and evaluations at most"""
 
@@ -36,7 +38,8 @@ class Rung(NamedTuple):
     """`passes`, of the figures of all rungs"""
     spectrum: Literal["none", "mean", "pulse"] | None = None
     """no Bragg photons, one channel at the pulse's mean energy, or all; None = no model at all"""
-    engine: Literal["sparse", "exact"] = "sparse"
+    engine: Literal["sparse", "points", "exact"] = "sparse"
+    """averages over pixels, or means over `POINTS` × `POINTS` points of them"""
     free: tuple[str, ...] = ()
     """unknowns besides the planes; `spots` = a scale for each shoebox"""
     is_by_spot: bool = False
@@ -86,7 +89,7 @@ RUNGS: dict[str, Rung] = {
         ("spots",),
     ),
     "3A": Rung(
-        "the pulse and one scale, exact engine",
+        "the pulse and one scale, 2 x 2 points a pixel, exact engine",
         "radial r.m.s.d. below rung 2's",
         _below("3A", "2"),
         "pulse",
@@ -98,11 +101,11 @@ RUNGS: dict[str, Rung] = {
         "pixels are rung 3A's to 1e-3",
         lambda f: f["3B"]["pixels_apart"] <= 1e-3,
         "pulse",
-        "sparse",
+        "points",
         ("scale",),
     ),
     "4": Rung(
-        "scale and rotation",
+        "scale and rotation, averages over pixels",
         "radial r.m.s.d. below rung 3B's",
         _below("4", "3B"),
         "pulse",
@@ -143,21 +146,15 @@ def plain_count(d: np.ndarray, i_over_sigma: np.ndarray, flags: np.ndarray, d_mi
 
 
 def climb(start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise) -> tuple[solve.Data, dict[str, Step]]:
-    """All rungs with a model, for one lattice, at the middle of each pixel. start: with discrete mosaic domains."""
-    of: dict[str | None, lattice_fit.Problem] = {"pulse": _at_points(start, space_group, boxes, noise)}
-    of["mean"] = of["none"] = _at_points(monochromatic(start), space_group, boxes, noise)
+    """All rungs with a model, for one lattice. start: with discrete mosaic domains."""
+    of: dict[str | None, lattice_fit.Problem] = {"pulse": lattice_fit.problem(start, space_group, boxes, noise)}
+    of["mean"] = of["none"] = lattice_fit.problem(monochromatic(start), space_group, boxes, noise)
     steps = {}
     for name in MODELLED:
         begun = time.process_time()
         step = _step(RUNGS[name], of[RUNGS[name].spectrum])
         steps[name] = step._replace(seconds=time.process_time() - begun)
     return of["pulse"].data, steps
-
-
-def _at_points(start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise) -> lattice_fit.Problem:
-    """As brute force has it, which knows points alone."""
-    of = lattice_fit.problem(start, space_group, boxes, noise)
-    return of._replace(start=of.start._replace(edge_px=0.0))
 
 
 def monochromatic(p: Parameters) -> Parameters:
@@ -178,8 +175,15 @@ def _step(rung: Rung, of: lattice_fit.Problem) -> Step:
     return _fitted(ENGINES[rung.engine](of, rung.free, 1, "float64", layout.REACH))
 
 
-class _Exact(lattice_fit.Model):
-    """By brute force; nothing but the scale may be free."""
+class _Points(lattice_fit.Model):
+    """The mean over points of a pixel, as brute force has it, which knows no squares."""
+
+    def __init__(self, of: lattice_fit.Problem, *how):
+        super().__init__(of._replace(start=of.start._replace(edge_px=0.0), oversample=POINTS), *how)
+
+
+class _Exact(_Points):
+    """The same by brute force; nothing but the scale may be free."""
 
     def __call__(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         now = self._at_start * np.exp(u[0])
@@ -187,11 +191,12 @@ class _Exact(lattice_fit.Model):
 
     @cached_property
     def _at_start(self) -> np.ndarray:
-        p = self.parameters(np.zeros(self.n_unknowns))
-        return np.asarray(exact.photons(p, lattice_fit.points(self.of.boxes)))[self.of.boxes.valid]
+        p, boxes = self.parameters(np.zeros(self.n_unknowns)), self.of.boxes
+        points = layout.points(layout.rectangles(boxes.panel, boxes.bbox, POINTS))
+        return lattice_fit.means(boxes, POINTS, len(points.fast)) @ np.asarray(exact.photons(p, points))
 
 
-ENGINES = {"sparse": lattice_fit.Model, "exact": _Exact}
+ENGINES = {"sparse": lattice_fit.Model, "points": _Points, "exact": _Exact}
 
 
 def _fitted(model: lattice_fit.Model) -> Step:
@@ -202,7 +207,8 @@ def _fitted(model: lattice_fit.Model) -> Step:
     weak = model.restraint()._replace(centre=u)
     fit = solve.fit(model, u, planes, data, noise, weak, largest=model.filled(lattice_fit.LARGEST))
     point = fit.point
-    return Step(point.bragg, point.bragg, point.model, point.planes, 1 + fit.n_evaluations, 0.0)
+    shape = np.where(point.bragg > LEAST * point.bragg.max(initial=0.0), point.bragg, 0.0)  # tails have no place
+    return Step(point.bragg, shape, point.model, point.planes, 1 + fit.n_evaluations, 0.0)
 
 
 def _spots(shape: np.ndarray, data: solve.Data, noise: Noise) -> Step:

@@ -285,7 +285,7 @@ def _centred(mosaic: Mosaic, fits: Sequence[Problem]) -> tuple[Mosaic, list[Prob
     centred = mosaic._replace(rotations=mosaic.rotations @ u.T)
     out = []
     for of in fits:
-        crystal = of.start.crystal._replace(A=u @ of.start.crystal.A)
+        crystal = of.start.crystal._replace(A=u @ of.start.crystal.A, eta_rad=mosaic.eta_rad)
         out.append(lattice_fit.moved(of, of.start._replace(crystal=crystal, mosaic=centred)))
     return centred, out
 

@@ -172,6 +172,8 @@ def square(packed: np.ndarray, n: int) -> np.ndarray:
 
 def _runs(channel: np.ndarray) -> list[tuple[int, int]]:
     """First and last + 1 of the columns of each reflection: their channels follow one another."""
+    if not len(channel):
+        return []
     ends = np.flatnonzero(np.diff(channel) != 1) + 1
     return list(pairwise([0, *ends.tolist(), len(channel)]))
 

@@ -196,12 +196,14 @@ def averaged(parameters: Parameters) -> Clouds:
 
     The mean of a Gaussian over a square is nearly that with a Gaussian of its second moments, edge²/12 along each axis
     of the panel; the cut of a cloud is blurred by it when the cloud is. Steps on a panel are steps of p = (ŝ − ŝ0)/λ,
-    here at the middle of the spectrum, and on the panel whose centre is nearest to the ray.
+    here at the middle of the spectrum, at the mean over domains, and on the panel whose centre is nearest to the ray.
     """
     crystal, detector, energies = parameters.crystal, parameters.detector, parameters.spectrum.energies_ev
     k = 0.5 * (energies[0] + energies[-1]) / HC_EV_ANGSTROM
     hkl = jnp.asarray(parameters.hkl)
-    ray = hkl @ jnp.asarray(crystal.A).T + k * geometry.S0
+    share = parameters.mosaic.share / jnp.sum(parameters.mosaic.share)
+    turn = jnp.einsum("c,cij->ij", share, parameters.mosaic.rotations)
+    ray = hkl @ (turn @ jnp.asarray(crystal.A)).T + k * geometry.S0
     ray = ray / jnp.linalg.norm(ray, axis=1, keepdims=True)
     slow, fast = detector.shape
     panel = jnp.arange(len(detector.origin_mm))
