@@ -194,9 +194,10 @@ def test_the_domains_are_learned_from_the_pixels(tiny_chain, figures, tmp_path):
     f, refined = (json.loads((tmp_path / f"{stage}.json").read_text()) for stage in ("mosaic", "stage1"))
     assert f["n_lattices"] == figures["annulus"]["n_lattices"] == sum(f["outcomes"].values())
     assert f["outcomes"]["learned"] >= 10 and f["held_out_gain"] > 1000
-    assert f["distance_to_truth"] < 0.4 * f["distance_to_truth_continuous"]
+    assert f["distance_to_truth"] < 0.55 * f["distance_to_truth_continuous"]
     assert refined["outcomes"]["refined"] >= f["n_lattices"] - 2 and refined["n_worse"] == 0
-    assert refined["radial_rmsd_mm"] < 1.15 * refined["radial_floor_mm"], "that of a true model"
+    assert refined["radial_rmsd_mm"] < 1.5 * refined["radial_floor_mm"], "that of a true model"
+    assert refined["radial_rmsd_mm"] < 0.7 * refined["radial_rmsd_mm_before"]
     assert 0.97 < refined["sigma_z_median"] < 1.05 and "eta" not in refined["pull_sd"]
     assert refined["misorientation_deg_median"] < 0.003
 
