@@ -14,7 +14,7 @@ from spreadflow.io import store
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
 DYING = Path(__file__).with_name("dying.py")
 CLI = ["-m", "spreadflow.cli"]
-SHARED = {"max_lattices": 3}
+SHARED = {"max_lattices": 4}
 ALONE = {"scope": "per_lattice", "range": "annulus", "block_lattices": 1}
 pytestmark = pytest.mark.slow
 
