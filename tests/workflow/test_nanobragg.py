@@ -17,7 +17,7 @@ from spreadflow.parallel import World
 from spreadflow.physics import geometry, rotation, symmetry
 from spreadflow.report import stage1 as report
 from spreadflow.report.conserved import checks
-from spreadflow.stages import stage1
+from spreadflow.stages import mosaic, stage1
 
 pytestmark = pytest.mark.slow
 GROUP = "C 1 2 1"
@@ -156,6 +156,22 @@ def test_pixels_of_another_simulator_are_explained_to_the_noise(trial, truth, sh
     true = [np.array(image["lattices"][0]["A"]) for image in truth["images"]]
     angles = [min(symmetry.misorientation(A, theirs, GROUP) for theirs in true) for A in found["lattices/A"]]
     assert np.rad2deg(np.median(angles)) < 0.001
+
+
+def test_domains_learned_from_another_simulators_pixels_explain_them(trial, shared_data, tmp_path):
+    """Nothing of the truth but the model of the crystal: the radius is explained as with the true domains."""
+    of = {"model": str(shared_data / "nanobragg_c2" / "model.pdb"), "k_sol": 0.0}
+    how = {"structure_factors": of, "oversample": 1}
+    tree = {"mosaic": how | {"max_lattices": 8}, "stage1": how | {"mosaicity": "learned"}}
+    out = {stage: tmp_path / f"{stage}.h5" for stage in ("mosaic", "stage1")}
+    configs = {stage: for_stage(section(parse(tree), stage), stage) for stage in out}
+    mosaic.run(configs["mosaic"], annulus=trial / "annulus.h5", out=out["mosaic"], world=World())
+    also = {"annulus": trial / "annulus.h5", "mosaic": out["mosaic"]}
+    stage1.run(configs["stage1"], **also, out=out["stage1"], world=World())
+    f, _ = report.make("stage1", [out["stage1"]], [])
+    assert f["n_refined"] == f["n_lattices"] >= 22 and f["n_worse"] == 0
+    assert f["radial_rmsd_mm"] < 0.5 * f["radial_rmsd_mm_before"], "of the prediction by spots"
+    assert 0.98 < f["sigma_z_median"] < 1.03
 
 
 def test_time_per_shot(run):
