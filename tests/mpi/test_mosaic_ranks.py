@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(packed_run, out: Path, ranks: int, program: list[object], keys: dict) -> int:
-    config = section(parse(packed_run.tree | {"mosaic": {"oversample": 1, **keys}}), "mosaic")
+    config = section(parse(packed_run.tree | {"mosaic": {"oversample": 1, "calibration_error": 0.0, **keys}}), "mosaic")
     words = [LAUNCHER, "-n", ranks, sys.executable, *program, "mosaic", "--config", config, "--ranks", ranks]
     words += ["--annulus", packed_run.annulus, "--out", out]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
