@@ -192,7 +192,7 @@ class _Exact(_Points):
     @cached_property
     def _at_start(self) -> np.ndarray:
         p, boxes = self.parameters(np.zeros(self.n_unknowns)), self.of.boxes
-        points = layout.points(layout.rectangles(boxes.panel, boxes.bbox, POINTS))
+        points = lattice_fit.points(boxes, POINTS)
         return lattice_fit.means(boxes, POINTS, len(points.fast)) @ np.asarray(exact.photons(p, points))
 
 

@@ -97,9 +97,9 @@ def moved(of: Problem, to: Parameters) -> Problem:
     return of._replace(start=to, frame=of.frame._replace(U=U, metric=metric))
 
 
-def points(boxes: Shoeboxes) -> Pixels:
-    """All pixels of the shoeboxes, in their order."""
-    return layout.points(layout.rectangles(boxes.panel, boxes.bbox))
+def points(boxes: Shoeboxes, oversample: int = 1) -> Pixels:
+    """All pixels of the shoeboxes, in their order; of more points a pixel, as `layout.within` has them."""
+    return layout.points(layout.rectangles(boxes.panel, boxes.bbox, oversample))
 
 
 def unknowns(free: tuple[Unknown, ...], mosaic: Mosaic, n_strains: int, n_axes: int) -> dict[Unknown, int]:
