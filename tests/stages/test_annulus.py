@@ -33,7 +33,7 @@ def source(monkeypatch):
     state = SimpleNamespace(lost=set(), opened=[])
 
     class Source:
-        def __init__(self, manifest, **_):
+        def __init__(self, manifest, _):
             self.run = self.identity = manifest.parent.name
             self.polarization = {"one": 1.0, "two": 0.9}[self.run]
 
@@ -41,7 +41,7 @@ def source(monkeypatch):
             state.opened.append((self.run, number))
             return Outcome.UNREADABLE if (self.run, number) in state.lost else shot(self.run, number)
 
-    monkeypatch.setattr(stage, "Source", Source)
+    monkeypatch.setattr(stage, "opened", Source)
     return state
 
 

@@ -18,6 +18,7 @@ from spreadflow.log import Progress, logger
 from spreadflow.models import Shot, Spectrum
 from spreadflow.parallel import World
 from spreadflow.stages.cells import accepted
+from spreadflow.stages.index import opened
 
 LATTICE = ("shot_id", "k", "A", "eta_rad", "domain_ang")
 
@@ -48,7 +49,7 @@ def run(
     """Write <word>.h5 with its parts. images, reindex: manifest and product of each run, in the same order."""
     section, log = getattr(config, word), logger(word, world)
     told = [store.attributes(path, "reindex") for path in reindex]
-    sources = [_source(manifest, of) for manifest, of in zip(images, told, strict=True)]
+    sources = [opened(path, IndexSection.model_validate(of["config"])) for path, of in zip(images, told, strict=True)]
     blocks = [block for r, path in enumerate(reindex) for block in _blocks(r, path, cells)]
     if not blocks:
         raise FileError(cells, "accepted lattices", "none", "Look at cells.png; mind cells.mahalanobis_max.")
@@ -73,12 +74,6 @@ def run(
         polarizations=[source.polarization for source in sources],
     )
     log.info("%d blocks of %d runs", len(blocks), len(told))
-
-
-def _source(manifest: Path, told: dict) -> Source:
-    """The run's images with the mask and trusted range that reindex used."""
-    how = IndexSection.model_validate(told["config"])
-    return Source(manifest, mask=how.mask, saturation_photons=how.saturation_photons)
 
 
 def _blocks(r: int, reindex: Path, cells: Path) -> list[Block]:

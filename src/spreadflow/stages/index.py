@@ -38,7 +38,7 @@ def run(
     produce(section, source, inputs=inputs, out=out, world=world, word=word, kind=word)
 
 
-def opened(images: Path, section: IndexSection, detector: Detector | None) -> Source:
+def opened(images: Path, section: IndexSection, detector: Detector | None = None) -> Source:
     """The shots of a manifest with the section's mask and trusted range; detector: instead of the headers'."""
     return Source(images, geometry=detector, mask=section.mask, saturation_photons=section.saturation_photons)
 
