@@ -1,4 +1,4 @@
-"""The workflow on stills of another simulator, from `index` to the report, against their truth."""
+"""The workflow on stills of another simulator, from `index` to `stage1`, against their truth."""
 
 import json
 from pathlib import Path
@@ -30,12 +30,13 @@ def truth(shared_data) -> dict:
 
 @pytest.fixture(scope="module")
 def trial(shared_data, chain, tmp_path_factory) -> Path:
-    """The folder of the finished trial: index with β 3° wrong and the geometry of the file, and all that follows."""
+    """The folder of the trial: index with β 3° wrong and the geometry of the file, and all that follows but curves."""
     folder = tmp_path_factory.mktemp("nanobragg")
     manifest = ["--run", "nanobragg_c2", "--offset-adu", "10", "--out", str(folder / "data/nanobragg_c2/manifest.json")]
     assert cli.main(["manifest", str(shared_data / "nanobragg_c2" / "*.nxs"), *manifest]) == 0
     model = f"structure_factors={{model: {shared_data / 'nanobragg_c2' / 'model.pdb'}, k_sol: 0.0}}"
-    chain(folder, "nanobragg", "--config", model)
+    ends = (f"results/nanobragg/{stage}.json" for stage in ("merge", "ladder", "stage1"))
+    chain(folder, "nanobragg", *ends, "--config", model, "ladder={n_lattices: 6}")
     return folder / "results" / "nanobragg"
 
 
@@ -123,14 +124,14 @@ def test_friedel_mates_have_the_right_hand(run, shared_data, truth):
     assert slope == pytest.approx(1.0, abs=0.25)
 
 
-def test_the_chain_goes_to_its_end_and_loses_nothing(trial):
+def test_the_chain_loses_nothing(trial):
     stages = ("index", "level0", "reindex", "cells", "merge", "annulus", "ladder", "stage1")
     figures = {stage: json.loads((trial / f"{stage}.json").read_text()) for stage in stages}
     found = checks(figures)
     assert len(found) >= 7 and all(check.holds for check in found), found
     assert figures["cells"]["n_kept"] >= 22 and figures["annulus"]["n_reflections"] > 100
     assert figures["level0"]["true_shift_mm"] is None and figures["reindex"]["misorientation_deg_median"] is None
-    assert (trial / "report.html").exists() and (trial / "merge.mtz").exists()
+    assert (trial / "merge.mtz").exists()
 
 
 def test_pixels_of_another_simulator_are_explained_to_the_noise(trial, truth, shared_data, tmp_path):
