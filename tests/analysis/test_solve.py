@@ -95,6 +95,21 @@ def test_what_is_quoted_is_how_draws_scatter(target):
     np.testing.assert_allclose(spread, 1.0, atol=4 / np.sqrt(160))
 
 
+@pytest.mark.parametrize("target", ["normal", "poisson"])
+def test_shoeboxes_without_background_converge_and_pull_nothing(target):
+    """Of readout noise alone half of the planes end below zero."""
+    spots, rng, pulls = Spots(60), np.random.default_rng(7), []
+    spots.planes[::2] = 0.0
+    spots.height[np.repeat(np.arange(60) % 4 == 0, spots.count)] = 0.0
+    for _ in range(20):
+        found = fitted(spots, spots.drawn(rng), target=target)
+        assert found.is_converged
+        pulls.append((found.point.unknowns - TRUTH) / np.sqrt(np.diag(solve.covariances(found.point)[0])))
+    assert (found.point.planes[::4, 0] < 0).sum() >= 3
+    np.testing.assert_allclose(np.std(pulls, axis=0), 1.0, atol=4 / np.sqrt(40))
+    assert (np.abs(np.mean(pulls, axis=0)) < 4 / np.sqrt(20)).all()
+
+
 def test_the_sandwich_is_fishers_where_the_model_is_right():
     found = fitted(Spots(2000), Spots(2000).drawn(np.random.default_rng(5)))
     fisher, sandwich = solve.covariances(found.point)

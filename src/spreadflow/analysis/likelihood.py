@@ -10,7 +10,7 @@ import numpy as np
 
 Target = Literal["normal", "poisson"]
 FLOOR = 1e-3
-"""photons: the least a model counts as"""
+"""photons, below which a model without readout noise is as good as dark"""
 
 
 class Noise(NamedTuple):
@@ -35,20 +35,33 @@ class Pixelwise(NamedTuple):
 
 def variance(model: np.ndarray, noise: Noise) -> np.ndarray:
     """(n,) variance of pixels that expect `model` photons."""
-    m = np.maximum(model, FLOOR)
+    m = _counted(model, noise)
     return m + noise.readout_photons**2 + (noise.calibration * m) ** 2
+
+
+def _counted(model: np.ndarray, noise: Noise) -> np.ndarray:
+    """(n,) photons that variances are of: the model's; below `_dark` they go to zero as a hyperbola.
+
+    Where there is no background planes are as often below zero as above: a fit passes there, and −ln L has no edge.
+    """
+    dark = _dark(noise)
+    return np.maximum(model, dark / (2.0 - np.minimum(model, dark) / dark))
+
+
+def _dark(noise: Noise) -> float:
+    return max(0.25 * noise.readout_photons**2, FLOOR)
 
 
 def pixelwise(data: np.ndarray, model: np.ndarray, noise: Noise, target: Target = "normal") -> Pixelwise:
     """Loss of data (n,) under a model (n,), photons."""
-    m = np.maximum(model, FLOOR)
-    away = data - m
+    away, m, dark = data - model, _counted(model, noise), _dark(noise)
     if target == "poisson":
-        shifted = m + noise.readout_photons**2
-        loss = shifted - (data + noise.readout_photons**2) * np.log(shifted)
+        readout, lit = noise.readout_photons**2, np.maximum(model, dark)
+        shifted, below = lit + readout, model - lit  # where the loss goes on as a parabola
+        loss = shifted - (data + readout) * np.log(shifted) - below * (away + 0.5 * below) / shifted
         return Pixelwise(loss, -away / shifted, 1.0 / shifted)
     v = variance(model, noise)
-    slope = 1.0 + 2.0 * noise.calibration**2 * m
+    slope = np.minimum(m / dark, 1.0) ** 2 * (1.0 + 2.0 * noise.calibration**2 * m)
     square = away**2 / v
     loss = 0.5 * (np.log(2.0 * np.pi * v) + square)
     return Pixelwise(loss, (0.5 * slope * (1.0 - square) - away) / v, 1.0 / v + 0.5 * (slope / v) ** 2)

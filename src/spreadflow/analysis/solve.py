@@ -163,15 +163,15 @@ def fit(
             step = step * min(1.0, float((largest / np.maximum(np.abs(step), 1e-30)).min()))
         if promise < enough or (least is not None and (np.abs(step) < least).all()):
             return Fit(best, n_evaluations, True)
-        moved = best.planes - best.coupling @ step - best.lag
+        moved = best.planes - best.coupling @ step - best.lag / (1.0 + damping)
         new = evaluate(bragg, best.unknowns + step, moved, data, noise, restraint, target)
         n_evaluations += 1
         if new.loss < best.loss:
             best, damping = new, max(damping * 0.1, 1e-7)
         else:
             damping = max(10.0 * damping, 1e-2)
-            if damping > 1e6:
-                return Fit(best, n_evaluations, False)
+            if damping > 1e6:  # with no readout noise a plane may rest on the edge of zero, where −ln L has no slope
+                return Fit(best, n_evaluations, _step(best, 0.0)[1] - best.idle < enough)
     return Fit(best, n_evaluations, False)
 
 
