@@ -20,7 +20,7 @@ from spreadflow.analysis import (
 )
 from spreadflow.analysis.likelihood import Noise
 from spreadflow.models import Crystal, Detector, Parameters, Shoeboxes, Spectrum
-from spreadflow.physics import forward, lattice, layout, mosaic, noise, rotation
+from spreadflow.physics import forward, geometry, lattice, layout, mosaic, noise, rotation
 from spreadflow.units import DEG
 
 CELLS = {"P 43 21 2": [78.0, 78.0, 38.0, 90.0, 90.0, 90.0], "P 1": [48.0, 55.0, 43.0, 80.0, 105.0, 95.0]}
@@ -138,6 +138,24 @@ def test_columns_are_finite_differences(tetragonal, free, n_axes, oversample):
         up, down = (blurred(at + sign * step[i] * np.eye(len(step))[i])[0] for sign in (1, -1))
         slope = (up - down) / (2 * step[i])
         np.testing.assert_allclose(columns[:, i], slope, atol=1e-3 * np.abs(slope).max(), err_msg=name)
+
+
+@pytest.mark.parametrize(("name", "off"), [("distance", 0.5), ("distance", -0.5), ("wavelength", 2e-3)])
+def test_a_wrong_distance_or_wavelength_is_found(tetragonal, name, off):
+    """From mm and parts further away than a spot is wide: the energies at a pixel are others then."""
+    true, boxes = tetragonal
+    start = true._replace(crystal=true.crystal._replace(A=true.crystal.A * (1.0 + off)))
+    if name == "distance":
+        start = true._replace(detector=geometry.shifted(true.detector, 0.0, 0.0, off))
+    of = lattice_fit.problem(fewer(start, boxes), "P 43 21 2", boxes, NOISE)
+    fitted = lattice_fit.refine(of, ("scale", name), is_rough=False)
+    if name == "distance":
+        error = float((fitted.parameters.detector.origin_mm - true.detector.origin_mm)[0, 2])
+        assert abs(error) < abs((fitted.parameters.detector.origin_mm - start.detector.origin_mm)[0, 2])
+    else:
+        error = float(np.cbrt(np.linalg.det(fitted.parameters.crystal.A) / np.linalg.det(true.crystal.A)) - 1.0)
+    sigma = np.sqrt(fitted.fisher[-1, -1])
+    assert fitted.fit.is_converged and abs(error) < 4 * sigma < 0.2 * abs(off), (error, sigma)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ NOISE = Noise(1.5, 0.02)
 
 
 def test_the_normal_loss_is_minus_the_logarithm_of_the_density():
-    model = MODEL[MODEL > _dark(NOISE)]
+    model = MODEL[_dark(NOISE) < MODEL]
     data = model + np.array([-0.6, 2.0, -9.0, 60.0, 500.0])
     sigma = np.sqrt(model + 1.5**2 + (0.02 * model) ** 2)
     found = pixelwise(data, model, NOISE)

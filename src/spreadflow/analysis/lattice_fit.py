@@ -39,7 +39,7 @@ BROAD_WIDTHS, BROAD_REACH = 3, 3.5
 """of the first pass: Gaussians of its mosaic spread, and standard deviations out to which clouds are followed"""
 REACH = 5.7
 """standard deviations out to which clouds are followed: 1e-7 of a reflection is left out"""
-STALE_SIGMA, STALE_LOG = 0.5, 0.1
+STALE_SIGMA, STALE_LOG, STALE_PX = 0.5, 0.1, 0.1
 """pairs are laid out anew when nodes have moved by so many of their standard deviations, or N or η by such a factor"""
 
 
@@ -277,7 +277,8 @@ def _is_stale(laid: Parameters, p: Parameters) -> bool:
     ratio = np.log(
         np.append(p.crystal.n_cells / laid.crystal.n_cells, p.crystal.eta_rad / max(laid.crystal.eta_rad, 1e-9))
     )
-    return bool(far > STALE_SIGMA or np.abs(ratio).max() > STALE_LOG)
+    shift = np.linalg.norm(p.detector.origin_mm - laid.detector.origin_mm, axis=-1).max() / p.detector.pixel_mm
+    return bool(far > STALE_SIGMA or np.abs(ratio).max() > STALE_LOG or shift > STALE_PX)
 
 
 # ---------------------------------------------------------------- the fit
