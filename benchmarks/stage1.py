@@ -61,7 +61,7 @@ class Task(NamedTuple):
     """None = near; else so far in a random direction, with N ± 30 % and η ± 50 %"""
     detector: str = "coarse"
     oversample: int = 1
-    """points along each edge of a pixel, of data and model"""
+    """squares along each edge of a pixel, of data and model"""
     psf: tuple[str, float] = ("fiber", 0.0)
     """point spread of the data and its FWHM, mm; undone before the fit"""
     n: float = 1.0
@@ -81,8 +81,8 @@ TASKS = (
     Task("given, 0.1° off", "domains", "domains", off_deg=0.1),
     Task("continuous, 0.2° off", off_deg=0.2, n=0.5),
     Task("given, 0.2° off", "domains", "domains", off_deg=0.2, n=0.5),
-    Task("continuous, 2 x 2 points", oversample=2, n=0.25),
-    Task("given, 2 x 2 points", "domains", "domains", oversample=2, n=0.25),
+    Task("continuous, 2 x 2 squares", oversample=2, n=0.25),
+    Task("given, 2 x 2 squares", "domains", "domains", oversample=2, n=0.25),
     Task("continuous, fibre 0.08 mm", oversample=2, psf=("fiber", 0.08), n=0.3),
     Task("given, fibre 0.08 mm", "domains", "domains", oversample=2, psf=("fiber", 0.08), n=0.3),
     Task("continuous, Gaussian 0.13 mm", oversample=2, psf=("gauss", 0.13), n=0.3),
