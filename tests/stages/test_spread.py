@@ -80,7 +80,7 @@ def test_curves_are_where_their_gram_matrices_are_least(made):
     np.testing.assert_allclose(_values(made, "_start"), p.reference_at_nodes.ravel())
     mine = made.found["values/fit"] == 0
     np.testing.assert_allclose(made.found["values/fisher"][mine], covariance, atol=1e-6 * covariance.max())
-    sandwich = spread.sandwich(covariance, at.scores)
+    sandwich = covariance @ (1.5 * at.scores.T @ at.scores + p.restraints) @ covariance
     np.testing.assert_allclose(made.found["values/sandwich"][mine], sandwich, atol=1e-5 * np.abs(sandwich).max())
 
 
