@@ -62,15 +62,15 @@ def edges(
     pixels: np.ndarray,
     shape: tuple[np.ndarray, np.ndarray],
     *,
-    sandwich: np.ndarray | None = None,
+    noise: np.ndarray | None = None,
     window_ev: tuple[float, float] = (-np.inf, np.inf),
 ) -> Edges:
     """E0 of each site from what the pixels alone say: the pull of the restraints is taken out of θ again.
 
     theta: (theta,) where the slopes of pixels and restraints cancel. pixels: (theta, theta) information without
     restraints. shape: energies (n,) eV, 0.25 eV apart or closer and 15 eV wider than the channels at either end, and
-    f' + i f'' (n,). sandwich: (theta, theta) covariance of θ, to take errors from; otherwise the model of the pixels is
-    taken to be right. window_ev: nodes outside are not believed.
+    f' + i f'' (n,). noise: (theta, theta) covariance of the pixels' slope, restraints left out, to take errors from;
+    otherwise the model of the pixels is taken to be right, and it is `pixels`. window_ev: nodes outside are not believed.
 
     b = pixels @ θ + slope of the restraints is what the pixels say. Its covariance is `pixels`, in directions that are
     dark, too: nothing needs to be inverted, and a dispersion relation between nodes does no harm. Gauss-Newton finds
@@ -92,9 +92,7 @@ def edges(
     said = white.T @ (pixels @ theta + slope) + seen @ p.reference.ravel()
     shift, offset, left, jacobian = _shifted(seen, said, p, shape)
     gain = np.linalg.pinv(jacobian)[: len(shift)] @ white.T
-    whole = pixels + p.restraints
-    scatter = pixels if sandwich is None else whole @ sandwich @ whole
-    covariance = gain @ (scatter + systematic) @ gain.T
+    covariance = gain @ ((pixels if noise is None else noise) + systematic) @ gain.T
     n_degrees = len(left) - jacobian.shape[1]
     return Edges(shift, covariance, _steepest(*shape) + shift, offset, float(left @ left), n_degrees)
 

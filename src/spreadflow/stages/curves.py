@@ -83,26 +83,30 @@ def change(p: Parametrisation, refined: Refined, before: np.ndarray, limit_e: fl
 
 
 class Told(NamedTuple):
-    """A fit and its covariances."""
+    """A fit, and how well it is said to be known."""
 
     p: Parametrisation
     refined: Refined
-    covariance: np.ndarray
-    """(theta, theta) as quoted"""
+    noise: np.ndarray
+    """(theta, theta) covariance of the pixels' slope, restraints left out"""
     kind: str
-    """sandwich, scaled or fisher"""
+    """where that is from: sandwich, scaled or fisher"""
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """(theta, theta) as quoted."""
+        return self.refined.covariance(self.noise)
 
 
 def told(p: Parametrisation, refined: Refined, uncertainty: str) -> Told:
     """The covariance that is quoted. With too few lattices their scatter gives no matrix, but one factor (`scaled`)."""
-    n, fisher = len(refined.scores), refined.fisher
+    fisher, pixels, scatter = refined.fisher, refined.of_pixels, refined.scatter
     if uncertainty == "fisher":
-        return Told(p, refined, fisher, "fisher")
-    if n >= ENOUGH * len(refined.theta):
-        return Told(p, refined, refined.sandwich, "sandwich")
-    scatter = refined.scores.T @ refined.scores * (n / max(n - 1, 1))
-    factor = np.trace(fisher @ scatter) / np.trace(fisher @ refined.of_pixels)
-    return Told(p, refined, max(float(factor), 1.0) * fisher, "scaled")
+        return Told(p, refined, pixels, "fisher")
+    if len(refined.scores) >= ENOUGH * len(refined.theta):
+        return Told(p, refined, scatter, "sandwich")
+    factor = np.trace(fisher @ scatter) / np.trace(fisher @ pixels)
+    return Told(p, refined, max(float(factor), 1.0) * pixels, "scaled")
 
 
 def all_fits(config: StageConfig, of: StructureFactors, refined: Refined, lattices: Lattices) -> dict[str, Told]:
@@ -125,8 +129,7 @@ def edge_rows(fits: dict[str, Told], of: str, energies_ev: np.ndarray) -> list[d
     for f, fit in enumerate(fits.values()):
         if fit.p.is_smooth:
             continue
-        covariance = None if fit.kind == "fisher" else fit.covariance
-        made = edges(fit.p, fit.refined.theta, fit.refined.of_pixels, metal(of, energies_ev), sandwich=covariance)
+        made = edges(fit.p, fit.refined.theta, fit.refined.of_pixels, metal(of, energies_ev), noise=fit.noise)
         sigma = np.sqrt(np.diag(made.covariance))
         for site, energy in enumerate(made.energy_ev):
             row = {"fit": f, "site": site, "energy_ev": energy, "sigma_ev": sigma[site]}
@@ -195,14 +198,20 @@ def value_rows(fits: dict[str, Told]) -> dict[str, np.ndarray]:
 
 
 def outlook(fit: Told, element: str) -> dict[str, float]:
-    """How many lattices like these take σ to the goal, by kind of curve."""
-    p, n = fit.p, len(fit.refined.scores)
-    edge = anomalous.nearest_edge(element, float(p.energies_ev.mean()))
-    factor = np.trace(fit.refined.fisher) / np.trace(fit.covariance)
-    each, band = factor * fit.refined.of_pixels / n, edge + np.array(planning.BAND_EV)
-    return {
-        name: planning.lattices_for(planning.GOAL_E, each, p, band, kind) for kind, name in enumerate(("fp", "fdp"))
-    }
+    """How many lattices like these take σ to the goal, by kind of curve.
+
+    What a lattice says is the pixels' information, less as its noise shows to be more than that at the nodes of the
+    band: elsewhere it may be dark, and curves are what restraints say.
+    """
+    p, fisher, pixels = fit.p, fit.refined.fisher, fit.refined.of_pixels
+    band = anomalous.nearest_edge(element, float(p.energies_ev.mean())) + np.array(planning.BAND_EV)
+    right, noisy = (np.square(p.sigma(fisher @ noise @ fisher)) for noise in (pixels, fit.noise))
+    out, inside = {}, planning.inside(p, band)
+    for kind, name in enumerate(("fp", "fdp")):
+        factor = right[:, kind].sum(where=inside[:, kind]) / noisy[:, kind].sum(where=inside[:, kind])
+        each = factor * pixels / len(fit.refined.scores)
+        out[name] = planning.lattices_for(planning.GOAL_E, each, p, band, kind)
+    return out
 
 
 def write_csv(path: Path, table: dict[str, np.ndarray], fits: list[str], sites: list[str]) -> None:

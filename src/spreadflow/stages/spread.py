@@ -109,7 +109,7 @@ def _found(
         log.info("control %s: %s (%.3g; %s)", verdict.name, "passed" if verdict.passed else "FAILED", *verdict[2:])
     quoted = next(iter(fits.values()))
     if quoted.kind == "scaled":
-        log.warning("%d lattices for %d unknowns: σ are Fisher's times one factor", lattices.n, len(p.names))
+        log.warning("%d lattices for %d unknowns: one factor for their scatter", lattices.n, len(p.names))
     tables = {
         "curves": curves.columns(curves.curve_rows(fits)),
         "values": curves.value_rows(fits),
