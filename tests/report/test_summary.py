@@ -271,6 +271,24 @@ def test_curves_without_truth(trial, tmp_path):
     assert smooth["true_edge_difference_ev"] == pytest.approx(2.0, abs=0.02)
 
 
+def test_sites_without_an_edge(trial, tmp_path):
+    """A site that has none leaves no difference; page and headline say so."""
+    told, t = store.attributes(trial.spread, "spread"), store.read(trial.spread, "spread")
+    for name in ("energy_ev", "sigma_ev"):
+        t[f"edges/{name}"][1::2] = np.nan
+    for name in ("difference_ev", "difference_sigma_ev"):
+        t[f"edges/{name}"][:] = np.nan
+    names = ("config", "runs", "d_min", "mosaicity", "fits", "sites", "elements", "weak", "sigma_kind")
+    names += ("n_parameters", "changes", "controls", "lattices_for_goal")
+    store.write(tmp_path / "spread.h5", "spread", t, key="none", **{name: told[name] for name in names})
+    figures, page = report_of("spread", [tmp_path / "spread.h5"], trial.manifests)
+    assert figures["edge_difference_ev"] is None and figures["true_edge_difference_ev"] is None
+    assert figures["sites"]["FE2"]["e0_ev"] is None and figures["sites"]["FE1"]["e0_ev"] == 7118.2
+    page.savefig(tmp_path / "spread.png")
+    words = "\n".join(headline("spread", figures))
+    assert "E0(FE1) = 7118.20 ± 0.30 eV (truth 711" in words and "E0(FE2) = none found (truth 711" in words
+
+
 def test_merge(trial, told):
     told = told("merge")
     table = store.read(trial.merge, "merge")

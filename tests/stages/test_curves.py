@@ -40,7 +40,7 @@ def test_dark_ends_have_the_sigma_of_the_prior(n, kind):
 def test_dark_ends_do_not_tell_how_many_lattices_it_takes(n):
     """Three times the variance needs three times the lattices, of which n have the information of 0.2 e."""
     for kind, excess in (("sandwich", 3.0), ("fisher", 1.0)):
-        found = curves.outlook(curves.told(FREE, refined(FREE, n, 3.0), kind), "Fe")
+        found = curves.outlook(curves.told(FREE, refined(FREE, n, 3.0), kind), ["Fe", "Fe"])
         expected = excess * n / (INFORMATION * 0.1**2)
         assert found["fp"] == pytest.approx(expected, rel=0.1) and found["fdp"] == pytest.approx(expected, rel=0.1)
 
@@ -52,5 +52,16 @@ def test_a_strong_restraint_is_no_noise_of_edges(n):
     sigmas = []
     for p in (FREE, known):
         fit = curves.told(p, refined(p, n, 3.0, dark=1e-2), "sandwich")
-        sigmas.append(curves.edge_rows({"fit": fit}, "Fe", ENERGIES)[0]["sigma_ev"])
+        sigmas.append(curves.edge_rows({"fit": fit}, ["Fe", "Fe"], ENERGIES)[0]["sigma_ev"])
     assert sigmas[1] == pytest.approx(sigmas[0], rel=0.05)
+
+
+def test_unlike_elements_have_edges_of_their_own_and_no_difference():
+    """Cobalt's is 600 eV beyond the channels: it has none, and that is said."""
+    fit = curves.told(FREE, refined(FREE, 60), "sandwich")
+    like, unlike = (curves.edge_rows({"fit": fit}, ["Fe", other], ENERGIES) for other in ("Fe", "Co"))
+    assert unlike[0]["energy_ev"] == pytest.approx(7112.0, abs=0.2)
+    assert np.isfinite(like[0]["difference_ev"][1]) and unlike[0]["difference_ev"][0] == 0.0
+    assert np.isnan([unlike[0]["difference_ev"][1], unlike[1]["difference_sigma_ev"][0]]).all()
+    told = [curves.without_edge(rows, ["A", "B"]) for rows in (like, unlike)]
+    assert told == [[], ["B: no edge within 15 eV of its metal's and within the channels"]]

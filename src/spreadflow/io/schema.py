@@ -538,9 +538,9 @@ _SPREAD = (
         {
             "fit": ("int32", "", "of attribute `fits`"),
             "site": ("int32", "", "of attribute `sites`"),
-            "energy_ev": ("float64", "eV", "E0, the steepest point of f″"),
+            "energy_ev": ("float64", "eV", "E0, the steepest point of f″; NaN = none within reach of the metal's"),
             "sigma_ev": ("float64", "eV", "its standard deviation, that of the shape's own E0 left out"),
-            "difference_ev": ("float64", "eV", "E0 less that of each site", ("site",)),
+            "difference_ev": ("float64", "eV", "E0 less that of each site; NaN = unlike elements", ("site",)),
             "difference_sigma_ev": ("float64", "eV", "its standard deviation", ("site",)),
         },
     )

@@ -71,6 +71,12 @@ def about(n: int | None) -> str:
     return "endless" if n is None else say(int(float(f"{n:.2g}")))
 
 
+def measured(value: float | None, sigma: float | None, true: float | None) -> str:
+    """An energy with its σ, and the true one where it is known; None is told as missing."""
+    found = "none found" if value is None else f"{value:.2f} ± {sigma:.2f} eV"
+    return found if true is None else f"{found} (truth {true:.2f})"
+
+
 def empty(axes: Any, text: str) -> None:
     """Say in place of a plot why there is none."""
     axes.text(0.5, 0.5, text, ha="center", va="center", color=GREY, transform=axes.transAxes)

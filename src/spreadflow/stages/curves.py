@@ -10,7 +10,7 @@ import numpy as np
 from spreadflow.analysis import controls, dispersion, planning, spread
 from spreadflow.analysis.controls import Verdict
 from spreadflow.analysis.dispersion import Parametrisation
-from spreadflow.analysis.edges import edges, metal
+from spreadflow.analysis.edges import REACH_EV, edges, metals
 from spreadflow.analysis.spread import Refined
 from spreadflow.config import StageConfig
 from spreadflow.errors import ConfigError
@@ -123,19 +123,26 @@ def all_fits(config: StageConfig, of: StructureFactors, refined: Refined, lattic
     return out
 
 
-def edge_rows(fits: dict[str, Told], of: str, energies_ev: np.ndarray) -> list[dict]:
-    """Rows of the table `edges`. of: element of the sites; smoothed curves have none that could be trusted."""
-    out = []
+def edge_rows(fits: dict[str, Told], elements: list[str], energies_ev: np.ndarray) -> list[dict]:
+    """Rows of the table `edges`; smoothed curves have none that could be trusted, unlike elements no difference."""
+    out, alike = [], np.equal.outer(elements, elements)
     for f, fit in enumerate(fits.values()):
         if fit.p.is_smooth:
             continue
-        made = edges(fit.p, fit.refined.theta, fit.refined.of_pixels, metal(of, energies_ev), noise=fit.noise)
+        shapes = metals(elements, energies_ev)
+        made = edges(fit.p, fit.refined.theta, fit.refined.of_pixels, shapes, noise=fit.noise)
         sigma = np.sqrt(np.diag(made.covariance))
-        for site, energy in enumerate(made.energy_ev):
-            row = {"fit": f, "site": site, "energy_ev": energy, "sigma_ev": sigma[site]}
-            row["difference_ev"] = made.difference_ev[site]
-            out.append(row | {"difference_sigma_ev": made.difference_sigma_ev[site]})
+        differences = (np.where(alike, d, np.nan) for d in (made.difference_ev, made.difference_sigma_ev))
+        for site, (difference, error) in enumerate(zip(*differences, strict=True)):
+            row = {"fit": f, "site": site, "energy_ev": made.energy_ev[site], "sigma_ev": sigma[site]}
+            out.append(row | {"difference_ev": difference, "difference_sigma_ev": error})
     return out
+
+
+def without_edge(rows: list[dict], sites: list[str]) -> list[str]:
+    """A sentence for each site that has no edge in the first fit that has any. rows: as of `edge_rows`."""
+    none = [sites[row["site"]] for row in rows if row["fit"] == rows[0]["fit"] and np.isnan(row["energy_ev"])]
+    return [f"{site}: no edge within {REACH_EV:g} eV of its metal's and within the channels" for site in none]
 
 
 def curve_rows(fits: dict[str, Told]) -> list[dict]:
@@ -197,14 +204,15 @@ def value_rows(fits: dict[str, Told]) -> dict[str, np.ndarray]:
     return {name: np.concatenate(blocks) for name, blocks in out.items()}
 
 
-def outlook(fit: Told, element: str) -> dict[str, float]:
+def outlook(fit: Told, elements: list[str]) -> dict[str, float]:
     """How many lattices like these take σ to the goal, by kind of curve.
 
     What a lattice says is the pixels' information, less as its noise shows to be more than that at the nodes of the
     band: elsewhere it may be dark, and curves are what restraints say.
     """
     p, fisher, pixels = fit.p, fit.refined.fisher, fit.refined.of_pixels
-    band = anomalous.nearest_edge(element, float(p.energies_ev.mean())) + np.array(planning.BAND_EV)
+    at = [anomalous.nearest_edge(element, float(p.energies_ev.mean())) for element in elements]
+    band = np.add.outer(at, planning.BAND_EV)
     right, noisy = (np.square(p.sigma(fisher @ noise @ fisher)) for noise in (pixels, fit.noise))
     out, inside = {}, planning.inside(p, band)
     for kind, name in enumerate(("fp", "fdp")):

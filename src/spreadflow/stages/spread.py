@@ -110,25 +110,28 @@ def _found(
     quoted = next(iter(fits.values()))
     if quoted.kind == "scaled":
         log.warning("%d lattices for %d unknowns: one factor for their scatter", lattices.n, len(p.names))
+    edges, sites = curves.edge_rows(fits, elements, p.energies_ev), curves.site_names(config)
+    weak = dispersion.weak_directions(p, refined.of_pixels, config.spread.band_sigma_e).sentences(p.nodes_ev)
+    for sentence in (lost := curves.without_edge(edges, sites)):
+        log.warning(sentence)
     tables = {
         "curves": curves.columns(curves.curve_rows(fits)),
         "values": curves.value_rows(fits),
-        "edges": curves.columns(curves.edge_rows(fits, elements[0], p.energies_ev)),
+        "edges": curves.columns(edges),
         "channels": curves.channel_rows(quoted, lattices),
         "lattices": _told(lattices, p, refined),
     }
-    weak = dispersion.weak_directions(p, refined.of_pixels, config.spread.band_sigma_e)
     return tables, {
         "config": config.spread.model_dump(mode="json"),
         "mosaicity": config.stage1.mosaicity,
         "fits": list(fits),
-        "sites": curves.site_names(config),
+        "sites": sites,
         "elements": elements,
         "sigma_kind": quoted.kind,
         "n_parameters": len(p.names),
         "controls": [verdict._asdict() for verdict in verdicts],
-        "weak": weak.sentences(p.nodes_ev),
-        "lattices_for_goal": curves.outlook(quoted, elements[0]),
+        "weak": weak + lost,
+        "lattices_for_goal": curves.outlook(quoted, elements),
     }
 
 
