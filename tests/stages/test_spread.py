@@ -156,7 +156,7 @@ def test_a_quoted_restraint_comes_first(wide_run, tmp_path):
     assert told["fits"] == ["known", "free", "kramers_kronig", "smooth"] and told["sigma_kind"] == "fisher"
     mine = found["curves/fit"] == 0
     assert np.all(found["curves/fp_sigma"][mine] < 0.011)
-    np.testing.assert_array_equal(found["curves/fp_sigma"], found["curves/fp_fisher"])
+    np.testing.assert_allclose(found["curves/fp_sigma"], found["curves/fp_fisher"], rtol=1e-12)
 
 
 NO_SITES = {"stage1": {"structure_factors": {"sites": []}}}
@@ -168,8 +168,9 @@ NO_SITES = {"stage1": {"structure_factors": {"sites": []}}}
         (NO_SITES, {}, "sites.*none"),
         ({}, {"known": ["oxidized"]}, "spread.known.*2 curves"),
         ({}, {"step_ev": 60.0}, "spread.step_ev.*two nodes"),
+        ({}, {"step_ev": 0.5}, "spread.step_ev.*the distance of channels, . eV"),
     ],
-    ids=["no sites", "one curve of two", "a step too wide"],
+    ids=["no sites", "one curve of two", "a step too wide", "a step too small"],
 )
 def test_what_cannot_be_refined_is_said(wide_run, tmp_path, more, keys, words):
     with pytest.raises(ConfigError, match=words):

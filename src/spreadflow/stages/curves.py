@@ -43,7 +43,10 @@ def check(config: StageConfig) -> None:
 
 def _nodes(config: StageConfig, energies_ev: np.ndarray) -> np.ndarray:
     """(node,) eV: on channels, from the first within the range."""
-    section = config.spread
+    section, apart = config.spread, np.median(np.diff(energies_ev))
+    if section.step_ev < apart - 1e-6:
+        expected = f"at least the distance of channels, {apart:g} eV"
+        raise ConfigError("spread.step_ev", expected, section.step_ev, "Raise it: pixels know nothing in between.")
     low, high = section.range_ev or (energies_ev[0], energies_ev[-1])
     nodes = planning.nodes(energies_ev[(energies_ev >= low) & (energies_ev <= high)], section.step_ev)
     if len(nodes) < 2:
