@@ -241,6 +241,8 @@ def test_spread(trial, told):
     assert told["sites"]["FE1"]["e0_ev"] == 7118.2 and told["sites"]["FE1"]["true_e0_ev"] == pytest.approx(
         7118, abs=0.2
     )
+    assert [row["sigma_kind"] for row in told["fits"].values()] == ["sandwich", "scaled", "fisher"]
+    assert told["sigma_kind"] == "sandwich" and told["n_undetermined"] == 3
     assert told["fits"]["kramers_kronig"]["edge_difference_ev"] == 2.0
     assert told["fits"]["smooth"]["edge_difference_ev"] is None, "smoothing moves edges"
     assert told["controls"] == {"start swapped": True, "half sets": False}
@@ -262,8 +264,8 @@ def test_curves_without_truth(trial, tmp_path):
     told["fits"] = ["smooth", "free", "kramers_kronig"]
     for name in ("curves/fit", "values/fit", "edges/fit"):
         t[name] = np.array([1, 2, 0])[t[name]]
-    names = ("config", "runs", "d_min", "mosaicity", "fits", "sites", "elements", "weak", "sigma_kind")
-    names += ("n_parameters", "changes", "controls", "lattices_for_goal")
+    names = ("config", "runs", "d_min", "mosaicity", "fits", "sites", "elements", "weak", "sigma_kinds")
+    names += ("n_parameters", "n_undetermined", "changes", "controls", "lattices_for_goal")
     store.write(tmp_path / "spread.h5", "spread", t, key="smooth", **{name: told[name] for name in names})
     smooth, _ = report_of("spread", [tmp_path / "spread.h5"], trial.manifests)
     assert smooth["edges_from"] == "free" and smooth["edge_difference_ev"] == 2.3
@@ -278,8 +280,8 @@ def test_sites_without_an_edge(trial, tmp_path):
         t[f"edges/{name}"][1::2] = np.nan
     for name in ("difference_ev", "difference_sigma_ev"):
         t[f"edges/{name}"][:] = np.nan
-    names = ("config", "runs", "d_min", "mosaicity", "fits", "sites", "elements", "weak", "sigma_kind")
-    names += ("n_parameters", "changes", "controls", "lattices_for_goal")
+    names = ("config", "runs", "d_min", "mosaicity", "fits", "sites", "elements", "weak", "sigma_kinds")
+    names += ("n_parameters", "n_undetermined", "changes", "controls", "lattices_for_goal")
     store.write(tmp_path / "spread.h5", "spread", t, key="none", **{name: told[name] for name in names})
     figures, page = report_of("spread", [tmp_path / "spread.h5"], trial.manifests)
     assert figures["edge_difference_ev"] is None and figures["true_edge_difference_ev"] is None

@@ -65,3 +65,9 @@ def test_unlike_elements_have_edges_of_their_own_and_no_difference():
     assert np.isnan([unlike[0]["difference_ev"][1], unlike[1]["difference_sigma_ev"][0]]).all()
     told = [curves.without_edge(rows, ["A", "B"]) for rows in (like, unlike)]
     assert told == [[], ["B: no edge within 15 eV of its metal's and within the channels"]]
+
+
+def test_a_single_site_is_not_begun_from_where_it_is():
+    """Swapped with itself, or like itself, it would be."""
+    assert list(curves.starts(CURVES, ["Fe", "Fe"], ENERGIES)) == ["metallic", "swapped", "identical"]
+    assert list(curves.starts(CURVES[:1], ["Fe"], ENERGIES)) == ["metallic"]

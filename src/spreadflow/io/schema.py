@@ -517,7 +517,7 @@ _SPREAD = (
             "energy_ev": ("float64", "eV", "node"),
             "fp": ("float64", "electron", "f′"),
             "fdp": ("float64", "electron", "f″"),
-            "fp_sigma": ("float64", "electron", "standard deviation, as quoted: attribute `sigma_kind`"),
+            "fp_sigma": ("float64", "electron", "standard deviation, as quoted: attribute `sigma_kinds`, by fit"),
             "fdp_sigma": ("float64", "electron", "the same of f″"),
             "fp_fisher": ("float64", "electron", "standard deviation if the model is right"),
             "fdp_fisher": ("float64", "electron", "the same of f″"),

@@ -115,7 +115,8 @@ def _counts(of: Curves) -> dict[str, Any]:
         "d_max": told["config"]["d_max"],
         "restraint": told["config"]["restraint"],
         "n_parameters": told["n_parameters"],
-        "sigma_kind": told["sigma_kind"],
+        "n_undetermined": told["n_undetermined"],
+        "sigma_kind": told["sigma_kinds"][0],
         "sigma_z_median": median(mine["sigma_z"]),
         "model_error_median": median(mine["model_error"]),
         "loss_fall_per_lattice": float(np.mean(mine["loss_start"] - mine["loss"])) if len(mine["loss"]) else None,
@@ -153,10 +154,15 @@ def _of_fit(of: Curves, fit: Fit) -> dict[str, float | None]:
     return out | {f"sigma_{key}": _rms(fit.sigma[:, i][:, of.compared]) for i, key in enumerate(KEYS)}
 
 
-def _row(of: Curves, name: str) -> dict[str, float | None]:
+def _row(of: Curves, name: str) -> dict[str, Any]:
     """Of one fit, for a table."""
     difference, sigma = _difference(of, name)
-    return _of_fit(of, of.fits[name]) | {"edge_difference_ev": difference, "edge_difference_sigma_ev": sigma}
+    kind = of.told["sigma_kinds"][list(of.fits).index(name)]
+    return (
+        {"sigma_kind": kind}
+        | _of_fit(of, of.fits[name])
+        | {"edge_difference_ev": difference, "edge_difference_sigma_ev": sigma}
+    )
 
 
 def _lattices(n: float) -> int | None:
@@ -222,7 +228,8 @@ def _picture(stage: str, of: Curves, figures: dict) -> Figure:
         f"{say(figures['n_lattices'])} lattices, {figures['d_max']:g} to {figures['d_min']:g} Å · "
         f"f′ ± {say(figures['sigma_fp'], 2)} e, f″ ± {say(figures['sigma_fdp'], 2)} e over {low:.0f}-{high:.0f} eV "
         f"({figures['sigma_kind']}; bound {say(figures['crlb_fp'], 2)}, {say(figures['crlb_fdp'], 2)}) · "
-        f"{figures['n_parameters']} parameters, {figures['mosaicity']} mosaicity, {figures['cycles']} cycles · "
+        f"{figures['n_parameters']} parameters ({figures['n_undetermined']} from restraints), "
+        f"{figures['mosaicity']} mosaicity, {figures['cycles']} cycles · "
         f"{say(figures['seconds_per_lattice_per_core'], 2)} s per lattice and core",
         15.0,
         9.6,
@@ -330,7 +337,7 @@ def _sentences(f: dict) -> list[str]:
 
 def _correlation(figure: Any, of: Curves) -> None:
     """Of all values of the quoted curves."""
-    kind = "sandwich" if of.told["sigma_kind"] == "sandwich" else "fisher"
+    kind = "sandwich" if of.told["sigma_kinds"][0] == "sandwich" else "fisher"
     covariance = of.table[f"values/{kind}"][of.table["values/fit"] == 0]
     sigma = np.sqrt(np.diag(covariance))
     axes = figure.subplots()

@@ -165,12 +165,22 @@ def curve_rows(fits: dict[str, Told]) -> list[dict]:
     return out
 
 
+def starts(curves: np.ndarray, elements: list[str], energies_ev: np.ndarray) -> dict[str, np.ndarray]:
+    """Curves (site, 2, channel) to begin from again; a single site has none to swap with, nor to be like."""
+    metal = np.stack([anomalous.site(element, "metallic", energies_ev) for element in elements])
+    out = {"metallic": np.stack([metal.real, metal.imag], axis=1)}
+    if len(curves) == 1:
+        return out
+    return out | {
+        "swapped": np.roll(curves, 1, axis=0),
+        "identical": np.broadcast_to(curves.mean(axis=0), curves.shape),
+    }
+
+
 def verdicts(fits: dict[str, Told], lattices: Lattices, of: StructureFactors, elements: list[str]) -> list[Verdict]:
     """The controls of the quoted curves. Collective."""
     fit = next(iter(fits.values()))
     p, curves, n = fit.p, fit.p.curves(fit.refined.theta), lattices.n
-    metal = np.stack([anomalous.site(element, "metallic", p.energies_ev) for element in elements])
-    swapped, same = np.roll(curves, 1, axis=0), np.broadcast_to(curves.mean(axis=0), curves.shape)
     photons, sigma = lattices.rows["photons"][lattices.used], p.sigma(fit.covariance)
     inside = np.zeros(len(p.nodes_ev), dtype=bool)
     inside[dispersion.weak_directions(p, fit.refined.of_pixels).band] = True
@@ -178,7 +188,7 @@ def verdicts(fits: dict[str, Told], lattices: Lattices, of: StructureFactors, el
         partial(lattices.evaluator, p),
         p,
         fit.refined,
-        starts={"metallic": np.stack([metal.real, metal.imag], axis=1), "swapped": swapped, "identical": same},
+        starts=starts(curves, elements, p.energies_ev),
         index=lambda i, lattice: controls.wrong_index(lattice, of),
         spectrum=lambda i, lattice: controls.other_spectrum(lattice, photons[i], photons[(i + n // 2) % n]),
         band=inside,
@@ -225,9 +235,11 @@ def outlook(fit: Told, elements: list[str]) -> dict[str, float]:
     return out
 
 
-def write_csv(path: Path, table: dict[str, np.ndarray], fits: list[str], sites: list[str]) -> None:
-    """The table `curves`, a line for each node, with names."""
-    named = table | {"fit": [fits[f] for f in table["fit"]], "site": [sites[s] for s in table["site"]]}
+def write_csv(path: Path, table: dict[str, np.ndarray], fits: dict[str, str], sites: list[str]) -> None:
+    """The table `curves`, a line for each node, with names. fits: name → where its σ are from."""
+    kinds = list(fits.items())
+    named = table | {"fit": [kinds[f][0] for f in table["fit"]], "site": [sites[s] for s in table["site"]]}
+    named |= {"sigma_kind": [kinds[f][1] for f in table["fit"]]}
     with store.replacing(path) as temporary, open(temporary, "w", newline="") as f:
         writer = csv.writer(f)
         writer.writerow(named)

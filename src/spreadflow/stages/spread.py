@@ -111,7 +111,7 @@ def _found(
     if quoted.kind == "scaled":
         log.warning("%d lattices for %d unknowns: one factor for their scatter", lattices.n, len(p.names))
     edges, sites = curves.edge_rows(fits, elements, p.energies_ev), curves.site_names(config)
-    weak = dispersion.weak_directions(p, refined.of_pixels, config.spread.band_sigma_e).sentences(p.nodes_ev)
+    weak = dispersion.weak_directions(p, refined.of_pixels, config.spread.band_sigma_e)
     for sentence in (lost := curves.without_edge(edges, sites)):
         log.warning(sentence)
     tables = {
@@ -127,10 +127,11 @@ def _found(
         "fits": list(fits),
         "sites": sites,
         "elements": elements,
-        "sigma_kind": quoted.kind,
+        "sigma_kinds": [fit.kind for fit in fits.values()],
         "n_parameters": len(p.names),
         "controls": [verdict._asdict() for verdict in verdicts],
-        "weak": weak + lost,
+        "n_undetermined": weak.n_undetermined,
+        "weak": weak.sentences(p.nodes_ev) + lost,
         "lattices_for_goal": curves.outlook(quoted, elements),
     }
 
@@ -138,7 +139,8 @@ def _found(
 def _write(out: Path, made: dict[str, np.ndarray], key: str, attributes: dict) -> None:
     store.write(out, "spread", made, key=key, **attributes)
     table = {name.split("/")[1]: column for name, column in made.items() if name.startswith("curves/")}
-    curves.write_csv(out.with_suffix(".csv"), table, attributes["fits"], attributes["sites"])
+    fits = dict(zip(attributes["fits"], attributes["sigma_kinds"], strict=True))
+    curves.write_csv(out.with_suffix(".csv"), table, fits, attributes["sites"])
 
 
 def _told(lattices: Lattices, p: Parametrisation, refined: Refined) -> dict[str, np.ndarray]:
