@@ -348,8 +348,8 @@ def figures(p: Parametrisation, found: list[spread.Refined]) -> dict:
 
 def edge(p: Parametrisation, found: list[spread.Refined]) -> dict:
     """E0(oxidized) − E0(reduced) of several refinements; the shape is that of the metal."""
-    shape = edges.metal(ELEMENT, p.energies_ev)
-    both = [[edges.edges(p, f.theta, f.of_pixels, shape, sandwich=c) for c in (None, f.sandwich)] for f in found]
+    shapes = edges.metals([ELEMENT] * len(SITES), p.energies_ev)
+    both = [[edges.edges(p, f.theta, f.of_pixels, shapes, noise=c) for c in (None, f.scatter)] for f in found]
     value = np.array([of.difference_ev[0, 1] for of, _ in both])
     sigma, scatter = np.array([[of.difference_sigma_ev[0, 1] for of in pair] for pair in both]).T
     off = value - (anomalous.VALENCE[SITES[0]] - anomalous.VALENCE[SITES[1]]) * anomalous.EDGE_SHIFT_EV

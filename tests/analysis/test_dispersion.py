@@ -169,7 +169,7 @@ def test_dark_nodes_open_constants_and_alternation_are_told():
     assert weak.constant[0, 1] == pytest.approx(5.0 / np.sqrt(k), rel=0.2) and weak.constant[1, 0] < 0.03
     assert weak.constant_alone[0, 1] == pytest.approx(5.0 / np.sqrt(k), rel=0.2)
     assert abs(weak.neighbours[1, 0]) < 1e-6 and weak.neighbours[1, 1] < -0.5
-    assert weak.n_restrained[0].tolist() == [2, 1] and weak.n_restrained[1, 0] == 0
+    assert weak.n_undetermined == 3, "two nodes and a constant"
     told = weak.sentences(p.nodes_ev)
     assert [sentence.split(":")[0] for sentence in told] == ["f' of site 0", "f'' of site 0", "f'' of site 1"]
     assert "2 of 26 nodes (7082 to 7086 eV)" in told[0]
@@ -184,4 +184,4 @@ def test_what_is_known_alone_is_known_better(curve_pixels, build):
     assert (weak.constant_alone <= weak.constant).all()
     assert not weak.dark[:, :, 20:30].any() and weak.dark[:, 1, 1].all()
     shares = np.linalg.eigvals(np.linalg.solve(pixels + p.restraints, pixels)).real
-    assert weak.n_restrained.sum() == (shares < 0.5).sum()
+    assert weak.n_undetermined == (shares < 0.5).sum()

@@ -79,11 +79,21 @@ def test_own_band():
     assert p.nodes_ev[inside[1, 1]].tolist() == [7130.5, 7132.5, 7134.5, 7136.5, 7138.5]
 
 
+def test_nodes():
+    """On channels, the nearest ones where the grid has others."""
+    coarse = 7090.5 + 2.0 * np.arange(8)
+    np.testing.assert_array_equal(planning.nodes(coarse, 4.0), coarse[::2])
+    np.testing.assert_array_equal(planning.nodes(coarse, 5.0), coarse[[0, 2, 5]])
+    gap = np.append(coarse, coarse + 200.0)
+    np.testing.assert_array_equal(planning.nodes(gap, 2.0), gap)
+    assert len(planning.nodes(coarse[:0], 2.0)) == 0
+
+
 def rows(made: np.ndarray, pairs=((0, 1),), grids=(1.0, 2.0, 4.0)) -> list[planning.Row]:
     fine = np.arange(7060.0, 7180.0, 0.25)
-    shape = (fine, anomalous.shifted("Fe", 0.0, fine))
+    shapes = (fine, np.array([anomalous.shifted("Fe", 0.0, fine)] * 2))
     how = {"lattices": [100, 10_000], "grids_ev": grids, "pairs": pairs}
-    return list(planning.table(np.stack([made, made]), CURVES, ENERGIES, BAND, shape, **how))
+    return list(planning.table(np.stack([made, made]), CURVES, ENERGIES, BAND, shapes, **how))
 
 
 def test_order():
@@ -106,11 +116,11 @@ def test_edges():
     p = dispersion.free(CURVES, ENERGIES, planning.nodes(ENERGIES, 2.0))
     made, n = mine(information(6), p), 20_000
     fine = np.arange(7060.0, 7180.0, 0.25)
-    shape = (fine, anomalous.shifted("Fe", 0.0, fine))
-    told = planning.edge_sigma(n, made, p, shape)
+    shapes = (fine, np.array([anomalous.shifted("Fe", 0.0, fine)] * 2))
+    told = planning.edge_sigma(n, made, p, shapes)
     fisher = np.linalg.inv(n * made + p.restraints)
     rng, root = np.random.default_rng(7), np.linalg.cholesky(n * made)
-    found = [edges(p, fisher @ root @ rng.standard_normal(len(root)), n * made, shape) for _ in range(60)]
+    found = [edges(p, fisher @ root @ rng.standard_normal(len(root)), n * made, shapes) for _ in range(60)]
     scatter = np.std([e.shift_ev[0] - e.shift_ev[1] for e in found])
     assert told[0, 1] == pytest.approx(told[1, 0]) and told[0, 0] > 0
     assert scatter < 1.3 * told[0, 1]

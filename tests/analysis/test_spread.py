@@ -163,6 +163,20 @@ def test_the_sandwich_is_honest_and_fisher_is_where_weights_are_right(drawn, exc
     assert off @ found.hessian @ off == pytest.approx(excess * len(off), rel=0.9)
 
 
+def test_a_value_that_no_pixel_knows_has_the_sigma_of_its_prior(drawn):
+    """A node far beyond all light, and a site that no reflection sees: not zero, though no lattice moves them."""
+    energies, start = drawn.energies_ev, drawn.p.reference
+    p = dispersion.free(start, energies, np.append(energies[::2], energies[-1] + 50.0 + 20.0 * np.arange(2)))
+    lattices = drawn.lattices(60, 6)[0]
+    unseen = [of._replace(groups=of.groups * np.array([[1.0], [0.0]])) for of in lattices]
+    for of, dark in ((lattices, np.s_[:, :, -1]), (unseen, np.s_[1])):
+        found = spread.refine(evaluator(of, p), p, np.zeros(len(p.names)))
+        fisher, sigma = p.sigma(found.fisher), p.sigma(found.sandwich)
+        np.testing.assert_allclose(fisher[dark], dispersion.PRIOR_E, rtol=0.02)
+        np.testing.assert_allclose(sigma[dark], fisher[dark], rtol=0.05)
+    assert (sigma[0, :, 1:5] < 3.0).all(), "of the site that is seen"
+
+
 def test_a_restraint_pulls_as_hard_as_it_says(drawn):
     """Toward the truth: values move there, more where pixels know less."""
     lattices, true = drawn.lattices(20, 5)[0], drawn.p.curves(drawn.theta)

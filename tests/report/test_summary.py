@@ -241,6 +241,8 @@ def test_spread(trial, told):
     assert told["sites"]["FE1"]["e0_ev"] == 7118.2 and told["sites"]["FE1"]["true_e0_ev"] == pytest.approx(
         7118, abs=0.2
     )
+    assert [row["sigma_kind"] for row in told["fits"].values()] == ["sandwich", "scaled", "fisher"]
+    assert told["sigma_kind"] == "sandwich" and told["n_undetermined"] == 3
     assert told["fits"]["kramers_kronig"]["edge_difference_ev"] == 2.0
     assert told["fits"]["smooth"]["edge_difference_ev"] is None, "smoothing moves edges"
     assert told["controls"] == {"start swapped": True, "half sets": False}
@@ -262,13 +264,31 @@ def test_curves_without_truth(trial, tmp_path):
     told["fits"] = ["smooth", "free", "kramers_kronig"]
     for name in ("curves/fit", "values/fit", "edges/fit"):
         t[name] = np.array([1, 2, 0])[t[name]]
-    names = ("config", "runs", "d_min", "mosaicity", "fits", "sites", "elements", "weak", "sigma_kind")
-    names += ("n_parameters", "changes", "controls", "lattices_for_goal")
+    names = ("config", "runs", "d_min", "mosaicity", "fits", "sites", "elements", "weak", "sigma_kinds")
+    names += ("n_parameters", "n_undetermined", "changes", "controls", "lattices_for_goal")
     store.write(tmp_path / "spread.h5", "spread", t, key="smooth", **{name: told[name] for name in names})
     smooth, _ = report_of("spread", [tmp_path / "spread.h5"], trial.manifests)
     assert smooth["edges_from"] == "free" and smooth["edge_difference_ev"] == 2.3
     assert smooth["sigma_fp"] == pytest.approx(0.3 * figures["sigma_fp"])
     assert smooth["true_edge_difference_ev"] == pytest.approx(2.0, abs=0.02)
+
+
+def test_sites_without_an_edge(trial, tmp_path):
+    """A site that has none leaves no difference; page and headline say so."""
+    told, t = store.attributes(trial.spread, "spread"), store.read(trial.spread, "spread")
+    for name in ("energy_ev", "sigma_ev"):
+        t[f"edges/{name}"][1::2] = np.nan
+    for name in ("difference_ev", "difference_sigma_ev"):
+        t[f"edges/{name}"][:] = np.nan
+    names = ("config", "runs", "d_min", "mosaicity", "fits", "sites", "elements", "weak", "sigma_kinds")
+    names += ("n_parameters", "n_undetermined", "changes", "controls", "lattices_for_goal")
+    store.write(tmp_path / "spread.h5", "spread", t, key="none", **{name: told[name] for name in names})
+    figures, page = report_of("spread", [tmp_path / "spread.h5"], trial.manifests)
+    assert figures["edge_difference_ev"] is None and figures["true_edge_difference_ev"] is None
+    assert figures["sites"]["FE2"]["e0_ev"] is None and figures["sites"]["FE1"]["e0_ev"] == 7118.2
+    page.savefig(tmp_path / "spread.png")
+    words = "\n".join(headline("spread", figures))
+    assert "E0(FE1) = 7118.20 ± 0.30 eV (truth 711" in words and "E0(FE2) = none found (truth 711" in words
 
 
 def test_merge(trial, told):

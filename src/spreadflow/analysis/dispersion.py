@@ -206,8 +206,8 @@ class Weakness(NamedTuple):
     """(site, 2) the same if all else were known, the shape of the curve, too"""
     neighbours: np.ndarray
     """(site, 2) mean correlation of neighbouring nodes of the band; near −1, errors alternate from node to node"""
-    n_restrained: np.ndarray
-    """(site, 2) directions of θ known from restraints more than from pixels, counted where they move curves most"""
+    n_undetermined: int
+    """directions of θ known from restraints more than from pixels"""
 
     def sentences(self, nodes_ev: np.ndarray, limit_e: float = LIMIT_E) -> list[str]:
         """One for each thing that a reader of the curves should know."""
@@ -242,8 +242,6 @@ def weak_directions(p: Parametrisation, pixels: np.ndarray, limit_e: float = LIM
     constants = moves.reshape(len(whole), 2 * n_sites, -1)[:, :, inside].sum(axis=2)
     own = [rows @ covariance @ rows.T for rows in read[:, inside]]
     root = np.linalg.inv(np.linalg.cholesky(whole))
-    shares, axes = np.linalg.eigh(root @ pixels @ root.T)
-    moved = np.square(read @ root.T @ axes[:, shares < 0.5]).sum(axis=1)
     by_curve = lambda values: np.reshape(values, (n_sites, 2, *np.shape(values)[1:]))  # noqa: E731
     return Weakness(
         band=inside,
@@ -251,7 +249,7 @@ def weak_directions(p: Parametrisation, pixels: np.ndarray, limit_e: float = LIM
         constant=by_curve(np.sqrt([block.mean() for block in own])),
         constant_alone=by_curve(_alone(read[:, inside].mean(axis=1), constants, whole)),
         neighbours=by_curve([_neighbours(block) for block in own]),
-        n_restrained=by_curve(np.bincount(moved.argmax(axis=0), minlength=2 * n_sites)),
+        n_undetermined=int((np.linalg.eigvalsh(root @ pixels @ root.T) < 0.5).sum()),
     )
 
 

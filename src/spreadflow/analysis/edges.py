@@ -1,14 +1,15 @@
 """E0 of metal sites from refined curves, by what the pixels alone say about them.
 
-The curve of a site is taken for a known one, shifted in energy and by constants of f' and of f'': these are hardly
-determined, and a table's may be off.
+The curve of a site is taken for a known one of its element, shifted in energy and by constants of f' and of f'':
+these are hardly determined, and a table's may be off.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.dispersion import PRIOR_E, Parametrisation
+from spreadflow.analysis.dispersion import Parametrisation
 from spreadflow.physics import anomalous
 
 TABLE_E = 0.02
@@ -24,23 +25,23 @@ MARGIN_EV = 25.0
 
 
 class Edges(NamedTuple):
-    """Where the edges of the sites are: each site is `shape`, shifted in energy and by constants of f' and of f''."""
+    """Where the edges of the sites are: each site is its shape, shifted in energy and by constants of f' and of f''.
+
+    NaN for a site that has none: the best shift is the largest that was tried, or leads out of the channels.
+    """
 
     shift_ev: np.ndarray
-    """(site,) of the site against the shape, to higher energy"""
+    """(site,) of the site against its shape, to higher energy"""
     covariance: np.ndarray
     """(site, site) of the shifts, eV²"""
     energy_ev: np.ndarray
     """(site,) E0: the steepest point of the shape's f'', shifted"""
     offset_e: np.ndarray
     """(site, 2) constants of f' and f''"""
-    chi2: float
-    n_degrees: int
-    """of freedom"""
 
     @property
     def difference_ev(self) -> np.ndarray:
-        """(site, site) E0 of the first less that of the second."""
+        """(site, site) E0 of the first less that of the second, for sites of one shape."""
         return self.shift_ev[:, None] - self.shift_ev
 
     @property
@@ -50,27 +51,26 @@ class Edges(NamedTuple):
         return np.sqrt(np.maximum(variance[:, None] + variance - 2.0 * self.covariance, 0.0))
 
 
-def metal(element: str, energies_ev: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A shape to compare edges with: energies (n,) eV, wider than the channels (channel,), and the metal's curve."""
+def metals(elements: Sequence[str], energies_ev: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shapes to compare edges with: energies (n,) eV, wider than the channels (channel,), metals' curves (site, n)."""
     fine = np.arange(energies_ev[0] - MARGIN_EV, energies_ev[-1] + MARGIN_EV, 0.25)
-    return fine, anomalous.site(element, "metallic", fine)
+    return fine, np.array([anomalous.site(element, "metallic", fine) for element in elements])
 
 
 def edges(
     p: Parametrisation,
     theta: np.ndarray,
     pixels: np.ndarray,
-    shape: tuple[np.ndarray, np.ndarray],
+    shapes: tuple[np.ndarray, np.ndarray],
     *,
-    sandwich: np.ndarray | None = None,
-    window_ev: tuple[float, float] = (-np.inf, np.inf),
+    noise: np.ndarray | None = None,
 ) -> Edges:
     """E0 of each site from what the pixels alone say: the pull of the restraints is taken out of θ again.
 
     theta: (theta,) where the slopes of pixels and restraints cancel. pixels: (theta, theta) information without
-    restraints. shape: energies (n,) eV, 0.25 eV apart or closer and 15 eV wider than the channels at either end, and
-    f' + i f'' (n,). sandwich: (theta, theta) covariance of θ, to take errors from; otherwise the model of the pixels is
-    taken to be right. window_ev: nodes outside are not believed.
+    restraints. shapes: energies (n,) eV, 0.25 eV apart or closer and 15 eV wider than the channels at either end, and
+    f' + i f'' of each site (site, n). noise: (theta, theta) covariance of the pixels' slope, restraints left out, to
+    take errors from; otherwise the model of the pixels is taken to be right, and it is `pixels`.
 
     b = pixels @ θ + slope of the restraints is what the pixels say. Its covariance is `pixels`, in directions that are
     dark, too: nothing needs to be inverted, and a dispersion relation between nodes does no harm. Gauss-Newton finds
@@ -82,27 +82,26 @@ def edges(
     if p.is_smooth:
         raise ValueError("edges: smoothness has moved the edges of these curves by up to 0.6 eV: refine without it")
     slope = p.rows.T @ (p.precision * (p.rows @ theta - p.target))
-    outside = (p.theta_ev < window_ev[0]) | (p.theta_ev > window_ev[1])
-    table, beyond = TABLE_E * pixels @ np.linalg.pinv(p.at_nodes), PRIOR_E * pixels[:, outside]
-    systematic = table @ table.T + beyond @ beyond.T
+    table = TABLE_E * pixels @ np.linalg.pinv(p.at_nodes)
+    systematic = table @ table.T
     values, vectors = np.linalg.eigh(pixels + systematic)
     known = values > DARK * values.max()
     white = vectors[:, known] / np.sqrt(values[known])
     seen = white.T @ pixels @ np.linalg.pinv(p.basis)
     said = white.T @ (pixels @ theta + slope) + seen @ p.reference.ravel()
-    shift, offset, left, jacobian = _shifted(seen, said, p, shape)
+    shift, offset, jacobian = _shifted(seen, said, p, shapes)
     gain = np.linalg.pinv(jacobian)[: len(shift)] @ white.T
-    whole = pixels + p.restraints
-    scatter = pixels if sandwich is None else whole @ sandwich @ whole
-    covariance = gain @ (scatter + systematic) @ gain.T
-    n_degrees = len(left) - jacobian.shape[1]
-    return Edges(shift, covariance, _steepest(*shape) + shift, offset, float(left @ left), n_degrees)
+    covariance = gain @ ((pixels if noise is None else noise) + systematic) @ gain.T
+    energy = np.array([_steepest(shapes[0], curve) for curve in shapes[1]]) + shift
+    none = (np.abs(shift) >= REACH_EV) | (energy < p.energies_ev[0]) | (energy > p.energies_ev[-1])
+    shift[none], energy[none], offset[none], covariance[none], covariance[:, none] = (np.nan,) * 5
+    return Edges(shift, covariance, energy, offset)
 
 
 def _shifted(
-    seen: np.ndarray, said: np.ndarray, p: Parametrisation, shape: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Least squares of seen @ curves = said (n,): shifts (site,), offsets (site, 2), residuals (n,), their derivatives.
+    seen: np.ndarray, said: np.ndarray, p: Parametrisation, shapes: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Least squares of seen @ curves = said (n,): shifts (site,), offsets (site, 2), derivatives of the residuals.
 
     Starts at the best of steps of 1 eV, site by site.
     """
@@ -112,7 +111,7 @@ def _shifted(
 
     def at(shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Residuals (n,) without offsets, and derivatives (n, site + site·2) of seen @ curves."""
-        value, slope = _moved(shape, p.energies_ev, shift)
+        value, slope = _moved(shapes, p.energies_ev, shift)
         by_shift = (seen * slope.ravel()).reshape(len(seen), n_sites, -1).sum(axis=2)
         return said - seen @ value.ravel(), np.hstack([by_shift, constants])
 
@@ -127,17 +126,16 @@ def _shifted(
         if np.abs(step).max() < 1e-5:
             break
         shift = np.clip(shift + step, -REACH_EV, REACH_EV)
-    offset = found[n_sites:]
-    return shift, offset.reshape(n_sites, 2), left - constants @ offset, jacobian
+    return shift, found[n_sites:].reshape(n_sites, 2), jacobian
 
 
 def _moved(
-    shape: tuple[np.ndarray, np.ndarray], energies_ev: np.ndarray, shift_ev: np.ndarray
+    shapes: tuple[np.ndarray, np.ndarray], energies_ev: np.ndarray, shift_ev: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(site, 2, channel) of the shape shifted by (site,) eV, and its derivative by the shift."""
+    """(site, 2, channel) of the shapes shifted by (site,) eV, and their derivatives by the shifts."""
     value, slope = (
-        np.array([np.interp(energies_ev - shift, shape[0], curve) for shift in shift_ev])
-        for curve in (shape[1], -np.gradient(shape[1], shape[0]))
+        np.array([np.interp(energies_ev - shift, shapes[0], curve) for shift, curve in zip(shift_ev, of, strict=True)])
+        for of in (shapes[1], -np.gradient(shapes[1], shapes[0], axis=1))
     )
     return np.stack([value.real, value.imag], axis=1), np.stack([slope.real, slope.imag], axis=1)
 

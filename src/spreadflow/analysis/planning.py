@@ -98,13 +98,13 @@ def reached(known: Outlook | Halves, sigma_e: float, kind: int) -> float:
 
 
 def edge_sigma(
-    n: float, information: np.ndarray, p: Parametrisation, shape: tuple[np.ndarray, np.ndarray]
+    n: float, information: np.ndarray, p: Parametrisation, shapes: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray:
     """(site, site) eV: σ of the differences of edges from n lattices; on the diagonal that of the edges themselves.
 
-    shape: see `edges.edges`. The errors of tables that it assumes are not less with more lattices.
+    shapes: see `edges.edges`. The errors of tables that it assumes are not less with more lattices.
     """
-    found = edges(p, np.zeros(len(p.names)), n * information, shape)
+    found = edges(p, np.zeros(len(p.names)), n * information, shapes)
     return found.difference_sigma_ev + np.diag(np.sqrt(np.diag(found.covariance)))
 
 
@@ -130,7 +130,7 @@ def table(
     reference: np.ndarray,
     energies_ev: np.ndarray,
     band_ev: np.ndarray,
-    shape: tuple[np.ndarray, np.ndarray],
+    shapes: tuple[np.ndarray, np.ndarray],
     *,
     lattices: Sequence[float],
     grids_ev: Sequence[float],
@@ -148,7 +148,7 @@ def table(
             known = halves(mine, p, band_ev)
             fp, fdp = known.sigma(np.asarray(lattices))
             apart = [
-                _of_pairs(edge_sigma(n, mine.mean(axis=0), p, shape), pairs) if pairs else np.nan for n in lattices
+                _of_pairs(edge_sigma(n, mine.mean(axis=0), p, shapes), pairs) if pairs else np.nan for n in lattices
             ]
             yield Row(grid_ev, name, fp, fdp, np.array(apart), *(reached(known, GOAL_E, kind) for kind in range(2)))
 
@@ -158,10 +158,11 @@ def _of_pairs(sigma_ev: np.ndarray, pairs: Sequence[tuple[int, int]]) -> float:
 
 
 def nodes(energies_ev: np.ndarray, grid_ev: float) -> np.ndarray:
-    """(node,) eV, from the first channel as far as channels go: those of a grid twice as fine include them.
+    """(node,) eV, from the first channel (channel,) as far as channels go, each on the channel that is nearest.
 
     Nodes between channels know much less: an alternation from node to node is not seen half way.
     """
     if not len(energies_ev):
         return np.empty(0)
-    return np.arange(energies_ev[0], energies_ev[-1] + 1e-6, grid_ev)
+    wanted = np.arange(energies_ev[0], energies_ev[-1] + 1e-6, grid_ev)
+    return energies_ev[np.unique(np.abs(np.subtract.outer(wanted, energies_ev)).argmin(axis=1))]

@@ -71,16 +71,23 @@ class Refined(NamedTuple):
         return np.linalg.inv(self.hessian)
 
     @property
+    def scatter(self) -> np.ndarray:
+        """(parameter, parameter) covariance of the pixels' slope as the lattices scatter: Σ g gᵀ·n/(n − 1)."""
+        n = len(self.scores)
+        return self.scores.T @ self.scores * (n / max(n - 1, 1))
+
+    @property
     def sandwich(self) -> np.ndarray:
         """(parameter, parameter) covariance from the scatter of the lattices: honest where the model is wrong, too."""
-        return sandwich(self.fisher, self.scores)
+        return self.covariance(self.scatter)
 
+    def covariance(self, noise: np.ndarray) -> np.ndarray:
+        """(parameter, parameter) H⁻¹(noise + R)H⁻¹ (Huber 1967, White 1982): R, the restraints, at their word.
 
-def sandwich(inverse: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(parameter, parameter) H⁻¹(Σ g gᵀ)H⁻¹·n/(n − 1) of the scores g (lattice, parameter) (Huber 1967, White 1982)."""
-    moved = scores @ inverse
-    n = len(scores)
-    return moved.T @ moved * (n / max(n - 1, 1))
+        noise: (parameter, parameter) covariance of the pixels' slope; their information where the model is right.
+        """
+        inverse = self.fisher
+        return inverse @ (noise + self.hessian - self.of_pixels) @ inverse
 
 
 def lattice(gram: Gram, factors: StructureFactors, rows: np.ndarray) -> Lattice:

@@ -517,7 +517,7 @@ _SPREAD = (
             "energy_ev": ("float64", "eV", "node"),
             "fp": ("float64", "electron", "f′"),
             "fdp": ("float64", "electron", "f″"),
-            "fp_sigma": ("float64", "electron", "standard deviation, as quoted: attribute `sigma_kind`"),
+            "fp_sigma": ("float64", "electron", "standard deviation, as quoted: attribute `sigma_kinds`, by fit"),
             "fdp_sigma": ("float64", "electron", "the same of f″"),
             "fp_fisher": ("float64", "electron", "standard deviation if the model is right"),
             "fdp_fisher": ("float64", "electron", "the same of f″"),
@@ -538,9 +538,9 @@ _SPREAD = (
         {
             "fit": ("int32", "", "of attribute `fits`"),
             "site": ("int32", "", "of attribute `sites`"),
-            "energy_ev": ("float64", "eV", "E0, the steepest point of f″"),
+            "energy_ev": ("float64", "eV", "E0, the steepest point of f″; NaN = none within reach of the metal's"),
             "sigma_ev": ("float64", "eV", "its standard deviation, that of the shape's own E0 left out"),
-            "difference_ev": ("float64", "eV", "E0 less that of each site", ("site",)),
+            "difference_ev": ("float64", "eV", "E0 less that of each site; NaN = unlike elements", ("site",)),
             "difference_sigma_ev": ("float64", "eV", "its standard deviation", ("site",)),
         },
     )

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from spreadflow.report.style import about, say
+from spreadflow.report.style import about, measured, say
 
 _FIRST = ("simulate", "index", "level0", "adopt", "reindex", "cells", "merge")
 STAGES = (*_FIRST, "annulus", "wide", "ladder", "mosaic", "stage1", "spread")
@@ -146,13 +146,12 @@ def _spread(f: dict) -> list[str]:
 
 
 def _edges(f: dict) -> str:
-    """The difference of the first two edges, or the only edge."""
+    """The difference of the first two edges, or the edges where there is none."""
     three = [f[name] for name in ("edge_difference_ev", "edge_difference_sigma_ev", "true_edge_difference_ev")]
-    names = [f"E0({site})" for site in f["sites"]][:2]
-    if three[0] is None:
-        three = [next(iter(f["sites"].values()))[name] for name in ("e0_ev", "e0_sigma_ev", "true_e0_ev")]
-    found = f"{' − '.join(names)} = {three[0]:.2f} ± {three[1]:.2f} eV"
-    return found if three[2] is None else f"{found} (truth {three[2]:.2f})"
+    if three[0] is not None:
+        return f"{' − '.join([f'E0({site})' for site in f['sites']][:2])} = {measured(*three)}"
+    each = ((site, (of[name] for name in ("e0_ev", "e0_sigma_ev", "true_e0_ev"))) for site, of in f["sites"].items())
+    return ", ".join(f"E0({site}) = {measured(*edge)}" for site, edge in each)
 
 
 def _percent(share: float | None) -> str:

@@ -40,14 +40,14 @@ def sentence(told: dict[str, Any]) -> str:
     )
     case = f"{named}, " if (named := _named(told["rows"], first)) else ""
     return (
-        f"σ(f′) reaches {told['goal_e']:g} e at {_count(free['lattices_fp'])} lattices "
+        f"σ(f′) reaches {told['goal_e']:g} e at {style.about(_whole(free['lattices_fp']))} lattices "
         f"({case}{free['d_min']:g}-{free['d_max']:g} Å, nodes every {grid:g} eV), "
-        f"with the dispersion relation at {_count(related['lattices_fp'])}."
+        f"with the dispersion relation at {style.about(_whole(related['lattices_fp']))}."
     )
 
 
-def _count(n: float) -> str:
-    return style.about(round(n) if np.isfinite(n) else None)
+def _whole(n: float) -> int | None:
+    return round(n) if np.isfinite(n) else None
 
 
 def _case(row: dict[str, Any]) -> tuple[float, float]:
@@ -78,7 +78,7 @@ def _table(told: dict[str, Any]) -> Table:
         free, related = pair
         where = [*(map(style.say, _case(free)) if several else []), f"{free['d_min']:g}-{free['d_max']:g}"]
         sigmas = (style.say(free[f"sigma_{name}"][at], 2) for name in ("fp_e", "fdp_e", "edge_difference_ev"))
-        reached = (_count(row["lattices_fp"]) for row in (free, related))
+        reached = (style.about(_whole(row["lattices_fp"])) for row in (free, related))
         table.add_row(*where, f"{free['grid_ev']:g}", *sigmas, *reached)
     return table
 
@@ -131,7 +131,6 @@ def _cases(axes: Any, told: dict[str, Any]) -> None:
     widest = max(map(_range, rows), key=lambda ends: ends[1] - ends[0])
     grid = min({row["grid_ev"] for row in rows}, key=lambda grid: abs(grid - HEADLINE_EV))
     some = [row for row in rows if _range(row) == widest and row["grid_ev"] == grid and row["restraint"] == "free"]
-    style.bars(
-        axes, [_named(rows, row) for row in some], [round(row["lattices_fp"]) for row in some], [style.BLUE] * len(some)
-    )
+    counts = [_whole(row["lattices_fp"]) for row in some]
+    style.bars(axes, [_named(rows, row) for row in some], counts, [style.BLUE] * len(some))
     axes.set_title(f"lattices for σ(f′) of {told['goal_e']:g} e, {widest[0]:g}-{widest[1]:g} Å, {grid:g} eV")

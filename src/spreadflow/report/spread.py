@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from spreadflow.analysis import dispersion
-from spreadflow.analysis.edges import edges, metal
+from spreadflow.analysis.edges import edges, metals
 from spreadflow.analysis.planning import BAND_EV
 from spreadflow.errors import SpreadOutcome
 from spreadflow.io import store
@@ -115,7 +115,8 @@ def _counts(of: Curves) -> dict[str, Any]:
         "d_max": told["config"]["d_max"],
         "restraint": told["config"]["restraint"],
         "n_parameters": told["n_parameters"],
-        "sigma_kind": told["sigma_kind"],
+        "n_undetermined": told["n_undetermined"],
+        "sigma_kind": told["sigma_kinds"][0],
         "sigma_z_median": median(mine["sigma_z"]),
         "model_error_median": median(mine["model_error"]),
         "loss_fall_per_lattice": float(np.mean(mine["loss_start"] - mine["loss"])) if len(mine["loss"]) else None,
@@ -153,10 +154,15 @@ def _of_fit(of: Curves, fit: Fit) -> dict[str, float | None]:
     return out | {f"sigma_{key}": _rms(fit.sigma[:, i][:, of.compared]) for i, key in enumerate(KEYS)}
 
 
-def _row(of: Curves, name: str) -> dict[str, float | None]:
+def _row(of: Curves, name: str) -> dict[str, Any]:
     """Of one fit, for a table."""
     difference, sigma = _difference(of, name)
-    return _of_fit(of, of.fits[name]) | {"edge_difference_ev": difference, "edge_difference_sigma_ev": sigma}
+    kind = of.told["sigma_kinds"][list(of.fits).index(name)]
+    return (
+        {"sigma_kind": kind}
+        | _of_fit(of, of.fits[name])
+        | {"edge_difference_ev": difference, "edge_difference_sigma_ev": sigma}
+    )
 
 
 def _lattices(n: float) -> int | None:
@@ -168,7 +174,11 @@ def _difference(of: Curves, fit: str) -> tuple[float | None, float | None]:
     told = of.edges.get(fit)
     if told is None or len(of.sites) < 2:
         return None, None
-    return float(told["difference_ev"][0, 1]), float(told["difference_sigma_ev"][0, 1])
+    return _number(told["difference_ev"][0, 1]), _number(told["difference_sigma_ev"][0, 1])
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _edges(of: Curves) -> dict[str, Any]:
@@ -176,28 +186,26 @@ def _edges(of: Curves) -> dict[str, Any]:
     fit = next(iter(of.edges))
     told, true = of.edges[fit], _true_edges(of)
     difference, sigma = _difference(of, fit)
-    every: list[float | None] = [*true] if true else [None] * len(of.sites)
-    each = zip(of.sites, told["energy_ev"], told["sigma_ev"], every, strict=True)
+    each = zip(of.sites, told["energy_ev"], told["sigma_ev"], true, strict=True)
     names = ("e0_ev", "e0_sigma_ev", "true_e0_ev")
-    both = true[:2]
     return {
         "edges_from": fit,
-        "sites": {site: dict(zip(names, values, strict=True)) for site, *values in each},
+        "sites": {site: dict(zip(names, map(_number, values), strict=True)) for site, *values in each},
         "edge_difference_ev": difference,
         "edge_difference_sigma_ev": sigma,
-        "true_edge_difference_ev": both[0] - both[1] if len(both) > 1 else None,
+        "true_edge_difference_ev": None if difference is None else _number(true[0] - true[1]),
     }
 
 
 def _true_edges(of: Curves) -> list[float]:
-    """E0 of each site by the same estimator from the true curves, weighted as the pixels weigh the free ones."""
+    """E0 of each site by the same estimator from the true curves, weighted as pixels weigh the free ones, or NaN."""
     if not of.true:
-        return []
+        return [np.nan] * len(of.sites)
     energies = of.table["channels/energy_ev"]
     p = dispersion.free(np.array([of.true[name].at(energies) for name in of.sites]), energies, of.nodes_ev)
     fisher = of.table["values/fisher"][of.table["values/fit"] == list(of.fits).index("free")]
     pixels = np.linalg.inv(fisher) - p.restraints
-    found = edges(p, np.zeros(len(p.names)), pixels, metal(of.told["elements"][0], energies))
+    found = edges(p, np.zeros(len(p.names)), pixels, metals(of.told["elements"], energies))
     return found.energy_ev.tolist()
 
 
@@ -220,7 +228,8 @@ def _picture(stage: str, of: Curves, figures: dict) -> Figure:
         f"{say(figures['n_lattices'])} lattices, {figures['d_max']:g} to {figures['d_min']:g} Å · "
         f"f′ ± {say(figures['sigma_fp'], 2)} e, f″ ± {say(figures['sigma_fdp'], 2)} e over {low:.0f}-{high:.0f} eV "
         f"({figures['sigma_kind']}; bound {say(figures['crlb_fp'], 2)}, {say(figures['crlb_fdp'], 2)}) · "
-        f"{figures['n_parameters']} parameters, {figures['mosaicity']} mosaicity, {figures['cycles']} cycles · "
+        f"{figures['n_parameters']} parameters ({figures['n_undetermined']} from restraints), "
+        f"{figures['mosaicity']} mosaicity, {figures['cycles']} cycles · "
         f"{say(figures['seconds_per_lattice_per_core'], 2)} s per lattice and core",
         15.0,
         9.6,
@@ -259,13 +268,12 @@ def _curve(axes: Any, of: Curves, site: int, kind: int, figures: dict) -> None:
         axes.axvline(edge, color=style.PALE, lw=1, zorder=0)
     title = f"{KINDS[kind]} of {of.sites[site]}, e"
     if kind == 1:
-        edge = figures["sites"][of.sites[site]]
-        axes.axvspan(
-            edge["e0_ev"] - edge["e0_sigma_ev"], edge["e0_ev"] + edge["e0_sigma_ev"], color=style.RED, alpha=0.2, lw=0
-        )
-        axes.axvline(edge["e0_ev"], color=style.RED, lw=1)
-        title += f" (E0 = {edge['e0_ev']:.1f} ± {edge['e0_sigma_ev']:.1f} eV)"
         axes.set_xlabel("eV")
+        edge = figures["sites"][of.sites[site]]
+        if (e0 := edge["e0_ev"]) is not None:
+            axes.axvspan(e0 - edge["e0_sigma_ev"], e0 + edge["e0_sigma_ev"], color=style.RED, alpha=0.2, lw=0)
+            axes.axvline(e0, color=style.RED, lw=1)
+            title += f" (E0 = {e0:.1f} ± {edge['e0_sigma_ev']:.1f} eV)"
     low, high = min(map(np.min, parts.values())), max(map(np.max, parts.values()))
     axes.set(ylim=(low - MARGIN_E, high + MARGIN_E), title=title)
     if kind == site == 0:
@@ -312,13 +320,13 @@ def _verdicts(axes: Any, figures: dict) -> None:
 def _sentences(f: dict) -> list[str]:
     say = style.say
     out = [
-        f"E0({site}) = {_edge(edge['e0_ev'], edge['e0_sigma_ev'], edge['true_e0_ev'])}"
+        f"E0({site}) = {style.measured(edge['e0_ev'], edge['e0_sigma_ev'], edge['true_e0_ev'])}"
         for site, edge in f["sites"].items()
     ]
     if f["edge_difference_ev"] is not None:
         names = " − ".join(f"E0({site})" for site in list(f["sites"])[:2])
         three = (f[name] for name in ("edge_difference_ev", "edge_difference_sigma_ev", "true_edge_difference_ev"))
-        out.append(f"{names} = {_edge(*three)}")
+        out.append(f"{names} = {style.measured(*three)}")
     goal = f["lattices_for_goal"]
     out.append(f"σ of 0.1 e takes {style.about(goal['fp'])} lattices for f′, {style.about(goal['fdp'])} for f″")
     if f["pull_sd"] is None:
@@ -327,13 +335,9 @@ def _sentences(f: dict) -> list[str]:
     return [*out, f"r.m.s. from truth {far}; sd of pulls {say(f['pull_sd'], 2)}"]
 
 
-def _edge(value: float, sigma: float, true: float | None) -> str:
-    return f"{value:.2f} ± {sigma:.2f} eV" + ("" if true is None else f" (truth {true:.2f})")
-
-
 def _correlation(figure: Any, of: Curves) -> None:
     """Of all values of the quoted curves."""
-    kind = "sandwich" if of.told["sigma_kind"] == "sandwich" else "fisher"
+    kind = "sandwich" if of.told["sigma_kinds"][0] == "sandwich" else "fisher"
     covariance = of.table[f"values/{kind}"][of.table["values/fit"] == 0]
     sigma = np.sqrt(np.diag(covariance))
     axes = figure.subplots()

@@ -1,5 +1,6 @@
 """How all pictures look, and the still they share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,10 @@ def page(title: str, subtitle: str, width: float = 13.0, height: float = 7.6) ->
     return figure
 
 
+ENDLESS = "endless"
+"""in place of a number that is out of reach"""
+
+
 def say(value: Any, digits: int = 3) -> str:
     """A number for people: `digits` significant ones, thousands apart; an en dash for None and NaN."""
     if value is None or value != value:
@@ -68,7 +73,13 @@ def say(value: Any, digits: int = 3) -> str:
 
 def about(n: int | None) -> str:
     """A large number to two digits; what None stands for is out of reach."""
-    return "endless" if n is None else say(int(float(f"{n:.2g}")))
+    return ENDLESS if n is None else say(int(float(f"{n:.2g}")))
+
+
+def measured(value: float | None, sigma: float | None, true: float | None) -> str:
+    """An energy with its σ, and the true one where it is known; None is told as missing."""
+    found = "none found" if value is None else f"{value:.2f} ± {sigma:.2f} eV"
+    return found if true is None else f"{found} (truth {true:.2f})"
 
 
 def empty(axes: Any, text: str) -> None:
@@ -101,17 +112,17 @@ def n_bins(n: int) -> int:
     return int(np.clip(2 * np.sqrt(n), 8, 40))
 
 
-def bars(axes: Any, names: list[str], counts: list[int], colors: list[str]) -> None:
-    """Horizontal bars, the first on top, each with its count."""
-    y = np.arange(len(names))[::-1]
-    axes.barh(y, counts, color=colors, height=0.7)
+def bars(axes: Any, names: list[str], counts: Sequence[int | None], colors: list[str]) -> None:
+    """Horizontal bars, the first on top, each with its count; what None stands for is out of reach, and has no bar."""
+    y, lengths = np.arange(len(names))[::-1], [n or 0 for n in counts]
+    axes.barh(y, lengths, color=colors, height=0.7)
     axes.set_yticks(y, names)
     axes.set_ylim(min(-0.5, len(names) - 6.5), len(names) - 0.5)
-    axes.set_xlim(0, max([*counts, 1]) * 1.18)
+    axes.set_xlim(0, max([*lengths, 1]) * 1.18)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
-    for at, n in zip(y, counts, strict=True):
-        axes.text(n, at, f" {say(int(n))}", va="center", fontsize=8.5)
+    for at, n, length in zip(y, counts, lengths, strict=True):
+        axes.text(length, at, f" {ENDLESS if n is None else say(int(n))}", va="center", fontsize=8.5)
 
 
 def still(axes: Any, shot: Shot, detector: Detector, blocks: int = 480) -> None:

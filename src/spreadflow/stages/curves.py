@@ -10,7 +10,7 @@ import numpy as np
 from spreadflow.analysis import controls, dispersion, planning, spread
 from spreadflow.analysis.controls import Verdict
 from spreadflow.analysis.dispersion import Parametrisation
-from spreadflow.analysis.edges import edges, metal
+from spreadflow.analysis.edges import REACH_EV, edges, metals
 from spreadflow.analysis.spread import Refined
 from spreadflow.config import StageConfig
 from spreadflow.errors import ConfigError
@@ -43,7 +43,10 @@ def check(config: StageConfig) -> None:
 
 def _nodes(config: StageConfig, energies_ev: np.ndarray) -> np.ndarray:
     """(node,) eV: on channels, from the first within the range."""
-    section = config.spread
+    section, apart = config.spread, np.median(np.diff(energies_ev))
+    if section.step_ev < apart - 1e-6:
+        expected = f"at least the distance of channels, {apart:g} eV"
+        raise ConfigError("spread.step_ev", expected, section.step_ev, "Raise it: pixels know nothing in between.")
     low, high = section.range_ev or (energies_ev[0], energies_ev[-1])
     nodes = planning.nodes(energies_ev[(energies_ev >= low) & (energies_ev <= high)], section.step_ev)
     if len(nodes) < 2:
@@ -83,26 +86,30 @@ def change(p: Parametrisation, refined: Refined, before: np.ndarray, limit_e: fl
 
 
 class Told(NamedTuple):
-    """A fit and its covariances."""
+    """A fit, and how well it is said to be known."""
 
     p: Parametrisation
     refined: Refined
-    covariance: np.ndarray
-    """(theta, theta) as quoted"""
+    noise: np.ndarray
+    """(theta, theta) covariance of the pixels' slope, restraints left out"""
     kind: str
-    """sandwich, scaled or fisher"""
+    """where that is from: sandwich, scaled or fisher"""
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """(theta, theta) as quoted."""
+        return self.refined.covariance(self.noise)
 
 
 def told(p: Parametrisation, refined: Refined, uncertainty: str) -> Told:
     """The covariance that is quoted. With too few lattices their scatter gives no matrix, but one factor (`scaled`)."""
-    n, fisher = len(refined.scores), refined.fisher
+    fisher, pixels, scatter = refined.fisher, refined.of_pixels, refined.scatter
     if uncertainty == "fisher":
-        return Told(p, refined, fisher, "fisher")
-    if n >= ENOUGH * len(refined.theta):
-        return Told(p, refined, refined.sandwich, "sandwich")
-    scatter = refined.scores.T @ refined.scores * (n / max(n - 1, 1))
-    factor = np.trace(fisher @ scatter) / np.trace(fisher @ refined.of_pixels)
-    return Told(p, refined, max(float(factor), 1.0) * fisher, "scaled")
+        return Told(p, refined, pixels, "fisher")
+    if len(refined.scores) >= ENOUGH * len(refined.theta):
+        return Told(p, refined, scatter, "sandwich")
+    factor = np.trace(fisher @ scatter) / np.trace(fisher @ pixels)
+    return Told(p, refined, max(float(factor), 1.0) * pixels, "scaled")
 
 
 def all_fits(config: StageConfig, of: StructureFactors, refined: Refined, lattices: Lattices) -> dict[str, Told]:
@@ -119,20 +126,26 @@ def all_fits(config: StageConfig, of: StructureFactors, refined: Refined, lattic
     return out
 
 
-def edge_rows(fits: dict[str, Told], of: str, energies_ev: np.ndarray) -> list[dict]:
-    """Rows of the table `edges`. of: element of the sites; smoothed curves have none that could be trusted."""
-    out = []
+def edge_rows(fits: dict[str, Told], elements: list[str], energies_ev: np.ndarray) -> list[dict]:
+    """Rows of the table `edges`; smoothed curves have none that could be trusted, unlike elements no difference."""
+    out, alike = [], np.equal.outer(elements, elements)
     for f, fit in enumerate(fits.values()):
         if fit.p.is_smooth:
             continue
-        covariance = None if fit.kind == "fisher" else fit.covariance
-        made = edges(fit.p, fit.refined.theta, fit.refined.of_pixels, metal(of, energies_ev), sandwich=covariance)
+        shapes = metals(elements, energies_ev)
+        made = edges(fit.p, fit.refined.theta, fit.refined.of_pixels, shapes, noise=fit.noise)
         sigma = np.sqrt(np.diag(made.covariance))
-        for site, energy in enumerate(made.energy_ev):
-            row = {"fit": f, "site": site, "energy_ev": energy, "sigma_ev": sigma[site]}
-            row["difference_ev"] = made.difference_ev[site]
-            out.append(row | {"difference_sigma_ev": made.difference_sigma_ev[site]})
+        differences = (np.where(alike, d, np.nan) for d in (made.difference_ev, made.difference_sigma_ev))
+        for site, (difference, error) in enumerate(zip(*differences, strict=True)):
+            row = {"fit": f, "site": site, "energy_ev": made.energy_ev[site], "sigma_ev": sigma[site]}
+            out.append(row | {"difference_ev": difference, "difference_sigma_ev": error})
     return out
+
+
+def without_edge(rows: list[dict], sites: list[str]) -> list[str]:
+    """A sentence for each site that has no edge in the first fit that has any. rows: as of `edge_rows`."""
+    none = [sites[row["site"]] for row in rows if row["fit"] == rows[0]["fit"] and np.isnan(row["energy_ev"])]
+    return [f"{site}: no edge within {REACH_EV:g} eV of its metal's and within the channels" for site in none]
 
 
 def curve_rows(fits: dict[str, Told]) -> list[dict]:
@@ -152,12 +165,22 @@ def curve_rows(fits: dict[str, Told]) -> list[dict]:
     return out
 
 
+def starts(curves: np.ndarray, elements: list[str], energies_ev: np.ndarray) -> dict[str, np.ndarray]:
+    """Curves (site, 2, channel) to begin from again; a single site has none to swap with, nor to be like."""
+    metal = np.stack([anomalous.site(element, "metallic", energies_ev) for element in elements])
+    out = {"metallic": np.stack([metal.real, metal.imag], axis=1)}
+    if len(curves) == 1:
+        return out
+    return out | {
+        "swapped": np.roll(curves, 1, axis=0),
+        "identical": np.broadcast_to(curves.mean(axis=0), curves.shape),
+    }
+
+
 def verdicts(fits: dict[str, Told], lattices: Lattices, of: StructureFactors, elements: list[str]) -> list[Verdict]:
     """The controls of the quoted curves. Collective."""
     fit = next(iter(fits.values()))
     p, curves, n = fit.p, fit.p.curves(fit.refined.theta), lattices.n
-    metal = np.stack([anomalous.site(element, "metallic", p.energies_ev) for element in elements])
-    swapped, same = np.roll(curves, 1, axis=0), np.broadcast_to(curves.mean(axis=0), curves.shape)
     photons, sigma = lattices.rows["photons"][lattices.used], p.sigma(fit.covariance)
     inside = np.zeros(len(p.nodes_ev), dtype=bool)
     inside[dispersion.weak_directions(p, fit.refined.of_pixels).band] = True
@@ -165,7 +188,7 @@ def verdicts(fits: dict[str, Told], lattices: Lattices, of: StructureFactors, el
         partial(lattices.evaluator, p),
         p,
         fit.refined,
-        starts={"metallic": np.stack([metal.real, metal.imag], axis=1), "swapped": swapped, "identical": same},
+        starts=starts(curves, elements, p.energies_ev),
         index=lambda i, lattice: controls.wrong_index(lattice, of),
         spectrum=lambda i, lattice: controls.other_spectrum(lattice, photons[i], photons[(i + n // 2) % n]),
         band=inside,
@@ -194,20 +217,29 @@ def value_rows(fits: dict[str, Told]) -> dict[str, np.ndarray]:
     return {name: np.concatenate(blocks) for name, blocks in out.items()}
 
 
-def outlook(fit: Told, element: str) -> dict[str, float]:
-    """How many lattices like these take σ to the goal, by kind of curve."""
-    p, n = fit.p, len(fit.refined.scores)
-    edge = anomalous.nearest_edge(element, float(p.energies_ev.mean()))
-    factor = np.trace(fit.refined.fisher) / np.trace(fit.covariance)
-    each, band = factor * fit.refined.of_pixels / n, edge + np.array(planning.BAND_EV)
-    return {
-        name: planning.lattices_for(planning.GOAL_E, each, p, band, kind) for kind, name in enumerate(("fp", "fdp"))
-    }
+def outlook(fit: Told, elements: list[str]) -> dict[str, float]:
+    """How many lattices like these take σ to the goal, by kind of curve.
+
+    What a lattice says is the pixels' information, less as its noise shows to be more than that at the nodes of the
+    band: elsewhere it may be dark, and curves are what restraints say.
+    """
+    p, fisher, pixels = fit.p, fit.refined.fisher, fit.refined.of_pixels
+    at = [anomalous.nearest_edge(element, float(p.energies_ev.mean())) for element in elements]
+    band = np.add.outer(at, planning.BAND_EV)
+    right, noisy = (np.square(p.sigma(fisher @ noise @ fisher)) for noise in (pixels, fit.noise))
+    out, inside = {}, planning.inside(p, band)
+    for kind, name in enumerate(("fp", "fdp")):
+        factor = right[:, kind].sum(where=inside[:, kind]) / noisy[:, kind].sum(where=inside[:, kind])
+        each = factor * pixels / len(fit.refined.scores)
+        out[name] = planning.lattices_for(planning.GOAL_E, each, p, band, kind)
+    return out
 
 
-def write_csv(path: Path, table: dict[str, np.ndarray], fits: list[str], sites: list[str]) -> None:
-    """The table `curves`, a line for each node, with names."""
-    named = table | {"fit": [fits[f] for f in table["fit"]], "site": [sites[s] for s in table["site"]]}
+def write_csv(path: Path, table: dict[str, np.ndarray], fits: dict[str, str], sites: list[str]) -> None:
+    """The table `curves`, a line for each node, with names. fits: name → where its σ are from."""
+    kinds = list(fits.items())
+    named = table | {"fit": [kinds[f][0] for f in table["fit"]], "site": [sites[s] for s in table["site"]]}
+    named |= {"sigma_kind": [kinds[f][1] for f in table["fit"]]}
     with store.replacing(path) as temporary, open(temporary, "w", newline="") as f:
         writer = csv.writer(f)
         writer.writerow(named)

@@ -14,6 +14,7 @@ import numpy as np
 
 from spreadflow import build
 from spreadflow.analysis import gram, lattice_fit, planning, point_spread, shoeboxes, spread
+from spreadflow.analysis.edges import metals
 from spreadflow.analysis.likelihood import Noise
 from spreadflow.config import Config, Stage1Section, StageConfig, for_stage, overlay, parse, section
 from spreadflow.errors import ConfigError
@@ -27,8 +28,6 @@ from spreadflow.stages.still import Simulator
 
 LATTICES = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 GRIDS_EV = (1.0, 2.0, 4.0)
-SHAPE_EV, SHAPE_STEP_EV = 25.0, 0.25
-"""margin and step of the curve that edges are compared with"""
 
 
 class Case(NamedTuple):
@@ -192,18 +191,15 @@ def _pixels(simulator: Simulator, made: patches.Outline) -> tuple[Shoeboxes, Noi
 def _table(
     simulator: Simulator, information: np.ndarray, told: dict[str, Any], grids_ev: Sequence[float]
 ) -> Iterator[planning.Row]:
-    """Edges are compared where all sites are of one element."""
-    of, energies = simulator.factors, simulator.energies
-    fine = np.arange(energies[0] - SHAPE_EV, energies[-1] + SHAPE_EV, SHAPE_STEP_EV)
-    shape = (fine, anomalous.site(told["elements"][0], "metallic", fine))
-    alike = len(set(told["elements"])) == 1
+    """Edges are compared of sites of one element."""
+    of, energies, elements = simulator.factors, simulator.energies, told["elements"]
     return planning.table(
         information,
         _curves(of),
         energies,
         np.array(told["bands_ev"]),
-        shape,
+        metals(elements, energies),
         lattices=LATTICES,
         grids_ev=grids_ev,
-        pairs=list(itertools.combinations(range(of.n_sites), 2)) if alike else [],
+        pairs=[(a, b) for a, b in itertools.combinations(range(of.n_sites), 2) if elements[a] == elements[b]],
     )

@@ -109,33 +109,38 @@ def _found(
         log.info("control %s: %s (%.3g; %s)", verdict.name, "passed" if verdict.passed else "FAILED", *verdict[2:])
     quoted = next(iter(fits.values()))
     if quoted.kind == "scaled":
-        log.warning("%d lattices for %d unknowns: σ are Fisher's times one factor", lattices.n, len(p.names))
+        log.warning("%d lattices for %d unknowns: one factor for their scatter", lattices.n, len(p.names))
+    edges, sites = curves.edge_rows(fits, elements, p.energies_ev), curves.site_names(config)
+    weak = dispersion.weak_directions(p, refined.of_pixels, config.spread.band_sigma_e)
+    for sentence in (lost := curves.without_edge(edges, sites)):
+        log.warning(sentence)
     tables = {
         "curves": curves.columns(curves.curve_rows(fits)),
         "values": curves.value_rows(fits),
-        "edges": curves.columns(curves.edge_rows(fits, elements[0], p.energies_ev)),
+        "edges": curves.columns(edges),
         "channels": curves.channel_rows(quoted, lattices),
         "lattices": _told(lattices, p, refined),
     }
-    weak = dispersion.weak_directions(p, refined.of_pixels, config.spread.band_sigma_e)
     return tables, {
         "config": config.spread.model_dump(mode="json"),
         "mosaicity": config.stage1.mosaicity,
         "fits": list(fits),
-        "sites": curves.site_names(config),
+        "sites": sites,
         "elements": elements,
-        "sigma_kind": quoted.kind,
+        "sigma_kinds": [fit.kind for fit in fits.values()],
         "n_parameters": len(p.names),
         "controls": [verdict._asdict() for verdict in verdicts],
-        "weak": weak.sentences(p.nodes_ev),
-        "lattices_for_goal": curves.outlook(quoted, elements[0]),
+        "n_undetermined": weak.n_undetermined,
+        "weak": weak.sentences(p.nodes_ev) + lost,
+        "lattices_for_goal": curves.outlook(quoted, elements),
     }
 
 
 def _write(out: Path, made: dict[str, np.ndarray], key: str, attributes: dict) -> None:
     store.write(out, "spread", made, key=key, **attributes)
     table = {name.split("/")[1]: column for name, column in made.items() if name.startswith("curves/")}
-    curves.write_csv(out.with_suffix(".csv"), table, attributes["fits"], attributes["sites"])
+    fits = dict(zip(attributes["fits"], attributes["sigma_kinds"], strict=True))
+    curves.write_csv(out.with_suffix(".csv"), table, fits, attributes["sites"])
 
 
 def _told(lattices: Lattices, p: Parametrisation, refined: Refined) -> dict[str, np.ndarray]:
