@@ -31,7 +31,7 @@ from spreadflow.io.images import Source
 from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.physics import geometry, symmetry
-from spreadflow.stages import adopt, annulus, cells, index, simulate, stage1
+from spreadflow.stages import adopt, annulus, cells, index, pairs, simulate, stage1
 
 CELL, GROUP, HALL = [60.0, 52.0, 44.0, 90.0, 104.0, 90.0], "P 1 21 1", " P 2yb"
 TREE = {
@@ -352,6 +352,14 @@ def test_images_that_were_moved_are_known_by_their_name(usual, tmp_path):
     write_expt(tmp_path / "a.expt", usual.detector, [one | {"image": one["image"].name}])
     with pytest.raises(FileError, match="1 no_shot"):
         adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
+
+
+def test_a_name_that_two_files_have_tells_none_of_them():
+    files = [SimpleNamespace(path=f"{name}.nxs", n_frames=4) for name in ("a/1", "b/1", "b/2")]
+    shots = pairs._Shots(SimpleNamespace(path=Path("/gone/manifest.json"), manifest=SimpleNamespace(files=files)))
+    moved = {name: shots.number(Path(f"/elsewhere/{name}.nxs"), 3) for name in ("a/1", "b/1", "b/2")}
+    assert moved == {"a/1": -1, "b/1": -1, "b/2": 11}
+    assert shots.number(Path("/gone/a/1.nxs"), 3) == 3 and shots.number(Path("/gone/b/1.nxs"), 3) == 7
 
 
 def test_a_shot_that_is_lost_takes_its_lines_along(usual, tmp_path):

@@ -66,7 +66,8 @@ def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict,
 
 
 def _beside(table: dict, n: int, true: truth.TrueMosaic | None) -> Beside:
-    rows, eta = table["components/set"] == n, float(table["sets/eta_rad"][n])
+    rows = slice(*np.searchsorted(table["components/set"], (n, n + 1)))
+    eta = float(table["sets/eta_rad"][n])
     centre, width, share = (table[f"components/{name}"][rows] for name in ("rotation_rad", "width", "share"))
     gain = float(table["sets/held_out_continuous"][n] - table["sets/held_out"][n])
     smooth = Distribution.of(continuous()._replace(eta_rad=eta))

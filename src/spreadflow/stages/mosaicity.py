@@ -39,11 +39,7 @@ def of_lattices(section: Stage1Section, mosaic: Path | None = None) -> OfLattice
 def read_learned(path: Path) -> OfLattice:
     """What the stage `mosaic` found: sets of components with the η they are told in, or the continuous distribution."""
     t = store.read(path, "mosaic", ["lattices/", "sets/eta_rad", "components/"])
-    spreads = {-1: continuous()}
-    for n, eta_rad in enumerate(t["sets/eta_rad"]):
-        mine = t["components/set"] == n
-        turned = rotation.from_vector(t["components/rotation_rad"][mine])
-        spreads[n] = Mosaic(turned, t["components/width"][mine], t["components/share"][mine], eta_rad)
+    smooth, first = continuous(), np.searchsorted(t["components/set"], np.arange(len(t["sets/eta_rad"]) + 1))
     ids = zip(t["lattices/shot_id"].tolist(), t["lattices/k"].tolist(), strict=True)
     sets = dict(zip(ids, t["lattices/set"].tolist(), strict=True))
 
@@ -51,7 +47,11 @@ def read_learned(path: Path) -> OfLattice:
         if (shot_id, k) not in sets:
             expected = f"lattice {k} of shot {shot_id:016x}"
             raise FileError(path, expected, f"{len(sets)} others", "Run `mosaic` on the same accepted lattices.")
-        return spreads[sets[shot_id, k]]
+        if (n := sets[shot_id, k]) < 0:
+            return smooth
+        mine = slice(first[n], first[n + 1])
+        turned = rotation.from_vector(t["components/rotation_rad"][mine])
+        return Mosaic(turned, t["components/width"][mine], t["components/share"][mine], t["sets/eta_rad"][n])
 
     return of
 

@@ -1,5 +1,6 @@
 """One line of a spec file: its experiment and reflections read, found among the shots of a run, and judged."""
 
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -72,11 +73,13 @@ class _Shots:
     def __init__(self, source: Source):
         paths = [(source.path.parent / file.path).resolve() for file in source.manifest.files]
         self._by_path = {path: n for n, path in enumerate(paths)}
-        self._by_name = {path.name: n for n, path in enumerate(paths)}
+        named = Counter(path.name for path in paths)
+        self._by_name = {path.name: n for n, path in enumerate(paths) if named[path.name] == 1}
         self._first = np.cumsum([0, *(file.n_frames for file in source.manifest.files)])
 
     def number(self, image: Path, frame: int) -> int:
-        """Number in the run, or -1. A file that is no longer where the experiment has it is known by its name."""
+        """Number in the run, or -1. A file that is no longer where the experiment has it is known by its name,
+        if the run has one of that name."""
         known = image.resolve() in self._by_path or image.exists()
         file = self._by_path.get(image.resolve(), -1) if known else self._by_name.get(image.name, -1)
         is_there = file >= 0 and 0 <= frame < self._first[file + 1] - self._first[file]
