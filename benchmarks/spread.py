@@ -296,9 +296,8 @@ def reduced(row: Row, built: list[Built]) -> Set:
     best = spread.refine(evaluator(row, lattices, p), p, np.zeros(len(p.names)))
     cycles = len(best.steps) + 1
     seconds = (stage1.user_cpu() - begun) / len(built) / cycles
-    curves, evaluate = p.curves(best.theta), evaluator(row, lattices, channels)
-    for _ in range(1 if row.f0_sigma is None else 3):  # |F| has to be found again
-        made = evaluate((curves - channels.reference).ravel())
+    curves = p.curves(best.theta)
+    made = evaluator(row, lattices, channels)((curves - channels.reference).ravel())
     return Set(curves, made, cycles, float(np.median([one.seconds for one in built])), seconds)
 
 

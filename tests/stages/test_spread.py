@@ -195,14 +195,15 @@ def test_amplitudes_refined_with_the_curves_are_eliminated_exactly(wide_run, mad
     blocks = stage1.blocks_of(wide_run.wide, config.spread.block_lattices, "wide")
     lattices = Lattices(config, given, parts, [len(block.lattices) for block in blocks], World())
     theta, n, p = 0.1 * np.ones(len(made.p.names)), lattices.n_reflections, made.p
-    first = lattices.evaluator(p)(theta)
-    whole = joint.coupled([(of, lattices.reflection[i]) for i, of in enumerate(made.lattices)], p, theta, np.zeros(n))
-    inverse = np.linalg.inv(whole.hessian + np.eye(n) / 0.05**2)
-    np.testing.assert_allclose(first.losses, whole.curves.losses)
+    first, u = lattices.evaluator(p)(theta), np.zeros(n)
+    for _ in range(12):
+        whole = joint.coupled([(of, lattices.reflection[i]) for i, of in enumerate(made.lattices)], p, theta, u)
+        inverse, u_before = np.linalg.inv(whole.hessian + np.eye(n) / 0.05**2), u
+        u = u - inverse @ (whole.slopes.sum(axis=0) + u / 0.05**2)
+    np.testing.assert_allclose(u, u_before, atol=1e-9)
+    assert np.abs(u).max() > 1e-3
+    np.testing.assert_allclose(first.losses.sum(), whole.curves.losses.sum() + 0.5 * u @ u / 0.05**2, rtol=1e-9)
     schur = whole.curves.hessian - whole.across.T @ inverse @ whole.across
-    np.testing.assert_allclose(first.hessian, schur, atol=1e-9 * np.abs(schur).max())
-    slope = whole.curves.scores.sum(axis=0) - whole.slopes.sum(axis=0) @ inverse @ whole.across
-    np.testing.assert_allclose(first.scores.sum(axis=0), slope, atol=1e-9 * np.abs(slope).max())
-    assert lattices.evaluator(p)(theta).losses.sum() == first.losses.sum()
-    evaluate = lattices.evaluator(p)
-    assert evaluate(theta).losses.sum() > evaluate(theta).losses.sum(), "the reflections have moved"
+    np.testing.assert_allclose(first.hessian, schur, atol=1e-5 * np.abs(schur).max())
+    slope = whole.curves.scores.sum(axis=0)
+    np.testing.assert_allclose(first.scores.sum(axis=0), slope, atol=1e-5 * np.abs(slope).max())
