@@ -128,6 +128,26 @@ def test_a_killed_run_goes_on_where_it_was(wide_run, made, tmp_path):
             np.testing.assert_array_equal(again[name], column, err_msg=name)
 
 
+def test_matrices_stay_where_nothing_they_depend_on_has_changed(wide_run, made, tmp_path):
+    """What is told, and how long cycles go on, is none of it; another curve to restrain to is, from the second on."""
+    folder, known = tmp_path / "spread.gram", tmp_path / "known.txt"
+    shutil.copytree(made.out.with_suffix(".gram"), folder)
+    times = lambda cycle: {path: path.stat().st_mtime_ns for path in folder.glob(f"{cycle}.parts/*")}  # noqa: E731
+    before = [times(1), times(2)]
+    told = {"controls": False, "uncertainty": "fisher", "converged": 1e-8, "smooth_sigma_e": [0.2, 0.2]}
+    run(wide_run, tmp_path / "spread.h5", **told)
+    assert [times(1), times(2)] == before
+    keys = {"restraint": "known", "known": ["oxidized", str(known)], "known_sigma_e": 0.5, "controls": False}
+    seen = []
+    for level in (-8.0, -8.0, -6.0):
+        np.savetxt(known, [[6000.0, level, 1.0], [9000.0, level, 4.0]])
+        run(wide_run, tmp_path / "spread.h5", **keys)
+        seen.append((times(2), store.identity(tmp_path / "spread.h5")))
+    assert seen[0][1] == seen[1][1] != seen[2][1]
+    assert seen[0][0] == seen[1][0] and not seen[1][0].items() & seen[2][0].items()
+    assert not before[1].items() & seen[0][0].items() and times(1) == before[0]
+
+
 def test_cycles_come_to_rest_and_stay_there(wide_run, tmp_path):
     """The published refinement was stable for one."""
     run(wide_run, tmp_path / "spread.h5", controls=False, max_cycles=6, converged=1e-9)
