@@ -450,7 +450,13 @@ def _spread(folder, made, filled) -> Path:
     controls.append({"name": "half sets", "passed": False, "figure": 2.5, "bar": "0.7-1.4"})
     told = {"config": {"d_max": 4.0, "restraint": "none", "band_sigma_e": 0.5}, "runs": made.runs, "d_min": 2.1}
     told |= {"mosaicity": "continuous", "fits": fits, "sites": ["FE1", "FE2"], "elements": ["Fe", "Fe"], "weak": []}
-    told |= {"sigma_kind": "sandwich", "n_parameters": n, "changes": [3.0, 0.01], "controls": controls}
+    told |= {
+        "sigma_kind": "sandwich",
+        "n_parameters": n,
+        "changes": [3.0, 0.01],
+        "converged": True,
+        "controls": controls,
+    }
     told |= {"lattices_for_goal": {"fp": 1234.2, "fdp": np.inf}}
     store.write(folder / "spread.h5", "spread", filled("spread", sizes, given), key="spread", **told)
     return folder / "spread.h5"

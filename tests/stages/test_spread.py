@@ -93,6 +93,7 @@ def test_with_few_lattices_errors_are_fishers_by_one_factor(made):
 
 def test_what_is_told_of_the_curves(made):
     told, t = store.attributes(made.out, "spread"), made.found
+    assert not told["converged"], "two cycles are not enough for 1e-9 σ"
     assert told["sites"] == ["FE1", "FE2"] and told["elements"] == ["Fe", "Fe"] and len(told["changes"]) == 2
     names = [verdict["name"] for verdict in told["controls"]]
     assert {"half sets", "h, k, l + 1", "spectra shuffled", "sites 1, 2 swapped", "start swapped"} <= set(names)
@@ -168,8 +169,9 @@ def test_blocks_do_not_matter(wide_run, made, tmp_path):
 
 def test_a_quoted_restraint_comes_first(wide_run, tmp_path):
     keys = {"restraint": "known", "known": ["oxidized", "reduced"], "known_sigma_e": 0.01, "uncertainty": "fisher"}
-    found = run(wide_run, tmp_path / "spread.h5", controls=False, max_cycles=1, **keys)
+    found = run(wide_run, tmp_path / "spread.h5", controls=False, max_cycles=1, converged=1e3, **keys)
     told = store.attributes(tmp_path / "spread.h5", "spread")
+    assert told["converged"]
     assert told["fits"] == ["known", "free", "kramers_kronig", "smooth"] and told["sigma_kind"] == "fisher"
     mine = found["curves/fit"] == 0
     assert np.all(found["curves/fp_sigma"][mine] < 0.011)

@@ -69,6 +69,10 @@ def run(
     p, refined, lattices, changes = _cycles(setting, out, inputs, _after(stage1), world)
     tables, attributes = _found(config, given[0], p, refined, lattices, log)
     attributes |= {"runs": told["runs"], "d_min": config.spread.d_min or told["config"]["d_min"], "changes": changes}
+    attributes["converged"] = changes[-1] < config.spread.converged
+    if not attributes["converged"]:
+        words = "the last of %d cycles moved the curves by %.3g σ: raise spread.max_cycles for less than %g"
+        log.warning(words, len(changes), changes[-1], config.spread.converged)
     made = {f"{table}/{name}": column for table, part in tables.items() for name, column in part.items()}
     known = list(map(store.identity, factors.curve_files(config.spread.known or [])))
     key = store.digest(config.spread.model_dump(mode="json"), inputs, known)
