@@ -11,6 +11,7 @@ import stage1  # first: it sets threads before NumPy and XLA start  # isort: ski
 import argparse
 import json
 import multiprocessing
+import tempfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -37,7 +38,8 @@ from spreadflow.analysis.likelihood import Noise
 from spreadflow.models import Mosaic, Parameters, Shoeboxes
 from spreadflow.physics import anomalous, symmetry
 from spreadflow.physics.structure_factors import StructureFactors
-from spreadflow.stages import patches
+from spreadflow.stages import factors, patches
+from spreadflow.stages.still import PERTURBATION
 
 D_MIN, ANNULUS, WIDE, WIDEST = 2.1, 2.5, 4.0, 20.0
 """Å: of all lattices; the annulus, the default of `spread`, and what a lattice learns its own domains from"""
@@ -111,11 +113,14 @@ SIZES = {"given": (400, 1000), "given, 2.1-4 Å": (400, 1000, 3000)}
 
 @cache
 def guess(kind: str) -> StructureFactors:
-    """F of the model, both sites with the mean of the true curves."""
-    made = stage1.simulator("continuous", "coarse", factors=kind).factors
-    sites = made.anomalous[: made.n_sites]
-    start = np.broadcast_to(sites.mean(axis=0), sites.shape)
-    return made._replace(anomalous=np.concatenate([start, made.anomalous[made.n_sites :]]))
+    """F of the model as `spread` makes it, where both sites start with the mean of the true curves."""
+    made, mean = stage1.simulator("continuous", "coarse", factors=kind), true_curves().mean(axis=0)
+    path = Path(tempfile.mkdtemp()) / "mean.txt"
+    np.savetxt(path, np.column_stack([made.energies, *mean]))
+    section = made.config.structure_factors
+    sites = [site.model_copy(update={"curve": str(path)}) for site in section.sites]
+    started = section.model_copy(update={"sites": sites})
+    return factors.factors(started, made.energies, made.beam.energy_ev, made.rng(PERTURBATION))
 
 
 def true_curves() -> np.ndarray:
@@ -138,8 +143,8 @@ def narrowed(made: patches.Patch, d_max: float) -> Shoeboxes:
 def problem(row: Row, made: patches.Patch, at: Parameters, boxes: Shoeboxes) -> lattice_fit.Problem:
     """Of the model at some unknowns, with the curves that the refinement starts from."""
     start = stage1.model(stage1.Task("", row.data, "domains", row.factors), made._replace(shoeboxes=boxes))
-    factors = guess(row.factors)
-    start = start._replace(f_squared=factors.squared(spread.rows(factors, np.asarray(start.hkl))))
+    guessed = guess(row.factors)
+    start = start._replace(f_squared=guessed.squared(spread.rows(guessed, np.asarray(start.hkl))))
     start = start._replace(crystal=at.crystal, mosaic=at.mosaic, scale=at.scale, spectrum=at.spectrum)
     space_group = stage1.simulator(row.data, "coarse").crystal.space_group
     return lattice_fit.problem(start, space_group, boxes, noise(row))
@@ -209,9 +214,9 @@ class Built(NamedTuple):
 
 def build(row: Row, made: patches.Patch, number: int, domains: Mosaic | None) -> Built:
     model, planes = modelled(row, made, number, domains)
-    begun, factors = stage1.user_cpu(), guess(row.factors)
+    begun, guessed = stage1.user_cpu(), guess(row.factors)
     found = gram.gram(model, planes, model_error=weighted(row, model, planes))
-    lattice = spread.lattice(found, factors, spread.rows(factors, found.hkl))
+    lattice = spread.lattice(found, guessed, spread.rows(guessed, found.hkl))
     return Built(lattice, made.parameters.spectrum.photons, stage1.user_cpu() - begun)
 
 
@@ -291,9 +296,8 @@ def reduced(row: Row, built: list[Built]) -> Set:
     best = spread.refine(evaluator(row, lattices, p), p, np.zeros(len(p.names)))
     cycles = len(best.steps) + 1
     seconds = (stage1.user_cpu() - begun) / len(built) / cycles
-    curves, evaluate = p.curves(best.theta), evaluator(row, lattices, channels)
-    for _ in range(1 if row.f0_sigma is None else 3):  # |F| has to be found again
-        made = evaluate((curves - channels.reference).ravel())
+    curves = p.curves(best.theta)
+    made = evaluator(row, lattices, channels)((curves - channels.reference).ravel())
     return Set(curves, made, cycles, float(np.median([one.seconds for one in built])), seconds)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spreadflow.analysis import dispersion, joint, spread
+from spreadflow.analysis import controls, dispersion, joint, spread
 from spreadflow.analysis.gram import Gram
 from spreadflow.analysis.spread import Lattice
 
@@ -100,3 +100,50 @@ def test_without_freedom_it_is_the_refinement_of_curves(p):
     held = spread.refine(joint.evaluator(sums, N_REFLECTIONS, 1e-7), p, np.zeros(len(p.names)))
     assert held.theta == pytest.approx(alone.theta, abs=1e-5)
     assert np.diag(held.fisher) == pytest.approx(np.diag(alone.fisher), rel=1e-4)
+
+
+def test_the_loss_is_a_function_of_the_curves_and_the_scores_are_its_slopes(p):
+    """Whatever was asked for before. Second derivatives are those of Gauss-Newton: nothing is told of them here."""
+    rng = np.random.default_rng(2)
+    errors = 0.1 * rng.standard_normal(N_REFLECTIONS)
+    made = [lattice(i, errors, TRUE, 30.0) for i in range(12)]
+    sums = lambda theta, u: joint.coupled(made, p, theta, u)  # noqa: E731
+    fresh = lambda theta: joint.evaluator(sums, N_REFLECTIONS, 0.05)(theta)  # noqa: E731
+    theta, used = rng.standard_normal(len(p.names)), joint.evaluator(sums, N_REFLECTIONS, 0.05)
+    used(-theta)
+    np.testing.assert_allclose(used(theta).losses, fresh(theta).losses, atol=1e-4)
+    np.testing.assert_allclose(used(theta).losses.sum(), fresh(theta).losses.sum(), atol=3e-7)
+    scores, step = fresh(theta).scores.sum(axis=0), 1e-2
+    for k in (0, 7, 20):
+        ahead = step * np.eye(len(theta))[k]
+        slope = (fresh(theta + ahead).losses.sum() - fresh(theta - ahead).losses.sum()) / (2 * step)
+        assert slope == pytest.approx(scores[k], abs=1e-3 * np.abs(scores).max())
+
+
+def test_reflections_rest_where_the_loss_with_their_restraint_is_least(p):
+    rng, sigma = np.random.default_rng(3), 0.05
+    made = [lattice(i, 0.1 * rng.standard_normal(N_REFLECTIONS), TRUE, 30.0) for i in range(12)]
+    theta, asked = THETA, []
+
+    def sums(theta, u):
+        asked.append(u)
+        return joint.coupled(made, p, theta, u)
+
+    total = lambda u: losses(made, p, theta, u) + 0.5 * u @ u / sigma**2  # noqa: E731
+    found = joint.evaluator(sums, N_REFLECTIONS, sigma)(theta).losses.sum()
+    least = total(asked[-1])
+    assert found == pytest.approx(least, rel=1e-9) and np.abs(asked[-1]).max() > 0.02
+    for step in 1e-3 * rng.standard_normal((20, N_REFLECTIONS)):
+        assert total(asked[-1] + step) > least
+
+
+def test_sites_that_are_alike_may_be_swapped(p):
+    """Reflections that have moved are no sign of the sites: their curves are the same in nature."""
+    alike = np.tile(THETA[: len(THETA) // 2], 2)
+    errors = 0.05 * np.random.default_rng(5).standard_normal(N_REFLECTIONS)
+    made = [lattice(i, errors, p.curves(alike), 300.0) for i in range(50)]
+    evaluator = lambda: joint.evaluator(lambda at, u: joint.coupled(made, p, at, u), N_REFLECTIONS, 0.05)  # noqa: E731
+    best = spread.refine(evaluator(), p, alike)
+    swapped = controls.nearest(p, p.curves(best.theta)[::-1])
+    worse = evaluator()(swapped).losses - best.losses
+    assert 0.0 < worse.mean() < controls.WORSE_LABELS

@@ -1,6 +1,7 @@
 """spread under a launcher: killed on two ranks it goes on from its finished parts on one, to the curves of three."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,8 @@ CLI = ["-m", "spreadflow.cli"]
 pytestmark = pytest.mark.slow
 
 
-def run(wide_run, out: Path, ranks: int, program: list[object]) -> int:
-    config = section(parse(wide_run.tree), "spread")
+def run(wide_run, out: Path, ranks: int, program: list[object], **keys) -> int:
+    config = section(parse(wide_run.tree | {"spread": wide_run.tree["spread"] | keys}), "spread")
     words = [LAUNCHER, "-n", ranks, sys.executable, *program, "spread", "--config", config, "--ranks", ranks]
     words += ["--wide", wide_run.wide, "--stage1", wide_run.stage1, "--out", out]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -45,3 +46,15 @@ def test_any_number_of_ranks_gives_the_same_also_when_killed(wide_run, tmp_path)
             np.testing.assert_allclose(column, theirs[name], rtol=0, atol=1e-8 * scale, err_msg=name)
     told = [store.attributes(path, "spread")["controls"] for path in (out, whole)]
     assert [row["passed"] for row in told[0]] == [row["passed"] for row in told[1]]
+    both = [refined_with_reflections(wide_run, out, tmp_path / str(ranks), ranks) for ranks in (1, 3)]
+    for name, column in both[0].items():
+        if name != "lattices/seconds":
+            np.testing.assert_array_equal(column, both[1][name], err_msg=name)
+
+
+def refined_with_reflections(wide_run, before: Path, folder: Path, ranks: int) -> dict[str, np.ndarray]:
+    """One cycle on the matrices that another run left."""
+    shutil.copytree(before.with_suffix(".gram"), folder / "spread.gram")
+    keys = {"refine_f0": True, "controls": False, "max_cycles": 1}
+    assert run(wide_run, folder / "spread.h5", ranks, CLI, **keys) == 0
+    return store.read(folder / "spread.h5", "spread")

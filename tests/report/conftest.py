@@ -451,6 +451,7 @@ def _spread(folder, made, filled) -> Path:
     told = {"config": {"d_max": 4.0, "restraint": "none", "band_sigma_e": 0.5}, "runs": made.runs, "d_min": 2.1}
     told |= {"mosaicity": "continuous", "fits": fits, "sites": ["FE1", "FE2"], "elements": ["Fe", "Fe"], "weak": []}
     told |= {"sigma_kinds": ["sandwich", "scaled", "fisher"], "n_parameters": n, "n_undetermined": 3}
-    told |= {"changes": [3.0, 0.01], "controls": controls, "lattices_for_goal": {"fp": 1234.2, "fdp": np.inf}}
+    told |= {"changes": [3.0, 0.01], "converged": True, "controls": controls}
+    told |= {"lattices_for_goal": {"fp": 1234.2, "fdp": np.inf}}
     store.write(folder / "spread.h5", "spread", filled("spread", sizes, given), key="spread", **told)
     return folder / "spread.h5"

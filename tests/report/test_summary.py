@@ -265,9 +265,12 @@ def test_curves_without_truth(trial, tmp_path):
     for name in ("curves/fit", "values/fit", "edges/fit"):
         t[name] = np.array([1, 2, 0])[t[name]]
     names = ("config", "runs", "d_min", "mosaicity", "fits", "sites", "elements", "weak", "sigma_kinds")
-    names += ("n_parameters", "n_undetermined", "changes", "controls", "lattices_for_goal")
+    names += ("n_parameters", "n_undetermined", "changes", "converged", "controls", "lattices_for_goal")
+    told |= {"changes": [3.0, 0.6], "converged": False}
     store.write(tmp_path / "spread.h5", "spread", t, key="smooth", **{name: told[name] for name in names})
     smooth, _ = report_of("spread", [tmp_path / "spread.h5"], trial.manifests)
+    ended = "not converged: the last of 2 cycles moved f′, f″ by 0.6 σ"
+    assert ended in headline("spread", smooth) and ended not in headline("spread", figures)
     assert smooth["edges_from"] == "free" and smooth["edge_difference_ev"] == 2.3
     assert smooth["sigma_fp"] == pytest.approx(0.3 * figures["sigma_fp"])
     assert smooth["true_edge_difference_ev"] == pytest.approx(2.0, abs=0.02)

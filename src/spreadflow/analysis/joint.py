@@ -18,6 +18,9 @@ from spreadflow.analysis.spread import Evaluate, Lattice, Normal
 MOST = 12000
 """reflections at most: their equations are a full matrix, 1.2 GB then"""
 
+REST, STEPS = 1e-7, 25
+"""a step of u that promises less of −ln L is the last, well below what ends a refinement of curves; steps at most"""
+
 
 class Coupled(NamedTuple):
     """Normal equations of lattices in curves and reflections."""
@@ -86,19 +89,43 @@ def _moduli(
 def evaluator(sums: Callable[[np.ndarray, np.ndarray], Coupled], n: int, sigma: float) -> Evaluate:
     """θ → normal equations of the curves alone, reflections where they are likeliest. sums: (θ, u) → all lattices.
 
-    u of one call begins where that of the call before ended: the first steps of a refinement are those of both.
+    −ln L holds ½u²/σ², a like share in each lattice. u of one call is looked for from that of the call before.
     """
     u = np.zeros(n)
 
     def evaluate(theta: np.ndarray) -> Normal:
         nonlocal u
-        made = sums(theta, u)
-        factor = cho_factor(made.hessian + np.eye(n) / sigma**2)
+        u, made, factor = _at_rest(lambda at: _restrained(sums(theta, at), at, sigma), u)
         moved = cho_solve(factor, made.across)
-        slopes = made.slopes + u / sigma**2 / len(made.slopes)
-        u = u - cho_solve(factor, slopes.sum(axis=0))
-        return Normal(
-            made.curves.losses, made.curves.scores - slopes @ moved, made.curves.hessian - made.across.T @ moved
-        )
+        scores, hessian = made.curves.scores - made.slopes @ moved, made.curves.hessian - made.across.T @ moved
+        return Normal(made.curves.losses, scores, hessian)
 
     return evaluate
+
+
+def _restrained(made: Coupled, u: np.ndarray, sigma: float) -> Coupled:
+    """With what is known of u, an equal share in each lattice."""
+    n = max(len(made.slopes), 1)
+    curves = made.curves._replace(losses=made.curves.losses + 0.5 * u @ u / sigma**2 / n)
+    hessian = made.hessian + np.eye(len(u)) / sigma**2
+    return made._replace(curves=curves, slopes=made.slopes + u / sigma**2 / n, hessian=hessian)
+
+
+def _at_rest(at: Callable[[np.ndarray], Coupled], u: np.ndarray) -> tuple[np.ndarray, Coupled, tuple[np.ndarray, bool]]:
+    """u (reflection,) of the least −ln L by Gauss-Newton, steps halved where they go too far; what there is there, and
+    the factor of its normal matrix. |F|² is quadratic in u: more than a few steps are rare.
+    """
+    made, share = at(u), 1.0
+    factor = cho_factor(made.hessian)
+    for _ in range(STEPS):
+        slope = made.slopes.sum(axis=0)
+        step = cho_solve(factor, slope)
+        if 0.5 * slope @ step < REST:
+            break
+        trial = at(u - share * step)
+        if trial.curves.losses.sum() > made.curves.losses.sum():
+            share *= 0.5
+            continue
+        u, made, share = u - share * step, trial, 1.0
+        factor = cho_factor(made.hessian)
+    return u, made, factor

@@ -132,11 +132,13 @@ def _spread(f: dict) -> list[str]:
     low, high = f["compared_ev"]
     passed, goal = f["controls"].values(), f["lattices_for_goal"]
     failed = ", ".join(name for name, fine in f["controls"].items() if not fine)
+    moved = f"not converged: the last of {f['cycles']} cycles moved f′, f″ by {f['changes'][-1]:.2g} σ"
     out = [
         f"f′ ± {say(f['sigma_fp'], 2)} e, f″ ± {say(f['sigma_fdp'], 2)} e ({f['sigma_kind']} σ) over "
         f"{low:.0f}-{high:.0f} eV from {say(f['n_lattices'])} lattices ({f['mosaicity']} mosaicity)",
         _edges(f),
         f"0.1 e would take {about(goal['fp'])} lattices for f′, {about(goal['fdp'])} for f″",
+        "" if f["converged"] else moved,
         passed and f"controls: {sum(passed)} of {len(passed)} passed" + (failed and f"; not: {failed}"),
     ]
     if f["pull_sd"] is None:

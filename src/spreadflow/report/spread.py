@@ -110,6 +110,7 @@ def _counts(of: Curves) -> dict[str, Any]:
         "outcomes": {name.name.lower(): int((end == name).sum()) for name in SpreadOutcome},
         "cycles": len(told["changes"]),
         "changes": told["changes"],
+        "converged": bool(told["converged"]),
         "mosaicity": told["mosaicity"],
         "d_min": told["d_min"],
         "d_max": told["config"]["d_max"],

@@ -1,5 +1,6 @@
 """F(hkl, E) as the configuration wants it: from a model, right or perturbed, or from merged intensities."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,13 @@ def factors(
 
 def files(section: StructureFactorsSection) -> list[Path]:
     """Those that the section names."""
-    curves = [Path(site.curve) for site in section.sites if site.curve not in anomalous.VALENCE]
+    curves = curve_files(site.curve for site in section.sites)
     return [path for path in (section.model, section.mtz, *curves) if path is not None]
+
+
+def curve_files(names: Iterable[str]) -> list[Path]:
+    """Those of some curves that are not known by name."""
+    return [Path(name) for name in names if name not in anomalous.VALENCE]
 
 
 def _of_model(section: StructureFactorsSection, energies_ev: np.ndarray, rng: np.random.Generator) -> StructureFactors:

@@ -84,15 +84,22 @@ class Lattices:
     def _coupled(
         self, made: dict, p: Parametrisation, theta: np.ndarray, u: np.ndarray, numbers: list[int]
     ) -> joint.Coupled:
-        """Normal equations of curves and reflections; the large ones are summed rank by rank."""
-        pairs = [(i, of) for members in made.values() for i, of in members]
-        mine = joint.coupled(((of, self.reflection[i]) for i, of in pairs), p, theta, u)
-        each = np.zeros((self.n, 1 + len(theta) + len(u)))
-        each[[i for i, _ in pairs]] = np.column_stack([mine.curves.losses, mine.curves.scores, mine.slopes])
-        add = lambda a: self.world.sum({self.world.rank: a}, self.world.size)  # noqa: E731
-        losses, scores, slopes = np.split(add(each)[numbers], [1, 1 + len(theta)], axis=1)
-        of_curves = Normal(losses[:, 0], scores, add(mine.curves.hessian))
-        return joint.Coupled(of_curves, slopes, add(mine.across), add(mine.hessian))
+        """Normal equations of curves and reflections. The large ones are added group by group, each held but once."""
+        each, large = np.zeros((self.n, 1 + len(theta) + len(u))), np.zeros((len(u), len(theta) + len(u)))
+        hessians = {}
+        for first in range(0, self.n_groups, self.world.size):
+            mine, of_mine = first + self.world.rank, dict[int, np.ndarray]()
+            if members := made.get(mine):
+                found = joint.coupled(((of, self.reflection[i]) for i, of in members), p, theta, u)
+                told = np.column_stack([found.curves.losses, found.curves.scores, found.slopes])
+                each[[i for i, _ in members]] = told
+                hessians[mine] = found.curves.hessian
+                of_mine[mine] = np.column_stack([found.across, found.hessian])
+            for group in range(first, min(first + self.world.size, self.n_groups)):
+                large += self.world.sum({0: of_mine[group]} if group in of_mine else {}, 1)
+        losses, scores, slopes = np.split(self.world.sum({0: each}, 1)[numbers], [1, 1 + len(theta)], axis=1)
+        of_curves = Normal(losses[:, 0], scores, self.world.sum(hessians, self.n_groups))
+        return joint.Coupled(of_curves, slopes, large[:, : len(theta)], large[:, len(theta) :])
 
     def residuals(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(channel,) (data − model)/model of the Bragg photons with curves `at`, and its σ. Collective."""

@@ -30,7 +30,9 @@ Begin = Callable[[int], dict[tuple[int, int], tuple[SpreadOutcome, pixelfit.Near
 
 
 OF_PIXELS = {"d_min", "d_max", "model_error"}
-"""keys of the section that the first cycle's matrices depend on"""
+"""keys of the section that matrices depend on, beside the curves they are made about"""
+DECIMALS = 6
+"""of these curves, e: rounding of sums makes no other ones"""
 ENDS = [f"lattices/{name}" for name in ("shot_id", "k", "outcome", *pixelfit.Near._fields)]
 
 
@@ -67,15 +69,24 @@ def run(
     p, refined, lattices, changes = _cycles(setting, out, inputs, _after(stage1), world)
     tables, attributes = _found(config, given[0], p, refined, lattices, log)
     attributes |= {"runs": told["runs"], "d_min": config.spread.d_min or told["config"]["d_min"], "changes": changes}
+    attributes["converged"] = changes[-1] < config.spread.converged
+    if not attributes["converged"]:
+        words = "the last of %d cycles moved the curves by %.3g σ: raise spread.max_cycles for less than %g"
+        log.warning(words, len(changes), changes[-1], config.spread.converged)
     made = {f"{table}/{name}": column for table, part in tables.items() for name, column in part.items()}
-    key = store.digest(config.spread.model_dump(mode="json"), inputs)
+    known = list(map(store.identity, factors.curve_files(config.spread.known or [])))
+    key = store.digest(config.spread.model_dump(mode="json"), inputs, known)
     world.once(lambda: _write(out, made, key, attributes))
 
 
 def _cycles(
     setting: Setting, out: Path, inputs: list, begin: Begin, world: World
 ) -> tuple[Parametrisation, Refined, Lattices, list[float]]:
-    """Lattices and curves in turns, until the curves stay. The first matrices serve any grid and restraint."""
+    """Lattices and curves in turns, until the curves stay.
+
+    The key of a cycle's matrices is that of the cycle before and the curves they are made about: the rest of the
+    section acts through these, and may change while the matrices stay.
+    """
     config, given, section = setting.config, setting.given[0], setting.config.spread
     p = next(iter(curves.parametrisations(config, given.factors, given.energies_ev).values()))
     sections = [part.model_dump(mode="json") for part in (config.stage1, config.structure_factors)]
@@ -83,8 +94,10 @@ def _cycles(
     theta, changes = np.zeros(len(p.names)), list[float]()
     while True:
         cycle, ids = len(changes) + 1, [block.ids for block in setting.blocks]
+        at = np.round(p.curves(theta), DECIMALS)
+        key = store.digest(key, at)
         parts = store.Parts(out.with_suffix(".gram") / f"{cycle}.h5", "gram", key, ids)
-        _expand(setting, parts, begin, p.curves(theta), world, cycle)
+        _expand(setting, parts, begin, at, world, cycle)
         lattices = Lattices(config, given, parts, [len(block.lattices) for block in setting.blocks], world)
         if not lattices.n:
             found = f"{len(lattices.rows['outcome'])} of which none can be"
@@ -95,7 +108,7 @@ def _cycles(
         setting.log.info("cycle %d: %d lattices, curves moved by %.3g σ at most", cycle, lattices.n, changes[-1])
         if changes[-1] < section.converged or cycle == section.max_cycles:
             return p, refined, lattices, changes
-        theta, begin, key = refined.theta, _again(parts), store.digest(key, section.model_dump(mode="json"), cycle)
+        theta, begin = refined.theta, _again(parts)
 
 
 def _found(
