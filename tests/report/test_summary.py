@@ -284,7 +284,7 @@ def test_sites_without_an_edge(trial, tmp_path):
     for name in ("difference_ev", "difference_sigma_ev"):
         t[f"edges/{name}"][:] = np.nan
     names = ("config", "runs", "d_min", "mosaicity", "fits", "sites", "elements", "weak", "sigma_kinds")
-    names += ("n_parameters", "n_undetermined", "changes", "controls", "lattices_for_goal")
+    names += ("n_parameters", "n_undetermined", "changes", "converged", "controls", "lattices_for_goal")
     store.write(tmp_path / "spread.h5", "spread", t, key="none", **{name: told[name] for name in names})
     figures, page = report_of("spread", [tmp_path / "spread.h5"], trial.manifests)
     assert figures["edge_difference_ev"] is None and figures["true_edge_difference_ev"] is None
