@@ -39,7 +39,7 @@ def has_model(stage):
 
 FACTORS = CONFIG.resolved("stage1.structure_factors")
 HAS_SITES = bool(FACTORS.sites) and (bool(SIMULATED) or FACTORS.model is not None)
-IS_LEARNED = CONFIG.stage1.mosaicity == "learned" and has_model("stage1")
+IS_LEARNED = CONFIG.stage1.mosaicity == "learned" and has_model("stage1") and has_model("mosaic")
 UNUSED = [
     *([] if HAS_SITES or (IS_LEARNED and CONFIG.mosaic.shoeboxes == "wide") else ["wide"]),
     *([] if IS_LEARNED else ["mosaic"]),
