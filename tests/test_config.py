@@ -34,6 +34,9 @@ RUNS = {"one": {"simulate": {"n_single": 4}}, "two": {"images": "data/two/manife
         ({"trial": "a/b"}, "trial", "pattern", "'a/b'"),
         ({"reindex": {"d_min": 0}}, "reindex.d_min", "greater than 0", "0"),
         ({"annulus": {"d_min": 3}}, "annulus.d_min", "less than annulus.d_max, 2.5", "3.0"),
+        ({"annulus": {"d_min": 1.7}}, "annulus.d_min", "at least reindex.d_min, 1.9", "1.7"),
+        ({"wide": {"d_min": 1.7}}, "wide.d_min", "at least reindex.d_min, 1.9", "1.7"),
+        ({"reindex": {"d_min": 2.2}}, "annulus.d_min", "at least reindex.d_min, 2.2", "2.1"),
         ({"runs": {"one": {}}}, "runs.one", "either `simulate:`", "neither"),
         ({"runs": {"one": RUNS["one"] | RUNS["two"]}}, "runs.one", "either `simulate:`", "both"),
         ({"runs": RUNS, "cells": {"runs": ["three"]}}, "cells.runs", "one, two", "three"),
@@ -142,7 +145,11 @@ def test_file_that_is_no_mapping_is_refused(tmp_path, text):
 
 def test_reindex_overlays_index():
     config = parse(
-        {"index": {"d_min": 2.2, "spots": {"gain": 3}}, "reindex": {"spots": {"min_spots": 4}, "max_lattices": 1}}
+        {
+            "index": {"d_min": 2.2, "spots": {"gain": 3}},
+            "reindex": {"spots": {"min_spots": 4}, "max_lattices": 1},
+            "annulus": {"d_min": 2.2},
+        }
     )
     merged = config.resolved("reindex")
     assert (merged.d_min, merged.spots.gain, merged.spots.min_spots, merged.max_lattices) == (2.2, 3, 4, 1)

@@ -149,7 +149,7 @@ class AnnulusSection(Section):
     d_max: PositiveFloat = 2.5
     """low-resolution edge, Å"""
     d_min: PositiveFloat = 2.1
-    """high-resolution edge, Å"""
+    """high-resolution edge, Å; at least `reindex.d_min`"""
     min_i_over_sigma: float | None = None
     """null = every predicted reflection"""
     border_px: NonNegativeInt = 3

@@ -132,6 +132,11 @@ class Config(Section):
         simulates, mtz = any(run.simulate for run in self.runs.values()), self.structure_factors.mtz
         if simulates and mtz == self.results / self.trial / "merge.mtz":
             raise Inconsistent("structure_factors.mtz", "a copy of the file that this trial itself writes", mtz)
+        finest = self.resolved("reindex").d_min
+        for key in ("annulus", "wide"):
+            if (d_min := self.resolved(key).d_min) < finest:
+                expected = f"at least reindex.d_min, {finest}: no other reflections are predicted"
+                raise Inconsistent(f"{key}.d_min", expected, d_min)
         if self.spread.d_max <= (d_min := self.resolved("wide").d_min):
             raise Inconsistent("spread.d_max", f"more than wide.d_min, {d_min}", self.spread.d_max)
         if (cell := self.stage1.restraints.cell) is not None and cell.centre is not None:
