@@ -66,6 +66,7 @@ def _candidates(path, value):
             "gzip",
             "P 1 2 1",
             "other",
+            "wide",
         )
     elif isinstance(value, dict):
         yield from ({"rmsd_max_px": 1.0}, {"k_sol": 0.4})

@@ -252,6 +252,8 @@ class RestraintsSection(Section):
 class Stage1Section(PixelsSection):
     """Each lattice refined against its pixels."""
 
+    range: Literal["annulus", "wide"] = "annulus"
+    """shoeboxes to refine against"""
     mosaicity: Literal["continuous", "domains", "learned"] = "continuous"
     """of the model: a smooth distribution, given domains, or a distribution estimated from the pixels"""
     domains: Path | None = None
