@@ -9,10 +9,10 @@ reindex  | images of any other run, level0          | results/<trial>/<run>/rein
 cells    | reindex of all runs                      | results/<trial>/cells.h5, cells.tdata
 merge    | reindex of all runs, cells               | results/<trial>/merge.h5, merge.mtz
 annulus  | images and reindex of all runs, cells    | results/<trial>/annulus.h5
-wide     | as annulus; made where sites are known   | results/<trial>/wide.h5
+wide     | as annulus; where sites or a stage ask   | results/<trial>/wide.h5
 ladder   | annulus, cells                           | results/<trial>/ladder.h5
 mosaic   | annulus or wide, where it is asked for   | results/<trial>/mosaic.h5
-stage1   | annulus; mosaic where it is learned      | results/<trial>/stage1.h5, stage1.csv
+stage1   | annulus or wide; mosaic where learned    | results/<trial>/stage1.h5, stage1.csv
 spread   | wide, stage1; mosaic where it is learned | results/<trial>/spread.h5, spread.csv
 summary  | products of one stage, images            | results/<trial>/<stage>.json, <stage>.png
 report   | all summaries                            | results/<trial>/report.html

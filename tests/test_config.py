@@ -34,6 +34,9 @@ RUNS = {"one": {"simulate": {"n_single": 4}}, "two": {"images": "data/two/manife
         ({"trial": "a/b"}, "trial", "pattern", "'a/b'"),
         ({"reindex": {"d_min": 0}}, "reindex.d_min", "greater than 0", "0"),
         ({"annulus": {"d_min": 3}}, "annulus.d_min", "less than annulus.d_max, 2.5", "3.0"),
+        ({"annulus": {"d_min": 1.7}}, "annulus.d_min", "at least reindex.d_min, 1.9", "1.7"),
+        ({"wide": {"d_min": 1.7}}, "wide.d_min", "at least reindex.d_min, 1.9", "1.7"),
+        ({"reindex": {"d_min": 2.2}}, "annulus.d_min", "at least reindex.d_min, 2.2", "2.1"),
         ({"runs": {"one": {}}}, "runs.one", "either `simulate:`", "neither"),
         ({"runs": {"one": RUNS["one"] | RUNS["two"]}}, "runs.one", "either `simulate:`", "both"),
         ({"runs": RUNS, "cells": {"runs": ["three"]}}, "cells.runs", "one, two", "three"),
@@ -46,6 +49,7 @@ RUNS = {"one": {"simulate": {"n_single": 4}}, "two": {"images": "data/two/manife
             "results/trial/merge.mtz",
         ),
         ({"stage1": {"structure_factors": {"k_sl": 1}}}, "stage1.structure_factors.k_sl", "k_sol", "an unknown key"),
+        ({"mosaic": {"structure_factors": {"k_sl": 1}}}, "mosaic.structure_factors.k_sl", "k_sol", "an unknown key"),
         ({"ladder": {"structure_factors": {"source": "merged"}}}, "ladder.structure_factors.mtz", "merged MTZ", "None"),
         ({"stage1": {"refine": ["cell", "distance"]}}, "stage1.refine", "degenerate", "cell, distance"),
         ({"stage1": {"refine": ["wavelength", "cell"]}}, "stage1.refine", "degenerate", "cell, wavelength"),
@@ -141,7 +145,11 @@ def test_file_that_is_no_mapping_is_refused(tmp_path, text):
 
 def test_reindex_overlays_index():
     config = parse(
-        {"index": {"d_min": 2.2, "spots": {"gain": 3}}, "reindex": {"spots": {"min_spots": 4}, "max_lattices": 1}}
+        {
+            "index": {"d_min": 2.2, "spots": {"gain": 3}},
+            "reindex": {"spots": {"min_spots": 4}, "max_lattices": 1},
+            "annulus": {"d_min": 2.2},
+        }
     )
     merged = config.resolved("reindex")
     assert (merged.d_min, merged.spots.gain, merged.spots.min_spots, merged.max_lattices) == (2.2, 3, 4, 1)
@@ -171,6 +179,23 @@ def test_the_model_of_a_stage_overlays_that_of_the_simulation_and_takes_its_cell
     assert (own.cell, own.space_group, own.k_sol, own.perturb) == ([61, 61, 50, 90, 90, 90], "P 41 21 2", 0.4, True)
     assert config.resolved("ladder.structure_factors") == plain
     assert config.structure_factors.cell is None
+
+
+def test_what_teaches_has_the_pixels_and_the_model_of_stage1_unless_told():
+    pixels = {"psf": "gauss", "psf_fwhm_mm": 0.08, "readout_photons": 3.0, "calibration_error": 0.02}
+    pixels |= {"n_cells_axes": 3, "oversample": 4}
+    of = {"perturb": True, "b_sol": 40.0, "model": "x.pdb"}
+    tree = {"stage1": pixels | {"structure_factors": of}, "structure_factors": {"k_sol": 0.4}}
+    config = parse(tree)
+    told = for_stage(section(config, "mosaic"), "mosaic")
+    assert {name: getattr(told.mosaic, name) for name in pixels} == pixels
+    model = config.resolved("stage1.structure_factors")
+    assert told.structure_factors == model and (model.perturb, model.b_sol, model.k_sol) == (True, 40.0, 0.4)
+    own = parse(tree | {"mosaic": {"oversample": 1, "psf_fwhm_mm": 0.0, "structure_factors": {"b_sol": 50.0}}})
+    told = for_stage(section(own, "mosaic"), "mosaic")
+    assert (told.mosaic.oversample, told.mosaic.psf_fwhm_mm, told.mosaic.readout_photons) == (1, 0.0, 3.0)
+    assert (told.structure_factors.b_sol, told.structure_factors.perturb) == (50.0, True)
+    assert section(own, "stage1") == section(config, "stage1") and section(own, "spread") == section(config, "spread")
 
 
 @pytest.mark.parametrize("stage", SECTIONS)

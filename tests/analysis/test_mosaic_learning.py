@@ -42,6 +42,8 @@ TREE = {
 }
 NOISE = Noise(1.0, 0.01)
 ETA = 0.05 * DEG
+UNIT = 0.03 * DEG
+"""about η of the lattices' continuous fits"""
 TURN = rotation.from_vector(0.01 * DEG * np.array([0.6, 0.64, -0.48]))
 
 
@@ -65,7 +67,7 @@ def problem(one: patches.Patch, turn=TURN, spread: Mosaic | None = None, oversam
 @pytest.fixture(scope="module")
 def learned(made):
     """All lattices turned by the same 0.01°."""
-    return mosaic_learning.learn([problem(one) for one in made], eta_rad=ETA, fine=0.6)
+    return mosaic_learning.learn([problem(one) for one in made], eta_rad=UNIT, fine=0.6)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def test_patterns_of_spots_are_learned(made, refined):
 
 
 def test_weight_lies_where_there_are_domains(made, learned):
-    """Beside the nodes of the grid, 0.015° apart; a Gaussian of this η has 12 % of its weight so near."""
+    """Beside the nodes of the grid, 0.01° apart; a Gaussian of UNIT about each axis has 20 % of its weight so near."""
     true = made[0].parameters.mosaic.rotations
     away = rotation.angle(np.swapaxes(true, 1, 2)[:, None] @ learned.mosaic.rotations)
     assert (away.min(axis=0) < 0.02 * DEG) @ learned.mosaic.share > 0.8
@@ -186,6 +188,19 @@ def test_nothing_is_believed_where_nothing_can_be_held_out(made):
 
 def test_a_learned_set_keeps_its_unit(made, learned):
     """η is no unknown of a lattice with a learned set; it is where the set is continuous."""
-    assert learned.mosaic.eta_rad == ETA and learned.problems[0].start.crystal.eta_rad == ETA
+    assert learned.mosaic.eta_rad == UNIT and learned.problems[0].start.crystal.eta_rad == UNIT
     for of, has in ((learned.problems[0], False), (problem(made[0]), True)):
         assert ("eta" in lattice_fit.Model(of, mosaic_learning.FREE).names()) == has
+
+
+def test_nodes_are_as_broad_for_every_lattice_in_every_round(made, monkeypatch):
+    """Their widths are in units of the η that is told, whatever η the lattice has with the continuous distribution."""
+    units, make = [], mosaic_learning.templates
+
+    def spied(of: lattice_fit.Problem, spread: Mosaic):
+        units.append(of.start.crystal.eta_rad)
+        return make(of, spread)
+
+    monkeypatch.setattr(mosaic_learning, "templates", spied)
+    learned = mosaic_learning.learn([cut(made[0], 30)], eta_rad=0.6 * ETA, fine=2.0)
+    assert units == [0.6 * ETA] * len(learned.rounds)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from spreadflow.errors import RefinedOutcome
 from spreadflow.physics import lattice, rotation, symmetry
 from spreadflow.report import truth
 
@@ -28,6 +29,9 @@ def simulated(filled):
         "shots/kind": KINDS,
         "lattices/shot": LATTICES,
         "lattices/A": [rotation.random(rng) @ B for _ in LATTICES],
+        "lattices/n_cells": np.full((len(LATTICES), 3), 57.0),
+        "lattices/eta_rad": np.full(len(LATTICES), 8e-4),
+        "lattices/scale": np.full(len(LATTICES), 90.0),
         "reflections/lattice": np.repeat(np.arange(len(LATTICES)), N),
         "reflections/hkl": hkl,
         "reflections/fast": rng.uniform(10, 990, n),
@@ -163,3 +167,49 @@ def test_shots_without_truth_are_left_alone(found, simulated):
     matched = truth.match(found, simulated, GROUP)
     assert (matched.row == -1).all() and (matched.kind == -1).all()
     assert truth.orientations(matched)["misorientation_deg_median"] is None
+
+
+UNKNOWNS = ["scale", "rotation_1", "rotation_2", "rotation_3", "cell_1", "n_cells_1", "n_cells_2", "n_cells_3"]
+
+
+def refined(simulated, filled, outcomes: list[list[RefinedOutcome]]) -> tuple[dict, dict]:
+    """Stage 1 of as many runs: the first lattices of `simulated`, N off by axis and the cell by half of its σ."""
+    ends = np.concatenate([np.array(ends, dtype=int) for ends in outcomes])
+    row = np.concatenate([np.arange(len(ends)) for ends in outcomes])
+    A, n = simulated["lattices/A"][row], len(ends)
+    given = {
+        "lattices/run": np.repeat(np.arange(len(outcomes)), [len(ends) for ends in outcomes]),
+        "lattices/shot_id": simulated["shots/shot_id"][simulated["lattices/shot"][row]],
+        "lattices/outcome": ends,
+        "lattices/A": A,
+        "lattices/misset_rad": np.zeros((n, 3)),
+        "lattices/cell": np.array([lattice.cell_of(a) for a in A]) + 0.01,
+        "lattices/cell_sigma": np.full((n, 6), 0.02),
+        "lattices/n_cells": simulated["lattices/n_cells"][row] * np.exp([0.01, -0.02, 0.03]),
+        "lattices/eta_rad": simulated["lattices/eta_rad"][row],
+        "lattices/scale": simulated["lattices/scale"][row],
+        "lattices/sigma_fisher": np.full((n, 8), 0.02),
+        "lattices/sigma_sandwich": np.full((n, 8), 0.04),
+    }
+    told = {"space_group": GROUP, "unknowns": UNKNOWNS, "config": {"uncertainty": "sandwich"}}
+    return filled("stage1", {"lattices": n, "unknown": 8}, given), told
+
+
+@pytest.mark.parametrize("first", [RefinedOutcome.LOST, RefinedOutcome.REFINED])
+def test_a_run_without_refined_lattices_takes_nothing_from_the_others(simulated, filled, first):
+    """Whichever comes first."""
+    last = RefinedOutcome.LOST if first == RefinedOutcome.REFINED else RefinedOutcome.REFINED
+    found, told = refined(simulated, filled, [[first] * 2, [last] * 2])
+    against = truth.refinement(found, told, [simulated, simulated])
+    assert len(against.angle) == 2 and against.angle.max() < 1e-6
+    np.testing.assert_allclose(against.pulls["sandwich"]["cell"], 0.5)
+    assert len(against.pulls["sandwich"]["rotation"]) == 6 and "cell" not in against.pulls["fisher"]
+    assert against.ratios["scale"].tolist() == [1.0, 1.0]
+
+
+def test_each_axis_has_its_pull_where_each_has_its_own_cells(simulated, filled):
+    found, told = refined(simulated, filled, [[RefinedOutcome.REFINED] * 3])
+    against = truth.refinement(found, told, [simulated])
+    np.testing.assert_allclose(against.pulls["fisher"]["n_cells"], np.tile([0.5, -1.0, 1.5], 3))
+    np.testing.assert_allclose(against.pulls["sandwich"]["n_cells"], np.tile([0.25, -0.5, 0.75], 3))
+    assert against.pulls["fisher"].keys() == {"scale", "rotation", "n_cells"}

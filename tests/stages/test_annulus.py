@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spreadflow.config import IndexSection, StageConfig
-from spreadflow.errors import FileError, LatticeOutcome, Outcome
+from spreadflow.errors import ConfigError, FileError, LatticeOutcome, Outcome
 from spreadflow.io import store
 from spreadflow.models import Overlap, Shot, Spectrum
 from spreadflow.parallel import World
@@ -185,6 +185,12 @@ def test_a_wider_range_is_the_same_stage_with_another_section(made, source, tmp_
     inside = (wide["reflections/d"] >= 2.1) & (wide["reflections/d"] < 2.5)
     np.testing.assert_array_equal(wide["reflections/hkl"][inside], narrow["reflections/hkl"])
     np.testing.assert_array_equal(wide["lattices/A"], narrow["lattices/A"])
+
+
+@pytest.mark.parametrize("word", ["annulus", "wide"])
+def test_reflections_that_reindex_did_not_predict_are_refused(made, source, tmp_path, word):
+    with pytest.raises(ConfigError, match=rf"{word}\.d_min: expected at least 1\.9 Å.*found 1\.8"):
+        run(made, tmp_path / f"{word}.h5", word, d_min=1.8)
 
 
 def test_spectra_go_with_their_lattices(made, source, tmp_path):

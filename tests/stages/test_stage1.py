@@ -89,6 +89,22 @@ def test_each_lattice_has_one_end(begun, given):
     assert np.isnan(found["lattices/A"][4:]).all() and np.isfinite(found["lattices/A"][:4]).all()
 
 
+def test_shoeboxes_of_the_wider_range_are_refined_where_that_is_asked_for(begun, given, tmp_path):
+    """The same, packed as `wide`; one does not pass for the other."""
+    told, key = store.attributes(begun.annulus, "annulus"), store.part_keys(begun.annulus, "annulus")[0]
+    parts = store.Parts(tmp_path / "wide.h5", "wide", "wide", [[1, 2]])
+    columns = store.read_part(begun.annulus, "annulus", 0, key)
+    parts.write(0, {name: column for name, column in columns.items() if name})
+    also = ("runs", "space_group", "detectors", "polarizations", "config")
+    parts.finish(World(), **{name: told[name] for name in also})
+    config = configured(begun, range="wide", mosaicity="domains", domains=str(begun.domains))
+    stage.run(config, annulus=tmp_path / "wide.h5", out=tmp_path / "stage1.h5", world=World())
+    found = store.read(tmp_path / "stage1.h5", "stage1", ["lattices/"])
+    np.testing.assert_array_equal(found["lattices/values"], given[1]["lattices/values"][:2])
+    with pytest.raises(FileError, match="kind 'wide'"):
+        stage.run(config, annulus=begun.annulus, out=tmp_path / "stage1.h5", world=World())
+
+
 def test_what_was_planted_is_found_within_its_uncertainty(begun, given):
     """With the domains given, from another zero of their rotations: 11 unknowns of each of four lattices."""
     out, found = given

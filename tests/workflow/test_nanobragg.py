@@ -162,8 +162,8 @@ def test_pixels_of_another_simulator_are_explained_to_the_noise(trial, truth, sh
 def test_domains_learned_from_another_simulators_pixels_explain_them(trial, shared_data, tmp_path):
     """Nothing of the truth but the model of the crystal: the radius is explained as with the true domains."""
     of = {"model": str(shared_data / "nanobragg_c2" / "model.pdb"), "k_sol": 0.0}
-    how = {"structure_factors": of, "oversample": 1}
-    tree = {"mosaic": how | {"max_lattices": 8}, "stage1": how | {"mosaicity": "learned"}}
+    how = {"structure_factors": of, "oversample": 1, "mosaicity": "learned"}
+    tree = {"mosaic": {"max_lattices": 8}, "stage1": how}
     out = {stage: tmp_path / f"{stage}.h5" for stage in ("mosaic", "stage1")}
     configs = {stage: for_stage(section(parse(tree), stage), stage) for stage in out}
     mosaic.run(configs["mosaic"], annulus=trial / "annulus.h5", out=out["mosaic"], world=World())

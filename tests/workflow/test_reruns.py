@@ -98,6 +98,13 @@ def test_what_is_not_asked_for_is_not_learned(finished):
         assert "results/t/mosaic.h5" in rule.split("output:")[0], rule
 
 
+def test_stage1_is_refined_against_the_range_it_names(finished):
+    wide = finished.snakemake("--dry-run", "--config", "stage1={range: wide}")
+    assert "results/t/wide.h5" in wide.split("rule stage1:")[1].split("output:")[0]
+    alone = finished.pending("--forceall", "--config", "stage1={range: wide, structure_factors: {sites: []}}")
+    assert {"wide"} | _summaries("wide", "stage1") <= alone and "spread" not in alone
+
+
 def _with_run(config, run):
     config = copy.deepcopy(config)
     config["runs"][run] = {"simulate": {"n_single": 2}}

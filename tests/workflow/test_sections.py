@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from spreadflow.config import SECTIONS, Config, parse, section
+from spreadflow.config import SECTIONS, Config, PixelsSection, parse, section
 from spreadflow.errors import ConfigError
 
 BASE = {
@@ -48,6 +48,8 @@ def _candidates(path, value):
             "wide",
             [7100.0, 7140.0],
             {"sigma": 0.1},
+            3,
+            "gauss",
         )
     elif isinstance(value, str):
         yield from (
@@ -64,6 +66,7 @@ def _candidates(path, value):
             "gzip",
             "P 1 2 1",
             "other",
+            "wide",
         )
     elif isinstance(value, dict):
         yield from ({"rmsd_max_px": 1.0}, {"k_sol": 0.4})
@@ -102,6 +105,7 @@ def test_a_key_reaches_the_stages_that_declare_it(path):
         if config != parse(base):
             after = _texts(config)
             readers = READERS[path[0]] | (READERS["structure_factors"] if path in MODEL else set())
+            readers |= {"mosaic"} if path[0] == "stage1" and path[1] in PixelsSection.model_fields else set()
             readers -= {"wide"} if path == ("annulus", "d_max") else set()  # wide has its own
             assert {stage for stage in SECTIONS if after[stage] != before[stage]} == readers
             return

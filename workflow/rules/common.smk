@@ -39,9 +39,10 @@ def has_model(stage):
 
 FACTORS = CONFIG.resolved("stage1.structure_factors")
 HAS_SITES = bool(FACTORS.sites) and (bool(SIMULATED) or FACTORS.model is not None)
-IS_LEARNED = CONFIG.stage1.mosaicity == "learned" and has_model("stage1")
+IS_LEARNED = CONFIG.stage1.mosaicity == "learned" and has_model("stage1") and has_model("mosaic")
+RANGES = {*([CONFIG.stage1.range] if has_model("stage1") else []), *([CONFIG.mosaic.shoeboxes] if IS_LEARNED else [])}
 UNUSED = [
-    *([] if HAS_SITES or (IS_LEARNED and CONFIG.mosaic.shoeboxes == "wide") else ["wide"]),
+    *([] if HAS_SITES or "wide" in RANGES else ["wide"]),
     *([] if IS_LEARNED else ["mosaic"]),
     *(["index", "level0"] if FROZEN or not FOUND else []),
     *([] if TOLD else ["adopt"]),

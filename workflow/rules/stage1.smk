@@ -2,7 +2,7 @@ rule stage1:
     input:
         given("stage1"),
         **({"mosaic": product("mosaic.h5")} if IS_LEARNED else {}),
-        annulus=product("annulus.h5"),
+        annulus=product(f"{CONFIG.stage1.range}.h5"),
     output:
         product("stage1.h5"),
         product("stage1.csv"),

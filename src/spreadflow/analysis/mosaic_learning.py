@@ -116,11 +116,11 @@ def learn(
     fits = [_refined(p, t, how) for p, t in zip(smooth, split, strict=True)]
     before = _held_out(fits, split, how)
     steps = _steps(fits, eta_rad, fine, add)
+    fits = _with(continuous()._replace(eta_rad=np.float64(eta_rad)), fits, split, how)
     grid, rounds = _ball(EXTENT * eta_rad, steps[0], eta_rad), []
     for i, step in enumerate(steps):
         if i:
-            placed = [_placed(p, _mosaic(grid, eta_rad), eta_rad) for p in fits]
-            fits = [_refined(p, t, how) for p, t in zip(placed, split, strict=True)]
+            fits = _with(_mosaic(grid, eta_rad), fits, split, how)
             grid = _finer(grid, step)
         n_grid = len(grid.weight)
         grid, n, loss = _maximized(grid, fits, split, NEGLIGIBLE[i == len(steps) - 1], how)
@@ -167,6 +167,11 @@ def _placed(of: Problem, mosaic: Mosaic, eta_rad: float) -> Problem:
     """The problem with another distribution; η is the unit of its widths."""
     crystal = of.start.crystal._replace(eta_rad=np.float64(eta_rad))
     return of._replace(start=of.start._replace(crystal=crystal, mosaic=mosaic))
+
+
+def _with(mosaic: Mosaic, fits: Sequence[Problem], split: Sequence[_Split], how: _How) -> list[Problem]:
+    """Lattices refined with a distribution whose unit is no unknown: N, which goes with η, has to fit it."""
+    return [_refined(_placed(p, mosaic, how.eta_rad), t, how) for p, t in zip(fits, split, strict=True)]
 
 
 def _refined(of: Problem, split: _Split, how: _How) -> Problem:

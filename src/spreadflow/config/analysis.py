@@ -149,7 +149,7 @@ class AnnulusSection(Section):
     d_max: PositiveFloat = 2.5
     """low-resolution edge, Å"""
     d_min: PositiveFloat = 2.1
-    """high-resolution edge, Å"""
+    """high-resolution edge, Å; at least `reindex.d_min`"""
     min_i_over_sigma: float | None = None
     """null = every predicted reflection"""
     border_px: NonNegativeInt = 3
@@ -180,7 +180,7 @@ class LadderSection(Section):
 
 
 class PixelsSection(Section):
-    """What is known of the pixels and their model, whatever is learned from them."""
+    """What is known of the pixels and their model, whatever is learned from them: `mosaic` has `stage1`'s."""
 
     structure_factors: dict[str, Any] = {}
     """keys of `structure_factors` that differ in the model"""
@@ -196,24 +196,6 @@ class PixelsSection(Section):
     """standard deviation of the readout noise"""
     calibration_error: NonNegativeFloat = 0.01
     """relative pixel-to-pixel gain error"""
-
-
-class MosaicSection(PixelsSection):
-    """How mosaic domains are turned, learned from the pixels."""
-
-    scope: Literal["shared", "per_lattice"] = "shared"
-    """one distribution in the lab frame for all lattices, or for each its own"""
-    range: Literal["annulus", "wide"] | None = None
-    """shoeboxes to learn from; null = `annulus` where the distribution is shared, else `wide`"""
-    max_lattices: PositiveInt = 30
-    """a shared distribution is learned from so many at most, evenly chosen"""
-    block_lattices: PositiveInt = 4
-    """lattices in a part file, where each has its own distribution"""
-
-    @property
-    def shoeboxes(self) -> str:
-        """The stage that packs what is learned from: annulus or wide."""
-        return self.range or ("annulus" if self.scope == "shared" else "wide")
 
 
 class RestraintSection(Section):
@@ -270,6 +252,8 @@ class RestraintsSection(Section):
 class Stage1Section(PixelsSection):
     """Each lattice refined against its pixels."""
 
+    range: Literal["annulus", "wide"] = "annulus"
+    """shoeboxes to refine against"""
     mosaicity: Literal["continuous", "domains", "learned"] = "continuous"
     """of the model: a smooth distribution, given domains, or a distribution estimated from the pixels"""
     domains: Path | None = None
@@ -310,3 +294,40 @@ class Stage1Section(PixelsSection):
         if self.mosaicity == "domains" and self.domains is None:
             raise Inconsistent("domains", "a file of rotations where stage1.mosaicity is 'domains'", None)
         return self
+
+
+class MosaicSection(Section):
+    """How mosaic domains are turned, learned from the pixels. What is null is as in `stage1`, but for `range`."""
+
+    structure_factors: dict[str, Any] = {}
+    """keys of the model of `stage1` that differ"""
+    n_cells_axes: Literal[1, 3] | None = None
+    """1 = as many cells along a, b and c; 3 = each axis its own"""
+    oversample: PositiveInt | None = None
+    """sub-pixels along each edge, each averaged over its square"""
+    psf: Literal["fiber", "gauss"] | None = None
+    """shape of the detector's point spread"""
+    psf_fwhm_mm: NonNegativeFloat | None = None
+    """its width; 0 = none"""
+    readout_photons: NonNegativeFloat | None = None
+    """standard deviation of the readout noise"""
+    calibration_error: NonNegativeFloat | None = None
+    """relative pixel-to-pixel gain error"""
+    scope: Literal["shared", "per_lattice"] = "shared"
+    """one distribution in the lab frame for all lattices, or for each its own"""
+    range: Literal["annulus", "wide"] | None = None
+    """shoeboxes to learn from; null = `annulus` where the distribution is shared, else `wide`"""
+    max_lattices: PositiveInt = 30
+    """a shared distribution is learned from so many at most, evenly chosen"""
+    block_lattices: PositiveInt = 4
+    """lattices in a part file, where each has its own distribution"""
+
+    @property
+    def shoeboxes(self) -> str:
+        """The stage that packs what is learned from: annulus or wide."""
+        return self.range or ("annulus" if self.scope == "shared" else "wide")
+
+    def of_stage1(self, stage1: Stage1Section) -> "MosaicSection":
+        """With stage 1's pixels where they are null: other pixels would teach it another distribution than it needs."""
+        null = [name for name in PixelsSection.model_fields if getattr(self, name) is None]
+        return self.model_copy(update={name: getattr(stage1, name) for name in null})

@@ -83,7 +83,7 @@ def files(config: Config) -> dict[str, Path]:
     named |= {f"runs.{run}.spec": keys.spec for run, keys in config.runs.items()}
     known = {f"spread.known.{i}": curve for i, curve in enumerate(config.spread.known or [])}
     named |= {where: Path(curve) for where, curve in known.items() if curve not in NAMED_CURVES}
-    for key in ("structure_factors", *(key for key, name in OVERLAYS.items() if name == "structure_factors")):
+    for key in ("structure_factors", *(key for key in OVERLAYS if key.endswith(".structure_factors"))):
         of = config.resolved(key)
         named |= {f"{key}.model": of.model, f"{key}.mtz": of.mtz}
         curves = {f"{key}.sites.{i}.curve": site.curve for i, site in enumerate(of.sites)}

@@ -50,10 +50,10 @@ OVERLAYS = {
     "reindex": "index",
     "wide": "annulus",
     "ladder.structure_factors": "structure_factors",
-    "mosaic.structure_factors": "structure_factors",
     "stage1.structure_factors": "structure_factors",
+    "mosaic.structure_factors": "stage1.structure_factors",
 }
-"""keys that lie over a section → that section; STAGE.SECTION is how STAGE alone sees SECTION"""
+"""keys that lie over a section → that section, itself complete; STAGE.SECTION is how STAGE alone sees SECTION"""
 
 
 def overlay(base: dict, top: dict) -> dict:
@@ -125,13 +125,18 @@ class Config(Section):
             try:
                 self.resolved(key)
             except (ValidationError, Inconsistent) as error:
-                below, expected, found = first(error, type(getattr(self, OVERLAYS.get(key, key))))
+                below, expected, found = first(error, type(self._laid(OVERLAYS.get(key, key))))
                 raise Inconsistent(f"{key}.{below}", expected, found) from None
         if self.cells.from_file == self.results / self.trial / "cells.h5":
             raise Inconsistent("cells.from", "a copy of the file that this trial itself writes", self.cells.from_file)
         simulates, mtz = any(run.simulate for run in self.runs.values()), self.structure_factors.mtz
         if simulates and mtz == self.results / self.trial / "merge.mtz":
             raise Inconsistent("structure_factors.mtz", "a copy of the file that this trial itself writes", mtz)
+        finest = self.resolved("reindex").d_min
+        for key in ("annulus", "wide"):
+            if (d_min := self.resolved(key).d_min) < finest:
+                expected = f"at least reindex.d_min, {finest}: no other reflections are predicted"
+                raise Inconsistent(f"{key}.d_min", expected, d_min)
         if self.spread.d_max <= (d_min := self.resolved("wide").d_min):
             raise Inconsistent("spread.d_max", f"more than wide.d_min, {d_min}", self.spread.d_max)
         if (cell := self.stage1.restraints.cell) is not None and cell.centre is not None:
@@ -148,11 +153,18 @@ class Config(Section):
         return self
 
     def resolved(self, key: str) -> Any:
-        """The section or overlay `key`, complete: over the section below, with the crystal's cell where it is null."""
+        """The section or overlay `key`, complete: over the section below; what is null is as in `crystal`, `stage1`."""
+        section = self._laid(key)
+        if isinstance(section, StructureFactorsSection):
+            return section.of_crystal(self.crystal)
+        return section.of_stage1(self.stage1) if isinstance(section, MosaicSection) else section
+
+    def _laid(self, key: str) -> Any:
+        """The same, with null where nothing is told."""
         section: Any = self
         for word in key.split("."):
             section = getattr(section, word)
-        if key in OVERLAYS:
-            base = getattr(self, OVERLAYS[key])
-            section = type(base).model_validate(overlay(base.model_dump(), section))
-        return section.of_crystal(self.crystal) if isinstance(section, StructureFactorsSection) else section
+        if key not in OVERLAYS:
+            return section
+        base = self._laid(OVERLAYS[key])
+        return type(base).model_validate(overlay(base.model_dump(), section))

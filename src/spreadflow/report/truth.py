@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -213,14 +213,18 @@ def refinement(found: dict, told: dict, truths: list[dict | None]) -> Refinement
     parts = [_refined(found, told, r, true) for r, true in enumerate(truths) if true is not None]
     if not parts:
         return None
-    join = lambda dicts: {name: np.concatenate([d[name] for d in dicts]) for name in dicts[0]}  # noqa: E731
     return Refinement(
         np.concatenate([p.angle for p in parts]),
         np.concatenate([p.angle_before for p in parts]),
-        join([p.ratios for p in parts]),
-        {name: join([p.pulls[name] for p in parts]) for name in parts[0].pulls},
+        _end_to_end([p.ratios for p in parts]),
+        {name: _end_to_end([p.pulls[name] for p in parts]) for name in parts[0].pulls},
         np.unique(np.concatenate([p.true_mosaicity for p in parts]), axis=0),
     )
+
+
+def _end_to_end(dicts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays of a name from all that have it: a run need not have every kind."""
+    return {name: np.concatenate([d[name] for d in dicts if name in d]) for name in dict.fromkeys(chain(*dicts))}
 
 
 def _refined(found: dict, told: dict, run: int, truth: dict) -> Refinement:
@@ -239,14 +243,10 @@ def _refined(found: dict, told: dict, run: int, truth: dict) -> Refinement:
     true |= {"eta": truth["lattices/eta_rad"][row], "scale": truth["lattices/scale"][row]}
     ratios = {"n_cells": t["n_cells"].mean(axis=1), "eta": t["eta_rad"], "scale": t["scale"]}
     ratios = {name: value / true[name] for name, value in ratios.items()}
+    off = {name: np.log(ratios[name])[:, None] for name in ("scale", "eta")} | {"rotation": turned.reshape(-1, 3)}
+    off["n_cells"] = np.log(t["n_cells"] / true["n_cells"][:, None])  # simulated domains have as many along each axis
+    pulls = {kind: _over(off, t[f"sigma_{kind}"], told["unknowns"]) for kind in ("sandwich", "fisher")}
     cell = np.array([lattice.cell_of(a) for a in A]).reshape(-1, 6)
-    pulls = {}
-    for kind in ("sandwich", "fisher"):
-        sigma = {name: t[f"sigma_{kind}"][:, i] for i, name in enumerate(told["unknowns"])}
-        pulls[kind] = {name: _finite(np.log(ratios[name]) / sigma[name]) for name in ratios if name in sigma}
-        if "rotation_1" in sigma:
-            each = [turned.reshape(-1, 3)[:, i] / sigma[f"rotation_{i + 1}"] for i in range(3)]
-            pulls[kind]["rotation"] = np.concatenate(each)
     quoted = np.where(t["cell_sigma"] > 1e-9, t["cell_sigma"], np.nan)
     of_cell = ((t["cell"] - cell) / quoted).ravel()
     if np.isfinite(of_cell).any():
@@ -254,6 +254,13 @@ def _refined(found: dict, told: dict, run: int, truth: dict) -> Refinement:
     angle, before = np.linalg.norm(turned.reshape(-1, 3), axis=1), rotation.angle(rotation.nearest(began))
     mosaicity = np.stack([true["n_cells"], true["eta"] / DEG], axis=1)
     return Refinement(angle, before, ratios, pulls, mosaicity)
+
+
+def _over(off: dict[str, np.ndarray], sigma: np.ndarray, unknowns: list[str]) -> dict[str, np.ndarray]:
+    """Kind of unknown → deviations (lattice, of the kind) over σ (lattice, unknown), all in one row."""
+    kinds = [name if name in off else name.rpartition("_")[0] for name in unknowns]
+    columns = {name: [i for i, kind in enumerate(kinds) if kind == name] for name in off}
+    return {name: _finite((off[name][:, : len(c)] / sigma[:, c]).ravel()) for name, c in columns.items() if c}
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

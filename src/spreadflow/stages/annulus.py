@@ -11,7 +11,7 @@ import numpy as np
 
 from spreadflow.analysis import integration, shoeboxes
 from spreadflow.config import AnnulusSection, IndexSection, StageConfig
-from spreadflow.errors import FileError, Outcome
+from spreadflow.errors import ConfigError, FileError, Outcome
 from spreadflow.io import store
 from spreadflow.io.images import Source
 from spreadflow.log import Progress, logger
@@ -50,6 +50,7 @@ def run(
     section, log = getattr(config, word), logger(word, world)
     told = [store.attributes(path, "reindex") for path in reindex]
     sources = [opened(path, IndexSection.model_validate(of["config"])) for path, of in zip(images, told, strict=True)]
+    _check(section, word, max(of["config"]["d_min"] for of in told))
     blocks = [block for r, path in enumerate(reindex) for block in _blocks(r, path, cells)]
     if not blocks:
         raise FileError(cells, "accepted lattices", "none", "Look at cells.png; mind cells.mahalanobis_max.")
@@ -74,6 +75,13 @@ def run(
         polarizations=[source.polarization for source in sources],
     )
     log.info("%d blocks of %d runs", len(blocks), len(told))
+
+
+def _check(section: AnnulusSection, word: str, finest: float) -> None:
+    """Raise ConfigError where reflections are wanted that reindex did not predict. finest: its d_min, Å."""
+    if section.d_min < finest:
+        expected = f"at least {finest:g} Å, to which reindex predicted reflections"
+        raise ConfigError(f"{word}.d_min", expected, section.d_min, "Raise it, or lower reindex.d_min and rerun.")
 
 
 def _blocks(r: int, reindex: Path, cells: Path) -> list[Block]:

@@ -172,8 +172,7 @@ def _whole(
 def _begin(config: StageConfig, columns: dict, i: int, source: Source, log: Logger) -> Begun:
     """Lattice i of a part, fitted with the continuous distribution."""
     row = {name: columns[f"lattices/{name}"][i] for name in ("run", "shot_id", "k")}
-    how = Stage1Section(**config.mosaic.model_dump(include=set(PixelsSection.model_fields)))
-    ended = pixelfit.refine(pixelfit.unpack(columns, i), continuous(), source.given[row["run"]], how)
+    ended = pixelfit.refine(pixelfit.unpack(columns, i), continuous(), source.given[row["run"]], _fit(config))
     row |= UNTOLD | {"outcome": LearnedOutcome.LOST}
     seed = (config.seed, HOLD_OUT, int(row["shot_id"]), int(row["k"]))
     if ended.outcome not in stage1.FITTED or ended.of is None or ended.refined is None:
@@ -182,17 +181,21 @@ def _begin(config: StageConfig, columns: dict, i: int, source: Source, log: Logg
     return Begun(row, lattice_fit.moved(ended.of, ended.refined.parameters), seed)
 
 
+def _fit(config: StageConfig) -> Stage1Section:
+    """How lattices are fitted before anything is learned from them."""
+    return Stage1Section(**config.mosaic.model_dump(include=set(PixelsSection.model_fields)))
+
+
 def _learned(
     config: StageConfig, begun: Sequence[Begun], eta_rad: float, add: mosaic_learning.Add = mosaic_learning.sum_up
 ) -> mosaic_learning.Learned:
     """From lattices with fits. Collective where `add` is."""
-    section = config.mosaic
     return mosaic_learning.learn(
         [b.of for b in begun if b.of is not None],
         eta_rad=eta_rad,
         seeds=[b.seed for b in begun],
-        fine=FINEST[section.scope],
-        n_axes=section.n_cells_axes,
+        fine=FINEST[config.mosaic.scope],
+        n_axes=_fit(config).n_cells_axes,
         add=add,
     )
 

@@ -1,6 +1,6 @@
-"""stage1: every lattice of the annulus refined against its pixels. Writes stage1.h5 with its parts, and stage1.csv.
+"""stage1: every accepted lattice refined against its pixels. Writes stage1.h5 with its parts, and stage1.csv.
 
-A block is at most `block_lattices` lattices of one part of the annulus.
+A block is at most `block_lattices` lattices of one part of the shoeboxes.
 """
 
 import csv
@@ -43,14 +43,18 @@ class Block(NamedTuple):
 def run(
     config: StageConfig, *, annulus: Path, mosaic: Path | None = None, out: Path, world: World, word: str = "stage1"
 ) -> None:
-    """Write <word>.h5 with its parts, and <word>.csv. annulus: the packed shoeboxes; mosaic: what was learned."""
-    section, log, told = config.stage1, logger(word, world), store.attributes(annulus, "annulus")
-    blocks, spread = blocks_of(annulus, section.block_lattices), mosaicity.of_lattices(section, mosaic)
+    """Write <word>.h5 with its parts, and <word>.csv.
+
+    annulus: the packed shoeboxes, of `annulus` or `wide` as the section says; mosaic: what was learned.
+    """
+    section, log = config.stage1, logger(word, world)
+    told, blocks = store.attributes(annulus, section.range), blocks_of(annulus, section.block_lattices, section.range)
+    spread = mosaicity.of_lattices(section, mosaic)
     files = [annulus, *factors.files(config.structure_factors), *filter(None, [section.domains, mosaic])]
     inputs = [config.seed, config.beam.size_mm, *map(store.identity, files)]
     sections = [part.model_dump(mode="json") for part in (section, config.structure_factors)]
     parts = store.Parts(out, word, store.digest(sections, inputs), [block.ids for block in blocks])
-    given = [] if all(map(parts.done, range(len(blocks)))) else given_of(config, annulus, told, word)
+    given = [] if all(map(parts.done, range(len(blocks)))) else given_of(config, annulus, told, word, section.range)
     names = _names(section, told["space_group"], blocks, spread)
     with Progress(word, len(blocks), world) as progress:
 
@@ -123,8 +127,8 @@ def _check(of: StructureFactorsSection, A: np.ndarray, told: dict, where: str) -
         expected = f"about the cell of the lattices, {np.round(lattice.degrees(cell), 2).tolist()}"
         raise ConfigError(f"{where}.cell", expected, of.cell, "Give the model that belongs to these crystals.")
     if told["config"]["d_min"] < of.d_min:
-        expected = f"at most the annulus' d_min, {told['config']['d_min']:g} Å"
-        raise ConfigError(f"{where}.d_min", expected, of.d_min, "Lower it, or narrow the annulus.")
+        expected = f"at most the d_min of the shoeboxes, {told['config']['d_min']:g} Å"
+        raise ConfigError(f"{where}.d_min", expected, of.d_min, "Lower it, or narrow their range.")
 
 
 def _columns(
@@ -137,7 +141,7 @@ def _columns(
     log: Logger,
 ) -> dict[str, np.ndarray]:
     """The part of one block."""
-    columns, pieces, n_samples = store.read_part(annulus, "annulus", block.part, block.key), [], N_SAMPLES
+    columns, pieces, n_samples = store.read_part(annulus, section.range, block.part, block.key), [], N_SAMPLES
     for i in block.lattices:
         began = time.process_time()
         run, shot_id, k = (columns[f"lattices/{name}"][i] for name in ("run", "shot_id", "k"))
