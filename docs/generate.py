@@ -70,8 +70,9 @@ one detector with panels of equal shape, hierarchies resolved, and a beam along 
 A spec file names a lattice a line: `.expt .refl [spectrum.lam] [number of the experiment]`, relative names from its
 folder. Read of the experiment: crystal (`real_space_a`, `b`, `c`, Hall symbol), wavelength, detector, and its one image
 (relative names from the folder of the .expt, frame `single_file_indices`), which is found among the run's by its path,
-or by its name where there is no file any more. Read of the .refl (MessagePack): the columns `id`, `miller_index`,
-`panel`, `xyzobs.px.value`, the rows by the experiment's identifier, or by its number where it has none.
+or by its name where there is no file any more and no other of that name. Read of the .refl (MessagePack): the columns
+`id`, `miller_index`, `panel`, `xyzobs.px.value`, the rows by the experiment's identifier, or by its number where it
+has none.
 
 """
 

@@ -72,7 +72,7 @@ class AdoptOutcome(IntEnum):
     NO_EXPERIMENT = 2
     """The .expt has no experiment of this number, or several and the line names none."""
     NO_SHOT = 3
-    """The experiment's image is none of the run's."""
+    """The experiment's image is none of the run's, or gone and of a name that stands for several."""
     OTHER_GROUP = 4
     """Its space group has other rotations or another centring than `reindex.space_group`."""
     OTHER_CELL = 5

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from matplotlib import image as mpl_image
 
-from spreadflow.errors import LatticeOutcome, Outcome
+from spreadflow.errors import LatticeOutcome, Outcome, RefinedOutcome
 from spreadflow.io import images, store
 from spreadflow.physics import anomalous
+from spreadflow.report import stage1
 from spreadflow.report.headlines import headline
 from spreadflow.report.spread import make as report_of
 
@@ -209,6 +210,13 @@ def test_stage1(trial, told):
     assert np.rad2deg(2e-5) < told["misorientation_deg_median"] < np.rad2deg(6e-5)
     assert told["seconds_per_lattice_per_core"] == pytest.approx(np.median(t["lattices/seconds"]))
     assert "13 refined, 1 too few, 1 lost" in headline("stage1", told)[0]
+
+
+def test_a_fit_that_has_not_converged_may_be_worse_too(trial):
+    table, told = store.read(trial.stage1, "stage1"), store.attributes(trial.stage1, "stage1")
+    table["lattices/outcome"][5], table["lattices/loss_after"][[5, 14]] = RefinedOutcome.NOT_CONVERGED, 200.0
+    f = stage1._figures(table, told)
+    assert (f["n_refined"], f["n_worse"]) == (12, 2), "one of the refined, and this one; not one that was not fitted"
 
 
 def test_spread(trial, told):

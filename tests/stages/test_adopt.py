@@ -354,12 +354,26 @@ def test_images_that_were_moved_are_known_by_their_name(usual, tmp_path):
         adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
 
 
-def test_a_name_that_two_files_have_tells_none_of_them():
-    files = [SimpleNamespace(path=f"{name}.nxs", n_frames=4) for name in ("a/1", "b/1", "b/2")]
-    shots = pairs._Shots(SimpleNamespace(path=Path("/gone/manifest.json"), manifest=SimpleNamespace(files=files)))
-    moved = {name: shots.number(Path(f"/elsewhere/{name}.nxs"), 3) for name in ("a/1", "b/1", "b/2")}
-    assert moved == {"a/1": -1, "b/1": -1, "b/2": 11}
-    assert shots.number(Path("/gone/a/1.nxs"), 3) == 3 and shots.number(Path("/gone/b/1.nxs"), 3) == 7
+def test_a_name_of_several_files_does_not_tell_which_is_meant(usual, tmp_path):
+    """Two that are gone had it, in two folders; the run's own is known by its path."""
+    one, other = usual.lattices[:2]
+    for n, image in enumerate((Path("/gone/a") / one["image"].name, Path("/gone/b") / one["image"].name)):
+        write_expt(tmp_path / f"{n}.expt", usual.detector, [one | {"image": image}])
+        write_refl(tmp_path / f"{n}.refl", [one])
+    write_expt(tmp_path / "2.expt", usual.detector, [other])
+    write_refl(tmp_path / "2.refl", [other])
+    (tmp_path / "spec.txt").write_text("\n".join(f"{n}.expt {n}.refl" for n in range(3)))
+    ends = adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1]["lines/outcome"]
+    assert list(ends) == [AdoptOutcome.NO_SHOT, AdoptOutcome.NO_SHOT, AdoptOutcome.ADOPTED]
+
+
+def test_a_name_that_two_files_of_a_run_have_is_none(tmp_path):
+    files = [SimpleNamespace(path=f"{folder}/x.nxs", n_frames=3) for folder in "ab"]
+    files.append(SimpleNamespace(path="y.nxs", n_frames=3))
+    source = SimpleNamespace(path=tmp_path / "manifest.json", manifest=SimpleNamespace(files=files))
+    shots = pairs._Shots(source)
+    assert shots.number(Path("/gone/x.nxs"), 1) == (-1, True) and shots.number(Path("/gone/y.nxs"), 1) == (7, True)
+    assert shots.number(tmp_path / "a" / "x.nxs", 1) == (1, False)
 
 
 def test_a_shot_that_is_lost_takes_its_lines_along(usual, tmp_path):

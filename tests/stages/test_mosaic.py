@@ -121,6 +121,25 @@ def test_each_lattice_has_its_own_where_it_is_likelier(begun, alone, tmp_path):
     assert np.isfinite(after["lattices/sigma_fisher"][:4, :-1]).all()
 
 
+def test_each_lattice_is_told_its_own_set_and_others_are_not_built(alone, monkeypatch):
+    out, found = alone
+    built, make = [], mosaicity.Mosaic
+    monkeypatch.setattr(mosaicity, "Mosaic", lambda *of: built.append(1) or make(*of))
+    tell = mosaicity.read_learned(out)
+    assert not built, "before anyone asks"
+    for shot_id, n in zip(found["lattices/shot_id"][:4].tolist(), found["lattices/set"][:4], strict=True):
+        spread, mine = tell(shot_id, 0), found["components/set"] == n
+        if n < 0:
+            assert spread.eta_rad is None
+            continue
+        np.testing.assert_array_equal(spread.share, found["components/share"][mine])
+        np.testing.assert_allclose(
+            rotation.vector(spread.rotations), found["components/rotation_rad"][mine], atol=1e-12
+        )
+        assert spread.eta_rad == found["sets/eta_rad"][n]
+    assert len(built) == (found["lattices/set"][:4] >= 0).sum()
+
+
 def test_a_stage_goes_on_where_it_was(begun, alone):
     out, before = alone
     files = sorted(out.with_suffix(".parts").iterdir())

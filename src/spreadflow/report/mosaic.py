@@ -1,5 +1,6 @@
 """Figures and picture of `mosaic`: what was learned, how held-out shoeboxes judge it, and what is true."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,13 +61,19 @@ def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict,
     table, told = store.read(products[0], stage), store.attributes(products[0], stage)
     paths = [of_run(name, manifests) for name in told["runs"]]
     true = truth.mosaics(table, told, [io_images.truth(path) if path else None for path in paths])
-    sets = [_beside(table, int(n), true.get(int(n))) for n in np.flatnonzero(table["sets/is_better"])]
+    rows = _rows(table, "components")
+    sets = [_beside(table, n, rows[n], true.get(n)) for n in np.flatnonzero(table["sets/is_better"]).tolist()]
     figures = _figures(table, told) | _distances(sets)
     return figures, _picture(stage, table, sets, figures)
 
 
-def _beside(table: dict, n: int, true: truth.TrueMosaic | None) -> Beside:
-    rows = slice(*np.searchsorted(table["components/set"], (n, n + 1)))
+def _rows(table: dict, of: str) -> list[slice]:
+    """Rows of each set in the table components or rounds, which are in the order of sets."""
+    edges = np.searchsorted(table[f"{of}/set"], np.arange(len(table["sets/eta_rad"]) + 1))
+    return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def _beside(table: dict, n: int, rows: slice, true: truth.TrueMosaic | None) -> Beside:
     eta = float(table["sets/eta_rad"][n])
     centre, width, share = (table[f"components/{name}"][rows] for name in ("rotation_rad", "width", "share"))
     gain = float(table["sets/held_out_continuous"][n] - table["sets/held_out"][n])
@@ -193,8 +200,8 @@ def _course(axes: Any, table: dict) -> None:
     if not len(sets):
         style.empty(axes, "no lattice was fitted")
         return
-    for n, smooth in enumerate(sets):
-        after = table["rounds/held_out"][table["rounds/set"] == n] - smooth
+    for n, (smooth, rows) in enumerate(zip(sets, _rows(table, "rounds"), strict=True)):
+        after = table["rounds/held_out"][rows] - smooth
         color = style.GREEN if table["sets/is_better"][n] else style.GREY
         axes.plot(np.arange(len(after) + 1), np.append(0.0, after), "o-", ms=3, lw=1, color=color, alpha=0.7)
     axes.axhline(0, color=style.GREY, lw=0.8, ls=":")

@@ -36,24 +36,23 @@ def _figures(table: dict, told: dict) -> dict[str, Any]:
     end = table["lattices/outcome"]
     mine = _of_refined(table)
     median = lambda name: float(np.median(mine[name])) if len(mine[name]) else None  # noqa: E731
-    better = mine["loss_after"] <= mine["loss_before"]
+    n, fitted = len(mine["loss_after"]), np.isin(end, (RefinedOutcome.REFINED, RefinedOutcome.NOT_CONVERGED))
+    better = table["lattices/loss_after"] <= table["lattices/loss_before"]
     return {
         "n_lattices": len(end),
         "n_refined": int((end == RefinedOutcome.REFINED).sum()),
         "outcomes": {name.name.lower(): int((end == name).sum()) for name in RefinedOutcome},
-        "n_worse": int((~better).sum()),
+        "n_worse": int((fitted & ~better).sum()),
         "mosaicity": told["config"]["mosaicity"],
         "uncertainty": told["config"]["uncertainty"],
         "n_reflections": len(table["reflections/d"]),
         "n_pixels": int(table["lattices/n_pixels"].sum()),
         "sigma_z_median": median("sigma_z"),
         "n_evaluations_median": median("n_evaluations"),
-        "loss_fall_median": float(np.median(mine["loss_before"] - mine["loss_after"])) if len(better) else None,
-        "n_cells_median": np.median(mine["n_cells"], axis=0).tolist() if len(better) else None,
-        "eta_deg_median": float(np.median(mine["eta_rad"]) / DEG) if len(better) else None,
-        "misset_deg_median": float(np.median(np.linalg.norm(mine["misset_rad"], axis=1)) / DEG)
-        if len(better)
-        else None,
+        "loss_fall_median": float(np.median(mine["loss_before"] - mine["loss_after"])) if n else None,
+        "n_cells_median": np.median(mine["n_cells"], axis=0).tolist() if n else None,
+        "eta_deg_median": float(np.median(mine["eta_rad"]) / DEG) if n else None,
+        "misset_deg_median": float(np.median(np.linalg.norm(mine["misset_rad"], axis=1)) / DEG) if n else None,
         "seconds_per_lattice_per_core": float(np.median(table["lattices/seconds"])) if len(end) else None,
         "seconds_mean": float(table["lattices/seconds"].mean()) if len(end) else None,
     }

@@ -21,7 +21,7 @@ from spreadflow.log import Progress, logger
 from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.stages import index
-from spreadflow.stages.pairs import Line, Reader
+from spreadflow.stages.pairs import Line, Reader, unmistakable
 from spreadflow.stages.shot import is_new
 
 BLOCK = 64
@@ -73,7 +73,7 @@ def _read(section: IndexSection, source: Source, told: list[Pair], world: World,
         for n in world.share(len(blocks)):
             progress.at(n)
             mine[n] = [reader.read(pair) for pair in blocks[n]]
-    lines = [line for block in world.gather_blocks(mine) for line in block]
+    lines = unmistakable([line for block in world.gather_blocks(mine) for line in block])
     before: dict[int, list[np.ndarray]] = {}
     for n, line in enumerate(lines):
         if line.A is not None:

@@ -1,6 +1,7 @@
 """The mosaic spread that the model of a lattice has, as the configuration of stage 1 wants it."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import h5py
@@ -39,7 +40,15 @@ def of_lattices(section: Stage1Section, mosaic: Path | None = None) -> OfLattice
 def read_learned(path: Path) -> OfLattice:
     """What the stage `mosaic` found: sets of components with the η they are told in, or the continuous distribution."""
     t = store.read(path, "mosaic", ["lattices/", "sets/eta_rad", "components/"])
-    smooth, first = continuous(), np.searchsorted(t["components/set"], np.arange(len(t["sets/eta_rad"]) + 1))
+    smooth, n_sets = continuous(), len(t["sets/eta_rad"])
+    edges = np.searchsorted(t["components/set"], np.arange(n_sets + 1))
+
+    @lru_cache(maxsize=1)  # lattices of a shared set have the same
+    def learned(n: int) -> Mosaic:
+        mine = slice(edges[n], edges[n + 1])
+        turned = rotation.from_vector(t["components/rotation_rad"][mine])
+        return Mosaic(turned, t["components/width"][mine], t["components/share"][mine], t["sets/eta_rad"][n])
+
     ids = zip(t["lattices/shot_id"].tolist(), t["lattices/k"].tolist(), strict=True)
     sets = dict(zip(ids, t["lattices/set"].tolist(), strict=True))
 
@@ -47,11 +56,7 @@ def read_learned(path: Path) -> OfLattice:
         if (shot_id, k) not in sets:
             expected = f"lattice {k} of shot {shot_id:016x}"
             raise FileError(path, expected, f"{len(sets)} others", "Run `mosaic` on the same accepted lattices.")
-        if (n := sets[shot_id, k]) < 0:
-            return smooth
-        mine = slice(first[n], first[n + 1])
-        turned = rotation.from_vector(t["components/rotation_rad"][mine])
-        return Mosaic(turned, t["components/width"][mine], t["components/share"][mine], t["sets/eta_rad"][n])
+        return smooth if (n := sets[shot_id, k]) < 0 else learned(n)
 
     return of
 

@@ -34,6 +34,10 @@ class Line(NamedTuple):
     """(3, 3) Å⁻¹, where the lattice is adopted"""
     apart_px: float = 0.0
     """how far the farthest corner of a panel is from that of the run's detector"""
+    image: Path | None = None
+    """as the experiment has it"""
+    is_by_name: bool = False
+    """the image was found by its name alone"""
 
 
 class Reader:
@@ -53,7 +57,8 @@ class Reader:
             experiment, table = listed[n], self._table(pair.refl)
         except FileError as error:
             return Line(AdoptOutcome.UNREADABLE, str(error))
-        line = Line(AdoptOutcome.ADOPTED, experiment=n, shot=self._shots.number(experiment.image, experiment.frame))
+        shot, is_by_name = self._shots.number(experiment.image, experiment.frame)
+        line = Line(AdoptOutcome.ADOPTED, experiment=n, shot=shot, image=experiment.image, is_by_name=is_by_name)
         line = line._replace(apart_px=_apart_px(experiment.detector, self._detector))
         cell = lattice.cell_of(experiment.A)
         if line.shot < 0:
@@ -73,17 +78,34 @@ class _Shots:
     def __init__(self, source: Source):
         paths = [(source.path.parent / file.path).resolve() for file in source.manifest.files]
         self._by_path = {path: n for n, path in enumerate(paths)}
-        named = Counter(path.name for path in paths)
-        self._by_name = {path.name: n for n, path in enumerate(paths) if named[path.name] == 1}
+        names = Counter(path.name for path in paths)
+        self._by_name = {path.name: n for n, path in enumerate(paths) if names[path.name] == 1}
         self._first = np.cumsum([0, *(file.n_frames for file in source.manifest.files)])
 
-    def number(self, image: Path, frame: int) -> int:
-        """Number in the run, or -1. A file that is no longer where the experiment has it is known by its name,
-        if the run has one of that name."""
+    def number(self, image: Path, frame: int) -> tuple[int, bool]:
+        """Number in the run, or -1, and whether the file's name alone tells.
+
+        A file that is no longer where the experiment has it is known by its name, where no other has it.
+        """
         known = image.resolve() in self._by_path or image.exists()
         file = self._by_path.get(image.resolve(), -1) if known else self._by_name.get(image.name, -1)
         is_there = file >= 0 and 0 <= frame < self._first[file + 1] - self._first[file]
-        return int(self._first[file] + frame) if is_there else -1
+        return int(self._first[file] + frame) if is_there else -1, not known
+
+
+def unmistakable(lines: list[Line]) -> list[Line]:
+    """Lines whose image was found by a name that experiments have in several folders are NO_SHOT: whose is it?"""
+    folders: dict[str, set[Path]] = {}
+    for line in lines:
+        if line.image is not None:
+            folders.setdefault(line.image.name, set()).add(line.image.resolve().parent)
+    out = []
+    for line in lines:
+        if line.is_by_name and line.image is not None and len(folders[line.image.name]) > 1:
+            why = f"{line.image} is gone, and experiments name {line.image.name} in several folders"
+            line = line._replace(outcome=AdoptOutcome.NO_SHOT, why=why, shot=-1, A=None)
+        out.append(line)
+    return out
 
 
 def _paired(line: Line, experiment: dials.Experiment, table: reflections.Table, min_indexed: int) -> Line:
