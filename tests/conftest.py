@@ -21,6 +21,7 @@ def pytest_addoption(parser) -> None:
     parser.addoption("--data-dir", type=Path, default=default, help=f"folder of reference data (default {default})")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items) -> None:
     """Of several workers (`--dist loadgroup`) one has all tests of a file, and all that read the tiny chain."""
     for item in items:

@@ -171,7 +171,7 @@ def fit(
         else:
             damping = max(10.0 * damping, 1e-2)
             if damping > 1e6:  # with no readout noise a plane may rest on the edge of zero, where −ln L has no slope
-                return Fit(best, n_evaluations, _step(best, 0.0)[1] - best.idle < enough)
+                return Fit(best, n_evaluations, _step(best, 1e-7)[1] - best.idle < enough)
     return Fit(best, n_evaluations, False)
 
 
