@@ -21,14 +21,6 @@ def pytest_addoption(parser) -> None:
     parser.addoption("--data-dir", type=Path, default=default, help=f"folder of reference data (default {default})")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items) -> None:
-    """Of several workers (`--dist loadgroup`) one has all tests of a file, and all that read the tiny chain."""
-    for item in items:
-        group = "tiny_chain" if "tiny_chain" in item.fixturenames else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def shared_data(pytestconfig) -> Path:
     """The folder of reference data; the test is skipped where it is absent."""
