@@ -21,6 +21,8 @@ from spreadflow.stages import mosaic, stage1
 
 pytestmark = pytest.mark.slow
 GROUP = "C 1 2 1"
+STAGES = ("index", "level0", "reindex", "cells", "merge", "annulus", "ladder", "stage1")
+"""those whose summaries are made"""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def trial(shared_data, chain, tmp_path_factory) -> Path:
     manifest = ["--run", "nanobragg_c2", "--offset-adu", "10", "--out", str(folder / "data/nanobragg_c2/manifest.json")]
     assert cli.main(["manifest", str(shared_data / "nanobragg_c2" / "*.nxs"), *manifest]) == 0
     model = f"structure_factors={{model: {shared_data / 'nanobragg_c2' / 'model.pdb'}, k_sol: 0.0}}"
-    ends = (f"results/nanobragg/{stage}.json" for stage in ("merge", "ladder", "stage1"))
+    ends = (f"results/nanobragg/{stage}.json" for stage in STAGES)
     chain(folder, "nanobragg", *ends, "--config", model, "ladder={n_lattices: 6}")
     return folder / "results" / "nanobragg"
 
@@ -125,8 +127,7 @@ def test_friedel_mates_have_the_right_hand(run, shared_data, truth):
 
 
 def test_the_chain_loses_nothing(trial):
-    stages = ("index", "level0", "reindex", "cells", "merge", "annulus", "ladder", "stage1")
-    figures = {stage: json.loads((trial / f"{stage}.json").read_text()) for stage in stages}
+    figures = {stage: json.loads((trial / f"{stage}.json").read_text()) for stage in STAGES}
     found = checks(figures)
     assert len(found) >= 7 and all(check.holds for check in found), found
     assert figures["cells"]["n_kept"] >= 22 and figures["annulus"]["n_reflections"] > 100
