@@ -89,7 +89,7 @@ RUNGS: dict[str, Rung] = {
         ("spots",),
     ),
     "3A": Rung(
-        "the pulse and one scale, 2 x 2 points a pixel, exact engine",
+        "pulse and one scale, 2 × 2 points, exact engine",
         "radial r.m.s.d. below rung 2's",
         _below("3A", "2"),
         "pulse",
