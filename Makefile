@@ -63,7 +63,7 @@ $(CCTBX)/.ready: requirements-cctbx.lock | $(READY)
 test: lint  ## everything: lint, unit tests, whole chains, MPI, Slurm where it can be had
 	@$(MAKE) --no-print-directory cctbx || echo "no cctbx here: its test is skipped"
 	pytest -m "not slow" -n 2 --dist loadfile $(PYTEST)
-	pytest -m slow -n 2 --dist loadfile $(PYTEST)
+	pytest -m slow $(PYTEST)
 
 check: lint  ## the developer's loop: lint and all tests but the slow ones
 	pytest -m "not slow" -n 2 --dist loadfile $(PYTEST)
