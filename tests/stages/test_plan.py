@@ -53,7 +53,7 @@ def test_ranges_and_grids(told):
 
 def test_refinement():
     """σ of a refinement of noisy shoeboxes of the same lattices, from other curves: within 5 % of the plan's."""
-    config, n, ends = parse({"stage1": {"oversample": 1}}), 5, (2.1, 4.0)
+    config, n, ends = parse({"stage1": {"oversample": 1}}), 8, (2.1, 4.0)
     (case,) = plan._cases(config, [], [])
     simulator, free, information = Simulator(case.config), tuple(config.stage1.refine), 0.0
     true, d, lattices = simulator.factors, simulator.section, []
