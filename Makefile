@@ -10,6 +10,10 @@ CORES ?= all
 PYTEST ?=
 # The folder of stills, for `make nanobragg`. Where it has a model of the crystals, their pixels are modelled too.
 DATA ?=
+# The revision that `make same` compares with, and the chain it runs.
+BASE ?=
+CHAIN ?= tiny
+RENAMED ?=
 FACTORS = {model: $(DATA)/model.pdb, k_sol: 0.0}
 MODEL = $(if $(wildcard $(DATA)/model.pdb),--config 'structure_factors=$(FACTORS)')
 
@@ -20,7 +24,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 FOLLOW := --quiet host 2>&1 | spreadflow watch
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header $(LOCK_FLAGS)
 
-.PHONY: help setup demo spread-demo nanobragg cctbx test check lint format config lock clean
+.PHONY: help setup demo spread-demo nanobragg cctbx test check same lint format config lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -67,6 +71,10 @@ test: lint  ## everything: lint, unit tests, whole chains, MPI, Slurm where it c
 
 check: lint  ## the developer's loop: lint and all tests but the slow ones
 	pytest -m "not slow" -n 2 --dist loadfile $(PYTEST)
+
+same: $(READY)  ## prove that results are those of another revision: make same BASE=<revision> [CHAIN=demo] [RENAMED=<file>]
+	@test -n "$(BASE)" || { echo "BASE is empty: make same BASE=<revision>" >&2; exit 2; }
+	python tests/workflow/same.py $(BASE) --chain $(CHAIN) $(if $(RENAMED),--renamed $(RENAMED))
 
 lint: $(READY)  ## format, lint, types, import layers, workflow, containers
 	ruff format --check .

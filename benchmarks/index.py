@@ -6,7 +6,9 @@ or those of `--manifest`. One thread; the first pass over the shots compiles, th
 
 import os
 
-os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"), "1")  # before NumPy and XLA start
+os.environ |= dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"), "1"
+)  # before NumPy and XLA start
 
 import argparse
 import json
@@ -20,11 +22,12 @@ from unittest.mock import patch
 import numpy as np
 
 from spreadflow import config
-from spreadflow.analysis import indexing, integration, prediction, refinement, spots
+from spreadflow.analysis.still import indexing, integration, prediction, refinement, spots
 from spreadflow.errors import Outcome
 from spreadflow.io.images import Source
 from spreadflow.parallel import World
-from spreadflow.stages import shot, simulate
+from spreadflow.recipes import shot
+from spreadflow.stages import simulate
 
 CONFIG = Path(__file__).parents[1] / "config"
 STEPS = {
@@ -66,7 +69,9 @@ def simulated(demo: config.Config, n_shots: int, folder: Path) -> Path:
     runs = {"bench": config.RunSection(simulate=config.SimulatedShots(n_single=n_shots))}
     text = config.section(demo.model_copy(update={"runs": runs}), "simulate", "bench")
     manifest = folder / "manifest.json"
-    simulate.run(config.for_stage(text, "simulate", "bench"), run="bench", out=manifest, world=World())
+    simulate.run(
+        config.for_stage(text, "simulate", "bench"), run="bench", out=manifest, world=World()
+    )
     return manifest
 
 
@@ -74,8 +79,11 @@ def index(section: config.IndexSection, source: Source, watch: Stopwatch) -> np.
     """(shot,) outcomes of all shots of a run."""
     with ExitStack() as stack:
         for name, (module, function) in STEPS.items():
-            stack.enter_context(patch.object(module, function, watch.timed(name, getattr(module, function))))
-        read, work = watch.timed("read", source.read), shot.index
+            stack.enter_context(
+                patch.object(module, function, watch.timed(name, getattr(module, function)))
+            )
+        read = watch.timed("read", source.read)
+        work = shot.index
 
         def one(i: int) -> Outcome:
             found = read(i)
@@ -84,12 +92,16 @@ def index(section: config.IndexSection, source: Source, watch: Stopwatch) -> np.
             return work(found, section, source.detector, source.polarization).outcome
 
         ends = [watch.timed("total", one)(i) for i in range(source.n_shots)]
-    watch.seconds["rest"] = watch.seconds["total"] - sum(watch.seconds[name] for name in ("read", *STEPS))
+    watch.seconds["rest"] = watch.seconds["total"] - sum(
+        watch.seconds[name] for name in ("read", *STEPS)
+    )
     return np.array(ends)
 
 
 def report(figures: dict) -> None:
-    print(f"{figures['n_shots']} shots, {figures['n_indexed']} indexed; user-CPU seconds per shot, one thread, warm")
+    print(
+        f"{figures['n_shots']} shots, {figures['n_indexed']} indexed; user-CPU seconds per shot, one thread, warm"
+    )
     for name, seconds in figures["seconds"].items():
         print(f"  {name:10} {seconds:7.3f}{f'   bar: at most {BAR_S}' if name == 'total' else ''}")
     print("over what others need per image, measured on other images of the same size and kind:")
@@ -98,7 +110,9 @@ def report(figures: dict) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shots", type=int, default=24, help="to simulate")
     parser.add_argument("--manifest", type=Path, help="of images that are there already")
     parser.add_argument("--json", type=Path)

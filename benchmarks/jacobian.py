@@ -6,7 +6,9 @@ or the continuous spread; log scale, rotation (3), monoclinic cell (4), log N an
 
 import os
 
-os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"), "1")  # before NumPy and XLA start
+os.environ |= dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"), "1"
+)  # before NumPy and XLA start
 
 import resource
 from functools import partial
@@ -18,8 +20,8 @@ import numpy as np
 
 from spreadflow import config
 from spreadflow.models import Parameters
-from spreadflow.physics import forward, lattice, layout, mosaic, rotation
-from spreadflow.stages import still
+from spreadflow.physics import forward, layout, mosaic, rotation, unit_cell
+from spreadflow.recipes import still
 
 CONFIG = Path(__file__).parents[1] / "config"
 N_BOXES, EDGE = 40, 11
@@ -35,18 +37,30 @@ def user_cpu() -> float:
 
 def problem(simulator: still.Simulator, mosaicity: str) -> tuple[Parameters, layout.Footprints]:
     """The brightest reflections of a shot, each with a shoebox of the same size."""
-    pulse, (domains,) = simulator.pulse(7, 0), simulator.mosaics(7, 1)
-    A = rotation.random(simulator.rng(still.ORIENTATION, 7)) @ lattice.reciprocal(simulator.cell)
-    p = simulator.parameters(pulse, A, mosaic.continuous() if mosaicity == "continuous" else domains)
+    pulse = simulator.pulse(7, 0)
+    (domains,) = simulator.mosaics(7, 1)
+    A = rotation.random(simulator.rng(still.ORIENTATION, 7)) @ unit_cell.reciprocal(simulator.cell)
+    p = simulator.parameters(
+        pulse, A, mosaic.continuous() if mosaicity == "continuous" else domains
+    )
     boxes, pixels, pairs = layout.lay_out(p)
     photons = forward.sums(p, pixels, pairs)[0]
     box = np.repeat(np.arange(len(boxes.node)), boxes.n_points)
-    moment = lambda weight: np.bincount(box, photons * weight, len(boxes.node))  # noqa: E731
+
+    def moment(weight):
+        return np.bincount(box, photons * weight, len(boxes.node))
+
     total = moment(1.0)
     best = np.argsort(-total)[:N_BOXES]
-    corner = [np.floor(moment(at)[best] / total[best]).astype(int) - EDGE // 2 for at in (pixels.fast, pixels.slow)]
-    full, node = np.full(len(best), EDGE), boxes.node[best]
-    chosen = layout.Footprints(np.arange(len(best)), boxes.panel[best], *corner, full, full, np.ones(len(best), int))
+    corner = [
+        np.floor(moment(at)[best] / total[best]).astype(int) - EDGE // 2
+        for at in (pixels.fast, pixels.slow)
+    ]
+    full = np.full(len(best), EDGE)
+    node = boxes.node[best]
+    chosen = layout.Footprints(
+        np.arange(len(best)), boxes.panel[best], *corner, full, full, np.ones(len(best), int)
+    )
     return p._replace(hkl=p.hkl[node], f_squared=p.f_squared[node]), chosen
 
 
@@ -54,10 +68,20 @@ def changed(p: Parameters, cell: np.ndarray, x) -> Parameters:
     """Parameters moved by x = (ln scale, rotation vector, a, b, c, β, ln N, ln η)."""
     u, v, w = x[1:4]
     turn = jnp.eye(3) + jnp.array([[0.0 * u, -w, v], [w, 0.0 * u, -u], [-v, u, 0.0 * u]])
-    a, b, c, beta = cell[0] + x[4], cell[1] + x[5], cell[2] + x[6], cell[4] + x[7]
+    a = cell[0] + x[4]
+    b = cell[1] + x[5]
+    c = cell[2] + x[6]
+    beta = cell[4] + x[7]
     none = 0.0 * beta
-    direct = jnp.array([[a, none, c * jnp.cos(beta)], [none, b, none], [none, none, c * jnp.sin(beta)]])
-    A = turn @ p.crystal.A @ jnp.asarray(lattice.orthogonalization(cell)).T @ jnp.linalg.inv(direct).T
+    direct = jnp.array(
+        [[a, none, c * jnp.cos(beta)], [none, b, none], [none, none, c * jnp.sin(beta)]]
+    )
+    A = (
+        turn
+        @ p.crystal.A
+        @ jnp.asarray(unit_cell.orthogonalization(cell)).T
+        @ jnp.linalg.inv(direct).T
+    )
     crystal = p.crystal._replace(
         A=A, n_cells=p.crystal.n_cells * jnp.exp(x[8]), eta_rad=p.crystal.eta_rad * jnp.exp(x[9])
     )
@@ -94,10 +118,14 @@ def measure(mosaicity: str, repeats: int = 20) -> dict[str, float]:
 
 def table(measured: dict[str, dict[str, float]]) -> str:
     """What was measured, by mosaicity, beside the bars."""
-    rows = [f"value and Jacobian (10 parameters), {N_BOXES} boxes of {EDGE} x {EDGE}, 100 channels; user-CPU seconds"]
+    rows = [
+        f"value and Jacobian (10 parameters), {N_BOXES} boxes of {EDGE} x {EDGE}, 100 channels; user-CPU seconds"
+    ]
     rows.append(f"{'mosaicity':<12}{'pairs':>8}{'lay-out':>10}{'float64':>10}{'float32':>10}")
     for name, m in measured.items():
-        rows.append(f"{name:<12}{m['pairs']:>8}{m['layout']:>10.4f}{m['float64']:>10.4f}{m['float32']:>10.4f}")
+        rows.append(
+            f"{name:<12}{m['pairs']:>8}{m['layout']:>10.4f}{m['float64']:>10.4f}{m['float32']:>10.4f}"
+        )
     worst = max(m["float64"] for m in measured.values())
     rows.append(
         f"bars: {BARS['float64']} and {BARS['float32']} s. diffBragg, 36 such boxes: {PEER} s, {PEER / worst:.0f} times"

@@ -15,22 +15,33 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis import merging, prediction, scaling
+from spreadflow.analysis.merging import merging, scaling
+from spreadflow.analysis.still import prediction
 from spreadflow.models import Spectrum
-from spreadflow.physics import lattice, response, rotation
+from spreadflow.physics import response, rotation, unit_cell
 from spreadflow.units import wavelength
 
-SPACE_GROUP, CELL = "C 1 2 1", np.array([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
-D_MIN, ENERGY_EV, CHANNELS_EV = 1.9, 7120.0, np.arange(7070.5, 7170.0, 1.0)
-ETA, DOMAIN_ANG = np.deg2rad(0.05), 3000.0
+SPACE_GROUP = "C 1 2 1"
+CELL = np.array([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
+D_MIN = 1.9
+ENERGY_EV = 7120.0
+CHANNELS_EV = np.arange(7070.5, 7170.0, 1.0)
+ETA = np.deg2rad(0.05)
+DOMAIN_ANG = 3000.0
 WILSON_B, PHOTONS, BACKGROUND = 20.0, 8.0, 60.0
 """Å²; photons per unit of factor·⟨I⟩ at low resolution; background photons under a spot"""
-SFAC, SB, SADD = 1.2, 0.8, 0.04
+SFAC = 1.2
+SB = 0.8
+SADD = 0.04
 G_SPREAD, B_SPREAD = 0.5, 3.0
 MISORIENTATION_DEG = (0.0, 0.005, 0.01)
 """r.m.s. total rotation between the true orientation and the one the partialities are predicted with"""
 PARTIALITY_MIN, N_GROUPS = 0.05, 64
-PEERS = {"partialator unity": 7.7e4, "process_hkl (plain mean)": 7.5e5, "cctbx.xfel.merge mark1": 1.56e4}
+PEERS = {
+    "partialator unity": 7.7e4,
+    "process_hkl (plain mean)": 7.5e5,
+    "cctbx.xfel.merge mark1": 1.56e4,
+}
 """reflections per second of processor time, measured on another set (reference: performance-peers, section 8)"""
 
 
@@ -54,13 +65,20 @@ class Table(NamedTuple):
 def pulse(rng: np.random.Generator) -> np.ndarray:
     """(channel,) photons of a pulse: an envelope of 11 eV, its centre jittering by 6 eV, times exponential spikes."""
     centre = ENERGY_EV + 6.0 * rng.standard_normal()
-    return 1e10 * np.exp(-0.5 * ((CHANNELS_EV - centre) / 11.0) ** 2) * rng.exponential(size=len(CHANNELS_EV))
+    return (
+        1e10
+        * np.exp(-0.5 * ((CHANNELS_EV - centre) / 11.0) ** 2)
+        * rng.exponential(size=len(CHANNELS_EV))
+    )
 
 
 def true_intensities(unique: merging.Unique, rng: np.random.Generator) -> np.ndarray:
     """(unique,) Wilson-distributed intensities with 3 % anomalous differences; the truth."""
-    n, plus = len(unique), unique.friedel > 0
-    amplitude = rng.standard_normal(n) + 1j * np.where(unique.friedel == 0, 0.0, 1.0) * rng.standard_normal(n)
+    n = len(unique)
+    plus = unique.friedel > 0
+    amplitude = rng.standard_normal(n) + 1j * np.where(
+        unique.friedel == 0, 0.0, 1.0
+    ) * rng.standard_normal(n)
     amplitude[unique.mate[plus]] = amplitude[plus]
     intensity = np.abs(amplitude) ** 2 / np.where(unique.friedel == 0, 1.0, 2.0)
     bijvoet = 0.06 * rng.standard_normal(n)
@@ -73,11 +91,13 @@ def draw(n: int, unique: merging.Unique, seed: int) -> Table:
     """The reflections of n lattices."""
     rng = np.random.default_rng(seed)
     truth = true_intensities(unique, rng)
-    B = lattice.reciprocal(lattice.radians(CELL))
-    nodes = lattice.all_indices(B, D_MIN)
+    B = unit_cell.reciprocal(unit_cell.radians(CELL))
+    nodes = unit_cell.all_indices(B, D_MIN)
     nodes = nodes[unique.rows(nodes) >= 0]
-    log_g, b = G_SPREAD * rng.standard_normal(n), B_SPREAD * rng.standard_normal(n)
-    log_g, b = log_g - log_g.mean(), b - b.mean()
+    log_g = G_SPREAD * rng.standard_normal(n)
+    b = B_SPREAD * rng.standard_normal(n)
+    log_g = log_g - log_g.mean()
+    b = b - b.mean()
     drawn = [_one(rng, B, nodes) for _ in range(n)]
     which = np.repeat(np.arange(n), [len(hkl) for hkl, *_ in drawn])
     hkl, lp, partiality = (np.concatenate(columns) for columns in zip(*drawn, strict=True))
@@ -88,16 +108,22 @@ def draw(n: int, unique: merging.Unique, seed: int) -> Table:
     return Table(which, row, s2, photons, variance, lp, partiality, log_g, b, truth)
 
 
-def _one(rng: np.random.Generator, B: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _one(
+    rng: np.random.Generator, B: np.ndarray, nodes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """hkl, Lorentz·polarization and partialities of the reflections of one lattice."""
-    A, error = rotation.random(rng) @ B, np.deg2rad(rng.standard_normal(3) / np.sqrt(3))
+    A = rotation.random(rng) @ B
+    error = np.deg2rad(rng.standard_normal(3) / np.sqrt(3))
     spectrum = prediction.compress(Spectrum(CHANNELS_EV, pulse(rng)))
     q = nodes @ A.T
     sine = 0.5 * wavelength(ENERGY_EV) * (q * q).sum(axis=1)
     hkl = nodes[np.abs(q[:, 2] - sine) < 0.005 * np.linalg.norm(q, axis=1)]
     turned = [rotation.from_vector(size * error) @ A for size in MISORIENTATION_DEG]
     rows = prediction.padded_rows(hkl)
-    spots = [prediction.centroids(a, ETA, DOMAIN_ANG, rows, spectrum.energies_ev, spectrum.photons) for a in turned]
+    spots = [
+        prediction.centroids(a, ETA, DOMAIN_ANG, rows, spectrum.energies_ev, spectrum.photons)
+        for a in turned
+    ]
     partiality = np.stack([np.asarray(s.partiality)[: len(hkl)] for s in spots], axis=1)
     keep = np.flatnonzero(partiality.max(axis=1) > 0.01)
     lp = np.asarray(spots[0].lorentz)[keep] * response.kahn(np.asarray(spots[0].s1)[keep].T, 1.0)
@@ -117,8 +143,12 @@ def observations(table: Table, unique: merging.Unique, which: int) -> merging.Ob
     """What is merged when the partialities are those of orientation error number `which`."""
     n = len(table.log_g)
     group = np.arange(n) * N_GROUPS // n
-    partiality, shell = table.partiality[:, which], unique.shell[table.unique]
-    relative = partiality / merging.best_partiality(partiality, shell, group[table.lattice], N_GROUPS)[shell]
+    partiality = table.partiality[:, which]
+    shell = unique.shell[table.unique]
+    relative = (
+        partiality
+        / merging.best_partiality(partiality, shell, group[table.lattice], N_GROUPS)[shell]
+    )
     keep = relative >= PARTIALITY_MIN
     return merging.Observations(
         lattice=table.lattice[keep],
@@ -146,7 +176,10 @@ def run(table: Table, unique: merging.Unique, which: int) -> dict:
     error_g = found.log_g - table.log_g - 2.0 * obs.s2.mean() * error_b
     measured = merged.n > 0
     raw = sums.by_unique(obs.intensity)[0][measured] / merged.n[measured]
-    cc = lambda x: float(np.corrcoef(x, table.truth[measured])[0, 1])  # noqa: E731
+
+    def cc(x):
+        return float(np.corrcoef(x, table.truth[measured])[0, 1])
+
     model = found.error_model
     return {
         "misorientation_deg": MISORIENTATION_DEG[which],
@@ -169,11 +202,21 @@ def run(table: Table, unique: merging.Unique, which: int) -> dict:
 
 def report(results: list[dict]) -> None:
     """Print the table, a column per orientation error, with the bars."""
-    bars = {"scale_rms": "1 %", "b_rms": "0.2 Å²", "sfac_error": "5 %", "sb_error": "5 %", "sadd_error": "5 %"}
+    bars = {
+        "scale_rms": "1 %",
+        "b_rms": "0.2 Å²",
+        "sfac_error": "5 %",
+        "sb_error": "5 %",
+        "sadd_error": "5 %",
+    }
     print(f"{'':24}" + "".join(f"{r['misorientation_deg']:>11g}°" for r in results) + "   bar")
     for key in results[0]:
         if key != "misorientation_deg":
-            print(f"{key:24}" + "".join(f"{r[key]:>12.4g}" for r in results) + f"   {bars.get(key, '')}")
+            print(
+                f"{key:24}"
+                + "".join(f"{r[key]:>12.4g}" for r in results)
+                + f"   {bars.get(key, '')}"
+            )
     gain = [r["cc"] - r["cc_plain_mean"] for r in results]
     print(f"{'cc - cc_plain_mean':24}" + "".join(f"{g:>12.4g}" for g in gain) + "   0.05")
     for name, speed in PEERS.items():
@@ -181,7 +224,9 @@ def report(results: list[dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--lattices", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
@@ -194,7 +239,11 @@ def main() -> None:
     total = resource.getrusage(resource.RUSAGE_SELF).ru_utime
     print(f"user CPU seconds of everything, drawing included: {total:.1f}")
     if args.json:
-        args.json.write_text(json.dumps({"n_lattices": args.lattices, "user_cpu_s": total, "merge": results}, indent=2))
+        args.json.write_text(
+            json.dumps(
+                {"n_lattices": args.lattices, "user_cpu_s": total, "merge": results}, indent=2
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -21,25 +21,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis import (
-    controls,
-    dispersion,
-    edges,
-    gram,
-    joint,
-    lattice_fit,
-    mosaic_learning,
-    point_spread,
-    solve,
-    spread,
-)
-from spreadflow.analysis.dispersion import Parametrisation
-from spreadflow.analysis.likelihood import Noise
+from spreadflow.analysis.curves import controls, dispersion, edges, expand, gram, joint
+from spreadflow.analysis.curves.dispersion import Parametrisation
+from spreadflow.analysis.pixels import lattice_fit, mosaic_learning, point_spread, solve
+from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.models import Mosaic, Parameters, Shoeboxes
 from spreadflow.physics import anomalous, symmetry
 from spreadflow.physics.structure_factors import StructureFactors
-from spreadflow.stages import factors, patches
-from spreadflow.stages.still import PERTURBATION
+from spreadflow.recipes import factors
+from spreadflow.recipes import patch as patches
+from spreadflow.recipes.still import PERTURBATION
 
 D_MIN, ANNULUS, WIDE, WIDEST = 2.1, 2.5, 4.0, 20.0
 """Å: of all lattices; the annulus, the default of `spread`, and what a lattice learns its own domains from"""
@@ -98,7 +89,9 @@ ROWS = {
     "perturbed F": Row(factors="perturbed", n=400, bound="given"),
     "perturbed F, joint": Row(factors="perturbed", n=400, f0_sigma=0.2, bound="given"),
     "perturbed F, 2.1-4 Å": Row(factors="perturbed", d_max=WIDE, n=400, bound="given, 2.1-4 Å"),
-    "perturbed F, joint, 2.1-4 Å": Row(factors="perturbed", d_max=WIDE, n=400, f0_sigma=0.2, bound="given, 2.1-4 Å"),
+    "perturbed F, joint, 2.1-4 Å": Row(
+        factors="perturbed", d_max=WIDE, n=400, f0_sigma=0.2, bound="given, 2.1-4 Å"
+    ),
     "merged F, 1 % wrong": Row(factors="merged", n=400, bound="given"),
     "merged F, 1 % wrong, joint": Row(factors="merged", n=400, f0_sigma=0.01, bound="given"),
     "merged F, 2 % wrong": Row(factors="merged, 4 %", n=400, bound="given"),
@@ -114,7 +107,8 @@ SIZES = {"given": (400, 1000), "given, 2.1-4 Å": (400, 1000, 3000)}
 @cache
 def guess(kind: str) -> StructureFactors:
     """F of the model as `spread` makes it, where both sites start with the mean of the true curves."""
-    made, mean = stage1.simulator("continuous", "coarse", factors=kind), true_curves().mean(axis=0)
+    made = stage1.simulator("continuous", "coarse", factors=kind)
+    mean = true_curves().mean(axis=0)
     path = Path(tempfile.mkdtemp()) / "mean.txt"
     np.savetxt(path, np.column_stack([made.energies, *mean]))
     section = made.config.structure_factors
@@ -135,17 +129,28 @@ def _parts(curves: np.ndarray) -> np.ndarray:
 
 def narrowed(made: patches.Patch, d_max: float) -> Shoeboxes:
     """Those of reflections below d_max."""
-    boxes, some = made.shoeboxes, made.predicted.d < d_max
+    boxes = made.shoeboxes
+    some = made.predicted.d < d_max
     pixel = np.repeat(some, boxes.n_pixels)
-    return Shoeboxes(boxes.hkl[some], boxes.panel[some], boxes.bbox[some], boxes.photons[pixel], boxes.valid[pixel])
+    return Shoeboxes(
+        boxes.hkl[some],
+        boxes.panel[some],
+        boxes.bbox[some],
+        boxes.photons[pixel],
+        boxes.valid[pixel],
+    )
 
 
 def problem(row: Row, made: patches.Patch, at: Parameters, boxes: Shoeboxes) -> lattice_fit.Problem:
     """Of the model at some unknowns, with the curves that the refinement starts from."""
-    start = stage1.model(stage1.Task("", row.data, "domains", row.factors), made._replace(shoeboxes=boxes))
+    start = stage1.model(
+        stage1.Task("", row.data, "domains", row.factors), made._replace(shoeboxes=boxes)
+    )
     guessed = guess(row.factors)
-    start = start._replace(f_squared=guessed.squared(spread.rows(guessed, np.asarray(start.hkl))))
-    start = start._replace(crystal=at.crystal, mosaic=at.mosaic, scale=at.scale, spectrum=at.spectrum)
+    start = start._replace(f_squared=guessed.squared(expand.rows(guessed, np.asarray(start.hkl))))
+    start = start._replace(
+        crystal=at.crystal, mosaic=at.mosaic, scale=at.scale, spectrum=at.spectrum
+    )
     space_group = stage1.simulator(row.data, "coarse").crystal.space_group
     return lattice_fit.problem(start, space_group, boxes, noise(row))
 
@@ -169,7 +174,9 @@ def learned(row: Row, made: patches.Patch, number: int) -> Parameters:
     of = problem(row, made, first(row, made, number), made.shoeboxes)
     fit = lattice_fit.refine(of, stage1.FREE)
     eta = float(fit.parameters.crystal.eta_rad)
-    found = mosaic_learning.learn([lattice_fit.moved(of, fit.parameters)], eta_rad=eta, seeds=[(0, number)], fine=ALONE)
+    found = mosaic_learning.learn(
+        [lattice_fit.moved(of, fit.parameters)], eta_rad=eta, seeds=[(0, number)], fine=ALONE
+    )
     if not found.is_better:
         return fit.parameters
     return lattice_fit.refine(found.problems[0], mosaic_learning.FREE, is_rough=False).parameters
@@ -184,28 +191,37 @@ def modelled(
         of = problem(row, made, first(row, made, number), boxes)
         fit = lattice_fit.refine(of, stage1.FREE)
         if row.model == "learned" and domains is not None:
-            crystal = fit.parameters.crystal._replace(eta_rad=np.float64(domains.eta_rad))  # the unit of their widths
+            crystal = fit.parameters.crystal._replace(
+                eta_rad=np.float64(domains.eta_rad)
+            )  # the unit of their widths
             of = lattice_fit.moved(of, fit.parameters._replace(mosaic=domains, crystal=crystal))
             fit = lattice_fit.refine(of, stage1.FREE, is_rough=False)
-        return lattice_fit.Model(lattice_fit.moved(of, fit.parameters), stage1.FREE), fit.fit.point.planes
+        return lattice_fit.Model(
+            lattice_fit.moved(of, fit.parameters), stage1.FREE
+        ), fit.fit.point.planes
     at = learned(row, made, number) if row.model == "alone" else made.parameters
     of = problem(row, made, at, boxes)
     model = lattice_fit.Model(of, stage1.FREE)
-    return model, lattice_fit.planes_and_scale(model.photons(np.zeros(model.n_unknowns)), of.data, of.noise)[1]
+    return model, lattice_fit.planes_and_scale(
+        model.photons(np.zeros(model.n_unknowns)), of.data, of.noise
+    )[1]
 
 
 def weighted(row: Row, model: lattice_fit.Model, planes: np.ndarray) -> float:
     """The model error that weights are lowered by."""
     if row.model_error is not None or not row.is_refined:
         return row.model_error or 0.0
-    of, bragg = model.of, model.photons(np.zeros(model.n_unknowns))
-    return gram.model_error(bragg + solve.backgrounds(planes, of.data), bragg, of.data.photons, of.noise)
+    of = model.of
+    bragg = model.photons(np.zeros(model.n_unknowns))
+    return gram.model_error(
+        bragg + solve.backgrounds(planes, of.data), bragg, of.data.photons, of.noise
+    )
 
 
 class Built(NamedTuple):
     """A lattice ready for curves."""
 
-    lattice: spread.Lattice
+    lattice: expand.Lattice
     photons: np.ndarray
     """(channel,) of its pulse"""
     seconds: float
@@ -214,9 +230,10 @@ class Built(NamedTuple):
 
 def build(row: Row, made: patches.Patch, number: int, domains: Mosaic | None) -> Built:
     model, planes = modelled(row, made, number, domains)
-    begun, guessed = stage1.user_cpu(), guess(row.factors)
+    begun = stage1.user_cpu()
+    guessed = guess(row.factors)
     found = gram.gram(model, planes, model_error=weighted(row, model, planes))
-    lattice = spread.lattice(found, guessed, spread.rows(guessed, found.hkl))
+    lattice = expand.lattice(found, guessed, expand.rows(guessed, found.hkl))
     return Built(lattice, made.parameters.spectrum.photons, stage1.user_cpu() - begun)
 
 
@@ -242,9 +259,12 @@ def teach(n: int, path: Path | None) -> Mosaic:
     """Domains that n other lattices share, learned in the annulus; of the file if there is one, else it is made."""
     if path is not None and path.exists():
         return Mosaic(**np.load(path))
-    row, fits = Row(model="continuous"), []
+    row = Row(model="continuous")
+    fits = []
     for number in range(FIRST_TEACHER, FIRST_TEACHER + n):
-        made = patches.patch(stage1.simulator(row.data, "coarse"), number, d_min=D_MIN, d_max=ANNULUS)
+        made = patches.patch(
+            stage1.simulator(row.data, "coarse"), number, d_min=D_MIN, d_max=ANNULUS
+        )
         of = problem(row, made, first(row, made, number), made.shoeboxes)
         fits.append(lattice_fit.moved(of, lattice_fit.refine(of, stage1.FREE).parameters))
     eta = float(np.median([of.start.crystal.eta_rad for of in fits]))
@@ -269,7 +289,7 @@ class Set(NamedTuple):
 
     curves: np.ndarray
     """(site, 2, channel)"""
-    made: spread.Normal
+    made: expand.Normal
     """in the values of all channels"""
     cycles: int
     seconds_build: float
@@ -277,23 +297,27 @@ class Set(NamedTuple):
     """of a lattice"""
 
 
-def evaluator(row: Row, lattices: list[spread.Lattice], p: Parametrisation) -> spread.Evaluate:
+def evaluator(row: Row, lattices: list[expand.Lattice], p: Parametrisation) -> expand.Evaluate:
     """What refines curves, and |F| with them where the row says so."""
     if row.f0_sigma is None:
-        return lambda theta: spread.normal(lattices, p, theta)
+        return lambda theta: expand.normal(lattices, p, theta)
     hkl = np.concatenate([one.gram.hkl for one in lattices])
     unique = symmetry.to_asu(hkl, stage1.simulator(row.data, "coarse").crystal.space_group)[0]
     every, number = np.unique(unique, axis=0, return_inverse=True)
     ends = np.cumsum([len(one.gram.hkl) for one in lattices])[:-1]
     pairs = list(zip(lattices, np.split(number.ravel(), ends), strict=True))
-    return joint.evaluator(lambda theta, u: joint.coupled(pairs, p, theta, u), len(every), row.f0_sigma)
+    return joint.evaluator(
+        lambda theta, u: joint.coupled(pairs, p, theta, u), len(every), row.f0_sigma
+    )
 
 
 def reduced(row: Row, built: list[Built]) -> Set:
     """Refine the curves of some lattices, free at nodes 2 eV apart."""
-    p, channels, lattices = parametrisation(), parametrisation(1.0), [one.lattice for one in built]
+    p = parametrisation()
+    channels = parametrisation(1.0)
+    lattices = [one.lattice for one in built]
     begun = stage1.user_cpu()
-    best = spread.refine(evaluator(row, lattices, p), p, np.zeros(len(p.names)))
+    best = expand.refine(evaluator(row, lattices, p), p, np.zeros(len(p.names)))
     cycles = len(best.steps) + 1
     seconds = (stage1.user_cpu() - begun) / len(built) / cycles
     curves = p.curves(best.theta)
@@ -301,18 +325,22 @@ def reduced(row: Row, built: list[Built]) -> Set:
     return Set(curves, made, cycles, float(np.median([one.seconds for one in built])), seconds)
 
 
-def solved(sets: list[Set], p: Parametrisation) -> spread.Refined:
+def solved(sets: list[Set], p: Parametrisation) -> expand.Refined:
     """The curves of all sets in a parametrisation, to second order in how far they are from those refined."""
     H = p.basis.T @ np.sum([s.made.hessian for s in sets], axis=0) @ p.basis
     off = [(s.curves - p.reference).ravel() for s in sets]
-    pull = sum(s.made.hessian @ x - s.made.scores.sum(axis=0) for s, x in zip(sets, off, strict=True))
-    theta = np.linalg.solve(H + p.restraints, p.basis.T @ pull + p.rows.T @ (p.precision * p.target))
+    pull = sum(
+        s.made.hessian @ x - s.made.scores.sum(axis=0) for s, x in zip(sets, off, strict=True)
+    )
+    theta = np.linalg.solve(
+        H + p.restraints, p.basis.T @ pull + p.rows.T @ (p.precision * p.target)
+    )
     scores = []
     for s, x in zip(sets, off, strict=True):
         moved = s.made.hessian @ (p.basis @ theta - x) / len(s.made.scores)
         scores.append((s.made.scores + moved) @ p.basis)
     losses = np.concatenate([s.made.losses for s in sets])
-    return spread.Refined(theta, losses, H + p.restraints, H, np.concatenate(scores), [])
+    return expand.Refined(theta, losses, H + p.restraints, H, np.concatenate(scores), [])
 
 
 class Scored(NamedTuple):
@@ -323,40 +351,55 @@ class Scored(NamedTuple):
     sandwich: np.ndarray
 
 
-def scored(p: Parametrisation, found: spread.Refined) -> Scored:
+def scored(p: Parametrisation, found: expand.Refined) -> Scored:
     band = (p.nodes_ev >= BAND_EV[0]) & (p.nodes_ev <= BAND_EV[1])
     true = p._replace(reference=true_curves()).reference_at_nodes
     error = (p.at_nodes @ found.theta).reshape(true.shape) + p.reference_at_nodes - true
-    return Scored(error[..., band], *(p.sigma(c)[..., band] for c in (found.fisher, found.sandwich)))
+    return Scored(
+        error[..., band], *(p.sigma(c)[..., band] for c in (found.fisher, found.sandwich))
+    )
 
 
 def rms(values) -> list[float]:
     """Of f' and of f'': root mean square of (…, site, 2, node)."""
     return np.sqrt(
-        np.square(values).mean(axis=tuple(i for i in range(np.ndim(values)) if i != np.ndim(values) - 2))
+        np.square(values).mean(
+            axis=tuple(i for i in range(np.ndim(values)) if i != np.ndim(values) - 2)
+        )
     ).tolist()
 
 
-def figures(p: Parametrisation, found: list[spread.Refined]) -> dict:
+def figures(p: Parametrisation, found: list[expand.Refined]) -> dict:
     """Of refinements of equal numbers of lattices, pooled. Pairs are f', f''."""
     each = [scored(p, f) for f in found]
-    error, fisher, sandwich = (np.array([getattr(s, name) for s in each]) for name in Scored._fields)
+    error, fisher, sandwich = (
+        np.array([getattr(s, name) for s in each]) for name in Scored._fields
+    )
     out = {"n_lattices": len(found[0].losses), "n_sets": len(found)}
     out |= {f"rms_{kind}": value for kind, value in zip(("fp", "fdp"), rms(error), strict=True)}
     out |= {f"crlb_{kind}": value for kind, value in zip(("fp", "fdp"), rms(fisher), strict=True)}
     for name, sigma in (("fisher", fisher), ("sandwich", sandwich)):
         pulls = np.moveaxis(error / sigma, -2, 0).reshape(2, -1)
-        out |= {f"pull_sd_{name}": pulls.std(axis=1).tolist(), f"pull_mean_{name}": pulls.mean(axis=1).tolist()}
+        out |= {
+            f"pull_sd_{name}": pulls.std(axis=1).tolist(),
+            f"pull_mean_{name}": pulls.mean(axis=1).tolist(),
+        }
     return out | {"sigma_sandwich": rms(sandwich)}
 
 
-def edge(p: Parametrisation, found: list[spread.Refined]) -> dict:
+def edge(p: Parametrisation, found: list[expand.Refined]) -> dict:
     """E0(oxidized) − E0(reduced) of several refinements; the shape is that of the metal."""
     shapes = edges.metals([ELEMENT] * len(SITES), p.energies_ev)
-    both = [[edges.edges(p, f.theta, f.of_pixels, shapes, noise=c) for c in (None, f.scatter)] for f in found]
+    both = [
+        [edges.edges(p, f.theta, f.of_pixels, shapes, noise=c) for c in (None, f.scatter)]
+        for f in found
+    ]
     value = np.array([of.difference_ev[0, 1] for of, _ in both])
     sigma, scatter = np.array([[of.difference_sigma_ev[0, 1] for of in pair] for pair in both]).T
-    off = value - (anomalous.VALENCE[SITES[0]] - anomalous.VALENCE[SITES[1]]) * anomalous.EDGE_SHIFT_EV
+    off = (
+        value
+        - (anomalous.VALENCE[SITES[0]] - anomalous.VALENCE[SITES[1]]) * anomalous.EDGE_SHIFT_EV
+    )
     return {
         "error_ev": off.tolist(),
         "sigma_ev": float(sigma.mean()),
@@ -372,7 +415,9 @@ def interpolation(sets: list[Set], p: Parametrisation) -> dict:
     true = true_curves()
     zero = [s._replace(curves=true, made=s.made._replace(scores=0 * s.made.scores)) for s in sets]
     error = rms(scored(p, solved(zero, p)).error)
-    return {f"interpolation_{kind}": value for kind, value in zip(("fp", "fdp"), error, strict=True)}
+    return {
+        f"interpolation_{kind}": value for kind, value in zip(("fp", "fdp"), error, strict=True)
+    }
 
 
 def summed(groups: list[list[Set]], p: Parametrisation) -> dict:
@@ -389,9 +434,12 @@ def together(sets: list[Set], n: int) -> list[list[Set]]:
 
 def table(name: str, sets: list[Set]) -> dict:
     """Figures of a row."""
-    p, kk, coarse = parametrisation(), parametrisation(make=dispersion.kramers_kronig), parametrisation(2 * STEP_EV)
+    p = parametrisation()
+    kk = parametrisation(make=dispersion.kramers_kronig)
+    coarse = parametrisation(2 * STEP_EV)
     alone = [[s] for s in sets]
-    out, related = summed(alone, p), summed(alone, kk)
+    out = summed(alone, p)
+    related = summed(alone, kk)
     for key in ("cycles", "seconds_build", "seconds_cycle"):
         out[key] = float(np.median([getattr(s, key) for s in sets]))
     out |= {"Kramers-Kronig": related, "gain_kramers_kronig": out["crlb_fp"] / related["crlb_fp"]}
@@ -408,21 +456,30 @@ def table(name: str, sets: list[Set]) -> dict:
 
 def checks(built: list[Built]) -> dict:
     """Verdicts of the controls, how curves from other starts differ, and finite differences."""
-    p, true = parametrisation(), true_curves()
-    lattices, energies = [one.lattice for one in built], p.energies_ev
-    best = spread.refine(lambda theta: spread.normal(lattices, p, theta), p, np.zeros(len(p.names)))
+    p = parametrisation()
+    true = true_curves()
+    lattices = [one.lattice for one in built]
+    energies = p.energies_ev
+    best = expand.refine(lambda theta: expand.normal(lattices, p, theta), p, np.zeros(len(p.names)))
 
     def changed(change, some):
         chosen = [
-            one if change is None else change(i, one) for i, one in enumerate(lattices) if some is None or some(i)
+            one if change is None else change(i, one)
+            for i, one in enumerate(lattices)
+            if some is None or some(i)
         ]
-        return lambda theta: spread.normal(chosen, p, theta)
+        return lambda theta: expand.normal(chosen, p, theta)
 
-    def next_spectrum(i: int, one: spread.Lattice) -> spread.Lattice:
+    def next_spectrum(i: int, one: expand.Lattice) -> expand.Lattice:
         return controls.other_spectrum(one, built[i].photons, built[(i + 1) % len(built)].photons)
 
     metal = _parts(anomalous.site(ELEMENT, "metallic", energies)[None])
-    starts = {"metallic": np.concatenate([metal] * 2), "swapped": true[::-1], "identical": true[[0, 0]], "true": true}
+    starts = {
+        "metallic": np.concatenate([metal] * 2),
+        "swapped": true[::-1],
+        "identical": true[[0, 0]],
+        "true": true,
+    }
     band = (p.nodes_ev >= BAND_EV[0]) & (p.nodes_ev <= BAND_EV[1])
     found = controls.verdicts(
         changed,
@@ -439,24 +496,40 @@ def checks(built: list[Built]) -> dict:
     }
 
 
-def differences(lattices: list[spread.Lattice], p: Parametrisation) -> dict:
+def differences(lattices: list[expand.Lattice], p: Parametrisation) -> dict:
     """Largest error of gradient and normal matrix against central differences, relative to their largest element.
 
     The normal matrix is that of Gauss-Newton: the gradient's derivative where nothing is left over, so the data are put
     on the model.
     """
     exact = [
-        one._replace(gram=one.gram._replace(slope=0 * one.gram.slope, score=0 * one.gram.score)) for one in lattices
+        one._replace(gram=one.gram._replace(slope=0 * one.gram.slope, score=0 * one.gram.score))
+        for one in lattices
     ]
-    zero, step, rng = np.zeros(len(p.names)), 1e-3, np.random.default_rng(4)
-    of, ideal = (lambda theta: spread.normal(lattices, p, theta)), (lambda theta: spread.normal(exact, p, theta))
-    gradient, hessian, errors = of(zero).scores.sum(axis=0), ideal(zero).hessian, []
-    for k in rng.choice(np.flatnonzero(np.diag(hessian) > 0.1 * np.diag(hessian).max()), 5, replace=False):
+    zero = np.zeros(len(p.names))
+    step = 1e-3
+    rng = np.random.default_rng(4)
+
+    def of(theta):
+        return expand.normal(lattices, p, theta)
+
+    def ideal(theta):
+        return expand.normal(exact, p, theta)
+
+    gradient = of(zero).scores.sum(axis=0)
+    hessian = ideal(zero).hessian
+    errors = []
+    for k in rng.choice(
+        np.flatnonzero(np.diag(hessian) > 0.1 * np.diag(hessian).max()), 5, replace=False
+    ):
         ahead = step * np.eye(len(zero))[k]
         slope = (of(ahead).losses.sum() - of(-ahead).losses.sum()) / (2 * step)
         row = (ideal(ahead).scores - ideal(-ahead).scores).sum(axis=0) / (2 * step)
         errors.append(
-            (abs(slope - gradient[k]) / np.abs(gradient).max(), np.abs(row - hessian[k]).max() / hessian.max())
+            (
+                abs(slope - gradient[k]) / np.abs(gradient).max(),
+                np.abs(row - hessian[k]).max() / hessian.max(),
+            )
         )
     return dict(zip(("gradient", "normal"), map(float, np.max(errors, axis=0)), strict=True))
 
@@ -467,7 +540,8 @@ def differences(lattices: list[spread.Lattice], p: Parametrisation) -> dict:
 def measure(rows: dict[str, Row], n_processes: int, path: Path | None) -> dict:
     """Figures of each row, and those of the controls. path: of the shared domains."""
     sets: dict[str, list[Set]] = {name: [] for name in rows}
-    out, waiting = {}, {name: list[Built]() for name in rows}
+    out = {}
+    waiting = {name: list[Built]() for name in rows}
     with ProcessPoolExecutor(n_processes, multiprocessing.get_context("spawn")) as pool:
         needs = any(row.model == "learned" for row in rows.values())
         domains = pool.submit(teach, N_TEACHERS, path).result() if needs else None
@@ -499,7 +573,8 @@ def _stream(pool, rows: dict[str, Row], domains: Mosaic | None) -> Iterator[dict
 
 def ratio(rows: dict[str, dict], name: str) -> list[float] | None:
     """r.m.s. error over the Cramér-Rao bound of f', f''; None where the row that has the bound is missing."""
-    of, bound = rows[name], rows.get(ROWS[name].bound or name)
+    of = rows[name]
+    bound = rows.get(ROWS[name].bound or name)
     if bound is None:
         return None
     scale = np.sqrt(bound["n_lattices"] / of["n_lattices"])
@@ -508,18 +583,29 @@ def ratio(rows: dict[str, dict], name: str) -> list[float] | None:
 
 def report(rows: dict[str, dict]) -> None:
     """Print the table, and what there is of edges and controls."""
-    pair = lambda values: "/".join(f"{v:.3g}" for v in values)  # noqa: E731
-    columns = f"{'lattices':>10}{'rms':>14}{'formal σ':>14}{'/ bound':>12}{'pulls':>12}{'sandwich':>12}"
+
+    def pair(values):
+        return "/".join(f"{v:.3g}" for v in values)
+
+    columns = (
+        f"{'lattices':>10}{'rms':>14}{'formal σ':>14}{'/ bound':>12}{'pulls':>12}{'sandwich':>12}"
+    )
     print(f"{'e: f′/f″':<36}{columns}   E0 difference, eV: σ (sandwich), bias, worst/σ")
     for name in filter(rows.get, ROWS):
         inner = {key: r for key, r in rows[name].items() if isinstance(r, dict) and "rms_fp" in r}
         for label, r in {name: rows[name], **{f"  {key}": r for key, r in inner.items()}}.items():
             lattices = f"{r['n_sets']} x {r['n_lattices']}"
-            bound = (label == name and ratio(rows, name)) or [r[f"rms_{k}"] / r[f"crlb_{k}"] for k in ("fp", "fdp")]
-            shown = "".join(f"{pair([r[f'{what}_{k}'] for k in ('fp', 'fdp')]):>14}" for what in ("rms", "crlb"))
+            bound = (label == name and ratio(rows, name)) or [
+                r[f"rms_{k}"] / r[f"crlb_{k}"] for k in ("fp", "fdp")
+            ]
+            shown = "".join(
+                f"{pair([r[f'{what}_{k}'] for k in ('fp', 'fdp')]):>14}" for what in ("rms", "crlb")
+            )
             pulls = "".join(f"{pair(r[f'pull_sd_{way}']):>12}" for way in ("fisher", "sandwich"))
             told = "{sigma_ev:.3f} ({sigma_sandwich_ev:.3f}), {bias_ev:+.3f} ± {bias_sigma_ev:.3f}, {worst_pull:.1f}"
-            print(f"{label:<36}{lattices:>10}{shown}{pair(bound):>12}{pulls}   {told.format(**r['edge'])}")
+            print(
+                f"{label:<36}{lattices:>10}{shown}{pair(bound):>12}{pulls}   {told.format(**r['edge'])}"
+            )
         costs = "s per lattice: Gram matrices {seconds_build:.3f}, cycle {seconds_cycle:.4f} (of {cycles:g} cycles)"
         print(
             f"    {costs.format(**rows[name])}; Kramers-Kronig: σ(f′) {rows[name]['gain_kramers_kronig']:.2f} x smaller"
@@ -529,16 +615,26 @@ def report(rows: dict[str, dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="*", choices=list(ROWS), metavar="ROW", help="only these rows")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rows", nargs="*", choices=list(ROWS), metavar="ROW", help="only these rows"
+    )
     parser.add_argument("--quick", type=int, default=1, help="so many times fewer lattices")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--domains", type=Path, help="where shared domains are kept from run to run (.npz)")
+    parser.add_argument(
+        "--domains", type=Path, help="where shared domains are kept from run to run (.npz)"
+    )
     parser.add_argument("--json", type=Path, help="rows are added to those that it has")
     args = parser.parse_args()
     chosen = {name: ROWS[name] for name in args.rows or ROWS}
     chosen = {name: row._replace(n=max(2, row.n // args.quick)) for name, row in chosen.items()}
-    out = {"rows": json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else {}}
+    out = {
+        "rows": json.loads(args.json.read_text())["rows"]
+        if args.json and args.json.exists()
+        else {}
+    }
     out["rows"] |= measure(chosen, args.processes, args.domains)
     if args.json:
         args.json.write_text(json.dumps(out, indent=2))

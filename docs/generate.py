@@ -129,9 +129,7 @@ def config() -> str:
     tree = Config.model_json_schema(by_alias=True)
     text = GENERATED + CONFIG + "| stage | sections |\n|---|---|\n"
     text += "".join(f"| {stage} | {', '.join(names)} |\n" for stage, names in SECTIONS.items())
-    text += (
-        "\n`simulate` also reads the shots of its own run; overlays are handed over already laid over their sections.\n"
-    )
+    text += "\n`simulate` also reads the shots of its own run; overlays are handed over already laid over their sections.\n"
     return text + "".join(_section("", tree, tree["$defs"], set()))
 
 
@@ -144,7 +142,9 @@ def _section(name: str, node: dict, definitions: dict, done: set) -> Iterator[st
     inner = []
     for key, item in node["properties"].items():
         kind, below = _type(item, definitions)
-        inner += [(".".join(filter(None, (name, key))) + suffix, section) for section, suffix in below]
+        inner += [
+            (".".join(filter(None, (name, key))) + suffix, section) for section, suffix in below
+        ]
         default = "(required)" if key in node.get("required", ()) else _default(item, below)
         yield f"| `{key}` | {kind} | {default} | {_cell(item.get('description', ''))} |\n"
     for path, section in inner:
@@ -172,19 +172,38 @@ def _type(item: dict, definitions: dict) -> tuple[str, list[tuple[str, str]]]:
         count = f"{item['minItems']} " if item.get("minItems") else ""
         return f"list of {count}{kind}", [(section, ".N" + suffix) for section, suffix in below]
     if item.get("type") == "object":
-        inside = item.get("additionalProperties") or next(iter(item.get("patternProperties", {}).values()), {})
-        kind, below = _type(inside, definitions) if isinstance(inside, dict) and inside else ("", [])
-        return f"name → {kind}" if kind else "mapping", [(section, ".NAME" + suffix) for section, suffix in below]
-    words = {"null": "null", "number": "number", "integer": "integer", "string": "text", "boolean": "true or false"}
+        inside = item.get("additionalProperties") or next(
+            iter(item.get("patternProperties", {}).values()), {}
+        )
+        kind, below = (
+            _type(inside, definitions) if isinstance(inside, dict) and inside else ("", [])
+        )
+        return f"name → {kind}" if kind else "mapping", [
+            (section, ".NAME" + suffix) for section, suffix in below
+        ]
+    words = {
+        "null": "null",
+        "number": "number",
+        "integer": "integer",
+        "string": "text",
+        "boolean": "true or false",
+    }
     kind = "path" if item.get("format") == "path" else words.get(item.get("type", ""), "any")
     signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
-    return ", ".join([kind, *(f"{sign} {item[bound]:g}" for bound, sign in signs.items() if bound in item)]), []
+    return ", ".join(
+        [kind, *(f"{sign} {item[bound]:g}" for bound, sign in signs.items() if bound in item)]
+    ), []
 
 
 def files() -> str:
     """docs/files.md."""
-    text = GENERATED + "# Files\n\n## Manifest of a run\n\nJSON, written by `simulate` or `spreadflow manifest`.\n\n"
-    text += _fields(images.Manifest) + "\nEach of `files`:\n\n" + _fields(images.ManifestFile) + "\n"
+    text = (
+        GENERATED
+        + "# Files\n\n## Manifest of a run\n\nJSON, written by `simulate` or `spreadflow manifest`.\n\n"
+    )
+    text += (
+        _fields(images.Manifest) + "\nEach of `files`:\n\n" + _fields(images.ManifestFile) + "\n"
+    )
     text += IMAGES + BAD + "## Outcomes\n\n"
     text += (
         _members(errors.Outcome)

@@ -15,13 +15,24 @@ REACH_MM = 134.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", type=Path, default=HERE.parent, help="where data/demo and results/demo lie")
-    parser.add_argument("--shot", type=int, default=None, help="number in the run (default: the one with most spots)")
+    parser.add_argument(
+        "--root", type=Path, default=HERE.parent, help="where data/demo and results/demo lie"
+    )
+    parser.add_argument(
+        "--shot",
+        type=int,
+        default=None,
+        help="number in the run (default: the one with most spots)",
+    )
     args = parser.parse_args()
     manifest = args.root / "data/demo/manifest.json"
     run = index.Run("reindex", args.root / "results/demo/demo/reindex.h5", [manifest])
     t = run.table
-    row = args.shot if args.shot is not None else int(t["lattices/shot"][t["lattices/n_indexed"].argmax()])
+    row = (
+        args.shot
+        if args.shot is not None
+        else int(t["lattices/shot"][t["lattices/n_indexed"].argmax()])
+    )
     figure = Figure(figsize=(8, 8))
     axes = figure.add_axes((0, 0, 1, 1))
     style.still(axes, images.Source(manifest).read(row), run.detector, blocks=640)

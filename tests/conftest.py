@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from spreadflow.analysis.prediction import predict
+from spreadflow.analysis.still.prediction import predict
 from spreadflow.io import schema
 from spreadflow.models import Detector, Spectrum
-from spreadflow.physics import lattice, rotation
+from spreadflow.physics import rotation, unit_cell
 from spreadflow.physics.geometry import radial_axes
 
 REPOSITORY = Path(__file__).parent.parent
@@ -18,7 +18,12 @@ REPOSITORY = Path(__file__).parent.parent
 
 def pytest_addoption(parser) -> None:
     default = REPOSITORY.parent / "shared" / "data"
-    parser.addoption("--data-dir", type=Path, default=default, help=f"folder of reference data (default {default})")
+    parser.addoption(
+        "--data-dir",
+        type=Path,
+        default=default,
+        help=f"folder of reference data (default {default})",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +39,9 @@ def shared_data(pytestconfig) -> Path:
 def filled():
     """A function that gives all columns of a schema kind: those given, zeros elsewhere; tables without size empty."""
 
-    def columns(kind: str, sizes: dict[str, int], given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def columns(
+        kind: str, sizes: dict[str, int], given: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         out = {}
         for name, dataset in schema.FILES[kind].items():
             shape = [sizes.get(d, 0) if isinstance(d, str) else d for d in dataset.dims]
@@ -57,8 +64,12 @@ def tiny_run(tmp_path_factory) -> dict:
     """
     from spreadflow.io import images, nexus
 
-    folder, rng = tmp_path_factory.mktemp("tiny"), np.random.default_rng(3)
-    n_lattices, frames, matrices, photons = (1, 0, 1, 0, 1, 1, 2, 1), [], [], []
+    folder = tmp_path_factory.mktemp("tiny")
+    rng = np.random.default_rng(3)
+    n_lattices = (1, 0, 1, 0, 1, 1, 2, 1)
+    frames = []
+    matrices = []
+    photons = []
     for n in n_lattices:
         image, lattices = _still(rng, n)
         frames.append(image)
@@ -66,7 +77,8 @@ def tiny_run(tmp_path_factory) -> dict:
         photons.append([expected for _, expected in lattices])
     frames[2][0, 100:140, 100:160] = 70_000
     frames[3][:] = 0
-    energies, pulse = 7100.0 + 2.0 * np.arange(15), np.tile(_PULSE, (len(n_lattices), 1))
+    energies = 7100.0 + 2.0 * np.arange(15)
+    pulse = np.tile(_PULSE, (len(n_lattices), 1))
     pulse[5] = np.nan
     nexus.write(
         folder / "tiny.h5",
@@ -95,20 +107,37 @@ _PULSE = 1e10 * np.exp(-0.5 * ((np.arange(15) - 7) / 3.0) ** 2)
 
 def _still(rng: np.random.Generator, n_lattices: int) -> tuple[np.ndarray, list]:
     """An image (panel, slow, fast) int32 with a pedestal of 10, and per lattice A and {hkl: expected photons}."""
-    expected, lattices = np.full(_DETECTOR.shape, 4.0), []
+    expected = np.full(_DETECTOR.shape, 4.0)
+    lattices = []
     spectrum = Spectrum(7100.0 + 2.0 * np.arange(15), _PULSE)
     for _ in range(n_lattices):
-        A = rotation.random(rng) @ lattice.reciprocal(lattice.radians(TINY["cell"]))
-        p = predict(A, 1e-3, 1500.0, spectrum=spectrum, detector=_DETECTOR, space_group=TINY["space_group"], d_min=2.4)
+        A = rotation.random(rng) @ unit_cell.reciprocal(unit_cell.radians(TINY["cell"]))
+        p = predict(
+            A,
+            1e-3,
+            1500.0,
+            spectrum=spectrum,
+            detector=_DETECTOR,
+            space_group=TINY["space_group"],
+            d_min=2.4,
+        )
         photons = 2e4 * p.partiality * rng.exponential(size=len(p.d)) * np.exp(-10.0 / p.d**2)
         axes = radial_axes(_DETECTOR, p.panel, p.fast, p.slow)
         for k in range(len(p.d)):
-            at = rng.normal(size=(2000, 2)) * (p.radial_px[k] / 2.33, p.transverse_px[k] / 2.33) @ axes[k]
+            at = (
+                rng.normal(size=(2000, 2))
+                * (p.radial_px[k] / 2.33, p.transverse_px[k] / 2.33)
+                @ axes[k]
+            )
             fast, slow = np.floor(at.T + np.array([[p.fast[k]], [p.slow[k]]])).astype(int)
             on = (fast >= 0) & (fast < 512) & (slow >= 0) & (slow < 512)
             np.add.at(expected, (slow[on], fast[on]), photons[k] / 2000)
-        lattices.append((A, {tuple(map(int, h)): float(x) for h, x in zip(p.hkl, photons, strict=True)}))
-    return (rng.poisson(expected) + 10 + np.round(rng.normal(size=expected.shape))).astype(np.int32)[None], lattices
+        lattices.append(
+            (A, {tuple(map(int, h)): float(x) for h, x in zip(p.hkl, photons, strict=True)})
+        )
+    return (rng.poisson(expected) + 10 + np.round(rng.normal(size=expected.shape))).astype(
+        np.int32
+    )[None], lattices
 
 
 PACKED = {
@@ -124,11 +153,20 @@ PACKED = {
         "domains_per_crystal": 5000.0,
     },
     "structure_factors": {"d_min": 2.0},
-    "beam": {"n_channels": 20, "first_channel_ev": 7100.5, "channel_ev": 2.0, "envelope_ev": 6.0, "photons": 4e11},
+    "beam": {
+        "n_channels": 20,
+        "first_channel_ev": 7100.5,
+        "channel_ev": 2.0,
+        "envelope_ev": 6.0,
+        "photons": 4e11,
+    },
     "detector": {
         "shape": [180, 200],
         "pixel_mm": 0.3,
-        "panels": [{"origin_mm": [-61.0, 28.0, -60.0]}, {"origin_mm": [1.0, 27.0, -60.5], "fast": [1.0, 0.02, 0.01]}],
+        "panels": [
+            {"origin_mm": [-61.0, 28.0, -60.0]},
+            {"origin_mm": [1.0, 27.0, -60.5], "fast": [1.0, 0.02, 0.01]},
+        ],
         "water_mm": 0.002,
         "air_mm": 1.0,
         "bad_pixels": [[1, 60, 80, 0, 200]],
@@ -145,13 +183,18 @@ def packed_run(tmp_path_factory, filled) -> SimpleNamespace:
     from spreadflow.config import for_stage, parse, section
     from spreadflow.io import store
     from spreadflow.parallel import World
-    from spreadflow.stages import patches, still
+    from spreadflow.recipes import patch as patches
+    from spreadflow.recipes import still
 
-    folder, limits = tmp_path_factory.mktemp("packed"), {"d_min": 2.3, "d_max": 4.0}
+    folder = tmp_path_factory.mktemp("packed")
+    limits = {"d_min": 2.3, "d_max": 4.0}
     simulator = still.Simulator(for_stage(section(parse(PACKED), "simulate", "r"), "simulate"))
     parts = store.Parts(folder / "annulus.h5", "annulus", "packed", [[1, 2], [3, 4]])
     for n, block in enumerate(([1, 2], [3, 4])):
-        pieces = [_packed(filled, simulator, number, patches.patch(simulator, number, **limits)) for number in block]
+        pieces = [
+            _packed(filled, simulator, number, patches.patch(simulator, number, **limits))
+            for number in block
+        ]
         names = list(pieces[0])[1:]
         parts.write(n, store.joined("annulus", names, pieces))
     detector = json.loads(json.dumps(simulator.detector._asdict(), default=np.ndarray.tolist))
@@ -170,8 +213,11 @@ def packed_run(tmp_path_factory, filled) -> SimpleNamespace:
 
 def _packed(filled, simulator, number: int, patch) -> dict:
     """The piece of an annulus of one lattice; strengths are the true ones with their counting errors."""
-    boxes, true, predicted = patch.shoeboxes, patch.parameters, patch.predicted
-    n, size = len(boxes.hkl), boxes.n_pixels
+    boxes = patch.shoeboxes
+    true = patch.parameters
+    predicted = patch.predicted
+    n = len(boxes.hkl)
+    size = boxes.n_pixels
     first = np.cumsum(size) - size
     photons, level = (np.add.reduceat(values, first) for values in (patch.bragg, patch.background))
     fast, slow = (np.add.reduceat(patch.bragg * at, first) / photons for at in _coordinates(boxes))
@@ -180,7 +226,9 @@ def _packed(filled, simulator, number: int, patch) -> dict:
         "lattices/shot_id": [number],
         "lattices/A": true.crystal.A[None],
         "lattices/eta_rad": true.crystal.eta_rad[None],
-        "lattices/domain_ang": [true.crystal.n_cells[0] * np.linalg.det(true.crystal.A) ** (-1 / 3)],
+        "lattices/domain_ang": [
+            true.crystal.n_cells[0] * np.linalg.det(true.crystal.A) ** (-1 / 3)
+        ],
         "spectra/shot_id": [number],
         **{f"spectra/{name}": column[None] for name, column in true.spectrum._asdict().items()},
         **{f"reflections/{name}": getattr(boxes, name) for name in ("hkl", "panel", "bbox")},
@@ -206,7 +254,7 @@ def _packed(filled, simulator, number: int, patch) -> dict:
 
 def _coordinates(boxes) -> tuple[np.ndarray, np.ndarray]:
     """Fast and slow of the middle of each pixel of shoeboxes, px."""
-    from spreadflow.analysis.shoeboxes import addresses
+    from spreadflow.analysis.pixels.shoeboxes import addresses
 
     _, slow, fast = addresses(boxes.panel, boxes.bbox)[1]
     return fast + 0.5, slow + 0.5
@@ -235,7 +283,8 @@ def wide_run(packed_run, tmp_path_factory) -> SimpleNamespace:
     tree = packed_run.tree | {"stage1": keys, "spread": spread}
     config = for_stage(section(parse(tree), "stage1"), "stage1")
     stage1.run(config, annulus=packed_run.annulus, out=folder / "all.h5", world=World())
-    columns, told = store.read(folder / "all.h5", "stage1"), store.attributes(folder / "all.h5", "stage1")
+    columns = store.read(folder / "all.h5", "stage1")
+    told = store.attributes(folder / "all.h5", "stage1")
     columns["lattices/outcome"][3] = RefinedOutcome.NOT_CONVERGED
     parts = store.Parts(folder / "stage1.h5", "stage1", "wide", [[1]])
     parts.write(0, columns)

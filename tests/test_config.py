@@ -14,23 +14,48 @@ RUNS = {"one": {"simulate": {"n_single": 4}}, "two": {"images": "data/two/manife
     ("tree", "key", "allowed", "found"),
     [
         ({"indx": {}}, "indx", "trial, seed, data", "an unknown key"),
-        ({"index": {"spots": {"gian": 2}}}, "index.spots.gian", "gain, sigma_background", "an unknown key"),
-        ({"runs": {"one": {"simulate": {"n_sigle": 1}}}}, "runs.one.simulate.n_sigle", "n_single, n_blank", "unknown"),
+        (
+            {"index": {"spots": {"gian": 2}}},
+            "index.spots.gian",
+            "gain, sigma_background",
+            "an unknown key",
+        ),
+        (
+            {"runs": {"one": {"simulate": {"n_sigle": 1}}}},
+            "runs.one.simulate.n_sigle",
+            "n_single, n_blank",
+            "unknown",
+        ),
         (
             {"structure_factors": {"sites": [{"atom": "FE", "curv": "x"}]}},
             "structure_factors.sites.0.curve",
             "this key",
             "nothing",
         ),
-        ({"level0": {"form": "x"}}, "level0.form", "runs, max_lattices, from, refine", "an unknown key"),
-        ({"reindex": {"spots": {"gian": 2}}}, "reindex.spots.gian", "gain, sigma_background", "an unknown key"),
+        (
+            {"level0": {"form": "x"}},
+            "level0.form",
+            "runs, max_lattices, from, refine",
+            "an unknown key",
+        ),
+        (
+            {"reindex": {"spots": {"gian": 2}}},
+            "reindex.spots.gian",
+            "gain, sigma_background",
+            "an unknown key",
+        ),
         ({"beam": {"photons": -1}}, "beam.photons", "greater than 0", "-1"),
         ({"beam": {"photons": float("nan")}}, "beam.photons", "a finite number", "nan"),
         ({"beam": {"photons": float("inf")}}, "beam.photons", "a finite number", "inf"),
         ({"beam": {"polarization": 1.5}}, "beam.polarization", "less than or equal to 1", "1.5"),
         ({"detector": {"shape": [3]}}, "detector.shape", "at least 2 items", "[3]"),
         ({"detector": {"distance_mm": "far"}}, "detector.distance_mm", "a valid number", "'far'"),
-        ({"crystal": {"mosaicity": "some"}}, "crystal.mosaicity", "'domains', 'per_shot' or 'continuous'", "'some'"),
+        (
+            {"crystal": {"mosaicity": "some"}},
+            "crystal.mosaicity",
+            "'domains', 'per_shot' or 'continuous'",
+            "'some'",
+        ),
         ({"trial": "a/b"}, "trial", "pattern", "'a/b'"),
         ({"reindex": {"d_min": 0}}, "reindex.d_min", "greater than 0", "0"),
         ({"annulus": {"d_min": 3}}, "annulus.d_min", "less than annulus.d_max, 2.5", "3.0"),
@@ -40,25 +65,80 @@ RUNS = {"one": {"simulate": {"n_single": 4}}, "two": {"images": "data/two/manife
         ({"runs": {"one": {}}}, "runs.one", "either `simulate:`", "neither"),
         ({"runs": {"one": RUNS["one"] | RUNS["two"]}}, "runs.one", "either `simulate:`", "both"),
         ({"runs": RUNS, "cells": {"runs": ["three"]}}, "cells.runs", "one, two", "three"),
-        ({"cells": {"from": "results/trial/cells.h5"}}, "cells.from", "a copy of the file", "results/trial/cells.h5"),
-        ({"structure_factors": {"source": "merged"}}, "structure_factors.mtz", "a merged MTZ file", "None"),
+        (
+            {"cells": {"from": "results/trial/cells.h5"}},
+            "cells.from",
+            "a copy of the file",
+            "results/trial/cells.h5",
+        ),
+        (
+            {"structure_factors": {"source": "merged"}},
+            "structure_factors.mtz",
+            "a merged MTZ file",
+            "None",
+        ),
         (
             {"structure_factors": {"mtz": "results/trial/merge.mtz"}, "runs": RUNS},
             "structure_factors.mtz",
             "a copy of the file",
             "results/trial/merge.mtz",
         ),
-        ({"stage1": {"structure_factors": {"k_sl": 1}}}, "stage1.structure_factors.k_sl", "k_sol", "an unknown key"),
-        ({"mosaic": {"structure_factors": {"k_sl": 1}}}, "mosaic.structure_factors.k_sl", "k_sol", "an unknown key"),
-        ({"ladder": {"structure_factors": {"source": "merged"}}}, "ladder.structure_factors.mtz", "merged MTZ", "None"),
-        ({"stage1": {"refine": ["cell", "distance"]}}, "stage1.refine", "degenerate", "cell, distance"),
-        ({"stage1": {"refine": ["wavelength", "cell"]}}, "stage1.refine", "degenerate", "cell, wavelength"),
+        (
+            {"stage1": {"structure_factors": {"k_sl": 1}}},
+            "stage1.structure_factors.k_sl",
+            "k_sol",
+            "an unknown key",
+        ),
+        (
+            {"mosaic": {"structure_factors": {"k_sl": 1}}},
+            "mosaic.structure_factors.k_sl",
+            "k_sol",
+            "an unknown key",
+        ),
+        (
+            {"ladder": {"structure_factors": {"source": "merged"}}},
+            "ladder.structure_factors.mtz",
+            "merged MTZ",
+            "None",
+        ),
+        (
+            {"stage1": {"refine": ["cell", "distance"]}},
+            "stage1.refine",
+            "degenerate",
+            "cell, distance",
+        ),
+        (
+            {"stage1": {"refine": ["wavelength", "cell"]}},
+            "stage1.refine",
+            "degenerate",
+            "cell, wavelength",
+        ),
         ({"stage1": {"mosaicity": "domains"}}, "stage1.domains", "a file", "None"),
         ({"stage1": {"target": "gauss"}}, "stage1.target", "'normal' or 'poisson'", "'gauss'"),
-        ({"stage1": {"minimizer": "simplex"}}, "stage1.minimizer", "'levenberg' or 'lbfgs'", "'simplex'"),
-        ({"stage1": {"restraints": {"n_cell": {"sigma": 1}}}}, "stage1.restraints.n_cell", "n_cells", "an unknown key"),
-        ({"stage1": {"restraints": {"eta": {"centre": 0.1}}}}, "stage1.restraints.eta.sigma", "this key", "nothing"),
-        ({"stage1": {"restraints": {"eta": {"sigma": 0}}}}, "stage1.restraints.eta.sigma", "greater than 0", "0"),
+        (
+            {"stage1": {"minimizer": "simplex"}},
+            "stage1.minimizer",
+            "'levenberg' or 'lbfgs'",
+            "'simplex'",
+        ),
+        (
+            {"stage1": {"restraints": {"n_cell": {"sigma": 1}}}},
+            "stage1.restraints.n_cell",
+            "n_cells",
+            "an unknown key",
+        ),
+        (
+            {"stage1": {"restraints": {"eta": {"centre": 0.1}}}},
+            "stage1.restraints.eta.sigma",
+            "this key",
+            "nothing",
+        ),
+        (
+            {"stage1": {"restraints": {"eta": {"sigma": 0}}}},
+            "stage1.restraints.eta.sigma",
+            "greater than 0",
+            "0",
+        ),
         (
             {"stage1": {"restraints": {"rotation": {"sigma": 1, "centre": 0}}}},
             "stage1.restraints.rotation.centre",
@@ -72,20 +152,40 @@ RUNS = {"one": {"simulate": {"n_single": 4}}, "two": {"images": "data/two/manife
             "distance",
         ),
         (
-            {"stage1": {"mosaicity": "domains", "domains": "d.h5", "restraints": {"eta": {"sigma": 1}}}},
+            {
+                "stage1": {
+                    "mosaicity": "domains",
+                    "domains": "d.h5",
+                    "restraints": {"eta": {"sigma": 1}},
+                }
+            },
             "stage1.restraints.eta",
             "have no η",
             "eta",
         ),
         (
-            {"stage1": {"restraints": {"cell": {"sigma": 0.01, "centre": [67, 60, 47, 90, 110, 95]}}}},
+            {
+                "stage1": {
+                    "restraints": {"cell": {"sigma": 0.01, "centre": [67, 60, 47, 90, 110, 95]}}
+                }
+            },
             "stage1.restraints.cell.centre",
             "two right angles",
             "95",
         ),
-        ({"crystal": {"space_group": "P 99"}}, "crystal.space_group", "a space group gemmi knows", "'P 99'"),
+        (
+            {"crystal": {"space_group": "P 99"}},
+            "crystal.space_group",
+            "a space group gemmi knows",
+            "'P 99'",
+        ),
         ({"index": {"cell": [1, 2, 3]}}, "index.cell", "six positive numbers", "[1, 2, 3]"),
-        ({"index": {"cell": [1, 1, 1, 10, 90, 170]}}, "index.cell", "positive volume", "[1, 1, 1, 10, 90, 170]"),
+        (
+            {"index": {"cell": [1, 1, 1, 10, 90, 170]}},
+            "index.cell",
+            "positive volume",
+            "[1, 1, 1, 10, 90, 170]",
+        ),
     ],
 )
 def test_wrong_input_is_refused_with_key_found_and_allowed(tree, key, allowed, found):
@@ -122,7 +222,8 @@ def test_cell_that_does_not_fit_the_group_is_refused(section_name, group, cell):
         parse(index | {section_name: {"space_group": group, "cell": wrong}})
     assert caught.value.where == f"config: {section_name}.cell"
     assert (
-        parse({section_name: {"space_group": group, "cell": cell}} | index).index.space_group in caught.value.expected
+        parse({section_name: {"space_group": group, "cell": cell}} | index).index.space_group
+        in caught.value.expected
     )
     assert str(cell[0]) in str(caught.value.found)
 
@@ -131,8 +232,16 @@ def test_yaml_layers_lie_over_each_other(tmp_path):
     (tmp_path / "a.yaml").write_text("seed: 3\nindex: {d_min: 2.0, spots: {gain: 2}}\n")
     (tmp_path / "b.yaml").write_text("index: {spots: {min_spots: 5}}\n")
     config = load(tmp_path / "a.yaml", tmp_path / "b.yaml")
-    assert (config.seed, config.index.d_min, config.index.spots.gain, config.index.spots.min_spots) == (3, 2.0, 2, 5)
-    assert overlay({"a": [1, 2], "b": {"c": 1}}, {"a": [3], "b": {"d": 2}}) == {"a": [3], "b": {"c": 1, "d": 2}}
+    assert (
+        config.seed,
+        config.index.d_min,
+        config.index.spots.gain,
+        config.index.spots.min_spots,
+    ) == (3, 2.0, 2, 5)
+    assert overlay({"a": [1, 2], "b": {"c": 1}}, {"a": [3], "b": {"d": 2}}) == {
+        "a": [3],
+        "b": {"c": 1, "d": 2},
+    }
 
 
 @pytest.mark.parametrize("text", [None, "a: [", "- a list"])
@@ -152,13 +261,22 @@ def test_reindex_overlays_index():
         }
     )
     merged = config.resolved("reindex")
-    assert (merged.d_min, merged.spots.gain, merged.spots.min_spots, merged.max_lattices) == (2.2, 3, 4, 1)
+    assert (merged.d_min, merged.spots.gain, merged.spots.min_spots, merged.max_lattices) == (
+        2.2,
+        3,
+        4,
+        1,
+    )
     assert config.index.max_lattices != 1
     assert for_stage(section(config, "reindex"), "reindex").reindex == merged
 
 
 def test_wide_overlays_annulus_and_reaches_20_angstrom_unless_told():
-    for keys, expected in (({}, (20.0, 2.2, 4)), ({"border_px": 2}, (20.0, 2.2, 2)), ({"d_max": 9}, (9.0, 2.2, 4))):
+    for keys, expected in (
+        ({}, (20.0, 2.2, 4)),
+        ({"border_px": 2}, (20.0, 2.2, 2)),
+        ({"d_max": 9}, (9.0, 2.2, 4)),
+    ):
         got = parse({"annulus": {"d_min": 2.2, "border_px": 4}, "wide": keys}).resolved("wide")
         assert (got.d_max, got.d_min, got.border_px) == expected
 
@@ -168,21 +286,35 @@ def test_the_model_of_a_stage_overlays_that_of_the_simulation_and_takes_its_cell
         "crystal": {"cell": [60, 60, 50, 90, 90, 90], "space_group": "P 41 21 2"},
         "structure_factors": {"k_sol": 0.4},
     }
-    config = parse(tree | {"stage1": {"structure_factors": {"perturb": True, "cell": [61, 61, 50, 90, 90, 90]}}})
-    plain, own = config.resolved("structure_factors"), config.resolved("stage1.structure_factors")
+    config = parse(
+        tree
+        | {"stage1": {"structure_factors": {"perturb": True, "cell": [61, 61, 50, 90, 90, 90]}}}
+    )
+    plain = config.resolved("structure_factors")
+    own = config.resolved("stage1.structure_factors")
     assert (plain.cell, plain.space_group, plain.k_sol, plain.perturb) == (
         [60, 60, 50, 90, 90, 90],
         "P 41 21 2",
         0.4,
         False,
     )
-    assert (own.cell, own.space_group, own.k_sol, own.perturb) == ([61, 61, 50, 90, 90, 90], "P 41 21 2", 0.4, True)
+    assert (own.cell, own.space_group, own.k_sol, own.perturb) == (
+        [61, 61, 50, 90, 90, 90],
+        "P 41 21 2",
+        0.4,
+        True,
+    )
     assert config.resolved("ladder.structure_factors") == plain
     assert config.structure_factors.cell is None
 
 
 def test_what_teaches_has_the_pixels_and_the_model_of_stage1_unless_told():
-    pixels = {"psf": "gauss", "psf_fwhm_mm": 0.08, "readout_photons": 3.0, "calibration_error": 0.02}
+    pixels = {
+        "psf": "gauss",
+        "psf_fwhm_mm": 0.08,
+        "readout_photons": 3.0,
+        "calibration_error": 0.02,
+    }
     pixels |= {"n_cells_axes": 3, "oversample": 4}
     of = {"perturb": True, "b_sol": 40.0, "model": "x.pdb"}
     tree = {"stage1": pixels | {"structure_factors": of}, "structure_factors": {"k_sol": 0.4}}
@@ -190,12 +322,25 @@ def test_what_teaches_has_the_pixels_and_the_model_of_stage1_unless_told():
     told = for_stage(section(config, "mosaic"), "mosaic")
     assert {name: getattr(told.mosaic, name) for name in pixels} == pixels
     model = config.resolved("stage1.structure_factors")
-    assert told.structure_factors == model and (model.perturb, model.b_sol, model.k_sol) == (True, 40.0, 0.4)
-    own = parse(tree | {"mosaic": {"oversample": 1, "psf_fwhm_mm": 0.0, "structure_factors": {"b_sol": 50.0}}})
+    assert told.structure_factors == model and (model.perturb, model.b_sol, model.k_sol) == (
+        True,
+        40.0,
+        0.4,
+    )
+    own = parse(
+        tree
+        | {"mosaic": {"oversample": 1, "psf_fwhm_mm": 0.0, "structure_factors": {"b_sol": 50.0}}}
+    )
     told = for_stage(section(own, "mosaic"), "mosaic")
-    assert (told.mosaic.oversample, told.mosaic.psf_fwhm_mm, told.mosaic.readout_photons) == (1, 0.0, 3.0)
+    assert (told.mosaic.oversample, told.mosaic.psf_fwhm_mm, told.mosaic.readout_photons) == (
+        1,
+        0.0,
+        3.0,
+    )
     assert (told.structure_factors.b_sol, told.structure_factors.perturb) == (50.0, True)
-    assert section(own, "stage1") == section(config, "stage1") and section(own, "spread") == section(config, "spread")
+    assert section(own, "stage1") == section(config, "stage1") and section(
+        own, "spread"
+    ) == section(config, "spread")
 
 
 @pytest.mark.parametrize("stage", SECTIONS)
@@ -217,7 +362,9 @@ def test_from_survives_the_way_to_the_stage():
 
 def test_simulate_gets_the_shots_of_its_own_run_only():
     both = parse({"runs": RUNS | {"three": {"simulate": {"n_single": 9}}}})
-    assert json.loads(section(both, "simulate", "one")) == json.loads(section(parse({"runs": RUNS}), "simulate", "one"))
+    assert json.loads(section(both, "simulate", "one")) == json.loads(
+        section(parse({"runs": RUNS}), "simulate", "one")
+    )
     assert for_stage(section(both, "simulate", "three"), "simulate").shots.n_single == 9
     for run in ("two", "four", None):
         with pytest.raises(ConfigError, match="one, three"):
@@ -225,7 +372,9 @@ def test_simulate_gets_the_shots_of_its_own_run_only():
 
 
 def test_stage_argument_that_is_wrong_names_the_stage():
-    with pytest.raises(ConfigError, match=r"--config of merge: merge\.d_min: expected greater than 0; found -1"):
+    with pytest.raises(
+        ConfigError, match=r"--config of merge: merge\.d_min: expected greater than 0; found -1"
+    ):
         for_stage('{"merge": {"d_min": -1}}', "merge")
     with pytest.raises(ConfigError, match="--config of merge"):
         for_stage('{"merge": ', "merge")
@@ -242,5 +391,7 @@ def test_defaults_are_valid():
 
 
 def test_a_key_of_several_types_is_named_as_it_stands_in_the_file():
-    with pytest.raises(ConfigError, match=r"simulate\.oversample: .*valid integer.* or 'adaptive'; found 'adaptiv'"):
+    with pytest.raises(
+        ConfigError, match=r"simulate\.oversample: .*valid integer.* or 'adaptive'; found 'adaptiv'"
+    ):
         parse({"simulate": {"oversample": "adaptiv"}})

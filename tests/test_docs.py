@@ -14,7 +14,9 @@ REPOSITORY = Path(__file__).parent.parent
 
 def test_committed_documents_are_current():
     done = subprocess.run(
-        [sys.executable, REPOSITORY / "docs" / "generate.py", "--check"], capture_output=True, text=True
+        [sys.executable, REPOSITORY / "docs" / "generate.py", "--check"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
 
@@ -35,8 +37,16 @@ def _below(value):
 
 
 def test_every_key_and_dataset_has_a_meaning():
-    silent = [f"{s.__name__}.{n}" for s in sections(Config()) for n, f in s.model_fields.items() if not f.description]
+    silent = [
+        f"{s.__name__}.{n}"
+        for s in sections(Config())
+        for n, f in s.model_fields.items()
+        if not f.description
+    ]
     silent += [
-        f"{kind}: {name}" for kind, columns in schema.FILES.items() for name, d in columns.items() if not d.meaning
+        f"{kind}: {name}"
+        for kind, columns in schema.FILES.items()
+        for name, d in columns.items()
+        if not d.meaning
     ]
     assert silent == []

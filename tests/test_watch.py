@@ -17,7 +17,10 @@ def test_what_a_stage_prints_is_understood(capsys):
     with Progress("index", 7, World(), units="steps") as progress:
         progress.at(7)
     lines = capsys.readouterr().out.splitlines()
-    assert [progress_of(line) for line in lines] == [("index", 0, 7, "steps"), ("index", 7, 7, "steps")]
+    assert [progress_of(line) for line in lines] == [
+        ("index", 0, 7, "steps"),
+        ("index", 7, 7, "steps"),
+    ]
 
 
 def test_other_lines_are_no_progress():
@@ -33,9 +36,19 @@ def test_other_lines_are_no_progress():
 
 def test_thinned_keeps_first_last_one_per_interval_and_everything_else():
     now = iter(range(1000))
-    lines = [_line("a", 0), "words\n", *(_line("a", i) for i in range(1, 10)), _line("b", 0), _line("a", 10)]
+    lines = [
+        _line("a", 0),
+        "words\n",
+        *(_line("a", i) for i in range(1, 10)),
+        _line("b", 0),
+        _line("a", 10),
+    ]
     out = list(thinned(lines, clock=lambda: next(now), every_s=4))
-    assert out[0] == "a: 0 of 10 blocks\n" and out[1] == "words\n" and out[-1] == "a: 10 of 10 blocks\n"
+    assert (
+        out[0] == "a: 0 of 10 blocks\n"
+        and out[1] == "words\n"
+        and out[-1] == "a: 10 of 10 blocks\n"
+    )
     assert "b: 0 of 10 blocks\n" in out
     middle = [line for line in out if line.startswith("a:")][1:-1]
     assert 1 <= len(middle) <= 3
@@ -101,6 +114,10 @@ def test_bars_on_a_terminal_keep_other_lines():
 def test_the_word_reads_a_pipe_to_its_end():
     words = [sys.executable, "-m", "spreadflow.cli", "watch"]
     done = subprocess.run(
-        words, input="one\n" + _line("index", 3) + "two\n", capture_output=True, text=True, timeout=60
+        words,
+        input="one\n" + _line("index", 3) + "two\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert (done.returncode, done.stdout) == (0, "one\nindex: 3 of 10 blocks\ntwo\n")

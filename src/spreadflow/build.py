@@ -30,7 +30,9 @@ def n_cells(section: CrystalSection) -> np.ndarray:
     n = round((sphere / gemmi.UnitCell(*section.cell).volume) ** (1 / 3))
     if n < FEWEST_CELLS:
         expected = f"a domain of {FEWEST_CELLS} unit cells along each axis, at least"
-        raise ConfigError("crystal.domain_ang", expected, f"{n} in {section.domain_ang:g} Å", "Enlarge it.")
+        raise ConfigError(
+            "crystal.domain_ang", expected, f"{n} in {section.domain_ang:g} Å", "Enlarge it."
+        )
     return np.full(3, float(n))
 
 
@@ -62,7 +64,9 @@ def detector(section: DetectorSection) -> Detector:
     else:
         middle = section.beam_center_px or [n_fast / 2 + 0.5, n_slow / 2 + 0.5]
         axes = [np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])]
-        origin = np.array([[-middle[0] * section.pixel_mm, middle[1] * section.pixel_mm, -section.distance_mm]])
+        origin = np.array(
+            [[-middle[0] * section.pixel_mm, middle[1] * section.pixel_mm, -section.distance_mm]]
+        )
     fast, slow = np.swapaxes(np.array(axes), 0, 1)
     return Detector(
         origin,
@@ -77,10 +81,13 @@ def detector(section: DetectorSection) -> Detector:
 
 def _axes(panel: int, fast: list[float], slow: list[float]) -> np.ndarray:
     """Unit vectors of the fast axis and, at right angles to it, of the slow axis."""
-    f, s = np.array(fast, dtype=np.float64), np.array(slow, dtype=np.float64)
+    f = np.array(fast, dtype=np.float64)
+    s = np.array(slow, dtype=np.float64)
     if np.linalg.norm(np.cross(f, s)) < 0.5 * np.linalg.norm(f) * np.linalg.norm(s) or not f.any():
         where = f"detector.panels.{panel}"
-        raise ConfigError(where, "fast and slow axes at about right angles", [fast, slow], "Correct the axes.")
+        raise ConfigError(
+            where, "fast and slow axes at about right angles", [fast, slow], "Correct the axes."
+        )
     f /= np.linalg.norm(f)
     s -= f * (f @ s)
     return np.array([f, s / np.linalg.norm(s)])
@@ -91,10 +98,17 @@ def good_pixels(section: DetectorSection, n_panels: int) -> np.ndarray:
     good = np.ones((n_panels, *section.shape), dtype=bool)
     for i, (panel, slow0, slow1, fast0, fast1) in enumerate(section.bad_pixels):
         if not (
-            0 <= panel < n_panels and 0 <= slow0 < slow1 <= section.shape[0] and 0 <= fast0 < fast1 <= section.shape[1]
+            0 <= panel < n_panels
+            and 0 <= slow0 < slow1 <= section.shape[0]
+            and 0 <= fast0 < fast1 <= section.shape[1]
         ):
             expected = f"panel < {n_panels} and a rectangle within {section.shape} (slow, fast)"
             found = [panel, slow0, slow1, fast0, fast1]
-            raise ConfigError(f"detector.bad_pixels.{i}", expected, found, "Give [panel, slow0, slow1, fast0, fast1].")
+            raise ConfigError(
+                f"detector.bad_pixels.{i}",
+                expected,
+                found,
+                "Give [panel, slow0, slow1, fast0, fast1].",
+            )
         good[panel, slow0:slow1, fast0:fast1] = False
     return good

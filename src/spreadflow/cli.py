@@ -33,12 +33,18 @@ def _parser() -> argparse.ArgumentParser:
     words = parser.add_subparsers(dest="word", required=True, metavar="WORD")
     for stage, inputs in INPUTS.items():
         p = words.add_parser(stage, help=f"the stage {stage}")
-        p.add_argument("--config", required=True, help="JSON of the stage's sections, or a YAML file")
+        p.add_argument(
+            "--config", required=True, help="JSON of the stage's sections, or a YAML file"
+        )
         p.add_argument("--ranks", type=int, default=1, help="ranks the launcher was asked for")
         p.add_argument("--out", type=Path, required=True, help="the product")
         if stage == "simulate":
             p.add_argument("--run", required=True, help="name of the run")
-            p.add_argument("--shots", metavar="FIRST:END", help="only the image files that hold these shots of the run")
+            p.add_argument(
+                "--shots",
+                metavar="FIRST:END",
+                help="only the image files that hold these shots of the run",
+            )
         for name, how in inputs.items():
             p.add_argument(
                 f"--{name}",
@@ -73,8 +79,12 @@ def _add_doors(words: argparse._SubParsersAction) -> None:
             print(f"snakemake --profile {link.name}   ({link} -> {link.readlink()})")
 
     words.add_parser("config", help="print every key with its default").set_defaults(do=config)
-    words.add_parser("watch", help="turn a workflow's output on stdin into progress bars").set_defaults(do=watch)
-    p = words.add_parser("profiles", help="make `snakemake --profile NAME` find this checkout's profiles")
+    words.add_parser(
+        "watch", help="turn a workflow's output on stdin into progress bars"
+    ).set_defaults(do=watch)
+    p = words.add_parser(
+        "profiles", help="make `snakemake --profile NAME` find this checkout's profiles"
+    )
     p.add_argument("action", choices=["install"])
     p.set_defaults(do=profiles)
 
@@ -101,14 +111,29 @@ def _add_manifest(words: argparse._SubParsersAction) -> None:
         print(f"{args.out}: {len(made.files)} files, {sum(f.n_frames for f in made.files)} shots")
 
     p = words.add_parser("manifest", help="describe the image files of a run, or check them")
-    p.add_argument("images", nargs="*", metavar="GLOB", help="NXmx files; quote patterns to have them sorted here")
+    p.add_argument(
+        "images",
+        nargs="*",
+        metavar="GLOB",
+        help="NXmx files; quote patterns to have them sorted here",
+    )
     p.add_argument("--out", type=Path, required=True, help="the manifest")
     p.add_argument("--run", help="name of the run (default: the folder of --out)")
-    p.add_argument("--offset-adu", type=float, help="pedestal (default: as the files state, else 0)")
-    p.add_argument("--adu-per-photon", type=float, help="gain (default: as the files state, else 1)")
-    p.add_argument("--polarization", type=float, default=1.0, help="Kahn's K along the lab x axis (default 1)")
-    p.add_argument("--mask", type=Path, help="HDF5 file with a dataset `mask`, non-zero = not to be used")
-    p.add_argument("--check", action="store_true", help="verify sizes and checksums of the files of --out")
+    p.add_argument(
+        "--offset-adu", type=float, help="pedestal (default: as the files state, else 0)"
+    )
+    p.add_argument(
+        "--adu-per-photon", type=float, help="gain (default: as the files state, else 1)"
+    )
+    p.add_argument(
+        "--polarization", type=float, default=1.0, help="Kahn's K along the lab x axis (default 1)"
+    )
+    p.add_argument(
+        "--mask", type=Path, help="HDF5 file with a dataset `mask`, non-zero = not to be used"
+    )
+    p.add_argument(
+        "--check", action="store_true", help="verify sizes and checksums of the files of --out"
+    )
     p.set_defaults(do=manifest)
 
 
@@ -130,10 +155,24 @@ def _add_reports(words: argparse._SubParsersAction) -> None:
 
         table.run(args.trial)
 
-    p = words.add_parser("summary", help="figures (JSON) and picture (PNG) of a stage's finished products")
+    p = words.add_parser(
+        "summary", help="figures (JSON) and picture (PNG) of a stage's finished products"
+    )
     p.add_argument("stage", choices=list(INPUTS))
-    p.add_argument("--products", type=Path, nargs="+", required=True, help="one file of the trial, or one per run")
-    p.add_argument("--images", type=Path, nargs="*", default=[], help="manifests of the runs, for stills and truth")
+    p.add_argument(
+        "--products",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="one file of the trial, or one per run",
+    )
+    p.add_argument(
+        "--images",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="manifests of the runs, for stills and truth",
+    )
     p.add_argument("--out", type=Path, required=True, help="the JSON; the PNG lies beside it")
     p.set_defaults(do=summary)
     p = words.add_parser("report", help="all summaries of a trial on one HTML page")
@@ -152,8 +191,8 @@ def _add_plan(words: argparse._SubParsersAction) -> None:
         from functools import reduce
 
         from spreadflow import config
+        from spreadflow.recipes import plan as stage
         from spreadflow.report import plan as report
-        from spreadflow.stages import plan as stage
 
         changes: dict = reduce(config.overlay, map(config.setting, args.set), {})
         told = stage.run(
@@ -168,19 +207,56 @@ def _add_plan(words: argparse._SubParsersAction) -> None:
         )
         report.run(told, args.out)
 
-    p = words.add_parser("plan", help="σ of f′, f″ and edges against the number of lattices, before the beam time")
-    p.add_argument("--config", type=Path, required=True, help="a YAML file: crystal, beam, detector, structure_factors")
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the file: beam.photons=5e11")
-    p.add_argument("--out", type=Path, required=True, help="the JSON; the PNG lies beside it")
-    p.add_argument("--lattices", type=int, default=24, help="simulated ones that all figures are scaled from")
-    p.add_argument("--d-min", type=float, nargs="+", default=[], help="Å (default: that of `annulus`)")
-    p.add_argument("--d-max", type=float, nargs="+", default=[], help="Å (default: of `annulus`, `spread` and `wide`)")
-    p.add_argument(
-        "--grid", type=float, nargs="+", default=[1.0, 2.0, 4.0], help="eV from node to node (default 1 2 4)"
+    p = words.add_parser(
+        "plan", help="σ of f′, f″ and edges against the number of lattices, before the beam time"
     )
-    p.add_argument("--band", type=float, nargs=2, metavar=("LOW", "HIGH"), help="eV (default: about the sites' edges)")
-    p.add_argument("--n-cells", type=int, nargs="+", default=[], help="cells along an edge of a mosaic domain")
-    p.add_argument("--psf-fwhm-mm", type=float, nargs="+", default=[], help="widths of the point spread")
+    p.add_argument(
+        "--config",
+        type=Path,
+        required=True,
+        help="a YAML file: crystal, beam, detector, structure_factors",
+    )
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="over the file: beam.photons=5e11",
+    )
+    p.add_argument("--out", type=Path, required=True, help="the JSON; the PNG lies beside it")
+    p.add_argument(
+        "--lattices", type=int, default=24, help="simulated ones that all figures are scaled from"
+    )
+    p.add_argument(
+        "--d-min", type=float, nargs="+", default=[], help="Å (default: that of `annulus`)"
+    )
+    p.add_argument(
+        "--d-max",
+        type=float,
+        nargs="+",
+        default=[],
+        help="Å (default: of `annulus`, `spread` and `wide`)",
+    )
+    p.add_argument(
+        "--grid",
+        type=float,
+        nargs="+",
+        default=[1.0, 2.0, 4.0],
+        help="eV from node to node (default 1 2 4)",
+    )
+    p.add_argument(
+        "--band",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="eV (default: about the sites' edges)",
+    )
+    p.add_argument(
+        "--n-cells", type=int, nargs="+", default=[], help="cells along an edge of a mosaic domain"
+    )
+    p.add_argument(
+        "--psf-fwhm-mm", type=float, nargs="+", default=[], help="widths of the point spread"
+    )
     p.set_defaults(do=plan)
 
 

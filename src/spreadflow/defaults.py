@@ -13,7 +13,8 @@ HEADER = """\
 # Bare `snakemake` runs this file: a first look in a few minutes.
 """
 FIRST_LOOK = Config(
-    trial="first_look", runs={"first_look": RunSection(simulate=SimulatedShots(n_single=12, n_blank=2))}
+    trial="first_look",
+    runs={"first_look": RunSection(simulate=SimulatedShots(n_single=12, n_blank=2))},
 )
 
 
@@ -26,7 +27,8 @@ def _lines(section: BaseModel, depth: int) -> Iterator[str]:
     """`key: value` of a section, each field's docstring as a comment above it."""
     indent = "  " * depth
     for name, field in type(section).model_fields.items():
-        key, value = field.alias or name, getattr(section, name)
+        key = field.alias or name
+        value = getattr(section, name)
         for comment in (field.description or "").splitlines():
             yield f"{indent}# {comment}"
         if isinstance(value, BaseModel):
@@ -40,5 +42,7 @@ def _flow(section: BaseModel, name: str) -> str:
     """A leaf as one line of YAML (JSON is YAML); a run shows only the kind it is."""
     value = section.model_dump(mode="json", include={name})[name]
     if isinstance(section, Config) and name == "runs":
-        value = {run: {kind: how for kind, how in keys.items() if how} for run, keys in value.items()}
+        value = {
+            run: {kind: how for kind, how in keys.items() if how} for run, keys in value.items()
+        }
     return json.dumps(value, ensure_ascii=False)

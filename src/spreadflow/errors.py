@@ -58,7 +58,7 @@ class Outcome(IntEnum):
     """The wavelength or spectrum is missing, not finite or not positive."""
     OVERFLOW = 8
     """More spots than the fixed table holds."""
-    UNTOLD = 9
+    NOT_SUPPLIED = 9
     """Lattices are those of a spec file, and it has none of this shot: not read."""
 
 

@@ -19,7 +19,9 @@ def logger(stage: str, world: World) -> logging.Logger:
     log = logging.getLogger(stage)
     if not log.handlers:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter(f"%(asctime)s {stage}[{world.rank}] %(levelname)s %(message)s"))
+        handler.setFormatter(
+            logging.Formatter(f"%(asctime)s {stage}[{world.rank}] %(levelname)s %(message)s")
+        )
         log.addHandler(handler)
         log.setLevel(logging.INFO if world.rank == 0 else logging.WARNING)
         log.propagate = False
@@ -50,7 +52,9 @@ class Progress:
         elif time.monotonic() - self._last >= EVERY_S or done >= self.total:
             self._last = time.monotonic()
             print(
-                json.dumps({"stage": self.word, "done": done, "of": self.total, "units": self.units}),
+                json.dumps(
+                    {"stage": self.word, "done": done, "of": self.total, "units": self.units}
+                ),
                 flush=True,
             )
 

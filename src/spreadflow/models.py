@@ -51,7 +51,9 @@ class Detector(NamedTuple):
     @classmethod
     def from_json(cls, told: dict[str, Any]) -> "Detector":
         """The detector whose `_asdict()` a file carries as JSON."""
-        arrays = {name: np.array(told[name], dtype=np.float64) for name in ("origin_mm", "fast", "slow")}
+        arrays = {
+            name: np.array(told[name], dtype=np.float64) for name in ("origin_mm", "fast", "slow")
+        }
         return cls(**(told | arrays | {"shape": tuple(told["shape"])}))
 
 

@@ -22,7 +22,9 @@ ATTENTION_S = 0.005
 
 def _communicator():
     """COMM_WORLD when a launcher started this process, else None (importing mpi4py.MPI starts MPI)."""
-    launched = any(k in os.environ for k in ("PMI_SIZE", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE"))
+    launched = any(
+        k in os.environ for k in ("PMI_SIZE", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE")
+    )
     if not launched and "SLURM_PROCID" not in os.environ:
         return None
     from mpi4py import MPI
@@ -57,7 +59,8 @@ class World:
         if self.rank == 0:
             np.frombuffer(window.tomemory(), dtype=np.int64)[:] = 0  # type: ignore[call-overload]
         self._comm.Barrier()
-        one, ticket = np.ones(1, np.int64), np.zeros(1, np.int64)
+        one = np.ones(1, np.int64)
+        ticket = np.zeros(1, np.int64)
         with self._attentive():
             while True:
                 window.Lock(0)
@@ -106,7 +109,9 @@ class World:
         if self._comm is not None and self.size > 1:
             from mpi4py import MPI
 
-            self._comm.Allreduce(MPI.IN_PLACE, rows, MPI.SUM)  # exact: each row is non-zero on one rank only
+            self._comm.Allreduce(
+                MPI.IN_PLACE, rows, MPI.SUM
+            )  # exact: each row is non-zero on one rank only
         total = np.zeros(rows.shape[1])
         for row in rows:
             total += row

@@ -12,16 +12,22 @@ def install(folder: Path = Path("profiles")) -> list[Path]:
     """
     from snakemake.common import get_appdirs
 
-    profiles = sorted(p.parent.resolve() for p in folder.glob("*/config.yaml") if p.parent.name != "default")
+    profiles = sorted(
+        p.parent.resolve() for p in folder.glob("*/config.yaml") if p.parent.name != "default"
+    )
     if not profiles:
-        raise FileError(folder, "a folder of profiles", "none", "Call this in the checkout of spreadflow.")
+        raise FileError(
+            folder, "a folder of profiles", "none", "Call this in the checkout of spreadflow."
+        )
     home = Path(get_appdirs().user_config_dir)
     home.mkdir(parents=True, exist_ok=True)
     links = []
     for profile in profiles:
         link = home / profile.name
         if link.exists() and not link.is_symlink():
-            raise FileError(link, "no profile of this name", "one that is not a link", "Rename or remove it.")
+            raise FileError(
+                link, "no profile of this name", "one that is not a link", "Rename or remove it."
+            )
         link.unlink(missing_ok=True)
         link.symlink_to(profile)
         links.append(link)

@@ -21,7 +21,8 @@ CHATTER = re.compile(
     r"|Provided cores:|Rules claiming more threads|Conda environments: ignored|Complete log"
 )
 """how lines begin that tell a person nothing"""
-BEGINS, ENDS = re.compile(r"(?:local)?rule (\w+):$"), re.compile(r"Finished jobid: (\d+) \(Rule: (\w+)\)")
+BEGINS = re.compile(r"(?:local)?rule (\w+):$")
+ENDS = re.compile(r"Finished jobid: (\d+) \(Rule: (\w+)\)")
 
 
 class Step(NamedTuple):
@@ -46,7 +47,9 @@ def progress_of(line: str) -> Step | None:
         return None
     try:
         fields = json.loads(line)
-        return Step(str(fields["stage"]), int(fields["done"]), int(fields["of"]), str(fields["units"]))
+        return Step(
+            str(fields["stage"]), int(fields["done"]), int(fields["of"]), str(fields["units"])
+        )
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -101,8 +104,16 @@ def thinned(
         elif isinstance(event, Job):
             now = clock()
             seconds = now - began.setdefault(event.name, now)
-            yield f"{event.name}: done in {seconds:.0f} s\n" if event.over else f"{event.name}: started\n"
-        elif event.stage not in last or event.done >= event.of or clock() - last[event.stage] >= every_s:
+            yield (
+                f"{event.name}: done in {seconds:.0f} s\n"
+                if event.over
+                else f"{event.name}: started\n"
+            )
+        elif (
+            event.stage not in last
+            or event.done >= event.of
+            or clock() - last[event.stage] >= every_s
+        ):
             last[event.stage] = clock()
             yield f"{event.stage}: {event.done} of {event.of} {event.units}\n"
 
@@ -110,7 +121,14 @@ def thinned(
 def bars(lines: Iterable[str], out: IO[str]) -> None:
     """Draw one bar per job on a terminal; other lines scroll above the bars."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
     columns = (
         TextColumn("{task.description:<16}"),
@@ -131,7 +149,9 @@ def bars(lines: Iterable[str], out: IO[str]) -> None:
             if isinstance(event, str):
                 progress.console.print(event.rstrip("\n"), markup=False, highlight=False)
             elif isinstance(event, Step):
-                progress.update(row(event.stage), completed=event.done, total=event.of, units=event.units)
+                progress.update(
+                    row(event.stage), completed=event.done, total=event.of, units=event.units
+                )
             elif not event.over:
                 row(event.name)
             elif progress.tasks[row(event.name)].total is None:
@@ -140,7 +160,8 @@ def bars(lines: Iterable[str], out: IO[str]) -> None:
 
 def watch(lines: IO[str] | None = None, out: IO[str] | None = None) -> None:
     """Follow a workflow until its output ends; an interrupt is the workflow's, which still has things to say."""
-    lines, out = lines or sys.stdin, out or sys.stdout
+    lines = lines or sys.stdin
+    out = out or sys.stdout
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if out.isatty():
         bars(lines, out)

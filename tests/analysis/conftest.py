@@ -5,15 +5,17 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from spreadflow.analysis import controls, dispersion, lattice_fit, spread
-from spreadflow.analysis.dispersion import Parametrisation
-from spreadflow.analysis.gram import Gram
-from spreadflow.analysis.likelihood import Noise
-from spreadflow.analysis.spread import Lattice
+from spreadflow.analysis.curves import controls, dispersion, expand
+from spreadflow.analysis.curves.dispersion import Parametrisation
+from spreadflow.analysis.curves.expand import Lattice
+from spreadflow.analysis.curves.gram import Gram
+from spreadflow.analysis.pixels import lattice_fit
+from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import for_stage, parse, section
 from spreadflow.physics import anomalous
 from spreadflow.physics.structure_factors import StructureFactors
-from spreadflow.stages import patches, still
+from spreadflow.recipes import patch as patches
+from spreadflow.recipes import still
 
 
 class CurvePixels(NamedTuple):
@@ -34,7 +36,9 @@ class CurvePixels(NamedTuple):
     def refined(self, p, said: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """θ of the least −ln L with its restraints, and the pixels' information about θ."""
         of = p.basis.T @ self.hessian @ p.basis
-        side = p.basis.T @ (said - self.hessian @ p.reference.ravel()) + p.rows.T @ (p.precision * p.target)
+        side = p.basis.T @ (said - self.hessian @ p.reference.ravel()) + p.rows.T @ (
+            p.precision * p.target
+        )
         return np.linalg.solve(of + p.restraints, side), of
 
 
@@ -70,8 +74,11 @@ class Drawn(NamedTuple):
 
     def _lattice(self, rng: np.random.Generator, excess: float) -> tuple[Lattice, np.ndarray]:
         """Ten shoeboxes of 25 pixels of variance 1, in which a spot of five channels moves; scale 3 % off."""
-        centre, true = rng.uniform(-8, 8), self.p.curves(self.theta)
-        pulse = np.exp(-0.5 * ((self.energies_ev - 7120.0 - centre) / 9.0) ** 2) * rng.gamma(2.0, size=12)
+        centre = rng.uniform(-8, 8)
+        true = self.p.curves(self.theta)
+        pulse = np.exp(-0.5 * ((self.energies_ev - 7120.0 - centre) / 9.0) ** 2) * rng.gamma(
+            2.0, size=12
+        )
         rows = rng.choice(len(self.factors.hkl), 10, replace=False)
         right = self.factors._replace(anomalous=true[:, 0] + 1j * true[:, 1])
         pieces = [self._box(rng, row, right, pulse, excess) for row in rows]
@@ -90,7 +97,7 @@ class Drawn(NamedTuple):
             loss=0.5 * left[1, 1],
             n_pixels=250,
         )
-        return spread.lattice(made, self.factors, rows.repeat(5)), pulse
+        return expand.lattice(made, self.factors, rows.repeat(5)), pulse
 
     def _box(self, rng, row, right: StructureFactors, pulse: np.ndarray, excess: float) -> tuple:
         channel = rng.integers(0, 8) + np.arange(5)
@@ -100,7 +107,8 @@ class Drawn(NamedTuple):
         bright = photons @ intensity
         data = photons @ (right.squared(np.array([row]))[0, channel] - intensity) + 0.03 * bright
         others = np.column_stack([bright, data + np.sqrt(excess) * rng.standard_normal(25)])
-        cross, normal = photons.T @ others, (photons.T @ photons)[np.tril_indices(5)].astype(np.float32)
+        cross = photons.T @ others
+        normal = (photons.T @ photons)[np.tril_indices(5)].astype(np.float32)
         return normal, cross[:, 1], cross[:, :1], others.T @ others, channel, intensity
 
 
@@ -110,14 +118,21 @@ def _zip(pairs: list) -> tuple[list, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def drawn() -> Drawn:
-    rng, energies = np.random.default_rng(1), 7109.0 + 2.0 * np.arange(12)
+    rng = np.random.default_rng(1)
+    energies = 7109.0 + 2.0 * np.arange(12)
     hkl = np.stack(np.meshgrid(*[np.arange(-4, 5)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     hkl = hkl[(hkl.sum(axis=1) % 2 == 0) & hkl.any(axis=1)].astype(np.int32)
     rest = 30.0 * rng.standard_normal((2, len(hkl)))
     groups = 2.0 * np.exp(2j * np.pi * hkl @ np.array([[0.13, 0.37], [0.21, 0.09], [0.31, 0.24]])).T
-    start, true = (np.array([anomalous.site("Fe", n, energies) for n in names]) for names in (("metallic",) * 2, TRUE))
+    start, true = (
+        np.array([anomalous.site("Fe", n, energies) for n in names])
+        for names in (("metallic",) * 2, TRUE)
+    )
     factors = StructureFactors(hkl, rest[0] + 1j * rest[1], groups, start, 2)
-    as_curves = lambda f: np.stack([f.real, f.imag], axis=1)  # noqa: E731
+
+    def as_curves(f):
+        return np.stack([f.real, f.imag], axis=1)
+
     p = dispersion.free(as_curves(start), energies, energies[::2])
     return Drawn(factors, p, controls.nearest(p, as_curves(true)))
 
@@ -145,17 +160,22 @@ def patched(packed_run) -> Patched:
     """Twelve lattices, orientation, cell and mosaic domains known; scale and rotation are unknowns about the truth."""
     tree = packed_run.tree | {"beam": packed_run.tree["beam"] | BRIGHT}
     simulator = still.Simulator(for_stage(section(parse(tree), "simulate", "r"), "simulate"))
-    factors, energies = simulator.factors, simulator.energies
+    factors = simulator.factors
+    energies = simulator.energies
     metal = factors.anomalous.copy()
     metal[:2] = anomalous.site("Fe", "metallic", energies)
-    start, models, planes = factors._replace(anomalous=metal), [], []
+    start = factors._replace(anomalous=metal)
+    models = []
+    planes = []
     for number in range(1, 13):
         patch = patches.patch(simulator, number, d_min=2.6, d_max=4.0)
-        rows = spread.rows(factors, np.asarray(patch.parameters.hkl))
+        rows = expand.rows(factors, np.asarray(patch.parameters.hkl))
         begun = patch.parameters._replace(f_squared=start.squared(rows))
         of = lattice_fit.problem(begun, "P 1", patch.shoeboxes, Noise(1.0, 0.0), 1)
         model = lattice_fit.Model(of, ("scale", "rotation"))
         models.append(model)
-        planes.append(lattice_fit.planes_and_scale(model.photons(np.zeros(4)), of.data, of.noise)[1])
+        planes.append(
+            lattice_fit.planes_and_scale(model.photons(np.zeros(4)), of.data, of.noise)[1]
+        )
     true = np.stack([factors.anomalous[:2].real, factors.anomalous[:2].imag], axis=1)
     return Patched(start, true, energies, models, planes)

@@ -8,7 +8,7 @@ import pytest
 from spreadflow.errors import FileError
 from spreadflow.io.dials import ExperimentList, read_expt, write_expt
 from spreadflow.models import Detector
-from spreadflow.physics import lattice
+from spreadflow.physics import unit_cell
 from spreadflow.physics.geometry import position
 from spreadflow.physics.rotation import from_vector
 
@@ -55,10 +55,24 @@ PANEL_KEYS = [
 def test_keys_are_those_dials_reads(tmp_path):
     write_expt(tmp_path / "a.expt", detector(), wavelength=1.0)
     tree = json.loads((tmp_path / "a.expt").read_text())
-    lists = ["experiment", "imageset", "beam", "detector", "goniometer", "scan", "crystal", "profile", "scaling_model"]
+    lists = [
+        "experiment",
+        "imageset",
+        "beam",
+        "detector",
+        "goniometer",
+        "scan",
+        "crystal",
+        "profile",
+        "scaling_model",
+    ]
     assert tree["__id__"] == "ExperimentList" and sorted(tree) == sorted(["__id__", *lists])
-    panels, hierarchy = tree["detector"][0]["panels"], tree["detector"][0]["hierarchy"]
-    assert all(sorted(p) == sorted(PANEL_KEYS) for p in panels) and panels[0]["image_size"] == [13, 11]
+    panels = tree["detector"][0]["panels"]
+    hierarchy = tree["detector"][0]["hierarchy"]
+    assert all(sorted(p) == sorted(PANEL_KEYS) for p in panels) and panels[0]["image_size"] == [
+        13,
+        11,
+    ]
     assert sorted(hierarchy) == sorted([*PANEL_KEYS, "children"])
     assert hierarchy["children"] == [{"panel": 0}, {"panel": 1}, {"panel": 2}]
 
@@ -69,7 +83,12 @@ def nested(tmp_path) -> tuple:
     tree = json.loads((tmp_path / "a.expt").read_text())
     d = tree["detector"][0]
     d["panels"][1].update(fast_axis=[1, 0, 0], slow_axis=[0, 1, 0], origin=[1, 2, 3])
-    group = {"fast_axis": [0, 1, 0], "slow_axis": [-1, 0, 0], "origin": [10, 20, 0], "children": [{"panel": 1}]}
+    group = {
+        "fast_axis": [0, 1, 0],
+        "slow_axis": [-1, 0, 0],
+        "origin": [10, 20, 0],
+        "children": [{"panel": 1}],
+    }
     d["hierarchy"].update(origin=[0, 0, -100], children=[{"panel": 0}, group])
     return tree, d
 
@@ -83,7 +102,9 @@ def test_hierarchy_is_resolved_to_the_lab(tmp_path):
     assert np.allclose(read.origin_mm[1], [8, 21, -97])
     assert np.allclose(read.fast[1], [0, 1, 0]) and np.allclose(read.slow[1], [-1, 0, 0])
     pixel = read.pixel_mm
-    assert np.allclose(position(read, 1, np.array(2.0), np.array(1.0)), [8 - pixel, 21 + 2 * pixel, -97])
+    assert np.allclose(
+        position(read, 1, np.array(2.0), np.array(1.0)), [8 - pixel, 21 + 2 * pixel, -97]
+    )
 
 
 def test_without_hierarchy_panels_are_in_the_lab(tmp_path):
@@ -119,7 +140,9 @@ def _empty(tree, d):
     tree["experiment"] = []
 
 
-@pytest.mark.parametrize("spoil", [_two_detectors, _tilted_beam, _odd_panel, _no_panels, _other, _empty])
+@pytest.mark.parametrize(
+    "spoil", [_two_detectors, _tilted_beam, _odd_panel, _no_panels, _other, _empty]
+)
 def test_what_can_not_be_used_is_one_clear_error(tmp_path, spoil):
     tree, d = nested(tmp_path)
     spoil(tree, d)
@@ -142,25 +165,35 @@ def stills(tmp_path) -> dict:
     tree["beam"] = [tree["beam"][0], dict(tree["beam"][0], wavelength=1.25)]
     for n, edges in enumerate(((40, 50, 60), (10, 20, 30))):
         # a along y, b along z, c along x
-        axes = {"real_space_a": [0, edges[0], 0], "real_space_b": [0, 0, edges[1]], "real_space_c": [edges[2], 0, 0]}
+        axes = {
+            "real_space_a": [0, edges[0], 0],
+            "real_space_b": [0, 0, edges[1]],
+            "real_space_c": [edges[2], 0, 0],
+        }
         tree["crystal"].append({"__id__": "crystal", **axes, "space_group_hall_symbol": " P 2 2ab"})
         tree["imageset"].append({"__id__": "ImageSet", "images": [("a.nxs", "/raw/b.nxs")[n]]})
         tree["imageset"][n]["single_file_indices"] = [7 * n]
     links = [{"beam": n, "crystal": n, "imageset": n, "detector": 0} for n in range(2)]
-    tree["experiment"] = [{"__id__": "Experiment", "identifier": f"id{n}", **link} for n, link in enumerate(links)]
+    tree["experiment"] = [
+        {"__id__": "Experiment", "identifier": f"id{n}", **link} for n, link in enumerate(links)
+    ]
     return tree
 
 
 def test_experiments_are_read(tmp_path):
     (tmp_path / "a.expt").write_text(json.dumps(stills(tmp_path)))
     found = ExperimentList(tmp_path / "a.expt")
-    one, two = found[0], found[1]
+    one = found[0]
+    two = found[1]
     assert len(found) == 2 and (one.identifier, two.identifier) == ("id0", "id1")
-    assert (one.image, one.frame) == (tmp_path / "a.nxs", 0) and (str(two.image), two.frame) == ("/raw/b.nxs", 7)
+    assert (one.image, one.frame) == (tmp_path / "a.nxs", 0) and (str(two.image), two.frame) == (
+        "/raw/b.nxs",
+        7,
+    )
     assert (one.wavelength, two.wavelength) == (1.0, 1.25) and one.hall == " P 2 2ab"
     # a* = 1/40 along y, b* = 1/50 along z, c* = 1/60 along x; columns
     assert np.allclose(one.A, [[0, 0, 1 / 60], [1 / 40, 0, 0], [0, 1 / 50, 0]], rtol=1e-14, atol=0)
-    assert np.allclose(lattice.degrees(lattice.cell_of(two.A)), [10, 20, 30, 90, 90, 90])
+    assert np.allclose(unit_cell.degrees(unit_cell.cell_of(two.A)), [10, 20, 30, 90, 90, 90])
     assert np.allclose(two.detector.origin_mm[1], [8, 21, -97])
 
 
@@ -196,7 +229,16 @@ def _tilted(tree):
     tree["beam"][0]["direction"] = [0, 0.01, 1]
 
 
-SPOILERS = [_no_crystal, _no_image, _two_images, _left_handed, _not_finite, _flat, _no_group, _tilted]
+SPOILERS = [
+    _no_crystal,
+    _no_image,
+    _two_images,
+    _left_handed,
+    _not_finite,
+    _flat,
+    _no_group,
+    _tilted,
+]
 
 
 @pytest.mark.parametrize("spoil", SPOILERS)

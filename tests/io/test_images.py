@@ -52,12 +52,16 @@ def run(tmp_path):
     """A manifest of two good files of three shots each."""
     for k in range(2):
         write(tmp_path / f"{k}.nxs", noise(3, k))
-    images.write_manifest(tmp_path / "manifest.json", RUN, sorted(tmp_path.glob("*.nxs")), polarization=0.9)
+    images.write_manifest(
+        tmp_path / "manifest.json", RUN, sorted(tmp_path.glob("*.nxs")), polarization=0.9
+    )
     return tmp_path / "manifest.json"
 
 
 def outcomes(source: images.Source) -> list:
-    return [s if isinstance(s, Outcome) else "read" for s in map(source.read, range(source.n_shots))]
+    return [
+        s if isinstance(s, Outcome) else "read" for s in map(source.read, range(source.n_shots))
+    ]
 
 
 def edit(path, change) -> None:
@@ -73,7 +77,9 @@ def edit(path, change) -> None:
 def test_shots_are_photons_with_mask_and_spectrum(run):
     source = images.Source(run)
     assert (source.n_shots, source.polarization) == (6, 0.9)
-    assert source.shots["frame"].tolist() == [0, 1, 2, 0, 1, 2] and source.shots["file"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert source.shots["frame"].tolist() == [0, 1, 2, 0, 1, 2] and source.shots[
+        "file"
+    ].tolist() == [0, 0, 0, 1, 1, 1]
     shot = source.read(4)
     assert isinstance(shot, Shot)
     assert shot.image.dtype == np.float32 and shot.image.shape == SHAPE
@@ -91,7 +97,9 @@ def test_shot_ids_are_unique_and_do_not_change_when_files_are_added_or_moved(run
     images.write_manifest(elsewhere, RUN, sorted(tmp_path.glob("*.nxs")))
     after = images.Source(elsewhere).shots["shot_id"]
     assert len(set(after)) == 8 and set(before) < set(after)
-    assert not set(before) & {images.shot_id("other", f"{k}.nxs", i) for k in range(2) for i in range(3)}
+    assert not set(before) & {
+        images.shot_id("other", f"{k}.nxs", i) for k in range(2) for i in range(3)
+    }
 
 
 def test_identity_follows_content_not_place(run, tmp_path):
@@ -119,7 +127,8 @@ def _not_hdf5(path):
 def test_broken_file_costs_its_own_shots(run, tmp_path, spoil, which):
     spoil(tmp_path / f"{which}.nxs")
     source = images.Source(run)
-    lost, kept = [Outcome.UNREADABLE] * 3, ["read"] * 3
+    lost = [Outcome.UNREADABLE] * 3
+    kept = ["read"] * 3
     assert outcomes(source) == (lost + kept if which == 0 else kept + lost)
     assert len(source.problems) == 1 and f"{which}.nxs" in source.problems[0]
 
@@ -127,7 +136,11 @@ def test_broken_file_costs_its_own_shots(run, tmp_path, spoil, which):
 def test_corrupt_frame_costs_itself(tmp_path):
     write(tmp_path / "0.nxs", noise(3), corrupt=[1])
     images.write_manifest(tmp_path / "manifest.json", RUN, [tmp_path / "0.nxs"])
-    assert outcomes(images.Source(tmp_path / "manifest.json")) == ["read", Outcome.UNREADABLE, "read"]
+    assert outcomes(images.Source(tmp_path / "manifest.json")) == [
+        "read",
+        Outcome.UNREADABLE,
+        "read",
+    ]
 
 
 def test_no_file_left_is_an_error_unless_the_geometry_is_given(run, tmp_path):
@@ -146,7 +159,10 @@ def test_given_geometry_replaces_the_header(run):
 
 
 def test_constant_saturated_and_masked_frames(tmp_path):
-    zeros, bright, part, half = np.zeros(SHAPE), np.full(SHAPE, 9000), noise(1)[0], noise(1)[0]
+    zeros = np.zeros(SHAPE)
+    bright = np.full(SHAPE, 9000)
+    part = noise(1)[0]
+    half = noise(1)[0]
     part[0, :, :8] = 5001  # 160 of the 640 pixels above the trusted range
     half[:] = -1000  # below it: nothing left
     write(tmp_path / "0.nxs", np.stack([zeros, bright, part, half, noise(1)[0]]))
@@ -158,7 +174,9 @@ def test_constant_saturated_and_masked_frames(tmp_path):
     assert np.array_equal(source.read(2).mask, part <= 5000)
     brightest = (noise(1)[0].max() - OFFSET) / GAIN
     stricter = images.Source(tmp_path / "manifest.json", saturation_photons=brightest - 1e-3)
-    assert np.isclose(stricter.read(4).saturated_fraction, np.mean(noise(1)[0] == noise(1)[0].max()))
+    assert np.isclose(
+        stricter.read(4).saturated_fraction, np.mean(noise(1)[0] == noise(1)[0].max())
+    )
 
 
 def test_pixels_that_are_not_numbers(run, tmp_path):
@@ -184,7 +202,9 @@ def test_masks_of_file_manifest_and_user_add_up(tmp_path):
     for name, good in (("extra.h5", extra), ("users.h5", users)):
         with h5py.File(tmp_path / name, "w") as f:
             f["mask"] = np.where(good, 0, 1)
-    images.write_manifest(tmp_path / "manifest.json", RUN, [tmp_path / "0.nxs"], mask=tmp_path / "extra.h5")
+    images.write_manifest(
+        tmp_path / "manifest.json", RUN, [tmp_path / "0.nxs"], mask=tmp_path / "extra.h5"
+    )
     source = images.Source(tmp_path / "manifest.json", mask=tmp_path / "users.h5")
     assert np.array_equal(source.read(0).mask, own & extra & users)
 
@@ -294,7 +314,10 @@ def test_manifest_refuses_files_that_do_not_belong_together(run, tmp_path):
         tmp_path / "moved.nxs",
         lambda f: f["entry/instrument/detector/transformations/AXIS_RAIL"].write_direct(np.ones(1)),
     )
-    for other, why in ((tmp_path / "sub" / "0.nxs", "same name"), (tmp_path / "moved.nxs", "geometry")):
+    for other, why in (
+        (tmp_path / "sub" / "0.nxs", "same name"),
+        (tmp_path / "moved.nxs", "geometry"),
+    ):
         with pytest.raises(FileError, match=why):
             images.write_manifest(tmp_path / "new.json", RUN, [good, other])
     with pytest.raises(FileError, match="at least one"):
@@ -317,7 +340,9 @@ def test_check_names_what_changed(run, tmp_path):
 
 def test_manifest_from_the_command_line(run, tmp_path, capsys):
     out = tmp_path / "cli" / "m.json"
-    assert cli.main(["manifest", f"{tmp_path}/*.nxs", "--out", str(out), "--adu-per-photon", "2"]) == 0
+    assert (
+        cli.main(["manifest", f"{tmp_path}/*.nxs", "--out", str(out), "--adu-per-photon", "2"]) == 0
+    )
     assert "2 files, 6 shots" in capsys.readouterr().out
     made = images.read_manifest(out)
     assert (made.run, made.offset_adu, made.adu_per_photon) == ("cli", OFFSET, 2)
@@ -330,7 +355,11 @@ def test_manifest_from_the_command_line(run, tmp_path, capsys):
 def test_truth_is_joined_over_files_with_rows_shifted(tmp_path, filled):
     for k in range(2):
         ids = np.array([images.shot_id(RUN, f"{k}.nxs", i) for i in range(3)], np.uint64)
-        given = {"shots/shot_id": ids, "lattices/shot": np.array([0, 2]), "reflections/lattice": np.array([1, 1, 0])}
+        given = {
+            "shots/shot_id": ids,
+            "lattices/shot": np.array([0, 2]),
+            "reflections/lattice": np.array([1, 1, 0]),
+        }
         given |= {"domains/lattice": np.array([0, 1])}
         truth = filled("truth", {"shots": 3, "lattices": 2, "domains": 2, "reflections": 3}, given)
         write(tmp_path / f"{k}.nxs", noise(3), truth=truth)
@@ -341,7 +370,9 @@ def test_truth_is_joined_over_files_with_rows_shifted(tmp_path, filled):
     assert truth["lattices/shot"].tolist() == [0, 2, 3, 5]
     assert truth["reflections/lattice"].tolist() == [1, 1, 0, 3, 3, 2]
     assert truth["domains/lattice"].tolist() == [0, 1, 2, 3]
-    assert np.array_equal(truth["shots/shot_id"], images.Source(tmp_path / "manifest.json").shots["shot_id"])
+    assert np.array_equal(
+        truth["shots/shot_id"], images.Source(tmp_path / "manifest.json").shots["shot_id"]
+    )
 
 
 def test_real_images_have_no_truth(run):
@@ -350,7 +381,9 @@ def test_real_images_have_no_truth(run):
 
 def test_nanobragg_run(shared_data, tmp_path):
     """The pedestal of the other simulator: 10 ADU; its noise has a mean of 0 outside the Bragg spots and background."""
-    images.write_manifest(tmp_path / "m.json", "nb", [shared_data / "nanobragg_c2" / "stills.nxs"], offset_adu=10)
+    images.write_manifest(
+        tmp_path / "m.json", "nb", [shared_data / "nanobragg_c2" / "stills.nxs"], offset_adu=10
+    )
     source = images.Source(tmp_path / "m.json")
     truth = json.loads((shared_data / "nanobragg_c2" / "truth.json").read_text())
     assert source.n_shots == 24

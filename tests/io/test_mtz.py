@@ -4,11 +4,12 @@ import gemmi
 import numpy as np
 import pytest
 
-from spreadflow.analysis.merging import Unique
+from spreadflow.analysis.merging.merging import Unique
 from spreadflow.errors import FileError
 from spreadflow.io import mtz
 
-CELL, GROUP = np.array([40.0, 40.0, 70.0, 90.0, 90.0, 90.0]), "P 43 21 2"
+CELL = np.array([40.0, 40.0, 70.0, 90.0, 90.0, 90.0])
+GROUP = "P 43 21 2"
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +30,31 @@ def written(unique, tmp_path):
         "n": rng.integers(1, 90, len(keep)),
     }
     mtz.write_merged(
-        tmp_path / "m.mtz", **columns, cell=CELL, space_group=GROUP, wavelength=1.7414, history="by a test"
+        tmp_path / "m.mtz",
+        **columns,
+        cell=CELL,
+        space_group=GROUP,
+        wavelength=1.7414,
+        history="by a test",
     )
     return tmp_path / "m.mtz", columns
 
 
 def test_columns_cell_and_wavelength(written):
     file = gemmi.read_mtz_file(str(written[0]))
-    labels = ["H", "K", "L", "IMEAN", "SIGIMEAN", "I(+)", "SIGI(+)", "I(-)", "SIGI(-)", "N(+)", "N(-)"]
+    labels = [
+        "H",
+        "K",
+        "L",
+        "IMEAN",
+        "SIGIMEAN",
+        "I(+)",
+        "SIGI(+)",
+        "I(-)",
+        "SIGI(-)",
+        "N(+)",
+        "N(-)",
+    ]
     assert [c.label for c in file.columns] == labels
     assert "".join(c.type for c in file.columns) == "HHHJQKMKMII"
     assert file.spacegroup.hm == "P 43 21 2" and file.sort_order[:3] == [1, 2, 3]
@@ -64,11 +82,15 @@ def test_mean_is_the_weighted_mean_of_the_mates(written, unique):
     for i, h in list(enumerate(file.make_miller_array().tolist()))[::37]:
         of = np.flatnonzero((columns["hkl"] == h).all(axis=1))
         weight = columns["sigma"][of] ** -2.0
-        assert value["IMEAN"][i] == pytest.approx(np.average(columns["intensity"][of], weights=weight), rel=1e-5)
+        assert value["IMEAN"][i] == pytest.approx(
+            np.average(columns["intensity"][of], weights=weight), rel=1e-5
+        )
         assert value["SIGIMEAN"][i] == pytest.approx(weight.sum() ** -0.5, rel=1e-5)
         centric = columns["friedel"][of[0]] == 0
         assert np.isnan(value["I(-)"][i]) == (centric or len(of) == 1)
-        assert value["N(+)"][i] == columns["n"][of[0]] and (value["N(-)"][i] == 0) == np.isnan(value["I(-)"][i])
+        assert value["N(+)"][i] == columns["n"][of[0]] and (value["N(-)"][i] == 0) == np.isnan(
+            value["I(-)"][i]
+        )
 
 
 def test_mtz_is_its_own_reference(written, unique):
@@ -100,7 +122,8 @@ def model(folder, group: str = GROUP):
     structure.cell, structure.spacegroup_hm = gemmi.UnitCell(*CELL), group
     chain = gemmi.Chain("A")
     for i, x in enumerate(np.random.default_rng(2).random((200, 3))):
-        residue, atom = gemmi.Residue(), gemmi.Atom()
+        residue = gemmi.Residue()
+        atom = gemmi.Atom()
         residue.name, residue.seqid = "ALA", gemmi.SeqId(i + 1, " ")
         atom.name, atom.element, atom.b_iso = "CA", gemmi.Element("C"), 20.0
         atom.pos = structure.cell.orthogonalize(gemmi.Fractional(*x))
@@ -120,7 +143,10 @@ def test_model_without_solvent_is_the_direct_sum(unique, tmp_path, monkeypatch):
     structure = gemmi.read_structure(str(path))
     calculator = gemmi.StructureFactorCalculatorX(structure.cell)
     chosen = np.flatnonzero(unique.friedel >= 0)[::11]
-    direct = [abs(calculator.calculate_sf_from_model(structure[0], h)) ** 2 for h in unique.hkl[chosen].tolist()]
+    direct = [
+        abs(calculator.calculate_sf_from_model(structure[0], h)) ** 2
+        for h in unique.hkl[chosen].tolist()
+    ]
     assert np.abs(np.sqrt(value[chosen]) - np.sqrt(direct)).sum() < 0.01 * np.sqrt(direct).sum()
 
 
@@ -160,7 +186,9 @@ def test_a_mean_intensity_is_that_of_both_mates(unique, tmp_path):
     for label, kind in (("IMEAN", "J"), ("SIGIMEAN", "Q")):
         file.add_column(label, kind)
     plus = unique.hkl[unique.friedel >= 0]
-    file.set_data(np.column_stack([plus, np.arange(len(plus)) + 1.0, np.ones(len(plus))]).astype(np.float32))
+    file.set_data(
+        np.column_stack([plus, np.arange(len(plus)) + 1.0, np.ones(len(plus))]).astype(np.float32)
+    )
     file.write_to_file(str(tmp_path / "mean.mtz"))
     data = mtz.read_merged(tmp_path / "mean.mtz", CELL, GROUP)
     assert set(unique.rows(data.hkl).tolist()) == set(range(len(unique)))

@@ -117,12 +117,17 @@ def test_nxmx_reads_the_same(tmp_path, detector):
     nexus.write(tmp_path / "a.nxs", **arguments)
     with h5py.File(tmp_path / "a.nxs") as f:
         entry = nxmx.NXmx(f).entries[0]
-        beam, sensor = entry.instruments[0].beams[0], entry.instruments[0].detectors[0]
+        beam = entry.instruments[0].beams[0]
+        sensor = entry.instruments[0].detectors[0]
         mean = arguments["photons"] @ ENERGIES / arguments["photons"].sum(1)
-        assert np.allclose(beam.incident_wavelength.to("angstrom").magnitude, wavelength(mean), rtol=1e-12)
+        assert np.allclose(
+            beam.incident_wavelength.to("angstrom").magnitude, wavelength(mean), rtol=1e-12
+        )
         assert isinstance(beam["incident_wavelength"].attrs["variant"], str)
         assert (sensor.underload_value, sensor.saturation_value) == (-100, 60000)
-        assert np.array_equal(sensor.pixel_mask[()].reshape(arguments["mask"].shape) == 0, arguments["mask"])
+        assert np.array_equal(
+            sensor.pixel_mask[()].reshape(arguments["mask"].shape) == 0, arguments["mask"]
+        )
         assert entry.samples[0].depends_on is None
         assert len(sensor.modules) == detector.n_panels
         for panel, module in enumerate(sensor.modules):
@@ -133,22 +138,33 @@ def test_nxmx_reads_the_same(tmp_path, detector):
             )
             to_lab = np.diag([-1, 1, -1])
             assert np.allclose(to_lab @ chain[0, :3, 3], detector.origin_mm[panel], atol=1e-12)
-            assert np.allclose(to_lab @ module.fast_pixel_direction.vector, detector.fast[panel], atol=1e-12)
-            assert np.allclose(to_lab @ module.slow_pixel_direction.vector, detector.slow[panel], atol=1e-12)
-            assert np.isclose(module.fast_pixel_direction[()].to("mm").magnitude[0], detector.pixel_mm)
+            assert np.allclose(
+                to_lab @ module.fast_pixel_direction.vector, detector.fast[panel], atol=1e-12
+            )
+            assert np.allclose(
+                to_lab @ module.slow_pixel_direction.vector, detector.slow[panel], atol=1e-12
+            )
+            assert np.isclose(
+                module.fast_pixel_direction[()].to("mm").magnitude[0], detector.pixel_mm
+            )
 
 
 def test_nanobragg_file_has_the_geometry_of_its_truth(shared_data):
     truth = json.loads((shared_data / "nanobragg_c2" / "truth.json").read_text())
     path = shared_data / "nanobragg_c2" / "stills.nxs"
     with nexus.NexusFile(path) as file:
-        detector, mask = file.detector, file.mask
+        detector = file.detector
+        mask = file.mask
     assert np.allclose(detector.origin_mm, [truth["metadata_panel_origin_mm"]], atol=1e-12)
-    assert np.array_equal(detector.fast, [[1, 0, 0]]) and np.array_equal(detector.slow, [[0, -1, 0]])
+    assert np.array_equal(detector.fast, [[1, 0, 0]]) and np.array_equal(
+        detector.slow, [[0, -1, 0]]
+    )
     assert (detector.pixel_mm, detector.shape) == (truth["pixel_size_mm"], (1920, 1920))
     energies, photons = spectra_of(path)
     assert np.allclose(energies, truth["channel_energies_eV"], rtol=1e-12)
-    assert np.allclose(photons.sum(axis=1), [i["total_photons"] for i in truth["images"]], rtol=1e-9)
+    assert np.allclose(
+        photons.sum(axis=1), [i["total_photons"] for i in truth["images"]], rtol=1e-9
+    )
     mean = (energies * photons).sum(axis=1) / photons.sum(axis=1)
     assert np.allclose(mean, [i["mean_energy_eV"] for i in truth["images"]], rtol=1e-9)
     assert mask.mean() == 1
@@ -158,7 +174,8 @@ def _rewire(path, detector: Detector) -> None:
     """Turn the chain of a one-panel file into an equivalent one with a rotation, other units and relative paths."""
     with h5py.File(path, "r+") as f:
         d = f["entry/instrument/detector"]
-        head, rail = d["transformations/AXIS_D0"], d["transformations/AXIS_RAIL"]
+        head = d["transformations/AXIS_D0"]
+        rail = d["transformations/AXIS_RAIL"]
         rail[...] = [rail[0] / 1000]
         rail.attrs["units"] = "m"
         head[...] = [np.pi / 2]
@@ -178,7 +195,8 @@ def _rewire(path, detector: Detector) -> None:
 def test_any_chain_of_transformations(tmp_path):
     nexus.write(tmp_path / "a.nxs", **stills(one_panel()))
     _rewire(tmp_path / "a.nxs", one_panel())
-    read, expected = geometry_of(tmp_path / "a.nxs"), one_panel()
+    read = geometry_of(tmp_path / "a.nxs")
+    expected = one_panel()
     for name in ("origin_mm", "fast", "slow", "pixel_mm"):
         assert np.allclose(getattr(read, name), getattr(expected, name), atol=1e-12)
 
@@ -197,7 +215,9 @@ def test_modules_that_are_pieces_of_one_array(tmp_path):
         whole = f["entry/data/data"][0]
     with nexus.NexusFile(tmp_path / "a.nxs") as f:
         assert np.array_equal(f.frame(0), [whole[:, :13], whole[:, 13:]])
-        assert np.allclose(f.detector.origin_mm[1] - f.detector.origin_mm[0], [13 * 0.177, 0, 0], atol=1e-12)
+        assert np.allclose(
+            f.detector.origin_mm[1] - f.detector.origin_mm[0], [13 * 0.177, 0, 0], atol=1e-12
+        )
         assert f.mask.shape == (2, 24, 13)
 
 
@@ -209,7 +229,9 @@ def test_spectra_of_every_layout(tmp_path, shape):
     expected = np.tile(ENERGIES, (3, 1))
     with h5py.File(tmp_path / "a.nxs", "r+") as f:
         beam = f["entry/instrument/beam"]
-        if shape == "per shot":  # falling energies, another unit, the deprecated name of the weights
+        if (
+            shape == "per shot"
+        ):  # falling energies, another unit, the deprecated name of the weights
             expected = ENERGIES + np.array([[0.0], [1], [2]])
             del beam[name], beam[f"{name}_weights"]
             beam[name] = wavelength(expected) / 10
@@ -224,7 +246,9 @@ def test_spectra_of_every_layout(tmp_path, shape):
             expected = np.full((3, 1), nexus.energy(1.75))
     energies, photons = spectra_of(tmp_path / "a.nxs")
     assert np.allclose(energies, expected, rtol=1e-13)
-    assert np.array_equal(photons, arguments["photons"] if expected.shape[1] > 1 else np.ones((3, 1)))
+    assert np.array_equal(
+        photons, arguments["photons"] if expected.shape[1] > 1 else np.ones((3, 1))
+    )
 
 
 def _not_nxmx(f):
@@ -256,7 +280,9 @@ def _dangling(f):
     f["entry/instrument/detector/module/module_offset"].attrs["depends_on"] = "/nowhere"
 
 
-@pytest.mark.parametrize("spoil", [_not_nxmx, _no_modules, _circle, _ampere, _upstream, _other_mask, _dangling])
+@pytest.mark.parametrize(
+    "spoil", [_not_nxmx, _no_modules, _circle, _ampere, _upstream, _other_mask, _dangling]
+)
 def test_spoiled_header_is_one_clear_error(tmp_path, spoil):
     nexus.write(tmp_path / "a.nxs", **stills(one_panel()))
     with h5py.File(tmp_path / "a.nxs", "r+") as f:

@@ -22,15 +22,33 @@ COLUMNS = [
     _column("id", "int", 2, struct.pack("<2i", 3, 5)),
     _column("panel", "std::size_t", 2, struct.pack("<2Q", 1, 0)),
     _column("miller_index", "cctbx::miller::index<>", 2, struct.pack("<6i", 1, -2, 3, 0, 0, 0)),
-    _column("xyzobs.px.value", "vec3<double>", 2, struct.pack("<6d", 1.5, 2.5, 0.5, 7.25, 8.0, 0.5)),
+    _column(
+        "xyzobs.px.value", "vec3<double>", 2, struct.pack("<6d", 1.5, 2.5, 0.5, 7.25, 8.0, 0.5)
+    ),
     _column("shoebox", "Shoebox<>", 2, b"any"),
 ]
 
 
-def table(columns: list[bytes] = COLUMNS, kind: str = "dials::af::reflection_table", version: int = 1) -> bytes:
+def table(
+    columns: list[bytes] = COLUMNS, kind: str = "dials::af::reflection_table", version: int = 1
+) -> bytes:
     """As DIALS writes it: an array of three, the last a map of identifiers (3: "a", 5: "b"), rows and columns."""
-    out = b"\x93" + _text(kind) + bytes([version]) + b"\x83" + _text("identifiers") + b"\x82\x03\xa1a\x05\xa1b"
-    return out + _text("nrows") + b"\x02" + _text("data") + bytes([0x80 + len(columns)]) + b"".join(columns)
+    out = (
+        b"\x93"
+        + _text(kind)
+        + bytes([version])
+        + b"\x83"
+        + _text("identifiers")
+        + b"\x82\x03\xa1a\x05\xa1b"
+    )
+    return (
+        out
+        + _text("nrows")
+        + b"\x02"
+        + _text("data")
+        + bytes([0x80 + len(columns)])
+        + b"".join(columns)
+    )
 
 
 NAMES = ("miller_index", "panel", "xyzobs.px.value")
@@ -42,7 +60,9 @@ def test_columns_are_read_to_the_bit(tmp_path):
     assert found.columns.keys() == {"id", *NAMES}
     np.testing.assert_array_equal(found.columns["miller_index"], [[1, -2, 3], [0, 0, 0]])
     np.testing.assert_array_equal(found.columns["panel"], [1, 0])
-    np.testing.assert_array_equal(found.columns["xyzobs.px.value"], [[1.5, 2.5, 0.5], [7.25, 8.0, 0.5]])
+    np.testing.assert_array_equal(
+        found.columns["xyzobs.px.value"], [[1.5, 2.5, 0.5], [7.25, 8.0, 0.5]]
+    )
     assert found.identifiers == {3: "a", 5: "b"}
 
 
@@ -60,14 +80,26 @@ SPOILT = {
     "no file": (None, "a reflection table"),
     "empty": (b"", "MessagePack"),
     "truncated": (table()[:-20], "MessagePack"),
-    "a pickle": (b"\x80\x02cdials_array_family_flex_ext\nreflection_table\n", "DIALS reflection table"),
+    "a pickle": (
+        b"\x80\x02cdials_array_family_flex_ext\nreflection_table\n",
+        "DIALS reflection table",
+    ),
     "another thing": (table(kind="dials::af::other"), "version 1"),
     "another version": (table(version=2), "version 1"),
     "no rows": (b"\x93\xa1a\x01\x80", "DIALS reflection table"),
     "no column": (table(COLUMNS[:2]), "column miller_index"),
-    "unknown type": (table([_column("miller_index", "vec4", 2, bytes(16)), *COLUMNS[:2]]), "column miller_index"),
-    "too few bytes": (table([_column("panel", "std::size_t", 2, bytes(8)), COLUMNS[0], *COLUMNS[2:]]), "column panel"),
-    "too few rows": (table([_column("panel", "std::size_t", 1, bytes(8)), COLUMNS[0], *COLUMNS[2:]]), "column panel"),
+    "unknown type": (
+        table([_column("miller_index", "vec4", 2, bytes(16)), *COLUMNS[:2]]),
+        "column miller_index",
+    ),
+    "too few bytes": (
+        table([_column("panel", "std::size_t", 2, bytes(8)), COLUMNS[0], *COLUMNS[2:]]),
+        "column panel",
+    ),
+    "too few rows": (
+        table([_column("panel", "std::size_t", 1, bytes(8)), COLUMNS[0], *COLUMNS[2:]]),
+        "column panel",
+    ),
 }
 
 
@@ -82,7 +114,7 @@ def test_what_is_no_table_is_one_clear_error(tmp_path, content, words):
 
 def test_files_of_dials(shared_data):
     """Spots of indexed reflections lie where the crystal puts them, in files that DIALS itself wrote."""
-    from spreadflow.analysis import indexing
+    from spreadflow.analysis.still import indexing
     from spreadflow.physics import geometry
 
     pairs = [(path, path.with_suffix(".refl")) for path in sorted(shared_data.rglob("*.expt"))]
@@ -90,7 +122,8 @@ def test_files_of_dials(shared_data):
     if not pairs:
         pytest.skip(f"no .expt with its .refl below {shared_data}")
     for expt, refl in pairs:
-        found, experiments = reflections.read(refl, NAMES), dials.ExperimentList(expt)
+        found = reflections.read(refl, NAMES)
+        experiments = dials.ExperimentList(expt)
         hkl, panel, position = (found.columns[name] for name in NAMES)
         for n in range(len(experiments)):
             one = experiments[n]

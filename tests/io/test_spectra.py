@@ -19,7 +19,15 @@ def recorded(path, photons: np.ndarray):
     n = len(photons)
     frames = np.zeros((n, 1, 4, 4), np.int32)
     ids = np.arange(n, dtype=np.uint64)
-    nexus.write(path, frames, shot_ids=ids, detector=DETECTOR, energies_ev=FINE, photons=photons, saturation_adu=9)
+    nexus.write(
+        path,
+        frames,
+        shot_ids=ids,
+        detector=DETECTOR,
+        energies_ev=FINE,
+        photons=photons,
+        saturation_adu=9,
+    )
     return path
 
 
@@ -67,7 +75,8 @@ def test_spectra_that_make_no_sense_are_left_out(tmp_path, photons):
 def test_channels_of_each_shot_on_their_own(tmp_path, photons):
     path = recorded(tmp_path / "a.nxs", photons)
     with h5py.File(path, "r+") as f:
-        beam, name = f["entry/instrument/beam"], "incident_wavelength_1Dspectrum"
+        beam = f["entry/instrument/beam"]
+        name = "incident_wavelength_1Dspectrum"
         energies = FINE + np.arange(5.0)[:, None]
         energies[2, 7] = energies[2, 8]
         del beam[name]
@@ -76,7 +85,9 @@ def test_channels_of_each_shot_on_their_own(tmp_path, photons):
     bank = Bank(path, 7090.5 + np.arange(50), None)
     assert bank.n_bad == 1
     for shot, row in enumerate((0, 1, 3, 4)):
-        np.testing.assert_allclose(bank.pulse(shot).photons[10 + row : 30 + row], joined(photons[row]), rtol=1e-6)
+        np.testing.assert_allclose(
+            bank.pulse(shot).photons[10 + row : 30 + row], joined(photons[row]), rtol=1e-6
+        )
 
 
 def test_no_spectrum_of_use_or_no_file(tmp_path, photons):

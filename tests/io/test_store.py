@@ -39,7 +39,10 @@ def make(path, block, base="base", blocks=BLOCKS) -> store.Parts:
 def test_parts_read_as_one_with_rows_shifted(tmp_path, block):
     make(tmp_path / "index.h5", block)
     read = store.read(tmp_path / "index.h5", "index")
-    assert read["shots/shot_id"].tolist() == [1, 2, 3, 4, 5, 6] and read["shots/shot_id"].dtype == np.uint64
+    assert (
+        read["shots/shot_id"].tolist() == [1, 2, 3, 4, 5, 6]
+        and read["shots/shot_id"].dtype == np.uint64
+    )
     assert read["spots/shot"].tolist() == [0, 0, 1, 2, 3, 3, 4, 5]
     assert read["spots/lattice"].tolist() == [0, -1, 1, -1, 2, -1, 3, -1]
     assert read["lattices/shot"].tolist() == [0, 1, 3, 4]
@@ -68,7 +71,8 @@ def test_done_parts_are_left_untouched(tmp_path, block):
     first = store.Parts(tmp_path / "index.h5", "index", "base", BLOCKS)
     first.write(0, block(BLOCKS[0]))
     done = store.part_path(tmp_path / "index.h5", 0)
-    before, made = done.stat(), []
+    before = done.stat()
+    made = []
 
     again = store.Parts(tmp_path / "index.h5", "index", "base", BLOCKS)
     again.each(World(), lambda k: made.append(k) or block(BLOCKS[k]))
@@ -175,14 +179,27 @@ def test_datasets_have_type_unit_and_meaning(tmp_path, block):
     with h5py.File(tmp_path / "a.h5") as f:
         for name, dataset in schema.FILES["index"].items():
             assert f[name].dtype == dataset.dtype
-            assert (f[name].attrs["units"], f[name].attrs["meaning"]) == (dataset.unit, dataset.meaning)
+            assert (f[name].attrs["units"], f[name].attrs["meaning"]) == (
+                dataset.unit,
+                dataset.meaning,
+            )
 
 
 def test_attributes_come_back(tmp_path, block):
-    given = {"run": "42", "runs": ["a", "b"], "none": None, "n": 3, "x": 0.5, "m": {"a": [1]}, "v": np.arange(2)}
+    given = {
+        "run": "42",
+        "runs": ["a", "b"],
+        "none": None,
+        "n": 3,
+        "x": 0.5,
+        "m": {"a": [1]},
+        "v": np.arange(2),
+    }
     store.write(tmp_path / "a.h5", "index", block(BLOCKS[0]), key="1234567890123456", **given)
     read = store.attributes(tmp_path / "a.h5", "index")
-    assert {name: read[name] for name in given if name != "v"} == {n: v for n, v in given.items() if n != "v"}
+    assert {name: read[name] for name in given if name != "v"} == {
+        n: v for n, v in given.items() if n != "v"
+    }
     assert read["v"] == [0, 1] and read["key"] == "1234567890123456" and read["kind"] == "index"
 
 
@@ -202,11 +219,15 @@ def test_identity_is_key_or_checksum(tmp_path, block):
     make(tmp_path / "index.h5", block)
     one = store.identity(tmp_path / "index.h5")
     make(tmp_path / "index.h5", block)
-    assert store.identity(tmp_path / "index.h5") == one  # made again from the same: the same, whatever the time
+    assert (
+        store.identity(tmp_path / "index.h5") == one
+    )  # made again from the same: the same, whatever the time
     make(tmp_path / "index.h5", block, base="another")
     assert store.identity(tmp_path / "index.h5") != one
     (tmp_path / "a.txt").write_text("abc")  # FIPS 180-2, example B.1
-    assert store.checksum(tmp_path / "a.txt").startswith("ba7816bf8f01cfea414140de5dae2223b00361a396177a9c")
+    assert store.checksum(tmp_path / "a.txt").startswith(
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9c"
+    )
     assert store.identity(tmp_path / "a.txt") == "ba7816bf8f01cfea"
     with pytest.raises(FileError, match="an existing file"):
         store.identity(tmp_path / "missing")

@@ -6,10 +6,10 @@ import pytest
 
 from spreadflow.errors import FileError
 from spreadflow.io import structure
-from spreadflow.physics import lattice
+from spreadflow.physics import unit_cell
 from spreadflow.physics.structure_factors import structure_factors
 
-CELL = lattice.radians([30.0, 26.0, 22.0, 90.0, 108.0, 90.0])
+CELL = unit_cell.radians([30.0, 26.0, 22.0, 90.0, 108.0, 90.0])
 PDB = """\
 CRYST1   30.000   26.000   22.000  90.00 108.00  90.00 C 1 2 1       4
 ATOM      1  CA  ALA A   1       3.000   4.000   5.000  1.00 20.00           C
@@ -36,17 +36,24 @@ def test_pdb_and_mmcif_give_what_gemmi_calculates(pdb):
     calculator = gemmi.StructureFactorCalculatorX(reference.cell)
     for path in (pdb, cif):
         atoms = structure.read(path, CELL, "C 1 2 1")
-        assert list(atoms.names) == ["CA", "N", "FE1", "D1"] and list(atoms.elements) == ["C", "N", "Fe", "H"]
+        assert list(atoms.names) == ["CA", "N", "FE1", "D1"] and list(atoms.elements) == [
+            "C",
+            "N",
+            "Fe",
+            "H",
+        ]
         f = structure_factors(atoms, CELL, "C 1 2 1", d_min=3.0, sites={}, others={})
         truth = [calculator.calculate_sf_from_model(reference[0], h) for h in f.hkl.tolist()]
-        np.testing.assert_allclose(f.at(np.arange(len(f.hkl)))[:, 0], truth, atol=2e-3 * np.abs(truth).mean())
+        np.testing.assert_allclose(
+            f.at(np.arange(len(f.hkl)))[:, 0], truth, atol=2e-3 * np.abs(truth).mean()
+        )
 
 
 def test_another_crystal_is_refused(pdb):
     with pytest.raises(FileError, match="space group 'P 1 2 1'"):
         structure.read(pdb, CELL, "P 1 2 1")
     with pytest.raises(FileError, match=r"crystal.cell"):
-        structure.read(pdb, lattice.radians([33.0, 26.0, 22.0, 90.0, 108.0, 90.0]), "C 1 2 1")
+        structure.read(pdb, unit_cell.radians([33.0, 26.0, 22.0, 90.0, 108.0, 90.0]), "C 1 2 1")
 
 
 @pytest.mark.parametrize("text", ["", "no model at all\n", PDB.splitlines()[0] + "\n"])
@@ -65,7 +72,9 @@ def test_curves_of_measured_tables(shared_data):
     row = np.argmin(np.abs(table[:, 0] - 7120))
     curve = structure.read_curve(path, np.array([7120.0, 7120.5]))
     assert curve[0] == pytest.approx(table[row, 1] + 1j * table[row, 2])
-    assert curve[1] == pytest.approx(table[row : row + 2, 1].mean() + 1j * table[row : row + 2, 2].mean())
+    assert curve[1] == pytest.approx(
+        table[row : row + 2, 1].mean() + 1j * table[row : row + 2, 2].mean()
+    )
 
 
 @pytest.mark.parametrize(

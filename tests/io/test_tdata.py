@@ -23,7 +23,9 @@ from spreadflow.physics import symmetry
     ],
 )
 def test_lines(tmp_path, space_group, symbol):
-    cells = np.array([[67.2, 59.8, 47.2, 90.0, 110.3, 90.0], [67.1234567, 59.8, 47.2, 90.0, 110.3, 90.0]])
+    cells = np.array(
+        [[67.2, 59.8, 47.2, 90.0, 110.3, 90.0], [67.1234567, 59.8, 47.2, 90.0, 110.3, 90.0]]
+    )
     tdata.write(tmp_path / "cells.tdata", cells, space_group)
     assert (tmp_path / "cells.tdata").read_text() == (
         f"67.200000 59.800000 47.200000 90.000000 110.300000 90.000000 {symbol}\n"
@@ -36,10 +38,16 @@ def test_symbol_of_every_space_group_is_its_holohedry():
     known = 0
     for sg in gemmi.spacegroup_table():
         found = gemmi.find_spacegroup_by_name(symmetry.metric_symbol(sg.xhm()))
-        if found is None:  # 8 unconventional settings such as C 1 1 2 have no symmorphic centric entry
+        if (
+            found is None
+        ):  # 8 unconventional settings such as C 1 1 2 have no symmorphic centric entry
             continue
         known += 1
-        assert sorted(map(tuple, found.operations().cen_ops)) == sorted(map(tuple, sg.operations().cen_ops))
+        assert sorted(map(tuple, found.operations().cen_ops)) == sorted(
+            map(tuple, sg.operations().cen_ops)
+        )
         assert symmetry.metric_basis(found.xhm()).shape == symmetry.metric_basis(sg.xhm()).shape
-        assert set(map(bytes, symmetry.point_group(sg.xhm()))) <= set(map(bytes, symmetry.point_group(found.xhm())))
+        assert set(map(bytes, symmetry.point_group(sg.xhm()))) <= set(
+            map(bytes, symmetry.point_group(found.xhm()))
+        )
     assert known == len(list(gemmi.spacegroup_table())) - 8

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from spreadflow import cli
 
-NAME, ARGV = sys.argv[1], sys.argv[2:]
+NAME = sys.argv[1]
+ARGV = sys.argv[2:]
 rename = os.replace
 
 

@@ -45,7 +45,8 @@ def slow_first_rank(world: World) -> list[int]:
 
 
 def main() -> None:
-    what, ranks = sys.argv[1], int(sys.argv[2])
+    what = sys.argv[1]
+    ranks = int(sys.argv[2])
     world = World(ranks)
     result = {"total": total, "share": share, "slow": slow_first_rank}[what](world)
     world.once(lambda: print(json.dumps(result)))

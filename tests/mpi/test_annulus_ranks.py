@@ -28,39 +28,71 @@ def inputs(tiny_run, tmp_path, filled) -> list[str]:
         pytest.skip(f"no MPI launcher at {LAUNCHER}")
     how = {"d_min": 2.4, "domain_ang": 1500.0, "block_shots": 1, "n_directions": 4096}
     section = IndexSection(cell=tiny_run["cell"], space_group=tiny_run["space_group"], **how)
-    geometry, reindex, cells = tmp_path / "level0.expt", tmp_path / "reindex.h5", tmp_path / "cells.h5"
+    geometry = tmp_path / "level0.expt"
+    reindex = tmp_path / "reindex.h5"
+    cells = tmp_path / "cells.h5"
     dials.write_expt(geometry, Source(tiny_run["manifest"]).detector, wavelength=1.743)
-    config, world = StageConfig(reindex=section), World()
-    index.run(config, images=tiny_run["manifest"], geometry=geometry, out=reindex, world=world, word="reindex")
+    config = StageConfig(reindex=section)
+    world = World()
+    index.run(
+        config,
+        images=tiny_run["manifest"],
+        geometry=geometry,
+        out=reindex,
+        world=world,
+        word="reindex",
+    )
     names = ("lattices/shot_id", "lattices/k")
     given = {name: store.read(reindex, "reindex", names)[name] for name in names}
     sizes = {"lattices": len(given["lattices/k"]), "clusters": 1, "features": 1}
-    columns = filled("cells", sizes, given | {"lattices/outcome": np.full(sizes["lattices"], LatticeOutcome.ACCEPTED)})
+    columns = filled(
+        "cells",
+        sizes,
+        given | {"lattices/outcome": np.full(sizes["lattices"], LatticeOutcome.ACCEPTED)},
+    )
     store.write(cells, "cells", columns, key="cells", runs=["tiny"])
     return ["--images", str(tiny_run["manifest"]), "--reindex", str(reindex), "--cells", str(cells)]
 
 
 def run(inputs: list[str], out: Path, ranks: int, program: list[object]) -> int:
     config = json.dumps({"annulus": {"d_max": 6.0, "d_min": 2.5}})
-    words = [LAUNCHER, "-n", ranks, sys.executable, *program, "annulus", "--config", config, "--ranks", ranks, *inputs]
+    words = [
+        LAUNCHER,
+        "-n",
+        ranks,
+        sys.executable,
+        *program,
+        "annulus",
+        "--config",
+        config,
+        "--ranks",
+        ranks,
+        *inputs,
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([*map(str, words), "--out", str(out)], env=environment, timeout=120).returncode
+    return subprocess.run(
+        [*map(str, words), "--out", str(out)], env=environment, timeout=120
+    ).returncode
 
 
 def test_a_killed_stage_goes_on_where_it_was(inputs, tmp_path):
-    whole, out = tmp_path / "three" / "annulus.h5", tmp_path / "killed" / "annulus.h5"
+    whole = tmp_path / "three" / "annulus.h5"
+    out = tmp_path / "killed" / "annulus.h5"
     cli = ["-m", "spreadflow.cli"]
     assert run(inputs, whole, 3, cli) == 0
     assert run(inputs, out, 2, [DYING, "000002.h5"]) != 0
     parts = out.with_suffix(".parts")
-    finished = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in parts.glob("[0-9]*.h5")}
+    finished = {
+        path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in parts.glob("[0-9]*.h5")
+    }
     assert finished and "000002.h5" not in finished and not out.exists()
     assert list(parts.glob(".000002*.tmp")), "killed while it wrote"
     assert run(inputs, out, 1, cli) == 0
     after = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in parts.iterdir()}
     assert after.keys() == {"000000.h5", "000001.h5", "000002.h5"}
     assert finished.items() <= after.items()
-    ours, theirs = store.read(out, "annulus"), store.read(whole, "annulus")
+    ours = store.read(out, "annulus")
+    theirs = store.read(whole, "annulus")
     assert len(ours["reflections/hkl"]) > 100
     for name, column in theirs.items():
         np.testing.assert_array_equal(ours[name], column, err_msg=name)

@@ -38,11 +38,25 @@ def command(tiny_run):
     """The command line of `index` on the tiny run, on so many ranks."""
     if not LAUNCHER.exists():
         pytest.skip(f"no MPI launcher at {LAUNCHER}")
-    how = {"cell": tiny_run["cell"], "space_group": tiny_run["space_group"], "d_min": 2.4, "domain_ang": 1500.0}
+    how = {
+        "cell": tiny_run["cell"],
+        "space_group": tiny_run["space_group"],
+        "d_min": 2.4,
+        "domain_ang": 1500.0,
+    }
     config = json.dumps({"index": how | {"block_shots": 1, "n_directions": 4096}})
 
     def words(out: Path, ranks: int) -> list[str]:
-        stage = [sys.executable, "-m", "spreadflow.cli", "index", "--config", config, "--ranks", str(ranks)]
+        stage = [
+            sys.executable,
+            "-m",
+            "spreadflow.cli",
+            "index",
+            "--config",
+            config,
+            "--ranks",
+            str(ranks),
+        ]
         stage += ["--images", str(tiny_run["manifest"]), "--out", str(out)]
         return [str(LAUNCHER), "-n", str(ranks), *stage] if ranks > 1 else stage
 
@@ -55,15 +69,19 @@ def environment() -> dict[str, str]:
 
 def same(a: Path, b: Path) -> None:
     """Equal in every dataset but the time spent."""
-    first, second = store.read(a, "index"), store.read(b, "index")
+    first = store.read(a, "index")
+    second = store.read(b, "index")
     for name in first.keys() - {"shots/seconds"}:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
-    told = [{k: v for k, v in store.attributes(path, "index").items() if k != "time"} for path in (a, b)]
+    told = [
+        {k: v for k, v in store.attributes(path, "index").items() if k != "time"} for path in (a, b)
+    ]
     assert told[0] == told[1]
 
 
 def test_products_are_equal_and_a_killed_stage_resumes(command, tmp_path):
-    one, two = tmp_path / "one" / "index.h5", tmp_path / "two" / "index.h5"
+    one = tmp_path / "one" / "index.h5"
+    two = tmp_path / "two" / "index.h5"
     subprocess.run(command(one, 1), env=environment(), check=True, timeout=120)
 
     words = command(two, 1)
@@ -74,6 +92,8 @@ def test_products_are_equal_and_a_killed_stage_resumes(command, tmp_path):
     assert killed.returncode == -signal.SIGKILL and len(finished) == 3 and not two.exists()
 
     subprocess.run(command(two, 2), env=environment(), check=True, timeout=120)
-    assert {p.name: p.stat().st_mtime_ns for p in parts.glob("[0-9]*.h5") if p.name in finished} == finished
+    assert {
+        p.name: p.stat().st_mtime_ns for p in parts.glob("[0-9]*.h5") if p.name in finished
+    } == finished
     assert len(list(parts.glob("[0-9]*.h5"))) == 8
     same(one, two)

@@ -16,10 +16,33 @@ pytestmark = pytest.mark.slow
 
 
 def run(packed_run, out: Path, ranks: int) -> dict:
-    config = section(parse(packed_run.tree | {"ladder": {"n_domains": 9, "n_lattices": 3}}), "ladder")
-    words = [LAUNCHER, "-n", ranks, sys.executable, "-m", "spreadflow.cli", "ladder", "--config", config]
-    words += ["--ranks", ranks, "--annulus", packed_run.annulus, "--cells", packed_run.cells, "--out", out]
-    subprocess.run([*map(str, words)], env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=240, check=True)
+    config = section(
+        parse(packed_run.tree | {"ladder": {"n_domains": 9, "n_lattices": 3}}), "ladder"
+    )
+    words = [
+        LAUNCHER,
+        "-n",
+        ranks,
+        sys.executable,
+        "-m",
+        "spreadflow.cli",
+        "ladder",
+        "--config",
+        config,
+    ]
+    words += [
+        "--ranks",
+        ranks,
+        "--annulus",
+        packed_run.annulus,
+        "--cells",
+        packed_run.cells,
+        "--out",
+        out,
+    ]
+    subprocess.run(
+        [*map(str, words)], env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=240, check=True
+    )
     return store.read(out, "ladder")
 
 
@@ -31,6 +54,8 @@ def test_any_number_of_ranks_gives_the_same(packed_run, tmp_path):
     for name in one.keys() - {"rungs/seconds"}:
         np.testing.assert_array_equal(three[name], one[name], err_msg=name)
     told = [store.attributes(tmp_path / str(ranks) / "ladder.h5", "ladder") for ranks in (1, 3)]
-    counts = [{name: of["reading"][name] for name in ("n_read", "n_others", "n_accepted")} for of in told]
+    counts = [
+        {name: of["reading"][name] for name in ("n_read", "n_others", "n_accepted")} for of in told
+    ]
     assert counts[0] == counts[1] == {"n_read": 4, "n_others": 0, "n_accepted": 4}
     assert told[0]["key"] == told[1]["key"] and told[1]["n_modelled"] == 3

@@ -20,8 +20,22 @@ pytestmark = pytest.mark.slow
 
 
 def run(packed_run, out: Path, ranks: int, program: list[object], keys: dict) -> int:
-    config = section(parse(packed_run.tree | {"mosaic": {"oversample": 1, "calibration_error": 0.0, **keys}}), "mosaic")
-    words = [LAUNCHER, "-n", ranks, sys.executable, *program, "mosaic", "--config", config, "--ranks", ranks]
+    config = section(
+        parse(packed_run.tree | {"mosaic": {"oversample": 1, "calibration_error": 0.0, **keys}}),
+        "mosaic",
+    )
+    words = [
+        LAUNCHER,
+        "-n",
+        ranks,
+        sys.executable,
+        *program,
+        "mosaic",
+        "--config",
+        config,
+        "--ranks",
+        ranks,
+    ]
     words += ["--annulus", packed_run.annulus, "--out", out]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run([*map(str, words)], env=environment, timeout=240).returncode
@@ -50,7 +64,8 @@ def test_any_number_of_ranks_learns_the_same(packed_run, tmp_path):
 
 
 def test_a_killed_stage_goes_on_where_it_was(packed_run, tmp_path):
-    whole, out = tmp_path / "three" / "mosaic.h5", tmp_path / "killed" / "mosaic.h5"
+    whole = tmp_path / "three" / "mosaic.h5"
+    out = tmp_path / "killed" / "mosaic.h5"
     assert run(packed_run, whole, 3, CLI, ALONE) == 0
     assert run(packed_run, out, 2, [DYING, "000002.h5"], ALONE) != 0
     parts = out.with_suffix(".parts")

@@ -21,7 +21,13 @@ N_BLOCKS = 23
 def _launch(ranks: int, *command: object) -> subprocess.CompletedProcess:
     assert MPIEXEC, "no mpiexec: install the extra `mpi`"
     words = [MPIEXEC, "-n", str(ranks), *map(str, command)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
 
 
 def _result(ranks: int, what: str):
@@ -54,7 +60,9 @@ def test_every_block_is_done_exactly_once(shared, ranks):
 
 @pytest.mark.parametrize("network", ["0", "1"], ids=["shared memory", "network"])
 def test_a_busy_first_rank_holds_nobody_up(monkeypatch, network):
-    monkeypatch.setenv("MPIR_CVAR_NOLOCAL", network)  # MPICH: as if every rank were on a node of its own
+    monkeypatch.setenv(
+        "MPIR_CVAR_NOLOCAL", network
+    )  # MPICH: as if every rank were on a node of its own
     first, second = _result(2, "slow")
     assert first + second == N_BLOCKS
     assert first <= 3
@@ -73,13 +81,27 @@ def test_sum_of_no_blocks_at_all():
 def _stage(ranks: int, out: Path) -> list[object]:
     """The command of a stage whose input does not exist."""
     config = section(Config(), "cells")
-    return ["-m", "spreadflow.cli", "cells", "--config", config, "--ranks", ranks, "--reindex", out, "--out", out]
+    return [
+        "-m",
+        "spreadflow.cli",
+        "cells",
+        "--config",
+        config,
+        "--ranks",
+        ranks,
+        "--reindex",
+        out,
+        "--out",
+        out,
+    ]
 
 
 FOREIGN = ("env", "-u", "PMI_RANK", "-u", "PMI_SIZE", "-u", "PMI_FD")
 
 
-@pytest.mark.parametrize(("before", "found"), [((), 2), (FOREIGN, 1)], ids=["too few", "foreign launcher"])
+@pytest.mark.parametrize(
+    ("before", "found"), [((), 2), (FOREIGN, 1)], ids=["too few", "foreign launcher"]
+)
 def test_another_communicator_than_announced_is_refused(tmp_path, before, found):
     """Too few ranks, and the silent failure of a foreign launcher: each process believes it is alone."""
     done = _launch(2, *before, sys.executable, *_stage(3, tmp_path / "x.h5"))

@@ -14,22 +14,41 @@ DYING = Path(__file__).with_name("dying.py")
 SECTIONS = {
     "seed": 3,
     "shots": {"n_single": 4, "n_blank": 1, "n_double": 1},
-    "crystal": {"cell": [30.0, 26.0, 22.0, 90.0, 108.0, 90.0], "n_domains": 3, "domain_ang": 1000.0},
-    "structure_factors": {"cell": [30.0, 26.0, 22.0, 90.0, 108.0, 90.0], "space_group": "C 1 2 1", "d_min": 3.0},
+    "crystal": {
+        "cell": [30.0, 26.0, 22.0, 90.0, 108.0, 90.0],
+        "n_domains": 3,
+        "domain_ang": 1000.0,
+    },
+    "structure_factors": {
+        "cell": [30.0, 26.0, 22.0, 90.0, 108.0, 90.0],
+        "space_group": "C 1 2 1",
+        "d_min": 3.0,
+    },
     "beam": {"n_channels": 10, "first_channel_ev": 7100.5, "channel_ev": 4.0},
     "detector": {"shape": [64, 64], "pixel_mm": 1.0, "distance_mm": 60.0, "psf_fwhm_mm": 0.5},
     "simulate": {"block_shots": 1, "oversample": 2},
 }
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: install the extra `mpi`")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: install the extra `mpi`"),
+]
 
 
 def simulate(folder: Path, ranks: int, *program: object) -> subprocess.CompletedProcess:
     words = [MPIEXEC, "-n", ranks] if ranks > 1 else []
-    words += [sys.executable, *(program or ("-m", "spreadflow.cli")), "simulate", "--config", json.dumps(SECTIONS)]
+    words += [
+        sys.executable,
+        *(program or ("-m", "spreadflow.cli")),
+        "simulate",
+        "--config",
+        json.dumps(SECTIONS),
+    ]
     words += ["--run", "r", "--ranks", ranks, "--out", folder / "manifest.json"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=300, env=environment)
+    return subprocess.run(
+        [*map(str, words)], capture_output=True, text=True, timeout=300, env=environment
+    )
 
 
 def contents(folder: Path) -> list[bytes]:
@@ -58,7 +77,10 @@ def test_images_and_manifest_do_not_depend_on_the_number_of_ranks(made, tmp_path
 def test_a_killed_stage_goes_on_where_it_was(made, tmp_path):
     """Killed on two ranks while the fourth file is finished, continued on three."""
     assert simulate(tmp_path, 2, DYING, "r_00003.nxs").returncode != 0
-    finished = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in tmp_path.glob("images/r_*.nxs")}
+    finished = {
+        path: (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in tmp_path.glob("images/r_*.nxs")
+    }
     assert len(finished) >= 2 and not (tmp_path / "manifest.json").exists()
     assert not (tmp_path / "images" / "r_00003.nxs").exists()
     done = simulate(tmp_path, 3)

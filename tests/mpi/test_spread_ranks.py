@@ -20,7 +20,18 @@ pytestmark = pytest.mark.slow
 
 def run(wide_run, out: Path, ranks: int, program: list[object], **keys) -> int:
     config = section(parse(wide_run.tree | {"spread": wide_run.tree["spread"] | keys}), "spread")
-    words = [LAUNCHER, "-n", ranks, sys.executable, *program, "spread", "--config", config, "--ranks", ranks]
+    words = [
+        LAUNCHER,
+        "-n",
+        ranks,
+        sys.executable,
+        *program,
+        "spread",
+        "--config",
+        config,
+        "--ranks",
+        ranks,
+    ]
     words += ["--wide", wide_run.wide, "--stage1", wide_run.stage1, "--out", out]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run([*map(str, words)], env=environment, timeout=240).returncode
@@ -29,30 +40,43 @@ def run(wide_run, out: Path, ranks: int, program: list[object], **keys) -> int:
 def test_any_number_of_ranks_gives_the_same_also_when_killed(wide_run, tmp_path):
     if not LAUNCHER.exists():
         pytest.skip(f"no MPI launcher at {LAUNCHER}")
-    whole, out = tmp_path / "three" / "spread.h5", tmp_path / "killed" / "spread.h5"
+    whole = tmp_path / "three" / "spread.h5"
+    out = tmp_path / "killed" / "spread.h5"
     assert run(wide_run, whole, 3, CLI) == 0
     assert run(wide_run, out, 2, [DYING, "000002.h5"]) != 0
     parts = out.with_suffix(".gram") / "1.parts"
     finished = {path.name: path.stat().st_mtime_ns for path in parts.glob("[0-9]*.h5")}
-    assert finished and "000002.h5" not in finished and not out.exists() and not out.with_suffix(".csv").exists()
+    assert (
+        finished
+        and "000002.h5" not in finished
+        and not out.exists()
+        and not out.with_suffix(".csv").exists()
+    )
     assert run(wide_run, out, 1, CLI) == 0
     after = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
     assert len(after) == 4 and finished.items() <= after.items()
-    ours, theirs = store.read(out, "spread"), store.read(whole, "spread")
+    ours = store.read(out, "spread")
+    theirs = store.read(whole, "spread")
     assert np.isfinite(ours["curves/fp"]).all() and np.ptp(ours["curves/fp"]) > 1
     for name, column in ours.items():
         if name != "lattices/seconds":
             scale = np.nanmax(np.abs(column), initial=1.0)
-            np.testing.assert_allclose(column, theirs[name], rtol=0, atol=1e-8 * scale, err_msg=name)
+            np.testing.assert_allclose(
+                column, theirs[name], rtol=0, atol=1e-8 * scale, err_msg=name
+            )
     told = [store.attributes(path, "spread")["controls"] for path in (out, whole)]
     assert [row["passed"] for row in told[0]] == [row["passed"] for row in told[1]]
-    both = [refined_with_reflections(wide_run, out, tmp_path / str(ranks), ranks) for ranks in (1, 3)]
+    both = [
+        refined_with_reflections(wide_run, out, tmp_path / str(ranks), ranks) for ranks in (1, 3)
+    ]
     for name, column in both[0].items():
         if name != "lattices/seconds":
             np.testing.assert_array_equal(column, both[1][name], err_msg=name)
 
 
-def refined_with_reflections(wide_run, before: Path, folder: Path, ranks: int) -> dict[str, np.ndarray]:
+def refined_with_reflections(
+    wide_run, before: Path, folder: Path, ranks: int
+) -> dict[str, np.ndarray]:
     """One cycle on the matrices that another run left."""
     shutil.copytree(before.with_suffix(".gram"), folder / "spread.gram")
     keys = {"refine_f0": True, "controls": False, "max_cycles": 1}

@@ -18,8 +18,21 @@ pytestmark = pytest.mark.slow
 
 
 def run(packed_run, out: Path, ranks: int, program: list[object]) -> int:
-    config = section(parse(packed_run.tree | {"stage1": {"block_lattices": 1, "oversample": 1}}), "stage1")
-    words = [LAUNCHER, "-n", ranks, sys.executable, *program, "stage1", "--config", config, "--ranks", ranks]
+    config = section(
+        parse(packed_run.tree | {"stage1": {"block_lattices": 1, "oversample": 1}}), "stage1"
+    )
+    words = [
+        LAUNCHER,
+        "-n",
+        ranks,
+        sys.executable,
+        *program,
+        "stage1",
+        "--config",
+        config,
+        "--ranks",
+        ranks,
+    ]
     words += ["--annulus", packed_run.annulus, "--out", out]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run([*map(str, words)], env=environment, timeout=240).returncode
@@ -28,16 +41,23 @@ def run(packed_run, out: Path, ranks: int, program: list[object]) -> int:
 def test_any_number_of_ranks_gives_the_same_also_when_killed(packed_run, tmp_path):
     if not LAUNCHER.exists():
         pytest.skip(f"no MPI launcher at {LAUNCHER}")
-    whole, out = tmp_path / "three" / "stage1.h5", tmp_path / "killed" / "stage1.h5"
+    whole = tmp_path / "three" / "stage1.h5"
+    out = tmp_path / "killed" / "stage1.h5"
     assert run(packed_run, whole, 3, CLI) == 0
     assert run(packed_run, out, 2, [DYING, "000002.h5"]) != 0
     parts = out.with_suffix(".parts")
     finished = {path.name: path.stat().st_mtime_ns for path in parts.glob("[0-9]*.h5")}
-    assert finished and "000002.h5" not in finished and not out.exists() and not out.with_suffix(".csv").exists()
+    assert (
+        finished
+        and "000002.h5" not in finished
+        and not out.exists()
+        and not out.with_suffix(".csv").exists()
+    )
     assert run(packed_run, out, 1, CLI) == 0
     after = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
     assert len(after) == 4 and finished.items() <= after.items()
-    ours, theirs = store.read(out, "stage1"), store.read(whole, "stage1")
+    ours = store.read(out, "stage1")
+    theirs = store.read(whole, "stage1")
     assert len(ours["reflections/hkl"]) > 80
     for name in theirs.keys() - {"lattices/seconds"}:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)

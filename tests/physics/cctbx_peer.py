@@ -22,10 +22,14 @@ for scatterer in structure.scatterers():
     anomalous = job["anomalous"].get(name) or job["anomalous"][scatterer.element_symbol()]
     scatterer.fp, scatterer.fdp = anomalous
     scatterer.flags.set_use_fp_fdp(True)
-    scatterer.occupancy /= scatterer.weight_without_occupancy()  # files tell the share, cctbx counts mates once
+    scatterer.occupancy /= (
+        scatterer.weight_without_occupancy()
+    )  # files tell the share, cctbx counts mates once
 indices = flex.miller_index([tuple(h) for h in job["hkl"]])
 nodes = miller.set(structure.crystal_symmetry(), indices, anomalous_flag=True)
-direct = nodes.structure_factors_from_scatterers(structure, algorithm="direct", cos_sin_table=False).f_calc()
+direct = nodes.structure_factors_from_scatterers(
+    structure, algorithm="direct", cos_sin_table=False
+).f_calc()
 mask = masks.bulk_solvent(
     structure.expand_to_p1(sites_mod_positive=True),
     ignore_zero_occupancy_atoms=True,
@@ -33,7 +37,11 @@ mask = masks.bulk_solvent(
     shrink_truncation_radius=0.9,
     gridding_n_real=job["grid"],
 )
-damped = job["k_sol"] * np.exp(-job["b_sol"] * 0.25 / nodes.d_spacings().data().as_numpy_array() ** 2)
-transform = nodes.structure_factors_from_map(map=mask.data, use_scale=True, anomalous_flag=False, use_sg=False)
+damped = job["k_sol"] * np.exp(
+    -job["b_sol"] * 0.25 / nodes.d_spacings().data().as_numpy_array() ** 2
+)
+transform = nodes.structure_factors_from_map(
+    map=mask.data, use_scale=True, anomalous_flag=False, use_sg=False
+)
 solvent = damped * transform.data().as_numpy_array()
 np.savez(sys.argv[2], direct=direct.data().as_numpy_array(), solvent=solvent)

@@ -9,22 +9,31 @@ from spreadflow.physics import anomalous
 
 def test_dispersion_integral_of_a_lorentz_oscillator():
     """f = E²·s/(E² − E0² + iΓE), with the sign convention f'' > 0, fulfils the relation exactly."""
-    centre, gamma, strength = 7000.0, 40.0, 1.0
-    exact = lambda e: -strength * e**2 / (centre**2 - e**2 - 1j * gamma * e)  # noqa: E731
+    centre = 7000.0
+    gamma = 40.0
+    strength = 1.0
+
+    def exact(e):
+        return -strength * e**2 / (centre**2 - e**2 - 1j * gamma * e)
+
     far = np.geomspace(1.0, 3e6, 6000)
     nodes = np.unique(np.concatenate([far, np.linspace(6000.0, 8000.0, 8001)]))
     energies = np.array([6500.0, 6950.0, 7000.0, 7013.7, 7100.0, 7500.0])
     absorption = -exact(nodes).imag
     dispersive = anomalous.kramers_kronig(energies, nodes, absorption)
     free = exact(np.array([1e9])).real[0]  # the high-energy limit is no part of the integral
-    np.testing.assert_allclose(dispersive, exact(energies).real - free, atol=2e-3 * np.abs(exact(energies)).max())
+    np.testing.assert_allclose(
+        dispersive, exact(energies).real - free, atol=2e-3 * np.abs(exact(energies)).max()
+    )
 
 
 def test_a_node_and_its_neighbourhood_agree():
     """The principal value is continuous where E meets a node."""
     nodes = np.linspace(7000.0, 7200.0, 81)
     absorption = np.exp(-0.5 * ((nodes - 7100.0) / 15.0) ** 2)
-    near = anomalous.kramers_kronig(np.array([7110.0 - 1e-6, 7110.0, 7110.0 + 1e-6]), nodes, absorption)
+    near = anomalous.kramers_kronig(
+        np.array([7110.0 - 1e-6, 7110.0, 7110.0 + 1e-6]), nodes, absorption
+    )
     np.testing.assert_allclose(near, near[1], atol=1e-6)
 
 
@@ -52,7 +61,9 @@ def test_the_metallic_site_has_the_tables_edge():
     energies = np.arange(7080.0, 7160.0, 0.1)
     steepest = energies[np.gradient(anomalous.site("Fe", "metallic", energies).imag).argmax()]
     assert steepest == pytest.approx(anomalous.nearest_edge("Fe", 7112.0), abs=1.0)
-    np.testing.assert_array_equal(anomalous.shifted("Fe", 6.0, energies), anomalous.site("Fe", "oxidized", energies))
+    np.testing.assert_array_equal(
+        anomalous.shifted("Fe", 6.0, energies), anomalous.site("Fe", "oxidized", energies)
+    )
 
 
 def test_the_configuration_knows_all_named_curves():

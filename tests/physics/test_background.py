@@ -12,7 +12,9 @@ def test_factor_meets_the_table_and_is_a_cubic_between(material):
     np.testing.assert_allclose(factor(material, x), y, atol=1e-12)
     np.testing.assert_allclose(factor(material, np.array([0.6, 1.0])), y[-1])
     inner = np.linspace(x[1], x[2], 9)[1:-1]
-    through = np.polynomial.Polynomial.fit(x[:4], y[:4], 3)  # the two points on either side of the second interval
+    through = np.polynomial.Polynomial.fit(
+        x[:4], y[:4], 3
+    )  # the two points on either side of the second interval
     np.testing.assert_allclose(factor(material, inner), through(inner), rtol=1e-9)
 
 
@@ -21,7 +23,10 @@ def test_published_magnitudes_at_the_beam_centre():
     solid_angle = np.array([(0.088 / 141.7) ** 2])
     for material, thickness, published in ((WATER, 0.1, 10.2), (AIR, 10.0, 0.79)):
         alone = [thickness if material is m else 0.0 for m in (WATER, AIR)]
-        made = background(np.zeros(1), solid_angle, np.float64(1.74), 1e12, *alone)[0] / material.factor[0] ** 2
+        made = (
+            background(np.zeros(1), solid_angle, np.float64(1.74), 1e12, *alone)[0]
+            / material.factor[0] ** 2
+        )
         assert made == pytest.approx(published, rel=0.01)
 
 
@@ -31,14 +36,17 @@ def test_pixels_follow_the_cubics(dtype, bound):
     wavelength = 1.7413
     points = np.array(sorted({*WATER.stol, *AIR.stol}))
     stol = np.concatenate([np.linspace(0, 0.57, 200_001), points, points[1:] - 1e-6, points + 1e-6])
-    sine, pixel = (stol * wavelength).astype(dtype), np.full(stol.shape, 4e-7, dtype)
+    sine = (stol * wavelength).astype(dtype)
+    pixel = np.full(stol.shape, 4e-7, dtype)
     made = background(sine, pixel, np.float64(wavelength), 1e12, 0.1, 10.0)
     parts = [
         molecules_per_area(m, mm) * factor(m, sine.astype(float) / wavelength) ** 2
         for m, mm in ((WATER, 0.1), (AIR, 10.0))
     ]
     assert made.dtype == dtype
-    np.testing.assert_allclose(made, 7.94079248e-30 * 1e12 * pixel.astype(float) * sum(parts), rtol=bound)
+    np.testing.assert_allclose(
+        made, 7.94079248e-30 * 1e12 * pixel.astype(float) * sum(parts), rtol=bound
+    )
 
 
 def test_water_molecules():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from spreadflow.io import structure
-from spreadflow.physics import lattice, phantom
+from spreadflow.physics import phantom, unit_cell
 from spreadflow.physics import structure_factors as sf
 from spreadflow.physics.symmetry import group
 
@@ -30,11 +30,18 @@ SOLVENT = {"k_sol": 0.435, "b_sol": 46.0}
 
 def write_model(path: Path, cell: np.ndarray, name: str, special: list[float] | None) -> None:
     """The phantom with a third of its atoms anisotropic, some of partial occupancy, and one on a special position."""
-    atoms, basis = phantom.build(cell, name, 2), lattice.orthogonalization(cell)
-    model, chain = gemmi.Model(1), gemmi.Chain("A")
+    atoms = phantom.build(cell, name, 2)
+    basis = unit_cell.orthogonalization(cell)
+    model = gemmi.Model(1)
+    chain = gemmi.Chain("A")
     for i, (label, element) in enumerate(zip(atoms.names, atoms.elements, strict=True)):
-        atom, residue = gemmi.Atom(), gemmi.Residue()
-        atom.name, atom.element, atom.occ = str(label), gemmi.Element(str(element)), 0.6 if i % 5 == 1 else 1.0
+        atom = gemmi.Atom()
+        residue = gemmi.Residue()
+        atom.name, atom.element, atom.occ = (
+            str(label),
+            gemmi.Element(str(element)),
+            0.6 if i % 5 == 1 else 1.0,
+        )
         place = atoms.xyz[i]
         if i == 8 and special is not None:
             place, atom.occ = np.array(special), 0.5 if name != "R 3 :H" else 0.33333
@@ -42,43 +49,59 @@ def write_model(path: Path, cell: np.ndarray, name: str, special: list[float] | 
         u = basis @ atoms.beta[i] @ basis.T / (2 * np.pi**2)
         atom.b_iso = 8 * np.pi**2 * np.trace(u) / 3
         if i % 3 == 0:
-            atom.aniso = gemmi.SMat33f(1.5 * u[0, 0], 0.7 * u[1, 1], u[2, 2], 0.2 * u[0, 0], 0.0, -0.1 * u[0, 0])
+            atom.aniso = gemmi.SMat33f(
+                1.5 * u[0, 0], 0.7 * u[1, 1], u[2, 2], 0.2 * u[0, 0], 0.0, -0.1 * u[0, 0]
+            )
         residue.name, residue.seqid, residue.het_flag = "UNL", gemmi.SeqId(i + 1, " "), "H"
         residue.add_atom(atom)
         chain.add_residue(residue)
     model.add_chain(chain)
     out = gemmi.Structure()
-    out.cell, out.spacegroup_hm = gemmi.UnitCell(*lattice.degrees(cell)), group(name).hm
+    out.cell, out.spacegroup_hm = gemmi.UnitCell(*unit_cell.degrees(cell)), group(name).hm
     out.add_model(model)
     out.setup_entities()
     out.make_mmcif_document().write_file(str(path))
 
 
-@pytest.mark.parametrize(("cell", "name", "d_min", "special"), CRYSTALS, ids=[c[1] for c in CRYSTALS])
+@pytest.mark.parametrize(
+    ("cell", "name", "d_min", "special"), CRYSTALS, ids=[c[1] for c in CRYSTALS]
+)
 def test_equal_to_cctbx(tmp_path, cell, name, d_min, special):
     """Direct summation to 1e-4 of the r.m.s. |F|; with solvent masks on equal grids, r.m.s.(ΔF)/r.m.s.(F) ≤ 1 %."""
-    cell, model = lattice.radians(cell), tmp_path / "model.cif"
+    cell = unit_cell.radians(cell)
+    model = tmp_path / "model.cif"
     write_model(model, cell, name, special)
     atoms = structure.read(model, cell, name)
     sites = {site: np.array([ANOMALOUS[site]]) for site in ("FE1", "FE2")}
     dry, wet = (
-        sf.structure_factors(atoms, cell, name, d_min=d_min, sites=sites, others=ANOMALOUS, **solvent)
+        sf.structure_factors(
+            atoms, cell, name, d_min=d_min, sites=sites, others=ANOMALOUS, **solvent
+        )
         for solvent in ({}, SOLVENT)
     )
     some = np.random.default_rng(0).permutation(len(dry.hkl))[:3000]
     anomalous = {key: [value.real, value.imag] for key, value in ANOMALOUS.items()}
     grid = gemmi.FloatGrid()
-    grid.set_unit_cell(gemmi.UnitCell(*lattice.degrees(cell)))
+    grid.set_unit_cell(gemmi.UnitCell(*unit_cell.degrees(cell)))
     grid.spacegroup = group(name)
     grid.set_size_from_spacing(0.25 * d_min, gemmi.GridSizeRounding.Up)
     hkl = dry.hkl[some].tolist()
     job = {"model": str(model), "anomalous": anomalous, "hkl": hkl, "grid": grid.shape, **SOLVENT}
     (tmp_path / "job.json").write_text(json.dumps(job))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    peer = [PYTHON, Path(__file__).with_name("cctbx_peer.py"), tmp_path / "job.json", tmp_path / "peer.npz"]
+    peer = [
+        PYTHON,
+        Path(__file__).with_name("cctbx_peer.py"),
+        tmp_path / "job.json",
+        tmp_path / "peer.npz",
+    ]
     subprocess.run(peer, check=True, env=environment, timeout=120)
     theirs = np.load(tmp_path / "peer.npz")
-    rms, ours = lambda f: np.sqrt(np.mean(np.abs(f) ** 2)), dry.at(some)[:, 0]
+
+    def rms(f):
+        return np.sqrt(np.mean(np.abs(f) ** 2))
+
+    ours = dry.at(some)[:, 0]
     assert rms(theirs["solvent"]) > 0.1 * rms(ours)
     np.testing.assert_allclose(ours, theirs["direct"], atol=1e-4 * rms(ours))
     total = wet.at(some)[:, 0]

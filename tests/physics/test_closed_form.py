@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spreadflow.models import Crystal, Mosaic
-from spreadflow.physics import lattice, mosaic, rotation
+from spreadflow.physics import mosaic, rotation, unit_cell
 from spreadflow.units import DEG
 
 N_DRAWS = 400_000
@@ -33,11 +33,20 @@ def around(crystal: Crystal, hkl: np.ndarray) -> np.ndarray:
     third = np.cross(along, across)
     own = np.sqrt(mosaic.GAUSS / 4 * ((crystal.A / crystal.n_cells) ** 2).sum() / 3)
     wide = np.sqrt(own**2 + (crystal.eta_rad * np.linalg.norm(q)) ** 2 / 3)
-    offsets = [0 * along, own * along, -2 * own * along, 0.5 * wide * across, wide * across, 2 * wide * third]
+    offsets = [
+        0 * along,
+        own * along,
+        -2 * own * along,
+        0.5 * wide * across,
+        wide * across,
+        2 * wide * third,
+    ]
     return q + np.array([*offsets, own * along + wide * third, 3 * wide * across])
 
 
-def sampled(crystal: Crystal, hkl: np.ndarray, turns: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def sampled(
+    crystal: Crystal, hkl: np.ndarray, turns: np.ndarray, p: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean over the rotations of |F_latt|²/ΠN² of a domain at points p (n, 3), and the noise of the mean."""
     inverse = np.linalg.inv(crystal.A) * crystal.n_cells[:, None]
     values = []
@@ -53,7 +62,9 @@ def closed(crystal: Crystal, spread: Mosaic, hkl: np.ndarray, p: np.ndarray) -> 
     x, y, z = (p[:, i, None] - np.asarray(cloud.q[i]) for i in range(3))
     xx, yy, zz, yz, xz, xy = map(np.asarray, cloud.precision)
     exponent = 0.5 * (xx * x * x + yy * y * y + zz * z * z) + yz * y * z + xz * x * z + xy * x * y
-    return (np.asarray(cloud.amplitude) * np.exp(-exponent)).sum(axis=1) / np.prod(crystal.n_cells) ** 2
+    return (np.asarray(cloud.amplitude) * np.exp(-exponent)).sum(axis=1) / np.prod(
+        crystal.n_cells
+    ) ** 2
 
 
 @pytest.mark.parametrize("name", CRYSTALS)
@@ -61,7 +72,7 @@ def test_is_the_mean_over_many_rotations(drawn, name):
     """Within 1 % of the peak, 8 nodes of the quadrature to η = 0.1° and 16 beyond; and within the draws' noise."""
     eta, turns = drawn
     cell, n_cells, hkl = CRYSTALS[name]
-    A = rotation.random(np.random.default_rng(5)) @ lattice.reciprocal(lattice.radians(cell))
+    A = rotation.random(np.random.default_rng(5)) @ unit_cell.reciprocal(unit_cell.radians(cell))
     crystal = Crystal(A, np.array(n_cells, dtype=np.float64), np.float64(eta * DEG))
     p = around(crystal, np.array(hkl))
     mean, noise = sampled(crystal, np.array(hkl), turns, p)
@@ -73,10 +84,14 @@ def test_is_the_mean_over_many_rotations(drawn, name):
 
 def test_without_spread_every_node_of_the_quadrature_is_the_domain_itself():
     cell, n_cells, hkl = CRYSTALS["monoclinic"]
-    crystal = Crystal(lattice.reciprocal(lattice.radians(cell)), np.array(n_cells, float), np.float64(0.0))
+    crystal = Crystal(
+        unit_cell.reciprocal(unit_cell.radians(cell)), np.array(n_cells, float), np.float64(0.0)
+    )
     p = around(crystal, np.array(hkl))
     one, _ = sampled(crystal, np.array(hkl), np.eye(3)[None], p)
-    np.testing.assert_allclose(closed(crystal, mosaic.continuous(8), np.array(hkl), p), one, rtol=1e-9)
+    np.testing.assert_allclose(
+        closed(crystal, mosaic.continuous(8), np.array(hkl), p), one, rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize("eta_deg", [0.03, 0.1, 0.2, 0.3, 0.5, 1.0])
@@ -84,8 +99,11 @@ def test_without_spread_every_node_of_the_quadrature_is_the_domain_itself():
 def test_as_many_widths_as_a_crystal_needs_hold_its_peaks(name, eta_deg):
     """Within 1 % of what 300 give, at the node, where the error of the quadrature is largest."""
     cell, n_cells, hkl = CRYSTALS[name]
-    A = lattice.reciprocal(lattice.radians(cell))
+    A = unit_cell.reciprocal(unit_cell.radians(cell))
     crystal = Crystal(A, np.array(n_cells, dtype=np.float64), np.float64(eta_deg * DEG))
     n = mosaic.n_widths(crystal, 1 / np.linalg.norm(A @ hkl))
-    peak = [np.asarray(mosaic.clouds(crystal, mosaic.continuous(m), np.array([hkl])).amplitude).sum() for m in (n, 300)]
+    peak = [
+        np.asarray(mosaic.clouds(crystal, mosaic.continuous(m), np.array([hkl])).amplitude).sum()
+        for m in (n, 300)
+    ]
     assert peak[0] == pytest.approx(peak[1], rel=0.01) and n >= 8

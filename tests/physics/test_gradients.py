@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from spreadflow.models import Crystal, Detector, Parameters, Pixels, Spectrum
-from spreadflow.physics import exact, forward, lattice, layout, mosaic, rotation
+from spreadflow.physics import exact, forward, layout, mosaic, rotation, unit_cell
 from spreadflow.units import DEG
 
-CELL = lattice.radians([60.0, 55.0, 50.0, 80.0, 105.0, 95.0])
+CELL = unit_cell.radians([60.0, 55.0, 50.0, 80.0, 105.0, 95.0])
 TURN = rotation.random(np.random.default_rng(3))
 STEPS = {
     "orientation": 1e-6,
@@ -44,19 +44,33 @@ def detector() -> Detector:
     """Two tilted panels at 2θ of about 30°."""
     turn = rotation.from_vector(np.array([[0.02, -0.01, 0.03], [-0.03, 0.02, -0.01]]))
     fast, slow = turn[:, :, 0], -turn[:, :, 1]
-    return Detector(np.array([[5.0, 30.0, -60.0], [26.0, 30.3, -59.0]]), fast, slow, 0.1, (200, 200), 0.032, 0.017)
+    return Detector(
+        np.array([[5.0, 30.0, -60.0], [26.0, 30.3, -59.0]]),
+        fast,
+        slow,
+        0.1,
+        (200, 200),
+        0.032,
+        0.017,
+    )
 
 
 def parameters(is_continuous: bool, n_nodes: int | None = None) -> Parameters:
     rng = np.random.default_rng(4)
     energies = 7090.0 + 1.0 * np.arange(40)
     pulse = Spectrum(energies, 1e10 * rng.exponential(size=40))
-    crystal = Crystal(TURN @ lattice.reciprocal(CELL), np.array([40.0, 36.0, 48.0]), np.float64(0.05 * DEG))
+    crystal = Crystal(
+        TURN @ unit_cell.reciprocal(CELL), np.array([40.0, 36.0, 48.0]), np.float64(0.05 * DEG)
+    )
     turns = mosaic.domain_rotations(np.random.default_rng(5), 25, 0.05 * DEG)
     of = mosaic.continuous() if is_continuous else mosaic.domains(turns)
-    hkl = lattice.all_indices(crystal.A, 2.2)
+    hkl = unit_cell.all_indices(crystal.A, 2.2)
     hkl = hkl[layout.reached(crystal, of, hkl, pulse)][:n_nodes]
-    f_squared = 1e4 * rng.exponential(size=(len(hkl), 1)) * (1.0 + 0.1 * rng.standard_normal((len(hkl), 40)))
+    f_squared = (
+        1e4
+        * rng.exponential(size=(len(hkl), 1))
+        * (1.0 + 0.1 * rng.standard_normal((len(hkl), 40)))
+    )
     return Parameters(crystal, of, 90.0, 0.003, pulse, 0.8, detector(), hkl, f_squared)
 
 
@@ -93,7 +107,7 @@ def moved(p: Parameters, name: str, by) -> Parameters:
         skew = jnp.array([[0.0 * x, -z, y], [z, 0.0 * x, -x], [-y, x, 0.0 * x]])
         return p._replace(crystal=p.crystal._replace(A=jax.scipy.linalg.expm(skew) @ p.crystal.A))
     if name == "cell":
-        strain = lattice.orthogonalization(CELL).T @ jnp.linalg.inv(direct(CELL + by)).T
+        strain = unit_cell.orthogonalization(CELL).T @ jnp.linalg.inv(direct(CELL + by)).T
         return p._replace(crystal=p.crystal._replace(A=p.crystal.A @ strain))
     first, _, rest = name.partition(".")
     inner = getattr(p, first)
@@ -110,17 +124,28 @@ def sizes(p: Parameters, name: str) -> tuple[int, ...]:
 
 @pytest.fixture(
     scope="module",
-    params=[("domains", False), ("domains", True), ("continuous", False), ("continuous", True), ("exact", False)],
+    params=[
+        ("domains", False),
+        ("domains", True),
+        ("continuous", False),
+        ("continuous", True),
+        ("exact", False),
+    ],
 )
 def derivatives(request):
     """By name: change of the photons per step of it, by forward derivative, central difference and in reverse."""
     name, is_crystal = request.param
     p, photons = engine(name, 1000)
     names = [
-        n for n in (CRYSTAL if is_crystal else STEPS) if name != "exact" or n not in ("mosaic.width", "crystal.eta_rad")
+        n
+        for n in (CRYSTAL if is_crystal else STEPS)
+        if name != "exact" or n not in ("mosaic.width", "crystal.eta_rad")
     ]
     rng = np.random.default_rng(1)
-    sign = lambda shape: rng.uniform(0.5, 1.0, shape) * rng.choice([-1.0, 1.0], shape)  # noqa: E731
+
+    def sign(shape):
+        return rng.uniform(0.5, 1.0, shape) * rng.choice([-1.0, 1.0], shape)
+
     directions = [STEPS[n] * sign(sizes(p, n)) for n in names]
 
     @jax.jit
@@ -133,7 +158,8 @@ def derivatives(request):
     zero = np.zeros(len(names))
     value, back = jax.vjp(of, zero)
     weights = rng.uniform(size=len(value))
-    forwards, reverse = np.asarray(jax.jacfwd(of)(zero)).T, np.asarray(back(jnp.asarray(weights))[0])
+    forwards = np.asarray(jax.jacfwd(of)(zero)).T
+    reverse = np.asarray(back(jnp.asarray(weights))[0])
     central = [0.5 * np.asarray(of(e) - of(-e)) for e in np.eye(len(names))]
     told = {n: (forwards[i], central[i], reverse[i]) for i, n in enumerate(names)}
     return name, np.asarray(value), weights, told
@@ -146,7 +172,9 @@ def test_forward_and_reverse_derivatives_are_the_finite_difference(derivatives, 
         pytest.skip("not among the parameters of this engine or way")
     change, difference, back = told[leaf]
     if name == "domains" and leaf == "mosaic.width":
-        assert np.abs(change).max() == 0.0, "photons go with the square of a width, and domains have none"
+        assert np.abs(change).max() == 0.0, (
+            "photons go with the square of a width, and domains have none"
+        )
         return
     if name == "domains" and leaf == "crystal.eta_rad":
         assert np.abs(change).max() == np.abs(difference).max() == 0.0, "the rotations are given"
@@ -163,15 +191,23 @@ def test_jacobian_at_full_size_and_in_single_precision(name):
 
     def of(x, dtype):
         at = moved(moved(p, "orientation", x[:3]), "crystal.n_cells", 40.0 * jnp.expm1(x[3:6]))
-        at = moved(moved(at, "crystal.eta_rad", p.crystal.eta_rad * jnp.expm1(x[6])), "scale", 90.0 * jnp.expm1(x[7]))
+        at = moved(
+            moved(at, "crystal.eta_rad", p.crystal.eta_rad * jnp.expm1(x[6])),
+            "scale",
+            90.0 * jnp.expm1(x[7]),
+        )
         return photons(moved(at, "crystal.A", p.crystal.A * x[8]), dtype=dtype)
 
     zero = jnp.zeros(9)
     jacobian = jax.jit(jax.jacfwd(partial(of, dtype="float32")))(zero)
-    one = jax.jit(lambda i: jax.jvp(partial(of, dtype="float64"), (zero,), (jnp.zeros(9).at[i].set(1.0),))[1])
+    one = jax.jit(
+        lambda i: jax.jvp(partial(of, dtype="float64"), (zero,), (jnp.zeros(9).at[i].set(1.0),))[1]
+    )
     for i in range(9):
         column = one(i)
-        np.testing.assert_allclose(jacobian[:, i], column, atol=3e-6 * max(np.abs(column).max(), 1e-300))
+        np.testing.assert_allclose(
+            jacobian[:, i], column, atol=3e-6 * max(np.abs(column).max(), 1e-300)
+        )
 
 
 @pytest.mark.parametrize("name", ["domains", "continuous"])
@@ -188,7 +224,9 @@ def test_derivatives_by_the_crystal_block_by_block(name):
     truth = jax.jit(jax.jacfwd(of, argnums=(0, 1, 2)))(*p.crystal)
     for column, expected in zip(made[1:], truth, strict=True):
         expected = np.reshape(expected, column.shape)
-        np.testing.assert_allclose(column, expected, atol=1e-11 * max(np.abs(expected).max(), 1e-300))
+        np.testing.assert_allclose(
+            column, expected, atol=1e-11 * max(np.abs(expected).max(), 1e-300)
+        )
 
 
 @pytest.mark.parametrize("name", ["domains", "continuous"])
@@ -199,11 +237,18 @@ def test_derivatives_of_averages_over_squares(name):
 
     def of(x):
         detector = p.detector._replace(origin_mm=away * (1.0 + x[1]))
-        return photons(p._replace(edge_px=1.0 + x[0], detector=detector, scale=p.scale * (1.0 + x[2])))
+        return photons(
+            p._replace(edge_px=1.0 + x[0], detector=detector, scale=p.scale * (1.0 + x[2]))
+        )
 
-    jacobian, value = jax.jacfwd(of)(np.zeros(3)), np.asarray(of(np.zeros(3)))
+    jacobian = jax.jacfwd(of)(np.zeros(3))
+    value = np.asarray(of(np.zeros(3)))
     assert np.abs(value - np.asarray(photons(p))).max() > 0.05 * value.max()
     for i, step in enumerate((1e-5, 1e-7, 1e-3)):
-        central = (np.asarray(of(step * np.eye(3)[i])) - np.asarray(of(-step * np.eye(3)[i]))) / (2 * step)
+        central = (np.asarray(of(step * np.eye(3)[i])) - np.asarray(of(-step * np.eye(3)[i]))) / (
+            2 * step
+        )
         assert np.abs(central).max() > 1e-3 * value.max()
-        np.testing.assert_allclose(jacobian[:, i], central, rtol=1e-5, atol=3e-6 * np.abs(central).max())
+        np.testing.assert_allclose(
+            jacobian[:, i], central, rtol=1e-5, atol=3e-6 * np.abs(central).max()
+        )

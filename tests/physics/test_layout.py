@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from spreadflow.models import Crystal, Detector, Parameters, Pixels, Spectrum
-from spreadflow.physics import bragg, exact, forward, lattice, layout, mosaic, rotation, spectrum
+from spreadflow.physics import bragg, exact, forward, layout, mosaic, rotation, spectrum, unit_cell
 from spreadflow.units import DEG
 
-CELL = lattice.radians([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
+CELL = unit_cell.radians([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
 
 
 def detector(shape=(260, 300), pixel_mm=0.177) -> Detector:
@@ -17,20 +17,35 @@ def detector(shape=(260, 300), pixel_mm=0.177) -> Detector:
     return Detector(origin, turn[:, :, 0], -turn[:, :, 1], pixel_mm, shape, 0.032, 0.017)
 
 
-def parameters(cell=CELL, n_cells=57.0, eta_deg=0.05, n_domains=25, seed=0, n_channels=100, d_min=1.9) -> Parameters:
+def parameters(
+    cell=CELL, n_cells=57.0, eta_deg=0.05, n_domains=25, seed=0, n_channels=100, d_min=1.9
+) -> Parameters:
     """A published shot: 100 channels of one SASE pulse, 25 domains; |F|² that differ a lot and change with energy."""
     rng = np.random.default_rng(seed)
     energies = 7120.0 + 100.0 / n_channels * (np.arange(n_channels) - 0.5 * (n_channels - 1))
     pulse = spectrum.pulse(
-        rng, energies, energy_ev=7120.0, envelope_ev=11.0, jitter_ev=6.0, spike_ev=0.6, photons=1e12, photons_spread=0.2
+        rng,
+        energies,
+        energy_ev=7120.0,
+        envelope_ev=11.0,
+        jitter_ev=6.0,
+        spike_ev=0.6,
+        photons=1e12,
+        photons_spread=0.2,
     )
-    crystal = Crystal(rotation.random(rng) @ lattice.reciprocal(cell), np.full(3, n_cells), np.float64(eta_deg * DEG))
+    crystal = Crystal(
+        rotation.random(rng) @ unit_cell.reciprocal(cell),
+        np.full(3, n_cells),
+        np.float64(eta_deg * DEG),
+    )
     turns = mosaic.domain_rotations(rng, n_domains, eta_deg * DEG)
     of = mosaic.domains(turns) if n_domains else mosaic.continuous()
-    hkl = lattice.all_indices(crystal.A, d_min)
+    hkl = unit_cell.all_indices(crystal.A, d_min)
     hkl = hkl[layout.reached(crystal, of, hkl, pulse)]
     f_squared = (
-        1e4 * rng.exponential(size=(len(hkl), 1)) ** 2 * (1 + 0.05 * rng.standard_normal((len(hkl), n_channels)))
+        1e4
+        * rng.exponential(size=(len(hkl), 1)) ** 2
+        * (1 + 0.05 * rng.standard_normal((len(hkl), n_channels)))
     )
     return Parameters(crystal, of, 93.75, 0.003, pulse, 1.0, detector(), hkl, f_squared)
 
@@ -38,7 +53,10 @@ def parameters(cell=CELL, n_cells=57.0, eta_deg=0.05, n_domains=25, seed=0, n_ch
 def boxes_of(p: Parameters, image: np.ndarray) -> np.ndarray:
     """Sums of an image over the shoeboxes."""
     boxes, _, _ = layout.lay_out(p)
-    rows = zip(*(getattr(boxes, name) for name in ("panel", "slow0", "height", "fast0", "width")), strict=True)
+    rows = zip(
+        *(getattr(boxes, name) for name in ("panel", "slow0", "height", "fast0", "width")),
+        strict=True,
+    )
     return np.array([image[k, s : s + h, f : f + w].sum() for k, s, h, f, w in rows])
 
 
@@ -48,7 +66,7 @@ def both(request):
     if request.param == "published":
         p = parameters()
     else:
-        cell = lattice.radians([140.0, 180.0, 230.0, 90.0, 90.0, 90.0])
+        cell = unit_cell.radians([140.0, 180.0, 230.0, 90.0, 90.0, 90.0])
         p = parameters(cell, 10.0, 0.2, 6, seed=4, n_channels=11, d_min=3.0)
     return p, exact.image(p)
 
@@ -58,10 +76,13 @@ def test_shoebox_sums_and_pixels_are_those_of_the_exact_engine(both, dtype, box_
     p, truth = both
     image = np.zeros_like(truth)
     bragg.add(image, p, dtype=dtype)
-    sums, true_sums = boxes_of(p, image), boxes_of(p, truth)
+    sums = boxes_of(p, image)
+    true_sums = boxes_of(p, truth)
     counts = true_sums > 1e-6 * true_sums.max()
     assert counts.sum() > 20
-    tails = 1e-12 * true_sums.max()  # of brighter reflections elsewhere, which the exact image has in every box
+    tails = (
+        1e-12 * true_sums.max()
+    )  # of brighter reflections elsewhere, which the exact image has in every box
     np.testing.assert_allclose(sums[counts], true_sums[counts], rtol=box_error, atol=tails)
     seen = truth > 1e-6 * truth.max()
     assert seen.sum() > 150
@@ -81,16 +102,25 @@ def test_a_whole_panel_and_its_parts_hold_the_same():
     """Which panel a cloud is looked for on does not matter: 12 panels side by side against one."""
     p = parameters()
     whole = p.detector._replace(
-        origin_mm=p.detector.origin_mm[:1], fast=p.detector.fast[:1], slow=p.detector.slow[:1], shape=(160, 192)
+        origin_mm=p.detector.origin_mm[:1],
+        fast=p.detector.fast[:1],
+        slow=p.detector.slow[:1],
+        shape=(160, 192),
     )
     places = whole.origin_mm + np.arange(12)[:, None] * 16 * whole.pixel_mm * whole.fast
     parts = whole._replace(
-        origin_mm=places, fast=whole.fast.repeat(12, 0), slow=whole.slow.repeat(12, 0), shape=(160, 16)
+        origin_mm=places,
+        fast=whole.fast.repeat(12, 0),
+        slow=whole.slow.repeat(12, 0),
+        shape=(160, 16),
     )
-    one, many = np.zeros((1, 160, 192)), np.zeros((12, 160, 16))
+    one = np.zeros((1, 160, 192))
+    many = np.zeros((12, 160, 16))
     bragg.add(one, p._replace(detector=whole), dtype="float64")
     bragg.add(many, p._replace(detector=parts), dtype="float64")
-    np.testing.assert_allclose(np.concatenate(list(many), axis=1), one[0], rtol=1e-9, atol=1e-12 * one.max())
+    np.testing.assert_allclose(
+        np.concatenate(list(many), axis=1), one[0], rtol=1e-9, atol=1e-12 * one.max()
+    )
 
 
 @pytest.mark.parametrize("eta_deg", [0.03, 0.3])
@@ -104,7 +134,9 @@ def test_continuous_spread_loses_next_to_nothing(eta_deg):
         alone = p._replace(hkl=p.hkl[node], f_squared=p.f_squared[node])
         slow, fast = (a.ravel() + 0.5 for a in np.indices(p.detector.shape))
         every = Pixels(np.full(len(slow), spots.panel[i], np.int32), fast, slow)
-        three = np.indices((len(slow), len(p.mosaic.share), -(-100 // forward.WINDOW)), dtype=np.int32).reshape(3, -1)
+        three = np.indices(
+            (len(slow), len(p.mosaic.share), -(-100 // forward.WINDOW)), dtype=np.int32
+        ).reshape(3, -1)
         pairs = forward.Pairs(three[0], three[1], forward.WINDOW * three[2])
         photons = forward.sums(alone, every, pairs, "float64")[0]
         assert spots.photons[i] == pytest.approx(photons.sum(), rel=1e-8)
@@ -116,8 +148,11 @@ def test_windows_reach_over_uneven_channels():
     rng = np.random.default_rng(2)
     some = np.sort(rng.choice(100, 41, replace=False))
     energies = p.spectrum.energies_ev[some] + rng.uniform(-0.4, 0.4, 41)
-    p = p._replace(spectrum=Spectrum(energies, p.spectrum.photons[some]), f_squared=p.f_squared[:, some])
-    image, truth = np.zeros((3, 260, 300)), exact.image(p)
+    p = p._replace(
+        spectrum=Spectrum(energies, p.spectrum.photons[some]), f_squared=p.f_squared[:, some]
+    )
+    image = np.zeros((3, 260, 300))
+    truth = exact.image(p)
     bragg.add(image, p, dtype="float64")
     assert truth.max() > 10
     np.testing.assert_allclose(image, truth, atol=1e-9 * truth.max())
@@ -131,7 +166,10 @@ def test_adaptive_subpixels_hold_the_photons_of_fine_ones():
     chosen = bragg.add(adaptive, p, oversample=None)
     truth = bragg.add(fine, p, oversample=8)
     bright = truth.photons > 1e-3 * truth.photons.max()
-    off = lambda spots: np.abs(spots.photons[bright] / truth.photons[bright] - 1).max()  # noqa: E731
+
+    def off(spots):
+        return np.abs(spots.photons[bright] / truth.photons[bright] - 1).max()
+
     assert off(chosen) < 0.003 < 0.02 < off(single)
     boxes, _, _ = layout.lay_out(p, None)
     assert 1 < boxes.oversample.max() <= layout.FINEST
@@ -140,7 +178,8 @@ def test_adaptive_subpixels_hold_the_photons_of_fine_ones():
 @pytest.mark.parametrize(("oversample", "most"), [(1, 0.08), (2, 0.006)])
 def test_averages_over_squares_are_those_of_many_points(oversample, most):
     """Median error of the pattern of a bright spot, on panels of any tilt; at points it is many times larger."""
-    p, images = parameters(), {}
+    p = parameters()
+    images = {}
     for edge, n in ((1.0 / oversample, oversample), (0.0, oversample), (0.0, 10)):
         images[edge, n] = np.zeros((3, 260, 300))
         spots = bragg.add(images[edge, n], p._replace(edge_px=edge), oversample=n, dtype="float64")
@@ -154,7 +193,9 @@ def test_averages_over_squares_are_those_of_many_points(oversample, most):
                 np.linalg.norm(image[at] - truth[at]) / np.linalg.norm(truth[at])
                 for at in (
                     np.s_[k, max(int(s) - 8, 0) : int(s) + 8, max(int(f) - 8, 0) : int(f) + 8]
-                    for k, s, f in zip(spots.panel[bright], spots.slow[bright], spots.fast[bright], strict=True)
+                    for k, s, f in zip(
+                        spots.panel[bright], spots.slow[bright], spots.fast[bright], strict=True
+                    )
                 )
             ]
         )
@@ -191,20 +232,27 @@ def test_pulses_share_one_program_whatever_channels_they_light():
 
 def test_channels_in_another_order_are_refused():
     p = parameters()
-    turned = p._replace(spectrum=Spectrum(*(a[::-1] for a in p.spectrum)), f_squared=p.f_squared[:, ::-1])
+    turned = p._replace(
+        spectrum=Spectrum(*(a[::-1] for a in p.spectrum)), f_squared=p.f_squared[:, ::-1]
+    )
     with pytest.raises(ValueError, match="ascending"):
         bragg.add(np.zeros((3, 260, 300)), turned)
 
 
 def test_points_of_oversampled_pixels_are_the_pixels_of_a_finer_detector():
     p = parameters()
-    panel, bbox = np.array([0, 0, 0]), np.array([[0, 150, 0, 130], [140, 300, 100, 260], [20, 21, 200, 207]])
+    panel = np.array([0, 0, 0])
+    bbox = np.array([[0, 150, 0, 130], [140, 300, 100, 260], [20, 21, 200, 207]])
     fine = p._replace(
-        detector=p.detector._replace(pixel_mm=p.detector.pixel_mm / 3, shape=tuple(3 * n for n in p.detector.shape))
+        detector=p.detector._replace(
+            pixel_mm=p.detector.pixel_mm / 3, shape=tuple(3 * n for n in p.detector.shape)
+        )
     )
-    points, theirs = layout.within(p, panel, bbox, oversample=3), layout.within(fine, panel, 3 * bbox)
+    points = layout.within(p, panel, bbox, oversample=3)
+    theirs = layout.within(fine, panel, 3 * bbox)
     np.testing.assert_allclose(3 * points[0].fast, theirs[0].fast, rtol=0, atol=1e-9)
     np.testing.assert_allclose(3 * points[0].slow, theirs[0].slow, rtol=0, atol=1e-9)
-    ours, expected = forward.sums(p, *points, "float64")[0], 9 * forward.sums(fine, *theirs, "float64")[0]
+    ours = forward.sums(p, *points, "float64")[0]
+    expected = 9 * forward.sums(fine, *theirs, "float64")[0]
     assert expected.max() > 0
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6 * expected.max())

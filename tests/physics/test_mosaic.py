@@ -8,10 +8,16 @@ from spreadflow.physics import mosaic, rotation
 
 
 def test_merged_components_have_the_mean_and_the_variance_of_the_old_ones():
-    rng, step = np.random.default_rng(3), 1e-4
+    rng = np.random.default_rng(3)
+    step = 1e-4
     place = np.indices((9, 9, 9)).reshape(3, -1).T - 4
     share = rng.random(len(place))
-    fine = Mosaic(rotation.from_vector(step * place), np.full(len(place), 0.1), share / share.sum(), np.float64(1e-3))
+    fine = Mosaic(
+        rotation.from_vector(step * place),
+        np.full(len(place), 0.1),
+        share / share.sum(),
+        np.float64(1e-3),
+    )
     coarse = mosaic.merged(fine, 2 * step)
 
     def moments(of):

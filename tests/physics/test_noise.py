@@ -8,7 +8,23 @@ from scipy.stats import chi2, poisson
 from spreadflow.physics import noise
 
 READ = {"readout_adu": 0.0, "offset_adu": 0.0, "saturation_adu": 10**9}
-MEANS = [0.01, 0.1, 0.9, 3.7, 11.0, 31.99, 32.0, 40.06, 100.0, 333.3, 1000.1, 2047.9, 4095.9, 4096.0, 1e5]
+MEANS = [
+    0.01,
+    0.1,
+    0.9,
+    3.7,
+    11.0,
+    31.99,
+    32.0,
+    40.06,
+    100.0,
+    333.3,
+    1000.1,
+    2047.9,
+    4095.9,
+    4096.0,
+    1e5,
+]
 KERNELS = {shape: make(0.1, 0.1, 10) for shape, make in noise.POINT_SPREADS.items()}
 
 
@@ -34,7 +50,9 @@ def test_counts_are_poisson(mean):
     counts = noise.poisson(rng(5), np.full(n, mean))
     assert counts.mean() == pytest.approx(mean, abs=4.5 * np.sqrt(mean / n))
     lowest, highest = poisson.ppf([1e-5, 1 - 1e-5], mean).astype(int)
-    seen = np.bincount(np.clip(counts, lowest, highest).astype(int) - lowest, minlength=highest - lowest + 1)
+    seen = np.bincount(
+        np.clip(counts, lowest, highest).astype(int) - lowest, minlength=highest - lowest + 1
+    )
     due = n * np.diff(poisson.cdf(np.arange(lowest, highest), mean), prepend=0.0, append=1.0)
     statistic = ((seen - due) ** 2 / due).sum()
     assert 1e-4 < chi2.sf(statistic, len(due) - 1) < 1 - 1e-4
@@ -54,7 +72,8 @@ def test_alias_table_holds_its_probabilities(mean):
     due = poisson.pmf(np.arange(n), mean)
     table = noise.alias_table(np.stack([due, np.full(n, 1 / n)]))
     for row, probabilities in zip(table, (due / due.sum(), np.full(n, 1 / n)), strict=True):
-        kept, other = (row >> 7) / 2.0**25, row & 127
+        kept = (row >> 7) / 2.0**25
+        other = row & 127
         held = (kept + np.bincount(other, weights=1 - kept, minlength=n)) / n
         np.testing.assert_allclose(held, probabilities, atol=n * 2.0**-32)
 
@@ -70,7 +89,9 @@ def test_each_pixel_has_its_own_mean():
 
 
 def test_neighbours_and_shots_are_independent():
-    z = np.stack([noise.poisson(rng(seed), flat(50.0, 500))[0] - 50.0 for seed in (1, 2)]) / np.sqrt(50.0)
+    z = np.stack(
+        [noise.poisson(rng(seed), flat(50.0, 500))[0] - 50.0 for seed in (1, 2)]
+    ) / np.sqrt(50.0)
     for a, b in ((z[0, :, 1:], z[0, :, :-1]), (z[0, 1:], z[0, :-1]), (z[0], z[1])):
         assert abs((a * b).mean()) < 4 / np.sqrt(a.size)
 
@@ -92,10 +113,14 @@ def test_no_photons_of_no_number(wrong):
 
 def test_readout_noise_is_normal_and_independent_of_the_counts():
     plain = noise.read_out(rng(), flat(37.0), ones(flat(0)), **READ)
-    noisy = noise.read_out(rng(), flat(37.0), ones(flat(0)), **READ | {"readout_adu": 4.0, "offset_adu": 10})
+    noisy = noise.read_out(
+        rng(), flat(37.0), ones(flat(0)), **READ | {"readout_adu": 4.0, "offset_adu": 10}
+    )
     assert plain.dtype == np.int32
     added = (noisy - plain).ravel() - 10.0
-    assert added.mean() == pytest.approx(0.0, abs=0.06) and added.var() == pytest.approx(16 + 1 / 12, rel=0.02)
+    assert added.mean() == pytest.approx(0.0, abs=0.06) and added.var() == pytest.approx(
+        16 + 1 / 12, rel=0.02
+    )
     assert (np.abs(added) > 8.5).mean() == pytest.approx(0.0336, rel=0.1)  # 2 erfc(8.5/(4 √2))/2
     assert abs(np.corrcoef(added, plain.ravel())[0, 1]) < 0.015
 
@@ -104,24 +129,35 @@ def test_gain_comes_after_counting():
     """Photons λ of which each gives g ADU have the variance g²λ; had the gain come first, it would be gλ."""
     gain = 2 * ones(flat(0))
     frame = noise.read_out(rng(), flat(50.0), gain, quantum_gain=2.5, **READ | {"offset_adu": 10})
-    assert frame.mean() == pytest.approx(5 * 50 + 10, rel=0.005) and frame.var() == pytest.approx(25 * 50, rel=0.02)
+    assert frame.mean() == pytest.approx(5 * 50 + 10, rel=0.005) and frame.var() == pytest.approx(
+        25 * 50, rel=0.02
+    )
 
 
 def test_readout_noise_and_offset_are_not_amplified():
     read = READ | {"readout_adu": 3.0, "offset_adu": 7}
     frame = noise.read_out(rng(), flat(0.0), ones(flat(0)), quantum_gain=100.0, **read)
-    assert frame.mean() == pytest.approx(7, abs=0.05) and frame.std() == pytest.approx(3.0, rel=0.02)
+    assert frame.mean() == pytest.approx(7, abs=0.05) and frame.std() == pytest.approx(
+        3.0, rel=0.02
+    )
 
 
 def test_flicker_comes_before_counting():
     frame = noise.read_out(rng(), flat(400.0), ones(flat(0)), flicker=0.1, **READ)
-    assert frame.mean() == pytest.approx(400, rel=0.002) and frame.var() == pytest.approx(400 + 40**2, rel=0.02)
-    assert set(np.unique(noise.read_out(rng(), flat(0.3), ones(flat(0)), flicker=3.0, **READ))) >= {0, 1}
+    assert frame.mean() == pytest.approx(400, rel=0.002) and frame.var() == pytest.approx(
+        400 + 40**2, rel=0.02
+    )
+    assert set(np.unique(noise.read_out(rng(), flat(0.3), ones(flat(0)), flicker=3.0, **READ))) >= {
+        0,
+        1,
+    }
 
 
 def test_gain_map_is_the_same_for_all_shots():
     gain = noise.gain_map(rng(1), (2, 200, 200), 0.01)
-    assert gain.mean() == pytest.approx(1.0, abs=2e-4) and gain.std() == pytest.approx(0.01, rel=0.02)
+    assert gain.mean() == pytest.approx(1.0, abs=2e-4) and gain.std() == pytest.approx(
+        0.01, rel=0.02
+    )
     for seed in (0, 1):
         frame = noise.read_out(rng(seed), np.full(gain.shape, 1e8), gain, **READ)
         np.testing.assert_allclose(frame / 1e8, gain, atol=1e-3)
@@ -139,14 +175,18 @@ def test_spread_comes_after_counting_and_gain(shape):
     assert inner.var() == pytest.approx(1e6 * (kernel**2).sum(), rel=0.1)
     for lag in (1, 2):
         seen = (inner[:, lag:] * inner[:, :-lag]).mean() / inner.var()
-        assert seen == pytest.approx((kernel[:, lag:] * kernel[:, :-lag]).sum() / (kernel**2).sum(), abs=0.04)
+        assert seen == pytest.approx(
+            (kernel[:, lag:] * kernel[:, :-lag]).sum() / (kernel**2).sum(), abs=0.04
+        )
 
 
 def test_beyond_saturation_a_pixel_reads_one_more():
     expected = np.array([[[10.0, 1e6, 1e12]]])
     frame = noise.read_out(rng(), expected, ones(expected), **READ | {"saturation_adu": 5000})
     assert frame[0, 0, 0] < 100 and list(frame[0, 0, 1:]) == [5001, 5001]
-    amplified = noise.read_out(rng(), flat(4000.0), ones(flat(0)), quantum_gain=2.5, **READ | {"saturation_adu": 5000})
+    amplified = noise.read_out(
+        rng(), flat(4000.0), ones(flat(0)), quantum_gain=2.5, **READ | {"saturation_adu": 5000}
+    )
     assert (amplified == 5001).all()
 
 
@@ -159,7 +199,9 @@ def test_fibre_spread_is_the_published_one():
     for i, j in ((0, 0), (0, 2), (3, 4)):
         exact = over_pixel(lambda y, x: g / (2 * np.pi) * (g * g + x * x + y * y) ** -1.5, i, j)
         assert kernel[10 + i, 10 + j] == pytest.approx(exact, rel=1e-4)
-    assert kernel.sum() == pytest.approx(1 - g / np.hypot(g, 10.0), abs=2e-3)  # the tail beyond the disc
+    assert kernel.sum() == pytest.approx(
+        1 - g / np.hypot(g, 10.0), abs=2e-3
+    )  # the tail beyond the disc
     assert kernel[0, 0] == 0
 
 
@@ -183,15 +225,25 @@ def test_point_spread_keeps_the_flux(shape):
     image = np.zeros((2, 150, 211), dtype=np.float32)
     image[0, 50, 50], image[1, 40, 60] = 1e6, 50.0
     spread = noise.spread_out(image, KERNELS[shape])
-    np.testing.assert_allclose(spread.sum(axis=(1, 2), dtype=float), image.sum(axis=(1, 2)), rtol=1e-6)
-    assert spread[0].max() == spread[0, 50, 50] and spread[0, 50, 53] == pytest.approx(spread[0, 53, 50], abs=0.1)
+    np.testing.assert_allclose(
+        spread.sum(axis=(1, 2), dtype=float), image.sum(axis=(1, 2)), rtol=1e-6
+    )
+    assert spread[0].max() == spread[0, 50, 50] and spread[0, 50, 53] == pytest.approx(
+        spread[0, 53, 50], abs=0.1
+    )
 
 
-@pytest.mark.parametrize(("size", "radius"), [((30, 25), 3), ((76, 152), 10), ((77, 301), 10), ((250, 100), 40)])
+@pytest.mark.parametrize(
+    ("size", "radius"), [((30, 25), 3), ((76, 152), 10), ((77, 301), 10), ((250, 100), 40)]
+)
 def test_tiles_do_not_show(size, radius):
     """The same as a sum over all shifts, for panels below and above a tile and kernels of any radius."""
     image = rng(6).random((2, *size), dtype=np.float32)
-    kernel = noise.fibre_kernel(0.3, 0.1, radius) * (1 + np.arange(2 * radius + 1) / 50)  # not symmetric
+    kernel = noise.fibre_kernel(0.3, 0.1, radius) * (
+        1 + np.arange(2 * radius + 1) / 50
+    )  # not symmetric
     lost = (1 - kernel.sum()) * image.mean(axis=(1, 2), dtype=float)
     plain = np.stack([convolve(panel.astype(float), kernel, mode="constant") for panel in image])
-    np.testing.assert_allclose(noise.spread_out(image, kernel), plain + lost[:, None, None], atol=2e-6)
+    np.testing.assert_allclose(
+        noise.spread_out(image, kernel), plain + lost[:, None, None], atol=2e-6
+    )

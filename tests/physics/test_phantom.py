@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from spreadflow.physics import lattice, phantom
+from spreadflow.physics import phantom, unit_cell
 from spreadflow.physics.symmetry import group
 
 CRYSTALS = [
@@ -18,10 +18,11 @@ CRYSTALS = [
 
 @pytest.mark.parametrize(("cell", "name", "n_clusters"), CRYSTALS)
 def test_density_clusters_and_contacts(cell, name, n_clusters):
-    cell = lattice.radians(cell)
-    atoms, basis = phantom.build(cell, name, 1), lattice.orthogonalization(cell)
+    cell = unit_cell.radians(cell)
+    atoms = phantom.build(cell, name, 1)
+    basis = unit_cell.orthogonalization(cell)
     ops = list(group(name).operations())
-    protein = 0.5 * lattice.volume(cell) / len(ops)
+    protein = 0.5 * unit_cell.volume(cell) / len(ops)
     assert len(atoms.names) * 17.1 == pytest.approx(protein, rel=0.03)
     iron = atoms.xyz[atoms.elements == "Fe"] @ basis.T
     assert len(iron) >= 2 * n_clusters
@@ -36,7 +37,7 @@ def test_density_clusters_and_contacts(cell, name, n_clusters):
 
 
 def test_the_seed_makes_the_phantom():
-    cell = lattice.radians(CRYSTALS[3][0])
+    cell = unit_cell.radians(CRYSTALS[3][0])
     same, again, other = (phantom.build(cell, "P 21 21 21", seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(same.xyz, again.xyz)
     assert not np.allclose(same.xyz[:5], other.xyz[:5])

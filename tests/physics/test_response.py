@@ -7,7 +7,13 @@ from spreadflow.models import Detector
 from spreadflow.physics import geometry, response, rotation
 
 FLAT = Detector(
-    np.array([[-30.0, 20.0, -50.0]]), np.array([[1.0, 0, 0]]), np.array([[0, -1.0, 0]]), 0.25, (160, 240), 0.032, 0.017
+    np.array([[-30.0, 20.0, -50.0]]),
+    np.array([[1.0, 0, 0]]),
+    np.array([[0, -1.0, 0]]),
+    0.25,
+    (160, 240),
+    0.032,
+    0.017,
 )
 
 
@@ -15,7 +21,12 @@ def test_solid_angle_of_a_rectangle():
     """4 atan(ab / (d √(a² + b² + d²))) for half edges a, b at distance d, whatever way the panel is turned."""
     exact = 4 * np.arctan(30.0 * 20.0 / (50.0 * np.sqrt(30.0**2 + 20.0**2 + 50.0**2)))
     turn = rotation.from_vector(np.array([0.4, -0.3, 0.2]))
-    for panel in (FLAT, FLAT._replace(origin_mm=FLAT.origin_mm @ turn, fast=FLAT.fast @ turn, slow=FLAT.slow @ turn)):
+    for panel in (
+        FLAT,
+        FLAT._replace(
+            origin_mm=FLAT.origin_mm @ turn, fast=FLAT.fast @ turn, slow=FLAT.slow @ turn
+        ),
+    ):
         seen = panel._replace(thickness_mm=0.0)
         polarized, _ = response.pixel_map(seen, 0.0)
         direction = 1.0 - 2.0 * response.pixel_map(seen, 0.0)[1] ** 2  # cos 2θ
@@ -27,20 +38,27 @@ def test_capture_and_polarization():
     thin, _ = response.pixel_map(FLAT._replace(thickness_mm=0.0), 1.0)
     centre = np.unravel_index(sine.argmin(), sine.shape)
     assert (thick / thin)[centre] == pytest.approx(0.848, abs=1e-3)  # published, on the axis
-    assert (thick / thin).argmin() == np.ravel_multi_index(centre, sine.shape), "oblique rays stay longer"
+    assert (thick / thin).argmin() == np.ravel_multi_index(centre, sine.shape), (
+        "oblique rays stay longer"
+    )
     unpolarized, _ = response.pixel_map(FLAT, 0.0)
     factor = thick / unpolarized
-    assert factor[0, 80, 0] < 0.9 < 1.0 < factor[0, 0, 120]  # along the polarization less is scattered
+    assert (
+        factor[0, 80, 0] < 0.9 < 1.0 < factor[0, 0, 120]
+    )  # along the polarization less is scattered
     np.testing.assert_allclose(factor + response.pixel_map(FLAT, -1.0)[0] / unpolarized, 2.0)
 
 
 def test_captured_fraction():
     """The published sensor head on and at 60°; everything where thickness or attenuation is not known."""
-    rays, normal = np.array([[0.0, 0, -1.0], [np.sqrt(0.75), 0, -0.5]]).T, np.array([0.0, 0.0, 1.0])
+    rays = np.array([[0.0, 0, -1.0], [np.sqrt(0.75), 0, -0.5]]).T
+    normal = np.array([0.0, 0.0, 1.0])
     fraction = response.captured(rays, normal, response.depth(FLAT))
     np.testing.assert_allclose(fraction, [1 - np.exp(-32 / 17), 1 - np.exp(-64 / 17)])
     for one in ("thickness_mm", "attenuation_mm"):
-        assert (response.captured(rays, normal, response.depth(FLAT._replace(**{one: 0.0}))) == 1).all()
+        assert (
+            response.captured(rays, normal, response.depth(FLAT._replace(**{one: 0.0}))) == 1
+        ).all()
 
 
 def test_polarization_limits():
@@ -59,7 +77,9 @@ def test_pixels_of_two_panels_are_where_geometry_puts_them():
         slow=np.concatenate([FLAT.slow, FLAT.slow @ turn]),
     )
     made, sine = response.pixel_map(two, 0.7)
-    panel, slow, fast = np.array([0, 1, 1]), np.array([3, 0, 159]), np.array([200, 0, 77])
+    panel = np.array([0, 1, 1])
+    slow = np.array([3, 0, 159])
+    fast = np.array([200, 0, 77])
     place = geometry.position(two, panel, fast + 0.5, slow + 0.5)
     distance = np.linalg.norm(place, axis=-1)
     cos_2theta = -place[:, 2] / distance

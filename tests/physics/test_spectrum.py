@@ -15,7 +15,9 @@ CHANNELS = 7000.5 + np.arange(240)
 def pulses() -> np.ndarray:
     return np.array(
         [
-            spectrum.pulse(np.random.default_rng([1, i]), CHANNELS, photons_spread=0.25, **HOW).photons
+            spectrum.pulse(
+                np.random.default_rng([1, i]), CHANNELS, photons_spread=0.25, **HOW
+            ).photons
             for i in range(1500)
         ]
     )
@@ -37,7 +39,9 @@ def test_spikes_are_those_of_chaotic_light():
     fine = 7119.0 + 0.1 * np.arange(200)
     rows = np.array(
         [
-            spectrum.pulse(np.random.default_rng(i), fine, photons_spread=0.0, **(HOW | {"jitter_ev": 0.0})).photons
+            spectrum.pulse(
+                np.random.default_rng(i), fine, photons_spread=0.0, **(HOW | {"jitter_ev": 0.0})
+            ).photons
             for i in range(2000)
         ]
     )
@@ -51,7 +55,10 @@ def test_spikes_are_those_of_chaotic_light():
 def test_one_channel_and_one_seed():
     one = spectrum.pulse(np.random.default_rng(1), np.array([7120.0]), photons_spread=0.0, **HOW)
     assert one.photons.shape == (1,) and one.photons[0] > 0
-    a, b = (spectrum.pulse(np.random.default_rng(7), CHANNELS, photons_spread=0.25, **HOW) for _ in range(2))
+    a, b = (
+        spectrum.pulse(np.random.default_rng(7), CHANNELS, photons_spread=0.25, **HOW)
+        for _ in range(2)
+    )
     np.testing.assert_array_equal(a.photons, b.photons)
 
 
@@ -60,7 +67,10 @@ def test_photons_of_a_pulse_follow_the_gamma_distribution_of_its_modes(monkeypat
     monkeypatch.setattr(spectrum, "WIDTH_SPREAD", 0.0)
     how = HOW | {"envelope_ev": 3.0, "spike_ev": 2.5, "jitter_ev": 0.0, "photons": 1.0}
     channels = 7105.0 + 0.5 * np.arange(61)
-    rows = (spectrum.pulse(np.random.default_rng([2, i]), channels, photons_spread=0.0, **how) for i in range(4000))
+    rows = (
+        spectrum.pulse(np.random.default_rng([2, i]), channels, photons_spread=0.0, **how)
+        for i in range(4000)
+    )
     total = np.array([row.photons.sum() for row in rows])
     m = np.sqrt(1 + 2 * (3.0 / (2.5 / np.sqrt(8 * np.log(2)))) ** 2)
     assert total.mean() == pytest.approx(1.0, abs=4 / np.sqrt(4000 * m))
@@ -72,7 +82,8 @@ def test_one_fine_channel_is_negative_exponential():
     fine = 7119.0 + 0.05 * np.arange(40)
     how = HOW | {"jitter_ev": 0.0, "envelope_ev": 1e3}
     one = [
-        spectrum.pulse(np.random.default_rng([3, i]), fine, photons_spread=0.0, **how).photons[20] for i in range(3000)
+        spectrum.pulse(np.random.default_rng([3, i]), fine, photons_spread=0.0, **how).photons[20]
+        for i in range(3000)
     ]
     assert stats.kstest(np.array(one) / np.mean(one), "expon").statistic < 0.03
 
@@ -86,7 +97,9 @@ def test_resampling_keeps_what_it_should():
     np.testing.assert_allclose(same.photons, photons, rtol=1e-14)
     whole = spectrum.resampled(Spectrum(UNEQUAL, photons), 7090.0 + 0.7 * np.arange(50))
     assert whole.photons.sum() == pytest.approx(15.0, rel=1e-14)
-    shuffled = spectrum.resampled(Spectrum(UNEQUAL[::-1], photons[::-1]), 7090.0 + 0.7 * np.arange(50))
+    shuffled = spectrum.resampled(
+        Spectrum(UNEQUAL[::-1], photons[::-1]), 7090.0 + 0.7 * np.arange(50)
+    )
     np.testing.assert_array_equal(shuffled.photons, whole.photons)
 
 
@@ -95,23 +108,38 @@ def test_channels_are_split_and_joined():
     pairs = Spectrum(np.array([7101.0, 7103.0, 7105.0, 7107.0]), np.array([4.0, 8.0, 2.0, 6.0]))
     split = spectrum.resampled(pairs, 7100.5 + np.arange(8))
     np.testing.assert_allclose(split.photons, [2, 2, 4, 4, 1, 1, 3, 3], rtol=1e-12)
-    np.testing.assert_allclose(spectrum.resampled(pairs, np.array([7102.0, 7106.0])).photons, [12, 8], rtol=1e-12)
-    np.testing.assert_allclose(spectrum.resampled(pairs, np.array([7107.5, 7108.5])).photons, [3, 0], rtol=1e-12)
-    np.testing.assert_allclose(spectrum.resampled(pairs, np.array([7000.0])).photons, [20], rtol=1e-12)
+    np.testing.assert_allclose(
+        spectrum.resampled(pairs, np.array([7102.0, 7106.0])).photons, [12, 8], rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        spectrum.resampled(pairs, np.array([7107.5, 7108.5])).photons, [3, 0], rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        spectrum.resampled(pairs, np.array([7000.0])).photons, [20], rtol=1e-12
+    )
     assert split.mean_energy_ev == pytest.approx(pairs.mean_energy_ev, rel=1e-12)
 
 
 def test_a_line_and_noise_below_zero():
     channels = 7100.0 + np.arange(4)
-    np.testing.assert_array_equal(spectrum.resampled(Spectrum([7101.2], [9.0]), channels).photons, [0, 9, 0, 0])
-    np.testing.assert_array_equal(spectrum.resampled(Spectrum([6000.0], [9.0]), channels).photons, 0)
+    np.testing.assert_array_equal(
+        spectrum.resampled(Spectrum([7101.2], [9.0]), channels).photons, [0, 9, 0, 0]
+    )
+    np.testing.assert_array_equal(
+        spectrum.resampled(Spectrum([6000.0], [9.0]), channels).photons, 0
+    )
     noisy = spectrum.resampled(Spectrum(channels, np.array([-1.0, 2.0, -0.5, 3.0])), channels)
     np.testing.assert_array_equal(noisy.photons, [0, 2, 0, 3])
 
 
 @pytest.mark.parametrize(
     ("energies", "photons"),
-    [([7100, 7100, 7101], [1, 1, 1]), ([7100, np.nan], [1, 1]), ([-1, 1], [1, 1]), ([7100, 7101], [1, np.inf])],
+    [
+        ([7100, 7100, 7101], [1, 1, 1]),
+        ([7100, np.nan], [1, 1]),
+        ([-1, 1], [1, 1]),
+        ([7100, 7101], [1, np.inf]),
+    ],
     ids=["twice the same", "NaN", "negative", "infinite"],
 )
 def test_channels_that_make_no_sense(energies, photons):

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from spreadflow.physics import lattice, phantom
+from spreadflow.physics import phantom, unit_cell
 from spreadflow.physics import structure_factors as sf
 from spreadflow.physics.symmetry import group, is_absent
 
@@ -19,10 +19,18 @@ ANOMALOUS = {"C": 0.02 + 0.01j, "N": 0.04 + 0.02j, "O": 0.06 + 0.04j, "S": 0.35 
 CURVES = {"FE1": np.array([-6.0 + 0.5j, -8.0 + 2.0j]), "FE2": np.array([-7.0 + 0.6j, -6.0 + 3.8j])}
 
 
-def by_gemmi(atoms: sf.Atoms, cell: np.ndarray, name: str, hkl: list, scattering: complex) -> np.ndarray:
+def by_gemmi(
+    atoms: sf.Atoms, cell: np.ndarray, name: str, hkl: list, scattering: complex
+) -> np.ndarray:
     """F of the given atoms alone, each scattering f0 + `scattering`, by gemmi's summation over atoms and images."""
-    structure, model, chain, residue = gemmi.Structure(), gemmi.Model(1), gemmi.Chain("A"), gemmi.Residue()
-    structure.cell, structure.spacegroup_hm = gemmi.UnitCell(*lattice.degrees(cell)), group(name).xhm()
+    structure = gemmi.Structure()
+    model = gemmi.Model(1)
+    chain = gemmi.Chain("A")
+    residue = gemmi.Residue()
+    structure.cell, structure.spacegroup_hm = (
+        gemmi.UnitCell(*unit_cell.degrees(cell)),
+        group(name).xhm(),
+    )
     basis = np.array(structure.cell.orth.mat.tolist())
     for i in range(len(atoms.names)):
         atom = gemmi.Atom()
@@ -39,7 +47,9 @@ def by_gemmi(atoms: sf.Atoms, cell: np.ndarray, name: str, hkl: list, scattering
     plain = np.array([calculator.calculate_sf_from_model(structure[0], h) for h in hkl])
     for element in set(atoms.elements):
         calculator.addends.set(gemmi.Element(str(element)), 1.0)
-    return plain + scattering * (np.array([calculator.calculate_sf_from_model(structure[0], h) for h in hkl]) - plain)
+    return plain + scattering * (
+        np.array([calculator.calculate_sf_from_model(structure[0], h) for h in hkl]) - plain
+    )
 
 
 def anisotropic(atoms: sf.Atoms) -> sf.Atoms:
@@ -54,33 +64,46 @@ def anisotropic(atoms: sf.Atoms) -> sf.Atoms:
 
 @pytest.mark.parametrize(("cell", "name", "d_min"), CRYSTALS)
 def test_equal_to_gemmi_direct_summation_with_anomalous_scattering(cell, name, d_min):
-    cell = lattice.radians(cell)
+    cell = unit_cell.radians(cell)
     atoms = anisotropic(phantom.build(cell, name, 2))
     f = sf.structure_factors(atoms, cell, name, d_min=d_min, sites=CURVES, others=ANOMALOUS)
     chosen = np.random.default_rng(0).choice(len(f.hkl), 60, replace=False)
     for channel in range(2):
         truth = np.zeros(len(chosen), dtype=complex)
-        for key, scattering in [*ANOMALOUS.items(), *((site, curve[channel]) for site, curve in CURVES.items())]:
+        for key, scattering in [
+            *ANOMALOUS.items(),
+            *((site, curve[channel]) for site, curve in CURVES.items()),
+        ]:
             which = (
-                (atoms.names == key) if key in CURVES else (atoms.elements == key) & ~np.isin(atoms.names, [*CURVES])
+                (atoms.names == key)
+                if key in CURVES
+                else (atoms.elements == key) & ~np.isin(atoms.names, [*CURVES])
             )
             some = sf.Atoms(*(column[which] for column in atoms))
             truth += by_gemmi(some, cell, name, f.hkl[chosen].tolist(), scattering)
-        np.testing.assert_allclose(f.at(chosen)[:, channel], truth, atol=1e-4 * np.abs(truth).mean())
+        np.testing.assert_allclose(
+            f.at(chosen)[:, channel], truth, atol=1e-4 * np.abs(truth).mean()
+        )
 
 
-def over_the_cell(atoms: sf.Atoms, cell: np.ndarray, name: str, hkl: np.ndarray, scattering: np.ndarray) -> np.ndarray:
+def over_the_cell(
+    atoms: sf.Atoms, cell: np.ndarray, name: str, hkl: np.ndarray, scattering: np.ndarray
+) -> np.ndarray:
     """(hkl, channel) F summed atom by atom of the whole cell, each once: rotations and U in Cartesian axes, Å.
 
     scattering: (atom, channel) f' + i f''. Mates that fall onto an atom are that atom, at its full occupancy.
     """
-    basis = lattice.orthogonalization(cell)
-    q, total = hkl @ np.linalg.inv(basis), 0.0
+    basis = unit_cell.orthogonalization(cell)
+    q = hkl @ np.linalg.inv(basis)
+    total = 0.0
     for i in range(len(atoms.names)):
         u = basis @ atoms.beta[i] @ basis.T / (2 * np.pi**2)
         places: list[np.ndarray] = []
         f0 = gemmi.Element(str(atoms.elements[i])).it92
-        f = np.array([f0.calculate_sf(s2) for s2 in 0.25 * (q**2).sum(axis=1)])[:, None] + scattering[i]
+        f = (
+            np.array([f0.calculate_sf(s2) for s2 in 0.25 * (q**2).sum(axis=1)])[:, None]
+            + scattering[i]
+        )
         ops = list(group(name).operations())
         mates = [np.mod(op.apply_to_xyz(atoms.xyz[i].tolist()), 1.0) for op in ops]
         n_here = sum(np.linalg.norm((m - mates[0] + 0.5) % 1.0 - 0.5) < 1e-6 for m in mates)
@@ -95,13 +118,18 @@ def over_the_cell(atoms: sf.Atoms, cell: np.ndarray, name: str, hkl: np.ndarray,
     return total
 
 
-SPECIAL = {"C 1 2 1": [0.0, 0.31, 0.5], "P 41 21 2": [0.2, 0.2, 0.0], "R 3 :H": [1 / 3, 2 / 3, 0.1], "P 1": [0.0] * 3}
+SPECIAL = {
+    "C 1 2 1": [0.0, 0.31, 0.5],
+    "P 41 21 2": [0.2, 0.2, 0.0],
+    "R 3 :H": [1 / 3, 2 / 3, 0.1],
+    "P 1": [0.0] * 3,
+}
 
 
 @pytest.mark.parametrize(("cell", "name", "d_min"), CRYSTALS)
 def test_equal_to_a_sum_over_all_atoms_of_the_cell(cell, name, d_min):
     """Anisotropic U, partial occupancy, a site on a special position, f' and f'' of all atoms by channel."""
-    cell = lattice.radians(cell)
+    cell = unit_cell.radians(cell)
     atoms = anisotropic(phantom.build(cell, name, 2))
     atoms = sf.Atoms(*(column[:60] for column in atoms))
     mates = [np.mod(op.apply_to_xyz(SPECIAL[name]), 1.0) for op in group(name).operations()]
@@ -112,26 +140,36 @@ def test_equal_to_a_sum_over_all_atoms_of_the_cell(cell, name, d_min):
         0.9 / n_here,
         sf.isotropic(np.array([14.0]), cell)[0],
     )
-    curves = {e: np.array([1.0, 1.7, -0.4]) * (i - 2.0) + 1j * np.arange(3) for i, e in enumerate("CNOS")}
+    curves = {
+        e: np.array([1.0, 1.7, -0.4]) * (i - 2.0) + 1j * np.arange(3) for i, e in enumerate("CNOS")
+    }
     sites = {name: np.append(curve, 1.5j) for name, curve in CURVES.items()}
     f = sf.structure_factors(atoms, cell, name, d_min=d_min, sites=sites, others=curves)
     chosen = np.random.default_rng(1).choice(len(f.hkl), 80, replace=False)
     scattering = np.array(
-        [sites[n] if n in sites else curves[e] for n, e in zip(atoms.names, atoms.elements, strict=True)]
+        [
+            sites[n] if n in sites else curves[e]
+            for n, e in zip(atoms.names, atoms.elements, strict=True)
+        ]
     )
     truth = over_the_cell(atoms, cell, name, f.hkl[chosen], scattering)
     np.testing.assert_allclose(f.at(chosen), truth, atol=1e-4 * np.abs(truth).mean())
     np.testing.assert_allclose(
-        f.without_sites(chosen) + f.groups[: f.n_sites, chosen].T @ f.anomalous[: f.n_sites], f.at(chosen)
+        f.without_sites(chosen) + f.groups[: f.n_sites, chosen].T @ f.anomalous[: f.n_sites],
+        f.at(chosen),
     )
 
 
 def test_squares_of_f_and_their_derivatives_by_every_f1_and_f2():
     """Against |at|² and central differences of it, which are exact to rounding for a quadratic."""
-    cell, name = lattice.radians(CRYSTALS[0][0]), CRYSTALS[0][1]
-    f = sf.structure_factors(phantom.build(cell, name, 2), cell, name, d_min=4.0, sites=CURVES, others=ANOMALOUS)
+    cell = unit_cell.radians(CRYSTALS[0][0])
+    name = CRYSTALS[0][1]
+    f = sf.structure_factors(
+        phantom.build(cell, name, 2), cell, name, d_min=4.0, sites=CURVES, others=ANOMALOUS
+    )
     rows = np.arange(3, len(f.hkl), 7)
-    fixed, groups = f.without_sites(rows), f.groups[: f.n_sites, rows]
+    fixed = f.without_sites(rows)
+    groups = f.groups[: f.n_sites, rows]
     curves = np.stack([f.anomalous[: f.n_sites].real, f.anomalous[: f.n_sites].imag])
 
     def plainly(curves):
@@ -150,7 +188,7 @@ def test_squares_of_f_and_their_derivatives_by_every_f1_and_f2():
 
 
 def test_a_perturbed_model_is_wrong_by_what_was_said():
-    cell = lattice.radians([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
+    cell = unit_cell.radians([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
     atoms = phantom.build(cell, "C 1 2 1", 1)
     wrong, k_sol = sf.perturbed(np.random.default_rng(5), atoms, cell, CURVES)
     again, _ = sf.perturbed(np.random.default_rng(5), atoms, cell, CURVES)
@@ -163,11 +201,13 @@ def test_a_perturbed_model_is_wrong_by_what_was_said():
     assert np.isin(np.arange(len(atoms.names))[sites], nearest).all()
     np.testing.assert_allclose(wrong.beta, 1.1 * atoms.beta[nearest], rtol=1e-12)
     np.testing.assert_array_equal(wrong.elements, atoms.elements[nearest])
-    moves = (wrong.xyz - atoms.xyz[nearest]) @ lattice.orthogonalization(cell).T
+    moves = (wrong.xyz - atoms.xyz[nearest]) @ unit_cell.orthogonalization(cell).T
     n = moves.size
     assert n > 2000
     assert np.mean((moves**2).sum(axis=1)) ** 0.5 == pytest.approx(0.1, rel=5 / np.sqrt(2 * n))
-    np.testing.assert_allclose(np.mean(moves**2, axis=0), 0.1**2 / 3, rtol=5 * np.sqrt(2 / len(moves)))
+    np.testing.assert_allclose(
+        np.mean(moves**2, axis=0), 0.1**2 / 3, rtol=5 * np.sqrt(2 / len(moves))
+    )
     np.testing.assert_allclose(np.mean(moves, axis=0), 0.0, atol=5 * 0.058 / np.sqrt(len(moves)))
     correlation = np.corrcoef(moves.T)[np.triu_indices(3, 1)]
     np.testing.assert_allclose(correlation, 0.0, atol=5 / np.sqrt(len(moves)))
@@ -176,7 +216,7 @@ def test_a_perturbed_model_is_wrong_by_what_was_said():
 @pytest.mark.parametrize(("cell", "name", "d_min"), CRYSTALS[:3])
 def test_the_same_crystal_described_in_p1_scatters_the_same(cell, name, d_min):
     """Atoms multiplied by the operations and called P 1: exactly, and with the solvent mask to the step of its grid."""
-    cell = lattice.radians(cell)
+    cell = unit_cell.radians(cell)
     atoms = phantom.build(cell, name, 2)
     ops = list(group(name).operations())
     everywhere = sf.Atoms(
@@ -187,16 +227,20 @@ def test_the_same_crystal_described_in_p1_scatters_the_same(cell, name, d_min):
     )
     for k_sol, tolerance in ((0.0, 1e-5), (0.435, 0.03)):
         how = {"d_min": d_min, "sites": CURVES, "others": ANOMALOUS, "k_sol": k_sol, "b_sol": 46.0}
-        f, p1 = sf.structure_factors(atoms, cell, name, **how), sf.structure_factors(everywhere, cell, "P 1", **how)
+        f = sf.structure_factors(atoms, cell, name, **how)
+        p1 = sf.structure_factors(everywhere, cell, "P 1", **how)
         rows = {tuple(h): i for i, h in enumerate(p1.hkl.tolist())}
         same = p1.at(np.array([rows[tuple(h)] for h in f.hkl.tolist()]))
         ours = f.at(np.arange(len(f.hkl)))
         assert np.abs(same - ours).mean() < tolerance * np.abs(ours).mean()
-        assert len(rows) > len(f.hkl) or not name.startswith(("C", "R")), "centring absences are no nodes"
+        assert len(rows) > len(f.hkl) or not name.startswith(("C", "R")), (
+            "centring absences are no nodes"
+        )
 
 
 def test_systematic_absences_and_friedel_pairs():
-    cell, name = lattice.radians(CRYSTALS[1][0]), CRYSTALS[1][1]
+    cell = unit_cell.radians(CRYSTALS[1][0])
+    name = CRYSTALS[1][1]
     atoms = phantom.build(cell, name, 2)
     f = sf.structure_factors(atoms, cell, name, d_min=2.6, sites=CURVES, others={})
     size = np.abs(f.at(np.arange(len(f.hkl)))[:, 1])
@@ -204,17 +248,23 @@ def test_systematic_absences_and_friedel_pairs():
     assert absent.any() and size[absent].max() < 1e-4 * size.mean()
     rows = {tuple(h): i for i, h in enumerate(f.hkl.tolist())}
     mates = np.array([rows[tuple(-np.array(h))] for h in f.hkl.tolist()])
-    np.testing.assert_allclose(f.rest[mates], np.conj(f.rest), atol=1e-3)  # real scatterers obey Friedel's law
+    np.testing.assert_allclose(
+        f.rest[mates], np.conj(f.rest), atol=1e-3
+    )  # real scatterers obey Friedel's law
     assert np.abs(size[mates] - size).mean() > 0.003 * size.mean()  # the iron breaks it
 
 
 def test_solvent_fills_what_the_molecule_leaves():
     """F_mask of the lowest orders is opposite to the molecule's: an atom-free cell would be flat."""
-    cell, name = lattice.radians([40.0, 45.0, 50.0, 90.0, 90.0, 90.0]), "P 21 21 21"
+    cell = unit_cell.radians([40.0, 45.0, 50.0, 90.0, 90.0, 90.0])
+    name = "P 21 21 21"
     atoms = phantom.build(cell, name, 1)
     how = {"sites": {}, "others": {}, "d_min": 8.0}
-    bare, wet = (sf.structure_factors(atoms, cell, name, **how, **more) for more in ({}, {"k_sol": 0.4, "b_sol": 40.0}))
-    low = lattice.spacing(lattice.reciprocal(cell), bare.hkl) > 12.0
+    bare, wet = (
+        sf.structure_factors(atoms, cell, name, **how, **more)
+        for more in ({}, {"k_sol": 0.4, "b_sol": 40.0})
+    )
+    low = unit_cell.spacing(unit_cell.reciprocal(cell), bare.hkl) > 12.0
     mask = wet.rest - bare.rest
     cosine = (mask[low] * np.conj(bare.rest[low])).real.sum() / np.sqrt(
         (np.abs(mask[low]) ** 2).sum() * (np.abs(bare.rest[low]) ** 2).sum()
@@ -223,7 +273,7 @@ def test_solvent_fills_what_the_molecule_leaves():
 
 
 def test_a_site_the_model_lacks_is_refused():
-    cell = lattice.radians(CRYSTALS[3][0])
+    cell = unit_cell.radians(CRYSTALS[3][0])
     atoms = phantom.build(cell, "P 1", 1)
     with pytest.raises(ValueError, match="FE9"):
         sf.structure_factors(atoms, cell, "P 1", d_min=4.0, sites={"FE9": np.zeros(1)}, others={})

@@ -8,11 +8,18 @@ import numpy as np
 import pytest
 
 from spreadflow.config import AnnulusSection, IndexSection, StageConfig
-from spreadflow.errors import AdoptOutcome, LatticeOutcome, LearnedOutcome, Outcome, RefinedOutcome, SpreadOutcome
+from spreadflow.errors import (
+    AdoptOutcome,
+    LatticeOutcome,
+    LearnedOutcome,
+    Outcome,
+    RefinedOutcome,
+    SpreadOutcome,
+)
 from spreadflow.io import images, nexus, store
 from spreadflow.models import Detector
 from spreadflow.parallel import World
-from spreadflow.physics import anomalous, geometry, lattice, rotation
+from spreadflow.physics import anomalous, geometry, rotation, unit_cell
 from spreadflow.report import summary
 from spreadflow.stages import annulus
 
@@ -26,7 +33,9 @@ DETECTOR = Detector(
 CELL = np.array([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
 ETA, DOMAINS = 1e-3, np.array([[1e-3, 0.0, 2e-4], [-1e-3, 0.0, -2e-4]])
 """mosaic spread, and rotation vectors of the only two domains, rad"""
-N_SHOTS, N_LATTICES, N_REFLECTIONS = 12, 9, 40
+N_SHOTS = 12
+N_LATTICES = 9
+N_REFLECTIONS = 40
 OUTCOMES = [Outcome.INDEXED] * 9 + [Outcome.NO_LATTICE, Outcome.BLANK, Outcome.OVERFLOW]
 SHOT = [0, 1, 2, 3, 4, 5, 6, 7, 8]
 ENERGIES = 7100.0 + np.arange(20)
@@ -46,7 +55,9 @@ def trial(tmp_path_factory, filled) -> SimpleNamespace:
         ids = images.Source(manifest).shots["shot_id"]
         truth = images.truth(manifest)
         for stage in ("index", "reindex"):
-            made.__dict__[stage].append(_indexed(folder / run, stage, run, rng, filled, ids, truth, manifest))
+            made.__dict__[stage].append(
+                _indexed(folder / run, stage, run, rng, filled, ids, truth, manifest)
+            )
     made.adopt = _adopt(folder, made, filled)
     made.cells = _cells(folder, made, filled)
     made.annulus = _annulus(folder, made)
@@ -81,7 +92,9 @@ def _images(folder: Path, run: str, rng, filled) -> Path:
         "shots/shot_id": np.arange(N_SHOTS),
         "shots/kind": [0] * 10 + [1, 0],
         "lattices/shot": SHOT,
-        "lattices/A": [rotation.random(rng) @ lattice.reciprocal(lattice.radians(CELL)) for _ in SHOT],
+        "lattices/A": [
+            rotation.random(rng) @ unit_cell.reciprocal(unit_cell.radians(CELL)) for _ in SHOT
+        ],
         "lattices/n_cells": np.full((len(SHOT), 3), 57.0),
         "lattices/eta_rad": np.full(len(SHOT), 8e-4),
         "lattices/scale": rng.uniform(80.0, 100.0, len(SHOT)),
@@ -106,7 +119,9 @@ def _images(folder: Path, run: str, rng, filled) -> Path:
         true_detector=geometry.shifted(DETECTOR, 0.03, -0.02, 0.05),
         true_curves={"FE1": anomalous.site("Fe", "oxidized", ENERGIES), "FE2": REDUCED},
         truth=filled(
-            "truth", {"shots": N_SHOTS, "lattices": N_LATTICES, "domains": 2 * N_LATTICES, "reflections": n}, truth
+            "truth",
+            {"shots": N_SHOTS, "lattices": N_LATTICES, "domains": 2 * N_LATTICES, "reflections": n},
+            truth,
         ),
     )
     images.write_manifest(folder / "manifest.json", run, [folder / "stills.nxs"])
@@ -135,7 +150,7 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
         "lattices/shot": SHOT,
         "lattices/shot_id": ids[SHOT],
         "lattices/A": turns @ truth["lattices/A"],
-        "lattices/cell": [lattice.radians(cell) for cell in cells],
+        "lattices/cell": [unit_cell.radians(cell) for cell in cells],
         "lattices/eta_rad": rng.uniform(5e-4, 1e-3, N_LATTICES),
         "lattices/n_indexed": N_REFLECTIONS,
         "lattices/rmsd_radial_mm": rng.uniform(0.02, 0.05, N_LATTICES),
@@ -158,11 +173,15 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
         "reflections/slow_obs": seen[:, 1],
         "reflections/intensity": truth["reflections/photons"] + sigma * rng.standard_normal(n),
         "reflections/sigma": sigma,
-        "reflections/bbox": np.stack([corner[:, 0], corner[:, 0] + 8, corner[:, 1], corner[:, 1] + 8], axis=1),
+        "reflections/bbox": np.stack(
+            [corner[:, 0], corner[:, 0] + 8, corner[:, 1], corner[:, 1] + 8], axis=1
+        ),
         "reflections/flags": (rng.random(n) < 0.05) * 4,
     }
     given["lattices/n_indexed"] = np.full(N_LATTICES, N_REFLECTIONS)
-    columns = filled(stage, {"shots": N_SHOTS, "spots": n, "lattices": N_LATTICES, "reflections": n}, given)
+    columns = filled(
+        stage, {"shots": N_SHOTS, "spots": n, "lattices": N_LATTICES, "reflections": n}, given
+    )
     parts = store.Parts(folder / f"{stage}.h5", stage, run + stage, [ids])
     parts.write(0, columns)
     parts.finish(
@@ -188,7 +207,13 @@ def _adopt(folder, made, filled) -> Path:
         "lines/n_agree": [36] * N_LATTICES + [0, 10, 0],
         "lines/outcome": ends,
     }
-    store.write(folder / "two" / "adopt.h5", "adopt", filled("adopt", {"lines": len(ends)}, given), key="a", run="two")
+    store.write(
+        folder / "two" / "adopt.h5",
+        "adopt",
+        filled("adopt", {"lines": len(ends)}, given),
+        key="a",
+        run="two",
+    )
     return folder / "two" / "adopt.h5"
 
 
@@ -196,11 +221,15 @@ def _cells(folder, made, filled) -> Path:
     tables = [store.read(path, "reindex", ["lattices/"]) for path in made.reindex]
     n = sum(len(t["lattices/k"]) for t in tables)
     outcome = np.full(n, LatticeOutcome.ACCEPTED)
-    outcome[[2, 7, 11]] = LatticeOutcome.NOISE, LatticeOutcome.CELL_OUTLIER, LatticeOutcome.OTHER_CLUSTER
+    outcome[[2, 7, 11]] = (
+        LatticeOutcome.NOISE,
+        LatticeOutcome.CELL_OUTLIER,
+        LatticeOutcome.OTHER_CLUSTER,
+    )
     given = {
         "lattices/run": np.repeat([0, 1], N_LATTICES),
         "lattices/shot_id": np.concatenate([t["lattices/shot_id"] for t in tables]),
-        "lattices/cell": lattice.degrees(np.concatenate([t["lattices/cell"] for t in tables])),
+        "lattices/cell": unit_cell.degrees(np.concatenate([t["lattices/cell"] for t in tables])),
         "lattices/outcome": outcome,
         "clusters/n": [n - 1, 1],
         "clusters/mean": [CELL, CELL],
@@ -216,7 +245,14 @@ def _cells(folder, made, filled) -> Path:
 def _annulus(folder, made) -> Path:
     config = StageConfig(annulus=AnnulusSection())
     out = folder / "annulus.h5"
-    annulus.run(config, images=made.manifests, reindex=made.reindex, cells=made.cells, out=out, world=World())
+    annulus.run(
+        config,
+        images=made.manifests,
+        reindex=made.reindex,
+        cells=made.cells,
+        out=out,
+        world=World(),
+    )
     return out
 
 
@@ -227,7 +263,11 @@ def _merge(folder, filled) -> Path:
     half = true + rng.normal(0, 20, (n, 2))
     half[:30] = np.nan
     sign = np.tile([1, -1], n // 2)
-    hkl = np.repeat(np.stack([np.arange(n // 2), np.arange(n // 2) % 7, np.arange(n // 2) % 5], axis=1), 2, axis=0)
+    hkl = np.repeat(
+        np.stack([np.arange(n // 2), np.arange(n // 2) % 7, np.arange(n // 2) % 5], axis=1),
+        2,
+        axis=0,
+    )
     given = {
         "merged/hkl": hkl,
         "merged/friedel": sign,
@@ -248,7 +288,12 @@ def _merge(folder, filled) -> Path:
         "bins/cc_ano": [0.2, np.nan, 0.0],
     }
     columns = filled("merge", {"merged": n, "lattices": 15, "bins": 3}, given)
-    told = {"runs": ["one", "two"], "wilson_b": 21.0, "scaling": "mark0 against model.mtz", "n_lattices_in": 15}
+    told = {
+        "runs": ["one", "two"],
+        "wilson_b": 21.0,
+        "scaling": "mark0 against model.mtz",
+        "n_lattices_in": 15,
+    }
     store.write(folder / "merge.h5", "merge", columns, key="merge", **told)
     return folder / "merge.h5"
 
@@ -260,7 +305,12 @@ def _level0(folder) -> Path:
         "distance_mm": 60.04,
         "distance_sigma_mm": 0.01,
     }
-    fit |= {"n_lattices": 18, "n_reflections": 700, "n_outliers": 20, "refined": ["shift_fast_mm", "distance_mm"]}
+    fit |= {
+        "n_lattices": 18,
+        "n_reflections": 700,
+        "n_outliers": 20,
+        "refined": ["shift_fast_mm", "distance_mm"],
+    }
     fit |= {"correlation": [[1.0, 0.2], [0.2, 1.0]]}
     for name, scale in (("rmsd_before", 2.0), ("rmsd_after", 1.0)):
         fit[name] = {"radial_px": 0.4 * scale, "transverse_px": 0.2 * scale, "n": 464}
@@ -271,7 +321,8 @@ def _level0(folder) -> Path:
 
 def _ladder(folder, made, filled) -> Path:
     """Fifteen lattices of which three are modelled, with any sums; on rung 3A one of them is missing."""
-    rng, rungs = np.random.default_rng(8), ["00", "1", "2", "3", "3A", "3B", "4"]
+    rng = np.random.default_rng(8)
+    rungs = ["00", "1", "2", "3", "3A", "3B", "4"]
     rows = [(i, r) for i in range(3) for r in range(1, 7) if (i, rungs[r]) != (2, "3A")]
     n = len(rows)
     z = np.stack([rng.normal(0, 50, n), rng.uniform(1500, 4000, n)], axis=1)
@@ -297,9 +348,23 @@ def _ladder(folder, made, filled) -> Path:
         "pixels/photons": np.where(rng.random(60) > 0.1, rng.poisson(20, 60), np.nan),
         "pixels/model": rng.uniform(10, 30, (60, 3)),
     }
-    columns = filled("ladder", {"lattices": 15, "rungs": n, "compared": 3, "samples": 3, "pixels": 60}, given)
-    reading = {"n_read": 15, "n_others": 0, "n_accepted": 15, "growth_percent": 0.5, "seconds_per_lattice": 0.01}
-    told = {"reading": reading, "rungs": rungs, "pictured": ["2", "3B", "4"], "n_modelled": 3, "runs": made.runs}
+    columns = filled(
+        "ladder", {"lattices": 15, "rungs": n, "compared": 3, "samples": 3, "pixels": 60}, given
+    )
+    reading = {
+        "n_read": 15,
+        "n_others": 0,
+        "n_accepted": 15,
+        "growth_percent": 0.5,
+        "seconds_per_lattice": 0.01,
+    }
+    told = {
+        "reading": reading,
+        "rungs": rungs,
+        "pictured": ["2", "3B", "4"],
+        "n_modelled": 3,
+        "runs": made.runs,
+    }
     told |= {"detectors": [DETECTOR._asdict()] * 2, "config": {"misset_deg": 0.02, "n_domains": 25}}
     store.write(folder / "ladder.h5", "ladder", columns, key="ladder", **told)
     return folder / "ladder.h5"
@@ -310,7 +375,8 @@ def _mosaic(folder, made, filled) -> Path:
 
     Those of the first are the truth's; the others have all their weight where no domain is.
     """
-    told, t = store.attributes(made.annulus, "annulus"), store.read(made.annulus, "annulus", ["lattices/"])
+    told = store.attributes(made.annulus, "annulus")
+    t = store.read(made.annulus, "annulus", ["lattices/"])
     n = len(t["lattices/k"])
     given = {
         **{f"lattices/{name}": t[f"lattices/{name}"] for name in ("run", "shot_id", "k", "A")},
@@ -343,15 +409,20 @@ def _mosaic(folder, made, filled) -> Path:
 
 def _stage1(folder, made, filled) -> Path:
     """The lattices of the annulus, off by what their σ say; the last two could not be refined."""
-    rng, told = np.random.default_rng(7), store.attributes(made.annulus, "annulus")
-    t, names = store.read(made.annulus, "annulus"), ["scale", "rotation_1", "rotation_2", "rotation_3", "n_cells"]
-    n, rows = len(t["lattices/k"]), np.flatnonzero(t["reflections/lattice"] < len(t["lattices/k"]) - 2)
+    rng = np.random.default_rng(7)
+    told = store.attributes(made.annulus, "annulus")
+    t = store.read(made.annulus, "annulus")
+    names = ["scale", "rotation_1", "rotation_2", "rotation_3", "n_cells"]
+    n = len(t["lattices/k"])
+    rows = np.flatnonzero(t["reflections/lattice"] < len(t["lattices/k"]) - 2)
     truth = [images.truth(manifest) for manifest in made.manifests]
     of = [
         (r, list(truth[r]["shots/shot_id"]).index(i))
         for r, i in zip(t["lattices/run"], t["lattices/shot_id"], strict=True)
     ]
-    A, scale = (np.array([truth[r][f"lattices/{name}"][i] for r, i in of]) for name in ("A", "scale"))
+    A, scale = (
+        np.array([truth[r][f"lattices/{name}"][i] for r, i in of]) for name in ("A", "scale")
+    )
     sigma = np.tile([0.1, 2e-5, 2e-5, 2e-5, 0.03], (n, 1))
     off = sigma * rng.standard_normal((n, 5))
     values = off + np.stack([np.log(scale), *np.zeros((3, n)), np.full(n, np.log(57.0))], axis=1)
@@ -360,9 +431,10 @@ def _stage1(folder, made, filled) -> Path:
     seen = np.where(rng.random((len(rows), 1)) < 0.7, place, np.nan)
     given = {
         **{f"lattices/{name}": t[f"lattices/{name}"] for name in ("run", "shot_id", "k")},
-        "lattices/outcome": [RefinedOutcome.REFINED] * (n - 2) + [RefinedOutcome.TOO_FEW, RefinedOutcome.LOST],
+        "lattices/outcome": [RefinedOutcome.REFINED] * (n - 2)
+        + [RefinedOutcome.TOO_FEW, RefinedOutcome.LOST],
         "lattices/A": rotation.from_vector(off[:, 1:4]) @ A,
-        "lattices/cell": [lattice.cell_of(a) for a in A],
+        "lattices/cell": [unit_cell.cell_of(a) for a in A],
         "lattices/cell_sigma": np.full((n, 6), np.nan),
         "lattices/misset_rad": rng.normal(0, 1e-4, (n, 3)),
         "lattices/n_cells": np.exp(values[:, 4:]).repeat(3, axis=1),
@@ -375,11 +447,17 @@ def _stage1(folder, made, filled) -> Path:
         "lattices/loss_after": np.where(np.arange(n) == 3, 100.0, np.arange(n)),
         "lattices/sigma_z": rng.uniform(0.95, 1.1, n),
         "lattices/seconds": rng.uniform(0.2, 0.4, n),
-        **{f"reflections/{name}": t[f"reflections/{name}"][rows] for name in ("lattice", "hkl", "d", "panel")},
+        **{
+            f"reflections/{name}": t[f"reflections/{name}"][rows]
+            for name in ("lattice", "hkl", "d", "panel")
+        },
         **{f"reflections/fast{name}": place[:, 0] + by[:, 0] for name, by in moved.items()},
         **{f"reflections/slow{name}": place[:, 1] + by[:, 1] for name, by in moved.items()},
         **{f"reflections/{axis}_obs": seen[:, i] for i, axis in enumerate(("fast", "slow"))},
-        **{f"reflections/{axis}_floor": seen[:, i] - place[:, i] + 0.1 for i, axis in enumerate(("fast", "slow"))},
+        **{
+            f"reflections/{axis}_floor": seen[:, i] - place[:, i] + 0.1
+            for i, axis in enumerate(("fast", "slow"))
+        },
         "samples/reflection": [0, 1],
         "samples/bbox": [[0, 4, 0, 5], [0, 5, 0, 4]],
         "samples/first_pixel": [0, 20],
@@ -388,20 +466,30 @@ def _stage1(folder, made, filled) -> Path:
         "sample_pixels/background": np.full(40, 15.0),
         "sample_pixels/z": rng.standard_normal(40),
     }
-    sizes = {"lattices": n, "unknown": 5, "reflections": len(rows), "samples": 2, "sample_pixels": 40}
+    sizes = {
+        "lattices": n,
+        "unknown": 5,
+        "reflections": len(rows),
+        "samples": 2,
+        "sample_pixels": 40,
+    }
     parts = store.Parts(folder / "stage1.h5", "stage1", "stage1", [[1]])
     parts.write(0, filled("stage1", sizes, given))
     also = {"unknowns": names, "config": {"mosaicity": "continuous", "uncertainty": "sandwich"}}
-    parts.finish(World(), **also, **{name: told[name] for name in ("runs", "space_group", "detectors")})
+    parts.finish(
+        World(), **also, **{name: told[name] for name in ("runs", "space_group", "detectors")}
+    )
     return folder / "stage1.h5"
 
 
 def _spread(folder, made, filled) -> Path:
     """Curves off by what their σ say, the sandwich's; of its 15 lattices two were not refined, and one is lost."""
-    rng, nodes = np.random.default_rng(12), np.arange(7096.0, 7121.0, 2.0)
+    rng = np.random.default_rng(12)
+    nodes = np.arange(7096.0, 7121.0, 2.0)
     true = [anomalous.site("Fe", name, nodes) for name in ("oxidized", "reduced")]
     start = np.array([[c.real, c.imag] for c in [anomalous.site("Fe", "metallic", nodes)] * 2])
-    n, stage1 = start.size, store.read(made.stage1, "stage1", ["lattices/"])
+    n = start.size
+    stage1 = store.read(made.stage1, "stage1", ["lattices/"])
     mixed = np.eye(n) - 0.3 * np.eye(n, k=1) - 0.3 * np.eye(n, k=-1)
     scale = np.tile(np.where(nodes > 7116, 0.8, 0.3), 4)
     fisher = scale[:, None] * mixed * scale
@@ -425,14 +513,22 @@ def _spread(folder, made, filled) -> Path:
         "channels/photons": rng.uniform(1e9, 1e10, 20),
         "channels/residual": np.append(rng.normal(0, 0.01, 19), np.nan),
         "channels/residual_sigma": np.append(np.full(19, 0.01), np.nan),
-        **{f"lattices/{name}": stage1[f"lattices/{name}"] for name in ("run", "shot_id", "k", "sigma_z", "seconds")},
-        "lattices/outcome": [SpreadOutcome.USED] * 12 + [SpreadOutcome.LOST] + [SpreadOutcome.NOT_REFINED] * 2,
+        **{
+            f"lattices/{name}": stage1[f"lattices/{name}"]
+            for name in ("run", "shot_id", "k", "sigma_z", "seconds")
+        },
+        "lattices/outcome": [SpreadOutcome.USED] * 12
+        + [SpreadOutcome.LOST]
+        + [SpreadOutcome.NOT_REFINED] * 2,
         "lattices/loss_start": np.arange(15) + 10.0,
         "lattices/loss": np.arange(15) * 0.5,
     }
     sigma = np.sqrt(np.diag(fisher))
     for kind, key in enumerate(("fp", "fdp")):
-        pick = lambda values, kind=kind: values.reshape(2, 2, -1)[:, kind].ravel()  # noqa: E731
+
+        def pick(values, kind=kind):
+            return values.reshape(2, 2, -1)[:, kind].ravel()
+
         given[f"curves/{key}"] = np.tile(pick(found), 3)
         given[f"curves/{key}_start"] = np.tile(pick(start), 3)
         given[f"curves/{key}_fisher"] = np.concatenate([f * pick(sigma) for f in (1.0, 0.5, 0.3)])
@@ -448,10 +544,26 @@ def _spread(folder, made, filled) -> Path:
     }
     controls = [{"name": "start swapped", "passed": True, "figure": 1e-3, "bar": "small"}]
     controls.append({"name": "half sets", "passed": False, "figure": 2.5, "bar": "0.7-1.4"})
-    told = {"config": {"d_max": 4.0, "restraint": "none", "band_sigma_e": 0.5}, "runs": made.runs, "d_min": 2.1}
-    told |= {"mosaicity": "continuous", "fits": fits, "sites": ["FE1", "FE2"], "elements": ["Fe", "Fe"], "weak": []}
-    told |= {"sigma_kinds": ["sandwich", "scaled", "fisher"], "n_parameters": n, "n_undetermined": 3}
+    told = {
+        "config": {"d_max": 4.0, "restraint": "none", "band_sigma_e": 0.5},
+        "runs": made.runs,
+        "d_min": 2.1,
+    }
+    told |= {
+        "mosaicity": "continuous",
+        "fits": fits,
+        "sites": ["FE1", "FE2"],
+        "elements": ["Fe", "Fe"],
+        "weak": [],
+    }
+    told |= {
+        "sigma_kinds": ["sandwich", "scaled", "fisher"],
+        "n_parameters": n,
+        "n_undetermined": 3,
+    }
     told |= {"changes": [3.0, 0.01], "converged": True, "controls": controls}
     told |= {"lattices_for_goal": {"fp": 1234.2, "fdp": np.inf}}
-    store.write(folder / "spread.h5", "spread", filled("spread", sizes, given), key="spread", **told)
+    store.write(
+        folder / "spread.h5", "spread", filled("spread", sizes, given), key="spread", **told
+    )
     return folder / "spread.h5"

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from spreadflow.errors import RefinedOutcome
-from spreadflow.physics import lattice, rotation, symmetry
+from spreadflow.physics import rotation, symmetry, unit_cell
 from spreadflow.report import truth
 
 GROUP = "C 1 2 1"
-B = lattice.reciprocal(lattice.radians([67.2, 59.8, 47.2, 90.0, 110.3, 90.0]))
+B = unit_cell.reciprocal(unit_cell.radians([67.2, 59.8, 47.2, 90.0, 110.3, 90.0]))
 KINDS = [truth.SINGLE] * 6 + [truth.BLANK, truth.DOUBLE]
 LATTICES = [0, 1, 2, 3, 4, 5, 7, 7]
 """shot of each simulated lattice"""
@@ -38,7 +38,9 @@ def simulated(filled):
         "reflections/slow": rng.uniform(10, 990, n),
         "reflections/photons": np.where(np.arange(n) % 2, 5.0, rng.uniform(100, 900, n)),
     }
-    return filled("truth", {"shots": len(KINDS), "lattices": len(LATTICES), "reflections": n}, given)
+    return filled(
+        "truth", {"shots": len(KINDS), "lattices": len(LATTICES), "reflections": n}, given
+    )
 
 
 def distinct(rng) -> np.ndarray:
@@ -54,9 +56,13 @@ def found(simulated, filled):
     Shots are in another order. I = I_true + σ z with the z of `deviations`.
     """
     rng = np.random.default_rng(1)
-    n_lattices, n = len(LATTICES), N * len(LATTICES)
+    n_lattices = len(LATTICES)
+    n = N * len(LATTICES)
     settings = [symmetry.point_group(GROUP)[i % 2] for i in range(n_lattices)]
-    tilts = [rotation.from_vector(TILT * axis / np.linalg.norm(axis)) for axis in rng.standard_normal((n_lattices, 3))]
+    tilts = [
+        rotation.from_vector(TILT * axis / np.linalg.norm(axis))
+        for axis in rng.standard_normal((n_lattices, 3))
+    ]
     pairs = zip(tilts, simulated["lattices/A"], settings, strict=True)
     A = np.array([tilt @ A_true @ np.linalg.inv(w) for tilt, A_true, w in pairs])
     of = simulated["reflections/lattice"]
@@ -114,8 +120,12 @@ def test_lattices_are_paired_across_settings(found, simulated):
 def test_wrong_and_surplus_lattices_are_counted(found, simulated):
     """One single hit is indexed wrongly, a lattice of the double hit is found twice, the blank has one."""
     rng = np.random.default_rng(3)
-    found["lattices/A"][2] = rotation.from_vector(np.array([0.3, 0.2, 0.1])) @ found["lattices/A"][2]
-    found["lattices/A"][7] = rotation.from_vector(np.array([0.0, 0.0, 1e-4])) @ found["lattices/A"][6]
+    found["lattices/A"][2] = (
+        rotation.from_vector(np.array([0.3, 0.2, 0.1])) @ found["lattices/A"][2]
+    )
+    found["lattices/A"][7] = (
+        rotation.from_vector(np.array([0.0, 0.0, 1e-4])) @ found["lattices/A"][6]
+    )
     for name in [n for n in found if n.startswith("lattices/")]:
         found[name] = np.concatenate([found[name], found[name][:1]])
     found["lattices/shot"][-1] = len(KINDS) - 1 - 6
@@ -149,12 +159,16 @@ def test_recall_counts_strong_reflections_on_the_panel_in_the_resolution(found, 
     """Of the bright reflections of single hits (the weak are below 3 σ) 30 are not predicted."""
     shape = (1000, 1000)
     full = truth.recall(pair(found, simulated), 0.5, shape)
-    bright = np.flatnonzero((simulated["reflections/photons"] > 50) & (simulated["reflections/lattice"] < 6))
+    bright = np.flatnonzero(
+        (simulated["reflections/photons"] > 50) & (simulated["reflections/lattice"] < 6)
+    )
     assert full == {"n_strong_true": len(bright), "prediction_recall": 1.0}
     found["reflections/hkl"][bright[:30]] = [50, 50, 50]
-    assert truth.recall(pair(found, simulated), 0.5, shape)["prediction_recall"] == pytest.approx(1 - 30 / len(bright))
+    assert truth.recall(pair(found, simulated), 0.5, shape)["prediction_recall"] == pytest.approx(
+        1 - 30 / len(bright)
+    )
     d = np.array([
-        lattice.spacing(simulated["lattices/A"][simulated["reflections/lattice"][j]], simulated["reflections/hkl"][j])
+        unit_cell.spacing(simulated["lattices/A"][simulated["reflections/lattice"][j]], simulated["reflections/hkl"][j])
         for j in bright
     ])  # fmt: skip
     inside = (d >= 8.0) & (simulated["reflections/fast"][bright] < 500)
@@ -169,21 +183,31 @@ def test_shots_without_truth_are_left_alone(found, simulated):
     assert truth.orientations(matched)["misorientation_deg_median"] is None
 
 
-UNKNOWNS = ["scale", "rotation_1", "rotation_2", "rotation_3", "cell_1", "n_cells_1", "n_cells_2", "n_cells_3"]
+UNKNOWNS = [
+    "scale",
+    "rotation_1",
+    "rotation_2",
+    "rotation_3",
+    "cell_1",
+    "n_cells_1",
+    "n_cells_2",
+    "n_cells_3",
+]
 
 
 def refined(simulated, filled, outcomes: list[list[RefinedOutcome]]) -> tuple[dict, dict]:
     """Stage 1 of as many runs: the first lattices of `simulated`, N off by axis and the cell by half of its σ."""
     ends = np.concatenate([np.array(ends, dtype=int) for ends in outcomes])
     row = np.concatenate([np.arange(len(ends)) for ends in outcomes])
-    A, n = simulated["lattices/A"][row], len(ends)
+    A = simulated["lattices/A"][row]
+    n = len(ends)
     given = {
         "lattices/run": np.repeat(np.arange(len(outcomes)), [len(ends) for ends in outcomes]),
         "lattices/shot_id": simulated["shots/shot_id"][simulated["lattices/shot"][row]],
         "lattices/outcome": ends,
         "lattices/A": A,
         "lattices/misset_rad": np.zeros((n, 3)),
-        "lattices/cell": np.array([lattice.cell_of(a) for a in A]) + 0.01,
+        "lattices/cell": np.array([unit_cell.cell_of(a) for a in A]) + 0.01,
         "lattices/cell_sigma": np.full((n, 6), 0.02),
         "lattices/n_cells": simulated["lattices/n_cells"][row] * np.exp([0.01, -0.02, 0.03]),
         "lattices/eta_rad": simulated["lattices/eta_rad"][row],

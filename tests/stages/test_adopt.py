@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from spreadflow import cli
-from spreadflow.analysis import refinement
+from spreadflow.analysis.still import refinement
 from spreadflow.config import for_stage, parse, section
 from spreadflow.errors import AdoptOutcome, FileError, LatticeOutcome, Outcome, RefinedOutcome
 from spreadflow.io import dials, store
@@ -33,7 +33,9 @@ from spreadflow.parallel import World
 from spreadflow.physics import geometry, symmetry
 from spreadflow.stages import adopt, annulus, cells, index, pairs, simulate, stage1
 
-CELL, GROUP, HALL = [60.0, 52.0, 44.0, 90.0, 104.0, 90.0], "P 1 21 1", " P 2yb"
+CELL = [60.0, 52.0, 44.0, 90.0, 104.0, 90.0]
+GROUP = "P 1 21 1"
+HALL = " P 2yb"
 TREE = {
     "seed": 5,
     "runs": {"r": {"simulate": {"n_single": 4, "n_double": 1, "n_blank": 1}}},
@@ -46,11 +48,20 @@ TREE = {
         "domains_per_crystal": 5000.0,
     },
     "structure_factors": {"d_min": 2.0},
-    "beam": {"n_channels": 20, "first_channel_ev": 7100.5, "channel_ev": 2.0, "envelope_ev": 6.0, "photons": 2e12},
+    "beam": {
+        "n_channels": 20,
+        "first_channel_ev": 7100.5,
+        "channel_ev": 2.0,
+        "envelope_ev": 6.0,
+        "photons": 2e12,
+    },
     "detector": {
         "shape": [180, 200],
         "pixel_mm": 0.3,
-        "panels": [{"origin_mm": [-61.0, 28.0, -60.0]}, {"origin_mm": [1.0, 27.0, -60.5], "fast": [1.0, 0.02, 0.01]}],
+        "panels": [
+            {"origin_mm": [-61.0, 28.0, -60.0]},
+            {"origin_mm": [1.0, 27.0, -60.5], "fast": [1.0, 0.02, 0.01]},
+        ],
         "water_mm": 0.002,
         "air_mm": 1.0,
         "gain_calibration": 0.0,
@@ -78,17 +89,27 @@ TYPES = {
 
 
 def staged(stage: str, **index_keys):
-    return for_stage(section(parse(TREE | {"index": TREE["index"] | index_keys}), stage, "r"), stage)
+    return for_stage(
+        section(parse(TREE | {"index": TREE["index"] | index_keys}), stage, "r"), stage
+    )
 
 
 def write_expt(path: Path, detector: Detector, lattices: list[dict]) -> None:
     """An experiment list as DIALS has it: two crystals of one image share its imageset, and all the detector."""
     dials.write_expt(path, detector, wavelength=lattices[0]["wavelength"])
     tree = json.loads(path.read_text())
-    tree["experiment"], tree["beam"] = [], [dict(tree["beam"][0], wavelength=told["wavelength"]) for told in lattices]
+    tree["experiment"], tree["beam"] = (
+        [],
+        [dict(tree["beam"][0], wavelength=told["wavelength"]) for told in lattices],
+    )
     for n, told in enumerate(lattices):
-        axes = {f"real_space_{axis}": row for axis, row in zip("abc", np.linalg.inv(told["A"]).tolist(), strict=True)}
-        tree["crystal"].append({"__id__": "crystal", **axes, "space_group_hall_symbol": told.get("hall", HALL)})
+        axes = {
+            f"real_space_{axis}": row
+            for axis, row in zip("abc", np.linalg.inv(told["A"]).tolist(), strict=True)
+        }
+        tree["crystal"].append(
+            {"__id__": "crystal", **axes, "space_group_hall_symbol": told.get("hall", HALL)}
+        )
         images = {"images": [str(told["image"])], "single_file_indices": [int(told["frame"])]}
         tree["imageset"].append({"__id__": "ImageSet", **images})
         of = {"beam": n, "crystal": n, "imageset": n, "detector": 0}
@@ -98,7 +119,11 @@ def write_expt(path: Path, detector: Detector, lattices: list[dict]) -> None:
 
 def write_refl(path: Path, lattices: list[dict], first: int = 0, **other) -> None:
     """A reflection table, with a spot of no lattice for each; `other` columns replace those that should be there."""
-    rows = [(n + first, *row) for n, told in enumerate(lattices) for row in [*told["rows"], (0, (0, 0, 0), (5.0, 5.0))]]
+    rows = [
+        (n + first, *row)
+        for n, told in enumerate(lattices)
+        for row in [*told["rows"], (0, (0, 0, 0), (5.0, 5.0))]
+    ]
     columns = {
         "id": [row[0] for row in rows],
         "panel": [row[1] for row in rows],
@@ -118,7 +143,9 @@ def write_refl(path: Path, lattices: list[dict], first: int = 0, **other) -> Non
 
 def told_of(reindex: Path, manifest: Path) -> list[dict]:
     """Of each lattice of a product, what DIALS would write of it."""
-    c, source, out = store.read(reindex, "reindex"), Source(manifest), []
+    c = store.read(reindex, "reindex")
+    source = Source(manifest)
+    out = []
     for n, shot in enumerate(c["lattices/shot"]):
         mine = np.flatnonzero(c["spots/lattice"] == n)
         columns = (c[f"spots/{name}"][mine].tolist() for name in ("panel", "hkl", "fast", "slow"))
@@ -129,7 +156,10 @@ def told_of(reindex: Path, manifest: Path) -> list[dict]:
                 "image": manifest.parent / source.manifest.files[c["shots/file"][shot]].path,
                 "frame": c["shots/frame"][shot],
                 "identifier": f"lattice-{n}",
-                "rows": [(panel, tuple(hkl), (fast, slow)) for panel, hkl, fast, slow in zip(*columns, strict=True)],
+                "rows": [
+                    (panel, tuple(hkl), (fast, slow))
+                    for panel, hkl, fast, slow in zip(*columns, strict=True)
+                ],
             }
         )
     return out
@@ -137,10 +167,18 @@ def told_of(reindex: Path, manifest: Path) -> list[dict]:
 
 def onwards(folder: Path, manifest: Path) -> None:
     """cells, annulus and stage1 from a folder's reindex.h5."""
-    cells.run(staged("cells"), reindex=[folder / "reindex.h5"], out=folder / "cells.h5", world=World())
-    inputs = {"images": [manifest], "reindex": [folder / "reindex.h5"], "cells": folder / "cells.h5"}
+    cells.run(
+        staged("cells"), reindex=[folder / "reindex.h5"], out=folder / "cells.h5", world=World()
+    )
+    inputs = {
+        "images": [manifest],
+        "reindex": [folder / "reindex.h5"],
+        "cells": folder / "cells.h5",
+    }
     annulus.run(staged("annulus"), **inputs, out=folder / "annulus.h5", world=World())
-    stage1.run(staged("stage1"), annulus=folder / "annulus.h5", out=folder / "stage1.h5", world=World())
+    stage1.run(
+        staged("stage1"), annulus=folder / "annulus.h5", out=folder / "stage1.h5", world=World()
+    )
 
 
 def adopted(spec: Path, manifest: Path, out: Path, **keys) -> tuple[dict, dict]:
@@ -155,20 +193,26 @@ def usual(tmp_path_factory) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("usual")
     manifest = folder / "data" / "manifest.json"
     simulate.run(staged("simulate"), run="r", out=manifest, world=World(), shots=None)
-    detector, given = Source(manifest).detector, {"images": manifest, "geometry": folder / "level0.expt"}
+    detector = Source(manifest).detector
+    given = {"images": manifest, "geometry": folder / "level0.expt"}
     dials.write_expt(folder / "level0.expt", detector, wavelength=1.74)
     index.run(staged("reindex"), **given, out=folder / "reindex.h5", world=World(), word="reindex")
     onwards(folder, manifest)
-    lattices, lines = told_of(folder / "reindex.h5", manifest), []
+    lattices = told_of(folder / "reindex.h5", manifest)
+    lines = []
     for n, told in enumerate(lattices[:4]):
         write_expt(folder / f"{n}.expt", detector, [told])
         write_refl(folder / f"{n}.refl", [told])
         lines.append(f"{n}.expt {folder}/{n}.refl" + ("", " 0", " pulse.lam", " pulse.lam 0")[n])
     write_expt(folder / "double.expt", detector, lattices[4:])
-    write_refl(folder / "double.refl", lattices[4:], first=7)  # numbers that only the identifiers explain
+    write_refl(
+        folder / "double.refl", lattices[4:], first=7
+    )  # numbers that only the identifiers explain
     lines += ["", "double.expt double.refl 0", "double.expt double.refl 1"]
     (folder / "spec.txt").write_text("\n".join(lines) + "\n")
-    return SimpleNamespace(folder=folder, manifest=manifest, detector=detector, lattices=lattices, lines=lines)
+    return SimpleNamespace(
+        folder=folder, manifest=manifest, detector=detector, lattices=lattices, lines=lines
+    )
 
 
 @pytest.fixture(scope="module")
@@ -183,13 +227,22 @@ def told(usual, tmp_path_factory) -> SimpleNamespace:
 def test_each_line_has_one_end(usual, told):
     assert len(usual.lattices) == 6
     assert list(told.lines["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
-    assert list(told.lines["lines/line"]) == [1, 2, 3, 4, 6, 7] and list(told.lines["lines/k"]) == [0, 0, 0, 0, 0, 1]
+    assert list(told.lines["lines/line"]) == [1, 2, 3, 4, 6, 7] and list(told.lines["lines/k"]) == [
+        0,
+        0,
+        0,
+        0,
+        0,
+        1,
+    ]
     assert list(told.lines["lines/experiment"]) == [0, 0, 0, 0, 0, 1]
     assert list(told.lines["lines/n_reflections"]) == [len(one["rows"]) for one in usual.lattices]
     assert np.all(told.lines["lines/n_agree"] >= 0.9 * told.lines["lines/n_reflections"])
     ids = (told.reindex[f"lattices/{name}"] for name in ("shot_id", "k"))
-    assert set(zip(*ids, strict=True)) == set(zip(told.lines["lines/shot_id"], told.lines["lines/k"], strict=True))
-    assert [Outcome(x) for x in told.reindex["shots/outcome"]].count(Outcome.UNTOLD) == 1
+    assert set(zip(*ids, strict=True)) == set(
+        zip(told.lines["lines/shot_id"], told.lines["lines/k"], strict=True)
+    )
+    assert [Outcome(x) for x in told.reindex["shots/outcome"]].count(Outcome.NOT_SUPPLIED) == 1
 
 
 def test_the_product_is_that_of_the_usual_way(usual, told):
@@ -197,12 +250,18 @@ def test_the_product_is_that_of_the_usual_way(usual, told):
     theirs = store.read(usual.folder / "reindex.h5", "reindex")
     np.testing.assert_allclose(told.reindex["lattices/A"], theirs["lattices/A"], rtol=0, atol=1e-14)
     for name in ("hkl", "panel", "bbox", "n_foreground", "flags", "lattice"):
-        np.testing.assert_array_equal(told.reindex[f"reflections/{name}"], theirs[f"reflections/{name}"], err_msg=name)
+        np.testing.assert_array_equal(
+            told.reindex[f"reflections/{name}"], theirs[f"reflections/{name}"], err_msg=name
+        )
     for name in ("intensity", "sigma", "fast", "slow", "partiality"):
         ours = told.reindex[f"reflections/{name}"]
-        np.testing.assert_allclose(ours, theirs[f"reflections/{name}"], rtol=1e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            ours, theirs[f"reflections/{name}"], rtol=1e-5, atol=1e-5, err_msg=name
+        )
     for name in ("shot_id", "k", "n_indexed", "n_rmsd"):
-        np.testing.assert_array_equal(told.reindex[f"lattices/{name}"], theirs[f"lattices/{name}"], err_msg=name)
+        np.testing.assert_array_equal(
+            told.reindex[f"lattices/{name}"], theirs[f"lattices/{name}"], err_msg=name
+        )
 
 
 def test_stage_1_has_the_lattices_of_the_usual_way(usual, told):
@@ -223,7 +282,13 @@ def test_the_mosaic_spread_is_that_of_the_data(usual, tmp_path):
     """Estimated with A held it is near what the usual way finds refining A too, from the same spots."""
     free = {"mosaic_spread_deg": None}
     given = {"images": usual.manifest, "geometry": usual.folder / "level0.expt"}
-    index.run(staged("reindex", **free), **given, out=tmp_path / "a" / "reindex.h5", world=World(), word="reindex")
+    index.run(
+        staged("reindex", **free),
+        **given,
+        out=tmp_path / "a" / "reindex.h5",
+        world=World(),
+        word="reindex",
+    )
     theirs = store.read(tmp_path / "a" / "reindex.h5", "reindex", ["lattices/"])
     (tmp_path / "lines").mkdir()
     for n, one in enumerate(told_of(tmp_path / "a" / "reindex.h5", usual.manifest)):
@@ -231,7 +296,9 @@ def test_the_mosaic_spread_is_that_of_the_data(usual, tmp_path):
         write_refl(tmp_path / "lines" / f"{n}.refl", [one])
     lines = "".join(f"{n}.expt {n}.refl\n" for n in range(len(theirs["lattices/k"])))
     (tmp_path / "lines" / "spec.txt").write_text(lines)
-    ours, _ = adopted(tmp_path / "lines" / "spec.txt", usual.manifest, tmp_path / "b" / "reindex.h5", **free)
+    ours, _ = adopted(
+        tmp_path / "lines" / "spec.txt", usual.manifest, tmp_path / "b" / "reindex.h5", **free
+    )
     np.testing.assert_allclose(ours["lattices/A"], theirs["lattices/A"], rtol=0, atol=1e-14)
     away = np.abs(np.log(ours["lattices/eta_rad"] / theirs["lattices/eta_rad"]))
     assert np.median(away) < 0.02 and away.max() < 0.35
@@ -313,7 +380,8 @@ WRONG = {
 
 def test_a_bad_line_has_its_own_end_and_costs_no_other(usual, tmp_path, capsys):
     """Shot 0 stays without a lattice but for the last, good line, which another one repeats."""
-    one, lines = usual.lattices[0], [f"{usual.folder}/1.expt {usual.folder}/1.refl"]
+    one = usual.lattices[0]
+    lines = [f"{usual.folder}/1.expt {usual.folder}/1.refl"]
     DETECTOR[:] = [usual.detector]
     for n, (spoil, number, _) in enumerate(WRONG.values()):
         folder = tmp_path / str(n)
@@ -339,16 +407,24 @@ def test_a_screw_axis_is_not_asked_for(usual, tmp_path):
     write_expt(tmp_path / "a.expt", usual.detector, [one | {"hall": " P 2y"}])
     write_refl(tmp_path / "a.refl", [one])
     (tmp_path / "spec.txt").write_text("a.expt a.refl")
-    assert list(adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1]["lines/outcome"]) == [0]
+    assert list(
+        adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1]["lines/outcome"]
+    ) == [0]
 
 
 def test_images_that_were_moved_are_known_by_their_name(usual, tmp_path):
     one = usual.lattices[0]
-    write_expt(tmp_path / "a.expt", usual.detector, [one | {"image": Path("/gone") / one["image"].name}])
+    write_expt(
+        tmp_path / "a.expt", usual.detector, [one | {"image": Path("/gone") / one["image"].name}]
+    )
     write_refl(tmp_path / "a.refl", [one])
     (tmp_path / "spec.txt").write_text("a.expt a.refl")
-    assert list(adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1]["lines/outcome"]) == [0]
-    shutil.copy(one["image"], tmp_path / one["image"].name)  # there, and another file than the run's
+    assert list(
+        adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1]["lines/outcome"]
+    ) == [0]
+    shutil.copy(
+        one["image"], tmp_path / one["image"].name
+    )  # there, and another file than the run's
     write_expt(tmp_path / "a.expt", usual.detector, [one | {"image": one["image"].name}])
     with pytest.raises(FileError, match="1 no_shot"):
         adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
@@ -357,13 +433,17 @@ def test_images_that_were_moved_are_known_by_their_name(usual, tmp_path):
 def test_a_name_of_several_files_does_not_tell_which_is_meant(usual, tmp_path):
     """Two that are gone had it, in two folders; the run's own is known by its path."""
     one, other = usual.lattices[:2]
-    for n, image in enumerate((Path("/gone/a") / one["image"].name, Path("/gone/b") / one["image"].name)):
+    for n, image in enumerate(
+        (Path("/gone/a") / one["image"].name, Path("/gone/b") / one["image"].name)
+    ):
         write_expt(tmp_path / f"{n}.expt", usual.detector, [one | {"image": image}])
         write_refl(tmp_path / f"{n}.refl", [one])
     write_expt(tmp_path / "2.expt", usual.detector, [other])
     write_refl(tmp_path / "2.refl", [other])
     (tmp_path / "spec.txt").write_text("\n".join(f"{n}.expt {n}.refl" for n in range(3)))
-    ends = adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1]["lines/outcome"]
+    ends = adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1][
+        "lines/outcome"
+    ]
     assert list(ends) == [AdoptOutcome.NO_SHOT, AdoptOutcome.NO_SHOT, AdoptOutcome.ADOPTED]
 
 
@@ -372,17 +452,23 @@ def test_a_name_that_two_files_of_a_run_have_is_none(tmp_path):
     files.append(SimpleNamespace(path="y.nxs", n_frames=3))
     source = SimpleNamespace(path=tmp_path / "manifest.json", manifest=SimpleNamespace(files=files))
     shots = pairs._Shots(source)
-    assert shots.number(Path("/gone/x.nxs"), 1) == (-1, True) and shots.number(Path("/gone/y.nxs"), 1) == (7, True)
+    assert shots.number(Path("/gone/x.nxs"), 1) == (-1, True) and shots.number(
+        Path("/gone/y.nxs"), 1
+    ) == (7, True)
     assert shots.number(tmp_path / "a" / "x.nxs", 1) == (1, False)
 
 
 def test_a_shot_that_is_lost_takes_its_lines_along(usual, tmp_path):
     """Saturated where nothing may be; the other shots are as good as before."""
-    ends = adopted(usual.folder / "spec.txt", usual.manifest, tmp_path / "reindex.h5", saturation_photons=1e5)[1]
+    ends = adopted(
+        usual.folder / "spec.txt", usual.manifest, tmp_path / "reindex.h5", saturation_photons=1e5
+    )[1]
     assert list(ends["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
     keys = {"saturation_photons": 3.0, "saturated_fraction_max": 0.0}
     _, ends = adopted(usual.folder / "spec.txt", usual.manifest, tmp_path / "reindex.h5", **keys)
-    assert list(ends["lines/outcome"]) == [AdoptOutcome.LOST_SHOT] * 6 and np.all(ends["lines/k"] == -1)
+    assert list(ends["lines/outcome"]) == [AdoptOutcome.LOST_SHOT] * 6 and np.all(
+        ends["lines/k"] == -1
+    )
 
 
 def test_an_image_that_is_gone_takes_its_lines_along(usual, tmp_path):
@@ -391,7 +477,9 @@ def test_an_image_that_is_gone_takes_its_lines_along(usual, tmp_path):
     write_expt(tmp_path / "a.expt", usual.detector, [one | {"image": one["image"].name}])
     write_refl(tmp_path / "a.refl", [one])
     (tmp_path / "spec.txt").write_text("a.expt a.refl")
-    found, ends = adopted(tmp_path / "spec.txt", tmp_path / "manifest.json", tmp_path / "reindex.h5")
+    found, ends = adopted(
+        tmp_path / "spec.txt", tmp_path / "manifest.json", tmp_path / "reindex.h5"
+    )
     assert list(ends["lines/outcome"]) == [AdoptOutcome.LOST_SHOT]
     assert found["shots/outcome"][0] == Outcome.UNREADABLE
 
@@ -416,7 +504,9 @@ def test_a_rerun_makes_nothing_and_other_lattices_everything(usual, tmp_path):
     assert [part.stat().st_mtime_ns for part in parts] == before
     (tmp_path / "fewer.txt").write_text(f"{usual.folder}/1.expt {usual.folder}/1.refl")
     found, _ = adopted(tmp_path / "fewer.txt", usual.manifest, out)
-    assert all(now != then for now, then in zip((p.stat().st_mtime_ns for p in parts), before, strict=True))
+    assert all(
+        now != then for now, then in zip((p.stat().st_mtime_ns for p in parts), before, strict=True)
+    )
     assert len(found["lattices/k"]) == 1
 
 
@@ -434,7 +524,14 @@ REFUSED = {
 def test_what_is_no_spec_file_is_one_sentence(usual, tmp_path, capsys, text, words):
     if text is not None:
         (tmp_path / "spec.txt").write_text(text)
-    argv = ["--images", usual.manifest, "--spec", tmp_path / "spec.txt", "--out", tmp_path / "reindex.h5"]
+    argv = [
+        "--images",
+        usual.manifest,
+        "--spec",
+        tmp_path / "spec.txt",
+        "--out",
+        tmp_path / "reindex.h5",
+    ]
     with pytest.raises(SystemExit) as end:
         cli.main(["adopt", "--config", section(parse(TREE), "adopt", "r"), *map(str, argv)])
     log = capsys.readouterr().err.splitlines()
@@ -450,7 +547,10 @@ def test_experiments_of_two_detectors_are_refused(usual, tmp_path):
         write_expt(tmp_path / f"{n}.expt", geometry.shifted(usual.detector, shift, 0.0, 0.0), [one])
         write_refl(tmp_path / f"{n}.refl", [one])
     (tmp_path / "spec.txt").write_text("0.expt 0.refl\n1.expt 1.refl\n")
-    assert len(adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1]["lines/k"]) == 2
+    assert (
+        len(adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1]["lines/k"])
+        == 2
+    )
     (tmp_path / "spec.txt").write_text("0.expt 0.refl\n1.expt 1.refl\n2.expt 2.refl\n")
     with pytest.raises(FileError, match=r"line 3.*the same detector.*0\.1 px"):
         adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
@@ -461,7 +561,14 @@ def test_two_ranks_make_what_one_does(usual, told, tmp_path):
     launcher = Path(sys.prefix) / "bin" / "mpiexec"
     if not launcher.exists():
         pytest.skip(f"no MPI launcher at {launcher}")
-    argv = ["--images", usual.manifest, "--spec", usual.folder / "spec.txt", "--out", tmp_path / "reindex.h5"]
+    argv = [
+        "--images",
+        usual.manifest,
+        "--spec",
+        usual.folder / "spec.txt",
+        "--out",
+        tmp_path / "reindex.h5",
+    ]
     words = [launcher, "-n", "2", sys.executable, "-m", "spreadflow.cli", "adopt", "--ranks", "2"]
     words += ["--config", section(parse(TREE), "adopt", "r"), *argv]
     subprocess.run([*map(str, words)], check=True, timeout=300)

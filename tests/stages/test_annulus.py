@@ -20,10 +20,15 @@ CARRIED = ("fast_obs", "slow_obs", "energy_ev", "delta_psi_rad", "partiality", "
 
 def shot(run: str, number: int) -> Shot:
     rng = np.random.default_rng([len(run), ord(run[0]), number])
-    image, mask = rng.poisson(5.0, SHAPE).astype(np.float32), rng.random(SHAPE) > 0.05
+    image = rng.poisson(5.0, SHAPE).astype(np.float32)
+    mask = rng.random(SHAPE) > 0.05
     n = CHANNELS[run]
     return Shot(
-        1000 * len(run) + ord(run[0]) * 7 + number, image, mask, Spectrum(7100.0 + np.arange(n), rng.random(n)), 0.0
+        1000 * len(run) + ord(run[0]) * 7 + number,
+        image,
+        mask,
+        Spectrum(7100.0 + np.arange(n), rng.random(n)),
+        0.0,
     )
 
 
@@ -39,7 +44,9 @@ def source(monkeypatch):
 
         def read(self, number: int):
             state.opened.append((self.run, number))
-            return Outcome.UNREADABLE if (self.run, number) in state.lost else shot(self.run, number)
+            return (
+                Outcome.UNREADABLE if (self.run, number) in state.lost else shot(self.run, number)
+            )
 
     monkeypatch.setattr(stage, "opened", Source)
     return state
@@ -49,7 +56,9 @@ def source(monkeypatch):
 def made(tmp_path, filled):
     """Manifests, reindex products in parts of 8 shots, and a cells product that accepts about half of the lattices."""
     rng = np.random.default_rng(1)
-    images, reindex, told = [], [], []
+    images = []
+    reindex = []
+    told = []
     for r, (run, n) in enumerate(RUNS.items()):
         images.append(tmp_path / run / "manifest.json")
         images[-1].parent.mkdir()
@@ -59,17 +68,29 @@ def made(tmp_path, filled):
         path = tmp_path / run / "reindex.h5"
         parts = store.Parts(path, "reindex", run, [ids[b] for b in blocks])
         for b, block in enumerate(blocks):
-            of_shot = np.sort(rng.integers(0, len(block), len(block)))  # some shots have none, some two lattices
+            of_shot = np.sort(
+                rng.integers(0, len(block), len(block))
+            )  # some shots have none, some two lattices
             parts.write(b, reflections(filled, rng, ids[block], of_shot))
-            told += [(r, int(ids[block][s]), int((of_shot[:i] == s).sum())) for i, s in enumerate(of_shot)]
+            told += [
+                (r, int(ids[block][s]), int((of_shot[:i] == s).sum()))
+                for i, s in enumerate(of_shot)
+            ]
         config = IndexSection().model_dump(mode="json")
         parts.finish(World(), run=run, config=config, detector={}, manifest=str(images[-1]))
         reindex.append(path)
     outcome = np.where(rng.random(len(told)) < 0.5, LatticeOutcome.ACCEPTED, LatticeOutcome.NOISE)
-    outcome[[i for i, (r, *_) in enumerate(told) if r == 0][:8]] = LatticeOutcome.NOISE  # a block without any
-    given = {f"lattices/{name}": [row[i] for row in told] for i, name in enumerate(("run", "shot_id", "k"))}
+    outcome[[i for i, (r, *_) in enumerate(told) if r == 0][:8]] = (
+        LatticeOutcome.NOISE
+    )  # a block without any
+    given = {
+        f"lattices/{name}": [row[i] for row in told]
+        for i, name in enumerate(("run", "shot_id", "k"))
+    }
     columns = filled(
-        "cells", {"lattices": len(told), "clusters": 1, "features": 1}, given | {"lattices/outcome": outcome}
+        "cells",
+        {"lattices": len(told), "clusters": 1, "features": 1},
+        given | {"lattices/outcome": outcome},
     )
     store.write(tmp_path / "cells.h5", "cells", columns, key="cells", runs=list(RUNS))
     return images, reindex, tmp_path / "cells.h5"
@@ -106,24 +127,32 @@ def reflections(filled, rng, ids, of_shot) -> dict:
 def run(made, out, word="annulus", **section):
     images, reindex, cells = made
     config = StageConfig.model_validate({word: section})
-    stage.run(config, images=images, reindex=reindex, cells=cells, out=out, world=World(), word=word)
+    stage.run(
+        config, images=images, reindex=reindex, cells=cells, out=out, world=World(), word=word
+    )
     return store.read(out, word)
 
 
 def brute_force(made, border: int, min_i_over_sigma=None) -> list[tuple]:
     """(shot_id, k, hkl, photons, valid) of every reflection, by a loop over everything."""
     _, reindex, cells = made
-    told, out = store.read(cells, "cells"), []
+    told = store.read(cells, "cells")
+    out = []
     accepted = {
         (int(r), int(i), int(k))
-        for r, i, k, end in zip(*(told[f"lattices/{n}"] for n in ("run", "shot_id", "k", "outcome")), strict=True)
+        for r, i, k, end in zip(
+            *(told[f"lattices/{n}"] for n in ("run", "shot_id", "k", "outcome")), strict=True
+        )
         if end == LatticeOutcome.ACCEPTED
     }
     for r, (name, path) in enumerate(zip(RUNS, reindex, strict=True)):
         c = store.read(path, "reindex")
         for j, lattice in enumerate(c["reflections/lattice"]):
             identity = (r, int(c["lattices/shot_id"][lattice]), int(c["lattices/k"][lattice]))
-            weak = c["reflections/intensity"][j] < (min_i_over_sigma or -np.inf) * c["reflections/sigma"][j]
+            weak = (
+                c["reflections/intensity"][j]
+                < (min_i_over_sigma or -np.inf) * c["reflections/sigma"][j]
+            )
             if identity not in accepted or not 2.1 <= c["reflections/d"][j] < 2.5 or weak:
                 continue
             image = shot(name, int(c["lattices/shot"][lattice]))
@@ -134,7 +163,12 @@ def brute_force(made, border: int, min_i_over_sigma=None) -> list[tuple]:
                 slice(max(f0 - border, 0), f1 + border),
             )
             out.append(
-                (*identity[1:], tuple(c["reflections/hkl"][j]), image.image[box].ravel(), image.mask[box].ravel())
+                (
+                    *identity[1:],
+                    tuple(c["reflections/hkl"][j]),
+                    image.image[box].ravel(),
+                    image.mask[box].ravel(),
+                )
             )
     return out
 
@@ -149,10 +183,17 @@ def test_counts_and_pixels_equal_brute_force(made, source, tmp_path, border, str
     found = {}
     for j, lattice in enumerate(c["reflections/lattice"]):
         box = slice(c["reflections/first_pixel"][j], ends[j])
-        key = (int(c["lattices/shot_id"][lattice]), int(c["lattices/k"][lattice]), tuple(c["reflections/hkl"][j]))
+        key = (
+            int(c["lattices/shot_id"][lattice]),
+            int(c["lattices/k"][lattice]),
+            tuple(c["reflections/hkl"][j]),
+        )
         found.setdefault(key, []).append((c["pixels/photons"][box], c["pixels/valid"][box]))
     for shot_id, k, hkl, photons, valid in expected:
-        assert any(np.array_equal(p, photons) and np.array_equal(v, valid) for p, v in found[(shot_id, k, hkl)])
+        assert any(
+            np.array_equal(p, photons) and np.array_equal(v, valid)
+            for p, v in found[(shot_id, k, hkl)]
+        )
 
 
 def test_reflections_are_those_of_reindex_and_pixels_count_once_a_lattice(made, source, tmp_path):
@@ -163,7 +204,10 @@ def test_reflections_are_those_of_reindex_and_pixels_count_once_a_lattice(made, 
         told = store.read(path, "reindex")
         shot_ids = told["lattices/shot_id"][told["reflections/lattice"]]
         for shot_id, hkl, *values in zip(
-            shot_ids, told["reflections/hkl"], *(told[f"reflections/{name}"] for name in CARRIED), strict=True
+            shot_ids,
+            told["reflections/hkl"],
+            *(told[f"reflections/{name}"] for name in CARRIED),
+            strict=True,
         ):
             rows.setdefault((int(shot_id), *hkl), []).append(values)
     for j, lattice in enumerate(c["reflections/lattice"]):
@@ -173,14 +217,22 @@ def test_reflections_are_those_of_reindex_and_pixels_count_once_a_lattice(made, 
     box = np.repeat(np.arange(len(width)), width * height)
     slow, fast = np.divmod(np.arange(len(box)) - c["reflections/first_pixel"][box], width[box])
     fast, slow = fast + c["reflections/bbox"][box, 0], slow + c["reflections/bbox"][box, 2]
-    pixels = np.stack([c["reflections/lattice"][box], c["reflections/panel"][box], slow, fast], axis=1)
+    pixels = np.stack(
+        [c["reflections/lattice"][box], c["reflections/panel"][box], slow, fast], axis=1
+    )
     counts = c["pixels/overlap"] & Overlap.ELSEWHERE == 0
-    assert len(np.unique(pixels[counts], axis=0)) == counts.sum() == len(np.unique(pixels, axis=0)) < len(pixels)
+    assert (
+        len(np.unique(pixels[counts], axis=0))
+        == counts.sum()
+        == len(np.unique(pixels, axis=0))
+        < len(pixels)
+    )
     assert (c["pixels/overlap"] & Overlap.FOREIGN).any(), "some shots have two lattices"
 
 
 def test_a_wider_range_is_the_same_stage_with_another_section(made, source, tmp_path):
-    narrow, wide = run(made, tmp_path / "annulus.h5"), run(made, tmp_path / "wide.h5", "wide", d_max=2.7, d_min=1.9)
+    narrow = run(made, tmp_path / "annulus.h5")
+    wide = run(made, tmp_path / "wide.h5", "wide", d_max=2.7, d_min=1.9)
     assert len(wide["reflections/d"]) > 1.5 * len(narrow["reflections/d"])
     inside = (wide["reflections/d"] >= 2.1) & (wide["reflections/d"] < 2.5)
     np.testing.assert_array_equal(wide["reflections/hkl"][inside], narrow["reflections/hkl"])
@@ -208,7 +260,9 @@ def test_spectra_go_with_their_lattices(made, source, tmp_path):
         assert not photons[CHANNELS[name] :].any()
 
 
-def test_only_shots_with_accepted_lattices_are_opened_and_finished_blocks_kept(made, source, tmp_path):
+def test_only_shots_with_accepted_lattices_are_opened_and_finished_blocks_kept(
+    made, source, tmp_path
+):
     out = tmp_path / "annulus.h5"
     c = run(made, out)
     ids = {shot(name, number).shot_id for name, number in source.opened}

@@ -45,7 +45,8 @@ def folder(tiny_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad")
     with NexusFile(tiny_run["manifest"].parent / "tiny.h5") as f:
         good = {"good0": f.frame(0), "good1": f.frame(7)}
-        detector, energies = f.detector, 7100.0 + 2.0 * np.arange(15)
+        detector = f.detector
+        energies = 7100.0 + 2.0 * np.arange(15)
     for name in FILES:
         image = good.get(name, good["good0"]).copy()
         if name == "zeros":
@@ -79,7 +80,13 @@ def call(tiny_run, capsys):
     """`call(stage, *argv, **keys)` runs a stage with these keys of `index`: (exit status, lines on stderr)."""
 
     def stage(word, *argv, config=None, **keys):
-        how = {"d_min": 2.4, "domain_ang": 1500.0, "n_directions": 4096, "calibration_error": 0.0, "block_shots": 1}
+        how = {
+            "d_min": 2.4,
+            "domain_ang": 1500.0,
+            "n_directions": 4096,
+            "calibration_error": 0.0,
+            "block_shots": 1,
+        }
         how |= {"cell": tiny_run["cell"], "space_group": tiny_run["space_group"]}
         text = json.dumps({"index": how | keys} if config is None else config)
         capsys.readouterr()
@@ -94,13 +101,23 @@ def call(tiny_run, capsys):
 
 def rows(path, manifest):
     """Of each file's name: everything `index` holds of its one shot, but the time spent."""
-    c, out = store.read(path, "index"), {}
+    c = store.read(path, "index")
+    out = {}
     for i, name in enumerate(images.Source(manifest).manifest.files):
         of = {"shots": np.arange(len(c["shots/outcome"])) == i, "spots": c["spots/shot"] == i}
         of["lattices"] = c["lattices/shot"] == i
         of["reflections"] = of["lattices"][c["reflections/lattice"]]
-        foreign = ("shots/seconds", "shots/file", "spots/shot", "spots/lattice", "lattices/shot", "reflections/lattice")
-        out[name.path] = {d: column[of[d.split("/")[0]]] for d, column in c.items() if d not in foreign}
+        foreign = (
+            "shots/seconds",
+            "shots/file",
+            "spots/shot",
+            "spots/lattice",
+            "lattices/shot",
+            "reflections/lattice",
+        )
+        out[name.path] = {
+            d: column[of[d.split("/")[0]]] for d, column in c.items() if d not in foreign
+        }
     return out
 
 
@@ -114,7 +131,9 @@ def made(call, folder, product):
     """The index product of all files: (exit status, lines of the log) of the call that made it."""
     told = folder / "told.json"
     if not told.exists():
-        told.write_text(json.dumps(call("index", "--images", folder / "all.json", "--out", product)))
+        told.write_text(
+            json.dumps(call("index", "--images", folder / "all.json", "--out", product))
+        )
     return json.loads(told.read_text())
 
 
@@ -122,7 +141,9 @@ def test_each_bad_image_has_one_outcome_and_costs_no_other(made, call, folder, p
     status, log = made
     assert status == 0 and not any("Traceback" in line for line in log)
     found = rows(product, folder / "all.json")
-    assert {path[:-4]: Outcome(columns["shots/outcome"][0]) for path, columns in found.items()} == FILES
+    assert {
+        path[:-4]: Outcome(columns["shots/outcome"][0]) for path, columns in found.items()
+    } == FILES
     for name in ("missing", "truncated"):
         assert sum(f"{name}.nxs" in line for line in log) == 1
     assert call("index", "--images", folder / "good.json", "--out", tmp_path / "index.h5")[0] == 0
@@ -135,22 +156,49 @@ def test_a_mask_of_nan_only_masks_every_shot_that_can_be_read(call, folder, tmp_
     with h5py.File(tmp_path / "mask.h5", "w") as f:
         f["mask"] = np.full((512, 512), np.nan)
     out = tmp_path / "index.h5"
-    status, _ = call("index", "--images", folder / "good.json", "--out", out, mask=str(tmp_path / "mask.h5"))
+    status, _ = call(
+        "index", "--images", folder / "good.json", "--out", out, mask=str(tmp_path / "mask.h5")
+    )
     assert status == 0
     assert [Outcome(x) for x in store.read(out, "index")["shots/outcome"]] == [Outcome.MASKED] * 2
 
 
 REFUSED = {
-    "unknown key": ({"spots": {"gian": 1}}, "all.json", 3, ["index.spots.gian", "gain, sigma_background", "unknown"]),
+    "unknown key": (
+        {"spots": {"gian": 1}},
+        "all.json",
+        3,
+        ["index.spots.gian", "gain, sigma_background", "unknown"],
+    ),
     "impossible value": ({"d_min": -1}, "all.json", 3, ["index.d_min", "greater than 0", "-1"]),
-    "no such space group": ({"space_group": "P 99"}, "all.json", 3, ["index.space_group", "'P 99'"]),
-    "incompatible space group": ({"space_group": "P 4 3 2"}, "all.json", 3, ["index.cell", "a = b = c", "P 4 3 2"]),
-    "section missing": ({"config": {"merge": {}}}, "all.json", 3, ["--config of index", "the sections index"]),
+    "no such space group": (
+        {"space_group": "P 99"},
+        "all.json",
+        3,
+        ["index.space_group", "'P 99'"],
+    ),
+    "incompatible space group": (
+        {"space_group": "P 4 3 2"},
+        "all.json",
+        3,
+        ["index.cell", "a = b = c", "P 4 3 2"],
+    ),
+    "section missing": (
+        {"config": {"merge": {}}},
+        "all.json",
+        3,
+        ["--config of index", "the sections index"],
+    ),
     "no manifest": ({}, "none.json", 4, ["none.json", "a manifest", "spreadflow manifest"]),
     "manifest that is an image": ({}, "good0.nxs", 4, ["good0.nxs", "a manifest"]),
     "no image left": ({}, "lost.json", 4, ["lost.json", "at least one readable image file"]),
     "no mask": ({"mask": "none.h5"}, "all.json", 4, ["none.h5", "mask"]),
-    "mask of another detector": ({"mask": "other.h5"}, "all.json", 4, ["other.h5", "(1, 512, 512)", "(1, 3, 4)"]),
+    "mask of another detector": (
+        {"mask": "other.h5"},
+        "all.json",
+        4,
+        ["other.h5", "(1, 512, 512)", "(1, 3, 4)"],
+    ),
 }
 
 
@@ -159,7 +207,9 @@ def test_what_is_wrong_is_one_sentence(call, folder, tmp_path, keys, manifest, s
     (tmp_path / "lost.json").write_text((folder / "good.json").read_text())
     with h5py.File(tmp_path / "other.h5", "w") as f:
         f["mask"] = np.zeros((3, 4))
-    keys = {name: str(tmp_path / value) if name == "mask" else value for name, value in keys.items()}
+    keys = {
+        name: str(tmp_path / value) if name == "mask" else value for name, value in keys.items()
+    }
     where = (tmp_path if manifest == "lost.json" else folder) / manifest
     found, log = call("index", "--images", where, "--out", tmp_path / "index.h5", **keys)
     assert found == status
@@ -169,21 +219,33 @@ def test_what_is_wrong_is_one_sentence(call, folder, tmp_path, keys, manifest, s
 
 
 def test_geometry_that_is_none_is_one_sentence(call, folder, tmp_path):
-    argv = ("--images", folder / "good.json", "--out", tmp_path / "index.h5", "--geometry", folder / "good0.nxs")
+    argv = (
+        "--images",
+        folder / "good.json",
+        "--out",
+        tmp_path / "index.h5",
+        "--geometry",
+        folder / "good0.nxs",
+    )
     status, log = call("index", *argv)
     assert status == 4 and len(log) == 1 and "experiment" in log[0] and len(log[0]) < 800
 
 
 def test_a_folder_that_can_not_be_written_to_is_one_sentence(call, folder, tmp_path):
     (tmp_path / "file").write_text("")
-    status, log = call("index", "--images", folder / "good.json", "--out", tmp_path / "file" / "index.h5")
+    status, log = call(
+        "index", "--images", folder / "good.json", "--out", tmp_path / "file" / "index.h5"
+    )
     assert status == 4 and len(log) == 1 and "a folder to write to" in log[0]
 
 
 def _foreign(part, call, folder):
     """The same shot, indexed with another config."""
     out = part.parent.parent / "other" / "index.h5"
-    assert call("index", "--images", folder / "all.json", "--out", out, spots={"min_spots": 1000})[0] == 0
+    assert (
+        call("index", "--images", folder / "all.json", "--out", out, spots={"min_spots": 1000})[0]
+        == 0
+    )
     shutil.copy(store.part_path(out, int(part.stem)), part)
 
 
@@ -196,26 +258,38 @@ def _missing(part, *_):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "found"), [(_foreign, "another config"), (_truncated, "truncated"), (_missing, "nothing")]
+    ("spoil", "found"),
+    [(_foreign, "another config"), (_truncated, "truncated"), (_missing, "nothing")],
 )
-def test_a_bad_part_is_refused_by_readers_and_made_again_alone(made, call, folder, product, tmp_path, spoil, found):
+def test_a_bad_part_is_refused_by_readers_and_made_again_alone(
+    made, call, folder, product, tmp_path, spoil, found
+):
     shutil.copytree(product.parent, tmp_path / "copy")
-    mine, parts = tmp_path / "copy" / "index.h5", tmp_path / "copy" / "index.parts"
+    mine = tmp_path / "copy" / "index.h5"
+    parts = tmp_path / "copy" / "index.parts"
     spoil(parts / "000000.h5", call, folder)
     before = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in parts.iterdir()}
     status, log = call(
-        "level0", "--index", mine, "--out", tmp_path / "level0.expt", config={"level0": {"min_reflections": 1}}
+        "level0",
+        "--index",
+        mine,
+        "--out",
+        tmp_path / "level0.expt",
+        config={"level0": {"min_reflections": 1}},
     )
     assert status == 4 and len(log) == 1 and "000000.h5" in log[0] and found in log[0], log
     assert not (tmp_path / "level0.expt").exists()
     assert call("index", "--images", folder / "all.json", "--out", mine)[0] == 0
     after = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in parts.iterdir()}
     assert {name for name in after if after[name] != before.get(name)} == {"000000.h5"}
-    again, whole = store.read(mine, "index"), store.read(product, "index")
+    again = store.read(mine, "index")
+    whole = store.read(product, "index")
     for dataset in whole.keys() - {"shots/seconds"}:
         np.testing.assert_array_equal(again[dataset], whole[dataset], err_msg=dataset)
 
 
 def test_a_product_of_another_stage_is_refused(made, call, folder, product, tmp_path):
-    status, log = call("cells", "--reindex", product, "--out", tmp_path / "cells.h5", config={"cells": {}})
+    status, log = call(
+        "cells", "--reindex", product, "--out", tmp_path / "cells.h5", config={"cells": {}}
+    )
     assert status == 4 and len(log) == 1 and "kind 'reindex'" in log[0] and "kind index" in log[0]

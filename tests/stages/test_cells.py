@@ -7,7 +7,7 @@ from spreadflow.config import StageConfig
 from spreadflow.errors import FileError, LatticeOutcome
 from spreadflow.io import store
 from spreadflow.parallel import World
-from spreadflow.physics import lattice
+from spreadflow.physics import unit_cell
 from spreadflow.stages import cells as stage
 
 MEAN = np.array([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
@@ -21,10 +21,12 @@ def reindexed(tmp_path, filled):
         rng = np.random.default_rng(n)
         table = mean + rng.standard_normal((n, 6)) * [0.05, 0.04, 0.03, 0.0, 0.05, 0.0]
         given = {
-            "lattices/cell": np.array([lattice.radians(c) for c in table]).reshape(n, 6),
+            "lattices/cell": np.array([unit_cell.radians(c) for c in table]).reshape(n, 6),
             "lattices/shot_id": rng.integers(0, 2**63, n),
         }
-        columns = filled("reindex", {"shots": n, "spots": 0, "lattices": n, "reflections": 0}, given)
+        columns = filled(
+            "reindex", {"shots": n, "spots": 0, "lattices": n, "reflections": 0}, given
+        )
         path = tmp_path / run / "reindex.h5"
         store.write(path, "reindex", columns, key=run, run=run, config={"space_group": space_group})
         return path
@@ -33,7 +35,9 @@ def reindexed(tmp_path, filled):
 
 
 def run(reindex, out, **section):
-    stage.run(StageConfig.model_validate({"cells": section}), reindex=reindex, out=out, world=World())
+    stage.run(
+        StageConfig.model_validate({"cells": section}), reindex=reindex, out=out, world=World()
+    )
     return store.read(out, "cells"), store.attributes(out, "cells")
 
 
@@ -41,9 +45,12 @@ def test_every_lattice_of_every_run_is_listed_and_ends_once(reindexed, tmp_path)
     paths = [reindexed("one", 300), reindexed("two", 40, MEAN * [1.01, 1, 1, 1, 1, 1])]
     columns, told = run(paths, tmp_path / "cells.h5")
     assert told["runs"] == ["one", "two"] and told["features"] == ["a", "b", "c"]
-    ids = np.concatenate([store.read(p, "reindex", ["lattices/shot_id"])["lattices/shot_id"] for p in paths])
+    ids = np.concatenate(
+        [store.read(p, "reindex", ["lattices/shot_id"])["lattices/shot_id"] for p in paths]
+    )
     assert np.array_equal(columns["lattices/shot_id"], ids)
-    outcome, of = columns["lattices/outcome"], columns["lattices/run"]
+    outcome = columns["lattices/outcome"]
+    of = columns["lattices/run"]
     assert (outcome[of == 0] == LatticeOutcome.ACCEPTED).sum() >= 296
     assert (outcome[of == 1] != LatticeOutcome.ACCEPTED).all()
     assert np.bincount(outcome, minlength=len(LatticeOutcome)).sum() == 340
@@ -80,7 +87,10 @@ def test_what_cannot_be_filtered_is_said(reindexed, tmp_path):
     with pytest.raises(FileError, match="noise only"):
         run([reindexed("one", 30)], tmp_path / "cells.h5", eps_ang=1e-4)
     with pytest.raises(FileError, match="one space group"):
-        run([reindexed("one", 30), reindexed("two", 30, space_group="P 1 2 1")], tmp_path / "cells.h5")
+        run(
+            [reindexed("one", 30), reindexed("two", 30, space_group="P 1 2 1")],
+            tmp_path / "cells.h5",
+        )
     run([reindexed("one", 30)], tmp_path / "cells.h5", eps_ang=0.4)
     with pytest.raises(FileError, match="space group P 1 2 1"):
         other = reindexed("two", 30, space_group="P 1 2 1")

@@ -29,13 +29,23 @@ OUTCOMES = [
 
 
 def section(tiny_run, **changes) -> IndexSection:
-    how = {"d_min": 2.4, "domain_ang": 1500.0, "block_shots": 3, "calibration_error": 0.0, "n_directions": 4096}
-    return IndexSection(cell=tiny_run["cell"], space_group=tiny_run["space_group"], **(how | changes))
+    how = {
+        "d_min": 2.4,
+        "domain_ang": 1500.0,
+        "block_shots": 3,
+        "calibration_error": 0.0,
+        "n_directions": 4096,
+    }
+    return IndexSection(
+        cell=tiny_run["cell"], space_group=tiny_run["space_group"], **(how | changes)
+    )
 
 
 def run(tiny_run, out, word="index", geometry=None, **changes):
     config = StageConfig(**{word: section(tiny_run, **changes)})
-    index.run(config, images=tiny_run["manifest"], geometry=geometry, out=out, world=World(1), word=word)
+    index.run(
+        config, images=tiny_run["manifest"], geometry=geometry, out=out, world=World(1), word=word
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +56,8 @@ def product(tiny_run, tmp_path_factory):
 
 
 def test_every_shot_has_its_outcome(product):
-    columns, told = store.read(product, "index"), store.attributes(product, "index")
+    columns = store.read(product, "index")
+    told = store.attributes(product, "index")
     assert [Outcome(x) for x in columns["shots/outcome"]] == OUTCOMES
     assert told["outcomes"] == {o.name.lower(): OUTCOMES.count(o) for o in sorted(set(OUTCOMES))}
     assert sum(told["outcomes"].values()) == len(OUTCOMES)
@@ -60,10 +71,16 @@ def test_tables_refer_to_each_other(product):
     np.testing.assert_array_equal(n, columns["shots/n_spots"])
     np.testing.assert_array_equal(columns["lattices/shot"], [0, 6, 6, 7])
     np.testing.assert_array_equal(columns["lattices/k"], [0, 0, 1, 0])
-    np.testing.assert_array_equal(columns["lattices/shot_id"], columns["shots/shot_id"][columns["lattices/shot"]])
+    np.testing.assert_array_equal(
+        columns["lattices/shot_id"], columns["shots/shot_id"][columns["lattices/shot"]]
+    )
     of = columns["spots/lattice"]
-    np.testing.assert_array_equal(np.bincount(of[of >= 0], minlength=4), columns["lattices/n_indexed"])
-    np.testing.assert_array_equal(columns["lattices/shot"][of[of >= 0]], columns["spots/shot"][of >= 0])
+    np.testing.assert_array_equal(
+        np.bincount(of[of >= 0], minlength=4), columns["lattices/n_indexed"]
+    )
+    np.testing.assert_array_equal(
+        columns["lattices/shot"][of[of >= 0]], columns["spots/shot"][of >= 0]
+    )
     assert np.all(columns["spots/hkl"].any(axis=1) == (of >= 0))
     assert set(columns["reflections/lattice"]) == {0, 1, 2, 3}
 
@@ -72,9 +89,19 @@ def partners(columns, tiny_run):
     """Of each lattice found: its nearest true matrix of the shot, that one's photons, and the angle in degrees."""
     out = []
     for A, shot in zip(columns["lattices/A"], columns["lattices/shot"], strict=True):
-        angles = [symmetry.misorientation(A, true, tiny_run["space_group"]) for true in tiny_run["A"][shot]]
+        angles = [
+            symmetry.misorientation(A, true, tiny_run["space_group"])
+            for true in tiny_run["A"][shot]
+        ]
         best = int(np.argmin(angles))
-        out.append((tiny_run["A"][shot][best], tiny_run["photons"][shot][best], np.rad2deg(angles[best]), best))
+        out.append(
+            (
+                tiny_run["A"][shot][best],
+                tiny_run["photons"][shot][best],
+                np.rad2deg(angles[best]),
+                best,
+            )
+        )
     return out
 
 
@@ -90,8 +117,12 @@ def test_intensities_are_the_true_ones(product, tiny_run):
     for k, (A, photons, _, _) in enumerate(partners(columns, tiny_run)):
         turn = symmetry.same_indices(columns["lattices/A"][k], A, tiny_run["space_group"])
         mine = (columns["reflections/lattice"] == k) & (columns["reflections/flags"] == 0)
-        expected = np.array([photons.get(tuple(turn @ h), 0.0) for h in columns["reflections/hkl"][mine]])
-        pulls.append((columns["reflections/intensity"][mine] - expected) / columns["reflections/sigma"][mine])
+        expected = np.array(
+            [photons.get(tuple(turn @ h), 0.0) for h in columns["reflections/hkl"][mine]]
+        )
+        pulls.append(
+            (columns["reflections/intensity"][mine] - expected) / columns["reflections/sigma"][mine]
+        )
     pulls = np.concatenate(pulls)
     assert len(pulls) > 150
     assert abs(np.mean(pulls)) < 0.25
@@ -111,7 +142,10 @@ def test_attributes_describe_the_run(product, tiny_run):
     told = store.attributes(product, "index")
     assert told["run"] == "tiny" and told["manifest"] == str(tiny_run["manifest"])
     assert told["config"] == json.loads(section(tiny_run).model_dump_json())
-    assert told["inputs"]["images"] == Source(tiny_run["manifest"]).identity and told["inputs"]["geometry"] is None
+    assert (
+        told["inputs"]["images"] == Source(tiny_run["manifest"]).identity
+        and told["inputs"]["geometry"] is None
+    )
     detector = Source(tiny_run["manifest"]).detector
     np.testing.assert_allclose(told["detector"]["origin_mm"], detector.origin_mm)
 
@@ -120,8 +154,16 @@ def test_reindex_takes_geometry_and_its_own_section(tiny_run, tmp_path):
     """A geometry moved by half a pixel moves the lattices; the section is reindex's."""
     moved = geometry.shifted(Source(tiny_run["manifest"]).detector, 0.15, 0.0, 0.0)
     dials.write_expt(tmp_path / "level0.expt", moved, wavelength=1.743)
-    run(tiny_run, tmp_path / "reindex.h5", "reindex", tmp_path / "level0.expt", block_shots=8, max_lattices=1)
-    columns, told = store.read(tmp_path / "reindex.h5", "reindex"), store.attributes(tmp_path / "reindex.h5", "reindex")
+    run(
+        tiny_run,
+        tmp_path / "reindex.h5",
+        "reindex",
+        tmp_path / "level0.expt",
+        block_shots=8,
+        max_lattices=1,
+    )
+    columns = store.read(tmp_path / "reindex.h5", "reindex")
+    told = store.attributes(tmp_path / "reindex.h5", "reindex")
     np.testing.assert_allclose(told["detector"]["origin_mm"], moved.origin_mm)
     assert len(store.part_keys(tmp_path / "reindex.h5", "reindex")) == 1
     assert columns["shots/n_lattices"].max() == 1

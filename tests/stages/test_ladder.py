@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spreadflow.analysis import ladder
+from spreadflow.analysis.pixels import ladder
 from spreadflow.config import for_stage, parse, section
 from spreadflow.errors import ConfigError, LatticeOutcome
 from spreadflow.io import store
@@ -16,7 +16,9 @@ def run(packed_run, out, cells=None, **keys):
     """The table and the figures."""
     tree = packed_run.tree | {"ladder": {"misset_deg": 0.1, "n_domains": 9, **keys}}
     config = for_stage(section(parse(tree), "ladder"), "ladder")
-    stage.run(config, annulus=packed_run.annulus, cells=cells or packed_run.cells, out=out, world=World())
+    stage.run(
+        config, annulus=packed_run.annulus, cells=cells or packed_run.cells, out=out, world=World()
+    )
     return store.read(out, "ladder"), report.make("ladder", [out], [])[0]
 
 
@@ -39,7 +41,13 @@ def test_every_lattice_is_read_and_flagged_and_the_first_are_modelled(packed_run
         (i, list(ladder.RUNGS).index(name)) for i in range(3) for name in ladder.MODELLED
     }
     first = {name: figure for name, figure in figures.items() if name != "rungs"}
-    assert first == {"n_lattices": 4, "n_modelled": 3, "misset_deg": 0.1, "n_domains": 9, "n_passed": 7}
+    assert first == {
+        "n_lattices": 4,
+        "n_modelled": 3,
+        "misset_deg": 0.1,
+        "n_domains": 9,
+        "n_passed": 7,
+    }
 
 
 def test_figures_are_sums_over_the_list(packed_run, made):
@@ -50,7 +58,11 @@ def test_figures_are_sums_over_the_list(packed_run, made):
     on = np.isfinite(a["reflections/fast_obs"]) & (a["reflections/lattice"] < 3)
     squares = []
     for panel, fast, slow, fast_obs, slow_obs in zip(
-        *(a[f"reflections/{name}"][on] for name in ("panel", "fast", "slow", "fast_obs", "slow_obs")), strict=True
+        *(
+            a[f"reflections/{name}"][on]
+            for name in ("panel", "fast", "slow", "fast_obs", "slow_obs")
+        ),
+        strict=True,
     ):
         told = packed_run.tree["detector"]["panels"][panel]
         f = np.array(told.get("fast", [1.0, 0.0, 0.0]))
@@ -88,26 +100,40 @@ def test_samples_are_pixels_of_the_annulus_with_models_beside(packed_run, made):
     a = store.read(packed_run.annulus, "annulus")
     size = np.array([(b[1] - b[0]) * (b[3] - b[2]) for b in a["reflections/bbox"]])
     assert len(table["samples/lattice"]) == 3
-    for lattice, hkl, first in zip(*(table[f"samples/{n}"] for n in ("lattice", "hkl", "first_pixel")), strict=True):
+    for lattice, hkl, first in zip(
+        *(table[f"samples/{n}"] for n in ("lattice", "hkl", "first_pixel")), strict=True
+    ):
         mine = np.flatnonzero(a["reflections/lattice"] == lattice)
         best = mine[np.argmax((a["reflections/intensity"] / a["reflections/sigma"])[mine])]
         assert tuple(hkl) == tuple(a["reflections/hkl"][best])
-        box = slice(a["reflections/first_pixel"][best], a["reflections/first_pixel"][best] + size[best])
+        box = slice(
+            a["reflections/first_pixel"][best], a["reflections/first_pixel"][best] + size[best]
+        )
         kept = slice(first, first + size[best])
         expected = np.where(a["pixels/valid"][box], a["pixels/photons"][box], np.nan)
         np.testing.assert_array_equal(table["pixels/photons"][kept], expected)
         good = np.isfinite(expected)
-        z = (table["pixels/model"][kept][good] - expected[good, None]) / np.sqrt(expected[good, None] + 1.0)
+        z = (table["pixels/model"][kept][good] - expected[good, None]) / np.sqrt(
+            expected[good, None] + 1.0
+        )
         assert (z**2).mean(axis=0)[2] < (z**2).mean(axis=0)[1]
 
 
 def test_a_lattice_missing_from_the_annulus_fails_rung_00(packed_run, filled, tmp_path):
-    given = {"lattices/shot_id": [1, 2, 3, 4, 5, 6], "lattices/outcome": [0, 0, 0, 0, 0, LatticeOutcome.NOISE]}
+    given = {
+        "lattices/shot_id": [1, 2, 3, 4, 5, 6],
+        "lattices/outcome": [0, 0, 0, 0, 0, LatticeOutcome.NOISE],
+    }
     columns = filled("cells", {"lattices": 6, "clusters": 1, "features": 1}, given)
     store.write(tmp_path / "cells.h5", "cells", columns, key="other", runs=["r"])
     figures = run(packed_run, tmp_path / "ladder.h5", tmp_path / "cells.h5", n_lattices=1)[1]
     rung = figures["rungs"][0]
-    assert (rung["passed"], rung["n_read"], rung["n_accepted"], rung["n_others"]) == (False, 4, 5, 0)
+    assert (rung["passed"], rung["n_read"], rung["n_accepted"], rung["n_others"]) == (
+        False,
+        4,
+        5,
+        0,
+    )
 
 
 def test_a_lattice_without_solution_is_a_failed_rung(packed_run, tmp_path, monkeypatch):
@@ -120,7 +146,9 @@ def test_a_lattice_without_solution_is_a_failed_rung(packed_run, tmp_path, monke
     assert failed == dict.fromkeys(ladder.MODELLED, "0 of 4 lattices have a model")
 
 
-def test_finished_parts_are_kept_and_other_structure_factors_make_others(packed_run, made, tmp_path):
+def test_finished_parts_are_kept_and_other_structure_factors_make_others(
+    packed_run, made, tmp_path
+):
     out, table, _ = made
     key = store.attributes(out, "ladder")["key"]
     store.part_path(out, 1).unlink()
@@ -136,4 +164,8 @@ def test_finished_parts_are_kept_and_other_structure_factors_make_others(packed_
 
 def test_structure_factors_of_another_crystal_are_refused(packed_run, tmp_path):
     with pytest.raises(ConfigError, match=r"ladder\.structure_factors\.cell"):
-        run(packed_run, tmp_path / "ladder.h5", structure_factors={"cell": [50.0, 36.0, 30.0, 80.0, 108.0, 95.0]})
+        run(
+            packed_run,
+            tmp_path / "ladder.h5",
+            structure_factors={"cell": [50.0, 36.0, 30.0, 80.0, 108.0, 95.0]},
+        )

@@ -28,10 +28,17 @@ def product(tiny_run, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("level0")
     wrong = geometry.shifted(Source(tiny_run["manifest"]).detector, *(-x for x in PLANTED))
     dials.write_expt(folder / "wrong.expt", wrong, wavelength=1.74)
-    how = {"cell": tiny_run["cell"], "space_group": tiny_run["space_group"], "d_min": 2.4, "domain_ang": 1500.0}
+    how = {
+        "cell": tiny_run["cell"],
+        "space_group": tiny_run["space_group"],
+        "d_min": 2.4,
+        "domain_ang": 1500.0,
+    }
     config = StageConfig(index=IndexSection(**how, block_shots=2, n_directions=4096))
     out = folder / "index.h5"
-    index.run(config, images=tiny_run["manifest"], geometry=folder / "wrong.expt", out=out, world=World(1))
+    index.run(
+        config, images=tiny_run["manifest"], geometry=folder / "wrong.expt", out=out, world=World(1)
+    )
     return out
 
 
@@ -47,9 +54,11 @@ def test_planted_shift_is_found(product, tiny_run, tmp_path):
     assert np.all(np.abs(off) < 0.01) and figures["n_lattices"] == 4
     assert np.all(np.array(figures["shift_sigma_mm"]) < 0.01)
     assert figures["distance_sigma_mm"] == 0 and figures["distance_change_mm"] == 0
-    true, found = Source(tiny_run["manifest"]).detector, dials.read_expt(tmp_path / "level0.expt")
+    true = Source(tiny_run["manifest"]).detector
+    found = dials.read_expt(tmp_path / "level0.expt")
     np.testing.assert_allclose(found.origin_mm, true.origin_mm, atol=0.01)
-    before, after = figures["rmsd_before"], figures["rmsd_after"]
+    before = figures["rmsd_before"]
+    after = figures["rmsd_after"]
     assert before["n"] == after["n"] > 50 and after["transverse_mm"] < before["transverse_mm"]
 
 
@@ -70,7 +79,12 @@ def test_no_lattice_with_enough_spots_is_an_error(product, tmp_path):
 
 
 def test_runs_of_different_detectors_are_refused(product, tiny_run, tmp_path):
-    how = {"cell": tiny_run["cell"], "space_group": tiny_run["space_group"], "d_min": 2.4, "n_directions": 4096}
+    how = {
+        "cell": tiny_run["cell"],
+        "space_group": tiny_run["space_group"],
+        "d_min": 2.4,
+        "n_directions": 4096,
+    }
     other = tmp_path / "index.h5"
     config = StageConfig(index=IndexSection(**how), level0=Level0Section())
     index.run(config, images=tiny_run["manifest"], geometry=None, out=other, world=World(1))
@@ -85,9 +99,20 @@ def test_ranks_agree(product, tmp_path):
         pytest.skip(f"no MPI launcher at {LAUNCHER}")
     config = json.dumps({"level0": {"max_lattices": 3}})
     for ranks in (1, 2):
-        words = [sys.executable, "-m", "spreadflow.cli", "level0", "--config", config, "--ranks", str(ranks)]
+        words = [
+            sys.executable,
+            "-m",
+            "spreadflow.cli",
+            "level0",
+            "--config",
+            config,
+            "--ranks",
+            str(ranks),
+        ]
         words += ["--index", str(product), "--out", str(tmp_path / f"{ranks}.expt")]
         launch = [str(LAUNCHER), "-n", str(ranks)] if ranks > 1 else []
-        subprocess.run([*launch, *words], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=200)
+        subprocess.run(
+            [*launch, *words], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=200
+        )
     for name in ("{}.expt", "{}.fit.json"):
         assert (tmp_path / name.format(1)).read_bytes() == (tmp_path / name.format(2)).read_bytes()

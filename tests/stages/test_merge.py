@@ -10,7 +10,7 @@ import gemmi
 import numpy as np
 import pytest
 
-from spreadflow.analysis.merging import Fate, Unique
+from spreadflow.analysis.merging.merging import Fate, Unique
 from spreadflow.config import StageConfig
 from spreadflow.errors import FileError, LatticeOutcome
 from spreadflow.io import store
@@ -20,7 +20,9 @@ from spreadflow.report.headlines import headline
 from spreadflow.stages import merge
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
-CELL, GROUP, D_MIN = [40.0, 40.0, 70.0, 90.0, 90.0, 90.0], "P 43 21 2", 3.5
+CELL = [40.0, 40.0, 70.0, 90.0, 90.0, 90.0]
+GROUP = "P 43 21 2"
+D_MIN = 3.5
 RUNS, PER_LATTICE = {"one": 7, "two": 3}, 80
 """parts of each run, of 8 lattices"""
 
@@ -32,7 +34,9 @@ class Made:
         self.rng, self.unique = np.random.default_rng(1), Unique(np.array(CELL), GROUP, D_MIN)
         self.truth = self.rng.exponential(size=len(self.unique)) * 100.0
         plus = self.unique.friedel > 0
-        self.truth[self.unique.mate[plus]] = self.truth[plus] * self.rng.uniform(0.9, 1.1, plus.sum())
+        self.truth[self.unique.mate[plus]] = self.truth[plus] * self.rng.uniform(
+            0.9, 1.1, plus.sum()
+        )
         self.reindex, self.cells, self.lattices, self.columns = [], folder / "cells.h5", [], []
         for run, n in RUNS.items():
             path = folder / run / "reindex.h5"
@@ -48,14 +52,22 @@ class Made:
         self.write_cells(filled)
 
     def write_cells(self, filled) -> None:
-        given = {f"lattices/{name}": [l[i] for l in self.lattices] for i, name in enumerate(("run", "shot_id", "k"))}
+        given = {
+            f"lattices/{name}": [l[i] for l in self.lattices]
+            for i, name in enumerate(("run", "shot_id", "k"))
+        }
         given |= {"lattices/outcome": self.outcome, "clusters/mean": [CELL]}
-        columns = filled("cells", {"lattices": len(self.lattices), "clusters": 1, "features": 1}, given)
-        store.write(self.cells, "cells", columns, key="c", runs=list(RUNS), space_group=GROUP, chosen=0)
+        columns = filled(
+            "cells", {"lattices": len(self.lattices), "clusters": 1, "features": 1}, given
+        )
+        store.write(
+            self.cells, "cells", columns, key="c", runs=list(RUNS), space_group=GROUP, chosen=0
+        )
 
     def _part(self, filled, run: str, ids: np.ndarray) -> dict:
         """Eight lattices on six shots; hkl of both hands, a few absent or beyond D_MIN, a few flagged."""
-        n, shot = 8 * PER_LATTICE, np.array([0, 0, 1, 2, 3, 4, 5, 5])
+        n = 8 * PER_LATTICE
+        shot = np.array([0, 0, 1, 2, 3, 4, 5, 5])
         lattice = np.repeat(np.arange(8), PER_LATTICE)
         row = self.rng.integers(0, len(self.unique), n)
         hkl = self.unique.hkl[row] * np.where(self.unique.friedel[row] < 0, -1, 1)[:, None]
@@ -65,10 +77,14 @@ class Made:
         hkl[self.rng.random(n) < 0.02] = [0, 0, 3]
         hkl[self.rng.random(n) < 0.02] = [20, 0, 0]
         photons = self.rng.poisson(mean * p + 20.0) - 20.0
-        lost = (lattice == 7) & (np.arange(n) % PER_LATTICE > 4)  # the last lattice keeps five reflections
+        lost = (lattice == 7) & (
+            np.arange(n) % PER_LATTICE > 4
+        )  # the last lattice keeps five reflections
         flags[lost] = ReflectionFlag.MASKED
         k = np.array([0, 1, 0, 0, 0, 0, 0, 1])
-        self.lattices += [(list(RUNS).index(run), int(ids[s]), int(n)) for s, n in zip(shot, k, strict=True)]
+        self.lattices += [
+            (list(RUNS).index(run), int(ids[s]), int(n)) for s, n in zip(shot, k, strict=True)
+        ]
         given = {
             "shots/shot_id": ids[:6],
             "shots/mean_energy_ev": np.full(6, 7120.0 if run == "one" else 7130.0),
@@ -121,7 +137,10 @@ def test_every_reflection_of_an_accepted_lattice_is_counted_once(made, product):
         == product["lattices/n"].sum()
         == product["bins/n_observations"].sum()
     )
-    flags, hkl = (np.concatenate([c[f"reflections/{name}"] for c in made.columns]) for name in ("flags", "hkl"))
+    flags, hkl = (
+        np.concatenate([c[f"reflections/{name}"] for c in made.columns])
+        for name in ("flags", "hkl")
+    )
     mine = np.repeat(accepted, PER_LATTICE)
     failed = (flags & ReflectionFlag.FAILED) != 0
     assert counts["failed"] == (mine & failed).sum()
@@ -131,18 +150,28 @@ def test_every_reflection_of_an_accepted_lattice_is_counted_once(made, product):
 
 
 def test_accepted_lattices_are_told_with_their_fate(made, product):
-    accepted = [l for l, end in zip(made.lattices, made.outcome, strict=True) if end == LatticeOutcome.ACCEPTED]
-    told = list(zip(*(product[f"lattices/{n}"].tolist() for n in ("run", "shot_id", "k")), strict=True))
+    accepted = [
+        l
+        for l, end in zip(made.lattices, made.outcome, strict=True)
+        if end == LatticeOutcome.ACCEPTED
+    ]
+    told = list(
+        zip(*(product[f"lattices/{n}"].tolist() for n in ("run", "shot_id", "k")), strict=True)
+    )
     assert told == accepted and product[""]["n_lattices_in"] == len(accepted)
     used = product["lattices/used"]
     assert 0 < (~used).sum() < len(used) and (product["lattices/n"][~used] == 0).all()
-    assert np.isnan(product["lattices/scale"][~used]).all() and (product["lattices/scale"][used] > 0).all()
+    assert (
+        np.isnan(product["lattices/scale"][~used]).all()
+        and (product["lattices/scale"][used] > 0).all()
+    )
 
 
 def test_merged_intensities_are_the_truth_within_their_errors(made, product):
     sign = np.where(product["merged/friedel"] < 0, -1, 1)[:, None]
     truth = made.truth[made.unique.rows(sign * product["merged/hkl"])]
-    value, sigma = product["merged/intensity"], product["merged/sigma"]
+    value = product["merged/intensity"]
+    sigma = product["merged/sigma"]
     level = np.sum(value * truth / sigma**2) / np.sum(truth**2 / sigma**2)
     pull = (value - level * truth) / sigma
     assert abs(np.median(pull)) < 0.15 and 0.85 < pull.std() < 1.25
@@ -155,7 +184,17 @@ def test_wavelength_is_that_of_the_lattices(made, product):
 
 
 FIGURES = dict.fromkeys(
-    ("n_observations", "n_lattices", "completeness", "multiplicity", "cc_half", "n_pairs", "r_split", "cc_ano"), 1
+    (
+        "n_observations",
+        "n_lattices",
+        "completeness",
+        "multiplicity",
+        "cc_half",
+        "n_pairs",
+        "r_split",
+        "cc_ano",
+    ),
+    1,
 )
 """what else the headline of a merge asks for"""
 
@@ -167,7 +206,10 @@ def test_an_indexing_ambiguity_is_told(made, product, folder, filled, monkeypatc
     monkeypatch.setattr(made, "cells", folder / "lower" / "cells.h5")
     made.write_cells(filled)
     lower = made.run(folder / "lower" / "merge.h5")
-    assert len(lower[""]["ambiguities"]) == 1 and "ambiguous" in headline("merge", lower[""] | FIGURES)[-1]
+    assert (
+        len(lower[""]["ambiguities"]) == 1
+        and "ambiguous" in headline("merge", lower[""] | FIGURES)[-1]
+    )
     assert not any("ambiguous" in line for line in headline("merge", product[""] | FIGURES))
 
 
@@ -175,10 +217,13 @@ def test_mtz_holds_the_same_numbers(made, product, folder):
     data = gemmi.Intensities()
     file = gemmi.read_mtz_file(str(folder / "merge.mtz"))
     data.import_mtz(file, gemmi.DataType.Anomalous)
-    sign, rows = np.array(data.isign_array), made.unique.rows
+    sign = np.array(data.isign_array)
+    rows = made.unique.rows
     ours = dict(
         zip(
-            rows(product["merged/hkl"] * np.where(product["merged/friedel"] < 0, -1, 1)[:, None]).tolist(),
+            rows(
+                product["merged/hkl"] * np.where(product["merged/friedel"] < 0, -1, 1)[:, None]
+            ).tolist(),
             product["merged/intensity"],
             strict=True,
         )
@@ -200,7 +245,8 @@ def test_mtz_holds_the_same_numbers(made, product, folder):
 def test_few_measurements_are_left_out_and_counted(made, product, folder):
     strict = made.run(folder / "strict" / "merge.h5", min_multiplicity=4)
     assert strict["merged/n"].min() == 4
-    counts, before = strict[""]["reflections"], product[""]["reflections"]
+    counts = strict[""]["reflections"]
+    before = product[""]["reflections"]
     assert counts["multiplicity"] == product["merged/n"][product["merged/n"] < 4].sum()
     assert sum(counts.values()) == sum(before.values())
 
@@ -243,8 +289,23 @@ def test_nothing_to_merge_is_said(made, filled, tmp_path):
 def test_product_is_the_same_on_any_number_of_ranks(made, product, folder, tmp_path, ranks):
     if not LAUNCHER.exists():
         pytest.skip(f"no MPI launcher at {LAUNCHER}")
-    words = [str(LAUNCHER), "-n", str(ranks), sys.executable, "-m", "spreadflow.cli", "merge", "--ranks", str(ranks)]
-    words += ["--config", json.dumps({"merge": {"d_min": D_MIN}}), "--out", str(tmp_path / "merge.h5")]
+    words = [
+        str(LAUNCHER),
+        "-n",
+        str(ranks),
+        sys.executable,
+        "-m",
+        "spreadflow.cli",
+        "merge",
+        "--ranks",
+        str(ranks),
+    ]
+    words += [
+        "--config",
+        json.dumps({"merge": {"d_min": D_MIN}}),
+        "--out",
+        str(tmp_path / "merge.h5"),
+    ]
     words += ["--reindex", *map(str, made.reindex), "--cells", str(made.cells)]
     subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=120)
     again = store.read(tmp_path / "merge.h5", "merge")

@@ -11,8 +11,10 @@ from spreadflow.errors import ConfigError, FileError, LearnedOutcome
 from spreadflow.io import store
 from spreadflow.parallel import World
 from spreadflow.physics import rotation
+from spreadflow.recipes import patch as patches
+from spreadflow.recipes import still
 from spreadflow.stages import mosaic as stage
-from spreadflow.stages import mosaicity, patches, stage1, still
+from spreadflow.stages import mosaicity, stage1
 
 KEYS = {"oversample": 1, "calibration_error": 0.0}
 """as the shoeboxes were made"""
@@ -24,7 +26,8 @@ BLANK = 5
 def begun(packed_run, tmp_path_factory) -> SimpleNamespace:
     """The packed run, and two lattices without photons."""
     path = tmp_path_factory.mktemp("mosaic") / "annulus.h5"
-    told, rng = store.attributes(packed_run.annulus, "annulus"), np.random.default_rng(2)
+    told = store.attributes(packed_run.annulus, "annulus")
+    rng = np.random.default_rng(2)
     keys = store.part_keys(packed_run.annulus, "annulus")
     blocks = [store.read_part(packed_run.annulus, "annulus", n, key) for n, key in enumerate(keys)]
     blocks.append(dict(blocks[1]))
@@ -35,20 +38,28 @@ def begun(packed_run, tmp_path_factory) -> SimpleNamespace:
         parts.write(n, {name: column for name, column in columns.items() if name})
     also = ("runs", "space_group", "detectors", "polarizations", "config")
     parts.finish(World(), **{name: told[name] for name in also})
-    simulator = still.Simulator(for_stage(section(parse(packed_run.tree), "simulate", "r"), "simulate"))
+    simulator = still.Simulator(
+        for_stage(section(parse(packed_run.tree), "simulate", "r"), "simulate")
+    )
     with h5py.File(path.with_name("domains.h5"), "w") as f:
-        f["rotations"] = patches.patch(simulator, 1, d_min=2.3, d_max=4.0).parameters.mosaic.rotations
+        f["rotations"] = patches.patch(
+            simulator, 1, d_min=2.3, d_max=4.0
+        ).parameters.mosaic.rotations
     return SimpleNamespace(annulus=path, tree=packed_run.tree, domains=path.with_name("domains.h5"))
 
 
 def run(begun, out, **keys) -> dict[str, np.ndarray]:
-    config = for_stage(section(parse(begun.tree | {"mosaic": {**KEYS, **keys}}), "mosaic"), "mosaic")
+    config = for_stage(
+        section(parse(begun.tree | {"mosaic": {**KEYS, **keys}}), "mosaic"), "mosaic"
+    )
     stage.run(config, annulus=begun.annulus, out=out, world=World())
     return store.read(out, "mosaic")
 
 
 def refined(begun, out, mosaic=None, **keys) -> dict[str, np.ndarray]:
-    config = for_stage(section(parse(begun.tree | {"stage1": {**KEYS, **keys}}), "stage1"), "stage1")
+    config = for_stage(
+        section(parse(begun.tree | {"stage1": {**KEYS, **keys}}), "stage1"), "stage1"
+    )
     stage1.run(config, annulus=begun.annulus, mosaic=mosaic, out=out, world=World())
     return store.read(out, "stage1", ["lattices/"])
 
@@ -70,14 +81,25 @@ def alone(begun, tmp_path_factory):
 def test_a_shared_set_is_every_lattices(shared):
     out, found = shared
     assert found["lattices/shot_id"].tolist() == [1, 2, 3, 4, BLANK, BLANK + 1]
-    assert found["lattices/outcome"].tolist() == [LearnedOutcome.LEARNED] * 4 + [LearnedOutcome.LOST] * 2
-    assert store.attributes(out, "mosaic")["outcomes"] == {"learned": 4, "continuous": 0, "left_out": 0, "lost": 2}
+    assert (
+        found["lattices/outcome"].tolist()
+        == [LearnedOutcome.LEARNED] * 4 + [LearnedOutcome.LOST] * 2
+    )
+    assert store.attributes(out, "mosaic")["outcomes"] == {
+        "learned": 4,
+        "continuous": 0,
+        "left_out": 0,
+        "lost": 2,
+    }
     assert found["lattices/set"].tolist() == [0] * 6 and found["sets/lattice"].tolist() == [-1]
     assert found["sets/is_better"][0] and found["sets/held_out"][0] == found["rounds/held_out"][-1]
     assert np.isfinite(found["lattices/A"][:4]).all() and np.isnan(found["lattices/A"][4:]).all()
     spread = mosaicity.read_learned(out)(BLANK, 0)
     assert spread.share.sum() == pytest.approx(1.0) and spread.eta_rad == found["sets/eta_rad"][0]
-    assert rotation.angle(rotation.nearest(np.einsum("n,nij->ij", spread.share, spread.rotations))) < 1e-9
+    assert (
+        rotation.angle(rotation.nearest(np.einsum("n,nij->ij", spread.share, spread.rotations)))
+        < 1e-9
+    )
 
 
 def test_refined_with_it_pixels_are_likelier(begun, shared, tmp_path):
@@ -107,28 +129,40 @@ def test_each_lattice_has_its_own_where_it_is_likelier(begun, alone, tmp_path):
     better = found["sets/is_better"]
     assert found["sets/lattice"].tolist() == [0, 1, 2, 3] and 1 <= better.sum() < 4
     expected = np.where(better, LearnedOutcome.LEARNED, LearnedOutcome.CONTINUOUS)
-    np.testing.assert_array_equal(found["lattices/outcome"], [*expected, LearnedOutcome.LOST, LearnedOutcome.LOST])
+    np.testing.assert_array_equal(
+        found["lattices/outcome"], [*expected, LearnedOutcome.LOST, LearnedOutcome.LOST]
+    )
     np.testing.assert_array_equal(found["lattices/set"][:4], np.where(better, [0, 1, 2, 3], -1))
-    np.testing.assert_array_equal(better, found["sets/held_out"] < found["sets/held_out_continuous"])
+    np.testing.assert_array_equal(
+        better, found["sets/held_out"] < found["sets/held_out_continuous"]
+    )
     counts = np.bincount(found["components/set"], minlength=4)
     assert np.all((counts > 0) == better)
-    np.testing.assert_allclose(np.bincount(found["components/set"], found["components/share"], 4), better)
+    np.testing.assert_allclose(
+        np.bincount(found["components/set"], found["components/share"], 4), better
+    )
     after = refined(begun, tmp_path / "stage1.h5", out, mosaicity="learned")
     names = store.attributes(tmp_path / "stage1.h5", "stage1")["unknowns"]
     assert names[-1] == "eta", "of those that keep the continuous distribution"
     np.testing.assert_array_equal(np.isfinite(after["lattices/values"][:4, -1]), ~better)
-    np.testing.assert_array_equal(after["lattices/eta_rad"][:4][better], found["sets/eta_rad"][better])
+    np.testing.assert_array_equal(
+        after["lattices/eta_rad"][:4][better], found["sets/eta_rad"][better]
+    )
     assert np.isfinite(after["lattices/sigma_fisher"][:4, :-1]).all()
 
 
 def test_each_lattice_is_told_its_own_set_and_others_are_not_built(alone, monkeypatch):
     out, found = alone
-    built, make = [], mosaicity.Mosaic
+    built = []
+    make = mosaicity.Mosaic
     monkeypatch.setattr(mosaicity, "Mosaic", lambda *of: built.append(1) or make(*of))
     tell = mosaicity.read_learned(out)
     assert not built, "before anyone asks"
-    for shot_id, n in zip(found["lattices/shot_id"][:4].tolist(), found["lattices/set"][:4], strict=True):
-        spread, mine = tell(shot_id, 0), found["components/set"] == n
+    for shot_id, n in zip(
+        found["lattices/shot_id"][:4].tolist(), found["lattices/set"][:4], strict=True
+    ):
+        spread = tell(shot_id, 0)
+        mine = found["components/set"] == n
         if n < 0:
             assert spread.eta_rad is None
             continue
@@ -148,12 +182,17 @@ def test_a_stage_goes_on_where_it_was(begun, alone):
     files[1].unlink()
     out.unlink()
     again = run(begun, out, scope="per_lattice", range="annulus", block_lattices=1)
-    assert {path for path in files if path.stat().st_mtime_ns == stamps[path]} == {*files} - {files[1]}
+    assert {path for path in files if path.stat().st_mtime_ns == stamps[path]} == {*files} - {
+        files[1]
+    }
     same(again, before)
 
 
 def test_other_blocks_make_the_same_lattices(begun, alone, tmp_path):
-    same(run(begun, tmp_path / "mosaic.h5", scope="per_lattice", range="annulus", block_lattices=2), alone[1])
+    same(
+        run(begun, tmp_path / "mosaic.h5", scope="per_lattice", range="annulus", block_lattices=2),
+        alone[1],
+    )
 
 
 def same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
@@ -165,7 +204,9 @@ def test_stage1_says_what_it_lacks(shared):
     section = Stage1Section(mosaicity="learned")
     with pytest.raises(ConfigError, match="the product of `mosaic`"):
         mosaicity.of_lattices(section)
-    with pytest.raises(FileError, match=r"lattice 1 of shot 0000000000000007.*same accepted lattices"):
+    with pytest.raises(
+        FileError, match=r"lattice 1 of shot 0000000000000007.*same accepted lattices"
+    ):
         mosaicity.of_lattices(section, shared[0])(7, 1)
 
 

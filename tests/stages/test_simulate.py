@@ -11,14 +11,29 @@ from spreadflow.config import StageConfig, for_stage, parse, section
 from spreadflow.errors import ConfigError, Outcome
 from spreadflow.io import images, nexus
 from spreadflow.parallel import World
-from spreadflow.physics import anomalous, geometry, lattice, mosaic, rotation, symmetry
+from spreadflow.physics import anomalous, geometry, mosaic, rotation, symmetry, unit_cell
+from spreadflow.recipes import still
 from spreadflow.report import truth
-from spreadflow.stages import simulate, still
+from spreadflow.stages import simulate
 
 TREE = {
     "seed": 5,
-    "runs": {"r": {"simulate": {"n_single": 2, "n_blank": 1, "n_double": 1, "n_saturated": 1, "n_unreadable": 1}}},
-    "crystal": {"cell": [40.0, 36.0, 30.0, 90.0, 108.0, 90.0], "n_domains": 6, "domain_ang": 1500.0},
+    "runs": {
+        "r": {
+            "simulate": {
+                "n_single": 2,
+                "n_blank": 1,
+                "n_double": 1,
+                "n_saturated": 1,
+                "n_unreadable": 1,
+            }
+        }
+    },
+    "crystal": {
+        "cell": [40.0, 36.0, 30.0, 90.0, 108.0, 90.0],
+        "n_domains": 6,
+        "domain_ang": 1500.0,
+    },
     "structure_factors": {"d_min": 2.5},
     "beam": {"n_channels": 20, "first_channel_ev": 7100.5, "channel_ev": 2.0, "envelope_ev": 6.0},
     "detector": {
@@ -35,7 +50,10 @@ TREE = {
 
 
 def staged(**changes) -> StageConfig:
-    tree = {key: TREE[key] | changes.get(key, {}) if isinstance(TREE[key], dict) else TREE[key] for key in TREE}
+    tree = {
+        key: TREE[key] | changes.get(key, {}) if isinstance(TREE[key], dict) else TREE[key]
+        for key in TREE
+    }
     return for_stage(section(parse(tree), "simulate", "r"), "simulate")
 
 
@@ -50,7 +68,8 @@ def manifest(tmp_path_factory):
 
 
 def test_kinds_in_order_and_what_a_reader_makes_of_them(manifest):
-    source, truth = images.Source(manifest, saturation_photons=None), images.truth(manifest)
+    source = images.Source(manifest, saturation_photons=None)
+    truth = images.truth(manifest)
     assert [simulate.KINDS[k] for k in truth["shots/kind"]] == [
         "single", "single", "blank", "double", "saturated", "unreadable",
     ]  # fmt: skip
@@ -73,7 +92,8 @@ def test_the_header_is_wrong_by_what_was_asked(manifest):
 
 def test_truth_lies_where_the_photons_are(manifest):
     """Background-subtracted photons around the strong true spots of the first shot add up to what truth says."""
-    source, truth = images.Source(manifest), images.truth(manifest)
+    source = images.Source(manifest)
+    truth = images.truth(manifest)
     image = source.read(0).image[0]
     mine = (truth["reflections/lattice"] == 0) & (truth["reflections/photons"] > 2000)
     fast, slow = (truth[f"reflections/{name}"][mine].astype(int) for name in ("fast", "slow"))
@@ -85,9 +105,13 @@ def test_truth_lies_where_the_photons_are(manifest):
     photons = truth["reflections/photons"][mine][inside]
     assert len(photons) >= 5
     assert np.sum(found) == pytest.approx(photons.sum(), rel=0.05)
-    np.testing.assert_allclose(found, photons, atol=5 * np.sqrt(17**2 * np.median(image)) + 0.02 * photons.max())
+    np.testing.assert_allclose(
+        found, photons, atol=5 * np.sqrt(17**2 * np.median(image)) + 0.02 * photons.max()
+    )
     A = truth["lattices/A"][0]
-    np.testing.assert_allclose(lattice.cell_of(A), lattice.radians(TREE["crystal"]["cell"]), rtol=1e-6)
+    np.testing.assert_allclose(
+        unit_cell.cell_of(A), unit_cell.radians(TREE["crystal"]["cell"]), rtol=1e-6
+    )
     assert not symmetry.is_centring_absent(truth["reflections/hkl"], "C 1 2 1").any()
 
 
@@ -106,7 +130,9 @@ def test_a_rerun_makes_only_what_is_missing_and_another_config_everything(tmp_pa
     simulated(tmp_path, longer)
     assert sorted(tmp_path.glob("images/*.nxs")) == files[:2]
     assert os.stat(files[0]).st_mtime_ns == times[0]
-    simulated(tmp_path, staged(runs=longer_runs(2), simulate={"block_shots": 1}, beam={"photons": 2e12}))
+    simulated(
+        tmp_path, staged(runs=longer_runs(2), simulate={"block_shots": 1}, beam={"photons": 2e12})
+    )
     assert os.stat(files[0]).st_mtime_ns != times[0]
     assert images.read_manifest(out).files[0].n_frames == 1
 
@@ -117,7 +143,10 @@ def test_some_shots_are_those_of_the_whole_run(tmp_path):
     out = simulated(tmp_path, config, shots="3:5")
     files = sorted(tmp_path.glob("images/*.nxs"))
     assert [f.name for f in files] == ["r_00001.nxs", "r_00002.nxs"]
-    assert [f.path for f in images.read_manifest(out).files] == ["images/r_00001.nxs", "images/r_00002.nxs"]
+    assert [f.path for f in images.read_manifest(out).files] == [
+        "images/r_00001.nxs",
+        "images/r_00002.nxs",
+    ]
     times = [os.stat(f).st_mtime_ns for f in files]
     simulated(tmp_path, config)
     assert [os.stat(f).st_mtime_ns for f in files] == times
@@ -130,25 +159,38 @@ def test_some_shots_are_those_of_the_whole_run(tmp_path):
 
 @pytest.mark.parametrize("shots", ["3", "a:b", "2:2", "0:8", "-1:3", "0:4:2", ""])
 def test_shots_that_are_no_slice_of_the_run(tmp_path, shots):
-    with pytest.raises(ConfigError, match=r"--shots: expected FIRST:END with 0 <= FIRST < END <= 7"):
+    with pytest.raises(
+        ConfigError, match=r"--shots: expected FIRST:END with 0 <= FIRST < END <= 7"
+    ):
         simulated(tmp_path, staged(runs=longer_runs(7)), shots=shots)
     assert not list(tmp_path.iterdir())
 
 
 def test_pulses_have_the_recorded_spectra(tmp_path, manifest):
     """The spectra of another run, on channels of half the width, shot by shot, and from the first again."""
-    channels = {"n_channels": 40, "first_channel_ev": 7100.0, "channel_ev": 1.0, "spectra": str(manifest)}
-    config = staged(runs=longer_runs(7), simulate={"block_shots": 3}, beam=channels | {"photons": None})
-    source, bank = images.Source(simulated(tmp_path, config)), images.Source(manifest)
+    channels = {
+        "n_channels": 40,
+        "first_channel_ev": 7100.0,
+        "channel_ev": 1.0,
+        "spectra": str(manifest),
+    }
+    config = staged(
+        runs=longer_runs(7), simulate={"block_shots": 3}, beam=channels | {"photons": None}
+    )
+    source = images.Source(simulated(tmp_path, config))
+    bank = images.Source(manifest)
     for shot in range(7):
-        taken, recorded = source.spectrum(shot), bank.spectrum(shot % 6)
+        taken = source.spectrum(shot)
+        recorded = bank.spectrum(shot % 6)
         np.testing.assert_allclose(taken.photons.reshape(20, 2).sum(1), recorded.photons, rtol=1e-9)
         np.testing.assert_allclose(taken.photons[::2], taken.photons[1::2], rtol=1e-6)
 
 
 def test_one_behind_keeps_the_order_and_passes_on_what_went_wrong():
     """Results in order, made in another thread, which ends; errors of both sides come out."""
-    here, seen, n_threads = threading.get_ident(), [], threading.active_count()
+    here = threading.get_ident()
+    seen = []
+    n_threads = threading.active_count()
 
     def work(i: int) -> int:
         seen.append(threading.get_ident())
@@ -174,7 +216,10 @@ def longer_runs(n: int) -> dict:
 
 
 def test_a_tilted_multi_panel_detector_and_the_closed_form(tmp_path):
-    panels = [{"origin_mm": [-40.0 + 41 * i, 20.0, -60.0], "fast": [1.0, 0.01, 0.02 * i]} for i in range(2)]
+    panels = [
+        {"origin_mm": [-40.0 + 41 * i, 20.0, -60.0], "fast": [1.0, 0.01, 0.02 * i]}
+        for i in range(2)
+    ]
     config = staged(
         runs=longer_runs(1),
         detector={"panels": panels, "shape": [100, 100], "bad_pixels": [[1, 0, 100, 50, 51]]},
@@ -195,11 +240,17 @@ def turns_of(truth: dict) -> list[np.ndarray]:
 
 def test_every_lattice_of_every_shot_has_its_own_domains(tmp_path):
     """As many as are in the beam, of r.m.s. rotation angle η; about their mean, which A is of."""
-    crystal = {"mosaicity": "per_shot", "n_domains": None, "mosaic_spread_deg": 0.2, "domains_per_crystal": 93.75}
+    crystal = {
+        "mosaicity": "per_shot",
+        "n_domains": None,
+        "mosaic_spread_deg": 0.2,
+        "domains_per_crystal": 93.75,
+    }
     runs = {"r": {"simulate": {"n_single": 4, "n_double": 2}}}
     config = staged(runs=runs, crystal=crystal, simulate={"block_shots": 3})
     path = simulated(tmp_path, config)
-    truth, source = images.truth(path), images.Source(path)
+    truth = images.truth(path)
+    source = images.Source(path)
     turns = turns_of(truth)
     assert [len(t) for t in turns] == [94] * 8
     assert not any(np.allclose(one, other) for i, one in enumerate(turns) for other in turns[:i])
@@ -209,10 +260,15 @@ def test_every_lattice_of_every_shot_has_its_own_domains(tmp_path):
     sd = np.deg2rad(0.2) / np.sqrt(2 * 8 * 94)
     assert abs(rms - np.deg2rad(0.2)) < 3 * sd, "normal angles: σ/√2n"
     simulator = still.Simulator(config)
-    shot_id, (own, _) = int(source.shots["shot_id"][4]), simulator.mosaics(int(source.shots["shot_id"][4]), 2)
+    shot_id = int(source.shots["shot_id"][4])
+    own, _ = simulator.mosaics(int(source.shots["shot_id"][4]), 2)
     np.testing.assert_allclose(turns[4] @ rotation.mean(own.rotations), own.rotations, atol=1e-12)
-    setting = rotation.random(simulator.rng(still.ORIENTATION, shot_id)) @ lattice.reciprocal(simulator.cell)
-    np.testing.assert_allclose(turns[4] @ truth["lattices/A"][4], own.rotations @ setting, atol=1e-12)
+    setting = rotation.random(simulator.rng(still.ORIENTATION, shot_id)) @ unit_cell.reciprocal(
+        simulator.cell
+    )
+    np.testing.assert_allclose(
+        turns[4] @ truth["lattices/A"][4], own.rotations @ setting, atol=1e-12
+    )
 
 
 def test_truth_of_a_lattice_is_what_its_photons_are_of(tmp_path):
@@ -220,15 +276,23 @@ def test_truth_of_a_lattice_is_what_its_photons_are_of(tmp_path):
     runs = {"r": {"simulate": {"n_single": 1, "n_saturated": 1}}}
     config = staged(runs=runs, crystal={"n_domains": 3})
     path = simulated(tmp_path, config)
-    truth, source, simulator = images.truth(path), images.Source(path), still.Simulator(config)
+    truth = images.truth(path)
+    source = images.Source(path)
+    simulator = still.Simulator(config)
     for row, turns in enumerate(turns_of(truth)):
         assert len(turns) == 3
         pulse = source.spectrum(row)
         p = simulator.parameters(pulse, truth["lattices/A"][row], mosaic.domains(turns))
-        crystal = p.crystal._replace(n_cells=truth["lattices/n_cells"][row], eta_rad=truth["lattices/eta_rad"][row])
-        _, (spots,) = simulator.expected(pulse, [p._replace(crystal=crystal, scale=truth["lattices/scale"][row])])
+        crystal = p.crystal._replace(
+            n_cells=truth["lattices/n_cells"][row], eta_rad=truth["lattices/eta_rad"][row]
+        )
+        _, (spots,) = simulator.expected(
+            pulse, [p._replace(crystal=crystal, scale=truth["lattices/scale"][row])]
+        )
         mine = truth["reflections/lattice"] == row
-        np.testing.assert_allclose(spots.photons.sum(), truth["reflections/photons"][mine].sum(), rtol=1e-3)
+        np.testing.assert_allclose(
+            spots.photons.sum(), truth["reflections/photons"][mine].sum(), rtol=1e-3
+        )
     assert truth["lattices/scale"][1] > 2 * truth["lattices/scale"][0] == 2 * 93.75
 
 
@@ -245,7 +309,11 @@ def test_point_spread_and_curves_from_a_table(tmp_path, psf):
     table = tmp_path / "curve.dat"
     table.write_text("7000 -5 1\n7300 -4 3\n")
     sites = [{"atom": "FE1", "curve": str(table)}, {"atom": "FE2", "curve": "reduced"}]
-    config = staged(runs=longer_runs(1), structure_factors={"sites": sites}, detector={"psf": psf, "psf_fwhm_mm": 0.5})
+    config = staged(
+        runs=longer_runs(1),
+        structure_factors={"sites": sites},
+        detector={"psf": psf, "psf_fwhm_mm": 0.5},
+    )
     sharp = staged(runs=longer_runs(1), structure_factors={"sites": sites})
     blurred = images.Source(simulated(tmp_path / "a", config)).read(0).image[0, 20:]
     plain = images.Source(simulated(tmp_path / "b", sharp)).read(0).image[0, 20:]
@@ -253,11 +321,18 @@ def test_point_spread_and_curves_from_a_table(tmp_path, psf):
     told = truth.true_curves(tmp_path / "b" / "manifest.json")
     energies = 7100.5 + 2.0 * np.arange(20)
     assert list(told) == ["FE1", "FE2"], "what is true of the sites is told, to reports"
-    np.testing.assert_allclose(told["FE1"].at(energies), [-5 + (energies - 7000) / 300, 1 + (energies - 7000) / 150])
+    np.testing.assert_allclose(
+        told["FE1"].at(energies), [-5 + (energies - 7000) / 300, 1 + (energies - 7000) / 150]
+    )
     reduced = anomalous.site("Fe", "reduced", energies)
     np.testing.assert_allclose(told["FE2"].at(energies), [reduced.real, reduced.imag])
-    np.testing.assert_allclose(told["FE2"].at(energies[:1] + 0.5)[0], 0.75 * reduced[0].real + 0.25 * reduced[1].real)
-    step = lambda image: np.diff(image[50:60, 30:60]).std()  # noqa: E731
+    np.testing.assert_allclose(
+        told["FE2"].at(energies[:1] + 0.5)[0], 0.75 * reduced[0].real + 0.25 * reduced[1].real
+    )
+
+    def step(image):
+        return np.diff(image[50:60, 30:60]).std()
+
     assert step(blurred) < 0.7 * step(plain)
 
 
@@ -265,30 +340,43 @@ def test_whatever_the_gain_a_reader_gets_photons(tmp_path):
     """2.5 ADU per photon: the same photons as with 1, but for rounding; the trusted range ends 2.5 times earlier."""
     exact = {"readout_adu": 0.0, "gain_calibration": 0.0, "saturation_adu": 50_000}
     plain, amplified = (
-        images.Source(simulated(tmp_path / str(gain), staged(detector=exact | {"quantum_gain": gain})))
+        images.Source(
+            simulated(tmp_path / str(gain), staged(detector=exact | {"quantum_gain": gain}))
+        )
         for gain in (1.0, 2.5)
     )
     assert amplified.manifest.adu_per_photon == 2.5
     for i in range(4):
-        one, other = plain.read(i), amplified.read(i)
+        one = plain.read(i)
+        other = amplified.read(i)
         both = one.mask & other.mask
         assert both.mean() > 0.95 and one.image[both].max() > 20
         np.testing.assert_allclose(other.image[both], one.image[both], atol=0.201)  # half an ADU
         assert other.saturation_photons == (50_000 - 10) / 2.5
-    assert amplified.read(4).saturated_fraction == pytest.approx(plain.read(4).saturated_fraction, rel=0.1)
+    assert amplified.read(4).saturated_fraction == pytest.approx(
+        plain.read(4).saturated_fraction, rel=0.1
+    )
 
 
 def test_impossible_configurations(tmp_path):
     with pytest.raises(ConfigError, match=r"structure_factors.sites.0.atom"):
-        simulated(tmp_path, staged(structure_factors={"sites": [{"atom": "ZN", "curve": "reduced"}]}))
+        simulated(
+            tmp_path, staged(structure_factors={"sites": [{"atom": "ZN", "curve": "reduced"}]})
+        )
     with pytest.raises(ConfigError, match="at least one shot"):
         simulated(tmp_path, staged(runs={"r": {"simulate": {"n_single": 0}}}))
     with pytest.raises(ConfigError, match=r"beam.jitter_ev: expected pulses within the channels"):
         simulated(tmp_path, staged(beam={"envelope_ev": 0.01, "jitter_ev": 1e4}))
     with pytest.raises(ConfigError, match=r"detector.water_mm: expected light in 5% of the pixels"):
-        dark = {"runs": {"r": {"simulate": {"n_single": 0, "n_saturated": 1}}}, "detector": {"water_mm": 0.0}}
+        dark = {
+            "runs": {"r": {"simulate": {"n_single": 0, "n_saturated": 1}}},
+            "detector": {"water_mm": 0.0},
+        }
         simulated(tmp_path, staged(**dark))
-    with pytest.raises(ConfigError, match=r"crystal.domain_ang: expected a domain of 5 unit cells .* found 4 in 180"):
+    with pytest.raises(
+        ConfigError,
+        match=r"crystal.domain_ang: expected a domain of 5 unit cells .* found 4 in 180",
+    ):
         simulated(tmp_path, staged(crystal={"domain_ang": 180.0}))
     assert not list(tmp_path.rglob("*.nxs"))
 

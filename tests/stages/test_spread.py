@@ -8,14 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from spreadflow.analysis import dispersion, joint, spread
+from spreadflow.analysis.curves import dispersion, expand, joint
 from spreadflow.config import for_stage, parse, section
 from spreadflow.errors import ConfigError, FileError, SpreadOutcome
 from spreadflow.io import store
 from spreadflow.parallel import World
-from spreadflow.stages import curvefit, stage1
+from spreadflow.recipes import gram as curvefit
+from spreadflow.recipes.lattices import Lattices
 from spreadflow.stages import spread as stage
-from spreadflow.stages.lattices import Lattices
+from spreadflow.stages import stage1
 
 
 def configured(wide_run, more=None, **keys):
@@ -33,10 +34,12 @@ def run(wide_run, out, more=None, **keys):
 def made(wide_run, tmp_path_factory) -> SimpleNamespace:
     """The product: its path and columns, its lattices read again, and the parametrisation of the quoted fit."""
     out = tmp_path_factory.mktemp("spread") / "spread.h5"
-    found, config = run(wide_run, out), configured(wide_run)
+    found = run(wide_run, out)
+    config = configured(wide_run)
     told = store.attributes(wide_run.wide, "wide")
     of = stage1.given_of(config, wide_run.wide, told, "spread", "wide")[0].factors
-    path, lattices = out.with_suffix(".gram") / "2.h5", []
+    path = out.with_suffix(".gram") / "2.h5"
+    lattices = []
     for n, key in enumerate(store.part_keys(path, "gram")):
         grams = curvefit.grams(store.read_part(path, "gram", n, key))
         lattices += [curvefit.lattice(gram, of) for _, gram in grams]
@@ -50,7 +53,8 @@ def made(wide_run, tmp_path_factory) -> SimpleNamespace:
 
 def _values(made, name: str, fit: int = 0) -> np.ndarray:
     """(site · 2 · node,) of a fit."""
-    t, rows = made.found, made.found["curves/fit"] == fit
+    t = made.found
+    rows = made.found["curves/fit"] == fit
     pair = [t[f"curves/{kind}{name}"][rows].reshape(2, -1) for kind in ("fp", "fdp")]
     return np.stack(pair, axis=1).ravel()
 
@@ -61,33 +65,45 @@ def test_each_lattice_has_one_end(wide_run, made, tmp_path):
     assert ends.tolist() == [SpreadOutcome.USED] * 3 + [SpreadOutcome.NOT_REFINED]
     for name in ("loss", "loss_start", "sigma_z", "model_error"):
         assert np.isfinite(made.found[f"lattices/{name}"]).tolist() == [True, True, True, False]
-    assert made.found["lattices/loss"].sum(where=ends == 0) < made.found["lattices/loss_start"].sum(where=ends == 0)
+    assert made.found["lattices/loss"].sum(where=ends == 0) < made.found["lattices/loss_start"].sum(
+        where=ends == 0
+    )
     np.testing.assert_allclose(made.found["lattices/sigma_z"][:3], 1.0, atol=0.1)
 
 
 def test_curves_are_where_their_gram_matrices_are_least(made):
     """Slopes of pixels and prior cancel; σ and covariances are those of the matrices."""
-    told, p = store.attributes(made.out, "spread"), made.p
-    assert told["fits"] == ["free", "kramers_kronig", "smooth"] and told["n_parameters"] == len(p.names)
+    told = store.attributes(made.out, "spread")
+    p = made.p
+    assert told["fits"] == ["free", "kramers_kronig", "smooth"] and told["n_parameters"] == len(
+        p.names
+    )
     theta = _values(made, "") - _values(made, "_start")
-    at = spread.normal(made.lattices, p, theta)
+    at = expand.normal(made.lattices, p, theta)
     gradient = at.scores.sum(axis=0) + p.restraints @ theta
     covariance = np.linalg.inv(at.hessian + p.restraints)
-    assert told["n_undetermined"] == (np.linalg.eigvalsh(at.hessian) < 1 / dispersion.PRIOR_E**2).sum()
+    assert (
+        told["n_undetermined"] == (np.linalg.eigvalsh(at.hessian) < 1 / dispersion.PRIOR_E**2).sum()
+    )
     assert 0.5 * gradient @ covariance @ gradient < 1e-5
     assert np.abs(theta).max() > 0.1
     np.testing.assert_allclose(at.losses, made.found["lattices/loss"][:3], rtol=1e-9)
     np.testing.assert_allclose(_values(made, "_fisher"), np.sqrt(np.diag(covariance)), rtol=1e-6)
     np.testing.assert_allclose(_values(made, "_start"), p.reference_at_nodes.ravel())
     mine = made.found["values/fit"] == 0
-    np.testing.assert_allclose(made.found["values/fisher"][mine], covariance, atol=1e-6 * covariance.max())
+    np.testing.assert_allclose(
+        made.found["values/fisher"][mine], covariance, atol=1e-6 * covariance.max()
+    )
     sandwich = covariance @ (1.5 * at.scores.T @ at.scores + p.restraints) @ covariance
-    np.testing.assert_allclose(made.found["values/sandwich"][mine], sandwich, atol=1e-5 * np.abs(sandwich).max())
+    np.testing.assert_allclose(
+        made.found["values/sandwich"][mine], sandwich, atol=1e-5 * np.abs(sandwich).max()
+    )
 
 
 def test_with_few_lattices_errors_are_fishers_by_one_factor(made):
     """Of the pixels: the share of the prior in what is known stays as it is."""
-    told, p = store.attributes(made.out, "spread"), made.p
+    told = store.attributes(made.out, "spread")
+    p = made.p
     assert told["sigma_kinds"] == ["scaled"] * 3
     fisher = made.found["values/fisher"][made.found["values/fit"] == 0]
     prior = np.diag(fisher @ p.restraints @ fisher)
@@ -96,11 +112,22 @@ def test_with_few_lattices_errors_are_fishers_by_one_factor(made):
 
 
 def test_what_is_told_of_the_curves(made):
-    told, t = store.attributes(made.out, "spread"), made.found
+    told = store.attributes(made.out, "spread")
+    t = made.found
     assert not told["converged"], "two cycles are not enough for 1e-9 σ"
-    assert told["sites"] == ["FE1", "FE2"] and told["elements"] == ["Fe", "Fe"] and len(told["changes"]) == 2
+    assert (
+        told["sites"] == ["FE1", "FE2"]
+        and told["elements"] == ["Fe", "Fe"]
+        and len(told["changes"]) == 2
+    )
     names = [verdict["name"] for verdict in told["controls"]]
-    assert {"half sets", "h, k, l + 1", "spectra shuffled", "sites 1, 2 swapped", "start swapped"} <= set(names)
+    assert {
+        "half sets",
+        "h, k, l + 1",
+        "spectra shuffled",
+        "sites 1, 2 swapped",
+        "start swapped",
+    } <= set(names)
     assert t["edges/fit"].tolist() == [0, 0, 1, 1], "smoothed curves have no edges"
     e0 = t["edges/energy_ev"]
     np.testing.assert_allclose(t["edges/difference_ev"][0], [0.0, e0[0] - e0[1]], atol=1e-9)
@@ -115,7 +142,9 @@ def test_the_table_says_the_same(made):
     assert [row["site"] for row in rows[: 2 * n]] == ["FE1"] * n + ["FE2"] * n
     assert {row["sigma_kind"] for row in rows} == {"scaled"}
     for name in ("energy_ev", "fp", "fdp", "fp_sigma", "fdp_fisher"):
-        np.testing.assert_allclose([float(row[name]) for row in rows], made.found[f"curves/{name}"], rtol=1e-12)
+        np.testing.assert_allclose(
+            [float(row[name]) for row in rows], made.found[f"curves/{name}"], rtol=1e-12
+        )
 
 
 def test_a_killed_run_goes_on_where_it_was(wide_run, made, tmp_path):
@@ -128,7 +157,9 @@ def test_a_killed_run_goes_on_where_it_was(wide_run, made, tmp_path):
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("1.parts/*")}
     assert len(kept) == 3
     again = run(wide_run, tmp_path / "spread.h5")
-    assert kept.items() <= {path: path.stat().st_mtime_ns for path in folder.glob("1.parts/*")}.items()
+    assert (
+        kept.items() <= {path: path.stat().st_mtime_ns for path in folder.glob("1.parts/*")}.items()
+    )
     for name, column in made.found.items():
         if name != "lattices/seconds":
             np.testing.assert_array_equal(again[name], column, err_msg=name)
@@ -136,14 +167,28 @@ def test_a_killed_run_goes_on_where_it_was(wide_run, made, tmp_path):
 
 def test_matrices_stay_where_nothing_they_depend_on_has_changed(wide_run, made, tmp_path):
     """What is told, and how long cycles go on, is none of it; another curve to restrain to is, from the second on."""
-    folder, known = tmp_path / "spread.gram", tmp_path / "known.txt"
+    folder = tmp_path / "spread.gram"
+    known = tmp_path / "known.txt"
     shutil.copytree(made.out.with_suffix(".gram"), folder)
-    times = lambda cycle: {path: path.stat().st_mtime_ns for path in folder.glob(f"{cycle}.parts/*")}  # noqa: E731
+
+    def times(cycle):
+        return {path: path.stat().st_mtime_ns for path in folder.glob(f"{cycle}.parts/*")}
+
     before = [times(1), times(2)]
-    told = {"controls": False, "uncertainty": "fisher", "converged": 1e-8, "smooth_sigma_e": [0.2, 0.2]}
+    told = {
+        "controls": False,
+        "uncertainty": "fisher",
+        "converged": 1e-8,
+        "smooth_sigma_e": [0.2, 0.2],
+    }
     run(wide_run, tmp_path / "spread.h5", **told)
     assert [times(1), times(2)] == before
-    keys = {"restraint": "known", "known": ["oxidized", str(known)], "known_sigma_e": 0.5, "controls": False}
+    keys = {
+        "restraint": "known",
+        "known": ["oxidized", str(known)],
+        "known_sigma_e": 0.5,
+        "controls": False,
+    }
     seen = []
     for level in (-8.0, -8.0, -6.0):
         np.savetxt(known, [[6000.0, level, 1.0], [9000.0, level, 4.0]])
@@ -159,7 +204,9 @@ def test_cycles_come_to_rest_and_stay_there(wide_run, tmp_path):
     run(wide_run, tmp_path / "spread.h5", controls=False, max_cycles=6, converged=1e-9)
     changes = store.attributes(tmp_path / "spread.h5", "spread")["changes"]
     assert len(changes) == 6 or (len(changes) == 5 and changes[-1] == 0.0)
-    falling = [(before, after) for before, after in pairwise(changes) if before > 0.01]  # of σ; then it is rounding
+    falling = [
+        (before, after) for before, after in pairwise(changes) if before > 0.01
+    ]  # of σ; then it is rounding
     assert len(falling) >= 2 and all(after < 0.6 * before for before, after in falling), changes
     assert changes[-1] < 0.01
 
@@ -173,10 +220,20 @@ def test_blocks_do_not_matter(wide_run, made, tmp_path):
 
 
 def test_a_quoted_restraint_comes_first(wide_run, tmp_path):
-    keys = {"restraint": "known", "known": ["oxidized", "reduced"], "known_sigma_e": 0.01, "uncertainty": "fisher"}
-    found = run(wide_run, tmp_path / "spread.h5", controls=False, max_cycles=1, converged=1e3, **keys)
+    keys = {
+        "restraint": "known",
+        "known": ["oxidized", "reduced"],
+        "known_sigma_e": 0.01,
+        "uncertainty": "fisher",
+    }
+    found = run(
+        wide_run, tmp_path / "spread.h5", controls=False, max_cycles=1, converged=1e3, **keys
+    )
     told = store.attributes(tmp_path / "spread.h5", "spread")
-    assert told["fits"] == ["known", "free", "kramers_kronig", "smooth"] and told["sigma_kinds"] == ["fisher"] * 4
+    assert (
+        told["fits"] == ["known", "free", "kramers_kronig", "smooth"]
+        and told["sigma_kinds"] == ["fisher"] * 4
+    )
     assert told["converged"]
     mine = found["curves/fit"] == 0
     assert np.all(found["curves/fp_sigma"][mine] < 0.011)
@@ -215,22 +272,33 @@ def test_no_lattice_at_all_is_said(wide_run, tmp_path):
 
 def test_amplitudes_refined_with_the_curves_are_eliminated_exactly(wide_run, made, tmp_path):
     """What the stage sums over its groups is what a full solution in curves and reflections gives."""
-    config, told = configured(wide_run, refine_f0=True, f0_sigma=0.05), store.attributes(wide_run.wide, "wide")
+    config = configured(wide_run, refine_f0=True, f0_sigma=0.05)
+    told = store.attributes(wide_run.wide, "wide")
     given = stage1.given_of(config, wide_run.wide, told, "spread", "wide")[0]
     path = made.out.with_suffix(".gram") / "2.h5"
     keys = store.part_keys(path, "gram")
-    parts = SimpleNamespace(read=lambda n, names=None: store.read_part(path, "gram", n, keys[n], names))
+    parts = SimpleNamespace(
+        read=lambda n, names=None: store.read_part(path, "gram", n, keys[n], names)
+    )
     blocks = stage1.blocks_of(wide_run.wide, config.spread.block_lattices, "wide")
     lattices = Lattices(config, given, parts, [len(block.lattices) for block in blocks], World())
-    theta, n, p = 0.1 * np.ones(len(made.p.names)), lattices.n_reflections, made.p
-    first, u = lattices.evaluator(p)(theta), np.zeros(n)
+    theta = 0.1 * np.ones(len(made.p.names))
+    n = lattices.n_reflections
+    p = made.p
+    first = lattices.evaluator(p)(theta)
+    u = np.zeros(n)
     for _ in range(12):
-        whole = joint.coupled([(of, lattices.reflection[i]) for i, of in enumerate(made.lattices)], p, theta, u)
-        inverse, u_before = np.linalg.inv(whole.hessian + np.eye(n) / 0.05**2), u
+        whole = joint.coupled(
+            [(of, lattices.reflection[i]) for i, of in enumerate(made.lattices)], p, theta, u
+        )
+        inverse = np.linalg.inv(whole.hessian + np.eye(n) / 0.05**2)
+        u_before = u
         u = u - inverse @ (whole.slopes.sum(axis=0) + u / 0.05**2)
     np.testing.assert_allclose(u, u_before, atol=1e-9)
     assert np.abs(u).max() > 1e-3
-    np.testing.assert_allclose(first.losses.sum(), whole.curves.losses.sum() + 0.5 * u @ u / 0.05**2, rtol=1e-9)
+    np.testing.assert_allclose(
+        first.losses.sum(), whole.curves.losses.sum() + 0.5 * u @ u / 0.05**2, rtol=1e-9
+    )
     schur = whole.curves.hessian - whole.across.T @ inverse @ whole.across
     np.testing.assert_allclose(first.hessian, schur, atol=1e-5 * np.abs(schur).max())
     slope = whole.curves.scores.sum(axis=0)

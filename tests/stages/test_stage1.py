@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 from scipy.ndimage import convolve
 
-from spreadflow.analysis import lattice_fit
-from spreadflow.analysis.likelihood import Noise
+from spreadflow.analysis.pixels import lattice_fit
+from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import for_stage, parse, section
 from spreadflow.errors import ConfigError, FileError, RefinedOutcome
 from spreadflow.io import store
 from spreadflow.models import Overlap, Shoeboxes
 from spreadflow.parallel import World
-from spreadflow.physics import lattice, mosaic, noise, rotation
-from spreadflow.stages import mosaicity, patches, pixelfit, still
+from spreadflow.physics import mosaic, noise, rotation, unit_cell
+from spreadflow.recipes import lattice as pixelfit
+from spreadflow.recipes import patch as patches
+from spreadflow.recipes import still
+from spreadflow.stages import mosaicity
 from spreadflow.stages import stage1 as stage
 from spreadflow.units import DEG
 
@@ -29,14 +32,18 @@ BLANK, FEW = 5, 6
 @pytest.fixture(scope="module")
 def begun(packed_run, tmp_path_factory) -> SimpleNamespace:
     """The packed run with orientations 0.03° off, N 20 % and η 40 %; a lattice without photons; one of few pixels."""
-    folder, rng = tmp_path_factory.mktemp("stage1"), np.random.default_rng(2)
-    told, path = store.attributes(packed_run.annulus, "annulus"), folder / "annulus.h5"
+    folder = tmp_path_factory.mktemp("stage1")
+    rng = np.random.default_rng(2)
+    told = store.attributes(packed_run.annulus, "annulus")
+    path = folder / "annulus.h5"
     keys = store.part_keys(packed_run.annulus, "annulus")
     blocks = [store.read_part(packed_run.annulus, "annulus", n, key) for n, key in enumerate(keys)]
     blocks.append(blocks[1] | {"lattices/shot_id": np.array([BLANK, FEW], np.uint64)})
     parts = store.Parts(path, "annulus", "begun", [[1, 2], [3, 4], [BLANK, FEW]])
     for n, columns in enumerate(blocks):
-        turns = rotation.from_vector(0.03 * DEG / np.sqrt(3) * np.where(rng.random((2, 3)) < 0.5, -1, 1))
+        turns = rotation.from_vector(
+            0.03 * DEG / np.sqrt(3) * np.where(rng.random((2, 3)) < 0.5, -1, 1)
+        )
         columns = dict(columns) | {"lattices/A": turns @ columns["lattices/A"]}
         columns["lattices/eta_rad"], columns["lattices/domain_ang"] = (
             columns["lattices/eta_rad"] * 1.4,
@@ -52,11 +59,19 @@ def begun(packed_run, tmp_path_factory) -> SimpleNamespace:
         parts.write(n, {name: column for name, column in columns.items() if name})
     also = ("runs", "space_group", "detectors", "polarizations", "config")
     parts.finish(World(), **{name: told[name] for name in also})
-    simulator = still.Simulator(for_stage(section(parse(packed_run.tree), "simulate", "r"), "simulate"))
-    true = [patches.patch(simulator, number, d_min=2.3, d_max=4.0).parameters for number in (1, 2, 3, 4)]
+    simulator = still.Simulator(
+        for_stage(section(parse(packed_run.tree), "simulate", "r"), "simulate")
+    )
+    true = [
+        patches.patch(simulator, number, d_min=2.3, d_max=4.0).parameters for number in (1, 2, 3, 4)
+    ]
     with h5py.File(folder / "domains.h5", "w") as f:
-        f["rotations"] = rotation.from_vector(np.array([0.01, 0.0, 0.02])) @ true[0].mosaic.rotations
-    return SimpleNamespace(annulus=path, tree=packed_run.tree, true=true, domains=folder / "domains.h5")
+        f["rotations"] = (
+            rotation.from_vector(np.array([0.01, 0.0, 0.02])) @ true[0].mosaic.rotations
+        )
+    return SimpleNamespace(
+        annulus=path, tree=packed_run.tree, true=true, domains=folder / "domains.h5"
+    )
 
 
 def configured(begun, **keys):
@@ -77,7 +92,9 @@ def given(begun, tmp_path_factory):
 
 def test_each_lattice_has_one_end(begun, given):
     out, found = given
-    ends = dict(zip(found["lattices/shot_id"].tolist(), found["lattices/outcome"].tolist(), strict=True))
+    ends = dict(
+        zip(found["lattices/shot_id"].tolist(), found["lattices/outcome"].tolist(), strict=True)
+    )
     assert ends == dict.fromkeys((1, 2, 3, 4), RefinedOutcome.REFINED) | {
         BLANK: RefinedOutcome.LOST,
         FEW: RefinedOutcome.TOO_FEW,
@@ -91,7 +108,8 @@ def test_each_lattice_has_one_end(begun, given):
 
 def test_shoeboxes_of_the_wider_range_are_refined_where_that_is_asked_for(begun, given, tmp_path):
     """The same, packed as `wide`; one does not pass for the other."""
-    told, key = store.attributes(begun.annulus, "annulus"), store.part_keys(begun.annulus, "annulus")[0]
+    told = store.attributes(begun.annulus, "annulus")
+    key = store.part_keys(begun.annulus, "annulus")[0]
     parts = store.Parts(tmp_path / "wide.h5", "wide", "wide", [[1, 2]])
     columns = store.read_part(begun.annulus, "annulus", 0, key)
     parts.write(0, {name: column for name, column in columns.items() if name})
@@ -108,18 +126,26 @@ def test_shoeboxes_of_the_wider_range_are_refined_where_that_is_asked_for(begun,
 def test_what_was_planted_is_found_within_its_uncertainty(begun, given):
     """With the domains given, from another zero of their rotations: 11 unknowns of each of four lattices."""
     out, found = given
-    names, pulls = store.attributes(out, "stage1")["unknowns"], []
-    assert names == ["scale", *(f"rotation_{i}" for i in (1, 2, 3)), *(f"cell_{i}" for i in range(1, 7)), "n_cells"]
+    names = store.attributes(out, "stage1")["unknowns"]
+    pulls = []
+    assert names == [
+        "scale",
+        *(f"rotation_{i}" for i in (1, 2, 3)),
+        *(f"cell_{i}" for i in range(1, 7)),
+        "n_cells",
+    ]
     for i, true in enumerate(begun.true):
         sigma = dict(zip(names, found["lattices/sigma_fisher"][i], strict=True))
         value = dict(zip(names, found["lattices/values"][i], strict=True))
-        turned = rotation.vector(rotation.nearest(found["lattices/A"][i] @ np.linalg.inv(true.crystal.A)))
+        turned = rotation.vector(
+            rotation.nearest(found["lattices/A"][i] @ np.linalg.inv(true.crystal.A))
+        )
         assert np.linalg.norm(turned) < 0.004 * DEG, "of 0.03°"
         away = {f"rotation_{k + 1}": turned[k] for k in range(3)}
         away |= {"scale": value["scale"] - np.log(true.scale)}
         away |= {"n_cells": value["n_cells"] - np.log(true.crystal.n_cells[0])}
         pulls += [away[name] / sigma[name] for name in away]
-        cell = found["lattices/cell"][i] - lattice.cell_of(true.crystal.A)
+        cell = found["lattices/cell"][i] - unit_cell.cell_of(true.crystal.A)
         assert np.all(np.abs(cell) < 5 * found["lattices/cell_sigma"][i])
         assert np.all(found["lattices/cell_sigma"][i] < [0.02] * 3 + [0.05 * DEG] * 3)
     assert 0.5 < np.sqrt(np.mean(np.square(pulls))) < 1.6 and np.abs(pulls).max() < 4.5
@@ -132,9 +158,13 @@ def test_what_was_planted_is_found_within_its_uncertainty(begun, given):
 
 def test_model_centroids_are_where_the_photons_are(begun, given):
     """Beside the true centroids of the strong shoeboxes, which the packed run tells as observed."""
-    found = {name.split("/")[1]: c for name, c in given[1].items() if name.startswith("reflections/")}
+    found = {
+        name.split("/")[1]: c for name, c in given[1].items() if name.startswith("reflections/")
+    }
     strong = np.isfinite(found["fast_obs"])
-    lit = np.isfinite(found["fast"])  # but where none of the pixels that may be used has any of the photons
+    lit = np.isfinite(
+        found["fast"]
+    )  # but where none of the pixels that may be used has any of the photons
     assert (strong & lit).sum() > 30 and (strong & ~lit).sum() <= 2
     strong &= lit
     for axis in ("fast", "slow"):
@@ -145,16 +175,21 @@ def test_model_centroids_are_where_the_photons_are(begun, given):
 
 
 def test_samples_are_pixels_of_the_annulus(begun, given):
-    annulus, found = store.read(begun.annulus, "annulus"), given[1]
+    annulus = store.read(begun.annulus, "annulus")
+    found = given[1]
     for row, first, (f0, f1, s0, s1) in zip(
-        found["samples/reflection"], found["samples/first_pixel"], found["samples/bbox"], strict=True
+        found["samples/reflection"],
+        found["samples/first_pixel"],
+        found["samples/bbox"],
+        strict=True,
     ):
         of = (annulus["reflections/hkl"] == found["reflections/hkl"][row]).all(axis=1)
         of &= annulus["reflections/lattice"] == found["reflections/lattice"][row]
         box = slice(first, first + (f1 - f0) * (s1 - s0))
         start = int(annulus["reflections/first_pixel"][of][0])
         theirs = annulus["pixels/photons"][start : start + (f1 - f0) * (s1 - s0)]
-        data, model = found["sample_pixels/data"][box], found["sample_pixels/model"][box]
+        data = found["sample_pixels/data"][box]
+        model = found["sample_pixels/model"][box]
         counts = np.isfinite(data)
         np.testing.assert_array_equal(data[counts], theirs[counts])
         assert np.std((data - model)[counts] / np.sqrt(model[counts] + 1)) < 1.5
@@ -166,8 +201,12 @@ def test_the_table_says_the_same(given):
     rows = list(csv.DictReader(out.with_suffix(".csv").open()))
     assert [int(row["shot_id"], 16) for row in rows] == found["lattices/shot_id"].tolist()
     assert [row["outcome"] for row in rows] == ["refined"] * 4 + ["lost", "too_few"]
-    for row, cell, n in zip(rows, lattice.degrees(found["lattices/cell"]), found["lattices/n_cells"], strict=True):
-        np.testing.assert_allclose([float(row["a"]), float(row["beta_deg"])], cell[[0, 4]], rtol=1e-12)
+    for row, cell, n in zip(
+        rows, unit_cell.degrees(found["lattices/cell"]), found["lattices/n_cells"], strict=True
+    ):
+        np.testing.assert_allclose(
+            [float(row["a"]), float(row["beta_deg"])], cell[[0, 4]], rtol=1e-12
+        )
         np.testing.assert_allclose(float(row["n_cells_b"]), n[1], rtol=1e-12)
 
 
@@ -179,14 +218,22 @@ def test_a_stage_goes_on_where_it_was(begun, given):
     files[3].unlink()
     out.unlink()
     again = run(begun, out, mosaicity="domains", domains=str(begun.domains), block_lattices=1)
-    assert {path for path in files if path.stat().st_mtime_ns == stamps[path]} == {*files} - {files[3]}
+    assert {path for path in files if path.stat().st_mtime_ns == stamps[path]} == {*files} - {
+        files[3]
+    }
     for name, column in before.items():
         if name != "lattices/seconds":
             np.testing.assert_array_equal(again[name], column, err_msg=name)
 
 
 def test_other_blocks_make_the_same_lattices(begun, given, tmp_path):
-    found = run(begun, tmp_path / "stage1.h5", mosaicity="domains", domains=str(begun.domains), block_lattices=2)
+    found = run(
+        begun,
+        tmp_path / "stage1.h5",
+        mosaicity="domains",
+        domains=str(begun.domains),
+        block_lattices=2,
+    )
     for name, column in given[1].items():
         if not name.startswith("sample") and name != "lattices/seconds":
             np.testing.assert_array_equal(found[name], column, err_msg=name)
@@ -200,12 +247,15 @@ def test_a_continuous_spread_has_its_width_as_unknown(begun, tmp_path):
     assert fine.sum() == 4 and np.isnan(found["lattices/cell_sigma"]).all(), "held"
     true = np.sqrt(np.mean(rotation.angle(begun.true[0].mosaic.rotations) ** 2))
     ratio = found["lattices/eta_rad"][fine] / true
-    assert 0.7 < np.median(ratio) < 1.4 and np.all((ratio > 0.5) & (ratio < 2)), "nine domains are no Gaussian"
+    assert 0.7 < np.median(ratio) < 1.4 and np.all((ratio > 0.5) & (ratio < 2)), (
+        "nine domains are no Gaussian"
+    )
 
 
 def test_what_is_known_holds_in_the_units_it_is_told_in(begun, tmp_path):
     """Cells, degrees, Å, relative; where the fit starts if there is no centre. The product tells of it."""
-    out, cell = tmp_path / "stage1.h5", 1.002 * lattice.degrees(lattice.cell_of(begun.true[0].crystal.A))
+    out = tmp_path / "stage1.h5"
+    cell = 1.002 * unit_cell.degrees(unit_cell.cell_of(begun.true[0].crystal.A))
     known = {
         "n_cells": {"centre": 17.0, "sigma": 1.7e-5},
         "eta": {"sigma": 1e-6},
@@ -214,40 +264,58 @@ def test_what_is_known_holds_in_the_units_it_is_told_in(begun, tmp_path):
         "scale": {"centre": 80.0, "sigma": 1e-6},
     }
     tree = begun.tree | {"index": {"space_group": "P 1"}}
-    found = run(SimpleNamespace(annulus=begun.annulus, tree=tree), out, restraints=known, target="poisson")
+    found = run(
+        SimpleNamespace(annulus=begun.annulus, tree=tree), out, restraints=known, target="poisson"
+    )
     told = store.attributes(out, "stage1")
-    assert told["config"]["restraints"]["n_cells"] == known["n_cells"] and told["config"]["target"] == "poisson"
+    assert (
+        told["config"]["restraints"]["n_cells"] == known["n_cells"]
+        and told["config"]["target"] == "poisson"
+    )
     assert told["config"]["minimizer"] == "levenberg"
     fine = np.arange(6) < 4  # the fifth has no photons
     assert (found["lattices/outcome"][fine] == RefinedOutcome.REFINED).all()
     np.testing.assert_allclose(found["lattices/n_cells"][fine], 17.0, atol=1e-3)
     np.testing.assert_allclose(found["lattices/scale"][fine], 80.0, rtol=1e-4)
-    np.testing.assert_allclose(found["lattices/cell"][fine], np.tile(lattice.radians(cell), (4, 1)), rtol=1e-5)
-    assert np.linalg.norm(found["lattices/misset_rad"][fine], axis=1).max() < 1e-5 * DEG, "though 0.03° off"
+    np.testing.assert_allclose(
+        found["lattices/cell"][fine], np.tile(unit_cell.radians(cell), (4, 1)), rtol=1e-5
+    )
+    assert np.linalg.norm(found["lattices/misset_rad"][fine], axis=1).max() < 1e-5 * DEG, (
+        "though 0.03° off"
+    )
     start = store.read(begun.annulus, "annulus")["lattices/eta_rad"][:4]
     np.testing.assert_allclose(found["lattices/eta_rad"][fine], start, rtol=1e-3)
     sigma = dict(zip(told["unknowns"], found["lattices/sigma_fisher"][fine].T, strict=True))
-    for name, most in (("n_cells", 1e-6), ("scale", 1e-6), ("rotation_1", 1e-6 * DEG), ("cell_1", 1e-7)):
+    for name, most in (
+        ("n_cells", 1e-6),
+        ("scale", 1e-6),
+        ("rotation_1", 1e-6 * DEG),
+        ("cell_1", 1e-7),
+    ):
         np.testing.assert_array_less(sigma[name], most * (1 + 1e-6), err_msg=name)
         np.testing.assert_array_less(0.5 * most, sigma[name], err_msg=name)
 
 
 def test_what_is_known_stays_where_it_is_in_later_refinements(begun):
     """Those of `spread` begin where stage 1 ended; the orientation is known about the one that was indexed."""
-    told, key = store.attributes(begun.annulus, "annulus"), store.part_keys(begun.annulus, "annulus")[0]
+    told = store.attributes(begun.annulus, "annulus")
+    key = store.part_keys(begun.annulus, "annulus")[0]
     packed = pixelfit.unpack(store.read_part(begun.annulus, "annulus", 0, key), 0)
     how = configured(begun, restraints={"rotation": {"sigma": 0.01}, "n_cells": {"sigma": 2.0}})
     given = stage.given_of(how, begun.annulus, told, "stage1")[0]
     turn = np.array([2e-4, -1e-4, 3e-4])
-    near = pixelfit.Near(rotation.from_vector(turn) @ packed.A, np.full(3, 17.0), 2e-3, 90.0)
+    near = pixelfit.Start(rotation.from_vector(turn) @ packed.A, np.full(3, 17.0), 2e-3, 90.0)
     centres = []
     for at in (None, near):
         of = pixelfit.problem(packed, mosaic.continuous(), given, how.stage1, at)
         model = lattice_fit.Model(of, tuple(how.stage1.refine))
-        restraint, n = model.restraint(), model.slices["n_cells"]
+        restraint = model.restraint()
+        n = model.slices["n_cells"]
         centres.append(model.parameters(restraint.centre).crystal)
         np.testing.assert_allclose(restraint.precision[1:4], (0.01 * DEG) ** -2)
-        np.testing.assert_allclose(restraint.precision[n], (2.0 / centres[0].n_cells[0]) ** -2, rtol=1e-3)
+        np.testing.assert_allclose(
+            restraint.precision[n], (2.0 / centres[0].n_cells[0]) ** -2, rtol=1e-3
+        )
     assert np.abs(centres[0].A / packed.A - 1.0).max() < 1e-6
     for one, other in zip(*centres, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6 if one.ndim else 1.0)
@@ -260,18 +328,24 @@ def test_a_minimizer_that_may_not_look_often_enough_has_not_converged(begun, tmp
     fine = usual["lattices/outcome"] == RefinedOutcome.REFINED
     assert fine.sum() == 4 and (ended["lattices/outcome"] == usual["lattices/outcome"]).all()
     assert (short["lattices/outcome"][fine] == RefinedOutcome.NOT_CONVERGED).all()
-    loss = {name: found["lattices/loss_after"][fine] for name, found in (("lbfgs", ended), ("levenberg", usual))}
+    loss = {
+        name: found["lattices/loss_after"][fine]
+        for name, found in (("lbfgs", ended), ("levenberg", usual))
+    }
     np.testing.assert_allclose(loss["lbfgs"], loss["levenberg"], rtol=0, atol=0.1)
     assert (ended["lattices/n_evaluations"][fine] > usual["lattices/n_evaluations"][fine]).all()
     assert (short["lattices/n_evaluations"][fine] < ended["lattices/n_evaluations"][fine]).all()
-    np.testing.assert_allclose(ended["lattices/sigma_fisher"][fine], usual["lattices/sigma_fisher"][fine], rtol=0.05)
+    np.testing.assert_allclose(
+        ended["lattices/sigma_fisher"][fine], usual["lattices/sigma_fisher"][fine], rtol=0.05
+    )
 
 
 def test_the_model_of_a_pixel_is_the_mean_over_its_points(begun):
     """Beside a fit of shoeboxes cut into pixels of half the size, on which the model is at single points."""
     true = begun.true[0]
     bbox = np.array([[10, 60, 20, 50], [100, 140, 90, 121]])
-    panel, rng = np.array([0, 1]), np.random.default_rng(0)
+    panel = np.array([0, 1])
+    rng = np.random.default_rng(0)
     fine = true._replace(
         detector=true.detector._replace(
             pixel_mm=0.5 * true.detector.pixel_mm, shape=tuple(2 * n for n in true.detector.shape)
@@ -287,8 +361,10 @@ def test_the_model_of_a_pixel_is_the_mean_over_its_points(begun):
 
     of_points = model(fine, 2 * bbox, np.ones(4 * sum(n), bool), 1)
     for ours, points in zip(model(true, bbox, valid, 2), of_points, strict=True):
-        ours, points = ours.reshape(len(ours), -1), points.reshape(len(points), -1)
-        ends, expected = np.cumsum([0, *n]), []
+        ours = ours.reshape(len(ours), -1)
+        points = points.reshape(len(points), -1)
+        ends = np.cumsum([0, *n])
+        expected = []
         for k, (width, height) in enumerate([(50, 30), (40, 31)]):
             some = points[4 * ends[k] : 4 * ends[k + 1]].reshape(height, 2, width, 2, -1)
             expected.append(some.sum(axis=(1, 3)).reshape(height * width, -1))
@@ -321,7 +397,10 @@ def test_rotations_that_are_none_are_refused(tmp_path, rotations, words):
     ("keys", "words"),
     [
         ({"cell": [48.0, 36.0, 30.0, 80.0, 108.0, 95.0]}, "cell.*of the lattices"),
-        ({"cell": [40.0, 36.0, 30.0, 90.0, 108.0, 90.0], "space_group": "P 1 2 1"}, "space_group.*point group"),
+        (
+            {"cell": [40.0, 36.0, 30.0, 90.0, 108.0, 90.0], "space_group": "P 1 2 1"},
+            "space_group.*point group",
+        ),
         ({"d_min": 2.6}, "d_min"),
     ],
 )
@@ -332,21 +411,32 @@ def test_structure_factors_of_another_crystal_are_refused(begun, tmp_path, keys,
 
 def test_spectra_padded_for_another_run_are_as_they_were():
     spectrum = pixelfit._lit(
-        still.Spectrum(np.array([7100.0, 7101.0, 7102.0, 7102.0, 7102.0]), np.array([1, -1, 2, 0, 0]))
+        still.Spectrum(
+            np.array([7100.0, 7101.0, 7102.0, 7102.0, 7102.0]), np.array([1, -1, 2, 0, 0])
+        )
     )
-    assert spectrum.energies_ev.tolist() == [7100.0, 7101.0, 7102.0] and spectrum.photons.tolist() == [1.0, 0.0, 2.0]
+    assert spectrum.energies_ev.tolist() == [
+        7100.0,
+        7101.0,
+        7102.0,
+    ] and spectrum.photons.tolist() == [1.0, 0.0, 2.0]
 
 
 def test_a_point_spread_is_undone(begun):
     """Lattices are fitted to what was counted, also beside pixels of other lattices; readout noise is more."""
-    told, key = store.attributes(begun.annulus, "annulus"), store.part_keys(begun.annulus, "annulus")[0]
+    told = store.attributes(begun.annulus, "annulus")
+    key = store.part_keys(begun.annulus, "annulus")[0]
     columns = store.read_part(begun.annulus, "annulus", 0, key)
     columns["pixels/valid"] = np.ones_like(columns["pixels/valid"])
-    columns["pixels/overlap"] = np.where(np.arange(len(columns["pixels/valid"])) % 7, 0, Overlap.FOREIGN)
+    columns["pixels/overlap"] = np.where(
+        np.arange(len(columns["pixels/valid"])) % 7, 0, Overlap.FOREIGN
+    )
     given = stage.given_of(configured(begun), begun.annulus, told, "stage1")[0]
     counted = pixelfit.unpack(columns, 0)
-    boxes, kernel = counted.boxes, noise.gauss_kernel(0.4, float(given.detector.pixel_mm), 10)
-    ends, widths = np.cumsum(boxes.n_pixels), boxes.bbox[:, 1] - boxes.bbox[:, 0]
+    boxes = counted.boxes
+    kernel = noise.gauss_kernel(0.4, float(given.detector.pixel_mm), 10)
+    ends = np.cumsum(boxes.n_pixels)
+    widths = boxes.bbox[:, 1] - boxes.bbox[:, 0]
     images = [
         convolve(photons.reshape(-1, width).astype(float), kernel, mode="reflect").ravel()
         for photons, width in zip(np.split(boxes.photons, ends[:-1]), widths, strict=True)

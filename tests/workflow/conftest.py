@@ -20,7 +20,10 @@ Call = Callable[..., str]
 def call() -> Iterator[Call]:
     """`call(cwd, *argv, status=0)` runs Snakemake (imported once) and returns what it printed."""
     server = subprocess.Popen(
-        [sys.executable, HERE / "forking_snakemake.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, HERE / "forking_snakemake.py"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
     def snakemake(cwd: Path, *argv: str, status: int = 0) -> str:
@@ -55,7 +58,9 @@ class Trial:
 
     def finish(self, *argv: str) -> str:
         """Run everything there is to run, on one rank."""
-        return self.snakemake("--cores", "1", "--default-resources", f"container={HERE / 'stub'}", *argv)
+        return self.snakemake(
+            "--cores", "1", "--default-resources", f"container={HERE / 'stub'}", *argv
+        )
 
     def pending(self, *argv: str) -> set[str]:
         """The jobs a run would do: `rule`, `rule run` or `summary stage`."""
@@ -68,7 +73,10 @@ class Trial:
         return jobs - {"all"}
 
 
-SMALL = {"trial": "t", "runs": {"r1": {"simulate": {"n_single": 2}}, "r2": {"simulate": {"n_single": 2}}}}
+SMALL = {
+    "trial": "t",
+    "runs": {"r1": {"simulate": {"n_single": 2}}, "r2": {"simulate": {"n_single": 2}}},
+}
 
 
 @pytest.fixture(scope="session")
@@ -90,10 +98,25 @@ def run_chain(folder: Path, config: str, *argv: str, seconds: int = 600) -> str:
 
     config: of config/<config>.yaml, or an absolute path without its suffix.
     """
-    command = [Path(sys.prefix, "bin", "snakemake"), "--snakefile", REPOSITORY / "Snakefile", "--cores", "2"]
-    command += [*argv, "--configfile", REPOSITORY / "config" / f"{config}.yaml"]  # which takes all words after it
+    command = [
+        Path(sys.prefix, "bin", "snakemake"),
+        "--snakefile",
+        REPOSITORY / "Snakefile",
+        "--cores",
+        "2",
+    ]
+    command += [
+        *argv,
+        "--configfile",
+        REPOSITORY / "config" / f"{config}.yaml",
+    ]  # which takes all words after it
     done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stderr[-6000:]
     return done.stdout + done.stderr

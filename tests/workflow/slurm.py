@@ -57,7 +57,9 @@ def _do(*command: object, seconds: int = 30, ok: tuple[int, ...] = (0,)) -> str:
     """Run a command under a hard limit. Raises NoSlurm when it fails."""
     words = ["timeout", "-s", "KILL", str(seconds), *map(str, command)]
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment)
+    done = subprocess.run(
+        words, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment
+    )
     if done.returncode not in ok:
         raise NoSlurm(
             f"{' '.join(words[4:])} failed ({done.returncode}): {(done.stderr or done.stdout)[-300:].strip()}"
@@ -84,14 +86,20 @@ class Slurm:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._pid_files = [folder / "slurmctld.pid", folder / "slurmd.n1.pid", folder / "slurmd.n2.pid"]
+        self._pid_files = [
+            folder / "slurmctld.pid",
+            folder / "slurmd.n1.pid",
+            folder / "slurmd.n2.pid",
+        ]
 
     def __enter__(self) -> "Slurm":
         install()
         for name in ("state", "spool/n1", "spool/n2"):
             (self.folder / name).mkdir(parents=True)
         CONF.parent.mkdir(parents=True, exist_ok=True)
-        CONF.write_text(SETTINGS.format(mark=MARK, host=socket.gethostname().split(".")[0], folder=self.folder))
+        CONF.write_text(
+            SETTINGS.format(mark=MARK, host=socket.gethostname().split(".")[0], folder=self.folder)
+        )
         try:
             self._start()
         except NoSlurm:

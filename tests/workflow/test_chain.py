@@ -19,10 +19,15 @@ from spreadflow.models import ReflectionFlag
 from spreadflow.report.conserved import checks
 
 REPOSITORY = Path(__file__).parents[2]
-NUMBER, COUNT, LIST, OR_NONE = (int, float), int, list, (int, float, type(None))
+NUMBER = (int, float)
+COUNT = int
+LIST = list
+OR_NONE = (int, float, type(None))
 KEYS = {
     "index": dict.fromkeys(("n_shots", "n_hits", "n_indexed", "n_rmsd"), COUNT)
-    | dict.fromkeys(("index_rate", "misorientation_deg_median", "seconds_per_shot_per_core"), NUMBER)
+    | dict.fromkeys(
+        ("index_rate", "misorientation_deg_median", "seconds_per_shot_per_core"), NUMBER
+    )
     | dict.fromkeys(("radial_rmsd_mm", "transverse_rmsd_mm", "radial_rmsd_px"), NUMBER),
     "level0": dict.fromkeys(("shift_mm", "shift_sigma_mm", "true_shift_mm"), LIST)
     | dict.fromkeys(("distance_mm", "true_distance_mm"), NUMBER),
@@ -33,13 +38,21 @@ KEYS = {
     "annulus": dict.fromkeys(("n_lattices", "n_reflections", "n_pixels"), COUNT),
     "ladder": {"rungs": LIST},
     "stage1": dict.fromkeys(("n_lattices", "n_worse", "n_rmsd"), COUNT)
-    | dict.fromkeys(("radial_rmsd_mm", "radial_rmsd_mm_before", "radial_floor_mm", "transverse_rmsd_mm"), NUMBER)
-    | dict.fromkeys(("misorientation_deg_median", "sigma_z_median", "seconds_per_lattice_per_core"), NUMBER)
+    | dict.fromkeys(
+        ("radial_rmsd_mm", "radial_rmsd_mm_before", "radial_floor_mm", "transverse_rmsd_mm"), NUMBER
+    )
+    | dict.fromkeys(
+        ("misorientation_deg_median", "sigma_z_median", "seconds_per_lattice_per_core"), NUMBER
+    )
     | {"mosaicity": str, "pull_sd": dict},
     "wide": dict.fromkeys(("n_lattices", "n_reflections", "n_pixels"), COUNT),
     "spread": dict.fromkeys(("n_lattices", "cycles", "n_parameters"), COUNT)
-    | dict.fromkeys(("rms_fp", "rms_fdp", "crlb_fp", "crlb_fdp", "sigma_fp", "sigma_fdp", "pull_sd"), NUMBER)
-    | dict.fromkeys(("edge_difference_ev", "edge_difference_sigma_ev", "true_edge_difference_ev"), NUMBER)
+    | dict.fromkeys(
+        ("rms_fp", "rms_fdp", "crlb_fp", "crlb_fdp", "sigma_fp", "sigma_fdp", "pull_sd"), NUMBER
+    )
+    | dict.fromkeys(
+        ("edge_difference_ev", "edge_difference_sigma_ev", "true_edge_difference_ev"), NUMBER
+    )
     | {"sigma_kind": str, "controls": dict, "weak": LIST, "verdicts": dict},
 }
 KEYS["reindex"] = KEYS["index"]
@@ -70,7 +83,9 @@ def test_summaries_hold_what_a_checker_reads(tiny_chain, figures, stage):
 
 
 def test_nothing_disappears_from_stage_to_stage(figures, pytestconfig):
-    shots = yaml.safe_load((pytestconfig.rootpath / "config" / "tiny.yaml").read_text())["runs"]["tiny"]["simulate"]
+    shots = yaml.safe_load((pytestconfig.rootpath / "config" / "tiny.yaml").read_text())["runs"][
+        "tiny"
+    ]["simulate"]
     assert {f"n_{kind}": n for kind, n in figures["simulate"]["kinds"].items()} == shots
     for stage in ("index", "reindex"):
         f = figures[stage]
@@ -82,7 +97,10 @@ def test_nothing_disappears_from_stage_to_stage(figures, pytestconfig):
     assert len(found) >= 7
     assert [check for check in found if not check.holds] == []
     merge = figures["merge"]
-    assert merge["n_observations"] == merge["reflections"]["used"] - merge["reflections"]["multiplicity"]
+    assert (
+        merge["n_observations"]
+        == merge["reflections"]["used"] - merge["reflections"]["multiplicity"]
+    )
 
 
 def test_lattices_are_found_where_they_are_and_nowhere_else(figures):
@@ -102,7 +120,9 @@ def test_the_planted_header_error_is_found(figures):
 
 def _found_header_error(f: dict, shift_mm: float, distance_mm: float) -> None:
     """Within a limit and 3.5 σ (beyond which one of the three is by chance once in 700 trials)."""
-    pairs = [*zip(f["shift_mm"], f["true_shift_mm"], f["shift_sigma_mm"], [shift_mm] * 2, strict=True)]
+    pairs = [
+        *zip(f["shift_mm"], f["true_shift_mm"], f["shift_sigma_mm"], [shift_mm] * 2, strict=True)
+    ]
     pairs += [(f["distance_mm"], f["true_distance_mm"], f["distance_sigma_mm"], distance_mm)]
     for found, true, sigma, limit in pairs:
         assert abs(found - true) <= min(3.5 * sigma, limit), (found, true, sigma)
@@ -116,16 +136,22 @@ def test_photons_are_the_true_ones_within_their_errors(figures):
 
 
 def test_the_mean_cell_is_the_true_one(figures):
-    np.testing.assert_allclose(figures["cells"]["mean"], [67.2, 59.8, 47.2, 90.0, 110.3, 90.0], rtol=0, atol=0.02)
+    np.testing.assert_allclose(
+        figures["cells"]["mean"], [67.2, 59.8, 47.2, 90.0, 110.3, 90.0], rtol=0, atol=0.02
+    )
 
 
 def test_annulus_counts_are_those_of_a_loop(tiny_chain, figures):
     """Over the reflections of reindex, its images and the accepted lattices."""
     trial = tiny_chain / "results" / "tiny"
-    cells, found = store.read(trial / "cells.h5", "cells"), store.read(trial / "tiny" / "reindex.h5", "reindex")
+    cells = store.read(trial / "cells.h5", "cells")
+    found = store.read(trial / "tiny" / "reindex.h5", "reindex")
     section = store.attributes(trial / "annulus.h5", "annulus")["config"]
     assert section["min_i_over_sigma"] is None
-    border, shape, n_reflections, n_pixels = section["border_px"], (1280, 1280), 0, 0
+    border = section["border_px"]
+    shape = (1280, 1280)
+    n_reflections = 0
+    n_pixels = 0
     accepted = cells["lattices/outcome"] == LatticeOutcome.ACCEPTED
     for d, (fast0, fast1, slow0, slow1), lattice in zip(
         found["reflections/d"], found["reflections/bbox"], found["reflections/lattice"], strict=True
@@ -133,7 +159,9 @@ def test_annulus_counts_are_those_of_a_loop(tiny_chain, figures):
         if accepted[lattice] and section["d_min"] <= d < section["d_max"]:
             n_reflections += 1
             fast = range(max(fast0 - border, 0), min(fast1 + border, shape[1]))
-            n_pixels += len(fast) * len(range(max(slow0 - border, 0), min(slow1 + border, shape[0])))
+            n_pixels += len(fast) * len(
+                range(max(slow0 - border, 0), min(slow1 + border, shape[0]))
+            )
     assert figures["annulus"]["n_reflections"] == n_reflections > 100
     assert figures["annulus"]["n_pixels"] == n_pixels
     assert figures["annulus"]["n_lattices"] == accepted.sum()
@@ -167,13 +195,18 @@ def test_lattices_are_refined_against_their_pixels(tiny_chain, figures):
 def test_curves_of_the_sites_are_found_within_their_errors(tiny_chain, figures):
     """From metallic curves; few lattices of a narrow range, with the continuous model of 25 domains."""
     f = figures["spread"]
-    assert f["n_lattices_in"] == figures["wide"]["n_lattices"] and f["n_lattices"] >= f["n_lattices_in"] - 2
+    assert (
+        f["n_lattices_in"] == figures["wide"]["n_lattices"]
+        and f["n_lattices"] >= f["n_lattices_in"] - 2
+    )
     assert f["mosaicity"] == "continuous" and f["cycles"] == 2 and f["sigma_kind"] == "scaled"
     assert f["loss_fall_per_lattice"] > 1 and 0.3 < f["pull_sd"] < 2
     assert f["rms_fp"] < 2 * f["sigma_fp"] and f["rms_fdp"] < 2 * f["sigma_fdp"]
     assert f["true_edge_difference_ev"] == pytest.approx(2.0, abs=0.02)
     assert abs(f["edge_difference_ev"] - 2.0) < 4 * f["edge_difference_sigma_ev"]
-    assert all(passed for name, passed in f["controls"].items() if "start" in name or "swapped" in name)
+    assert all(
+        passed for name, passed in f["controls"].items() if "start" in name or "swapped" in name
+    )
     assert f["verdicts"]["h, k, l + 1"]["figure"] > 5e4
     lines = (tiny_chain / "results" / "tiny" / "spread.csv").read_text().splitlines()
     assert lines[0].startswith("fit,site,energy_ev,fp,fp_sigma,fp_fisher")
@@ -181,17 +214,29 @@ def test_curves_of_the_sites_are_found_within_their_errors(tiny_chain, figures):
 
 def test_the_domains_are_learned_from_the_pixels(tiny_chain, figures, tmp_path):
     """The 25 that were simulated; with them lattices are refined as if the model were true."""
-    products, words = tiny_chain / "results" / "tiny", ["--ranks", "1", "--annulus"]
+    products = tiny_chain / "results" / "tiny"
+    words = ["--ranks", "1", "--annulus"]
     keys = {"stage1": {"mosaicity": "learned"}, "mosaic": {"oversample": 1, "max_lattices": 12}}
     tree = overlay(yaml.safe_load((REPOSITORY / "config" / "tiny.yaml").read_text()), keys)
     for stage, also in (("mosaic", []), ("stage1", ["--mosaic", str(tmp_path / "mosaic.h5")])):
         out = ["--out", str(tmp_path / f"{stage}.h5")]
         text = section(parse(tree), stage)
-        assert cli.main([stage, "--config", text, *words, str(products / "annulus.h5"), *also, *out]) == 0
+        assert (
+            cli.main([stage, "--config", text, *words, str(products / "annulus.h5"), *also, *out])
+            == 0
+        )
         images = ["--images", str(tiny_chain / "data" / "tiny" / "manifest.json")]
-        summed = ["--products", str(tmp_path / f"{stage}.h5"), *images, "--out", str(tmp_path / f"{stage}.json")]
+        summed = [
+            "--products",
+            str(tmp_path / f"{stage}.h5"),
+            *images,
+            "--out",
+            str(tmp_path / f"{stage}.json"),
+        ]
         assert cli.main(["summary", stage, *summed]) == 0
-    f, refined = (json.loads((tmp_path / f"{stage}.json").read_text()) for stage in ("mosaic", "stage1"))
+    f, refined = (
+        json.loads((tmp_path / f"{stage}.json").read_text()) for stage in ("mosaic", "stage1")
+    )
     assert f["n_lattices"] == figures["annulus"]["n_lattices"] == sum(f["outcomes"].values())
     assert f["outcomes"]["learned"] >= 10 and f["held_out_gain"] > 1000
     assert f["distance_to_truth"] < 0.55 * f["distance_to_truth_continuous"]
@@ -217,7 +262,10 @@ def test_a_finished_chain_does_nothing_more(tiny_chain, chain):
 def test_external_images_are_indexed_as_simulated_ones(tiny_chain, chain, tmp_path):
     """The same files by way of `spreadflow manifest` and `images:`; not a bit differs."""
     pattern = str(tiny_chain / "data" / "tiny" / "images" / "*.nxs")
-    assert cli.main(["manifest", pattern, "--run", "tiny", "--out", str(tmp_path / "manifest.json")]) == 0
+    assert (
+        cli.main(["manifest", pattern, "--run", "tiny", "--out", str(tmp_path / "manifest.json")])
+        == 0
+    )
     mine = {"trial": "mine", "runs": {"tiny": {"images": str(tmp_path / "manifest.json")}}}
     mine["index"] = {"cell": [67.2, 59.8, 47.2, 90.0, 113.2, 90.0]}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
@@ -231,8 +279,13 @@ def test_external_images_are_indexed_as_simulated_ones(tiny_chain, chain, tmp_pa
 @pytest.fixture(scope="module", params=["tetragonal", "panels"])
 def other(request, tmp_path_factory, chain):
     """From simulate to reindex: folder and name of a trial."""
-    folder, config = tmp_path_factory.mktemp(request.param), request.param
-    chain(folder, config, *(f"results/{config}/{stage}.json" for stage in ("index", "level0", "reindex")))
+    folder = tmp_path_factory.mktemp(request.param)
+    config = request.param
+    chain(
+        folder,
+        config,
+        *(f"results/{config}/{stage}.json" for stage in ("index", "level0", "reindex")),
+    )
     return folder, config
 
 
@@ -244,7 +297,9 @@ def test_another_crystal_and_another_detector(other):
     for stage in ("index", "reindex"):
         f = _summary(folder, config, stage)
         assert (f["n_shots"], f["n_singles"], f["n_blanks"]) == (7, 6, 1)
-        assert f["n_singles_indexed"] == f["n_indexed"] == f["n_hits"] == 6 and f["index_rate"] == 1.0
+        assert (
+            f["n_singles_indexed"] == f["n_indexed"] == f["n_hits"] == 6 and f["index_rate"] == 1.0
+        )
         assert f["n_lattices_wrong"] == 0 and f["n_blanks_with_lattice"] == 0
         assert f["miller_right"] >= 0.999 and f["n_spots_indexed"] > 200
     before = _summary(folder, config, "index")["misorientation_deg_median"]
@@ -264,6 +319,10 @@ def test_bad_pixels_are_on_no_spot_and_flag_their_reflections(other, pytestconfi
     shot = source.read(0)
     for panel, slow0, slow1, fast0, fast1 in tree["detector"].get("bad_pixels", []):
         assert not shot.mask[panel, slow0:slow1, fast0:fast1].any()
-        inside = (c["reflections/panel"] == panel) & (c["reflections/fast"] > fast0) & (c["reflections/fast"] < fast1)
+        inside = (
+            (c["reflections/panel"] == panel)
+            & (c["reflections/fast"] > fast0)
+            & (c["reflections/fast"] < fast1)
+        )
         inside &= (c["reflections/slow"] > slow0) & (c["reflections/slow"] < slow1)
         assert np.all(c["reflections/flags"][inside] & ReflectionFlag.FAILED)

@@ -19,12 +19,15 @@ def _lock(name: str) -> dict[str, Requirement]:
     text = (REPOSITORY / name).read_text()
     assert "://" not in text, "a lock holds no addresses"
     entries = re.split(r"\n(?=\S)", text.replace("\\\n", " "))
-    assert all("--hash=sha256:" in entry for entry in entries if entry.strip()), "every package has its hashes"
+    assert all("--hash=sha256:" in entry for entry in entries if entry.strip()), (
+        "every package has its hashes"
+    )
     pins = [Requirement(entry.split(" --hash")[0].strip()) for entry in entries if entry.strip()]
     return {pin.name.lower().replace("_", "-"): pin for pin in pins}
 
 
-RUNTIME, DEV = _lock("requirements.lock"), _lock("requirements-dev.lock")
+RUNTIME = _lock("requirements.lock")
+DEV = _lock("requirements-dev.lock")
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 
 
@@ -34,20 +37,28 @@ def _missing(wanted: list[str], lock: dict[str, Requirement]) -> list[str]:
     return [
         str(r)
         for r in requirements
-        if pins[r.name] is None or not r.specifier.contains(str(pins[r.name].specifier).removeprefix("=="))
+        if pins[r.name] is None
+        or not r.specifier.contains(str(pins[r.name].specifier).removeprefix("=="))
     ]
 
 
 def test_locks_satisfy_the_project():
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
-    runtime = [*project["dependencies"], *extras["mpi"], *extras["slurm"], *PROJECT["build-system"]["requires"]]
+    runtime = [
+        *project["dependencies"],
+        *extras["mpi"],
+        *extras["slurm"],
+        *PROJECT["build-system"]["requires"],
+    ]
     assert _missing(runtime, RUNTIME) == [], "run `make lock`"
     assert _missing(extras["dev"], DEV) == [], "run `make lock`"
 
 
 def test_the_dev_lock_extends_the_runtime_lock():
-    assert {name: str(DEV.get(name)) for name in RUNTIME} == {name: str(pin) for name, pin in RUNTIME.items()}
+    assert {name: str(DEV.get(name)) for name in RUNTIME} == {
+        name: str(pin) for name, pin in RUNTIME.items()
+    }
 
 
 def test_this_environment_is_the_lock():
@@ -58,18 +69,31 @@ def test_this_environment_is_the_lock():
 
 def test_dockerfile_lint():
     hadolint = Path(sys.prefix, "bin", "hadolint")
-    done = subprocess.run([hadolint, *CONTAINERS.glob("*.Dockerfile")], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [hadolint, *CONTAINERS.glob("*.Dockerfile")], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("recipe", sorted([*CONTAINERS.glob("*.Dockerfile"), *CONTAINERS.glob("*.def")]), ids=str)
+@pytest.mark.parametrize(
+    "recipe", sorted([*CONTAINERS.glob("*.Dockerfile"), *CONTAINERS.glob("*.def")]), ids=str
+)
 def test_recipes_install_only_the_lock(recipe):
     text = recipe.read_text()
     code = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     assert "sh containers/install.sh" in code
-    assert not re.search(r"\b(pip|conda|apt-get|apt|dnf)\b", code), "packages come from install.sh alone"
+    assert not re.search(r"\b(pip|conda|apt-get|apt|dnf)\b", code), (
+        "packages come from install.sh alone"
+    )
     assert "requirements.lock" in code and "://" not in code
-    for copied in ("requirements.lock", "pyproject.toml", "README.md", "LICENSE", "src", "containers/install.sh"):
+    for copied in (
+        "requirements.lock",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "src",
+        "containers/install.sh",
+    ):
         assert copied in code and (REPOSITORY / copied).exists()
 
 
@@ -82,7 +106,11 @@ def test_recipes_start_from_the_same_image():
 
 
 def test_install_uses_hashes_and_nothing_else():
-    lines = [line for line in (CONTAINERS / "install.sh").read_text().splitlines() if "pip install" in line]
+    lines = [
+        line
+        for line in (CONTAINERS / "install.sh").read_text().splitlines()
+        if "pip install" in line
+    ]
     assert len(lines) == 2
     assert lines[0].endswith("--require-hashes -r requirements.lock")
     assert "--no-deps --no-build-isolation ." in lines[1]

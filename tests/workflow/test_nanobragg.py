@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spreadflow import cli
-from spreadflow.analysis.merging import Unique
+from spreadflow.analysis.merging.merging import Unique
 from spreadflow.config import for_stage, parse, section
 from spreadflow.io import store
 from spreadflow.io.images import Source
@@ -34,7 +34,14 @@ def truth(shared_data) -> dict:
 def trial(shared_data, chain, tmp_path_factory) -> Path:
     """The folder of the trial: index with β 3° wrong and the geometry of the file, and all that follows but curves."""
     folder = tmp_path_factory.mktemp("nanobragg")
-    manifest = ["--run", "nanobragg_c2", "--offset-adu", "10", "--out", str(folder / "data/nanobragg_c2/manifest.json")]
+    manifest = [
+        "--run",
+        "nanobragg_c2",
+        "--offset-adu",
+        "10",
+        "--out",
+        str(folder / "data/nanobragg_c2/manifest.json"),
+    ]
     assert cli.main(["manifest", str(shared_data / "nanobragg_c2" / "*.nxs"), *manifest]) == 0
     model = f"structure_factors={{model: {shared_data / 'nanobragg_c2' / 'model.pdb'}, k_sol: 0.0}}"
     ends = (f"results/nanobragg/{stage}.json" for stage in STAGES)
@@ -82,10 +89,14 @@ def test_miller_indices_are_right(run, truth):
     for k, shot in enumerate(columns["lattices/shot"]):
         A = np.array(truth["images"][shot]["lattices"][0]["A"])
         mine = columns["spots/lattice"] == k
-        s1 = geometry.direction(true_detector, *(columns[f"spots/{name}"][mine] for name in ("panel", "fast", "slow")))
+        s1 = geometry.direction(
+            true_detector, *(columns[f"spots/{name}"][mine] for name in ("panel", "fast", "slow"))
+        )
         q = (s1 - geometry.S0) / (truth["hc_eV_angstrom"] / columns["shots/mean_energy_ev"][shot])
         expected = np.rint(q @ np.linalg.inv(A).T).astype(int)
-        claimed = columns["spots/hkl"][mine] @ symmetry.same_indices(columns["lattices/A"][k], A, GROUP).T
+        claimed = (
+            columns["spots/hkl"][mine] @ symmetry.same_indices(columns["lattices/A"][k], A, GROUP).T
+        )
         right += int((claimed == expected).all(axis=1).sum())
         total += len(claimed)
     assert total > 2000
@@ -106,7 +117,8 @@ def test_friedel_mates_have_the_right_hand(run, shared_data, truth):
     """log of I over the mean of the true mates follows the true difference with slope 1; a mirror would give −1."""
     true = gemmi.read_mtz_file(str(shared_data / "nanobragg_c2" / "truth_F.mtz"))
     unique = Unique(np.array(truth["cell"]), GROUP, 1.8)
-    squared, hkl = np.full(len(unique), np.nan), true.make_miller_array()
+    squared = np.full(len(unique), np.nan)
+    hkl = true.make_miller_array()
     for sign, label in ((1, "F(+)"), (-1, "F(-)")):
         rows = unique.rows(sign * hkl)
         squared[rows[rows >= 0]] = np.array(true.column_with_label(label).array)[rows >= 0] ** 2
@@ -114,10 +126,17 @@ def test_friedel_mates_have_the_right_hand(run, shared_data, truth):
     t = store.read(run / "reindex.h5", "reindex", ["reflections/"])
     t = {name.removeprefix("reflections/"): column for name, column in t.items()}
     row = unique.rows(t["hkl"])
-    good = (t["flags"] == 0) & (t["intensity"] > 10 * t["sigma"]) & (row >= 0) & (unique.friedel[row] != 0)
-    row, of = row[good], t["lattice"][good]
+    good = (
+        (t["flags"] == 0)
+        & (t["intensity"] > 10 * t["sigma"])
+        & (row >= 0)
+        & (unique.friedel[row] != 0)
+    )
+    row = row[good]
+    of = t["lattice"][good]
     expected = (t["partiality"] * t["lorentz"] * t["polarization"])[good] * mates[row]
-    measured, difference = np.log(t["intensity"][good] / expected), (squared / mates - 1.0)[row]
+    measured = np.log(t["intensity"][good] / expected)
+    difference = (squared / mates - 1.0)[row]
     for k in np.unique(of):
         measured[of == k] -= np.median(measured[of == k])
     near = np.abs(measured) < 0.7
@@ -131,32 +150,51 @@ def test_the_chain_loses_nothing(trial):
     found = checks(figures)
     assert len(found) >= 7 and all(check.holds for check in found), found
     assert figures["cells"]["n_kept"] >= 22 and figures["annulus"]["n_reflections"] > 100
-    assert figures["level0"]["true_shift_mm"] is None and figures["reindex"]["misorientation_deg_median"] is None
+    assert (
+        figures["level0"]["true_shift_mm"] is None
+        and figures["reindex"]["misorientation_deg_median"] is None
+    )
     assert (trial / "merge.mtz").exists()
 
 
-def test_pixels_of_another_simulator_are_explained_to_the_noise(trial, truth, shared_data, tmp_path):
+def test_pixels_of_another_simulator_are_explained_to_the_noise(
+    trial, truth, shared_data, tmp_path
+):
     """With the model the amplitudes are of, and its mosaic domains: nothing of spreadflow made these pixels."""
     with h5py.File(tmp_path / "domains.h5", "w") as f:
         f["rotations"] = rotation.from_vector(np.array(truth["mosaic_rotation_vectors_rad_lab"]))
     tree = {
-        "structure_factors": {"model": str(shared_data / "nanobragg_c2" / "model.pdb"), "k_sol": 0.0},
+        "structure_factors": {
+            "model": str(shared_data / "nanobragg_c2" / "model.pdb"),
+            "k_sol": 0.0,
+        },
         "stage1": {"mosaicity": "domains", "domains": str(tmp_path / "domains.h5")},
     }
-    config, out = for_stage(section(parse(tree), "stage1"), "stage1"), tmp_path / "stage1.h5"
+    config = for_stage(section(parse(tree), "stage1"), "stage1")
+    out = tmp_path / "stage1.h5"
     stage1.run(config, annulus=trial / "annulus.h5", out=out, world=World())
     known, _ = report.make("stage1", [out], [])
     smooth = json.loads((trial / "stage1.json").read_text())
     for f in (known, smooth):
         assert f["n_refined"] == f["n_lattices"] >= 22 and f["n_worse"] == 0
-    assert known["radial_rmsd_mm"] < 0.35 * known["radial_rmsd_mm_before"], "of the prediction by spots"
-    assert known["radial_rmsd_mm"] < 1.3 * known["radial_floor_mm"] and 0.98 < known["sigma_z_median"] < 1.02
+    assert known["radial_rmsd_mm"] < 0.35 * known["radial_rmsd_mm_before"], (
+        "of the prediction by spots"
+    )
+    assert (
+        known["radial_rmsd_mm"] < 1.3 * known["radial_floor_mm"]
+        and 0.98 < known["sigma_z_median"] < 1.02
+    )
     assert smooth["sigma_z_median"] > 1.1, "a smooth distribution is not these 25 domains"
     found = store.read(out, "stage1", ["lattices/"])
-    np.testing.assert_allclose(np.median(found["lattices/n_cells"]), 57, rtol=0.03)  # theirs are means of 3 x 3 points
+    np.testing.assert_allclose(
+        np.median(found["lattices/n_cells"]), 57, rtol=0.03
+    )  # theirs are means of 3 x 3 points
     np.testing.assert_allclose(np.median(found["lattices/scale"]), 93.75, rtol=0.08)
     true = [np.array(image["lattices"][0]["A"]) for image in truth["images"]]
-    angles = [min(symmetry.misorientation(A, theirs, GROUP) for theirs in true) for A in found["lattices/A"]]
+    angles = [
+        min(symmetry.misorientation(A, theirs, GROUP) for theirs in true)
+        for A in found["lattices/A"]
+    ]
     assert np.rad2deg(np.median(angles)) < 0.001
 
 
@@ -178,4 +216,7 @@ def test_domains_learned_from_another_simulators_pixels_explain_them(trial, shar
 
 def test_time_per_shot(run):
     """Processor seconds, without the shots that compile; the bar of the project is 0.5 s on a quiet machine."""
-    assert np.median(store.read(run / "reindex.h5", "reindex", ["shots/seconds"])["shots/seconds"]) < 1.0
+    assert (
+        np.median(store.read(run / "reindex.h5", "reindex", ["shots/seconds"])["shots/seconds"])
+        < 1.0
+    )

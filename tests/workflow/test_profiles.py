@@ -15,7 +15,17 @@ from snakemake.cli import parse_args
 _, args = parse_args(sys.argv[1:])
 print(json.dumps({k: getattr(args, k) for k in ("executor", "jobs", "cores", "latency_wait")}))
 """
-MANY_RANKS = ("simulate", "index", "level0", "reindex", "annulus", "wide", "ladder", "stage1", "spread")
+MANY_RANKS = (
+    "simulate",
+    "index",
+    "level0",
+    "reindex",
+    "annulus",
+    "wide",
+    "ladder",
+    "stage1",
+    "spread",
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +40,11 @@ def installed(tmp_path_factory) -> dict[str, str]:
 
 def _settings(environment, *argv):
     done = subprocess.run(
-        [sys.executable, "-c", SETTINGS, *argv], cwd=REPOSITORY, env=environment, timeout=60, capture_output=True
+        [sys.executable, "-c", SETTINGS, *argv],
+        cwd=REPOSITORY,
+        env=environment,
+        timeout=60,
+        capture_output=True,
     )
     assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout)
@@ -61,7 +75,12 @@ def test_commands_of_a_profile(new_trial):
     """Launcher outside, container inside, both from the profile; one-rank rules have no launcher."""
     trial = new_trial({"trial": "t", "runs": {"r": {"simulate": {"n_single": 2}}}})
     output = trial.snakemake(
-        "--dry-run", "--printshellcmds", "--workflow-profile", "slurm", "--default-resources", "container=shifter"
+        "--dry-run",
+        "--printshellcmds",
+        "--workflow-profile",
+        "slurm",
+        "--default-resources",
+        "container=shifter",
     )
     commands = [line for line in output.splitlines() if "spreadflow" in line and " --out " in line]
     assert len(commands) == 11 + 11 + 1
@@ -69,7 +88,10 @@ def test_commands_of_a_profile(new_trial):
         word = command.split("spreadflow ")[1].split()[0]
         if word in MANY_RANKS:
             tasks = 16 if word == "level0" else 64
-            assert f"NPROC=1 srun --mpi=pmi2 --kill-on-bad-exit -n {tasks} shifter spreadflow {word} " in command
+            assert (
+                f"NPROC=1 srun --mpi=pmi2 --kill-on-bad-exit -n {tasks} shifter spreadflow {word} "
+                in command
+            )
             assert f" --ranks {tasks} " in command
         else:
             assert "srun" not in command and f"NPROC=1 shifter spreadflow {word} " in command

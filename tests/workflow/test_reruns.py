@@ -91,7 +91,9 @@ def test_what_is_not_asked_for_is_not_learned(finished):
     assert not any("mosaic" in job for job in finished.pending("--forceall"))
     learned = "stage1={mosaicity: learned, structure_factors: {sites: []}}"
     alone = finished.pending("--forceall", "--config", learned, "mosaic={scope: per_lattice}")
-    assert {"wide", "mosaic"} | _summaries("wide", "mosaic", "stage1") <= alone and "spread" not in alone
+    assert {"wide", "mosaic"} | _summaries(
+        "wide", "mosaic", "stage1"
+    ) <= alone and "spread" not in alone
     told = finished.snakemake("--dry-run", "--config", "stage1={mosaicity: learned}")
     for stage in ("stage1", "spread"):
         rule = told.split(f"rule {stage}:")[1].split("\n\n")[0]
@@ -101,7 +103,9 @@ def test_what_is_not_asked_for_is_not_learned(finished):
 def test_stage1_is_refined_against_the_range_it_names(finished):
     wide = finished.snakemake("--dry-run", "--config", "stage1={range: wide}")
     assert "results/t/wide.h5" in wide.split("rule stage1:")[1].split("output:")[0]
-    alone = finished.pending("--forceall", "--config", "stage1={range: wide, structure_factors: {sites: []}}")
+    alone = finished.pending(
+        "--forceall", "--config", "stage1={range: wide, structure_factors: {sites: []}}"
+    )
     assert {"wide"} | _summaries("wide", "stage1") <= alone and "spread" not in alone
 
 
@@ -128,7 +132,9 @@ def test_an_added_run_leaves_a_frozen_geometry_and_the_old_runs_alone(finished, 
     assert trial.pending() == CELLS, "freezing changes the section `cells` and nothing before it"
     trial.finish()
     trial.write(_with_run(trial.config, "r3"))
-    assert trial.pending() == {"simulate r3", "reindex r3"} | _summaries("simulate", "reindex") | CELLS
+    assert (
+        trial.pending() == {"simulate r3", "reindex r3"} | _summaries("simulate", "reindex") | CELLS
+    )
 
 
 def test_a_spec_file_replaces_index_and_reindex_of_its_run(new_trial):
@@ -146,7 +152,9 @@ def test_a_spec_file_replaces_index_and_reindex_of_its_run(new_trial):
     assert trial.pending() == {"adopt r2"} | _summaries("adopt", "reindex") | CELLS
     trial.config["runs"]["r1"]["spec"] = "spec.txt"
     trial.write(trial.config)
-    made = {job for job in trial.pending() if job.split()[0] in ("index", "level0", "reindex", "adopt")}
+    made = {
+        job for job in trial.pending() if job.split()[0] in ("index", "level0", "reindex", "adopt")
+    }
     assert made == {"adopt r1", "adopt r2"}
     assert "summary level0" not in trial.pending("--forceall")
     output = trial.snakemake("--dry-run", "--config", "level0={runs: [r2]}", status=1)
@@ -159,9 +167,12 @@ def test_external_images_replace_simulate(new_trial):
     (trial.folder / "elsewhere" / "manifest.json").write_text("{}")
     jobs = trial.pending()
     assert "index beamtime" in jobs and not any("simulate" in job for job in jobs)
-    pixels, curves = {"ladder", "stage1"}, {"wide", "spread"}
+    pixels = {"ladder", "stage1"}
+    curves = {"wide", "spread"}
     assert "annulus" in jobs and not (pixels | curves) & jobs, "nobody knows the structure factors"
-    merged = trial.pending("--config", "structure_factors={source: merged, mtz: elsewhere/manifest.json}")
+    merged = trial.pending(
+        "--config", "structure_factors={source: merged, mtz: elsewhere/manifest.json}"
+    )
     assert pixels <= merged and not curves & merged, "nobody knows where the sites are"
     model = "structure_factors={model: elsewhere/manifest.json}"
     assert pixels | curves <= trial.pending("--config", model)

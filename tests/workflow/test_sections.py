@@ -13,11 +13,17 @@ BASE = {
     "structure_factors": {"mtz": "merged.mtz"},
     "stage1": {"domains": "domains.h5"},
 }
-READERS = {word: {stage for stage, words in SECTIONS.items() if word in words} for word in Config.model_fields}
+READERS = {
+    word: {stage for stage, words in SECTIONS.items() if word in words}
+    for word in Config.model_fields
+}
 READERS["index"] |= {"adopt", "reindex"}  # reindex is index overlaid
 READERS["annulus"] |= {"wide"}  # and wide is annulus overlaid
 READERS["runs"] = {"simulate"}
-MODEL = ("crystal", "cell"), ("crystal", "space_group")  # of the structure factors too, where these name none
+MODEL = (
+    ("crystal", "cell"),
+    ("crystal", "space_group"),
+)  # of the structure factors too, where these name none
 
 
 def _leaves(tree, path=()):
@@ -105,8 +111,14 @@ def test_a_key_reaches_the_stages_that_declare_it(path):
         if config != parse(base):
             after = _texts(config)
             readers = READERS[path[0]] | (READERS["structure_factors"] if path in MODEL else set())
-            readers |= {"mosaic"} if path[0] == "stage1" and path[1] in PixelsSection.model_fields else set()
+            readers |= (
+                {"mosaic"}
+                if path[0] == "stage1" and path[1] in PixelsSection.model_fields
+                else set()
+            )
             readers -= {"wide"} if path == ("annulus", "d_max") else set()  # wide has its own
             assert {stage for stage in SECTIONS if after[stage] != before[stage]} == readers
             return
-    pytest.fail(f"no other value of {'.'.join(path)} = {json.dumps(value)} validates: teach `_candidates` one")
+    pytest.fail(
+        f"no other value of {'.'.join(path)} = {json.dumps(value)} validates: teach `_candidates` one"
+    )

@@ -30,7 +30,9 @@ HERE_ONLY = {
 @pytest.fixture
 def profile(tmp_path) -> Path:
     """profiles/slurm with two ranks a stage, one on each node."""
-    settings = yaml.safe_load((REPOSITORY / "profiles" / "slurm" / "config.yaml").read_text()) | HERE_ONLY
+    settings = (
+        yaml.safe_load((REPOSITORY / "profiles" / "slurm" / "config.yaml").read_text()) | HERE_ONLY
+    )
     settings["default-resources"] |= {"slurm_partition": "debug", "runtime": 10, "mem_mb": 1000}
     for resources in settings["set-resources"].values():
         assert resources["mpi"] == "srun --mpi=pmi2 --kill-on-bad-exit"
@@ -53,7 +55,11 @@ def test_the_tiny_chain_on_two_nodes(tmp_path, profile, tiny_chain):
         "--configfile",
         REPOSITORY / "config" / "tiny.yaml",
     ]
-    command += ["--workflow-profile", profile, "results/tiny/merge.h5"]  # later stages are launched the same way
+    command += [
+        "--workflow-profile",
+        profile,
+        "results/tiny/merge.h5",
+    ]  # later stages are launched the same way
     try:
         cluster = slurm.Slurm(tmp_path / "slurm").__enter__()
     except slurm.NoSlurm as reason:
@@ -65,7 +71,8 @@ def test_the_tiny_chain_on_two_nodes(tmp_path, profile, tiny_chain):
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
-            env=os.environ | {"MPIR_CVAR_CH4_NETMOD": "ofi"},  # UCX's long addresses: too much for this old pmi2
+            env=os.environ
+            | {"MPIR_CVAR_CH4_NETMOD": "ofi"},  # UCX's long addresses: too much for this old pmi2
         )
     finally:
         cluster.__exit__()

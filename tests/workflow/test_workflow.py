@@ -50,7 +50,10 @@ MISTAKES = {
     "group against cell": ("index={space_group: P 41 21 2}", ["index", "a = b, 90 90 90"]),
     "unknown run": ("level0={runs: [r9]}", ["level0.runs", "r9", "r1, r2"]),
     "both kinds": ("runs={r1: {images: m.json, simulate: {n_single: 1}}}", ["runs.r1", "both"]),
-    "frozen by itself": ("cells={from: results/t/cells.h5}", ["cells.from", "results/t/cells.h5", "copy"]),
+    "frozen by itself": (
+        "cells={from: results/t/cells.h5}",
+        ["cells.from", "results/t/cells.h5", "copy"],
+    ),
 }
 
 
@@ -97,7 +100,10 @@ def test_a_trial_without_runs_is_refused(new_trial):
 
 def test_a_failed_stage_shows_its_log_and_loses_nothing_else(new_trial, tmp_path):
     trial = new_trial(
-        {"trial": "t", "runs": {"r1": {"simulate": {"n_single": 2}}, "r2": {"simulate": {"n_single": 2}}}}
+        {
+            "trial": "t",
+            "runs": {"r1": {"simulate": {"n_single": 2}}, "r2": {"simulate": {"n_single": 2}}},
+        }
     )
     broken = tmp_path / "broken"
     stub = Path(__file__).with_name("stub")
@@ -110,7 +116,9 @@ def test_a_failed_stage_shows_its_log_and_loses_nothing_else(new_trial, tmp_path
     )  # fmt: skip
     assert "no such detector" in output
     assert (trial.folder / "results/t/logs/index.r2.log").read_text() == "no such detector\n"
-    assert (trial.folder / "results/t/r1/index.h5").exists() and not (trial.folder / "results/t/r2/index.h5").exists()
+    assert (trial.folder / "results/t/r1/index.h5").exists() and not (
+        trial.folder / "results/t/r2/index.h5"
+    ).exists()
 
 
 def test_every_rule_states_log_benchmark_and_resources(finished):
@@ -126,7 +134,9 @@ def test_every_rule_states_log_benchmark_and_resources(finished):
         if rule == "all":
             continue
         rules.add(rule)
-        assert "\n    log: results/t/logs/" in job and "\n    benchmark: results/t/benchmarks/" in job, job
+        assert (
+            "\n    log: results/t/logs/" in job and "\n    benchmark: results/t/benchmarks/" in job
+        ), job
         told = re.search(r"\n    resources: (.*)", job).group(1)
         resources = dict(word.split("=", 1) for word in told.split(", "))
         assert int(resources["mem_mb"]) > 0 and int(resources["runtime"]) > 0, job
@@ -153,5 +163,10 @@ def test_from_another_folder_with_the_snakefile_named(tmp_path, call):
 def test_bare_commands_are_installed():
     for command in ("spreadflow", "snakemake", "pytest", "mpiexec"):
         assert shutil.which(command, path=Path(sys.prefix, "bin")), command
-    done = subprocess.run([Path(sys.prefix, "bin", "spreadflow"), "--help"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [Path(sys.prefix, "bin", "spreadflow"), "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0 and "annulus" in done.stdout

@@ -15,8 +15,8 @@ from scipy.stats import chi2
 from sklearn.covariance import MinCovDet
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
-from spreadflow.analysis import refinement
-from spreadflow.analysis.refinement import Frame, Observed, Pulse
+from spreadflow.analysis.still import refinement
+from spreadflow.analysis.still.refinement import Frame, Observed, Pulse
 from spreadflow.models import Detector, Spots
 from spreadflow.physics import geometry
 
@@ -37,7 +37,7 @@ PARTIALITY_MIN = 0.1
 """reflections recorded less than this take no part: few domains make them, and their radius follows those few"""
 
 
-class Found(NamedTuple):
+class IndexedLattice(NamedTuple):
     """A lattice as indexing left it."""
 
     A: np.ndarray
@@ -109,7 +109,14 @@ def member(
 ) -> Member:
     """A lattice with the indexed ones (hkl ≠ 0) of its shot's spots, ready to take part."""
     observed = refinement.observe(
-        A, eta_rad, hkl, spots, detector=detector, pulse=pulse, model_px=refinement.MODEL_PX, least=PARTIALITY_MIN
+        A,
+        eta_rad,
+        hkl,
+        spots,
+        detector=detector,
+        pulse=pulse,
+        model_px=refinement.MODEL_PX,
+        least=PARTIALITY_MIN,
     )
     frame = refinement.frame(A, space_group)
     p = np.zeros(4 + len(frame.strains))
@@ -119,7 +126,8 @@ def member(
 
 def moved(detector: Detector, d) -> Detector:
     """The detector tilted by d[3:] about the point where the beam meets panel 0's plane, then shifted by d[:3]."""
-    f, s = detector.fast[0], detector.slow[0]
+    f = detector.fast[0]
+    s = detector.slow[0]
     normal = geometry.normals(detector)[0]
     height = (detector.origin_mm[0] * normal).sum()
     pivot = geometry.S0 * height / (geometry.S0 * normal).sum()
@@ -137,7 +145,9 @@ def placed(detector: Detector, d: np.ndarray) -> Detector:
     """`moved`, as NumPy."""
     there = moved(detector, d)
     return there._replace(
-        origin_mm=np.asarray(there.origin_mm), fast=np.asarray(there.fast), slow=np.asarray(there.slow)
+        origin_mm=np.asarray(there.origin_mm),
+        fast=np.asarray(there.fast),
+        slow=np.asarray(there.slow),
     )
 
 
@@ -146,16 +156,26 @@ def _linearized(detector: Detector, d, frame: Frame, p, observed: Observed, puls
     """Residuals (spot, 2), px, and minus their derivatives by p (spot, 2, m) and by d (spot, 2, 5)."""
     residual, by_p, *_ = refinement.residuals(moved(detector, d), frame, p, observed, pulse)
     s1 = refinement.rays(frame, p, observed.hkl, pulse)
-    place = lambda d: jnp.stack(geometry.on_panel(moved(detector, d), observed.panel, s1), axis=-1)  # noqa: E731
-    return residual, by_p, (observed.axes[:, :, :, None] * jax.jacfwd(place)(d)[:, None, :, :]).sum(axis=2)
+
+    def place(d):
+        return jnp.stack(geometry.on_panel(moved(detector, d), observed.panel, s1), axis=-1)
+
+    return (
+        residual,
+        by_p,
+        (observed.axes[:, :, :, None] * jax.jacfwd(place)(d)[:, None, :, :]).sum(axis=2),
+    )
 
 
-def partials(detector: Detector, d, members: Sequence[Member], free: list[int]) -> tuple[np.ndarray, list[Eliminated]]:
+def partials(
+    detector: Detector, d, members: Sequence[Member], free: list[int]
+) -> tuple[np.ndarray, list[Eliminated]]:
     """Reduced normal equations of some lattices at detector unknowns d (5,), those in `free` refined.
 
     Returns a flat float64 array, to be summed over all lattices and handed to `solve`, and what `back` needs.
     """
-    total, eliminated = np.zeros(2 * len(free) ** 2 + len(free) + 3), []
+    total = np.zeros(2 * len(free) ** 2 + len(free) + 3)
+    eliminated = []
     for one in members:
         part, gone = _reduced(detector, d, one, free)
         total += part
@@ -172,15 +192,20 @@ def _reduced(detector: Detector, d, one: Member, free: list[int]) -> tuple[np.nd
     scaled = jacobian * (weight[:, None] / one.observed.variance)[:, :, None]
     H = np.einsum("sam,san->mn", scaled, jacobian)
     g = -np.einsum("sam,sa->m", scaled, residual)
-    centre, precision = refinement.prior(one.frame, np.log(refinement.ETA_PRIOR_RAD), refinement.ETA_PRIOR_LOG)
+    centre, precision = refinement.prior(
+        one.frame, np.log(refinement.ETA_PRIOR_RAD), refinement.ETA_PRIOR_LOG
+    )
     n = len(free)
     H[n:, n:] += np.diag(precision)
     g[n:] += precision * (one.p - centre)
     local = np.linalg.solve(H[n:, n:], np.concatenate([H[n:, :n], g[n:, None]], axis=1))
-    S, reduced = H[:n, :n] - H[:n, n:] @ local[:, :n], g[:n] - H[:n, n:] @ local[:, n]
+    S = H[:n, :n] - H[:n, n:] @ local[:, :n]
+    reduced = g[:n] - H[:n, n:] @ local[:, n]
     sums = [weight @ z2, 2.0 * np.count_nonzero(one.observed.valid) - len(one.p), 1.0]
     part = np.concatenate([S.ravel(), np.outer(reduced, reduced).ravel(), reduced, sums])
-    if not np.isfinite(part).all():  # a lattice that left all sense takes no part and stays where it is
+    if not np.isfinite(
+        part
+    ).all():  # a lattice that left all sense takes no part and stays where it is
         return np.zeros_like(part), Eliminated(np.zeros(len(one.p)), np.zeros((len(one.p), n)))
     return part, Eliminated(-local[:, n], local[:, :n])
 
@@ -189,15 +214,21 @@ def solve(total: np.ndarray, n_free: int) -> Solution:
     """The Gauss-Newton step of the detector from partials summed over all lattices."""
     n = n_free
     S, meat = total[: 2 * n * n].reshape(2, n, n)
-    g, (squares, count, lattices) = total[2 * n * n : -3], total[-3:]
+    g = total[2 * n * n : -3]
+    squares, count, lattices = total[-3:]
     inverse = np.linalg.inv(S)
     few = lattices / max(lattices - n, 1.0)
     return Solution(-inverse @ g, few * inverse @ meat @ inverse, float(squares), int(count))
 
 
-def back(members: Sequence[Member], eliminated: Sequence[Eliminated], step: np.ndarray) -> list[Member]:
+def back(
+    members: Sequence[Member], eliminated: Sequence[Eliminated], step: np.ndarray
+) -> list[Member]:
     """The lattices after the detector's step."""
-    return [m._replace(p=m.p + e.start - e.slope @ step) for m, e in zip(members, eliminated, strict=True)]
+    return [
+        m._replace(p=m.p + e.start - e.slope @ step)
+        for m, e in zip(members, eliminated, strict=True)
+    ]
 
 
 def iterate(
@@ -255,8 +286,10 @@ class Joint:
     blocks; pool: lists objects held per block, of all blocks. Both give every holder of blocks the same.
     """
 
-    def __init__(self, found, detector: Detector, space_group: str, free: list[int], total: Total, pool: Pool):
-        self.found: dict[int, list[Found]] = found
+    def __init__(
+        self, found, detector: Detector, space_group: str, free: list[int], total: Total, pool: Pool
+    ):
+        self.found: dict[int, list[IndexedLattice]] = found
         self.detector, self.space_group, self.free = detector, space_group, free
         self.total, self.pool = total, pool
         self.d, self.steps, self.n_used, self.n_outliers = np.zeros(len(NAMES)), 0, 0, 0
@@ -269,12 +302,16 @@ class Joint:
 
     def refine(self, probability: float) -> None:
         """One pass: index anew, refine, reject the spots outside the ellipse of this probability, refine."""
-        members = self._iterate({b: [self._member(x) for x in some] for b, some in self.found.items()})
+        members = self._iterate(
+            {b: [self._member(x) for x in some] for b, some in self.found.items()}
+        )
         z = {b: self._residuals(some) for b, some in members.items()}
         share = max(8, POOLED // len(self.pool({b: 0 for b in z})))
         pooled = self.pool({b: rows[:: 1 + len(rows) // share] for b, rows in z.items()})
         cut = robust_cut(np.concatenate(pooled), probability)
-        kept = {b: [reject(self.detector, self.d, m, cut) for m in some] for b, some in members.items()}
+        kept = {
+            b: [reject(self.detector, self.d, m, cut) for m in some] for b, some in members.items()
+        }
         counts = self.total({b: np.array([_valid(members[b]), _valid(kept[b])]) for b in members})
         self.n_used, self.n_outliers = int(counts[1]), int(counts[0] - counts[1])
         members = self._iterate(kept)
@@ -286,19 +323,26 @@ class Joint:
         rows = np.concatenate([normalized(self.detector, self.d, m) for m in members] or [EMPTY])
         return rows[np.isfinite(rows).all(axis=1)]
 
-    def _member(self, x: Found) -> Member:
-        where: dict[str, Any] = {"detector": self.placed(), "pulse": x.pulse, "space_group": self.space_group}
+    def _member(self, x: IndexedLattice) -> Member:
+        where: dict[str, Any] = {
+            "detector": self.placed(),
+            "pulse": x.pulse,
+            "space_group": self.space_group,
+        }
         hkl = refinement.assign(x.A, x.eta_rad, x.spots, tolerance_px=TOLERANCE_PX, **where)
         return member(x.A, x.eta_rad, hkl, x.spots, **where)
 
     def _iterate(self, members: dict[int, list[Member]]) -> dict[int, list[Member]]:
-        self.d, members, self.solution, steps = iterate(self.detector, self.d, members, self.free, self.total)
+        self.d, members, self.solution, steps = iterate(
+            self.detector, self.d, members, self.free, self.total
+        )
         self.steps += steps
         return members
 
     def _rmsd(self) -> dict[str, Any]:
         """r.m.s.d. over the spots with I/σ ≥ 5 as they were indexed: the same list before and after."""
-        sums, where = {}, self.placed()
+        sums = {}
+        where = self.placed()
         for b, some in self.found.items():
             away = [
                 refinement.offsets(x.A, x.eta_rad, hkl, x.spots, detector=where, pulse=x.pulse)
@@ -307,7 +351,8 @@ class Joint:
             rows = np.concatenate(away or [EMPTY])
             sums[b] = np.array([*(rows**2).sum(axis=0), len(rows)])
         radial, transverse, n = self.total(sums)
-        px, size = np.sqrt(np.array([radial, transverse]) / max(n, 1.0)), float(self.detector.pixel_mm)
+        px = np.sqrt(np.array([radial, transverse]) / max(n, 1.0))
+        size = float(self.detector.pixel_mm)
         keys = ("radial_px", "transverse_px", "radial_mm", "transverse_mm")
         return dict(zip(keys, [*px.tolist(), *(px * size).tolist()], strict=True)) | {"n": int(n)}
 
@@ -335,7 +380,7 @@ class Joint:
         }
 
 
-def _listed(x: Found) -> np.ndarray:
+def _listed(x: IndexedLattice) -> np.ndarray:
     """(spot, 3) indices of the spots that count in the r.m.s.d.; 0 0 0 = does not."""
     strong = x.spots.intensity >= refinement.I_OVER_SIGMA * x.spots.sigma
     return np.where(strong[:, None], x.hkl, 0)

@@ -16,7 +16,16 @@ from spreadflow.config.analysis import (
     PixelsSection,
     Stage1Section,
 )
-from spreadflow.config.load import StageConfig, check_ready, files, for_stage, load, parse, section, setting
+from spreadflow.config.load import (
+    StageConfig,
+    check_ready,
+    files,
+    for_stage,
+    load,
+    parse,
+    section,
+    setting,
+)
 from spreadflow.config.simulation import (
     BeamSection,
     CrystalSection,

@@ -3,7 +3,15 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from spreadflow.config.base import (
     CellParameters,
@@ -104,7 +112,9 @@ class Level0Section(Section):
     min_reflections: PositiveInt = 10
     """per lattice; lattices with fewer take no part"""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True
+    )
 
 
 class CellsSection(Section):
@@ -121,7 +131,9 @@ class CellsSection(Section):
     mahalanobis_max: PositiveFloat = 4.0
     """accepted lattices are nearer to the chosen cluster than this"""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True
+    )
 
 
 class MergeSection(Section):
@@ -246,7 +258,9 @@ class RestraintsSection(Section):
 
     def given(self) -> dict[str, RestraintSection]:
         """Those there are."""
-        return {name: of for name in type(self).model_fields if (of := getattr(self, name)) is not None}
+        return {
+            name: of for name in type(self).model_fields if (of := getattr(self, name)) is not None
+        }
 
 
 class Stage1Section(PixelsSection):
@@ -258,7 +272,9 @@ class Stage1Section(PixelsSection):
     """of the model: a smooth distribution, given domains, or a distribution estimated from the pixels"""
     domains: Path | None = None
     """HDF5 dataset `rotations` (domain, 3, 3), for `domains`"""
-    refine: list[Literal["scale", "rotation", "cell", "n_cells", "eta", "distance", "wavelength"]] = [
+    refine: list[
+        Literal["scale", "rotation", "cell", "n_cells", "eta", "distance", "wavelength"]
+    ] = [
         "scale",
         "rotation",
         "cell",
@@ -290,9 +306,13 @@ class Stage1Section(PixelsSection):
                 free = f"an unknown that is refined, {', '.join(self.refine)}: what is held needs no restraint"
                 raise Inconsistent(f"restraints.{name}", free, name)
         if self.restraints.eta is not None and self.mosaicity == "domains":
-            raise Inconsistent("restraints.eta", "null where stage1.mosaicity is 'domains', which have no η", "eta")
+            raise Inconsistent(
+                "restraints.eta", "null where stage1.mosaicity is 'domains', which have no η", "eta"
+            )
         if self.mosaicity == "domains" and self.domains is None:
-            raise Inconsistent("domains", "a file of rotations where stage1.mosaicity is 'domains'", None)
+            raise Inconsistent(
+                "domains", "a file of rotations where stage1.mosaicity is 'domains'", None
+            )
         return self
 
 

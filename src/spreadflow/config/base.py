@@ -12,7 +12,9 @@ from spreadflow.errors import ConfigError
 class Section(BaseModel):
     """A section forbids unknown keys and is immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class Inconsistent(ValueError):
@@ -31,7 +33,12 @@ def _space_group(name: str) -> str:
 
 
 def _cell(cell: list[float]) -> list[float]:
-    if len(cell) != 6 or min(cell) <= 0 or max(cell[3:]) >= 180 or not gemmi.UnitCell(*cell).volume > 0:
+    if (
+        len(cell) != 6
+        or min(cell) <= 0
+        or max(cell[3:]) >= 180
+        or not gemmi.UnitCell(*cell).volume > 0
+    ):
         raise ValueError("six positive numbers a b c (Å) α β γ (degrees, < 180) of positive volume")
     return cell
 
@@ -45,24 +52,34 @@ def check_cell_fits_group(cell: list[float], group: str) -> None:
     """Raise Inconsistent if the space group's metric symmetry contradicts the cell by more than 1 % or 1°."""
     sg = gemmi.find_spacegroup_by_name(group)
     a, b, c, al, be, ga = cell
-    same = lambda x, y: abs(x - y) <= 0.01 * max(x, y)  # noqa: E731
-    angle = lambda x, y: abs(x - y) <= 1.0  # noqa: E731
+
+    def same(x, y):
+        return abs(x - y) <= 0.01 * max(x, y)
+
+    def angle(x, y):
+        return abs(x - y) <= 1.0
+
     right = angle(al, 90) and angle(be, 90) and angle(ga, 90)
     system = sg.crystal_system_str()
     if system == "trigonal" and sg.ext == "R":
-        ok, need = same(a, b) and same(b, c) and angle(al, be) and angle(be, ga), "a = b = c, α = β = γ"
+        ok = same(a, b) and same(b, c) and angle(al, be) and angle(be, ga)
+        need = "a = b = c, α = β = γ"
     elif system in ("trigonal", "hexagonal"):
-        ok, need = same(a, b) and angle(al, 90) and angle(be, 90) and angle(ga, 120), "a = b, 90 90 120"
+        ok = same(a, b) and angle(al, 90) and angle(be, 90) and angle(ga, 120)
+        need = "a = b, 90 90 120"
     elif system == "cubic":
-        ok, need = same(a, b) and same(b, c) and right, "a = b = c, 90 90 90"
+        ok = same(a, b) and same(b, c) and right
+        need = "a = b = c, 90 90 90"
     elif system == "tetragonal":
-        ok, need = same(a, b) and right, "a = b, 90 90 90"
+        ok = same(a, b) and right
+        need = "a = b, 90 90 90"
     elif system == "orthorhombic":
         ok, need = right, "90 90 90"
     elif system == "monoclinic":
         unique = sg.monoclinic_unique_axis()
         others = {"a": (be, ga), "b": (al, ga), "c": (al, be)}[unique]
-        ok, need = all(angle(x, 90) for x in others), f"two right angles (unique axis {unique})"
+        ok = all(angle(x, 90) for x in others)
+        need = f"two right angles (unique axis {unique})"
     else:
         ok, need = True, ""
     if not ok:
@@ -73,7 +90,9 @@ def explain(error: ValidationError, where: object, model: type[BaseModel]) -> Co
     """The first validation error as one sentence naming the key, what was found and what is allowed."""
     key, expected, found = first(error, model)
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return ConfigError(f"{where}: {key or '(whole file)'}", expected, found, f"See docs/config.md.{more}")
+    return ConfigError(
+        f"{where}: {key or '(whole file)'}", expected, found, f"See docs/config.md.{more}"
+    )
 
 
 def first(error: ValidationError | Inconsistent, model: type[BaseModel]) -> tuple[str, str, str]:
@@ -81,7 +100,8 @@ def first(error: ValidationError | Inconsistent, model: type[BaseModel]) -> tupl
     if isinstance(error, Inconsistent):
         return error.key, error.expected, str(error.found)
     top = error.errors()[0]
-    key, cause = ".".join(str(p) for p in top["loc"]), top.get("ctx", {}).get("error")
+    key = ".".join(str(p) for p in top["loc"])
+    cause = top.get("ctx", {}).get("error")
     if isinstance(cause, Inconsistent):
         return ".".join(filter(None, (key, cause.key))), cause.expected, str(cause.found)
     if top["type"] == "extra_forbidden":
@@ -90,11 +110,15 @@ def first(error: ValidationError | Inconsistent, model: type[BaseModel]) -> tupl
         return key, "this key", "nothing"
     branches = [top]
     if (
-        top["loc"] and isinstance(top["loc"][-1], str) and top["loc"][-1] not in _keys(model, top["loc"][:-1])
+        top["loc"]
+        and isinstance(top["loc"][-1], str)
+        and top["loc"][-1] not in _keys(model, top["loc"][:-1])
     ):  # one of several types
         key = key.rpartition(".")[0]
         branches = [e for e in error.errors() if e["loc"][:-1] == top["loc"][:-1]]
-    allowed = [e["msg"].removeprefix("Value error, ").removeprefix("Input should be ") for e in branches]
+    allowed = [
+        e["msg"].removeprefix("Value error, ").removeprefix("Input should be ") for e in branches
+    ]
     return key, " or ".join(allowed), repr(top["input"])
 
 

@@ -47,9 +47,13 @@ def load(*paths: Path | str, changes: dict | None = None) -> Config:
         try:
             layer = yaml.safe_load(Path(path).read_text()) or {}
         except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(path, "a readable YAML file", error, "Check the path and the indentation.") from None
+            raise ConfigError(
+                path, "a readable YAML file", error, "Check the path and the indentation."
+            ) from None
         if not isinstance(layer, dict):
-            raise ConfigError(path, "a YAML mapping of sections", type(layer).__name__, "See config/config.yaml.")
+            raise ConfigError(
+                path, "a YAML mapping of sections", type(layer).__name__, "See config/config.yaml."
+            )
         tree = overlay(tree, layer)
     return parse(overlay(tree, changes or {}), paths[-1] if paths else "config")
 
@@ -58,7 +62,9 @@ def setting(text: str) -> dict:
     """The nested dictionary of one key, told as `section.key=value` (YAML). Raises ConfigError."""
     key, equals, value = text.partition("=")
     if not equals or not all(words := key.strip().split(".")):
-        raise ConfigError("--set", "section.key=value", repr(text), "For example beam.photons=5e11.")
+        raise ConfigError(
+            "--set", "section.key=value", repr(text), "For example beam.photons=5e11."
+        )
     try:
         tree = yaml.safe_load(value)
     except yaml.YAMLError as error:
@@ -83,11 +89,16 @@ def files(config: Config) -> dict[str, Path]:
     named |= {f"runs.{run}.spec": keys.spec for run, keys in config.runs.items()}
     known = {f"spread.known.{i}": curve for i, curve in enumerate(config.spread.known or [])}
     named |= {where: Path(curve) for where, curve in known.items() if curve not in NAMED_CURVES}
-    for key in ("structure_factors", *(key for key in OVERLAYS if key.endswith(".structure_factors"))):
+    for key in (
+        "structure_factors",
+        *(key for key in OVERLAYS if key.endswith(".structure_factors")),
+    ):
         of = config.resolved(key)
         named |= {f"{key}.model": of.model, f"{key}.mtz": of.mtz}
         curves = {f"{key}.sites.{i}.curve": site.curve for i, site in enumerate(of.sites)}
-        named |= {where: Path(curve) for where, curve in curves.items() if curve not in NAMED_CURVES}
+        named |= {
+            where: Path(curve) for where, curve in curves.items() if curve not in NAMED_CURVES
+        }
     return {key: path for key, path in named.items() if path is not None}
 
 
@@ -102,7 +113,11 @@ def check_ready(config: Config) -> None:
     made = config.results / config.trial / "merge.mtz"
     for key, path in files(config).items():
         if path != made and not path.is_file():
-            todo = "Write it with `spreadflow manifest`." if key.endswith(".images") else "Check the path."
+            todo = (
+                "Write it with `spreadflow manifest`."
+                if key.endswith(".images")
+                else "Check the path."
+            )
             raise FileError(f"config: {key}", "an existing file", path, todo)
 
 
@@ -116,9 +131,17 @@ def section(config: Config, stage: str, run: str | None = None) -> str:
     if stage == "simulate":
         if run not in config.runs or config.runs[run].simulate is None:
             simulated = ", ".join(r for r, s in config.runs.items() if s.simulate) or "none"
-            raise ConfigError("runs", f"a simulated run (there are: {simulated})", repr(run), "Check the run's name.")
+            raise ConfigError(
+                "runs",
+                f"a simulated run (there are: {simulated})",
+                repr(run),
+                "Check the run's name.",
+            )
         given["shots"] = config.runs[run].simulate
-    plain = lambda part: part.model_dump(mode="json", by_alias=True) if isinstance(part, Section) else part  # noqa: E731
+
+    def plain(part):
+        return part.model_dump(mode="json", by_alias=True) if isinstance(part, Section) else part
+
     return json.dumps({name: plain(part) for name, part in given.items()}, sort_keys=True)
 
 
@@ -158,5 +181,10 @@ def for_stage(text: str, stage: str, run: str | None = None) -> StageConfig:
     except ValidationError as error:
         raise explain(error, f"--config of {stage}", StageConfig) from None
     if missing := [name for name in SECTIONS[stage] if getattr(config, name) is None]:
-        raise ConfigError(f"--config of {stage}", f"the sections {', '.join(missing)}", "none of them", "Add them.")
+        raise ConfigError(
+            f"--config of {stage}",
+            f"the sections {', '.join(missing)}",
+            "none of them",
+            "Add them.",
+        )
     return config

@@ -3,9 +3,22 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
-from spreadflow.config.base import CellParameters, Inconsistent, Section, SpaceGroupName, check_cell_fits_group
+from spreadflow.config.base import (
+    CellParameters,
+    Inconsistent,
+    Section,
+    SpaceGroupName,
+    check_cell_fits_group,
+)
 
 NAMED_CURVES = ("oxidized", "reduced", "metallic")
 """curves of a site that no file needs to hold"""
@@ -76,12 +89,15 @@ class StructureFactorsSection(Section):
     @model_validator(mode="after")
     def _has_data(self):
         if self.source != "model" and self.mtz is None:
-            raise Inconsistent("mtz", f"a merged MTZ file where structure_factors.source is '{self.source}'", None)
+            raise Inconsistent(
+                "mtz", f"a merged MTZ file where structure_factors.source is '{self.source}'", None
+            )
         return self
 
     def of_crystal(self, crystal: CrystalSection) -> "StructureFactorsSection":
         """With the cell and space group of the crystal where they are null. Raises Inconsistent if they do not fit."""
-        cell, group = self.cell or crystal.cell, self.space_group or crystal.space_group
+        cell = self.cell or crystal.cell
+        group = self.space_group or crystal.space_group
         check_cell_fits_group(cell, group)
         return self.model_copy(update={"cell": cell, "space_group": group})
 
@@ -119,7 +135,9 @@ class BeamSection(Section):
         low = self.first_channel_ev - 0.5 * self.channel_ev
         high = low + self.n_channels * self.channel_ev
         if not low <= self.energy_ev <= high:
-            raise Inconsistent("energy_ev", f"an energy within the channels, {low:g}-{high:g} eV", self.energy_ev)
+            raise Inconsistent(
+                "energy_ev", f"an energy within the channels, {low:g}-{high:g} eV", self.energy_ev
+            )
         if self.photons is None and self.spectra is None:
             raise Inconsistent("photons", "a number where no spectra are given", "null")
         return self
@@ -222,5 +240,7 @@ class RunSection(Section):
     def _one_of(self):
         if (self.simulate is None) == (self.images is None):
             found = "neither" if self.simulate is None else "both"
-            raise Inconsistent("", "either `simulate:` (how many shots) or `images:` (a manifest)", found)
+            raise Inconsistent(
+                "", "either `simulate:` (how many shots) or `images:` (a manifest)", found
+            )
         return self

@@ -128,10 +128,17 @@ class Config(Section):
                 below, expected, found = first(error, type(self._laid(OVERLAYS.get(key, key))))
                 raise Inconsistent(f"{key}.{below}", expected, found) from None
         if self.cells.from_file == self.results / self.trial / "cells.h5":
-            raise Inconsistent("cells.from", "a copy of the file that this trial itself writes", self.cells.from_file)
-        simulates, mtz = any(run.simulate for run in self.runs.values()), self.structure_factors.mtz
+            raise Inconsistent(
+                "cells.from",
+                "a copy of the file that this trial itself writes",
+                self.cells.from_file,
+            )
+        simulates = any(run.simulate for run in self.runs.values())
+        mtz = self.structure_factors.mtz
         if simulates and mtz == self.results / self.trial / "merge.mtz":
-            raise Inconsistent("structure_factors.mtz", "a copy of the file that this trial itself writes", mtz)
+            raise Inconsistent(
+                "structure_factors.mtz", "a copy of the file that this trial itself writes", mtz
+            )
         finest = self.resolved("reindex").d_min
         for key in ("annulus", "wide"):
             if (d_min := self.resolved(key).d_min) < finest:
@@ -143,13 +150,19 @@ class Config(Section):
             try:
                 check_cell_fits_group(cell.centre, self.resolved("reindex").space_group)
             except Inconsistent as error:
-                raise Inconsistent("stage1.restraints.cell.centre", error.expected, error.found) from None
+                raise Inconsistent(
+                    "stage1.restraints.cell.centre", error.expected, error.found
+                ) from None
         for stage in ("level0", "cells"):
             for run in getattr(self, stage).runs or []:
                 if run not in self.runs:
-                    raise Inconsistent(f"{stage}.runs", f"names among runs: {', '.join(self.runs)}", run)
+                    raise Inconsistent(
+                        f"{stage}.runs", f"names among runs: {', '.join(self.runs)}", run
+                    )
         if told := [run for run in self.level0.runs or [] if self.runs[run].spec]:
-            raise Inconsistent("level0.runs", "runs that are indexed here", f"{told[0]}, which has a spec file")
+            raise Inconsistent(
+                "level0.runs", "runs that are indexed here", f"{told[0]}, which has a spec file"
+            )
         return self
 
     def resolved(self, key: str) -> Any:

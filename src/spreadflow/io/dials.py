@@ -34,13 +34,20 @@ def write_expt(
     read back bit by bit; the attenuation length is kept as `mu`. No parallax correction is asked of a reader.
     """
     panels = [_panel(detector, p, trusted_range) for p in range(detector.n_panels)]
-    root = _frame_keys("Detector", "", (1, 0, 0), (0, 1, 0), (0, 0, 0)) | _sensor_keys((0, 0), (0, 0), (0, 0), 0, 0, "")
+    root = _frame_keys("Detector", "", (1, 0, 0), (0, 1, 0), (0, 0, 0)) | _sensor_keys(
+        (0, 0), (0, 0), (0, 0), 0, 0, ""
+    )
     experiments = {
         "__id__": "ExperimentList",
         "experiment": [{"__id__": "Experiment", "identifier": "", "beam": 0, "detector": 0}],
         "imageset": [],
         "beam": [_beam(wavelength, polarization)],
-        "detector": [{"panels": panels, "hierarchy": root | {"children": [{"panel": p} for p in range(len(panels))]}}],
+        "detector": [
+            {
+                "panels": panels,
+                "hierarchy": root | {"children": [{"panel": p} for p in range(len(panels))]},
+            }
+        ],
         "goniometer": [],
         "scan": [],
         "crystal": [],
@@ -69,16 +76,24 @@ def _panel(detector: Detector, p: int, trusted_range: tuple[float, float]) -> di
     slow, fast = detector.shape
     pixel = float(detector.pixel_mm)
     mu = 1 / detector.attenuation_mm if detector.attenuation_mm else 0.0
-    frame = _frame_keys(f"panel{p}", "SENSOR_PAD", detector.fast[p], detector.slow[p], detector.origin_mm[p])
-    return frame | _sensor_keys((fast, slow), (pixel, pixel), trusted_range, detector.thickness_mm, mu, "Si")
+    frame = _frame_keys(
+        f"panel{p}", "SENSOR_PAD", detector.fast[p], detector.slow[p], detector.origin_mm[p]
+    )
+    return frame | _sensor_keys(
+        (fast, slow), (pixel, pixel), trusted_range, detector.thickness_mm, mu, "Si"
+    )
 
 
 def _frame_keys(name: str, kind: str, fast, slow, origin) -> dict[str, Any]:
     axes = {"fast_axis": fast, "slow_axis": slow, "origin": origin}
-    return {"name": name, "type": kind} | {key: [float(x) for x in value] for key, value in axes.items()}
+    return {"name": name, "type": kind} | {
+        key: [float(x) for x in value] for key, value in axes.items()
+    }
 
 
-def _sensor_keys(size, pixel, trusted, thickness: float, mu: float, material: str) -> dict[str, Any]:
+def _sensor_keys(
+    size, pixel, trusted, thickness: float, mu: float, material: str
+) -> dict[str, Any]:
     return {
         "raw_image_offset": [0, 0],
         "image_size": [int(n) for n in size],
@@ -105,7 +120,9 @@ def read_expt(path: Path | str) -> Detector:
         tree = _tree(path)
         used = {e["detector"] for e in tree["experiment"]}
         if len(used) != 1:
-            raise FileError(path, "experiments that share one detector", f"{len(used)} detectors", _TODO)
+            raise FileError(
+                path, "experiments that share one detector", f"{len(used)} detectors", _TODO
+            )
         for beam in tree["beam"]:
             _check_direction(path, beam)
         return _detector(path, tree["detector"][used.pop()])
@@ -147,10 +164,14 @@ class ExperimentList:
         where = f"{self.path}, experiment {n}"
         with _explained(where, "a crystal, a beam, a detector and an image"):
             told = self._tree["experiment"][n]
-            crystal, beam, images = (self._tree[name][told[name]] for name in ("crystal", "beam", "imageset"))
+            crystal, beam, images = (
+                self._tree[name][told[name]] for name in ("crystal", "beam", "imageset")
+            )
             _check_direction(where, beam)
             if len(images["images"]) != 1:
-                raise FileError(where, "one image", f"{len(images['images'])} in its imageset", _TODO)
+                raise FileError(
+                    where, "one image", f"{len(images['images'])} in its imageset", _TODO
+                )
             return Experiment(
                 str(told.get("identifier", "")),
                 self.path.parent / images["images"][0],
@@ -175,7 +196,9 @@ def _explained(where: object, needed: str) -> Iterator[None]:
     except OSError as error:
         raise FileError(where, "an experiment list (.expt)", error, "Check the path.") from None
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise FileError(where, f"a DIALS ExperimentList with {needed}", repr(error), _TODO) from None
+        raise FileError(
+            where, f"a DIALS ExperimentList with {needed}", repr(error), _TODO
+        ) from None
 
 
 def _tree(path: Path) -> dict[str, Any]:
@@ -195,7 +218,9 @@ def _reciprocal(where: object, crystal: dict) -> np.ndarray:
     """(3, 3) A of a crystal's direct axes."""
     basis = np.array([crystal[f"real_space_{axis}"] for axis in "abc"], dtype=np.float64).T
     if basis.shape != (3, 3) or not np.isfinite(basis).all() or not np.linalg.det(basis) > 0:
-        raise FileError(where, "axes real_space_a, b, c of a right-handed crystal", basis.T.tolist(), _TODO)
+        raise FileError(
+            where, "axes real_space_a, b, c of a right-handed crystal", basis.T.tolist(), _TODO
+        )
     return np.linalg.inv(basis).T
 
 
@@ -215,7 +240,9 @@ def _detector(path: Path, tree: dict) -> Detector:
         frames.setdefault(p, _local(panel))
     kinds = {(tuple(p["image_size"]), *(round(x, 12) for x in p["pixel_size"])) for p in panels}
     if len(kinds) != 1 or panels[0]["pixel_size"][0] != panels[0]["pixel_size"][1]:
-        raise FileError(path, "panels of equal shape with square, equal pixels", sorted(kinds), "Not supported.")
+        raise FileError(
+            path, "panels of equal shape with square, equal pixels", sorted(kinds), "Not supported."
+        )
     lab = np.array([frames[p] for p in range(len(panels))])
     fast, slow = panels[0]["image_size"]
     mu = panels[0].get("mu", 0.0)

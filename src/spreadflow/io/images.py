@@ -80,25 +80,39 @@ def write_manifest(
     checksums: those already known, by file name; the others are computed here. Raises FileError for a file that can't
     be read, differs in geometry, offset or gain, or has the name of another.
     """
-    out, paths = Path(out), [Path(p) for p in images]
+    out = Path(out)
+    paths = [Path(p) for p in images]
     if not paths:
         raise FileError(out, "at least one image file", "none", "Check the pattern.")
     first: tuple | None = None
     files: list[ManifestFile] = []
-    known, names = checksums or {}, set[str]()
+    known = checksums or {}
+    names = set[str]()
     for path in paths:
         if path.name in names:
-            raise FileError(path, "file names that differ within a run", "the same name twice", "Make it another run.")
+            raise FileError(
+                path,
+                "file names that differ within a run",
+                "the same name twice",
+                "Make it another run.",
+            )
         with NexusFile(path) as f:
             mine = (*f.pedestal, f.detector)
             n_frames = f.n_frames
         first = first or mine
         if mine[:2] != first[:2] or not _same_geometry(mine[2], first[2]):
             todo = "Make one manifest, and one run, for each setting of the detector."
-            raise FileError(path, f"geometry, offset and gain as in {paths[0]}", "a difference", todo)
+            raise FileError(
+                path, f"geometry, offset and gain as in {paths[0]}", "a difference", todo
+            )
         names.add(path.name)
-        size, sha256 = path.stat().st_size, known.get(path.name) or store.checksum(path)
-        files.append(ManifestFile(path=_relative(path, out.parent), n_frames=n_frames, size=size, sha256=sha256))
+        size = path.stat().st_size
+        sha256 = known.get(path.name) or store.checksum(path)
+        files.append(
+            ManifestFile(
+                path=_relative(path, out.parent), n_frames=n_frames, size=size, sha256=sha256
+            )
+        )
     assert first is not None
     try:
         manifest = Manifest(
@@ -118,17 +132,22 @@ def write_manifest(
 
 def expand(patterns: Sequence[str]) -> list[Path]:
     """Files that match the patterns, sorted within each, none twice."""
-    return [Path(p) for p in dict.fromkeys(p for pattern in patterns for p in sorted(glob.glob(pattern)))]
+    return [
+        Path(p)
+        for p in dict.fromkeys(p for pattern in patterns for p in sorted(glob.glob(pattern)))
+    ]
 
 
 def _relative(path: Path, folder: Path) -> str:
-    path, folder = path.absolute(), folder.absolute()
+    path = path.absolute()
+    folder = folder.absolute()
     return os.path.relpath(path, folder) if path.is_relative_to(folder) else str(path)
 
 
 def _same_geometry(a: Detector, b: Detector) -> bool:
     return a.shape == b.shape and all(
-        np.shape(x) == np.shape(y) and np.allclose(x, y, rtol=0, atol=1e-6) for x, y in zip(a[:4], b[:4], strict=True)
+        np.shape(x) == np.shape(y) and np.allclose(x, y, rtol=0, atol=1e-6)
+        for x, y in zip(a[:4], b[:4], strict=True)
     )
 
 
@@ -147,12 +166,15 @@ def _explain(error: ValidationError, path: Path) -> FileError:
     first = error.errors()[0]
     where = f"{path}: {'.'.join(str(x) for x in first['loc']) or '(whole file)'}"
     expected = f"a manifest of version 1, {first['msg'].removeprefix('Input should be ')}"
-    return FileError(where, expected, repr(first["input"])[:80], "Write it with `spreadflow manifest`.")
+    return FileError(
+        where, expected, repr(first["input"])[:80], "Write it with `spreadflow manifest`."
+    )
 
 
 def check_manifest(path: Path | str) -> None:
     """Raise FileError naming every file of a manifest that is missing, of another size, or changed."""
-    path, wrong = Path(path), []
+    path = Path(path)
+    wrong = []
     for file in read_manifest(path).files:
         image = path.parent / file.path
         if not image.exists():
@@ -162,7 +184,12 @@ def check_manifest(path: Path | str) -> None:
         elif store.checksum(image) != file.sha256:
             wrong.append(f"{image} has another checksum")
     if wrong:
-        raise FileError(path, "files as described", "; ".join(wrong), "Restore them or write the manifest again.")
+        raise FileError(
+            path,
+            "files as described",
+            "; ".join(wrong),
+            "Restore them or write the manifest again.",
+        )
 
 
 def read_mask(path: Path | str) -> np.ndarray:
@@ -171,9 +198,16 @@ def read_mask(path: Path | str) -> np.ndarray:
         with h5py.File(path, "r") as f:
             good = np.asarray(f["mask"][()]) == 0
     except (OSError, KeyError, TypeError, AttributeError) as error:
-        raise FileError(path, "an HDF5 file with a dataset `mask`", error, "See docs/files.md, masks.") from None
+        raise FileError(
+            path, "an HDF5 file with a dataset `mask`", error, "See docs/files.md, masks."
+        ) from None
     if good.ndim not in (2, 3):
-        raise FileError(path, "a mask (panel, slow, fast) or (slow, fast)", good.shape, "See docs/files.md, masks.")
+        raise FileError(
+            path,
+            "a mask (panel, slow, fast) or (slow, fast)",
+            good.shape,
+            "See docs/files.md, masks.",
+        )
     return good[None] if good.ndim == 2 else good
 
 
@@ -232,7 +266,8 @@ class Source:
 
     def read(self, i: int) -> Shot | Outcome:
         """Shot i, or why there is none: UNREADABLE, BAD_SPECTRUM, MASKED, EMPTY (the first that holds)."""
-        file, frame = int(self.shots["file"][i]), int(self.shots["frame"][i])
+        file = int(self.shots["file"][i])
+        frame = int(self.shots["frame"][i])
         images = self._open(file)
         if images is None:
             return Outcome.UNREADABLE
@@ -246,7 +281,9 @@ class Source:
             return Outcome.BAD_SPECTRUM
         low, high = images.trusted_range
         if self._saturation_photons is not None:
-            high = self._saturation_photons * self.manifest.adu_per_photon + self.manifest.offset_adu
+            high = (
+                self._saturation_photons * self.manifest.adu_per_photon + self.manifest.offset_adu
+            )
         finite = np.isfinite(adu) if adu.dtype.kind == "f" else None
         good = images.mask & self._extra & (adu >= low)
         good = good if finite is None else good & finite
@@ -255,7 +292,9 @@ class Source:
             return Outcome.MASKED
         valid = good & (adu <= high)
         n_valid = np.count_nonzero(valid)
-        if n_valid and not np.any(valid & (adu != adu[np.unravel_index(valid.argmax(), valid.shape)])):
+        if n_valid and not np.any(
+            valid & (adu != adu[np.unravel_index(valid.argmax(), valid.shape)])
+        ):
             return Outcome.EMPTY
         image = adu.astype(np.float32)
         image -= np.float32(self.manifest.offset_adu)
@@ -263,7 +302,14 @@ class Source:
         if finite is not None:
             image[~finite] = 0
         saturation = (high - self.manifest.offset_adu) / self.manifest.adu_per_photon
-        return Shot(int(self.shots["shot_id"][i]), image, valid, spectrum, (n_good - n_valid) / n_good, saturation)
+        return Shot(
+            int(self.shots["shot_id"][i]),
+            image,
+            valid,
+            spectrum,
+            (n_good - n_valid) / n_good,
+            saturation,
+        )
 
     def spectrum(self, i: int) -> Spectrum | None:
         """The spectrum of shot i without its image; None where it can't be read or makes no sense."""
@@ -284,14 +330,26 @@ class Source:
         try:
             if path.exists() and path.stat().st_size != entry.size:
                 found = f"{path.stat().st_size} bytes"
-                raise FileError(path, f"{entry.size} bytes", found, "Restore the file or write the manifest again.")
+                raise FileError(
+                    path,
+                    f"{entry.size} bytes",
+                    found,
+                    "Restore the file or write the manifest again.",
+                )
             file = NexusFile(path)
             if file.n_frames != entry.n_frames:
                 file.close()
-                raise FileError(path, f"{entry.n_frames} frames", file.n_frames, "Write the manifest again.")
+                raise FileError(
+                    path, f"{entry.n_frames} frames", file.n_frames, "Write the manifest again."
+                )
             if self._detector is not None and not _fits(file.detector, self._detector):
                 file.close()
-                raise FileError(path, _shape(self._detector), _shape(file.detector), "Not the detector of this run.")
+                raise FileError(
+                    path,
+                    _shape(self._detector),
+                    _shape(file.detector),
+                    "Not the detector of this run.",
+                )
         except FileError as error:
             self._report(str(error))
             return None
@@ -310,9 +368,16 @@ class Source:
                 header = file.detector
                 break
         if header is None and geometry is None:
-            raise FileError(self.path, "at least one readable image file", "none", "Check where the images are.")
+            raise FileError(
+                self.path, "at least one readable image file", "none", "Check where the images are."
+            )
         if header is not None and geometry is not None and not _fits(header, geometry):
-            raise FileError(self.path, f"a geometry for {_shape(header)}", _shape(geometry), "Not of this detector.")
+            raise FileError(
+                self.path,
+                f"a geometry for {_shape(header)}",
+                _shape(geometry),
+                "Not of this detector.",
+            )
         detector = header if geometry is None else geometry
         assert detector is not None
         return detector
@@ -323,7 +388,12 @@ class Source:
             mask = read_mask(path)
             expected = (self.detector.n_panels, *self.detector.shape)
             if mask.shape != expected:
-                raise FileError(path, f"a mask of shape {expected}", mask.shape, "The mask is of another detector.")
+                raise FileError(
+                    path,
+                    f"a mask of shape {expected}",
+                    mask.shape,
+                    "The mask is of another detector.",
+                )
             good = good & mask
         return good
 
@@ -334,7 +404,11 @@ def _shots(manifest: Manifest) -> dict[str, np.ndarray]:
     numbers = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     names = [manifest.files[k].path for k in numbers]
     ids = [shot_id(manifest.run, name, frame) for name, frame in zip(names, frames, strict=True)]
-    return {"shot_id": np.array(ids, np.uint64), "file": numbers, "frame": np.array(frames, np.int32)}
+    return {
+        "shot_id": np.array(ids, np.uint64),
+        "file": numbers,
+        "frame": np.array(frames, np.int32),
+    }
 
 
 def _fits(a: Detector, b: Detector) -> bool:
@@ -352,7 +426,12 @@ def _checked(images: NexusFile, frame: int) -> Spectrum | None:
     except (FileError, KeyError, OSError, ValueError):
         return None
     photons = np.maximum(photons, 0.0)  # keeps NaN
-    sound = np.isfinite(energies).all() and (energies > 0).all() and np.isfinite(photons).all() and photons.sum() > 0
+    sound = (
+        np.isfinite(energies).all()
+        and (energies > 0).all()
+        and np.isfinite(photons).all()
+        and photons.sum() > 0
+    )
     return Spectrum(energies, photons) if sound else None
 
 
@@ -361,7 +440,8 @@ def truth(manifest: Path | str) -> dict[str, np.ndarray] | None:
 
     Only summaries and tests call this. `shots/shot_id` is the id a `Source` of this manifest gives.
     """
-    path, parts = Path(manifest), []
+    path = Path(manifest)
+    parts = []
     described = read_manifest(path)
     for file in described.files:
         try:
@@ -372,7 +452,10 @@ def truth(manifest: Path | str) -> dict[str, np.ndarray] | None:
             if images.truth is None or images.shot_ids is None:
                 return None
             part = store.tables(images.truth, "truth")
-            ours = {int(old): shot_id(described.run, file.path, k) for k, old in enumerate(images.shot_ids)}
+            ours = {
+                int(old): shot_id(described.run, file.path, k)
+                for k, old in enumerate(images.shot_ids)
+            }
             ids = [ours[int(old)] for old in part["shots/shot_id"]]
             parts.append(part | {"shots/shot_id": np.array(ids, np.uint64)})
     return store.joined("truth", schema.FILES["truth"], parts) if parts else None

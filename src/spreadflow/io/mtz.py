@@ -11,7 +11,10 @@ from spreadflow.io.store import replacing
 
 K_SOL, B_SOL = 0.35, 46.0
 """flat bulk solvent of a reference model, electrons/Å³ and Å² (as the published scaling against a model)"""
-INTENSITIES, AMPLITUDES = ("IMEAN", "I", "Iobs", "I-obs", "IOBS"), ("F", "FP", "FOBS", "F-obs", "FC", "FMODEL")
+INTENSITIES, AMPLITUDES = (
+    ("IMEAN", "I", "Iobs", "I-obs", "IOBS"),
+    ("F", "FP", "FOBS", "F-obs", "FC", "FMODEL"),
+)
 """labels a reference may have, in order of preference; any other column of type J, then F, is taken after them"""
 _COLUMNS = {
     "IMEAN": "J",
@@ -70,7 +73,15 @@ def _rows(hkl, friedel, intensity, sigma, n) -> np.ndarray:
     value[row, side], error[row, side], count[row, side] = intensity, sigma, n
     weight = np.nan_to_num(1.0 / error**2)
     mean = (weight * np.nan_to_num(value)).sum(axis=1) / weight.sum(axis=1)
-    columns = [mean, weight.sum(axis=1) ** -0.5, value[:, 0], error[:, 0], value[:, 1], error[:, 1], *count.T]
+    columns = [
+        mean,
+        weight.sum(axis=1) ** -0.5,
+        value[:, 0],
+        error[:, 0],
+        value[:, 1],
+        error[:, 1],
+        *count.T,
+    ]
     return np.column_stack([indices, *columns]).astype(np.float32)
 
 
@@ -93,21 +104,30 @@ def read_merged(path: Path | str, cell: np.ndarray, space_group: str) -> Measure
     try:
         file = gemmi.read_mtz_file(str(path))
     except (OSError, RuntimeError, ValueError) as error:
-        raise FileError(path, "a readable MTZ file", error, "Check structure_factors.mtz.") from None
+        raise FileError(
+            path, "a readable MTZ file", error, "Check structure_factors.mtz."
+        ) from None
     group = gemmi.find_spacegroup_by_name(space_group)
     if file.spacegroup is None or _class_of(file.spacegroup) != _class_of(group):
         found = "none" if file.spacegroup is None else f"'{file.spacegroup.xhm()}'"
-        raise FileError(path, f"the point group and centring of '{space_group}'", found, "Make them agree.")
+        raise FileError(
+            path, f"the point group and centring of '{space_group}'", found, "Make them agree."
+        )
     off = np.abs(np.array(file.cell.parameters) - cell)
     if np.any(off > np.array([*(0.01 * cell[:3]), 1.0, 1.0, 1.0])):
         expected = f"cell {np.round(cell, 2).tolist()} (crystal.cell)"
-        raise FileError(path, expected, np.round(file.cell.parameters, 2).tolist(), "Make them agree.")
+        raise FileError(
+            path, expected, np.round(file.cell.parameters, 2).tolist(), "Make them agree."
+        )
     data = gemmi.Intensities()
     try:
         data.import_mtz(file, gemmi.DataType.MergedAM)
     except (RuntimeError, ValueError) as error:
-        raise FileError(path, "merged intensities with σ", error, "Check structure_factors.mtz.") from None
-    hkl, columns = np.array(data.miller_array), (np.array(data.value_array), np.array(data.sigma_array))
+        raise FileError(
+            path, "merged intensities with σ", error, "Check structure_factors.mtz."
+        ) from None
+    hkl = np.array(data.miller_array)
+    columns = (np.array(data.value_array), np.array(data.sigma_array))
     if data.type == gemmi.DataType.Anomalous:
         return Measured(np.where(np.array(data.isign_array)[:, None] < 0, -hkl, hkl), *columns)
     return Measured(np.concatenate([hkl, -hkl]), *(np.tile(column, 2) for column in columns))
@@ -118,7 +138,9 @@ def _class_of(group: gemmi.SpaceGroup) -> tuple[str, str]:
     return group.point_group_hm(), group.centring_type()
 
 
-def read_reference(path: Path | str, space_group: str, d_min: float) -> tuple[np.ndarray, np.ndarray]:
+def read_reference(
+    path: Path | str, space_group: str, d_min: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Reference intensities: hkl (n, 3) int32 in the CCP4 asu and I (n,), Friedel mates averaged.
 
     From an MTZ file (intensities, else squared amplitudes) or a model (PDB, mmCIF: squared structure factors with flat
@@ -126,20 +148,35 @@ def read_reference(path: Path | str, space_group: str, d_min: float) -> tuple[np
     """
     path = Path(path)
     if not path.exists():
-        raise FileError(path, "a reference (MTZ, PDB or mmCIF)", "nothing", "Check merge.reference.")
+        raise FileError(
+            path, "a reference (MTZ, PDB or mmCIF)", "nothing", "Check merge.reference."
+        )
     try:
         mtz = path.suffix.lower() == ".mtz"
         group, hkl, intensity = _from_mtz(path) if mtz else _from_model(path, d_min)
     except (RuntimeError, ValueError, IndexError) as error:
-        raise FileError(path, "a readable MTZ, PDB or mmCIF file", error, "Check merge.reference.") from None
+        raise FileError(
+            path, "a readable MTZ, PDB or mmCIF file", error, "Check merge.reference."
+        ) from None
     expected = gemmi.find_spacegroup_by_name(space_group)
-    if group is None or group.laue_str() != expected.laue_str() or group.centring_type() != expected.centring_type():
+    if (
+        group is None
+        or group.laue_str() != expected.laue_str()
+        or group.centring_type() != expected.centring_type()
+    ):
         found = "none" if group is None else group.xhm()
-        raise FileError(path, f"the Laue group and centring of '{space_group}'", f"'{found}'", "Check merge.reference.")
+        raise FileError(
+            path,
+            f"the Laue group and centring of '{space_group}'",
+            f"'{found}'",
+            "Check merge.reference.",
+        )
     known = np.isfinite(intensity)
     data = gemmi.Intensities()
     cell = gemmi.UnitCell(10, 10, 10, 90, 90, 90)  # only the indices matter
-    data.set_data(cell, expected, hkl[known].astype(np.int32), intensity[known], np.ones(known.sum()))
+    data.set_data(
+        cell, expected, hkl[known].astype(np.int32), intensity[known], np.ones(known.sum())
+    )
     data.merge_in_place(gemmi.DataType.Mean)
     return np.array(data.miller_array, dtype=np.int32), np.array(data.value_array)
 
@@ -148,8 +185,12 @@ def _from_mtz(path: Path):
     """Space group, hkl and intensities of the preferred column."""
     mtz = gemmi.read_mtz_file(str(path))
     labels = {c.label: c for c in mtz.columns}
-    wanted = [name for name in INTENSITIES if name in labels] + [c.label for c in mtz.columns if c.type == "J"]
-    squared = [name for name in AMPLITUDES if name in labels] + [c.label for c in mtz.columns if c.type == "F"]
+    wanted = [name for name in INTENSITIES if name in labels] + [
+        c.label for c in mtz.columns if c.type == "J"
+    ]
+    squared = [name for name in AMPLITUDES if name in labels] + [
+        c.label for c in mtz.columns if c.type == "F"
+    ]
     if not wanted + squared:
         raise ValueError(f"no intensities or amplitudes among {', '.join(labels)}")
     values = np.array((labels[(wanted + squared)[0]]).array, dtype=np.float64)
@@ -172,7 +213,11 @@ def _from_model(path: Path, d_min: float):
     mask = gemmi.FloatGrid()
     mask.setup_from(structure, spacing=min(0.6, d_min / 3))
     gemmi.SolventMasker(gemmi.AtomicRadiiSet.Cctbx).put_mask_on_float_grid(mask, structure[0])
-    solvent = gemmi.transform_map_to_f_phi(mask, half_l=True).prepare_asu_data(dmin=d_min, with_sys_abs=False)
+    solvent = gemmi.transform_map_to_f_phi(mask, half_l=True).prepare_asu_data(
+        dmin=d_min, with_sys_abs=False
+    )
     s2 = 0.25 * np.asarray(atoms.make_1_d2_array())
-    f = np.asarray(atoms.value_array) + K_SOL * np.exp(-B_SOL * s2) * np.asarray(solvent.value_array)
+    f = np.asarray(atoms.value_array) + K_SOL * np.exp(-B_SOL * s2) * np.asarray(
+        solvent.value_array
+    )
     return group, np.asarray(atoms.miller_array), np.abs(f) ** 2

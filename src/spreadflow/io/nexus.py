@@ -85,7 +85,13 @@ def write(
         instrument = _group(entry, "instrument", "NXinstrument")
         _put(instrument, "name", "stills instrument", short_name="stills")
         _put(_group(entry, "shots", "NXcollection"), "shot_id", np.asarray(shot_ids, np.uint64))
-        _write_beam(instrument, np.asarray(energies_ev, float), np.asarray(photons, float), polarization, beam_size_mm)
+        _write_beam(
+            instrument,
+            np.asarray(energies_ev, float),
+            np.asarray(photons, float),
+            polarization,
+            beam_size_mm,
+        )
         _write_detector(instrument, detector, mask, saturation_adu)
         data = _group(entry, "data", "NXdata", signal="data")
         _write_frames(data, frames, len(photons), detector, compression, corrupt)
@@ -98,9 +104,17 @@ def write(
                 _write_curves(f["truth"], np.asarray(energies_ev, float), true_curves)
 
 
-def _write_curves(truth: h5py.Group, energies_ev: np.ndarray, curves: Mapping[str, np.ndarray]) -> None:
-    sites, every = np.repeat(np.arange(len(curves)), len(energies_ev)), np.concatenate([np.empty(0), *curves.values()])
-    columns = {"site": sites, "energy_ev": np.tile(energies_ev, len(curves)), "fp": every.real, "fdp": every.imag}
+def _write_curves(
+    truth: h5py.Group, energies_ev: np.ndarray, curves: Mapping[str, np.ndarray]
+) -> None:
+    sites = np.repeat(np.arange(len(curves)), len(energies_ev))
+    every = np.concatenate([np.empty(0), *curves.values()])
+    columns = {
+        "site": sites,
+        "energy_ev": np.tile(energies_ev, len(curves)),
+        "fp": every.real,
+        "fdp": every.imag,
+    }
     store.fill(truth, "true_curves", {f"curves/{name}": column for name, column in columns.items()})
     store.put_attributes(truth, {"sites": list(curves)})
 
@@ -117,9 +131,13 @@ def _group(parent: h5py.Group, name: str, nx_class: str, **attributes: Any) -> h
     return group
 
 
-def _axis(group: h5py.Group, name: str, value: float, kind: str, vector, depends_on: str, offset=(0, 0, 0)) -> str:
+def _axis(
+    group: h5py.Group, name: str, value: float, kind: str, vector, depends_on: str, offset=(0, 0, 0)
+) -> str:
     """One step of a transformation chain, mm or degrees. Returns its absolute path."""
-    item = _put(group, name, np.array([float(value)]), units="mm" if kind == "translation" else "deg")
+    item = _put(
+        group, name, np.array([float(value)]), units="mm" if kind == "translation" else "deg"
+    )
     item.attrs.update(transformation_type=kind, depends_on=depends_on, offset_units="mm")
     item.attrs["vector"] = np.asarray(vector, float) + 0.0  # no negative zeros
     item.attrs["offset"] = np.asarray(offset, float) + 0.0
@@ -127,7 +145,11 @@ def _axis(group: h5py.Group, name: str, value: float, kind: str, vector, depends
 
 
 def _write_beam(
-    instrument: h5py.Group, energies_ev: np.ndarray, photons: np.ndarray, polarization: float, size_mm: float | None
+    instrument: h5py.Group,
+    energies_ev: np.ndarray,
+    photons: np.ndarray,
+    polarization: float,
+    size_mm: float | None,
 ) -> None:
     beam = _group(instrument, "beam", "NXbeam")
     name = "incident_wavelength_1Dspectrum"
@@ -144,7 +166,9 @@ def _write_beam(
         _put(beam, "profile", "rectangular")
 
 
-def _write_detector(instrument: h5py.Group, detector: Detector, mask: np.ndarray | None, saturation_adu: int) -> None:
+def _write_detector(
+    instrument: h5py.Group, detector: Detector, mask: np.ndarray | None, saturation_adu: int
+) -> None:
     d = _group(instrument, "detector", "NXdetector")
     pixel = float(detector.pixel_mm)
     fast0, slow0 = beam_center(detector)
@@ -152,10 +176,13 @@ def _write_detector(instrument: h5py.Group, detector: Detector, mask: np.ndarray
     _put(d, "count_time", 1.0, units="s")
     _put(d, "saturation_value", int(saturation_adu))
     _put(d, "underload_value", UNDERLOAD_ADU)
-    _put(d, "sensor_material", "Si")  # readers know few materials; it has no effect at this thickness
+    _put(
+        d, "sensor_material", "Si"
+    )  # readers know few materials; it has no effect at this thickness
     thickness = _put(d, "sensor_thickness", SURFACE_MM, units="mm")
     thickness.attrs.update(
-        capture_thickness_mm=float(detector.thickness_mm), capture_attenuation_mm=float(detector.attenuation_mm)
+        capture_thickness_mm=float(detector.thickness_mm),
+        capture_attenuation_mm=float(detector.attenuation_mm),
     )
     _put(d, "x_pixel_size", pixel, units="mm")
     _put(d, "y_pixel_size", pixel, units="mm")
@@ -163,7 +190,11 @@ def _write_detector(instrument: h5py.Group, detector: Detector, mask: np.ndarray
     _put(d, "distance_derived", distances_mm(detector)[0], units="mm")
     _put(d, "beam_center_x", fast0[0], units="pixels")
     _put(d, "beam_center_y", slow0[0], units="pixels")
-    bad = np.zeros((detector.n_panels, *detector.shape), np.uint32) if mask is None else (~mask).astype(np.uint32)
+    bad = (
+        np.zeros((detector.n_panels, *detector.shape), np.uint32)
+        if mask is None
+        else (~mask).astype(np.uint32)
+    )
     bad = bad[0] if detector.n_panels == 1 else bad
     d.create_dataset("pixel_mask", data=bad, compression="gzip", compression_opts=4, shuffle=True)
 
@@ -178,13 +209,34 @@ def _write_detector(instrument: h5py.Group, detector: Detector, mask: np.ndarray
         m = _group(d, "module" if one else f"module_{panel:03d}", "NXdetector_module")
         _put(m, "data_origin", np.array([0, 0] if one else [panel, 0, 0]))
         _put(m, "data_size", np.array(detector.shape if one else (1, *detector.shape)))
-        at = _axis(m, "module_offset", 0.0, "translation", (1, 0, 0), head, origin - [0, 0, rail_mm])
-        _axis(m, "fast_pixel_direction", pixel, "translation", detector.fast[panel] @ LAB_FROM_MCSTAS, at)
-        _axis(m, "slow_pixel_direction", pixel, "translation", detector.slow[panel] @ LAB_FROM_MCSTAS, at)
+        at = _axis(
+            m, "module_offset", 0.0, "translation", (1, 0, 0), head, origin - [0, 0, rail_mm]
+        )
+        _axis(
+            m,
+            "fast_pixel_direction",
+            pixel,
+            "translation",
+            detector.fast[panel] @ LAB_FROM_MCSTAS,
+            at,
+        )
+        _axis(
+            m,
+            "slow_pixel_direction",
+            pixel,
+            "translation",
+            detector.slow[panel] @ LAB_FROM_MCSTAS,
+            at,
+        )
 
 
 def _write_frames(
-    data: h5py.Group, frames: Iterable[np.ndarray], n: int, detector: Detector, compression: str, corrupt: Sequence[int]
+    data: h5py.Group,
+    frames: Iterable[np.ndarray],
+    n: int,
+    detector: Detector,
+    compression: str,
+    corrupt: Sequence[int],
 ) -> None:
     if compression == "bitshuffle-lz4":
         packed: Mapping = hdf5plugin.Bitshuffle(cname="lz4")
@@ -221,9 +273,13 @@ class NexusFile:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         try:
-            self._file = h5py.File(self.path, "r", locking=False)  # shared file systems often refuse locks
+            self._file = h5py.File(
+                self.path, "r", locking=False
+            )  # shared file systems often refuse locks
         except OSError as error:
-            raise FileError(self.path, "a readable NXmx HDF5 file", error, "Check that it is complete.") from None
+            raise FileError(
+                self.path, "a readable NXmx HDF5 file", error, "Check that it is complete."
+            ) from None
         try:
             self._load()
         except FileError:
@@ -231,19 +287,30 @@ class NexusFile:
             raise
         except (KeyError, OSError, RuntimeError, ValueError, IndexError) as error:
             self.close()
-            raise FileError(self.path, "a complete NXmx file", error, "See docs/files.md, image files.") from None
+            raise FileError(
+                self.path, "a complete NXmx file", error, "See docs/files.md, image files."
+            ) from None
 
     def _load(self) -> None:
-        entries = [e for e in _children(self._file, "NXentry") if _text(e.get("definition")) == "NXmx"]
+        entries = [
+            e for e in _children(self._file, "NXentry") if _text(e.get("definition")) == "NXmx"
+        ]
         entry = self._only(entries, "NXentry of definition NXmx", self._file)
         instrument = self._only(_children(entry, "NXinstrument"), "NXinstrument", entry)
         self._sensor = self._only(_children(instrument, "NXdetector"), "NXdetector", instrument)
-        beams = [b for g in (instrument, *_children(entry, "NXsample")) for b in _children(g, "NXbeam")]
+        beams = [
+            b for g in (instrument, *_children(entry, "NXsample")) for b in _children(g, "NXbeam")
+        ]
         self._beam = self._only(beams, "NXbeam", instrument)
         self._group = self._only(_children(entry, "NXdata"), "NXdata", entry)
         self._data = self._group[_text(self._group.attrs.get("signal", "data"))]
         if self._data.ndim not in (3, 4):
-            raise FileError(self._data.name, "frames (n, slow, fast) or (n, panel, slow, fast)", self._data.shape, "")
+            raise FileError(
+                self._data.name,
+                "frames (n, slow, fast) or (n, panel, slow, fast)",
+                self._data.shape,
+                "",
+            )
         self._modules = [self._module(m) for m in _children(self._sensor, "NXdetector_module")]
         self._only(self._modules[:1], "NXdetector_module", self._sensor)
         self.n_frames = len(self._data)
@@ -269,7 +336,9 @@ class NexusFile:
     @property
     def pedestal(self) -> tuple[float, float]:
         """(offset_adu, adu_per_photon) as the file states them, 0 and 1 where it does not."""
-        return 0.0 - _number(self._group, "data_offset", 0.0), 1 / _number(self._group, "data_scaling_factor", 1.0)
+        return 0.0 - _number(self._group, "data_offset", 0.0), 1 / _number(
+            self._group, "data_scaling_factor", 1.0
+        )
 
     @property
     def truth(self) -> h5py.Group | None:
@@ -293,16 +362,26 @@ class NexusFile:
             photons = np.ones(1)
         else:
             lengths = np.atleast_1d(item[frames] if item.ndim == 2 else item[()])
-            photons = np.atleast_1d(weights[frames] if weights.ndim == 2 else weights[()]).astype(float)
+            photons = np.atleast_1d(weights[frames] if weights.ndim == 2 else weights[()]).astype(
+                float
+            )
             if lengths.shape[-1] != photons.shape[-1]:
                 found = photons.shape[-1]
-                raise FileError(weights.name, f"{lengths.shape[-1]} weights", found, "One weight for each channel.")
+                raise FileError(
+                    weights.name,
+                    f"{lengths.shape[-1]} weights",
+                    found,
+                    "One weight for each channel.",
+                )
         with np.errstate(divide="ignore"):
             energies = energy(lengths.astype(float) * self._unit(item, _ANGSTROM))
         order = np.argsort(energies, axis=-1)
         shape = len(range(self.n_frames)[frames]), energies.shape[-1]
-        photons, rows = np.broadcast_to(photons, shape), np.broadcast_to(order, shape)
-        return Spectrum(np.take_along_axis(energies, order, -1), np.take_along_axis(photons, rows, -1))
+        photons = np.broadcast_to(photons, shape)
+        rows = np.broadcast_to(order, shape)
+        return Spectrum(
+            np.take_along_axis(energies, order, -1), np.take_along_axis(photons, rows, -1)
+        )
 
     def _spectrum_items(self) -> tuple[h5py.Dataset, h5py.Dataset | None]:
         """Wavelengths of the channels and their weights; the shots' own wavelengths and None where there are none."""
@@ -317,31 +396,47 @@ class NexusFile:
             name = variant
         item = self._beam["incident_wavelength"]
         if item.size not in (1, self.n_frames):
-            raise FileError(item.name, f"1 or {self.n_frames} wavelengths", item.shape, "Spectra need weights.")
+            raise FileError(
+                item.name, f"1 or {self.n_frames} wavelengths", item.shape, "Spectra need weights."
+            )
         return item, None
 
     def _only(self, found: list, what: str, where: h5py.Group) -> Any:
         if not found:
-            raise FileError(f"{self.path}:{where.name}", f"a {what}", "none", "This is not an NXmx file.")
+            raise FileError(
+                f"{self.path}:{where.name}", f"a {what}", "none", "This is not an NXmx file."
+            )
         return found[0]
 
     def _unit(self, item: h5py.Dataset, known: dict[str, float], attribute: str = "units") -> float:
         unit = _text(item.attrs.get(attribute, item.attrs.get("units")))
         if unit not in known:
-            raise FileError(f"{self.path}:{item.name}", f"units among {', '.join(known)}", repr(unit), "Correct it.")
+            raise FileError(
+                f"{self.path}:{item.name}",
+                f"units among {', '.join(known)}",
+                repr(unit),
+                "Correct it.",
+            )
         return known[unit]
 
     def _affine(self, item: h5py.Dataset, move: bool = True) -> np.ndarray:
         """(4, 4) matrix of one transformation, mm; `move=False` leaves out its own displacement."""
-        kind, vector = _text(item.attrs.get("transformation_type")), np.asarray(item.attrs["vector"], float)
+        kind = _text(item.attrs.get("transformation_type"))
+        vector = np.asarray(item.attrs["vector"], float)
         values = np.atleast_1d(item[()])
         if np.ptp(values) > 0:
-            raise FileError(f"{self.path}:{item.name}", "one value for all frames", values, "Split the file.")
+            raise FileError(
+                f"{self.path}:{item.name}", "one value for all frames", values, "Split the file."
+            )
         out = np.eye(4)
         if "offset" in item.attrs and np.any(item.attrs["offset"]):
-            out[:3, 3] = np.asarray(item.attrs["offset"], float) * self._unit(item, _MM, "offset_units")
+            out[:3, 3] = np.asarray(item.attrs["offset"], float) * self._unit(
+                item, _MM, "offset_units"
+            )
         if values[0] and kind == "rotation":
-            out[:3, :3] = from_vector(vector / np.linalg.norm(vector) * values[0] * self._unit(item, _RADIAN))
+            out[:3, :3] = from_vector(
+                vector / np.linalg.norm(vector) * values[0] * self._unit(item, _RADIAN)
+            )
         elif values[0] and move:
             out[:3, 3] += vector * values[0] * self._unit(item, _MM)
         return out
@@ -355,13 +450,17 @@ class NexusFile:
                 return total
             item = item.parent[target]
             total = self._affine(item) @ total
-        raise FileError(f"{self.path}:{item.name}", "a chain that ends", "a circle of depends_on", "Correct it.")
+        raise FileError(
+            f"{self.path}:{item.name}", "a chain that ends", "a circle of depends_on", "Correct it."
+        )
 
     def _module(self, module: h5py.Group) -> _Module:
         fast, slow = module["fast_pixel_direction"], module["slow_pixel_direction"]
         sizes = [np.ravel(x[()])[0] * self._unit(x, _MM) for x in (fast, slow)]
         if abs(sizes[0] - sizes[1]) > 1e-6 * sizes[0]:
-            raise FileError(f"{self.path}:{module.name}", "square pixels", f"{sizes} mm", "Not supported.")
+            raise FileError(
+                f"{self.path}:{module.name}", "square pixels", f"{sizes} mm", "Not supported."
+            )
         axes = [LAB_FROM_MCSTAS @ self._placed(x)[:3, :3] @ x.attrs["vector"] for x in (fast, slow)]
         corner = np.ravel(module["data_origin"][()]).astype(int)
         edges = zip(corner, np.ravel(module["data_size"][()]).astype(int), strict=True)
@@ -377,9 +476,16 @@ class NexusFile:
         origin_mm = np.array([m.origin_mm for m in self._modules])
         sizes = {m.shape for m in self._modules}
         if len(sizes) > 1 or len({round(m.pixel_mm, 9) for m in self._modules}) > 1:
-            raise FileError(self.path, "modules of equal shape and pixel size", sizes, "Not supported.")
+            raise FileError(
+                self.path, "modules of equal shape and pixel size", sizes, "Not supported."
+            )
         if origin_mm[:, 2].mean() >= 0:
-            raise FileError(self.path, "a detector downstream (McStas z > 0)", origin_mm, "Check the rail's sign.")
+            raise FileError(
+                self.path,
+                "a detector downstream (McStas z > 0)",
+                origin_mm,
+                "Check the rail's sign.",
+            )
         sensor = self._sensor.get("sensor_thickness")
         stated = {} if sensor is None else sensor.attrs
         return Detector(
@@ -403,7 +509,12 @@ class NexusFile:
         for name, item in self._sensor.items():
             if name == "pixel_mask" or name.startswith("pixel_mask_"):
                 if item.shape != bad.shape:
-                    raise FileError(f"{self.path}:{item.name}", f"shape {bad.shape}", item.shape, "Correct the mask.")
+                    raise FileError(
+                        f"{self.path}:{item.name}",
+                        f"shape {bad.shape}",
+                        item.shape,
+                        "Correct the mask.",
+                    )
                 bad |= item[()] != 0
         return ~self._panels(bad)
 
@@ -419,7 +530,11 @@ def _text(value: Any) -> str:
 
 def _children(group: h5py.Group, nx_class: str) -> list[h5py.Group]:
     groups = (group.get(name) for name in group)
-    return [g for g in groups if isinstance(g, h5py.Group) and _text(g.attrs.get("NX_class")) == nx_class]
+    return [
+        g
+        for g in groups
+        if isinstance(g, h5py.Group) and _text(g.attrs.get("NX_class")) == nx_class
+    ]
 
 
 def _number(group: h5py.Group, name: str, default: float) -> float:

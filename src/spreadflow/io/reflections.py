@@ -45,14 +45,21 @@ def read(path: Path | str, names: tuple[str, ...]) -> Table:
     path = Path(path)
     try:
         kind, version, table = msgpack.unpackb(path.read_bytes(), strict_map_key=False)
-        data, n = table["data"], int(table["nrows"])
+        data = table["data"]
+        n = int(table["nrows"])
         if (kind, version) != ("dials::af::reflection_table", 1):
-            raise FileError(path, "a DIALS reflection table of version 1", f"{kind} {version}", _TODO)
-        identifiers = {int(number): str(name) for number, name in table.get("identifiers", {}).items()}
+            raise FileError(
+                path, "a DIALS reflection table of version 1", f"{kind} {version}", _TODO
+            )
+        identifiers = {
+            int(number): str(name) for number, name in table.get("identifiers", {}).items()
+        }
     except OSError as error:
         raise FileError(path, "a reflection table (.refl)", error, "Check the path.") from None
     except (ValueError, KeyError, TypeError, AttributeError, msgpack.UnpackException) as error:
-        raise FileError(path, "a DIALS reflection table (MessagePack)", repr(error), _TODO) from None
+        raise FileError(
+            path, "a DIALS reflection table (MessagePack)", repr(error), _TODO
+        ) from None
     return Table({name: _column(path, data, name, n) for name in ("id", *names)}, identifiers)
 
 
@@ -63,7 +70,9 @@ def _column(path: Path, data: dict, name: str, n: int) -> np.ndarray:
         dtype, shape = _TYPES[kind]
         values = np.frombuffer(content, dtype).reshape(rows, *shape)
     except (KeyError, ValueError, TypeError) as error:
-        raise FileError(f"{path}: column {name}", f"{n} rows of a type DIALS gives it", repr(error), _TODO) from None
+        raise FileError(
+            f"{path}: column {name}", f"{n} rows of a type DIALS gives it", repr(error), _TODO
+        ) from None
     if rows != n:
         raise FileError(f"{path}: column {name}", f"{n} rows", rows, _TODO)
     return values

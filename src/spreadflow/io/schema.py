@@ -74,7 +74,11 @@ _LATTICES = _table(
         "eta_rad": ("float64", "rad", "mosaic spread: r.m.s. total rotation angle"),
         "domain_ang": ("float64", "angstrom", "edge of a mosaic domain"),
         "n_indexed": ("int32", "", "spots with a Miller index"),
-        "rmsd_radial_mm": ("float64", "mm", "observed - predicted along the direction from the beam centre"),
+        "rmsd_radial_mm": (
+            "float64",
+            "mm",
+            "observed - predicted along the direction from the beam centre",
+        ),
         "rmsd_transverse_mm": ("float64", "mm", "observed - predicted across it"),
         "n_rmsd": ("int32", "", "reflections of the r.m.s.d.: I/σ ≥ 5, fixed before refinement"),
     },
@@ -92,9 +96,17 @@ _REFLECTIONS = _table(
         "fast_obs": ("float32", "px", "observed centroid; NaN where I/σ < 5"),
         "slow_obs": ("float32", "px", "observed centroid; NaN where I/σ < 5"),
         "energy_ev": ("float32", "eV", "mean energy of the photons diffracted into the spot"),
-        "delta_psi_rad": ("float32", "rad", "rotation onto the Ewald sphere of the shot's mean energy"),
+        "delta_psi_rad": (
+            "float32",
+            "rad",
+            "rotation onto the Ewald sphere of the shot's mean energy",
+        ),
         "partiality": ("float32", "", "recorded fraction, spectrum-weighted, 0-1"),
-        "lorentz": ("float32", "angstrom³/rad", "photons = K·|F|²·polarization·capture·lorentz·partiality"),
+        "lorentz": (
+            "float32",
+            "angstrom³/rad",
+            "photons = K·|F|²·polarization·capture·lorentz·partiality",
+        ),
         "polarization": ("float32", "", "Kahn factor (divide by it)"),
         "capture": ("float32", "", "fraction of the photons the sensor captures (divide by it)"),
         "intensity": ("float32", "photon", "summed above background"),
@@ -138,7 +150,12 @@ _CELLS = _table(
         "n": ("int32", "", "lattices in the cluster"),
         "mean": ("float64", "angstrom, degree", "robust mean cell", (6,)),
         "location": ("float64", "angstrom, degree", "robust mean of the features", ("features",)),
-        "covariance": ("float64", "", "robust covariance of the features", ("features", "features")),
+        "covariance": (
+            "float64",
+            "",
+            "robust covariance of the features",
+            ("features", "features"),
+        ),
     },
 )
 
@@ -150,7 +167,12 @@ _MERGE = (
             "friedel": ("int8", "", "+1 = I(+), -1 = I(-), 0 = centric"),
             "intensity": ("float64", "", "weighted mean, arbitrary scale"),
             "sigma": ("float64", "", "standard deviation"),
-            "half": ("float64", "", "weighted means of the half sets by hash of (shot_id, k); NaN = none", (2,)),
+            "half": (
+                "float64",
+                "",
+                "weighted means of the half sets by hash of (shot_id, k); NaN = none",
+                (2,),
+            ),
             "n": ("int32", "", "observations"),
         },
     )
@@ -229,7 +251,11 @@ _ANNULUS = (
         {
             "photons": ("float32", "photon", "pedestal subtracted"),
             "valid": ("bool", "", "may be used"),
-            "foreground": ("bool", "", "in the box around what integration summed of this reflection"),
+            "foreground": (
+                "bool",
+                "",
+                "in the box around what integration summed of this reflection",
+            ),
             "overlap": ("uint8", "", "bits of models.Overlap"),
         },
     )
@@ -243,19 +269,48 @@ _MOSAIC = (
             "shot_id": ("uint64", "", "as in reindex"),
             "k": ("int32", "", "as in reindex"),
             "outcome": ("uint8", "", "errors.LearnedOutcome"),
-            "A": ("float64", "1/angstrom", "the mean of its domains where it taught a set; else NaN", (3, 3)),
-            "set": ("int32", "", "row of sets: its mosaic domains; -1 = the continuous distribution", (), "sets"),
+            "A": (
+                "float64",
+                "1/angstrom",
+                "the mean of its domains where it taught a set; else NaN",
+                (3, 3),
+            ),
+            "set": (
+                "int32",
+                "",
+                "row of sets: its mosaic domains; -1 = the continuous distribution",
+                (),
+                "sets",
+            ),
             "seconds": ("float64", "s", "processor time spent on the lattice"),
         },
     )
     | _table(
         "sets",
         {
-            "lattice": ("int32", "", "row of lattices that it was learned from; -1 = several", (), "lattices"),
-            "eta_rad": ("float64", "rad", "η of the continuous distribution, the unit of the components' widths"),
-            "held_out_continuous": ("float64", "", "−ln L of the held-out shoeboxes, continuous distribution"),
+            "lattice": (
+                "int32",
+                "",
+                "row of lattices that it was learned from; -1 = several",
+                (),
+                "lattices",
+            ),
+            "eta_rad": (
+                "float64",
+                "rad",
+                "η of the continuous distribution, the unit of the components' widths",
+            ),
+            "held_out_continuous": (
+                "float64",
+                "",
+                "−ln L of the held-out shoeboxes, continuous distribution",
+            ),
             "held_out": ("float64", "", "−ln L of the held-out shoeboxes with what was learned"),
-            "is_better": ("bool", "", "held-out shoeboxes are likelier: it is used, and has components"),
+            "is_better": (
+                "bool",
+                "",
+                "held-out shoeboxes are likelier: it is used, and has components",
+            ),
         },
     )
     | _table(
@@ -273,8 +328,17 @@ _MOSAIC = (
         "components",
         {
             "set": ("int32", "", "row of sets", (), "sets"),
-            "rotation_rad": ("float64", "rad", "rotation vector from the mean, lab frame: R·A", (3,)),
-            "width": ("float64", "", "standard deviation of its Gaussian about each axis, in units of η"),
+            "rotation_rad": (
+                "float64",
+                "rad",
+                "rotation vector from the mean, lab frame: R·A",
+                (3,),
+            ),
+            "width": (
+                "float64",
+                "",
+                "standard deviation of its Gaussian about each axis, in units of η",
+            ),
             "share": ("float64", "", "fraction of the domains; sums to 1 over a set"),
         },
     )
@@ -287,14 +351,42 @@ _STAGE1 = (
             "run": ("int32", "", "row of attribute `runs`"),
             "shot_id": ("uint64", "", "as in reindex"),
             "k": ("int32", "", "as in reindex"),
-            "outcome": ("uint8", "", "errors.RefinedOutcome; numbers of a lattice that could not be fitted are NaN"),
-            "A": ("float64", "1/angstrom", "refined matrix, the mean of the mosaic domains", (3, 3)),
+            "outcome": (
+                "uint8",
+                "",
+                "errors.RefinedOutcome; numbers of a lattice that could not be fitted are NaN",
+            ),
+            "A": (
+                "float64",
+                "1/angstrom",
+                "refined matrix, the mean of the mosaic domains",
+                (3, 3),
+            ),
             "cell": ("float64", "angstrom, rad", "a b c alpha beta gamma", (6,)),
-            "cell_sigma": ("float64", "angstrom, rad", "standard deviation, as quoted; NaN = held", (6,)),
-            "misset_rad": ("float64", "rad", "rotation vector from the orientation in the annulus, lab frame", (3,)),
-            "misset_sigma_rad": ("float64", "rad", "standard deviation, as quoted; NaN = held", (3,)),
+            "cell_sigma": (
+                "float64",
+                "angstrom, rad",
+                "standard deviation, as quoted; NaN = held",
+                (6,),
+            ),
+            "misset_rad": (
+                "float64",
+                "rad",
+                "rotation vector from the orientation in the annulus, lab frame",
+                (3,),
+            ),
+            "misset_sigma_rad": (
+                "float64",
+                "rad",
+                "standard deviation, as quoted; NaN = held",
+                (3,),
+            ),
             "n_cells": ("float64", "", "unit cells of a mosaic domain along a, b, c", (3,)),
-            "eta_rad": ("float64", "rad", "mosaic spread: r.m.s. rotation angle; held where it is no unknown"),
+            "eta_rad": (
+                "float64",
+                "rad",
+                "mosaic spread: r.m.s. rotation angle; held where it is no unknown",
+            ),
             "scale": ("float64", "", "mosaic domains in a beam of `beam.size_mm`"),
             "values": (
                 "float64",
@@ -303,7 +395,12 @@ _STAGE1 = (
                 "the cell, distance (mm), relative wavelength: from those in the annulus; NaN = held for this lattice",
                 ("unknown",),
             ),
-            "sigma_fisher": ("float64", "", "of the unknowns: true where the model is", ("unknown",)),
+            "sigma_fisher": (
+                "float64",
+                "",
+                "of the unknowns: true where the model is",
+                ("unknown",),
+            ),
             "sigma_sandwich": ("float64", "", "of the unknowns: over shoeboxes", ("unknown",)),
             "correlation": ("float64", "", "of the unknowns, as quoted", ("unknown", "unknown")),
             "loss_before": (
@@ -312,7 +409,11 @@ _STAGE1 = (
                 "−ln L of the start, with the scale and planes that suit it best, and its restraints",
             ),
             "loss_after": ("float64", "", "−ln L of the fit, with its restraints"),
-            "sigma_z": ("float64", "", "standard deviation of (data − model)/√variance over the pixels"),
+            "sigma_z": (
+                "float64",
+                "",
+                "standard deviation of (data − model)/√variance over the pixels",
+            ),
             "n_evaluations": ("int32", "", "of the model with its derivatives"),
             "n_boxes": ("int32", "", "shoeboxes with pixels"),
             "n_pixels": ("int32", "px", "pixels fitted"),
@@ -326,18 +427,47 @@ _STAGE1 = (
             "hkl": ("int32", "", "Miller index as observed, conventional axes", (3,)),
             "d": ("float32", "angstrom", "resolution"),
             "panel": ("int32", "", "panel"),
-            "fast": ("float64", "px", "centroid of the model's Bragg photons; NaN where there are none"),
-            "slow": ("float64", "px", "centroid of the model's Bragg photons; NaN where there are none"),
+            "fast": (
+                "float64",
+                "px",
+                "centroid of the model's Bragg photons; NaN where there are none",
+            ),
+            "slow": (
+                "float64",
+                "px",
+                "centroid of the model's Bragg photons; NaN where there are none",
+            ),
             "fast_before": ("float64", "px", "centroid predicted by spots, as in the annulus"),
             "slow_before": ("float64", "px", "centroid predicted by spots, as in the annulus"),
-            "fast_obs": ("float32", "px", "observed centroid, as in the annulus; NaN where I/σ < 5"),
-            "slow_obs": ("float32", "px", "observed centroid, as in the annulus; NaN where I/σ < 5"),
-            "fast_floor": ("float32", "px", "observed − model centroid of spots drawn from the model; NaN if weak"),
+            "fast_obs": (
+                "float32",
+                "px",
+                "observed centroid, as in the annulus; NaN where I/σ < 5",
+            ),
+            "slow_obs": (
+                "float32",
+                "px",
+                "observed centroid, as in the annulus; NaN where I/σ < 5",
+            ),
+            "fast_floor": (
+                "float32",
+                "px",
+                "observed − model centroid of spots drawn from the model; NaN if weak",
+            ),
             "slow_floor": ("float32", "px", "the same along slow"),
-            "delta_psi_rad": ("float32", "rad", "rotation onto the Ewald sphere of the shot's mean energy"),
+            "delta_psi_rad": (
+                "float32",
+                "rad",
+                "rotation onto the Ewald sphere of the shot's mean energy",
+            ),
             "delta_psi_before_rad": ("float32", "rad", "the same as in the annulus"),
             "photons": ("float32", "photon", "Bragg photons of the model in the shoebox"),
-            "plane": ("float32", "photon", "background: level at the middle, slopes per 10 px along fast, slow", (3,)),
+            "plane": (
+                "float32",
+                "photon",
+                "background: level at the middle, slopes per 10 px along fast, slow",
+                (3,),
+            ),
             "sigma_z": ("float32", "", "r.m.s. of (data − model)/√variance over the shoebox"),
         },
     )
@@ -346,7 +476,13 @@ _STAGE1 = (
         {
             "reflection": ("int32", "", "row of reflections", (), "reflections"),
             "bbox": ("int32", "px", "of the shoebox: fast0 fast1 slow0 slow1, half open", (4,)),
-            "first_pixel": ("int64", "", "row of sample_pixels where the shoebox begins", (), "sample_pixels"),
+            "first_pixel": (
+                "int64",
+                "",
+                "row of sample_pixels where the shoebox begins",
+                (),
+                "sample_pixels",
+            ),
         },
     )
     | _table(
@@ -377,11 +513,25 @@ _LADDER = (
             "lattice": ("int32", "", "row of lattices", (), "lattices"),
             "rung": ("int32", "", "row of attribute `rungs`"),
             "n": ("int32", "", "reflections of the list: I/σ ≥ 5"),
-            "radial": ("float64", "mm²", "sum of squares of observed - model along the direction from the beam centre"),
+            "radial": (
+                "float64",
+                "mm²",
+                "sum of squares of observed - model along the direction from the beam centre",
+            ),
             "transverse": ("float64", "mm²", "the same across it"),
             "n_pixels": ("int32", "px", "pixels that count; none on a rung without model"),
-            "z": ("float64", "", "sums of (model - data)/√variance of the model, and of its square", (2,)),
-            "z_published": ("float64", "", "sums of (model - data)/√max(|data|, 1), and of its square", (2,)),
+            "z": (
+                "float64",
+                "",
+                "sums of (model - data)/√variance of the model, and of its square",
+                (2,),
+            ),
+            "z_published": (
+                "float64",
+                "",
+                "sums of (model - data)/√max(|data|, 1), and of its square",
+                (2,),
+            ),
             "seconds": ("float64", "s", "processor time"),
         },
     )
@@ -391,7 +541,11 @@ _LADDER = (
             "lattice": ("int32", "", "row of lattices", (), "lattices"),
             "n_spots": ("int32", "", "flagged shoeboxes of rung 2"),
             "n_fell": ("int32", "", "of these with a smaller σ_Z than of the plane alone"),
-            "planes": ("float64", "", "largest difference of planes of rungs 2 and 3, relative to the background"),
+            "planes": (
+                "float64",
+                "",
+                "largest difference of planes of rungs 2 and 3, relative to the background",
+            ),
             "pixels": ("float64", "", "largest relative difference of pixels of rungs 3A and 3B"),
         },
     )
@@ -418,7 +572,11 @@ _TRUTH = (
         "shots",
         {
             "shot_id": ("uint64", "", "as in index"),
-            "kind": ("uint8", "", ", ".join(f"{number} {kind}" for number, kind in enumerate(KINDS))),
+            "kind": (
+                "uint8",
+                "",
+                ", ".join(f"{number} {kind}" for number, kind in enumerate(KINDS)),
+            ),
         },
     )
     | _table(
@@ -427,15 +585,34 @@ _TRUTH = (
             "shot": ("int32", "", "row of shots", (), "shots"),
             "A": ("float64", "1/angstrom", "mean over the mosaic domains", (3, 3)),
             "n_cells": ("float64", "", "unit cells of a domain along a, b, c", (3,)),
-            "eta_rad": ("float64", "rad", "of the distribution the domains are drawn from: r.m.s. rotation angle"),
-            "scale": ("float64", "", "mosaic domains in the beam, times the pulses of a saturated shot"),
+            "eta_rad": (
+                "float64",
+                "rad",
+                "of the distribution the domains are drawn from: r.m.s. rotation angle",
+            ),
+            "scale": (
+                "float64",
+                "",
+                "mosaic domains in the beam, times the pulses of a saturated shot",
+            ),
         },
     )
     | _table(
         "domains",
         {
-            "lattice": ("int32", "", "row of lattices; none of a continuous distribution", (), "lattices"),
-            "rotation": ("float64", "", "from the mean, lab frame: the domain's matrix is rotation · A", (3, 3)),
+            "lattice": (
+                "int32",
+                "",
+                "row of lattices; none of a continuous distribution",
+                (),
+                "lattices",
+            ),
+            "rotation": (
+                "float64",
+                "",
+                "from the mean, lab frame: the domain's matrix is rotation · A",
+                (3, 3),
+            ),
         },
     )
     | _table(
@@ -469,17 +646,43 @@ _GRAM = (
             "run": ("int32", "", "row of attribute `runs`"),
             "shot_id": ("uint64", "", "as in wide"),
             "k": ("int32", "", "as in wide"),
-            "outcome": ("uint8", "", "errors.SpreadOutcome; numbers of a lattice that is not used are NaN"),
-            "A": ("float64", "1/angstrom", "refined matrix, the mean of the mosaic domains", (3, 3)),
+            "outcome": (
+                "uint8",
+                "",
+                "errors.SpreadOutcome; numbers of a lattice that is not used are NaN",
+            ),
+            "A": (
+                "float64",
+                "1/angstrom",
+                "refined matrix, the mean of the mosaic domains",
+                (3, 3),
+            ),
             "n_cells": ("float64", "", "unit cells of a mosaic domain along a, b, c", (3,)),
             "eta_rad": ("float64", "rad", "mosaic spread"),
             "scale": ("float64", "", "mosaic domains in a beam of `beam.size_mm`"),
             "photons": ("float64", "photon", "of the pulse, by channel", ("channel",)),
-            "loss": ("float64", "", "½ Σ (data − model)²/variance where it was expanded, planes eliminated"),
+            "loss": (
+                "float64",
+                "",
+                "½ Σ (data − model)²/variance where it was expanded, planes eliminated",
+            ),
             "score": ("float64", "", "its fall by what stage 1 refines", ("unknown",)),
-            "nuisance": ("float64", "", "information about what stage 1 refines", ("unknown", "unknown")),
-            "model_error": ("float64", "", "standard deviation of the model of a pixel relative to its Bragg photons"),
-            "sigma_z": ("float64", "", "standard deviation of (data − model)/√variance over the pixels"),
+            "nuisance": (
+                "float64",
+                "",
+                "information about what stage 1 refines",
+                ("unknown", "unknown"),
+            ),
+            "model_error": (
+                "float64",
+                "",
+                "standard deviation of the model of a pixel relative to its Bragg photons",
+            ),
+            "sigma_z": (
+                "float64",
+                "",
+                "standard deviation of (data − model)/√variance over the pixels",
+            ),
             "n_pixels": ("int32", "px", "pixels fitted"),
             "seconds": ("float64", "s", "processor time spent on the lattice"),
         },
@@ -499,12 +702,23 @@ _GRAM = (
             "channel": ("int32", "", "of attribute `energies_ev`"),
             "intensity": ("float64", "electron²", "|F|² the model had"),
             "slope": ("float64", "1/electron²", "fall of −ln L by |F|², planes eliminated"),
-            "cross": ("float64", "1/electron²", "information shared with what stage 1 refines", ("unknown",)),
+            "cross": (
+                "float64",
+                "1/electron²",
+                "information shared with what stage 1 refines",
+                ("unknown",),
+            ),
         },
     )
     | _table(
         "triangles",
-        {"value": ("float32", "1/electron⁴", "information about |F|²: lower triangle of each box, row by row")},
+        {
+            "value": (
+                "float32",
+                "1/electron⁴",
+                "information about |F|²: lower triangle of each box, row by row",
+            )
+        },
     )
 )
 
@@ -517,7 +731,11 @@ _SPREAD = (
             "energy_ev": ("float64", "eV", "node"),
             "fp": ("float64", "electron", "f′"),
             "fdp": ("float64", "electron", "f″"),
-            "fp_sigma": ("float64", "electron", "standard deviation, as quoted: attribute `sigma_kinds`, by fit"),
+            "fp_sigma": (
+                "float64",
+                "electron",
+                "standard deviation, as quoted: attribute `sigma_kinds`, by fit",
+            ),
             "fdp_sigma": ("float64", "electron", "the same of f″"),
             "fp_fisher": ("float64", "electron", "standard deviation if the model is right"),
             "fdp_fisher": ("float64", "electron", "the same of f″"),
@@ -528,9 +746,23 @@ _SPREAD = (
     | _table(
         "values",
         {
-            "fit": ("int32", "", "of attribute `fits`; values are f′, f″ at the nodes, site by site"),
-            "fisher": ("float64", "electron²", "row of their covariance if the model is right", ("value",)),
-            "sandwich": ("float64", "electron²", "the same from the scatter of the lattices", ("value",)),
+            "fit": (
+                "int32",
+                "",
+                "of attribute `fits`; values are f′, f″ at the nodes, site by site",
+            ),
+            "fisher": (
+                "float64",
+                "electron²",
+                "row of their covariance if the model is right",
+                ("value",),
+            ),
+            "sandwich": (
+                "float64",
+                "electron²",
+                "the same from the scatter of the lattices",
+                ("value",),
+            ),
         },
     )
     | _table(
@@ -538,9 +770,22 @@ _SPREAD = (
         {
             "fit": ("int32", "", "of attribute `fits`"),
             "site": ("int32", "", "of attribute `sites`"),
-            "energy_ev": ("float64", "eV", "E0, the steepest point of f″; NaN = none within reach of the metal's"),
-            "sigma_ev": ("float64", "eV", "its standard deviation, that of the shape's own E0 left out"),
-            "difference_ev": ("float64", "eV", "E0 less that of each site; NaN = unlike elements", ("site",)),
+            "energy_ev": (
+                "float64",
+                "eV",
+                "E0, the steepest point of f″; NaN = none within reach of the metal's",
+            ),
+            "sigma_ev": (
+                "float64",
+                "eV",
+                "its standard deviation, that of the shape's own E0 left out",
+            ),
+            "difference_ev": (
+                "float64",
+                "eV",
+                "E0 less that of each site; NaN = unlike elements",
+                ("site",),
+            ),
             "difference_sigma_ev": ("float64", "eV", "its standard deviation", ("site",)),
         },
     )
@@ -549,7 +794,11 @@ _SPREAD = (
         {
             "energy_ev": ("float64", "eV", "channel"),
             "photons": ("float64", "photon", "mean over the pulses"),
-            "residual": ("float64", "", "(data − model)/model of the Bragg photons with the quoted curves"),
+            "residual": (
+                "float64",
+                "",
+                "(data − model)/model of the Bragg photons with the quoted curves",
+            ),
             "residual_sigma": ("float64", "", "its standard deviation"),
         },
     )
@@ -561,9 +810,21 @@ _SPREAD = (
             "k": ("int32", "", "as in wide"),
             "outcome": ("uint8", "", "errors.SpreadOutcome"),
             "loss_start": ("float64", "", "−ln L with the curves of the start; NaN = not used"),
-            "loss": ("float64", "", "−ln L with the quoted curves, without terms no curve changes; NaN = not used"),
-            "model_error": ("float64", "", "standard deviation of the model of a pixel relative to its Bragg photons"),
-            "sigma_z": ("float64", "", "standard deviation of (data − model)/√variance over the pixels"),
+            "loss": (
+                "float64",
+                "",
+                "−ln L with the quoted curves, without terms no curve changes; NaN = not used",
+            ),
+            "model_error": (
+                "float64",
+                "",
+                "standard deviation of the model of a pixel relative to its Bragg photons",
+            ),
+            "sigma_z": (
+                "float64",
+                "",
+                "standard deviation of (data − model)/√variance over the pixels",
+            ),
             "seconds": ("float64", "s", "processor time spent on the lattice in the last cycle"),
         },
     )

@@ -29,7 +29,11 @@ def read(path: Path | str) -> list[Pair]:
         lines = path.read_text().splitlines()
     except (OSError, ValueError) as error:
         raise FileError(path, "a spec file", error, "Check the path.") from None
-    pairs = [_pair(path, number, words) for number, line in enumerate(lines, 1) if (words := line.split())]
+    pairs = [
+        _pair(path, number, words)
+        for number, line in enumerate(lines, 1)
+        if (words := line.split())
+    ]
     if not pairs:
         raise FileError(path, "a line for each lattice", "none", "Write `.expt .refl` on each.")
     return pairs

@@ -38,12 +38,18 @@ class Bank:
         for number, frame, before, after in self._all():
             if after > 0:
                 self._rows.append((number, frame))
-                recorded, inside = recorded + before, inside + after
+                recorded = recorded + before
+                inside = inside + after
             else:
                 self.n_bad += 1
         if not self._rows:
             expected = f"a spectrum with photons within {energies_ev[0]:g}-{energies_ev[-1]:g} eV"
-            raise FileError(self.path, expected, f"{self.n_bad} without", "Check beam.first_channel_ev and the file.")
+            raise FileError(
+                self.path,
+                expected,
+                f"{self.n_bad} without",
+                "Check beam.first_channel_ev and the file.",
+            )
         self.lost = 1.0 - inside / recorded
         """fraction of the recorded photons beyond the channels"""
         self._scale = 1.0 if photons is None else photons * len(self) / inside
@@ -65,9 +71,15 @@ class Bank:
                 try:
                     energies, photons = file.spectra(slice(start, start + CHUNK))
                 except (OSError, KeyError, ValueError) as error:
-                    raise FileError(file.path, "readable spectra", error, "See docs/files.md, image files.") from None
+                    raise FileError(
+                        file.path, "readable spectra", error, "See docs/files.md, image files."
+                    ) from None
                 shared = energies.ndim == 1
-                pieces = [(energies, photons)] if shared else zip(energies, photons[:, None], strict=True)
+                pieces = (
+                    [(energies, photons)]
+                    if shared
+                    else zip(energies, photons[:, None], strict=True)
+                )
                 sums = [_photons(Spectrum(*piece), self.energies_ev) for piece in pieces]
                 for i, (before, after) in enumerate(np.concatenate(sums)):
                     yield number, start + i, before, after

@@ -31,7 +31,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FileError(path, "a folder to write to", error, "Check --out and permissions.") from None
+        raise FileError(
+            path, "a folder to write to", error, "Check --out and permissions."
+        ) from None
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -44,7 +46,11 @@ def digest(*parts: object) -> str:
     """Sixteen hex digits that change when any of the parts (JSON-able or bytes) does."""
     h = hashlib.sha256()
     for part in parts:
-        h.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=_jsonable).encode())
+        h.update(
+            part
+            if isinstance(part, bytes)
+            else json.dumps(part, sort_keys=True, default=_jsonable).encode()
+        )
         h.update(b"\0")
     return h.hexdigest()[:16]
 
@@ -73,15 +79,23 @@ def _check(kind: str, columns: Columns, where: object) -> None:
     datasets = schema.FILES[kind]
     if columns.keys() != datasets.keys():
         odd = sorted(columns.keys() ^ datasets.keys())
-        raise FileError(where, f"the datasets of schema '{kind}'", f"a difference in {odd}", "See docs/files.md.")
+        raise FileError(
+            where,
+            f"the datasets of schema '{kind}'",
+            f"a difference in {odd}",
+            "See docs/files.md.",
+        )
     sizes: dict[str, int] = {}
     for name, dataset in datasets.items():
         shape = np.shape(columns[name])
         want = tuple(
-            sizes.setdefault(d, n) if isinstance(d, str) else d for d, n in zip(dataset.dims, shape, strict=False)
+            sizes.setdefault(d, n) if isinstance(d, str) else d
+            for d, n in zip(dataset.dims, shape, strict=False)
         )
         if len(shape) != len(dataset.dims) or shape != want:
-            raise FileError(f"{where}: {name}", f"shape {want} ({dataset.dims})", shape, "See docs/files.md.")
+            raise FileError(
+                f"{where}: {name}", f"shape {want} ({dataset.dims})", shape, "See docs/files.md."
+            )
 
 
 def write(path: Path | str, kind: str, columns: Columns, *, key: str, **attributes: object) -> None:
@@ -96,7 +110,11 @@ def fill(group: h5py.Group, kind: str, columns: Columns, where: object = "column
     _check(kind, columns, where)
     for name, dataset in schema.FILES[kind].items():
         data = _cast(np.asarray(columns[name]), dataset.dtype, f"{where}: {name}")
-        packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True} if data.nbytes > 4096 else {}
+        packed = (
+            {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+            if data.nbytes > 4096
+            else {}
+        )
         item = group.create_dataset(name, data=data, **packed)
         item.attrs["units"], item.attrs["meaning"] = dataset.unit, dataset.meaning
 
@@ -106,7 +124,10 @@ def _cast(data: np.ndarray, dtype: str, where: object) -> np.ndarray:
     out = data.astype(dtype)
     if data.dtype.kind in "iu" and out.dtype.kind in "iu" and not np.array_equal(out, data):
         raise FileError(
-            where, f"values that fit {dtype}", f"{data.min()} to {data.max()}", "This is a defect: report it."
+            where,
+            f"values that fit {dtype}",
+            f"{data.min()} to {data.max()}",
+            "This is a defect: report it.",
         )
     return out
 
@@ -134,11 +155,18 @@ def _opened(path: Path, kind: str) -> Iterator[h5py.File]:
     try:
         f = h5py.File(path, "r")
     except OSError as error:
-        raise FileError(path, f"a '{kind}' HDF5 file", error, "Rerun the stage that makes it.") from None
+        raise FileError(
+            path, f"a '{kind}' HDF5 file", error, "Rerun the stage that makes it."
+        ) from None
     with f:
         if f.attrs.get("kind") != kind or f.attrs.get("schema") != schema.VERSION:
             found = f"kind {f.attrs.get('kind')}, schema {f.attrs.get('schema')}"
-            raise FileError(path, f"kind '{kind}', schema {schema.VERSION}", found, "Rerun the stage that makes it.")
+            raise FileError(
+                path,
+                f"kind '{kind}', schema {schema.VERSION}",
+                found,
+                "Rerun the stage that makes it.",
+            )
         yield f
 
 
@@ -162,10 +190,14 @@ def read(path: Path | str, kind: str, names: Iterable[str] | None = None) -> dic
         if "parts/key" not in f:
             return {name: f[name][()] for name in wanted}
         keys = [k.decode() for k in f["parts/key"][()]]
-    return joined(kind, wanted, [read_part(path, kind, i, key, wanted) for i, key in enumerate(keys)])
+    return joined(
+        kind, wanted, [read_part(path, kind, i, key, wanted) for i, key in enumerate(keys)]
+    )
 
 
-def read_part(path: Path | str, kind: str, block: int, key: str, names: Iterable[str] | None = None) -> dict:
+def read_part(
+    path: Path | str, kind: str, block: int, key: str, names: Iterable[str] | None = None
+) -> dict:
     """One block of a product in parts. Raises FileError when the part is missing or of another config."""
     part = part_path(Path(path), block)
     if not part.exists():
@@ -221,15 +253,26 @@ def joined(kind: str, wanted: Iterable[str], parts: Sequence[dict]) -> dict[str,
     """Concatenate parts; row numbers are shifted by the rows of the parts before."""
     out = {}
     for name in wanted:
-        dataset, pieces, start = schema.FILES[kind][name], [], 0
+        dataset = schema.FILES[kind][name]
+        pieces = []
+        start = 0
         for part in parts:
             rows = part[name]
-            pieces.append(np.where(rows < 0, rows, rows + start).astype(dataset.dtype) if dataset.refers else rows)
+            pieces.append(
+                np.where(rows < 0, rows, rows + start).astype(dataset.dtype)
+                if dataset.refers
+                else rows
+            )
             start += part[""][dataset.refers] if dataset.refers else 0
         shape = tuple(0 if isinstance(d, str) else d for d in dataset.dims)
         if len({piece.shape[1:] for piece in pieces}) > 1:
             shapes = sorted({piece.shape[1:] for piece in pieces})
-            raise FileError(name, f"parts with the same {dataset.dims[1:]}", shapes, "Read these parts one by one.")
+            raise FileError(
+                name,
+                f"parts with the same {dataset.dims[1:]}",
+                shapes,
+                "Read these parts one by one.",
+            )
         out[name] = np.concatenate(pieces) if pieces else np.empty(shape, dataset.dtype)
     return out
 
@@ -244,7 +287,10 @@ class Parts:
 
     def __init__(self, product: Path | str, kind: str, base: str, blocks: Sequence[Sequence[int]]):
         self.product, self.kind = Path(product), kind
-        self.keys = [digest(schema.VERSION, __version__, kind, base, [int(s) for s in block]) for block in blocks]
+        self.keys = [
+            digest(schema.VERSION, __version__, kind, base, [int(s) for s in block])
+            for block in blocks
+        ]
 
     def done(self, block: int) -> bool:
         """Whether a valid part of this key is there already."""

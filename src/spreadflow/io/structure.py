@@ -6,7 +6,7 @@ import gemmi
 import numpy as np
 
 from spreadflow.errors import FileError
-from spreadflow.physics import lattice
+from spreadflow.physics import unit_cell
 from spreadflow.physics.structure_factors import Atoms, isotropic
 
 
@@ -22,16 +22,25 @@ def read(path: Path | str, cell: np.ndarray, space_group: str) -> Atoms:
     if len(structure) == 0 or structure[0].count_atom_sites() == 0:
         raise FileError(path, "a model with atoms", "none", "Check crystal.model.")
     _check_crystal(path, structure, cell, space_group)
-    unit_cell = structure.cell if structure.cell.is_crystal() else gemmi.UnitCell(*lattice.degrees(cell))
+    gemmi_cell = (
+        structure.cell if structure.cell.is_crystal() else gemmi.UnitCell(*unit_cell.degrees(cell))
+    )
     atoms = [cra.atom for cra in structure[0].all()]
     unknown = {atom.name for atom in atoms if atom.element.it92 is None}
     if unknown:
-        raise FileError(path, "elements with known form factors", sorted(unknown), "Name the elements in the file.")
-    to_fractional = np.array(unit_cell.frac.mat.tolist())
+        raise FileError(
+            path,
+            "elements with known form factors",
+            sorted(unknown),
+            "Name the elements in the file.",
+        )
+    to_fractional = np.array(gemmi_cell.frac.mat.tolist())
     return Atoms(
         np.array([atom.name for atom in atoms]),
-        np.array(["H" if atom.element.name == "D" else atom.element.name for atom in atoms]),  # the same for X-rays
-        np.array([unit_cell.fractionalize(atom.pos).tolist() for atom in atoms]),
+        np.array(
+            ["H" if atom.element.name == "D" else atom.element.name for atom in atoms]
+        ),  # the same for X-rays
+        np.array([gemmi_cell.fractionalize(atom.pos).tolist() for atom in atoms]),
         np.array([atom.occ for atom in atoms]),
         np.array([_beta(atom, cell, to_fractional) for atom in atoms]),
     )
@@ -44,13 +53,21 @@ def _beta(atom: gemmi.Atom, cell: np.ndarray, to_fractional: np.ndarray) -> np.n
     return 2 * np.pi**2 * to_fractional @ np.array(atom.aniso.as_mat33().tolist()) @ to_fractional.T
 
 
-def _check_crystal(path: Path | str, structure: gemmi.Structure, cell: np.ndarray, space_group: str) -> None:
+def _check_crystal(
+    path: Path | str, structure: gemmi.Structure, cell: np.ndarray, space_group: str
+) -> None:
     """Raise FileError where the file's crystal is another one than the configuration's."""
     found = structure.find_spacegroup()
     if found is not None and found.xhm() != gemmi.find_spacegroup_by_name(space_group).xhm():
-        raise FileError(path, f"space group '{space_group}' (crystal.space_group)", found.xhm(), "Make them agree.")
+        raise FileError(
+            path,
+            f"space group '{space_group}' (crystal.space_group)",
+            found.xhm(),
+            "Make them agree.",
+        )
     if structure.cell.is_crystal():
-        mine, theirs = lattice.degrees(cell), np.array(structure.cell.parameters)
+        mine = unit_cell.degrees(cell)
+        theirs = np.array(structure.cell.parameters)
         if np.any(np.abs(theirs - mine) > np.array([*(0.01 * mine[:3]), 1.0, 1.0, 1.0])):
             expected = f"cell {np.round(mine, 2).tolist()} (crystal.cell)"
             raise FileError(path, expected, theirs.round(2).tolist(), "Make them agree.")
@@ -61,13 +78,19 @@ def read_curve(path: Path | str, energies_ev: np.ndarray) -> np.ndarray:
     try:
         table = np.loadtxt(path, dtype=np.float64, ndmin=2)
     except (OSError, ValueError) as error:
-        raise FileError(path, "a table of three columns: energy (eV), f', f''", error, "Check crystal.sites.") from None
+        raise FileError(
+            path, "a table of three columns: energy (eV), f', f''", error, "Check crystal.sites."
+        ) from None
     finite = np.isfinite(table).all()
     if table.shape[1] != 3 or len(table) < 2 or not finite or np.any(np.diff(table[:, 0]) <= 0):
         found = f"{table.shape[1]} columns, {len(table)} rows{'' if finite else ', not all of them numbers'}"
-        raise FileError(path, "three columns with rising energies: E (eV), f', f''", found, "Correct the table.")
+        raise FileError(
+            path, "three columns with rising energies: E (eV), f', f''", found, "Correct the table."
+        )
     if energies_ev.min() < table[0, 0] or energies_ev.max() > table[-1, 0]:
         expected = f"a table that covers {energies_ev.min():.1f}-{energies_ev.max():.1f} eV"
-        raise FileError(path, expected, f"{table[0, 0]:.1f}-{table[-1, 0]:.1f} eV", "Take a longer table.")
+        raise FileError(
+            path, expected, f"{table[0, 0]:.1f}-{table[-1, 0]:.1f} eV", "Take a longer table."
+        )
     real, imaginary = (np.interp(energies_ev, table[:, 0], table[:, i]) for i in (1, 2))
     return real + 1j * imaginary

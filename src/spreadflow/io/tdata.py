@@ -12,4 +12,6 @@ def write(path: Path | str, cells: np.ndarray, space_group: str) -> None:
     """Write cells (n, 6), Å and degrees, each followed by the symbol of the lattice's own symmetry, without blanks."""
     symbol = symmetry.metric_symbol(space_group)
     with replacing(Path(path)) as temporary:
-        temporary.write_text("".join(" ".join(f"{value:.6f}" for value in cell) + f" {symbol}\n" for cell in cells))
+        temporary.write_text(
+            "".join(" ".join(f"{value:.6f}" for value in cell) + f" {symbol}\n" for cell in cells)
+        )

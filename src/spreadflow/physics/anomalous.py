@@ -22,12 +22,18 @@ _NEAR_EV = 60.0
 def tabulated(element: str, energies_ev: ArrayLike) -> np.ndarray:
     """(channel,) complex f' + i f'' of the free atom."""
     energies = np.atleast_1d(np.asarray(energies_ev, dtype=np.float64))
-    return np.atleast_1d(xraydb.f1_chantler(element, energies) + 1j * xraydb.f2_chantler(element, energies))
+    return np.atleast_1d(
+        xraydb.f1_chantler(element, energies) + 1j * xraydb.f2_chantler(element, energies)
+    )
 
 
 def nearest_edge(element: str, energy_ev: float) -> float:
     """Energy, eV, of the K or L edge of an element that is nearest to `energy_ev`."""
-    edges = [edge.energy for name, edge in xraydb.xray_edges(element).items() if name in ("K", "L1", "L2", "L3")]
+    edges = [
+        edge.energy
+        for name, edge in xraydb.xray_edges(element).items()
+        if name in ("K", "L1", "L2", "L3")
+    ]
     return min(edges, key=lambda edge: abs(np.log(edge / energy_ev)))
 
 
@@ -50,15 +56,20 @@ def shifted(element: str, shift_ev: float, energies_ev: np.ndarray) -> np.ndarra
     absorption = _site_absorption(nodes, table.imag, edge, shift_ev)
     anchors = edge + np.array([-2.0, 2.0]) * _NEAR_EV
     smooth = tabulated(element, anchors).real - kramers_kronig(anchors, nodes, table.imag)
-    real = kramers_kronig(energies, nodes, absorption) + np.polynomial.Polynomial.fit(anchors, smooth, 1)(energies)
+    real = kramers_kronig(energies, nodes, absorption) + np.polynomial.Polynomial.fit(
+        anchors, smooth, 1
+    )(energies)
     return real + 1j * np.interp(energies, nodes, absorption)
 
 
-def _site_absorption(energies: np.ndarray, table: np.ndarray, edge: float, shift: float) -> np.ndarray:
+def _site_absorption(
+    energies: np.ndarray, table: np.ndarray, edge: float, shift: float
+) -> np.ndarray:
     """f'' of the site: the table's two sides continued towards the edge, joined by a soft step, plus the white line."""
     near = np.abs(energies - edge) < _NEAR_EV
     sides = [
-        np.polynomial.Polynomial.fit(energies[fit], table[fit], 1)(energies[near]) for fit in _sides(energies, edge)
+        np.polynomial.Polynomial.fit(energies[fit], table[fit], 1)(energies[near])
+        for fit in _sides(energies, edge)
     ]
     height, above, width = WHITE_LINE
     offset = energies[near] - edge - shift
@@ -75,20 +86,24 @@ def _sides(energies: np.ndarray, edge: float) -> tuple[np.ndarray, np.ndarray]:
     return far & (energies < edge), far & (energies > edge)
 
 
-def kramers_kronig(energies_ev: np.ndarray, nodes_ev: np.ndarray, absorption: np.ndarray) -> np.ndarray:
+def kramers_kronig(
+    energies_ev: np.ndarray, nodes_ev: np.ndarray, absorption: np.ndarray
+) -> np.ndarray:
     """(n, ...) f'(E) = (2/π) P∫ x f''(x) / (E² − x²) dx, f'' (m, ...) at nodes (m,) eV, linear between, zero beyond.
 
     The principal value of each linear piece f'' = α + β x is analytic, the difference between its ends of
     −½ α ln|E² − x²| − β x + ½ β E ln|(E + x)/(E − x)|; where E is a node, the logarithms of the two pieces that meet
     there cancel. Energies are > 0.
     """
-    nodes, values = np.asarray(nodes_ev, dtype=np.float64), np.asarray(absorption, dtype=np.float64)
+    nodes = np.asarray(nodes_ev, dtype=np.float64)
+    values = np.asarray(absorption, dtype=np.float64)
     slope = (np.diff(values, axis=0).T / np.diff(nodes)).T
     level = values[:-1] - (slope.T * nodes[:-1]).T
     out = np.empty((len(energies_ev), *values.shape[1:]))
     for i, energy in enumerate(np.asarray(energies_ev, dtype=np.float64)):
         gap = np.abs(energy - nodes)
-        minus, plus = np.log(np.where(gap > 1e-9, gap, 1.0)), np.log(energy + nodes)
+        minus = np.log(np.where(gap > 1e-9, gap, 1.0))
+        plus = np.log(energy + nodes)
         out[i] = -0.5 * np.diff(minus + plus) @ level
         out[i] += (0.5 * energy * np.diff(plus - minus) - np.diff(nodes)) @ slope
     return 2.0 / np.pi * out

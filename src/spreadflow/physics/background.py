@@ -49,7 +49,8 @@ def cubics(material: Material) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.array(material.stol), np.array(material.factor)
     first = np.clip(np.arange(len(x) - 1) - 1, 0, len(x) - 4)
     pieces = [
-        np.linalg.solve(np.vander(x[k : k + 4] - x[i], increasing=True), y[k : k + 4]) for i, k in enumerate(first)
+        np.linalg.solve(np.vander(x[k : k + 4] - x[i], increasing=True), y[k : k + 4])
+        for i, k in enumerate(first)
     ]
     return x[:-1], np.array(pieces)
 

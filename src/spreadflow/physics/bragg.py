@@ -9,7 +9,7 @@ from spreadflow.physics import layout
 from spreadflow.physics.forward import sums
 
 
-class Spots(NamedTuple):
+class SimulatedSpots(NamedTuple):
     """What each reflection puts on each panel it meets. Shape (spot,)."""
 
     hkl: np.ndarray
@@ -26,7 +26,9 @@ class Spots(NamedTuple):
     """mean energy of these photons, eV"""
 
 
-def add(image: np.ndarray, parameters: Parameters, *, oversample: int | None = 1, dtype: str = "float32") -> Spots:
+def add(
+    image: np.ndarray, parameters: Parameters, *, oversample: int | None = 1, dtype: str = "float32"
+) -> SimulatedSpots:
     """Add the expected photons of a lattice to an image (panel, slow, fast), in place; shoeboxes that overlap add up.
 
     oversample: points along each edge of a pixel; None = as many as each reflection needs. dtype: of the sums over
@@ -36,9 +38,12 @@ def add(image: np.ndarray, parameters: Parameters, *, oversample: int | None = 1
     parameters = parameters._replace(hkl=hkl, f_squared=f_squared)
     footprints, pixels, pairs = layout.lay_out(parameters, oversample)
     n_points = footprints.n_points
-    box, weight = (np.repeat(a, n_points) for a in (np.arange(len(n_points)), 1.0 / footprints.oversample**2))
+    box, weight = (
+        np.repeat(a, n_points) for a in (np.arange(len(n_points)), 1.0 / footprints.oversample**2)
+    )
     total, first, middle = sums(parameters, layout.filled(pixels), pairs, dtype)
-    photons, first = total[: len(box)] * weight, first[: len(box)] * weight
+    photons = total[: len(box)] * weight
+    first = first[: len(box)] * weight
     fast, slow = pixels.fast.astype(np.int64), pixels.slow.astype(np.int64)
     flat = (pixels.panel * np.int64(image.shape[1]) + slow) * image.shape[2] + fast
     np.add.at(image.reshape(-1), flat, photons.astype(image.dtype))
@@ -47,4 +52,6 @@ def add(image: np.ndarray, parameters: Parameters, *, oversample: int | None = 1
     lit = np.flatnonzero(sums_of[0] > 0)
     means = sums_of[1:, lit] / sums_of[0, lit]
     panel = footprints.panel[lit].astype(np.int32)
-    return Spots(hkl[footprints.node[lit]], panel, sums_of[0, lit], means[0], means[1], middle + means[2])
+    return SimulatedSpots(
+        hkl[footprints.node[lit]], panel, sums_of[0, lit], means[0], means[1], middle + means[2]
+    )

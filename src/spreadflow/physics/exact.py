@@ -34,7 +34,9 @@ _ROUND = np.array([1.0, -1 / 10, 1 / 280, -1 / 15120, 1 / 1330560, -1 / 17297280
 """3(sin y − y cos y)/y³ in powers of y²"""
 
 
-def photons(parameters: Parameters, pixels: Pixels, *, shape: str = "gauss", dtype: str = "float64") -> Array:
+def photons(
+    parameters: Parameters, pixels: Pixels, *, shape: str = "gauss", dtype: str = "float64"
+) -> Array:
     """Expected photons (point,) `dtype` of a pixel centred at each point, as if the pixel were as its centre is.
 
     dtype: of the lattice factor and of the sums; h − h0 is formed in float64. May be differentiated in any float leaf;
@@ -44,19 +46,27 @@ def photons(parameters: Parameters, pixels: Pixels, *, shape: str = "gauss", dty
     if shape not in SHAPES:
         raise ValueError(f"shape: one of {', '.join(SHAPES)}; found {shape!r}")
     if np.any(parameters.mosaic.width):
-        raise ValueError("mosaic.width: 0, as only discrete domains can be summed; found a continuous spread")
+        raise ValueError(
+            "mosaic.width: 0, as only discrete domains can be summed; found a continuous spread"
+        )
     table = _table(np.asarray(parameters.hkl))
     by_channel = jnp.asarray(parameters.f_squared).T
     rest = parameters._replace(hkl=None, f_squared=None)
     n = len(pixels.panel)
     unit = max(256, (1 << (n - 1).bit_length()) // 8)  # few sizes, few programs
     size = min(_POINTS, -(-n // unit) * unit)
-    padded = Pixels(*(jnp.pad(jnp.asarray(column), (0, -n % size), mode="edge") for column in pixels))
+    padded = Pixels(
+        *(jnp.pad(jnp.asarray(column), (0, -n % size), mode="edge") for column in pixels)
+    )
     blocks = [Pixels(*(column[i : i + size] for column in padded)) for i in range(0, n, size)]
-    return jnp.concatenate([_block(rest, by_channel, table, b, shape=shape, dtype=dtype) for b in blocks])[:n]
+    return jnp.concatenate(
+        [_block(rest, by_channel, table, b, shape=shape, dtype=dtype) for b in blocks]
+    )[:n]
 
 
-def image(parameters: Parameters, *, shape: str = "gauss", oversample: int = 1, dtype: str = "float64") -> np.ndarray:
+def image(
+    parameters: Parameters, *, shape: str = "gauss", oversample: int = 1, dtype: str = "float64"
+) -> np.ndarray:
     """Expected photons (panel, slow, fast) of all pixels, each the mean over oversample² points."""
     n_slow, n_fast = parameters.detector.shape
     out = np.empty((parameters.detector.n_panels, n_slow, n_fast), dtype)
@@ -93,11 +103,16 @@ def _table(hkl: np.ndarray) -> _Table:
 @partial(jax.jit, static_argnames=("shape", "dtype"))
 def _block(parameters: Parameters, f_squared, table: _Table, pixels: Pixels, *, shape, dtype):
     """`photons` of one block; f_squared (channel, node)."""
-    crystal, mosaic, spectrum = parameters.crystal, parameters.mosaic, parameters.spectrum
+    crystal = parameters.crystal
+    mosaic = parameters.mosaic
+    spectrum = parameters.spectrum
     turn, made = rays(parameters.detector, parameters.polarization, pixels)
-    inverse, n_cells = jnp.linalg.inv(mosaic.rotations @ crystal.A), crystal.n_cells.astype(dtype)
+    inverse = jnp.linalg.inv(mosaic.rotations @ crystal.A)
+    n_cells = crystal.n_cells.astype(dtype)
     is_worth_a_box = len(made) * len(inverse) > len(table.row)
-    take = lambda a, i: a.at[i].get(mode="promise_in_bounds")  # noqa: E731
+
+    def take(a, i):
+        return a.at[i].get(mode="promise_in_bounds")
 
     def domain(energy, column, turn, inverse):
         """F²·F_latt²/ΠN² at the points; column: F² of the nodes, or of the whole box of indices."""
@@ -105,7 +120,9 @@ def _block(parameters: Parameters, f_squared, table: _Table, pixels: Pixels, *, 
         h0 = [jnp.ceil(a - 0.5) for a in jax.lax.stop_gradient(h)]
         away = [(a - b).astype(dtype) for a, b in zip(h, h0, strict=True)]
         at = _cells(h0, table)
-        return take(column, at if is_worth_a_box else take(table.row, at)) * SHAPES[shape](away, n_cells)
+        return take(column, at if is_worth_a_box else take(table.row, at)) * SHAPES[shape](
+            away, n_cells
+        )
 
     def channel(energy, column, turn, inverse, share):
         """The sum over domains. Neither of the two keeps anything for the derivative but what it is given."""
@@ -126,13 +143,21 @@ def _block(parameters: Parameters, f_squared, table: _Table, pixels: Pixels, *, 
     share = mosaic.share.astype(dtype)
     channels = spectrum.energies_ev, spectrum.photons.astype(dtype), f_squared
     total, _ = jax.lax.scan(step, jnp.zeros(len(made), dtype), channels)
-    height = R_E_SQUARED_M2 * parameters.scale / (parameters.beam_mm * 1e-3) ** 2 * jnp.prod(crystal.n_cells) ** 2
+    height = (
+        R_E_SQUARED_M2
+        * parameters.scale
+        / (parameters.beam_mm * 1e-3) ** 2
+        * jnp.prod(crystal.n_cells) ** 2
+    )
     return (total * (height * made)).astype(dtype)
 
 
 def _cells(h0, table: _Table):
     """(point,) where in the box nodes are that are given as whole numbers in components (point,)."""
-    at = [jnp.clip(a.astype(jnp.int32), table.low[j], table.high[j]) - table.low[j] for j, a in enumerate(h0)]
+    at = [
+        jnp.clip(a.astype(jnp.int32), table.low[j], table.high[j]) - table.low[j]
+        for j, a in enumerate(h0)
+    ]
     size = table.high - table.low + 1
     return (at[0] * size[1] + at[1]) * size[2] + at[2]
 
@@ -147,7 +172,8 @@ def _radius2(away, n_cells):
 def _square(away, n_cells):
     factor: Array = 1.0
     for j, a in enumerate(away):
-        n, x = n_cells[j], jnp.pi * a
+        n = n_cells[j]
+        x = jnp.pi * a
         small = jnp.abs(n * x) < 1e-2
         safe = jnp.where(small, 0.5 / n, x)
         series = 1.0 - (n**2 - 1) * x**2 / 6 + (3 * n**4 - 10 * n**2 + 7) * x**4 / 360
@@ -178,5 +204,11 @@ def _tophat(away, n_cells):
     return jnp.where(_radius2(away, n_cells) < GAUSS**2, 1.0, 0.0).astype(n_cells.dtype)
 
 
-SHAPES = {"square": _square, "round": _round, "gauss": _gauss, "gauss_argchk": _gauss_argchk, "tophat": _tophat}
+SHAPES = {
+    "square": _square,
+    "round": _round,
+    "gauss": _gauss,
+    "gauss_argchk": _gauss_argchk,
+    "tophat": _tophat,
+}
 """lattice factors"""

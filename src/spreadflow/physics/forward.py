@@ -56,11 +56,19 @@ class Rays(NamedTuple):
 
 def rays(detector: Detector, polarization, pixels: Pixels) -> Rays:
     """Rays from the sample to points of the detector."""
-    axis = lambda a: [a[:, j][pixels.panel] for j in range(3)]  # noqa: E731
+
+    def axis(a):
+        return [a[:, j][pixels.panel] for j in range(3)]
+
     origin, fast, slow, normal = map(
-        axis, map(jnp.asarray, (detector.origin_mm, detector.fast, detector.slow, geometry.normals(detector)))
+        axis,
+        map(
+            jnp.asarray,
+            (detector.origin_mm, detector.fast, detector.slow, geometry.normals(detector)),
+        ),
     )
-    f, s = pixels.fast * detector.pixel_mm, pixels.slow * detector.pixel_mm
+    f = pixels.fast * detector.pixel_mm
+    s = pixels.slow * detector.pixel_mm
     place = [o + a * f + b * s for o, a, b in zip(origin, fast, slow, strict=True)]
     distance = jnp.sqrt(place[0] ** 2 + place[1] ** 2 + place[2] ** 2)
     ray = [p / distance for p in place]
@@ -84,7 +92,9 @@ def photons(parameters: Parameters, pixels: Pixels, pairs: Pairs, *, dtype="floa
     A point stands for a whole pixel. dtype: of the sums over channels; everything else is float64. Derivatives by the
     crystal and the scale alone, forward or reverse, cost about as much as the photons themselves.
     """
-    crystal, scale = jax.tree.map(lambda a: jnp.asarray(a, dtype=jnp.float64), (parameters.crystal, parameters.scale))
+    crystal, scale = jax.tree.map(
+        lambda a: jnp.asarray(a, dtype=jnp.float64), (parameters.crystal, parameters.scale)
+    )
     apart: dict[str, Any] = {"crystal": (), "scale": ()}
     return _photons(crystal, scale, parameters._replace(**apart), pixels, pairs, dtype)
 
@@ -105,12 +115,20 @@ def _plain(crystal, scale, others, pixels, pairs, dtype):
 def _photons_jvp(dtype, primals, tangents):
     """By the crystal and the scale alone: one pass; else step by step."""
     crystal, scale, others, pixels, pairs = primals
-    moved = [not isinstance(t, SymbolicZero) for t in jax.tree.leaves(tangents[2:], is_leaf=_is_zero)]
+    moved = [
+        not isinstance(t, SymbolicZero) for t in jax.tree.leaves(tangents[2:], is_leaf=_is_zero)
+    ]
     if any(moved):
-        return jax.jvp(partial(_plain, dtype=dtype), primals, jax.tree.map(_instantiated, tangents, is_leaf=_is_zero))
+        return jax.jvp(
+            partial(_plain, dtype=dtype),
+            primals,
+            jax.tree.map(_instantiated, tangents, is_leaf=_is_zero),
+        )
     total, *by = _by_crystal(others._replace(crystal=crystal, scale=scale), pixels, pairs, dtype)
     change = jnp.zeros_like(total)
-    for gradient, tangent in zip((*by, (total / scale)[:, None]), (*tangents[0], tangents[1]), strict=True):
+    for gradient, tangent in zip(
+        (*by, (total / scale)[:, None]), (*tangents[0], tangents[1]), strict=True
+    ):
         if not isinstance(tangent, SymbolicZero):
             change += gradient @ jnp.reshape(tangent, -1)
     return total, change
@@ -124,7 +142,11 @@ def _instantiated(tangent):
     """Zeros in place of a symbolic zero (of no size for integers)."""
     if not isinstance(tangent, SymbolicZero):
         return tangent
-    return np.zeros(tangent.shape, tangent.dtype) if tangent.dtype == jax.dtypes.float0 else jnp.zeros_like(tangent)
+    return (
+        np.zeros(tangent.shape, tangent.dtype)
+        if tangent.dtype == jax.dtypes.float0
+        else jnp.zeros_like(tangent)
+    )
 
 
 def sums(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype="float32"):
@@ -133,7 +155,8 @@ def sums(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype="float32"):
     The same as `photons` in bounded memory and one compiled program, without derivatives.
     """
     ray, cloud, channels = _tables(parameters, pixels)
-    total, first = jnp.zeros(len(pixels.fast)), jnp.zeros(len(pixels.fast))
+    total = jnp.zeros(len(pixels.fast))
+    first = jnp.zeros(len(pixels.fast))
     for some in _blocks(pairs, BLOCK, len(parameters.spectrum.photons)):
         total, first = _add_block(ray, cloud, channels, some, total, first, dtype)
     return np.asarray(total), np.asarray(first), float(channels.middle)
@@ -142,12 +165,20 @@ def sums(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype="float32"):
 def each(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype="float32") -> np.ndarray:
     """(pair,) expected photons of every pair by itself; block by block as `sums`."""
     tables = _tables(parameters, pixels)
-    found = [_of_block(*tables, some, dtype) for some in _blocks(pairs, BLOCK, len(parameters.spectrum.photons))]
+    found = [
+        _of_block(*tables, some, dtype)
+        for some in _blocks(pairs, BLOCK, len(parameters.spectrum.photons))
+    ]
     return np.concatenate([np.empty(0), *map(np.asarray, found)])[: len(pairs.point)]
 
 
 def by_channel(
-    parameters: Parameters, pixels: Pixels, pairs: Pairs, row: np.ndarray, n_rows: int, dtype="float32"
+    parameters: Parameters,
+    pixels: Pixels,
+    pairs: Pairs,
+    row: np.ndarray,
+    n_rows: int,
+    dtype="float32",
 ) -> np.ndarray:
     """(n_rows, channel) photons of every channel per electron² of |F|², sums over the pairs of each row.
 
@@ -166,13 +197,19 @@ def by_channel(
 def _add_channels(ray, cloud, channels, pairs, row, total, dtype):
     a2, a1, a0 = exponents(ray, cloud, channels.middle, pairs.point, pairs.cloud)
     centre = -a1 / a2
-    height = ray.efficiency[pairs.point] * cloud.amplitude[pairs.cloud] * jnp.exp(-0.5 * (a0 + a1 * centre))
+    height = (
+        ray.efficiency[pairs.point]
+        * cloud.amplitude[pairs.cloud]
+        * jnp.exp(-0.5 * (a0 + a1 * centre))
+    )
     curvature, middle, height, x, strength = (
         a.astype(dtype) for a in (0.5 * a2, centre, height, channels.x, channels.strength)
     )
     at = jnp.minimum(pairs.channel[:, None] + jnp.arange(WINDOW), total.shape[1] - 1)
     u = x[at] - middle[:, None]
-    return total.at[row[:, None], at].add(height[:, None] * strength[at] * jnp.exp(-curvature[:, None] * u * u))
+    return total.at[row[:, None], at].add(
+        height[:, None] * strength[at] * jnp.exp(-curvature[:, None] * u * u)
+    )
 
 
 def _blocks(pairs: Pairs, size: int, dark: int) -> Iterator[Pairs]:
@@ -180,7 +217,11 @@ def _blocks(pairs: Pairs, size: int, dark: int) -> Iterator[Pairs]:
     for start in range(0, len(pairs.point), size):
         block = [column[start : start + size] for column in pairs]
         fill = (0, size - len(block[0]))
-        yield Pairs(np.pad(block[0], fill), np.pad(block[1], fill), np.pad(block[2], fill, constant_values=dark))
+        yield Pairs(
+            np.pad(block[0], fill),
+            np.pad(block[1], fill),
+            np.pad(block[2], fill, constant_values=dark),
+        )
 
 
 @jax.jit
@@ -198,7 +239,9 @@ def averaged(parameters: Parameters) -> Clouds:
     of the panel; the cut of a cloud is blurred by it when the cloud is. Steps on a panel are steps of p = (ŝ − ŝ0)/λ,
     here at the middle of the spectrum, at the mean over domains, and on the panel whose centre is nearest to the ray.
     """
-    crystal, detector, energies = parameters.crystal, parameters.detector, parameters.spectrum.energies_ev
+    crystal = parameters.crystal
+    detector = parameters.detector
+    energies = parameters.spectrum.energies_ev
     k = 0.5 * (energies[0] + energies[-1]) / HC_EV_ANGSTROM
     hkl = jnp.asarray(parameters.hkl)
     share = parameters.mosaic.share / jnp.sum(parameters.mosaic.share)
@@ -207,7 +250,9 @@ def averaged(parameters: Parameters) -> Clouds:
     ray = ray / jnp.linalg.norm(ray, axis=1, keepdims=True)
     slow, fast = detector.shape
     panel = jnp.arange(len(detector.origin_mm))
-    toward = geometry.direction(jax.tree.map(jnp.asarray, detector), panel, 0.5 * fast + 0.0 * panel, 0.5 * slow)
+    toward = geometry.direction(
+        jax.tree.map(jnp.asarray, detector), panel, 0.5 * fast + 0.0 * panel, 0.5 * slow
+    )
     nearest = jnp.argmax(ray @ toward.T, axis=1)
     normal = geometry.normals(detector)
     distance = (jnp.asarray(detector.origin_mm) * normal).sum(axis=1)[nearest]
@@ -224,9 +269,14 @@ def averaged(parameters: Parameters) -> Clouds:
 def _add_block(ray, cloud, channels, pairs, total, first, dtype):
     a2, a1, a0 = exponents(ray, cloud, channels.middle, pairs.point, pairs.cloud)
     at = _start(cloud, channels, pairs)
-    (m0, m1), centre = moments(a2, a1, a0, channels.x, channels.strength, pairs.channel, at, dtype, 2)
+    (m0, m1), centre = moments(
+        a2, a1, a0, channels.x, channels.strength, pairs.channel, at, dtype, 2
+    )
     height = ray.efficiency[pairs.point] * cloud.amplitude[pairs.cloud]
-    add = lambda column, value: column + jax.ops.segment_sum(height * value, pairs.point, len(column))  # noqa: E731
+
+    def add(column, value):
+        return column + jax.ops.segment_sum(height * value, pairs.point, len(column))
+
     return add(total, m0), add(first, m1 + centre * m0)
 
 
@@ -300,37 +350,53 @@ def by_crystal(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype="floa
 @partial(jax.jit, static_argnames="dtype", donate_argnames="total")
 def _add_derivatives(parameters, ray, cloud, channels, pairs, total, dtype):
     each = _pair_derivatives(parameters, ray, cloud, channels, pairs, dtype)
-    return tuple(t + jax.ops.segment_sum(e, pairs.point, len(t)) for t, e in zip(total, each, strict=True))
+    return tuple(
+        t + jax.ops.segment_sum(e, pairs.point, len(t)) for t, e in zip(total, each, strict=True)
+    )
 
 
 def _by_crystal(parameters: Parameters, pixels: Pixels, pairs: Pairs, dtype) -> ByCrystal:
     """The same, to be traced."""
     ray, cloud, channels = _tables(parameters, pixels)
-    each = _in_blocks(lambda some: _pair_derivatives(parameters, ray, cloud, channels, some, dtype), pairs)
-    return _gathered(parameters.crystal, [jax.ops.segment_sum(e, pairs.point, len(pixels.fast)) for e in each])
+    each = _in_blocks(
+        lambda some: _pair_derivatives(parameters, ray, cloud, channels, some, dtype), pairs
+    )
+    return _gathered(
+        parameters.crystal, [jax.ops.segment_sum(e, pairs.point, len(pixels.fast)) for e in each]
+    )
 
 
-def _pair_derivatives(parameters: Parameters, ray: Rays, cloud: Clouds, channels: "Channels", pairs: Pairs, dtype):
+def _pair_derivatives(
+    parameters: Parameters, ray: Rays, cloud: Clouds, channels: "Channels", pairs: Pairs, dtype
+):
     """17 columns (pair,): Rᵀu hᵀ row by row, RᵀQR as xx yy zz yz xz xy, photons, derivative by η.
 
     With y = M(p − q), Y = Σ y and Q = Σ (y yᵀ − M) over channels, weighted: d photons = u·dq + ½ tr(Q dΣ₀) + d ln of
     the height of a cloud without tilt; u = Y and the derivative by q of the tilt; q and Σ as in `mosaic.clouds`.
     """
-    mosaic, eta = parameters.mosaic, parameters.crystal.eta_rad
+    mosaic = parameters.mosaic
+    eta = parameters.crystal.eta_rad
     height = ray.efficiency[pairs.point] * cloud.amplitude[pairs.cloud]
     t, d, precision = _looked_up(ray, cloud, channels.middle, pairs.point, pairs.cloud)
-    along, away = times(precision, t), times(precision, d)
+    along = times(precision, t)
+    away = times(precision, d)
     a = dot(along, t), dot(along, d), dot(away, d)
     at = _start(cloud, channels, pairs)
     sums, centre = moments(*a, channels.x, channels.strength, pairs.channel, at, dtype, 3)
     m0, m1, m2 = (height * m for m in sums)
     y = [v + centre * w for v, w in zip(away, along, strict=True)]
     Y = [m0 * v + m1 * w for v, w in zip(y, along, strict=True)]
-    Q = symmetric(lambda i, j: m0 * y[i] * y[j] + m1 * (y[i] * along[j] + along[i] * y[j]) + m2 * along[i] * along[j])
+    Q = symmetric(
+        lambda i, j: (
+            m0 * y[i] * y[j] + m1 * (y[i] * along[j] + along[i] * y[j]) + m2 * along[i] * along[j]
+        )
+    )
     Q = [value - m0 * m for value, m in zip(Q, precision, strict=True)]
     q = [c[pairs.cloud] for c in cloud.q]
-    component, node = pairs.cloud % len(mosaic.share), pairs.cloud // len(mosaic.share)
-    Qq, trace = times(Q, q), Q[0] + Q[1] + Q[2]
+    component = pairs.cloud % len(mosaic.share)
+    node = pairs.cloud // len(mosaic.share)
+    Qq = times(Q, q)
+    trace = Q[0] + Q[1] + Q[2]
     tilt = eta * (mosaic.width**2)[component]
     u = [v + eta * tilt * (trace * c - w) for v, c, w in zip(Y, q, Qq, strict=True)]
     column = [[mosaic.rotations[:, i, j][component] for i in range(3)] for j in range(3)]
@@ -347,12 +413,20 @@ def _pair_derivatives(parameters: Parameters, ray: Rays, cloud: Clouds, channels
 @jax.jit
 def _gathered(crystal: Crystal, columns) -> ByCrystal:
     """The derivatives of points from the sums over their pairs."""
-    W, P, (total, by_eta) = columns[:9], columns[9:15], columns[15:]
-    A, D = crystal.A, GAUSS / 4 / crystal.n_cells**2
+    W = columns[:9]
+    P = columns[9:15]
+    total, by_eta = columns[15:]
+    A = crystal.A
+    D = GAUSS / 4 / crystal.n_cells**2
     inverted = jnp.linalg.inv(A)
     PA = [times(P, [A[i, j] for i in range(3)]) for j in range(3)]
-    by_A = [W[3 * i + j] + PA[j][i] * D[j] + total * inverted[j, i] for i in range(3) for j in range(3)]
-    by_n = [(total - D[j] * sum(A[i, j] * PA[j][i] for i in range(3))) / crystal.n_cells[j] for j in range(3)]
+    by_A = [
+        W[3 * i + j] + PA[j][i] * D[j] + total * inverted[j, i] for i in range(3) for j in range(3)
+    ]
+    by_n = [
+        (total - D[j] * sum(A[i, j] * PA[j][i] for i in range(3))) / crystal.n_cells[j]
+        for j in range(3)
+    ]
     return ByCrystal(total, jnp.stack(by_A, axis=1), jnp.stack(by_n, axis=1), by_eta[:, None])
 
 
@@ -381,7 +455,8 @@ def moments(a2, a1, a0, x, strength, channel, at, dtype, order: int):
 
     def step(j, sums):
         u = x[channel + j] - middle
-        part, out = strength[at + j] * jnp.exp(-curvature * u * u), []
+        part = strength[at + j] * jnp.exp(-curvature * u * u)
+        out = []
         for total in sums:
             out.append(total + part)
             part = part * u
@@ -403,7 +478,8 @@ def _channel_sum_jvp(channel, at, dtype, primals, tangents):
     """d = −½(da₂ Σx² + 2 da₁ Σx + da₀ Σ1) + Σ dstrength exp(…) − Σ(a₂x + a₁) dx."""
     a2, a1, a0, x, strength = primals
     (m0, m1, m2), centre = moments(a2, a1, a0, x, strength, channel, at, dtype, 3)
-    first, second = m1 + centre * m0, m2 + centre * (2.0 * m1 + centre * m0)
+    first = m1 + centre * m0
+    second = m2 + centre * (2.0 * m1 + centre * m0)
     change = jnp.zeros_like(m0)
     for by, tangent in zip((-0.5 * second, -first, -0.5 * m0), tangents[:3], strict=True):
         if not isinstance(tangent, SymbolicZero):

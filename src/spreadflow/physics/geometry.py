@@ -29,7 +29,8 @@ def direction(detector: Detector, panel, fast, slow):
 
 def normals(detector: Detector):
     """(panel, 3) unit normals, pointing to the side of fast × slow."""
-    f, s = detector.fast, detector.slow
+    f = detector.fast
+    s = detector.slow
     turned = [f[..., i - 2] * s[..., i - 1] - f[..., i - 1] * s[..., i - 2] for i in range(3)]
     return sum(t[..., None] * axis for t, axis in zip(turned, np.eye(3), strict=True))
 
@@ -44,11 +45,14 @@ def on_panel(detector: Detector, panel, s1):
 
     Unbounded, and blind to the side of the ray: the caller checks (`intersect` does both).
     """
-    origin, fast, slow = detector.origin_mm[panel], detector.fast[panel], detector.slow[panel]
+    origin = detector.origin_mm[panel]
+    fast = detector.fast[panel]
+    slow = detector.slow[panel]
     normal = normals(detector)[panel]
     scale = (origin * normal).sum(axis=-1) / (s1 * normal).sum(axis=-1)
     offset = s1 * scale[..., None] - origin
-    f, s = (offset * fast).sum(axis=-1) / detector.pixel_mm, (offset * slow).sum(axis=-1) / detector.pixel_mm
+    f = (offset * fast).sum(axis=-1) / detector.pixel_mm
+    s = (offset * slow).sum(axis=-1) / detector.pixel_mm
     return f, s
 
 
@@ -75,7 +79,9 @@ def beam_center(detector: Detector) -> tuple[np.ndarray, np.ndarray]:
     return on_panel(detector, np.arange(n), np.broadcast_to(S0, (n, 3)))
 
 
-def radial_axes(detector: Detector, panel: np.ndarray, fast: np.ndarray, slow: np.ndarray) -> np.ndarray:
+def radial_axes(
+    detector: Detector, panel: np.ndarray, fast: np.ndarray, slow: np.ndarray
+) -> np.ndarray:
     """(n, 2, 2): rows are unit vectors, in (fast, slow), along the radius from the beam centre and across it."""
     f0, s0 = beam_center(detector)
     d = np.stack([fast - f0[panel], slow - s0[panel]], axis=-1)

@@ -67,7 +67,10 @@ def reached(crystal: Crystal, mosaic: Mosaic, hkl: np.ndarray, spectrum: Spectru
     tilt = rotation.angle(mosaic.rotations).max() * length
     spread = np.hypot(size, crystal.eta_rad * mosaic.width.max() * length)
     first, last = lit(spectrum)
-    k = spectrum.energies_ev[first] / HC_EV_ANGSTROM, spectrum.energies_ev[last - 1] / HC_EV_ANGSTROM
+    k = (
+        spectrum.energies_ev[first] / HC_EV_ANGSTROM,
+        spectrum.energies_ev[last - 1] / HC_EV_ANGSTROM,
+    )
     outside = [np.linalg.norm(q + radius * geometry.S0, axis=1) - radius for radius in k]
     distance = REACH * spread + tilt
     return np.flatnonzero((outside[1] <= distance) & (outside[0] >= -distance))
@@ -82,11 +85,19 @@ def lay_out(parameters: Parameters, oversample: int | None = 1) -> tuple[Footpri
     boxes = _boxes(followed, parameters.detector)
     footprints, box_of = _footprints(boxes, len(parameters.mosaic.share), oversample)
     pixels = points(footprints)
-    return footprints, pixels, _select(followed, parameters, pixels, _pieces(boxes, footprints, box_of))
+    return (
+        footprints,
+        pixels,
+        _select(followed, parameters, pixels, _pieces(boxes, footprints, box_of)),
+    )
 
 
 def within(
-    parameters: Parameters, panel: np.ndarray, bbox: np.ndarray, reach: float = REACH, oversample: int = 1
+    parameters: Parameters,
+    panel: np.ndarray,
+    bbox: np.ndarray,
+    reach: float = REACH,
+    oversample: int = 1,
 ) -> tuple[Pixels, Pairs]:
     """Pixels of rectangles (n, 4) fast0 fast1 slow0 slow1, half open, one after another, and the pairs that matter.
 
@@ -98,11 +109,13 @@ def within(
     boxes = _boxes(followed, parameters.detector)
     fast0, fast1, slow0, slow1 = np.asarray(bbox, dtype=np.int64).T
     footprints = rectangles(panel, bbox, oversample)
-    pixels, n = points(footprints), oversample
+    pixels = points(footprints)
+    n = oversample
     start = np.cumsum(footprints.n_points) - footprints.n_points
     found = []
     for i in range(len(panel)):
-        low_f, low_s = np.maximum(boxes.fast0, fast0[i]), np.maximum(boxes.slow0, slow0[i])
+        low_f = np.maximum(boxes.fast0, fast0[i])
+        low_s = np.maximum(boxes.slow0, slow0[i])
         width = np.minimum(boxes.fast0 + boxes.width, fast1[i]) - low_f
         height = np.minimum(boxes.slow0 + boxes.height, slow1[i]) - low_s
         met = np.flatnonzero((boxes.panel == panel[i]) & (width > 0) & (height > 0))
@@ -117,13 +130,16 @@ def rectangles(panel: np.ndarray, bbox: np.ndarray, oversample: int = 1) -> Foot
     """Given rectangles (n, 4) fast0 fast1 slow0 slow1, half open, as footprints of no node in particular."""
     fast0, fast1, slow0, slow1 = np.asarray(bbox, dtype=np.int64).T
     one = np.ones(len(panel), dtype=np.int64)
-    return Footprints(one, np.asarray(panel), fast0, slow0, fast1 - fast0, slow1 - slow0, oversample * one)
+    return Footprints(
+        one, np.asarray(panel), fast0, slow0, fast1 - fast0, slow1 - slow0, oversample * one
+    )
 
 
 def meets(parameters: Parameters, panel: np.ndarray, bbox: np.ndarray) -> np.ndarray:
     """(node,) bool: nodes that put photons into any of the rectangles of `within`."""
     boxes = _boxes(_follow(parameters), parameters.detector)
-    node, out = boxes.cloud // len(parameters.mosaic.share), np.zeros(len(parameters.hkl), dtype=bool)
+    node = boxes.cloud // len(parameters.mosaic.share)
+    out = np.zeros(len(parameters.hkl), dtype=bool)
     for p, (fast0, fast1, slow0, slow1) in zip(panel, bbox, strict=True):
         apart = (boxes.fast0 >= fast1) | (boxes.fast0 + boxes.width <= fast0)
         apart |= (boxes.slow0 >= slow1) | (boxes.slow0 + boxes.height <= slow0)
@@ -137,7 +153,10 @@ def points(footprints: Footprints) -> Pixels:
     i = _counted(footprints.n_points)
     n = footprints.oversample[box]
     width = footprints.width[box] * n
-    fast, slow = footprints.fast0[box] + (i % width + 0.5) / n, footprints.slow0[box] + (i // width + 0.5) / n
+    fast, slow = (
+        footprints.fast0[box] + (i % width + 0.5) / n,
+        footprints.slow0[box] + (i // width + 0.5) / n,
+    )
     return Pixels(footprints.panel[box].astype(np.int32), fast, slow)
 
 
@@ -187,7 +206,10 @@ def _follow(parameters: Parameters, reach: float = REACH) -> _Followed:
     kept[order[np.cumsum(light[order]) > LOST * light.sum()]] = True
     cut = np.where(kept, 0.5 * reach**2 + dimmest, 0.0).repeat(len(centre) // len(light))
     half = width * np.sqrt(2 * cut)
-    low, high = np.maximum(centre - half, energies[first]), np.minimum(centre + half, energies[last - 1])
+    low, high = (
+        np.maximum(centre - half, energies[first]),
+        np.minimum(centre + half, energies[last - 1]),
+    )
     return _Followed(cloud, covariance, low, high, np.where(low <= high, cut, 0.0))
 
 
@@ -202,13 +224,24 @@ def _light(cloud: Clouds, energies, lights):
     cofactors, determinant = inverse(cloud.precision)
     covariance = tuple(c / determinant for c in cofactors)
     along = cloud.q[2]
-    bragg = jnp.where(along > 1e-9, 0.5 * HC_EV_ANGSTROM * dot(cloud.q, cloud.q) / jnp.maximum(along, 1e-9), jnp.inf)
+    bragg = jnp.where(
+        along > 1e-9,
+        0.5 * HC_EV_ANGSTROM * dot(cloud.q, cloud.q) / jnp.maximum(along, 1e-9),
+        jnp.inf,
+    )
     near = jnp.clip(bragg, energies[0], energies[-1])
     _, normal, _, variance, excess = _cut(cloud.q, covariance, near)
     slope = -jnp.maximum(normal[2] + 1.0, 1e-12) / HC_EV_ANGSTROM
-    centre, width = near - excess / slope, jnp.sqrt(variance) / jnp.abs(slope)
-    rows = lambda a: a.reshape(len(lights), -1, 1).astype(jnp.float32)  # noqa: E731
-    exponent = 0.5 * (((energies - near[0]).astype(jnp.float32) - rows(centre - near[0])) / rows(width)) ** 2
+    centre = near - excess / slope
+    width = jnp.sqrt(variance) / jnp.abs(slope)
+
+    def rows(a):
+        return a.reshape(len(lights), -1, 1).astype(jnp.float32)
+
+    exponent = (
+        0.5
+        * (((energies - near[0]).astype(jnp.float32) - rows(centre - near[0])) / rows(width)) ** 2
+    )
     lights = lights.astype(jnp.float32)
     top = lights.max(axis=1, keepdims=True)
     dimmed = jnp.log(jnp.maximum(top, 1e-30) / jnp.maximum(lights, 1e-30 * top + 1e-37))
@@ -231,7 +264,13 @@ def _cut(q, covariance, energy):
     toward = times(covariance, normal)
     variance = dot(normal, toward)
     excess = length - k
-    return [r - t * (excess / variance) for r, t in zip(ray, toward, strict=True)], normal, toward, variance, excess
+    return (
+        [r - t * (excess / variance) for r, t in zip(ray, toward, strict=True)],
+        normal,
+        toward,
+        variance,
+        excess,
+    )
 
 
 # ---------------------------------------------------------------- pixels they reach
@@ -254,10 +293,15 @@ def _boxes(followed: _Followed, detector: Detector) -> _Boxes:
     """The boxes of clouds on panels, clipped to the panels."""
     cloud, panel = _meetings(followed, detector)
     some, on = filled((cloud, panel), 2048)
-    pick = lambda tree: jax.tree.map(lambda column: np.asarray(column)[some], tree)  # noqa: E731
+
+    def pick(tree):
+        return jax.tree.map(lambda column: np.asarray(column)[some], tree)
+
     axes = (detector.origin_mm, detector.fast, detector.slow, geometry.normals(detector))
     ahead, sigma, low, high = _extent(
-        *map(pick, (followed.cloud.q, followed.covariance, followed.low, followed.high, followed.cut)),
+        *map(
+            pick, (followed.cloud.q, followed.covariance, followed.low, followed.high, followed.cut)
+        ),
         *(tuple(np.asarray(a)[on].T) for a in axes),
         detector.pixel_mm,
     )
@@ -268,7 +312,8 @@ def _boxes(followed: _Followed, detector: Detector) -> _Boxes:
     first = np.clip(np.floor(low - slack), 0, size).astype(np.int64)
     last = np.clip(np.ceil(high + slack), 0, size).astype(np.int64)
     met = np.flatnonzero(np.asarray(ahead)[of] & (last > first).all(axis=0))
-    (fast0, slow0), (width, height) = first[:, met], (last - first)[:, met]
+    fast0, slow0 = first[:, met]
+    width, height = (last - first)[:, met]
     return _Boxes(cloud[met], panel[met], fast0, slow0, width, height, np.asarray(sigma)[met])
 
 
@@ -279,7 +324,9 @@ def _meetings(followed: _Followed, detector: Detector) -> tuple[np.ndarray, np.n
         return live, np.zeros(len(live), dtype=np.int64)
     corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * detector.shape[::-1]
     panels = np.arange(detector.n_panels).repeat(4)
-    rays = geometry.direction(detector, panels, *np.tile(corners, (detector.n_panels, 1)).T).reshape(-1, 4, 3)
+    rays = geometry.direction(
+        detector, panels, *np.tile(corners, (detector.n_panels, 1)).T
+    ).reshape(-1, 4, 3)
     middle = rays.mean(axis=1)
     middle /= np.linalg.norm(middle, axis=1, keepdims=True)
     wide = np.arccos(np.clip((rays * middle[:, None]).sum(axis=-1).min(axis=1), -1.0, 1.0))
@@ -288,20 +335,30 @@ def _meetings(followed: _Followed, detector: Detector) -> tuple[np.ndarray, np.n
     ends = q + k[..., None] * geometry.S0
     ends /= np.linalg.norm(ends, axis=-1, keepdims=True)
     size = np.sqrt(sum(np.asarray(c)[live] for c in followed.covariance[:3]))
-    reach = np.sqrt(2 * followed.cut[live]) * size / k[0] + np.linalg.norm(ends[1] - ends[0], axis=1)
-    cosine, sine = np.cos(reach), np.sin(reach)
+    reach = np.sqrt(2 * followed.cut[live]) * size / k[0] + np.linalg.norm(
+        ends[1] - ends[0], axis=1
+    )
+    cosine = np.cos(reach)
+    sine = np.sin(reach)
     near = [
-        np.flatnonzero((ends[0] @ m >= np.cos(w) * cosine - np.sin(w) * sine) | (w + reach >= np.pi))
+        np.flatnonzero(
+            (ends[0] @ m >= np.cos(w) * cosine - np.sin(w) * sine) | (w + reach >= np.pi)
+        )
         for m, w in zip(middle, wide, strict=True)  # panel by panel: one row of clouds at a time
     ]
-    return live[np.concatenate(near)], np.arange(detector.n_panels).repeat([len(rows) for rows in near])
+    return live[np.concatenate(near)], np.arange(detector.n_panels).repeat(
+        [len(rows) for rows in near]
+    )
 
 
 @jax.jit
 def _extent(q, covariance, low, high, cut, origin, fast, slow, normal, pixel_mm):
     """Where clouds fall on panels: whether ahead, smallest σ (px), lowest and highest (fast, slow) they reach, px."""
     none = jnp.full_like(cut, jnp.inf)
-    ahead, sigma, lows, highs = none > 0, none, [none, none], [-none, -none]
+    ahead = none > 0
+    sigma = none
+    lows = [none, none]
+    highs = [-none, -none]
     for part in np.linspace(0.0, 1.0, SAMPLES):
         ray, _, toward, variance, excess = _cut(q, covariance, low + part * (high - low))
         along = dot(ray, normal)
@@ -312,8 +369,12 @@ def _extent(q, covariance, low, high, cut, origin, fast, slow, normal, pixel_mm)
         for i, axis in enumerate((fast, slow)):
             at = (scale * dot(ray, axis) - dot(origin, axis)) / pixel_mm
             tilted = dot(ray, axis) / along
-            gradient = [scale * (a - m * tilted) / pixel_mm for a, m in zip(axis, normal, strict=True)]
-            spread = dot(gradient, times(covariance, gradient)) - dot(toward, gradient) ** 2 / variance
+            gradient = [
+                scale * (a - m * tilted) / pixel_mm for a, m in zip(axis, normal, strict=True)
+            ]
+            spread = (
+                dot(gradient, times(covariance, gradient)) - dot(toward, gradient) ** 2 / variance
+            )
             half = 1.05 * reach * jnp.sqrt(jnp.maximum(spread, 0.0))
             lows[i], highs[i] = jnp.minimum(lows[i], at - half), jnp.maximum(highs[i], at + half)
             gradients.append((gradient, spread))
@@ -324,21 +385,30 @@ def _extent(q, covariance, low, high, cut, origin, fast, slow, normal, pixel_mm)
     return ahead, sigma, lows, highs
 
 
-def _sagitta(low: np.ndarray, high: np.ndarray, centre: tuple[np.ndarray, np.ndarray], panel: np.ndarray) -> np.ndarray:
+def _sagitta(
+    low: np.ndarray, high: np.ndarray, centre: tuple[np.ndarray, np.ndarray], panel: np.ndarray
+) -> np.ndarray:
     """(n,) px by which a streak across the radius bends away from the straight line assumed. low, high: (2, n)."""
     half = 0.5 * (high - low).max(axis=0)
     radius = np.hypot(*(0.5 * (low + high) - np.stack([c[panel] for c in centre])))
     return half**2 / (2 * np.maximum(radius, half))
 
 
-def _footprints(boxes: _Boxes, n_components: int, oversample: int | None) -> tuple[Footprints, np.ndarray]:
+def _footprints(
+    boxes: _Boxes, n_components: int, oversample: int | None
+) -> tuple[Footprints, np.ndarray]:
     """Footprints around the boxes of a node on a panel, and the footprint of each box."""
     node = boxes.cloud // n_components
     n_panels = int(boxes.panel.max(initial=0)) + 1
     key, box_of = np.unique(node * n_panels + boxes.panel, return_inverse=True)
-    least = lambda column: _least(column, box_of, len(key))  # noqa: E731
-    fast0, slow0 = least(boxes.fast0), least(boxes.slow0)
-    width, height = -least(-boxes.fast0 - boxes.width) - fast0, -least(-boxes.slow0 - boxes.height) - slow0
+
+    def least(column):
+        return _least(column, box_of, len(key))
+
+    fast0 = least(boxes.fast0)
+    slow0 = least(boxes.slow0)
+    width = -least(-boxes.fast0 - boxes.width) - fast0
+    height = -least(-boxes.slow0 - boxes.height) - slow0
     n = np.full(len(key), oversample or 1)
     if oversample is None:
         n = np.clip(np.ceil(SHARPNESS / np.maximum(least(boxes.sigma_px), 1e-3)), 1, FINEST)
@@ -401,7 +471,9 @@ def _select(followed: _Followed, parameters: Parameters, pixels: Pixels, pieces:
         for start in range(0, len(point), BLOCK):
             some = slice(start, start + BLOCK)
             n = len(point[some])
-            block = [np.pad(column[some].astype(np.int32), (0, BLOCK - n)) for column in (point, cloud)]
+            block = [
+                np.pad(column[some].astype(np.int32), (0, BLOCK - n)) for column in (point, cloud)
+            ]
             channel, n_windows = _windows(ray, followed.cloud, followed.cut, middle, *block, ticks)
             n_windows = np.asarray(n_windows)[:n]
             row = np.repeat(np.arange(n), n_windows)
@@ -428,7 +500,9 @@ def _ticks(energies: np.ndarray, first: int, last: int) -> _Ticks:
     first, last: of `lit`. As many marks whatever is lit: pulses share one compiled program.
     """
     span = float(energies[-1] - energies[0])
-    step = max(float(np.diff(energies).min(initial=np.inf)), span / 4096) if len(energies) > 1 else 1.0
+    step = (
+        max(float(np.diff(energies).min(initial=np.inf)), span / 4096) if len(energies) > 1 else 1.0
+    )
     marks = energies[0] + step * np.arange(-1, int(np.ceil(span / step)) + 3)
     count = np.clip(np.searchsorted(energies, marks), first, last)
     return _Ticks(float(marks[0]), step, count.astype(np.int32))
@@ -442,7 +516,10 @@ def _windows(ray: Rays, cloud: Clouds, cut, middle, point, of_cloud, ticks: _Tic
     left = cut[of_cloud] - 0.5 * (a0 + a1 * centre)
     half = jnp.sqrt(jnp.maximum(2.0 * left / a2, 0.0))
     top = len(ticks.channel) - 1
-    mark = lambda energy: jnp.clip((energy + middle - ticks.start) / ticks.step, 0, top)  # noqa: E731
+
+    def mark(energy):
+        return jnp.clip((energy + middle - ticks.start) / ticks.step, 0, top)
+
     first = ticks.channel[jnp.floor(mark(centre - half)).astype(jnp.int32)]
     last = ticks.channel[jnp.ceil(mark(centre + half)).astype(jnp.int32)]
     return first, jnp.where(left > 0, (last - first + WINDOW - 1) // WINDOW, 0)

@@ -44,7 +44,10 @@ def domains(rotations: np.ndarray) -> Mosaic:
 
 def n_widths(crystal: Crystal, d_min: float) -> int:
     """Gaussians that the continuous distribution needs for nodes to d_min, Å."""
-    own = np.sqrt(GAUSS / 4) * np.linalg.norm(np.linalg.inv(np.asarray(crystal.A)), axis=1).max() ** -1
+    own = (
+        np.sqrt(GAUSS / 4)
+        * np.linalg.norm(np.linalg.inv(np.asarray(crystal.A)), axis=1).max() ** -1
+    )
     ratio = float(crystal.eta_rad) / d_min / (own / float(np.max(crystal.n_cells)))
     return next((n for top, n in WIDE_ENOUGH if ratio <= top), 64)
 
@@ -67,7 +70,9 @@ def domain_rotations(rng: np.random.Generator, n: int, eta_rad: float) -> np.nda
 
 
 @jax.jit
-def clouds(crystal: Crystal, mosaic: Mosaic, hkl: Array, blur: Sequence[Array] = (0.0,) * 6) -> Clouds:
+def clouds(
+    crystal: Crystal, mosaic: Mosaic, hkl: Array, blur: Sequence[Array] = (0.0,) * 6
+) -> Clouds:
     """Clouds of nodes hkl (node, 3) in the lab frame: q = R A h, Σ = R A D (R A)ᵀ + (η w)²(|q|²·1 − q qᵀ) + blur.
 
     D = diag(0.63/4N²): a domain of Gaussian lattice factor. A component of width w turns every node by a Gaussian of
@@ -75,9 +80,14 @@ def clouds(crystal: Crystal, mosaic: Mosaic, hkl: Array, blur: Sequence[Array] =
     each (node,) or a number, Å⁻²; it keeps the photons of a cloud.
     """
     n_cells = crystal.n_cells
-    R, A = mosaic.rotations, crystal.A
+    R = mosaic.rotations
+    A = crystal.A
     turned = [[sum(R[:, i, m] * A[m, j] for m in range(3)) for j in range(3)] for i in range(3)]
-    own = symmetric(lambda i, j: sum(turned[i][m] * turned[j][m] * (GAUSS / 4 / n_cells[m] ** 2) for m in range(3)))
+    own = symmetric(
+        lambda i, j: sum(
+            turned[i][m] * turned[j][m] * (GAUSS / 4 / n_cells[m] ** 2) for m in range(3)
+        )
+    )
     h = hkl.astype(jnp.float64)[:, :, None]
     q = [sum(turned[i][m] * h[:, m] for m in range(3)) for i in range(3)]
     tilt = (crystal.eta_rad * mosaic.width) ** 2
@@ -88,8 +98,13 @@ def clouds(crystal: Crystal, mosaic: Mosaic, hkl: Array, blur: Sequence[Array] =
     cofactors, determinant = inverse(total)
     growth = jnp.sqrt(inverse(own)[1] / determinant)
     height = (n_cells[0] * n_cells[1] * n_cells[2]) ** 2 * mosaic.share * growth
-    flat = lambda a: jnp.broadcast_to(a, square.shape).reshape(-1)  # noqa: E731
-    return Clouds(tuple(map(flat, q)), tuple(flat(c / determinant) for c in cofactors), flat(height))
+
+    def flat(a):
+        return jnp.broadcast_to(a, square.shape).reshape(-1)
+
+    return Clouds(
+        tuple(map(flat, q)), tuple(flat(c / determinant) for c in cofactors), flat(height)
+    )
 
 
 def symmetric(entry):
@@ -124,7 +139,8 @@ def merged(mosaic: Mosaic, step_rad: float) -> Mosaic:
     Good where domains are wider than the cells: the distribution then differs from the old one within a domain only.
     """
     assert mosaic.eta_rad is not None, "the unit of its widths"
-    vector, unit = rotation.vector(mosaic.rotations), float(mosaic.eta_rad)
+    vector = rotation.vector(mosaic.rotations)
+    unit = float(mosaic.eta_rad)
     cell = np.floor(vector / step_rad + 0.25)  # nodes of a grid are in no cell's wall
     n = np.unique(cell, axis=0, return_inverse=True)[1].ravel()
     share = np.bincount(n, mosaic.share)

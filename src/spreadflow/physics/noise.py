@@ -43,9 +43,11 @@ def alias_table(probabilities: np.ndarray) -> np.ndarray:
     the column in the lower bits: probabilities are met within 2^−32 for each column that gives.
     """
     n = probabilities.shape[1]
-    rows, m = np.arange(len(probabilities)), n.bit_length() - 1
+    rows = np.arange(len(probabilities))
+    m = n.bit_length() - 1
     left = n * probabilities / probabilities.sum(axis=1, keepdims=True)
-    share, other = np.ones_like(left), np.tile(np.arange(n), (len(left), 1))
+    share = np.ones_like(left)
+    other = np.tile(np.arange(n), (len(left), 1))
     for _ in range(n - 1):  # the emptiest column is filled up by the fullest
         low, high = left.argmin(axis=1), left.argmax(axis=1)
         share[rows, low], other[rows, low] = left[rows, low], high
@@ -65,7 +67,8 @@ def _tables() -> tuple[jax.Array, jax.Array]:
     """Tables of Poisson's distribution for means 0, COARSE, ... < LIMIT and 0, FINE, ... < COARSE."""
 
     def table(means: np.ndarray, columns: int) -> jax.Array:
-        k, mean = _first(means, columns).astype(int)[:, None] + np.arange(columns), means[:, None]
+        k = _first(means, columns).astype(int)[:, None] + np.arange(columns)
+        mean = means[:, None]
         log_mean = np.log(np.where(mean > 0, mean, 1.0))
         p = np.where(mean > 0, np.exp(k * log_mean - mean - gammaln(k + 1)), k == 0)
         return jnp.asarray(alias_table(p))
@@ -94,7 +97,11 @@ def _poisson(expected, bits, coarse, fine):
     rest = expected - row.astype(jnp.float32) * COARSE
     small = jnp.clip((rest / FINE).astype(jnp.int32), 0, len(fine) - 1)
     rest = rest - small.astype(jnp.float32) * FINE
-    count = _first(row * int(COARSE), coarse.shape[1]) + _draw(coarse, row, bits[0]) + _draw(fine, small, bits[1])
+    count = (
+        _first(row * int(COARSE), coarse.shape[1])
+        + _draw(coarse, row, bits[0])
+        + _draw(fine, small, bits[1])
+    )
     u = (bits[2].astype(jnp.float32) + 0.5) * 2.0**-32
     term = [jnp.exp(-rest)]
     for k in range(1, TERMS + 1):
@@ -112,7 +119,8 @@ def poisson(rng: np.random.Generator, expected: Array) -> np.ndarray:
     Raises ValueError where a mean is negative, not a number or beyond NumPy's range.
     """
     expected = np.asarray(expected)
-    flat, out = expected.reshape(-1), np.empty(expected.shape, dtype=np.float32)
+    flat = expected.reshape(-1)
+    out = np.empty(expected.shape, dtype=np.float32)
     for part, bits in _blocks(rng, flat.size, 3):
         mean = flat[part].astype(np.float32)
         counts = out.reshape(-1)[part]
@@ -191,17 +199,21 @@ def spread_out(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 def _band(panel: np.ndarray, rows: slice, transfer: np.ndarray, radius: int) -> np.ndarray:
     """The rows of a panel (slow, fast) convolved with the kernel of this Fourier transform (size, size // 2 + 1)."""
-    (n_slow, n_fast), size = panel.shape, len(transfer)
+    n_slow, n_fast = panel.shape
+    size = len(transfer)
     net = size - 2 * radius
     tiles = -(-n_fast // net)
-    first, last = max(rows.start - radius, 0), min(rows.stop + radius, n_slow)
+    first = max(rows.start - radius, 0)
+    last = min(rows.stop + radius, n_slow)
     band = np.zeros((size, tiles * net + 2 * radius), dtype=np.float32)
     top = first - (rows.start - radius)
     band[top : top + last - first, radius : radius + n_fast] = panel[first:last]
     windows = np.lib.stride_tricks.sliding_window_view(band, size, axis=1)[:, ::net]
     waves = scipy.fft.rfft2(windows, axes=(0, 2))
     waves *= transfer[:, None]
-    whole = scipy.fft.irfft2(waves, (size, size), axes=(0, 2), overwrite_x=True)  # its first 2 radius lines wrap around
+    whole = scipy.fft.irfft2(
+        waves, (size, size), axes=(0, 2), overwrite_x=True
+    )  # its first 2 radius lines wrap around
     inside = whole[2 * radius : 2 * radius + min(net, n_slow - rows.start), :, 2 * radius :]
     return inside.reshape(len(inside), -1)[:, :n_fast]
 
@@ -241,14 +253,20 @@ def read_out(
     Raises ValueError where `expected` is negative or not a number.
     """
     if flicker:
-        factor = 1.0 + np.float32(flicker) * rng.standard_normal(np.shape(expected), dtype=np.float32)
+        factor = 1.0 + np.float32(flicker) * rng.standard_normal(
+            np.shape(expected), dtype=np.float32
+        )
         expected = np.maximum(factor, 0.0) * expected
     photons = poisson(rng, expected)
     photons *= gain
     if kernel is not None:
         photons = spread_out(photons, kernel)
-    out, flat = np.empty(photons.shape, dtype=np.int32), photons.reshape(-1)
-    how = (*np.array([quantum_gain, readout_adu, offset_adu], dtype=np.float32), np.int32(saturation_adu))
+    out = np.empty(photons.shape, dtype=np.int32)
+    flat = photons.reshape(-1)
+    how = (
+        *np.array([quantum_gain, readout_adu, offset_adu], dtype=np.float32),
+        np.int32(saturation_adu),
+    )
     for part, bits in _blocks(rng, flat.size, 1):
         out.reshape(-1)[part] = _whole(_digitised, flat[part], bits, *how)
     return out

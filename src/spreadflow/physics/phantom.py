@@ -9,7 +9,7 @@ density of protein and no two closer than `CLOSEST` (random sequential addition)
 import numpy as np
 from scipy.spatial import cKDTree
 
-from spreadflow.physics import lattice, rotation, symmetry
+from spreadflow.physics import rotation, symmetry, unit_cell
 from spreadflow.physics.structure_factors import Atoms, isotropic
 
 PROTEIN_FRACTION = 0.5
@@ -32,23 +32,30 @@ CLUSTER_RADIUS = 4.0
 def build(cell: np.ndarray, space_group: str, seed: int) -> Atoms:
     """The phantom in cell (6,) Å, rad. Sites are called FE1 and FE2; each cluster has one of each, 2.7 Å apart."""
     rng = np.random.default_rng(seed)
-    basis = lattice.orthogonalization(cell)
+    basis = unit_cell.orthogonalization(cell)
     mates = _Mates(_general_position(rng, basis, space_group), basis, space_group)
     points, depth = mates.sample(rng, 40000)
     wall = max(float(np.quantile(depth, 1.0 - PROTEIN_FRACTION)), 0.5 * CLOSEST)
-    points, depth = points[depth > wall], depth[depth > wall]
+    points = points[depth > wall]
+    depth = depth[depth > wall]
     if len(points) == 0:
-        raise ValueError(f"no room for atoms in a cell of {lattice.volume(cell):.0f} Å³ in '{space_group}'")
+        raise ValueError(
+            f"no room for atoms in a cell of {unit_cell.volume(cell):.0f} Å³ in '{space_group}'"
+        )
     clusters = [_cluster(rng) + centre for centre in _cluster_centres(points, depth)]
     n_atoms = int(PROTEIN_FRACTION * mates.volume / VOLUME_PER_ATOM)
     metal = np.concatenate(clusters)
     places = _fill(rng, mates, wall, metal, max(n_atoms - len(metal), 0))
     xyz = np.concatenate([metal, places])
-    elements = np.concatenate([np.tile(CLUSTER_ELEMENTS, len(clusters)), _draw_elements(rng, len(places))])
+    elements = np.concatenate(
+        [np.tile(CLUSTER_ELEMENTS, len(clusters)), _draw_elements(rng, len(places))]
+    )
     names = np.concatenate([np.tile(CLUSTER_NAMES, len(clusters)), elements[len(metal) :]])
     away = np.linalg.norm(xyz - xyz.mean(axis=0), axis=1)
     b = B_CENTRE + (B_SURFACE - B_CENTRE) * (away / away.max()) ** 2
-    return Atoms(names, elements, xyz @ np.linalg.inv(basis).T, np.ones(len(xyz)), isotropic(b, cell))
+    return Atoms(
+        names, elements, xyz @ np.linalg.inv(basis).T, np.ones(len(xyz)), isotropic(b, cell)
+    )
 
 
 CLUSTER_NAMES = np.array(["FE1", "FE2", "S1", "S2", "SG1", "SG2", "SG3", "SG4"])
@@ -57,7 +64,8 @@ CLUSTER_ELEMENTS = np.array(["Fe", "Fe", "S", "S", "S", "S", "S", "S"])
 
 def _cluster(rng: np.random.Generator) -> np.ndarray:
     """(8, 3) Å: a [2Fe-2S] rhomb (Fe-Fe 2.7, Fe-S 2.2) and four cysteine S at 2.3 from the irons, turned at random."""
-    iron, sulphur = 1.35, np.sqrt(2.2**2 - 1.35**2)
+    iron = 1.35
+    sulphur = np.sqrt(2.2**2 - 1.35**2)
     out = 2.3 * np.cos(np.deg2rad(54.0)), 2.3 * np.sin(np.deg2rad(54.0))
     flat = [[iron, 0, 0], [-iron, 0, 0], [0, sulphur, 0], [0, -sulphur, 0]]
     legs = [[sign * (iron + out[0]), 0, side * out[1]] for sign in (1, -1) for side in (1, -1)]
@@ -78,7 +86,10 @@ def _draw_elements(rng: np.random.Generator, n: int) -> np.ndarray:
 def _general_position(rng: np.random.Generator, basis: np.ndarray, space_group: str) -> np.ndarray:
     """(3,) fractional: of some random points the one furthest from its symmetry mates."""
     tries = rng.random((64, 3))
-    return max(tries, key=lambda x: np.sort(np.linalg.norm((_orbit(x, space_group) - x) @ basis.T, axis=1))[1])
+    return max(
+        tries,
+        key=lambda x: np.sort(np.linalg.norm((_orbit(x, space_group) - x) @ basis.T, axis=1))[1],
+    )
 
 
 def _orbit(x: np.ndarray, space_group: str) -> np.ndarray:
@@ -106,7 +117,11 @@ class _Mates:
         """Radius of a ball about the centre that holds the domain."""
         axes = np.random.default_rng(0).standard_normal((4000, 3))
         along = (axes / np.linalg.norm(axes, axis=1, keepdims=True)) @ self._normal.T
-        return 1.1 * float(np.min(np.where(along > 1e-6, self._half / np.maximum(along, 1e-6), np.inf), axis=1).max())
+        return 1.1 * float(
+            np.min(
+                np.where(along > 1e-6, self._half / np.maximum(along, 1e-6), np.inf), axis=1
+            ).max()
+        )
 
     def depth(self, points: np.ndarray) -> np.ndarray:
         """(n,) distance of points from the nearest wall, Å; negative outside."""
@@ -119,9 +134,12 @@ class _Mates:
         return points[depth > 0], depth[depth > 0]
 
 
-def _fill(rng: np.random.Generator, mates: _Mates, wall: float, metal: np.ndarray, n: int) -> np.ndarray:
+def _fill(
+    rng: np.random.Generator, mates: _Mates, wall: float, metal: np.ndarray, n: int
+) -> np.ndarray:
     """(n, 3) Å, or as many as find room: random sequential addition deeper than `wall`."""
-    around, placed = cKDTree(metal), np.empty((0, 3))
+    around = cKDTree(metal)
+    placed = np.empty((0, 3))
     for _ in range(200):
         points, depth = mates.sample(rng, 40000)
         points = points[(depth > wall) & (around.query(points)[0] > CLOSEST_TO_CLUSTER)]

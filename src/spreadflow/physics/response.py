@@ -17,8 +17,13 @@ OPAQUE = 700.0
 
 def depth(detector: Detector):
     """() sensor thickness in attenuation lengths; `OPAQUE` where everything is captured or one of them is not known."""
-    thickness, attenuation = detector.thickness_mm, detector.attenuation_mm
-    return jnp.where(thickness * attenuation > 0, thickness / jnp.where(attenuation > 0, attenuation, 1.0), OPAQUE)
+    thickness = detector.thickness_mm
+    attenuation = detector.attenuation_mm
+    return jnp.where(
+        thickness * attenuation > 0,
+        thickness / jnp.where(attenuation > 0, attenuation, 1.0),
+        OPAQUE,
+    )
 
 
 def kahn(direction, polarization):
@@ -33,7 +38,9 @@ def kahn(direction, polarization):
 def captured(direction, normal, depth):
     """Fraction 1 − exp(−depth/|n·ŝ|) of the photons a sensor captures; unit vectors as components, depth of `depth`."""
     cosine = abs(sum(a * n for a, n in zip(direction, normal, strict=True)))
-    return -cosine.__array_namespace__().expm1(-depth / cosine)  # of NumPy or JAX, whichever was given
+    return -cosine.__array_namespace__().expm1(
+        -depth / cosine
+    )  # of NumPy or JAX, whichever was given
 
 
 def efficiency(direction, distance_mm, normal, pixel_mm, *, closest_mm, depth, polarization):
@@ -47,17 +54,28 @@ def efficiency(direction, distance_mm, normal, pixel_mm, *, closest_mm, depth, p
     return solid_angle * kahn(direction, polarization) * captured(direction, normal, depth)
 
 
-def pixel_map(detector: Detector, polarization: float, dtype: DTypeLike = np.float64) -> tuple[np.ndarray, np.ndarray]:
+def pixel_map(
+    detector: Detector, polarization: float, dtype: DTypeLike = np.float64
+) -> tuple[np.ndarray, np.ndarray]:
     """Efficiency and sin θ at the centres of all pixels, each (panel, slow, fast); computed in float64."""
     axes = geometry.normals(detector), geometry.distances_mm(detector)
-    maps = _pixel_map(detector._replace(shape=(0, 0)), *axes, polarization, shape=detector.shape, dtype=np.dtype(dtype))
+    maps = _pixel_map(
+        detector._replace(shape=(0, 0)),
+        *axes,
+        polarization,
+        shape=detector.shape,
+        dtype=np.dtype(dtype),
+    )
     return np.asarray(maps[0]), np.asarray(maps[1])
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
 def _pixel_map(detector: Detector, normals, closest_mm, polarization, *, shape, dtype):
     """One pass over the pixels without temporary maps."""
-    axis = lambda a: [a[:, j, None, None] for j in range(3)]  # noqa: E731
+
+    def axis(a):
+        return [a[:, j, None, None] for j in range(3)]
+
     slow, fast = ((jnp.arange(n) + 0.5) * detector.pixel_mm for n in shape)
     steps = zip(axis(detector.origin_mm), axis(detector.fast), axis(detector.slow), strict=True)
     place = [o + f * fast + s * slow[:, None] for o, f, s in steps]

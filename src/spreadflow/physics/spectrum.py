@@ -32,7 +32,9 @@ def pulse(
     """
     centre = energy_ev + jitter_ev * rng.standard_normal()
     width = envelope_ev * np.exp(WIDTH_SPREAD * rng.standard_normal())
-    total = photons * np.exp(_log_spread(photons_spread) * (rng.standard_normal() - 0.5 * _log_spread(photons_spread)))
+    total = photons * np.exp(
+        _log_spread(photons_spread) * (rng.standard_normal() - 0.5 * _log_spread(photons_spread))
+    )
     channel = energies_ev[1] - energies_ev[0] if len(energies_ev) > 1 else envelope_ev
     fine = max(1, int(np.ceil(_FINE * channel / spike_ev)))
     field = _field(rng, len(energies_ev) * fine, spike_ev / _FWHM * fine / channel)
@@ -40,13 +42,18 @@ def pulse(
     grid = (energies_ev[:, None] + channel * offsets).ravel()
     envelope = np.exp(-0.5 * ((grid - centre) / width) ** 2) / (np.sqrt(2 * np.pi) * width)
     intensity = envelope * np.abs(field) ** 2 * channel / fine
-    return Spectrum(np.array(energies_ev, dtype=np.float64), total * intensity.reshape(len(energies_ev), fine).sum(1))
+    return Spectrum(
+        np.array(energies_ev, dtype=np.float64),
+        total * intensity.reshape(len(energies_ev), fine).sum(1),
+    )
 
 
 def edges(energies_ev: np.ndarray) -> np.ndarray:
     """(channel + 1,) edges of channels around ascending centres: half way between them, as wide outside as inside."""
     middle = 0.5 * (energies_ev[1:] + energies_ev[:-1])
-    return np.concatenate([[2 * energies_ev[0] - middle[0]], middle, [2 * energies_ev[-1] - middle[-1]]])
+    return np.concatenate(
+        [[2 * energies_ev[0] - middle[0]], middle, [2 * energies_ev[-1] - middle[-1]]]
+    )
 
 
 def overlaps(energies_ev: np.ndarray, onto_ev: np.ndarray) -> np.ndarray:
@@ -59,7 +66,8 @@ def overlaps(energies_ev: np.ndarray, onto_ev: np.ndarray) -> np.ndarray:
     low, high = edges(onto_ev)[:-1], edges(onto_ev)[1:]
     if len(energies_ev) == 1:
         return ((low <= energies_ev[:, None]) & (energies_ev[:, None] < high)).astype(np.float64)
-    left, right = edges(energies_ev)[:-1, None], edges(energies_ev)[1:, None]
+    left = edges(energies_ev)[:-1, None]
+    right = edges(energies_ev)[1:, None]
     return np.clip(np.minimum(high, right) - np.maximum(low, left), 0.0, None) / (right - left)
 
 
@@ -72,7 +80,8 @@ def resampled(spectrum: Spectrum, energies_ev: np.ndarray) -> Spectrum:
     """
     energies, photons = (np.asarray(x, dtype=np.float64) for x in spectrum)
     order = np.argsort(energies)
-    energies, photons = energies[order], np.maximum(photons[..., order], 0.0)
+    energies = energies[order]
+    photons = np.maximum(photons[..., order], 0.0)
     if not (np.isfinite(energies).all() and (energies > 0).all() and (np.diff(energies) > 0).all()):
         raise ValueError("energies of channels that are not finite, positive and distinct")
     if not np.isfinite(photons).all():

@@ -15,9 +15,11 @@ import numpy as np
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array
-from spreadflow.physics import lattice, symmetry
+from spreadflow.physics import symmetry, unit_cell
 
-CHUNK_HKL, CHUNK_ATOMS, UNROLL = 4096, 256, 8
+CHUNK_HKL = 4096
+CHUNK_ATOMS = 256
+UNROLL = 8
 SOLVENT_RADIUS, SOLVENT_SHRINK = 1.11, 0.9
 """Å; probe and shrink radii of the solvent mask"""
 WRONG_B, WRONG_K_SOL, WRONG_XYZ_ANG, WRONG_MISSING = 1.1, 0.35, 0.1, 0.05
@@ -60,7 +62,9 @@ class StructureFactors(NamedTuple):
 
     def squared(self, rows: np.ndarray) -> np.ndarray:
         """(len(rows), channel) |F|² of nodes given by row, electrons²."""
-        return f_squared(self.rest[rows, None], self.groups[:, rows], self.anomalous.real, self.anomalous.imag)
+        return f_squared(
+            self.rest[rows, None], self.groups[:, rows], self.anomalous.real, self.anomalous.imag
+        )
 
     def without_sites(self, rows: np.ndarray) -> np.ndarray:
         """(len(rows), channel) complex: what the named sites' f', f'' are added to."""
@@ -74,16 +78,19 @@ def f_squared(fixed: Array, groups: Array, f1: Array, f2: Array) -> Array:
     fixed: (node, channel) or (node, 1) complex; groups: (site, node) complex; f1, f2: (site, channel) f' and f''.
     NumPy in, NumPy out; with JAX differentiable in all of them.
     """
-    real, imaginary = fixed.real, fixed.imag
+    real = fixed.real
+    imaginary = fixed.imag
     for g, up, across in zip(groups, f1, f2, strict=True):
-        a, b = g.real[:, None], g.imag[:, None]
-        real, imaginary = real + a * up - b * across, imaginary + b * up + a * across
+        a = g.real[:, None]
+        b = g.imag[:, None]
+        real = real + a * up - b * across
+        imaginary = imaginary + b * up + a * across
     return real * real + imaginary * imaginary
 
 
 def isotropic(b: np.ndarray, cell: np.ndarray) -> np.ndarray:
     """(n, 3, 3) β of isotropic B (n,), Å²: exp(−hᵀβh) = exp(−B/4d²)."""
-    reciprocal = lattice.reciprocal(cell)
+    reciprocal = unit_cell.reciprocal(cell)
     return 0.25 * np.asarray(b)[:, None, None] * (reciprocal.T @ reciprocal)
 
 
@@ -107,28 +114,41 @@ def structure_factors(
     for name in sites:
         if name not in atoms.names:
             raise ValueError(f"the model has no atom '{name}'")
-    nodes = lattice.all_indices(lattice.reciprocal(cell), d_min)
+    nodes = unit_cell.all_indices(unit_cell.reciprocal(cell), d_min)
     nodes = nodes[~symmetry.is_centring_absent(nodes, space_group)]
     unique, back, conjugate, phase = _representatives(nodes, space_group)
-    stol2 = 0.25 / lattice.spacing(lattice.reciprocal(cell), unique) ** 2
+    stol2 = 0.25 / unit_cell.spacing(unit_cell.reciprocal(cell), unique) ** 2
     is_site = np.isin(atoms.names, list(sites))
     members = [(atoms.names == name, curve) for name, curve in sites.items()]
     for element in np.unique(atoms.elements[~is_site]):
-        members.append((~is_site & (atoms.elements == element), others.get(str(element), np.zeros(1))))
-    rest, groups = np.zeros(len(nodes), dtype=np.complex128), np.zeros((len(members), len(nodes)), dtype=np.complex128)
+        members.append(
+            (~is_site & (atoms.elements == element), others.get(str(element), np.zeros(1)))
+        )
+    rest = np.zeros(len(nodes), dtype=np.complex128)
+    groups = np.zeros((len(members), len(nodes)), dtype=np.complex128)
     for g, (chosen, _) in zip(groups, members, strict=True):
         for element in np.unique(atoms.elements[chosen]):
-            some = geometric(_pick(atoms, chosen & (atoms.elements == element)), unique, space_group)
+            some = geometric(
+                _pick(atoms, chosen & (atoms.elements == element)), unique, space_group
+            )
             spread = np.where(conjugate, np.conj(some[back]), some[back]) * phase
             rest += spread * form_factor(element, stol2)[back]
             g += spread
     if k_sol:
-        rest += k_sol * np.exp(-b_sol * stol2[back]) * mask_transform(atoms, cell, space_group, nodes, d_min)
-    curves = np.array(np.broadcast_arrays(np.zeros(1), *(curve for _, curve in members))[1:], dtype=np.complex128)
+        rest += (
+            k_sol
+            * np.exp(-b_sol * stol2[back])
+            * mask_transform(atoms, cell, space_group, nodes, d_min)
+        )
+    curves = np.array(
+        np.broadcast_arrays(np.zeros(1), *(curve for _, curve in members))[1:], dtype=np.complex128
+    )
     return StructureFactors(nodes, rest, groups, curves, len(sites))
 
 
-def perturbed(rng: np.random.Generator, atoms: Atoms, cell: np.ndarray, sites: Collection[str]) -> tuple[Atoms, float]:
+def perturbed(
+    rng: np.random.Generator, atoms: Atoms, cell: np.ndarray, sites: Collection[str]
+) -> tuple[Atoms, float]:
     """A model that is wrong as refined ones are, and its k_sol: B + 10 %, k_sol 0.35, atoms moved, 5 % of them missing.
 
     Displacements are normal and isotropic, 0.1 Å r.m.s. in length (0.058 Å along each axis). Atoms named in `sites`
@@ -137,7 +157,7 @@ def perturbed(rng: np.random.Generator, atoms: Atoms, cell: np.ndarray, sites: C
     moves = rng.normal(scale=WRONG_XYZ_ANG / np.sqrt(3.0), size=atoms.xyz.shape)
     others = np.flatnonzero(~np.isin(atoms.names, list(sites)))
     lost = rng.choice(others, round(WRONG_MISSING * len(others)), replace=False)
-    xyz = atoms.xyz + moves @ np.linalg.inv(lattice.orthogonalization(cell)).T
+    xyz = atoms.xyz + moves @ np.linalg.inv(unit_cell.orthogonalization(cell)).T
     wrong = atoms._replace(xyz=xyz, beta=WRONG_B * atoms.beta)
     return Atoms(*(np.delete(column, lost, axis=0) for column in wrong)), WRONG_K_SOL
 
@@ -170,7 +190,8 @@ def _representatives(hkl: np.ndarray, space_group: str):
     """
     turns, shifts, _ = _operations(space_group)
     best = np.full(len(hkl), np.iinfo(np.int64).max)
-    conjugate, phase = np.zeros(len(hkl), dtype=bool), np.ones(len(hkl), dtype=np.complex128)
+    conjugate = np.zeros(len(hkl), dtype=bool)
+    phase = np.ones(len(hkl), dtype=np.complex128)
     size = 4 * int(np.abs(hkl).max(initial=1)) + 1
     for turn, shift in zip(turns, shifts, strict=True):
         turned = hkl.astype(np.int64) @ turn
@@ -191,7 +212,10 @@ def geometric(atoms: Atoms, hkl: np.ndarray, space_group: str) -> np.ndarray:
     beta = np.einsum("oij,ajk,olk->oail", turns, atoms.beta, turns)
     six = np.stack([beta[..., i, j] * (1 if i == j else 2) for i, j in _PAIRS], axis=-1)
     weight = np.broadcast_to(n_centring * atoms.occupancy, xyz.shape[:2])
-    columns = _filled(np.mod(xyz, 1.0).reshape(-1, 3), CHUNK_ATOMS), _filled(six.reshape(-1, 6), CHUNK_ATOMS)
+    columns = (
+        _filled(np.mod(xyz, 1.0).reshape(-1, 3), CHUNK_ATOMS),
+        _filled(six.reshape(-1, 6), CHUNK_ATOMS),
+    )
     weights = _filled(weight.reshape(-1, 1), CHUNK_ATOMS)
     padded = _filled(np.asarray(hkl, dtype=np.float64), CHUNK_HKL)
     total = np.zeros(len(padded), dtype=np.complex128)
@@ -199,7 +223,9 @@ def geometric(atoms: Atoms, hkl: np.ndarray, space_group: str) -> np.ndarray:
         some = slice(start, start + CHUNK_HKL)
         for first in range(0, len(weights), CHUNK_ATOMS):
             block = slice(first, first + CHUNK_ATOMS)
-            real, imaginary = _sum_over_atoms(padded[some], columns[0][block], columns[1][block], weights[block, 0])
+            real, imaginary = _sum_over_atoms(
+                padded[some], columns[0][block], columns[1][block], weights[block, 0]
+            )
             total[some] += np.asarray(real) + 1j * np.asarray(imaginary)
     return total[: len(hkl)]
 
@@ -212,7 +238,10 @@ def _filled(rows: np.ndarray, multiple: int) -> np.ndarray:
 def _half_turn_series() -> tuple[np.ndarray, np.ndarray]:
     """Coefficients in x² of cos(πx) and sin(πx)/x on |x| ≤ ½, to 1e-8 (least squares at Chebyshev nodes)."""
     x = 0.5 * np.cos(np.pi * (np.arange(200) + 0.5) / 200)
-    fit = lambda y: np.polynomial.Polynomial.fit(x**2, y, 5, domain=[0, 1], window=[0, 1]).coef  # noqa: E731
+
+    def fit(y):
+        return np.polynomial.Polynomial.fit(x**2, y, 5, domain=[0, 1], window=[0, 1]).coef
+
     return fit(np.cos(np.pi * x)).astype(np.float32), fit(np.sin(np.pi * x) / x).astype(np.float32)
 
 
@@ -222,9 +251,11 @@ _COS, _SIN = _half_turn_series()
 def _phase(turns):
     """cos and sin of 2π·turns, |turns| ≤ ½, in arithmetic that vectorises (the library's float32 functions do not)."""
     t2 = turns * turns
-    cosine, sine = jnp.float32(_COS[-1]), jnp.float32(_SIN[-1])
+    cosine = jnp.float32(_COS[-1])
+    sine = jnp.float32(_SIN[-1])
     for c, s in zip(_COS[-2::-1], _SIN[-2::-1], strict=True):
-        cosine, sine = cosine * t2 + c, sine * t2 + s
+        cosine = cosine * t2 + c
+        sine = sine * t2 + s
     sine = sine * turns
     return 1.0 - 2.0 * sine * sine, 2.0 * sine * cosine
 
@@ -232,9 +263,13 @@ def _phase(turns):
 @jax.jit
 def _sum_over_atoms(hkl, xyz, beta, weight):
     """Real and imaginary parts (n,) float32 of the sum over one block of atoms; phases reduced to a turn in float64."""
-    h, k, l = hkl[:, 0], hkl[:, 1], hkl[:, 2]
+    h = hkl[:, 0]
+    k = hkl[:, 1]
+    l = hkl[:, 2]
     products = [jnp.float32(a * b) for a, b in ((h, h), (k, k), (l, l), (h, k), (h, l), (k, l))]
-    xyz, beta, weight = (a.reshape(-1, UNROLL, *a.shape[1:]) for a in (xyz, jnp.float32(beta), jnp.float32(weight)))
+    xyz, beta, weight = (
+        a.reshape(-1, UNROLL, *a.shape[1:]) for a in (xyz, jnp.float32(beta), jnp.float32(weight))
+    )
 
     def step(n, sums):
         real, imaginary = sums
@@ -243,7 +278,8 @@ def _sum_over_atoms(hkl, xyz, beta, weight):
             cosine, sine = _phase(jnp.float32(turns - jnp.round(turns)))
             exponent = sum(p * beta[n, u, i] for i, p in enumerate(products))
             size = weight[n, u] * jnp.exp(-exponent)
-            real, imaginary = real + size * cosine, imaginary + size * sine
+            real = real + size * cosine
+            imaginary = imaginary + size * sine
         return real, imaginary
 
     zero = jnp.zeros(len(hkl), dtype=jnp.float32)
@@ -251,28 +287,41 @@ def _sum_over_atoms(hkl, xyz, beta, weight):
 
 
 def mask_transform(
-    atoms: Atoms, cell: np.ndarray, space_group: str, hkl: np.ndarray, d_min: float, step: float = 0.25
+    atoms: Atoms,
+    cell: np.ndarray,
+    space_group: str,
+    hkl: np.ndarray,
+    d_min: float,
+    step: float = 0.25,
 ) -> np.ndarray:
     """(n,) complex Fourier transform of the bulk-solvent mask at hkl (n, 3), on a grid of step·d_min."""
     model = _gemmi_model(atoms, cell)
     grid = gemmi.FloatGrid()
-    grid.set_unit_cell(gemmi.UnitCell(*lattice.degrees(cell)))
+    grid.set_unit_cell(gemmi.UnitCell(*unit_cell.degrees(cell)))
     grid.spacegroup = symmetry.group(space_group)
     grid.set_size_from_spacing(step * d_min, gemmi.GridSizeRounding.Up)
     masker = gemmi.SolventMasker(gemmi.AtomicRadiiSet.Cctbx)
     masker.rprobe, masker.rshrink = SOLVENT_RADIUS, SOLVENT_SHRINK
     masker.put_mask_on_float_grid(grid, model)
     transform = gemmi.transform_map_to_f_phi(grid, half_l=False)
-    return np.array(transform.get_value_by_hkl(np.asarray(hkl, dtype=np.int32)), dtype=np.complex128)
+    return np.array(
+        transform.get_value_by_hkl(np.asarray(hkl, dtype=np.int32)), dtype=np.complex128
+    )
 
 
 def _gemmi_model(atoms: Atoms, cell: np.ndarray) -> gemmi.Model:
     """The atoms as a gemmi model of one residue (names, elements and places only)."""
-    model, chain, residue = gemmi.Model(1), gemmi.Chain("A"), gemmi.Residue()
-    places = atoms.xyz @ lattice.orthogonalization(cell).T
+    model = gemmi.Model(1)
+    chain = gemmi.Chain("A")
+    residue = gemmi.Residue()
+    places = atoms.xyz @ unit_cell.orthogonalization(cell).T
     for element, place, occupancy in zip(atoms.elements, places, atoms.occupancy, strict=True):
         atom = gemmi.Atom()
-        atom.element, atom.pos, atom.occ = gemmi.Element(str(element)), gemmi.Position(*place), occupancy
+        atom.element, atom.pos, atom.occ = (
+            gemmi.Element(str(element)),
+            gemmi.Position(*place),
+            occupancy,
+        )
         residue.add_atom(atom)
     chain.add_residue(residue)
     model.add_chain(chain)

@@ -3,7 +3,7 @@
 import gemmi
 import numpy as np
 
-from spreadflow.physics import lattice, rotation
+from spreadflow.physics import rotation, unit_cell
 
 
 def group(name: str) -> gemmi.SpaceGroup:
@@ -16,7 +16,9 @@ def group(name: str) -> gemmi.SpaceGroup:
 
 def is_absent(hkl: np.ndarray, name: str) -> np.ndarray:
     """(n,) bool: systematically absent by centring, screw axes or glide planes."""
-    return np.asarray(group(name).operations().systematic_absences(np.asarray(hkl, dtype=np.int32)), dtype=bool)
+    return np.asarray(
+        group(name).operations().systematic_absences(np.asarray(hkl, dtype=np.int32)), dtype=bool
+    )
 
 
 def is_centring_absent(hkl: np.ndarray, name: str) -> np.ndarray:
@@ -42,7 +44,8 @@ def to_asu(hkl: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     index itself (I(+)), −1 to its Friedel mate (I(−)), 0 centric.
     """
     sg = group(name)
-    ops, asu = sg.operations(), gemmi.ReciprocalAsu(sg)
+    ops = sg.operations()
+    asu = gemmi.ReciprocalAsu(sg)
     unique, back = np.unique(np.asarray(hkl, dtype=np.int32), axis=0, return_inverse=True)
     mapped = [asu.to_asu(h.tolist(), ops) for h in unique]
     indices = np.array([m[0] for m in mapped], dtype=np.int32).reshape(-1, 3)
@@ -63,7 +66,8 @@ def misorientation(A: np.ndarray, A_true: np.ndarray, name: str) -> float:
 
 def same_indices(A: np.ndarray, A_true: np.ndarray, name: str) -> np.ndarray:
     """(3, 3) integer matrix M of the point group such that hkl of A_true ≈ M · hkl of A."""
-    best, error = np.eye(3), np.inf
+    best = np.eye(3)
+    error = np.inf
     for turned in np.swapaxes(np.linalg.inv(point_group(name)), -1, -2):
         size = float(rotation.angle(rotation.nearest(A @ np.linalg.inv(A_true @ turned))))
         if size < error:
@@ -76,7 +80,9 @@ def ambiguities(cell: np.ndarray, name: str, obliquity_deg: float = 0.1) -> list
 
     Positions of spots can't tell such settings apart (merohedry; with a chance metric, pseudo-merohedry).
     """
-    laws = gemmi.find_twin_laws(gemmi.UnitCell(*lattice.degrees(cell)), group(name), obliquity_deg, False)
+    laws = gemmi.find_twin_laws(
+        gemmi.UnitCell(*unit_cell.degrees(cell)), group(name), obliquity_deg, False
+    )
     return [law.as_hkl().triplet() for law in laws]
 
 
@@ -88,9 +94,9 @@ def constrain_metric(metric: np.ndarray, name: str) -> np.ndarray:
 
 def constrain_cell(cell: np.ndarray, name: str) -> np.ndarray:
     """(6,) cell (rad) nearest in metric to `cell` that obeys the lattice symmetry."""
-    basis = lattice.orthogonalization(cell)
+    basis = unit_cell.orthogonalization(cell)
     metric = constrain_metric(basis.T @ basis, name)
-    return lattice.cell_of_basis(np.linalg.cholesky(metric).T)
+    return unit_cell.cell_of_basis(np.linalg.cholesky(metric).T)
 
 
 def metric_basis(name: str) -> np.ndarray:
@@ -126,10 +132,18 @@ def primitive(name: str) -> np.ndarray:
 def metric_symbol(name: str) -> str:
     """Symbol without blanks of the lattice's own symmetry in the same setting: C12/m1 for C 1 2 1, P4/mmm for P 41."""
     sg = group(name)
-    system, letter, rhombohedral = sg.crystal_system_str(), sg.hm[0], sg.ext in ("H", "R")
+    system = sg.crystal_system_str()
+    letter = sg.hm[0]
+    rhombohedral = sg.ext in ("H", "R")
     if system == "monoclinic":
         return letter + {"a": "2/m11", "b": "12/m1", "c": "112/m"}[sg.monoclinic_unique_axis()]
     if system == "trigonal":
         return f"{letter}-3m:{sg.ext}" if rhombohedral else f"{letter}6/mmm"
-    holohedry = {"triclinic": "-1", "orthorhombic": "mmm", "tetragonal": "4/mmm", "hexagonal": "6/mmm", "cubic": "m-3m"}
+    holohedry = {
+        "triclinic": "-1",
+        "orthorhombic": "mmm",
+        "tetragonal": "4/mmm",
+        "hexagonal": "6/mmm",
+        "cubic": "m-3m",
+    }
     return letter + holohedry[system]

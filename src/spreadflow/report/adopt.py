@@ -13,8 +13,12 @@ from spreadflow.report import style
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
     """Figures over all runs that a spec file tells of, a block for each, and the page."""
-    tables = {str(store.attributes(path, stage)["run"]): store.read(path, stage) for path in products}
-    told = figures(list(tables.values())) | {"runs": {run: figures([table]) for run, table in tables.items()}}
+    tables = {
+        str(store.attributes(path, stage)["run"]): store.read(path, stage) for path in products
+    }
+    told = figures(list(tables.values())) | {
+        "runs": {run: figures([table]) for run, table in tables.items()}
+    }
     return told, picture(list(tables.values()), told)
 
 
@@ -23,7 +27,8 @@ def figures(tables: list[dict]) -> dict[str, Any]:
     outcome = np.concatenate([t["lines/outcome"] for t in tables])
     kept = outcome == AdoptOutcome.ADOPTED
     n, agree = (
-        np.concatenate([t[f"lines/{name}"] for t in tables])[kept].sum() for name in ("n_reflections", "n_agree")
+        np.concatenate([t[f"lines/{name}"] for t in tables])[kept].sum()
+        for name in ("n_reflections", "n_agree")
     )
     return {
         "n_lines": len(outcome),
@@ -45,9 +50,14 @@ def picture(tables: list[dict], told: dict) -> Figure:
     colors = [style.GREEN if name == "adopted" else style.ORANGE for name in counts]
     style.bars(ends, list(counts), list(counts.values()), colors)
     ends.set_title(f"how {style.say(told['n_lines'])} lines ended")
-    n, agree = (np.concatenate([t[f"lines/{name}"] for t in tables]) for name in ("n_reflections", "n_agree"))
+    n, agree = (
+        np.concatenate([t[f"lines/{name}"] for t in tables])
+        for name in ("n_reflections", "n_agree")
+    )
     agreement.plot(n, agree, ".", color=style.BLUE, alpha=0.6)
     agreement.axline((0, 0), slope=1, color=style.PALE, lw=0.8)
-    agreement.set(xlabel="indexed reflections of the .refl", ylabel="where A puts their Miller index")
+    agreement.set(
+        xlabel="indexed reflections of the .refl", ylabel="where A puts their Miller index"
+    )
     agreement.set_title("do reflections and lattice agree?")
     return page

@@ -21,7 +21,8 @@ TABLES = ("lattices/", "spectra/shot_id", "reflections/")
 
 def make(stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict, Figure]:
     """Figures over all runs, and the page."""
-    table, told = store.read(products[0], stage, TABLES), store.attributes(products[0], stage)
+    table = store.read(products[0], stage, TABLES)
+    told = store.attributes(products[0], stage)
     best = _strongest(table)
     counts, pixels = _pixels(products[0], stage, table, best)
     figures = _figures(table, told) | counts
@@ -31,18 +32,31 @@ def make(stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict
 def _strongest(table: dict) -> np.ndarray:
     """Rows of the strongest reflections that are integrated without reserve, as many as the mosaic shows."""
     clean = np.flatnonzero(table["reflections/flags"] & ReflectionFlag.FAILED == 0)
-    strength = table["reflections/intensity"][clean] / np.maximum(table["reflections/sigma"][clean], 1e-9)
+    strength = table["reflections/intensity"][clean] / np.maximum(
+        table["reflections/sigma"][clean], 1e-9
+    )
     return clean[np.argsort(-strength)][: ROWS * COLUMNS]
 
 
-def _pixels(product: Path, stage: str, table: dict, rows: np.ndarray) -> tuple[dict, dict[int, dict[str, np.ndarray]]]:
+def _pixels(
+    product: Path, stage: str, table: dict, rows: np.ndarray
+) -> tuple[dict, dict[int, dict[str, np.ndarray]]]:
     """Counts of pixels, and row → pixel columns of some reflections; never more than one part in memory."""
-    first, size = table["reflections/first_pixel"], _pixels_per_box(table)
-    start, out = 0, {}
-    counts = {"n_pixels_valid": 0, "n_pixels_shared": 0, "n_pixels_foreign": 0, "n_pixels_counted": 0}
+    first = table["reflections/first_pixel"]
+    size = _pixels_per_box(table)
+    start = 0
+    out = {}
+    counts = {
+        "n_pixels_valid": 0,
+        "n_pixels_shared": 0,
+        "n_pixels_foreign": 0,
+        "n_pixels_counted": 0,
+    }
     for block, key in enumerate(store.part_keys(product, stage)):
         part = store.read_part(product, stage, block, key, ["pixels/valid", "pixels/overlap"])
-        valid, overlap, end = part["pixels/valid"], part["pixels/overlap"], start + part[""]["pixels"]
+        valid = part["pixels/valid"]
+        overlap = part["pixels/overlap"]
+        end = start + part[""]["pixels"]
         counts["n_pixels_valid"] += int(valid.sum())
         counts["n_pixels_shared"] += int((overlap & Overlap.SHARED > 0).sum())
         counts["n_pixels_foreign"] += int((overlap & Overlap.FOREIGN > 0).sum())
@@ -52,14 +66,20 @@ def _pixels(product: Path, stage: str, table: dict, rows: np.ndarray) -> tuple[d
             part = store.read_part(product, stage, block, key, ["pixels/"])
         for row in mine:
             box = slice(first[row] - start, first[row] - start + size[row])
-            out[row] = {name: part[f"pixels/{name}"][box] for name in ("photons", "valid", "foreground", "overlap")}
+            out[row] = {
+                name: part[f"pixels/{name}"][box]
+                for name in ("photons", "valid", "foreground", "overlap")
+            }
         start = end
     return counts, {int(row): out[int(row)] for row in rows}
 
 
 def _figures(table: dict, told: dict) -> dict[str, Any]:
-    run, of, n_pixels = table["lattices/run"], table["reflections/lattice"], _pixels_per_box(table)
-    times, each = _multiplicity(table, told["space_group"]), np.bincount(of, minlength=len(run))
+    run = table["lattices/run"]
+    of = table["reflections/lattice"]
+    n_pixels = _pixels_per_box(table)
+    times = _multiplicity(table, told["space_group"])
+    each = np.bincount(of, minlength=len(run))
     return {
         "n_shots": len(table["spectra/shot_id"]),
         "n_lattices": len(run),
@@ -100,7 +120,10 @@ def _counted(counts: np.ndarray) -> list[dict[str, int]]:
     low, high = int(counts.min()), int(counts.max())
     step = -(-(high - low + 1) // style.n_bins(len(counts)))
     n = np.bincount((counts - low) // step)
-    return [{"from": low + i * step, "to": low + (i + 1) * step - 1, "n": int(k)} for i, k in enumerate(n)]
+    return [
+        {"from": low + i * step, "to": low + (i + 1) * step - 1, "n": int(k)}
+        for i, k in enumerate(n)
+    ]
 
 
 def _pixels_per_box(table: dict) -> np.ndarray:
@@ -108,7 +131,9 @@ def _pixels_per_box(table: dict) -> np.ndarray:
     return (fast1 - fast0) * (slow1 - slow0)
 
 
-def _picture(stage: str, table: dict, pixels: dict[int, dict[str, np.ndarray]], figures: dict) -> Figure:
+def _picture(
+    stage: str, table: dict, pixels: dict[int, dict[str, np.ndarray]], figures: dict
+) -> Figure:
     page = style.page(
         f"{stage}: the shoeboxes from {figures['d_max']:g} to {figures['d_min']:g} Å",
         f"{style.say(figures['n_lattices'])} lattices · {style.say(figures['n_reflections'])} reflections "
@@ -141,13 +166,20 @@ def _mosaic(figure: Any, table: dict, pixels: dict[int, dict[str, np.ndarray]]) 
         fast0, fast1, slow0, slow1 = table["reflections/bbox"][row]
         shape = (slow1 - slow0, fast1 - fast0)
         photons = np.where(box["valid"], np.maximum(box["photons"], 1.0), np.nan)
-        norm = LogNorm(max(1.0, float(np.nanpercentile(photons, 5))), max(2.0, float(np.nanmax(photons))))
-        ax.imshow(photons.reshape(shape), norm=norm, cmap=style.PHOTONS.with_extremes(bad=style.ORANGE))
+        norm = LogNorm(
+            max(1.0, float(np.nanpercentile(photons, 5))), max(2.0, float(np.nanmax(photons)))
+        )
+        ax.imshow(
+            photons.reshape(shape), norm=norm, cmap=style.PHOTONS.with_extremes(bad=style.ORANGE)
+        )
         left_out = (box["overlap"] & Overlap.LEFT_OUT > 0).reshape(shape)
-        ax.imshow(np.ma.masked_where(~left_out, left_out), cmap=ListedColormap([style.BLUE]), alpha=0.45)
+        ax.imshow(
+            np.ma.masked_where(~left_out, left_out), cmap=ListedColormap([style.BLUE]), alpha=0.45
+        )
         slow, fast = np.nonzero(box["foreground"].reshape(shape))
         if len(slow):
-            corner, size = (fast.min() - 0.5, slow.min() - 0.5), (float(np.ptp(fast)) + 1, float(np.ptp(slow)) + 1)
+            corner = (fast.min() - 0.5, slow.min() - 0.5)
+            size = (float(np.ptp(fast)) + 1, float(np.ptp(slow)) + 1)
             ax.add_patch(Rectangle(corner, *size, fill=False, color=style.RED, lw=0.6))
         h, k, l = table["reflections/hkl"][row]
         ax.set_title(f"{h} {k} {l}", fontsize=6.5, fontweight="normal", loc="center", pad=2)
@@ -156,7 +188,14 @@ def _mosaic(figure: Any, table: dict, pixels: dict[int, dict[str, np.ndarray]]) 
 def _counts(axes: Any, bins: list[dict[str, int]], color: str) -> None:
     """Bars of `_counted`."""
     low, high, n = ([bin[name] for bin in bins] for name in ("from", "to", "n"))
-    axes.bar(np.subtract(low, 0.5), n, width=np.subtract(high, low) + 1, align="edge", color=color, alpha=0.75)
+    axes.bar(
+        np.subtract(low, 0.5),
+        n,
+        width=np.subtract(high, low) + 1,
+        align="edge",
+        color=color,
+        alpha=0.75,
+    )
     style.few_ticks(axes)
 
 
@@ -168,10 +207,14 @@ def _resolution(axes: Any, table: dict) -> None:
 
 def _strength(axes: Any, table: dict) -> None:
     clean = table["reflections/flags"] & ReflectionFlag.FAILED == 0
-    strength = table["reflections/intensity"][clean] / np.maximum(table["reflections/sigma"][clean], 1e-9)
+    strength = table["reflections/intensity"][clean] / np.maximum(
+        table["reflections/sigma"][clean], 1e-9
+    )
     if not len(strength):
         style.empty(axes, "no reflection is integrated")
         return
-    axes.hist(np.clip(strength, -3, 30), bins=np.linspace(-3, 30, 34), color=style.PURPLE, alpha=0.75)
+    axes.hist(
+        np.clip(strength, -3, 30), bins=np.linspace(-3, 30, 34), color=style.PURPLE, alpha=0.75
+    )
     axes.set_yscale("log")
     axes.set(title=f"I/σ (median {np.median(strength):.2f})", ylabel="reflections")

@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
-from spreadflow.analysis import cells
+from spreadflow.analysis.merging import cells
 from spreadflow.errors import LatticeOutcome
 from spreadflow.io import images as io_images
 from spreadflow.io import store
-from spreadflow.physics import lattice
+from spreadflow.physics import unit_cell
 from spreadflow.report import style
 
 NAMES = ("a", "b", "c", "α", "β", "γ")
@@ -26,17 +26,23 @@ COLORS = {
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
     """Figures over all lattices of all runs, and the page."""
-    table, told = store.read(products[0], stage), store.attributes(products[0], stage)
+    table = store.read(products[0], stage)
+    told = store.attributes(products[0], stage)
     figures = _figures(table, told, manifests)
     return figures, _picture(table, told, figures)
 
 
 def _figures(table: dict, told: dict, manifests: list[Path]) -> dict[str, Any]:
-    outcome, run = table["lattices/outcome"], table["lattices/run"]
+    outcome = table["lattices/outcome"]
+    run = table["lattices/run"]
     kept = table["lattices/cell"][outcome == LatticeOutcome.ACCEPTED]
     accepted = outcome == LatticeOutcome.ACCEPTED
     truths = [t for t in map(io_images.truth, manifests) if t is not None and len(t["lattices/A"])]
-    true = np.concatenate([[lattice.cell_of(A) for A in t["lattices/A"]] for t in truths]) if truths else None
+    true = (
+        np.concatenate([[unit_cell.cell_of(A) for A in t["lattices/A"]] for t in truths])
+        if truths
+        else None
+    )
     return {
         "n_in": len(outcome),
         "n_kept": int(accepted.sum()),
@@ -44,7 +50,7 @@ def _figures(table: dict, told: dict, manifests: list[Path]) -> dict[str, Any]:
         "n_clusters": len(table["clusters/n"]),
         "mean": kept.mean(axis=0) if len(kept) else None,
         "sd": kept.std(axis=0) if len(kept) else None,
-        "true_mean": None if true is None else lattice.degrees(true).mean(axis=0),
+        "true_mean": None if true is None else unit_cell.degrees(true).mean(axis=0),
         "space_group": told["space_group"],
         "features": told["features"],
         "location": table["clusters/location"][told["chosen"]],
@@ -99,7 +105,13 @@ def _scatter(axes: Any, table: dict, told: dict, pair: tuple[int, int]) -> None:
         if mine.any():
             size = float(np.clip(3000 / len(outcome), 2, 16))
             axes.scatter(
-                x[mine], y[mine], s=size, color=color, alpha=0.7, lw=0, label=end.name.lower().replace("_", " ")
+                x[mine],
+                y[mine],
+                s=size,
+                color=color,
+                alpha=0.7,
+                lw=0,
+                label=end.name.lower().replace("_", " "),
             )
     accepted = outcome == LatticeOutcome.ACCEPTED
     limits = [_view(values, accepted) for values in (x, y)]
@@ -114,17 +126,23 @@ def _scatter(axes: Any, table: dict, told: dict, pair: tuple[int, int]) -> None:
             size = 2 * sigmas * np.sqrt(spread[::-1])
             axes.add_patch(Ellipse(centre, *size, angle=tilt, fill=False, color=style.INK, lw=0.9))
         reach = 4.3 * np.sqrt(np.diag(covariance))
-        limits = [(min(v[0], c - r), max(v[1], c + r)) for v, c, r in zip(limits, centre, reach, strict=True)]
+        limits = [
+            (min(v[0], c - r), max(v[1], c + r))
+            for v, c, r in zip(limits, centre, reach, strict=True)
+        ]
     axes.set(xlim=limits[0], ylim=limits[1])
     axes.set(xlabel=f"{NAMES[pair[0]]}, Å", ylabel=f"{NAMES[pair[1]]}, Å")
     axes.locator_params("x", nbins=4)
 
 
 def _histogram(axes: Any, table: dict, figures: dict, column: int) -> None:
-    values, accepted = table["lattices/cell"][:, column], table["lattices/outcome"] == LatticeOutcome.ACCEPTED
+    values = table["lattices/cell"][:, column]
+    accepted = table["lattices/outcome"] == LatticeOutcome.ACCEPTED
     low, high = _view(values, accepted)
     edges = np.linspace(low, high, style.n_bins(len(values)) + 1)
-    axes.hist([values[accepted], values[~accepted]], edges, stacked=True, color=[style.BLUE, style.ORANGE])
+    axes.hist(
+        [values[accepted], values[~accepted]], edges, stacked=True, color=[style.BLUE, style.ORANGE]
+    )
     if figures["true_mean"] is not None:
         axes.axvline(figures["true_mean"][column], color=style.INK, lw=1, ls="--", label="truth")
         axes.legend(loc="upper right")

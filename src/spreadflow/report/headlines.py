@@ -17,7 +17,9 @@ def headline(stage: str, figures: dict[str, Any]) -> list[str]:
 
 def outcomes(figures: dict[str, Any]) -> str:
     """Named ends with their counts, those that did not happen left out."""
-    return ", ".join(f"{say(n)} {name.replace('_', ' ')}" for name, n in figures["outcomes"].items() if n)
+    return ", ".join(
+        f"{say(n)} {name.replace('_', ' ')}" for name, n in figures["outcomes"].items() if n
+    )
 
 
 def _simulate(f: dict) -> list[str]:
@@ -26,7 +28,9 @@ def _simulate(f: dict) -> list[str]:
 
 
 def _index(f: dict) -> list[str]:
-    rmsd = f"{say(f['radial_rmsd_px'], 2)} px radial, {say(f['transverse_rmsd_px'], 2)} px transverse"
+    rmsd = (
+        f"{say(f['radial_rmsd_px'], 2)} px radial, {say(f['transverse_rmsd_px'], 2)} px transverse"
+    )
     out = [
         f"{say(f['n_shots'])} shots: {outcomes(f)}",
         f"{say(f['n_lattices'])} lattices, of which {say(f['n_lattices_second'])} second or third in their shot",
@@ -48,7 +52,8 @@ def _index(f: dict) -> list[str]:
 
 def _level0(f: dict) -> list[str]:
     shift = ", ".join(
-        f"{1e3 * x:+.1f} ± {1e3 * s:.1f}" for x, s in zip(f["shift_mm"], f["shift_sigma_mm"], strict=True)
+        f"{1e3 * x:+.1f} ± {1e3 * s:.1f}"
+        for x, s in zip(f["shift_mm"], f["shift_sigma_mm"], strict=True)
     )
     out = [
         f"detector shifted by ({shift}) µm along fast and slow",
@@ -62,7 +67,10 @@ def _level0(f: dict) -> list[str]:
 
 def _adopt(f: dict) -> list[str]:
     share = f"{_percent(f['indices_agree'])} of their {say(f['n_reflections'])} reflections"
-    return [f"{say(f['n_lines'])} lines: {outcomes(f)}", f"{share} where the lattice puts their Miller index"]
+    return [
+        f"{say(f['n_lines'])} lines: {outcomes(f)}",
+        f"{share} where the lattice puts their Miller index",
+    ]
 
 
 def _cells(f: dict) -> list[str]:
@@ -79,7 +87,8 @@ def _merge(f: dict) -> list[str]:
         f"completeness {_percent(f['completeness'])}, multiplicity {say(f['multiplicity'])}",
         f"CC½ {say(f['cc_half'])} ({say(f['n_pairs'])} pairs), Rsplit {say(f['r_split'])}, CC ano {say(f['cc_ano'])}",
         f"Wilson B {say(f['wilson_b'])} Å²",
-        also and f"indexing is ambiguous (h,k,l or {also}), which is not resolved: merged as if twinned",
+        also
+        and f"indexing is ambiguous (h,k,l or {also}), which is not resolved: merged as if twinned",
     ]
 
 
@@ -91,12 +100,15 @@ def _annulus(f: dict) -> list[str]:
 
 
 def _ladder(f: dict) -> list[str]:
-    failed = [f"rung {rung['name']} fails: {rung['why']}" for rung in f["rungs"] if not rung["passed"]]
+    failed = [
+        f"rung {rung['name']} fails: {rung['why']}" for rung in f["rungs"] if not rung["passed"]
+    ]
     radial = {rung["name"]: rung["radial_rmsd_mm"] for rung in f["rungs"]}
     return [
         f"{f['n_passed']} of {len(f['rungs'])} rungs pass, {say(f['n_modelled'])} lattices modelled",
         *failed,
-        "radial r.m.s.d. " + ", ".join(f"{say(radial[name])} mm on rung {name}" for name in ("2", "3B", "4")),
+        "radial r.m.s.d. "
+        + ", ".join(f"{say(radial[name])} mm on rung {name}" for name in ("2", "3B", "4")),
     ]
 
 
@@ -109,7 +121,8 @@ def _mosaic(f: dict) -> list[str]:
     ]
     if f["distance_to_truth"] is None:
         return out
-    far, smooth = say(f["distance_to_truth"], 2), say(f["distance_to_truth_continuous"], 2)
+    far = say(f["distance_to_truth"], 2)
+    smooth = say(f["distance_to_truth_continuous"], 2)
     return [*out, f"∫|p − truth| of the distribution {far}; continuous: {smooth}"]
 
 
@@ -125,21 +138,28 @@ def _stage1(f: dict) -> list[str]:
     if f["misorientation_deg_median"] is None:
         return out
     pulls = ", ".join(f"{name.replace('_', ' ')} {say(sd, 2)}" for name, sd in f["pull_sd"].items())
-    return [*out, f"misorientation {say(f['misorientation_deg_median'], 2)}° in the median; sd of pulls: {pulls}"]
+    return [
+        *out,
+        f"misorientation {say(f['misorientation_deg_median'], 2)}° in the median; sd of pulls: {pulls}",
+    ]
 
 
 def _spread(f: dict) -> list[str]:
     low, high = f["compared_ev"]
-    passed, goal = f["controls"].values(), f["lattices_for_goal"]
+    passed = f["controls"].values()
+    goal = f["lattices_for_goal"]
     failed = ", ".join(name for name, fine in f["controls"].items() if not fine)
-    moved = f"not converged: the last of {f['cycles']} cycles moved f′, f″ by {f['changes'][-1]:.2g} σ"
+    moved = (
+        f"not converged: the last of {f['cycles']} cycles moved f′, f″ by {f['changes'][-1]:.2g} σ"
+    )
     out = [
         f"f′ ± {say(f['sigma_fp'], 2)} e, f″ ± {say(f['sigma_fdp'], 2)} e ({f['sigma_kind']} σ) over "
         f"{low:.0f}-{high:.0f} eV from {say(f['n_lattices'])} lattices ({f['mosaicity']} mosaicity)",
         _edges(f),
         f"0.1 e would take {about(goal['fp'])} lattices for f′, {about(goal['fdp'])} for f″",
         "" if f["converged"] else moved,
-        passed and f"controls: {sum(passed)} of {len(passed)} passed" + (failed and f"; not: {failed}"),
+        passed
+        and f"controls: {sum(passed)} of {len(passed)} passed" + (failed and f"; not: {failed}"),
     ]
     if f["pull_sd"] is None:
         return out
@@ -149,10 +169,16 @@ def _spread(f: dict) -> list[str]:
 
 def _edges(f: dict) -> str:
     """The difference of the first two edges, or the edges where there is none."""
-    three = [f[name] for name in ("edge_difference_ev", "edge_difference_sigma_ev", "true_edge_difference_ev")]
+    three = [
+        f[name]
+        for name in ("edge_difference_ev", "edge_difference_sigma_ev", "true_edge_difference_ev")
+    ]
     if three[0] is not None:
         return f"{' − '.join([f'E0({site})' for site in f['sites']][:2])} = {measured(*three)}"
-    each = ((site, (of[name] for name in ("e0_ev", "e0_sigma_ev", "true_e0_ev"))) for site, of in f["sites"].items())
+    each = (
+        (site, (of[name] for name in ("e0_ev", "e0_sigma_ev", "true_e0_ev")))
+        for site, of in f["sites"].items()
+    )
     return ", ".join(f"E0({site}) = {measured(*edge)}" for site, edge in each)
 
 

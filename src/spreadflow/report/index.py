@@ -49,7 +49,8 @@ def figures(runs: list[Run]) -> dict[str, Any]:
     outcome = np.concatenate([run.table["shots/outcome"] for run in runs])
     seconds = np.concatenate([run.table["shots/seconds"] for run in runs])
     k = np.concatenate([run.table["lattices/k"] for run in runs])
-    n_shots, n_hits = len(outcome), int(np.isin(outcome, HITS).sum())
+    n_shots = len(outcome)
+    n_hits = int(np.isin(outcome, HITS).sum())
     n_indexed = int((outcome == Outcome.INDEXED).sum())
     out = {
         "n_shots": n_shots,
@@ -69,14 +70,18 @@ def figures(runs: list[Run]) -> dict[str, Any]:
 def _residuals(runs: list[Run]) -> dict[str, Any]:
     """Root mean squares over the reflections of all lattices."""
     n = np.concatenate([run.table["lattices/n_rmsd"] for run in runs])
-    pixel = np.concatenate([np.full(len(run.table["lattices/k"]), run.detector.pixel_mm) for run in runs])
+    pixel = np.concatenate(
+        [np.full(len(run.table["lattices/k"]), run.detector.pixel_mm) for run in runs]
+    )
     out: dict[str, Any] = {}
     for axis in ("radial", "transverse"):
         square = np.concatenate([run.table[f"lattices/rmsd_{axis}_mm"] for run in runs]) ** 2
         counts = (n > 0) & np.isfinite(square)
         for unit, scale in (("mm", 1.0), ("px", pixel[counts])):
             sum_of_squares = (n[counts] * square[counts] / scale**2).sum()
-            out[f"{axis}_rmsd_{unit}"] = float(np.sqrt(sum_of_squares / n[counts].sum())) if counts.any() else None
+            out[f"{axis}_rmsd_{unit}"] = (
+                float(np.sqrt(sum_of_squares / n[counts].sum())) if counts.any() else None
+            )
     return out | {"n_rmsd": int(n.sum())}
 
 
@@ -85,23 +90,38 @@ def _against_truth(runs: list[Run]) -> dict[str, Any]:
     known = [(run, run.pair) for run in runs if run.pair is not None]
     if not known:
         return {"misorientation_deg_median": None}
-    match = truth.Match(*(np.concatenate([getattr(pair.match, f) for _, pair in known]) for f in truth.Match._fields))
+    match = truth.Match(
+        *(
+            np.concatenate([getattr(pair.match, f) for _, pair in known])
+            for f in truth.Match._fields
+        )
+    )
     per_run = [truth.counts(pair) for _, pair in known]
-    out = truth.orientations(match) | {name: sum(counts[name] for counts in per_run) for name in per_run[0]}
+    out = truth.orientations(match) | {
+        name: sum(counts[name] for counts in per_run) for name in per_run[0]
+    }
     out |= _pooled([truth.indices(pair) for _, pair in known], "miller_right", "n_spots_indexed")
-    recalls = [truth.recall(pair, float(run.told["config"]["d_min"]), run.detector.shape) for run, pair in known]
+    recalls = [
+        truth.recall(pair, float(run.told["config"]["d_min"]), run.detector.shape)
+        for run, pair in known
+    ]
     out |= _pooled(recalls, "prediction_recall", "n_strong_true")
     pulls = np.concatenate([truth.pulls(pair) for _, pair in known])
     some = len(pulls) > 1
     out["n_pulls"] = len(pulls)
-    out["pull_mean"], out["pull_sd"] = (float(pulls.mean()), float(pulls.std())) if some else (None, None)
+    out["pull_mean"], out["pull_sd"] = (
+        (float(pulls.mean()), float(pulls.std())) if some else (None, None)
+    )
     return out
 
 
 def _pooled(parts: list[dict], share: str, n: str) -> dict[str, Any]:
     """Shares of several runs as one, each weighted by its denominator."""
     total = sum(part[n] for part in parts)
-    return {n: total, share: sum((part[share] or 0) * part[n] for part in parts) / total if total else None}
+    return {
+        n: total,
+        share: sum((part[share] or 0) * part[n] for part in parts) / total if total else None,
+    }
 
 
 # ---------------------------------------------------------------- the page
@@ -117,14 +137,18 @@ def picture(stage: str, runs: list[Run], told: dict) -> Figure:
     )
     page = style.page(f"{stage}: from spots to lattices", subtitle, 14.5)
     axes = page.subplot_mosaic(
-        [["still", "still", "outcomes", "scatter"], ["still", "still", "rmsd", "truth"]], width_ratios=[1, 1, 0.9, 0.9]
+        [["still", "still", "outcomes", "scatter"], ["still", "still", "rmsd", "truth"]],
+        width_ratios=[1, 1, 0.9, 0.9],
     )
     _still(axes["still"], runs)
     ends = {name: n for name, n in told["outcomes"].items() if n}
     colors = [
-        style.GREEN if name == "indexed" else style.ORANGE if name == "no_lattice" else style.GREY for name in ends
+        style.GREEN if name == "indexed" else style.ORANGE if name == "no_lattice" else style.GREY
+        for name in ends
     ]
-    style.bars(axes["outcomes"], [name.replace("_", " ") for name in ends], list(ends.values()), colors)
+    style.bars(
+        axes["outcomes"], [name.replace("_", " ") for name in ends], list(ends.values()), colors
+    )
     axes["outcomes"].set_title(f"how {style.say(told['n_shots'])} shots ended")
     _scatter(axes["scatter"], runs)
     _rmsd(axes["rmsd"], runs)
@@ -146,7 +170,14 @@ def _still(axes: Any, runs: list[Run]) -> None:
         return
     style.still(axes, shot, best.detector)
     rings(axes, best, row)
-    axes.legend(loc="lower right", fontsize=7.5, frameon=True, framealpha=0.8, edgecolor="none", title="predicted")
+    axes.legend(
+        loc="lower right",
+        fontsize=7.5,
+        frameon=True,
+        framealpha=0.8,
+        edgecolor="none",
+        title="predicted",
+    )
     axes.set_title(f"run {best.name}, shot {row}: photons and predictions")
 
 
@@ -158,7 +189,10 @@ def rings(axes: Any, run: Run, row: int, size: float = 22.0) -> None:
         strong = t["reflections/intensity"][mine] > 3 * t["reflections/sigma"][mine]
         columns = (t[f"reflections/{name}"][mine] for name in ("panel", "fast", "slow"))
         x, y, _ = geometry.position(run.detector, *columns).T
-        look: dict[str, Any] = {"facecolors": "none", "edgecolors": (style.RED, style.PURPLE, style.ORANGE)[n % 3]}
+        look: dict[str, Any] = {
+            "facecolors": "none",
+            "edgecolors": (style.RED, style.PURPLE, style.ORANGE)[n % 3],
+        }
         axes.scatter(x[strong], y[strong], s=size, linewidths=0.8, label="I > 3 σ", **look)
         axes.scatter(x[~strong], y[~strong], s=0.36 * size, linewidths=0.3, label="weaker", **look)
 
@@ -168,7 +202,9 @@ def _differences(run: Run) -> np.ndarray:
     t = run.table
     seen = np.isfinite(t["reflections/fast_obs"]) & (t["reflections/flags"] == 0)
     panel, fast, slow = (t[f"reflections/{name}"][seen] for name in ("panel", "fast", "slow"))
-    moved = np.stack([t["reflections/fast_obs"][seen] - fast, t["reflections/slow_obs"][seen] - slow], axis=1)
+    moved = np.stack(
+        [t["reflections/fast_obs"][seen] - fast, t["reflections/slow_obs"][seen] - slow], axis=1
+    )
     return np.einsum("nij,nj->ni", geometry.radial_axes(run.detector, panel, fast, slow), moved)
 
 
@@ -181,9 +217,22 @@ def _scatter(axes: Any, runs: list[Run]) -> None:
     limit = max(1.0, float(np.percentile(np.abs(difference), 98)))
     axes.axhline(0, color=style.PALE, lw=0.8)
     axes.axvline(0, color=style.PALE, lw=0.8)
-    axes.plot(*difference.T, ".", ms=2.5, alpha=max(0.08, min(0.5, 800 / len(difference))), color=style.BLUE, mew=0)
+    axes.plot(
+        *difference.T,
+        ".",
+        ms=2.5,
+        alpha=max(0.08, min(0.5, 800 / len(difference))),
+        color=style.BLUE,
+        mew=0,
+    )
     axes.plot(*np.median(difference, axis=0), "+", ms=12, mew=2, color=style.RED, label="median")
-    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xlabel="radial", ylabel="transverse")
+    axes.set(
+        xlim=(-limit, limit),
+        ylim=(-limit, limit),
+        aspect="equal",
+        xlabel="radial",
+        ylabel="transverse",
+    )
     axes.legend(loc="upper right")
 
 
@@ -199,7 +248,12 @@ def _truth(axes: Any, runs: list[Run]) -> None:
     """Misorientation where truth is known, else the mosaic spread."""
     matches = [run.pair.match for run in runs if run.pair is not None]
     if matches:
-        style.histogram(axes, np.rad2deg(np.concatenate([m.angle for m in matches])), "misorientation", style.GREEN)
+        style.histogram(
+            axes,
+            np.rad2deg(np.concatenate([m.angle for m in matches])),
+            "misorientation",
+            style.GREEN,
+        )
         axes.set(title="misorientation from truth", xlabel="degrees", ylabel="lattices")
         return
     eta = np.rad2deg(np.concatenate([run.table["lattices/eta_rad"] for run in runs]))

@@ -52,7 +52,8 @@ def difference(true: Detector, header: Detector) -> tuple[list[float], float]:
 
 def _picture(figures: dict) -> Figure:
     fast, slow = (UM * x for x in figures["shift_mm"])
-    before, after = figures["rmsd_before"], figures["rmsd_after"]
+    before = figures["rmsd_before"]
+    after = figures["rmsd_after"]
     page = style.page(
         "level0: where the detector is",
         f"shift ({fast:+.1f}, {slow:+.1f}) µm along fast and slow · distance {figures['distance_mm']:.4f} mm · "
@@ -60,7 +61,8 @@ def _picture(figures: dict) -> Figure:
         f"{style.say(figures['n_outliers'])} rejected",
     )
     axes = page.subplot_mosaic(
-        [["shift", "rmsd"], ["shift", "distance"], ["shift", "correlation"]], height_ratios=[1, 0.8, 1.2]
+        [["shift", "rmsd"], ["shift", "distance"], ["shift", "correlation"]],
+        height_ratios=[1, 0.8, 1.2],
     )
     _shift(axes["shift"], figures)
     _rmsd(axes["rmsd"], before, after)
@@ -74,12 +76,21 @@ def _shift(axes: Any, figures: dict) -> None:
     x, y = UM * np.array(figures["shift_mm"])
     sigma = UM * np.array(figures["shift_sigma_mm"])
     axes.plot(0, 0, "o", ms=6, color=style.GREY, label="files")
-    axes.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "->", "color": style.BLUE, "lw": 1.2})
+    axes.annotate(
+        "", (x, y), (0, 0), arrowprops={"arrowstyle": "->", "color": style.BLUE, "lw": 1.2}
+    )
     for n in (1, 3):
         axes.add_patch(Ellipse((x, y), *(2 * n * sigma), fill=False, color=style.BLUE, lw=1))
     axes.plot(x, y, ".", color=style.BLUE, label="refined, 1 σ and 3 σ")
     if figures["true_shift_mm"] is not None:
-        axes.plot(*(UM * np.array(figures["true_shift_mm"])), "+", ms=14, mew=2, color=style.RED, label="truth")
+        axes.plot(
+            *(UM * np.array(figures["true_shift_mm"])),
+            "+",
+            ms=14,
+            mew=2,
+            color=style.RED,
+            label="truth",
+        )
     axes.axhline(0, color=style.PALE, lw=0.8, zorder=0)
     axes.axvline(0, color=style.PALE, lw=0.8, zorder=0)
     axes.margins(0.2)
@@ -97,14 +108,19 @@ def _distance(axes: Any, figures: dict) -> None:
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.margins(0.25)
-    axes.set(title=f"distance: {figures['distance_mm']:.4f} mm", xlabel="µm from the refined distance")
+    axes.set(
+        title=f"distance: {figures['distance_mm']:.4f} mm", xlabel="µm from the refined distance"
+    )
     axes.legend(loc="upper right")
 
 
 def _rmsd(axes: Any, before: dict, after: dict) -> None:
     """Root mean square of observed − predicted of the same reflections before and after."""
     y = np.array([1.0, 0.0])
-    for told, at, color, label in ((before, 0.18, style.GREY, "before"), (after, -0.18, style.BLUE, "after")):
+    for told, at, color, label in (
+        (before, 0.18, style.GREY, "before"),
+        (after, -0.18, style.BLUE, "after"),
+    ):
         values = [told["radial_px"], told["transverse_px"]]
         axes.barh(y + at, values, height=0.32, color=color, label=label)
         for value, height in zip(values, y + at, strict=True):
@@ -117,7 +133,10 @@ def _rmsd(axes: Any, before: dict, after: dict) -> None:
 
 def _correlation(axes: Any, figures: dict) -> None:
     """Correlations of the refined parameters."""
-    names = [name.removesuffix("_mm").removesuffix("_rad").replace("_", " ") for name in figures["refined"]]
+    names = [
+        name.removesuffix("_mm").removesuffix("_rad").replace("_", " ")
+        for name in figures["refined"]
+    ]
     matrix = np.array(figures["correlation"])
     axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
     for (row, column), value in np.ndenumerate(matrix):

@@ -6,25 +6,29 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from spreadflow.analysis.statistics import correlation, r_split
+from spreadflow.analysis.merging.statistics import correlation, r_split
 from spreadflow.io import store
 from spreadflow.report import style
 
 
 def make(stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict, Figure]:
     """Figures of the merged table, and the page."""
-    table, told = store.read(products[0], stage), store.attributes(products[0], stage)
+    table = store.read(products[0], stage)
+    told = store.attributes(products[0], stage)
     figures = _figures(table, told)
     return figures, _picture(table, figures)
 
 
 def anomalous(table: dict) -> np.ndarray:
     """(n, 2) I(+) − I(−) in each half set, of the reflections whose mates are in both."""
-    sign, half = table["merged/friedel"], table["merged/half"]
+    sign = table["merged/friedel"]
+    half = table["merged/half"]
     hkl = [tuple(h) for h in table["merged/hkl"].tolist()]
     complete = np.isfinite(half).all(axis=1)
     minus = {hkl[row]: row for row in np.flatnonzero((sign < 0) & complete)}
-    rows = [(row, minus[hkl[row]]) for row in np.flatnonzero((sign > 0) & complete) if hkl[row] in minus]
+    rows = [
+        (row, minus[hkl[row]]) for row in np.flatnonzero((sign > 0) & complete) if hkl[row] in minus
+    ]
     plus, mates = np.array(rows, dtype=int).reshape(-1, 2).T
     return half[plus] - half[mates]
 
@@ -51,7 +55,10 @@ def _figures(table: dict, told: dict) -> dict[str, Any]:
     standard = ("kind", "key", "schema", "software", "time", "config", "inputs", "runs")
     out |= {name: value for name, value in told.items() if name not in (*standard, *out)}
     out["bins"] = [
-        {name: table[f"bins/{name}"][row] for name in sorted(n.split("/")[1] for n in table if n.startswith("bins/"))}
+        {
+            name: table[f"bins/{name}"][row]
+            for name in sorted(n.split("/")[1] for n in table if n.startswith("bins/"))
+        }
         for row in range(len(table["bins/d_min"]))
     ]
     return out
@@ -70,7 +77,9 @@ def _picture(table: dict, figures: dict) -> Figure:
     for name, label, color in (("cc_half", "CC½", style.BLUE), ("cc_ano", "CC ano", style.ORANGE)):
         axes[0, 0].plot(s2, table[f"bins/{name}"], "o-", ms=4, color=color, label=label)
     axes[0, 0].axhline(0, color=style.PALE, lw=0.8)
-    axes[0, 0].set(title="half sets against each other", ylim=(min(-0.3, axes[0, 0].get_ylim()[0]), 1.03))
+    axes[0, 0].set(
+        title="half sets against each other", ylim=(min(-0.3, axes[0, 0].get_ylim()[0]), 1.03)
+    )
     axes[0, 0].legend()
     axes[0, 1].plot(s2, table["bins/i_over_sigma"], "o-", ms=4, color=style.GREEN)
     axes[0, 1].set(title="⟨I/σ⟩ of merged intensities", ylim=(0, 1.1 * axes[0, 1].dataLim.y1))
@@ -128,7 +137,13 @@ def _deviations(axes: Any, table: dict) -> None:
         alpha=0.65,
         label="(I₁ − I₂) / 2σ",
     )
-    axes.plot(edges, np.exp(-(edges**2) / 2) / np.sqrt(2 * np.pi), color=style.INK, lw=1, label="unit Gaussian")
+    axes.plot(
+        edges,
+        np.exp(-(edges**2) / 2) / np.sqrt(2 * np.pi),
+        color=style.INK,
+        lw=1,
+        label="unit Gaussian",
+    )
     beyond = int((np.abs(deviation) > 5).sum())
     axes.set(xlabel=f"end bins: {style.say(beyond)} of {style.say(len(deviation))} lie beyond ±5")
     axes.legend(loc="upper right")
@@ -136,5 +151,7 @@ def _deviations(axes: Any, table: dict) -> None:
 
 def _scales(axes: Any, table: dict) -> None:
     used = table["lattices/used"]
-    axes.semilogy(table["lattices/b"][used], table["lattices/scale"][used], ".", ms=4, alpha=0.5, mew=0)
+    axes.semilogy(
+        table["lattices/b"][used], table["lattices/scale"][used], ".", ms=4, alpha=0.5, mew=0
+    )
     axes.set(title="scale and B of each lattice", xlabel="B, Å²", ylabel="G")

@@ -40,7 +40,11 @@ class Distribution(NamedTuple):
     @classmethod
     def of(cls, mosaic: Mosaic) -> "Distribution":
         """Of a mosaic spread with its η."""
-        return cls(rotation.vector(np.asarray(mosaic.rotations)), mosaic.eta_rad * mosaic.width, mosaic.share)
+        return cls(
+            rotation.vector(np.asarray(mosaic.rotations)),
+            mosaic.eta_rad * mosaic.width,
+            mosaic.share,
+        )
 
 
 class Beside(NamedTuple):
@@ -58,11 +62,15 @@ class Beside(NamedTuple):
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
     """Figures over all runs, and the page."""
-    table, told = store.read(products[0], stage), store.attributes(products[0], stage)
+    table = store.read(products[0], stage)
+    told = store.attributes(products[0], stage)
     paths = [of_run(name, manifests) for name in told["runs"]]
     true = truth.mosaics(table, told, [io_images.truth(path) if path else None for path in paths])
     rows = _rows(table, "components")
-    sets = [_beside(table, n, rows[n], true.get(n)) for n in np.flatnonzero(table["sets/is_better"]).tolist()]
+    sets = [
+        _beside(table, n, rows[n], true.get(n))
+        for n in np.flatnonzero(table["sets/is_better"]).tolist()
+    ]
     figures = _figures(table, told) | _distances(sets)
     return figures, _picture(stage, table, sets, figures)
 
@@ -75,19 +83,34 @@ def _rows(table: dict, of: str) -> list[slice]:
 
 def _beside(table: dict, n: int, rows: slice, true: truth.TrueMosaic | None) -> Beside:
     eta = float(table["sets/eta_rad"][n])
-    centre, width, share = (table[f"components/{name}"][rows] for name in ("rotation_rad", "width", "share"))
+    centre, width, share = (
+        table[f"components/{name}"][rows] for name in ("rotation_rad", "width", "share")
+    )
     gain = float(table["sets/held_out_continuous"][n] - table["sets/held_out"][n])
     smooth = Distribution.of(continuous()._replace(eta_rad=eta))
     known = None if true is None else Distribution.of(true.mosaic)
-    return Beside(gain, eta, Distribution(centre, eta * width, share), smooth, known, true.domain_rad if true else 0.0)
+    return Beside(
+        gain,
+        eta,
+        Distribution(centre, eta * width, share),
+        smooth,
+        known,
+        true.domain_rad if true else 0.0,
+    )
 
 
 def _figures(table: dict, told: dict) -> dict[str, Any]:
-    end, better = table["lattices/outcome"], table["sets/is_better"]
+    end = table["lattices/outcome"]
+    better = table["sets/is_better"]
     taught = np.isin(end, (LearnedOutcome.LEARNED, LearnedOutcome.CONTINUOUS))
-    before, after, of = table["sets/held_out_continuous"], table["sets/held_out"], table["rounds/set"]
+    before = table["sets/held_out_continuous"]
+    after = table["sets/held_out"]
+    of = table["rounds/set"]
     last = np.diff(of, append=len(better)) > 0
-    median = lambda values: float(np.median(values)) if len(values) else None  # noqa: E731
+
+    def median(values):
+        return float(np.median(values)) if len(values) else None
+
     return {
         "n_lattices": len(end),
         "outcomes": {name.name.lower(): int((end == name).sum()) for name in LearnedOutcome},
@@ -113,20 +136,30 @@ def _distances(sets: list[Beside]) -> dict[str, float | None]:
     known = [(one, one.true) for one in sets if one.true is not None]
     far = [distance(one.learned, true, one.eta_rad, one.blur_rad) for one, true in known]
     smooth = [distance(one.smooth, true, one.eta_rad, one.blur_rad) for one, true in known]
-    median = lambda values: float(np.median(values)) if values else None  # noqa: E731
+
+    def median(values):
+        return float(np.median(values)) if values else None
+
     return {"distance_to_truth": median(far), "distance_to_truth_continuous": median(smooth)}
 
 
 def distance(one: Distribution, other: Distribution, eta_rad: float, blur_rad: float) -> float:
     """∫|p − q|, 0 to 2, of two distributions as spots have them: along an axis, blurred by a domain. Mean over axes."""
-    pairs = [[seen(spread, plane, eta_rad, blur_rad) for spread in (one, other)] for plane in PLANES]
+    pairs = [
+        [seen(spread, plane, eta_rad, blur_rad) for spread in (one, other)] for plane in PLANES
+    ]
     return float(np.mean([np.abs(p - q).sum() for p, q in pairs]))
 
 
-def seen(spread: Distribution, plane: tuple[int, int], eta_rad: float, blur_rad: float) -> np.ndarray:
+def seen(
+    spread: Distribution, plane: tuple[int, int], eta_rad: float, blur_rad: float
+) -> np.ndarray:
     """(POINTS, POINTS) the distribution in a plane of rotation vectors, the second axis upwards; sums to 1."""
-    grid, sigma = eta_rad * np.linspace(-EXTENT, EXTENT, POINTS), np.hypot(spread.sigma, blur_rad)
-    first, second = (np.exp(-0.5 * ((grid[:, None] - spread.centre[:, i]) / sigma) ** 2) / sigma for i in plane)
+    grid = eta_rad * np.linspace(-EXTENT, EXTENT, POINTS)
+    sigma = np.hypot(spread.sigma, blur_rad)
+    first, second = (
+        np.exp(-0.5 * ((grid[:, None] - spread.centre[:, i]) / sigma) ** 2) / sigma for i in plane
+    )
     out = (second * spread.share) @ first.T
     return out / out.sum()
 
@@ -151,7 +184,12 @@ def _picture(stage: str, table: dict, sets: list[Beside], figures: dict) -> Figu
     axes: Any = right.subplots(3, 1, height_ratios=[1.2, 1, 0.8])
     _course(axes[0], table)
     _nodes(axes[1], table)
-    style.bars(axes[2], [n.replace("_", " ") for n in figures["outcomes"]], [*figures["outcomes"].values()], COLORS)
+    style.bars(
+        axes[2],
+        [n.replace("_", " ") for n in figures["outcomes"]],
+        [*figures["outcomes"].values()],
+        COLORS,
+    )
     axes[2].set_title("lattices")
     return page
 
@@ -175,19 +213,31 @@ def _distributions(figure: Any, one: Beside | None, scope: str) -> None:
         fontsize=10,
         fontweight="bold",
     )
-    blur, edge = one.blur_rad or 0.15 * one.eta_rad, EXTENT * one.eta_rad / DEG
+    blur = one.blur_rad or 0.15 * one.eta_rad
+    edge = EXTENT * one.eta_rad / DEG
     for column, plane in zip(axes.T, PLANES, strict=True):
-        images = [seen(spread, plane, one.eta_rad, blur) for spread in (one.learned, one.true or one.smooth)]
+        images = [
+            seen(spread, plane, one.eta_rad, blur)
+            for spread in (one.learned, one.true or one.smooth)
+        ]
         for ax, image in zip(column, images, strict=True):
             top = max(map(np.max, images))
             # faint domains count too
             norm = PowerNorm(0.5, 0, top)
-            ax.imshow(image, origin="lower", extent=(-edge, edge, -edge, edge), cmap=style.PHOTONS, norm=norm)
+            ax.imshow(
+                image,
+                origin="lower",
+                extent=(-edge, edge, -edge, edge),
+                cmap=style.PHOTONS,
+                norm=norm,
+            )
             if one.true is not None and not one.true.sigma.any() and len(one.true.share) <= MARKED:
                 at = one.true.centre[:, plane] / DEG
                 ax.plot(*at.T, "+", color=style.RED, ms=5, mew=0.8, alpha=0.8)
             ax.set(xlim=(-edge, edge), ylim=(-edge, edge))
-        column[0].set_title(f"seen along {'xyz'[3 - sum(plane)]}", fontweight="normal", loc="center")
+        column[0].set_title(
+            f"seen along {'xyz'[3 - sum(plane)]}", fontweight="normal", loc="center"
+        )
         column[1].set_xlabel(f"about {'xyz'[plane[0]]}")
         column[0].set_ylabel(f"about {'xyz'[plane[1]]}")
         column[1].set_ylabel(f"about {'xyz'[plane[1]]}")
@@ -203,7 +253,15 @@ def _course(axes: Any, table: dict) -> None:
     for n, (smooth, rows) in enumerate(zip(sets, _rows(table, "rounds"), strict=True)):
         after = table["rounds/held_out"][rows] - smooth
         color = style.GREEN if table["sets/is_better"][n] else style.GREY
-        axes.plot(np.arange(len(after) + 1), np.append(0.0, after), "o-", ms=3, lw=1, color=color, alpha=0.7)
+        axes.plot(
+            np.arange(len(after) + 1),
+            np.append(0.0, after),
+            "o-",
+            ms=3,
+            lw=1,
+            color=color,
+            alpha=0.7,
+        )
     axes.axhline(0, color=style.GREY, lw=0.8, ls=":")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="round (0: continuous)", ylabel="less is better")
@@ -213,8 +271,12 @@ def _nodes(axes: Any, table: dict) -> None:
     """Nodes of the grid and those kept, against its step."""
     axes.set_title("nodes, by step of the grid")
     step = table["rounds/step_rad"] / DEG
-    axes.semilogy(step, table["rounds/n_grid"], "o", ms=4, color=style.GREY, alpha=0.6, label="of the grid")
-    axes.semilogy(step, table["rounds/n_nodes"], "o", ms=4, color=style.BLUE, alpha=0.6, label="kept")
+    axes.semilogy(
+        step, table["rounds/n_grid"], "o", ms=4, color=style.GREY, alpha=0.6, label="of the grid"
+    )
+    axes.semilogy(
+        step, table["rounds/n_nodes"], "o", ms=4, color=style.BLUE, alpha=0.6, label="kept"
+    )
     axes.set_xlim(1.1 * step.max(initial=1e-3), 0)
     axes.set_xlabel("degrees")
     axes.legend()

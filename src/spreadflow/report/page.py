@@ -49,7 +49,9 @@ def run(summaries: list[Path], out: Path) -> None:
     ]
     head = f'<meta charset="utf-8"><title>{trial}: spreadflow</title><style>{STYLE}</style>'
     with replacing(out) as temporary:
-        temporary.write_text(f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n')
+        temporary.write_text(
+            f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+        )
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -88,8 +90,13 @@ def _section(stage: str, path: Path, figures: dict, out: Path) -> str:
     if picture.exists():
         shown = f'<img alt="{stage}" src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">'
     files = ", ".join(_link(Path(name), out, name) for name in figures["products"])
-    plain = {key: value for key, value in figures.items() if key not in ("stage", "software", "products")}
-    rows = "".join(f"<tr><th>{html.escape(key)}</th><td>{_value(value)}</td></tr>" for key, value in plain.items())
+    plain = {
+        key: value for key, value in figures.items() if key not in ("stage", "software", "products")
+    }
+    rows = "".join(
+        f"<tr><th>{html.escape(key)}</th><td>{_value(value)}</td></tr>"
+        for key, value in plain.items()
+    )
     tables = "".join(_value(figures[key]) for key in OPEN.get(stage, ()))
     return (
         f'<h2 id="{stage}">{stage}</h2>{shown}{tables}<p class="sub">{files} · {_link(path, out, path.name)}</p>'

@@ -35,7 +35,10 @@ def sentence(told: dict[str, Any]) -> str:
     grid = min({row["grid_ev"] for row in told["rows"]}, key=lambda grid: abs(grid - HEADLINE_EV))
     some = [row for row in told["rows"] if _case(row) == _case(first) and row["grid_ev"] == grid]
     free, related = (
-        max((row for row in some if row["restraint"] == name), key=lambda row: row["d_max"] - row["d_min"])
+        max(
+            (row for row in some if row["restraint"] == name),
+            key=lambda row: row["d_max"] - row["d_min"],
+        )
         for name in ("free", "kramers_kronig")
     )
     case = f"{named}, " if (named := _named(told["rows"], first)) else ""
@@ -68,16 +71,26 @@ def _named(rows: list[dict[str, Any]], row: dict[str, Any]) -> str:
 
 def _table(told: dict[str, Any]) -> Table:
     """A line for each case, range and grid."""
-    rows, at = told["rows"], told["lattices"].index(AT)
+    rows = told["rows"]
+    at = told["lattices"].index(AT)
     several = bool(_named(rows, rows[0]))
-    table = Table(title=f"σ from {AT} lattices; lattices for σ(f′) of {told['goal_e']:g} e", title_justify="left")
+    table = Table(
+        title=f"σ from {AT} lattices; lattices for σ(f′) of {told['goal_e']:g} e",
+        title_justify="left",
+    )
     names = [*(["N", "PSF, mm"] * several), "Å", "nodes, eV", "σ(f′), e", "σ(f″), e", "σ(ΔE0), eV"]
     for name in [*names, "lattices", "with K.-K."]:
         table.add_column(name, justify="right")
     for _, pair in groupby(rows, key=lambda row: (*_case(row), *_range(row), row["grid_ev"])):
         free, related = pair
-        where = [*(map(style.say, _case(free)) if several else []), f"{free['d_min']:g}-{free['d_max']:g}"]
-        sigmas = (style.say(free[f"sigma_{name}"][at], 2) for name in ("fp_e", "fdp_e", "edge_difference_ev"))
+        where = [
+            *(map(style.say, _case(free)) if several else []),
+            f"{free['d_min']:g}-{free['d_max']:g}",
+        ]
+        sigmas = (
+            style.say(free[f"sigma_{name}"][at], 2)
+            for name in ("fp_e", "fdp_e", "edge_difference_ev")
+        )
         reached = (style.about(_whole(row["lattices_fp"])) for row in (free, related))
         table.add_row(*where, f"{free['grid_ev']:g}", *sigmas, *reached)
     return table
@@ -85,9 +98,13 @@ def _table(told: dict[str, Any]) -> Table:
 
 def _picture(told: dict[str, Any]) -> Figure:
     rows = told["rows"]
-    named = ", ".join(f"{site} ({element})" for site, element in zip(told["sites"], told["elements"], strict=True))
+    named = ", ".join(
+        f"{site} ({element})" for site, element in zip(told["sites"], told["elements"], strict=True)
+    )
     bands = ", ".join(sorted({f"{low:g}-{high:g} eV" for low, high in told["bands_ev"]}))
-    page = style.page("plan", f"{sentence(told)}   Sites {named}; r.m.s. over nodes {bands}", height=8.6)
+    page = style.page(
+        "plan", f"{sentence(told)}   Sites {named}; r.m.s. over nodes {bands}", height=8.6
+    )
     panels = page.subplots(2, 2)
     of_first = [row for row in rows if _case(row) == _case(rows[0])]
     for axes, (key, restraint, title) in zip(
@@ -111,11 +128,19 @@ def _picture(told: dict[str, Any]) -> Figure:
 def _lines(axes: Any, told: dict[str, Any], rows: list[dict[str, Any]], key: str) -> None:
     """σ against lattices, a colour for each range, a stroke for each grid; the goal, and 1/√n."""
     n = np.array(told["lattices"], dtype=float)
-    colors = dict(zip(dict.fromkeys(map(_range, rows)), style.STYLE["axes.prop_cycle"].by_key()["color"], strict=False))
+    colors = dict(
+        zip(
+            dict.fromkeys(map(_range, rows)),
+            style.STYLE["axes.prop_cycle"].by_key()["color"],
+            strict=False,
+        )
+    )
     strokes = dict(zip(dict.fromkeys(row["grid_ev"] for row in rows), LINES.values(), strict=False))
     for row in rows:
         label = f"{row['d_min']:g}-{row['d_max']:g} Å, {row['grid_ev']:g} eV"
-        axes.plot(n, row[key], color=colors.get(_range(row)), ls=strokes.get(row["grid_ev"]), label=label)
+        axes.plot(
+            n, row[key], color=colors.get(_range(row)), ls=strokes.get(row["grid_ev"]), label=label
+        )
     highest = np.nanmax([row[key] for row in rows])
     axes.plot(n, 1.4 * highest * np.sqrt(n[0] / n), color=style.PALE, zorder=0, lw=3)
     if key.endswith("_e"):
@@ -130,7 +155,13 @@ def _cases(axes: Any, told: dict[str, Any]) -> None:
     rows = told["rows"]
     widest = max(map(_range, rows), key=lambda ends: ends[1] - ends[0])
     grid = min({row["grid_ev"] for row in rows}, key=lambda grid: abs(grid - HEADLINE_EV))
-    some = [row for row in rows if _range(row) == widest and row["grid_ev"] == grid and row["restraint"] == "free"]
+    some = [
+        row
+        for row in rows
+        if _range(row) == widest and row["grid_ev"] == grid and row["restraint"] == "free"
+    ]
     counts = [_whole(row["lattices_fp"]) for row in some]
     style.bars(axes, [_named(rows, row) for row in some], counts, [style.BLUE] * len(some))
-    axes.set_title(f"lattices for σ(f′) of {told['goal_e']:g} e, {widest[0]:g}-{widest[1]:g} Å, {grid:g} eV")
+    axes.set_title(
+        f"lattices for σ(f′) of {told['goal_e']:g} e, {widest[0]:g}-{widest[1]:g} Å, {grid:g} eV"
+    )

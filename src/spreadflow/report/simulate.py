@@ -30,7 +30,14 @@ def make(_stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dic
     for manifest in products:
         truth = io_images.truth(manifest)
         if truth is not None:
-            runs.append(Run(io_images.read_manifest(manifest).run, manifest, truth, _spectra(manifest, truth)))
+            runs.append(
+                Run(
+                    io_images.read_manifest(manifest).run,
+                    manifest,
+                    truth,
+                    _spectra(manifest, truth),
+                )
+            )
     figures = _figures(runs) | {"runs": {run.name: _figures([run]) for run in runs}}
     return figures, _picture(runs, figures)
 
@@ -66,7 +73,8 @@ def _picture(runs: list[Run], figures: dict) -> Figure:
         14.5,
     )
     axes = page.subplot_mosaic(
-        [["still", "still", "kinds", "spectra"], ["still", "still", "photons", "energy"]], width_ratios=[1, 1, 0.9, 0.9]
+        [["still", "still", "kinds", "spectra"], ["still", "still", "photons", "energy"]],
+        width_ratios=[1, 1, 0.9, 0.9],
     )
     _still(axes["still"], runs)
     kinds = {name: n for name, n in figures["kinds"].items() if n}
@@ -87,7 +95,9 @@ def _picture(runs: list[Run], figures: dict) -> Figure:
 
 def _still(axes: Any, runs: list[Run]) -> None:
     """The first shot with one crystal and where its strongest reflections are expected."""
-    singles = [(run, row) for run in runs for row in np.flatnonzero(run.truth["shots/kind"] == SINGLE)]
+    singles = [
+        (run, row) for run in runs for row in np.flatnonzero(run.truth["shots/kind"] == SINGLE)
+    ]
     if not singles:
         style.empty(axes, "no shot with one crystal")
         return
@@ -103,6 +113,8 @@ def _still(axes: Any, runs: list[Run]) -> None:
     t = run.truth
     mine = t["lattices/shot"][t["reflections/lattice"]] == row
     mine &= t["reflections/photons"] > 50
-    x, y, _ = geometry.position(detector, *(t[f"reflections/{n}"][mine] for n in ("panel", "fast", "slow"))).T
+    x, y, _ = geometry.position(
+        detector, *(t[f"reflections/{n}"][mine] for n in ("panel", "fast", "slow"))
+    ).T
     axes.scatter(x, y, s=22, facecolors="none", edgecolors=style.RED, linewidths=0.7)
     axes.set_title(f"run {run.name}, shot {number}: photons; circles: more than 50 expected")

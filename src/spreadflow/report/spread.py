@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from spreadflow.analysis import dispersion
-from spreadflow.analysis.edges import edges, metals
-from spreadflow.analysis.planning import BAND_EV
+from spreadflow.analysis.curves import dispersion
+from spreadflow.analysis.curves.edges import edges, metals
+from spreadflow.analysis.curves.planning import BAND_EV
 from spreadflow.errors import SpreadOutcome
 from spreadflow.io import store
 from spreadflow.physics import anomalous
@@ -67,7 +67,11 @@ class Curves(NamedTuple):
     @property
     def true_values(self) -> np.ndarray | None:
         """(site, 2, node)"""
-        return np.array([self.true[name].at(self.nodes_ev) for name in self.sites]) if self.true else None
+        return (
+            np.array([self.true[name].at(self.nodes_ev) for name in self.sites])
+            if self.true
+            else None
+        )
 
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
@@ -78,22 +82,40 @@ def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict,
 
 
 def _read(stage: str, product: Path, manifests: list[Path]) -> Curves:
-    table, told = store.read(product, stage), store.attributes(product, stage)
-    sites, fits, of_edges = told["sites"], {}, {}
+    table = store.read(product, stage)
+    told = store.attributes(product, stage)
+    sites = told["sites"]
+    fits = {}
+    of_edges = {}
     for f, name in enumerate(told["fits"]):
         fits[name] = _fit(table, f, len(sites))
         if (mine := table["edges/fit"] == f).any():
-            of_edges[name] = {path.split("/")[1]: c[mine] for path, c in table.items() if path.startswith("edges/")}
+            of_edges[name] = {
+                path.split("/")[1]: c[mine]
+                for path, c in table.items()
+                if path.startswith("edges/")
+            }
     nodes = table["curves/energy_ev"][: len(table["curves/fit"]) // (len(fits) * len(sites))]
     paths = [path for name in told["runs"] if (path := of_run(name, manifests))]
     true = next((curves for path in paths if (curves := truth.true_curves(path))), {})
-    return Curves(told, table, sites, nodes, fits, of_edges, true if set(sites) <= true.keys() else {})
+    return Curves(
+        told, table, sites, nodes, fits, of_edges, true if set(sites) <= true.keys() else {}
+    )
 
 
 def _fit(table: dict, f: int, n_sites: int) -> Fit:
-    mine = {name: column[table["curves/fit"] == f] for name, column in table.items() if name.startswith("curves/")}
+    mine = {
+        name: column[table["curves/fit"] == f]
+        for name, column in table.items()
+        if name.startswith("curves/")
+    }
     ends = ("", "_sigma", "_fisher", "_start")
-    return Fit(*(np.stack([mine[f"curves/{key}{end}"].reshape(n_sites, -1) for key in KEYS], 1) for end in ends))
+    return Fit(
+        *(
+            np.stack([mine[f"curves/{key}{end}"].reshape(n_sites, -1) for key in KEYS], 1)
+            for end in ends
+        )
+    )
 
 
 # ---------------------------------------------------------------- figures
@@ -101,9 +123,17 @@ def _fit(table: dict, f: int, n_sites: int) -> Fit:
 
 def _counts(of: Curves) -> dict[str, Any]:
     """What went in, and how it went."""
-    told, end = of.told, of.table["lattices/outcome"]
-    mine = {n.split("/")[1]: c[end == SpreadOutcome.USED] for n, c in of.table.items() if n.startswith("lattices/")}
-    median = lambda values: float(np.median(values)) if len(values) else None  # noqa: E731
+    told = of.told
+    end = of.table["lattices/outcome"]
+    mine = {
+        n.split("/")[1]: c[end == SpreadOutcome.USED]
+        for n, c in of.table.items()
+        if n.startswith("lattices/")
+    }
+
+    def median(values):
+        return float(np.median(values)) if len(values) else None
+
     return {
         "n_lattices": len(mine["loss"]),
         "n_lattices_in": len(end),
@@ -120,7 +150,9 @@ def _counts(of: Curves) -> dict[str, Any]:
         "sigma_kind": told["sigma_kinds"][0],
         "sigma_z_median": median(mine["sigma_z"]),
         "model_error_median": median(mine["model_error"]),
-        "loss_fall_per_lattice": float(np.mean(mine["loss_start"] - mine["loss"])) if len(mine["loss"]) else None,
+        "loss_fall_per_lattice": float(np.mean(mine["loss_start"] - mine["loss"]))
+        if len(mine["loss"])
+        else None,
         "seconds_per_lattice_per_core": median(mine["seconds"]),
     }
 
@@ -140,19 +172,28 @@ def _precision(of: Curves) -> dict[str, Any]:
         pulls = ((of.quoted.values - true) / of.quoted.sigma)[:, :, of.compared]
         out |= {"pull_sd": float(pulls.std()), "pull_mean": float(pulls.mean())}
     goal = {key: _lattices(n) for key, n in of.told["lattices_for_goal"].items()}
-    return out | {"lattices_for_goal": goal, "weak": of.told["weak"], "fits": {n: _row(of, n) for n in of.fits}}
+    return out | {
+        "lattices_for_goal": goal,
+        "weak": of.told["weak"],
+        "fits": {n: _row(of, n) for n in of.fits},
+    }
 
 
 def _of_fit(of: Curves, fit: Fit) -> dict[str, float | None]:
     """Root mean squares over sites and nodes, e."""
     out: dict[str, float | None] = {}
     true = of.true_values
-    for name, values in (("rms", None if true is None else fit.values - true), ("crlb", fit.fisher)):
+    for name, values in (
+        ("rms", None if true is None else fit.values - true),
+        ("crlb", fit.fisher),
+    ):
         out |= {
             f"{name}_{key}": None if values is None else _rms(values[:, i][:, of.compared])
             for i, key in enumerate(KEYS)
         }
-    return out | {f"sigma_{key}": _rms(fit.sigma[:, i][:, of.compared]) for i, key in enumerate(KEYS)}
+    return out | {
+        f"sigma_{key}": _rms(fit.sigma[:, i][:, of.compared]) for i, key in enumerate(KEYS)
+    }
 
 
 def _row(of: Curves, name: str) -> dict[str, Any]:
@@ -185,13 +226,16 @@ def _number(value: float) -> float | None:
 def _edges(of: Curves) -> dict[str, Any]:
     """E0 of the sites: from the quoted fit, or the free one where that has none that could be trusted."""
     fit = next(iter(of.edges))
-    told, true = of.edges[fit], _true_edges(of)
+    told = of.edges[fit]
+    true = _true_edges(of)
     difference, sigma = _difference(of, fit)
     each = zip(of.sites, told["energy_ev"], told["sigma_ev"], true, strict=True)
     names = ("e0_ev", "e0_sigma_ev", "true_e0_ev")
     return {
         "edges_from": fit,
-        "sites": {site: dict(zip(names, map(_number, values), strict=True)) for site, *values in each},
+        "sites": {
+            site: dict(zip(names, map(_number, values), strict=True)) for site, *values in each
+        },
         "edge_difference_ev": difference,
         "edge_difference_sigma_ev": sigma,
         "true_edge_difference_ev": None if difference is None else _number(true[0] - true[1]),
@@ -203,7 +247,9 @@ def _true_edges(of: Curves) -> list[float]:
     if not of.true:
         return [np.nan] * len(of.sites)
     energies = of.table["channels/energy_ev"]
-    p = dispersion.free(np.array([of.true[name].at(energies) for name in of.sites]), energies, of.nodes_ev)
+    p = dispersion.free(
+        np.array([of.true[name].at(energies) for name in of.sites]), energies, of.nodes_ev
+    )
     fisher = of.table["values/fisher"][of.table["values/fit"] == list(of.fits).index("free")]
     pixels = np.linalg.inv(fisher) - p.restraints
     found = edges(p, np.zeros(len(p.names)), pixels, metals(of.told["elements"], energies))
@@ -214,7 +260,9 @@ def _controls(of: Curves) -> dict[str, Any]:
     rows = of.told["controls"]
     return {
         "controls": {row["name"]: row["passed"] for row in rows},
-        "verdicts": {row["name"]: {key: row[key] for key in ("passed", "figure", "bar")} for row in rows},
+        "verdicts": {
+            row["name"]: {key: row[key] for key in ("passed", "figure", "bar")} for row in rows
+        },
     }
 
 
@@ -256,15 +304,30 @@ def _curve(axes: Any, of: Curves, site: int, kind: int, figures: dict) -> None:
     named = {name: anomalous.site(of.told["elements"][site], name, fine) for name in REFERENCES}
     parts = {name: (curve.real, curve.imag)[kind] for name, curve in named.items()}
     if of.true:
-        axes.plot(fine, of.true[of.sites[site]].at(fine)[kind], color=style.INK, lw=1.3, label="truth")
+        axes.plot(
+            fine, of.true[of.sites[site]].at(fine)[kind], color=style.INK, lw=1.3, label="truth"
+        )
     else:
         for name, line in REFERENCES.items():
             axes.plot(fine, parts[name], line, color=style.GREY, lw=1, label=name)
     also = "kramers_kronig"
     if also in of.fits and of.fits[also] is not of.quoted:
-        _band(axes, of.nodes_ev, of.fits[also], site, kind, style.ORANGE, "dispersion relation", 0.1)
-    _band(axes, of.nodes_ev, of.quoted, site, kind, style.BLUE, next(iter(of.fits)).replace("_", " "), 0.22)
-    axes.plot(of.nodes_ev, of.quoted.start[site, kind], color=style.GREEN, lw=0.8, ls="--", label="start")
+        _band(
+            axes, of.nodes_ev, of.fits[also], site, kind, style.ORANGE, "dispersion relation", 0.1
+        )
+    _band(
+        axes,
+        of.nodes_ev,
+        of.quoted,
+        site,
+        kind,
+        style.BLUE,
+        next(iter(of.fits)).replace("_", " "),
+        0.22,
+    )
+    axes.plot(
+        of.nodes_ev, of.quoted.start[site, kind], color=style.GREEN, lw=0.8, ls="--", label="start"
+    )
     for edge in of.compared_ev:
         axes.axvline(edge, color=style.PALE, lw=1, zorder=0)
     title = f"{KINDS[kind]} of {of.sites[site]}, e"
@@ -272,7 +335,9 @@ def _curve(axes: Any, of: Curves, site: int, kind: int, figures: dict) -> None:
         axes.set_xlabel("eV")
         edge = figures["sites"][of.sites[site]]
         if (e0 := edge["e0_ev"]) is not None:
-            axes.axvspan(e0 - edge["e0_sigma_ev"], e0 + edge["e0_sigma_ev"], color=style.RED, alpha=0.2, lw=0)
+            axes.axvspan(
+                e0 - edge["e0_sigma_ev"], e0 + edge["e0_sigma_ev"], color=style.RED, alpha=0.2, lw=0
+            )
             axes.axvline(e0, color=style.RED, lw=1)
             title += f" (E0 = {e0:.1f} ± {edge['e0_sigma_ev']:.1f} eV)"
     low, high = min(map(np.min, parts.values())), max(map(np.max, parts.values()))
@@ -282,40 +347,63 @@ def _curve(axes: Any, of: Curves, site: int, kind: int, figures: dict) -> None:
 
 
 def _band(
-    axes: Any, nodes_ev: np.ndarray, fit: Fit, site: int, kind: int, color: str, label: str, alpha: float
+    axes: Any,
+    nodes_ev: np.ndarray,
+    fit: Fit,
+    site: int,
+    kind: int,
+    color: str,
+    label: str,
+    alpha: float,
 ) -> None:
-    value, sigma = fit.values[site, kind], fit.sigma[site, kind]
+    value = fit.values[site, kind]
+    sigma = fit.sigma[site, kind]
     axes.fill_between(nodes_ev, value - sigma, value + sigma, color=color, alpha=alpha, lw=0)
     axes.plot(nodes_ev, value, ".-", color=color, ms=3, lw=0.9, label=label)
 
 
 def _spectrum(axes: Any, of: Curves) -> None:
-    energies, photons = of.table["channels/energy_ev"], of.table["channels/photons"]
+    energies = of.table["channels/energy_ev"]
+    photons = of.table["channels/photons"]
     axes.fill_between(energies, photons, step="mid", color=style.PURPLE, alpha=0.4, lw=0)
     axes.set(title="mean pulse, photons per channel", xlabel="eV", ylim=(0, None))
 
 
 def _residual(axes: Any, of: Curves) -> None:
     """Where spectra are known to be bright enough to say anything."""
-    t = {path.split("/")[1]: column for path, column in of.table.items() if path.startswith("channels/")}
-    percent, sigma = 100 * t["residual"], 100 * t["residual_sigma"]
+    t = {
+        path.split("/")[1]: column
+        for path, column in of.table.items()
+        if path.startswith("channels/")
+    }
+    percent = 100 * t["residual"]
+    sigma = 100 * t["residual_sigma"]
     fine = np.isfinite(sigma)
-    axes.errorbar(t["energy_ev"][fine], percent[fine], sigma[fine], fmt=".", ms=4, lw=0.8, color=style.GREEN)
+    axes.errorbar(
+        t["energy_ev"][fine], percent[fine], sigma[fine], fmt=".", ms=4, lw=0.8, color=style.GREEN
+    )
     axes.axhline(0, color=style.GREY, lw=0.8)
     top = 4 * float(np.median(sigma[fine])) if fine.any() else 1.0
-    axes.set(title="(data − model)/model of Bragg photons by channel, %", xlabel="eV", ylim=(-top, top))
+    axes.set(
+        title="(data − model)/model of Bragg photons by channel, %", xlabel="eV", ylim=(-top, top)
+    )
 
 
 def _verdicts(axes: Any, figures: dict) -> None:
     """Edges, what it would take, and the controls, as text."""
     axes.set_axis_off()
-    lines = [(style.INK, text) for text in [*_sentences(figures), "", "controls" if figures["controls"] else ""]]
+    lines = [
+        (style.INK, text)
+        for text in [*_sentences(figures), "", "controls" if figures["controls"] else ""]
+    ]
     for name, verdict in figures["verdicts"].items():
         mark, color = ("✓", style.GREEN) if verdict["passed"] else ("✗", style.RED)
         lines.append((color, f"{mark} {name}: {style.say(verdict['figure'])}"))
     step = 1.0 / max(len(lines), 18)
     for row, (color, text) in enumerate(lines):
-        axes.text(0, 1 - row * step, text, color=color, fontsize=9, va="top", transform=axes.transAxes)
+        axes.text(
+            0, 1 - row * step, text, color=color, fontsize=9, va="top", transform=axes.transAxes
+        )
 
 
 def _sentences(f: dict) -> list[str]:
@@ -326,10 +414,19 @@ def _sentences(f: dict) -> list[str]:
     ]
     if f["edge_difference_ev"] is not None:
         names = " − ".join(f"E0({site})" for site in list(f["sites"])[:2])
-        three = (f[name] for name in ("edge_difference_ev", "edge_difference_sigma_ev", "true_edge_difference_ev"))
+        three = (
+            f[name]
+            for name in (
+                "edge_difference_ev",
+                "edge_difference_sigma_ev",
+                "true_edge_difference_ev",
+            )
+        )
         out.append(f"{names} = {style.measured(*three)}")
     goal = f["lattices_for_goal"]
-    out.append(f"σ of 0.1 e takes {style.about(goal['fp'])} lattices for f′, {style.about(goal['fdp'])} for f″")
+    out.append(
+        f"σ of 0.1 e takes {style.about(goal['fp'])} lattices for f′, {style.about(goal['fdp'])} for f″"
+    )
     if f["pull_sd"] is None:
         return out
     far = f"{say(f['rms_fp'], 2)} e, {say(f['rms_fdp'], 2)} e"

@@ -25,7 +25,8 @@ TABLES = ("lattices/", "reflections/")
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
     """Figures over all runs, and the page."""
-    table, told = store.read(products[0], stage, TABLES), store.attributes(products[0], stage)
+    table = store.read(products[0], stage, TABLES)
+    told = store.attributes(products[0], stage)
     distances = _distances(table, [Detector.from_json(d) for d in told["detectors"]])
     against = _against_truth(table, told, manifests)
     figures = _figures(table, told) | _residuals(table, distances) | _of_truth(against, told)
@@ -35,8 +36,12 @@ def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict,
 def _figures(table: dict, told: dict) -> dict[str, Any]:
     end = table["lattices/outcome"]
     mine = _of_refined(table)
-    median = lambda name: float(np.median(mine[name])) if len(mine[name]) else None  # noqa: E731
-    n, fitted = len(mine["loss_after"]), np.isin(end, (RefinedOutcome.REFINED, RefinedOutcome.NOT_CONVERGED))
+
+    def median(name):
+        return float(np.median(mine[name])) if len(mine[name]) else None
+
+    n = len(mine["loss_after"])
+    fitted = np.isin(end, (RefinedOutcome.REFINED, RefinedOutcome.NOT_CONVERGED))
     better = table["lattices/loss_after"] <= table["lattices/loss_before"]
     return {
         "n_lattices": len(end),
@@ -49,11 +54,17 @@ def _figures(table: dict, told: dict) -> dict[str, Any]:
         "n_pixels": int(table["lattices/n_pixels"].sum()),
         "sigma_z_median": median("sigma_z"),
         "n_evaluations_median": median("n_evaluations"),
-        "loss_fall_median": float(np.median(mine["loss_before"] - mine["loss_after"])) if n else None,
+        "loss_fall_median": float(np.median(mine["loss_before"] - mine["loss_after"]))
+        if n
+        else None,
         "n_cells_median": np.median(mine["n_cells"], axis=0).tolist() if n else None,
         "eta_deg_median": float(np.median(mine["eta_rad"]) / DEG) if n else None,
-        "misset_deg_median": float(np.median(np.linalg.norm(mine["misset_rad"], axis=1)) / DEG) if n else None,
-        "seconds_per_lattice_per_core": float(np.median(table["lattices/seconds"])) if len(end) else None,
+        "misset_deg_median": float(np.median(np.linalg.norm(mine["misset_rad"], axis=1)) / DEG)
+        if n
+        else None,
+        "seconds_per_lattice_per_core": float(np.median(table["lattices/seconds"]))
+        if len(end)
+        else None,
         "seconds_mean": float(table["lattices/seconds"].mean()) if len(end) else None,
     }
 
@@ -61,7 +72,11 @@ def _figures(table: dict, told: dict) -> dict[str, Any]:
 def _of_refined(table: dict) -> dict[str, np.ndarray]:
     """Columns of the lattices whose fit ended well."""
     keep = table["lattices/outcome"] == RefinedOutcome.REFINED
-    return {name.split("/")[1]: column[keep] for name, column in table.items() if name.startswith("lattices/")}
+    return {
+        name.split("/")[1]: column[keep]
+        for name, column in table.items()
+        if name.startswith("lattices/")
+    }
 
 
 class Distances:
@@ -70,7 +85,9 @@ class Distances:
     def __init__(self, rows: np.ndarray, by_name: dict[str, np.ndarray], pixel_mm: np.ndarray):
         self.rows, self.px, self.pixel_mm = rows, by_name, pixel_mm
 
-    def rms(self, name: str, axis: int, unit: str = "mm", some: np.ndarray | slice = slice(None)) -> float | None:
+    def rms(
+        self, name: str, axis: int, unit: str = "mm", some: np.ndarray | slice = slice(None)
+    ) -> float | None:
         """name: before, after or floor; axis: 0 radial, 1 transverse."""
         values = self.px[name][some, axis] * (self.pixel_mm[some] if unit == "mm" else 1.0)
         values = values[np.isfinite(values)]
@@ -79,21 +96,38 @@ class Distances:
 
 def _distances(table: dict, detectors: list[Detector]) -> Distances:
     """Of the reflections of refined lattices that have observed centroids, which were chosen before refinement."""
-    t = {name.split("/")[1]: column for name, column in table.items() if name.startswith("reflections/")}
+    t = {
+        name.split("/")[1]: column
+        for name, column in table.items()
+        if name.startswith("reflections/")
+    }
     refined = table["lattices/outcome"][t["lattice"]] == RefinedOutcome.REFINED
     run = table["lattices/run"][t["lattice"]]
     seen = np.isfinite(t["fast_obs"]) & np.isfinite(t["fast"]) & refined
     rows = np.concatenate([np.flatnonzero(seen & (run == r)) for r in range(len(detectors))])
-    pixel = np.concatenate([np.full((seen & (run == r)).sum(), float(d.pixel_mm)) for r, d in enumerate(detectors)])
+    pixel = np.concatenate(
+        [np.full((seen & (run == r)).sum(), float(d.pixel_mm)) for r, d in enumerate(detectors)]
+    )
     axes = np.concatenate(
         [
-            geometry.radial_axes(d, *(t[name][seen & (run == r)] for name in ("panel", "fast_before", "slow_before")))
+            geometry.radial_axes(
+                d, *(t[name][seen & (run == r)] for name in ("panel", "fast_before", "slow_before"))
+            )
             for r, d in enumerate(detectors)
         ]
     )
-    pair = lambda end: np.stack([t[f"fast{end}"][rows], t[f"slow{end}"][rows]], axis=1)  # noqa: E731
-    vectors = {"before": pair("_before") - pair("_obs"), "after": pair("") - pair("_obs"), "floor": pair("_floor")}
-    return Distances(rows, {name: np.einsum("nij,nj->ni", axes, v) for name, v in vectors.items()}, pixel)
+
+    def pair(end):
+        return np.stack([t[f"fast{end}"][rows], t[f"slow{end}"][rows]], axis=1)
+
+    vectors = {
+        "before": pair("_before") - pair("_obs"),
+        "after": pair("") - pair("_obs"),
+        "floor": pair("_floor"),
+    }
+    return Distances(
+        rows, {name: np.einsum("nij,nj->ni", axes, v) for name, v in vectors.items()}, pixel
+    )
 
 
 def _residuals(table: dict, distances: Distances) -> dict[str, Any]:
@@ -123,16 +157,23 @@ def _of_truth(against: truth.Refinement | None, told: dict) -> dict[str, Any]:
     if against is None or not len(against.angle):
         return {"misorientation_deg_median": None, "pull_sd": None}
     quoted = against.pulls[told["config"]["uncertainty"]]
-    sd = lambda pulls: {n: float(p.std()) if len(p) > 1 else None for n, p in pulls.items()}  # noqa: E731
+
+    def sd(pulls):
+        return {n: float(p.std()) if len(p) > 1 else None for n, p in pulls.items()}
+
     return {
         "misorientation_deg_median": float(np.median(against.angle) / DEG),
         "misorientation_deg_before_median": float(np.median(against.angle_before) / DEG),
         "n_truth": len(against.angle),
         "pull_sd": sd(quoted),
-        "pull_mean": {name: float(pull.mean()) if len(pull) else None for name, pull in quoted.items()},
+        "pull_mean": {
+            name: float(pull.mean()) if len(pull) else None for name, pull in quoted.items()
+        },
         "pull_sd_fisher": sd(against.pulls["fisher"]),
     } | {
-        f"{name}_over_true_median": float(np.median(against.ratios[name])) for name in quoted if name in against.ratios
+        f"{name}_over_true_median": float(np.median(against.ratios[name]))
+        for name in quoted
+        if name in against.ratios
     }
 
 
@@ -140,7 +181,12 @@ def _of_truth(against: truth.Refinement | None, told: dict) -> dict[str, Any]:
 
 
 def _picture(
-    stage: str, product: Path, table: dict, distances: Distances, against: truth.Refinement | None, figures: dict
+    stage: str,
+    product: Path,
+    table: dict,
+    distances: Distances,
+    against: truth.Refinement | None,
+    figures: dict,
 ) -> Figure:
     say = style.say
     page = style.page(
@@ -165,18 +211,27 @@ def _picture(
     return page
 
 
-def _samples(stage: str, product: Path, table: dict) -> tuple[list[dict[str, np.ndarray]], list[str]]:
+def _samples(
+    stage: str, product: Path, table: dict
+) -> tuple[list[dict[str, np.ndarray]], list[str]]:
     """Images of the first shoeboxes that were kept, and their titles; parts are read until there are enough."""
     boxes: list[dict[str, np.ndarray]] = []
     titles: list[str] = []
     for block, key in enumerate(store.part_keys(product, stage)):
-        part = store.read_part(product, stage, block, key, ["samples/", "sample_pixels/", "reflections/hkl"])
+        part = store.read_part(
+            product, stage, block, key, ["samples/", "sample_pixels/", "reflections/hkl"]
+        )
         for row, (f0, f1, s0, s1), first in zip(
-            part["samples/reflection"], part["samples/bbox"], part["samples/first_pixel"], strict=True
+            part["samples/reflection"],
+            part["samples/bbox"],
+            part["samples/first_pixel"],
+            strict=True,
         ):
             some = slice(first, first + (f1 - f0) * (s1 - s0))
             names = ("data", "model", "background", "z")
-            boxes.append({n: part[f"sample_pixels/{n}"][some].reshape(s1 - s0, f1 - f0) for n in names})
+            boxes.append(
+                {n: part[f"sample_pixels/{n}"][some].reshape(s1 - s0, f1 - f0) for n in names}
+            )
             titles.append(" ".join(map(str, part["reflections/hkl"][row])))
         if len(boxes) >= COLUMNS:
             break
@@ -186,7 +241,9 @@ def _samples(stage: str, product: Path, table: dict) -> tuple[list[dict[str, np.
 def _mosaic(figure: Any, boxes: list[dict[str, np.ndarray]], titles: list[str]) -> None:
     """Data, model and residual of shoeboxes, one below the other; data and model on one log scale."""
     figure.suptitle(
-        "data, model (photons, log scale) and residual (from −5 σ, blue, to 5 σ, red)", fontsize=10, fontweight="bold"
+        "data, model (photons, log scale) and residual (from −5 σ, blue, to 5 σ, red)",
+        fontsize=10,
+        fontweight="bold",
     )
     axes = figure.subplots(3, COLUMNS, squeeze=False)
     for ax in axes.flat:
@@ -217,7 +274,9 @@ def _by_resolution(axes: Any, table: dict, distances: Distances) -> None:
         for name, line in (("before", ":"), ("after", "-"), ("floor", "--")):
             values = [distances.rms(name, axis, some=rows) for rows in bins]
             label = {"before": "spots", "after": "pixels", "floor": "noise"}[name]
-            axes.plot(middle, values, line, color=color, marker=".", ms=4, label=f"{direction}, {label}")
+            axes.plot(
+                middle, values, line, color=color, marker=".", ms=4, label=f"{direction}, {label}"
+            )
     axes.invert_xaxis()
     axes.set(xlabel="d, Å", ylim=(0, 1.5 * axes.get_ylim()[1]))
     axes.legend(fontsize=6.5, ncols=2, loc="upper left")
@@ -248,9 +307,19 @@ def _delta_psi(axes: Any, table: dict) -> None:
         psi = np.rad2deg(table[f"reflections/delta_psi_{name}rad"][strong])
         mean = [psi[panel == p].mean() for p in panels]
         sd = [psi[panel == p].std() for p in panels]
-        axes.errorbar(panels + shift, mean, sd, fmt="o", ms=4, color=color, label="before" if name else "after")
+        axes.errorbar(
+            panels + shift,
+            mean,
+            sd,
+            fmt="o",
+            ms=4,
+            color=color,
+            label="before" if name else "after",
+        )
     axes.axhline(0, color=style.PALE, lw=0.8)
-    axes.set(xlabel="panel (mean and standard deviation)", xlim=(panels.min() - 0.6, panels.max() + 0.6))
+    axes.set(
+        xlabel="panel (mean and standard deviation)", xlim=(panels.min() - 0.6, panels.max() + 0.6)
+    )
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     axes.legend()
 
@@ -258,10 +327,19 @@ def _delta_psi(axes: Any, table: dict) -> None:
 def _mosaicity(axes: Any, table: dict, against: truth.Refinement | None) -> None:
     """N against η, with the truth's."""
     mine = _of_refined(table)
-    axes.plot(mine["n_cells"].mean(axis=1), mine["eta_rad"] / DEG, ".", color=style.BLUE, alpha=0.6, label="refined")
+    axes.plot(
+        mine["n_cells"].mean(axis=1),
+        mine["eta_rad"] / DEG,
+        ".",
+        color=style.BLUE,
+        alpha=0.6,
+        label="refined",
+    )
     if against is not None and len(against.angle):
         axes.plot(*against.true_mosaicity.T, "+", ms=12, mew=2, color=style.RED, label="truth")
-    axes.set(title="domains and mosaic spread", xlabel="N, unit cells along an axis", ylabel="η, degrees")
+    axes.set(
+        title="domains and mosaic spread", xlabel="N, unit cells along an axis", ylabel="η, degrees"
+    )
     axes.legend()
 
 
@@ -286,6 +364,8 @@ def _pulls(axes: Any, against: truth.Refinement | None, uncertainty: str) -> Non
         return
     pulls = against.pulls[uncertainty]
     axes.boxplot(list(pulls.values()), showfliers=False, medianprops={"color": style.RED})
-    axes.set_xticks(range(1, len(pulls) + 1), [name.replace("_", " ") for name in pulls], fontsize=8)
+    axes.set_xticks(
+        range(1, len(pulls) + 1), [name.replace("_", " ") for name in pulls], fontsize=8
+    )
     for level in (-1, 1):
         axes.axhline(level, color=style.GREY, lw=0.8, ls=":")

@@ -17,8 +17,14 @@ from spreadflow.models import Detector, Shot
 from spreadflow.physics import geometry
 from spreadflow.units import wavelength
 
-BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#2b6ca3", "#dd8a1d", "#2f8f6b", "#c0483f", "#7a5aa6", "#8a9199"
-PHOTONS, RESIDUAL = colormaps["bone_r"], colormaps["RdBu_r"]
+BLUE = "#2b6ca3"
+ORANGE = "#dd8a1d"
+GREEN = "#2f8f6b"
+RED = "#c0483f"
+PURPLE = "#7a5aa6"
+GREY = "#8a9199"
+PHOTONS = colormaps["bone_r"]
+RESIDUAL = colormaps["RdBu_r"]
 DIFFUSE = 0.22
 """darkness of the strongest background of a still, where the strongest spot has 1"""
 INK, PALE = "#1d2733", "#dfe3e8"
@@ -114,7 +120,8 @@ def n_bins(n: int) -> int:
 
 def bars(axes: Any, names: list[str], counts: Sequence[int | None], colors: list[str]) -> None:
     """Horizontal bars, the first on top, each with its count; what None stands for is out of reach, and has no bar."""
-    y, lengths = np.arange(len(names))[::-1], [n or 0 for n in counts]
+    y = np.arange(len(names))[::-1]
+    lengths = [n or 0 for n in counts]
     axes.barh(y, lengths, color=colors, height=0.7)
     axes.set_yticks(y, names)
     axes.set_ylim(min(-0.5, len(names) - 6.5), len(names) - 0.5)
@@ -122,7 +129,9 @@ def bars(axes: Any, names: list[str], counts: Sequence[int | None], colors: list
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     for at, n, length in zip(y, counts, lengths, strict=True):
-        axes.text(length, at, f" {ENDLESS if n is None else say(int(n))}", va="center", fontsize=8.5)
+        axes.text(
+            length, at, f" {ENDLESS if n is None else say(int(n))}", va="center", fontsize=8.5
+        )
 
 
 def still(axes: Any, shot: Shot, detector: Detector, blocks: int = 480) -> None:
@@ -130,12 +139,21 @@ def still(axes: Any, shot: Shot, detector: Detector, blocks: int = 480) -> None:
 
     Panels lie where they are in the lab (mm, x to the right), with resolution rings. blocks: along a panel's long edge.
     """
-    parts = [_excess(np.where(shot.mask[p], shot.image[p], np.nan), blocks) for p in range(detector.n_panels)]
+    parts = [
+        _excess(np.where(shot.mask[p], shot.image[p], np.nan), blocks)
+        for p in range(detector.n_panels)
+    ]
     brightest = max(1.0, *(float(np.percentile(background, 99.5)) for _, background in parts))
     spots = PowerNorm(0.5, 3.5, 40.0, clip=True)
     for p, (excess, background) in enumerate(parts):
         x, y = detector.fast[p][:2] * detector.pixel_mm, detector.slow[p][:2] * detector.pixel_mm
-        place = Affine2D([[x[0], y[0], detector.origin_mm[p][0]], [x[1], y[1], detector.origin_mm[p][1]], [0, 0, 1]])
+        place = Affine2D(
+            [
+                [x[0], y[0], detector.origin_mm[p][0]],
+                [x[1], y[1], detector.origin_mm[p][1]],
+                [0, 0, 1],
+            ]
+        )
         n_slow, n_fast = detector.shape
         axes.imshow(
             np.maximum(spots(excess), DIFFUSE * np.minimum(background / brightest, 1.0)),
@@ -166,14 +184,19 @@ def _excess(image: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
     padded = np.full((rows, columns), np.nan, dtype=np.float32)
     padded[: image.shape[0], : image.shape[1]] = image
     valid = np.isfinite(padded)
-    tiled = lambda array: array.reshape(rows // k, k, columns // k, k)  # noqa: E731
+
+    def tiled(array):
+        return array.reshape(rows // k, k, columns // k, k)
+
     n, total = (tiled(array).sum(axis=(1, 3)) for array in (valid, np.where(valid, padded, 0)))
     mean = total / np.maximum(n, 1)
     mean[n == 0] = np.median(mean)
     background = np.maximum(median_filter(mean, size=9), 0)
     level = background.repeat(k, axis=0).repeat(k, axis=1)
     deviation = np.where(valid, (padded - level) / np.sqrt(level + 1), 0)
-    return np.where(n > 0, tiled(3 * uniform_filter(deviation, 3)).max(axis=(1, 3)), np.nan), background
+    return np.where(
+        n > 0, tiled(3 * uniform_filter(deviation, 3)).max(axis=(1, 3)), np.nan
+    ), background
 
 
 def _corners(detector: Detector) -> np.ndarray:
@@ -194,7 +217,10 @@ def _rings(axes: Any, shot: Shot, detector: Detector) -> None:
             continue
         two_theta = 2 * np.arcsin(sine)
         ring = np.sin(two_theta)
-        s1 = np.stack([ring * np.cos(azimuth), ring * np.sin(azimuth), np.full(721, -np.cos(two_theta))], axis=1)
+        s1 = np.stack(
+            [ring * np.cos(azimuth), ring * np.sin(azimuth), np.full(721, -np.cos(two_theta))],
+            axis=1,
+        )
         panel, fast, slow = geometry.intersect(detector, s1)
         r = geometry.position(detector, np.maximum(panel, 0), fast, slow)
         r[panel < 0] = np.nan
@@ -202,4 +228,13 @@ def _rings(axes: Any, shot: Shot, detector: Detector) -> None:
         seen = np.isfinite(r[:, 1])
         top = np.where(seen, r[:, 1], -np.inf).argmax()
         if seen.any() and r[top, 1] < np.dot((0.02, 0.98), axes.get_ylim()):
-            axes.text(r[top, 0], r[top, 1], f"{d:g} Å", fontsize=7, color=BLUE, ha="center", va="bottom", clip_on=True)
+            axes.text(
+                r[top, 0],
+                r[top, 1],
+                f"{d:g} Å",
+                fontsize=7,
+                color=BLUE,
+                ha="center",
+                va="bottom",
+                clip_on=True,
+            )

@@ -20,7 +20,13 @@ def run(stage: str, *, products: list[Path], images: list[Path], out: Path) -> N
     module = importlib.import_module(f"spreadflow.report.{OVERLAYS.get(stage, stage)}")
     with matplotlib.rc_context(style.STYLE):
         figures, page = module.make(stage, [Path(p) for p in products], [Path(p) for p in images])
-        write({"stage": stage} | figures | {"products": {str(path): identity(path) for path in products}}, page, out)
+        write(
+            {"stage": stage}
+            | figures
+            | {"products": {str(path): identity(path) for path in products}},
+            page,
+            out,
+        )
 
 
 def write(figures: dict[str, Any], page: Figure, out: Path) -> None:
@@ -29,7 +35,9 @@ def write(figures: dict[str, Any], page: Figure, out: Path) -> None:
         page.savefig(temporary, format="png", dpi=120)
     told = {"software": f"spreadflow {__version__}"} | figures
     with replacing(out) as temporary:
-        temporary.write_text(json.dumps(_plain(told), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        temporary.write_text(
+            json.dumps(_plain(told), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        )
 
 
 def _plain(value: Any) -> Any:

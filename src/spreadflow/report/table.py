@@ -16,10 +16,16 @@ def run(trial: Path) -> None:
     """Print the table of a trial's folder: each stage with its figures and seconds, and where the report lies."""
     figures = {stage: read(path) for stage in STAGES if (path := trial / f"{stage}.json").exists()}
     if not figures:
-        raise FileError(trial, "summaries (<stage>.json)", "none", "Run the workflow, or `spreadflow summary`.")
+        raise FileError(
+            trial, "summaries (<stage>.json)", "none", "Run the workflow, or `spreadflow summary`."
+        )
     seconds = _seconds(trial / "benchmarks")
     table = Table(
-        title=f"trial {trial.name}", title_justify="left", title_style="bold", show_lines=True, pad_edge=False
+        title=f"trial {trial.name}",
+        title_justify="left",
+        title_style="bold",
+        show_lines=True,
+        pad_edge=False,
     )
     table.add_column("stage", style="bold", no_wrap=True)
     table.add_column("what came out")
@@ -27,7 +33,9 @@ def run(trial: Path) -> None:
     for stage in STAGES:
         if stage in figures or stage in seconds:
             facts = headline(stage, figures[stage]) if stage in figures else ["–"]
-            table.add_row(stage, "\n".join(facts), f"{seconds[stage]:.0f}" if stage in seconds else "–")
+            table.add_row(
+                stage, "\n".join(facts), f"{seconds[stage]:.0f}" if stage in seconds else "–"
+            )
     rest = sum(value for name, value in seconds.items() if name not in STAGES)
     if rest:
         table.add_row("report", "summaries, pictures and the report", f"{rest:.0f}")

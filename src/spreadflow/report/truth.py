@@ -16,7 +16,7 @@ from spreadflow.io import schema
 from spreadflow.io.nexus import NexusFile
 from spreadflow.io.schema import KINDS
 from spreadflow.models import Detector, Mosaic, ReflectionFlag
-from spreadflow.physics import lattice, mosaic, rotation, symmetry
+from spreadflow.physics import mosaic, rotation, symmetry, unit_cell
 from spreadflow.units import DEG
 
 SINGLE, BLANK, DOUBLE = (KINDS.index(kind) for kind in ("single", "blank", "double"))
@@ -59,23 +59,35 @@ def match(found: dict, truth: dict, space_group: str) -> Match:
     shot = np.array([ids.get(int(i), -1) for i in found["shots/shot_id"]], dtype=int)
     kind = np.where(shot >= 0, truth["shots/kind"][shot].astype(int) if len(ids) else -1, -1)
     n = len(found["lattices/shot"])
-    out = Match(kind, np.full(n, -1), np.full(n, np.nan), np.broadcast_to(np.eye(3, dtype=int), (n, 3, 3)).copy())
+    out = Match(
+        kind,
+        np.full(n, -1),
+        np.full(n, np.nan),
+        np.broadcast_to(np.eye(3, dtype=int), (n, 3, 3)).copy(),
+    )
     true_shot = shot[found["lattices/shot"]] if n else np.empty(0, int)
     for s in np.unique(true_shot[true_shot >= 0]):
-        mine, theirs = np.flatnonzero(true_shot == s), np.flatnonzero(truth["lattices/shot"] == s)
-        A, A_true = found["lattices/A"], truth["lattices/A"]
-        angle = np.array([[symmetry.misorientation(A[i], A_true[j], space_group) for j in theirs] for i in mine])
+        mine = np.flatnonzero(true_shot == s)
+        theirs = np.flatnonzero(truth["lattices/shot"] == s)
+        A = found["lattices/A"]
+        A_true = truth["lattices/A"]
+        angle = np.array(
+            [[symmetry.misorientation(A[i], A_true[j], space_group) for j in theirs] for i in mine]
+        )
         while angle.size and np.isfinite(angle).any():
             i, j = np.unravel_index(np.nanargmin(angle), angle.shape)
             out.row[mine[i]], out.angle[mine[i]] = theirs[j], angle[i, j]
-            out.to_truth[mine[i]] = symmetry.same_indices(A[mine[i]], A_true[theirs[j]], space_group)
+            out.to_truth[mine[i]] = symmetry.same_indices(
+                A[mine[i]], A_true[theirs[j]], space_group
+            )
             angle[i, :], angle[:, j] = np.inf, np.inf
     return out
 
 
 def counts(pair: Pair) -> dict:
     """Lattices found on the shots of each kind."""
-    found, matched = pair.found, pair.match
+    found = pair.found
+    matched = pair.match
     indexed = np.bincount(found["lattices/shot"], minlength=len(matched.kind)) > 0
     right = np.bincount(found["lattices/shot"][matched.right], minlength=len(matched.kind))
     return {
@@ -85,7 +97,9 @@ def counts(pair: Pair) -> dict:
         "n_blanks_with_lattice": int(indexed[matched.kind == BLANK].sum()),
         "n_doubles": int((matched.kind == DOUBLE).sum()),
         "n_doubles_both": int((right[matched.kind == DOUBLE] >= 2).sum()),
-        "n_lattices_wrong": int((~matched.right & (matched.kind[found["lattices/shot"]] >= 0)).sum()),
+        "n_lattices_wrong": int(
+            (~matched.right & (matched.kind[found["lattices/shot"]] >= 0)).sum()
+        ),
     }
 
 
@@ -103,7 +117,8 @@ def indices(pair: Pair) -> dict:
     rows = _by(truth["reflections/lattice"], len(truth["lattices/shot"]))
     spots = _by(found["spots/lattice"], len(matched.row))
     for i in np.flatnonzero(matched.row >= 0):
-        mine, theirs = spots[i], rows[matched.row[i]]
+        mine = spots[i]
+        theirs = rows[matched.row[i]]
         n_all += len(mine)
         for panel in np.unique(found["spots/panel"][mine]):
             here = mine[found["spots/panel"][mine] == panel]
@@ -113,14 +128,19 @@ def indices(pair: Pair) -> dict:
     return {"n_spots_indexed": n_all, "miller_right": n_right / n_all if n_all else None}
 
 
-def _explained(found: dict, truth: dict, spots: np.ndarray, reflections: np.ndarray, claimed: np.ndarray) -> int:
+def _explained(
+    found: dict, truth: dict, spots: np.ndarray, reflections: np.ndarray, claimed: np.ndarray
+) -> int:
     """How many spots of one panel lie nearest to the reflection they claim to be."""
     where = _positions(truth, reflections)
-    bright, right = truth["reflections/photons"][reflections], 0
+    bright = truth["reflections/photons"][reflections]
+    right = 0
     for position, intensity, hkl in zip(
         _positions(found, spots, "spots"), found["spots/intensity"][spots], claimed, strict=True
     ):
-        distance = np.where(bright >= BRIGHT * intensity, np.linalg.norm(where - position, axis=1), np.inf)
+        distance = np.where(
+            bright >= BRIGHT * intensity, np.linalg.norm(where - position, axis=1), np.inf
+        )
         if len(distance) and np.isfinite(distance.min()):
             right += int((truth["reflections/hkl"][reflections[distance.argmin()]] == hkl).all())
     return right
@@ -149,7 +169,8 @@ def recall(pair: Pair, d_min: float, shape: tuple[int, int]) -> dict:
     lattices = np.flatnonzero(matched.right & (matched.kind[found["lattices/shot"]] == SINGLE))
     common = _common(pair)
     for i, (_, theirs) in zip(lattices, common, strict=True):
-        every, mine = rows[matched.row[i]], predicted[i]
+        every = rows[matched.row[i]]
+        mine = predicted[i]
         mine = mine[found["reflections/flags"][mine] & ReflectionFlag.FAILED == 0]
         if not len(mine):
             continue
@@ -160,11 +181,17 @@ def recall(pair: Pair, d_min: float, shape: tuple[int, int]) -> dict:
         photons = truth["reflections/photons"][every]
         fast, slow = _positions(truth, every).T
         strong = photons > 3 * np.sqrt(photons + np.maximum(variance, 0))
-        strong &= lattice.spacing(truth["lattices/A"][matched.row[i]], truth["reflections/hkl"][every]) >= d_min
+        strong &= (
+            unit_cell.spacing(truth["lattices/A"][matched.row[i]], truth["reflections/hkl"][every])
+            >= d_min
+        )
         strong &= (fast >= 0) & (fast < shape[1]) & (slow >= 0) & (slow < shape[0])
         n_strong += int(strong.sum())
         n_found += int(np.isin(every[strong], theirs).sum())
-    return {"n_strong_true": n_strong, "prediction_recall": n_found / n_strong if n_strong else None}
+    return {
+        "n_strong_true": n_strong,
+        "prediction_recall": n_found / n_strong if n_strong else None,
+    }
 
 
 def _common(pair: Pair) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -174,8 +201,12 @@ def _common(pair: Pair) -> list[tuple[np.ndarray, np.ndarray]]:
     predicted = _by(found["reflections/lattice"], len(matched.row))
     out = []
     for i in np.flatnonzero(matched.right & (matched.kind[found["lattices/shot"]] == SINGLE)):
-        mine, theirs = predicted[i], rows[matched.row[i]]
-        number = {tuple(h): t for h, t in zip(truth["reflections/hkl"][theirs].tolist(), theirs, strict=True)}
+        mine = predicted[i]
+        theirs = rows[matched.row[i]]
+        number = {
+            tuple(h): t
+            for h, t in zip(truth["reflections/hkl"][theirs].tolist(), theirs, strict=True)
+        }
         claimed = (found["reflections/hkl"][mine] @ matched.to_truth[i].T).tolist()
         partner = np.array([number.get(tuple(h), -1) for h in claimed], dtype=int)
         out.append((mine[partner >= 0], partner[partner >= 0]))
@@ -224,7 +255,10 @@ def refinement(found: dict, told: dict, truths: list[dict | None]) -> Refinement
 
 def _end_to_end(dicts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Arrays of a name from all that have it: a run need not have every kind."""
-    return {name: np.concatenate([d[name] for d in dicts if name in d]) for name in dict.fromkeys(chain(*dicts))}
+    return {
+        name: np.concatenate([d[name] for d in dicts if name in d])
+        for name in dict.fromkeys(chain(*dicts))
+    }
 
 
 def _refined(found: dict, told: dict, run: int, truth: dict) -> Refinement:
@@ -237,30 +271,48 @@ def _refined(found: dict, told: dict, run: int, truth: dict) -> Refinement:
     t = {name: column[matched.right] for name, column in t.items()}
     row = matched.row[matched.right]
     A = truth["lattices/A"][row] @ matched.to_truth[matched.right]
-    turned = np.array([rotation.vector(rotation.nearest(a @ np.linalg.inv(b))) for a, b in zip(t["A"], A, strict=True)])
+    turned = np.array(
+        [
+            rotation.vector(rotation.nearest(a @ np.linalg.inv(b)))
+            for a, b in zip(t["A"], A, strict=True)
+        ]
+    )
     began = rotation.from_vector(-t["misset_rad"]) @ t["A"] @ np.linalg.inv(A)
     true = {"n_cells": truth["lattices/n_cells"][row].mean(axis=1)}
     true |= {"eta": truth["lattices/eta_rad"][row], "scale": truth["lattices/scale"][row]}
     ratios = {"n_cells": t["n_cells"].mean(axis=1), "eta": t["eta_rad"], "scale": t["scale"]}
     ratios = {name: value / true[name] for name, value in ratios.items()}
-    off = {name: np.log(ratios[name])[:, None] for name in ("scale", "eta")} | {"rotation": turned.reshape(-1, 3)}
-    off["n_cells"] = np.log(t["n_cells"] / true["n_cells"][:, None])  # simulated domains have as many along each axis
-    pulls = {kind: _over(off, t[f"sigma_{kind}"], told["unknowns"]) for kind in ("sandwich", "fisher")}
-    cell = np.array([lattice.cell_of(a) for a in A]).reshape(-1, 6)
+    off = {name: np.log(ratios[name])[:, None] for name in ("scale", "eta")} | {
+        "rotation": turned.reshape(-1, 3)
+    }
+    off["n_cells"] = np.log(
+        t["n_cells"] / true["n_cells"][:, None]
+    )  # simulated domains have as many along each axis
+    pulls = {
+        kind: _over(off, t[f"sigma_{kind}"], told["unknowns"]) for kind in ("sandwich", "fisher")
+    }
+    cell = np.array([unit_cell.cell_of(a) for a in A]).reshape(-1, 6)
     quoted = np.where(t["cell_sigma"] > 1e-9, t["cell_sigma"], np.nan)
     of_cell = ((t["cell"] - cell) / quoted).ravel()
     if np.isfinite(of_cell).any():
         pulls[told["config"]["uncertainty"]]["cell"] = _finite(of_cell)
-    angle, before = np.linalg.norm(turned.reshape(-1, 3), axis=1), rotation.angle(rotation.nearest(began))
+    angle = np.linalg.norm(turned.reshape(-1, 3), axis=1)
+    before = rotation.angle(rotation.nearest(began))
     mosaicity = np.stack([true["n_cells"], true["eta"] / DEG], axis=1)
     return Refinement(angle, before, ratios, pulls, mosaicity)
 
 
-def _over(off: dict[str, np.ndarray], sigma: np.ndarray, unknowns: list[str]) -> dict[str, np.ndarray]:
+def _over(
+    off: dict[str, np.ndarray], sigma: np.ndarray, unknowns: list[str]
+) -> dict[str, np.ndarray]:
     """Kind of unknown → deviations (lattice, of the kind) over σ (lattice, unknown), all in one row."""
     kinds = [name if name in off else name.rpartition("_")[0] for name in unknowns]
     columns = {name: [i for i, kind in enumerate(kinds) if kind == name] for name in off}
-    return {name: _finite((off[name][:, : len(c)] / sigma[:, c]).ravel()) for name, c in columns.items() if c}
+    return {
+        name: _finite((off[name][:, : len(c)] / sigma[:, c]).ravel())
+        for name, c in columns.items()
+        if c
+    }
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
@@ -281,21 +333,29 @@ def mosaics(found: dict, told: dict, truths: list[dict | None]) -> dict[int, Tru
     """The truth of the sets in columns of schema 'mosaic' that lattices were found to have: set → truth."""
     taught: dict[int, list[TrueMosaic]] = {}
     for run, truth in enumerate(truths):
-        rows = np.flatnonzero((found["lattices/run"] == run) & (found["lattices/outcome"] == LearnedOutcome.LEARNED))
+        rows = np.flatnonzero(
+            (found["lattices/run"] == run) & (found["lattices/outcome"] == LearnedOutcome.LEARNED)
+        )
         if truth is None or not len(rows):
             continue
         shots, shot = np.unique(found["lattices/shot_id"][rows], return_inverse=True)
-        of = {"shots/shot_id": shots, "lattices/shot": shot, "lattices/A": found["lattices/A"][rows]}
+        of = {
+            "shots/shot_id": shots,
+            "lattices/shot": shot,
+            "lattices/A": found["lattices/A"][rows],
+        }
         matched = match(of, truth, told["space_group"])
         for row, partner in zip(rows[matched.right], matched.row[matched.right], strict=True):
-            taught.setdefault(int(found["lattices/set"][row]), []).append(_true_mosaic(truth, partner, told["d_min"]))
+            taught.setdefault(int(found["lattices/set"][row]), []).append(
+                _true_mosaic(truth, partner, told["d_min"])
+            )
     return {n: _joined(every) for n, every in taught.items()}
 
 
 def _true_mosaic(truth: dict, row: int, d_min: float) -> TrueMosaic:
     """Of one lattice."""
     turned = truth["domains/rotation"][truth["domains/lattice"] == row]
-    edge = np.mean(truth["lattices/n_cells"][row] * lattice.cell_of(truth["lattices/A"][row])[:3])
+    edge = np.mean(truth["lattices/n_cells"][row] * unit_cell.cell_of(truth["lattices/A"][row])[:3])
     spread = mosaic.domains(turned) if len(turned) else mosaic.continuous()
     spread = spread._replace(eta_rad=truth["lattices/eta_rad"][row])
     return TrueMosaic(spread, float(np.sqrt(mosaic.GAUSS / 4) * d_min / edge))
@@ -306,7 +366,9 @@ def _joined(every: list[TrueMosaic]) -> TrueMosaic:
     one = every[0]
     if all(np.array_equal(other.mosaic.rotations, one.mosaic.rotations) for other in every):
         return one
-    rotations, width, share = (np.concatenate(of) for of in zip(*(other.mosaic[:3] for other in every), strict=True))
+    rotations, width, share = (
+        np.concatenate(of) for of in zip(*(other.mosaic[:3] for other in every), strict=True)
+    )
     return one._replace(mosaic=Mosaic(rotations, width, share / len(every), one.mosaic.eta_rad))
 
 
@@ -326,7 +388,12 @@ class Curve(NamedTuple):
 
     def at(self, energies_ev: np.ndarray) -> np.ndarray:
         """(2, n) f' and f'', linear between channels."""
-        return np.array([np.interp(energies_ev, self.energies_ev, v) for v in (self.values.real, self.values.imag)])
+        return np.array(
+            [
+                np.interp(energies_ev, self.energies_ev, v)
+                for v in (self.values.real, self.values.imag)
+            ]
+        )
 
 
 def true_curves(manifest: Path) -> dict[str, Curve]:
@@ -339,7 +406,9 @@ def _curves(truth: h5py.Group) -> dict[str, Curve] | None:
         return None
     site, energy, fp, fdp = (truth[name][()] for name in schema.FILES["true_curves"])
     names = json.loads(truth.attrs["sites"])
-    return {name: Curve(energy[site == s], (fp + 1j * fdp)[site == s]) for s, name in enumerate(names)}
+    return {
+        name: Curve(energy[site == s], (fp + 1j * fdp)[site == s]) for s, name in enumerate(names)
+    }
 
 
 def _of_run(manifest: Path, told: Callable[[h5py.Group], Any]) -> Any:

@@ -20,9 +20,9 @@ from spreadflow.io.spec import Pair
 from spreadflow.log import Progress, logger
 from spreadflow.models import Detector
 from spreadflow.parallel import World
+from spreadflow.recipes.shot import is_new
 from spreadflow.stages import index
 from spreadflow.stages.pairs import Line, Reader, unmistakable
-from spreadflow.stages.shot import is_new
 
 BLOCK = 64
 """lines a rank reads at a time"""
@@ -31,9 +31,12 @@ APART_PX = 0.01
 MOST_WARNINGS = 20
 
 
-def run(config: StageConfig, *, images: Path, spec: Path, out: Path, world: World, word: str = "adopt") -> None:
+def run(
+    config: StageConfig, *, images: Path, spec: Path, out: Path, world: World, word: str = "adopt"
+) -> None:
     """Write `out`, a product of reindex, and adopt.h5. images: the run's manifest. spec: pairs of .expt and .refl."""
-    section, log = config.reindex, logger(word, world)
+    section = config.reindex
+    log = logger(word, world)
     told = io_spec.read(spec)
     detector = _detector(spec, told)
     source = index.opened(images, section, detector)
@@ -48,9 +51,21 @@ def run(config: StageConfig, *, images: Path, spec: Path, out: Path, world: Worl
     for line in lines:
         if line.A is not None:
             lattices.setdefault(line.shot, []).append(line.A)
-    known = {"geometry": store.digest(detector._asdict()), "lattices": store.digest(sorted(lattices.items()))}
+    known = {
+        "geometry": store.digest(detector._asdict()),
+        "lattices": store.digest(sorted(lattices.items())),
+    }
     inputs = {"images": source.identity} | known
-    index.produce(section, source, inputs=inputs, out=out, world=world, word=word, kind="reindex", told=lattices)
+    index.produce(
+        section,
+        source,
+        inputs=inputs,
+        out=out,
+        world=world,
+        word=word,
+        kind="reindex",
+        told=lattices,
+    )
     world.once(lambda: _write(Path(out), section, source, told, lines, log))
 
 
@@ -65,10 +80,13 @@ def _detector(path: Path, told: list[Pair]) -> Detector:
     raise FileError(path, "an experiment that can be read", why, "Correct the paths.")
 
 
-def _read(section: IndexSection, source: Source, told: list[Pair], world: World, word: str) -> list[Line]:
+def _read(
+    section: IndexSection, source: Source, told: list[Pair], world: World, word: str
+) -> list[Line]:
     """All lines, read by all ranks and judged; lattices told twice are DUPLICATE. Collective."""
     blocks = [told[n : n + BLOCK] for n in range(0, len(told), BLOCK)]
-    reader, mine = Reader(section, source), dict[int, list[Line]]()
+    reader = Reader(section, source)
+    mine = dict[int, list[Line]]()
     with Progress(word, len(blocks), world, "blocks of lines") as progress:
         for n in world.share(len(blocks)):
             progress.at(n)
@@ -91,14 +109,22 @@ def _check_detectors(path: Path, told: list[Pair], lines: list[Line]) -> None:
         if line.apart_px > APART_PX:
             found = f"a panel {line.apart_px:.3g} px from that of the first"
             todo = "Make one run, with its own spec file, for each detector."
-            raise FileError(f"{path}, line {pair.line}", "the same detector in all experiments", found, todo)
+            raise FileError(
+                f"{path}, line {pair.line}", "the same detector in all experiments", found, todo
+            )
 
 
 def _warn(log: Logger, told: list[Pair], lines: list[Line]) -> None:
     """What the first of the lines that are not adopted lack, and what is not read."""
     if n := sum(pair.has_spectrum for pair in told):
-        log.warning("%d lines name a spectrum (.lam), which is not read: spectra are those of the images", n)
-    bad = [(pair, line) for pair, line in zip(told, lines, strict=True) if line.outcome != AdoptOutcome.ADOPTED]
+        log.warning(
+            "%d lines name a spectrum (.lam), which is not read: spectra are those of the images", n
+        )
+    bad = [
+        (pair, line)
+        for pair, line in zip(told, lines, strict=True)
+        if line.outcome != AdoptOutcome.ADOPTED
+    ]
     for pair, line in bad[:MOST_WARNINGS]:
         log.warning("line %d: %s %s", pair.line, line.outcome.name.lower(), line.why)
     if len(bad) > MOST_WARNINGS:
@@ -110,14 +136,23 @@ def _counts(lines: list[Line]) -> str:
     return ", ".join(f"{counts[end]} {end.name.lower()}" for end in AdoptOutcome if counts[end])
 
 
-def _write(out: Path, section: IndexSection, source: Source, told: list[Pair], lines: list[Line], log: Logger) -> None:
+def _write(
+    out: Path,
+    section: IndexSection,
+    source: Source,
+    told: list[Pair],
+    lines: list[Line],
+    log: Logger,
+) -> None:
     """adopt.h5, now that the shots have ended."""
     ended = store.read(out, "reindex", ["shots/outcome"])["shots/outcome"]
     lost = [line.A is not None and ended[line.shot] != Outcome.INDEXED for line in lines]
     ends = [
-        line._replace(outcome=AdoptOutcome.LOST_SHOT) if gone else line for line, gone in zip(lines, lost, strict=True)
+        line._replace(outcome=AdoptOutcome.LOST_SHOT) if gone else line
+        for line, gone in zip(lines, lost, strict=True)
     ]
-    seen, k = Counter[int](), np.full(len(ends), -1)
+    seen = Counter[int]()
+    k = np.full(len(ends), -1)
     for n, line in enumerate(ends):
         if line.outcome == AdoptOutcome.ADOPTED:
             k[n] = seen[line.shot]

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from spreadflow.analysis import ladder, shoeboxes, solve
-from spreadflow.analysis.likelihood import Noise
+from spreadflow.analysis.pixels import ladder, shoeboxes, solve
+from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import StageConfig
 from spreadflow.errors import LatticeOutcome
 from spreadflow.io import schema, store
@@ -20,7 +20,9 @@ from spreadflow.log import Progress, logger
 from spreadflow.models import Mosaic, ReflectionFlag
 from spreadflow.parallel import World
 from spreadflow.physics import mosaic, rotation
-from spreadflow.stages import factors, pixelfit, stage1
+from spreadflow.recipes import factors
+from spreadflow.recipes import lattice as pixelfit
+from spreadflow.stages import stage1
 from spreadflow.units import DEG
 
 IDENTITY = ("run", "shot_id", "k")
@@ -28,12 +30,25 @@ DRAW, TURN = 100, 101
 """purposes of random streams, of the model's domains and of its turns: none of the simulation's"""
 
 
-def run(config: StageConfig, *, annulus: Path, cells: Path, out: Path, world: World, word: str = "ladder") -> None:
+def run(
+    config: StageConfig,
+    *,
+    annulus: Path,
+    cells: Path,
+    out: Path,
+    world: World,
+    word: str = "ladder",
+) -> None:
     """Write <word>.h5 with its parts. cells: its accepted list is what rung 00 has to find in the annulus."""
-    section, log, told = config.ladder, logger(word, world), store.attributes(annulus, "annulus")
+    section = config.ladder
+    log = logger(word, world)
+    told = store.attributes(annulus, "annulus")
     keys = store.part_keys(annulus, "annulus")
     reading = _reading(annulus, keys, cells, world)
-    log.info("%(n_read)d of %(n_accepted)d accepted lattices read, memory grew by %(growth_percent).1f %%", reading)
+    log.info(
+        "%(n_read)d of %(n_accepted)d accepted lattices read, memory grew by %(growth_percent).1f %%",
+        reading,
+    )
     ids, chosen = _blocks(annulus, keys, section.n_lattices)
     sections = [part.model_dump(mode="json") for part in (section, config.structure_factors)]
     inputs = [
@@ -42,7 +57,11 @@ def run(config: StageConfig, *, annulus: Path, cells: Path, out: Path, world: Wo
         *map(store.identity, [annulus, *factors.files(config.structure_factors)]),
     ]
     parts = store.Parts(out, word, store.digest(sections, inputs), ids)
-    given = [] if all(map(parts.done, range(len(keys)))) else stage1.given_of(config, annulus, told, word)
+    given = (
+        []
+        if all(map(parts.done, range(len(keys))))
+        else stage1.given_of(config, annulus, told, word)
+    )
     with Progress(word, len(keys), world) as progress:
 
         def make(n: int) -> dict:
@@ -53,18 +72,28 @@ def run(config: StageConfig, *, annulus: Path, cells: Path, out: Path, world: Wo
         parts.each(world, make)
         progress.at(len(keys))
     also = {name: told[name] for name in ("runs", "space_group", "detectors")}
-    also |= {"rungs": list(ladder.RUNGS), "pictured": ladder.PICTURED, "n_modelled": int(sum(map(np.sum, chosen)))}
+    also |= {
+        "rungs": list(ladder.RUNGS),
+        "pictured": ladder.PICTURED,
+        "n_modelled": int(sum(map(np.sum, chosen))),
+    }
     parts.finish(world, config=section.model_dump(mode="json"), reading=reading, **also)
 
 
 def _reading(annulus: Path, keys: list[str], cells: Path, world: World) -> dict[str, float]:
     """Rung 00: lattices with light and pixels, one by one, and how far memory grew after the first part of a rank."""
-    found, peaks, began = {}, [], time.process_time()
+    found = {}
+    peaks = []
+    began = time.process_time()
     for n in world.share(len(keys)):
-        columns, mine = store.read_part(annulus, "annulus", n, keys[n]), []
+        columns = store.read_part(annulus, "annulus", n, keys[n])
+        mine = []
         for i in range(len(columns["lattices/k"])):
             packed = pixelfit.unpack(columns, i)
-            if packed.spectrum.photons.sum() > 0 and np.isfinite(packed.boxes.photons[packed.boxes.valid]).all():
+            if (
+                packed.spectrum.photons.sum() > 0
+                and np.isfinite(packed.boxes.photons[packed.boxes.valid]).all()
+            ):
                 mine.append((int(columns["lattices/shot_id"][i]), int(columns["lattices/k"][i])))
         found[n] = mine
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -73,12 +102,22 @@ def _reading(annulus: Path, keys: list[str], cells: Path, world: World) -> dict[
     seconds = sum(world.gather(time.process_time() - began)) / max(len(read), 1)
     of_cells = store.read(cells, "cells", ["lattices/shot_id", "lattices/k", "lattices/outcome"])
     kept = of_cells["lattices/outcome"] == LatticeOutcome.ACCEPTED
-    accepted = zip(of_cells["lattices/shot_id"][kept].tolist(), of_cells["lattices/k"][kept].tolist(), strict=True)
-    counts = {"n_read": len(read), "n_others": len(read - set(accepted)), "n_accepted": int(kept.sum())}
+    accepted = zip(
+        of_cells["lattices/shot_id"][kept].tolist(),
+        of_cells["lattices/k"][kept].tolist(),
+        strict=True,
+    )
+    counts = {
+        "n_read": len(read),
+        "n_others": len(read - set(accepted)),
+        "n_accepted": int(kept.sum()),
+    }
     return counts | {"growth_percent": growth, "seconds_per_lattice": seconds}
 
 
-def _blocks(annulus: Path, keys: list[str], n_lattices: int | None) -> tuple[list[list[int]], list[np.ndarray]]:
+def _blocks(
+    annulus: Path, keys: list[str], n_lattices: int | None
+) -> tuple[list[list[int]], list[np.ndarray]]:
     """Of each part: shot_id and k of its lattices, and which of these (lattice,) get models.
 
     The first that have shoeboxes, `n_lattices` of them.
@@ -86,7 +125,9 @@ def _blocks(annulus: Path, keys: list[str], n_lattices: int | None) -> tuple[lis
     ids: list[list[int]] = []
     chosen: list[np.ndarray] = []
     for n, key in enumerate(keys):
-        columns = store.read_part(annulus, "annulus", n, key, ["lattices/shot_id", "lattices/k", "reflections/lattice"])
+        columns = store.read_part(
+            annulus, "annulus", n, key, ["lattices/shot_id", "lattices/k", "reflections/lattice"]
+        )
         both = columns["lattices/shot_id"].tolist(), columns["lattices/k"].tolist()
         ids.append([number for one in zip(*both, strict=True) for number in one])
         has = np.bincount(columns["reflections/lattice"], minlength=len(both[0])) > 0
@@ -101,7 +142,8 @@ def _columns(
     """The part of one block. chosen: (lattice,) bool, to be modelled; annulus: its section."""
     pieces = []
     for i in range(len(columns["lattices/k"])):
-        packed, of = pixelfit.unpack(columns, i), given[columns["lattices/run"][i]]
+        packed = pixelfit.unpack(columns, i)
+        of = given[columns["lattices/run"][i]]
         identity = {name: columns[f"lattices/{name}"][i] for name in IDENTITY}
         rows: dict[str, list[dict]] = {"lattices": [identity | _flags(packed, annulus)]}
         pixels: dict[str, dict] = {}
@@ -111,15 +153,24 @@ def _columns(
                 modelled, pixels = _modelled(config, turned, of)
                 rows |= modelled
             except (np.linalg.LinAlgError, ArithmeticError, ValueError) as error:
-                log.warning("shot %016x lattice %d has no models: %s", identity["shot_id"], identity["k"], error)
-        tables = {name: {key: np.array([row[key] for row in some]) for key in some[0]} for name, some in rows.items()}
+                log.warning(
+                    "shot %016x lattice %d has no models: %s",
+                    identity["shot_id"],
+                    identity["k"],
+                    error,
+                )
+        tables = {
+            name: {key: np.array([row[key] for row in some]) for key in some[0]}
+            for name, some in rows.items()
+        }
         pieces.append(store.piece("ladder", tables | pixels))
     return store.joined("ladder", schema.FILES["ladder"], pieces)
 
 
-def _flags(packed: pixelfit.Packed, annulus: dict) -> dict[str, int]:
+def _flags(packed: pixelfit.PackedLattice, annulus: dict) -> dict[str, int]:
     """Rung 1: flagged shoeboxes, counted twice."""
-    table, limits = packed.reflections, {name: annulus[name] for name in ("d_min", "d_max")}
+    table = packed.reflections
+    limits = {name: annulus[name] for name in ("d_min", "d_max")}
     told = table["d"], _strength(table), table["flags"]
     chosen = shoeboxes.chosen(*told, **limits, min_i_over_sigma=ladder.STRONG)
     return {"n_flagged": int(chosen.sum()), "n_counted": ladder.plain_count(*told, **limits)}
@@ -129,12 +180,14 @@ def _strength(table: dict) -> np.ndarray:
     return table["intensity"] / np.maximum(table["sigma"], 1e-9)
 
 
-def _predicted(packed: pixelfit.Packed) -> np.ndarray:
+def _predicted(packed: pixelfit.PackedLattice) -> np.ndarray:
     """(box, 2) centroids, px."""
     return np.stack([packed.reflections["fast"], packed.reflections["slow"]], axis=1)
 
 
-def _distances(packed: pixelfit.Packed, of: pixelfit.Given, at: np.ndarray) -> dict[str, Any]:
+def _distances(
+    packed: pixelfit.PackedLattice, of: pixelfit.RunModel, at: np.ndarray
+) -> dict[str, Any]:
     """Sums over the list of reflections; at: (box, 2) centroids, px."""
     table = packed.reflections
     observed = np.stack([table["fast_obs"], table["slow_obs"]], axis=1).astype(np.float64)
@@ -145,21 +198,36 @@ def _distances(packed: pixelfit.Packed, of: pixelfit.Given, at: np.ndarray) -> d
 
 def _pixels(z: np.ndarray, published: np.ndarray) -> dict[str, Any]:
     """Sums of deviations (pixel,)."""
-    return {"n_pixels": len(z), "z": [z.sum(), z @ z], "z_published": [published.sum(), published @ published]}
+    return {
+        "n_pixels": len(z),
+        "z": [z.sum(), z @ z],
+        "z_published": [published.sum(), published @ published],
+    }
 
 
-def _modelled(config: StageConfig, packed: pixelfit.Packed, of: pixelfit.Given) -> tuple[dict[str, list], dict]:
+def _modelled(
+    config: StageConfig, packed: pixelfit.PackedLattice, of: pixelfit.RunModel
+) -> tuple[dict[str, list], dict]:
     """Rows of the rungs with a model, and the pixels of a sample. Raises what a lattice without solution raises."""
     noise = Noise(config.ladder.readout_photons, config.ladder.calibration_error)
     start = pixelfit.start(packed, _spread(config, packed), of)
-    data, steps = ladder.climb(start, of.space_group, packed.boxes, noise)
+    data, steps = ladder.run_rungs(start, of.space_group, packed.boxes, noise)
     rungs = []
     for name, step in steps.items():
         at = _predicted(packed) if name == "1" else ladder.centroids(step, data, packed.boxes.bbox)
         sums = _pixels(*ladder.deviations(step, data, noise)) | {"seconds": step.seconds}
-        rungs.append({"lattice": 0, "rung": list(ladder.RUNGS).index(name), **_distances(packed, of, at), **sums})
+        rungs.append(
+            {
+                "lattice": 0,
+                "rung": list(ladder.RUNGS).index(name),
+                **_distances(packed, of, at),
+                **sums,
+            }
+        )
     strength = np.where(
-        packed.reflections["flags"] & ReflectionFlag.FAILED == 0, _strength(packed.reflections), -np.inf
+        packed.reflections["flags"] & ReflectionFlag.FAILED == 0,
+        _strength(packed.reflections),
+        -np.inf,
     )
     flagged = strength >= ladder.STRONG
     compared = {
@@ -169,7 +237,9 @@ def _modelled(config: StageConfig, packed: pixelfit.Packed, of: pixelfit.Given) 
         "planes": ladder.planes_apart(steps["3"].planes, steps["2"].planes),
         "pixels": ladder.pixels_apart(steps["3B"].bragg, steps["3A"].bragg),
     }
-    return {"rungs": rungs, "compared": [compared]}, _sample(packed, data, steps, int(strength.argmax()))
+    return {"rungs": rungs, "compared": [compared]}, _sample(
+        packed, data, steps, int(strength.argmax())
+    )
 
 
 def _turn(config: StageConfig, identity: dict[str, int]) -> np.ndarray:
@@ -179,21 +249,30 @@ def _turn(config: StageConfig, identity: dict[str, int]) -> np.ndarray:
     return rotation.from_vector(config.ladder.misset_deg * DEG * axis / np.linalg.norm(axis))
 
 
-def _spread(config: StageConfig, packed: pixelfit.Packed) -> Mosaic:
+def _spread(config: StageConfig, packed: pixelfit.PackedLattice) -> Mosaic:
     """The same draw for every lattice, as wide as its mosaic spread, about its mean."""
     rng = np.random.default_rng([config.seed, 0, DRAW])
     drawn = mosaic.domain_rotations(rng, config.ladder.n_domains, packed.eta_rad)
     return mosaic.domains(drawn @ rotation.mean(drawn).T)
 
 
-def _sample(packed: pixelfit.Packed, data: solve.Data, steps: dict[str, ladder.Step], box: int) -> dict[str, dict]:
+def _sample(
+    packed: pixelfit.PackedLattice, data: solve.Data, steps: dict[str, ladder.Step], box: int
+) -> dict[str, dict]:
     """Tables `samples` and `pixels`: data and models in one shoebox."""
-    n, some = packed.boxes.n_pixels, slice(data.start[box], data.start[box + 1])
+    n = packed.boxes.n_pixels
+    some = slice(data.start[box], data.start[box + 1])
     valid = packed.boxes.valid[n[:box].sum() : n[: box + 1].sum()]
-    photons, model = np.full(len(valid), np.nan), np.zeros((len(valid), len(ladder.PICTURED)))
+    photons = np.full(len(valid), np.nan)
+    model = np.zeros((len(valid), len(ladder.PICTURED)))
     photons[valid] = data.photons[some]
     model[valid] = np.stack([steps[name].model[some] for name in ladder.PICTURED], axis=1)
-    row = {"lattice": 0, "hkl": packed.boxes.hkl[box], "bbox": packed.boxes.bbox[box], "first_pixel": 0}
+    row = {
+        "lattice": 0,
+        "hkl": packed.boxes.hkl[box],
+        "bbox": packed.boxes.bbox[box],
+        "first_pixel": 0,
+    }
     return {
         "samples": {name: np.array([value]) for name, value in row.items()},
         "pixels": {"photons": photons, "model": model},

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from spreadflow.analysis import geometry_fit, prediction
-from spreadflow.analysis.geometry_fit import Found, Joint
-from spreadflow.analysis.refinement import Pulse
+from spreadflow.analysis import geometry_fit
+from spreadflow.analysis.geometry_fit import IndexedLattice, Joint
+from spreadflow.analysis.still import prediction
+from spreadflow.analysis.still.refinement import Pulse
 from spreadflow.config import Level0Section, StageConfig
 from spreadflow.errors import FileError
 from spreadflow.io import dials, store
@@ -26,9 +27,13 @@ PASSES = 2
 NAMES = ("shots/shot_id", "spots/", "lattices/")
 
 
-def run(config: StageConfig, *, index: list[Path], out: Path, world: World, word: str = "level0") -> None:
+def run(
+    config: StageConfig, *, index: list[Path], out: Path, world: World, word: str = "level0"
+) -> None:
     """Refine the detector that all runs of `index` share, or copy a frozen one."""
-    section, log, out = config.level0, logger(word, world), Path(out)
+    section = config.level0
+    log = logger(word, world)
+    out = Path(out)
     told = [store.attributes(path, "index") for path in index]
     detector, space_group = _shared(index, told)
     if section.from_file:
@@ -38,19 +43,38 @@ def run(config: StageConfig, *, index: list[Path], out: Path, world: World, word
         log.info("detector taken from %s", frozen)
         return
     sources = [Source(of["manifest"]) for of in told]
-    blocks = [(r, part, key) for r, path in enumerate(index) for part, key in enumerate(store.part_keys(path, "index"))]
+    blocks = [
+        (r, part, key)
+        for r, path in enumerate(index)
+        for part, key in enumerate(store.part_keys(path, "index"))
+    ]
     spectra = [_Spectra(source) for source in sources]
     mine = {
         b: _lattices(index[blocks[b][0]], *blocks[b][1:], spectra[blocks[b][0]], section)
         for b in range(world.rank, len(blocks), world.size)
     }
     mine = _at_most(mine, section.max_lattices, world)
-    total = lambda partials: world.sum(partials, len(blocks))  # noqa: E731
-    n_lattices, energy = total({b: np.array([len(x), sum(map(_mean_energy, x))]) for b, x in mine.items()})
+
+    def total(partials):
+        return world.sum(partials, len(blocks))
+
+    n_lattices, energy = total(
+        {b: np.array([len(x), sum(map(_mean_energy, x))]) for b, x in mine.items()}
+    )
     if n_lattices == 0:
         found = f"none with {section.min_reflections} spots or more"
-        raise FileError(", ".join(map(str, index)), "lattices", found, "Look at index.png; mind the target cell.")
-    free = [i for group in geometry_fit.GROUPS if group in section.refine for i in geometry_fit.GROUPS[group]]
+        raise FileError(
+            ", ".join(map(str, index)),
+            "lattices",
+            found,
+            "Look at index.png; mind the target cell.",
+        )
+    free = [
+        i
+        for group in geometry_fit.GROUPS
+        if group in section.refine
+        for i in geometry_fit.GROUPS[group]
+    ]
     joint = Joint(mine, detector, space_group, free, total, world.gather_blocks)
     with Progress(word, PASSES, world, "passes") as progress:
         for n in range(PASSES):
@@ -59,7 +83,12 @@ def run(config: StageConfig, *, index: list[Path], out: Path, world: World, word
     figures = {"n_lattices": int(n_lattices)} | joint.figures()
     beam = {"wavelength": wavelength(energy / n_lattices), "polarization": sources[0].polarization}
     world.once(lambda: _write(out, joint.placed(), beam, figures))
-    log.info("shift %s mm, distance %.4f mm, %d lattices", figures["shift_mm"], figures["distance_mm"], n_lattices)
+    log.info(
+        "shift %s mm, distance %.4f mm, %d lattices",
+        figures["shift_mm"],
+        figures["distance_mm"],
+        n_lattices,
+    )
 
 
 def _write(out: Path, detector: Detector, beam: dict[str, Any], figures: dict[str, Any]) -> None:
@@ -80,7 +109,9 @@ def _shared(index: list[Path], told: list[dict]) -> tuple[Detector, str]:
             todo = "Refine runs of one detector position together: level0.runs."
             raise FileError(path, f"the detector of {index[0]}", "another one", todo)
         if of["config"]["space_group"] != told[0]["config"]["space_group"]:
-            raise FileError(path, "one space group", of["config"]["space_group"], "Index all runs alike.")
+            raise FileError(
+                path, "one space group", of["config"]["space_group"], "Index all runs alike."
+            )
     return Detector.from_json(told[0]["detector"]), told[0]["config"]["space_group"]
 
 
@@ -94,11 +125,15 @@ class _Spectra:
     def of(self, shot_id: int) -> Spectrum | None:
         row = self.rows.get(int(shot_id))
         if row is None:
-            raise FileError(self.source.path, f"shot {shot_id}", "no such shot", "Index the run again.")
+            raise FileError(
+                self.source.path, f"shot {shot_id}", "no such shot", "Index the run again."
+            )
         return self.source.spectrum(row)
 
 
-def _lattices(path: Path, part: int, key: str, spectra: _Spectra, section: Level0Section) -> list[Found]:
+def _lattices(
+    path: Path, part: int, key: str, spectra: _Spectra, section: Level0Section
+) -> list[IndexedLattice]:
     """Lattices of one block with enough spots and a readable spectrum."""
     columns = store.read_part(path, "index", part, key, NAMES)
     out = []
@@ -112,11 +147,17 @@ def _lattices(path: Path, part: int, key: str, spectra: _Spectra, section: Level
         live = prediction.compress(spectrum)
         pulse = Pulse(live.energies_ev, live.photons, float(columns["lattices/domain_ang"][n]))
         spots = Spots(*(columns[f"spots/{name}"][at] for name in Spots._fields))
-        out.append(Found(columns["lattices/A"][n], float(columns["lattices/eta_rad"][n]), hkl, spots, pulse))
+        out.append(
+            IndexedLattice(
+                columns["lattices/A"][n], float(columns["lattices/eta_rad"][n]), hkl, spots, pulse
+            )
+        )
     return out
 
 
-def _at_most(mine: dict[int, list[Found]], limit: int | None, world: World) -> dict[int, list[Found]]:
+def _at_most(
+    mine: dict[int, list[IndexedLattice]], limit: int | None, world: World
+) -> dict[int, list[IndexedLattice]]:
     """The first `limit` lattices of all blocks."""
     if limit is None:
         return mine
@@ -124,5 +165,5 @@ def _at_most(mine: dict[int, list[Found]], limit: int | None, world: World) -> d
     return {b: found[: max(limit - int(before[b]), 0)] for b, found in mine.items()}
 
 
-def _mean_energy(found: Found) -> float:
+def _mean_energy(found: IndexedLattice) -> float:
     return float(found.pulse.energies_ev @ found.pulse.photons / found.pulse.photons.sum())

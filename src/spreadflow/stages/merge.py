@@ -5,20 +5,30 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis import merging, scaling, statistics
-from spreadflow.analysis.merging import Fate
+from spreadflow.analysis.merging import merging, scaling, statistics
+from spreadflow.analysis.merging.merging import Fate
 from spreadflow.config import MergeSection, StageConfig
 from spreadflow.errors import FileError, LatticeOutcome
 from spreadflow.io import mtz, store
 from spreadflow.log import Progress, logger
 from spreadflow.models import ReflectionFlag
 from spreadflow.parallel import World
-from spreadflow.physics import lattice, symmetry
+from spreadflow.physics import symmetry, unit_cell
 from spreadflow.units import wavelength
 
 MAX_GROUPS = 128
 """groups of parts that are added in order, whatever the number of ranks: more ranks than this bring nothing"""
-REFLECTION = ("lattice", "hkl", "partiality", "lorentz", "polarization", "capture", "intensity", "sigma", "flags")
+REFLECTION = (
+    "lattice",
+    "hkl",
+    "partiality",
+    "lorentz",
+    "polarization",
+    "capture",
+    "intensity",
+    "sigma",
+    "flags",
+)
 COLUMNS = (
     "shots/mean_energy_ev",
     *(f"lattices/{name}" for name in ("shot", "shot_id", "k")),
@@ -46,9 +56,19 @@ class Table(NamedTuple):
     """as in the schema; `lattice` is a row of `lattices`"""
 
 
-def run(config: StageConfig, *, reindex: list[Path], cells: Path, out: Path, world: World, word: str = "merge") -> None:
+def run(
+    config: StageConfig,
+    *,
+    reindex: list[Path],
+    cells: Path,
+    out: Path,
+    world: World,
+    word: str = "merge",
+) -> None:
     """Scale, fit the error model, merge, write the product, and say how good it is."""
-    section, log, out = config.merge, logger(word, world), Path(out)
+    section = config.merge
+    log = logger(word, world)
+    out = Path(out)
     accepted = _accepted(cells)
     unique = merging.Unique(accepted.cell, accepted.space_group, section.d_min)
     parts = _parts(reindex, accepted.runs)
@@ -56,28 +76,47 @@ def run(config: StageConfig, *, reindex: list[Path], cells: Path, out: Path, wor
     table = _read(groups, parts, accepted, world, word)
     obs, lattices, counts = _select(table, section, unique, len(groups), world)
     if counts["used"] == 0:
-        raise FileError(cells, "reflections to merge", f"none: {counts}", "Look at reindex.png and merge.d_min.")
+        raise FileError(
+            cells, "reflections to merge", f"none: {counts}", "Look at reindex.png and merge.d_min."
+        )
     sums = merging.Sums(obs, len(unique), len(groups), world.sum)
     reference = _reference(section, accepted.space_group, unique)
-    found = scaling.scale(obs, sums, unique, reference=reference, refine_b=section.refine_b, n_cycles=section.n_cycles)
+    found = scaling.scale(
+        obs, sums, unique, reference=reference, refine_b=section.refine_b, n_cycles=section.n_cycles
+    )
     merged = merging.merge(obs, found.intensity, found.sigma, sums, section.min_multiplicity)
     counts["multiplicity"] = counts["used"] - int(merged.n.sum())
     counts["used"] = int(merged.n.sum())
-    energy, n_used = sums.over_lattices(table.lattices["energy_ev"][lattices["used"]], np.ones(obs.n_lattices))
-    lattices = _gathered(table.lattices["group"], lattices | _of_lattices(found, lattices["used"]), world)
+    energy, n_used = sums.over_lattices(
+        table.lattices["energy_ev"][lattices["used"]], np.ones(obs.n_lattices)
+    )
+    lattices = _gathered(
+        table.lattices["group"], lattices | _of_lattices(found, lattices["used"]), world
+    )
     told = _told(section, accepted, found) | {
         "wavelength_ang": float(wavelength(energy / n_used)),
         "reflections": counts,
         "n_lattices_in": len(lattices["lattices/k"]),
-        "inputs": [store.identity(p) for p in [*reindex, cells, *([section.reference] if section.reference else [])]],
+        "inputs": [
+            store.identity(p)
+            for p in [*reindex, cells, *([section.reference] if section.reference else [])]
+        ],
     }
     world.once(lambda: _write(out, unique, merged, lattices, told, section.n_bins))
     overall = statistics.overall(merged, unique)
     if told["ambiguities"]:
         also = ", ".join(told["ambiguities"])
-        log.warning("lattices may be indexed as h,k,l or %s, which is not resolved: the merge is as if twinned", also)
+        log.warning(
+            "lattices may be indexed as h,k,l or %s, which is not resolved: the merge is as if twinned",
+            also,
+        )
     log.info("%s after %d cycles; reflections: %s", found.error_model, found.n_cycles, counts)
-    log.info("CC1/2 %.4f of %d pairs, Rsplit %.4f", overall.cc_half[0], overall.n_pairs[0], overall.r_split[0])
+    log.info(
+        "CC1/2 %.4f of %d pairs, Rsplit %.4f",
+        overall.cc_half[0],
+        overall.n_pairs[0],
+        overall.r_split[0],
+    )
 
 
 def _told(section: MergeSection, accepted: Accepted, found: scaling.Scaling) -> dict:
@@ -87,8 +126,10 @@ def _told(section: MergeSection, accepted: Accepted, found: scaling.Scaling) -> 
         "space_group": accepted.space_group,
         "cell": accepted.cell.tolist(),
         "d_min": section.d_min,
-        "ambiguities": symmetry.ambiguities(lattice.radians(accepted.cell), accepted.space_group),
-        "scaling": f"mark0 against {section.reference.name}" if section.reference else "no reference",
+        "ambiguities": symmetry.ambiguities(unit_cell.radians(accepted.cell), accepted.space_group),
+        "scaling": f"mark0 against {section.reference.name}"
+        if section.reference
+        else "no reference",
         "error_model": found.error_model._asdict(),
         "n_cycles": found.n_cycles,
         "last_change": found.last_change,
@@ -97,10 +138,15 @@ def _told(section: MergeSection, accepted: Accepted, found: scaling.Scaling) -> 
 
 
 def _accepted(path: Path) -> Accepted:
-    told, table = store.attributes(path, "cells"), store.read(path, "cells", ["lattices/", "clusters/mean"])
-    identity = zip(*(table[f"lattices/{name}"].tolist() for name in ("run", "shot_id", "k")), strict=True)
+    told = store.attributes(path, "cells")
+    table = store.read(path, "cells", ["lattices/", "clusters/mean"])
+    identity = zip(
+        *(table[f"lattices/{name}"].tolist() for name in ("run", "shot_id", "k")), strict=True
+    )
     outcome = dict(zip(identity, table["lattices/outcome"].tolist(), strict=True))
-    return Accepted(told["runs"], told["space_group"], table["clusters/mean"][int(told["chosen"])], outcome)
+    return Accepted(
+        told["runs"], told["space_group"], table["clusters/mean"][int(told["chosen"])], outcome
+    )
 
 
 Part = tuple[int, Path, int, str]
@@ -113,15 +159,24 @@ def _parts(reindex: list[Path], runs: list[str]) -> list[Part]:
     for path in reindex:
         name = str(store.attributes(path, "reindex")["run"])
         if name not in runs:
-            raise FileError(path, f"one of the runs of cells.h5 ({', '.join(runs)})", name, "Rerun cells on all runs.")
+            raise FileError(
+                path,
+                f"one of the runs of cells.h5 ({', '.join(runs)})",
+                name,
+                "Rerun cells on all runs.",
+            )
         keys = store.part_keys(path, "reindex")
         out += [(runs.index(name), path, block, key) for block, key in enumerate(keys)]
     if not out:
-        raise FileError(", ".join(map(str, reindex)), "parts", "none", "Are there shots in these runs?")
+        raise FileError(
+            ", ".join(map(str, reindex)), "parts", "none", "Are there shots in these runs?"
+        )
     return out
 
 
-def _read(groups: list[np.ndarray], parts: list[Part], accepted: Accepted, world: World, word: str) -> Table:
+def _read(
+    groups: list[np.ndarray], parts: list[Part], accepted: Accepted, world: World, word: str
+) -> Table:
     """This rank's groups; which groups those are does not matter to the answer."""
     pieces = [_nothing()]
     with Progress(word, len(groups), world, "groups") as progress:
@@ -149,20 +204,30 @@ def _read_part(group: int, which: Part, accepted: Accepted) -> Table:
     """The accepted lattices of one part. Raises FileError for a lattice the accepted list does not know."""
     run, path, block, key = which
     part = store.read_part(path, "reindex", block, key, COLUMNS)
-    shot_id, k = part["lattices/shot_id"], part["lattices/k"]
-    outcome = [accepted.outcome.get((run, s, n)) for s, n in zip(shot_id.tolist(), k.tolist(), strict=True)]
+    shot_id = part["lattices/shot_id"]
+    k = part["lattices/k"]
+    outcome = [
+        accepted.outcome.get((run, s, n)) for s, n in zip(shot_id.tolist(), k.tolist(), strict=True)
+    ]
     if None in outcome:
-        raise FileError(path, "lattices that cells.h5 knows", "others", "Rerun cells on these products.")
+        raise FileError(
+            path, "lattices that cells.h5 knows", "others", "Rerun cells on these products."
+        )
     keep = np.array(outcome, dtype=np.int64) == LatticeOutcome.ACCEPTED
-    row, of = np.cumsum(keep) - 1, part["reflections/lattice"]
+    row = np.cumsum(keep) - 1
+    of = part["reflections/lattice"]
     reflections = {name: part[f"reflections/{name}"][keep[of]] for name in REFLECTION}
     reflections["lattice"] = row[of[keep[of]]]
     energy = part["shots/mean_energy_ev"][part["lattices/shot"]]
     same = {name: np.full(keep.sum(), value) for name, value in (("group", group), ("run", run))}
-    return Table(same | {"shot_id": shot_id[keep], "k": k[keep], "energy_ev": energy[keep]}, reflections)
+    return Table(
+        same | {"shot_id": shot_id[keep], "k": k[keep], "energy_ev": energy[keep]}, reflections
+    )
 
 
-def _select(table: Table, section: MergeSection, unique: merging.Unique, n_groups: int, world: World):
+def _select(
+    table: Table, section: MergeSection, unique: merging.Unique, n_groups: int, world: World
+):
     """The observations, the columns of the lattices so far, and how many reflections ended in which way."""
     flags = table.reflections["flags"].astype(np.int64)
     obs, n, fate = merging.select(
@@ -186,7 +251,9 @@ def _select(table: Table, section: MergeSection, unique: merging.Unique, n_group
     return obs, lattices, {end.name.lower(): int(counts[end]) for end in Fate}
 
 
-def _reference(section: MergeSection, space_group: str, unique: merging.Unique) -> np.ndarray | None:
+def _reference(
+    section: MergeSection, space_group: str, unique: merging.Unique
+) -> np.ndarray | None:
     """(unique,) reference intensities, NaN where there are none."""
     if section.reference is None:
         return None
@@ -200,14 +267,26 @@ def _of_lattices(found: scaling.Scaling, used: np.ndarray) -> dict[str, np.ndarr
     return out
 
 
-def _gathered(group: np.ndarray, lattices: dict[str, np.ndarray], world: World) -> dict[str, np.ndarray]:
+def _gathered(
+    group: np.ndarray, lattices: dict[str, np.ndarray], world: World
+) -> dict[str, np.ndarray]:
     """The columns of the lattices of all ranks, in order of the groups."""
-    mine = {int(g): {name: column[group == g] for name, column in lattices.items()} for g in np.unique(group)}
+    mine = {
+        int(g): {name: column[group == g] for name, column in lattices.items()}
+        for g in np.unique(group)
+    }
     pieces = world.gather_blocks(mine)
     return {f"lattices/{name}": np.concatenate([p[name] for p in pieces]) for name in lattices}
 
 
-def _write(out: Path, unique: merging.Unique, merged: merging.Merged, lattices: dict, told: dict, n_bins: int) -> None:
+def _write(
+    out: Path,
+    unique: merging.Unique,
+    merged: merging.Merged,
+    lattices: dict,
+    told: dict,
+    n_bins: int,
+) -> None:
     """merge.mtz, then merge.h5."""
     measured = merged.n > 0
     table = {"hkl": unique.hkl, "friedel": unique.friedel, **merged._asdict()}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis import lattice_fit, mosaic_learning
+from spreadflow.analysis.pixels import lattice_fit, mosaic_learning
 from spreadflow.config import PixelsSection, Stage1Section, StageConfig
 from spreadflow.errors import LearnedOutcome
 from spreadflow.io import schema, store
@@ -20,7 +20,9 @@ from spreadflow.log import Progress, logger
 from spreadflow.parallel import World
 from spreadflow.physics import rotation
 from spreadflow.physics.mosaic import continuous
-from spreadflow.stages import factors, pixelfit, stage1
+from spreadflow.recipes import factors
+from spreadflow.recipes import lattice as pixelfit
+from spreadflow.stages import stage1
 
 FINEST = {"shared": mosaic_learning.FINE, "per_lattice": 1.0}
 """step of the last grid, in angular widths of a domain: one lattice has fewer photons to tell nodes apart"""
@@ -28,17 +30,17 @@ HOLD_OUT = 120
 """purpose of the random streams that say what is held out: none of the simulation's"""
 
 
-UNTOLD = {"A": np.full((3, 3), np.nan), "set": -1}
+NOT_FITTED = {"A": np.full((3, 3), np.nan), "set": -1}
 """of a lattice that taught nothing"""
 
 
-class Source(NamedTuple):
+class ShoeboxSource(NamedTuple):
     """The packed shoeboxes, and what their lattices share."""
 
     path: Path
     kind: str
     """annulus or wide"""
-    given: list[pixelfit.Given]
+    given: list[pixelfit.RunModel]
 
 
 class Begun(NamedTuple):
@@ -49,11 +51,16 @@ class Begun(NamedTuple):
     seed: tuple[int, ...]
 
 
-def run(config: StageConfig, *, annulus: Path, out: Path, world: World, word: str = "mosaic") -> None:
+def run(
+    config: StageConfig, *, annulus: Path, out: Path, world: World, word: str = "mosaic"
+) -> None:
     """Write <word>.h5 with its parts. annulus: the packed shoeboxes, of `annulus` or `wide` as the section says."""
-    section, log = config.mosaic, logger(word, world)
-    kind, is_shared = section.shoeboxes, section.scope == "shared"
-    told, every = store.attributes(annulus, kind), stage1.blocks_of(annulus, 1, kind)
+    section = config.mosaic
+    log = logger(word, world)
+    kind = section.shoeboxes
+    is_shared = section.scope == "shared"
+    told = store.attributes(annulus, kind)
+    every = stage1.blocks_of(annulus, 1, kind)
     blocks = every if is_shared else stage1.blocks_of(annulus, section.block_lattices, kind)
     files = [annulus, *factors.files(config.structure_factors)]
     inputs = [config.seed, config.beam.size_mm, *map(store.identity, files)]
@@ -62,7 +69,7 @@ def run(config: StageConfig, *, annulus: Path, out: Path, world: World, word: st
     ids = [[n for block in ids for n in block]] if is_shared else ids
     parts = store.Parts(out, word, store.digest(sections, inputs), ids)
     if not all(map(parts.done, range(len(ids)))):
-        source = Source(annulus, kind, stage1.given_of(config, annulus, told, word, kind))
+        source = ShoeboxSource(annulus, kind, stage1.given_of(config, annulus, told, word, kind))
         work = _together if is_shared else _apart
         work(config, source, blocks, parts, world, log)
     outcomes: dict[str, int] = {}
@@ -71,25 +78,39 @@ def run(config: StageConfig, *, annulus: Path, out: Path, world: World, word: st
         lattices = [parts.read(n, ["lattices/outcome"]) for n in range(len(ids))]
         found = store.joined(word, ["lattices/outcome"], lattices)["lattices/outcome"]
         outcomes.update({end.name.lower(): int((found == end).sum()) for end in LearnedOutcome})
-        log.info("%d lattices: %s", len(found), ", ".join(f"{n} {end}" for end, n in outcomes.items() if n))
+        log.info(
+            "%d lattices: %s",
+            len(found),
+            ", ".join(f"{n} {end}" for end, n in outcomes.items() if n),
+        )
 
     world.once(tell)
-    also = {name: told[name] for name in ("runs", "space_group")} | {"d_min": told["config"]["d_min"]}
-    parts.finish(world, config=section.model_dump(mode="json"), shoeboxes=kind, outcomes=outcomes, **also)
+    also = {name: told[name] for name in ("runs", "space_group")} | {
+        "d_min": told["config"]["d_min"]
+    }
+    parts.finish(
+        world, config=section.model_dump(mode="json"), shoeboxes=kind, outcomes=outcomes, **also
+    )
 
 
 # ---------------------------------------------------------------- each lattice its own
 
 
 def _apart(
-    config: StageConfig, source: Source, blocks: list[stage1.Block], parts: store.Parts, world: World, log: Logger
+    config: StageConfig,
+    source: ShoeboxSource,
+    blocks: list[stage1.Block],
+    parts: store.Parts,
+    world: World,
+    log: Logger,
 ) -> None:
     """All parts, shared among the ranks."""
     with Progress("mosaic", len(blocks), world) as progress:
 
         def make(n: int) -> dict:
             progress.at(n)
-            block, pieces = blocks[n], []
+            block = blocks[n]
+            pieces = []
             columns = store.read_part(source.path, source.kind, block.part, block.key)
             for i in block.lattices:
                 pieces.append(store.piece("mosaic", _alone(config, columns, i, source, log)))
@@ -99,10 +120,13 @@ def _apart(
         progress.at(len(blocks))
 
 
-def _alone(config: StageConfig, columns: dict, i: int, source: Source, log: Logger) -> dict[str, dict]:
+def _alone(
+    config: StageConfig, columns: dict, i: int, source: ShoeboxSource, log: Logger
+) -> dict[str, dict]:
     """Tables of one lattice."""
     began = time.process_time()
-    begun, tables = _begin(config, columns, i, source, log), {}
+    begun = _begin(config, columns, i, source, log)
+    tables = {}
     row = begun.row
     if begun.of is not None:
         try:
@@ -119,7 +143,12 @@ def _alone(config: StageConfig, columns: dict, i: int, source: Source, log: Logg
 
 
 def _together(
-    config: StageConfig, source: Source, blocks: list[stage1.Block], parts: store.Parts, world: World, log: Logger
+    config: StageConfig,
+    source: ShoeboxSource,
+    blocks: list[stage1.Block],
+    parts: store.Parts,
+    world: World,
+    log: Logger,
 ) -> None:
     """The only part. Each rank keeps the lattices it began with; sums are over all, in the order of lattices."""
     began = time.process_time()
@@ -133,16 +162,33 @@ def _together(
             mine[n] = _begin(config, columns, block.lattices[0], source, log)
         progress.at(len(chosen))
     fitted = {n: begun for n, begun in sorted(mine.items()) if begun.of is not None}
-    etas = world.gather_blocks({n: float(b.of.start.crystal.eta_rad) for n, b in fitted.items() if b.of})
-    tables, end, ends = {}, {}, {}
+    etas = world.gather_blocks(
+        {n: float(b.of.start.crystal.eta_rad) for n, b in fitted.items() if b.of}
+    )
+    tables = {}
+    end = {}
+    ends = {}
     if etas:
-        add = lambda arrays: world.sum(dict(zip(fitted, arrays, strict=True)), len(chosen))  # noqa: E731
+
+        def add(arrays):
+            return world.sum(dict(zip(fitted, arrays, strict=True)), len(chosen))
+
         learned = _learned(config, list(fitted.values()), float(np.median(etas)), add)
-        tables, end = _tables(learned, -1), _end(learned)
-        ends = {n: {**end, "A": of.start.crystal.A} for n, of in zip(fitted, learned.problems, strict=True)}
+        tables = _tables(learned, -1)
+        end = _end(learned)
+        ends = {
+            n: {**end, "A": of.start.crystal.A}
+            for n, of in zip(fitted, learned.problems, strict=True)
+        }
     seconds = {"seconds": sum(world.gather(time.process_time() - began)) / len(chosen)}
-    told = world.gather_blocks({n: begun.row | ends.get(n, {}) | seconds for n, begun in mine.items()})
-    world.once(lambda: parts.write(0, _whole(source, blocks, dict(zip(chosen, told, strict=True)), end, tables)))
+    told = world.gather_blocks(
+        {n: begun.row | ends.get(n, {}) | seconds for n, begun in mine.items()}
+    )
+    world.once(
+        lambda: parts.write(
+            0, _whole(source, blocks, dict(zip(chosen, told, strict=True)), end, tables)
+        )
+    )
 
 
 def _evenly(n: int, most: int) -> list[int]:
@@ -151,7 +197,11 @@ def _evenly(n: int, most: int) -> list[int]:
 
 
 def _whole(
-    source: Source, blocks: list[stage1.Block], rows: dict[int, dict], end: dict, tables: dict[str, dict]
+    source: ShoeboxSource,
+    blocks: list[stage1.Block],
+    rows: dict[int, dict],
+    end: dict,
+    tables: dict[str, dict],
 ) -> dict[str, np.ndarray]:
     """All columns: a set that is used is every lattice's."""
     names = [f"lattices/{name}" for name in ("run", "shot_id", "k")]
@@ -159,24 +209,34 @@ def _whole(
     every = []
     for n in range(len(blocks)):
         row = {name.split("/")[1]: told[name][n] for name in names}
-        row |= UNTOLD | {"outcome": LearnedOutcome.LEFT_OUT, "seconds": 0.0} | rows.get(n, {})
+        row |= NOT_FITTED | {"outcome": LearnedOutcome.LEFT_OUT, "seconds": 0.0} | rows.get(n, {})
         every.append(row | {"set": end.get("set", -1)})
     return store.joined(
-        "mosaic", schema.FILES["mosaic"], [store.piece("mosaic", tables | {"lattices": _columns(every)})]
+        "mosaic",
+        schema.FILES["mosaic"],
+        [store.piece("mosaic", tables | {"lattices": _columns(every)})],
     )
 
 
 # ---------------------------------------------------------------- lattices and tables
 
 
-def _begin(config: StageConfig, columns: dict, i: int, source: Source, log: Logger) -> Begun:
+def _begin(config: StageConfig, columns: dict, i: int, source: ShoeboxSource, log: Logger) -> Begun:
     """Lattice i of a part, fitted with the continuous distribution."""
     row = {name: columns[f"lattices/{name}"][i] for name in ("run", "shot_id", "k")}
-    ended = pixelfit.refine(pixelfit.unpack(columns, i), continuous(), source.given[row["run"]], _fit(config))
-    row |= UNTOLD | {"outcome": LearnedOutcome.LOST}
+    ended = pixelfit.refine(
+        pixelfit.unpack(columns, i), continuous(), source.given[row["run"]], _fit(config)
+    )
+    row |= NOT_FITTED | {"outcome": LearnedOutcome.LOST}
     seed = (config.seed, HOLD_OUT, int(row["shot_id"]), int(row["k"]))
     if ended.outcome not in stage1.FITTED or ended.of is None or ended.refined is None:
-        log.warning("shot %016x lattice %d: %s (%s)", row["shot_id"], row["k"], ended.outcome.name, ended.why)
+        log.warning(
+            "shot %016x lattice %d: %s (%s)",
+            row["shot_id"],
+            row["k"],
+            ended.outcome.name,
+            ended.why,
+        )
         return Begun(row, None, seed)
     return Begun(row, lattice_fit.moved(ended.of, ended.refined.parameters), seed)
 
@@ -187,8 +247,11 @@ def _fit(config: StageConfig) -> Stage1Section:
 
 
 def _learned(
-    config: StageConfig, begun: Sequence[Begun], eta_rad: float, add: mosaic_learning.Add = mosaic_learning.sum_up
-) -> mosaic_learning.Learned:
+    config: StageConfig,
+    begun: Sequence[Begun],
+    eta_rad: float,
+    add: mosaic_learning.Add = mosaic_learning.sum_up,
+) -> mosaic_learning.LearnedMosaic:
     """From lattices with fits. Collective where `add` is."""
     return mosaic_learning.learn(
         [b.of for b in begun if b.of is not None],
@@ -200,16 +263,19 @@ def _learned(
     )
 
 
-def _end(learned: mosaic_learning.Learned) -> dict:
+def _end(learned: mosaic_learning.LearnedMosaic) -> dict:
     """What becomes of the lattices that taught; `set`: of the part's."""
     if learned.is_better:
         return {"outcome": LearnedOutcome.LEARNED, "set": 0}
     return {"outcome": LearnedOutcome.CONTINUOUS, "set": -1}
 
 
-def _tables(learned: mosaic_learning.Learned, lattice: int) -> dict[str, dict[str, np.ndarray]]:
+def _tables(
+    learned: mosaic_learning.LearnedMosaic, lattice: int
+) -> dict[str, dict[str, np.ndarray]]:
     """What was learned, as the first rows of the tables sets, rounds and components."""
-    mosaic, is_better = learned.mosaic, learned.is_better
+    mosaic = learned.mosaic
+    is_better = learned.is_better
     of_set = {
         "lattice": lattice,
         "eta_rad": mosaic.eta_rad,
@@ -218,7 +284,10 @@ def _tables(learned: mosaic_learning.Learned, lattice: int) -> dict[str, dict[st
         "is_better": is_better,
     }
     kept = len(mosaic.share) if is_better else 0
-    components = {"set": np.zeros(kept, dtype=int), "rotation_rad": rotation.vector(mosaic.rotations[:kept])}
+    components = {
+        "set": np.zeros(kept, dtype=int),
+        "rotation_rad": rotation.vector(mosaic.rotations[:kept]),
+    }
     components |= {"width": mosaic.width[:kept], "share": mosaic.share[:kept]}
     rounds = _columns([{"set": 0, **r._asdict()} for r in learned.rounds])
     return {"sets": _columns([of_set]), "rounds": rounds, "components": components}

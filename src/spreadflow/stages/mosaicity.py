@@ -27,7 +27,9 @@ def of_lattices(section: Stage1Section, mosaic: Path | None = None) -> OfLattice
     if section.mosaicity == "learned":
         if mosaic is None:
             expected = "the product of `mosaic` where stage1.mosaicity is 'learned'"
-            raise ConfigError("--mosaic", expected, None, "Run the stage `mosaic`, or choose another mosaicity.")
+            raise ConfigError(
+                "--mosaic", expected, None, "Run the stage `mosaic`, or choose another mosaicity."
+            )
         return read_learned(mosaic)
     if section.mosaicity == "domains":
         assert section.domains is not None, "checked with the configuration"
@@ -40,14 +42,17 @@ def of_lattices(section: Stage1Section, mosaic: Path | None = None) -> OfLattice
 def read_learned(path: Path) -> OfLattice:
     """What the stage `mosaic` found: sets of components with the η they are told in, or the continuous distribution."""
     t = store.read(path, "mosaic", ["lattices/", "sets/eta_rad", "components/"])
-    smooth, n_sets = continuous(), len(t["sets/eta_rad"])
+    smooth = continuous()
+    n_sets = len(t["sets/eta_rad"])
     edges = np.searchsorted(t["components/set"], np.arange(n_sets + 1))
 
     @lru_cache(maxsize=1)  # lattices of a shared set have the same
     def learned(n: int) -> Mosaic:
         mine = slice(edges[n], edges[n + 1])
         turned = rotation.from_vector(t["components/rotation_rad"][mine])
-        return Mosaic(turned, t["components/width"][mine], t["components/share"][mine], t["sets/eta_rad"][n])
+        return Mosaic(
+            turned, t["components/width"][mine], t["components/share"][mine], t["sets/eta_rad"][n]
+        )
 
     ids = zip(t["lattices/shot_id"].tolist(), t["lattices/k"].tolist(), strict=True)
     sets = dict(zip(ids, t["lattices/set"].tolist(), strict=True))
@@ -55,7 +60,9 @@ def read_learned(path: Path) -> OfLattice:
     def of(shot_id: int, k: int) -> Mosaic:
         if (shot_id, k) not in sets:
             expected = f"lattice {k} of shot {shot_id:016x}"
-            raise FileError(path, expected, f"{len(sets)} others", "Run `mosaic` on the same accepted lattices.")
+            raise FileError(
+                path, expected, f"{len(sets)} others", "Run `mosaic` on the same accepted lattices."
+            )
         return smooth if (n := sets[shot_id, k]) < 0 else learned(n)
 
     return of
@@ -71,13 +78,22 @@ def read_rotations(path: Path) -> np.ndarray:
         raise FileError(path, "an HDF5 file with a dataset `rotations`", error, todo) from None
     if given.ndim != 3 or given.shape[1:] != (3, 3) or not len(given):
         raise FileError(path, "rotations of shape (domain, 3, 3)", given.shape, todo)
-    off = np.abs(given @ np.swapaxes(given, 1, 2) - np.eye(3)).max() if np.isfinite(given).all() else np.inf
+    off = (
+        np.abs(given @ np.swapaxes(given, 1, 2) - np.eye(3)).max()
+        if np.isfinite(given).all()
+        else np.inf
+    )
     if off > 1e-4 or np.linalg.det(given).min() < 0:
         raise FileError(
-            path, "rotation matrices", f"a matrix whose R·Rᵀ differs from 1 by {off:.2g}, or a mirror", todo
+            path,
+            "rotation matrices",
+            f"a matrix whose R·Rᵀ differs from 1 by {off:.2g}, or a mirror",
+            todo,
         )
     turned = rotation.nearest(given)
     turned = turned @ rotation.mean(turned).T
     if (far := rotation.angle(turned).max() / DEG) > LARGEST_DEG:
-        raise FileError(path, f"domains within {LARGEST_DEG:g}° of their mean", f"one at {far:.3g}°", todo)
+        raise FileError(
+            path, f"domains within {LARGEST_DEG:g}° of their mean", f"one at {far:.3g}°", todo
+        )
     return turned

@@ -8,14 +8,14 @@ from typing import NamedTuple
 import gemmi
 import numpy as np
 
-from spreadflow.analysis import indexing
+from spreadflow.analysis.still import indexing
 from spreadflow.config import IndexSection
 from spreadflow.errors import AdoptOutcome, FileError
 from spreadflow.io import dials, reflections, spec
 from spreadflow.io.images import Source
 from spreadflow.models import Detector
-from spreadflow.physics import geometry, lattice, symmetry
-from spreadflow.stages.shot import is_near_target
+from spreadflow.physics import geometry, symmetry, unit_cell
+from spreadflow.recipes.shot import is_near_target
 
 COLUMNS = ("miller_index", "panel", "xyzobs.px.value")
 
@@ -51,23 +51,35 @@ class Reader:
     def read(self, pair: spec.Pair) -> Line:
         """One line read and judged, but for other lines and for the image."""
         try:
-            listed, n = self._experiments(pair.expt), pair.experiment or 0
+            listed = self._experiments(pair.expt)
+            n = pair.experiment or 0
             if n >= len(listed) or (pair.experiment is None and len(listed) > 1):
-                return Line(AdoptOutcome.NO_EXPERIMENT, f"{pair.expt} has {len(listed)} experiments")
-            experiment, table = listed[n], self._table(pair.refl)
+                return Line(
+                    AdoptOutcome.NO_EXPERIMENT, f"{pair.expt} has {len(listed)} experiments"
+                )
+            experiment = listed[n]
+            table = self._table(pair.refl)
         except FileError as error:
             return Line(AdoptOutcome.UNREADABLE, str(error))
         shot, is_by_name = self._shots.number(experiment.image, experiment.frame)
-        line = Line(AdoptOutcome.ADOPTED, experiment=n, shot=shot, image=experiment.image, is_by_name=is_by_name)
+        line = Line(
+            AdoptOutcome.ADOPTED,
+            experiment=n,
+            shot=shot,
+            image=experiment.image,
+            is_by_name=is_by_name,
+        )
         line = line._replace(apart_px=_apart_px(experiment.detector, self._detector))
-        cell = lattice.cell_of(experiment.A)
+        cell = unit_cell.cell_of(experiment.A)
         if line.shot < 0:
             why = f"{experiment.image}, frame {experiment.frame}"
             return line._replace(outcome=AdoptOutcome.NO_SHOT, why=why)
         if not _is_of_group(experiment.hall, self._section.space_group):
-            return line._replace(outcome=AdoptOutcome.OTHER_GROUP, why=f"Hall symbol '{experiment.hall}'")
+            return line._replace(
+                outcome=AdoptOutcome.OTHER_GROUP, why=f"Hall symbol '{experiment.hall}'"
+            )
         if not is_near_target(cell, self._section):
-            why = " ".join(f"{x:.2f}" for x in lattice.degrees(cell))
+            why = " ".join(f"{x:.2f}" for x in unit_cell.degrees(cell))
             return line._replace(outcome=AdoptOutcome.OTHER_CELL, why=why)
         return _paired(line, experiment, table, self._section.min_indexed)
 
@@ -88,7 +100,9 @@ class _Shots:
         A file that is no longer where the experiment has it is known by its name, where no other has it.
         """
         known = image.resolve() in self._by_path or image.exists()
-        file = self._by_path.get(image.resolve(), -1) if known else self._by_name.get(image.name, -1)
+        file = (
+            self._by_path.get(image.resolve(), -1) if known else self._by_name.get(image.name, -1)
+        )
         is_there = file >= 0 and 0 <= frame < self._first[file + 1] - self._first[file]
         return int(self._first[file] + frame) if is_there else -1, not known
 
@@ -108,10 +122,16 @@ def unmistakable(lines: list[Line]) -> list[Line]:
     return out
 
 
-def _paired(line: Line, experiment: dials.Experiment, table: reflections.Table, min_indexed: int) -> Line:
+def _paired(
+    line: Line, experiment: dials.Experiment, table: reflections.Table, min_indexed: int
+) -> Line:
     """The line with A, where the experiment's reflections lie where A puts their Miller indices."""
     hkl, panel, position = (table.columns[name] for name in COLUMNS)
-    mine = table.of(experiment.identifier, line.experiment) & hkl.any(axis=1) & np.isfinite(position).all(axis=1)
+    mine = (
+        table.of(experiment.identifier, line.experiment)
+        & hkl.any(axis=1)
+        & np.isfinite(position).all(axis=1)
+    )
     mine &= panel < experiment.detector.n_panels
     s1 = geometry.direction(experiment.detector, panel[mine], position[mine, 0], position[mine, 1])
     agree = indexing.agreeing(experiment.A, hkl[mine], (s1 - geometry.S0) / experiment.wavelength)
@@ -130,11 +150,15 @@ def _apart_px(a: Detector, b: Detector) -> float:
         return np.inf
     slow, fast = (side.ravel() for side in np.meshgrid([0.0, a.shape[0]], [0.0, a.shape[1]]))
     panels = np.repeat(np.arange(a.n_panels), 4)
-    at = (geometry.position(d, panels, np.tile(fast, a.n_panels), np.tile(slow, a.n_panels)) for d in (a, b))
+    at = (
+        geometry.position(d, panels, np.tile(fast, a.n_panels), np.tile(slow, a.n_panels))
+        for d in (a, b)
+    )
     return float(np.linalg.norm(np.subtract(*at), axis=1).max() / float(b.pixel_mm))
 
 
 def _is_of_group(hall: str, name: str) -> bool:
     """Whether the lattice of the Hall symbol's group has the symmetry of ours; a still tells no screw axes."""
-    theirs, ours = gemmi.symops_from_hall(hall), symmetry.group(name).operations()
+    theirs = gemmi.symops_from_hall(hall)
+    ours = symmetry.group(name).operations()
     return ours.has_same_rotations(theirs) and ours.has_same_centring(theirs)

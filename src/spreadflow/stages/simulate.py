@@ -19,29 +19,43 @@ from spreadflow.io.schema import KINDS
 from spreadflow.log import Progress, logger
 from spreadflow.parallel import World
 from spreadflow.physics import anomalous, bragg
-from spreadflow.stages.still import Simulator, Truth
+from spreadflow.recipes.still import Simulator, Truth
 
 
 def run(
-    config: StageConfig, *, run: str, out: Path, world: World, shots: str | None = None, word: str = "simulate"
+    config: StageConfig,
+    *,
+    run: str,
+    out: Path,
+    world: World,
+    shots: str | None = None,
+    word: str = "simulate",
 ) -> None:
     """Write the image files of a run beside `out`, and `out`, their manifest.
 
     shots: `first:end` of the run's shots; the files that hold any of them are made, whole, as the whole run would
     make them, and no other file is touched.
     """
-    log, simulator = logger(word, world), Simulator(config)
+    log = logger(word, world)
+    simulator = Simulator(config)
     counts = [getattr(config.shots, f"n_{kind}") for kind in KINDS]
     kinds = np.repeat(np.arange(len(KINDS)), counts)
     if len(kinds) == 0:
-        raise ConfigError(f"runs.{run}.simulate", "at least one shot", "none", "Set n_single or another count.")
+        raise ConfigError(
+            f"runs.{run}.simulate", "at least one shot", "none", "Set n_single or another count."
+        )
     size = config.simulate.block_shots
     blocks = _blocks(shots, len(kinds), size)
     if bank := simulator.bank:
         lost = f"{bank.lost:.2g} of their photons lie beyond the channels"
         log.info("%s: %d spectra, %d left out; %s", bank.path, len(bank), bank.n_bad, lost)
     paths = {b: Path(out).parent / "images" / f"{run}_{b:05d}.nxs" for b in blocks}
-    base = store.digest(schema.VERSION, __version__, config.model_dump(mode="json", exclude={"shots"}), _inputs(config))
+    base = store.digest(
+        schema.VERSION,
+        __version__,
+        config.model_dump(mode="json", exclude={"shots"}),
+        _inputs(config),
+    )
     mine: dict[str, str] = {}
     with Progress(word, len(blocks), world) as progress:
         for done in world.share(len(blocks)):
@@ -54,7 +68,11 @@ def run(
             mine[paths[b].name] = store.checksum(paths[b])
         progress.at(len(blocks))
     checksums = {name: checksum for part in world.gather(mine) for name, checksum in part.items()}
-    world.once(lambda: _finish(out, run, list(paths.values()), simulator.beam.polarization, checksums, shots is None))
+    world.once(
+        lambda: _finish(
+            out, run, list(paths.values()), simulator.beam.polarization, checksums, shots is None
+        )
+    )
     last = min((blocks[-1] + 1) * size, len(kinds))
     log.info("shots %d:%d in %d files", blocks[0] * size, last, len(blocks))
 
@@ -64,7 +82,10 @@ def _blocks(shots: str | None, n_shots: int, size: int) -> range:
     if shots is None:
         return range(-(-n_shots // size))
     try:
-        first, end = (int(end) if end else default for end, default in zip(shots.split(":"), (0, n_shots), strict=True))
+        first, end = (
+            int(end) if end else default
+            for end, default in zip(shots.split(":"), (0, n_shots), strict=True)
+        )
     except ValueError:
         first = end = -1
     if not 0 <= first < end <= n_shots:
@@ -91,7 +112,12 @@ def _is_done(path: Path, key: str) -> bool:
 
 
 def _finish(
-    out: Path, run: str, paths: list[Path], polarization: float, checksums: dict[str, str], is_whole: bool
+    out: Path,
+    run: str,
+    paths: list[Path],
+    polarization: float,
+    checksums: dict[str, str],
+    is_whole: bool,
 ) -> None:
     """Write the manifest; of a whole run, remove files of an older, longer one and what a killed one was writing."""
     folder = paths[0].parent
@@ -100,10 +126,14 @@ def _finish(
     images.write_manifest(out, run, paths, polarization=polarization, checksums=checksums)
 
 
-def _write(path: Path, simulator: Simulator, run: str, numbers: range, kinds: np.ndarray, key: str) -> None:
+def _write(
+    path: Path, simulator: Simulator, run: str, numbers: range, kinds: np.ndarray, key: str
+) -> None:
     """Simulate a block of shots, `numbers` in the run and of these kinds (numbers too), and write its file."""
     ids = [images.shot_id(run, path.name, frame) for frame in range(len(kinds))]
-    pulses = [simulator.pulse(shot_id, number) for shot_id, number in zip(ids, numbers, strict=True)]
+    pulses = [
+        simulator.pulse(shot_id, number) for shot_id, number in zip(ids, numbers, strict=True)
+    ]
     truths: list[list[Truth]] = []
 
     def exposures() -> Iterator[Callable[[], np.ndarray]]:
@@ -145,7 +175,8 @@ def one_behind(works: Iterable[Callable[[], np.ndarray]]) -> Iterator[np.ndarray
     with ThreadPoolExecutor(1) as thread:
         last: Future[np.ndarray] | None = None
         for work in works:
-            done, last = last, thread.submit(work)
+            done = last
+            last = thread.submit(work)
             del work  # whoever keeps it keeps its image
             if done is not None:
                 yield done.result()
@@ -157,8 +188,12 @@ def one_behind(works: Iterable[Callable[[], np.ndarray]]) -> Iterator[np.ndarray
 def _columns(ids: list[int], kinds: np.ndarray, truths: list[list[Truth]]) -> dict[str, np.ndarray]:
     """Columns of schema 'truth' of shots and the lattices of each."""
     every = [lattice for lattices in truths for lattice in lattices]
-    none = bragg.Spots(np.empty((0, 3)), *np.empty((len(bragg.Spots._fields) - 1, 0)))
-    spots = bragg.Spots(*(np.concatenate(columns) for columns in zip(none, *(t.spots for t in every), strict=True)))
+    none = bragg.SimulatedSpots(
+        np.empty((0, 3)), *np.empty((len(bragg.SimulatedSpots._fields) - 1, 0))
+    )
+    spots = bragg.SimulatedSpots(
+        *(np.concatenate(columns) for columns in zip(none, *(t.spots for t in every), strict=True))
+    )
     return {
         "shots/shot_id": np.array(ids, dtype=np.uint64),
         "shots/kind": kinds,
@@ -169,6 +204,8 @@ def _columns(ids: list[int], kinds: np.ndarray, truths: list[list[Truth]]) -> di
         "lattices/scale": np.array([t.scale for t in every]),
         "domains/lattice": np.repeat(np.arange(len(every)), [len(t.turns) for t in every]),
         "domains/rotation": np.concatenate([np.empty((0, 3, 3)), *(t.turns for t in every)]),
-        "reflections/lattice": np.repeat(np.arange(len(every)), [len(t.spots.panel) for t in every]),
+        "reflections/lattice": np.repeat(
+            np.arange(len(every)), [len(t.spots.panel) for t in every]
+        ),
         **{f"reflections/{name}": column for name, column in spots._asdict().items()},
     }

@@ -1,0 +1,1 @@
+"""From integrated reflections to merged intensities: cells, scales, error model, statistics."""

@@ -1,0 +1,88 @@
+"""The variance of an integrated intensity, and its parameters from the data themselves.
+
+With photons expected m = k·I, k = G exp(−2 B s²)·factor:
+
+    v = sfac² (σ² + sb² m + (sadd² + spart² g) m²),   g = −2 ln(partiality / the best at this resolution).
+
+The first three terms are those of Evans (2011, Acta D67, 282) as cctbx.xfel.merge has them (ev11), here in photons,
+where they mean something. The last is what an uncertain orientation does: near a Gaussian rocking curve of width w the
+error δ of the rotation changes p by the fraction δ·ψ/w², and ψ²/w² = −2 ln p, so spart = δ/w. σ² has the photons
+expected in place of those counted: otherwise what fluctuates down counts for more.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import nnls
+
+from spreadflow.analysis.merging.merging import Observations, Sums
+
+HUBER = 4.0
+"""standard deviations beyond which an observation's pull no longer grows (Huber 1964); leaves normal errors alone"""
+SFAC_MIN = 0.5
+"""σ is never taken to be more than twice too large, so that no variance vanishes"""
+PARTIALITY_FLOOR = 1e-6
+
+
+class ErrorModel(NamedTuple):
+    sfac: float = 1.0
+    sb: float = 0.0
+    sadd: float = 0.0
+    spart: float = 0.1
+
+    def variance(self, terms: tuple[np.ndarray, ...]) -> np.ndarray:
+        """(observation,) variance in photons² of the `terms`."""
+        photons, m, m_squared, uncertain = terms
+        inner = photons + self.sb**2 * m + self.sadd**2 * m_squared + self.spart**2 * uncertain
+        return self.sfac**2 * inner
+
+
+def terms(obs: Observations, k: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(σ², m, m², g m²), each (observation,), from k (observation,) and intensities (unique,)."""
+    m = k * np.maximum(mean[obs.unique], 0.0)
+    uncertain = -2.0 * np.log(np.clip(obs.partiality, PARTIALITY_FLOOR, 1.0)) * m**2
+    return obs.variance + m, m, m**2, uncertain
+
+
+def fit(
+    components: tuple[np.ndarray, ...],
+    residual: np.ndarray,
+    extra: np.ndarray,
+    leverage: np.ndarray,
+    known: np.ndarray,
+    model: ErrorModel,
+    sums: Sums,
+) -> ErrorModel:
+    """One step of Fisher scoring for the likelihood of the residuals from what all other observations say.
+
+    components: as from `terms`; all others (observation,): residual: photons − k·(mean of the others); extra: variance
+    of that mean, photons²; leverage: of the observation in its lattice's scale; known: bool, the others say something.
+    The variance is linear in (sfac², sfac² sb², sfac² sadd², sfac² spart²), so a scoring step is the linear regression
+    of residual²/(1 − leverage) − extra on the components with weights 1/v². A residual counts as at most `HUBER`
+    standard deviations. Collective.
+    """
+    variance = model.variance(components) + extra
+    square = np.minimum(residual**2 / (1.0 - leverage), HUBER**2 * variance) - extra
+    scaled = [np.where(known, c / variance, 0.0) for c in components]
+    pairs = [(i, j) for i in range(4) for j in range(i, 4)]
+    products = [scaled[i] * scaled[j] for i, j in pairs] + [s * square / variance for s in scaled]
+    total = sums.over_observations(*products)
+    normal = np.zeros((4, 4))
+    for (i, j), value in zip(pairs, total, strict=False):
+        normal[i, j] = normal[j, i] = value
+    return _solved(normal, total[len(pairs) :], model)
+
+
+def _solved(normal: np.ndarray, right: np.ndarray, model: ErrorModel) -> ErrorModel:
+    """Non-negative solution of the normal equations, with sfac² ≥ SFAC_MIN²; the old model where nothing is known."""
+    if not normal[0, 0] > 0:
+        return model
+    lowest = np.array([SFAC_MIN**2, 0.0, 0.0, 0.0])
+    size = np.sqrt(np.maximum(np.diag(normal), 1e-30 * normal[0, 0]))
+    values, vectors = np.linalg.eigh(normal / np.outer(size, size))
+    root = vectors * np.sqrt(np.maximum(values, 1e-10))
+    solution = (
+        nnls(root.T, np.linalg.solve(root, (right - normal @ lowest) / size))[0] / size + lowest
+    )
+    sfac = np.sqrt(solution[0])
+    return ErrorModel(float(sfac), *(float(np.sqrt(x) / sfac) for x in solution[1:]))

@@ -1,0 +1,1 @@
+"""Lattices against their pixels: shoeboxes, likelihood, refinement, mosaic domains."""

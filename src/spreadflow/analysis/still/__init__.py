@@ -1,0 +1,1 @@
+"""From the pixels of one still to its lattices and integrated reflections."""

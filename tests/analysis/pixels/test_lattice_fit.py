@@ -1,0 +1,463 @@
+"""A lattice against its pixels: derivatives beside differences, and what was planted found again on other crystals.
+
+Tetragonal and triclinic, two tilted panels, 24 eV of narrow channels, shoeboxes that overlap, masked pixels.
+"""
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.ndimage import convolve
+
+from spreadflow.analysis.pixels import lattice_fit, point_spread, restraints, shoeboxes, solve
+from spreadflow.analysis.pixels.likelihood import Noise
+from spreadflow.analysis.still import integration, prediction, refinement
+from spreadflow.models import Crystal, Detector, Parameters, Shoeboxes, Spectrum
+from spreadflow.physics import forward, geometry, layout, mosaic, noise, rotation, unit_cell
+from spreadflow.units import DEG
+
+CELLS = {
+    "P 43 21 2": [78.0, 78.0, 38.0, 90.0, 90.0, 90.0],
+    "P 1": [48.0, 55.0, 43.0, 80.0, 105.0, 95.0],
+}
+NOISE = Noise(2.0, 0.01)
+FREE = ("scale", "rotation", "cell", "n_cells", "eta")
+
+
+def detector() -> Detector:
+    """Two tilted panels below the beam, at 2θ of about 20-50°."""
+    turn = rotation.from_vector(np.array([[0.02, -0.01, 0.03], [-0.03, 0.02, -0.01]]))
+    fast, slow = turn[:, :, 0], -turn[:, :, 1]
+    return Detector(
+        np.array([[-62.0, 18.0, -70.0], [2.0, 19.0, -69.0]]),
+        fast,
+        slow,
+        0.25,
+        (240, 240),
+        0.032,
+        0.017,
+    )
+
+
+def planted(group: str, of: mosaic.Mosaic, n_cells=(36.0, 36.0, 36.0), seed: int = 1) -> Parameters:
+    """All nodes that the pulse may light."""
+    rng = np.random.default_rng(seed)
+    energies = 7108.0 + 1.0 * np.arange(24)
+    pulse = Spectrum(energies, 1e10 * rng.exponential(size=24))
+    A = rotation.random(rng) @ unit_cell.reciprocal(unit_cell.radians(CELLS[group]))
+    crystal = Crystal(A, np.array(n_cells), np.float64(0.06 * DEG))
+    hkl = unit_cell.all_indices(A, 2.2)
+    f_squared = (
+        2e4
+        * rng.exponential(size=(len(hkl), 1))
+        * (1.0 + 0.1 * rng.standard_normal((len(hkl), 24)))
+    )
+    rows = layout.reached(
+        crystal._replace(eta_rad=np.float64(0.2 * DEG)), mosaic.continuous(), hkl, pulse
+    )
+    return Parameters(
+        crystal, of, 90.0, 0.003, pulse, 0.8, detector(), hkl[rows], f_squared[rows], edge_px=1.0
+    )
+
+
+def measured(
+    true: Parameters, group: str, seed: int = 2, border: int = 2, kernel=None, gains: float = 0.01
+) -> Shoeboxes:
+    """Pixels of all predicted reflections of 2.4-3.5 Å, with noise; a few of them masked and wrong.
+
+    kernel: of a point spread of what is counted and amplified; gains: relative standard deviation.
+    """
+    rng = np.random.default_rng(seed)
+    domain = float((true.crystal.n_cells * CELLS[group][:3]).mean())
+    how = {"spectrum": true.spectrum, "detector": true.detector, "space_group": group, "d_min": 2.4}
+    found = prediction.predict(true.crystal.A, float(true.crystal.eta_rad), domain, **how)
+    found = prediction.Predicted(*(column[found.d < 3.5] for column in found))
+    bbox = shoeboxes.widened(
+        integration.shoeboxes(found, true.detector), border, true.detector.shape
+    )
+    image = rng.uniform(5.0, 15.0) * np.ones((2, 240, 240)) + 0.02 * np.arange(240)
+    pixels, pairs = layout.within(true, np.array([0, 1]), np.tile([0, 240, 0, 240], (2, 1)))
+    image += forward.sums(true, pixels, pairs, "float64")[0].reshape(image.shape)
+    image = rng.poisson(image) * (1.0 + gains * rng.standard_normal(image.shape))
+    if kernel is not None:
+        image = np.stack([convolve(panel, kernel, mode="nearest") for panel in image])
+    image += 2.0 * rng.standard_normal(image.shape)
+    valid = rng.uniform(size=image.shape) > 0.02
+    image[~valid] = 1e6
+    where = shoeboxes.addresses(found.panel, bbox)[1]
+    return Shoeboxes(
+        found.hkl.astype(np.int32), found.panel.astype(np.int32), bbox, image[where], valid[where]
+    )
+
+
+def moved(
+    p: Parameters, degrees: float, n: float = 1.0, eta: float = 1.0, scale: float = 1.0, seed=3
+) -> Parameters:
+    axis = np.random.default_rng(seed).standard_normal(3)
+    turn = rotation.from_vector(degrees * DEG * axis / np.linalg.norm(axis))
+    crystal = p.crystal._replace(
+        A=turn @ p.crystal.A,
+        n_cells=n * p.crystal.n_cells,
+        eta_rad=np.float64(eta * p.crystal.eta_rad),
+    )
+    return p._replace(crystal=crystal, scale=scale * p.scale)
+
+
+def fewer(p: Parameters, boxes: Shoeboxes) -> Parameters:
+    rows = lattice_fit.reachable(p, boxes)
+    return p._replace(hkl=p.hkl[rows], f_squared=p.f_squared[rows])
+
+
+def away(fitted: lattice_fit.RefinedLattice, true: Parameters, n_axes: int = 1) -> np.ndarray:
+    """(unknown,) estimate − truth."""
+    crystal = fitted.parameters.crystal
+    here, there = (refinement.coordinates(fitted.frame, A) for A in (crystal.A, true.crystal.A))
+    logs = (
+        np.log(fitted.parameters.scale / true.scale),
+        np.log(crystal.n_cells / true.crystal.n_cells)[:n_axes],
+    )
+    eta = np.log(crystal.eta_rad / true.crystal.eta_rad)
+    return np.concatenate([np.atleast_1d(x) for x in (logs[0], here - there, logs[1], eta)])[
+        : len(fitted.names)
+    ]
+
+
+@pytest.fixture(scope="module")
+def tetragonal():
+    true = planted("P 43 21 2", mosaic.continuous())
+    return true, measured(true, "P 43 21 2")
+
+
+@pytest.mark.parametrize("group", CELLS)
+def test_coordinates_are_what_a_matrix_is_made_of(group):
+    at = refinement.frame(planted(group, mosaic.continuous()).crystal.A, group)
+    p = 1e-2 * np.random.default_rng(4).standard_normal(3 + len(at.strains))
+    np.testing.assert_allclose(
+        refinement.coordinates(at, np.asarray(refinement.matrix(at, p))), p, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("free", "n_axes", "oversample"),
+    [((*FREE, "distance"), 3, 1), (("rotation", "wavelength", "n_cells", "eta"), 1, 2)],
+)
+def test_columns_are_finite_differences(tetragonal, free, n_axes, oversample):
+    """Of every kind of unknown, away from the start, at points; of averages nearly: their blur is taken as constant."""
+    true, boxes = tetragonal
+    averaged = lattice_fit.problem(true, "P 43 21 2", boxes, NOISE, oversample)
+    of = averaged._replace(start=averaged.start._replace(edge_px=0.0))
+    model = lattice_fit.Model(of, free, n_axes, "float64", reach=7.0)
+    assert len(model.names()) == len(set(model.names())) == model.n_unknowns
+    steps = {"rotation": 1e-7, "cell": 1e-7, "wavelength": 1e-7, "distance": 1e-4}
+    step = model.filled(dict.fromkeys(restraints.SIGMAS, 1e-5) | steps)
+    at = 20.0 * step
+    values, columns = model(at)
+    np.testing.assert_allclose(model.photons(at), values, rtol=1e-9, atol=1e-9)
+    for i, name in enumerate(model.names()):
+        up, down = (model(at + sign * step[i] * np.eye(len(step))[i])[0] for sign in (1, -1))
+        slope = (up - down) / (2 * step[i])
+        assert np.abs(slope).max() > 0, name
+        np.testing.assert_allclose(
+            columns[:, i], slope, atol=3e-5 * np.abs(slope).max(), err_msg=name
+        )
+    assert model.n_layouts == 1
+    blurred = lattice_fit.Model(averaged, free, n_axes, "float64", reach=7.0)
+    columns = blurred(at)[1]
+    for i, name in enumerate(blurred.names()):
+        up, down = (blurred(at + sign * step[i] * np.eye(len(step))[i])[0] for sign in (1, -1))
+        slope = (up - down) / (2 * step[i])
+        np.testing.assert_allclose(
+            columns[:, i], slope, atol=1e-3 * np.abs(slope).max(), err_msg=name
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "off"), [("distance", 0.5), ("distance", -0.5), ("wavelength", 2e-3)]
+)
+def test_a_wrong_distance_or_wavelength_is_found(tetragonal, name, off):
+    """From mm and parts further away than a spot is wide: the energies at a pixel are others then."""
+    true, boxes = tetragonal
+    start = true._replace(crystal=true.crystal._replace(A=true.crystal.A * (1.0 + off)))
+    if name == "distance":
+        start = true._replace(detector=geometry.shifted(true.detector, 0.0, 0.0, off))
+    of = lattice_fit.problem(fewer(start, boxes), "P 43 21 2", boxes, NOISE)
+    fitted = lattice_fit.refine(of, ("scale", name), is_rough=False)
+    if name == "distance":
+        error = float((fitted.parameters.detector.origin_mm - true.detector.origin_mm)[0, 2])
+        assert abs(error) < abs(
+            (fitted.parameters.detector.origin_mm - start.detector.origin_mm)[0, 2]
+        )
+    else:
+        error = float(
+            np.cbrt(np.linalg.det(fitted.parameters.crystal.A) / np.linalg.det(true.crystal.A))
+            - 1.0
+        )
+    sigma = np.sqrt(fitted.fisher[-1, -1])
+    assert fitted.fit.is_converged and abs(error) < 4 * sigma < 0.2 * abs(off), (error, sigma)
+
+
+@pytest.mark.parametrize(
+    ("group", "is_continuous", "n_axes"),
+    [("P 43 21 2", True, 1), ("P 1", False, 3)],
+)
+def test_the_truth_is_found_within_its_uncertainty(group, is_continuous, n_axes):
+    """From N, η, scale and orientation off: χ² of all unknowns together, and pixels that deviate as they should."""
+    turns = mosaic.domain_rotations(np.random.default_rng(5), 20, 0.06 * DEG)
+    turns = turns @ rotation.mean(turns).T
+    of = mosaic.continuous() if is_continuous else mosaic.domains(turns)
+    true = planted(group, of, (36.0, 36.0, 36.0) if n_axes == 1 else (30.0, 36.0, 42.0))
+    boxes = measured(true, group)
+    assert len(boxes.panel) > 25 and set(boxes.panel) == {0, 1}
+    start = fewer(moved(true, 0.01, 1.2, 0.7, 2.0), boxes)
+    start = start._replace(crystal=start.crystal._replace(n_cells=np.full(3, 40.0)))
+    problem = lattice_fit.problem(start, group, boxes, NOISE)
+    fitted = lattice_fit.refine(problem, FREE, n_axes=n_axes)
+    strains = {"P 43 21 2": 2, "P 1": 6}[group]
+    assert len(fitted.names) == 1 + 3 + strains + n_axes + is_continuous
+    assert fitted.fit.is_converged and fitted.fit.point.loss < fitted.loss_before
+    error = away(fitted, true, n_axes)
+    for covariance in (fitted.fisher, fitted.sandwich):
+        assert (np.abs(error) < 5 * np.sqrt(np.diag(covariance))).all()
+    assert error @ np.linalg.solve(fitted.fisher, error) < stats.chi2.ppf(0.999, len(error))
+    assert np.sqrt(np.diag(fitted.fisher))[1:4].max() < 0.005 * DEG
+    assert lattice_fit.sigma_z(fitted.fit.point, problem.data, NOISE) == pytest.approx(
+        1.0, abs=0.03
+    )
+    A = fitted.parameters.crystal.A
+    np.testing.assert_allclose(
+        A, refinement.matrix(refinement.frame(A, group), np.zeros(3 + strains)), atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("make", noise.POINT_SPREADS.values())
+def test_the_truth_is_found_through_a_point_spread(make):
+    """Within its uncertainty by Fisher; where the point spread is not undone, far beyond."""
+    true = planted("P 43 21 2", mosaic.continuous())
+    kernel = make(0.2, 0.25, 6)
+    blurred = measured(true, "P 43 21 2", kernel=kernel)
+    boxes = point_spread.undone(blurred, blurred.valid, kernel)
+    noisier = NOISE._replace(readout_photons=NOISE.readout_photons * point_spread.growth(kernel))
+    start = fewer(moved(true, 0.01, 1.2, 0.7, 2.0), boxes)
+    problem = lattice_fit.problem(start, "P 43 21 2", boxes, noisier)
+    fitted = lattice_fit.refine(problem, FREE)
+    other = lattice_fit.refine(lattice_fit.problem(start, "P 43 21 2", blurred, NOISE), FREE)
+    error = away(fitted, true)
+    assert fitted.fit.is_converged
+    assert error @ np.linalg.solve(fitted.fisher, error) < stats.chi2.ppf(0.999, len(error))
+    assert lattice_fit.sigma_z(fitted.fit.point, problem.data, noisier) == pytest.approx(
+        1.0, abs=0.03
+    )
+    error = away(other, true)
+    assert error @ np.linalg.solve(other.fisher, error) > 5 * stats.chi2.ppf(0.999, len(error))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_starts_a_tenth_of_a_degree_off(tetragonal, seed):
+    """With N and η far off too: where the fit that starts at the truth ends; without the broad pass not always."""
+    true, boxes = tetragonal
+    near = lattice_fit.refine(
+        lattice_fit.problem(fewer(true, boxes), "P 43 21 2", boxes, NOISE), FREE, is_rough=False
+    )
+    n, eta = (0.7, 1.5) if seed % 2 else (1.3, 0.5)
+    start = fewer(moved(true, 0.1, n, eta, 0.5, seed=seed), boxes)
+    far = lattice_fit.refine(lattice_fit.problem(start, "P 43 21 2", boxes, NOISE), FREE)
+    assert far.fit.point.loss < near.fit.point.loss + 1.0
+    assert far.fit.point.loss < far.loss_before
+
+
+def test_the_poisson_target_agrees(tetragonal):
+    true, boxes = tetragonal
+    start = fewer(moved(true, 0.003, 1.1, 0.9), boxes)
+    fits = [
+        lattice_fit.refine(
+            lattice_fit.problem(start, "P 43 21 2", boxes, NOISE), FREE, target=target
+        )
+        for target in ("normal", "poisson")
+    ]
+    errors = [away(found, true) / np.sqrt(np.diag(found.fisher)) for found in fits]
+    assert (np.abs(errors) < 5).all()
+    np.testing.assert_allclose(*errors, atol=1.5)
+
+
+def test_the_poisson_target_is_the_normal_one_of_bright_spots_and_known_gains():
+    """Estimates far nearer to each other than to the truth, of the same σ."""
+    noise = Noise(2.0, 0.0)
+    true = planted("P 43 21 2", mosaic.continuous())._replace(scale=900.0)
+    boxes = measured(true, "P 43 21 2", gains=0.0)
+    of = lattice_fit.problem(fewer(moved(true, 0.003, 1.1, 0.9), boxes), "P 43 21 2", boxes, noise)
+    one, other = (lattice_fit.refine(of, FREE, target=target) for target in ("normal", "poisson"))
+    sigma = np.sqrt(np.diag(one.fisher))
+    assert one.fit.is_converged and other.fit.is_converged
+    assert np.linalg.norm(away(other, true) / sigma) > 1.0
+    np.testing.assert_allclose(away(one, true) / sigma, away(other, true) / sigma, atol=0.4)
+    np.testing.assert_allclose(np.sqrt(np.diag(other.fisher)), sigma, rtol=0.05)
+
+
+# ---------------------------------------------------------------- restraints
+
+
+@pytest.fixture(scope="module")
+def free(tetragonal):
+    """A problem 0.1° off, and its fit without any knowledge."""
+    true, boxes = tetragonal
+    of = lattice_fit.problem(fewer(moved(true, 0.1, 1.2, 0.7), boxes), "P 43 21 2", boxes, NOISE)
+    return of, lattice_fit.refine(of, FREE)
+
+
+def counted(of: lattice_fit.Problem, fitted: lattice_fit.RefinedLattice) -> np.ndarray:
+    """(unknown,) of a fit, from where the problem starts."""
+    found = restraints.counted(of.start, of.frame, fitted.parameters)
+    return np.concatenate(
+        [found[name][: 3 if name == "rotation" else 2 if name == "cell" else 1] for name in FREE]
+    )
+
+
+SOME = {
+    "scale": slice(0, 1),
+    "rotation": slice(1, 4),
+    "cell": slice(4, 6),
+    "n_cells": slice(6, 7),
+    "eta": slice(7, 8),
+}
+
+
+@pytest.mark.parametrize("kind", FREE)
+def test_what_is_known_exactly_is_held(free, kind):
+    """Where it is told, which is not where the fit starts; both σ are then those told, and no other is larger."""
+    of, alone = free
+    about = moved(of.start, 0.01, 0.9, 1.1, 80.0, seed=4)
+    about = about._replace(crystal=about.crystal._replace(A=1.001 * about.crystal.A))
+    found = lattice_fit.refine(of._replace(known=restraints.Restraints(about, {kind: 1e-7})), FREE)
+    told = restraints.counted(of.start, of.frame, about)
+    np.testing.assert_allclose(
+        counted(of, found)[SOME[kind]], told[kind][: SOME[kind].stop - SOME[kind].start], atol=3e-7
+    )
+    for covariance in (found.fisher, found.sandwich):
+        np.testing.assert_allclose(np.sqrt(np.diag(covariance))[SOME[kind]], 1e-7, rtol=0.02)
+    assert found.fit.point.loss > alone.fit.point.loss
+
+
+def test_what_is_hardly_known_changes_nothing(free):
+    of, alone = free
+    about = moved(of.start, 0.05, 0.8, 1.3, seed=4)
+    found = lattice_fit.refine(
+        of._replace(known=restraints.Restraints(about, dict.fromkeys(FREE, 1e3))), FREE
+    )
+    sigma = np.sqrt(np.diag(alone.fisher))
+    np.testing.assert_allclose(counted(of, found) / sigma, counted(of, alone) / sigma, atol=0.1)
+    for name in ("fisher", "sandwich"):
+        np.testing.assert_allclose(
+            np.sqrt(np.diag(getattr(found, name))),
+            np.sqrt(np.diag(getattr(alone, name))),
+            rtol=0.01,
+        )
+
+
+@pytest.mark.parametrize("kinds", [("rotation",), ("n_cells",), ("n_cells", "eta", "cell")])
+def test_pixels_and_knowledge_are_a_product_of_two_gaussians(free, kinds):
+    """Information adds up, and the estimate is the mean weighted with it: also of what is not restrained itself.
+
+    The orientation is known about where the fit starts, 0.1° off, though the fit itself goes on from the broad pass.
+    """
+    of, alone = free
+    n = len(alone.names)
+    sigma = np.sqrt(np.diag(alone.fisher))
+    weak = 1.0 / lattice_fit.Model(of, FREE).filled(restraints.SIGMAS) ** 2
+    before = counted(of, alone)
+    centre = np.zeros(n)
+    told = {}
+    precision = weak.copy()
+    for kind in kinds:
+        some = SOME[kind]
+        centre[some] = (
+            before[some] + 2.0 * sigma[some] * np.array([1.0, -1.0, 1.0])[: some.stop - some.start]
+        )
+        told[kind] = float(sigma[some].min())
+        if kind == "rotation":
+            centre[some], told[kind] = (
+                0.0,
+                float(np.sqrt(0.5 * sigma[some].max() * np.abs(before[some]).max())),
+            )
+        precision[some] = told[kind] ** -2
+    about = lattice_fit.Model(of, FREE).parameters(centre)
+    found = lattice_fit.refine(of._replace(known=restraints.Restraints(about, told)), FREE)
+    covariance = np.linalg.inv(np.linalg.inv(alone.fisher) + np.diag(precision - weak))
+    expected = before + covariance @ ((precision - weak) * (centre - before))
+    assert np.abs((expected - before) / sigma).max() > 0.9
+    np.testing.assert_allclose(counted(of, found) / sigma, expected / sigma, atol=0.2)
+    np.testing.assert_allclose(
+        np.sqrt(np.diag(found.fisher)), np.sqrt(np.diag(covariance)), rtol=0.12
+    )  # not linear
+
+
+# ---------------------------------------------------------------- minimizers
+
+
+@pytest.mark.parametrize(
+    ("seed", "target", "n_axes"), [(0, "normal", 1), (1, "normal", 3), (2, "poisson", 1)]
+)
+def test_lbfgs_ends_where_levenberg_does_and_takes_longer(tetragonal, seed, target, n_axes):
+    true, boxes = tetragonal
+    rng = np.random.default_rng(seed)
+    start = fewer(
+        moved(true, 0.02, rng.uniform(0.8, 1.2), rng.uniform(0.7, 1.3), 1.5, seed=seed), boxes
+    )
+    of = lattice_fit.problem(start, "P 43 21 2", boxes, NOISE)
+    how = {"n_axes": n_axes, "target": target}
+    one = lattice_fit.refine(of, FREE, **how)
+    other = lattice_fit.refine(of, FREE, minimizer="lbfgs", n_iterations=300, **how)
+    assert one.fit.is_converged and other.fit.is_converged
+    assert other.fit.point.loss == pytest.approx(one.fit.point.loss, abs=0.05)
+    assert 2 * one.fit.n_evaluations < other.fit.n_evaluations < 100
+    sigma = np.sqrt(np.diag(one.fisher))
+    np.testing.assert_allclose(
+        away(other, true, n_axes) / sigma, away(one, true, n_axes) / sigma, atol=0.3
+    )
+    np.testing.assert_allclose(
+        np.sqrt(np.diag(other.sandwich)), np.sqrt(np.diag(one.sandwich)), rtol=0.05
+    )
+    short = lattice_fit.refine(of, FREE, minimizer="lbfgs", n_iterations=6, **how)
+    assert short.fit.n_evaluations == 6 and not short.fit.is_converged
+    assert one.fit.point.loss + 0.2 < short.fit.point.loss <= short.loss_before
+
+
+@pytest.mark.parametrize("degrees", [0.0, 0.1])
+def test_nodes_that_cannot_reach_the_shoeboxes_are_left_out(tetragonal, degrees):
+    """Fewer than half are kept, and these hold all photons, also of the lattice turned."""
+    true, boxes = tetragonal
+    some = fewer(true, boxes)
+    assert len(some.hkl) < 0.5 * len(true.hkl)
+    turned = (moved(p, degrees) for p in (true, some))
+    every, kept = (
+        lattice_fit.Model(lattice_fit.problem(p, "P 43 21 2", boxes, NOISE), ())(np.zeros(0))[0]
+        for p in turned
+    )
+    np.testing.assert_allclose(kept, every, atol=1e-5 * every.max())
+
+
+def test_pairs_are_laid_out_anew_when_the_lattice_has_moved(tetragonal):
+    true, boxes = tetragonal
+    of = lattice_fit.problem(fewer(true, boxes), "P 43 21 2", boxes, NOISE)
+    model = lattice_fit.Model(of, FREE)
+    u = np.zeros(8)
+    model(u)
+    model(u + 1e-6)
+    assert model.n_layouts == 1
+    u[1] = 0.05 * DEG
+    moved_ = model(u)[0]
+    fresh = lattice_fit.Model(of, FREE)(u)[0]
+    assert model.n_layouts == 2
+    np.testing.assert_array_equal(moved_, fresh)
+
+
+def test_scale_and_planes_of_least_squares():
+    """Exact where the data are a multiple of the Bragg photons on planes."""
+    rng = np.random.default_rng(6)
+    start = np.array([0, 40, 90])
+    plane = np.column_stack([np.ones(90), rng.uniform(-1, 1, (90, 2))])
+    bragg = 100 * rng.exponential(size=90)
+    planes = np.array([[50.0, 3.0, -2.0], [20.0, 1.0, 4.0]])
+    data = solve.Data(np.zeros(90), plane, start)
+    data = data._replace(photons=2.5 * bragg + solve.backgrounds(planes, data))
+    factor, found = lattice_fit.planes_and_scale(bragg, data, NOISE)
+    assert factor == pytest.approx(2.5, rel=1e-4)
+    np.testing.assert_allclose(found, planes, rtol=1e-2, atol=0.05)

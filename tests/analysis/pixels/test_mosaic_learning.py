@@ -1,0 +1,240 @@
+"""Distributions of domains planted in a triclinic crystal on two panels, learned from its pixels alone."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from spreadflow.analysis.pixels import lattice_fit, mosaic_learning
+from spreadflow.analysis.pixels.likelihood import Noise
+from spreadflow.config import for_stage, parse, section
+from spreadflow.models import Mosaic
+from spreadflow.physics import mosaic, rotation
+from spreadflow.recipes import patch as patches
+from spreadflow.recipes import still
+from spreadflow.units import DEG
+
+TREE = {
+    "seed": 5,
+    "runs": {"r": {"simulate": {"n_single": 1}}},
+    "crystal": {
+        "cell": [48.0, 52.0, 39.0, 80.0, 108.0, 95.0],
+        "space_group": "P 1",
+        "domain_ang": 4000.0,
+        "mosaicity": "domains",
+        "n_domains": 6,
+        "domains_per_crystal": 300.0,
+    },
+    "structure_factors": {"d_min": 2.0},
+    "beam": {
+        "n_channels": 20,
+        "first_channel_ev": 7091.0,
+        "channel_ev": 3.0,
+        "envelope_ev": 11.0,
+        "photons": 4e11,
+    },
+    "detector": {
+        "shape": [1000, 560],
+        "pixel_mm": 0.18,
+        "panels": [
+            {"origin_mm": [-101.0, 90.0, -130.0]},
+            {"origin_mm": [1.0, 89.0, -130.5], "fast": [1.0, 0.02, 0.01]},
+        ],
+        "water_mm": 0.002,
+        "air_mm": 1.0,
+        "bad_pixels": [[1, 160, 180, 0, 560]],
+    },
+    "simulate": {"oversample": 1},
+}
+NOISE = Noise(1.0, 0.01)
+ETA = 0.05 * DEG
+UNIT = 0.03 * DEG
+"""about η of the lattices' continuous fits"""
+TURN = rotation.from_vector(0.01 * DEG * np.array([0.6, 0.64, -0.48]))
+
+
+@pytest.fixture(scope="module")
+def made() -> list[patches.Patch]:
+    """Two lattices that share the six domains."""
+    simulator = still.Simulator(for_stage(section(parse(TREE), "simulate", "r"), "simulate"))
+    return [patches.patch(simulator, number, d_min=2.2, d_max=3.5) for number in range(2)]
+
+
+def problem(
+    one: patches.Patch, turn=TURN, spread: Mosaic | None = None, oversample: int = 1
+) -> lattice_fit.Problem:
+    """The truth turned, with another distribution and the nodes in reach."""
+    p = one.parameters
+    crystal = p.crystal._replace(A=turn @ p.crystal.A, eta_rad=np.float64(ETA))
+    p = p._replace(crystal=crystal, mosaic=mosaic.continuous() if spread is None else spread)
+    rows = lattice_fit.reachable(p, one.shoeboxes)
+    p = p._replace(hkl=p.hkl[rows], f_squared=p.f_squared[rows])
+    return lattice_fit.problem(p, "P 1", one.shoeboxes, NOISE, oversample)
+
+
+@pytest.fixture(scope="module")
+def learned(made):
+    """All lattices turned by the same 0.01°."""
+    return mosaic_learning.learn([problem(one) for one in made], eta_rad=UNIT, fine=0.6)
+
+
+@pytest.fixture(scope="module")
+def refined(learned) -> list[lattice_fit.Problem]:
+    """The lattices refined with the set."""
+    return [
+        again(of, lattice_fit.refine(of, mosaic_learning.FREE, is_rough=False))
+        for of in learned.problems
+    ]
+
+
+def again(of: lattice_fit.Problem, fit: lattice_fit.RefinedLattice) -> lattice_fit.Problem:
+    return lattice_fit.problem(fit.parameters, "P 1", of.boxes, NOISE)
+
+
+def pattern_error(one: patches.Patch, of: lattice_fit.Problem) -> np.ndarray:
+    """Σ|model − truth| of the normalised Bragg photons of each shoebox with more than 300."""
+    boxes = one.shoeboxes
+    valid = one.shoeboxes.valid
+    box = np.repeat(np.arange(len(boxes.panel)), boxes.n_pixels)[valid]
+    model = lattice_fit.Model(of, ())(np.zeros(0))[0]
+    truth = one.bragg[valid]
+    sums = [np.bincount(box, a, len(boxes.panel)) for a in (model, truth)]
+    some = sums[1] > 300
+    off = np.abs(model / np.maximum(sums[0], 1e-9)[box] - truth / np.maximum(sums[1], 1e-9)[box])
+    return np.bincount(box, off, len(boxes.panel))[some]
+
+
+def test_patterns_of_spots_are_learned(made, refined):
+    smooth = [problem(one) for one in made]
+    smooth = [
+        again(of, lattice_fit.refine(of, mosaic_learning.FREE, is_rough=False)) for of in smooth
+    ]
+    before, after = (
+        np.concatenate([pattern_error(one, of) for one, of in zip(made, fits, strict=True)])
+        for fits in (smooth, refined)
+    )
+    assert len(before) > 30
+    assert np.median(after) < 0.35 * np.median(before)
+
+
+def test_weight_lies_where_there_are_domains(made, learned):
+    """Beside the nodes of the grid, 0.01° apart; a Gaussian of UNIT about each axis has 20 % of its weight so near."""
+    true = made[0].parameters.mosaic.rotations
+    away = rotation.angle(np.swapaxes(true, 1, 2)[:, None] @ learned.mosaic.rotations)
+    assert (away.min(axis=0) < 0.02 * DEG) @ learned.mosaic.share > 0.8
+
+
+def test_weights_are_a_distribution_and_its_mean_is_none(learned):
+    share = learned.mosaic.share
+    assert share.min() >= 0 and share.sum() == pytest.approx(1.0)
+    assert (
+        rotation.angle(rotation.nearest(np.einsum("n,nij->ij", share, learned.mosaic.rotations)))
+        < 1e-9
+    )
+
+
+def test_held_out_shoeboxes_are_likelier_and_more_so_with_every_grid(learned):
+    losses = [learned.continuous, *(r.held_out for r in learned.rounds)]
+    assert learned.is_better and (np.diff(losses) < 0).all()
+
+
+def test_the_rotation_all_lattices_share_goes_to_the_lattices(made, refined):
+    """They began 0.01° off; A becomes the mean over the domains."""
+    inverse = [np.linalg.inv(one.parameters.crystal.A) for one in made]
+    away = [
+        rotation.nearest(of.start.crystal.A @ A) for of, A in zip(refined, inverse, strict=True)
+    ]
+    assert max(map(rotation.angle, away)) < 0.003 * DEG
+
+
+def test_two_ranks_learn_what_one_does(made):
+    """Each sees its own lattices, sums are over both; and one that has none learns the same."""
+    few = [cut(one, 30) for one in made]
+
+    def learn(numbers: list[int], add=mosaic_learning.sum_up) -> mosaic_learning.LearnedMosaic:
+        seeds = [(0, n) for n in numbers]
+        return mosaic_learning.learn(
+            [few[n] for n in numbers], eta_rad=ETA, seeds=seeds, fine=2.0, add=add
+        )
+
+    together = learn([0, 1])
+    for split in ([[0], [1]], [[0, 1], []]):
+        for learned in threaded(lambda numbers, add: learn(numbers, add), split):
+            for ours, theirs in zip(learned.mosaic, together.mosaic, strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-15)
+            assert learned.rounds == together.rounds and learned.continuous == together.continuous
+    assert not np.allclose(learn([0]).mosaic.share[:16], together.mosaic.share[:16], rtol=0.01)
+
+
+def threaded(work, split: list[list[int]]) -> list:
+    """What `work(numbers, add)` returns on ranks that are threads."""
+    meet = threading.Barrier(len(split))
+    sent = [None] * len(split)
+
+    def of(rank: int):
+        def add(arrays):
+            sent[rank] = arrays
+            meet.wait(60)
+            total = mosaic_learning.sum_up([a for arrays in sent for a in arrays])
+            meet.wait(60)
+            return total
+
+        return work(split[rank], add)
+
+    with ThreadPoolExecutor(len(split)) as pool:
+        return list(pool.map(of, range(len(split))))
+
+
+def cut(one: patches.Patch, n: int) -> lattice_fit.Problem:
+    """Of the first n shoeboxes."""
+    boxes = one.shoeboxes
+    few = np.arange(len(one.shoeboxes.panel)) < n
+    pixels = np.repeat(few, boxes.n_pixels)
+    part = type(boxes)(
+        boxes.hkl[few],
+        boxes.panel[few],
+        boxes.bbox[few],
+        boxes.photons[pixels],
+        boxes.valid[pixels],
+    )
+    return problem(one._replace(shoeboxes=part))
+
+
+@pytest.mark.parametrize("oversample", [1, 2])
+def test_templates_weighted_are_the_model(made, oversample):
+    rng = np.random.default_rng(1)
+    share = rng.dirichlet(np.ones(70))  # more than a batch
+    spread = Mosaic(mosaic.domain_rotations(rng, 70, ETA), np.full(70, 0.2), share)
+    of = problem(made[0], np.eye(3), spread, oversample)
+    model = lattice_fit.Model(of, ())(np.zeros(0))[0]
+    found = mosaic_learning.templates(of, spread) @ share
+    np.testing.assert_allclose(
+        found, model, atol=5e-3 * model.max()
+    )  # 3.5 σ away each has 0.002 of its peak
+    assert found.sum() == pytest.approx(model.sum(), rel=0.01)
+
+
+def test_nothing_is_believed_where_nothing_can_be_held_out(made):
+    assert not mosaic_learning.learn([cut(made[0], 4)], eta_rad=ETA, fine=3.0).is_better
+
+
+def test_a_learned_set_keeps_its_unit(made, learned):
+    """η is no unknown of a lattice with a learned set; it is where the set is continuous."""
+    assert learned.mosaic.eta_rad == UNIT and learned.problems[0].start.crystal.eta_rad == UNIT
+    for of, has in ((learned.problems[0], False), (problem(made[0]), True)):
+        assert ("eta" in lattice_fit.Model(of, mosaic_learning.FREE).names()) == has
+
+
+def test_nodes_are_as_broad_for_every_lattice_in_every_round(made, monkeypatch):
+    """Their widths are in units of the η that is told, whatever η the lattice has with the continuous distribution."""
+    units = []
+    make = mosaic_learning.templates
+
+    def spied(of: lattice_fit.Problem, spread: Mosaic):
+        units.append(of.start.crystal.eta_rad)
+        return make(of, spread)
+
+    monkeypatch.setattr(mosaic_learning, "templates", spied)
+    learned = mosaic_learning.learn([cut(made[0], 30)], eta_rad=0.6 * ETA, fine=2.0)
+    assert units == [0.6 * ETA] * len(learned.rounds)

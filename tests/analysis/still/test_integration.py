@@ -1,0 +1,263 @@
+"""Recovery of known photons: pulls of simulated spots on tilted Poisson backgrounds, and what damages a shoebox."""
+
+import numpy as np
+import pytest
+
+from spreadflow.analysis.still import integration
+from spreadflow.analysis.still.integration import integrate
+from spreadflow.analysis.still.prediction import Predicted
+from spreadflow.models import Detector, ReflectionFlag
+from spreadflow.physics.geometry import radial_axes
+
+SHAPE = (1000, 1000)
+DETECTOR = Detector(
+    origin_mm=np.array([[-100.0, 100.0, -100.0]]),
+    fast=np.array([[1.0, 0.0, 0.0]]),
+    slow=np.array([[0.0, -1.0, 0.0]]),
+    pixel_mm=np.float64(0.2),
+    shape=SHAPE,
+)
+SIGMA = np.array([1.2, 0.5])
+"""px, radial and transverse, of the simulated spots"""
+
+
+def predicted_at(positions, half=2.33 * SIGMA) -> Predicted:
+    """Predictions at (n, 2) positions (fast, slow) whose half sizes hold 98 %, as `predict` gives them."""
+    n = len(positions)
+    columns = {name: np.zeros(n) for name in Predicted._fields}
+    columns |= {"panel": np.zeros(n, np.int32), "fast": positions[:, 0], "slow": positions[:, 1]}
+    columns |= {"radial_px": np.full(n, half[0]), "transverse_px": np.full(n, half[1])}
+    return Predicted(**columns)
+
+
+def grid(rng, step=25, offset=20):
+    """Positions on a loose grid, anywhere within a pixel."""
+    axis = np.arange(offset, SHAPE[0] - offset, step, dtype=float)
+    return np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2) + rng.uniform(
+        -0.5, 0.5, (len(axis) ** 2, 2)
+    )
+
+
+def background(level):
+    """A plane that rises by half over the image, plus a broad ring."""
+    s, f = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    ring = np.exp(-0.5 * ((np.hypot(f - 500, s - 500) - 300) / 100) ** 2)
+    return level * (0.75 + 0.3 * f / SHAPE[1] + 0.2 * s / SHAPE[0] + 0.5 * ring)
+
+
+def photons_of(rng, positions, expected):
+    """(slow, fast) image of Poisson numbers of photons at normally distributed places: no pixel sampling at all."""
+    n = rng.poisson(expected)
+    axes = np.repeat(radial_axes(DETECTOR, np.zeros(len(n), int), *positions.T), n, axis=0)
+    along = rng.normal(size=(n.sum(), 2)) * SIGMA
+    at = np.repeat(positions, n, axis=0) + np.einsum("pk,pkc->pc", along, axes)
+    pixel = np.floor(at).astype(int)
+    return np.bincount(pixel[:, 1] * SHAPE[1] + pixel[:, 0], minlength=SHAPE[0] * SHAPE[1]).reshape(
+        SHAPE
+    )
+
+
+def still(rng, positions, expected, level, readout=1.0, gain=0.0):
+    image = rng.poisson(background(level)) + photons_of(rng, positions, expected)
+    if gain:
+        image = image * (1.0 + gain * rng.normal(size=SHAPE))
+    image = image + readout * rng.normal(size=SHAPE)
+    return image[None].astype(np.float32)
+
+
+def shots(rng, expected_of, level, n_shots, **noise):
+    """Reflections and expected photons of several simulated stills, joined: pulls, I, expected."""
+    pulls = []
+    intensity = []
+    truth = []
+    for _ in range(n_shots):
+        positions = grid(rng)
+        expected = expected_of(len(positions))
+        image = still(rng, positions, expected, level, **noise)
+        found = integrate(
+            image,
+            np.ones_like(image, bool),
+            predicted_at(positions),
+            detector=DETECTOR,
+            calibration_error=noise.get("gain", 0.0),
+            readout_photons=noise.get("readout", 1.0),
+        )
+        assert not (found.flags & ReflectionFlag.FAILED).any()
+        pulls.append((found.intensity - expected) / found.sigma)
+        intensity.append(found.intensity)
+        truth.append(expected)
+    return np.concatenate(pulls), np.concatenate(intensity), np.concatenate(truth)
+
+
+@pytest.mark.parametrize("level", [0.5, 5.0, 50.0])
+def test_zero_intensity_is_unbiased(level):
+    rng = np.random.default_rng(11)
+    pulls, intensity, _ = shots(rng, np.zeros, level, 5)
+    error = 1.0 / np.sqrt(len(pulls))
+    assert abs(pulls.mean()) < 0.03
+    assert 0.95 < pulls.std() < 1.03, "σ counts a part of upward noise as signal"
+    assert abs(intensity.mean()) < 3.0 * intensity.std() * error + 0.02 * intensity.std()
+
+
+@pytest.mark.parametrize("level", [0.5, 5.0, 50.0])
+def test_pulls_of_spots(level):
+    """I/σ from 1 to 50."""
+    rng = np.random.default_rng(12)
+    noise = np.sqrt(45 * (level + 1.0))
+    pulls, _, _ = shots(rng, lambda n: noise * rng.uniform(1, 60, n), level, 3)
+    assert abs(pulls.mean()) < 0.05
+    assert 0.95 < pulls.std() < 1.05
+
+
+def test_pulls_of_strong_spots_with_gain_errors():
+    """up to 3·10⁵ photons on pixels of 1 % gain error: what is outside the footprint must not show."""
+    rng = np.random.default_rng(13)
+
+    def few(n):
+        return np.where(np.arange(n) % 24 == 0, 10.0 ** rng.uniform(4.8, 5.5, n), 300.0)
+
+    pulls, _, truth = shots(rng, few, 5.0, 2, gain=0.01)
+    strong = pulls[truth > 1e4]
+    assert len(strong) > 100
+    assert abs(strong.mean()) < 0.25
+    assert 0.8 < strong.std() < 1.2
+    assert abs(pulls[truth < 1e4].mean()) < 0.05
+
+
+POSITION = np.array([[700.3, 420.8]])
+
+
+def one(image, mask=None, positions=POSITION, **options):
+    mask = np.ones(image.shape, bool) if mask is None else mask
+    return integrate(image, mask, predicted_at(positions), detector=DETECTOR, **options)
+
+
+def test_exact_on_a_noiseless_plane():
+    """A plane is removed to rounding and the sum over the foreground is the sum of the planted photons."""
+    s, f = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    image = (3.0 + 0.01 * f - 0.002 * s)[None].astype(np.float32)
+    image[0, 420, 700] += 1000.0
+    found = one(image)
+    assert found.intensity[0] == pytest.approx(1000.0, abs=1e-3)
+    assert found.background[0] == pytest.approx(3.0 + 0.01 * 700.3 - 0.002 * 420.8, abs=0.02)
+    assert (found.fast_obs[0], found.slow_obs[0]) == pytest.approx((700.5, 420.5), abs=1e-4)
+    assert found.flags[0] == 0
+
+
+@pytest.mark.parametrize("photons", [60.0, 1e6])
+def test_hot_background_pixel(photons):
+    rng = np.random.default_rng(14)
+    clean = still(rng, POSITION, np.array([500]), 5.0)
+    hot = clean.copy()
+    hot[0, 413, 700] += photons
+    a = one(clean)
+    b = one(hot)
+    f0, f1, s0, s1 = b.bbox[0]
+    assert f0 <= 700 < f1 and s0 <= 413 < s1, "the pixel is in the shoebox"
+    assert abs(a.intensity[0] - b.intensity[0]) < 0.1 * a.sigma[0]
+
+
+def test_unpredicted_neighbour_in_the_background():
+    """Another crystal's spot in the frame: its bright pixels are left out."""
+    rng = np.random.default_rng(15)
+    shifts = []
+    for _ in range(10):
+        clean = rng.poisson(background(5.0)) + photons_of(rng, POSITION, np.array([500.0]))
+        both = clean + photons_of(rng, POSITION + np.array([0.0, 7.0]), np.array([2000.0]))
+        a, b = (one(image[None].astype(np.float32), readout_photons=0.0) for image in (clean, both))
+        shifts.append((b.intensity[0] - a.intensity[0]) / a.sigma[0])
+    assert abs(np.mean(shifts)) < 0.5
+
+
+def test_neighbours_know_each_other():
+    """A predicted neighbour nearby: neither reflection takes the other's photons, nor calls them background."""
+    rng = np.random.default_rng(16)
+    axes = radial_axes(DETECTOR, np.zeros(1, int), *POSITION.T)[0]
+    positions = POSITION + np.array([[0.0], [8.0]]) * axes[1]
+    pulls = []
+    for _ in range(30):
+        expected = np.array([300.0, 3000.0])
+        found = one(
+            still(rng, positions, expected, 5.0), positions=positions, calibration_error=0.0
+        )
+        assert not found.flags.any()
+        pulls.append((found.intensity - expected) / found.sigma)
+    assert np.all(np.abs(np.mean(pulls, axis=0)) < 4.0 / np.sqrt(30))
+    assert np.all(np.abs(np.std(pulls, axis=0) - 1.0) < 0.3)
+
+
+def test_overlap_is_flagged_and_no_photon_counted_twice():
+    rng = np.random.default_rng(17)
+    positions = POSITION + np.array([[0.0, 0.0], [2.0, 0.0]])
+    image = still(rng, positions, np.array([5000.0, 5000.0]), 5.0)
+    found = one(image, positions=positions)
+    assert np.all(found.flags & ReflectionFlag.OVERLAP)
+    assert found.intensity.sum() == pytest.approx(10000.0, rel=0.05)
+    assert one(image).flags[0] == 0
+
+
+def test_masked_row_saturation_and_edges():
+    rng = np.random.default_rng(18)
+    image = still(rng, POSITION, np.array([5000.0]), 5.0)
+    mask = np.ones(image.shape, bool)
+    mask[0, 421] = False
+    image[0, 421] = np.nan
+    assert one(image, mask).flags[0] == ReflectionFlag.MASKED
+    mask[0, 421], mask[0, 413] = True, False
+    image[0, 421], image[0, 413] = 5.0, 1e9
+    assert one(image, mask).flags[0] == 0, (
+        "a bad row that only touches the background costs nothing"
+    )
+    assert one(image, mask, saturation_photons=300.0).flags[0] == ReflectionFlag.SATURATED
+    edge = np.array([[SHAPE[1] - 0.5, 500.0], [SHAPE[1] - 9.0, 600.0]])
+    found = one(image, mask, positions=edge)
+    assert list(found.flags) == [ReflectionFlag.EDGE | ReflectionFlag.MASKED, ReflectionFlag.EDGE]
+    assert np.all(found.bbox[:, 1] == SHAPE[1])
+    mask[:] = False
+    assert one(image, mask).flags[0] & ReflectionFlag.BACKGROUND
+    assert np.isfinite(one(image, mask).intensity).all()
+
+
+def test_nothing_predicted():
+    found = one(np.zeros((1, *SHAPE), np.float32), positions=np.empty((0, 2)))
+    assert all(len(column) == 0 for column in found)
+
+
+def test_panels_are_kept_apart():
+    """Two panels, the same pixel coordinates: each reflection sees its own panel."""
+    twice = DETECTOR._replace(
+        origin_mm=np.array([[-100.0, 100.0, -100.0], [100.0, 100.0, -100.0]]),
+        fast=np.repeat(DETECTOR.fast, 2, axis=0),
+        slow=np.repeat(DETECTOR.slow, 2, axis=0),
+    )
+    image = np.full((2, *SHAPE), 2.0, np.float32)
+    image[1, 420, 700] += 500.0
+    predicted = predicted_at(np.repeat(POSITION, 2, axis=0))._replace(panel=np.array([0, 1]))
+    found = integrate(image, np.ones(image.shape, bool), predicted, detector=twice)
+    np.testing.assert_allclose(found.intensity, [0.0, 500.0], atol=1e-3)
+    assert not found.flags.any()
+
+
+def test_observed_centroid_does_not_follow_the_prediction():
+    """Predictions half a pixel off: the observed centroid stays with the photons."""
+    rng = np.random.default_rng(19)
+    positions = grid(rng)
+    image = still(rng, positions, np.full(len(positions), 2000.0), 5.0)
+    a = one(image, positions=positions)
+    b = one(image, positions=positions + np.array([0.5, -0.5]))
+    error = np.stack([b.fast_obs, b.slow_obs], axis=1) - positions
+    assert np.nanmean(np.hypot(b.fast_obs - a.fast_obs, b.slow_obs - a.slow_obs)) < 0.01
+    assert np.all(np.abs(np.nanmean(error, axis=0)) < 0.01)
+    assert np.nanstd(error) < 0.06
+
+
+def test_the_signals_own_variance_can_be_taken_off_again():
+    """Inverse and limits: I for strong spots, nothing for spots that are not there."""
+    rest, intensity = (
+        x.ravel() for x in np.meshgrid([1.0, 30.0, 1e4], [-50.0, 0.0, 3.0, 100.0, 1e5])
+    )
+    own = integration.own_variance(intensity, rest)
+    np.testing.assert_allclose(integration.rest_variance(intensity, rest + own), rest, rtol=1e-6)
+    assert np.all(own[intensity <= 0] == 0)
+    strong = intensity > 1e3 * np.sqrt(rest)
+    np.testing.assert_allclose(own[strong], intensity[strong], rtol=1e-4)

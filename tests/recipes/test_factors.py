@@ -1,0 +1,131 @@
+"""F(hkl, E) of the configuration: each source and the wrong model through the files they are read from."""
+
+import numpy as np
+import pytest
+
+from spreadflow import build
+from spreadflow.analysis.merging.merging import Unique
+from spreadflow.config import StageConfig, for_stage, parse, section
+from spreadflow.errors import FileError
+from spreadflow.io import mtz
+from spreadflow.physics import anomalous
+from spreadflow.recipes.factors import factors
+
+TREE = {
+    "runs": {"r": {"simulate": {"n_single": 1}}},
+    "crystal": {"cell": [38.0, 38.0, 50.0, 90.0, 90.0, 90.0], "space_group": "P 43 21 2"},
+    "beam": {"n_channels": 11, "first_channel_ev": 7095.0, "channel_ev": 5.0},
+}
+
+
+def staged(**keys) -> StageConfig:
+    return for_stage(
+        section(parse(TREE | {"structure_factors": {"d_min": 3.0} | keys}), "simulate", "r"),
+        "simulate",
+    )
+
+
+def of(config: StageConfig):
+    energies = build.channels(config.beam)
+    mean = config.beam.energy_ev
+    return factors(config.structure_factors, energies, mean, np.random.default_rng(7))
+
+
+def every(f):
+    return f.at(np.arange(len(f.hkl)))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A merged file of 30 times the model's own |F|² at the mean energy, of the half in which h + k is even."""
+    f = of(staged())
+    crystal = TREE["crystal"]
+    unique = Unique(np.array(crystal["cell"]), crystal["space_group"], 3.0)
+    keep = unique.hkl[:, :2].sum(axis=1) % 2 == 0
+    hkl = np.where(unique.friedel < 0, -1, 1)[:, None] * unique.hkl
+    row = {tuple(h): i for i, h in enumerate(f.hkl.tolist())}
+    intensity = 30 * np.abs(every(f)[[row[tuple(h)] for h in hkl.tolist()], 5]) ** 2
+    columns = {
+        "hkl": unique.hkl,
+        "friedel": unique.friedel,
+        "intensity": intensity,
+        "sigma": np.full(len(hkl), 1e-3),
+    }
+    path = tmp_path_factory.mktemp("factors") / "merged.mtz"
+    mtz.write_merged(
+        path,
+        **{name: column[keep] for name, column in columns.items()},
+        n=np.ones(keep.sum()),
+        cell=np.array(crystal["cell"]),
+        space_group=crystal["space_group"],
+        wavelength=1.74,
+    )
+    return path
+
+
+def test_every_element_scatters_with_its_own_curve_in_every_channel():
+    config = staged()
+    f = of(config)
+    energies = build.channels(config.beam)
+    assert f.n_sites == 2 and len(f.groups) == 2 + len("CNOS")
+    np.testing.assert_array_equal(f.anomalous[0], anomalous.site("Fe", "oxidized", energies))
+    for curve, element in zip(f.anomalous[2:], "CNOS", strict=True):
+        np.testing.assert_array_equal(curve, anomalous.tabulated(element, energies))
+    assert np.ptp(f.anomalous[-1].imag) > 1e-3
+
+
+def test_merged_data_of_the_model_itself_give_the_model_back(data):
+    """On its scale in electrons, of the measured half alone or completed."""
+    model = of(staged())
+    half = of(staged(source="merged", mtz=str(data)))
+    even = model.hkl[:, :2].sum(axis=1) % 2 == 0
+    present = {tuple(h) for h in half.hkl.tolist()}
+    assert present <= {tuple(h) for h in model.hkl[even].tolist()}
+    assert 0.95 * even.sum() < len(present), "all but the absences"
+    np.testing.assert_array_equal(half.hkl, [h for h in model.hkl.tolist() if tuple(h) in present])
+    same = np.array([tuple(h) in present for h in model.hkl.tolist()])
+    size = np.abs(every(model)).mean()
+    np.testing.assert_allclose(every(half), every(model)[same], atol=1e-2 * size)
+    whole = of(staged(source="model_completed", mtz=str(data)))
+    np.testing.assert_array_equal(whole.hkl, model.hkl)
+    np.testing.assert_allclose(every(whole), every(model), atol=1e-2 * size)
+
+
+def test_a_threshold_leaves_weak_reflections_to_the_model(data):
+    low, high = (
+        of(staged(source="merged", mtz=str(data), min_i_over_sigma=least)) for least in (1.0, 3e8)
+    )
+    assert 0.05 * len(low.hkl) < len(high.hkl) < 0.8 * len(low.hkl)
+
+
+def test_a_perturbed_model_correlates_with_the_right_one_as_refined_models_do():
+    right = of(staged())
+    wrong = of(staged(perturb=True))
+    r = np.corrcoef(np.abs(every(right)[:, 0]), np.abs(every(wrong)[:, 0]))[0, 1]
+    assert 0.8 < r < 0.99
+    np.testing.assert_array_equal(every(of(staged(perturb=True))), every(wrong))
+
+
+def test_data_beyond_the_models_resolution_are_refused(data, tmp_path):
+    crystal = TREE["crystal"]
+    path = tmp_path / "far.mtz"
+    mtz.write_merged(
+        path,
+        hkl=np.array([[30, 2, 1]]),
+        friedel=np.array([1]),
+        intensity=np.ones(1),
+        sigma=np.ones(1),
+        n=np.ones(1),
+        cell=np.array(crystal["cell"]),
+        space_group=crystal["space_group"],
+        wavelength=1.74,
+    )
+    with pytest.raises(FileError, match="0 common reflections"):
+        of(staged(source="merged", mtz=str(path)))
+
+
+def test_the_cell_of_the_model_is_that_of_the_data(data):
+    tree = TREE | {"crystal": TREE["crystal"] | {"cell": [40.0, 40.0, 50.0, 90.0, 90.0, 90.0]}}
+    tree["structure_factors"] = {"d_min": 3.0, "source": "merged", "mtz": str(data)}
+    with pytest.raises(FileError, match="cell"):
+        of(for_stage(section(parse(tree), "simulate", "r"), "simulate"))

@@ -1,0 +1,120 @@
+"""Shoeboxes made without images hold what images hold."""
+
+import numpy as np
+import pytest
+
+from spreadflow.analysis.pixels import shoeboxes
+from spreadflow.config import StageConfig, for_stage, parse, section
+from spreadflow.physics import mosaic, noise, rotation
+from spreadflow.recipes import patch as patches
+from spreadflow.recipes import still
+
+TREE = {
+    "seed": 5,
+    "runs": {"r": {"simulate": {"n_single": 1}}},
+    "crystal": {
+        "cell": [40.0, 36.0, 30.0, 80.0, 108.0, 95.0],
+        "space_group": "P 1",
+        "domain_ang": 1200.0,
+    },
+    "structure_factors": {"d_min": 2.0},
+    "beam": {"n_channels": 20, "first_channel_ev": 7100.5, "channel_ev": 2.0, "envelope_ev": 6.0},
+    "detector": {
+        "shape": [180, 200],
+        "pixel_mm": 0.3,
+        "panels": [
+            {"origin_mm": [-61.0, 28.0, -60.0]},
+            {"origin_mm": [1.0, 27.0, -60.5], "fast": [1.0, 0.02, 0.01]},
+        ],
+        "water_mm": 0.002,
+        "air_mm": 1.0,
+        "bad_pixels": [[1, 60, 80, 0, 200]],
+    },
+    "simulate": {"precision": "float64"},
+}
+RANGE = {"d_min": 2.3, "d_max": 4.0}
+
+
+def staged(**changes) -> StageConfig:
+    tree = {
+        key: TREE[key] | changes.get(key, {}) if isinstance(TREE[key], dict) else TREE[key]
+        for key in TREE
+    }
+    return for_stage(section(parse(tree), "simulate", "r"), "simulate")
+
+
+@pytest.mark.parametrize(
+    ("mosaicity", "oversample"), [("continuous", 1), ("domains", 3), ("per_shot", 1)]
+)
+def test_the_pixels_of_the_whole_image(mosaicity, oversample):
+    """Without noise, shot by shot: those that `Simulator.exposure` computes for all pixels of both panels."""
+    crystal = {"mosaicity": mosaicity, "n_domains": 7}
+    how = TREE["simulate"] | {"oversample": oversample}
+    simulator = still.Simulator(staged(crystal=TREE["crystal"] | crystal, simulate=how))
+    made = patches.patch(simulator, 3, **RANGE)
+    boxes = made.shoeboxes
+    image, (truth,) = simulator.exposure(3, "single", simulator.pulse(3, 3))
+    where = shoeboxes.addresses(boxes.panel, boxes.bbox)[1]
+    assert len(boxes.panel) > 20 and set(boxes.panel) == {0, 1} and made.bragg.max() > 50
+    np.testing.assert_allclose(made.bragg + made.background, image[where], rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(made.parameters.crystal.A, truth.crystal.A, rtol=1e-12)
+    turns = made.parameters.mosaic.rotations
+    assert rotation.angle(rotation.mean(turns)) < 1e-12
+    assert len(turns) == (len(mosaic.continuous().share) if mosaicity == "continuous" else 7)
+
+
+def test_the_noise_of_a_frame():
+    """Deviations from what is expected have the variance of counting, readout and gains; bad pixels are invalid."""
+    quiet = {"gain_calibration": 0.05, "readout_adu": 6.0, "quantum_gain": 2.0}
+    simulator = still.Simulator(staged(detector=TREE["detector"] | quiet))
+    made = patches.patch(simulator, 1, **RANGE)
+    model = made.bragg + made.background
+    z = (made.shoeboxes.photons - model) / np.sqrt(model + 3.0**2 + (0.05 * model) ** 2)
+    assert len(z) > 5000 and np.std(z) == pytest.approx(1.0, abs=4 / np.sqrt(2 * len(z)) + 0.01)
+    assert abs(z.mean()) < 5 / np.sqrt(len(z))
+    panel, slow, _ = shoeboxes.addresses(made.shoeboxes.panel, made.shoeboxes.bbox)[1]
+    np.testing.assert_array_equal(
+        made.shoeboxes.valid, ~((panel == 1) & (slow >= 60) & (slow < 80))
+    )
+    again, other = (patches.patch(simulator, n, **RANGE) for n in (1, 2))
+    np.testing.assert_array_equal(again.shoeboxes.photons, made.shoeboxes.photons)
+    assert len(other.shoeboxes.photons) != len(made.shoeboxes.photons)
+
+
+@pytest.mark.parametrize("psf", ["fiber", "gauss"])
+def test_light_that_spreads_between_pixels(psf):
+    """Frames of the same shot: their expectation pixel by pixel, the variance of their noise and its correlation."""
+    spread = {
+        "psf": psf,
+        "psf_fwhm_mm": 0.25,
+        "psf_radius_px": 6,
+        "readout_adu": 2.0,
+        "gain_calibration": 0.02,
+    }
+    simulator = still.Simulator(staged(detector=TREE["detector"] | spread))
+    image, _ = simulator.exposure(3, "single", simulator.pulse(3, 3))
+    made = patches.patch(simulator, 3, **RANGE)
+    boxes = made.shoeboxes
+    model = made.bragg + made.background
+    of, where = shoeboxes.addresses(boxes.panel, boxes.bbox)
+    expected = noise.spread_out(image, simulator.kernel)[where]
+    np.testing.assert_allclose(model, expected, rtol=2e-5, atol=2e-5 * expected.max())
+    alone = patches.patch(still.Simulator(staged()), 3, **RANGE)
+    assert alone.bragg.max() > 1.3 * made.bragg.max() > 30
+
+    frames = [simulator.frame(seed, image)[where] - 10.0 - expected for seed in range(100, 116)]
+    # one draw of each shoebox beside many frames: readout and counts of one, the same gains in all
+    of_frames = np.array(frames)
+    of_patch = boxes.photons - model
+    bright = expected > np.quantile(expected, 0.95)
+    for some in (bright, ~bright):
+        ratio = (of_patch[some & boxes.valid] ** 2).mean() / (
+            of_frames[:, some & boxes.valid] ** 2
+        ).mean()
+        assert ratio == pytest.approx(1.0, abs=6 * np.sqrt(2 / some.sum()))
+    beside = boxes.valid[1:] & boxes.valid[:-1] & (of[1:] == of[:-1])
+    shared = [
+        (d[..., 1:] * d[..., :-1])[..., beside].mean() / (d[..., boxes.valid] ** 2).mean()
+        for d in (of_patch, of_frames)
+    ]
+    assert shared[0] == pytest.approx(shared[1], abs=0.03) and shared[1] > 0.1

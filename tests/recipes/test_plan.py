@@ -1,0 +1,183 @@
+"""A plan, and what a refinement of the same lattices makes of it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from spreadflow.analysis.curves import dispersion, expand, gram, planning
+from spreadflow.analysis.pixels import lattice_fit
+from spreadflow.analysis.pixels.likelihood import Noise
+from spreadflow.cli import main
+from spreadflow.config import parse, setting
+from spreadflow.errors import ConfigError
+from spreadflow.recipes import patch as patches
+from spreadflow.recipes import plan
+from spreadflow.recipes.still import Simulator
+
+TREE = {
+    "seed": 5,
+    "crystal": {
+        "cell": [40.0, 36.0, 30.0, 80.0, 108.0, 95.0],
+        "space_group": "P 1",
+        "domain_ang": 1200.0,
+    },
+    "structure_factors": {"d_min": 2.0},
+    "beam": {"n_channels": 24, "first_channel_ev": 7097.0, "channel_ev": 2.0, "envelope_ev": 12.0},
+    "detector": {
+        "shape": [180, 200],
+        "pixel_mm": 0.3,
+        "panels": [
+            {"origin_mm": [-61.0, 28.0, -60.0]},
+            {"origin_mm": [1.0, 27.0, -60.5], "fast": [1.0, 0.02, 0.01]},
+        ],
+        "water_mm": 0.002,
+        "air_mm": 1.0,
+        "bad_pixels": [[1, 60, 80, 0, 200]],
+    },
+    "annulus": {"d_min": 2.3, "d_max": 3.0},
+    "stage1": {"oversample": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def told() -> dict:
+    return plan.run(parse(TREE), n_lattices=4, grids_ev=[4.0, 8.0])
+
+
+def test_ranges_and_grids(told):
+    """A wider range is never worse, nor is a coarser grid; σ goes as 1/√n where there are lattices enough."""
+    rows = {(row["d_max"], row["grid_ev"], row["restraint"]): row for row in told["rows"]}
+    assert {key[0] for key in rows} == {3.0, 4.0, 20.0} and len(rows) == 12
+    for (d_max, grid, restraint), row in rows.items():
+        for wider in (other for other in (4.0, 20.0) if other > d_max):
+            assert rows[wider, grid, restraint]["n_reflections"] >= row["n_reflections"]
+            for key in ("sigma_fp_e", "sigma_fdp_e", "sigma_edge_difference_ev"):
+                assert (rows[wider, grid, restraint][key] <= row[key] * 1.001).all()
+        assert (rows[d_max, 8.0, restraint]["sigma_fp_e"] <= row["sigma_fp_e"]).all()
+    wide = rows[20.0, 8.0, "free"]["sigma_fp_e"]
+    assert wide[-3] / wide[-1] == pytest.approx(np.sqrt(10), rel=0.02)
+    assert told["sites"] == ["FE1", "FE2"] and told["bands_ev"][0] == [7100.0, 7140.0]
+
+
+def test_refinement():
+    """σ of a refinement of noisy shoeboxes of the same lattices, from other curves: within 5 % of the plan's."""
+    config = parse({"stage1": {"oversample": 1}})
+    n = 8
+    ends = (2.1, 4.0)
+    (case,) = plan._cases(config, [], [])
+    simulator = Simulator(case.config)
+    free = tuple(config.stage1.refine)
+    information = 0.0
+    true = simulator.factors
+    d = simulator.section
+    lattices = []
+    noise = Noise(d.readout_adu / d.quantum_gain, d.gain_calibration)
+    for k in range(n):
+        information = (
+            information + plan._of_lattice(simulator, k, [ends], config.stage1).information[0] / n
+        )
+        made = patches.patch(simulator, k, d_min=ends[0], d_max=ends[1])
+        at = made.parameters
+        rows = lattice_fit.reachable(made.parameters, made.shoeboxes)
+        at = at._replace(hkl=at.hkl[rows], f_squared=at.f_squared[rows])
+        of = lattice_fit.problem(at, simulator.crystal.space_group, made.shoeboxes, noise)
+        fitted = lattice_fit.refine(of, free, is_rough=False)
+        model = lattice_fit.Model(lattice_fit.moved(of, fitted.parameters), free)
+        told = gram.gram(model, fitted.fit.point.planes)
+        lattices.append(expand.lattice(told, true, expand.rows(true, told.hkl)))
+    start = np.repeat(plan._curves(true).mean(axis=0, keepdims=True), 2, axis=0)
+    p = dispersion.free(start, simulator.energies, planning.nodes(simulator.energies, 4.0))
+    refined = expand.refine(
+        lambda theta: expand.normal(lattices, p, theta), p, np.zeros(len(p.names))
+    )
+    band = np.array([7100.0, 7140.0])
+    found = (
+        np.square(p.sigma(refined.fisher))
+        .transpose(1, 0, 2)[:, planning.inside(p, band)[:, 0]]
+        .mean(axis=1)
+    )
+    known = planning.outlook(p.basis.T @ information @ p.basis, p, band).sigma(n)
+    assert (known < 0.25 * dispersion.PRIOR_E).all() and len(refined.steps) > 1
+    np.testing.assert_allclose(known, np.sqrt(found), rtol=0.05)
+
+
+def test_cases():
+    """A blurred detector is worse; domains of other sizes fill the same crystal."""
+    told = plan.run(
+        parse(TREE),
+        n_lattices=2,
+        d_max=[20.0],
+        grids_ev=[8.0],
+        n_cells=[20, 33],
+        psf_fwhm_mm=[0.0, 0.4],
+    )
+    free = {
+        (row["n_cells"], row["psf_fwhm_mm"]): row["sigma_fp_e"]
+        for row in told["rows"]
+        if row["restraint"] == "free"
+    }
+    assert list(free) == [(20, 0.0), (20, 0.4), (33, 0.0), (33, 0.4)]
+    for n in (20, 33):
+        assert (free[n, 0.4] > free[n, 0.0]).all()
+    small, large = (case.config.crystal for case in plan._cases(parse(TREE), [20, 40], []))
+    assert small.domains_per_crystal == pytest.approx(8 * large.domains_per_crystal)
+    assert large.domain_ang == pytest.approx(2 * small.domain_ang)
+    assert next(plan._cases(parse(TREE), [], [])).config.crystal == parse(TREE).crystal
+
+
+def test_door(tmp_path, capsys):
+    """A file of figures, a picture, and a sentence."""
+    (tmp_path / "c.yaml").write_text(json.dumps(TREE))
+    words = [
+        "plan",
+        "--config",
+        str(tmp_path / "c.yaml"),
+        "--out",
+        str(tmp_path / "plan.json"),
+        "--lattices",
+        "2",
+    ]
+    assert main([*words, "--grid", "4", "8", "--set", "beam.photons=5e11", "--set", "seed=6"]) == 0
+    out = capsys.readouterr().out
+    told = json.loads((tmp_path / "plan.json").read_text())
+    assert "reaches 0.1 e at" in out and told["sentence"].split("(")[0] in out
+    assert (
+        told["n_simulated"] == 2
+        and len(told["rows"]) == 12
+        and len(told["rows"][0]["sigma_fp_e"]) == 7
+    )
+    assert (tmp_path / "plan.png").stat().st_size > 20_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "how", "expected"),
+    [
+        ({"structure_factors": {"sites": []}}, {}, "structure_factors.sites"),
+        ({}, {"n_lattices": 3}, "--lattices"),
+        ({}, {"d_min": [1.5]}, "--d-min: expected at least structure_factors.d_min, 2 Å"),
+        ({}, {"d_min": [5.0]}, "--d-min: .* less than --d-max, 3 Å; found 5"),
+        ({}, {"grids_ev": [1.0]}, "--grid: expected at least beam.channel_ev, 2 eV"),
+        ({}, {"band_ev": (7300.0, 7340.0)}, "--band: expected nodes"),
+        (
+            {"beam": TREE["beam"] | {"first_channel_ev": 7000.0, "energy_ev": 7020.0}},
+            {},
+            "--band: expected nodes",
+        ),
+        ({}, {"d_min": [19.9], "d_max": [20.0]}, "no reflection from 19.9 to 20 Å"),
+        ({}, {"n_cells": [2]}, "crystal.domain_ang: expected a domain of 5"),
+        ({}, {"psf_fwhm_mm": [-1.0]}, "detector.psf_fwhm_mm"),
+    ],
+)
+def test_bad_input(changes, how, expected):
+    with pytest.raises(ConfigError, match=expected) as error:
+        plan.run(parse(TREE | changes), **({"n_lattices": 2, "grids_ev": [8.0]} | how))
+    assert "\n" not in str(error.value)
+
+
+def test_setting():
+    assert setting("beam.photons=5e11") == {"beam": {"photons": "5e11"}}
+    assert setting("detector.shape=[10, 20]") == {"detector": {"shape": [10, 20]}}
+    for wrong in ("beam.photons", "=3", "beam..photons=3", "a=[1"):
+        with pytest.raises(ConfigError, match="--set"):
+            setting(wrong)

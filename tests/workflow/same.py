@@ -1,0 +1,243 @@
+"""Prove that a change of the code changes no result: `make same BASE=<revision>`.
+
+The script checks BASE out under `.same/`, makes it an environment from its own lock, runs the same chain with BASE and
+with the working tree, and compares every dataset of every product and every figure of every summary, bit for bit.
+Names that differ on purpose come from a YAML file of renamed names: `old name: new name`, each a key, a dataset, a
+table/dataset, or a file. Clocks are left out, and so are the digests that tell which part belongs to which
+configuration.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import yaml
+
+REPOSITORY = Path(__file__).parents[2]
+
+SHORT_DEMO = {"n_single": 24, "n_blank": 2, "n_double": 2, "n_saturated": 1, "n_unreadable": 1}
+"""Shots of the shortened demo, which runs every stage up to `spread` with its controls."""
+
+CHAINS = {
+    "tiny": ["--configfile", "config/tiny.yaml"],
+    "demo": [
+        "--configfile",
+        "config/demo.yaml",
+        "--config",
+        f"runs={json.dumps({'demo': {'simulate': SHORT_DEMO}})}",
+        "ladder={n_lattices: 4}",
+    ],
+}
+"""Arguments of Snakemake for each chain; paths are those of the revision that runs."""
+
+CLOCKS = ("seconds", "time", "reading")
+"""A name that holds one of these words is a clock."""
+
+DIGESTS = ("key", "software", "checksum", "sha256", "identity")
+"""Names of what tells the configuration, the release or the bytes of a file: they follow the names, not the results."""
+
+FOLDERS_LEFT_OUT = ("logs", "benchmarks")
+"""Folders of a trial that hold words and clocks alone."""
+
+
+def is_left_out(name: str) -> bool:
+    """Whether the last word of a name says that it is a clock or a digest."""
+    last = name.split("/")[-1].split(".")[-1].split(":")[-1]
+    return last in DIGESTS or any(word in last.split("_") for word in CLOCKS)
+
+
+class Renamed:
+    """The names that differ on purpose, old to new."""
+
+    def __init__(self, names: dict[str, str]):
+        self._names = names
+
+    def __call__(self, name: str) -> str:
+        """Return the new name of a path of words, of which any or all may have been renamed."""
+        if name in self._names:
+            return self._names[name]
+        return "/".join(self._names.get(word, word) for word in name.split("/"))
+
+
+def tables_of(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield name and value of every dataset and every attribute of an HDF5 file."""
+    with h5py.File(path, "r") as file:
+        found: list[str] = []
+        file.visit(found.append)
+        for name in ["", *found]:
+            item = file[name or "/"]
+            for attribute, value in item.attrs.items():
+                yield from leaves_of(f"{name}:{attribute}", decoded(value))
+            if isinstance(item, h5py.Dataset):
+                yield name, item[()]
+
+
+def decoded(value: Any) -> Any:
+    """Return the value of an attribute; lists and mappings, which are stored as JSON, as such."""
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        return json.loads(value)
+    return value
+
+
+def leaves_of(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield name and value of every leaf of nested dictionaries."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from leaves_of(f"{name}/{key}", item)
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for number, item in enumerate(value):
+            yield from leaves_of(f"{name}/{number}", item)
+    else:
+        yield name, value
+
+
+def values_of(path: Path) -> dict[str, Any]:
+    """Return every value that a product or summary holds, by name; of other files the bytes."""
+    if path.suffix == ".json":
+        return dict(leaves_of("", json.loads(path.read_text())))
+    if h5py.is_hdf5(path):
+        return dict(tables_of(path))
+    return {"bytes": path.read_bytes()}
+
+
+def is_equal(one: Any, other: Any) -> bool:
+    """Whether two values are equal bit for bit; NaN is equal to itself."""
+    one = np.asarray(one)
+    other = np.asarray(other)
+    if one.dtype.kind in "OSU" or one.dtype.names:
+        return one.tolist() == other.tolist()
+    return (
+        one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    )
+
+
+def products_of(folder: Path) -> dict[str, Path]:
+    """Return the data, products and summaries below a folder, by relative path."""
+    kept = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        is_picture = path.suffix in (".png", ".html")
+        if (
+            path.is_file()
+            and not is_picture
+            and not set(name.parts) & {*FOLDERS_LEFT_OUT, ".snakemake"}
+        ):
+            kept[str(name)] = path
+    return kept
+
+
+def without_folder(value: Any, folder: Path) -> Any:
+    """Return a value with the folder of its chain cut out of paths."""
+    return value.replace(f"{folder}/", "") if isinstance(value, str) else value
+
+
+def compare(base: Path, changed: Path, renamed: Renamed) -> tuple[list[str], int]:
+    """Compare two folders of results. Returns the differences, a line each, and the number of values compared."""
+    differences: list[str] = []
+    n_compared = 0
+    before = {renamed(name): path for name, path in products_of(base).items()}
+    after = products_of(changed)
+    for name in sorted(before.keys() ^ after.keys()):
+        differences.append(f"{name}: only in {'BASE' if name in before else 'the working tree'}")
+    for name in sorted(before.keys() & after.keys()):
+        old = {renamed(key): value for key, value in values_of(before[name]).items()}
+        new = values_of(after[name])
+        for key in sorted(old.keys() ^ new.keys()):
+            if not is_left_out(key):
+                differences.append(
+                    f"{name} {key}: only in {'BASE' if key in old else 'the working tree'}"
+                )
+        for key in sorted(old.keys() & new.keys()):
+            if is_left_out(key):
+                continue
+            n_compared += 1
+            if not is_equal(without_folder(old[key], base), without_folder(new[key], changed)):
+                differences.append(f"{name} {key}: differs")
+    return differences, n_compared
+
+
+def run_chain(checkout: Path, environment: Path, chain: str, folder: Path, cores: int) -> None:
+    """Run a chain with the code of a checkout in a new folder. Raises CalledProcessError where it fails."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    words = [str(checkout / word) if word.startswith("config/") else word for word in CHAINS[chain]]
+    command = [
+        environment / "bin" / "snakemake",
+        "--snakefile",
+        checkout / "Snakefile",
+        "--cores",
+        str(cores),
+    ]
+    variables = os.environ | {
+        "PATH": f"{environment / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{checkout / 'src'}",
+    }
+    subprocess.run(
+        [*map(str, command), "--quiet", "host", *words], cwd=folder, env=variables, check=True
+    )
+
+
+def check_out(base: str, folder: Path) -> Path:
+    """Return a checkout of BASE with an environment of its own, made where it is not there yet."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--verify", f"{base}^{{commit}}"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    if commit.returncode:
+        sys.exit(f"BASE: expected a revision; found {base!r}. Give one: make same BASE=<revision>")
+    checkout = folder / commit.stdout.strip()[:12]
+    if not checkout.is_dir():
+        checkout.mkdir(parents=True)
+        archive = subprocess.Popen(
+            ["git", "archive", commit.stdout.strip()], cwd=REPOSITORY, stdout=subprocess.PIPE
+        )
+        subprocess.run(["tar", "-x", "-C", checkout], stdin=archive.stdout, check=True)
+    subprocess.run(["make", "--no-print-directory", "-C", checkout, "setup"], check=True)
+    return checkout
+
+
+def main() -> int:
+    """Run both chains and print what differs."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("base", help="revision to compare the working tree with")
+    parser.add_argument("--chain", choices=CHAINS, default="tiny", help="what to run")
+    parser.add_argument("--renamed", type=Path, help="YAML file of renamed names, old to new")
+    parser.add_argument("--cores", type=int, default=2, help="cores of each chain")
+    parser.add_argument(
+        "--folder", type=Path, default=REPOSITORY / ".same", help="where checkouts and results lie"
+    )
+    arguments = parser.parse_args()
+    names = yaml.safe_load(arguments.renamed.read_text()) if arguments.renamed else {}
+    checkout = check_out(arguments.base, arguments.folder)
+    base = arguments.folder / f"{checkout.name}-{arguments.chain}"
+    if not (base / "finished").exists():
+        run_chain(checkout, checkout / ".venv", arguments.chain, base, arguments.cores)
+        (base / "finished").touch()
+    changed = arguments.folder / f"working-tree-{arguments.chain}"
+    run_chain(REPOSITORY, Path(sys.prefix), arguments.chain, changed, arguments.cores)
+    (changed / "finished").touch()
+    differences, n_compared = compare(base, changed, Renamed(names or {}))
+    for line in differences[:100]:
+        print(line)
+    if len(differences) > 100:
+        print(f"... and {len(differences) - 100} more")
+    print(
+        f"{n_compared} values compared with {arguments.base}, chain {arguments.chain}: {len(differences)} differ"
+    )
+    return bool(differences)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
