@@ -221,7 +221,7 @@ def weighted(row: Row, model: lattice_fit.Model, planes: np.ndarray) -> float:
 class Built(NamedTuple):
     """A lattice ready for curves."""
 
-    lattice: expand.Lattice
+    lattice: expand.LatticeTerms
     photons: np.ndarray
     """(channel,) of its pulse"""
     seconds: float
@@ -297,7 +297,7 @@ class Set(NamedTuple):
     """of a lattice"""
 
 
-def evaluator(row: Row, lattices: list[expand.Lattice], p: Parametrisation) -> expand.Evaluate:
+def evaluator(row: Row, lattices: list[expand.LatticeTerms], p: Parametrisation) -> expand.Evaluate:
     """What refines curves, and |F| with them where the row says so."""
     if row.f0_sigma is None:
         return lambda theta: expand.normal(lattices, p, theta)
@@ -325,7 +325,7 @@ def reduced(row: Row, built: list[Built]) -> Set:
     return Set(curves, made, cycles, float(np.median([one.seconds for one in built])), seconds)
 
 
-def solved(sets: list[Set], p: Parametrisation) -> expand.Refined:
+def solved(sets: list[Set], p: Parametrisation) -> expand.RefinedCurves:
     """The curves of all sets in a parametrisation, to second order in how far they are from those refined."""
     H = p.basis.T @ np.sum([s.made.hessian for s in sets], axis=0) @ p.basis
     off = [(s.curves - p.reference).ravel() for s in sets]
@@ -340,7 +340,7 @@ def solved(sets: list[Set], p: Parametrisation) -> expand.Refined:
         moved = s.made.hessian @ (p.basis @ theta - x) / len(s.made.scores)
         scores.append((s.made.scores + moved) @ p.basis)
     losses = np.concatenate([s.made.losses for s in sets])
-    return expand.Refined(theta, losses, H + p.restraints, H, np.concatenate(scores), [])
+    return expand.RefinedCurves(theta, losses, H + p.restraints, H, np.concatenate(scores), [])
 
 
 class Scored(NamedTuple):
@@ -351,7 +351,7 @@ class Scored(NamedTuple):
     sandwich: np.ndarray
 
 
-def scored(p: Parametrisation, found: expand.Refined) -> Scored:
+def scored(p: Parametrisation, found: expand.RefinedCurves) -> Scored:
     band = (p.nodes_ev >= BAND_EV[0]) & (p.nodes_ev <= BAND_EV[1])
     true = p._replace(reference=true_curves()).reference_at_nodes
     error = (p.at_nodes @ found.theta).reshape(true.shape) + p.reference_at_nodes - true
@@ -369,7 +369,7 @@ def rms(values) -> list[float]:
     ).tolist()
 
 
-def figures(p: Parametrisation, found: list[expand.Refined]) -> dict:
+def figures(p: Parametrisation, found: list[expand.RefinedCurves]) -> dict:
     """Of refinements of equal numbers of lattices, pooled. Pairs are f', f''."""
     each = [scored(p, f) for f in found]
     error, fisher, sandwich = (
@@ -387,7 +387,7 @@ def figures(p: Parametrisation, found: list[expand.Refined]) -> dict:
     return out | {"sigma_sandwich": rms(sandwich)}
 
 
-def edge(p: Parametrisation, found: list[expand.Refined]) -> dict:
+def edge(p: Parametrisation, found: list[expand.RefinedCurves]) -> dict:
     """E0(oxidized) − E0(reduced) of several refinements; the shape is that of the metal."""
     shapes = edges.metals([ELEMENT] * len(SITES), p.energies_ev)
     both = [
@@ -470,7 +470,7 @@ def checks(built: list[Built]) -> dict:
         ]
         return lambda theta: expand.normal(chosen, p, theta)
 
-    def next_spectrum(i: int, one: expand.Lattice) -> expand.Lattice:
+    def next_spectrum(i: int, one: expand.LatticeTerms) -> expand.LatticeTerms:
         return controls.other_spectrum(one, built[i].photons, built[(i + 1) % len(built)].photons)
 
     metal = _parts(anomalous.site(ELEMENT, "metallic", energies)[None])
@@ -496,7 +496,7 @@ def checks(built: list[Built]) -> dict:
     }
 
 
-def differences(lattices: list[expand.Lattice], p: Parametrisation) -> dict:
+def differences(lattices: list[expand.LatticeTerms], p: Parametrisation) -> dict:
     """Largest error of gradient and normal matrix against central differences, relative to their largest element.
 
     The normal matrix is that of Gauss-Newton: the gradient's derivative where nothing is left over, so the data are put

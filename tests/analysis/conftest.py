@@ -7,7 +7,7 @@ import pytest
 
 from spreadflow.analysis.curves import controls, dispersion, expand
 from spreadflow.analysis.curves.dispersion import Parametrisation
-from spreadflow.analysis.curves.expand import Lattice
+from spreadflow.analysis.curves.expand import LatticeTerms
 from spreadflow.analysis.curves.gram import Gram
 from spreadflow.analysis.pixels import lattice_fit
 from spreadflow.analysis.pixels.likelihood import Noise
@@ -67,12 +67,14 @@ class Drawn(NamedTuple):
     def energies_ev(self) -> np.ndarray:
         return self.p.energies_ev
 
-    def lattices(self, n: int, seed: int, excess: float = 1.0) -> tuple[list[Lattice], np.ndarray]:
+    def lattices(
+        self, n: int, seed: int, excess: float = 1.0
+    ) -> tuple[list[LatticeTerms], np.ndarray]:
         """n lattices and the photons of their pulses (lattice, channel). excess: variance of a pixel over its own."""
         rng = np.random.default_rng(seed)
         return _zip([self._lattice(rng, excess) for _ in range(n)])
 
-    def _lattice(self, rng: np.random.Generator, excess: float) -> tuple[Lattice, np.ndarray]:
+    def _lattice(self, rng: np.random.Generator, excess: float) -> tuple[LatticeTerms, np.ndarray]:
         """Ten shoeboxes of 25 pixels of variance 1, in which a spot of five channels moves; scale 3 % off."""
         centre = rng.uniform(-8, 8)
         true = self.p.curves(self.theta)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spreadflow.analysis.curves import dispersion
-from spreadflow.analysis.curves.expand import Refined
+from spreadflow.analysis.curves.expand import RefinedCurves
 from spreadflow.physics import anomalous
 from spreadflow.recipes import curves
 
@@ -19,13 +19,15 @@ INFORMATION = 25.0
 """of a lit node, e⁻²"""
 
 
-def refined(p, n: int, excess: float = 1.0, dark: float = 1e-6) -> Refined:
+def refined(p, n: int, excess: float = 1.0, dark: float = 1e-6) -> RefinedCurves:
     """The start, from n lattices whose pixels scatter by `excess` times the variance that their information tells."""
     of_pixels = np.diag(np.where(LIT, INFORMATION, dark * INFORMATION))
     scores = np.random.default_rng(1).standard_normal((n, len(LIT))) * np.sqrt(
         excess * np.diag(of_pixels) / n
     )
-    return Refined(np.zeros(len(LIT)), np.zeros(n), of_pixels + p.restraints, of_pixels, scores, [])
+    return RefinedCurves(
+        np.zeros(len(LIT)), np.zeros(n), of_pixels + p.restraints, of_pixels, scores, []
+    )
 
 
 @pytest.mark.parametrize(("n", "kind"), [(1500, "sandwich"), (60, "scaled")])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spreadflow.analysis.curves import controls, dispersion, expand, joint
-from spreadflow.analysis.curves.expand import Lattice
+from spreadflow.analysis.curves.expand import LatticeTerms
 from spreadflow.analysis.curves.gram import Gram
 
 ENERGIES = 7100.5 + np.arange(12.0)
@@ -23,7 +23,7 @@ def p():
 
 def lattice(
     seed: int, errors: np.ndarray, curves: np.ndarray, noise: float
-) -> tuple[Lattice, np.ndarray]:
+) -> tuple[LatticeTerms, np.ndarray]:
     """A lattice of four shoeboxes; errors: (reflection,) of F in nature, which the model does not know."""
     rng = np.random.default_rng(seed)
     nature = np.random.default_rng(7)
@@ -58,7 +58,7 @@ def lattice(
         loss=0.5 * weight * float((residual**2).sum()),
         n_pixels=160,
     )
-    return Lattice(gram, fixed, groups), reflection
+    return LatticeTerms(gram, fixed, groups), reflection
 
 
 def losses(made, p, theta, u):

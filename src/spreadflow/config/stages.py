@@ -1,0 +1,118 @@
+"""The configuration of each stage: exactly the sections that it reads, validated.
+
+The fields of a class are the sections that Snakemake tracks for the stage: an edited key reruns the stages whose class
+holds its section, and what depends on them.
+"""
+
+from spreadflow.config.analysis import (
+    AnnulusSection,
+    CellsSection,
+    IndexSection,
+    LadderSection,
+    Level0Section,
+    MergeSection,
+    MosaicSection,
+    Stage1Section,
+)
+from spreadflow.config.base import Section
+from spreadflow.config.simulation import (
+    BeamSection,
+    CrystalSection,
+    DetectorSection,
+    SimulatedShots,
+    SimulateSection,
+    StructureFactorsSection,
+)
+from spreadflow.config.spread import SpreadSection
+
+
+class SimulateConfig(Section):
+    """What `simulate` reads."""
+
+    seed: int
+    crystal: CrystalSection
+    structure_factors: StructureFactorsSection
+    beam: BeamSection
+    detector: DetectorSection
+    simulate: SimulateSection
+    shots: SimulatedShots
+    """the shots of the one run that is simulated, from `runs.<run>.simulate`"""
+
+
+class IndexConfig(Section):
+    """What `index` reads."""
+
+    index: IndexSection
+
+
+class Level0Config(Section):
+    """What `level0` reads."""
+
+    level0: Level0Section
+
+
+class ReindexConfig(Section):
+    """What `reindex` and `adopt` read."""
+
+    reindex: IndexSection
+
+
+class CellsConfig(Section):
+    """What `cells` reads."""
+
+    cells: CellsSection
+
+
+class MergeConfig(Section):
+    """What `merge` reads."""
+
+    merge: MergeSection
+
+
+class AnnulusConfig(Section):
+    """What `annulus` reads."""
+
+    annulus: AnnulusSection
+
+
+class WideConfig(Section):
+    """What `wide` reads."""
+
+    wide: AnnulusSection
+
+
+class LadderConfig(Section):
+    """What `ladder` reads."""
+
+    seed: int
+    structure_factors: StructureFactorsSection
+    beam: BeamSection
+    ladder: LadderSection
+
+
+class MosaicConfig(Section):
+    """What `mosaic` reads."""
+
+    seed: int
+    structure_factors: StructureFactorsSection
+    beam: BeamSection
+    mosaic: MosaicSection
+
+
+class Stage1Config(Section):
+    """What `stage1` reads."""
+
+    seed: int
+    structure_factors: StructureFactorsSection
+    beam: BeamSection
+    stage1: Stage1Section
+
+
+class SpreadConfig(Section):
+    """What `spread` reads."""
+
+    seed: int
+    structure_factors: StructureFactorsSection
+    beam: BeamSection
+    stage1: Stage1Section
+    spread: SpreadSection

@@ -1,0 +1,1 @@
+"""What a trial consists of: the table of stages, their inputs, and which of them a configuration wants."""

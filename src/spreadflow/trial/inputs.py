@@ -1,0 +1,110 @@
+"""The input files of each stage, one class a stage. A field becomes an argument of the command line.
+
+`Path` is one file, `list[Path]` one or more, `Path | None` a file that may be absent.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class SimulateInputs:
+    """`simulate` reads no product; the files its sections name are in the configuration."""
+
+
+@dataclass(frozen=True)
+class IndexInputs:
+    """The images of a run, and a detector in place of the one in their headers."""
+
+    images: Path
+    """manifest of the run's images"""
+    geometry: Path | None = None
+    """DIALS experiment list (.expt) with the detector"""
+
+
+@dataclass(frozen=True)
+class Level0Inputs:
+    """The indexed lattices of all runs that share a detector."""
+
+    index: list[Path]
+
+
+@dataclass(frozen=True)
+class AdoptInputs:
+    """The images of a run, and the lattices that another program indexed in them."""
+
+    images: Path
+    """manifest of the run's images"""
+    spec: Path
+    """text file with a line for each pair of .expt and .refl"""
+
+
+@dataclass(frozen=True)
+class ReindexInputs:
+    """The images of a run, and the refined detector."""
+
+    images: Path
+    """manifest of the run's images"""
+    geometry: Path
+    """DIALS experiment list (.expt) with the refined detector"""
+
+
+@dataclass(frozen=True)
+class CellsInputs:
+    """The lattices of all runs."""
+
+    reindex: list[Path]
+
+
+@dataclass(frozen=True)
+class MergeInputs:
+    """The integrated reflections of all runs, and the accepted lattices."""
+
+    reindex: list[Path]
+    cells: Path
+
+
+@dataclass(frozen=True)
+class AnnulusInputs:
+    """Images and reflections of all runs in the same order, and the accepted lattices. Those of `wide` too."""
+
+    images: list[Path]
+    """manifests of the runs' images"""
+    reindex: list[Path]
+    cells: Path
+
+
+@dataclass(frozen=True)
+class LadderInputs:
+    """The shoeboxes of the annulus, and the accepted lattices."""
+
+    annulus: Path
+    cells: Path
+
+
+@dataclass(frozen=True)
+class MosaicInputs:
+    """The shoeboxes that mosaic domains are learned from."""
+
+    shoeboxes: Path
+    """product of `annulus` or `wide`"""
+
+
+@dataclass(frozen=True)
+class Stage1Inputs:
+    """The shoeboxes that lattices are refined against."""
+
+    shoeboxes: Path
+    """product of `annulus` or `wide`"""
+    mosaic: Path | None = None
+    """learned mosaic domains, where `stage1.mosaicity` is `learned`"""
+
+
+@dataclass(frozen=True)
+class SpreadInputs:
+    """The shoeboxes that curves are refined against, and the refined lattices."""
+
+    wide: Path
+    stage1: Path
+    mosaic: Path | None = None
+    """learned mosaic domains, where `stage1.mosaicity` is `learned`"""
