@@ -8,9 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from spreadflow.config import Config
-from spreadflow.config import stages as configs
 from spreadflow.config.base import Section
-from spreadflow.trial import inputs
 
 
 class Stage(NamedTuple):
