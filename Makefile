@@ -13,7 +13,7 @@ DATA ?=
 # The revision that `make same` compares with, and the chain it runs.
 BASE ?=
 CHAIN ?= tiny
-RENAMED ?=
+RENAMED ?= tests/workflow/renamed.yaml
 FACTORS = {model: $(DATA)/model.pdb, k_sol: 0.0}
 MODEL = $(if $(wildcard $(DATA)/model.pdb),--config 'structure_factors=$(FACTORS)')
 

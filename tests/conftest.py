@@ -13,6 +13,8 @@ from spreadflow.models import Detector, Spectrum
 from spreadflow.physics import rotation, unit_cell
 from spreadflow.physics.geometry import radial_axes
 
+pytest_plugins = ("tiers",)
+
 REPOSITORY = Path(__file__).parent.parent
 
 

@@ -10,6 +10,7 @@ configuration.
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import hdf5plugin  # noqa: F401  (filters of compressed images)
 import numpy as np
+import pandas as pd
 import yaml
 
 REPOSITORY = Path(__file__).parents[2]
@@ -38,8 +41,8 @@ CHAINS = {
 }
 """Arguments of Snakemake for each chain; paths are those of the revision that runs."""
 
-CLOCKS = ("seconds", "time", "reading")
-"""A name that holds one of these words is a clock."""
+CLOCKS = ("seconds", "time", "reading", "growth")
+"""A name that holds one of these words is a clock, or the memory of a process."""
 
 DIGESTS = ("key", "software", "checksum", "sha256", "identity")
 """Names of what tells the configuration, the release or the bytes of a file: they follow the names, not the results."""
@@ -49,9 +52,10 @@ FOLDERS_LEFT_OUT = ("logs", "benchmarks")
 
 
 def is_left_out(name: str) -> bool:
-    """Whether the last word of a name says that it is a clock or a digest."""
-    last = name.split("/")[-1].split(".")[-1].split(":")[-1]
-    return last in DIGESTS or any(word in last.split("_") for word in CLOCKS)
+    """Whether a name is that of a clock or a digest, or lies below one."""
+    words = re.split("[/:]", name)
+    is_clock = any(part in CLOCKS for word in words for part in word.split("_"))
+    return is_clock or words[-1] in DIGESTS
 
 
 class Renamed:
@@ -77,7 +81,19 @@ def tables_of(path: Path) -> Iterator[tuple[str, Any]]:
             for attribute, value in item.attrs.items():
                 yield from leaves_of(f"{name}:{attribute}", decoded(value))
             if isinstance(item, h5py.Dataset):
-                yield name, item[()]
+                yield from frames_of(name, item)
+
+
+def frames_of(name: str, item: h5py.Dataset) -> Iterator[tuple[str, Any]]:
+    """Yield name and value of a dataset; one whose frames do not all decompress, frame by frame."""
+    try:
+        yield name, item[()]
+    except OSError:
+        for number in range(len(item)):
+            try:
+                yield f"{name}/{number}", item[number]
+            except OSError:
+                yield f"{name}/{number}", "does not decompress"
 
 
 def decoded(value: Any) -> Any:
@@ -105,6 +121,8 @@ def values_of(path: Path) -> dict[str, Any]:
         return dict(leaves_of("", json.loads(path.read_text())))
     if h5py.is_hdf5(path):
         return dict(tables_of(path))
+    if path.suffix == ".csv":
+        return dict(pd.read_csv(path, dtype=str).items())
     return {"bytes": path.read_bytes()}
 
 
@@ -220,12 +238,13 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     names = yaml.safe_load(arguments.renamed.read_text()) if arguments.renamed else {}
-    checkout = check_out(arguments.base, arguments.folder)
-    base = arguments.folder / f"{checkout.name}-{arguments.chain}"
+    checkout = check_out(arguments.base, arguments.folder.resolve())
+    folder = arguments.folder.resolve()
+    base = folder / f"{checkout.name}-{arguments.chain}"
     if not (base / "finished").exists():
         run_chain(checkout, checkout / ".venv", arguments.chain, base, arguments.cores)
         (base / "finished").touch()
-    changed = arguments.folder / f"working-tree-{arguments.chain}"
+    changed = folder / f"working-tree-{arguments.chain}"
     run_chain(REPOSITORY, Path(sys.prefix), arguments.chain, changed, arguments.cores)
     (changed / "finished").touch()
     differences, n_compared = compare(base, changed, Renamed(names or {}))

@@ -224,28 +224,45 @@ def _blocks(pairs: Pairs, size: int, dark: int) -> Iterator[Pairs]:
         )
 
 
-@jax.jit
-def _tables(parameters: Parameters, pixels: Pixels):
-    """What pairs look things up in."""
-    ray = rays(parameters.detector, parameters.polarization, pixels)
-    return ray, averaged(parameters), Channels.of(parameters)
+compiled_rays = jax.jit(rays)
+"""`rays`, compiled once for each number of points."""
 
 
-@jax.jit
-def averaged(parameters: Parameters) -> Clouds:
-    """The clouds of all nodes, as squares of `edge_px` see them: blurred by what lies within a square.
+def _tables(parameters: Parameters, pixels: Pixels) -> "tuple[Rays, Clouds, Channels]":
+    """Return the tables that pairs are looked up in: rays of points, clouds of nodes, channels of the spectrum.
 
-    The mean of a Gaussian over a square is nearly that with a Gaussian of its second moments, edge²/12 along each axis
-    of the panel; the cut of a cloud is blurred by it when the cloud is. Steps on a panel are steps of p = (ŝ − ŝ0)/λ,
-    here at the middle of the spectrum, at the mean over domains, and on the panel whose centre is nearest to the ray.
+    They are three programs and not one: each is compiled for its own few sizes, not for all their combinations.
     """
-    crystal = parameters.crystal
-    detector = parameters.detector
+    ray = compiled_rays(parameters.detector, parameters.polarization, pixels)
+    return ray, averaged(parameters), _compiled_channels(parameters)
+
+
+def averaged(parameters: Parameters) -> Clouds:
+    """Return the clouds of all nodes as squares of `edge_px` see them: blurred by what lies within a square.
+
+    The mean of a Gaussian over a square is nearly that with a Gaussian of its second moments, edge²/12
+    along each axis of the panel; the cut of a cloud is blurred by it when the cloud is. Steps on a panel
+    are steps of p = (ŝ − ŝ0)/λ, here at the middle of the spectrum, at the mean over domains, and on the
+    panel whose centre is nearest to the ray.
+    """
     energies = parameters.spectrum.energies_ev
-    k = 0.5 * (energies[0] + energies[-1]) / HC_EV_ANGSTROM
-    hkl = jnp.asarray(parameters.hkl)
-    share = parameters.mosaic.share / jnp.sum(parameters.mosaic.share)
-    turn = jnp.einsum("c,cij->ij", share, parameters.mosaic.rotations)
+    return _averaged(
+        parameters.crystal,
+        parameters.mosaic,
+        parameters.detector,
+        parameters.hkl,
+        parameters.edge_px,
+        (energies[0], energies[-1]),
+    )
+
+
+@jax.jit
+def _averaged(crystal, mosaic, detector, hkl, edge_px, ends_ev) -> Clouds:
+    """Return `averaged` from what it depends on alone. ends_ev: first and last channel."""
+    k = 0.5 * (ends_ev[0] + ends_ev[1]) / HC_EV_ANGSTROM
+    hkl = jnp.asarray(hkl)
+    share = mosaic.share / jnp.sum(mosaic.share)
+    turn = jnp.einsum("c,cij->ij", share, mosaic.rotations)
     ray = hkl @ (turn @ jnp.asarray(crystal.A)).T + k * geometry.S0
     ray = ray / jnp.linalg.norm(ray, axis=1, keepdims=True)
     slow, fast = detector.shape
@@ -258,11 +275,11 @@ def averaged(parameters: Parameters) -> Clouds:
     distance = (jnp.asarray(detector.origin_mm) * normal).sum(axis=1)[nearest]
     across = jnp.asarray(normal)[nearest]
     cosine = (ray * across).sum(axis=1)
-    step = parameters.edge_px * detector.pixel_mm * k * cosine / distance
+    step = edge_px * detector.pixel_mm * k * cosine / distance
     out = (across - cosine[:, None] * ray).T
     s = ray.T
     blur = symmetric(lambda i, j: step**2 / 12 * ((i == j) - s[i] * s[j] - out[i] * out[j]))
-    return clouds(crystal, parameters.mosaic, hkl, blur)
+    return clouds(crystal, mosaic, hkl, blur)
 
 
 @partial(jax.jit, static_argnames="dtype", donate_argnames=("total", "first"))
@@ -297,6 +314,9 @@ class Channels(NamedTuple):
         fluence = R_E_SQUARED_M2 * parameters.scale / (parameters.beam_mm * 1e-3) ** 2 * fluence
         strength = jnp.pad(fluence * parameters.f_squared, ((0, 0), (0, WINDOW)))
         return cls(middle, jnp.pad(energies - middle, (0, WINDOW)), strength.reshape(-1))
+
+
+_compiled_channels = jax.jit(Channels.of)
 
 
 def _in_blocks(function, pairs: Pairs):

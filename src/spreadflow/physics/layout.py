@@ -14,7 +14,15 @@ import numpy as np
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Crystal, Detector, Mosaic, Parameters, Pixels, Spectrum
 from spreadflow.physics import geometry, rotation
-from spreadflow.physics.forward import BLOCK, WINDOW, Pairs, Rays, averaged, exponents, rays
+from spreadflow.physics.forward import (
+    BLOCK,
+    WINDOW,
+    Pairs,
+    Rays,
+    averaged,
+    compiled_rays,
+    exponents,
+)
 from spreadflow.physics.mosaic import GAUSS, Clouds, dot, inverse, times
 from spreadflow.units import HC_EV_ANGSTROM
 
@@ -198,7 +206,7 @@ def _follow(parameters: Parameters, reach: float = REACH) -> _Followed:
     first, last = lit(parameters.spectrum)
     energies = np.asarray(parameters.spectrum.energies_ev)
     lights = np.asarray(parameters.spectrum.photons * parameters.f_squared)
-    cloud = averaged(parameters._replace(f_squared=(), scale=()))
+    cloud = averaged(parameters)
     covariance, *found = _light(cloud, energies, lights)
     centre, width, dimmest, light = map(np.asarray, found)
     order = np.argsort(light)
@@ -461,7 +469,7 @@ def _candidates(pieces: _Pieces) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def _select(followed: _Followed, parameters: Parameters, pixels: Pixels, pieces: _Pieces) -> Pairs:
     """The pairs among the points and clouds of the pieces."""
-    ray = _rays(parameters.detector, parameters.polarization, filled(pixels, 1 << 14))
+    ray = compiled_rays(parameters.detector, parameters.polarization, filled(pixels, 1 << 14))
     first, last = lit(parameters.spectrum)
     energies = np.asarray(parameters.spectrum.energies_ev, dtype=np.float64)
     middle = 0.5 * (energies[0] + energies[-1])
@@ -480,9 +488,6 @@ def _select(followed: _Followed, parameters: Parameters, pixels: Pixels, pieces:
             at = np.asarray(channel)[row] + WINDOW * _counted(n_windows)
             found.append(np.stack([block[0][row], block[1][row], at]).astype(np.int32))
     return Pairs(*np.concatenate(found, axis=1))
-
-
-_rays = jax.jit(rays)
 
 
 class _Ticks(NamedTuple):

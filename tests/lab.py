@@ -1,0 +1,90 @@
+"""The laboratory: what the tests of physics, analysis, recipes and stages share.
+
+`kept` makes expensive fixtures once: what they return is kept on disk under a digest of the modules that they come
+from, so that it is made again where one of these was edited, and shared by all workers.
+"""
+
+import ast
+import hashlib
+import os
+import pickle
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+import tiers
+
+REPOSITORY = Path(__file__).parent.parent
+SOURCE = REPOSITORY / "src"
+
+Made = TypeVar("Made")
+
+
+def cache_folder() -> Path:
+    """Return the folder that fixtures are kept in, beside JAX's compiled programs."""
+    cache_home = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
+    return Path(cache_home) / "spreadflow" / "fixtures"
+
+
+def path_of(module: str) -> Path | None:
+    """Return the file of a module of the package, or None where the name is none of a module."""
+    base = SOURCE / module.replace(".", "/")
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+def imports_of(path: Path) -> set[str]:
+    """Return the modules of the package that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.startswith("spreadflow") and path_of(name)}
+
+
+@cache
+def modules_below(module: str) -> frozenset[str]:
+    """Return a module and all that it imports, directly or not."""
+    known: set[str] = set()
+    waiting = {module}
+    while waiting:
+        name = waiting.pop()
+        known.add(name)
+        path = path_of(name)
+        assert path is not None, f"no module {name}"
+        waiting |= imports_of(path) - known
+    return frozenset(known)
+
+
+def digest_of(*modules: str, also: str = "") -> str:
+    """Return a digest of the text of modules and of all that they import. also: settings that change the result."""
+    names = sorted(set().union(*map(modules_below, modules)))
+    text = hashlib.sha256(also.encode())
+    for name in names:
+        text.update(path_of(name).read_bytes())
+    return text.hexdigest()[:16]
+
+
+def kept(name: str, make: Callable[[], Made], *modules: str, also: str = "") -> Made:
+    """Return what `make` returns, from disk where it was made by the same modules before.
+
+    Making it is not counted as time of the test that asks first. name: of the file; modules: names of the modules whose
+    code decides the result, the file of the fixture itself among `also`; what is made must survive pickling.
+    """
+    path = cache_folder() / f"{name}-{digest_of(*modules, also=also)}.pickle"
+    if path.is_file():
+        return pickle.loads(path.read_bytes())
+    start = time.perf_counter()
+    made = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_bytes(pickle.dumps(made))
+    temporary.replace(path)
+    tiers.excuse(time.perf_counter() - start)
+    return made

@@ -1,0 +1,107 @@
+"""The tier of a test is measured, not guessed.
+
+Unmarked tests are the developer's loop (`make check`): each takes less than a second of processor time, set-up included.
+`stage` marks tests that take seconds, `chain` those that start processes (MPI, Snakemake, Slurm), `long` measurements
+that take minutes. With `--tiers error` an unmarked test that takes longer fails, with `--tiers warn` it is named in the
+closing summary.
+
+Compiling does not count: JAX keeps compiled programs for the next run, and so do fixtures that are kept on disk
+(`lab.kept`).
+"""
+
+import os
+from collections.abc import Iterator
+
+import jax
+import pytest
+
+LONGEST_UNMARKED_S = 1.0
+"""Processor seconds that an unmarked test may take, set-up included."""
+
+SLOWER_TIERS = ("stage", "chain", "long")
+"""Marks of tests that may take longer."""
+
+ALLOWED_TO_COMPILE_S = 0.5
+"""A test that compiled for longer than this is not judged: its programs are at hand the next time."""
+
+EXCUSED = {"seconds": 0.0}
+"""Seconds that JAX has spent compiling, and fixtures filling the disk, since the process began."""
+
+SECONDS = pytest.StashKey[float]()
+EXCUSED_SECONDS = pytest.StashKey[float]()
+
+
+def excuse(seconds: float) -> None:
+    """Leave seconds out of the time of the test that is running."""
+    EXCUSED["seconds"] += seconds
+
+
+def _hear_of_compiling(event: str, seconds: float, **_attributes: object) -> None:
+    if event.startswith("/jax/core/compile/"):
+        excuse(seconds)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--tiers",
+        choices=["off", "warn", "error"],
+        default="off",
+        help=f"what to do about unmarked tests that take more than {LONGEST_UNMARKED_S:g} s of processor time",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    jax.monitoring.register_event_duration_secs_listener(_hear_of_compiling)
+
+
+def processor_seconds() -> float:
+    """Return user and system seconds of this process and of its finished children."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _timed(item: pytest.Item) -> Iterator[None]:
+    """Add what a phase of a test takes to its stash."""
+    start = processor_seconds()
+    excused = EXCUSED["seconds"]
+    yield
+    spent = processor_seconds() - start
+    item.stash[SECONDS] = item.stash.get(SECONDS, 0.0) + spent
+    compiling = EXCUSED["seconds"] - excused
+    item.stash[EXCUSED_SECONDS] = item.stash.get(EXCUSED_SECONDS, 0.0) + compiling
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    return (yield from _timed(item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    return (yield from _timed(item))
+
+
+def too_slow(item: pytest.Item) -> str:
+    """Return a sentence about a test that belongs to a slower tier, or nothing."""
+    is_marked = any(item.get_closest_marker(tier) for tier in SLOWER_TIERS)
+    seconds = item.stash.get(SECONDS, 0.0)
+    excused = item.stash.get(EXCUSED_SECONDS, 0.0)
+    if is_marked or excused > ALLOWED_TO_COMPILE_S or seconds - excused <= LONGEST_UNMARKED_S:
+        return ""
+    return (
+        f"{item.nodeid} takes {seconds - excused:.1f} s of processor time; an unmarked test takes at most "
+        f"{LONGEST_UNMARKED_S:g} s. Make it smaller, or mark it `stage`, `chain` or `long`."
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
+    report = yield
+    choice = item.config.getoption("--tiers")
+    if call.when == "call" and report.passed and choice != "off" and (sentence := too_slow(item)):
+        if choice == "error":
+            report.outcome = "failed"
+            report.longrepr = sentence
+        else:
+            item.warn(pytest.PytestWarning(sentence))
+    return report
