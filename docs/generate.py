@@ -15,8 +15,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from spreadflow import errors, models
-from spreadflow.config import SECTIONS, Config
+from spreadflow.config import Config
 from spreadflow.io import images, nexus, schema
+from spreadflow.trial import STAGES
 
 HERE = Path(__file__).parent
 GENERATED = "<!-- written by docs/generate.py: edit the code, not this file -->\n"
@@ -127,8 +128,9 @@ Tables are groups, columns are datasets; dimensions are named. A column "→ tab
 def config() -> str:
     """docs/config.md."""
     tree = Config.model_json_schema(by_alias=True)
+    sections = [(stage.word, stage.sections) for stage in STAGES]
     text = GENERATED + CONFIG + "| stage | sections |\n|---|---|\n"
-    text += "".join(f"| {stage} | {', '.join(names)} |\n" for stage, names in SECTIONS.items())
+    text += "".join(f"| {stage} | {', '.join(names)} |\n" for stage, names in sections)
     text += "\n`simulate` also reads the shots of its own run; overlays are handed over already laid over their sections.\n"
     return text + "".join(_section("", tree, tree["$defs"], set()))
 

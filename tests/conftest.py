@@ -284,7 +284,7 @@ def wide_run(packed_run, tmp_path_factory) -> SimpleNamespace:
     spread = {"step_ev": 6.0, "max_cycles": 2, "converged": 1e-9, "block_lattices": 1}
     tree = packed_run.tree | {"stage1": keys, "spread": spread}
     config = for_stage(section(parse(tree), "stage1"), "stage1")
-    stage1.run(config, annulus=packed_run.annulus, out=folder / "all.h5", world=World())
+    stage1.run(config, shoeboxes=packed_run.annulus, out=folder / "all.h5", world=World())
     columns = store.read(folder / "all.h5", "stage1")
     told = store.attributes(folder / "all.h5", "stage1")
     columns["lattices/outcome"][3] = RefinedOutcome.NOT_CONVERGED

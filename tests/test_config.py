@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from spreadflow.config import SECTIONS, Config, for_stage, load, overlay, parse, section
+from spreadflow.config import Config, for_stage, load, overlay, parse, section
 from spreadflow.errors import ConfigError
+from spreadflow.trial import BY_WORD
 
 RUNS = {"one": {"simulate": {"n_single": 4}}, "two": {"images": "data/two/manifest.json"}}
 
@@ -343,13 +344,15 @@ def test_what_teaches_has_the_pixels_and_the_model_of_stage1_unless_told():
     ) == section(config, "spread")
 
 
-@pytest.mark.parametrize("stage", SECTIONS)
+@pytest.mark.parametrize("stage", BY_WORD)
 def test_a_stage_gets_the_sections_it_declares_and_no_other(stage):
     config = parse({"runs": RUNS})
     given = json.loads(section(config, stage, "one"))
-    assert set(given) == set(SECTIONS[stage]) | ({"shots"} if stage == "simulate" else set())
+    assert set(given) == set(BY_WORD[stage].sections) | (
+        {"shots"} if stage == "simulate" else set()
+    )
     got = for_stage(section(config, stage, "one"), stage, "one")
-    for name in SECTIONS[stage]:
+    for name in BY_WORD[stage].sections:
         assert getattr(got, name) == config.resolved(name)
     assert all(getattr(got, name) is None for name in type(got).model_fields if name not in given)
 
@@ -383,7 +386,7 @@ def test_stage_argument_that_is_wrong_names_the_stage():
 def test_stage_takes_its_sections_from_a_yaml_file(tmp_path):
     (tmp_path / "a.yaml").write_text("merge: {d_min: 2.5}\n")
     got = for_stage(str(tmp_path / "a.yaml"), "merge")
-    assert got.merge.d_min == 2.5 and got.index is None
+    assert got.merge.d_min == 2.5
 
 
 def test_defaults_are_valid():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spreadflow.config import IndexSection, StageConfig
+from spreadflow.config import IndexSection, ReindexConfig
 from spreadflow.errors import LatticeOutcome
 from spreadflow.io import dials, store
 from spreadflow.io.images import Source
@@ -17,7 +17,7 @@ from spreadflow.parallel import World
 from spreadflow.stages import index
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.chain
 DYING = Path(__file__).with_name("dying.py")
 
 
@@ -32,7 +32,7 @@ def inputs(tiny_run, tmp_path, filled) -> list[str]:
     reindex = tmp_path / "reindex.h5"
     cells = tmp_path / "cells.h5"
     dials.write_expt(geometry, Source(tiny_run["manifest"]).detector, wavelength=1.743)
-    config = StageConfig(reindex=section)
+    config = ReindexConfig(reindex=section)
     world = World()
     index.run(
         config,

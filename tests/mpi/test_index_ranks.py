@@ -13,7 +13,7 @@ import pytest
 from spreadflow.io import store
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.chain
 
 DYING = """
 import os, signal, sys

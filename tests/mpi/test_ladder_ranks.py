@@ -12,7 +12,7 @@ from spreadflow.config import parse, section
 from spreadflow.io import store
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.chain
 
 
 def run(packed_run, out: Path, ranks: int) -> dict:

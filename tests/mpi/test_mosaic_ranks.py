@@ -16,7 +16,7 @@ DYING = Path(__file__).with_name("dying.py")
 CLI = ["-m", "spreadflow.cli"]
 SHARED = {"max_lattices": 4}
 ALONE = {"scope": "per_lattice", "range": "annulus", "block_lattices": 1}
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.chain
 
 
 def run(packed_run, out: Path, ranks: int, program: list[object], keys: dict) -> int:
@@ -36,7 +36,7 @@ def run(packed_run, out: Path, ranks: int, program: list[object], keys: dict) ->
         "--ranks",
         ranks,
     ]
-    words += ["--annulus", packed_run.annulus, "--out", out]
+    words += ["--shoeboxes", packed_run.annulus, "--out", out]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run([*map(str, words)], env=environment, timeout=240).returncode
 

@@ -30,7 +30,7 @@ SECTIONS = {
 }
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.chain,
     pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: install the extra `mpi`"),
 ]
 

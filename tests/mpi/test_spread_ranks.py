@@ -15,7 +15,7 @@ from spreadflow.io import store
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
 DYING = Path(__file__).with_name("dying.py")
 CLI = ["-m", "spreadflow.cli"]
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.chain
 
 
 def run(wide_run, out: Path, ranks: int, program: list[object], **keys) -> int:

@@ -14,7 +14,7 @@ from spreadflow.io import store
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
 DYING = Path(__file__).with_name("dying.py")
 CLI = ["-m", "spreadflow.cli"]
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.chain
 
 
 def run(packed_run, out: Path, ranks: int, program: list[object]) -> int:
@@ -33,7 +33,7 @@ def run(packed_run, out: Path, ranks: int, program: list[object]) -> int:
         "--ranks",
         ranks,
     ]
-    words += ["--annulus", packed_run.annulus, "--out", out]
+    words += ["--shoeboxes", packed_run.annulus, "--out", out]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run([*map(str, words)], env=environment, timeout=240).returncode
 

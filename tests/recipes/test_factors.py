@@ -5,7 +5,7 @@ import pytest
 
 from spreadflow import build
 from spreadflow.analysis.merging.merging import Unique
-from spreadflow.config import StageConfig, for_stage, parse, section
+from spreadflow.config import SimulateConfig, for_stage, parse, section
 from spreadflow.errors import FileError
 from spreadflow.io import mtz
 from spreadflow.physics import anomalous
@@ -18,14 +18,14 @@ TREE = {
 }
 
 
-def staged(**keys) -> StageConfig:
+def staged(**keys) -> SimulateConfig:
     return for_stage(
         section(parse(TREE | {"structure_factors": {"d_min": 3.0} | keys}), "simulate", "r"),
         "simulate",
     )
 
 
-def of(config: StageConfig):
+def of(config: SimulateConfig):
     energies = build.channels(config.beam)
     mean = config.beam.energy_ev
     return factors(config.structure_factors, energies, mean, np.random.default_rng(7))

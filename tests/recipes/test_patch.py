@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spreadflow.analysis.pixels import shoeboxes
-from spreadflow.config import StageConfig, for_stage, parse, section
+from spreadflow.config import SimulateConfig, for_stage, parse, section
 from spreadflow.physics import mosaic, noise, rotation
 from spreadflow.recipes import patch as patches
 from spreadflow.recipes import still
@@ -35,7 +35,7 @@ TREE = {
 RANGE = {"d_min": 2.3, "d_max": 4.0}
 
 
-def staged(**changes) -> StageConfig:
+def staged(**changes) -> SimulateConfig:
     tree = {
         key: TREE[key] | changes.get(key, {}) if isinstance(TREE[key], dict) else TREE[key]
         for key in TREE

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from spreadflow.config import AnnulusSection, IndexSection, StageConfig
+from spreadflow.config import AnnulusConfig, AnnulusSection, IndexSection
 from spreadflow.errors import (
     AdoptOutcome,
     LatticeOutcome,
@@ -243,7 +243,7 @@ def _cells(folder, made, filled) -> Path:
 
 
 def _annulus(folder, made) -> Path:
-    config = StageConfig(annulus=AnnulusSection())
+    config = AnnulusConfig(annulus=AnnulusSection())
     out = folder / "annulus.h5"
     annulus.run(
         config,

@@ -177,7 +177,7 @@ def onwards(folder: Path, manifest: Path) -> None:
     }
     annulus.run(staged("annulus"), **inputs, out=folder / "annulus.h5", world=World())
     stage1.run(
-        staged("stage1"), annulus=folder / "annulus.h5", out=folder / "stage1.h5", world=World()
+        staged("stage1"), shoeboxes=folder / "annulus.h5", out=folder / "stage1.h5", world=World()
     )
 
 
@@ -556,7 +556,7 @@ def test_experiments_of_two_detectors_are_refused(usual, tmp_path):
         adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
 
 
-@pytest.mark.slow
+@pytest.mark.chain
 def test_two_ranks_make_what_one_does(usual, told, tmp_path):
     launcher = Path(sys.prefix) / "bin" / "mpiexec"
     if not launcher.exists():

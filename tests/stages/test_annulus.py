@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from spreadflow.config import IndexSection, StageConfig
+from spreadflow.config import STAGE_CONFIGS, IndexSection
 from spreadflow.errors import ConfigError, FileError, LatticeOutcome, Outcome
 from spreadflow.io import store
 from spreadflow.models import Overlap, Shot, Spectrum
@@ -126,7 +126,7 @@ def reflections(filled, rng, ids, of_shot) -> dict:
 
 def run(made, out, word="annulus", **section):
     images, reindex, cells = made
-    config = StageConfig.model_validate({word: section})
+    config = STAGE_CONFIGS[word].model_validate({word: section})
     stage.run(
         config, images=images, reindex=reindex, cells=cells, out=out, world=World(), word=word
     )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spreadflow.config import StageConfig
+from spreadflow.config import CellsConfig
 from spreadflow.errors import FileError, LatticeOutcome
 from spreadflow.io import store
 from spreadflow.parallel import World
@@ -36,7 +36,7 @@ def reindexed(tmp_path, filled):
 
 def run(reindex, out, **section):
     stage.run(
-        StageConfig.model_validate({"cells": section}), reindex=reindex, out=out, world=World()
+        CellsConfig.model_validate({"cells": section}), reindex=reindex, out=out, world=World()
     )
     return store.read(out, "cells"), store.attributes(out, "cells")
 

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from spreadflow.config import IndexSection, StageConfig
+from spreadflow.config import STAGE_CONFIGS, IndexSection
 from spreadflow.errors import FileError, Outcome
 from spreadflow.io import dials, store
 from spreadflow.io.images import Source
@@ -42,7 +42,7 @@ def section(tiny_run, **changes) -> IndexSection:
 
 
 def run(tiny_run, out, word="index", geometry=None, **changes):
-    config = StageConfig(**{word: section(tiny_run, **changes)})
+    config = STAGE_CONFIGS[word](**{word: section(tiny_run, **changes)})
     index.run(
         config, images=tiny_run["manifest"], geometry=geometry, out=out, world=World(1), word=word
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spreadflow.config import IndexSection, Level0Section, StageConfig
+from spreadflow.config import IndexConfig, IndexSection, Level0Config, Level0Section
 from spreadflow.errors import FileError
 from spreadflow.io import dials
 from spreadflow.io.images import Source
@@ -34,7 +34,7 @@ def product(tiny_run, tmp_path_factory) -> Path:
         "d_min": 2.4,
         "domain_ang": 1500.0,
     }
-    config = StageConfig(index=IndexSection(**how, block_shots=2, n_directions=4096))
+    config = IndexConfig(index=IndexSection(**how, block_shots=2, n_directions=4096))
     out = folder / "index.h5"
     index.run(
         config, images=tiny_run["manifest"], geometry=folder / "wrong.expt", out=out, world=World(1)
@@ -43,7 +43,7 @@ def product(tiny_run, tmp_path_factory) -> Path:
 
 
 def refined(product, out, **changes) -> dict:
-    config = StageConfig(level0=Level0Section(refine=["shift"], **changes))
+    config = Level0Config(level0=Level0Section(refine=["shift"], **changes))
     level0.run(config, index=[product], out=out, world=World(1))
     return json.loads(out.with_suffix(".fit.json").read_text())
 
@@ -68,7 +68,7 @@ def test_only_as_many_lattices_as_told(product, tmp_path):
 
 def test_frozen_file_is_kept(product, tmp_path):
     frozen = product.parent / "wrong.expt"
-    config = StageConfig(level0=Level0Section(from_file=frozen))
+    config = Level0Config(level0=Level0Section(from_file=frozen))
     level0.run(config, index=[product], out=tmp_path / "level0.expt", world=World(1))
     assert (tmp_path / "level0.expt").read_bytes() == frozen.read_bytes()
 
@@ -86,13 +86,14 @@ def test_runs_of_different_detectors_are_refused(product, tiny_run, tmp_path):
         "n_directions": 4096,
     }
     other = tmp_path / "index.h5"
-    config = StageConfig(index=IndexSection(**how), level0=Level0Section())
+    config = IndexConfig(index=IndexSection(**how))
     index.run(config, images=tiny_run["manifest"], geometry=None, out=other, world=World(1))
+    config = Level0Config(level0=Level0Section())
     with pytest.raises(FileError, match="the detector of"):
         level0.run(config, index=[product, other], out=tmp_path / "level0.expt", world=World(1))
 
 
-@pytest.mark.slow
+@pytest.mark.chain
 def test_ranks_agree(product, tmp_path):
     """The same bytes on one rank and on two."""
     if not LAUNCHER.exists():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from spreadflow.analysis.merging.merging import Fate, Unique
-from spreadflow.config import StageConfig
+from spreadflow.config import MergeConfig
 from spreadflow.errors import FileError, LatticeOutcome
 from spreadflow.io import store
 from spreadflow.models import ReflectionFlag
@@ -106,7 +106,7 @@ class Made:
 
     def run(self, out: Path, **section) -> dict:
         """The product of the stage, with its attributes under ''."""
-        config = StageConfig.model_validate({"merge": {"d_min": D_MIN} | section})
+        config = MergeConfig.model_validate({"merge": {"d_min": D_MIN} | section})
         merge.run(config, reindex=self.reindex, cells=self.cells, out=out, world=World())
         return store.read(out, "merge") | {"": store.attributes(out, "merge")}
 

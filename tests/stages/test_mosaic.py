@@ -52,7 +52,7 @@ def run(begun, out, **keys) -> dict[str, np.ndarray]:
     config = for_stage(
         section(parse(begun.tree | {"mosaic": {**KEYS, **keys}}), "mosaic"), "mosaic"
     )
-    stage.run(config, annulus=begun.annulus, out=out, world=World())
+    stage.run(config, shoeboxes=begun.annulus, out=out, world=World())
     return store.read(out, "mosaic")
 
 
@@ -60,7 +60,7 @@ def refined(begun, out, mosaic=None, **keys) -> dict[str, np.ndarray]:
     config = for_stage(
         section(parse(begun.tree | {"stage1": {**KEYS, **keys}}), "stage1"), "stage1"
     )
-    stage1.run(config, annulus=begun.annulus, mosaic=mosaic, out=out, world=World())
+    stage1.run(config, shoeboxes=begun.annulus, mosaic=mosaic, out=out, world=World())
     return store.read(out, "stage1", ["lattices/"])
 
 

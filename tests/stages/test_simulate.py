@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from spreadflow.config import StageConfig, for_stage, parse, section
+from spreadflow.config import SimulateConfig, for_stage, parse, section
 from spreadflow.errors import ConfigError, Outcome
 from spreadflow.io import images, nexus
 from spreadflow.parallel import World
@@ -49,7 +49,7 @@ TREE = {
 }
 
 
-def staged(**changes) -> StageConfig:
+def staged(**changes) -> SimulateConfig:
     tree = {
         key: TREE[key] | changes.get(key, {}) if isinstance(TREE[key], dict) else TREE[key]
         for key in TREE
@@ -57,7 +57,7 @@ def staged(**changes) -> StageConfig:
     return for_stage(section(parse(tree), "simulate", "r"), "simulate")
 
 
-def simulated(folder, config: StageConfig, shots: str | None = None):
+def simulated(folder, config: SimulateConfig, shots: str | None = None):
     simulate.run(config, run="r", out=folder / "manifest.json", world=World(1), shots=shots)
     return folder / "manifest.json"
 

@@ -79,7 +79,7 @@ def configured(begun, **keys):
 
 
 def run(begun, out, **keys):
-    stage.run(configured(begun, **keys), annulus=begun.annulus, out=out, world=World())
+    stage.run(configured(begun, **keys), shoeboxes=begun.annulus, out=out, world=World())
     return store.read(out, "stage1")
 
 
@@ -116,11 +116,11 @@ def test_shoeboxes_of_the_wider_range_are_refined_where_that_is_asked_for(begun,
     also = ("runs", "space_group", "detectors", "polarizations", "config")
     parts.finish(World(), **{name: told[name] for name in also})
     config = configured(begun, range="wide", mosaicity="domains", domains=str(begun.domains))
-    stage.run(config, annulus=tmp_path / "wide.h5", out=tmp_path / "stage1.h5", world=World())
+    stage.run(config, shoeboxes=tmp_path / "wide.h5", out=tmp_path / "stage1.h5", world=World())
     found = store.read(tmp_path / "stage1.h5", "stage1", ["lattices/"])
     np.testing.assert_array_equal(found["lattices/values"], given[1]["lattices/values"][:2])
     with pytest.raises(FileError, match="kind 'wide'"):
-        stage.run(config, annulus=begun.annulus, out=tmp_path / "stage1.h5", world=World())
+        stage.run(config, shoeboxes=begun.annulus, out=tmp_path / "stage1.h5", world=World())
 
 
 def test_what_was_planted_is_found_within_its_uncertainty(begun, given):

@@ -59,7 +59,7 @@ KEYS["reindex"] = KEYS["index"]
 """what a checker reads of each summary, and its type"""
 LENGTHS = {"shift_mm": 2, "shift_sigma_mm": 2, "true_shift_mm": 2, "mean": 6}
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.chain
 
 
 def _summary(folder, trial, stage):
@@ -215,7 +215,7 @@ def test_curves_of_the_sites_are_found_within_their_errors(tiny_chain, figures):
 def test_the_domains_are_learned_from_the_pixels(tiny_chain, figures, tmp_path):
     """The 25 that were simulated; with them lattices are refined as if the model were true."""
     products = tiny_chain / "results" / "tiny"
-    words = ["--ranks", "1", "--annulus"]
+    words = ["--ranks", "1", "--shoeboxes"]
     keys = {"stage1": {"mosaicity": "learned"}, "mosaic": {"oversample": 1, "max_lattices": 12}}
     tree = overlay(yaml.safe_load((REPOSITORY / "config" / "tiny.yaml").read_text()), keys)
     for stage, also in (("mosaic", []), ("stage1", ["--mosaic", str(tmp_path / "mosaic.h5")])):

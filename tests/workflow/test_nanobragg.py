@@ -19,7 +19,7 @@ from spreadflow.report import stage1 as report
 from spreadflow.report.conserved import checks
 from spreadflow.stages import mosaic, stage1
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.chain
 GROUP = "C 1 2 1"
 STAGES = ("index", "level0", "reindex", "cells", "merge", "annulus", "ladder", "stage1")
 """those whose summaries are made"""
@@ -172,7 +172,7 @@ def test_pixels_of_another_simulator_are_explained_to_the_noise(
     }
     config = for_stage(section(parse(tree), "stage1"), "stage1")
     out = tmp_path / "stage1.h5"
-    stage1.run(config, annulus=trial / "annulus.h5", out=out, world=World())
+    stage1.run(config, shoeboxes=trial / "annulus.h5", out=out, world=World())
     known, _ = report.make("stage1", [out], [])
     smooth = json.loads((trial / "stage1.json").read_text())
     for f in (known, smooth):
@@ -205,7 +205,7 @@ def test_domains_learned_from_another_simulators_pixels_explain_them(trial, shar
     tree = {"mosaic": {"max_lattices": 8}, "stage1": how}
     out = {stage: tmp_path / f"{stage}.h5" for stage in ("mosaic", "stage1")}
     configs = {stage: for_stage(section(parse(tree), stage), stage) for stage in out}
-    mosaic.run(configs["mosaic"], annulus=trial / "annulus.h5", out=out["mosaic"], world=World())
+    mosaic.run(configs["mosaic"], shoeboxes=trial / "annulus.h5", out=out["mosaic"], world=World())
     also = {"annulus": trial / "annulus.h5", "mosaic": out["mosaic"]}
     stage1.run(configs["stage1"], **also, out=out["stage1"], world=World())
     f, _ = report.make("stage1", [out["stage1"]], [])

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from spreadflow.trial import STAGES
+
 REPOSITORY = Path(__file__).parents[2]
 SETTINGS = """
 import json, sys
@@ -15,17 +17,7 @@ from snakemake.cli import parse_args
 _, args = parse_args(sys.argv[1:])
 print(json.dumps({k: getattr(args, k) for k in ("executor", "jobs", "cores", "latency_wait")}))
 """
-MANY_RANKS = (
-    "simulate",
-    "index",
-    "level0",
-    "reindex",
-    "annulus",
-    "wide",
-    "ladder",
-    "stage1",
-    "spread",
-)
+MANY_RANKS = {stage.word for stage in STAGES if stage.is_parallel}
 
 
 @pytest.fixture(scope="module")

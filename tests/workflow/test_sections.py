@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from spreadflow.config import SECTIONS, Config, PixelsSection, parse, section
+from spreadflow.config import Config, PixelsSection, parse, section
 from spreadflow.errors import ConfigError
+from spreadflow.trial import BY_WORD, STAGES
 
 BASE = {
     "runs": {"r1": {"simulate": {"n_single": 2}}, "r2": {"images": "other.json"}},
@@ -14,8 +15,7 @@ BASE = {
     "stage1": {"domains": "domains.h5"},
 }
 READERS = {
-    word: {stage for stage, words in SECTIONS.items() if word in words}
-    for word in Config.model_fields
+    word: {stage.word for stage in STAGES if word in stage.sections} for word in Config.model_fields
 }
 READERS["index"] |= {"adopt", "reindex"}  # reindex is index overlaid
 READERS["annulus"] |= {"wide"}  # and wide is annulus overlaid
@@ -84,7 +84,7 @@ def _candidates(path, value):
 
 
 def _texts(config):
-    return {stage: section(config, stage, "r1") for stage in SECTIONS}
+    return {stage: section(config, stage, "r1") for stage in BY_WORD}
 
 
 def _dump():
@@ -117,7 +117,7 @@ def test_a_key_reaches_the_stages_that_declare_it(path):
                 else set()
             )
             readers -= {"wide"} if path == ("annulus", "d_max") else set()  # wide has its own
-            assert {stage for stage in SECTIONS if after[stage] != before[stage]} == readers
+            assert {stage for stage in BY_WORD if after[stage] != before[stage]} == readers
             return
     pytest.fail(
         f"no other value of {'.'.join(path)} = {json.dumps(value)} validates: teach `_candidates` one"

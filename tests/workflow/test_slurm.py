@@ -43,7 +43,7 @@ def profile(tmp_path) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.chain
 def test_the_tiny_chain_on_two_nodes(tmp_path, profile, tiny_chain):
     """The same numbers as without Slurm, bit for bit."""
     work = tmp_path / "work"

@@ -9,13 +9,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spreadflow.config import SECTIONS, Config, load
-from spreadflow.defaults import FIRST_LOOK, document
+from spreadflow.cli.config import FIRST_LOOK, document
+from spreadflow.config import Config, check_ready, load, overlay, parse, setting
+from spreadflow.errors import ConfigError, FileError
+from spreadflow.trial import BY_WORD, STAGES
 
 REPOSITORY = Path(__file__).parents[2]
+SMALL = {"trial": "t", "runs": {run: {"simulate": {"n_single": 2}} for run in ("r1", "r2")}}
+"""A trial of two simulated runs."""
 CONFIGS = sorted((REPOSITORY / "config").glob("*.yaml"))
 
 
+@pytest.mark.chain
 def test_lint_is_clean(call):
     assert "Congratulations" in call(REPOSITORY, "--lint")
 
@@ -39,7 +44,7 @@ def test_the_defaults_are_complete_and_those_of_the_schema():
     assert tree.keys() == {field.alias or name for name, field in Config.model_fields.items()}
 
 
-MANY_RANKS = {*SECTIONS} - {"cells", "merge"}
+MANY_RANKS = {stage.word for stage in STAGES if stage.is_parallel}
 MISTAKES = {
     "unknown section": ("annullus={d_min: 2.0}", ["annullus", "unknown key"]),
     "unknown key": ("merge={n_bin: 3}", ["merge.n_bin", "unknown key"]),
@@ -58,11 +63,20 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("edit", "words"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_one_sentence_before_any_job(finished, edit, words):
+def test_a_mistake_is_one_sentence(edit, words):
+    with pytest.raises(ConfigError) as error:
+        parse(overlay(SMALL, setting(edit)))
+    sentence = str(error.value)
+    assert all(word in sentence for word in ["expected", *words]), sentence
+
+
+@pytest.mark.chain
+def test_a_mistake_ends_the_workflow_before_any_job(finished):
+    edit, words = MISTAKES["impossible value"]
     output = finished.snakemake("--cores", "1", "--config", edit, status=1)
-    sentence = [line for line in output.splitlines() if "expected" in line]
-    assert len(sentence) == 1
-    assert all(word in sentence[0] for word in words), sentence
+    sentences = [line for line in output.splitlines() if "expected" in line]
+    assert len(sentences) == 1
+    assert all(word in sentences[0] for word in words), sentences
     assert "Traceback" not in output and "Job stats" not in output
 
 
@@ -87,17 +101,26 @@ MISSING = {
 
 
 @pytest.mark.parametrize(("edit", "words"), MISSING.values(), ids=MISSING)
-def test_a_missing_file_is_named_although_the_old_products_are_there(finished, edit, words):
+def test_a_missing_file_is_named(edit, words):
+    with pytest.raises(FileError, match="an existing file") as error:
+        check_ready(parse(overlay(SMALL, setting(edit))))
+    assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.chain
+def test_a_missing_file_is_named_although_the_old_products_are_there(finished):
+    edit, words = MISSING["model"]
     output = finished.snakemake("--dry-run", "--config", edit, status=1)
     sentence = next(line for line in output.splitlines() if "an existing file" in line)
     assert all(word in sentence for word in words), sentence
 
 
-def test_a_trial_without_runs_is_refused(new_trial):
-    output = new_trial({"trial": "t", "runs": {}}).snakemake("--dry-run", status=1)
-    assert "runs: expected at least one run; found none" in output
+def test_a_trial_without_runs_is_refused():
+    with pytest.raises(ConfigError, match="runs: expected at least one run; found none"):
+        check_ready(parse({"trial": "t", "runs": {}}))
 
 
+@pytest.mark.chain
 def test_a_failed_stage_shows_its_log_and_loses_nothing_else(new_trial, tmp_path):
     trial = new_trial(
         {
@@ -121,6 +144,7 @@ def test_a_failed_stage_shows_its_log_and_loses_nothing_else(new_trial, tmp_path
     ).exists()
 
 
+@pytest.mark.chain
 def test_every_rule_states_log_benchmark_and_resources(finished):
     """As Snakemake understands them, with the ranks of the rules that have many."""
     (finished.folder / "spec.txt").write_text("a.expt a.refl")
@@ -144,9 +168,10 @@ def test_every_rule_states_log_benchmark_and_resources(finished):
         assert int(resources["tasks"]) == ranks, job
         assert resources["mpi"].endswith("mpiexec") == (ranks > 1), job
         assert f"\n    threads: {ranks}" in job or ranks == 1, job
-    assert rules == {*SECTIONS, "summary", "report"}
+    assert rules == {*BY_WORD, "summary", "report"}
 
 
+@pytest.mark.chain
 def test_every_job_leaves_a_log_and_a_benchmark(finished):
     results = finished.folder / "results" / "t"
     logs = {path.stem for path in (results / "logs").glob("*.log")}
@@ -154,6 +179,7 @@ def test_every_job_leaves_a_log_and_a_benchmark(finished):
     assert len(logs) == 3 * 2 + 8 + 11 + 1
 
 
+@pytest.mark.chain
 def test_from_another_folder_with_the_snakefile_named(tmp_path, call):
     """The workflow runs where the data are; the defaults come from beside the Snakefile."""
     output = call(tmp_path, "--dry-run", "--snakefile", REPOSITORY / "Snakefile")

@@ -1,17 +1,14 @@
 use rule index as adopt with:
     input:
-        given("reindex"),
-        images=images,
-        spec=lambda wildcards: str(CONFIG.runs[wildcards.run].spec),
+        unpack(inputs("adopt")),
     output:
-        product("{run}/reindex.h5"),
-        product("{run}/adopt.h5"),
+        outputs("adopt"),
     log:
         product("logs/adopt.{run}.log"),
     benchmark:
         product("benchmarks/adopt.{run}.tsv")
     wildcard_constraints:
-        run="|".join(TOLD) or "$^",
+        run=runs_of("adopt"),
     params:
         config=section("adopt"),
         command=launch("adopt"),

@@ -1,22 +1,20 @@
 rule annulus:
     input:
-        images=[manifest(run) for run in RUNS],
-        reindex=of_runs("reindex"),
-        cells=product("cells.h5"),
+        unpack(inputs("annulus")),
     output:
-        product("annulus.h5"),
+        outputs("annulus"),
     log:
         product("logs/annulus.log"),
     benchmark:
         product("benchmarks/annulus.tsv")
     conda:
         "../envs/spreadflow.yaml"
-    threads: RANKS
+    threads: MAX_RANKS
     resources:
         mpi=MPI,
         tasks=ranks,
-        mem_mb=memory(1500),
-        runtime=120,
+        mem_mb=memory("annulus"),
+        runtime=BY_WORD["annulus"].minutes,
     params:
         config=section("annulus"),
         command=launch("annulus"),

@@ -1,10 +1,8 @@
 rule cells:
     input:
-        given("cells"),
-        reindex=of_runs("reindex"),
+        unpack(inputs("cells")),
     output:
-        product("cells.h5"),
-        product("cells.tdata"),
+        outputs("cells"),
     log:
         product("logs/cells.log"),
     benchmark:
@@ -15,8 +13,8 @@ rule cells:
     resources:
         mpi="",
         tasks=1,
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=BY_WORD["cells"].memory_mb,
+        runtime=BY_WORD["cells"].minutes,
     params:
         config=section("cells"),
         command=launch("cells"),

@@ -1,21 +1,22 @@
 rule index:
     input:
-        given("index"),
-        images=images,
+        unpack(inputs("index")),
     output:
-        product("{run}/index.h5"),
+        outputs("index"),
     log:
         product("logs/index.{run}.log"),
     benchmark:
         product("benchmarks/index.{run}.tsv")
+    wildcard_constraints:
+        run=runs_of("index"),
     conda:
         "../envs/spreadflow.yaml"
-    threads: RANKS
+    threads: MAX_RANKS
     resources:
         mpi=MPI,
         tasks=ranks,
-        mem_mb=memory(1500),
-        runtime=240,
+        mem_mb=memory("index"),
+        runtime=BY_WORD["index"].minutes,
     params:
         config=section("index"),
         command=launch("index"),

@@ -1,22 +1,20 @@
 rule ladder:
     input:
-        given("ladder"),
-        annulus=product("annulus.h5"),
-        cells=product("cells.h5"),
+        unpack(inputs("ladder")),
     output:
-        product("ladder.h5"),
+        outputs("ladder"),
     log:
         product("logs/ladder.log"),
     benchmark:
         product("benchmarks/ladder.tsv")
     conda:
         "../envs/spreadflow.yaml"
-    threads: RANKS
+    threads: MAX_RANKS
     resources:
         mpi=MPI,
         tasks=ranks,
-        mem_mb=memory(2500),
-        runtime=240,
+        mem_mb=memory("ladder"),
+        runtime=BY_WORD["ladder"].minutes,
     params:
         config=section("ladder"),
         command=launch("ladder"),

@@ -2,21 +2,21 @@ if "level0" in STAGES:
 
     rule level0:
         input:
-            index=of_runs("index", CONFIG.level0.runs or FOUND),
+            unpack(inputs("level0")),
         output:
-            product("level0.expt"),
+            outputs("level0"),
         log:
             product("logs/level0.log"),
         benchmark:
             product("benchmarks/level0.tsv")
         conda:
             "../envs/spreadflow.yaml"
-        threads: RANKS
+        threads: MAX_RANKS
         resources:
             mpi=MPI,
             tasks=ranks,
-            mem_mb=memory(1500),
-            runtime=60,
+            mem_mb=memory("level0"),
+            runtime=BY_WORD["level0"].minutes,
         params:
             config=section("level0"),
             command=launch("level0"),

@@ -1,11 +1,8 @@
 rule merge:
     input:
-        given("merge"),
-        reindex=of_runs("reindex"),
-        cells=product("cells.h5"),
+        unpack(inputs("merge")),
     output:
-        product("merge.h5"),
-        product("merge.mtz"),
+        outputs("merge"),
     log:
         product("logs/merge.log"),
     benchmark:
@@ -16,8 +13,8 @@ rule merge:
     resources:
         mpi="",
         tasks=1,
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=BY_WORD["merge"].memory_mb,
+        runtime=BY_WORD["merge"].minutes,
     params:
         config=section("merge"),
         command=launch("merge"),

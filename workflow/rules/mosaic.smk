@@ -1,21 +1,20 @@
 rule mosaic:
     input:
-        given("mosaic"),
-        annulus=product(f"{CONFIG.mosaic.shoeboxes}.h5"),
+        unpack(inputs("mosaic")),
     output:
-        product("mosaic.h5"),
+        outputs("mosaic"),
     log:
         product("logs/mosaic.log"),
     benchmark:
         product("benchmarks/mosaic.tsv")
     conda:
         "../envs/spreadflow.yaml"
-    threads: RANKS
+    threads: MAX_RANKS
     resources:
         mpi=MPI,
         tasks=ranks,
-        mem_mb=memory(3000),
-        runtime=240,
+        mem_mb=memory("mosaic"),
+        runtime=BY_WORD["mosaic"].minutes,
     params:
         config=section("mosaic"),
         command=launch("mosaic"),

@@ -1,7 +1,7 @@
 rule summary:
     input:
-        products=products,
-        images=[manifest(run) for run in RUNS],
+        products=lambda wildcards: files.summarized(CONFIG, wildcards.stage),
+        images=files.manifests(CONFIG),
     output:
         product("{stage}.json"),
         product("{stage}.png"),
@@ -25,7 +25,7 @@ rule summary:
 
 rule report:
     input:
-        summaries=[product(f"{stage}.json") for stage in STAGES],
+        summaries=files.summaries(CONFIG),
     output:
         product("report.html"),
     log:

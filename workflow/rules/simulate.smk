@@ -1,23 +1,22 @@
 rule simulate:
     input:
-        given("structure_factors"),
-        given("beam"),
+        unpack(inputs("simulate")),
     output:
-        str(CONFIG.data / "{run}" / "manifest.json"),
+        outputs("simulate"),
     log:
         product("logs/simulate.{run}.log"),
     benchmark:
         product("benchmarks/simulate.{run}.tsv")
     wildcard_constraints:
-        run="|".join(SIMULATED) or "$^",
+        run=runs_of("simulate"),
     conda:
         "../envs/spreadflow.yaml"
-    threads: RANKS
+    threads: MAX_RANKS
     resources:
         mpi=MPI,
         tasks=ranks,
-        mem_mb=memory(2000),
-        runtime=240,
+        mem_mb=memory("simulate"),
+        runtime=BY_WORD["simulate"].minutes,
     params:
         config=section("simulate"),
         command=launch("simulate"),

@@ -1,6 +1,8 @@
 use rule annulus as wide with:
+    input:
+        unpack(inputs("wide")),
     output:
-        product("wide.h5"),
+        outputs("wide"),
     log:
         product("logs/wide.log"),
     benchmark:

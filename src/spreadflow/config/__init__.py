@@ -1,7 +1,7 @@
 """The only schema of the configuration: pydantic models, one section per stage, units in the names.
 
 `load` reads YAML files (later ones overlay earlier ones), validates and fills in defaults. Unknown keys are errors.
-`section` gives a stage exactly the sections it declares in `SECTIONS`, so that Snakemake reruns what depends on an
+`section` gives a stage exactly the sections that its class in `stages` declares, so that Snakemake reruns what depends on an
 edited key and nothing else.
 """
 
@@ -17,7 +17,6 @@ from spreadflow.config.analysis import (
     Stage1Section,
 )
 from spreadflow.config.load import (
-    StageConfig,
     check_ready,
     files,
     for_stage,
@@ -38,32 +37,58 @@ from spreadflow.config.simulation import (
     StructureFactorsSection,
 )
 from spreadflow.config.spread import SpreadSection
-from spreadflow.config.trial import OVERLAYS, SECTIONS, Config, overlay
+from spreadflow.config.stages import (
+    STAGE_CONFIGS,
+    AnnulusConfig,
+    CellsConfig,
+    IndexConfig,
+    LadderConfig,
+    Level0Config,
+    MergeConfig,
+    MosaicConfig,
+    ReindexConfig,
+    SimulateConfig,
+    SpreadConfig,
+    Stage1Config,
+    WideConfig,
+)
+from spreadflow.config.trial import OVERLAYS, Config, overlay
 
 __all__ = [
     "OVERLAYS",
-    "SECTIONS",
+    "STAGE_CONFIGS",
+    "AnnulusConfig",
     "AnnulusSection",
     "BeamSection",
+    "CellsConfig",
     "CellsSection",
     "Config",
     "CrystalSection",
     "DetectorSection",
+    "IndexConfig",
     "IndexSection",
+    "LadderConfig",
     "LadderSection",
+    "Level0Config",
     "Level0Section",
+    "MergeConfig",
     "MergeSection",
+    "MosaicConfig",
     "MosaicSection",
     "PanelSection",
     "PixelsSection",
+    "ReindexConfig",
     "RunSection",
+    "SimulateConfig",
     "SimulateSection",
     "SimulatedShots",
     "Site",
+    "SpreadConfig",
     "SpreadSection",
+    "Stage1Config",
     "Stage1Section",
-    "StageConfig",
     "StructureFactorsSection",
+    "WideConfig",
     "check_ready",
     "files",
     "for_stage",

@@ -7,28 +7,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from spreadflow.config.analysis import (
-    AnnulusSection,
-    CellsSection,
-    IndexSection,
-    LadderSection,
-    Level0Section,
-    MergeSection,
-    MosaicSection,
-    Stage1Section,
-)
 from spreadflow.config.base import Section, explain
-from spreadflow.config.simulation import (
-    NAMED_CURVES,
-    BeamSection,
-    CrystalSection,
-    DetectorSection,
-    SimulatedShots,
-    SimulateSection,
-    StructureFactorsSection,
-)
-from spreadflow.config.spread import SpreadSection
-from spreadflow.config.trial import LIKE, OVERLAYS, SECTIONS, Config, overlay
+from spreadflow.config.simulation import NAMED_CURVES
+from spreadflow.config.stages import STAGE_CONFIGS
+from spreadflow.config.trial import LIKE, OVERLAYS, Config, overlay
 from spreadflow.errors import ConfigError, FileError
 
 
@@ -122,69 +104,43 @@ def check_ready(config: Config) -> None:
 
 
 def section(config: Config, stage: str, run: str | None = None) -> str:
-    """JSON of exactly the sections `stage` reads: the `params` of its rule and the argument of its command.
+    """Return the sections that a stage reads as JSON: the `params` of its rule and the argument of its command.
 
     `simulate` also gets the shots of the one run it makes, and no other run's.
     """
-    own = {name: f"{LIKE.get(stage, stage)}.{name}" for name in SECTIONS[stage]}
-    given = {name: config.resolved(key if key in OVERLAYS else name) for name, key in own.items()}
-    if stage == "simulate":
-        if run not in config.runs or config.runs[run].simulate is None:
-            simulated = ", ".join(r for r, s in config.runs.items() if s.simulate) or "none"
-            raise ConfigError(
-                "runs",
-                f"a simulated run (there are: {simulated})",
-                repr(run),
-                "Check the run's name.",
-            )
-        given["shots"] = config.runs[run].simulate
-
-    def plain(part):
-        return part.model_dump(mode="json", by_alias=True) if isinstance(part, Section) else part
-
-    return json.dumps({name: plain(part) for name, part in given.items()}, sort_keys=True)
+    parts: dict[str, Any] = {}
+    for name in STAGE_CONFIGS[stage].model_fields:
+        if name == "shots":
+            parts[name] = _shots_of(config, run)
+        else:
+            overlay_key = f"{LIKE.get(stage, stage)}.{name}"
+            parts[name] = config.resolved(overlay_key if overlay_key in OVERLAYS else name)
+    plain = {
+        name: part.model_dump(mode="json", by_alias=True) if isinstance(part, Section) else part
+        for name, part in parts.items()
+    }
+    return json.dumps(plain, sort_keys=True)
 
 
-ABSENT: Any = None
-"""a section that a stage does not read (typed so that stages need not ask)"""
+def _shots_of(config: Config, run: str | None) -> Section:
+    """Return the shots of a simulated run. Raises ConfigError where the run is none."""
+    shots = config.runs[run].simulate if run in config.runs else None
+    if shots is None:
+        simulated = [name for name, section in config.runs.items() if section.simulate]
+        expected = f"a simulated run (there are: {', '.join(simulated) or 'none'})"
+        raise ConfigError("runs", expected, repr(run), "Check the run's name.")
+    return shots
 
 
-class StageConfig(Section):
-    """The sections of one stage, validated (attributes of sections not handed over are None)."""
+def for_stage(text: str, stage: str, run: str | None = None) -> Any:
+    """Return the sections of a stage, an instance of its class in `STAGE_CONFIGS`. Raises ConfigError.
 
-    seed: int = ABSENT
-    crystal: CrystalSection = ABSENT
-    structure_factors: StructureFactorsSection = ABSENT
-    beam: BeamSection = ABSENT
-    detector: DetectorSection = ABSENT
-    simulate: SimulateSection = ABSENT
-    shots: SimulatedShots = ABSENT
-    index: IndexSection = ABSENT
-    level0: Level0Section = ABSENT
-    reindex: IndexSection = ABSENT
-    cells: CellsSection = ABSENT
-    merge: MergeSection = ABSENT
-    annulus: AnnulusSection = ABSENT
-    wide: AnnulusSection = ABSENT
-    ladder: LadderSection = ABSENT
-    mosaic: MosaicSection = ABSENT
-    stage1: Stage1Section = ABSENT
-    spread: SpreadSection = ABSENT
-
-
-def for_stage(text: str, stage: str, run: str | None = None) -> StageConfig:
-    """Parse `--config`: the JSON that `section` wrote, or a path to a YAML file of which the sections are taken."""
+    text: the JSON that `section` wrote, or the path of a YAML file, of which the sections are taken.
+    """
     if not text.lstrip().startswith("{"):
         text = section(load(text), stage, run)
+    model = STAGE_CONFIGS[stage]
     try:
-        config = StageConfig.model_validate_json(text)
+        return model.model_validate_json(text)
     except ValidationError as error:
-        raise explain(error, f"--config of {stage}", StageConfig) from None
-    if missing := [name for name in SECTIONS[stage] if getattr(config, name) is None]:
-        raise ConfigError(
-            f"--config of {stage}",
-            f"the sections {', '.join(missing)}",
-            "none of them",
-            "Add them.",
-        )
-    return config
+        raise explain(error, f"--config of {stage}", model) from None

@@ -116,3 +116,21 @@ class SpreadConfig(Section):
     beam: BeamSection
     stage1: Stage1Section
     spread: SpreadSection
+
+
+STAGE_CONFIGS: dict[str, type[Section]] = {
+    "simulate": SimulateConfig,
+    "index": IndexConfig,
+    "level0": Level0Config,
+    "adopt": ReindexConfig,
+    "reindex": ReindexConfig,
+    "cells": CellsConfig,
+    "merge": MergeConfig,
+    "annulus": AnnulusConfig,
+    "wide": WideConfig,
+    "ladder": LadderConfig,
+    "mosaic": MosaicConfig,
+    "stage1": Stage1Config,
+    "spread": SpreadConfig,
+}
+"""The configuration of each stage, in the order of the workflow."""

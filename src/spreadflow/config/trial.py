@@ -1,4 +1,4 @@
-"""The whole configuration: which sections there are, which lie over others, and which stage reads what."""
+"""The whole configuration: which sections there are, and which lie over others."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,23 +25,6 @@ from spreadflow.config.simulation import (
     StructureFactorsSection,
 )
 from spreadflow.config.spread import SpreadSection
-
-SECTIONS: dict[str, tuple[str, ...]] = {
-    "simulate": ("seed", "crystal", "structure_factors", "beam", "detector", "simulate"),
-    "index": ("index",),
-    "level0": ("level0",),
-    "adopt": ("reindex",),
-    "reindex": ("reindex",),
-    "cells": ("cells",),
-    "merge": ("merge",),
-    "annulus": ("annulus",),
-    "wide": ("wide",),
-    "ladder": ("seed", "structure_factors", "beam", "ladder"),
-    "mosaic": ("seed", "structure_factors", "beam", "mosaic"),
-    "stage1": ("seed", "structure_factors", "beam", "stage1"),
-    "spread": ("seed", "structure_factors", "beam", "stage1", "spread"),
-}
-"""The config sections each stage reads, with the stage's overlays over them."""
 
 LIKE = {"spread": "stage1"}
 """stage → the stage whose overlays it has, too"""

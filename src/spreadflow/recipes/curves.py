@@ -12,7 +12,7 @@ from spreadflow.analysis.curves.controls import Verdict
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.edges import REACH_EV, edges, metals
 from spreadflow.analysis.curves.expand import RefinedCurves
-from spreadflow.config import StageConfig
+from spreadflow.config import SpreadConfig
 from spreadflow.errors import ConfigError
 from spreadflow.io import store
 from spreadflow.physics import anomalous
@@ -26,11 +26,11 @@ ENOUGH = 1.5
 """lattices per unknown from which on their scatter gives the whole covariance; with fewer, one factor for all"""
 
 
-def site_names(config: StageConfig) -> list[str]:
+def site_names(config: SpreadConfig) -> list[str]:
     return [site.atom for site in config.structure_factors.sites]
 
 
-def check(config: StageConfig) -> None:
+def check(config: SpreadConfig) -> None:
     """Raise ConfigError where there is nothing to refine, or other numbers of sites and of known curves."""
     sites = site_names(config)
     known = config.spread.known
@@ -47,7 +47,7 @@ def check(config: StageConfig) -> None:
         )
 
 
-def _nodes(config: StageConfig, energies_ev: np.ndarray) -> np.ndarray:
+def _nodes(config: SpreadConfig, energies_ev: np.ndarray) -> np.ndarray:
     """(node,) eV: on channels, from the first within the range."""
     section = config.spread
     apart = np.median(np.diff(energies_ev))
@@ -69,7 +69,7 @@ def _nodes(config: StageConfig, energies_ev: np.ndarray) -> np.ndarray:
 
 
 def parametrisations(
-    config: StageConfig, of: StructureFactors, energies_ev: np.ndarray
+    config: SpreadConfig, of: StructureFactors, energies_ev: np.ndarray
 ) -> dict[str, Parametrisation]:
     """Fit → unknowns and restraints, the quoted one first. energies_ev: (channel,)."""
     section = config.spread
@@ -133,7 +133,7 @@ def told(p: Parametrisation, refined: RefinedCurves, uncertainty: str) -> Quoted
 
 
 def all_fits(
-    config: StageConfig, of: StructureFactors, refined: RefinedCurves, lattices: Lattices
+    config: SpreadConfig, of: StructureFactors, refined: RefinedCurves, lattices: Lattices
 ) -> dict[str, QuotedFit]:
     """Fit → curves, the quoted one, which is `refined`, first. Collective."""
     out: dict[str, QuotedFit] = {}

@@ -8,7 +8,7 @@ from spreadflow.analysis.curves import expand, joint
 from spreadflow.analysis.curves.controls import Change
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import Evaluate, LatticeTerms, Normal
-from spreadflow.config import StageConfig
+from spreadflow.config import SpreadConfig
 from spreadflow.errors import ConfigError, SpreadOutcome
 from spreadflow.io import schema, store
 from spreadflow.parallel import World
@@ -25,7 +25,7 @@ class Lattices:
 
     def __init__(
         self,
-        config: StageConfig,
+        config: SpreadConfig,
         given: pixelfit.RunModel,
         parts: store.Parts,
         sizes: list[int],

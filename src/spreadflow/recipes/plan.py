@@ -17,7 +17,15 @@ from spreadflow.analysis.curves import expand, gram, planning
 from spreadflow.analysis.curves.edges import metals
 from spreadflow.analysis.pixels import lattice_fit, point_spread, shoeboxes
 from spreadflow.analysis.pixels.likelihood import Noise
-from spreadflow.config import Config, Stage1Section, StageConfig, for_stage, overlay, parse, section
+from spreadflow.config import (
+    Config,
+    SimulateConfig,
+    Stage1Section,
+    for_stage,
+    overlay,
+    parse,
+    section,
+)
 from spreadflow.errors import ConfigError
 from spreadflow.log import Progress
 from spreadflow.models import Overlap, Shoeboxes
@@ -38,7 +46,7 @@ class Case(NamedTuple):
 
     n_cells: int
     psf_fwhm_mm: float
-    config: StageConfig
+    config: SimulateConfig
 
 
 def run(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow import build
-from spreadflow.config import StageConfig
+from spreadflow.config import SimulateConfig
 from spreadflow.errors import ConfigError
 from spreadflow.io.spectra import Bank
 from spreadflow.models import Crystal, Mosaic, Parameters, Spectrum
@@ -49,7 +49,7 @@ class Truth(NamedTuple):
 class Simulator:
     """What all shots of a run have in common, each part made when it is first needed."""
 
-    def __init__(self, config: StageConfig):
+    def __init__(self, config: SimulateConfig):
         self.config, self.seed, self.crystal, self.beam = (
             config,
             config.seed,

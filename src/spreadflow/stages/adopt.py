@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spreadflow.config import IndexSection, StageConfig
+from spreadflow.config import IndexSection, ReindexConfig
 from spreadflow.errors import AdoptOutcome, FileError, Outcome
 from spreadflow.io import dials, store
 from spreadflow.io import spec as io_spec
@@ -32,7 +32,7 @@ MOST_WARNINGS = 20
 
 
 def run(
-    config: StageConfig, *, images: Path, spec: Path, out: Path, world: World, word: str = "adopt"
+    config: ReindexConfig, *, images: Path, spec: Path, out: Path, world: World, word: str = "adopt"
 ) -> None:
     """Write `out`, a product of reindex, and adopt.h5. images: the run's manifest. spec: pairs of .expt and .refl."""
     section = config.reindex

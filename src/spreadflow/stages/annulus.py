@@ -11,7 +11,7 @@ import numpy as np
 
 from spreadflow.analysis.pixels import shoeboxes
 from spreadflow.analysis.still import integration
-from spreadflow.config import AnnulusSection, IndexSection, StageConfig
+from spreadflow.config import AnnulusConfig, AnnulusSection, IndexSection, WideConfig
 from spreadflow.errors import ConfigError, FileError, Outcome
 from spreadflow.io import store
 from spreadflow.io.images import Source
@@ -38,7 +38,7 @@ class Block(NamedTuple):
 
 
 def run(
-    config: StageConfig,
+    config: AnnulusConfig | WideConfig,
     *,
     images: list[Path],
     reindex: list[Path],

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from spreadflow.analysis.merging import cells
-from spreadflow.config import CellsSection, StageConfig
+from spreadflow.config import CellsConfig, CellsSection
 from spreadflow.errors import ConfigError, FileError, LatticeOutcome
 from spreadflow.io import store, tdata
 from spreadflow.log import logger
@@ -17,7 +17,7 @@ LATTICES = ("lattices/shot_id", "lattices/k", "lattices/cell")
 
 
 def run(
-    config: StageConfig, *, reindex: list[Path], out: Path, world: World, word: str = "cells"
+    config: CellsConfig, *, reindex: list[Path], out: Path, world: World, word: str = "cells"
 ) -> None:
     """Cluster the cells of all runs' lattices (or take frozen clusters) and filter. One rank works."""
     section = config.cells

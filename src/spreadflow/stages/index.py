@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spreadflow.config import IndexSection, StageConfig
+from spreadflow.config import IndexConfig, IndexSection, ReindexConfig
 from spreadflow.errors import Outcome
 from spreadflow.io import dials, schema, store
 from spreadflow.io.images import Source
@@ -23,7 +23,7 @@ Told = Mapping[int, list[np.ndarray]]
 
 
 def run(
-    config: StageConfig,
+    config: IndexConfig | ReindexConfig,
     *,
     images: Path,
     geometry: Path | None,

@@ -13,7 +13,7 @@ import numpy as np
 
 from spreadflow.analysis.pixels import ladder, shoeboxes, solve
 from spreadflow.analysis.pixels.likelihood import Noise
-from spreadflow.config import StageConfig
+from spreadflow.config import LadderConfig
 from spreadflow.errors import LatticeOutcome
 from spreadflow.io import schema, store
 from spreadflow.log import Progress, logger
@@ -31,7 +31,7 @@ DRAW, TURN = 100, 101
 
 
 def run(
-    config: StageConfig,
+    config: LadderConfig,
     *,
     annulus: Path,
     cells: Path,
@@ -137,7 +137,7 @@ def _blocks(
 
 
 def _columns(
-    config: StageConfig, columns: dict, chosen: np.ndarray, given: list, annulus: dict, log: Logger
+    config: LadderConfig, columns: dict, chosen: np.ndarray, given: list, annulus: dict, log: Logger
 ) -> dict[str, np.ndarray]:
     """The part of one block. chosen: (lattice,) bool, to be modelled; annulus: its section."""
     pieces = []
@@ -206,7 +206,7 @@ def _pixels(z: np.ndarray, published: np.ndarray) -> dict[str, Any]:
 
 
 def _modelled(
-    config: StageConfig, packed: pixelfit.PackedLattice, of: pixelfit.RunModel
+    config: LadderConfig, packed: pixelfit.PackedLattice, of: pixelfit.RunModel
 ) -> tuple[dict[str, list], dict]:
     """Rows of the rungs with a model, and the pixels of a sample. Raises what a lattice without solution raises."""
     noise = Noise(config.ladder.readout_photons, config.ladder.calibration_error)
@@ -242,14 +242,14 @@ def _modelled(
     )
 
 
-def _turn(config: StageConfig, identity: dict[str, int]) -> np.ndarray:
+def _turn(config: LadderConfig, identity: dict[str, int]) -> np.ndarray:
     """(3, 3) of `misset_deg` about an axis of the lattice's own."""
     rng = np.random.default_rng([config.seed, int(identity["shot_id"]), int(identity["k"]), TURN])
     axis = rng.standard_normal(3)
     return rotation.from_vector(config.ladder.misset_deg * DEG * axis / np.linalg.norm(axis))
 
 
-def _spread(config: StageConfig, packed: pixelfit.PackedLattice) -> Mosaic:
+def _spread(config: LadderConfig, packed: pixelfit.PackedLattice) -> Mosaic:
     """The same draw for every lattice, as wide as its mosaic spread, about its mean."""
     rng = np.random.default_rng([config.seed, 0, DRAW])
     drawn = mosaic.domain_rotations(rng, config.ladder.n_domains, packed.eta_rad)

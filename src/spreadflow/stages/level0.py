@@ -14,7 +14,7 @@ from spreadflow.analysis import geometry_fit
 from spreadflow.analysis.geometry_fit import IndexedLattice, Joint
 from spreadflow.analysis.still import prediction
 from spreadflow.analysis.still.refinement import Pulse
-from spreadflow.config import Level0Section, StageConfig
+from spreadflow.config import Level0Config, Level0Section
 from spreadflow.errors import FileError
 from spreadflow.io import dials, store
 from spreadflow.io.images import Source
@@ -28,7 +28,7 @@ NAMES = ("shots/shot_id", "spots/", "lattices/")
 
 
 def run(
-    config: StageConfig, *, index: list[Path], out: Path, world: World, word: str = "level0"
+    config: Level0Config, *, index: list[Path], out: Path, world: World, word: str = "level0"
 ) -> None:
     """Refine the detector that all runs of `index` share, or copy a frozen one."""
     section = config.level0

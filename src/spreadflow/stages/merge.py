@@ -7,7 +7,7 @@ import numpy as np
 
 from spreadflow.analysis.merging import merging, scaling, statistics
 from spreadflow.analysis.merging.merging import Fate
-from spreadflow.config import MergeSection, StageConfig
+from spreadflow.config import MergeConfig, MergeSection
 from spreadflow.errors import FileError, LatticeOutcome
 from spreadflow.io import mtz, store
 from spreadflow.log import Progress, logger
@@ -57,7 +57,7 @@ class Table(NamedTuple):
 
 
 def run(
-    config: StageConfig,
+    config: MergeConfig,
     *,
     reindex: list[Path],
     cells: Path,

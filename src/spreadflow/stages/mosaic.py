@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.analysis.pixels import lattice_fit, mosaic_learning
-from spreadflow.config import PixelsSection, Stage1Section, StageConfig
+from spreadflow.config import MosaicConfig, PixelsSection, Stage1Section
 from spreadflow.errors import LearnedOutcome
 from spreadflow.io import schema, store
 from spreadflow.log import Progress, logger
@@ -52,24 +52,26 @@ class Begun(NamedTuple):
 
 
 def run(
-    config: StageConfig, *, annulus: Path, out: Path, world: World, word: str = "mosaic"
+    config: MosaicConfig, *, shoeboxes: Path, out: Path, world: World, word: str = "mosaic"
 ) -> None:
-    """Write <word>.h5 with its parts. annulus: the packed shoeboxes, of `annulus` or `wide` as the section says."""
+    """Write <word>.h5 with its parts. shoeboxes: the packed pixels, of `annulus` or `wide` as the section says."""
     section = config.mosaic
     log = logger(word, world)
     kind = section.shoeboxes
     is_shared = section.scope == "shared"
-    told = store.attributes(annulus, kind)
-    every = stage1.blocks_of(annulus, 1, kind)
-    blocks = every if is_shared else stage1.blocks_of(annulus, section.block_lattices, kind)
-    files = [annulus, *factors.files(config.structure_factors)]
+    told = store.attributes(shoeboxes, kind)
+    every = stage1.blocks_of(shoeboxes, 1, kind)
+    blocks = every if is_shared else stage1.blocks_of(shoeboxes, section.block_lattices, kind)
+    files = [shoeboxes, *factors.files(config.structure_factors)]
     inputs = [config.seed, config.beam.size_mm, *map(store.identity, files)]
     sections = [part.model_dump(mode="json") for part in (section, config.structure_factors)]
     ids = [block.ids for block in blocks]
     ids = [[n for block in ids for n in block]] if is_shared else ids
     parts = store.Parts(out, word, store.digest(sections, inputs), ids)
     if not all(map(parts.done, range(len(ids)))):
-        source = ShoeboxSource(annulus, kind, stage1.given_of(config, annulus, told, word, kind))
+        source = ShoeboxSource(
+            shoeboxes, kind, stage1.given_of(config, shoeboxes, told, word, kind)
+        )
         work = _together if is_shared else _apart
         work(config, source, blocks, parts, world, log)
     outcomes: dict[str, int] = {}
@@ -97,7 +99,7 @@ def run(
 
 
 def _apart(
-    config: StageConfig,
+    config: MosaicConfig,
     source: ShoeboxSource,
     blocks: list[stage1.Block],
     parts: store.Parts,
@@ -121,7 +123,7 @@ def _apart(
 
 
 def _alone(
-    config: StageConfig, columns: dict, i: int, source: ShoeboxSource, log: Logger
+    config: MosaicConfig, columns: dict, i: int, source: ShoeboxSource, log: Logger
 ) -> dict[str, dict]:
     """Tables of one lattice."""
     began = time.process_time()
@@ -143,7 +145,7 @@ def _alone(
 
 
 def _together(
-    config: StageConfig,
+    config: MosaicConfig,
     source: ShoeboxSource,
     blocks: list[stage1.Block],
     parts: store.Parts,
@@ -221,7 +223,9 @@ def _whole(
 # ---------------------------------------------------------------- lattices and tables
 
 
-def _begin(config: StageConfig, columns: dict, i: int, source: ShoeboxSource, log: Logger) -> Begun:
+def _begin(
+    config: MosaicConfig, columns: dict, i: int, source: ShoeboxSource, log: Logger
+) -> Begun:
     """Lattice i of a part, fitted with the continuous distribution."""
     row = {name: columns[f"lattices/{name}"][i] for name in ("run", "shot_id", "k")}
     ended = pixelfit.refine(
@@ -241,13 +245,13 @@ def _begin(config: StageConfig, columns: dict, i: int, source: ShoeboxSource, lo
     return Begun(row, lattice_fit.moved(ended.of, ended.refined.parameters), seed)
 
 
-def _fit(config: StageConfig) -> Stage1Section:
+def _fit(config: MosaicConfig) -> Stage1Section:
     """How lattices are fitted before anything is learned from them."""
     return Stage1Section(**config.mosaic.model_dump(include=set(PixelsSection.model_fields)))
 
 
 def _learned(
-    config: StageConfig,
+    config: MosaicConfig,
     begun: Sequence[Begun],
     eta_rad: float,
     add: mosaic_learning.Add = mosaic_learning.sum_up,

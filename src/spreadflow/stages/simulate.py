@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from spreadflow import __version__
-from spreadflow.config import StageConfig
+from spreadflow.config import SimulateConfig
 from spreadflow.errors import ConfigError
 from spreadflow.io import images, nexus, schema, store
 from spreadflow.io.schema import KINDS
@@ -23,7 +23,7 @@ from spreadflow.recipes.still import Simulator, Truth
 
 
 def run(
-    config: StageConfig,
+    config: SimulateConfig,
     *,
     run: str,
     out: Path,
@@ -94,7 +94,7 @@ def _blocks(shots: str | None, n_shots: int, size: int) -> range:
     return range(first // size, -(-end // size))
 
 
-def _inputs(config: StageConfig) -> list[str]:
+def _inputs(config: SimulateConfig) -> list[str]:
     """Identities of the files the configuration names."""
     factors = config.structure_factors
     curves = [site.curve for site in factors.sites if site.curve not in anomalous.VALENCE]

@@ -16,7 +16,7 @@ import numpy as np
 from spreadflow.analysis.curves import dispersion, expand
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import RefinedCurves
-from spreadflow.config import StageConfig
+from spreadflow.config import SpreadConfig
 from spreadflow.errors import FileError, RefinedOutcome, SpreadOutcome
 from spreadflow.io import schema, store
 from spreadflow.log import Progress, logger
@@ -42,7 +42,7 @@ ENDS = [f"lattices/{name}" for name in ("shot_id", "k", "outcome", *pixelfit.Sta
 class Setting(NamedTuple):
     """What the lattices of all cycles share."""
 
-    config: StageConfig
+    config: SpreadConfig
     wide: Path
     blocks: list[before.Block]
     given: list[pixelfit.RunModel]
@@ -53,7 +53,7 @@ class Setting(NamedTuple):
 
 
 def run(
-    config: StageConfig,
+    config: SpreadConfig,
     *,
     wide: Path,
     stage1: Path,
@@ -138,7 +138,7 @@ def _cycles(
 
 
 def _found(
-    config: StageConfig,
+    config: SpreadConfig,
     given: pixelfit.RunModel,
     p: Parametrisation,
     refined: RefinedCurves,
@@ -210,13 +210,13 @@ def _told(lattices: Lattices, p: Parametrisation, refined: RefinedCurves) -> dic
     return out
 
 
-def _given(config: StageConfig, wide: Path, told: dict, word: str) -> list[pixelfit.RunModel]:
+def _given(config: SpreadConfig, wide: Path, told: dict, word: str) -> list[pixelfit.RunModel]:
     """What the lattices of each run share. Raises ConfigError where no site is named."""
     curves.check(config)
     return before.given_of(config, wide, told, word, "wide")
 
 
-def _unknowns(config: StageConfig, stage1: Path) -> list[str]:
+def _unknowns(config: SpreadConfig, stage1: Path) -> list[str]:
     """Of the lattices in stage 1. Raises FileError where it refined with other keys."""
     told = store.attributes(stage1, "stage1")
     if told["config"] != config.stage1.model_dump(mode="json"):

@@ -13,7 +13,14 @@ import numpy as np
 
 from spreadflow import build
 from spreadflow.analysis.pixels import lattice_fit
-from spreadflow.config import Stage1Section, StageConfig, StructureFactorsSection
+from spreadflow.config import (
+    LadderConfig,
+    MosaicConfig,
+    SpreadConfig,
+    Stage1Config,
+    Stage1Section,
+    StructureFactorsSection,
+)
 from spreadflow.errors import ConfigError, RefinedOutcome
 from spreadflow.io import schema, store
 from spreadflow.log import Progress, logger
@@ -43,9 +50,9 @@ class Block(NamedTuple):
 
 
 def run(
-    config: StageConfig,
+    config: Stage1Config,
     *,
-    annulus: Path,
+    shoeboxes: Path,
     mosaic: Path | None = None,
     out: Path,
     world: World,
@@ -53,15 +60,15 @@ def run(
 ) -> None:
     """Write <word>.h5 with its parts, and <word>.csv.
 
-    annulus: the packed shoeboxes, of `annulus` or `wide` as the section says; mosaic: what was learned.
+    shoeboxes: the packed pixels, of `annulus` or `wide` as the section says; mosaic: what was learned.
     """
     section = config.stage1
     log = logger(word, world)
-    told = store.attributes(annulus, section.range)
-    blocks = blocks_of(annulus, section.block_lattices, section.range)
+    told = store.attributes(shoeboxes, section.range)
+    blocks = blocks_of(shoeboxes, section.block_lattices, section.range)
     spread = mosaicity.of_lattices(section, mosaic)
     files = [
-        annulus,
+        shoeboxes,
         *factors.files(config.structure_factors),
         *filter(None, [section.domains, mosaic]),
     ]
@@ -71,14 +78,14 @@ def run(
     given = (
         []
         if all(map(parts.done, range(len(blocks))))
-        else given_of(config, annulus, told, word, section.range)
+        else given_of(config, shoeboxes, told, word, section.range)
     )
     names = _names(section, told["space_group"], blocks, spread)
     with Progress(word, len(blocks), world) as progress:
 
         def make(n: int) -> dict:
             progress.at(n)
-            return _columns(section, blocks[n], annulus, given, spread, names, log)
+            return _columns(section, blocks[n], shoeboxes, given, spread, names, log)
 
         parts.each(world, make)
         progress.at(len(blocks))
@@ -140,7 +147,11 @@ def _names(
 
 
 def given_of(
-    config: StageConfig, annulus: Path, told: dict, word: str, kind: str = "annulus"
+    config: LadderConfig | MosaicConfig | Stage1Config | SpreadConfig,
+    annulus: Path,
+    told: dict,
+    word: str,
+    kind: str = "annulus",
 ) -> list[pixelfit.RunModel]:
     """What the lattices of each run share, for the stage `word`. kind: annulus or wide. Raises ConfigError."""
     of = config.structure_factors

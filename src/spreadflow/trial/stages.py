@@ -1,36 +1,184 @@
 """The one table of stages. From it come the commands, the workflow, the report and the documents.
 
-A new stage touches its row here, its section and configuration (`config/`), its inputs (`trial/inputs.py`), its schema
-(`io/schema`), its module (`stages/`), its report (`report/`), its rule (`workflow/rules/`) and its tests.
+A new stage touches its row here, its section and its class of sections (`config/`), its inputs (`trial/inputs.py`,
+`trial/files.py`), its schema (`io/schema`), its module (`stages/`), its report (`report/`), its rule (`workflow/rules/`)
+and its tests.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
-from spreadflow.config import Config
+from spreadflow.config import STAGE_CONFIGS, Config
 from spreadflow.config.base import Section
+from spreadflow.trial import facts, inputs
+
+
+def _always(_config: Config) -> bool:
+    return True
+
+
+def _indexes_here(config: Config) -> bool:
+    return bool(facts.indexed_runs(config)) and not facts.has_frozen_detector(config)
 
 
 class Stage(NamedTuple):
-    """A stage of the workflow."""
+    """A stage of the workflow. The defaults are those of a stage that works once a trial, on one rank."""
 
     word: str
-    """name of the rule, the command, the config section, the module, the product, the log"""
+    """name of the rule, the command, the config section, the module, the product and the log"""
     meaning: str
-    """what the stage does, one line for documents and help texts"""
+    """what the stage writes and what that is, for the documents"""
     inputs: type
     """class of the input files, in `trial/inputs.py`"""
-    config: type[Section]
-    """class of the sections that the stage reads, in `config/stages.py`"""
     outputs: tuple[str, ...]
-    """files the stage writes, `{run}` and `{trial}` aside; the first is its product"""
-    is_per_run: bool
-    """whether the stage works run by run"""
-    is_parallel: bool
-    """whether the stage runs on many ranks"""
-    memory_mb: int
-    """memory of a rank, MB"""
-    minutes: int
-    """time limit on a cluster, minutes"""
-    is_wanted: Callable[[Config], bool]
+    """files that the stage writes into the folder of the trial"""
+    is_wanted: Callable[[Config], bool] = _always
     """whether a trial of this configuration has the stage"""
+    is_parallel: bool = True
+    """whether the stage runs on many ranks"""
+    memory_mb: int = 1500
+    """memory of a rank, MB"""
+    minutes: int = 240
+    """time limit on a cluster, minutes"""
+    runs: Callable[[Config], list[str]] | None = None
+    """the runs that the stage works on one by one; None for a stage that works once a trial"""
+    product: str | None = None
+    """the file that figures and picture are made from, where it is not the first of the outputs"""
+
+    @property
+    def is_per_run(self) -> bool:
+        """Whether the stage works run by run."""
+        return self.runs is not None
+
+    @property
+    def config(self) -> type[Section]:
+        """Class of the sections that the stage reads: an edited key in one of them reruns it."""
+        return STAGE_CONFIGS[self.word]
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Names of the sections that the stage reads."""
+        return tuple(name for name in self.config.model_fields if name != "shots")
+
+
+STAGES = (
+    Stage(
+        word="simulate",
+        meaning="`data/<run>/`: NXmx images with a spectrum per shot, and a manifest",
+        inputs=inputs.SimulateInputs,
+        outputs=("manifest.json",),
+        is_wanted=lambda config: bool(facts.simulated_runs(config)),
+        memory_mb=2000,
+        runs=facts.simulated_runs,
+    ),
+    Stage(
+        word="index",
+        meaning="spots, lattices, integrated reflections; the target cell may be wrong by 3 % and 3°",
+        inputs=inputs.IndexInputs,
+        outputs=("{run}/index.h5",),
+        is_wanted=_indexes_here,
+        runs=facts.indexed_runs,
+    ),
+    Stage(
+        word="level0",
+        meaning="shift and distance of the detector from all lattices jointly, with σ (DIALS format)",
+        inputs=inputs.Level0Inputs,
+        outputs=("level0.expt",),
+        is_wanted=_indexes_here,
+        minutes=60,
+    ),
+    Stage(
+        word="adopt",
+        meaning="in place of `index`, `level0` and `reindex`: the lattices of DIALS, cctbx.xfel or diffBragg, "
+        "and what became of each",
+        inputs=inputs.AdoptInputs,
+        outputs=("{run}/reindex.h5", "{run}/adopt.h5"),
+        is_wanted=lambda config: bool(facts.adopted_runs(config)),
+        runs=facts.adopted_runs,
+        product="{run}/adopt.h5",
+    ),
+    Stage(
+        word="reindex",
+        meaning="as `index`, where the detector truly is",
+        inputs=inputs.ReindexInputs,
+        outputs=("{run}/reindex.h5",),
+        runs=facts.indexed_runs,
+    ),
+    Stage(
+        word="cells",
+        meaning="clusters of unit cells, and the accepted lattices",
+        inputs=inputs.CellsInputs,
+        outputs=("cells.h5", "cells.tdata"),
+        is_parallel=False,
+        memory_mb=4000,
+        minutes=60,
+    ),
+    Stage(
+        word="merge",
+        meaning="merged intensities (IMEAN, I(+), I(−)); scales, error model, statistics",
+        inputs=inputs.MergeInputs,
+        outputs=("merge.h5", "merge.mtz"),
+        is_parallel=False,
+        memory_mb=4000,
+        minutes=120,
+    ),
+    Stage(
+        word="annulus",
+        meaning="the shoebox pixels from 2.5 to 2.1 Å, so that no later stage opens an image",
+        inputs=inputs.AnnulusInputs,
+        outputs=("annulus.h5",),
+        minutes=120,
+    ),
+    Stage(
+        word="wide",
+        meaning="as `annulus`, to lower resolution, for the curves",
+        inputs=inputs.AnnulusInputs,
+        outputs=("wide.h5",),
+        is_wanted=facts.needs_wide,
+        minutes=120,
+    ),
+    Stage(
+        word="ladder",
+        meaning="the regression series of the published work on these pixels, rung by rung",
+        inputs=inputs.LadderInputs,
+        outputs=("ladder.h5",),
+        is_wanted=lambda config: facts.has_model(config, "ladder"),
+        memory_mb=2500,
+    ),
+    Stage(
+        word="mosaic",
+        meaning="where `stage1.mosaicity` is `learned`: how mosaic domains are turned, learned from the pixels "
+        "of all lattices or of each",
+        inputs=inputs.MosaicInputs,
+        outputs=("mosaic.h5",),
+        is_wanted=facts.learns_mosaicity,
+        memory_mb=3000,
+    ),
+    Stage(
+        word="stage1",
+        meaning="scale, rotation, cell, N and η of every lattice from its pixels, with σ",
+        inputs=inputs.Stage1Inputs,
+        outputs=("stage1.h5", "stage1.csv"),
+        is_wanted=lambda config: facts.has_model(config, "stage1"),
+        memory_mb=2000,
+    ),
+    Stage(
+        word="spread",
+        meaning="f′ and f″ of every metal site with covariances, E0, and controls; `spread.gram/`: what they "
+        "are from",
+        inputs=inputs.SpreadInputs,
+        outputs=("spread.h5", "spread.csv"),
+        is_wanted=facts.has_sites,
+        memory_mb=3000,
+        minutes=480,
+    ),
+)
+"""All stages, in the order of the workflow."""
+
+BY_WORD = {stage.word: stage for stage in STAGES}
+"""The stages by their word."""
+
+
+def wanted(config: Config) -> list[str]:
+    """Return the words of the stages that a trial of this configuration has, in the order of the workflow."""
+    return [stage.word for stage in STAGES if stage.is_wanted(config)]

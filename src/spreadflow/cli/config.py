@@ -1,5 +1,6 @@
-"""The complete configuration with its defaults as commented YAML: `config/config.yaml` is this text."""
+"""`spreadflow config`: every key with its default, as commented YAML. `config/config.yaml` is this text."""
 
+import argparse
 import json
 from collections.abc import Iterator
 
@@ -12,19 +13,28 @@ HEADER = """\
 # an overlay (config/demo.yaml and its neighbours) names only what differs. `spreadflow` rejects unknown keys.
 # Bare `snakemake` runs this file: a first look in a few minutes.
 """
+"""The words at the head of the file."""
+
 FIRST_LOOK = Config(
     trial="first_look",
     runs={"first_look": RunSection(simulate=SimulatedShots(n_single=12, n_blank=2))},
 )
+"""All defaults and one small simulated run: what bare `snakemake` does."""
+
+
+def add_to(words: argparse._SubParsersAction) -> None:
+    """Add the word."""
+    p = words.add_parser("config", help="print every key with its default")
+    p.set_defaults(do=lambda _arguments: print(document(), end=""))
 
 
 def document() -> str:
-    """The text of config/config.yaml: all defaults, and one small simulated run."""
+    """Return the text of config/config.yaml: all defaults, and one small simulated run."""
     return HEADER + "\n".join(_lines(FIRST_LOOK, 0)) + "\n"
 
 
 def _lines(section: BaseModel, depth: int) -> Iterator[str]:
-    """`key: value` of a section, each field's docstring as a comment above it."""
+    """Yield `key: value` for a section, each field's docstring as a comment above it."""
     indent = "  " * depth
     for name, field in type(section).model_fields.items():
         key = field.alias or name
@@ -39,10 +49,11 @@ def _lines(section: BaseModel, depth: int) -> Iterator[str]:
 
 
 def _flow(section: BaseModel, name: str) -> str:
-    """A leaf as one line of YAML (JSON is YAML); a run shows only the kind it is."""
+    """Return a leaf as one line of YAML (JSON is YAML); a run shows only the kind it is."""
     value = section.model_dump(mode="json", include={name})[name]
     if isinstance(section, Config) and name == "runs":
         value = {
-            run: {kind: how for kind, how in keys.items() if how} for run, keys in value.items()
+            run: {kind: keys for kind, keys in kinds.items() if keys}
+            for run, kinds in value.items()
         }
     return json.dumps(value, ensure_ascii=False)

@@ -6,6 +6,7 @@ elsewhere.
 The rest of what Snakemake says when all goes well is left out; everything else, errors above all, passes unchanged.
 """
 
+import argparse
 import json
 import re
 import signal
@@ -23,6 +24,12 @@ CHATTER = re.compile(
 """how lines begin that tell a person nothing"""
 BEGINS = re.compile(r"(?:local)?rule (\w+):$")
 ENDS = re.compile(r"Finished jobid: (\d+) \(Rule: (\w+)\)")
+
+
+def add_to(words: argparse._SubParsersAction) -> None:
+    """Add the word."""
+    p = words.add_parser("watch", help="turn a workflow's output on stdin into progress bars")
+    p.set_defaults(do=lambda _arguments: watch())
 
 
 class Step(NamedTuple):

@@ -4,9 +4,9 @@ import io
 import subprocess
 import sys
 
+from spreadflow.cli.watch import bars, progress_of, thinned
 from spreadflow.log import Progress
 from spreadflow.parallel import World
-from spreadflow.watch import bars, progress_of, thinned
 
 
 def _line(stage, done, of=10):

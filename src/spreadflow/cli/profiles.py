@@ -1,8 +1,23 @@
 """`spreadflow profiles install`: makes literal `snakemake --profile NAME` find the profiles of this checkout."""
 
+import argparse
 from pathlib import Path
 
 from spreadflow.errors import FileError
+
+
+def add_to(words: argparse._SubParsersAction) -> None:
+    """Add the word."""
+    help_of_profiles = "make `snakemake --profile NAME` find this checkout's profiles"
+    p = words.add_parser("profiles", help=help_of_profiles)
+    p.add_argument("action", choices=["install"])
+    p.set_defaults(do=run)
+
+
+def run(_arguments: argparse.Namespace) -> None:
+    """Install the profiles, and say what was linked."""
+    for link in install():
+        print(f"snakemake --profile {link.name}   ({link} -> {link.readlink()})")
 
 
 def install(folder: Path = Path("profiles")) -> list[Path]:

@@ -1,0 +1,29 @@
+"""`spreadflow <word>`: one word per stage. A stage is imported only when it is called."""
+
+import argparse
+import sys
+
+from spreadflow import __version__
+from spreadflow.cli import config, manifest, plan, profiles, report, stage, watch
+from spreadflow.errors import SpreadflowError
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all words. Each word sets `do`, a function of the parsed arguments."""
+    top = argparse.ArgumentParser(prog="spreadflow", description=__doc__)
+    top.add_argument("--version", action="version", version=f"spreadflow {__version__}")
+    words = top.add_subparsers(dest="word", required=True, metavar="WORD")
+    for door in (stage, config, watch, profiles, manifest, report, plan):
+        door.add_to(words)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one word and return the exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        arguments.do(arguments)
+    except SpreadflowError as error:
+        print(f"spreadflow {arguments.word}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0

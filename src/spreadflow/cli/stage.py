@@ -1,0 +1,71 @@
+"""`spreadflow index --config ... --images ... --out ...`: one stage, on the ranks that the launcher started.
+
+The arguments are the fields of the stage's inputs (`trial/inputs.py`).
+"""
+
+import argparse
+import importlib
+import sys
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+
+from spreadflow.config import OVERLAYS, for_stage
+from spreadflow.errors import SpreadflowError
+from spreadflow.trial import BY_WORD, STAGES, Stage
+
+
+def add_to(words: argparse._SubParsersAction) -> None:
+    """Add the words of all stages."""
+    for stage in STAGES:
+        p = words.add_parser(stage.word, help=f"the stage {stage.word}", description=stage.meaning)
+        p.add_argument(
+            "--config", required=True, help="JSON of the stage's sections, or a YAML file"
+        )
+        p.add_argument("--ranks", type=int, default=1, help="ranks the launcher was asked for")
+        p.add_argument("--out", type=Path, required=True, help="the product")
+        if stage.word == "simulate":
+            p.add_argument("--run", required=True, help="name of the run")
+            help_of_shots = "only the image files that hold these shots of the run"
+            p.add_argument("--shots", metavar="FIRST:END", help=help_of_shots)
+        for field in fields(stage.inputs):
+            _add_input(p, field)
+        p.set_defaults(do=run)
+
+
+def _add_input(p: argparse.ArgumentParser, field: Field) -> None:
+    """Add the argument of one input: a file, one or more files, or a file that may be absent."""
+    is_optional = field.default is not MISSING
+    is_list = field.type == list[Path]
+    p.add_argument(
+        f"--{field.name}",
+        type=Path,
+        required=not is_optional,
+        nargs="+" if is_list else None,
+    )
+
+
+def inputs_of(stage: Stage, arguments: argparse.Namespace) -> dict:
+    """Return the input files of a stage by name, and of `simulate` the run and its shots."""
+    names = [field.name for field in fields(stage.inputs)]
+    if stage.word == "simulate":
+        names += ["run", "shots"]
+    return {name: getattr(arguments, name) for name in names}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run a stage. Where one rank fails, all end: with the error's status, or 1 where nobody expected it."""
+    from spreadflow.parallel import World
+
+    stage = BY_WORD[arguments.word]
+    module = importlib.import_module(f"spreadflow.stages.{OVERLAYS.get(stage.word, stage.word)}")
+    config = for_stage(arguments.config, stage.word, getattr(arguments, "run", None))
+    inputs = inputs_of(stage, arguments)
+    world = World(arguments.ranks)
+    try:
+        module.run(config, **inputs, out=arguments.out, world=world, word=stage.word)
+    except SpreadflowError as error:
+        print(f"spreadflow {stage.word}: {error}", file=sys.stderr)
+        world.abort(error.exit_code)
+    except Exception as error:
+        world.report(error)
+        world.abort(1)

@@ -1,0 +1,58 @@
+"""The command of a rule: thread caps, launcher and ranks, container prefix, `spreadflow WORD` and its arguments.
+
+Launcher and container come from the profile (resources `mpi`, `tasks`, `container`) and may be empty. Snakemake does not
+track a parameter that is made from resources, so that another launcher or number of ranks reruns nothing.
+"""
+
+import shlex
+from collections.abc import Mapping
+from typing import Protocol
+
+from spreadflow.config import Config, section
+from spreadflow.trial.files import TRIGGERS, Files
+from spreadflow.trial.stages import BY_WORD
+
+THREAD_CAPS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
+"""Variables that hold a rank to its share of the cores: OpenMP, BLAS, and XLA."""
+
+
+class Resources(Protocol):
+    """What Snakemake grants a job."""
+
+    mpi: str
+    tasks: int
+
+    def get(self, name: str, default: str) -> str:
+        """Return a resource that a profile may leave out."""
+
+
+def command(
+    config: Config,
+    word: str,
+    wildcards: Mapping[str, str],
+    inputs: Files,
+    out: str,
+    threads: int,
+    resources: Resources,
+) -> str:
+    """Return the command line of a job.
+
+    wildcards: the run or stage of the job; inputs: by argument; out: the first of its outputs; threads: cores granted.
+    """
+    n_ranks = resources.tasks
+    caps = [f"{name}={max(1, threads // n_ranks)}" for name in THREAD_CAPS]
+    launcher = f"{resources.mpi} -n {n_ranks}" if resources.mpi and n_ranks > 1 else ""
+    arguments = ["spreadflow", word]
+    if word in BY_WORD:
+        arguments += ["--config", section(config, word, wildcards.get("run"))]
+        arguments += ["--ranks", str(n_ranks)]
+        if word == "simulate":
+            arguments += ["--run", wildcards["run"]]
+    else:
+        arguments += wildcards.values()
+    for name, files in inputs.items():
+        if name != TRIGGERS:
+            arguments += [f"--{name}", *([files] if isinstance(files, str) else files)]
+    program = shlex.join([*arguments, "--out", out])
+    container = resources.get("container", "")
+    return " ".join(filter(None, ["env", *caps, launcher, container, program]))

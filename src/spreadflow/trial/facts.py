@@ -1,0 +1,54 @@
+"""What a configuration implies for its trial: which runs are made how, and what is known of the crystals."""
+
+from spreadflow.config import Config
+from spreadflow.config.simulation import StructureFactorsSection
+
+
+def simulated_runs(config: Config) -> list[str]:
+    """Return the runs whose images are simulated."""
+    return [name for name, run in config.runs.items() if run.simulate]
+
+
+def adopted_runs(config: Config) -> list[str]:
+    """Return the runs whose lattices come from a spec file: another program indexed them."""
+    return [name for name, run in config.runs.items() if run.spec]
+
+
+def indexed_runs(config: Config) -> list[str]:
+    """Return the runs that are indexed here."""
+    return [name for name, run in config.runs.items() if not run.spec]
+
+
+def has_frozen_detector(config: Config) -> bool:
+    """Whether the refined detector is taken from a file."""
+    return config.level0.from_file is not None
+
+
+def has_model(config: Config, stage: str) -> bool:
+    """Whether a stage's structure factors are those of the crystals in the images.
+
+    Without a model file the crystals are a phantom, which is right for simulated images alone.
+    """
+    factors: StructureFactorsSection = config.resolved(f"{stage}.structure_factors")
+    is_stand_in = factors.source == "model" and factors.model is None
+    return bool(simulated_runs(config)) or not is_stand_in
+
+
+def has_sites(config: Config) -> bool:
+    """Whether metal sites are named, in a model of the crystals in the images."""
+    factors: StructureFactorsSection = config.resolved("stage1.structure_factors")
+    is_placed = bool(simulated_runs(config)) or factors.model is not None
+    return bool(factors.sites) and is_placed
+
+
+def learns_mosaicity(config: Config) -> bool:
+    """Whether mosaic domains are learned from the pixels."""
+    is_asked_for = config.stage1.mosaicity == "learned"
+    return is_asked_for and has_model(config, "stage1") and has_model(config, "mosaic")
+
+
+def needs_wide(config: Config) -> bool:
+    """Whether a stage reads the shoeboxes of the wider range."""
+    is_for_stage1 = has_model(config, "stage1") and config.stage1.range == "wide"
+    is_for_mosaic = learns_mosaicity(config) and config.mosaic.shoeboxes == "wide"
+    return has_sites(config) or is_for_stage1 or is_for_mosaic

@@ -1,0 +1,127 @@
+"""Where the files of a trial lie: what each stage reads and writes. The rules of the workflow ask here."""
+
+from spreadflow.config import Config, files
+from spreadflow.trial import facts
+from spreadflow.trial.stages import BY_WORD, wanted
+
+Files = dict[str, str | list[str]]
+"""argument of the command → one file, or a list of files"""
+
+TRIGGERS = "triggers"
+"""name of the input files that rerun a stage and are no argument of its command: those its sections name"""
+
+
+def product(config: Config, name: str) -> str:
+    """Return the path of a file of the trial."""
+    return str(config.results / config.trial / name)
+
+
+def manifest(config: Config, run: str) -> str:
+    """Return the path of the manifest of a run's images, supplied or simulated."""
+    return str(config.runs[run].images or config.data / run / "manifest.json")
+
+
+def manifests(config: Config) -> list[str]:
+    """Return the manifests of all runs."""
+    return [manifest(config, run) for run in config.runs]
+
+
+def of_runs(config: Config, word: str, runs: list[str]) -> list[str]:
+    """Return the products of a stage for some runs."""
+    return [product(config, f"{run}/{word}.h5") for run in runs]
+
+
+def outputs(config: Config, word: str, run: str | None = None) -> list[str]:
+    """Return the files that a stage writes, its product first. run: may be a wildcard such as `{run}`."""
+    if word == "simulate":
+        return [str(config.data / str(run) / "manifest.json")]
+    return [product(config, name.format(run=run)) for name in BY_WORD[word].outputs]
+
+
+def named_by_sections(config: Config, *sections: str) -> list[str]:
+    """Return the files that sections of the configuration name: they rerun a stage when they change."""
+    return [str(path) for key, path in files(config).items() if key.partition(".")[0] in sections]
+
+
+def inputs(config: Config, word: str, run: str | None = None) -> Files:
+    """Return the files that a stage reads, by argument of its command. run: where the stage works run by run."""
+    every_reindex = of_runs(config, "reindex", list(config.runs))
+    cells = product(config, "cells.h5")
+    learned: Files = {}
+    if facts.learns_mosaicity(config):
+        learned = {"mosaic": product(config, "mosaic.h5")}
+    match word:
+        case "simulate":
+            return {TRIGGERS: named_by_sections(config, "structure_factors", "beam")}
+        case "index":
+            return {
+                TRIGGERS: named_by_sections(config, "index"),
+                "images": manifest(config, str(run)),
+            }
+        case "level0":
+            runs = config.level0.runs or facts.indexed_runs(config)
+            return {"index": of_runs(config, "index", runs)}
+        case "adopt":
+            return {
+                TRIGGERS: named_by_sections(config, "reindex"),
+                "images": manifest(config, str(run)),
+                "spec": str(config.runs[str(run)].spec),
+            }
+        case "reindex":
+            return {
+                TRIGGERS: named_by_sections(config, "reindex"),
+                "images": manifest(config, str(run)),
+                "geometry": str(config.level0.from_file or product(config, "level0.expt")),
+            }
+        case "cells":
+            return {TRIGGERS: named_by_sections(config, "cells"), "reindex": every_reindex}
+        case "merge":
+            return {
+                TRIGGERS: named_by_sections(config, "merge"),
+                "reindex": every_reindex,
+                "cells": cells,
+            }
+        case "annulus" | "wide":
+            return {"images": manifests(config), "reindex": every_reindex, "cells": cells}
+        case "ladder":
+            return {
+                TRIGGERS: named_by_sections(config, "ladder"),
+                "annulus": product(config, "annulus.h5"),
+                "cells": cells,
+            }
+        case "mosaic":
+            return {
+                TRIGGERS: named_by_sections(config, "mosaic"),
+                "shoeboxes": product(config, f"{config.mosaic.shoeboxes}.h5"),
+            }
+        case "stage1":
+            return {
+                TRIGGERS: named_by_sections(config, "stage1"),
+                **learned,
+                "shoeboxes": product(config, f"{config.stage1.range}.h5"),
+            }
+        case "spread":
+            return {
+                TRIGGERS: named_by_sections(config, "spread", "stage1"),
+                **learned,
+                "wide": product(config, "wide.h5"),
+                "stage1": product(config, "stage1.h5"),
+            }
+    raise KeyError(f"'{word}' is no stage")
+
+
+def summarized(config: Config, word: str) -> list[str]:
+    """Return the products that the figures and the picture of a stage are made from."""
+    stage = BY_WORD[word]
+    if word == "simulate":
+        return [manifest(config, run) for run in facts.simulated_runs(config)]
+    name = stage.product or stage.outputs[0]
+    if stage.runs is None:
+        return [product(config, name)]
+    runs = list(config.runs) if word == "reindex" else stage.runs(config)
+    return [product(config, name.format(run=run)) for run in runs]
+
+
+def summaries(config: Config) -> list[str]:
+    """Return the figures of all stages that the trial has."""
+    return [product(config, f"{word}.json") for word in wanted(config)]
