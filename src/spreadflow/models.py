@@ -5,6 +5,7 @@ Frame: dxtbx/imgCIF laboratory frame (beam travels along −z, s0 = (0, 0, −1)
 Units: Å, Å⁻¹, eV, rad, mm, photons. Pixel coordinates (fast, slow), pixel centre at +0.5.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,6 +80,10 @@ class Mosaic(NamedTuple):
     """(component,) fraction of the domains; sums to 1"""
     eta_rad: Array | None = None
     """() η that the widths were learned with, rad: a lattice keeps to it; None = its own, which may be refined"""
+
+
+MosaicOfLattice = Callable[[int, int], Mosaic]
+"""(shot_id, k) → the mosaicity of that lattice"""
 
 
 class Parameters(NamedTuple):

@@ -70,10 +70,10 @@ def test_rows_of_an_experiment_are_those_of_its_identifier(tmp_path):
     """Its number counts only where the experiment or the table has no identifiers."""
     (tmp_path / "a.refl").write_bytes(table())
     found = reflections.read(tmp_path / "a.refl", NAMES)
-    assert found.of("b", 0).tolist() == [False, True]
-    assert found.of("c", 3).tolist() == [False, False]
-    assert found.of("", 3).tolist() == [True, False]
-    assert found._replace(identifiers={}).of("b", 5).tolist() == [False, True]
+    assert found.is_of("b", 0).tolist() == [False, True]
+    assert found.is_of("c", 3).tolist() == [False, False]
+    assert found.is_of("", 3).tolist() == [True, False]
+    assert found._replace(identifiers={}).is_of("b", 5).tolist() == [False, True]
 
 
 SPOILT = {
@@ -127,7 +127,7 @@ def test_files_of_dials(shared_data):
         hkl, panel, position = (found.columns[name] for name in NAMES)
         for n in range(len(experiments)):
             one = experiments[n]
-            mine = found.of(one.identifier, n) & hkl.any(axis=1)
+            mine = found.is_of(one.identifier, n) & hkl.any(axis=1)
             s1 = geometry.direction(one.detector, panel[mine], position[mine, 0], position[mine, 1])
             agree = indexing.agreeing(one.A, hkl[mine], (s1 - geometry.S0) / one.wavelength)
             assert len(agree) and agree.mean() > 0.5, f"{expt}, experiment {n}"

@@ -33,7 +33,7 @@ def refined(p, n: int, excess: float = 1.0, dark: float = 1e-6) -> RefinedCurves
 @pytest.mark.parametrize(("n", "kind"), [(1500, "sandwich"), (60, "scaled")])
 def test_dark_ends_have_the_sigma_of_the_prior(n, kind):
     """Whatever lattices scatter by; what is lit has three times its variance."""
-    fit = curves.told(FREE, refined(FREE, n, 3.0), "sandwich")
+    fit = curves.quoted_fit(FREE, refined(FREE, n, 3.0), "sandwich")
     assert fit.kind == kind
     sigma = FREE.sigma(fit.covariance).ravel()
     np.testing.assert_allclose(sigma[~LIT], dispersion.PRIOR_E, rtol=0.01)
@@ -46,7 +46,7 @@ def test_dark_ends_have_the_sigma_of_the_prior(n, kind):
 def test_dark_ends_do_not_tell_how_many_lattices_it_takes(n):
     """Three times the variance needs three times the lattices, of which n have the information of 0.2 e."""
     for kind, excess in (("sandwich", 3.0), ("fisher", 1.0)):
-        found = curves.outlook(curves.told(FREE, refined(FREE, n, 3.0), kind), ["Fe", "Fe"])
+        found = curves.outlook(curves.quoted_fit(FREE, refined(FREE, n, 3.0), kind), ["Fe", "Fe"])
         expected = excess * n / (INFORMATION * 0.1**2)
         assert found["fp"] == pytest.approx(expected, rel=0.1) and found["fdp"] == pytest.approx(
             expected, rel=0.1
@@ -59,14 +59,14 @@ def test_a_strong_restraint_is_no_noise_of_edges(n):
     known = dispersion.toward(FREE, CURVES, 0.1)
     sigmas = []
     for p in (FREE, known):
-        fit = curves.told(p, refined(p, n, 3.0, dark=1e-2), "sandwich")
+        fit = curves.quoted_fit(p, refined(p, n, 3.0, dark=1e-2), "sandwich")
         sigmas.append(curves.edge_rows({"fit": fit}, ["Fe", "Fe"], ENERGIES)[0]["sigma_ev"])
     assert sigmas[1] == pytest.approx(sigmas[0], rel=0.05)
 
 
 def test_unlike_elements_have_edges_of_their_own_and_no_difference():
     """Cobalt's is 600 eV beyond the channels: it has none, and that is said."""
-    fit = curves.told(FREE, refined(FREE, 60), "sandwich")
+    fit = curves.quoted_fit(FREE, refined(FREE, 60), "sandwich")
     like, unlike = (
         curves.edge_rows({"fit": fit}, ["Fe", other], ENERGIES) for other in ("Fe", "Co")
     )

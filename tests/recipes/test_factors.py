@@ -7,7 +7,7 @@ from spreadflow import build
 from spreadflow.analysis.merging.merging import Unique
 from spreadflow.config import SimulateConfig, for_stage, parse, section
 from spreadflow.errors import FileError
-from spreadflow.io import mtz
+from spreadflow.io import factor_files, mtz
 from spreadflow.physics import anomalous
 from spreadflow.recipes.factors import factors
 
@@ -28,7 +28,9 @@ def staged(**keys) -> SimulateConfig:
 def of(config: SimulateConfig):
     energies = build.channels(config.beam)
     mean = config.beam.energy_ev
-    return factors(config.structure_factors, energies, mean, np.random.default_rng(7))
+    section = config.structure_factors
+    rng = np.random.default_rng(7)
+    return factors(section, energies, mean, rng, factor_files.read(section))
 
 
 def every(f):

@@ -13,6 +13,7 @@ from spreadflow.config import parse, setting
 from spreadflow.errors import ConfigError
 from spreadflow.recipes import patch as patches
 from spreadflow.recipes import plan
+from spreadflow.recipes.curves import start_curves
 from spreadflow.recipes.still import Simulator
 
 TREE = {
@@ -42,7 +43,7 @@ TREE = {
 
 @pytest.fixture(scope="module")
 def told() -> dict:
-    return plan.run(parse(TREE), n_lattices=4, grids_ev=[4.0, 8.0])
+    return plan.run(parse(TREE), plan.Question(n_lattices=4, grids_ev=[4.0, 8.0]))
 
 
 def test_ranges_and_grids(told):
@@ -86,7 +87,7 @@ def test_refinement():
         model = lattice_fit.Model(lattice_fit.moved(of, fitted.parameters), free)
         told = gram.gram(model, fitted.fit.point.planes)
         lattices.append(expand.lattice(told, true, expand.rows(true, told.hkl)))
-    start = np.repeat(plan._curves(true).mean(axis=0, keepdims=True), 2, axis=0)
+    start = np.repeat(start_curves(true).mean(axis=0, keepdims=True), 2, axis=0)
     p = dispersion.free(start, simulator.energies, planning.nodes(simulator.energies, 4.0))
     refined = expand.refine(
         lambda theta: expand.normal(lattices, p, theta), p, np.zeros(len(p.names))
@@ -104,14 +105,14 @@ def test_refinement():
 
 def test_cases():
     """A blurred detector is worse; domains of other sizes fill the same crystal."""
-    told = plan.run(
-        parse(TREE),
+    question = plan.Question(
         n_lattices=2,
         d_max=[20.0],
         grids_ev=[8.0],
         n_cells=[20, 33],
         psf_fwhm_mm=[0.0, 0.4],
     )
+    told = plan.run(parse(TREE), question)
     free = {
         (row["n_cells"], row["psf_fwhm_mm"]): row["sigma_fp_e"]
         for row in told["rows"]
@@ -171,7 +172,9 @@ def test_door(tmp_path, capsys):
 )
 def test_bad_input(changes, how, expected):
     with pytest.raises(ConfigError, match=expected) as error:
-        plan.run(parse(TREE | changes), **({"n_lattices": 2, "grids_ev": [8.0]} | how))
+        plan.run(
+            parse(TREE | changes), plan.Question(**({"n_lattices": 2, "grids_ev": [8.0]} | how))
+        )
     assert "\n" not in str(error.value)
 
 

@@ -28,10 +28,11 @@ from spreadflow.config import for_stage, parse, section
 from spreadflow.errors import AdoptOutcome, FileError, LatticeOutcome, Outcome, RefinedOutcome
 from spreadflow.io import dials, store
 from spreadflow.io.images import Source
+from spreadflow.io.spec import ShotFinder
 from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.physics import geometry, symmetry
-from spreadflow.stages import adopt, annulus, cells, index, pairs, simulate, stage1
+from spreadflow.stages import adopt, annulus, cells, index, simulate, stage1
 
 CELL = [60.0, 52.0, 44.0, 90.0, 104.0, 90.0]
 GROUP = "P 1 21 1"
@@ -450,8 +451,7 @@ def test_a_name_of_several_files_does_not_tell_which_is_meant(usual, tmp_path):
 def test_a_name_that_two_files_of_a_run_have_is_none(tmp_path):
     files = [SimpleNamespace(path=f"{folder}/x.nxs", n_frames=3) for folder in "ab"]
     files.append(SimpleNamespace(path="y.nxs", n_frames=3))
-    source = SimpleNamespace(path=tmp_path / "manifest.json", manifest=SimpleNamespace(files=files))
-    shots = pairs._Shots(source)
+    shots = ShotFinder(tmp_path, files)
     assert shots.number(Path("/gone/x.nxs"), 1) == (-1, True) and shots.number(
         Path("/gone/y.nxs"), 1
     ) == (7, True)

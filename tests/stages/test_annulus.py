@@ -48,7 +48,7 @@ def source(monkeypatch):
                 Outcome.UNREADABLE if (self.run, number) in state.lost else shot(self.run, number)
             )
 
-    monkeypatch.setattr(stage, "opened", Source)
+    monkeypatch.setattr(stage, "open_source", Source)
     return state
 
 

@@ -187,7 +187,7 @@ REFUSED = {
         {"config": {"merge": {}}},
         "all.json",
         3,
-        ["--config of index", "the sections index"],
+        ["--config of index", "expected"],
     ),
     "no manifest": ({}, "none.json", 4, ["none.json", "a manifest", "spreadflow manifest"]),
     "manifest that is an image": ({}, "good0.nxs", 4, ["good0.nxs", "a manifest"]),

@@ -140,7 +140,7 @@ def test_a_lattice_without_solution_is_a_failed_rung(packed_run, tmp_path, monke
     def singular(*_):
         raise np.linalg.LinAlgError("Singular matrix")
 
-    monkeypatch.setattr(ladder, "climb", singular)
+    monkeypatch.setattr(ladder, "run_rungs", singular)
     figures = run(packed_run, tmp_path / "ladder.h5")[1]
     failed = {rung["name"]: rung["why"] for rung in figures["rungs"] if not rung["passed"]}
     assert failed == dict.fromkeys(ladder.MODELLED, "0 of 4 lattices have a model")

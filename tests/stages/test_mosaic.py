@@ -8,13 +8,14 @@ import pytest
 
 from spreadflow.config import Stage1Section, for_stage, parse, section
 from spreadflow.errors import ConfigError, FileError, LearnedOutcome
+from spreadflow.io import mosaic as mosaic_files
 from spreadflow.io import store
 from spreadflow.parallel import World
 from spreadflow.physics import rotation
 from spreadflow.recipes import patch as patches
 from spreadflow.recipes import still
 from spreadflow.stages import mosaic as stage
-from spreadflow.stages import mosaicity, stage1
+from spreadflow.stages import stage1
 
 KEYS = {"oversample": 1, "calibration_error": 0.0}
 """as the shoeboxes were made"""
@@ -94,7 +95,7 @@ def test_a_shared_set_is_every_lattices(shared):
     assert found["lattices/set"].tolist() == [0] * 6 and found["sets/lattice"].tolist() == [-1]
     assert found["sets/is_better"][0] and found["sets/held_out"][0] == found["rounds/held_out"][-1]
     assert np.isfinite(found["lattices/A"][:4]).all() and np.isnan(found["lattices/A"][4:]).all()
-    spread = mosaicity.read_learned(out)(BLANK, 0)
+    spread = mosaic_files.read_learned(out)(BLANK, 0)
     assert spread.share.sum() == pytest.approx(1.0) and spread.eta_rad == found["sets/eta_rad"][0]
     assert (
         rotation.angle(rotation.nearest(np.einsum("n,nij->ij", spread.share, spread.rotations)))
@@ -154,9 +155,9 @@ def test_each_lattice_has_its_own_where_it_is_likelier(begun, alone, tmp_path):
 def test_each_lattice_is_told_its_own_set_and_others_are_not_built(alone, monkeypatch):
     out, found = alone
     built = []
-    make = mosaicity.Mosaic
-    monkeypatch.setattr(mosaicity, "Mosaic", lambda *of: built.append(1) or make(*of))
-    tell = mosaicity.read_learned(out)
+    make = mosaic_files.Mosaic
+    monkeypatch.setattr(mosaic_files, "Mosaic", lambda **fields: built.append(1) or make(**fields))
+    tell = mosaic_files.read_learned(out)
     assert not built, "before anyone asks"
     for shot_id, n in zip(
         found["lattices/shot_id"][:4].tolist(), found["lattices/set"][:4], strict=True
@@ -203,11 +204,11 @@ def same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
 def test_stage1_says_what_it_lacks(shared):
     section = Stage1Section(mosaicity="learned")
     with pytest.raises(ConfigError, match="the product of `mosaic`"):
-        mosaicity.of_lattices(section)
+        mosaic_files.mosaic_of_lattices(section)
     with pytest.raises(
         FileError, match=r"lattice 1 of shot 0000000000000007.*same accepted lattices"
     ):
-        mosaicity.of_lattices(section, shared[0])(7, 1)
+        mosaic_files.mosaic_of_lattices(section, shared[0])(7, 1)
 
 
 def test_shoeboxes_of_another_range_are_refused(begun, tmp_path):

@@ -12,11 +12,12 @@ from spreadflow.analysis.curves import dispersion, expand, joint
 from spreadflow.config import for_stage, parse, section
 from spreadflow.errors import ConfigError, FileError, SpreadOutcome
 from spreadflow.io import store
+from spreadflow.io.shoebox_blocks import read_recording
 from spreadflow.parallel import World
-from spreadflow.recipes import gram as curvefit
-from spreadflow.recipes.lattices import Lattices
+from spreadflow.recipes import gram
+from spreadflow.recipes.lattice_sums import LatticeSums
+from spreadflow.recipes.run_model import run_models
 from spreadflow.stages import spread as stage
-from spreadflow.stages import stage1
 
 
 def configured(wide_run, more=None, **keys):
@@ -36,13 +37,12 @@ def made(wide_run, tmp_path_factory) -> SimpleNamespace:
     out = tmp_path_factory.mktemp("spread") / "spread.h5"
     found = run(wide_run, out)
     config = configured(wide_run)
-    told = store.attributes(wide_run.wide, "wide")
-    of = stage1.given_of(config, wide_run.wide, told, "spread", "wide")[0].factors
+    of = run_models(config, read_recording(wide_run.wide, "wide"), "spread")[0].factors
     path = out.with_suffix(".gram") / "2.h5"
     lattices = []
     for n, key in enumerate(store.part_keys(path, "gram")):
-        grams = curvefit.grams(store.read_part(path, "gram", n, key))
-        lattices += [curvefit.lattice(gram, of) for _, gram in grams]
+        grams = gram.grams(store.read_part(path, "gram", n, key))
+        lattices += [gram.lattice_terms(lattice_gram, of) for _, lattice_gram in grams]
     start = np.stack([of.anomalous[:2].real, of.anomalous[:2].imag], axis=1)
     energies = found["channels/energy_ev"]
     nodes = np.unique(found["curves/energy_ev"])
@@ -272,16 +272,15 @@ def test_no_lattice_at_all_is_said(wide_run, tmp_path):
 
 def test_amplitudes_refined_with_the_curves_are_eliminated_exactly(wide_run, made, tmp_path):
     """What the stage sums over its groups is what a full solution in curves and reflections gives."""
-    config = configured(wide_run, refine_f0=True, f0_sigma=0.05)
-    told = store.attributes(wide_run.wide, "wide")
-    given = stage1.given_of(config, wide_run.wide, told, "spread", "wide")[0]
-    path = made.out.with_suffix(".gram") / "2.h5"
-    keys = store.part_keys(path, "gram")
-    parts = SimpleNamespace(
-        read=lambda n, names=None: store.read_part(path, "gram", n, keys[n], names)
+    members = list(enumerate(made.lattices))
+    lattices = LatticeSums(
+        {0: members[:1], 1: members[1:]},
+        n_groups=2,
+        n_lattices=len(members),
+        photons=np.empty(0),
+        energies_ev=made.p.energies_ev,
     )
-    blocks = stage1.blocks_of(wide_run.wide, config.spread.block_lattices, "wide")
-    lattices = Lattices(config, given, parts, [len(block.lattices) for block in blocks], World())
+    lattices.refine_amplitudes("P 1", 0.05)
     theta = 0.1 * np.ones(len(made.p.names))
     n = lattices.n_reflections
     p = made.p
@@ -289,7 +288,7 @@ def test_amplitudes_refined_with_the_curves_are_eliminated_exactly(wide_run, mad
     u = np.zeros(n)
     for _ in range(12):
         whole = joint.coupled(
-            [(of, lattices.reflection[i]) for i, of in enumerate(made.lattices)], p, theta, u
+            [(of, lattices.reflections[i]) for i, of in enumerate(made.lattices)], p, theta, u
         )
         inverse = np.linalg.inv(whole.hessian + np.eye(n) / 0.05**2)
         u_before = u

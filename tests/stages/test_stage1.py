@@ -12,14 +12,15 @@ from spreadflow.analysis.pixels import lattice_fit
 from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import for_stage, parse, section
 from spreadflow.errors import ConfigError, FileError, RefinedOutcome
+from spreadflow.io import mosaic as mosaic_files
 from spreadflow.io import store
+from spreadflow.io.shoebox_blocks import read_recording
 from spreadflow.models import Overlap, Shoeboxes
 from spreadflow.parallel import World
 from spreadflow.physics import mosaic, noise, rotation, unit_cell
-from spreadflow.recipes import lattice as pixelfit
+from spreadflow.recipes import lattice, still
 from spreadflow.recipes import patch as patches
-from spreadflow.recipes import still
-from spreadflow.stages import mosaicity
+from spreadflow.recipes.run_model import run_models
 from spreadflow.stages import stage1 as stage
 from spreadflow.units import DEG
 
@@ -298,16 +299,15 @@ def test_what_is_known_holds_in_the_units_it_is_told_in(begun, tmp_path):
 
 def test_what_is_known_stays_where_it_is_in_later_refinements(begun):
     """Those of `spread` begin where stage 1 ended; the orientation is known about the one that was indexed."""
-    told = store.attributes(begun.annulus, "annulus")
     key = store.part_keys(begun.annulus, "annulus")[0]
-    packed = pixelfit.unpack(store.read_part(begun.annulus, "annulus", 0, key), 0)
+    packed = lattice.unpack(store.read_part(begun.annulus, "annulus", 0, key), 0)
     how = configured(begun, restraints={"rotation": {"sigma": 0.01}, "n_cells": {"sigma": 2.0}})
-    given = stage.given_of(how, begun.annulus, told, "stage1")[0]
+    given = run_models(how, read_recording(begun.annulus, "annulus"), "stage1")[0]
     turn = np.array([2e-4, -1e-4, 3e-4])
-    near = pixelfit.Start(rotation.from_vector(turn) @ packed.A, np.full(3, 17.0), 2e-3, 90.0)
+    near = lattice.Start(rotation.from_vector(turn) @ packed.A, np.full(3, 17.0), 2e-3, 90.0)
     centres = []
     for at in (None, near):
-        of = pixelfit.problem(packed, mosaic.continuous(), given, how.stage1, at)
+        of = lattice.problem_of(packed, mosaic.continuous(), given, how.stage1, at)
         model = lattice_fit.Model(of, tuple(how.stage1.refine))
         restraint = model.restraint()
         n = model.slices["n_cells"]
@@ -390,7 +390,7 @@ def test_rotations_that_are_none_are_refused(tmp_path, rotations, words):
         if rotations is not None:
             f["rotations"] = rotations
     with pytest.raises(FileError, match=words):
-        mosaicity.read_rotations(path)
+        mosaic_files.read_rotations(path)
 
 
 @pytest.mark.parametrize(
@@ -410,7 +410,7 @@ def test_structure_factors_of_another_crystal_are_refused(begun, tmp_path, keys,
 
 
 def test_spectra_padded_for_another_run_are_as_they_were():
-    spectrum = pixelfit._lit(
+    spectrum = lattice.without_padding(
         still.Spectrum(
             np.array([7100.0, 7101.0, 7102.0, 7102.0, 7102.0]), np.array([1, -1, 2, 0, 0])
         )
@@ -424,15 +424,14 @@ def test_spectra_padded_for_another_run_are_as_they_were():
 
 def test_a_point_spread_is_undone(begun):
     """Lattices are fitted to what was counted, also beside pixels of other lattices; readout noise is more."""
-    told = store.attributes(begun.annulus, "annulus")
     key = store.part_keys(begun.annulus, "annulus")[0]
     columns = store.read_part(begun.annulus, "annulus", 0, key)
     columns["pixels/valid"] = np.ones_like(columns["pixels/valid"])
     columns["pixels/overlap"] = np.where(
         np.arange(len(columns["pixels/valid"])) % 7, 0, Overlap.FOREIGN
     )
-    given = stage.given_of(configured(begun), begun.annulus, told, "stage1")[0]
-    counted = pixelfit.unpack(columns, 0)
+    given = run_models(configured(begun), read_recording(begun.annulus, "annulus"), "stage1")[0]
+    counted = lattice.unpack(columns, 0)
     boxes = counted.boxes
     kernel = noise.gauss_kernel(0.4, float(given.detector.pixel_mm), 10)
     ends = np.cumsum(boxes.n_pixels)
@@ -442,9 +441,9 @@ def test_a_point_spread_is_undone(begun):
         for photons, width in zip(np.split(boxes.photons, ends[:-1]), widths, strict=True)
     ]
     blurred = counted._replace(boxes=boxes._replace(photons=np.concatenate(images)))
-    before = pixelfit.problem(counted, mosaic.continuous(), given, configured(begun).stage1)
+    before = lattice.problem_of(counted, mosaic.continuous(), given, configured(begun).stage1)
     how = configured(begun, psf="gauss", psf_fwhm_mm=0.4).stage1
-    after = pixelfit.problem(blurred, mosaic.continuous(), given, how)
+    after = lattice.problem_of(blurred, mosaic.continuous(), given, how)
     assert not boxes.valid.all()
     assert np.abs(blurred.boxes.photons - boxes.photons).max() > 30
     np.testing.assert_allclose(after.boxes.photons, before.boxes.photons, atol=1e-3)

@@ -44,7 +44,7 @@ CHAINS = {
 CLOCKS = ("seconds", "time", "reading", "growth")
 """A name that holds one of these words is a clock, or the memory of a process."""
 
-DIGESTS = ("key", "software", "checksum", "sha256", "identity")
+DIGESTS = ("key", "software", "checksum", "sha256", "identity", "inputs", "products")
 """Names of what tells the configuration, the release or the bytes of a file: they follow the names, not the results."""
 
 FOLDERS_LEFT_OUT = ("logs", "benchmarks")
@@ -55,7 +55,7 @@ def is_left_out(name: str) -> bool:
     """Whether a name is that of a clock or a digest, or lies below one."""
     words = re.split("[/:]", name)
     is_clock = any(part in CLOCKS for word in words for part in word.split("_"))
-    return is_clock or words[-1] in DIGESTS
+    return is_clock or any(word in DIGESTS for word in words)
 
 
 class Renamed:

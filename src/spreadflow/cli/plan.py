@@ -34,12 +34,15 @@ def add_to(words: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Compute a plan, and write its figures and picture."""
     from spreadflow import config
+    from spreadflow.io import factor_files
+    from spreadflow.log import Progress
+    from spreadflow.parallel import World
     from spreadflow.recipes import plan
     from spreadflow.report import plan as report
 
     changes: dict = reduce(config.overlay, map(config.setting, arguments.set), {})
-    figures = plan.run(
-        config.load(arguments.config, changes=changes),
+    configured = config.load(arguments.config, changes=changes)
+    question = plan.Question(
         n_lattices=arguments.lattices,
         d_min=arguments.d_min,
         d_max=arguments.d_max,
@@ -48,4 +51,9 @@ def run(arguments: argparse.Namespace) -> None:
         n_cells=arguments.n_cells,
         psf_fwhm_mm=arguments.psf_fwhm_mm,
     )
+    n_cases = max(1, len(question.n_cells)) * max(1, len(question.psf_fwhm_mm))
+    total = n_cases * question.n_lattices
+    files = factor_files.read(configured.resolved("structure_factors"))
+    with Progress("plan", total, World(), "lattices") as progress:
+        figures = plan.run(configured, question, files, lambda done, _total: progress.at(done))
     report.run(figures, arguments.out)

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
+from spreadflow.config import IndexSection
 from spreadflow.errors import FileError, Outcome
 from spreadflow.io import schema, store
 from spreadflow.io.nexus import NexusFile
@@ -459,3 +460,15 @@ def truth(manifest: Path | str) -> dict[str, np.ndarray] | None:
             ids = [ours[int(old)] for old in part["shots/shot_id"]]
             parts.append(part | {"shots/shot_id": np.array(ids, np.uint64)})
     return store.joined("truth", schema.FILES["truth"], parts) if parts else None
+
+
+def open_source(
+    manifest: Path | str, section: IndexSection, detector: Detector | None = None
+) -> Source:
+    """Return the shots of a manifest with a section's mask and trusted range. detector: instead of the headers'."""
+    return Source(
+        manifest,
+        geometry=detector,
+        mask=section.mask,
+        saturation_photons=section.saturation_photons,
+    )

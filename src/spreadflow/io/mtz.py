@@ -105,7 +105,7 @@ def read_merged(path: Path | str, cell: np.ndarray, space_group: str) -> Measure
         file = gemmi.read_mtz_file(str(path))
     except (OSError, RuntimeError, ValueError) as error:
         raise FileError(
-            path, "a readable MTZ file", error, "Check structure_factors.mtz."
+            path, "a readable MTZ file", error, "Give an MTZ file of merged intensities."
         ) from None
     group = gemmi.find_spacegroup_by_name(space_group)
     if file.spacegroup is None or _class_of(file.spacegroup) != _class_of(group):
@@ -115,7 +115,7 @@ def read_merged(path: Path | str, cell: np.ndarray, space_group: str) -> Measure
         )
     off = np.abs(np.array(file.cell.parameters) - cell)
     if np.any(off > np.array([*(0.01 * cell[:3]), 1.0, 1.0, 1.0])):
-        expected = f"cell {np.round(cell, 2).tolist()} (crystal.cell)"
+        expected = f"cell {np.round(cell, 2).tolist()}, as configured"
         raise FileError(
             path, expected, np.round(file.cell.parameters, 2).tolist(), "Make them agree."
         )
@@ -124,7 +124,7 @@ def read_merged(path: Path | str, cell: np.ndarray, space_group: str) -> Measure
         data.import_mtz(file, gemmi.DataType.MergedAM)
     except (RuntimeError, ValueError) as error:
         raise FileError(
-            path, "merged intensities with σ", error, "Check structure_factors.mtz."
+            path, "merged intensities with σ", error, "Give an MTZ file of merged intensities."
         ) from None
     hkl = np.array(data.miller_array)
     columns = (np.array(data.value_array), np.array(data.sigma_array))
@@ -149,14 +149,20 @@ def read_reference(
     path = Path(path)
     if not path.exists():
         raise FileError(
-            path, "a reference (MTZ, PDB or mmCIF)", "nothing", "Check merge.reference."
+            path,
+            "a reference (MTZ, PDB or mmCIF)",
+            "nothing",
+            "Give reference intensities, or a model.",
         )
     try:
         mtz = path.suffix.lower() == ".mtz"
         group, hkl, intensity = _from_mtz(path) if mtz else _from_model(path, d_min)
     except (RuntimeError, ValueError, IndexError) as error:
         raise FileError(
-            path, "a readable MTZ, PDB or mmCIF file", error, "Check merge.reference."
+            path,
+            "a readable MTZ, PDB or mmCIF file",
+            error,
+            "Give reference intensities, or a model.",
         ) from None
     expected = gemmi.find_spacegroup_by_name(space_group)
     if (
@@ -169,7 +175,7 @@ def read_reference(
             path,
             f"the Laue group and centring of '{space_group}'",
             f"'{found}'",
-            "Check merge.reference.",
+            "Give reference intensities, or a model.",
         )
     known = np.isfinite(intensity)
     data = gemmi.Intensities()

@@ -33,8 +33,11 @@ class Table(NamedTuple):
     identifiers: dict[int, str]
     """number in column `id` → identifier of its experiment; may be empty"""
 
-    def of(self, identifier: str, number: int) -> np.ndarray:
-        """(reflection,) bool: of the experiment with this identifier; of this number where there are none."""
+    def is_of(self, identifier: str, number: int) -> np.ndarray:
+        """Return which reflections are of an experiment, (reflection,) bool.
+
+        That is the one with this identifier; where there are no identifiers, the one of this number.
+        """
         if identifier and self.identifiers:
             number = next((n for n, name in self.identifiers.items() if name == identifier), -1)
         return self.columns["id"] == number

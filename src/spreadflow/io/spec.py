@@ -1,49 +1,82 @@
-"""Spec files: which lattices somebody else indexed, as diffBragg's `exp_ref_spec_file` has them.
+"""Spec files: which lattices another program indexed, as diffBragg's `exp_ref_spec_file` has them.
 
 One lattice a line, in columns: `.expt .refl [spectrum.lam] [number of the experiment]`.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from spreadflow.errors import FileError
+from spreadflow.io.images import ManifestFile
 
 
-class Pair(NamedTuple):
-    """One line."""
+class SpecLine(NamedTuple):
+    """One line: an experiment list and its reflection table."""
 
     line: int
-    """from 1"""
+    """number in the file, from 1"""
     expt: Path
     refl: Path
     experiment: int | None
     """number in the .expt, from 0"""
     has_spectrum: bool
-    """the line names a spectrum, too"""
+    """whether the line also names a spectrum"""
 
 
-def read(path: Path | str) -> list[Pair]:
-    """The lines of a spec file, empty ones left out; relative names are of its folder. Raises FileError."""
+def read(path: Path | str) -> list[SpecLine]:
+    """Return the lines of a spec file, empty ones left out; relative names are of its folder. Raises FileError."""
     path = Path(path)
     try:
         lines = path.read_text().splitlines()
     except (OSError, ValueError) as error:
         raise FileError(path, "a spec file", error, "Check the path.") from None
-    pairs = [
-        _pair(path, number, words)
-        for number, line in enumerate(lines, 1)
-        if (words := line.split())
+    parsed = [
+        _parse(path, number, line.split()) for number, line in enumerate(lines, 1) if line.split()
     ]
-    if not pairs:
+    if not parsed:
         raise FileError(path, "a line for each lattice", "none", "Write `.expt .refl` on each.")
-    return pairs
+    return parsed
 
 
-def _pair(path: Path, line: int, words: list[str]) -> Pair:
+def _parse(path: Path, line: int, words: list[str]) -> SpecLine:
+    """Return a line. Raises FileError where its columns are others."""
     numbers = [int(word) for word in words[2:] if word.isdecimal()]
     spectra = [word for word in words[2:] if word.endswith(".lam")]
     if len(words) < 2 or len(numbers) > 1 or words[2:] != [*spectra[:1], *map(str, numbers)]:
         columns = "columns `.expt .refl [spectrum.lam] [number of the experiment]`"
         raise FileError(f"{path}, line {line}", columns, " ".join(words), "Correct the line.")
-    expt, refl = (path.parent / word for word in words[:2])
-    return Pair(line, expt, refl, numbers[0] if numbers else None, bool(spectra))
+    return SpecLine(
+        line=line,
+        expt=path.parent / words[0],
+        refl=path.parent / words[1],
+        experiment=numbers[0] if numbers else None,
+        has_spectrum=bool(spectra),
+    )
+
+
+class ShotFinder:
+    """Finds the shots of a run by file and frame."""
+
+    def __init__(self, folder: Path, files: Sequence[ManifestFile]):
+        """folder: of the run's manifest; files: those it names."""
+        paths = [(folder / file.path).resolve() for file in files]
+        names = Counter(path.name for path in paths)
+        self._by_path = {path: n for n, path in enumerate(paths)}
+        self._by_name = {path.name: n for n, path in enumerate(paths) if names[path.name] == 1}
+        self._first = np.cumsum([0, *(file.n_frames for file in files)])
+
+    def number(self, image: Path, frame: int) -> tuple[int, bool]:
+        """Return the number of a shot in the run, or -1, and whether it was found by the file's name alone.
+
+        A file that is no longer where the experiment has it is known by its name, where no other file has it.
+        """
+        path = image.resolve()
+        is_there = path in self._by_path or image.exists()
+        file = self._by_path.get(path, -1) if is_there else self._by_name.get(image.name, -1)
+        n_frames = self._first[file + 1] - self._first[file] if file >= 0 else 0
+        is_found = 0 <= frame < n_frames
+        return int(self._first[file] + frame) if is_found else -1, not is_there

@@ -48,7 +48,7 @@ class Bank:
                 self.path,
                 expected,
                 f"{self.n_bad} without",
-                "Check beam.first_channel_ev and the file.",
+                "Check the channels of the simulation and the file.",
             )
         self.lost = 1.0 - inside / recorded
         """fraction of the recorded photons beyond the channels"""

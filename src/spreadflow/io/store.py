@@ -300,6 +300,10 @@ class Parts:
         except OSError:
             return False
 
+    def are_done(self) -> bool:
+        """Whether every part is there already."""
+        return all(map(self.done, range(len(self.keys))))
+
     def write(self, block: int, columns: Columns) -> None:
         write(part_path(self.product, block), self.kind, columns, key=self.keys[block])
 

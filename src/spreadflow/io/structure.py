@@ -1,6 +1,7 @@
 """Crystal structures and scattering curves from files: PDB, mmCIF, tables of three columns."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import gemmi
 import numpy as np
@@ -9,45 +10,52 @@ from spreadflow.errors import FileError
 from spreadflow.physics import unit_cell
 from spreadflow.physics.structure_factors import Atoms, isotropic
 
+CELL_TOLERANCE = 0.01
+"""Relative difference of cell edges up to which a file's cell is taken for the configured one."""
+
+ANGLE_TOLERANCE_DEG = 1.0
+"""Difference of cell angles up to which a file's cell is taken for the configured one, degrees."""
+
 
 def read(path: Path | str, cell: np.ndarray, space_group: str) -> Atoms:
-    """Atoms of the first model of a PDB or mmCIF file, in the given cell (6,) Å, rad.
+    """Return the atoms of the first model of a PDB or mmCIF file.
 
-    A file's own cell must agree to 1 % and 1°, and its space group must be the given one. Raises FileError.
+    cell: (6,) Å, rad; a file's own cell must agree with it to 1 % and 1°, and its space group must be `space_group`.
+    Raises FileError.
     """
+    todo = "Give a PDB or mmCIF file of the crystal."
     try:
         structure = gemmi.read_structure(str(path))
     except (OSError, RuntimeError, ValueError) as error:
-        raise FileError(path, "a PDB or mmCIF file", error, "Check crystal.model.") from None
+        raise FileError(path, "a PDB or mmCIF file", error, todo) from None
     if len(structure) == 0 or structure[0].count_atom_sites() == 0:
-        raise FileError(path, "a model with atoms", "none", "Check crystal.model.")
+        raise FileError(path, "a model with atoms", "none", todo)
     _check_crystal(path, structure, cell, space_group)
-    gemmi_cell = (
-        structure.cell if structure.cell.is_crystal() else gemmi.UnitCell(*unit_cell.degrees(cell))
-    )
-    atoms = [cra.atom for cra in structure[0].all()]
+    gemmi_cell = structure.cell
+    if not gemmi_cell.is_crystal():
+        gemmi_cell = gemmi.UnitCell(*unit_cell.degrees(cell))
+    atoms = [site.atom for site in structure[0].all()]
     unknown = {atom.name for atom in atoms if atom.element.it92 is None}
     if unknown:
-        raise FileError(
-            path,
-            "elements with known form factors",
-            sorted(unknown),
-            "Name the elements in the file.",
-        )
+        expected = "elements with known form factors"
+        raise FileError(path, expected, sorted(unknown), "Name the elements in the file.")
     to_fractional = np.array(gemmi_cell.frac.mat.tolist())
     return Atoms(
-        np.array([atom.name for atom in atoms]),
-        np.array(
-            ["H" if atom.element.name == "D" else atom.element.name for atom in atoms]
-        ),  # the same for X-rays
-        np.array([gemmi_cell.fractionalize(atom.pos).tolist() for atom in atoms]),
-        np.array([atom.occ for atom in atoms]),
-        np.array([_beta(atom, cell, to_fractional) for atom in atoms]),
+        names=np.array([atom.name for atom in atoms]),
+        elements=np.array([_element(atom) for atom in atoms]),
+        xyz=np.array([gemmi_cell.fractionalize(atom.pos).tolist() for atom in atoms]),
+        occupancy=np.array([atom.occ for atom in atoms]),
+        beta=np.array([_beta(atom, cell, to_fractional) for atom in atoms]),
     )
+
+
+def _element(atom: gemmi.Atom) -> str:
+    """Return the element of an atom; deuterium is hydrogen for X-rays."""
+    return "H" if atom.element.name == "D" else atom.element.name
 
 
 def _beta(atom: gemmi.Atom, cell: np.ndarray, to_fractional: np.ndarray) -> np.ndarray:
-    """(3, 3) β: 2π² U on reciprocal axes where the atom is anisotropic, else that of its B."""
+    """Return β (3, 3): 2π² U on reciprocal axes where the atom is anisotropic, else that of its B."""
     if not atom.aniso.nonzero():
         return isotropic(np.array([atom.b_iso]), cell)[0]
     return 2 * np.pi**2 * to_fractional @ np.array(atom.aniso.as_mat33().tolist()) @ to_fractional.T
@@ -57,40 +65,54 @@ def _check_crystal(
     path: Path | str, structure: gemmi.Structure, cell: np.ndarray, space_group: str
 ) -> None:
     """Raise FileError where the file's crystal is another one than the configuration's."""
-    found = structure.find_spacegroup()
-    if found is not None and found.xhm() != gemmi.find_spacegroup_by_name(space_group).xhm():
-        raise FileError(
-            path,
-            f"space group '{space_group}' (crystal.space_group)",
-            found.xhm(),
-            "Make them agree.",
-        )
+    group = structure.find_spacegroup()
+    if group is not None and group.xhm() != gemmi.find_spacegroup_by_name(space_group).xhm():
+        expected = f"space group '{space_group}', as configured"
+        raise FileError(path, expected, group.xhm(), "Make them agree.")
     if structure.cell.is_crystal():
-        mine = unit_cell.degrees(cell)
-        theirs = np.array(structure.cell.parameters)
-        if np.any(np.abs(theirs - mine) > np.array([*(0.01 * mine[:3]), 1.0, 1.0, 1.0])):
-            expected = f"cell {np.round(mine, 2).tolist()} (crystal.cell)"
-            raise FileError(path, expected, theirs.round(2).tolist(), "Make them agree.")
+        configured = unit_cell.degrees(cell)
+        own = np.array(structure.cell.parameters)
+        tolerance = np.array([*(CELL_TOLERANCE * configured[:3]), *[ANGLE_TOLERANCE_DEG] * 3])
+        if np.any(np.abs(own - configured) > tolerance):
+            expected = f"cell {np.round(configured, 2).tolist()}, as configured"
+            raise FileError(path, expected, own.round(2).tolist(), "Make them agree.")
 
 
-def read_curve(path: Path | str, energies_ev: np.ndarray) -> np.ndarray:
-    """(channel,) complex f' + i f'' at the given energies, from a table of E (eV), f', f''; linear between its rows."""
+class Curve(NamedTuple):
+    """A table of f′ and f″."""
+
+    path: Path | str
+    energies_ev: np.ndarray
+    """(row,) eV, rising"""
+    values: np.ndarray
+    """(row,) complex128 f′ + i f″, electrons"""
+
+    def at(self, energies_ev: np.ndarray) -> np.ndarray:
+        """Return f′ + i f″ at energies (channel,), linear between rows. Raises FileError beyond the table."""
+        first = self.energies_ev[0]
+        last = self.energies_ev[-1]
+        if energies_ev.min() < first or energies_ev.max() > last:
+            expected = f"a table that covers {energies_ev.min():.1f}-{energies_ev.max():.1f} eV"
+            found = f"{first:.1f}-{last:.1f} eV"
+            raise FileError(self.path, expected, found, "Take a longer table.")
+        real = np.interp(energies_ev, self.energies_ev, self.values.real)
+        imaginary = np.interp(energies_ev, self.energies_ev, self.values.imag)
+        return real + 1j * imaginary
+
+
+def read_curve(path: Path | str) -> Curve:
+    """Return a table of three columns: energy (eV), f′, f″. Raises FileError."""
     try:
         table = np.loadtxt(path, dtype=np.float64, ndmin=2)
     except (OSError, ValueError) as error:
-        raise FileError(
-            path, "a table of three columns: energy (eV), f', f''", error, "Check crystal.sites."
-        ) from None
-    finite = np.isfinite(table).all()
-    if table.shape[1] != 3 or len(table) < 2 or not finite or np.any(np.diff(table[:, 0]) <= 0):
-        found = f"{table.shape[1]} columns, {len(table)} rows{'' if finite else ', not all of them numbers'}"
-        raise FileError(
-            path, "three columns with rising energies: E (eV), f', f''", found, "Correct the table."
-        )
-    if energies_ev.min() < table[0, 0] or energies_ev.max() > table[-1, 0]:
-        expected = f"a table that covers {energies_ev.min():.1f}-{energies_ev.max():.1f} eV"
-        raise FileError(
-            path, expected, f"{table[0, 0]:.1f}-{table[-1, 0]:.1f} eV", "Take a longer table."
-        )
-    real, imaginary = (np.interp(energies_ev, table[:, 0], table[:, i]) for i in (1, 2))
-    return real + 1j * imaginary
+        expected = "a table of three columns: energy (eV), f', f''"
+        raise FileError(path, expected, error, "Correct the table.") from None
+    is_finite = np.isfinite(table).all()
+    is_rising = not np.any(np.diff(table[:, 0]) <= 0)
+    if table.shape[1] != 3 or len(table) < 2 or not is_finite or not is_rising:
+        found = f"{table.shape[1]} columns, {len(table)} rows"
+        if not is_finite:
+            found += ", not all of them numbers"
+        expected = "three columns with rising energies: E (eV), f', f''"
+        raise FileError(path, expected, found, "Correct the table.")
+    return Curve(path, table[:, 0], table[:, 1] + 1j * table[:, 2])

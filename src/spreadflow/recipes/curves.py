@@ -1,8 +1,6 @@
-"""From the lattices of `spread` to what is told of the curves: parametrisations, fits, edges, controls, files."""
+"""From the lattices of `spread` to what is said about the curves: parametrisations, fits, edges, controls, outlook."""
 
-import csv
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,19 +12,24 @@ from spreadflow.analysis.curves.edges import REACH_EV, edges, metals
 from spreadflow.analysis.curves.expand import RefinedCurves
 from spreadflow.config import SpreadConfig
 from spreadflow.errors import ConfigError
-from spreadflow.io import store
+from spreadflow.io.factor_files import NO_FILES, FactorFiles
 from spreadflow.physics import anomalous
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.recipes import factors
-from spreadflow.recipes.lattices import Lattices
+from spreadflow.recipes.lattice_sums import LatticeSums
 
 QUOTED = {"none": "free", "kramers_kronig": "kramers_kronig", "smooth": "smooth", "known": "known"}
-"""`spread.restraint` → fit"""
-ENOUGH = 1.5
-"""lattices per unknown from which on their scatter gives the whole covariance; with fewer, one factor for all"""
+"""`spread.restraint` → the fit whose curves are quoted."""
+
+LATTICES_PER_UNKNOWN = 1.5
+"""From so many lattices per unknown on their scatter gives the whole covariance; fewer give one factor for all."""
+
+STEP_TOLERANCE_EV = 1e-6
+"""A step of the nodes may be this much below the distance of channels: rounding of the energies."""
 
 
 def site_names(config: SpreadConfig) -> list[str]:
+    """Return the names of the sites whose curves are refined."""
     return [site.atom for site in config.structure_factors.sites]
 
 
@@ -35,76 +38,87 @@ def check(config: SpreadConfig) -> None:
     sites = site_names(config)
     known = config.spread.known
     if not sites:
-        raise ConfigError(
-            "structure_factors.sites", "the metal sites", "none", "Name at least one."
-        )
+        todo = "Name at least one."
+        raise ConfigError("structure_factors.sites", "the metal sites", "none", todo)
     if known is not None and len(known) != len(sites):
-        raise ConfigError(
-            "spread.known",
-            f"{len(sites)} curves, one for each of {', '.join(sites)}",
-            known,
-            "Correct it.",
-        )
+        expected = f"{len(sites)} curves, one for each of {', '.join(sites)}"
+        raise ConfigError("spread.known", expected, known, "Correct it.")
 
 
 def _nodes(config: SpreadConfig, energies_ev: np.ndarray) -> np.ndarray:
-    """(node,) eV: on channels, from the first within the range."""
+    """Return the nodes (node,), eV: on channels, from the first one within the range. Raises ConfigError."""
     section = config.spread
-    apart = np.median(np.diff(energies_ev))
-    if section.step_ev < apart - 1e-6:
-        expected = f"at least the distance of channels, {apart:g} eV"
-        raise ConfigError(
-            "spread.step_ev", expected, section.step_ev, "Raise it: pixels know nothing in between."
-        )
+    channel_ev = np.median(np.diff(energies_ev))
+    if section.step_ev < channel_ev - STEP_TOLERANCE_EV:
+        expected = f"at least the distance of channels, {channel_ev:g} eV"
+        todo = "Raise it: pixels know nothing in between."
+        raise ConfigError("spread.step_ev", expected, section.step_ev, todo)
     low, high = section.range_ev or (energies_ev[0], energies_ev[-1])
-    nodes = planning.nodes(
-        energies_ev[(energies_ev >= low) & (energies_ev <= high)], section.step_ev
-    )
+    within = energies_ev[(energies_ev >= low) & (energies_ev <= high)]
+    nodes = planning.nodes(within, section.step_ev)
     if len(nodes) < 2:
         expected = f"at least two nodes within {low:g}-{high:g} eV"
-        raise ConfigError(
-            "spread.step_ev", expected, section.step_ev, "Lower it, or widen spread.range_ev."
-        )
+        todo = "Lower it, or widen spread.range_ev."
+        raise ConfigError("spread.step_ev", expected, section.step_ev, todo)
     return nodes
 
 
+def start_curves(model: StructureFactors) -> np.ndarray:
+    """Return f′, f″ of the sites as the structure factors have them, (site, 2, channel)."""
+    curves = model.anomalous[: model.n_sites]
+    return np.stack([curves.real, curves.imag], axis=1)
+
+
 def parametrisations(
-    config: SpreadConfig, of: StructureFactors, energies_ev: np.ndarray
+    config: SpreadConfig,
+    model: StructureFactors,
+    energies_ev: np.ndarray,
+    files: FactorFiles = NO_FILES,
 ) -> dict[str, Parametrisation]:
-    """Fit → unknowns and restraints, the quoted one first. energies_ev: (channel,)."""
+    """Return the unknowns and restraints of each fit, the quoted one first.
+
+    model: structure factors whose curves are the start; energies_ev: (channel,); files: of `spread.known`.
+    """
     section = config.spread
-    curves = of.anomalous[: of.n_sites]
-    start = np.stack([curves.real, curves.imag], axis=1)
+    start = start_curves(model)
     nodes = _nodes(config, energies_ev)
     free = dispersion.free(start, energies_ev, nodes)
-    sigma = section.kramers_kronig_sigma_e
-    out = {
+    sigma_e = section.kramers_kronig_sigma_e
+    if sigma_e:
+        kramers_kronig = dispersion.toward_kramers_kronig(free, sigma_e)
+    else:
+        kramers_kronig = dispersion.kramers_kronig(start, energies_ev, nodes)
+    smooth_sigma_e = (section.smooth_sigma_e[0], section.smooth_sigma_e[1])
+    fits = {
         "free": free,
-        "kramers_kronig": dispersion.toward_kramers_kronig(free, sigma)
-        if sigma
-        else dispersion.kramers_kronig(start, energies_ev, nodes),
-        "smooth": dispersion.smooth(free, (section.smooth_sigma_e[0], section.smooth_sigma_e[1])),
+        "kramers_kronig": kramers_kronig,
+        "smooth": dispersion.smooth(free, smooth_sigma_e),
     }
     if section.known is not None:
-        pairs = zip(factors.elements(config.structure_factors), section.known, strict=True)
-        known = [factors.curve(element, name, energies_ev) for element, name in pairs]
-        towards = np.stack([np.real(known), np.imag(known)], axis=1)
-        out["known"] = dispersion.toward(free, towards, section.known_sigma_e)
+        elements = factors.elements(config.structure_factors, files)
+        known = [
+            factors.curve(element, name, energies_ev, files)
+            for element, name in zip(elements, section.known, strict=True)
+        ]
+        target = np.stack([np.real(known), np.imag(known)], axis=1)
+        fits["known"] = dispersion.toward(free, target, section.known_sigma_e)
     quoted = QUOTED[section.restraint]
-    return {quoted: out[quoted]} | out
+    return {quoted: fits[quoted]} | fits
 
 
 def change(p: Parametrisation, refined: RefinedCurves, before: np.ndarray, limit_e: float) -> float:
-    """Largest change of a node from θ `before`, in its σ, where the curves are determined to `limit_e`."""
+    """Return the largest change of a node from θ `before`, in its σ, where curves are determined to `limit_e`."""
     sigma = p.sigma(refined.fisher)
-    some = np.zeros(sigma.shape, dtype=bool)
-    some[:, :, dispersion.band(sigma, limit_e)] = True
+    is_determined = np.zeros(sigma.shape, dtype=bool)
+    is_determined[:, :, dispersion.band(sigma, limit_e)] = True
     moved = np.abs(p.at_nodes @ (refined.theta - before)).reshape(sigma.shape) / sigma
-    return float(moved[some].max() if some.any() else moved.max())
+    if is_determined.any():
+        return float(moved[is_determined].max())
+    return float(moved.max())
 
 
 class QuotedFit(NamedTuple):
-    """A fit, and how well it is said to be known."""
+    """Refined curves, and the covariance that is quoted for them."""
 
     p: Parametrisation
     refined: RefinedCurves
@@ -115,169 +129,179 @@ class QuotedFit(NamedTuple):
 
     @property
     def covariance(self) -> np.ndarray:
-        """(theta, theta) as quoted."""
+        """(theta, theta) covariance of θ as quoted"""
         return self.refined.covariance(self.noise)
 
 
-def told(p: Parametrisation, refined: RefinedCurves, uncertainty: str) -> QuotedFit:
-    """The covariance that is quoted. With too few lattices their scatter gives no matrix, but one factor (`scaled`)."""
-    fisher = refined.fisher
+def quoted_fit(p: Parametrisation, refined: RefinedCurves, uncertainty: str) -> QuotedFit:
+    """Return refined curves with the covariance that is quoted.
+
+    uncertainty: `fisher`, or `sandwich`, from the scatter of lattices. With too few lattices their scatter gives no
+    matrix, but one factor (`scaled`).
+    """
     pixels = refined.of_pixels
     scatter = refined.scatter
     if uncertainty == "fisher":
         return QuotedFit(p, refined, pixels, "fisher")
-    if len(refined.scores) >= ENOUGH * len(refined.theta):
+    if len(refined.scores) >= LATTICES_PER_UNKNOWN * len(refined.theta):
         return QuotedFit(p, refined, scatter, "sandwich")
+    fisher = refined.fisher
     factor = np.trace(fisher @ scatter) / np.trace(fisher @ pixels)
     return QuotedFit(p, refined, max(float(factor), 1.0) * pixels, "scaled")
 
 
 def all_fits(
-    config: SpreadConfig, of: StructureFactors, refined: RefinedCurves, lattices: Lattices
+    config: SpreadConfig,
+    model: StructureFactors,
+    refined: RefinedCurves,
+    lattices: LatticeSums,
+    files: FactorFiles = NO_FILES,
 ) -> dict[str, QuotedFit]:
-    """Fit → curves, the quoted one, which is `refined`, first. Collective."""
-    out: dict[str, QuotedFit] = {}
-    for name, p in parametrisations(config, of, lattices.energies_ev).items():
-        if out:
-            first = next(iter(out.values()))
-            near = controls.nearest(p, first.p.curves(first.refined.theta))
-            made = expand.refine(lattices.evaluator(p), p, near)
-        else:
-            made = refined
-        out[name] = told(p, made, config.spread.uncertainty)
-    return out
+    """Return the curves of every fit, the quoted one, which is `refined`, first. Collective."""
+    fits: dict[str, QuotedFit] = {}
+    for name, p in parametrisations(config, model, lattices.energies_ev, files).items():
+        curves = refined
+        if fits:
+            first = next(iter(fits.values()))
+            start = controls.nearest(p, first.p.curves(first.refined.theta))
+            curves = expand.refine(lattices.evaluator(p), p, start)
+        fits[name] = quoted_fit(p, curves, config.spread.uncertainty)
+    return fits
 
 
 def edge_rows(
     fits: dict[str, QuotedFit], elements: list[str], energies_ev: np.ndarray
 ) -> list[dict]:
-    """Rows of the table `edges`; smoothed curves have none that could be trusted, unlike elements no difference."""
-    out = []
-    alike = np.equal.outer(elements, elements)
-    for f, fit in enumerate(fits.values()):
+    """Return the rows of the table `edges`.
+
+    Smoothed curves have no edge that could be trusted, and sites of unlike elements no difference.
+    """
+    rows = []
+    is_alike = np.equal.outer(elements, elements)
+    shapes = metals(elements, energies_ev)
+    for number, fit in enumerate(fits.values()):
         if fit.p.is_smooth:
             continue
-        shapes = metals(elements, energies_ev)
-        made = edges(fit.p, fit.refined.theta, fit.refined.of_pixels, shapes, noise=fit.noise)
-        sigma = np.sqrt(np.diag(made.covariance))
-        differences = (
-            np.where(alike, d, np.nan) for d in (made.difference_ev, made.difference_sigma_ev)
-        )
-        for site, (difference, error) in enumerate(zip(*differences, strict=True)):
+        found = edges(fit.p, fit.refined.theta, fit.refined.of_pixels, shapes, noise=fit.noise)
+        sigma = np.sqrt(np.diag(found.covariance))
+        differences = np.where(is_alike, found.difference_ev, np.nan)
+        errors = np.where(is_alike, found.difference_sigma_ev, np.nan)
+        for site in range(len(sigma)):
             row = {
-                "fit": f,
+                "fit": number,
                 "site": site,
-                "energy_ev": made.energy_ev[site],
+                "energy_ev": found.energy_ev[site],
                 "sigma_ev": sigma[site],
+                "difference_ev": differences[site],
+                "difference_sigma_ev": errors[site],
             }
-            out.append(row | {"difference_ev": difference, "difference_sigma_ev": error})
-    return out
+            rows.append(row)
+    return rows
 
 
 def without_edge(rows: list[dict], sites: list[str]) -> list[str]:
-    """A sentence for each site that has no edge in the first fit that has any. rows: as of `edge_rows`."""
-    none = [
-        sites[row["site"]]
-        for row in rows
-        if row["fit"] == rows[0]["fit"] and np.isnan(row["energy_ev"])
-    ]
-    return [
-        f"{site}: no edge within {REACH_EV:g} eV of its metal's and within the channels"
-        for site in none
-    ]
+    """Return a sentence for each site that has no edge in the first fit that has any. rows: as of `edge_rows`."""
+    first = [row for row in rows if row["fit"] == rows[0]["fit"]]
+    names = [sites[row["site"]] for row in first if np.isnan(row["energy_ev"])]
+    place = f"within {REACH_EV:g} eV of its metal's and within the channels"
+    return [f"{name}: no edge {place}" for name in names]
 
 
 def curve_rows(fits: dict[str, QuotedFit]) -> list[dict]:
-    """Rows of the table `curves`."""
-    out = []
-    for f, fit in enumerate(fits.values()):
+    """Return the rows of the table `curves`: each node of each site in each fit."""
+    rows = []
+    for number, fit in enumerate(fits.values()):
         start = fit.p.reference_at_nodes
         sigma = fit.p.sigma(fit.covariance)
         fisher = fit.p.sigma(fit.refined.fisher)
         values = start + (fit.p.at_nodes @ fit.refined.theta).reshape(start.shape)
         for site in range(len(start)):
             for node, energy in enumerate(fit.p.nodes_ev):
-                row = {"fit": f, "site": site, "energy_ev": energy}
+                row = {"fit": number, "site": site, "energy_ev": energy}
                 for kind, name in enumerate(("fp", "fdp")):
-                    at = site, kind, node
-                    row |= {
-                        name: values[at],
-                        f"{name}_sigma": sigma[at],
-                        f"{name}_fisher": fisher[at],
-                    }
-                    row[f"{name}_start"] = start[at]
-                out.append(row)
-    return out
+                    place = site, kind, node
+                    row[name] = values[place]
+                    row[f"{name}_sigma"] = sigma[place]
+                    row[f"{name}_fisher"] = fisher[place]
+                    row[f"{name}_start"] = start[place]
+                rows.append(row)
+    return rows
 
 
 def starts(
     curves: np.ndarray, elements: list[str], energies_ev: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Curves (site, 2, channel) to begin from again; a single site has none to swap with, nor to be like."""
+    """Return curves (site, 2, channel) to start from again. A single site has none to swap with, nor to be like."""
     metal = np.stack([anomalous.site(element, "metallic", energies_ev) for element in elements])
-    out = {"metallic": np.stack([metal.real, metal.imag], axis=1)}
+    metallic = {"metallic": np.stack([metal.real, metal.imag], axis=1)}
     if len(curves) == 1:
-        return out
-    return out | {
+        return metallic
+    return metallic | {
         "swapped": np.roll(curves, 1, axis=0),
         "identical": np.broadcast_to(curves.mean(axis=0), curves.shape),
     }
 
 
 def verdicts(
-    fits: dict[str, QuotedFit], lattices: Lattices, of: StructureFactors, elements: list[str]
+    fits: dict[str, QuotedFit], lattices: LatticeSums, model: StructureFactors, elements: list[str]
 ) -> list[Verdict]:
-    """The controls of the quoted curves. Collective."""
+    """Return the controls of the quoted curves. Collective."""
     fit = next(iter(fits.values()))
     p = fit.p
-    curves = fit.p.curves(fit.refined.theta)
+    curves = p.curves(fit.refined.theta)
     n = lattices.n
-    photons = lattices.rows["photons"][lattices.used]
-    sigma = p.sigma(fit.covariance)
-    inside = np.zeros(len(p.nodes_ev), dtype=bool)
-    inside[dispersion.weak_directions(p, fit.refined.of_pixels).band] = True
+    photons = lattices.photons
+    is_in_band = np.zeros(len(p.nodes_ev), dtype=bool)
+    is_in_band[dispersion.weak_directions(p, fit.refined.of_pixels).band] = True
     return controls.verdicts(
         partial(lattices.evaluator, p),
         p,
         fit.refined,
         starts=starts(curves, elements, p.energies_ev),
-        index=lambda i, lattice: controls.wrong_index(lattice, of),
+        index=lambda i, lattice: controls.wrong_index(lattice, model),
         spectrum=lambda i, lattice: controls.other_spectrum(
             lattice, photons[i], photons[(i + n // 2) % n]
         ),
-        band=inside,
-        sigma=sigma.ravel(),
+        band=is_in_band,
+        sigma=p.sigma(fit.covariance).ravel(),
     )
 
 
-def channel_rows(fit: QuotedFit, lattices: Lattices) -> dict[str, np.ndarray]:
-    """The table `channels`. Collective."""
+def channel_rows(fit: QuotedFit, lattices: LatticeSums) -> dict[str, np.ndarray]:
+    """Return the columns of the table `channels`. Collective."""
     residual, sigma = lattices.residuals(fit.p.curves(fit.refined.theta))
-    photons = lattices.rows["photons"][lattices.used].mean(axis=0)
     return {
         "energy_ev": fit.p.energies_ev,
-        "photons": photons,
+        "photons": lattices.photons.mean(axis=0),
         "residual": residual,
         "residual_sigma": sigma,
     }
 
 
 def columns(rows: list[dict]) -> dict[str, np.ndarray]:
+    """Return rows as columns."""
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
 def value_rows(fits: dict[str, QuotedFit]) -> dict[str, np.ndarray]:
-    """The table `values`: covariances of all values at the nodes."""
-    out: dict[str, list] = {"fit": [], "fisher": [], "sandwich": []}
-    for f, fit in enumerate(fits.values()):
-        out["fit"].append(np.full(len(fit.p.at_nodes), f))
-        for name in ("fisher", "sandwich"):
-            out[name].append(fit.p.at_nodes @ getattr(fit.refined, name) @ fit.p.at_nodes.T)
-    return {name: np.concatenate(blocks) for name, blocks in out.items()}
+    """Return the columns of the table `values`: covariances of all values at the nodes."""
+    number = []
+    fisher = []
+    sandwich = []
+    for fit_number, fit in enumerate(fits.values()):
+        at_nodes = fit.p.at_nodes
+        number.append(np.full(len(at_nodes), fit_number))
+        fisher.append(at_nodes @ fit.refined.fisher @ at_nodes.T)
+        sandwich.append(at_nodes @ fit.refined.sandwich @ at_nodes.T)
+    return {
+        "fit": np.concatenate(number),
+        "fisher": np.concatenate(fisher),
+        "sandwich": np.concatenate(sandwich),
+    }
 
 
 def outlook(fit: QuotedFit, elements: list[str]) -> dict[str, float]:
-    """How many lattices like these take σ to the goal, by kind of curve.
+    """Return how many lattices like these take σ to the goal, by kind of curve (`fp`, `fdp`).
 
     What a lattice says is the pixels' information, less as its noise shows to be more than that at the nodes of the
     band: elsewhere it may be dark, and curves are what restraints say.
@@ -285,31 +309,16 @@ def outlook(fit: QuotedFit, elements: list[str]) -> dict[str, float]:
     p = fit.p
     fisher = fit.refined.fisher
     pixels = fit.refined.of_pixels
-    at = [anomalous.nearest_edge(element, float(p.energies_ev.mean())) for element in elements]
-    band = np.add.outer(at, planning.BAND_EV)
-    right, noisy = (np.square(p.sigma(fisher @ noise @ fisher)) for noise in (pixels, fit.noise))
-    out = {}
-    inside = planning.inside(p, band)
+    mean_ev = float(p.energies_ev.mean())
+    edges_ev = [anomalous.nearest_edge(element, mean_ev) for element in elements]
+    band = np.add.outer(edges_ev, planning.BAND_EV)
+    counted = np.square(p.sigma(fisher @ pixels @ fisher))
+    scattered = np.square(p.sigma(fisher @ fit.noise @ fisher))
+    is_inside = planning.inside(p, band)
+    needed = {}
     for kind, name in enumerate(("fp", "fdp")):
-        factor = right[:, kind].sum(where=inside[:, kind]) / noisy[:, kind].sum(
-            where=inside[:, kind]
-        )
-        each = factor * pixels / len(fit.refined.scores)
-        out[name] = planning.lattices_for(planning.GOAL_E, each, p, band, kind)
-    return out
-
-
-def write_csv(
-    path: Path, table: dict[str, np.ndarray], fits: dict[str, str], sites: list[str]
-) -> None:
-    """The table `curves`, a line for each node, with names. fits: name → where its σ are from."""
-    kinds = list(fits.items())
-    named = table | {
-        "fit": [kinds[f][0] for f in table["fit"]],
-        "site": [sites[s] for s in table["site"]],
-    }
-    named |= {"sigma_kind": [kinds[f][1] for f in table["fit"]]}
-    with store.replacing(path) as temporary, open(temporary, "w", newline="") as f:
-        writer = csv.writer(f)
-        writer.writerow(named)
-        writer.writerows(zip(*named.values(), strict=True))
+        where = is_inside[:, kind]
+        factor = counted[:, kind].sum(where=where) / scattered[:, kind].sum(where=where)
+        of_lattice = factor * pixels / len(fit.refined.scores)
+        needed[name] = planning.lattices_for(planning.GOAL_E, of_lattice, p, band, kind)
+    return needed

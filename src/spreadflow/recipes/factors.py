@@ -1,7 +1,7 @@
-"""F(hkl, E) as the configuration wants it: from a model, right or perturbed, or from merged intensities."""
+"""F(hkl, E) as the configuration wants it: from a model, right or perturbed, or from merged intensities.
 
-from collections.abc import Iterable
-from pathlib import Path
+What files hold is handed in: `io/factor_files.py` reads them.
+"""
 
 import numpy as np
 
@@ -9,8 +9,8 @@ from spreadflow import build
 from spreadflow.analysis.merging import amplitudes
 from spreadflow.config import StructureFactorsSection
 from spreadflow.errors import ConfigError, FileError
-from spreadflow.io import mtz, structure
-from spreadflow.physics import anomalous, phantom, unit_cell
+from spreadflow.io.factor_files import NO_FILES, FactorFiles
+from spreadflow.physics import anomalous, phantom
 from spreadflow.physics.structure_factors import (
     Atoms,
     StructureFactors,
@@ -24,55 +24,50 @@ def factors(
     energies_ev: np.ndarray,
     energy_ev: float,
     rng: np.random.Generator,
+    files: FactorFiles = NO_FILES,
 ) -> StructureFactors:
-    """F of the section in the channels `energies_ev` (channel,).
+    """Return F of a section in the channels `energies_ev` (channel,).
 
     energy_ev: where merged amplitudes hold, the mean energy of the beam they were measured with; rng: of the
-    perturbation. Raises ConfigError, FileError.
+    perturbation; files: what the files hold that the section names. Raises ConfigError, FileError.
     """
-    model = _of_model(section, energies_ev, rng)
-    return (
-        model if section.source == "model" else _with_data(section, model, energies_ev, energy_ev)
-    )
-
-
-def files(section: StructureFactorsSection) -> list[Path]:
-    """Those that the section names."""
-    curves = curve_files(site.curve for site in section.sites)
-    return [path for path in (section.model, section.mtz, *curves) if path is not None]
-
-
-def curve_files(names: Iterable[str]) -> list[Path]:
-    """Those of some curves that are not known by name."""
-    return [Path(name) for name in names if name not in anomalous.VALENCE]
+    model = _of_model(section, energies_ev, rng, files)
+    if section.source == "model":
+        return model
+    return _with_data(section, model, energies_ev, energy_ev, files)
 
 
 def _of_model(
-    section: StructureFactorsSection, energies_ev: np.ndarray, rng: np.random.Generator
+    section: StructureFactorsSection,
+    energies_ev: np.ndarray,
+    rng: np.random.Generator,
+    files: FactorFiles,
 ) -> StructureFactors:
+    """Return F of the atoms, right or perturbed."""
     cell = build.cell(section)
-    group = _space_group(section)
     k_sol = section.k_sol
-    atoms = _atoms(section)
-    of_sites = zip(section.sites, _elements(section, atoms), strict=True)
-    sites = {site.atom: curve(element, site.curve, energies_ev) for site, element in of_sites}
+    atoms = _atoms(section, files)
+    sites = {
+        site.atom: curve(element, site.curve, energies_ev, files)
+        for site, element in zip(section.sites, _elements(section, atoms), strict=True)
+    }
     if section.perturb:
         atoms, k_sol = perturbed(rng, atoms, cell, sites)
     elements = [str(element) for element in np.unique(atoms.elements)]
-    made = structure_factors(
+    model = structure_factors(
         atoms,
         cell,
-        group,
+        _space_group(section),
         d_min=section.d_min,
         sites=sites,
         others={element: anomalous.tabulated(element, energies_ev) for element in elements},
         k_sol=k_sol,
         b_sol=section.b_sol,
     )
-    if len(made.hkl) == 0:
+    if len(model.hkl) == 0:
         expected = f"a resolution at which the cell {section.cell} has reflections"
         raise ConfigError("structure_factors.d_min", expected, section.d_min, "Lower it.")
-    return made
+    return model
 
 
 def _space_group(section: StructureFactorsSection) -> str:
@@ -80,36 +75,39 @@ def _space_group(section: StructureFactorsSection) -> str:
     return section.space_group
 
 
-def _atoms(section: StructureFactorsSection) -> Atoms:
-    cell = build.cell(section)
-    group = _space_group(section)
+def _atoms(section: StructureFactorsSection, files: FactorFiles) -> Atoms:
+    """Return the atoms of the model, or those of a phantom where there is none."""
     if section.model is None:
-        return phantom.build(cell, group, section.phantom_seed)
-    return structure.read(section.model, cell, group)
+        return phantom.build(build.cell(section), _space_group(section), section.phantom_seed)
+    assert files.atoms is not None, "the model was not read"
+    return files.atoms
 
 
-def elements(section: StructureFactorsSection) -> list[str]:
-    """Of each site. Raises ConfigError where the model has no such atom."""
-    return _elements(section, _atoms(section))
+def elements(section: StructureFactorsSection, files: FactorFiles = NO_FILES) -> list[str]:
+    """Return the element of each site. Raises ConfigError where the model has no such atom."""
+    return _elements(section, _atoms(section, files))
 
 
 def _elements(section: StructureFactorsSection, atoms: Atoms) -> list[str]:
-    out = []
+    names = []
     for i, site in enumerate(section.sites):
-        found = np.unique(atoms.elements[atoms.names == site.atom])
-        if len(found) != 1:
+        candidates = np.unique(atoms.elements[atoms.names == site.atom])
+        if len(candidates) != 1:
             where = f"structure_factors.sites.{i}.atom"
-            of = f"{len(found)} elements of that name"
-            raise ConfigError(where, f"an atom '{site.atom}' in the model", of, "Correct it.")
-        out.append(str(found[0]))
-    return out
+            found = f"{len(candidates)} elements of that name"
+            expected = f"an atom '{site.atom}' in the model"
+            raise ConfigError(where, expected, found, "Correct it.")
+        names.append(str(candidates[0]))
+    return names
 
 
-def curve(element: str, name: str, energies_ev: np.ndarray) -> np.ndarray:
-    """(channel,) f' + i f'' of a site of that element: a curve known by name, or a file's."""
+def curve(
+    element: str, name: str, energies_ev: np.ndarray, files: FactorFiles = NO_FILES
+) -> np.ndarray:
+    """Return f′ + i f″ of a site of an element, (channel,): a published curve, or a file's."""
     if name in anomalous.VALENCE:
         return anomalous.site(element, name, energies_ev)
-    return structure.read_curve(name, energies_ev)
+    return files.curves[name].at(energies_ev)
 
 
 def _with_data(
@@ -117,18 +115,17 @@ def _with_data(
     model: StructureFactors,
     energies_ev: np.ndarray,
     energy_ev: float,
+    files: FactorFiles,
 ) -> StructureFactors:
-    """The model's F with the merged amplitudes."""
+    """Return the model's F with the merged amplitudes. Raises FileError where these have nothing in common with it."""
     assert section.mtz is not None, "checked with the configuration"
-    cell = build.cell(section)
-    group = _space_group(section)
-    data = mtz.read_merged(section.mtz, unit_cell.degrees(cell), group)
+    assert files.merged is not None, "the merged intensities were not read"
     try:
         return amplitudes.measured(
             model,
-            cell,
-            group,
-            **data._asdict(),
+            build.cell(section),
+            _space_group(section),
+            **files.merged._asdict(),
             channel=int(np.abs(energies_ev - energy_ev).argmin()),
             min_i_over_sigma=section.min_i_over_sigma,
             complete=section.source == "model_completed",

@@ -1,6 +1,6 @@
-"""One lattice on its way to the curves: from packed shoeboxes to Gram matrices and back from a file. No ranks."""
+"""One lattice on its way to the curves: from packed shoeboxes to its Gram matrices, and to rows and back."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,123 +12,148 @@ from spreadflow.errors import RefinedOutcome, SpreadOutcome
 from spreadflow.io import schema
 from spreadflow.models import Mosaic
 from spreadflow.physics.structure_factors import StructureFactors
-from spreadflow.recipes import lattice as pixelfit
+from spreadflow.recipes.lattice import PackedLattice, RunModel, Start, refine_lattice
 
-TOLD = ("loss", "score", "nuisance", "n_pixels")
-"""fields of a Gram that are columns of its row of `lattices`"""
+LATTICE_FIELDS = ("loss", "score", "nuisance", "n_pixels")
+"""Fields of a Gram that are columns of its row of `lattices`."""
+
+COLUMN_FIELDS = ("hkl", "intensity", "slope", "cross")
+"""Fields of a Gram that are columns of its rows of `columns`, as they are; its channel is one of the product's."""
+
+Tables = dict[str, dict[str, Any]]
+"""table → column → rows"""
 
 
-def blank(n_unknowns: int, n_channels: int) -> dict[str, dict[str, Any]]:
-    """The tables of a lattice that is not used: a row of `lattices`, and no columns."""
+class LatticeGram(NamedTuple):
+    """What became of a lattice: its outcome, why where it is not used, and its rows where it is."""
+
+    outcome: SpreadOutcome
+    why: str
+    tables: Tables
+
+
+def blank_tables(n_unknowns: int, n_channels: int) -> Tables:
+    """Return the tables of a lattice that is not used: a row of `lattices`, and no columns."""
     sizes: dict[Any, int] = {"unknown": n_unknowns, "channel": n_channels, "columns": 0}
-    out: dict[str, dict[str, Any]] = {"lattices": {}, "columns": {}}
+    tables: Tables = {"lattices": {}, "columns": {}}
     for path, dataset in schema.FILES["gram"].items():
         table, name = path.split("/")
-        if table in out:
-            shape = [sizes.get(n, n) for n in dataset.dims[table == "lattices" :]]
-            out[table][name] = np.full(shape, np.nan if dataset.dtype == "float64" else 0)
-    return out
+        if table in tables:
+            dims = dataset.dims[1:] if table == "lattices" else dataset.dims
+            shape = [sizes.get(size, size) for size in dims]
+            fill = np.nan if dataset.dtype == "float64" else 0
+            tables[table][name] = np.full(shape, fill)
+    return tables
 
 
 def with_curves(factors: StructureFactors, curves: np.ndarray) -> StructureFactors:
-    """The structure factors with other f′, f″ (site, 2, channel) of their sites."""
+    """Return structure factors with other f′, f″ (site, 2, channel) of their sites."""
     others = factors.anomalous[factors.n_sites :]
-    return factors._replace(anomalous=np.concatenate([curves[:, 0] + 1j * curves[:, 1], others]))
+    sites = curves[:, 0] + 1j * curves[:, 1]
+    return factors._replace(anomalous=np.concatenate([sites, others]))
 
 
-def tables(
-    packed: pixelfit.PackedLattice,
+def expand_lattice(
+    packed: PackedLattice,
     mosaic: Mosaic,
-    given: pixelfit.RunModel,
-    how: Stage1Section,
+    model: RunModel,
+    pixels: Stage1Section,
     section: SpreadSection,
-    near: pixelfit.Start,
-    names: list[str],
-) -> tuple[SpreadOutcome, str, dict[str, dict[str, Any]]]:
-    """What becomes of a lattice, why, and its rows of the tables of schema `gram`; names: of the unknowns there are."""
-    ended = pixelfit.refine(packed, mosaic, given, how, near)
-    if ended.of is None or ended.refined is None or ended.outcome == RefinedOutcome.LOST:
-        return SpreadOutcome.LOST, ended.why, {}
-    refined = ended.refined
-    of = ended.of
+    start: Start,
+    unknowns: list[str],
+) -> LatticeGram:
+    """Refine a lattice from where it ended last, and return its rows of the tables of schema `gram`.
+
+    pixels: how lattices are modelled; unknowns: names of those that any lattice has.
+    """
+    fit = refine_lattice(packed, mosaic, model, pixels, start)
+    if fit.problem is None or fit.refined is None or fit.outcome == RefinedOutcome.LOST:
+        return LatticeGram(SpreadOutcome.LOST, fit.why, {})
+    problem = fit.problem
+    refined = fit.refined
     point = refined.fit.point
     crystal = refined.parameters.crystal
-    error = section.model_error
-    if error is None:
-        error = gram.model_error(point.model, point.bragg, of.data.photons, of.noise)
-    model = lattice_fit.Model(
-        lattice_fit.moved(of, refined.parameters), tuple(how.refine), how.n_cells_axes
+    model_error = section.model_error
+    if model_error is None:
+        model_error = gram.model_error(
+            point.model, point.bragg, problem.data.photons, problem.noise
+        )
+    refined_model = lattice_fit.Model(
+        lattice_fit.moved(problem, refined.parameters), tuple(pixels.refine), pixels.n_cells_axes
     )
-    made = padded(gram.gram(model, point.planes, model_error=error), refined.names, names)
-    of_pulse = np.flatnonzero(np.isin(given.energies_ev, packed.spectrum.energies_ev))
-    photons = np.zeros(len(given.energies_ev))
-    photons[of_pulse] = packed.spectrum.photons
+    own = gram.gram(refined_model, point.planes, model_error=model_error)
+    lattice_gram = padded(own, refined.names, unknowns)
+    channels = np.flatnonzero(np.isin(model.energies_ev, packed.spectrum.energies_ev))
+    photons = np.zeros(len(model.energies_ev))
+    photons[channels] = packed.spectrum.photons
+    n_columns = len(lattice_gram.channel)
+    n_boxes = len(lattice_gram.start) - 1
     row = {
         "A": crystal.A,
         "n_cells": crystal.n_cells,
         "eta_rad": crystal.eta_rad,
         "scale": refined.parameters.scale,
+        **{name: getattr(lattice_gram, name) for name in LATTICE_FIELDS},
+        "photons": photons,
+        "model_error": model_error,
+        "sigma_z": lattice_fit.sigma_z(point, problem.data, problem.noise),
     }
-    row |= {name: getattr(made, name) for name in TOLD} | {"photons": photons, "model_error": error}
-    row["sigma_z"] = lattice_fit.sigma_z(point, of.data, of.noise)
-    columns = {name: getattr(made, name) for name in ("hkl", "intensity", "slope", "cross")}
-    columns |= {
-        "channel": of_pulse[made.channel],
-        "lattice": np.zeros(len(made.channel), dtype=int),
+    columns = {name: getattr(lattice_gram, name) for name in COLUMN_FIELDS}
+    columns["channel"] = channels[lattice_gram.channel]
+    columns["lattice"] = np.zeros(n_columns, dtype=int)
+    boxes = {
+        "n_columns": np.diff(lattice_gram.start),
+        "lattice": np.zeros(n_boxes, dtype=int),
     }
-    boxes = {"n_columns": np.diff(made.start), "lattice": np.zeros(len(made.start) - 1, dtype=int)}
-    return (
-        SpreadOutcome.USED,
-        "",
-        {"lattices": row, "boxes": boxes, "columns": columns, "triangles": {"value": made.normal}},
-    )
+    tables: Tables = {
+        "lattices": row,
+        "boxes": boxes,
+        "columns": columns,
+        "triangles": {"value": lattice_gram.normal},
+    }
+    return LatticeGram(SpreadOutcome.USED, "", tables)
 
 
-def padded(made: Gram, names: list[str], every: list[str]) -> Gram:
-    """The same with places for all unknowns; those that are none of the lattice's are held by their restraint."""
-    at = [every.index(name) for name in names]
-    n = len(every)
+def padded(own: Gram, names: list[str], unknowns: list[str]) -> Gram:
+    """Return a Gram with places for all unknowns; those that the lattice has not are held by their restraint."""
+    places = [unknowns.index(name) for name in names]
+    n = len(unknowns)
     nuisance = np.eye(n)
+    nuisance[np.ix_(places, places)] = own.nuisance
     score = np.zeros(n)
-    cross = np.zeros((len(made.cross), n))
-    nuisance[np.ix_(at, at)], score[at], cross[:, at] = made.nuisance, made.score, made.cross
-    return made._replace(nuisance=nuisance, score=score, cross=cross)
+    score[places] = own.score
+    cross = np.zeros((len(own.cross), n))
+    cross[:, places] = own.cross
+    return own._replace(nuisance=nuisance, score=score, cross=cross)
 
 
-def grams(columns: dict) -> list[tuple[int, Gram]]:
-    """Row of `lattices` and Gram of every lattice of a part that is used."""
+def grams(columns: dict[str, np.ndarray]) -> list[tuple[int, Gram]]:
+    """Return row of `lattices` and Gram of every lattice of a part that is used."""
+    lattice_of_box = columns["boxes/lattice"]
+    lattice_of_column = columns["columns/lattice"]
+    n_columns = columns["boxes/n_columns"].astype(np.int64)
+    triangles = np.concatenate([[0], np.cumsum(n_columns * (n_columns + 1) // 2)])
+    rows = np.flatnonzero(columns["lattices/outcome"] == SpreadOutcome.USED)
     out = []
-    used = columns["lattices/outcome"] == SpreadOutcome.USED
-    of_box = columns["boxes/lattice"]
-    of_column = columns["columns/lattice"]
-    size = columns["boxes/n_columns"].astype(np.int64)
-    ends = np.concatenate([[0], np.cumsum(size * (size + 1) // 2)])
-    for i in np.flatnonzero(used):
-        boxes = np.flatnonzero(of_box == i)
-        mine = of_column == i
+    for row in rows:
+        boxes = np.flatnonzero(lattice_of_box == row)
         first, last = (boxes[0], boxes[-1] + 1) if len(boxes) else (0, 0)
-        fields = {
-            name: columns[f"columns/{name}"][mine]
-            for name in ("hkl", "channel", "intensity", "slope", "cross")
-        }
-        fields |= {name: columns[f"lattices/{name}"][i] for name in TOLD}
-        start = np.concatenate([[0], np.cumsum(size[boxes])])
-        out.append(
-            (
-                int(i),
-                Gram(
-                    start=start,
-                    normal=columns["triangles/value"][ends[first] : ends[last]],
-                    **fields,
-                ),
-            )
+        is_own = lattice_of_column == row
+        lattice_gram = Gram(
+            start=np.concatenate([[0], np.cumsum(n_columns[boxes])]),
+            normal=columns["triangles/value"][triangles[first] : triangles[last]],
+            channel=columns["columns/channel"][is_own],
+            **{name: columns[f"columns/{name}"][is_own] for name in COLUMN_FIELDS},
+            **{name: columns[f"lattices/{name}"][row] for name in LATTICE_FIELDS},
         )
+        out.append((int(row), lattice_gram))
     return out
 
 
-def lattice(made: Gram, factors: StructureFactors) -> expand.LatticeTerms:
-    """Ready for curves. Raises ValueError where the structure factors lack a node that the Gram has."""
-    rows = expand.rows(factors, made.hkl)
+def lattice_terms(lattice_gram: Gram, factors: StructureFactors) -> expand.LatticeTerms:
+    """Return a Gram with what F of its columns is made of. Raises ValueError where the factors lack one of its nodes."""
+    rows = expand.rows(factors, lattice_gram.hkl)
     if (rows < 0).any():
-        raise ValueError(f"no structure factor of {made.hkl[rows < 0][0].tolist()}")
-    return expand.lattice(made, factors, rows)
+        missing = lattice_gram.hkl[rows < 0][0].tolist()
+        raise ValueError(f"no structure factor of {missing}")
+    return expand.lattice(lattice_gram, factors, rows)

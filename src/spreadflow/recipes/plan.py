@@ -1,13 +1,13 @@
-"""`spreadflow plan`: before the beam time, how well curves will be known from so many lattices.
+"""Before the beam time: how well the curves will be known from so many lattices. `spreadflow plan` writes it.
 
 Lattices of the configured crystal, beam and detector are made directly as shoeboxes, and what each says about the
-curves is taken at the truth: no images, no fit. That is a bound: the model is right, the mosaic spread given.
+curves is taken at the truth: no images, no fit. That is a bound: the model is right, the mosaicity known.
 """
 
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,18 +27,42 @@ from spreadflow.config import (
     section,
 )
 from spreadflow.errors import ConfigError
-from spreadflow.log import Progress
+from spreadflow.io.factor_files import NO_FILES, FactorFiles
 from spreadflow.models import Overlap, Shoeboxes
-from spreadflow.parallel import World
 from spreadflow.physics import anomalous, unit_cell
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.recipes import factors
-from spreadflow.recipes import lattice as pixelfit
-from spreadflow.recipes import patch as patches
+from spreadflow.recipes.curves import start_curves
+from spreadflow.recipes.lattice import restraints_of
+from spreadflow.recipes.patch import Outline, background_photons, outline
 from spreadflow.recipes.still import Simulator
 
 LATTICES = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
+"""Numbers of lattices that σ is told for."""
+
 GRIDS_EV = (1.0, 2.0, 4.0)
+"""Distances of the nodes of curves, eV."""
+
+Show = Callable[[int, int], None]
+"""(lattices done, lattices of all cases): called as the work goes on"""
+
+
+class Question(NamedTuple):
+    """What a plan is asked. What is left out is as configured; more values make more cases or ranges."""
+
+    n_lattices: int
+    """simulated lattices that all figures are scaled from; even, for two halves"""
+    d_min: Sequence[float] = ()
+    """Å"""
+    d_max: Sequence[float] = ()
+    """Å; as configured: those of `annulus`, `spread` and `wide`"""
+    grids_ev: Sequence[float] = GRIDS_EV
+    band_ev: tuple[float, float] | None = None
+    """energies that are counted; None: about the sites' edges"""
+    n_cells: Sequence[int] = ()
+    """cells along an edge of a mosaic domain"""
+    psf_fwhm_mm: Sequence[float] = ()
+    """widths of the point spread"""
 
 
 class Case(NamedTuple):
@@ -51,64 +75,60 @@ class Case(NamedTuple):
 
 def run(
     config: Config,
-    *,
-    n_lattices: int,
-    d_min: Sequence[float] = (),
-    d_max: Sequence[float] = (),
-    grids_ev: Sequence[float] = GRIDS_EV,
-    band_ev: tuple[float, float] | None = None,
-    n_cells: Sequence[int] = (),
-    psf_fwhm_mm: Sequence[float] = (),
+    question: Question,
+    files: FactorFiles = NO_FILES,
+    show: Show = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Figures of a plan, keys as in docs/summaries.md: rows for each case, range, grid and restraint.
+    """Return the figures of a plan, keys as in docs/summaries.md: rows for each case, range, grid and restraint.
 
-    What is not given is as configured: ranges those of `annulus`, `spread` and `wide`; one case. Raises ConfigError.
+    files: what the files hold that `structure_factors` names. Raises ConfigError.
     """
+    n_lattices = question.n_lattices
     if n_lattices < 2 or n_lattices % 2:
-        raise ConfigError(
-            "--lattices", "an even number, for two halves", n_lattices, "Some 24 tell enough."
-        )
-    begun = time.process_time()
-    ranges = _ranges(config, d_min, d_max)
-    cases = list(_cases(config, n_cells, psf_fwhm_mm))
-    rows = list[dict[str, Any]]()
-    first = Simulator(cases[0].config)
-    told = _sites(first, grids_ev, band_ev)
-    with Progress("plan", len(cases) * n_lattices, World(), "lattices") as progress:
-        for i, case in enumerate(cases):
-            simulator = Simulator(case.config)
-            simulator.factors = first.factors
-            halves = [_Sums(np.zeros(len(ranges)), np.zeros((len(ranges), 1, 1)))] * 2
-            for k in range(n_lattices):
-                one = _of_lattice(simulator, k, ranges, config.stage1)
-                halves[k % 2] = _Sums(*map(np.add, halves[k % 2], one))
-                progress.at(i * n_lattices + k + 1)
-            for r, (low, high) in enumerate(ranges):
-                n, information = _means(halves, r, n_lattices)
-                if not n:
-                    found = f"no reflection from {low:g} to {high:g} Å"
-                    raise ConfigError(
-                        "--d-min, --d-max",
-                        "ranges on the detector",
-                        found,
-                        "Give others, or move it.",
-                    )
-                head = {
-                    "n_cells": case.n_cells,
-                    "psf_fwhm_mm": case.psf_fwhm_mm,
-                    "d_min": low,
-                    "d_max": high,
-                }
-                made = _table(first, information, told, grids_ev)
-                rows += [head | {"n_reflections": n} | row._asdict() for row in made]
-    told |= {"goal_e": planning.GOAL_E, "n_simulated": n_lattices, "lattices": list(LATTICES)}
-    return told | {"rows": rows, "seconds": time.process_time() - begun}
+        expected = "an even number, for two halves"
+        raise ConfigError("--lattices", expected, n_lattices, "Some 24 tell enough.")
+    start_time = time.process_time()
+    ranges = _ranges(config, question.d_min, question.d_max)
+    cases = list(_cases(config, question.n_cells, question.psf_fwhm_mm))
+    first = Simulator(cases[0].config, files)
+    sites = _sites(first, question.grids_ev, question.band_ev)
+    rows: list[dict[str, Any]] = []
+    for number, case in enumerate(cases):
+        simulator = Simulator(case.config, files)
+        simulator.factors = first.factors
+        halves = [_Sums(np.zeros(len(ranges)), np.zeros((len(ranges), 1, 1)))] * 2
+        for k in range(n_lattices):
+            sums = _of_lattice(simulator, k, ranges, config.stage1)
+            halves[k % 2] = _Sums(*map(np.add, halves[k % 2], sums))
+            show(number * n_lattices + k + 1, len(cases) * n_lattices)
+        for r, (low, high) in enumerate(ranges):
+            n_reflections, information = _means(halves, r, n_lattices)
+            if not n_reflections:
+                found = f"no reflection from {low:g} to {high:g} Å"
+                todo = "Give others, or move it."
+                raise ConfigError("--d-min, --d-max", "ranges on the detector", found, todo)
+            head = {
+                "n_cells": case.n_cells,
+                "psf_fwhm_mm": case.psf_fwhm_mm,
+                "d_min": low,
+                "d_max": high,
+                "n_reflections": n_reflections,
+            }
+            table = _table(first, information, sites, question.grids_ev)
+            rows += [head | row._asdict() for row in table]
+    return sites | {
+        "goal_e": planning.GOAL_E,
+        "n_simulated": n_lattices,
+        "lattices": list(LATTICES),
+        "rows": rows,
+        "seconds": time.process_time() - start_time,
+    }
 
 
 def _ranges(
     config: Config, d_min: Sequence[float], d_max: Sequence[float]
 ) -> list[tuple[float, float]]:
-    """Ranges of resolution, each d_min with each d_max, Å."""
+    """Return ranges of resolution, each d_min with each d_max, Å. Raises ConfigError."""
     wide = config.resolved("wide")
     d_min = d_min or (config.annulus.d_min,)
     d_max = d_max or sorted({config.annulus.d_max, config.spread.d_max, wide.d_max})
@@ -123,7 +143,7 @@ def _ranges(
 
 
 def _cases(config: Config, n_cells: Sequence[int], psf_fwhm_mm: Sequence[float]) -> Iterator[Case]:
-    """Each N with each point spread. Crystals are of one volume: smaller domains are more of them."""
+    """Yield each N with each point spread. Crystals are of one volume: smaller domains are more of them."""
     tree = config.model_dump(mode="json", by_alias=True)
     crystal = config.crystal
     edge = unit_cell.volume(build.cell(crystal)) ** (1 / 3)
@@ -140,49 +160,49 @@ def _cases(config: Config, n_cells: Sequence[int], psf_fwhm_mm: Sequence[float])
             domain = n * edge * (6 / math.pi) ** (1 / 3)
             number = crystal.domains_per_crystal * (own / n) ** 3
             changes["crystal"] = {"domain_ang": domain, "domains_per_crystal": number}
-        made = parse(overlay(tree, changes))
+        changed = parse(overlay(tree, changes))
         yield Case(
-            int(build.n_cells(made.crystal)[0]),
-            fwhm,
-            for_stage(section(made, "simulate", "plan"), "simulate"),
+            n_cells=int(build.n_cells(changed.crystal)[0]),
+            psf_fwhm_mm=fwhm,
+            config=for_stage(section(changed, "simulate", "plan"), "simulate"),
         )
 
 
 def _sites(
     simulator: Simulator, grids_ev: Sequence[float], band_ev: tuple[float, float] | None
 ) -> dict[str, Any]:
-    """Names, elements and bands of the sites. Raises ConfigError where they, bands or grids make no sense."""
-    of = simulator.config.structure_factors
+    """Return names, elements and bands of the sites. Raises ConfigError where they, bands or grids make no sense."""
+    structure = simulator.config.structure_factors
+    beam = simulator.beam
     energies = simulator.energies
-    if not of.sites:
-        raise ConfigError(
-            "structure_factors.sites", "the metal sites", "none", "Name at least one."
-        )
-    elements = factors.elements(of)
-    edges = [anomalous.nearest_edge(element, simulator.beam.energy_ev) for element in elements]
-    bands = [
-        [edge + end for end in planning.BAND_EV] if band_ev is None else list(band_ev)
-        for edge in edges
-    ]
+    if not structure.sites:
+        todo = "Name at least one."
+        raise ConfigError("structure_factors.sites", "the metal sites", "none", todo)
+    elements = factors.elements(structure, simulator.files)
+    bands = []
+    for element in elements:
+        edge = anomalous.nearest_edge(element, beam.energy_ev)
+        about = [edge + end for end in planning.BAND_EV]
+        bands.append(about if band_ev is None else list(band_ev))
     for grid in grids_ev:
-        if grid < simulator.beam.channel_ev or grid >= energies[-1] - energies[0]:
-            expected = f"at least beam.channel_ev, {simulator.beam.channel_ev:g} eV, and less than all channels"
+        if grid < beam.channel_ev or grid >= energies[-1] - energies[0]:
+            expected = (
+                f"at least beam.channel_ev, {beam.channel_ev:g} eV, and less than all channels"
+            )
             raise ConfigError("--grid", expected, f"{grid:g}", "Correct it.")
         nodes = planning.nodes(energies, grid)
-        for site, (low, high) in zip(of.sites, bands, strict=True):
+        for site, (low, high) in zip(structure.sites, bands, strict=True):
             if not ((nodes >= low) & (nodes <= high)).any():
-                expected = f"nodes every {grid:g} eV within the channels, {energies[0]:g}-{energies[-1]:g} eV"
-                raise ConfigError(
-                    "--band",
-                    expected,
-                    f"{low:g}-{high:g} eV of {site.atom}",
-                    "Move the band or the beam.",
-                )
-    return {"sites": [site.atom for site in of.sites], "elements": elements, "bands_ev": bands}
+                channels = f"{energies[0]:g}-{energies[-1]:g} eV"
+                expected = f"nodes every {grid:g} eV within the channels, {channels}"
+                found = f"{low:g}-{high:g} eV of {site.atom}"
+                raise ConfigError("--band", expected, found, "Move the band or the beam.")
+    names = [site.atom for site in structure.sites]
+    return {"sites": names, "elements": elements, "bands_ev": bands}
 
 
 class _Sums(NamedTuple):
-    """Over lattices, of each range."""
+    """Sums over lattices, for each range of resolution."""
 
     n_reflections: np.ndarray
     """(range,)"""
@@ -191,84 +211,91 @@ class _Sums(NamedTuple):
 
 
 def _means(halves: list[_Sums], r: int, n_lattices: int) -> tuple[float, np.ndarray]:
-    """Reflections of a lattice, and of either half its information, in a range."""
+    """Return the reflections of a lattice, and of either half the information of a lattice, in a range."""
     information = np.array([half.information[r] for half in halves]) * 2.0 / n_lattices
-    return float(sum(half.n_reflections[r] for half in halves)) / n_lattices, information
+    n_reflections = float(sum(half.n_reflections[r] for half in halves)) / n_lattices
+    return n_reflections, information
 
 
 def _of_lattice(
-    simulator: Simulator, number: int, ranges: list[tuple[float, float]], how: Stage1Section
+    simulator: Simulator, number: int, ranges: list[tuple[float, float]], pixels: Stage1Section
 ) -> _Sums:
-    """Of one lattice."""
-    d_min = min(r[0] for r in ranges)
-    d_max = max(r[1] for r in ranges)
-    made = patches.outline(simulator, number, d_min=d_min, d_max=d_max)
-    if not len(made.panel):
+    """Return what one lattice says. pixels: how lattices are modelled."""
+    d_min = min(low for low, _ in ranges)
+    d_max = max(high for _, high in ranges)
+    place = outline(simulator, number, d_min=d_min, d_max=d_max)
+    if not len(place.panel):
         return _Sums(np.zeros(len(ranges)), np.zeros((len(ranges), 1, 1)))
-    boxes, noise = _pixels(simulator, made)
-    rows = lattice_fit.reachable(made.parameters, boxes)
-    hkl = np.asarray(made.parameters.hkl)[rows]
-    f_squared = np.asarray(made.parameters.f_squared)[rows]
-    start = made.parameters._replace(hkl=hkl, f_squared=f_squared)
-    of = lattice_fit.problem(start, simulator.crystal.space_group, boxes, noise, how.oversample)
-    of = of._replace(known=pixelfit.known(how, start, simulator.crystal.space_group))
-    model = lattice_fit.Model(of, tuple(how.refine), how.n_cells_axes)
-    planes = lattice_fit.planes_and_scale(np.zeros(len(of.data.photons)), of.data, noise)[1]
-    sets = [(made.predicted.d >= low) & (made.predicted.d < high) for low, high in ranges]
+    boxes, noise = _pixels(simulator, place)
+    rows = lattice_fit.reachable(place.parameters, boxes)
+    start = place.parameters._replace(
+        hkl=np.asarray(place.parameters.hkl)[rows],
+        f_squared=np.asarray(place.parameters.f_squared)[rows],
+    )
+    space_group = simulator.crystal.space_group
+    problem = lattice_fit.problem(start, space_group, boxes, noise, pixels.oversample)
+    problem = problem._replace(known=restraints_of(pixels, start, space_group))
+    model = lattice_fit.Model(problem, tuple(pixels.refine), pixels.n_cells_axes)
+    dark = np.zeros(len(problem.data.photons))
+    planes = lattice_fit.planes_and_scale(dark, problem.data, noise)[1]
+    d = place.predicted.d
+    is_in_range = [(d >= low) & (d < high) for low, high in ranges]
     true = simulator.factors
-    out = []
-    for told in gram.grams(model, planes, sets):
-        said = expand.lattice(told, true, expand.rows(true, told.hkl))
-        out.append(expand.expand(said, _curves(true)).hessian)
-    return _Sums(np.sum(sets, axis=1), np.array(out))
+    information = []
+    for lattice_gram in gram.grams(model, planes, is_in_range):
+        terms = expand.lattice(lattice_gram, true, expand.rows(true, lattice_gram.hkl))
+        information.append(expand.expand(terms, start_curves(true)).hessian)
+    return _Sums(np.sum(is_in_range, axis=1), np.array(information))
 
 
-def _curves(of: StructureFactors) -> np.ndarray:
-    """(site, 2, channel) f', f'' of the sites."""
-    curves = of.anomalous[: of.n_sites]
-    return np.stack([curves.real, curves.imag], axis=1)
-
-
-def _pixels(simulator: Simulator, made: patches.Outline) -> tuple[Shoeboxes, Noise]:
-    """Each pixel once, with its expected background alone, and its noise where a point spread is undone."""
-    found = made.predicted
-    d = simulator.section
-    hkl = made.predicted.hkl.astype(np.int32)
-    of, where = shoeboxes.addresses(made.panel, made.bbox)
-    every = shoeboxes.Boxes(
-        np.zeros(len(found.d), dtype=int), made.panel, found.fast, found.slow, made.bbox
+def _pixels(simulator: Simulator, place: Outline) -> tuple[Shoeboxes, Noise]:
+    """Return each pixel once, with its expected background alone, and its noise where a point spread is undone."""
+    predicted = place.predicted
+    section = simulator.section
+    box_of_pixel, address = shoeboxes.addresses(place.panel, place.bbox)
+    of_lattice = shoeboxes.Boxes(
+        lattice=np.zeros(len(predicted.d), dtype=int),
+        panel=place.panel,
+        fast=predicted.fast,
+        slow=predicted.slow,
+        bbox=place.bbox,
     )
-    own = shoeboxes.shared(every, of, where, simulator.good.shape) & Overlap.LEFT_OUT == 0
-    recorded = simulator.good[where]
-    readout = d.readout_adu / d.quantum_gain
-    boxes = Shoeboxes(hkl, made.panel, made.bbox, np.zeros(len(of)), recorded & own)
-    boxes = boxes._replace(
-        photons=patches.background_photons(simulator, made.parameters, lattice_fit.points(boxes))
+    overlap = shoeboxes.shared(of_lattice, box_of_pixel, address, simulator.good.shape)
+    recorded = simulator.good[address]
+    boxes = Shoeboxes(
+        hkl=predicted.hkl.astype(np.int32),
+        panel=place.panel,
+        bbox=place.bbox,
+        photons=np.zeros(len(box_of_pixel)),
+        valid=recorded & (overlap & Overlap.LEFT_OUT == 0),
     )
+    photons = background_photons(simulator, place.parameters, lattice_fit.points(boxes))
+    boxes = boxes._replace(photons=photons)
+    readout_photons = section.readout_adu / section.quantum_gain
     if simulator.kernel is not None:
         boxes = point_spread.undone(boxes, recorded, simulator.kernel)
-        readout *= point_spread.growth(simulator.kernel)
-    return boxes, Noise(readout, math.hypot(d.gain_calibration, d.flicker))
+        readout_photons *= point_spread.growth(simulator.kernel)
+    return boxes, Noise(readout_photons, math.hypot(section.gain_calibration, section.flicker))
 
 
 def _table(
-    simulator: Simulator, information: np.ndarray, told: dict[str, Any], grids_ev: Sequence[float]
+    simulator: Simulator,
+    information: np.ndarray,
+    sites: dict[str, Any],
+    grids_ev: Sequence[float],
 ) -> Iterator[planning.Row]:
-    """Edges are compared of sites of one element."""
-    of = simulator.factors
+    """Return σ by grid and restraint. Edges are compared of sites of one element."""
+    model: StructureFactors = simulator.factors
+    elements = sites["elements"]
     energies = simulator.energies
-    elements = told["elements"]
+    pairs = itertools.combinations(range(model.n_sites), 2)
     return planning.table(
         information,
-        _curves(of),
+        start_curves(model),
         energies,
-        np.array(told["bands_ev"]),
+        np.array(sites["bands_ev"]),
         metals(elements, energies),
         lattices=LATTICES,
         grids_ev=grids_ev,
-        pairs=[
-            (a, b)
-            for a, b in itertools.combinations(range(of.n_sites), 2)
-            if elements[a] == elements[b]
-        ],
+        pairs=[(a, b) for a, b in pairs if elements[a] == elements[b]],
     )

@@ -1,4 +1,4 @@
-"""One shot, from its pixels to the integrated reflections of its lattices."""
+"""One shot, from its pixels to the integrated reflections of its lattices, and these as rows of the product."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,8 +14,11 @@ from spreadflow.physics.geometry import S0, direction
 from spreadflow.physics.symmetry import misorientation
 from spreadflow.units import DEG, wavelength
 
-SAME_RAD = 1.0 * DEG
-"""two lattices of a shot closer than this are one crystal"""
+SAME_CRYSTAL_RAD = 1.0 * DEG
+"""Two lattices of a shot whose orientations are closer than this are one crystal."""
+
+LARGEST_WEIGHT_SQUARED = 50.0
+"""I/σ from which on a spot weighs no more in indexing: bright spots are no better placed."""
 
 
 class Result(NamedTuple):
@@ -36,52 +39,60 @@ def index(
     section: IndexSection,
     detector: Detector,
     polarization: float,
-    told: Sequence[np.ndarray] | None = None,
+    supplied: Sequence[np.ndarray] | None = None,
 ) -> Result:
-    """Everything between the pixels of a shot and its integrated reflections.
+    """Take a shot from its pixels to its integrated reflections.
 
-    told: A (3, 3) of its lattices where they are known and not to be looked for.
+    supplied: A (3, 3) of its lattices, where these are known and not to be looked for.
     """
     energy = float(shot.spectrum.mean_energy_ev)
     if shot.saturated_fraction > section.saturated_fraction_max:
         return Result(Outcome.SATURATED, energy)
     found = _find_spots(shot, section, detector, energy)
-    if told is None and len(found.fast) < section.spots.min_spots:
-        return Result(Outcome.BLANK, energy, found)
-    if told is None and len(found.fast) > section.spots.max_spots:
-        return Result(Outcome.OVERFLOW, energy, found)
-    if told is None:
+    if supplied is None:
+        if len(found.fast) < section.spots.min_spots:
+            return Result(Outcome.BLANK, energy, found)
+        if len(found.fast) > section.spots.max_spots:
+            return Result(Outcome.OVERFLOW, energy, found)
         lattices = _find_lattices(found, shot, section, detector, energy)
     else:
-        lattices = _take_lattices(told, found, shot, section, detector)
+        lattices = _hold_lattices(supplied, found, shot, section, detector)
     if not lattices:
         return Result(Outcome.NO_LATTICE, energy, found)
-    reflections, of = _integrate(shot, section, detector, polarization, lattices)
-    return Result(Outcome.INDEXED, energy, found, tuple(lattices), reflections, of)
+    reflections, lattice_of = _integrate(shot, section, detector, polarization, lattices)
+    return Result(
+        outcome=Outcome.INDEXED,
+        mean_energy_ev=energy,
+        spots=found,
+        lattices=tuple(lattices),
+        reflections=reflections,
+        reflection_lattice=lattice_of,
+    )
 
 
 def _find_spots(shot: Shot, section: IndexSection, detector: Detector, energy: float) -> Spots:
-    """Spots within the resolution range."""
-    how = section.spots.model_dump(exclude={"d_min", "d_max", "min_spots", "max_spots"})
-    found = spots.find(shot.image, shot.mask, readout_photons=section.readout_photons, **how)
+    """Return the spots within the resolution range."""
+    keys = section.spots.model_dump(exclude={"d_min", "d_max", "min_spots", "max_spots"})
+    found = spots.find(shot.image, shot.mask, readout_photons=section.readout_photons, **keys)
     d = spots.resolution(detector, energy, found)
-    return spots.select(
-        found, (d >= (section.spots.d_min or 0.0)) & (d <= (section.spots.d_max or np.inf))
-    )
+    d_min = section.spots.d_min or 0.0
+    d_max = section.spots.d_max or np.inf
+    return spots.select(found, (d >= d_min) & (d <= d_max))
 
 
 def _find_lattices(
     found: Spots, shot: Shot, section: IndexSection, detector: Detector, energy: float
 ) -> list[Lattice]:
-    """Lattices one after the other, each refined before the next is looked for among the spots it leaves."""
-    q = (direction(detector, found.panel, found.fast, found.slow) - S0) / wavelength(energy)
-    weights = np.sqrt(np.minimum(found.intensity / found.sigma, 50.0))
-    free = np.ones(len(q), dtype=bool)
+    """Find lattices one after the other, each refined before the next is looked for among the spots it leaves."""
+    s1 = direction(detector, found.panel, found.fast, found.slow)
+    q = (s1 - S0) / wavelength(energy)
+    weights = np.sqrt(np.minimum(found.intensity / found.sigma, LARGEST_WEIGHT_SQUARED))
+    is_free = np.ones(len(q), dtype=bool)
     lattices: list[Lattice] = []
     while len(lattices) < section.max_lattices:
         candidates = indexing.find_lattices(
-            q[free],
-            weights[free],
+            q[is_free],
+            weights[is_free],
             unit_cell.radians(section.cell),
             section.space_group,
             length_tolerance=section.length_tolerance,
@@ -96,76 +107,84 @@ def _find_lattices(
         refined = refinement.refine(
             candidates[0].A,
             candidates[0].hkl,
-            spots.select(found, free),
-            **_refinement(shot, section, detector),
+            spots.select(found, is_free),
+            **_refinement_keys(shot, section, detector),
         )
-        if refined is None or not _acceptable(refined, lattices, section, detector):
+        if refined is None or not _is_acceptable(refined, lattices, section, detector):
             break
-        lattices.append(_over_all_spots(refined, free))
-        free &= ~lattices[-1].hkl.any(axis=1)
+        lattices.append(_over_all_spots(refined, is_free))
+        is_free &= ~lattices[-1].hkl.any(axis=1)
     return lattices
 
 
-def _acceptable(
+def _is_acceptable(
     refined: Lattice, others: list[Lattice], section: IndexSection, detector: Detector
 ) -> bool:
-    """Enough spots, close enough, a cell within the tolerances of the target, and no lattice found before."""
-    rmsd_px = np.hypot(refined.rmsd_radial_mm, refined.rmsd_transverse_mm) / float(
-        detector.pixel_mm
-    )
+    """Whether a lattice has enough spots, close enough, a cell near the target, and was not found before."""
+    rmsd_mm = np.hypot(refined.rmsd_radial_mm, refined.rmsd_transverse_mm)
+    n_indexed = np.count_nonzero(refined.hkl.any(axis=1))
     return bool(
-        np.count_nonzero(refined.hkl.any(axis=1)) >= section.min_indexed
-        and rmsd_px <= section.rmsd_max_px
+        n_indexed >= section.min_indexed
+        and rmsd_mm / float(detector.pixel_mm) <= section.rmsd_max_px
         and is_near_target(refined.cell, section)
         and is_new(refined.A, [other.A for other in others], section)
     )
 
 
 def is_near_target(cell: np.ndarray, section: IndexSection) -> bool:
-    """Whether a cell (6,) (rad) is within the tolerances of the target."""
-    away = np.abs(cell - unit_cell.radians(section.cell))
-    lengths = away[:3] <= section.length_tolerance * np.array(section.cell[:3])
-    return bool(np.all(lengths) and np.all(away[3:] <= section.angle_tolerance_deg * DEG))
+    """Whether a cell (6,) (Å, rad) is within the tolerances of the target."""
+    difference = np.abs(cell - unit_cell.radians(section.cell))
+    lengths = difference[:3] <= section.length_tolerance * np.array(section.cell[:3])
+    angles = difference[3:] <= section.angle_tolerance_deg * DEG
+    return bool(np.all(lengths) and np.all(angles))
 
 
 def is_new(A: np.ndarray, others: Sequence[np.ndarray], section: IndexSection) -> bool:
     """Whether A (3, 3) is another crystal than the other lattices of its shot."""
-    return all(misorientation(A, other, section.space_group) > SAME_RAD for other in others)
+    return all(misorientation(A, other, section.space_group) > SAME_CRYSTAL_RAD for other in others)
 
 
-def _take_lattices(
-    told: Sequence[np.ndarray], found: Spots, shot: Shot, section: IndexSection, detector: Detector
+def _hold_lattices(
+    supplied: Sequence[np.ndarray],
+    found: Spots,
+    shot: Shot,
+    section: IndexSection,
+    detector: Detector,
 ) -> list[Lattice]:
-    """The lattices that are known, each with its spots among those the ones before leave."""
-    free = np.ones(len(found.fast), dtype=bool)
+    """Return the supplied lattices as they are, each with its spots among those that the ones before leave."""
+    is_free = np.ones(len(found.fast), dtype=bool)
+    keys = _refinement_keys(shot, section, detector)
     lattices: list[Lattice] = []
-    for A in told:
-        mine = spots.select(found, free)
-        none = np.zeros((len(mine.fast), 3), dtype=np.int32)
-        how = _refinement(shot, section, detector)
-        held = refinement.refine(A, none, mine, **how, min_indexed=0, hold=True)
+    for A in supplied:
+        left = spots.select(found, is_free)
+        not_indexed = np.zeros((len(left.fast), 3), dtype=np.int32)
+        held = refinement.refine(A, not_indexed, left, **keys, min_indexed=0, hold=True)
         assert held is not None  # no spots are needed
-        lattices.append(_over_all_spots(held, free))
-        free &= ~lattices[-1].hkl.any(axis=1)
+        lattices.append(_over_all_spots(held, is_free))
+        is_free &= ~lattices[-1].hkl.any(axis=1)
     return lattices
 
 
-def _refinement(shot: Shot, section: IndexSection, detector: Detector) -> dict[str, Any]:
-    """What refinement knows of all lattices of a shot."""
+def _refinement_keys(shot: Shot, section: IndexSection, detector: Detector) -> dict[str, Any]:
+    """Return what refinement knows of all lattices of a shot."""
+    eta_rad = None
+    if section.mosaic_spread_deg is not None:
+        eta_rad = section.mosaic_spread_deg * DEG
     return {
         "detector": detector,
         "spectrum": shot.spectrum,
         "space_group": section.space_group,
-        "eta_rad": None if section.mosaic_spread_deg is None else section.mosaic_spread_deg * DEG,
+        "eta_rad": eta_rad,
         "domain_ang": section.domain_ang,
     }
 
 
-def _over_all_spots(refined: Lattice, free: np.ndarray) -> Lattice:
-    """The lattice with its per-spot columns spread over all spots of the shot."""
-    hkl = np.zeros((len(free), 3), dtype=np.int32)
-    used = np.zeros(len(free), dtype=bool)
-    hkl[free], used[free] = refined.hkl, refined.used
+def _over_all_spots(refined: Lattice, is_free: np.ndarray) -> Lattice:
+    """Return the lattice with its columns of spots spread over all spots of the shot."""
+    hkl = np.zeros((len(is_free), 3), dtype=np.int32)
+    used = np.zeros(len(is_free), dtype=bool)
+    hkl[is_free] = refined.hkl
+    used[is_free] = refined.used
     return refined._replace(hkl=hkl, used=used)
 
 
@@ -176,30 +195,86 @@ def _integrate(
     polarization: float,
     lattices: list[Lattice],
 ) -> tuple[Reflections, np.ndarray]:
-    """Reflections of all lattices, which must know of each other's, and the number of the lattice of each."""
-    each = [
+    """Return the reflections of all lattices, which must know of each other's, and the number of each one's lattice."""
+    of_lattices = [
         prediction.predict(
-            found.A,
-            float(found.eta_rad),
-            float(found.domain_ang),
+            lattice.A,
+            float(lattice.eta_rad),
+            float(lattice.domain_ang),
             spectrum=shot.spectrum,
             detector=detector,
             space_group=section.space_group,
             d_min=section.d_min,
             polarization=polarization,
         )
-        for found in lattices
+        for lattice in lattices
     ]
-    predicted = prediction.Predicted(
-        *(np.concatenate(columns) for columns in zip(*each, strict=True))
-    )
+    columns = zip(*of_lattices, strict=True)
     reflections = integration.integrate(
         shot.image,
         shot.mask,
-        predicted,
+        prediction.Predicted(*map(np.concatenate, columns)),
         detector=detector,
         saturation_photons=shot.saturation_photons,
         calibration_error=section.calibration_error,
         readout_photons=section.readout_photons,
     )
-    return reflections, np.repeat(np.arange(len(each)), [len(p.hkl) for p in each])
+    n_reflections = [len(predicted.hkl) for predicted in of_lattices]
+    return reflections, np.repeat(np.arange(len(of_lattices)), n_reflections)
+
+
+# ---------------------------------------------------------------- rows
+
+
+def tables_of(result: Result, identity: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+    """Return the rows of one shot in every table of the product. identity: its columns of `shots` that are known."""
+    shot = identity | {
+        "outcome": result.outcome,
+        "mean_energy_ev": result.mean_energy_ev,
+        "n_spots": 0 if result.spots is None else len(result.spots.fast),
+        "n_lattices": len(result.lattices),
+    }
+    tables = {"shots": {name: np.array([value]) for name, value in shot.items()}}
+    if result.spots is not None:
+        tables["spots"] = _spot_columns(result.spots, result.lattices)
+    if result.reflections is not None:
+        tables["lattices"] = _lattice_columns(result.lattices, identity["shot_id"])
+        tables["reflections"] = {
+            "lattice": result.reflection_lattice,
+            **result.reflections._asdict(),
+        }
+    return tables
+
+
+def _spot_columns(found: Spots, lattices: Sequence[Lattice]) -> dict[str, np.ndarray]:
+    """Return the columns of `spots`: each with the lattice that it belongs to, or -1."""
+    n_spots = len(found.fast)
+    lattice_of = np.full(n_spots, -1)
+    hkl = np.zeros((n_spots, 3), dtype=np.int32)
+    used = np.zeros(n_spots, dtype=bool)
+    for k, lattice in enumerate(lattices):
+        is_own = lattice.hkl.any(axis=1)
+        lattice_of[is_own] = k
+        hkl[is_own] = lattice.hkl[is_own]
+        used[is_own] = lattice.used[is_own]
+    return {
+        "shot": np.zeros(n_spots, int),
+        "lattice": lattice_of,
+        "hkl": hkl,
+        "used": used,
+        **found._asdict(),
+    }
+
+
+def _lattice_columns(lattices: Sequence[Lattice], shot_id: int) -> dict[str, np.ndarray]:
+    """Return the columns of `lattices`."""
+    n = len(lattices)
+    names = [name for name in Lattice._fields if name not in ("hkl", "used")]
+    n_indexed = [lattice.hkl.any(axis=1).sum() for lattice in lattices]
+    return {
+        **{name: np.array([getattr(lattice, name) for lattice in lattices]) for name in names},
+        "shot": np.zeros(n, int),
+        "k": np.arange(n),
+        "shot_id": np.full(n, shot_id),
+        "n_indexed": np.array(n_indexed),
+    }

@@ -1,4 +1,4 @@
-"""adopt: lattices that somebody else indexed, told by a spec file, take the place of those `reindex` would find.
+"""adopt: lattices that another program indexed, named by a spec file, take the place of those `reindex` would find.
 
 Each line of the spec file ends in one `AdoptOutcome`. A is kept; the detector is that of the experiments; spots, mosaic
 spread and integrated reflections are made from the images as in `reindex`. Writes <run>/reindex.h5 and, beside it,
@@ -6,6 +6,7 @@ adopt.h5: what became of the lines.
 """
 
 from collections import Counter
+from functools import lru_cache
 from logging import Logger
 from pathlib import Path
 
@@ -13,89 +14,126 @@ import numpy as np
 
 from spreadflow.config import IndexSection, ReindexConfig
 from spreadflow.errors import AdoptOutcome, FileError, Outcome
-from spreadflow.io import dials, store
-from spreadflow.io import spec as io_spec
-from spreadflow.io.images import Source
-from spreadflow.io.spec import Pair
+from spreadflow.io import dials, reflections, store
+from spreadflow.io import spec as spec_files
+from spreadflow.io.images import Source, open_source
+from spreadflow.io.spec import SpecLine
 from spreadflow.log import Progress, logger
 from spreadflow.models import Detector
 from spreadflow.parallel import World
+from spreadflow.recipes.pair import COLUMNS, Line, judge, unmistakable
 from spreadflow.recipes.shot import is_new
-from spreadflow.stages import index
-from spreadflow.stages.pairs import Line, Reader, unmistakable
+from spreadflow.stages import blocks as skeleton
 
-BLOCK = 64
-"""lines a rank reads at a time"""
-APART_PX = 0.01
-"""detectors whose panels are nearer than this are one"""
-MOST_WARNINGS = 20
+LINES_PER_BLOCK = 64
+"""Lines that a rank reads at a time."""
+
+DETECTOR_TOLERANCE_PX = 0.01
+"""Detectors whose panels are nearer to each other than this are one."""
+
+MAX_WARNINGS = 20
+"""Lines that are not adopted which the log names one by one."""
 
 
 def run(
-    config: ReindexConfig, *, images: Path, spec: Path, out: Path, world: World, word: str = "adopt"
+    config: ReindexConfig,
+    *,
+    images: Path,
+    spec: Path,
+    out: Path,
+    world: World,
+    word: str = "adopt",
 ) -> None:
     """Write `out`, a product of reindex, and adopt.h5. images: the run's manifest. spec: pairs of .expt and .refl."""
     section = config.reindex
     log = logger(word, world)
-    told = io_spec.read(spec)
-    detector = _detector(spec, told)
-    source = index.opened(images, section, detector)
-    lines = _read(section, source, told, world, word)
-    _check_detectors(spec, told, lines)
-    if world.rank == 0:
-        _warn(log, told, lines)
+    named = spec_files.read(spec)
+    detector = _detector(spec, named)
+    source = open_source(images, section, detector)
+    lines = _read(section, source, named, world, word)
+    _check_detectors(spec, named, lines)
+    world.once(lambda: _warn(log, named, lines))
     if not any(line.A is not None for line in lines):
         todo = "Do the experiments belong to these images and to reindex.cell?"
-        raise FileError(spec, "lattices that can be adopted", _counts(lines), todo)
+        raise FileError(spec, "lattices that can be adopted", _in_words(lines), todo)
     lattices: dict[int, list[np.ndarray]] = {}
     for line in lines:
         if line.A is not None:
             lattices.setdefault(line.shot, []).append(line.A)
-    known = {
+    inputs = {
+        "images": source.identity,
         "geometry": store.digest(detector._asdict()),
         "lattices": store.digest(sorted(lattices.items())),
     }
-    inputs = {"images": source.identity} | known
-    index.produce(
-        section,
-        source,
-        inputs=inputs,
-        out=out,
-        world=world,
-        word=word,
-        kind="reindex",
-        told=lattices,
-    )
-    world.once(lambda: _write(Path(out), section, source, told, lines, log))
+    product = skeleton.ShotProduct(out, kind="reindex", word=word)
+    skeleton.index_shots(product, section, source, inputs, world, lattices)
+    world.once(lambda: _write(Path(out), section, source, named, lines, log))
 
 
-def _detector(path: Path, told: list[Pair]) -> Detector:
-    """That of the first experiment that can be read."""
+def _detector(path: Path, named: list[SpecLine]) -> Detector:
+    """Return the detector of the first experiment that can be read. Raises FileError where none can."""
     why = ""
-    for pair in told:
+    for line in named:
         try:
-            return dials.ExperimentList(pair.expt)[pair.experiment or 0].detector
+            return dials.ExperimentList(line.expt)[line.experiment or 0].detector
         except FileError as error:
             why = why or str(error)
     raise FileError(path, "an experiment that can be read", why, "Correct the paths.")
 
 
+class Reader:
+    """Reads lines one after the other; a file that many lines name is opened once where they follow each other."""
+
+    def __init__(self, section: IndexSection, source: Source):
+        self._section = section
+        self._detector = source.detector
+        self._shots = spec_files.ShotFinder(source.path.parent, source.manifest.files)
+        self._experiments = lru_cache(maxsize=1)(dials.ExperimentList)
+        self._table = lru_cache(maxsize=1)(lambda path: reflections.read(path, COLUMNS))
+
+    def read(self, named: SpecLine) -> Line:
+        """Return one line read and judged, but for other lines and for the image."""
+        try:
+            experiments = self._experiments(named.expt)
+            number = named.experiment or 0
+            is_ambiguous = named.experiment is None and len(experiments) > 1
+            if number >= len(experiments) or is_ambiguous:
+                why = f"{named.expt} has {len(experiments)} experiments"
+                return Line(AdoptOutcome.NO_EXPERIMENT, why)
+            experiment = experiments[number]
+            table = self._table(named.refl)
+        except FileError as error:
+            return Line(AdoptOutcome.UNREADABLE, str(error))
+        shot, is_by_name = self._shots.number(experiment.image, experiment.frame)
+        line = Line(
+            AdoptOutcome.ADOPTED,
+            experiment=number,
+            shot=shot,
+            image=experiment.image,
+            is_by_name=is_by_name,
+        )
+        return judge(line, experiment, table, self._detector, self._section)
+
+
 def _read(
-    section: IndexSection, source: Source, told: list[Pair], world: World, word: str
+    section: IndexSection, source: Source, named: list[SpecLine], world: World, word: str
 ) -> list[Line]:
-    """All lines, read by all ranks and judged; lattices told twice are DUPLICATE. Collective."""
-    blocks = [told[n : n + BLOCK] for n in range(0, len(told), BLOCK)]
+    """Return all lines, judged; the second of two lines with one lattice is DUPLICATE. Collective."""
+    blocks = [
+        named[first : first + LINES_PER_BLOCK] for first in range(0, len(named), LINES_PER_BLOCK)
+    ]
     reader = Reader(section, source)
-    mine = dict[int, list[Line]]()
+    of_blocks: dict[int, list[Line]] = {}
     with Progress(word, len(blocks), world, "blocks of lines") as progress:
-        for n in world.share(len(blocks)):
-            progress.at(n)
-            mine[n] = [reader.read(pair) for pair in blocks[n]]
-    lines = unmistakable([line for block in world.gather_blocks(mine) for line in block])
-    before: dict[int, list[np.ndarray]] = {}
+        for number in world.share(len(blocks)):
+            progress.at(number)
+            of_blocks[number] = [reader.read(line) for line in blocks[number]]
+    lines = [line for block in world.gather_blocks(of_blocks) for line in block]
+    lines = unmistakable(lines)
+    of_shots: dict[int, list[np.ndarray]] = {}
     for n, line in enumerate(lines):
         if line.A is not None:
-            others = before.setdefault(line.shot, [])
+            others = of_shots.setdefault(line.shot, [])
             if is_new(line.A, others, section):
                 others.append(line.A)
             else:
@@ -103,66 +141,77 @@ def _read(
     return lines
 
 
-def _check_detectors(path: Path, told: list[Pair], lines: list[Line]) -> None:
+def _check_detectors(path: Path, named: list[SpecLine], lines: list[Line]) -> None:
     """Raise FileError for the first line with another detector."""
-    for pair, line in zip(told, lines, strict=True):
-        if line.apart_px > APART_PX:
-            found = f"a panel {line.apart_px:.3g} px from that of the first"
+    for of_file, line in zip(named, lines, strict=True):
+        if line.corner_distance_px > DETECTOR_TOLERANCE_PX:
+            where = f"{path}, line {of_file.line}"
+            found = f"a panel {line.corner_distance_px:.3g} px from that of the first"
             todo = "Make one run, with its own spec file, for each detector."
-            raise FileError(
-                f"{path}, line {pair.line}", "the same detector in all experiments", found, todo
-            )
+            raise FileError(where, "the same detector in all experiments", found, todo)
 
 
-def _warn(log: Logger, told: list[Pair], lines: list[Line]) -> None:
-    """What the first of the lines that are not adopted lack, and what is not read."""
-    if n := sum(pair.has_spectrum for pair in told):
-        log.warning(
-            "%d lines name a spectrum (.lam), which is not read: spectra are those of the images", n
+def _warn(log: Logger, named: list[SpecLine], lines: list[Line]) -> None:
+    """Say what the first of the lines that are not adopted lack, and what is not read."""
+    n_spectra = sum(line.has_spectrum for line in named)
+    if n_spectra:
+        words = (
+            "%d lines name a spectrum (.lam), which is not read: spectra are those of the images"
         )
-    bad = [
-        (pair, line)
-        for pair, line in zip(told, lines, strict=True)
+        log.warning(words, n_spectra)
+    left_out = [
+        (of_file, line)
+        for of_file, line in zip(named, lines, strict=True)
         if line.outcome != AdoptOutcome.ADOPTED
     ]
-    for pair, line in bad[:MOST_WARNINGS]:
-        log.warning("line %d: %s %s", pair.line, line.outcome.name.lower(), line.why)
-    if len(bad) > MOST_WARNINGS:
-        log.warning("%d more lines are not adopted: see adopt.h5", len(bad) - MOST_WARNINGS)
+    for of_file, line in left_out[:MAX_WARNINGS]:
+        log.warning("line %d: %s %s", of_file.line, line.outcome.name.lower(), line.why)
+    if len(left_out) > MAX_WARNINGS:
+        log.warning("%d more lines are not adopted: see adopt.h5", len(left_out) - MAX_WARNINGS)
 
 
-def _counts(lines: list[Line]) -> str:
+def _in_words(lines: list[Line]) -> str:
+    """Return the number of lines of each outcome."""
     counts = Counter(line.outcome for line in lines)
-    return ", ".join(f"{counts[end]} {end.name.lower()}" for end in AdoptOutcome if counts[end])
+    return skeleton.in_words({end.name.lower(): counts[end] for end in AdoptOutcome})
 
 
 def _write(
     out: Path,
     section: IndexSection,
     source: Source,
-    told: list[Pair],
+    named: list[SpecLine],
     lines: list[Line],
     log: Logger,
 ) -> None:
-    """adopt.h5, now that the shots have ended."""
-    ended = store.read(out, "reindex", ["shots/outcome"])["shots/outcome"]
-    lost = [line.A is not None and ended[line.shot] != Outcome.INDEXED for line in lines]
-    ends = [
-        line._replace(outcome=AdoptOutcome.LOST_SHOT) if gone else line
-        for line, gone in zip(lines, lost, strict=True)
-    ]
-    seen = Counter[int]()
+    """Write adopt.h5, now that the shots have their outcomes."""
+    of_shots = store.read(out, "reindex", ["shots/outcome"])["shots/outcome"]
+    ends = []
+    for line in lines:
+        if line.A is not None and of_shots[line.shot] != Outcome.INDEXED:
+            line = line._replace(outcome=AdoptOutcome.LOST_SHOT)
+        ends.append(line)
+    n_adopted = Counter[int]()
     k = np.full(len(ends), -1)
     for n, line in enumerate(ends):
         if line.outcome == AdoptOutcome.ADOPTED:
-            k[n] = seen[line.shot]
-            seen[line.shot] += 1
-    ids = np.append(source.shots["shot_id"], np.uint64(0))  # the last is that of shot -1
-    rows = {"lines/line": np.array([pair.line for pair in told]), "lines/k": k}
-    rows |= {"lines/shot_id": ids[[line.shot for line in ends]]}
+            k[n] = n_adopted[line.shot]
+            n_adopted[line.shot] += 1
+    shot_ids = np.append(source.shots["shot_id"], np.uint64(0))  # the last is that of shot -1
+    rows = {
+        "lines/line": np.array([line.line for line in named]),
+        "lines/k": k,
+        "lines/shot_id": shot_ids[[line.shot for line in ends]],
+    }
     for name in ("experiment", "n_reflections", "n_agree", "outcome"):
         rows[f"lines/{name}"] = np.array([getattr(line, name) for line in ends])
-    about = {"run": source.manifest.run, "config": section.model_dump(mode="json")}
     key = store.digest(store.identity(out), [column.tolist() for column in rows.values()])
-    store.write(out.with_name("adopt.h5"), "adopt", rows, key=key, **about)
-    log.info("%d lines: %s", len(ends), _counts(ends))
+    store.write(
+        out.with_name("adopt.h5"),
+        "adopt",
+        rows,
+        key=key,
+        run=source.manifest.run,
+        config=section.model_dump(mode="json"),
+    )
+    log.info("%d lines: %s", len(ends), _in_words(ends))

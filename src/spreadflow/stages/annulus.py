@@ -14,27 +14,43 @@ from spreadflow.analysis.still import integration
 from spreadflow.config import AnnulusConfig, AnnulusSection, IndexSection, WideConfig
 from spreadflow.errors import ConfigError, FileError, Outcome
 from spreadflow.io import store
-from spreadflow.io.images import Source
-from spreadflow.log import Progress, logger
+from spreadflow.io.accepted import accepted_lattices
+from spreadflow.io.images import Source, open_source
+from spreadflow.log import logger
 from spreadflow.models import Shot, Spectrum
 from spreadflow.parallel import World
-from spreadflow.stages.cells import accepted
-from spreadflow.stages.index import opened
+from spreadflow.stages import blocks as skeleton
 
-LATTICE = ("shot_id", "k", "A", "eta_rad", "domain_ang")
+LATTICE_COLUMNS = ("shot_id", "k", "A", "eta_rad", "domain_ang")
+"""Columns of `lattices` that shoeboxes carry on."""
+
+PIXEL_COLUMNS = ("photons", "valid", "foreground", "overlap")
+"""Columns of `pixels`."""
+
+SMALLEST_SIGMA = 1e-9
+"""Floor of σ(I) where I/σ is formed."""
 
 
-class Block(NamedTuple):
+class AcceptedBlock(NamedTuple):
     """One part of a run's reindex product that holds accepted lattices."""
 
     run: int
+    """number of the run"""
     part: int
     key: str
     first_shot: int
     """number in the run of the part's first shot"""
-    accepted: np.ndarray
+    is_accepted: np.ndarray
     """(lattice of the part,) bool"""
     shot_ids: list[int]
+    """shots with accepted lattices"""
+
+
+class Run(NamedTuple):
+    """The images and reflections of a run."""
+
+    source: Source
+    reindex: Path
 
 
 def run(
@@ -50,163 +66,175 @@ def run(
     """Write <word>.h5 with its parts. images, reindex: manifest and product of each run, in the same order."""
     section = getattr(config, word)
     log = logger(word, world)
-    told = [store.attributes(path, "reindex") for path in reindex]
-    sources = [
-        opened(path, IndexSection.model_validate(of["config"]))
-        for path, of in zip(images, told, strict=True)
+    attributes = [store.attributes(path, "reindex") for path in reindex]
+    runs = [
+        Run(open_source(path, IndexSection.model_validate(of_run["config"])), product)
+        for path, product, of_run in zip(images, reindex, attributes, strict=True)
     ]
-    _check(section, word, max(of["config"]["d_min"] for of in told))
+    finest = max(of_run["config"]["d_min"] for of_run in attributes)
+    _check(section, word, finest)
     blocks = [block for r, path in enumerate(reindex) for block in _blocks(r, path, cells)]
     if not blocks:
-        raise FileError(
-            cells, "accepted lattices", "none", "Look at cells.png; mind cells.mahalanobis_max."
-        )
-    channels = max(
-        _channels(sources[b.run], reindex[b.run], b) for b in {b.run: b for b in blocks}.values()
-    )
-    inputs = [
-        *(source.identity for source in sources),
-        *(store.identity(p) for p in [*reindex, cells]),
-    ]
-    base = store.digest(section.model_dump(mode="json"), inputs)
-    parts = store.Parts(out, word, base, [b.shot_ids for b in blocks])
-    with Progress(word, len(blocks), world) as progress:
+        todo = "Look at cells.png; mind cells.mahalanobis_max."
+        raise FileError(cells, "accepted lattices", "none", todo)
+    last_of_run = {block.run: block for block in blocks}
+    n_channels = max(_n_channels(runs[block.run], block) for block in last_of_run.values())
+    identities = [of_run.source.identity for of_run in runs]
+    identities += [store.identity(path) for path in [*reindex, cells]]
+    key = store.digest(section.model_dump(mode="json"), identities)
+    parts = store.Parts(out, word, key, [block.shot_ids for block in blocks])
 
-        def make(n: int) -> dict:
-            progress.at(n)
-            return _columns(
-                section, blocks[n], sources[blocks[n].run], reindex[blocks[n].run], channels
-            )
+    def make(number: int) -> dict[str, np.ndarray]:
+        block = blocks[number]
+        return _columns(section, block, runs[block.run], n_channels)
 
-        parts.each(world, make)
-        progress.at(len(blocks))
+    skeleton.run(parts, make, word, world)
     parts.finish(
         world,
         config=section.model_dump(mode="json"),
-        runs=[of["run"] for of in told],
-        space_group=told[0]["config"]["space_group"],
-        detectors=[of["detector"] for of in told],
-        polarizations=[source.polarization for source in sources],
+        runs=[of_run["run"] for of_run in attributes],
+        space_group=attributes[0]["config"]["space_group"],
+        detectors=[of_run["detector"] for of_run in attributes],
+        polarizations=[of_run.source.polarization for of_run in runs],
     )
-    log.info("%d blocks of %d runs", len(blocks), len(told))
+    log.info("%d blocks of %d runs", len(blocks), len(runs))
 
 
 def _check(section: AnnulusSection, word: str, finest: float) -> None:
     """Raise ConfigError where reflections are wanted that reindex did not predict. finest: its d_min, Å."""
     if section.d_min < finest:
         expected = f"at least {finest:g} Å, to which reindex predicted reflections"
-        raise ConfigError(
-            f"{word}.d_min", expected, section.d_min, "Raise it, or lower reindex.d_min and rerun."
-        )
+        todo = "Raise it, or lower reindex.d_min and rerun."
+        raise ConfigError(f"{word}.d_min", expected, section.d_min, todo)
 
 
-def _blocks(r: int, reindex: Path, cells: Path) -> list[Block]:
-    """The blocks of one run with accepted lattices."""
-    keep = accepted(cells, reindex)
-    out = []
-    shot = 0
-    row = 0
+def _blocks(run: int, reindex: Path, cells: Path) -> list[AcceptedBlock]:
+    """Return the blocks of one run with accepted lattices."""
+    is_accepted = accepted_lattices(cells, reindex)
+    blocks = []
+    first_shot = 0
+    first_lattice = 0
     for part, key in enumerate(store.part_keys(reindex, "reindex")):
         columns = store.read_part(reindex, "reindex", part, key, ["lattices/shot_id"])
-        mine = keep[row : row + columns[""]["lattices"]]
-        if mine.any():
-            ids = [int(i) for i in np.unique(columns["lattices/shot_id"][mine])]
-            out.append(Block(r, part, key, shot, mine, ids))
-        shot = shot + columns[""]["shots"]
-        row = row + columns[""]["lattices"]
-    return out
+        n_rows = columns[""]
+        of_part = is_accepted[first_lattice : first_lattice + n_rows["lattices"]]
+        if of_part.any():
+            shot_ids = np.unique(columns["lattices/shot_id"][of_part])
+            block = AcceptedBlock(
+                run=run,
+                part=part,
+                key=key,
+                first_shot=first_shot,
+                is_accepted=of_part,
+                shot_ids=[int(shot_id) for shot_id in shot_ids],
+            )
+            blocks.append(block)
+        first_shot += n_rows["shots"]
+        first_lattice += n_rows["lattices"]
+    return blocks
 
 
 def _read(source: Source, number: int, shot_id: int) -> Shot:
-    """A shot that reindex could read. Raises FileError when it has changed since."""
+    """Return a shot that reindex could read. Raises FileError where it has changed since."""
     shot = source.read(number)
     if isinstance(shot, Outcome) or shot.shot_id != shot_id:
         found = shot.name.lower() if isinstance(shot, Outcome) else f"shot {shot.shot_id:016x}"
-        raise FileError(
-            f"shot {number} of the run",
-            f"shot {shot_id:016x} as in reindex",
-            found,
-            "Rerun reindex.",
-        )
+        where = f"shot {number} of the run"
+        raise FileError(where, f"shot {shot_id:016x} as in reindex", found, "Rerun reindex.")
     return shot
 
 
-def _channels(source: Source, reindex: Path, block: Block) -> int:
-    """Channels of the spectra of a run."""
-    columns = store.read_part(
-        reindex, "reindex", block.part, block.key, ["lattices/shot", "lattices/shot_id"]
-    )
-    row = int(np.argmax(block.accepted))
-    shot = _read(
-        source, block.first_shot + columns["lattices/shot"][row], columns["lattices/shot_id"][row]
-    )
+def _n_channels(run: Run, block: AcceptedBlock) -> int:
+    """Return the number of channels of the spectra of a run."""
+    names = ["lattices/shot", "lattices/shot_id"]
+    columns = store.read_part(run.reindex, "reindex", block.part, block.key, names)
+    row = int(np.argmax(block.is_accepted))
+    number = block.first_shot + columns["lattices/shot"][row]
+    shot = _read(run.source, number, columns["lattices/shot_id"][row])
     return len(shot.spectrum.energies_ev)
 
 
 def _columns(
-    section: AnnulusSection, block: Block, source: Source, reindex: Path, channels: int
-) -> dict:
-    """The part of one block."""
+    section: AnnulusSection, block: AcceptedBlock, run: Run, n_channels: int
+) -> dict[str, np.ndarray]:
+    """Return the columns of the part of one block."""
     names = ["shots/shot_id", "lattices/", "reflections/"]
-    columns = store.read_part(reindex, "reindex", block.part, block.key, names)
-    lattices = np.flatnonzero(block.accepted)
-    shots, spectrum = np.unique(columns["lattices/shot"][lattices], return_inverse=True)
-    of_shot = columns["lattices/shot"][columns["reflections/lattice"]]
-    chosen = _chosen(section, block, columns)
-    order = np.concatenate([np.flatnonzero((of_shot == shot) & chosen) for shot in shots])
+    columns = store.read_part(run.reindex, "reindex", block.part, block.key, names)
+    lattices = np.flatnonzero(block.is_accepted)
+    shots, spectrum_of = np.unique(columns["lattices/shot"][lattices], return_inverse=True)
+    shot_ids = columns["shots/shot_id"][shots]
+    shot_of = columns["lattices/shot"][columns["reflections/lattice"]]
+    is_chosen = _chosen(section, block, columns)
+    order = np.concatenate([np.flatnonzero((shot_of == shot) & is_chosen) for shot in shots])
     packed = []
     spectra = []
-    for shot in shots:
-        taken = _read(source, block.first_shot + int(shot), int(columns["shots/shot_id"][shot]))
-        every = of_shot == shot
+    for shot, shot_id in zip(shots, shot_ids, strict=True):
+        recorded = _read(run.source, block.first_shot + int(shot), int(shot_id))
+        is_of_shot = shot_of == shot
         boxes = shoeboxes.Boxes(
-            *(columns[f"reflections/{name}"][every] for name in shoeboxes.Boxes._fields)
+            *(columns[f"reflections/{name}"][is_of_shot] for name in shoeboxes.Boxes._fields)
         )
-        how = {"border": section.border_px, "frame": integration.BORDER_PX}
-        packed.append(shoeboxes.pack(taken.image, taken.mask, boxes, chosen[every], **how))
-        spectra.append(_padded(taken.spectrum, channels))
-    start = np.cumsum([0, *(len(p["photons"]) for p in packed)])
-    out = {f"lattices/{name}": columns[f"lattices/{name}"][lattices] for name in LATTICE}
-    out |= {"lattices/run": np.full(len(lattices), block.run), "lattices/spectrum": spectrum}
-    out |= {
+        of_shot = shoeboxes.pack(
+            recorded.image,
+            recorded.mask,
+            boxes,
+            is_chosen[is_of_shot],
+            border=section.border_px,
+            frame=integration.BORDER_PX,
+        )
+        packed.append(of_shot)
+        spectra.append(_padded(recorded.spectrum, n_channels))
+    n_pixels = [len(of_shot["photons"]) for of_shot in packed]
+    first_pixel = np.cumsum([0, *n_pixels])
+    reflections = {
         name: column[order] for name, column in columns.items() if name.startswith("reflections/")
     }
-    out["reflections/lattice"] = np.searchsorted(lattices, columns["reflections/lattice"][order])
-    out["reflections/bbox"] = np.concatenate([p["bbox"] for p in packed])
-    out["reflections/first_pixel"] = np.concatenate(
-        [p["first_pixel"] + n for p, n in zip(packed, start, strict=False)]
+    reflections["reflections/lattice"] = np.searchsorted(
+        lattices, columns["reflections/lattice"][order]
     )
-    out |= {
-        f"pixels/{n}": np.concatenate([p[n] for p in packed])
-        for n in ("photons", "valid", "foreground", "overlap")
-    }
-    out |= {"spectra/shot_id": columns["shots/shot_id"][shots]}
-    return out | {
-        f"spectra/{n}": np.array([getattr(s, n) for s in spectra]) for n in Spectrum._fields
+    reflections["reflections/bbox"] = np.concatenate([of_shot["bbox"] for of_shot in packed])
+    reflections["reflections/first_pixel"] = np.concatenate(
+        [
+            of_shot["first_pixel"] + first
+            for of_shot, first in zip(packed, first_pixel, strict=False)
+        ]
+    )
+    return {
+        **{f"lattices/{name}": columns[f"lattices/{name}"][lattices] for name in LATTICE_COLUMNS},
+        "lattices/run": np.full(len(lattices), block.run),
+        "lattices/spectrum": spectrum_of,
+        **reflections,
+        **{
+            f"pixels/{name}": np.concatenate([of_shot[name] for of_shot in packed])
+            for name in PIXEL_COLUMNS
+        },
+        "spectra/shot_id": shot_ids,
+        **{
+            f"spectra/{name}": np.array([getattr(spectrum, name) for spectrum in spectra])
+            for name in Spectrum._fields
+        },
     }
 
 
-def _chosen(section: AnnulusSection, block: Block, columns: dict) -> np.ndarray:
-    """(reflection of the part,) bool: of an accepted lattice and in the annulus."""
-    return block.accepted[columns["reflections/lattice"]] & shoeboxes.chosen(
+def _chosen(section: AnnulusSection, block: AcceptedBlock, columns: dict) -> np.ndarray:
+    """Return which reflections of the part are of an accepted lattice and in the annulus, (reflection,) bool."""
+    sigma = np.maximum(columns["reflections/sigma"], SMALLEST_SIGMA)
+    is_in_annulus = shoeboxes.chosen(
         columns["reflections/d"],
-        columns["reflections/intensity"] / np.maximum(columns["reflections/sigma"], 1e-9),
+        columns["reflections/intensity"] / sigma,
         columns["reflections/flags"],
         d_min=section.d_min,
         d_max=section.d_max,
         min_i_over_sigma=section.min_i_over_sigma,
     )
+    return block.is_accepted[columns["reflections/lattice"]] & is_in_annulus
 
 
-def _padded(spectrum: Spectrum, channels: int) -> Spectrum:
-    """The spectrum with empty channels at its end, so that all runs share one table."""
-    more = channels - len(spectrum.energies_ev)
-    if more < 0:
-        raise FileError(
-            "spectra",
-            "as many channels in all shots of a run",
-            f"{-more} more in one",
-            "Split the run.",
-        )
-    energies = np.pad(np.asarray(spectrum.energies_ev), (0, more), mode="edge")
-    return Spectrum(energies, np.pad(np.asarray(spectrum.photons), (0, more)))
+def _padded(spectrum: Spectrum, n_channels: int) -> Spectrum:
+    """Return the spectrum with empty channels at its end, so that all runs share one table. Raises FileError."""
+    n_more = n_channels - len(spectrum.energies_ev)
+    if n_more < 0:
+        expected = "as many channels in all shots of a run"
+        raise FileError("spectra", expected, f"{-n_more} more in one", "Split the run.")
+    energies = np.pad(np.asarray(spectrum.energies_ev), (0, n_more), mode="edge")
+    return Spectrum(energies, np.pad(np.asarray(spectrum.photons), (0, n_more)))

@@ -4,32 +4,39 @@ A stage cuts its work into fixed blocks of shots or lattices (`Parts`, never per
 are computed, and writes the manifest when all blocks are there. The blocks are shared among the ranks.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from enum import IntEnum
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from spreadflow.io import store
-from spreadflow.log import Progress
+from spreadflow.config import IndexSection
+from spreadflow.errors import Outcome
+from spreadflow.io import schema, store
+from spreadflow.io.images import Source
+from spreadflow.log import Progress, logger
 from spreadflow.parallel import World
+from spreadflow.recipes.shot import Result, index, tables_of
 
 MakeBlock = Callable[[int], store.Columns]
 """number of a block → the columns of its part"""
 
 
-def run(parts: store.Parts, make: MakeBlock, word: str, world: World) -> None:
+def run(parts: store.Parts, make: MakeBlock, title: str, world: World) -> None:
     """Make every block that is not finished, shared among the ranks, with a progress bar. Collective.
 
-    word: what the progress bar and the log call the work, the word of the stage.
+    title: what the progress bar calls the work, the word of the stage.
     """
     n_blocks = len(parts.keys)
-    with Progress(word, n_blocks, world) as progress:
+    with Progress(title, n_blocks, world) as progress:
 
-        def make_and_tell(block: int) -> store.Columns:
+        def make_and_show(block: int) -> store.Columns:
             progress.at(block)
             return make(block)
 
-        parts.each(world, make_and_tell)
+        parts.each(world, make_and_show)
         progress.at(n_blocks)
 
 
@@ -38,9 +45,121 @@ def outcomes(parts: store.Parts, column: str, kind: type[IntEnum], world: World)
 
     column: dataset that holds the outcomes, such as `shots/outcome`. Outcomes that did not occur are left out.
     """
+    counts = all_outcomes(parts, column, kind, world)
+    return {name: n for name, n in counts.items() if n}
+
+
+def all_outcomes(
+    parts: store.Parts, column: str, kind: type[IntEnum], world: World
+) -> dict[str, int]:
+    """Count the outcomes of all blocks as `outcomes` does, with those that did not occur. Collective."""
     counts = np.zeros(len(kind), dtype=int)
     for block in range(world.rank, len(parts.keys), world.size):
         values = parts.read(block, [column])[column]
         counts += np.bincount(values, minlength=len(kind))
     total = sum(world.gather(counts))
-    return {outcome.name.lower(): int(total[outcome]) for outcome in kind if total[outcome]}
+    return {outcome.name.lower(): int(total[outcome]) for outcome in kind}
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """Return counts as a log says them: `3 refined, 1 lost`."""
+    return ", ".join(f"{n} {name}" for name, n in counts.items() if n)
+
+
+def blank_row(kind: str, table: str, **sizes: int) -> dict[str, Any]:
+    """Return a row of a table in which nothing is known: NaN, or 0 for integers.
+
+    sizes: of the dimensions that the schema names, such as unknown=14.
+    """
+    row = {}
+    for path, dataset in schema.FILES[kind].items():
+        group, name = path.split("/")
+        if group == table:
+            shape = [sizes[size] if isinstance(size, str) else size for size in dataset.dims[1:]]
+            row[name] = np.full(shape, np.nan if dataset.dtype == "float64" else 0)
+    return row
+
+
+def all_rows(parts: store.Parts, table: str) -> dict[str, np.ndarray]:
+    """Return a table of all blocks as columns by name."""
+    names = [name for name in schema.FILES[parts.kind] if name.startswith(f"{table}/")]
+    pieces = [parts.read(block, [f"{table}/"]) for block in range(len(parts.keys))]
+    columns = store.joined(parts.kind, names, pieces)
+    return {name.split("/")[1]: column for name, column in columns.items()}
+
+
+# ---------------------------------------------------------------- the product of shots
+
+
+class ShotProduct(NamedTuple):
+    """A product of `index`, `reindex` or `adopt`."""
+
+    path: Path
+    kind: str
+    """schema"""
+    word: str
+    """stage that writes it"""
+
+
+def index_shots(
+    product: ShotProduct,
+    section: IndexSection,
+    source: Source,
+    inputs: dict[str, Any],
+    world: World,
+    supplied: Mapping[int, list[np.ndarray]] | None = None,
+) -> None:
+    """Write the product of the shots of a run, block by block. Collective.
+
+    inputs: identities of what it is made from; supplied: number of a shot in its run → A (3, 3) of its lattices, where
+    these are not to be looked for.
+    """
+    log = logger(product.word, world)
+    config = section.model_dump(mode="json")
+    size = section.block_shots
+    shots = np.arange(source.n_shots)
+    of_blocks = np.array_split(shots, range(size, source.n_shots, size))
+    ids = [source.shots["shot_id"][block].tolist() for block in of_blocks]
+    parts = store.Parts(product.path, product.kind, store.digest(config, inputs), ids)
+
+    def make(block: int) -> store.Columns:
+        pieces = [_index_shot(section, source, int(i), supplied) for i in of_blocks[block]]
+        for problem in source.problems:
+            log.warning("%s", problem)
+        source.problems.clear()
+        return store.joined(product.kind, schema.FILES[product.kind], pieces)
+
+    run(parts, make, product.word, world)
+    counts = outcomes(parts, "shots/outcome", Outcome, world)
+    parts.finish(
+        world,
+        config=config,
+        inputs=inputs,
+        manifest=str(source.path),
+        run=source.manifest.run,
+        detector=source.detector._asdict(),
+        outcomes=counts,
+    )
+    log.info("%d shots: %s", source.n_shots, in_words(counts))
+
+
+def _index_shot(
+    section: IndexSection,
+    source: Source,
+    number: int,
+    supplied: Mapping[int, list[np.ndarray]] | None,
+) -> dict:
+    """Return all rows of a shot, as one piece for `store.joined`."""
+    start = time.process_time()
+    lattices = None if supplied is None else supplied.get(number, [])
+    if lattices == []:
+        result = Result(Outcome.NOT_SUPPLIED)
+    else:
+        shot = source.read(number)
+        if isinstance(shot, Outcome):
+            result = Result(shot)
+        else:
+            result = index(shot, section, source.detector, source.polarization, lattices)
+    identity = {name: column[number] for name, column in source.shots.items()}
+    identity["seconds"] = time.process_time() - start
+    return store.piece("index", tables_of(result, identity))

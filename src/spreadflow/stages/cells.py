@@ -119,19 +119,3 @@ def _frozen(path: Path, space_group: str) -> tuple[list[str], cells.Clusters, in
         cells.Clusters(*(columns[f"clusters/{f}"] for f in cells.Clusters._fields)),
         told["chosen"],
     )
-
-
-def accepted(cells_file: Path, reindex: Path) -> np.ndarray:
-    """(lattice of a run's reindex product,) bool: on the accepted list. Raises FileError when the two do not belong."""
-    runs = store.attributes(cells_file, "cells")["runs"]
-    run_name = store.attributes(reindex, "reindex")["run"]
-    told = store.read(
-        cells_file, "cells", ["lattices/run", "lattices/shot_id", "lattices/k", "lattices/outcome"]
-    )
-    found = store.read(reindex, "reindex", ["lattices/shot_id", "lattices/k"])
-    mine = told["lattices/run"] == (runs.index(run_name) if run_name in runs else -1)
-    if not all(np.array_equal(told[name][mine], found[name]) for name in found):
-        raise FileError(
-            cells_file, f"the lattices of {reindex}", "others", "Rerun cells on all runs."
-        )
-    return told["lattices/outcome"][mine] == LatticeOutcome.ACCEPTED

@@ -7,7 +7,7 @@ import resource
 import time
 from logging import Logger
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,19 +15,43 @@ from spreadflow.analysis.pixels import ladder, shoeboxes, solve
 from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import LadderConfig
 from spreadflow.errors import LatticeOutcome
-from spreadflow.io import schema, store
-from spreadflow.log import Progress, logger
+from spreadflow.io import factor_files, schema, shoebox_blocks, store
+from spreadflow.log import logger
 from spreadflow.models import Mosaic, ReflectionFlag
 from spreadflow.parallel import World
 from spreadflow.physics import mosaic, rotation
-from spreadflow.recipes import factors
-from spreadflow.recipes import lattice as pixelfit
-from spreadflow.stages import stage1
+from spreadflow.recipes.lattice import PackedLattice, RunModel, start_of, unpack
+from spreadflow.recipes.run_model import run_models
+from spreadflow.stages import blocks as skeleton
 from spreadflow.units import DEG
 
 IDENTITY = ("run", "shot_id", "k")
-DRAW, TURN = 100, 101
-"""purposes of random streams, of the model's domains and of its turns: none of the simulation's"""
+"""Columns that say which lattice a row is of."""
+
+DRAW = 100
+"""Purpose of the random stream of the model's domains: none of the simulation's."""
+
+TURN = 101
+"""Purpose of the random streams of the turns that lattices start with: none of the simulation's."""
+
+SMALLEST_SIGMA = 1e-9
+"""Floor of σ(I) where I/σ is formed."""
+
+
+class Context(NamedTuple):
+    """What all blocks share."""
+
+    config: LadderConfig
+    annulus: Path
+    keys: list[str]
+    """of the parts of the annulus"""
+    chosen: list[np.ndarray]
+    """of each part (lattice,) bool: lattices that are modelled"""
+    models: list[RunModel]
+    """of each run; none where every block is finished"""
+    section: dict[str, Any]
+    """section that the annulus was made with"""
+    log: Logger
 
 
 def run(
@@ -42,162 +66,175 @@ def run(
     """Write <word>.h5 with its parts. cells: its accepted list is what rung 00 has to find in the annulus."""
     section = config.ladder
     log = logger(word, world)
-    told = store.attributes(annulus, "annulus")
+    attributes = store.attributes(annulus, "annulus")
     keys = store.part_keys(annulus, "annulus")
-    reading = _reading(annulus, keys, cells, world)
-    log.info(
-        "%(n_read)d of %(n_accepted)d accepted lattices read, memory grew by %(growth_percent).1f %%",
-        reading,
-    )
-    ids, chosen = _blocks(annulus, keys, section.n_lattices)
+    reading = _read_all(annulus, keys, cells, world)
+    words = "%(n_read)d of %(n_accepted)d accepted lattices read, memory grew by %(growth_percent).1f %%"
+    log.info(words, reading)
+    ids, chosen = _choose(annulus, keys, section.n_lattices)
     sections = [part.model_dump(mode="json") for part in (section, config.structure_factors)]
-    inputs = [
-        config.seed,
-        config.beam.size_mm,
-        *map(store.identity, [annulus, *factors.files(config.structure_factors)]),
-    ]
+    paths = [annulus, *factor_files.paths_of(config.structure_factors)]
+    inputs = [config.seed, config.beam.size_mm, *map(store.identity, paths)]
     parts = store.Parts(out, word, store.digest(sections, inputs), ids)
-    given = (
-        []
-        if all(map(parts.done, range(len(keys))))
-        else stage1.given_of(config, annulus, told, word)
+    models = []
+    if not parts.are_done():
+        recording = shoebox_blocks.read_recording(annulus, "annulus")
+        files = factor_files.read(config.structure_factors)
+        models = run_models(config, recording, word, files)
+    context = Context(
+        config=config,
+        annulus=annulus,
+        keys=keys,
+        chosen=chosen,
+        models=models,
+        section=attributes["config"],
+        log=log,
     )
-    with Progress(word, len(keys), world) as progress:
-
-        def make(n: int) -> dict:
-            progress.at(n)
-            columns = store.read_part(annulus, "annulus", n, keys[n])
-            return _columns(config, columns, chosen[n], given, told["config"], log)
-
-        parts.each(world, make)
-        progress.at(len(keys))
-    also = {name: told[name] for name in ("runs", "space_group", "detectors")}
-    also |= {
-        "rungs": list(ladder.RUNGS),
-        "pictured": ladder.PICTURED,
-        "n_modelled": int(sum(map(np.sum, chosen))),
-    }
-    parts.finish(world, config=section.model_dump(mode="json"), reading=reading, **also)
+    skeleton.run(parts, lambda block: _columns(context, block), word, world)
+    parts.finish(
+        world,
+        config=section.model_dump(mode="json"),
+        reading=reading,
+        runs=attributes["runs"],
+        space_group=attributes["space_group"],
+        detectors=attributes["detectors"],
+        rungs=list(ladder.RUNGS),
+        pictured=ladder.PICTURED,
+        n_modelled=int(sum(map(np.sum, chosen))),
+    )
 
 
-def _reading(annulus: Path, keys: list[str], cells: Path, world: World) -> dict[str, float]:
-    """Rung 00: lattices with light and pixels, one by one, and how far memory grew after the first part of a rank."""
-    found = {}
+def _read_all(annulus: Path, keys: list[str], cells: Path, world: World) -> dict[str, float]:
+    """Read lattices with light and pixels, one by one: rung 00. Collective.
+
+    Returns how many were read, of how many accepted ones, and how far memory grew after the first part of a rank.
+    """
+    readable: dict[int, list[tuple[int, int]]] = {}
     peaks = []
-    began = time.process_time()
-    for n in world.share(len(keys)):
-        columns = store.read_part(annulus, "annulus", n, keys[n])
-        mine = []
-        for i in range(len(columns["lattices/k"])):
-            packed = pixelfit.unpack(columns, i)
-            if (
-                packed.spectrum.photons.sum() > 0
-                and np.isfinite(packed.boxes.photons[packed.boxes.valid]).all()
-            ):
-                mine.append((int(columns["lattices/shot_id"][i]), int(columns["lattices/k"][i])))
-        found[n] = mine
+    start_time = time.process_time()
+    for part in world.share(len(keys)):
+        columns = store.read_part(annulus, "annulus", part, keys[part])
+        readable[part] = [
+            _identity(columns, row)
+            for row in range(len(columns["lattices/k"]))
+            if _is_readable(unpack(columns, row))
+        ]
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    read = {one for mine in world.gather_blocks(found) for one in mine}
-    growth = max(world.gather(100.0 * (peaks[-1] / peaks[0] - 1.0) if peaks else 0.0))
-    seconds = sum(world.gather(time.process_time() - began)) / max(len(read), 1)
-    of_cells = store.read(cells, "cells", ["lattices/shot_id", "lattices/k", "lattices/outcome"])
-    kept = of_cells["lattices/outcome"] == LatticeOutcome.ACCEPTED
-    accepted = zip(
-        of_cells["lattices/shot_id"][kept].tolist(),
-        of_cells["lattices/k"][kept].tolist(),
-        strict=True,
-    )
-    counts = {
+    of_parts = world.gather_blocks(readable)
+    read = {identity for identities in of_parts for identity in identities}
+    growth = 100.0 * (peaks[-1] / peaks[0] - 1.0) if peaks else 0.0
+    seconds = sum(world.gather(time.process_time() - start_time))
+    names = ["lattices/shot_id", "lattices/k", "lattices/outcome"]
+    table = store.read(cells, "cells", names)
+    is_accepted = table["lattices/outcome"] == LatticeOutcome.ACCEPTED
+    shot_ids = table["lattices/shot_id"][is_accepted].tolist()
+    accepted = set(zip(shot_ids, table["lattices/k"][is_accepted].tolist(), strict=True))
+    return {
         "n_read": len(read),
-        "n_others": len(read - set(accepted)),
-        "n_accepted": int(kept.sum()),
+        "n_others": len(read - accepted),
+        "n_accepted": int(is_accepted.sum()),
+        "growth_percent": max(world.gather(growth)),
+        "seconds_per_lattice": seconds / max(len(read), 1),
     }
-    return counts | {"growth_percent": growth, "seconds_per_lattice": seconds}
 
 
-def _blocks(
+def _identity(columns: dict, row: int) -> tuple[int, int]:
+    """Return shot_id and k of a lattice."""
+    return int(columns["lattices/shot_id"][row]), int(columns["lattices/k"][row])
+
+
+def _is_readable(packed: PackedLattice) -> bool:
+    """Whether a lattice has light, and numbers in all pixels that count."""
+    has_light = packed.spectrum.photons.sum() > 0
+    boxes = packed.boxes
+    return bool(has_light and np.isfinite(boxes.photons[boxes.valid]).all())
+
+
+def _choose(
     annulus: Path, keys: list[str], n_lattices: int | None
 ) -> tuple[list[list[int]], list[np.ndarray]]:
-    """Of each part: shot_id and k of its lattices, and which of these (lattice,) get models.
+    """Return of each part shot_id and k of its lattices, and which of these (lattice,) get models.
 
-    The first that have shoeboxes, `n_lattices` of them.
+    These are the first that have shoeboxes, `n_lattices` of them.
     """
     ids: list[list[int]] = []
     chosen: list[np.ndarray] = []
-    for n, key in enumerate(keys):
-        columns = store.read_part(
-            annulus, "annulus", n, key, ["lattices/shot_id", "lattices/k", "reflections/lattice"]
-        )
-        both = columns["lattices/shot_id"].tolist(), columns["lattices/k"].tolist()
-        ids.append([number for one in zip(*both, strict=True) for number in one])
-        has = np.bincount(columns["reflections/lattice"], minlength=len(both[0])) > 0
-        left = np.inf if n_lattices is None else n_lattices - sum(map(np.sum, chosen))
-        chosen.append(has & (np.cumsum(has) <= left))
+    names = ["lattices/shot_id", "lattices/k", "reflections/lattice"]
+    n_chosen = 0
+    for part, key in enumerate(keys):
+        columns = store.read_part(annulus, "annulus", part, key, names)
+        n_of_part = len(columns["lattices/k"])
+        identities = [_identity(columns, row) for row in range(n_of_part)]
+        ids.append([number for identity in identities for number in identity])
+        has_boxes = np.bincount(columns["reflections/lattice"], minlength=n_of_part) > 0
+        n_left = np.inf if n_lattices is None else n_lattices - n_chosen
+        chosen.append(has_boxes & (np.cumsum(has_boxes) <= n_left))
+        n_chosen += int(chosen[-1].sum())
     return ids, chosen
 
 
-def _columns(
-    config: LadderConfig, columns: dict, chosen: np.ndarray, given: list, annulus: dict, log: Logger
-) -> dict[str, np.ndarray]:
-    """The part of one block. chosen: (lattice,) bool, to be modelled; annulus: its section."""
+def _columns(context: Context, part: int) -> dict[str, np.ndarray]:
+    """Return the columns of the part of one block."""
+    columns = store.read_part(context.annulus, "annulus", part, context.keys[part])
     pieces = []
-    for i in range(len(columns["lattices/k"])):
-        packed = pixelfit.unpack(columns, i)
-        of = given[columns["lattices/run"][i]]
-        identity = {name: columns[f"lattices/{name}"][i] for name in IDENTITY}
-        rows: dict[str, list[dict]] = {"lattices": [identity | _flags(packed, annulus)]}
+    for row_number in range(len(columns["lattices/k"])):
+        packed = unpack(columns, row_number)
+        identity = {name: columns[f"lattices/{name}"][row_number] for name in IDENTITY}
+        rows = {"lattices": [identity | _count_flagged(packed, context.section)]}
         pixels: dict[str, dict] = {}
-        if chosen[i]:
+        if context.chosen[part][row_number]:
+            model = context.models[columns["lattices/run"][row_number]]
             try:
-                turned = packed._replace(A=_turn(config, identity) @ packed.A)
-                modelled, pixels = _modelled(config, turned, of)
-                rows |= modelled
+                turned = packed._replace(A=_turn(context.config, identity) @ packed.A)
+                of_rungs, pixels = _model(context.config, turned, model)
+                rows |= of_rungs
             except (np.linalg.LinAlgError, ArithmeticError, ValueError) as error:
-                log.warning(
-                    "shot %016x lattice %d has no models: %s",
-                    identity["shot_id"],
-                    identity["k"],
-                    error,
-                )
+                words = "shot %016x lattice %d has no models: %s"
+                context.log.warning(words, identity["shot_id"], identity["k"], error)
         tables = {
-            name: {key: np.array([row[key] for row in some]) for key in some[0]}
-            for name, some in rows.items()
+            table: {name: np.array([row[name] for row in of_table]) for name in of_table[0]}
+            for table, of_table in rows.items()
         }
         pieces.append(store.piece("ladder", tables | pixels))
     return store.joined("ladder", schema.FILES["ladder"], pieces)
 
 
-def _flags(packed: pixelfit.PackedLattice, annulus: dict) -> dict[str, int]:
-    """Rung 1: flagged shoeboxes, counted twice."""
-    table = packed.reflections
-    limits = {name: annulus[name] for name in ("d_min", "d_max")}
-    told = table["d"], _strength(table), table["flags"]
-    chosen = shoeboxes.chosen(*told, **limits, min_i_over_sigma=ladder.STRONG)
-    return {"n_flagged": int(chosen.sum()), "n_counted": ladder.plain_count(*told, **limits)}
+def _count_flagged(packed: PackedLattice, section: dict[str, Any]) -> dict[str, int]:
+    """Return the number of flagged shoeboxes, counted in two ways: rung 1. section: of the annulus."""
+    reflections = packed.reflections
+    limits = {name: section[name] for name in ("d_min", "d_max")}
+    columns = reflections["d"], _strength(reflections), reflections["flags"]
+    is_flagged = shoeboxes.chosen(*columns, **limits, min_i_over_sigma=ladder.STRONG)
+    return {
+        "n_flagged": int(is_flagged.sum()),
+        "n_counted": ladder.plain_count(*columns, **limits),
+    }
 
 
-def _strength(table: dict) -> np.ndarray:
-    return table["intensity"] / np.maximum(table["sigma"], 1e-9)
+def _strength(reflections: dict[str, np.ndarray]) -> np.ndarray:
+    """Return I/σ of reflections."""
+    return reflections["intensity"] / np.maximum(reflections["sigma"], SMALLEST_SIGMA)
 
 
-def _predicted(packed: pixelfit.PackedLattice) -> np.ndarray:
-    """(box, 2) centroids, px."""
+def _predicted(packed: PackedLattice) -> np.ndarray:
+    """Return the predicted centroids (box, 2), px."""
     return np.stack([packed.reflections["fast"], packed.reflections["slow"]], axis=1)
 
 
-def _distances(
-    packed: pixelfit.PackedLattice, of: pixelfit.RunModel, at: np.ndarray
-) -> dict[str, Any]:
-    """Sums over the list of reflections; at: (box, 2) centroids, px."""
-    table = packed.reflections
-    observed = np.stack([table["fast_obs"], table["slow_obs"]], axis=1).astype(np.float64)
-    away = ladder.away_mm(at, observed, table["panel"], of.detector)[np.isfinite(table["fast_obs"])]
-    radial, transverse = (away**2).sum(axis=0)
-    return {"n": len(away), "radial": radial, "transverse": transverse}
+def _distances(packed: PackedLattice, model: RunModel, centroids: np.ndarray) -> dict[str, Any]:
+    """Return sums of squared distances over the observed reflections. centroids: (box, 2) px."""
+    reflections = packed.reflections
+    observed = np.stack([reflections["fast_obs"], reflections["slow_obs"]], axis=1)
+    distances = ladder.away_mm(
+        centroids, observed.astype(np.float64), reflections["panel"], model.detector
+    )
+    distances = distances[np.isfinite(reflections["fast_obs"])]
+    radial, transverse = (distances**2).sum(axis=0)
+    return {"n": len(distances), "radial": radial, "transverse": transverse}
 
 
-def _pixels(z: np.ndarray, published: np.ndarray) -> dict[str, Any]:
-    """Sums of deviations (pixel,)."""
+def _sums_of(z: np.ndarray, published: np.ndarray) -> dict[str, Any]:
+    """Return sums of deviations (pixel,) and of their squares, by both definitions."""
     return {
         "n_pixels": len(z),
         "z": [z.sum(), z @ z],
@@ -205,74 +242,71 @@ def _pixels(z: np.ndarray, published: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _modelled(
-    config: LadderConfig, packed: pixelfit.PackedLattice, of: pixelfit.RunModel
+def _model(
+    config: LadderConfig, packed: PackedLattice, model: RunModel
 ) -> tuple[dict[str, list], dict]:
-    """Rows of the rungs with a model, and the pixels of a sample. Raises what a lattice without solution raises."""
+    """Return the rows of the rungs with a model, and the pixels of a sample.
+
+    Raises LinAlgError, ArithmeticError, ValueError for a lattice without a solution.
+    """
     noise = Noise(config.ladder.readout_photons, config.ladder.calibration_error)
-    start = pixelfit.start(packed, _spread(config, packed), of)
-    data, steps = ladder.run_rungs(start, of.space_group, packed.boxes, noise)
+    start = start_of(packed, _domains(config, packed), model)
+    data, steps = ladder.run_rungs(start, model.space_group, packed.boxes, noise)
     rungs = []
     for name, step in steps.items():
-        at = _predicted(packed) if name == "1" else ladder.centroids(step, data, packed.boxes.bbox)
-        sums = _pixels(*ladder.deviations(step, data, noise)) | {"seconds": step.seconds}
-        rungs.append(
-            {
-                "lattice": 0,
-                "rung": list(ladder.RUNGS).index(name),
-                **_distances(packed, of, at),
-                **sums,
-            }
-        )
-    strength = np.where(
-        packed.reflections["flags"] & ReflectionFlag.FAILED == 0,
-        _strength(packed.reflections),
-        -np.inf,
-    )
-    flagged = strength >= ladder.STRONG
+        if name == "1":
+            centroids = _predicted(packed)
+        else:
+            centroids = ladder.centroids(step, data, packed.boxes.bbox)
+        row = {
+            "lattice": 0,
+            "rung": list(ladder.RUNGS).index(name),
+            **_distances(packed, model, centroids),
+            **_sums_of(*ladder.deviations(step, data, noise)),
+            "seconds": step.seconds,
+        }
+        rungs.append(row)
+    is_sound = packed.reflections["flags"] & ReflectionFlag.FAILED == 0
+    strength = np.where(is_sound, _strength(packed.reflections), -np.inf)
+    is_flagged = strength >= ladder.STRONG
     compared = {
         "lattice": 0,
-        "n_spots": flagged.sum(),
-        "n_fell": ladder.falls(steps["1"], steps["2"], data, noise)[flagged].sum(),
+        "n_spots": is_flagged.sum(),
+        "n_fell": ladder.falls(steps["1"], steps["2"], data, noise)[is_flagged].sum(),
         "planes": ladder.planes_apart(steps["3"].planes, steps["2"].planes),
         "pixels": ladder.pixels_apart(steps["3B"].bragg, steps["3A"].bragg),
     }
-    return {"rungs": rungs, "compared": [compared]}, _sample(
-        packed, data, steps, int(strength.argmax())
-    )
+    sample = _sample(packed, data, steps, int(strength.argmax()))
+    return {"rungs": rungs, "compared": [compared]}, sample
 
 
 def _turn(config: LadderConfig, identity: dict[str, int]) -> np.ndarray:
-    """(3, 3) of `misset_deg` about an axis of the lattice's own."""
-    rng = np.random.default_rng([config.seed, int(identity["shot_id"]), int(identity["k"]), TURN])
-    axis = rng.standard_normal(3)
+    """Return a rotation (3, 3) of `misset_deg` about an axis of the lattice's own."""
+    seed = [config.seed, int(identity["shot_id"]), int(identity["k"]), TURN]
+    axis = np.random.default_rng(seed).standard_normal(3)
     return rotation.from_vector(config.ladder.misset_deg * DEG * axis / np.linalg.norm(axis))
 
 
-def _spread(config: LadderConfig, packed: pixelfit.PackedLattice) -> Mosaic:
-    """The same draw for every lattice, as wide as its mosaic spread, about its mean."""
+def _domains(config: LadderConfig, packed: PackedLattice) -> Mosaic:
+    """Return the same draw of domains for every lattice, as wide as its mosaic spread, about its mean."""
     rng = np.random.default_rng([config.seed, 0, DRAW])
     drawn = mosaic.domain_rotations(rng, config.ladder.n_domains, packed.eta_rad)
     return mosaic.domains(drawn @ rotation.mean(drawn).T)
 
 
 def _sample(
-    packed: pixelfit.PackedLattice, data: solve.Data, steps: dict[str, ladder.Step], box: int
+    packed: PackedLattice, data: solve.Data, steps: dict[str, ladder.Step], box: int
 ) -> dict[str, dict]:
-    """Tables `samples` and `pixels`: data and models in one shoebox."""
-    n = packed.boxes.n_pixels
-    some = slice(data.start[box], data.start[box + 1])
-    valid = packed.boxes.valid[n[:box].sum() : n[: box + 1].sum()]
+    """Return the tables `samples` and `pixels`: data and models in one shoebox."""
+    boxes = packed.boxes
+    n_pixels = boxes.n_pixels
+    valid = boxes.valid[n_pixels[:box].sum() : n_pixels[: box + 1].sum()]
+    of_box = slice(data.start[box], data.start[box + 1])
     photons = np.full(len(valid), np.nan)
+    photons[valid] = data.photons[of_box]
     model = np.zeros((len(valid), len(ladder.PICTURED)))
-    photons[valid] = data.photons[some]
-    model[valid] = np.stack([steps[name].model[some] for name in ladder.PICTURED], axis=1)
-    row = {
-        "lattice": 0,
-        "hkl": packed.boxes.hkl[box],
-        "bbox": packed.boxes.bbox[box],
-        "first_pixel": 0,
-    }
+    model[valid] = np.stack([steps[name].model[of_box] for name in ladder.PICTURED], axis=1)
+    row = {"lattice": 0, "hkl": boxes.hkl[box], "bbox": boxes.bbox[box], "first_pixel": 0}
     return {
         "samples": {name: np.array([value]) for name, value in row.items()},
         "pixels": {"photons": photons, "model": model},

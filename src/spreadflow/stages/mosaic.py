@@ -8,267 +8,247 @@ import time
 from collections.abc import Sequence
 from logging import Logger
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from spreadflow.analysis.pixels import lattice_fit, mosaic_learning
 from spreadflow.config import MosaicConfig, PixelsSection, Stage1Section
 from spreadflow.errors import LearnedOutcome
-from spreadflow.io import schema, store
+from spreadflow.io import factor_files, schema, shoebox_blocks, store
+from spreadflow.io.shoebox_blocks import ShoeboxBlock
 from spreadflow.log import Progress, logger
 from spreadflow.parallel import World
 from spreadflow.physics import rotation
 from spreadflow.physics.mosaic import continuous
-from spreadflow.recipes import factors
-from spreadflow.recipes import lattice as pixelfit
-from spreadflow.stages import stage1
+from spreadflow.recipes.lattice import FITTED, RunModel, refine_lattice, unpack
+from spreadflow.recipes.run_model import run_models
+from spreadflow.stages import blocks as skeleton
 
-FINEST = {"shared": mosaic_learning.FINE, "per_lattice": 1.0}
-"""step of the last grid, in angular widths of a domain: one lattice has fewer photons to tell nodes apart"""
+FINEST_STEPS = {"shared": mosaic_learning.FINE, "per_lattice": 1.0}
+"""Step of the last grid, in angular widths of a domain: one lattice has fewer photons to tell nodes apart."""
+
 HOLD_OUT = 120
-"""purpose of the random streams that say what is held out: none of the simulation's"""
+"""Purpose of the random streams that say what is held out: none of the simulation's."""
 
+IDENTITY = ("run", "shot_id", "k")
+"""Columns that say which lattice a row is of."""
 
 NOT_FITTED = {"A": np.full((3, 3), np.nan), "set": -1}
-"""of a lattice that taught nothing"""
+"""Columns of a lattice that taught nothing."""
+
+Row = dict[str, Any]
+"""column → value, of one lattice"""
 
 
-class ShoeboxSource(NamedTuple):
-    """The packed shoeboxes, and what their lattices share."""
+class Context(NamedTuple):
+    """What all lattices share."""
 
-    path: Path
-    kind: str
-    """annulus or wide"""
-    given: list[pixelfit.RunModel]
+    config: MosaicConfig
+    shoeboxes: Path
+    models: list[RunModel]
+    """of each run"""
+    blocks: list[ShoeboxBlock]
+    log: Logger
+
+    @property
+    def kind(self) -> str:
+        """annulus or wide"""
+        return self.config.mosaic.shoeboxes
 
 
-class Begun(NamedTuple):
-    """A lattice with its continuous fit; `of` is None where there is none."""
+class Pupil(NamedTuple):
+    """A lattice with its continuous fit, from which mosaicity is learned."""
 
-    row: dict
-    of: lattice_fit.Problem | None
+    row: Row
+    problem: lattice_fit.Problem | None
+    """None where the lattice could not be fitted"""
     seed: tuple[int, ...]
+    """of the random stream that says what is held out"""
 
 
 def run(
     config: MosaicConfig, *, shoeboxes: Path, out: Path, world: World, word: str = "mosaic"
 ) -> None:
-    """Write <word>.h5 with its parts. shoeboxes: the packed pixels, of `annulus` or `wide` as the section says."""
+    """Write <word>.h5 with its parts. shoeboxes: product of `annulus` or `wide`, as the section says."""
     section = config.mosaic
     log = logger(word, world)
     kind = section.shoeboxes
     is_shared = section.scope == "shared"
-    told = store.attributes(shoeboxes, kind)
-    every = stage1.blocks_of(shoeboxes, 1, kind)
-    blocks = every if is_shared else stage1.blocks_of(shoeboxes, section.block_lattices, kind)
-    files = [shoeboxes, *factors.files(config.structure_factors)]
-    inputs = [config.seed, config.beam.size_mm, *map(store.identity, files)]
+    attributes = store.attributes(shoeboxes, kind)
+    size = 1 if is_shared else section.block_lattices
+    blocks = shoebox_blocks.blocks_of(shoeboxes, kind, size)
+    paths = [shoeboxes, *factor_files.paths_of(config.structure_factors)]
+    inputs = [config.seed, config.beam.size_mm, *map(store.identity, paths)]
     sections = [part.model_dump(mode="json") for part in (section, config.structure_factors)]
     ids = [block.ids for block in blocks]
-    ids = [[n for block in ids for n in block]] if is_shared else ids
+    if is_shared:
+        ids = [[number for block in blocks for number in block.ids]]
     parts = store.Parts(out, word, store.digest(sections, inputs), ids)
-    if not all(map(parts.done, range(len(ids)))):
-        source = ShoeboxSource(
-            shoeboxes, kind, stage1.given_of(config, shoeboxes, told, word, kind)
-        )
-        work = _together if is_shared else _apart
-        work(config, source, blocks, parts, world, log)
-    outcomes: dict[str, int] = {}
-
-    def tell() -> None:
-        lattices = [parts.read(n, ["lattices/outcome"]) for n in range(len(ids))]
-        found = store.joined(word, ["lattices/outcome"], lattices)["lattices/outcome"]
-        outcomes.update({end.name.lower(): int((found == end).sum()) for end in LearnedOutcome})
-        log.info(
-            "%d lattices: %s",
-            len(found),
-            ", ".join(f"{n} {end}" for end, n in outcomes.items() if n),
-        )
-
-    world.once(tell)
-    also = {name: told[name] for name in ("runs", "space_group")} | {
-        "d_min": told["config"]["d_min"]
-    }
+    if not parts.are_done():
+        recording = shoebox_blocks.read_recording(shoeboxes, kind)
+        files = factor_files.read(config.structure_factors)
+        models = run_models(config, recording, word, files)
+        context = Context(config, shoeboxes, models, blocks, log)
+        if is_shared:
+            _learn_together(context, parts, world)
+        else:
+            skeleton.run(parts, lambda block: _learn_alone(context, blocks[block]), word, world)
+    outcomes = skeleton.all_outcomes(parts, "lattices/outcome", LearnedOutcome, world)
+    log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
     parts.finish(
-        world, config=section.model_dump(mode="json"), shoeboxes=kind, outcomes=outcomes, **also
+        world,
+        config=section.model_dump(mode="json"),
+        shoeboxes=kind,
+        outcomes=outcomes,
+        runs=attributes["runs"],
+        space_group=attributes["space_group"],
+        d_min=attributes["config"]["d_min"],
     )
 
 
 # ---------------------------------------------------------------- each lattice its own
 
 
-def _apart(
-    config: MosaicConfig,
-    source: ShoeboxSource,
-    blocks: list[stage1.Block],
-    parts: store.Parts,
-    world: World,
-    log: Logger,
-) -> None:
-    """All parts, shared among the ranks."""
-    with Progress("mosaic", len(blocks), world) as progress:
-
-        def make(n: int) -> dict:
-            progress.at(n)
-            block = blocks[n]
-            pieces = []
-            columns = store.read_part(source.path, source.kind, block.part, block.key)
-            for i in block.lattices:
-                pieces.append(store.piece("mosaic", _alone(config, columns, i, source, log)))
-            return store.joined("mosaic", schema.FILES["mosaic"], pieces)
-
-        parts.each(world, make)
-        progress.at(len(blocks))
+def _learn_alone(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
+    """Return the columns of the part of one block, each lattice learned by itself."""
+    columns = block.read(context.shoeboxes, context.kind)
+    pieces = [store.piece("mosaic", _learn_one(context, columns, row)) for row in block.lattices]
+    return store.joined("mosaic", schema.FILES["mosaic"], pieces)
 
 
-def _alone(
-    config: MosaicConfig, columns: dict, i: int, source: ShoeboxSource, log: Logger
-) -> dict[str, dict]:
-    """Tables of one lattice."""
-    began = time.process_time()
-    begun = _begin(config, columns, i, source, log)
+def _learn_one(context: Context, columns: dict, row_number: int) -> dict[str, dict]:
+    """Return the tables of one lattice."""
+    start_time = time.process_time()
+    pupil = _pupil(context, columns, row_number)
+    row = pupil.row
     tables = {}
-    row = begun.row
-    if begun.of is not None:
+    if pupil.problem is not None:
         try:
-            learned = _learned(config, [begun], float(begun.of.start.crystal.eta_rad))
+            eta_rad = float(pupil.problem.start.crystal.eta_rad)
+            learned = _learn(context.config, [pupil], eta_rad)
             tables = _tables(learned, 0)
-            row |= _end(learned) | {"A": learned.problems[0].start.crystal.A}
+            row |= _outcome(learned) | {"A": learned.problems[0].start.crystal.A}
         except (np.linalg.LinAlgError, ArithmeticError, ValueError) as error:
-            log.warning("shot %016x lattice %d: not learned (%s)", row["shot_id"], row["k"], error)
-    row["seconds"] = time.process_time() - began
+            words = "shot %016x lattice %d: not learned (%s)"
+            context.log.warning(words, row["shot_id"], row["k"], error)
+    row["seconds"] = time.process_time() - start_time
     return tables | {"lattices": _columns([row])}
 
 
 # ---------------------------------------------------------------- one for all
 
 
-def _together(
-    config: MosaicConfig,
-    source: ShoeboxSource,
-    blocks: list[stage1.Block],
-    parts: store.Parts,
-    world: World,
-    log: Logger,
-) -> None:
-    """The only part. Each rank keeps the lattices it began with; sums are over all, in the order of lattices."""
-    began = time.process_time()
-    chosen = _evenly(len(blocks), config.mosaic.max_lattices)
-    mine: dict[int, Begun] = {}
+def _learn_together(context: Context, parts: store.Parts, world: World) -> None:
+    """Make the only part. Each rank keeps the lattices it fitted; sums are over all, in the order of lattices."""
+    start_time = time.process_time()
+    chosen = _evenly(len(context.blocks), context.config.mosaic.max_lattices)
+    pupils: dict[int, Pupil] = {}
     with Progress("mosaic", len(chosen), world, "lattices") as progress:
-        for n in world.share(len(chosen)):
-            progress.at(n)
-            block = blocks[chosen[n]]
-            columns = store.read_part(source.path, source.kind, block.part, block.key)
-            mine[n] = _begin(config, columns, block.lattices[0], source, log)
+        for number in world.share(len(chosen)):
+            progress.at(number)
+            block = context.blocks[chosen[number]]
+            columns = block.read(context.shoeboxes, context.kind)
+            pupils[number] = _pupil(context, columns, block.lattices[0])
         progress.at(len(chosen))
-    fitted = {n: begun for n, begun in sorted(mine.items()) if begun.of is not None}
-    etas = world.gather_blocks(
-        {n: float(b.of.start.crystal.eta_rad) for n, b in fitted.items() if b.of}
-    )
-    tables = {}
-    end = {}
-    ends = {}
+    fitted = {number: pupil for number, pupil in sorted(pupils.items()) if pupil.problem}
+    etas = world.gather_blocks({number: _eta_rad(pupil) for number, pupil in fitted.items()})
+    tables: dict[str, dict] = {}
+    outcome: Row = {}
+    of_fitted: dict[int, Row] = {}
     if etas:
 
-        def add(arrays):
+        def add(arrays: Sequence[np.ndarray]) -> np.ndarray:
             return world.sum(dict(zip(fitted, arrays, strict=True)), len(chosen))
 
-        learned = _learned(config, list(fitted.values()), float(np.median(etas)), add)
+        learned = _learn(context.config, list(fitted.values()), float(np.median(etas)), add)
         tables = _tables(learned, -1)
-        end = _end(learned)
-        ends = {
-            n: {**end, "A": of.start.crystal.A}
-            for n, of in zip(fitted, learned.problems, strict=True)
+        outcome = _outcome(learned)
+        of_fitted = {
+            number: {**outcome, "A": problem.start.crystal.A}
+            for number, problem in zip(fitted, learned.problems, strict=True)
         }
-    seconds = {"seconds": sum(world.gather(time.process_time() - began)) / len(chosen)}
-    told = world.gather_blocks(
-        {n: begun.row | ends.get(n, {}) | seconds for n, begun in mine.items()}
+    seconds = sum(world.gather(time.process_time() - start_time)) / len(chosen)
+    rows = world.gather_blocks(
+        {
+            number: pupil.row | of_fitted.get(number, {}) | {"seconds": seconds}
+            for number, pupil in pupils.items()
+        }
     )
-    world.once(
-        lambda: parts.write(
-            0, _whole(source, blocks, dict(zip(chosen, told, strict=True)), end, tables)
-        )
-    )
+    by_lattice = dict(zip(chosen, rows, strict=True))
+    world.once(lambda: parts.write(0, _whole(context, by_lattice, outcome, tables)))
 
 
-def _evenly(n: int, most: int) -> list[int]:
-    """At most so many of n numbers, evenly spread."""
-    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int)).tolist()
+def _eta_rad(pupil: Pupil) -> float:
+    assert pupil.problem is not None
+    return float(pupil.problem.start.crystal.eta_rad)
+
+
+def _evenly(n: int, n_chosen: int) -> list[int]:
+    """Return at most `n_chosen` of n numbers, evenly spread."""
+    places = np.linspace(0, n - 1, min(n, n_chosen))
+    return np.unique(places.round().astype(int)).tolist()
 
 
 def _whole(
-    source: ShoeboxSource,
-    blocks: list[stage1.Block],
-    rows: dict[int, dict],
-    end: dict,
-    tables: dict[str, dict],
+    context: Context, rows: dict[int, Row], outcome: Row, tables: dict[str, dict]
 ) -> dict[str, np.ndarray]:
-    """All columns: a set that is used is every lattice's."""
-    names = [f"lattices/{name}" for name in ("run", "shot_id", "k")]
-    told = store.read(source.path, source.kind, names)
-    every = []
-    for n in range(len(blocks)):
-        row = {name.split("/")[1]: told[name][n] for name in names}
-        row |= NOT_FITTED | {"outcome": LearnedOutcome.LEFT_OUT, "seconds": 0.0} | rows.get(n, {})
-        every.append(row | {"set": end.get("set", -1)})
-    return store.joined(
-        "mosaic",
-        schema.FILES["mosaic"],
-        [store.piece("mosaic", tables | {"lattices": _columns(every)})],
-    )
+    """Return all columns of the only part: a set that is used is every lattice's."""
+    names = [f"lattices/{name}" for name in IDENTITY]
+    identities = store.read(context.shoeboxes, context.kind, names)
+    lattices = []
+    for number in range(len(context.blocks)):
+        row = {name: identities[f"lattices/{name}"][number] for name in IDENTITY}
+        row |= NOT_FITTED | {"outcome": LearnedOutcome.LEFT_OUT, "seconds": 0.0}
+        row |= rows.get(number, {})
+        row["set"] = outcome.get("set", -1)
+        lattices.append(row)
+    piece = store.piece("mosaic", tables | {"lattices": _columns(lattices)})
+    return store.joined("mosaic", schema.FILES["mosaic"], [piece])
 
 
 # ---------------------------------------------------------------- lattices and tables
 
 
-def _begin(
-    config: MosaicConfig, columns: dict, i: int, source: ShoeboxSource, log: Logger
-) -> Begun:
-    """Lattice i of a part, fitted with the continuous distribution."""
-    row = {name: columns[f"lattices/{name}"][i] for name in ("run", "shot_id", "k")}
-    ended = pixelfit.refine(
-        pixelfit.unpack(columns, i), continuous(), source.given[row["run"]], _fit(config)
-    )
+def _pupil(context: Context, columns: dict, row_number: int) -> Pupil:
+    """Return a lattice of a part, fitted with the continuous distribution."""
+    config = context.config
+    row = {name: columns[f"lattices/{name}"][row_number] for name in IDENTITY}
+    packed = unpack(columns, row_number)
+    fit = refine_lattice(packed, continuous(), context.models[row["run"]], _fit_section(config))
     row |= NOT_FITTED | {"outcome": LearnedOutcome.LOST}
     seed = (config.seed, HOLD_OUT, int(row["shot_id"]), int(row["k"]))
-    if ended.outcome not in stage1.FITTED or ended.of is None or ended.refined is None:
-        log.warning(
-            "shot %016x lattice %d: %s (%s)",
-            row["shot_id"],
-            row["k"],
-            ended.outcome.name,
-            ended.why,
-        )
-        return Begun(row, None, seed)
-    return Begun(row, lattice_fit.moved(ended.of, ended.refined.parameters), seed)
+    if fit.outcome not in FITTED or fit.problem is None or fit.refined is None:
+        words = "shot %016x lattice %d: %s (%s)"
+        context.log.warning(words, row["shot_id"], row["k"], fit.outcome.name, fit.why)
+        return Pupil(row, None, seed)
+    return Pupil(row, lattice_fit.moved(fit.problem, fit.refined.parameters), seed)
 
 
-def _fit(config: MosaicConfig) -> Stage1Section:
-    """How lattices are fitted before anything is learned from them."""
+def _fit_section(config: MosaicConfig) -> Stage1Section:
+    """Return how lattices are fitted before anything is learned from them."""
     return Stage1Section(**config.mosaic.model_dump(include=set(PixelsSection.model_fields)))
 
 
-def _learned(
+def _learn(
     config: MosaicConfig,
-    begun: Sequence[Begun],
+    pupils: Sequence[Pupil],
     eta_rad: float,
     add: mosaic_learning.Add = mosaic_learning.sum_up,
 ) -> mosaic_learning.LearnedMosaic:
-    """From lattices with fits. Collective where `add` is."""
+    """Learn from lattices with fits. Collective where `add` is."""
     return mosaic_learning.learn(
-        [b.of for b in begun if b.of is not None],
+        [pupil.problem for pupil in pupils if pupil.problem is not None],
         eta_rad=eta_rad,
-        seeds=[b.seed for b in begun],
-        fine=FINEST[config.mosaic.scope],
-        n_axes=_fit(config).n_cells_axes,
+        seeds=[pupil.seed for pupil in pupils],
+        fine=FINEST_STEPS[config.mosaic.scope],
+        n_axes=_fit_section(config).n_cells_axes,
         add=add,
     )
 
 
-def _end(learned: mosaic_learning.LearnedMosaic) -> dict:
-    """What becomes of the lattices that taught; `set`: of the part's."""
+def _outcome(learned: mosaic_learning.LearnedMosaic) -> Row:
+    """Return what becomes of the lattices that taught; `set`: number of their set in the part."""
     if learned.is_better:
         return {"outcome": LearnedOutcome.LEARNED, "set": 0}
     return {"outcome": LearnedOutcome.CONTINUOUS, "set": -1}
@@ -277,25 +257,31 @@ def _end(learned: mosaic_learning.LearnedMosaic) -> dict:
 def _tables(
     learned: mosaic_learning.LearnedMosaic, lattice: int
 ) -> dict[str, dict[str, np.ndarray]]:
-    """What was learned, as the first rows of the tables sets, rounds and components."""
+    """Return what was learned, as the first rows of the tables sets, rounds and components."""
     mosaic = learned.mosaic
-    is_better = learned.is_better
-    of_set = {
+    n_components = len(mosaic.share) if learned.is_better else 0
+    set_row = {
         "lattice": lattice,
         "eta_rad": mosaic.eta_rad,
         "held_out_continuous": learned.continuous,
         "held_out": learned.held_out,
-        "is_better": is_better,
+        "is_better": learned.is_better,
     }
-    kept = len(mosaic.share) if is_better else 0
     components = {
-        "set": np.zeros(kept, dtype=int),
-        "rotation_rad": rotation.vector(mosaic.rotations[:kept]),
+        "set": np.zeros(n_components, dtype=int),
+        "rotation_rad": rotation.vector(mosaic.rotations[:n_components]),
+        "width": mosaic.width[:n_components],
+        "share": mosaic.share[:n_components],
     }
-    components |= {"width": mosaic.width[:kept], "share": mosaic.share[:kept]}
-    rounds = _columns([{"set": 0, **r._asdict()} for r in learned.rounds])
-    return {"sets": _columns([of_set]), "rounds": rounds, "components": components}
+    return {
+        "sets": _columns([set_row]),
+        "rounds": _columns(
+            [{"set": 0, **learned_round._asdict()} for learned_round in learned.rounds]
+        ),
+        "components": components,
+    }
 
 
-def _columns(rows: list[dict]) -> dict[str, np.ndarray]:
+def _columns(rows: list[Row]) -> dict[str, np.ndarray]:
+    """Return rows as columns."""
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}

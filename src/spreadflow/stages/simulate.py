@@ -11,11 +11,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from spreadflow import __version__
+from spreadflow import __version__, build
 from spreadflow.config import SimulateConfig
 from spreadflow.errors import ConfigError
-from spreadflow.io import images, nexus, schema, store
+from spreadflow.io import factor_files, images, nexus, schema, store
 from spreadflow.io.schema import KINDS
+from spreadflow.io.spectra import Bank
 from spreadflow.log import Progress, logger
 from spreadflow.parallel import World
 from spreadflow.physics import anomalous, bragg
@@ -37,7 +38,12 @@ def run(
     make them, and no other file is touched.
     """
     log = logger(word, world)
-    simulator = Simulator(config)
+    energies = build.channels(config.beam)
+    bank = None
+    if config.beam.spectra is not None:
+        bank = Bank(config.beam.spectra, energies, config.beam.photons)
+    files = factor_files.read(config.structure_factors)
+    simulator = Simulator(config, files, bank)
     counts = [getattr(config.shots, f"n_{kind}") for kind in KINDS]
     kinds = np.repeat(np.arange(len(KINDS)), counts)
     if len(kinds) == 0:
@@ -46,7 +52,7 @@ def run(
         )
     size = config.simulate.block_shots
     blocks = _blocks(shots, len(kinds), size)
-    if bank := simulator.bank:
+    if bank is not None:
         lost = f"{bank.lost:.2g} of their photons lie beyond the channels"
         log.info("%s: %d spectra, %d left out; %s", bank.path, len(bank), bank.n_bad, lost)
     paths = {b: Path(out).parent / "images" / f"{run}_{b:05d}.nxs" for b in blocks}
@@ -158,7 +164,7 @@ def _write(
         adu_per_photon=simulator.section.quantum_gain,
         polarization=simulator.beam.polarization,
         beam_size_mm=simulator.beam.size_mm,
-        compression=simulator.how.compression,
+        compression=simulator.rendering.compression,
         truth=lambda: _columns(ids, kinds, truths),
         true_detector=simulator.detector,
         true_curves=simulator.curves,

@@ -5,6 +5,7 @@ are refined from these alone, and the lattices again with the new curves. The Gr
 `spread.gram/<cycle>.h5`: a killed run goes on with what there is.
 """
 
+import csv
 import time
 from collections.abc import Callable
 from logging import Logger
@@ -18,38 +19,73 @@ from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import RefinedCurves
 from spreadflow.config import SpreadConfig
 from spreadflow.errors import FileError, RefinedOutcome, SpreadOutcome
-from spreadflow.io import schema, store
-from spreadflow.log import Progress, logger
+from spreadflow.io import factor_files, schema, shoebox_blocks, store
+from spreadflow.io.factor_files import FactorFiles
+from spreadflow.io.mosaic import mosaic_of_lattices
+from spreadflow.io.shoebox_blocks import ShoeboxBlock
+from spreadflow.log import logger
+from spreadflow.models import MosaicOfLattice
 from spreadflow.parallel import World
-from spreadflow.recipes import curves, factors
-from spreadflow.recipes import gram as curvefit
-from spreadflow.recipes import lattice as pixelfit
-from spreadflow.recipes.lattices import Lattices
-from spreadflow.stages import mosaicity
-from spreadflow.stages import stage1 as before
+from spreadflow.recipes import curves, factors, gram
+from spreadflow.recipes.alternate import Alternation, alternate
+from spreadflow.recipes.lattice import RunModel, Start, unpack
+from spreadflow.recipes.lattice_sums import MAX_GROUPS, LatticeSums, Ranks
+from spreadflow.recipes.run_model import run_models
+from spreadflow.stages import blocks as skeleton
 
-Begin = Callable[[int], dict[tuple[int, int], tuple[SpreadOutcome, pixelfit.Start]]]
-"""block → of its lattices, (shot_id, k) → whether to go on, and where they ended last"""
+Starts = dict[tuple[int, int], tuple[SpreadOutcome, Start]]
+"""(shot_id, k) → whether the lattice goes on, and where it ended last"""
 
+StartsOfBlock = Callable[[int], Starts]
+"""block → the starts of its lattices"""
 
-OF_PIXELS = {"d_min", "d_max", "model_error"}
-"""keys of the section that matrices depend on, beside the curves they are made about"""
+KEYS_OF_PIXELS = {"d_min", "d_max", "model_error"}
+"""Keys of the section that Gram matrices depend on, beside the curves they are made about."""
+
 DECIMALS = 6
-"""of these curves, e: rounding of sums makes no other ones"""
-ENDS = [f"lattices/{name}" for name in ("shot_id", "k", "outcome", *pixelfit.Start._fields)]
+"""Decimals of these curves, e: rounding of sums must make no other ones."""
+
+START_COLUMNS = [f"lattices/{name}" for name in ("shot_id", "k", "outcome", *Start._fields)]
+"""Columns that say where a lattice ended."""
+
+LATTICE_COLUMNS = ("run", "shot_id", "k", "outcome", "model_error", "sigma_z", "seconds")
+"""Columns of `lattices` that the product has from those of the last cycle."""
 
 
-class Setting(NamedTuple):
-    """What the lattices of all cycles share."""
+class Context(NamedTuple):
+    """What all cycles share."""
 
     config: SpreadConfig
     wide: Path
-    blocks: list[before.Block]
-    given: list[pixelfit.RunModel]
-    mosaics: mosaicity.OfLattice
-    names: list[str]
-    """of the unknowns of stage 1"""
+    blocks: list[ShoeboxBlock]
+    models: list[RunModel]
+    """of each run"""
+    mosaic_of: MosaicOfLattice
+    unknowns: list[str]
+    """of the lattices of stage 1"""
+    files: FactorFiles
     log: Logger
+    world: World
+
+
+class Cycle(NamedTuple):
+    """The lattices of a finished cycle."""
+
+    rows: dict[str, np.ndarray]
+    """columns of `lattices`, of all lattices"""
+    used: np.ndarray
+    """(used lattice,) rows of the lattices that are used"""
+    sums: LatticeSums
+
+
+class Result(NamedTuple):
+    """Curves from the lattices of the last cycle."""
+
+    p: Parametrisation
+    refined: RefinedCurves
+    cycle: Cycle
+    changes: list[float]
+    """how far each cycle moved the curves, in σ"""
 
 
 def run(
@@ -62,121 +98,280 @@ def run(
     world: World,
     word: str = "spread",
 ) -> None:
-    """Write <word>.h5 and <word>.csv. wide: packed shoeboxes; stage1: the lattices; mosaic: what stage 1 used."""
+    """Write <word>.h5 and <word>.csv.
+
+    wide: packed shoeboxes; stage1: the refined lattices; mosaic: the mosaicity that stage 1 used, where it is learned.
+    """
+    section = config.spread
     log = logger(word, world)
-    told = store.attributes(wide, "wide")
-    blocks = before.blocks_of(wide, config.spread.block_lattices, "wide")
-    given = _given(config, wide, told, word)
-    mosaics = mosaicity.of_lattices(config.stage1, mosaic)
-    names = _unknowns(config, stage1)
-    setting = Setting(config, wide, blocks, given, mosaics, names, log)
-    files = [
-        wide,
-        stage1,
-        *factors.files(config.structure_factors),
-        *filter(None, [mosaic, config.stage1.domains]),
-    ]
-    inputs = [config.seed, config.beam.size_mm, *map(store.identity, files)]
-    p, refined, lattices, changes = _cycles(setting, out, inputs, _after(stage1), world)
-    tables, attributes = _found(config, given[0], p, refined, lattices, log)
-    attributes |= {
-        "runs": told["runs"],
-        "d_min": config.spread.d_min or told["config"]["d_min"],
-        "changes": changes,
+    curves.check(config)
+    attributes = store.attributes(wide, "wide")
+    known = section.known or []
+    files = factor_files.read(config.structure_factors, known)
+    recording = shoebox_blocks.read_recording(wide, "wide")
+    context = Context(
+        config=config,
+        wide=wide,
+        blocks=shoebox_blocks.blocks_of(wide, "wide", section.block_lattices),
+        models=run_models(config, recording, word, files),
+        mosaic_of=mosaic_of_lattices(config.stage1, mosaic),
+        unknowns=_unknowns(config, stage1),
+        files=files,
+        log=log,
+        world=world,
+    )
+    paths = [wide, stage1, *factor_files.paths_of(config.structure_factors)]
+    paths += [path for path in (mosaic, config.stage1.domains) if path is not None]
+    inputs = [config.seed, config.beam.size_mm, *map(store.identity, paths)]
+    result = _cycles(context, out, inputs, _starts_from(stage1))
+    tables, found = _tables(context, result)
+    found |= {
+        "runs": attributes["runs"],
+        "d_min": section.d_min or attributes["config"]["d_min"],
+        "changes": result.changes,
+        "converged": result.changes[-1] < section.converged,
     }
-    attributes["converged"] = changes[-1] < config.spread.converged
-    if not attributes["converged"]:
-        words = "the last of %d cycles moved the curves by %.3g σ: raise spread.max_cycles for less than %g"
-        log.warning(words, len(changes), changes[-1], config.spread.converged)
-    made = {
+    if not found["converged"]:
+        log.warning(
+            "the last of %d cycles moved the curves by %.3g σ: raise spread.max_cycles for less than %g",
+            len(result.changes),
+            result.changes[-1],
+            section.converged,
+        )
+    columns = {
         f"{table}/{name}": column for table, part in tables.items() for name, column in part.items()
     }
-    known = list(map(store.identity, factors.curve_files(config.spread.known or [])))
-    key = store.digest(config.spread.model_dump(mode="json"), inputs, known)
-    world.once(lambda: _write(out, made, key, attributes))
+    identities = list(map(store.identity, factor_files.curve_paths(known)))
+    key = store.digest(section.model_dump(mode="json"), inputs, identities)
+    world.once(lambda: _write(out, columns, key, found))
 
 
-def _cycles(
-    setting: Setting, out: Path, inputs: list, begin: Begin, world: World
-) -> tuple[Parametrisation, RefinedCurves, Lattices, list[float]]:
-    """Lattices and curves in turns, until the curves stay.
+def _unknowns(config: SpreadConfig, stage1: Path) -> list[str]:
+    """Return the names of the lattices' unknowns. Raises FileError where stage 1 refined with other keys."""
+    attributes = store.attributes(stage1, "stage1")
+    if attributes["config"] != config.stage1.model_dump(mode="json"):
+        expected = "a product of the section `stage1` as it is now"
+        raise FileError(stage1, expected, "another", "Rerun stage1.")
+    return attributes["unknowns"]
+
+
+# ---------------------------------------------------------------- cycles
+
+
+def _cycles(context: Context, out: Path, inputs: list, starts: StartsOfBlock) -> Result:
+    """Refine lattices and curves in turns, until the curves stay.
 
     The key of a cycle's matrices is that of the cycle before and the curves they are made about: the rest of the
     section acts through these, and may change while the matrices stay.
     """
-    config = setting.config
-    given = setting.given[0]
-    section = setting.config.spread
-    p = next(iter(curves.parametrisations(config, given.factors, given.energies_ev).values()))
+    config = context.config
+    section = config.spread
+    model = context.models[0]
+    fits = curves.parametrisations(config, model.factors, model.energies_ev, context.files)
+    p = next(iter(fits.values()))
     sections = [part.model_dump(mode="json") for part in (config.stage1, config.structure_factors)]
-    key = store.digest(sections, section.model_dump(mode="json", include=OF_PIXELS), inputs)
-    theta = np.zeros(len(p.names))
-    changes = list[float]()
-    while True:
-        cycle = len(changes) + 1
-        ids = [block.ids for block in setting.blocks]
-        at = np.round(p.curves(theta), DECIMALS)
-        key = store.digest(key, at)
-        parts = store.Parts(out.with_suffix(".gram") / f"{cycle}.h5", "gram", key, ids)
-        _expand(setting, parts, begin, at, world, cycle)
-        lattices = Lattices(
-            config, given, parts, [len(block.lattices) for block in setting.blocks], world
-        )
-        if not lattices.n:
-            found = f"{len(lattices.rows['outcome'])} of which none can be"
-            todo = "Look at stage1, and widen the range from spread.d_max to spread.d_min."
-            raise FileError(setting.wide, "lattices of which one can be used", found, todo)
-        refined = expand.refine(lattices.evaluator(p), p, theta)
-        changes.append(curves.change(p, refined, theta, section.band_sigma_e))
-        setting.log.info(
-            "cycle %d: %d lattices, curves moved by %.3g σ at most", cycle, lattices.n, changes[-1]
-        )
-        if changes[-1] < section.converged or cycle == section.max_cycles:
-            return p, refined, lattices, changes
-        theta = refined.theta
-        begin = _again(parts)
+    key = store.digest(sections, section.model_dump(mode="json", include=KEYS_OF_PIXELS), inputs)
+    ids = [block.ids for block in context.blocks]
+    n_cycles = 0
+
+    def refine_lattices(before: RefinedCurves | None) -> Cycle:
+        nonlocal key, n_cycles, starts
+        n_cycles += 1
+        theta = _theta(p, before)
+        about = np.round(p.curves(theta), DECIMALS)
+        key = store.digest(key, about)
+        parts = store.Parts(out.with_suffix(".gram") / f"{n_cycles}.h5", "gram", key, ids)
+        _expand(context, parts, starts, about, n_cycles)
+        cycle = _read_cycle(context, parts)
+        starts = _starts_again(parts)
+        return cycle
+
+    def refine_curves(cycle: Cycle, before: RefinedCurves | None) -> tuple[RefinedCurves, float]:
+        theta = _theta(p, before)
+        refined = expand.refine(cycle.sums.evaluator(p), p, theta)
+        change = curves.change(p, refined, theta, section.band_sigma_e)
+        words = "cycle %d: %d lattices, curves moved by %.3g σ at most"
+        context.log.info(words, n_cycles, cycle.sums.n, change)
+        return refined, change
+
+    def is_over(changes: list[float]) -> bool:
+        return changes[-1] < section.converged or len(changes) == section.max_cycles
+
+    turns: Alternation = alternate(refine_lattices, refine_curves, is_over)
+    return Result(p, turns.state, turns.expanded, turns.changes)
 
 
-def _found(
-    config: SpreadConfig,
-    given: pixelfit.RunModel,
-    p: Parametrisation,
-    refined: RefinedCurves,
-    lattices: Lattices,
-    log: Logger,
-) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
-    """Tables and attributes of the product. Collective."""
-    elements = factors.elements(config.structure_factors)
-    fits = curves.all_fits(config, given.factors, refined, lattices)
-    verdicts = (
-        curves.verdicts(fits, lattices, given.factors, elements) if config.spread.controls else []
+def _theta(p: Parametrisation, refined: RefinedCurves | None) -> np.ndarray:
+    """Return the parameters of refined curves, or those of the start."""
+    return np.zeros(len(p.names)) if refined is None else refined.theta
+
+
+def _starts_from(stage1: Path) -> StartsOfBlock:
+    """Return where stage 1 left each lattice."""
+    columns = store.read(stage1, "stage1", START_COLUMNS)
+    starts = _starts(columns, lambda outcome: SpreadOutcome(int(outcome != RefinedOutcome.REFINED)))
+    return lambda block: starts
+
+
+def _starts_again(parts: store.Parts) -> StartsOfBlock:
+    """Return where the cycle before left each lattice: what it could not use is not tried again."""
+    return lambda block: _starts(parts.read(block, START_COLUMNS), SpreadOutcome)
+
+
+def _starts(columns: dict, outcome_of: Callable[[int], SpreadOutcome]) -> Starts:
+    """Return the rows of columns as starts."""
+    plain = [columns[name] for name in START_COLUMNS]
+    values = [column.tolist() if column.ndim == 1 else column for column in plain]
+    return {
+        (shot_id, k): (outcome_of(outcome), Start(*start))
+        for shot_id, k, outcome, *start in zip(*values, strict=True)
+    }
+
+
+def _expand(
+    context: Context, parts: store.Parts, starts: StartsOfBlock, about: np.ndarray, cycle: int
+) -> None:
+    """Make all parts of a cycle, with curves `about` (site, 2, channel)."""
+    models = [
+        model._replace(factors=gram.with_curves(model.factors, about)) for model in context.models
+    ]
+
+    def make(block: int) -> dict[str, np.ndarray]:
+        return _columns(context, context.blocks[block], models, starts(block))
+
+    skeleton.run(parts, make, f"spread, cycle {cycle}", context.world)
+    parts.finish(
+        context.world,
+        sites=curves.site_names(context.config),
+        energies_ev=models[0].energies_ev,
+        unknowns=context.unknowns,
+        cycle=cycle,
+        curves=about,
     )
+
+
+def _columns(
+    context: Context, block: ShoeboxBlock, models: list[RunModel], starts: Starts
+) -> dict[str, np.ndarray]:
+    """Return the columns of the part of one block."""
+    section = context.config.spread
+    columns = block.read(context.wide, "wide")
+    pieces = []
+    for row_number in block.lattices:
+        start_time = time.process_time()
+        identity = {
+            name: columns[f"lattices/{name}"][row_number] for name in ("run", "shot_id", "k")
+        }
+        run, shot_id, k = map(int, identity.values())
+        model = models[run]
+        outcome, start = starts.get((shot_id, k), (SpreadOutcome.NOT_REFINED, None))
+        tables = gram.blank_tables(len(context.unknowns), len(model.energies_ev))
+        row = tables["lattices"]
+        if outcome == SpreadOutcome.USED and start is not None:
+            packed = unpack(columns, row_number, section.d_min or 0.0, section.d_max)
+            result = gram.expand_lattice(
+                packed,
+                context.mosaic_of(shot_id, k),
+                model,
+                context.config.stage1,
+                section,
+                start,
+                context.unknowns,
+            )
+            outcome = result.outcome
+            if result.why:
+                words = "shot %016x lattice %d: %s (%s)"
+                context.log.warning(words, shot_id, k, outcome.name, result.why)
+            tables |= result.tables
+            row |= result.tables.get("lattices", {})
+        row |= identity | {"outcome": outcome, "seconds": time.process_time() - start_time}
+        tables["lattices"] = {name: np.array([value]) for name, value in row.items()}
+        pieces.append(store.piece("gram", tables))
+    return store.joined("gram", schema.FILES["gram"], pieces)
+
+
+def _read_cycle(context: Context, parts: store.Parts) -> Cycle:
+    """Return the lattices of a finished cycle: this rank holds those of its groups of blocks. Collective.
+
+    Raises FileError where none can be used, ConfigError where there are too many reflections for `spread.refine_f0`.
+    """
+    world = context.world
+    model = context.models[0]
+    section = context.config.spread
+    sizes = [len(block.lattices) for block in context.blocks]
+    n_blocks = len(sizes)
+    n_groups = min(n_blocks, MAX_GROUPS)
+    names = [name for name in schema.FILES["gram"] if name.startswith("lattices/")]
+    table = store.joined("gram", names, [parts.read(block, names) for block in range(n_blocks)])
+    rows = {name.split("/")[1]: column for name, column in table.items()}
+    used = np.flatnonzero(rows["outcome"] == SpreadOutcome.USED)
+    if not len(used):
+        found = f"{len(rows['outcome'])} of which none can be"
+        todo = "Look at stage1, and widen the range from spread.d_max to spread.d_min."
+        raise FileError(context.wide, "lattices of which one can be used", found, todo)
+    groups: dict[int, list] = {}
+    first_row = 0
+    for block, size in enumerate(sizes):
+        group = block * n_groups // n_blocks
+        if group % world.size == world.rank:
+            members = groups.setdefault(group, [])
+            for row, lattice_gram in gram.grams(parts.read(block)):
+                number = int(np.searchsorted(used, first_row + row))
+                members.append((number, gram.lattice_terms(lattice_gram, model.factors)))
+        first_row += size
+    sums = LatticeSums(
+        groups,
+        n_groups=n_groups,
+        n_lattices=len(used),
+        photons=rows["photons"][used],
+        energies_ev=model.energies_ev,
+        ranks=Ranks(world.sum, world.gather, world.rank, world.size),
+    )
+    if section.refine_f0:
+        sums.refine_amplitudes(model.space_group, section.f0_sigma)
+    return Cycle(rows, used, sums)
+
+
+# ---------------------------------------------------------------- the product
+
+
+def _tables(
+    context: Context, result: Result
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+    """Return tables and attributes of the product. Collective."""
+    config = context.config
+    section = config.spread
+    log = context.log
+    model = context.models[0]
+    lattices = result.cycle.sums
+    p = result.p
+    elements = factors.elements(config.structure_factors, context.files)
+    sites = curves.site_names(config)
+    fits = curves.all_fits(config, model.factors, result.refined, lattices, context.files)
+    verdicts = []
+    if section.controls:
+        verdicts = curves.verdicts(fits, lattices, model.factors, elements)
     for verdict in verdicts:
-        log.info(
-            "control %s: %s (%.3g; %s)",
-            verdict.name,
-            "passed" if verdict.passed else "FAILED",
-            *verdict[2:],
-        )
+        judged = "passed" if verdict.passed else "FAILED"
+        log.info("control %s: %s (%.3g; %s)", verdict.name, judged, verdict.figure, verdict.bar)
     quoted = next(iter(fits.values()))
     if quoted.kind == "scaled":
-        log.warning(
-            "%d lattices for %d unknowns: one factor for their scatter", lattices.n, len(p.names)
-        )
+        words = "%d lattices for %d unknowns: one factor for their scatter"
+        log.warning(words, lattices.n, len(p.names))
     edges = curves.edge_rows(fits, elements, p.energies_ev)
-    sites = curves.site_names(config)
-    weak = dispersion.weak_directions(p, refined.of_pixels, config.spread.band_sigma_e)
-    for sentence in (lost := curves.without_edge(edges, sites)):
+    weak = dispersion.weak_directions(p, result.refined.of_pixels, section.band_sigma_e)
+    without_edge = curves.without_edge(edges, sites)
+    for sentence in without_edge:
         log.warning(sentence)
     tables = {
         "curves": curves.columns(curves.curve_rows(fits)),
         "values": curves.value_rows(fits),
         "edges": curves.columns(edges),
         "channels": curves.channel_rows(quoted, lattices),
-        "lattices": _told(lattices, p, refined),
+        "lattices": _lattice_columns(result),
     }
-    return tables, {
-        "config": config.spread.model_dump(mode="json"),
+    attributes = {
+        "config": section.model_dump(mode="json"),
         "mosaicity": config.stage1.mosaicity,
         "fits": list(fits),
         "sites": sites,
@@ -185,116 +380,39 @@ def _found(
         "n_parameters": len(p.names),
         "controls": [verdict._asdict() for verdict in verdicts],
         "n_undetermined": weak.n_undetermined,
-        "weak": weak.sentences(p.nodes_ev) + lost,
+        "weak": weak.sentences(p.nodes_ev) + without_edge,
         "lattices_for_goal": curves.outlook(quoted, elements),
     }
+    return tables, attributes
 
 
-def _write(out: Path, made: dict[str, np.ndarray], key: str, attributes: dict) -> None:
-    store.write(out, "spread", made, key=key, **attributes)
-    table = {
-        name.split("/")[1]: column for name, column in made.items() if name.startswith("curves/")
+def _lattice_columns(result: Result) -> dict[str, np.ndarray]:
+    """Return the columns of the table `lattices`. Collective."""
+    rows = result.cycle.rows
+    start = result.cycle.sums.evaluator(result.p)(np.zeros(len(result.p.names)))
+    columns = {name: rows[name] for name in LATTICE_COLUMNS}
+    for name, losses in (("loss_start", start.losses), ("loss", result.refined.losses)):
+        columns[name] = np.full(len(rows["run"]), np.nan)
+        columns[name][result.cycle.used] = losses
+    return columns
+
+
+def _write(out: Path, columns: dict[str, np.ndarray], key: str, attributes: dict) -> None:
+    """Write spread.h5, and its table `curves` as spread.csv."""
+    store.write(out, "spread", columns, key=key, **attributes)
+    table: dict[str, Any] = {
+        name.split("/")[1]: column for name, column in columns.items() if name.startswith("curves/")
     }
-    fits = dict(zip(attributes["fits"], attributes["sigma_kinds"], strict=True))
-    curves.write_csv(out.with_suffix(".csv"), table, fits, attributes["sites"])
-
-
-def _told(lattices: Lattices, p: Parametrisation, refined: RefinedCurves) -> dict[str, np.ndarray]:
-    """The table `lattices`. Collective."""
-    names = ("run", "shot_id", "k", "outcome", "model_error", "sigma_z", "seconds")
-    out = {name: lattices.rows[name] for name in names}
-    start = lattices.evaluator(p)(np.zeros(len(p.names)))
-    for name, losses in (("loss_start", start.losses), ("loss", refined.losses)):
-        out[name] = np.full(len(out["run"]), np.nan)
-        out[name][lattices.used] = losses
-    return out
-
-
-def _given(config: SpreadConfig, wide: Path, told: dict, word: str) -> list[pixelfit.RunModel]:
-    """What the lattices of each run share. Raises ConfigError where no site is named."""
-    curves.check(config)
-    return before.given_of(config, wide, told, word, "wide")
-
-
-def _unknowns(config: SpreadConfig, stage1: Path) -> list[str]:
-    """Of the lattices in stage 1. Raises FileError where it refined with other keys."""
-    told = store.attributes(stage1, "stage1")
-    if told["config"] != config.stage1.model_dump(mode="json"):
-        raise FileError(
-            stage1, "a product of the section `stage1` as it is now", "another", "Rerun stage1."
-        )
-    return told["unknowns"]
-
-
-def _after(stage1: Path) -> Begin:
-    """Where stage 1 left each lattice."""
-    every = _ends(
-        store.read(stage1, "stage1", ENDS),
-        lambda end: SpreadOutcome(int(end != RefinedOutcome.REFINED)),
-    )
-    return lambda block: every
-
-
-def _again(parts: store.Parts) -> Begin:
-    """Where the cycle before left each lattice: what it could not use is not tried again."""
-    return lambda block: _ends(parts.read(block, ENDS), SpreadOutcome)
-
-
-def _ends(columns: dict, outcome: Callable[[int], SpreadOutcome]) -> dict:
-    rows = zip(
-        *(columns[name].tolist() if columns[name].ndim == 1 else columns[name] for name in ENDS),
-        strict=True,
-    )
-    return {(i, k): (outcome(end), pixelfit.Start(*near)) for i, k, end, *near in rows}
-
-
-def _expand(
-    setting: Setting, parts: store.Parts, begin: Begin, at: np.ndarray, world: World, cycle: int
-) -> None:
-    """All parts of a cycle, with curves `at` (site, 2, channel)."""
-    given = [g._replace(factors=curvefit.with_curves(g.factors, at)) for g in setting.given]
-    with Progress(f"spread, cycle {cycle}", len(setting.blocks), world) as progress:
-
-        def make(n: int) -> dict[str, np.ndarray]:
-            progress.at(n)
-            return _columns(setting, setting.blocks[n], given, begin(n))
-
-        parts.each(world, make)
-        progress.at(len(setting.blocks))
-    told = {
-        "energies_ev": given[0].energies_ev,
-        "unknowns": setting.names,
-        "cycle": cycle,
-        "curves": at,
+    fits = attributes["fits"]
+    kinds = attributes["sigma_kinds"]
+    sites = attributes["sites"]
+    table["sigma_kind"] = [kinds[fit] for fit in table["fit"]]
+    table |= {
+        "fit": [fits[fit] for fit in table["fit"]],
+        "site": [sites[site] for site in table["site"]],
     }
-    parts.finish(world, sites=curves.site_names(setting.config), **told)
-
-
-def _columns(
-    setting: Setting, block: before.Block, given: list[pixelfit.RunModel], ends: dict
-) -> dict[str, np.ndarray]:
-    """The part of one block."""
-    section = setting.config.spread
-    how = setting.config.stage1
-    columns = store.read_part(setting.wide, "wide", block.part, block.key)
-    pieces = []
-    for i in block.lattices:
-        began = time.process_time()
-        named = {name: columns[f"lattices/{name}"][i] for name in ("run", "shot_id", "k")}
-        run, shot_id, k = map(int, named.values())
-        end, near = ends.get((shot_id, k), (SpreadOutcome.NOT_REFINED, None))
-        tables = curvefit.blank(len(setting.names), len(given[run].energies_ev))
-        row = tables["lattices"]
-        if end == SpreadOutcome.USED:
-            packed = pixelfit.unpack(columns, i, section.d_min or 0.0, section.d_max)
-            end, why, made = curvefit.tables(
-                packed, setting.mosaics(shot_id, k), given[run], how, section, near, setting.names
-            )
-            if why:
-                setting.log.warning("shot %016x lattice %d: %s (%s)", shot_id, k, end.name, why)
-            tables |= made
-            row |= made.get("lattices", {})
-        row |= named | {"outcome": end, "seconds": time.process_time() - began}
-        tables["lattices"] = {name: np.array([value]) for name, value in row.items()}
-        pieces.append(store.piece("gram", tables))
-    return store.joined("gram", schema.FILES["gram"], pieces)
+    path = out.with_suffix(".csv")
+    with store.replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(table)
+        writer.writerows(zip(*table.values(), strict=True))

@@ -1,0 +1,43 @@
+"""Two descriptions of the same data in turns, until the second one stays.
+
+That is the loop of SPREAD: lattices are refined against their pixels with the curves as they are (expand), the curves
+from all lattices together (reduce), and so on. What is expanded and reduced, on how many ranks, and where it is kept, is
+for the caller to say.
+"""
+
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+Expanded = TypeVar("Expanded")
+"""what the data look like, given the state: the lattices with their Gram matrices"""
+State = TypeVar("State")
+"""what all data share: the curves"""
+
+
+class Alternation(NamedTuple, Generic[State, Expanded]):
+    """Where the turns ended."""
+
+    state: State
+    expanded: Expanded
+    changes: list[float]
+    """how far each turn moved the state"""
+
+
+def alternate(
+    expand: Callable[[State | None], Expanded],
+    reduce: Callable[[Expanded, State | None], tuple[State, float]],
+    has_converged: Callable[[list[float]], bool],
+) -> Alternation[State, Expanded]:
+    """Take turns until they have converged.
+
+    expand: state of the turn before (None in the first) → what the data look like with it. reduce: that, and the state
+    before → the new state, and how far it moved. has_converged: changes of all turns so far → whether to stop.
+    """
+    state: State | None = None
+    changes: list[float] = []
+    while True:
+        expanded = expand(state)
+        state, change = reduce(expanded, state)
+        changes.append(change)
+        if has_converged(changes):
+            return Alternation(state, expanded, changes)

@@ -1,0 +1,215 @@
+"""What is written about a refined lattice: its row, those of its reflections, and the pixels of a few shoeboxes."""
+
+from typing import Any
+
+import numpy as np
+
+from spreadflow.analysis.pixels import lattice_fit, solve, spot_positions
+from spreadflow.analysis.pixels.likelihood import variance
+from spreadflow.analysis.still import prediction, refinement
+from spreadflow.physics import unit_cell
+from spreadflow.recipes.lattice import LatticeFit, PackedLattice, misset
+
+STRAIN_STEP = 1e-6
+"""Step of the strains of the cell for the derivatives of its edges and angles, by differences."""
+
+
+def lattice_row(fit: LatticeFit, unknowns: list[str], uncertainty: str) -> dict[str, Any]:
+    """Return the row of `lattices` of a lattice that was fitted.
+
+    unknowns: of all lattices; values are NaN where this lattice has them not. uncertainty: which σ are quoted.
+    """
+    problem, refined = _fitted(fit)
+    parameters = refined.parameters
+    crystal = parameters.crystal
+    point = refined.fit.point
+    names = refined.names
+    places = [unknowns.index(name) for name in names]
+    covariance = refined.sandwich if uncertainty == "sandwich" else refined.fisher
+    sigma = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    correlation = covariance / np.maximum(np.outer(sigma, sigma), 1e-300)
+    fisher_sigma = np.sqrt(np.diag(refined.fisher))
+    sandwich_sigma = np.sqrt(np.diag(refined.sandwich))
+    n = len(unknowns)
+    return {
+        "A": crystal.A,
+        "cell": unit_cell.cell_of(crystal.A),
+        "cell_sigma": _cell_sigma(problem, point.unknowns, names, covariance),
+        "misset_rad": misset(problem, refined),
+        "misset_sigma_rad": _of_kind(sigma, names, "rotation", 3),
+        "n_cells": crystal.n_cells,
+        "eta_rad": crystal.eta_rad,
+        "scale": parameters.scale,
+        "values": _spread_out(n, places, _values(problem, refined)),
+        "sigma_fisher": _spread_out(n, places, fisher_sigma),
+        "sigma_sandwich": _spread_out(n, places, sandwich_sigma),
+        "correlation": _spread_out(n, places, correlation),
+        "loss_before": refined.loss_before,
+        "loss_after": point.loss,
+        "sigma_z": lattice_fit.sigma_z(point, problem.data, problem.noise),
+        "n_evaluations": refined.n_evaluations,
+        "n_boxes": (np.diff(problem.data.start) > 0).sum(),
+        "n_pixels": len(problem.data.photons),
+    }
+
+
+def _fitted(fit: LatticeFit) -> tuple[lattice_fit.Problem, lattice_fit.RefinedLattice]:
+    assert fit.problem is not None and fit.refined is not None
+    return fit.problem, fit.refined
+
+
+def _spread_out(n: int, places: list[int], values: np.ndarray) -> np.ndarray:
+    """Return (n,) or (n, n) with the values at their places, NaN elsewhere."""
+    out = np.full((n,) * values.ndim, np.nan)
+    out[np.ix_(*[places] * values.ndim)] = values
+    return out
+
+
+def _of_kind(values: np.ndarray, names: list[str], kind: str, n: int) -> np.ndarray:
+    """Return the n values of one kind of unknown; NaN where it is held."""
+    rows = [i for i, name in enumerate(names) if name.startswith(f"{kind}_")]
+    return values[rows] if rows else np.full(n, np.nan)
+
+
+def _values(problem: lattice_fit.Problem, refined: lattice_fit.RefinedLattice) -> np.ndarray:
+    """Return the unknowns (unknown,) as they are written.
+
+    ln scale, ln N and ln η are values by themselves; rotation, strains, mm and relative wavelength count from the start.
+    """
+    parameters = refined.parameters
+    crystal = parameters.crystal
+    values = refined.fit.point.unknowns.copy()
+    positive = {
+        "scale": parameters.scale,
+        "eta": crystal.eta_rad,
+        "n_cells": crystal.n_cells[0],
+    }
+    positive |= {f"n_cells_{i + 1}": n for i, n in enumerate(crystal.n_cells)}
+    turn = misset(problem, refined)
+    for i, name in enumerate(refined.names):
+        if name in positive:
+            values[i] = np.log(positive[name])
+        elif name.startswith("rotation_"):
+            values[i] = turn[int(name[-1]) - 1]
+    return values
+
+
+def _cell_sigma(
+    problem: lattice_fit.Problem, unknowns: np.ndarray, names: list[str], covariance: np.ndarray
+) -> np.ndarray:
+    """Return standard deviations of the cell (6,), Å and rad; NaN where it is held."""
+    rows = [i for i, name in enumerate(names) if name.split("_")[0] == "cell"]
+    if not rows:
+        return np.full(6, np.nan)
+
+    def cell_at(coordinates: np.ndarray) -> np.ndarray:
+        return unit_cell.cell_of(np.asarray(refinement.matrix(problem.frame, coordinates)))
+
+    strains = np.concatenate([np.zeros(3), unknowns[rows]])
+    steps = STRAIN_STEP * np.eye(len(strains))[3:]
+    differences = [cell_at(strains + step) - cell_at(strains - step) for step in steps]
+    slope = np.stack(differences, axis=1) / (2 * STRAIN_STEP)
+    return np.sqrt(np.einsum("ij,jk,ik->i", slope, covariance[np.ix_(rows, rows)], slope))
+
+
+def reflection_rows(packed: PackedLattice, fit: LatticeFit) -> dict[str, np.ndarray]:
+    """Return the columns of `reflections` of a lattice that was fitted."""
+    problem, refined = _fitted(fit)
+    data = problem.data
+    point = refined.fit.point
+    reflections = packed.reflections
+    n_pixels = np.diff(data.start)
+    bbox = reflections["bbox"]
+    middle = 0.5 * (bbox[:, ::2] + bbox[:, 1::2])
+    positions = data.plane[:, 1:] * solve.SCALE_PX + middle.repeat(n_pixels, axis=0)
+    centroids = spot_positions.centroids(point.bragg, positions, data.start)
+    squares = (data.photons - point.model) ** 2 / variance(point.model, problem.noise)
+    mean_square = spot_positions.sums(squares, data.start) / np.where(
+        n_pixels > 0, n_pixels, np.nan
+    )
+    q = reflections["hkl"] @ refined.parameters.crystal.A.T
+    energy_ev = packed.spectrum.mean_energy_ev
+    floor = _noise_offsets(packed, problem, refined, centroids)
+    return {
+        **{name: reflections[name] for name in ("hkl", "d", "panel", "fast_obs", "slow_obs")},
+        "lattice": np.zeros(len(n_pixels), dtype=int),
+        "fast": centroids[:, 0],
+        "slow": centroids[:, 1],
+        "fast_before": reflections["fast"],
+        "slow_before": reflections["slow"],
+        "delta_psi_rad": np.asarray(prediction.delta_psi(q, energy_ev)),
+        "delta_psi_before_rad": reflections["delta_psi_rad"],
+        "photons": spot_positions.sums(point.bragg, data.start),
+        "plane": point.planes,
+        "sigma_z": np.sqrt(mean_square),
+        "fast_floor": floor[:, 0],
+        "slow_floor": floor[:, 1],
+    }
+
+
+def _noise_offsets(
+    packed: PackedLattice,
+    problem: lattice_fit.Problem,
+    refined: lattice_fit.RefinedLattice,
+    centroids: np.ndarray,
+) -> np.ndarray:
+    """Return where a spot drawn from the model is observed, minus the model's centroid: (box, 2) fast, slow, px.
+
+    That is the distance that counting noise alone makes, were the model true.
+    """
+    reflections = packed.reflections
+    point = refined.fit.point
+    noise = problem.noise
+    seed = np.abs(np.append(reflections["hkl"].ravel(), len(reflections["d"])))
+    rng = np.random.default_rng(seed)
+    model = point.model
+    background = point.model - point.bragg
+    counts = rng.poisson(np.maximum(model, 0.0))
+    drawn = counts * (1.0 + noise.calibration * rng.standard_normal(len(model)))
+    signal = drawn + noise.readout_photons * rng.standard_normal(len(model)) - background
+    sigma = np.sqrt(variance(background, noise))
+    offsets = np.full((len(reflections["d"]), 2), np.nan)
+    for box in np.flatnonzero(np.isfinite(reflections["fast_obs"])):
+        corner = packed.boxes.bbox[box, ::2]
+        images = [image(problem, int(box), values) for values in (signal, sigma)]
+        offsets[box] = corner + spot_positions.observed(*images) - centroids[box]
+    return offsets
+
+
+def sample_rows(packed: PackedLattice, fit: LatticeFit, n: int) -> dict[str, dict[str, np.ndarray]]:
+    """Return the tables `samples` and `sample_pixels`: data and model in the n shoeboxes that stand out most."""
+    problem, refined = _fitted(fit)
+    data = problem.data
+    point = refined.fit.point
+    reflections = packed.reflections
+    strength = np.nan_to_num(reflections["intensity"] / np.maximum(reflections["sigma"], 1e-9))
+    rows = np.argsort(-strength, kind="stable")[:n]
+    values = {
+        "data": data.photons,
+        "model": point.model,
+        "background": point.model - point.bragg,
+        "z": (data.photons - point.model) / np.sqrt(variance(point.model, problem.noise)),
+    }
+    pixels = {
+        name: np.concatenate(
+            [np.empty(0), *(image(problem, int(row), column).ravel() for row in rows)]
+        )
+        for name, column in values.items()
+    }
+    n_pixels = packed.boxes.n_pixels[rows]
+    boxes = {
+        "reflection": rows,
+        "bbox": reflections["bbox"][rows],
+        "first_pixel": np.cumsum(n_pixels) - n_pixels,
+    }
+    return {"samples": boxes, "sample_pixels": pixels}
+
+
+def image(problem: lattice_fit.Problem, box: int, values: np.ndarray) -> np.ndarray:
+    """Return values (pixel that counts,) of one shoebox as an image (slow, fast); NaN elsewhere."""
+    fast0, fast1, slow0, slow1 = problem.boxes.bbox[box]
+    first = int(problem.boxes.n_pixels[:box].sum())
+    valid = problem.boxes.valid[first : first + (fast1 - fast0) * (slow1 - slow0)]
+    out = np.full(len(valid), np.nan)
+    out[valid] = values[problem.data.start[box] : problem.data.start[box + 1]]
+    return out.reshape(slow1 - slow0, fast1 - fast0)
