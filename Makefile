@@ -8,6 +8,7 @@ VENV ?= .venv
 CORES ?= all
 # More words for pytest: make test PYTEST='--durations 20'.
 PYTEST ?=
+WORKERS ?= -n 2 --dist loadfile
 # The folder of stills, for `make nanobragg`. Where it has a model of the crystals, their pixels are modelled too.
 DATA ?=
 # The revision that `make same` compares with, and the chain it runs.
@@ -24,7 +25,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 FOLLOW := --quiet host 2>&1 | spreadflow watch
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header $(LOCK_FLAGS)
 
-.PHONY: help setup demo spread-demo nanobragg cctbx test check same lint format config lock clean
+.PHONY: help setup demo spread-demo nanobragg cctbx test check quick long same lint $(TOOLS) format config lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -64,26 +65,42 @@ $(CCTBX)/.ready: requirements-cctbx.lock | $(READY)
 	uv pip install --quiet --no-deps --require-hashes --python $(CCTBX)/bin/python -r $<
 	touch $@
 
-test: lint  ## everything: lint, unit tests, whole chains, MPI, Slurm where it can be had
+test: lint  ## everything but `long`: lint, unit tests, stages, whole chains, MPI, Slurm where it can be had
 	@$(MAKE) --no-print-directory cctbx || echo "no cctbx here: its test is skipped"
-	pytest -m "not slow" -n 2 --dist loadfile $(PYTEST)
-	pytest -m slow $(PYTEST)
+	pytest -m "not chain and not long" $(WORKERS) --tiers warn $(PYTEST)
+	pytest -m "chain and not long" $(WORKERS) $(PYTEST)
 
-check: lint  ## the developer's loop: lint and all tests but the slow ones
-	pytest -m "not slow" -n 2 --dist loadfile $(PYTEST)
+check: $(READY)  ## the developer's loop, two minutes: lint, and all tests that take less than a second
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target lint quick
+
+quick: $(READY)
+	pytest -m "not stage and not chain and not long" $(WORKERS) --tiers error $(PYTEST)
+
+long: $(READY)  ## measurements that take minutes
+	pytest -m long $(PYTEST)
 
 same: $(READY)  ## prove that results are those of another revision: make same BASE=<revision> [CHAIN=demo] [RENAMED=<file>]
 	@test -n "$(BASE)" || { echo "BASE is empty: make same BASE=<revision>" >&2; exit 2; }
 	python tests/workflow/same.py $(BASE) --chain $(CHAIN) $(if $(RENAMED),--renamed $(RENAMED))
 
-lint: $(READY)  ## format, lint, types, import layers, workflow, containers
+lint: $(READY)  ## format, lint, types, import layers, workflow, containers: tools side by side
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target $(TOOLS)
+
+TOOLS = lint-style lint-types lint-layers lint-workflow
+
+lint-style:
 	ruff format --check .
 	ruff check .
-	mypy
-	lint-imports
-	snakefmt --check Snakefile workflow
-	snakemake --lint --quiet
 	hadolint containers/*.Dockerfile
+
+lint-types:
+	mypy
+
+lint-layers:
+	lint-imports
+
+lint-workflow:
+	snakefmt --check Snakefile workflow
 
 format: $(READY)  ## format the code
 	ruff format .

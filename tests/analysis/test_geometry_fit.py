@@ -171,6 +171,7 @@ def test_derivatives_by_the_detector_equal_finite_differences():
         )
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("groups", [("shift", "distance"), ("shift", "distance", "tilt")])
 def test_planted_move_is_found_within_its_sigma(groups):
     planted = np.array([0.09, -0.05, 0.2, 2e-3, -1e-3]) * (
@@ -190,6 +191,7 @@ def test_planted_move_is_found_within_its_sigma(groups):
     assert before["n"] == after["n"] and after["transverse_px"] < before["transverse_px"]
 
 
+@pytest.mark.stage
 def test_sigma_is_the_scatter_of_repeated_refinements():
     """Distances from four disjoint sets of ten lattices, in units of their σ."""
     everything = lattices(40, detector())
@@ -203,6 +205,7 @@ def test_sigma_is_the_scatter_of_repeated_refinements():
     assert 0.5 < np.sqrt(np.mean(np.square(pulls))) < 1.7
 
 
+@pytest.mark.stage
 def test_a_lattice_without_sense_takes_no_part():
     """The same detector, bit by bit, as without it."""
     found = lattices(8, detector())

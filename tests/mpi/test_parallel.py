@@ -13,6 +13,8 @@ import pytest
 from spreadflow.config import Config, section
 from spreadflow.parallel import World
 
+pytestmark = pytest.mark.chain
+
 PROGRAM = Path(__file__).with_name("program.py")
 MPIEXEC = shutil.which("mpiexec", path=Path(sys.prefix, "bin")) or shutil.which("mpiexec")
 N_BLOCKS = 23

@@ -154,6 +154,7 @@ def published(c, f, s, d, turns, oversample, polarization, scale, beam_mm, water
     return image
 
 
+@pytest.mark.stage
 def test_small_panels_equal_the_published_formulas():
     c = crystal(12.0)
     f = factors()

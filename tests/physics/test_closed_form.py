@@ -67,6 +67,7 @@ def closed(crystal: Crystal, spread: Mosaic, hkl: np.ndarray, p: np.ndarray) -> 
     ) ** 2
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("name", CRYSTALS)
 def test_is_the_mean_over_many_rotations(drawn, name):
     """Within 1 % of the peak, 8 nodes of the quadrature to η = 0.1° and 16 beyond; and within the draws' noise."""

@@ -71,6 +71,7 @@ def both(request):
     return p, exact.image(p)
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize(("dtype", "box_error"), [("float64", 1e-9), ("float32", 1e-4)])
 def test_shoebox_sums_and_pixels_are_those_of_the_exact_engine(both, dtype, box_error):
     p, truth = both
@@ -123,6 +124,7 @@ def test_a_whole_panel_and_its_parts_hold_the_same():
     )
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("eta_deg", [0.03, 0.3])
 def test_continuous_spread_loses_next_to_nothing(eta_deg):
     """The brightest reflections, every cloud in every pixel of their panel and in every channel."""
@@ -142,6 +144,7 @@ def test_continuous_spread_loses_next_to_nothing(eta_deg):
         assert spots.photons[i] == pytest.approx(photons.sum(), rel=1e-8)
 
 
+@pytest.mark.stage
 def test_windows_reach_over_uneven_channels():
     """Channels of any spacing: the photons of unevenly spaced channels are those of the exact engine."""
     p = parameters()
@@ -175,6 +178,7 @@ def test_adaptive_subpixels_hold_the_photons_of_fine_ones():
     assert 1 < boxes.oversample.max() <= layout.FINEST
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize(("oversample", "most"), [(1, 0.08), (2, 0.006)])
 def test_averages_over_squares_are_those_of_many_points(oversample, most):
     """Median error of the pattern of a bright spot, on panels of any tilt; at points it is many times larger."""

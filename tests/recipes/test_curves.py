@@ -53,6 +53,7 @@ def test_dark_ends_do_not_tell_how_many_lattices_it_takes(n):
         )
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("n", [1500, 60])
 def test_a_strong_restraint_is_no_noise_of_edges(n):
     """Towards known states, 0.1 e: the error of edges is what the pixels' scatter makes it, as of the free fit."""
@@ -64,6 +65,7 @@ def test_a_strong_restraint_is_no_noise_of_edges(n):
     assert sigmas[1] == pytest.approx(sigmas[0], rel=0.05)
 
 
+@pytest.mark.stage
 def test_unlike_elements_have_edges_of_their_own_and_no_difference():
     """Cobalt's is 600 eV beyond the channels: it has none, and that is said."""
     fit = curves.quoted_fit(FREE, refined(FREE, 60), "sandwich")

@@ -76,6 +76,7 @@ def test_every_element_scatters_with_its_own_curve_in_every_channel():
     assert np.ptp(f.anomalous[-1].imag) > 1e-3
 
 
+@pytest.mark.stage
 def test_merged_data_of_the_model_itself_give_the_model_back(data):
     """On its scale in electrons, of the measured half alone or completed."""
     model = of(staged())
@@ -93,6 +94,7 @@ def test_merged_data_of_the_model_itself_give_the_model_back(data):
     np.testing.assert_allclose(every(whole), every(model), atol=1e-2 * size)
 
 
+@pytest.mark.stage
 def test_a_threshold_leaves_weak_reflections_to_the_model(data):
     low, high = (
         of(staged(source="merged", mtz=str(data), min_i_over_sigma=least)) for least in (1.0, 3e8)
@@ -100,6 +102,7 @@ def test_a_threshold_leaves_weak_reflections_to_the_model(data):
     assert 0.05 * len(low.hkl) < len(high.hkl) < 0.8 * len(low.hkl)
 
 
+@pytest.mark.stage
 def test_a_perturbed_model_correlates_with_the_right_one_as_refined_models_do():
     right = of(staged())
     wrong = of(staged(perturb=True))

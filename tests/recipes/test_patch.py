@@ -63,6 +63,7 @@ def test_the_pixels_of_the_whole_image(mosaicity, oversample):
     assert len(turns) == (len(mosaic.continuous().share) if mosaicity == "continuous" else 7)
 
 
+@pytest.mark.stage
 def test_the_noise_of_a_frame():
     """Deviations from what is expected have the variance of counting, readout and gains; bad pixels are invalid."""
     quiet = {"gain_calibration": 0.05, "readout_adu": 6.0, "quantum_gain": 2.0}
@@ -81,6 +82,7 @@ def test_the_noise_of_a_frame():
     assert len(other.shoeboxes.photons) != len(made.shoeboxes.photons)
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("psf", ["fiber", "gauss"])
 def test_light_that_spreads_between_pixels(psf):
     """Frames of the same shot: their expectation pixel by pixel, the variance of their noise and its correlation."""

@@ -16,6 +16,8 @@ from spreadflow.recipes import plan
 from spreadflow.recipes.curves import start_curves
 from spreadflow.recipes.still import Simulator
 
+pytestmark = pytest.mark.stage
+
 TREE = {
     "seed": 5,
     "crystal": {

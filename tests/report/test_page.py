@@ -9,6 +9,8 @@ from spreadflow.errors import FileError
 from spreadflow.report import page, table
 from spreadflow.report.conserved import checks
 
+pytestmark = pytest.mark.stage
+
 
 def test_page_is_self_contained_and_its_links_lead_somewhere(trial, summaries):
     out = trial.folder / "report.html"

@@ -16,6 +16,8 @@ from spreadflow.report import stage1
 from spreadflow.report.headlines import headline
 from spreadflow.report.spread import make as report_of
 
+pytestmark = pytest.mark.stage
+
 DOCS = Path(__file__).parents[2] / "docs" / "summaries.md"
 
 

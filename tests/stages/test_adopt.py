@@ -34,6 +34,8 @@ from spreadflow.parallel import World
 from spreadflow.physics import geometry, symmetry
 from spreadflow.stages import adopt, annulus, cells, index, simulate, stage1
 
+pytestmark = pytest.mark.stage
+
 CELL = [60.0, 52.0, 44.0, 90.0, 104.0, 90.0]
 GROUP = "P 1 21 1"
 HALL = " P 2yb"

@@ -137,6 +137,7 @@ def made(call, folder, product):
     return json.loads(told.read_text())
 
 
+@pytest.mark.stage
 def test_each_bad_image_has_one_outcome_and_costs_no_other(made, call, folder, product, tmp_path):
     status, log = made
     assert status == 0 and not any("Traceback" in line for line in log)

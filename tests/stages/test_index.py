@@ -16,6 +16,8 @@ from spreadflow.parallel import World
 from spreadflow.physics import geometry, symmetry
 from spreadflow.stages import index
 
+pytestmark = pytest.mark.stage
+
 OUTCOMES = [
     Outcome.INDEXED,
     Outcome.BLANK,

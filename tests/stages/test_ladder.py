@@ -11,6 +11,8 @@ from spreadflow.parallel import World
 from spreadflow.report import ladder as report
 from spreadflow.stages import ladder as stage
 
+pytestmark = pytest.mark.stage
+
 
 def run(packed_run, out, cells=None, **keys):
     """The table and the figures."""

@@ -17,6 +17,8 @@ from spreadflow.parallel import World
 from spreadflow.physics import geometry
 from spreadflow.stages import index, level0
 
+pytestmark = pytest.mark.stage
+
 PLANTED = (0.12, -0.09, 0.0)
 """the file's geometry is this far off, mm"""
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"

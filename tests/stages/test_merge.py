@@ -285,6 +285,7 @@ def test_nothing_to_merge_is_said(made, filled, tmp_path):
         other.run(tmp_path / "merge.h5")
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_product_is_the_same_on_any_number_of_ranks(made, product, folder, tmp_path, ranks):
     if not LAUNCHER.exists():

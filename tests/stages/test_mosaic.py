@@ -17,6 +17,8 @@ from spreadflow.recipes import still
 from spreadflow.stages import mosaic as stage
 from spreadflow.stages import stage1
 
+pytestmark = pytest.mark.stage
+
 KEYS = {"oversample": 1, "calibration_error": 0.0}
 """as the shoeboxes were made"""
 BLANK = 5

@@ -16,6 +16,8 @@ from spreadflow.recipes import still
 from spreadflow.report import truth
 from spreadflow.stages import simulate
 
+pytestmark = pytest.mark.stage
+
 TREE = {
     "seed": 5,
     "runs": {

@@ -19,6 +19,8 @@ from spreadflow.recipes.lattice_sums import LatticeSums
 from spreadflow.recipes.run_model import run_models
 from spreadflow.stages import spread as stage
 
+pytestmark = pytest.mark.stage
+
 
 def configured(wide_run, more=None, **keys):
     tree = wide_run.tree | (more or {})

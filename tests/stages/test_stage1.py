@@ -24,6 +24,8 @@ from spreadflow.recipes.run_model import run_models
 from spreadflow.stages import stage1 as stage
 from spreadflow.units import DEG
 
+pytestmark = pytest.mark.stage
+
 KEYS = {"oversample": 1, "calibration_error": 0.0}
 """as the shoeboxes were made"""
 BLANK, FEW = 5, 6

@@ -10,6 +10,8 @@ import pytest
 
 from spreadflow.trial import STAGES
 
+pytestmark = pytest.mark.chain
+
 REPOSITORY = Path(__file__).parents[2]
 SETTINGS = """
 import json, sys

@@ -9,4 +9,4 @@ jax.config.update("jax_enable_x64", True)
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "spreadflow" / "jax"
     jax.config.update("jax_compilation_cache_dir", str(_cache))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

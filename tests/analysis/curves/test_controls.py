@@ -48,6 +48,7 @@ def _evaluator(lattices, p):
     return make
 
 
+@pytest.mark.stage
 def test_a_signal_of_the_metals_passes_all(drawn, judged):
     found = judged(
         *drawn.lattices(N, 11), index=lambda i, of: controls.wrong_index(of, drawn.factors)
@@ -66,6 +67,7 @@ def test_a_signal_of_the_metals_passes_all(drawn, judged):
     assert all(verdict.bar for verdict in found.values())
 
 
+@pytest.mark.stage
 def test_lattices_whose_noise_is_larger_than_told_fail_half_sets(drawn, judged):
     found = judged(*drawn.lattices(N, 12, excess=4.0))
     assert not found["half sets"].passed and found["half sets"].figure == pytest.approx(
@@ -73,6 +75,7 @@ def test_lattices_whose_noise_is_larger_than_told_fail_half_sets(drawn, judged):
     )
 
 
+@pytest.mark.stage
 def test_spectra_that_are_wrong_already_are_not_worse_when_shuffled(drawn, judged):
     """Each lattice has been given another pulse's spectrum: others are as good."""
     lattices, pulses = drawn.lattices(N // 3, 13)
@@ -84,6 +87,7 @@ def test_spectra_that_are_wrong_already_are_not_worse_when_shuffled(drawn, judge
     assert not judged(wrong, turned)["spectra shuffled"].passed
 
 
+@pytest.mark.stage
 def test_sites_that_are_alike_may_be_swapped(drawn, judged):
     """The curves of both are the same in nature."""
     same = drawn._replace(theta=np.tile(drawn.theta[: len(drawn.theta) // 2], 2))

@@ -91,6 +91,7 @@ def test_a_straight_line_is_exact_between_nodes_and_ends_a_step_beyond():
     )
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize(
     "restrain", [lambda p: p, dispersion.toward_kramers_kronig, dispersion.smooth]
 )

@@ -29,6 +29,7 @@ PARAMETRISATIONS = {
 }
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("name", PARAMETRISATIONS)
 @pytest.mark.parametrize("shifts", [(2.0, 0.0), (0.3, -1.7), (-4.0, 9.0)])
 def test_edges_without_noise(curve_pixels, name, shifts):
@@ -45,6 +46,7 @@ def test_edges_without_noise(curve_pixels, name, shifts):
     )
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("name", ["free", "kramers_kronig", "toward"])
 def test_differences_have_no_bias_and_an_honest_sigma(curve_pixels, name):
     """40 draws; also where restraints pull both sites to the same wrong curve."""

@@ -36,6 +36,7 @@ def free(patched, step_ev=4.0):
     return dispersion.free(start, patched.energies_ev, nodes)
 
 
+@pytest.mark.stage
 def test_nodes_are_found_in_any_order(patched):
     every = patched.factors.hkl
     some = np.random.default_rng(0).permutation(len(every))[:50]
@@ -197,6 +198,7 @@ def test_parts_of_lattices_join_to_the_whole(drawn):
         np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("excess", [1.0, 3.0])
 def test_the_sandwich_is_honest_and_fisher_is_where_weights_are_right(drawn, excess):
     """Pixels that scatter as they should, and with three times the variance that the weights stand for."""

@@ -93,6 +93,7 @@ def test_information_is_the_differences_of_slopes_where_the_model_is_right(p):
         assert mixed == pytest.approx(at.across[i], abs=1e-5 * np.abs(at.across).max())
 
 
+@pytest.mark.stage
 def test_wrong_amplitudes_no_longer_bias_curves(p):
     errors = 0.02 * np.random.default_rng(5).standard_normal(N_REFLECTIONS)
     made = [lattice(i, errors, TRUE, 300.0) for i in range(60)]
@@ -126,6 +127,7 @@ def test_without_freedom_it_is_the_refinement_of_curves(p):
     assert np.diag(held.fisher) == pytest.approx(np.diag(alone.fisher), rel=1e-4)
 
 
+@pytest.mark.stage
 def test_the_loss_is_a_function_of_the_curves_and_the_scores_are_its_slopes(p):
     """Whatever was asked for before. Second derivatives are those of Gauss-Newton: nothing is told of them here."""
     rng = np.random.default_rng(2)
@@ -172,6 +174,7 @@ def test_reflections_rest_where_the_loss_with_their_restraint_is_least(p):
         assert total(asked[-1] + step) > least
 
 
+@pytest.mark.stage
 def test_sites_that_are_alike_may_be_swapped(p):
     """Reflections that have moved are no sign of the sites: their curves are the same in nature."""
     alike = np.tile(THETA[: len(THETA) // 2], 2)

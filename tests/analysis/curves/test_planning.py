@@ -103,6 +103,7 @@ def rows(made: np.ndarray, pairs=((0, 1),), grids=(1.0, 2.0, 4.0)) -> list[plann
     return list(planning.table(np.stack([made, made]), CURVES, ENERGIES, BAND, shapes, **how))
 
 
+@pytest.mark.stage
 def test_order():
     """A finer grid is never better, a dispersion relation never worse; nor is more information."""
     few = rows(information(4))
@@ -122,6 +123,7 @@ def test_order():
         assert more.lattices_fp < less.lattices_fp and more.lattices_fdp < less.lattices_fdp
 
 
+@pytest.mark.stage
 def test_edges():
     """The scatter of edges refined from drawn pixels is what was told; without pairs there is nothing to tell."""
     p = dispersion.free(CURVES, ENERGIES, planning.nodes(ENERGIES, 2.0))

@@ -55,6 +55,7 @@ def of(f: StructureFactors) -> np.ndarray:
     return f.at(np.arange(len(f.hkl)))
 
 
+@pytest.mark.stage
 def test_scale_and_b_come_back_from_noisy_data_of_a_wrong_model(true, wrong):
     rng = np.random.default_rng(2)
     size = np.abs(of(wrong)[:, 1]) ** 2
@@ -150,6 +151,7 @@ def test_the_factor_is_the_one_nearest_to_one():
     np.testing.assert_allclose(amplitudes.factor(0.0 * data, *terms), vertex, rtol=1e-12)
 
 
+@pytest.mark.stage
 def test_what_was_not_measured_is_the_model_scaled_to_the_data(true):
     data = merged(true, noise=0.5)
     f = amplitudes.measured(true, CELL, GROUP, **data, **HOW, complete=True)

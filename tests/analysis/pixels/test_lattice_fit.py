@@ -136,6 +136,7 @@ def test_coordinates_are_what_a_matrix_is_made_of(group):
     )
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize(
     ("free", "n_axes", "oversample"),
     [((*FREE, "distance"), 3, 1), (("rotation", "wavelength", "n_cells", "eta"), 1, 2)],
@@ -228,6 +229,7 @@ def test_the_truth_is_found_within_its_uncertainty(group, is_continuous, n_axes)
     )
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("make", noise.POINT_SPREADS.values())
 def test_the_truth_is_found_through_a_point_spread(make):
     """Within its uncertainty by Fisher; where the point spread is not undone, far beyond."""
@@ -278,6 +280,7 @@ def test_the_poisson_target_agrees(tetragonal):
     np.testing.assert_allclose(*errors, atol=1.5)
 
 
+@pytest.mark.stage
 def test_the_poisson_target_is_the_normal_one_of_bright_spots_and_known_gains():
     """Estimates far nearer to each other than to the truth, of the same σ."""
     noise = Noise(2.0, 0.0)
@@ -320,6 +323,7 @@ SOME = {
 }
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("kind", FREE)
 def test_what_is_known_exactly_is_held(free, kind):
     """Where it is told, which is not where the fit starts; both σ are then those told, and no other is larger."""
@@ -392,6 +396,7 @@ def test_pixels_and_knowledge_are_a_product_of_two_gaussians(free, kinds):
 # ---------------------------------------------------------------- minimizers
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize(
     ("seed", "target", "n_axes"), [(0, "normal", 1), (1, "normal", 3), (2, "poisson", 1)]
 )

@@ -105,6 +105,7 @@ def pattern_error(one: patches.Patch, of: lattice_fit.Problem) -> np.ndarray:
     return np.bincount(box, off, len(boxes.panel))[some]
 
 
+@pytest.mark.stage
 def test_patterns_of_spots_are_learned(made, refined):
     smooth = [problem(one) for one in made]
     smooth = [
@@ -148,6 +149,7 @@ def test_the_rotation_all_lattices_share_goes_to_the_lattices(made, refined):
     assert max(map(rotation.angle, away)) < 0.003 * DEG
 
 
+@pytest.mark.stage
 def test_two_ranks_learn_what_one_does(made):
     """Each sees its own lattices, sums are over both; and one that has none learns the same."""
     few = [cut(one, 30) for one in made]
@@ -226,6 +228,7 @@ def test_a_learned_set_keeps_its_unit(made, learned):
         assert ("eta" in lattice_fit.Model(of, mosaic_learning.FREE).names()) == has
 
 
+@pytest.mark.stage
 def test_nodes_are_as_broad_for_every_lattice_in_every_round(made, monkeypatch):
     """Their widths are in units of the η that is told, whatever η the lattice has with the continuous distribution."""
     units = []

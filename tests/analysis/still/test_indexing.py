@@ -129,6 +129,7 @@ CASES = {
 }
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("case", CASES)
 def test_lattice_is_recovered_among_outliers(case):
     cell, space_group, expected, n_spots, d_min = CASES[case]
@@ -160,6 +161,7 @@ def test_two_lattices_in_one_shot(case):
         _check(best, still[0], still[1], best.hkl[k * n_spots : (k + 1) * n_spots], space_group)
 
 
+@pytest.mark.stage
 def test_few_spots_are_enough():
     right = 0
     for seed in range(20):
@@ -175,6 +177,7 @@ def test_few_spots_are_enough():
     assert right >= 19
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("case", ["monoclinic C", "triclinic", "cubic F", "hexagonal"])
 @pytest.mark.parametrize(("min_fraction", "n_sets"), [(0.3, 20), (0.05, 6)])
 def test_random_spots_are_no_lattice(case, min_fraction, n_sets):
@@ -227,6 +230,7 @@ def test_nothing_and_nonsense_make_no_lattice():
     )
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("beta", [110.3, 113.2])
 def test_stills_of_another_simulator(shared_data, beta):
     """nanoBragg stills with the file's wrong beam centre: the true orientation and the true indices."""

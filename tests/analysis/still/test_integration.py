@@ -89,6 +89,7 @@ def shots(rng, expected_of, level, n_shots, **noise):
     return np.concatenate(pulls), np.concatenate(intensity), np.concatenate(truth)
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("level", [0.5, 5.0, 50.0])
 def test_zero_intensity_is_unbiased(level):
     rng = np.random.default_rng(11)
@@ -99,6 +100,7 @@ def test_zero_intensity_is_unbiased(level):
     assert abs(intensity.mean()) < 3.0 * intensity.std() * error + 0.02 * intensity.std()
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("level", [0.5, 5.0, 50.0])
 def test_pulls_of_spots(level):
     """I/σ from 1 to 50."""
@@ -109,6 +111,7 @@ def test_pulls_of_spots(level):
     assert 0.95 < pulls.std() < 1.05
 
 
+@pytest.mark.stage
 def test_pulls_of_strong_spots_with_gain_errors():
     """up to 3·10⁵ photons on pixels of 1 % gain error: what is outside the footprint must not show."""
     rng = np.random.default_rng(13)
@@ -169,6 +172,7 @@ def test_unpredicted_neighbour_in_the_background():
     assert abs(np.mean(shifts)) < 0.5
 
 
+@pytest.mark.stage
 def test_neighbours_know_each_other():
     """A predicted neighbour nearby: neither reflection takes the other's photons, nor calls them background."""
     rng = np.random.default_rng(16)
@@ -238,6 +242,7 @@ def test_panels_are_kept_apart():
     assert not found.flags.any()
 
 
+@pytest.mark.stage
 def test_observed_centroid_does_not_follow_the_prediction():
     """Predictions half a pixel off: the observed centroid stays with the photons."""
     rng = np.random.default_rng(19)

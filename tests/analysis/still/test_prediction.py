@@ -153,6 +153,7 @@ def test_capture_is_that_of_the_sensor_under_the_spot():
     assert (predict("C 1 2 1", WIDE).capture == 1).all()
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("group", ["P 1", "C 1 2 1", "F 2 3"])
 def test_pruning_loses_no_reflection(group):
     """The same reflections as from all nodes, none pruned."""
