@@ -1,12 +1,14 @@
 """Fixtures for all tests."""
 
 import json
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from lab import kept_folder
 from spreadflow.analysis.still.prediction import predict
 from spreadflow.io import schema
 from spreadflow.models import Detector, Spectrum
@@ -58,15 +60,27 @@ TINY = {"cell": [78.0, 78.0, 38.0, 90.0, 90.0, 90.0], "space_group": "P 43 21 2"
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory) -> dict:
+def tiny_run() -> dict:
     """A run of eight small stills with Gaussian spots where a lattice puts them; made without the simulate stage.
 
     Shots: lattice, blank, saturated, all zero, unreadable, without spectrum, two lattices, lattice.
     Returns manifest, cell, space_group, and per shot `A` (list of true matrices) and `photons` (expected, by hkl).
     """
+    folder = kept_folder(
+        "tiny_run",
+        _make_tiny_run,
+        "spreadflow.analysis.still.prediction",
+        "spreadflow.io.images",
+        "spreadflow.io.nexus",
+        also=Path(__file__).read_text(),
+    )
+    truth = pickle.loads((folder / "truth.pickle").read_bytes())
+    return {"manifest": folder / "manifest.json", **truth, **TINY}
+
+
+def _make_tiny_run(folder: Path) -> None:
     from spreadflow.io import images, nexus
 
-    folder = tmp_path_factory.mktemp("tiny")
     rng = np.random.default_rng(3)
     n_lattices = (1, 0, 1, 0, 1, 1, 2, 1)
     frames = []
@@ -94,7 +108,7 @@ def tiny_run(tmp_path_factory) -> dict:
         corrupt=[4],
     )
     images.write_manifest(folder / "manifest.json", "tiny", [folder / "tiny.h5"])
-    return {"manifest": folder / "manifest.json", "A": matrices, "photons": photons, **TINY}
+    (folder / "truth.pickle").write_bytes(pickle.dumps({"A": matrices, "photons": photons}))
 
 
 _DETECTOR = Detector(
@@ -180,37 +194,48 @@ PACKED = {
 
 
 @pytest.fixture(scope="session")
-def packed_run(tmp_path_factory, filled) -> SimpleNamespace:
+def packed_run(filled) -> SimpleNamespace:
     """An annulus of four lattices in two parts, made without images: `annulus`, `cells`, `tree` (its configuration)."""
+    folder = kept_folder(
+        "packed_run",
+        lambda folder: _make_packed_run(folder, filled),
+        "spreadflow.recipes.patch",
+        "spreadflow.io.store",
+        also=Path(__file__).read_text(),
+    )
+    return SimpleNamespace(annulus=folder / "annulus.h5", cells=folder / "cells.h5", tree=PACKED)
+
+
+def _make_packed_run(folder: Path, filled) -> None:
     from spreadflow.config import for_stage, parse, section
     from spreadflow.io import store
     from spreadflow.parallel import World
-    from spreadflow.recipes import patch as patches
-    from spreadflow.recipes import still
+    from spreadflow.recipes.patch import patch
+    from spreadflow.recipes.still import Simulator
 
-    folder = tmp_path_factory.mktemp("packed")
     limits = {"d_min": 2.3, "d_max": 4.0}
-    simulator = still.Simulator(for_stage(section(parse(PACKED), "simulate", "r"), "simulate"))
-    parts = store.Parts(folder / "annulus.h5", "annulus", "packed", [[1, 2], [3, 4]])
-    for n, block in enumerate(([1, 2], [3, 4])):
+    simulator = Simulator(for_stage(section(parse(PACKED), "simulate", "r"), "simulate"))
+    blocks = ([1, 2], [3, 4])
+    parts = store.Parts(folder / "annulus.h5", "annulus", "packed", blocks)
+    for n, block in enumerate(blocks):
         pieces = [
-            _packed(filled, simulator, number, patches.patch(simulator, number, **limits))
+            _packed(filled, simulator, number, patch(simulator, number, **limits))
             for number in block
         ]
         names = list(pieces[0])[1:]
         parts.write(n, store.joined("annulus", names, pieces))
     detector = json.loads(json.dumps(simulator.detector._asdict(), default=np.ndarray.tolist))
-    told = {
-        "runs": ["r"],
-        "space_group": "P 1",
-        "detectors": [detector],
-        "polarizations": [simulator.beam.polarization],
-    }
-    parts.finish(World(), config=limits, **told)
-    given = {"lattices/shot_id": [1, 2, 3, 4], "lattices/outcome": [0] * 4}
-    columns = filled("cells", {"lattices": 4, "clusters": 1, "features": 1}, given)
+    parts.finish(
+        World(),
+        config=limits,
+        runs=["r"],
+        space_group="P 1",
+        detectors=[detector],
+        polarizations=[simulator.beam.polarization],
+    )
+    lattices = {"lattices/shot_id": [1, 2, 3, 4], "lattices/outcome": [0] * 4}
+    columns = filled("cells", {"lattices": 4, "clusters": 1, "features": 1}, lattices)
     store.write(folder / "cells.h5", "cells", columns, key="cells", runs=["r"])
-    return SimpleNamespace(annulus=folder / "annulus.h5", cells=folder / "cells.h5", tree=PACKED)
 
 
 def _packed(filled, simulator, number: int, patch) -> dict:
@@ -262,40 +287,57 @@ def _coordinates(boxes) -> tuple[np.ndarray, np.ndarray]:
     return fast + 0.5, slow + 0.5
 
 
+METAL = [{"atom": "FE1", "curve": "metallic"}, {"atom": "FE2", "curve": "metallic"}]
+"""Sites with curves that are not the true ones."""
+
+WIDE = PACKED | {
+    "stage1": {
+        "oversample": 1,
+        "calibration_error": 0.0,
+        "structure_factors": {"sites": METAL},
+        "refine": ["scale", "rotation", "eta"],
+    },
+    "spread": {"step_ev": 6.0, "max_cycles": 2, "converged": 1e-9, "block_lattices": 1},
+}
+"""The packed run's configuration with few nodes and two cycles."""
+
+
 @pytest.fixture(scope="session")
-def wide_run(packed_run, tmp_path_factory) -> SimpleNamespace:
-    """The packed run refined by stage 1 with the metal's curves; its last lattice did not converge. Returns `wide`,
-    `stage1` and `tree`, which asks for few nodes and two cycles.
+def wide_run(packed_run) -> SimpleNamespace:
+    """The packed run refined by stage 1 with the metal's curves; its last lattice did not converge.
+
+    Returns `wide`, `stage1` and `tree`, its configuration.
     """
+    folder = kept_folder(
+        "wide_run",
+        lambda folder: _make_wide_run(folder, packed_run),
+        "spreadflow.recipes.patch",
+        "spreadflow.stages.stage1",
+        also=Path(__file__).read_text(),
+    )
+    return SimpleNamespace(wide=folder / "wide.h5", stage1=folder / "stage1.h5", tree=WIDE)
+
+
+def _make_wide_run(folder: Path, packed_run: SimpleNamespace) -> None:
     from spreadflow.config import for_stage, parse, section
     from spreadflow.errors import RefinedOutcome
     from spreadflow.io import store
     from spreadflow.parallel import World
     from spreadflow.stages import stage1
 
-    folder = tmp_path_factory.mktemp("wide")
-    metal = {"sites": [{"atom": "FE1", "curve": "metallic"}, {"atom": "FE2", "curve": "metallic"}]}
-    keys = {
-        "oversample": 1,
-        "calibration_error": 0.0,
-        "structure_factors": metal,
-        "refine": ["scale", "rotation", "eta"],
-    }
-    spread = {"step_ev": 6.0, "max_cycles": 2, "converged": 1e-9, "block_lattices": 1}
-    tree = packed_run.tree | {"stage1": keys, "spread": spread}
-    config = for_stage(section(parse(tree), "stage1"), "stage1")
-    stage1.run(config, shoeboxes=packed_run.annulus, out=folder / "all.h5", world=World())
-    columns = store.read(folder / "all.h5", "stage1")
-    told = store.attributes(folder / "all.h5", "stage1")
+    config = for_stage(section(parse(WIDE), "stage1"), "stage1")
+    refined = folder / "all.h5"
+    stage1.run(config, shoeboxes=packed_run.annulus, out=refined, world=World())
+    columns = store.read(refined, "stage1")
+    attributes = store.attributes(refined, "stage1")
     columns["lattices/outcome"][3] = RefinedOutcome.NOT_CONVERGED
     parts = store.Parts(folder / "stage1.h5", "stage1", "wide", [[1]])
     parts.write(0, columns)
-    parts.finish(World(), config=told["config"], unknowns=told["unknowns"])
-    names = ("runs", "space_group", "detectors", "polarizations", "config")
-    told = store.attributes(packed_run.annulus, "annulus")
+    parts.finish(World(), config=attributes["config"], unknowns=attributes["unknowns"])
+    attributes = store.attributes(packed_run.annulus, "annulus")
     parts = store.Parts(folder / "wide.h5", "wide", "wide", [[1, 2], [3, 4]])
     for n, key in enumerate(store.part_keys(packed_run.annulus, "annulus")):
         columns = store.read_part(packed_run.annulus, "annulus", n, key)
         parts.write(n, {name: column for name, column in columns.items() if name})
-    parts.finish(World(), **{name: told[name] for name in names})
-    return SimpleNamespace(wide=folder / "wide.h5", stage1=folder / "stage1.h5", tree=tree)
+    names = ("runs", "space_group", "detectors", "polarizations", "config")
+    parts.finish(World(), **{name: attributes[name] for name in names})

@@ -8,6 +8,7 @@ import ast
 import hashlib
 import os
 import pickle
+import shutil
 import time
 from collections.abc import Callable
 from functools import cache
@@ -88,3 +89,23 @@ def kept(name: str, make: Callable[[], Made], *modules: str, also: str = "") -> 
     temporary.replace(path)
     tiers.excuse(time.perf_counter() - start)
     return made
+
+
+def kept_folder(name: str, make: Callable[[Path], None], *modules: str, also: str = "") -> Path:
+    """Return a folder that `make` fills, from the cache where the same modules filled it before. Nobody writes to it.
+
+    The arguments are those of `kept`.
+    """
+    folder = cache_folder() / f"{name}-{digest_of(*modules, also=also)}"
+    if folder.is_dir():
+        return folder
+    start = time.perf_counter()
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    make(temporary)
+    try:
+        temporary.rename(folder)
+    except OSError:  # another worker was faster
+        shutil.rmtree(temporary)
+    tiers.excuse(time.perf_counter() - start)
+    return folder

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from pydantic import BaseModel
 
 from spreadflow.config import Config
@@ -12,6 +13,7 @@ from spreadflow.io import schema
 REPOSITORY = Path(__file__).parent.parent
 
 
+@pytest.mark.stage
 def test_committed_documents_are_current():
     done = subprocess.run(
         [sys.executable, REPOSITORY / "docs" / "generate.py", "--check"],

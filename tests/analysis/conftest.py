@@ -1,10 +1,12 @@
 """What the analysis tests share."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
+from lab import kept
 from spreadflow.analysis.curves import controls, dispersion, expand
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import LatticeTerms
@@ -160,6 +162,12 @@ class Patched(NamedTuple):
 @pytest.fixture(scope="session")
 def patched(packed_run) -> Patched:
     """Twelve lattices, orientation, cell and mosaic domains known; scale and rotation are unknowns about the truth."""
+    modules = ("spreadflow.recipes.patch", "spreadflow.analysis.pixels.lattice_fit")
+    also = Path(__file__).read_text() + repr(packed_run.tree)
+    return kept("patched", lambda: _make_patched(packed_run), *modules, also=also)
+
+
+def _make_patched(packed_run) -> Patched:
     tree = packed_run.tree | {"beam": packed_run.tree["beam"] | BRIGHT}
     simulator = still.Simulator(for_stage(section(parse(tree), "simulate", "r"), "simulate"))
     factors = simulator.factors

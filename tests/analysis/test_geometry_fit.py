@@ -113,6 +113,7 @@ def test_tilting_keeps_the_body_and_the_beam_centre():
     np.testing.assert_allclose(np.arccos(after.fast[0] @ before.fast[0]), 0.02, rtol=1e-4)
 
 
+@pytest.mark.stage
 def test_elimination_equals_one_dense_solve():
     """The steps of the detector and of every lattice, from 5 + 4 · 6 unknowns at once."""
     d = np.array([0.02, -0.01, 0.05, 1e-4, -1e-4])

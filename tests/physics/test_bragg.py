@@ -186,6 +186,7 @@ def test_float32_sums_agree_with_float64(turns):
     np.testing.assert_allclose(spots32.energy_ev, spots.energy_ev, atol=1e-3)
 
 
+@pytest.mark.stage
 def test_closed_form_is_the_limit_of_many_domains():
     c = crystal(25.0, 0.001)
     f = factors()
@@ -210,6 +211,7 @@ def test_closed_form_is_the_limit_of_many_domains():
     assert np.abs(closed - sampled).sum() / sampled.sum() < 0.06
 
 
+@pytest.mark.stage
 def test_without_mosaic_spread_closed_form_and_one_domain_agree():
     c = crystal(eta=0.0)
     f = factors()
@@ -220,6 +222,7 @@ def test_without_mosaic_spread_closed_form_and_one_domain_agree():
     np.testing.assert_allclose(closed, single, rtol=1e-9, atol=1e-7 * single.max())
 
 
+@pytest.mark.stage
 def test_photons_are_conserved_by_the_boxes():
     """A spot far inside a panel holds what the integral over all directions holds (Gaussian node, flat sphere)."""
     energies = np.array([7100.0])
@@ -265,6 +268,7 @@ def test_photons_are_conserved_by_the_boxes():
     np.testing.assert_allclose(spots.photons[strong], truth[strong], rtol=0.01)
 
 
+@pytest.mark.stage
 def test_a_panel_cut_in_two_holds_the_same_photons():
     c = crystal(60.0)
     f = factors()

@@ -390,6 +390,7 @@ def test_rotated_crystal_gives_the_darwin_integral(shape, ratio, within):
     assert made == pytest.approx(darwin, rel=0.05)
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize(
     ("shape", "ratio", "within"), [("gauss", 0.98444, 0.005), ("square", 1.0, 0.03)]
 )

@@ -184,6 +184,7 @@ def test_forward_and_reverse_derivatives_are_the_finite_difference(derivatives, 
     assert back == pytest.approx(weights @ change, rel=1e-8)
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("name", ["domains", "continuous"])
 def test_jacobian_at_full_size_and_in_single_precision(name):
     """Thousands of pixels at once, ten tangents at once, channel sums in float32: equal to one tangent in float64."""
@@ -210,6 +211,7 @@ def test_jacobian_at_full_size_and_in_single_precision(name):
         )
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("name", ["domains", "continuous"])
 def test_derivatives_by_the_crystal_block_by_block(name):
     """`by_crystal`, for any number of pairs, holds what `photons` and its derivatives are."""
@@ -229,6 +231,7 @@ def test_derivatives_by_the_crystal_block_by_block(name):
         )
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("name", ["domains", "continuous"])
 def test_derivatives_of_averages_over_squares(name):
     """By the size of the squares, the distance of the detector and the scale."""

@@ -1,8 +1,11 @@
 """What the sparse engine leaves out, against the exact engine, which leaves out nothing."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from lab import kept
 from spreadflow.models import Crystal, Detector, Parameters, Pixels, Spectrum
 from spreadflow.physics import bragg, exact, forward, layout, mosaic, rotation, spectrum, unit_cell
 from spreadflow.units import DEG
@@ -68,7 +71,8 @@ def both(request):
     else:
         cell = unit_cell.radians([140.0, 180.0, 230.0, 90.0, 90.0, 90.0])
         p = parameters(cell, 10.0, 0.2, 6, seed=4, n_channels=11, d_min=3.0)
-    return p, exact.image(p)
+    also = Path(__file__).read_text() + request.param
+    return p, kept("exact_image", lambda: exact.image(p), "spreadflow.physics.exact", also=also)
 
 
 @pytest.mark.stage
@@ -99,6 +103,7 @@ def test_the_second_crystal_is_one_whose_shoeboxes_overlap(both):
     assert (times > 1).sum() > (100 if p.crystal.n_cells[0] < 20 else -1)
 
 
+@pytest.mark.stage
 def test_a_whole_panel_and_its_parts_hold_the_same():
     """Which panel a cloud is looked for on does not matter: 12 panels side by side against one."""
     p = parameters()
@@ -161,6 +166,7 @@ def test_windows_reach_over_uneven_channels():
     np.testing.assert_allclose(image, truth, atol=1e-9 * truth.max())
 
 
+@pytest.mark.stage
 def test_adaptive_subpixels_hold_the_photons_of_fine_ones():
     """Sharp spots on coarse pixels: as many photons as with 8 x 8 points, where one point a pixel is wrong."""
     p = parameters(n_cells=120.0, eta_deg=0.01)
@@ -210,6 +216,7 @@ def test_averages_over_squares_are_those_of_many_points(oversample, most):
     assert averaged.sum() == pytest.approx(truth.sum(), rel=3e-2 if oversample == 1 else 1e-3)
 
 
+@pytest.mark.stage
 def test_nothing_lit_lays_out_nothing():
     p = parameters()
     dark = p._replace(f_squared=0.0 * p.f_squared)
@@ -243,6 +250,7 @@ def test_channels_in_another_order_are_refused():
         bragg.add(np.zeros((3, 260, 300)), turned)
 
 
+@pytest.mark.stage
 def test_points_of_oversampled_pixels_are_the_pixels_of_a_finer_detector():
     p = parameters()
     panel = np.array([0, 0, 0])

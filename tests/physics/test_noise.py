@@ -233,6 +233,7 @@ def test_point_spread_keeps_the_flux(shape):
     )
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize(
     ("size", "radius"), [((30, 25), 3), ((76, 152), 10), ((77, 301), 10), ((250, 100), 40)]
 )

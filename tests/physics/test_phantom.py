@@ -16,6 +16,7 @@ CRYSTALS = [
 ]
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize(("cell", "name", "n_clusters"), CRYSTALS)
 def test_density_clusters_and_contacts(cell, name, n_clusters):
     cell = unit_cell.radians(cell)
@@ -36,6 +37,7 @@ def test_density_clusters_and_contacts(cell, name, n_clusters):
     assert np.quantile(nearest, 0.02) > 1.85 and nearest.min() > 1.0
 
 
+@pytest.mark.stage
 def test_the_seed_makes_the_phantom():
     cell = unit_cell.radians(CRYSTALS[3][0])
     same, again, other = (phantom.build(cell, "P 21 21 21", seed) for seed in (1, 1, 2))

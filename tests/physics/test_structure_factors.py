@@ -62,6 +62,7 @@ def anisotropic(atoms: sf.Atoms) -> sf.Atoms:
     return atoms._replace(beta=beta, occupancy=occupancy)
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize(("cell", "name", "d_min"), CRYSTALS)
 def test_equal_to_gemmi_direct_summation_with_anomalous_scattering(cell, name, d_min):
     cell = unit_cell.radians(cell)
@@ -160,6 +161,7 @@ def test_equal_to_a_sum_over_all_atoms_of_the_cell(cell, name, d_min):
     )
 
 
+@pytest.mark.stage
 def test_squares_of_f_and_their_derivatives_by_every_f1_and_f2():
     """Against |at|² and central differences of it, which are exact to rounding for a quadratic."""
     cell = unit_cell.radians(CRYSTALS[0][0])
@@ -187,6 +189,7 @@ def test_squares_of_f_and_their_derivatives_by_every_f1_and_f2():
         np.testing.assert_allclose(slopes[(..., *at)], difference, atol=1e-9 * np.abs(value).max())
 
 
+@pytest.mark.stage
 def test_a_perturbed_model_is_wrong_by_what_was_said():
     cell = unit_cell.radians([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
     atoms = phantom.build(cell, "C 1 2 1", 1)
@@ -213,6 +216,7 @@ def test_a_perturbed_model_is_wrong_by_what_was_said():
     np.testing.assert_allclose(correlation, 0.0, atol=5 / np.sqrt(len(moves)))
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize(("cell", "name", "d_min"), CRYSTALS[:3])
 def test_the_same_crystal_described_in_p1_scatters_the_same(cell, name, d_min):
     """Atoms multiplied by the operations and called P 1: exactly, and with the solvent mask to the step of its grid."""

@@ -43,6 +43,7 @@ def staged(**changes) -> SimulateConfig:
     return for_stage(section(parse(tree), "simulate", "r"), "simulate")
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize(
     ("mosaicity", "oversample"), [("continuous", 1), ("domains", 3), ("per_shot", 1)]
 )

@@ -232,6 +232,7 @@ def test_geometry_that_is_none_is_one_sentence(call, folder, tmp_path):
     assert status == 4 and len(log) == 1 and "experiment" in log[0] and len(log[0]) < 800
 
 
+@pytest.mark.stage
 def test_a_folder_that_can_not_be_written_to_is_one_sentence(call, folder, tmp_path):
     (tmp_path / "file").write_text("")
     status, log = call(

@@ -213,6 +213,7 @@ def test_the_sandwich_is_honest_and_fisher_is_where_weights_are_right(drawn, exc
     assert off @ found.hessian @ off == pytest.approx(excess * len(off), rel=0.9)
 
 
+@pytest.mark.stage
 def test_a_value_that_no_pixel_knows_has_the_sigma_of_its_prior(drawn):
     """A node far beyond all light, and a site that no reflection sees: not zero, though no lattice moves them."""
     energies = drawn.energies_ev

@@ -92,6 +92,7 @@ def test_what_is_known_beside_the_pixels_is_part_of_the_parabola(patched):
         )
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("model_error", [0.0, 0.1])
 def test_the_parabola_is_that_of_the_pixels(patched, model_error):
     """For any |F|² of the columns, and any scale and rotation or those that suit it best."""

@@ -41,6 +41,7 @@ def test_dbscan_is_sklearns_where_points_are_sparse():
     assert ((ours < 0) == (theirs < 0)).all()
 
 
+@pytest.mark.stage
 def test_covariance_is_numpys_without_outliers_and_with_them():
     """5 % of NumPy's covariance of the clean sample, also where a fifth of the points are far away."""
     clean = cells.features(population(4000), ("a", "b", "c"))
@@ -53,6 +54,7 @@ def test_covariance_is_numpys_without_outliers_and_with_them():
         assert np.allclose(location, clean.mean(axis=0), atol=0.003)
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("p", [1, 2, 3, 6])
 def test_rejection_rate_of_a_gaussian(p):
     """The Mahalanobis cut at 2 rejects what χ² with p degrees of freedom says (4 standard errors)."""
@@ -63,6 +65,7 @@ def test_rejection_rate_of_a_gaussian(p):
     assert abs(rate - expected) < 4 * np.sqrt(expected / n) + 0.03 * expected
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize(
     ("n", "limit"), [(8, 0.02), (24, 0.005), (32, 0.01), (48, 0.005), (96, 0.003)]
 )

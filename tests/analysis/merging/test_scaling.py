@@ -110,6 +110,7 @@ def test_sigma_is_honest(plenty):
     assert abs(pull.mean()) < 0.1 and abs(pull.std() - 1.0) < 0.05
 
 
+@pytest.mark.stage
 def test_cycles_converge_and_the_gauge_is_fixed(plenty):
     table, found = plenty
     assert found.n_cycles < 20 and found.last_change <= 1e-4

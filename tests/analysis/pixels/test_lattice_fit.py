@@ -171,6 +171,7 @@ def test_columns_are_finite_differences(tetragonal, free, n_axes, oversample):
         )
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize(
     ("name", "off"), [("distance", 0.5), ("distance", -0.5), ("wavelength", 2e-3)]
 )
@@ -196,6 +197,7 @@ def test_a_wrong_distance_or_wavelength_is_found(tetragonal, name, off):
     assert fitted.fit.is_converged and abs(error) < 4 * sigma < 0.2 * abs(off), (error, sigma)
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize(
     ("group", "is_continuous", "n_axes"),
     [("P 43 21 2", True, 1), ("P 1", False, 3)],
@@ -252,6 +254,7 @@ def test_the_truth_is_found_through_a_point_spread(make):
     assert error @ np.linalg.solve(other.fisher, error) > 5 * stats.chi2.ppf(0.999, len(error))
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("seed", range(2))
 def test_starts_a_tenth_of_a_degree_off(tetragonal, seed):
     """With N and η far off too: where the fit that starts at the truth ends; without the broad pass not always."""
@@ -266,6 +269,7 @@ def test_starts_a_tenth_of_a_degree_off(tetragonal, seed):
     assert far.fit.point.loss < far.loss_before
 
 
+@pytest.mark.stage
 def test_the_poisson_target_agrees(tetragonal):
     true, boxes = tetragonal
     start = fewer(moved(true, 0.003, 1.1, 0.9), boxes)

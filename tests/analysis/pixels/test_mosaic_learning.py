@@ -2,10 +2,12 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lab import kept
 from spreadflow.analysis.pixels import lattice_fit, mosaic_learning
 from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import for_stage, parse, section
@@ -57,8 +59,13 @@ TURN = rotation.from_vector(0.01 * DEG * np.array([0.6, 0.64, -0.48]))
 @pytest.fixture(scope="module")
 def made() -> list[patches.Patch]:
     """Two lattices that share the six domains."""
-    simulator = still.Simulator(for_stage(section(parse(TREE), "simulate", "r"), "simulate"))
-    return [patches.patch(simulator, number, d_min=2.2, d_max=3.5) for number in range(2)]
+
+    def make() -> list[patches.Patch]:
+        config = for_stage(section(parse(TREE), "simulate", "r"), "simulate")
+        simulator = still.Simulator(config)
+        return [patches.patch(simulator, number, d_min=2.2, d_max=3.5) for number in range(2)]
+
+    return kept("lattices_that_share_domains", make, "spreadflow.recipes.patch", also=repr(TREE))
 
 
 def problem(
@@ -76,7 +83,12 @@ def problem(
 @pytest.fixture(scope="module")
 def learned(made):
     """All lattices turned by the same 0.01°."""
-    return mosaic_learning.learn([problem(one) for one in made], eta_rad=UNIT, fine=0.6)
+
+    def make() -> mosaic_learning.LearnedMosaic:
+        return mosaic_learning.learn([problem(one) for one in made], eta_rad=UNIT, fine=0.6)
+
+    modules = ("spreadflow.recipes.patch", "spreadflow.analysis.pixels.mosaic_learning")
+    return kept("learned_domains", make, *modules, also=Path(__file__).read_text())
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +229,7 @@ def test_templates_weighted_are_the_model(made, oversample):
     assert found.sum() == pytest.approx(model.sum(), rel=0.01)
 
 
+@pytest.mark.stage
 def test_nothing_is_believed_where_nothing_can_be_held_out(made):
     assert not mosaic_learning.learn([cut(made[0], 4)], eta_rad=ETA, fine=3.0).is_better
 

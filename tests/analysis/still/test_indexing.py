@@ -143,6 +143,7 @@ def test_lattice_is_recovered_among_outliers(case):
         assert found[0].n_indexed == found[0].hkl.any(axis=1).sum()
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize(
     "case", ["monoclinic C, target wrong by 3 degrees and 3 %", "triclinic", "rhombohedral"]
 )
@@ -196,6 +197,7 @@ def test_random_spots_are_no_lattice(case, min_fraction, n_sets):
         )
 
 
+@pytest.mark.stage
 def test_another_crystal_is_no_lattice():
     for seed in range(5):
         rng = np.random.default_rng([51, seed])

@@ -160,6 +160,7 @@ def test_hot_background_pixel(photons):
     assert abs(a.intensity[0] - b.intensity[0]) < 0.1 * a.sigma[0]
 
 
+@pytest.mark.stage
 def test_unpredicted_neighbour_in_the_background():
     """Another crystal's spot in the frame: its bright pixels are left out."""
     rng = np.random.default_rng(15)

@@ -96,6 +96,7 @@ def test_strains_keep_the_lattice_symmetry(group, n_free):
     assert np.abs(cell / unit_cell.radians(CELLS[group]) - 1).max() > 1e-3
 
 
+@pytest.mark.stage
 def test_derivatives_equal_finite_differences():
     A = wrong(crystal("P 1", 2), 0.02, 0.0, "P 1")
     hkl, spots = still(A, "P 1", n_spots=40)
@@ -125,6 +126,7 @@ def refine(A, hkl, spots, group, **how):
     return refinement.refine(A, hkl, spots, **how)
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("group", ["P 1", "C 1 2 1", "P 43 21 2"])
 def test_truth_is_found_again(group):
     """From 0.3° and 0.3 % off, with one spot in ten wrong."""
