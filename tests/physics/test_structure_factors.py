@@ -127,6 +127,7 @@ SPECIAL = {
 }
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize(("cell", "name", "d_min"), CRYSTALS)
 def test_equal_to_a_sum_over_all_atoms_of_the_cell(cell, name, d_min):
     """Anisotropic U, partial occupancy, a site on a special position, f' and f'' of all atoms by channel."""

@@ -104,14 +104,15 @@ def test_a_threshold_leaves_weak_reflections_to_the_model(data):
 
 @pytest.mark.stage
 def test_a_perturbed_model_correlates_with_the_right_one_as_refined_models_do():
-@pytest.mark.stage
     right = of(staged())
     wrong = of(staged(perturb=True))
     r = np.corrcoef(np.abs(every(right)[:, 0]), np.abs(every(wrong)[:, 0]))[0, 1]
     assert 0.8 < r < 0.99
     np.testing.assert_array_equal(every(of(staged(perturb=True))), every(wrong))
-def test_data_beyond_the_models_resolution_are_refused(data, tmp_path):
+
+
 @pytest.mark.stage
+def test_data_beyond_the_models_resolution_are_refused(data, tmp_path):
     crystal = TREE["crystal"]
     path = tmp_path / "far.mtz"
     mtz.write_merged(
@@ -127,6 +128,9 @@ def test_data_beyond_the_models_resolution_are_refused(data, tmp_path):
     )
     with pytest.raises(FileError, match="0 common reflections"):
         of(staged(source="merged", mtz=str(path)))
+
+
+@pytest.mark.stage
 def test_the_cell_of_the_model_is_that_of_the_data(data):
     tree = TREE | {"crystal": TREE["crystal"] | {"cell": [40.0, 40.0, 50.0, 90.0, 90.0, 90.0]}}
     tree["structure_factors"] = {"d_min": 3.0, "source": "merged", "mtz": str(data)}

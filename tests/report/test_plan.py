@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from spreadflow.report import plan
 
@@ -29,6 +30,7 @@ def _row(n_cells: int, restraint: str, lattices: float) -> dict:
     }
 
 
+@pytest.mark.stage
 def test_a_case_that_no_number_of_lattices_serves(tmp_path, capsys):
     """Beside one that 1234 do: page, figures and table are made, and say so."""
     kinds = [

@@ -57,7 +57,6 @@ def of(f: StructureFactors) -> np.ndarray:
 
 @pytest.mark.stage
 def test_scale_and_b_come_back_from_noisy_data_of_a_wrong_model(true, wrong):
-@pytest.mark.stage
     rng = np.random.default_rng(2)
     size = np.abs(of(wrong)[:, 1]) ** 2
     d = unit_cell.spacing(unit_cell.reciprocal(CELL), true.hkl)
@@ -69,6 +68,9 @@ def test_scale_and_b_come_back_from_noisy_data_of_a_wrong_model(true, wrong):
         right + sigma * rng.normal(size=len(d)), sigma, np.abs(of(true)[:, 1]) ** 2, d
     )
     assert (found.k, found.b) == (pytest.approx(K, rel=0.1), pytest.approx(B, abs=1.5))
+
+
+@pytest.mark.stage
 def test_perfect_data_on_a_wrong_model_have_the_true_amplitudes_and_the_models_sites(true, wrong):
     """Mates' mean is the data's in the energy of the data; what scatters without sites keeps its phase."""
     f = amplitudes.measured(wrong, CELL, GROUP, **merged(true, missing=0.0), **HOW, complete=False)
