@@ -1,7 +1,8 @@
 """How much a line of code holds: syntax-tree nodes per function and per line, by package.
 
-A reader's measure, not a gate. The aim is a median of at most 9 nodes per line of a function, at most 400 nodes and at
-most 60 lines a function, at most 8 parameters, modules of at most 400 lines (600 where a module is one thing).
+A reader's measure, not a gate. The aim is a median of at most 9 nodes per line of a function, at
+most 400 nodes and at most 60 lines a function, at most 8 parameters, modules of at most 400 lines
+(600 where a module is one thing).
 
     python benchmarks/density.py              # src, by package, then tests and benchmarks
     python benchmarks/density.py --worst 20   # and the functions that hold most
@@ -23,7 +24,9 @@ N_LINES_COUNTED = 3
 
 
 class Function(NamedTuple):
-    """A function of a module, and how large it is: lines with its signature, nodes of its body, both without docstring."""
+    """A function of a module, and how large it is: lines with its signature, nodes of its body,
+    both without docstring.
+    """
 
     name: str
     n_lines: int
@@ -66,7 +69,9 @@ def functions_of(tree: ast.Module, path: Path) -> Iterator[Function]:
 
 
 def is_packed(node: ast.Assign) -> bool:
-    """Whether an assignment computes several things at once: a tuple of targets, a tuple with a call among the values."""
+    """Whether an assignment computes several things at once: a tuple of targets, a tuple with a
+    call among the values.
+    """
     is_tuple = isinstance(node.targets[0], ast.Tuple) and isinstance(node.value, ast.Tuple)
     return is_tuple and any(isinstance(part, ast.Call) for part in ast.walk(node.value))
 

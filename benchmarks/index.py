@@ -1,7 +1,9 @@
-"""User-CPU seconds per shot of the stage `index`, from the pixels in a file to integrated reflections, by step.
+"""User-CPU seconds per shot of the stage `index`, from the pixels in a file to integrated
+reflections, by step.
 
-The shots are stills as in config/demo.yaml (its detector, wrong β and header error), simulated into a temporary folder,
-or those of `--manifest`. One thread; the first pass over the shots compiles, the second is measured.
+The shots are stills as in config/demo.yaml (its detector, wrong β and header error), simulated into
+a temporary folder, or those of `--manifest`. One thread; the first pass over the shots compiles,
+the second is measured.
 """
 
 import os
@@ -39,7 +41,9 @@ STEPS = {
 }
 """functions `shot.index` calls, and the names of their times"""
 PEERS = {"CrystFEL (peakfinder8, asdf, integration)": 0.159, "DIALS (stills_process)": 1.57}
-"""user-CPU seconds per image, measured on other images of the same size and kind (reference: performance-peers, 7)"""
+"""user-CPU seconds per image, measured on other images of the same size and kind (reference:
+performance-peers, 7)
+"""
 BAR_S = 0.5
 
 
@@ -100,7 +104,8 @@ def index(section: config.IndexSection, source: Source, watch: Stopwatch) -> np.
 
 def report(figures: dict) -> None:
     print(
-        f"{figures['n_shots']} shots, {figures['n_indexed']} indexed; user-CPU seconds per shot, one thread, warm"
+        f"{figures['n_shots']} shots, {figures['n_indexed']} indexed; user-CPU seconds per shot, "
+        "one thread, warm"
     )
     for name, seconds in figures["seconds"].items():
         print(f"  {name:10} {seconds:7.3f}{f'   bar: at most {BAR_S}' if name == 'total' else ''}")

@@ -1,7 +1,9 @@
-"""User-CPU seconds of the photons of a lattice's pixels and their derivatives by 10 parameters of the lattice.
+"""User-CPU seconds of the photons of a lattice's pixels and their derivatives by 10 parameters of
+the lattice.
 
-40 shoeboxes of 11 × 11 pixels around the brightest reflections of a shot of config/demo.yaml: 100 channels, 25 domains
-or the continuous spread; log scale, rotation (3), monoclinic cell (4), log N and log η. One thread, compiled before.
+40 shoeboxes of 11 × 11 pixels around the brightest reflections of a shot of config/demo.yaml: 100
+channels, 25 domains or the continuous spread; log scale, rotation (3), monoclinic cell (4), log N
+and log η. One thread, compiled before.
 """
 
 import os
@@ -28,7 +30,9 @@ N_BOXES, EDGE = 40, 11
 BARS = {"float64": 0.04, "float32": 0.015}
 """seconds, for either mosaicity"""
 PEER = 4.85
-"""diffBragg: model and gradient of 36 such boxes, 100 channels, 26 domains (reference: performance-peers, 9)"""
+"""diffBragg: model and gradient of 36 such boxes, 100 channels, 26 domains (reference:
+performance-peers, 9)
+"""
 
 
 def user_cpu() -> float:
@@ -119,7 +123,8 @@ def measure(mosaicity: str, repeats: int = 20) -> dict[str, float]:
 def table(measured: dict[str, dict[str, float]]) -> str:
     """What was measured, by mosaicity, beside the bars."""
     rows = [
-        f"value and Jacobian (10 parameters), {N_BOXES} boxes of {EDGE} x {EDGE}, 100 channels; user-CPU seconds"
+        f"value and Jacobian (10 parameters), {N_BOXES} boxes of {EDGE} x {EDGE}, 100 channels; "
+        "user-CPU seconds"
     ]
     rows.append(f"{'mosaicity':<12}{'pairs':>8}{'lay-out':>10}{'float64':>10}{'float32':>10}")
     for name, m in measured.items():
@@ -128,7 +133,8 @@ def table(measured: dict[str, dict[str, float]]) -> str:
         )
     worst = max(m["float64"] for m in measured.values())
     rows.append(
-        f"bars: {BARS['float64']} and {BARS['float32']} s. diffBragg, 36 such boxes: {PEER} s, {PEER / worst:.0f} times"
+        f"bars: {BARS['float64']} and {BARS['float32']} s. diffBragg, 36 such boxes: {PEER} s, "
+        f"{PEER / worst:.0f} times"
     )
     return "\n".join(rows)
 

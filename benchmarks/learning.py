@@ -1,8 +1,10 @@
-"""Mosaicity learned from pixels: are patterns of spots those of the truth, where are the lattices, what does it cost?
+"""Mosaicity learned from pixels: are patterns of spots those of the truth, where are the lattices,
+what does it cost?
 
-Shared: the published 25 domains in the annulus, 2.1-2.5 Å, learned from all lattices at once. Alone: 94 domains new for
-every lattice, each learned from its own pixels of 2.1-20 Å. Data and starts as of benchmarks/stage1.py. The truth is
-looked at to score, never to learn: η is that of the continuous fits.
+Shared: the published 25 domains in the annulus, 2.1-2.5 Å, learned from all lattices at once.
+Alone: 94 domains new for every lattice, each learned from its own pixels of 2.1-20 Å. Data and
+starts as of benchmarks/stage1.py. The truth is looked at to score, never to learn: η is that of the
+continuous fits.
 """
 
 import stage1  # first: it sets threads before NumPy and XLA start  # isort: skip
@@ -39,7 +41,8 @@ def begun(
 
 
 def pattern_errors(made: patches.Patch, bragg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Σ|model − truth| of the Bragg photons (valid pixel,) of each bright shoebox, and its resolution, Å.
+    """Σ|model − truth| of the Bragg photons (valid pixel,) of each bright shoebox, and its
+    resolution, Å.
 
     Normalised in each shoebox.
     """
@@ -115,7 +118,9 @@ def shared(n: int) -> dict:
 
 
 def alone(n: int) -> dict:
-    """New domains for every lattice, learned from its own pixels; the continuous fit where held-out spots say so."""
+    """New domains for every lattice, learned from its own pixels; the continuous fit where held-out
+    spots say so.
+    """
     simulator = stage1.simulator("per_shot", "coarse")
     smooth = []
     kept = []

@@ -1,9 +1,11 @@
-"""Merging of lattices drawn from the partiality model, without images: is what was planted found again?
+"""Merging of lattices drawn from the partiality model, without images: is what was planted found
+again?
 
-Each lattice has a random orientation, its own SASE-like spectrum, a scale G (log-normal) and a B (normal). A reflection
-records photons = G exp(−2 B s²)·polarization·Lorentz·partiality·I with Poisson noise of peak and background and a
-planted error model on top. The merging gets the partialities of the true orientation (0°) and of orientations that are
-wrong by small random rotations, as they are after refinement.
+Each lattice has a random orientation, its own SASE-like spectrum, a scale G (log-normal) and a B
+(normal). A reflection records photons = G exp(−2 B s²)·polarization·Lorentz·partiality·I with
+Poisson noise of peak and background and a planted error model on top. The merging gets the
+partialities of the true orientation (0°) and of orientations that are wrong by small random
+rotations, as they are after refinement.
 """
 
 import argparse
@@ -35,14 +37,18 @@ SB = 0.8
 SADD = 0.04
 G_SPREAD, B_SPREAD = 0.5, 3.0
 MISORIENTATION_DEG = (0.0, 0.005, 0.01)
-"""r.m.s. total rotation between the true orientation and the one the partialities are predicted with"""
+"""r.m.s. total rotation between the true orientation and the one the partialities are predicted
+with
+"""
 PARTIALITY_MIN, N_GROUPS = 0.05, 64
 PEERS = {
     "partialator unity": 7.7e4,
     "process_hkl (plain mean)": 7.5e5,
     "cctbx.xfel.merge mark1": 1.56e4,
 }
-"""reflections per second of processor time, measured on another set (reference: performance-peers, section 8)"""
+"""reflections per second of processor time, measured on another set (reference: performance-peers,
+section 8)
+"""
 
 
 class Table(NamedTuple):
@@ -55,7 +61,9 @@ class Table(NamedTuple):
     variance: np.ndarray
     lorentz_polarization: np.ndarray
     partiality: np.ndarray
-    """(reflection, len(MISORIENTATION_DEG)) as predicted with each orientation error; the first is true"""
+    """(reflection, len(MISORIENTATION_DEG)) as predicted with each orientation error; the first is
+    true
+    """
     log_g: np.ndarray
     b: np.ndarray
     truth: np.ndarray
@@ -63,7 +71,9 @@ class Table(NamedTuple):
 
 
 def pulse(rng: np.random.Generator) -> np.ndarray:
-    """(channel,) photons of a pulse: an envelope of 11 eV, its centre jittering by 6 eV, times exponential spikes."""
+    """(channel,) photons of a pulse: an envelope of 11 eV, its centre jittering by 6 eV, times
+    exponential spikes.
+    """
     centre = ENERGY_EV + 6.0 * rng.standard_normal()
     return (
         1e10
@@ -131,7 +141,9 @@ def _one(
 
 
 def _measure(rng, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Photons above background, and their variance without their own; the planted error model comes on top."""
+    """Photons above background, and their variance without their own; the planted error model comes
+    on top.
+    """
     background = BACKGROUND * np.exp(0.5 * rng.standard_normal(len(mean)))
     planted = SFAC**2 * (mean + 2.0 * background + SB**2 * mean + (SADD * mean) ** 2)
     extra = np.sqrt(planted - mean - background) * rng.standard_normal(len(mean))
@@ -172,7 +184,8 @@ def run(table: Table, unique: merging.Unique, which: int) -> dict:
     merged = merging.merge(obs, found.intensity, found.sigma, sums)
     seconds = time.process_time() - start
     error_b = found.b - table.b
-    # The scale where the lattice was measured: G exp(−2 B s²) at its reflections' mean s², free of B's error.
+    # The scale where the lattice was measured: G exp(−2 B s²) at its reflections' mean s², free of
+    # B's error.
     error_g = found.log_g - table.log_g - 2.0 * obs.s2.mean() * error_b
     measured = merged.n > 0
     raw = sums.by_unique(obs.intensity)[0][measured] / merged.n[measured]

@@ -1,8 +1,10 @@
-"""What a simulated still costs: user-CPU seconds per image of the stage `simulate`, and brute force beside it.
+"""What a simulated still costs: user-CPU seconds per image of the stage `simulate`, and brute force
+beside it.
 
-Stills as published: 100 channels × 25 domains, water and air, noise, compressed files, 1920² and 3840² pixels. Each
-process of the stage makes its images once to compile, then once more to be measured. The brute force (`brute.c`, and
-the engine `exact`) works on rows of pixels evenly spread over the same image, and is scaled to all of them.
+Stills as published: 100 channels × 25 domains, water and air, noise, compressed files, 1920² and
+3840² pixels. Each process of the stage makes its images once to compile, then once more to be
+measured. The brute force (`brute.c`, and the engine `exact`) works on rows of pixels evenly spread
+over the same image, and is scaled to all of them.
 """
 
 import os
@@ -54,8 +56,9 @@ BARS = {
     "peak_rss_gib": 2.0,
 }
 PEERS_S = {1920: 180.0, 3840: 700.0}
-"""user-CPU seconds per image of simtbx's fastest entry, Bragg photons alone, measured on another still of this size
-(reference: performance-peers, 5)"""
+"""user-CPU seconds per image of simtbx's fastest entry, Bragg photons alone, measured on another
+still of this size (reference: performance-peers, 5)
+"""
 
 
 def user_cpu() -> float:
@@ -81,11 +84,14 @@ def section(size: int, oversample: int, **detector) -> str:
     return config.section(base.model_copy(update=updates), "simulate", "bench")
 
 
-# ---------------------------------------------------------------- the stage, in processes of its own
+# ---------------------------------------------------------------- the stage, in processes of its
+# own
 
 
 def work(told: str, ranks: int, out: Path) -> None:
-    """One process of the stage: seconds per image (and, with one process, how they are spent) to the folder `out`."""
+    """One process of the stage: seconds per image (and, with one process, how they are spent) to
+    the folder `out`.
+    """
     settings = config.for_stage(told, "simulate", "bench")
     world = World(ranks)
     simulator = still.Simulator(settings)
@@ -224,24 +230,41 @@ def in_c(brute: Callable, p: Parameters, rows: np.ndarray) -> np.ndarray:
     arrays = [
         given(a, kind)
         for a, kind in (
-            (rows, np.int32), (p.spectrum.energies_ev, float), (p.spectrum.photons, float),
-            (np.linalg.inv(p.mosaic.rotations @ p.crystal.A), float), (p.crystal.n_cells, float), (low, np.int32),
-            (row_of.shape, np.int32), (row_of, np.int32), (p.f_squared, float),
+            (rows, np.int32),
+            (p.spectrum.energies_ev, float),
+            (p.spectrum.photons, float),
+            (np.linalg.inv(p.mosaic.rotations @ p.crystal.A), float),
+            (p.crystal.n_cells, float),
+            (low, np.int32),
+            (row_of.shape, np.int32),
+            (row_of, np.int32),
+            (p.f_squared, float),
         )
-    ]  # fmt: skip
+    ]
     a = [each.data_as(ctypes.c_void_p) for each in arrays]
     n_channels = len(p.spectrum.photons)
     n_domains = len(p.mosaic.share)
     scale = ctypes.c_double(R_E_SQUARED_M2 * p.scale / (p.beam_mm * 1e-3) ** 2)
     brute(
-        ctypes.byref(panel), len(rows), a[0], d.shape[1], n_channels, a[1], a[2], n_domains, *a[3:], scale,
+        ctypes.byref(panel),
+        len(rows),
+        a[0],
+        d.shape[1],
+        n_channels,
+        a[1],
+        a[2],
+        n_domains,
+        *a[3:],
+        scale,
         out.ctypes.data_as(ctypes.c_void_p),
-    )  # fmt: skip
+    )
     return out
 
 
 def brute_force(folder: Path) -> tuple[list[Peer], np.ndarray, int]:
-    """The peers' rows of one 1920² image, those of the stage's own physics, and the steps of the whole image."""
+    """The peers' rows of one 1920² image, those of the stage's own physics, and the steps of the
+    whole image.
+    """
     simulator = still.Simulator(
         config.for_stage(section(1920, 1, water_mm=0.0, air_mm=0.0), "simulate", "bench")
     )
@@ -279,10 +302,12 @@ def measured(name: str, way: Callable) -> Peer:
 
 def report(peers: list[Peer], sparse: np.ndarray, steps: int, stages: dict, figures: dict) -> None:
     print(
-        f"Bragg photons of a 1920² still, {steps:.3g} pixels × channels × domains; user-CPU seconds, one thread"
+        f"Bragg photons of a 1920² still, {steps:.3g} pixels × channels × domains; user-CPU "
+        "seconds, one thread"
     )
     print(
-        f"  {'':16}{'s/image':>9}{'steps/s':>10}{'/ sparse':>9}   largest difference from the first, over its maximum;"
+        f"  {'':16}{'s/image':>9}{'steps/s':>10}{'/ sparse':>9}   largest difference from the "
+        "first, over its maximum;"
     )
     print(" " * 49 + "over its own value where that exceeds 1e-6 of the maximum")
     mine = Peer("sparse", figures["bragg_seconds_1920"], sparse)
@@ -293,11 +318,13 @@ def report(peers: list[Peer], sparse: np.ndarray, steps: int, stages: dict, figu
         most = difference.max() / truth.max()
         relative = (difference[seen] / truth[seen]).max()
         print(
-            f"  {name:16}{seconds:9.3f}{steps / seconds:10.2e}{seconds / mine.seconds:9.1f}   {most:.1e} {relative:.1e}"
+            f"  {name:16}{seconds:9.3f}{steps / seconds:10.2e}{seconds / mine.seconds:9.1f}   "
+            f"{most:.1e} {relative:.1e}"
         )
     print(f"  all but sparse: {N_ROWS} of 1920 rows, scaled")
     print(
-        "The stage, per image: user-CPU seconds of one process by step; wall seconds of one and of two processes"
+        "The stage, per image: user-CPU seconds of one process by step; wall seconds of one and of "
+        "two processes"
     )
     names = (*stages[1920][0]["steps"], "total", "system", "1 process", "2 proc.", "GiB", "simtbx")
     print("  " + " " * 6 + "".join(f"{name:>11}" for name in names))

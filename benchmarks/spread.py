@@ -1,9 +1,11 @@
-"""SPREAD on lattices made directly as shoeboxes: are f'(E), f''(E) of both sites found, how well, and at what cost?
+"""SPREAD on lattices made directly as shoeboxes: are f'(E), f''(E) of both sites found, how well,
+and at what cost?
 
-Lattices of config/config.yaml, all predicted reflections; counting, readout and 1 % gains are noise. Curves start at
-the mean of the two true ones, for both sites: that is what stage 1 and the weights know of them. Figures are r.m.s.
-over the nodes of 7100-7140 eV; the truth is looked at to score, and for orientation, cell, N and η where a row says so.
-Rows take minutes each: --rows chooses some, --json adds them to those that a file has.
+Lattices of config/config.yaml, all predicted reflections; counting, readout and 1 % gains are
+noise. Curves start at the mean of the two true ones, for both sites: that is what stage 1 and the
+weights know of them. Figures are r.m.s. over the nodes of 7100-7140 eV; the truth is looked at to
+score, and for orientation, cell, N and η where a row says so. Rows take minutes each: --rows
+chooses some, --json adds them to those that a file has.
 """
 
 import stage1  # first: it sets threads before NumPy and XLA start  # isort: skip
@@ -33,7 +35,9 @@ from spreadflow.recipes import patch as patches
 from spreadflow.recipes.still import PERTURBATION
 
 D_MIN, ANNULUS, WIDE, WIDEST = 2.1, 2.5, 4.0, 20.0
-"""Å: of all lattices; the annulus, the default of `spread`, and what a lattice learns its own domains from"""
+"""Å: of all lattices; the annulus, the default of `spread`, and what a lattice learns its own
+domains from
+"""
 BAND_EV = 7100.0, 7140.0
 STEP_EV = 2.0
 N_TEACHERS, FIRST_TEACHER = 30, 100_000
@@ -51,12 +55,18 @@ class Row(NamedTuple):
 
     data: str = "domains"
     model: str = "domains"
-    """continuous; domains, as given; learned, from other lattices; alone, from each lattice's own pixels"""
+    """continuous; domains, as given; learned, from other lattices; alone, from each lattice's own
+    pixels
+    """
     is_refined: bool = True
-    """by stage 1, from starts as of benchmarks/stage1.py; otherwise orientation, cell, N and η are true"""
+    """by stage 1, from starts as of benchmarks/stage1.py; otherwise orientation, cell, N and η are
+    true
+    """
     factors: str = "right"
     model_error: float | None = None
-    """of a pixel, relative to its Bragg photons; None = from residuals where a lattice is refined, else none"""
+    """of a pixel, relative to its Bragg photons; None = from residuals where a lattice is refined,
+    else none
+    """
     d_max: float = ANNULUS
     psf: tuple[str, float] = ("fiber", 0.0)
     """point spread of the detector and its width, mm; it is undone first, and the model has none"""
@@ -64,7 +74,9 @@ class Row(NamedTuple):
     """lattices of a set, refined together"""
     n_sets: int = 1
     f0_sigma: float | None = None
-    """relative, with which |F| of each unique reflection is refined with the curves; None = it is not"""
+    """relative, with which |F| of each unique reflection is refined with the curves; None = it is
+    not
+    """
     bound: str | None = None
     """row whose Fisher matrix is the Cramér-Rao bound, where the model is not that of the data"""
 
@@ -106,7 +118,9 @@ SIZES = {"given": (400, 1000), "given, 2.1-4 Å": (400, 1000, 3000)}
 
 @cache
 def guess(kind: str) -> StructureFactors:
-    """F of the model as `spread` makes it, where both sites start with the mean of the true curves."""
+    """F of the model as `spread` makes it, where both sites start with the mean of the true
+    curves.
+    """
     made = stage1.simulator("continuous", "coarse", factors=kind)
     mean = true_curves().mean(axis=0)
     path = Path(tempfile.mkdtemp()) / "mean.txt"
@@ -170,7 +184,9 @@ def first(row: Row, made: patches.Patch, number: int) -> Parameters:
 
 
 def learned(row: Row, made: patches.Patch, number: int) -> Parameters:
-    """A lattice with domains learned from all its pixels; the continuous fit where held-out spots say so."""
+    """A lattice with domains learned from all its pixels; the continuous fit where held-out spots
+    say so.
+    """
     of = problem(row, made, first(row, made, number), made.shoeboxes)
     fit = lattice_fit.refine(of, stage1.FREE)
     eta = float(fit.parameters.crystal.eta_rad)
@@ -238,7 +254,9 @@ def build(row: Row, made: patches.Patch, number: int, domains: Mosaic | None) ->
 
 
 def work(rows: list[Row], number: int, domains: Mosaic | None) -> list[Built]:
-    """All rows of one lattice; they have their data in common, and some differ in what is made of them later."""
+    """All rows of one lattice; they have their data in common, and some differ in what is made of
+    them later.
+    """
     data, d_max, psf = _range(rows[0])
     simulator = stage1.simulator(data, "coarse", psf=psf)
     made = patches.patch(simulator, number, d_min=D_MIN, d_max=d_max)
@@ -256,7 +274,9 @@ def _range(row: Row) -> tuple[str, float, tuple[str, float]]:
 
 
 def teach(n: int, path: Path | None) -> Mosaic:
-    """Domains that n other lattices share, learned in the annulus; of the file if there is one, else it is made."""
+    """Domains that n other lattices share, learned in the annulus; of the file if there is one,
+    else it is made.
+    """
     if path is not None and path.exists():
         return Mosaic(**np.load(path))
     row = Row(model="continuous")
@@ -285,7 +305,9 @@ def parametrisation(step_ev: float = STEP_EV, make=dispersion.free) -> Parametri
 
 
 class Set(NamedTuple):
-    """A set of lattices, a parabola in the curves about those refined: any parametrisation is found from it."""
+    """A set of lattices, a parabola in the curves about those refined: any parametrisation is found
+    from it.
+    """
 
     curves: np.ndarray
     """(site, 2, channel)"""
@@ -326,7 +348,9 @@ def reduced(row: Row, built: list[Built]) -> Set:
 
 
 def solved(sets: list[Set], p: Parametrisation) -> expand.RefinedCurves:
-    """The curves of all sets in a parametrisation, to second order in how far they are from those refined."""
+    """The curves of all sets in a parametrisation, to second order in how far they are from those
+    refined.
+    """
     H = p.basis.T @ np.sum([s.made.hessian for s in sets], axis=0) @ p.basis
     off = [(s.curves - p.reference).ravel() for s in sets]
     pull = sum(
@@ -411,7 +435,9 @@ def edge(p: Parametrisation, found: list[expand.RefinedCurves]) -> dict:
 
 
 def interpolation(sets: list[Set], p: Parametrisation) -> dict:
-    """r.m.s. of what linear pieces make of curves at the nodes, were there no noise: part of the errors above."""
+    """r.m.s. of what linear pieces make of curves at the nodes, were there no noise: part of the
+    errors above.
+    """
     true = true_curves()
     zero = [s._replace(curves=true, made=s.made._replace(scores=0 * s.made.scores)) for s in sets]
     error = rms(scored(p, solved(zero, p)).error)
@@ -497,10 +523,11 @@ def checks(built: list[Built]) -> dict:
 
 
 def differences(lattices: list[expand.LatticeTerms], p: Parametrisation) -> dict:
-    """Largest error of gradient and normal matrix against central differences, relative to their largest element.
+    """Largest error of gradient and normal matrix against central differences, relative to their
+    largest element.
 
-    The normal matrix is that of Gauss-Newton: the gradient's derivative where nothing is left over, so the data are put
-    on the model.
+    The normal matrix is that of Gauss-Newton: the gradient's derivative where nothing is left over,
+    so the data are put on the model.
     """
     exact = [
         one._replace(gram=one.gram._replace(slope=0 * one.gram.slope, score=0 * one.gram.score))
@@ -572,7 +599,9 @@ def _stream(pool, rows: dict[str, Row], domains: Mosaic | None) -> Iterator[dict
 
 
 def ratio(rows: dict[str, dict], name: str) -> list[float] | None:
-    """r.m.s. error over the Cramér-Rao bound of f', f''; None where the row that has the bound is missing."""
+    """r.m.s. error over the Cramér-Rao bound of f', f''; None where the row that has the bound is
+    missing.
+    """
     of = rows[name]
     bound = rows.get(ROWS[name].bound or name)
     if bound is None:
@@ -602,13 +631,21 @@ def report(rows: dict[str, dict]) -> None:
                 f"{pair([r[f'{what}_{k}'] for k in ('fp', 'fdp')]):>14}" for what in ("rms", "crlb")
             )
             pulls = "".join(f"{pair(r[f'pull_sd_{way}']):>12}" for way in ("fisher", "sandwich"))
-            told = "{sigma_ev:.3f} ({sigma_sandwich_ev:.3f}), {bias_ev:+.3f} ± {bias_sigma_ev:.3f}, {worst_pull:.1f}"
-            print(
-                f"{label:<36}{lattices:>10}{shown}{pair(bound):>12}{pulls}   {told.format(**r['edge'])}"
+            told = (
+                "{sigma_ev:.3f} ({sigma_sandwich_ev:.3f}), {bias_ev:+.3f} ± "
+                "{bias_sigma_ev:.3f}, {worst_pull:.1f}"
             )
-        costs = "s per lattice: Gram matrices {seconds_build:.3f}, cycle {seconds_cycle:.4f} (of {cycles:g} cycles)"
+            print(
+                f"{label:<36}{lattices:>10}{shown}{pair(bound):>12}{pulls}   "
+                f"{told.format(**r['edge'])}"
+            )
+        costs = (
+            "s per lattice: Gram matrices {seconds_build:.3f}, cycle {seconds_cycle:.4f} (of "
+            "{cycles:g} cycles)"
+        )
         print(
-            f"    {costs.format(**rows[name])}; Kramers-Kronig: σ(f′) {rows[name]['gain_kramers_kronig']:.2f} x smaller"
+            f"    {costs.format(**rows[name])}; Kramers-Kronig: σ(f′) "
+            f"{rows[name]['gain_kramers_kronig']:.2f} x smaller"
         )
     for name, verdict in rows.get("controls", {}).items():
         print(f"{name:<28}{verdict}")

@@ -1,9 +1,11 @@
-"""Stage 1 on lattices made directly as shoeboxes: is what was planted found, how well is it known, what does it cost?
+"""Stage 1 on lattices made directly as shoeboxes: is what was planted found, how well is it known,
+what does it cost?
 
-Lattices of config/config.yaml, 2.1-2.5 Å, all predicted reflections, boxes as of reindex and annulus; counting, readout
-and 1 % gains are noise. Data of the continuous spread and of the published 25 domains are fitted with the continuous
-model and with the domains given; with the right structure factors, with those of a wrong model, and with amplitudes of
-merged intensities. Starts are 0.003° (each axis), 20 % (N), 35 % (η) and 50 % (scale) off, or as a row says.
+Lattices of config/config.yaml, 2.1-2.5 Å, all predicted reflections, boxes as of reindex and
+annulus; counting, readout and 1 % gains are noise. Data of the continuous spread and of the
+published 25 domains are fitted with the continuous model and with the domains given; with the right
+structure factors, with those of a wrong model, and with amplitudes of merged intensities. Starts
+are 0.003° (each axis), 20 % (N), 35 % (η) and 50 % (scale) off, or as a row says.
 """
 
 import os
@@ -46,7 +48,9 @@ NOISE = Noise(1.0, 0.01)
 RANGE = {"d_min": 2.1, "d_max": 2.5}
 FINE = {"shape": [3840, 3840], "pixel_mm": 0.0885}
 BRIGHT, MARGIN_MM = 1000.0, 0.708
-"""photons of the spots whose centroids are compared too, beside those of I/σ ≥ 5; around spots, pixels that count"""
+"""photons of the spots whose centroids are compared too, beside those of I/σ ≥ 5; around spots,
+pixels that count
+"""
 NEAR = 1.0
 """units of −ln L within which two fits are the same"""
 LIMIT = 300
@@ -100,7 +104,9 @@ def user_cpu() -> float:
 
 @cache
 def measured(error: float) -> Path:
-    """A merged file of the true intensities at the mean energy, Friedel mates apart, with such relative errors."""
+    """A merged file of the true intensities at the mean energy, Friedel mates apart, with such
+    relative errors.
+    """
     made = simulator("continuous", "coarse")
     unique = Unique(
         np.array(made.crystal.cell), made.crystal.space_group, made.config.structure_factors.d_min
@@ -260,10 +266,11 @@ def eta_of(truth: Parameters) -> float:
 
 
 def offsets(made: patches.Patch, point: solve.Point) -> dict:
-    """Centroid of the model minus the observed one, (spot, 2) mm, radial and transverse, and beside it the truth's.
+    """Centroid of the model minus the observed one, (spot, 2) mm, radial and transverse, and beside
+    it the truth's.
 
-    Observed: centre of mass of the pixels 3 σ above background within 0.7 mm of where the spot is predicted to reach.
-    Of bright spots also the model's minus the truth's.
+    Observed: centre of mass of the pixels 3 σ above background within 0.7 mm of where the spot is
+    predicted to reach. Of bright spots also the model's minus the truth's.
     """
     boxes = made.shoeboxes
     detector = made.parameters.detector
@@ -323,10 +330,11 @@ def is_strong(made: patches.Patch) -> np.ndarray:
 
 
 def settings(of: lattice_fit.Problem, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Unknowns for diffBragg's variables (unknown,), 0 at the start, and their derivatives: default sigmas and bounds.
+    """Unknowns for diffBragg's variables (unknown,), 0 at the start, and their derivatives: default
+    sigmas and bounds.
 
-    p = low + ½(high − low)(1 + sin(σx + asin(…))): rotation within ± π, σ 10⁻³; cell within 10 %, σ 0.1; N within 3-300
-    and η within 0-10°, σ 1. The scale is of the kinder type `positive`, σ 1.
+    p = low + ½(high − low)(1 + sin(σx + asin(…))): rotation within ± π, σ 10⁻³; cell within 10 %, σ
+    0.1; N within 3-300 and η within 0-10°, σ 1. The scale is of the kinder type `positive`, σ 1.
     """
     n0 = of.start.crystal.n_cells[0]
     eta0 = float(of.start.crystal.eta_rad)
@@ -346,9 +354,11 @@ def settings(of: lattice_fit.Problem, x: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def race(data: str, number: int) -> dict:
-    """Evaluations to within a unit of the best −ln L: this fit, and L-BFGS with diffBragg's default scaling.
+    """Evaluations to within a unit of the best −ln L: this fit, and L-BFGS with diffBragg's default
+    scaling.
 
-    The same function for both, from the same start: −ln L with the planes that suit the Bragg photons best.
+    The same function for both, from the same start: −ln L with the planes that suit the Bragg
+    photons best.
     """
     task = Task("race", data, data)
     made = patch(data, "coarse", 1, number)
@@ -425,8 +435,11 @@ def row(task: Task, fits: list[dict]) -> dict:
         "bias": by_name(np.median(of("error"), axis=0)),
     }
     out["rotation_bias_deg"] = [float(x) for x in of("rotation_deg").mean(axis=0)]
-    out["outside"] = {name: float(np.quantile(np.abs(np.expm1(of("error")[:, names.index(name)])), 0.5))
-                      for name in ("n_cells", "eta") if name in names}  # fmt: skip
+    out["outside"] = {
+        name: float(np.quantile(np.abs(np.expm1(of("error")[:, names.index(name)])), 0.5))
+        for name in ("n_cells", "eta")
+        if name in names
+    }
     for kind in ("bright", "strong", "bright_truth", "strong_truth", "bright_exact"):
         parts = [f[kind] for f in fits]
         out[f"rms_mm_{kind}"], out[f"n_{kind}"] = rms(parts), len(np.concatenate(parts))
@@ -486,7 +499,8 @@ def report(out: dict) -> None:
     if out["evaluations"]:
         ratio = out["evaluations_lbfgs"] / out["evaluations"]
         print(
-            f"evaluations {out['evaluations']:g}, L-BFGS {out['evaluations_lbfgs']:g}: {ratio:.1f} times (bar 5)"
+            f"evaluations {out['evaluations']:g}, L-BFGS {out['evaluations_lbfgs']:g}: {ratio:.1f} "
+            "times (bar 5)"
         )
     for name, r in out["rows"].items():
         if "bias" in r:

@@ -1,4 +1,5 @@
-"""Writes docs/config.md and docs/files.md from the code; with --check, fails where the committed files differ.
+"""Writes docs/config.md and docs/files.md from the code; with --check, fails where the committed
+files differ.
 
 python docs/generate.py [--check]
 """

@@ -1,4 +1,6 @@
-"""Draws the README's picture from a finished demo: python docs/still.py [--root FOLDER of data/ and results/]"""
+"""Draws the README's picture from a finished demo: python docs/still.py [--root FOLDER of data/ and
+results/]
+"""
 
 import argparse
 from pathlib import Path

@@ -41,7 +41,9 @@ def shared_data(pytestconfig) -> Path:
 
 @pytest.fixture(scope="session")
 def filled():
-    """A function that gives all columns of a schema kind: those given, zeros elsewhere; tables without size empty."""
+    """A function that gives all columns of a schema kind: those given, zeros elsewhere; tables
+    without size empty.
+    """
 
     def columns(
         kind: str, sizes: dict[str, int], given: dict[str, np.ndarray]
@@ -61,10 +63,12 @@ TINY = {"cell": [78.0, 78.0, 38.0, 90.0, 90.0, 90.0], "space_group": "P 43 21 2"
 
 @pytest.fixture(scope="session")
 def tiny_run() -> dict:
-    """A run of eight small stills with Gaussian spots where a lattice puts them; made without the simulate stage.
+    """A run of eight small stills with Gaussian spots where a lattice puts them; made without the
+    simulate stage.
 
     Shots: lattice, blank, saturated, all zero, unreadable, without spectrum, two lattices, lattice.
-    Returns manifest, cell, space_group, and per shot `A` (list of true matrices) and `photons` (expected, by hkl).
+    Returns manifest, cell, space_group, and per shot `A` (list of true matrices) and `photons`
+    (expected, by hkl).
     """
     folder = kept_folder(
         "tiny_run",
@@ -122,7 +126,9 @@ _PULSE = 1e10 * np.exp(-0.5 * ((np.arange(15) - 7) / 3.0) ** 2)
 
 
 def _still(rng: np.random.Generator, n_lattices: int) -> tuple[np.ndarray, list]:
-    """An image (panel, slow, fast) int32 with a pedestal of 10, and per lattice A and {hkl: expected photons}."""
+    """An image (panel, slow, fast) int32 with a pedestal of 10, and per lattice A and {hkl:
+    expected photons}.
+    """
     expected = np.full(_DETECTOR.shape, 4.0)
     lattices = []
     spectrum = Spectrum(7100.0 + 2.0 * np.arange(15), _PULSE)
@@ -195,7 +201,9 @@ PACKED = {
 
 @pytest.fixture(scope="session")
 def packed_run(filled) -> SimpleNamespace:
-    """An annulus of four lattices in two parts, made without images: `annulus`, `cells`, `tree` (its configuration)."""
+    """An annulus of four lattices in two parts, made without images: `annulus`, `cells`, `tree`
+    (its configuration).
+    """
     folder = kept_folder(
         "packed_run",
         lambda folder: _make_packed_run(folder, filled),
@@ -239,7 +247,9 @@ def _make_packed_run(folder: Path, filled) -> None:
 
 
 def _packed(filled, simulator, number: int, patch) -> dict:
-    """The piece of an annulus of one lattice; strengths are the true ones with their counting errors."""
+    """The piece of an annulus of one lattice; strengths are the true ones with their counting
+    errors.
+    """
     boxes = patch.shoeboxes
     true = patch.parameters
     predicted = patch.predicted

@@ -1,7 +1,8 @@
 """The laboratory: what the tests of physics, analysis, recipes and stages share.
 
-`kept` makes expensive fixtures once: what they return is kept on disk under a digest of the modules that they come
-from, so that it is made again where one of these was edited, and shared by all workers.
+`kept` makes expensive fixtures once: what they return is kept on disk under a digest of the modules
+that they come from, so that it is made again where one of these was edited, and shared by all
+workers.
 """
 
 import ast
@@ -64,7 +65,9 @@ def modules_below(module: str) -> frozenset[str]:
 
 
 def digest_of(*modules: str, also: str = "") -> str:
-    """Return a digest of the text of modules and of all that they import. also: settings that change the result."""
+    """Return a digest of the text of modules and of all that they import. also: settings that
+    change the result.
+    """
     names = sorted(set().union(*map(modules_below, modules)))
     text = hashlib.sha256(also.encode())
     for name in names:
@@ -75,8 +78,9 @@ def digest_of(*modules: str, also: str = "") -> str:
 def kept(name: str, make: Callable[[], Made], *modules: str, also: str = "") -> Made:
     """Return what `make` returns, from disk where it was made by the same modules before.
 
-    Making it is not counted as time of the test that asks first. name: of the file; modules: names of the modules whose
-    code decides the result, the file of the fixture itself among `also`; what is made must survive pickling.
+    Making it is not counted as time of the test that asks first. name: of the file; modules: names
+    of the modules whose code decides the result, the file of the fixture itself among `also`; what
+    is made must survive pickling.
     """
     path = cache_folder() / f"{name}-{digest_of(*modules, also=also)}.pickle"
     if path.is_file():
@@ -92,7 +96,8 @@ def kept(name: str, make: Callable[[], Made], *modules: str, also: str = "") -> 
 
 
 def kept_folder(name: str, make: Callable[[Path], None], *modules: str, also: str = "") -> Path:
-    """Return a folder that `make` fills, from the cache where the same modules filled it before. Nobody writes to it.
+    """Return a folder that `make` fills, from the cache where the same modules filled it before.
+    Nobody writes to it.
 
     The arguments are those of `kept`.
     """

@@ -1,4 +1,6 @@
-"""The configuration: wrong input is refused with key, found and allowed; sections go where they are declared."""
+"""The configuration: wrong input is refused with key, found and allowed; sections go where they are
+declared.
+"""
 
 import json
 
@@ -282,7 +284,7 @@ def test_wide_overlays_annulus_and_reaches_20_angstrom_unless_told():
         assert (got.d_max, got.d_min, got.border_px) == expected
 
 
-def test_the_model_of_a_stage_overlays_that_of_the_simulation_and_takes_its_cell_where_it_names_none():
+def test_the_model_of_a_stage_overlays_that_of_the_simulation_and_takes_its_cell():
     tree = {
         "crystal": {"cell": [60, 60, 50, 90, 90, 90], "space_group": "P 41 21 2"},
         "structure_factors": {"k_sol": 0.4},

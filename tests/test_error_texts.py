@@ -1,4 +1,6 @@
-"""What errors and logs send a user to exists: every `section.key` in a text is a key of the configuration."""
+"""What errors and logs send a user to exists: every `section.key` in a text is a key of the
+configuration.
+"""
 
 import ast
 import re
@@ -14,7 +16,9 @@ SOURCE = Path(__file__).parent.parent / "src" / "spreadflow"
 
 
 def sections() -> dict[str, type[BaseModel]]:
-    """Return the sections of the configuration by name; an overlay has the keys of what it lies over."""
+    """Return the sections of the configuration by name; an overlay has the keys of what it lies
+    over.
+    """
     defaults = Config()
     found = {}
     for name in Config.model_fields:
@@ -31,7 +35,9 @@ KEY = re.compile(rf"\b({'|'.join(SECTIONS)})\.([a-z][a-z_0-9]*)")
 
 
 def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Yield line and text of every string of a module: errors and logs are among them, by way of variables too."""
+    """Yield line and text of every string of a module: errors and logs are among them, by way of
+    variables too.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.lineno, node.value

@@ -1,12 +1,12 @@
 """The tier of a test is measured, not guessed.
 
-Unmarked tests are the developer's loop (`make check`): each takes less than a second of processor time, set-up included.
-`stage` marks tests that take seconds, `chain` those that start processes (MPI, Snakemake, Slurm), `long` measurements
-that take minutes. With `--tiers error` an unmarked test that takes longer fails, with `--tiers warn` it is named in the
-closing summary.
+Unmarked tests are the developer's loop (`make check`): each takes less than a second of processor
+time, set-up included. `stage` marks tests that take seconds, `chain` those that start processes
+(MPI, Snakemake, Slurm), `long` measurements that take minutes. With `--tiers error` an unmarked
+test that takes longer fails, with `--tiers warn` it is named in the closing summary.
 
-Compiling does not count: JAX keeps compiled programs for the next run, and so do fixtures that are kept on disk
-(`lab.kept`).
+Compiling does not count: JAX keeps compiled programs for the next run, and so do fixtures that are
+kept on disk (`lab.kept`).
 """
 
 import os
@@ -22,7 +22,8 @@ SLOWER_TIERS = ("stage", "chain", "long")
 """Marks of tests that may take longer."""
 
 ALLOWED_TO_COMPILE_S = 0.5
-"""A test that compiled for longer than this is not judged: its programs are at hand the next time."""
+"""A test that compiled for longer than this is not judged: its programs are at hand the next time.
+"""
 
 EXCUSED = {"seconds": 0.0}
 """Seconds that JAX has spent compiling, and fixtures filling the disk, since the process began."""
@@ -46,7 +47,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--tiers",
         choices=["off", "warn", "error"],
         default="off",
-        help=f"what to do about unmarked tests that take more than {LONGEST_UNMARKED_S:g} s of processor time",
+        help=f"what to do about unmarked tests that take more than {LONGEST_UNMARKED_S:g} s of "
+        "processor time",
     )
 
 
@@ -89,7 +91,8 @@ def too_slow(item: pytest.Item) -> str:
     if is_marked or excused > ALLOWED_TO_COMPILE_S or seconds - excused <= LONGEST_UNMARKED_S:
         return ""
     return (
-        f"{item.nodeid} takes {seconds - excused:.1f} s of processor time; an unmarked test takes at most "
+        f"{item.nodeid} takes {seconds - excused:.1f} s of processor time; an unmarked test takes "
+        "at most "
         f"{LONGEST_UNMARKED_S:g} s. Make it smaller, or mark it `stage`, `chain` or `long`."
     )
 

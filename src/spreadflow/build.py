@@ -22,7 +22,8 @@ FEWEST_CELLS = 5
 
 
 def n_cells(section: CrystalSection) -> np.ndarray:
-    """(3,) unit cells of a mosaic domain along a, b, c: as many on each axis, of the volume of the domain's sphere.
+    """(3,) unit cells of a mosaic domain along a, b, c: as many on each axis, of the volume of the
+    domain's sphere.
 
     Raises ConfigError where they are too few for reflections to be apart.
     """

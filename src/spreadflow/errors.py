@@ -38,7 +38,9 @@ class RanksError(SpreadflowError):
 
 
 class Outcome(IntEnum):
-    """How a shot ended in `index` or `reindex`. Exactly one per shot; counts add up to the shots read."""
+    """How a shot ended in `index` or `reindex`. Exactly one per shot; counts add up to the shots
+    read.
+    """
 
     INDEXED = 0
     """At least one lattice."""
@@ -63,7 +65,9 @@ class Outcome(IntEnum):
 
 
 class AdoptOutcome(IntEnum):
-    """How a line of a spec file ended in `adopt`. Exactly one per line: the first that holds, or ADOPTED."""
+    """How a line of a spec file ended in `adopt`. Exactly one per line: the first that holds, or
+    ADOPTED.
+    """
 
     ADOPTED = 0
     """Its lattice is in `reindex`."""
@@ -72,7 +76,8 @@ class AdoptOutcome(IntEnum):
     NO_EXPERIMENT = 2
     """The .expt has no experiment of this number, or several and the line names none."""
     NO_SHOT = 3
-    """The experiment's image is none of the run's, or gone and of a name that stands for several."""
+    """The experiment's image is none of the run's, or gone and of a name that stands for several.
+    """
     OTHER_GROUP = 4
     """Its space group has other rotations or another centring than `reindex.space_group`."""
     OTHER_CELL = 5
@@ -106,7 +111,9 @@ class LearnedOutcome(IntEnum):
     LEARNED = 0
     """The distribution, its own or shared, was learned from it."""
     CONTINUOUS = 1
-    """Held-out shoeboxes are not likelier under what was learned: it keeps the continuous distribution."""
+    """Held-out shoeboxes are not likelier under what was learned: it keeps the continuous
+    distribution.
+    """
     LEFT_OUT = 2
     """One distribution is shared, and `mosaic.max_lattices` others taught it."""
     LOST = 3
@@ -130,8 +137,12 @@ class RefinedOutcome(IntEnum):
     REFINED = 0
     """The fit against its pixels ended where no step promises more."""
     NOT_CONVERGED = 1
-    """Still falling after `stage1.max_iterations`, or no step would lower it; the best point is kept."""
+    """Still falling after `stage1.max_iterations`, or no step would lower it; the best point is
+    kept.
+    """
     TOO_FEW = 2
     """No more shoeboxes with pixels than unknowns."""
     LOST = 3
-    """Turned by more than 0.5°, without a scale that its photons tell, or with equations that have no solution."""
+    """Turned by more than 0.5°, without a scale that its photons tell, or with equations that have
+    no solution.
+    """

@@ -1,7 +1,7 @@
 """Log and progress, which are two things: the log goes to stderr, progress to stdout.
 
-Progress is a bar on a terminal and a JSON line every few seconds elsewhere; `spreadflow watch` turns the lines of a
-whole workflow back into bars.
+Progress is a bar on a terminal and a JSON line every few seconds elsewhere; `spreadflow watch`
+turns the lines of a whole workflow back into bars.
 """
 
 import json
@@ -15,7 +15,9 @@ EVERY_S = 2.0
 
 
 def logger(stage: str, world: World) -> logging.Logger:
-    """The stage's logger: time, stage, rank, message, on stderr. What is no warning is said by the first rank alone."""
+    """The stage's logger: time, stage, rank, message, on stderr. What is no warning is said by the
+    first rank alone.
+    """
     log = logging.getLogger(stage)
     if not log.handlers:
         handler = logging.StreamHandler(sys.stderr)
@@ -29,7 +31,9 @@ def logger(stage: str, world: World) -> logging.Logger:
 
 
 class Progress:
-    """Progress of a stage as seen by its first rank: blocks handed out of all blocks (or steps of a loop)."""
+    """Progress of a stage as seen by its first rank: blocks handed out of all blocks (or steps of a
+    loop).
+    """
 
     def __init__(self, word: str, total: int, world: World, units: str = "blocks"):
         self.word, self.total, self.units = word, total, units

@@ -70,16 +70,22 @@ class Crystal(NamedTuple):
 
 
 class Mosaic(NamedTuple):
-    """How the mosaic domains of a lattice are turned: a mixture of Gaussian rotations about given ones."""
+    """How the mosaic domains of a lattice are turned: a mixture of Gaussian rotations about given
+    ones.
+    """
 
     rotations: Array
     """(component, 3, 3) in the lab frame, on the left of A"""
     width: Array
-    """(component,) standard deviation about each axis of the component's own Gaussian, in units of η; 0 = one domain"""
+    """(component,) standard deviation about each axis of the component's own Gaussian, in units of
+    η; 0 = one domain
+    """
     share: Array
     """(component,) fraction of the domains; sums to 1"""
     eta_rad: Array | None = None
-    """() η that the widths were learned with, rad: a lattice keeps to it; None = its own, which may be refined"""
+    """() η that the widths were learned with, rad: a lattice keeps to it; None = its own, which may
+    be refined
+    """
 
 
 MosaicOfLattice = Callable[[int, int], Mosaic]
@@ -87,7 +93,9 @@ MosaicOfLattice = Callable[[int, int], Mosaic]
 
 
 class Parameters(NamedTuple):
-    """What the expected Bragg photons of one lattice depend on. A pytree, to be differentiated in any float leaf."""
+    """What the expected Bragg photons of one lattice depend on. A pytree, to be differentiated in
+    any float leaf.
+    """
 
     crystal: Crystal
     mosaic: Mosaic
@@ -104,8 +112,9 @@ class Parameters(NamedTuple):
     f_squared: Array
     """(node, channel) |F(hkl, E)|², electrons²"""
     edge_px: Array = 0.0
-    """() edge of the squares that points of the detector stand for, px: photons are averages over them, to second
-    order; 0 = values at the points"""
+    """() edge of the squares that points of the detector stand for, px: photons are averages over
+    them, to second order; 0 = values at the points
+    """
 
 
 class Pixels(NamedTuple):
@@ -178,7 +187,9 @@ class Lattice(NamedTuple):
 
 
 class Shoeboxes(NamedTuple):
-    """Pixels around the reflections of one lattice, shoebox after shoebox, slow outer and fast inner."""
+    """Pixels around the reflections of one lattice, shoebox after shoebox, slow outer and fast
+    inner.
+    """
 
     hkl: Array
     """(box, 3) int32"""
@@ -219,9 +230,13 @@ class Reflections(NamedTuple):
     delta_psi_rad: Array
     """(reflection,) rotation that brings the node onto the Ewald sphere of the mean energy"""
     partiality: Array
-    """(reflection,) 0-1, spectrum-weighted recorded fraction relative to exact Bragg; see docs/physics.md"""
+    """(reflection,) 0-1, spectrum-weighted recorded fraction relative to exact Bragg; see
+    docs/physics.md
+    """
     lorentz: Array
-    """(reflection,) λ³/sin 2θ · pdf_ψ(0), Å³/rad: photons = K·|F|²·polarization·capture·lorentz·partiality"""
+    """(reflection,) λ³/sin 2θ · pdf_ψ(0), Å³/rad: photons =
+    K·|F|²·polarization·capture·lorentz·partiality
+    """
     polarization: Array
     """(reflection,) Kahn factor; divide by it"""
     capture: Array
@@ -265,6 +280,8 @@ class Overlap:
     ELSEWHERE = 2
     """and nearer to that one's predicted centroid: it counts there"""
     FOREIGN = 4
-    """in the foreground of another lattice of the shot: it holds photons that are not this lattice's"""
+    """in the foreground of another lattice of the shot: it holds photons that are not this
+    lattice's
+    """
     LEFT_OUT = ELSEWHERE | FOREIGN
     """without these, a lattice has each of its pixels once, and its own photons alone"""

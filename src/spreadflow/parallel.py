@@ -1,7 +1,7 @@
 """The ranks of one stage, behind one door. The only module that knows MPI.
 
-`World()` without MPI is a world of one, so every stage runs without MPI. Sums are formed per fixed block and added in
-block order: the same answer on any number of ranks.
+`World()` without MPI is a world of one, so every stage runs without MPI. Sums are formed per fixed
+block and added in block order: the same answer on any number of ranks.
 """
 
 import os
@@ -21,7 +21,9 @@ ATTENTION_S = 0.005
 
 
 def _communicator():
-    """COMM_WORLD when a launcher started this process, else None (importing mpi4py.MPI starts MPI)."""
+    """COMM_WORLD when a launcher started this process, else None (importing mpi4py.MPI starts
+    MPI).
+    """
     launched = any(
         k in os.environ for k in ("PMI_SIZE", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE")
     )
@@ -33,7 +35,9 @@ def _communicator():
 
 
 class World:
-    """All ranks of a stage. `ranks` is what the launcher was asked for; a different communicator aborts."""
+    """All ranks of a stage. `ranks` is what the launcher was asked for; a different communicator
+    aborts.
+    """
 
     def __init__(self, ranks: int = 1):
         self._comm = _communicator()
@@ -74,9 +78,11 @@ class World:
 
     @contextmanager
     def _attentive(self) -> Iterator[None]:
-        """Let the first rank, which holds the counter, answer the others while it works on a block of its own.
+        """Let the first rank, which holds the counter, answer the others while it works on a block
+        of its own.
 
-        Without this they would wait for the end of its block each time: MPI moves only while a rank is inside a call.
+        Without this they would wait for the end of its block each time: MPI moves only while a rank
+        is inside a call.
         """
         from mpi4py import MPI
 
@@ -98,9 +104,11 @@ class World:
             listener.join()
 
     def sum(self, partials: Mapping[int, np.ndarray], n_blocks: int) -> np.ndarray:
-        """Sum over blocks, in block order, of equally shaped float64 arrays held by whichever rank did the block.
+        """Sum over blocks, in block order, of equally shaped float64 arrays held by whichever rank
+        did the block.
 
-        partials: block → array. Returns the same array on every rank, whatever their number. Collective.
+        partials: block → array. Returns the same array on every rank, whatever their number.
+        Collective.
         """
         shape = self.max_shape(partials)
         rows = np.zeros((n_blocks, int(np.prod(shape, dtype=np.int64))))

@@ -31,7 +31,9 @@ class CurvePixels(NamedTuple):
     """root @ rootᵀ = hessian"""
 
     def said(self, curves: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """hessian @ (where −ln L is least): of the true curves, and with noise if there is a generator."""
+        """hessian @ (where −ln L is least): of the true curves, and with noise if there is a
+        generator.
+        """
         noise = 0.0 if rng is None else self.root @ rng.standard_normal(self.root.shape[1])
         return self.hessian @ curves.ravel() + noise
 
@@ -46,7 +48,9 @@ class CurvePixels(NamedTuple):
 
 @pytest.fixture(scope="session")
 def curve_pixels() -> CurvePixels:
-    """400 spots of 12 pixels: each sees 1.5 eV (σ) of a pulse of 26 eV FWHM; hardly any light at the ends."""
+    """400 spots of 12 pixels: each sees 1.5 eV (σ) of a pulse of 26 eV FWHM; hardly any light at
+    the ends.
+    """
     rng = np.random.default_rng(0)
     energies = np.arange(100) + 7070.5
     at = 7120.0 + 13.0 * rng.standard_normal(400)[:, None] + np.arange(12) - 5.5
@@ -57,7 +61,9 @@ def curve_pixels() -> CurvePixels:
 
 
 class Drawn(NamedTuple):
-    """Lattices of a body-centred crystal with two sites, made as numbers: what is true, and what the start is."""
+    """Lattices of a body-centred crystal with two sites, made as numbers: what is true, and what
+    the start is.
+    """
 
     factors: StructureFactors
     """of the start"""
@@ -72,12 +78,16 @@ class Drawn(NamedTuple):
     def lattices(
         self, n: int, seed: int, excess: float = 1.0
     ) -> tuple[list[LatticeTerms], np.ndarray]:
-        """n lattices and the photons of their pulses (lattice, channel). excess: variance of a pixel over its own."""
+        """n lattices and the photons of their pulses (lattice, channel). excess: variance of a
+        pixel over its own.
+        """
         rng = np.random.default_rng(seed)
         return _zip([self._lattice(rng, excess) for _ in range(n)])
 
     def _lattice(self, rng: np.random.Generator, excess: float) -> tuple[LatticeTerms, np.ndarray]:
-        """Ten shoeboxes of 25 pixels of variance 1, in which a spot of five channels moves; scale 3 % off."""
+        """Ten shoeboxes of 25 pixels of variance 1, in which a spot of five channels moves; scale 3
+        % off.
+        """
         centre = rng.uniform(-8, 8)
         true = self.p.curves(self.theta)
         pulse = np.exp(-0.5 * ((self.energies_ev - 7120.0 - centre) / 9.0) ** 2) * rng.gamma(
@@ -161,7 +171,9 @@ class Patched(NamedTuple):
 
 @pytest.fixture(scope="session")
 def patched(packed_run) -> Patched:
-    """Twelve lattices, orientation, cell and mosaic domains known; scale and rotation are unknowns about the truth."""
+    """Twelve lattices, orientation, cell and mosaic domains known; scale and rotation are unknowns
+    about the truth.
+    """
     modules = ("spreadflow.recipes.patch", "spreadflow.analysis.pixels.lattice_fit")
     also = Path(__file__).read_text() + repr(packed_run.tree)
     return kept("patched", lambda: _make_patched(packed_run), *modules, also=also)

@@ -1,4 +1,6 @@
-"""The detector from many lattices: the elimination against one dense solve, and planted moves found again."""
+"""The detector from many lattices: the elimination against one dense solve, and planted moves found
+again.
+"""
 
 import numpy as np
 import pytest

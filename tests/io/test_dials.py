@@ -1,4 +1,6 @@
-"""DIALS experiment lists: exact round trip, hierarchies as dxtbx resolves them, errors that name the file."""
+"""DIALS experiment lists: exact round trip, hierarchies as dxtbx resolves them, errors that name
+the file.
+"""
 
 import json
 
@@ -78,7 +80,9 @@ def test_keys_are_those_dials_reads(tmp_path):
 
 
 def nested(tmp_path) -> tuple:
-    """Panel 1 hangs in a group turned by 90° about z and moved, inside a root that is 100 mm downstream."""
+    """Panel 1 hangs in a group turned by 90° about z and moved, inside a root that is 100 mm
+    downstream.
+    """
     write_expt(tmp_path / "a.expt", detector(2), wavelength=1.0)
     tree = json.loads((tmp_path / "a.expt").read_text())
     d = tree["detector"][0]
@@ -160,7 +164,9 @@ def test_what_is_no_experiment_list_is_one_clear_error(tmp_path, content):
 
 
 def stills(tmp_path) -> dict:
-    """Two experiments on one detector, as DIALS writes those of stills: cells 40 50 60 and 10 20 30, angles of 90°."""
+    """Two experiments on one detector, as DIALS writes those of stills: cells 40 50 60 and 10 20
+    30, angles of 90°.
+    """
     tree, _ = nested(tmp_path)
     tree["beam"] = [tree["beam"][0], dict(tree["beam"][0], wavelength=1.25)]
     for n, edges in enumerate(((40, 50, 60), (10, 20, 30))):

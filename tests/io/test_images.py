@@ -1,4 +1,6 @@
-"""Runs of images: photons and outcomes as they should be; what is broken costs its own shots and nothing else."""
+"""Runs of images: photons and outcomes as they should be; what is broken costs its own shots and
+nothing else.
+"""
 
 import json
 import shutil
@@ -380,7 +382,9 @@ def test_real_images_have_no_truth(run):
 
 
 def test_nanobragg_run(shared_data, tmp_path):
-    """The pedestal of the other simulator: 10 ADU; its noise has a mean of 0 outside the Bragg spots and background."""
+    """The pedestal of the other simulator: 10 ADU; its noise has a mean of 0 outside the Bragg
+    spots and background.
+    """
     images.write_manifest(
         tmp_path / "m.json", "nb", [shared_data / "nanobragg_c2" / "stills.nxs"], offset_adu=10
     )

@@ -136,7 +136,9 @@ def model(folder, group: str = GROUP):
 
 
 def test_model_without_solvent_is_the_direct_sum(unique, tmp_path, monkeypatch):
-    """At high resolution, where the solvent does not reach, the FFT equals gemmi's direct sum over atoms."""
+    """At high resolution, where the solvent does not reach, the FFT equals gemmi's direct sum over
+    atoms.
+    """
     monkeypatch.setattr(mtz, "K_SOL", 0.0)
     path = model(tmp_path)
     value = unique.values(*mtz.read_reference(path, GROUP, 3.0))

@@ -1,4 +1,6 @@
-"""NXmx: what is written comes back, also through the reader nxmx; nanoBragg's file reads as its truth says."""
+"""NXmx: what is written comes back, also through the reader nxmx; nanoBragg's file reads as its
+truth says.
+"""
 
 import json
 
@@ -112,7 +114,9 @@ def test_too_few_frames_leave_no_file(tmp_path):
 
 @pytest.mark.parametrize("detector", [one_panel(), tilted_panels()], ids=["one", "tilted"])
 def test_nxmx_reads_the_same(tmp_path, detector):
-    """nxmx (the reader dxtbx is built on): wavelength, modules, panel geometry, mask, trusted range."""
+    """nxmx (the reader dxtbx is built on): wavelength, modules, panel geometry, mask, trusted
+    range.
+    """
     arguments = stills(detector)
     nexus.write(tmp_path / "a.nxs", **arguments)
     with h5py.File(tmp_path / "a.nxs") as f:
@@ -171,7 +175,9 @@ def test_nanobragg_file_has_the_geometry_of_its_truth(shared_data):
 
 
 def _rewire(path, detector: Detector) -> None:
-    """Turn the chain of a one-panel file into an equivalent one with a rotation, other units and relative paths."""
+    """Turn the chain of a one-panel file into an equivalent one with a rotation, other units and
+    relative paths.
+    """
     with h5py.File(path, "r+") as f:
         d = f["entry/instrument/detector"]
         head = d["transformations/AXIS_D0"]

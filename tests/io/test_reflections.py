@@ -32,7 +32,9 @@ COLUMNS = [
 def table(
     columns: list[bytes] = COLUMNS, kind: str = "dials::af::reflection_table", version: int = 1
 ) -> bytes:
-    """As DIALS writes it: an array of three, the last a map of identifiers (3: "a", 5: "b"), rows and columns."""
+    """As DIALS writes it: an array of three, the last a map of identifiers (3: "a", 5: "b"), rows
+    and columns.
+    """
     out = (
         b"\x93"
         + _text(kind)
@@ -113,7 +115,9 @@ def test_what_is_no_table_is_one_clear_error(tmp_path, content, words):
 
 
 def test_files_of_dials(shared_data):
-    """Spots of indexed reflections lie where the crystal puts them, in files that DIALS itself wrote."""
+    """Spots of indexed reflections lie where the crystal puts them, in files that DIALS itself
+    wrote.
+    """
     from spreadflow.analysis.still import indexing
     from spreadflow.physics import geometry
 

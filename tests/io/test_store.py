@@ -1,4 +1,6 @@
-"""Products on disk: whole or in parts, resumed, joined, and refused where they do not belong together."""
+"""Products on disk: whole or in parts, resumed, joined, and refused where they do not belong
+together.
+"""
 
 import h5py
 import numpy as np
@@ -67,7 +69,9 @@ def test_a_product_without_blocks_has_no_rows(tmp_path, block):
 
 
 def test_done_parts_are_left_untouched(tmp_path, block):
-    """A killed stage: one part is there, the manifest is not. The rerun makes the other and touches nothing else."""
+    """A killed stage: one part is there, the manifest is not. The rerun makes the other and touches
+    nothing else.
+    """
     first = store.Parts(tmp_path / "index.h5", "index", "base", BLOCKS)
     first.write(0, block(BLOCKS[0]))
     done = store.part_path(tmp_path / "index.h5", 0)

@@ -34,7 +34,9 @@ def test_lines(tmp_path, space_group, symbol):
 
 
 def test_symbol_of_every_space_group_is_its_holohedry():
-    """Same centring, same free cell parameters, and no rotation more would fit: gemmi's own group of that symbol."""
+    """Same centring, same free cell parameters, and no rotation more would fit: gemmi's own group
+    of that symbol.
+    """
     known = 0
     for sg in gemmi.spacegroup_table():
         found = gemmi.find_spacegroup_by_name(symmetry.metric_symbol(sg.xhm()))

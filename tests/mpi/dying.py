@@ -1,4 +1,6 @@
-"""The command line, killed in place of the rename that would finish a file: `dying.py NAME WORD ...`."""
+"""The command line, killed in place of the rename that would finish a file: `dying.py NAME WORD
+...`.
+"""
 
 import os
 import signal

@@ -1,4 +1,6 @@
-"""What the ranks do in test_parallel.py: `program.py WHAT RANKS`. The first rank prints one JSON line."""
+"""What the ranks do in test_parallel.py: `program.py WHAT RANKS`. The first rank prints one JSON
+line.
+"""
 
 import json
 import sys

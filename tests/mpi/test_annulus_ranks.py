@@ -1,4 +1,6 @@
-"""annulus under a launcher: killed on two ranks it goes on from its finished blocks on one, to the product of three."""
+"""annulus under a launcher: killed on two ranks it goes on from its finished blocks on one, to the
+product of three.
+"""
 
 import json
 import os
@@ -23,7 +25,9 @@ DYING = Path(__file__).with_name("dying.py")
 
 @pytest.fixture
 def inputs(tiny_run, tmp_path, filled) -> list[str]:
-    """The reindex product of the tiny run, a block for each shot, and cells that accept all of its lattices."""
+    """The reindex product of the tiny run, a block for each shot, and cells that accept all of its
+    lattices.
+    """
     if not LAUNCHER.exists():
         pytest.skip(f"no MPI launcher at {LAUNCHER}")
     how = {"d_min": 2.4, "domain_ang": 1500.0, "block_shots": 1, "n_directions": 4096}

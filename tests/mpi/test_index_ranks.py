@@ -1,4 +1,6 @@
-"""index under a launcher: the same product on one rank and on two, and a killed stage goes on where it was."""
+"""index under a launcher: the same product on one rank and on two, and a killed stage goes on where
+it was.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""mosaic under a launcher: one distribution learned by two ranks is that of one, to the last bit."""
+"""mosaic under a launcher: one distribution learned by two ranks is that of one, to the last
+bit.
+"""
 
 import os
 import subprocess

@@ -105,7 +105,9 @@ FOREIGN = ("env", "-u", "PMI_RANK", "-u", "PMI_SIZE", "-u", "PMI_FD")
     ("before", "found"), [((), 2), (FOREIGN, 1)], ids=["too few", "foreign launcher"]
 )
 def test_another_communicator_than_announced_is_refused(tmp_path, before, found):
-    """Too few ranks, and the silent failure of a foreign launcher: each process believes it is alone."""
+    """Too few ranks, and the silent failure of a foreign launcher: each process believes it is
+    alone.
+    """
     done = _launch(2, *before, sys.executable, *_stage(3, tmp_path / "x.h5"))
     assert done.returncode == 5
     assert f"expected 3 MPI ranks (--ranks); found a communicator of {found}." in done.stderr
@@ -138,7 +140,8 @@ sys.exit(cli.main(sys.argv[1:]))
     [
         ("1 / 0", 1, ["rank 1 of 3 failed", "ZeroDivisionError", "Traceback"]),
         (
-            "from spreadflow.errors import FileError; raise FileError('f.h5', 'a file', 'none', 'Make it.')",
+            "from spreadflow.errors import FileError; raise FileError('f.h5', 'a file', 'none', "
+            "'Make it.')",
             4,
             ["f.h5: expected a file; found none. Make it."],
         ),

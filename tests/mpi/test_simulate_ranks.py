@@ -1,4 +1,6 @@
-"""Image i is the same, byte for byte, on any number of ranks, and also when the stage was killed on the way."""
+"""Image i is the same, byte for byte, on any number of ranks, and also when the stage was killed on
+the way.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""spread under a launcher: killed on two ranks it goes on from its finished parts on one, to the curves of three."""
+"""spread under a launcher: killed on two ranks it goes on from its finished parts on one, to the
+curves of three.
+"""
 
 import os
 import shutil

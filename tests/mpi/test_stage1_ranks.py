@@ -1,4 +1,6 @@
-"""stage1 under a launcher: killed on two ranks it goes on from its finished blocks on one, to the product of three."""
+"""stage1 under a launcher: killed on two ranks it goes on from its finished blocks on one, to the
+product of three.
+"""
 
 import os
 import subprocess

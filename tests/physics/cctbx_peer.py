@@ -1,7 +1,7 @@
 """F(hkl) of a model by cctbx, run by its own Python: cctbx_peer.py <job.json> <out.npz>.
 
-job: model (path), anomalous (name of atom or element → [f', f'']), hkl, k_sol, b_sol, grid (of the mask).
-out: direct (summed over atoms, IT92) and solvent (k_sol exp(−b_sol/4d²) F_mask), complex.
+job: model (path), anomalous (name of atom or element → [f', f'']), hkl, k_sol, b_sol, grid (of the
+mask). out: direct (summed over atoms, IT92) and solvent (k_sol exp(−b_sol/4d²) F_mask), complex.
 """
 
 import json

@@ -1,4 +1,6 @@
-"""Scattering curves: the dispersion integral against an exact pair, against measured curves, and the named sites."""
+"""Scattering curves: the dispersion integral against an exact pair, against measured curves, and
+the named sites.
+"""
 
 import numpy as np
 import pytest
@@ -39,7 +41,9 @@ def test_a_node_and_its_neighbourhood_agree():
 
 @pytest.mark.parametrize("name", ["ox", "red"])
 def test_dispersion_integral_of_measured_curves(shared_data, name):
-    """f' of a measured and transformed iron curve, up to a smooth part, over the beam's energies."""
+    """f' of a measured and transformed iron curve, up to a smooth part, over the beam's
+    energies.
+    """
     energy, real, imaginary = np.loadtxt(shared_data / f"pf-rd-{name}_fftkk.out").T
     at = (energy >= 7070) & (energy <= 7170)
     ours = anomalous.kramers_kronig(energy[at], energy, imaginary)

@@ -19,7 +19,9 @@ def test_factor_meets_the_table_and_is_a_cubic_between(material):
 
 
 def test_published_magnitudes_at_the_beam_centre():
-    """10.2 photons per pixel of 0.088 mm at 141.7 mm from 0.1 mm of water, 0.79 from 10 mm of air, before F²."""
+    """10.2 photons per pixel of 0.088 mm at 141.7 mm from 0.1 mm of water, 0.79 from 10 mm of air,
+    before F².
+    """
     solid_angle = np.array([(0.088 / 141.7) ** 2])
     for material, thickness, published in ((WATER, 0.1, 10.2), (AIR, 10.0, 0.79)):
         alone = [thickness if material is m else 0.0 for m in (WATER, AIR)]
@@ -32,7 +34,9 @@ def test_published_magnitudes_at_the_beam_centre():
 
 @pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 1e-5), (np.float64, 1e-6)])
 def test_pixels_follow_the_cubics(dtype, bound):
-    """F² looked up for an image is F² of the cubics, also next to the points of the table and beyond its end."""
+    """F² looked up for an image is F² of the cubics, also next to the points of the table and
+    beyond its end.
+    """
     wavelength = 1.7413
     points = np.array(sorted({*WATER.stol, *AIR.stol}))
     stol = np.concatenate([np.linspace(0, 0.57, 200_001), points, points[1:] - 1e-6, points + 1e-6])

@@ -1,4 +1,6 @@
-"""Bragg photons against the published formulas written out pixel by pixel, and against limits that are known."""
+"""Bragg photons against the published formulas written out pixel by pixel, and against limits that
+are known.
+"""
 
 import math
 
@@ -14,9 +16,21 @@ from spreadflow.units import HC_EV_ANGSTROM
 CELL = unit_cell.radians([60.0, 55.0, 50.0, 90.0, 105.0, 90.0])
 ENERGIES = 7100.0 + 8.0 * np.arange(5)
 WATER = [
-    (0, 2.57), (0.0365, 2.58), (0.07, 2.8), (0.12, 5), (0.162, 8), (0.18, 7.32), (0.2, 6.75), (0.216, 6.75),
-    (0.236, 6.5), (0.28, 4.5), (0.3, 4.3), (0.345, 4.36), (0.436, 3.77), (0.5, 3.17),
-]  # fmt: skip
+    (0, 2.57),
+    (0.0365, 2.58),
+    (0.07, 2.8),
+    (0.12, 5),
+    (0.162, 8),
+    (0.18, 7.32),
+    (0.2, 6.75),
+    (0.216, 6.75),
+    (0.236, 6.5),
+    (0.28, 4.5),
+    (0.3, 4.3),
+    (0.345, 4.36),
+    (0.436, 3.77),
+    (0.5, 3.17),
+]
 AIR = [(0, 14.1), (0.045, 13.5), (0.174, 8.35), (0.35, 4.78), (0.5, 4.22)]
 
 
@@ -86,7 +100,9 @@ def interpolated(table, x):
 
 
 def published(c, f, s, d, turns, oversample, polarization, scale, beam_mm, water_mm, air_mm):
-    """The whole expected image by plain loops over panels, pixels, sub-pixels, channels and domains."""
+    """The whole expected image by plain loops over panels, pixels, sub-pixels, channels and
+    domains.
+    """
     n_slow, n_fast = d.shape
     image = np.zeros((d.n_panels, n_slow, n_fast))
     amplitude2 = {
@@ -224,7 +240,9 @@ def test_without_mosaic_spread_closed_form_and_one_domain_agree():
 
 @pytest.mark.stage
 def test_photons_are_conserved_by_the_boxes():
-    """A spot far inside a panel holds what the integral over all directions holds (Gaussian node, flat sphere)."""
+    """A spot far inside a panel holds what the integral over all directions holds (Gaussian node,
+    flat sphere).
+    """
     energies = np.array([7100.0])
     turn = rotation.from_vector(np.array([0.4, 0.1, 0.2]))
     c = Crystal(turn @ unit_cell.reciprocal(CELL), np.full(3, 60.0), np.float64(0.0))

@@ -23,13 +23,20 @@ CRYSTALS = [
     ([28.0, 31.0, 34.0, 81.0, 95.0, 102.0], "P 1", 2.2, None),
 ]
 ANOMALOUS = {
-    "C": 0.02 + 0.01j, "N": 0.04 + 0.02j, "O": 0.06 + 0.04j, "S": 0.35 + 0.7j, "FE1": -8.0 + 2.0j, "FE2": -6.0 + 3.8j,
-}  # fmt: skip
+    "C": 0.02 + 0.01j,
+    "N": 0.04 + 0.02j,
+    "O": 0.06 + 0.04j,
+    "S": 0.35 + 0.7j,
+    "FE1": -8.0 + 2.0j,
+    "FE2": -6.0 + 3.8j,
+}
 SOLVENT = {"k_sol": 0.435, "b_sol": 46.0}
 
 
 def write_model(path: Path, cell: np.ndarray, name: str, special: list[float] | None) -> None:
-    """The phantom with a third of its atoms anisotropic, some of partial occupancy, and one on a special position."""
+    """The phantom with a third of its atoms anisotropic, some of partial occupancy, and one on a
+    special position.
+    """
     atoms = phantom.build(cell, name, 2)
     basis = unit_cell.orthogonalization(cell)
     model = gemmi.Model(1)
@@ -67,7 +74,9 @@ def write_model(path: Path, cell: np.ndarray, name: str, special: list[float] | 
     ("cell", "name", "d_min", "special"), CRYSTALS, ids=[c[1] for c in CRYSTALS]
 )
 def test_equal_to_cctbx(tmp_path, cell, name, d_min, special):
-    """Direct summation to 1e-4 of the r.m.s. |F|; with solvent masks on equal grids, r.m.s.(ΔF)/r.m.s.(F) ≤ 1 %."""
+    """Direct summation to 1e-4 of the r.m.s. |F|; with solvent masks on equal grids,
+    r.m.s.(ΔF)/r.m.s.(F) ≤ 1 %.
+    """
     cell = unit_cell.radians(cell)
     model = tmp_path / "model.cif"
     write_model(model, cell, name, special)

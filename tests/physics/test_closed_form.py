@@ -1,4 +1,6 @@
-"""The closed form of the mosaic spread against many rotations drawn at random, in reciprocal space around nodes."""
+"""The closed form of the mosaic spread against many rotations drawn at random, in reciprocal space
+around nodes.
+"""
 
 import numpy as np
 import pytest
@@ -25,7 +27,9 @@ def drawn(request) -> tuple[float, np.ndarray]:
 
 
 def around(crystal: Crystal, hkl: np.ndarray) -> np.ndarray:
-    """(8, 3) the node first, then points off it along q, across it and both, in widths of the cloud."""
+    """(8, 3) the node first, then points off it along q, across it and both, in widths of the
+    cloud.
+    """
     q = crystal.A @ hkl
     along = q / np.linalg.norm(q)
     across = np.cross(along, [0.8, 0.5, 0.3])
@@ -47,7 +51,9 @@ def around(crystal: Crystal, hkl: np.ndarray) -> np.ndarray:
 def sampled(
     crystal: Crystal, hkl: np.ndarray, turns: np.ndarray, p: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over the rotations of |F_latt|²/ΠN² of a domain at points p (n, 3), and the noise of the mean."""
+    """Mean over the rotations of |F_latt|²/ΠN² of a domain at points p (n, 3), and the noise of the
+    mean.
+    """
     inverse = np.linalg.inv(crystal.A) * crystal.n_cells[:, None]
     values = []
     for point in p:
@@ -70,7 +76,9 @@ def closed(crystal: Crystal, spread: Mosaic, hkl: np.ndarray, p: np.ndarray) -> 
 @pytest.mark.stage
 @pytest.mark.parametrize("name", CRYSTALS)
 def test_is_the_mean_over_many_rotations(drawn, name):
-    """Within 1 % of the peak, 8 nodes of the quadrature to η = 0.1° and 16 beyond; and within the draws' noise."""
+    """Within 1 % of the peak, 8 nodes of the quadrature to η = 0.1° and 16 beyond; and within the
+    draws' noise.
+    """
     eta, turns = drawn
     cell, n_cells, hkl = CRYSTALS[name]
     A = rotation.random(np.random.default_rng(5)) @ unit_cell.reciprocal(unit_cell.radians(cell))

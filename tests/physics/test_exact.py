@@ -1,4 +1,6 @@
-"""Brute force against the published formulas in plain loops, limits that are known, and Darwin's integral."""
+"""Brute force against the published formulas in plain loops, limits that are known, and Darwin's
+integral.
+"""
 
 import math
 
@@ -163,7 +165,9 @@ def _along(shape: str, x: np.ndarray) -> np.ndarray:
 
 
 def test_volumes_of_the_shapes():
-    """∫F_latt² d³h·ΠN⁻¹: 1 for square (its axes are independent) and round, less and more for the imitations."""
+    """∫F_latt² d³h·ΠN⁻¹: 1 for square (its axes are independent) and round, less and more for the
+    imitations.
+    """
     step = 1e-3
     x = (np.arange(200000) + 0.5) * step
     shell = 4 * math.pi * x**2 * step
@@ -223,7 +227,9 @@ def _is_free(path: str, leaf) -> bool:
 
 
 def leaves() -> list[str]:
-    """Names of what can be refined, such as `.crystal.A`: the table of gradients. Points have no size here."""
+    """Names of what can be refined, such as `.crystal.A`: the table of gradients. Points have no
+    size here.
+    """
     told = jax.tree_util.tree_flatten_with_path((parameters(), points(1)))[0]
     return [
         name
@@ -240,7 +246,9 @@ def _values(free: dict, both):
 
 @pytest.fixture(scope="module", params=["square", "round"])
 def derivatives(request):
-    """Weighted sum of photons as a function of the leaves by name, where it is taken, and its gradient."""
+    """Weighted sum of photons as a function of the leaves by name, where it is taken, and its
+    gradient.
+    """
     both = parameters(), points()
     told = jax.tree_util.tree_flatten_with_path(both)[0]
     at = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in told}
@@ -333,7 +341,9 @@ def test_what_it_cannot_do_is_refused():
 
 
 def _single_node(energies, photons, turns, share, half_mm, pixels) -> tuple[Parameters, np.ndarray]:
-    """One node that is in diffracting position at 7100 eV without rotation, and a flat panel square to its ray."""
+    """One node that is in diffracting position at 7100 eV without rotation, and a flat panel square
+    to its ray.
+    """
     B = unit_cell.reciprocal(CELL)
     node = np.array([7, -4, 6])
     k = 7100.0 / HC_EV_ANGSTROM
@@ -353,10 +363,16 @@ def _single_node(energies, photons, turns, share, half_mm, pixels) -> tuple[Para
     origin = 100.0 * ray - half_mm * (fast + slow)
     panel = Detector(origin[None], fast[None], slow[None], 2 * half_mm / pixels, (pixels, pixels))
     p = Parameters(
-        Crystal(turn @ B, np.full(3, 30.0), np.float64(0.0)), Mosaic(turns(fast), np.zeros(len(share)), share),
-        np.float64(1.0), np.float64(0.003), Spectrum(energies, photons), np.float64(0.6), panel, node[None],
+        Crystal(turn @ B, np.full(3, 30.0), np.float64(0.0)),
+        Mosaic(turns(fast), np.zeros(len(share)), share),
+        np.float64(1.0),
+        np.float64(0.003),
+        Spectrum(energies, photons),
+        np.float64(0.6),
+        panel,
+        node[None],
         np.full((1, len(energies)), 1e4),
-    )  # fmt: skip
+    )
     return p, ray
 
 
@@ -368,7 +384,8 @@ def _kahn(ray, polarization: float) -> float:
     ("shape", "ratio", "within"), [("gauss", 0.98444, 0.001), ("square", 1.0, 0.03)]
 )
 def test_rotated_crystal_gives_the_darwin_integral(shape, ratio, within):
-    """∫ photons dφ = r_e² fluence |F|² P λ³ V_crystal/V_cell² / sin 2θ, φ about the normal of the scattering plane.
+    """∫ photons dφ = r_e² fluence |F|² P λ³ V_crystal/V_cell² / sin 2θ, φ about the normal of the
+    scattering plane.
 
     Darwin (1914); the domain's rotations are the steps of φ, and share their width.
     """
@@ -395,7 +412,8 @@ def test_rotated_crystal_gives_the_darwin_integral(shape, ratio, within):
     ("shape", "ratio", "within"), [("gauss", 0.98444, 0.005), ("square", 1.0, 0.03)]
 )
 def test_still_in_a_flat_spectrum_gives_the_laue_integral(shape, ratio, within):
-    """photons = r_e² dfluence/dk |F|² P V_crystal/V_cell² / (2k² sin²θ), k = 1/λ (λ⁴/2 sin²θ per unit of wavelength).
+    """photons = r_e² dfluence/dk |F|² P V_crystal/V_cell² / (2k² sin²θ), k = 1/λ (λ⁴/2 sin²θ per
+    unit of wavelength).
 
     As d³q = k²(1 − cos 2θ) dΩ dk for q = k(ŝ − ŝ0); Zachariasen (1945), Buras & Gerward (1975).
     """

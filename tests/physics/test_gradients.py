@@ -1,4 +1,6 @@
-"""Derivatives of the expected photons by everything they depend on, of both engines, against finite differences."""
+"""Derivatives of the expected photons by everything they depend on, of both engines, against finite
+differences.
+"""
 
 from functools import partial
 
@@ -35,7 +37,9 @@ STEPS = {
     "detector.attenuation_mm": 1e-6,
     "f_squared": 1e-2,
 }
-"""what is moved, and by how much in a random direction; orientation is a rotation vector, cell in Å and rad"""
+"""what is moved, and by how much in a random direction; orientation is a rotation vector, cell in Å
+and rad
+"""
 CRYSTAL = ("orientation", "cell", "crystal.A", "crystal.n_cells", "crystal.eta_rad", "scale")
 """derivatives by these alone have a way of their own through the sparse engine"""
 
@@ -75,7 +79,9 @@ def parameters(is_continuous: bool, n_nodes: int | None = None) -> Parameters:
 
 
 def engine(name: str, some: int):
-    """Parameters, points and a function photons(parameters, dtype) of these points, the brightest `some`."""
+    """Parameters, points and a function photons(parameters, dtype) of these points, the brightest
+    `some`.
+    """
     p = parameters(name == "continuous")
     _, pixels, pairs = layout.lay_out(p)
     values = forward.sums(p, pixels, pairs, "float64")[0]
@@ -133,7 +139,9 @@ def sizes(p: Parameters, name: str) -> tuple[int, ...]:
     ],
 )
 def derivatives(request):
-    """By name: change of the photons per step of it, by forward derivative, central difference and in reverse."""
+    """By name: change of the photons per step of it, by forward derivative, central difference and
+    in reverse.
+    """
     name, is_crystal = request.param
     p, photons = engine(name, 1000)
     names = [
@@ -187,7 +195,9 @@ def test_forward_and_reverse_derivatives_are_the_finite_difference(derivatives, 
 @pytest.mark.stage
 @pytest.mark.parametrize("name", ["domains", "continuous"])
 def test_jacobian_at_full_size_and_in_single_precision(name):
-    """Thousands of pixels at once, ten tangents at once, channel sums in float32: equal to one tangent in float64."""
+    """Thousands of pixels at once, ten tangents at once, channel sums in float32: equal to one
+    tangent in float64.
+    """
     p, photons = engine(name, 5000)
 
     def of(x, dtype):

@@ -14,7 +14,9 @@ CELL = unit_cell.radians([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
 
 
 def detector(shape=(260, 300), pixel_mm=0.177) -> Detector:
-    """Three panels: at 2θ of 15-30°, one that overlaps its shadow from farther away and tilted, one at 45°."""
+    """Three panels: at 2θ of 15-30°, one that overlaps its shadow from farther away and tilted, one
+    at 45°.
+    """
     turn = rotation.from_vector(np.array([[0.0, 0.0, 0.0], [0.1, -0.2, 0.3], [0.3, 0.2, -0.1]]))
     origin = np.array([[20.0, 60.0, -141.7], [-70.0, 20.0, -160.0], [90.0, -20.0, -120.0]])
     return Detector(origin, turn[:, :, 0], -turn[:, :, 1], pixel_mm, shape, 0.032, 0.017)
@@ -23,7 +25,9 @@ def detector(shape=(260, 300), pixel_mm=0.177) -> Detector:
 def parameters(
     cell=CELL, n_cells=57.0, eta_deg=0.05, n_domains=25, seed=0, n_channels=100, d_min=1.9
 ) -> Parameters:
-    """A published shot: 100 channels of one SASE pulse, 25 domains; |F|² that differ a lot and change with energy."""
+    """A published shot: 100 channels of one SASE pulse, 25 domains; |F|² that differ a lot and
+    change with energy.
+    """
     rng = np.random.default_rng(seed)
     energies = 7120.0 + 100.0 / n_channels * (np.arange(n_channels) - 0.5 * (n_channels - 1))
     pulse = spectrum.pulse(
@@ -151,7 +155,9 @@ def test_continuous_spread_loses_next_to_nothing(eta_deg):
 
 @pytest.mark.stage
 def test_windows_reach_over_uneven_channels():
-    """Channels of any spacing: the photons of unevenly spaced channels are those of the exact engine."""
+    """Channels of any spacing: the photons of unevenly spaced channels are those of the exact
+    engine.
+    """
     p = parameters()
     rng = np.random.default_rng(2)
     some = np.sort(rng.choice(100, 41, replace=False))
@@ -168,7 +174,9 @@ def test_windows_reach_over_uneven_channels():
 
 @pytest.mark.stage
 def test_adaptive_subpixels_hold_the_photons_of_fine_ones():
-    """Sharp spots on coarse pixels: as many photons as with 8 x 8 points, where one point a pixel is wrong."""
+    """Sharp spots on coarse pixels: as many photons as with 8 x 8 points, where one point a pixel
+    is wrong.
+    """
     p = parameters(n_cells=120.0, eta_deg=0.01)
     coarse, adaptive, fine = (np.zeros((3, 260, 300)) for _ in range(3))
     single = bragg.add(coarse, p)
@@ -187,7 +195,9 @@ def test_adaptive_subpixels_hold_the_photons_of_fine_ones():
 @pytest.mark.stage
 @pytest.mark.parametrize(("oversample", "most"), [(1, 0.08), (2, 0.006)])
 def test_averages_over_squares_are_those_of_many_points(oversample, most):
-    """Median error of the pattern of a bright spot, on panels of any tilt; at points it is many times larger."""
+    """Median error of the pattern of a bright spot, on panels of any tilt; at points it is many
+    times larger.
+    """
     p = parameters()
     images = {}
     for edge, n in ((1.0 / oversample, oversample), (0.0, oversample), (0.0, 10)):

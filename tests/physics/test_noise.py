@@ -1,4 +1,6 @@
-"""What becomes of captured photons: distributions, the order of the steps, and photons that are kept."""
+"""What becomes of captured photons: distributions, the order of the steps, and photons that are
+kept.
+"""
 
 import numpy as np
 import pytest
@@ -79,7 +81,9 @@ def test_alias_table_holds_its_probabilities(mean):
 
 
 def test_each_pixel_has_its_own_mean():
-    """A ramp across all tables and into NumPy's part, over several blocks: z of each pixel is of variance 1."""
+    """A ramp across all tables and into NumPy's part, over several blocks: z of each pixel is of
+    variance 1.
+    """
     ramp = np.geomspace(0.5, 5e4, 400_000).reshape(2, 200, 1000)
     counts = noise.poisson(rng(2), ramp)
     assert counts.shape == ramp.shape and counts.dtype == np.float32
@@ -126,7 +130,9 @@ def test_readout_noise_is_normal_and_independent_of_the_counts():
 
 
 def test_gain_comes_after_counting():
-    """Photons λ of which each gives g ADU have the variance g²λ; had the gain come first, it would be gλ."""
+    """Photons λ of which each gives g ADU have the variance g²λ; had the gain come first, it would
+    be gλ.
+    """
     gain = 2 * ones(flat(0))
     frame = noise.read_out(rng(), flat(50.0), gain, quantum_gain=2.5, **READ | {"offset_adu": 10})
     assert frame.mean() == pytest.approx(5 * 50 + 10, rel=0.005) and frame.var() == pytest.approx(
@@ -165,7 +171,9 @@ def test_gain_map_is_the_same_for_all_shots():
 
 @pytest.mark.parametrize("shape", KERNELS)
 def test_spread_comes_after_counting_and_gain(shape):
-    """Noise of neighbours is correlated as the kernel is with itself; a pixel's gain shows in its neighbours."""
+    """Noise of neighbours is correlated as the kernel is with itself; a pixel's gain shows in its
+    neighbours.
+    """
     kernel = KERNELS[shape]
     gain = ones(flat(0))
     gain[0, 150, 150] = 3.0
@@ -238,7 +246,9 @@ def test_point_spread_keeps_the_flux(shape):
     ("size", "radius"), [((30, 25), 3), ((76, 152), 10), ((77, 301), 10), ((250, 100), 40)]
 )
 def test_tiles_do_not_show(size, radius):
-    """The same as a sum over all shifts, for panels below and above a tile and kernels of any radius."""
+    """The same as a sum over all shifts, for panels below and above a tile and kernels of any
+    radius.
+    """
     image = rng(6).random((2, *size), dtype=np.float32)
     kernel = noise.fibre_kernel(0.3, 0.1, radius) * (
         1 + np.arange(2 * radius + 1) / 50

@@ -18,7 +18,9 @@ FLAT = Detector(
 
 
 def test_solid_angle_of_a_rectangle():
-    """4 atan(ab / (d √(a² + b² + d²))) for half edges a, b at distance d, whatever way the panel is turned."""
+    """4 atan(ab / (d √(a² + b² + d²))) for half edges a, b at distance d, whatever way the panel is
+    turned.
+    """
     exact = 4 * np.arctan(30.0 * 20.0 / (50.0 * np.sqrt(30.0**2 + 20.0**2 + 50.0**2)))
     turn = rotation.from_vector(np.array([0.4, -0.3, 0.2]))
     for panel in (
@@ -50,7 +52,9 @@ def test_capture_and_polarization():
 
 
 def test_captured_fraction():
-    """The published sensor head on and at 60°; everything where thickness or attenuation is not known."""
+    """The published sensor head on and at 60°; everything where thickness or attenuation is not
+    known.
+    """
     rays = np.array([[0.0, 0, -1.0], [np.sqrt(0.75), 0, -0.5]]).T
     normal = np.array([0.0, 0.0, 1.0])
     fraction = response.captured(rays, normal, response.depth(FLAT))
@@ -62,7 +66,9 @@ def test_captured_fraction():
 
 
 def test_polarization_limits():
-    """Nothing at 90° along a complete polarization, everything across it; the mean of both without any."""
+    """Nothing at 90° along a complete polarization, everything across it; the mean of both without
+    any.
+    """
     s1 = np.array([[1.0, 0, 0], [0, 1.0, 0], [0, 0, -1.0]])
     np.testing.assert_allclose(response.kahn(s1.T, 1.0), [0, 1, 1])
     np.testing.assert_allclose(response.kahn(s1.T, 0.0), [0.5, 0.5, 1])

@@ -35,7 +35,9 @@ def test_moments(pulses):
 
 
 def test_spikes_are_those_of_chaotic_light():
-    """Fine channels: intensities negative-exponential, correlated as a Gaussian whose FWHM is the spike width."""
+    """Fine channels: intensities negative-exponential, correlated as a Gaussian whose FWHM is the
+    spike width.
+    """
     fine = 7119.0 + 0.1 * np.arange(200)
     rows = np.array(
         [
@@ -63,7 +65,9 @@ def test_one_channel_and_one_seed():
 
 
 def test_photons_of_a_pulse_follow_the_gamma_distribution_of_its_modes(monkeypatch):
-    """Few modes, all within the channels: relative variance 1/M, M = √(1 + 2 envelope²/spike σ²), and the shape."""
+    """Few modes, all within the channels: relative variance 1/M, M = √(1 + 2 envelope²/spike σ²),
+    and the shape.
+    """
     monkeypatch.setattr(spectrum, "WIDTH_SPREAD", 0.0)
     how = HOW | {"envelope_ev": 3.0, "spike_ev": 2.5, "jitter_ev": 0.0, "photons": 1.0}
     channels = 7105.0 + 0.5 * np.arange(61)
@@ -104,7 +108,9 @@ def test_resampling_keeps_what_it_should():
 
 
 def test_channels_are_split_and_joined():
-    """Channels of 2 eV from 7100 to 7108 on channels of 1 eV and of 4 eV, and half way beyond the range."""
+    """Channels of 2 eV from 7100 to 7108 on channels of 1 eV and of 4 eV, and half way beyond the
+    range.
+    """
     pairs = Spectrum(np.array([7101.0, 7103.0, 7105.0, 7107.0]), np.array([4.0, 8.0, 2.0, 6.0]))
     split = spectrum.resampled(pairs, 7100.5 + np.arange(8))
     np.testing.assert_allclose(split.photons, [2, 2, 4, 4, 1, 1, 3, 3], rtol=1e-12)

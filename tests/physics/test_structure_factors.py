@@ -1,4 +1,6 @@
-"""Structure factors against gemmi's and NumPy's direct summation, and against what symmetry demands."""
+"""Structure factors against gemmi's and NumPy's direct summation, and against what symmetry
+demands.
+"""
 
 import gemmi
 import jax
@@ -22,7 +24,9 @@ CURVES = {"FE1": np.array([-6.0 + 0.5j, -8.0 + 2.0j]), "FE2": np.array([-7.0 + 0
 def by_gemmi(
     atoms: sf.Atoms, cell: np.ndarray, name: str, hkl: list, scattering: complex
 ) -> np.ndarray:
-    """F of the given atoms alone, each scattering f0 + `scattering`, by gemmi's summation over atoms and images."""
+    """F of the given atoms alone, each scattering f0 + `scattering`, by gemmi's summation over
+    atoms and images.
+    """
     structure = gemmi.Structure()
     model = gemmi.Model(1)
     chain = gemmi.Chain("A")
@@ -90,9 +94,11 @@ def test_equal_to_gemmi_direct_summation_with_anomalous_scattering(cell, name, d
 def over_the_cell(
     atoms: sf.Atoms, cell: np.ndarray, name: str, hkl: np.ndarray, scattering: np.ndarray
 ) -> np.ndarray:
-    """(hkl, channel) F summed atom by atom of the whole cell, each once: rotations and U in Cartesian axes, Å.
+    """(hkl, channel) F summed atom by atom of the whole cell, each once: rotations and U in
+    Cartesian axes, Å.
 
-    scattering: (atom, channel) f' + i f''. Mates that fall onto an atom are that atom, at its full occupancy.
+    scattering: (atom, channel) f' + i f''. Mates that fall onto an atom are that atom, at its full
+    occupancy.
     """
     basis = unit_cell.orthogonalization(cell)
     q = hkl @ np.linalg.inv(basis)
@@ -130,7 +136,9 @@ SPECIAL = {
 @pytest.mark.stage
 @pytest.mark.parametrize(("cell", "name", "d_min"), CRYSTALS)
 def test_equal_to_a_sum_over_all_atoms_of_the_cell(cell, name, d_min):
-    """Anisotropic U, partial occupancy, a site on a special position, f' and f'' of all atoms by channel."""
+    """Anisotropic U, partial occupancy, a site on a special position, f' and f'' of all atoms by
+    channel.
+    """
     cell = unit_cell.radians(cell)
     atoms = anisotropic(phantom.build(cell, name, 2))
     atoms = sf.Atoms(*(column[:60] for column in atoms))
@@ -220,7 +228,9 @@ def test_a_perturbed_model_is_wrong_by_what_was_said():
 @pytest.mark.stage
 @pytest.mark.parametrize(("cell", "name", "d_min"), CRYSTALS[:3])
 def test_the_same_crystal_described_in_p1_scatters_the_same(cell, name, d_min):
-    """Atoms multiplied by the operations and called P 1: exactly, and with the solvent mask to the step of its grid."""
+    """Atoms multiplied by the operations and called P 1: exactly, and with the solvent mask to the
+    step of its grid.
+    """
     cell = unit_cell.radians(cell)
     atoms = phantom.build(cell, name, 2)
     ops = list(group(name).operations())
@@ -260,7 +270,9 @@ def test_systematic_absences_and_friedel_pairs():
 
 
 def test_solvent_fills_what_the_molecule_leaves():
-    """F_mask of the lowest orders is opposite to the molecule's: an atom-free cell would be flat."""
+    """F_mask of the lowest orders is opposite to the molecule's: an atom-free cell would be
+    flat.
+    """
     cell = unit_cell.radians([40.0, 45.0, 50.0, 90.0, 90.0, 90.0])
     name = "P 21 21 21"
     atoms = phantom.build(cell, name, 1)

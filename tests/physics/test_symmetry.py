@@ -16,7 +16,9 @@ CELLS = [
 
 @pytest.mark.parametrize(("cell", "name"), CELLS)
 def test_a_crystal_turned_by_its_symmetry_is_the_same_crystal(cell, name):
-    """The direct basis turns by W from the right: no misorientation, and indices as `same_indices` says."""
+    """The direct basis turns by W from the right: no misorientation, and indices as `same_indices`
+    says.
+    """
     rng = np.random.default_rng(1)
     A = rotation.random(rng) @ unit_cell.reciprocal(unit_cell.radians(cell))
     hkl = rng.integers(-9, 10, (20, 3))
@@ -53,7 +55,9 @@ def test_misorientation_is_the_angle_turned_by(cell, name):
     ],
 )
 def test_settings_positions_cannot_tell_apart(cell, name, settings):
-    """Index of the Laue group in the lattice's own (International Tables C, 1.3: merohedry); a = c of a monoclinic."""
+    """Index of the Laue group in the lattice's own (International Tables C, 1.3: merohedry); a = c
+    of a monoclinic.
+    """
     found = symmetry.ambiguities(unit_cell.radians(cell), name)
     assert len(found) == settings - 1
     B = unit_cell.reciprocal(unit_cell.radians(cell))

@@ -1,4 +1,6 @@
-"""What is told of curves: σ of each kind, edges and outlook, by hand-made information and scatter."""
+"""What is told of curves: σ of each kind, edges and outlook, by hand-made information and
+scatter.
+"""
 
 import numpy as np
 import pytest
@@ -20,7 +22,9 @@ INFORMATION = 25.0
 
 
 def refined(p, n: int, excess: float = 1.0, dark: float = 1e-6) -> RefinedCurves:
-    """The start, from n lattices whose pixels scatter by `excess` times the variance that their information tells."""
+    """The start, from n lattices whose pixels scatter by `excess` times the variance that their
+    information tells.
+    """
     of_pixels = np.diag(np.where(LIT, INFORMATION, dark * INFORMATION))
     scores = np.random.default_rng(1).standard_normal((n, len(LIT))) * np.sqrt(
         excess * np.diag(of_pixels) / n
@@ -44,7 +48,9 @@ def test_dark_ends_have_the_sigma_of_the_prior(n, kind):
 
 @pytest.mark.parametrize("n", [1500, 60])
 def test_dark_ends_do_not_tell_how_many_lattices_it_takes(n):
-    """Three times the variance needs three times the lattices, of which n have the information of 0.2 e."""
+    """Three times the variance needs three times the lattices, of which n have the information of
+    0.2 e.
+    """
     for kind, excess in (("sandwich", 3.0), ("fisher", 1.0)):
         found = curves.outlook(curves.quoted_fit(FREE, refined(FREE, n, 3.0), kind), ["Fe", "Fe"])
         expected = excess * n / (INFORMATION * 0.1**2)
@@ -56,7 +62,9 @@ def test_dark_ends_do_not_tell_how_many_lattices_it_takes(n):
 @pytest.mark.stage
 @pytest.mark.parametrize("n", [1500, 60])
 def test_a_strong_restraint_is_no_noise_of_edges(n):
-    """Towards known states, 0.1 e: the error of edges is what the pixels' scatter makes it, as of the free fit."""
+    """Towards known states, 0.1 e: the error of edges is what the pixels' scatter makes it, as of
+    the free fit.
+    """
     known = dispersion.toward(FREE, CURVES, 0.1)
     sigmas = []
     for p in (FREE, known):

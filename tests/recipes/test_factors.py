@@ -1,4 +1,6 @@
-"""F(hkl, E) of the configuration: each source and the wrong model through the files they are read from."""
+"""F(hkl, E) of the configuration: each source and the wrong model through the files they are read
+from.
+"""
 
 import numpy as np
 import pytest
@@ -39,7 +41,9 @@ def every(f):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A merged file of 30 times the model's own |F|² at the mean energy, of the half in which h + k is even."""
+    """A merged file of 30 times the model's own |F|² at the mean energy, of the half in which h + k
+    is even.
+    """
     f = of(staged())
     crystal = TREE["crystal"]
     unique = Unique(np.array(crystal["cell"]), crystal["space_group"], 3.0)

@@ -48,7 +48,9 @@ def staged(**changes) -> SimulateConfig:
     ("mosaicity", "oversample"), [("continuous", 1), ("domains", 3), ("per_shot", 1)]
 )
 def test_the_pixels_of_the_whole_image(mosaicity, oversample):
-    """Without noise, shot by shot: those that `Simulator.exposure` computes for all pixels of both panels."""
+    """Without noise, shot by shot: those that `Simulator.exposure` computes for all pixels of both
+    panels.
+    """
     crystal = {"mosaicity": mosaicity, "n_domains": 7}
     how = TREE["simulate"] | {"oversample": oversample}
     simulator = still.Simulator(staged(crystal=TREE["crystal"] | crystal, simulate=how))
@@ -66,7 +68,9 @@ def test_the_pixels_of_the_whole_image(mosaicity, oversample):
 
 @pytest.mark.stage
 def test_the_noise_of_a_frame():
-    """Deviations from what is expected have the variance of counting, readout and gains; bad pixels are invalid."""
+    """Deviations from what is expected have the variance of counting, readout and gains; bad pixels
+    are invalid.
+    """
     quiet = {"gain_calibration": 0.05, "readout_adu": 6.0, "quantum_gain": 2.0}
     simulator = still.Simulator(staged(detector=TREE["detector"] | quiet))
     made = patches.patch(simulator, 1, **RANGE)
@@ -86,7 +90,9 @@ def test_the_noise_of_a_frame():
 @pytest.mark.stage
 @pytest.mark.parametrize("psf", ["fiber", "gauss"])
 def test_light_that_spreads_between_pixels(psf):
-    """Frames of the same shot: their expectation pixel by pixel, the variance of their noise and its correlation."""
+    """Frames of the same shot: their expectation pixel by pixel, the variance of their noise and
+    its correlation.
+    """
     spread = {
         "psf": psf,
         "psf_fwhm_mm": 0.25,

@@ -49,7 +49,9 @@ def told() -> dict:
 
 
 def test_ranges_and_grids(told):
-    """A wider range is never worse, nor is a coarser grid; σ goes as 1/√n where there are lattices enough."""
+    """A wider range is never worse, nor is a coarser grid; σ goes as 1/√n where there are lattices
+    enough.
+    """
     rows = {(row["d_max"], row["grid_ev"], row["restraint"]): row for row in told["rows"]}
     assert {key[0] for key in rows} == {3.0, 4.0, 20.0} and len(rows) == 12
     for (d_max, grid, restraint), row in rows.items():
@@ -64,7 +66,9 @@ def test_ranges_and_grids(told):
 
 
 def test_refinement():
-    """σ of a refinement of noisy shoeboxes of the same lattices, from other curves: within 5 % of the plan's."""
+    """σ of a refinement of noisy shoeboxes of the same lattices, from other curves: within 5 % of
+    the plan's.
+    """
     config = parse({"stage1": {"oversample": 1}})
     n = 8
     ends = (2.1, 4.0)

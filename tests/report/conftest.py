@@ -44,7 +44,9 @@ REDUCED = anomalous.site("Fe", "reduced", ENERGIES)
 
 @pytest.fixture(scope="session")
 def trial(tmp_path_factory, filled) -> SimpleNamespace:
-    """Folder of the trial; manifests and products per stage. Two runs of equal numbers and different content."""
+    """Folder of the trial; manifests and products per stage. Two runs of equal numbers and
+    different content.
+    """
     folder = tmp_path_factory.mktemp("trial")
     runs = ["one", "two"]
     made = SimpleNamespace(folder=folder, runs=runs, manifests=[], reindex=[], index=[])
@@ -320,7 +322,9 @@ def _level0(folder) -> Path:
 
 
 def _ladder(folder, made, filled) -> Path:
-    """Fifteen lattices of which three are modelled, with any sums; on rung 3A one of them is missing."""
+    """Fifteen lattices of which three are modelled, with any sums; on rung 3A one of them is
+    missing.
+    """
     rng = np.random.default_rng(8)
     rungs = ["00", "1", "2", "3", "3A", "3B", "4"]
     rows = [(i, r) for i in range(3) for r in range(1, 7) if (i, rungs[r]) != (2, "3A")]
@@ -371,7 +375,8 @@ def _ladder(folder, made, filled) -> Path:
 
 
 def _mosaic(folder, made, filled) -> Path:
-    """A set of two components for each of three lattices of the annulus; two others keep the continuous distribution.
+    """A set of two components for each of three lattices of the annulus; two others keep the
+    continuous distribution.
 
     Those of the first are the truth's; the others have all their weight where no domain is.
     """
@@ -483,7 +488,9 @@ def _stage1(folder, made, filled) -> Path:
 
 
 def _spread(folder, made, filled) -> Path:
-    """Curves off by what their σ say, the sandwich's; of its 15 lattices two were not refined, and one is lost."""
+    """Curves off by what their σ say, the sandwich's; of its 15 lattices two were not refined, and
+    one is lost.
+    """
     rng = np.random.default_rng(12)
     nodes = np.arange(7096.0, 7121.0, 2.0)
     true = [anomalous.site("Fe", name, nodes) for name in ("oxidized", "reduced")]

@@ -1,4 +1,6 @@
-"""The figures of every summary, recomputed from the products by other means, and their documentation."""
+"""The figures of every summary, recomputed from the products by other means, and their
+documentation.
+"""
 
 import json
 import re
@@ -57,7 +59,9 @@ def test_adopt(told):
 
 
 def test_level0(told):
-    """Simulated 0.03 mm along fast, −0.02 mm along slow and 0.05 mm farther than the header says."""
+    """Simulated 0.03 mm along fast, −0.02 mm along slow and 0.05 mm farther than the header
+    says.
+    """
     told = told("level0")
     assert told["shift_mm"] == [0.031, -0.021] and told["distance_mm"] == 60.04
     assert np.allclose(told["true_shift_mm"], [0.03, -0.02]) and told[
@@ -192,7 +196,9 @@ def test_ladder(trial, told):
 
 
 def test_mosaic(told):
-    """Five sets, of which three are used: one is the truth, two have its two domains at −2 times their place."""
+    """Five sets, of which three are used: one is the truth, two have its two domains at −2 times
+    their place.
+    """
     told = told("mosaic")
     assert told["outcomes"] == {"learned": 3, "continuous": 2, "left_out": 0, "lost": 10}
     assert (told["n_lattices"], told["n_taught"], told["n_sets"], told["n_sets_better"]) == (

@@ -51,7 +51,8 @@ def distinct(rng) -> np.ndarray:
 
 @pytest.fixture
 def found(simulated, filled):
-    """Each lattice found in another setting of the two-fold and 0.02° off; each bright reflection is a spot.
+    """Each lattice found in another setting of the two-fold and 0.02° off; each bright reflection
+    is a spot.
 
     Shots are in another order. I = I_true + σ z with the z of `deviations`.
     """
@@ -118,7 +119,9 @@ def test_lattices_are_paired_across_settings(found, simulated):
 
 
 def test_wrong_and_surplus_lattices_are_counted(found, simulated):
-    """One single hit is indexed wrongly, a lattice of the double hit is found twice, the blank has one."""
+    """One single hit is indexed wrongly, a lattice of the double hit is found twice, the blank has
+    one.
+    """
     rng = np.random.default_rng(3)
     found["lattices/A"][2] = (
         rotation.from_vector(np.array([0.3, 0.2, 0.1])) @ found["lattices/A"][2]
@@ -138,7 +141,9 @@ def test_wrong_and_surplus_lattices_are_counted(found, simulated):
 
 
 def test_indices_of_spots(found, simulated):
-    """All right; then 7 with a neighbouring index, one explained only by a reflection far too weak for it."""
+    """All right; then 7 with a neighbouring index, one explained only by a reflection far too weak
+    for it.
+    """
     assert truth.indices(pair(found, simulated))["miller_right"] == 1.0
     found["spots/hkl"][:7, 2] += 1
     found["spots/intensity"][10] = 1e6
@@ -167,10 +172,15 @@ def test_recall_counts_strong_reflections_on_the_panel_in_the_resolution(found, 
     assert truth.recall(pair(found, simulated), 0.5, shape)["prediction_recall"] == pytest.approx(
         1 - 30 / len(bright)
     )
-    d = np.array([
-        unit_cell.spacing(simulated["lattices/A"][simulated["reflections/lattice"][j]], simulated["reflections/hkl"][j])
-        for j in bright
-    ])  # fmt: skip
+    d = np.array(
+        [
+            unit_cell.spacing(
+                simulated["lattices/A"][simulated["reflections/lattice"][j]],
+                simulated["reflections/hkl"][j],
+            )
+            for j in bright
+        ]
+    )
     inside = (d >= 8.0) & (simulated["reflections/fast"][bright] < 500)
     told = truth.recall(pair(found, simulated), 8.0, (1000, 500))
     assert told["n_strong_true"] == inside.sum() > 5
@@ -196,7 +206,9 @@ UNKNOWNS = [
 
 
 def refined(simulated, filled, outcomes: list[list[RefinedOutcome]]) -> tuple[dict, dict]:
-    """Stage 1 of as many runs: the first lattices of `simulated`, N off by axis and the cell by half of its σ."""
+    """Stage 1 of as many runs: the first lattices of `simulated`, N off by axis and the cell by
+    half of its σ.
+    """
     ends = np.concatenate([np.array(ends, dtype=int) for ends in outcomes])
     row = np.concatenate([np.arange(len(ends)) for ends in outcomes])
     A = simulated["lattices/A"][row]

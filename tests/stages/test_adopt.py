@@ -1,4 +1,5 @@
-"""Lattices that somebody else indexed: told by a spec file, they are those of the usual way; each line has one end.
+"""Lattices that somebody else indexed: told by a spec file, they are those of the usual way; each
+line has one end.
 
 what is wrong with a line                        | what comes of it
 .expt or .refl missing, broken, a column missing | AdoptOutcome.UNREADABLE
@@ -98,7 +99,9 @@ def staged(stage: str, **index_keys):
 
 
 def write_expt(path: Path, detector: Detector, lattices: list[dict]) -> None:
-    """An experiment list as DIALS has it: two crystals of one image share its imageset, and all the detector."""
+    """An experiment list as DIALS has it: two crystals of one image share its imageset, and all the
+    detector.
+    """
     dials.write_expt(path, detector, wavelength=lattices[0]["wavelength"])
     tree = json.loads(path.read_text())
     tree["experiment"], tree["beam"] = (
@@ -121,7 +124,9 @@ def write_expt(path: Path, detector: Detector, lattices: list[dict]) -> None:
 
 
 def write_refl(path: Path, lattices: list[dict], first: int = 0, **other) -> None:
-    """A reflection table, with a spot of no lattice for each; `other` columns replace those that should be there."""
+    """A reflection table, with a spot of no lattice for each; `other` columns replace those that
+    should be there.
+    """
     rows = [
         (n + first, *row)
         for n, told in enumerate(lattices)
@@ -192,7 +197,9 @@ def adopted(spec: Path, manifest: Path, out: Path, **keys) -> tuple[dict, dict]:
 
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory) -> SimpleNamespace:
-    """A simulated run, indexed the usual way, and pairs written of its six lattices in all forms a spec file has."""
+    """A simulated run, indexed the usual way, and pairs written of its six lattices in all forms a
+    spec file has.
+    """
     folder = tmp_path_factory.mktemp("usual")
     manifest = folder / "data" / "manifest.json"
     simulate.run(staged("simulate"), run="r", out=manifest, world=World(), shots=None)
@@ -249,7 +256,9 @@ def test_each_line_has_one_end(usual, told):
 
 
 def test_the_product_is_that_of_the_usual_way(usual, told):
-    """Same lattices, spots of each, predicted and integrated reflections; a shot without a line has no spots."""
+    """Same lattices, spots of each, predicted and integrated reflections; a shot without a line has
+    no spots.
+    """
     theirs = store.read(usual.folder / "reindex.h5", "reindex")
     np.testing.assert_allclose(told.reindex["lattices/A"], theirs["lattices/A"], rtol=0, atol=1e-14)
     for name in ("hkl", "panel", "bbox", "n_foreground", "flags", "lattice"):
@@ -282,7 +291,9 @@ def test_stage_1_has_the_lattices_of_the_usual_way(usual, told):
 
 
 def test_the_mosaic_spread_is_that_of_the_data(usual, tmp_path):
-    """Estimated with A held it is near what the usual way finds refining A too, from the same spots."""
+    """Estimated with A held it is near what the usual way finds refining A too, from the same
+    spots.
+    """
     free = {"mosaic_spread_deg": None}
     given = {"images": usual.manifest, "geometry": usual.folder / "level0.expt"}
     index.run(

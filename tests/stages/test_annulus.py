@@ -1,4 +1,6 @@
-"""The stage annulus: its counts and pixels are those of a plain loop over reindex products and images."""
+"""The stage annulus: its counts and pixels are those of a plain loop over reindex products and
+images.
+"""
 
 from types import SimpleNamespace
 
@@ -34,7 +36,9 @@ def shot(run: str, number: int) -> Shot:
 
 @pytest.fixture
 def source(monkeypatch):
-    """Images that need no files; `lost` names shots that can no longer be read, `opened` those that were."""
+    """Images that need no files; `lost` names shots that can no longer be read, `opened` those that
+    were.
+    """
     state = SimpleNamespace(lost=set(), opened=[])
 
     class Source:
@@ -54,7 +58,9 @@ def source(monkeypatch):
 
 @pytest.fixture
 def made(tmp_path, filled):
-    """Manifests, reindex products in parts of 8 shots, and a cells product that accepts about half of the lattices."""
+    """Manifests, reindex products in parts of 8 shots, and a cells product that accepts about half
+    of the lattices.
+    """
     rng = np.random.default_rng(1)
     images = []
     reindex = []
@@ -97,7 +103,9 @@ def made(tmp_path, filled):
 
 
 def reflections(filled, rng, ids, of_shot) -> dict:
-    """Columns of one reindex part: 30 reflections per lattice anywhere on the panels, d of 1.9 to 2.7 Å."""
+    """Columns of one reindex part: 30 reflections per lattice anywhere on the panels, d of 1.9 to
+    2.7 Å.
+    """
     n = 30 * len(of_shot)
     corner = np.stack([rng.integers(0, 68, n), rng.integers(0, 48, n)], axis=1)
     size = rng.integers(9, 13, (n, 2))

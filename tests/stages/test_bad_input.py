@@ -1,17 +1,14 @@
-"""Bad input at the command line: a shot that can't be used has one Outcome and costs no other; wrong files and keys are
-one sentence and an exit status.
+"""Bad input at the command line: a shot that can't be used has one Outcome and costs no other;
+wrong files and keys are one sentence and an exit status.
 
-what is wrong                          | what comes of it
-an image file missing, truncated       | Outcome.UNREADABLE for its shots, a line in the log
-an image all zeros                     | Outcome.EMPTY
-an image saturated                     | Outcome.SATURATED
-an image of NaN, a mask of NaN         | Outcome.MASKED
-a spectrum of NaN                      | Outcome.BAD_SPECTRUM
-no image file left                     | FileError, 4
-unknown key, impossible value,         | ConfigError, 3 (in Snakemake before any job: tests/workflow/test_workflow.py)
-space group and cell that disagree     |
-a part of another config, truncated,   | FileError, 4, where it is read; made again where it is written
-missing; a product of another stage    |
+what is wrong                          | what comes of it an image file missing, truncated       |
+Outcome.UNREADABLE for its shots, a line in the log an image all zeros                     |
+Outcome.EMPTY an image saturated                     | Outcome.SATURATED an image of NaN, a mask of
+NaN         | Outcome.MASKED a spectrum of NaN                      | Outcome.BAD_SPECTRUM no image
+file left                     | FileError, 4 unknown key, impossible value,         | ConfigError, 3
+(in Snakemake before any job: tests/workflow/test_workflow.py) space group and cell that disagree
+| a part of another config, truncated,   | FileError, 4, where it is read; made again where it is
+written missing; a product of another stage    |
 """
 
 import json
@@ -41,7 +38,9 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def folder(tiny_run, tmp_path_factory):
-    """The files, all good at first when they are described by `all.json`; `good.json` describes the good ones only."""
+    """The files, all good at first when they are described by `all.json`; `good.json` describes the
+    good ones only.
+    """
     folder = tmp_path_factory.mktemp("bad")
     with NexusFile(tiny_run["manifest"].parent / "tiny.h5") as f:
         good = {"good0": f.frame(0), "good1": f.frame(7)}
@@ -77,7 +76,9 @@ def folder(tiny_run, tmp_path_factory):
 
 @pytest.fixture
 def call(tiny_run, capsys):
-    """`call(stage, *argv, **keys)` runs a stage with these keys of `index`: (exit status, lines on stderr)."""
+    """`call(stage, *argv, **keys)` runs a stage with these keys of `index`: (exit status, lines on
+    stderr).
+    """
 
     def stage(word, *argv, config=None, **keys):
         how = {

@@ -1,4 +1,6 @@
-"""One run with every kind of shot: each ends in its own outcome, and the lattices are the true ones."""
+"""One run with every kind of shot: each ends in its own outcome, and the lattices are the true
+ones.
+"""
 
 import json
 import os
@@ -88,7 +90,9 @@ def test_tables_refer_to_each_other(product):
 
 
 def partners(columns, tiny_run):
-    """Of each lattice found: its nearest true matrix of the shot, that one's photons, and the angle in degrees."""
+    """Of each lattice found: its nearest true matrix of the shot, that one's photons, and the angle
+    in degrees.
+    """
     out = []
     for A, shot in zip(columns["lattices/A"], columns["lattices/shot"], strict=True):
         angles = [

@@ -53,7 +53,9 @@ def test_every_lattice_is_read_and_flagged_and_the_first_are_modelled(packed_run
 
 
 def test_figures_are_sums_over_the_list(packed_run, made):
-    """Rung 1: prediction against the true centroids, projected by hand on the directions from the beam."""
+    """Rung 1: prediction against the true centroids, projected by hand on the directions from the
+    beam.
+    """
     figures = made[2]
     rungs = {rung["name"]: rung for rung in figures["rungs"]}
     a = store.read(packed_run.annulus, "annulus", ["reflections/", "pixels/valid"])
@@ -87,7 +89,9 @@ def test_figures_are_sums_over_the_list(packed_run, made):
 
 
 def test_with_what_is_true_the_last_rung_is_right(made):
-    """All rungs pass; the orientation that was turned away is found, whatever domains the model draws."""
+    """All rungs pass; the orientation that was turned away is found, whatever domains the model
+    draws.
+    """
     figures = made[2]
     rungs = {rung["name"]: rung for rung in figures["rungs"]}
     assert [(name, rung["why"]) for name, rung in rungs.items() if not rung["passed"]] == []

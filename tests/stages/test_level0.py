@@ -1,4 +1,6 @@
-"""level0 on a product of index: a planted shift found again, a frozen file kept, wrong input refused, ranks alike."""
+"""level0 on a product of index: a planted shift found again, a frozen file kept, wrong input
+refused, ranks alike.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""The stage merge on made-up reindex products: counts are conserved, files agree, ranks do not matter."""
+"""The stage merge on made-up reindex products: counts are conserved, files agree, ranks do not
+matter.
+"""
 
 import json
 import os
@@ -65,7 +67,9 @@ class Made:
         )
 
     def _part(self, filled, run: str, ids: np.ndarray) -> dict:
-        """Eight lattices on six shots; hkl of both hands, a few absent or beyond D_MIN, a few flagged."""
+        """Eight lattices on six shots; hkl of both hands, a few absent or beyond D_MIN, a few
+        flagged.
+        """
         n = 8 * PER_LATTICE
         shot = np.array([0, 0, 1, 2, 3, 4, 5, 5])
         lattice = np.repeat(np.arange(8), PER_LATTICE)
@@ -200,7 +204,9 @@ FIGURES = dict.fromkeys(
 
 
 def test_an_indexing_ambiguity_is_told(made, product, folder, filled, monkeypatch):
-    """P 43 on the same tetragonal cell may be indexed in two ways; in P 43 21 2 they are equivalent."""
+    """P 43 on the same tetragonal cell may be indexed in two ways; in P 43 21 2 they are
+    equivalent.
+    """
     assert product[""]["ambiguities"] == []
     monkeypatch.setattr(sys.modules[__name__], "GROUP", "P 43")
     monkeypatch.setattr(made, "cells", folder / "lower" / "cells.h5")

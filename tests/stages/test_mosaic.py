@@ -1,4 +1,6 @@
-"""The stage mosaic on lattices whose domains are known: what it learns, whom it tells, and that each has one end."""
+"""The stage mosaic on lattices whose domains are known: what it learns, whom it tells, and that
+each has one end.
+"""
 
 from types import SimpleNamespace
 
@@ -106,7 +108,8 @@ def test_a_shared_set_is_every_lattices(shared):
 
 
 def test_refined_with_it_pixels_are_likelier(begun, shared, tmp_path):
-    """On the way from the continuous distribution to the domains that were simulated, hardly narrower than it.
+    """On the way from the continuous distribution to the domains that were simulated, hardly
+    narrower than it.
 
     η is no unknown, and that of the set.
     """

@@ -1,4 +1,6 @@
-"""The stage simulate: what it writes is what was asked for, and a rerun does only what is missing."""
+"""The stage simulate: what it writes is what was asked for, and a rerun does only what is
+missing.
+"""
 
 import os
 import threading
@@ -93,7 +95,9 @@ def test_the_header_is_wrong_by_what_was_asked(manifest):
 
 
 def test_truth_lies_where_the_photons_are(manifest):
-    """Background-subtracted photons around the strong true spots of the first shot add up to what truth says."""
+    """Background-subtracted photons around the strong true spots of the first shot add up to what
+    truth says.
+    """
     source = images.Source(manifest)
     truth = images.truth(manifest)
     image = source.read(0).image[0]
@@ -140,7 +144,9 @@ def test_a_rerun_makes_only_what_is_missing_and_another_config_everything(tmp_pa
 
 
 def test_some_shots_are_those_of_the_whole_run(tmp_path):
-    """Files that hold any of the shots, whole; the manifest names them alone; the whole run finds them done."""
+    """Files that hold any of the shots, whole; the manifest names them alone; the whole run finds
+    them done.
+    """
     config = staged(runs=longer_runs(7), simulate={"block_shots": 2})
     out = simulated(tmp_path, config, shots="3:5")
     files = sorted(tmp_path.glob("images/*.nxs"))
@@ -169,7 +175,9 @@ def test_shots_that_are_no_slice_of_the_run(tmp_path, shots):
 
 
 def test_pulses_have_the_recorded_spectra(tmp_path, manifest):
-    """The spectra of another run, on channels of half the width, shot by shot, and from the first again."""
+    """The spectra of another run, on channels of half the width, shot by shot, and from the first
+    again.
+    """
     channels = {
         "n_channels": 40,
         "first_channel_ev": 7100.0,
@@ -274,7 +282,9 @@ def test_every_lattice_of_every_shot_has_its_own_domains(tmp_path):
 
 
 def test_truth_of_a_lattice_is_what_its_photons_are_of(tmp_path):
-    """The photons that truth tells are those of its A, domains, N, η and scale; also after an open shutter."""
+    """The photons that truth tells are those of its A, domains, N, η and scale; also after an open
+    shutter.
+    """
     runs = {"r": {"simulate": {"n_single": 1, "n_saturated": 1}}}
     config = staged(runs=runs, crystal={"n_domains": 3})
     path = simulated(tmp_path, config)
@@ -339,7 +349,9 @@ def test_point_spread_and_curves_from_a_table(tmp_path, psf):
 
 
 def test_whatever_the_gain_a_reader_gets_photons(tmp_path):
-    """2.5 ADU per photon: the same photons as with 1, but for rounding; the trusted range ends 2.5 times earlier."""
+    """2.5 ADU per photon: the same photons as with 1, but for rounding; the trusted range ends 2.5
+    times earlier.
+    """
     exact = {"readout_adu": 0.0, "gain_calibration": 0.0, "saturation_adu": 50_000}
     plain, amplified = (
         images.Source(

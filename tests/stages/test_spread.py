@@ -1,4 +1,6 @@
-"""The stage spread on lattices whose truth is known: every figure follows from its Gram matrices, and it goes on."""
+"""The stage spread on lattices whose truth is known: every figure follows from its Gram matrices,
+and it goes on.
+"""
 
 import csv
 import shutil
@@ -35,7 +37,9 @@ def run(wide_run, out, more=None, **keys):
 
 @pytest.fixture(scope="module")
 def made(wide_run, tmp_path_factory) -> SimpleNamespace:
-    """The product: its path and columns, its lattices read again, and the parametrisation of the quoted fit."""
+    """The product: its path and columns, its lattices read again, and the parametrisation of the
+    quoted fit.
+    """
     out = tmp_path_factory.mktemp("spread") / "spread.h5"
     found = run(wide_run, out)
     config = configured(wide_run)
@@ -150,7 +154,9 @@ def test_the_table_says_the_same(made):
 
 
 def test_a_killed_run_goes_on_where_it_was(wide_run, made, tmp_path):
-    """A lattice of the first cycle and the whole second one are missing: no other part is made again."""
+    """A lattice of the first cycle and the whole second one are missing: no other part is made
+    again.
+    """
     folder = tmp_path / "spread.gram"
     shutil.copytree(made.out.with_suffix(".gram"), folder)
     for name in ("1.h5", "2.h5", "1.parts/000002.h5"):
@@ -168,7 +174,9 @@ def test_a_killed_run_goes_on_where_it_was(wide_run, made, tmp_path):
 
 
 def test_matrices_stay_where_nothing_they_depend_on_has_changed(wide_run, made, tmp_path):
-    """What is told, and how long cycles go on, is none of it; another curve to restrain to is, from the second on."""
+    """What is told, and how long cycles go on, is none of it; another curve to restrain to is, from
+    the second on.
+    """
     folder = tmp_path / "spread.gram"
     known = tmp_path / "known.txt"
     shutil.copytree(made.out.with_suffix(".gram"), folder)
@@ -273,7 +281,9 @@ def test_no_lattice_at_all_is_said(wide_run, tmp_path):
 
 
 def test_amplitudes_refined_with_the_curves_are_eliminated_exactly(wide_run, made, tmp_path):
-    """What the stage sums over its groups is what a full solution in curves and reflections gives."""
+    """What the stage sums over its groups is what a full solution in curves and reflections
+    gives.
+    """
     members = list(enumerate(made.lattices))
     lattices = LatticeSums(
         {0: members[:1], 1: members[1:]},

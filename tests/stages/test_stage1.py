@@ -1,4 +1,6 @@
-"""The stage stage1 on lattices whose truth is known: what was planted is found, and each lattice has one end."""
+"""The stage stage1 on lattices whose truth is known: what was planted is found, and each lattice
+has one end.
+"""
 
 import csv
 from types import SimpleNamespace
@@ -34,7 +36,9 @@ BLANK, FEW = 5, 6
 
 @pytest.fixture(scope="module")
 def begun(packed_run, tmp_path_factory) -> SimpleNamespace:
-    """The packed run with orientations 0.03° off, N 20 % and η 40 %; a lattice without photons; one of few pixels."""
+    """The packed run with orientations 0.03° off, N 20 % and η 40 %; a lattice without photons; one
+    of few pixels.
+    """
     folder = tmp_path_factory.mktemp("stage1")
     rng = np.random.default_rng(2)
     told = store.attributes(packed_run.annulus, "annulus")
@@ -127,7 +131,9 @@ def test_shoeboxes_of_the_wider_range_are_refined_where_that_is_asked_for(begun,
 
 
 def test_what_was_planted_is_found_within_its_uncertainty(begun, given):
-    """With the domains given, from another zero of their rotations: 11 unknowns of each of four lattices."""
+    """With the domains given, from another zero of their rotations: 11 unknowns of each of four
+    lattices.
+    """
     out, found = given
     names = store.attributes(out, "stage1")["unknowns"]
     pulls = []
@@ -256,7 +262,9 @@ def test_a_continuous_spread_has_its_width_as_unknown(begun, tmp_path):
 
 
 def test_what_is_known_holds_in_the_units_it_is_told_in(begun, tmp_path):
-    """Cells, degrees, Å, relative; where the fit starts if there is no centre. The product tells of it."""
+    """Cells, degrees, Å, relative; where the fit starts if there is no centre. The product tells of
+    it.
+    """
     out = tmp_path / "stage1.h5"
     cell = 1.002 * unit_cell.degrees(unit_cell.cell_of(begun.true[0].crystal.A))
     known = {
@@ -300,7 +308,9 @@ def test_what_is_known_holds_in_the_units_it_is_told_in(begun, tmp_path):
 
 
 def test_what_is_known_stays_where_it_is_in_later_refinements(begun):
-    """Those of `spread` begin where stage 1 ended; the orientation is known about the one that was indexed."""
+    """Those of `spread` begin where stage 1 ended; the orientation is known about the one that was
+    indexed.
+    """
     key = store.part_keys(begun.annulus, "annulus")[0]
     packed = lattice.unpack(store.read_part(begun.annulus, "annulus", 0, key), 0)
     how = configured(begun, restraints={"rotation": {"sigma": 0.01}, "n_cells": {"sigma": 2.0}})
@@ -343,7 +353,9 @@ def test_a_minimizer_that_may_not_look_often_enough_has_not_converged(begun, tmp
 
 
 def test_the_model_of_a_pixel_is_the_mean_over_its_points(begun):
-    """Beside a fit of shoeboxes cut into pixels of half the size, on which the model is at single points."""
+    """Beside a fit of shoeboxes cut into pixels of half the size, on which the model is at single
+    points.
+    """
     true = begun.true[0]
     bbox = np.array([[10, 60, 20, 50], [100, 140, 90, 121]])
     panel = np.array([0, 1])
@@ -425,7 +437,9 @@ def test_spectra_padded_for_another_run_are_as_they_were():
 
 
 def test_a_point_spread_is_undone(begun):
-    """Lattices are fitted to what was counted, also beside pixels of other lattices; readout noise is more."""
+    """Lattices are fitted to what was counted, also beside pixels of other lattices; readout noise
+    is more.
+    """
     key = store.part_keys(begun.annulus, "annulus")[0]
     columns = store.read_part(begun.annulus, "annulus", 0, key)
     columns["pixels/valid"] = np.ones_like(columns["pixels/valid"])

@@ -1,6 +1,7 @@
 """Snakemake imported once and forked for each call: the import is most of the time of a dry run.
 
-Reads one JSON line {"cwd", "argv"} per call on stdin, writes one line {"status", "output"} on stdout.
+Reads one JSON line {"cwd", "argv"} per call on stdin, writes one line {"status", "output"} on
+stdout.
 """
 
 import json

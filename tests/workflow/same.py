@@ -1,10 +1,10 @@
 """Prove that a change of the code changes no result: `make same BASE=<revision>`.
 
-The script checks BASE out under `.same/`, makes it an environment from its own lock, runs the same chain with BASE and
-with the working tree, and compares every dataset of every product and every figure of every summary, bit for bit.
-Names that differ on purpose come from a YAML file of renamed names: `old name: new name`, each a key, a dataset, a
-table/dataset, or a file. Clocks are left out, and so are the digests that tell which part belongs to which
-configuration.
+The script checks BASE out under `.same/`, makes it an environment from its own lock, runs the same
+chain with BASE and with the working tree, and compares every dataset of every product and every
+figure of every summary, bit for bit. Names that differ on purpose come from a YAML file of renamed
+names: `old name: new name`, each a key, a dataset, a table/dataset, or a file. Clocks are left out,
+and so are the digests that tell which part belongs to which configuration.
 """
 
 import argparse
@@ -45,7 +45,9 @@ CLOCKS = ("seconds", "time", "reading", "growth")
 """A name that holds one of these words is a clock, or the memory of a process."""
 
 DIGESTS = ("key", "software", "checksum", "sha256", "identity", "inputs", "products")
-"""Names of what tells the configuration, the release or the bytes of a file: they follow the names, not the results."""
+"""Names of what tells the configuration, the release or the bytes of a file: they follow the names,
+not the results.
+"""
 
 FOLDERS_LEFT_OUT = ("logs", "benchmarks")
 """Folders of a trial that hold words and clocks alone."""
@@ -158,7 +160,9 @@ def without_folder(value: Any, folder: Path) -> Any:
 
 
 def compare(base: Path, changed: Path, renamed: Renamed) -> tuple[list[str], int]:
-    """Compare two folders of results. Returns the differences, a line each, and the number of values compared."""
+    """Compare two folders of results. Returns the differences, a line each, and the number of
+    values compared.
+    """
     differences: list[str] = []
     n_compared = 0
     before = {renamed(name): path for name, path in products_of(base).items()}
@@ -183,7 +187,9 @@ def compare(base: Path, changed: Path, renamed: Renamed) -> tuple[list[str], int
 
 
 def run_chain(checkout: Path, environment: Path, chain: str, folder: Path, cores: int) -> None:
-    """Run a chain with the code of a checkout in a new folder. Raises CalledProcessError where it fails."""
+    """Run a chain with the code of a checkout in a new folder. Raises CalledProcessError where it
+    fails.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     words = [str(checkout / word) if word.startswith("config/") else word for word in CHAINS[chain]]
@@ -253,7 +259,8 @@ def main() -> int:
     if len(differences) > 100:
         print(f"... and {len(differences) - 100} more")
     print(
-        f"{n_compared} values compared with {arguments.base}, chain {arguments.chain}: {len(differences)} differ"
+        f"{n_compared} values compared with {arguments.base}, chain {arguments.chain}: "
+        f"{len(differences)} differ"
     )
     return bool(differences)
 

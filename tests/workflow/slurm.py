@@ -1,4 +1,5 @@
-"""A real Slurm of two nodes on one host, for the length of a test. Needs root; installs the daemons with apt if needed.
+"""A real Slurm of two nodes on one host, for the length of a test. Needs root; installs the daemons
+with apt if needed.
 
 Never touches a machine that has a Slurm: an existing slurm.conf that is not of this file means no.
 """
@@ -62,7 +63,8 @@ def _do(*command: object, seconds: int = 30, ok: tuple[int, ...] = (0,)) -> str:
     )
     if done.returncode not in ok:
         raise NoSlurm(
-            f"{' '.join(words[4:])} failed ({done.returncode}): {(done.stderr or done.stdout)[-300:].strip()}"
+            f"{' '.join(words[4:])} failed ({done.returncode}): "
+            f"{(done.stderr or done.stdout)[-300:].strip()}"
         )
     return done.stdout
 

@@ -1,6 +1,8 @@
-"""The real chain on small trials: every stage on real pixels, also for another crystal and another detector.
+"""The real chain on small trials: every stage on real pixels, also for another crystal and another
+detector.
 
-The bars are those of the demo (docs/status.md), wider where a figure is over 96 lattices there and over few here.
+The bars are those of the demo (docs/status.md), wider where a figure is over 96 lattices there and
+over few here.
 """
 
 import json
@@ -179,7 +181,9 @@ def test_all_rungs_of_the_ladder_pass(figures):
 
 
 def test_lattices_are_refined_against_their_pixels(tiny_chain, figures):
-    """Of the published 25 domains with the continuous model: no better than that, but honest about it."""
+    """Of the published 25 domains with the continuous model: no better than that, but honest about
+    it.
+    """
     f = figures["stage1"]
     assert f["n_lattices"] == figures["annulus"]["n_lattices"] and f["n_worse"] == 0
     assert f["outcomes"]["refined"] >= f["n_lattices"] - 2 and f["outcomes"]["lost"] == 0
@@ -193,7 +197,9 @@ def test_lattices_are_refined_against_their_pixels(tiny_chain, figures):
 
 
 def test_curves_of_the_sites_are_found_within_their_errors(tiny_chain, figures):
-    """From metallic curves; few lattices of a narrow range, with the continuous model of 25 domains."""
+    """From metallic curves; few lattices of a narrow range, with the continuous model of 25
+    domains.
+    """
     f = figures["spread"]
     assert (
         f["n_lattices_in"] == figures["wide"]["n_lattices"]

@@ -32,7 +32,9 @@ def truth(shared_data) -> dict:
 
 @pytest.fixture(scope="module")
 def trial(shared_data, chain, tmp_path_factory) -> Path:
-    """The folder of the trial: index with β 3° wrong and the geometry of the file, and all that follows but curves."""
+    """The folder of the trial: index with β 3° wrong and the geometry of the file, and all that
+    follows but curves.
+    """
     folder = tmp_path_factory.mktemp("nanobragg")
     manifest = [
         "--run",
@@ -114,7 +116,9 @@ def test_cell_and_residuals(run):
 
 
 def test_friedel_mates_have_the_right_hand(run, shared_data, truth):
-    """log of I over the mean of the true mates follows the true difference with slope 1; a mirror would give −1."""
+    """log of I over the mean of the true mates follows the true difference with slope 1; a mirror
+    would give −1.
+    """
     true = gemmi.read_mtz_file(str(shared_data / "nanobragg_c2" / "truth_F.mtz"))
     unique = Unique(np.array(truth["cell"]), GROUP, 1.8)
     squared = np.full(len(unique), np.nan)
@@ -160,7 +164,9 @@ def test_the_chain_loses_nothing(trial):
 def test_pixels_of_another_simulator_are_explained_to_the_noise(
     trial, truth, shared_data, tmp_path
 ):
-    """With the model the amplitudes are of, and its mosaic domains: nothing of spreadflow made these pixels."""
+    """With the model the amplitudes are of, and its mosaic domains: nothing of spreadflow made
+    these pixels.
+    """
     with h5py.File(tmp_path / "domains.h5", "w") as f:
         f["rotations"] = rotation.from_vector(np.array(truth["mosaic_rotation_vectors_rad_lab"]))
     tree = {
@@ -199,7 +205,9 @@ def test_pixels_of_another_simulator_are_explained_to_the_noise(
 
 
 def test_domains_learned_from_another_simulators_pixels_explain_them(trial, shared_data, tmp_path):
-    """Nothing of the truth but the model of the crystal: the radius is explained as with the true domains."""
+    """Nothing of the truth but the model of the crystal: the radius is explained as with the true
+    domains.
+    """
     of = {"model": str(shared_data / "nanobragg_c2" / "model.pdb"), "k_sol": 0.0}
     how = {"structure_factors": of, "oversample": 1, "mosaicity": "learned"}
     tree = {"mosaic": {"max_lattices": 8}, "stage1": how}
@@ -215,7 +223,9 @@ def test_domains_learned_from_another_simulators_pixels_explain_them(trial, shar
 
 
 def test_time_per_shot(run):
-    """Processor seconds, without the shots that compile; the bar of the project is 0.5 s on a quiet machine."""
+    """Processor seconds, without the shots that compile; the bar of the project is 0.5 s on a quiet
+    machine.
+    """
     assert (
         np.median(store.read(run / "reindex.h5", "reindex", ["shots/seconds"])["shots/seconds"])
         < 1.0

@@ -27,8 +27,13 @@ def installed(tmp_path_factory) -> dict[str, str]:
     """An environment whose user-level Snakemake folder holds the profiles."""
     environment = os.environ | {"XDG_CONFIG_HOME": str(tmp_path_factory.mktemp("home"))}
     for _ in range(2):  # the second time replaces the links
-        subprocess.run([sys.executable, "-m", "spreadflow.cli", "profiles", "install"], cwd=REPOSITORY, check=True,
-                       env=environment, timeout=60)  # fmt: skip
+        subprocess.run(
+            [sys.executable, "-m", "spreadflow.cli", "profiles", "install"],
+            cwd=REPOSITORY,
+            check=True,
+            env=environment,
+            timeout=60,
+        )
     return environment
 
 
@@ -66,7 +71,9 @@ def test_the_default_profile_holds_only_what_is_harmless():
 
 
 def test_commands_of_a_profile(new_trial):
-    """Launcher outside, container inside, both from the profile; one-rank rules have no launcher."""
+    """Launcher outside, container inside, both from the profile; one-rank rules have no
+    launcher.
+    """
     trial = new_trial({"trial": "t", "runs": {"r": {"simulate": {"n_single": 2}}}})
     output = trial.snakemake(
         "--dry-run",

@@ -1,7 +1,7 @@
 """Snakemake's own records of finished jobs: it reruns what `spreadflow.trial.reruns` says.
 
-All cases are in `tests/trial/test_reruns.py`; here are one edit at the root, one in the middle and one at a leaf, and
-everything.
+All cases are in `tests/trial/test_reruns.py`; here are one edit at the root, one in the middle and
+one at a leaf, and everything.
 """
 
 import copy

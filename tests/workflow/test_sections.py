@@ -120,5 +120,6 @@ def test_a_key_reaches_the_stages_that_declare_it(path):
             assert {stage for stage in BY_WORD if after[stage] != before[stage]} == readers
             return
     pytest.fail(
-        f"no other value of {'.'.join(path)} = {json.dumps(value)} validates: teach `_candidates` one"
+        f"no other value of {'.'.join(path)} = {json.dumps(value)} validates: teach `_candidates` "
+        "one"
     )

@@ -131,12 +131,13 @@ def test_a_failed_stage_shows_its_log_and_loses_nothing_else(new_trial, tmp_path
     broken = tmp_path / "broken"
     stub = Path(__file__).with_name("stub")
     broken.write_text(
-        f'#!/bin/bash\n[[ "$*" == *r2/index* ]] && {{ echo "no such detector" >&2; exit 7; }}\n{stub} "$@"\n'
+        f'#!/bin/bash\n[[ "$*" == *r2/index* ]] && {{ echo "no such detector" >&2; exit 7; '
+        f'}}\n{stub} "$@"\n'
     )
     broken.chmod(0o755)
     output = trial.snakemake(
         "--cores", "1", "--keep-going", "--default-resources", f"container={broken}", status=1
-    )  # fmt: skip
+    )
     assert "no such detector" in output
     assert (trial.folder / "results/t/logs/index.r2.log").read_text() == "no such detector\n"
     assert (trial.folder / "results/t/r1/index.h5").exists() and not (

@@ -1,8 +1,10 @@
-"""Level 0: one detector for all lattices, moved as a body; every crystal is eliminated by its Schur complement.
+"""Level 0: one detector for all lattices, moved as a body; every crystal is eliminated by its Schur
+complement.
 
-Global unknowns d: shift along panel 0's fast and slow axes (mm), away from the sample (mm), tilts about the fast and
-the slow axis (rad). A turn about the beam is a turn of all crystals and stays as it is. Local unknowns: those of
-`refinement`. Each lattice adds its reduced normal equations to one small flat array, so that ranks sum little.
+Global unknowns d: shift along panel 0's fast and slow axes (mm), away from the sample (mm), tilts
+about the fast and the slow axis (rad). A turn about the beam is a turn of all crystals and stays as
+it is. Local unknowns: those of `refinement`. Each lattice adds its reduced normal equations to one
+small flat array, so that ranks sum little.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +36,9 @@ POOLED = 20_000
 TOLERANCE_PX = 3.0
 """spots further than this from every prediction are of no lattice"""
 PARTIALITY_MIN = 0.1
-"""reflections recorded less than this take no part: few domains make them, and their radius follows those few"""
+"""reflections recorded less than this take no part: few domains make them, and their radius follows
+those few
+"""
 
 
 class IndexedLattice(NamedTuple):
@@ -80,8 +84,10 @@ class Solution(NamedTuple):
     step: np.ndarray
     """(n_free,) mm, rad"""
     covariance: np.ndarray
-    """(n_free, n_free) from the scatter of the lattices' gradients (Huber's sandwich, each lattice a cluster): holds
-    whatever the σ of the spots are, and though the errors within a lattice go together"""
+    """(n_free, n_free) from the scatter of the lattices' gradients (Huber's sandwich, each lattice
+    a cluster): holds whatever the σ of the spots are, and though the errors within a lattice go
+    together
+    """
     chi2: float
     """sum of the weighted squared residuals"""
     freedom: int
@@ -125,7 +131,9 @@ def member(
 
 
 def moved(detector: Detector, d) -> Detector:
-    """The detector tilted by d[3:] about the point where the beam meets panel 0's plane, then shifted by d[:3]."""
+    """The detector tilted by d[3:] about the point where the beam meets panel 0's plane, then
+    shifted by d[:3].
+    """
     f = detector.fast[0]
     s = detector.slow[0]
     normal = geometry.normals(detector)[0]
@@ -153,7 +161,9 @@ def placed(detector: Detector, d: np.ndarray) -> Detector:
 
 @jax.jit
 def _linearized(detector: Detector, d, frame: Frame, p, observed: Observed, pulse: Pulse):
-    """Residuals (spot, 2), px, and minus their derivatives by p (spot, 2, m) and by d (spot, 2, 5)."""
+    """Residuals (spot, 2), px, and minus their derivatives by p (spot, 2, m) and by d (spot, 2,
+    5).
+    """
     residual, by_p, *_ = refinement.residuals(moved(detector, d), frame, p, observed, pulse)
     s1 = refinement.rays(frame, p, observed.hkl, pulse)
 
@@ -170,9 +180,11 @@ def _linearized(detector: Detector, d, frame: Frame, p, observed: Observed, puls
 def partials(
     detector: Detector, d, members: Sequence[Member], free: list[int]
 ) -> tuple[np.ndarray, list[Eliminated]]:
-    """Reduced normal equations of some lattices at detector unknowns d (5,), those in `free` refined.
+    """Reduced normal equations of some lattices at detector unknowns d (5,), those in `free`
+    refined.
 
-    Returns a flat float64 array, to be summed over all lattices and handed to `solve`, and what `back` needs.
+    Returns a flat float64 array, to be summed over all lattices and handed to `solve`, and what
+    `back` needs.
     """
     total = np.zeros(2 * len(free) ** 2 + len(free) + 3)
     eliminated = []
@@ -184,7 +196,9 @@ def partials(
 
 
 def _reduced(detector: Detector, d, one: Member, free: list[int]) -> tuple[np.ndarray, Eliminated]:
-    """S = H_dd − H_dl H_ll⁻¹ H_ld and g = g_d − H_dl H_ll⁻¹ g_l of a lattice, with the outer product of g."""
+    """S = H_dd − H_dl H_ll⁻¹ H_ld and g = g_d − H_dl H_ll⁻¹ g_l of a lattice, with the outer
+    product of g.
+    """
     residual, by_p, by_d = (np.asarray(x) for x in _linearized(detector, d, *one))
     z2 = (residual**2 / one.observed.variance).sum(axis=1)
     weight = refinement.student(z2)[1] * one.observed.valid
@@ -240,8 +254,8 @@ def iterate(
 ) -> tuple[np.ndarray, dict[int, list[Member]], Solution, int]:
     """Gauss-Newton steps of detector and lattices from d (5,) until the detector stands still.
 
-    members: block → lattices; total: sums arrays held per block over all blocks, here and elsewhere.
-    Returns d, the lattices, the last step's solution and the number of steps.
+    members: block → lattices; total: sums arrays held per block over all blocks, here and
+    elsewhere. Returns d, the lattices, the last step's solution and the number of steps.
     """
     steps = 0
     while steps < MAX_STEPS:
@@ -265,7 +279,8 @@ def normalized(detector: Detector, d, one: Member) -> np.ndarray:
 def robust_cut(z: np.ndarray, probability: float) -> Cut:
     """The ellipse that holds `probability` of pooled residuals z (n, 2), were they normal.
 
-    Minimum covariance determinant (Rousseeuw & Van Driessen 1999) with a fixed seed: the same on every rank.
+    Minimum covariance determinant (Rousseeuw & Van Driessen 1999) with a fixed seed: the same on
+    every rank.
     """
     found = MinCovDet(random_state=0).fit(z)
     return Cut(found.location_, np.linalg.inv(found.covariance_), float(chi2.ppf(probability, 2)))
@@ -280,10 +295,12 @@ def reject(detector: Detector, d, one: Member, cut: Cut) -> Member:
 
 
 class Joint:
-    """The joint refinement: blocks of lattices, and the one detector that all blocks, here and elsewhere, share.
+    """The joint refinement: blocks of lattices, and the one detector that all blocks, here and
+    elsewhere, share.
 
-    found: block → lattices held here. free: numbers of the refined `NAMES`. total: sums arrays held per block over all
-    blocks; pool: lists objects held per block, of all blocks. Both give every holder of blocks the same.
+    found: block → lattices held here. free: numbers of the refined `NAMES`. total: sums arrays held
+    per block over all blocks; pool: lists objects held per block, of all blocks. Both give every
+    holder of blocks the same.
     """
 
     def __init__(
@@ -301,7 +318,9 @@ class Joint:
         return placed(self.detector, self.d)
 
     def refine(self, probability: float) -> None:
-        """One pass: index anew, refine, reject the spots outside the ellipse of this probability, refine."""
+        """One pass: index anew, refine, reject the spots outside the ellipse of this probability,
+        refine.
+        """
         members = self._iterate(
             {b: [self._member(x) for x in some] for b, some in self.found.items()}
         )
@@ -340,7 +359,9 @@ class Joint:
         return members
 
     def _rmsd(self) -> dict[str, Any]:
-        """r.m.s.d. over the spots with I/σ ≥ 5 as they were indexed: the same list before and after."""
+        """r.m.s.d. over the spots with I/σ ≥ 5 as they were indexed: the same list before and
+        after.
+        """
         sums = {}
         where = self.placed()
         for b, some in self.found.items():

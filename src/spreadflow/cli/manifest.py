@@ -1,4 +1,6 @@
-"""`spreadflow manifest GLOB... --out FILE` describes a run's image files; with `--check` it verifies those of FILE."""
+"""`spreadflow manifest GLOB... --out FILE` describes a run's image files; with `--check` it
+verifies those of FILE.
+"""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""`spreadflow plan --config FILE --out plan.json`: before the beam time, how many lattices the curves will need."""
+"""`spreadflow plan --config FILE --out plan.json`: before the beam time, how many lattices the
+curves will need.
+"""
 
 import argparse
 from functools import reduce

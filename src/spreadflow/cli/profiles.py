@@ -1,4 +1,6 @@
-"""`spreadflow profiles install`: makes literal `snakemake --profile NAME` find the profiles of this checkout."""
+"""`spreadflow profiles install`: makes literal `snakemake --profile NAME` find the profiles of this
+checkout.
+"""
 
 import argparse
 from pathlib import Path
@@ -21,9 +23,11 @@ def run(_arguments: argparse.Namespace) -> None:
 
 
 def install(folder: Path = Path("profiles")) -> list[Path]:
-    """Link every profile of `folder` but `default` into the user's Snakemake folder. Returns the links.
+    """Link every profile of `folder` but `default` into the user's Snakemake folder. Returns the
+    links.
 
-    Raises FileError where there are no profiles, or where something that is not a link of ours has a name already.
+    Raises FileError where there are no profiles, or where something that is not a link of ours has
+    a name already.
     """
     from snakemake.common import get_appdirs
 

@@ -1,4 +1,5 @@
-"""`spreadflow index --config ... --images ... --out ...`: one stage, on the ranks that the launcher started.
+"""`spreadflow index --config ... --images ... --out ...`: one stage, on the ranks that the launcher
+started.
 
 The arguments are the fields of the stage's inputs (`trial/inputs.py`).
 """
@@ -53,7 +54,9 @@ def inputs_of(stage: Stage, arguments: argparse.Namespace) -> dict:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run a stage. Where one rank fails, all end: with the error's status, or 1 where nobody expected it."""
+    """Run a stage. Where one rank fails, all end: with the error's status, or 1 where nobody
+    expected it.
+    """
     from spreadflow.parallel import World
 
     stage = BY_WORD[arguments.word]

@@ -1,9 +1,9 @@
 """`spreadflow watch`: turns the output of a whole workflow into progress bars.
 
-Reads Snakemake's output (`--quiet host`) on stdin. Lines that a stage wrote as progress ({"stage", "done", "of",
-"units"}) and Snakemake's words on jobs that start and end become bars on a terminal and a thin sequence of plain lines
-elsewhere.
-The rest of what Snakemake says when all goes well is left out; everything else, errors above all, passes unchanged.
+Reads Snakemake's output (`--quiet host`) on stdin. Lines that a stage wrote as progress ({"stage",
+"done", "of", "units"}) and Snakemake's words on jobs that start and end become bars on a terminal
+and a thin sequence of plain lines elsewhere. The rest of what Snakemake says when all goes well is
+left out; everything else, errors above all, passes unchanged.
 """
 
 import argparse
@@ -17,8 +17,10 @@ from typing import IO, NamedTuple
 
 EVERY_S = 10.0
 CHATTER = re.compile(
-    r"$|\[\w{3} \w{3} [ \d]\d [\d:]+ \d{4}\]$|\d+ of \d+ steps \(|Execute \d+ jobs|Select jobs to execute"
-    r"|Building DAG of jobs|Using (shell|workflow specific profile|profile)\b|Assuming unrestricted shared filesystem"
+    r"$|\[\w{3} \w{3} [ \d]\d [\d:]+ \d{4}\]$|\d+ of \d+ steps \(|Execute \d+ jobs|Select jobs to "
+    r"execute"
+    r"|Building DAG of jobs|Using (shell|workflow specific profile|profile)\b|Assuming "
+    r"unrestricted shared filesystem"
     r"|Provided cores:|Rules claiming more threads|Conda environments: ignored|Complete log"
 )
 """how lines begin that tell a person nothing"""
@@ -64,7 +66,8 @@ def progress_of(line: str) -> Step | None:
 def events(lines: Iterable[str]) -> Iterator[Step | Job | str]:
     """Steps, jobs, and the lines that shall pass.
 
-    A job is announced as `rule NAME:` and indented lines `key: value`, of which `resources` is the last.
+    A job is announced as `rule NAME:` and indented lines `key: value`, of which `resources` is the
+    last.
     """
     names: dict[str, str] = {}
     about: dict[str, str] | None = None
@@ -102,7 +105,9 @@ def _name(about: dict[str, str]) -> str:
 def thinned(
     lines: Iterable[str], clock: Callable[[], float] = time.monotonic, every_s: float = EVERY_S
 ) -> Iterator[str]:
-    """Plain lines: of a stage's progress its first, its last and one every `every_s` seconds; when each job is over."""
+    """Plain lines: of a stage's progress its first, its last and one every `every_s` seconds; when
+    each job is over.
+    """
     last: dict[str, float] = {}
     began: dict[str, float] = {}
     for event in events(lines):
@@ -166,7 +171,9 @@ def bars(lines: Iterable[str], out: IO[str]) -> None:
 
 
 def watch(lines: IO[str] | None = None, out: IO[str] | None = None) -> None:
-    """Follow a workflow until its output ends; an interrupt is the workflow's, which still has things to say."""
+    """Follow a workflow until its output ends; an interrupt is the workflow's, which still has
+    things to say.
+    """
     lines = lines or sys.stdin
     out = out or sys.stdout
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,8 +1,8 @@
 """The only schema of the configuration: pydantic models, one section per stage, units in the names.
 
-`load` reads YAML files (later ones overlay earlier ones), validates and fills in defaults. Unknown keys are errors.
-`section` gives a stage exactly the sections that its class in `stages` declares, so that Snakemake reruns what depends on an
-edited key and nothing else.
+`load` reads YAML files (later ones overlay earlier ones), validates and fills in defaults. Unknown
+keys are errors. `section` gives a stage exactly the sections that its class in `stages` declares,
+so that Snakemake reruns what depends on an edited key and nothing else.
 """
 
 from spreadflow.config.analysis import (

@@ -60,7 +60,9 @@ class IndexSection(Section):
     spots: SpotsSection = SpotsSection()
     """how spots are found"""
     mask: Path | None = None
-    """HDF5 dataset `mask` (panel, slow, fast) or (slow, fast), non-zero = not to be used; added to the file's own"""
+    """HDF5 dataset `mask` (panel, slow, fast) or (slow, fast), non-zero = not to be used; added to
+    the file's own
+    """
     saturation_photons: PositiveFloat | None = None
     """upper end of the trusted range; null = as in the file"""
     saturated_fraction_max: Fraction = 0.002
@@ -144,7 +146,8 @@ class MergeSection(Section):
     refine_b: bool = True
     """a relative B factor for each lattice besides its scale"""
     partiality_min: Fraction = 0.05
-    """reflections recorded less than this (relative to the best at their resolution) do not count"""
+    """reflections recorded less than this (relative to the best at their resolution) do not count
+    """
     min_reflections: PositiveInt = 10
     """lattices with fewer do not count"""
     n_bins: PositiveInt = 10
@@ -182,7 +185,9 @@ class LadderSection(Section):
     n_lattices: PositiveInt | None = None
     """at most this many lattices take part in the rungs with a model; null = all"""
     misset_deg: NonNegativeFloat = 0.02
-    """lattices are turned by so much, about random axes, before they are modelled: the last rung has it to find"""
+    """lattices are turned by so much, about random axes, before they are modelled: the last rung
+    has it to find
+    """
     n_domains: PositiveInt = 25
     """mosaic domains of the model, drawn once from the distribution of a lattice's mosaic spread"""
     readout_photons: NonNegativeFloat = 1.0
@@ -192,14 +197,18 @@ class LadderSection(Section):
 
 
 class PixelsSection(Section):
-    """What is known of the pixels and their model, whatever is learned from them: `mosaic` has `stage1`'s."""
+    """What is known of the pixels and their model, whatever is learned from them: `mosaic` has
+    `stage1`'s.
+    """
 
     structure_factors: dict[str, Any] = {}
     """keys of `structure_factors` that differ in the model"""
     n_cells_axes: Literal[1, 3] = 1
     """1 = as many cells along a, b and c; 3 = each axis its own"""
     oversample: PositiveInt = 2
-    """sub-pixels along each edge, each averaged over its square: spots are no wider than a pixel or two"""
+    """sub-pixels along each edge, each averaged over its square: spots are no wider than a pixel or
+    two
+    """
     psf: Literal["fiber", "gauss"] = "fiber"
     """shape of the detector's point spread: of a fibre-optic taper, or a Gaussian"""
     psf_fwhm_mm: NonNegativeFloat = 0.0
@@ -239,14 +248,18 @@ class ChangeRestraint(RestraintSection):
 
 
 class RestraintsSection(Section):
-    """Normal restraints of what is refined, such as `n_cells: {centre: 55, sigma: 5}`; null = a weak one."""
+    """Normal restraints of what is refined, such as `n_cells: {centre: 55, sigma: 5}`; null = a
+    weak one.
+    """
 
     scale: ValueRestraint | None = None
     """mosaic domains in the beam, null = of least squares at the start; σ relative"""
     rotation: RestraintSection | None = None
     """about the orientation as indexed; σ about any axis, degrees"""
     cell: CellRestraint | None = None
-    """of the cell; σ relative, of any length in the crystal (less of those that symmetry makes equal)"""
+    """of the cell; σ relative, of any length in the crystal (less of those that symmetry makes
+    equal)
+    """
     n_cells: ValueRestraint | None = None
     """of N, the same on each axis; both in cells"""
     eta: ValueRestraint | None = None
@@ -269,7 +282,9 @@ class Stage1Section(PixelsSection):
     range: Literal["annulus", "wide"] = "annulus"
     """shoeboxes to refine against"""
     mosaicity: Literal["continuous", "domains", "learned"] = "continuous"
-    """of the model: a smooth distribution, given domains, or a distribution estimated from the pixels"""
+    """of the model: a smooth distribution, given domains, or a distribution estimated from the
+    pixels
+    """
     domains: Path | None = None
     """HDF5 dataset `rotations` (domain, 3, 3), for `domains`"""
     refine: list[
@@ -285,13 +300,20 @@ class Stage1Section(PixelsSection):
     restraints: RestraintsSection = RestraintsSection()
     """what is known of it beside the pixels; part of every σ that is told"""
     target: Literal["normal", "poisson"] = "normal"
-    """−ln L of a pixel: with the model's variance, gains included, or of counts alone, readout as a shift"""
+    """−ln L of a pixel: with the model's variance, gains included, or of counts alone, readout as a
+    shift
+    """
     minimizer: Literal["levenberg", "lbfgs"] = "levenberg"
-    """of −ln L: second-order steps or, for comparison, L-BFGS, which takes about six times as many evaluations"""
+    """of −ln L: second-order steps or, for comparison, L-BFGS, which takes about six times as many
+    evaluations
+    """
     max_iterations: PositiveInt = 30
-    """evaluations of a lattice's model, the first pass apart; one that needs more has not converged"""
+    """evaluations of a lattice's model, the first pass apart; one that needs more has not converged
+    """
     uncertainty: Literal["sandwich", "fisher"] = "sandwich"
-    """which σ is quoted: over shoeboxes, honest where the model is wrong, or of the model; both are stored"""
+    """which σ is quoted: over shoeboxes, honest where the model is wrong, or of the model; both are
+    stored
+    """
     block_lattices: PositiveInt = 16
     """lattices in a part file"""
 
@@ -303,7 +325,10 @@ class Stage1Section(PixelsSection):
             raise Inconsistent("refine", expected, ", ".join(lengths))
         for name in self.restraints.given():
             if name not in self.refine:
-                free = f"an unknown that is refined, {', '.join(self.refine)}: what is held needs no restraint"
+                free = (
+                    f"an unknown that is refined, {', '.join(self.refine)}: what is held needs "
+                    "no restraint"
+                )
                 raise Inconsistent(f"restraints.{name}", free, name)
         if self.restraints.eta is not None and self.mosaicity == "domains":
             raise Inconsistent(
@@ -317,7 +342,9 @@ class Stage1Section(PixelsSection):
 
 
 class MosaicSection(Section):
-    """How mosaic domains are turned, learned from the pixels. What is null is as in `stage1`, but for `range`."""
+    """How mosaic domains are turned, learned from the pixels. What is null is as in `stage1`, but
+    for `range`.
+    """
 
     structure_factors: dict[str, Any] = {}
     """keys of the model of `stage1` that differ"""
@@ -348,6 +375,8 @@ class MosaicSection(Section):
         return self.range or ("annulus" if self.scope == "shared" else "wide")
 
     def of_stage1(self, stage1: Stage1Section) -> "MosaicSection":
-        """With stage 1's pixels where they are null: other pixels would teach it another distribution than it needs."""
+        """With stage 1's pixels where they are null: other pixels would teach it another
+        distribution than it needs.
+        """
         null = [name for name in PixelsSection.model_fields if getattr(self, name) is None]
         return self.model_copy(update={name: getattr(stage1, name) for name in null})

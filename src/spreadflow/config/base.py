@@ -1,4 +1,6 @@
-"""What the sections have in common: no unknown keys, rules that span keys, cells and space groups, readable errors."""
+"""What the sections have in common: no unknown keys, rules that span keys, cells and space groups,
+readable errors.
+"""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, get_args
@@ -18,7 +20,9 @@ class Section(BaseModel):
 
 
 class Inconsistent(ValueError):
-    """A rule that spans keys is broken: `key` (below the section that checks it), what is allowed, what was found."""
+    """A rule that spans keys is broken: `key` (below the section that checks it), what is allowed,
+    what was found.
+    """
 
     def __init__(self, key: str, expected: str, found: object):
         self.key, self.expected, self.found = key, expected, found
@@ -49,7 +53,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def check_cell_fits_group(cell: list[float], group: str) -> None:
-    """Raise Inconsistent if the space group's metric symmetry contradicts the cell by more than 1 % or 1°."""
+    """Raise Inconsistent if the space group's metric symmetry contradicts the cell by more than 1 %
+    or 1°.
+    """
     sg = gemmi.find_spacegroup_by_name(group)
     a, b, c, al, be, ga = cell
 
@@ -87,7 +93,9 @@ def check_cell_fits_group(cell: list[float], group: str) -> None:
 
 
 def explain(error: ValidationError, where: object, model: type[BaseModel]) -> ConfigError:
-    """The first validation error as one sentence naming the key, what was found and what is allowed."""
+    """The first validation error as one sentence naming the key, what was found and what is
+    allowed.
+    """
     key, expected, found = first(error, model)
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return ConfigError(
@@ -123,7 +131,9 @@ def first(error: ValidationError | Inconsistent, model: type[BaseModel]) -> tupl
 
 
 def _keys(model: type[BaseModel], place: tuple) -> list[str]:
-    """The keys of the section at `place` below `model`; list indices and names of runs are passed over."""
+    """The keys of the section at `place` below `model`; list indices and names of runs are passed
+    over.
+    """
     for part in place:
         field = next((f for name, f in model.model_fields.items() if part in (name, f.alias)), None)
         if field is not None:

@@ -23,7 +23,9 @@ def parse(tree: dict, where: object = "config") -> Config:
 
 
 def load(*paths: Path | str, changes: dict | None = None) -> Config:
-    """Read YAML files, later ones over earlier ones and `changes` over all, and validate. Raises ConfigError."""
+    """Read YAML files, later ones over earlier ones and `changes` over all, and validate. Raises
+    ConfigError.
+    """
     tree: dict = {}
     for path in paths:
         try:
@@ -85,10 +87,11 @@ def files(config: Config) -> dict[str, Path]:
 
 
 def check_ready(config: Config) -> None:
-    """Raise where a trial could not run: ConfigError without a run, FileError for a named file that does not exist.
+    """Raise where a trial could not run: ConfigError without a run, FileError for a named file that
+    does not exist.
 
-    What the trial itself makes need not be there yet. Snakemake would not tell of a missing file as long as what was
-    made from it is still there.
+    What the trial itself makes need not be there yet. Snakemake would not tell of a missing file as
+    long as what was made from it is still there.
     """
     if not config.runs:
         raise ConfigError("config: runs", "at least one run", "none", "See config/README.md.")
@@ -104,7 +107,8 @@ def check_ready(config: Config) -> None:
 
 
 def section(config: Config, stage: str, run: str | None = None) -> str:
-    """Return the sections that a stage reads as JSON: the `params` of its rule and the argument of its command.
+    """Return the sections that a stage reads as JSON: the `params` of its rule and the argument of
+    its command.
 
     `simulate` also gets the shots of the one run it makes, and no other run's.
     """
@@ -133,9 +137,11 @@ def _shots_of(config: Config, run: str | None) -> Section:
 
 
 def for_stage(text: str, stage: str, run: str | None = None) -> Any:
-    """Return the sections of a stage, an instance of its class in `STAGE_CONFIGS`. Raises ConfigError.
+    """Return the sections of a stage, an instance of its class in `STAGE_CONFIGS`. Raises
+    ConfigError.
 
-    text: the JSON that `section` wrote, or the path of a YAML file, of which the sections are taken.
+    text: the JSON that `section` wrote, or the path of a YAML file, of which the sections are
+    taken.
     """
     if not text.lstrip().startswith("{"):
         text = section(load(text), stage, run)

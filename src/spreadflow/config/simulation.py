@@ -45,12 +45,15 @@ class CrystalSection(Section):
     domains_per_crystal: PositiveFloat = 93.75
     """multiplies the Bragg signal (illuminated volume over one domain)"""
     mosaicity: Literal["domains", "per_shot", "continuous"] = "domains"
-    """`domains`: the same fixed set of domains in every shot; `per_shot`: every lattice its own set, as in real
-    crystals; `continuous`: the distribution they are drawn from"""
+    """`domains`: the same fixed set of domains in every shot; `per_shot`: every lattice its own
+    set, as in real crystals; `continuous`: the distribution they are drawn from
+    """
     mosaic_spread_deg: NonNegativeFloat = 0.05
     """r.m.s. total rotation angle of the domains"""
     n_domains: PositiveInt | None = None
-    """number of domains; null = 25 for `domains`, all there are (`domains_per_crystal`, rounded) for `per_shot`"""
+    """number of domains; null = 25 for `domains`, all there are (`domains_per_crystal`, rounded)
+    for `per_shot`
+    """
 
     @model_validator(mode="after")
     def _fits(self):
@@ -59,12 +62,17 @@ class CrystalSection(Section):
 
 
 class StructureFactorsSection(Section):
-    """Where F(hkl, E) comes from: of what is simulated and, with a stage's own keys over it, of that stage's model."""
+    """Where F(hkl, E) comes from: of what is simulated and, with a stage's own keys over it, of
+    that stage's model.
+    """
 
     source: Literal["model", "merged", "model_completed"] = "model"
-    """of the model alone, or measured |F| with its phases and energy dependence, completed by it or not"""
+    """of the model alone, or measured |F| with its phases and energy dependence, completed by it or
+    not
+    """
     model: Path | None = None
-    """PDB or mmCIF; null = the embedded phantom, built from the seed for this cell and space group"""
+    """PDB or mmCIF; null = the embedded phantom, built from the seed for this cell and space group
+    """
     phantom_seed: int = 1
     """seed of the embedded phantom"""
     space_group: SpaceGroupName | None = None
@@ -84,7 +92,9 @@ class StructureFactorsSection(Section):
     min_i_over_sigma: PositiveFloat = 1.0
     """weaker merged intensities count as not measured"""
     perturb: bool = False
-    """a wrong model: B + 10 %, k_sol 0.35, atoms moved by 0.1 Å r.m.s., 5 % of them (never the sites) missing"""
+    """a wrong model: B + 10 %, k_sol 0.35, atoms moved by 0.1 Å r.m.s., 5 % of them (never the
+    sites) missing
+    """
 
     @model_validator(mode="after")
     def _has_data(self):
@@ -95,7 +105,9 @@ class StructureFactorsSection(Section):
         return self
 
     def of_crystal(self, crystal: CrystalSection) -> "StructureFactorsSection":
-        """With the cell and space group of the crystal where they are null. Raises Inconsistent if they do not fit."""
+        """With the cell and space group of the crystal where they are null. Raises Inconsistent if
+        they do not fit.
+        """
         cell = self.cell or crystal.cell
         group = self.space_group or crystal.space_group
         check_cell_fits_group(cell, group)
@@ -114,7 +126,9 @@ class BeamSection(Section):
     n_channels: PositiveInt = 100
     """channels of a spectrum"""
     spectra: Path | None = None
-    """NXmx file or manifest whose spectra the pulses have, shot i spectrum i modulo their number; null = SASE pulses"""
+    """NXmx file or manifest whose spectra the pulses have, shot i spectrum i modulo their number;
+    null = SASE pulses
+    """
     photons: PositiveFloat | None = 1e12
     """mean photons in a pulse, over all recorded spectra; null = as these were recorded"""
     size_mm: PositiveFloat = 0.003
@@ -164,7 +178,9 @@ class DetectorSection(Section):
     distance_mm: PositiveFloat = 141.7
     """from the sample to the single panel"""
     beam_center_px: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
-    """(fast, slow) where the beam truly hits the single panel; null = 1/2 pixel beyond its middle (published: 1)"""
+    """(fast, slow) where the beam truly hits the single panel; null = 1/2 pixel beyond its middle
+    (published: 1)
+    """
     header_error_mm: Annotated[list[float], Field(min_length=3, max_length=3)] = [0.0, 0.0, 0.0]
     """(fast, slow, distance): the truth minus what the files' headers say"""
     panels: list[PanelSection] = []
@@ -201,8 +217,9 @@ class DetectorSection(Section):
 
 class SimulateSection(Section):
     oversample: PositiveInt | Literal["adaptive"] = 2
-    """sub-pixels along each edge, each averaged over its square; `adaptive` = as many points as the sharpest domain of
-    each reflection needs"""
+    """sub-pixels along each edge, each averaged over its square; `adaptive` = as many points as the
+    sharpest domain of each reflection needs
+    """
     precision: Literal["float32", "float64"] = "float32"
     """of the sums over channels and domains; geometry is always float64"""
     compression: Literal["bitshuffle-lz4", "gzip"] = "bitshuffle-lz4"

@@ -8,7 +8,9 @@ from spreadflow.config.base import Inconsistent, Section
 
 
 class SpreadSection(Section):
-    """f′(E) and f″(E) of each site of `stage1.structure_factors`, which are also where the refinement starts."""
+    """f′(E) and f″(E) of each site of `stage1.structure_factors`, which are also where the
+    refinement starts.
+    """
 
     d_max: PositiveFloat = 4.0
     """low-resolution edge of the shoeboxes of `wide` that count, Å"""
@@ -19,17 +21,25 @@ class SpreadSection(Section):
     range_ev: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] | None = None
     """first and last node; null = all channels of the spectra"""
     restraint: Literal["none", "kramers_kronig", "smooth", "known"] = "none"
-    """of the curves that are quoted; without, with the dispersion relation, and smoothed ones are always told"""
+    """of the curves that are quoted; without, with the dispersion relation, and smoothed ones are
+    always told
+    """
     kramers_kronig_sigma_e: NonNegativeFloat = 0.0
-    """how well the dispersion relation holds; 0 = exactly, f′ is no unknown then but for a straight line"""
+    """how well the dispersion relation holds; 0 = exactly, f′ is no unknown then but for a straight
+    line
+    """
     smooth_sigma_e: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] = [0.1, 0.2]
     """standard deviations of the steps of f′ and f″ over 1 eV"""
     known: list[str] | None = None
-    """for `known`: a curve for each site, `metallic`, `oxidized`, `reduced` or a file, to which it is restrained"""
+    """for `known`: a curve for each site, `metallic`, `oxidized`, `reduced` or a file, to which it
+    is restrained
+    """
     known_sigma_e: PositiveFloat = 1.0
     """standard deviation about it"""
     model_error: NonNegativeFloat | None = None
-    """standard deviation of a modelled pixel relative to its Bragg photons; null = from each lattice's residuals"""
+    """standard deviation of a modelled pixel relative to its Bragg photons; null = from each
+    lattice's residuals
+    """
     refine_f0: bool = False
     """|F| without the sites' f′, f″ is refined too, for each unique reflection"""
     f0_sigma: PositiveFloat = 0.02
@@ -39,7 +49,9 @@ class SpreadSection(Section):
     converged: PositiveFloat = 0.05
     """largest change of a curve, in its σ, that ends the cycles"""
     uncertainty: Literal["sandwich", "fisher"] = "sandwich"
-    """which σ is quoted: over lattices, honest where the model is wrong, or of the model; both are stored"""
+    """which σ is quoted: over lattices, honest where the model is wrong, or of the model; both are
+    stored
+    """
     band_sigma_e: PositiveFloat = 0.5
     """σ within which the curves count as determined"""
     controls: bool = True

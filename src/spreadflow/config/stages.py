@@ -1,7 +1,7 @@
 """The configuration of each stage: exactly the sections that it reads, validated.
 
-The fields of a class are the sections that Snakemake tracks for the stage: an edited key reruns the stages whose class
-holds its section, and what depends on them.
+The fields of a class are the sections that Snakemake tracks for the stage: an edited key reruns the
+stages whose class holds its section, and what depends on them.
 """
 
 from spreadflow.config.analysis import (

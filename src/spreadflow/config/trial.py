@@ -36,7 +36,9 @@ OVERLAYS = {
     "stage1.structure_factors": "structure_factors",
     "mosaic.structure_factors": "stage1.structure_factors",
 }
-"""keys that lie over a section → that section, itself complete; STAGE.SECTION is how STAGE alone sees SECTION"""
+"""keys that lie over a section → that section, itself complete; STAGE.SECTION is how STAGE alone
+sees SECTION
+"""
 
 
 def overlay(base: dict, top: dict) -> dict:
@@ -96,7 +98,9 @@ class Config(Section):
     ladder: LadderSection = LadderSection()
     """the regression series on the pixels"""
     mosaic: MosaicSection = MosaicSection()
-    """the distribution of mosaic domains, learned from the pixels where `stage1.mosaicity` is `learned`"""
+    """the distribution of mosaic domains, learned from the pixels where `stage1.mosaicity` is
+    `learned`
+    """
     stage1: Stage1Section = Stage1Section()
     """each lattice refined against its pixels"""
     spread: SpreadSection = SpreadSection()
@@ -149,7 +153,9 @@ class Config(Section):
         return self
 
     def resolved(self, key: str) -> Any:
-        """The section or overlay `key`, complete: over the section below; what is null is as in `crystal`, `stage1`."""
+        """The section or overlay `key`, complete: over the section below; what is null is as in
+        `crystal`, `stage1`.
+        """
         section = self._laid(key)
         if isinstance(section, StructureFactorsSection):
             return section.of_crystal(self.crystal)

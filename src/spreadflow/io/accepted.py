@@ -14,7 +14,8 @@ IDENTITY = ("lattices/shot_id", "lattices/k")
 def accepted_lattices(cells: Path, reindex: Path) -> np.ndarray:
     """Return which lattices of a run's reindex product are accepted, (lattice,) bool.
 
-    cells: product of `cells`; reindex: product of the run. Raises FileError where the two do not belong together.
+    cells: product of `cells`; reindex: product of the run. Raises FileError where the two do not
+    belong together.
     """
     runs = store.attributes(cells, "cells")["runs"]
     run = store.attributes(reindex, "reindex")["run"]

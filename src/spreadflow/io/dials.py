@@ -1,7 +1,8 @@
 """DIALS ExperimentList JSON (.expt), without DIALS: a detector written and read, experiments read.
 
-In these files a panel's axes and origin are relative to its parent in the hierarchy (dxtbx: local frame). Files
-written here have one level below the laboratory frame: a panel's numbers are laboratory numbers, digit by digit.
+In these files a panel's axes and origin are relative to its parent in the hierarchy (dxtbx: local
+frame). Files written here have one level below the laboratory frame: a panel's numbers are
+laboratory numbers, digit by digit.
 """
 
 import json
@@ -30,8 +31,9 @@ def write_expt(
 ) -> None:
     """Write one experiment with a beam and the detector.
 
-    wavelength: Å. polarization: Kahn's K along the lab x axis. trusted_range: ADU. Floats are written so that they
-    read back bit by bit; the attenuation length is kept as `mu`. No parallax correction is asked of a reader.
+    wavelength: Å. polarization: Kahn's K along the lab x axis. trusted_range: ADU. Floats are
+    written so that they read back bit by bit; the attenuation length is kept as `mu`. No parallax
+    correction is asked of a reader.
     """
     panels = [_panel(detector, p, trusted_range) for p in range(detector.n_panels)]
     root = _frame_keys("Detector", "", (1, 0, 0), (0, 1, 0), (0, 0, 0)) | _sensor_keys(
@@ -113,7 +115,8 @@ def _sensor_keys(
 def read_expt(path: Path | str) -> Detector:
     """The detector of an experiment list, in the lab frame, hierarchies resolved.
 
-    Raises FileError where the file is none, has several detectors, a tilted beam, or panels that differ in shape.
+    Raises FileError where the file is none, has several detectors, a tilted beam, or panels that
+    differ in shape.
     """
     path = Path(path)
     with _explained(path, "a detector"):
@@ -147,7 +150,9 @@ class Experiment(NamedTuple):
 
 
 class ExperimentList:
-    """The experiments of a file, one read when it is asked for. Raises FileError where the file is none."""
+    """The experiments of a file, one read when it is asked for. Raises FileError where the file is
+    none.
+    """
 
     def __init__(self, path: Path | str):
         self.path = Path(path)

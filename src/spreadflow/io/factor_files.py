@@ -1,4 +1,6 @@
-"""The files that structure factors are made from: a model of the crystal, curves f′, f″, merged intensities."""
+"""The files that structure factors are made from: a model of the crystal, curves f′, f″, merged
+intensities.
+"""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,7 +16,9 @@ from spreadflow.physics.structure_factors import Atoms
 
 
 class FactorFiles(NamedTuple):
-    """What the files hold. Without any, structure factors are those of a phantom with published curves."""
+    """What the files hold. Without any, structure factors are those of a phantom with published
+    curves.
+    """
 
     atoms: Atoms | None = None
     """the model of the crystal"""

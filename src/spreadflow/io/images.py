@@ -1,7 +1,7 @@
 """The shots of a run: a manifest names the image files, `Source` reads them one at a time.
 
-A file that is missing, truncated or not the one the manifest describes costs its own shots, which end as
-`Outcome.UNREADABLE`, and nothing else: the manifest knows how many there are.
+A file that is missing, truncated or not the one the manifest describes costs its own shots, which
+end as `Outcome.UNREADABLE`, and nothing else: the manifest knows how many there are.
 """
 
 import glob
@@ -54,7 +54,9 @@ class Manifest(BaseModel):
     polarization: Annotated[float, Field(ge=-1, le=1)] = 1.0
     """Kahn's K, -1 to 1: +1 is polarized along the lab x axis"""
     mask: str | None = None
-    """HDF5 file, path as for `files`, whose dataset `mask` is non-zero where a pixel is not to be used"""
+    """HDF5 file, path as for `files`, whose dataset `mask` is non-zero where a pixel is not to be
+    used
+    """
     files: list[ManifestFile]
     """in the order of the shots"""
 
@@ -76,10 +78,11 @@ def write_manifest(
     mask: Path | str | None = None,
     checksums: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """Describe image files, in this order, at `out`. Offset and gain: None = as the files state, else 0 and 1.
+    """Describe image files, in this order, at `out`. Offset and gain: None = as the files state,
+    else 0 and 1.
 
-    checksums: those already known, by file name; the others are computed here. Raises FileError for a file that can't
-    be read, differs in geometry, offset or gain, or has the name of another.
+    checksums: those already known, by file name; the others are computed here. Raises FileError for
+    a file that can't be read, differs in geometry, offset or gain, or has the name of another.
     """
     out = Path(out)
     paths = [Path(p) for p in images]
@@ -173,7 +176,9 @@ def _explain(error: ValidationError, path: Path) -> FileError:
 
 
 def check_manifest(path: Path | str) -> None:
-    """Raise FileError naming every file of a manifest that is missing, of another size, or changed."""
+    """Raise FileError naming every file of a manifest that is missing, of another size, or
+    changed.
+    """
     path = Path(path)
     wrong = []
     for file in read_manifest(path).files:
@@ -194,7 +199,9 @@ def check_manifest(path: Path | str) -> None:
 
 
 def read_mask(path: Path | str) -> np.ndarray:
-    """Dataset `mask` of an HDF5 file as (panel, slow, fast) bool, True = good (stored zero; NaN is not). FileError."""
+    """Dataset `mask` of an HDF5 file as (panel, slow, fast) bool, True = good (stored zero; NaN is
+    not). FileError.
+    """
     try:
         with h5py.File(path, "r") as f:
             good = np.asarray(f["mask"][()]) == 0
@@ -215,9 +222,9 @@ def read_mask(path: Path | str) -> np.ndarray:
 class Source:
     """The shots of a run as `models.Shot`.
 
-    geometry: the detector to use instead of the one in the files. mask: a file of `read_mask`, added to the files' own.
-    saturation_photons: upper end of the trusted range; None = as in the files.
-    Raises FileError where the manifest, the geometry or a mask can't be used at all.
+    geometry: the detector to use instead of the one in the files. mask: a file of `read_mask`,
+    added to the files' own. saturation_photons: upper end of the trusted range; None = as in the
+    files. Raises FileError where the manifest, the geometry or a mask can't be used at all.
     """
 
     def __init__(
@@ -249,7 +256,9 @@ class Source:
             [(Path(f.path).name, f.n_frames, f.sha256) for f in self.manifest.files],
             [store.checksum(m) for m in masks],
         )
-        """changes with the content of the images, masks and manifest, not with the folder they lie in"""
+        """changes with the content of the images, masks and manifest, not with the folder they lie
+        in
+        """
 
     @property
     def n_shots(self) -> int:
@@ -266,7 +275,9 @@ class Source:
         return self.manifest.polarization
 
     def read(self, i: int) -> Shot | Outcome:
-        """Shot i, or why there is none: UNREADABLE, BAD_SPECTRUM, MASKED, EMPTY (the first that holds)."""
+        """Shot i, or why there is none: UNREADABLE, BAD_SPECTRUM, MASKED, EMPTY (the first that
+        holds).
+        """
         file = int(self.shots["file"][i])
         frame = int(self.shots["frame"][i])
         images = self._open(file)
@@ -313,12 +324,16 @@ class Source:
         )
 
     def spectrum(self, i: int) -> Spectrum | None:
-        """The spectrum of shot i without its image; None where it can't be read or makes no sense."""
+        """The spectrum of shot i without its image; None where it can't be read or makes no
+        sense.
+        """
         images = self._open(int(self.shots["file"][i]))
         return None if images is None else _checked(images, int(self.shots["frame"][i]))
 
     def _open(self, number: int) -> NexusFile | None:
-        """The file of this number, or None (and a line in `problems`) where it is not what the manifest says."""
+        """The file of this number, or None (and a line in `problems`) where it is not what the
+        manifest says.
+        """
         if number != self._number:
             if self._file is not None:
                 self._file.close()
@@ -421,7 +436,9 @@ def _shape(detector: Detector) -> str:
 
 
 def _checked(images: NexusFile, frame: int) -> Spectrum | None:
-    """The spectrum of a frame, negative weights (noise of a spectrometer) set to 0; None where it makes no sense."""
+    """The spectrum of a frame, negative weights (noise of a spectrometer) set to 0; None where it
+    makes no sense.
+    """
     try:
         energies, photons = images.spectrum(frame)
     except (FileError, KeyError, OSError, ValueError):
@@ -437,7 +454,8 @@ def _checked(images: NexusFile, frame: int) -> Spectrum | None:
 
 
 def truth(manifest: Path | str) -> dict[str, np.ndarray] | None:
-    """Columns of schema 'truth' over the files of a run that can be opened; None where the run was not simulated.
+    """Columns of schema 'truth' over the files of a run that can be opened; None where the run was
+    not simulated.
 
     Only summaries and tests call this. `shots/shot_id` is the id a `Source` of this manifest gives.
     """
@@ -465,7 +483,9 @@ def truth(manifest: Path | str) -> dict[str, np.ndarray] | None:
 def open_source(
     manifest: Path | str, section: IndexSection, detector: Detector | None = None
 ) -> Source:
-    """Return the shots of a manifest with a section's mask and trusted range. detector: instead of the headers'."""
+    """Return the shots of a manifest with a section's mask and trusted range. detector: instead of
+    the headers'.
+    """
     return Source(
         manifest,
         geometry=detector,

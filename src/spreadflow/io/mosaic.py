@@ -1,4 +1,6 @@
-"""Sets of mosaic domains from files: those that the stage `mosaic` learned, and those that somebody supplies."""
+"""Sets of mosaic domains from files: those that the stage `mosaic` learned, and those that somebody
+supplies.
+"""
 
 from functools import lru_cache
 from pathlib import Path
@@ -15,16 +17,20 @@ from spreadflow.physics.mosaic import continuous, domains
 from spreadflow.units import DEG
 
 LARGEST_DEG = 5.0
-"""A set of mosaic domains reaches no farther from its mean than this: more is another crystal, or another unit."""
+"""A set of mosaic domains reaches no farther from its mean than this: more is another crystal, or
+another unit.
+"""
 
 LARGEST_DEFECT = 1e-4
 """Largest element of R·Rᵀ − 1 of a matrix R that is taken for a rotation."""
 
 
 def mosaic_of_lattices(section: Stage1Section, learned: Path | None = None) -> MosaicOfLattice:
-    """Return the function that gives each lattice its mosaicity, as the configuration of stage 1 wants it.
+    """Return the function that gives each lattice its mosaicity, as the configuration of stage 1
+    wants it.
 
-    learned: product of `mosaic`, where `stage1.mosaicity` is `learned`. Raises ConfigError, FileError.
+    learned: product of `mosaic`, where `stage1.mosaicity` is `learned`. Raises ConfigError,
+    FileError.
     """
     if section.mosaicity == "learned":
         if learned is None:
@@ -41,7 +47,8 @@ def mosaic_of_lattices(section: Stage1Section, learned: Path | None = None) -> M
 
 
 def read_learned(path: Path) -> MosaicOfLattice:
-    """Return the mosaicity of each lattice as the stage `mosaic` learned it, or the continuous distribution.
+    """Return the mosaicity of each lattice as the stage `mosaic` learned it, or the continuous
+    distribution.
 
     Raises FileError, when it is asked for a lattice that the product does not know.
     """
@@ -79,9 +86,13 @@ def read_learned(path: Path) -> MosaicOfLattice:
 def read_rotations(path: Path) -> np.ndarray:
     """Return rotations of mosaic domains in the lab frame, counted from their mean, (domain, 3, 3).
 
-    path: HDF5 file with a dataset `rotations`. Raises FileError for anything but rotations near to each other.
+    path: HDF5 file with a dataset `rotations`. Raises FileError for anything but rotations near to
+    each other.
     """
-    todo = "Give an HDF5 dataset `rotations`, (domain, 3, 3): matrices in the lab frame, on the left of A."
+    todo = (
+        "Give an HDF5 dataset `rotations`, (domain, 3, 3): matrices in the lab frame, on the "
+        "left of A."
+    )
     try:
         with h5py.File(path, "r") as file:
             matrices = np.asarray(file["rotations"][()], dtype=np.float64)

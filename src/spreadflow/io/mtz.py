@@ -10,12 +10,16 @@ from spreadflow.errors import FileError
 from spreadflow.io.store import replacing
 
 K_SOL, B_SOL = 0.35, 46.0
-"""flat bulk solvent of a reference model, electrons/Å³ and Å² (as the published scaling against a model)"""
+"""flat bulk solvent of a reference model, electrons/Å³ and Å² (as the published scaling against a
+model)
+"""
 INTENSITIES, AMPLITUDES = (
     ("IMEAN", "I", "Iobs", "I-obs", "IOBS"),
     ("F", "FP", "FOBS", "F-obs", "FC", "FMODEL"),
 )
-"""labels a reference may have, in order of preference; any other column of type J, then F, is taken after them"""
+"""labels a reference may have, in order of preference; any other column of type J, then F, is taken
+after them
+"""
 _COLUMNS = {
     "IMEAN": "J",
     "SIGIMEAN": "Q",
@@ -44,8 +48,9 @@ def write_merged(
 ) -> None:
     """Write IMEAN, I(+), I(−) with σ and counts.
 
-    hkl: (row, 3) CCP4 asymmetric unit; friedel: (row,) +1, −1 (under the index of its mate) or 0 centric; intensity,
-    sigma, n: (row,). A centric reflection has I(+) and no I(−). cell: (6,) Å, degrees; wavelength: Å.
+    hkl: (row, 3) CCP4 asymmetric unit; friedel: (row,) +1, −1 (under the index of its mate) or 0
+    centric; intensity, sigma, n: (row,). A centric reflection has I(+) and no I(−). cell: (6,) Å,
+    degrees; wavelength: Å.
     """
     mtz = gemmi.Mtz(with_base=True)
     mtz.title = "Merged intensities, Friedel mates separate"
@@ -97,7 +102,8 @@ class Measured(NamedTuple):
 
 
 def read_merged(path: Path | str, cell: np.ndarray, space_group: str) -> Measured:
-    """I(+) and I(−) of an MTZ file as `write_merged` writes it; where a file has neither, its mean I for both mates.
+    """I(+) and I(−) of an MTZ file as `write_merged` writes it; where a file has neither, its mean
+    I for both mates.
 
     cell: (6,) Å, degrees, that of the model; the file's must agree to 1 % and 1°. Raises FileError.
     """
@@ -143,8 +149,9 @@ def read_reference(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reference intensities: hkl (n, 3) int32 in the CCP4 asu and I (n,), Friedel mates averaged.
 
-    From an MTZ file (intensities, else squared amplitudes) or a model (PDB, mmCIF: squared structure factors with flat
-    bulk solvent). Raises FileError when the file cannot be read or has another Laue group.
+    From an MTZ file (intensities, else squared amplitudes) or a model (PDB, mmCIF: squared
+    structure factors with flat bulk solvent). Raises FileError when the file cannot be read or has
+    another Laue group.
     """
     path = Path(path)
     if not path.exists():

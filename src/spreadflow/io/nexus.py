@@ -1,8 +1,9 @@
 """NXmx stills with per-shot spectra, written and read (NeXus definition NXmx; McStas frame).
 
-Written files follow what nxvalidate, nxmx, DIALS and our own reader all accept: variable-length strings, absolute
-`depends_on`, one frame = one chunk, the spectrum as a `variant` of the mean wavelength under both names of its weights.
-Read files may hold any chain of translations and rotations, one or many modules, channels shared or per shot.
+Written files follow what nxvalidate, nxmx, DIALS and our own reader all accept: variable-length
+strings, absolute `depends_on`, one frame = one chunk, the spectrum as a `variant` of the mean
+wavelength under both names of its weights. Read files may hold any chain of translations and
+rotations, one or many modules, channels shared or per shot.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,7 +27,9 @@ LAB_FROM_MCSTAS = np.diag([-1.0, 1.0, -1.0])
 UNDERLOAD_ADU = -100
 """below zero, so that readout noise on a small offset stays inside the trusted range"""
 SURFACE_MM = 0.001
-"""stated sensor thickness: photons count where they hit the surface, so a reader's parallax must vanish"""
+"""stated sensor thickness: photons count where they hit the surface, so a reader's parallax must
+vanish
+"""
 GARBAGE = b"spreadflow: this frame was lost"
 """no filter takes this for a compressed frame"""
 _MM = {"mm": 1.0, "m": 1e3, "cm": 10.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "nm": 1e-6}
@@ -61,13 +64,13 @@ def write(
 ) -> None:
     """Write one file of n stills; the same arguments give the same bytes.
 
-    frames: n images (panel, slow, fast) int32, ADU. shot_ids: (n,) uint64. energies_ev: (m,) channels;
-    photons: (n, m). mask: (panel, slow, fast), True = good. polarization: Kahn's K along the lab x axis.
-    compression: `bitshuffle-lz4` or `gzip`. truth: columns of schema 'truth', or a function
-    that gives them once the frames are written, kept in the group /truth with true_detector, which is where the
-    detector was while `detector` is what the header says, and true_curves: atom → (m,) f' + i f'' of a site.
-    corrupt: frames whose stored bytes are replaced by garbage, so that reading them fails.
-    attributes: of the file's root.
+    frames: n images (panel, slow, fast) int32, ADU. shot_ids: (n,) uint64. energies_ev: (m,)
+    channels; photons: (n, m). mask: (panel, slow, fast), True = good. polarization: Kahn's K along
+    the lab x axis. compression: `bitshuffle-lz4` or `gzip`. truth: columns of schema 'truth', or a
+    function that gives them once the frames are written, kept in the group /truth with
+    true_detector, which is where the detector was while `detector` is what the header says, and
+    true_curves: atom → (m,) f' + i f'' of a site. corrupt: frames whose stored bytes are replaced
+    by garbage, so that reading them fails. attributes: of the file's root.
     """
     with store.replacing(Path(path)) as temporary, h5py.File(temporary, "w") as f:
         f.attrs.update(NX_class="NXroot", default="entry", software=f"spreadflow {__version__}")
@@ -268,7 +271,9 @@ class _Module(NamedTuple):
 
 
 class NexusFile:
-    """One NXmx file, open for reading. Raises FileError where the file is missing, truncated or not NXmx."""
+    """One NXmx file, open for reading. Raises FileError where the file is missing, truncated or not
+    NXmx.
+    """
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
@@ -346,16 +351,22 @@ class NexusFile:
         return self._file.get("truth")
 
     def frame(self, i: int) -> np.ndarray:
-        """Frame i (panel, slow, fast), ADU, in the type it is stored in. Raises OSError where it is damaged."""
+        """Frame i (panel, slow, fast), ADU, in the type it is stored in. Raises OSError where it is
+        damaged.
+        """
         return self._panels(self._data[i])
 
     def spectrum(self, i: int) -> Spectrum:
-        """Spectrum of frame i as stored, energies ascending; one channel of 1 photon where none was recorded."""
+        """Spectrum of frame i as stored, energies ascending; one channel of 1 photon where none was
+        recorded.
+        """
         energies, photons = self.spectra(slice(i, i + 1))
         return Spectrum(energies.reshape(-1), photons[0])
 
     def spectra(self, frames: slice) -> Spectrum:
-        """As `spectrum`, of many frames: photons (frame, channel), energies (channel,) where shared, or as photons."""
+        """As `spectrum`, of many frames: photons (frame, channel), energies (channel,) where
+        shared, or as photons.
+        """
         item, weights = self._spectrum_items()
         if weights is None:  # no spectrum: the wavelength of the shot, or of all
             lengths = item[()].reshape(1) if item.size == 1 else item[()].reshape(-1, 1)[frames]
@@ -384,7 +395,9 @@ class NexusFile:
         )
 
     def _spectrum_items(self) -> tuple[h5py.Dataset, h5py.Dataset | None]:
-        """Wavelengths of the channels and their weights; the shots' own wavelengths and None where there are none."""
+        """Wavelengths of the channels and their weights; the shots' own wavelengths and None where
+        there are none.
+        """
         name = "incident_wavelength"
         while True:
             weights = self._beam.get(f"{name}_weights", self._beam.get(f"{name}_weight"))

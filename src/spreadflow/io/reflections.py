@@ -1,7 +1,8 @@
 """DIALS reflection tables (.refl), read without DIALS.
 
-MessagePack: an array of "dials::af::reflection_table", version 1, and a map of `nrows`, `identifiers` (number in column
-`id` → identifier of the experiment) and `data`: column → [type, [rows, little-endian bytes]].
+MessagePack: an array of "dials::af::reflection_table", version 1, and a map of `nrows`,
+`identifiers` (number in column `id` → identifier of the experiment) and `data`: column → [type,
+[rows, little-endian bytes]].
 """
 
 from pathlib import Path
@@ -36,7 +37,8 @@ class Table(NamedTuple):
     def is_of(self, identifier: str, number: int) -> np.ndarray:
         """Return which reflections are of an experiment, (reflection,) bool.
 
-        That is the one with this identifier; where there are no identifiers, the one of this number.
+        That is the one with this identifier; where there are no identifiers, the one of this
+        number.
         """
         if identifier and self.identifiers:
             number = next((n for n, name in self.identifiers.items() if name == identifier), -1)
@@ -44,7 +46,9 @@ class Table(NamedTuple):
 
 
 def read(path: Path | str, names: tuple[str, ...]) -> Table:
-    """Columns `id` and `names` of a reflection table. Raises FileError for what is none and for missing columns."""
+    """Columns `id` and `names` of a reflection table. Raises FileError for what is none and for
+    missing columns.
+    """
     path = Path(path)
     try:
         kind, version, table = msgpack.unpackb(path.read_bytes(), strict_map_key=False)

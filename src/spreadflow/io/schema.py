@@ -1,14 +1,17 @@
-"""Every dataset of every spreadflow file: name, dimensions, dtype, unit, meaning. docs/files.md is generated from here.
+"""Every dataset of every spreadflow file: name, dimensions, dtype, unit, meaning. docs/files.md is
+generated from here.
 
-Ragged data are flat columns: a row of a sub-table names the row it belongs to in a column whose `refers` is that table
-(`spots/shot` → a row of `shots`). Such columns are shifted when the parts of a product are read as one.
+Ragged data are flat columns: a row of a sub-table names the row it belongs to in a column whose
+`refers` is that table (`spots/shot` → a row of `shots`). Such columns are shifted when the parts of
+a product are read as one.
 """
 
 from typing import NamedTuple
 
 VERSION = 2
 KINDS = ("single", "blank", "double", "saturated", "unreadable")
-"""kinds of simulated shots in the order a run holds them; `shots/kind` of the truth is the number"""
+"""kinds of simulated shots in the order a run holds them; `shots/kind` of the truth is the number
+"""
 
 
 class Dataset(NamedTuple):
@@ -391,8 +394,10 @@ _STAGE1 = (
             "values": (
                 "float64",
                 "",
-                "unknowns, named in attribute `unknowns`: ln scale, ln N, ln η; rotation (rad, lab axes), strains of "
-                "the cell, distance (mm), relative wavelength: from those in the annulus; NaN = held for this lattice",
+                "unknowns, named in attribute `unknowns`: ln scale, ln N, ln η; rotation (rad, lab "
+                "axes), strains of "
+                "the cell, distance (mm), relative wavelength: from those in the annulus; NaN = "
+                "held for this lattice",
                 ("unknown",),
             ),
             "sigma_fisher": (
@@ -406,7 +411,8 @@ _STAGE1 = (
             "loss_before": (
                 "float64",
                 "",
-                "−ln L of the start, with the scale and planes that suit it best, and its restraints",
+                "−ln L of the start, with the scale and planes that suit it best, and its "
+                "restraints",
             ),
             "loss_after": ("float64", "", "−ln L of the fit, with its restraints"),
             "sigma_z": (

@@ -28,7 +28,9 @@ class SpecLine(NamedTuple):
 
 
 def read(path: Path | str) -> list[SpecLine]:
-    """Return the lines of a spec file, empty ones left out; relative names are of its folder. Raises FileError."""
+    """Return the lines of a spec file, empty ones left out; relative names are of its folder.
+    Raises FileError.
+    """
     path = Path(path)
     try:
         lines = path.read_text().splitlines()
@@ -70,9 +72,11 @@ class ShotFinder:
         self._first = np.cumsum([0, *(file.n_frames for file in files)])
 
     def number(self, image: Path, frame: int) -> tuple[int, bool]:
-        """Return the number of a shot in the run, or -1, and whether it was found by the file's name alone.
+        """Return the number of a shot in the run, or -1, and whether it was found by the file's
+        name alone.
 
-        A file that is no longer where the experiment has it is known by its name, where no other file has it.
+        A file that is no longer where the experiment has it is known by its name, where no other
+        file has it.
         """
         path = image.resolve()
         is_there = path in self._by_path or image.exists()

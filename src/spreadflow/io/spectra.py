@@ -17,12 +17,14 @@ CHUNK = 256
 
 
 class Bank:
-    """Spectra of an NXmx file, or of the files of a manifest, in their order, resampled onto channels.
+    """Spectra of an NXmx file, or of the files of a manifest, in their order, resampled onto
+    channels.
 
-    energies_ev: (channel,) centres of the channels, eV, ascending. photons: mean of the pulses over the bank;
-    None = as recorded. Spectra that make no sense (energies or photons not finite, energies not positive or twice the
-    same, no photons within the channels) are left out. Memory does not grow with the length of the spectra.
-    Raises FileError for a file that can't be read, and where no spectrum is left.
+    energies_ev: (channel,) centres of the channels, eV, ascending. photons: mean of the pulses over
+    the bank; None = as recorded. Spectra that make no sense (energies or photons not finite,
+    energies not positive or twice the same, no photons within the channels) are left out. Memory
+    does not grow with the length of the spectra. Raises FileError for a file that can't be read,
+    and where no spectrum is left.
     """
 
     def __init__(self, path: Path | str, energies_ev: np.ndarray, photons: float | None):
@@ -64,7 +66,9 @@ class Bank:
         return Spectrum(energies, photons * self._scale)
 
     def _all(self) -> Iterator[tuple[int, int, float, float]]:
-        """File, frame, photons recorded and within the channels (0 where it makes no sense) of each spectrum."""
+        """File, frame, photons recorded and within the channels (0 where it makes no sense) of each
+        spectrum.
+        """
         for number in range(len(self._paths)):
             file = self._open(number)
             for start in range(0, file.n_frames, CHUNK):
@@ -101,7 +105,9 @@ def _files(path: Path) -> list[Path]:
 
 
 def _photons(spectra: Spectrum, energies_ev: np.ndarray) -> np.ndarray:
-    """(spectrum, 2) photons of spectra (spectrum, channel), all and within the channels; 0 where they make no sense."""
+    """(spectrum, 2) photons of spectra (spectrum, channel), all and within the channels; 0 where
+    they make no sense.
+    """
     finite = np.isfinite(spectra.photons).all(axis=1)
     sound = spectra._replace(photons=np.where(finite[:, None], spectra.photons, 0.0))
     try:

@@ -1,8 +1,8 @@
 """Products on disk: HDF5 files written by the schema, whole or in parts of fixed blocks of shots.
 
-Every file is written under another name and renamed into place, so a file that exists is complete. A part carries the
-key of its config, inputs and shots; a rerun keeps parts whose key still holds, on any number of ranks, and a reader
-refuses a part that is missing or foreign.
+Every file is written under another name and renamed into place, so a file that exists is complete.
+A part carries the key of its config, inputs and shots; a rerun keeps parts whose key still holds,
+on any number of ranks, and a reader refuses a part that is missing or foreign.
 """
 
 import hashlib
@@ -26,7 +26,9 @@ Columns = Mapping[str, np.ndarray]
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; renamed to `path` when the block ends well, removed when it does not."""
+    """A temporary name beside `path`; renamed to `path` when the block ends well, removed when it
+    does not.
+    """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +58,9 @@ def digest(*parts: object) -> str:
 
 
 def identity(path: Path | str) -> str:
-    """What a file is, for the key of what is made from it: its own key (our HDF5 products) or its checksum."""
+    """What a file is, for the key of what is made from it: its own key (our HDF5 products) or its
+    checksum.
+    """
     path = Path(path)
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
@@ -99,14 +103,18 @@ def _check(kind: str, columns: Columns, where: object) -> None:
 
 
 def write(path: Path | str, kind: str, columns: Columns, *, key: str, **attributes: object) -> None:
-    """Write one file of the given kind. Attributes that are not numbers or strings are stored as JSON."""
+    """Write one file of the given kind. Attributes that are not numbers or strings are stored as
+    JSON.
+    """
     with replacing(Path(path)) as temporary, h5py.File(temporary, "w") as f:
         fill(f, kind, columns, where=path)
         stamp(f, kind, key, attributes)
 
 
 def fill(group: h5py.Group, kind: str, columns: Columns, where: object = "columns") -> None:
-    """Create the datasets of `kind` in an open group. Raises FileError unless the columns are the schema's."""
+    """Create the datasets of `kind` in an open group. Raises FileError unless the columns are the
+    schema's.
+    """
     _check(kind, columns, where)
     for name, dataset in schema.FILES[kind].items():
         data = _cast(np.asarray(columns[name]), dataset.dtype, f"{where}: {name}")
@@ -171,7 +179,9 @@ def _opened(path: Path, kind: str) -> Iterator[h5py.File]:
 
 
 def attributes(path: Path | str, kind: str) -> dict:
-    """Root attributes of a product; lists, mappings and None come back from JSON, a string that reads 42 stays one."""
+    """Root attributes of a product; lists, mappings and None come back from JSON, a string that
+    reads 42 stays one.
+    """
     with _opened(Path(path), kind) as f:
         return {name: _decoded(value) for name, value in f.attrs.items()}
 
@@ -183,7 +193,9 @@ def _decoded(value: object) -> object:
 
 
 def read(path: Path | str, kind: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """Datasets of a product (all, or those named; a name ending in `/` takes a whole table), parts joined."""
+    """Datasets of a product (all, or those named; a name ending in `/` takes a whole table), parts
+    joined.
+    """
     path = Path(path)
     wanted = _select(kind, names)
     with _opened(path, kind) as f:
@@ -198,7 +210,9 @@ def read(path: Path | str, kind: str, names: Iterable[str] | None = None) -> dic
 def read_part(
     path: Path | str, kind: str, block: int, key: str, names: Iterable[str] | None = None
 ) -> dict:
-    """One block of a product in parts. Raises FileError when the part is missing or of another config."""
+    """One block of a product in parts. Raises FileError when the part is missing or of another
+    config.
+    """
     part = part_path(Path(path), block)
     if not part.exists():
         raise FileError(part, "a finished part", "nothing", f"Rerun the stage that makes {path}.")
@@ -210,7 +224,9 @@ def read_part(
 
 
 def tables(group: h5py.Group, kind: str, names: Iterable[str] | None = None) -> dict:
-    """Datasets of `kind` in an open group, and under "" the rows of each table: one piece for `joined`."""
+    """Datasets of `kind` in an open group, and under "" the rows of each table: one piece for
+    `joined`.
+    """
     rows = {table: group[table][next(iter(group[table]))].shape[0] for table in group}
     return {"": rows} | {name: group[name][()] for name in _select(kind, names)}
 
@@ -239,7 +255,9 @@ def _select(kind: str, names: Iterable[str] | None) -> list[str]:
 
 
 def piece(kind: str, tables: Mapping[str, Mapping[str, np.ndarray]]) -> dict:
-    """Columns of some tables of `kind`, table → name → rows, as one piece for `joined`; the other tables are empty."""
+    """Columns of some tables of `kind`, table → name → rows, as one piece for `joined`; the other
+    tables are empty.
+    """
     out: dict = {"": {}}
     for path, dataset in schema.FILES[kind].items():
         table, name = path.split("/")

@@ -20,8 +20,8 @@ ANGLE_TOLERANCE_DEG = 1.0
 def read(path: Path | str, cell: np.ndarray, space_group: str) -> Atoms:
     """Return the atoms of the first model of a PDB or mmCIF file.
 
-    cell: (6,) Å, rad; a file's own cell must agree with it to 1 % and 1°, and its space group must be `space_group`.
-    Raises FileError.
+    cell: (6,) Å, rad; a file's own cell must agree with it to 1 % and 1°, and its space group must
+    be `space_group`. Raises FileError.
     """
     todo = "Give a PDB or mmCIF file of the crystal."
     try:
@@ -55,7 +55,9 @@ def _element(atom: gemmi.Atom) -> str:
 
 
 def _beta(atom: gemmi.Atom, cell: np.ndarray, to_fractional: np.ndarray) -> np.ndarray:
-    """Return β (3, 3): 2π² U on reciprocal axes where the atom is anisotropic, else that of its B."""
+    """Return β (3, 3): 2π² U on reciprocal axes where the atom is anisotropic, else that of its
+    B.
+    """
     if not atom.aniso.nonzero():
         return isotropic(np.array([atom.b_iso]), cell)[0]
     return 2 * np.pi**2 * to_fractional @ np.array(atom.aniso.as_mat33().tolist()) @ to_fractional.T
@@ -88,7 +90,9 @@ class Curve(NamedTuple):
     """(row,) complex128 f′ + i f″, electrons"""
 
     def at(self, energies_ev: np.ndarray) -> np.ndarray:
-        """Return f′ + i f″ at energies (channel,), linear between rows. Raises FileError beyond the table."""
+        """Return f′ + i f″ at energies (channel,), linear between rows. Raises FileError beyond the
+        table.
+        """
         first = self.energies_ev[0]
         last = self.energies_ev[-1]
         if energies_ev.min() < first or energies_ev.max() > last:

@@ -9,7 +9,9 @@ from spreadflow.physics import symmetry
 
 
 def write(path: Path | str, cells: np.ndarray, space_group: str) -> None:
-    """Write cells (n, 6), Å and degrees, each followed by the symbol of the lattice's own symmetry, without blanks."""
+    """Write cells (n, 6), Å and degrees, each followed by the symbol of the lattice's own symmetry,
+    without blanks.
+    """
     symbol = symmetry.metric_symbol(space_group)
     with replacing(Path(path)) as temporary:
         temporary.write_text(

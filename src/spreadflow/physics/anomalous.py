@@ -1,4 +1,5 @@
-"""Anomalous scattering of atoms: tables (Chantler 1995), model curves of metal sites, dispersion relation.
+"""Anomalous scattering of atoms: tables (Chantler 1995), model curves of metal sites, dispersion
+relation.
 
 Sign convention F = Σ (f0 + f' + i f'') exp(2πi h·x), f'' > 0.
 """
@@ -38,15 +39,18 @@ def nearest_edge(element: str, energy_ev: float) -> float:
 
 
 def site(element: str, curve: str, energies_ev: np.ndarray) -> np.ndarray:
-    """(channel,) complex f' + i f'' of a metal site whose curve is known by name: a key of `VALENCE`."""
+    """(channel,) complex f' + i f'' of a metal site whose curve is known by name: a key of
+    `VALENCE`.
+    """
     return shifted(element, VALENCE[curve] * EDGE_SHIFT_EV, energies_ev)
 
 
 def shifted(element: str, shift_ev: float, energies_ev: np.ndarray) -> np.ndarray:
-    """(channel,) complex f' + i f'' of a metal site: the edge shifted by so many eV, softened, with a white line.
+    """(channel,) complex f' + i f'' of a metal site: the edge shifted by so many eV, softened, with
+    a white line.
 
-    f' is the dispersion integral of f'' plus what the tables hold beyond it (the
-    relativistic part and the contribution of all else), which is smooth and taken from either side of the edge.
+    f' is the dispersion integral of f'' plus what the tables hold beyond it (the relativistic part
+    and the contribution of all else), which is smooth and taken from either side of the edge.
     """
     energies = np.atleast_1d(np.asarray(energies_ev, dtype=np.float64))
     edge = nearest_edge(element, float(energies.mean()))
@@ -65,7 +69,9 @@ def shifted(element: str, shift_ev: float, energies_ev: np.ndarray) -> np.ndarra
 def _site_absorption(
     energies: np.ndarray, table: np.ndarray, edge: float, shift: float
 ) -> np.ndarray:
-    """f'' of the site: the table's two sides continued towards the edge, joined by a soft step, plus the white line."""
+    """f'' of the site: the table's two sides continued towards the edge, joined by a soft step,
+    plus the white line.
+    """
     near = np.abs(energies - edge) < _NEAR_EV
     sides = [
         np.polynomial.Polynomial.fit(energies[fit], table[fit], 1)(energies[near])
@@ -89,11 +95,12 @@ def _sides(energies: np.ndarray, edge: float) -> tuple[np.ndarray, np.ndarray]:
 def kramers_kronig(
     energies_ev: np.ndarray, nodes_ev: np.ndarray, absorption: np.ndarray
 ) -> np.ndarray:
-    """(n, ...) f'(E) = (2/π) P∫ x f''(x) / (E² − x²) dx, f'' (m, ...) at nodes (m,) eV, linear between, zero beyond.
+    """(n, ...) f'(E) = (2/π) P∫ x f''(x) / (E² − x²) dx, f'' (m, ...) at nodes (m,) eV, linear
+    between, zero beyond.
 
-    The principal value of each linear piece f'' = α + β x is analytic, the difference between its ends of
-    −½ α ln|E² − x²| − β x + ½ β E ln|(E + x)/(E − x)|; where E is a node, the logarithms of the two pieces that meet
-    there cancel. Energies are > 0.
+    The principal value of each linear piece f'' = α + β x is analytic, the difference between its
+    ends of −½ α ln|E² − x²| − β x + ½ β E ln|(E + x)/(E − x)|; where E is a node, the logarithms of
+    the two pieces that meet there cancel. Energies are > 0.
     """
     nodes = np.asarray(nodes_ev, dtype=np.float64)
     values = np.asarray(absorption, dtype=np.float64)

@@ -1,4 +1,6 @@
-"""Scattering of water and air around the crystal, photons per pixel, in the path of a beam of one wavelength."""
+"""Scattering of water and air around the crystal, photons per pixel, in the path of a beam of one
+wavelength.
+"""
 
 from typing import NamedTuple
 
@@ -10,7 +12,9 @@ import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.units import AVOGADRO, R_E_SQUARED_M2
 
 STEP = 0.0005 / 8
-"""of sin θ/λ, Å⁻¹. The points of the tables are multiples of it: no kink of F lies between two multiples"""
+"""of sin θ/λ, Å⁻¹. The points of the tables are multiples of it: no kink of F lies between two
+multiples
+"""
 
 
 class Material(NamedTuple):
@@ -33,7 +37,9 @@ WATER = Material(
     18.0,
 )
 AIR = Material((0, 0.045, 0.174, 0.35, 0.5), (14.1, 13.5, 8.35, 4.78, 4.22), 1.2e-3, 28.0)
-"""28 g/mol as the published runs meant; a misspelt attribute left 18 in force there, 1.56 times the scattering"""
+"""28 g/mol as the published runs meant; a misspelt attribute left 18 in force there, 1.56 times the
+scattering
+"""
 
 
 def molecules_per_area(material: Material, thickness_mm: float) -> float:
@@ -42,9 +48,11 @@ def molecules_per_area(material: Material, thickness_mm: float) -> float:
 
 
 def cubics(material: Material) -> tuple[np.ndarray, np.ndarray]:
-    """The table as cubics: lower ends (piece,) and coefficients (piece, 4) in powers of the distance from them.
+    """The table as cubics: lower ends (piece,) and coefficients (piece, 4) in powers of the
+    distance from them.
 
-    In each interval the cubic goes through the four nearest points, two on either side where there are.
+    In each interval the cubic goes through the four nearest points, two on either side where there
+    are.
     """
     x, y = np.array(material.stol), np.array(material.factor)
     first = np.clip(np.arange(len(x) - 1) - 1, 0, len(x) - 4)
@@ -72,8 +80,8 @@ def _squares(material: Material) -> np.ndarray:
 def background(sine, efficiency, wavelength_ang, photons, water_mm, air_mm):
     """Expected photons (...) of a pulse of `photons` photons; the size of the beam cancels.
 
-    sine: sin θ of pixels; efficiency: as of `response.pixel_map`. F²·r_e²·photons·molecules per area·efficiency, with
-    F² of water and air together linear between multiples of STEP of sin θ/λ.
+    sine: sin θ of pixels; efficiency: as of `response.pixel_map`. F²·r_e²·photons·molecules per
+    area·efficiency, with F² of water and air together linear between multiples of STEP of sin θ/λ.
     """
     parts = [molecules_per_area(m, t) * _squares(m) for m, t in ((WATER, water_mm), (AIR, air_mm))]
     table = (R_E_SQUARED_M2 * photons * sum(parts)).astype(sine.dtype)

@@ -1,4 +1,6 @@
-"""Bragg photons of a lattice on whole images: laid out, summed where there can be any, added to the background."""
+"""Bragg photons of a lattice on whole images: laid out, summed where there can be any, added to the
+background.
+"""
 
 from typing import NamedTuple
 
@@ -29,10 +31,12 @@ class SimulatedSpots(NamedTuple):
 def add(
     image: np.ndarray, parameters: Parameters, *, oversample: int | None = 1, dtype: str = "float32"
 ) -> SimulatedSpots:
-    """Add the expected photons of a lattice to an image (panel, slow, fast), in place; shoeboxes that overlap add up.
+    """Add the expected photons of a lattice to an image (panel, slow, fast), in place; shoeboxes
+    that overlap add up.
 
-    oversample: points along each edge of a pixel; None = as many as each reflection needs. dtype: of the sums over
-    channels. Returns the reflections that got photons. Detector shape and image shape must agree.
+    oversample: points along each edge of a pixel; None = as many as each reflection needs. dtype:
+    of the sums over channels. Returns the reflections that got photons. Detector shape and image
+    shape must agree.
     """
     hkl, f_squared = layout.filled((np.asarray(parameters.hkl), np.asarray(parameters.f_squared)))
     parameters = parameters._replace(hkl=hkl, f_squared=f_squared)

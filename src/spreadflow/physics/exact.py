@@ -1,8 +1,10 @@
-"""Expected Bragg photons by brute force: every point × channel × mosaic domain. The reference of the forward model.
+"""Expected Bragg photons by brute force: every point × channel × mosaic domain. The reference of
+the forward model.
 
-I = r_e²·fluence·scale·Σ_E f_E Σ_domains share·|F(h0, E)|²·F_latt²(h − h0)·Ω·capture·polarization, with
-h = (R A)⁻¹·(ŝ − ŝ0)·E/hc and h0 the nearest node, which is held constant in derivatives. Mosaic domains are discrete.
-F_latt² by shape, with x = N(h − h0) per axis and r² = Σx² (nanoBragg; its `fudge` is 1):
+I = r_e²·fluence·scale·Σ_E f_E Σ_domains share·|F(h0, E)|²·F_latt²(h − h0)·Ω·capture·polarization,
+with h = (R A)⁻¹·(ŝ − ŝ0)·E/hc and h0 the nearest node, which is held constant in derivatives.
+Mosaic domains are discrete. F_latt² by shape, with x = N(h − h0) per axis and r² = Σx² (nanoBragg;
+its `fudge` is 1):
 
     square        Π (sin πx / sin(πx/N))², so the interference function for whole N
     round         (π/6)·ΠN²·(3(sin y − y cos y)/y³)², y = πr: a sphere of the volume of the domain
@@ -37,10 +39,11 @@ _ROUND = np.array([1.0, -1 / 10, 1 / 280, -1 / 15120, 1 / 1330560, -1 / 17297280
 def photons(
     parameters: Parameters, pixels: Pixels, *, shape: str = "gauss", dtype: str = "float64"
 ) -> Array:
-    """Expected photons (point,) `dtype` of a pixel centred at each point, as if the pixel were as its centre is.
+    """Expected photons (point,) `dtype` of a pixel centred at each point, as if the pixel were as
+    its centre is.
 
-    dtype: of the lattice factor and of the sums; h − h0 is formed in float64. May be differentiated in any float leaf;
-    hkl and the widths of the mosaic components must be known when it is traced.
+    dtype: of the lattice factor and of the sums; h − h0 is formed in float64. May be differentiated
+    in any float leaf; hkl and the widths of the mosaic components must be known when it is traced.
     Raises ValueError for an unknown shape and for mosaic components that have a width.
     """
     if shape not in SHAPES:
@@ -83,7 +86,9 @@ def image(
 
 
 class _Table(NamedTuple):
-    """Where nodes are in the list: a box of all indices, one wider than the list on either side. All int32."""
+    """Where nodes are in the list: a box of all indices, one wider than the list on either side.
+    All int32.
+    """
 
     row: Array
     """(h · k · l,) row of the node; one beyond the last for those not in the list"""
@@ -125,7 +130,9 @@ def _block(parameters: Parameters, f_squared, table: _Table, pixels: Pixels, *, 
         )
 
     def channel(energy, column, turn, inverse, share):
-        """The sum over domains. Neither of the two keeps anything for the derivative but what it is given."""
+        """The sum over domains. Neither of the two keeps anything for the derivative but what it is
+        given.
+        """
         column = jnp.append(column, 0.0).astype(dtype)
         if is_worth_a_box:
             column = take(column, table.row)
@@ -153,7 +160,9 @@ def _block(parameters: Parameters, f_squared, table: _Table, pixels: Pixels, *, 
 
 
 def _cells(h0, table: _Table):
-    """(point,) where in the box nodes are that are given as whole numbers in components (point,)."""
+    """(point,) where in the box nodes are that are given as whole numbers in components
+    (point,).
+    """
     at = [
         jnp.clip(a.astype(jnp.int32), table.low[j], table.high[j]) - table.low[j]
         for j, a in enumerate(h0)
@@ -162,7 +171,8 @@ def _cells(h0, table: _Table):
     return (at[0] * size[1] + at[1]) * size[2] + at[2]
 
 
-# ---------------------------------------------------------------- F_latt² / ΠN², of h − h0 (components) and N
+# ---------------------------------------------------------------- F_latt² / ΠN², of h − h0
+# (components) and N
 
 
 def _radius2(away, n_cells):

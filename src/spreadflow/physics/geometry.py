@@ -1,6 +1,7 @@
 """Rays and panels. NumPy and JAX arrays alike; lab frame of `models`, mm and px.
 
-Pixel position: r = origin + fast·(f·pixel) + slow·(s·pixel), with f, s in px and pixel centres at +0.5.
+Pixel position: r = origin + fast·(f·pixel) + slow·(s·pixel), with f, s in px and pixel centres at
++0.5.
 """
 
 import numpy as np
@@ -12,7 +13,9 @@ S0 = np.array([0.0, 0.0, -1.0])
 
 
 def position(detector: Detector, panel, fast, slow):
-    """Lab position (..., 3) in mm of pixel coordinates (fast, slow) on panels (all of shape (...))."""
+    """Lab position (..., 3) in mm of pixel coordinates (fast, slow) on panels (all of shape
+    (...)).
+    """
     size = detector.pixel_mm
     return (
         detector.origin_mm[panel]
@@ -41,7 +44,8 @@ def distances_mm(detector: Detector):
 
 
 def on_panel(detector: Detector, panel, s1):
-    """Pixel coordinates (fast, slow) where rays s1 (..., 3) meet the planes of the given panels (...).
+    """Pixel coordinates (fast, slow) where rays s1 (..., 3) meet the planes of the given panels
+    (...).
 
     Unbounded, and blind to the side of the ray: the caller checks (`intersect` does both).
     """
@@ -57,7 +61,9 @@ def on_panel(detector: Detector, panel, s1):
 
 
 def intersect(detector: Detector, s1: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Panel, fast, slow (each (n,)) where rays s1 (n, 3) hit a panel; panel −1 where none is hit (NumPy)."""
+    """Panel, fast, slow (each (n,)) where rays s1 (n, 3) hit a panel; panel −1 where none is hit
+    (NumPy).
+    """
     n_slow, n_fast = detector.shape
     panel = np.full(len(s1), -1, dtype=np.int32)
     fast, slow = np.full(len(s1), np.nan), np.full(len(s1), np.nan)
@@ -74,7 +80,9 @@ def intersect(detector: Detector, s1: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def beam_center(detector: Detector) -> tuple[np.ndarray, np.ndarray]:
-    """(fast, slow), each (panel,), px where the direct beam meets the plane of each panel (maybe off the panel)."""
+    """(fast, slow), each (panel,), px where the direct beam meets the plane of each panel (maybe
+    off the panel).
+    """
     n = detector.n_panels
     return on_panel(detector, np.arange(n), np.broadcast_to(S0, (n, 3)))
 
@@ -82,7 +90,9 @@ def beam_center(detector: Detector) -> tuple[np.ndarray, np.ndarray]:
 def radial_axes(
     detector: Detector, panel: np.ndarray, fast: np.ndarray, slow: np.ndarray
 ) -> np.ndarray:
-    """(n, 2, 2): rows are unit vectors, in (fast, slow), along the radius from the beam centre and across it."""
+    """(n, 2, 2): rows are unit vectors, in (fast, slow), along the radius from the beam centre and
+    across it.
+    """
     f0, s0 = beam_center(detector)
     d = np.stack([fast - f0[panel], slow - s0[panel]], axis=-1)
     radial = d / np.maximum(np.linalg.norm(d, axis=-1, keepdims=True), 1e-12)
@@ -90,7 +100,9 @@ def radial_axes(
 
 
 def shifted(detector: Detector, fast_mm, slow_mm, distance_mm) -> Detector:
-    """The detector moved as a whole along panel 0's fast and slow axes and away from the sample by mm."""
+    """The detector moved as a whole along panel 0's fast and slow axes and away from the sample by
+    mm.
+    """
     normal = np.cross(detector.fast[0], detector.slow[0])
     normal = normal * np.sign((normal * detector.origin_mm[0]).sum())
     move = fast_mm * detector.fast[0] + slow_mm * detector.slow[0] + distance_mm * normal

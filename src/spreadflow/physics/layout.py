@@ -1,7 +1,7 @@
 """Which pixels a lattice can reach, and which of its clouds and channels matter in each of them.
 
-A cloud is followed out to `REACH` standard deviations, and farther where a node shows but tails or in dim channels:
-what is left out of a reflection is P(χ²₃ > REACH²) of it, 1e-10.
+A cloud is followed out to `REACH` standard deviations, and farther where a node shows but tails or
+in dim channels: what is left out of a reflection is P(χ²₃ > REACH²) of it, 1e-10.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,9 @@ LOST = 1e-9
 DARK = 1e-12
 """fraction of the photons of a pulse beyond which a channel counts as dark, at either end"""
 SHARPNESS, FINEST = 0.8, 8
-"""points to each standard deviation of the sharpest cloud where `oversample` is left open, and no more to a pixel"""
+"""points to each standard deviation of the sharpest cloud where `oversample` is left open, and no
+more to a pixel
+"""
 CANDIDATES = 1 << 21
 """pairs looked at together, of which those that matter are kept: bounds the memory"""
 SAMPLES = 7
@@ -59,7 +61,9 @@ class Footprints(NamedTuple):
 
 
 def lit(spectrum: Spectrum) -> tuple[int, int]:
-    """First channel with light, and one past the last. Raises ValueError where energies do not ascend."""
+    """First channel with light, and one past the last. Raises ValueError where energies do not
+    ascend.
+    """
     if not (np.diff(spectrum.energies_ev) > 0).all():
         raise ValueError("spectrum.energies_ev: channels in ascending order")
     sums = np.cumsum(spectrum.photons)
@@ -85,9 +89,11 @@ def reached(crystal: Crystal, mosaic: Mosaic, hkl: np.ndarray, spectrum: Spectru
 
 
 def lay_out(parameters: Parameters, oversample: int | None = 1) -> tuple[Footprints, Pixels, Pairs]:
-    """Footprints of all reflections, their points box after box (row by row in each), and the pairs that matter.
+    """Footprints of all reflections, their points box after box (row by row in each), and the pairs
+    that matter.
 
-    oversample: points along each edge of a pixel; None = as many as the sharpest cloud of a reflection needs.
+    oversample: points along each edge of a pixel; None = as many as the sharpest cloud of a
+    reflection needs.
     """
     followed = _follow(parameters)
     boxes = _boxes(followed, parameters.detector)
@@ -107,11 +113,12 @@ def within(
     reach: float = REACH,
     oversample: int = 1,
 ) -> tuple[Pixels, Pairs]:
-    """Pixels of rectangles (n, 4) fast0 fast1 slow0 slow1, half open, one after another, and the pairs that matter.
+    """Pixels of rectangles (n, 4) fast0 fast1 slow0 slow1, half open, one after another, and the
+    pairs that matter.
 
-    Of all nodes: a rectangle also gets what other reflections put there. Pixels in the order of shoeboxes.
-    reach: standard deviations out to which clouds are followed. oversample: points along each edge of a pixel; those
-    of a rectangle go row by row, through all of its pixels.
+    Of all nodes: a rectangle also gets what other reflections put there. Pixels in the order of
+    shoeboxes. reach: standard deviations out to which clouds are followed. oversample: points along
+    each edge of a pixel; those of a rectangle go row by row, through all of its pixels.
     """
     followed = _follow(parameters, reach)
     boxes = _boxes(followed, parameters.detector)
@@ -135,7 +142,9 @@ def within(
 
 
 def rectangles(panel: np.ndarray, bbox: np.ndarray, oversample: int = 1) -> Footprints:
-    """Given rectangles (n, 4) fast0 fast1 slow0 slow1, half open, as footprints of no node in particular."""
+    """Given rectangles (n, 4) fast0 fast1 slow0 slow1, half open, as footprints of no node in
+    particular.
+    """
     fast0, fast1, slow0, slow1 = np.asarray(bbox, dtype=np.int64).T
     one = np.ones(len(panel), dtype=np.int64)
     return Footprints(
@@ -175,7 +184,9 @@ def _counted(counts: np.ndarray) -> np.ndarray:
 
 
 def filled(tree, least: int = 64):
-    """Arrays (n, ...) of a tuple with zeros up to 2ᵏ or 1.5·2ᵏ rows: few shapes, few compiled programs."""
+    """Arrays (n, ...) of a tuple with zeros up to 2ᵏ or 1.5·2ᵏ rows: few shapes, few compiled
+    programs.
+    """
 
     def grown(a):
         top = max(least, 1 << max(len(a) - 1, 0).bit_length())
@@ -185,7 +196,8 @@ def filled(tree, least: int = 64):
     return jax.tree.map(grown, tree)
 
 
-# ---------------------------------------------------------------- clouds and the light that reaches them
+# ---------------------------------------------------------------- clouds and the light that reaches
+# them
 
 
 class _Followed(NamedTuple):
@@ -225,9 +237,10 @@ def _follow(parameters: Parameters, reach: float = REACH) -> _Followed:
 def _light(cloud: Clouds, energies, lights):
     """What spheres of energies (channel,) with lights (node, channel) cut out of clouds.
 
-    Covariance of the clouds; energy (cloud,) of the sphere through the middle and the standard deviation of energies;
-    per node, of all its clouds and channels, the least exponent + ln(brightest light/light); photons (node,), relative:
-    those of the flat cut of a Gaussian, 2π √(det Σ / n·Σn)/k² · exp(−½ excess²/n·Σn).
+    Covariance of the clouds; energy (cloud,) of the sphere through the middle and the standard
+    deviation of energies; per node, of all its clouds and channels, the least exponent +
+    ln(brightest light/light); photons (node,), relative: those of the flat cut of a Gaussian, 2π
+    √(det Σ / n·Σn)/k² · exp(−½ excess²/n·Σn).
     """
     cofactors, determinant = inverse(cloud.precision)
     covariance = tuple(c / determinant for c in cofactors)
@@ -262,8 +275,8 @@ def _light(cloud: Clouds, energies, lights):
 def _cut(q, covariance, energy):
     """Clouds cut by the Ewald sphere of an energy, taken as flat over a cloud.
 
-    Returns the ray to the middle of the cut, the unit normal, Σ·normal, the variance along the normal and the distance
-    of the cloud's centre from the sphere; Å⁻¹.
+    Returns the ray to the middle of the cut, the unit normal, Σ·normal, the variance along the
+    normal and the distance of the cloud's centre from the sphere; Å⁻¹.
     """
     k = energy / HC_EV_ANGSTROM
     ray = [q[0], q[1], q[2] - k]
@@ -361,7 +374,9 @@ def _meetings(followed: _Followed, detector: Detector) -> tuple[np.ndarray, np.n
 
 @jax.jit
 def _extent(q, covariance, low, high, cut, origin, fast, slow, normal, pixel_mm):
-    """Where clouds fall on panels: whether ahead, smallest σ (px), lowest and highest (fast, slow) they reach, px."""
+    """Where clouds fall on panels: whether ahead, smallest σ (px), lowest and highest (fast, slow)
+    they reach, px.
+    """
     none = jnp.full_like(cut, jnp.inf)
     ahead = none > 0
     sigma = none
@@ -396,7 +411,9 @@ def _extent(q, covariance, low, high, cut, origin, fast, slow, normal, pixel_mm)
 def _sagitta(
     low: np.ndarray, high: np.ndarray, centre: tuple[np.ndarray, np.ndarray], panel: np.ndarray
 ) -> np.ndarray:
-    """(n,) px by which a streak across the radius bends away from the straight line assumed. low, high: (2, n)."""
+    """(n,) px by which a streak across the radius bends away from the straight line assumed. low,
+    high: (2, n).
+    """
     half = 0.5 * (high - low).max(axis=0)
     radius = np.hypot(*(0.5 * (low + high) - np.stack([c[panel] for c in centre])))
     return half**2 / (2 * np.maximum(radius, half))

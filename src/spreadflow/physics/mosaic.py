@@ -1,4 +1,6 @@
-"""How the mosaic domains of a lattice are turned, and the clouds they make of every node of the reciprocal lattice."""
+"""How the mosaic domains of a lattice are turned, and the clouds they make of every node of the
+reciprocal lattice.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,14 +18,17 @@ GAUSS = 0.63
 N_WIDTHS = 8
 """Gaussians of the continuous distribution, where not told"""
 WIDE_ENOUGH = ((12.0, 8), (45.0, 16), (150.0, 32))
-"""how far η moves a node, in its own standard deviations, and the Gaussians that hold it within 1 % of the peak"""
+"""how far η moves a node, in its own standard deviations, and the Gaussians that hold it within 1 %
+of the peak
+"""
 
 
 _ENTRIES = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 
 class Clouds(NamedTuple):
-    """Gaussian clouds amplitude·exp(−½(p − q)ᵀM(p − q)) of |F_latt|² in reciprocal space, one per node and component.
+    """Gaussian clouds amplitude·exp(−½(p − q)ᵀM(p − q)) of |F_latt|² in reciprocal space, one per
+    node and component.
 
     All of shape (node · component,), the components of a node side by side.
     """
@@ -53,17 +58,20 @@ def n_widths(crystal: Crystal, d_min: float) -> int:
 
 
 def continuous(n_widths: int = N_WIDTHS) -> Mosaic:
-    """Axes uniform, angles normal of standard deviation η: exactly a mixture, w uniform on (0, 1), of Gaussians.
+    """Axes uniform, angles normal of standard deviation η: exactly a mixture, w uniform on (0, 1),
+    of Gaussians.
 
-    The density of the rotation vector, ∝ exp(−r²/2η²)/r², is ∫dw of Gaussians of standard deviation η w per axis; the
-    integral by Gauss-Legendre.
+    The density of the rotation vector, ∝ exp(−r²/2η²)/r², is ∫dw of Gaussians of standard deviation
+    η w per axis; the integral by Gauss-Legendre.
     """
     x, weights = np.polynomial.legendre.leggauss(n_widths)
     return Mosaic(np.broadcast_to(np.eye(3), (n_widths, 3, 3)), 0.5 * (x + 1.0), 0.5 * weights)
 
 
 def domain_rotations(rng: np.random.Generator, n: int, eta_rad: float) -> np.ndarray:
-    """(n, 3, 3) rotations of mosaic domains in the lab frame: axes uniform, angles normal of standard deviation η."""
+    """(n, 3, 3) rotations of mosaic domains in the lab frame: axes uniform, angles normal of
+    standard deviation η.
+    """
     axes = rng.standard_normal((n, 3))
     axes /= np.linalg.norm(axes, axis=1, keepdims=True)
     return rotation.from_vector(axes * (eta_rad * rng.standard_normal(n))[:, None])
@@ -73,11 +81,13 @@ def domain_rotations(rng: np.random.Generator, n: int, eta_rad: float) -> np.nda
 def clouds(
     crystal: Crystal, mosaic: Mosaic, hkl: Array, blur: Sequence[Array] = (0.0,) * 6
 ) -> Clouds:
-    """Clouds of nodes hkl (node, 3) in the lab frame: q = R A h, Σ = R A D (R A)ᵀ + (η w)²(|q|²·1 − q qᵀ) + blur.
+    """Clouds of nodes hkl (node, 3) in the lab frame: q = R A h, Σ = R A D (R A)ᵀ + (η w)²(|q|²·1 −
+    q qᵀ) + blur.
 
-    D = diag(0.63/4N²): a domain of Gaussian lattice factor. A component of width w turns every node by a Gaussian of
-    η w about each axis (small angles); it lowers the cloud as it widens it. Valid for N ≥ 5. blur: xx yy zz yz xz xy,
-    each (node,) or a number, Å⁻²; it keeps the photons of a cloud.
+    D = diag(0.63/4N²): a domain of Gaussian lattice factor. A component of width w turns every node
+    by a Gaussian of η w about each axis (small angles); it lowers the cloud as it widens it. Valid
+    for N ≥ 5. blur: xx yy zz yz xz xy, each (node,) or a number, Å⁻²; it keeps the photons of a
+    cloud.
     """
     n_cells = crystal.n_cells
     R = mosaic.rotations
@@ -134,9 +144,11 @@ def inverse(s):
 
 
 def merged(mosaic: Mosaic, step_rad: float) -> Mosaic:
-    """The same with one component for each cell of a grid of rotation vectors, of its mean and mean variance.
+    """The same with one component for each cell of a grid of rotation vectors, of its mean and mean
+    variance.
 
-    Good where domains are wider than the cells: the distribution then differs from the old one within a domain only.
+    Good where domains are wider than the cells: the distribution then differs from the old one
+    within a domain only.
     """
     assert mosaic.eta_rad is not None, "the unit of its widths"
     vector = rotation.vector(mosaic.rotations)

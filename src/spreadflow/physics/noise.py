@@ -1,10 +1,13 @@
-"""What becomes of captured photons: they are counted, amplified, spread and read out, in the published order.
+"""What becomes of captured photons: they are counted, amplified, spread and read out, in the
+published order.
 
-Flicker → Poisson → gain map → point spread → ADU per photon, offset, readout noise → rounding → saturation.
+Flicker → Poisson → gain map → point spread → ADU per photon, offset, readout noise → rounding →
+saturation.
 
-The random numbers are bits of the caller's generator, the work is done in blocks of a fixed number of pixels: memory
-is bounded, one program serves detectors of any size, and results depend on neither ranks nor machine, but for the last
-bit of exp, log and erf⁻¹ of XLA's CPU code (one pixel in some 10⁷ may differ by a count between kinds of CPU).
+The random numbers are bits of the caller's generator, the work is done in blocks of a fixed number
+of pixels: memory is bounded, one program serves detectors of any size, and results depend on
+neither ranks nor machine, but for the last bit of exp, log and erf⁻¹ of XLA's CPU code (one pixel
+in some 10⁷ may differ by a count between kinds of CPU).
 """
 
 from collections.abc import Callable
@@ -37,10 +40,12 @@ TILE = 96
 
 
 def alias_table(probabilities: np.ndarray) -> np.ndarray:
-    """(row, column) uint32 tables from which `_draw` draws columns with `probabilities`; 2^m columns (Walker 1977).
+    """(row, column) uint32 tables from which `_draw` draws columns with `probabilities`; 2^m
+    columns (Walker 1977).
 
-    A column keeps the share in the upper 32 − m bits of its probability to be chosen, 2^−m, and gives the rest to
-    the column in the lower bits: probabilities are met within 2^−32 for each column that gives.
+    A column keeps the share in the upper 32 − m bits of its probability to be chosen, 2^−m, and
+    gives the rest to the column in the lower bits: probabilities are met within 2^−32 for each
+    column that gives.
     """
     n = probabilities.shape[1]
     rows = np.arange(len(probabilities))
@@ -58,13 +63,17 @@ def alias_table(probabilities: np.ndarray) -> np.ndarray:
 
 
 def _first(mean, columns: int):
-    """The number that the first column of a row of this mean stands for; the mean is in the middle if there is room."""
+    """The number that the first column of a row of this mean stands for; the mean is in the middle
+    if there is room.
+    """
     return (mean - columns // 2).clip(0)
 
 
 @cache
 def _tables() -> tuple[jax.Array, jax.Array]:
-    """Tables of Poisson's distribution for means 0, COARSE, ... < LIMIT and 0, FINE, ... < COARSE."""
+    """Tables of Poisson's distribution for means 0, COARSE, ... < LIMIT and 0, FINE, ... <
+    COARSE.
+    """
 
     def table(means: np.ndarray, columns: int) -> jax.Array:
         k = _first(means, columns).astype(int)[:, None] + np.arange(columns)
@@ -90,8 +99,8 @@ def _draw(table, row, bits):
 def _poisson(expected, bits, coarse, fine):
     """Counts (n,) float32 for means (n,) float32 in [0, LIMIT), from uint32 bits (3, n).
 
-    A sum of Poisson numbers is one: the mean is split into a multiple of COARSE, a multiple of FINE and a rest. The
-    first two are drawn from tables, the last as Σ_k [u < P(more than k)].
+    A sum of Poisson numbers is one: the mean is split into a multiple of COARSE, a multiple of FINE
+    and a rest. The first two are drawn from tables, the last as Σ_k [u < P(more than k)].
     """
     row = jnp.clip((expected / COARSE).astype(jnp.int32), 0, len(coarse) - 1)
     rest = expected - row.astype(jnp.float32) * COARSE
@@ -153,9 +162,11 @@ def gain_map(rng: np.random.Generator, shape: tuple[int, ...], spread: float) ->
 
 
 def fibre_kernel(fwhm_mm: float, pixel_mm: float, radius_px: int) -> np.ndarray:
-    """(2 radius + 1)² point spread of a fibre-optic taper, integrated over pixels and cut to a disc; its sum is < 1.
+    """(2 radius + 1)² point spread of a fibre-optic taper, integrated over pixels and cut to a
+    disc; its sum is < 1.
 
-    PSF(r) = g/2π·(g² + r²)^(−3/2), whose integral from 0 to (x, y) is atan(xy / (g·√(g² + x² + y²)))/2π.
+    PSF(r) = g/2π·(g² + r²)^(−3/2), whose integral from 0 to (x, y) is atan(xy / (g·√(g² + x² +
+    y²)))/2π.
     """
     g = FIBRE_SHAPE * fwhm_mm / pixel_mm
     x, y = np.meshgrid(*[np.arange(-radius_px, radius_px + 2) - 0.5] * 2)
@@ -164,7 +175,9 @@ def fibre_kernel(fwhm_mm: float, pixel_mm: float, radius_px: int) -> np.ndarray:
 
 
 def gauss_kernel(fwhm_mm: float, pixel_mm: float, radius_px: int) -> np.ndarray:
-    """(2 radius + 1)² Gaussian point spread, integrated over pixels and cut to a disc; its sum is < 1."""
+    """(2 radius + 1)² Gaussian point spread, integrated over pixels and cut to a disc; its sum is <
+    1.
+    """
     sigma = fwhm_mm / pixel_mm / np.sqrt(8 * np.log(2))
     line = np.diff(erf((np.arange(-radius_px, radius_px + 2) - 0.5) / (np.sqrt(2) * sigma)) / 2)
     return _disc(np.outer(line, line))
@@ -181,9 +194,11 @@ def _disc(kernel: np.ndarray) -> np.ndarray:
 
 
 def spread_out(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Images (panel, slow, fast) after a point spread, float32; what the kernel leaves out goes evenly over the panel.
+    """Images (panel, slow, fast) after a point spread, float32; what the kernel leaves out goes
+    evenly over the panel.
 
-    Convolution by overlapping tiles, band after band (Stockham 1966): errors are 1e-7 of the brightest pixel of a tile.
+    Convolution by overlapping tiles, band after band (Stockham 1966): errors are 1e-7 of the
+    brightest pixel of a tile.
     """
     radius = len(kernel) // 2
     size = scipy.fft.next_fast_len(max(TILE, 6 * radius), real=True)
@@ -198,7 +213,9 @@ def spread_out(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def _band(panel: np.ndarray, rows: slice, transfer: np.ndarray, radius: int) -> np.ndarray:
-    """The rows of a panel (slow, fast) convolved with the kernel of this Fourier transform (size, size // 2 + 1)."""
+    """The rows of a panel (slow, fast) convolved with the kernel of this Fourier transform (size,
+    size // 2 + 1).
+    """
     n_slow, n_fast = panel.shape
     size = len(transfer)
     net = size - 2 * radius
@@ -222,14 +239,18 @@ def _band(panel: np.ndarray, rows: slice, transfer: np.ndarray, radius: int) -> 
 
 
 def _normal(bits):
-    """Standard normal float32 from uniform uint32 bits: √2 erf⁻¹(u), u in (−1, 1); cut at 5.4 standard deviations."""
+    """Standard normal float32 from uniform uint32 bits: √2 erf⁻¹(u), u in (−1, 1); cut at 5.4
+    standard deviations.
+    """
     u = (bits.astype(jnp.int32).astype(jnp.float32) + 0.5) * 2.0**-31
     return np.float32(np.sqrt(2)) * jax.lax.erf_inv(jnp.clip(u, -1 + 2.0**-24, 1 - 2.0**-24))
 
 
 @jax.jit
 def _digitised(photons, bits, quantum_gain, readout_adu, offset_adu, saturation_adu):
-    """int32 ADU (n,) of photons (n,) float32; bits (1, n) uint32, the others float32 but the last, int32."""
+    """int32 ADU (n,) of photons (n,) float32; bits (1, n) uint32, the others float32 but the last,
+    int32.
+    """
     adu = jnp.rint(photons * quantum_gain + offset_adu + readout_adu * _normal(bits[0]))
     return jnp.where(adu > saturation_adu, saturation_adu + 1, adu.astype(jnp.int32))
 
@@ -248,9 +269,9 @@ def read_out(
 ) -> np.ndarray:
     """(panel, slow, fast) int32 ADU of one exposure to `expected` photons.
 
-    gain: of `gain_map`. kernel: one of POINT_SPREADS, or None. flicker: relative standard deviation of each pixel's
-    expected photons. quantum_gain: ADU per photon. A pixel beyond `saturation_adu` reads one more than that.
-    Raises ValueError where `expected` is negative or not a number.
+    gain: of `gain_map`. kernel: one of POINT_SPREADS, or None. flicker: relative standard deviation
+    of each pixel's expected photons. quantum_gain: ADU per photon. A pixel beyond `saturation_adu`
+    reads one more than that. Raises ValueError where `expected` is negative or not a number.
     """
     if flicker:
         factor = 1.0 + np.float32(flicker) * rng.standard_normal(

@@ -1,9 +1,10 @@
 """A seeded pseudo-protein for any cell and space group, so that nothing need be downloaded.
 
-The asymmetric unit is the Dirichlet domain of a point in general position: all that is nearer to it than to its
-symmetry mates. The molecule is the half of it furthest from the walls; the rest is solvent. Two [2Fe-2S] clusters
-with four cysteine sulphurs each come first (one where there is no room for two), then C, N, O and S at random, at the
-density of protein and no two closer than `CLOSEST` (random sequential addition). B rises towards the surface.
+The asymmetric unit is the Dirichlet domain of a point in general position: all that is nearer to it
+than to its symmetry mates. The molecule is the half of it furthest from the walls; the rest is
+solvent. Two [2Fe-2S] clusters with four cysteine sulphurs each come first (one where there is no
+room for two), then C, N, O and S at random, at the density of protein and no two closer than
+`CLOSEST` (random sequential addition). B rises towards the surface.
 """
 
 import numpy as np
@@ -30,7 +31,9 @@ CLUSTER_RADIUS = 4.0
 
 
 def build(cell: np.ndarray, space_group: str, seed: int) -> Atoms:
-    """The phantom in cell (6,) Å, rad. Sites are called FE1 and FE2; each cluster has one of each, 2.7 Å apart."""
+    """The phantom in cell (6,) Å, rad. Sites are called FE1 and FE2; each cluster has one of each,
+    2.7 Å apart.
+    """
     rng = np.random.default_rng(seed)
     basis = unit_cell.orthogonalization(cell)
     mates = _Mates(_general_position(rng, basis, space_group), basis, space_group)
@@ -63,7 +66,9 @@ CLUSTER_ELEMENTS = np.array(["Fe", "Fe", "S", "S", "S", "S", "S", "S"])
 
 
 def _cluster(rng: np.random.Generator) -> np.ndarray:
-    """(8, 3) Å: a [2Fe-2S] rhomb (Fe-Fe 2.7, Fe-S 2.2) and four cysteine S at 2.3 from the irons, turned at random."""
+    """(8, 3) Å: a [2Fe-2S] rhomb (Fe-Fe 2.7, Fe-S 2.2) and four cysteine S at 2.3 from the irons,
+    turned at random.
+    """
     iron = 1.35
     sulphur = np.sqrt(2.2**2 - 1.35**2)
     out = 2.3 * np.cos(np.deg2rad(54.0)), 2.3 * np.sin(np.deg2rad(54.0))
@@ -73,7 +78,9 @@ def _cluster(rng: np.random.Generator) -> np.ndarray:
 
 
 def _cluster_centres(points: np.ndarray, depth: np.ndarray) -> list[np.ndarray]:
-    """The deepest point, and the deepest that is far enough from it and from the walls, if there is one."""
+    """The deepest point, and the deepest that is far enough from it and from the walls, if there is
+    one.
+    """
     first = points[depth.argmax()]
     far = (np.linalg.norm(points - first, axis=1) > CLUSTER_APART) & (depth > CLUSTER_RADIUS)
     return [first] if not far.any() else [first, points[far][depth[far].argmax()]]
@@ -153,7 +160,9 @@ def _fill(
 
 
 def _earlier(n: int, pairs: np.ndarray) -> np.ndarray:
-    """(n,) bool: points that no earlier one is close to (a subset of what sequential addition would keep)."""
+    """(n,) bool: points that no earlier one is close to (a subset of what sequential addition would
+    keep).
+    """
     keep = np.ones(n, dtype=bool)
     keep[pairs.max(axis=1)] = False
     return keep

@@ -1,4 +1,6 @@
-"""Importing this module sets JAX up: float64 on, compiled programs cached on disk, one thread per rank respected."""
+"""Importing this module sets JAX up: float64 on, compiled programs cached on disk, one thread per
+rank respected.
+"""
 
 import os
 from pathlib import Path

@@ -12,11 +12,15 @@ from spreadflow.models import Detector
 from spreadflow.physics import geometry
 
 OPAQUE = 700.0
-"""attenuation lengths that let nothing through: exp(−700) of 1, and derivatives are finite, unlike at infinity"""
+"""attenuation lengths that let nothing through: exp(−700) of 1, and derivatives are finite, unlike
+at infinity
+"""
 
 
 def depth(detector: Detector):
-    """() sensor thickness in attenuation lengths; `OPAQUE` where everything is captured or one of them is not known."""
+    """() sensor thickness in attenuation lengths; `OPAQUE` where everything is captured or one of
+    them is not known.
+    """
     thickness = detector.thickness_mm
     attenuation = detector.attenuation_mm
     return jnp.where(
@@ -27,7 +31,8 @@ def depth(detector: Detector):
 
 
 def kahn(direction, polarization):
-    """Polarization factor ½(1 + cos²2θ − K cos 2ψ sin²2θ) of unit vectors with components (x, y, z) (arrays).
+    """Polarization factor ½(1 + cos²2θ − K cos 2ψ sin²2θ) of unit vectors with components (x, y, z)
+    (arrays).
 
     K = `polarization` is along the lab x axis (Kahn et al. 1982).
     """
@@ -36,7 +41,9 @@ def kahn(direction, polarization):
 
 
 def captured(direction, normal, depth):
-    """Fraction 1 − exp(−depth/|n·ŝ|) of the photons a sensor captures; unit vectors as components, depth of `depth`."""
+    """Fraction 1 − exp(−depth/|n·ŝ|) of the photons a sensor captures; unit vectors as components,
+    depth of `depth`.
+    """
     cosine = abs(sum(a * n for a, n in zip(direction, normal, strict=True)))
     return -cosine.__array_namespace__().expm1(
         -depth / cosine
@@ -44,11 +51,12 @@ def captured(direction, normal, depth):
 
 
 def efficiency(direction, distance_mm, normal, pixel_mm, *, closest_mm, depth, polarization):
-    """Solid angle × captured fraction × Kahn polarization of pixels. Components (x, y, z) are tuples of arrays.
+    """Solid angle × captured fraction × Kahn polarization of pixels. Components (x, y, z) are
+    tuples of arrays.
 
-    direction: unit vector from the sample; distance_mm: to the sample; normal: unit normal of the panel (either side);
-    closest_mm: of the panel's plane; depth: of `depth`. Ω = pixel²·closest/distance³.
-    polarization: K of `kahn`.
+    direction: unit vector from the sample; distance_mm: to the sample; normal: unit normal of the
+    panel (either side); closest_mm: of the panel's plane; depth: of `depth`. Ω =
+    pixel²·closest/distance³. polarization: K of `kahn`.
     """
     solid_angle = pixel_mm**2 * closest_mm / distance_mm**3
     return solid_angle * kahn(direction, polarization) * captured(direction, normal, depth)
@@ -57,7 +65,9 @@ def efficiency(direction, distance_mm, normal, pixel_mm, *, closest_mm, depth, p
 def pixel_map(
     detector: Detector, polarization: float, dtype: DTypeLike = np.float64
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Efficiency and sin θ at the centres of all pixels, each (panel, slow, fast); computed in float64."""
+    """Efficiency and sin θ at the centres of all pixels, each (panel, slow, fast); computed in
+    float64.
+    """
     axes = geometry.normals(detector), geometry.distances_mm(detector)
     maps = _pixel_map(
         detector._replace(shape=(0, 0)),

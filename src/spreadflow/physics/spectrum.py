@@ -1,4 +1,6 @@
-"""Spectra of pulses: SASE (self-amplified spontaneous emission) from a random generator; recorded ones resampled."""
+"""Spectra of pulses: SASE (self-amplified spontaneous emission) from a random generator; recorded
+ones resampled.
+"""
 
 import numpy as np
 
@@ -24,11 +26,12 @@ def pulse(
 ) -> Spectrum:
     """One pulse: chaotic light under a Gaussian envelope (Saldin, Schneidmiller & Yurkov, 1998).
 
-    The field is white complex Gaussian noise smoothed over a spike, so that intensities are negative-exponential and
-    correlate over `spike_ev` (FWHM). The envelope's centre moves by `jitter_ev`, its width by `WIDTH_SPREAD`, the
-    photons of the pulse by `photons_spread` (log-normal), on top of the gamma distribution of the sum over its spikes.
-    energies_ev: (channel,) centres of equal channels, eV; photons beyond them are lost. `envelope_ev` is the standard
-    deviation of a pulse's mean spectrum.
+    The field is white complex Gaussian noise smoothed over a spike, so that intensities are
+    negative-exponential and correlate over `spike_ev` (FWHM). The envelope's centre moves by
+    `jitter_ev`, its width by `WIDTH_SPREAD`, the photons of the pulse by `photons_spread`
+    (log-normal), on top of the gamma distribution of the sum over its spikes. energies_ev:
+    (channel,) centres of equal channels, eV; photons beyond them are lost. `envelope_ev` is the
+    standard deviation of a pulse's mean spectrum.
     """
     centre = energy_ev + jitter_ev * rng.standard_normal()
     width = envelope_ev * np.exp(WIDTH_SPREAD * rng.standard_normal())
@@ -49,7 +52,9 @@ def pulse(
 
 
 def edges(energies_ev: np.ndarray) -> np.ndarray:
-    """(channel + 1,) edges of channels around ascending centres: half way between them, as wide outside as inside."""
+    """(channel + 1,) edges of channels around ascending centres: half way between them, as wide
+    outside as inside.
+    """
     middle = 0.5 * (energies_ev[1:] + energies_ev[:-1])
     return np.concatenate(
         [[2 * energies_ev[0] - middle[0]], middle, [2 * energies_ev[-1] - middle[-1]]]
@@ -57,9 +62,11 @@ def edges(energies_ev: np.ndarray) -> np.ndarray:
 
 
 def overlaps(energies_ev: np.ndarray, onto_ev: np.ndarray) -> np.ndarray:
-    """(channel, channel of `onto_ev`) fraction of each channel that lies in each of the others; both ascending, eV.
+    """(channel, channel of `onto_ev`) fraction of each channel that lies in each of the others;
+    both ascending, eV.
 
-    A single channel among the first is a line without width; a single one among the second holds everything.
+    A single channel among the first is a line without width; a single one among the second holds
+    everything.
     """
     if len(onto_ev) == 1:
         return np.ones((len(energies_ev), 1))
@@ -72,11 +79,13 @@ def overlaps(energies_ev: np.ndarray, onto_ev: np.ndarray) -> np.ndarray:
 
 
 def resampled(spectrum: Spectrum, energies_ev: np.ndarray) -> Spectrum:
-    """The spectrum on other channels (ascending centres, eV), shared out by overlap: photons are neither made nor lost.
+    """The spectrum on other channels (ascending centres, eV), shared out by overlap: photons are
+    neither made nor lost.
 
-    Those beyond the new channels are dropped: compare the sums. Channels may be unequal and in any order, and shared by
-    many spectra, photons (..., channel). A negative number of photons (noise of a spectrometer) counts as none. Raises
-    ValueError where energies are not finite, positive and distinct, or photons not finite.
+    Those beyond the new channels are dropped: compare the sums. Channels may be unequal and in any
+    order, and shared by many spectra, photons (..., channel). A negative number of photons (noise
+    of a spectrometer) counts as none. Raises ValueError where energies are not finite, positive and
+    distinct, or photons not finite.
     """
     energies, photons = (np.asarray(x, dtype=np.float64) for x in spectrum)
     order = np.argsort(energies)
@@ -96,7 +105,9 @@ def _log_spread(relative: float) -> float:
 
 
 def _field(rng: np.random.Generator, n: int, width: float) -> np.ndarray:
-    """(n,) complex field of unit mean intensity whose intensity correlates as a Gaussian of this width (steps)."""
+    """(n,) complex field of unit mean intensity whose intensity correlates as a Gaussian of this
+    width (steps).
+    """
     reach = int(np.ceil(5 * width)) + 1
     noise = rng.standard_normal(n + 2 * reach) + 1j * rng.standard_normal(n + 2 * reach)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)

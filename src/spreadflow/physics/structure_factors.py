@@ -1,8 +1,9 @@
-"""Structure factors of a model, kept factored: F(h, E) = F_rest(h) + Σ_s g_s(h)·(f'_s(E) + i f''_s(E)).
+"""Structure factors of a model, kept factored: F(h, E) = F_rest(h) + Σ_s g_s(h)·(f'_s(E) + i
+f''_s(E)).
 
-g_s(h) = Σ_atoms occupancy · exp(−hᵀβh) · exp(2πi h·x) over the atoms of group s in the whole cell: a named site, or all
-other atoms of an element. F_rest holds all f0 (IT92) and the flat bulk solvent k_sol exp(−B_sol/4d²) F_mask
-(Jiang & Brünger 1994). Conventional axes, both Friedel mates.
+g_s(h) = Σ_atoms occupancy · exp(−hᵀβh) · exp(2πi h·x) over the atoms of group s in the whole cell:
+a named site, or all other atoms of an element. F_rest holds all f0 (IT92) and the flat bulk solvent
+k_sol exp(−B_sol/4d²) F_mask (Jiang & Brünger 1994). Conventional axes, both Friedel mates.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,7 +24,9 @@ UNROLL = 8
 SOLVENT_RADIUS, SOLVENT_SHRINK = 1.11, 0.9
 """Å; probe and shrink radii of the solvent mask"""
 WRONG_B, WRONG_K_SOL, WRONG_XYZ_ANG, WRONG_MISSING = 1.1, 0.35, 0.1, 0.05
-"""a perturbed model: factor on B, k_sol (e/Å³), r.m.s. length of the atoms' displacements, fraction of atoms missing"""
+"""a perturbed model: factor on B, k_sol (e/Å³), r.m.s. length of the atoms' displacements, fraction
+of atoms missing
+"""
 _PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 
 
@@ -37,7 +40,9 @@ class Atoms(NamedTuple):
     xyz: np.ndarray
     """(atom, 3) fractional coordinates"""
     occupancy: np.ndarray
-    """(atom,) as in PDB files: an atom that n operations leave in place has 1/n of its share at most"""
+    """(atom,) as in PDB files: an atom that n operations leave in place has 1/n of its share at
+    most
+    """
     beta: np.ndarray
     """(atom, 3, 3) dimensionless: the temperature factor is exp(−hᵀβh)"""
 
@@ -50,7 +55,9 @@ class StructureFactors(NamedTuple):
     rest: Array
     """(node,) complex128, electrons: all that does not depend on energy"""
     groups: Array
-    """(group, node) complex128: g of each kind of anomalous atom, the named sites first, then the other elements"""
+    """(group, node) complex128: g of each kind of anomalous atom, the named sites first, then the
+    other elements
+    """
     anomalous: Array
     """(group, channel) complex128: f' + i f'', electrons"""
     n_sites: int = 0
@@ -73,10 +80,11 @@ class StructureFactors(NamedTuple):
 
 
 def f_squared(fixed: Array, groups: Array, f1: Array, f2: Array) -> Array:
-    """(node, channel) |fixed + Σ_s groups_s·(f'_s + i f''_s)|², electrons², in real arithmetic, which XLA fuses.
+    """(node, channel) |fixed + Σ_s groups_s·(f'_s + i f''_s)|², electrons², in real arithmetic,
+    which XLA fuses.
 
-    fixed: (node, channel) or (node, 1) complex; groups: (site, node) complex; f1, f2: (site, channel) f' and f''.
-    NumPy in, NumPy out; with JAX differentiable in all of them.
+    fixed: (node, channel) or (node, 1) complex; groups: (site, node) complex; f1, f2: (site,
+    channel) f' and f''. NumPy in, NumPy out; with JAX differentiable in all of them.
     """
     real = fixed.real
     imaginary = fixed.imag
@@ -107,9 +115,9 @@ def structure_factors(
 ) -> StructureFactors:
     """Structure factors of every node to d_min, Å. cell: (6,) Å, rad.
 
-    sites: atom name → (channel,) f' + i f'' of the atoms of that name. others: element → (channel,) f' + i f'' of its
-    atoms that are no site (0 where not given); a single number holds for all channels. Raises ValueError for a site
-    the model does not have.
+    sites: atom name → (channel,) f' + i f'' of the atoms of that name. others: element → (channel,)
+    f' + i f'' of its atoms that are no site (0 where not given); a single number holds for all
+    channels. Raises ValueError for a site the model does not have.
     """
     for name in sites:
         if name not in atoms.names:
@@ -149,10 +157,11 @@ def structure_factors(
 def perturbed(
     rng: np.random.Generator, atoms: Atoms, cell: np.ndarray, sites: Collection[str]
 ) -> tuple[Atoms, float]:
-    """A model that is wrong as refined ones are, and its k_sol: B + 10 %, k_sol 0.35, atoms moved, 5 % of them missing.
+    """A model that is wrong as refined ones are, and its k_sol: B + 10 %, k_sol 0.35, atoms moved,
+    5 % of them missing.
 
-    Displacements are normal and isotropic, 0.1 Å r.m.s. in length (0.058 Å along each axis). Atoms named in `sites`
-    move but are never missing.
+    Displacements are normal and isotropic, 0.1 Å r.m.s. in length (0.058 Å along each axis). Atoms
+    named in `sites` move but are never missing.
     """
     moves = rng.normal(scale=WRONG_XYZ_ANG / np.sqrt(3.0), size=atoms.xyz.shape)
     others = np.flatnonzero(~np.isin(atoms.names, list(sites)))
@@ -175,7 +184,9 @@ def form_factor(element: str, stol2: np.ndarray) -> np.ndarray:
 
 
 def _operations(space_group: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Rotations (op, 3, 3), translations (op, 3) of fractional coordinates, and the number of centring vectors."""
+    """Rotations (op, 3, 3), translations (op, 3) of fractional coordinates, and the number of
+    centring vectors.
+    """
     ops = symmetry.group(space_group).operations()
     turns = np.array([op.rot for op in ops.sym_ops], dtype=np.int64) // gemmi.Op.DEN
     shifts = np.array([op.tran for op in ops.sym_ops], dtype=np.float64) / gemmi.Op.DEN
@@ -185,8 +196,9 @@ def _operations(space_group: str) -> tuple[np.ndarray, np.ndarray, int]:
 def _representatives(hkl: np.ndarray, space_group: str):
     """One node of each set of equivalents, Friedel mates included.
 
-    Returns unique (m, 3), and for each node its row in `unique`, whether it is a mate of it, and the phase factor:
-    F(h) = F(hR)·exp(2πi h·t), F'(−h) = F'(h)* where atoms scatter without phase shift.
+    Returns unique (m, 3), and for each node its row in `unique`, whether it is a mate of it, and
+    the phase factor: F(h) = F(hR)·exp(2πi h·t), F'(−h) = F'(h)* where atoms scatter without phase
+    shift.
     """
     turns, shifts, _ = _operations(space_group)
     best = np.full(len(hkl), np.iinfo(np.int64).max)
@@ -206,7 +218,9 @@ def _representatives(hkl: np.ndarray, space_group: str):
 
 
 def geometric(atoms: Atoms, hkl: np.ndarray, space_group: str) -> np.ndarray:
-    """(n,) complex g(h) of nodes (n, 3): Σ over the atoms of the whole cell of occupancy·exp(−hᵀβh)·exp(2πi h·x)."""
+    """(n,) complex g(h) of nodes (n, 3): Σ over the atoms of the whole cell of
+    occupancy·exp(−hᵀβh)·exp(2πi h·x).
+    """
     turns, shifts, n_centring = _operations(space_group)
     xyz = np.einsum("oij,aj->oai", turns, atoms.xyz) + shifts[:, None]
     beta = np.einsum("oij,ajk,olk->oail", turns, atoms.beta, turns)
@@ -236,7 +250,9 @@ def _filled(rows: np.ndarray, multiple: int) -> np.ndarray:
 
 
 def _half_turn_series() -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients in x² of cos(πx) and sin(πx)/x on |x| ≤ ½, to 1e-8 (least squares at Chebyshev nodes)."""
+    """Coefficients in x² of cos(πx) and sin(πx)/x on |x| ≤ ½, to 1e-8 (least squares at Chebyshev
+    nodes).
+    """
     x = 0.5 * np.cos(np.pi * (np.arange(200) + 0.5) / 200)
 
     def fit(y):
@@ -249,7 +265,9 @@ _COS, _SIN = _half_turn_series()
 
 
 def _phase(turns):
-    """cos and sin of 2π·turns, |turns| ≤ ½, in arithmetic that vectorises (the library's float32 functions do not)."""
+    """cos and sin of 2π·turns, |turns| ≤ ½, in arithmetic that vectorises (the library's float32
+    functions do not).
+    """
     t2 = turns * turns
     cosine = jnp.float32(_COS[-1])
     sine = jnp.float32(_SIN[-1])
@@ -262,7 +280,9 @@ def _phase(turns):
 
 @jax.jit
 def _sum_over_atoms(hkl, xyz, beta, weight):
-    """Real and imaginary parts (n,) float32 of the sum over one block of atoms; phases reduced to a turn in float64."""
+    """Real and imaginary parts (n,) float32 of the sum over one block of atoms; phases reduced to a
+    turn in float64.
+    """
     h = hkl[:, 0]
     k = hkl[:, 1]
     l = hkl[:, 2]
@@ -294,7 +314,9 @@ def mask_transform(
     d_min: float,
     step: float = 0.25,
 ) -> np.ndarray:
-    """(n,) complex Fourier transform of the bulk-solvent mask at hkl (n, 3), on a grid of step·d_min."""
+    """(n,) complex Fourier transform of the bulk-solvent mask at hkl (n, 3), on a grid of
+    step·d_min.
+    """
     model = _gemmi_model(atoms, cell)
     grid = gemmi.FloatGrid()
     grid.set_unit_cell(gemmi.UnitCell(*unit_cell.degrees(cell)))

@@ -30,7 +30,9 @@ def is_centring_absent(hkl: np.ndarray, name: str) -> np.ndarray:
 
 
 def point_group(name: str) -> np.ndarray:
-    """(n, 3, 3) proper rotations of the Laue class acting on direct fractional coordinates (columns)."""
+    """(n, 3, 3) proper rotations of the Laue class acting on direct fractional coordinates
+    (columns).
+    """
     ops = group(name).operations().derive_symmorphic()
     matrices = np.array([np.array(op.rot) // gemmi.Op.DEN for op in ops.sym_ops])
     sign = np.linalg.det(matrices).round().astype(int)
@@ -40,8 +42,8 @@ def point_group(name: str) -> np.ndarray:
 def to_asu(hkl: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Map Miller indices to the CCP4 asymmetric unit, Friedel mates kept apart.
 
-    hkl: (n, 3). Returns the asu indices (n, 3) int32 and friedel (n,) int8: +1 the reflection is equivalent to the asu
-    index itself (I(+)), −1 to its Friedel mate (I(−)), 0 centric.
+    hkl: (n, 3). Returns the asu indices (n, 3) int32 and friedel (n,) int8: +1 the reflection is
+    equivalent to the asu index itself (I(+)), −1 to its Friedel mate (I(−)), 0 centric.
     """
     sg = group(name)
     ops = sg.operations()
@@ -58,7 +60,8 @@ def to_asu(hkl: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
 def misorientation(A: np.ndarray, A_true: np.ndarray, name: str) -> float:
     """Smallest rotation between two reciprocal matrices (3, 3) over the point group, rad.
 
-    The cells may differ a little: the rotation part of A·(A_true·W⁻ᵀ)⁻¹ counts (polar decomposition).
+    The cells may differ a little: the rotation part of A·(A_true·W⁻ᵀ)⁻¹ counts (polar
+    decomposition).
     """
     equivalents = A_true @ np.swapaxes(np.linalg.inv(point_group(name)), -1, -2)
     return float(rotation.angle(rotation.nearest(A @ np.linalg.inv(equivalents))).min())
@@ -76,9 +79,11 @@ def same_indices(A: np.ndarray, A_true: np.ndarray, name: str) -> np.ndarray:
 
 
 def ambiguities(cell: np.ndarray, name: str, obliquity_deg: float = 0.1) -> list[str]:
-    """Reindexing operators, such as `k,h,-l`, that the lattice of cell (6,) has beyond the Laue group.
+    """Reindexing operators, such as `k,h,-l`, that the lattice of cell (6,) has beyond the Laue
+    group.
 
-    Positions of spots can't tell such settings apart (merohedry; with a chance metric, pseudo-merohedry).
+    Positions of spots can't tell such settings apart (merohedry; with a chance metric,
+    pseudo-merohedry).
     """
     laws = gemmi.find_twin_laws(
         gemmi.UnitCell(*unit_cell.degrees(cell)), group(name), obliquity_deg, False
@@ -87,7 +92,9 @@ def ambiguities(cell: np.ndarray, name: str, obliquity_deg: float = 0.1) -> list
 
 
 def constrain_metric(metric: np.ndarray, name: str) -> np.ndarray:
-    """Average a direct metric tensor (3, 3) over the point group: the cell the lattice symmetry allows."""
+    """Average a direct metric tensor (3, 3) over the point group: the cell the lattice symmetry
+    allows.
+    """
     w = point_group(name)
     return np.mean(np.swapaxes(w, -1, -2) @ metric @ w, axis=0)
 
@@ -100,10 +107,11 @@ def constrain_cell(cell: np.ndarray, name: str) -> np.ndarray:
 
 
 def metric_basis(name: str) -> np.ndarray:
-    """(n_free, 3, 3) orthonormal symmetric matrices spanning the metric tensors the point group leaves invariant.
+    """(n_free, 3, 3) orthonormal symmetric matrices spanning the metric tensors the point group
+    leaves invariant.
 
-    One to six of them (cubic … triclinic): the symmetry-reduced cell parameters. Works on direct metrics; for
-    reciprocal ones use the transposed inverse group (`reciprocal_metric_basis`).
+    One to six of them (cubic … triclinic): the symmetry-reduced cell parameters. Works on direct
+    metrics; for reciprocal ones use the transposed inverse group (`reciprocal_metric_basis`).
     """
     return _invariant(point_group(name))
 
@@ -124,13 +132,17 @@ def _invariant(w: np.ndarray) -> np.ndarray:
 
 
 def primitive(name: str) -> np.ndarray:
-    """(3, 3) matrix P with the primitive basis = conventional basis · P (columns are primitive axes)."""
+    """(3, 3) matrix P with the primitive basis = conventional basis · P (columns are primitive
+    axes).
+    """
     op = group(name).centred_to_primitive()
     return np.array(op.rot) / gemmi.Op.DEN
 
 
 def metric_symbol(name: str) -> str:
-    """Symbol without blanks of the lattice's own symmetry in the same setting: C12/m1 for C 1 2 1, P4/mmm for P 41."""
+    """Symbol without blanks of the lattice's own symmetry in the same setting: C12/m1 for C 1 2 1,
+    P4/mmm for P 41.
+    """
     sg = group(name)
     system = sg.crystal_system_str()
     letter = sg.hm[0]

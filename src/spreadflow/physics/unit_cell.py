@@ -1,10 +1,14 @@
-"""Unit cells and reciprocal lattices. Cells are (6,) a b c (Å) α β γ (rad); A has columns a*, b*, c* (Å⁻¹)."""
+"""Unit cells and reciprocal lattices. Cells are (6,) a b c (Å) α β γ (rad); A has columns a*, b*,
+c* (Å⁻¹).
+"""
 
 import numpy as np
 
 
 def orthogonalization(cell: np.ndarray) -> np.ndarray:
-    """(3, 3) matrix with columns a, b, c in the PDB convention (a along x, b in the xy plane), Å."""
+    """(3, 3) matrix with columns a, b, c in the PDB convention (a along x, b in the xy plane),
+    Å.
+    """
     a, b, c, alpha, beta, gamma = cell
     cos_a = np.cos(alpha)
     cos_b = np.cos(beta)
@@ -58,7 +62,9 @@ def spacing(A: np.ndarray, hkl: np.ndarray) -> np.ndarray:
 
 
 def all_indices(A: np.ndarray, d_min: float) -> np.ndarray:
-    """(n, 3) int32: every Miller index but 0 0 0 with spacing ≥ d_min (lattice absences not removed)."""
+    """(n, 3) int32: every Miller index but 0 0 0 with spacing ≥ d_min (lattice absences not
+    removed).
+    """
     limits = np.floor(np.linalg.norm(np.linalg.inv(A).T, axis=0) / d_min).astype(int)
     axes = [np.arange(-n, n + 1) for n in limits]
     hkl = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)

@@ -1,8 +1,8 @@
 """Two descriptions of the same data in turns, until the second one stays.
 
-That is the loop of SPREAD: lattices are refined against their pixels with the curves as they are (expand), the curves
-from all lattices together (reduce), and so on. What is expanded and reduced, on how many ranks, and where it is kept, is
-for the caller to say.
+That is the loop of SPREAD: lattices are refined against their pixels with the curves as they are
+(expand), the curves from all lattices together (reduce), and so on. What is expanded and reduced,
+on how many ranks, and where it is kept, is for the caller to say.
 """
 
 from collections.abc import Callable
@@ -30,8 +30,9 @@ def alternate(
 ) -> Alternation[State, Expanded]:
     """Take turns until they have converged.
 
-    expand: state of the turn before (None in the first) → what the data look like with it. reduce: that, and the state
-    before → the new state, and how far it moved. has_converged: changes of all turns so far → whether to stop.
+    expand: state of the turn before (None in the first) → what the data look like with it. reduce:
+    that, and the state before → the new state, and how far it moved. has_converged: changes of all
+    turns so far → whether to stop.
     """
     state: State | None = None
     changes: list[float] = []

@@ -1,4 +1,6 @@
-"""From the lattices of `spread` to what is said about the curves: parametrisations, fits, edges, controls, outlook."""
+"""From the lattices of `spread` to what is said about the curves: parametrisations, fits, edges,
+controls, outlook.
+"""
 
 from functools import partial
 from typing import NamedTuple
@@ -22,7 +24,9 @@ QUOTED = {"none": "free", "kramers_kronig": "kramers_kronig", "smooth": "smooth"
 """`spread.restraint` → the fit whose curves are quoted."""
 
 LATTICES_PER_UNKNOWN = 1.5
-"""From so many lattices per unknown on their scatter gives the whole covariance; fewer give one factor for all."""
+"""From so many lattices per unknown on their scatter gives the whole covariance; fewer give one
+factor for all.
+"""
 
 STEP_TOLERANCE_EV = 1e-6
 """A step of the nodes may be this much below the distance of channels: rounding of the energies."""
@@ -34,7 +38,9 @@ def site_names(config: SpreadConfig) -> list[str]:
 
 
 def check(config: SpreadConfig) -> None:
-    """Raise ConfigError where there is nothing to refine, or other numbers of sites and of known curves."""
+    """Raise ConfigError where there is nothing to refine, or other numbers of sites and of known
+    curves.
+    """
     sites = site_names(config)
     known = config.spread.known
     if not sites:
@@ -46,7 +52,9 @@ def check(config: SpreadConfig) -> None:
 
 
 def _nodes(config: SpreadConfig, energies_ev: np.ndarray) -> np.ndarray:
-    """Return the nodes (node,), eV: on channels, from the first one within the range. Raises ConfigError."""
+    """Return the nodes (node,), eV: on channels, from the first one within the range. Raises
+    ConfigError.
+    """
     section = config.spread
     channel_ev = np.median(np.diff(energies_ev))
     if section.step_ev < channel_ev - STEP_TOLERANCE_EV:
@@ -77,7 +85,8 @@ def parametrisations(
 ) -> dict[str, Parametrisation]:
     """Return the unknowns and restraints of each fit, the quoted one first.
 
-    model: structure factors whose curves are the start; energies_ev: (channel,); files: of `spread.known`.
+    model: structure factors whose curves are the start; energies_ev: (channel,); files: of
+    `spread.known`.
     """
     section = config.spread
     start = start_curves(model)
@@ -107,7 +116,9 @@ def parametrisations(
 
 
 def change(p: Parametrisation, refined: RefinedCurves, before: np.ndarray, limit_e: float) -> float:
-    """Return the largest change of a node from θ `before`, in its σ, where curves are determined to `limit_e`."""
+    """Return the largest change of a node from θ `before`, in its σ, where curves are determined to
+    `limit_e`.
+    """
     sigma = p.sigma(refined.fisher)
     is_determined = np.zeros(sigma.shape, dtype=bool)
     is_determined[:, :, dispersion.band(sigma, limit_e)] = True
@@ -136,8 +147,8 @@ class QuotedFit(NamedTuple):
 def quoted_fit(p: Parametrisation, refined: RefinedCurves, uncertainty: str) -> QuotedFit:
     """Return refined curves with the covariance that is quoted.
 
-    uncertainty: `fisher`, or `sandwich`, from the scatter of lattices. With too few lattices their scatter gives no
-    matrix, but one factor (`scaled`).
+    uncertainty: `fisher`, or `sandwich`, from the scatter of lattices. With too few lattices their
+    scatter gives no matrix, but one factor (`scaled`).
     """
     pixels = refined.of_pixels
     scatter = refined.scatter
@@ -200,7 +211,9 @@ def edge_rows(
 
 
 def without_edge(rows: list[dict], sites: list[str]) -> list[str]:
-    """Return a sentence for each site that has no edge in the first fit that has any. rows: as of `edge_rows`."""
+    """Return a sentence for each site that has no edge in the first fit that has any. rows: as of
+    `edge_rows`.
+    """
     first = [row for row in rows if row["fit"] == rows[0]["fit"]]
     names = [sites[row["site"]] for row in first if np.isnan(row["energy_ev"])]
     place = f"within {REACH_EV:g} eV of its metal's and within the channels"
@@ -231,7 +244,9 @@ def curve_rows(fits: dict[str, QuotedFit]) -> list[dict]:
 def starts(
     curves: np.ndarray, elements: list[str], energies_ev: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Return curves (site, 2, channel) to start from again. A single site has none to swap with, nor to be like."""
+    """Return curves (site, 2, channel) to start from again. A single site has none to swap with,
+    nor to be like.
+    """
     metal = np.stack([anomalous.site(element, "metallic", energies_ev) for element in elements])
     metallic = {"metallic": np.stack([metal.real, metal.imag], axis=1)}
     if len(curves) == 1:
@@ -303,8 +318,8 @@ def value_rows(fits: dict[str, QuotedFit]) -> dict[str, np.ndarray]:
 def outlook(fit: QuotedFit, elements: list[str]) -> dict[str, float]:
     """Return how many lattices like these take σ to the goal, by kind of curve (`fp`, `fdp`).
 
-    What a lattice says is the pixels' information, less as its noise shows to be more than that at the nodes of the
-    band: elsewhere it may be dark, and curves are what restraints say.
+    What a lattice says is the pixels' information, less as its noise shows to be more than that at
+    the nodes of the band: elsewhere it may be dark, and curves are what restraints say.
     """
     p = fit.p
     fisher = fit.refined.fisher

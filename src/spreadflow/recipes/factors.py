@@ -1,4 +1,5 @@
-"""F(hkl, E) as the configuration wants it: from a model, right or perturbed, or from merged intensities.
+"""F(hkl, E) as the configuration wants it: from a model, right or perturbed, or from merged
+intensities.
 
 What files hold is handed in: `io/factor_files.py` reads them.
 """
@@ -28,8 +29,9 @@ def factors(
 ) -> StructureFactors:
     """Return F of a section in the channels `energies_ev` (channel,).
 
-    energy_ev: where merged amplitudes hold, the mean energy of the beam they were measured with; rng: of the
-    perturbation; files: what the files hold that the section names. Raises ConfigError, FileError.
+    energy_ev: where merged amplitudes hold, the mean energy of the beam they were measured with;
+    rng: of the perturbation; files: what the files hold that the section names. Raises ConfigError,
+    FileError.
     """
     model = _of_model(section, energies_ev, rng, files)
     if section.source == "model":
@@ -117,7 +119,9 @@ def _with_data(
     energy_ev: float,
     files: FactorFiles,
 ) -> StructureFactors:
-    """Return the model's F with the merged amplitudes. Raises FileError where these have nothing in common with it."""
+    """Return the model's F with the merged amplitudes. Raises FileError where these have nothing in
+    common with it.
+    """
     assert section.mtz is not None, "checked with the configuration"
     assert files.merged is not None, "the merged intensities were not read"
     try:

@@ -1,4 +1,6 @@
-"""One lattice on its way to the curves: from packed shoeboxes to its Gram matrices, and to rows and back."""
+"""One lattice on its way to the curves: from packed shoeboxes to its Gram matrices, and to rows and
+back.
+"""
 
 from typing import Any, NamedTuple
 
@@ -18,7 +20,9 @@ LATTICE_FIELDS = ("loss", "score", "nuisance", "n_pixels")
 """Fields of a Gram that are columns of its row of `lattices`."""
 
 COLUMN_FIELDS = ("hkl", "intensity", "slope", "cross")
-"""Fields of a Gram that are columns of its rows of `columns`, as they are; its channel is one of the product's."""
+"""Fields of a Gram that are columns of its rows of `columns`, as they are; its channel is one of
+the product's.
+"""
 
 Tables = dict[str, dict[str, Any]]
 """table → column → rows"""
@@ -62,7 +66,8 @@ def expand_lattice(
     start: Start,
     unknowns: list[str],
 ) -> LatticeGram:
-    """Refine a lattice from where it ended last, and return its rows of the tables of schema `gram`.
+    """Refine a lattice from where it ended last, and return its rows of the tables of schema
+    `gram`.
 
     pixels: how lattices are modelled; unknowns: names of those that any lattice has.
     """
@@ -115,7 +120,9 @@ def expand_lattice(
 
 
 def padded(own: Gram, names: list[str], unknowns: list[str]) -> Gram:
-    """Return a Gram with places for all unknowns; those that the lattice has not are held by their restraint."""
+    """Return a Gram with places for all unknowns; those that the lattice has not are held by their
+    restraint.
+    """
     places = [unknowns.index(name) for name in names]
     n = len(unknowns)
     nuisance = np.eye(n)
@@ -151,7 +158,9 @@ def grams(columns: dict[str, np.ndarray]) -> list[tuple[int, Gram]]:
 
 
 def lattice_terms(lattice_gram: Gram, factors: StructureFactors) -> expand.LatticeTerms:
-    """Return a Gram with what F of its columns is made of. Raises ValueError where the factors lack one of its nodes."""
+    """Return a Gram with what F of its columns is made of. Raises ValueError where the factors lack
+    one of its nodes.
+    """
     rows = expand.rows(factors, lattice_gram.hkl)
     if (rows < 0).any():
         missing = lattice_gram.hkl[rows < 0][0].tolist()

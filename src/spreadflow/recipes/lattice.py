@@ -1,4 +1,6 @@
-"""One lattice of an annulus against its pixels: from packed shoeboxes to a refined lattice. No files, no ranks."""
+"""One lattice of an annulus against its pixels: from packed shoeboxes to a refined lattice. No
+files, no ranks.
+"""
 
 from typing import NamedTuple
 
@@ -32,7 +34,8 @@ KERNEL_PX = 10
 """Half size of the kernel of the point spread, px; light that goes farther is background."""
 
 FEWEST_CELLS = 5.0
-"""Unit cells along an axis of a domain at the start of a fit, at least: the model is for no fewer."""
+"""Unit cells along an axis of a domain at the start of a fit, at least: the model is for no fewer.
+"""
 
 FITTED = (RefinedOutcome.REFINED, RefinedOutcome.NOT_CONVERGED)
 """Outcomes of lattices whose numbers and reflections are written."""
@@ -93,7 +96,9 @@ class LatticeFit(NamedTuple):
 def unpack(
     columns: dict[str, np.ndarray], row: int, d_min: float = 0.0, d_max: float = np.inf
 ) -> PackedLattice:
-    """Return the lattice of a row of a part of an annulus, with its reflections of d_min ≤ d < d_max (Å)."""
+    """Return the lattice of a row of a part of an annulus, with its reflections of d_min ≤ d <
+    d_max (Å).
+    """
     d = columns["reflections/d"]
     is_chosen = (columns["reflections/lattice"] == row) & (d >= d_min) & (d < d_max)
     rows = np.flatnonzero(is_chosen)
@@ -128,7 +133,9 @@ def unpack(
 
 
 def without_padding(spectrum: Spectrum) -> Spectrum:
-    """Return a spectrum without the empty channels that pad those of a product, and without negative photons."""
+    """Return a spectrum without the empty channels that pad those of a product, and without
+    negative photons.
+    """
     energies = np.asarray(spectrum.energies_ev)
     n = 1 + int(np.argmin(np.append(np.diff(energies) > 0, False)))
     photons = np.asarray(spectrum.photons, dtype=np.float64)[:n]
@@ -136,9 +143,11 @@ def without_padding(spectrum: Spectrum) -> Spectrum:
 
 
 def start_of(packed: PackedLattice, mosaic: Mosaic, model: RunModel) -> Parameters:
-    """Return where a fit begins: orientation and cell as predicted with, all nodes that the pulse may light.
+    """Return where a fit begins: orientation and cell as predicted with, all nodes that the pulse
+    may light.
 
-    N is that of a domain of the predicted volume; η is as predicted with, or that of a learned mosaicity.
+    N is that of a domain of the predicted volume; η is as predicted with, or that of a learned
+    mosaicity.
     """
     volume = unit_cell.volume(unit_cell.cell_of(packed.A))
     n_cells = np.full(3, max(packed.domain_ang / volume ** (1 / 3), FEWEST_CELLS))
@@ -169,8 +178,8 @@ def problem_of(
 ) -> lattice_fit.Problem:
     """Return a lattice and its pixels, their point spread undone.
 
-    start: where an earlier refinement ended; without it the lattice starts where prediction has it. Raises
-    ArithmeticError, LinAlgError, ValueError for what a lattice may be like.
+    start: where an earlier refinement ended; without it the lattice starts where prediction has it.
+    Raises ArithmeticError, LinAlgError, ValueError for what a lattice may be like.
     """
     boxes = packed.boxes
     readout_photons = section.readout_photons
@@ -200,10 +209,12 @@ def problem_of(
 def restraints_of(
     section: Stage1Section, indexed: Parameters, space_group: str
 ) -> restraints.Restraints | None:
-    """Return what the configuration says of a lattice beside its pixels, or None where it says nothing.
+    """Return what the configuration says of a lattice beside its pixels, or None where it says
+    nothing.
 
-    indexed: the lattice where fits start; it supplies the centres that the configuration leaves out. To first order:
-    σ of N and η are those of ln N and ln η times the value they are centred at.
+    indexed: the lattice where fits start; it supplies the centres that the configuration leaves
+    out. To first order: σ of N and η are those of ln N and ln η times the value they are centred
+    at.
     """
     configured = section.restraints
     if not configured.given():

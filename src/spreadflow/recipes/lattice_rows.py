@@ -1,4 +1,6 @@
-"""What is written about a refined lattice: its row, those of its reflections, and the pixels of a few shoeboxes."""
+"""What is written about a refined lattice: its row, those of its reflections, and the pixels of a
+few shoeboxes.
+"""
 
 from typing import Any
 
@@ -17,7 +19,8 @@ STRAIN_STEP = 1e-6
 def lattice_row(fit: LatticeFit, unknowns: list[str], uncertainty: str) -> dict[str, Any]:
     """Return the row of `lattices` of a lattice that was fitted.
 
-    unknowns: of all lattices; values are NaN where this lattice has them not. uncertainty: which σ are quoted.
+    unknowns: of all lattices; values are NaN where this lattice has them not. uncertainty: which σ
+    are quoted.
     """
     problem, refined = _fitted(fit)
     parameters = refined.parameters
@@ -74,7 +77,8 @@ def _of_kind(values: np.ndarray, names: list[str], kind: str, n: int) -> np.ndar
 def _values(problem: lattice_fit.Problem, refined: lattice_fit.RefinedLattice) -> np.ndarray:
     """Return the unknowns (unknown,) as they are written.
 
-    ln scale, ln N and ln η are values by themselves; rotation, strains, mm and relative wavelength count from the start.
+    ln scale, ln N and ln η are values by themselves; rotation, strains, mm and relative wavelength
+    count from the start.
     """
     parameters = refined.parameters
     crystal = parameters.crystal
@@ -153,7 +157,8 @@ def _noise_offsets(
     refined: lattice_fit.RefinedLattice,
     centroids: np.ndarray,
 ) -> np.ndarray:
-    """Return where a spot drawn from the model is observed, minus the model's centroid: (box, 2) fast, slow, px.
+    """Return where a spot drawn from the model is observed, minus the model's centroid: (box, 2)
+    fast, slow, px.
 
     That is the distance that counting noise alone makes, were the model true.
     """
@@ -177,7 +182,9 @@ def _noise_offsets(
 
 
 def sample_rows(packed: PackedLattice, fit: LatticeFit, n: int) -> dict[str, dict[str, np.ndarray]]:
-    """Return the tables `samples` and `sample_pixels`: data and model in the n shoeboxes that stand out most."""
+    """Return the tables `samples` and `sample_pixels`: data and model in the n shoeboxes that stand
+    out most.
+    """
     problem, refined = _fitted(fit)
     data = problem.data
     point = refined.fit.point

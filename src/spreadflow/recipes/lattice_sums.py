@@ -1,7 +1,8 @@
 """The lattices that curves are refined from, in groups, and sums over them.
 
-Sums over lattices are formed in fixed groups and added in the order of groups, so that they do not depend on how many
-ranks hold the groups. The adding function comes from the caller; `add_here` serves where one process holds all.
+Sums over lattices are formed in fixed groups and added in the order of groups, so that they do not
+depend on how many ranks hold the groups. The adding function comes from the caller; `add_here`
+serves where one process holds all.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +18,8 @@ from spreadflow.errors import ConfigError
 from spreadflow.physics import symmetry
 
 MAX_GROUPS = 64
-"""Sums over lattices are formed in at most so many groups of blocks, whatever the number of ranks."""
+"""Sums over lattices are formed in at most so many groups of blocks, whatever the number of ranks.
+"""
 
 Groups = Mapping[int, list[tuple[int, LatticeTerms]]]
 """group → number of each of its lattices among those that are used, and its terms"""
@@ -72,9 +74,11 @@ class LatticeSums:
         """number of a lattice → (column of its Gram,) number of the unique reflection"""
 
     def refine_amplitudes(self, space_group: str, f0_sigma: float) -> None:
-        """Refine |F| of every unique reflection, Friedel mates as one, together with the curves. Collective.
+        """Refine |F| of every unique reflection, Friedel mates as one, together with the curves.
+        Collective.
 
-        f0_sigma: relative standard deviation of |F|. Raises ConfigError where there are too many reflections.
+        f0_sigma: relative standard deviation of |F|. Raises ConfigError where there are too many
+        reflections.
         """
         unique = {
             number: symmetry.to_asu(terms.gram.hkl, space_group)[0]
@@ -101,7 +105,9 @@ class LatticeSums:
         change: Change | None = None,
         is_chosen: Callable[[int], bool] | None = None,
     ) -> Evaluate:
-        """Return the function θ → normal equations of all lattices, or of chosen ones, changed or not. Collective."""
+        """Return the function θ → normal equations of all lattices, or of chosen ones, changed or
+        not. Collective.
+        """
         groups = {
             group: [
                 (number, terms if change is None else change(number, terms))
@@ -144,7 +150,9 @@ class LatticeSums:
         u: np.ndarray,
         chosen: list[int],
     ) -> joint.Coupled:
-        """Return the normal equations of curves and reflections. Large ones are added group by group, each held once."""
+        """Return the normal equations of curves and reflections. Large ones are added group by
+        group, each held once.
+        """
         n_theta = len(theta)
         add = self.ranks.add
         of_lattices = np.zeros((self.n, 1 + n_theta + len(u)))
@@ -175,7 +183,9 @@ class LatticeSums:
         )
 
     def residuals(self, curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (data − model)/model of the Bragg photons with curves, and its σ: (channel,) each. Collective."""
+        """Return (data − model)/model of the Bragg photons with curves, and its σ: (channel,) each.
+        Collective.
+        """
         partials = {
             group: expand.residuals([terms for _, terms in members], curves)
             for group, members in self.groups.items()

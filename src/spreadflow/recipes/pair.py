@@ -1,4 +1,6 @@
-"""An experiment and its reflections that another program indexed: whether the lattice can be adopted."""
+"""An experiment and its reflections that another program indexed: whether the lattice can be
+adopted.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -47,7 +49,9 @@ def judge(
     detector: Detector,
     section: IndexSection,
 ) -> Line:
-    """Return the line with its outcome, but for other lines and for the image. detector: of the run."""
+    """Return the line with its outcome, but for other lines and for the image. detector: of the
+    run.
+    """
     distance = corner_distance_px(experiment.detector, detector)
     line = line._replace(corner_distance_px=distance)
     if line.shot < 0:
@@ -64,7 +68,9 @@ def judge(
 
 
 def _paired(line: Line, experiment: Experiment, table: Table, min_indexed: int) -> Line:
-    """Return the line with A, where the experiment's reflections lie where A puts their Miller indices."""
+    """Return the line with A, where the experiment's reflections lie where A puts their Miller
+    indices.
+    """
     hkl, panel, position = (table.columns[name] for name in COLUMNS)
     is_own = table.is_of(experiment.identifier, line.experiment)
     is_indexed = hkl.any(axis=1) & np.isfinite(position).all(axis=1)
@@ -102,7 +108,9 @@ def unmistakable(lines: list[Line]) -> list[Line]:
 
 
 def corner_distance_px(one: Detector, other: Detector) -> float:
-    """Return how far the farthest corners of two detectors' panels are apart, px; infinite for other shapes."""
+    """Return how far the farthest corners of two detectors' panels are apart, px; infinite for
+    other shapes.
+    """
     if one.n_panels != other.n_panels or tuple(one.shape) != tuple(other.shape):
         return np.inf
     n_slow, n_fast = one.shape
@@ -116,7 +124,9 @@ def corner_distance_px(one: Detector, other: Detector) -> float:
 
 
 def _has_symmetry(hall: str, space_group: str) -> bool:
-    """Whether the group of a Hall symbol has the symmetry of ours; a still knows nothing of screw axes."""
+    """Whether the group of a Hall symbol has the symmetry of ours; a still knows nothing of screw
+    axes.
+    """
     operations = gemmi.symops_from_hall(hall)
     ours = symmetry.group(space_group).operations()
     return ours.has_same_rotations(operations) and ours.has_same_centring(operations)

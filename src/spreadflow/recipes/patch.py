@@ -1,4 +1,6 @@
-"""Shoeboxes of simulated lattices made directly, without images: for benchmarks and for planning an experiment."""
+"""Shoeboxes of simulated lattices made directly, without images: for benchmarks and for planning an
+experiment.
+"""
 
 from typing import NamedTuple
 
@@ -23,7 +25,9 @@ class Patch(NamedTuple):
     predicted: prediction.Predicted
     """the reflections they are of"""
     parameters: Parameters
-    """A is the mean over the mosaic domains, whose rotations count from it; all nodes that the pulse may light"""
+    """A is the mean over the mosaic domains, whose rotations count from it; all nodes that the
+    pulse may light
+    """
     bragg: np.ndarray
     """(pixel,) expected photons of the lattice, after the point spread"""
     background: np.ndarray
@@ -34,7 +38,9 @@ class Outline(NamedTuple):
     """Where the shoeboxes of one simulated lattice lie."""
 
     parameters: Parameters
-    """A is the mean over the mosaic domains, whose rotations count from it; all nodes that the pulse may light"""
+    """A is the mean over the mosaic domains, whose rotations count from it; all nodes that the
+    pulse may light
+    """
     predicted: prediction.Predicted
     """the reflections"""
     panel: np.ndarray
@@ -46,7 +52,8 @@ class Outline(NamedTuple):
 def outline(
     simulator: Simulator, number: int, *, d_min: float, d_max: float, border_px: int = 3
 ) -> Outline:
-    """Return the shoeboxes of all reflections with d_min ≤ d < d_max (Å) of a shot with one lattice.
+    """Return the shoeboxes of all reflections with d_min ≤ d < d_max (Å) of a shot with one
+    lattice.
 
     They are those of an integration that knows the lattice, `border_px` wider. number: of the shot.
     """
@@ -60,11 +67,12 @@ def outline(
 def patch(
     simulator: Simulator, number: int, *, d_min: float, d_max: float, border_px: int = 3
 ) -> Patch:
-    """Return the shoeboxes of all reflections with d_min ≤ d < d_max (Å) of a shot with one lattice.
+    """Return the shoeboxes of all reflections with d_min ≤ d < d_max (Å) of a shot with one
+    lattice.
 
-    number: of the shot, whose orientation, pulse and mosaic domains they have; noise has the same distribution, but not
-    the same numbers. The boxes are those of `outline`. Saturation is left out; of what the point spread takes farther
-    than its kernel reaches, the lattice's share.
+    number: of the shot, whose orientation, pulse and mosaic domains they have; noise has the same
+    distribution, but not the same numbers. The boxes are those of `outline`. Saturation is left
+    out; of what the point spread takes farther than its kernel reaches, the lattice's share.
     """
     place = outline(simulator, number, d_min=d_min, d_max=d_max, border_px=border_px)
     true = place.parameters
@@ -172,7 +180,9 @@ def _count(simulator: Simulator, rng: np.random.Generator, photons: np.ndarray) 
 def _spread_out(
     kernel: np.ndarray | None, wide: np.ndarray, bbox: np.ndarray, photons: np.ndarray
 ) -> np.ndarray:
-    """Return photons (pixel,) in boxes (box, 4), given those in wider ones before the point spread."""
+    """Return photons (pixel,) in boxes (box, 4), given those in wider ones before the point
+    spread.
+    """
     if kernel is None:
         return photons
     pieces = [np.empty(0)]
@@ -189,7 +199,9 @@ def _spread_out(
 
 
 def _from_afar(simulator: Simulator, true: Parameters) -> np.ndarray:
-    """Return the expected photons (panel,) of each pixel from beyond the kernel's reach: what it leaves out, evenly."""
+    """Return the expected photons (panel,) of each pixel from beyond the kernel's reach: what it
+    leaves out, evenly.
+    """
     if simulator.kernel is None:
         return np.zeros(simulator.detector.n_panels)
     lost = 1.0 - simulator.kernel.sum()

@@ -1,7 +1,9 @@
-"""Before the beam time: how well the curves will be known from so many lattices. `spreadflow plan` writes it.
+"""Before the beam time: how well the curves will be known from so many lattices. `spreadflow plan`
+writes it.
 
-Lattices of the configured crystal, beam and detector are made directly as shoeboxes, and what each says about the
-curves is taken at the truth: no images, no fit. That is a bound: the model is right, the mosaicity known.
+Lattices of the configured crystal, beam and detector are made directly as shoeboxes, and what each
+says about the curves is taken at the truth: no images, no fit. That is a bound: the model is right,
+the mosaicity known.
 """
 
 import itertools
@@ -48,7 +50,9 @@ Show = Callable[[int, int], None]
 
 
 class Question(NamedTuple):
-    """What a plan is asked. What is left out is as configured; more values make more cases or ranges."""
+    """What a plan is asked. What is left out is as configured; more values make more cases or
+    ranges.
+    """
 
     n_lattices: int
     """simulated lattices that all figures are scaled from; even, for two halves"""
@@ -79,7 +83,8 @@ def run(
     files: FactorFiles = NO_FILES,
     show: Show = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Return the figures of a plan, keys as in docs/summaries.md: rows for each case, range, grid and restraint.
+    """Return the figures of a plan, keys as in docs/summaries.md: rows for each case, range, grid
+    and restraint.
 
     files: what the files hold that `structure_factors` names. Raises ConfigError.
     """
@@ -143,7 +148,9 @@ def _ranges(
 
 
 def _cases(config: Config, n_cells: Sequence[int], psf_fwhm_mm: Sequence[float]) -> Iterator[Case]:
-    """Yield each N with each point spread. Crystals are of one volume: smaller domains are more of them."""
+    """Yield each N with each point spread. Crystals are of one volume: smaller domains are more of
+    them.
+    """
     tree = config.model_dump(mode="json", by_alias=True)
     crystal = config.crystal
     edge = unit_cell.volume(build.cell(crystal)) ** (1 / 3)
@@ -171,7 +178,9 @@ def _cases(config: Config, n_cells: Sequence[int], psf_fwhm_mm: Sequence[float])
 def _sites(
     simulator: Simulator, grids_ev: Sequence[float], band_ev: tuple[float, float] | None
 ) -> dict[str, Any]:
-    """Return names, elements and bands of the sites. Raises ConfigError where they, bands or grids make no sense."""
+    """Return names, elements and bands of the sites. Raises ConfigError where they, bands or grids
+    make no sense.
+    """
     structure = simulator.config.structure_factors
     beam = simulator.beam
     energies = simulator.energies
@@ -211,7 +220,9 @@ class _Sums(NamedTuple):
 
 
 def _means(halves: list[_Sums], r: int, n_lattices: int) -> tuple[float, np.ndarray]:
-    """Return the reflections of a lattice, and of either half the information of a lattice, in a range."""
+    """Return the reflections of a lattice, and of either half the information of a lattice, in a
+    range.
+    """
     information = np.array([half.information[r] for half in halves]) * 2.0 / n_lattices
     n_reflections = float(sum(half.n_reflections[r] for half in halves)) / n_lattices
     return n_reflections, information
@@ -249,7 +260,9 @@ def _of_lattice(
 
 
 def _pixels(simulator: Simulator, place: Outline) -> tuple[Shoeboxes, Noise]:
-    """Return each pixel once, with its expected background alone, and its noise where a point spread is undone."""
+    """Return each pixel once, with its expected background alone, and its noise where a point
+    spread is undone.
+    """
     predicted = place.predicted
     section = simulator.section
     box_of_pixel, address = shoeboxes.addresses(place.panel, place.bbox)

@@ -1,4 +1,6 @@
-"""What the lattices of a run share when their pixels are modelled: structure factors, detector, beam."""
+"""What the lattices of a run share when their pixels are modelled: structure factors, detector,
+beam.
+"""
 
 import numpy as np
 
@@ -20,7 +22,9 @@ from spreadflow.recipes.lattice import RunModel
 from spreadflow.recipes.still import PERTURBATION
 
 CELL_TOLERANCE = 0.05
-"""How far the lattices' median cell may be from that of the structure factors: relative for edges, rad for angles."""
+"""How far the lattices' median cell may be from that of the structure factors: relative for edges,
+rad for angles.
+"""
 
 PixelConfig = LadderConfig | MosaicConfig | Stage1Config | SpreadConfig
 """The configuration of a stage that models pixels."""
@@ -29,7 +33,9 @@ PixelConfig = LadderConfig | MosaicConfig | Stage1Config | SpreadConfig
 def run_models(
     config: PixelConfig, recording: Recording, word: str, files: FactorFiles = NO_FILES
 ) -> list[RunModel]:
-    """Return what the lattices of each run share. word: the stage that asks. Raises ConfigError, FileError."""
+    """Return what the lattices of each run share. word: the stage that asks. Raises ConfigError,
+    FileError.
+    """
     attributes = recording.attributes
     section = config.structure_factors
     _check_crystal(section, recording, f"{word}.structure_factors")
@@ -51,7 +57,9 @@ def run_models(
 
 
 def _check_crystal(section: StructureFactorsSection, recording: Recording, where: str) -> None:
-    """Raise ConfigError where the structure factors are not those of the lattices' crystal. where: key of the section."""
+    """Raise ConfigError where the structure factors are not those of the lattices' crystal. where:
+    key of the section.
+    """
     assert section.space_group is not None, "filled in when a stage is handed its sections"
     indexed_in = recording.attributes["space_group"]
     group = symmetry.group(section.space_group)

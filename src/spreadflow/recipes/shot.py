@@ -1,4 +1,6 @@
-"""One shot, from its pixels to the integrated reflections of its lattices, and these as rows of the product."""
+"""One shot, from its pixels to the integrated reflections of its lattices, and these as rows of the
+product.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -83,7 +85,9 @@ def _find_spots(shot: Shot, section: IndexSection, detector: Detector, energy: f
 def _find_lattices(
     found: Spots, shot: Shot, section: IndexSection, detector: Detector, energy: float
 ) -> list[Lattice]:
-    """Find lattices one after the other, each refined before the next is looked for among the spots it leaves."""
+    """Find lattices one after the other, each refined before the next is looked for among the spots
+    it leaves.
+    """
     s1 = direction(detector, found.panel, found.fast, found.slow)
     q = (s1 - S0) / wavelength(energy)
     weights = np.sqrt(np.minimum(found.intensity / found.sigma, LARGEST_WEIGHT_SQUARED))
@@ -120,7 +124,9 @@ def _find_lattices(
 def _is_acceptable(
     refined: Lattice, others: list[Lattice], section: IndexSection, detector: Detector
 ) -> bool:
-    """Whether a lattice has enough spots, close enough, a cell near the target, and was not found before."""
+    """Whether a lattice has enough spots, close enough, a cell near the target, and was not found
+    before.
+    """
     rmsd_mm = np.hypot(refined.rmsd_radial_mm, refined.rmsd_transverse_mm)
     n_indexed = np.count_nonzero(refined.hkl.any(axis=1))
     return bool(
@@ -151,7 +157,9 @@ def _hold_lattices(
     section: IndexSection,
     detector: Detector,
 ) -> list[Lattice]:
-    """Return the supplied lattices as they are, each with its spots among those that the ones before leave."""
+    """Return the supplied lattices as they are, each with its spots among those that the ones
+    before leave.
+    """
     is_free = np.ones(len(found.fast), dtype=bool)
     keys = _refinement_keys(shot, section, detector)
     lattices: list[Lattice] = []
@@ -195,7 +203,9 @@ def _integrate(
     polarization: float,
     lattices: list[Lattice],
 ) -> tuple[Reflections, np.ndarray]:
-    """Return the reflections of all lattices, which must know of each other's, and the number of each one's lattice."""
+    """Return the reflections of all lattices, which must know of each other's, and the number of
+    each one's lattice.
+    """
     of_lattices = [
         prediction.predict(
             lattice.A,
@@ -227,7 +237,9 @@ def _integrate(
 
 
 def tables_of(result: Result, identity: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
-    """Return the rows of one shot in every table of the product. identity: its columns of `shots` that are known."""
+    """Return the rows of one shot in every table of the product. identity: its columns of `shots`
+    that are known.
+    """
     shot = identity | {
         "outcome": result.outcome,
         "mean_energy_ev": result.mean_energy_ev,

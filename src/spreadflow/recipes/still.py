@@ -1,4 +1,6 @@
-"""One simulated still: from the configuration to a frame and what is true of it. No files, no ranks."""
+"""One simulated still: from the configuration to a frame and what is true of it. No files, no
+ranks.
+"""
 
 from functools import cached_property, partial
 from typing import NamedTuple, Protocol
@@ -33,7 +35,9 @@ FLOODED = 0.05
 """Fraction of the pixels of a saturated shot that its pulse drives beyond the trusted range."""
 
 SPECTRUM, ORIENTATION, NOISE, GARBAGE, DOMAINS, GAIN, PERTURBATION = range(7)
-"""Purposes of random streams. The last two, and DOMAINS of one set for all, do not depend on the shot."""
+"""Purposes of random streams. The last two, and DOMAINS of one set for all, do not depend on the
+shot.
+"""
 
 
 class RecordedSpectra(Protocol):
@@ -49,7 +53,9 @@ class Truth(NamedTuple):
     crystal: Crystal
     """A is the mean over its mosaic domains"""
     turns: np.ndarray
-    """(domain, 3, 3) rotations of the domains from that mean; none where they are not single domains"""
+    """(domain, 3, 3) rotations of the domains from that mean; none where they are not single
+    domains
+    """
     scale: float
     """domains in the beam, times the pulses of the exposure"""
     spots: bragg.SimulatedSpots
@@ -64,7 +70,9 @@ class Simulator:
         files: FactorFiles = NO_FILES,
         recorded: RecordedSpectra | None = None,
     ):
-        """files: what the files of `structure_factors` hold; recorded: spectra in place of SASE pulses."""
+        """files: what the files of `structure_factors` hold; recorded: spectra in place of SASE
+        pulses.
+        """
         self.config = config
         self.seed = config.seed
         self.crystal = config.crystal
@@ -118,7 +126,9 @@ class Simulator:
         return make_kernel(section.psf_fwhm_mm, section.pixel_mm, section.psf_radius_px)
 
     def pulse(self, shot_id: int, number: int) -> Spectrum:
-        """Return the pulse of a shot, `number` in its run. Raises ConfigError where no photon is in the channels."""
+        """Return the pulse of a shot, `number` in its run. Raises ConfigError where no photon is in
+        the channels.
+        """
         if self.recorded is not None:
             return self.recorded.pulse(number)
         assert self.beam.photons is not None, "checked with the configuration"
@@ -141,7 +151,8 @@ class Simulator:
     def mosaics(self, shot_id: int, n_lattices: int) -> list[Mosaic]:
         """Return the mosaicity of each lattice of a shot.
 
-        That is one set of domains for all lattices, a set of its own, or the distribution that domains are drawn from.
+        That is one set of domains for all lattices, a set of its own, or the distribution that
+        domains are drawn from.
         """
         if self.crystal.mosaicity == "continuous":
             crystal = self._crystal(unit_cell.reciprocal(self.cell))
@@ -161,7 +172,9 @@ class Simulator:
         return Crystal(A, build.n_cells(self.crystal), np.float64(build.eta_rad(self.crystal)))
 
     def parameters(self, pulse: Spectrum, A: np.ndarray, mosaicity: Mosaic) -> Parameters:
-        """Return what the Bragg photons of a lattice depend on; of the nodes, those that the pulse may light."""
+        """Return what the Bragg photons of a lattice depend on; of the nodes, those that the pulse
+        may light.
+        """
         crystal = self._crystal(A)
         rows = layout.reached(crystal, mosaicity, self.factors.hkl, pulse)
         oversample = self.rendering.oversample
@@ -181,7 +194,9 @@ class Simulator:
     def expected(
         self, pulse: Spectrum, lattices: list[Parameters]
     ) -> tuple[np.ndarray, list[bragg.SimulatedSpots]]:
-        """Return the photons (panel, slow, fast) of a shot without noise, and the spots of each lattice."""
+        """Return the photons (panel, slow, fast) of a shot without noise, and the spots of each
+        lattice.
+        """
         efficiency, sine = self.pixels
         image = np.array(
             background(
@@ -203,10 +218,11 @@ class Simulator:
         return image, [add(lattice) for lattice in lattices]
 
     def exposure(self, shot_id: int, kind: str, pulse: Spectrum) -> tuple[np.ndarray, list[Truth]]:
-        """Return the expected photons (panel, slow, fast) of a shot, and what is true of its lattices.
+        """Return the expected photons (panel, slow, fast) of a shot, and what is true of its
+        lattices.
 
-        A saturated shot is of many pulses: an open shutter. Raises ConfigError where no number of pulses saturates the
-        detector.
+        A saturated shot is of many pulses: an open shutter. Raises ConfigError where no number of
+        pulses saturates the detector.
         """
         rng = self.rng(ORIENTATION, shot_id)
         B = unit_cell.reciprocal(self.cell)

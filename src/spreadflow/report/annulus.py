@@ -1,4 +1,6 @@
-"""Figures and picture of `annulus` and `wide`: how much there is to model, and what it looks like."""
+"""Figures and picture of `annulus` and `wide`: how much there is to model, and what it looks
+like.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,9 @@ def make(stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict
 
 
 def _strongest(table: dict) -> np.ndarray:
-    """Rows of the strongest reflections that are integrated without reserve, as many as the mosaic shows."""
+    """Rows of the strongest reflections that are integrated without reserve, as many as the mosaic
+    shows.
+    """
     clean = np.flatnonzero(table["reflections/flags"] & ReflectionFlag.FAILED == 0)
     strength = table["reflections/intensity"][clean] / np.maximum(
         table["reflections/sigma"][clean], 1e-9
@@ -41,7 +45,9 @@ def _strongest(table: dict) -> np.ndarray:
 def _pixels(
     product: Path, stage: str, table: dict, rows: np.ndarray
 ) -> tuple[dict, dict[int, dict[str, np.ndarray]]]:
-    """Counts of pixels, and row → pixel columns of some reflections; never more than one part in memory."""
+    """Counts of pixels, and row → pixel columns of some reflections; never more than one part in
+    memory.
+    """
     first = table["reflections/first_pixel"]
     size = _pixels_per_box(table)
     start = 0
@@ -136,7 +142,8 @@ def _picture(
 ) -> Figure:
     page = style.page(
         f"{stage}: the shoeboxes from {figures['d_max']:g} to {figures['d_min']:g} Å",
-        f"{style.say(figures['n_lattices'])} lattices · {style.say(figures['n_reflections'])} reflections "
+        f"{style.say(figures['n_lattices'])} lattices · {style.say(figures['n_reflections'])} "
+        "reflections "
         f"({style.say(figures['n_unique'])} unique) · {style.say(figures['n_pixels'])} pixels, "
         f"{style.say(figures['n_pixels_counted'])} counted",
     )

@@ -69,7 +69,8 @@ def _picture(table: dict, told: dict, figures: dict) -> Figure:
     text = " ".join(f"{value:.3f}" for value in mean) if mean is not None else "–"
     page = style.page(
         "cells: which lattices are the crystal form of interest",
-        f"{style.say(figures['n_kept'])} of {style.say(figures['n_in'])} lattices accepted · mean cell {text} "
+        f"{style.say(figures['n_kept'])} of {style.say(figures['n_in'])} lattices accepted · mean "
+        f"cell {text} "
         f"(Å, degrees) · clusters: {figures['n_clusters']} · {figures['space_group']}",
     )
     top, bottom = page.subfigures(2, 1, height_ratios=[1.25, 1])  # type: ignore[misc]
@@ -97,7 +98,9 @@ def _view(values: np.ndarray, accepted: np.ndarray) -> tuple[float, float]:
 
 
 def _scatter(axes: Any, table: dict, told: dict, pair: tuple[int, int]) -> None:
-    """Lattices in the plane of two cell lengths, with the 2 σ and 4 σ ellipses of the chosen cluster."""
+    """Lattices in the plane of two cell lengths, with the 2 σ and 4 σ ellipses of the chosen
+    cluster.
+    """
     x, y = (table["lattices/cell"][:, column] for column in pair)
     outcome = table["lattices/outcome"]
     for end, color in COLORS.items():

@@ -33,7 +33,8 @@ def _index(f: dict) -> list[str]:
     )
     out = [
         f"{say(f['n_shots'])} shots: {outcomes(f)}",
-        f"{say(f['n_lattices'])} lattices, of which {say(f['n_lattices_second'])} second or third in their shot",
+        f"{say(f['n_lattices'])} lattices, of which {say(f['n_lattices_second'])} second or third "
+        "in their shot",
         f"r.m.s.d. {rmsd} over {say(f['n_rmsd'])} reflections",
         f"{say(f['seconds_per_shot_per_core'])} s per shot and core",
     ]
@@ -42,9 +43,12 @@ def _index(f: dict) -> list[str]:
     return [
         *out,
         f"misorientation {say(f['misorientation_deg_median'], 2)}° in the median, "
-        f"{say(f['misorientation_deg_p95'], 2)}° at 95 %; {_percent(f['miller_right'])} of the Miller indices right",
-        f"{f['n_singles_indexed']} of {f['n_singles']} single hits right, both lattices in {f['n_doubles_both']} of "
-        f"{f['n_doubles']} double hits, a lattice on {f['n_blanks_with_lattice']} of {f['n_blanks']} blanks",
+        f"{say(f['misorientation_deg_p95'], 2)}° at 95 %; {_percent(f['miller_right'])} of the "
+        "Miller indices right",
+        f"{f['n_singles_indexed']} of {f['n_singles']} single hits right, both lattices in "
+        f"{f['n_doubles_both']} of "
+        f"{f['n_doubles']} double hits, a lattice on {f['n_blanks_with_lattice']} of "
+        f"{f['n_blanks']} blanks",
         f"pulls of the photons {say(f['pull_mean'], 2)} ± {say(f['pull_sd'], 3)}; "
         f"{_percent(f['prediction_recall'])} of the reflections above 3 σ predicted",
     ]
@@ -83,9 +87,11 @@ def _cells(f: dict) -> list[str]:
 def _merge(f: dict) -> list[str]:
     also = ", ".join(f.get("ambiguities", []))
     return [
-        f"{say(f['n_observations'])} observations of {say(f['n_lattices'])} lattices, scaled with {f['scaling']}",
+        f"{say(f['n_observations'])} observations of {say(f['n_lattices'])} lattices, scaled with "
+        f"{f['scaling']}",
         f"completeness {_percent(f['completeness'])}, multiplicity {say(f['multiplicity'])}",
-        f"CC½ {say(f['cc_half'])} ({say(f['n_pairs'])} pairs), Rsplit {say(f['r_split'])}, CC ano {say(f['cc_ano'])}",
+        f"CC½ {say(f['cc_half'])} ({say(f['n_pairs'])} pairs), Rsplit {say(f['r_split'])}, CC ano "
+        f"{say(f['cc_ano'])}",
         f"Wilson B {say(f['wilson_b'])} Å²",
         also
         and f"indexing is ambiguous (h,k,l or {also}), which is not resolved: merged as if twinned",
@@ -94,7 +100,8 @@ def _merge(f: dict) -> list[str]:
 
 def _annulus(f: dict) -> list[str]:
     return [
-        f"{say(f['n_reflections'])} reflections of {say(f['n_lattices'])} lattices, {f['d_max']:g} to {f['d_min']:g} Å",
+        f"{say(f['n_reflections'])} reflections of {say(f['n_lattices'])} lattices, {f['d_max']:g} "
+        f"to {f['d_min']:g} Å",
         f"{say(f['n_pixels'])} pixels",
     ]
 
@@ -105,7 +112,8 @@ def _ladder(f: dict) -> list[str]:
     ]
     radial = {rung["name"]: rung["radial_rmsd_mm"] for rung in f["rungs"]}
     return [
-        f"{f['n_passed']} of {len(f['rungs'])} rungs pass, {say(f['n_modelled'])} lattices modelled",
+        f"{f['n_passed']} of {len(f['rungs'])} rungs pass, "
+        f"{say(f['n_modelled'])} lattices modelled",
         *failed,
         "radial r.m.s.d. "
         + ", ".join(f"{say(radial[name])} mm on rung {name}" for name in ("2", "3B", "4")),
@@ -114,9 +122,12 @@ def _ladder(f: dict) -> list[str]:
 
 def _mosaic(f: dict) -> list[str]:
     out = [
-        f"{say(f['n_lattices'])} lattices: {outcomes(f)} ({f['scope'].replace('_', ' ')}, from {f['shoeboxes']})",
-        f"−ln L of held-out shoeboxes {say(f['held_out_continuous'], 6)} with the continuous distribution, "
-        f"{say(f['held_out_gain'])} less with {say(f['n_components'])} components; η {say(f['eta_deg'])}°",
+        f"{say(f['n_lattices'])} lattices: {outcomes(f)} ({f['scope'].replace('_', ' ')}, from "
+        f"{f['shoeboxes']})",
+        f"−ln L of held-out shoeboxes {say(f['held_out_continuous'], 6)} with the continuous "
+        "distribution, "
+        f"{say(f['held_out_gain'])} less with {say(f['n_components'])} components; η "
+        f"{say(f['eta_deg'])}°",
         f"{say(f['seconds_per_lattice_per_core'], 2)} s per lattice and core",
     ]
     if f["distance_to_truth"] is None:
@@ -129,8 +140,10 @@ def _mosaic(f: dict) -> list[str]:
 def _stage1(f: dict) -> list[str]:
     out = [
         f"{say(f['n_lattices'])} lattices: {outcomes(f)} ({f['mosaicity']} mosaicity)",
-        f"radial r.m.s.d. {say(f['radial_rmsd_mm'])} mm ({say(f['radial_rmsd_px'])} px) over {say(f['n_rmsd'])} "
-        f"reflections, {say(f['radial_floor_mm'])} mm were the model true, {say(f['radial_rmsd_mm_before'])} mm by "
+        f"radial r.m.s.d. {say(f['radial_rmsd_mm'])} mm ({say(f['radial_rmsd_px'])} px) over "
+        f"{say(f['n_rmsd'])} "
+        f"reflections, {say(f['radial_floor_mm'])} mm were the model true, "
+        f"{say(f['radial_rmsd_mm_before'])} mm by "
         f"spots; transverse {say(f['transverse_rmsd_mm'])} mm",
         f"σ_Z {say(f['sigma_z_median'])}; σ quoted: {f['uncertainty']}",
         f"{say(f['seconds_per_lattice_per_core'], 2)} s per lattice and core",
@@ -140,7 +153,8 @@ def _stage1(f: dict) -> list[str]:
     pulls = ", ".join(f"{name.replace('_', ' ')} {say(sd, 2)}" for name, sd in f["pull_sd"].items())
     return [
         *out,
-        f"misorientation {say(f['misorientation_deg_median'], 2)}° in the median; sd of pulls: {pulls}",
+        f"misorientation {say(f['misorientation_deg_median'], 2)}° in the median; sd of pulls: "
+        f"{pulls}",
     ]
 
 
@@ -153,8 +167,9 @@ def _spread(f: dict) -> list[str]:
         f"not converged: the last of {f['cycles']} cycles moved f′, f″ by {f['changes'][-1]:.2g} σ"
     )
     out = [
-        f"f′ ± {say(f['sigma_fp'], 2)} e, f″ ± {say(f['sigma_fdp'], 2)} e ({f['sigma_kind']} σ) over "
-        f"{low:.0f}-{high:.0f} eV from {say(f['n_lattices'])} lattices ({f['mosaicity']} mosaicity)",
+        f"f′ ± {say(f['sigma_fp'], 2)} e, f″ ± {say(f['sigma_fdp'], 2)} e ({f['sigma_kind']} σ) "
+        f"over {low:.0f}-{high:.0f} eV from {say(f['n_lattices'])} lattices "
+        f"({f['mosaicity']} mosaicity)",
         _edges(f),
         f"0.1 e would take {about(goal['fp'])} lattices for f′, {about(goal['fdp'])} for f″",
         "" if f["converged"] else moved,

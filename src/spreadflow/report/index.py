@@ -1,4 +1,6 @@
-"""Figures and picture of `index` and `reindex`: what became of the shots, and how well the spots fit."""
+"""Figures and picture of `index` and `reindex`: what became of the shots, and how well the spots
+fit.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -129,10 +131,14 @@ def _pooled(parts: list[dict], share: str, n: str) -> dict[str, Any]:
 
 def picture(stage: str, runs: list[Run], told: dict) -> Figure:
     """One still with its predictions; outcomes, residuals, misorientation or mosaic spread."""
-    px = f"{style.say(told['radial_rmsd_px'], 2)} px radial, {style.say(told['transverse_rmsd_px'], 2)} px transverse"
+    px = (
+        f"{style.say(told['radial_rmsd_px'], 2)} px radial, "
+        f"{style.say(told['transverse_rmsd_px'], 2)} px transverse"
+    )
     subtitle = (
         f"{style.say(told['n_indexed'])} of {style.say(told['n_hits'])} hits indexed · "
-        f"{style.say(told['n_lattices'])} lattices · r.m.s.d. {px} over {style.say(told['n_rmsd'])} reflections · "
+        f"{style.say(told['n_lattices'])} lattices · r.m.s.d. {px} over "
+        f"{style.say(told['n_rmsd'])} reflections · "
         f"{style.say(told['seconds_per_shot_per_core'])} s per shot and core"
     )
     page = style.page(f"{stage}: from spots to lattices", subtitle, 14.5)
@@ -157,7 +163,9 @@ def picture(stage: str, runs: list[Run], told: dict) -> Figure:
 
 
 def _still(axes: Any, runs: list[Run]) -> None:
-    """The shot whose first lattice explains most spots, predictions of all its lattices as rings."""
+    """The shot whose first lattice explains most spots, predictions of all its lattices as
+    rings.
+    """
     best = max(runs, key=lambda run: run.table["lattices/n_indexed"].max(initial=0))
     t = best.table
     if best.manifest is None or not len(t["lattices/k"]):
@@ -182,7 +190,9 @@ def _still(axes: Any, runs: list[Run]) -> None:
 
 
 def rings(axes: Any, run: Run, row: int, size: float = 22.0) -> None:
-    """Predicted reflections of all lattices of a shot around where they are expected, mm; weak ones smaller."""
+    """Predicted reflections of all lattices of a shot around where they are expected, mm; weak ones
+    smaller.
+    """
     t = run.table
     for n, lattice in enumerate(np.flatnonzero(t["lattices/shot"] == row)):
         mine = t["reflections/lattice"] == lattice

@@ -1,4 +1,6 @@
-"""Figures and picture of `ladder`: what each rung reaches, whether it passes, and what its model looks like."""
+"""Figures and picture of `ladder`: what each rung reaches, whether it passes, and what its model
+looks like.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -101,8 +103,10 @@ def _judged(name: str, rungs: dict[str, dict], n_modelled: int) -> dict[str, Any
 def _picture(table: dict, told: dict, figures: dict) -> Figure:
     page = style.page(
         f"ladder: {figures['n_passed']} of {len(figures['rungs'])} rungs pass",
-        f"{style.say(figures['n_lattices'])} lattices read, {style.say(figures['n_modelled'])} modelled, turned by "
-        f"{figures['misset_deg']:g}° before · {figures['n_domains']} mosaic domains drawn for the model",
+        f"{style.say(figures['n_lattices'])} lattices read, {style.say(figures['n_modelled'])} "
+        "modelled, turned by "
+        f"{figures['misset_deg']:g}° before · {figures['n_domains']} mosaic domains drawn for the "
+        "model",
     )
     left, right = page.subfigures(1, 2, width_ratios=[1.25, 1])  # type: ignore[misc]
     axes: Any = left.subplots(3, 1, height_ratios=[1, 0.8, 0.9])

@@ -1,4 +1,5 @@
-"""Figures and picture of `level0`: where the detector is, how well that is known, and what it mended.
+"""Figures and picture of `level0`: where the detector is, how well that is known, and what it
+mended.
 
 The stage leaves its figures in `level0.fit.json` beside `level0.expt`.
 """
@@ -44,7 +45,9 @@ def against_truth(manifests: list[Path]) -> dict[str, Any]:
 
 
 def difference(true: Detector, header: Detector) -> tuple[list[float], float]:
-    """(fast, slow) in mm by which the true detector is moved along panel 0's axes, and its true distance, mm."""
+    """(fast, slow) in mm by which the true detector is moved along panel 0's axes, and its true
+    distance, mm.
+    """
     moved = true.origin_mm[0] - header.origin_mm[0]
     shift = [float(moved @ header.fast[0]), float(moved @ header.slow[0])]
     return shift, float(geometry.distances_mm(true)[0])
@@ -56,8 +59,10 @@ def _picture(figures: dict) -> Figure:
     after = figures["rmsd_after"]
     page = style.page(
         "level0: where the detector is",
-        f"shift ({fast:+.1f}, {slow:+.1f}) µm along fast and slow · distance {figures['distance_mm']:.4f} mm · "
-        f"{style.say(figures['n_lattices'])} lattices · {style.say(figures['n_reflections'])} reflections, "
+        f"shift ({fast:+.1f}, {slow:+.1f}) µm along fast and slow · distance "
+        f"{figures['distance_mm']:.4f} mm · "
+        f"{style.say(figures['n_lattices'])} lattices · {style.say(figures['n_reflections'])} "
+        "reflections, "
         f"{style.say(figures['n_outliers'])} rejected",
     )
     axes = page.subplot_mosaic(

@@ -67,8 +67,10 @@ def _figures(table: dict, told: dict) -> dict[str, Any]:
 def _picture(table: dict, figures: dict) -> Figure:
     page = style.page(
         "merge: one intensity for each unique reflection",
-        f"{style.say(figures['n_lattices'])} lattices · {style.say(figures['n_observations'])} observations · "
-        f"completeness {style.say(figures['completeness'])} · multiplicity {style.say(figures['multiplicity'])} · "
+        f"{style.say(figures['n_lattices'])} lattices · {style.say(figures['n_observations'])} "
+        "observations · "
+        f"completeness {style.say(figures['completeness'])} · multiplicity "
+        f"{style.say(figures['multiplicity'])} · "
         f"CC½ {style.say(figures['cc_half'])} ({style.say(figures['n_pairs'])} pairs) · "
         f"Rsplit {style.say(figures['r_split'])} · CC ano {style.say(figures['cc_ano'])}",
     )
@@ -120,7 +122,9 @@ def _halves(axes: Any, table: dict) -> None:
 
 
 def _deviations(axes: Any, table: dict) -> None:
-    """(I₁ − I₂)/2σ: a unit Gaussian where the error model is right and the half sets weigh the same."""
+    """(I₁ − I₂)/2σ: a unit Gaussian where the error model is right and the half sets weigh the
+    same.
+    """
     half = table["merged/half"]
     deviation = (half[:, 0] - half[:, 1]) / (2 * table["merged/sigma"])
     deviation = deviation[np.isfinite(deviation)]

@@ -1,4 +1,6 @@
-"""Figures and picture of `mosaic`: what was learned, how held-out shoeboxes judge it, and what is true."""
+"""Figures and picture of `mosaic`: what was learned, how held-out shoeboxes judge it, and what is
+true.
+"""
 
 from itertools import pairwise
 from pathlib import Path
@@ -48,7 +50,9 @@ class Distribution(NamedTuple):
 
 
 class Beside(NamedTuple):
-    """A set that is used, the continuous distribution of the same η, and the truth of the lattices that taught it."""
+    """A set that is used, the continuous distribution of the same η, and the truth of the lattices
+    that taught it.
+    """
 
     gain: float
     """fall of −ln L of the held-out shoeboxes"""
@@ -57,7 +61,9 @@ class Beside(NamedTuple):
     smooth: Distribution
     true: Distribution | None
     blur_rad: float
-    """angular standard deviation of one domain at the highest resolution; 0 where truth is not known"""
+    """angular standard deviation of one domain at the highest resolution; 0 where truth is not
+    known
+    """
 
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
@@ -144,7 +150,9 @@ def _distances(sets: list[Beside]) -> dict[str, float | None]:
 
 
 def distance(one: Distribution, other: Distribution, eta_rad: float, blur_rad: float) -> float:
-    """∫|p − q|, 0 to 2, of two distributions as spots have them: along an axis, blurred by a domain. Mean over axes."""
+    """∫|p − q|, 0 to 2, of two distributions as spots have them: along an axis, blurred by a
+    domain. Mean over axes.
+    """
     pairs = [
         [seen(spread, plane, eta_rad, blur_rad) for spread in (one, other)] for plane in PLANES
     ]
@@ -154,7 +162,9 @@ def distance(one: Distribution, other: Distribution, eta_rad: float, blur_rad: f
 def seen(
     spread: Distribution, plane: tuple[int, int], eta_rad: float, blur_rad: float
 ) -> np.ndarray:
-    """(POINTS, POINTS) the distribution in a plane of rotation vectors, the second axis upwards; sums to 1."""
+    """(POINTS, POINTS) the distribution in a plane of rotation vectors, the second axis upwards;
+    sums to 1.
+    """
     grid = eta_rad * np.linspace(-EXTENT, EXTENT, POINTS)
     sigma = np.hypot(spread.sigma, blur_rad)
     first, second = (
@@ -175,9 +185,12 @@ def _picture(stage: str, table: dict, sets: list[Beside], figures: dict) -> Figu
         also += say(figures["distance_to_truth_continuous"], 2)
     page = style.page(
         f"{stage}: how mosaic domains are turned ({figures['scope'].replace('_', ' ')})",
-        f"learned from the pixels of {say(figures['n_taught'])} of {say(figures['n_lattices'])} lattices "
-        f"({figures['shoeboxes']}) · {say(figures['n_components'])} components, η {say(figures['eta_deg'])}° · "
-        f"held-out −ln L {say(figures['held_out_gain'])} below that of the continuous distribution{also}",
+        f"learned from the pixels of {say(figures['n_taught'])} of {say(figures['n_lattices'])} "
+        "lattices "
+        f"({figures['shoeboxes']}) · {say(figures['n_components'])} components, η "
+        f"{say(figures['eta_deg'])}° · "
+        f"held-out −ln L {say(figures['held_out_gain'])} below that of the continuous "
+        f"distribution{also}",
     )
     left, right = page.subfigures(1, 2, width_ratios=[2.5, 1])  # type: ignore[misc]
     _distributions(left, max(sets, key=lambda one: one.gain, default=None), figures["scope"])
@@ -244,7 +257,9 @@ def _distributions(figure: Any, one: Beside | None, scope: str) -> None:
 
 
 def _course(axes: Any, table: dict) -> None:
-    """−ln L of the held-out shoeboxes after every round, from that of the continuous distribution."""
+    """−ln L of the held-out shoeboxes after every round, from that of the continuous
+    distribution.
+    """
     axes.set_title("−ln L held out, by round")
     sets = table["sets/held_out_continuous"]
     if not len(sets):

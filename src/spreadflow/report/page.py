@@ -42,7 +42,8 @@ def run(summaries: list[Path], out: Path) -> None:
     trial = html.escape(out.absolute().parent.name)
     body = [
         f"<h1>Trial {trial}</h1>",
-        f'<p class="sub">{html.escape(software)} · files in {_link(out.parent, out, str(out.parent))}</p>',
+        f'<p class="sub">{html.escape(software)} · files in '
+        f"{_link(out.parent, out, str(out.parent))}</p>",
         _overview(figures_of),
         _conservation(figures_of),
         *(_section(stage, *told[stage], out) for stage in stages),
@@ -50,7 +51,8 @@ def run(summaries: list[Path], out: Path) -> None:
     head = f'<meta charset="utf-8"><title>{trial}: spreadflow</title><style>{STYLE}</style>'
     with replacing(out) as temporary:
         temporary.write_text(
-            f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+            "<!doctype html><html "
+            f'lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
         )
 
 
@@ -68,7 +70,8 @@ def read(path: Path) -> dict[str, Any]:
 
 def _overview(figures: dict[str, dict]) -> str:
     rows = "".join(
-        f'<tr><th><a href="#{stage}">{stage}</a></th><td>{"<br>".join(map(html.escape, headline(stage, f)))}</td></tr>'
+        "<tr><th><a "
+        f'href="#{stage}">{stage}</a></th><td>{"<br>".join(map(html.escape, headline(stage, f)))}</td></tr>'
         for stage, f in figures.items()
     )
     return f"<table>{rows}</table>"
@@ -88,7 +91,10 @@ def _section(stage: str, path: Path, figures: dict, out: Path) -> str:
     picture = path.with_suffix(".png")
     shown = ""
     if picture.exists():
-        shown = f'<img alt="{stage}" src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">'
+        shown = (
+            f'<img alt="{stage}" '
+            f'src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">'
+        )
     files = ", ".join(_link(Path(name), out, name) for name in figures["products"])
     plain = {
         key: value for key, value in figures.items() if key not in ("stage", "software", "products")
@@ -99,7 +105,8 @@ def _section(stage: str, path: Path, figures: dict, out: Path) -> str:
     )
     tables = "".join(_value(figures[key]) for key in OPEN.get(stage, ()))
     return (
-        f'<h2 id="{stage}">{stage}</h2>{shown}{tables}<p class="sub">{files} · {_link(path, out, path.name)}</p>'
+        f'<h2 id="{stage}">{stage}</h2>{shown}{tables}<p class="sub">{files} · '
+        f"{_link(path, out, path.name)}</p>"
         f"<details><summary>all figures</summary><table>{rows}</table></details>"
     )
 

@@ -30,7 +30,9 @@ def run(told: dict[str, Any], out: Path) -> None:
 
 
 def sentence(told: dict[str, Any]) -> str:
-    """How many lattices reach the goal, of the first case, with the widest range and the usual nodes."""
+    """How many lattices reach the goal, of the first case, with the widest range and the usual
+    nodes.
+    """
     first = told["rows"][0]
     grid = min({row["grid_ev"] for row in told["rows"]}, key=lambda grid: abs(grid - HEADLINE_EV))
     some = [row for row in told["rows"] if _case(row) == _case(first) and row["grid_ev"] == grid]
@@ -43,7 +45,8 @@ def sentence(told: dict[str, Any]) -> str:
     )
     case = f"{named}, " if (named := _named(told["rows"], first)) else ""
     return (
-        f"σ(f′) reaches {told['goal_e']:g} e at {style.about(_whole(free['lattices_fp']))} lattices "
+        f"σ(f′) reaches {told['goal_e']:g} e at {style.about(_whole(free['lattices_fp']))} "
+        "lattices "
         f"({case}{free['d_min']:g}-{free['d_max']:g} Å, nodes every {grid:g} eV), "
         f"with the dispersion relation at {style.about(_whole(related['lattices_fp']))}."
     )

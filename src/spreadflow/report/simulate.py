@@ -69,7 +69,8 @@ def _picture(runs: list[Run], figures: dict) -> Figure:
     page = style.page(
         "simulate: the shots, and the pulses that made them",
         f"{style.say(figures['n_shots'])} shots · {style.say(figures['n_lattices'])} lattices · "
-        f"{style.say(figures['photons_mean'])} photons a pulse at {style.say(figures['energy_mean_ev'], 5)} eV",
+        f"{style.say(figures['photons_mean'])} photons a pulse at "
+        f"{style.say(figures['energy_mean_ev'], 5)} eV",
         14.5,
     )
     axes = page.subplot_mosaic(

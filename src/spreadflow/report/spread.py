@@ -1,4 +1,6 @@
-"""Figures and picture of `spread`: the curves of the sites, their errors and edges, and what the controls say."""
+"""Figures and picture of `spread`: the curves of the sites, their errors and edges, and what the
+controls say.
+"""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,7 +164,9 @@ def _rms(values: np.ndarray) -> float | None:
 
 
 def _precision(of: Curves) -> dict[str, Any]:
-    """σ, and errors where truth is known, over the band that is compared; other fits beside the quoted one."""
+    """σ, and errors where truth is known, over the band that is compared; other fits beside the
+    quoted one.
+    """
     known = dispersion.band(of.quoted.sigma, of.told["config"]["band_sigma_e"])
     inside = of.nodes_ev[known]
     out = {"compared_ev": of.compared_ev, "n_nodes": int(of.compared.sum())}
@@ -224,7 +228,9 @@ def _number(value: float) -> float | None:
 
 
 def _edges(of: Curves) -> dict[str, Any]:
-    """E0 of the sites: from the quoted fit, or the free one where that has none that could be trusted."""
+    """E0 of the sites: from the quoted fit, or the free one where that has none that could be
+    trusted.
+    """
     fit = next(iter(of.edges))
     told = of.edges[fit]
     true = _true_edges(of)
@@ -243,7 +249,9 @@ def _edges(of: Curves) -> dict[str, Any]:
 
 
 def _true_edges(of: Curves) -> list[float]:
-    """E0 of each site by the same estimator from the true curves, weighted as pixels weigh the free ones, or NaN."""
+    """E0 of each site by the same estimator from the true curves, weighted as pixels weigh the free
+    ones, or NaN.
+    """
     if not of.true:
         return [np.nan] * len(of.sites)
     energies = of.table["channels/energy_ev"]
@@ -275,8 +283,10 @@ def _picture(stage: str, of: Curves, figures: dict) -> Figure:
     page = style.page(
         f"{stage}: f′ and f″ of {', '.join(of.sites)}",
         f"{say(figures['n_lattices'])} lattices, {figures['d_max']:g} to {figures['d_min']:g} Å · "
-        f"f′ ± {say(figures['sigma_fp'], 2)} e, f″ ± {say(figures['sigma_fdp'], 2)} e over {low:.0f}-{high:.0f} eV "
-        f"({figures['sigma_kind']}; bound {say(figures['crlb_fp'], 2)}, {say(figures['crlb_fdp'], 2)}) · "
+        f"f′ ± {say(figures['sigma_fp'], 2)} e, f″ ± {say(figures['sigma_fdp'], 2)} e over "
+        f"{low:.0f}-{high:.0f} eV "
+        f"({figures['sigma_kind']}; bound {say(figures['crlb_fp'], 2)}, "
+        f"{say(figures['crlb_fdp'], 2)}) · "
         f"{figures['n_parameters']} parameters ({figures['n_undetermined']} from restraints), "
         f"{figures['mosaicity']} mosaicity, {figures['cycles']} cycles · "
         f"{say(figures['seconds_per_lattice_per_core'], 2)} s per lattice and core",
@@ -425,7 +435,8 @@ def _sentences(f: dict) -> list[str]:
         out.append(f"{names} = {style.measured(*three)}")
     goal = f["lattices_for_goal"]
     out.append(
-        f"σ of 0.1 e takes {style.about(goal['fp'])} lattices for f′, {style.about(goal['fdp'])} for f″"
+        f"σ of 0.1 e takes {style.about(goal['fp'])} lattices for f′, {style.about(goal['fdp'])} "
+        "for f″"
     )
     if f["pull_sd"] is None:
         return out

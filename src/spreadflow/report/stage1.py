@@ -1,4 +1,6 @@
-"""Figures and picture of `stage1`: how well the pixels of each lattice are explained, and what became of it."""
+"""Figures and picture of `stage1`: how well the pixels of each lattice are explained, and what
+became of it.
+"""
 
 from itertools import pairwise
 from pathlib import Path
@@ -95,7 +97,9 @@ class Distances:
 
 
 def _distances(table: dict, detectors: list[Detector]) -> Distances:
-    """Of the reflections of refined lattices that have observed centroids, which were chosen before refinement."""
+    """Of the reflections of refined lattices that have observed centroids, which were chosen before
+    refinement.
+    """
     t = {
         name.split("/")[1]: column
         for name, column in table.items()
@@ -191,8 +195,10 @@ def _picture(
     say = style.say
     page = style.page(
         f"{stage}: lattices against their pixels ({figures['mosaicity']} mosaicity)",
-        f"{say(figures['n_refined'])} of {say(figures['n_lattices'])} lattices refined · radial r.m.s.d. "
-        f"{say(figures['radial_rmsd_mm'])} mm ({say(figures['radial_rmsd_px'])} px) over {say(figures['n_rmsd'])} "
+        f"{say(figures['n_refined'])} of {say(figures['n_lattices'])} lattices refined · radial "
+        "r.m.s.d. "
+        f"{say(figures['radial_rmsd_mm'])} mm ({say(figures['radial_rmsd_px'])} px) over "
+        f"{say(figures['n_rmsd'])} "
         f"reflections, {say(figures['radial_floor_mm'])} mm where the model were true · "
         f"σ_Z {say(figures['sigma_z_median'])} · "
         f"{say(figures['seconds_per_lattice_per_core'], 2)} s per lattice and core",
@@ -214,7 +220,9 @@ def _picture(
 def _samples(
     stage: str, product: Path, table: dict
 ) -> tuple[list[dict[str, np.ndarray]], list[str]]:
-    """Images of the first shoeboxes that were kept, and their titles; parts are read until there are enough."""
+    """Images of the first shoeboxes that were kept, and their titles; parts are read until there
+    are enough.
+    """
     boxes: list[dict[str, np.ndarray]] = []
     titles: list[str] = []
     for block, key in enumerate(store.part_keys(product, stage)):
@@ -239,7 +247,9 @@ def _samples(
 
 
 def _mosaic(figure: Any, boxes: list[dict[str, np.ndarray]], titles: list[str]) -> None:
-    """Data, model and residual of shoeboxes, one below the other; data and model on one log scale."""
+    """Data, model and residual of shoeboxes, one below the other; data and model on one log
+    scale.
+    """
     figure.suptitle(
         "data, model (photons, log scale) and residual (from −5 σ, blue, to 5 σ, red)",
         fontsize=10,

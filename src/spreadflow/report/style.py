@@ -65,7 +65,9 @@ ENDLESS = "endless"
 
 
 def say(value: Any, digits: int = 3) -> str:
-    """A number for people: `digits` significant ones, thousands apart; an en dash for None and NaN."""
+    """A number for people: `digits` significant ones, thousands apart; an en dash for None and
+    NaN.
+    """
     if value is None or value != value:
         return "–"
     if isinstance(value, bool | str):
@@ -96,7 +98,9 @@ def empty(axes: Any, text: str) -> None:
 
 
 def histogram(axes: Any, values: np.ndarray, label: str, color: str) -> None:
-    """Histogram from 0 to the 98th percentile, with the median as a line; what lies beyond is in the last bin."""
+    """Histogram from 0 to the 98th percentile, with the median as a line; what lies beyond is in
+    the last bin.
+    """
     values = np.asarray(values)[np.isfinite(values)]
     if not len(values):
         return
@@ -119,7 +123,9 @@ def n_bins(n: int) -> int:
 
 
 def bars(axes: Any, names: list[str], counts: Sequence[int | None], colors: list[str]) -> None:
-    """Horizontal bars, the first on top, each with its count; what None stands for is out of reach, and has no bar."""
+    """Horizontal bars, the first on top, each with its count; what None stands for is out of reach,
+    and has no bar.
+    """
     y = np.arange(len(names))[::-1]
     lengths = [n or 0 for n in counts]
     axes.barh(y, lengths, color=colors, height=0.7)
@@ -137,7 +143,8 @@ def bars(axes: Any, names: list[str], counts: Sequence[int | None], colors: list
 def still(axes: Any, shot: Shot, detector: Detector, blocks: int = 480) -> None:
     """What stands out of one shot, dark, over its diffuse background, pale.
 
-    Panels lie where they are in the lab (mm, x to the right), with resolution rings. blocks: along a panel's long edge.
+    Panels lie where they are in the lab (mm, x to the right), with resolution rings. blocks: along
+    a panel's long edge.
     """
     parts = [
         _excess(np.where(shot.mask[p], shot.image[p], np.nan), blocks)
@@ -174,8 +181,9 @@ def still(axes: Any, shot: Shot, detector: Detector, blocks: int = 480) -> None:
 
 
 def _excess(image: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
-    """The best of k × k pixels, so that spots survive the picture's size: photons in 3 × 3 pixels above the background
-    around them, in their σ; and that background, photons per pixel. Both (block, block).
+    """The best of k × k pixels, so that spots survive the picture's size: photons in 3 × 3 pixels
+    above the background around them, in their σ; and that background, photons per pixel. Both
+    (block, block).
 
     image: (slow, fast), NaN = masked; a block without a pixel is NaN.
     """

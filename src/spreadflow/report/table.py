@@ -13,7 +13,9 @@ from spreadflow.report.page import read
 
 
 def run(trial: Path) -> None:
-    """Print the table of a trial's folder: each stage with its figures and seconds, and where the report lies."""
+    """Print the table of a trial's folder: each stage with its figures and seconds, and where the
+    report lies.
+    """
     figures = {stage: read(path) for stage in STAGES if (path := trial / f"{stage}.json").exists()}
     if not figures:
         raise FileError(

@@ -1,4 +1,6 @@
-"""What was found in a run beside what was simulated. Tables are the columns of schemas 'reindex' and 'truth'."""
+"""What was found in a run beside what was simulated. Tables are the columns of schemas 'reindex'
+and 'truth'.
+"""
 
 import json
 from collections.abc import Callable
@@ -24,7 +26,8 @@ SINGLE, BLANK, DOUBLE = (KINDS.index(kind) for kind in ("single", "blank", "doub
 RIGHT_RAD = 1.0 * DEG
 """a lattice closer than this to a simulated one is that one"""
 BRIGHT = 0.1
-"""a simulated reflection explains a spot if it holds at least this fraction of the spot's photons"""
+"""a simulated reflection explains a spot if it holds at least this fraction of the spot's photons
+"""
 
 
 class Match(NamedTuple):
@@ -33,7 +36,9 @@ class Match(NamedTuple):
     kind: np.ndarray
     """(shot found,) kind that was simulated; −1 = no truth for this shot"""
     row: np.ndarray
-    """(lattice found,) row of the truth's lattices, each at most once a shot; −1 = none left in this shot"""
+    """(lattice found,) row of the truth's lattices, each at most once a shot; −1 = none left in
+    this shot
+    """
     angle: np.ndarray
     """(lattice found,) misorientation, rad; NaN where row is −1"""
     to_truth: np.ndarray
@@ -111,7 +116,9 @@ def orientations(matched: Match) -> dict:
 
 
 def indices(pair: Pair) -> dict:
-    """Miller indices of spots: right if the nearest simulated reflection bright enough for the spot has that index."""
+    """Miller indices of spots: right if the nearest simulated reflection bright enough for the spot
+    has that index.
+    """
     found, truth, matched = pair
     n_right = n_all = 0
     rows = _by(truth["reflections/lattice"], len(truth["lattices/shot"]))
@@ -158,7 +165,8 @@ def pulls(pair: Pair) -> np.ndarray:
 
 
 def recall(pair: Pair, d_min: float, shape: tuple[int, int]) -> dict:
-    """Share of the simulated reflections above 3 σ, on the panel and d ≥ d_min, that were predicted.
+    """Share of the simulated reflections above 3 σ, on the panel and d ≥ d_min, that were
+    predicted.
 
     σ² = I_true + the background variance of the nearest predicted reflection of the lattice.
     """
@@ -195,7 +203,9 @@ def recall(pair: Pair, d_min: float, shape: tuple[int, int]) -> dict:
 
 
 def _common(pair: Pair) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Per right lattice of a single shot: rows of the reflections that are in both tables, found and simulated."""
+    """Per right lattice of a single shot: rows of the reflections that are in both tables, found
+    and simulated.
+    """
     found, truth, matched = pair
     rows = _by(truth["reflections/lattice"], len(truth["lattices/shot"]))
     predicted = _by(found["reflections/lattice"], len(matched.row))
@@ -240,7 +250,9 @@ class Refinement(NamedTuple):
 
 
 def refinement(found: dict, told: dict, truths: list[dict | None]) -> Refinement | None:
-    """Columns of schema 'stage1' and its attributes beside the truths of its runs; None without any."""
+    """Columns of schema 'stage1' and its attributes beside the truths of its runs; None without
+    any.
+    """
     parts = [_refined(found, told, r, true) for r, true in enumerate(truths) if true is not None]
     if not parts:
         return None
@@ -305,7 +317,9 @@ def _refined(found: dict, told: dict, run: int, truth: dict) -> Refinement:
 def _over(
     off: dict[str, np.ndarray], sigma: np.ndarray, unknowns: list[str]
 ) -> dict[str, np.ndarray]:
-    """Kind of unknown → deviations (lattice, of the kind) over σ (lattice, unknown), all in one row."""
+    """Kind of unknown → deviations (lattice, of the kind) over σ (lattice, unknown), all in one
+    row.
+    """
     kinds = [name if name in off else name.rpartition("_")[0] for name in unknowns]
     columns = {name: [i for i, kind in enumerate(kinds) if kind == name] for name in off}
     return {
@@ -330,7 +344,9 @@ class TrueMosaic(NamedTuple):
 
 
 def mosaics(found: dict, told: dict, truths: list[dict | None]) -> dict[int, TrueMosaic]:
-    """The truth of the sets in columns of schema 'mosaic' that lattices were found to have: set → truth."""
+    """The truth of the sets in columns of schema 'mosaic' that lattices were found to have: set →
+    truth.
+    """
     taught: dict[int, list[TrueMosaic]] = {}
     for run, truth in enumerate(truths):
         rows = np.flatnonzero(
@@ -412,7 +428,9 @@ def _curves(truth: h5py.Group) -> dict[str, Curve] | None:
 
 
 def _of_run(manifest: Path, told: Callable[[h5py.Group], Any]) -> Any:
-    """What is told of all shots by the truth of the first file that can be opened; None without truth."""
+    """What is told of all shots by the truth of the first file that can be opened; None without
+    truth.
+    """
     for entry in io_images.read_manifest(manifest).files:
         try:
             file = NexusFile(manifest.parent / entry.path)

@@ -1,8 +1,9 @@
-"""adopt: lattices that another program indexed, named by a spec file, take the place of those `reindex` would find.
+"""adopt: lattices that another program indexed, named by a spec file, take the place of those
+`reindex` would find.
 
-Each line of the spec file ends in one `AdoptOutcome`. A is kept; the detector is that of the experiments; spots, mosaic
-spread and integrated reflections are made from the images as in `reindex`. Writes <run>/reindex.h5 and, beside it,
-adopt.h5: what became of the lines.
+Each line of the spec file ends in one `AdoptOutcome`. A is kept; the detector is that of the
+experiments; spots, mosaic spread and integrated reflections are made from the images as in
+`reindex`. Writes <run>/reindex.h5 and, beside it, adopt.h5: what became of the lines.
 """
 
 from collections import Counter
@@ -44,7 +45,9 @@ def run(
     world: World,
     word: str = "adopt",
 ) -> None:
-    """Write `out`, a product of reindex, and adopt.h5. images: the run's manifest. spec: pairs of .expt and .refl."""
+    """Write `out`, a product of reindex, and adopt.h5. images: the run's manifest. spec: pairs of
+    .expt and .refl.
+    """
     section = config.reindex
     log = logger(word, world)
     named = spec_files.read(spec)
@@ -71,7 +74,9 @@ def run(
 
 
 def _detector(path: Path, named: list[SpecLine]) -> Detector:
-    """Return the detector of the first experiment that can be read. Raises FileError where none can."""
+    """Return the detector of the first experiment that can be read. Raises FileError where none
+    can.
+    """
     why = ""
     for line in named:
         try:
@@ -82,7 +87,9 @@ def _detector(path: Path, named: list[SpecLine]) -> Detector:
 
 
 class Reader:
-    """Reads lines one after the other; a file that many lines name is opened once where they follow each other."""
+    """Reads lines one after the other; a file that many lines name is opened once where they follow
+    each other.
+    """
 
     def __init__(self, section: IndexSection, source: Source):
         self._section = section
@@ -118,7 +125,9 @@ class Reader:
 def _read(
     section: IndexSection, source: Source, named: list[SpecLine], world: World, word: str
 ) -> list[Line]:
-    """Return all lines, judged; the second of two lines with one lattice is DUPLICATE. Collective."""
+    """Return all lines, judged; the second of two lines with one lattice is DUPLICATE.
+    Collective.
+    """
     blocks = [
         named[first : first + LINES_PER_BLOCK] for first in range(0, len(named), LINES_PER_BLOCK)
     ]

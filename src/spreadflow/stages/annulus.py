@@ -1,7 +1,8 @@
-"""annulus, and wide: shoeboxes of accepted lattices between two resolutions, packed so that later stages open no image.
+"""annulus, and wide: shoeboxes of accepted lattices between two resolutions, packed so that later
+stages open no image.
 
-The two words are one stage: `wide` has a section that overlays `annulus`'s. Its blocks are those of `reindex`, less
-those without an accepted lattice.
+The two words are one stage: `wide` has a section that overlays `annulus`'s. Its blocks are those of
+`reindex`, less those without an accepted lattice.
 """
 
 from pathlib import Path
@@ -63,7 +64,9 @@ def run(
     world: World,
     word: str = "annulus",
 ) -> None:
-    """Write <word>.h5 with its parts. images, reindex: manifest and product of each run, in the same order."""
+    """Write <word>.h5 with its parts. images, reindex: manifest and product of each run, in the
+    same order.
+    """
     section = getattr(config, word)
     log = logger(word, world)
     attributes = [store.attributes(path, "reindex") for path in reindex]
@@ -101,7 +104,9 @@ def run(
 
 
 def _check(section: AnnulusSection, word: str, finest: float) -> None:
-    """Raise ConfigError where reflections are wanted that reindex did not predict. finest: its d_min, Å."""
+    """Raise ConfigError where reflections are wanted that reindex did not predict. finest: its
+    d_min, Å.
+    """
     if section.d_min < finest:
         expected = f"at least {finest:g} Å, to which reindex predicted reflections"
         todo = "Raise it, or lower reindex.d_min and rerun."
@@ -217,7 +222,9 @@ def _columns(
 
 
 def _chosen(section: AnnulusSection, block: AcceptedBlock, columns: dict) -> np.ndarray:
-    """Return which reflections of the part are of an accepted lattice and in the annulus, (reflection,) bool."""
+    """Return which reflections of the part are of an accepted lattice and in the annulus,
+    (reflection,) bool.
+    """
     sigma = np.maximum(columns["reflections/sigma"], SMALLEST_SIGMA)
     is_in_annulus = shoeboxes.chosen(
         columns["reflections/d"],
@@ -231,7 +238,9 @@ def _chosen(section: AnnulusSection, block: AcceptedBlock, columns: dict) -> np.
 
 
 def _padded(spectrum: Spectrum, n_channels: int) -> Spectrum:
-    """Return the spectrum with empty channels at its end, so that all runs share one table. Raises FileError."""
+    """Return the spectrum with empty channels at its end, so that all runs share one table. Raises
+    FileError.
+    """
     n_more = n_channels - len(spectrum.energies_ev)
     if n_more < 0:
         expected = "as many channels in all shots of a run"

@@ -1,7 +1,9 @@
-"""The skeleton of a stage that works block by block: parts that are finished are kept, the others are made and counted.
+"""The skeleton of a stage that works block by block: parts that are finished are kept, the others
+are made and counted.
 
-A stage cuts its work into fixed blocks of shots or lattices (`Parts`, never per rank), says how the columns of one block
-are computed, and writes the manifest when all blocks are there. The blocks are shared among the ranks.
+A stage cuts its work into fixed blocks of shots or lattices (`Parts`, never per rank), says how the
+columns of one block are computed, and writes the manifest when all blocks are there. The blocks are
+shared among the ranks.
 """
 
 import time
@@ -25,7 +27,8 @@ MakeBlock = Callable[[int], store.Columns]
 
 
 def run(parts: store.Parts, make: MakeBlock, title: str, world: World) -> None:
-    """Make every block that is not finished, shared among the ranks, with a progress bar. Collective.
+    """Make every block that is not finished, shared among the ranks, with a progress bar.
+    Collective.
 
     title: what the progress bar calls the work, the word of the stage.
     """
@@ -41,9 +44,11 @@ def run(parts: store.Parts, make: MakeBlock, title: str, world: World) -> None:
 
 
 def outcomes(parts: store.Parts, column: str, kind: type[IntEnum], world: World) -> dict[str, int]:
-    """Count the outcomes of all blocks, made now or in an earlier run, by lower-case name. Collective.
+    """Count the outcomes of all blocks, made now or in an earlier run, by lower-case name.
+    Collective.
 
-    column: dataset that holds the outcomes, such as `shots/outcome`. Outcomes that did not occur are left out.
+    column: dataset that holds the outcomes, such as `shots/outcome`. Outcomes that did not occur
+    are left out.
     """
     counts = all_outcomes(parts, column, kind, world)
     return {name: n for name, n in counts.items() if n}
@@ -52,7 +57,9 @@ def outcomes(parts: store.Parts, column: str, kind: type[IntEnum], world: World)
 def all_outcomes(
     parts: store.Parts, column: str, kind: type[IntEnum], world: World
 ) -> dict[str, int]:
-    """Count the outcomes of all blocks as `outcomes` does, with those that did not occur. Collective."""
+    """Count the outcomes of all blocks as `outcomes` does, with those that did not occur.
+    Collective.
+    """
     counts = np.zeros(len(kind), dtype=int)
     for block in range(world.rank, len(parts.keys), world.size):
         values = parts.read(block, [column])[column]
@@ -111,8 +118,8 @@ def index_shots(
 ) -> None:
     """Write the product of the shots of a run, block by block. Collective.
 
-    inputs: identities of what it is made from; supplied: number of a shot in its run → A (3, 3) of its lattices, where
-    these are not to be looked for.
+    inputs: identities of what it is made from; supplied: number of a shot in its run → A (3, 3) of
+    its lattices, where these are not to be looked for.
     """
     log = logger(product.word, world)
     config = section.model_dump(mode="json")

@@ -1,4 +1,6 @@
-"""cells: which lattices belong to the crystal form of interest. Writes cells.h5 (the accepted list) and cells.tdata."""
+"""cells: which lattices belong to the crystal form of interest. Writes cells.h5 (the accepted list)
+and cells.tdata.
+"""
 
 from logging import Logger
 from pathlib import Path
@@ -19,7 +21,9 @@ LATTICES = ("lattices/shot_id", "lattices/k", "lattices/cell")
 def run(
     config: CellsConfig, *, reindex: list[Path], out: Path, world: World, word: str = "cells"
 ) -> None:
-    """Cluster the cells of all runs' lattices (or take frozen clusters) and filter. One rank works."""
+    """Cluster the cells of all runs' lattices (or take frozen clusters) and filter. One rank
+    works.
+    """
     section = config.cells
     log = logger(word, world)
     world.once(lambda: _run(section, reindex, Path(out), log))
@@ -71,7 +75,11 @@ def _lattices(reindex: list[Path]) -> tuple[list[str], str, dict[str, np.ndarray
     joined["run"] = np.repeat(np.arange(len(tables)), [len(t[LATTICES[0]]) for t in tables])
     joined["cell"] = unit_cell.degrees(joined["cell"])
     if not len(joined["run"]):
-        todo = "Look at index.png and reindex.png: is the target cell right, is there a crystal in the beam?"
+        todo = (
+            "Look at index.png and reindex.png: is the target cell right, is there a crystal "
+            "in "
+            "the beam?"
+        )
         raise FileError(", ".join(map(str, reindex)), "lattices", "none in any run", todo)
     return [str(a["run"]) for a in told], groups.pop(), joined
 
@@ -96,9 +104,11 @@ def _found(
     if not len(clusters.n):
         raise FileError(
             f"cells of {mine.sum()} lattices",
-            f"a cluster: {config.min_samples} lattices within eps_ang = {config.eps_ang} of one of them",
+            f"a cluster: {config.min_samples} lattices within eps_ang = {config.eps_ang} of one of "
+            "them",
             "noise only",
-            "Raise cells.eps_ang, lower cells.min_samples, or take a frozen cells.h5 with cells.from.",
+            "Raise cells.eps_ang, lower cells.min_samples, or take a frozen cells.h5 with "
+            "cells.from.",
         )
     labels = cells.nearest(cells.distances(table["cell"], names, clusters), config.mahalanobis_max)
     labels[mine] = found

@@ -1,6 +1,8 @@
-"""index, and reindex: spots → lattices → refined lattices → predicted and integrated reflections, shot by shot.
+"""index, and reindex: spots → lattices → refined lattices → predicted and integrated reflections,
+shot by shot.
 
-The two words are one stage: `reindex` has a section that overlays `index`'s, and a refined geometry.
+The two words are one stage: `reindex` has a section that overlays `index`'s, and a refined
+geometry.
 """
 
 from pathlib import Path
@@ -21,7 +23,9 @@ def run(
     world: World,
     word: str = "index",
 ) -> None:
-    """Write <word>.h5 with its parts. images: the run's manifest. geometry: .expt to use instead of the headers."""
+    """Write <word>.h5 with its parts. images: the run's manifest. geometry: .expt to use instead of
+    the headers.
+    """
     section = getattr(config, word)
     detector = None
     inputs = {"images": "", "geometry": None}

@@ -1,6 +1,7 @@
 """ladder: the regression series on the pixels of an annulus, rung by rung on the same lattices.
 
-Rung 00 reads every lattice before anything else; the blocks of the others are the parts of the annulus.
+Rung 00 reads every lattice before anything else; the blocks of the others are the parts of the
+annulus.
 """
 
 import resource
@@ -63,13 +64,18 @@ def run(
     world: World,
     word: str = "ladder",
 ) -> None:
-    """Write <word>.h5 with its parts. cells: its accepted list is what rung 00 has to find in the annulus."""
+    """Write <word>.h5 with its parts. cells: its accepted list is what rung 00 has to find in the
+    annulus.
+    """
     section = config.ladder
     log = logger(word, world)
     attributes = store.attributes(annulus, "annulus")
     keys = store.part_keys(annulus, "annulus")
     reading = _read_all(annulus, keys, cells, world)
-    words = "%(n_read)d of %(n_accepted)d accepted lattices read, memory grew by %(growth_percent).1f %%"
+    words = (
+        "%(n_read)d of %(n_accepted)d accepted lattices read, memory grew by "
+        "%(growth_percent).1f %%"
+    )
     log.info(words, reading)
     ids, chosen = _choose(annulus, keys, section.n_lattices)
     sections = [part.model_dump(mode="json") for part in (section, config.structure_factors)]
@@ -107,7 +113,8 @@ def run(
 def _read_all(annulus: Path, keys: list[str], cells: Path, world: World) -> dict[str, float]:
     """Read lattices with light and pixels, one by one: rung 00. Collective.
 
-    Returns how many were read, of how many accepted ones, and how far memory grew after the first part of a rank.
+    Returns how many were read, of how many accepted ones, and how far memory grew after the first
+    part of a rank.
     """
     readable: dict[int, list[tuple[int, int]]] = {}
     peaks = []
@@ -200,7 +207,9 @@ def _columns(context: Context, part: int) -> dict[str, np.ndarray]:
 
 
 def _count_flagged(packed: PackedLattice, section: dict[str, Any]) -> dict[str, int]:
-    """Return the number of flagged shoeboxes, counted in two ways: rung 1. section: of the annulus."""
+    """Return the number of flagged shoeboxes, counted in two ways: rung 1. section: of the
+    annulus.
+    """
     reflections = packed.reflections
     limits = {name: section[name] for name in ("d_min", "d_max")}
     columns = reflections["d"], _strength(reflections), reflections["flags"]
@@ -288,7 +297,9 @@ def _turn(config: LadderConfig, identity: dict[str, int]) -> np.ndarray:
 
 
 def _domains(config: LadderConfig, packed: PackedLattice) -> Mosaic:
-    """Return the same draw of domains for every lattice, as wide as its mosaic spread, about its mean."""
+    """Return the same draw of domains for every lattice, as wide as its mosaic spread, about its
+    mean.
+    """
     rng = np.random.default_rng([config.seed, 0, DRAW])
     drawn = mosaic.domain_rotations(rng, config.ladder.n_domains, packed.eta_rad)
     return mosaic.domains(drawn @ rotation.mean(drawn).T)

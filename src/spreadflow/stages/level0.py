@@ -1,6 +1,8 @@
-"""level0: where the detector is, from all lattices of `index`. Writes level0.expt, and level0.fit.json beside it.
+"""level0: where the detector is, from all lattices of `index`. Writes level0.expt, and
+level0.fit.json beside it.
 
-Two passes, so that spots are indexed and weighted once more where the detector truly is. Blocks are `index`'s parts.
+Two passes, so that spots are indexed and weighted once more where the detector truly is. Blocks are
+`index`'s parts.
 """
 
 import json
@@ -103,7 +105,9 @@ def _copy(frozen: Path, out: Path) -> None:
 
 
 def _shared(index: list[Path], told: list[dict]) -> tuple[Detector, str]:
-    """The detector and space group that all runs were indexed with. Raises FileError where they differ."""
+    """The detector and space group that all runs were indexed with. Raises FileError where they
+    differ.
+    """
     for path, of in zip(index, told, strict=True):
         if of["detector"] != told[0]["detector"]:
             todo = "Refine runs of one detector position together: level0.runs."

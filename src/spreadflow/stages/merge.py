@@ -1,4 +1,6 @@
-"""merge: one intensity for each unique reflection from the accepted lattices. Writes merge.h5 and merge.mtz."""
+"""merge: one intensity for each unique reflection from the accepted lattices. Writes merge.h5 and
+merge.mtz.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +19,9 @@ from spreadflow.physics import symmetry, unit_cell
 from spreadflow.units import wavelength
 
 MAX_GROUPS = 128
-"""groups of parts that are added in order, whatever the number of ranks: more ranks than this bring nothing"""
+"""groups of parts that are added in order, whatever the number of ranks: more ranks than this bring
+nothing
+"""
 REFLECTION = (
     "lattice",
     "hkl",
@@ -107,7 +111,8 @@ def run(
     if told["ambiguities"]:
         also = ", ".join(told["ambiguities"])
         log.warning(
-            "lattices may be indexed as h,k,l or %s, which is not resolved: the merge is as if twinned",
+            "lattices may be indexed as h,k,l or %s, which is not resolved: the merge is as if "
+            "twinned",
             also,
         )
     log.info("%s after %d cycles; reflections: %s", found.error_model, found.n_cycles, counts)
@@ -201,7 +206,9 @@ def _nothing() -> Table:
 
 
 def _read_part(group: int, which: Part, accepted: Accepted) -> Table:
-    """The accepted lattices of one part. Raises FileError for a lattice the accepted list does not know."""
+    """The accepted lattices of one part. Raises FileError for a lattice the accepted list does not
+    know.
+    """
     run, path, block, key = which
     part = store.read_part(path, "reindex", block, key, COLUMNS)
     shot_id = part["lattices/shot_id"]
@@ -228,7 +235,9 @@ def _read_part(group: int, which: Part, accepted: Accepted) -> Table:
 def _select(
     table: Table, section: MergeSection, unique: merging.Unique, n_groups: int, world: World
 ):
-    """The observations, the columns of the lattices so far, and how many reflections ended in which way."""
+    """The observations, the columns of the lattices so far, and how many reflections ended in which
+    way.
+    """
     flags = table.reflections["flags"].astype(np.int64)
     obs, n, fate = merging.select(
         table.reflections | {"failed": (flags & ReflectionFlag.FAILED) != 0},

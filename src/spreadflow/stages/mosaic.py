@@ -1,7 +1,8 @@
-"""mosaic: how the mosaic domains of lattices are turned, learned from their pixels. Writes mosaic.h5 with its parts.
+"""mosaic: how the mosaic domains of lattices are turned, learned from their pixels. Writes
+mosaic.h5 with its parts.
 
-A distribution that lattices share is learned by all ranks together: one part. Where each lattice has its own, a block
-is at most `block_lattices` lattices of one part of the shoeboxes.
+A distribution that lattices share is learned by all ranks together: one part. Where each lattice
+has its own, a block is at most `block_lattices` lattices of one part of the shoeboxes.
 """
 
 import time
@@ -26,7 +27,9 @@ from spreadflow.recipes.run_model import run_models
 from spreadflow.stages import blocks as skeleton
 
 FINEST_STEPS = {"shared": mosaic_learning.FINE, "per_lattice": 1.0}
-"""Step of the last grid, in angular widths of a domain: one lattice has fewer photons to tell nodes apart."""
+"""Step of the last grid, in angular widths of a domain: one lattice has fewer photons to tell nodes
+apart.
+"""
 
 HOLD_OUT = 120
 """Purpose of the random streams that say what is held out: none of the simulation's."""
@@ -70,7 +73,9 @@ class Pupil(NamedTuple):
 def run(
     config: MosaicConfig, *, shoeboxes: Path, out: Path, world: World, word: str = "mosaic"
 ) -> None:
-    """Write <word>.h5 with its parts. shoeboxes: product of `annulus` or `wide`, as the section says."""
+    """Write <word>.h5 with its parts. shoeboxes: product of `annulus` or `wide`, as the section
+    says.
+    """
     section = config.mosaic
     log = logger(word, world)
     kind = section.shoeboxes
@@ -140,7 +145,9 @@ def _learn_one(context: Context, columns: dict, row_number: int) -> dict[str, di
 
 
 def _learn_together(context: Context, parts: store.Parts, world: World) -> None:
-    """Make the only part. Each rank keeps the lattices it fitted; sums are over all, in the order of lattices."""
+    """Make the only part. Each rank keeps the lattices it fitted; sums are over all, in the order
+    of lattices.
+    """
     start_time = time.process_time()
     chosen = _evenly(len(context.blocks), context.config.mosaic.max_lattices)
     pupils: dict[int, Pupil] = {}

@@ -1,6 +1,8 @@
-"""simulate: stills as an experiment would write them, block by block, each with its spectrum, and the run's manifest.
+"""simulate: stills as an experiment would write them, block by block, each with its spectrum, and
+the run's manifest.
 
-What only a simulation knows goes to the group /truth of each file, which no stage of the analysis opens.
+What only a simulation knows goes to the group /truth of each file, which no stage of the analysis
+opens.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -34,8 +36,8 @@ def run(
 ) -> None:
     """Write the image files of a run beside `out`, and `out`, their manifest.
 
-    shots: `first:end` of the run's shots; the files that hold any of them are made, whole, as the whole run would
-    make them, and no other file is touched.
+    shots: `first:end` of the run's shots; the files that hold any of them are made, whole, as the
+    whole run would make them, and no other file is touched.
     """
     log = logger(word, world)
     energies = build.channels(config.beam)
@@ -125,7 +127,9 @@ def _finish(
     checksums: dict[str, str],
     is_whole: bool,
 ) -> None:
-    """Write the manifest; of a whole run, remove files of an older, longer one and what a killed one was writing."""
+    """Write the manifest; of a whole run, remove files of an older, longer one and what a killed
+    one was writing.
+    """
     folder = paths[0].parent
     for old in {*folder.glob("*.nxs"), *folder.glob(".*.tmp")} - set(paths) if is_whole else ():
         old.unlink()
@@ -135,7 +139,9 @@ def _finish(
 def _write(
     path: Path, simulator: Simulator, run: str, numbers: range, kinds: np.ndarray, key: str
 ) -> None:
-    """Simulate a block of shots, `numbers` in the run and of these kinds (numbers too), and write its file."""
+    """Simulate a block of shots, `numbers` in the run and of these kinds (numbers too), and write
+    its file.
+    """
     ids = [images.shot_id(run, path.name, frame) for frame in range(len(kinds))]
     pulses = [
         simulator.pulse(shot_id, number) for shot_id, number in zip(ids, numbers, strict=True)
@@ -174,7 +180,8 @@ def _write(
 
 
 def one_behind(works: Iterable[Callable[[], np.ndarray]]) -> Iterator[np.ndarray]:
-    """What each of `works` returns, in order: each is done in a thread while the next one is taken from `works`.
+    """What each of `works` returns, in order: each is done in a thread while the next one is taken
+    from `works`.
 
     At most one waits and one is done ahead of the caller.
     """

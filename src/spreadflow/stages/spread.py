@@ -1,8 +1,10 @@
-"""spread: f′(E), f″(E) of every metal site, with error bars. Writes spread.h5, spread.csv and, by cycle, Gram matrices.
+"""spread: f′(E), f″(E) of every metal site, with error bars. Writes spread.h5, spread.csv and, by
+cycle, Gram matrices.
 
-Lattices are refined against their pixels of the wider range and become Gram matrices, block by block; then the curves
-are refined from these alone, and the lattices again with the new curves. The Gram matrices of a cycle are the product
-`spread.gram/<cycle>.h5`: a killed run goes on with what there is.
+Lattices are refined against their pixels of the wider range and become Gram matrices, block by
+block; then the curves are refined from these alone, and the lattices again with the new curves. The
+Gram matrices of a cycle are the product `spread.gram/<cycle>.h5`: a killed run goes on with what
+there is.
 """
 
 import csv
@@ -100,7 +102,8 @@ def run(
 ) -> None:
     """Write <word>.h5 and <word>.csv.
 
-    wide: packed shoeboxes; stage1: the refined lattices; mosaic: the mosaicity that stage 1 used, where it is learned.
+    wide: packed shoeboxes; stage1: the refined lattices; mosaic: the mosaicity that stage 1 used,
+    where it is learned.
     """
     section = config.spread
     log = logger(word, world)
@@ -133,7 +136,8 @@ def run(
     }
     if not found["converged"]:
         log.warning(
-            "the last of %d cycles moved the curves by %.3g σ: raise spread.max_cycles for less than %g",
+            "the last of %d cycles moved the curves by %.3g σ: raise spread.max_cycles for less "
+            "than %g",
             len(result.changes),
             result.changes[-1],
             section.converged,
@@ -147,7 +151,9 @@ def run(
 
 
 def _unknowns(config: SpreadConfig, stage1: Path) -> list[str]:
-    """Return the names of the lattices' unknowns. Raises FileError where stage 1 refined with other keys."""
+    """Return the names of the lattices' unknowns. Raises FileError where stage 1 refined with other
+    keys.
+    """
     attributes = store.attributes(stage1, "stage1")
     if attributes["config"] != config.stage1.model_dump(mode="json"):
         expected = "a product of the section `stage1` as it is now"
@@ -161,8 +167,8 @@ def _unknowns(config: SpreadConfig, stage1: Path) -> list[str]:
 def _cycles(context: Context, out: Path, inputs: list, starts: StartsOfBlock) -> Result:
     """Refine lattices and curves in turns, until the curves stay.
 
-    The key of a cycle's matrices is that of the cycle before and the curves they are made about: the rest of the
-    section acts through these, and may change while the matrices stay.
+    The key of a cycle's matrices is that of the cycle before and the curves they are made about:
+    the rest of the section acts through these, and may change while the matrices stay.
     """
     config = context.config
     section = config.spread
@@ -291,9 +297,11 @@ def _columns(
 
 
 def _read_cycle(context: Context, parts: store.Parts) -> Cycle:
-    """Return the lattices of a finished cycle: this rank holds those of its groups of blocks. Collective.
+    """Return the lattices of a finished cycle: this rank holds those of its groups of blocks.
+    Collective.
 
-    Raises FileError where none can be used, ConfigError where there are too many reflections for `spread.refine_f0`.
+    Raises FileError where none can be used, ConfigError where there are too many reflections for
+    `spread.refine_f0`.
     """
     world = context.world
     model = context.models[0]

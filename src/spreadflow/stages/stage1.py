@@ -1,4 +1,5 @@
-"""stage1: every accepted lattice refined against its pixels. Writes stage1.h5 with its parts, and stage1.csv.
+"""stage1: every accepted lattice refined against its pixels. Writes stage1.h5 with its parts, and
+stage1.csv.
 
 A block is at most `block_lattices` lattices of one part of the shoeboxes.
 """
@@ -64,7 +65,8 @@ def run(
 ) -> None:
     """Write <word>.h5 with its parts, and <word>.csv.
 
-    shoeboxes: product of `annulus` or `wide`, as `stage1.range` says; mosaic: mosaicity that was learned.
+    shoeboxes: product of `annulus` or `wide`, as `stage1.range` says; mosaic: mosaicity that was
+    learned.
     """
     section = config.stage1
     log = logger(word, world)
@@ -108,7 +110,9 @@ def _unknowns(
     blocks: list[ShoeboxBlock],
     mosaic_of: MosaicOfLattice,
 ) -> list[str]:
-    """Return the names of the unknowns that any lattice has: η is none where the mosaicity is given or learned."""
+    """Return the names of the unknowns that any lattice has: η is none where the mosaicity is given
+    or learned.
+    """
     n_strains = len(symmetry.reciprocal_metric_basis(space_group))
     free = tuple(section.refine)
     of_lattices = [
@@ -153,7 +157,9 @@ def _columns(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
 
 
 def _write_csv(parts: store.Parts, runs: list[str], unknowns: list[str]) -> None:
-    """Write a line for each lattice. Angles are in degrees; σ of the unknowns are the sandwich's and Fisher's."""
+    """Write a line for each lattice. Angles are in degrees; σ of the unknowns are the sandwich's
+    and Fisher's.
+    """
     table = skeleton.all_rows(parts, "lattices")
     columns: dict = {
         "run": [runs[run] for run in table["run"]],

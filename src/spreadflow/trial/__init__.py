@@ -1,4 +1,6 @@
-"""What a trial consists of: the table of stages, their files, which of them it has, and what an edit reruns."""
+"""What a trial consists of: the table of stages, their files, which of them it has, and what an
+edit reruns.
+"""
 
 from spreadflow.trial.stages import BY_WORD, STAGES, Stage, wanted
 

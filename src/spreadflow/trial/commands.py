@@ -1,7 +1,9 @@
-"""The command of a rule: thread caps, launcher and ranks, container prefix, `spreadflow WORD` and its arguments.
+"""The command of a rule: thread caps, launcher and ranks, container prefix, `spreadflow WORD` and
+its arguments.
 
-Launcher and container come from the profile (resources `mpi`, `tasks`, `container`) and may be empty. Snakemake does not
-track a parameter that is made from resources, so that another launcher or number of ranks reruns nothing.
+Launcher and container come from the profile (resources `mpi`, `tasks`, `container`) and may be
+empty. Snakemake does not track a parameter that is made from resources, so that another launcher or
+number of ranks reruns nothing.
 """
 
 import shlex
@@ -37,7 +39,8 @@ def command(
 ) -> str:
     """Return the command line of a job.
 
-    wildcards: the run or stage of the job; inputs: by argument; out: the first of its outputs; threads: cores granted.
+    wildcards: the run or stage of the job; inputs: by argument; out: the first of its outputs;
+    threads: cores granted.
     """
     n_ranks = resources.tasks
     caps = [f"{name}={max(1, threads // n_ranks)}" for name in THREAD_CAPS]

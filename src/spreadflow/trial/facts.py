@@ -1,4 +1,6 @@
-"""What a configuration implies for its trial: which runs are made how, and what is known of the crystals."""
+"""What a configuration implies for its trial: which runs are made how, and what is known of the
+crystals.
+"""
 
 from spreadflow.config import Config
 from spreadflow.config.simulation import StructureFactorsSection

@@ -1,4 +1,6 @@
-"""Where the files of a trial lie: what each stage reads and writes. The rules of the workflow ask here."""
+"""Where the files of a trial lie: what each stage reads and writes. The rules of the workflow ask
+here.
+"""
 
 from spreadflow.config import Config, files
 from spreadflow.trial import facts
@@ -8,7 +10,9 @@ Files = dict[str, str | list[str]]
 """argument of the command → one file, or a list of files"""
 
 TRIGGERS = "triggers"
-"""name of the input files that rerun a stage and are no argument of its command: those its sections name"""
+"""name of the input files that rerun a stage and are no argument of its command: those its sections
+name
+"""
 
 
 def product(config: Config, name: str) -> str:
@@ -32,19 +36,25 @@ def of_runs(config: Config, word: str, runs: list[str]) -> list[str]:
 
 
 def outputs(config: Config, word: str, run: str | None = None) -> list[str]:
-    """Return the files that a stage writes, its product first. run: may be a wildcard such as `{run}`."""
+    """Return the files that a stage writes, its product first. run: may be a wildcard such as
+    `{run}`.
+    """
     if word == "simulate":
         return [str(config.data / str(run) / "manifest.json")]
     return [product(config, name.format(run=run)) for name in BY_WORD[word].outputs]
 
 
 def named_by_sections(config: Config, *sections: str) -> list[str]:
-    """Return the files that sections of the configuration name: they rerun a stage when they change."""
+    """Return the files that sections of the configuration name: they rerun a stage when they
+    change.
+    """
     return [str(path) for key, path in files(config).items() if key.partition(".")[0] in sections]
 
 
 def inputs(config: Config, word: str, run: str | None = None) -> Files:
-    """Return the files that a stage reads, by argument of its command. run: where the stage works run by run."""
+    """Return the files that a stage reads, by argument of its command. run: where the stage works
+    run by run.
+    """
     every_reindex = of_runs(config, "reindex", list(config.runs))
     cells = product(config, "cells.h5")
     learned: Files = {}

@@ -1,4 +1,5 @@
-"""The input files of each stage, one class a stage. A field becomes an argument of the command line.
+"""The input files of each stage, one class a stage. A field becomes an argument of the command
+line.
 
 `Path` is one file, `list[Path]` one or more, `Path | None` a file that may be absent.
 """
@@ -66,7 +67,9 @@ class MergeInputs:
 
 @dataclass(frozen=True)
 class AnnulusInputs:
-    """Images and reflections of all runs in the same order, and the accepted lattices. Those of `wide` too."""
+    """Images and reflections of all runs in the same order, and the accepted lattices. Those of
+    `wide` too.
+    """
 
     images: list[Path]
     """manifests of the runs' images"""

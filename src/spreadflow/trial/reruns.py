@@ -1,6 +1,8 @@
-"""What an edited configuration reruns, without Snakemake: the jobs whose sections or inputs changed, and all below.
+"""What an edited configuration reruns, without Snakemake: the jobs whose sections or inputs
+changed, and all below.
 
-Snakemake decides in the same way from its records of finished jobs; the tests pin this module to it.
+Snakemake decides in the same way from its records of finished jobs; the tests pin this module to
+it.
 """
 
 from collections.abc import Iterable
@@ -51,8 +53,9 @@ def _flat(files: Iterable[str | list[str]]) -> frozenset[str]:
 def rerun(before: Config, after: Config, forced: Iterable[str] = ()) -> set[str]:
     """Return the names of the jobs that run after an edit of a finished trial.
 
-    A job runs where it was not there before, where its sections or its inputs are others, where it is of a stage that is
-    forced, and where it reads what another one of these jobs writes. forced: words of stages.
+    A job runs where it was not there before, where its sections or its inputs are others, where it
+    is of a stage that is forced, and where it reads what another one of these jobs writes. forced:
+    words of stages.
     """
     old = jobs(before)
     new = jobs(after)

@@ -1,8 +1,8 @@
 """The one table of stages. From it come the commands, the workflow, the report and the documents.
 
-A new stage touches its row here, its section and its class of sections (`config/`), its inputs (`trial/inputs.py`,
-`trial/files.py`), its schema (`io/schema`), its module (`stages/`), its report (`report/`), its rule (`workflow/rules/`)
-and its tests.
+A new stage touches its row here, its section and its class of sections (`config/`), its inputs
+(`trial/inputs.py`, `trial/files.py`), its schema (`io/schema`), its module (`stages/`), its report
+(`report/`), its rule (`workflow/rules/`) and its tests.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,9 @@ def _indexes_here(config: Config) -> bool:
 
 
 class Stage(NamedTuple):
-    """A stage of the workflow. The defaults are those of a stage that works once a trial, on one rank."""
+    """A stage of the workflow. The defaults are those of a stage that works once a trial, on one
+    rank.
+    """
 
     word: str
     """name of the rule, the command, the config section, the module, the product and the log"""
@@ -73,7 +75,8 @@ STAGES = (
     ),
     Stage(
         word="index",
-        meaning="spots, lattices, integrated reflections; the target cell may be wrong by 3 % and 3°",
+        meaning="spots, lattices, integrated reflections; the target cell may be wrong by 3 % and "
+        "3°",
         inputs=inputs.IndexInputs,
         outputs=("{run}/index.h5",),
         is_wanted=_indexes_here,
@@ -81,7 +84,8 @@ STAGES = (
     ),
     Stage(
         word="level0",
-        meaning="shift and distance of the detector from all lattices jointly, with σ (DIALS format)",
+        meaning="shift and distance of the detector from all lattices jointly, with σ (DIALS "
+        "format)",
         inputs=inputs.Level0Inputs,
         outputs=("level0.expt",),
         is_wanted=_indexes_here,
@@ -89,7 +93,8 @@ STAGES = (
     ),
     Stage(
         word="adopt",
-        meaning="in place of `index`, `level0` and `reindex`: the lattices of DIALS, cctbx.xfel or diffBragg, "
+        meaning="in place of `index`, `level0` and `reindex`: the lattices of DIALS, cctbx.xfel or "
+        "diffBragg, "
         "and what became of each",
         inputs=inputs.AdoptInputs,
         outputs=("{run}/reindex.h5", "{run}/adopt.h5"),
@@ -147,7 +152,8 @@ STAGES = (
     ),
     Stage(
         word="mosaic",
-        meaning="where `stage1.mosaicity` is `learned`: how mosaic domains are turned, learned from the pixels "
+        meaning="where `stage1.mosaicity` is `learned`: how mosaic domains are turned, learned "
+        "from the pixels "
         "of all lattices or of each",
         inputs=inputs.MosaicInputs,
         outputs=("mosaic.h5",),
@@ -164,7 +170,8 @@ STAGES = (
     ),
     Stage(
         word="spread",
-        meaning="f′ and f″ of every metal site with covariances, E0, and controls; `spread.gram/`: what they "
+        meaning="f′ and f″ of every metal site with covariances, E0, and controls; `spread.gram/`: "
+        "what they "
         "are from",
         inputs=inputs.SpreadInputs,
         outputs=("spread.h5", "spread.csv"),
@@ -180,5 +187,7 @@ BY_WORD = {stage.word: stage for stage in STAGES}
 
 
 def wanted(config: Config) -> list[str]:
-    """Return the words of the stages that a trial of this configuration has, in the order of the workflow."""
+    """Return the words of the stages that a trial of this configuration has, in the order of the
+    workflow.
+    """
     return [stage.word for stage in STAGES if stage.is_wanted(config)]

@@ -110,7 +110,9 @@ def test_the_wrong_index_is_one_that_the_lattice_has(drawn):
 
 
 def test_another_pulse_has_its_photons_where_the_pixels_had_theirs(drawn):
-    """|F|² of a column grows by the ratio of its channel's photons, both pulses of equal energy; dark channels go."""
+    """|F|² of a column grows by the ratio of its channel's photons, both pulses of equal energy;
+    dark channels go.
+    """
     (of,), (photons,) = drawn.lattices(1, 16)
     photons = np.where(np.arange(12) == of.gram.channel[0], 1e-6 * photons.max(), photons)
     others = np.roll(photons, 1) * 3.0

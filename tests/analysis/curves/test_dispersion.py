@@ -1,4 +1,6 @@
-"""Curves from few unknowns: the dispersion integral against a numerical one and an exact pair, restraints, weakness."""
+"""Curves from few unknowns: the dispersion integral against a numerical one and an exact pair,
+restraints, weakness.
+"""
 
 import numpy as np
 import pytest
@@ -48,7 +50,9 @@ def test_the_dispersion_integral_of_a_node_is_that_of_numerical_integration(at, 
 
 @pytest.mark.parametrize(("width", "step"), [(12.0, 1.0), (20.0, 2.0), (30.0, 4.0)])
 def test_an_oscillator_whose_resonance_moved_by_2_ev(width, step):
-    """The reference is the pair before; f'' at the nodes gives f' after to 0.02 e, but for the tails' straight line."""
+    """The reference is the pair before; f'' at the nodes gives f' after to 0.02 e, but for the
+    tails' straight line.
+    """
     reference, truth = (stacked(oscillator(ENERGIES, centre, width)) for centre in (7119.0, 7121.0))
     p = dispersion.kramers_kronig(reference, ENERGIES, NODES[step])
     moved = (
@@ -97,7 +101,9 @@ def test_a_straight_line_is_exact_between_nodes_and_ends_a_step_beyond():
 )
 @pytest.mark.parametrize("build", BUILDERS)
 def test_errors_are_as_large_as_their_sigma(curve_pixels, build, restrain):
-    """θ drawn from the restraints, noise from the pixels: pulls at every node, dark ones included, are normal."""
+    """θ drawn from the restraints, noise from the pixels: pulls at every node, dark ones included,
+    are normal.
+    """
     p = restrain(build(REFERENCE, ENERGIES, NODES[4.0]))
     known = np.linalg.inv(p.restraints)
     centre = known @ p.rows.T @ (p.precision * p.target)
@@ -114,7 +120,9 @@ def test_errors_are_as_large_as_their_sigma(curve_pixels, build, restrain):
 
 
 def test_smoothness_of_a_ramp_is_that_of_steps_of_1_ev_on_any_grid():
-    """½ Σ (slope − mean)²/σ² over 1 eV steps from first to last node, whether reference or deviation has the ramp."""
+    """½ Σ (slope − mean)²/σ² over 1 eV steps from first to last node, whether reference or
+    deviation has the ramp.
+    """
     ramp = np.array([[[0.1], [0.05]], [[-0.2], [0.03]]]) * (ENERGIES - 7120.0)
     expected = 0.5 * 84.0 * ((0.1**2 + 0.2**2) / 0.1**2 + 0.02**2 / 0.2**2)
     for nodes in (
@@ -132,7 +140,9 @@ def test_smoothness_of_a_ramp_is_that_of_steps_of_1_ev_on_any_grid():
 
 
 def test_toward_known_states_weighs_as_a_measurement(curve_pixels):
-    """Without light a node is where the restraints say; with it, restraint and pixels are weighted by variances."""
+    """Without light a node is where the restraints say; with it, restraint and pixels are weighted
+    by variances.
+    """
     p = dispersion.toward(
         dispersion.free(REFERENCE, ENERGIES, NODES[4.0], prior_e=1e4), sites(ENERGIES), 0.3
     )
@@ -157,7 +167,9 @@ def test_a_pair_costs_nothing_and_what_is_none_costs_what_tables_say():
 
 
 def test_the_penalty_gains_on_the_real_part_and_less_than_the_parametrisation(curve_pixels):
-    """As strong as can be it leaves pairs only; these still have an f' linear between nodes, which no hat's f' is."""
+    """As strong as can be it leaves pairs only; these still have an f' linear between nodes, which
+    no hat's f' is.
+    """
     plain = dispersion.free(REFERENCE, ENERGIES, NODES[4.0])
     soft = dispersion.toward_kramers_kronig(plain, 1e-4)
     hard = dispersion.kramers_kronig(REFERENCE, ENERGIES, NODES[4.0])
@@ -182,7 +194,9 @@ def test_the_band_is_the_longest_run_in_which_all_curves_are_known():
 
 
 def test_dark_nodes_open_constants_and_alternation_are_told():
-    """All nodes are known to 0.1 e, but two to 10 e only; one curve is so up to a constant, and one is blurred."""
+    """All nodes are known to 0.1 e, but two to 10 e only; one curve is so up to a constant, and one
+    is blurred.
+    """
     p = dispersion.free(REFERENCE, ENERGIES, NODES[4.0])
     k = 26
     pixels = 100.0 * np.eye(4 * k)
@@ -211,7 +225,9 @@ def test_dark_nodes_open_constants_and_alternation_are_told():
 
 @pytest.mark.parametrize("build", BUILDERS)
 def test_what_is_known_alone_is_known_better(curve_pixels, build):
-    """Directions not restrained by anything else hold less information; the dark ends of the spectrum are found."""
+    """Directions not restrained by anything else hold less information; the dark ends of the
+    spectrum are found.
+    """
     p = build(REFERENCE, ENERGIES, NODES[2.0])
     pixels = p.basis.T @ curve_pixels.hessian @ p.basis
     weak = dispersion.weak_directions(p, pixels)

@@ -1,4 +1,6 @@
-"""E0 of sites: exact where there is no noise, unbiased and with honest σ where there is, whatever the restraints."""
+"""E0 of sites: exact where there is no noise, unbiased and with honest σ where there is, whatever
+the restraints.
+"""
 
 import numpy as np
 import pytest

@@ -94,7 +94,9 @@ def test_gradient_is_the_derivative_of_the_loss(patched, lattices):
 def test_hessian_is_the_derivative_of_the_gradient_where_the_model_explains_the_data(
     patched, lattices
 ):
-    """Data replaced by what the curves expect: there Gauss-Newton's matrix is the whole second derivative."""
+    """Data replaced by what the curves expect: there Gauss-Newton's matrix is the whole second
+    derivative.
+    """
     p = free(patched)
     rng = np.random.default_rng(2)
     theta = 0.5 * rng.standard_normal(len(p.names))
@@ -127,7 +129,9 @@ def _explained(of, curves):
 
 
 def test_planted_curves_are_found_within_their_errors(patched, lattices):
-    """Twelve simulated lattices, from the metal's curves: 40 values, and their −ln L below that of the truth."""
+    """Twelve simulated lattices, from the metal's curves: 40 values, and their −ln L below that of
+    the truth.
+    """
     p = free(patched)
     found = expand.refine(evaluator(lattices, p), p, np.zeros(len(p.names)))
     sigma = p.sigma(found.fisher)
@@ -201,7 +205,9 @@ def test_parts_of_lattices_join_to_the_whole(drawn):
 @pytest.mark.stage
 @pytest.mark.parametrize("excess", [1.0, 3.0])
 def test_the_sandwich_is_honest_and_fisher_is_where_weights_are_right(drawn, excess):
-    """Pixels that scatter as they should, and with three times the variance that the weights stand for."""
+    """Pixels that scatter as they should, and with three times the variance that the weights stand
+    for.
+    """
     lattices = drawn.lattices(250, 4, excess)[0]
     p = drawn.p
     found = expand.refine(evaluator(lattices, p), p, np.zeros(len(p.names)))
@@ -215,7 +221,9 @@ def test_the_sandwich_is_honest_and_fisher_is_where_weights_are_right(drawn, exc
 
 @pytest.mark.stage
 def test_a_value_that_no_pixel_knows_has_the_sigma_of_its_prior(drawn):
-    """A node far beyond all light, and a site that no reflection sees: not zero, though no lattice moves them."""
+    """A node far beyond all light, and a site that no reflection sees: not zero, though no lattice
+    moves them.
+    """
     energies = drawn.energies_ev
     start = drawn.p.reference
     p = dispersion.free(

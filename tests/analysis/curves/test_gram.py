@@ -20,7 +20,9 @@ def columns_of(made: gram.Gram, model: lattice_fit.Model) -> np.ndarray:
 def by_pixels(
     model, planes, made: gram.Gram, y: np.ndarray, u: np.ndarray | None, model_error: float
 ) -> float:
-    """½ Σ (data − model)²/V + ½ Σ u²/σ² over all pixels; planes and, where u is not given, unknowns that suit best."""
+    """½ Σ (data − model)²/V + ½ Σ u²/σ² over all pixels; planes and, where u is not given, unknowns
+    that suit best.
+    """
     of = model.of
     data = model.of.data
     bragg, jacobian = model(np.zeros(model.n_unknowns))

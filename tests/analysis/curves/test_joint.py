@@ -1,4 +1,6 @@
-"""Curves together with |F| of every reflection, on Gram matrices made at random and of known truth."""
+"""Curves together with |F| of every reflection, on Gram matrices made at random and of known
+truth.
+"""
 
 import numpy as np
 import pytest
@@ -24,7 +26,9 @@ def p():
 def lattice(
     seed: int, errors: np.ndarray, curves: np.ndarray, noise: float
 ) -> tuple[LatticeTerms, np.ndarray]:
-    """A lattice of four shoeboxes; errors: (reflection,) of F in nature, which the model does not know."""
+    """A lattice of four shoeboxes; errors: (reflection,) of F in nature, which the model does not
+    know.
+    """
     rng = np.random.default_rng(seed)
     nature = np.random.default_rng(7)
     table = 40.0 * (nature.standard_normal((N_REFLECTIONS, 2)) @ [1, 1j])
@@ -129,7 +133,9 @@ def test_without_freedom_it_is_the_refinement_of_curves(p):
 
 @pytest.mark.stage
 def test_the_loss_is_a_function_of_the_curves_and_the_scores_are_its_slopes(p):
-    """Whatever was asked for before. Second derivatives are those of Gauss-Newton: nothing is told of them here."""
+    """Whatever was asked for before. Second derivatives are those of Gauss-Newton: nothing is told
+    of them here.
+    """
     rng = np.random.default_rng(2)
     errors = 0.1 * rng.standard_normal(N_REFLECTIONS)
     made = [lattice(i, errors, TRUE, 30.0) for i in range(12)]

@@ -30,7 +30,9 @@ def mine(made: np.ndarray, p: dispersion.Parametrisation) -> np.ndarray:
 @pytest.mark.parametrize("restraint", list(planning.RESTRAINTS))
 @pytest.mark.parametrize("n", [0, 3, 700])
 def test_inverse(restraint, n):
-    """Root mean squares of the diagonal of (n H + R)⁻¹ in the nodes of the band, and no other node's."""
+    """Root mean squares of the diagonal of (n H + R)⁻¹ in the nodes of the band, and no other
+    node's.
+    """
     p = planning.RESTRAINTS[restraint](CURVES, ENERGIES, planning.nodes(ENERGIES, 2.0))
     made = mine(information(1), p)
     sigma = p.sigma(np.linalg.inv(n * made + p.restraints))
@@ -40,7 +42,9 @@ def test_inverse(restraint, n):
 
 
 def test_root_of_n():
-    """Where pixels rule, four times the lattices halve σ; without lattices σ is that of the restraints."""
+    """Where pixels rule, four times the lattices halve σ; without lattices σ is that of the
+    restraints.
+    """
     p = dispersion.free(CURVES, ENERGIES, planning.nodes(ENERGIES, 2.0))
     known = planning.outlook(mine(information(2), p), p, BAND)
     np.testing.assert_allclose(known.sigma(1e7) / known.sigma(4e7), 2.0, rtol=1e-3)
@@ -64,7 +68,9 @@ def test_lattices_for():
 
 
 def test_few():
-    """A mean over few pixels is corrected to within 5 % of what it tends to; equal halves need no correction."""
+    """A mean over few pixels is corrected to within 5 % of what it tends to; equal halves need no
+    correction.
+    """
     p = dispersion.free(CURVES, ENERGIES, planning.nodes(ENERGIES, 4.0))
     n = len(p.names)
     m = 4 * len(p.names)
@@ -125,7 +131,9 @@ def test_order():
 
 @pytest.mark.stage
 def test_edges():
-    """The scatter of edges refined from drawn pixels is what was told; without pairs there is nothing to tell."""
+    """The scatter of edges refined from drawn pixels is what was told; without pairs there is
+    nothing to tell.
+    """
     p = dispersion.free(CURVES, ENERGIES, planning.nodes(ENERGIES, 2.0))
     made = mine(information(6), p)
     n = 20_000

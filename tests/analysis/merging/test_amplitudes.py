@@ -1,4 +1,6 @@
-"""Measured amplitudes on a model: what is known of the data comes back, what they lack is the model's."""
+"""Measured amplitudes on a model: what is known of the data comes back, what they lack is the
+model's.
+"""
 
 import numpy as np
 import pytest
@@ -72,7 +74,9 @@ def test_scale_and_b_come_back_from_noisy_data_of_a_wrong_model(true, wrong):
 
 @pytest.mark.stage
 def test_perfect_data_on_a_wrong_model_have_the_true_amplitudes_and_the_models_sites(true, wrong):
-    """Mates' mean is the data's in the energy of the data; what scatters without sites keeps its phase."""
+    """Mates' mean is the data's in the energy of the data; what scatters without sites keeps its
+    phase.
+    """
     f = amplitudes.measured(wrong, CELL, GROUP, **merged(true, missing=0.0), **HOW, complete=False)
     rows = np.arange(len(f.hkl))
     same = rows_of(true, f.hkl)
@@ -102,7 +106,9 @@ def test_perfect_data_on_a_wrong_model_have_the_true_amplitudes_and_the_models_s
 
 @pytest.mark.parametrize("error", [0.0, 0.02])
 def test_curves_leave_a_wrong_start_of_the_data(true, error):
-    """Amplitudes of one energy tell nothing of f″ of another, of Bijvoet differences, or of how f′ runs."""
+    """Amplitudes of one energy tell nothing of f″ of another, of Bijvoet differences, or of how f′
+    runs.
+    """
     start = np.array([[-7.0 + 1.4j, -6.5 + 1.2j]] * 2)
     begun = true._replace(anomalous=np.concatenate([start, true.anomalous[2:]]))
     data = merged(true, missing=0.0)
@@ -119,7 +125,9 @@ def test_curves_leave_a_wrong_start_of_the_data(true, error):
 
 
 def fitted(f: StructureFactors, true: StructureFactors, channel: int) -> np.ndarray:
-    """(site,) f' + i f'' with which the |F|² of f are the true ones in crystals of B, weights 1/|F|²."""
+    """(site,) f' + i f'' with which the |F|² of f are the true ones in crystals of B, weights
+    1/|F|².
+    """
     rows = np.arange(len(f.hkl))
     same = rows_of(true, f.hkl)
     wilson = np.exp(-B * 0.25 / unit_cell.spacing(unit_cell.reciprocal(CELL), f.hkl) ** 2)

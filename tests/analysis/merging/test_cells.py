@@ -43,7 +43,9 @@ def test_dbscan_is_sklearns_where_points_are_sparse():
 
 @pytest.mark.stage
 def test_covariance_is_numpys_without_outliers_and_with_them():
-    """5 % of NumPy's covariance of the clean sample, also where a fifth of the points are far away."""
+    """5 % of NumPy's covariance of the clean sample, also where a fifth of the points are far
+    away.
+    """
     clean = cells.features(population(4000), ("a", "b", "c"))
     expected = np.cov(clean, rowvar=False)
     tolerance = 0.05 * np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
@@ -57,7 +59,9 @@ def test_covariance_is_numpys_without_outliers_and_with_them():
 @pytest.mark.stage
 @pytest.mark.parametrize("p", [1, 2, 3, 6])
 def test_rejection_rate_of_a_gaussian(p):
-    """The Mahalanobis cut at 2 rejects what χ² with p degrees of freedom says (4 standard errors)."""
+    """The Mahalanobis cut at 2 rejects what χ² with p degrees of freedom says (4 standard
+    errors).
+    """
     n = 20000
     x = np.random.default_rng(p).standard_normal((n, p)) @ np.diag(np.arange(1, p + 1.0))
     rate = (cells.mahalanobis(x, *cells.robust(x)) > 2.0).mean()
@@ -70,7 +74,9 @@ def test_rejection_rate_of_a_gaussian(p):
     ("n", "limit"), [(8, 0.02), (24, 0.005), (32, 0.01), (48, 0.005), (96, 0.003)]
 )
 def test_few_lattices_are_not_rejected_for_being_few(n, limit):
-    """A Gaussian of three features loses 0.11 % beyond 4 σ; a covariance that shrinks to the core loses 10 % of 24."""
+    """A Gaussian of three features loses 0.11 % beyond 4 σ; a covariance that shrinks to the core
+    loses 10 % of 24.
+    """
     rng = np.random.default_rng(n)
     samples = [rng.standard_normal((n, 3)) for _ in range(40)]
     assert np.mean([cells.mahalanobis(x, *cells.robust(x)) > 4.0 for x in samples]) < limit

@@ -1,4 +1,6 @@
-"""Unique reflections and weighted means against gemmi; nothing depends on order, groups or half-set bookkeeping."""
+"""Unique reflections and weighted means against gemmi; nothing depends on order, groups or half-set
+bookkeeping.
+"""
 
 import gemmi
 import numpy as np
@@ -37,7 +39,9 @@ def scattered(unique: merging.Unique, seed: int, n: int = 4000) -> np.ndarray:
 def observations(
     unique: merging.Unique, seed: int, n: int = 4000
 ) -> tuple[merging.Observations, np.ndarray, np.ndarray]:
-    """Observations with indices and intensities of a made-up experiment; returns them, hkl and σ."""
+    """Observations with indices and intensities of a made-up experiment; returns them, hkl and
+    σ.
+    """
     rng = np.random.default_rng(seed)
     hkl = scattered(unique, seed, n)
     lattice = np.sort(rng.integers(0, 40, n))

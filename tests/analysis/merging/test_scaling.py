@@ -1,4 +1,6 @@
-"""Planted scales, B and error model are found again; the gauge is fixed; order and groups do not matter."""
+"""Planted scales, B and error model are found again; the gauge is fixed; order and groups do not
+matter.
+"""
 
 from typing import NamedTuple
 
@@ -28,7 +30,9 @@ def made(
     seed: int = 1,
     outliers: float = 0.0,
 ) -> Made:
-    """Lattices that see random unique reflections, with partialities and errors exactly as the model has them."""
+    """Lattices that see random unique reflections, with partialities and errors exactly as the
+    model has them.
+    """
     rng = np.random.default_rng(seed)
     unique = Unique(np.array([40.0, 40.0, 70.0, 90.0, 90.0, 90.0]), "P 43 21 2", 2.2)
     truth = rng.exponential(size=len(unique)) * np.exp(-30.0 / (2.0 * unique.d**2))
@@ -65,7 +69,9 @@ def plenty() -> tuple[Made, scaling.Scaling]:
 
 
 def cramer_rao(table: Made) -> np.ndarray:
-    """(lattice, 2, 2) smallest covariance of ln G and B when the intensities and the variances are known."""
+    """(lattice, 2, 2) smallest covariance of ln G and B when the intensities and the variances are
+    known.
+    """
     obs = table.obs
     m = (
         np.exp(table.log_g[obs.lattice] - 2.0 * table.b[obs.lattice] * obs.s2)
@@ -149,7 +155,9 @@ def test_order_of_observations_and_lattices_does_not_matter(plenty):
 
 
 def test_low_multiplicity_still_scales():
-    """30 lattices, most reflections measured once: the cycles converge and scales are far better than none."""
+    """30 lattices, most reflections measured once: the cycles converge and scales are far better
+    than none.
+    """
     table = made(30, 120, seed=3)
     assert np.median(np.bincount(table.obs.unique)) <= 1
     found = scaled(table, n_cycles=50, refine_b=False)
@@ -176,7 +184,9 @@ def test_outliers_do_not_pull_the_scales():
 
 
 def test_reference_gives_the_slope_through_the_origin():
-    """mark0: the absolute scale of every lattice against known intensities, some of them unknown."""
+    """mark0: the absolute scale of every lattice against known intensities, some of them
+    unknown.
+    """
     table = made(200, 150, seed=5)
     reference = table.truth * 1e4
     reference[::7] = np.nan
@@ -187,7 +197,9 @@ def test_reference_gives_the_slope_through_the_origin():
 
 
 def test_reference_with_errors_keeps_relative_scales():
-    """Intensities of the reference are 40 % wrong: cycles converge, and the scales scatter as 150 such errors do."""
+    """Intensities of the reference are 40 % wrong: cycles converge, and the scales scatter as 150
+    such errors do.
+    """
     table = made(300, 150, seed=7)
     wrong = table.truth * np.random.default_rng(7).gamma(1 / 0.4**2, 0.4**2, len(table.truth))
     right, found = (
@@ -198,7 +210,9 @@ def test_reference_with_errors_keeps_relative_scales():
 
 
 def test_error_model_step_is_at_rest_at_the_expected_squares():
-    """Residuals whose squares are the variance: the scoring step returns the model it started from."""
+    """Residuals whose squares are the variance: the scoring step returns the model it started
+    from.
+    """
     table = made(100, 100, seed=6)
     k = (
         np.exp(table.log_g[table.obs.lattice] - 2.0 * table.b[table.obs.lattice] * table.obs.s2)

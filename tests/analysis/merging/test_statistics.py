@@ -20,7 +20,9 @@ def unique() -> Unique:
 
 @pytest.fixture(scope="module")
 def merged(unique) -> Merged:
-    """Half sets with independent errors of `NOISE`, anomalous differences of `BIJVOET`; a tenth is missing."""
+    """Half sets with independent errors of `NOISE`, anomalous differences of `BIJVOET`; a tenth is
+    missing.
+    """
     rng = np.random.default_rng(1)
     n = len(unique)
     plus = unique.friedel > 0

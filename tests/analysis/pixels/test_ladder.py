@@ -78,7 +78,9 @@ def test_two_engines_and_two_ways_to_solve_agree(climbed):
 
 
 def test_rung_2_is_the_likeliest_plane_and_scale_of_a_spot(made, climbed):
-    """−ln L of Poisson, data and model shifted by the readout's variance, handed to a general minimiser."""
+    """−ln L of Poisson, data and model shifted by the readout's variance, handed to a general
+    minimiser.
+    """
     data, steps = climbed
     step = steps["2"]
     box = int(
@@ -118,7 +120,9 @@ def test_light_of_the_mean_energy(made):
 
 
 def test_radial_and_transverse_distances():
-    """A beam centre at (50, 40) px: a spot right of it has its radius along fast, one below it along slow."""
+    """A beam centre at (50, 40) px: a spot right of it has its radius along fast, one below it
+    along slow.
+    """
     axes = {"fast": np.array([[1.0, 0, 0]]), "slow": np.array([[0, -1.0, 0]])}
     detector = Detector(np.array([[-10.0, 8.0, -100.0]]), **axes, pixel_mm=0.2, shape=(100, 100))
     at = np.array([[80.0, 40.0], [50.0, 90.0]])

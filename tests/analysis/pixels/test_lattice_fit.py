@@ -1,6 +1,8 @@
-"""A lattice against its pixels: derivatives beside differences, and what was planted found again on other crystals.
+"""A lattice against its pixels: derivatives beside differences, and what was planted found again on
+other crystals.
 
-Tetragonal and triclinic, two tilted panels, 24 eV of narrow channels, shoeboxes that overlap, masked pixels.
+Tetragonal and triclinic, two tilted panels, 24 eV of narrow channels, shoeboxes that overlap,
+masked pixels.
 """
 
 import numpy as np
@@ -142,7 +144,9 @@ def test_coordinates_are_what_a_matrix_is_made_of(group):
     [((*FREE, "distance"), 3, 1), (("rotation", "wavelength", "n_cells", "eta"), 1, 2)],
 )
 def test_columns_are_finite_differences(tetragonal, free, n_axes, oversample):
-    """Of every kind of unknown, away from the start, at points; of averages nearly: their blur is taken as constant."""
+    """Of every kind of unknown, away from the start, at points; of averages nearly: their blur is
+    taken as constant.
+    """
     true, boxes = tetragonal
     averaged = lattice_fit.problem(true, "P 43 21 2", boxes, NOISE, oversample)
     of = averaged._replace(start=averaged.start._replace(edge_px=0.0))
@@ -176,7 +180,9 @@ def test_columns_are_finite_differences(tetragonal, free, n_axes, oversample):
     ("name", "off"), [("distance", 0.5), ("distance", -0.5), ("wavelength", 2e-3)]
 )
 def test_a_wrong_distance_or_wavelength_is_found(tetragonal, name, off):
-    """From mm and parts further away than a spot is wide: the energies at a pixel are others then."""
+    """From mm and parts further away than a spot is wide: the energies at a pixel are others
+    then.
+    """
     true, boxes = tetragonal
     start = true._replace(crystal=true.crystal._replace(A=true.crystal.A * (1.0 + off)))
     if name == "distance":
@@ -203,7 +209,9 @@ def test_a_wrong_distance_or_wavelength_is_found(tetragonal, name, off):
     [("P 43 21 2", True, 1), ("P 1", False, 3)],
 )
 def test_the_truth_is_found_within_its_uncertainty(group, is_continuous, n_axes):
-    """From N, η, scale and orientation off: χ² of all unknowns together, and pixels that deviate as they should."""
+    """From N, η, scale and orientation off: χ² of all unknowns together, and pixels that deviate as
+    they should.
+    """
     turns = mosaic.domain_rotations(np.random.default_rng(5), 20, 0.06 * DEG)
     turns = turns @ rotation.mean(turns).T
     of = mosaic.continuous() if is_continuous else mosaic.domains(turns)
@@ -257,7 +265,9 @@ def test_the_truth_is_found_through_a_point_spread(make):
 @pytest.mark.stage
 @pytest.mark.parametrize("seed", range(2))
 def test_starts_a_tenth_of_a_degree_off(tetragonal, seed):
-    """With N and η far off too: where the fit that starts at the truth ends; without the broad pass not always."""
+    """With N and η far off too: where the fit that starts at the truth ends; without the broad pass
+    not always.
+    """
     true, boxes = tetragonal
     near = lattice_fit.refine(
         lattice_fit.problem(fewer(true, boxes), "P 43 21 2", boxes, NOISE), FREE, is_rough=False
@@ -330,7 +340,9 @@ SOME = {
 @pytest.mark.stage
 @pytest.mark.parametrize("kind", FREE)
 def test_what_is_known_exactly_is_held(free, kind):
-    """Where it is told, which is not where the fit starts; both σ are then those told, and no other is larger."""
+    """Where it is told, which is not where the fit starts; both σ are then those told, and no other
+    is larger.
+    """
     of, alone = free
     about = moved(of.start, 0.01, 0.9, 1.1, 80.0, seed=4)
     about = about._replace(crystal=about.crystal._replace(A=1.001 * about.crystal.A))
@@ -362,9 +374,11 @@ def test_what_is_hardly_known_changes_nothing(free):
 
 @pytest.mark.parametrize("kinds", [("rotation",), ("n_cells",), ("n_cells", "eta", "cell")])
 def test_pixels_and_knowledge_are_a_product_of_two_gaussians(free, kinds):
-    """Information adds up, and the estimate is the mean weighted with it: also of what is not restrained itself.
+    """Information adds up, and the estimate is the mean weighted with it: also of what is not
+    restrained itself.
 
-    The orientation is known about where the fit starts, 0.1° off, though the fit itself goes on from the broad pass.
+    The orientation is known about where the fit starts, 0.1° off, though the fit itself goes on
+    from the broad pass.
     """
     of, alone = free
     n = len(alone.names)

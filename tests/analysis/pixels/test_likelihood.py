@@ -1,4 +1,6 @@
-"""The likelihood of pixels beside scipy's distributions, its derivatives beside differences and draws."""
+"""The likelihood of pixels beside scipy's distributions, its derivatives beside differences and
+draws.
+"""
 
 import numpy as np
 import pytest

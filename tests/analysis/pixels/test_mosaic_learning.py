@@ -1,4 +1,6 @@
-"""Distributions of domains planted in a triclinic crystal on two panels, learned from its pixels alone."""
+"""Distributions of domains planted in a triclinic crystal on two panels, learned from its pixels
+alone.
+"""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -132,7 +134,9 @@ def test_patterns_of_spots_are_learned(made, refined):
 
 
 def test_weight_lies_where_there_are_domains(made, learned):
-    """Beside the nodes of the grid, 0.01° apart; a Gaussian of UNIT about each axis has 20 % of its weight so near."""
+    """Beside the nodes of the grid, 0.01° apart; a Gaussian of UNIT about each axis has 20 % of its
+    weight so near.
+    """
     true = made[0].parameters.mosaic.rotations
     away = rotation.angle(np.swapaxes(true, 1, 2)[:, None] @ learned.mosaic.rotations)
     assert (away.min(axis=0) < 0.02 * DEG) @ learned.mosaic.share > 0.8
@@ -243,7 +247,9 @@ def test_a_learned_set_keeps_its_unit(made, learned):
 
 @pytest.mark.stage
 def test_nodes_are_as_broad_for_every_lattice_in_every_round(made, monkeypatch):
-    """Their widths are in units of the η that is told, whatever η the lattice has with the continuous distribution."""
+    """Their widths are in units of the η that is told, whatever η the lattice has with the
+    continuous distribution.
+    """
     units = []
     make = mosaic_learning.templates
 

@@ -30,7 +30,9 @@ def spots(rng) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("psf", KERNELS)
 def test_photons_come_back_to_where_they_were_counted(psf):
-    """Exactly where shoeboxes go on as mirror images; where they go on as planes, but for their outermost pixels."""
+    """Exactly where shoeboxes go on as mirror images; where they go on as planes, but for their
+    outermost pixels.
+    """
     images = spots(np.random.default_rng(1))
     kernel = KERNELS[psf]
     every = np.ones(sum(image.size for image in images), dtype=bool)
@@ -76,7 +78,9 @@ def test_noise_is_that_of_counting_and_of_more_readout(psf):
 
 
 def test_pixels_that_recorded_nothing_take_their_neighbours_with_them():
-    """Whatever is written in them; pixels farther away are as they would be without, within their noise."""
+    """Whatever is written in them; pixels farther away are as they would be without, within their
+    noise.
+    """
     rng = np.random.default_rng(3)
     kernel = KERNELS["fiber"]
     images = spots(np.random.default_rng(1))

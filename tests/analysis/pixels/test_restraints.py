@@ -52,7 +52,9 @@ def test_parameters_are_counted_as_they_are_made(group, length):
 
 @pytest.mark.parametrize("turned", [(0.0, 0.0, 0.0), (3e-3, 1e-3, -2e-3)])
 def test_what_is_known_stays_where_it_is_when_the_start_is_turned(turned):
-    """Unknowns at the centre make the parameters it was told as; of others and an unknown scale nothing changes."""
+    """Unknowns at the centre make the parameters it was told as; of others and an unknown scale
+    nothing changes.
+    """
     about = start("P 1")
     shifted = geometry.shifted(about.detector, 0.0, 0.0, 0.3)
     free = (*FREE, "distance")

@@ -1,4 +1,6 @@
-"""Fisher scoring with planes eliminated: beside the whole normal equations, beside differences, and draw after draw."""
+"""Fisher scoring with planes eliminated: beside the whole normal equations, beside differences, and
+draw after draw.
+"""
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ FREE = solve.Restraint(np.zeros(3), np.zeros(3))
 
 
 class Spots:
-    """A spot in each of n shoeboxes: common ln height, ln width, and shift along the fast axis; backgrounds sloped."""
+    """A spot in each of n shoeboxes: common ln height, ln width, and shift along the fast axis;
+    backgrounds sloped.
+    """
 
     def __init__(self, n: int, seed: int = 0):
         rng = np.random.default_rng(seed)
@@ -102,7 +106,9 @@ def test_the_gradient_is_the_slope_of_the_loss_where_planes_are_at_rest(target):
 
 @pytest.mark.parametrize("target", ["normal", "poisson"])
 def test_what_is_quoted_is_how_draws_scatter(target):
-    """80 draws of 60 shoeboxes: pulls of Fisher's σ and of the sandwich have unit spread and no mean."""
+    """80 draws of 60 shoeboxes: pulls of Fisher's σ and of the sandwich have unit spread and no
+    mean.
+    """
     spots = Spots(60)
     rng = np.random.default_rng(4)
     pulls = []
@@ -147,7 +153,9 @@ def test_the_sandwich_is_fishers_where_the_model_is_right():
 
 
 def test_the_sandwich_is_honest_where_shoeboxes_are_wrong():
-    """The heights of single shoeboxes are wrong by 30 %: Fisher's σ is far too small, the sandwich's is right."""
+    """The heights of single shoeboxes are wrong by 30 %: Fisher's σ is far too small, the
+    sandwich's is right.
+    """
     spots = Spots(60)
     rng = np.random.default_rng(6)
     pulls = []
@@ -223,7 +231,9 @@ def test_the_loss_never_rises_and_far_starts_come_home():
 
 
 def test_shoeboxes_of_too_few_pixels_do_no_harm():
-    """One without any pixel, and one with a single one, which its plane explains whatever the spot is."""
+    """One without any pixel, and one with a single one, which its plane explains whatever the spot
+    is.
+    """
     spots = Spots(20)
     data = spots.drawn(np.random.default_rng(8))
     keep = np.ones(len(data.photons), bool)
@@ -249,7 +259,9 @@ def test_shoeboxes_of_too_few_pixels_do_no_harm():
 
 
 def test_a_restraint_weighs_as_a_measurement():
-    """Of what the pixels know nothing: its centre and its variance; of what they know as well: the weighted mean."""
+    """Of what the pixels know nothing: its centre and its variance; of what they know as well: the
+    weighted mean.
+    """
     spots = Spots(15)
     data = spots.drawn(np.random.default_rng(9))
 
@@ -272,7 +284,9 @@ def test_a_restraint_weighs_as_a_measurement():
 
 
 def test_what_is_quoted_with_restraints_is_how_draws_scatter():
-    """80 draws of 60 shoeboxes and of the centres, known as well as the pixels know them, and far better."""
+    """80 draws of 60 shoeboxes and of the centres, known as well as the pixels know them, and far
+    better.
+    """
     spots = Spots(60)
     rng = np.random.default_rng(12)
     pulls = []
@@ -294,7 +308,9 @@ def test_what_is_quoted_with_restraints_is_how_draws_scatter():
 
 @pytest.mark.parametrize("target", ["normal", "poisson"])
 def test_lbfgs_ends_where_the_second_order_steps_do(target):
-    """It looks no farther than it may, counts what it looks at, and tells its best where it has to stop early."""
+    """It looks no farther than it may, counts what it looks at, and tells its best where it has to
+    stop early.
+    """
     spots = Spots(30)
     seen = []
     data = spots.drawn(np.random.default_rng(13))

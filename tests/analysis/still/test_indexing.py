@@ -1,4 +1,6 @@
-"""Indexing: lattices of known orientation come back, noise stays noise, and another simulator's stills index."""
+"""Indexing: lattices of known orientation come back, noise stays noise, and another simulator's
+stills index.
+"""
 
 import json
 
@@ -30,8 +32,8 @@ def _q(fast, slow) -> np.ndarray:
 def _still(rng, cell, space_group, n_spots=80, d_min=2.0):
     """A, hkl and observed (fast, slow) of the strongest spots of a crystal in a random orientation.
 
-    0.05° mosaic, 4000 Å domains, 5 eV of bandwidth that moves each spot along its radius to the energy it reflects,
-    0.2 px noise, and a detector half a pixel from where it is believed to be.
+    0.05° mosaic, 4000 Å domains, 5 eV of bandwidth that moves each spot along its radius to the
+    energy it reflects, 0.2 px noise, and a detector half a pixel from where it is believed to be.
     """
     A = rotation.random(rng) @ unit_cell.reciprocal(unit_cell.radians(cell))
     hkl = unit_cell.all_indices(A, d_min)
@@ -74,7 +76,9 @@ def _junk(rng, n):
 
 
 def _overlay(rng, stills, outliers):
-    """q and weights of stills laid over each other, `outliers` of all spots being junk with the same weights."""
+    """q and weights of stills laid over each other, `outliers` of all spots being junk with the
+    same weights.
+    """
     n = sum(len(s[1]) for s in stills)
     weights = np.minimum(np.concatenate([s[4] for s in stills]), 20.0)
     fast, slow = _junk(rng, int(n * outliers / (1 - outliers)))
@@ -235,7 +239,9 @@ def test_nothing_and_nonsense_make_no_lattice():
 @pytest.mark.stage
 @pytest.mark.parametrize("beta", [110.3, 113.2])
 def test_stills_of_another_simulator(shared_data, beta):
-    """nanoBragg stills with the file's wrong beam centre: the true orientation and the true indices."""
+    """nanoBragg stills with the file's wrong beam centre: the true orientation and the true
+    indices.
+    """
     folder = shared_data / "nanobragg_c2"
     truth = json.loads((folder / "truth.json").read_text())
     cell = unit_cell.radians((67.2, 59.8, 47.2, 90.0, beta, 90.0))

@@ -1,4 +1,6 @@
-"""Recovery of known photons: pulls of simulated spots on tilted Poisson backgrounds, and what damages a shoebox."""
+"""Recovery of known photons: pulls of simulated spots on tilted Poisson backgrounds, and what
+damages a shoebox.
+"""
 
 import numpy as np
 import pytest
@@ -22,7 +24,9 @@ SIGMA = np.array([1.2, 0.5])
 
 
 def predicted_at(positions, half=2.33 * SIGMA) -> Predicted:
-    """Predictions at (n, 2) positions (fast, slow) whose half sizes hold 98 %, as `predict` gives them."""
+    """Predictions at (n, 2) positions (fast, slow) whose half sizes hold 98 %, as `predict` gives
+    them.
+    """
     n = len(positions)
     columns = {name: np.zeros(n) for name in Predicted._fields}
     columns |= {"panel": np.zeros(n, np.int32), "fast": positions[:, 0], "slow": positions[:, 1]}
@@ -46,7 +50,9 @@ def background(level):
 
 
 def photons_of(rng, positions, expected):
-    """(slow, fast) image of Poisson numbers of photons at normally distributed places: no pixel sampling at all."""
+    """(slow, fast) image of Poisson numbers of photons at normally distributed places: no pixel
+    sampling at all.
+    """
     n = rng.poisson(expected)
     axes = np.repeat(radial_axes(DETECTOR, np.zeros(len(n), int), *positions.T), n, axis=0)
     along = rng.normal(size=(n.sum(), 2)) * SIGMA
@@ -113,7 +119,9 @@ def test_pulls_of_spots(level):
 
 @pytest.mark.stage
 def test_pulls_of_strong_spots_with_gain_errors():
-    """up to 3·10⁵ photons on pixels of 1 % gain error: what is outside the footprint must not show."""
+    """up to 3·10⁵ photons on pixels of 1 % gain error: what is outside the footprint must not
+    show.
+    """
     rng = np.random.default_rng(13)
 
     def few(n):
@@ -136,7 +144,9 @@ def one(image, mask=None, positions=POSITION, **options):
 
 
 def test_exact_on_a_noiseless_plane():
-    """A plane is removed to rounding and the sum over the foreground is the sum of the planted photons."""
+    """A plane is removed to rounding and the sum over the foreground is the sum of the planted
+    photons.
+    """
     s, f = np.mgrid[: SHAPE[0], : SHAPE[1]]
     image = (3.0 + 0.01 * f - 0.002 * s)[None].astype(np.float32)
     image[0, 420, 700] += 1000.0
@@ -175,7 +185,9 @@ def test_unpredicted_neighbour_in_the_background():
 
 @pytest.mark.stage
 def test_neighbours_know_each_other():
-    """A predicted neighbour nearby: neither reflection takes the other's photons, nor calls them background."""
+    """A predicted neighbour nearby: neither reflection takes the other's photons, nor calls them
+    background.
+    """
     rng = np.random.default_rng(16)
     axes = radial_axes(DETECTOR, np.zeros(1, int), *POSITION.T)[0]
     positions = POSITION + np.array([[0.0], [8.0]]) * axes[1]

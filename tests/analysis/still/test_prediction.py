@@ -1,4 +1,6 @@
-"""The predictor against limits, against a brute-force sum over domains, energies and directions, and against itself."""
+"""The predictor against limits, against a brute-force sum over domains, energies and directions,
+and against itself.
+"""
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ ONE = Spectrum(np.array([7120.0]), np.array([1.0]))
 
 
 def near_bragg(hkl, psi: float, seed: int = 1) -> np.ndarray:
-    """A (3, 3) of a cubic crystal with node hkl rotated by psi inside the Ewald sphere of 7120 eV."""
+    """A (3, 3) of a cubic crystal with node hkl rotated by psi inside the Ewald sphere of 7120
+    eV.
+    """
     rng = np.random.default_rng(seed)
     direction = np.array(hkl) / np.linalg.norm(hkl)
     g = np.linalg.norm(hkl) / EDGE
@@ -35,7 +39,9 @@ def centroids(A, eta, domain, hkl, spectrum):
 
 @pytest.mark.parametrize("psi", [-2e-3, 0.0, 1e-3])
 def test_rotation_alone_is_the_smallest_rotation_onto_the_sphere(psi):
-    """Huge domains: the ray of the node turned by −ψ in its scattering plane (the predictor of DIALS for stills)."""
+    """Huge domains: the ray of the node turned by −ψ in its scattering plane (the predictor of
+    DIALS for stills).
+    """
     A = near_bragg((7, 5, 3), psi)
     hkl = (7, 5, 3)
     found = centroids(A, 5e-3, 1e7, [hkl], ONE)
@@ -58,7 +64,9 @@ def test_size_alone_is_the_nearest_point_of_the_sphere():
 
 
 def brute_force(A, hkl, eta, domain, spectrum, n_turns=600, n_grid=41):
-    """Photons / |F|² (unpolarized), mean ray and mean energy: a plain sum over directions, channels and domains."""
+    """Photons / |F|² (unpolarized), mean ray and mean energy: a plain sum over directions, channels
+    and domains.
+    """
     axes = np.random.default_rng(0).normal(size=(n_turns, 3))
     axes /= np.linalg.norm(axes, axis=1, keepdims=True)
     angles = norm.ppf((np.arange(n_turns) + 0.5) / n_turns) * eta
@@ -90,7 +98,9 @@ def brute_force(A, hkl, eta, domain, spectrum, n_turns=600, n_grid=41):
 
 @pytest.mark.parametrize(("hkl", "psi"), [((3, 2, 1), 0.0), ((9, 4, 2), 4e-4), ((16, 8, 7), -8e-4)])
 def test_photons_centroid_and_energy_equal_a_brute_force_sum(hkl, psi):
-    """Photons = |F|² · lorentz · partiality · ∫L d³q, for the Gaussian lattice factor and turned domains."""
+    """Photons = |F|² · lorentz · partiality · ∫L d³q, for the Gaussian lattice factor and turned
+    domains.
+    """
     A = near_bragg(hkl, psi)
     eta = 8e-4
     domain = 1500.0
@@ -144,7 +154,9 @@ def predict(group, detector):
 
 
 def test_capture_is_that_of_the_sensor_under_the_spot():
-    """1 − exp(−thickness/(attenuation cos)) with the cosine from distance and radius; all without a sensor."""
+    """1 − exp(−thickness/(attenuation cos)) with the cosine from distance and radius; all without a
+    sensor.
+    """
     found = predict("C 1 2 1", WIDE._replace(thickness_mm=0.032, attenuation_mm=0.017))
     radius = np.hypot(found.fast - 600, found.slow - 600) * 0.1
     np.testing.assert_allclose(

@@ -1,4 +1,6 @@
-"""One lattice refined: derivatives, symmetry, and the truth found again on spots of turned, finite domains."""
+"""One lattice refined: derivatives, symmetry, and the truth found again on spots of turned, finite
+domains.
+"""
 
 import numpy as np
 import pytest
@@ -29,7 +31,9 @@ NOISE_PX = 0.08
 
 
 def turns(n: int = 40) -> np.ndarray:
-    """(2 n, 3, 3) turned domains: uniform axes, normal angles of standard deviation η, each with its opposite."""
+    """(2 n, 3, 3) turned domains: uniform axes, normal angles of standard deviation η, each with
+    its opposite.
+    """
     rng = np.random.default_rng(8)
     axes = rng.normal(size=(n, 3))
     axes *= (
@@ -47,7 +51,9 @@ def crystal(group: str, seed: int) -> np.ndarray:
 
 
 def still(A, group, n_spots=90, d_min=2.2, seed=0) -> tuple[np.ndarray, Spots]:
-    """Indices and spots of the strongest reflections: domain by domain, each without any mosaic spread."""
+    """Indices and spots of the strongest reflections: domain by domain, each without any mosaic
+    spread.
+    """
     rng = np.random.default_rng(seed)
     pulse = prediction.compress(PULSE)
     how = {"spectrum": PULSE, "detector": DETECTOR, "space_group": group, "d_min": d_min}

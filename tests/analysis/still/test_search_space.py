@@ -1,4 +1,6 @@
-"""Reduction and tolerance boxes: gemmi's Niggli cells, and cells drawn from within the tolerances."""
+"""Reduction and tolerance boxes: gemmi's Niggli cells, and cells drawn from within the
+tolerances.
+"""
 
 import gemmi
 import numpy as np
@@ -34,7 +36,9 @@ def test_reduced_axes_are_niggli(cell, space_group):
 
 @pytest.mark.parametrize(("cell", "space_group"), CELLS)
 def test_the_grids_reach_every_cell_within_the_tolerances(cell, space_group):
-    """For each order of axes some trial vector is within two grid steps of each axis of any permitted cell."""
+    """For each order of axes some trial vector is within two grid steps of each axis of any
+    permitted cell.
+    """
     cell = symmetry.constrain_cell(unit_cell.radians(cell), space_group)
     target = search_space.target_of(tuple(cell), space_group, 0.05, np.deg2rad(5.0), 4096)
     rng = np.random.default_rng(1)
@@ -64,7 +68,9 @@ def test_the_grids_reach_every_cell_within_the_tolerances(cell, space_group):
 
 
 def test_symmetry_leaves_nothing_to_search_where_it_decides():
-    """Tetragonal: the box of the third axis is long along c only; monoclinic: wide across c as well."""
+    """Tetragonal: the box of the third axis is long along c only; monoclinic: wide across c as
+    well.
+    """
     square = search_space.target_of(
         tuple(unit_cell.radians((107, 107, 304, 90, 90, 90))), "P 41 21 2", 0.05, 0.09, 1000
     )

@@ -1,4 +1,6 @@
-"""Spot finding: synthetic spots on flat Poisson backgrounds, and simulated stills of another program."""
+"""Spot finding: synthetic spots on flat Poisson backgrounds, and simulated stills of another
+program.
+"""
 
 import json
 
@@ -20,7 +22,9 @@ def _grid(n: int, spacing: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _image(rng, n, background, centres=(), photons=0.0, width=0.7, readout=1.0) -> np.ndarray:
-    """(1, n, n) Gaussian spots of r.m.s. `width` px on a flat background, with Poisson and readout noise."""
+    """(1, n, n) Gaussian spots of r.m.s. `width` px on a flat background, with Poisson and readout
+    noise.
+    """
     expected = np.full((n, n), float(background))
     for fast, slow in centres:
         s0 = int(slow) - 5
@@ -163,7 +167,9 @@ def test_resolution_is_bragg():
 
 
 def test_spots_of_another_simulator_lie_on_its_lattice(shared_data):
-    """nanoBragg stills: nearly every spot is where the true matrix and geometry put one, to a fraction of a pixel."""
+    """nanoBragg stills: nearly every spot is where the true matrix and geometry put one, to a
+    fraction of a pixel.
+    """
     folder = shared_data / "nanobragg_c2"
     truth = json.loads((folder / "truth.json").read_text())
     with h5py.File(folder / "stills.nxs") as file:
@@ -185,7 +191,9 @@ def test_spots_of_another_simulator_lie_on_its_lattice(shared_data):
 
 
 def test_a_sloping_background_does_not_pull_the_centroids():
-    """Known answer: on the flank of a water ring a level background would shift these by 0.1 px towards the ring."""
+    """Known answer: on the flank of a water ring a level background would shift these by 0.1 px
+    towards the ring.
+    """
     rng = np.random.default_rng(7)
     centres = _grid(500, 25, rng)
     slope = 0.4 * np.arange(500)

@@ -1,7 +1,8 @@
-"""Is it really the metals' signal? What SPREAD must and must not find when its input is tampered with.
+"""Is it really the metals' signal? What SPREAD must and must not find when its input is tampered
+with.
 
-All of it works on Gram matrices. A lattice with the Miller indices of its neighbours, or with another pulse's spectrum,
-is the same lattice with another F in its columns.
+All of it works on Gram matrices. A lattice with the Miller indices of its neighbours, or with
+another pulse's spectrum, is the same lattice with another F in its columns.
 """
 
 from collections.abc import Callable, Mapping
@@ -60,7 +61,9 @@ def wrong_index(of: LatticeTerms, factors: StructureFactors) -> LatticeTerms:
 
 
 def other_spectrum(of: LatticeTerms, photons: np.ndarray, others: np.ndarray) -> LatticeTerms:
-    """The lattice as if the pulse had had the photons (channel,) of another one: templates are linear in them."""
+    """The lattice as if the pulse had had the photons (channel,) of another one: templates are
+    linear in them.
+    """
     ratio = np.divide(
         others, photons, out=np.zeros(len(photons)), where=photons > DARK * photons.max()
     )
@@ -85,10 +88,11 @@ def verdicts(
     band: np.ndarray,
     sigma: np.ndarray,
 ) -> list[Verdict]:
-    """All controls of curves `best`. starts: name → curves (site, 2, channel) the refinement is begun from again.
+    """All controls of curves `best`. starts: name → curves (site, 2, channel) the refinement is
+    begun from again.
 
-    index, spectrum: make lattices with wrong indices, and with another pulse's spectrum; band: (node,) bool;
-    sigma: (site·2·node,) of the curves.
+    index, spectrum: make lattices with wrong indices, and with another pulse's spectrum; band:
+    (node,) bool; sigma: (site·2·node,) of the curves.
     """
     here = np.tile(band, len(sigma) // len(band))
     nodes = p.at_nodes[here]
@@ -123,7 +127,9 @@ def nearest(p: Parametrisation, curves: np.ndarray) -> np.ndarray:
 
 
 def _halves(evaluator: Evaluator, p: Parametrisation, nodes: np.ndarray) -> list[Verdict]:
-    """Curves of every other lattice against those of the rest. nodes: (value, theta) what is compared."""
+    """Curves of every other lattice against those of the rest. nodes: (value, theta) what is
+    compared.
+    """
     zero = np.zeros(len(p.names))
     parity = (lambda i: i % 2 == 0, lambda i: i % 2 == 1)
     even, odd = (expand.refine(evaluator(None, some), p, zero) for some in parity)

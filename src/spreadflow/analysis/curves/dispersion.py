@@ -1,9 +1,10 @@
 """Curves f'(E), f''(E) of metal sites from few unknowns: nodes, restraints, dispersion relation.
 
-The pixels speak about curves (site, 2, channel), [:, 0] = f', [:, 1] = f'', in electrons, flattened in this order.
-The unknowns θ are deviations from reference curves, linear between nodes: errors of interpolating an edge, which the
-reference has, are of second order. Deviations fall to zero one step beyond either end of the nodes, in the curves and
-in the dispersion integral alike: a channel half a step beyond has half of the end node's deviation.
+The pixels speak about curves (site, 2, channel), [:, 0] = f', [:, 1] = f'', in electrons, flattened
+in this order. The unknowns θ are deviations from reference curves, linear between nodes: errors of
+interpolating an edge, which the reference has, are of second order. Deviations fall to zero one
+step beyond either end of the nodes, in the curves and in the dispersion integral alike: a channel
+half a step beyond has half of the end node's deviation.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from numpy.typing import ArrayLike
 from spreadflow.physics import anomalous
 
 PRIOR_E = 5.0
-"""standard deviation, e, of the weak prior of every unknown about the reference: binds only what pixels do not know"""
+"""standard deviation, e, of the weak prior of every unknown about the reference: binds only what
+pixels do not know
+"""
 LIMIT_E = 0.5
 """σ below which a value of a curve counts as known, e"""
 ALTERNATING = -0.5
@@ -24,7 +27,9 @@ KINDS = ("f'", "f''")
 
 
 class Parametrisation(NamedTuple):
-    """curves = reference + basis @ θ, in electrons, and normal restraints of θ: ½ Σ precision (rows @ θ − target)²."""
+    """curves = reference + basis @ θ, in electrons, and normal restraints of θ: ½ Σ precision (rows
+    @ θ − target)².
+    """
 
     reference: np.ndarray
     """(site, 2, channel) e"""
@@ -72,7 +77,9 @@ class Parametrisation(NamedTuple):
 def free(
     reference: np.ndarray, energies_ev: np.ndarray, nodes_ev: np.ndarray, prior_e: float = PRIOR_E
 ) -> Parametrisation:
-    """Deviations of f' and f'' at the nodes (node,) eV, each for itself. reference: (site, 2, channel) e."""
+    """Deviations of f' and f'' at the nodes (node,) eV, each for itself. reference: (site, 2,
+    channel) e.
+    """
     names = [f"{kind} at {energy:g} eV" for kind in KINDS for energy in nodes_ev]
     ev = np.tile(nodes_ev, 2)
     return _site_by_site(
@@ -89,10 +96,12 @@ def free(
 def kramers_kronig(
     reference: np.ndarray, energies_ev: np.ndarray, nodes_ev: np.ndarray, prior_e: float = PRIOR_E
 ) -> Parametrisation:
-    """Deviations of f'' at the nodes; those of f' are their dispersion integral and a straight line, for each site.
+    """Deviations of f'' at the nodes; those of f' are their dispersion integral and a straight
+    line, for each site.
 
-    The line, c0 + c1·(E − middle)/(half the range of the nodes), is where the tables may be wrong about what lies
-    beyond the nodes. The reference's own f' and f'' have to be a pair, tails included, as those of `anomalous` are.
+    The line, c0 + c1·(E − middle)/(half the range of the nodes), is where the tables may be wrong
+    about what lies beyond the nodes. The reference's own f' and f'' have to be a pair, tails
+    included, as those of `anomalous` are.
     """
     middle = 0.5 * (nodes_ev[0] + nodes_ev[-1])
     half = 0.5 * (nodes_ev[-1] - nodes_ev[0])
@@ -119,7 +128,8 @@ def _site_by_site(
 ) -> Parametrisation:
     """Sites that know nothing of each other, under the weak prior.
 
-    site: energies (n,) → (2·n, theta of a site) f' and f'' for each unknown of a site; theta_ev, names: of a site.
+    site: energies (n,) → (2·n, theta of a site) f' and f'' for each unknown of a site; theta_ev,
+    names: of a site.
     """
     n_sites = len(reference)
     each = np.eye(n_sites)
@@ -143,10 +153,11 @@ def smooth(
     sigma_e: tuple[float, float] = (0.1, 0.2),
     mean_e: tuple[float, float] = (0.0, 0.03),
 ) -> Parametrisation:
-    """Restrain each curve itself, not its deviation: steps from node to node are those of a random walk.
+    """Restrain each curve itself, not its deviation: steps from node to node are those of a random
+    walk.
 
-    sigma_e, mean_e: of (f', f'') over 1 eV (Sauter et al. 2020, Acta D76, 176); over Δ eV the mean grows with Δ and the
-    variance with Δ. It widens edges: `edges` refuses it.
+    sigma_e, mean_e: of (f', f'') over 1 eV (Sauter et al. 2020, Acta D76, 176); over Δ eV the mean
+    grows with Δ and the variance with Δ. It widens edges: `edges` refuses it.
     """
     step = np.diff(p.nodes_ev)
     start = p.reference_at_nodes
@@ -158,7 +169,9 @@ def smooth(
 
 
 def toward(p: Parametrisation, known: np.ndarray, sigma_e: ArrayLike) -> Parametrisation:
-    """Restrain each node to curves `known` (site, 2, channel) e. sigma_e: broadcast to (site, 2, node)."""
+    """Restrain each node to curves `known` (site, 2, channel) e. sigma_e: broadcast to (site, 2,
+    node).
+    """
     target = _at(p.nodes_ev, p.energies_ev, known - p.reference)
     return _restrained(
         p, p.at_nodes, target, np.broadcast_to(np.asarray(sigma_e) ** -2.0, target.shape)
@@ -166,7 +179,8 @@ def toward(p: Parametrisation, known: np.ndarray, sigma_e: ArrayLike) -> Paramet
 
 
 def toward_kramers_kronig(p: Parametrisation, sigma_e: float = 0.05) -> Parametrisation:
-    """Restrain deviations of f' to the dispersion integral of those of f'', a straight line of each site aside.
+    """Restrain deviations of f' to the dispersion integral of those of f'', a straight line of each
+    site aside.
 
     sigma_e: of each node, the error of tables. The line is projected out: nothing is said about it.
     """
@@ -190,7 +204,9 @@ def _restrained(
 
 
 def hats(energies_ev: np.ndarray, nodes_ev: np.ndarray) -> np.ndarray:
-    """(n, node) weights of the nodes' values at the energies (n,), linear between nodes and to zero a step beyond."""
+    """(n, node) weights of the nodes' values at the energies (n,), linear between nodes and to zero
+    a step beyond.
+    """
     beyond = _extended(nodes_ev)
     return np.column_stack(
         [np.interp(energies_ev, beyond, hat) for hat in np.eye(len(beyond))[1:-1]]
@@ -198,7 +214,9 @@ def hats(energies_ev: np.ndarray, nodes_ev: np.ndarray) -> np.ndarray:
 
 
 def dispersion(energies_ev: np.ndarray, nodes_ev: np.ndarray) -> np.ndarray:
-    """(n, node) f' at the energies (n,) for f'' = 1 at one node: the dispersion integral of each of `hats`."""
+    """(n, node) f' at the energies (n,) for f'' = 1 at one node: the dispersion integral of each of
+    `hats`.
+    """
     beyond = _extended(nodes_ev)
     return anomalous.kramers_kronig(energies_ev, beyond, np.eye(len(beyond))[:, 1:-1])
 
@@ -216,18 +234,24 @@ def _at(to_ev: np.ndarray, from_ev: np.ndarray, values: np.ndarray) -> np.ndarra
 
 
 class Weakness(NamedTuple):
-    """What the pixels say little about. σ are those of the restrained fit if its model is right, in electrons."""
+    """What the pixels say little about. σ are those of the restrained fit if its model is right, in
+    electrons.
+    """
 
     band: slice
     """nodes known to the limit in all curves; all nodes where there are fewer than two"""
     dark: np.ndarray
-    """(site, 2, node) bool: too little light, pixels would not know the value to the limit if all else were known"""
+    """(site, 2, node) bool: too little light, pixels would not know the value to the limit if all
+    else were known
+    """
     constant: np.ndarray
     """(site, 2) σ of the mean over the band"""
     constant_alone: np.ndarray
     """(site, 2) the same if all else were known, the shape of the curve, too"""
     neighbours: np.ndarray
-    """(site, 2) mean correlation of neighbouring nodes of the band; near −1, errors alternate from node to node"""
+    """(site, 2) mean correlation of neighbouring nodes of the band; near −1, errors alternate from
+    node to node
+    """
     n_undetermined: int
     """directions of θ known from restraints more than from pixels"""
 
@@ -250,16 +274,18 @@ class Weakness(NamedTuple):
             if constant > limit_e:
                 alone = self.constant_alone[site, kind]
                 out.append(
-                    f"{curve}: its mean is known to {constant:.2g} e only ({alone:.2g} e if all else were known)"
+                    f"{curve}: its mean is known to {constant:.2g} e only ({alone:.2g} e if all "
+                    "else were known)"
                 )
         return out
 
 
 def weak_directions(p: Parametrisation, pixels: np.ndarray, limit_e: float = LIMIT_E) -> Weakness:
-    """Of the information `pixels` (theta, theta) without restraints. limit_e: σ up to which a value is known, e.
+    """Of the information `pixels` (theta, theta) without restraints. limit_e: σ up to which a value
+    is known, e.
 
-    Where all else is known, what is left of θ is the direction that moves the value and, as far as the parametrisation
-    can, nothing else.
+    Where all else is known, what is left of θ is the direction that moves the value and, as far as
+    the parametrisation can, nothing else.
     """
     whole = pixels + p.restraints
     n_sites, _, _ = p.reference.shape
@@ -287,7 +313,9 @@ def weak_directions(p: Parametrisation, pixels: np.ndarray, limit_e: float = LIM
 
 
 def _alone(read: np.ndarray, moves: np.ndarray, information: np.ndarray) -> np.ndarray:
-    """(n,) σ of the values read (n, theta) where θ may move along the directions (theta, n) alone, one for each."""
+    """(n,) σ of the values read (n, theta) where θ may move along the directions (theta, n) alone,
+    one for each.
+    """
     known = np.einsum("tn,tu,un->n", moves, information, moves, optimize=True)
     return np.abs(np.einsum("nt,tn->n", read, moves)) / np.sqrt(
         np.maximum(known, np.finfo(float).tiny)
@@ -295,7 +323,9 @@ def _alone(read: np.ndarray, moves: np.ndarray, information: np.ndarray) -> np.n
 
 
 def band(sigma: np.ndarray, limit_e: float = LIMIT_E) -> slice:
-    """The longest run of nodes at which σ (site, 2, node) of all curves is below the limit, e; may be empty."""
+    """The longest run of nodes at which σ (site, 2, node) of all curves is below the limit, e; may
+    be empty.
+    """
     runs = _runs(np.all(sigma < limit_e, axis=(0, 1)))
     return slice(*max(runs, key=lambda run: run[1] - run[0], default=(0, 0)))
 

@@ -1,7 +1,7 @@
 """E0 of metal sites from refined curves, by what the pixels alone say about them.
 
-The curve of a site is taken for a known one of its element, shifted in energy and by constants of f' and of f'':
-these are hardly determined, and a table's may be off.
+The curve of a site is taken for a known one of its element, shifted in energy and by constants of
+f' and of f'': these are hardly determined, and a table's may be off.
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,11 @@ MARGIN_EV = 25.0
 
 
 class Edges(NamedTuple):
-    """Where the edges of the sites are: each site is its shape, shifted in energy and by constants of f' and of f''.
+    """Where the edges of the sites are: each site is its shape, shifted in energy and by constants
+    of f' and of f''.
 
-    NaN for a site that has none: the best shift is the largest that was tried, or leads out of the channels.
+    NaN for a site that has none: the best shift is the largest that was tried, or leads out of the
+    channels.
     """
 
     shift_ev: np.ndarray
@@ -52,7 +54,9 @@ class Edges(NamedTuple):
 
 
 def metals(elements: Sequence[str], energies_ev: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shapes to compare edges with: energies (n,) eV, wider than the channels (channel,), metals' curves (site, n)."""
+    """Shapes to compare edges with: energies (n,) eV, wider than the channels (channel,), metals'
+    curves (site, n).
+    """
     fine = np.arange(energies_ev[0] - MARGIN_EV, energies_ev[-1] + MARGIN_EV, 0.25)
     return fine, np.array([anomalous.site(element, "metallic", fine) for element in elements])
 
@@ -65,23 +69,27 @@ def edges(
     *,
     noise: np.ndarray | None = None,
 ) -> Edges:
-    """E0 of each site from what the pixels alone say: the pull of the restraints is taken out of θ again.
+    """E0 of each site from what the pixels alone say: the pull of the restraints is taken out of θ
+    again.
 
-    theta: (theta,) where the slopes of pixels and restraints cancel. pixels: (theta, theta) information without
-    restraints. shapes: energies (n,) eV, 0.25 eV apart or closer and 15 eV wider than the channels at either end, and
-    f' + i f'' of each site (site, n). noise: (theta, theta) covariance of the pixels' slope, restraints left out, to
-    take errors from; otherwise the model of the pixels is taken to be right, and it is `pixels`.
+    theta: (theta,) where the slopes of pixels and restraints cancel. pixels: (theta, theta)
+    information without restraints. shapes: energies (n,) eV, 0.25 eV apart or closer and 15 eV
+    wider than the channels at either end, and f' + i f'' of each site (site, n). noise: (theta,
+    theta) covariance of the pixels' slope, restraints left out, to take errors from; otherwise the
+    model of the pixels is taken to be right, and it is `pixels`.
 
-    b = pixels @ θ + slope of the restraints is what the pixels say. Its covariance is `pixels`, in directions that are
-    dark, too: nothing needs to be inverted, and a dispersion relation between nodes does no harm. Gauss-Newton finds
-    the minimum of (b − pixels @ θ(curves))ᵀ V⁻¹ (…), θ(curves) being the projection of the shifted shapes onto the
-    parametrisation; V is `pixels` and an error of the tables at each node.
+    b = pixels @ θ + slope of the restraints is what the pixels say. Its covariance is `pixels`, in
+    directions that are dark, too: nothing needs to be inverted, and a dispersion relation between
+    nodes does no harm. Gauss-Newton finds the minimum of (b − pixels @ θ(curves))ᵀ V⁻¹ (…),
+    θ(curves) being the projection of the shifted shapes onto the parametrisation; V is `pixels` and
+    an error of the tables at each node.
 
     Raises ValueError for a parametrisation restrained to smoothness.
     """
     if p.is_smooth:
         raise ValueError(
-            "edges: smoothness has moved the edges of these curves by up to 0.6 eV: refine without it"
+            "edges: smoothness has moved the edges of these curves by up to 0.6 eV: refine without "
+            "it"
         )
     slope = p.rows.T @ (p.precision * (p.rows @ theta - p.target))
     table = TABLE_E * pixels @ np.linalg.pinv(p.at_nodes)
@@ -103,7 +111,8 @@ def edges(
 def _shifted(
     seen: np.ndarray, said: np.ndarray, p: Parametrisation, shapes: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Least squares of seen @ curves = said (n,): shifts (site,), offsets (site, 2), derivatives of the residuals.
+    """Least squares of seen @ curves = said (n,): shifts (site,), offsets (site, 2), derivatives of
+    the residuals.
 
     Starts at the best of steps of 1 eV, site by site.
     """
@@ -134,7 +143,9 @@ def _shifted(
 def _moved(
     shapes: tuple[np.ndarray, np.ndarray], energies_ev: np.ndarray, shift_ev: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(site, 2, channel) of the shapes shifted by (site,) eV, and their derivatives by the shifts."""
+    """(site, 2, channel) of the shapes shifted by (site,) eV, and their derivatives by the
+    shifts.
+    """
     value, slope = (
         np.array(
             [
@@ -148,7 +159,9 @@ def _moved(
 
 
 def _steepest(energies_ev: np.ndarray, curve: np.ndarray) -> float:
-    """eV, of f'': the vertex of a parabola through the largest slope and its neighbours on a grid of 0.5 eV."""
+    """eV, of f'': the vertex of a parabola through the largest slope and its neighbours on a grid
+    of 0.5 eV.
+    """
     grid = np.arange(energies_ev[0], energies_ev[-1], 0.5)
     slope = np.gradient(np.interp(grid, energies_ev, curve.imag))
     at = int(slope[1:-1].argmax()) + 1

@@ -1,8 +1,8 @@
 """SPREAD: f′(E) and f″(E) of each metal site from the Gram matrices of many lattices.
 
-|F|² is quadratic in the curves, and so nearly linear where they are known to an electron or two that Gauss-Newton
-needs few steps. A step costs milliseconds a lattice and no pixels, whatever the grid of energies, the restraints or
-the dispersion relation.
+|F|² is quadratic in the curves, and so nearly linear where they are known to an electron or two
+that Gauss-Newton needs few steps. A step costs milliseconds a lattice and no pixels, whatever the
+grid of energies, the restraints or the dispersion relation.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -72,19 +72,25 @@ class RefinedCurves(NamedTuple):
 
     @property
     def scatter(self) -> np.ndarray:
-        """(parameter, parameter) covariance of the pixels' slope as the lattices scatter: Σ g gᵀ·n/(n − 1)."""
+        """(parameter, parameter) covariance of the pixels' slope as the lattices scatter: Σ g
+        gᵀ·n/(n − 1).
+        """
         n = len(self.scores)
         return self.scores.T @ self.scores * (n / max(n - 1, 1))
 
     @property
     def sandwich(self) -> np.ndarray:
-        """(parameter, parameter) covariance from the scatter of the lattices: honest where the model is wrong, too."""
+        """(parameter, parameter) covariance from the scatter of the lattices: honest where the
+        model is wrong, too.
+        """
         return self.covariance(self.scatter)
 
     def covariance(self, noise: np.ndarray) -> np.ndarray:
-        """(parameter, parameter) H⁻¹(noise + R)H⁻¹ (Huber 1967, White 1982): R, the restraints, at their word.
+        """(parameter, parameter) H⁻¹(noise + R)H⁻¹ (Huber 1967, White 1982): R, the restraints, at
+        their word.
 
-        noise: (parameter, parameter) covariance of the pixels' slope; their information where the model is right.
+        noise: (parameter, parameter) covariance of the pixels' slope; their information where the
+        model is right.
         """
         inverse = self.fisher
         return inverse @ (noise + self.hessian - self.of_pixels) @ inverse
@@ -114,7 +120,8 @@ def rows(factors: StructureFactors, hkl: np.ndarray) -> np.ndarray:
 
 
 def expand(of: LatticeTerms, curves: np.ndarray) -> Normal:
-    """One lattice about the curves (site, 2, channel): f′, f″; parameters are all their values in this order.
+    """One lattice about the curves (site, 2, channel): f′, f″; parameters are all their values in
+    this order.
 
     What stage 1 refines is eliminated, to first order.
     """
@@ -141,7 +148,9 @@ def derivatives(of: LatticeTerms, curves: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def shared(gram: Gram, D: np.ndarray, n_channels: int) -> np.ndarray:
-    """(value, unknown) information that the curves' values share with what stage 1 refines. D: (2·site, column)."""
+    """(value, unknown) information that the curves' values share with what stage 1 refines. D:
+    (2·site, column).
+    """
     return np.concatenate(
         [by_channel(gram.channel, n_channels) @ (d[:, None] * gram.cross) for d in D]
     )
@@ -156,7 +165,9 @@ def by_channel(channel: np.ndarray, n_channels: int) -> csr_matrix:
 def _blocks(
     gram: Gram, D: np.ndarray, y: np.ndarray, n_channels: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Σ D G Dᵀ by curve and channel (curve · channel, the same), and G y (column,). D: (curve, column)."""
+    """Σ D G Dᵀ by curve and channel (curve · channel, the same), and G y (column,). D: (curve,
+    column).
+    """
     n = len(D)
     total = np.zeros((n, n, n_channels, n_channels))
     pulled = np.empty(len(y))
@@ -230,8 +241,9 @@ def joined(parts: Sequence[Normal]) -> Normal:
 def refine(
     evaluate: Evaluate, p: Parametrisation, theta: np.ndarray, n_cycles: int = CYCLES
 ) -> RefinedCurves:
-    """Gauss-Newton from θ (parameter,), damped (Marquardt 1963) after a step that went too far, as it does where pixels
-    say little: |F|² is quadratic in the curves. evaluate: θ → `normal` of all lattices.
+    """Gauss-Newton from θ (parameter,), damped (Marquardt 1963) after a step that went too far, as
+    it does where pixels say little: |F|² is quadratic in the curves. evaluate: θ → `normal` of all
+    lattices.
     """
     weighted = p.rows.T * p.precision
     steps = list[float]()
@@ -261,9 +273,11 @@ def refine(
 
 
 def residuals(lattices: Iterable[LatticeTerms], curves: np.ndarray) -> np.ndarray:
-    """(2, channel): of Σ slope·|F|² and Σ normal·|F|⁴ over the columns of a channel, their shoeboxes' own alone.
+    """(2, channel): of Σ slope·|F|² and Σ normal·|F|⁴ over the columns of a channel, their
+    shoeboxes' own alone.
 
-    The first over the second is (data − model)/model of a channel's Bragg photons if all else is right.
+    The first over the second is (data − model)/model of a channel's Bragg photons if all else is
+    right.
     """
     n_channels = curves.shape[2]
     total = np.zeros((2, n_channels))

@@ -1,8 +1,10 @@
-"""What the pixels of one lattice say about |F(hkl, E)|²: everything SPREAD needs of them, and no pixels.
+"""What the pixels of one lattice say about |F(hkl, E)|²: everything SPREAD needs of them, and no
+pixels.
 
-With the weights fixed, a pixel that expects Σ T·|F|² + plane is linear in |F|² of each channel. Its part of −ln L is
-then a parabola, which the Gram matrix TᵀWT of a shoebox's templates holds exactly once the plane is eliminated. What
-stage 1 refines (scale, rotation, cell, N, η) is kept beside it to first order, and eliminated when curves are refined.
+With the weights fixed, a pixel that expects Σ T·|F|² + plane is linear in |F|² of each channel. Its
+part of −ln L is then a parabola, which the Gram matrix TᵀWT of a shoebox's templates holds exactly
+once the plane is eliminated. What stage 1 refines (scale, rotation, cell, N, η) is kept beside it
+to first order, and eliminated when curves are refined.
 """
 
 from collections.abc import Sequence
@@ -23,8 +25,9 @@ DIM = 1e-3
 class Gram(NamedTuple):
     """The parabola of one lattice. Columns are channels of reflections, shoebox after shoebox.
 
-    −ln L = loss − slopeᵀy − scoreᵀu + ½ yᵀ(normal)y + yᵀ(cross)u + ½ uᵀ(nuisance)u, y the change of |F|² from
-    `intensity` and u that of what stage 1 refines; planes, and all terms no model changes, are left out.
+    −ln L = loss − slopeᵀy − scoreᵀu + ½ yᵀ(normal)y + yᵀ(cross)u + ½ uᵀ(nuisance)u, y the change of
+    |F|² from `intensity` and u that of what stage 1 refines; planes, and all terms no model
+    changes, are left out.
     """
 
     start: np.ndarray
@@ -52,7 +55,8 @@ class Gram(NamedTuple):
 def gram(model: lattice_fit.Model, planes: np.ndarray, *, model_error: float = 0.0) -> Gram:
     """Of a model whose unknowns are zero where it starts, and its planes (box, 3), photons.
 
-    model_error: standard deviation of the model of a pixel, relative to its Bragg photons; it lowers the weights.
+    model_error: standard deviation of the model of a pixel, relative to its Bragg photons; it
+    lowers the weights.
     """
     return grams(model, planes, [np.ones(len(planes), dtype=bool)], model_error=model_error)[0]
 
@@ -64,7 +68,9 @@ def grams(
     *,
     model_error: float = 0.0,
 ) -> list[Gram]:
-    """The same for groups of shoeboxes (box,) bool, such as ranges of resolution, each as if there were no others."""
+    """The same for groups of shoeboxes (box,) bool, such as ranges of resolution, each as if there
+    were no others.
+    """
     of = model.of
     data = model.of.data
     bragg, jacobian = model(np.zeros(model.n_unknowns))
@@ -127,7 +133,9 @@ def _box(
     weight: np.ndarray,
     intensity: np.ndarray,
 ) -> _Box:
-    """photons: (pixel, node · channel) of the shoebox; others: (pixel, unknown + 1); intensity: (node, channel)."""
+    """photons: (pixel, node · channel) of the shoebox; others: (pixel, unknown + 1); intensity:
+    (node, channel).
+    """
     met, at = np.unique(photons.indices, return_inverse=True)
     node, back = np.unique(met // intensity.shape[1], return_inverse=True)
     bright = np.zeros((len(node), intensity.shape[1]))
@@ -158,7 +166,8 @@ def _lit(bright: np.ndarray) -> np.ndarray:
 
 
 def model_error(model: np.ndarray, bragg: np.ndarray, photons: np.ndarray, noise: Noise) -> float:
-    """Standard deviation of a modelled pixel relative to its Bragg photons, from residuals; all (pixel,).
+    """Standard deviation of a modelled pixel relative to its Bragg photons, from residuals; all
+    (pixel,).
 
     e² of the variance V + (e·Bragg)² that gives the residuals their size, by moments.
     """

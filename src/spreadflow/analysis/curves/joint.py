@@ -1,7 +1,9 @@
-"""Curves of metal sites together with |F| of everything else, which no model knows to the percent that curves need.
+"""Curves of metal sites together with |F| of everything else, which no model knows to the percent
+that curves need.
 
-Each unique reflection has one unknown u: its F without the sites' f′ and f″ is (1 + u) times the model's, u normal
-about zero. Reflections meet curves in all lattices that recorded them; they are eliminated from the sums over lattices.
+Each unique reflection has one unknown u: its F without the sites' f′ and f″ is (1 + u) times the
+model's, u normal about zero. Reflections meet curves in all lattices that recorded them; they are
+eliminated from the sums over lattices.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +21,9 @@ MOST = 12000
 """reflections at most: their equations are a full matrix, 1.2 GB then"""
 
 REST, STEPS = 1e-7, 25
-"""a step of u that promises less of −ln L is the last, well below what ends a refinement of curves; steps at most"""
+"""a step of u that promises less of −ln L is the last, well below what ends a refinement of curves;
+steps at most
+"""
 
 
 class Coupled(NamedTuple):
@@ -35,7 +39,9 @@ class Coupled(NamedTuple):
 
 
 def scaled(of: LatticeTerms, reflection: np.ndarray, u: np.ndarray) -> LatticeTerms:
-    """The lattice with u (reflection,) applied. reflection: (column,) the unique one of each column."""
+    """The lattice with u (reflection,) applied. reflection: (column,) the unique one of each
+    column.
+    """
     return of._replace(fixed=of.fixed * (1.0 + u[reflection]))
 
 
@@ -68,7 +74,9 @@ def coupled(
 def _moduli(
     now: LatticeTerms, model: LatticeTerms, reflection: np.ndarray, n: int, curves: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of one lattice: gradient (n,) by u, its derivatives by the curves' values (n, value) and by u (n, n)."""
+    """Of one lattice: gradient (n,) by u, its derivatives by the curves' values (n, value) and by u
+    (n, n).
+    """
     gram = now.gram
     F, D = expand.derivatives(now, curves)
     v = 2.0 * (np.conj(F) * model.fixed).real
@@ -98,9 +106,11 @@ def _moduli(
 
 
 def evaluator(sums: Callable[[np.ndarray, np.ndarray], Coupled], n: int, sigma: float) -> Evaluate:
-    """θ → normal equations of the curves alone, reflections where they are likeliest. sums: (θ, u) → all lattices.
+    """θ → normal equations of the curves alone, reflections where they are likeliest. sums: (θ, u)
+    → all lattices.
 
-    −ln L holds ½u²/σ², a like share in each lattice. u of one call is looked for from that of the call before.
+    −ln L holds ½u²/σ², a like share in each lattice. u of one call is looked for from that of the
+    call before.
     """
     u = np.zeros(n)
 
@@ -126,8 +136,9 @@ def _restrained(made: Coupled, u: np.ndarray, sigma: float) -> Coupled:
 def _at_rest(
     at: Callable[[np.ndarray], Coupled], u: np.ndarray
 ) -> tuple[np.ndarray, Coupled, tuple[np.ndarray, bool]]:
-    """u (reflection,) of the least −ln L by Gauss-Newton, steps halved where they go too far; what there is there, and
-    the factor of its normal matrix. |F|² is quadratic in u: more than a few steps are rare.
+    """u (reflection,) of the least −ln L by Gauss-Newton, steps halved where they go too far; what
+    there is there, and the factor of its normal matrix. |F|² is quadratic in u: more than a few
+    steps are rare.
     """
     made = at(u)
     share = 1.0

@@ -1,11 +1,14 @@
-"""How well curves will be known from so many lattices, given what one lattice says: σ of f', f'' and of the edges.
+"""How well curves will be known from so many lattices, given what one lattice says: σ of f', f''
+and of the edges.
 
-Information adds up over lattices, so one number of lattices is as good as all others: with the information of one, H,
-and that of the restraints, R, both brought to diagonal form at once, the covariance (n H + R)⁻¹ of n lattices is a sum
-over modes. σ falls as 1/√n where the pixels rule, and stays where the restraints do.
+Information adds up over lattices, so one number of lattices is as good as all others: with the
+information of one, H, and that of the restraints, R, both brought to diagonal form at once, the
+covariance (n H + R)⁻¹ of n lattices is a sum over modes. σ falls as 1/√n where the pixels rule, and
+stays where the restraints do.
 
-H is a mean over m lattices. Some say ten times more than others, and the inverse of a mean over few is too large, as
-that of a Wishart matrix is, m/(m − k) times on average: k comes from the variance that either half of them predicts.
+H is a mean over m lattices. Some say ten times more than others, and the inverse of a mean over few
+is too large, as that of a Wishart matrix is, m/(m − k) times on average: k comes from the variance
+that either half of them predicts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +33,9 @@ RESTRAINTS = {"free": dispersion.free, "kramers_kronig": dispersion.kramers_kron
 
 
 class Outlook(NamedTuple):
-    """σ of curves against the number of lattices: σ²(n) = Σ share / (1 + n gain), a mean over sites and nodes."""
+    """σ of curves against the number of lattices: σ²(n) = Σ share / (1 + n gain), a mean over sites
+    and nodes.
+    """
 
     gain: np.ndarray
     """(mode,) information of one lattice, in units of that of the restraints"""
@@ -38,7 +43,9 @@ class Outlook(NamedTuple):
     """(2, mode) e²: of the mean variance of f' and of f''"""
 
     def sigma(self, n: np.ndarray | float) -> np.ndarray:
-        """(2, ...) e, root mean square over sites and nodes of f' and of f'', for n (...) lattices."""
+        """(2, ...) e, root mean square over sites and nodes of f' and of f'', for n (...)
+        lattices.
+        """
         left = 1.0 / (1.0 + np.multiply.outer(np.asarray(n, dtype=np.float64), self.gain))
         return np.sqrt(np.moveaxis(left @ self.share.T, -1, 0))
 
@@ -58,7 +65,9 @@ class Halves(NamedTuple):
 
 
 def outlook(information: np.ndarray, p: Parametrisation, band_ev: np.ndarray) -> Outlook:
-    """information: (theta, theta) of one lattice, restraints left out. band_ev: nodes that count, as for `inside`."""
+    """information: (theta, theta) of one lattice, restraints left out. band_ev: nodes that count,
+    as for `inside`.
+    """
     values, modes = eigh(information, p.restraints)
     chosen = inside(p, band_ev)
     moved = np.square(p.at_nodes @ modes).reshape(*chosen.shape, -1)
@@ -67,12 +76,16 @@ def outlook(information: np.ndarray, p: Parametrisation, band_ev: np.ndarray) ->
 
 
 def halves(information: np.ndarray, p: Parametrisation, band_ev: np.ndarray) -> Halves:
-    """information: (2, theta, theta), means over either half of the lattices; the rest as for `outlook`."""
+    """information: (2, theta, theta), means over either half of the lattices; the rest as for
+    `outlook`.
+    """
     return Halves(*(outlook(some, p, band_ev) for some in (information.mean(axis=0), *information)))
 
 
 def inside(p: Parametrisation, band_ev: np.ndarray) -> np.ndarray:
-    """(site, 2, node) bool: nodes from the first to the second energy of the band, (2,) or of each site (site, 2)."""
+    """(site, 2, node) bool: nodes from the first to the second energy of the band, (2,) or of each
+    site (site, 2).
+    """
     low, high = np.moveaxis(np.broadcast_to(band_ev, (len(p.reference), 2)), 1, 0)[:, :, None, None]
     each = (p.nodes_ev >= low) & (p.nodes_ev <= high)
     return np.broadcast_to(each, (*p.reference.shape[:2], len(p.nodes_ev)))
@@ -81,7 +94,8 @@ def inside(p: Parametrisation, band_ev: np.ndarray) -> np.ndarray:
 def lattices_for(
     sigma_e: float, information: np.ndarray, p: Parametrisation, band_ev: np.ndarray, kind: int = 0
 ) -> float:
-    """The least number of lattices with σ of f' (kind 0) or f'' (1) as small as `sigma_e`; inf where none has.
+    """The least number of lattices with σ of f' (kind 0) or f'' (1) as small as `sigma_e`; inf
+    where none has.
 
     information, band_ev: see `outlook`.
     """
@@ -104,7 +118,8 @@ def reached(known: Outlook | Halves, sigma_e: float, kind: int) -> float:
 def edge_sigma(
     n: float, information: np.ndarray, p: Parametrisation, shapes: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray:
-    """(site, site) eV: σ of the differences of edges from n lattices; on the diagonal that of the edges themselves.
+    """(site, site) eV: σ of the differences of edges from n lattices; on the diagonal that of the
+    edges themselves.
 
     shapes: see `edges.edges`. The errors of tables that it assumes are not less with more lattices.
     """
@@ -142,8 +157,8 @@ def table(
 ) -> Iterator[Row]:
     """Rows for each grid and restraint.
 
-    information: (2, curve · channel, the same), means over either half of the lattices, of what `spread.expand` has;
-    reference: (site, 2, channel) e. pairs: of sites whose edges are compared.
+    information: (2, curve · channel, the same), means over either half of the lattices, of what
+    `spread.expand` has; reference: (site, 2, channel) e. pairs: of sites whose edges are compared.
     """
     for grid_ev in grids_ev:
         for name, make in RESTRAINTS.items():
@@ -170,7 +185,8 @@ def _of_pairs(sigma_ev: np.ndarray, pairs: Sequence[tuple[int, int]]) -> float:
 
 
 def nodes(energies_ev: np.ndarray, grid_ev: float) -> np.ndarray:
-    """(node,) eV, from the first channel (channel,) as far as channels go, each on the channel that is nearest.
+    """(node,) eV, from the first channel (channel,) as far as channels go, each on the channel that
+    is nearest.
 
     Nodes between channels know much less: an alternation from node to node is not seen half way.
     """

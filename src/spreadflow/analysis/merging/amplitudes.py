@@ -1,8 +1,10 @@
-"""Structure factors with measured amplitudes: merged intensities on a model's scale, its phases and its sites.
+"""Structure factors with measured amplitudes: merged intensities on a model's scale, its phases and
+its sites.
 
-⟨I⟩ = k exp(−2 B/4d²) ⟨|F|²⟩ of shells, F the model's at the energy of the data, gives k and B. I/k then is |F|² in
-electrons², and the model scaled to the data is F exp(−B/4d²). Curves of sites are the model's guess, and so data change
-X, what scatters without them, alone: t·X, t real and one for Friedel mates, whose difference is left to the curves.
+⟨I⟩ = k exp(−2 B/4d²) ⟨|F|²⟩ of shells, F the model's at the energy of the data, gives k and B. I/k
+then is |F|² in electrons², and the model scaled to the data is F exp(−B/4d²). Curves of sites are
+the model's guess, and so data change X, what scatters without them, alone: t·X, t real and one for
+Friedel mates, whose difference is left to the curves.
 """
 
 from typing import NamedTuple
@@ -26,10 +28,11 @@ class Scale(NamedTuple):
 
 
 def scale(intensity: np.ndarray, sigma: np.ndarray, f_squared: np.ndarray, d: np.ndarray) -> Scale:
-    """Linear least squares of ln(ΣI/Σ|F|²) in shells on 1/4d². All (reflection,); negative intensities belong to them.
+    """Linear least squares of ln(ΣI/Σ|F|²) in shells on 1/4d². All (reflection,); negative
+    intensities belong to them.
 
-    The variance of a shell of n is 1/n (a model whose |F|² are wrong) + Σσ²/(ΣI)². Shells with ΣI ≤ 0 say nothing.
-    Raises ValueError where fewer than two shells are left.
+    The variance of a shell of n is 1/n (a model whose |F|² are wrong) + Σσ²/(ΣI)². Shells with ΣI ≤
+    0 say nothing. Raises ValueError where fewer than two shells are left.
     """
     shell = merging.shells(d, float(d.min(initial=np.inf)), N_SHELLS)
     n, data, model, variance, stol2 = (
@@ -64,12 +67,14 @@ def measured(
     min_i_over_sigma: float,
     complete: bool,
 ) -> StructureFactors:
-    """exp(−B/4d²)·(t·X + S) of the nodes with I ≥ min_i_over_sigma·σ, I and σ of the mean of Friedel mates.
+    """exp(−B/4d²)·(t·X + S) of the nodes with I ≥ min_i_over_sigma·σ, I and σ of the mean of
+    Friedel mates.
 
-    X: F without the sites' f′ and f″; S: theirs; t: `factor`. hkl (n, 3), intensity, sigma (n,): merged; the mate of an
-    acentric reflection has the negative index. cell: (6,) Å, rad, of the model. channel: that of the energy of the
-    data. complete: all other nodes as well, with t = 1; without it they are left out. Raises ValueError where too few
-    reflections are common to model and data.
+    X: F without the sites' f′ and f″; S: theirs; t: `factor`. hkl (n, 3), intensity, sigma (n,):
+    merged; the mate of an acentric reflection has the negative index. cell: (6,) Å, rad, of the
+    model. channel: that of the energy of the data. complete: all other nodes as well, with t = 1;
+    without it they are left out. Raises ValueError where too few reflections are common to model
+    and data.
     """
     d = unit_cell.spacing(unit_cell.reciprocal(cell), model.hkl)
     nodes = np.arange(len(model.hkl))
@@ -109,7 +114,8 @@ def measured(
 def factor(
     measured: np.ndarray, without: np.ndarray, cross: np.ndarray, sites: np.ndarray
 ) -> np.ndarray:
-    """(n,) real t nearest to 1 with ⟨|t·X + S|²⟩ = measured (n,), or, where none is, the t that comes nearest to it.
+    """(n,) real t nearest to 1 with ⟨|t·X + S|²⟩ = measured (n,), or, where none is, the t that
+    comes nearest to it.
 
     without, cross, sites: (n,) means of |X|² > 0, Re(X* S) and |S|².
     """
@@ -120,9 +126,11 @@ def factor(
 def _of_pairs(
     terms: np.ndarray, own: np.ndarray, mate: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(node,) how many of a node and its Friedel mate are known, and means of the terms (term, node) over these.
+    """(node,) how many of a node and its Friedel mate are known, and means of the terms (term,
+    node) over these.
 
-    terms: NaN = not known, alike for equivalents. own: (node,) rows of `merging.Unique`, mate: its mates.
+    terms: NaN = not known, alike for equivalents. own: (node,) rows of `merging.Unique`, mate: its
+    mates.
     """
     nobody = len(mate)
     unique = np.full((len(terms), nobody + 1), np.nan)

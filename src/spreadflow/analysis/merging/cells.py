@@ -1,6 +1,8 @@
-"""Populations of unit cells: DBSCAN clusters, a robust Gaussian for each, and the Mahalanobis filter.
+"""Populations of unit cells: DBSCAN clusters, a robust Gaussian for each, and the Mahalanobis
+filter.
 
-Cells are (n, 6) a b c (Å) α β γ (degrees); one degree counts as one Å, as in the published workflow.
+Cells are (n, 6) a b c (Å) α β γ (degrees); one degree counts as one Å, as in the published
+workflow.
 """
 
 from collections.abc import Sequence
@@ -16,11 +18,15 @@ from spreadflow.physics import symmetry, unit_cell
 
 NAMES = ("a", "b", "c", "alpha", "beta", "gamma")
 FLOOR = 1e-4
-"""Å or degrees: differences of cells below this mean nothing, and keep a covariance from being singular"""
+"""Å or degrees: differences of cells below this mean nothing, and keep a covariance from being
+singular
+"""
 _QUANTILE = 0.999
 _START = 3000
 _SMALL = 8.0
-"""the determinant of few points is too small (Pison et al. 2002): it is widened by 1 + 8 p/n (measured)"""
+"""the determinant of few points is too small (Pison et al. 2002): it is widened by 1 + 8 p/n
+(measured)
+"""
 
 
 class Clusters(NamedTuple):
@@ -37,7 +43,9 @@ class Clusters(NamedTuple):
 
 
 def independent(names: Sequence[str], space_group: str) -> list[str]:
-    """Those features the lattice symmetry leaves free: no right angles, no b of a tetragonal lattice beside its a."""
+    """Those features the lattice symmetry leaves free: no right angles, no b of a tetragonal
+    lattice beside its a.
+    """
     triclinic = np.array(
         [[51.0, 62.0, 73.0, 81.0, 97.0, 104.0], [83.0, 58.0, 66.0, 101.0, 84.0, 77.0]]
     )
@@ -67,8 +75,9 @@ def features(cells: np.ndarray, names: Sequence[str]) -> np.ndarray:
 def dbscan(x: np.ndarray, eps: float, min_samples: int) -> np.ndarray:
     """(n,) labels of DBSCAN (Ester et al. 1996), the largest cluster first; −1 = noise.
 
-    Points that share a box of eps/4 are replaced by their mean with their number as its weight: exact where points
-    are sparse, and without the n² list of neighbours where 100 000 lattices share one cell.
+    Points that share a box of eps/4 are replaced by their mean with their number as its weight:
+    exact where points are sparse, and without the n² list of neighbours where 100 000 lattices
+    share one cell.
     """
     if not len(x):
         return np.empty(0, dtype=np.int32)
@@ -86,11 +95,13 @@ def dbscan(x: np.ndarray, eps: float, min_samples: int) -> np.ndarray:
 
 
 def robust(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Robust mean (p,) and covariance (p, p) of x (n, p): the reweighted minimum covariance determinant.
+    """Robust mean (p,) and covariance (p, p) of x (n, p): the reweighted minimum covariance
+    determinant.
 
-    Rousseeuw & Van Driessen (1999) on three quarters of at most 3000 points, then reweighted with a hard cut at the
-    99.9 % quantile of χ² until the same points are kept; consistent for a Gaussian. The cut is wide because a narrow
-    one shrinks to the core of a small sample. Fewer than 10 p points: medians and scaled median deviations, widened.
+    Rousseeuw & Van Driessen (1999) on three quarters of at most 3000 points, then reweighted with a
+    hard cut at the 99.9 % quantile of χ² until the same points are kept; consistent for a Gaussian.
+    The cut is wide because a narrow one shrinks to the core of a small sample. Fewer than 10 p
+    points: medians and scaled median deviations, widened.
     """
     n, p = x.shape
     widened = 1 + _SMALL * p / n
@@ -158,14 +169,17 @@ def distances(cells: np.ndarray, names: Sequence[str], clusters: Clusters) -> np
 
 
 def nearest(distance: np.ndarray, mahalanobis_max: float) -> np.ndarray:
-    """(n,) label of the nearest cluster, −1 beyond the cut: for lattices no cluster was searched among."""
+    """(n,) label of the nearest cluster, −1 beyond the cut: for lattices no cluster was searched
+    among.
+    """
     return np.where(distance.min(axis=1) <= mahalanobis_max, distance.argmin(axis=1), -1)
 
 
 def outcomes(
     labels: np.ndarray, distance: np.ndarray, chosen: int, mahalanobis_max: float
 ) -> np.ndarray:
-    """(n,) LatticeOutcome: accepted are those within the cut of the chosen cluster that belong to no other.
+    """(n,) LatticeOutcome: accepted are those within the cut of the chosen cluster that belong to
+    no other.
 
     labels (n,); distance (n,) from the chosen cluster.
     """

@@ -2,12 +2,14 @@
 
 With photons expected m = k·I, k = G exp(−2 B s²)·factor:
 
-    v = sfac² (σ² + sb² m + (sadd² + spart² g) m²),   g = −2 ln(partiality / the best at this resolution).
+v = sfac² (σ² + sb² m + (sadd² + spart² g) m²),   g = −2 ln(partiality / the best at this
+resolution).
 
-The first three terms are those of Evans (2011, Acta D67, 282) as cctbx.xfel.merge has them (ev11), here in photons,
-where they mean something. The last is what an uncertain orientation does: near a Gaussian rocking curve of width w the
-error δ of the rotation changes p by the fraction δ·ψ/w², and ψ²/w² = −2 ln p, so spart = δ/w. σ² has the photons
-expected in place of those counted: otherwise what fluctuates down counts for more.
+The first three terms are those of Evans (2011, Acta D67, 282) as cctbx.xfel.merge has them (ev11),
+here in photons, where they mean something. The last is what an uncertain orientation does: near a
+Gaussian rocking curve of width w the error δ of the rotation changes p by the fraction δ·ψ/w², and
+ψ²/w² = −2 ln p, so spart = δ/w. σ² has the photons expected in place of those counted: otherwise
+what fluctuates down counts for more.
 """
 
 from typing import NamedTuple
@@ -18,7 +20,9 @@ from scipy.optimize import nnls
 from spreadflow.analysis.merging.merging import Observations, Sums
 
 HUBER = 4.0
-"""standard deviations beyond which an observation's pull no longer grows (Huber 1964); leaves normal errors alone"""
+"""standard deviations beyond which an observation's pull no longer grows (Huber 1964); leaves
+normal errors alone
+"""
 SFAC_MIN = 0.5
 """σ is never taken to be more than twice too large, so that no variance vanishes"""
 PARTIALITY_FLOOR = 1e-6
@@ -53,13 +57,15 @@ def fit(
     model: ErrorModel,
     sums: Sums,
 ) -> ErrorModel:
-    """One step of Fisher scoring for the likelihood of the residuals from what all other observations say.
+    """One step of Fisher scoring for the likelihood of the residuals from what all other
+    observations say.
 
-    components: as from `terms`; all others (observation,): residual: photons − k·(mean of the others); extra: variance
-    of that mean, photons²; leverage: of the observation in its lattice's scale; known: bool, the others say something.
-    The variance is linear in (sfac², sfac² sb², sfac² sadd², sfac² spart²), so a scoring step is the linear regression
-    of residual²/(1 − leverage) − extra on the components with weights 1/v². A residual counts as at most `HUBER`
-    standard deviations. Collective.
+    components: as from `terms`; all others (observation,): residual: photons − k·(mean of the
+    others); extra: variance of that mean, photons²; leverage: of the observation in its lattice's
+    scale; known: bool, the others say something. The variance is linear in (sfac², sfac² sb², sfac²
+    sadd², sfac² spart²), so a scoring step is the linear regression of residual²/(1 − leverage) −
+    extra on the components with weights 1/v². A residual counts as at most `HUBER` standard
+    deviations. Collective.
     """
     variance = model.variance(components) + extra
     square = np.minimum(residual**2 / (1.0 - leverage), HUBER**2 * variance) - extra
@@ -74,7 +80,9 @@ def fit(
 
 
 def _solved(normal: np.ndarray, right: np.ndarray, model: ErrorModel) -> ErrorModel:
-    """Non-negative solution of the normal equations, with sfac² ≥ SFAC_MIN²; the old model where nothing is known."""
+    """Non-negative solution of the normal equations, with sfac² ≥ SFAC_MIN²; the old model where
+    nothing is known.
+    """
     if not normal[0, 0] > 0:
         return model
     lowest = np.array([SFAC_MIN**2, 0.0, 0.0, 0.0])

@@ -1,7 +1,8 @@
 """From the integrated reflections of many lattices to one intensity per unique reflection.
 
-Friedel mates are separate unique reflections throughout. Observations are flat columns; every sum over them is formed
-per fixed group of lattices and the groups are added in order, so that the answer does not depend on who holds them.
+Friedel mates are separate unique reflections throughout. Observations are flat columns; every sum
+over them is formed per fixed group of lattices and the groups are added in order, so that the
+answer does not depend on who holds them.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,10 +26,12 @@ Add = Callable[[Mapping[int, np.ndarray], int], np.ndarray]
 
 
 class Unique:
-    """The unique reflections a space group allows, in the CCP4 asymmetric unit, Friedel mates apart.
+    """The unique reflections a space group allows, in the CCP4 asymmetric unit, Friedel mates
+    apart.
 
-    hkl: (unique, 3) int32 asu indices, a mate under the index of I(+). friedel: (unique,) int8: +1 for I(+), −1 for
-    I(−), 0 centric. d: (unique,) Å in the given cell. Systematic absences are not among them.
+    hkl: (unique, 3) int32 asu indices, a mate under the index of I(+). friedel: (unique,) int8: +1
+    for I(+), −1 for I(−), 0 centric. d: (unique,) Å in the given cell. Systematic absences are not
+    among them.
     """
 
     def __init__(self, cell: np.ndarray, space_group: str, d_min: float):
@@ -69,14 +72,18 @@ class Unique:
         return grid
 
     def rows(self, hkl: np.ndarray) -> np.ndarray:
-        """(n,) rows of Miller indices (n, 3) as observed; −1 for those that are absent or beyond the resolution."""
+        """(n,) rows of Miller indices (n, 3) as observed; −1 for those that are absent or beyond
+        the resolution.
+        """
         inside = (np.abs(hkl) <= self._limits).all(axis=1)
         return np.where(
             inside, self._grid[tuple((np.where(inside[:, None], hkl, 0) + self._limits).T)], -1
         )
 
     def values(self, hkl: np.ndarray, value: np.ndarray) -> np.ndarray:
-        """(unique,) value of each reflection and of its mate, from values (n,) of indices (n, 3); NaN = none given."""
+        """(unique,) value of each reflection and of its mate, from values (n,) of indices (n, 3);
+        NaN = none given.
+        """
         row = self.rows(hkl)
         out = np.full(len(self), np.nan)
         out[row[row >= 0]] = np.asarray(value)[row >= 0]
@@ -84,7 +91,9 @@ class Unique:
 
 
 def shells(d: np.ndarray, d_min: float, n: int = N_SHELLS) -> np.ndarray:
-    """Number of the shell, of n with equal volume in reciprocal space from 1/d = 0 to 1/d_min, of each d (Å)."""
+    """Number of the shell, of n with equal volume in reciprocal space from 1/d = 0 to 1/d_min, of
+    each d (Å).
+    """
     return np.minimum((n * (d_min / np.asarray(d, dtype=np.float64)) ** 3).astype(np.int64), n - 1)
 
 
@@ -104,9 +113,13 @@ class Observations(NamedTuple):
     intensity: np.ndarray
     """(observation,) photons"""
     variance: np.ndarray
-    """(observation,) photons², of everything but the signal's own photons: those expected come on top"""
+    """(observation,) photons², of everything but the signal's own photons: those expected come on
+    top
+    """
     factor: np.ndarray
-    """(observation,) polarization · capture · Lorentz · partiality: intensity = G exp(−2 B s²) · factor · I"""
+    """(observation,) polarization · capture · Lorentz · partiality: intensity = G exp(−2 B s²) ·
+    factor · I
+    """
     partiality: np.ndarray
     """(observation,) partiality relative to the best at its resolution (`best_partiality`), 0-1"""
 
@@ -156,7 +169,8 @@ def add_in_order(parts: Mapping[int, np.ndarray], n_groups: int) -> np.ndarray:
 
 
 class Sums:
-    """Sums over all observations, on whichever rank they are, that do not depend on who holds which group.
+    """Sums over all observations, on whichever rank they are, that do not depend on who holds which
+    group.
 
     n_unique: rows of `Unique`; n_groups: groups of all ranks.
     """
@@ -175,7 +189,9 @@ class Sums:
         self._own, self._slot_own = np.unique(self._slot_group, return_inverse=True)
 
     def by_unique(self, *columns: np.ndarray) -> np.ndarray:
-        """(column, unique) sums of columns (observation,) over all observations of a unique reflection. Collective."""
+        """(column, unique) sums of columns (observation,) over all observations of a unique
+        reflection. Collective.
+        """
         local = np.stack(
             [np.bincount(self._slot, c, minlength=len(self._slot_unique)) for c in columns], axis=1
         )
@@ -205,7 +221,9 @@ class Sums:
         )
 
     def by_lattice(self, column: np.ndarray) -> np.ndarray:
-        """(lattice,) sums of a column (observation,) over the reflections of each lattice this rank holds."""
+        """(lattice,) sums of a column (observation,) over the reflections of each lattice this rank
+        holds.
+        """
         return np.bincount(self._lattice, column, minlength=self._n_lattices)
 
 
@@ -216,10 +234,11 @@ def best_partiality(
     n_groups: int,
     add: Add = add_in_order,
 ) -> np.ndarray:
-    """(shell,) the 97 % quantile of partialities in each resolution shell: what a node right on the sphere records.
+    """(shell,) the 97 % quantile of partialities in each resolution shell: what a node right on the
+    sphere records.
 
-    A pulse is broad for nodes at high angle, and even the best of them then meets only a part of it. partiality,
-    shell, group: (reflection,). From a histogram of 1 % steps. Collective.
+    A pulse is broad for nodes at high angle, and even the best of them then meets only a part of
+    it. partiality, shell, group: (reflection,). From a histogram of 1 % steps. Collective.
     """
     n_shells, n_steps = N_SHELLS, 100
     step = np.minimum((partiality * n_steps).astype(np.int64), n_steps - 1)
@@ -247,11 +266,13 @@ def select(
     n_groups: int,
     add: Add = add_in_order,
 ) -> tuple[Observations, np.ndarray, np.ndarray]:
-    """The observations to merge, how many of each lattice (lattice,), and the `Fate` of every reflection.
+    """The observations to merge, how many of each lattice (lattice,), and the `Fate` of every
+    reflection.
 
-    table: columns (reflection,) of `models.Reflections` by name, `lattice` (row of group and half), and `failed`, bool;
-    group, half: (lattice,) as in `Observations`, for all lattices. Lattices without observations are left out of the
-    result, whose lattice numbers count the others. Collective.
+    table: columns (reflection,) of `models.Reflections` by name, `lattice` (row of group and half),
+    and `failed`, bool; group, half: (lattice,) as in `Observations`, for all lattices. Lattices
+    without observations are left out of the result, whose lattice numbers count the others.
+    Collective.
     """
     at = table["lattice"].astype(np.int64)
     hkl = table["hkl"].astype(np.int32)
@@ -295,7 +316,9 @@ def select(
 
 
 def half_sets(shot_id: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """(lattice,) 0 or 1 from the lattice's identity alone (SplitMix64 finalizer; Steele, Lea & Flood 2014)."""
+    """(lattice,) 0 or 1 from the lattice's identity alone (SplitMix64 finalizer; Steele, Lea &
+    Flood 2014).
+    """
     with np.errstate(over="ignore"):
         x = shot_id.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15) * (
             k.astype(np.uint64) + np.uint64(1)
@@ -315,8 +338,8 @@ def merge(
 ) -> Merged:
     """Inverse-variance weighted means, overall and of the half sets.
 
-    intensity, sigma: (observation,) on the common scale. What is measured fewer than `min_multiplicity` times counts
-    as not measured. Collective through `sums`.
+    intensity, sigma: (observation,) on the common scale. What is measured fewer than
+    `min_multiplicity` times counts as not measured. Collective through `sums`.
     """
     weight = 1.0 / sigma**2
     first = np.where(obs.half[obs.lattice] == 0, weight, 0.0)

@@ -1,9 +1,10 @@
 """Scales of lattices without a reference: photons = k·I with k = G exp(−2 B s²)·factor, s = 1/(2d).
 
-Block coordinate descent on the profile likelihood (the unique intensities eliminated): a lattice is fitted to what all
-others say about its reflections, I₋ with variance V₋, and the weight of a reflection is 1/(v + k² V₋). Before anything
-is measured I₋ is Wilson's distribution in the shell, so a reflection nobody else has seen still says a little, and
-nothing depends on the multiplicity being high.
+Block coordinate descent on the profile likelihood (the unique intensities eliminated): a lattice is
+fitted to what all others say about its reflections, I₋ with variance V₋, and the weight of a
+reflection is 1/(v + k² V₋). Before anything is measured I₋ is Wilson's distribution in the shell,
+so a reflection nobody else has seen still says a little, and nothing depends on the multiplicity
+being high.
 """
 
 from typing import NamedTuple
@@ -15,7 +16,8 @@ from spreadflow.analysis.merging.error_model import HUBER, ErrorModel
 from spreadflow.analysis.merging.merging import Observations, Sums, Unique
 
 B_RESTRAINT = 10.0
-"""standard deviation of B among lattices, Å²: decides only where a lattice says nothing about its B"""
+"""standard deviation of B among lattices, Å²: decides only where a lattice says nothing about its B
+"""
 STEP_MAX = np.array([1.0, 10.0])
 """largest change of ln G and of B (Å²) in one cycle"""
 
@@ -52,7 +54,9 @@ class _Data(NamedTuple):
     unique: Unique
     refine_b: bool
     target: np.ndarray | None
-    """(unique,) intensity of the reference on the scale of the data, NaN = unknown; None = no reference"""
+    """(unique,) intensity of the reference on the scale of the data, NaN = unknown; None = no
+    reference
+    """
 
 
 class _State(NamedTuple):
@@ -68,7 +72,8 @@ class _State(NamedTuple):
     robust: np.ndarray
     """(observation,) 0-1: the share of its weight that an observation keeps"""
     leverage: np.ndarray
-    """(observation,) 0-1: how much of its residual the observation's own lattice scale takes away"""
+    """(observation,) 0-1: how much of its residual the observation's own lattice scale takes away
+    """
 
 
 def scale(
@@ -83,9 +88,9 @@ def scale(
 ) -> Scaling:
     """Scale every lattice, alternating with merging and the error model.
 
-    reference: (unique,) intensities the scales are taken
-    against instead of the merged ones (mark0: the slope through the origin; NaN = unknown). Without a reference mean
-    ln G and mean B are 0. Cycles end when ln G moves by less than `tolerance` r.m.s. Collective through `sums`.
+    reference: (unique,) intensities the scales are taken against instead of the merged ones (mark0:
+    the slope through the origin; NaN = unknown). Without a reference mean ln G and mean B are 0.
+    Cycles end when ln G moves by less than `tolerance` r.m.s. Collective through `sums`.
     """
     photons, factor = sums.by_unique(obs.intensity, obs.factor)
     prior = _prior(photons, factor, unique)
@@ -145,7 +150,9 @@ def _photons_per_intensity(obs: Observations, state: _State) -> np.ndarray:
 
 
 def _without_own(state: _State, unique: np.ndarray) -> _Known:
-    """(observation,) what the prior and all other observations say about each observation's intensity."""
+    """(observation,) what the prior and all other observations say about each observation's
+    intensity.
+    """
     total = state.posterior.precision[unique]
     precision = np.maximum(total - state.own.precision, 1e-9 * total)
     mean = (state.posterior.mean[unique] * total - state.own.mean * state.own.precision) / precision
@@ -172,8 +179,9 @@ def _step_to_others(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(lattice, 2) step towards what the others say, of mean 0, and the leverage.
 
-    All lattices move at once, and two that share a reflection would both cover the whole distance between them: the
-    curvature is multiplied by 1 + (own weight / weight of the others), at most 2, which bounds the step from above.
+    All lattices move at once, and two that share a reflection would both cover the whole distance
+    between them: the curvature is multiplied by 1 + (own weight / weight of the others), at most 2,
+    which bounds the step from above.
     """
     weight = 1.0 / (variance / state.robust + k**2 / others.precision)
     damping = 1.0 + np.minimum(1.0, state.own.precision / others.precision)
@@ -188,8 +196,8 @@ def _step_to_target(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(lattice, 2) step towards the reference, and the leverage.
 
-    The variance is that of the photons the reference expects: weights that knew the merged intensity would favour
-    whatever is measured lower than the reference has it.
+    The variance is that of the photons the reference expects: weights that knew the merged
+    intensity would favour whatever is measured lower than the reference has it.
     """
     mean = np.nan_to_num(target)
     variance = state.model.variance(error_model.terms(data.obs, k, mean))
@@ -198,10 +206,12 @@ def _step_to_target(
 
 
 def _step(data: _Data, photons, weight, damping, b) -> tuple[np.ndarray, np.ndarray]:
-    """(lattice, 2) Gauss-Newton step of ln G and B, with d(photons)/d ln G = photons, d(photons)/dB = −2 s² photons.
+    """(lattice, 2) Gauss-Newton step of ln G and B, with d(photons)/d ln G = photons, d(photons)/dB
+    = −2 s² photons.
 
-    photons, weight, damping: (observation,) expected photons, 1/variance, factor on the curvature. Also returns the
-    leverage (observation,), the diagonal of the hat matrix of each lattice's regression.
+    photons, weight, damping: (observation,) expected photons, 1/variance, factor on the curvature.
+    Also returns the leverage (observation,), the diagonal of the hat matrix of each lattice's
+    regression.
     """
     obs = data.obs
     sums = data.sums
@@ -230,7 +240,8 @@ def _step(data: _Data, photons, weight, damping, b) -> tuple[np.ndarray, np.ndar
 
 
 def _prior(total: np.ndarray, count: np.ndarray, unique: Unique) -> _Known:
-    """Wilson's (1949) distribution of intensities in each shell, mean Σ total / Σ count, for every unique reflection.
+    """Wilson's (1949) distribution of intensities in each shell, mean Σ total / Σ count, for every
+    unique reflection.
 
     The variance is mean² for acentric and 2 mean² for centric reflections.
     """

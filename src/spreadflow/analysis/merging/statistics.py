@@ -1,4 +1,6 @@
-"""How good merged intensities are, in shells of equal volume in reciprocal space; Friedel mates separate."""
+"""How good merged intensities are, in shells of equal volume in reciprocal space; Friedel mates
+separate.
+"""
 
 from typing import NamedTuple
 
@@ -88,9 +90,11 @@ def r_split(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def wilson_b(merged: Merged, unique: Unique, n_bins: int = 20) -> tuple[float, float]:
-    """B (Å²) and its standard error from ln(⟨I⟩/Σf²) = const − 2 B s² in shells finer than 4 Å (Wilson 1942).
+    """B (Å²) and its standard error from ln(⟨I⟩/Σf²) = const − 2 B s² in shells finer than 4 Å
+    (Wilson 1942).
 
-    f are the form factors of an average protein's atoms. NaN where fewer than three shells hold intensity.
+    f are the form factors of an average protein's atoms. NaN where fewer than three shells hold
+    intensity.
     """
     shell = shells(unique.d, unique.d_min, n_bins)
     usable = (merged.n > 0) & (unique.d < WILSON_D_MAX)
@@ -108,7 +112,9 @@ def wilson_b(merged: Merged, unique: Unique, n_bins: int = 20) -> tuple[float, f
 
 
 def scattering_power(s2: np.ndarray) -> np.ndarray:
-    """Σ f² of an average protein residue at s² = 1/(4d²) (n,), electrons², by the tables of gemmi (IT 1992)."""
+    """Σ f² of an average protein residue at s² = 1/(4d²) (n,), electrons², by the tables of gemmi
+    (IT 1992).
+    """
     factors = {name: gemmi.Element(name).it92 for name in RESIDUE}
     squares = [
         n * np.array([factors[name].calculate_sf(x) for x in s2]) ** 2

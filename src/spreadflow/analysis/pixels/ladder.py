@@ -1,6 +1,8 @@
-"""The regression series on the pixels of a lattice: each rung is the same machinery with another set of unknowns.
+"""The regression series on the pixels of a lattice: each rung is the same machinery with another
+set of unknowns.
 
-After the tests of the published SPREAD work, from reading the pixels to scale and rotation in polychromatic light.
+After the tests of the published SPREAD work, from reading the pixels to scale and rotation in
+polychromatic light.
 """
 
 import time
@@ -215,7 +217,9 @@ ENGINES = {"sparse": lattice_fit.Model, "points": _Points, "exact": _Exact}
 
 
 def _fitted(model: lattice_fit.Model) -> Step:
-    """The unknowns of a model, its scale among them, and the planes; from the scale and planes that suit its start."""
+    """The unknowns of a model, its scale among them, and the planes; from the scale and planes that
+    suit its start.
+    """
     data = model.of.data
     noise = model.of.noise
     u = np.zeros(model.n_unknowns)
@@ -231,10 +235,12 @@ def _fitted(model: lattice_fit.Model) -> Step:
 
 
 def _spots(shape: np.ndarray, data: solve.Data, noise: Noise) -> Step:
-    """A scale for each shoebox, which may be negative as an intensity may, and its plane; all in one solve.
+    """A scale for each shoebox, which may be negative as an intensity may, and its plane; all in
+    one solve.
 
-    shape: (pixel,) photons ≥ 0 up to a factor of each shoebox. Poisson's −ln L, as published, and because it is convex:
-    with the model's variance, one that has the spot in the wrong place has many minima.
+    shape: (pixel,) photons ≥ 0 up to a factor of each shoebox. Poisson's −ln L, as published, and
+    because it is convex: with the model's variance, one that has the spot in the wrong place has
+    many minima.
     """
     n = len(data.start) - 1
     sizes = np.diff(data.start)
@@ -272,13 +278,17 @@ def spot(data: solve.Data, some: slice) -> solve.Data:
 def away_mm(
     at: np.ndarray, observed: np.ndarray, panel: np.ndarray, detector: Detector
 ) -> np.ndarray:
-    """(box, 2) observed − model centroid along and across the radius, mm. Centroids (box, 2) fast, slow in px."""
+    """(box, 2) observed − model centroid along and across the radius, mm. Centroids (box, 2) fast,
+    slow in px.
+    """
     axes = geometry.radial_axes(detector, panel, *at.T)
     return float(detector.pixel_mm) * np.einsum("bkc,bc->bk", axes, observed - at)
 
 
 def centroids(step: Step, data: solve.Data, bbox: np.ndarray) -> np.ndarray:
-    """(box, 2) centre of mass of the Bragg photons, px; of a model that has none there, the middle of the shoebox."""
+    """(box, 2) centre of mass of the Bragg photons, px; of a model that has none there, the middle
+    of the shoebox.
+    """
     middle = 0.5 * (bbox[:, ::2] + bbox[:, 1::2])
     place = data.plane[:, 1:] * solve.SCALE_PX + middle.repeat(np.diff(data.start), axis=0)
     at = spot_positions.centroids(step.shape, place, data.start)
@@ -286,7 +296,9 @@ def centroids(step: Step, data: solve.Data, bbox: np.ndarray) -> np.ndarray:
 
 
 def deviations(step: Step, data: solve.Data, noise: Noise) -> tuple[np.ndarray, np.ndarray]:
-    """(pixel,) model − data in standard deviations of the model, and as published, in those of the data."""
+    """(pixel,) model − data in standard deviations of the model, and as published, in those of the
+    data.
+    """
     away = step.model - data.photons
     return away / np.sqrt(variance(step.model, noise)), away / np.sqrt(
         np.maximum(np.abs(data.photons), 1.0)
@@ -307,11 +319,15 @@ def _spread(z: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 
 def planes_apart(one: np.ndarray, other: np.ndarray) -> float:
-    """Largest difference of the coefficients of planes (box, 3), relative to the background, at least a photon."""
+    """Largest difference of the coefficients of planes (box, 3), relative to the background, at
+    least a photon.
+    """
     return float((np.abs(one - other) / np.maximum(np.abs(other[:, :1]), 1.0)).max(initial=0.0))
 
 
 def pixels_apart(one: np.ndarray, other: np.ndarray) -> float:
-    """Largest relative difference of photons (pixel,) where there are more than `LEAST` of the brightest pixel."""
+    """Largest relative difference of photons (pixel,) where there are more than `LEAST` of the
+    brightest pixel.
+    """
     some = other > LEAST * other.max(initial=0.0)
     return float(np.abs(one[some] / other[some] - 1.0).max(initial=0.0))

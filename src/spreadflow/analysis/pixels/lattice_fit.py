@@ -1,7 +1,8 @@
 """Stage 1: one lattice against the pixels of its shoeboxes.
 
-Unknowns: ln scale, rotation (3, rad), strains of the cell (1-6, the space group's), ln N (1 or 3), ln η, and instead of
-the cell the distance (mm) or the relative wavelength. The pixels know them through `physics.forward`.
+Unknowns: ln scale, rotation (3, rad), strains of the cell (1-6, the space group's), ln N (1 or 3),
+ln η, and instead of the cell the distance (mm) or the relative wavelength. The pixels know them
+through `physics.forward`.
 """
 
 from copy import copy
@@ -36,11 +37,15 @@ BROAD_ETA, BROAD_N = 0.15 * DEG, 40.0
 BROAD_ITERATIONS, BROAD_LEAST = 10, {"scale": np.inf, "rotation": 0.02 * DEG}
 """of the first pass: evaluations at most, and the step that ends it: ln, rad"""
 BROAD_WIDTHS, BROAD_REACH = 3, 3.5
-"""of the first pass: Gaussians of its mosaic spread, and standard deviations out to which clouds are followed"""
+"""of the first pass: Gaussians of its mosaic spread, and standard deviations out to which clouds
+are followed
+"""
 REACH = 5.7
 """standard deviations out to which clouds are followed: 1e-7 of a reflection is left out"""
 STALE_SIGMA, STALE_LOG, STALE_PX = 0.5, 0.1, 0.1
-"""pairs are laid out anew when nodes have moved by so many of their standard deviations, or N or η by such a factor"""
+"""pairs are laid out anew when nodes have moved by so many of their standard deviations, or N or η
+by such a factor
+"""
 
 
 class Problem(NamedTuple):
@@ -61,7 +66,8 @@ class Problem(NamedTuple):
 
 
 def reachable(start: Parameters, boxes: Shoeboxes) -> np.ndarray:
-    """Rows of the nodes of `start` that may put photons into the shoeboxes, even where the orientation is 0.1° wrong.
+    """Rows of the nodes of `start` that may put photons into the shoeboxes, even where the
+    orientation is 0.1° wrong.
 
     start: with any f_squared (node, channel) > 0, such as ones.
     """
@@ -81,9 +87,11 @@ def reachable(start: Parameters, boxes: Shoeboxes) -> np.ndarray:
 def problem(
     start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise, oversample: int = 1
 ) -> Problem:
-    """Of `start`, whose A is brought to what the space group allows, and the valid pixels of the shoeboxes.
+    """Of `start`, whose A is brought to what the space group allows, and the valid pixels of the
+    shoeboxes.
 
-    oversample: the model of a pixel is the mean over so many points along each edge, each averaged over its square.
+    oversample: the model of a pixel is the mean over so many points along each edge, each averaged
+    over its square.
     """
     cell = frame(np.asarray(start.crystal.A), space_group)
     hkl, f_squared = layout.filled((np.asarray(start.hkl), np.asarray(start.f_squared)))
@@ -108,14 +116,18 @@ def moved(of: Problem, to: Parameters) -> Problem:
 
 
 def points(boxes: Shoeboxes, oversample: int = 1) -> Pixels:
-    """All pixels of the shoeboxes, in their order; of more points a pixel, as `layout.within` has them."""
+    """All pixels of the shoeboxes, in their order; of more points a pixel, as `layout.within` has
+    them.
+    """
     return layout.points(layout.rectangles(boxes.panel, boxes.bbox, oversample))
 
 
 def unknowns(
     free: tuple[Unknown, ...], mosaic: Mosaic, n_strains: int, n_axes: int
 ) -> dict[Unknown, int]:
-    """How many there are of each kind. η is none where the mosaic spread is of single domains, or was learned."""
+    """How many there are of each kind. η is none where the mosaic spread is of single domains, or
+    was learned.
+    """
     sizes = {"rotation": 3, "cell": n_strains, "n_cells": n_axes}
     has_eta = mosaic.eta_rad is None and np.any(mosaic.width)
     return {name: sizes.get(name, 1) for name in free if name != "eta" or has_eta}
@@ -127,7 +139,8 @@ def names(sizes: dict[Unknown, int]) -> list[str]:
 
 
 class Model:
-    """Bragg photons of a problem's valid pixels and their derivatives, as a function of the free unknowns.
+    """Bragg photons of a problem's valid pixels and their derivatives, as a function of the free
+    unknowns.
 
     dtype: of the sums over channels; reach: standard deviations out to which clouds are followed.
     """
@@ -290,7 +303,9 @@ class Model:
 
 
 def means(boxes: Shoeboxes, oversample: int, n_points: int) -> csr_matrix:
-    """(valid pixel, point) that takes the mean over the points of a pixel; points as `layout.within` has them."""
+    """(valid pixel, point) that takes the mean over the points of a pixel; points as
+    `layout.within` has them.
+    """
     width = np.asarray(boxes.bbox[:, 1] - boxes.bbox[:, 0], dtype=np.int64)
     first = np.cumsum(boxes.n_pixels) - boxes.n_pixels
     box = np.repeat(np.arange(len(width)), boxes.n_pixels)[boxes.valid]
@@ -353,7 +368,8 @@ def planes_and_scale(
     n_rounds: int = 4,
     says: np.ndarray | float = 1.0,
 ) -> tuple[float, np.ndarray]:
-    """Factor of the Bragg photons (pixel,) and planes (box, 3) that suit the data best: reweighted least squares.
+    """Factor of the Bragg photons (pixel,) and planes (box, 3) that suit the data best: reweighted
+    least squares.
 
     says: (pixel,) 0 where a pixel has no say in the factor.
     """
@@ -389,9 +405,11 @@ def refine(
     n_iterations: int = 30,
     dtype: str = "float32",
 ) -> RefinedLattice:
-    """Refine the free unknowns and all planes. is_rough: look for the orientation with broad spots first, 0.1° away.
+    """Refine the free unknowns and all planes. is_rough: look for the orientation with broad spots
+    first, 0.1° away.
 
-    The fit begins at the start, or where the broad pass, always Levenberg's, ended if the pixels are likelier there.
+    The fit begins at the start, or where the broad pass, always Levenberg's, ended if the pixels
+    are likelier there.
     """
     before = best = _scaled(Model(of, free, n_axes, dtype), target)
     n_evaluations = 1
@@ -421,7 +439,9 @@ def _fit(
 
 
 def sigma_z(point: solve.Point, data: solve.Data, noise: Noise) -> float:
-    """Standard deviation of (data − model)/√variance over the pixels: 1 where the model is right."""
+    """Standard deviation of (data − model)/√variance over the pixels: 1 where the model is
+    right.
+    """
     return float(np.std((data.photons - point.model) / np.sqrt(variance(point.model, noise))))
 
 

@@ -1,7 +1,9 @@
-"""How likely pixels are under a model: the loss −ln L of each pixel, its score, and the information it holds.
+"""How likely pixels are under a model: the loss −ln L of each pixel, its score, and the information
+it holds.
 
-Normal: the variance is the model's, V = m + σ_r² + (c m)²: counting, readout, and gains known to c. The term ½ ln V is
-in the loss, so that the model cannot buy a better fit with a larger variance. Poisson: data and model shifted by σ_r².
+Normal: the variance is the model's, V = m + σ_r² + (c m)²: counting, readout, and gains known to c.
+The term ½ ln V is in the loss, so that the model cannot buy a better fit with a larger variance.
+Poisson: data and model shifted by σ_r².
 """
 
 from typing import Literal, NamedTuple
@@ -40,9 +42,11 @@ def variance(model: np.ndarray, noise: Noise) -> np.ndarray:
 
 
 def _counted(model: np.ndarray, noise: Noise) -> np.ndarray:
-    """(n,) photons that variances are of: the model's; below `_dark` they go to zero as a hyperbola.
+    """(n,) photons that variances are of: the model's; below `_dark` they go to zero as a
+    hyperbola.
 
-    Where there is no background planes are as often below zero as above: a fit passes there, and −ln L has no edge.
+    Where there is no background planes are as often below zero as above: a fit passes there, and
+    −ln L has no edge.
     """
     dark = _dark(noise)
     return np.maximum(model, dark / (2.0 - np.minimum(model, dark) / dark))

@@ -1,9 +1,11 @@
-"""Learning how mosaic domains are turned from the pixels of one lattice, or of many that share the distribution.
+"""Learning how mosaic domains are turned from the pixels of one lattice, or of many that share the
+distribution.
 
-The distribution is a set of non-negative weights on a grid of rotations. A pixel expects Σ weight·template + plane,
-which expectation-maximization solves without ever going negative (Richardson 1972, Lucy 1974; Shepp & Vardi 1982).
-Shoeboxes held out of everything decide when it ends and whether what was learned is better than the smooth
-distribution. Between rounds lattices are refined anew, empty nodes are dropped and the grid is made finer.
+The distribution is a set of non-negative weights on a grid of rotations. A pixel expects Σ
+weight·template + plane, which expectation-maximization solves without ever going negative
+(Richardson 1972, Lucy 1974; Shepp & Vardi 1982). Shoeboxes held out of everything decide when it
+ends and whether what was learned is better than the smooth distribution. Between rounds lattices
+are refined anew, empty nodes are dropped and the grid is made finer.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +27,9 @@ FREE = ("scale", "rotation", "cell", "n_cells", "eta")
 EXTENT = 3.0
 """η out to which the first grid reaches"""
 COARSE, FINE = 2.0, 0.5
-"""steps of the first and the last grid, in angular standard deviations of a domain's spot at the highest resolution"""
+"""steps of the first and the last grid, in angular standard deviations of a domain's spot at the
+highest resolution
+"""
 COARSEST = 0.6
 """η that the first step is at most: the grid can take the place of the continuous distribution"""
 NODES = 2500
@@ -39,18 +43,26 @@ BATCH = 64
 HELD_OUT = 6
 """one of so many shoeboxes is held out"""
 CHECK, PATIENCE, LONGEST = 10, 3, 200
-"""iterations between looks at the held-out shoeboxes; looks without gain that end a round; iterations of a round"""
+"""iterations between looks at the held-out shoeboxes; looks without gain that end a round;
+iterations of a round
+"""
 GAIN = 1.0
 """fall of −ln L of the held-out shoeboxes that counts as one"""
 HASTE = 1.8
-"""power of the multiplicative step: expectation-maximization has 1; below 2 it ends at the same weights, sooner"""
+"""power of the multiplicative step: expectation-maximization has 1; below 2 it ends at the same
+weights, sooner
+"""
 FAINT, NEGLIGIBLE = 0.02, (0.03, 0.05)
-"""weight that the nodes dropped may hold together: of a finer grid as it begins; between grids, and at the end"""
+"""weight that the nodes dropped may hold together: of a finer grid as it begins; between grids, and
+at the end
+"""
 PLANES = 2
 """rounds of reweighting in which planes are fitted"""
 
 Add = Callable[[list[np.ndarray]], np.ndarray]
-"""sums equal arrays, one of each lattice, over the lattices of all ranks; every rank calls it equally often"""
+"""sums equal arrays, one of each lattice, over the lattices of all ranks; every rank calls it
+equally often
+"""
 
 
 def sum_up(arrays: list[np.ndarray]) -> np.ndarray:
@@ -88,7 +100,9 @@ class LearnedMosaic(NamedTuple):
 
     @property
     def is_better(self) -> bool:
-        """Held-out shoeboxes are likelier than under the continuous distribution. If not, keep to that one."""
+        """Held-out shoeboxes are likelier than under the continuous distribution. If not, keep to
+        that one.
+        """
         return self.held_out < self.continuous
 
 
@@ -103,11 +117,12 @@ def learn(
     target: Target = "normal",
     add: Add = sum_up,
 ) -> LearnedMosaic:
-    """Learn the distribution that lattices share, in the lab frame; of one lattice alone where there is but one.
+    """Learn the distribution that lattices share, in the lab frame; of one lattice alone where
+    there is but one.
 
-    problems: start near their continuous fits; a rank may have none. eta_rad: of the continuous distribution; the
-    first grid reaches 3 η. seeds: of the random choice of what is held out, for each lattice. fine: step of the last
-    grid, in angular widths of a domain. add: collective.
+    problems: start near their continuous fits; a rank may have none. eta_rad: of the continuous
+    distribution; the first grid reaches 3 η. seeds: of the random choice of what is held out, for
+    each lattice. fine: step of the last grid, in angular widths of a domain. add: collective.
     """
     how = _How(free, n_axes, target, eta_rad, add)
     seeds = [(0, n) for n in range(len(problems))] if seeds is None else seeds
@@ -155,7 +170,9 @@ class _Split(NamedTuple):
 
 
 def _split(of: Problem, rng: np.random.Generator) -> _Split:
-    """One of every `HELD_OUT` shoeboxes, at random among those of about the same brightness, is held out."""
+    """One of every `HELD_OUT` shoeboxes, at random among those of about the same brightness, is
+    held out.
+    """
     sizes = np.diff(of.data.start)
     box = np.repeat(np.arange(len(sizes)), sizes)
     order = np.argsort(-np.bincount(box, _bragg(of), len(sizes)), kind="stable")
@@ -177,7 +194,9 @@ def _placed(of: Problem, mosaic: Mosaic, eta_rad: float) -> Problem:
 def _with(
     mosaic: Mosaic, fits: Sequence[Problem], split: Sequence[_Split], how: _How
 ) -> list[Problem]:
-    """Lattices refined with a distribution whose unit is no unknown: N, which goes with η, has to fit it."""
+    """Lattices refined with a distribution whose unit is no unknown: N, which goes with η, has to
+    fit it.
+    """
     return [
         _refined(_placed(p, mosaic, how.eta_rad), t, how) for p, t in zip(fits, split, strict=True)
     ]
@@ -201,7 +220,9 @@ def _bragg(of: Problem) -> np.ndarray:
 
 
 def _background(bragg: np.ndarray, of: Problem, split: _Split) -> tuple[float, np.ndarray]:
-    """Factor of the Bragg photons, from the shoeboxes that teach, and photons (valid pixel,) of all planes."""
+    """Factor of the Bragg photons, from the shoeboxes that teach, and photons (valid pixel,) of all
+    planes.
+    """
     factor, planes = lattice_fit.planes_and_scale(bragg, of.data, of.noise, PLANES, split.pixel)
     return factor, solve.backgrounds(planes, of.data)
 
@@ -236,9 +257,11 @@ class _Grid(NamedTuple):
 
 
 def _steps(fits: Sequence[Problem], eta_rad: float, fine: float, add: Add) -> list[float]:
-    """Steps of the grids, rad: halved from `COARSE` to `fine` widths of a domain, seen at the highest resolution.
+    """Steps of the grids, rad: halved from `COARSE` to `fine` widths of a domain, seen at the
+    highest resolution.
 
-    The last but one of three or more comes twice: once lattices are refined with its nodes, these fall into place.
+    The last but one of three or more comes twice: once lattices are refined with its nodes, these
+    fall into place.
     """
     total, n = add([np.array([_sharpest(p), 1.0]) for p in fits])
     least = EXTENT * eta_rad * (4.0 * np.pi / 3.0 / NODES) ** (1.0 / 3.0)
@@ -249,8 +272,9 @@ def _steps(fits: Sequence[Problem], eta_rad: float, fine: float, add: Add) -> li
 
 
 def _sharpest(of: Problem) -> float:
-    """Angular standard deviation, rad, of a domain's spot of the longest reflection: of its size and of the squares
-    that are averaged over, seen from the sample."""
+    """Angular standard deviation, rad, of a domain's spot of the longest reflection: of its size
+    and of the squares that are averaged over, seen from the sample.
+    """
     crystal = of.start.crystal
     detector = of.start.detector
     size = np.sqrt(GAUSS / 12) * np.linalg.norm(crystal.A / crystal.n_cells)
@@ -279,14 +303,18 @@ def _ball(radius: float, step: float, eta_rad: float) -> _Grid:
 
 
 def _heaviest(weight: np.ndarray, negligible: float) -> np.ndarray:
-    """The nodes without the lightest, which hold so much together; 2ᵏ or 1.5·2ᵏ where there are: few programs."""
+    """The nodes without the lightest, which hold so much together; 2ᵏ or 1.5·2ᵏ where there are:
+    few programs.
+    """
     order = np.argsort(-weight, kind="stable")
     n = int(np.searchsorted(np.cumsum(weight[order]), (1.0 - negligible) * weight.sum())) + 1
     return np.sort(order[: len(layout.filled(np.empty(n), 16))])
 
 
 def _finer(grid: _Grid, step: float) -> _Grid:
-    """The same distribution on the nodes around the old ones: weights interpolated linearly, the faintest left out."""
+    """The same distribution on the nodes around the old ones: weights interpolated linearly, the
+    faintest left out.
+    """
     ratio = round(grid.step / step)
     around = np.stack(
         np.meshgrid(*[np.arange(1 - ratio, ratio)] * 3, indexing="ij"), axis=-1
@@ -321,7 +349,9 @@ def _centred(mosaic: Mosaic, fits: Sequence[Problem]) -> tuple[Mosaic, list[Prob
 
 
 def templates(of: Problem, mosaic: Mosaic) -> csr_matrix:
-    """(valid pixel, component) Bragg photons of the problem's start if one component had all domains."""
+    """(valid pixel, component) Bragg photons of the problem's start if one component had all
+    domains.
+    """
     n = len(mosaic.share)
     found = []
     for first in range(0, n, BATCH):
@@ -368,7 +398,9 @@ def _seen(of: Problem, split: _Split, mosaic: Mosaic) -> _Seen:
 
 
 class _Target(NamedTuple):
-    """What the weights of a lattice are moved towards, its planes and scale fixed. Of live pixels."""
+    """What the weights of a lattice are moved towards, its planes and scale fixed. Of live
+    pixels.
+    """
 
     lit: csr_matrix
     factor: float
@@ -384,9 +416,11 @@ class _Target(NamedTuple):
 def _maximized(
     grid: _Grid, fits: Sequence[Problem], split: Sequence[_Split], negligible: float, how: _How
 ) -> tuple[_Grid, int, float]:
-    """Weights that make the pixels that teach likely, as far as the held-out ones agree; then empty nodes are dropped.
+    """Weights that make the pixels that teach likely, as far as the held-out ones agree; then empty
+    nodes are dropped.
 
-    Returns the nodes kept, how many iterations, and −ln L of the held-out pixels with these nodes. Collective.
+    Returns the nodes kept, how many iterations, and −ln L of the held-out pixels with these nodes.
+    Collective.
     """
     mosaic = _mosaic(grid, how.eta_rad)
     seen = [_seen(p, t, mosaic) for p, t in zip(fits, split, strict=True)]
@@ -434,7 +468,9 @@ def _target(one: _Seen, factor: float, plane: np.ndarray, model: np.ndarray) -> 
 
 
 def _iterated(weight: np.ndarray, targets: Sequence[_Target], add: Add) -> np.ndarray:
-    """One step: weight·(Σ template·worth·counted/model / Σ template·worth)^`HASTE`; sums to 1. Collective."""
+    """One step: weight·(Σ template·worth·counted/model / Σ template·worth)^`HASTE`; sums to 1.
+    Collective.
+    """
     sums = []
     q = weight.astype(np.float32)
     for t in targets:

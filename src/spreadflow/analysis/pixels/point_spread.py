@@ -1,8 +1,9 @@
 """The point spread of a detector that acts on what was counted, and how it is undone.
 
-What a pixel has counted is independent of its neighbours; light that spreads afterwards makes them share their noise.
-Undoing the spread brings independent counts back, and with them a likelihood that is a sum over pixels, σ of Fisher
-that are right, and a model that needs no point spread. What it costs is readout noise, which grows.
+What a pixel has counted is independent of its neighbours; light that spreads afterwards makes them
+share their noise. Undoing the spread brings independent counts back, and with them a likelihood
+that is a sum over pixels, σ of Fisher that are right, and a model that needs no point spread. What
+it costs is readout noise, which grows.
 """
 
 import numpy as np
@@ -13,7 +14,8 @@ from scipy.signal import fftconvolve
 from spreadflow.models import Shoeboxes
 
 FILL_PX = 1.0
-"""standard deviation of the weights with which neighbours fill in for a pixel that recorded nothing"""
+"""standard deviation of the weights with which neighbours fill in for a pixel that recorded nothing
+"""
 WAVES = 64
 """frequencies along each axis over which the growth of noise is averaged"""
 
@@ -26,10 +28,10 @@ def spread(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 def undone(boxes: Shoeboxes, recorded: np.ndarray, kernel: np.ndarray) -> Shoeboxes:
     """The shoeboxes before a point spread.
 
-    recorded: (pixel,) bool, the pixel holds what the detector measured, whether valid or not. kernel: symmetric,
-    (2 radius + 1, 2 radius + 1); what it leaves out comes back evenly. Pixels that recorded nothing are filled in by
-    their neighbours, and around a shoebox a mirror image is taken to go on. Pixels made up, and those beside them, are
-    not valid.
+    recorded: (pixel,) bool, the pixel holds what the detector measured, whether valid or not.
+    kernel: symmetric, (2 radius + 1, 2 radius + 1); what it leaves out comes back evenly. Pixels
+    that recorded nothing are filled in by their neighbours, and around a shoebox a mirror image is
+    taken to go on. Pixels made up, and those beside them, are not valid.
     """
     photons = np.empty(len(recorded))
     valid = boxes.valid & recorded
@@ -48,13 +50,17 @@ def undone(boxes: Shoeboxes, recorded: np.ndarray, kernel: np.ndarray) -> Shoebo
 
 
 def growth(kernel: np.ndarray) -> float:
-    """The factor by which undoing a point spread makes the standard deviation of readout noise grow."""
+    """The factor by which undoing a point spread makes the standard deviation of readout noise
+    grow.
+    """
     waves = np.pi * (np.arange(WAVES) + 0.5) / WAVES
     return float(np.sqrt((_transfer(kernel, waves, waves) ** -2.0).mean()))
 
 
 def _transfer(kernel: np.ndarray, slow: np.ndarray, fast: np.ndarray) -> np.ndarray:
-    """(slow, fast) what a symmetric kernel multiplies cosines of these frequencies by, rad per pixel."""
+    """(slow, fast) what a symmetric kernel multiplies cosines of these frequencies by, rad per
+    pixel.
+    """
     at = np.arange(len(kernel)) - len(kernel) // 2
     return np.cos(np.outer(slow, at)) @ kernel @ np.cos(np.outer(at, fast))
 

@@ -1,7 +1,8 @@
 """What is known of a lattice beside its pixels: normal restraints of what stage 1 refines.
 
-Weak ones about the start keep unknowns of which the pixels say nothing. What a user knows replaces them, and is told as
-the parameters it is centred at, so that it stays where it is when a fit starts elsewhere.
+Weak ones about the start keep unknowns of which the pixels say nothing. What a user knows replaces
+them, and is told as the parameters it is centred at, so that it stays where it is when a fit starts
+elsewhere.
 """
 
 from typing import NamedTuple
@@ -24,11 +25,14 @@ SIGMAS = {
     "distance": 1.0,
     "wavelength": 0.01,
 }
-"""standard deviations of the weak restraints about the start: ln, rad, strain, ln, ln, mm, relative"""
+"""standard deviations of the weak restraints about the start: ln, rad, strain, ln, ln, mm, relative
+"""
 
 
 class Restraints(NamedTuple):
-    """Restraints that are given: kinds of unknowns, each independent and as well known as the others of its kind."""
+    """Restraints that are given: kinds of unknowns, each independent and as well known as the
+    others of its kind.
+    """
 
     about: Parameters
     """where they are centred; a scale that is NaN: where the fit starts"""
@@ -48,9 +52,11 @@ def restraint(
     frame: refinement.Frame,
     known: Restraints | None,
 ) -> solve.Restraint:
-    """Of unknowns at `slices` that are counted from `start` and `frame`: those given, for the others the weak ones.
+    """Of unknowns at `slices` that are counted from `start` and `frame`: those given, for the
+    others the weak ones.
 
-    To first order: a rotation by v from the centre is one by v + centre from the start, of the same σ in any direction.
+    To first order: a rotation by v from the centre is one by v + centre from the start, of the same
+    σ in any direction.
     """
     n = max((some.stop for some in slices.values()), default=0)
     centre = np.zeros(n)
@@ -67,7 +73,9 @@ def restraint(
 def counted(
     start: Parameters, frame: refinement.Frame, to: Parameters
 ) -> dict[Unknown, np.ndarray]:
-    """Unknowns (n,) of each kind, counted from `start` and `frame`, that make `to`; n_cells of three axes."""
+    """Unknowns (n,) of each kind, counted from `start` and `frame`, that make `to`; n_cells of
+    three axes.
+    """
     A = to.crystal.A
     old = start.crystal
     new = to.crystal

@@ -1,4 +1,6 @@
-"""Which reflections and pixels an annulus of resolution holds, and which of these belong to several shoeboxes."""
+"""Which reflections and pixels an annulus of resolution holds, and which of these belong to several
+shoeboxes.
+"""
 
 from typing import NamedTuple
 
@@ -18,7 +20,8 @@ def chosen(
 ) -> np.ndarray:
     """(n,) bool: reflections with d_min ≤ d < d_max (Å).
 
-    With `min_i_over_sigma` also integrated without failure and at least that strong. All arguments (n,).
+    With `min_i_over_sigma` also integrated without failure and at least that strong. All arguments
+    (n,).
     """
     inside = (d >= d_min) & (d < d_max)
     if min_i_over_sigma is None:
@@ -27,13 +30,17 @@ def chosen(
 
 
 def widened(bbox: np.ndarray, border: int, shape: tuple[int, int]) -> np.ndarray:
-    """Boxes (n, 4) fast0 fast1 slow0 slow1, half open, grown by `border` px and cut at the panel (slow, fast)."""
+    """Boxes (n, 4) fast0 fast1 slow0 slow1, half open, grown by `border` px and cut at the panel
+    (slow, fast).
+    """
     grown = np.asarray(bbox) + np.array([-border, border, -border, border])
     return np.clip(grown, 0, np.repeat(shape[::-1], 2)).astype(np.int32)
 
 
 def foregrounds(bbox: np.ndarray, frame: int, shape: tuple[int, int]) -> np.ndarray:
-    """Boxes (n, 4) around what integration summed: its boxes less the frame, where the panel (slow, fast) cut none."""
+    """Boxes (n, 4) around what integration summed: its boxes less the frame, where the panel (slow,
+    fast) cut none.
+    """
     low, high = np.asarray(bbox)[:, ::2], np.asarray(bbox)[:, 1::2]
     inner = np.where(low > 0, low + frame, 0)
     outer = np.where(high < shape[::-1], high - frame, high)
@@ -41,7 +48,8 @@ def foregrounds(bbox: np.ndarray, frame: int, shape: tuple[int, int]) -> np.ndar
 
 
 def addresses(panel: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """Where the pixels of boxes (n, 4) on panels (n,) lie, box after box, slow outer and fast inner.
+    """Where the pixels of boxes (n, 4) on panels (n,) lie, box after box, slow outer and fast
+    inner.
 
     Returns the box each pixel belongs to (pixel,) and its (panel, slow, fast), each (pixel,).
     """
@@ -74,9 +82,10 @@ def pack(
 ) -> dict:
     """Cut the shoeboxes of some reflections of a shot out of its image.
 
-    image, mask: (panel, slow, fast). mine: (n,) bool, those of `every` to cut out (m). border: px around the
-    integration boxes. frame: px of these that are background. Returns `bbox` (m, 4) of shoeboxes, `first_pixel` (m,)
-    and, per pixel, `photons`, `valid`, `foreground` (see `foregrounds`) and `overlap` (bits of models.Overlap).
+    image, mask: (panel, slow, fast). mine: (n,) bool, those of `every` to cut out (m). border: px
+    around the integration boxes. frame: px of these that are background. Returns `bbox` (m, 4) of
+    shoeboxes, `first_pixel` (m,) and, per pixel, `photons`, `valid`, `foreground` (see
+    `foregrounds`) and `overlap` (bits of models.Overlap).
     """
     taken = Boxes(*(column[mine] for column in every))
     box = widened(taken.bbox, border, image.shape[1:])
@@ -99,7 +108,9 @@ def pack(
 def shared(
     taken: Boxes, of: np.ndarray, where: tuple[np.ndarray, ...], shape: tuple[int, ...]
 ) -> np.ndarray:
-    """(pixel,) SHARED and ELSEWHERE; of two shoeboxes whose centroids are equally near, the first has the pixel."""
+    """(pixel,) SHARED and ELSEWHERE; of two shoeboxes whose centroids are equally near, the first
+    has the pixel.
+    """
     _, slow, fast = where
     distance = np.hypot(fast + 0.5 - taken.fast[of], slow + 0.5 - taken.slow[of])
     address = taken.lattice[of].astype(np.int64) * int(np.prod(shape)) + np.ravel_multi_index(
@@ -120,7 +131,9 @@ def _foreign(
     cores: np.ndarray,
     shape: tuple[int, ...],
 ) -> np.ndarray:
-    """(pixel,) FOREIGN; lattice (pixel,) is whose shoebox the pixel is in, cores (n, 4) the foregrounds of `every`."""
+    """(pixel,) FOREIGN; lattice (pixel,) is whose shoebox the pixel is in, cores (n, 4) the
+    foregrounds of `every`.
+    """
     out = np.zeros(len(lattice), np.uint8)
     for k in np.unique(lattice):
         others = every.lattice != k

@@ -1,8 +1,10 @@
-"""Fitting a lattice's unknowns and a background plane for each shoebox: Fisher scoring, planes eliminated exactly.
+"""Fitting a lattice's unknowns and a background plane for each shoebox: Fisher scoring, planes
+eliminated exactly.
 
-The model of a pixel is Bragg(unknowns) + plane of its shoebox. A shoebox's plane meets the unknowns in one block of the
-normal equations; its Schur complement leaves equations in the unknowns alone, and the planes follow from these. Steps
-are damped after Levenberg and Marquardt. For comparison there is L-BFGS on the same function.
+The model of a pixel is Bragg(unknowns) + plane of its shoebox. A shoebox's plane meets the unknowns
+in one block of the normal equations; its Schur complement leaves equations in the unknowns alone,
+and the planes follow from these. Steps are damped after Levenberg and Marquardt. For comparison
+there is L-BFGS on the same function.
 """
 
 from collections.abc import Callable
@@ -20,11 +22,15 @@ SCALE_PX = 10.0
 ENOUGH = 0.01
 """a step that promises less of −ln L ends the fit"""
 RIDGE = 1e-6
-"""of the planes' equations, relative to their diagonal: a shoebox may have too few pixels for a plane"""
+"""of the planes' equations, relative to their diagonal: a shoebox may have too few pixels for a
+plane
+"""
 REST, N_ROUNDS = 1e-5, 20
 """planes are at rest when they promise less of −ln L; rounds of that at most"""
 FARTHEST = 5.0
-"""how far from its start L-BFGS may look, in largest steps: spots as broad as a panel would fill the memory"""
+"""how far from its start L-BFGS may look, in largest steps: spots as broad as a panel would fill
+the memory
+"""
 LEVERAGE = 0.999
 """the largest share of the information about an unknown that one shoebox is taken to hold"""
 
@@ -41,7 +47,9 @@ class Data(NamedTuple):
 
 
 class Restraint(NamedTuple):
-    """Normal restraints of the unknowns: centre and 1/variance, each (unknown,); precision 0 = free."""
+    """Normal restraints of the unknowns: centre and 1/variance, each (unknown,); precision 0 =
+    free.
+    """
 
     centre: np.ndarray
     precision: np.ndarray
@@ -171,8 +179,8 @@ def fit(
 ) -> Fit:
     """Minimise −ln L from `unknowns` (n,) and `planes` (box, 3). largest: (n,) bounds of one step.
 
-    Ends when a step promises less than `enough`, or is below `least` (n,) in every unknown. A rise of −ln L is never
-    accepted.
+    Ends when a step promises less than `enough`, or is below `least` (n,) in every unknown. A rise
+    of −ln L is never accepted.
     """
     best = evaluate(bragg, unknowns, planes, data, noise, restraint, target)
     damping, n_evaluations = 1e-3, 1
@@ -192,7 +200,9 @@ def fit(
             damping = max(10.0 * damping, 1e-2)
             if (
                 damping > 1e6
-            ):  # with no readout noise a plane may rest on the edge of zero, where −ln L has no slope
+                # with no readout noise a plane may rest on the edge of zero, where −ln L has no
+                # slope
+            ):
                 return Fit(best, n_evaluations, _step(best, 1e-7)[1] - best.idle < enough)
     return Fit(best, n_evaluations, False)
 
@@ -221,9 +231,10 @@ def descend(
 ) -> Fit:
     """The same by L-BFGS (Liu & Nocedal 1989; with bounds, Byrd et al. 1995), for comparison.
 
-    −ln L with planes at rest, a function of the unknowns alone, has the gradient that `evaluate` tells. Unknowns are in
-    units of Fisher's σ at the start, and stay within `FARTHEST` of `largest`. Ends where `fit` would, before a Newton
-    step that promises less than `enough`, or after `n_iterations` evaluations.
+    −ln L with planes at rest, a function of the unknowns alone, has the gradient that `evaluate`
+    tells. Unknowns are in units of Fisher's σ at the start, and stay within `FARTHEST` of
+    `largest`. Ends where `fit` would, before a Newton step that promises less than `enough`, or
+    after `n_iterations` evaluations.
     """
 
     def at(u, planes):
@@ -272,11 +283,12 @@ MINIMIZERS = {"levenberg": fit, "lbfgs": descend}
 def covariances(point: Point) -> tuple[np.ndarray, np.ndarray]:
     """Covariance of the unknowns (unknown, unknown): of Fisher, and the sandwich over shoeboxes.
 
-    The sandwich is honest also where the model is wrong, as long as it is wrong in each shoebox by itself. With g the
-    score of a shoebox and h its information it is (n − 1)/n Σ d dᵀ, d = (H − h)⁻¹g: how far the unknowns move when the
-    shoebox is left out (jackknife; CV₃ of MacKinnon, Nielsen & Webb 2023). H⁻¹(Σ g gᵀ)H⁻¹ would be too small where few
-    shoeboxes hold most of the information, for these draw the fit to themselves. A restraint of precision P is taken at
-    its word, as a measurement that no shoebox holds: + H⁻¹PH⁻¹. Where the model is right, both are H⁻¹.
+    The sandwich is honest also where the model is wrong, as long as it is wrong in each shoebox by
+    itself. With g the score of a shoebox and h its information it is (n − 1)/n Σ d dᵀ, d = (H −
+    h)⁻¹g: how far the unknowns move when the shoebox is left out (jackknife; CV₃ of MacKinnon,
+    Nielsen & Webb 2023). H⁻¹(Σ g gᵀ)H⁻¹ would be too small where few shoeboxes hold most of the
+    information, for these draw the fit to themselves. A restraint of precision P is taken at its
+    word, as a measurement that no shoebox holds: + H⁻¹PH⁻¹. Where the model is right, both are H⁻¹.
     """
     scale = 1.0 / np.sqrt(np.maximum(np.diag(point.hessian), 1e-30))
     values, vectors = np.linalg.eigh(point.hessian * np.outer(scale, scale))

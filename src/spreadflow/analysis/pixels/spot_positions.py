@@ -4,13 +4,16 @@ import numpy as np
 from scipy.ndimage import label
 
 STRONG_PIXEL = 2.0
-"""standard deviations above the background from which a pixel is part of the observed spot, as in integration"""
+"""standard deviations above the background from which a pixel is part of the observed spot, as in
+integration
+"""
 STRONG_SPOT = 5.0
 """I/σ from which a spot has an observed centroid, as in integration"""
 
 
 def centroids(photons: np.ndarray, place: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """(box, 2) centre of mass of photons (pixel,) at places (pixel, 2), px; NaN where a box has none.
+    """(box, 2) centre of mass of photons (pixel,) at places (pixel, 2), px; NaN where a box has
+    none.
 
     start: (box + 1,) first pixel of each box.
     """
@@ -30,10 +33,11 @@ def _summed(columns: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 
 def observed(above: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """(2,) fast, slow, px from the corner: centre of mass of the pixels > 2 σ connected with the highest one.
+    """(2,) fast, slow, px from the corner: centre of mass of the pixels > 2 σ connected with the
+    highest one.
 
-    above: (slow, fast) photons above the background, NaN = not usable; sigma: of the background. NaN where these
-    pixels together are less than 5 σ: no such spot counts as observed.
+    above: (slow, fast) photons above the background, NaN = not usable; sigma: of the background.
+    NaN where these pixels together are less than 5 σ: no such spot counts as observed.
     """
     height = np.nan_to_num(above / sigma, nan=-np.inf)
     strong = height > STRONG_PIXEL

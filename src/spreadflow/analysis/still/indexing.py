@@ -1,23 +1,28 @@
 """Lattices of a still from the reciprocal vectors of its spots and a roughly known cell.
 
-A direct lattice vector v turns every spot q of its lattice into an integer v·q. So (after TORO, Gasparotto et al. 2024,
-J. Appl. Cryst. 57, 931, but with neither lengths nor angles held rigid):
+A direct lattice vector v turns every spot q of its lattice into an integer v·q. So (after TORO,
+Gasparotto et al. 2024, J. Appl. Cryst. 57, 931, but with neither lengths nor angles held rigid):
 
-1. trial vectors fill the half shell of lengths that one axis of the reduced primitive cell may have; the spots whose
-   phase the grid resolves score them by Σ w |v·q − round(v·q)|;
-2. the best are refined by least squares on spots of ever higher resolution, and duplicates dropped;
-3. around each, a ring of trial vectors at the right angle finds the second axis among the first one's own spots, and a
-   small box the third among the spots of both: long axes are never searched blindly;
-4. the triple is brought to the conventional setting nearest to the target cell and to the symmetry of its metric;
+1. trial vectors fill the half shell of lengths that one axis of the reduced primitive cell may
+   have; the spots whose phase the grid resolves score them by Σ w |v·q − round(v·q)|;
+2. the best are refined by least squares on spots of ever higher resolution, and duplicates
+   dropped;
+3. around each, a ring of trial vectors at the right angle finds the second axis among the first
+   one's own spots, and a small box the third among the spots of both: long axes are never
+   searched blindly;
+4. the triple is brought to the conventional setting nearest to the target cell and to the
+   symmetry of its metric;
 5. orientation and symmetry-reduced metric are refined together, which decides what is indexed;
-6. a lattice counts when so many indexed spots cannot be chance (`beyond_chance`); its spots go, and the search is
-   repeated. Where nothing is found, the second and then the third axis lead the search.
+6. a lattice counts when so many indexed spots cannot be chance (`beyond_chance`); its spots go,
+   and the search is repeated. Where nothing is found, the second and then the third axis lead the
+   search.
 
-Everything is measured in reciprocal space: an observed q is uncertain by `q_error` Å⁻¹ across (geometry, centroid) and
-by `radial_error`·|q| more along its length (bandwidth). Errors of v·q therefore grow with the axis, as they must.
+Everything is measured in reciprocal space: an observed q is uncertain by `q_error` Å⁻¹ across
+(geometry, centroid) and by `radial_error`·|q| more along its length (bandwidth). Errors of v·q
+therefore grow with the axis, as they must.
 
-A lattice of unknown cell needs `Plan`s of wide shells and boxes and a `_conventional` that takes the reduced cell as it
-is; nothing else knows a cell.
+A lattice of unknown cell needs `Plan`s of wide shells and boxes and a `_conventional` that takes
+the reduced cell as it is; nothing else knows a cell.
 """
 
 from collections.abc import Iterator
@@ -74,12 +79,12 @@ def find_lattices(
 ) -> list[Candidate]:
     """Lattices of one shot, the one with the most spots first found.
 
-    q: (n, 3) reciprocal vectors (ŝ − ŝ₀)/λ of the spots, lab frame, Å⁻¹. weights: (n,) trust in a spot, ≥ 0; the
-    heaviest lead the search. cell: (6,) expected conventional cell (Å, rad) of `space_group`.
-    length_tolerance (relative), angle_tolerance (rad): how far the true cell may be away.
-    n_directions: trial vectors per axis length. min_fraction: of the spots that are still free.
-    q_error (Å⁻¹), radial_error (of |q|): standard deviations of q. hkl_tolerance: largest |h − round(h)| on any
-    primitive axis of an indexed spot.
+    q: (n, 3) reciprocal vectors (ŝ − ŝ₀)/λ of the spots, lab frame, Å⁻¹. weights: (n,) trust in a
+    spot, ≥ 0; the heaviest lead the search. cell: (6,) expected conventional cell (Å, rad) of
+    `space_group`. length_tolerance (relative), angle_tolerance (rad): how far the true cell may be
+    away. n_directions: trial vectors per axis length. min_fraction: of the spots that are still
+    free. q_error (Å⁻¹), radial_error (of |q|): standard deviations of q. hkl_tolerance: largest |h
+    − round(h)| on any primitive axis of an indexed spot.
     """
     q = np.asarray(q, dtype=np.float64)
     weights = np.asarray(weights, dtype=np.float64)
@@ -111,7 +116,9 @@ def find_lattices(
 
 
 def agreeing(A: np.ndarray, hkl: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """(n,) bool: A⁻¹q is within `AGREES` of the Miller index. A (3, 3), Å⁻¹; hkl (n, 3); q (n, 3) observed, Å⁻¹."""
+    """(n,) bool: A⁻¹q is within `AGREES` of the Miller index. A (3, 3), Å⁻¹; hkl (n, 3); q (n, 3)
+    observed, Å⁻¹.
+    """
     return np.abs(q @ np.linalg.inv(A).T - hkl).max(axis=1, initial=0.0) < AGREES
 
 
@@ -129,7 +136,9 @@ def _score(trials: np.ndarray, q: np.ndarray, weights: np.ndarray) -> np.ndarray
 
 
 def _tolerance(v: np.ndarray, h: np.ndarray, errors: Errors) -> np.ndarray:
-    """(k, n) three standard deviations of v·q, at most a quarter; v: (k, 3), h: (k, n) the values v·q."""
+    """(k, n) three standard deviations of v·q, at most a quarter; v: (k, 3), h: (k, n) the values
+    v·q.
+    """
     across = (np.linalg.norm(v, axis=1) * errors.across)[:, None]
     return np.minimum(3.0 * np.hypot(across, errors.radial * h), 0.25)
 
@@ -164,9 +173,11 @@ def _refine_vectors(
 def _search(
     grid: Grid, turn: np.ndarray, q: np.ndarray, weights: np.ndarray, errors: Errors, n: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best n trial vectors of a grid turned by (3, 3), refined: (k, 3) and (k, n) spots; the best first.
+    """The best n trial vectors of a grid turned by (3, 3), refined: (k, 3) and (k, n) spots; the
+    best first.
 
-    Duplicates (also of opposite sign) are dropped. Best: the weight turned into integers beyond what chance gives.
+    Duplicates (also of opposite sign) are dropped. Best: the weight turned into integers beyond
+    what chance gives.
     """
     use = _leading(q, weights, grid.q_max)
     score = _score(grid.vectors, q[use] @ turn, weights[use])
@@ -183,7 +194,9 @@ def _search(
 
 
 def _leading(q: np.ndarray, weights: np.ndarray, q_max: float) -> np.ndarray:
-    """Indices of the heaviest `N_SEARCH` spots below q_max; of the lowest few where hardly any are below."""
+    """Indices of the heaviest `N_SEARCH` spots below q_max; of the lowest few where hardly any are
+    below.
+    """
     norm = np.linalg.norm(q, axis=1)
     q_max = max(q_max, np.sort(norm)[min(len(norm), 16) - 1])
     low = np.flatnonzero(norm <= q_max)
@@ -224,7 +237,9 @@ def _one_lattice(
 def _bases(
     plan: Plan, q: np.ndarray, weights: np.ndarray, errors: Errors, enough: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Primitive direct bases (3, 3) with the indices of the spots all three axes turn into integers."""
+    """Primitive direct bases (3, 3) with the indices of the spots all three axes turn into
+    integers.
+    """
     leads, inside = _search(plan.shell, np.eye(3), q, weights, errors, N_VECTORS)
     size = np.linalg.norm(leads, axis=1)
     fits = np.flatnonzero((size >= plan.lengths[0]) & (size <= plan.lengths[1]))[:N_LEADS]
@@ -282,7 +297,9 @@ def _solve(
 def _index(
     A: np.ndarray, q: np.ndarray, errors: Errors, scale: float, hkl_tolerance: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest integers (n, 3) in the basis A, and which spots (n,) are at them within 3·scale standard deviations."""
+    """Nearest integers (n, 3) in the basis A, and which spots (n,) are at them within 3·scale
+    standard deviations.
+    """
     exact = np.linalg.solve(A, q.T).T
     h = np.rint(exact)
     across2, radial2 = _split(q - h @ A.T, q)
@@ -309,10 +326,11 @@ def _once(hkl: np.ndarray, distance: np.ndarray) -> np.ndarray:
 
 
 def _conventional(basis: np.ndarray, target: Target) -> np.ndarray | None:
-    """The conventional basis (3, 3) of the lattice `basis` (3, 3) that is nearest to target and symmetric metric.
+    """The conventional basis (3, 3) of the lattice `basis` (3, 3) that is nearest to target and
+    symmetric metric.
 
-    All settings within the tolerances are compared: a C lattice has several with nearly the same cell, and a wrong
-    target angle may prefer the wrong one, which then violates the symmetry.
+    All settings within the tolerances are compared: a C lattice has several with nearly the same
+    cell, and a wrong target angle may prefer the wrong one, which then violates the symmetry.
     """
     vectors = target.steps @ basis.T
     size = np.linalg.norm(vectors, axis=1)
@@ -362,7 +380,9 @@ def _constrain(A: np.ndarray, target: Target) -> np.ndarray:
 def _refine(
     A: np.ndarray, hkl: np.ndarray, q: np.ndarray, target: Target, errors: Errors
 ) -> np.ndarray:
-    """One Gauss-Newton step of rotation and symmetry-reduced metric on q (n, 3) of indices hkl (n, 3)."""
+    """One Gauss-Newton step of rotation and symmetry-reduced metric on q (n, 3) of indices hkl (n,
+    3).
+    """
     strains = 0.5 * np.linalg.inv(A.T @ A) @ (target.strains * np.linalg.norm(A.T @ A))
     model = hkl @ A.T
     turned = np.cross(np.eye(3)[:, None, :], model[None])
@@ -387,11 +407,13 @@ def _refine(
 
 
 def beyond_chance(q: np.ndarray, target: Target, errors: Errors) -> int:
-    """How many of the spots q (n, 3) must be indexed so that the best of all cells and orientations cannot be chance.
+    """How many of the spots q (n, 3) must be indexed so that the best of all cells and orientations
+    cannot be chance.
 
-    A random spot lies within tolerance of a node with probability p = (ellipsoid of three standard deviations) ·
-    (volume of the primitive cell); the binomial tail among n spots, times the number of distinguishable orientations
-    and cells, must stay below 1e-3. More than n where no number is enough.
+    A random spot lies within tolerance of a node with probability p = (ellipsoid of three standard
+    deviations) · (volume of the primitive cell); the binomial tail among n spots, times the number
+    of distinguishable orientations and cells, must stay below 1e-3. More than n where no number is
+    enough.
     """
     norm = np.linalg.norm(q, axis=1)
     radial = np.hypot(errors.across, errors.radial * norm)

@@ -1,9 +1,10 @@
 """Summation integration of stills: elongated foregrounds, a robust plane below them, honest σ.
 
-All shoeboxes of a shot are one flat list of pixels (reflection by reflection, slow outer, fast inner), so that every
-sum over shoeboxes is one product with a sparse matrix and nothing is padded.
+All shoeboxes of a shot are one flat list of pixels (reflection by reflection, slow outer, fast
+inner), so that every sum over shoeboxes is one product with a sparse matrix and nothing is padded.
 
-Rossmann (1979) J. Appl. Cryst. 12, 225 (plane); Anscombe (1948) Biometrika 35, 246 (outliers of a Poisson variable).
+Rossmann (1979) J. Appl. Cryst. 12, 225 (plane); Anscombe (1948) Biometrika 35, 246 (outliers of a
+Poisson variable).
 """
 
 from typing import NamedTuple
@@ -29,7 +30,9 @@ EXTENT, MARGIN_PX, BORDER_PX = 1.5, 1.0, 4
 """of a shoebox; see `integrate`. BORDER_PX is the frame its background is taken from"""
 
 FREE, OWN, FOREIGN = 0, 1, 2
-"""what a pixel is to the shoebox: in nobody's foreground, in that of the reflection, in that of a neighbour only"""
+"""what a pixel is to the shoebox: in nobody's foreground, in that of the reflection, in that of a
+neighbour only
+"""
 
 
 class _Boxes(NamedTuple):
@@ -70,8 +73,9 @@ class _Noise(NamedTuple):
         return level + self.readout**2 + (self.calibration * level) ** 2
 
     def deviation(self, counts: np.ndarray, level: np.ndarray) -> np.ndarray:
-        """Standard deviations of counts from a level: above it by Anscombe's transform, for the long tail of few
-        counts; below it as they are, for there is none."""
+        """Standard deviations of counts from a level: above it by Anscombe's transform, for the
+        long tail of few counts; below it as they are, for there is none.
+        """
         level = np.maximum(level, 0.0)
         offset = 0.375 + self.readout**2
         above = 2.0 * (np.sqrt(np.maximum(counts, level) + offset) - np.sqrt(level + offset))
@@ -95,20 +99,23 @@ def integrate(
 ) -> Reflections:
     """Sum the photons above background of every predicted reflection of a shot.
 
-    image: (panel, slow, fast) photons. mask: same, True = may be used. predicted: reflections of *all* lattices of the
-    shot, so that neighbours are known; a contested pixel goes to the nearer centroid (in units of the footprints).
-    calibration_error: relative pixel-to-pixel gain error ε. readout_photons: σ_r of the readout noise.
-    extent, margin_px: the foreground reaches extent · (predicted half size) + margin from the centroid. Predicted half
-    sizes hold 98 %; half as much again and a pixel hold all but 1e-4, little beside the gain errors of the strongest
-    spots. More costs precision: the background under weak spots.
-    border_px: width of the frame the background is taken from.
-    n_sigma: background pixels further than this from the plane, after Anscombe's transform, are left out.
+    image: (panel, slow, fast) photons. mask: same, True = may be used. predicted: reflections of
+    *all* lattices of the shot, so that neighbours are known; a contested pixel goes to the nearer
+    centroid (in units of the footprints). calibration_error: relative pixel-to-pixel gain error ε.
+    readout_photons: σ_r of the readout noise. extent, margin_px: the foreground reaches extent ·
+    (predicted half size) + margin from the centroid. Predicted half sizes hold 98 %; half as much
+    again and a pixel hold all but 1e-4, little beside the gain errors of the strongest spots. More
+    costs precision: the background under weak spots. border_px: width of the frame the background
+    is taken from. n_sigma: background pixels further than this from the plane, after Anscombe's
+    transform, are left out.
 
-    I = Σ (c - b), σ² = σ_b² + f(I) + ε² Σ c², σ_b² = Σ b + n σ_r² + (Σ x)ᵀ Cov(θ) (Σ x), sums over the foreground.
-    f is the signal's own Poisson variance, I³/(I² + 4σ_b²) for I > 0: I for what stands out of the background's noise,
-    nothing for what does not. With f = I, σ would follow the noise and means weighted by 1/σ² come out low.
+    I = Σ (c - b), σ² = σ_b² + f(I) + ε² Σ c², σ_b² = Σ b + n σ_r² + (Σ x)ᵀ Cov(θ) (Σ x), sums over
+    the foreground. f is the signal's own Poisson variance, I³/(I² + 4σ_b²) for I > 0: I for what
+    stands out of the background's noise, nothing for what does not. With f = I, σ would follow the
+    noise and means weighted by 1/σ² come out low.
 
-    The intensity of a reflection with a bit of `ReflectionFlag.FAILED` is finite, but not to be used.
+    The intensity of a reflection with a bit of `ReflectionFlag.FAILED` is finite, but not to be
+    used.
     """
     noise = _Noise(readout_photons, calibration_error)
     axes, half = _footprints(predicted, detector, extent, margin_px)
@@ -154,13 +161,17 @@ def integrate(
 
 
 def shoeboxes(predicted: Predicted, detector: Detector) -> np.ndarray:
-    """(reflection, 4) fast0 fast1 slow0 slow1, half open, px: the shoeboxes that `integrate` makes."""
+    """(reflection, 4) fast0 fast1 slow0 slow1, half open, px: the shoeboxes that `integrate`
+    makes.
+    """
     axes, half = _footprints(predicted, detector, EXTENT, MARGIN_PX)
     return _boxes(predicted, axes, half, BORDER_PX, detector.shape)[0].bbox
 
 
 def _footprints(predicted: Predicted, detector: Detector, extent: float, margin_px: float):
-    """Rotated rectangles that hold spots: (reflection, 2, 2) rows radial, transverse; (reflection, 2) half sizes."""
+    """Rotated rectangles that hold spots: (reflection, 2, 2) rows radial, transverse; (reflection,
+    2) half sizes.
+    """
     axes = radial_axes(detector, predicted.panel, predicted.fast, predicted.slow)
     return axes, extent * np.stack(
         [predicted.radial_px, predicted.transverse_px], axis=-1
@@ -177,7 +188,8 @@ def _boxes(
 ) -> tuple[_Boxes, np.ndarray]:
     """Shoeboxes around the rotated rectangles, and whether a rectangle reaches beyond the panel.
 
-    axes: (reflection, 2, 2) rows radial, transverse in (fast, slow). half: (reflection, 2) px along them.
+    axes: (reflection, 2, 2) rows radial, transverse in (fast, slow). half: (reflection, 2) px along
+    them.
     """
     centre = np.stack([predicted.fast, predicted.slow], axis=-1)
     reach = np.einsum("rk,rkc->rc", half, np.abs(axes))
@@ -200,7 +212,9 @@ def _boxes(
 
 
 def _roles(boxes: _Boxes, axes, half, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """FREE, OWN or FOREIGN per pixel, and per reflection the fraction of its foreground that neighbours own."""
+    """FREE, OWN or FOREIGN per pixel, and per reflection the fraction of its foreground that
+    neighbours own.
+    """
     along = np.einsum("pc,pkc->pk", boxes.offset, axes[boxes.reflection])
     distance = np.abs(along / half[boxes.reflection]).max(axis=1)
     inside = np.flatnonzero(distance <= 1.0)
@@ -222,9 +236,11 @@ def _contains(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _fit_plane(boxes: _Boxes, counts, free, noise: _Noise, n_sigma: float) -> _Plane:
-    """Weighted least squares plane through the free pixels, weights from the plane itself, outliers left out.
+    """Weighted least squares plane through the free pixels, weights from the plane itself, outliers
+    left out.
 
-    Starts from the median. Weighting by the counts instead of the model would be low by about one photon.
+    Starts from the median. Weighting by the counts instead of the model would be low by about one
+    photon.
     """
     design = np.concatenate([np.ones((len(counts), 1)), boxes.offset], axis=1)
     pairs = np.ascontiguousarray(design[:, (0, 0, 0, 1, 1, 2)] * design[:, (0, 1, 2, 1, 2, 2)])
@@ -239,7 +255,8 @@ def _fit_plane(boxes: _Boxes, counts, free, noise: _Noise, n_sigma: float) -> _P
             -1, 3, 3
         )
         right = boxes.sums @ ((weight * counts)[:, None] * design)
-        # a ridge that only matters where the pixels do not determine a plane (slope 0 ± 10⁴ photons/px)
+        # a ridge that only matters where the pixels do not determine a plane (slope 0 ± 10⁴
+        # photons/px)
         covariance = np.linalg.inv(normal + 1e-8 * np.eye(3))
         theta = np.einsum("rij,rj->ri", covariance, right)
         level = np.einsum("pi,pi->p", design, theta[boxes.reflection])
@@ -247,7 +264,9 @@ def _fit_plane(boxes: _Boxes, counts, free, noise: _Noise, n_sigma: float) -> _P
 
 
 def _medians(boxes: _Boxes, values, among) -> np.ndarray:
-    """(reflection,) median of each shoebox's values among the pixels marked; 0 where there are none."""
+    """(reflection,) median of each shoebox's values among the pixels marked; 0 where there are
+    none.
+    """
     reflection = boxes.reflection[among]
     step = (
         1 << 24
@@ -261,16 +280,20 @@ def _medians(boxes: _Boxes, values, among) -> np.ndarray:
 
 
 def own_variance(intensity: np.ndarray, rest: np.ndarray) -> np.ndarray:
-    """Variance the signal's own photons add to `rest`: I for strong spots, nothing for spots that are not there.
+    """Variance the signal's own photons add to `rest`: I for strong spots, nothing for spots that
+    are not there.
 
-    I itself, counted, would make what fluctuates down look better known, and pull empty spots below zero.
+    I itself, counted, would make what fluctuates down look better known, and pull empty spots below
+    zero.
     """
     signal = np.maximum(intensity, 0.0)
     return signal**3 / (signal**2 + 4.0 * rest)
 
 
 def rest_variance(intensity: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """The variance of an integrated intensity without what `own_variance` added to it (its inverse)."""
+    """The variance of an integrated intensity without what `own_variance` added to it (its
+    inverse).
+    """
     signal = np.maximum(intensity, 0.0).astype(np.float64)
     half = 0.125 * (4.0 * variance - signal**2)
     return half + np.sqrt(
@@ -279,7 +302,9 @@ def rest_variance(intensity: np.ndarray, variance: np.ndarray) -> np.ndarray:
 
 
 def _sums(boxes: _Boxes, counts, summed, plane: _Plane, noise: _Noise) -> tuple[np.ndarray, ...]:
-    """Intensity, σ, the part of σ that is not the signal's own, and mean background under the peak."""
+    """Intensity, σ, the part of σ that is not the signal's own, and mean background under the
+    peak.
+    """
     n = boxes.sums @ summed
     intensity = boxes.sums @ (summed * (counts - plane.level))
     below = boxes.sums @ (summed * plane.level)
@@ -295,9 +320,11 @@ def _sums(boxes: _Boxes, counts, summed, plane: _Plane, noise: _Noise) -> tuple[
 
 
 def _centroids(boxes: _Boxes, above, sigma, summed, usable) -> np.ndarray:
-    """(reflection, 2) centre of mass minus predicted centroid, px, of the pixels > 2σ connected with the highest one.
+    """(reflection, 2) centre of mass minus predicted centroid, px, of the pixels > 2σ connected
+    with the highest one.
 
-    The highest pixel is sought in the foreground; the connected region is the data's own and may leave it.
+    The highest pixel is sought in the foreground; the connected region is the data's own and may
+    leave it.
     """
     top = np.where(summed, above / sigma, -np.inf)
     order = np.lexsort((-top, boxes.reflection))

@@ -1,9 +1,11 @@
-"""Which reflections a still shows, and where: polychromatic, mosaic, finite crystals. Equations in docs/physics.md.
+"""Which reflections a still shows, and where: polychromatic, mosaic, finite crystals. Equations in
+docs/physics.md.
 
-Everything happens in the scattering plane of a node q = A h: x = q·ŝ0 along the beam, y > 0 across it. The node is a
-cloud of covariance Σ = σ_q²·1 + (η w)²·(|q|²·1 − q qᵀ), w uniform on (0, 1): the size of a domain and its rotation.
-At energy E the Ewald sphere cuts the cloud: the cut's weight is the density of the cloud along the sphere's normal,
-its centre the conditional mean of the cloud on the sphere.
+Everything happens in the scattering plane of a node q = A h: x = q·ŝ0 along the beam, y > 0 across
+it. The node is a cloud of covariance Σ = σ_q²·1 + (η w)²·(|q|²·1 − q qᵀ), w uniform on (0, 1): the
+size of a domain and its rotation. At energy E the Ewald sphere cuts the cloud: the cut's weight is
+the density of the cloud along the sphere's normal, its centre the conditional mean of the cloud on
+the sphere.
 """
 
 from typing import NamedTuple
@@ -22,7 +24,9 @@ SIZE_SIGMA = float(np.sqrt(0.63 / 4))
 
 _X, _W = np.polynomial.legendre.leggauss(6)
 NODES, WEIGHTS = 0.5 * (_X + 1.0), 0.5 * _W
-"""quadrature over w: domains turn about uniform axes by normal angles = Gaussians of standard deviation η w per axis"""
+"""quadrature over w: domains turn about uniform axes by normal angles = Gaussians of standard
+deviation η w per axis
+"""
 
 N_CHANNELS = 32
 """channels a spectrum is compressed to, so that every shot has the same shape"""
@@ -48,7 +52,9 @@ class Centroids(NamedTuple):
 
 
 class Predicted(NamedTuple):
-    """Reflections a lattice shows on the detector. Columns of shape (reflection,) as in `models.Reflections`."""
+    """Reflections a lattice shows on the detector. Columns of shape (reflection,) as in
+    `models.Reflections`.
+    """
 
     hkl: np.ndarray
     d: np.ndarray
@@ -62,13 +68,16 @@ class Predicted(NamedTuple):
     polarization: np.ndarray
     capture: np.ndarray
     radial_px: np.ndarray
-    """half size along the radius that holds all but ~1 % of the spot on either side, px (no pixel or margin added)"""
+    """half size along the radius that holds all but ~1 % of the spot on either side, px (no pixel
+    or margin added)
+    """
     transverse_px: np.ndarray
     """half size across the radius, px"""
 
 
 def compress(spectrum: Spectrum, n_channels: int = N_CHANNELS) -> Spectrum:
-    """The live part of a spectrum in `n_channels` channels; photons and their mean energy are conserved.
+    """The live part of a spectrum in `n_channels` channels; photons and their mean energy are
+    conserved.
 
     Channels below 1e-4 of the strongest are dropped. Static shape: unused channels hold no photons.
     """
@@ -90,8 +99,10 @@ def compress(spectrum: Spectrum, n_channels: int = N_CHANNELS) -> Spectrum:
 
 
 def _cloud(x, y, eta, sigma_q, energies, photons):
-    """Sums over channels and w-nodes for nodes at (x, y) (n,). Returns the mean ray (along s0, across it), the mean
-    energy, ln Σ f pdf_n, and the two angular variances. Inside: (n, w-node, channel), for long rows vectorize."""
+    """Sums over channels and w-nodes for nodes at (x, y) (n,). Returns the mean ray (along s0,
+    across it), the mean energy, ln Σ f pdf_n, and the two angular variances. Inside: (n, w-node,
+    channel), for long rows vectorize.
+    """
     x, y = x[:, None, None], y[:, None, None]
     k = energies / HC_EV_ANGSTROM
     fraction = (photons / photons.sum()) * WEIGHTS[:, None]
@@ -134,13 +145,17 @@ def _cloud(x, y, eta, sigma_q, energies, photons):
 
 
 def _split(q):
-    """q (n, 3) → x along the beam, y across it, and the unit vector of the latter, (n, 2) in the lab's x, y."""
+    """q (n, 3) → x along the beam, y across it, and the unit vector of the latter, (n, 2) in the
+    lab's x, y.
+    """
     y = jnp.sqrt(jnp.maximum(q[:, 0] ** 2 + q[:, 1] ** 2, 1e-24))
     return -q[:, 2], y, q[:, :2] / y[:, None]
 
 
 def rays(q, eta_rad, sigma_q, energies_ev, photons):
-    """(n, 3) mean unit rays of nodes q (n, 3), Å⁻¹; differentiable in q and η. σ_q (Å⁻¹) as from `size_sigma`."""
+    """(n, 3) mean unit rays of nodes q (n, 3), Å⁻¹; differentiable in q and η. σ_q (Å⁻¹) as from
+    `size_sigma`.
+    """
     x, y, axis = _split(q)
     cx, cy, *_ = _cloud(x, y, eta_rad, sigma_q, energies_ev, photons)
     norm = jnp.sqrt(cx**2 + cy**2)
@@ -148,7 +163,9 @@ def rays(q, eta_rad, sigma_q, energies_ev, photons):
 
 
 def delta_psi(q, energy_ev):
-    """(n,) rotation of nodes q (n, 3) from the Ewald sphere of `energy_ev`, rad: asin(−q·ŝ0/|q|) − asin(|q| λ/2)."""
+    """(n,) rotation of nodes q (n, 3) from the Ewald sphere of `energy_ev`, rad: asin(−q·ŝ0/|q|) −
+    asin(|q| λ/2).
+    """
     x, y, _ = _split(q)
     g = jnp.sqrt(x**2 + y**2)
     return jnp.arcsin(jnp.clip(-x / g, -1.0, 1.0)) - jnp.arcsin(
@@ -163,10 +180,11 @@ def size_sigma(domain_ang):
 
 @jax.jit
 def centroids(A, eta_rad, domain_ang, hkl, energies_ev, photons) -> Centroids:
-    """Spots of nodes hkl (n, 3) of lattice A (3, 3), Å⁻¹, in a pulse (channel,). Shapes are static; vmap over lattices.
+    """Spots of nodes hkl (n, 3) of lattice A (3, 3), Å⁻¹, in a pulse (channel,). Shapes are static;
+    vmap over lattices.
 
-    eta_rad: r.m.s. total rotation of the domains; domain_ang: their edge, Å. Valid while a node is far smaller than
-    its distance from the origin (small angles, plane Ewald sphere over the node).
+    eta_rad: r.m.s. total rotation of the domains; domain_ang: their edge, Å. Valid while a node is
+    far smaller than its distance from the origin (small angles, plane Ewald sphere over the node).
     """
     q = hkl @ A.T
     x, y, axis = _split(q)
@@ -196,7 +214,9 @@ def centroids(A, eta_rad, domain_ang, hkl, energies_ev, photons) -> Centroids:
 
 
 def padded(n: int, least: int = 64) -> int:
-    """The power of two, at least `least`, that n rows are padded to: few shapes, few compiled programs."""
+    """The power of two, at least `least`, that n rows are padded to: few shapes, few compiled
+    programs.
+    """
     return max(least, 1 << (int(n) - 1).bit_length()) if n else least
 
 
@@ -241,7 +261,9 @@ def predict(
     polarization: float = 1.0,
     partiality_min: float = 1e-3,
 ) -> Predicted:
-    """Every reflection to d_min (Å) recorded to at least `partiality_min` that meets a panel, ordered by hkl."""
+    """Every reflection to d_min (Å) recorded to at least `partiality_min` that meets a panel,
+    ordered by hkl.
+    """
     spectrum = compress(spectrum)
     hkl = candidates(A, eta_rad, domain_ang, spectrum, space_group, d_min)
     spots = centroids(
@@ -280,7 +302,9 @@ def predict(
 def pixels_per_rad(
     detector: Detector, s1: np.ndarray, panel, fast, slow
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How many px rays s1 (n, 3) that meet (panel, fast, slow) move per rad in the scattering plane and across it."""
+    """How many px rays s1 (n, 3) that meet (panel, fast, slow) move per rad in the scattering plane
+    and across it.
+    """
     across = np.stack([-s1[:, 1], s1[:, 0], np.zeros(len(s1))], axis=1)
     across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-12)
     step = 1e-4

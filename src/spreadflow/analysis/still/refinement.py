@@ -1,7 +1,9 @@
-"""Refinement of one lattice of a still by polychromatic centroids: orientation, symmetry-reduced cell, mosaic spread.
+"""Refinement of one lattice of a still by polychromatic centroids: orientation, symmetry-reduced
+cell, mosaic spread.
 
-Unknowns p: rotation vector (3, rad) from the left, strain of the reciprocal basis (1-6, the space group's free cell
-parameters), ln η. Residuals: observed − predicted centroid in px, radial and transverse, each over its σ.
+Unknowns p: rotation vector (3, rad) from the left, strain of the reciprocal basis (1-6, the space
+group's free cell parameters), ln η. Residuals: observed − predicted centroid in px, radial and
+transverse, each over its σ.
 """
 
 from typing import Any, NamedTuple
@@ -23,7 +25,9 @@ ETA_PRIOR_LOG = 1.0
 COARSE_ETA_RAD = 5e-3
 """mosaic spread of the first round, in which the orientation may be wrong by tenths of a degree"""
 ROTATION_SIGMA = 0.02
-"""rad; standard deviation of the very weak restraint on the rotation, which a lattice without spots needs"""
+"""rad; standard deviation of the very weak restraint on the rotation, which a lattice without spots
+needs
+"""
 HELD = 1e24
 """precision of unknowns that shall not move"""
 STRAIN_SIGMA = 0.01
@@ -33,11 +37,15 @@ FREEDOM = 4.0
 MODEL_PX = 0.05
 """error of a predicted centroid that nothing explains, px"""
 MODEL_WIDTH = 0.12
-"""error of a predicted centroid relative to the spot's width / √partiality: few domains share a weakly excited spot"""
+"""error of a predicted centroid relative to the spot's width / √partiality: few domains share a
+weakly excited spot
+"""
 PARTIALITY_MIN = 1e-5
 """nodes excited less than this are not given to a spot"""
 ROUGH, FINE = 0.1, 1e-3
-"""gains of the log likelihood below which a fit ends: one whose spots are assigned anew, and the last"""
+"""gains of the log likelihood below which a fit ends: one whose spots are assigned anew, and the
+last
+"""
 I_OVER_SIGMA = 5.0
 """spots at least this strong count in the r.m.s.d."""
 
@@ -70,7 +78,9 @@ class Observed(NamedTuple):
 
 
 class Pulse(NamedTuple):
-    """Compressed spectrum and domain edge: what prediction needs beside the lattice and the detector."""
+    """Compressed spectrum and domain edge: what prediction needs beside the lattice and the
+    detector.
+    """
 
     energies_ev: Array
     photons: Array
@@ -78,7 +88,9 @@ class Pulse(NamedTuple):
 
 
 def frame(A: np.ndarray, space_group: str) -> Frame:
-    """Split A into rotation and the nearest cell that the space group allows; strains are orthonormal."""
+    """Split A into rotation and the nearest cell that the space group allows; strains are
+    orthonormal.
+    """
     cell = symmetry.constrain_cell(unit_cell.cell_of(A), space_group)
     B = unit_cell.reciprocal(cell)
     metric = B.T @ B
@@ -93,7 +105,9 @@ def frame(A: np.ndarray, space_group: str) -> Frame:
 
 
 def matrix(frame: Frame, p) -> Array:
-    """A (3, 3) for unknowns p = (rotation vector, strains[, ln η]); exact rotation, upper triangular B."""
+    """A (3, 3) for unknowns p = (rotation vector, strains[, ln η]); exact rotation, upper
+    triangular B.
+    """
     n = len(frame.strains)
     G = frame.metric + (frame.strains * p[3 : 3 + n, None, None]).sum(axis=0)
     B = _upper(G)
@@ -101,7 +115,9 @@ def matrix(frame: Frame, p) -> Array:
 
 
 def coordinates(frame: Frame, A: np.ndarray) -> np.ndarray:
-    """(3 + cell parameters,) unknowns of which `matrix` makes A (3, 3), a lattice with the symmetry of the frame's."""
+    """(3 + cell parameters,) unknowns of which `matrix` makes A (3, 3), a lattice with the symmetry
+    of the frame's.
+    """
     inverse = np.linalg.inv(np.linalg.cholesky(frame.metric))
     basis = np.array([inverse @ m @ inverse.T for m in frame.strains]).reshape(
         len(frame.strains), 9
@@ -155,8 +171,8 @@ def rays(frame: Frame, p, hkl, pulse: Pulse):
 def _derivatives(frame: Frame, p, hkl, pulse: Pulse):
     """Rays of nodes hkl (n, 3) and Δψ with their derivatives by the unknowns p (m,).
 
-    Returns s1 (n, 3), ∂s1/∂p (n, 3, m), Δψ (n,), ∂Δψ/∂p (n, m). The spectrum is summed once per component of q and once
-    for ln η, not once per unknown.
+    Returns s1 (n, 3), ∂s1/∂p (n, 3, m), Δψ (n,), ∂Δψ/∂p (n, m). The spectrum is summed once per
+    component of q and once for ln η, not once per unknown.
     """
     mean_energy = (pulse.energies_ev * pulse.photons).sum() / pulse.photons.sum()
 
@@ -182,7 +198,9 @@ def _derivatives(frame: Frame, p, hkl, pulse: Pulse):
 
 @jax.jit
 def residuals(detector: Detector, frame: Frame, p, observed: Observed, pulse: Pulse):
-    """Observed minus predicted (spot, 2), px, radial and transverse; −∂/∂p (spot, 2, m); Δψ (spot,) and ∂Δψ/∂p."""
+    """Observed minus predicted (spot, 2), px, radial and transverse; −∂/∂p (spot, 2, m); Δψ (spot,)
+    and ∂Δψ/∂p.
+    """
     s1, ds1, psi, dpsi = _derivatives(frame, p, observed.hkl, pulse)
 
     def place(ray):
@@ -214,7 +232,9 @@ class Fit(NamedTuple):
 
 
 class Restraint(NamedTuple):
-    """Normal restraints: unknowns about a centre (precision 0 = free), and Δψ of the spots about 0."""
+    """Normal restraints: unknowns about a centre (precision 0 = free), and Δψ of the spots about
+    0.
+    """
 
     centre: np.ndarray
     precision: np.ndarray
@@ -223,7 +243,9 @@ class Restraint(NamedTuple):
 
 
 def student(z2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Loss and weight of two-dimensional residuals with squared length z2 in units of σ: Student t of `FREEDOM`."""
+    """Loss and weight of two-dimensional residuals with squared length z2 in units of σ: Student t
+    of `FREEDOM`.
+    """
     return 0.5 * (FREEDOM + 2) * np.log1p(z2 / FREEDOM), (FREEDOM + 2) / (FREEDOM + z2)
 
 
@@ -275,10 +297,11 @@ def fit(
 def assign(
     A, eta_rad, spots: Spots, *, detector, pulse: Pulse, space_group: str, tolerance_px: float
 ):
-    """Miller indices (spot, 3) int32 of the spots within tolerance_px of a predicted centroid; 0 0 0 = none.
+    """Miller indices (spot, 3) int32 of the spots within tolerance_px of a predicted centroid; 0 0
+    0 = none.
 
-    Along the radius the predicted width is added to the tolerance. Candidates are the nodes nearest to the spot at five
-    energies of the pulse; each node takes its nearest spot only.
+    Along the radius the predicted width is added to the tolerance. Candidates are the nodes nearest
+    to the spot at five energies of the pulse; each node takes its nearest spot only.
     """
     at = np.searchsorted(
         np.cumsum(pulse.photons) / pulse.photons.sum(), [0.02, 0.25, 0.5, 0.75, 0.98]
@@ -337,7 +360,8 @@ def observe(
     model_px: float,
     least: float = 0.0,
 ) -> Observed:
-    """The indexed spots (hkl ≠ 0) as padded observations; their σ holds the centroid's and the model's error.
+    """The indexed spots (hkl ≠ 0) as padded observations; their σ holds the centroid's and the
+    model's error.
 
     Spots of partiality below `least` are there but not valid.
     """
@@ -368,7 +392,9 @@ def observe(
 
 
 def sigma_psi(A, eta_rad, hkl, pulse: Pulse) -> np.ndarray:
-    """(n,) rad: spread of Δψ among the reflections a pulse shows, by rotation and size of domains and by bandwidth."""
+    """(n,) rad: spread of Δψ among the reflections a pulse shows, by rotation and size of domains
+    and by bandwidth.
+    """
     share = pulse.photons / pulse.photons.sum()
     mean = share @ pulse.energies_ev
     width = np.sqrt(share @ (pulse.energies_ev - mean) ** 2) / mean
@@ -380,7 +406,9 @@ def sigma_psi(A, eta_rad, hkl, pulse: Pulse) -> np.ndarray:
 
 
 def prior(frame: Frame, ln_eta: float, sigma: float) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and precision (m,) of the unknowns: rotation and cell weakly about their start, ln η about `ln_eta`."""
+    """Centre and precision (m,) of the unknowns: rotation and cell weakly about their start, ln η
+    about `ln_eta`.
+    """
     centre, precision = np.zeros((2, 4 + len(frame.strains)))
     precision[:3] = ROTATION_SIGMA**-2
     precision[3:-1] = STRAIN_SIGMA**-2
@@ -411,8 +439,10 @@ def _round(
     enough,
     hold=False,
 ) -> _Round:
-    """Fit the indexed spots. ln_eta: (centre, σ) of its prior; psi: restrain Δψ, as a wrong orientation needs it;
-    enough: gain of the log likelihood below which the fit ends; hold: nothing but η moves."""
+    """Fit the indexed spots. ln_eta: (centre, σ) of its prior; psi: restrain Δψ, as a wrong
+    orientation needs it; enough: gain of the log likelihood below which the fit ends; hold: nothing
+    but η moves.
+    """
     start = frame(A, space_group)
     observed = observe(A, eta_rad, hkl, spots, detector=detector, pulse=pulse, model_px=model_px)
     observed = observed._replace(variance=observed.variance * inflate)
@@ -458,12 +488,14 @@ def refine(
     min_indexed: int = 8,
     hold: bool = False,
 ) -> Lattice | None:
-    """Refine orientation, cell and (where eta_rad is None) mosaic spread of one lattice, indexing its spots anew.
+    """Refine orientation, cell and (where eta_rad is None) mosaic spread of one lattice, indexing
+    its spots anew.
 
-    A: (3, 3) right to about 0.5°; hkl: (spot, 3) int, 0 0 0 = not of this lattice. Spots further than `tolerance_px`
-    from their prediction leave, spots nearer join. Returns None when fewer than `min_indexed` are left. The r.m.s.d.
-    is over the spots with I/σ ≥ 5 indexed before the mosaic spread is refined, outliers among them included. hold: A
-    stays, but for the symmetry of its cell.
+    A: (3, 3) right to about 0.5°; hkl: (spot, 3) int, 0 0 0 = not of this lattice. Spots further
+    than `tolerance_px` from their prediction leave, spots nearer join. Returns None when fewer than
+    `min_indexed` are left. The r.m.s.d. is over the spots with I/σ ≥ 5 indexed before the mosaic
+    spread is refined, outliers among them included. hold: A stays, but for the symmetry of its
+    cell.
     """
     live = prediction.compress(spectrum)
     pulse = Pulse(live.energies_ev, live.photons, float(domain_ang))

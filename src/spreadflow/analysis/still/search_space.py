@@ -1,7 +1,8 @@
 """What an indexer has to search: where the axes of a roughly known reduced cell may point and end.
 
-The tolerances of the cell are followed through symmetry, centring and reduction by moving the corners of their box, so
-that an axis like a + c gets the range of lengths that a wrong β allows it, and one fixed by symmetry gets none.
+The tolerances of the cell are followed through symmetry, centring and reduction by moving the
+corners of their box, so that an axis like a + c gets the range of lengths that a wrong β allows it,
+and one fixed by symmetry gets none.
 """
 
 from functools import lru_cache
@@ -93,7 +94,9 @@ def target_of(
 
 
 def _plan(bases: np.ndarray, n: int) -> Plan:
-    """The search space spanned by right-handed reduced bases (k, 3, 3): what they and errors span."""
+    """The search space spanned by right-handed reduced bases (k, 3, 3): what they and errors
+    span.
+    """
     one, two, three = np.moveaxis(bases, 2, 0)
     size = np.linalg.norm(one, axis=1)
     lengths = size.min() * 0.99, size.max() * 1.01
@@ -114,7 +117,9 @@ def _plan(bases: np.ndarray, n: int) -> Plan:
 
 
 def _corner_cells(cell: np.ndarray, space_group: str, length: float, angle: float) -> np.ndarray:
-    """(k, 6): the target itself, then the corners of its tolerance box, as far as symmetry allows them."""
+    """(k, 6): the target itself, then the corners of its tolerance box, as far as symmetry allows
+    them.
+    """
     steps = np.array([0.0, 0.0, 0.0, 1.0, 1.0, 1.0]) * angle + np.append(
         cell[:3] * length, [0.0] * 3
     )
@@ -127,7 +132,9 @@ def _corner_cells(cell: np.ndarray, space_group: str, length: float, angle: floa
 
 
 def _reduce(basis: np.ndarray) -> np.ndarray:
-    """(3, 3) integer T of determinant 1: the columns of basis · T are the shortest independent lattice vectors."""
+    """(3, 3) integer T of determinant 1: the columns of basis · T are the shortest independent
+    lattice vectors.
+    """
     transform = np.eye(3)
     while True:
         steps = _integers(2)
@@ -162,7 +169,9 @@ def _integers(limit: int) -> np.ndarray:
 
 
 def axes_frame(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(3, 3) with columns: along the first vector, in the plane towards the second, normal (right handed)."""
+    """(3, 3) with columns: along the first vector, in the plane towards the second, normal (right
+    handed).
+    """
     e1 = first / np.linalg.norm(first)
     e3 = np.cross(first, second)
     e3 = e3 / np.linalg.norm(e3)
@@ -180,7 +189,9 @@ def _half_shell(inner: float, outer: float, n: int) -> Grid:
 
 
 def _ring(along: tuple[float, float], away: tuple[float, float], n: int) -> Grid:
-    """About n vectors in the ring around the first axis: given range along it and of distance from it."""
+    """About n vectors in the ring around the first axis: given range along it and of distance from
+    it.
+    """
     step = (np.pi * (away[1] ** 2 - away[0] ** 2) * (along[1] - along[0]) / n) ** (1.0 / 3.0)
     phi = np.arange(0.0, 2.0 * np.pi, step / away[1])
     x, r, phi = np.meshgrid(_middles(*along, step), _middles(*away, step), phi, indexing="ij")

@@ -1,19 +1,20 @@
 """Spot finding: pixels that are brighter and more dispersed than the noise of their neighbourhood.
 
-The dispersion test of DIALS (Winter et al. 2018, Acta Cryst. D74, 85) with a readout term, applied twice: the second
-time with the pixels found first left out of the window sums, so that a strong spot shadows neither its own flanks nor
-a weak neighbour (the idea of DIALS' `dispersion_extended`).
+The dispersion test of DIALS (Winter et al. 2018, Acta Cryst. D74, 85) with a readout term, applied
+twice: the second time with the pixels found first left out of the window sums, so that a strong
+spot shadows neither its own flanks nor a weak neighbour (the idea of DIALS' `dispersion_extended`).
 
-In the window of (2k+1)² pixels around a pixel, with n valid pixels of mean μ ≥ 0 and variance v, the noise is
-V = gain·μ + readout². The pixel with c photons is strong where
+In the window of (2k+1)² pixels around a pixel, with n valid pixels of mean μ ≥ 0 and variance v,
+the noise is V = gain·μ + readout². The pixel with c photons is strong where
 
     v > V (1 + σ_b √(2/(n−1) + gain³μ/(nV²)))   and   c > μ + σ_s √V   and   c > global_threshold.
 
-The second term under the root is the kurtosis of a Poisson distribution: without it a background of 0.1 photons makes
-spots of its own.
+The second term under the root is the kurtosis of a Poisson distribution: without it a background of
+0.1 photons makes spots of its own.
 
-A cheap bound on μ, from the box sum of all pixels, leaves few pixels to test; those are tested one by one in float64
-with two-pass variances, so no sum of squares overflows and nothing leaks out of a window.
+A cheap bound on μ, from the box sum of all pixels, leaves few pixels to test; those are tested one
+by one in float64 with two-pass variances, so no sum of squares overflows and nothing leaks out of a
+window.
 """
 
 import numpy as np
@@ -29,7 +30,9 @@ _CHUNK = 8192  # windows gathered at a time
 
 
 class _Frame:
-    """All panels in one flat array with a margin around each: windows are constant offsets into it."""
+    """All panels in one flat array with a margin around each: windows are constant offsets into
+    it.
+    """
 
     def __init__(
         self,
@@ -76,7 +79,9 @@ class _Frame:
     def statistics(
         self, at: np.ndarray, use: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Number, mean and variance, each (at,) float64, of the pixels in `use` in the window around positions."""
+        """Number, mean and variance, each (at,) float64, of the pixels in `use` in the window
+        around positions.
+        """
         out = np.zeros((3, len(at)))
         for start in range(0, len(at), _CHUNK):
             index = at[start : start + _CHUNK, None] + self.window
@@ -105,12 +110,14 @@ def find(
 ) -> Spots:
     """Spots of one shot, by panel, then slow, then fast.
 
-    image: (panel, slow, fast) float32 photons, pedestal subtracted; mask: the same shape, True = valid.
-    gain: variance over mean of the photons. kernel: half sizes (slow, fast) of the window.
-    min_pixels, max_pixels: strong pixels of a spot. readout_photons: r.m.s. readout noise of a pixel.
+    image: (panel, slow, fast) float32 photons, pedestal subtracted; mask: the same shape, True =
+    valid. gain: variance over mean of the photons. kernel: half sizes (slow, fast) of the window.
+    min_pixels, max_pixels: strong pixels of a spot. readout_photons: r.m.s. readout noise of a
+    pixel.
 
-    Centroid: background-subtracted centre of mass over the strong pixels and the ring of one pixel around them;
-    background: a plane through the windows around the strong pixels, without the strong pixels and rings of any spot.
+    Centroid: background-subtracted centre of mass over the strong pixels and the ring of one pixel
+    around them; background: a plane through the windows around the strong pixels, without the
+    strong pixels and rings of any spot.
     """
     frame = _Frame(image, mask, kernel, gain, readout_photons)
     maybe = _candidates(frame, sigma_strong, global_threshold)
@@ -141,7 +148,9 @@ def select(spots: Spots, keep: np.ndarray) -> Spots:
 
 
 def _box_sum(values: np.ndarray, half: int, axis: int) -> np.ndarray:
-    """Sums of 2·half+1 neighbours, `axis` shorter by 2·half. Only additions: nothing cancels, nothing leaks."""
+    """Sums of 2·half+1 neighbours, `axis` shorter by 2·half. Only additions: nothing cancels,
+    nothing leaks.
+    """
     width = 2 * half + 1
     length = values.shape[axis] - width + 1
 
@@ -171,7 +180,8 @@ def _in_reach(n: int, half: int) -> np.ndarray:
 def _candidates(frame: _Frame, sigma_strong: float, global_threshold: float) -> np.ndarray:
     """Flat positions of all pixels that can be strong.
 
-    Masked pixels count as zeros in the window's part on the panel: the mean comes out too small, never too large.
+    Masked pixels count as zeros in the window's part on the panel: the mean comes out too small,
+    never too large.
     """
     k_slow, k_fast = frame.kernel
     width = frame.row - 2 * frame.kernel[1]
@@ -203,7 +213,8 @@ def _strong(
 ) -> np.ndarray:
     """The positions that are strong against the pixels in `use`.
 
-    Pixels that are themselves not in `use` (already known, or beside a known one) need not pass the dispersion test.
+    Pixels that are themselves not in `use` (already known, or beside a known one) need not pass the
+    dispersion test.
     """
     at = at[frame.pixels[at] > floor]
     n, mean, variance = frame.statistics(at, use)
@@ -219,7 +230,9 @@ def _strong(
 
 
 def _components(frame: _Frame, strong: np.ndarray) -> np.ndarray:
-    """Number of the connected component (8 neighbours) of each of the sorted positions; ordered by first pixel."""
+    """Number of the connected component (8 neighbours) of each of the sorted positions; ordered by
+    first pixel.
+    """
     links = []
     for offset in (1, frame.row - 1, frame.row, frame.row + 1):
         place = np.searchsorted(strong, strong + offset)
@@ -235,11 +248,13 @@ def _components(frame: _Frame, strong: np.ndarray) -> np.ndarray:
 def _planes(
     frame: _Frame, strong: np.ndarray, spot: np.ndarray, count: int, quiet: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Background of each spot: the plane through the quiet pixels of the windows around its strong pixels.
+    """Background of each spot: the plane through the quiet pixels of the windows around its strong
+    pixels.
 
-    Returns the value at the centre and the slopes along fast and slow (spot, 3), the centre (fast, slow) (spot, 2) of
-    the strong pixels, and the number of quiet pixels (spot,), each counted once per window. A level background would
-    pull centroids up the slopes of a diffuse ring. Slopes are damped where few pixels tell them.
+    Returns the value at the centre and the slopes along fast and slow (spot, 3), the centre (fast,
+    slow) (spot, 2) of the strong pixels, and the number of quiet pixels (spot,), each counted once
+    per window. A level background would pull centroids up the slopes of a diffuse ring. Slopes are
+    damped where few pixels tell them.
     """
     _, fast, slow = frame.coordinates(strong)
     size = np.maximum(np.bincount(spot, minlength=count), 1)
@@ -270,8 +285,9 @@ def _planes(
 def _measure(frame: _Frame, strong: np.ndarray, spot: np.ndarray, quiet: np.ndarray) -> Spots:
     """Background, intensity and centre of mass of each spot.
 
-    Variance of a coordinate: Σ σ_i² (x_i − x)² / I², plus the sampling error of a spot narrower than its pixels: of
-    the 1/12 px² that one pixel alone leaves unknown, e^(−4π² m₂) remains when the second moment is m₂ px².
+    Variance of a coordinate: Σ σ_i² (x_i − x)² / I², plus the sampling error of a spot narrower
+    than its pixels: of the 1/12 px² that one pixel alone leaves unknown, e^(−4π² m₂) remains when
+    the second moment is m₂ px².
     """
     count = int(spot.max()) + 1 if len(spot) else 0
     plane, center, n_background = _planes(frame, strong, spot, count, quiet)
