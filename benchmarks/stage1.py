@@ -381,9 +381,9 @@ def race(data: str, number: int) -> dict:
         made = bragg(u)
         for _ in range(10):
             point = solve.evaluate(lambda _: made, u, held[0], of.data, NOISE, free, "normal")
-            if point.idle < 1e-3:
+            if point.plane_gain < 1e-3:
                 break
-            held[0] = point.planes - point.lag
+            held[0] = point.planes - point.plane_step
         losses.append(point.loss)
         if point.loss < fitted.fit.point.loss + NEAR:
             raise StopIteration

@@ -12,18 +12,18 @@ from spreadflow.units import DEG
 
 
 def cell(section: CrystalSection | StructureFactorsSection) -> np.ndarray:
-    """(6,) a b c (Å) α β γ (rad)."""
+    """Return (6,) a b c (Å) α β γ (rad)."""
     assert section.cell is not None, "filled in when a stage is handed its sections"
     return np.array([*section.cell[:3], *(angle * DEG for angle in section.cell[3:])])
 
 
 FEWEST_CELLS = 5
-"""along each axis of a domain: reflections of smaller ones run into each other"""
+"""Along each axis of a domain: reflections of smaller ones run into each other."""
 
 
 def n_cells(section: CrystalSection) -> np.ndarray:
-    """(3,) unit cells of a mosaic domain along a, b, c: as many on each axis, of the volume of the
-    domain's sphere.
+    """Return (3,) unit cells of a mosaic domain along a, b, c: as many on each axis, of the volume
+    of the domain's sphere.
 
     Raises ConfigError where they are too few for reflections to be apart.
     """
@@ -38,11 +38,11 @@ def n_cells(section: CrystalSection) -> np.ndarray:
 
 
 PUBLISHED_DOMAINS = 25
-"""in the one set that every published shot has"""
+"""In the one set that every published shot has."""
 
 
 def n_domains(section: CrystalSection) -> int:
-    """Domains of a set."""
+    """Return domains of a set."""
     every = max(1, round(section.domains_per_crystal))
     return section.n_domains or (every if section.mosaicity == "per_shot" else PUBLISHED_DOMAINS)
 
@@ -52,12 +52,14 @@ def eta_rad(section: CrystalSection) -> float:
 
 
 def channels(section: BeamSection) -> np.ndarray:
-    """(channel,) energies, eV."""
+    """Return (channel,) energies, eV."""
     return section.first_channel_ev + section.channel_ev * np.arange(section.n_channels)
 
 
 def detector(section: DetectorSection) -> Detector:
-    """The detector as it truly stands. Raises ConfigError for panels whose axes span no plane."""
+    """Return the detector as it truly stands. Raises ConfigError for panels whose axes span no
+    plane.
+    """
     n_slow, n_fast = section.shape
     if section.panels:
         axes = [_axes(i, panel.fast, panel.slow) for i, panel in enumerate(section.panels)]
@@ -81,7 +83,7 @@ def detector(section: DetectorSection) -> Detector:
 
 
 def _axes(panel: int, fast: list[float], slow: list[float]) -> np.ndarray:
-    """Unit vectors of the fast axis and, at right angles to it, of the slow axis."""
+    """Return unit vectors of the fast axis and, at right angles to it, of the slow axis."""
     f = np.array(fast, dtype=np.float64)
     s = np.array(slow, dtype=np.float64)
     if np.linalg.norm(np.cross(f, s)) < 0.5 * np.linalg.norm(f) * np.linalg.norm(s) or not f.any():
@@ -95,7 +97,9 @@ def _axes(panel: int, fast: list[float], slow: list[float]) -> np.ndarray:
 
 
 def good_pixels(section: DetectorSection, n_panels: int) -> np.ndarray:
-    """(panel, slow, fast) bool: False in the rectangles of `bad_pixels`. Raises ConfigError."""
+    """Return (panel, slow, fast) bool: False in the rectangles of `bad_pixels`. Raises
+    ConfigError.
+    """
     good = np.ones((n_panels, *section.shape), dtype=bool)
     for i, (panel, slow0, slow1, fast0, fast1) in enumerate(section.bad_pixels):
         if not (

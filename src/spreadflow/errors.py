@@ -14,7 +14,9 @@ class SpreadflowError(Exception):
 
 
 def _one_line(found: object, longest: int = 400) -> str:
-    """What was found as one line of bounded length: messages of libraries may hold whole files."""
+    """Return what was found as one line of bounded length: messages of libraries may hold whole
+    files.
+    """
     text = " ".join(str(found).split())
     return text if len(text) <= longest else f"{text[:longest]} …"
 

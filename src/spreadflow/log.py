@@ -15,8 +15,8 @@ EVERY_S = 2.0
 
 
 def logger(stage: str, world: World) -> logging.Logger:
-    """The stage's logger: time, stage, rank, message, on stderr. What is no warning is said by the
-    first rank alone.
+    """Return the stage's logger: time, stage, rank, message, on stderr. What is no warning is said
+    by the first rank alone.
     """
     log = logging.getLogger(stage)
     if not log.handlers:
@@ -48,7 +48,7 @@ class Progress:
             self._task = self._bar.add_task(word, total=total)
 
     def at(self, done: int) -> None:
-        """`done` of the total are finished."""
+        """Show that `done` of the total are finished."""
         if self._silent:
             return
         if self._bar is not None:

@@ -51,7 +51,7 @@ class Detector(NamedTuple):
 
     @classmethod
     def from_json(cls, told: dict[str, Any]) -> "Detector":
-        """The detector whose `_asdict()` a file carries as JSON."""
+        """Return the detector whose `_asdict()` a file carries as JSON."""
         arrays = {
             name: np.array(told[name], dtype=np.float64) for name in ("origin_mm", "fast", "slow")
         }
@@ -89,7 +89,7 @@ class Mosaic(NamedTuple):
 
 
 MosaicOfLattice = Callable[[int, int], Mosaic]
-"""(shot_id, k) → the mosaicity of that lattice"""
+"""(shot_id, k) → the mosaicity of that lattice."""
 
 
 class Parameters(NamedTuple):

@@ -17,12 +17,12 @@ import numpy as np
 from spreadflow.errors import RanksError
 
 ATTENTION_S = 0.005
-"""how often the first rank looks for others that wait for a block"""
+"""How often the first rank looks for others that wait for a block."""
 
 
 def _communicator():
-    """COMM_WORLD when a launcher started this process, else None (importing mpi4py.MPI starts
-    MPI).
+    """Return COMM_WORLD when a launcher started this process, else None (importing mpi4py.MPI
+    starts MPI).
     """
     launched = any(
         k in os.environ for k in ("PMI_SIZE", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE")
@@ -126,17 +126,21 @@ class World:
         return total.reshape(shape)
 
     def max_shape(self, partials: Mapping[int, np.ndarray]) -> tuple[int, ...]:
-        """The shape the blocks' arrays have, known to ranks that hold none."""
+        """Return the shape the blocks' arrays have, known to ranks that hold none."""
         mine = next((np.shape(v) for v in partials.values()), None)
         shapes = [s for s in self.gather(mine) if s is not None]
         return shapes[0] if shapes else ()
 
     def gather(self, value: Any) -> list:
-        """`value` of every rank, in rank order, on every rank (small objects only). Collective."""
+        """Return `value` of every rank, in rank order, on every rank (small objects only).
+        Collective.
+        """
         return [value] if self._comm is None else self._comm.allgather(value)
 
     def gather_blocks(self, mine: Mapping[int, Any]) -> list:
-        """Small per-block objects of all ranks, in block order, on every rank. Collective."""
+        """Return small per-block objects of all ranks, in block order, on every rank.
+        Collective.
+        """
         everything = {k: v for part in self.gather(dict(mine)) for k, v in part.items()}
         return [everything[k] for k in sorted(everything)]
 

@@ -6,7 +6,7 @@ Inside, everything is Å, Å⁻¹, eV, rad, mm and photons.
 import math
 
 HC_EV_ANGSTROM = 12398.4197386
-"""h·c in eV Å (CODATA 2018), the value dxtbx uses."""
+"""H·c in eV Å (CODATA 2018), the value dxtbx uses."""
 
 R_E_SQUARED_M2 = 7.94079248e-30
 """Square of the classical electron radius as nanoBragg has it, m²."""
@@ -18,10 +18,10 @@ DEG = math.pi / 180.0
 
 
 def wavelength(energy_ev):
-    """Wavelength in Å of photons of `energy_ev` eV (scalar or array)."""
+    """Return wavelength in Å of photons of `energy_ev` eV (scalar or array)."""
     return HC_EV_ANGSTROM / energy_ev
 
 
 def energy(wavelength_ang):
-    """Photon energy in eV at `wavelength_ang` Å (scalar or array)."""
+    """Return photon energy in eV at `wavelength_ang` Å (scalar or array)."""
     return HC_EV_ANGSTROM / wavelength_ang

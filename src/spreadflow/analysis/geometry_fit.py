@@ -26,18 +26,22 @@ Total = Callable[[dict[int, np.ndarray]], np.ndarray]
 Pool = Callable[[dict[int, Any]], list]
 EMPTY = np.zeros((0, 2))
 NAMES = ("shift_fast_mm", "shift_slow_mm", "distance_mm", "tilt_fast_rad", "tilt_slow_rad")
-"""the global unknowns, in this order"""
+"""The global unknowns, in this order."""
+
 GROUPS = {"shift": (0, 1), "distance": (2,), "tilt": (3, 4)}
 MAX_STEPS = 10
 SMALL_STEP = 0.02
-"""a step below this many σ ends the iteration"""
+"""A step below this many σ ends the iteration."""
+
 POOLED = 20_000
-"""residuals the robust cut is estimated from"""
+"""Residuals the robust cut is estimated from."""
+
 TOLERANCE_PX = 3.0
-"""spots further than this from every prediction are of no lattice"""
+"""Spots further than this from every prediction are of no lattice."""
+
 PARTIALITY_MIN = 0.1
-"""reflections recorded less than this take no part: few domains make them, and their radius follows
-those few
+"""Reflections recorded less than this take no part: few domains make them, and their radius follows
+those few.
 """
 
 
@@ -113,7 +117,7 @@ def member(
     pulse: Pulse,
     space_group: str,
 ) -> Member:
-    """A lattice with the indexed ones (hkl ≠ 0) of its shot's spots, ready to take part."""
+    """Return a lattice with the indexed ones (hkl ≠ 0) of its shot's spots, ready to take part."""
     observed = refinement.observe(
         A,
         eta_rad,
@@ -131,8 +135,8 @@ def member(
 
 
 def moved(detector: Detector, d) -> Detector:
-    """The detector tilted by d[3:] about the point where the beam meets panel 0's plane, then
-    shifted by d[:3].
+    """Return the detector tilted by d[3:] about the point where the beam meets panel 0's plane,
+    then shifted by d[:3].
     """
     f = detector.fast[0]
     s = detector.slow[0]
@@ -150,7 +154,7 @@ def moved(detector: Detector, d) -> Detector:
 
 
 def placed(detector: Detector, d: np.ndarray) -> Detector:
-    """`moved`, as NumPy."""
+    """Return `moved`, as NumPy."""
     there = moved(detector, d)
     return there._replace(
         origin_mm=np.asarray(there.origin_mm),
@@ -161,8 +165,8 @@ def placed(detector: Detector, d: np.ndarray) -> Detector:
 
 @jax.jit
 def _linearized(detector: Detector, d, frame: Frame, p, observed: Observed, pulse: Pulse):
-    """Residuals (spot, 2), px, and minus their derivatives by p (spot, 2, m) and by d (spot, 2,
-    5).
+    """Return residuals (spot, 2), px, and minus their derivatives by p (spot, 2, m) and by d (spot,
+    2, 5).
     """
     residual, by_p, *_ = refinement.residuals(moved(detector, d), frame, p, observed, pulse)
     s1 = refinement.rays(frame, p, observed.hkl, pulse)
@@ -180,7 +184,7 @@ def _linearized(detector: Detector, d, frame: Frame, p, observed: Observed, puls
 def partials(
     detector: Detector, d, members: Sequence[Member], free: list[int]
 ) -> tuple[np.ndarray, list[Eliminated]]:
-    """Reduced normal equations of some lattices at detector unknowns d (5,), those in `free`
+    """Return reduced normal equations of some lattices at detector unknowns d (5,), those in `free`
     refined.
 
     Returns a flat float64 array, to be summed over all lattices and handed to `solve`, and what
@@ -196,7 +200,7 @@ def partials(
 
 
 def _reduced(detector: Detector, d, one: Member, free: list[int]) -> tuple[np.ndarray, Eliminated]:
-    """S = H_dd − H_dl H_ll⁻¹ H_ld and g = g_d − H_dl H_ll⁻¹ g_l of a lattice, with the outer
+    """Return s = H_dd − H_dl H_ll⁻¹ H_ld and g = g_d − H_dl H_ll⁻¹ g_l of a lattice, with the outer
     product of g.
     """
     residual, by_p, by_d = (np.asarray(x) for x in _linearized(detector, d, *one))
@@ -225,7 +229,7 @@ def _reduced(detector: Detector, d, one: Member, free: list[int]) -> tuple[np.nd
 
 
 def solve(total: np.ndarray, n_free: int) -> Solution:
-    """The Gauss-Newton step of the detector from partials summed over all lattices."""
+    """Return the Gauss-Newton step of the detector from partials summed over all lattices."""
     n = n_free
     S, meat = total[: 2 * n * n].reshape(2, n, n)
     g = total[2 * n * n : -3]
@@ -238,7 +242,7 @@ def solve(total: np.ndarray, n_free: int) -> Solution:
 def back(
     members: Sequence[Member], eliminated: Sequence[Eliminated], step: np.ndarray
 ) -> list[Member]:
-    """The lattices after the detector's step."""
+    """Return the lattices after the detector's step."""
     return [
         m._replace(p=m.p + e.start - e.slope @ step)
         for m, e in zip(members, eliminated, strict=True)
@@ -252,7 +256,8 @@ def iterate(
     free: list[int],
     total: Total,
 ) -> tuple[np.ndarray, dict[int, list[Member]], Solution, int]:
-    """Gauss-Newton steps of detector and lattices from d (5,) until the detector stands still.
+    """Return Gauss-Newton steps of detector and lattices from d (5,) until the detector stands
+    still.
 
     members: block → lattices; total: sums arrays held per block over all blocks, here and
     elsewhere. Returns d, the lattices, the last step's solution and the number of steps.
@@ -271,13 +276,13 @@ def iterate(
 
 
 def normalized(detector: Detector, d, one: Member) -> np.ndarray:
-    """(valid spot, 2) residuals, radial and transverse, in units of their σ."""
+    """Return (valid spot, 2) residuals, radial and transverse, in units of their σ."""
     residual = np.asarray(_linearized(detector, d, *one)[0])
     return (residual / np.sqrt(one.observed.variance))[one.observed.valid]
 
 
 def robust_cut(z: np.ndarray, probability: float) -> Cut:
-    """The ellipse that holds `probability` of pooled residuals z (n, 2), were they normal.
+    """Return the ellipse that holds `probability` of pooled residuals z (n, 2), were they normal.
 
     Minimum covariance determinant (Rousseeuw & Van Driessen 1999) with a fixed seed: the same on
     every rank.
@@ -287,7 +292,7 @@ def robust_cut(z: np.ndarray, probability: float) -> Cut:
 
 
 def reject(detector: Detector, d, one: Member, cut: Cut) -> Member:
-    """The lattice with the spots beyond the cut no longer valid."""
+    """Return the lattice with the spots beyond the cut no longer valid."""
     away = normalized(detector, d, one) - cut.centre
     valid = one.observed.valid.copy()
     valid[valid] = np.einsum("si,ij,sj->s", away, cut.precision, away) <= cut.limit
@@ -314,12 +319,12 @@ class Joint:
         self.before = self._rmsd()
 
     def placed(self) -> Detector:
-        """The detector as refined so far."""
+        """Return the detector as refined so far."""
         return placed(self.detector, self.d)
 
     def refine(self, probability: float) -> None:
-        """One pass: index anew, refine, reject the spots outside the ellipse of this probability,
-        refine.
+        """Make one pass: index anew, refine, reject the spots outside the ellipse of this
+        probability, refine.
         """
         members = self._iterate(
             {b: [self._member(x) for x in some] for b, some in self.found.items()}
@@ -359,8 +364,8 @@ class Joint:
         return members
 
     def _rmsd(self) -> dict[str, Any]:
-        """r.m.s.d. over the spots with I/σ ≥ 5 as they were indexed: the same list before and
-        after.
+        """Return r.m.s.d. over the spots with I/σ ≥ 5 as they were indexed: the same list before
+        and after.
         """
         sums = {}
         where = self.placed()
@@ -378,7 +383,7 @@ class Joint:
         return dict(zip(keys, [*px.tolist(), *(px * size).tolist()], strict=True)) | {"n": int(n)}
 
     def figures(self) -> dict[str, Any]:
-        """Plain numbers, units in the names; σ is 0 for what was not refined."""
+        """Return plain numbers, units in the names; σ is 0 for what was not refined."""
         covariance = self.solution.covariance
         sigma = np.zeros(len(self.d))
         sigma[self.free] = np.sqrt(np.diag(covariance))
@@ -402,7 +407,7 @@ class Joint:
 
 
 def _listed(x: IndexedLattice) -> np.ndarray:
-    """(spot, 3) indices of the spots that count in the r.m.s.d.; 0 0 0 = does not."""
+    """Return (spot, 3) indices of the spots that count in the r.m.s.d.; 0 0 0 = does not."""
     strong = x.spots.intensity >= refinement.I_OVER_SIGMA * x.spots.sigma
     return np.where(strong[:, None], x.hkl, 0)
 

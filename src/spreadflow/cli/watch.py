@@ -23,7 +23,8 @@ CHATTER = re.compile(
     r"unrestricted shared filesystem"
     r"|Provided cores:|Rules claiming more threads|Conda environments: ignored|Complete log"
 )
-"""how lines begin that tell a person nothing"""
+"""How lines begin that tell a person nothing."""
+
 BEGINS = re.compile(r"(?:local)?rule (\w+):$")
 ENDS = re.compile(r"Finished jobid: (\d+) \(Rule: (\w+)\)")
 
@@ -51,7 +52,7 @@ class Job(NamedTuple):
 
 
 def progress_of(line: str) -> Step | None:
-    """The step when the line is one of progress."""
+    """Return the step when the line is one of progress."""
     if not line.startswith("{"):
         return None
     try:
@@ -97,7 +98,7 @@ def events(lines: Iterable[str]) -> Iterator[Step | Job | str]:
 
 
 def _name(about: dict[str, str]) -> str:
-    """The rule, and of which stage where it serves them all."""
+    """Return the rule, and of which stage where it serves them all."""
     stage = re.search(r"\bstage=(\w+)", about.get("wildcards", ""))
     return about["rule"] + (f" {stage[1]}" if stage else "")
 
@@ -105,8 +106,8 @@ def _name(about: dict[str, str]) -> str:
 def thinned(
     lines: Iterable[str], clock: Callable[[], float] = time.monotonic, every_s: float = EVERY_S
 ) -> Iterator[str]:
-    """Plain lines: of a stage's progress its first, its last and one every `every_s` seconds; when
-    each job is over.
+    """Yield plain lines: of a stage's progress its first, its last and one every `every_s` seconds;
+    when each job is over.
     """
     last: dict[str, float] = {}
     began: dict[str, float] = {}

@@ -270,7 +270,7 @@ class RestraintsSection(Section):
     """of the relative change of the wavelength"""
 
     def given(self) -> dict[str, RestraintSection]:
-        """Those there are."""
+        """Return the restraints that are configured, by name."""
         return {
             name: of for name in type(self).model_fields if (of := getattr(self, name)) is not None
         }
@@ -375,8 +375,8 @@ class MosaicSection(Section):
         return self.range or ("annulus" if self.scope == "shared" else "wide")
 
     def of_stage1(self, stage1: Stage1Section) -> "MosaicSection":
-        """With stage 1's pixels where they are null: other pixels would teach it another
-        distribution than it needs.
+        """Return the section with stage 1's pixels where its own are null: other pixels would teach
+        it another distribution than it needs.
         """
         null = [name for name in PixelsSection.model_fields if getattr(self, name) is None]
         return self.model_copy(update={name: getattr(stage1, name) for name in null})

@@ -93,7 +93,7 @@ def check_cell_fits_group(cell: list[float], group: str) -> None:
 
 
 def explain(error: ValidationError, where: object, model: type[BaseModel]) -> ConfigError:
-    """The first validation error as one sentence naming the key, what was found and what is
+    """Return the first validation error as one sentence naming the key, what was found and what is
     allowed.
     """
     key, expected, found = first(error, model)
@@ -104,7 +104,7 @@ def explain(error: ValidationError, where: object, model: type[BaseModel]) -> Co
 
 
 def first(error: ValidationError | Inconsistent, model: type[BaseModel]) -> tuple[str, str, str]:
-    """(key, what is allowed, what was found) of the first error."""
+    """Return (key, what is allowed, what was found) of the first error."""
     if isinstance(error, Inconsistent):
         return error.key, error.expected, str(error.found)
     top = error.errors()[0]
@@ -131,8 +131,8 @@ def first(error: ValidationError | Inconsistent, model: type[BaseModel]) -> tupl
 
 
 def _keys(model: type[BaseModel], place: tuple) -> list[str]:
-    """The keys of the section at `place` below `model`; list indices and names of runs are passed
-    over.
+    """Return the keys of the section at `place` below `model`; list indices and names of runs are
+    passed over.
     """
     for part in place:
         field = next((f for name, f in model.model_fields.items() if part in (name, f.alias)), None)
@@ -142,7 +142,7 @@ def _keys(model: type[BaseModel], place: tuple) -> list[str]:
 
 
 def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The sections in a type such as `dict[str, RunSection] | None`."""
+    """Yield the sections in a type such as `dict[str, RunSection] | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for inner in get_args(annotation):

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from spreadflow.config.base import Section, explain
 from spreadflow.config.simulation import NAMED_CURVES
 from spreadflow.config.stages import STAGE_CONFIGS
-from spreadflow.config.trial import LIKE, OVERLAYS, Config, overlay
+from spreadflow.config.trial import OVERLAYS, OVERLAYS_OF, Config, overlay
 from spreadflow.errors import ConfigError, FileError
 
 
@@ -43,7 +43,9 @@ def load(*paths: Path | str, changes: dict | None = None) -> Config:
 
 
 def setting(text: str) -> dict:
-    """The nested dictionary of one key, told as `section.key=value` (YAML). Raises ConfigError."""
+    """Return the nested dictionary of one key, told as `section.key=value` (YAML). Raises
+    ConfigError.
+    """
     key, equals, value = text.partition("=")
     if not equals or not all(words := key.strip().split(".")):
         raise ConfigError(
@@ -59,7 +61,7 @@ def setting(text: str) -> dict:
 
 
 def files(config: Config) -> dict[str, Path]:
-    """The files the configuration names: key → path."""
+    """Return the files the configuration names: key → path."""
     named = {
         "beam.spectra": config.beam.spectra,
         "index.mask": config.index.mask,
@@ -117,7 +119,7 @@ def section(config: Config, stage: str, run: str | None = None) -> str:
         if name == "shots":
             parts[name] = _shots_of(config, run)
         else:
-            overlay_key = f"{LIKE.get(stage, stage)}.{name}"
+            overlay_key = f"{OVERLAYS_OF.get(stage, stage)}.{name}"
             parts[name] = config.resolved(overlay_key if overlay_key in OVERLAYS else name)
     plain = {
         name: part.model_dump(mode="json", by_alias=True) if isinstance(part, Section) else part

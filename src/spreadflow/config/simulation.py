@@ -21,7 +21,7 @@ from spreadflow.config.base import (
 )
 
 NAMED_CURVES = ("oxidized", "reduced", "metallic")
-"""curves of a site that no file needs to hold"""
+"""Curves of a site that no file needs to hold."""
 
 
 class Site(Section):
@@ -105,8 +105,8 @@ class StructureFactorsSection(Section):
         return self
 
     def of_crystal(self, crystal: CrystalSection) -> "StructureFactorsSection":
-        """With the cell and space group of the crystal where they are null. Raises Inconsistent if
-        they do not fit.
+        """Return the section with the crystal's cell and space group where its own are null. Raises
+        Inconsistent if they do not fit.
         """
         cell = self.cell or crystal.cell
         group = self.space_group or crystal.space_group

@@ -26,8 +26,8 @@ from spreadflow.config.simulation import (
 )
 from spreadflow.config.spread import SpreadSection
 
-LIKE = {"spread": "stage1"}
-"""stage → the stage whose overlays it has, too"""
+OVERLAYS_OF = {"spread": "stage1"}
+"""Stage → the stage whose overlays it has, too."""
 
 OVERLAYS = {
     "reindex": "index",
@@ -36,13 +36,13 @@ OVERLAYS = {
     "stage1.structure_factors": "structure_factors",
     "mosaic.structure_factors": "stage1.structure_factors",
 }
-"""keys that lie over a section → that section, itself complete; STAGE.SECTION is how STAGE alone
-sees SECTION
+"""Keys that lie over a section → that section, itself complete; STAGE.SECTION is how STAGE alone
+sees SECTION.
 """
 
 
 def overlay(base: dict, top: dict) -> dict:
-    """`top` laid over `base`, dictionaries merged key by key, everything else replaced."""
+    """Return `top` laid over `base`, dictionaries merged key by key, everything else replaced."""
     out = dict(base)
     for key, value in top.items():
         nested = isinstance(value, dict) and isinstance(out.get(key), dict)
@@ -50,12 +50,12 @@ def overlay(base: dict, top: dict) -> dict:
     return out
 
 
-WIDE = {"d_max": 20.0}
-"""of `wide`, where nothing else is said"""
+WIDE_DEFAULTS = {"d_max": 20.0}
+"""Of `wide`, where nothing else is said."""
 
 
 def _wide(keys: dict[str, Any]) -> dict[str, Any]:
-    return WIDE | keys
+    return WIDE_DEFAULTS | keys
 
 
 class Config(Section):
@@ -93,7 +93,7 @@ class Config(Section):
     """scales and merged intensities"""
     annulus: AnnulusSection = AnnulusSection()
     """shoebox pixels within a resolution annulus"""
-    wide: Annotated[dict[str, Any], AfterValidator(_wide)] = WIDE
+    wide: Annotated[dict[str, Any], AfterValidator(_wide)] = WIDE_DEFAULTS
     """keys of `annulus` that differ in `wide`, the shoeboxes of a wider range"""
     ladder: LadderSection = LadderSection()
     """the regression series on the pixels"""
@@ -153,8 +153,8 @@ class Config(Section):
         return self
 
     def resolved(self, key: str) -> Any:
-        """The section or overlay `key`, complete: over the section below; what is null is as in
-        `crystal`, `stage1`.
+        """Return the section or overlay `key`, complete: over the section below; what is null is as
+        in `crystal`, `stage1`.
         """
         section = self._laid(key)
         if isinstance(section, StructureFactorsSection):
@@ -162,7 +162,7 @@ class Config(Section):
         return section.of_stage1(self.stage1) if isinstance(section, MosaicSection) else section
 
     def _laid(self, key: str) -> Any:
-        """The same, with null where nothing is told."""
+        """Return a section or overlay as `resolved` does, with null where nothing is configured."""
         section: Any = self
         for word in key.split("."):
             section = getattr(section, word)

@@ -113,7 +113,7 @@ def _sensor_keys(
 
 
 def read_expt(path: Path | str) -> Detector:
-    """The detector of an experiment list, in the lab frame, hierarchies resolved.
+    """Return the detector of an experiment list, in the lab frame, hierarchies resolved.
 
     Raises FileError where the file is none, has several detectors, a tilted beam, or panels that
     differ in shape.
@@ -165,7 +165,7 @@ class ExperimentList:
         return self._n
 
     def __getitem__(self, n: int) -> Experiment:
-        """Raises FileError for one without crystal, beam, detector or a single image."""
+        """Return raises FileError for one without crystal, beam, detector or a single image."""
         where = f"{self.path}, experiment {n}"
         with _explained(where, "a crystal, a beam, a detector and an image"):
             told = self._tree["experiment"][n]
@@ -195,7 +195,7 @@ class ExperimentList:
 
 @contextmanager
 def _explained(where: object, needed: str) -> Iterator[None]:
-    """What a file without the keys, or of another kind, raises becomes one FileError."""
+    """Yield what a file without the keys, or of another kind, raises becomes one FileError."""
     try:
         yield
     except OSError as error:
@@ -220,7 +220,7 @@ def _check_direction(where: object, beam: dict) -> None:
 
 
 def _reciprocal(where: object, crystal: dict) -> np.ndarray:
-    """(3, 3) A of a crystal's direct axes."""
+    """Return (3, 3) A of a crystal's direct axes."""
     basis = np.array([crystal[f"real_space_{axis}"] for axis in "abc"], dtype=np.float64).T
     if basis.shape != (3, 3) or not np.isfinite(basis).all() or not np.linalg.det(basis) > 0:
         raise FileError(
@@ -263,7 +263,7 @@ def _detector(path: Path, tree: dict) -> Detector:
 
 
 def _local(node: dict) -> np.ndarray:
-    """(4, 4): from the node's frame (fast, slow, normal) to its parent's, mm."""
+    """Return (4, 4): from the node's frame (fast, slow, normal) to its parent's, mm."""
     out = np.eye(4)
     out[:3, 0] = node.get("fast_axis", (1, 0, 0))
     out[:3, 1] = node.get("slow_axis", (0, 1, 0))

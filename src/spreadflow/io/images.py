@@ -22,7 +22,7 @@ from spreadflow.io.nexus import NexusFile
 from spreadflow.models import Detector, Shot, Spectrum
 
 MIN_VALID = 0.1
-"""a shot with a smaller fraction of usable pixels is MASKED"""
+"""A shot with a smaller fraction of usable pixels is MASKED."""
 
 
 class ManifestFile(BaseModel):
@@ -62,7 +62,7 @@ class Manifest(BaseModel):
 
 
 def shot_id(run: str, filename: str, frame: int) -> int:
-    """64-bit identity of a shot: hash of run, file name (without folders) and frame."""
+    """Return 64-bit identity of a shot: hash of run, file name (without folders) and frame."""
     text = f"{run}\0{Path(filename).name}\0{frame}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
@@ -135,7 +135,7 @@ def write_manifest(
 
 
 def expand(patterns: Sequence[str]) -> list[Path]:
-    """Files that match the patterns, sorted within each, none twice."""
+    """Return files that match the patterns, sorted within each, none twice."""
     return [
         Path(p)
         for p in dict.fromkeys(p for pattern in patterns for p in sorted(glob.glob(pattern)))
@@ -199,8 +199,8 @@ def check_manifest(path: Path | str) -> None:
 
 
 def read_mask(path: Path | str) -> np.ndarray:
-    """Dataset `mask` of an HDF5 file as (panel, slow, fast) bool, True = good (stored zero; NaN is
-    not). FileError.
+    """Return dataset `mask` of an HDF5 file as (panel, slow, fast) bool, True = good (stored zero;
+    NaN is not). FileError.
     """
     try:
         with h5py.File(path, "r") as f:
@@ -275,8 +275,8 @@ class Source:
         return self.manifest.polarization
 
     def read(self, i: int) -> Shot | Outcome:
-        """Shot i, or why there is none: UNREADABLE, BAD_SPECTRUM, MASKED, EMPTY (the first that
-        holds).
+        """Return shot i, or why there is none: UNREADABLE, BAD_SPECTRUM, MASKED, EMPTY (the first
+        that holds).
         """
         file = int(self.shots["file"][i])
         frame = int(self.shots["frame"][i])
@@ -324,15 +324,15 @@ class Source:
         )
 
     def spectrum(self, i: int) -> Spectrum | None:
-        """The spectrum of shot i without its image; None where it can't be read or makes no
+        """Return the spectrum of shot i without its image; None where it can't be read or makes no
         sense.
         """
         images = self._open(int(self.shots["file"][i]))
         return None if images is None else _checked(images, int(self.shots["frame"][i]))
 
     def _open(self, number: int) -> NexusFile | None:
-        """The file of this number, or None (and a line in `problems`) where it is not what the
-        manifest says.
+        """Return the file of this number, or None (and a line in `problems`) where it is not what
+        the manifest says.
         """
         if number != self._number:
             if self._file is not None:
@@ -376,7 +376,9 @@ class Source:
             self.problems.append(problem)
 
     def _find_detector(self, geometry: Detector | None) -> Detector:
-        """The given geometry, checked against the first file that opens, or that file's own."""
+        """Return the given geometry, checked against the first file that opens, or that file's
+        own.
+        """
         header = None
         for number in range(len(self.manifest.files)):
             file = self._open(number)
@@ -436,8 +438,8 @@ def _shape(detector: Detector) -> str:
 
 
 def _checked(images: NexusFile, frame: int) -> Spectrum | None:
-    """The spectrum of a frame, negative weights (noise of a spectrometer) set to 0; None where it
-    makes no sense.
+    """Return the spectrum of a frame, negative weights (noise of a spectrometer) set to 0; None
+    where it makes no sense.
     """
     try:
         energies, photons = images.spectrum(frame)
@@ -454,8 +456,8 @@ def _checked(images: NexusFile, frame: int) -> Spectrum | None:
 
 
 def truth(manifest: Path | str) -> dict[str, np.ndarray] | None:
-    """Columns of schema 'truth' over the files of a run that can be opened; None where the run was
-    not simulated.
+    """Return columns of schema 'truth' over the files of a run that can be opened; None where the
+    run was not simulated.
 
     Only summaries and tests call this. `shots/shot_id` is the id a `Source` of this manifest gives.
     """

@@ -9,17 +9,20 @@ import numpy as np
 from spreadflow.errors import FileError
 from spreadflow.io.store import replacing
 
-K_SOL, B_SOL = 0.35, 46.0
-"""flat bulk solvent of a reference model, electrons/Å³ and Å² (as the published scaling against a
-model)
-"""
+K_SOL = 0.35
+"""Flat bulk solvent of a reference model, electrons/Å³, as the published scaling has it."""
+
+B_SOL = 46.0
+"""B of that solvent, Å²."""
+
 INTENSITIES, AMPLITUDES = (
     ("IMEAN", "I", "Iobs", "I-obs", "IOBS"),
     ("F", "FP", "FOBS", "F-obs", "FC", "FMODEL"),
 )
-"""labels a reference may have, in order of preference; any other column of type J, then F, is taken
-after them
+"""Labels a reference may have, in order of preference; any other column of type J, then F, is taken
+after them.
 """
+
 _COLUMNS = {
     "IMEAN": "J",
     "SIGIMEAN": "Q",
@@ -70,7 +73,7 @@ def write_merged(
 
 
 def _rows(hkl, friedel, intensity, sigma, n) -> np.ndarray:
-    """(unique, 11) float32 table of the columns, one row per asu index."""
+    """Return (unique, 11) float32 table of the columns, one row per asu index."""
     indices, row = np.unique(hkl, axis=0, return_inverse=True)
     row = row.ravel()
     value, error, count = (np.full((len(indices), 2), fill) for fill in (np.nan, np.nan, 0.0))
@@ -102,8 +105,8 @@ class Measured(NamedTuple):
 
 
 def read_merged(path: Path | str, cell: np.ndarray, space_group: str) -> Measured:
-    """I(+) and I(−) of an MTZ file as `write_merged` writes it; where a file has neither, its mean
-    I for both mates.
+    """Return I(+) and I(−) of an MTZ file as `write_merged` writes it; where a file has neither,
+    its mean I for both mates.
 
     cell: (6,) Å, degrees, that of the model; the file's must agree to 1 % and 1°. Raises FileError.
     """
@@ -140,14 +143,17 @@ def read_merged(path: Path | str, cell: np.ndarray, space_group: str) -> Measure
 
 
 def _class_of(group: gemmi.SpaceGroup) -> tuple[str, str]:
-    """What two descriptions must share for their indices and Friedel mates to be the same."""
+    """Return what two descriptions must share for their indices and Friedel mates to be the
+    same.
+    """
     return group.point_group_hm(), group.centring_type()
 
 
 def read_reference(
     path: Path | str, space_group: str, d_min: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reference intensities: hkl (n, 3) int32 in the CCP4 asu and I (n,), Friedel mates averaged.
+    """Return reference intensities: hkl (n, 3) int32 in the CCP4 asu and I (n,), Friedel mates
+    averaged.
 
     From an MTZ file (intensities, else squared amplitudes) or a model (PDB, mmCIF: squared
     structure factors with flat bulk solvent). Raises FileError when the file cannot be read or has
@@ -195,7 +201,7 @@ def read_reference(
 
 
 def _from_mtz(path: Path):
-    """Space group, hkl and intensities of the preferred column."""
+    """Return space group, hkl and intensities of the preferred column."""
     mtz = gemmi.read_mtz_file(str(path))
     labels = {c.label: c for c in mtz.columns}
     wanted = [name for name in INTENSITIES if name in labels] + [
@@ -211,7 +217,7 @@ def _from_mtz(path: Path):
 
 
 def _from_model(path: Path, d_min: float):
-    """Space group, hkl and |F_atoms + F_solvent|² of a model in its own cell."""
+    """Return space group, hkl and |F_atoms + F_solvent|² of a model in its own cell."""
     structure = gemmi.read_structure(str(path))
     structure.setup_entities()
     group = gemmi.find_spacegroup_by_name(structure.spacegroup_hm)

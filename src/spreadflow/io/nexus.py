@@ -23,15 +23,19 @@ from spreadflow.physics.rotation import from_vector
 from spreadflow.units import DEG, energy, wavelength
 
 LAB_FROM_MCSTAS = np.diag([-1.0, 1.0, -1.0])
-"""its own inverse"""
+"""Its own inverse."""
+
 UNDERLOAD_ADU = -100
-"""below zero, so that readout noise on a small offset stays inside the trusted range"""
+"""Below zero, so that readout noise on a small offset stays inside the trusted range."""
+
 SURFACE_MM = 0.001
-"""stated sensor thickness: photons count where they hit the surface, so a reader's parallax must
-vanish
+"""Stated sensor thickness: photons count where they hit the surface, so a reader's parallax must
+vanish.
 """
+
 GARBAGE = b"spreadflow: this frame was lost"
-"""no filter takes this for a compressed frame"""
+"""No filter takes this for a compressed frame."""
+
 _MM = {"mm": 1.0, "m": 1e3, "cm": 10.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "nm": 1e-6}
 _ANGSTROM = {"angstrom": 1.0, "angstroms": 1.0, "Å": 1.0, "nm": 10.0, "pm": 0.01, "m": 1e10}
 _RADIAN = {"rad": 1.0, "radian": 1.0, "radians": 1.0, "deg": DEG, "degree": DEG, "degrees": DEG}
@@ -137,7 +141,7 @@ def _group(parent: h5py.Group, name: str, nx_class: str, **attributes: Any) -> h
 def _axis(
     group: h5py.Group, name: str, value: float, kind: str, vector, depends_on: str, offset=(0, 0, 0)
 ) -> str:
-    """One step of a transformation chain, mm or degrees. Returns its absolute path."""
+    """Return one step of a transformation chain, mm or degrees. Returns its absolute path."""
     item = _put(
         group, name, np.array([float(value)]), units="mm" if kind == "translation" else "deg"
     )
@@ -351,21 +355,21 @@ class NexusFile:
         return self._file.get("truth")
 
     def frame(self, i: int) -> np.ndarray:
-        """Frame i (panel, slow, fast), ADU, in the type it is stored in. Raises OSError where it is
-        damaged.
+        """Return frame i (panel, slow, fast), ADU, in the type it is stored in. Raises OSError
+        where it is damaged.
         """
         return self._panels(self._data[i])
 
     def spectrum(self, i: int) -> Spectrum:
-        """Spectrum of frame i as stored, energies ascending; one channel of 1 photon where none was
-        recorded.
+        """Return spectrum of frame i as stored, energies ascending; one channel of 1 photon where
+        none was recorded.
         """
         energies, photons = self.spectra(slice(i, i + 1))
         return Spectrum(energies.reshape(-1), photons[0])
 
     def spectra(self, frames: slice) -> Spectrum:
-        """As `spectrum`, of many frames: photons (frame, channel), energies (channel,) where
-        shared, or as photons.
+        """Return what `spectrum` returns for many frames: photons (frame, channel), energies
+        (channel,) where shared, or as photons.
         """
         item, weights = self._spectrum_items()
         if weights is None:  # no spectrum: the wavelength of the shot, or of all
@@ -395,8 +399,8 @@ class NexusFile:
         )
 
     def _spectrum_items(self) -> tuple[h5py.Dataset, h5py.Dataset | None]:
-        """Wavelengths of the channels and their weights; the shots' own wavelengths and None where
-        there are none.
+        """Return wavelengths of the channels and their weights; the shots' own wavelengths and None
+        where there are none.
         """
         name = "incident_wavelength"
         while True:
@@ -433,7 +437,9 @@ class NexusFile:
         return known[unit]
 
     def _affine(self, item: h5py.Dataset, move: bool = True) -> np.ndarray:
-        """(4, 4) matrix of one transformation, mm; `move=False` leaves out its own displacement."""
+        """Return (4, 4) matrix of one transformation, mm; `move=False` leaves out its own
+        displacement.
+        """
         kind = _text(item.attrs.get("transformation_type"))
         vector = np.asarray(item.attrs["vector"], float)
         values = np.atleast_1d(item[()])
@@ -455,7 +461,9 @@ class NexusFile:
         return out
 
     def _placed(self, item: h5py.Dataset) -> np.ndarray:
-        """(4, 4): from the frame of a pixel direction to McStas, along its chain (T = T3 T2 T1)."""
+        """Return (4, 4): from the frame of a pixel direction to McStas, along its chain (T = T3 T2
+        T1).
+        """
         total = self._affine(item, move=False)
         for _ in range(100):
             target = _text(item.attrs.get("depends_on", "."))
@@ -512,7 +520,7 @@ class NexusFile:
         )
 
     def _panels(self, whole: np.ndarray) -> np.ndarray:
-        """(panel, slow, fast) of an array shaped like one frame."""
+        """Return (panel, slow, fast) of an array shaped like one frame."""
         if len(self._modules) == 1 and whole.size == np.prod(self.detector.shape):
             return whole.reshape(1, *self.detector.shape)
         return np.stack([whole[m.where].reshape(self.detector.shape) for m in self._modules])
@@ -533,7 +541,9 @@ class NexusFile:
 
 
 def _text(value: Any) -> str:
-    """A NeXus string, of fixed or variable length, dataset or attribute; '' where there is none."""
+    """Return a NeXus string, of fixed or variable length, dataset or attribute; '' where there is
+    none.
+    """
     if isinstance(value, h5py.Dataset):
         value = value[()]
     if isinstance(value, np.ndarray):

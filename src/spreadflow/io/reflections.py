@@ -46,8 +46,8 @@ class Table(NamedTuple):
 
 
 def read(path: Path | str, names: tuple[str, ...]) -> Table:
-    """Columns `id` and `names` of a reflection table. Raises FileError for what is none and for
-    missing columns.
+    """Return columns `id` and `names` of a reflection table. Raises FileError for what is none and
+    for missing columns.
     """
     path = Path(path)
     try:
@@ -71,7 +71,7 @@ def read(path: Path | str, names: tuple[str, ...]) -> Table:
 
 
 def _column(path: Path, data: dict, name: str, n: int) -> np.ndarray:
-    """(n, ...) of one column."""
+    """Return (n, ...) of one column."""
     try:
         kind, (rows, content) = data[name]
         dtype, shape = _TYPES[kind]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 VERSION = 2
 KINDS = ("single", "blank", "double", "saturated", "unreadable")
-"""kinds of simulated shots in the order a run holds them; `shots/kind` of the truth is the number
+"""Kinds of simulated shots in the order a run holds them; `shots/kind` of the truth is the number
 """
 
 
@@ -25,7 +25,9 @@ class Dataset(NamedTuple):
 
 
 def _table(dim: str, columns: dict[str, tuple]) -> dict[str, Dataset]:
-    """Columns `name: (dtype, unit, meaning[, trailing shape[, refers]])` of the table `dim`."""
+    """Return columns `name: (dtype, unit, meaning[, trailing shape[, refers]])` of the table
+    `dim`.
+    """
     out = {}
     for name, (dtype, unit, meaning, *rest) in columns.items():
         shape = rest[0] if rest else ()
@@ -852,4 +854,4 @@ FILES: dict[str, dict[str, Dataset]] = {
     "truth": _TRUTH,
     "true_curves": _TRUE_CURVES,
 }
-"""file kind → dataset path → description"""
+"""File kind → dataset path → description."""

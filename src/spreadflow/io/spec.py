@@ -64,7 +64,7 @@ class ShotFinder:
     """Finds the shots of a run by file and frame."""
 
     def __init__(self, folder: Path, files: Sequence[ManifestFile]):
-        """folder: of the run's manifest; files: those it names."""
+        """Number the shots of a run. folder: of its manifest; files: those that it names."""
         paths = [(folder / file.path).resolve() for file in files]
         names = Counter(path.name for path in paths)
         self._by_path = {path: n for n, path in enumerate(paths)}

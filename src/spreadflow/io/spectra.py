@@ -13,7 +13,7 @@ from spreadflow.models import Spectrum
 from spreadflow.physics.spectrum import resampled
 
 CHUNK = 256
-"""spectra read at a time"""
+"""Spectra read at a time."""
 
 
 class Bank:
@@ -60,14 +60,14 @@ class Bank:
         return len(self._rows)
 
     def pulse(self, number: int) -> Spectrum:
-        """The pulse of shot `number` of a run: spectrum `number` modulo their number."""
+        """Return the pulse of shot `number` of a run: spectrum `number` modulo their number."""
         file, frame = self._rows[number % len(self)]
         energies, photons = resampled(self._open(file).spectrum(frame), self.energies_ev)
         return Spectrum(energies, photons * self._scale)
 
     def _all(self) -> Iterator[tuple[int, int, float, float]]:
-        """File, frame, photons recorded and within the channels (0 where it makes no sense) of each
-        spectrum.
+        """Yield file, frame, photons recorded and within the channels (0 where it makes no sense)
+        of each spectrum.
         """
         for number in range(len(self._paths)):
             file = self._open(number)
@@ -89,7 +89,7 @@ class Bank:
                     yield number, start + i, before, after
 
     def _open(self, number: int) -> NexusFile:
-        """The file of this number."""
+        """Return the file of this number."""
         if number != self._number or self._file is None:
             if self._file is not None:
                 self._file.close()
@@ -98,15 +98,15 @@ class Bank:
 
 
 def _files(path: Path) -> list[Path]:
-    """The image files of a manifest, or the one file itself."""
+    """Return the image files of a manifest, or the one file itself."""
     if not path.is_file() or h5py.is_hdf5(path):
         return [path]
     return [path.parent / file.path for file in images.read_manifest(path).files]
 
 
 def _photons(spectra: Spectrum, energies_ev: np.ndarray) -> np.ndarray:
-    """(spectrum, 2) photons of spectra (spectrum, channel), all and within the channels; 0 where
-    they make no sense.
+    """Return (spectrum, 2) photons of spectra (spectrum, channel), all and within the channels; 0
+    where they make no sense.
     """
     finite = np.isfinite(spectra.photons).all(axis=1)
     sound = spectra._replace(photons=np.where(finite[:, None], spectra.photons, 0.0))

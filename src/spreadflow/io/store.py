@@ -26,8 +26,8 @@ Columns = Mapping[str, np.ndarray]
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; renamed to `path` when the block ends well, removed when it
-    does not.
+    """Yield a temporary name beside `path`; renamed to `path` when the block ends well, removed
+    when it does not.
     """
     path = Path(path)
     try:
@@ -45,7 +45,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def digest(*parts: object) -> str:
-    """Sixteen hex digits that change when any of the parts (JSON-able or bytes) does."""
+    """Return sixteen hex digits that change when any of the parts (JSON-able or bytes) does."""
     h = hashlib.sha256()
     for part in parts:
         h.update(
@@ -58,8 +58,8 @@ def digest(*parts: object) -> str:
 
 
 def identity(path: Path | str) -> str:
-    """What a file is, for the key of what is made from it: its own key (our HDF5 products) or its
-    checksum.
+    """Return what a file is, for the key of what is made from it: its own key (our HDF5 products)
+    or its checksum.
     """
     path = Path(path)
     if not path.is_file():
@@ -73,7 +73,7 @@ def identity(path: Path | str) -> str:
 
 
 def checksum(path: Path | str) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """Return SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
@@ -128,7 +128,7 @@ def fill(group: h5py.Group, kind: str, columns: Columns, where: object = "column
 
 
 def _cast(data: np.ndarray, dtype: str, where: object) -> np.ndarray:
-    """The data in the schema's type. Raises FileError for integers that it can't hold."""
+    """Return the data in the schema's type. Raises FileError for integers that it can't hold."""
     out = data.astype(dtype)
     if data.dtype.kind in "iu" and out.dtype.kind in "iu" and not np.array_equal(out, data):
         raise FileError(
@@ -141,7 +141,7 @@ def _cast(data: np.ndarray, dtype: str, where: object) -> np.ndarray:
 
 
 def stamp(f: h5py.File, kind: str, key: str, attributes: Mapping[str, object]) -> None:
-    """The root attributes every product carries."""
+    """Set the root attributes that every product carries."""
     f.attrs.update(kind=kind, key=key, schema=schema.VERSION, software=f"spreadflow {__version__}")
     f.attrs["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     put_attributes(f, attributes)
@@ -179,8 +179,8 @@ def _opened(path: Path, kind: str) -> Iterator[h5py.File]:
 
 
 def attributes(path: Path | str, kind: str) -> dict:
-    """Root attributes of a product; lists, mappings and None come back from JSON, a string that
-    reads 42 stays one.
+    """Return root attributes of a product; lists, mappings and None come back from JSON, a string
+    that reads 42 stays one.
     """
     with _opened(Path(path), kind) as f:
         return {name: _decoded(value) for name, value in f.attrs.items()}
@@ -193,8 +193,8 @@ def _decoded(value: object) -> object:
 
 
 def read(path: Path | str, kind: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """Datasets of a product (all, or those named; a name ending in `/` takes a whole table), parts
-    joined.
+    """Return datasets of a product (all, or those named; a name ending in `/` takes a whole table),
+    parts joined.
     """
     path = Path(path)
     wanted = _select(kind, names)
@@ -210,8 +210,8 @@ def read(path: Path | str, kind: str, names: Iterable[str] | None = None) -> dic
 def read_part(
     path: Path | str, kind: str, block: int, key: str, names: Iterable[str] | None = None
 ) -> dict:
-    """One block of a product in parts. Raises FileError when the part is missing or of another
-    config.
+    """Return one block of a product in parts. Raises FileError when the part is missing or of
+    another config.
     """
     part = part_path(Path(path), block)
     if not part.exists():
@@ -224,15 +224,15 @@ def read_part(
 
 
 def tables(group: h5py.Group, kind: str, names: Iterable[str] | None = None) -> dict:
-    """Datasets of `kind` in an open group, and under "" the rows of each table: one piece for
-    `joined`.
+    """Return datasets of `kind` in an open group, and under "" the rows of each table: one piece
+    for `joined`.
     """
     rows = {table: group[table][next(iter(group[table]))].shape[0] for table in group}
     return {"": rows} | {name: group[name][()] for name in _select(kind, names)}
 
 
 def part_keys(path: Path | str, kind: str) -> list[str]:
-    """Keys of the parts of a product, in block order."""
+    """Return keys of the parts of a product, in block order."""
     with _opened(Path(path), kind) as f:
         return [k.decode() for k in f["parts/key"][()]]
 
@@ -255,8 +255,8 @@ def _select(kind: str, names: Iterable[str] | None) -> list[str]:
 
 
 def piece(kind: str, tables: Mapping[str, Mapping[str, np.ndarray]]) -> dict:
-    """Columns of some tables of `kind`, table → name → rows, as one piece for `joined`; the other
-    tables are empty.
+    """Return columns of some tables of `kind`, table → name → rows, as one piece for `joined`; the
+    other tables are empty.
     """
     out: dict = {"": {}}
     for path, dataset in schema.FILES[kind].items():
@@ -268,7 +268,7 @@ def piece(kind: str, tables: Mapping[str, Mapping[str, np.ndarray]]) -> dict:
 
 
 def joined(kind: str, wanted: Iterable[str], parts: Sequence[dict]) -> dict[str, np.ndarray]:
-    """Concatenate parts; row numbers are shifted by the rows of the parts before."""
+    """Return concatenate parts; row numbers are shifted by the rows of the parts before."""
     out = {}
     for name in wanted:
         dataset = schema.FILES[kind][name]

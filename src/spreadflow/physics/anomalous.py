@@ -9,19 +9,23 @@ import xraydb
 from numpy.typing import ArrayLike
 
 VALENCE = {"oxidized": 3, "reduced": 2, "metallic": 0}
-"""formal valence of the metal in the curves that are known by name"""
+"""Formal valence of the metal in the curves that are known by name."""
+
 EDGE_SHIFT_EV = 2.0
-"""shift of the edge per unit of valence, to higher energy"""
+"""Shift of the edge per unit of valence, to higher energy."""
+
 EDGE_WIDTH_EV = 2.6
-"""standard deviation of the edge: lifetime of the hole, and near-edge structure"""
+"""Standard deviation of the edge: lifetime of the hole, and near-edge structure."""
+
 WHITE_LINE = (0.12, 8.0, 4.0)
-"""height in units of the jump, distance above the edge in eV, standard deviation in eV"""
+"""Height in units of the jump, distance above the edge in eV, standard deviation in eV."""
+
 _NEAR_EV = 60.0
-"""a model curve differs from the tabulated one within this of the edge"""
+"""A model curve differs from the tabulated one within this of the edge."""
 
 
 def tabulated(element: str, energies_ev: ArrayLike) -> np.ndarray:
-    """(channel,) complex f' + i f'' of the free atom."""
+    """Return (channel,) complex f' + i f'' of the free atom."""
     energies = np.atleast_1d(np.asarray(energies_ev, dtype=np.float64))
     return np.atleast_1d(
         xraydb.f1_chantler(element, energies) + 1j * xraydb.f2_chantler(element, energies)
@@ -29,7 +33,7 @@ def tabulated(element: str, energies_ev: ArrayLike) -> np.ndarray:
 
 
 def nearest_edge(element: str, energy_ev: float) -> float:
-    """Energy, eV, of the K or L edge of an element that is nearest to `energy_ev`."""
+    """Return energy, eV, of the K or L edge of an element that is nearest to `energy_ev`."""
     edges = [
         edge.energy
         for name, edge in xraydb.xray_edges(element).items()
@@ -39,15 +43,15 @@ def nearest_edge(element: str, energy_ev: float) -> float:
 
 
 def site(element: str, curve: str, energies_ev: np.ndarray) -> np.ndarray:
-    """(channel,) complex f' + i f'' of a metal site whose curve is known by name: a key of
+    """Return (channel,) complex f' + i f'' of a metal site whose curve is known by name: a key of
     `VALENCE`.
     """
     return shifted(element, VALENCE[curve] * EDGE_SHIFT_EV, energies_ev)
 
 
 def shifted(element: str, shift_ev: float, energies_ev: np.ndarray) -> np.ndarray:
-    """(channel,) complex f' + i f'' of a metal site: the edge shifted by so many eV, softened, with
-    a white line.
+    """Return (channel,) complex f' + i f'' of a metal site: the edge shifted by so many eV,
+    softened, with a white line.
 
     f' is the dispersion integral of f'' plus what the tables hold beyond it (the relativistic part
     and the contribution of all else), which is smooth and taken from either side of the edge.
@@ -69,8 +73,8 @@ def shifted(element: str, shift_ev: float, energies_ev: np.ndarray) -> np.ndarra
 def _site_absorption(
     energies: np.ndarray, table: np.ndarray, edge: float, shift: float
 ) -> np.ndarray:
-    """f'' of the site: the table's two sides continued towards the edge, joined by a soft step,
-    plus the white line.
+    """Return f'' of the site: the table's two sides continued towards the edge, joined by a soft
+    step, plus the white line.
     """
     near = np.abs(energies - edge) < _NEAR_EV
     sides = [
@@ -87,7 +91,7 @@ def _site_absorption(
 
 
 def _sides(energies: np.ndarray, edge: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which energies lie just below and just above the neighbourhood of the edge."""
+    """Return which energies lie just below and just above the neighbourhood of the edge."""
     far = (np.abs(energies - edge) >= _NEAR_EV) & (np.abs(energies - edge) < 6 * _NEAR_EV)
     return far & (energies < edge), far & (energies > edge)
 
@@ -95,8 +99,8 @@ def _sides(energies: np.ndarray, edge: float) -> tuple[np.ndarray, np.ndarray]:
 def kramers_kronig(
     energies_ev: np.ndarray, nodes_ev: np.ndarray, absorption: np.ndarray
 ) -> np.ndarray:
-    """(n, ...) f'(E) = (2/π) P∫ x f''(x) / (E² − x²) dx, f'' (m, ...) at nodes (m,) eV, linear
-    between, zero beyond.
+    """Return (n, ...) f'(E) = (2/π) P∫ x f''(x) / (E² − x²) dx, f'' (m, ...) at nodes (m,) eV,
+    linear between, zero beyond.
 
     The principal value of each linear piece f'' = α + β x is analytic, the difference between its
     ends of −½ α ln|E² − x²| − β x + ½ β E ln|(E + x)/(E − x)|; where E is a node, the logarithms of

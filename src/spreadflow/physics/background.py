@@ -12,8 +12,8 @@ import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.units import AVOGADRO, R_E_SQUARED_M2
 
 STEP = 0.0005 / 8
-"""of sin θ/λ, Å⁻¹. The points of the tables are multiples of it: no kink of F lies between two
-multiples
+"""Of sin θ/λ, Å⁻¹. The points of the tables are multiples of it: no kink of F lies between two
+multiples.
 """
 
 
@@ -38,17 +38,17 @@ WATER = Material(
 )
 AIR = Material((0, 0.045, 0.174, 0.35, 0.5), (14.1, 13.5, 8.35, 4.78, 4.22), 1.2e-3, 28.0)
 """28 g/mol as the published runs meant; a misspelt attribute left 18 in force there, 1.56 times the
-scattering
+scattering.
 """
 
 
 def molecules_per_area(material: Material, thickness_mm: float) -> float:
-    """Scattering molecules in the beam's path, m⁻²."""
+    """Return scattering molecules in the beam's path, m⁻²."""
     return thickness_mm * 1e-3 * material.density * 1e6 * AVOGADRO / material.molecular_weight
 
 
 def cubics(material: Material) -> tuple[np.ndarray, np.ndarray]:
-    """The table as cubics: lower ends (piece,) and coefficients (piece, 4) in powers of the
+    """Return the table as cubics: lower ends (piece,) and coefficients (piece, 4) in powers of the
     distance from them.
 
     In each interval the cubic goes through the four nearest points, two on either side where there
@@ -64,7 +64,9 @@ def cubics(material: Material) -> tuple[np.ndarray, np.ndarray]:
 
 
 def factor(material: Material, stol: np.ndarray) -> np.ndarray:
-    """Structure factor at sin θ/λ (...), Å⁻¹, by cubic interpolation; constant beyond the table."""
+    """Return structure factor at sin θ/λ (...), Å⁻¹, by cubic interpolation; constant beyond the
+    table.
+    """
     starts, pieces = cubics(material)
     stol = np.clip(stol, 0.0, material.stol[-1])
     piece = np.searchsorted(starts, stol, side="right") - 1
@@ -72,13 +74,13 @@ def factor(material: Material, stol: np.ndarray) -> np.ndarray:
 
 
 def _squares(material: Material) -> np.ndarray:
-    """F² at the multiples of STEP up to the end of the table."""
+    """Return F² at the multiples of STEP up to the end of the table."""
     return factor(material, STEP * np.arange(round(material.stol[-1] / STEP) + 1)) ** 2
 
 
 @jax.jit
 def background(sine, efficiency, wavelength_ang, photons, water_mm, air_mm):
-    """Expected photons (...) of a pulse of `photons` photons; the size of the beam cancels.
+    """Return expected photons (...) of a pulse of `photons` photons; the size of the beam cancels.
 
     sine: sin θ of pixels; efficiency: as of `response.pixel_map`. F²·r_e²·photons·molecules per
     area·efficiency, with F² of water and air together linear between multiples of STEP of sin θ/λ.

@@ -27,20 +27,23 @@ from spreadflow.physics.mosaic import GAUSS
 from spreadflow.units import R_E_SQUARED_M2
 
 _POINTS = 1 << 17
-"""points worked on at a time: bounds the memory"""
+"""Points worked on at a time: bounds the memory."""
+
 _CHUNK = 1 << 18
-"""points of an image made at a time"""
+"""Points of an image made at a time."""
+
 _SERIES = 0.5
-"""(πr)² below which the round shape is summed as a series"""
+"""(πr)² below which the round shape is summed as a series."""
+
 _ROUND = np.array([1.0, -1 / 10, 1 / 280, -1 / 15120, 1 / 1330560, -1 / 172972800, 1 / 31135104000])
-"""3(sin y − y cos y)/y³ in powers of y²"""
+"""3(sin y − y cos y)/y³ in powers of y²."""
 
 
 def photons(
     parameters: Parameters, pixels: Pixels, *, shape: str = "gauss", dtype: str = "float64"
 ) -> Array:
-    """Expected photons (point,) `dtype` of a pixel centred at each point, as if the pixel were as
-    its centre is.
+    """Return expected photons (point,) `dtype` of a pixel centred at each point, as if the pixel
+    were as its centre is.
 
     dtype: of the lattice factor and of the sums; h − h0 is formed in float64. May be differentiated
     in any float leaf; hkl and the widths of the mosaic components must be known when it is traced.
@@ -70,7 +73,9 @@ def photons(
 def image(
     parameters: Parameters, *, shape: str = "gauss", oversample: int = 1, dtype: str = "float64"
 ) -> np.ndarray:
-    """Expected photons (panel, slow, fast) of all pixels, each the mean over oversample² points."""
+    """Return expected photons (panel, slow, fast) of all pixels, each the mean over oversample²
+    points.
+    """
     n_slow, n_fast = parameters.detector.shape
     out = np.empty((parameters.detector.n_panels, n_slow, n_fast), dtype)
     rows = max(1, _CHUNK // (n_fast * oversample**2))
@@ -107,7 +112,7 @@ def _table(hkl: np.ndarray) -> _Table:
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
 def _block(parameters: Parameters, f_squared, table: _Table, pixels: Pixels, *, shape, dtype):
-    """`photons` of one block; f_squared (channel, node)."""
+    """Return `photons` of one block; f_squared (channel, node)."""
     crystal = parameters.crystal
     mosaic = parameters.mosaic
     spectrum = parameters.spectrum
@@ -120,7 +125,9 @@ def _block(parameters: Parameters, f_squared, table: _Table, pixels: Pixels, *, 
         return a.at[i].get(mode="promise_in_bounds")
 
     def domain(energy, column, turn, inverse):
-        """F²·F_latt²/ΠN² at the points; column: F² of the nodes, or of the whole box of indices."""
+        """Return f²·F_latt²/ΠN² at the points; column: F² of the nodes, or of the whole box of
+        indices.
+        """
         h = [energy * sum(inverse[i, j] * turn[j] for j in range(3)) for i in range(3)]
         h0 = [jnp.ceil(a - 0.5) for a in jax.lax.stop_gradient(h)]
         away = [(a - b).astype(dtype) for a, b in zip(h, h0, strict=True)]
@@ -130,8 +137,8 @@ def _block(parameters: Parameters, f_squared, table: _Table, pixels: Pixels, *, 
         )
 
     def channel(energy, column, turn, inverse, share):
-        """The sum over domains. Neither of the two keeps anything for the derivative but what it is
-        given.
+        """Return the sum over domains. Neither of the two keeps anything for the derivative but
+        what it is given.
         """
         column = jnp.append(column, 0.0).astype(dtype)
         if is_worth_a_box:
@@ -160,7 +167,7 @@ def _block(parameters: Parameters, f_squared, table: _Table, pixels: Pixels, *, 
 
 
 def _cells(h0, table: _Table):
-    """(point,) where in the box nodes are that are given as whole numbers in components
+    """Return (point,) where in the box nodes are that are given as whole numbers in components
     (point,).
     """
     at = [
@@ -221,4 +228,4 @@ SHAPES = {
     "gauss_argchk": _gauss_argchk,
     "tophat": _tophat,
 }
-"""lattice factors"""
+"""Lattice factors."""

@@ -572,8 +572,8 @@ def _channel_sum_jvp(channel, start, dtype, primals, tangents):
 
 
 def _linear(a2, a1, a0, x, channel, start, strength, dx):
-    """What a change of the strengths (dx None) or of the energies of channels does; linear in it,
-    so JAX transposes.
+    """Return what a change of the strengths (dx None) or of the energies of channels does; linear
+    in it, so JAX transposes.
     """
 
     def step(total, j):

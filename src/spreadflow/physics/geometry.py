@@ -9,11 +9,11 @@ import numpy as np
 from spreadflow.models import Detector
 
 S0 = np.array([0.0, 0.0, -1.0])
-"""direction of the beam"""
+"""Direction of the beam."""
 
 
 def position(detector: Detector, panel, fast, slow):
-    """Lab position (..., 3) in mm of pixel coordinates (fast, slow) on panels (all of shape
+    """Return lab position (..., 3) in mm of pixel coordinates (fast, slow) on panels (all of shape
     (...)).
     """
     size = detector.pixel_mm
@@ -25,13 +25,13 @@ def position(detector: Detector, panel, fast, slow):
 
 
 def direction(detector: Detector, panel, fast, slow):
-    """Unit vector (..., 3) from the sample to pixel coordinates."""
+    """Return unit vector (..., 3) from the sample to pixel coordinates."""
     r = position(detector, panel, fast, slow)
     return r / (r * r).sum(axis=-1, keepdims=True) ** 0.5
 
 
 def normals(detector: Detector):
-    """(panel, 3) unit normals, pointing to the side of fast × slow."""
+    """Return (panel, 3) unit normals, pointing to the side of fast × slow."""
     f = detector.fast
     s = detector.slow
     turned = [f[..., i - 2] * s[..., i - 1] - f[..., i - 1] * s[..., i - 2] for i in range(3)]
@@ -39,13 +39,13 @@ def normals(detector: Detector):
 
 
 def distances_mm(detector: Detector):
-    """(panel,) shortest distance from the sample to each panel's plane, mm."""
+    """Return (panel,) shortest distance from the sample to each panel's plane, mm."""
     return np.abs((detector.origin_mm * normals(detector)).sum(axis=-1))
 
 
 def on_panel(detector: Detector, panel, s1):
-    """Pixel coordinates (fast, slow) where rays s1 (..., 3) meet the planes of the given panels
-    (...).
+    """Return pixel coordinates (fast, slow) where rays s1 (..., 3) meet the planes of the given
+    panels (...).
 
     Unbounded, and blind to the side of the ray: the caller checks (`intersect` does both).
     """
@@ -61,8 +61,8 @@ def on_panel(detector: Detector, panel, s1):
 
 
 def intersect(detector: Detector, s1: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Panel, fast, slow (each (n,)) where rays s1 (n, 3) hit a panel; panel −1 where none is hit
-    (NumPy).
+    """Return panel, fast, slow (each (n,)) where rays s1 (n, 3) hit a panel; panel −1 where none is
+    hit (NumPy).
     """
     n_slow, n_fast = detector.shape
     panel = np.full(len(s1), -1, dtype=np.int32)
@@ -80,8 +80,8 @@ def intersect(detector: Detector, s1: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def beam_center(detector: Detector) -> tuple[np.ndarray, np.ndarray]:
-    """(fast, slow), each (panel,), px where the direct beam meets the plane of each panel (maybe
-    off the panel).
+    """Return (fast, slow), each (panel,), px where the direct beam meets the plane of each panel
+    (maybe off the panel).
     """
     n = detector.n_panels
     return on_panel(detector, np.arange(n), np.broadcast_to(S0, (n, 3)))
@@ -90,8 +90,8 @@ def beam_center(detector: Detector) -> tuple[np.ndarray, np.ndarray]:
 def radial_axes(
     detector: Detector, panel: np.ndarray, fast: np.ndarray, slow: np.ndarray
 ) -> np.ndarray:
-    """(n, 2, 2): rows are unit vectors, in (fast, slow), along the radius from the beam centre and
-    across it.
+    """Return (n, 2, 2): rows are unit vectors, in (fast, slow), along the radius from the beam
+    centre and across it.
     """
     f0, s0 = beam_center(detector)
     d = np.stack([fast - f0[panel], slow - s0[panel]], axis=-1)
@@ -100,8 +100,8 @@ def radial_axes(
 
 
 def shifted(detector: Detector, fast_mm, slow_mm, distance_mm) -> Detector:
-    """The detector moved as a whole along panel 0's fast and slow axes and away from the sample by
-    mm.
+    """Return the detector moved as a whole along panel 0's fast and slow axes and away from the
+    sample by mm.
     """
     normal = np.cross(detector.fast[0], detector.slow[0])
     normal = normal * np.sign((normal * detector.origin_mm[0]).sum())

@@ -5,14 +5,14 @@ in dim channels: what is left out of a reflection is P(χ²₃ > REACH²) of it,
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
-from spreadflow.models import Crystal, Detector, Mosaic, Parameters, Pixels, Spectrum
+from spreadflow.models import Array, Crystal, Detector, Mosaic, Parameters, Pixels, Spectrum
 from spreadflow.physics import geometry, rotation
 from spreadflow.physics.forward import (
     BLOCK,
@@ -27,19 +27,40 @@ from spreadflow.physics.mosaic import GAUSS, Clouds, dot, inverse, times
 from spreadflow.units import HC_EV_ANGSTROM
 
 REACH = 7.0
-"""standard deviations"""
-LOST = 1e-9
-"""fraction of the expected photons that nodes left out may hold together"""
-DARK = 1e-12
-"""fraction of the photons of a pulse beyond which a channel counts as dark, at either end"""
-SHARPNESS, FINEST = 0.8, 8
-"""points to each standard deviation of the sharpest cloud where `oversample` is left open, and no
-more to a pixel
-"""
+"""Standard deviations out to which a cloud is followed."""
+
+NEGLIGIBLE_SHARE = 1e-9
+"""Fraction of the expected photons that nodes left out may hold together."""
+
+DARK_SHARE = 1e-12
+"""Fraction of the photons of a pulse beyond which a channel counts as dark, at either end."""
+
+SHARPNESS = 0.8
+"""Points to each standard deviation of the sharpest cloud, where `oversample` is left open."""
+
+FINEST = 8
+"""Points along each edge of a pixel, at most, where `oversample` is left open."""
+
 CANDIDATES = 1 << 21
-"""pairs looked at together, of which those that matter are kept: bounds the memory"""
+"""Pairs looked at together, of which those that matter are kept: bounds the memory."""
+
 SAMPLES = 7
-"""energies at which the course of a cloud over the detector is followed"""
+"""Energies at which the course of a cloud over the detector is followed."""
+
+SLACK_PX = 0.2
+"""Width by which boxes of clouds are widened, px: their course is followed at few energies."""
+
+SLACK_SIGMA = 1.05
+"""Factor by which the reach of clouds is widened, for the same reason."""
+
+MAX_TICKS = 4096
+"""Marks of the grid of energies, at most."""
+
+SMALLEST_TABLE = 1 << 14
+"""Points that tables are padded to, at least: few sizes, few compiled programs."""
+
+SMALLEST_MEETINGS = 2048
+"""Meetings of clouds and panels that tables are padded to, at least."""
 
 
 class Footprints(NamedTuple):
@@ -57,53 +78,56 @@ class Footprints(NamedTuple):
 
     @property
     def n_points(self) -> np.ndarray:
+        """(footprint,) points of each"""
         return self.width * self.height * self.oversample**2
+
+    @property
+    def first_point(self) -> np.ndarray:
+        """(footprint,) row of the first point of each, where all follow each other"""
+        return np.cumsum(self.n_points) - self.n_points
 
 
 def lit(spectrum: Spectrum) -> tuple[int, int]:
-    """First channel with light, and one past the last. Raises ValueError where energies do not
-    ascend.
+    """Return the first channel with light, and one past the last.
+
+    Raises ValueError where energies do not ascend.
     """
     if not (np.diff(spectrum.energies_ev) > 0).all():
         raise ValueError("spectrum.energies_ev: channels in ascending order")
     sums = np.cumsum(spectrum.photons)
-    low, high = np.searchsorted(sums, [DARK * sums[-1], (1.0 - DARK) * sums[-1]])
+    edges = [DARK_SHARE * sums[-1], (1.0 - DARK_SHARE) * sums[-1]]
+    low, high = np.searchsorted(sums, edges)
     return int(low), min(int(high) + 1, len(sums))
 
 
 def reached(crystal: Crystal, mosaic: Mosaic, hkl: np.ndarray, spectrum: Spectrum) -> np.ndarray:
-    """Rows of the nodes hkl (n, 3) some cloud of which may touch a lit Ewald sphere."""
+    """Return rows of the nodes hkl (n, 3) some cloud of which may touch a lit Ewald sphere."""
     q = hkl @ crystal.A.T
     length = np.linalg.norm(q, axis=1)
-    size = np.sqrt(GAUSS / 4) * np.linalg.norm(crystal.A / crystal.n_cells, ord=2)
+    domain_sigma = np.sqrt(GAUSS / 4) * np.linalg.norm(crystal.A / crystal.n_cells, ord=2)
     tilt = rotation.angle(mosaic.rotations).max() * length
-    spread = np.hypot(size, crystal.eta_rad * mosaic.width.max() * length)
+    sigma = np.hypot(domain_sigma, crystal.eta_rad * mosaic.width.max() * length)
     first, last = lit(spectrum)
-    k = (
-        spectrum.energies_ev[first] / HC_EV_ANGSTROM,
-        spectrum.energies_ev[last - 1] / HC_EV_ANGSTROM,
-    )
-    outside = [np.linalg.norm(q + radius * geometry.S0, axis=1) - radius for radius in k]
-    distance = REACH * spread + tilt
-    return np.flatnonzero((outside[1] <= distance) & (outside[0] >= -distance))
+    smallest = spectrum.energies_ev[first] / HC_EV_ANGSTROM
+    largest = spectrum.energies_ev[last - 1] / HC_EV_ANGSTROM
+    outside_smallest = np.linalg.norm(q + smallest * geometry.S0, axis=1) - smallest
+    outside_largest = np.linalg.norm(q + largest * geometry.S0, axis=1) - largest
+    distance = REACH * sigma + tilt
+    return np.flatnonzero((outside_largest <= distance) & (outside_smallest >= -distance))
 
 
 def lay_out(parameters: Parameters, oversample: int | None = 1) -> tuple[Footprints, Pixels, Pairs]:
-    """Footprints of all reflections, their points box after box (row by row in each), and the pairs
-    that matter.
+    """Return the footprints of all reflections, their points, and the pairs that matter.
 
-    oversample: points along each edge of a pixel; None = as many as the sharpest cloud of a
-    reflection needs.
+    Points go box after box, row by row in each. oversample: points along each edge of a pixel;
+    None = as many as the sharpest cloud of a reflection needs.
     """
     followed = _follow(parameters)
     boxes = _boxes(followed, parameters.detector)
-    footprints, box_of = _footprints(boxes, len(parameters.mosaic.share), oversample)
+    footprints, footprint_of = _footprints(boxes, len(parameters.mosaic.share), oversample)
     pixels = points(footprints)
-    return (
-        footprints,
-        pixels,
-        _select(followed, parameters, pixels, _pieces(boxes, footprints, box_of)),
-    )
+    pieces = _pieces(boxes, footprints, footprint_of)
+    return footprints, pixels, _select(followed, parameters, pixels, pieces)
 
 
 def within(
@@ -113,91 +137,103 @@ def within(
     reach: float = REACH,
     oversample: int = 1,
 ) -> tuple[Pixels, Pairs]:
-    """Pixels of rectangles (n, 4) fast0 fast1 slow0 slow1, half open, one after another, and the
-    pairs that matter.
+    """Return the pixels of rectangles, one after another, and the pairs that matter.
 
-    Of all nodes: a rectangle also gets what other reflections put there. Pixels in the order of
-    shoeboxes. reach: standard deviations out to which clouds are followed. oversample: points along
-    each edge of a pixel; those of a rectangle go row by row, through all of its pixels.
+    bbox: (n, 4) fast0 fast1 slow0 slow1, half open. Pairs are of all nodes: a rectangle also gets
+    what other reflections put there. Pixels are in the order of shoeboxes. reach: standard
+    deviations out to which clouds are followed. oversample: points along each edge of a pixel;
+    those of a rectangle go row by row, through all of its pixels.
     """
     followed = _follow(parameters, reach)
     boxes = _boxes(followed, parameters.detector)
-    fast0, fast1, slow0, slow1 = np.asarray(bbox, dtype=np.int64).T
     footprints = rectangles(panel, bbox, oversample)
     pixels = points(footprints)
+    first_point = footprints.first_point
+    fast0, fast1, slow0, slow1 = np.asarray(bbox, dtype=np.int64).T
     n = oversample
-    start = np.cumsum(footprints.n_points) - footprints.n_points
-    found = []
+    overlaps = []
     for i in range(len(panel)):
-        low_f = np.maximum(boxes.fast0, fast0[i])
-        low_s = np.maximum(boxes.slow0, slow0[i])
-        width = np.minimum(boxes.fast0 + boxes.width, fast1[i]) - low_f
-        height = np.minimum(boxes.slow0 + boxes.height, slow1[i]) - low_s
-        met = np.flatnonzero((boxes.panel == panel[i]) & (width > 0) & (height > 0))
+        low_fast = np.maximum(boxes.fast0, fast0[i])
+        low_slow = np.maximum(boxes.slow0, slow0[i])
+        width = np.minimum(boxes.fast0 + boxes.width, fast1[i]) - low_fast
+        height = np.minimum(boxes.slow0 + boxes.height, slow1[i]) - low_slow
+        is_met = (boxes.panel == panel[i]) & (width > 0) & (height > 0)
+        met = np.flatnonzero(is_met)
         stride = np.full(len(met), n * (fast1[i] - fast0[i]))
-        corner = start[i] + n * (low_s[met] - slow0[i]) * stride + n * (low_f[met] - fast0[i])
-        found.append(np.stack([corner, stride, n * width[met], n * height[met], boxes.cloud[met]]))
-    pieces = _Pieces(*np.concatenate([np.empty((5, 0), dtype=np.int64), *found], axis=1))
+        row = n * (low_slow[met] - slow0[i])
+        column = n * (low_fast[met] - fast0[i])
+        corner = first_point[i] + row * stride + column
+        piece = [corner, stride, n * width[met], n * height[met], boxes.cloud[met]]
+        overlaps.append(np.stack(piece))
+    nothing = np.empty((5, 0), dtype=np.int64)
+    pieces = _Pieces(*np.concatenate([nothing, *overlaps], axis=1))
     return pixels, _select(followed, parameters, pixels, pieces)
 
 
 def rectangles(panel: np.ndarray, bbox: np.ndarray, oversample: int = 1) -> Footprints:
-    """Given rectangles (n, 4) fast0 fast1 slow0 slow1, half open, as footprints of no node in
-    particular.
-    """
+    """Return rectangles (n, 4) fast0 fast1 slow0 slow1, half open, as footprints of no node."""
     fast0, fast1, slow0, slow1 = np.asarray(bbox, dtype=np.int64).T
     one = np.ones(len(panel), dtype=np.int64)
     return Footprints(
-        one, np.asarray(panel), fast0, slow0, fast1 - fast0, slow1 - slow0, oversample * one
+        node=one,
+        panel=np.asarray(panel),
+        fast0=fast0,
+        slow0=slow0,
+        width=fast1 - fast0,
+        height=slow1 - slow0,
+        oversample=oversample * one,
     )
 
 
 def meets(parameters: Parameters, panel: np.ndarray, bbox: np.ndarray) -> np.ndarray:
-    """(node,) bool: nodes that put photons into any of the rectangles of `within`."""
+    """Return which nodes put photons into any of the rectangles of `within`, (node,) bool."""
     boxes = _boxes(_follow(parameters), parameters.detector)
     node = boxes.cloud // len(parameters.mosaic.share)
-    out = np.zeros(len(parameters.hkl), dtype=bool)
-    for p, (fast0, fast1, slow0, slow1) in zip(panel, bbox, strict=True):
-        apart = (boxes.fast0 >= fast1) | (boxes.fast0 + boxes.width <= fast0)
-        apart |= (boxes.slow0 >= slow1) | (boxes.slow0 + boxes.height <= slow0)
-        out[node[(boxes.panel == p) & ~apart]] = True
-    return out
+    is_met = np.zeros(len(parameters.hkl), dtype=bool)
+    for number, (fast0, fast1, slow0, slow1) in zip(panel, bbox, strict=True):
+        is_apart = (boxes.fast0 >= fast1) | (boxes.fast0 + boxes.width <= fast0)
+        is_apart |= (boxes.slow0 >= slow1) | (boxes.slow0 + boxes.height <= slow0)
+        is_met[node[(boxes.panel == number) & ~is_apart]] = True
+    return is_met
 
 
 def points(footprints: Footprints) -> Pixels:
-    """All points of footprints, one after another, row by row; coordinates in px."""
-    box = np.repeat(np.arange(len(footprints.node)), footprints.n_points)
-    i = _counted(footprints.n_points)
+    """Return all points of footprints, one after another, row by row; coordinates in px."""
+    n_points = footprints.n_points
+    box = np.repeat(np.arange(len(footprints.node)), n_points)
+    i = _counted(n_points)
     n = footprints.oversample[box]
     width = footprints.width[box] * n
-    fast, slow = (
-        footprints.fast0[box] + (i % width + 0.5) / n,
-        footprints.slow0[box] + (i // width + 0.5) / n,
-    )
+    fast = footprints.fast0[box] + (i % width + 0.5) / n
+    slow = footprints.slow0[box] + (i // width + 0.5) / n
     return Pixels(footprints.panel[box].astype(np.int32), fast, slow)
 
 
 def _counted(counts: np.ndarray) -> np.ndarray:
-    """0 … count − 1 for each of the counts, one after another."""
+    """Return 0 … count − 1 for each of the counts, one after another."""
     ends = np.cumsum(counts)
-    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
+    total = ends[-1] if len(ends) else 0
+    return np.arange(total) - np.repeat(ends - counts, counts)
 
 
-def filled(tree, least: int = 64):
-    """Arrays (n, ...) of a tuple with zeros up to 2ᵏ or 1.5·2ᵏ rows: few shapes, few compiled
-    programs.
+def filled(tree: Any, least: int = 64) -> Any:
+    """Return the arrays (n, ...) of a tuple with zeros up to 2ᵏ or 1.5·2ᵏ rows.
+
+    Few shapes make few compiled programs. least: rows, at least.
     """
 
-    def grown(a):
-        top = max(least, 1 << max(len(a) - 1, 0).bit_length())
-        size = 3 * top // 4 if least <= 3 * top // 4 >= len(a) else top
-        return np.pad(a, ((0, size - len(a)), *((0, 0),) * (np.ndim(a) - 1)))
+    def grown(column: np.ndarray) -> np.ndarray:
+        n = len(column)
+        top = max(least, 1 << max(n - 1, 0).bit_length())
+        three_quarters = 3 * top // 4
+        size = three_quarters if least <= three_quarters >= n else top
+        nothing = ((0, 0),) * (np.ndim(column) - 1)
+        return np.pad(column, ((0, size - n), *nothing))
 
     return jax.tree.map(grown, tree)
 
 
-# ---------------------------------------------------------------- clouds and the light that reaches
-# them
+# ---------------------------------------------------------------- clouds and the light on them
 
 
 class _Followed(NamedTuple):
@@ -209,38 +245,39 @@ class _Followed(NamedTuple):
     low: np.ndarray
     """lowest energy of a lit sphere that cuts the cloud, eV"""
     high: np.ndarray
+    """highest energy of a lit sphere that cuts the cloud, eV"""
     cut: np.ndarray
     """largest exponent that matters; 0 where the cloud does not matter at all"""
 
 
 def _follow(parameters: Parameters, reach: float = REACH) -> _Followed:
-    """What matters of the clouds of all nodes: nodes with next to no light are left out."""
-    first, last = lit(parameters.spectrum)
-    energies = np.asarray(parameters.spectrum.energies_ev)
-    lights = np.asarray(parameters.spectrum.photons * parameters.f_squared)
+    """Return what matters of the clouds of all nodes: nodes with next to no light are left out."""
+    spectrum = parameters.spectrum
+    first, last = lit(spectrum)
+    energies = np.asarray(spectrum.energies_ev)
+    lights = np.asarray(spectrum.photons * parameters.f_squared)
     cloud = averaged(parameters)
-    covariance, *found = _light(cloud, energies, lights)
-    centre, width, dimmest, light = map(np.asarray, found)
+    covariance, *numbers = _light(cloud, energies, lights)
+    centre, width, dimmest, light = map(np.asarray, numbers)
     order = np.argsort(light)
-    kept = np.zeros(len(light), dtype=bool)
-    kept[order[np.cumsum(light[order]) > LOST * light.sum()]] = True
-    cut = np.where(kept, 0.5 * reach**2 + dimmest, 0.0).repeat(len(centre) // len(light))
+    is_kept = np.zeros(len(light), dtype=bool)
+    is_kept[order[np.cumsum(light[order]) > NEGLIGIBLE_SHARE * light.sum()]] = True
+    n_components = len(centre) // len(light)
+    cut = np.where(is_kept, 0.5 * reach**2 + dimmest, 0.0).repeat(n_components)
     half = width * np.sqrt(2 * cut)
-    low, high = (
-        np.maximum(centre - half, energies[first]),
-        np.minimum(centre + half, energies[last - 1]),
-    )
+    low = np.maximum(centre - half, energies[first])
+    high = np.minimum(centre + half, energies[last - 1])
     return _Followed(cloud, covariance, low, high, np.where(low <= high, cut, 0.0))
 
 
 @jax.jit
-def _light(cloud: Clouds, energies, lights):
-    """What spheres of energies (channel,) with lights (node, channel) cut out of clouds.
+def _light(cloud: Clouds, energies: Array, lights: Array):
+    """Return what spheres of energies (channel,) with lights (node, channel) cut out of clouds.
 
-    Covariance of the clouds; energy (cloud,) of the sphere through the middle and the standard
-    deviation of energies; per node, of all its clouds and channels, the least exponent +
-    ln(brightest light/light); photons (node,), relative: those of the flat cut of a Gaussian, 2π
-    √(det Σ / n·Σn)/k² · exp(−½ excess²/n·Σn).
+    That is: covariance of the clouds; energy (cloud,) of the sphere through the middle and the
+    standard deviation of energies; per node, of all its clouds and channels, the least exponent +
+    ln(brightest light/light); photons (node,), relative: those of the flat cut of a Gaussian,
+    2π √(det Σ / n·Σn)/k² · exp(−½ excess²/n·Σn).
     """
     cofactors, determinant = inverse(cloud.precision)
     covariance = tuple(c / determinant for c in cofactors)
@@ -250,30 +287,29 @@ def _light(cloud: Clouds, energies, lights):
         0.5 * HC_EV_ANGSTROM * dot(cloud.q, cloud.q) / jnp.maximum(along, 1e-9),
         jnp.inf,
     )
-    near = jnp.clip(bragg, energies[0], energies[-1])
-    _, normal, _, variance, excess = _cut(cloud.q, covariance, near)
+    nearest = jnp.clip(bragg, energies[0], energies[-1])
+    _, normal, _, variance, excess = _cut(cloud.q, covariance, nearest)
     slope = -jnp.maximum(normal[2] + 1.0, 1e-12) / HC_EV_ANGSTROM
-    centre = near - excess / slope
+    centre = nearest - excess / slope
     width = jnp.sqrt(variance) / jnp.abs(slope)
 
-    def rows(a):
-        return a.reshape(len(lights), -1, 1).astype(jnp.float32)
+    def by_node(column: Array) -> Array:
+        return column.reshape(len(lights), -1, 1).astype(jnp.float32)
 
-    exponent = (
-        0.5
-        * (((energies - near[0]).astype(jnp.float32) - rows(centre - near[0])) / rows(width)) ** 2
-    )
+    distance = (energies - nearest[0]).astype(jnp.float32) - by_node(centre - nearest[0])
+    exponent = 0.5 * (distance / by_node(width)) ** 2
     lights = lights.astype(jnp.float32)
-    top = lights.max(axis=1, keepdims=True)
-    dimmed = jnp.log(jnp.maximum(top, 1e-30) / jnp.maximum(lights, 1e-30 * top + 1e-37))
+    brightest = lights.max(axis=1, keepdims=True)
+    floor = jnp.maximum(lights, 1e-30 * brightest + 1e-37)
+    dimmed = jnp.log(jnp.maximum(brightest, 1e-30) / floor)
     dimmest = (exponent + dimmed[:, None]).min(axis=(1, 2))
-    area = rows(cloud.amplitude / jnp.sqrt(determinant * variance))
+    area = by_node(cloud.amplitude / jnp.sqrt(determinant * variance))
     photons = (area * lights[:, None] * jnp.exp(-exponent)).sum(axis=(1, 2))
     return covariance, centre, width, dimmest.astype(jnp.float64), photons
 
 
 def _cut(q, covariance, energy):
-    """Clouds cut by the Ewald sphere of an energy, taken as flat over a cloud.
+    """Return how clouds are cut by the Ewald sphere of an energy, taken as flat over a cloud.
 
     Returns the ray to the middle of the cut, the unit normal, Σ·normal, the variance along the
     normal and the distance of the cloud's centre from the sphere; Å⁻¹.
@@ -285,16 +321,11 @@ def _cut(q, covariance, energy):
     toward = times(covariance, normal)
     variance = dot(normal, toward)
     excess = length - k
-    return (
-        [r - t * (excess / variance) for r, t in zip(ray, toward, strict=True)],
-        normal,
-        toward,
-        variance,
-        excess,
-    )
+    middle = [r - t * (excess / variance) for r, t in zip(ray, toward, strict=True)]
+    return middle, normal, toward, variance, excess
 
 
-# ---------------------------------------------------------------- pixels they reach
+# ---------------------------------------------------------------- pixels that clouds reach
 
 
 class _Boxes(NamedTuple):
@@ -311,71 +342,88 @@ class _Boxes(NamedTuple):
 
 
 def _boxes(followed: _Followed, detector: Detector) -> _Boxes:
-    """The boxes of clouds on panels, clipped to the panels."""
+    """Return the boxes of clouds on panels, clipped to the panels."""
     cloud, panel = _meetings(followed, detector)
-    some, on = filled((cloud, panel), 2048)
+    padded_cloud, padded_panel = filled((cloud, panel), SMALLEST_MEETINGS)
 
-    def pick(tree):
-        return jax.tree.map(lambda column: np.asarray(column)[some], tree)
+    def of_clouds(tree: Any) -> Any:
+        return jax.tree.map(lambda column: np.asarray(column)[padded_cloud], tree)
 
-    axes = (detector.origin_mm, detector.fast, detector.slow, geometry.normals(detector))
+    def of_panels(vectors: Array) -> tuple:
+        return tuple(np.asarray(vectors)[padded_panel].T)
+
     ahead, sigma, low, high = _extent(
-        *map(
-            pick, (followed.cloud.q, followed.covariance, followed.low, followed.high, followed.cut)
-        ),
-        *(tuple(np.asarray(a)[on].T) for a in axes),
+        of_clouds(followed.cloud.q),
+        of_clouds(followed.covariance),
+        of_clouds(followed.low),
+        of_clouds(followed.high),
+        of_clouds(followed.cut),
+        of_panels(detector.origin_mm),
+        of_panels(detector.fast),
+        of_panels(detector.slow),
+        of_panels(geometry.normals(detector)),
         detector.pixel_mm,
     )
-    of = slice(len(cloud))
-    low, high = np.stack(low)[:, of], np.stack(high)[:, of]
-    slack = 0.2 + _sagitta(low, high, geometry.beam_center(detector), panel)
+    n = len(cloud)
+    low = np.stack(low)[:, :n]
+    high = np.stack(high)[:, :n]
+    slack = SLACK_PX + _sagitta(low, high, geometry.beam_center(detector), panel)
     size = np.array(detector.shape[::-1])[:, None]
     first = np.clip(np.floor(low - slack), 0, size).astype(np.int64)
     last = np.clip(np.ceil(high + slack), 0, size).astype(np.int64)
-    met = np.flatnonzero(np.asarray(ahead)[of] & (last > first).all(axis=0))
+    is_met = np.asarray(ahead)[:n] & (last > first).all(axis=0)
+    met = np.flatnonzero(is_met)
     fast0, slow0 = first[:, met]
     width, height = (last - first)[:, met]
-    return _Boxes(cloud[met], panel[met], fast0, slow0, width, height, np.asarray(sigma)[met])
+    return _Boxes(
+        cloud=cloud[met],
+        panel=panel[met],
+        fast0=fast0,
+        slow0=slow0,
+        width=width,
+        height=height,
+        sigma_px=np.asarray(sigma)[met],
+    )
 
 
 def _meetings(followed: _Followed, detector: Detector) -> tuple[np.ndarray, np.ndarray]:
-    """Clouds that matter and panels they may meet: (n,) each."""
+    """Return clouds that matter and panels that they may meet, (n,) each."""
     live = np.flatnonzero(followed.cut > 0)
-    if detector.n_panels == 1:
+    n_panels = detector.n_panels
+    if n_panels == 1:
         return live, np.zeros(len(live), dtype=np.int64)
     corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * detector.shape[::-1]
-    panels = np.arange(detector.n_panels).repeat(4)
-    rays = geometry.direction(
-        detector, panels, *np.tile(corners, (detector.n_panels, 1)).T
-    ).reshape(-1, 4, 3)
+    of_corners = np.arange(n_panels).repeat(4)
+    fast, slow = np.tile(corners, (n_panels, 1)).T
+    rays = geometry.direction(detector, of_corners, fast, slow).reshape(-1, 4, 3)
     middle = rays.mean(axis=1)
     middle /= np.linalg.norm(middle, axis=1, keepdims=True)
-    wide = np.arccos(np.clip((rays * middle[:, None]).sum(axis=-1).min(axis=1), -1.0, 1.0))
+    cosines = (rays * middle[:, None]).sum(axis=-1)
+    half_angle = np.arccos(np.clip(cosines.min(axis=1), -1.0, 1.0))
     q = np.stack(followed.cloud.q, axis=1)[live]
     k = np.stack([followed.low, followed.high])[:, live] / HC_EV_ANGSTROM
     ends = q + k[..., None] * geometry.S0
     ends /= np.linalg.norm(ends, axis=-1, keepdims=True)
     size = np.sqrt(sum(np.asarray(c)[live] for c in followed.covariance[:3]))
-    reach = np.sqrt(2 * followed.cut[live]) * size / k[0] + np.linalg.norm(
-        ends[1] - ends[0], axis=1
-    )
+    streak = np.linalg.norm(ends[1] - ends[0], axis=1)
+    reach = np.sqrt(2 * followed.cut[live]) * size / k[0] + streak
     cosine = np.cos(reach)
     sine = np.sin(reach)
-    near = [
-        np.flatnonzero(
-            (ends[0] @ m >= np.cos(w) * cosine - np.sin(w) * sine) | (w + reach >= np.pi)
-        )
-        for m, w in zip(middle, wide, strict=True)  # panel by panel: one row of clouds at a time
-    ]
-    return live[np.concatenate(near)], np.arange(detector.n_panels).repeat(
-        [len(rows) for rows in near]
-    )
+    met = []
+    for axis, angle in zip(middle, half_angle, strict=True):  # one row of clouds at a time
+        limit = np.cos(angle) * cosine - np.sin(angle) * sine
+        is_near = (ends[0] @ axis >= limit) | (angle + reach >= np.pi)
+        met.append(np.flatnonzero(is_near))
+    n_met = [len(rows) for rows in met]
+    return live[np.concatenate(met)], np.arange(n_panels).repeat(n_met)
 
 
 @jax.jit
 def _extent(q, covariance, low, high, cut, origin, fast, slow, normal, pixel_mm):
-    """Where clouds fall on panels: whether ahead, smallest σ (px), lowest and highest (fast, slow)
-    they reach, px.
+    """Return where clouds fall on panels.
+
+    That is: whether they lie ahead, their smallest σ (px), the lowest and the highest (fast, slow)
+    that they reach, px.
     """
     none = jnp.full_like(cut, jnp.inf)
     ahead = none > 0
@@ -389,19 +437,22 @@ def _extent(q, covariance, low, high, cut, origin, fast, slow, normal, pixel_mm)
         ahead &= scale > 0
         reach = jnp.sqrt(jnp.maximum(2 * cut - excess**2 / variance, 0.0))
         gradients = []
+        variances = []
         for i, axis in enumerate((fast, slow)):
-            at = (scale * dot(ray, axis) - dot(origin, axis)) / pixel_mm
+            position = (scale * dot(ray, axis) - dot(origin, axis)) / pixel_mm
             tilted = dot(ray, axis) / along
             gradient = [
                 scale * (a - m * tilted) / pixel_mm for a, m in zip(axis, normal, strict=True)
             ]
-            spread = (
-                dot(gradient, times(covariance, gradient)) - dot(toward, gradient) ** 2 / variance
-            )
-            half = 1.05 * reach * jnp.sqrt(jnp.maximum(spread, 0.0))
-            lows[i], highs[i] = jnp.minimum(lows[i], at - half), jnp.maximum(highs[i], at + half)
-            gradients.append((gradient, spread))
-        (f, ff), (s, ss) = gradients
+            own = dot(gradient, times(covariance, gradient))
+            on_panel = own - dot(toward, gradient) ** 2 / variance
+            half = SLACK_SIGMA * reach * jnp.sqrt(jnp.maximum(on_panel, 0.0))
+            lows[i] = jnp.minimum(lows[i], position - half)
+            highs[i] = jnp.maximum(highs[i], position + half)
+            gradients.append(gradient)
+            variances.append(on_panel)
+        f, s = gradients
+        ff, ss = variances
         fs = dot(f, times(covariance, s)) - dot(toward, f) * dot(toward, s) / variance
         least = 0.5 * (ff + ss) - jnp.sqrt(0.25 * (ff - ss) ** 2 + fs**2)
         sigma = jnp.minimum(sigma, jnp.sqrt(jnp.maximum(least, 0.0)))
@@ -411,41 +462,46 @@ def _extent(q, covariance, low, high, cut, origin, fast, slow, normal, pixel_mm)
 def _sagitta(
     low: np.ndarray, high: np.ndarray, centre: tuple[np.ndarray, np.ndarray], panel: np.ndarray
 ) -> np.ndarray:
-    """(n,) px by which a streak across the radius bends away from the straight line assumed. low,
-    high: (2, n).
+    """Return by how many px a streak across the radius bends away from a straight line, (n,).
+
+    low, high: (2, n) ends of the streak; centre: of the beam on each panel, fast and slow.
     """
     half = 0.5 * (high - low).max(axis=0)
-    radius = np.hypot(*(0.5 * (low + high) - np.stack([c[panel] for c in centre])))
+    from_centre = 0.5 * (low + high) - np.stack([c[panel] for c in centre])
+    radius = np.hypot(*from_centre)
     return half**2 / (2 * np.maximum(radius, half))
 
 
 def _footprints(
     boxes: _Boxes, n_components: int, oversample: int | None
 ) -> tuple[Footprints, np.ndarray]:
-    """Footprints around the boxes of a node on a panel, and the footprint of each box."""
+    """Return footprints around the boxes of a node on a panel, and the footprint of each box."""
     node = boxes.cloud // n_components
     n_panels = int(boxes.panel.max(initial=0)) + 1
-    key, box_of = np.unique(node * n_panels + boxes.panel, return_inverse=True)
+    key, footprint_of = np.unique(node * n_panels + boxes.panel, return_inverse=True)
 
-    def least(column):
-        return _least(column, box_of, len(key))
+    def smallest(column: np.ndarray) -> np.ndarray:
+        out = np.full(len(key), np.inf)
+        np.minimum.at(out, footprint_of, column)
+        return out
 
-    fast0 = least(boxes.fast0)
-    slow0 = least(boxes.slow0)
-    width = -least(-boxes.fast0 - boxes.width) - fast0
-    height = -least(-boxes.slow0 - boxes.height) - slow0
+    fast0 = smallest(boxes.fast0)
+    slow0 = smallest(boxes.slow0)
     n = np.full(len(key), oversample or 1)
     if oversample is None:
-        n = np.clip(np.ceil(SHARPNESS / np.maximum(least(boxes.sigma_px), 1e-3)), 1, FINEST)
-    columns = (key // n_panels, key % n_panels, fast0, slow0, width, height, n)
-    return Footprints(*(np.asarray(c).astype(np.int64) for c in columns)), box_of
-
-
-def _least(column: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
-    """(n_groups,) smallest entry of each group."""
-    out = np.full(n_groups, np.inf)
-    np.minimum.at(out, group, column)
-    return out
+        sigma_px = np.maximum(smallest(boxes.sigma_px), 1e-3)
+        n = np.clip(np.ceil(SHARPNESS / sigma_px), 1, FINEST)
+    columns = {
+        "node": key // n_panels,
+        "panel": key % n_panels,
+        "fast0": fast0,
+        "slow0": slow0,
+        "width": -smallest(-boxes.fast0 - boxes.width) - fast0,
+        "height": -smallest(-boxes.slow0 - boxes.height) - slow0,
+        "oversample": n,
+    }
+    whole = {name: np.asarray(column).astype(np.int64) for name, column in columns.items()}
+    return Footprints(**whole), footprint_of
 
 
 class _Pieces(NamedTuple):
@@ -460,51 +516,61 @@ class _Pieces(NamedTuple):
     cloud: np.ndarray
 
 
-def _pieces(boxes: _Boxes, footprints: Footprints, box_of: np.ndarray) -> _Pieces:
-    """All boxes as points of their footprints."""
-    n = footprints.oversample[box_of]
-    stride = (footprints.width * footprints.oversample)[box_of]
-    start = np.cumsum(footprints.n_points) - footprints.n_points
-    corner = start[box_of] + (boxes.slow0 - footprints.slow0[box_of]) * n * stride
-    corner += (boxes.fast0 - footprints.fast0[box_of]) * n
+def _pieces(boxes: _Boxes, footprints: Footprints, footprint_of: np.ndarray) -> _Pieces:
+    """Return all boxes as points of their footprints."""
+    n = footprints.oversample[footprint_of]
+    stride = (footprints.width * footprints.oversample)[footprint_of]
+    row = (boxes.slow0 - footprints.slow0[footprint_of]) * n
+    column = (boxes.fast0 - footprints.fast0[footprint_of]) * n
+    corner = footprints.first_point[footprint_of] + row * stride + column
     return _Pieces(corner, stride, boxes.width * n, boxes.height * n, boxes.cloud)
 
 
 def _candidates(pieces: _Pieces) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows of the points and clouds of all pieces, about `CANDIDATES` at a time."""
-    count = pieces.width * pieces.height
-    group = np.cumsum(count) // CANDIDATES
-    for some in np.split(np.arange(len(count)), np.flatnonzero(np.diff(group)) + 1):
-        row = some.repeat(count[some])
-        i = _counted(count[some])
-        width = pieces.width[row]
-        yield pieces.corner[row] + i // width * pieces.stride[row] + i % width, pieces.cloud[row]
+    """Yield rows of the points and clouds of all pieces, about `CANDIDATES` at a time."""
+    n_points = pieces.width * pieces.height
+    group = np.cumsum(n_points) // CANDIDATES
+    groups = np.split(np.arange(len(n_points)), np.flatnonzero(np.diff(group)) + 1)
+    for of_group in groups:
+        piece = of_group.repeat(n_points[of_group])
+        i = _counted(n_points[of_group])
+        width = pieces.width[piece]
+        point = pieces.corner[piece] + i // width * pieces.stride[piece] + i % width
+        yield point, pieces.cloud[piece]
 
 
 # ---------------------------------------------------------------- channels that matter
 
 
 def _select(followed: _Followed, parameters: Parameters, pixels: Pixels, pieces: _Pieces) -> Pairs:
-    """The pairs among the points and clouds of the pieces."""
-    ray = compiled_rays(parameters.detector, parameters.polarization, filled(pixels, 1 << 14))
+    """Return the pairs among the points and clouds of the pieces that can hold signal."""
+    padded = filled(pixels, SMALLEST_TABLE)
+    ray = compiled_rays(parameters.detector, parameters.polarization, padded)
     first, last = lit(parameters.spectrum)
     energies = np.asarray(parameters.spectrum.energies_ev, dtype=np.float64)
     middle = 0.5 * (energies[0] + energies[-1])
     ticks = _ticks(energies, first, last)
-    found = [np.empty((3, 0), dtype=np.int32)]
+    selected = [np.empty((3, 0), dtype=np.int32)]
     for point, cloud in _candidates(pieces):
         for start in range(0, len(point), BLOCK):
-            some = slice(start, start + BLOCK)
-            n = len(point[some])
-            block = [
-                np.pad(column[some].astype(np.int32), (0, BLOCK - n)) for column in (point, cloud)
-            ]
-            channel, n_windows = _windows(ray, followed.cloud, followed.cut, middle, *block, ticks)
+            points_of_block = _padded_block(point, start)
+            clouds_of_block = _padded_block(cloud, start)
+            channel, n_windows = _windows(
+                ray, followed.cloud, followed.cut, middle, points_of_block, clouds_of_block, ticks
+            )
+            n = min(BLOCK, len(point) - start)
             n_windows = np.asarray(n_windows)[:n]
-            row = np.repeat(np.arange(n), n_windows)
-            at = np.asarray(channel)[row] + WINDOW * _counted(n_windows)
-            found.append(np.stack([block[0][row], block[1][row], at]).astype(np.int32))
-    return Pairs(*np.concatenate(found, axis=1))
+            pair = np.repeat(np.arange(n), n_windows)
+            channels = np.asarray(channel)[pair] + WINDOW * _counted(n_windows)
+            block = np.stack([points_of_block[pair], clouds_of_block[pair], channels])
+            selected.append(block.astype(np.int32))
+    return Pairs(*np.concatenate(selected, axis=1))
+
+
+def _padded_block(column: np.ndarray, start: int) -> np.ndarray:
+    """Return `BLOCK` entries of a column from `start` on, with zeros beyond its end."""
+    block = column[start : start + BLOCK].astype(np.int32)
+    return np.pad(block, (0, BLOCK - len(block)))
 
 
 class _Ticks(NamedTuple):
@@ -517,31 +583,33 @@ class _Ticks(NamedTuple):
 
 
 def _ticks(energies: np.ndarray, first: int, last: int) -> _Ticks:
-    """Marks no farther apart than the channels (at most 4096 of them): exact, or on the safe side.
+    """Return marks no farther apart than the channels (at most 4096 of them).
 
-    first, last: of `lit`. As many marks whatever is lit: pulses share one compiled program.
+    They are exact, or on the safe side. first, last: of `lit`. There are as many marks whatever is
+    lit: pulses share one compiled program.
     """
     span = float(energies[-1] - energies[0])
-    step = (
-        max(float(np.diff(energies).min(initial=np.inf)), span / 4096) if len(energies) > 1 else 1.0
-    )
+    step = 1.0
+    if len(energies) > 1:
+        step = max(float(np.diff(energies).min(initial=np.inf)), span / MAX_TICKS)
     marks = energies[0] + step * np.arange(-1, int(np.ceil(span / step)) + 3)
-    count = np.clip(np.searchsorted(energies, marks), first, last)
-    return _Ticks(float(marks[0]), step, count.astype(np.int32))
+    channel = np.clip(np.searchsorted(energies, marks), first, last)
+    return _Ticks(float(marks[0]), step, channel.astype(np.int32))
 
 
 @jax.jit
-def _windows(ray: Rays, cloud: Clouds, cut, middle, point, of_cloud, ticks: _Ticks):
-    """First lit channel and number of windows (0 = none) of pairs."""
-    a2, a1, a0 = exponents(ray, cloud, middle, point, of_cloud)
+def _windows(ray: Rays, cloud: Clouds, cut, middle, point, cloud_row, ticks: _Ticks):
+    """Return the first lit channel and the number of windows (0 = none) of pairs."""
+    a2, a1, a0 = exponents(ray, cloud, middle, point, cloud_row)
     centre = -a1 / a2
-    left = cut[of_cloud] - 0.5 * (a0 + a1 * centre)
+    left = cut[cloud_row] - 0.5 * (a0 + a1 * centre)
     half = jnp.sqrt(jnp.maximum(2.0 * left / a2, 0.0))
     top = len(ticks.channel) - 1
 
-    def mark(energy):
+    def mark(energy: Array) -> Array:
         return jnp.clip((energy + middle - ticks.start) / ticks.step, 0, top)
 
     first = ticks.channel[jnp.floor(mark(centre - half)).astype(jnp.int32)]
     last = ticks.channel[jnp.ceil(mark(centre + half)).astype(jnp.int32)]
-    return first, jnp.where(left > 0, (last - first + WINDOW - 1) // WINDOW, 0)
+    n_windows = (last - first + WINDOW - 1) // WINDOW
+    return first, jnp.where(left > 0, n_windows, 0)

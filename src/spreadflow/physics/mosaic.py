@@ -14,12 +14,14 @@ from spreadflow.models import Array, Crystal, Mosaic
 from spreadflow.physics import rotation
 
 GAUSS = 0.63
-"""F_latt = N_a N_b N_c exp(−Σ(N Δh)²/0.63)"""
+"""F_latt = N_a N_b N_c exp(−Σ(N Δh)²/0.63)."""
+
 N_WIDTHS = 8
-"""Gaussians of the continuous distribution, where not told"""
+"""Gaussians of the continuous distribution, where not told."""
+
 WIDE_ENOUGH = ((12.0, 8), (45.0, 16), (150.0, 32))
-"""how far η moves a node, in its own standard deviations, and the Gaussians that hold it within 1 %
-of the peak
+"""How far η moves a node, in its own standard deviations, and the Gaussians that hold it within 1 %
+of the peak.
 """
 
 
@@ -42,13 +44,13 @@ class Clouds(NamedTuple):
 
 
 def domains(rotations: np.ndarray) -> Mosaic:
-    """Given domains (n, 3, 3), as many cells in each."""
+    """Return given domains (n, 3, 3), as many cells in each."""
     n = len(rotations)
     return Mosaic(np.asarray(rotations, dtype=np.float64), np.zeros(n), np.full(n, 1.0 / n))
 
 
 def n_widths(crystal: Crystal, d_min: float) -> int:
-    """Gaussians that the continuous distribution needs for nodes to d_min, Å."""
+    """Return how many Gaussians the continuous distribution needs for nodes to d_min, Å."""
     own = (
         np.sqrt(GAUSS / 4)
         * np.linalg.norm(np.linalg.inv(np.asarray(crystal.A)), axis=1).max() ** -1
@@ -58,8 +60,8 @@ def n_widths(crystal: Crystal, d_min: float) -> int:
 
 
 def continuous(n_widths: int = N_WIDTHS) -> Mosaic:
-    """Axes uniform, angles normal of standard deviation η: exactly a mixture, w uniform on (0, 1),
-    of Gaussians.
+    """Return axes uniform, angles normal of standard deviation η: exactly a mixture, w uniform on
+    (0, 1), of Gaussians.
 
     The density of the rotation vector, ∝ exp(−r²/2η²)/r², is ∫dw of Gaussians of standard deviation
     η w per axis; the integral by Gauss-Legendre.
@@ -69,7 +71,7 @@ def continuous(n_widths: int = N_WIDTHS) -> Mosaic:
 
 
 def domain_rotations(rng: np.random.Generator, n: int, eta_rad: float) -> np.ndarray:
-    """(n, 3, 3) rotations of mosaic domains in the lab frame: axes uniform, angles normal of
+    """Return (n, 3, 3) rotations of mosaic domains in the lab frame: axes uniform, angles normal of
     standard deviation η.
     """
     axes = rng.standard_normal((n, 3))
@@ -81,8 +83,8 @@ def domain_rotations(rng: np.random.Generator, n: int, eta_rad: float) -> np.nda
 def clouds(
     crystal: Crystal, mosaic: Mosaic, hkl: Array, blur: Sequence[Array] = (0.0,) * 6
 ) -> Clouds:
-    """Clouds of nodes hkl (node, 3) in the lab frame: q = R A h, Σ = R A D (R A)ᵀ + (η w)²(|q|²·1 −
-    q qᵀ) + blur.
+    """Return clouds of nodes hkl (node, 3) in the lab frame: q = R A h, Σ = R A D (R A)ᵀ + (η
+    w)²(|q|²·1 − q qᵀ) + blur.
 
     D = diag(0.63/4N²): a domain of Gaussian lattice factor. A component of width w turns every node
     by a Gaussian of η w about each axis (small angles); it lowers the cloud as it widens it. Valid
@@ -118,23 +120,25 @@ def clouds(
 
 
 def symmetric(entry):
-    """xx yy zz yz xz xy of a symmetric matrix, entry(i, j)."""
+    """Return xx yy zz yz xz xy of a symmetric matrix, entry(i, j)."""
     return [entry(i, j) for i, j in _ENTRIES]
 
 
 def dot(u, v):
-    """u·v, component-wise: vectors are sequences of three arrays."""
+    """Return u·v, component-wise: vectors are sequences of three arrays."""
     return u[0] * v[0] + u[1] * v[1] + u[2] * v[2]
 
 
 def times(s, v):
-    """Symmetric matrix xx yy zz yz xz xy times a vector."""
+    """Return symmetric matrix xx yy zz yz xz xy times a vector."""
     xx, yy, zz, yz, xz, xy = s
     return [dot((xx, xy, xz), v), dot((xy, yy, yz), v), dot((xz, yz, zz), v)]
 
 
 def inverse(s):
-    """Cofactors (in the same order) and determinant of a symmetric matrix xx yy zz yz xz xy."""
+    """Return cofactors (in the same order) and determinant of a symmetric matrix xx yy zz yz xz
+    xy.
+    """
     xx, yy, zz, yz, xz, xy = s
     cofactors = [
         yy * zz - yz * yz, xx * zz - xz * xz, xx * yy - xy * xy,
@@ -144,8 +148,8 @@ def inverse(s):
 
 
 def merged(mosaic: Mosaic, step_rad: float) -> Mosaic:
-    """The same with one component for each cell of a grid of rotation vectors, of its mean and mean
-    variance.
+    """Return a mosaicity with one component for each cell of a grid of rotation vectors, of its
+    mean and mean variance.
 
     Good where domains are wider than the cells: the distribution then differs from the old one
     within a domain only.

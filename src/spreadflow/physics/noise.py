@@ -23,24 +23,32 @@ import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array
 
 FIBRE_SHAPE = 0.65238
-"""width parameter of the fibre-optic point spread over its FWHM (Holton et al. 2012)"""
+"""Width parameter of the fibre-optic point spread over its FWHM (Holton et al. 2012)."""
+
 BLOCK = 2**17
-"""pixels handled at a time: what they need fits into a core's cache"""
-COARSE, FINE = 32.0, 0.125
-"""steps of the means for which there are tables of the Poisson distribution"""
+"""Pixels handled at a time: what they need fits into a core's cache."""
+
+COARSE = 32.0
+"""Step of the means for which there are tables of the Poisson distribution, up to `LIMIT`."""
+
+FINE = 0.125
+"""Step of the means below `COARSE`."""
+
 LIMIT = 4096.0
-"""means beyond go through NumPy's generator"""
+"""Means beyond go through NumPy's generator."""
+
 TERMS = 7
-"""largest number drawn for a mean below FINE; the next has probability 1e-12"""
+"""Largest number drawn for a mean below FINE; the next has probability 1e-12."""
+
 TILE = 96
-"""edge of the Fourier transforms of the point spread, px; six kernel radii where that is more"""
+"""Edge of the Fourier transforms of the point spread, px; six kernel radii where that is more."""
 
 
 # ---------------------------------------------------------------- counting
 
 
 def alias_table(probabilities: np.ndarray) -> np.ndarray:
-    """(row, column) uint32 tables from which `_draw` draws columns with `probabilities`; 2^m
+    """Return (row, column) uint32 tables from which `_draw` draws columns with `probabilities`; 2^m
     columns (Walker 1977).
 
     A column keeps the share in the upper 32 − m bits of its probability to be chosen, 2^−m, and
@@ -63,15 +71,15 @@ def alias_table(probabilities: np.ndarray) -> np.ndarray:
 
 
 def _first(mean, columns: int):
-    """The number that the first column of a row of this mean stands for; the mean is in the middle
-    if there is room.
+    """Return the number that the first column of a row of this mean stands for; the mean is in the
+    middle if there is room.
     """
     return (mean - columns // 2).clip(0)
 
 
 @cache
 def _tables() -> tuple[jax.Array, jax.Array]:
-    """Tables of Poisson's distribution for means 0, COARSE, ... < LIMIT and 0, FINE, ... <
+    """Return tables of Poisson's distribution for means 0, COARSE, ... < LIMIT and 0, FINE, ... <
     COARSE.
     """
 
@@ -86,7 +94,9 @@ def _tables() -> tuple[jax.Array, jax.Array]:
 
 
 def _draw(table, row, bits):
-    """Columns (...) int32 drawn from rows of an `alias_table` with uniform uint32 `bits` (...)."""
+    """Return columns (...) int32 drawn from rows of an `alias_table` with uniform uint32 `bits`
+    (...).
+    """
     n = table.shape[1]
     m = n.bit_length() - 1
     column = bits >> (32 - m)
@@ -97,7 +107,7 @@ def _draw(table, row, bits):
 
 @jax.jit
 def _poisson(expected, bits, coarse, fine):
-    """Counts (n,) float32 for means (n,) float32 in [0, LIMIT), from uint32 bits (3, n).
+    """Return counts (n,) float32 for means (n,) float32 in [0, LIMIT), from uint32 bits (3, n).
 
     A sum of Poisson numbers is one: the mean is split into a multiple of COARSE, a multiple of FINE
     and a rest. The first two are drawn from tables, the last as Σ_k [u < P(more than k)].
@@ -123,7 +133,8 @@ def _poisson(expected, bits, coarse, fine):
 
 
 def poisson(rng: np.random.Generator, expected: Array) -> np.ndarray:
-    """Poisson counts, float32, of `expected` (any shape). Probabilities are met to about 2^−32.
+    """Return Poisson counts, float32, of `expected` (any shape). Probabilities are met to about
+    2^−32.
 
     Raises ValueError where a mean is negative, not a number or beyond NumPy's range.
     """
@@ -141,14 +152,14 @@ def poisson(rng: np.random.Generator, expected: Array) -> np.ndarray:
 
 
 def _blocks(rng: np.random.Generator, size: int, n: int):
-    """Slices of at most BLOCK pixels, each with uniform uint32 bits (n, BLOCK)."""
+    """Yield slices of at most BLOCK pixels, each with uniform uint32 bits (n, BLOCK)."""
     for start in range(0, size, BLOCK):
         words = rng.integers(0, 2**64, (n, BLOCK // 2), dtype=np.uint64)
         yield slice(start, min(start + BLOCK, size)), words.view(np.uint32)
 
 
 def _whole(kernel: Callable, values: np.ndarray, *args) -> np.ndarray:
-    """`kernel(values, *args)` with values padded to BLOCK, and the result cut back."""
+    """Return `kernel(values, *args)` with values padded to BLOCK, and the result cut back."""
     n = len(values)
     return np.asarray(kernel(values if n == BLOCK else np.pad(values, (0, BLOCK - n)), *args))[:n]
 
@@ -157,13 +168,15 @@ def _whole(kernel: Callable, values: np.ndarray, *args) -> np.ndarray:
 
 
 def gain_map(rng: np.random.Generator, shape: tuple[int, ...], spread: float) -> np.ndarray:
-    """float32 gains of mean 1: the calibration error of each pixel, the same for all shots."""
+    """Return float32 gains of mean 1: the calibration error of each pixel, the same for all
+    shots.
+    """
     return 1.0 + np.float32(spread) * rng.standard_normal(shape, dtype=np.float32)
 
 
 def fibre_kernel(fwhm_mm: float, pixel_mm: float, radius_px: int) -> np.ndarray:
-    """(2 radius + 1)² point spread of a fibre-optic taper, integrated over pixels and cut to a
-    disc; its sum is < 1.
+    """Return (2 radius + 1)² point spread of a fibre-optic taper, integrated over pixels and cut to
+    a disc; its sum is < 1.
 
     PSF(r) = g/2π·(g² + r²)^(−3/2), whose integral from 0 to (x, y) is atan(xy / (g·√(g² + x² +
     y²)))/2π.
@@ -175,8 +188,9 @@ def fibre_kernel(fwhm_mm: float, pixel_mm: float, radius_px: int) -> np.ndarray:
 
 
 def gauss_kernel(fwhm_mm: float, pixel_mm: float, radius_px: int) -> np.ndarray:
-    """(2 radius + 1)² Gaussian point spread, integrated over pixels and cut to a disc; its sum is <
-    1.
+    """Return a Gaussian point spread, (2 radius + 1)², integrated over pixels and cut to a disc.
+
+    Its sum is less than 1.
     """
     sigma = fwhm_mm / pixel_mm / np.sqrt(8 * np.log(2))
     line = np.diff(erf((np.arange(-radius_px, radius_px + 2) - 0.5) / (np.sqrt(2) * sigma)) / 2)
@@ -184,7 +198,7 @@ def gauss_kernel(fwhm_mm: float, pixel_mm: float, radius_px: int) -> np.ndarray:
 
 
 POINT_SPREADS = {"fiber": fibre_kernel, "gauss": gauss_kernel}
-"""by their names in the configuration"""
+"""By their names in the configuration."""
 
 
 def _disc(kernel: np.ndarray) -> np.ndarray:
@@ -194,8 +208,8 @@ def _disc(kernel: np.ndarray) -> np.ndarray:
 
 
 def spread_out(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Images (panel, slow, fast) after a point spread, float32; what the kernel leaves out goes
-    evenly over the panel.
+    """Return images (panel, slow, fast) after a point spread, float32; what the kernel leaves out
+    goes evenly over the panel.
 
     Convolution by overlapping tiles, band after band (Stockham 1966): errors are 1e-7 of the
     brightest pixel of a tile.
@@ -213,8 +227,8 @@ def spread_out(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def _band(panel: np.ndarray, rows: slice, transfer: np.ndarray, radius: int) -> np.ndarray:
-    """The rows of a panel (slow, fast) convolved with the kernel of this Fourier transform (size,
-    size // 2 + 1).
+    """Return the rows of a panel (slow, fast) convolved with the kernel of this Fourier transform
+    (size, size // 2 + 1).
     """
     n_slow, n_fast = panel.shape
     size = len(transfer)
@@ -239,8 +253,8 @@ def _band(panel: np.ndarray, rows: slice, transfer: np.ndarray, radius: int) -> 
 
 
 def _normal(bits):
-    """Standard normal float32 from uniform uint32 bits: √2 erf⁻¹(u), u in (−1, 1); cut at 5.4
-    standard deviations.
+    """Return standard normal float32 from uniform uint32 bits: √2 erf⁻¹(u), u in (−1, 1); cut at
+    5.4 standard deviations.
     """
     u = (bits.astype(jnp.int32).astype(jnp.float32) + 0.5) * 2.0**-31
     return np.float32(np.sqrt(2)) * jax.lax.erf_inv(jnp.clip(u, -1 + 2.0**-24, 1 - 2.0**-24))
@@ -248,8 +262,8 @@ def _normal(bits):
 
 @jax.jit
 def _digitised(photons, bits, quantum_gain, readout_adu, offset_adu, saturation_adu):
-    """int32 ADU (n,) of photons (n,) float32; bits (1, n) uint32, the others float32 but the last,
-    int32.
+    """Return int32 ADU (n,) of photons (n,) float32; bits (1, n) uint32, the others float32 but the
+    last, int32.
     """
     adu = jnp.rint(photons * quantum_gain + offset_adu + readout_adu * _normal(bits[0]))
     return jnp.where(adu > saturation_adu, saturation_adu + 1, adu.astype(jnp.int32))
@@ -267,7 +281,7 @@ def read_out(
     offset_adu: float,
     saturation_adu: int,
 ) -> np.ndarray:
-    """(panel, slow, fast) int32 ADU of one exposure to `expected` photons.
+    """Return (panel, slow, fast) int32 ADU of one exposure to `expected` photons.
 
     gain: of `gain_map`. kernel: one of POINT_SPREADS, or None. flicker: relative standard deviation
     of each pixel's expected photons. quantum_gain: ADU per photon. A pixel beyond `saturation_adu`

@@ -14,25 +14,35 @@ from spreadflow.physics import rotation, symmetry, unit_cell
 from spreadflow.physics.structure_factors import Atoms, isotropic
 
 PROTEIN_FRACTION = 0.5
-"""of the volume"""
+"""Of the volume."""
+
 VOLUME_PER_ATOM = 17.1
-"""Å³ per non-hydrogen atom of protein (1.35 g/cm³)"""
+"""Å³ per non-hydrogen atom of protein (1.35 g/cm³)."""
+
 CLOSEST = 1.9
-"""Å between two atoms"""
+"""Å between two atoms."""
+
 CLOSEST_TO_CLUSTER = 2.6
-"""Å between an atom and one of a cluster"""
+"""Å between an atom and one of a cluster."""
+
 ELEMENTS = {"C": 0.64, "N": 0.17, "O": 0.185, "S": 0.005}
-B_CENTRE, B_SURFACE = 12.0, 34.0
-"""Å²"""
+B_CENTRE = 12.0
+"""B of atoms at the centre of the molecule, Å²."""
+
+B_SURFACE = 34.0
+"""B of atoms at its surface, Å²."""
+
 CLUSTER_APART = 10.0
-"""Å between two clusters, at least"""
+"""Å between two clusters, at least."""
+
 CLUSTER_RADIUS = 4.0
-"""Å from a wall to the centre of a second cluster, at least"""
+"""Å from a wall to the centre of a second cluster, at least."""
 
 
 def build(cell: np.ndarray, space_group: str, seed: int) -> Atoms:
-    """The phantom in cell (6,) Å, rad. Sites are called FE1 and FE2; each cluster has one of each,
-    2.7 Å apart.
+    """Return the phantom in a cell (6,) Å, rad.
+
+    Sites are called FE1 and FE2; each cluster has one of each, 2.7 Å apart.
     """
     rng = np.random.default_rng(seed)
     basis = unit_cell.orthogonalization(cell)
@@ -66,8 +76,8 @@ CLUSTER_ELEMENTS = np.array(["Fe", "Fe", "S", "S", "S", "S", "S", "S"])
 
 
 def _cluster(rng: np.random.Generator) -> np.ndarray:
-    """(8, 3) Å: a [2Fe-2S] rhomb (Fe-Fe 2.7, Fe-S 2.2) and four cysteine S at 2.3 from the irons,
-    turned at random.
+    """Return (8, 3) Å: a [2Fe-2S] rhomb (Fe-Fe 2.7, Fe-S 2.2) and four cysteine S at 2.3 from the
+    irons, turned at random.
     """
     iron = 1.35
     sulphur = np.sqrt(2.2**2 - 1.35**2)
@@ -78,8 +88,8 @@ def _cluster(rng: np.random.Generator) -> np.ndarray:
 
 
 def _cluster_centres(points: np.ndarray, depth: np.ndarray) -> list[np.ndarray]:
-    """The deepest point, and the deepest that is far enough from it and from the walls, if there is
-    one.
+    """Return the deepest point, and the deepest that is far enough from it and from the walls, if
+    there is one.
     """
     first = points[depth.argmax()]
     far = (np.linalg.norm(points - first, axis=1) > CLUSTER_APART) & (depth > CLUSTER_RADIUS)
@@ -91,7 +101,7 @@ def _draw_elements(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def _general_position(rng: np.random.Generator, basis: np.ndarray, space_group: str) -> np.ndarray:
-    """(3,) fractional: of some random points the one furthest from its symmetry mates."""
+    """Return (3,) fractional: of some random points the one furthest from its symmetry mates."""
     tries = rng.random((64, 3))
     return max(
         tries,
@@ -100,7 +110,9 @@ def _general_position(rng: np.random.Generator, basis: np.ndarray, space_group: 
 
 
 def _orbit(x: np.ndarray, space_group: str) -> np.ndarray:
-    """(n, 3) symmetry mates of x in the cells around it, x itself first found at distance 0."""
+    """Return (n, 3) symmetry mates of x in the cells around it, x itself first found at distance
+    0.
+    """
     ops = symmetry.group(space_group).operations()
     mates = np.mod(np.array([op.apply_to_xyz(x.tolist()) for op in ops]), 1.0)
     cells = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -121,7 +133,7 @@ class _Mates:
         self._reach = self._extent()
 
     def _extent(self) -> float:
-        """Radius of a ball about the centre that holds the domain."""
+        """Return radius of a ball about the centre that holds the domain."""
         axes = np.random.default_rng(0).standard_normal((4000, 3))
         along = (axes / np.linalg.norm(axes, axis=1, keepdims=True)) @ self._normal.T
         return 1.1 * float(
@@ -131,11 +143,11 @@ class _Mates:
         )
 
     def depth(self, points: np.ndarray) -> np.ndarray:
-        """(n,) distance of points from the nearest wall, Å; negative outside."""
+        """Return (n,) distance of points from the nearest wall, Å; negative outside."""
         return (self._half - (points - self.centre) @ self._normal.T).min(axis=1)
 
     def sample(self, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Points of the domain among n of the ball's cube, and their depth."""
+        """Return points of the domain among n of the ball's cube, and their depth."""
         points = self.centre + self._reach * (2.0 * rng.random((n, 3)) - 1.0)
         depth = self.depth(points)
         return points[depth > 0], depth[depth > 0]
@@ -144,7 +156,7 @@ class _Mates:
 def _fill(
     rng: np.random.Generator, mates: _Mates, wall: float, metal: np.ndarray, n: int
 ) -> np.ndarray:
-    """(n, 3) Å, or as many as find room: random sequential addition deeper than `wall`."""
+    """Return (n, 3) Å, or as many as find room: random sequential addition deeper than `wall`."""
     around = cKDTree(metal)
     placed = np.empty((0, 3))
     for _ in range(200):
@@ -160,8 +172,8 @@ def _fill(
 
 
 def _earlier(n: int, pairs: np.ndarray) -> np.ndarray:
-    """(n,) bool: points that no earlier one is close to (a subset of what sequential addition would
-    keep).
+    """Return (n,) bool: points that no earlier one is close to (a subset of what sequential
+    addition would keep).
     """
     keep = np.ones(n, dtype=bool)
     keep[pairs.max(axis=1)] = False

@@ -12,14 +12,14 @@ from spreadflow.models import Detector
 from spreadflow.physics import geometry
 
 OPAQUE = 700.0
-"""attenuation lengths that let nothing through: exp(−700) of 1, and derivatives are finite, unlike
-at infinity
+"""Attenuation lengths that let nothing through: exp(−700) of 1, and derivatives are finite, unlike
+at infinity.
 """
 
 
 def depth(detector: Detector):
-    """() sensor thickness in attenuation lengths; `OPAQUE` where everything is captured or one of
-    them is not known.
+    """Return () sensor thickness in attenuation lengths; `OPAQUE` where everything is captured or
+    one of them is not known.
     """
     thickness = detector.thickness_mm
     attenuation = detector.attenuation_mm
@@ -31,8 +31,8 @@ def depth(detector: Detector):
 
 
 def kahn(direction, polarization):
-    """Polarization factor ½(1 + cos²2θ − K cos 2ψ sin²2θ) of unit vectors with components (x, y, z)
-    (arrays).
+    """Return polarization factor ½(1 + cos²2θ − K cos 2ψ sin²2θ) of unit vectors with components
+    (x, y, z) (arrays).
 
     K = `polarization` is along the lab x axis (Kahn et al. 1982).
     """
@@ -41,8 +41,8 @@ def kahn(direction, polarization):
 
 
 def captured(direction, normal, depth):
-    """Fraction 1 − exp(−depth/|n·ŝ|) of the photons a sensor captures; unit vectors as components,
-    depth of `depth`.
+    """Return fraction 1 − exp(−depth/|n·ŝ|) of the photons a sensor captures; unit vectors as
+    components, depth of `depth`.
     """
     cosine = abs(sum(a * n for a, n in zip(direction, normal, strict=True)))
     return -cosine.__array_namespace__().expm1(
@@ -51,8 +51,8 @@ def captured(direction, normal, depth):
 
 
 def efficiency(direction, distance_mm, normal, pixel_mm, *, closest_mm, depth, polarization):
-    """Solid angle × captured fraction × Kahn polarization of pixels. Components (x, y, z) are
-    tuples of arrays.
+    """Return solid angle × captured fraction × Kahn polarization of pixels. Components (x, y, z)
+    are tuples of arrays.
 
     direction: unit vector from the sample; distance_mm: to the sample; normal: unit normal of the
     panel (either side); closest_mm: of the panel's plane; depth: of `depth`. Ω =
@@ -65,8 +65,8 @@ def efficiency(direction, distance_mm, normal, pixel_mm, *, closest_mm, depth, p
 def pixel_map(
     detector: Detector, polarization: float, dtype: DTypeLike = np.float64
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Efficiency and sin θ at the centres of all pixels, each (panel, slow, fast); computed in
-    float64.
+    """Return efficiency and sin θ at the centres of all pixels, each (panel, slow, fast); computed
+    in float64.
     """
     axes = geometry.normals(detector), geometry.distances_mm(detector)
     maps = _pixel_map(
@@ -81,7 +81,7 @@ def pixel_map(
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
 def _pixel_map(detector: Detector, normals, closest_mm, polarization, *, shape, dtype):
-    """One pass over the pixels without temporary maps."""
+    """Return one pass over the pixels without temporary maps."""
 
     def axis(a):
         return [a[:, j, None, None] for j in range(3)]

@@ -7,9 +7,11 @@ import numpy as np
 from spreadflow.models import Spectrum
 
 WIDTH_SPREAD = 0.15
-"""relative standard deviation of the envelope's width from pulse to pulse"""
+"""Relative standard deviation of the envelope's width from pulse to pulse."""
+
 _FINE = 8
-"""steps per spike width"""
+"""Steps per spike width."""
+
 _FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 
 
@@ -24,7 +26,8 @@ def pulse(
     photons: float,
     photons_spread: float,
 ) -> Spectrum:
-    """One pulse: chaotic light under a Gaussian envelope (Saldin, Schneidmiller & Yurkov, 1998).
+    """Return one pulse: chaotic light under a Gaussian envelope (Saldin, Schneidmiller & Yurkov,
+    1998).
 
     The field is white complex Gaussian noise smoothed over a spike, so that intensities are
     negative-exponential and correlate over `spike_ev` (FWHM). The envelope's centre moves by
@@ -52,8 +55,8 @@ def pulse(
 
 
 def edges(energies_ev: np.ndarray) -> np.ndarray:
-    """(channel + 1,) edges of channels around ascending centres: half way between them, as wide
-    outside as inside.
+    """Return (channel + 1,) edges of channels around ascending centres: half way between them, as
+    wide outside as inside.
     """
     middle = 0.5 * (energies_ev[1:] + energies_ev[:-1])
     return np.concatenate(
@@ -62,8 +65,8 @@ def edges(energies_ev: np.ndarray) -> np.ndarray:
 
 
 def overlaps(energies_ev: np.ndarray, onto_ev: np.ndarray) -> np.ndarray:
-    """(channel, channel of `onto_ev`) fraction of each channel that lies in each of the others;
-    both ascending, eV.
+    """Return (channel, channel of `onto_ev`) fraction of each channel that lies in each of the
+    others; both ascending, eV.
 
     A single channel among the first is a line without width; a single one among the second holds
     everything.
@@ -79,8 +82,8 @@ def overlaps(energies_ev: np.ndarray, onto_ev: np.ndarray) -> np.ndarray:
 
 
 def resampled(spectrum: Spectrum, energies_ev: np.ndarray) -> Spectrum:
-    """The spectrum on other channels (ascending centres, eV), shared out by overlap: photons are
-    neither made nor lost.
+    """Return the spectrum on other channels (ascending centres, eV), shared out by overlap: photons
+    are neither made nor lost.
 
     Those beyond the new channels are dropped: compare the sums. Channels may be unequal and in any
     order, and shared by many spectra, photons (..., channel). A negative number of photons (noise
@@ -100,13 +103,13 @@ def resampled(spectrum: Spectrum, energies_ev: np.ndarray) -> Spectrum:
 
 
 def _log_spread(relative: float) -> float:
-    """Standard deviation of the logarithm for a relative standard deviation."""
+    """Return standard deviation of the logarithm for a relative standard deviation."""
     return float(np.sqrt(np.log1p(relative**2)))
 
 
 def _field(rng: np.random.Generator, n: int, width: float) -> np.ndarray:
-    """(n,) complex field of unit mean intensity whose intensity correlates as a Gaussian of this
-    width (steps).
+    """Return (n,) complex field of unit mean intensity whose intensity correlates as a Gaussian of
+    this width (steps).
     """
     reach = int(np.ceil(5 * width)) + 1
     noise = rng.standard_normal(n + 2 * reach) + 1j * rng.standard_normal(n + 2 * reach)

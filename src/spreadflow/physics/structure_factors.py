@@ -21,12 +21,24 @@ from spreadflow.physics import symmetry, unit_cell
 CHUNK_HKL = 4096
 CHUNK_ATOMS = 256
 UNROLL = 8
-SOLVENT_RADIUS, SOLVENT_SHRINK = 1.11, 0.9
-"""Å; probe and shrink radii of the solvent mask"""
-WRONG_B, WRONG_K_SOL, WRONG_XYZ_ANG, WRONG_MISSING = 1.1, 0.35, 0.1, 0.05
-"""a perturbed model: factor on B, k_sol (e/Å³), r.m.s. length of the atoms' displacements, fraction
-of atoms missing
-"""
+SOLVENT_RADIUS = 1.11
+"""Radius of the probe that finds the solvent mask, Å: that of the published programs."""
+
+SOLVENT_SHRINK = 0.9
+"""Distance by which the mask is shrunk back after the probe, Å."""
+
+WRONG_B = 1.1
+"""Factor on B of a perturbed model."""
+
+WRONG_K_SOL = 0.35
+"""k_sol of a perturbed model, e/Å³."""
+
+WRONG_XYZ_ANG = 0.1
+"""R.m.s. length of the displacements of a perturbed model's atoms, Å."""
+
+WRONG_MISSING = 0.05
+"""Fraction of the atoms that a perturbed model lacks."""
+
 _PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 
 
@@ -64,24 +76,24 @@ class StructureFactors(NamedTuple):
     """so many of the groups are named sites"""
 
     def at(self, rows: np.ndarray) -> np.ndarray:
-        """(len(rows), channel) complex F of nodes given by row."""
+        """Return (len(rows), channel) complex F of nodes given by row."""
         return self.rest[rows, None] + self.groups[:, rows].T @ self.anomalous
 
     def squared(self, rows: np.ndarray) -> np.ndarray:
-        """(len(rows), channel) |F|² of nodes given by row, electrons²."""
+        """Return (len(rows), channel) |F|² of nodes given by row, electrons²."""
         return f_squared(
             self.rest[rows, None], self.groups[:, rows], self.anomalous.real, self.anomalous.imag
         )
 
     def without_sites(self, rows: np.ndarray) -> np.ndarray:
-        """(len(rows), channel) complex: what the named sites' f', f'' are added to."""
+        """Return (len(rows), channel) complex: what the named sites' f', f'' are added to."""
         others = slice(self.n_sites, None)
         return self.rest[rows, None] + self.groups[others, rows].T @ self.anomalous[others]
 
 
 def f_squared(fixed: Array, groups: Array, f1: Array, f2: Array) -> Array:
-    """(node, channel) |fixed + Σ_s groups_s·(f'_s + i f''_s)|², electrons², in real arithmetic,
-    which XLA fuses.
+    """Return (node, channel) |fixed + Σ_s groups_s·(f'_s + i f''_s)|², electrons², in real
+    arithmetic, which XLA fuses.
 
     fixed: (node, channel) or (node, 1) complex; groups: (site, node) complex; f1, f2: (site,
     channel) f' and f''. NumPy in, NumPy out; with JAX differentiable in all of them.
@@ -97,7 +109,7 @@ def f_squared(fixed: Array, groups: Array, f1: Array, f2: Array) -> Array:
 
 
 def isotropic(b: np.ndarray, cell: np.ndarray) -> np.ndarray:
-    """(n, 3, 3) β of isotropic B (n,), Å²: exp(−hᵀβh) = exp(−B/4d²)."""
+    """Return (n, 3, 3) β of isotropic B (n,), Å²: exp(−hᵀβh) = exp(−B/4d²)."""
     reciprocal = unit_cell.reciprocal(cell)
     return 0.25 * np.asarray(b)[:, None, None] * (reciprocal.T @ reciprocal)
 
@@ -113,7 +125,7 @@ def structure_factors(
     k_sol: float = 0.0,
     b_sol: float = 0.0,
 ) -> StructureFactors:
-    """Structure factors of every node to d_min, Å. cell: (6,) Å, rad.
+    """Return structure factors of every node to d_min, Å. cell: (6,) Å, rad.
 
     sites: atom name → (channel,) f' + i f'' of the atoms of that name. others: element → (channel,)
     f' + i f'' of its atoms that are no site (0 where not given); a single number holds for all
@@ -157,8 +169,8 @@ def structure_factors(
 def perturbed(
     rng: np.random.Generator, atoms: Atoms, cell: np.ndarray, sites: Collection[str]
 ) -> tuple[Atoms, float]:
-    """A model that is wrong as refined ones are, and its k_sol: B + 10 %, k_sol 0.35, atoms moved,
-    5 % of them missing.
+    """Return a model that is wrong as refined ones are, and its k_sol: B + 10 %, k_sol 0.35, atoms
+    moved, 5 % of them missing.
 
     Displacements are normal and isotropic, 0.1 Å r.m.s. in length (0.058 Å along each axis). Atoms
     named in `sites` move but are never missing.
@@ -176,7 +188,7 @@ def _pick(atoms: Atoms, which: np.ndarray) -> Atoms:
 
 
 def form_factor(element: str, stol2: np.ndarray) -> np.ndarray:
-    """f0 of the neutral atom (IT92), electrons, at (sin θ/λ)², Å⁻²."""
+    """Return f0 of the neutral atom (IT92), electrons, at (sin θ/λ)², Å⁻²."""
     table = gemmi.Element(str(element)).it92
     if table is None:
         raise ValueError(f"no form factor for element '{element}'")
@@ -184,8 +196,8 @@ def form_factor(element: str, stol2: np.ndarray) -> np.ndarray:
 
 
 def _operations(space_group: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Rotations (op, 3, 3), translations (op, 3) of fractional coordinates, and the number of
-    centring vectors.
+    """Return rotations (op, 3, 3), translations (op, 3) of fractional coordinates, and the number
+    of centring vectors.
     """
     ops = symmetry.group(space_group).operations()
     turns = np.array([op.rot for op in ops.sym_ops], dtype=np.int64) // gemmi.Op.DEN
@@ -194,7 +206,7 @@ def _operations(space_group: str) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def _representatives(hkl: np.ndarray, space_group: str):
-    """One node of each set of equivalents, Friedel mates included.
+    """Return one node of each set of equivalents, Friedel mates included.
 
     Returns unique (m, 3), and for each node its row in `unique`, whether it is a mate of it, and
     the phase factor: F(h) = F(hR)·exp(2πi h·t), F'(−h) = F'(h)* where atoms scatter without phase
@@ -218,7 +230,7 @@ def _representatives(hkl: np.ndarray, space_group: str):
 
 
 def geometric(atoms: Atoms, hkl: np.ndarray, space_group: str) -> np.ndarray:
-    """(n,) complex g(h) of nodes (n, 3): Σ over the atoms of the whole cell of
+    """Return (n,) complex g(h) of nodes (n, 3): Σ over the atoms of the whole cell of
     occupancy·exp(−hᵀβh)·exp(2πi h·x).
     """
     turns, shifts, n_centring = _operations(space_group)
@@ -245,13 +257,13 @@ def geometric(atoms: Atoms, hkl: np.ndarray, space_group: str) -> np.ndarray:
 
 
 def _filled(rows: np.ndarray, multiple: int) -> np.ndarray:
-    """Rows padded with zeros to a multiple."""
+    """Return rows padded with zeros to a multiple."""
     return np.pad(rows, ((0, -len(rows) % multiple), (0, 0)))
 
 
 def _half_turn_series() -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients in x² of cos(πx) and sin(πx)/x on |x| ≤ ½, to 1e-8 (least squares at Chebyshev
-    nodes).
+    """Return coefficients in x² of cos(πx) and sin(πx)/x on |x| ≤ ½, to 1e-8 (least squares at
+    Chebyshev nodes).
     """
     x = 0.5 * np.cos(np.pi * (np.arange(200) + 0.5) / 200)
 
@@ -265,8 +277,8 @@ _COS, _SIN = _half_turn_series()
 
 
 def _phase(turns):
-    """cos and sin of 2π·turns, |turns| ≤ ½, in arithmetic that vectorises (the library's float32
-    functions do not).
+    """Return cos and sin of 2π·turns, |turns| ≤ ½, in arithmetic that vectorises (the library's
+    float32 functions do not).
     """
     t2 = turns * turns
     cosine = jnp.float32(_COS[-1])
@@ -280,8 +292,8 @@ def _phase(turns):
 
 @jax.jit
 def _sum_over_atoms(hkl, xyz, beta, weight):
-    """Real and imaginary parts (n,) float32 of the sum over one block of atoms; phases reduced to a
-    turn in float64.
+    """Return real and imaginary parts (n,) float32 of the sum over one block of atoms; phases
+    reduced to a turn in float64.
     """
     h = hkl[:, 0]
     k = hkl[:, 1]
@@ -314,7 +326,7 @@ def mask_transform(
     d_min: float,
     step: float = 0.25,
 ) -> np.ndarray:
-    """(n,) complex Fourier transform of the bulk-solvent mask at hkl (n, 3), on a grid of
+    """Return (n,) complex Fourier transform of the bulk-solvent mask at hkl (n, 3), on a grid of
     step·d_min.
     """
     model = _gemmi_model(atoms, cell)
@@ -332,7 +344,7 @@ def mask_transform(
 
 
 def _gemmi_model(atoms: Atoms, cell: np.ndarray) -> gemmi.Model:
-    """The atoms as a gemmi model of one residue (names, elements and places only)."""
+    """Return the atoms as a gemmi model of one residue (names, elements and places only)."""
     model = gemmi.Model(1)
     chain = gemmi.Chain("A")
     residue = gemmi.Residue()

@@ -7,7 +7,7 @@ from spreadflow.physics import rotation, unit_cell
 
 
 def group(name: str) -> gemmi.SpaceGroup:
-    """gemmi's space group of a Hermann-Mauguin name. Raises ValueError."""
+    """Return gemmi's space group of a Hermann-Mauguin name. Raises ValueError."""
     found = gemmi.find_spacegroup_by_name(name)
     if found is None:
         raise ValueError(f"unknown space group '{name}'")
@@ -15,14 +15,14 @@ def group(name: str) -> gemmi.SpaceGroup:
 
 
 def is_absent(hkl: np.ndarray, name: str) -> np.ndarray:
-    """(n,) bool: systematically absent by centring, screw axes or glide planes."""
+    """Return (n,) bool: systematically absent by centring, screw axes or glide planes."""
     return np.asarray(
         group(name).operations().systematic_absences(np.asarray(hkl, dtype=np.int32)), dtype=bool
     )
 
 
 def is_centring_absent(hkl: np.ndarray, name: str) -> np.ndarray:
-    """(n,) bool: absent by the lattice centring alone (there is no node)."""
+    """Return (n,) bool: absent by the lattice centring alone (there is no node)."""
     ops = group(name).operations()
     shifts = np.array([t for t in ops.cen_ops], dtype=np.float64) / gemmi.Op.DEN
     phase = np.asarray(hkl) @ shifts.T
@@ -30,7 +30,7 @@ def is_centring_absent(hkl: np.ndarray, name: str) -> np.ndarray:
 
 
 def point_group(name: str) -> np.ndarray:
-    """(n, 3, 3) proper rotations of the Laue class acting on direct fractional coordinates
+    """Return (n, 3, 3) proper rotations of the Laue class acting on direct fractional coordinates
     (columns).
     """
     ops = group(name).operations().derive_symmorphic()
@@ -58,7 +58,7 @@ def to_asu(hkl: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def misorientation(A: np.ndarray, A_true: np.ndarray, name: str) -> float:
-    """Smallest rotation between two reciprocal matrices (3, 3) over the point group, rad.
+    """Return smallest rotation between two reciprocal matrices (3, 3) over the point group, rad.
 
     The cells may differ a little: the rotation part of A·(A_true·W⁻ᵀ)⁻¹ counts (polar
     decomposition).
@@ -68,7 +68,7 @@ def misorientation(A: np.ndarray, A_true: np.ndarray, name: str) -> float:
 
 
 def same_indices(A: np.ndarray, A_true: np.ndarray, name: str) -> np.ndarray:
-    """(3, 3) integer matrix M of the point group such that hkl of A_true ≈ M · hkl of A."""
+    """Return (3, 3) integer matrix M of the point group such that hkl of A_true ≈ M · hkl of A."""
     best = np.eye(3)
     error = np.inf
     for turned in np.swapaxes(np.linalg.inv(point_group(name)), -1, -2):
@@ -79,8 +79,8 @@ def same_indices(A: np.ndarray, A_true: np.ndarray, name: str) -> np.ndarray:
 
 
 def ambiguities(cell: np.ndarray, name: str, obliquity_deg: float = 0.1) -> list[str]:
-    """Reindexing operators, such as `k,h,-l`, that the lattice of cell (6,) has beyond the Laue
-    group.
+    """Return reindexing operators, such as `k,h,-l`, that the lattice of cell (6,) has beyond the
+    Laue group.
 
     Positions of spots can't tell such settings apart (merohedry; with a chance metric,
     pseudo-merohedry).
@@ -92,23 +92,23 @@ def ambiguities(cell: np.ndarray, name: str, obliquity_deg: float = 0.1) -> list
 
 
 def constrain_metric(metric: np.ndarray, name: str) -> np.ndarray:
-    """Average a direct metric tensor (3, 3) over the point group: the cell the lattice symmetry
-    allows.
+    """Return average a direct metric tensor (3, 3) over the point group: the cell the lattice
+    symmetry allows.
     """
     w = point_group(name)
     return np.mean(np.swapaxes(w, -1, -2) @ metric @ w, axis=0)
 
 
 def constrain_cell(cell: np.ndarray, name: str) -> np.ndarray:
-    """(6,) cell (rad) nearest in metric to `cell` that obeys the lattice symmetry."""
+    """Return (6,) cell (rad) nearest in metric to `cell` that obeys the lattice symmetry."""
     basis = unit_cell.orthogonalization(cell)
     metric = constrain_metric(basis.T @ basis, name)
     return unit_cell.cell_of_basis(np.linalg.cholesky(metric).T)
 
 
 def metric_basis(name: str) -> np.ndarray:
-    """(n_free, 3, 3) orthonormal symmetric matrices spanning the metric tensors the point group
-    leaves invariant.
+    """Return (n_free, 3, 3) orthonormal symmetric matrices spanning the metric tensors the point
+    group leaves invariant.
 
     One to six of them (cubic … triclinic): the symmetry-reduced cell parameters. Works on direct
     metrics; for reciprocal ones use the transposed inverse group (`reciprocal_metric_basis`).
@@ -117,7 +117,7 @@ def metric_basis(name: str) -> np.ndarray:
 
 
 def reciprocal_metric_basis(name: str) -> np.ndarray:
-    """As `metric_basis` for G* = AᵀA."""
+    """Return what `metric_basis` returns, for G* = AᵀA."""
     return _invariant(np.swapaxes(np.linalg.inv(point_group(name)), -1, -2))
 
 
@@ -132,16 +132,16 @@ def _invariant(w: np.ndarray) -> np.ndarray:
 
 
 def primitive(name: str) -> np.ndarray:
-    """(3, 3) matrix P with the primitive basis = conventional basis · P (columns are primitive
-    axes).
+    """Return (3, 3) matrix P with the primitive basis = conventional basis · P (columns are
+    primitive axes).
     """
     op = group(name).centred_to_primitive()
     return np.array(op.rot) / gemmi.Op.DEN
 
 
 def metric_symbol(name: str) -> str:
-    """Symbol without blanks of the lattice's own symmetry in the same setting: C12/m1 for C 1 2 1,
-    P4/mmm for P 41.
+    """Return symbol without blanks of the lattice's own symmetry in the same setting: C12/m1 for C
+    1 2 1, P4/mmm for P 41.
     """
     sg = group(name)
     system = sg.crystal_system_str()

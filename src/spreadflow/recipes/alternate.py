@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
 Expanded = TypeVar("Expanded")
-"""what the data look like, given the state: the lattices with their Gram matrices"""
+"""What the data look like, given the state: the lattices with their Gram matrices."""
+
 State = TypeVar("State")
-"""what all data share: the curves"""
+"""What all data share: the curves."""
 
 
 class Alternation(NamedTuple, Generic[State, Expanded]):

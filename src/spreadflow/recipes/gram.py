@@ -25,7 +25,7 @@ the product's.
 """
 
 Tables = dict[str, dict[str, Any]]
-"""table → column → rows"""
+"""Table → column → rows."""
 
 
 class LatticeGram(NamedTuple):

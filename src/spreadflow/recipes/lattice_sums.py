@@ -22,13 +22,13 @@ MAX_GROUPS = 64
 """
 
 Groups = Mapping[int, list[tuple[int, LatticeTerms]]]
-"""group → number of each of its lattices among those that are used, and its terms"""
+"""Group → number of each of its lattices among those that are used, and its terms."""
 
 Add = Callable[[Mapping[int, np.ndarray], int], np.ndarray]
-"""(partial sum of each group held here, number of groups) → the sum over all groups"""
+"""(partial sum of each group held here, number of groups) → the sum over all groups."""
 
 Gather = Callable[[np.ndarray], list[np.ndarray]]
-"""array of this rank → those of all ranks"""
+"""Array of this rank → those of all ranks."""
 
 
 def add_here(partials: Mapping[int, np.ndarray], n_groups: int) -> np.ndarray:
@@ -60,7 +60,9 @@ class LatticeSums:
         energies_ev: np.ndarray,
         ranks: Ranks | None = None,
     ):
-        """n_lattices: that are used, on all ranks; photons: (lattice, channel) of their pulses."""
+        """Hold lattices. n_lattices: that are used, on all ranks; photons: (lattice, channel) of
+        their pulses.
+        """
         self.groups = groups
         self.n_groups = n_groups
         self.n = n_lattices
@@ -87,8 +89,10 @@ class LatticeSums:
         }
         here = np.unique(np.concatenate([np.empty((0, 3), dtype=int), *unique.values()]), axis=0)
         hkl = np.unique(np.concatenate(self.ranks.gather(here)), axis=0)
-        if len(hkl) > joint.MOST:
-            expected = f"at most {joint.MOST} unique reflections where spread.refine_f0 is on"
+        if len(hkl) > joint.MAX_REFLECTIONS:
+            expected = (
+                f"at most {joint.MAX_REFLECTIONS} unique reflections where spread.refine_f0 is on"
+            )
             todo = "Narrow the range, or turn it off."
             raise ConfigError("spread.d_max", expected, len(hkl), todo)
         number_of = {tuple(index): number for number, index in enumerate(hkl.tolist())}

@@ -46,7 +46,7 @@ GRIDS_EV = (1.0, 2.0, 4.0)
 """Distances of the nodes of curves, eV."""
 
 Show = Callable[[int, int], None]
-"""(lattices done, lattices of all cases): called as the work goes on"""
+"""(lattices done, lattices of all cases): called as the work goes on."""
 
 
 class Question(NamedTuple):

@@ -70,8 +70,8 @@ class Simulator:
         files: FactorFiles = NO_FILES,
         recorded: RecordedSpectra | None = None,
     ):
-        """files: what the files of `structure_factors` hold; recorded: spectra in place of SASE
-        pulses.
+        """Prepare a simulation. files: what the files of `structure_factors` hold; recorded:
+        spectra in place of SASE pulses.
         """
         self.config = config
         self.seed = config.seed

@@ -12,7 +12,7 @@ from spreadflow.report import style
 
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
-    """Figures over all runs that a spec file tells of, a block for each, and the page."""
+    """Return figures over all runs that a spec file tells of, a block for each, and the page."""
     tables = {
         str(store.attributes(path, stage)["run"]): store.read(path, stage) for path in products
     }
@@ -23,7 +23,7 @@ def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict,
 
 
 def figures(tables: list[dict]) -> dict[str, Any]:
-    """Figures over some runs."""
+    """Return figures over some runs."""
     outcome = np.concatenate([t["lines/outcome"] for t in tables])
     kept = outcome == AdoptOutcome.ADOPTED
     n, agree = (
@@ -40,7 +40,7 @@ def figures(tables: list[dict]) -> dict[str, Any]:
 
 
 def picture(tables: list[dict], told: dict) -> Figure:
-    """How lines ended, and how well reflections and lattices go together."""
+    """Return how lines ended, and how well reflections and lattices go together."""
     page = style.page(
         "adopt: lattices that were indexed elsewhere",
         f"{style.say(told['n_adopted'])} of {style.say(told['n_lines'])} lines adopted",

@@ -15,14 +15,18 @@ from spreadflow.models import Overlap, ReflectionFlag
 from spreadflow.physics import symmetry
 from spreadflow.report import style
 
-ROWS, COLUMNS = 6, 8
-"""of the mosaic of shoeboxes"""
+ROWS = 6
+"""Rows of the picture's shoeboxes."""
+
+COLUMNS = 8
+"""Columns of the picture's shoeboxes."""
+
 TABLES = ("lattices/", "spectra/shot_id", "reflections/")
-"""all but the pixels, which do not fit in memory where there are many shots"""
+"""All but the pixels, which do not fit in memory where there are many shots."""
 
 
 def make(stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict, Figure]:
-    """Figures over all runs, and the page."""
+    """Return figures over all runs, and the page."""
     table = store.read(products[0], stage, TABLES)
     told = store.attributes(products[0], stage)
     best = _strongest(table)
@@ -32,8 +36,8 @@ def make(stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict
 
 
 def _strongest(table: dict) -> np.ndarray:
-    """Rows of the strongest reflections that are integrated without reserve, as many as the mosaic
-    shows.
+    """Return rows of the strongest reflections that are integrated without reserve, as many as the
+    mosaic shows.
     """
     clean = np.flatnonzero(table["reflections/flags"] & ReflectionFlag.FAILED == 0)
     strength = table["reflections/intensity"][clean] / np.maximum(
@@ -45,8 +49,8 @@ def _strongest(table: dict) -> np.ndarray:
 def _pixels(
     product: Path, stage: str, table: dict, rows: np.ndarray
 ) -> tuple[dict, dict[int, dict[str, np.ndarray]]]:
-    """Counts of pixels, and row → pixel columns of some reflections; never more than one part in
-    memory.
+    """Return counts of pixels, and row → pixel columns of some reflections; never more than one
+    part in memory.
     """
     first = table["reflections/first_pixel"]
     size = _pixels_per_box(table)
@@ -114,13 +118,13 @@ def _figures(table: dict, told: dict) -> dict[str, Any]:
 
 
 def _multiplicity(table: dict, space_group: str) -> np.ndarray:
-    """(unique,) shoeboxes of each unique reflection, Friedel mates as one."""
+    """Return (unique,) shoeboxes of each unique reflection, Friedel mates as one."""
     unique, _ = symmetry.to_asu(table["reflections/hkl"], space_group)
     return np.unique(unique, axis=0, return_counts=True)[1]
 
 
 def _counted(counts: np.ndarray) -> list[dict[str, int]]:
-    """A histogram of whole numbers: how many lie within `from` and `to`, both included."""
+    """Return a histogram of whole numbers: how many lie within `from` and `to`, both included."""
     if not len(counts):
         return []
     low, high = int(counts.min()), int(counts.max())
@@ -160,7 +164,7 @@ def _picture(
 
 
 def _mosaic(figure: Any, table: dict, pixels: dict[int, dict[str, np.ndarray]]) -> None:
-    """Shoeboxes, each on its own log scale."""
+    """Draw shoeboxes, each on its own log scale."""
     axes = figure.subplots(ROWS, COLUMNS)
     figure.suptitle(
         "the strongest shoeboxes, photons on a log scale; masked in orange, not counted in blue",
@@ -193,7 +197,7 @@ def _mosaic(figure: Any, table: dict, pixels: dict[int, dict[str, np.ndarray]]) 
 
 
 def _counts(axes: Any, bins: list[dict[str, int]], color: str) -> None:
-    """Bars of `_counted`."""
+    """Draw bars of `_counted`."""
     low, high, n = ([bin[name] for bin in bins] for name in ("from", "to", "n"))
     axes.bar(
         np.subtract(low, 0.5),

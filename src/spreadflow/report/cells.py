@@ -25,7 +25,7 @@ COLORS = {
 
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
-    """Figures over all lattices of all runs, and the page."""
+    """Return figures over all lattices of all runs, and the page."""
     table = store.read(products[0], stage)
     told = store.attributes(products[0], stage)
     figures = _figures(table, told, manifests)
@@ -89,7 +89,7 @@ def _picture(table: dict, told: dict, figures: dict) -> Figure:
 
 
 def _view(values: np.ndarray, accepted: np.ndarray) -> tuple[float, float]:
-    """Limits that show all accepted lattices and most others."""
+    """Return limits that show all accepted lattices and most others."""
     inner = values[accepted] if accepted.any() else values
     low, high = np.percentile(values, [2, 98])
     low, high = min(low, inner.min()), max(high, inner.max())
@@ -98,7 +98,7 @@ def _view(values: np.ndarray, accepted: np.ndarray) -> tuple[float, float]:
 
 
 def _scatter(axes: Any, table: dict, told: dict, pair: tuple[int, int]) -> None:
-    """Lattices in the plane of two cell lengths, with the 2 σ and 4 σ ellipses of the chosen
+    """Draw lattices in the plane of two cell lengths, with the 2 σ and 4 σ ellipses of the chosen
     cluster.
     """
     x, y = (table["lattices/cell"][:, column] for column in pair)

@@ -16,7 +16,7 @@ class Check(NamedTuple):
 
 
 def checks(summaries: dict[str, dict[str, Any]]) -> list[Check]:
-    """Equalities of the figures of the stages there are. summaries: stage → figures."""
+    """Return equalities of the figures of the stages there are. summaries: stage → figures."""
     out = []
     for stage in ("index", "reindex"):
         if stage in summaries:

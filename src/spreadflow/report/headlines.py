@@ -7,16 +7,16 @@ from spreadflow.report.style import about, measured, say
 
 _FIRST = ("simulate", "index", "level0", "adopt", "reindex", "cells", "merge")
 STAGES = (*_FIRST, "annulus", "wide", "ladder", "mosaic", "stage1", "spread")
-"""in the order of the workflow"""
+"""In the order of the workflow."""
 
 
 def headline(stage: str, figures: dict[str, Any]) -> list[str]:
-    """What to know of a stage's figures, one fact a line."""
+    """Return what to know of a stage's figures, one fact a line."""
     return [line for line in _FACTS[stage](figures) if line]
 
 
 def outcomes(figures: dict[str, Any]) -> str:
-    """Named ends with their counts, those that did not happen left out."""
+    """Return named ends with their counts, those that did not happen left out."""
     return ", ".join(
         f"{say(n)} {name.replace('_', ' ')}" for name, n in figures["outcomes"].items() if n
     )
@@ -183,7 +183,7 @@ def _spread(f: dict) -> list[str]:
 
 
 def _edges(f: dict) -> str:
-    """The difference of the first two edges, or the edges where there is none."""
+    """Return the difference of the first two edges, or the edges where there is none."""
     three = [
         f[name]
         for name in ("edge_difference_ev", "edge_difference_sigma_ev", "true_edge_difference_ev")

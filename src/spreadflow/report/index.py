@@ -16,11 +16,11 @@ from spreadflow.physics import geometry
 from spreadflow.report import style, truth
 
 HITS = (Outcome.INDEXED, Outcome.NO_LATTICE, Outcome.OVERFLOW)
-"""enough spots for a crystal"""
+"""Enough spots for a crystal."""
 
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
-    """Figures over all runs, a block for each run, and the page."""
+    """Return figures over all runs, a block for each run, and the page."""
     runs = [Run(stage, path, manifests) for path in products]
     told = figures(runs) | {"runs": {run.name: figures([run]) for run in runs}}
     return told, picture(stage, runs, told)
@@ -42,12 +42,12 @@ class Run:
 
 
 def of_run(name: str, manifests: list[Path]) -> Path | None:
-    """The manifest of a run among those given."""
+    """Return the manifest of a run among those given."""
     return next((path for path in manifests if io_images.read_manifest(path).run == name), None)
 
 
 def figures(runs: list[Run]) -> dict[str, Any]:
-    """Figures over some runs; those that need truth are None without it."""
+    """Return figures over some runs; those that need truth are None without it."""
     outcome = np.concatenate([run.table["shots/outcome"] for run in runs])
     seconds = np.concatenate([run.table["shots/seconds"] for run in runs])
     k = np.concatenate([run.table["lattices/k"] for run in runs])
@@ -70,7 +70,7 @@ def figures(runs: list[Run]) -> dict[str, Any]:
 
 
 def _residuals(runs: list[Run]) -> dict[str, Any]:
-    """Root mean squares over the reflections of all lattices."""
+    """Return root mean squares over the reflections of all lattices."""
     n = np.concatenate([run.table["lattices/n_rmsd"] for run in runs])
     pixel = np.concatenate(
         [np.full(len(run.table["lattices/k"]), run.detector.pixel_mm) for run in runs]
@@ -88,7 +88,7 @@ def _residuals(runs: list[Run]) -> dict[str, Any]:
 
 
 def _against_truth(runs: list[Run]) -> dict[str, Any]:
-    """What only a simulation can tell, pooled over the simulated runs."""
+    """Return what only a simulation can tell, pooled over the simulated runs."""
     known = [(run, run.pair) for run in runs if run.pair is not None]
     if not known:
         return {"misorientation_deg_median": None}
@@ -118,7 +118,7 @@ def _against_truth(runs: list[Run]) -> dict[str, Any]:
 
 
 def _pooled(parts: list[dict], share: str, n: str) -> dict[str, Any]:
-    """Shares of several runs as one, each weighted by its denominator."""
+    """Return shares of several runs as one, each weighted by its denominator."""
     total = sum(part[n] for part in parts)
     return {
         n: total,
@@ -130,7 +130,9 @@ def _pooled(parts: list[dict], share: str, n: str) -> dict[str, Any]:
 
 
 def picture(stage: str, runs: list[Run], told: dict) -> Figure:
-    """One still with its predictions; outcomes, residuals, misorientation or mosaic spread."""
+    """Return one still with its predictions; outcomes, residuals, misorientation or mosaic
+    spread.
+    """
     px = (
         f"{style.say(told['radial_rmsd_px'], 2)} px radial, "
         f"{style.say(told['transverse_rmsd_px'], 2)} px transverse"
@@ -163,7 +165,7 @@ def picture(stage: str, runs: list[Run], told: dict) -> Figure:
 
 
 def _still(axes: Any, runs: list[Run]) -> None:
-    """The shot whose first lattice explains most spots, predictions of all its lattices as
+    """Draw the shot whose first lattice explains most spots, predictions of all its lattices as
     rings.
     """
     best = max(runs, key=lambda run: run.table["lattices/n_indexed"].max(initial=0))
@@ -190,8 +192,8 @@ def _still(axes: Any, runs: list[Run]) -> None:
 
 
 def rings(axes: Any, run: Run, row: int, size: float = 22.0) -> None:
-    """Predicted reflections of all lattices of a shot around where they are expected, mm; weak ones
-    smaller.
+    """Draw predicted reflections of all lattices of a shot around where they are expected, mm; weak
+    ones smaller.
     """
     t = run.table
     for n, lattice in enumerate(np.flatnonzero(t["lattices/shot"] == row)):
@@ -208,7 +210,7 @@ def rings(axes: Any, run: Run, row: int, size: float = 22.0) -> None:
 
 
 def _differences(run: Run) -> np.ndarray:
-    """(n, 2) observed − predicted of strong reflections, radial and transverse, px."""
+    """Return (n, 2) observed − predicted of strong reflections, radial and transverse, px."""
     t = run.table
     seen = np.isfinite(t["reflections/fast_obs"]) & (t["reflections/flags"] == 0)
     panel, fast, slow = (t[f"reflections/{name}"][seen] for name in ("panel", "fast", "slow"))
@@ -255,7 +257,7 @@ def _rmsd(axes: Any, runs: list[Run]) -> None:
 
 
 def _truth(axes: Any, runs: list[Run]) -> None:
-    """Misorientation where truth is known, else the mosaic spread."""
+    """Draw misorientation where truth is known, else the mosaic spread."""
     matches = [run.pair.match for run in runs if run.pair is not None]
     if matches:
         style.histogram(

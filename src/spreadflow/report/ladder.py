@@ -13,12 +13,15 @@ from spreadflow.analysis.pixels.ladder import RUNGS
 from spreadflow.io import store
 from spreadflow.report import style
 
-N_SAMPLES, HALF_PX = 8, 9
-"""shoeboxes in the picture, and how much of them is shown to either side of their middle"""
+N_SAMPLES = 8
+"""Shoeboxes in the picture."""
+
+HALF_PX = 9
+"""How much of a shoebox is shown to either side of its middle, px."""
 
 
 def make(stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict, Figure]:
-    """Figures of all rungs, and the page."""
+    """Return figures of all rungs, and the page."""
     table = store.read(products[0], stage)
     told = store.attributes(products[0], stage)
     figures = _figures(table, told)
@@ -55,7 +58,7 @@ def _figures(table: dict, told: dict) -> dict[str, Any]:
 
 
 def _rung(table: dict, row: int, pixel_mm: np.ndarray) -> dict[str, Any]:
-    """Figures of one rung; None of what it does not have."""
+    """Return figures of one rung; None of what it does not have."""
     mine = table["rungs/rung"] == row
     of = {
         name: table[f"rungs/{name}"][mine]
@@ -84,7 +87,7 @@ def _rung(table: dict, row: int, pixel_mm: np.ndarray) -> dict[str, Any]:
 
 
 def _judged(name: str, rungs: dict[str, dict], n_modelled: int) -> dict[str, Any]:
-    """The figures of a rung with what it does, whether it passed, and if not, why."""
+    """Return the figures of a rung with what it does, whether it passed, and if not, why."""
     rung = RUNGS[name]
     why = None
     if rung.spectrum and (n := rungs[name]["n_lattices"]) < max(n_modelled, 1):
@@ -153,7 +156,7 @@ def _sigma_z(axes: Any, rungs: list[dict]) -> None:
 
 
 def _list(axes: Any, rungs: list[dict]) -> None:
-    """Each rung in a line."""
+    """Draw each rung in a line."""
     axes.set_axis_off()
     for i, rung in enumerate(rungs):
         y = 1.0 - (i + 0.5) / len(rungs)
@@ -168,7 +171,7 @@ def _list(axes: Any, rungs: list[dict]) -> None:
 
 
 def _samples(figure: Any, table: dict, pictured: list[str]) -> None:
-    """Data and models of the strongest shoebox of some lattices, each row on one log scale."""
+    """Draw data and models of the strongest shoebox of some lattices, each row on one log scale."""
     names = ["data", *(f"rung {name}" for name in pictured)]
     axes = figure.subplots(N_SAMPLES, len(names), squeeze=False)
     figure.suptitle(

@@ -20,11 +20,11 @@ from spreadflow.report import style
 from spreadflow.report.truth import true_detector
 
 UM = 1e3
-"""µm per mm"""
+"""µm per mm."""
 
 
 def make(_stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
-    """Figures of the joint refinement, and the page."""
+    """Return figures of the joint refinement, and the page."""
     path = products[0].with_suffix(".fit.json")
     try:
         fit = json.loads(path.read_text())
@@ -35,7 +35,7 @@ def make(_stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict
 
 
 def against_truth(manifests: list[Path]) -> dict[str, Any]:
-    """True shift and distance in the first run whose truth is known."""
+    """Return true shift and distance in the first run whose truth is known."""
     for manifest in manifests:
         true = true_detector(manifest)
         if true is not None:
@@ -45,8 +45,8 @@ def against_truth(manifests: list[Path]) -> dict[str, Any]:
 
 
 def difference(true: Detector, header: Detector) -> tuple[list[float], float]:
-    """(fast, slow) in mm by which the true detector is moved along panel 0's axes, and its true
-    distance, mm.
+    """Return (fast, slow) in mm by which the true detector is moved along panel 0's axes, and its
+    true distance, mm.
     """
     moved = true.origin_mm[0] - header.origin_mm[0]
     shift = [float(moved @ header.fast[0]), float(moved @ header.slow[0])]
@@ -77,7 +77,7 @@ def _picture(figures: dict) -> Figure:
 
 
 def _shift(axes: Any, figures: dict) -> None:
-    """The header at the origin, the refined shift with its 1 σ and 3 σ ellipses, the truth."""
+    """Draw the header at the origin, the refined shift with its 1 σ and 3 σ ellipses, the truth."""
     x, y = UM * np.array(figures["shift_mm"])
     sigma = UM * np.array(figures["shift_sigma_mm"])
     axes.plot(0, 0, "o", ms=6, color=style.GREY, label="files")
@@ -120,7 +120,7 @@ def _distance(axes: Any, figures: dict) -> None:
 
 
 def _rmsd(axes: Any, before: dict, after: dict) -> None:
-    """Root mean square of observed − predicted of the same reflections before and after."""
+    """Draw root mean square of observed − predicted of the same reflections before and after."""
     y = np.array([1.0, 0.0])
     for told, at, color, label in (
         (before, 0.18, style.GREY, "before"),
@@ -137,7 +137,7 @@ def _rmsd(axes: Any, before: dict, after: dict) -> None:
 
 
 def _correlation(axes: Any, figures: dict) -> None:
-    """Correlations of the refined parameters."""
+    """Draw correlations of the refined parameters."""
     names = [
         name.removesuffix("_mm").removesuffix("_rad").replace("_", " ")
         for name in figures["refined"]

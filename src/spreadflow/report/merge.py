@@ -12,7 +12,7 @@ from spreadflow.report import style
 
 
 def make(stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict, Figure]:
-    """Figures of the merged table, and the page."""
+    """Return figures of the merged table, and the page."""
     table = store.read(products[0], stage)
     told = store.attributes(products[0], stage)
     figures = _figures(table, told)
@@ -20,7 +20,7 @@ def make(stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict
 
 
 def anomalous(table: dict) -> np.ndarray:
-    """(n, 2) I(+) − I(−) in each half set, of the reflections whose mates are in both."""
+    """Return (n, 2) I(+) − I(−) in each half set, of the reflections whose mates are in both."""
     sign = table["merged/friedel"]
     half = table["merged/half"]
     hkl = [tuple(h) for h in table["merged/hkl"].tolist()]
@@ -101,7 +101,7 @@ def _picture(table: dict, figures: dict) -> Figure:
 
 
 def _resolution_axis(axes: Any, table: dict) -> None:
-    """1/d² below, labelled with d."""
+    """Draw 1/d² below, labelled with d."""
     edges = table["bins/d_min"]
     shown = edges[:: max(1, len(edges) // 5)]
     axes.set_xticks(shown**-2.0, [f"{d:.2f}" for d in shown])
@@ -122,7 +122,7 @@ def _halves(axes: Any, table: dict) -> None:
 
 
 def _deviations(axes: Any, table: dict) -> None:
-    """(I₁ − I₂)/2σ: a unit Gaussian where the error model is right and the half sets weigh the
+    """Draw (I₁ − I₂)/2σ: a unit Gaussian where the error model is right and the half sets weigh the
     same.
     """
     half = table["merged/half"]

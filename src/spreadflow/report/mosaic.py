@@ -22,11 +22,16 @@ from spreadflow.report.index import of_run
 from spreadflow.units import DEG
 
 PLANES = ((0, 1), (0, 2), (1, 2))
-"""lab axes of the plane in which a distribution is seen, along the third"""
-EXTENT, POINTS = 3.2, 161
-"""η out to which distributions are seen, and points across"""
+"""Lab axes of the plane in which a distribution is seen, along the third."""
+
+EXTENT = 3.2
+"""Distance, in η, out to which distributions are drawn."""
+
+POINTS = 161
+"""Points across a picture of a distribution."""
+
 MARKED = 200
-"""domains that are marked in the picture, at most"""
+"""Domains that are marked in the picture, at most."""
 
 
 class Distribution(NamedTuple):
@@ -41,7 +46,7 @@ class Distribution(NamedTuple):
 
     @classmethod
     def of(cls, mosaic: Mosaic) -> "Distribution":
-        """Of a mosaic spread with its η."""
+        """Return the distribution of a mosaicity with its η."""
         return cls(
             rotation.vector(np.asarray(mosaic.rotations)),
             mosaic.eta_rad * mosaic.width,
@@ -67,7 +72,7 @@ class Beside(NamedTuple):
 
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
-    """Figures over all runs, and the page."""
+    """Return figures over all runs, and the page."""
     table = store.read(products[0], stage)
     told = store.attributes(products[0], stage)
     paths = [of_run(name, manifests) for name in told["runs"]]
@@ -82,7 +87,7 @@ def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict,
 
 
 def _rows(table: dict, of: str) -> list[slice]:
-    """Rows of each set in the table components or rounds, which are in the order of sets."""
+    """Return rows of each set in the table components or rounds, which are in the order of sets."""
     edges = np.searchsorted(table[f"{of}/set"], np.arange(len(table["sets/eta_rad"]) + 1))
     return [slice(a, b) for a, b in pairwise(edges)]
 
@@ -138,7 +143,7 @@ def _figures(table: dict, told: dict) -> dict[str, Any]:
 
 
 def _distances(sets: list[Beside]) -> dict[str, float | None]:
-    """Medians over the sets that are used, where truth is known."""
+    """Return medians over the sets that are used, where truth is known."""
     known = [(one, one.true) for one in sets if one.true is not None]
     far = [distance(one.learned, true, one.eta_rad, one.blur_rad) for one, true in known]
     smooth = [distance(one.smooth, true, one.eta_rad, one.blur_rad) for one, true in known]
@@ -150,7 +155,7 @@ def _distances(sets: list[Beside]) -> dict[str, float | None]:
 
 
 def distance(one: Distribution, other: Distribution, eta_rad: float, blur_rad: float) -> float:
-    """∫|p − q|, 0 to 2, of two distributions as spots have them: along an axis, blurred by a
+    """Return ∫|p − q|, 0 to 2, of two distributions as spots have them: along an axis, blurred by a
     domain. Mean over axes.
     """
     pairs = [
@@ -162,8 +167,8 @@ def distance(one: Distribution, other: Distribution, eta_rad: float, blur_rad: f
 def seen(
     spread: Distribution, plane: tuple[int, int], eta_rad: float, blur_rad: float
 ) -> np.ndarray:
-    """(POINTS, POINTS) the distribution in a plane of rotation vectors, the second axis upwards;
-    sums to 1.
+    """Return (POINTS, POINTS) the distribution in a plane of rotation vectors, the second axis
+    upwards; sums to 1.
     """
     grid = eta_rad * np.linspace(-EXTENT, EXTENT, POINTS)
     sigma = np.hypot(spread.sigma, blur_rad)
@@ -208,11 +213,11 @@ def _picture(stage: str, table: dict, sets: list[Beside], figures: dict) -> Figu
 
 
 COLORS = [style.GREEN, style.BLUE, style.GREY, style.RED]
-"""of the outcomes"""
+"""Of the outcomes."""
 
 
 def _distributions(figure: Any, one: Beside | None, scope: str) -> None:
-    """Learned above, true or else continuous below, along the three lab axes."""
+    """Draw learned above, true or else continuous below, along the three lab axes."""
     axes = figure.subplots(2, 3, sharex=True, sharey=True)
     if one is None:
         for ax in axes.flat:
@@ -257,7 +262,7 @@ def _distributions(figure: Any, one: Beside | None, scope: str) -> None:
 
 
 def _course(axes: Any, table: dict) -> None:
-    """−ln L of the held-out shoeboxes after every round, from that of the continuous
+    """Draw −ln L of the held-out shoeboxes after every round, from that of the continuous
     distribution.
     """
     axes.set_title("−ln L held out, by round")
@@ -283,7 +288,7 @@ def _course(axes: Any, table: dict) -> None:
 
 
 def _nodes(axes: Any, table: dict) -> None:
-    """Nodes of the grid and those kept, against its step."""
+    """Draw nodes of the grid and those kept, against its step."""
     axes.set_title("nodes, by step of the grid")
     step = table["rounds/step_rad"] / DEG
     axes.semilogy(

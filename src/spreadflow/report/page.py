@@ -27,7 +27,7 @@ details { margin: .6rem 0; } summary { cursor: pointer; color: var(--grey); } co
 """
 
 OPEN = {"spread": ("sites", "fits", "verdicts")}
-"""figures shown as tables beneath the picture of a stage"""
+"""Figures shown as tables beneath the picture of a stage."""
 
 
 def run(summaries: list[Path], out: Path) -> None:
@@ -57,7 +57,7 @@ def run(summaries: list[Path], out: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A summary. Raises FileError."""
+    """Return a summary. Raises FileError."""
     todo = "Run `spreadflow summary` for that stage."
     try:
         figures = json.loads(path.read_text())
@@ -112,7 +112,9 @@ def _section(stage: str, path: Path, figures: dict, out: Path) -> str:
 
 
 def _value(value: Any) -> str:
-    """A figure as HTML: numbers plain, lists in a row, mappings and lists of mappings as tables."""
+    """Return a figure as HTML: numbers plain, lists in a row, mappings and lists of mappings as
+    tables.
+    """
     if isinstance(value, list) and value and isinstance(value[0], dict):
         value = dict(enumerate(value))
     if isinstance(value, dict) and value and all(isinstance(item, dict) for item in value.values()):
@@ -133,6 +135,6 @@ def _value(value: Any) -> str:
 
 
 def _link(path: Path, out: Path, text: str) -> str:
-    """A link that still works when the folder moves."""
+    """Return a link that still works when the folder moves."""
     relative = os.path.relpath(path.absolute(), out.absolute().parent)
     return f'<a href="{html.escape(relative)}"><code>{html.escape(text)}</code></a>'

@@ -13,10 +13,12 @@ from rich.table import Table
 from spreadflow.report import style, summary
 
 HEADLINE_EV = 2.0
-"""the sentence is about the grid nearest to this"""
-AT = 1000
-"""lattices of the σ in the terminal's table"""
-LINES = {0: "-", 1: "--", 2: ":", 3: "-."}
+"""The sentence is about the grid nearest to this."""
+
+LATTICES_OF_TABLE = 1000
+"""Lattices of the σ in the terminal's table."""
+
+LINE_STYLES = {0: "-", 1: "--", 2: ":", 3: "-."}
 
 
 def run(told: dict[str, Any], out: Path) -> None:
@@ -30,8 +32,8 @@ def run(told: dict[str, Any], out: Path) -> None:
 
 
 def sentence(told: dict[str, Any]) -> str:
-    """How many lattices reach the goal, of the first case, with the widest range and the usual
-    nodes.
+    """Return how many lattices reach the goal, of the first case, with the widest range and the
+    usual nodes.
     """
     first = told["rows"][0]
     grid = min({row["grid_ev"] for row in told["rows"]}, key=lambda grid: abs(grid - HEADLINE_EV))
@@ -65,7 +67,7 @@ def _range(row: dict[str, Any]) -> tuple[float, float]:
 
 
 def _named(rows: list[dict[str, Any]], row: dict[str, Any]) -> str:
-    """The case of a row, in words, where there are several."""
+    """Return the case of a row, in words, where there are several."""
     if len({_case(other) for other in rows}) == 1:
         return ""
     spread = f"PSF {row['psf_fwhm_mm']:g} mm" if row["psf_fwhm_mm"] else "no PSF"
@@ -73,12 +75,12 @@ def _named(rows: list[dict[str, Any]], row: dict[str, Any]) -> str:
 
 
 def _table(told: dict[str, Any]) -> Table:
-    """A line for each case, range and grid."""
+    """Return a line for each case, range and grid."""
     rows = told["rows"]
-    at = told["lattices"].index(AT)
+    at = told["lattices"].index(LATTICES_OF_TABLE)
     several = bool(_named(rows, rows[0]))
     table = Table(
-        title=f"σ from {AT} lattices; lattices for σ(f′) of {told['goal_e']:g} e",
+        title=f"σ from {LATTICES_OF_TABLE} lattices; lattices for σ(f′) of {told['goal_e']:g} e",
         title_justify="left",
     )
     names = [*(["N", "PSF, mm"] * several), "Å", "nodes, eV", "σ(f′), e", "σ(f″), e", "σ(ΔE0), eV"]
@@ -129,7 +131,9 @@ def _picture(told: dict[str, Any]) -> Figure:
 
 
 def _lines(axes: Any, told: dict[str, Any], rows: list[dict[str, Any]], key: str) -> None:
-    """σ against lattices, a colour for each range, a stroke for each grid; the goal, and 1/√n."""
+    """Draw σ against lattices, a colour for each range, a stroke for each grid; the goal, and
+    1/√n.
+    """
     n = np.array(told["lattices"], dtype=float)
     colors = dict(
         zip(
@@ -138,7 +142,9 @@ def _lines(axes: Any, told: dict[str, Any], rows: list[dict[str, Any]], key: str
             strict=False,
         )
     )
-    strokes = dict(zip(dict.fromkeys(row["grid_ev"] for row in rows), LINES.values(), strict=False))
+    strokes = dict(
+        zip(dict.fromkeys(row["grid_ev"] for row in rows), LINE_STYLES.values(), strict=False)
+    )
     for row in rows:
         label = f"{row['d_min']:g}-{row['d_max']:g} Å, {row['grid_ev']:g} eV"
         axes.plot(
@@ -153,7 +159,7 @@ def _lines(axes: Any, told: dict[str, Any], rows: list[dict[str, Any]], key: str
 
 
 def _cases(axes: Any, told: dict[str, Any]) -> None:
-    """Lattices to the goal of each case, in place of the edges."""
+    """Draw lattices to the goal of each case, in place of the edges."""
     axes.clear()
     rows = told["rows"]
     widest = max(map(_range, rows), key=lambda ends: ends[1] - ends[0])

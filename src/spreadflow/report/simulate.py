@@ -25,7 +25,7 @@ class Run(NamedTuple):
 
 
 def make(_stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict, Figure]:
-    """Figures over all simulated runs among the manifests, and the page."""
+    """Return figures over all simulated runs among the manifests, and the page."""
     runs = []
     for manifest in products:
         truth = io_images.truth(manifest)
@@ -43,7 +43,7 @@ def make(_stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dic
 
 
 def _spectra(manifest: Path, truth: dict) -> list[Spectrum]:
-    """Of the shots that are meant to be analysed: single, blank and double."""
+    """Return the spectra of the shots that are meant to be analysed: single, blank and double."""
     source = io_images.Source(manifest)
     meant = truth["shots/shot_id"][np.isin(truth["shots/kind"], (SINGLE, BLANK, DOUBLE))]
     rows = np.flatnonzero(np.isin(source.shots["shot_id"], meant))
@@ -95,7 +95,7 @@ def _picture(runs: list[Run], figures: dict) -> Figure:
 
 
 def _still(axes: Any, runs: list[Run]) -> None:
-    """The first shot with one crystal and where its strongest reflections are expected."""
+    """Draw the first shot with one crystal and where its strongest reflections are expected."""
     singles = [
         (run, row) for run in runs for row in np.flatnonzero(run.truth["shots/kind"] == SINGLE)
     ]

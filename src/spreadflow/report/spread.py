@@ -20,9 +20,10 @@ from spreadflow.report.index import of_run
 KINDS = ("f′", "f″")
 KEYS = ("fp", "fdp")
 MARGIN_E = 2.0
-"""by which curves are seen beyond those known by name"""
+"""By which curves are seen beyond those known by name."""
+
 REFERENCES = {"metallic": "-.", "reduced": "--", "oxidized": ":"}
-"""curves known by name, and their lines in the picture"""
+"""Curves known by name, and their lines in the picture."""
 
 
 class Fit(NamedTuple):
@@ -77,7 +78,7 @@ class Curves(NamedTuple):
 
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
-    """Figures over all runs, and the page."""
+    """Return figures over all runs, and the page."""
     of = _read(stage, products[0], manifests)
     figures = _counts(of) | _precision(of) | _edges(of) | _controls(of)
     return figures, _picture(stage, of, figures)
@@ -124,7 +125,7 @@ def _fit(table: dict, f: int, n_sites: int) -> Fit:
 
 
 def _counts(of: Curves) -> dict[str, Any]:
-    """What went in, and how it went."""
+    """Return what went in, and how it went."""
     told = of.told
     end = of.table["lattices/outcome"]
     mine = {
@@ -164,8 +165,8 @@ def _rms(values: np.ndarray) -> float | None:
 
 
 def _precision(of: Curves) -> dict[str, Any]:
-    """σ, and errors where truth is known, over the band that is compared; other fits beside the
-    quoted one.
+    """Return σ, and errors where truth is known, over the band that is compared; other fits beside
+    the quoted one.
     """
     known = dispersion.band(of.quoted.sigma, of.told["config"]["band_sigma_e"])
     inside = of.nodes_ev[known]
@@ -184,7 +185,7 @@ def _precision(of: Curves) -> dict[str, Any]:
 
 
 def _of_fit(of: Curves, fit: Fit) -> dict[str, float | None]:
-    """Root mean squares over sites and nodes, e."""
+    """Return root mean squares over sites and nodes, e."""
     out: dict[str, float | None] = {}
     true = of.true_values
     for name, values in (
@@ -201,7 +202,7 @@ def _of_fit(of: Curves, fit: Fit) -> dict[str, float | None]:
 
 
 def _row(of: Curves, name: str) -> dict[str, Any]:
-    """Of one fit, for a table."""
+    """Return the figures of one fit, for a table."""
     difference, sigma = _difference(of, name)
     kind = of.told["sigma_kinds"][list(of.fits).index(name)]
     return (
@@ -216,7 +217,7 @@ def _lattices(n: float) -> int | None:
 
 
 def _difference(of: Curves, fit: str) -> tuple[float | None, float | None]:
-    """E0 of the first site less that of the second, and its σ; None where there is none."""
+    """Return E0 of the first site less that of the second, and its σ; None where there is none."""
     told = of.edges.get(fit)
     if told is None or len(of.sites) < 2:
         return None, None
@@ -228,8 +229,8 @@ def _number(value: float) -> float | None:
 
 
 def _edges(of: Curves) -> dict[str, Any]:
-    """E0 of the sites: from the quoted fit, or the free one where that has none that could be
-    trusted.
+    """Return E0 of the sites: from the quoted fit, or the free one where that has none that could
+    be trusted.
     """
     fit = next(iter(of.edges))
     told = of.edges[fit]
@@ -249,8 +250,8 @@ def _edges(of: Curves) -> dict[str, Any]:
 
 
 def _true_edges(of: Curves) -> list[float]:
-    """E0 of each site by the same estimator from the true curves, weighted as pixels weigh the free
-    ones, or NaN.
+    """Return E0 of each site by the same estimator from the true curves, weighted as pixels weigh
+    the free ones, or NaN.
     """
     if not of.true:
         return [np.nan] * len(of.sites)
@@ -309,7 +310,7 @@ def _picture(stage: str, of: Curves, figures: dict) -> Figure:
 
 
 def _curve(axes: Any, of: Curves, site: int, kind: int, figures: dict) -> None:
-    """One curve with its error band, among the true one or those that are known by name."""
+    """Draw one curve with its error band, among the true one or those that are known by name."""
     fine = np.arange(of.nodes_ev[0], of.nodes_ev[-1], 0.25)
     named = {name: anomalous.site(of.told["elements"][site], name, fine) for name in REFERENCES}
     parts = {name: (curve.real, curve.imag)[kind] for name, curve in named.items()}
@@ -380,7 +381,7 @@ def _spectrum(axes: Any, of: Curves) -> None:
 
 
 def _residual(axes: Any, of: Curves) -> None:
-    """Where spectra are known to be bright enough to say anything."""
+    """Draw where spectra are known to be bright enough to say anything."""
     t = {
         path.split("/")[1]: column
         for path, column in of.table.items()
@@ -400,7 +401,7 @@ def _residual(axes: Any, of: Curves) -> None:
 
 
 def _verdicts(axes: Any, figures: dict) -> None:
-    """Edges, what it would take, and the controls, as text."""
+    """Draw edges, what it would take, and the controls, as text."""
     axes.set_axis_off()
     lines = [
         (style.INK, text)
@@ -445,7 +446,7 @@ def _sentences(f: dict) -> list[str]:
 
 
 def _correlation(figure: Any, of: Curves) -> None:
-    """Of all values of the quoted curves."""
+    """Draw the correlations of all values of the quoted curves."""
     kind = "sandwich" if of.told["sigma_kinds"][0] == "sandwich" else "fisher"
     covariance = of.table[f"values/{kind}"][of.table["values/fit"] == 0]
     sigma = np.sqrt(np.diag(covariance))

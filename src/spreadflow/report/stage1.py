@@ -21,12 +21,13 @@ from spreadflow.report.index import of_run
 from spreadflow.units import DEG
 
 COLUMNS = 7
-"""shoeboxes in the mosaic"""
+"""Shoeboxes in the mosaic."""
+
 TABLES = ("lattices/", "reflections/")
 
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
-    """Figures over all runs, and the page."""
+    """Return figures over all runs, and the page."""
     table = store.read(products[0], stage, TABLES)
     told = store.attributes(products[0], stage)
     distances = _distances(table, [Detector.from_json(d) for d in told["detectors"]])
@@ -72,7 +73,7 @@ def _figures(table: dict, told: dict) -> dict[str, Any]:
 
 
 def _of_refined(table: dict) -> dict[str, np.ndarray]:
-    """Columns of the lattices whose fit ended well."""
+    """Return columns of the lattices whose fit ended well."""
     keep = table["lattices/outcome"] == RefinedOutcome.REFINED
     return {
         name.split("/")[1]: column[keep]
@@ -90,15 +91,15 @@ class Distances:
     def rms(
         self, name: str, axis: int, unit: str = "mm", some: np.ndarray | slice = slice(None)
     ) -> float | None:
-        """name: before, after or floor; axis: 0 radial, 1 transverse."""
+        """Return name: before, after or floor; axis: 0 radial, 1 transverse."""
         values = self.px[name][some, axis] * (self.pixel_mm[some] if unit == "mm" else 1.0)
         values = values[np.isfinite(values)]
         return float(np.sqrt(np.mean(values**2))) if len(values) else None
 
 
 def _distances(table: dict, detectors: list[Detector]) -> Distances:
-    """Of the reflections of refined lattices that have observed centroids, which were chosen before
-    refinement.
+    """Return distances of the reflections of refined lattices that have observed centroids, which
+    were chosen before refinement.
     """
     t = {
         name.split("/")[1]: column
@@ -135,7 +136,7 @@ def _distances(table: dict, detectors: list[Detector]) -> Distances:
 
 
 def _residuals(table: dict, distances: Distances) -> dict[str, Any]:
-    """Root mean squares in mm and px."""
+    """Return root mean squares in mm and px."""
     out: dict[str, Any] = {"n_rmsd": len(distances.rows)}
     for axis, direction in enumerate(("radial", "transverse")):
         for unit in ("mm", "px"):
@@ -150,14 +151,14 @@ def _residuals(table: dict, distances: Distances) -> dict[str, Any]:
 
 
 def _against_truth(table: dict, told: dict, manifests: list[Path]) -> truth.Refinement | None:
-    """Refined lattices beside what was simulated, of all runs whose truth is there."""
+    """Return refined lattices beside what was simulated, of all runs whose truth is there."""
     paths = [of_run(name, manifests) for name in told["runs"]]
     found = [io_images.truth(path) if path else None for path in paths]
     return truth.refinement(table, told, found)
 
 
 def _of_truth(against: truth.Refinement | None, told: dict) -> dict[str, Any]:
-    """What only a simulation can tell."""
+    """Return what only a simulation can tell."""
     if against is None or not len(against.angle):
         return {"misorientation_deg_median": None, "pull_sd": None}
     quoted = against.pulls[told["config"]["uncertainty"]]
@@ -220,8 +221,8 @@ def _picture(
 def _samples(
     stage: str, product: Path, table: dict
 ) -> tuple[list[dict[str, np.ndarray]], list[str]]:
-    """Images of the first shoeboxes that were kept, and their titles; parts are read until there
-    are enough.
+    """Return images of the first shoeboxes that were kept, and their titles; parts are read until
+    there are enough.
     """
     boxes: list[dict[str, np.ndarray]] = []
     titles: list[str] = []
@@ -247,7 +248,7 @@ def _samples(
 
 
 def _mosaic(figure: Any, boxes: list[dict[str, np.ndarray]], titles: list[str]) -> None:
-    """Data, model and residual of shoeboxes, one below the other; data and model on one log
+    """Draw data, model and residual of shoeboxes, one below the other; data and model on one log
     scale.
     """
     figure.suptitle(
@@ -305,7 +306,7 @@ def _sigma_z(axes: Any, values: np.ndarray) -> None:
 
 
 def _delta_psi(axes: Any, table: dict) -> None:
-    """Mean change of Δψ of the strong reflections, and its spread, on each panel."""
+    """Draw mean change of Δψ of the strong reflections, and its spread, on each panel."""
     axes.set_title("Δψ of strong reflections by panel, degrees")
     strong = np.isfinite(table["reflections/fast_obs"])
     panel = table["reflections/panel"][strong]
@@ -335,7 +336,7 @@ def _delta_psi(axes: Any, table: dict) -> None:
 
 
 def _mosaicity(axes: Any, table: dict, against: truth.Refinement | None) -> None:
-    """N against η, with the truth's."""
+    """Draw N against η, with the truth's."""
     mine = _of_refined(table)
     axes.plot(
         mine["n_cells"].mean(axis=1),
@@ -354,7 +355,7 @@ def _mosaicity(axes: Any, table: dict, against: truth.Refinement | None) -> None
 
 
 def _misset(axes: Any, table: dict, against: truth.Refinement | None) -> None:
-    """Misorientation where truth is known, else how far lattices turned."""
+    """Draw misorientation where truth is known, else how far lattices turned."""
     if against is None or not len(against.angle):
         turned = np.linalg.norm(_of_refined(table)["misset_rad"], axis=1)
         style.histogram(axes, turned / DEG, "turned", style.GREEN)
@@ -367,7 +368,7 @@ def _misset(axes: Any, table: dict, against: truth.Refinement | None) -> None:
 
 
 def _pulls(axes: Any, against: truth.Refinement | None, uncertainty: str) -> None:
-    """(found − true)/σ of each kind of parameter."""
+    """Draw (found − true)/σ of each kind of parameter."""
     axes.set_title(f"pulls, σ of {'the sandwich' if uncertainty == 'sandwich' else 'Fisher'}")
     if against is None or not len(against.angle):
         style.empty(axes, "not a simulation")

@@ -26,8 +26,10 @@ GREY = "#8a9199"
 PHOTONS = colormaps["bone_r"]
 RESIDUAL = colormaps["RdBu_r"]
 DIFFUSE = 0.22
-"""darkness of the strongest background of a still, where the strongest spot has 1"""
-INK, PALE = "#1d2733", "#dfe3e8"
+"""Darkness of the strongest background of a still, where the strongest spot has 1."""
+
+INK = "#1d2733"
+PALE = "#dfe3e8"
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -52,7 +54,7 @@ RINGS_ANG = (4.0, 3.0, 2.5, 2.1, 1.8)
 
 
 def page(title: str, subtitle: str, width: float = 13.0, height: float = 7.6) -> Figure:
-    """An empty page with its headline."""
+    """Return an empty page with its headline."""
     layout = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, 0.89), w_pad=0.08, h_pad=0.08)
     figure = Figure(figsize=(width, height), layout=layout)
     figure.text(0.015, 0.955, title, fontsize=15, fontweight="bold", va="center")
@@ -61,12 +63,12 @@ def page(title: str, subtitle: str, width: float = 13.0, height: float = 7.6) ->
 
 
 ENDLESS = "endless"
-"""in place of a number that is out of reach"""
+"""In place of a number that is out of reach."""
 
 
 def say(value: Any, digits: int = 3) -> str:
-    """A number for people: `digits` significant ones, thousands apart; an en dash for None and
-    NaN.
+    """Return a number for people: `digits` significant ones, thousands apart; an en dash for None
+    and NaN.
     """
     if value is None or value != value:
         return "–"
@@ -80,12 +82,12 @@ def say(value: Any, digits: int = 3) -> str:
 
 
 def about(n: int | None) -> str:
-    """A large number to two digits; what None stands for is out of reach."""
+    """Return a large number to two digits; what None stands for is out of reach."""
     return ENDLESS if n is None else say(int(float(f"{n:.2g}")))
 
 
 def measured(value: float | None, sigma: float | None, true: float | None) -> str:
-    """An energy with its σ, and the true one where it is known; None is told as missing."""
+    """Return an energy with its σ, and the true one where it is known; None is told as missing."""
     found = "none found" if value is None else f"{value:.2f} ± {sigma:.2f} eV"
     return found if true is None else f"{found} (truth {true:.2f})"
 
@@ -98,8 +100,8 @@ def empty(axes: Any, text: str) -> None:
 
 
 def histogram(axes: Any, values: np.ndarray, label: str, color: str) -> None:
-    """Histogram from 0 to the 98th percentile, with the median as a line; what lies beyond is in
-    the last bin.
+    """Draw histogram from 0 to the 98th percentile, with the median as a line; what lies beyond is
+    in the last bin.
     """
     values = np.asarray(values)[np.isfinite(values)]
     if not len(values):
@@ -112,19 +114,19 @@ def histogram(axes: Any, values: np.ndarray, label: str, color: str) -> None:
 
 
 def few_ticks(axes: Any, n: int = 4) -> None:
-    """Few enough ticks to read; whole numbers on the axis of counts."""
+    """Draw few enough ticks to read; whole numbers on the axis of counts."""
     axes.xaxis.set_major_locator(MaxNLocator(nbins=n))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
 def n_bins(n: int) -> int:
-    """Bins of a histogram of n numbers."""
+    """Return bins of a histogram of n numbers."""
     return int(np.clip(2 * np.sqrt(n), 8, 40))
 
 
 def bars(axes: Any, names: list[str], counts: Sequence[int | None], colors: list[str]) -> None:
-    """Horizontal bars, the first on top, each with its count; what None stands for is out of reach,
-    and has no bar.
+    """Draw horizontal bars, the first on top, each with its count; what None stands for is out of
+    reach, and has no bar.
     """
     y = np.arange(len(names))[::-1]
     lengths = [n or 0 for n in counts]
@@ -141,7 +143,7 @@ def bars(axes: Any, names: list[str], counts: Sequence[int | None], colors: list
 
 
 def still(axes: Any, shot: Shot, detector: Detector, blocks: int = 480) -> None:
-    """What stands out of one shot, dark, over its diffuse background, pale.
+    """Draw what stands out of one shot, dark, over its diffuse background, pale.
 
     Panels lie where they are in the lab (mm, x to the right), with resolution rings. blocks: along
     a panel's long edge.
@@ -181,9 +183,9 @@ def still(axes: Any, shot: Shot, detector: Detector, blocks: int = 480) -> None:
 
 
 def _excess(image: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
-    """The best of k × k pixels, so that spots survive the picture's size: photons in 3 × 3 pixels
-    above the background around them, in their σ; and that background, photons per pixel. Both
-    (block, block).
+    """Return the best of k × k pixels, so that spots survive the picture's size: photons in 3 × 3
+    pixels above the background around them, in their σ; and that background, photons per pixel.
+    Both (block, block).
 
     image: (slow, fast), NaN = masked; a block without a pixel is NaN.
     """
@@ -208,7 +210,7 @@ def _excess(image: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _corners(detector: Detector) -> np.ndarray:
-    """(panel · 4, 3) lab positions of the panels' corners, mm."""
+    """Return (panel · 4, 3) lab positions of the panels' corners, mm."""
     n_slow, n_fast = detector.shape
     panel = np.repeat(np.arange(detector.n_panels), 4)
     fast = np.tile([0.0, n_fast, 0.0, n_fast], detector.n_panels)
@@ -217,7 +219,7 @@ def _corners(detector: Detector) -> np.ndarray:
 
 
 def _rings(axes: Any, shot: Shot, detector: Detector) -> None:
-    """Circles of constant resolution at the shot's mean energy, where they meet a panel."""
+    """Draw circles of constant resolution at the shot's mean energy, where they meet a panel."""
     azimuth = np.linspace(0, 2 * np.pi, 721)
     for d in RINGS_ANG:
         sine = wavelength(shot.spectrum.mean_energy_ev) / (2 * d)

@@ -30,7 +30,7 @@ def run(stage: str, *, products: list[Path], images: list[Path], out: Path) -> N
 
 
 def write(figures: dict[str, Any], page: Figure, out: Path) -> None:
-    """The JSON `out` and, beside it, the picture."""
+    """Draw the JSON `out` and, beside it, the picture."""
     with replacing(out.with_suffix(".png")) as temporary:
         page.savefig(temporary, format="png", dpi=120)
     told = {"software": f"spreadflow {__version__}"} | figures
@@ -41,7 +41,7 @@ def write(figures: dict[str, Any], page: Figure, out: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The same with NumPy numbers as Python's, and None for what is not finite."""
+    """Return a value with NumPy numbers as Python's, and None for what is not finite."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if hasattr(value, "tolist"):

@@ -51,7 +51,7 @@ def run(trial: Path) -> None:
 
 
 def _seconds(benchmarks: Path) -> dict[str, float]:
-    """Wall seconds of each rule, over its runs, from Snakemake's benchmark files."""
+    """Return wall seconds of each rule, over its runs, from Snakemake's benchmark files."""
     out: dict[str, float] = {}
     for path in sorted(benchmarks.glob("*.tsv")):
         with path.open() as f:

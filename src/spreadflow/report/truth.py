@@ -22,11 +22,13 @@ from spreadflow.physics import mosaic, rotation, symmetry, unit_cell
 from spreadflow.units import DEG
 
 SINGLE, BLANK, DOUBLE = (KINDS.index(kind) for kind in ("single", "blank", "double"))
-"""kinds of simulated shots"""
+"""Kinds of simulated shots."""
+
 RIGHT_RAD = 1.0 * DEG
-"""a lattice closer than this to a simulated one is that one"""
+"""A lattice closer than this to a simulated one is that one."""
+
 BRIGHT = 0.1
-"""a simulated reflection explains a spot if it holds at least this fraction of the spot's photons
+"""A simulated reflection explains a spot if it holds at least this fraction of the spot's photons
 """
 
 
@@ -59,7 +61,9 @@ class Pair(NamedTuple):
 
 
 def match(found: dict, truth: dict, space_group: str) -> Match:
-    """Pair each found lattice with the closest simulated one of its shot, best pairs first."""
+    """Return pair each found lattice with the closest simulated one of its shot, best pairs
+    first.
+    """
     ids = {int(i): n for n, i in enumerate(truth["shots/shot_id"])}
     shot = np.array([ids.get(int(i), -1) for i in found["shots/shot_id"]], dtype=int)
     kind = np.where(shot >= 0, truth["shots/kind"][shot].astype(int) if len(ids) else -1, -1)
@@ -90,7 +94,7 @@ def match(found: dict, truth: dict, space_group: str) -> Match:
 
 
 def counts(pair: Pair) -> dict:
-    """Lattices found on the shots of each kind."""
+    """Return lattices found on the shots of each kind."""
     found = pair.found
     matched = pair.match
     indexed = np.bincount(found["lattices/shot"], minlength=len(matched.kind)) > 0
@@ -109,15 +113,15 @@ def counts(pair: Pair) -> dict:
 
 
 def orientations(matched: Match) -> dict:
-    """Misorientation of all lattices that have a partner, degrees."""
+    """Return misorientation of all lattices that have a partner, degrees."""
     angle = np.rad2deg(matched.angle[matched.row >= 0])
     median, p95 = np.percentile(angle, [50, 95]) if len(angle) else (None, None)
     return {"misorientation_deg_median": median, "misorientation_deg_p95": p95}
 
 
 def indices(pair: Pair) -> dict:
-    """Miller indices of spots: right if the nearest simulated reflection bright enough for the spot
-    has that index.
+    """Return Miller indices of spots: right if the nearest simulated reflection bright enough for
+    the spot has that index.
     """
     found, truth, matched = pair
     n_right = n_all = 0
@@ -138,7 +142,7 @@ def indices(pair: Pair) -> dict:
 def _explained(
     found: dict, truth: dict, spots: np.ndarray, reflections: np.ndarray, claimed: np.ndarray
 ) -> int:
-    """How many spots of one panel lie nearest to the reflection they claim to be."""
+    """Return how many spots of one panel lie nearest to the reflection they claim to be."""
     where = _positions(truth, reflections)
     bright = truth["reflections/photons"][reflections]
     right = 0
@@ -154,7 +158,9 @@ def _explained(
 
 
 def pulls(pair: Pair) -> np.ndarray:
-    """(n,) (I − I_true)/σ of the unflagged reflections of the right lattices of single shots."""
+    """Return (n,) (I − I_true)/σ of the unflagged reflections of the right lattices of single
+    shots.
+    """
     found, truth, _ = pair
     out = [np.empty(0)]
     for mine, theirs in _common(pair):
@@ -165,7 +171,7 @@ def pulls(pair: Pair) -> np.ndarray:
 
 
 def recall(pair: Pair, d_min: float, shape: tuple[int, int]) -> dict:
-    """Share of the simulated reflections above 3 σ, on the panel and d ≥ d_min, that were
+    """Return share of the simulated reflections above 3 σ, on the panel and d ≥ d_min, that were
     predicted.
 
     σ² = I_true + the background variance of the nearest predicted reflection of the lattice.
@@ -203,8 +209,8 @@ def recall(pair: Pair, d_min: float, shape: tuple[int, int]) -> dict:
 
 
 def _common(pair: Pair) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Per right lattice of a single shot: rows of the reflections that are in both tables, found
-    and simulated.
+    """Return per right lattice of a single shot: rows of the reflections that are in both tables,
+    found and simulated.
     """
     found, truth, matched = pair
     rows = _by(truth["reflections/lattice"], len(truth["lattices/shot"]))
@@ -228,7 +234,7 @@ def _positions(table: dict, rows: np.ndarray, of: str = "reflections") -> np.nda
 
 
 def _by(owner: np.ndarray, n: int) -> list[np.ndarray]:
-    """Rows of a table, per owner 0 … n − 1 (rows of owner −1 are nobody's)."""
+    """Return rows of a table, per owner 0 … n − 1 (rows of owner −1 are nobody's)."""
     order = np.argsort(owner, kind="stable")
     edges = np.searchsorted(owner[order], np.arange(n + 1))
     return [order[a:b] for a, b in pairwise(edges)]
@@ -250,8 +256,8 @@ class Refinement(NamedTuple):
 
 
 def refinement(found: dict, told: dict, truths: list[dict | None]) -> Refinement | None:
-    """Columns of schema 'stage1' and its attributes beside the truths of its runs; None without
-    any.
+    """Return columns of schema 'stage1' and its attributes beside the truths of its runs; None
+    without any.
     """
     parts = [_refined(found, told, r, true) for r, true in enumerate(truths) if true is not None]
     if not parts:
@@ -266,7 +272,7 @@ def refinement(found: dict, told: dict, truths: list[dict | None]) -> Refinement
 
 
 def _end_to_end(dicts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Arrays of a name from all that have it: a run need not have every kind."""
+    """Return arrays of a name from all that have it: a run need not have every kind."""
     return {
         name: np.concatenate([d[name] for d in dicts if name in d])
         for name in dict.fromkeys(chain(*dicts))
@@ -274,7 +280,7 @@ def _end_to_end(dicts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _refined(found: dict, told: dict, run: int, truth: dict) -> Refinement:
-    """Of one run."""
+    """Return the comparison of one run."""
     mine = (found["lattices/run"] == run) & (found["lattices/outcome"] == RefinedOutcome.REFINED)
     t = {name.split("/")[1]: c[mine] for name, c in found.items() if name.startswith("lattices/")}
     shots, shot = np.unique(t["shot_id"], return_inverse=True)
@@ -317,8 +323,8 @@ def _refined(found: dict, told: dict, run: int, truth: dict) -> Refinement:
 def _over(
     off: dict[str, np.ndarray], sigma: np.ndarray, unknowns: list[str]
 ) -> dict[str, np.ndarray]:
-    """Kind of unknown → deviations (lattice, of the kind) over σ (lattice, unknown), all in one
-    row.
+    """Return kind of unknown → deviations (lattice, of the kind) over σ (lattice, unknown), all in
+    one row.
     """
     kinds = [name if name in off else name.rpartition("_")[0] for name in unknowns]
     columns = {name: [i for i, kind in enumerate(kinds) if kind == name] for name in off}
@@ -330,7 +336,7 @@ def _over(
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
-    """Without unknowns that a lattice does not have."""
+    """Return values without the unknowns that a lattice does not have."""
     return values[np.isfinite(values)]
 
 
@@ -344,8 +350,8 @@ class TrueMosaic(NamedTuple):
 
 
 def mosaics(found: dict, told: dict, truths: list[dict | None]) -> dict[int, TrueMosaic]:
-    """The truth of the sets in columns of schema 'mosaic' that lattices were found to have: set →
-    truth.
+    """Return the truth of the sets in columns of schema 'mosaic' that lattices were found to have:
+    set → truth.
     """
     taught: dict[int, list[TrueMosaic]] = {}
     for run, truth in enumerate(truths):
@@ -369,7 +375,7 @@ def mosaics(found: dict, told: dict, truths: list[dict | None]) -> dict[int, Tru
 
 
 def _true_mosaic(truth: dict, row: int, d_min: float) -> TrueMosaic:
-    """Of one lattice."""
+    """Return the true mosaicity of one lattice."""
     turned = truth["domains/rotation"][truth["domains/lattice"] == row]
     edge = np.mean(truth["lattices/n_cells"][row] * unit_cell.cell_of(truth["lattices/A"][row])[:3])
     spread = mosaic.domains(turned) if len(turned) else mosaic.continuous()
@@ -378,7 +384,7 @@ def _true_mosaic(truth: dict, row: int, d_min: float) -> TrueMosaic:
 
 
 def _joined(every: list[TrueMosaic]) -> TrueMosaic:
-    """The mean of distributions; once, where all are the same."""
+    """Return the mean of distributions; once, where all are the same."""
     one = every[0]
     if all(np.array_equal(other.mosaic.rotations, one.mosaic.rotations) for other in every):
         return one
@@ -389,7 +395,7 @@ def _joined(every: list[TrueMosaic]) -> TrueMosaic:
 
 
 def true_detector(manifest: Path) -> Detector | None:
-    """Where the detector of a simulated run truly was; None where that is not known."""
+    """Return where the detector of a simulated run truly was; None where that is not known."""
     told = _of_run(manifest, lambda truth: truth.attrs.get("detector"))
     return None if told is None else Detector.from_json(json.loads(told))
 
@@ -403,7 +409,7 @@ class Curve(NamedTuple):
     """(channel,) complex128, e"""
 
     def at(self, energies_ev: np.ndarray) -> np.ndarray:
-        """(2, n) f' and f'', linear between channels."""
+        """Return (2, n) f' and f'', linear between channels."""
         return np.array(
             [
                 np.interp(energies_ev, self.energies_ev, v)
@@ -413,7 +419,7 @@ class Curve(NamedTuple):
 
 
 def true_curves(manifest: Path) -> dict[str, Curve]:
-    """Atom → curve of each site of a simulated run; empty where they are not known."""
+    """Return atom → curve of each site of a simulated run; empty where they are not known."""
     return _of_run(manifest, _curves) or {}
 
 
@@ -428,8 +434,8 @@ def _curves(truth: h5py.Group) -> dict[str, Curve] | None:
 
 
 def _of_run(manifest: Path, told: Callable[[h5py.Group], Any]) -> Any:
-    """What is told of all shots by the truth of the first file that can be opened; None without
-    truth.
+    """Return what is told of all shots by the truth of the first file that can be opened; None
+    without truth.
     """
     for entry in io_images.read_manifest(manifest).files:
         try:

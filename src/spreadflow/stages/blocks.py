@@ -23,7 +23,7 @@ from spreadflow.parallel import World
 from spreadflow.recipes.shot import Result, index, tables_of
 
 MakeBlock = Callable[[int], store.Columns]
-"""number of a block → the columns of its part"""
+"""Number of a block → the columns of its part."""
 
 
 def run(parts: store.Parts, make: MakeBlock, title: str, world: World) -> None:

@@ -63,7 +63,9 @@ def _run(config: CellsSection, reindex: list[Path], out: Path, log: Logger) -> N
 
 
 def _lattices(reindex: list[Path]) -> tuple[list[str], str, dict[str, np.ndarray]]:
-    """Runs, the space group all share, and run, shot_id, k, cell (Å, degrees) of every lattice."""
+    """Return runs, the space group all share, and run, shot_id, k, cell (Å, degrees) of every
+    lattice.
+    """
     told = [store.attributes(path, "reindex") for path in reindex]
     groups = {str(a["config"]["space_group"]) for a in told}
     if len(groups) != 1:
@@ -87,7 +89,7 @@ def _lattices(reindex: list[Path]) -> tuple[list[str], str, dict[str, np.ndarray
 def _found(
     config: CellsSection, names: list[str], runs: list[str], table: dict
 ) -> tuple[cells.Clusters, np.ndarray]:
-    """Clusters of the lattices of the chosen runs, and the label of every lattice."""
+    """Return clusters of the lattices of the chosen runs, and the label of every lattice."""
     chosen = [r for r, name in enumerate(runs) if config.runs is None or name in config.runs]
     mine = np.isin(table["run"], chosen)
     if not names:
@@ -116,7 +118,7 @@ def _found(
 
 
 def _frozen(path: Path, space_group: str) -> tuple[list[str], cells.Clusters, int]:
-    """Features, clusters and the chosen one of an earlier cells.h5."""
+    """Return features, clusters and the chosen one of an earlier cells.h5."""
     told = store.attributes(path, "cells")
     columns = store.read(path, "cells", ["clusters/"])
     if told["space_group"] != space_group:

@@ -105,8 +105,8 @@ def _copy(frozen: Path, out: Path) -> None:
 
 
 def _shared(index: list[Path], told: list[dict]) -> tuple[Detector, str]:
-    """The detector and space group that all runs were indexed with. Raises FileError where they
-    differ.
+    """Return the detector and space group that all runs were indexed with. Raises FileError where
+    they differ.
     """
     for path, of in zip(index, told, strict=True):
         if of["detector"] != told[0]["detector"]:
@@ -138,7 +138,7 @@ class _Spectra:
 def _lattices(
     path: Path, part: int, key: str, spectra: _Spectra, section: Level0Section
 ) -> list[IndexedLattice]:
-    """Lattices of one block with enough spots and a readable spectrum."""
+    """Return lattices of one block with enough spots and a readable spectrum."""
     columns = store.read_part(path, "index", part, key, NAMES)
     out = []
     for n, shot in enumerate(columns["lattices/shot"]):
@@ -162,7 +162,7 @@ def _lattices(
 def _at_most(
     mine: dict[int, list[IndexedLattice]], limit: int | None, world: World
 ) -> dict[int, list[IndexedLattice]]:
-    """The first `limit` lattices of all blocks."""
+    """Return the first `limit` lattices of all blocks."""
     if limit is None:
         return mine
     before = np.cumsum([0, *world.gather_blocks({b: len(found) for b, found in mine.items()})])

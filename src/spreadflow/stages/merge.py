@@ -19,9 +19,10 @@ from spreadflow.physics import symmetry, unit_cell
 from spreadflow.units import wavelength
 
 MAX_GROUPS = 128
-"""groups of parts that are added in order, whatever the number of ranks: more ranks than this bring
-nothing
+"""Groups of parts that are added in order, whatever the number of ranks: more ranks than this bring
+nothing.
 """
+
 REFLECTION = (
     "lattice",
     "hkl",
@@ -125,7 +126,7 @@ def run(
 
 
 def _told(section: MergeSection, accepted: Accepted, found: scaling.Scaling) -> dict:
-    """Attributes of the product that are known before anything is counted."""
+    """Return attributes of the product that are known before anything is counted."""
     return {
         "runs": accepted.runs,
         "space_group": accepted.space_group,
@@ -155,11 +156,11 @@ def _accepted(path: Path) -> Accepted:
 
 
 Part = tuple[int, Path, int, str]
-"""(run, product, block, key)"""
+"""(run, product, block, key)."""
 
 
 def _parts(reindex: list[Path], runs: list[str]) -> list[Part]:
-    """Every part, in order. Raises FileError for a run that cells.h5 does not know."""
+    """Return every part, in order. Raises FileError for a run that cells.h5 does not know."""
     out: list[Part] = []
     for path in reindex:
         name = str(store.attributes(path, "reindex")["run"])
@@ -182,7 +183,7 @@ def _parts(reindex: list[Path], runs: list[str]) -> list[Part]:
 def _read(
     groups: list[np.ndarray], parts: list[Part], accepted: Accepted, world: World, word: str
 ) -> Table:
-    """This rank's groups; which groups those are does not matter to the answer."""
+    """Return this rank's groups; which groups those are does not matter to the answer."""
     pieces = [_nothing()]
     with Progress(word, len(groups), world, "groups") as progress:
         for group in range(world.rank, len(groups), world.size):
@@ -199,15 +200,15 @@ def _joined(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _nothing() -> Table:
-    """A table without rows: what a rank without groups holds."""
+    """Return a table without rows: what a rank without groups holds."""
     lattices = {"group": "i8", "run": "i8", "shot_id": "u8", "k": "i8", "energy_ev": "f8"}
     reflections = {name: np.empty((0, 3) if name == "hkl" else 0) for name in REFLECTION}
     return Table({name: np.empty(0, dtype) for name, dtype in lattices.items()}, reflections)
 
 
 def _read_part(group: int, which: Part, accepted: Accepted) -> Table:
-    """The accepted lattices of one part. Raises FileError for a lattice the accepted list does not
-    know.
+    """Return the accepted lattices of one part. Raises FileError for a lattice the accepted list
+    does not know.
     """
     run, path, block, key = which
     part = store.read_part(path, "reindex", block, key, COLUMNS)
@@ -235,8 +236,8 @@ def _read_part(group: int, which: Part, accepted: Accepted) -> Table:
 def _select(
     table: Table, section: MergeSection, unique: merging.Unique, n_groups: int, world: World
 ):
-    """The observations, the columns of the lattices so far, and how many reflections ended in which
-    way.
+    """Return the observations, the columns of the lattices so far, and how many reflections ended
+    in which way.
     """
     flags = table.reflections["flags"].astype(np.int64)
     obs, n, fate = merging.select(
@@ -263,7 +264,7 @@ def _select(
 def _reference(
     section: MergeSection, space_group: str, unique: merging.Unique
 ) -> np.ndarray | None:
-    """(unique,) reference intensities, NaN where there are none."""
+    """Return (unique,) reference intensities, NaN where there are none."""
     if section.reference is None:
         return None
     return unique.values(*mtz.read_reference(section.reference, space_group, section.d_min))
@@ -279,7 +280,7 @@ def _of_lattices(found: scaling.Scaling, used: np.ndarray) -> dict[str, np.ndarr
 def _gathered(
     group: np.ndarray, lattices: dict[str, np.ndarray], world: World
 ) -> dict[str, np.ndarray]:
-    """The columns of the lattices of all ranks, in order of the groups."""
+    """Return the columns of the lattices of all ranks, in order of the groups."""
     mine = {
         int(g): {name: column[group == g] for name, column in lattices.items()}
         for g in np.unique(group)
@@ -296,7 +297,7 @@ def _write(
     told: dict,
     n_bins: int,
 ) -> None:
-    """merge.mtz, then merge.h5."""
+    """Write merge.mtz, then merge.h5."""
     measured = merged.n > 0
     table = {"hkl": unique.hkl, "friedel": unique.friedel, **merged._asdict()}
     table = {name: column[measured] for name, column in table.items()}

@@ -41,7 +41,7 @@ NOT_FITTED = {"A": np.full((3, 3), np.nan), "set": -1}
 """Columns of a lattice that taught nothing."""
 
 Row = dict[str, Any]
-"""column → value, of one lattice"""
+"""Column → value, of one lattice."""
 
 
 class Context(NamedTuple):

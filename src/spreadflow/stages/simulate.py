@@ -86,7 +86,7 @@ def run(
 
 
 def _blocks(shots: str | None, n_shots: int, size: int) -> range:
-    """Numbers of the files that hold shots `first:end` (None = all). Raises ConfigError."""
+    """Return numbers of the files that hold shots `first:end` (None = all). Raises ConfigError."""
     if shots is None:
         return range(-(-n_shots // size))
     try:
@@ -103,7 +103,7 @@ def _blocks(shots: str | None, n_shots: int, size: int) -> range:
 
 
 def _inputs(config: SimulateConfig) -> list[str]:
-    """Identities of the files the configuration names."""
+    """Return identities of the files the configuration names."""
     factors = config.structure_factors
     curves = [site.curve for site in factors.sites if site.curve not in anomalous.VALENCE]
     named = (factors.model, factors.mtz, config.beam.spectra, *curves)
@@ -180,8 +180,8 @@ def _write(
 
 
 def one_behind(works: Iterable[Callable[[], np.ndarray]]) -> Iterator[np.ndarray]:
-    """What each of `works` returns, in order: each is done in a thread while the next one is taken
-    from `works`.
+    """Yield what each of `works` returns, in order: each is done in a thread while the next one is
+    taken from `works`.
 
     At most one waits and one is done ahead of the caller.
     """
@@ -199,7 +199,7 @@ def one_behind(works: Iterable[Callable[[], np.ndarray]]) -> Iterator[np.ndarray
 
 
 def _columns(ids: list[int], kinds: np.ndarray, truths: list[list[Truth]]) -> dict[str, np.ndarray]:
-    """Columns of schema 'truth' of shots and the lattices of each."""
+    """Return columns of schema 'truth' of shots and the lattices of each."""
     every = [lattice for lattices in truths for lattice in lattices]
     none = bragg.SimulatedSpots(
         np.empty((0, 3)), *np.empty((len(bragg.SimulatedSpots._fields) - 1, 0))

@@ -36,10 +36,10 @@ from spreadflow.recipes.run_model import run_models
 from spreadflow.stages import blocks as skeleton
 
 Starts = dict[tuple[int, int], tuple[SpreadOutcome, Start]]
-"""(shot_id, k) → whether the lattice goes on, and where it ended last"""
+"""(shot_id, k) → whether the lattice goes on, and where it ended last."""
 
 StartsOfBlock = Callable[[int], Starts]
-"""block → the starts of its lattices"""
+"""Block → the starts of its lattices."""
 
 KEYS_OF_PIXELS = {"d_min", "d_max", "model_error"}
 """Keys of the section that Gram matrices depend on, beside the curves they are made about."""

@@ -7,11 +7,11 @@ from spreadflow.trial import facts
 from spreadflow.trial.stages import BY_WORD, wanted
 
 Files = dict[str, str | list[str]]
-"""argument of the command → one file, or a list of files"""
+"""Argument of the command → one file, or a list of files."""
 
 TRIGGERS = "triggers"
-"""name of the input files that rerun a stage and are no argument of its command: those its sections
-name
+"""Name of the input files that rerun a stage and are no argument of its command: those its sections
+name.
 """
 
 

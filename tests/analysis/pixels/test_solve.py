@@ -78,12 +78,15 @@ def test_planes_eliminated_are_the_whole_normal_equations_solved_at_once():
     step = -np.linalg.solve(point.hessian, point.gradient)
     np.testing.assert_allclose(step, moves[:3], rtol=1e-4)
     np.testing.assert_allclose(
-        -point.coupling @ step - point.lag, moves[3:].reshape(n, 3), rtol=1e-4, atol=1e-5
+        -point.plane_coupling @ step - point.plane_step,
+        moves[3:].reshape(n, 3),
+        rtol=1e-4,
+        atol=1e-5,
     )
     np.testing.assert_allclose(
         np.linalg.inv(point.hessian), np.linalg.inv(whole)[:3, :3], rtol=1e-4
     )
-    promised = point.idle - point.gradient @ step - 0.5 * step @ point.hessian @ step
+    promised = point.plane_gain - point.gradient @ step - 0.5 * step @ point.hessian @ step
     assert promised == pytest.approx(0.5 * moves @ whole @ moves, rel=1e-4)
 
 
@@ -99,7 +102,7 @@ def test_the_gradient_is_the_slope_of_the_loss_where_planes_are_at_rest(target):
         return solve.evaluate(spots, u, planes, data, NOISE, free, target)
 
     for _ in range(30):
-        planes = planes - at(u, planes).lag
+        planes = planes - at(u, planes).plane_step
     slopes = [(at(u + d, planes).loss - at(u - d, planes).loss) / 2e-5 for d in 1e-5 * np.eye(3)]
     np.testing.assert_allclose(at(u, planes).gradient, slopes, rtol=1e-4, atol=1e-3)
 
@@ -328,7 +331,7 @@ def test_lbfgs_ends_where_the_second_order_steps_do(target):
     found = solve.descend(watched, start, *of, **how, n_iterations=100)
     assert found.is_converged and found.n_evaluations == len(seen) > best.n_evaluations
     assert found.point.loss == pytest.approx(best.point.loss, abs=0.02)
-    assert (np.abs(np.array(seen) - start) <= solve.FARTHEST * largest * (1 + 1e-12)).all()
+    assert (np.abs(np.array(seen) - start) <= solve.LBFGS_REACH * largest * (1 + 1e-12)).all()
     short = solve.descend(watched, start, *of, **how, n_iterations=4)
     assert not short.is_converged and short.n_evaluations == len(seen) - found.n_evaluations == 4
     losses = [

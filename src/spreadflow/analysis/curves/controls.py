@@ -16,25 +16,30 @@ from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import Evaluate, LatticeTerms, RefinedCurves
 from spreadflow.physics.structure_factors import StructureFactors
 
-SAME = 0.01
-"""σ within which refinements from other starts agree"""
-WORSE_INDEX = 1e5
-"""fall of ln L with wrong Miller indices"""
-WORSE_LABELS = 2.0
-"""the same with swapped site labels, per lattice"""
-LIKE = 0.3
-"""correlation between curves below which they are not alike"""
-CERTAIN = 5.0
-"""standard errors of a difference that is no accident"""
-HALVES = 0.7, 1.4
-"""spread of the difference of half sets over its σ"""
+SAME_START_SIGMA = 0.01
+"""σ within which refinements from other starts agree."""
 
-DARK = 1e-4
-"""of the brightest channel: those below hold nothing that could be scaled"""
+WORSE_INDEX = 1e5
+"""Fall of ln L with wrong Miller indices."""
+
+WORSE_LABELS = 2.0
+"""The same with swapped site labels, per lattice."""
+
+ALIKE_CORRELATION = 0.3
+"""Correlation between curves below which they are not alike."""
+
+SIGNIFICANT_SIGMA = 5.0
+"""Standard errors of a difference that is no accident."""
+
+HALVES_SPREAD = 0.7, 1.4
+"""Spread of the difference of half sets over its σ."""
+
+DARK_SHARE = 1e-4
+"""Of the brightest channel: those below hold nothing that could be scaled."""
 
 
 WRONG_CYCLES = 12
-"""of refinements from wrong input, at most: what they would end at is of no interest"""
+"""Of refinements from wrong input, at most: what they would end at is of no interest."""
 
 
 class Verdict(NamedTuple):
@@ -48,7 +53,7 @@ class Verdict(NamedTuple):
 
 
 def wrong_index(of: LatticeTerms, factors: StructureFactors) -> LatticeTerms:
-    """The lattice with F of (h, k, l + 1), or the next l that the lattice type has."""
+    """Return the lattice with F of (h, k, l + 1), or the next l that the lattice type has."""
     along = np.array([0, 0, 1])
     for step in range(1, 4):
         rows = expand.rows(factors, of.gram.hkl + step * along)
@@ -61,20 +66,21 @@ def wrong_index(of: LatticeTerms, factors: StructureFactors) -> LatticeTerms:
 
 
 def other_spectrum(of: LatticeTerms, photons: np.ndarray, others: np.ndarray) -> LatticeTerms:
-    """The lattice as if the pulse had had the photons (channel,) of another one: templates are
-    linear in them.
+    """Return the lattice as if the pulse had had the photons (channel,) of another one: templates
+    are linear in them.
     """
     ratio = np.divide(
-        others, photons, out=np.zeros(len(photons)), where=photons > DARK * photons.max()
+        others, photons, out=np.zeros(len(photons)), where=photons > DARK_SHARE * photons.max()
     )
     factor = np.sqrt(ratio * photons.sum() / max(others.sum(), 1e-300))[of.gram.channel]
     return of._replace(fixed=factor * of.fixed, groups=factor * of.groups)
 
 
 Change = Callable[[int, LatticeTerms], LatticeTerms]
-"""(number of the lattice, lattice) → what is refined in its place"""
+"""(number of the lattice, lattice) → what is refined in its place."""
+
 Evaluator = Callable[[Change | None, Callable[[int], bool] | None], Evaluate]
-"""how lattices are changed, and which take part → θ → normal equations of all of them"""
+"""How lattices are changed, and which take part → θ → normal equations of all of them."""
 
 
 def verdicts(
@@ -88,8 +94,8 @@ def verdicts(
     band: np.ndarray,
     sigma: np.ndarray,
 ) -> list[Verdict]:
-    """All controls of curves `best`. starts: name → curves (site, 2, channel) the refinement is
-    begun from again.
+    """Return all controls of curves `best`. starts: name → curves (site, 2, channel) the refinement
+    is begun from again.
 
     index, spectrum: make lattices with wrong indices, and with another pulse's spectrum; band:
     (node,) bool; sigma: (site·2·node,) of the curves.
@@ -101,15 +107,22 @@ def verdicts(
         again = expand.refine(evaluator(None, None), p, nearest(p, curves))
         off = float(np.abs(nodes @ (again.theta - best.theta) / sigma[here]).max())
         out.append(
-            Verdict(f"start {name}", off <= SAME, off, f"ends within {SAME} σ of the others")
+            Verdict(
+                f"start {name}",
+                off <= SAME_START_SIGMA,
+                off,
+                f"ends within {SAME_START_SIGMA} σ of the others",
+            )
         )
     out += _halves(evaluator, p, nodes)
     out += _labels(evaluator, p, best)
     wrong = expand.refine(evaluator(index, None), p, np.zeros(len(p.names)), WRONG_CYCLES)
     worse = float(wrong.losses.sum() - best.losses.sum())
-    bar = f"−ln L worse by {WORSE_INDEX:g}, and curves that are not alike (correlation < {LIKE})"
+    bar = f"−ln L worse by {WORSE_INDEX:g}, and curves that are not alike (correlation < {ALIKE_CORRELATION})"
     alike = _alike(p, wrong, best, band)
-    out.append(Verdict("h, k, l + 1", worse > WORSE_INDEX and alike < LIKE, worse, bar))
+    out.append(
+        Verdict("h, k, l + 1", worse > WORSE_INDEX and alike < ALIKE_CORRELATION, worse, bar)
+    )
     shuffled = expand.refine(evaluator(spectrum, None), p, np.zeros(len(p.names)), WRONG_CYCLES)
     drop = shuffled.losses - best.losses
     errors = (
@@ -117,17 +130,17 @@ def verdicts(
         if len(drop) > 1
         else 0.0
     )
-    bar = f"−ln L worse by {CERTAIN:g} standard errors"
-    return [*out, Verdict("spectra shuffled", errors > CERTAIN, errors, bar)]
+    bar = f"−ln L worse by {SIGNIFICANT_SIGMA:g} standard errors"
+    return [*out, Verdict("spectra shuffled", errors > SIGNIFICANT_SIGMA, errors, bar)]
 
 
 def nearest(p: Parametrisation, curves: np.ndarray) -> np.ndarray:
-    """θ whose curves are nearest to `curves` (site, 2, channel)."""
+    """Return θ whose curves are nearest to `curves` (site, 2, channel)."""
     return np.linalg.lstsq(p.basis, (curves - p.reference).ravel(), rcond=None)[0]
 
 
 def _halves(evaluator: Evaluator, p: Parametrisation, nodes: np.ndarray) -> list[Verdict]:
-    """Curves of every other lattice against those of the rest. nodes: (value, theta) what is
+    """Return curves of every other lattice against those of the rest. nodes: (value, theta) what is
     compared.
     """
     zero = np.zeros(len(p.names))
@@ -135,12 +148,12 @@ def _halves(evaluator: Evaluator, p: Parametrisation, nodes: np.ndarray) -> list
     even, odd = (expand.refine(evaluator(None, some), p, zero) for some in parity)
     variance = np.einsum("ni,ij,nj->n", nodes, even.fisher + odd.fisher, nodes)
     figure = float(np.std(nodes @ (even.theta - odd.theta) / np.sqrt(variance)))
-    bar = f"difference of half sets over its σ, {HALVES[0]}-{HALVES[1]}"
-    return [Verdict("half sets", HALVES[0] <= figure <= HALVES[1], figure, bar)]
+    bar = f"difference of half sets over its σ, {HALVES_SPREAD[0]}-{HALVES_SPREAD[1]}"
+    return [Verdict("half sets", HALVES_SPREAD[0] <= figure <= HALVES_SPREAD[1], figure, bar)]
 
 
 def _labels(evaluator: Evaluator, p: Parametrisation, best: RefinedCurves) -> list[Verdict]:
-    """Every pair of sites with each other's curves."""
+    """Return every pair of sites with each other's curves."""
     curves = p.curves(best.theta)
     out = []
     for a, b in combinations(range(len(curves)), 2):
@@ -154,7 +167,9 @@ def _labels(evaluator: Evaluator, p: Parametrisation, best: RefinedCurves) -> li
 
 
 def _alike(p: Parametrisation, one: RefinedCurves, other: RefinedCurves, band: np.ndarray) -> float:
-    """Mean correlation of the curves of two refinements over the nodes of a band (node,) bool."""
+    """Return mean correlation of the curves of two refinements over the nodes of a band (node,)
+    bool.
+    """
     shape = (-1, len(band))
     pairs = zip(
         *(

@@ -16,13 +16,16 @@ from numpy.typing import ArrayLike
 from spreadflow.physics import anomalous
 
 PRIOR_E = 5.0
-"""standard deviation, e, of the weak prior of every unknown about the reference: binds only what
-pixels do not know
+"""Standard deviation, e, of the weak prior of every unknown about the reference: binds only what
+pixels do not know.
 """
+
 LIMIT_E = 0.5
-"""σ below which a value of a curve counts as known, e"""
+"""σ below which a value of a curve counts as known, e."""
+
 ALTERNATING = -0.5
-"""mean correlation of neighbours below which errors are said to alternate"""
+"""Mean correlation of neighbours below which errors are said to alternate."""
+
 KINDS = ("f'", "f''")
 
 
@@ -55,11 +58,11 @@ class Parametrisation(NamedTuple):
     """restrained to smoothness: edges are not to be read from it"""
 
     def curves(self, theta: np.ndarray) -> np.ndarray:
-        """(site, 2, channel) e of the unknowns (theta,)."""
+        """Return (site, 2, channel) e of the unknowns (theta,)."""
         return self.reference + (self.basis @ theta).reshape(self.reference.shape)
 
     def sigma(self, covariance: np.ndarray) -> np.ndarray:
-        """(site, 2, node) standard deviations, e, for the covariance (theta, theta) of θ."""
+        """Return (site, 2, node) standard deviations, e, for the covariance (theta, theta) of θ."""
         variance = np.einsum("nt,tu,nu->n", self.at_nodes, covariance, self.at_nodes, optimize=True)
         return np.sqrt(variance).reshape(*self.reference.shape[:2], -1)
 
@@ -77,8 +80,8 @@ class Parametrisation(NamedTuple):
 def free(
     reference: np.ndarray, energies_ev: np.ndarray, nodes_ev: np.ndarray, prior_e: float = PRIOR_E
 ) -> Parametrisation:
-    """Deviations of f' and f'' at the nodes (node,) eV, each for itself. reference: (site, 2,
-    channel) e.
+    """Return deviations of f' and f'' at the nodes (node,) eV, each for itself. reference: (site,
+    2, channel) e.
     """
     names = [f"{kind} at {energy:g} eV" for kind in KINDS for energy in nodes_ev]
     ev = np.tile(nodes_ev, 2)
@@ -96,8 +99,8 @@ def free(
 def kramers_kronig(
     reference: np.ndarray, energies_ev: np.ndarray, nodes_ev: np.ndarray, prior_e: float = PRIOR_E
 ) -> Parametrisation:
-    """Deviations of f'' at the nodes; those of f' are their dispersion integral and a straight
-    line, for each site.
+    """Return deviations of f'' at the nodes; those of f' are their dispersion integral and a
+    straight line, for each site.
 
     The line, c0 + c1·(E − middle)/(half the range of the nodes), is where the tables may be wrong
     about what lies beyond the nodes. The reference's own f' and f'' have to be a pair, tails
@@ -126,7 +129,7 @@ def _site_by_site(
     nodes_ev: np.ndarray,
     prior_e: float,
 ) -> Parametrisation:
-    """Sites that know nothing of each other, under the weak prior.
+    """Return sites that know nothing of each other, under the weak prior.
 
     site: energies (n,) → (2·n, theta of a site) f' and f'' for each unknown of a site; theta_ev,
     names: of a site.
@@ -204,8 +207,8 @@ def _restrained(
 
 
 def hats(energies_ev: np.ndarray, nodes_ev: np.ndarray) -> np.ndarray:
-    """(n, node) weights of the nodes' values at the energies (n,), linear between nodes and to zero
-    a step beyond.
+    """Return (n, node) weights of the nodes' values at the energies (n,), linear between nodes and
+    to zero a step beyond.
     """
     beyond = _extended(nodes_ev)
     return np.column_stack(
@@ -214,22 +217,22 @@ def hats(energies_ev: np.ndarray, nodes_ev: np.ndarray) -> np.ndarray:
 
 
 def dispersion(energies_ev: np.ndarray, nodes_ev: np.ndarray) -> np.ndarray:
-    """(n, node) f' at the energies (n,) for f'' = 1 at one node: the dispersion integral of each of
-    `hats`.
+    """Return (n, node) f' at the energies (n,) for f'' = 1 at one node: the dispersion integral of
+    each of `hats`.
     """
     beyond = _extended(nodes_ev)
     return anomalous.kramers_kronig(energies_ev, beyond, np.eye(len(beyond))[:, 1:-1])
 
 
 def _extended(nodes_ev: np.ndarray) -> np.ndarray:
-    """(node + 2,) with a step more at either end."""
+    """Return (node + 2,) with a step more at either end."""
     return np.concatenate(
         [[2 * nodes_ev[0] - nodes_ev[1]], nodes_ev, [2 * nodes_ev[-1] - nodes_ev[-2]]]
     )
 
 
 def _at(to_ev: np.ndarray, from_ev: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(site, 2, to) of curves (site, 2, from)."""
+    """Return (site, 2, to) of curves (site, 2, from)."""
     return np.array([[np.interp(to_ev, from_ev, curve) for curve in site] for site in values])
 
 
@@ -256,7 +259,7 @@ class Weakness(NamedTuple):
     """directions of θ known from restraints more than from pixels"""
 
     def sentences(self, nodes_ev: np.ndarray, limit_e: float = LIMIT_E) -> list[str]:
-        """One for each thing that a reader of the curves should know."""
+        """Return one for each thing that a reader of the curves should know."""
         out = []
         for (site, kind), correlation in np.ndenumerate(self.neighbours):
             curve = f"{KINDS[kind]} of site {site}"
@@ -281,8 +284,8 @@ class Weakness(NamedTuple):
 
 
 def weak_directions(p: Parametrisation, pixels: np.ndarray, limit_e: float = LIMIT_E) -> Weakness:
-    """Of the information `pixels` (theta, theta) without restraints. limit_e: σ up to which a value
-    is known, e.
+    """Return what the information `pixels` (theta, theta) leaves open, restraints left out.
+    limit_e: σ up to which a value is known, e.
 
     Where all else is known, what is left of θ is the direction that moves the value and, as far as
     the parametrisation can, nothing else.
@@ -313,8 +316,8 @@ def weak_directions(p: Parametrisation, pixels: np.ndarray, limit_e: float = LIM
 
 
 def _alone(read: np.ndarray, moves: np.ndarray, information: np.ndarray) -> np.ndarray:
-    """(n,) σ of the values read (n, theta) where θ may move along the directions (theta, n) alone,
-    one for each.
+    """Return (n,) σ of the values read (n, theta) where θ may move along the directions (theta, n)
+    alone, one for each.
     """
     known = np.einsum("tn,tu,un->n", moves, information, moves, optimize=True)
     return np.abs(np.einsum("nt,tn->n", read, moves)) / np.sqrt(
@@ -323,20 +326,20 @@ def _alone(read: np.ndarray, moves: np.ndarray, information: np.ndarray) -> np.n
 
 
 def band(sigma: np.ndarray, limit_e: float = LIMIT_E) -> slice:
-    """The longest run of nodes at which σ (site, 2, node) of all curves is below the limit, e; may
-    be empty.
+    """Return the longest run of nodes at which σ (site, 2, node) of all curves is below the limit,
+    e; may be empty.
     """
     runs = _runs(np.all(sigma < limit_e, axis=(0, 1)))
     return slice(*max(runs, key=lambda run: run[1] - run[0], default=(0, 0)))
 
 
 def _runs(true: np.ndarray) -> list[tuple[int, int]]:
-    """First and last + 1 of each run of what is true."""
+    """Return first and last + 1 of each run of what is true."""
     ends = np.flatnonzero(np.diff(np.concatenate([[0], true.astype(int), [0]])))
     return list(zip(ends[::2].tolist(), ends[1::2].tolist(), strict=True))
 
 
 def _neighbours(covariance: np.ndarray) -> float:
-    """Mean correlation of each with the next."""
+    """Return mean correlation of each with the next."""
     sigma = np.sqrt(np.diag(covariance))
     return float((np.diag(covariance, 1) / (sigma[1:] * sigma[:-1])).mean())

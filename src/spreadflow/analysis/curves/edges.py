@@ -13,15 +13,20 @@ from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.physics import anomalous
 
 TABLE_E = 0.02
-"""error of tabulated curves at each node, e: pixels are not believed beyond it"""
-DARK = 1e-9
-"""directions in which pixels hold less information than this, relative to the best, say nothing"""
-REACH_EV, STEPS = 15.0, 50
-"""largest shift of an edge that is looked for, and steps to its fit at most"""
+"""Error of tabulated curves at each node, e: pixels are not believed beyond it."""
+
+EMPTY_SHARE = 1e-9
+"""Directions in which pixels hold less information than this, relative to the best, say nothing."""
+
+REACH_EV = 15.0
+"""Largest shift of an edge that is looked for, eV."""
+
+MAX_STEPS = 50
+"""Steps to the fit of an edge, at most."""
 
 
 MARGIN_EV = 25.0
-"""by which the shape of a metal is wider than the channels"""
+"""By which the shape of a metal is wider than the channels."""
 
 
 class Edges(NamedTuple):
@@ -54,8 +59,8 @@ class Edges(NamedTuple):
 
 
 def metals(elements: Sequence[str], energies_ev: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shapes to compare edges with: energies (n,) eV, wider than the channels (channel,), metals'
-    curves (site, n).
+    """Return shapes to compare edges with: energies (n,) eV, wider than the channels (channel,),
+    metals' curves (site, n).
     """
     fine = np.arange(energies_ev[0] - MARGIN_EV, energies_ev[-1] + MARGIN_EV, 0.25)
     return fine, np.array([anomalous.site(element, "metallic", fine) for element in elements])
@@ -69,8 +74,8 @@ def edges(
     *,
     noise: np.ndarray | None = None,
 ) -> Edges:
-    """E0 of each site from what the pixels alone say: the pull of the restraints is taken out of θ
-    again.
+    """Return E0 of each site from what the pixels alone say: the pull of the restraints is taken
+    out of θ again.
 
     theta: (theta,) where the slopes of pixels and restraints cancel. pixels: (theta, theta)
     information without restraints. shapes: energies (n,) eV, 0.25 eV apart or closer and 15 eV
@@ -95,7 +100,7 @@ def edges(
     table = TABLE_E * pixels @ np.linalg.pinv(p.at_nodes)
     systematic = table @ table.T
     values, vectors = np.linalg.eigh(pixels + systematic)
-    known = values > DARK * values.max()
+    known = values > EMPTY_SHARE * values.max()
     white = vectors[:, known] / np.sqrt(values[known])
     seen = white.T @ pixels @ np.linalg.pinv(p.basis)
     said = white.T @ (pixels @ theta + slope) + seen @ p.reference.ravel()
@@ -111,8 +116,8 @@ def edges(
 def _shifted(
     seen: np.ndarray, said: np.ndarray, p: Parametrisation, shapes: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Least squares of seen @ curves = said (n,): shifts (site,), offsets (site, 2), derivatives of
-    the residuals.
+    """Return least squares of seen @ curves = said (n,): shifts (site,), offsets (site, 2),
+    derivatives of the residuals.
 
     Starts at the best of steps of 1 eV, site by site.
     """
@@ -121,7 +126,9 @@ def _shifted(
     flat = np.eye(len(seen)) - constants @ np.linalg.pinv(constants)
 
     def at(shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Residuals (n,) without offsets, and derivatives (n, site + site·2) of seen @ curves."""
+        """Return residuals (n,) without offsets, and derivatives (n, site + site·2) of seen @
+        curves.
+        """
         value, slope = _moved(shapes, p.energies_ev, shift)
         by_shift = (seen * slope.ravel()).reshape(len(seen), n_sites, -1).sum(axis=2)
         return said - seen @ value.ravel(), np.hstack([by_shift, constants])
@@ -130,7 +137,7 @@ def _shifted(
     for site in np.eye(n_sites):
         trials = [shift + trial * site for trial in np.arange(-REACH_EV, REACH_EV + 1.0)]
         shift = min(trials, key=lambda trial: float(np.square(flat @ at(trial)[0]).sum()))
-    for _ in range(STEPS):
+    for _ in range(MAX_STEPS):
         left, jacobian = at(shift)
         found = np.linalg.lstsq(jacobian, left)[0]
         step = np.clip(found[:n_sites], -1.0, 1.0)
@@ -143,7 +150,7 @@ def _shifted(
 def _moved(
     shapes: tuple[np.ndarray, np.ndarray], energies_ev: np.ndarray, shift_ev: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(site, 2, channel) of the shapes shifted by (site,) eV, and their derivatives by the
+    """Return (site, 2, channel) of the shapes shifted by (site,) eV, and their derivatives by the
     shifts.
     """
     value, slope = (
@@ -159,8 +166,8 @@ def _moved(
 
 
 def _steepest(energies_ev: np.ndarray, curve: np.ndarray) -> float:
-    """eV, of f'': the vertex of a parabola through the largest slope and its neighbours on a grid
-    of 0.5 eV.
+    """Return eV, of f'': the vertex of a parabola through the largest slope and its neighbours on a
+    grid of 0.5 eV.
     """
     grid = np.arange(energies_ev[0], energies_ev[-1], 0.5)
     slope = np.gradient(np.interp(grid, energies_ev, curve.imag))

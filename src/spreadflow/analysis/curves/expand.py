@@ -17,12 +17,14 @@ from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.gram import Gram
 from spreadflow.physics.structure_factors import StructureFactors
 
-ENOUGH = 1e-5
-"""a step that promises less of −ln L ends the refinement: curves are then within 0.005 σ"""
-CYCLES = 25
-"""steps at most"""
+SMALLEST_FALL = 1e-5
+"""A step that promises less of −ln L ends the refinement: curves are then within 0.005 σ."""
+
+MAX_STEPS = 25
+"""Steps at most."""
+
 LEAST_DAMPING = 0.1
-"""of a refinement that needs any, relative to the diagonal of the normal matrix"""
+"""Of a refinement that needs any, relative to the diagonal of the normal matrix."""
 
 
 class LatticeTerms(NamedTuple):
@@ -86,8 +88,8 @@ class RefinedCurves(NamedTuple):
         return self.covariance(self.scatter)
 
     def covariance(self, noise: np.ndarray) -> np.ndarray:
-        """(parameter, parameter) H⁻¹(noise + R)H⁻¹ (Huber 1967, White 1982): R, the restraints, at
-        their word.
+        """Return (parameter, parameter) H⁻¹(noise + R)H⁻¹ (Huber 1967, White 1982): R, the
+        restraints, at their word.
 
         noise: (parameter, parameter) covariance of the pixels' slope; their information where the
         model is right.
@@ -97,7 +99,7 @@ class RefinedCurves(NamedTuple):
 
 
 def lattice(gram: Gram, factors: StructureFactors, rows: np.ndarray) -> LatticeTerms:
-    """rows: (column,) of the nodes in `factors`, whose channels `gram.channel` counts."""
+    """Return rows: (column,) of the nodes in `factors`, whose channels `gram.channel` counts."""
     nodes, back = np.unique(rows, return_inverse=True)
     return LatticeTerms(
         gram,
@@ -107,7 +109,7 @@ def lattice(gram: Gram, factors: StructureFactors, rows: np.ndarray) -> LatticeT
 
 
 def rows(factors: StructureFactors, hkl: np.ndarray) -> np.ndarray:
-    """(n,) rows of nodes (n, 3) in `factors`; -1 where it has none."""
+    """Return (n,) rows of nodes (n, 3) in `factors`; -1 where it has none."""
     size = 2 * int(max(np.abs(factors.hkl).max(initial=0), np.abs(hkl).max(initial=0))) + 1
 
     def key(h):
@@ -120,8 +122,8 @@ def rows(factors: StructureFactors, hkl: np.ndarray) -> np.ndarray:
 
 
 def expand(of: LatticeTerms, curves: np.ndarray) -> Normal:
-    """One lattice about the curves (site, 2, channel): f′, f″; parameters are all their values in
-    this order.
+    """Return one lattice about the curves (site, 2, channel): f′, f″; parameters are all their
+    values in this order.
 
     What stage 1 refines is eliminated, to first order.
     """
@@ -141,15 +143,15 @@ def expand(of: LatticeTerms, curves: np.ndarray) -> Normal:
 
 
 def derivatives(of: LatticeTerms, curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """F (column,), and d|F|² by f′, f″ of each site (2·site, column)."""
+    """Return F (column,), and d|F|² by f′, f″ of each site (2·site, column)."""
     F = of.fixed + (of.groups * (curves[:, 0] + 1j * curves[:, 1])[:, of.gram.channel]).sum(axis=0)
     product = 2.0 * np.conj(F) * of.groups
     return F, np.stack([product.real, -product.imag], axis=1).reshape(-1, len(F))
 
 
 def shared(gram: Gram, D: np.ndarray, n_channels: int) -> np.ndarray:
-    """(value, unknown) information that the curves' values share with what stage 1 refines. D:
-    (2·site, column).
+    """Return (value, unknown) information that the curves' values share with what stage 1 refines.
+    D: (2·site, column).
     """
     return np.concatenate(
         [by_channel(gram.channel, n_channels) @ (d[:, None] * gram.cross) for d in D]
@@ -157,7 +159,7 @@ def shared(gram: Gram, D: np.ndarray, n_channels: int) -> np.ndarray:
 
 
 def by_channel(channel: np.ndarray, n_channels: int) -> csr_matrix:
-    """(channel, column) that sums columns of a channel; channel: (column,)."""
+    """Return (channel, column) that sums columns of a channel; channel: (column,)."""
     n = len(channel)
     return csr_matrix((np.ones(n), (channel, np.arange(n))), shape=(n_channels, n))
 
@@ -165,8 +167,8 @@ def by_channel(channel: np.ndarray, n_channels: int) -> csr_matrix:
 def _blocks(
     gram: Gram, D: np.ndarray, y: np.ndarray, n_channels: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Σ D G Dᵀ by curve and channel (curve · channel, the same), and G y (column,). D: (curve,
-    column).
+    """Return Σ D G Dᵀ by curve and channel (curve · channel, the same), and G y (column,). D:
+    (curve, column).
     """
     n = len(D)
     total = np.zeros((n, n, n_channels, n_channels))
@@ -199,7 +201,7 @@ def _triangle(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def square(packed: np.ndarray, n: int) -> np.ndarray:
-    """(n, n) the symmetric matrix of a packed lower triangle."""
+    """Return (n, n) the symmetric matrix of a packed lower triangle."""
     out = np.empty((n, n))
     row, column = _triangle(n)
     out[row, column] = out[column, row] = packed
@@ -207,7 +209,9 @@ def square(packed: np.ndarray, n: int) -> np.ndarray:
 
 
 def _runs(channel: np.ndarray) -> list[tuple[int, int]]:
-    """First and last + 1 of the columns of each reflection: their channels follow one another."""
+    """Return first and last + 1 of the columns of each reflection: their channels follow one
+    another.
+    """
     if not len(channel):
         return []
     ends = np.flatnonzero(np.diff(channel) != 1) + 1
@@ -215,7 +219,7 @@ def _runs(channel: np.ndarray) -> list[tuple[int, int]]:
 
 
 def normal(lattices: Iterable[LatticeTerms], p: Parametrisation, theta: np.ndarray) -> Normal:
-    """Of some lattices in the parameters θ, restraints left out."""
+    """Return the normal equations of lattices in the parameters θ, restraints left out."""
     curves = p.curves(theta)
     hessian = np.zeros((p.reference.size, p.reference.size))
     losses = [np.empty(0)]
@@ -231,7 +235,7 @@ def normal(lattices: Iterable[LatticeTerms], p: Parametrisation, theta: np.ndarr
 
 
 def joined(parts: Sequence[Normal]) -> Normal:
-    """Of the lattices of all parts, in their order."""
+    """Return the normal equations of the lattices of all parts, in their order."""
     losses, scores = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("losses", "scores")
     )
@@ -239,11 +243,11 @@ def joined(parts: Sequence[Normal]) -> Normal:
 
 
 def refine(
-    evaluate: Evaluate, p: Parametrisation, theta: np.ndarray, n_cycles: int = CYCLES
+    evaluate: Evaluate, p: Parametrisation, theta: np.ndarray, n_cycles: int = MAX_STEPS
 ) -> RefinedCurves:
-    """Gauss-Newton from θ (parameter,), damped (Marquardt 1963) after a step that went too far, as
-    it does where pixels say little: |F|² is quadratic in the curves. evaluate: θ → `normal` of all
-    lattices.
+    """Return Gauss-Newton from θ (parameter,), damped (Marquardt 1963) after a step that went too
+    far, as it does where pixels say little: |F|² is quadratic in the curves. evaluate: θ → `normal`
+    of all lattices.
     """
     weighted = p.rows.T * p.precision
     steps = list[float]()
@@ -253,7 +257,7 @@ def refine(
     for _ in range(n_cycles):
         hessian = made.hessian + weighted @ p.rows
         gradient = made.scores.sum(axis=0) + weighted @ restraint
-        if 0.5 * gradient @ np.linalg.solve(hessian, gradient) < ENOUGH:
+        if 0.5 * gradient @ np.linalg.solve(hessian, gradient) < SMALLEST_FALL:
             break
         step = -np.linalg.solve(hessian + damping * np.diag(np.diag(hessian)), gradient)
         trial = evaluate(theta + step)
@@ -273,7 +277,7 @@ def refine(
 
 
 def residuals(lattices: Iterable[LatticeTerms], curves: np.ndarray) -> np.ndarray:
-    """(2, channel): of Σ slope·|F|² and Σ normal·|F|⁴ over the columns of a channel, their
+    """Return (2, channel): of Σ slope·|F|² and Σ normal·|F|⁴ over the columns of a channel, their
     shoeboxes' own alone.
 
     The first over the second is (data − model)/model of a channel's Bragg photons if all else is

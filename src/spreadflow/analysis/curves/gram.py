@@ -19,7 +19,7 @@ from spreadflow.analysis.pixels.likelihood import Noise, variance
 from spreadflow.analysis.pixels.solve import Restraint
 
 DIM = 1e-3
-"""photons in a shoebox below which a channel of a reflection is left as the model has it"""
+"""Photons in a shoebox below which a channel of a reflection is left as the model has it."""
 
 
 class Gram(NamedTuple):
@@ -53,7 +53,7 @@ class Gram(NamedTuple):
 
 
 def gram(model: lattice_fit.Model, planes: np.ndarray, *, model_error: float = 0.0) -> Gram:
-    """Of a model whose unknowns are zero where it starts, and its planes (box, 3), photons.
+    """Return the Gram of a model whose unknowns are zero where it starts, and planes (box, 3).
 
     model_error: standard deviation of the model of a pixel, relative to its Bragg photons; it
     lowers the weights.
@@ -68,8 +68,8 @@ def grams(
     *,
     model_error: float = 0.0,
 ) -> list[Gram]:
-    """The same for groups of shoeboxes (box,) bool, such as ranges of resolution, each as if there
-    were no others.
+    """Return the Grams of groups of shoeboxes (box,) bool, such as ranges of resolution, each as if
+    there were no others.
     """
     of = model.of
     data = model.of.data
@@ -106,7 +106,7 @@ class _Box(NamedTuple):
 def _joined(
     boxes: list[_Box], n_pixels: int, hkl: np.ndarray, intensity: np.ndarray, restraint: Restraint
 ) -> Gram:
-    """hkl (node, 3), intensity (node, channel)."""
+    """Return hkl (node, 3), intensity (node, channel)."""
     n = len(restraint.centre)
     n_channels = intensity.shape[1]
     column = np.concatenate([np.empty(0, dtype=np.int64), *(box.column for box in boxes)])
@@ -133,8 +133,8 @@ def _box(
     weight: np.ndarray,
     intensity: np.ndarray,
 ) -> _Box:
-    """photons: (pixel, node · channel) of the shoebox; others: (pixel, unknown + 1); intensity:
-    (node, channel).
+    """Return photons: (pixel, node · channel) of the shoebox; others: (pixel, unknown + 1);
+    intensity: (node, channel).
     """
     met, at = np.unique(photons.indices, return_inverse=True)
     node, back = np.unique(met // intensity.shape[1], return_inverse=True)
@@ -160,14 +160,14 @@ def _box(
 
 
 def _lit(bright: np.ndarray) -> np.ndarray:
-    """Columns from the first to the last bright channel of each node (node, channel)."""
+    """Return columns from the first to the last bright channel of each node (node, channel)."""
     before, after = (np.logical_or.accumulate(b, axis=1) for b in (bright, bright[:, ::-1]))
     return np.flatnonzero(before & after[:, ::-1])
 
 
 def model_error(model: np.ndarray, bragg: np.ndarray, photons: np.ndarray, noise: Noise) -> float:
-    """Standard deviation of a modelled pixel relative to its Bragg photons, from residuals; all
-    (pixel,).
+    """Return standard deviation of a modelled pixel relative to its Bragg photons, from residuals;
+    all (pixel,).
 
     e² of the variance V + (e·Bragg)² that gives the residuals their size, by moments.
     """

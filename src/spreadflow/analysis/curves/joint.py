@@ -17,13 +17,14 @@ from spreadflow.analysis.curves import expand
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import Evaluate, LatticeTerms, Normal
 
-MOST = 12000
-"""reflections at most: their equations are a full matrix, 1.2 GB then"""
+MAX_REFLECTIONS = 12000
+"""Reflections at most: their equations are a full matrix, 1.2 GB then."""
 
-REST, STEPS = 1e-7, 25
-"""a step of u that promises less of −ln L is the last, well below what ends a refinement of curves;
-steps at most
-"""
+SMALLEST_FALL = 1e-7
+"""A step of u that promises less of −ln L is the last: well below what ends a fit of curves."""
+
+MAX_STEPS = 25
+"""Steps of u, at most."""
 
 
 class Coupled(NamedTuple):
@@ -39,7 +40,7 @@ class Coupled(NamedTuple):
 
 
 def scaled(of: LatticeTerms, reflection: np.ndarray, u: np.ndarray) -> LatticeTerms:
-    """The lattice with u (reflection,) applied. reflection: (column,) the unique one of each
+    """Return the lattice with u (reflection,) applied. reflection: (column,) the unique one of each
     column.
     """
     return of._replace(fixed=of.fixed * (1.0 + u[reflection]))
@@ -51,7 +52,9 @@ def coupled(
     theta: np.ndarray,
     u: np.ndarray,
 ) -> Coupled:
-    """Of lattices with the unique reflection (column,) of each column, about θ and u."""
+    """Return the normal equations of lattices about θ and u.
+
+    Each lattice comes with the unique reflection (column,) of each of its columns."""
     curves = p.curves(theta)
     n = len(u)
     normals = []
@@ -74,8 +77,8 @@ def coupled(
 def _moduli(
     now: LatticeTerms, model: LatticeTerms, reflection: np.ndarray, n: int, curves: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of one lattice: gradient (n,) by u, its derivatives by the curves' values (n, value) and by u
-    (n, n).
+    """Return, of one lattice, the gradient (n,) by u, its derivatives by the curves' values (n,
+    value) and by u (n, n).
     """
     gram = now.gram
     F, D = expand.derivatives(now, curves)
@@ -106,8 +109,8 @@ def _moduli(
 
 
 def evaluator(sums: Callable[[np.ndarray, np.ndarray], Coupled], n: int, sigma: float) -> Evaluate:
-    """θ → normal equations of the curves alone, reflections where they are likeliest. sums: (θ, u)
-    → all lattices.
+    """Return θ → normal equations of the curves alone, reflections where they are likeliest. sums:
+    (θ, u) → all lattices.
 
     −ln L holds ½u²/σ², a like share in each lattice. u of one call is looked for from that of the
     call before.
@@ -126,7 +129,7 @@ def evaluator(sums: Callable[[np.ndarray, np.ndarray], Coupled], n: int, sigma: 
 
 
 def _restrained(made: Coupled, u: np.ndarray, sigma: float) -> Coupled:
-    """With what is known of u, an equal share in each lattice."""
+    """Return the equations with the restraint of u, an equal share of it in each lattice."""
     n = max(len(made.slopes), 1)
     curves = made.curves._replace(losses=made.curves.losses + 0.5 * u @ u / sigma**2 / n)
     hessian = made.hessian + np.eye(len(u)) / sigma**2
@@ -136,17 +139,17 @@ def _restrained(made: Coupled, u: np.ndarray, sigma: float) -> Coupled:
 def _at_rest(
     at: Callable[[np.ndarray], Coupled], u: np.ndarray
 ) -> tuple[np.ndarray, Coupled, tuple[np.ndarray, bool]]:
-    """u (reflection,) of the least −ln L by Gauss-Newton, steps halved where they go too far; what
-    there is there, and the factor of its normal matrix. |F|² is quadratic in u: more than a few
-    steps are rare.
+    """Return u (reflection,) of the least −ln L by Gauss-Newton, steps halved where they go too
+    far; what there is there, and the factor of its normal matrix. |F|² is quadratic in u: more than
+    a few steps are rare.
     """
     made = at(u)
     share = 1.0
     factor = cho_factor(made.hessian)
-    for _ in range(STEPS):
+    for _ in range(MAX_STEPS):
         slope = made.slopes.sum(axis=0)
         step = cho_solve(factor, slope)
-        if 0.5 * slope @ step < REST:
+        if 0.5 * slope @ step < SMALLEST_FALL:
             break
         trial = at(u - share * step)
         if trial.curves.losses.sum() > made.curves.losses.sum():

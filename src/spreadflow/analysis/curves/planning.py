@@ -23,13 +23,16 @@ from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.edges import edges
 
 GOAL_E = 0.1
-"""σ that tells oxidation states apart, e"""
+"""σ that tells oxidation states apart, e."""
+
 BAND_EV = (-12.0, 28.0)
-"""about an element's tabulated edge: nodes over which σ is averaged"""
-MOST = 1e9
-"""lattices: what more would be needed for is out of reach"""
+"""About an element's tabulated edge: nodes over which σ is averaged."""
+
+MAX_LATTICES = 1e9
+"""Lattices: what more would be needed for is out of reach."""
+
 RESTRAINTS = {"free": dispersion.free, "kramers_kronig": dispersion.kramers_kronig}
-"""how f' and f'' hang together, by name"""
+"""How f' and f'' hang together, by name."""
 
 
 class Outlook(NamedTuple):
@@ -43,7 +46,7 @@ class Outlook(NamedTuple):
     """(2, mode) e²: of the mean variance of f' and of f''"""
 
     def sigma(self, n: np.ndarray | float) -> np.ndarray:
-        """(2, ...) e, root mean square over sites and nodes of f' and of f'', for n (...)
+        """Return (2, ...) e, root mean square over sites and nodes of f' and of f'', for n (...)
         lattices.
         """
         left = 1.0 / (1.0 + np.multiply.outer(np.asarray(n, dtype=np.float64), self.gain))
@@ -58,15 +61,17 @@ class Halves(NamedTuple):
     second: Outlook
 
     def sigma(self, n: np.ndarray | float) -> np.ndarray:
-        """(2, ...) e. With r the variance of halves over that of all, and 1 − k/m = r/(2r − 1)."""
+        """Return (2, ...) e. With r the variance of halves over that of all, and 1 − k/m = r/(2r −
+        1).
+        """
         every, *halves = (of.sigma(n) ** 2 for of in self)
         ratio = np.maximum(0.5 * sum(halves) / every, 1.0)
         return np.sqrt(every * ratio / (2.0 * ratio - 1.0))
 
 
 def outlook(information: np.ndarray, p: Parametrisation, band_ev: np.ndarray) -> Outlook:
-    """information: (theta, theta) of one lattice, restraints left out. band_ev: nodes that count,
-    as for `inside`.
+    """Return information: (theta, theta) of one lattice, restraints left out. band_ev: nodes that
+    count, as for `inside`.
     """
     values, modes = eigh(information, p.restraints)
     chosen = inside(p, band_ev)
@@ -76,15 +81,15 @@ def outlook(information: np.ndarray, p: Parametrisation, band_ev: np.ndarray) ->
 
 
 def halves(information: np.ndarray, p: Parametrisation, band_ev: np.ndarray) -> Halves:
-    """information: (2, theta, theta), means over either half of the lattices; the rest as for
-    `outlook`.
+    """Return information: (2, theta, theta), means over either half of the lattices; the rest as
+    for `outlook`.
     """
     return Halves(*(outlook(some, p, band_ev) for some in (information.mean(axis=0), *information)))
 
 
 def inside(p: Parametrisation, band_ev: np.ndarray) -> np.ndarray:
-    """(site, 2, node) bool: nodes from the first to the second energy of the band, (2,) or of each
-    site (site, 2).
+    """Return (site, 2, node) bool: nodes from the first to the second energy of the band, (2,) or
+    of each site (site, 2).
     """
     low, high = np.moveaxis(np.broadcast_to(band_ev, (len(p.reference), 2)), 1, 0)[:, :, None, None]
     each = (p.nodes_ev >= low) & (p.nodes_ev <= high)
@@ -94,8 +99,8 @@ def inside(p: Parametrisation, band_ev: np.ndarray) -> np.ndarray:
 def lattices_for(
     sigma_e: float, information: np.ndarray, p: Parametrisation, band_ev: np.ndarray, kind: int = 0
 ) -> float:
-    """The least number of lattices with σ of f' (kind 0) or f'' (1) as small as `sigma_e`; inf
-    where none has.
+    """Return the least number of lattices with σ of f' (kind 0) or f'' (1) as small as `sigma_e`;
+    inf where none has.
 
     information, band_ev: see `outlook`.
     """
@@ -103,13 +108,13 @@ def lattices_for(
 
 
 def reached(known: Outlook | Halves, sigma_e: float, kind: int) -> float:
-    """The same, of what is known."""
+    """Return the figure where σ is known."""
 
     def above(log_n):
         return float(np.log(known.sigma(np.exp(log_n))[kind] / sigma_e))
 
     first = 0.0
-    last = np.log(MOST)
+    last = np.log(MAX_LATTICES)
     if above(first) <= 0.0:
         return 1.0
     return float(np.exp(brentq(above, first, last))) if above(last) < 0.0 else np.inf
@@ -118,8 +123,8 @@ def reached(known: Outlook | Halves, sigma_e: float, kind: int) -> float:
 def edge_sigma(
     n: float, information: np.ndarray, p: Parametrisation, shapes: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray:
-    """(site, site) eV: σ of the differences of edges from n lattices; on the diagonal that of the
-    edges themselves.
+    """Return (site, site) eV: σ of the differences of edges from n lattices; on the diagonal that
+    of the edges themselves.
 
     shapes: see `edges.edges`. The errors of tables that it assumes are not less with more lattices.
     """
@@ -155,7 +160,7 @@ def table(
     grids_ev: Sequence[float],
     pairs: Sequence[tuple[int, int]],
 ) -> Iterator[Row]:
-    """Rows for each grid and restraint.
+    """Yield rows for each grid and restraint.
 
     information: (2, curve · channel, the same), means over either half of the lattices, of what
     `spread.expand` has; reference: (site, 2, channel) e. pairs: of sites whose edges are compared.
@@ -185,8 +190,8 @@ def _of_pairs(sigma_ev: np.ndarray, pairs: Sequence[tuple[int, int]]) -> float:
 
 
 def nodes(energies_ev: np.ndarray, grid_ev: float) -> np.ndarray:
-    """(node,) eV, from the first channel (channel,) as far as channels go, each on the channel that
-    is nearest.
+    """Return (node,) eV, from the first channel (channel,) as far as channels go, each on the
+    channel that is nearest.
 
     Nodes between channels know much less: an alternation from node to node is not seen half way.
     """

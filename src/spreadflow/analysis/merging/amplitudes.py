@@ -15,8 +15,11 @@ from spreadflow.analysis.merging import merging
 from spreadflow.physics import unit_cell
 from spreadflow.physics.structure_factors import StructureFactors
 
-N_SHELLS, MIN_IN_SHELL = 20, 10
-"""shells of equal volume the scale is found on, and reflections that make one"""
+N_SHELLS = 20
+"""Shells of equal volume that the scale is found on."""
+
+MIN_IN_SHELL = 10
+"""Reflections that make a shell."""
 
 
 class Scale(NamedTuple):
@@ -28,7 +31,7 @@ class Scale(NamedTuple):
 
 
 def scale(intensity: np.ndarray, sigma: np.ndarray, f_squared: np.ndarray, d: np.ndarray) -> Scale:
-    """Linear least squares of ln(ΣI/Σ|F|²) in shells on 1/4d². All (reflection,); negative
+    """Return linear least squares of ln(ΣI/Σ|F|²) in shells on 1/4d². All (reflection,); negative
     intensities belong to them.
 
     The variance of a shell of n is 1/n (a model whose |F|² are wrong) + Σσ²/(ΣI)². Shells with ΣI ≤
@@ -67,7 +70,7 @@ def measured(
     min_i_over_sigma: float,
     complete: bool,
 ) -> StructureFactors:
-    """exp(−B/4d²)·(t·X + S) of the nodes with I ≥ min_i_over_sigma·σ, I and σ of the mean of
+    """Return exp(−B/4d²)·(t·X + S) of the nodes with I ≥ min_i_over_sigma·σ, I and σ of the mean of
     Friedel mates.
 
     X: F without the sites' f′ and f″; S: theirs; t: `factor`. hkl (n, 3), intensity, sigma (n,):
@@ -114,8 +117,8 @@ def measured(
 def factor(
     measured: np.ndarray, without: np.ndarray, cross: np.ndarray, sites: np.ndarray
 ) -> np.ndarray:
-    """(n,) real t nearest to 1 with ⟨|t·X + S|²⟩ = measured (n,), or, where none is, the t that
-    comes nearest to it.
+    """Return (n,) real t nearest to 1 with ⟨|t·X + S|²⟩ = measured (n,), or, where none is, the t
+    that comes nearest to it.
 
     without, cross, sites: (n,) means of |X|² > 0, Re(X* S) and |S|².
     """
@@ -126,8 +129,8 @@ def factor(
 def _of_pairs(
     terms: np.ndarray, own: np.ndarray, mate: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(node,) how many of a node and its Friedel mate are known, and means of the terms (term,
-    node) over these.
+    """Return (node,) how many of a node and its Friedel mate are known, and means of the terms
+    (term, node) over these.
 
     terms: NaN = not known, alike for equivalents. own: (node,) rows of `merging.Unique`, mate: its
     mates.

@@ -17,15 +17,16 @@ from spreadflow.errors import LatticeOutcome
 from spreadflow.physics import symmetry, unit_cell
 
 NAMES = ("a", "b", "c", "alpha", "beta", "gamma")
-FLOOR = 1e-4
+SMALLEST_DIFFERENCE = 1e-4
 """Å or degrees: differences of cells below this mean nothing, and keep a covariance from being
-singular
+singular.
 """
+
 _QUANTILE = 0.999
 _START = 3000
 _SMALL = 8.0
-"""the determinant of few points is too small (Pison et al. 2002): it is widened by 1 + 8 p/n
-(measured)
+"""The determinant of few points is too small (Pison et al. 2002): it is widened by 1 + 8 p/n
+(measured).
 """
 
 
@@ -43,8 +44,8 @@ class Clusters(NamedTuple):
 
 
 def independent(names: Sequence[str], space_group: str) -> list[str]:
-    """Those features the lattice symmetry leaves free: no right angles, no b of a tetragonal
-    lattice beside its a.
+    """Return the features that the lattice symmetry leaves free: no right angles, no b of a
+    tetragonal lattice beside its a.
     """
     triclinic = np.array(
         [[51.0, 62.0, 73.0, 81.0, 97.0, 104.0], [83.0, 58.0, 66.0, 101.0, 84.0, 77.0]]
@@ -68,12 +69,12 @@ def independent(names: Sequence[str], space_group: str) -> list[str]:
 
 
 def features(cells: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """(n, feature) columns of the cells."""
+    """Return (n, feature) columns of the cells."""
     return np.asarray(cells, dtype=np.float64)[:, [NAMES.index(name) for name in names]]
 
 
 def dbscan(x: np.ndarray, eps: float, min_samples: int) -> np.ndarray:
-    """(n,) labels of DBSCAN (Ester et al. 1996), the largest cluster first; −1 = noise.
+    """Return (n,) labels of DBSCAN (Ester et al. 1996), the largest cluster first; −1 = noise.
 
     Points that share a box of eps/4 are replaced by their mean with their number as its weight:
     exact where points are sparse, and without the n² list of neighbours where 100 000 lattices
@@ -95,7 +96,7 @@ def dbscan(x: np.ndarray, eps: float, min_samples: int) -> np.ndarray:
 
 
 def robust(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Robust mean (p,) and covariance (p, p) of x (n, p): the reweighted minimum covariance
+    """Return robust mean (p,) and covariance (p, p) of x (n, p): the reweighted minimum covariance
     determinant.
 
     Rousseeuw & Van Driessen (1999) on three quarters of at most 3000 points, then reweighted with a
@@ -108,9 +109,9 @@ def robust(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if n < 10 * p:
         location = np.median(x, axis=0)
         covariance = widened * np.diag((1.4826 * np.median(np.abs(x - location), axis=0)) ** 2)
-        return location, covariance + FLOOR**2 * np.eye(p)
-    scale = np.maximum(np.std(x, axis=0), FLOOR)
-    jitter = FLOOR * np.random.default_rng(0).standard_normal(
+        return location, covariance + SMALLEST_DIFFERENCE**2 * np.eye(p)
+    scale = np.maximum(np.std(x, axis=0), SMALLEST_DIFFERENCE)
+    jitter = SMALLEST_DIFFERENCE * np.random.default_rng(0).standard_normal(
         x.shape
     )  # equal cells have no determinant
     start = MinCovDet(support_fraction=0.75, random_state=0).fit(
@@ -127,14 +128,14 @@ def robust(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             break
         kept = now
         location = x[kept].mean(axis=0)
-        covariance = consistency * np.cov(x[kept], rowvar=False).reshape(p, p) + FLOOR**2 * np.eye(
-            p
-        )
+        covariance = consistency * np.cov(x[kept], rowvar=False).reshape(
+            p, p
+        ) + SMALLEST_DIFFERENCE**2 * np.eye(p)
     return location, covariance
 
 
 def mahalanobis(x: np.ndarray, location: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """(n,) distances √((x − location)ᵀ covariance⁻¹ (x − location)) of x (n, p)."""
+    """Return (n,) distances √((x − location)ᵀ covariance⁻¹ (x − location)) of x (n, p)."""
     white = np.linalg.solve(np.linalg.cholesky(covariance), (x - location).T)
     return np.sqrt((white**2).sum(axis=0))
 
@@ -142,7 +143,7 @@ def mahalanobis(x: np.ndarray, location: np.ndarray, covariance: np.ndarray) -> 
 def describe(
     cells: np.ndarray, names: Sequence[str], labels: np.ndarray, mahalanobis_max: float
 ) -> Clusters:
-    """The Gaussian of each cluster of `labels` (n,)."""
+    """Return the Gaussian of each cluster of `labels` (n,)."""
     x = features(cells, names)
     rows = []
     for k in range(labels.max(initial=-1) + 1):
@@ -160,7 +161,7 @@ def describe(
 
 
 def distances(cells: np.ndarray, names: Sequence[str], clusters: Clusters) -> np.ndarray:
-    """(n, cluster) Mahalanobis distances of cells (n, 6)."""
+    """Return (n, cluster) Mahalanobis distances of cells (n, 6)."""
     x = features(cells, names)
     pairs = zip(clusters.location, clusters.covariance, strict=True)
     return np.stack(
@@ -169,8 +170,8 @@ def distances(cells: np.ndarray, names: Sequence[str], clusters: Clusters) -> np
 
 
 def nearest(distance: np.ndarray, mahalanobis_max: float) -> np.ndarray:
-    """(n,) label of the nearest cluster, −1 beyond the cut: for lattices no cluster was searched
-    among.
+    """Return (n,) label of the nearest cluster, −1 beyond the cut: for lattices no cluster was
+    searched among.
     """
     return np.where(distance.min(axis=1) <= mahalanobis_max, distance.argmin(axis=1), -1)
 
@@ -178,8 +179,8 @@ def nearest(distance: np.ndarray, mahalanobis_max: float) -> np.ndarray:
 def outcomes(
     labels: np.ndarray, distance: np.ndarray, chosen: int, mahalanobis_max: float
 ) -> np.ndarray:
-    """(n,) LatticeOutcome: accepted are those within the cut of the chosen cluster that belong to
-    no other.
+    """Return (n,) LatticeOutcome: accepted are those within the cut of the chosen cluster that
+    belong to no other.
 
     labels (n,); distance (n,) from the chosen cluster.
     """

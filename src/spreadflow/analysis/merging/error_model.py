@@ -20,11 +20,13 @@ from scipy.optimize import nnls
 from spreadflow.analysis.merging.merging import Observations, Sums
 
 HUBER = 4.0
-"""standard deviations beyond which an observation's pull no longer grows (Huber 1964); leaves
-normal errors alone
+"""Standard deviations beyond which an observation's pull no longer grows (Huber 1964); leaves
+normal errors alone.
 """
+
 SFAC_MIN = 0.5
-"""σ is never taken to be more than twice too large, so that no variance vanishes"""
+"""σ is never taken to be more than twice too large, so that no variance vanishes."""
+
 PARTIALITY_FLOOR = 1e-6
 
 
@@ -35,14 +37,16 @@ class ErrorModel(NamedTuple):
     spart: float = 0.1
 
     def variance(self, terms: tuple[np.ndarray, ...]) -> np.ndarray:
-        """(observation,) variance in photons² of the `terms`."""
+        """Return (observation,) variance in photons² of the `terms`."""
         photons, m, m_squared, uncertain = terms
         inner = photons + self.sb**2 * m + self.sadd**2 * m_squared + self.spart**2 * uncertain
         return self.sfac**2 * inner
 
 
 def terms(obs: Observations, k: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(σ², m, m², g m²), each (observation,), from k (observation,) and intensities (unique,)."""
+    """Return (σ², m, m², g m²), each (observation,), from k (observation,) and intensities
+    (unique,).
+    """
     m = k * np.maximum(mean[obs.unique], 0.0)
     uncertain = -2.0 * np.log(np.clip(obs.partiality, PARTIALITY_FLOOR, 1.0)) * m**2
     return obs.variance + m, m, m**2, uncertain
@@ -57,7 +61,7 @@ def fit(
     model: ErrorModel,
     sums: Sums,
 ) -> ErrorModel:
-    """One step of Fisher scoring for the likelihood of the residuals from what all other
+    """Return one step of Fisher scoring for the likelihood of the residuals from what all other
     observations say.
 
     components: as from `terms`; all others (observation,): residual: photons − k·(mean of the
@@ -80,8 +84,8 @@ def fit(
 
 
 def _solved(normal: np.ndarray, right: np.ndarray, model: ErrorModel) -> ErrorModel:
-    """Non-negative solution of the normal equations, with sfac² ≥ SFAC_MIN²; the old model where
-    nothing is known.
+    """Return non-negative solution of the normal equations, with sfac² ≥ SFAC_MIN²; the old model
+    where nothing is known.
     """
     if not normal[0, 0] > 0:
         return model

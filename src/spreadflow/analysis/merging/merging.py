@@ -16,13 +16,13 @@ from spreadflow.analysis.still.integration import rest_variance
 from spreadflow.physics import symmetry
 
 CHUNK = 2**22
-"""numbers (groups × unique reflections) that are added across ranks at a time"""
+"""Numbers (groups × unique reflections) that are added across ranks at a time."""
 
 N_SHELLS = 20
-"""resolution shells of equal volume for Wilson's prior and the best partiality"""
+"""Resolution shells of equal volume for Wilson's prior and the best partiality."""
 
 Add = Callable[[Mapping[int, np.ndarray], int], np.ndarray]
-"""Sum of equally shaped arrays over groups, in group order (`parallel.World.sum`)"""
+"""Sum of equally shaped arrays over groups, in group order (`parallel.World.sum`)."""
 
 
 class Unique:
@@ -35,7 +35,7 @@ class Unique:
     """
 
     def __init__(self, cell: np.ndarray, space_group: str, d_min: float):
-        """cell: (6,) a b c (Å) α β γ (degrees)."""
+        """Number the reflections. cell: (6,) a b c (Å) α β γ (degrees)."""
         self.d_min = d_min
         self.cell, self.space_group = gemmi.UnitCell(*cell), symmetry.group(space_group)
         hkl = np.asarray(
@@ -58,7 +58,7 @@ class Unique:
         return len(self.hkl)
 
     def _fill_grid(self) -> np.ndarray:
-        """Row of every Miller index in the resolution sphere, −1 where there is none."""
+        """Return row of every Miller index in the resolution sphere, −1 where there is none."""
         ops = np.array([op.rot for op in self.space_group.operations().sym_ops]) // gemmi.Op.DEN
         sign = np.where(self.friedel < 0, -1, 1)[:, None]
         equivalents = [sign * (self.hkl @ r) for r in ops]
@@ -72,8 +72,8 @@ class Unique:
         return grid
 
     def rows(self, hkl: np.ndarray) -> np.ndarray:
-        """(n,) rows of Miller indices (n, 3) as observed; −1 for those that are absent or beyond
-        the resolution.
+        """Return (n,) rows of Miller indices (n, 3) as observed; −1 for those that are absent or
+        beyond the resolution.
         """
         inside = (np.abs(hkl) <= self._limits).all(axis=1)
         return np.where(
@@ -81,8 +81,8 @@ class Unique:
         )
 
     def values(self, hkl: np.ndarray, value: np.ndarray) -> np.ndarray:
-        """(unique,) value of each reflection and of its mate, from values (n,) of indices (n, 3);
-        NaN = none given.
+        """Return (unique,) value of each reflection and of its mate, from values (n,) of indices
+        (n, 3); NaN = none given.
         """
         row = self.rows(hkl)
         out = np.full(len(self), np.nan)
@@ -91,8 +91,8 @@ class Unique:
 
 
 def shells(d: np.ndarray, d_min: float, n: int = N_SHELLS) -> np.ndarray:
-    """Number of the shell, of n with equal volume in reciprocal space from 1/d = 0 to 1/d_min, of
-    each d (Å).
+    """Return number of the shell, of n with equal volume in reciprocal space from 1/d = 0 to
+    1/d_min, of each d (Å).
     """
     return np.minimum((n * (d_min / np.asarray(d, dtype=np.float64)) ** 3).astype(np.int64), n - 1)
 
@@ -160,7 +160,7 @@ class Merged(NamedTuple):
 
 
 def add_in_order(parts: Mapping[int, np.ndarray], n_groups: int) -> np.ndarray:
-    """The `Add` of a single process."""
+    """Return the `Add` of a single process."""
     total = np.zeros_like(parts[min(parts)])
     for group in range(n_groups):
         if group in parts:
@@ -189,7 +189,7 @@ class Sums:
         self._own, self._slot_own = np.unique(self._slot_group, return_inverse=True)
 
     def by_unique(self, *columns: np.ndarray) -> np.ndarray:
-        """(column, unique) sums of columns (observation,) over all observations of a unique
+        """Return (column, unique) sums of columns (observation,) over all observations of a unique
         reflection. Collective.
         """
         local = np.stack(
@@ -208,11 +208,11 @@ class Sums:
         return out.T
 
     def over_observations(self, *columns: np.ndarray) -> np.ndarray:
-        """(column,) sums of columns (observation,) over everything. Collective."""
+        """Return (column,) sums of columns (observation,) over everything. Collective."""
         return self.over_lattices(*(self.by_lattice(c) for c in columns))
 
     def over_lattices(self, *columns: np.ndarray) -> np.ndarray:
-        """(column,) sums of columns (lattice,) over all lattices. Collective."""
+        """Return (column,) sums of columns (lattice,) over all lattices. Collective."""
         table = np.stack(
             [np.bincount(self._lattice_group, c, minlength=self.n_groups) for c in columns], axis=1
         )
@@ -221,8 +221,8 @@ class Sums:
         )
 
     def by_lattice(self, column: np.ndarray) -> np.ndarray:
-        """(lattice,) sums of a column (observation,) over the reflections of each lattice this rank
-        holds.
+        """Return (lattice,) sums of a column (observation,) over the reflections of each lattice
+        this rank holds.
         """
         return np.bincount(self._lattice, column, minlength=self._n_lattices)
 
@@ -234,8 +234,8 @@ def best_partiality(
     n_groups: int,
     add: Add = add_in_order,
 ) -> np.ndarray:
-    """(shell,) the 97 % quantile of partialities in each resolution shell: what a node right on the
-    sphere records.
+    """Return (shell,) the 97 % quantile of partialities in each resolution shell: what a node right
+    on the sphere records.
 
     A pulse is broad for nodes at high angle, and even the best of them then meets only a part of
     it. partiality, shell, group: (reflection,). From a histogram of 1 % steps. Collective.
@@ -266,8 +266,8 @@ def select(
     n_groups: int,
     add: Add = add_in_order,
 ) -> tuple[Observations, np.ndarray, np.ndarray]:
-    """The observations to merge, how many of each lattice (lattice,), and the `Fate` of every
-    reflection.
+    """Return the observations to merge, how many of each lattice (lattice,), and the `Fate` of
+    every reflection.
 
     table: columns (reflection,) of `models.Reflections` by name, `lattice` (row of group and half),
     and `failed`, bool; group, half: (lattice,) as in `Observations`, for all lattices. Lattices
@@ -316,8 +316,8 @@ def select(
 
 
 def half_sets(shot_id: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """(lattice,) 0 or 1 from the lattice's identity alone (SplitMix64 finalizer; Steele, Lea &
-    Flood 2014).
+    """Return (lattice,) 0 or 1 from the lattice's identity alone (SplitMix64 finalizer; Steele, Lea
+    & Flood 2014).
     """
     with np.errstate(over="ignore"):
         x = shot_id.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15) * (
@@ -336,7 +336,7 @@ def merge(
     sums: Sums,
     min_multiplicity: int = 1,
 ) -> Merged:
-    """Inverse-variance weighted means, overall and of the half sets.
+    """Return inverse-variance weighted means, overall and of the half sets.
 
     intensity, sigma: (observation,) on the common scale. What is measured fewer than
     `min_multiplicity` times counts as not measured. Collective through `sums`.

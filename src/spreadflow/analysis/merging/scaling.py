@@ -16,10 +16,11 @@ from spreadflow.analysis.merging.error_model import HUBER, ErrorModel
 from spreadflow.analysis.merging.merging import Observations, Sums, Unique
 
 B_RESTRAINT = 10.0
-"""standard deviation of B among lattices, Å²: decides only where a lattice says nothing about its B
+"""Standard deviation of B among lattices, Å²: decides only where a lattice says nothing about its B
 """
+
 STEP_MAX = np.array([1.0, 10.0])
-"""largest change of ln G and of B (Å²) in one cycle"""
+"""Largest change of ln G and of B (Å²) in one cycle."""
 
 
 class Scaling(NamedTuple):
@@ -145,12 +146,12 @@ def _cycle(data: _Data, state: _State, first: bool) -> tuple[_State, float]:
 
 
 def _photons_per_intensity(obs: Observations, state: _State) -> np.ndarray:
-    """(observation,) k."""
+    """Return (observation,) k."""
     return np.exp(state.log_g[obs.lattice] - 2.0 * state.b[obs.lattice] * obs.s2) * obs.factor
 
 
 def _without_own(state: _State, unique: np.ndarray) -> _Known:
-    """(observation,) what the prior and all other observations say about each observation's
+    """Return (observation,) what the prior and all other observations say about each observation's
     intensity.
     """
     total = state.posterior.precision[unique]
@@ -160,7 +161,7 @@ def _without_own(state: _State, unique: np.ndarray) -> _Known:
 
 
 def _merge(data: _Data, state: _State) -> _State:
-    """The state with prior and posterior of all intensities at the present scales."""
+    """Return the state with prior and posterior of all intensities at the present scales."""
     obs = data.obs
     k = _photons_per_intensity(obs, state)
     variance = state.model.variance(error_model.terms(obs, k, state.posterior.mean))
@@ -177,7 +178,7 @@ def _merge(data: _Data, state: _State) -> _State:
 def _step_to_others(
     data: _Data, state: _State, k, variance, others: _Known
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(lattice, 2) step towards what the others say, of mean 0, and the leverage.
+    """Return (lattice, 2) step towards what the others say, of mean 0, and the leverage.
 
     All lattices move at once, and two that share a reflection would both cover the whole distance
     between them: the curvature is multiplied by 1 + (own weight / weight of the others), at most 2,
@@ -194,7 +195,7 @@ def _step_to_others(
 def _step_to_target(
     data: _Data, target: np.ndarray, state: _State, k
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(lattice, 2) step towards the reference, and the leverage.
+    """Return (lattice, 2) step towards the reference, and the leverage.
 
     The variance is that of the photons the reference expects: weights that knew the merged
     intensity would favour whatever is measured lower than the reference has it.
@@ -206,8 +207,8 @@ def _step_to_target(
 
 
 def _step(data: _Data, photons, weight, damping, b) -> tuple[np.ndarray, np.ndarray]:
-    """(lattice, 2) Gauss-Newton step of ln G and B, with d(photons)/d ln G = photons, d(photons)/dB
-    = −2 s² photons.
+    """Return (lattice, 2) Gauss-Newton step of ln G and B, with d(photons)/d ln G = photons,
+    d(photons)/dB = −2 s² photons.
 
     photons, weight, damping: (observation,) expected photons, 1/variance, factor on the curvature.
     Also returns the leverage (observation,), the diagonal of the hat matrix of each lattice's
@@ -240,8 +241,8 @@ def _step(data: _Data, photons, weight, damping, b) -> tuple[np.ndarray, np.ndar
 
 
 def _prior(total: np.ndarray, count: np.ndarray, unique: Unique) -> _Known:
-    """Wilson's (1949) distribution of intensities in each shell, mean Σ total / Σ count, for every
-    unique reflection.
+    """Return Wilson's (1949) distribution of intensities in each shell, mean Σ total / Σ count, for
+    every unique reflection.
 
     The variance is mean² for acentric and 2 mean² for centric reflections.
     """
@@ -252,7 +253,9 @@ def _prior(total: np.ndarray, count: np.ndarray, unique: Unique) -> _Known:
 
 
 def _target(obs: Observations, sums: Sums, reference: np.ndarray) -> tuple[np.ndarray, float]:
-    """(unique,) the reference brought to the scale of the raw photons, and the factor this took."""
+    """Return (unique,) the reference brought to the scale of the raw photons, and the factor this
+    took.
+    """
     here = reference[obs.unique]
     known = ~np.isnan(here)
     expected, photons = sums.over_observations(

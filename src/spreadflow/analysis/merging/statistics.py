@@ -10,9 +10,10 @@ import numpy as np
 from spreadflow.analysis.merging.merging import Merged, Unique, shells
 
 RESIDUE = {"C": 5.0, "N": 1.35, "O": 1.5, "H": 8.0, "S": 0.03}
-"""atoms of an average protein residue"""
+"""Atoms of an average protein residue."""
+
 WILSON_D_MAX = 4.0
-"""Å; coarser than this, intensities do not fall off as independent atoms do"""
+"""Å; coarser than this, intensities do not fall off as independent atoms do."""
 
 
 class Bins(NamedTuple):
@@ -37,7 +38,9 @@ class Bins(NamedTuple):
 
 
 def in_bins(merged: Merged, unique: Unique, n_bins: int) -> Bins:
-    """Statistics in n_bins shells. Where a shell has too few pairs the correlation is NaN."""
+    """Return statistics in n_bins shells. Where a shell has too few pairs the correlation is
+    NaN.
+    """
     shell = shells(unique.d, unique.d_min, n_bins)
     with np.errstate(divide="ignore"):
         edges = unique.d_min * (n_bins / np.arange(n_bins + 1.0)) ** (1.0 / 3.0)
@@ -46,7 +49,7 @@ def in_bins(merged: Merged, unique: Unique, n_bins: int) -> Bins:
 
 
 def overall(merged: Merged, unique: Unique) -> Bins:
-    """The same of all reflections together."""
+    """Return the statistics of all reflections together."""
     row = _row(merged, unique, np.ones(len(unique), dtype=bool))
     return Bins(np.array([unique.d.max()]), np.array([unique.d_min]), *(np.array([x]) for x in row))
 
@@ -73,7 +76,7 @@ def _row(merged: Merged, unique: Unique, chosen: np.ndarray) -> tuple:
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's correlation coefficient; NaN for fewer than three pairs or a constant."""
+    """Return pearson's correlation coefficient; NaN for fewer than three pairs or a constant."""
     if len(x) < 3:
         return float("nan")
     x, y = x - x.mean(), y - y.mean()
@@ -82,7 +85,7 @@ def correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def r_split(x: np.ndarray, y: np.ndarray) -> float:
-    """2^−½ Σ|I₁ − I₂| / ½Σ(I₁ + I₂) (White et al. 2012, J. Appl. Cryst. 45, 335)."""
+    """Return 2^−½ Σ|I₁ − I₂| / ½Σ(I₁ + I₂) (White et al. 2012, J. Appl. Cryst. 45, 335)."""
     total = 0.5 * (x + y).sum()
     return (
         float(np.abs(x - y).sum() / np.sqrt(2.0) / total) if len(x) and total > 0 else float("nan")
@@ -90,8 +93,8 @@ def r_split(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def wilson_b(merged: Merged, unique: Unique, n_bins: int = 20) -> tuple[float, float]:
-    """B (Å²) and its standard error from ln(⟨I⟩/Σf²) = const − 2 B s² in shells finer than 4 Å
-    (Wilson 1942).
+    """Return B (Å²) and its standard error from ln(⟨I⟩/Σf²) = const − 2 B s² in shells finer than 4
+    Å (Wilson 1942).
 
     f are the form factors of an average protein's atoms. NaN where fewer than three shells hold
     intensity.
@@ -112,8 +115,8 @@ def wilson_b(merged: Merged, unique: Unique, n_bins: int = 20) -> tuple[float, f
 
 
 def scattering_power(s2: np.ndarray) -> np.ndarray:
-    """Σ f² of an average protein residue at s² = 1/(4d²) (n,), electrons², by the tables of gemmi
-    (IT 1992).
+    """Return Σ f² of an average protein residue at s² = 1/(4d²) (n,), electrons², by the tables of
+    gemmi (IT 1992).
     """
     factors = {name: gemmi.Element(name).it92 for name in RESIDUE}
     squares = [

@@ -18,17 +18,23 @@ from spreadflow.models import Detector, Parameters, ReflectionFlag, Shoeboxes, S
 from spreadflow.physics import exact, geometry, layout
 
 STRONG = 2.0
-"""I/σ of flagged shoeboxes"""
+"""I/σ of flagged shoeboxes."""
+
 LEAST = 1e-6
-"""of the brightest pixel: fainter ones are not compared, and tell nothing of where a spot is"""
+"""Of the brightest pixel: fainter ones are not compared, and tell nothing of where a spot is."""
+
 POINTS = 2
-"""along each edge of a pixel, of the rungs that compare with brute force"""
-ENOUGH, N_ITERATIONS = 1e-11, 60
-"""of rungs whose planes are compared: the fall of −ln L that ends a fit, and evaluations at most"""
+"""Along each edge of a pixel, of the rungs that compare with brute force."""
+
+SMALLEST_FALL = 1e-11
+"""Fall of −ln L that ends a fit of the rungs whose planes are compared."""
+
+N_ITERATIONS = 60
+"""Evaluations of such a fit, at most."""
 
 
 Figures = dict[str, dict[str, Any]]
-"""of rungs by name, as `ladder.json` has them"""
+"""Of rungs by name, as `ladder.json` has them."""
 
 
 class Rung(NamedTuple):
@@ -118,7 +124,7 @@ RUNGS: dict[str, Rung] = {
 }
 MODELLED = tuple(name for name, rung in RUNGS.items() if rung.spectrum)
 PICTURED = ("2", "3B", "4")
-"""rungs whose models are shown"""
+"""Rungs whose models are shown."""
 
 
 class Step(NamedTuple):
@@ -140,7 +146,9 @@ class Step(NamedTuple):
 def plain_count(
     d: np.ndarray, i_over_sigma: np.ndarray, flags: np.ndarray, d_min: float, d_max: float
 ) -> int:
-    """Reflections that `shoeboxes.chosen` has to flag, counted one by one. All arrays (n,)."""
+    """Return reflections that `shoeboxes.chosen` has to flag, counted one by one. All arrays
+    (n,).
+    """
     n = 0
     for resolution, strength, bits in zip(
         d.tolist(), i_over_sigma.tolist(), flags.tolist(), strict=True
@@ -158,7 +166,7 @@ def plain_count(
 def run_rungs(
     start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise
 ) -> tuple[solve.Data, dict[str, Step]]:
-    """All rungs with a model, for one lattice. start: with discrete mosaic domains."""
+    """Return all rungs with a model, for one lattice. start: with discrete mosaic domains."""
     of: dict[str | None, lattice_fit.Problem] = {
         "pulse": lattice_fit.problem(start, space_group, boxes, noise)
     }
@@ -172,7 +180,9 @@ def run_rungs(
 
 
 def monochromatic(p: Parameters) -> Parameters:
-    """The same in light of the pulse's mean energy, with |F|² of the channel next to it."""
+    """Return the parameters in light of the pulse's mean energy, with |F|² of the channel next to
+    it.
+    """
     energy = p.spectrum.mean_energy_ev
     channel = int(np.abs(np.asarray(p.spectrum.energies_ev) - energy).argmin())
     spectrum = Spectrum(np.array([energy]), np.array([np.sum(p.spectrum.photons)]))
@@ -180,7 +190,7 @@ def monochromatic(p: Parameters) -> Parameters:
 
 
 def _step(rung: Rung, of: lattice_fit.Problem) -> Step:
-    """A problem on a rung; seconds are left 0."""
+    """Return a problem on a rung; seconds are left 0."""
     if rung.spectrum == "none":
         return _spots(np.zeros(len(of.data.photons)), of.data, of.noise)
     if rung.free == ("spots",):
@@ -217,8 +227,8 @@ ENGINES = {"sparse": lattice_fit.Model, "points": _Points, "exact": _Exact}
 
 
 def _fitted(model: lattice_fit.Model) -> Step:
-    """The unknowns of a model, its scale among them, and the planes; from the scale and planes that
-    suit its start.
+    """Return the unknowns of a model, its scale among them, and the planes; from the scale and
+    planes that suit its start.
     """
     data = model.of.data
     noise = model.of.noise
@@ -235,8 +245,8 @@ def _fitted(model: lattice_fit.Model) -> Step:
 
 
 def _spots(shape: np.ndarray, data: solve.Data, noise: Noise) -> Step:
-    """A scale for each shoebox, which may be negative as an intensity may, and its plane; all in
-    one solve.
+    """Return a scale for each shoebox, which may be negative as an intensity may, and its plane;
+    all in one solve.
 
     shape: (pixel,) photons ≥ 0 up to a factor of each shoebox. Poisson's −ln L, as published, and
     because it is convex: with the model's variance, one that has the spot in the wrong place has
@@ -252,13 +262,17 @@ def _spots(shape: np.ndarray, data: solve.Data, noise: Noise) -> Step:
     columns[np.arange(len(shape)), box] = shape / np.where(tops > 0, tops, 1.0)[box]
     free = solve.Restraint(np.zeros(n), np.zeros(n))
     planes = lattice_fit.planes_and_scale(np.zeros(len(shape)), data, noise)[1]
-    how: dict[str, Any] = {"target": "poisson", "enough": ENOUGH, "n_iterations": N_ITERATIONS}
+    how: dict[str, Any] = {
+        "target": "poisson",
+        "enough": SMALLEST_FALL,
+        "n_iterations": N_ITERATIONS,
+    }
     fit = solve.fit(lambda u: (columns @ u, columns), np.zeros(n), planes, data, noise, free, **how)
     return Step(fit.point.bragg, shape, fit.point.model, fit.point.planes, fit.n_evaluations, 0.0)
 
 
 def _by_spot(shape: np.ndarray, of: lattice_fit.Problem) -> Step:
-    """The same with a solve for each shoebox."""
+    """Return the step with a solve for each shoebox."""
     some = [slice(a, b) for a, b in zip(of.data.start, of.data.start[1:], strict=False)]
     steps = [_spots(shape[s], spot(of.data, s), of.noise) for s in some]
     bragg, model, planes = (
@@ -268,7 +282,7 @@ def _by_spot(shape: np.ndarray, of: lattice_fit.Problem) -> Step:
 
 
 def spot(data: solve.Data, some: slice) -> solve.Data:
-    """One shoebox of the data."""
+    """Return one shoebox of the data."""
     return solve.Data(data.photons[some], data.plane[some], np.array([0, some.stop - some.start]))
 
 
@@ -278,16 +292,16 @@ def spot(data: solve.Data, some: slice) -> solve.Data:
 def away_mm(
     at: np.ndarray, observed: np.ndarray, panel: np.ndarray, detector: Detector
 ) -> np.ndarray:
-    """(box, 2) observed − model centroid along and across the radius, mm. Centroids (box, 2) fast,
-    slow in px.
+    """Return (box, 2) observed − model centroid along and across the radius, mm. Centroids (box, 2)
+    fast, slow in px.
     """
     axes = geometry.radial_axes(detector, panel, *at.T)
     return float(detector.pixel_mm) * np.einsum("bkc,bc->bk", axes, observed - at)
 
 
 def centroids(step: Step, data: solve.Data, bbox: np.ndarray) -> np.ndarray:
-    """(box, 2) centre of mass of the Bragg photons, px; of a model that has none there, the middle
-    of the shoebox.
+    """Return (box, 2) centre of mass of the Bragg photons, px; of a model that has none there, the
+    middle of the shoebox.
     """
     middle = 0.5 * (bbox[:, ::2] + bbox[:, 1::2])
     place = data.plane[:, 1:] * solve.SCALE_PX + middle.repeat(np.diff(data.start), axis=0)
@@ -296,8 +310,8 @@ def centroids(step: Step, data: solve.Data, bbox: np.ndarray) -> np.ndarray:
 
 
 def deviations(step: Step, data: solve.Data, noise: Noise) -> tuple[np.ndarray, np.ndarray]:
-    """(pixel,) model − data in standard deviations of the model, and as published, in those of the
-    data.
+    """Return (pixel,) model − data in standard deviations of the model, and as published, in those
+    of the data.
     """
     away = step.model - data.photons
     return away / np.sqrt(variance(step.model, noise)), away / np.sqrt(
@@ -306,28 +320,28 @@ def deviations(step: Step, data: solve.Data, noise: Noise) -> tuple[np.ndarray, 
 
 
 def falls(before: Step, after: Step, data: solve.Data, noise: Noise) -> np.ndarray:
-    """(box,) bool: whether σ_Z of a shoebox becomes smaller; False where no pixel counts."""
+    """Return (box,) bool: whether σ_Z of a shoebox becomes smaller; False where no pixel counts."""
     old, new = (_spread(deviations(step, data, noise)[0], data.start) for step in (before, after))
     return new < old
 
 
 def _spread(z: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """(box,) standard deviation of z (pixel,)."""
+    """Return (box,) standard deviation of z (pixel,)."""
     n = np.maximum(np.diff(start), 1)
     mean = spot_positions.sums(z, start) / n
     return np.sqrt(spot_positions.sums((z - mean.repeat(np.diff(start))) ** 2, start) / n)
 
 
 def planes_apart(one: np.ndarray, other: np.ndarray) -> float:
-    """Largest difference of the coefficients of planes (box, 3), relative to the background, at
-    least a photon.
+    """Return largest difference of the coefficients of planes (box, 3), relative to the background,
+    at least a photon.
     """
     return float((np.abs(one - other) / np.maximum(np.abs(other[:, :1]), 1.0)).max(initial=0.0))
 
 
 def pixels_apart(one: np.ndarray, other: np.ndarray) -> float:
-    """Largest relative difference of photons (pixel,) where there are more than `LEAST` of the
-    brightest pixel.
+    """Return largest relative difference of photons (pixel,) where there are more than `LEAST` of
+    the brightest pixel.
     """
     some = other > LEAST * other.max(initial=0.0)
     return float(np.abs(one[some] / other[some] - 1.0).max(initial=0.0))

@@ -31,21 +31,37 @@ LARGEST = {
     "distance": 0.3,
     "wavelength": 3e-3,
 }
-"""of one step"""
-BROAD_ETA, BROAD_N = 0.15 * DEG, 40.0
-"""mosaicity and cells of the first pass, in which spots are broad enough to be found 0.1° away"""
-BROAD_ITERATIONS, BROAD_LEAST = 10, {"scale": np.inf, "rotation": 0.02 * DEG}
-"""of the first pass: evaluations at most, and the step that ends it: ln, rad"""
-BROAD_WIDTHS, BROAD_REACH = 3, 3.5
-"""of the first pass: Gaussians of its mosaic spread, and standard deviations out to which clouds
-are followed
-"""
+"""Of one step."""
+
+BROAD_ETA = 0.15 * DEG
+"""η of the first pass, in which spots are broad enough to be found from 0.1° away, rad."""
+
+BROAD_N = 40.0
+"""Cells along each axis of a domain in the first pass."""
+
+BROAD_ITERATIONS = 10
+"""Evaluations of the first pass, at most."""
+
+BROAD_LEAST = {"scale": np.inf, "rotation": 0.02 * DEG}
+"""Step that ends the first pass, by kind of unknown: ln, rad."""
+
+BROAD_WIDTHS = 3
+"""Gaussians of the mosaicity of the first pass."""
+
+BROAD_REACH = 3.5
+"""Standard deviations out to which clouds are followed in the first pass."""
+
 REACH = 5.7
-"""standard deviations out to which clouds are followed: 1e-7 of a reflection is left out"""
-STALE_SIGMA, STALE_LOG, STALE_PX = 0.5, 0.1, 0.1
-"""pairs are laid out anew when nodes have moved by so many of their standard deviations, or N or η
-by such a factor
-"""
+"""Standard deviations out to which clouds are followed: 1e-7 of a reflection is left out."""
+
+STALE_SIGMA = 0.5
+"""Pairs are laid out anew when nodes have moved by so many of their standard deviations."""
+
+STALE_LOG = 0.1
+"""Pairs are laid out anew when N or η has changed by such a factor, in ln."""
+
+STALE_PX = 0.1
+"""Pairs are laid out anew when the detector has moved a spot by so much, px."""
 
 
 class Problem(NamedTuple):
@@ -66,7 +82,7 @@ class Problem(NamedTuple):
 
 
 def reachable(start: Parameters, boxes: Shoeboxes) -> np.ndarray:
-    """Rows of the nodes of `start` that may put photons into the shoeboxes, even where the
+    """Return rows of the nodes of `start` that may put photons into the shoeboxes, even where the
     orientation is 0.1° wrong.
 
     start: with any f_squared (node, channel) > 0, such as ones.
@@ -87,8 +103,8 @@ def reachable(start: Parameters, boxes: Shoeboxes) -> np.ndarray:
 def problem(
     start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise, oversample: int = 1
 ) -> Problem:
-    """Of `start`, whose A is brought to what the space group allows, and the valid pixels of the
-    shoeboxes.
+    """Return the problem of `start`, whose A is brought to what the space group allows, and the
+    valid pixels of the shoeboxes.
 
     oversample: the model of a pixel is the mean over so many points along each edge, each averaged
     over its square.
@@ -109,15 +125,15 @@ def problem(
 
 
 def moved(of: Problem, to: Parameters) -> Problem:
-    """The problem that starts at parameters."""
+    """Return the problem that starts at parameters."""
     metric = to.crystal.A.T @ to.crystal.A
     U = rotation.nearest(to.crystal.A @ np.linalg.inv(np.linalg.cholesky(metric).T))
     return of._replace(start=to, frame=of.frame._replace(U=U, metric=metric))
 
 
 def points(boxes: Shoeboxes, oversample: int = 1) -> Pixels:
-    """All pixels of the shoeboxes, in their order; of more points a pixel, as `layout.within` has
-    them.
+    """Return all pixels of the shoeboxes, in their order; of more points a pixel, as
+    `layout.within` has them.
     """
     return layout.points(layout.rectangles(boxes.panel, boxes.bbox, oversample))
 
@@ -125,8 +141,8 @@ def points(boxes: Shoeboxes, oversample: int = 1) -> Pixels:
 def unknowns(
     free: tuple[Unknown, ...], mosaic: Mosaic, n_strains: int, n_axes: int
 ) -> dict[Unknown, int]:
-    """How many there are of each kind. η is none where the mosaic spread is of single domains, or
-    was learned.
+    """Return how many there are of each kind. η is none where the mosaic spread is of single
+    domains, or was learned.
     """
     sizes = {"rotation": 3, "cell": n_strains, "n_cells": n_axes}
     has_eta = mosaic.eta_rad is None and np.any(mosaic.width)
@@ -134,7 +150,7 @@ def unknowns(
 
 
 def names(sizes: dict[Unknown, int]) -> list[str]:
-    """One name per unknown: rotation_1, cell_1 ... where there are several."""
+    """Return one name per unknown: rotation_1, cell_1 ... where there are several."""
     return [name if n == 1 else f"{name}_{i + 1}" for name, n in sizes.items() for i in range(n)]
 
 
@@ -161,25 +177,27 @@ class Model:
         self._laid: Parameters | None = None
 
     def names(self) -> list[str]:
-        """One name per unknown."""
+        """Return one name per unknown."""
         return names({name: s.stop - s.start for name, s in self.slices.items()})
 
     def filled(self, by_name: dict[Unknown, float]) -> np.ndarray:
-        """(unknown,) a number for each kind of unknown."""
+        """Return (unknown,) a number for each kind of unknown."""
         return np.concatenate(
             [np.full(s.stop - s.start, by_name[name]) for name, s in self.slices.items()]
         )
 
     def restraint(self) -> solve.Restraint:
-        """What is known of the unknowns, and weak restraints about the start of the others."""
+        """Return what is known of the unknowns, and weak restraints about the start of the
+        others.
+        """
         return restraints.restraint(self.slices, self.of.start, self.of.frame, self.of.known)
 
     def unknown(self, u: np.ndarray, name: Unknown, n: int) -> np.ndarray:
-        """The unknowns of a kind; zeros where they are not free."""
+        """Return the unknowns of a kind; zeros where they are not free."""
         return u[self.slices[name]] if name in self.slices else np.zeros(n)
 
     def parameters(self, u: np.ndarray) -> Parameters:
-        """What the unknowns stand for."""
+        """Return what the unknowns stand for."""
         start = self.of.start
         strains = len(self.of.frame.strains)
         p = np.concatenate([self.unknown(u, "rotation", 3), self.unknown(u, "cell", strains)])
@@ -202,7 +220,7 @@ class Model:
         )
 
     def __call__(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Photons (pixel,) and derivatives (pixel, unknown) of the valid pixels."""
+        """Return photons (pixel,) and derivatives (pixel, unknown) of the valid pixels."""
         p = self.parameters(u)
         self._lay_out(p)
         of_points = forward.by_crystal(p, self._pixels, self._pairs, self.dtype)
@@ -213,13 +231,13 @@ class Model:
         return by.photons, out
 
     def photons(self, u: np.ndarray) -> np.ndarray:
-        """(pixel,) the same without derivatives."""
+        """Return (pixel,) the same without derivatives."""
         p = self.parameters(u)
         self._lay_out(p)
         return self._of_pixels(forward.sums(p, self._pixels, self._pairs, self.dtype)[0])
 
     def templates(self, u: np.ndarray) -> csr_matrix:
-        """(valid pixel, node · channel) photons of each channel per electron² of |F|²."""
+        """Return (valid pixel, node · channel) photons of each channel per electron² of |F|²."""
         p = self.parameters(u)
         oversample = self.of.oversample
         self._lay_out(p)
@@ -243,13 +261,13 @@ class Model:
         return csr_matrix((photons[lit], column, start), shape=(n_pixels, n * n_nodes))
 
     def scaled(self, factor: float) -> "Model":
-        """The same model, its start brighter by a factor."""
+        """Return the model with its start brighter by a factor."""
         out = copy(self)
         out.of = self.of._replace(start=self.of.start._replace(scale=self.of.start.scale * factor))
         return out
 
     def _of_pixels(self, of_points: np.ndarray) -> np.ndarray:
-        """(pixel, ...) of the valid pixels: means over their points."""
+        """Return (pixel, ...) of the valid pixels: means over their points."""
         return (
             self._mean @ of_points
             if self.of.oversample > 1
@@ -257,7 +275,7 @@ class Model:
         )
 
     def _column(self, name, u, p: Parameters, by: forward.ByCrystal) -> np.ndarray:
-        """Derivatives (pixel, unknowns of a kind)."""
+        """Return derivatives (pixel, unknowns of a kind)."""
         if name in ("rotation", "cell"):
             strains = len(self.of.frame.strains)
             at = np.concatenate([self.unknown(u, "rotation", 3), self.unknown(u, "cell", strains)])
@@ -289,7 +307,7 @@ class Model:
         return self._of_pixels((ends[0][0] - ends[1][0]) / (2 * step))[:, None]
 
     def _lay_out(self, p: Parameters) -> None:
-        """Pairs for these parameters, unless those laid out before still serve."""
+        """Lay out pairs for these parameters, unless those laid out before still serve."""
         if self._laid is not None and not _is_stale(self._laid, p):
             return
         boxes = self.of.boxes
@@ -303,7 +321,7 @@ class Model:
 
 
 def means(boxes: Shoeboxes, oversample: int, n_points: int) -> csr_matrix:
-    """(valid pixel, point) that takes the mean over the points of a pixel; points as
+    """Return (valid pixel, point) that takes the mean over the points of a pixel; points as
     `layout.within` has them.
     """
     width = np.asarray(boxes.bbox[:, 1] - boxes.bbox[:, 0], dtype=np.int64)
@@ -368,8 +386,8 @@ def planes_and_scale(
     n_rounds: int = 4,
     says: np.ndarray | float = 1.0,
 ) -> tuple[float, np.ndarray]:
-    """Factor of the Bragg photons (pixel,) and planes (box, 3) that suit the data best: reweighted
-    least squares.
+    """Return factor of the Bragg photons (pixel,) and planes (box, 3) that suit the data best:
+    reweighted least squares.
 
     says: (pixel,) 0 where a pixel has no say in the factor.
     """
@@ -431,7 +449,7 @@ def refine(
 def _fit(
     model: Model, planes: np.ndarray, target: Target, n_iterations: int, minimize=solve.fit, **how
 ) -> solve.Fit:
-    """All unknowns of a model from zero."""
+    """Return all unknowns of a model from zero."""
     u = np.zeros(model.n_unknowns)
     of = (model.of.data, model.of.noise, model.restraint())
     how |= {"target": target, "largest": model.filled(LARGEST), "n_iterations": n_iterations}
@@ -439,7 +457,7 @@ def _fit(
 
 
 def sigma_z(point: solve.Point, data: solve.Data, noise: Noise) -> float:
-    """Standard deviation of (data − model)/√variance over the pixels: 1 where the model is
+    """Return standard deviation of (data − model)/√variance over the pixels: 1 where the model is
     right.
     """
     return float(np.std((data.photons - point.model) / np.sqrt(variance(point.model, noise))))
@@ -452,7 +470,7 @@ class _Scaled(NamedTuple):
 
 
 def _scaled(model: Model, target: Target) -> _Scaled:
-    """The model at the scale, and with the planes, that suit its start best."""
+    """Return the model at the scale, and with the planes, that suit its start best."""
     data = model.of.data
     noise = model.of.noise
     bragg = model.photons(np.zeros(model.n_unknowns))
@@ -464,7 +482,9 @@ def _scaled(model: Model, target: Target) -> _Scaled:
 
 
 def _broad(of: Problem, target: Target, dtype: str) -> tuple[Problem, int]:
-    """The problem turned to where broad spots fit best, and how many evaluations that took."""
+    """Return the problem turned to where broad spots fit best, and how many evaluations that
+    took.
+    """
     crystal = of.start.crystal
     eta = max(float(crystal.eta_rad), BROAD_ETA)
     n_cells = np.minimum(crystal.n_cells, BROAD_N)

@@ -12,7 +12,7 @@ import numpy as np
 
 Target = Literal["normal", "poisson"]
 FLOOR = 1e-3
-"""photons, below which a model without readout noise is as good as dark"""
+"""Photons, below which a model without readout noise is as good as dark."""
 
 
 class Noise(NamedTuple):
@@ -36,13 +36,13 @@ class Pixelwise(NamedTuple):
 
 
 def variance(model: np.ndarray, noise: Noise) -> np.ndarray:
-    """(n,) variance of pixels that expect `model` photons."""
+    """Return (n,) variance of pixels that expect `model` photons."""
     m = _counted(model, noise)
     return m + noise.readout_photons**2 + (noise.calibration * m) ** 2
 
 
 def _counted(model: np.ndarray, noise: Noise) -> np.ndarray:
-    """(n,) photons that variances are of: the model's; below `_dark` they go to zero as a
+    """Return (n,) photons that variances are of: the model's; below `_dark` they go to zero as a
     hyperbola.
 
     Where there is no background planes are as often below zero as above: a fit passes there, and
@@ -59,7 +59,7 @@ def _dark(noise: Noise) -> float:
 def pixelwise(
     data: np.ndarray, model: np.ndarray, noise: Noise, target: Target = "normal"
 ) -> Pixelwise:
-    """Loss of data (n,) under a model (n,), photons."""
+    """Return loss of data (n,) under a model (n,), photons."""
     away = data - model
     m = _counted(model, noise)
     dark = _dark(noise)

@@ -23,50 +23,71 @@ from spreadflow.physics.mosaic import GAUSS, continuous, merged
 from spreadflow.units import wavelength
 
 FREE = ("scale", "rotation", "cell", "n_cells", "eta")
-"""what is refined of a lattice between rounds; η with the continuous distribution alone"""
+"""What is refined of a lattice between rounds; η with the continuous distribution alone."""
+
 EXTENT = 3.0
-"""η out to which the first grid reaches"""
-COARSE, FINE = 2.0, 0.5
-"""steps of the first and the last grid, in angular standard deviations of a domain's spot at the
-highest resolution
+"""η out to which the first grid reaches."""
+
+COARSE = 2.0
+"""Step of the first grid, in angular standard deviations of a domain's spot at the highest
+resolution.
 """
+
+FINE = 0.5
+"""Step of the last grid, in the same unit."""
+
 COARSEST = 0.6
-"""η that the first step is at most: the grid can take the place of the continuous distribution"""
+"""η that the first step is at most: the grid can take the place of the continuous distribution."""
+
 NODES = 2500
-"""of the first grid at most; its step grows where the distribution is wide"""
+"""Of the first grid at most; its step grows where the distribution is wide."""
+
 WIDTH = 0.5
-"""standard deviation of a node's own Gaussian, in steps of its grid"""
+"""Standard deviation of a node's own Gaussian, in steps of its grid."""
+
 TEMPLATE_REACH = 3.5
-"""standard deviations out to which templates are followed: 0.2 % of their photons lie farther"""
+"""Standard deviations out to which templates are followed: 0.2 % of their photons lie farther."""
+
 BATCH = 64
-"""nodes whose templates are made at a time"""
+"""Nodes whose templates are made at a time."""
+
 HELD_OUT = 6
-"""one of so many shoeboxes is held out"""
-CHECK, PATIENCE, LONGEST = 10, 3, 200
-"""iterations between looks at the held-out shoeboxes; looks without gain that end a round;
-iterations of a round
-"""
+"""One of so many shoeboxes is held out."""
+
+CHECK_INTERVAL = 10
+"""Iterations between looks at the held-out shoeboxes."""
+
+PATIENCE = 3
+"""Looks without gain that end a round."""
+
+MAX_ITERATIONS = 200
+"""Iterations of a round, at most."""
+
 GAIN = 1.0
-"""fall of −ln L of the held-out shoeboxes that counts as one"""
-HASTE = 1.8
-"""power of the multiplicative step: expectation-maximization has 1; below 2 it ends at the same
-weights, sooner
+"""Fall of −ln L of the held-out shoeboxes that counts as one."""
+
+STEP_POWER = 1.8
+"""Power of the multiplicative step: expectation-maximization has 1; below 2 it ends at the same
+weights, sooner.
 """
-FAINT, NEGLIGIBLE = 0.02, (0.03, 0.05)
-"""weight that the nodes dropped may hold together: of a finer grid as it begins; between grids, and
-at the end
-"""
+
+FAINT_WEIGHT = 0.02
+"""Weight that the nodes dropped may hold together when a finer grid begins."""
+
+NEGLIGIBLE_WEIGHTS = (0.03, 0.05)
+"""Weight that the nodes dropped may hold together, between grids and at the end."""
+
 PLANES = 2
-"""rounds of reweighting in which planes are fitted"""
+"""Rounds of reweighting in which planes are fitted."""
 
 Add = Callable[[list[np.ndarray]], np.ndarray]
-"""sums equal arrays, one of each lattice, over the lattices of all ranks; every rank calls it
-equally often
+"""Sums equal arrays, one of each lattice, over the lattices of all ranks; every rank calls it
+equally often.
 """
 
 
 def sum_up(arrays: list[np.ndarray]) -> np.ndarray:
-    """Where one rank has all lattices."""
+    """Return where one rank has all lattices."""
     return np.sum(arrays, axis=0)
 
 
@@ -141,7 +162,7 @@ def learn(
             fits = _with(_mosaic(grid, eta_rad), fits, split, how)
             grid = _finer(grid, step)
         n_grid = len(grid.weight)
-        grid, n, loss = _maximized(grid, fits, split, NEGLIGIBLE[i == len(steps) - 1], how)
+        grid, n, loss = _maximized(grid, fits, split, NEGLIGIBLE_WEIGHTS[i == len(steps) - 1], how)
         rounds.append(Round(step, n_grid, len(grid.weight), n, loss))
     made = merged(
         _mosaic(grid, eta_rad), grid.step / fine
@@ -170,8 +191,8 @@ class _Split(NamedTuple):
 
 
 def _split(of: Problem, rng: np.random.Generator) -> _Split:
-    """One of every `HELD_OUT` shoeboxes, at random among those of about the same brightness, is
-    held out.
+    """Return one of every `HELD_OUT` shoeboxes, at random among those of about the same brightness,
+    is held out.
     """
     sizes = np.diff(of.data.start)
     box = np.repeat(np.arange(len(sizes)), sizes)
@@ -186,7 +207,7 @@ def _split(of: Problem, rng: np.random.Generator) -> _Split:
 
 
 def _placed(of: Problem, mosaic: Mosaic, eta_rad: float) -> Problem:
-    """The problem with another distribution; η is the unit of its widths."""
+    """Return the problem with another distribution; η is the unit of its widths."""
     crystal = of.start.crystal._replace(eta_rad=np.float64(eta_rad))
     return of._replace(start=of.start._replace(crystal=crystal, mosaic=mosaic))
 
@@ -194,8 +215,8 @@ def _placed(of: Problem, mosaic: Mosaic, eta_rad: float) -> Problem:
 def _with(
     mosaic: Mosaic, fits: Sequence[Problem], split: Sequence[_Split], how: _How
 ) -> list[Problem]:
-    """Lattices refined with a distribution whose unit is no unknown: N, which goes with η, has to
-    fit it.
+    """Return lattices refined with a distribution whose unit is no unknown: N, which goes with η,
+    has to fit it.
     """
     return [
         _refined(_placed(p, mosaic, how.eta_rad), t, how) for p, t in zip(fits, split, strict=True)
@@ -203,7 +224,7 @@ def _with(
 
 
 def _refined(of: Problem, split: _Split, how: _How) -> Problem:
-    """The problem that starts where the shoeboxes that teach are likeliest."""
+    """Return the problem that starts where the shoeboxes that teach are likeliest."""
     boxes = of.boxes
     rows = [split.box] * 3 + [np.repeat(split.box, of.boxes.n_pixels)] * 2
     part = type(boxes)(*(column[some] for column, some in zip(boxes, rows, strict=True)))
@@ -215,25 +236,25 @@ def _refined(of: Problem, split: _Split, how: _How) -> Problem:
 
 
 def _bragg(of: Problem) -> np.ndarray:
-    """(valid pixel,) Bragg photons at the start."""
+    """Return (valid pixel,) Bragg photons at the start."""
     return lattice_fit.Model(of, ())(np.zeros(0))[0]
 
 
 def _background(bragg: np.ndarray, of: Problem, split: _Split) -> tuple[float, np.ndarray]:
-    """Factor of the Bragg photons, from the shoeboxes that teach, and photons (valid pixel,) of all
-    planes.
+    """Return factor of the Bragg photons, from the shoeboxes that teach, and photons (valid pixel,)
+    of all planes.
     """
     factor, planes = lattice_fit.planes_and_scale(bragg, of.data, of.noise, PLANES, split.pixel)
     return factor, solve.backgrounds(planes, of.data)
 
 
 def _loss(of: Problem, model: np.ndarray, some: np.ndarray, target: Target) -> np.ndarray:
-    """(1,) −ln L of some of the valid pixels."""
+    """Return (1,) −ln L of some of the valid pixels."""
     return pixelwise(of.data.photons[some], model[some], of.noise, target).loss.sum(keepdims=True)
 
 
 def _held_out(fits: Sequence[Problem], split: Sequence[_Split], how: _How) -> float:
-    """−ln L of the held-out shoeboxes, their planes fitted. Collective."""
+    """Return −ln L of the held-out shoeboxes, their planes fitted. Collective."""
     losses = []
     for of, t in zip(fits, split, strict=True):
         bragg = _bragg(of)
@@ -272,8 +293,8 @@ def _steps(fits: Sequence[Problem], eta_rad: float, fine: float, add: Add) -> li
 
 
 def _sharpest(of: Problem) -> float:
-    """Angular standard deviation, rad, of a domain's spot of the longest reflection: of its size
-    and of the squares that are averaged over, seen from the sample.
+    """Return angular standard deviation, rad, of a domain's spot of the longest reflection: of its
+    size and of the squares that are averaged over, seen from the sample.
     """
     crystal = of.start.crystal
     detector = of.start.detector
@@ -291,7 +312,7 @@ def _sharpest(of: Problem) -> float:
 
 
 def _ball(radius: float, step: float, eta_rad: float) -> _Grid:
-    """Nodes within a radius, with the weights of the continuous distribution."""
+    """Return nodes within a radius, with the weights of the continuous distribution."""
     n = int(np.ceil(radius / step))
     place = np.stack(np.meshgrid(*[np.arange(-n, n + 1)] * 3, indexing="ij"), axis=-1).reshape(
         -1, 3
@@ -303,8 +324,8 @@ def _ball(radius: float, step: float, eta_rad: float) -> _Grid:
 
 
 def _heaviest(weight: np.ndarray, negligible: float) -> np.ndarray:
-    """The nodes without the lightest, which hold so much together; 2ᵏ or 1.5·2ᵏ where there are:
-    few programs.
+    """Return the nodes without the lightest, which hold so much together; 2ᵏ or 1.5·2ᵏ where there
+    are: few programs.
     """
     order = np.argsort(-weight, kind="stable")
     n = int(np.searchsorted(np.cumsum(weight[order]), (1.0 - negligible) * weight.sum())) + 1
@@ -312,8 +333,8 @@ def _heaviest(weight: np.ndarray, negligible: float) -> np.ndarray:
 
 
 def _finer(grid: _Grid, step: float) -> _Grid:
-    """The same distribution on the nodes around the old ones: weights interpolated linearly, the
-    faintest left out.
+    """Return the same distribution on the nodes around the old ones: weights interpolated linearly,
+    the faintest left out.
     """
     ratio = round(grid.step / step)
     around = np.stack(
@@ -323,7 +344,7 @@ def _finer(grid: _Grid, step: float) -> _Grid:
     place = (ratio * grid.place[:, None] + around).reshape(-1, 3)
     place, of = np.unique(place, axis=0, return_inverse=True)
     weight = np.bincount(of.ravel(), (grid.weight[:, None] * part).ravel())
-    kept = _heaviest(weight, FAINT)
+    kept = _heaviest(weight, FAINT_WEIGHT)
     return _Grid(step, place[kept], weight[kept] / weight[kept].sum())
 
 
@@ -335,7 +356,7 @@ def _mosaic(grid: _Grid, eta_rad: float) -> Mosaic:
 
 
 def _centred(mosaic: Mosaic, fits: Sequence[Problem]) -> tuple[Mosaic, list[Problem]]:
-    """The rotation that set and lattices share goes to the lattices."""
+    """Return the rotation that set and lattices share goes to the lattices."""
     u = rotation.nearest(np.einsum("n,nij->ij", mosaic.share, mosaic.rotations))
     centred = mosaic._replace(rotations=mosaic.rotations @ u.T)
     out = []
@@ -349,7 +370,7 @@ def _centred(mosaic: Mosaic, fits: Sequence[Problem]) -> tuple[Mosaic, list[Prob
 
 
 def templates(of: Problem, mosaic: Mosaic) -> csr_matrix:
-    """(valid pixel, component) Bragg photons of the problem's start if one component had all
+    """Return (valid pixel, component) Bragg photons of the problem's start if one component had all
     domains.
     """
     n = len(mosaic.share)
@@ -384,7 +405,7 @@ class _Seen(NamedTuple):
     """templates of the pixels held out"""
 
     def bragg(self, weight: np.ndarray) -> np.ndarray:
-        """(valid pixel,) photons."""
+        """Return (valid pixel,) photons."""
         out = np.zeros(len(self.of.data.photons))
         q = weight.astype(np.float32)
         out[self.live], out[~self.split.pixel] = self.lit @ q, self.held_out @ q
@@ -416,8 +437,8 @@ class _Target(NamedTuple):
 def _maximized(
     grid: _Grid, fits: Sequence[Problem], split: Sequence[_Split], negligible: float, how: _How
 ) -> tuple[_Grid, int, float]:
-    """Weights that make the pixels that teach likely, as far as the held-out ones agree; then empty
-    nodes are dropped.
+    """Return weights that make the pixels that teach likely, as far as the held-out ones agree;
+    then empty nodes are dropped.
 
     Returns the nodes kept, how many iterations, and −ln L of the held-out pixels with these nodes.
     Collective.
@@ -428,15 +449,15 @@ def _maximized(
     best = grid.weight
     least = np.inf
     best_at = 0
-    for n in range(0, LONGEST + 1, CHECK):
+    for n in range(0, MAX_ITERATIONS + 1, CHECK_INTERVAL):
         targets, held_out = _aimed(seen, weight, how)
         if held_out < least - GAIN:
             best = weight
             least = held_out
             best_at = n
-        if n - best_at >= PATIENCE * CHECK:
+        if n - best_at >= PATIENCE * CHECK_INTERVAL:
             break
-        for _ in range(CHECK):
+        for _ in range(CHECK_INTERVAL):
             weight = _iterated(weight, targets, how.add)
     kept = _heaviest(best, negligible)
     weight = np.isin(np.arange(len(best)), kept) * best / best[kept].sum()
@@ -444,7 +465,7 @@ def _maximized(
 
 
 def _aimed(seen: Sequence[_Seen], weight: np.ndarray, how: _How) -> tuple[list[_Target], float]:
-    """What to move the weights towards, and −ln L of the held-out pixels. Collective."""
+    """Return what to move the weights towards, and −ln L of the held-out pixels. Collective."""
     targets = []
     held_out = []
     for one in seen:
@@ -457,7 +478,7 @@ def _aimed(seen: Sequence[_Seen], weight: np.ndarray, how: _How) -> tuple[list[_
 
 
 def _target(one: _Seen, factor: float, plane: np.ndarray, model: np.ndarray) -> _Target:
-    """Of a lattice with planes and a model (live pixel,)."""
+    """Return the target of a lattice with planes and a model (live pixel,)."""
     readout = one.of.noise.readout_photons**2
     worth = (np.maximum(model, FLOOR) + readout) / variance(model, one.of.noise)
     counted = np.maximum(one.of.data.photons[one.live] + readout, 0.0)
@@ -468,8 +489,8 @@ def _target(one: _Seen, factor: float, plane: np.ndarray, model: np.ndarray) -> 
 
 
 def _iterated(weight: np.ndarray, targets: Sequence[_Target], add: Add) -> np.ndarray:
-    """One step: weight·(Σ template·worth·counted/model / Σ template·worth)^`HASTE`; sums to 1.
-    Collective.
+    """Return one step: weight·(Σ template·worth·counted/model / Σ template·worth)^`HASTE`; sums to
+    1. Collective.
     """
     sums = []
     q = weight.astype(np.float32)
@@ -477,5 +498,5 @@ def _iterated(weight: np.ndarray, targets: Sequence[_Target], add: Add) -> np.nd
         model = t.factor * (t.lit @ q) + t.background
         sums.append(np.stack([t.factor * (t.lit.T @ (t.worth * t.counted / model)), t.expected]))
     top, bottom = add(sums)
-    moved = weight * np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0) ** HASTE
+    moved = weight * np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0) ** STEP_POWER
     return moved / moved.sum()

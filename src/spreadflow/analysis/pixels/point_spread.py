@@ -14,19 +14,20 @@ from scipy.signal import fftconvolve
 from spreadflow.models import Shoeboxes
 
 FILL_PX = 1.0
-"""standard deviation of the weights with which neighbours fill in for a pixel that recorded nothing
+"""Standard deviation of the weights with which neighbours fill in for a pixel that recorded nothing
 """
+
 WAVES = 64
-"""frequencies along each axis over which the growth of noise is averaged"""
+"""Frequencies along each axis over which the growth of noise is averaged."""
 
 
 def spread(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """An image (slow, fast) after a point spread, dark beyond its edges."""
+    """Return an image (slow, fast) after a point spread, dark beyond its edges."""
     return fftconvolve(image, kernel, mode="same")
 
 
 def undone(boxes: Shoeboxes, recorded: np.ndarray, kernel: np.ndarray) -> Shoeboxes:
-    """The shoeboxes before a point spread.
+    """Return the shoeboxes before a point spread.
 
     recorded: (pixel,) bool, the pixel holds what the detector measured, whether valid or not.
     kernel: symmetric, (2 radius + 1, 2 radius + 1); what it leaves out comes back evenly. Pixels
@@ -50,23 +51,23 @@ def undone(boxes: Shoeboxes, recorded: np.ndarray, kernel: np.ndarray) -> Shoebo
 
 
 def growth(kernel: np.ndarray) -> float:
-    """The factor by which undoing a point spread makes the standard deviation of readout noise
-    grow.
+    """Return the factor by which undoing a point spread makes the standard deviation of readout
+    noise grow.
     """
     waves = np.pi * (np.arange(WAVES) + 0.5) / WAVES
     return float(np.sqrt((_transfer(kernel, waves, waves) ** -2.0).mean()))
 
 
 def _transfer(kernel: np.ndarray, slow: np.ndarray, fast: np.ndarray) -> np.ndarray:
-    """(slow, fast) what a symmetric kernel multiplies cosines of these frequencies by, rad per
-    pixel.
+    """Return (slow, fast) what a symmetric kernel multiplies cosines of these frequencies by, rad
+    per pixel.
     """
     at = np.arange(len(kernel)) - len(kernel) // 2
     return np.cos(np.outer(slow, at)) @ kernel @ np.cos(np.outer(at, fast))
 
 
 def _filled(image: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """The image with means of what is seen nearby where nothing is; weights are Gaussian."""
+    """Return the image with means of what is seen nearby where nothing is; weights are Gaussian."""
     if seen.all():
         return image
     weight = gaussian_filter(seen.astype(np.float64), FILL_PX, truncate=12.0) + 1e-30

@@ -15,7 +15,8 @@ from spreadflow.models import Parameters
 from spreadflow.physics import geometry
 
 Unknown = str
-"""scale, rotation, cell, n_cells, eta, distance, wavelength"""
+"""Scale, rotation, cell, n_cells, eta, distance, wavelength."""
+
 SIGMAS = {
     "scale": 5.0,
     "rotation": 0.02,
@@ -25,7 +26,7 @@ SIGMAS = {
     "distance": 1.0,
     "wavelength": 0.01,
 }
-"""standard deviations of the weak restraints about the start: ln, rad, strain, ln, ln, mm, relative
+"""Standard deviations of the weak restraints about the start: ln, rad, strain, ln, ln, mm, relative
 """
 
 
@@ -40,7 +41,7 @@ class Restraints(NamedTuple):
     """in the units of `SIGMAS`; kinds that are not free are passed over"""
 
     def only(self, *kinds: Unknown) -> "Restraints":
-        """Those of some kinds."""
+        """Return the restraints of some kinds of unknowns."""
         return self._replace(
             sigmas={name: sigma for name, sigma in self.sigmas.items() if name in kinds}
         )
@@ -52,8 +53,8 @@ def restraint(
     frame: refinement.Frame,
     known: Restraints | None,
 ) -> solve.Restraint:
-    """Of unknowns at `slices` that are counted from `start` and `frame`: those given, for the
-    others the weak ones.
+    """Return the restraint of unknowns at `slices`, counted from `start` and `frame`: the supplied
+    one, for the others the weak ones.
 
     To first order: a rotation by v from the centre is one by v + centre from the start, of the same
     σ in any direction.
@@ -73,8 +74,8 @@ def restraint(
 def counted(
     start: Parameters, frame: refinement.Frame, to: Parameters
 ) -> dict[Unknown, np.ndarray]:
-    """Unknowns (n,) of each kind, counted from `start` and `frame`, that make `to`; n_cells of
-    three axes.
+    """Return unknowns (n,) of each kind, counted from `start` and `frame`, that make `to`; n_cells
+    of three axes.
     """
     A = to.crystal.A
     old = start.crystal

@@ -18,7 +18,7 @@ def chosen(
     d_max: float,
     min_i_over_sigma: float | None = None,
 ) -> np.ndarray:
-    """(n,) bool: reflections with d_min ≤ d < d_max (Å).
+    """Return (n,) bool: reflections with d_min ≤ d < d_max (Å).
 
     With `min_i_over_sigma` also integrated without failure and at least that strong. All arguments
     (n,).
@@ -30,16 +30,16 @@ def chosen(
 
 
 def widened(bbox: np.ndarray, border: int, shape: tuple[int, int]) -> np.ndarray:
-    """Boxes (n, 4) fast0 fast1 slow0 slow1, half open, grown by `border` px and cut at the panel
-    (slow, fast).
+    """Return boxes (n, 4) fast0 fast1 slow0 slow1, half open, grown by `border` px and cut at the
+    panel (slow, fast).
     """
     grown = np.asarray(bbox) + np.array([-border, border, -border, border])
     return np.clip(grown, 0, np.repeat(shape[::-1], 2)).astype(np.int32)
 
 
 def foregrounds(bbox: np.ndarray, frame: int, shape: tuple[int, int]) -> np.ndarray:
-    """Boxes (n, 4) around what integration summed: its boxes less the frame, where the panel (slow,
-    fast) cut none.
+    """Return boxes (n, 4) around what integration summed: its boxes less the frame, where the panel
+    (slow, fast) cut none.
     """
     low, high = np.asarray(bbox)[:, ::2], np.asarray(bbox)[:, 1::2]
     inner = np.where(low > 0, low + frame, 0)
@@ -48,8 +48,8 @@ def foregrounds(bbox: np.ndarray, frame: int, shape: tuple[int, int]) -> np.ndar
 
 
 def addresses(panel: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """Where the pixels of boxes (n, 4) on panels (n,) lie, box after box, slow outer and fast
-    inner.
+    """Return where the pixels of boxes (n, 4) on panels (n,) lie, box after box, slow outer and
+    fast inner.
 
     Returns the box each pixel belongs to (pixel,) and its (panel, slow, fast), each (pixel,).
     """
@@ -108,8 +108,8 @@ def pack(
 def shared(
     taken: Boxes, of: np.ndarray, where: tuple[np.ndarray, ...], shape: tuple[int, ...]
 ) -> np.ndarray:
-    """(pixel,) SHARED and ELSEWHERE; of two shoeboxes whose centroids are equally near, the first
-    has the pixel.
+    """Return (pixel,) SHARED and ELSEWHERE; of two shoeboxes whose centroids are equally near, the
+    first has the pixel.
     """
     _, slow, fast = where
     distance = np.hypot(fast + 0.5 - taken.fast[of], slow + 0.5 - taken.slow[of])
@@ -131,7 +131,7 @@ def _foreign(
     cores: np.ndarray,
     shape: tuple[int, ...],
 ) -> np.ndarray:
-    """(pixel,) FOREIGN; lattice (pixel,) is whose shoebox the pixel is in, cores (n, 4) the
+    """Return (pixel,) FOREIGN; lattice (pixel,) is whose shoebox the pixel is in, cores (n, 4) the
     foregrounds of `every`.
     """
     out = np.zeros(len(lattice), np.uint8)

@@ -18,21 +18,29 @@ from scipy.optimize import minimize
 from spreadflow.analysis.pixels.likelihood import Noise, Target, pixelwise
 
 SCALE_PX = 10.0
-"""unit of the slopes of a plane: its coefficients are all in photons"""
-ENOUGH = 0.01
-"""a step that promises less of −ln L ends the fit"""
+"""Unit of the slopes of a plane: its coefficients are all in photons."""
+
+SMALLEST_FALL = 0.01
+"""A step that promises less of −ln L ends the fit."""
+
 RIDGE = 1e-6
-"""of the planes' equations, relative to their diagonal: a shoebox may have too few pixels for a
-plane
+"""Of the planes' equations, relative to their diagonal: a shoebox may have too few pixels for a
+plane.
 """
-REST, N_ROUNDS = 1e-5, 20
-"""planes are at rest when they promise less of −ln L; rounds of that at most"""
-FARTHEST = 5.0
-"""how far from its start L-BFGS may look, in largest steps: spots as broad as a panel would fill
-the memory
+
+PLANE_TOLERANCE = 1e-5
+"""Planes are at rest when they promise less than this of −ln L."""
+
+N_ROUNDS = 20
+"""Rounds that bring planes to rest, at most."""
+
+LBFGS_REACH = 5.0
+"""How far from its start L-BFGS may look, in largest steps: spots as broad as a panel would fill
+the memory.
 """
+
 LEVERAGE = 0.999
-"""the largest share of the information about an unknown that one shoebox is taken to hold"""
+"""The largest share of the information about an unknown that one shoebox is taken to hold."""
 
 
 class Data(NamedTuple):
@@ -55,7 +63,7 @@ class Restraint(NamedTuple):
     precision: np.ndarray
 
     def loss(self, unknowns: np.ndarray | float) -> float:
-        """Its share of −ln L."""
+        """Return its share of −ln L."""
         return float(0.5 * self.precision @ (unknowns - self.centre) ** 2)
 
 
@@ -79,11 +87,11 @@ class Point(NamedTuple):
     """(box, unknown) each shoebox's share of the gradient, without restraints"""
     informations: np.ndarray
     """(box, unknown, unknown) each shoebox's share of the information, without restraints"""
-    coupling: np.ndarray
+    plane_coupling: np.ndarray
     """(box, 3, unknown) planes move by −coupling·step − lag"""
-    lag: np.ndarray
+    plane_step: np.ndarray
     """(box, 3)"""
-    idle: float
+    plane_gain: float
     """fall of the loss that the planes alone promise"""
     precision: np.ndarray
     """(unknown,) information of the restraints"""
@@ -96,7 +104,7 @@ class Fit(NamedTuple):
 
 
 Bragg = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""unknowns → Bragg photons (pixel,) and their derivatives (pixel, unknown)"""
+"""Unknowns → Bragg photons (pixel,) and their derivatives (pixel, unknown)."""
 
 
 def evaluate(
@@ -108,7 +116,7 @@ def evaluate(
     restraint: Restraint,
     target: Target,
 ) -> Point:
-    """Loss and reduced normal equations."""
+    """Return loss and reduced normal equations."""
     values, jacobian = bragg(unknowns)
     model = values + backgrounds(planes, data)
     of = pixelwise(data.photons, model, noise, target)
@@ -123,12 +131,12 @@ def evaluate(
     solved = np.linalg.solve(
         own + ridge[:, :, None] * np.eye(3), np.concatenate([cross, right], axis=2)
     )
-    coupling = solved[:, :, :n]
-    lag = solved[:, :, n]
+    plane_coupling = solved[:, :, :n]
+    plane_step = solved[:, :, n]
     across = cross.transpose(0, 2, 1)
-    informations = blocks[:, :n, :n] - across @ coupling
-    scores = slopes[:, :n, 0] - (across @ lag[:, :, None])[:, :, 0]
-    idle = 0.5 * float((right[:, :, 0] * lag).sum())
+    informations = blocks[:, :n, :n] - across @ plane_coupling
+    scores = slopes[:, :n, 0] - (across @ plane_step[:, :, None])[:, :, 0]
+    plane_gain = 0.5 * float((right[:, :, 0] * plane_step).sum())
     precision = restraint.precision
     gradient = scores.sum(axis=0) + precision * (unknowns - restraint.centre)
     loss = float(of.loss.sum()) + restraint.loss(unknowns)
@@ -143,20 +151,22 @@ def evaluate(
         hessian,
         gradient,
         *shares,
-        coupling,
-        lag,
-        idle,
+        plane_coupling,
+        plane_step,
+        plane_gain,
         precision,
     )
 
 
 def backgrounds(planes: np.ndarray, data: Data) -> np.ndarray:
-    """(pixel,) photons of the planes (box, 3)."""
+    """Return (pixel,) photons of the planes (box, 3)."""
     return np.einsum("pi,pi->p", data.plane, planes.repeat(np.diff(data.start), axis=0))
 
 
 def by_box(left: np.ndarray, right: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """(box, i, j) leftᵀ right of the pixels of each box; left (pixel, i), right (pixel, j)."""
+    """Return (box, i, j) leftᵀ right of the pixels of each box; left (pixel, i), right (pixel,
+    j).
+    """
     out = np.empty((len(start) - 1, left.shape[1], right.shape[1]))
     for box, (a, b) in enumerate(pairwise(start)):
         np.matmul(left[a:b].T, right[a:b], out=out[box])
@@ -174,7 +184,7 @@ def fit(
     target: Target = "normal",
     largest: np.ndarray | None = None,
     n_iterations: int = 30,
-    enough: float = ENOUGH,
+    enough: float = SMALLEST_FALL,
     least: np.ndarray | None = None,
 ) -> Fit:
     """Minimise −ln L from `unknowns` (n,) and `planes` (box, 3). largest: (n,) bounds of one step.
@@ -190,7 +200,7 @@ def fit(
             step = step * min(1.0, float((largest / np.maximum(np.abs(step), 1e-30)).min()))
         if promise < enough or (least is not None and (np.abs(step) < least).all()):
             return Fit(best, n_evaluations, True)
-        moved = best.planes - best.coupling @ step - best.lag / (1.0 + damping)
+        moved = best.planes - best.plane_coupling @ step - best.plane_step / (1.0 + damping)
         new = evaluate(bragg, best.unknowns + step, moved, data, noise, restraint, target)
         n_evaluations += 1
         if new.loss < best.loss:
@@ -203,17 +213,19 @@ def fit(
                 # with no readout noise a plane may rest on the edge of zero, where −ln L has no
                 # slope
             ):
-                return Fit(best, n_evaluations, _step(best, 1e-7)[1] - best.idle < enough)
+                return Fit(best, n_evaluations, _step(best, 1e-7)[1] - best.plane_gain < enough)
     return Fit(best, n_evaluations, False)
 
 
 def _step(point: Point, damping: float) -> tuple[np.ndarray, float]:
-    """Damped step, and the fall of the loss it promises, planes included."""
+    """Return damped step, and the fall of the loss it promises, planes included."""
     diagonal = np.maximum(np.diag(point.hessian), 1e-30)
     scale = 1.0 / np.sqrt(diagonal)
     scaled = point.hessian * np.outer(scale, scale) + damping * np.eye(len(scale))
     step = -scale * np.linalg.solve(scaled, scale * point.gradient)
-    return step, point.idle + float(-point.gradient @ step - 0.5 * step @ point.hessian @ step)
+    return step, point.plane_gain + float(
+        -point.gradient @ step - 0.5 * step @ point.hessian @ step
+    )
 
 
 def descend(
@@ -227,9 +239,9 @@ def descend(
     target: Target = "normal",
     largest: np.ndarray | None = None,
     n_iterations: int = 30,
-    enough: float = ENOUGH,
+    enough: float = SMALLEST_FALL,
 ) -> Fit:
-    """The same by L-BFGS (Liu & Nocedal 1989; with bounds, Byrd et al. 1995), for comparison.
+    """Fit by L-BFGS (Liu & Nocedal 1989; with bounds, Byrd et al. 1995), for comparison.
 
     −ln L with planes at rest, a function of the unknowns alone, has the gradient that `evaluate`
     tells. Unknowns are in units of Fisher's σ at the start, and stay within `FARTHEST` of
@@ -256,7 +268,7 @@ def descend(
             raise StopIteration
         return last.loss, last.gradient * unit
 
-    bounds = None if largest is None else np.outer(FARTHEST * largest / unit, [-1.0, 1.0])
+    bounds = None if largest is None else np.outer(LBFGS_REACH * largest / unit, [-1.0, 1.0])
     unbounded = {"maxfun": n_iterations + 1, "maxiter": n_iterations + 1, "ftol": 0.0, "gtol": 0.0}
     with suppress(StopIteration):
         minimize(
@@ -266,13 +278,13 @@ def descend(
 
 
 def _at_rest(bragg: Bragg, unknowns: np.ndarray, planes: np.ndarray, *of) -> Point:
-    """The point whose planes suit the unknowns best."""
+    """Return the point whose planes suit the unknowns best."""
     made = bragg(unknowns)
     for _ in range(N_ROUNDS):
         point = evaluate(lambda _: made, unknowns, planes, *of)
-        if point.idle < REST:
+        if point.plane_gain < PLANE_TOLERANCE:
             break
-        planes = point.planes - point.lag
+        planes = point.planes - point.plane_step
     return point
 
 
@@ -281,7 +293,8 @@ MINIMIZERS = {"levenberg": fit, "lbfgs": descend}
 
 
 def covariances(point: Point) -> tuple[np.ndarray, np.ndarray]:
-    """Covariance of the unknowns (unknown, unknown): of Fisher, and the sandwich over shoeboxes.
+    """Return covariance of the unknowns (unknown, unknown): of Fisher, and the sandwich over
+    shoeboxes.
 
     The sandwich is honest also where the model is wrong, as long as it is wrong in each shoebox by
     itself. With g the score of a shoebox and h its information it is (n − 1)/n Σ d dᵀ, d = (H −

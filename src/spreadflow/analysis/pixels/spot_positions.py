@@ -4,16 +4,17 @@ import numpy as np
 from scipy.ndimage import label
 
 STRONG_PIXEL = 2.0
-"""standard deviations above the background from which a pixel is part of the observed spot, as in
-integration
+"""Standard deviations above the background from which a pixel is part of the observed spot, as in
+integration.
 """
+
 STRONG_SPOT = 5.0
-"""I/σ from which a spot has an observed centroid, as in integration"""
+"""I/σ from which a spot has an observed centroid, as in integration."""
 
 
 def centroids(photons: np.ndarray, place: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """(box, 2) centre of mass of photons (pixel,) at places (pixel, 2), px; NaN where a box has
-    none.
+    """Return (box, 2) centre of mass of photons (pixel,) at places (pixel, 2), px; NaN where a box
+    has none.
 
     start: (box + 1,) first pixel of each box.
     """
@@ -23,7 +24,7 @@ def centroids(photons: np.ndarray, place: np.ndarray, start: np.ndarray) -> np.n
 
 
 def sums(values: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """(box,) sums of values (pixel,)."""
+    """Return (box,) sums of values (pixel,)."""
     return _summed(values[:, None], start)[:, 0]
 
 
@@ -33,8 +34,8 @@ def _summed(columns: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 
 def observed(above: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """(2,) fast, slow, px from the corner: centre of mass of the pixels > 2 σ connected with the
-    highest one.
+    """Return (2,) fast, slow, px from the corner: centre of mass of the pixels > 2 σ connected with
+    the highest one.
 
     above: (slow, fast) photons above the background, NaN = not usable; sigma: of the background.
     NaN where these pixels together are less than 5 σ: no such spot counts as observed.

@@ -77,7 +77,7 @@ def find_lattices(
     radial_error: float = 1e-3,
     hkl_tolerance: float = 0.3,
 ) -> list[Candidate]:
-    """Lattices of one shot, the one with the most spots first found.
+    """Return lattices of one shot, the one with the most spots first found.
 
     q: (n, 3) reciprocal vectors (ŝ − ŝ₀)/λ of the spots, lab frame, Å⁻¹. weights: (n,) trust in a
     spot, ≥ 0; the heaviest lead the search. cell: (6,) expected conventional cell (Å, rad) of
@@ -116,14 +116,14 @@ def find_lattices(
 
 
 def agreeing(A: np.ndarray, hkl: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """(n,) bool: A⁻¹q is within `AGREES` of the Miller index. A (3, 3), Å⁻¹; hkl (n, 3); q (n, 3)
-    observed, Å⁻¹.
+    """Return (n,) bool: A⁻¹q is within `AGREES` of the Miller index. A (3, 3), Å⁻¹; hkl (n, 3); q
+    (n, 3) observed, Å⁻¹.
     """
     return np.abs(q @ np.linalg.inv(A).T - hkl).max(axis=1, initial=0.0) < AGREES
 
 
 def _score(trials: np.ndarray, q: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(m,) Σ w |v·q − round|: small is good."""
+    """Return (m,) Σ w |v·q − round|: small is good."""
     q32 = q.astype(np.float32)
     w32 = weights.astype(np.float32)
     out = np.empty(trials.shape[1], dtype=np.float32)
@@ -136,8 +136,8 @@ def _score(trials: np.ndarray, q: np.ndarray, weights: np.ndarray) -> np.ndarray
 
 
 def _tolerance(v: np.ndarray, h: np.ndarray, errors: Errors) -> np.ndarray:
-    """(k, n) three standard deviations of v·q, at most a quarter; v: (k, 3), h: (k, n) the values
-    v·q.
+    """Return (k, n) three standard deviations of v·q, at most a quarter; v: (k, 3), h: (k, n) the
+    values v·q.
     """
     across = (np.linalg.norm(v, axis=1) * errors.across)[:, None]
     return np.minimum(3.0 * np.hypot(across, errors.radial * h), 0.25)
@@ -146,7 +146,8 @@ def _tolerance(v: np.ndarray, h: np.ndarray, errors: Errors) -> np.ndarray:
 def _refine_vectors(
     v: np.ndarray, q: np.ndarray, weights: np.ndarray, q_first: float, errors: Errors
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Least squares of vectors (k, 3) against the integers they make, on spots of ever larger |q|.
+    """Return least squares of vectors (k, 3) against the integers they make, on spots of ever
+    larger |q|.
 
     Returns the vectors and (k, n) bool: the spots that are integers within the tolerance.
     """
@@ -173,8 +174,8 @@ def _refine_vectors(
 def _search(
     grid: Grid, turn: np.ndarray, q: np.ndarray, weights: np.ndarray, errors: Errors, n: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best n trial vectors of a grid turned by (3, 3), refined: (k, 3) and (k, n) spots; the
-    best first.
+    """Return the best n trial vectors of a grid turned by (3, 3), refined: (k, 3) and (k, n) spots;
+    the best first.
 
     Duplicates (also of opposite sign) are dropped. Best: the weight turned into integers beyond
     what chance gives.
@@ -194,8 +195,8 @@ def _search(
 
 
 def _leading(q: np.ndarray, weights: np.ndarray, q_max: float) -> np.ndarray:
-    """Indices of the heaviest `N_SEARCH` spots below q_max; of the lowest few where hardly any are
-    below.
+    """Return indices of the heaviest `N_SEARCH` spots below q_max; of the lowest few where hardly
+    any are below.
     """
     norm = np.linalg.norm(q, axis=1)
     q_max = max(q_max, np.sort(norm)[min(len(norm), 16) - 1])
@@ -214,7 +215,7 @@ def _one_lattice(
     hkl_tolerance: float,
     enough: int,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """The best lattice of the spots: A and hkl (n, 3), or None."""
+    """Return the best lattice of the spots: A and hkl (n, 3), or None."""
     enough = max(enough, beyond_chance(q, target, errors))
     weights = weights / max(weights.max(), 1e-300)
     best, best_weight = None, 0.0
@@ -237,7 +238,7 @@ def _one_lattice(
 def _bases(
     plan: Plan, q: np.ndarray, weights: np.ndarray, errors: Errors, enough: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Primitive direct bases (3, 3) with the indices of the spots all three axes turn into
+    """Yield primitive direct bases (3, 3) with the indices of the spots all three axes turn into
     integers.
     """
     leads, inside = _search(plan.shell, np.eye(3), q, weights, errors, N_VECTORS)
@@ -269,7 +270,7 @@ def _solve(
     hkl_tolerance: float,
     enough: int,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """A direct primitive basis (3, 3) → refined conventional A and hkl (n, 3).
+    """Return a direct primitive basis (3, 3) → refined conventional A and hkl (n, 3).
 
     None if it is not the target's lattice, or on the way indexes less than half of what is enough.
     """
@@ -297,8 +298,8 @@ def _solve(
 def _index(
     A: np.ndarray, q: np.ndarray, errors: Errors, scale: float, hkl_tolerance: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest integers (n, 3) in the basis A, and which spots (n,) are at them within 3·scale
-    standard deviations.
+    """Return nearest integers (n, 3) in the basis A, and which spots (n,) are at them within
+    3·scale standard deviations.
     """
     exact = np.linalg.solve(A, q.T).T
     h = np.rint(exact)
@@ -311,13 +312,13 @@ def _index(
 
 
 def _split(residual: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Squares of residuals (n, 3) across and along q."""
+    """Return squares of residuals (n, 3) across and along q."""
     along = (residual * q).sum(axis=1) ** 2 / (q * q).sum(axis=1)
     return (residual * residual).sum(axis=1) - along, along
 
 
 def _once(hkl: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """A Miller index belongs to the nearest spot only: the others become 0 0 0."""
+    """Return a Miller index belongs to the nearest spot only: the others become 0 0 0."""
     order = np.argsort(distance, kind="stable")
     _, first = np.unique(hkl[order], axis=0, return_index=True)
     out = np.zeros_like(hkl)
@@ -326,8 +327,8 @@ def _once(hkl: np.ndarray, distance: np.ndarray) -> np.ndarray:
 
 
 def _conventional(basis: np.ndarray, target: Target) -> np.ndarray | None:
-    """The conventional basis (3, 3) of the lattice `basis` (3, 3) that is nearest to target and
-    symmetric metric.
+    """Return the conventional basis (3, 3) of the lattice `basis` (3, 3) that is nearest to target
+    and symmetric metric.
 
     All settings within the tolerances are compared: a C lattice has several with nearly the same
     cell, and a wrong target angle may prefer the wrong one, which then violates the symmetry.
@@ -369,7 +370,7 @@ def _conventional(basis: np.ndarray, target: Target) -> np.ndarray | None:
 
 
 def _constrain(A: np.ndarray, target: Target) -> np.ndarray:
-    """The A (3, 3) of symmetric metric that is rotated least from A."""
+    """Return the A (3, 3) of symmetric metric that is rotated least from A."""
     direct = np.linalg.inv(A).T
     w = target.point_group
     metric = np.einsum("gji,jk,gkl->il", w, direct.T @ direct, w) / len(w)
@@ -380,8 +381,8 @@ def _constrain(A: np.ndarray, target: Target) -> np.ndarray:
 def _refine(
     A: np.ndarray, hkl: np.ndarray, q: np.ndarray, target: Target, errors: Errors
 ) -> np.ndarray:
-    """One Gauss-Newton step of rotation and symmetry-reduced metric on q (n, 3) of indices hkl (n,
-    3).
+    """Return one Gauss-Newton step of rotation and symmetry-reduced metric on q (n, 3) of indices
+    hkl (n, 3).
     """
     strains = 0.5 * np.linalg.inv(A.T @ A) @ (target.strains * np.linalg.norm(A.T @ A))
     model = hkl @ A.T
@@ -407,8 +408,8 @@ def _refine(
 
 
 def beyond_chance(q: np.ndarray, target: Target, errors: Errors) -> int:
-    """How many of the spots q (n, 3) must be indexed so that the best of all cells and orientations
-    cannot be chance.
+    """Return how many of the spots q (n, 3) must be indexed so that the best of all cells and
+    orientations cannot be chance.
 
     A random spot lies within tolerance of a node with probability p = (ellipsoid of three standard
     deviations) · (volume of the primitive cell); the binomial tail among n spots, times the number

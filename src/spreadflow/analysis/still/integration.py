@@ -18,21 +18,34 @@ from spreadflow.models import Detector, ReflectionFlag, Reflections
 from spreadflow.physics.geometry import radial_axes
 
 N_CYCLES = 4
-"""of reweighting and outlier rejection"""
+"""Of reweighting and outlier rejection."""
+
 MIN_BACKGROUND = 12
-"""pixels a plane needs"""
+"""Pixels a plane needs."""
+
 MAX_OVERLAP = 0.1
-"""fraction of a foreground that neighbours may take before the reflection is flagged"""
+"""Fraction of a foreground that neighbours may take before the reflection is flagged."""
+
 STRONG = 5.0
-"""I/σ from which an observed centroid is given"""
+"""I/σ from which an observed centroid is given."""
 
-EXTENT, MARGIN_PX, BORDER_PX = 1.5, 1.0, 4
-"""of a shoebox; see `integrate`. BORDER_PX is the frame its background is taken from"""
+EXTENT = 1.5
+"""Half size of a foreground in predicted standard deviations, beyond its margin."""
 
-FREE, OWN, FOREIGN = 0, 1, 2
-"""what a pixel is to the shoebox: in nobody's foreground, in that of the reflection, in that of a
-neighbour only
-"""
+MARGIN_PX = 1.0
+"""Margin of a foreground around the predicted spot, px."""
+
+BORDER_PX = 4
+"""Width of the frame that the background of a shoebox is taken from, px."""
+
+FREE = 0
+"""The pixel is in nobody's foreground."""
+
+OWN = 1
+"""The pixel is in the foreground of the reflection."""
+
+FOREIGN = 2
+"""The pixel is in the foreground of a neighbour only."""
 
 
 class _Boxes(NamedTuple):
@@ -73,8 +86,8 @@ class _Noise(NamedTuple):
         return level + self.readout**2 + (self.calibration * level) ** 2
 
     def deviation(self, counts: np.ndarray, level: np.ndarray) -> np.ndarray:
-        """Standard deviations of counts from a level: above it by Anscombe's transform, for the
-        long tail of few counts; below it as they are, for there is none.
+        """Return standard deviations of counts from a level: above it by Anscombe's transform, for
+        the long tail of few counts; below it as they are, for there is none.
         """
         level = np.maximum(level, 0.0)
         offset = 0.375 + self.readout**2
@@ -161,7 +174,7 @@ def integrate(
 
 
 def shoeboxes(predicted: Predicted, detector: Detector) -> np.ndarray:
-    """(reflection, 4) fast0 fast1 slow0 slow1, half open, px: the shoeboxes that `integrate`
+    """Return (reflection, 4) fast0 fast1 slow0 slow1, half open, px: the shoeboxes that `integrate`
     makes.
     """
     axes, half = _footprints(predicted, detector, EXTENT, MARGIN_PX)
@@ -169,8 +182,8 @@ def shoeboxes(predicted: Predicted, detector: Detector) -> np.ndarray:
 
 
 def _footprints(predicted: Predicted, detector: Detector, extent: float, margin_px: float):
-    """Rotated rectangles that hold spots: (reflection, 2, 2) rows radial, transverse; (reflection,
-    2) half sizes.
+    """Return rotated rectangles that hold spots: (reflection, 2, 2) rows radial, transverse;
+    (reflection, 2) half sizes.
     """
     axes = radial_axes(detector, predicted.panel, predicted.fast, predicted.slow)
     return axes, extent * np.stack(
@@ -179,14 +192,15 @@ def _footprints(predicted: Predicted, detector: Detector, extent: float, margin_
 
 
 def _at_edge(bbox: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(reflection,) bool: the shoebox touches the panel's edge."""
+    """Return (reflection,) bool: the shoebox touches the panel's edge."""
     return (bbox[:, ::2] == 0).any(axis=1) | (bbox[:, 1::2] == shape[::-1]).any(axis=1)
 
 
 def _boxes(
     predicted, axes, half, border_px: int, shape: tuple[int, int]
 ) -> tuple[_Boxes, np.ndarray]:
-    """Shoeboxes around the rotated rectangles, and whether a rectangle reaches beyond the panel.
+    """Return shoeboxes around the rotated rectangles, and whether a rectangle reaches beyond the
+    panel.
 
     axes: (reflection, 2, 2) rows radial, transverse in (fast, slow). half: (reflection, 2) px along
     them.
@@ -212,7 +226,7 @@ def _boxes(
 
 
 def _roles(boxes: _Boxes, axes, half, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """FREE, OWN or FOREIGN per pixel, and per reflection the fraction of its foreground that
+    """Return FREE, OWN or FOREIGN per pixel, and per reflection the fraction of its foreground that
     neighbours own.
     """
     along = np.einsum("pc,pkc->pk", boxes.offset, axes[boxes.reflection])
@@ -229,15 +243,15 @@ def _roles(boxes: _Boxes, axes, half, shape: tuple[int, int]) -> tuple[np.ndarra
 
 
 def _contains(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(n,) bool: whether each value is among the ordered ones."""
+    """Return (n,) bool: whether each value is among the ordered ones."""
     if not len(ordered):
         return np.zeros(len(values), dtype=bool)
     return ordered[np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)] == values
 
 
 def _fit_plane(boxes: _Boxes, counts, free, noise: _Noise, n_sigma: float) -> _Plane:
-    """Weighted least squares plane through the free pixels, weights from the plane itself, outliers
-    left out.
+    """Return weighted least squares plane through the free pixels, weights from the plane itself,
+    outliers left out.
 
     Starts from the median. Weighting by the counts instead of the model would be low by about one
     photon.
@@ -264,8 +278,8 @@ def _fit_plane(boxes: _Boxes, counts, free, noise: _Noise, n_sigma: float) -> _P
 
 
 def _medians(boxes: _Boxes, values, among) -> np.ndarray:
-    """(reflection,) median of each shoebox's values among the pixels marked; 0 where there are
-    none.
+    """Return (reflection,) median of each shoebox's values among the pixels marked; 0 where there
+    are none.
     """
     reflection = boxes.reflection[among]
     step = (
@@ -280,8 +294,8 @@ def _medians(boxes: _Boxes, values, among) -> np.ndarray:
 
 
 def own_variance(intensity: np.ndarray, rest: np.ndarray) -> np.ndarray:
-    """Variance the signal's own photons add to `rest`: I for strong spots, nothing for spots that
-    are not there.
+    """Return variance the signal's own photons add to `rest`: I for strong spots, nothing for spots
+    that are not there.
 
     I itself, counted, would make what fluctuates down look better known, and pull empty spots below
     zero.
@@ -291,7 +305,7 @@ def own_variance(intensity: np.ndarray, rest: np.ndarray) -> np.ndarray:
 
 
 def rest_variance(intensity: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """The variance of an integrated intensity without what `own_variance` added to it (its
+    """Return the variance of an integrated intensity without what `own_variance` added to it (its
     inverse).
     """
     signal = np.maximum(intensity, 0.0).astype(np.float64)
@@ -302,8 +316,8 @@ def rest_variance(intensity: np.ndarray, variance: np.ndarray) -> np.ndarray:
 
 
 def _sums(boxes: _Boxes, counts, summed, plane: _Plane, noise: _Noise) -> tuple[np.ndarray, ...]:
-    """Intensity, σ, the part of σ that is not the signal's own, and mean background under the
-    peak.
+    """Return intensity, σ, the part of σ that is not the signal's own, and mean background under
+    the peak.
     """
     n = boxes.sums @ summed
     intensity = boxes.sums @ (summed * (counts - plane.level))
@@ -320,8 +334,8 @@ def _sums(boxes: _Boxes, counts, summed, plane: _Plane, noise: _Noise) -> tuple[
 
 
 def _centroids(boxes: _Boxes, above, sigma, summed, usable) -> np.ndarray:
-    """(reflection, 2) centre of mass minus predicted centroid, px, of the pixels > 2σ connected
-    with the highest one.
+    """Return (reflection, 2) centre of mass minus predicted centroid, px, of the pixels > 2σ
+    connected with the highest one.
 
     The highest pixel is sought in the foreground; the connected region is the data's own and may
     leave it.

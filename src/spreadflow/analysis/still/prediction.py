@@ -20,16 +20,16 @@ from spreadflow.physics import geometry, response, symmetry, unit_cell
 from spreadflow.units import HC_EV_ANGSTROM
 
 SIZE_SIGMA = float(np.sqrt(0.63 / 4))
-"""standard deviation, in N·Δh, of the Gaussian lattice factor exp(−2 r²/0.63), r² = Σ(N Δh)²"""
+"""Standard deviation, in N·Δh, of the Gaussian lattice factor exp(−2 r²/0.63), r² = Σ(N Δh)²."""
 
 _X, _W = np.polynomial.legendre.leggauss(6)
 NODES, WEIGHTS = 0.5 * (_X + 1.0), 0.5 * _W
-"""quadrature over w: domains turn about uniform axes by normal angles = Gaussians of standard
-deviation η w per axis
+"""Quadrature over w: domains turn about uniform axes by normal angles = Gaussians of standard
+deviation η w per axis.
 """
 
 N_CHANNELS = 32
-"""channels a spectrum is compressed to, so that every shot has the same shape"""
+"""Channels a spectrum is compressed to, so that every shot has the same shape."""
 
 
 class Centroids(NamedTuple):
@@ -76,8 +76,8 @@ class Predicted(NamedTuple):
 
 
 def compress(spectrum: Spectrum, n_channels: int = N_CHANNELS) -> Spectrum:
-    """The live part of a spectrum in `n_channels` channels; photons and their mean energy are
-    conserved.
+    """Return the live part of a spectrum in `n_channels` channels; photons and their mean energy
+    are conserved.
 
     Channels below 1e-4 of the strongest are dropped. Static shape: unused channels hold no photons.
     """
@@ -99,9 +99,9 @@ def compress(spectrum: Spectrum, n_channels: int = N_CHANNELS) -> Spectrum:
 
 
 def _cloud(x, y, eta, sigma_q, energies, photons):
-    """Sums over channels and w-nodes for nodes at (x, y) (n,). Returns the mean ray (along s0,
-    across it), the mean energy, ln Σ f pdf_n, and the two angular variances. Inside: (n, w-node,
-    channel), for long rows vectorize.
+    """Return sums over channels and w-nodes for nodes at (x, y) (n,). Returns the mean ray (along
+    s0, across it), the mean energy, ln Σ f pdf_n, and the two angular variances. Inside: (n,
+    w-node, channel), for long rows vectorize.
     """
     x, y = x[:, None, None], y[:, None, None]
     k = energies / HC_EV_ANGSTROM
@@ -145,16 +145,16 @@ def _cloud(x, y, eta, sigma_q, energies, photons):
 
 
 def _split(q):
-    """q (n, 3) → x along the beam, y across it, and the unit vector of the latter, (n, 2) in the
-    lab's x, y.
+    """Return q (n, 3) → x along the beam, y across it, and the unit vector of the latter, (n, 2) in
+    the lab's x, y.
     """
     y = jnp.sqrt(jnp.maximum(q[:, 0] ** 2 + q[:, 1] ** 2, 1e-24))
     return -q[:, 2], y, q[:, :2] / y[:, None]
 
 
 def rays(q, eta_rad, sigma_q, energies_ev, photons):
-    """(n, 3) mean unit rays of nodes q (n, 3), Å⁻¹; differentiable in q and η. σ_q (Å⁻¹) as from
-    `size_sigma`.
+    """Return (n, 3) mean unit rays of nodes q (n, 3), Å⁻¹; differentiable in q and η. σ_q (Å⁻¹) as
+    from `size_sigma`.
     """
     x, y, axis = _split(q)
     cx, cy, *_ = _cloud(x, y, eta_rad, sigma_q, energies_ev, photons)
@@ -163,8 +163,8 @@ def rays(q, eta_rad, sigma_q, energies_ev, photons):
 
 
 def delta_psi(q, energy_ev):
-    """(n,) rotation of nodes q (n, 3) from the Ewald sphere of `energy_ev`, rad: asin(−q·ŝ0/|q|) −
-    asin(|q| λ/2).
+    """Return (n,) rotation of nodes q (n, 3) from the Ewald sphere of `energy_ev`, rad:
+    asin(−q·ŝ0/|q|) − asin(|q| λ/2).
     """
     x, y, _ = _split(q)
     g = jnp.sqrt(x**2 + y**2)
@@ -174,14 +174,14 @@ def delta_psi(q, energy_ev):
 
 
 def size_sigma(domain_ang):
-    """Standard deviation of a node in reciprocal space for a domain of this edge, Å⁻¹."""
+    """Return standard deviation of a node in reciprocal space for a domain of this edge, Å⁻¹."""
     return SIZE_SIGMA / domain_ang
 
 
 @jax.jit
 def centroids(A, eta_rad, domain_ang, hkl, energies_ev, photons) -> Centroids:
-    """Spots of nodes hkl (n, 3) of lattice A (3, 3), Å⁻¹, in a pulse (channel,). Shapes are static;
-    vmap over lattices.
+    """Return spots of nodes hkl (n, 3) of lattice A (3, 3), Å⁻¹, in a pulse (channel,). Shapes are
+    static; vmap over lattices.
 
     eta_rad: r.m.s. total rotation of the domains; domain_ang: their edge, Å. Valid while a node is
     far smaller than its distance from the origin (small angles, plane Ewald sphere over the node).
@@ -214,14 +214,14 @@ def centroids(A, eta_rad, domain_ang, hkl, energies_ev, photons) -> Centroids:
 
 
 def padded(n: int, least: int = 64) -> int:
-    """The power of two, at least `least`, that n rows are padded to: few shapes, few compiled
-    programs.
+    """Return the power of two, at least `least`, that n rows are padded to: few shapes, few
+    compiled programs.
     """
     return max(least, 1 << (int(n) - 1).bit_length()) if n else least
 
 
 def padded_rows(rows: np.ndarray, fill: float = 1.0) -> np.ndarray:
-    """Rows (n, ...) padded with `fill` to `padded(n)` rows."""
+    """Return rows (n, ...) padded with `fill` to `padded(n)` rows."""
     out = np.full((padded(len(rows)), *rows.shape[1:]), fill, dtype=np.float64)
     out[: len(rows)] = rows
     return out
@@ -235,7 +235,9 @@ def candidates(
     space_group: str,
     d_min: float,
 ) -> np.ndarray:
-    """(n, 3) Miller indices whose node comes within 4 σ (mosaic, size) of a live Ewald sphere."""
+    """Return (n, 3) Miller indices whose node comes within 4 σ (mosaic, size) of a live Ewald
+    sphere.
+    """
     hkl = unit_cell.all_indices(A, d_min)
     q = hkl @ A.T
     g = np.linalg.norm(q, axis=1)
@@ -261,8 +263,8 @@ def predict(
     polarization: float = 1.0,
     partiality_min: float = 1e-3,
 ) -> Predicted:
-    """Every reflection to d_min (Å) recorded to at least `partiality_min` that meets a panel,
-    ordered by hkl.
+    """Return every reflection to d_min (Å) recorded to at least `partiality_min` that meets a
+    panel, ordered by hkl.
     """
     spectrum = compress(spectrum)
     hkl = candidates(A, eta_rad, domain_ang, spectrum, space_group, d_min)
@@ -302,8 +304,8 @@ def predict(
 def pixels_per_rad(
     detector: Detector, s1: np.ndarray, panel, fast, slow
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How many px rays s1 (n, 3) that meet (panel, fast, slow) move per rad in the scattering plane
-    and across it.
+    """Return how many px rays s1 (n, 3) that meet (panel, fast, slow) move per rad in the
+    scattering plane and across it.
     """
     across = np.stack([-s1[:, 1], s1[:, 0], np.zeros(len(s1))], axis=1)
     across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-12)

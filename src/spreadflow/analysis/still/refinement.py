@@ -19,35 +19,47 @@ from spreadflow.physics import geometry, rotation, symmetry, unit_cell
 from spreadflow.units import HC_EV_ANGSTROM
 
 ETA_PRIOR_RAD = 8.7e-4
-"""a mosaic spread typical of crystals at an XFEL (0.05°)"""
+"""A mosaic spread typical of crystals at an XFEL (0.05°)."""
+
 ETA_PRIOR_LOG = 1.0
-"""standard deviation of the prior of ln η"""
+"""Standard deviation of the prior of ln η."""
+
 COARSE_ETA_RAD = 5e-3
-"""mosaic spread of the first round, in which the orientation may be wrong by tenths of a degree"""
+"""Mosaic spread of the first round, in which the orientation may be wrong by tenths of a degree."""
+
 ROTATION_SIGMA = 0.02
-"""rad; standard deviation of the very weak restraint on the rotation, which a lattice without spots
-needs
+"""Rad; standard deviation of the very weak restraint on the rotation, which a lattice without spots
+needs.
 """
+
 HELD = 1e24
-"""precision of unknowns that shall not move"""
+"""Precision of unknowns that shall not move."""
+
 STRAIN_SIGMA = 0.01
-"""standard deviation of the weak restraint on the cell, relative to the cell at the start"""
+"""Standard deviation of the weak restraint on the cell, relative to the cell at the start."""
+
 FREEDOM = 4.0
-"""degrees of freedom of the Student t that weights residuals (Lange, Little & Taylor 1989)"""
+"""Degrees of freedom of the Student t that weights residuals (Lange, Little & Taylor 1989)."""
+
 MODEL_PX = 0.05
-"""error of a predicted centroid that nothing explains, px"""
+"""Error of a predicted centroid that nothing explains, px."""
+
 MODEL_WIDTH = 0.12
-"""error of a predicted centroid relative to the spot's width / √partiality: few domains share a
-weakly excited spot
+"""Error of a predicted centroid relative to the spot's width / √partiality: few domains share a
+weakly excited spot.
 """
+
 PARTIALITY_MIN = 1e-5
-"""nodes excited less than this are not given to a spot"""
-ROUGH, FINE = 0.1, 1e-3
-"""gains of the log likelihood below which a fit ends: one whose spots are assigned anew, and the
-last
-"""
+"""Nodes excited less than this are not given to a spot."""
+
+ROUGH_GAIN = 0.1
+"""Gain of the log likelihood below which a fit ends whose spots are assigned anew after it."""
+
+FINE_GAIN = 1e-3
+"""Gain of the log likelihood below which the last fit ends."""
+
 I_OVER_SIGMA = 5.0
-"""spots at least this strong count in the r.m.s.d."""
+"""Spots at least this strong count in the r.m.s.d."""
 
 
 class Frame(NamedTuple):
@@ -88,7 +100,7 @@ class Pulse(NamedTuple):
 
 
 def frame(A: np.ndarray, space_group: str) -> Frame:
-    """Split A into rotation and the nearest cell that the space group allows; strains are
+    """Return split A into rotation and the nearest cell that the space group allows; strains are
     orthonormal.
     """
     cell = symmetry.constrain_cell(unit_cell.cell_of(A), space_group)
@@ -105,7 +117,7 @@ def frame(A: np.ndarray, space_group: str) -> Frame:
 
 
 def matrix(frame: Frame, p) -> Array:
-    """A (3, 3) for unknowns p = (rotation vector, strains[, ln η]); exact rotation, upper
+    """Return A (3, 3) for unknowns p = (rotation vector, strains[, ln η]); exact rotation, upper
     triangular B.
     """
     n = len(frame.strains)
@@ -115,8 +127,8 @@ def matrix(frame: Frame, p) -> Array:
 
 
 def coordinates(frame: Frame, A: np.ndarray) -> np.ndarray:
-    """(3 + cell parameters,) unknowns of which `matrix` makes A (3, 3), a lattice with the symmetry
-    of the frame's.
+    """Return (3 + cell parameters,) unknowns of which `matrix` makes A (3, 3), a lattice with the
+    symmetry of the frame's.
     """
     inverse = np.linalg.inv(np.linalg.cholesky(frame.metric))
     basis = np.array([inverse @ m @ inverse.T for m in frame.strains]).reshape(
@@ -129,7 +141,7 @@ def coordinates(frame: Frame, A: np.ndarray) -> np.ndarray:
 
 
 def _upper(G):
-    """Upper triangular B with BᵀB = G (3, 3), element by element."""
+    """Return upper triangular B with BᵀB = G (3, 3), element by element."""
     b00 = jnp.sqrt(G[0, 0])
     b01 = G[0, 1] / b00
     b02 = G[0, 2] / b00
@@ -143,7 +155,7 @@ def _upper(G):
 
 
 def turn(v):
-    """Rodrigues' rotation by the vector v (3,), smooth at 0."""
+    """Return rodrigues' rotation by the vector v (3,), smooth at 0."""
     t2 = (v * v).sum()
     small = t2 < 1e-8
     t = jnp.sqrt(jnp.where(small, 1.0, t2))
@@ -161,7 +173,7 @@ def turn(v):
 
 
 def rays(frame: Frame, p, hkl, pulse: Pulse):
-    """(n, 3) mean unit rays of nodes hkl (n, 3) for unknowns p."""
+    """Return (n, 3) mean unit rays of nodes hkl (n, 3) for unknowns p."""
     sigma_q = prediction.size_sigma(pulse.domain_ang)
     return prediction.rays(
         hkl @ matrix(frame, p).T, jnp.exp(p[-1]), sigma_q, pulse.energies_ev, pulse.photons
@@ -169,7 +181,7 @@ def rays(frame: Frame, p, hkl, pulse: Pulse):
 
 
 def _derivatives(frame: Frame, p, hkl, pulse: Pulse):
-    """Rays of nodes hkl (n, 3) and Δψ with their derivatives by the unknowns p (m,).
+    """Return rays of nodes hkl (n, 3) and Δψ with their derivatives by the unknowns p (m,).
 
     Returns s1 (n, 3), ∂s1/∂p (n, 3, m), Δψ (n,), ∂Δψ/∂p (n, m). The spectrum is summed once per
     component of q and once for ln η, not once per unknown.
@@ -198,8 +210,8 @@ def _derivatives(frame: Frame, p, hkl, pulse: Pulse):
 
 @jax.jit
 def residuals(detector: Detector, frame: Frame, p, observed: Observed, pulse: Pulse):
-    """Observed minus predicted (spot, 2), px, radial and transverse; −∂/∂p (spot, 2, m); Δψ (spot,)
-    and ∂Δψ/∂p.
+    """Return observed minus predicted (spot, 2), px, radial and transverse; −∂/∂p (spot, 2, m); Δψ
+    (spot,) and ∂Δψ/∂p.
     """
     s1, ds1, psi, dpsi = _derivatives(frame, p, observed.hkl, pulse)
 
@@ -243,8 +255,8 @@ class Restraint(NamedTuple):
 
 
 def student(z2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Loss and weight of two-dimensional residuals with squared length z2 in units of σ: Student t
-    of `FREEDOM`.
+    """Return loss and weight of two-dimensional residuals with squared length z2 in units of σ:
+    Student t of `FREEDOM`.
     """
     return 0.5 * (FREEDOM + 2) * np.log1p(z2 / FREEDOM), (FREEDOM + 2) / (FREEDOM + z2)
 
@@ -252,7 +264,7 @@ def student(z2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def evaluate(
     detector: Detector, frame: Frame, p, observed: Observed, pulse: Pulse, restraint: Restraint
 ) -> Fit:
-    """Loss and its Gauss-Newton normal equations at p."""
+    """Return loss and its Gauss-Newton normal equations at p."""
     residual, jacobian, psi, dpsi = (
         np.asarray(x) for x in residuals(detector, frame, p, observed, pulse)
     )
@@ -273,9 +285,16 @@ def evaluate(
 
 
 def fit(
-    detector, frame, p, observed, pulse, restraint, n_iterations: int = 12, enough: float = FINE
+    detector,
+    frame,
+    p,
+    observed,
+    pulse,
+    restraint,
+    n_iterations: int = 12,
+    enough: float = FINE_GAIN,
 ) -> Fit:
-    """Levenberg-Marquardt from p; ends when the loss falls by less than `enough`."""
+    """Refine from p by Levenberg-Marquardt; the fit ends when the loss falls by less than `enough`."""
     best = evaluate(detector, frame, p, observed, pulse, restraint)
     damping = 1e-3
     for _ in range(n_iterations):
@@ -297,8 +316,8 @@ def fit(
 def assign(
     A, eta_rad, spots: Spots, *, detector, pulse: Pulse, space_group: str, tolerance_px: float
 ):
-    """Miller indices (spot, 3) int32 of the spots within tolerance_px of a predicted centroid; 0 0
-    0 = none.
+    """Return Miller indices (spot, 3) int32 of the spots within tolerance_px of a predicted
+    centroid; 0 0 0 = none.
 
     Along the radius the predicted width is added to the tolerance. Candidates are the nodes nearest
     to the spot at five energies of the pulse; each node takes its nearest spot only.
@@ -341,7 +360,7 @@ def assign(
 
 
 def _centroids(A, eta_rad, hkl, pulse: Pulse) -> prediction.Centroids:
-    """`prediction.centroids` of any number of nodes, as NumPy."""
+    """Return `prediction.centroids` of any number of nodes, as NumPy."""
     padded = prediction.padded_rows(hkl)
     found = prediction.centroids(
         A, eta_rad, pulse.domain_ang, padded, pulse.energies_ev, pulse.photons
@@ -360,8 +379,8 @@ def observe(
     model_px: float,
     least: float = 0.0,
 ) -> Observed:
-    """The indexed spots (hkl ≠ 0) as padded observations; their σ holds the centroid's and the
-    model's error.
+    """Return the indexed spots (hkl ≠ 0) as padded observations; their σ holds the centroid's and
+    the model's error.
 
     Spots of partiality below `least` are there but not valid.
     """
@@ -392,8 +411,8 @@ def observe(
 
 
 def sigma_psi(A, eta_rad, hkl, pulse: Pulse) -> np.ndarray:
-    """(n,) rad: spread of Δψ among the reflections a pulse shows, by rotation and size of domains
-    and by bandwidth.
+    """Return (n,) rad: spread of Δψ among the reflections a pulse shows, by rotation and size of
+    domains and by bandwidth.
     """
     share = pulse.photons / pulse.photons.sum()
     mean = share @ pulse.energies_ev
@@ -406,8 +425,8 @@ def sigma_psi(A, eta_rad, hkl, pulse: Pulse) -> np.ndarray:
 
 
 def prior(frame: Frame, ln_eta: float, sigma: float) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and precision (m,) of the unknowns: rotation and cell weakly about their start, ln η
-    about `ln_eta`.
+    """Return centre and precision (m,) of the unknowns: rotation and cell weakly about their start,
+    ln η about `ln_eta`.
     """
     centre, precision = np.zeros((2, 4 + len(frame.strains)))
     precision[:3] = ROTATION_SIGMA**-2
@@ -463,7 +482,7 @@ def _round(
 
 
 def offsets(A, eta_rad, hkl, spots: Spots, *, detector: Detector, pulse: Pulse) -> np.ndarray:
-    """(indexed spot, 2) observed minus predicted, px, radial and transverse."""
+    """Return (indexed spot, 2) observed minus predicted, px, radial and transverse."""
     observed = observe(A, eta_rad, hkl, spots, detector=detector, pulse=pulse, model_px=MODEL_PX)
     predicted = _centroids(A, eta_rad, observed.hkl[observed.valid], pulse)
     position = np.stack(
@@ -509,7 +528,7 @@ def refine(
         "inflate": 1.0,
         "ln_eta": (np.log(COARSE_ETA_RAD), 1e-6),
         "psi": True,
-        "enough": ROUGH,
+        "enough": ROUGH_GAIN,
     }
     if not hold:
         A = _round(A, COARSE_ETA_RAD, hkl, spots, **coarse, **where).A
@@ -526,7 +545,9 @@ def refine(
             "psi": False,
             "hold": hold,
         }
-        A, eta, z2 = _round(A, eta, hkl, spots, **fine, enough=FINE if again else ROUGH, **where)
+        A, eta, z2 = _round(
+            A, eta, hkl, spots, **fine, enough=FINE_GAIN if again else ROUGH_GAIN, **where
+        )
         worse = float(np.median(z2)) / (2 * np.log(2)) if len(z2) else 1.0
         outlier = z2 > 16.0
         inflate = inflate * max(1.0, worse)

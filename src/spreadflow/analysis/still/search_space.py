@@ -68,7 +68,7 @@ def target_of(
     angle_tolerance: float,
     n_directions: int,
 ) -> Target:
-    """The search space that a cell with tolerances spans."""
+    """Return the search space that a cell with tolerances spans."""
     corners = _corner_cells(np.array(cell), space_group, length_tolerance, angle_tolerance)
     bases = np.array([unit_cell.orthogonalization(c) for c in corners])
     primitive = symmetry.primitive(space_group)
@@ -94,7 +94,7 @@ def target_of(
 
 
 def _plan(bases: np.ndarray, n: int) -> Plan:
-    """The search space spanned by right-handed reduced bases (k, 3, 3): what they and errors
+    """Return the search space spanned by right-handed reduced bases (k, 3, 3): what they and errors
     span.
     """
     one, two, three = np.moveaxis(bases, 2, 0)
@@ -117,8 +117,8 @@ def _plan(bases: np.ndarray, n: int) -> Plan:
 
 
 def _corner_cells(cell: np.ndarray, space_group: str, length: float, angle: float) -> np.ndarray:
-    """(k, 6): the target itself, then the corners of its tolerance box, as far as symmetry allows
-    them.
+    """Return (k, 6): the target itself, then the corners of its tolerance box, as far as symmetry
+    allows them.
     """
     steps = np.array([0.0, 0.0, 0.0, 1.0, 1.0, 1.0]) * angle + np.append(
         cell[:3] * length, [0.0] * 3
@@ -132,8 +132,8 @@ def _corner_cells(cell: np.ndarray, space_group: str, length: float, angle: floa
 
 
 def _reduce(basis: np.ndarray) -> np.ndarray:
-    """(3, 3) integer T of determinant 1: the columns of basis · T are the shortest independent
-    lattice vectors.
+    """Return (3, 3) integer T of determinant 1: the columns of basis · T are the shortest
+    independent lattice vectors.
     """
     transform = np.eye(3)
     while True:
@@ -163,14 +163,14 @@ def _by_length(vectors: np.ndarray) -> np.ndarray:
 
 
 def _integers(limit: int) -> np.ndarray:
-    """(n, 3) all integer triples up to ±limit but 0 0 0."""
+    """Return (n, 3) all integer triples up to ±limit but 0 0 0."""
     triples = np.array(list(product(range(-limit, limit + 1), repeat=3)), dtype=np.float64)
     return triples[triples.any(axis=1)]
 
 
 def axes_frame(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(3, 3) with columns: along the first vector, in the plane towards the second, normal (right
-    handed).
+    """Return (3, 3) with columns: along the first vector, in the plane towards the second, normal
+    (right handed).
     """
     e1 = first / np.linalg.norm(first)
     e3 = np.cross(first, second)
@@ -179,7 +179,7 @@ def axes_frame(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _half_shell(inner: float, outer: float, n: int) -> Grid:
-    """About n vectors on a cubic grid in the half shell z ≥ 0."""
+    """Return about n vectors on a cubic grid in the half shell z ≥ 0."""
     step = (2.0 / 3.0 * np.pi * (outer**3 - inner**3) / n) ** (1.0 / 3.0)
     axis = np.arange(-np.ceil(outer / step), np.ceil(outer / step) + 1) * step
     x, y, z = np.meshgrid(axis, axis, axis[axis > -0.5 * step], indexing="ij")
@@ -189,8 +189,8 @@ def _half_shell(inner: float, outer: float, n: int) -> Grid:
 
 
 def _ring(along: tuple[float, float], away: tuple[float, float], n: int) -> Grid:
-    """About n vectors in the ring around the first axis: given range along it and of distance from
-    it.
+    """Return about n vectors in the ring around the first axis: given range along it and of
+    distance from it.
     """
     step = (np.pi * (away[1] ** 2 - away[0] ** 2) * (along[1] - along[0]) / n) ** (1.0 / 3.0)
     phi = np.arange(0.0, 2.0 * np.pi, step / away[1])
@@ -202,7 +202,7 @@ def _ring(along: tuple[float, float], away: tuple[float, float], n: int) -> Grid
 
 
 def _box(low: np.ndarray, high: np.ndarray, n: int) -> Grid:
-    """About n vectors between two corners."""
+    """Return about n vectors between two corners."""
     step = (np.prod(high - low) / n) ** (1.0 / 3.0)
     axes = [_middles(a, b, step) for a, b in zip(low, high, strict=True)]
     return Grid(
@@ -211,6 +211,6 @@ def _box(low: np.ndarray, high: np.ndarray, n: int) -> Grid:
 
 
 def _middles(low: float, high: float, step: float) -> np.ndarray:
-    """Middles of the fewest equal intervals no longer than step."""
+    """Return middles of the fewest equal intervals no longer than step."""
     n = int(np.ceil((high - low) / step))
     return low + (np.arange(n) + 0.5) * (high - low) / n

@@ -57,30 +57,30 @@ class _Frame:
         self.ring = self.offsets(1, 1)
 
     def offsets(self, half_slow: int, half_fast: int) -> np.ndarray:
-        """Offsets of a box into the flat array."""
+        """Return offsets of a box into the flat array."""
         slow, fast = np.mgrid[-half_slow : half_slow + 1, -half_fast : half_fast + 1]
         return (slow * self.row + fast).ravel()
 
     def coordinates(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Panel and pixel coordinates (fast, slow) of the centres of flat positions."""
+        """Return panel and pixel coordinates (fast, slow) of the centres of flat positions."""
         panel, slow, fast = np.unravel_index(at, self.shape)
         return panel.astype(np.int32), fast - self.kernel[1] + 0.5, slow - self.kernel[0] + 0.5
 
     def grow(self, at: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """Sorted valid positions within a box around positions."""
+        """Return sorted valid positions within a box around positions."""
         near = np.unique((at[:, None] + offsets).ravel())
         near = near[(near >= 0) & (near < self.valid.size)]
         return near[self.valid[near]]
 
     def noise(self, mean: np.ndarray) -> np.ndarray:
-        """Variance of a pixel that expects `mean` photons."""
+        """Return variance of a pixel that expects `mean` photons."""
         return np.maximum(self.gain * np.maximum(mean, 0.0) + self.readout2, 1e-9)
 
     def statistics(
         self, at: np.ndarray, use: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Number, mean and variance, each (at,) float64, of the pixels in `use` in the window
-        around positions.
+        """Return number, mean and variance, each (at,) float64, of the pixels in `use` in the
+        window around positions.
         """
         out = np.zeros((3, len(at)))
         for start in range(0, len(at), _CHUNK):
@@ -108,7 +108,7 @@ def find(
     max_pixels: int = 200,
     readout_photons: float = 1.0,
 ) -> Spots:
-    """Spots of one shot, by panel, then slow, then fast.
+    """Return spots of one shot, by panel, then slow, then fast.
 
     image: (panel, slow, fast) float32 photons, pedestal subtracted; mask: the same shape, True =
     valid. gain: variance over mean of the photons. kernel: half sizes (slow, fast) of the window.
@@ -136,20 +136,20 @@ def find(
 
 
 def resolution(detector: Detector, energy_ev: float, spots: Spots) -> np.ndarray:
-    """(spot,) d in Å of each spot at one photon energy."""
+    """Return (spot,) d in Å of each spot at one photon energy."""
     s1 = geometry.direction(detector, spots.panel, spots.fast, spots.slow)
     with np.errstate(divide="ignore"):
         return wavelength(energy_ev) / np.linalg.norm(s1 - geometry.S0, axis=-1)
 
 
 def select(spots: Spots, keep: np.ndarray) -> Spots:
-    """The spots for which `keep` (spot,) is True."""
+    """Return the spots for which `keep` (spot,) is True."""
     return Spots(*(np.asarray(field)[keep] for field in spots))
 
 
 def _box_sum(values: np.ndarray, half: int, axis: int) -> np.ndarray:
-    """Sums of 2·half+1 neighbours, `axis` shorter by 2·half. Only additions: nothing cancels,
-    nothing leaks.
+    """Return sums of 2·half+1 neighbours, `axis` shorter by 2·half. Only additions: nothing
+    cancels, nothing leaks.
     """
     width = 2 * half + 1
     length = values.shape[axis] - width + 1
@@ -172,13 +172,13 @@ def _box_sum(values: np.ndarray, half: int, axis: int) -> np.ndarray:
 
 
 def _in_reach(n: int, half: int) -> np.ndarray:
-    """(n,) how many of n pixels in a row are at most `half` away from each."""
+    """Return (n,) how many of n pixels in a row are at most `half` away from each."""
     at = np.arange(n)
     return (np.minimum(at, half) + np.minimum(at[::-1], half) + 1).astype(np.float32)
 
 
 def _candidates(frame: _Frame, sigma_strong: float, global_threshold: float) -> np.ndarray:
-    """Flat positions of all pixels that can be strong.
+    """Return flat positions of all pixels that can be strong.
 
     Masked pixels count as zeros in the window's part on the panel: the mean comes out too small,
     never too large.
@@ -211,7 +211,7 @@ def _candidates(frame: _Frame, sigma_strong: float, global_threshold: float) -> 
 def _strong(
     frame: _Frame, at: np.ndarray, use: np.ndarray, sigma_b: float, sigma_s: float, floor: float
 ) -> np.ndarray:
-    """The positions that are strong against the pixels in `use`.
+    """Return the positions that are strong against the pixels in `use`.
 
     Pixels that are themselves not in `use` (already known, or beside a known one) need not pass the
     dispersion test.
@@ -230,8 +230,8 @@ def _strong(
 
 
 def _components(frame: _Frame, strong: np.ndarray) -> np.ndarray:
-    """Number of the connected component (8 neighbours) of each of the sorted positions; ordered by
-    first pixel.
+    """Return number of the connected component (8 neighbours) of each of the sorted positions;
+    ordered by first pixel.
     """
     links = []
     for offset in (1, frame.row - 1, frame.row, frame.row + 1):
@@ -248,8 +248,8 @@ def _components(frame: _Frame, strong: np.ndarray) -> np.ndarray:
 def _planes(
     frame: _Frame, strong: np.ndarray, spot: np.ndarray, count: int, quiet: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Background of each spot: the plane through the quiet pixels of the windows around its strong
-    pixels.
+    """Return background of each spot: the plane through the quiet pixels of the windows around its
+    strong pixels.
 
     Returns the value at the centre and the slopes along fast and slow (spot, 3), the centre (fast,
     slow) (spot, 2) of the strong pixels, and the number of quiet pixels (spot,), each counted once
@@ -283,7 +283,7 @@ def _planes(
 
 
 def _measure(frame: _Frame, strong: np.ndarray, spot: np.ndarray, quiet: np.ndarray) -> Spots:
-    """Background, intensity and centre of mass of each spot.
+    """Return background, intensity and centre of mass of each spot.
 
     Variance of a coordinate: Σ σ_i² (x_i − x)² / I², plus the sampling error of a spot narrower
     than its pixels: of the 1/12 px² that one pixel alone leaves unknown, e^(−4π² m₂) remains when
