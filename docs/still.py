@@ -28,7 +28,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     manifest = args.root / "data/demo/manifest.json"
-    run = index.Run("reindex", args.root / "results/demo/demo/reindex.h5", [manifest])
+    run = index.IndexedRun("reindex", args.root / "results/demo/demo/reindex.h5", [manifest])
     t = run.table
     row = (
         args.shot

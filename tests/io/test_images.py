@@ -13,7 +13,7 @@ from spreadflow import cli
 from spreadflow.errors import FileError, Outcome
 from spreadflow.io import images, nexus
 from spreadflow.models import Detector, Shot
-from spreadflow.report.truth import true_curves
+from spreadflow.report.runs import true_curves
 
 RUN = "run7"
 ENERGIES = 7100.0 + np.arange(8)

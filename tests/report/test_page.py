@@ -7,7 +7,7 @@ import pytest
 
 from spreadflow.errors import FileError
 from spreadflow.report import page, table
-from spreadflow.report.conserved import checks
+from spreadflow.report.checks import collect
 
 pytestmark = pytest.mark.stage
 
@@ -25,9 +25,9 @@ def test_page_is_self_contained_and_its_links_lead_somewhere(trial, summaries):
 
 def test_counts_that_differ_are_found(summaries):
     figures = {stage: json.loads(path.read_text()) for stage, path in summaries.items()}
-    assert all(check.holds for check in checks(figures))
+    assert all(check.holds for check in collect(figures))
     figures["cells"]["n_in"] += 1
-    assert [check.says for check in checks(figures) if not check.holds] == [
+    assert [check.statement for check in collect(figures) if not check.holds] == [
         "each lattice of reindex reaches cells",
         "each lattice of cells has one outcome",
     ]

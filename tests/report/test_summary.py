@@ -14,9 +14,7 @@ from matplotlib import image as mpl_image
 from spreadflow.errors import LatticeOutcome, Outcome, RefinedOutcome
 from spreadflow.io import images, store
 from spreadflow.physics import anomalous
-from spreadflow.report import stage1
-from spreadflow.report.headlines import headline
-from spreadflow.report.spread import make as report_of
+from spreadflow.report import ladder, merge, mosaic, spread, stage1
 
 pytestmark = pytest.mark.stage
 
@@ -168,7 +166,7 @@ def test_ladder(trial, told):
     failed = {name: rung["why"] for name, rung in rungs.items() if not rung["passed"]}
     assert failed.keys() == {"2", "3A", "3B"} and failed["3A"] == "2 of 3 lattices have a model"
     assert all("not so" in failed[name] for name in ("2", "3B"))
-    assert "rung 3A fails: 2 of 3 lattices have a model" in headline("ladder", told)
+    assert "rung 3A fails: 2 of 3 lattices have a model" in ladder.headline(told)
     assert rungs["2"]["share_fell"] == 35 / 40 and rungs["3"]["planes_apart"] == 3e-8
     for row, (name, rung) in enumerate(rungs.items()):
         mine = [i for i, r in enumerate(table["rungs/rung"]) if r == row]
@@ -228,7 +226,7 @@ def test_mosaic(told):
     sums = [np.abs(away.sum(axis=1)).sum(), np.abs(away).sum(), np.abs(away.sum(axis=0)).sum()]
     assert told["distance_to_truth"] == pytest.approx(np.mean(sums), rel=0.01)
     assert told["distance_to_truth_continuous"] > 1.0, "two domains are no Gaussian"
-    assert "3 learned, 2 continuous, 10 lost" in headline("mosaic", told)[0]
+    assert "3 learned, 2 continuous, 10 lost" in mosaic.headline(told)[0]
 
 
 def test_stage1(trial, told):
@@ -285,7 +283,7 @@ def test_stage1(trial, told):
     }
     assert np.rad2deg(2e-5) < told["misorientation_deg_median"] < np.rad2deg(6e-5)
     assert told["seconds_per_lattice_per_core"] == pytest.approx(np.median(t["lattices/seconds"]))
-    assert "13 refined, 1 too few, 1 lost" in headline("stage1", told)[0]
+    assert "13 refined, 1 too few, 1 lost" in stage1.headline(told)[0]
 
 
 def test_a_fit_that_has_not_converged_may_be_worse_too(trial):
@@ -342,7 +340,7 @@ def test_spread(trial, told):
     assert told["verdicts"]["half sets"] == {"passed": False, "figure": 2.5, "bar": "0.7-1.4"}
     assert told["lattices_for_goal"] == {"fp": 1235, "fdp": None}
     assert told["loss_fall_per_lattice"] == pytest.approx(np.mean(10 + 0.5 * np.arange(12)))
-    words = "\n".join(headline("spread", told))
+    words = "\n".join(spread.headline(told))
     assert "from 12 lattices" in words and "1 of 2 passed; not: half sets" in words
     assert (
         "E0(FE1) − E0(FE2) = 2.30 ± 0.50 eV (truth 2.00)" in words
@@ -352,13 +350,13 @@ def test_spread(trial, told):
 
 def test_curves_without_truth(trial, tmp_path):
     """Of images that were not simulated, and as quoted from a smoothed fit."""
-    figures, _ = report_of("spread", [trial.spread], [])
+    figures, _ = spread.make("spread", [trial.spread], [])
     missing = ("rms_fp", "rms_fdp", "pull_sd", "pull_mean", "true_edge_difference_ev")
     assert (
         all(figures[key] is None for key in missing)
         and figures["sites"]["FE2"]["true_e0_ev"] is None
     )
-    assert not any("truth" in line for line in headline("spread", figures))
+    assert not any("truth" in line for line in spread.headline(figures))
     told = store.attributes(trial.spread, "spread")
     t = store.read(trial.spread, "spread")
     told["fits"] = ["smooth", "free", "kramers_kronig"]
@@ -387,9 +385,9 @@ def test_curves_without_truth(trial, tmp_path):
     store.write(
         tmp_path / "spread.h5", "spread", t, key="smooth", **{name: told[name] for name in names}
     )
-    smooth, _ = report_of("spread", [tmp_path / "spread.h5"], trial.manifests)
+    smooth, _ = spread.make("spread", [tmp_path / "spread.h5"], trial.manifests)
     ended = "not converged: the last of 2 cycles moved f′, f″ by 0.6 σ"
-    assert ended in headline("spread", smooth) and ended not in headline("spread", figures)
+    assert ended in spread.headline(smooth) and ended not in spread.headline(figures)
     assert smooth["edges_from"] == "free" and smooth["edge_difference_ev"] == 2.3
     assert smooth["sigma_fp"] == pytest.approx(0.3 * figures["sigma_fp"])
     assert smooth["true_edge_difference_ev"] == pytest.approx(2.0, abs=0.02)
@@ -425,11 +423,11 @@ def test_sites_without_an_edge(trial, tmp_path):
     store.write(
         tmp_path / "spread.h5", "spread", t, key="none", **{name: told[name] for name in names}
     )
-    figures, page = report_of("spread", [tmp_path / "spread.h5"], trial.manifests)
+    figures, page = spread.make("spread", [tmp_path / "spread.h5"], trial.manifests)
     assert figures["edge_difference_ev"] is None and figures["true_edge_difference_ev"] is None
     assert figures["sites"]["FE2"]["e0_ev"] is None and figures["sites"]["FE1"]["e0_ev"] == 7118.2
     page.savefig(tmp_path / "spread.png")
-    words = "\n".join(headline("spread", figures))
+    words = "\n".join(spread.headline(figures))
     assert (
         "E0(FE1) = 7118.20 ± 0.30 eV (truth 711" in words
         and "E0(FE2) = none found (truth 711" in words
@@ -453,7 +451,7 @@ def test_merge(trial, told):
     assert told["n_pairs_ano"] == len(difference)
     assert told["cc_ano"] == pytest.approx(np.corrcoef(difference.T)[0, 1])
     assert told["scaling"] == "mark0 against model.mtz" and told["scaling"] in "\n".join(
-        headline("merge", told)
+        merge.headline(told)
     )
     assert (
         told["wilson_b"] == 21.0 and len(told["bins"]) == 3 and told["bins"][2]["cc_half"] is None

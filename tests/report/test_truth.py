@@ -5,7 +5,7 @@ import pytest
 
 from spreadflow.errors import RefinedOutcome
 from spreadflow.physics import rotation, symmetry, unit_cell
-from spreadflow.report import truth
+from spreadflow.report import truth, truth_of_fits
 
 GROUP = "C 1 2 1"
 B = unit_cell.reciprocal(unit_cell.radians([67.2, 59.8, 47.2, 90.0, 110.3, 90.0]))
@@ -96,8 +96,8 @@ def deviations(n: int) -> np.ndarray:
     return np.random.default_rng(2).standard_normal(n)
 
 
-def pair(found, simulated) -> truth.Pair:
-    return truth.Pair(found, simulated, truth.match(found, simulated, GROUP))
+def pair(found, simulated) -> truth.MatchedRun:
+    return truth.MatchedRun(found, simulated, truth.match(found, simulated, GROUP))
 
 
 def test_lattices_are_paired_across_settings(found, simulated):
@@ -236,7 +236,7 @@ def test_a_run_without_refined_lattices_takes_nothing_from_the_others(simulated,
     """Whichever comes first."""
     last = RefinedOutcome.LOST if first == RefinedOutcome.REFINED else RefinedOutcome.REFINED
     found, told = refined(simulated, filled, [[first] * 2, [last] * 2])
-    against = truth.refinement(found, told, [simulated, simulated])
+    against = truth_of_fits.refinement(found, told, [simulated, simulated])
     assert len(against.angle) == 2 and against.angle.max() < 1e-6
     np.testing.assert_allclose(against.pulls["sandwich"]["cell"], 0.5)
     assert len(against.pulls["sandwich"]["rotation"]) == 6 and "cell" not in against.pulls["fisher"]
@@ -245,7 +245,7 @@ def test_a_run_without_refined_lattices_takes_nothing_from_the_others(simulated,
 
 def test_each_axis_has_its_pull_where_each_has_its_own_cells(simulated, filled):
     found, told = refined(simulated, filled, [[RefinedOutcome.REFINED] * 3])
-    against = truth.refinement(found, told, [simulated])
+    against = truth_of_fits.refinement(found, told, [simulated])
     np.testing.assert_allclose(against.pulls["fisher"]["n_cells"], np.tile([0.5, -1.0, 1.5], 3))
     np.testing.assert_allclose(against.pulls["sandwich"]["n_cells"], np.tile([0.25, -0.5, 0.75], 3))
     assert against.pulls["fisher"].keys() == {"scale", "rotation", "n_cells"}

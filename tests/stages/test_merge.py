@@ -18,7 +18,7 @@ from spreadflow.errors import FileError, LatticeOutcome
 from spreadflow.io import store
 from spreadflow.models import ReflectionFlag
 from spreadflow.parallel import World
-from spreadflow.report.headlines import headline
+from spreadflow.report.merge import headline
 from spreadflow.stages import merge
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
@@ -212,11 +212,8 @@ def test_an_indexing_ambiguity_is_told(made, product, folder, filled, monkeypatc
     monkeypatch.setattr(made, "cells", folder / "lower" / "cells.h5")
     made.write_cells(filled)
     lower = made.run(folder / "lower" / "merge.h5")
-    assert (
-        len(lower[""]["ambiguities"]) == 1
-        and "ambiguous" in headline("merge", lower[""] | FIGURES)[-1]
-    )
-    assert not any("ambiguous" in line for line in headline("merge", product[""] | FIGURES))
+    assert len(lower[""]["ambiguities"]) == 1 and "ambiguous" in headline(lower[""] | FIGURES)[-1]
+    assert not any("ambiguous" in line for line in headline(product[""] | FIGURES))
 
 
 def test_mtz_holds_the_same_numbers(made, product, folder):

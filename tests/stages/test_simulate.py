@@ -15,7 +15,7 @@ from spreadflow.io import images, nexus
 from spreadflow.parallel import World
 from spreadflow.physics import anomalous, geometry, mosaic, rotation, symmetry, unit_cell
 from spreadflow.recipes import still
-from spreadflow.report import truth
+from spreadflow.report.runs import true_curves
 from spreadflow.stages import simulate
 
 pytestmark = pytest.mark.stage
@@ -330,7 +330,7 @@ def test_point_spread_and_curves_from_a_table(tmp_path, psf):
     blurred = images.Source(simulated(tmp_path / "a", config)).read(0).image[0, 20:]
     plain = images.Source(simulated(tmp_path / "b", sharp)).read(0).image[0, 20:]
     assert blurred[20:-20].mean() == pytest.approx(plain[20:-20].mean(), rel=0.02)
-    told = truth.true_curves(tmp_path / "b" / "manifest.json")
+    told = true_curves(tmp_path / "b" / "manifest.json")
     energies = 7100.5 + 2.0 * np.arange(20)
     assert list(told) == ["FE1", "FE2"], "what is true of the sites is told, to reports"
     np.testing.assert_allclose(

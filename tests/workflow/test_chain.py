@@ -18,7 +18,7 @@ from spreadflow.config import overlay, parse, section
 from spreadflow.errors import LatticeOutcome
 from spreadflow.io import images, store
 from spreadflow.models import ReflectionFlag
-from spreadflow.report.conserved import checks
+from spreadflow.report.checks import collect
 
 REPOSITORY = Path(__file__).parents[2]
 NUMBER = (int, float)
@@ -95,7 +95,7 @@ def test_nothing_disappears_from_stage_to_stage(figures, pytestconfig):
         assert f["outcomes"]["saturated"] == shots["n_saturated"]
         assert f["outcomes"]["unreadable"] == shots["n_unreadable"]
         assert f["index_rate"] == f["n_indexed"] / f["n_hits"]
-    found = checks(figures)
+    found = collect(figures)
     assert len(found) >= 7
     assert [check for check in found if not check.holds] == []
     merge = figures["merge"]

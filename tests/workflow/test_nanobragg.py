@@ -16,7 +16,7 @@ from spreadflow.io.images import Source
 from spreadflow.parallel import World
 from spreadflow.physics import geometry, rotation, symmetry
 from spreadflow.report import stage1 as report
-from spreadflow.report.conserved import checks
+from spreadflow.report.checks import collect
 from spreadflow.stages import mosaic, stage1
 
 pytestmark = pytest.mark.chain
@@ -151,7 +151,7 @@ def test_friedel_mates_have_the_right_hand(run, shared_data, truth):
 
 def test_the_chain_loses_nothing(trial):
     figures = {stage: json.loads((trial / f"{stage}.json").read_text()) for stage in STAGES}
-    found = checks(figures)
+    found = collect(figures)
     assert len(found) >= 7 and all(check.holds for check in found), found
     assert figures["cells"]["n_kept"] >= 22 and figures["annulus"]["n_reflections"] > 100
     assert (

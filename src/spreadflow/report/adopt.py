@@ -9,52 +9,81 @@ from matplotlib.figure import Figure
 from spreadflow.errors import AdoptOutcome
 from spreadflow.io import store
 from spreadflow.report import style
+from spreadflow.report.checks import Check, Summaries, one_outcome_each
+from spreadflow.report.figures import outcome_counts
+from spreadflow.report.style import percent, say
 
 
-def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
-    """Return figures over all runs that a spec file tells of, a block for each, and the page."""
+def make(stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict, Figure]:
+    """Return figures over all runs that have a spec file, with a block for each, and the
+    picture.
+    """
     tables = {
         str(store.attributes(path, stage)["run"]): store.read(path, stage) for path in products
     }
-    told = figures(list(tables.values())) | {
-        "runs": {run: figures([table]) for run, table in tables.items()}
-    }
-    return told, picture(list(tables.values()), told)
+    figures = _figures(list(tables.values()))
+    figures["runs"] = {run: _figures([table]) for run, table in tables.items()}
+    return figures, _picture(list(tables.values()), figures)
 
 
-def figures(tables: list[dict]) -> dict[str, Any]:
+def headline(figures: dict[str, Any]) -> list[str]:
+    """Return what to know of the figures, one fact a line."""
+    agreeing = percent(figures["indices_agree"])
+    return [
+        f"{say(figures['n_lines'])} lines: {style.outcomes(figures)}",
+        f"{agreeing} of their {say(figures['n_reflections'])} reflections where the lattice puts "
+        "their Miller index",
+    ]
+
+
+def checks(summaries: Summaries) -> list[Check]:
+    """Return the counts that must agree."""
+    if "adopt" not in summaries:
+        return []
+    adopt = summaries["adopt"]
+    equalities = [one_outcome_each("line of a spec file", adopt, "n_lines")]
+    if "reindex" in summaries:
+        runs = summaries["reindex"]["runs"]
+        n_lattices = sum(runs[run]["n_lattices"] for run in adopt["runs"])
+        statement = "each line adopted is a lattice of reindex"
+        equalities.append(Check(statement, adopt["n_adopted"], n_lattices))
+    return equalities
+
+
+def _concatenated(tables: list[dict], column: str) -> np.ndarray:
+    return np.concatenate([table[f"lines/{column}"] for table in tables])
+
+
+def _figures(tables: list[dict]) -> dict[str, Any]:
     """Return figures over some runs."""
-    outcome = np.concatenate([t["lines/outcome"] for t in tables])
-    kept = outcome == AdoptOutcome.ADOPTED
-    n, agree = (
-        np.concatenate([t[f"lines/{name}"] for t in tables])[kept].sum()
-        for name in ("n_reflections", "n_agree")
-    )
+    outcome = _concatenated(tables, "outcome")
+    is_adopted = outcome == AdoptOutcome.ADOPTED
+    n_reflections = _concatenated(tables, "n_reflections")[is_adopted].sum()
+    n_agree = _concatenated(tables, "n_agree")[is_adopted].sum()
     return {
         "n_lines": len(outcome),
-        "n_adopted": int(kept.sum()),
-        "outcomes": {end.name.lower(): int((outcome == end).sum()) for end in AdoptOutcome},
-        "n_reflections": int(n),
-        "indices_agree": float(agree / n) if n else None,
+        "n_adopted": int(is_adopted.sum()),
+        "outcomes": outcome_counts(outcome, AdoptOutcome),
+        "n_reflections": int(n_reflections),
+        "indices_agree": float(n_agree / n_reflections) if n_reflections else None,
     }
 
 
-def picture(tables: list[dict], told: dict) -> Figure:
-    """Return how lines ended, and how well reflections and lattices go together."""
+def _picture(tables: list[dict], figures: dict) -> Figure:
+    """Draw how lines ended, and how well reflections and lattices go together."""
     page = style.page(
         "adopt: lattices that were indexed elsewhere",
-        f"{style.say(told['n_adopted'])} of {style.say(told['n_lines'])} lines adopted",
+        f"{say(figures['n_adopted'])} of {say(figures['n_lines'])} lines adopted",
     )
-    ends, agreement = page.subplots(1, 2)
-    counts = {name.replace("_", " "): n for name, n in told["outcomes"].items() if n}
+    outcomes, agreement = page.subplots(1, 2)
+    counts = {name.replace("_", " "): n for name, n in figures["outcomes"].items() if n}
     colors = [style.GREEN if name == "adopted" else style.ORANGE for name in counts]
-    style.bars(ends, list(counts), list(counts.values()), colors)
-    ends.set_title(f"how {style.say(told['n_lines'])} lines ended")
-    n, agree = (
-        np.concatenate([t[f"lines/{name}"] for t in tables])
-        for name in ("n_reflections", "n_agree")
-    )
-    agreement.plot(n, agree, ".", color=style.BLUE, alpha=0.6)
+    style.bars(outcomes, list(counts), list(counts.values()), colors)
+    outcomes.set_title(f"how {say(figures['n_lines'])} lines ended")
+
+    n_reflections = _concatenated(tables, "n_reflections")
+    n_agree = _concatenated(tables, "n_agree")
+    agreement.plot(n_reflections, n_agree, ".", color=style.BLUE, alpha=0.6)
     agreement.axline((0, 0), slope=1, color=style.PALE, lw=0.8)
     agreement.set(
         xlabel="indexed reflections of the .refl", ylabel="where A puts their Miller index"

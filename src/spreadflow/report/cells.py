@@ -10,146 +10,207 @@ from matplotlib.patches import Ellipse
 
 from spreadflow.analysis.merging import cells
 from spreadflow.errors import LatticeOutcome
-from spreadflow.io import images as io_images
-from spreadflow.io import store
+from spreadflow.io import images, store
 from spreadflow.physics import unit_cell
 from spreadflow.report import style
+from spreadflow.report.checks import Check, Summaries, one_outcome_each
+from spreadflow.report.figures import outcome_counts
+from spreadflow.report.style import say
 
 NAMES = ("a", "b", "c", "α", "β", "γ")
+"""Names of the cell parameters in the picture."""
+
 COLORS = {
     LatticeOutcome.NOISE: style.GREY,
     LatticeOutcome.OTHER_CLUSTER: style.ORANGE,
     LatticeOutcome.CELL_OUTLIER: style.RED,
     LatticeOutcome.ACCEPTED: style.BLUE,
 }
+"""Colours of the outcomes; later ones are drawn above earlier ones."""
+
+REACH_SIGMAS = 4.3
+"""How much of the chosen cluster is in view at least, to either side of its centre, σ."""
 
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
-    """Return figures over all lattices of all runs, and the page."""
+    """Return figures over all lattices of all runs, and the picture."""
     table = store.read(products[0], stage)
-    told = store.attributes(products[0], stage)
-    figures = _figures(table, told, manifests)
-    return figures, _picture(table, told, figures)
+    attributes = store.attributes(products[0], stage)
+    figures = _figures(table, attributes, manifests)
+    return figures, _picture(table, attributes, figures)
 
 
-def _figures(table: dict, told: dict, manifests: list[Path]) -> dict[str, Any]:
+def headline(figures: dict[str, Any]) -> list[str]:
+    """Return what to know of the figures, one fact a line."""
+    lines = [
+        f"{say(figures['n_kept'])} of {say(figures['n_in'])} lattices accepted "
+        f"({style.outcomes(figures)})"
+    ]
+    if figures["mean"] is not None:
+        mean = " ".join(f"{value:.3f}" for value in figures["mean"])
+        lines.append(f"mean cell {mean} (Å, degrees)")
+    return lines
+
+
+def checks(summaries: Summaries) -> list[Check]:
+    """Return the counts that must agree."""
+    figures = summaries.get("cells")
+    if not figures:
+        return []
+    equalities = []
+    if "reindex" in summaries:
+        n_lattices = summaries["reindex"]["n_lattices"]
+        statement = "each lattice of reindex reaches cells"
+        equalities.append(Check(statement, n_lattices, figures["n_in"]))
+    n_accepted = figures["outcomes"]["accepted"]
+    return [
+        *equalities,
+        one_outcome_each("lattice of cells", figures, "n_in"),
+        Check("those accepted are kept", n_accepted, figures["n_kept"]),
+    ]
+
+
+def _figures(table: dict, attributes: dict, manifests: list[Path]) -> dict[str, Any]:
     outcome = table["lattices/outcome"]
     run = table["lattices/run"]
-    kept = table["lattices/cell"][outcome == LatticeOutcome.ACCEPTED]
-    accepted = outcome == LatticeOutcome.ACCEPTED
-    truths = [t for t in map(io_images.truth, manifests) if t is not None and len(t["lattices/A"])]
-    true = (
-        np.concatenate([[unit_cell.cell_of(A) for A in t["lattices/A"]] for t in truths])
-        if truths
-        else None
-    )
+    is_accepted = outcome == LatticeOutcome.ACCEPTED
+    cell = table["lattices/cell"][is_accepted]
     return {
         "n_in": len(outcome),
-        "n_kept": int(accepted.sum()),
-        "outcomes": {end.name.lower(): int((outcome == end).sum()) for end in LatticeOutcome},
+        "n_kept": int(is_accepted.sum()),
+        "outcomes": outcome_counts(outcome, LatticeOutcome),
         "n_clusters": len(table["clusters/n"]),
-        "mean": kept.mean(axis=0) if len(kept) else None,
-        "sd": kept.std(axis=0) if len(kept) else None,
-        "true_mean": None if true is None else unit_cell.degrees(true).mean(axis=0),
-        "space_group": told["space_group"],
-        "features": told["features"],
-        "location": table["clusters/location"][told["chosen"]],
-        "covariance": table["clusters/covariance"][told["chosen"]],
+        "mean": cell.mean(axis=0) if len(cell) else None,
+        "sd": cell.std(axis=0) if len(cell) else None,
+        "true_mean": _true_mean(manifests),
+        "space_group": attributes["space_group"],
+        "features": attributes["features"],
+        "location": table["clusters/location"][attributes["chosen"]],
+        "covariance": table["clusters/covariance"][attributes["chosen"]],
         "runs": {
-            name: {"n_in": int((run == r).sum()), "n_kept": int((accepted & (run == r)).sum())}
-            for r, name in enumerate(told["runs"])
+            name: {
+                "n_in": int((run == number).sum()),
+                "n_kept": int((is_accepted & (run == number)).sum()),
+            }
+            for number, name in enumerate(attributes["runs"])
         },
     }
 
 
-def _picture(table: dict, told: dict, figures: dict) -> Figure:
-    free = [cells.NAMES.index(name) for name in cells.independent(cells.NAMES, told["space_group"])]
+def _true_mean(manifests: list[Path]) -> np.ndarray | None:
+    """Return (6,) the mean simulated cell, Å and degrees, or None where none is known."""
+    true_cells = [
+        unit_cell.cell_of(A)
+        for truth in map(images.truth, manifests)
+        if truth is not None
+        for A in truth["lattices/A"]
+    ]
+    return unit_cell.degrees(np.array(true_cells)).mean(axis=0) if true_cells else None
+
+
+# ---------------------------------------------------------------- the picture
+
+
+def _picture(table: dict, attributes: dict, figures: dict) -> Figure:
+    independent = cells.independent(cells.NAMES, attributes["space_group"])
+    free = [cells.NAMES.index(name) for name in independent]
     pairs = list(combinations(free[:3], 2))
-    mean = figures["mean"]
-    text = " ".join(f"{value:.3f}" for value in mean) if mean is not None else "–"
+    mean = "–"
+    if figures["mean"] is not None:
+        mean = " ".join(f"{value:.3f}" for value in figures["mean"])
     page = style.page(
         "cells: which lattices are the crystal form of interest",
-        f"{style.say(figures['n_kept'])} of {style.say(figures['n_in'])} lattices accepted · mean "
-        f"cell {text} "
-        f"(Å, degrees) · clusters: {figures['n_clusters']} · {figures['space_group']}",
+        f"{say(figures['n_kept'])} of {say(figures['n_in'])} lattices accepted · "
+        f"mean cell {mean} (Å, degrees) · "
+        f"clusters: {figures['n_clusters']} · {figures['space_group']}",
     )
     top, bottom = page.subfigures(2, 1, height_ratios=[1.25, 1])  # type: ignore[misc]
     axes = top.subplots(1, len(pairs) + 1, squeeze=False)[0]
     for ax, pair in zip(axes, pairs, strict=False):
-        _scatter(ax, table, told, pair)
+        _scatter(ax, table, attributes, pair)
     if pairs:
         axes[0].legend(loc="best", markerscale=1.5)
-    ends = {end: figures["outcomes"][end.name.lower()] for end in LatticeOutcome}
-    names = [end.name.lower().replace("_", " ") for end in ends]
-    style.bars(axes[-1], names, list(ends.values()), [COLORS[end] for end in ends])
-    axes[-1].set_title(f"how {style.say(figures['n_in'])} lattices ended")
-    for ax, column in zip(bottom.subplots(1, len(free), squeeze=False)[0], free, strict=True):
+
+    counts = figures["outcomes"]
+    names = [name.replace("_", " ") for name in counts]
+    colors = [COLORS[outcome] for outcome in LatticeOutcome]
+    style.bars(axes[-1], names, list(counts.values()), colors)
+    axes[-1].set_title(f"how {say(figures['n_in'])} lattices ended")
+
+    histograms = bottom.subplots(1, len(free), squeeze=False)[0]
+    for ax, column in zip(histograms, free, strict=True):
         _histogram(ax, table, figures, column)
     return page
 
 
 def _view(values: np.ndarray, accepted: np.ndarray) -> tuple[float, float]:
-    """Return limits that show all accepted lattices and most others."""
+    """Return limits that show all accepted lattices and most of the others."""
     inner = values[accepted] if accepted.any() else values
     low, high = np.percentile(values, [2, 98])
-    low, high = min(low, inner.min()), max(high, inner.max())
+    low = min(low, inner.min())
+    high = max(high, inner.max())
     margin = 0.08 * max(high - low, 1e-3)
     return low - margin, high + margin
 
 
-def _scatter(axes: Any, table: dict, told: dict, pair: tuple[int, int]) -> None:
+def _scatter(axes: Any, table: dict, attributes: dict, pair: tuple[int, int]) -> None:
     """Draw lattices in the plane of two cell lengths, with the 2 σ and 4 σ ellipses of the chosen
     cluster.
+
+    pair: columns of the cell.
     """
     x, y = (table["lattices/cell"][:, column] for column in pair)
     outcome = table["lattices/outcome"]
+    size = float(np.clip(3000 / max(len(outcome), 1), 2, 16))
     for end, color in COLORS.items():
-        mine = outcome == end
-        if mine.any():
-            size = float(np.clip(3000 / len(outcome), 2, 16))
-            axes.scatter(
-                x[mine],
-                y[mine],
-                s=size,
-                color=color,
-                alpha=0.7,
-                lw=0,
-                label=end.name.lower().replace("_", " "),
-            )
+        chosen = outcome == end
+        if chosen.any():
+            label = end.name.lower().replace("_", " ")
+            axes.scatter(x[chosen], y[chosen], s=size, color=color, alpha=0.7, lw=0, label=label)
+
     accepted = outcome == LatticeOutcome.ACCEPTED
     limits = [_view(values, accepted) for values in (x, y)]
+    features = attributes["features"]
     names = [cells.NAMES[column] for column in pair]
-    if set(names) <= set(told["features"]):
-        rows = [told["features"].index(name) for name in names]
-        centre = table["clusters/location"][told["chosen"]][rows]
-        covariance = table["clusters/covariance"][told["chosen"]][np.ix_(rows, rows)]
-        spread, axis = np.linalg.eigh(covariance)
-        tilt = np.rad2deg(np.arctan2(axis[1, 1], axis[0, 1]))
-        for sigmas in (2, 4):
-            size = 2 * sigmas * np.sqrt(spread[::-1])
-            axes.add_patch(Ellipse(centre, *size, angle=tilt, fill=False, color=style.INK, lw=0.9))
-        reach = 4.3 * np.sqrt(np.diag(covariance))
+    if set(names) <= set(features):
+        rows = [features.index(name) for name in names]
+        centre = table["clusters/location"][attributes["chosen"]][rows]
+        covariance = table["clusters/covariance"][attributes["chosen"]][np.ix_(rows, rows)]
+        _ellipses(axes, centre, covariance)
+        reach = REACH_SIGMAS * np.sqrt(np.diag(covariance))
         limits = [
-            (min(v[0], c - r), max(v[1], c + r))
-            for v, c, r in zip(limits, centre, reach, strict=True)
+            (min(low, middle - distance), max(high, middle + distance))
+            for (low, high), middle, distance in zip(limits, centre, reach, strict=True)
         ]
     axes.set(xlim=limits[0], ylim=limits[1])
     axes.set(xlabel=f"{NAMES[pair[0]]}, Å", ylabel=f"{NAMES[pair[1]]}, Å")
     axes.locator_params("x", nbins=4)
 
 
+def _ellipses(axes: Any, centre: np.ndarray, covariance: np.ndarray) -> None:
+    """Draw the 2 σ and 4 σ ellipses of a covariance (2, 2)."""
+    variances, directions = np.linalg.eigh(covariance)
+    longest = directions[:, 1]
+    tilt = np.rad2deg(np.arctan2(longest[1], longest[0]))
+    x, y = centre
+    for n_sigmas in (2, 4):
+        size = 2 * n_sigmas * np.sqrt(variances[::-1])
+        axes.add_patch(Ellipse((x, y), *size, angle=tilt, fill=False, color=style.INK, lw=0.9))
+
+
 def _histogram(axes: Any, table: dict, figures: dict, column: int) -> None:
+    """Draw the distribution of one cell parameter; accepted lattices below, the others above."""
     values = table["lattices/cell"][:, column]
     accepted = table["lattices/outcome"] == LatticeOutcome.ACCEPTED
     low, high = _view(values, accepted)
     edges = np.linspace(low, high, style.n_bins(len(values)) + 1)
-    axes.hist(
-        [values[accepted], values[~accepted]], edges, stacked=True, color=[style.BLUE, style.ORANGE]
-    )
+    stacks = [values[accepted], values[~accepted]]
+    axes.hist(stacks, edges, stacked=True, color=[style.BLUE, style.ORANGE])
     if figures["true_mean"] is not None:
         axes.axvline(figures["true_mean"][column], color=style.INK, lw=1, ls="--", label="truth")
         axes.legend(loc="upper right")
-    axes.set(xlabel=f"{NAMES[column]}, {'Å' if column < 3 else 'degrees'}", ylabel="lattices")
+    unit = "Å" if column < 3 else "degrees"
+    axes.set(xlabel=f"{NAMES[column]}, {unit}", ylabel="lattices")
     style.few_ticks(axes, 3)
     if figures["mean"] is not None:
         axes.set_title(f"{figures['mean'][column]:.3f} ± {figures['sd'][column]:.3f}")

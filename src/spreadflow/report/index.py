@@ -9,172 +9,209 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from spreadflow.errors import Outcome
-from spreadflow.io import images as io_images
-from spreadflow.io import store
+from spreadflow.io import images, store
 from spreadflow.models import Detector
 from spreadflow.physics import geometry
 from spreadflow.report import style, truth
+from spreadflow.report.checks import Check, Summaries, one_outcome_each
+from spreadflow.report.figures import outcome_counts
+from spreadflow.report.runs import manifest_of
+from spreadflow.report.style import percent, say
 
 HITS = (Outcome.INDEXED, Outcome.NO_LATTICE, Outcome.OVERFLOW)
-"""Enough spots for a crystal."""
+"""Outcomes of shots with enough spots for a crystal."""
 
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
-    """Return figures over all runs, a block for each run, and the page."""
-    runs = [Run(stage, path, manifests) for path in products]
-    told = figures(runs) | {"runs": {run.name: figures([run]) for run in runs}}
-    return told, picture(stage, runs, told)
+    """Return figures over all runs, with a block for each run, and the picture."""
+    runs = [IndexedRun(stage, path, manifests) for path in products]
+    figures = _figures(runs) | {"runs": {run.name: _figures([run]) for run in runs}}
+    return figures, _picture(stage, runs, figures)
 
 
-class Run:
-    """One product of the stage with, where it was simulated, its truth."""
+def headline(figures: dict[str, Any]) -> list[str]:
+    """Return what to know of the figures, one fact a line."""
+    radial = f"{say(figures['radial_rmsd_px'], 2)} px radial"
+    transverse = f"{say(figures['transverse_rmsd_px'], 2)} px transverse"
+    lines = [
+        f"{say(figures['n_shots'])} shots: {style.outcomes(figures)}",
+        f"{say(figures['n_lattices'])} lattices, of which {say(figures['n_lattices_second'])} "
+        "second or third in their shot",
+        f"r.m.s.d. {radial}, {transverse} over {say(figures['n_rmsd'])} reflections",
+        f"{say(figures['seconds_per_shot_per_core'])} s per shot and core",
+    ]
+    if figures["misorientation_deg_median"] is None:
+        return lines
+    return [
+        *lines,
+        f"misorientation {say(figures['misorientation_deg_median'], 2)}° in the median, "
+        f"{say(figures['misorientation_deg_p95'], 2)}° at 95 %; "
+        f"{percent(figures['miller_right'])} of the Miller indices right",
+        f"{figures['n_singles_indexed']} of {figures['n_singles']} single hits right, "
+        f"both lattices in {figures['n_doubles_both']} of {figures['n_doubles']} double hits, "
+        f"a lattice on {figures['n_blanks_with_lattice']} of {figures['n_blanks']} blanks",
+        f"pulls of the photons {say(figures['pull_mean'], 2)} ± {say(figures['pull_sd'], 3)}; "
+        f"{percent(figures['prediction_recall'])} of the reflections above 3 σ predicted",
+    ]
+
+
+def checks(summaries: Summaries) -> list[Check]:
+    """Return the counts that must agree."""
+    return [
+        one_outcome_each(f"shot of {stage}", summaries[stage], "n_shots")
+        for stage in ("index", "reindex")
+        if stage in summaries
+    ]
+
+
+class IndexedRun:
+    """The product of one run and, where it was simulated, its truth."""
 
     def __init__(self, stage: str, product: Path, manifests: list[Path]):
-        self.table, self.told = store.read(product, stage), store.attributes(product, stage)
-        self.name, self.space_group = str(self.told["run"]), str(self.told["config"]["space_group"])
-        self.detector = Detector.from_json(self.told["detector"])
-        self.manifest = of_run(self.name, manifests)
-        simulated = io_images.truth(self.manifest) if self.manifest else None
-        self.pair: truth.Pair | None = None
+        self.table = store.read(product, stage)
+        attributes = store.attributes(product, stage)
+        self.name = str(attributes["run"])
+        self.d_min = float(attributes["config"]["d_min"])
+        self.detector = Detector.from_json(attributes["detector"])
+        self.manifest = manifest_of(self.name, manifests)
+        simulated = images.truth(self.manifest) if self.manifest else None
+        self.matched: truth.MatchedRun | None = None
         if simulated is not None:
-            match = truth.match(self.table, simulated, self.space_group)
-            self.pair = truth.Pair(self.table, simulated, match)
+            match = truth.match(self.table, simulated, str(attributes["config"]["space_group"]))
+            self.matched = truth.MatchedRun(self.table, simulated, match)
 
 
-def of_run(name: str, manifests: list[Path]) -> Path | None:
-    """Return the manifest of a run among those given."""
-    return next((path for path in manifests if io_images.read_manifest(path).run == name), None)
-
-
-def figures(runs: list[Run]) -> dict[str, Any]:
-    """Return figures over some runs; those that need truth are None without it."""
-    outcome = np.concatenate([run.table["shots/outcome"] for run in runs])
-    seconds = np.concatenate([run.table["shots/seconds"] for run in runs])
-    k = np.concatenate([run.table["lattices/k"] for run in runs])
+def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
+    """Return figures over some runs; those that need the truth are None without it."""
+    outcome = _concatenated(runs, "shots/outcome")
+    seconds = _concatenated(runs, "shots/seconds")
+    k = _concatenated(runs, "lattices/k")
     n_shots = len(outcome)
     n_hits = int(np.isin(outcome, HITS).sum())
     n_indexed = int((outcome == Outcome.INDEXED).sum())
-    out = {
+    figures = {
         "n_shots": n_shots,
         "n_hits": n_hits,
         "n_indexed": n_indexed,
         "index_rate": n_indexed / n_hits if n_hits else None,
-        "outcomes": {end.name.lower(): int((outcome == end).sum()) for end in Outcome},
+        "outcomes": outcome_counts(outcome, Outcome),
         "n_lattices": len(k),
         "n_lattices_second": int((k > 0).sum()),
         "n_spots": int(sum(run.table["shots/n_spots"].sum() for run in runs)),
         "n_reflections": int(sum(len(run.table["reflections/d"]) for run in runs)),
         "seconds_per_shot_per_core": float(seconds.sum() / n_shots) if n_shots else None,
     }
-    return out | _residuals(runs) | _against_truth(runs)
+    return figures | _residuals(runs) | _against_truth(runs)
 
 
-def _residuals(runs: list[Run]) -> dict[str, Any]:
+def _concatenated(runs: list[IndexedRun], column: str) -> np.ndarray:
+    return np.concatenate([run.table[column] for run in runs])
+
+
+def _residuals(runs: list[IndexedRun]) -> dict[str, Any]:
     """Return root mean squares over the reflections of all lattices."""
-    n = np.concatenate([run.table["lattices/n_rmsd"] for run in runs])
-    pixel = np.concatenate(
+    n = _concatenated(runs, "lattices/n_rmsd")
+    pixel_mm = np.concatenate(
         [np.full(len(run.table["lattices/k"]), run.detector.pixel_mm) for run in runs]
     )
-    out: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for axis in ("radial", "transverse"):
-        square = np.concatenate([run.table[f"lattices/rmsd_{axis}_mm"] for run in runs]) ** 2
+        square = _concatenated(runs, f"lattices/rmsd_{axis}_mm") ** 2
         counts = (n > 0) & np.isfinite(square)
-        for unit, scale in (("mm", 1.0), ("px", pixel[counts])):
-            sum_of_squares = (n[counts] * square[counts] / scale**2).sum()
-            out[f"{axis}_rmsd_{unit}"] = (
-                float(np.sqrt(sum_of_squares / n[counts].sum())) if counts.any() else None
-            )
-    return out | {"n_rmsd": int(n.sum())}
+        for unit, scale in (("mm", 1.0), ("px", pixel_mm[counts])):
+            rmsd = None
+            if counts.any():
+                sum_of_squares = (n[counts] * square[counts] / scale**2).sum()
+                rmsd = float(np.sqrt(sum_of_squares / n[counts].sum()))
+            figures[f"{axis}_rmsd_{unit}"] = rmsd
+    return figures | {"n_rmsd": int(n.sum())}
 
 
-def _against_truth(runs: list[Run]) -> dict[str, Any]:
+def _against_truth(runs: list[IndexedRun]) -> dict[str, Any]:
     """Return what only a simulation can tell, pooled over the simulated runs."""
-    known = [(run, run.pair) for run in runs if run.pair is not None]
+    known = [(run, run.matched) for run in runs if run.matched is not None]
     if not known:
         return {"misorientation_deg_median": None}
-    match = truth.Match(
-        *(
-            np.concatenate([getattr(pair.match, f) for _, pair in known])
-            for f in truth.Match._fields
-        )
-    )
-    per_run = [truth.counts(pair) for _, pair in known]
-    out = truth.orientations(match) | {
-        name: sum(counts[name] for counts in per_run) for name in per_run[0]
-    }
-    out |= _pooled([truth.indices(pair) for _, pair in known], "miller_right", "n_spots_indexed")
-    recalls = [
-        truth.recall(pair, float(run.told["config"]["d_min"]), run.detector.shape)
-        for run, pair in known
-    ]
-    out |= _pooled(recalls, "prediction_recall", "n_strong_true")
-    pulls = np.concatenate([truth.pulls(pair) for _, pair in known])
-    some = len(pulls) > 1
-    out["n_pulls"] = len(pulls)
-    out["pull_mean"], out["pull_sd"] = (
-        (float(pulls.mean()), float(pulls.std())) if some else (None, None)
-    )
-    return out
+    matches = [matched.match for _, matched in known]
+    all_matches = truth.Match(*(np.concatenate(columns) for columns in zip(*matches, strict=True)))
+    figures = truth.orientations(all_matches)
+
+    counts = [truth.counts(matched) for _, matched in known]
+    figures |= {name: sum(of_run[name] for of_run in counts) for name in counts[0]}
+    indices = [truth.indices(matched) for _, matched in known]
+    figures |= _pooled(indices, "miller_right", "n_spots_indexed")
+    recalls = [truth.recall(matched, run.d_min, run.detector.shape) for run, matched in known]
+    figures |= _pooled(recalls, "prediction_recall", "n_strong_true")
+
+    pulls = np.concatenate([truth.pulls(matched) for _, matched in known])
+    has_pulls = len(pulls) > 1
+    figures["n_pulls"] = len(pulls)
+    figures["pull_mean"] = float(pulls.mean()) if has_pulls else None
+    figures["pull_sd"] = float(pulls.std()) if has_pulls else None
+    return figures
 
 
 def _pooled(parts: list[dict], share: str, n: str) -> dict[str, Any]:
-    """Return shares of several runs as one, each weighted by its denominator."""
-    total = sum(part[n] for part in parts)
-    return {
-        n: total,
-        share: sum((part[share] or 0) * part[n] for part in parts) / total if total else None,
-    }
+    """Return the shares of several runs as one, each weighted by its denominator.
 
-
-# ---------------------------------------------------------------- the page
-
-
-def picture(stage: str, runs: list[Run], told: dict) -> Figure:
-    """Return one still with its predictions; outcomes, residuals, misorientation or mosaic
-    spread.
+    share, n: keys of the share and of its denominator.
     """
-    px = (
-        f"{style.say(told['radial_rmsd_px'], 2)} px radial, "
-        f"{style.say(told['transverse_rmsd_px'], 2)} px transverse"
+    total = sum(part[n] for part in parts)
+    counted = sum((part[share] or 0) * part[n] for part in parts)
+    return {n: total, share: counted / total if total else None}
+
+
+# ---------------------------------------------------------------- the picture
+
+
+def _picture(stage: str, runs: list[IndexedRun], figures: dict) -> Figure:
+    """Draw one still with its predictions; outcomes, residuals, misorientation or mosaicity."""
+    page = style.page(
+        f"{stage}: from spots to lattices",
+        f"{say(figures['n_indexed'])} of {say(figures['n_hits'])} hits indexed · "
+        f"{say(figures['n_lattices'])} lattices · "
+        f"r.m.s.d. {say(figures['radial_rmsd_px'], 2)} px radial, "
+        f"{say(figures['transverse_rmsd_px'], 2)} px transverse over "
+        f"{say(figures['n_rmsd'])} reflections · "
+        f"{say(figures['seconds_per_shot_per_core'])} s per shot and core",
+        14.5,
     )
-    subtitle = (
-        f"{style.say(told['n_indexed'])} of {style.say(told['n_hits'])} hits indexed · "
-        f"{style.say(told['n_lattices'])} lattices · r.m.s.d. {px} over "
-        f"{style.say(told['n_rmsd'])} reflections · "
-        f"{style.say(told['seconds_per_shot_per_core'])} s per shot and core"
-    )
-    page = style.page(f"{stage}: from spots to lattices", subtitle, 14.5)
     axes = page.subplot_mosaic(
         [["still", "still", "outcomes", "scatter"], ["still", "still", "rmsd", "truth"]],
         width_ratios=[1, 1, 0.9, 0.9],
     )
     _still(axes["still"], runs)
-    ends = {name: n for name, n in told["outcomes"].items() if n}
-    colors = [
-        style.GREEN if name == "indexed" else style.ORANGE if name == "no_lattice" else style.GREY
-        for name in ends
-    ]
-    style.bars(
-        axes["outcomes"], [name.replace("_", " ") for name in ends], list(ends.values()), colors
-    )
-    axes["outcomes"].set_title(f"how {style.say(told['n_shots'])} shots ended")
+    _outcomes(axes["outcomes"], figures)
     _scatter(axes["scatter"], runs)
     _rmsd(axes["rmsd"], runs)
     _truth(axes["truth"], runs)
     return page
 
 
-def _still(axes: Any, runs: list[Run]) -> None:
-    """Draw the shot whose first lattice explains most spots, predictions of all its lattices as
-    rings.
+def _outcomes(axes: Any, figures: dict) -> None:
+    """Draw how often each outcome happened."""
+    counts = {name: n for name, n in figures["outcomes"].items() if n}
+    names = [name.replace("_", " ") for name in counts]
+    special = {"indexed": style.GREEN, "no_lattice": style.ORANGE}
+    colors = [special.get(name, style.GREY) for name in counts]
+    style.bars(axes, names, list(counts.values()), colors)
+    axes.set_title(f"how {say(figures['n_shots'])} shots ended")
+
+
+def _still(axes: Any, runs: list[IndexedRun]) -> None:
+    """Draw the shot whose first lattice explains most spots, with the predictions of all its
+    lattices as rings.
     """
     best = max(runs, key=lambda run: run.table["lattices/n_indexed"].max(initial=0))
-    t = best.table
-    if best.manifest is None or not len(t["lattices/k"]):
-        style.empty(axes, "no lattice" if best.manifest else "images not given")
+    table = best.table
+    if best.manifest is None:
+        style.empty(axes, "images not given")
         return
-    row = int(t["lattices/shot"][t["lattices/n_indexed"].argmax()])
-    shot = io_images.Source(best.manifest).read(row)
+    if not len(table["lattices/k"]):
+        style.empty(axes, "no lattice")
+        return
+    row = int(table["lattices/shot"][table["lattices/n_indexed"].argmax()])
+    shot = images.Source(best.manifest).read(row)
     if isinstance(shot, Outcome):
         style.empty(axes, f"shot {row}: {shot.name.lower()}")
         return
@@ -191,52 +228,53 @@ def _still(axes: Any, runs: list[Run]) -> None:
     axes.set_title(f"run {best.name}, shot {row}: photons and predictions")
 
 
-def rings(axes: Any, run: Run, row: int, size: float = 22.0) -> None:
-    """Draw predicted reflections of all lattices of a shot around where they are expected, mm; weak
-    ones smaller.
+def rings(axes: Any, run: IndexedRun, row: int, size: float = 22.0) -> None:
+    """Draw a ring around each predicted reflection of all lattices of a shot; weak ones are
+    smaller.
+
+    axes: in mm. row: of the shot. size: of a ring, square points.
     """
-    t = run.table
-    for n, lattice in enumerate(np.flatnonzero(t["lattices/shot"] == row)):
-        mine = t["reflections/lattice"] == lattice
-        strong = t["reflections/intensity"][mine] > 3 * t["reflections/sigma"][mine]
-        columns = (t[f"reflections/{name}"][mine] for name in ("panel", "fast", "slow"))
-        x, y, _ = geometry.position(run.detector, *columns).T
-        look: dict[str, Any] = {
-            "facecolors": "none",
-            "edgecolors": (style.RED, style.PURPLE, style.ORANGE)[n % 3],
-        }
+    table = run.table
+    colors = (style.RED, style.PURPLE, style.ORANGE)
+    for number, lattice in enumerate(np.flatnonzero(table["lattices/shot"] == row)):
+        in_lattice = table["reflections/lattice"] == lattice
+        intensity = table["reflections/intensity"][in_lattice]
+        strong = intensity > 3 * table["reflections/sigma"][in_lattice]
+        panel, fast, slow = (
+            table[f"reflections/{name}"][in_lattice] for name in ("panel", "fast", "slow")
+        )
+        x, y, _ = geometry.position(run.detector, panel, fast, slow).T
+        look: dict[str, Any] = {"facecolors": "none", "edgecolors": colors[number % len(colors)]}
         axes.scatter(x[strong], y[strong], s=size, linewidths=0.8, label="I > 3 σ", **look)
         axes.scatter(x[~strong], y[~strong], s=0.36 * size, linewidths=0.3, label="weaker", **look)
 
 
-def _differences(run: Run) -> np.ndarray:
+def _differences(run: IndexedRun) -> np.ndarray:
     """Return (n, 2) observed − predicted of strong reflections, radial and transverse, px."""
-    t = run.table
-    seen = np.isfinite(t["reflections/fast_obs"]) & (t["reflections/flags"] == 0)
-    panel, fast, slow = (t[f"reflections/{name}"][seen] for name in ("panel", "fast", "slow"))
-    moved = np.stack(
-        [t["reflections/fast_obs"][seen] - fast, t["reflections/slow_obs"][seen] - slow], axis=1
+    table = run.table
+    is_observed = np.isfinite(table["reflections/fast_obs"]) & (table["reflections/flags"] == 0)
+    panel, fast, slow = (
+        table[f"reflections/{name}"][is_observed] for name in ("panel", "fast", "slow")
     )
-    return np.einsum("nij,nj->ni", geometry.radial_axes(run.detector, panel, fast, slow), moved)
+    fast_difference = table["reflections/fast_obs"][is_observed] - fast
+    slow_difference = table["reflections/slow_obs"][is_observed] - slow
+    difference = np.stack([fast_difference, slow_difference], axis=1)
+    axes = geometry.radial_axes(run.detector, panel, fast, slow)
+    return np.einsum("nij,nj->ni", axes, difference)
 
 
-def _scatter(axes: Any, runs: list[Run]) -> None:
+def _scatter(axes: Any, runs: list[IndexedRun]) -> None:
+    """Draw the distances of observed from predicted centroids, and their median."""
     axes.set_title("observed − predicted, px")
     difference = np.concatenate([_differences(run) for run in runs])
     if not len(difference):
         style.empty(axes, "no reflection with I ≥ 5 σ")
         return
     limit = max(1.0, float(np.percentile(np.abs(difference), 98)))
+    opacity = max(0.08, min(0.5, 800 / len(difference)))
     axes.axhline(0, color=style.PALE, lw=0.8)
     axes.axvline(0, color=style.PALE, lw=0.8)
-    axes.plot(
-        *difference.T,
-        ".",
-        ms=2.5,
-        alpha=max(0.08, min(0.5, 800 / len(difference))),
-        color=style.BLUE,
-        mew=0,
-    )
+    axes.plot(*difference.T, ".", ms=2.5, alpha=opacity, color=style.BLUE, mew=0)
     axes.plot(*np.median(difference, axis=0), "+", ms=12, mew=2, color=style.RED, label="median")
     axes.set(
         xlim=(-limit, limit),
@@ -248,7 +286,8 @@ def _scatter(axes: Any, runs: list[Run]) -> None:
     axes.legend(loc="upper right")
 
 
-def _rmsd(axes: Any, runs: list[Run]) -> None:
+def _rmsd(axes: Any, runs: list[IndexedRun]) -> None:
+    """Draw histograms of the lattices' r.m.s.d."""
     for axis, color in (("radial", style.ORANGE), ("transverse", style.BLUE)):
         values = [run.table[f"lattices/rmsd_{axis}_mm"] / run.detector.pixel_mm for run in runs]
         style.histogram(axes, np.concatenate(values), axis, color)
@@ -256,18 +295,14 @@ def _rmsd(axes: Any, runs: list[Run]) -> None:
     axes.legend(loc="upper right")
 
 
-def _truth(axes: Any, runs: list[Run]) -> None:
-    """Draw misorientation where truth is known, else the mosaic spread."""
-    matches = [run.pair.match for run in runs if run.pair is not None]
+def _truth(axes: Any, runs: list[IndexedRun]) -> None:
+    """Draw the misorientation where the truth is known, else the mosaicity."""
+    matches = [run.matched.match for run in runs if run.matched is not None]
     if matches:
-        style.histogram(
-            axes,
-            np.rad2deg(np.concatenate([m.angle for m in matches])),
-            "misorientation",
-            style.GREEN,
-        )
+        angle = np.rad2deg(np.concatenate([match.angle for match in matches]))
+        style.histogram(axes, angle, "misorientation", style.GREEN)
         axes.set(title="misorientation from truth", xlabel="degrees", ylabel="lattices")
         return
-    eta = np.rad2deg(np.concatenate([run.table["lattices/eta_rad"] for run in runs]))
+    eta = np.rad2deg(_concatenated(runs, "lattices/eta_rad"))
     style.histogram(axes, eta, "mosaic spread", style.GREEN)
     axes.set(title="mosaic spread η of each lattice", xlabel="degrees", ylabel="lattices")

@@ -9,37 +9,73 @@ from matplotlib.figure import Figure
 from spreadflow.analysis.merging.statistics import correlation, r_split
 from spreadflow.io import store
 from spreadflow.report import style
+from spreadflow.report.checks import Check, Summaries
+from spreadflow.report.figures import columns
+from spreadflow.report.style import percent, say
+
+STANDARD_ATTRIBUTES = ("kind", "key", "schema", "software", "time", "config", "inputs", "runs")
+"""Attributes that every product has; the others of `merge` are figures."""
+
+WIDEST_DEVIATION = 5
+"""Normalised deviations beyond this are drawn in the end bins."""
 
 
 def make(stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict, Figure]:
-    """Return figures of the merged table, and the page."""
+    """Return figures of the merged table, and the picture."""
     table = store.read(products[0], stage)
-    told = store.attributes(products[0], stage)
-    figures = _figures(table, told)
+    figures = _figures(table, store.attributes(products[0], stage))
     return figures, _picture(table, figures)
 
 
-def anomalous(table: dict) -> np.ndarray:
+def headline(figures: dict[str, Any]) -> list[str]:
+    """Return what to know of the figures, one fact a line."""
+    lines = [
+        f"{say(figures['n_observations'])} observations of {say(figures['n_lattices'])} lattices, "
+        f"scaled with {figures['scaling']}",
+        f"completeness {percent(figures['completeness'])}, "
+        f"multiplicity {say(figures['multiplicity'])}",
+        f"CC½ {say(figures['cc_half'])} ({say(figures['n_pairs'])} pairs), "
+        f"Rsplit {say(figures['r_split'])}, CC ano {say(figures['cc_ano'])}",
+        f"Wilson B {say(figures['wilson_b'])} Å²",
+    ]
+    ambiguities = ", ".join(figures.get("ambiguities", []))
+    if ambiguities:
+        lines.append(
+            f"indexing is ambiguous (h,k,l or {ambiguities}), which is not resolved: merged as if "
+            "twinned"
+        )
+    return lines
+
+
+def checks(summaries: Summaries) -> list[Check]:
+    """Return the counts that must agree."""
+    figures = summaries.get("merge", {})
+    if "cells" not in summaries or "n_lattices_in" not in figures:
+        return []
+    n_kept = summaries["cells"]["n_kept"]
+    return [Check("each lattice kept reaches merge", n_kept, figures["n_lattices_in"])]
+
+
+def _anomalous_differences(table: dict) -> np.ndarray:
     """Return (n, 2) I(+) − I(−) in each half set, of the reflections whose mates are in both."""
     sign = table["merged/friedel"]
     half = table["merged/half"]
     hkl = [tuple(h) for h in table["merged/hkl"].tolist()]
-    complete = np.isfinite(half).all(axis=1)
-    minus = {hkl[row]: row for row in np.flatnonzero((sign < 0) & complete)}
-    rows = [
-        (row, minus[hkl[row]]) for row in np.flatnonzero((sign > 0) & complete) if hkl[row] in minus
-    ]
-    plus, mates = np.array(rows, dtype=int).reshape(-1, 2).T
-    return half[plus] - half[mates]
+    is_complete = np.isfinite(half).all(axis=1)
+    mate = {hkl[row]: row for row in np.flatnonzero((sign < 0) & is_complete)}
+    plus = [row for row in np.flatnonzero((sign > 0) & is_complete) if hkl[row] in mate]
+    minus = [mate[hkl[row]] for row in plus]
+    return half[np.array(plus, dtype=int)] - half[np.array(minus, dtype=int)]
 
 
-def _figures(table: dict, told: dict) -> dict[str, Any]:
+def _figures(table: dict, attributes: dict) -> dict[str, Any]:
     n = table["merged/n"]
-    first, second = table["merged/half"][np.isfinite(table["merged/half"]).all(axis=1)].T
-    difference = anomalous(table)
+    half = table["merged/half"]
+    first, second = half[np.isfinite(half).all(axis=1)].T
+    difference = _anomalous_differences(table)
     n_possible = int(table["bins/n_possible"].sum())
     n_measured = int(table["bins/n_measured"].sum())
-    out: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "n_lattices": int(table["lattices/used"].sum()),
         "n_observations": int(n.sum()),
         "n_possible": n_possible,
@@ -52,46 +88,31 @@ def _figures(table: dict, told: dict) -> dict[str, Any]:
         "cc_ano": correlation(*difference.T),
         "n_pairs_ano": len(difference),
     }
-    standard = ("kind", "key", "schema", "software", "time", "config", "inputs", "runs")
-    out |= {name: value for name, value in told.items() if name not in (*standard, *out)}
-    out["bins"] = [
-        {
-            name: table[f"bins/{name}"][row]
-            for name in sorted(n.split("/")[1] for n in table if n.startswith("bins/"))
-        }
-        for row in range(len(table["bins/d_min"]))
+    known = {*STANDARD_ATTRIBUTES, *figures}
+    figures |= {name: value for name, value in attributes.items() if name not in known}
+    bins = columns(table, "bins")
+    figures["bins"] = [
+        {name: bins[name][row] for name in sorted(bins)} for row in range(len(bins["d_min"]))
     ]
-    return out
+    return figures
+
+
+# ---------------------------------------------------------------- the picture
 
 
 def _picture(table: dict, figures: dict) -> Figure:
     page = style.page(
         "merge: one intensity for each unique reflection",
-        f"{style.say(figures['n_lattices'])} lattices · {style.say(figures['n_observations'])} "
-        "observations · "
-        f"completeness {style.say(figures['completeness'])} · multiplicity "
-        f"{style.say(figures['multiplicity'])} · "
-        f"CC½ {style.say(figures['cc_half'])} ({style.say(figures['n_pairs'])} pairs) · "
-        f"Rsplit {style.say(figures['r_split'])} · CC ano {style.say(figures['cc_ano'])}",
+        f"{say(figures['n_lattices'])} lattices · {say(figures['n_observations'])} observations · "
+        f"completeness {say(figures['completeness'])} · "
+        f"multiplicity {say(figures['multiplicity'])} · "
+        f"CC½ {say(figures['cc_half'])} ({say(figures['n_pairs'])} pairs) · "
+        f"Rsplit {say(figures['r_split'])} · CC ano {say(figures['cc_ano'])}",
     )
     axes = page.subplots(2, 3)
-    s2 = 0.5 * (table["bins/d_max"] ** -2.0 + table["bins/d_min"] ** -2.0)
-    for name, label, color in (("cc_half", "CC½", style.BLUE), ("cc_ano", "CC ano", style.ORANGE)):
-        axes[0, 0].plot(s2, table[f"bins/{name}"], "o-", ms=4, color=color, label=label)
-    axes[0, 0].axhline(0, color=style.PALE, lw=0.8)
-    axes[0, 0].set(
-        title="half sets against each other", ylim=(min(-0.3, axes[0, 0].get_ylim()[0]), 1.03)
-    )
-    axes[0, 0].legend()
-    axes[0, 1].plot(s2, table["bins/i_over_sigma"], "o-", ms=4, color=style.GREEN)
-    axes[0, 1].set(title="⟨I/σ⟩ of merged intensities", ylim=(0, 1.1 * axes[0, 1].dataLim.y1))
-    complete = table["bins/n_measured"] / np.maximum(table["bins/n_possible"], 1)
-    axes[0, 2].plot(s2, complete, "o-", ms=4, color=style.BLUE)
-    axes[0, 2].set(title="completeness (blue), multiplicity (orange)", ylim=(0, 1.05))
-    twin = axes[0, 2].twinx()
-    multiplicity = table["bins/n_observations"] / np.maximum(table["bins/n_measured"], 1)
-    twin.plot(s2, multiplicity, "s--", ms=3.5, color=style.ORANGE)
-    twin.set_ylim(0, 1.15 * max(multiplicity.max(initial=0.0), 1.0))
+    _correlations(axes[0, 0], table)
+    _strength(axes[0, 1], table)
+    _completeness(axes[0, 2], table)
     for ax in axes[0]:
         _resolution_axis(ax, table)
     _halves(axes[1, 0], table)
@@ -100,8 +121,44 @@ def _picture(table: dict, figures: dict) -> Figure:
     return page
 
 
+def _inverse_square_d(table: dict) -> np.ndarray:
+    """Return (bin,) the middle of each resolution bin in 1/d², Å⁻²."""
+    return 0.5 * (table["bins/d_max"] ** -2.0 + table["bins/d_min"] ** -2.0)
+
+
+def _correlations(axes: Any, table: dict) -> None:
+    """Draw CC½ and CC ano by resolution."""
+    s2 = _inverse_square_d(table)
+    for name, label, color in (("cc_half", "CC½", style.BLUE), ("cc_ano", "CC ano", style.ORANGE)):
+        axes.plot(s2, table[f"bins/{name}"], "o-", ms=4, color=color, label=label)
+    axes.axhline(0, color=style.PALE, lw=0.8)
+    lowest = min(-0.3, axes.get_ylim()[0])
+    axes.set(title="half sets against each other", ylim=(lowest, 1.03))
+    axes.legend()
+
+
+def _strength(axes: Any, table: dict) -> None:
+    """Draw I/σ by resolution."""
+    s2 = _inverse_square_d(table)
+    axes.plot(s2, table["bins/i_over_sigma"], "o-", ms=4, color=style.GREEN)
+    axes.set(title="⟨I/σ⟩ of merged intensities", ylim=(0, 1.1 * axes.dataLim.y1))
+
+
+def _completeness(axes: Any, table: dict) -> None:
+    """Draw completeness and multiplicity by resolution."""
+    s2 = _inverse_square_d(table)
+    n_measured = table["bins/n_measured"]
+    completeness = n_measured / np.maximum(table["bins/n_possible"], 1)
+    multiplicity = table["bins/n_observations"] / np.maximum(n_measured, 1)
+    axes.plot(s2, completeness, "o-", ms=4, color=style.BLUE)
+    axes.set(title="completeness (blue), multiplicity (orange)", ylim=(0, 1.05))
+    twin = axes.twinx()
+    twin.plot(s2, multiplicity, "s--", ms=3.5, color=style.ORANGE)
+    twin.set_ylim(0, 1.15 * max(multiplicity.max(initial=0.0), 1.0))
+
+
 def _resolution_axis(axes: Any, table: dict) -> None:
-    """Draw 1/d² below, labelled with d."""
+    """Label an axis of 1/d² with d."""
     edges = table["bins/d_min"]
     shown = edges[:: max(1, len(edges) // 5)]
     axes.set_xticks(shown**-2.0, [f"{d:.2f}" for d in shown])
@@ -109,6 +166,7 @@ def _resolution_axis(axes: Any, table: dict) -> None:
 
 
 def _halves(axes: Any, table: dict) -> None:
+    """Draw the intensities of one half set against those of the other."""
     half = table["merged/half"]
     x, y = half[(half > 0).all(axis=1)].T
     axes.set_title("intensity in the two half sets")
@@ -122,8 +180,8 @@ def _halves(axes: Any, table: dict) -> None:
 
 
 def _deviations(axes: Any, table: dict) -> None:
-    """Draw (I₁ − I₂)/2σ: a unit Gaussian where the error model is right and the half sets weigh the
-    same.
+    """Draw (I₁ − I₂)/2σ: a unit Gaussian where the error model is right and both half sets have
+    the same weight.
     """
     half = table["merged/half"]
     deviation = (half[:, 0] - half[:, 1]) / (2 * table["merged/sigma"])
@@ -132,30 +190,26 @@ def _deviations(axes: Any, table: dict) -> None:
     if not len(deviation):
         style.empty(axes, "no reflection is in both half sets")
         return
-    edges = np.linspace(-5, 5, 101)
+    edge = WIDEST_DEVIATION
     axes.hist(
-        np.clip(deviation, -5, 5),
-        np.linspace(-5, 5, style.n_bins(len(deviation)) + 1),
+        np.clip(deviation, -edge, edge),
+        np.linspace(-edge, edge, style.n_bins(len(deviation)) + 1),
         density=True,
         color=style.BLUE,
         alpha=0.65,
         label="(I₁ − I₂) / 2σ",
     )
-    axes.plot(
-        edges,
-        np.exp(-(edges**2) / 2) / np.sqrt(2 * np.pi),
-        color=style.INK,
-        lw=1,
-        label="unit Gaussian",
-    )
-    beyond = int((np.abs(deviation) > 5).sum())
-    axes.set(xlabel=f"end bins: {style.say(beyond)} of {style.say(len(deviation))} lie beyond ±5")
+    x = np.linspace(-edge, edge, 101)
+    gaussian = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+    axes.plot(x, gaussian, color=style.INK, lw=1, label="unit Gaussian")
+    n_beyond = int((np.abs(deviation) > edge).sum())
+    axes.set(xlabel=f"end bins: {say(n_beyond)} of {say(len(deviation))} lie beyond ±{edge}")
     axes.legend(loc="upper right")
 
 
 def _scales(axes: Any, table: dict) -> None:
-    used = table["lattices/used"]
-    axes.semilogy(
-        table["lattices/b"][used], table["lattices/scale"][used], ".", ms=4, alpha=0.5, mew=0
-    )
+    """Draw scale against B of the lattices."""
+    is_used = table["lattices/used"]
+    scale = table["lattices/scale"][is_used]
+    axes.semilogy(table["lattices/b"][is_used], scale, ".", ms=4, alpha=0.5, mew=0)
     axes.set(title="scale and B of each lattice", xlabel="B, Å²", ylabel="G")

@@ -12,26 +12,34 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from spreadflow.errors import LearnedOutcome
-from spreadflow.io import images as io_images
 from spreadflow.io import store
 from spreadflow.models import Mosaic
 from spreadflow.physics import rotation
 from spreadflow.physics.mosaic import continuous
-from spreadflow.report import style, truth
-from spreadflow.report.index import of_run
+from spreadflow.report import style, truth_of_fits
+from spreadflow.report.checks import Check, Summaries, one_outcome_each
+from spreadflow.report.figures import median, outcome_counts
+from spreadflow.report.runs import truth_of
+from spreadflow.report.style import say
 from spreadflow.units import DEG
 
 PLANES = ((0, 1), (0, 2), (1, 2))
-"""Lab axes of the plane in which a distribution is seen, along the third."""
+"""Lab axes of the planes in which a distribution is seen, each along the third axis."""
 
 EXTENT = 3.2
-"""Distance, in η, out to which distributions are drawn."""
+"""Distance, in η, out to which distributions are compared and drawn."""
 
 POINTS = 161
 """Points across a picture of a distribution."""
 
-MARKED = 200
-"""Domains that are marked in the picture, at most."""
+MAX_CROSSES = 200
+"""True domains are marked in the picture if there are no more than this."""
+
+DRAWN_SIGMA = 0.15
+"""Blur of a picture where that of a true domain is not known, in η."""
+
+COLORS = [style.GREEN, style.BLUE, style.GREY, style.RED]
+"""Colours of the outcomes."""
 
 
 class Distribution(NamedTuple):
@@ -44,259 +52,301 @@ class Distribution(NamedTuple):
     share: np.ndarray
     """(component,) sums to 1"""
 
-    @classmethod
-    def of(cls, mosaic: Mosaic) -> "Distribution":
-        """Return the distribution of a mosaicity with its η."""
-        return cls(
-            rotation.vector(np.asarray(mosaic.rotations)),
-            mosaic.eta_rad * mosaic.width,
-            mosaic.share,
-        )
 
-
-class Beside(NamedTuple):
-    """A set that is used, the continuous distribution of the same η, and the truth of the lattices
-    that taught it.
+class ComparedSet(NamedTuple):
+    """A learned set that is used, the continuous distribution of the same η, and the truth of the
+    lattices that taught the set.
     """
 
     gain: float
     """fall of −ln L of the held-out shoeboxes"""
     eta_rad: float
+    """η of the set, rad"""
     learned: Distribution
+    """what was learned"""
     smooth: Distribution
+    """the continuous distribution"""
     true: Distribution | None
+    """what was simulated; None where that is not known"""
     blur_rad: float
-    """angular standard deviation of one domain at the highest resolution; 0 where truth is not
+    """angular standard deviation of one domain at the highest resolution; 0 where the truth is not
     known
     """
 
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
-    """Return figures over all runs, and the page."""
+    """Return figures over all runs, and the picture."""
     table = store.read(products[0], stage)
-    told = store.attributes(products[0], stage)
-    paths = [of_run(name, manifests) for name in told["runs"]]
-    true = truth.mosaics(table, told, [io_images.truth(path) if path else None for path in paths])
-    rows = _rows(table, "components")
+    attributes = store.attributes(products[0], stage)
+    truths = [truth_of(run, manifests) for run in attributes["runs"]]
+    true = truth_of_fits.mosaics(table, attributes, truths)
+    components = _rows_of_sets(table, "components")
     sets = [
-        _beside(table, n, rows[n], true.get(n))
-        for n in np.flatnonzero(table["sets/is_better"]).tolist()
+        _compared(table, number, components[number], true.get(number))
+        for number in np.flatnonzero(table["sets/is_better"]).tolist()
     ]
-    figures = _figures(table, told) | _distances(sets)
+    figures = _figures(table, attributes) | _distances(sets)
     return figures, _picture(stage, table, sets, figures)
 
 
-def _rows(table: dict, of: str) -> list[slice]:
-    """Return rows of each set in the table components or rounds, which are in the order of sets."""
-    edges = np.searchsorted(table[f"{of}/set"], np.arange(len(table["sets/eta_rad"]) + 1))
-    return [slice(a, b) for a, b in pairwise(edges)]
+def headline(figures: dict[str, Any]) -> list[str]:
+    """Return what to know of the figures, one fact a line."""
+    scope = figures["scope"].replace("_", " ")
+    lines = [
+        f"{say(figures['n_lattices'])} lattices: {style.outcomes(figures)} "
+        f"({scope}, from {figures['shoeboxes']})",
+        f"−ln L of held-out shoeboxes {say(figures['held_out_continuous'], 6)} with the continuous "
+        f"distribution, {say(figures['held_out_gain'])} less with "
+        f"{say(figures['n_components'])} components; η {say(figures['eta_deg'])}°",
+        f"{say(figures['seconds_per_lattice_per_core'], 2)} s per lattice and core",
+    ]
+    if figures["distance_to_truth"] is not None:
+        learned = say(figures["distance_to_truth"], 2)
+        smooth = say(figures["distance_to_truth_continuous"], 2)
+        lines.append(f"∫|p − truth| of the distribution {learned}; continuous: {smooth}")
+    return lines
 
 
-def _beside(table: dict, n: int, rows: slice, true: truth.TrueMosaic | None) -> Beside:
-    eta = float(table["sets/eta_rad"][n])
-    centre, width, share = (
-        table[f"components/{name}"][rows] for name in ("rotation_rad", "width", "share")
+def checks(summaries: Summaries) -> list[Check]:
+    """Return the counts that must agree."""
+    if "mosaic" not in summaries:
+        return []
+    figures = summaries["mosaic"]
+    equalities = [one_outcome_each("lattice of mosaic", figures, "n_lattices")]
+    if "annulus" in summaries:
+        n_lattices = summaries["annulus"]["n_lattices"]
+        statement = "each lattice of annulus reaches mosaic"
+        equalities.append(Check(statement, n_lattices, figures["n_lattices"]))
+    return equalities
+
+
+def _rows_of_sets(table: dict, name: str) -> list[slice]:
+    """Return the rows of each set in the table `components` or `rounds`, which are in the order of
+    sets.
+    """
+    n_sets = len(table["sets/eta_rad"])
+    edges = np.searchsorted(table[f"{name}/set"], np.arange(n_sets + 1))
+    return [slice(start, end) for start, end in pairwise(edges)]
+
+
+def _compared(
+    table: dict, number: int, rows: slice, true: truth_of_fits.TrueMosaic | None
+) -> ComparedSet:
+    """Return one set beside continuous and true distributions.
+
+    rows: its components.
+    """
+    eta = float(table["sets/eta_rad"][number])
+    learned = Distribution(
+        centre=table["components/rotation_rad"][rows],
+        sigma=eta * table["components/width"][rows],
+        share=table["components/share"][rows],
     )
-    gain = float(table["sets/held_out_continuous"][n] - table["sets/held_out"][n])
-    smooth = Distribution.of(continuous()._replace(eta_rad=eta))
-    known = None if true is None else Distribution.of(true.mosaic)
-    return Beside(
-        gain,
-        eta,
-        Distribution(centre, eta * width, share),
-        smooth,
-        known,
-        true.domain_rad if true else 0.0,
+    held_out_continuous = table["sets/held_out_continuous"][number]
+    return ComparedSet(
+        gain=float(held_out_continuous - table["sets/held_out"][number]),
+        eta_rad=eta,
+        learned=learned,
+        smooth=_distribution(continuous()._replace(eta_rad=eta)),
+        true=_distribution(true.mosaic) if true else None,
+        blur_rad=true.domain_rad if true else 0.0,
     )
 
 
-def _figures(table: dict, told: dict) -> dict[str, Any]:
-    end = table["lattices/outcome"]
-    better = table["sets/is_better"]
-    taught = np.isin(end, (LearnedOutcome.LEARNED, LearnedOutcome.CONTINUOUS))
+def _distribution(mosaic: Mosaic) -> Distribution:
+    """Return the distribution of a mosaicity with its own η."""
+    return Distribution(
+        centre=rotation.vector(np.asarray(mosaic.rotations)),
+        sigma=mosaic.eta_rad * mosaic.width,
+        share=mosaic.share,
+    )
+
+
+def _figures(table: dict, attributes: dict) -> dict[str, Any]:
+    outcome = table["lattices/outcome"]
+    is_taught = np.isin(outcome, (LearnedOutcome.LEARNED, LearnedOutcome.CONTINUOUS))
+    is_better = table["sets/is_better"]
+    n_sets = len(is_better)
     before = table["sets/held_out_continuous"]
     after = table["sets/held_out"]
-    of = table["rounds/set"]
-    last = np.diff(of, append=len(better)) > 0
-
-    def median(values):
-        return float(np.median(values)) if len(values) else None
-
+    set_of_round = table["rounds/set"]
+    is_last_round = np.diff(set_of_round, append=n_sets) > 0
+    n_components = np.bincount(table["components/set"], minlength=n_sets)
     return {
-        "n_lattices": len(end),
-        "outcomes": {name.name.lower(): int((end == name).sum()) for name in LearnedOutcome},
-        "scope": told["config"]["scope"],
-        "shoeboxes": told["shoeboxes"],
-        "n_taught": int(taught.sum()),
-        "n_sets": len(better),
-        "n_sets_better": int(better.sum()),
-        "n_components": median(np.bincount(table["components/set"], minlength=len(better))[better]),
+        "n_lattices": len(outcome),
+        "outcomes": outcome_counts(outcome, LearnedOutcome),
+        "scope": attributes["config"]["scope"],
+        "shoeboxes": attributes["shoeboxes"],
+        "n_taught": int(is_taught.sum()),
+        "n_sets": n_sets,
+        "n_sets_better": int(is_better.sum()),
+        "n_components": median(n_components[is_better]),
         "eta_deg": median(table["sets/eta_rad"] / DEG),
-        "n_rounds": median(np.bincount(of, minlength=len(better))),
-        "step_deg": median(table["rounds/step_rad"][last] / DEG),
+        "n_rounds": median(np.bincount(set_of_round, minlength=n_sets)),
+        "step_deg": median(table["rounds/step_rad"][is_last_round] / DEG),
         "held_out_continuous": float(before.sum()),
         "held_out_learned": float(after.sum()),
         "held_out_gain": float((before - after).sum()),
-        "held_out_gain_least": float((before - after).min()) if len(better) else None,
-        "seconds_per_lattice_per_core": median(table["lattices/seconds"][taught]),
+        "held_out_gain_least": float((before - after).min()) if n_sets else None,
+        "seconds_per_lattice_per_core": median(table["lattices/seconds"][is_taught]),
     }
 
 
-def _distances(sets: list[Beside]) -> dict[str, float | None]:
-    """Return medians over the sets that are used, where truth is known."""
-    known = [(one, one.true) for one in sets if one.true is not None]
-    far = [distance(one.learned, true, one.eta_rad, one.blur_rad) for one, true in known]
-    smooth = [distance(one.smooth, true, one.eta_rad, one.blur_rad) for one, true in known]
+def _distances(sets: list[ComparedSet]) -> dict[str, float | None]:
+    """Return the median distances from the truth, over the sets whose truth is known."""
+    learned = []
+    smooth = []
+    for one in sets:
+        if one.true is not None:
+            learned.append(_distance(one.learned, one.true, one.eta_rad, one.blur_rad))
+            smooth.append(_distance(one.smooth, one.true, one.eta_rad, one.blur_rad))
+    return {
+        "distance_to_truth": median(learned),
+        "distance_to_truth_continuous": median(smooth),
+    }
 
-    def median(values):
-        return float(np.median(values)) if values else None
 
-    return {"distance_to_truth": median(far), "distance_to_truth_continuous": median(smooth)}
-
-
-def distance(one: Distribution, other: Distribution, eta_rad: float, blur_rad: float) -> float:
-    """Return ∫|p − q|, 0 to 2, of two distributions as spots have them: along an axis, blurred by a
-    domain. Mean over axes.
+def _distance(p: Distribution, q: Distribution, eta_rad: float, blur_rad: float) -> float:
+    """Return ∫|p − q|, 0 to 2, of two distributions as spots show them: seen along an axis and
+    blurred by the size of a domain. The mean over three axes.
     """
-    pairs = [
-        [seen(spread, plane, eta_rad, blur_rad) for spread in (one, other)] for plane in PLANES
-    ]
-    return float(np.mean([np.abs(p - q).sum() for p, q in pairs]))
+    sums = []
+    for plane in PLANES:
+        difference = _seen(p, plane, eta_rad, blur_rad) - _seen(q, plane, eta_rad, blur_rad)
+        sums.append(np.abs(difference).sum())
+    return float(np.mean(sums))
 
 
-def seen(
-    spread: Distribution, plane: tuple[int, int], eta_rad: float, blur_rad: float
+def _seen(
+    distribution: Distribution, plane: tuple[int, int], eta_rad: float, blur_rad: float
 ) -> np.ndarray:
-    """Return (POINTS, POINTS) the distribution in a plane of rotation vectors, the second axis
-    upwards; sums to 1.
+    """Return (POINTS, POINTS) a distribution in a plane of rotation vectors, the second axis
+    upwards; it sums to 1.
     """
     grid = eta_rad * np.linspace(-EXTENT, EXTENT, POINTS)
-    sigma = np.hypot(spread.sigma, blur_rad)
+    sigma = np.hypot(distribution.sigma, blur_rad)
     first, second = (
-        np.exp(-0.5 * ((grid[:, None] - spread.centre[:, i]) / sigma) ** 2) / sigma for i in plane
+        np.exp(-0.5 * ((grid[:, None] - distribution.centre[:, axis]) / sigma) ** 2) / sigma
+        for axis in plane
     )
-    out = (second * spread.share) @ first.T
-    return out / out.sum()
+    density = (second * distribution.share) @ first.T
+    return density / density.sum()
 
 
-# ---------------------------------------------------------------- the page
+# ---------------------------------------------------------------- the picture
 
 
-def _picture(stage: str, table: dict, sets: list[Beside], figures: dict) -> Figure:
-    say = style.say
-    also = ""
+def _picture(stage: str, table: dict, sets: list[ComparedSet], figures: dict) -> Figure:
+    scope = figures["scope"]
+    against_truth = ""
     if figures["distance_to_truth"] is not None:
-        also = f" · ∫|learned − true| {say(figures['distance_to_truth'], 2)}, continuous "
-        also += say(figures["distance_to_truth_continuous"], 2)
+        learned = say(figures["distance_to_truth"], 2)
+        smooth = say(figures["distance_to_truth_continuous"], 2)
+        against_truth = f" · ∫|learned − true| {learned}, continuous {smooth}"
     page = style.page(
-        f"{stage}: how mosaic domains are turned ({figures['scope'].replace('_', ' ')})",
+        f"{stage}: how mosaic domains are turned ({scope.replace('_', ' ')})",
         f"learned from the pixels of {say(figures['n_taught'])} of {say(figures['n_lattices'])} "
-        "lattices "
-        f"({figures['shoeboxes']}) · {say(figures['n_components'])} components, η "
-        f"{say(figures['eta_deg'])}° · "
-        f"held-out −ln L {say(figures['held_out_gain'])} below that of the continuous "
-        f"distribution{also}",
+        f"lattices ({figures['shoeboxes']}) · {say(figures['n_components'])} components, "
+        f"η {say(figures['eta_deg'])}° · held-out −ln L {say(figures['held_out_gain'])} below "
+        f"that of the continuous distribution{against_truth}",
     )
     left, right = page.subfigures(1, 2, width_ratios=[2.5, 1])  # type: ignore[misc]
-    _distributions(left, max(sets, key=lambda one: one.gain, default=None), figures["scope"])
+    best = max(sets, key=lambda one: one.gain, default=None)
+    _distributions(left, best, scope)
     axes: Any = right.subplots(3, 1, height_ratios=[1.2, 1, 0.8])
     _course(axes[0], table)
     _nodes(axes[1], table)
-    style.bars(
-        axes[2],
-        [n.replace("_", " ") for n in figures["outcomes"]],
-        [*figures["outcomes"].values()],
-        COLORS,
-    )
+    names = [name.replace("_", " ") for name in figures["outcomes"]]
+    style.bars(axes[2], names, list(figures["outcomes"].values()), COLORS)
     axes[2].set_title("lattices")
     return page
 
 
-COLORS = [style.GREEN, style.BLUE, style.GREY, style.RED]
-"""Of the outcomes."""
-
-
-def _distributions(figure: Any, one: Beside | None, scope: str) -> None:
-    """Draw learned above, true or else continuous below, along the three lab axes."""
+def _distributions(figure: Any, best: ComparedSet | None, scope: str) -> None:
+    """Draw the learned distribution above, the true or else the continuous one below, along the
+    three lab axes.
+    """
     axes = figure.subplots(2, 3, sharex=True, sharey=True)
-    if one is None:
+    if best is None:
         for ax in axes.flat:
             style.empty(ax, "nothing was learned")
         return
     which = "" if scope == "shared" else "; the lattice that gained most"
-    below = "continuous" if one.true is None else "true"
-    crosses = "" if one.true is None else "; its domains as crosses"
+    below = "continuous" if best.true is None else "true"
+    crosses = "" if best.true is None else "; its domains as crosses"
     figure.suptitle(
         f"rotation vectors, degrees: learned (above{which}) and {below} (below{crosses})",
         fontsize=10,
         fontweight="bold",
     )
-    blur = one.blur_rad or 0.15 * one.eta_rad
-    edge = EXTENT * one.eta_rad / DEG
     for column, plane in zip(axes.T, PLANES, strict=True):
-        images = [
-            seen(spread, plane, one.eta_rad, blur)
-            for spread in (one.learned, one.true or one.smooth)
-        ]
-        for ax, image in zip(column, images, strict=True):
-            top = max(map(np.max, images))
-            # faint domains count too
-            norm = PowerNorm(0.5, 0, top)
-            ax.imshow(
-                image,
-                origin="lower",
-                extent=(-edge, edge, -edge, edge),
-                cmap=style.PHOTONS,
-                norm=norm,
-            )
-            if one.true is not None and not one.true.sigma.any() and len(one.true.share) <= MARKED:
-                at = one.true.centre[:, plane] / DEG
-                ax.plot(*at.T, "+", color=style.RED, ms=5, mew=0.8, alpha=0.8)
-            ax.set(xlim=(-edge, edge), ylim=(-edge, edge))
-        column[0].set_title(
-            f"seen along {'xyz'[3 - sum(plane)]}", fontweight="normal", loc="center"
+        _plane(column, best, plane)
+
+
+def _plane(axes: Any, best: ComparedSet, plane: tuple[int, int]) -> None:
+    """Draw the learned and the other distribution in one plane, on one scale."""
+    blur = best.blur_rad or DRAWN_SIGMA * best.eta_rad
+    edge = EXTENT * best.eta_rad / DEG
+    images = [
+        _seen(distribution, plane, best.eta_rad, blur)
+        for distribution in (best.learned, best.true or best.smooth)
+    ]
+    top = max(map(np.max, images))
+    for ax, image in zip(axes, images, strict=True):
+        ax.imshow(
+            image,
+            origin="lower",
+            extent=(-edge, edge, -edge, edge),
+            cmap=style.PHOTONS,
+            norm=PowerNorm(0.5, 0, top),  # faint domains count too
         )
-        column[1].set_xlabel(f"about {'xyz'[plane[0]]}")
-        column[0].set_ylabel(f"about {'xyz'[plane[1]]}")
-        column[1].set_ylabel(f"about {'xyz'[plane[1]]}")
+        _crosses(ax, best.true, plane)
+        ax.set(xlim=(-edge, edge), ylim=(-edge, edge))
+    horizontal, vertical = ("xyz"[axis] for axis in plane)
+    along = "xyz"[3 - sum(plane)]
+    upper, lower = axes
+    upper.set_title(f"seen along {along}", fontweight="normal", loc="center")
+    lower.set_xlabel(f"about {horizontal}")
+    upper.set_ylabel(f"about {vertical}")
+    lower.set_ylabel(f"about {vertical}")
+
+
+def _crosses(axes: Any, true: Distribution | None, plane: tuple[int, int]) -> None:
+    """Mark true domains where they are points, and few."""
+    if true is None or true.sigma.any() or len(true.share) > MAX_CROSSES:
+        return
+    x, y = true.centre[:, plane].T / DEG
+    axes.plot(x, y, "+", color=style.RED, ms=5, mew=0.8, alpha=0.8)
 
 
 def _course(axes: Any, table: dict) -> None:
-    """Draw −ln L of the held-out shoeboxes after every round, from that of the continuous
+    """Draw −ln L of the held-out shoeboxes after every round, less that of the continuous
     distribution.
     """
     axes.set_title("−ln L held out, by round")
-    sets = table["sets/held_out_continuous"]
-    if not len(sets):
+    continuous_loss = table["sets/held_out_continuous"]
+    if not len(continuous_loss):
         style.empty(axes, "no lattice was fitted")
         return
-    for n, (smooth, rows) in enumerate(zip(sets, _rows(table, "rounds"), strict=True)):
-        after = table["rounds/held_out"][rows] - smooth
-        color = style.GREEN if table["sets/is_better"][n] else style.GREY
-        axes.plot(
-            np.arange(len(after) + 1),
-            np.append(0.0, after),
-            "o-",
-            ms=3,
-            lw=1,
-            color=color,
-            alpha=0.7,
-        )
+    rounds = _rows_of_sets(table, "rounds")
+    colors = [style.GREEN if better else style.GREY for better in table["sets/is_better"]]
+    for start, rows, color in zip(continuous_loss, rounds, colors, strict=True):
+        loss = np.append(0.0, table["rounds/held_out"][rows] - start)
+        axes.plot(np.arange(len(loss)), loss, "o-", ms=3, lw=1, color=color, alpha=0.7)
     axes.axhline(0, color=style.GREY, lw=0.8, ls=":")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="round (0: continuous)", ylabel="less is better")
 
 
 def _nodes(axes: Any, table: dict) -> None:
-    """Draw nodes of the grid and those kept, against its step."""
+    """Draw how many nodes the grid had, and how many were kept, against its step."""
     axes.set_title("nodes, by step of the grid")
     step = table["rounds/step_rad"] / DEG
-    axes.semilogy(
-        step, table["rounds/n_grid"], "o", ms=4, color=style.GREY, alpha=0.6, label="of the grid"
-    )
-    axes.semilogy(
-        step, table["rounds/n_nodes"], "o", ms=4, color=style.BLUE, alpha=0.6, label="kept"
-    )
+    for name, color, label in (
+        ("n_grid", style.GREY, "of the grid"),
+        ("n_nodes", style.BLUE, "kept"),
+    ):
+        axes.semilogy(step, table[f"rounds/{name}"], "o", ms=4, color=color, alpha=0.6, label=label)
     axes.set_xlim(1.1 * step.max(initial=1e-3), 0)
     axes.set_xlabel("degrees")
     axes.legend()

@@ -1,4 +1,4 @@
-"""What `spreadflow plan` found: figures, picture, and a table for the terminal."""
+"""The report of `spreadflow plan`: figures, picture, and a table for the terminal."""
 
 from itertools import groupby
 from pathlib import Path
@@ -11,107 +11,125 @@ from rich.console import Console
 from rich.table import Table
 
 from spreadflow.report import style, summary
+from spreadflow.report.style import about, say
 
 HEADLINE_EV = 2.0
-"""The sentence is about the grid nearest to this."""
+"""The sentence is about the grid of nodes whose step is nearest to this, eV."""
 
 LATTICES_OF_TABLE = 1000
 """Lattices of the σ in the terminal's table."""
 
-LINE_STYLES = {0: "-", 1: "--", 2: ":", 3: "-."}
+LINE_STYLES = ("-", "--", ":", "-.")
+"""Strokes of the grids."""
+
+Row = dict[str, Any]
+"""Figures of one case, range, grid and restraint."""
 
 
-def run(told: dict[str, Any], out: Path) -> None:
+def run(figures: dict[str, Any], out: Path) -> None:
     """Write `out` (JSON) and its picture (PNG), and print a table."""
-    told = told | {"sentence": sentence(told)}
+    figures = figures | {"sentence": sentence(figures)}
     with matplotlib.rc_context(style.STYLE):
-        summary.write(told, _picture(told), out)
+        summary.write(figures, _picture(figures), out)
     console = Console()
-    console.print(_table(told))
-    console.print(f"{told['sentence']}\n{out}, {out.with_suffix('.png')}")
+    console.print(_table(figures))
+    console.print(f"{figures['sentence']}\n{out}, {out.with_suffix('.png')}")
 
 
-def sentence(told: dict[str, Any]) -> str:
-    """Return how many lattices reach the goal, of the first case, with the widest range and the
-    usual nodes.
+def sentence(figures: dict[str, Any]) -> str:
+    """Return how many lattices reach the goal, for the first case, the widest range and the usual
+    nodes.
     """
-    first = told["rows"][0]
-    grid = min({row["grid_ev"] for row in told["rows"]}, key=lambda grid: abs(grid - HEADLINE_EV))
-    some = [row for row in told["rows"] if _case(row) == _case(first) and row["grid_ev"] == grid]
-    free, related = (
-        max(
-            (row for row in some if row["restraint"] == name),
-            key=lambda row: row["d_max"] - row["d_min"],
-        )
-        for name in ("free", "kramers_kronig")
-    )
-    case = f"{named}, " if (named := _named(told["rows"], first)) else ""
+    rows = figures["rows"]
+    first = rows[0]
+    grid = _usual_grid(rows)
+    alike = [row for row in rows if _case(row) == _case(first) and row["grid_ev"] == grid]
+    free = _widest([row for row in alike if row["restraint"] == "free"])
+    related = _widest([row for row in alike if row["restraint"] == "kramers_kronig"])
+    name = _case_name(rows, first)
+    case = f"{name}, " if name else ""
     return (
-        f"σ(f′) reaches {told['goal_e']:g} e at {style.about(_whole(free['lattices_fp']))} "
-        "lattices "
+        f"σ(f′) reaches {figures['goal_e']:g} e at {about(_whole(free['lattices_fp']))} lattices "
         f"({case}{free['d_min']:g}-{free['d_max']:g} Å, nodes every {grid:g} eV), "
-        f"with the dispersion relation at {style.about(_whole(related['lattices_fp']))}."
+        f"with the dispersion relation at {about(_whole(related['lattices_fp']))}."
     )
+
+
+def _usual_grid(rows: list[Row]) -> float:
+    """Return the step of the grid nearest to the usual one, eV."""
+    return min({row["grid_ev"] for row in rows}, key=lambda grid: abs(grid - HEADLINE_EV))
+
+
+def _widest(rows: list[Row]) -> Row:
+    """Return the row of the widest range of resolution."""
+    return max(rows, key=lambda row: row["d_max"] - row["d_min"])
 
 
 def _whole(n: float) -> int | None:
+    """Return a number of lattices, or None if it is out of reach."""
     return round(n) if np.isfinite(n) else None
 
 
-def _case(row: dict[str, Any]) -> tuple[float, float]:
+def _case(row: Row) -> tuple[float, float]:
+    """Return what tells cases apart: N, and the width of the point spread, mm."""
     return row["n_cells"], row["psf_fwhm_mm"]
 
 
-def _range(row: dict[str, Any]) -> tuple[float, float]:
+def _range(row: Row) -> tuple[float, float]:
+    """Return d_min and d_max, Å."""
     return row["d_min"], row["d_max"]
 
 
-def _named(rows: list[dict[str, Any]], row: dict[str, Any]) -> str:
-    """Return the case of a row, in words, where there are several."""
+def _case_name(rows: list[Row], row: Row) -> str:
+    """Return the case of a row in words; empty where there is only one."""
     if len({_case(other) for other in rows}) == 1:
         return ""
-    spread = f"PSF {row['psf_fwhm_mm']:g} mm" if row["psf_fwhm_mm"] else "no PSF"
-    return f"N {row['n_cells']}, {spread}"
+    point_spread = f"PSF {row['psf_fwhm_mm']:g} mm" if row["psf_fwhm_mm"] else "no PSF"
+    return f"N {row['n_cells']}, {point_spread}"
 
 
-def _table(told: dict[str, Any]) -> Table:
+def _table(figures: dict[str, Any]) -> Table:
     """Return a line for each case, range and grid."""
-    rows = told["rows"]
-    at = told["lattices"].index(LATTICES_OF_TABLE)
-    several = bool(_named(rows, rows[0]))
+    rows = figures["rows"]
+    number = figures["lattices"].index(LATTICES_OF_TABLE)
+    has_cases = bool(_case_name(rows, rows[0]))
     table = Table(
-        title=f"σ from {LATTICES_OF_TABLE} lattices; lattices for σ(f′) of {told['goal_e']:g} e",
+        title=f"σ from {LATTICES_OF_TABLE} lattices; lattices for σ(f′) of {figures['goal_e']:g} e",
         title_justify="left",
     )
-    names = [*(["N", "PSF, mm"] * several), "Å", "nodes, eV", "σ(f′), e", "σ(f″), e", "σ(ΔE0), eV"]
-    for name in [*names, "lattices", "with K.-K."]:
+    names = ["Å", "nodes, eV", "σ(f′), e", "σ(f″), e", "σ(ΔE0), eV", "lattices", "with K.-K."]
+    for name in ["N", "PSF, mm", *names] if has_cases else names:
         table.add_column(name, justify="right")
     for _, pair in groupby(rows, key=lambda row: (*_case(row), *_range(row), row["grid_ev"])):
         free, related = pair
-        where = [
-            *(map(style.say, _case(free)) if several else []),
-            f"{free['d_min']:g}-{free['d_max']:g}",
-        ]
+        case = map(say, _case(free)) if has_cases else ()
         sigmas = (
-            style.say(free[f"sigma_{name}"][at], 2)
+            say(free[f"sigma_{name}"][number], 2)
             for name in ("fp_e", "fdp_e", "edge_difference_ev")
         )
-        reached = (style.about(_whole(row["lattices_fp"])) for row in (free, related))
-        table.add_row(*where, f"{free['grid_ev']:g}", *sigmas, *reached)
+        table.add_row(
+            *case,
+            f"{free['d_min']:g}-{free['d_max']:g}",
+            f"{free['grid_ev']:g}",
+            *sigmas,
+            about(_whole(free["lattices_fp"])),
+            about(_whole(related["lattices_fp"])),
+        )
     return table
 
 
-def _picture(told: dict[str, Any]) -> Figure:
-    rows = told["rows"]
-    named = ", ".join(
-        f"{site} ({element})" for site, element in zip(told["sites"], told["elements"], strict=True)
-    )
-    bands = ", ".join(sorted({f"{low:g}-{high:g} eV" for low, high in told["bands_ev"]}))
-    page = style.page(
-        "plan", f"{sentence(told)}   Sites {named}; r.m.s. over nodes {bands}", height=8.6
-    )
+# ---------------------------------------------------------------- the picture
+
+
+def _picture(figures: dict[str, Any]) -> Figure:
+    rows = figures["rows"]
+    elements = zip(figures["sites"], figures["elements"], strict=True)
+    sites = ", ".join(f"{site} ({element})" for site, element in elements)
+    bands = ", ".join(sorted({f"{low:g}-{high:g} eV" for low, high in figures["bands_ev"]}))
+    subtitle = f"{sentence(figures)}   Sites {sites}; r.m.s. over nodes {bands}"
+    page = style.page("plan", subtitle, height=8.6)
     panels = page.subplots(2, 2)
-    of_first = [row for row in rows if _case(row) == _case(rows[0])]
+    of_first_case = [row for row in rows if _case(row) == _case(rows[0])]
     for axes, (key, restraint, title) in zip(
         panels.flat,
         (
@@ -122,55 +140,51 @@ def _picture(told: dict[str, Any]) -> Figure:
         ),
         strict=True,
     ):
-        _lines(axes, told, [row for row in of_first if row["restraint"] == restraint], key)
+        _lines(axes, figures, [row for row in of_first_case if row["restraint"] == restraint], key)
         axes.set(title=title, xlabel="lattices")
     panels[0, 0].legend(loc="lower left", ncols=2)
-    if _named(rows, rows[0]):
-        _cases(panels[1, 1], told)
+    if _case_name(rows, rows[0]):
+        _cases(panels[1, 1], figures)
     return page
 
 
-def _lines(axes: Any, told: dict[str, Any], rows: list[dict[str, Any]], key: str) -> None:
-    """Draw σ against lattices, a colour for each range, a stroke for each grid; the goal, and
-    1/√n.
+def _lines(axes: Any, figures: dict[str, Any], rows: list[Row], key: str) -> None:
+    """Draw σ against lattices, with a colour for each range and a stroke for each grid; the goal,
+    and 1/√n.
     """
-    n = np.array(told["lattices"], dtype=float)
-    colors = dict(
-        zip(
-            dict.fromkeys(map(_range, rows)),
-            style.STYLE["axes.prop_cycle"].by_key()["color"],
-            strict=False,
-        )
-    )
-    strokes = dict(
-        zip(dict.fromkeys(row["grid_ev"] for row in rows), LINE_STYLES.values(), strict=False)
-    )
+    n = np.array(figures["lattices"], dtype=float)
+    ranges = dict.fromkeys(map(_range, rows))
+    grids = dict.fromkeys(row["grid_ev"] for row in rows)
+    palette = style.STYLE["axes.prop_cycle"].by_key()["color"]
+    colors = dict(zip(ranges, palette, strict=False))
+    strokes = dict(zip(grids, LINE_STYLES, strict=False))
     for row in rows:
         label = f"{row['d_min']:g}-{row['d_max']:g} Å, {row['grid_ev']:g} eV"
-        axes.plot(
-            n, row[key], color=colors.get(_range(row)), ls=strokes.get(row["grid_ev"]), label=label
-        )
+        color = colors.get(_range(row))
+        axes.plot(n, row[key], color=color, ls=strokes.get(row["grid_ev"]), label=label)
     highest = np.nanmax([row[key] for row in rows])
-    axes.plot(n, 1.4 * highest * np.sqrt(n[0] / n), color=style.PALE, zorder=0, lw=3)
+    inverse_root = 1.4 * highest * np.sqrt(n[0] / n)
+    axes.plot(n, inverse_root, color=style.PALE, zorder=0, lw=3)
     if key.endswith("_e"):
-        axes.axhline(told["goal_e"], color=style.INK, lw=0.8, ls=(0, (2, 2)))
+        axes.axhline(figures["goal_e"], color=style.INK, lw=0.8, ls=(0, (2, 2)))
     axes.set(xscale="log", yscale="log")
     axes.grid(color=style.PALE, lw=0.6)
 
 
-def _cases(axes: Any, told: dict[str, Any]) -> None:
-    """Draw lattices to the goal of each case, in place of the edges."""
+def _cases(axes: Any, figures: dict[str, Any]) -> None:
+    """Draw the lattices that each case takes to the goal, in place of the edges."""
     axes.clear()
-    rows = told["rows"]
-    widest = max(map(_range, rows), key=lambda ends: ends[1] - ends[0])
-    grid = min({row["grid_ev"] for row in rows}, key=lambda grid: abs(grid - HEADLINE_EV))
-    some = [
+    rows = figures["rows"]
+    d_min, d_max = _range(_widest(rows))
+    grid = _usual_grid(rows)
+    alike = [
         row
         for row in rows
-        if _range(row) == widest and row["grid_ev"] == grid and row["restraint"] == "free"
+        if _range(row) == (d_min, d_max) and row["grid_ev"] == grid and row["restraint"] == "free"
     ]
-    counts = [_whole(row["lattices_fp"]) for row in some]
-    style.bars(axes, [_named(rows, row) for row in some], counts, [style.BLUE] * len(some))
+    names = [_case_name(rows, row) for row in alike]
+    counts = [_whole(row["lattices_fp"]) for row in alike]
+    style.bars(axes, names, counts, [style.BLUE] * len(alike))
     axes.set_title(
-        f"lattices for σ(f′) of {told['goal_e']:g} e, {widest[0]:g}-{widest[1]:g} Å, {grid:g} eV"
+        f"lattices for σ(f′) of {figures['goal_e']:g} e, {d_min:g}-{d_max:g} Å, {grid:g} eV"
     )

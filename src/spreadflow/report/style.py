@@ -23,13 +23,18 @@ GREEN = "#2f8f6b"
 RED = "#c0483f"
 PURPLE = "#7a5aa6"
 GREY = "#8a9199"
-PHOTONS = colormaps["bone_r"]
-RESIDUAL = colormaps["RdBu_r"]
-DIFFUSE = 0.22
-"""Darkness of the strongest background of a still, where the strongest spot has 1."""
-
 INK = "#1d2733"
+"""Colour of text and of what is true."""
+
 PALE = "#dfe3e8"
+"""Colour of lines in the background."""
+
+PHOTONS = colormaps["bone_r"]
+"""Colours of counts: more photons are darker."""
+
+RESIDUAL = colormaps["RdBu_r"]
+"""Colours of what may be negative (blue) or positive (red)."""
+
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -50,11 +55,20 @@ STYLE: dict[Any, Any] = {
     "figure.dpi": 110,
     "savefig.facecolor": "white",
 }
+"""Settings of matplotlib for all pictures."""
+
+DIFFUSE = 0.22
+"""Darkness of the strongest background of a still; the strongest spot has 1."""
+
 RINGS_ANG = (4.0, 3.0, 2.5, 2.1, 1.8)
+"""Resolution rings on a still, Å."""
+
+ENDLESS = "endless"
+"""Stands for a number that is out of reach."""
 
 
 def page(title: str, subtitle: str, width: float = 13.0, height: float = 7.6) -> Figure:
-    """Return an empty page with its headline."""
+    """Return an empty page with title and subtitle; width and height in inches."""
     layout = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, 0.89), w_pad=0.08, h_pad=0.08)
     figure = Figure(figsize=(width, height), layout=layout)
     figure.text(0.015, 0.955, title, fontsize=15, fontweight="bold", va="center")
@@ -62,15 +76,12 @@ def page(title: str, subtitle: str, width: float = 13.0, height: float = 7.6) ->
     return figure
 
 
-ENDLESS = "endless"
-"""In place of a number that is out of reach."""
-
-
 def say(value: Any, digits: int = 3) -> str:
-    """Return a number for people: `digits` significant ones, thousands apart; an en dash for None
-    and NaN.
+    """Return a number for people, with so many significant digits and spaces between thousands; an
+    en dash for None and NaN.
     """
-    if value is None or value != value:
+    is_nan = value != value
+    if value is None or is_nan:
         return "–"
     if isinstance(value, bool | str):
         return str(value)
@@ -82,14 +93,29 @@ def say(value: Any, digits: int = 3) -> str:
 
 
 def about(n: int | None) -> str:
-    """Return a large number to two digits; what None stands for is out of reach."""
-    return ENDLESS if n is None else say(int(float(f"{n:.2g}")))
+    """Return a large number to two digits; None is out of reach."""
+    if n is None:
+        return ENDLESS
+    two_digits = float(f"{n:.2g}")
+    return say(int(two_digits))
+
+
+def percent(share: float | None) -> str:
+    """Return a share in per cent; an en dash for None."""
+    return "–" if share is None else f"{100 * share:.4g} %"
+
+
+def outcomes(figures: dict[str, Any]) -> str:
+    """Return the outcomes of a stage with their counts, without those that did not happen."""
+    return ", ".join(
+        f"{say(n)} {name.replace('_', ' ')}" for name, n in figures["outcomes"].items() if n
+    )
 
 
 def measured(value: float | None, sigma: float | None, true: float | None) -> str:
-    """Return an energy with its σ, and the true one where it is known; None is told as missing."""
-    found = "none found" if value is None else f"{value:.2f} ± {sigma:.2f} eV"
-    return found if true is None else f"{found} (truth {true:.2f})"
+    """Return an energy with its σ, eV, and the true one where it is known."""
+    text = "none found" if value is None else f"{value:.2f} ± {sigma:.2f} eV"
+    return text if true is None else f"{text} (truth {true:.2f})"
 
 
 def empty(axes: Any, text: str) -> None:
@@ -100,8 +126,8 @@ def empty(axes: Any, text: str) -> None:
 
 
 def histogram(axes: Any, values: np.ndarray, label: str, color: str) -> None:
-    """Draw histogram from 0 to the 98th percentile, with the median as a line; what lies beyond is
-    in the last bin.
+    """Draw a histogram from 0 to a little beyond the 98th percentile, with the median as a line;
+    what lies farther out is in the last bin.
     """
     values = np.asarray(values)[np.isfinite(values)]
     if not len(values):
@@ -114,19 +140,19 @@ def histogram(axes: Any, values: np.ndarray, label: str, color: str) -> None:
 
 
 def few_ticks(axes: Any, n: int = 4) -> None:
-    """Draw few enough ticks to read; whole numbers on the axis of counts."""
+    """Set few enough ticks to read, with whole numbers on the axis of counts."""
     axes.xaxis.set_major_locator(MaxNLocator(nbins=n))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
 def n_bins(n: int) -> int:
-    """Return bins of a histogram of n numbers."""
+    """Return the number of bins for a histogram of n values."""
     return int(np.clip(2 * np.sqrt(n), 8, 40))
 
 
 def bars(axes: Any, names: list[str], counts: Sequence[int | None], colors: list[str]) -> None:
-    """Draw horizontal bars, the first on top, each with its count; what None stands for is out of
-    reach, and has no bar.
+    """Draw horizontal bars, the first on top, each with its count; None is out of reach and has no
+    bar.
     """
     y = np.arange(len(names))[::-1]
     lengths = [n or 0 for n in counts]
@@ -136,10 +162,9 @@ def bars(axes: Any, names: list[str], counts: Sequence[int | None], colors: list
     axes.set_xlim(0, max([*lengths, 1]) * 1.18)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
-    for at, n, length in zip(y, counts, lengths, strict=True):
-        axes.text(
-            length, at, f" {ENDLESS if n is None else say(int(n))}", va="center", fontsize=8.5
-        )
+    for height, n, length in zip(y, counts, lengths, strict=True):
+        text = ENDLESS if n is None else say(int(n))
+        axes.text(length, height, f" {text}", va="center", fontsize=8.5)
 
 
 def still(axes: Any, shot: Shot, detector: Detector, blocks: int = 480) -> None:
@@ -148,29 +173,20 @@ def still(axes: Any, shot: Shot, detector: Detector, blocks: int = 480) -> None:
     Panels lie where they are in the lab (mm, x to the right), with resolution rings. blocks: along
     a panel's long edge.
     """
-    parts = [
-        _excess(np.where(shot.mask[p], shot.image[p], np.nan), blocks)
-        for p in range(detector.n_panels)
-    ]
+    panels = range(detector.n_panels)
+    parts = [_excess(np.where(shot.mask[p], shot.image[p], np.nan), blocks) for p in panels]
     brightest = max(1.0, *(float(np.percentile(background, 99.5)) for _, background in parts))
-    spots = PowerNorm(0.5, 3.5, 40.0, clip=True)
+    darkness = PowerNorm(0.5, 3.5, 40.0, clip=True)
+    n_slow, n_fast = detector.shape
     for p, (excess, background) in enumerate(parts):
-        x, y = detector.fast[p][:2] * detector.pixel_mm, detector.slow[p][:2] * detector.pixel_mm
-        place = Affine2D(
-            [
-                [x[0], y[0], detector.origin_mm[p][0]],
-                [x[1], y[1], detector.origin_mm[p][1]],
-                [0, 0, 1],
-            ]
-        )
-        n_slow, n_fast = detector.shape
+        diffuse = DIFFUSE * np.minimum(background / brightest, 1.0)
         axes.imshow(
-            np.maximum(spots(excess), DIFFUSE * np.minimum(background / brightest, 1.0)),
+            np.maximum(darkness(excess), diffuse),
             vmin=0,
             vmax=1,
             cmap=PHOTONS,
             extent=(0, n_fast, n_slow, 0),
-            transform=place + axes.transData,
+            transform=_to_lab(detector, p) + axes.transData,
             interpolation="nearest",
         )
     corners = _corners(detector)
@@ -182,10 +198,20 @@ def still(axes: Any, shot: Shot, detector: Detector, blocks: int = 480) -> None:
     _rings(axes, shot, detector)
 
 
+def _to_lab(detector: Detector, panel: int) -> Affine2D:
+    """Return the map from (fast, slow) of a panel, px, to x and y in the lab, mm."""
+    fast = detector.fast[panel][:2] * detector.pixel_mm
+    slow = detector.slow[panel][:2] * detector.pixel_mm
+    origin = detector.origin_mm[panel]
+    return Affine2D([[fast[0], slow[0], origin[0]], [fast[1], slow[1], origin[1]], [0, 0, 1]])
+
+
 def _excess(image: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best of k × k pixels, so that spots survive the picture's size: photons in 3 × 3
-    pixels above the background around them, in their σ; and that background, photons per pixel.
-    Both (block, block).
+    """Return what stands out of an image, and its background, both (block, block).
+
+    The excess is the photons of 3 × 3 pixels above the background around them, in their σ: the best
+    of each block of k × k pixels, so that spots survive the size of the picture. The background is
+    in photons per pixel.
 
     image: (slow, fast), NaN = masked; a block without a pixel is NaN.
     """
@@ -198,15 +224,16 @@ def _excess(image: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
     def tiled(array):
         return array.reshape(rows // k, k, columns // k, k)
 
-    n, total = (tiled(array).sum(axis=(1, 3)) for array in (valid, np.where(valid, padded, 0)))
+    n = tiled(valid).sum(axis=(1, 3))
+    total = tiled(np.where(valid, padded, 0)).sum(axis=(1, 3))
     mean = total / np.maximum(n, 1)
     mean[n == 0] = np.median(mean)
     background = np.maximum(median_filter(mean, size=9), 0)
+
     level = background.repeat(k, axis=0).repeat(k, axis=1)
     deviation = np.where(valid, (padded - level) / np.sqrt(level + 1), 0)
-    return np.where(
-        n > 0, tiled(3 * uniform_filter(deviation, 3)).max(axis=(1, 3)), np.nan
-    ), background
+    excess = tiled(3 * uniform_filter(deviation, 3)).max(axis=(1, 3))
+    return np.where(n > 0, excess, np.nan), background
 
 
 def _corners(detector: Detector) -> np.ndarray:
@@ -219,28 +246,20 @@ def _corners(detector: Detector) -> np.ndarray:
 
 
 def _rings(axes: Any, shot: Shot, detector: Detector) -> None:
-    """Draw circles of constant resolution at the shot's mean energy, where they meet a panel."""
-    azimuth = np.linspace(0, 2 * np.pi, 721)
+    """Draw circles of constant resolution, at the shot's mean energy, where they meet a panel."""
     for d in RINGS_ANG:
         sine = wavelength(shot.spectrum.mean_energy_ev) / (2 * d)
         if sine >= 1:
             continue
-        two_theta = 2 * np.arcsin(sine)
-        ring = np.sin(two_theta)
-        s1 = np.stack(
-            [ring * np.cos(azimuth), ring * np.sin(azimuth), np.full(721, -np.cos(two_theta))],
-            axis=1,
-        )
-        panel, fast, slow = geometry.intersect(detector, s1)
-        r = geometry.position(detector, np.maximum(panel, 0), fast, slow)
-        r[panel < 0] = np.nan
-        axes.plot(r[:, 0], r[:, 1], color=BLUE, lw=0.7, alpha=0.6)
-        seen = np.isfinite(r[:, 1])
-        top = np.where(seen, r[:, 1], -np.inf).argmax()
-        if seen.any() and r[top, 1] < np.dot((0.02, 0.98), axes.get_ylim()):
+        x, y = _ring(detector, 2 * np.arcsin(sine))
+        axes.plot(x, y, color=BLUE, lw=0.7, alpha=0.6)
+        on_panel = np.isfinite(y)
+        top = np.where(on_panel, y, -np.inf).argmax()
+        highest_label = np.dot((0.02, 0.98), axes.get_ylim())
+        if on_panel.any() and y[top] < highest_label:
             axes.text(
-                r[top, 0],
-                r[top, 1],
+                x[top],
+                y[top],
                 f"{d:g} Å",
                 fontsize=7,
                 color=BLUE,
@@ -248,3 +267,15 @@ def _rings(axes: Any, shot: Shot, detector: Detector) -> None:
                 va="bottom",
                 clip_on=True,
             )
+
+
+def _ring(detector: Detector, two_theta: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return x and y, mm, of points of a scattering cone; NaN where they miss the panels."""
+    azimuth = np.linspace(0, 2 * np.pi, 721)
+    radius = np.sin(two_theta)
+    along_beam = np.full(len(azimuth), -np.cos(two_theta))
+    s1 = np.stack([radius * np.cos(azimuth), radius * np.sin(azimuth), along_beam], axis=1)
+    panel, fast, slow = geometry.intersect(detector, s1)
+    r = geometry.position(detector, np.maximum(panel, 0), fast, slow)
+    r[panel < 0] = np.nan
+    return r[:, 0], r[:, 1]

@@ -1,6 +1,5 @@
 """`spreadflow summary STAGE`: the JSON of a stage's figures and, beside it, the picture."""
 
-import importlib
 import json
 import math
 from pathlib import Path
@@ -10,38 +9,33 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from spreadflow import __version__
-from spreadflow.config import OVERLAYS
 from spreadflow.io.store import identity, replacing
-from spreadflow.report import style
+from spreadflow.report import module_of, style
 
 
 def run(stage: str, *, products: list[Path], images: list[Path], out: Path) -> None:
-    """Write `out` (JSON) and its picture (PNG) from the finished products of a stage."""
-    module = importlib.import_module(f"spreadflow.report.{OVERLAYS.get(stage, stage)}")
+    """Write `out` (JSON) and its picture (PNG) from the finished products of a stage.
+
+    images: manifests of the runs.
+    """
     with matplotlib.rc_context(style.STYLE):
-        figures, page = module.make(stage, [Path(p) for p in products], [Path(p) for p in images])
-        write(
-            {"stage": stage}
-            | figures
-            | {"products": {str(path): identity(path) for path in products}},
-            page,
-            out,
-        )
+        figures, picture = module_of(stage).make(stage, list(products), list(images))
+        identities = {str(path): identity(path) for path in products}
+        write({"stage": stage} | figures | {"products": identities}, picture, out)
 
 
-def write(figures: dict[str, Any], page: Figure, out: Path) -> None:
-    """Draw the JSON `out` and, beside it, the picture."""
+def write(figures: dict[str, Any], picture: Figure, out: Path) -> None:
+    """Write `out` (JSON) and, beside it, the picture (PNG)."""
     with replacing(out.with_suffix(".png")) as temporary:
-        page.savefig(temporary, format="png", dpi=120)
-    told = {"software": f"spreadflow {__version__}"} | figures
+        picture.savefig(temporary, format="png", dpi=120)
+    figures = {"software": f"spreadflow {__version__}"} | figures
+    text = json.dumps(_plain(figures), indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(out) as temporary:
-        temporary.write_text(
-            json.dumps(_plain(told), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        )
+        temporary.write_text(text + "\n")
 
 
 def _plain(value: Any) -> Any:
-    """Return a value with NumPy numbers as Python's, and None for what is not finite."""
+    """Return a value with Python's numbers in place of NumPy's, and None for what is not finite."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if hasattr(value, "tolist"):

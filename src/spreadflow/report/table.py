@@ -2,28 +2,44 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from spreadflow.errors import FileError
-from spreadflow.report.conserved import checks
-from spreadflow.report.headlines import STAGES, headline
+from spreadflow.report import WORDS, checks, module_of
 from spreadflow.report.page import read
 
 
 def run(trial: Path) -> None:
-    """Print the table of a trial's folder: each stage with its figures and seconds, and where the
-    report lies.
+    """Print each stage of a trial's folder with its figures and seconds, the counts that differ,
+    and where the report lies.
     """
-    figures = {stage: read(path) for stage in STAGES if (path := trial / f"{stage}.json").exists()}
+    paths = {stage: trial / f"{stage}.json" for stage in WORDS}
+    figures = {stage: read(path) for stage, path in paths.items() if path.exists()}
     if not figures:
         raise FileError(
             trial, "summaries (<stage>.json)", "none", "Run the workflow, or `spreadflow summary`."
         )
-    seconds = _seconds(trial / "benchmarks")
+    console = Console()
+    console.print(_table(trial.name, figures, _seconds(trial / "benchmarks")))
+    for check in checks.collect(figures):
+        if not check.holds:
+            counts = f"{check.left} ≠ {check.right}"
+            console.print(f"[bold red]counts differ:[/] {check.statement}: {counts}")
+    report = trial / "report.html"
+    if report.exists():
+        console.print(f"report: {report}")
+
+
+def _table(trial: str, figures: dict[str, dict[str, Any]], seconds: dict[str, float]) -> Table:
+    """Return a row for each stage that has figures or took time.
+
+    figures: of each stage. seconds: of each rule.
+    """
     table = Table(
-        title=f"trial {trial.name}",
+        title=f"trial {trial}",
         title_justify="left",
         title_style="bold",
         show_lines=True,
@@ -32,30 +48,26 @@ def run(trial: Path) -> None:
     table.add_column("stage", style="bold", no_wrap=True)
     table.add_column("what came out")
     table.add_column("seconds", justify="right", no_wrap=True)
-    for stage in STAGES:
-        if stage in figures or stage in seconds:
-            facts = headline(stage, figures[stage]) if stage in figures else ["–"]
-            table.add_row(
-                stage, "\n".join(facts), f"{seconds[stage]:.0f}" if stage in seconds else "–"
-            )
-    rest = sum(value for name, value in seconds.items() if name not in STAGES)
-    if rest:
-        table.add_row("report", "summaries, pictures and the report", f"{rest:.0f}")
-    console = Console()
-    console.print(table)
-    for check in checks(figures):
-        if not check.holds:
-            console.print(f"[bold red]counts differ:[/] {check.says}: {check.left} ≠ {check.right}")
-    if (trial / "report.html").exists():
-        console.print(f"report: {trial / 'report.html'}")
+    for stage in WORDS:
+        if stage not in figures and stage not in seconds:
+            continue
+        facts = module_of(stage).headline(figures[stage]) if stage in figures else ["–"]
+        time = f"{seconds[stage]:.0f}" if stage in seconds else "–"
+        table.add_row(stage, "\n".join(facts), time)
+    seconds_of_reports = sum(value for name, value in seconds.items() if name not in WORDS)
+    if seconds_of_reports:
+        table.add_row("report", "summaries, pictures and the report", f"{seconds_of_reports:.0f}")
+    return table
 
 
 def _seconds(benchmarks: Path) -> dict[str, float]:
-    """Return wall seconds of each rule, over its runs, from Snakemake's benchmark files."""
-    out: dict[str, float] = {}
+    """Return the wall seconds of each rule, summed over its runs, from Snakemake's benchmark
+    files.
+    """
+    seconds: dict[str, float] = {}
     for path in sorted(benchmarks.glob("*.tsv")):
-        with path.open() as f:
-            rows = list(csv.DictReader(f, delimiter="\t"))
+        with path.open() as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
         rule = path.name.split(".")[0]
-        out[rule] = out.get(rule, 0.0) + sum(float(row["s"]) for row in rows)
-    return out
+        seconds[rule] = seconds.get(rule, 0.0) + sum(float(row["s"]) for row in rows)
+    return seconds

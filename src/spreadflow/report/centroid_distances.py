@@ -1,0 +1,79 @@
+"""How far modelled centroids of `stage1` lie from observed ones."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from spreadflow.errors import RefinedOutcome
+from spreadflow.models import Detector
+from spreadflow.physics import geometry
+from spreadflow.report.figures import columns, root_mean_square
+
+
+class CentroidDistances(NamedTuple):
+    """Model minus observed centroids of strong reflections, along the radius and across it."""
+
+    rows: np.ndarray
+    """(n,) rows of the reflections"""
+    px: dict[str, np.ndarray]
+    """before, after, floor → (n, 2) radial and transverse distance, px; `floor` is what noise alone
+    would leave were the model true
+    """
+    pixel_mm: np.ndarray
+    """(n,) edge of a pixel, mm"""
+
+    def rms(
+        self, name: str, axis: int, unit: str = "mm", rows: np.ndarray | slice = slice(None)
+    ) -> float | None:
+        """Return a root mean square.
+
+        name: before, after or floor. axis: 0 radial, 1 transverse. rows: of these distances.
+        """
+        scale = self.pixel_mm[rows] if unit == "mm" else 1.0
+        values = self.px[name][rows, axis] * scale
+        return root_mean_square(values[np.isfinite(values)])
+
+
+def centroid_distances(table: dict, detectors: Sequence[Detector]) -> CentroidDistances:
+    """Return the distances of reflections of refined lattices that have observed centroids; which
+    have them was decided before refinement.
+
+    detectors: of the runs.
+    """
+    reflections = columns(table, "reflections")
+    lattice = reflections["lattice"]
+    is_refined = table["lattices/outcome"][lattice] == RefinedOutcome.REFINED
+    is_observed = np.isfinite(reflections["fast_obs"]) & np.isfinite(reflections["fast"])
+    run = table["lattices/run"][lattice]
+    rows_of_run = [
+        np.flatnonzero(is_observed & is_refined & (run == number))
+        for number in range(len(detectors))
+    ]
+    rows = np.concatenate(rows_of_run)
+
+    pixel_mm = []
+    axes = []
+    for detector, of_run in zip(detectors, rows_of_run, strict=True):
+        panel, fast, slow = (
+            reflections[name][of_run] for name in ("panel", "fast_before", "slow_before")
+        )
+        pixel_mm.append(np.full(len(of_run), float(detector.pixel_mm)))
+        axes.append(geometry.radial_axes(detector, panel, fast, slow))
+    radial_axes = np.concatenate(axes)
+
+    def centroids(suffix: str) -> np.ndarray:
+        return np.stack(
+            [reflections[f"fast{suffix}"][rows], reflections[f"slow{suffix}"][rows]], axis=1
+        )
+
+    vectors = {
+        "before": centroids("_before") - centroids("_obs"),
+        "after": centroids("") - centroids("_obs"),
+        "floor": centroids("_floor"),
+    }
+    return CentroidDistances(
+        rows=rows,
+        px={name: np.einsum("nij,nj->ni", radial_axes, v) for name, v in vectors.items()},
+        pixel_mm=np.concatenate(pixel_mm),
+    )

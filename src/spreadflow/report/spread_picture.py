@@ -1,0 +1,198 @@
+"""The picture of `spread`."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from spreadflow.physics import anomalous
+from spreadflow.report import style
+from spreadflow.report.figures import columns
+from spreadflow.report.spread_product import FittedCurves, SpreadProduct
+from spreadflow.report.style import say
+
+KINDS = ("f′", "f″")
+"""The two parts of a curve."""
+
+MARGIN_E = 2.0
+"""How far the view reaches beyond the curves known by name, e."""
+
+REFERENCES = {"metallic": "-.", "reduced": "--", "oxidized": ":"}
+"""Curves known by name, and their lines."""
+
+MIN_LINES = 18
+"""The text has the line height of at least so many lines."""
+
+
+class _Look(NamedTuple):
+    """How a fit is drawn."""
+
+    color: str
+    label: str
+    opacity: float
+    """of the band of its σ"""
+
+
+def draw(stage: str, product: SpreadProduct, figures: dict, sentences: list[str]) -> Figure:
+    """Return the picture. sentences: what it says in words."""
+    low, high = figures["compared_ev"]
+    page = style.page(
+        f"{stage}: f′ and f″ of {', '.join(product.sites)}",
+        f"{say(figures['n_lattices'])} lattices, {figures['d_max']:g} to {figures['d_min']:g} Å · "
+        f"f′ ± {say(figures['sigma_fp'], 2)} e, f″ ± {say(figures['sigma_fdp'], 2)} e over "
+        f"{low:.0f}-{high:.0f} eV ({figures['sigma_kind']}; bound "
+        f"{say(figures['crlb_fp'], 2)}, {say(figures['crlb_fdp'], 2)}) · "
+        f"{figures['n_parameters']} parameters ({figures['n_undetermined']} from restraints), "
+        f"{figures['mosaicity']} mosaicity, {figures['cycles']} cycles · "
+        f"{say(figures['seconds_per_lattice_per_core'], 2)} s per lattice and core",
+        15.0,
+        9.6,
+    )
+    left, right = page.subfigures(1, 2, width_ratios=[2.1, 1])  # type: ignore[misc]
+    top, bottom = left.subfigures(2, 1, height_ratios=[2.4, 1])
+    axes = top.subplots(2, len(product.sites), squeeze=False, sharex=True)
+    for site, column in enumerate(axes.T):
+        for kind, ax in enumerate(column):
+            _curve(ax, product, site, kind, figures)
+    spectrum, residual = bottom.subplots(1, 2, sharex=True)
+    _spectrum(spectrum, product)
+    _residual(residual, product)
+    upper, lower = right.subfigures(2, 1, height_ratios=[1.25, 1])
+    _words(upper.subplots(), figures, sentences)
+    _correlation(lower, product)
+    return page
+
+
+def _curve(axes: Any, product: SpreadProduct, site: int, kind: int, figures: dict) -> None:
+    """Draw one curve with its error band, beside the true one or those that are known by name.
+
+    kind: 0 = f′, 1 = f″.
+    """
+    name = product.sites[site]
+    fine = np.arange(product.nodes_ev[0], product.nodes_ev[-1], 0.25)
+    references = _references(product.attributes["elements"][site], kind, fine)
+    if product.true:
+        true = product.true[name].at(fine)[kind]
+        axes.plot(fine, true, color=style.INK, lw=1.3, label="truth")
+    else:
+        for label, line in REFERENCES.items():
+            axes.plot(fine, references[label], line, color=style.GREY, lw=1, label=label)
+
+    related = product.fits.get("kramers_kronig")
+    if related is not None and related is not product.quoted:
+        look = _Look(style.ORANGE, "dispersion relation", 0.1)
+        _band(axes, product.nodes_ev, related, site, kind, look)
+    quoted_name = next(iter(product.fits)).replace("_", " ")
+    _band(axes, product.nodes_ev, product.quoted, site, kind, _Look(style.BLUE, quoted_name, 0.22))
+    start = product.quoted.start[site, kind]
+    axes.plot(product.nodes_ev, start, color=style.GREEN, lw=0.8, ls="--", label="start")
+
+    for limit in product.compared_ev:
+        axes.axvline(limit, color=style.PALE, lw=1, zorder=0)
+    title = f"{KINDS[kind]} of {name}, e"
+    if kind == 1:
+        axes.set_xlabel("eV")
+        title += _edge(axes, figures["sites"][name])
+    low = min(map(np.min, references.values()))
+    high = max(map(np.max, references.values()))
+    axes.set(ylim=(low - MARGIN_E, high + MARGIN_E), title=title)
+    if kind == site == 0:
+        axes.legend(fontsize=7, loc="lower left")
+
+
+def _references(element: str, kind: int, energies_ev: np.ndarray) -> dict[str, np.ndarray]:
+    """Return f′ or f″ of the curves known by name."""
+    curves = {name: anomalous.site(element, name, energies_ev) for name in REFERENCES}
+    return {name: (curve.real, curve.imag)[kind] for name, curve in curves.items()}
+
+
+def _band(
+    axes: Any, nodes_ev: np.ndarray, fit: FittedCurves, site: int, kind: int, look: _Look
+) -> None:
+    """Draw a fitted curve with its σ."""
+    value = fit.values[site, kind]
+    low = value - fit.sigma[site, kind]
+    high = value + fit.sigma[site, kind]
+    axes.fill_between(nodes_ev, low, high, color=look.color, alpha=look.opacity, lw=0)
+    axes.plot(nodes_ev, value, ".-", color=look.color, ms=3, lw=0.9, label=look.label)
+
+
+def _edge(axes: Any, edge: dict[str, float | None]) -> str:
+    """Draw E0 of a site with its σ, and return it in words; empty where there is none."""
+    energy = edge["e0_ev"]
+    sigma = edge["e0_sigma_ev"]
+    if energy is None or sigma is None:
+        return ""
+    axes.axvspan(energy - sigma, energy + sigma, color=style.RED, alpha=0.2, lw=0)
+    axes.axvline(energy, color=style.RED, lw=1)
+    return f" (E0 = {energy:.1f} ± {sigma:.1f} eV)"
+
+
+def _spectrum(axes: Any, product: SpreadProduct) -> None:
+    """Draw the mean spectrum."""
+    channels = columns(product.table, "channels")
+    energies = channels["energy_ev"]
+    axes.fill_between(
+        energies, channels["photons"], step="mid", color=style.PURPLE, alpha=0.4, lw=0
+    )
+    axes.set(title="mean pulse, photons per channel", xlabel="eV", ylim=(0, None))
+
+
+def _residual(axes: Any, product: SpreadProduct) -> None:
+    """Draw the residual of channels whose photons say something about it."""
+    channels = columns(product.table, "channels")
+    percent = 100 * channels["residual"]
+    sigma = 100 * channels["residual_sigma"]
+    known = np.isfinite(sigma)
+    axes.errorbar(
+        channels["energy_ev"][known],
+        percent[known],
+        sigma[known],
+        fmt=".",
+        ms=4,
+        lw=0.8,
+        color=style.GREEN,
+    )
+    axes.axhline(0, color=style.GREY, lw=0.8)
+    top = 4 * float(np.median(sigma[known])) if known.any() else 1.0
+    axes.set(
+        title="(data − model)/model of Bragg photons by channel, %", xlabel="eV", ylim=(-top, top)
+    )
+
+
+def _words(axes: Any, figures: dict, sentences: list[str]) -> None:
+    """Write the sentences and what the controls say."""
+    axes.set_axis_off()
+    heading = "controls" if figures["controls"] else ""
+    lines = [(style.INK, text) for text in [*sentences, "", heading]]
+    for name, verdict in figures["verdicts"].items():
+        mark, color = ("✓", style.GREEN) if verdict["passed"] else ("✗", style.RED)
+        lines.append((color, f"{mark} {name}: {say(verdict['figure'])}"))
+    step = 1.0 / max(len(lines), MIN_LINES)
+    for row, (color, text) in enumerate(lines):
+        y = 1 - row * step
+        axes.text(0, y, text, color=color, fontsize=9, va="top", transform=axes.transAxes)
+
+
+def _correlation(figure: Any, product: SpreadProduct) -> None:
+    """Draw the correlations of all values of the quoted curves."""
+    table = product.table
+    covariance_kind = "fisher"
+    if product.attributes["sigma_kinds"][0] == "sandwich":
+        covariance_kind = "sandwich"
+    covariance = table[f"values/{covariance_kind}"][table["values/fit"] == 0]
+    sigma = np.sqrt(np.diag(covariance))
+    correlation = covariance / np.outer(sigma, sigma)
+
+    axes = figure.subplots()
+    image = axes.imshow(correlation, vmin=-1, vmax=1, cmap=style.RESIDUAL)
+    n_nodes = len(product.nodes_ev)
+    names = [f"{kind} {site}" for site in product.sites for kind in KINDS]
+    middles = n_nodes * (np.arange(len(names)) + 0.5)
+    axes.set_xticks(middles, names, fontsize=8)
+    axes.set_yticks(middles, names, fontsize=8)
+    axes.set_title("correlation of the values at the nodes")
+    for line in n_nodes * np.arange(1, len(names)) - 0.5:
+        axes.axvline(line, color=style.INK, lw=0.5)
+        axes.axhline(line, color=style.INK, lw=0.5)
+    figure.colorbar(image, ax=axes, shrink=0.7)

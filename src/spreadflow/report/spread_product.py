@@ -1,0 +1,119 @@
+"""The product of `spread`, read for its report, and the curves that were simulated."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from spreadflow.analysis.curves.planning import BAND_EV
+from spreadflow.io import store
+from spreadflow.physics import anomalous
+from spreadflow.report.figures import columns
+from spreadflow.report.runs import TrueCurve, manifest_of, true_curves
+
+KEYS = ("fp", "fdp")
+"""f′ and f″ in columns and figures."""
+
+
+class FittedCurves(NamedTuple):
+    """The curves of one fit at their nodes, all (site, 2, node), e."""
+
+    values: np.ndarray
+    """f′ and f″"""
+    sigma: np.ndarray
+    """σ as quoted"""
+    fisher: np.ndarray
+    """σ if the model is right"""
+    start: np.ndarray
+    """where the fit started"""
+
+
+class SpreadProduct(NamedTuple):
+    """What the product holds, by name."""
+
+    attributes: dict
+    """attributes of the file"""
+    table: dict
+    """columns of schema 'spread'"""
+    sites: list[str]
+    """names of the sites"""
+    nodes_ev: np.ndarray
+    """(node,) energies, eV"""
+    fits: dict[str, FittedCurves]
+    """the quoted one first"""
+    edges: dict[str, dict[str, np.ndarray]]
+    """fit that has edges → column → (site, ...)"""
+    true: dict[str, TrueCurve]
+    """site → curve that was simulated; empty where one of them is not known"""
+
+    @property
+    def quoted(self) -> FittedCurves:
+        """The fit whose curves are quoted."""
+        return next(iter(self.fits.values()))
+
+    @property
+    def compared_ev(self) -> np.ndarray:
+        """(2,) the band over which curves are compared, about the edge of the table, eV."""
+        mean = float(self.table["channels/energy_ev"].mean())
+        edge = anomalous.nearest_edge(self.attributes["elements"][0], mean)
+        return edge + np.array(BAND_EV)
+
+    @property
+    def compared(self) -> np.ndarray:
+        """(node,) bool: the node lies in that band."""
+        low, high = self.compared_ev
+        return (self.nodes_ev >= low) & (self.nodes_ev <= high)
+
+    @property
+    def true_values(self) -> np.ndarray | None:
+        """(site, 2, node) f′ and f″ that were simulated, or None."""
+        if not self.true:
+            return None
+        return np.array([self.true[site].at(self.nodes_ev) for site in self.sites])
+
+
+def read(stage: str, path: Path, manifests: list[Path]) -> SpreadProduct:
+    """Return the product with the truth of the first run that has one."""
+    table = store.read(path, stage)
+    attributes = store.attributes(path, stage)
+    sites = attributes["sites"]
+    names = attributes["fits"]
+    fits = {}
+    edges = {}
+    for number, name in enumerate(names):
+        fits[name] = _fit(table, number, len(sites))
+        has_fit = table["edges/fit"] == number
+        if has_fit.any():
+            edges[name] = columns(table, "edges", has_fit)
+    n_nodes = len(table["curves/fit"]) // (len(fits) * len(sites))
+    true = _true_curves(attributes["runs"], manifests)
+    return SpreadProduct(
+        attributes=attributes,
+        table=table,
+        sites=sites,
+        nodes_ev=table["curves/energy_ev"][:n_nodes],
+        fits=fits,
+        edges=edges,
+        true=true if set(sites) <= true.keys() else {},
+    )
+
+
+def _fit(table: dict, number: int, n_sites: int) -> FittedCurves:
+    curves = columns(table, "curves", table["curves/fit"] == number)
+
+    def both(suffix: str) -> np.ndarray:
+        return np.stack([curves[f"{key}{suffix}"].reshape(n_sites, -1) for key in KEYS], axis=1)
+
+    return FittedCurves(
+        values=both(""), sigma=both("_sigma"), fisher=both("_fisher"), start=both("_start")
+    )
+
+
+def _true_curves(runs: list[str], manifests: list[Path]) -> dict[str, TrueCurve]:
+    """Return the curves of the first run that has any; empty where none has."""
+    for run in runs:
+        manifest = manifest_of(run, manifests)
+        curves = true_curves(manifest) if manifest else {}
+        if curves:
+            return curves
+    return {}

@@ -1,0 +1,230 @@
+"""The picture of `stage1`."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from spreadflow.errors import RefinedOutcome
+from spreadflow.io import store
+from spreadflow.report import style
+from spreadflow.report.centroid_distances import CentroidDistances
+from spreadflow.report.figures import columns
+from spreadflow.report.style import say
+from spreadflow.report.truth_of_fits import Refinement
+from spreadflow.units import DEG
+
+N_SAMPLES = 7
+"""Shoeboxes in the picture."""
+
+FEWEST_DISTANCES = 20
+"""Centroids without which r.m.s.d. are not drawn by resolution."""
+
+
+class Sample(NamedTuple):
+    """The pixels of one shoebox and its Miller index."""
+
+    hkl: tuple[int, int, int]
+    images: dict[str, np.ndarray]
+    """data, model, background, z → (slow, fast); NaN = masked"""
+
+
+def read_samples(stage: str, product: Path) -> list[Sample]:
+    """Return the first shoeboxes that the stage kept; parts are read until there are enough."""
+    samples: list[Sample] = []
+    names = ("data", "model", "background", "z")
+    for block, key in enumerate(store.part_keys(product, stage)):
+        part = store.read_part(
+            product, stage, block, key, ["samples/", "sample_pixels/", "reflections/hkl"]
+        )
+        pixels = columns(part, "sample_pixels")
+        boxes = zip(
+            part["reflections/hkl"][part["samples/reflection"]].tolist(),
+            part["samples/bbox"],
+            part["samples/first_pixel"],
+            strict=True,
+        )
+        for (h, k, l), (fast0, fast1, slow0, slow1), first in boxes:
+            shape = (slow1 - slow0, fast1 - fast0)
+            rows = slice(first, first + shape[0] * shape[1])
+            images = {name: pixels[name][rows].reshape(shape) for name in names}
+            samples.append(Sample((h, k, l), images))
+        if len(samples) >= N_SAMPLES:
+            break
+    return samples[:N_SAMPLES]
+
+
+def draw(
+    stage: str,
+    table: dict,
+    distances: CentroidDistances,
+    samples: list[Sample],
+    against: Refinement | None,
+    figures: dict,
+) -> Figure:
+    """Return the picture. against: the truth, None where it is not known."""
+    if against is not None and not len(against.angle):
+        against = None
+    page = style.page(
+        f"{stage}: lattices against their pixels ({figures['mosaicity']} mosaicity)",
+        f"{say(figures['n_refined'])} of {say(figures['n_lattices'])} lattices refined · "
+        f"radial r.m.s.d. {say(figures['radial_rmsd_mm'])} mm "
+        f"({say(figures['radial_rmsd_px'])} px) over {say(figures['n_rmsd'])} reflections, "
+        f"{say(figures['radial_floor_mm'])} mm where the model were true · "
+        f"σ_Z {say(figures['sigma_z_median'])} · "
+        f"{say(figures['seconds_per_lattice_per_core'], 2)} s per lattice and core",
+        14.5,
+        9.6,
+    )
+    top, bottom = page.subfigures(2, 1, height_ratios=[1.05, 1])  # type: ignore[misc]
+    _samples(top, samples)
+    axes: Any = bottom.subplots(2, 3)
+    refined = columns(table, "lattices", table["lattices/outcome"] == RefinedOutcome.REFINED)
+    _by_resolution(axes[0, 0], table, distances)
+    _sigma_z(axes[0, 1], refined["sigma_z"])
+    _delta_psi(axes[0, 2], table)
+    _mosaicity(axes[1, 0], refined, against)
+    _misset(axes[1, 1], refined, against)
+    _pulls(axes[1, 2], against, figures["uncertainty"])
+    return page
+
+
+def _samples(figure: Any, samples: list[Sample]) -> None:
+    """Draw data, model and residual of shoeboxes, one below the other."""
+    figure.suptitle(
+        "data, model (photons, log scale) and residual (from −5 σ, blue, to 5 σ, red)",
+        fontsize=10,
+        fontweight="bold",
+    )
+    axes = figure.subplots(3, N_SAMPLES, squeeze=False)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    for ax, name in zip(axes[:, 0], ("data", "model", "residual"), strict=True):
+        ax.set_ylabel(name)
+    for column, sample in zip(axes.T, samples, strict=False):
+        _sample(column, sample)
+
+
+def _sample(axes: Any, sample: Sample) -> None:
+    """Draw one shoebox: data and model on one log scale, and the residual."""
+    images = sample.images
+    low = max(1.0, 0.7 * float(np.nanmedian(images["background"])))
+    high = max(2 * low, float(np.nanmax(images["model"], initial=2 * low)))
+    norm = LogNorm(low, high)
+    colors = style.PHOTONS.with_extremes(bad=style.PALE)
+    data, model, residual = axes
+    data.imshow(np.maximum(images["data"], low), norm=norm, cmap=colors)
+    model.imshow(np.maximum(images["model"], low), norm=norm, cmap=colors)
+    residual.imshow(images["z"], norm=Normalize(-5, 5), cmap=style.RESIDUAL)
+    title = " ".join(map(str, sample.hkl))
+    data.set_title(title, fontsize=7, fontweight="normal", loc="center", pad=2)
+
+
+def _by_resolution(axes: Any, table: dict, distances: CentroidDistances) -> None:
+    """Draw the r.m.s.d. of centroids in six bins of equal number."""
+    axes.set_title("r.m.s.d. by resolution, mm")
+    if len(distances.rows) < FEWEST_DISTANCES:
+        style.empty(axes, "too few reflections with I ≥ 5 σ")
+        return
+    d = table["reflections/d"][distances.rows]
+    edges = np.quantile(d, np.linspace(0, 1, 7))
+    bins = [np.flatnonzero((d >= low) & (d <= high)) for low, high in pairwise(edges)]
+    middle = [float(np.median(d[rows])) for rows in bins]
+    for axis, color, direction in ((0, style.ORANGE, "radial"), (1, style.BLUE, "transverse")):
+        for name, line, source in (
+            ("before", ":", "spots"),
+            ("after", "-", "pixels"),
+            ("floor", "--", "noise"),
+        ):
+            values = [distances.rms(name, axis, rows=rows) for rows in bins]
+            label = f"{direction}, {source}"
+            axes.plot(middle, values, line, color=color, marker=".", ms=4, label=label)
+    axes.invert_xaxis()
+    axes.set(xlabel="d, Å", ylim=(0, 1.5 * axes.get_ylim()[1]))
+    axes.legend(fontsize=6.5, ncols=2, loc="upper left")
+
+
+def _sigma_z(axes: Any, values: np.ndarray) -> None:
+    """Draw the distribution of σ_Z over the refined lattices."""
+    axes.set_title("σ_Z of each lattice")
+    if not len(values):
+        style.empty(axes, "no lattice was refined")
+        return
+    axes.hist(values, bins=style.n_bins(len(values)), color=style.PURPLE, alpha=0.65)
+    axes.axvline(np.median(values), color=style.PURPLE, lw=1.5)
+    axes.axvline(1.0, color=style.GREY, lw=1, ls=":")
+    axes.set_ylabel("lattices")
+    style.few_ticks(axes)
+
+
+def _delta_psi(axes: Any, table: dict) -> None:
+    """Draw mean and standard deviation of Δψ of the strong reflections on each panel, before and
+    after.
+    """
+    axes.set_title("Δψ of strong reflections by panel, degrees")
+    strong = np.isfinite(table["reflections/fast_obs"])
+    panel = table["reflections/panel"][strong]
+    if not len(panel):
+        style.empty(axes, "no reflection with I ≥ 5 σ")
+        return
+    panels = np.unique(panel)
+    for column, shift, color, label in (
+        ("delta_psi_before_rad", -0.15, style.GREY, "before"),
+        ("delta_psi_rad", 0.15, style.GREEN, "after"),
+    ):
+        psi = np.rad2deg(table[f"reflections/{column}"][strong])
+        mean = [psi[panel == p].mean() for p in panels]
+        sd = [psi[panel == p].std() for p in panels]
+        axes.errorbar(panels + shift, mean, sd, fmt="o", ms=4, color=color, label=label)
+    axes.axhline(0, color=style.PALE, lw=0.8)
+    axes.set(
+        xlabel="panel (mean and standard deviation)", xlim=(panels.min() - 0.6, panels.max() + 0.6)
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    axes.legend()
+
+
+def _mosaicity(axes: Any, refined: dict[str, np.ndarray], against: Refinement | None) -> None:
+    """Draw η against N of the refined lattices, and the truth."""
+    n_cells = refined["n_cells"].mean(axis=1)
+    eta = refined["eta_rad"] / DEG
+    axes.plot(n_cells, eta, ".", color=style.BLUE, alpha=0.6, label="refined")
+    if against is not None:
+        axes.plot(*against.true_mosaicity.T, "+", ms=12, mew=2, color=style.RED, label="truth")
+    axes.set(
+        title="domains and mosaic spread", xlabel="N, unit cells along an axis", ylabel="η, degrees"
+    )
+    axes.legend()
+
+
+def _misset(axes: Any, refined: dict[str, np.ndarray], against: Refinement | None) -> None:
+    """Draw the misorientation where the truth is known, else how far lattices turned."""
+    if against is None:
+        turned = np.linalg.norm(refined["misset_rad"], axis=1)
+        style.histogram(axes, turned / DEG, "turned", style.GREEN)
+        axes.set(title="turned by stage 1", xlabel="degrees", ylabel="lattices")
+        return
+    style.histogram(axes, against.angle_before / DEG, "spots", style.GREY)
+    style.histogram(axes, against.angle / DEG, "pixels", style.GREEN)
+    axes.set(title="misorientation from truth", xlabel="degrees", ylabel="lattices")
+    axes.legend()
+
+
+def _pulls(axes: Any, against: Refinement | None, uncertainty: str) -> None:
+    """Draw (refined − true)/σ of each kind of unknown."""
+    kind = "the sandwich" if uncertainty == "sandwich" else "Fisher"
+    axes.set_title(f"pulls, σ of {kind}")
+    if against is None:
+        style.empty(axes, "not a simulation")
+        return
+    pulls = against.pulls[uncertainty]
+    axes.boxplot(list(pulls.values()), showfliers=False, medianprops={"color": style.RED})
+    names = [name.replace("_", " ") for name in pulls]
+    axes.set_xticks(range(1, len(pulls) + 1), names, fontsize=8)
+    for level in (-1, 1):
+        axes.axhline(level, color=style.GREY, lw=0.8, ls=":")

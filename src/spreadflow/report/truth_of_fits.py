@@ -1,0 +1,204 @@
+"""Lattices of `stage1` and `mosaic`, which were fitted to pixels, beside those that were
+simulated.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+
+from spreadflow.errors import LearnedOutcome, RefinedOutcome
+from spreadflow.models import Mosaic
+from spreadflow.physics import mosaic, rotation, unit_cell
+from spreadflow.report.figures import columns
+from spreadflow.report.truth import match_lattices
+from spreadflow.units import DEG
+
+SMALLEST_CELL_SIGMA = 1e-9
+"""A cell parameter whose σ is below this (Å or rad) is fixed by symmetry and has no pull."""
+
+
+class Refinement(NamedTuple):
+    """Refined lattices of stage 1 against the simulated ones that they are."""
+
+    angle: np.ndarray
+    """(lattice,) misorientation, rad"""
+    angle_before: np.ndarray
+    """(lattice,) misorientation of the orientation that the fit started from, rad"""
+    ratios: dict[str, np.ndarray]
+    """scale, n_cells, eta → (lattice,) refined over true"""
+    pulls: dict[str, dict[str, np.ndarray]]
+    """sandwich, fisher → kind of unknown → (n,) (refined − true)/σ"""
+    true_mosaicity: np.ndarray
+    """(different, 2) N and η (degrees) that were simulated"""
+
+
+def refinement(table: dict, attributes: dict, truths: Sequence[dict | None]) -> Refinement | None:
+    """Return refined lattices against the truth, or None where no run has any.
+
+    table, attributes: a product of stage 1. truths: the truth of each of its runs.
+    """
+    parts = [
+        _refinement_of_run(table, attributes, run, truth)
+        for run, truth in enumerate(truths)
+        if truth is not None
+    ]
+    if not parts:
+        return None
+    true_mosaicity = np.concatenate([part.true_mosaicity for part in parts])
+    return Refinement(
+        angle=np.concatenate([part.angle for part in parts]),
+        angle_before=np.concatenate([part.angle_before for part in parts]),
+        ratios=_concatenated([part.ratios for part in parts]),
+        pulls={
+            kind: _concatenated([part.pulls[kind] for part in parts]) for kind in parts[0].pulls
+        },
+        true_mosaicity=np.unique(true_mosaicity, axis=0),
+    )
+
+
+def _concatenated(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the arrays of each name end to end, from all parts that have it: a run need not have
+    every kind of unknown.
+    """
+    names = dict.fromkeys(chain(*parts))
+    return {name: np.concatenate([part[name] for part in parts if name in part]) for name in names}
+
+
+def _refinement_of_run(table: dict, attributes: dict, run: int, truth: dict) -> Refinement:
+    is_refined = table["lattices/outcome"] == RefinedOutcome.REFINED
+    lattices = columns(table, "lattices", (table["lattices/run"] == run) & is_refined)
+    matched = match_lattices(lattices["shot_id"], lattices["A"], truth, attributes["space_group"])
+    lattices = {name: column[matched.right] for name, column in lattices.items()}
+    row = matched.row[matched.right]
+    true_A = truth["lattices/A"][row] @ matched.to_truth[matched.right]
+    true_n_cells = truth["lattices/n_cells"][row].mean(axis=1)
+    true_eta = truth["lattices/eta_rad"][row]
+
+    turn = _turns(lattices["A"], true_A)
+    start = rotation.from_vector(-lattices["misset_rad"]) @ lattices["A"]
+    turn_before = rotation.nearest(start @ np.linalg.inv(true_A))
+    ratios = {
+        "n_cells": lattices["n_cells"].mean(axis=1) / true_n_cells,
+        "eta": lattices["eta_rad"] / true_eta,
+        "scale": lattices["scale"] / truth["lattices/scale"][row],
+    }
+    deviations = {
+        "scale": np.log(ratios["scale"])[:, None],
+        "eta": np.log(ratios["eta"])[:, None],
+        "rotation": turn,
+        # simulated domains have as many cells along each axis
+        "n_cells": np.log(lattices["n_cells"] / true_n_cells[:, None]),
+    }
+    pulls = {
+        kind: _pulls(deviations, lattices[f"sigma_{kind}"], attributes["unknowns"])
+        for kind in ("sandwich", "fisher")
+    }
+    cell_pulls = _cell_pulls(lattices["cell"], lattices["cell_sigma"], true_A)
+    if len(cell_pulls):
+        pulls[attributes["config"]["uncertainty"]]["cell"] = cell_pulls
+    return Refinement(
+        angle=np.linalg.norm(turn, axis=1),
+        angle_before=rotation.angle(turn_before),
+        ratios=ratios,
+        pulls=pulls,
+        true_mosaicity=np.stack([true_n_cells, true_eta / DEG], axis=1),
+    )
+
+
+def _turns(A: np.ndarray, true_A: np.ndarray) -> np.ndarray:
+    """Return (lattice, 3) the rotation vectors from true to refined lattices, rad."""
+    turns = [
+        rotation.vector(rotation.nearest(a @ np.linalg.inv(true)))
+        for a, true in zip(A, true_A, strict=True)
+    ]
+    return np.array(turns).reshape(-1, 3)
+
+
+def _pulls(
+    deviations: dict[str, np.ndarray], sigma: np.ndarray, unknowns: list[str]
+) -> dict[str, np.ndarray]:
+    """Return kind of unknown → (n,) deviations over their σ, of all lattices.
+
+    deviations: kind → (lattice, of the kind). sigma: (lattice, unknown).
+    """
+    kinds = [name if name in deviations else name.rpartition("_")[0] for name in unknowns]
+    pulls = {}
+    for name, deviation in deviations.items():
+        numbers = [number for number, kind in enumerate(kinds) if kind == name]
+        if numbers:
+            pulls[name] = _finite(deviation[:, : len(numbers)] / sigma[:, numbers])
+    return pulls
+
+
+def _cell_pulls(cell: np.ndarray, sigma: np.ndarray, true_A: np.ndarray) -> np.ndarray:
+    """Return (n,) deviations of the cells' parameters over their σ.
+
+    cell, sigma: (lattice, 6) Å, rad.
+    """
+    true_cell = np.array([unit_cell.cell_of(a) for a in true_A]).reshape(-1, 6)
+    quoted = np.where(sigma > SMALLEST_CELL_SIGMA, sigma, np.nan)
+    return _finite((cell - true_cell) / quoted)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Return (n,) values without those of unknowns that a lattice does not have."""
+    values = values.ravel()
+    return values[np.isfinite(values)]
+
+
+class TrueMosaic(NamedTuple):
+    """The simulated mosaicity of the lattices that taught a set."""
+
+    mosaic: Mosaic
+    """their mean distribution"""
+    domain_rad: float
+    """angular standard deviation of one domain at the highest resolution"""
+
+
+def mosaics(table: dict, attributes: dict, truths: Sequence[dict | None]) -> dict[int, TrueMosaic]:
+    """Return the true mosaicity of the learned sets, by their numbers.
+
+    table, attributes: a product of `mosaic`. truths: the truth of each of its runs.
+    """
+    is_learned = table["lattices/outcome"] == LearnedOutcome.LEARNED
+    of_set: dict[int, list[TrueMosaic]] = {}
+    for run, truth in enumerate(truths):
+        rows = np.flatnonzero((table["lattices/run"] == run) & is_learned)
+        if truth is None or not len(rows):
+            continue
+        shot_ids = table["lattices/shot_id"][rows]
+        matched = match_lattices(
+            shot_ids, table["lattices/A"][rows], truth, attributes["space_group"]
+        )
+        partners = matched.row[matched.right]
+        for row, partner in zip(rows[matched.right], partners, strict=True):
+            true = _true_mosaic(truth, partner, attributes["d_min"])
+            of_set.setdefault(int(table["lattices/set"][row]), []).append(true)
+    return {number: _mean(mosaics) for number, mosaics in of_set.items()}
+
+
+def _true_mosaic(truth: dict, row: int, d_min: float) -> TrueMosaic:
+    """Return the true mosaicity of one lattice."""
+    rotations = truth["domains/rotation"][truth["domains/lattice"] == row]
+    axes = unit_cell.cell_of(truth["lattices/A"][row])[:3]
+    edge = np.mean(truth["lattices/n_cells"][row] * axes)
+    mosaicity = mosaic.domains(rotations) if len(rotations) else mosaic.continuous()
+    mosaicity = mosaicity._replace(eta_rad=truth["lattices/eta_rad"][row])
+    return TrueMosaic(mosaicity, float(np.sqrt(mosaic.GAUSS / 4) * d_min / edge))
+
+
+def _mean(mosaics: list[TrueMosaic]) -> TrueMosaic:
+    """Return the mean of distributions: one of them, where all are the same."""
+    first = mosaics[0]
+    if all(np.array_equal(one.mosaic.rotations, first.mosaic.rotations) for one in mosaics):
+        return first
+    share = np.concatenate([one.mosaic.share for one in mosaics])
+    mean = Mosaic(
+        rotations=np.concatenate([one.mosaic.rotations for one in mosaics]),
+        width=np.concatenate([one.mosaic.width for one in mosaics]),
+        share=share / len(mosaics),
+        eta_rad=first.mosaic.eta_rad,
+    )
+    return first._replace(mosaic=mean)
