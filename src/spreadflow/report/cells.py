@@ -161,12 +161,7 @@ def _scatter(axes: Any, table: dict, attributes: dict, pair: tuple[int, int]) ->
     """
     x, y = (table["lattices/cell"][:, column] for column in pair)
     outcome = table["lattices/outcome"]
-    size = float(np.clip(3000 / max(len(outcome), 1), 2, 16))
-    for end, color in COLORS.items():
-        chosen = outcome == end
-        if chosen.any():
-            label = end.name.lower().replace("_", " ")
-            axes.scatter(x[chosen], y[chosen], s=size, color=color, alpha=0.7, lw=0, label=label)
+    _points(axes, x, y, outcome)
 
     accepted = outcome == LatticeOutcome.ACCEPTED
     limits = [_view(values, accepted) for values in (x, y)]
@@ -185,6 +180,16 @@ def _scatter(axes: Any, table: dict, attributes: dict, pair: tuple[int, int]) ->
     axes.set(xlim=limits[0], ylim=limits[1])
     axes.set(xlabel=f"{NAMES[pair[0]]}, Å", ylabel=f"{NAMES[pair[1]]}, Å")
     axes.locator_params("x", nbins=4)
+
+
+def _points(axes: Any, x: np.ndarray, y: np.ndarray, outcome: np.ndarray) -> None:
+    """Draw lattices in the colours of their outcomes; the more there are, the smaller."""
+    size = float(np.clip(3000 / max(len(outcome), 1), 2, 16))
+    for end, color in COLORS.items():
+        chosen = outcome == end
+        if chosen.any():
+            label = end.name.lower().replace("_", " ")
+            axes.scatter(x[chosen], y[chosen], s=size, color=color, alpha=0.7, lw=0, label=label)
 
 
 def _ellipses(axes: Any, centre: np.ndarray, covariance: np.ndarray) -> None:

@@ -78,14 +78,7 @@ def _curve(axes: Any, product: SpreadProduct, site: int, kind: int, figures: dic
         for label, line in REFERENCES.items():
             axes.plot(fine, references[label], line, color=style.GREY, lw=1, label=label)
 
-    related = product.fits.get("kramers_kronig")
-    if related is not None and related is not product.quoted:
-        look = _Look(style.ORANGE, "dispersion relation", 0.1)
-        _band(axes, product.nodes_ev, related, site, kind, look)
-    quoted_name = next(iter(product.fits)).replace("_", " ")
-    _band(axes, product.nodes_ev, product.quoted, site, kind, _Look(style.BLUE, quoted_name, 0.22))
-    start = product.quoted.start[site, kind]
-    axes.plot(product.nodes_ev, start, color=style.GREEN, lw=0.8, ls="--", label="start")
+    _fits(axes, product, site, kind)
 
     for limit in product.compared_ev:
         axes.axvline(limit, color=style.PALE, lw=1, zorder=0)
@@ -104,6 +97,18 @@ def _references(element: str, kind: int, energies_ev: np.ndarray) -> dict[str, n
     """Return f′ or f″ of the curves known by name."""
     curves = {name: anomalous.site(element, name, energies_ev) for name in REFERENCES}
     return {name: (curve.real, curve.imag)[kind] for name, curve in curves.items()}
+
+
+def _fits(axes: Any, product: SpreadProduct, site: int, kind: int) -> None:
+    """Draw the quoted curve, where it started, and the one that obeys the dispersion relation."""
+    related = product.fits.get("kramers_kronig")
+    if related is not None and related is not product.quoted:
+        look = _Look(style.ORANGE, "dispersion relation", 0.1)
+        _band(axes, product.nodes_ev, related, site, kind, look)
+    quoted_name = next(iter(product.fits)).replace("_", " ")
+    _band(axes, product.nodes_ev, product.quoted, site, kind, _Look(style.BLUE, quoted_name, 0.22))
+    start = product.quoted.start[site, kind]
+    axes.plot(product.nodes_ev, start, color=style.GREEN, lw=0.8, ls="--", label="start")
 
 
 def _band(

@@ -91,10 +91,7 @@ def _refinement_of_run(table: dict, attributes: dict, run: int, truth: dict) -> 
         # simulated domains have as many cells along each axis
         "n_cells": np.log(lattices["n_cells"] / true_n_cells[:, None]),
     }
-    pulls = {
-        kind: _pulls(deviations, lattices[f"sigma_{kind}"], attributes["unknowns"])
-        for kind in ("sandwich", "fisher")
-    }
+    pulls = _pulls_by_sigma(deviations, lattices, attributes)
     cell_pulls = _cell_pulls(lattices["cell"], lattices["cell_sigma"], true_A)
     if len(cell_pulls):
         pulls[attributes["config"]["uncertainty"]]["cell"] = cell_pulls
@@ -114,6 +111,16 @@ def _turns(A: np.ndarray, true_A: np.ndarray) -> np.ndarray:
         for a, true in zip(A, true_A, strict=True)
     ]
     return np.array(turns).reshape(-1, 3)
+
+
+def _pulls_by_sigma(
+    deviations: dict[str, np.ndarray], lattices: dict[str, np.ndarray], attributes: dict
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return the pulls for both kinds of σ that stage 1 leaves."""
+    return {
+        kind: _pulls(deviations, lattices[f"sigma_{kind}"], attributes["unknowns"])
+        for kind in ("sandwich", "fisher")
+    }
 
 
 def _pulls(
