@@ -30,46 +30,67 @@ DETECTOR = Detector(
     pixel_mm=np.float64(0.1),
     shape=(200, 100),
 )
+"""Two panels beside each other, normal to the beam."""
+
 CELL = np.array([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
-ETA, DOMAINS = 1e-3, np.array([[1e-3, 0.0, 2e-4], [-1e-3, 0.0, -2e-4]])
-"""mosaic spread, and rotation vectors of the only two domains, rad"""
+"""The cell, Å and degrees."""
+
+ETA = 1e-3
+"""η, rad."""
+
+DOMAINS = np.array([[1e-3, 0.0, 2e-4], [-1e-3, 0.0, -2e-4]])
+"""Rotation vectors of the only two domains, rad."""
+
 N_SHOTS = 12
+"""Shots of a run."""
+
 N_LATTICES = 9
+"""Lattices of a run."""
+
 N_REFLECTIONS = 40
+"""Reflections of a lattice."""
+
 OUTCOMES = [Outcome.INDEXED] * 9 + [Outcome.NO_LATTICE, Outcome.BLANK, Outcome.OVERFLOW]
+"""Outcome of each shot."""
+
 SHOT = [0, 1, 2, 3, 4, 5, 6, 7, 8]
+"""Shot of each lattice."""
+
 ENERGIES = 7100.0 + np.arange(20)
+"""Energies of the channels, eV."""
+
 REDUCED = anomalous.site("Fe", "reduced", ENERGIES)
+"""Curve of the second site."""
 
 
 @pytest.fixture(scope="session")
 def trial(tmp_path_factory, filled) -> SimpleNamespace:
-    """Folder of the trial; manifests and products per stage. Two runs of equal numbers and
-    different content.
+    """Folder of the trial, with its manifests and products of each stage: two runs of equal numbers
+    and different content.
     """
     folder = tmp_path_factory.mktemp("trial")
     runs = ["one", "two"]
-    made = SimpleNamespace(folder=folder, runs=runs, manifests=[], reindex=[], index=[])
+    trial = SimpleNamespace(folder=folder, runs=runs, manifests=[], reindex=[], index=[])
     for r, run in enumerate(runs):
         rng = np.random.default_rng(r)
         manifest = _images(folder / "data" / run, run, rng, filled)
-        made.manifests.append(manifest)
+        trial.manifests.append(manifest)
         ids = images.Source(manifest).shots["shot_id"]
         truth = images.truth(manifest)
         for stage in ("index", "reindex"):
-            made.__dict__[stage].append(
+            trial.__dict__[stage].append(
                 _indexed(folder / run, stage, run, rng, filled, ids, truth, manifest)
             )
-    made.adopt = _adopt(folder, made, filled)
-    made.cells = _cells(folder, made, filled)
-    made.annulus = _annulus(folder, made)
-    made.merge = _merge(folder, filled)
-    made.ladder = _ladder(folder, made, filled)
-    made.mosaic = _mosaic(folder, made, filled)
-    made.stage1 = _stage1(folder, made, filled)
-    made.spread = _spread(folder, made, filled)
-    made.level0 = _level0(folder)
-    return made
+    trial.adopt = _adopt(folder, trial, filled)
+    trial.cells = _cells(folder, trial, filled)
+    trial.annulus = _annulus(folder, trial)
+    trial.merge = _merge(folder, filled)
+    trial.ladder = _ladder(folder, trial, filled)
+    trial.mosaic = _mosaic(folder, trial, filled)
+    trial.stage1 = _stage1(folder, trial, filled)
+    trial.spread = _spread(folder, trial, filled)
+    trial.level0 = _level0(folder)
+    return trial
 
 
 @pytest.fixture(scope="session")
@@ -142,9 +163,9 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
     position = np.stack([truth["reflections/fast"], truth["reflections/slow"]], axis=1)
     seen = position + rng.normal(0, 0.3, (n, 2))
     corner = np.clip(np.round(position).astype(int) - 4, 0, None)
-    of = truth["reflections/lattice"]
+    lattice = truth["reflections/lattice"]
     sigma = np.sqrt(truth["reflections/photons"] + 100)
-    given = {
+    planted = {
         "shots/shot_id": ids,
         "shots/outcome": OUTCOMES,
         "shots/n_spots": rng.integers(0, 50, N_SHOTS),
@@ -158,14 +179,14 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
         "lattices/rmsd_radial_mm": rng.uniform(0.02, 0.05, N_LATTICES),
         "lattices/rmsd_transverse_mm": rng.uniform(0.01, 0.03, N_LATTICES),
         "lattices/n_rmsd": rng.integers(10, 40, N_LATTICES),
-        "spots/shot": of,
-        "spots/lattice": of,
+        "spots/shot": lattice,
+        "spots/lattice": lattice,
         "spots/hkl": truth["reflections/hkl"],
         "spots/panel": truth["reflections/panel"],
         "spots/fast": seen[:, 0],
         "spots/slow": seen[:, 1],
         "spots/intensity": truth["reflections/photons"],
-        "reflections/lattice": of,
+        "reflections/lattice": lattice,
         "reflections/hkl": truth["reflections/hkl"],
         "reflections/d": rng.uniform(2.0, 3.0, n),
         "reflections/panel": truth["reflections/panel"],
@@ -180,9 +201,9 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
         ),
         "reflections/flags": (rng.random(n) < 0.05) * 4,
     }
-    given["lattices/n_indexed"] = np.full(N_LATTICES, N_REFLECTIONS)
+    planted["lattices/n_indexed"] = np.full(N_LATTICES, N_REFLECTIONS)
     columns = filled(
-        stage, {"shots": N_SHOTS, "spots": n, "lattices": N_LATTICES, "reflections": n}, given
+        stage, {"shots": N_SHOTS, "spots": n, "lattices": N_LATTICES, "reflections": n}, planted
     )
     parts = store.Parts(folder / f"{stage}.h5", stage, run + stage, [ids])
     parts.write(0, columns)
@@ -196,31 +217,31 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
     return folder / f"{stage}.h5"
 
 
-def _adopt(folder, made, filled) -> Path:
+def _adopt(folder, trial, filled) -> Path:
     """The lattices of run two, and three lines that were not adopted."""
-    ends = [AdoptOutcome.ADOPTED] * N_LATTICES + [
+    outcomes = [AdoptOutcome.ADOPTED] * N_LATTICES + [
         AdoptOutcome.NO_SHOT,
         AdoptOutcome.OTHER_CELL,
         AdoptOutcome.OTHER_CELL,
     ]
-    given = {
-        "lines/line": np.arange(1, len(ends) + 1),
+    planted = {
+        "lines/line": np.arange(1, len(outcomes) + 1),
         "lines/n_reflections": [40] * N_LATTICES + [0, 30, 30],
         "lines/n_agree": [36] * N_LATTICES + [0, 10, 0],
-        "lines/outcome": ends,
+        "lines/outcome": outcomes,
     }
     store.write(
         folder / "two" / "adopt.h5",
         "adopt",
-        filled("adopt", {"lines": len(ends)}, given),
+        filled("adopt", {"lines": len(outcomes)}, planted),
         key="a",
         run="two",
     )
     return folder / "two" / "adopt.h5"
 
 
-def _cells(folder, made, filled) -> Path:
-    tables = [store.read(path, "reindex", ["lattices/"]) for path in made.reindex]
+def _cells(folder, trial, filled) -> Path:
+    tables = [store.read(path, "reindex", ["lattices/"]) for path in trial.reindex]
     n = sum(len(t["lattices/k"]) for t in tables)
     outcome = np.full(n, LatticeOutcome.ACCEPTED)
     outcome[[2, 7, 11]] = (
@@ -228,7 +249,7 @@ def _cells(folder, made, filled) -> Path:
         LatticeOutcome.CELL_OUTLIER,
         LatticeOutcome.OTHER_CLUSTER,
     )
-    given = {
+    planted = {
         "lattices/run": np.repeat([0, 1], N_LATTICES),
         "lattices/shot_id": np.concatenate([t["lattices/shot_id"] for t in tables]),
         "lattices/cell": unit_cell.degrees(np.concatenate([t["lattices/cell"] for t in tables])),
@@ -238,20 +259,25 @@ def _cells(folder, made, filled) -> Path:
         "clusters/location": [CELL[:3], CELL[:3]],
         "clusters/covariance": [np.diag([0.05, 0.04, 0.03]) ** 2] * 2,
     }
-    told = {"runs": made.runs, "space_group": "C 1 2 1", "features": ["a", "b", "c"], "chosen": 0}
-    columns = filled("cells", {"lattices": n, "clusters": 2, "features": 3}, given)
-    store.write(folder / "cells.h5", "cells", columns, key="cells", **told)
+    attributes = {
+        "runs": trial.runs,
+        "space_group": "C 1 2 1",
+        "features": ["a", "b", "c"],
+        "chosen": 0,
+    }
+    columns = filled("cells", {"lattices": n, "clusters": 2, "features": 3}, planted)
+    store.write(folder / "cells.h5", "cells", columns, key="cells", **attributes)
     return folder / "cells.h5"
 
 
-def _annulus(folder, made) -> Path:
+def _annulus(folder, trial) -> Path:
     config = AnnulusConfig(annulus=AnnulusSection())
     out = folder / "annulus.h5"
     annulus.run(
         config,
-        images=made.manifests,
-        reindex=made.reindex,
-        cells=made.cells,
+        images=trial.manifests,
+        reindex=trial.reindex,
+        cells=trial.cells,
         out=out,
         world=World(),
     )
@@ -270,7 +296,7 @@ def _merge(folder, filled) -> Path:
         2,
         axis=0,
     )
-    given = {
+    planted = {
         "merged/hkl": hkl,
         "merged/friedel": sign,
         "merged/intensity": np.nan_to_num(half, nan=100.0).mean(axis=1),
@@ -289,14 +315,14 @@ def _merge(folder, filled) -> Path:
         "bins/cc_half": [0.9, 0.8, np.nan],
         "bins/cc_ano": [0.2, np.nan, 0.0],
     }
-    columns = filled("merge", {"merged": n, "lattices": 15, "bins": 3}, given)
-    told = {
+    columns = filled("merge", {"merged": n, "lattices": 15, "bins": 3}, planted)
+    attributes = {
         "runs": ["one", "two"],
         "wilson_b": 21.0,
         "scaling": "mark0 against model.mtz",
         "n_lattices_in": 15,
     }
-    store.write(folder / "merge.h5", "merge", columns, key="merge", **told)
+    store.write(folder / "merge.h5", "merge", columns, key="merge", **attributes)
     return folder / "merge.h5"
 
 
@@ -321,23 +347,24 @@ def _level0(folder) -> Path:
     return folder / "level0.expt"
 
 
-def _ladder(folder, made, filled) -> Path:
-    """Fifteen lattices of which three are modelled, with any sums; on rung 3A one of them is
+def _ladder(folder, trial, filled) -> Path:
+    """Fifteen lattices of which three are modelled, with arbitrary sums; on rung 3A one of them is
     missing.
     """
     rng = np.random.default_rng(8)
     rungs = ["00", "1", "2", "3", "3A", "3B", "4"]
-    rows = [(i, r) for i in range(3) for r in range(1, 7) if (i, rungs[r]) != (2, "3A")]
+    pairs = [(lattice, rung) for lattice in range(3) for rung in range(1, 7)]
+    rows = [(lattice, rung) for lattice, rung in pairs if (lattice, rungs[rung]) != (2, "3A")]
     n = len(rows)
     z = np.stack([rng.normal(0, 50, n), rng.uniform(1500, 4000, n)], axis=1)
-    given = {
+    planted = {
         "lattices/run": [0] * 7 + [1] * 8,
         "lattices/n_flagged": np.arange(15),
         "lattices/n_counted": np.arange(15),
-        "rungs/lattice": [i for i, _ in rows],
-        "rungs/rung": [r for _, r in rows],
+        "rungs/lattice": [lattice for lattice, _ in rows],
+        "rungs/rung": [rung for _, rung in rows],
         "rungs/n": rng.integers(5, 30, n),
-        "rungs/radial": rng.uniform(0.1, 1.0, n) / [r**2 for _, r in rows],
+        "rungs/radial": rng.uniform(0.1, 1.0, n) / [rung**2 for _, rung in rows],
         "rungs/transverse": rng.uniform(0.1, 1.0, n),
         "rungs/n_pixels": np.full(n, 1000),
         "rungs/z": z,
@@ -353,7 +380,7 @@ def _ladder(folder, made, filled) -> Path:
         "pixels/model": rng.uniform(10, 30, (60, 3)),
     }
     columns = filled(
-        "ladder", {"lattices": 15, "rungs": n, "compared": 3, "samples": 3, "pixels": 60}, given
+        "ladder", {"lattices": 15, "rungs": n, "compared": 3, "samples": 3, "pixels": 60}, planted
     )
     reading = {
         "n_read": 15,
@@ -362,29 +389,34 @@ def _ladder(folder, made, filled) -> Path:
         "growth_percent": 0.5,
         "seconds_per_lattice": 0.01,
     }
-    told = {
+    attributes = {
         "reading": reading,
         "rungs": rungs,
         "pictured": ["2", "3B", "4"],
         "n_modelled": 3,
-        "runs": made.runs,
+        "runs": trial.runs,
+        "detectors": [DETECTOR._asdict()] * 2,
+        "config": {"misset_deg": 0.02, "n_domains": 25},
     }
-    told |= {"detectors": [DETECTOR._asdict()] * 2, "config": {"misset_deg": 0.02, "n_domains": 25}}
-    store.write(folder / "ladder.h5", "ladder", columns, key="ladder", **told)
+    store.write(folder / "ladder.h5", "ladder", columns, key="ladder", **attributes)
     return folder / "ladder.h5"
 
 
-def _mosaic(folder, made, filled) -> Path:
+def _mosaic(folder, trial, filled) -> Path:
     """A set of two components for each of three lattices of the annulus; two others keep the
     continuous distribution.
 
-    Those of the first are the truth's; the others have all their weight where no domain is.
+    The components of the first set are the truth's; the others have all their weight where no
+    domain is.
     """
-    told = store.attributes(made.annulus, "annulus")
-    t = store.read(made.annulus, "annulus", ["lattices/"])
-    n = len(t["lattices/k"])
-    given = {
-        **{f"lattices/{name}": t[f"lattices/{name}"] for name in ("run", "shot_id", "k", "A")},
+    annulus_attributes = store.attributes(trial.annulus, "annulus")
+    lattices = store.read(trial.annulus, "annulus", ["lattices/"])
+    n = len(lattices["lattices/k"])
+    planted = {
+        **{
+            f"lattices/{name}": lattices[f"lattices/{name}"]
+            for name in ("run", "shot_id", "k", "A")
+        },
         "lattices/outcome": [LearnedOutcome.LEARNED] * 3
         + [LearnedOutcome.CONTINUOUS] * 2
         + [LearnedOutcome.LOST] * (n - 5),
@@ -405,40 +437,44 @@ def _mosaic(folder, made, filled) -> Path:
         "components/share": np.full(6, 0.5),
     }
     sizes = {"lattices": n, "sets": 5, "rounds": 10, "components": 6}
-    also = {"config": {"scope": "per_lattice"}, "shoeboxes": "wide", "d_min": 2.0}
+    attributes = {name: annulus_attributes[name] for name in ("runs", "space_group")}
+    attributes |= {"config": {"scope": "per_lattice"}, "shoeboxes": "wide", "d_min": 2.0}
     parts = store.Parts(folder / "mosaic.h5", "mosaic", "mosaic", [[1]])
-    parts.write(0, filled("mosaic", sizes, given))
-    parts.finish(World(), **also, **{name: told[name] for name in ("runs", "space_group")})
+    parts.write(0, filled("mosaic", sizes, planted))
+    parts.finish(World(), **attributes)
     return folder / "mosaic.h5"
 
 
-def _stage1(folder, made, filled) -> Path:
-    """The lattices of the annulus, off by what their σ say; the last two could not be refined."""
+def _stage1(folder, trial, filled) -> Path:
+    """The lattices of the annulus, deviating from the truth as their σ say; the last two could not
+    be refined.
+    """
     rng = np.random.default_rng(7)
-    told = store.attributes(made.annulus, "annulus")
-    t = store.read(made.annulus, "annulus")
+    annulus_attributes = store.attributes(trial.annulus, "annulus")
+    table = store.read(trial.annulus, "annulus")
     names = ["scale", "rotation_1", "rotation_2", "rotation_3", "n_cells"]
-    n = len(t["lattices/k"])
-    rows = np.flatnonzero(t["reflections/lattice"] < len(t["lattices/k"]) - 2)
-    truth = [images.truth(manifest) for manifest in made.manifests]
-    of = [
-        (r, list(truth[r]["shots/shot_id"]).index(i))
-        for r, i in zip(t["lattices/run"], t["lattices/shot_id"], strict=True)
+    n = len(table["lattices/k"])
+    rows = np.flatnonzero(table["reflections/lattice"] < n - 2)
+    truth = [images.truth(manifest) for manifest in trial.manifests]
+    run_and_row = [
+        (run, list(truth[run]["shots/shot_id"]).index(shot_id))
+        for run, shot_id in zip(table["lattices/run"], table["lattices/shot_id"], strict=True)
     ]
-    A, scale = (
-        np.array([truth[r][f"lattices/{name}"][i] for r, i in of]) for name in ("A", "scale")
-    )
+    A = np.array([truth[run]["lattices/A"][row] for run, row in run_and_row])
+    scale = np.array([truth[run]["lattices/scale"][row] for run, row in run_and_row])
     sigma = np.tile([0.1, 2e-5, 2e-5, 2e-5, 0.03], (n, 1))
-    off = sigma * rng.standard_normal((n, 5))
-    values = off + np.stack([np.log(scale), *np.zeros((3, n)), np.full(n, np.log(57.0))], axis=1)
-    place = np.stack([t["reflections/fast"], t["reflections/slow"]], axis=1)[rows]
-    moved = {"": rng.normal(0, 0.2, place.shape), "_before": rng.normal(0, 0.4, place.shape)}
-    seen = np.where(rng.random((len(rows), 1)) < 0.7, place, np.nan)
-    given = {
-        **{f"lattices/{name}": t[f"lattices/{name}"] for name in ("run", "shot_id", "k")},
+    deviation = sigma * rng.standard_normal((n, 5))
+    true = np.stack([np.log(scale), *np.zeros((3, n)), np.full(n, np.log(57.0))], axis=1)
+    values = true + deviation
+    position = np.stack([table["reflections/fast"], table["reflections/slow"]], axis=1)[rows]
+    after = position + rng.normal(0, 0.2, position.shape)
+    before = position + rng.normal(0, 0.4, position.shape)
+    observed = np.where(rng.random((len(rows), 1)) < 0.7, position, np.nan)
+    planted = {
+        **{f"lattices/{name}": table[f"lattices/{name}"] for name in ("run", "shot_id", "k")},
         "lattices/outcome": [RefinedOutcome.REFINED] * (n - 2)
         + [RefinedOutcome.TOO_FEW, RefinedOutcome.LOST],
-        "lattices/A": rotation.from_vector(off[:, 1:4]) @ A,
+        "lattices/A": rotation.from_vector(deviation[:, 1:4]) @ A,
         "lattices/cell": [unit_cell.cell_of(a) for a in A],
         "lattices/cell_sigma": np.full((n, 6), np.nan),
         "lattices/misset_rad": rng.normal(0, 1e-4, (n, 3)),
@@ -453,16 +489,17 @@ def _stage1(folder, made, filled) -> Path:
         "lattices/sigma_z": rng.uniform(0.95, 1.1, n),
         "lattices/seconds": rng.uniform(0.2, 0.4, n),
         **{
-            f"reflections/{name}": t[f"reflections/{name}"][rows]
+            f"reflections/{name}": table[f"reflections/{name}"][rows]
             for name in ("lattice", "hkl", "d", "panel")
         },
-        **{f"reflections/fast{name}": place[:, 0] + by[:, 0] for name, by in moved.items()},
-        **{f"reflections/slow{name}": place[:, 1] + by[:, 1] for name, by in moved.items()},
-        **{f"reflections/{axis}_obs": seen[:, i] for i, axis in enumerate(("fast", "slow"))},
-        **{
-            f"reflections/{axis}_floor": seen[:, i] - place[:, i] + 0.1
-            for i, axis in enumerate(("fast", "slow"))
-        },
+        "reflections/fast": after[:, 0],
+        "reflections/slow": after[:, 1],
+        "reflections/fast_before": before[:, 0],
+        "reflections/slow_before": before[:, 1],
+        "reflections/fast_obs": observed[:, 0],
+        "reflections/slow_obs": observed[:, 1],
+        "reflections/fast_floor": observed[:, 0] - position[:, 0] + 0.1,
+        "reflections/slow_floor": observed[:, 1] - position[:, 1] + 0.1,
         "samples/reflection": [0, 1],
         "samples/bbox": [[0, 4, 0, 5], [0, 5, 0, 4]],
         "samples/first_pixel": [0, 20],
@@ -479,31 +516,32 @@ def _stage1(folder, made, filled) -> Path:
         "sample_pixels": 40,
     }
     parts = store.Parts(folder / "stage1.h5", "stage1", "stage1", [[1]])
-    parts.write(0, filled("stage1", sizes, given))
-    also = {"unknowns": names, "config": {"mosaicity": "continuous", "uncertainty": "sandwich"}}
-    parts.finish(
-        World(), **also, **{name: told[name] for name in ("runs", "space_group", "detectors")}
-    )
+    parts.write(0, filled("stage1", sizes, planted))
+    attributes = {name: annulus_attributes[name] for name in ("runs", "space_group", "detectors")}
+    attributes["unknowns"] = names
+    attributes["config"] = {"mosaicity": "continuous", "uncertainty": "sandwich"}
+    parts.finish(World(), **attributes)
     return folder / "stage1.h5"
 
 
-def _spread(folder, made, filled) -> Path:
-    """Curves off by what their σ say, the sandwich's; of its 15 lattices two were not refined, and
-    one is lost.
+def _spread(folder, trial, filled) -> Path:
+    """Curves that deviate from the truth as the sandwich's σ say; of 15 lattices two were not
+    refined, and one is lost.
     """
     rng = np.random.default_rng(12)
     nodes = np.arange(7096.0, 7121.0, 2.0)
-    true = [anomalous.site("Fe", name, nodes) for name in ("oxidized", "reduced")]
-    start = np.array([[c.real, c.imag] for c in [anomalous.site("Fe", "metallic", nodes)] * 2])
+    metallic = anomalous.site("Fe", "metallic", nodes)
+    start = np.array([[metallic.real, metallic.imag]] * 2)
     n = start.size
-    stage1 = store.read(made.stage1, "stage1", ["lattices/"])
+    stage1 = store.read(trial.stage1, "stage1", ["lattices/"])
     mixed = np.eye(n) - 0.3 * np.eye(n, k=1) - 0.3 * np.eye(n, k=-1)
     scale = np.tile(np.where(nodes > 7116, 0.8, 0.3), 4)
     fisher = scale[:, None] * mixed * scale
-    found = np.array([[c.real, c.imag] for c in true]).ravel()
-    found = found + 1.2 * scale * (np.linalg.cholesky(mixed) @ rng.standard_normal(n))
-    fits = ["free", "kramers_kronig", "smooth"]
-    given = {
+    true = [anomalous.site("Fe", name, nodes) for name in ("oxidized", "reduced")]
+    true_values = np.array([[curve.real, curve.imag] for curve in true]).ravel()
+    deviation = 1.2 * scale * (np.linalg.cholesky(mixed) @ rng.standard_normal(n))
+    values = true_values + deviation
+    planted = {
         "curves/fit": np.repeat([0, 1, 2], 2 * len(nodes)),
         "curves/site": np.tile(np.repeat([0, 1], len(nodes)), 3),
         "curves/energy_ev": np.tile(nodes, 6),
@@ -532,14 +570,14 @@ def _spread(folder, made, filled) -> Path:
     }
     sigma = np.sqrt(np.diag(fisher))
     for kind, key in enumerate(("fp", "fdp")):
-
-        def pick(values, kind=kind):
-            return values.reshape(2, 2, -1)[:, kind].ravel()
-
-        given[f"curves/{key}"] = np.tile(pick(found), 3)
-        given[f"curves/{key}_start"] = np.tile(pick(start), 3)
-        given[f"curves/{key}_fisher"] = np.concatenate([f * pick(sigma) for f in (1.0, 0.5, 0.3)])
-        given[f"curves/{key}_sigma"] = 1.2 * given[f"curves/{key}_fisher"]
+        value, start_value, kind_sigma = (
+            array.reshape(2, 2, -1)[:, kind].ravel() for array in (values, start, sigma)
+        )
+        bound = np.concatenate([factor * kind_sigma for factor in (1.0, 0.5, 0.3)])
+        planted[f"curves/{key}"] = np.tile(value, 3)
+        planted[f"curves/{key}_start"] = np.tile(start_value, 3)
+        planted[f"curves/{key}_fisher"] = bound
+        planted[f"curves/{key}_sigma"] = 1.2 * bound
     sizes = {
         "curves": 6 * len(nodes),
         "values": 3 * n,
@@ -549,28 +587,27 @@ def _spread(folder, made, filled) -> Path:
         "channels": 20,
         "lattices": 15,
     }
-    controls = [{"name": "start swapped", "passed": True, "figure": 1e-3, "bar": "small"}]
-    controls.append({"name": "half sets", "passed": False, "figure": 2.5, "bar": "0.7-1.4"})
-    told = {
+    controls = [
+        {"name": "start swapped", "passed": True, "figure": 1e-3, "bar": "small"},
+        {"name": "half sets", "passed": False, "figure": 2.5, "bar": "0.7-1.4"},
+    ]
+    attributes = {
         "config": {"d_max": 4.0, "restraint": "none", "band_sigma_e": 0.5},
-        "runs": made.runs,
+        "runs": trial.runs,
         "d_min": 2.1,
-    }
-    told |= {
         "mosaicity": "continuous",
-        "fits": fits,
+        "fits": ["free", "kramers_kronig", "smooth"],
         "sites": ["FE1", "FE2"],
         "elements": ["Fe", "Fe"],
         "weak": [],
-    }
-    told |= {
         "sigma_kinds": ["sandwich", "scaled", "fisher"],
         "n_parameters": n,
         "n_undetermined": 3,
+        "changes": [3.0, 0.01],
+        "converged": True,
+        "controls": controls,
+        "lattices_for_goal": {"fp": 1234.2, "fdp": np.inf},
     }
-    told |= {"changes": [3.0, 0.01], "converged": True, "controls": controls}
-    told |= {"lattices_for_goal": {"fp": 1234.2, "fdp": np.inf}}
-    store.write(
-        folder / "spread.h5", "spread", filled("spread", sizes, given), key="spread", **told
-    )
+    columns = filled("spread", sizes, planted)
+    store.write(folder / "spread.h5", "spread", columns, key="spread", **attributes)
     return folder / "spread.h5"

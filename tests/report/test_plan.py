@@ -1,4 +1,4 @@
-"""The picture of a plan by hand-made figures."""
+"""The report of a plan, from figures made by hand."""
 
 import json
 
@@ -10,20 +10,16 @@ from spreadflow.report import plan
 
 def _row(n_cells: int, restraint: str, lattices: float) -> dict:
     sigma = 0.1 * np.sqrt(lattices / np.array([100.0, 1000.0]))
-    row = {
+    return {
         "n_cells": n_cells,
         "psf_fwhm_mm": 0.0,
         "d_min": 2.1,
         "d_max": 4.0,
         "grid_ev": 2.0,
         "restraint": restraint,
-    }
-    row |= {
         "sigma_fp_e": np.minimum(sigma, 5.0),
         "sigma_fdp_e": np.minimum(sigma, 5.0),
         "n_reflections": 50.0,
-    }
-    return row | {
         "sigma_edge_difference_ev": sigma / 5,
         "lattices_fp": lattices,
         "lattices_fdp": lattices,
@@ -32,28 +28,28 @@ def _row(n_cells: int, restraint: str, lattices: float) -> dict:
 
 @pytest.mark.stage
 def test_a_case_that_no_number_of_lattices_serves(tmp_path, capsys):
-    """Beside one that 1234 do: page, figures and table are made, and say so."""
+    """A case that is out of reach, beside one that 1234 lattices serve: page, figures and table are
+    made, and say so.
+    """
     kinds = [
         (20, "free", 1234.0),
         (20, "kramers_kronig", 500.0),
         (40, "free", np.inf),
         (40, "kramers_kronig", np.inf),
     ]
-    told = {
+    figures = {
         "rows": [_row(*kind) for kind in kinds],
         "goal_e": 0.1,
         "lattices": [100, 1000],
         "sites": ["FE1"],
+        "elements": ["Fe"],
+        "bands_ev": [[7100.0, 7140.0]],
+        "n_simulated": 2,
     }
-    told |= {"elements": ["Fe"], "bands_ev": [[7100.0, 7140.0]], "n_simulated": 2}
-    plan.run(told, tmp_path / "plan.json")
+    plan.run(figures, tmp_path / "plan.json")
     assert (tmp_path / "plan.png").stat().st_size > 20_000
-    assert [row["lattices_fp"] for row in json.loads((tmp_path / "plan.json").read_text())["rows"]][
-        1:3
-    ] == [
-        500.0,
-        None,
-    ]
+    rows = json.loads((tmp_path / "plan.json").read_text())["rows"]
+    assert [row["lattices_fp"] for row in rows[1:3]] == [500.0, None]
     assert "endless" in capsys.readouterr().out
-    words = [text.get_text().strip() for axes in plan._picture(told).axes for text in axes.texts]
+    words = [text.get_text().strip() for axes in plan._picture(figures).axes for text in axes.texts]
     assert words == ["1 234", "endless"]

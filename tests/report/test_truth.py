@@ -11,12 +11,14 @@ GROUP = "C 1 2 1"
 B = unit_cell.reciprocal(unit_cell.radians([67.2, 59.8, 47.2, 90.0, 110.3, 90.0]))
 KINDS = [truth.SINGLE] * 6 + [truth.BLANK, truth.DOUBLE]
 LATTICES = [0, 1, 2, 3, 4, 5, 7, 7]
-"""shot of each simulated lattice"""
+"""Shot of each simulated lattice."""
+
 TILT = np.deg2rad(0.02)
 N = 80
-"""simulated reflections of a lattice"""
+"""Simulated reflections of a lattice."""
+
 BACKGROUND = 25.0
-"""variance of an intensity beside its own photons"""
+"""Variance of an intensity beside its own photons."""
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def simulated(filled):
     rng = np.random.default_rng(0)
     hkl = np.concatenate([distinct(rng) for _ in LATTICES])
     n = len(hkl)
-    given = {
+    planted = {
         "shots/shot_id": np.arange(100, 100 + len(KINDS)),
         "shots/kind": KINDS,
         "lattices/shot": LATTICES,
@@ -39,7 +41,7 @@ def simulated(filled):
         "reflections/photons": np.where(np.arange(n) % 2, 5.0, rng.uniform(100, 900, n)),
     }
     return filled(
-        "truth", {"shots": len(KINDS), "lattices": len(LATTICES), "reflections": n}, given
+        "truth", {"shots": len(KINDS), "lattices": len(LATTICES), "reflections": n}, planted
     )
 
 
@@ -50,7 +52,7 @@ def distinct(rng) -> np.ndarray:
 
 
 @pytest.fixture
-def found(simulated, filled):
+def product(simulated, filled):
     """Each lattice found in another setting of the two-fold and 0.02° off; each bright reflection
     is a spot.
 
@@ -66,22 +68,24 @@ def found(simulated, filled):
     ]
     pairs = zip(tilts, simulated["lattices/A"], settings, strict=True)
     A = np.array([tilt @ A_true @ np.linalg.inv(w) for tilt, A_true, w in pairs])
-    of = simulated["reflections/lattice"]
-    hkl = np.array([settings[i] @ h for i, h in zip(of, simulated["reflections/hkl"], strict=True)])
+    lattice = simulated["reflections/lattice"]
+    hkl = np.array(
+        [settings[i] @ h for i, h in zip(lattice, simulated["reflections/hkl"], strict=True)]
+    )
     photons = simulated["reflections/photons"]
     sigma = np.sqrt(photons + BACKGROUND)
     bright = np.flatnonzero(photons > 50)
     row = np.arange(len(KINDS))[::-1]
-    given = {
+    planted = {
         "shots/shot_id": simulated["shots/shot_id"][::-1],
         "lattices/shot": row[LATTICES],
         "lattices/A": A,
-        "spots/lattice": of[bright],
+        "spots/lattice": lattice[bright],
         "spots/hkl": hkl[bright],
         "spots/fast": simulated["reflections/fast"][bright] + 0.4,
         "spots/slow": simulated["reflections/slow"][bright] - 0.3,
         "spots/intensity": photons[bright],
-        "reflections/lattice": of,
+        "reflections/lattice": lattice,
         "reflections/hkl": hkl,
         "reflections/fast": simulated["reflections/fast"] + 0.1,
         "reflections/slow": simulated["reflections/slow"] + 0.1,
@@ -89,24 +93,24 @@ def found(simulated, filled):
         "reflections/sigma": sigma,
     }
     sizes = {"shots": len(KINDS), "spots": len(bright), "lattices": n_lattices, "reflections": n}
-    return filled("reindex", sizes, given)
+    return filled("reindex", sizes, planted)
 
 
 def deviations(n: int) -> np.ndarray:
     return np.random.default_rng(2).standard_normal(n)
 
 
-def pair(found, simulated) -> truth.MatchedRun:
-    return truth.MatchedRun(found, simulated, truth.match(found, simulated, GROUP))
+def matched_run(product, simulated) -> truth.MatchedRun:
+    return truth.MatchedRun(product, simulated, truth.match(product, simulated, GROUP))
 
 
-def test_lattices_are_paired_across_settings(found, simulated):
-    matched = truth.match(found, simulated, GROUP)
+def test_lattices_are_paired_across_settings(product, simulated):
+    matched = truth.match(product, simulated, GROUP)
     assert matched.row.tolist() == list(range(len(LATTICES)))
     assert np.allclose(matched.angle, TILT, rtol=1e-4)
-    told = truth.orientations(matched)
-    assert told["misorientation_deg_median"] == pytest.approx(0.02, rel=1e-4)
-    counted = truth.counts(pair(found, simulated))
+    figures = truth.orientations(matched)
+    assert figures["misorientation_deg_median"] == pytest.approx(0.02, rel=1e-4)
+    counted = truth.counts(matched_run(product, simulated))
     assert counted == {
         "n_singles": 6,
         "n_singles_indexed": 6,
@@ -118,60 +122,59 @@ def test_lattices_are_paired_across_settings(found, simulated):
     }
 
 
-def test_wrong_and_surplus_lattices_are_counted(found, simulated):
+def test_wrong_and_surplus_lattices_are_counted(product, simulated):
     """One single hit is indexed wrongly, a lattice of the double hit is found twice, the blank has
     one.
     """
     rng = np.random.default_rng(3)
-    found["lattices/A"][2] = (
-        rotation.from_vector(np.array([0.3, 0.2, 0.1])) @ found["lattices/A"][2]
+    product["lattices/A"][2] = (
+        rotation.from_vector(np.array([0.3, 0.2, 0.1])) @ product["lattices/A"][2]
     )
-    found["lattices/A"][7] = (
-        rotation.from_vector(np.array([0.0, 0.0, 1e-4])) @ found["lattices/A"][6]
+    product["lattices/A"][7] = (
+        rotation.from_vector(np.array([0.0, 0.0, 1e-4])) @ product["lattices/A"][6]
     )
-    for name in [n for n in found if n.startswith("lattices/")]:
-        found[name] = np.concatenate([found[name], found[name][:1]])
-    found["lattices/shot"][-1] = len(KINDS) - 1 - 6
-    found["lattices/A"][-1] = rotation.random(rng) @ B
-    counted = truth.counts(pair(found, simulated))
+    for name in [n for n in product if n.startswith("lattices/")]:
+        product[name] = np.concatenate([product[name], product[name][:1]])
+    product["lattices/shot"][-1] = len(KINDS) - 1 - 6
+    product["lattices/A"][-1] = rotation.random(rng) @ B
+    counted = truth.counts(matched_run(product, simulated))
     assert counted["n_singles_indexed"] == 5
     assert counted["n_doubles_both"] == 0
     assert counted["n_blanks_with_lattice"] == 1
     assert counted["n_lattices_wrong"] == 3
 
 
-def test_indices_of_spots(found, simulated):
+def test_indices_of_spots(product, simulated):
     """All right; then 7 with a neighbouring index, one explained only by a reflection far too weak
     for it.
     """
-    assert truth.indices(pair(found, simulated))["miller_right"] == 1.0
-    found["spots/hkl"][:7, 2] += 1
-    found["spots/intensity"][10] = 1e6
-    told = truth.indices(pair(found, simulated))
-    assert told["n_spots_indexed"] == len(found["spots/hkl"])
-    assert told["miller_right"] == pytest.approx(1 - 8 / len(found["spots/hkl"]))
+    assert truth.indices(matched_run(product, simulated))["miller_right"] == 1.0
+    product["spots/hkl"][:7, 2] += 1
+    product["spots/intensity"][10] = 1e6
+    figures = truth.indices(matched_run(product, simulated))
+    assert figures["n_spots_indexed"] == len(product["spots/hkl"])
+    assert figures["miller_right"] == pytest.approx(1 - 8 / len(product["spots/hkl"]))
 
 
-def test_pulls_are_the_planted_deviations_of_single_hits(found, simulated):
-    single = np.isin(found["reflections/lattice"], range(6))
-    found["reflections/flags"][::5] = 4
-    pulls = truth.pulls(pair(found, simulated))
-    planted = deviations(len(single))[single & (found["reflections/flags"] == 0)]
-    assert np.allclose(np.sort(pulls), np.sort(planted), atol=1e-4)
+def test_pulls_are_the_planted_deviations_of_single_hits(product, simulated):
+    single = np.isin(product["reflections/lattice"], range(6))
+    product["reflections/flags"][::5] = 4
+    pulls = truth.pulls(matched_run(product, simulated))
+    expected = deviations(len(single))[single & (product["reflections/flags"] == 0)]
+    assert np.allclose(np.sort(pulls), np.sort(expected), atol=1e-4)
 
 
-def test_recall_counts_strong_reflections_on_the_panel_in_the_resolution(found, simulated):
+def test_recall_counts_strong_reflections_on_the_panel_in_the_resolution(product, simulated):
     """Of the bright reflections of single hits (the weak are below 3 σ) 30 are not predicted."""
     shape = (1000, 1000)
-    full = truth.recall(pair(found, simulated), 0.5, shape)
+    full = truth.recall(matched_run(product, simulated), 0.5, shape)
     bright = np.flatnonzero(
         (simulated["reflections/photons"] > 50) & (simulated["reflections/lattice"] < 6)
     )
     assert full == {"n_strong_true": len(bright), "prediction_recall": 1.0}
-    found["reflections/hkl"][bright[:30]] = [50, 50, 50]
-    assert truth.recall(pair(found, simulated), 0.5, shape)["prediction_recall"] == pytest.approx(
-        1 - 30 / len(bright)
-    )
+    product["reflections/hkl"][bright[:30]] = [50, 50, 50]
+    partial = truth.recall(matched_run(product, simulated), 0.5, shape)
+    assert partial["prediction_recall"] == pytest.approx(1 - 30 / len(bright))
     d = np.array(
         [
             unit_cell.spacing(
@@ -182,13 +185,13 @@ def test_recall_counts_strong_reflections_on_the_panel_in_the_resolution(found, 
         ]
     )
     inside = (d >= 8.0) & (simulated["reflections/fast"][bright] < 500)
-    told = truth.recall(pair(found, simulated), 8.0, (1000, 500))
-    assert told["n_strong_true"] == inside.sum() > 5
+    figures = truth.recall(matched_run(product, simulated), 8.0, (1000, 500))
+    assert figures["n_strong_true"] == inside.sum() > 5
 
 
-def test_shots_without_truth_are_left_alone(found, simulated):
-    found["shots/shot_id"] = found["shots/shot_id"] + 1000
-    matched = truth.match(found, simulated, GROUP)
+def test_shots_without_truth_are_left_alone(product, simulated):
+    product["shots/shot_id"] = product["shots/shot_id"] + 1000
+    matched = truth.match(product, simulated, GROUP)
     assert (matched.row == -1).all() and (matched.kind == -1).all()
     assert truth.orientations(matched)["misorientation_deg_median"] is None
 
@@ -206,14 +209,14 @@ UNKNOWNS = [
 
 
 def refined(simulated, filled, outcomes: list[list[RefinedOutcome]]) -> tuple[dict, dict]:
-    """Stage 1 of as many runs: the first lattices of `simulated`, N off by axis and the cell by
-    half of its σ.
+    """Return product and attributes of stage 1 for as many runs: the first lattices of `simulated`,
+    with N wrong along each axis, and the cell wrong by half of its σ.
     """
     ends = np.concatenate([np.array(ends, dtype=int) for ends in outcomes])
     row = np.concatenate([np.arange(len(ends)) for ends in outcomes])
     A = simulated["lattices/A"][row]
     n = len(ends)
-    given = {
+    planted = {
         "lattices/run": np.repeat(np.arange(len(outcomes)), [len(ends) for ends in outcomes]),
         "lattices/shot_id": simulated["shots/shot_id"][simulated["lattices/shot"][row]],
         "lattices/outcome": ends,
@@ -227,16 +230,16 @@ def refined(simulated, filled, outcomes: list[list[RefinedOutcome]]) -> tuple[di
         "lattices/sigma_fisher": np.full((n, 8), 0.02),
         "lattices/sigma_sandwich": np.full((n, 8), 0.04),
     }
-    told = {"space_group": GROUP, "unknowns": UNKNOWNS, "config": {"uncertainty": "sandwich"}}
-    return filled("stage1", {"lattices": n, "unknown": 8}, given), told
+    attributes = {"space_group": GROUP, "unknowns": UNKNOWNS, "config": {"uncertainty": "sandwich"}}
+    return filled("stage1", {"lattices": n, "unknown": 8}, planted), attributes
 
 
 @pytest.mark.parametrize("first", [RefinedOutcome.LOST, RefinedOutcome.REFINED])
 def test_a_run_without_refined_lattices_takes_nothing_from_the_others(simulated, filled, first):
-    """Whichever comes first."""
+    """Whichever of the two runs comes first."""
     last = RefinedOutcome.LOST if first == RefinedOutcome.REFINED else RefinedOutcome.REFINED
-    found, told = refined(simulated, filled, [[first] * 2, [last] * 2])
-    against = truth_of_fits.refinement(found, told, [simulated, simulated])
+    table, attributes = refined(simulated, filled, [[first] * 2, [last] * 2])
+    against = truth_of_fits.refinement(table, attributes, [simulated, simulated])
     assert len(against.angle) == 2 and against.angle.max() < 1e-6
     np.testing.assert_allclose(against.pulls["sandwich"]["cell"], 0.5)
     assert len(against.pulls["sandwich"]["rotation"]) == 6 and "cell" not in against.pulls["fisher"]
@@ -244,8 +247,8 @@ def test_a_run_without_refined_lattices_takes_nothing_from_the_others(simulated,
 
 
 def test_each_axis_has_its_pull_where_each_has_its_own_cells(simulated, filled):
-    found, told = refined(simulated, filled, [[RefinedOutcome.REFINED] * 3])
-    against = truth_of_fits.refinement(found, told, [simulated])
+    table, attributes = refined(simulated, filled, [[RefinedOutcome.REFINED] * 3])
+    against = truth_of_fits.refinement(table, attributes, [simulated])
     np.testing.assert_allclose(against.pulls["fisher"]["n_cells"], np.tile([0.5, -1.0, 1.5], 3))
     np.testing.assert_allclose(against.pulls["sandwich"]["n_cells"], np.tile([0.25, -0.5, 0.75], 3))
     assert against.pulls["fisher"].keys() == {"scale", "rotation", "n_cells"}
