@@ -16,7 +16,8 @@ from spreadflow.errors import ConfigError, FileError, SpreadOutcome
 from spreadflow.io import store
 from spreadflow.io.shoebox_blocks import read_recording
 from spreadflow.parallel import World
-from spreadflow.recipes import gram
+from spreadflow.recipes import gram_rows
+from spreadflow.recipes.gram import lattice_terms
 from spreadflow.recipes.lattice_sums import LatticeSums
 from spreadflow.recipes.run_model import run_models
 from spreadflow.stages import spread as stage
@@ -47,8 +48,8 @@ def made(wide_run, tmp_path_factory) -> SimpleNamespace:
     path = out.with_suffix(".gram") / "2.h5"
     lattices = []
     for n, key in enumerate(store.part_keys(path, "gram")):
-        grams = gram.grams(store.read_part(path, "gram", n, key))
-        lattices += [gram.lattice_terms(lattice_gram, of) for _, lattice_gram in grams]
+        grams = gram_rows.grams_of(store.read_part(path, "gram", n, key))
+        lattices += [lattice_terms(lattice_gram, of) for _, lattice_gram in grams]
     start = np.stack([of.anomalous[:2].real, of.anomalous[:2].imag], axis=1)
     energies = found["channels/energy_ev"]
     nodes = np.unique(found["curves/energy_ev"])

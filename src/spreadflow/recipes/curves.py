@@ -12,7 +12,7 @@ from spreadflow.analysis.curves.controls import Verdict
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.edges import REACH_EV, edges, metals
 from spreadflow.analysis.curves.expand import RefinedCurves
-from spreadflow.config import SpreadConfig
+from spreadflow.config import SpreadConfig, SpreadSection
 from spreadflow.errors import ConfigError
 from spreadflow.io.factor_files import NO_FILES, FactorFiles
 from spreadflow.physics import anomalous
@@ -113,6 +113,28 @@ def parametrisations(
         fits["known"] = dispersion.toward(free, target, section.known_sigma_e)
     quoted = QUOTED[section.restraint]
     return {quoted: fits[quoted]} | fits
+
+
+def curves_of(p: Parametrisation, refined: RefinedCurves | None) -> np.ndarray:
+    """Return refined curves, or those of the start: (site, 2, channel) f′, f″."""
+    return p.curves(np.zeros(len(p.names)) if refined is None else refined.theta)
+
+
+def refine(
+    lattices: LatticeSums, p: Parametrisation, before: RefinedCurves | None, limit_e: float
+) -> tuple[RefinedCurves, float]:
+    """Refine the curves of lattices from those of the cycle before, or from the start.
+
+    Returns them, and how far they moved: the largest `change` of a node, in its σ. Collective.
+    """
+    theta = np.zeros(len(p.names)) if before is None else before.theta
+    refined = expand.refine(lattices.evaluator(p), p, theta)
+    return refined, change(p, refined, theta, limit_e)
+
+
+def has_converged(changes: list[float], section: SpreadSection) -> bool:
+    """Whether the cycles of curves and lattices end, given how far each moved the curves, in σ."""
+    return changes[-1] < section.converged or len(changes) == section.max_cycles
 
 
 def change(p: Parametrisation, refined: RefinedCurves, before: np.ndarray, limit_e: float) -> float:

@@ -310,3 +310,11 @@ def _judge(
 def misset(problem: lattice_fit.Problem, refined: lattice_fit.RefinedLattice) -> np.ndarray:
     """Return the rotation vector (3,) from the orientation at the start, lab frame, rad."""
     return refinement.coordinates(problem.frame, refined.parameters.crystal.A)[:3]
+
+
+def start_after(fit: LatticeFit) -> Start:
+    """Return where a fit ended, for the next one to start there."""
+    assert fit.refined is not None, "only of lattices that were fitted"
+    parameters = fit.refined.parameters
+    crystal = parameters.crystal
+    return Start(crystal.A, crystal.n_cells, crystal.eta_rad, parameters.scale)

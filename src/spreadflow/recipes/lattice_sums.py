@@ -5,7 +5,7 @@ depend on how many ranks hold the groups. The adding function comes from the cal
 serves where one process holds all.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -197,3 +197,13 @@ class LatticeSums:
         slope, information = self.ranks.add(partials, self.n_groups)
         safe = np.where(information > 0, information, np.nan)
         return slope / safe, 1.0 / np.sqrt(safe)
+
+
+def sums_here(
+    lattices: Sequence[LatticeTerms], photons: np.ndarray, energies_ev: np.ndarray
+) -> LatticeSums:
+    """Return the sums over lattices that are all held here, as one group.
+
+    photons: (lattice, channel) of their pulses; energies_ev: (channel,).
+    """
+    return LatticeSums({0: list(enumerate(lattices))}, 1, len(lattices), photons, energies_ev)

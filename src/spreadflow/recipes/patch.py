@@ -11,6 +11,8 @@ from spreadflow.analysis.still import integration, prediction
 from spreadflow.models import Mosaic, Parameters, Pixels, Shoeboxes
 from spreadflow.physics import forward, layout, rotation, unit_cell
 from spreadflow.physics.background import background
+from spreadflow.physics.structure_factors import StructureFactors
+from spreadflow.recipes.lattice import PackedLattice, RunModel
 from spreadflow.recipes.still import NOISE, ORIENTATION, Simulator
 from spreadflow.units import HC_EV_ANGSTROM, wavelength
 
@@ -103,6 +105,51 @@ def patch(
         parameters=true,
         bragg=spread_out(bragg),
         background=spread_out(scattered) + from_afar,
+    )
+
+
+def packed_lattice(made: Patch, d_max: float = np.inf) -> PackedLattice:
+    """Return a simulated lattice as `annulus` would hold it, predicted with what is true of it.
+
+    d_max: only reflections with d < d_max (Å).
+    """
+    boxes = made.shoeboxes
+    true = made.parameters
+    predicted = made.predicted
+    is_chosen = predicted.d < d_max
+    of_pixels = np.repeat(is_chosen, boxes.n_pixels)
+    volume = 1.0 / np.linalg.det(true.crystal.A)
+    chosen = Shoeboxes(
+        hkl=boxes.hkl[is_chosen],
+        panel=boxes.panel[is_chosen],
+        bbox=boxes.bbox[is_chosen],
+        photons=boxes.photons[of_pixels],
+        valid=boxes.valid[of_pixels],
+    )
+    reflections = {name: getattr(predicted, name)[is_chosen] for name in ("d", "fast", "slow")}
+    reflections |= {name: getattr(chosen, name) for name in ("hkl", "panel", "bbox")}
+    return PackedLattice(
+        A=true.crystal.A,
+        eta_rad=float(true.crystal.eta_rad),
+        domain_ang=float(true.crystal.n_cells[0] * volume ** (1 / 3)),
+        spectrum=true.spectrum,
+        boxes=chosen,
+        recorded=chosen.valid,
+        reflections=reflections,
+    )
+
+
+def run_model(simulator: Simulator, factors: StructureFactors) -> RunModel:
+    """Return the model of a simulated run's pixels with such structure factors, in the channels of
+    its pulses.
+    """
+    return RunModel(
+        factors=factors,
+        energies_ev=simulator.energies,
+        space_group=simulator.crystal.space_group,
+        detector=simulator.detector,
+        polarization=simulator.beam.polarization,
+        beam_mm=simulator.beam.size_mm,
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.curves import dispersion, expand
+from spreadflow.analysis.curves import dispersion
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import RefinedCurves
 from spreadflow.config import SpreadConfig
@@ -28,8 +28,9 @@ from spreadflow.io.shoebox_blocks import ShoeboxBlock
 from spreadflow.log import logger
 from spreadflow.models import MosaicOfLattice
 from spreadflow.parallel import World
-from spreadflow.recipes import curves, factors, gram
-from spreadflow.recipes.alternate import Alternation, alternate
+from spreadflow.recipes import curves, factors, gram_rows
+from spreadflow.recipes.alternate import alternate
+from spreadflow.recipes.gram import expand_lattice, lattice_terms, with_curves
 from spreadflow.recipes.lattice import RunModel, Start, unpack
 from spreadflow.recipes.lattice_sums import MAX_GROUPS, LatticeSums, Ranks
 from spreadflow.recipes.run_model import run_models
@@ -183,8 +184,7 @@ def _cycles(context: Context, out: Path, inputs: list, starts: StartsOfBlock) ->
     def refine_lattices(before: RefinedCurves | None) -> Cycle:
         nonlocal key, n_cycles, starts
         n_cycles += 1
-        theta = _theta(p, before)
-        about = np.round(p.curves(theta), DECIMALS)
+        about = np.round(curves.curves_of(p, before), DECIMALS)
         key = store.digest(key, about)
         parts = store.Parts(out.with_suffix(".gram") / f"{n_cycles}.h5", "gram", key, ids)
         _expand(context, parts, starts, about, n_cycles)
@@ -193,23 +193,16 @@ def _cycles(context: Context, out: Path, inputs: list, starts: StartsOfBlock) ->
         return cycle
 
     def refine_curves(cycle: Cycle, before: RefinedCurves | None) -> tuple[RefinedCurves, float]:
-        theta = _theta(p, before)
-        refined = expand.refine(cycle.sums.evaluator(p), p, theta)
-        change = curves.change(p, refined, theta, section.band_sigma_e)
+        refined, change = curves.refine(cycle.sums, p, before, section.band_sigma_e)
         words = "cycle %d: %d lattices, curves moved by %.3g σ at most"
         context.log.info(words, n_cycles, cycle.sums.n, change)
         return refined, change
 
     def is_over(changes: list[float]) -> bool:
-        return changes[-1] < section.converged or len(changes) == section.max_cycles
+        return curves.has_converged(changes, section)
 
-    turns: Alternation = alternate(refine_lattices, refine_curves, is_over)
+    turns = alternate(refine_lattices, refine_curves, is_over)
     return Result(p, turns.state, turns.expanded, turns.changes)
-
-
-def _theta(p: Parametrisation, refined: RefinedCurves | None) -> np.ndarray:
-    """Return the parameters of refined curves, or those of the start."""
-    return np.zeros(len(p.names)) if refined is None else refined.theta
 
 
 def _starts_from(stage1: Path) -> StartsOfBlock:
@@ -238,9 +231,7 @@ def _expand(
     context: Context, parts: store.Parts, starts: StartsOfBlock, about: np.ndarray, cycle: int
 ) -> None:
     """Make all parts of a cycle, with curves `about` (site, 2, channel)."""
-    models = [
-        model._replace(factors=gram.with_curves(model.factors, about)) for model in context.models
-    ]
+    models = [model._replace(factors=with_curves(model.factors, about)) for model in context.models]
 
     def make(block: int) -> dict[str, np.ndarray]:
         return _columns(context, context.blocks[block], models, starts(block))
@@ -271,25 +262,19 @@ def _columns(
         run, shot_id, k = map(int, identity.values())
         model = models[run]
         outcome, start = starts.get((shot_id, k), (SpreadOutcome.NOT_REFINED, None))
-        tables = gram.blank_tables(len(context.unknowns), len(model.energies_ev))
+        tables = gram_rows.blank_tables(len(context.unknowns), len(model.energies_ev))
         row = tables["lattices"]
         if outcome == SpreadOutcome.USED and start is not None:
             packed = unpack(columns, row_number, section.d_min or 0.0, section.d_max)
-            result = gram.expand_lattice(
-                packed,
-                context.mosaic_of(shot_id, k),
-                model,
-                context.config.stage1,
-                section,
-                start,
-                context.unknowns,
-            )
-            outcome = result.outcome
-            if result.why:
+            mosaic = context.mosaic_of(shot_id, k)
+            lattice = expand_lattice(packed, mosaic, model, context.config.stage1, section, start)
+            outcome = lattice.outcome
+            if lattice.gram is None:
                 words = "shot %016x lattice %d: %s (%s)"
-                context.log.warning(words, shot_id, k, outcome.name, result.why)
-            tables |= result.tables
-            row |= result.tables.get("lattices", {})
+                context.log.warning(words, shot_id, k, outcome.name, lattice.why)
+            else:
+                tables |= gram_rows.tables_of(lattice, context.unknowns)
+                row |= tables["lattices"]
         row |= identity | {"outcome": outcome, "seconds": time.process_time() - start_time}
         tables["lattices"] = {name: np.array([value]) for name, value in row.items()}
         pieces.append(store.piece("gram", tables))
@@ -323,9 +308,9 @@ def _read_cycle(context: Context, parts: store.Parts) -> Cycle:
         group = block * n_groups // n_blocks
         if group % world.size == world.rank:
             members = groups.setdefault(group, [])
-            for row, lattice_gram in gram.grams(parts.read(block)):
+            for row, lattice_gram in gram_rows.grams_of(parts.read(block)):
                 number = int(np.searchsorted(used, first_row + row))
-                members.append((number, gram.lattice_terms(lattice_gram, model.factors)))
+                members.append((number, lattice_terms(lattice_gram, model.factors)))
         first_row += size
     sums = LatticeSums(
         groups,

@@ -1,0 +1,81 @@
+"""SPREAD on arrays in memory, without a file, a rank or a log: python docs/spread_in_memory.py
+
+Simulated lattices are refined against their pixels and reduced to Gram matrices, and from these the
+curves f′, f″ of both irons are refined, in turns until the curves stay. To do so with lattices of
+your own, fill a `PackedLattice` for each, and a `RunModel` for their detector and beam.
+"""
+
+import numpy as np
+
+from spreadflow import config
+from spreadflow.analysis.curves.expand import RefinedCurves
+from spreadflow.physics.mosaic import continuous
+from spreadflow.recipes import curves, factors, gram, lattice, patch
+from spreadflow.recipes.alternate import alternate
+from spreadflow.recipes.lattice_sums import LatticeSums, sums_here
+from spreadflow.recipes.still import Simulator
+
+METAL = [{"atom": "FE1", "curve": "metallic"}, {"atom": "FE2", "curve": "metallic"}]
+"""The curves that the refinement starts with. The true ones are of oxidized and reduced iron."""
+
+KEYS = {
+    "runs": {"demo": {"simulate": {"n_single": 1}}},
+    "crystal": {
+        "cell": [40.0, 36.0, 30.0, 80.0, 108.0, 95.0],
+        "space_group": "P 1",
+        "domain_ang": 1200.0,
+        "domains_per_crystal": 5000.0,
+        "mosaicity": "continuous",
+    },
+    "beam": {"n_channels": 20, "first_channel_ev": 7100.5, "channel_ev": 2.0, "photons": 4e13},
+    "detector": {"shape": [360, 360], "pixel_mm": 0.3, "distance_mm": 60.0, "water_mm": 0.002},
+    "simulate": {"oversample": 1, "precision": "float64"},
+    "stage1": {"oversample": 1, "structure_factors": {"sites": METAL}},
+    "spread": {"step_ev": 8.0},
+}
+"""What differs from config/config.yaml: a small crystal, and a small detector."""
+
+
+def refined_curves(n_lattices: int) -> dict[str, np.ndarray]:
+    """Return the table of the curves of so many simulated lattices, columns by name."""
+    parsed = config.parse(KEYS)
+    simulator = Simulator(config.for_stage(config.section(parsed, "simulate", "demo"), "simulate"))
+    sections = config.for_stage(config.section(parsed, "spread"), "spread")
+    rng = np.random.default_rng(sections.seed)
+    energies_ev = simulator.energies
+    mean_ev = simulator.beam.energy_ev
+    start = factors.factors(sections.structure_factors, energies_ev, mean_ev, rng)
+    model = patch.run_model(simulator, start)
+    patches = [patch.patch(simulator, n, d_min=2.3, d_max=4.0) for n in range(n_lattices)]
+    lattices = [patch.packed_lattice(simulated) for simulated in patches]
+    mosaic = continuous()
+    fits = [lattice.refine_lattice(one, mosaic, model, sections.stage1) for one in lattices]
+    starts = [lattice.start_after(fit) for fit in fits]
+    p = next(iter(curves.parametrisations(sections, start, energies_ev).values()))
+
+    def refine_lattices(before: RefinedCurves | None) -> LatticeSums:
+        about = model._replace(factors=gram.with_curves(start, curves.curves_of(p, before)))
+        expanded = [
+            gram.expand_lattice(one, mosaic, about, sections.stage1, sections.spread, start_of_fit)
+            for one, start_of_fit in zip(lattices, starts, strict=True)
+        ]
+        starts[:] = [one.start for one in expanded]
+        terms = [gram.lattice_terms(one.gram, start) for one in expanded]
+        return sums_here(terms, np.array([one.photons for one in expanded]), energies_ev)
+
+    def refine_curves(
+        lattice_sums: LatticeSums, before: RefinedCurves | None
+    ) -> tuple[RefinedCurves, float]:
+        return curves.refine(lattice_sums, p, before, sections.spread.band_sigma_e)
+
+    def is_over(changes: list[float]) -> bool:
+        return curves.has_converged(changes, sections.spread)
+
+    turns = alternate(refine_lattices, refine_curves, is_over)
+    fit = curves.quoted_fit(p, turns.state, sections.spread.uncertainty)
+    return curves.columns(curves.curve_rows({"free": fit}))
+
+
+if __name__ == "__main__":
+    for row in zip(*refined_curves(12).values(), strict=True):
+        print(row)

@@ -1,0 +1,96 @@
+"""Gram matrices as rows of the tables of schema `gram`, and back."""
+
+from typing import Any
+
+import numpy as np
+
+from spreadflow.analysis.curves.gram import Gram
+from spreadflow.errors import SpreadOutcome
+from spreadflow.io import schema
+from spreadflow.recipes.gram import ExpandedLattice
+
+LATTICE_FIELDS = ("loss", "score", "nuisance", "n_pixels")
+"""Fields of a Gram that are columns of its row of `lattices`."""
+
+COLUMN_FIELDS = ("hkl", "channel", "intensity", "slope", "cross")
+"""Fields of a Gram that are columns of its rows of `columns`."""
+
+Tables = dict[str, dict[str, Any]]
+"""Table → column → rows; a lattice's own row of `lattices` is column → value."""
+
+
+def blank_tables(n_unknowns: int, n_channels: int) -> Tables:
+    """Return the tables of a lattice that is not used: a row of `lattices`, and no columns."""
+    sizes: dict[Any, int] = {"unknown": n_unknowns, "channel": n_channels, "columns": 0}
+    tables: Tables = {"lattices": {}, "columns": {}}
+    for path, dataset in schema.FILES["gram"].items():
+        table, name = path.split("/")
+        if table in tables:
+            dims = dataset.dims[1:] if table == "lattices" else dataset.dims
+            shape = [sizes.get(size, size) for size in dims]
+            fill = np.nan if dataset.dtype == "float64" else 0
+            tables[table][name] = np.full(shape, fill)
+    return tables
+
+
+def tables_of(lattice: ExpandedLattice, unknowns: list[str]) -> Tables:
+    """Return the tables of a lattice that is used.
+
+    unknowns: names of those that any lattice has.
+    """
+    assert lattice.gram is not None and lattice.start is not None, "only of lattices that are used"
+    padded = _padded(lattice.gram, lattice.unknowns, unknowns)
+    n_columns = len(padded.channel)
+    n_boxes = len(padded.start) - 1
+    row = lattice.start._asdict()
+    row |= {name: getattr(padded, name) for name in LATTICE_FIELDS}
+    row |= {name: getattr(lattice, name) for name in ("photons", "model_error", "sigma_z")}
+    columns = {name: getattr(padded, name) for name in COLUMN_FIELDS}
+    columns["lattice"] = np.zeros(n_columns, dtype=int)
+    boxes = {
+        "n_columns": np.diff(padded.start),
+        "lattice": np.zeros(n_boxes, dtype=int),
+    }
+    return {
+        "lattices": row,
+        "boxes": boxes,
+        "columns": columns,
+        "triangles": {"value": padded.normal},
+    }
+
+
+def _padded(own: Gram, names: tuple[str, ...], unknowns: list[str]) -> Gram:
+    """Return a Gram with places for all unknowns.
+
+    Those that the lattice does not have are held by a restraint of their own.
+    """
+    places = [unknowns.index(name) for name in names]
+    n = len(unknowns)
+    nuisance = np.eye(n)
+    nuisance[np.ix_(places, places)] = own.nuisance
+    score = np.zeros(n)
+    score[places] = own.score
+    cross = np.zeros((len(own.cross), n))
+    cross[:, places] = own.cross
+    return own._replace(nuisance=nuisance, score=score, cross=cross)
+
+
+def grams_of(columns: dict[str, np.ndarray]) -> list[tuple[int, Gram]]:
+    """Return row of `lattices` and Gram of every lattice of a part that is used."""
+    lattice_of_box = columns["boxes/lattice"]
+    lattice_of_column = columns["columns/lattice"]
+    n_columns = columns["boxes/n_columns"].astype(np.int64)
+    triangles = np.concatenate([[0], np.cumsum(n_columns * (n_columns + 1) // 2)])
+    grams = []
+    for row in np.flatnonzero(columns["lattices/outcome"] == SpreadOutcome.USED):
+        boxes = np.flatnonzero(lattice_of_box == row)
+        first, last = (boxes[0], boxes[-1] + 1) if len(boxes) else (0, 0)
+        is_own = lattice_of_column == row
+        lattice_gram = Gram(
+            start=np.concatenate([[0], np.cumsum(n_columns[boxes])]),
+            normal=columns["triangles/value"][triangles[first] : triangles[last]],
+            **{name: columns[f"columns/{name}"][is_own] for name in COLUMN_FIELDS},
+            **{name: columns[f"lattices/{name}"][row] for name in LATTICE_FIELDS},
+        )
+        grams.append((int(row), lattice_gram))
+    return grams
