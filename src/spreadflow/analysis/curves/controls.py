@@ -118,7 +118,8 @@ def verdicts(
     out += _labels(evaluator, p, best)
     wrong = expand.refine(evaluator(index, None), p, np.zeros(len(p.names)), WRONG_CYCLES)
     worse = float(wrong.losses.sum() - best.losses.sum())
-    bar = f"−ln L worse by {WORSE_INDEX:g}, and curves that are not alike (correlation < {ALIKE_CORRELATION})"
+    unlike = f"curves that are not alike (correlation < {ALIKE_CORRELATION})"
+    bar = f"−ln L worse by {WORSE_INDEX:g}, and {unlike}"
     alike = _alike(p, wrong, best, band)
     out.append(
         Verdict("h, k, l + 1", worse > WORSE_INDEX and alike < ALIKE_CORRELATION, worse, bar)

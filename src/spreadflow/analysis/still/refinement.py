@@ -294,7 +294,7 @@ def fit(
     n_iterations: int = 12,
     enough: float = FINE_GAIN,
 ) -> Fit:
-    """Refine from p by Levenberg-Marquardt; the fit ends when the loss falls by less than `enough`."""
+    """Refine from p by Levenberg-Marquardt, until the loss falls by less than `enough`."""
     best = evaluate(detector, frame, p, observed, pulse, restraint)
     damping = 1e-3
     for _ in range(n_iterations):
