@@ -214,7 +214,7 @@ def test_domains_learned_from_another_simulators_pixels_explain_them(trial, shar
     out = {stage: tmp_path / f"{stage}.h5" for stage in ("mosaic", "stage1")}
     configs = {stage: for_stage(section(parse(tree), stage), stage) for stage in out}
     mosaic.run(configs["mosaic"], shoeboxes=trial / "annulus.h5", out=out["mosaic"], world=World())
-    also = {"annulus": trial / "annulus.h5", "mosaic": out["mosaic"]}
+    also = {"shoeboxes": trial / "annulus.h5", "mosaic": out["mosaic"]}
     stage1.run(configs["stage1"], **also, out=out["stage1"], world=World())
     f, _ = report.make("stage1", [out["stage1"]], [])
     assert f["n_refined"] == f["n_lattices"] >= 22 and f["n_worse"] == 0
