@@ -36,10 +36,7 @@ wildcard_constraints:
 
 product = partial(files.product, CONFIG)
 outputs = partial(files.outputs, CONFIG, run="{run}")
-
-
-def runs_of(word):
-    return "|".join(BY_WORD[word].runs(CONFIG)) or "$^"
+runs_of = partial(files.pattern_of_runs, CONFIG)
 
 
 def inputs(word):
@@ -47,7 +44,6 @@ def inputs(word):
 
 
 def section(word):
-    """An edited key of these sections reruns the stage: Snakemake tracks their text."""
     return lambda wildcards: schema.section(CONFIG, word, wildcards.get("run"))
 
 
@@ -58,12 +54,7 @@ def launch(word):
 
 
 def ranks(wildcards, threads):
-    """One rank per core Snakemake grants; a cluster profile sets `tasks` itself."""
     return threads if MPI else 1
-
-
-def memory(word):
-    return lambda wildcards, threads: BY_WORD[word].memory_mb * threads
 
 
 shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(sys.prefix)}/bin:$PATH; ")

@@ -15,7 +15,7 @@ if "level0" in STAGES:
         resources:
             mpi=MPI,
             tasks=ranks,
-            mem_mb=memory("level0"),
+            mem_mb=commands.memory("level0"),
             runtime=BY_WORD["level0"].minutes,
         params:
             config=section("level0"),

@@ -13,7 +13,7 @@ rule spread:
     resources:
         mpi=MPI,
         tasks=ranks,
-        mem_mb=memory("spread"),
+        mem_mb=commands.memory("spread"),
         runtime=BY_WORD["spread"].minutes,
     params:
         config=section("spread"),

@@ -7,7 +7,7 @@ number of ranks reruns nothing.
 """
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from spreadflow.config import Config, section
@@ -26,6 +26,11 @@ class Resources(Protocol):
 
     def get(self, name: str, default: str) -> str:
         """Return a resource that a profile may leave out."""
+
+
+def memory(word: str) -> Callable[[object, int], int]:
+    """Return the function of a rule that says how many MB it takes on the cores it is granted."""
+    return lambda wildcards, threads: BY_WORD[word].memory_mb * threads
 
 
 def command(

@@ -120,6 +120,12 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
     raise KeyError(f"'{word}' is no stage")
 
 
+def pattern_of_runs(config: Config, word: str) -> str:
+    """Return a regular expression of the runs that a stage works on, or of none."""
+    runs = BY_WORD[word].runs
+    return "|".join([] if runs is None else runs(config)) or "$^"
+
+
 def summarized(config: Config, word: str) -> list[str]:
     """Return the products that the figures and the picture of a stage are made from."""
     stage = BY_WORD[word]
