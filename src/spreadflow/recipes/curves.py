@@ -2,7 +2,9 @@
 controls, outlook.
 """
 
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -280,9 +282,16 @@ def starts(
 
 
 def verdicts(
-    fits: dict[str, QuotedFit], lattices: LatticeSums, model: StructureFactors, elements: list[str]
+    fits: dict[str, QuotedFit],
+    lattices: LatticeSums,
+    model: StructureFactors,
+    elements: list[str],
+    more_starts: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> list[Verdict]:
-    """Return the controls of the quoted curves. Collective."""
+    """Return the controls of the quoted curves. Collective.
+
+    more_starts: name → curves (site, 2, channel) to start from again, beside those of `starts`.
+    """
     fit = next(iter(fits.values()))
     p = fit.p
     curves = p.curves(fit.refined.theta)
@@ -294,7 +303,7 @@ def verdicts(
         partial(lattices.evaluator, p),
         p,
         fit.refined,
-        starts=starts(curves, elements, p.energies_ev),
+        starts=starts(curves, elements, p.energies_ev) | dict(more_starts),
         index=lambda i, lattice: controls.wrong_index(lattice, model),
         spectrum=lambda i, lattice: controls.other_spectrum(
             lattice, photons[i], photons[(i + n // 2) % n]

@@ -1,0 +1,210 @@
+"""Simulated lattices that several benchmarks share: threads, a clock, pixels, models and starts.
+
+Lattices are those of config/config.yaml, made directly as shoeboxes. Import this module first: it
+sets the number of threads, which NumPy and XLA read when they start.
+"""
+
+import os
+
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"), "1")
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+
+import resource
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from spreadflow import config
+from spreadflow.analysis.merging.merging import Unique
+from spreadflow.config import Stage1Section
+from spreadflow.io.factor_files import FactorFiles
+from spreadflow.io.mtz import Measured
+from spreadflow.io.structure import Curve
+from spreadflow.models import Mosaic, Parameters
+from spreadflow.physics import rotation
+from spreadflow.physics.mosaic import continuous
+from spreadflow.physics.structure_factors import StructureFactors
+from spreadflow.recipes import curves, factors, patch
+from spreadflow.recipes.lattice import PackedLattice, RunModel, Start
+from spreadflow.recipes.still import PERTURBATION, Simulator
+from spreadflow.units import DEG
+
+CONFIG = Path(__file__).parents[1] / "config" / "config.yaml"
+"""Configuration of the lattices, beam and detector."""
+
+FREE = ("scale", "rotation", "cell", "n_cells", "eta")
+"""What stage 1 refines."""
+
+D_MIN = 2.1
+"""High-resolution edge of all lattices, Å."""
+
+D_MAX_ANNULUS = 2.5
+"""Low-resolution edge of the annulus, Å."""
+
+D_MAX_WIDEST = 20.0
+"""Low-resolution edge of what a lattice learns its own domains from, Å."""
+
+FINE = {"shape": [3840, 3840], "pixel_mm": 0.0885}
+"""A detector with pixels of half the edge."""
+
+FINEST_ALONE = 1.0
+"""Step of the last grid where a lattice learns alone, in angular widths of a domain."""
+
+MERGED_ERRORS = {"merged": 0.02, "merged, 4 %": 0.04}
+"""Kind of structure factors → relative error of the merged intensities that they come from."""
+
+NO_POINT_SPREAD = ("fiber", 0.0)
+"""Shape and width (mm) of the point spread where there is none."""
+
+
+def user_cpu() -> float:
+    """Return the user-CPU seconds of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_utime
+
+
+class Data(NamedTuple):
+    """How lattices are simulated."""
+
+    mosaicity: str = "continuous"
+    """continuous, domains or per_shot"""
+    detector: str = "coarse"
+    """coarse, as configured, or fine"""
+    oversample: int = 1
+    """squares along each edge of a pixel, of data and model"""
+    psf: tuple[str, float] = NO_POINT_SPREAD
+    """shape of the point spread, and its width, mm"""
+
+
+PLAIN = Data()
+"""The lattices whose structure factors, curves and spectra are those of all others."""
+
+
+@cache
+def simulator(data: Data) -> Simulator:
+    """Return the simulator of the lattices."""
+    base = config.load(CONFIG)
+    shape, fwhm_mm = data.psf
+    detector = {"psf": shape, "psf_fwhm_mm": fwhm_mm} | (FINE if data.detector == "fine" else {})
+    updates = {
+        "crystal": base.crystal.model_copy(update={"mosaicity": data.mosaicity}),
+        "detector": base.detector.model_copy(update=detector),
+        "simulate": base.simulate.model_copy(update={"oversample": data.oversample}),
+        "runs": {"bench": config.RunSection(simulate=config.SimulatedShots(n_single=1))},
+    }
+    sections = config.section(base.model_copy(update=updates), "simulate", "bench")
+    return Simulator(config.for_stage(sections, "simulate"))
+
+
+@lru_cache(1)
+def simulated(
+    data: Data, number: int, d_min: float = D_MIN, d_max: float = D_MAX_ANNULUS
+) -> patch.Patch:
+    """Return the shoeboxes of a lattice, d_min ≤ d < d_max, Å."""
+    return patch.patch(simulator(data), number, d_min=d_min, d_max=d_max)
+
+
+# ---------------------------------------------------------------- models
+
+
+@cache
+def model_factors(kind: str, with_true_curves: bool = True) -> StructureFactors:
+    """Return F of a model: `right`, `perturbed`, or of a kind of `MERGED_ERRORS`.
+
+    with_true_curves: of the sites; otherwise both have the mean of the true ones.
+    """
+    simulation = simulator(PLAIN)
+    section = simulation.config.structure_factors
+    updates: dict = {}
+    curve_files = {}
+    merged = None
+    if kind == "perturbed":
+        updates["perturb"] = True
+    if kind in MERGED_ERRORS:
+        updates |= {"source": "merged", "mtz": Path("merged.mtz")}
+        merged = merged_intensities(MERGED_ERRORS[kind])
+    if not with_true_curves:
+        mean = true_curves().mean(axis=0)
+        curve_files["mean"] = Curve("mean", simulation.energies, mean[0] + 1j * mean[1])
+        updates["sites"] = [site.model_copy(update={"curve": "mean"}) for site in section.sites]
+    return factors.factors(
+        section.model_copy(update=updates),
+        simulation.energies,
+        simulation.beam.energy_ev,
+        simulation.rng(PERTURBATION),
+        FactorFiles(curves=curve_files, merged=merged),
+    )
+
+
+def true_curves() -> np.ndarray:
+    """Return the true curves (site, 2, channel): f′, f″."""
+    return curves.start_curves(simulator(PLAIN).factors)
+
+
+def merged_intensities(error: float) -> Measured:
+    """Return the true intensities at the mean energy, Friedel mates apart, with relative errors."""
+    simulation = simulator(PLAIN)
+    crystal = simulation.crystal
+    true = simulation.factors
+    d_min = simulation.config.structure_factors.d_min
+    unique = Unique(np.array(crystal.cell), crystal.space_group, d_min)
+    hkl = np.where(unique.friedel < 0, -1, 1)[:, None] * unique.hkl
+    row_of = {tuple(index): row for row, index in enumerate(true.hkl.tolist())}
+    rows = np.array([row_of[tuple(index)] for index in hkl.tolist()])
+    channel = np.abs(simulation.energies - simulation.beam.energy_ev).argmin()
+    intensity = true.squared(rows)[:, channel]
+    sigma = error * intensity
+    noise = np.random.default_rng(3).standard_normal(len(intensity))
+    return Measured(hkl, intensity + sigma * noise, sigma)
+
+
+def run_model(data: Data, kind: str = "right", with_true_curves: bool = True) -> RunModel:
+    """Return what the models of all lattices share. The arguments are those of `model_factors`."""
+    return patch.run_model(simulator(data), model_factors(kind, with_true_curves))
+
+
+def pixels_section(data: Data) -> Stage1Section:
+    """Return how the pixels of lattices are modelled."""
+    shape, fwhm_mm = data.psf
+    return Stage1Section(
+        refine=list(FREE), oversample=data.oversample, psf=shape, psf_fwhm_mm=fwhm_mm
+    )
+
+
+def mosaic_of(kind: str, made: patch.Patch) -> Mosaic:
+    """Return the mosaicity of a model: `continuous`, or `domains`, those of the truth."""
+    return continuous() if kind == "continuous" else made.parameters.mosaic
+
+
+# ---------------------------------------------------------------- starts
+
+
+def true_start(true: Parameters) -> Start:
+    """Return the start of a fit at the truth."""
+    crystal = true.crystal
+    return Start(crystal.A, crystal.n_cells, crystal.eta_rad, true.scale)
+
+
+def off_start(true: PackedLattice, number: int, off_deg: float | None = None) -> PackedLattice:
+    """Return a lattice, predicted with the truth, as if it had been predicted with something else.
+
+    off_deg: None for 0.003° about each axis, N within 20 % and η within 35 %; else so far about a
+    random axis, with N ± 30 % and η ± 50 %. Fits take the scale from the pixels.
+    """
+    rng = np.random.default_rng([2, number])
+    away = rng.standard_normal(3)
+    rng.uniform(-0.5, 0.5)  # keeps the starts those of all tables: the scale was drawn here
+    if off_deg is None:
+        turn = 0.003 * DEG * away
+        n_factor = rng.uniform(0.8, 1.2)
+        eta_factor = rng.uniform(0.65, 1.35)
+    else:
+        turn = off_deg * DEG * away / np.linalg.norm(away)
+        n_factor = rng.choice([0.7, 1.3])
+        eta_factor = rng.choice([0.5, 1.5])
+    return true._replace(
+        A=rotation.from_vector(turn) @ true.A,
+        domain_ang=n_factor * true.domain_ang,
+        eta_rad=eta_factor * true.eta_rad,
+    )
