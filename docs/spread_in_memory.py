@@ -9,6 +9,7 @@ import numpy as np
 
 from spreadflow import config
 from spreadflow.analysis.curves.expand import RefinedCurves
+from spreadflow.io.rows import columns_of
 from spreadflow.physics.mosaic import continuous
 from spreadflow.recipes import curves, factors, gram, lattice, patch
 from spreadflow.recipes.alternate import alternate
@@ -73,7 +74,7 @@ def refined_curves(n_lattices: int) -> dict[str, np.ndarray]:
 
     turns = alternate(refine_lattices, refine_curves, is_over)
     fit = curves.quoted_fit(p, turns.state, sections.spread.uncertainty)
-    return curves.columns(curves.curve_rows({"free": fit}))
+    return columns_of(curves.curve_rows({"free": fit}))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 
 from spreadflow.analysis.curves import dispersion
 from spreadflow.analysis.curves.expand import RefinedCurves
+from spreadflow.io.rows import columns_of
 from spreadflow.physics import anomalous
 from spreadflow.recipes import curves
 
@@ -42,7 +43,7 @@ def test_dark_ends_have_the_sigma_of_the_prior(n, kind):
     sigma = FREE.sigma(fit.covariance).ravel()
     np.testing.assert_allclose(sigma[~LIT], dispersion.PRIOR_E, rtol=0.01)
     np.testing.assert_allclose(np.mean(sigma[LIT] ** 2), 3.0 / INFORMATION, rtol=0.1)
-    rows = curves.columns(curves.curve_rows({"free": fit}))
+    rows = columns_of(curves.curve_rows({"free": fit}))
     assert rows["fp_sigma"].min() > 0.2 and rows["fp_sigma"][0] == pytest.approx(5.0, rel=0.01)
 
 

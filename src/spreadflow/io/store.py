@@ -5,6 +5,7 @@ A part carries the key of its config, inputs and shots; a rerun keeps parts whos
 on any number of ranks, and a reader refuses a part that is missing or foreign.
 """
 
+import csv
 import hashlib
 import json
 import os
@@ -109,6 +110,14 @@ def write(path: Path | str, kind: str, columns: Columns, *, key: str, **attribut
     with replacing(Path(path)) as temporary, h5py.File(temporary, "w") as f:
         fill(f, kind, columns, where=path)
         stamp(f, kind, key, attributes)
+
+
+def write_csv(path: Path, columns: Mapping[str, Iterable[object]]) -> None:
+    """Write columns of equal length as a table with a head."""
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
 
 
 def fill(group: h5py.Group, kind: str, columns: Columns, where: object = "columns") -> None:

@@ -324,11 +324,6 @@ def channel_rows(fit: QuotedFit, lattices: LatticeSums) -> dict[str, np.ndarray]
     }
 
 
-def columns(rows: list[dict]) -> dict[str, np.ndarray]:
-    """Return rows as columns."""
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
-
-
 def value_rows(fits: dict[str, QuotedFit]) -> dict[str, np.ndarray]:
     """Return the columns of the table `values`: covariances of all values at the nodes."""
     number = []

@@ -6,7 +6,7 @@ import numpy as np
 
 from spreadflow.analysis.curves.gram import Gram
 from spreadflow.errors import SpreadOutcome
-from spreadflow.io import schema
+from spreadflow.io.rows import blank
 from spreadflow.recipes.gram import ExpandedLattice
 
 LATTICE_FIELDS = ("loss", "score", "nuisance", "n_pixels")
@@ -21,16 +21,10 @@ Tables = dict[str, dict[str, Any]]
 
 def blank_tables(n_unknowns: int, n_channels: int) -> Tables:
     """Return the tables of a lattice that is not used: a row of `lattices`, and no columns."""
-    sizes: dict[Any, int] = {"unknown": n_unknowns, "channel": n_channels, "columns": 0}
-    tables: Tables = {"lattices": {}, "columns": {}}
-    for path, dataset in schema.FILES["gram"].items():
-        table, name = path.split("/")
-        if table in tables:
-            dims = dataset.dims[1:] if table == "lattices" else dataset.dims
-            shape = [sizes.get(size, size) for size in dims]
-            fill = np.nan if dataset.dtype == "float64" else 0
-            tables[table][name] = np.full(shape, fill)
-    return tables
+    lattice = blank("gram", "lattices", unknown=n_unknowns, channel=n_channels)
+    column = blank("gram", "columns", unknown=n_unknowns)
+    no_columns = {name: value[np.newaxis][:0] for name, value in column.items()}
+    return {"lattices": lattice, "columns": no_columns}
 
 
 def tables_of(lattice: ExpandedLattice, unknowns: list[str]) -> Tables:

@@ -10,6 +10,7 @@ import numpy as np
 from spreadflow.analysis.still import indexing, integration, prediction, refinement, spots
 from spreadflow.config import IndexSection
 from spreadflow.errors import Outcome
+from spreadflow.io.rows import columns_of
 from spreadflow.models import Detector, Lattice, Reflections, Shot, Spots
 from spreadflow.physics import unit_cell
 from spreadflow.physics.geometry import S0, direction
@@ -246,7 +247,7 @@ def tables_of(result: Result, identity: dict[str, Any]) -> dict[str, dict[str, n
         "n_spots": 0 if result.spots is None else len(result.spots.fast),
         "n_lattices": len(result.lattices),
     }
-    tables = {"shots": {name: np.array([value]) for name, value in shot.items()}}
+    tables = {"shots": columns_of([shot])}
     if result.spots is not None:
         tables["spots"] = _spot_columns(result.spots, result.lattices)
     if result.reflections is not None:

@@ -44,21 +44,10 @@ def run(parts: store.Parts, make: MakeBlock, title: str, world: World) -> None:
 
 
 def outcomes(parts: store.Parts, column: str, kind: type[IntEnum], world: World) -> dict[str, int]:
-    """Count the outcomes of all blocks, made now or in an earlier run, by lower-case name.
-    Collective.
+    """Count the outcomes of all blocks, made now or in an earlier run, by lower-case name; 0 for
+    those that did not occur. Collective.
 
-    column: dataset that holds the outcomes, such as `shots/outcome`. Outcomes that did not occur
-    are left out.
-    """
-    counts = all_outcomes(parts, column, kind, world)
-    return {name: n for name, n in counts.items() if n}
-
-
-def all_outcomes(
-    parts: store.Parts, column: str, kind: type[IntEnum], world: World
-) -> dict[str, int]:
-    """Count the outcomes of all blocks as `outcomes` does, with those that did not occur.
-    Collective.
+    column: dataset that holds the outcomes, such as `shots/outcome`.
     """
     counts = np.zeros(len(kind), dtype=int)
     for block in range(world.rank, len(parts.keys), world.size):
@@ -71,20 +60,6 @@ def all_outcomes(
 def in_words(counts: Mapping[str, int]) -> str:
     """Return counts as a log says them: `3 refined, 1 lost`."""
     return ", ".join(f"{n} {name}" for name, n in counts.items() if n)
-
-
-def blank_row(kind: str, table: str, **sizes: int) -> dict[str, Any]:
-    """Return a row of a table in which nothing is known: NaN, or 0 for integers.
-
-    sizes: of the dimensions that the schema names, such as unknown=14.
-    """
-    row = {}
-    for path, dataset in schema.FILES[kind].items():
-        group, name = path.split("/")
-        if group == table:
-            shape = [sizes[size] if isinstance(size, str) else size for size in dataset.dims[1:]]
-            row[name] = np.full(shape, np.nan if dataset.dtype == "float64" else 0)
-    return row
 
 
 def all_rows(parts: store.Parts, table: str) -> dict[str, np.ndarray]:
@@ -145,7 +120,7 @@ def index_shots(
         manifest=str(source.path),
         run=source.manifest.run,
         detector=source.detector._asdict(),
-        outcomes=counts,
+        outcomes={name: n for name, n in counts.items() if n},
     )
     log.info("%d shots: %s", source.n_shots, in_words(counts))
 

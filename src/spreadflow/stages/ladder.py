@@ -17,6 +17,7 @@ from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import LadderConfig
 from spreadflow.errors import LatticeOutcome
 from spreadflow.io import factor_files, schema, shoebox_blocks, store
+from spreadflow.io.rows import columns_of
 from spreadflow.log import logger
 from spreadflow.models import Mosaic, ReflectionFlag
 from spreadflow.parallel import World
@@ -198,10 +199,7 @@ def _columns(context: Context, part: int) -> dict[str, np.ndarray]:
             except (np.linalg.LinAlgError, ArithmeticError, ValueError) as error:
                 words = "shot %016x lattice %d has no models: %s"
                 context.log.warning(words, identity["shot_id"], identity["k"], error)
-        tables = {
-            table: {name: np.array([row[name] for row in of_table]) for name in of_table[0]}
-            for table, of_table in rows.items()
-        }
+        tables = {table: columns_of(of_table) for table, of_table in rows.items()}
         pieces.append(store.piece("ladder", tables | pixels))
     return store.joined("ladder", schema.FILES["ladder"], pieces)
 
@@ -319,6 +317,6 @@ def _sample(
     model[valid] = np.stack([steps[name].model[of_box] for name in ladder.PICTURED], axis=1)
     row = {"lattice": 0, "hkl": boxes.hkl[box], "bbox": boxes.bbox[box], "first_pixel": 0}
     return {
-        "samples": {name: np.array([value]) for name, value in row.items()},
+        "samples": columns_of([row]),
         "pixels": {"photons": photons, "model": model},
     }

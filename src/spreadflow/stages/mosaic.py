@@ -17,6 +17,7 @@ from spreadflow.analysis.pixels import lattice_fit, mosaic_learning
 from spreadflow.config import MosaicConfig, PixelsSection, Stage1Section
 from spreadflow.errors import LearnedOutcome
 from spreadflow.io import factor_files, schema, shoebox_blocks, store
+from spreadflow.io.rows import columns_of
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
 from spreadflow.log import Progress, logger
 from spreadflow.parallel import World
@@ -99,7 +100,7 @@ def run(
             _learn_together(context, parts, world)
         else:
             skeleton.run(parts, lambda block: _learn_alone(context, blocks[block]), word, world)
-    outcomes = skeleton.all_outcomes(parts, "lattices/outcome", LearnedOutcome, world)
+    outcomes = skeleton.outcomes(parts, "lattices/outcome", LearnedOutcome, world)
     log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
     parts.finish(
         world,
@@ -138,7 +139,7 @@ def _learn_one(context: Context, columns: dict, row_number: int) -> dict[str, di
             words = "shot %016x lattice %d: not learned (%s)"
             context.log.warning(words, row["shot_id"], row["k"], error)
     row["seconds"] = time.process_time() - start_time
-    return tables | {"lattices": _columns([row])}
+    return tables | {"lattices": columns_of([row])}
 
 
 # ---------------------------------------------------------------- one for all
@@ -210,7 +211,7 @@ def _whole(
         row |= rows.get(number, {})
         row["set"] = outcome.get("set", -1)
         lattices.append(row)
-    piece = store.piece("mosaic", tables | {"lattices": _columns(lattices)})
+    piece = store.piece("mosaic", tables | {"lattices": columns_of(lattices)})
     return store.joined("mosaic", schema.FILES["mosaic"], [piece])
 
 
@@ -281,14 +282,9 @@ def _tables(
         "share": mosaic.share[:n_components],
     }
     return {
-        "sets": _columns([set_row]),
-        "rounds": _columns(
+        "sets": columns_of([set_row]),
+        "rounds": columns_of(
             [{"set": 0, **learned_round._asdict()} for learned_round in learned.rounds]
         ),
         "components": components,
     }
-
-
-def _columns(rows: list[Row]) -> dict[str, np.ndarray]:
-    """Return rows as columns."""
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}

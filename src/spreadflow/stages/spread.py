@@ -7,7 +7,6 @@ Gram matrices of a cycle are the product `spread.gram/<cycle>.h5`: a killed run 
 there is.
 """
 
-import csv
 import time
 from collections.abc import Callable
 from logging import Logger
@@ -24,6 +23,7 @@ from spreadflow.errors import FileError, RefinedOutcome, SpreadOutcome
 from spreadflow.io import factor_files, schema, shoebox_blocks, store
 from spreadflow.io.factor_files import FactorFiles
 from spreadflow.io.mosaic import mosaic_of_lattices
+from spreadflow.io.rows import columns_of
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
 from spreadflow.log import logger
 from spreadflow.models import MosaicOfLattice
@@ -276,7 +276,7 @@ def _columns(
                 tables |= gram_rows.tables_of(lattice, context.unknowns)
                 row |= tables["lattices"]
         row |= identity | {"outcome": outcome, "seconds": time.process_time() - start_time}
-        tables["lattices"] = {name: np.array([value]) for name, value in row.items()}
+        tables["lattices"] = columns_of([row])
         pieces.append(store.piece("gram", tables))
     return store.joined("gram", schema.FILES["gram"], pieces)
 
@@ -294,9 +294,7 @@ def _read_cycle(context: Context, parts: store.Parts) -> Cycle:
     sizes = [len(block.lattices) for block in context.blocks]
     n_blocks = len(sizes)
     n_groups = min(n_blocks, MAX_GROUPS)
-    names = [name for name in schema.FILES["gram"] if name.startswith("lattices/")]
-    table = store.joined("gram", names, [parts.read(block, names) for block in range(n_blocks)])
-    rows = {name.split("/")[1]: column for name, column in table.items()}
+    rows = skeleton.all_rows(parts, "lattices")
     used = np.flatnonzero(rows["outcome"] == SpreadOutcome.USED)
     if not len(used):
         found = f"{len(rows['outcome'])} of which none can be"
@@ -357,9 +355,9 @@ def _tables(
     for sentence in without_edge:
         log.warning(sentence)
     tables = {
-        "curves": curves.columns(curves.curve_rows(fits)),
+        "curves": columns_of(curves.curve_rows(fits)),
         "values": curves.value_rows(fits),
-        "edges": curves.columns(edges),
+        "edges": columns_of(edges),
         "channels": curves.channel_rows(quoted, lattices),
         "lattices": _lattice_columns(result),
     }
@@ -404,8 +402,4 @@ def _write(out: Path, columns: dict[str, np.ndarray], key: str, attributes: dict
         "fit": [fits[fit] for fit in table["fit"]],
         "site": [sites[site] for site in table["site"]],
     }
-    path = out.with_suffix(".csv")
-    with store.replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(table)
-        writer.writerows(zip(*table.values(), strict=True))
+    store.write_csv(out.with_suffix(".csv"), table)

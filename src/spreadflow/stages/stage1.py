@@ -4,7 +4,6 @@ stage1.csv.
 A block is at most `block_lattices` lattices of one part of the shoeboxes.
 """
 
-import csv
 import time
 from logging import Logger
 from pathlib import Path
@@ -17,6 +16,7 @@ from spreadflow.config import Stage1Config, Stage1Section
 from spreadflow.errors import RefinedOutcome
 from spreadflow.io import factor_files, schema, shoebox_blocks, store
 from spreadflow.io.mosaic import mosaic_of_lattices
+from spreadflow.io.rows import blank, columns_of
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
 from spreadflow.log import logger
 from spreadflow.models import MosaicOfLattice
@@ -92,7 +92,7 @@ def run(
         log=log,
     )
     skeleton.run(parts, lambda block: _columns(context, blocks[block]), word, world)
-    outcomes = skeleton.all_outcomes(parts, "lattices/outcome", RefinedOutcome, world)
+    outcomes = skeleton.outcomes(parts, "lattices/outcome", RefinedOutcome, world)
     log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
     world.once(lambda: _write_csv(parts, attributes["runs"], context.unknowns))
     parts.finish(
@@ -140,9 +140,7 @@ def _columns(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
         if fit.why:
             words = "shot %016x lattice %d: %s (%s)"
             context.log.warning(words, shot_id, k, fit.outcome.name, fit.why)
-        row: dict[str, Any] = skeleton.blank_row(
-            "stage1", "lattices", unknown=len(context.unknowns)
-        )
+        row: dict[str, Any] = {**blank("stage1", "lattices", unknown=len(context.unknowns))}
         row |= {"run": run, "shot_id": shot_id, "k": k, "outcome": fit.outcome}
         tables: dict[str, dict] = {}
         if fit.outcome in FITTED:
@@ -151,7 +149,7 @@ def _columns(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
             tables |= lattice_rows.sample_rows(packed, fit, n_samples)
             n_samples = 0
         row["seconds"] = time.process_time() - start_time
-        tables["lattices"] = {name: np.array([value]) for name, value in row.items()}
+        tables["lattices"] = columns_of([row])
         pieces.append(store.piece("stage1", tables))
     return store.joined("stage1", schema.FILES["stage1"], pieces)
 
@@ -179,8 +177,4 @@ def _write_csv(parts: store.Parts, runs: list[str], unknowns: list[str]) -> None
         for name, column in zip(unknowns, table[kind].T, strict=True):
             columns[f"{kind}.{name}"] = column
     columns |= {name: table[name] for name in CSV_FIGURES}
-    path = parts.product.with_suffix(".csv")
-    with store.replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+    store.write_csv(parts.product.with_suffix(".csv"), columns)
