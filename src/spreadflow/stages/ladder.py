@@ -16,15 +16,15 @@ from spreadflow.analysis.pixels import ladder, shoeboxes, solve
 from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import LadderConfig
 from spreadflow.errors import LatticeOutcome
-from spreadflow.io import factor_files, schema, shoebox_blocks, store
+from spreadflow.io import schema, store
 from spreadflow.io.rows import columns_of
 from spreadflow.log import logger
 from spreadflow.models import Mosaic, ReflectionFlag
 from spreadflow.parallel import World
 from spreadflow.physics import mosaic, rotation
 from spreadflow.recipes.lattice import PackedLattice, RunModel, start_of, unpack
-from spreadflow.recipes.run_model import run_models
 from spreadflow.stages import blocks as skeleton
+from spreadflow.stages.pixel_models import inputs_of, read_models, sections_of
 from spreadflow.units import DEG
 
 IDENTITY = ("run", "shot_id", "k")
@@ -79,15 +79,12 @@ def run(
     )
     log.info(words, reading)
     ids, chosen = _choose(annulus, keys, section.n_lattices)
-    sections = [part.model_dump(mode="json") for part in (section, config.structure_factors)]
-    paths = [annulus, *factor_files.paths_of(config.structure_factors)]
-    inputs = [config.seed, config.beam.size_mm, *map(store.identity, paths)]
+    sections = sections_of(config, section)
+    inputs = inputs_of(config, [annulus])
     parts = store.Parts(out, word, store.digest(sections, inputs), ids)
     models = []
     if not parts.are_done():
-        recording = shoebox_blocks.read_recording(annulus, "annulus")
-        files = factor_files.read(config.structure_factors)
-        models = run_models(config, recording, word, files)
+        models = read_models(config, annulus, "annulus", word)
     context = Context(
         config=config,
         annulus=annulus,

@@ -16,7 +16,7 @@ import numpy as np
 from spreadflow.analysis.pixels import lattice_fit, mosaic_learning
 from spreadflow.config import MosaicConfig, PixelsSection, Stage1Section
 from spreadflow.errors import LearnedOutcome
-from spreadflow.io import factor_files, schema, shoebox_blocks, store
+from spreadflow.io import schema, shoebox_blocks, store
 from spreadflow.io.rows import columns_of
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
 from spreadflow.log import Progress, logger
@@ -24,8 +24,8 @@ from spreadflow.parallel import World
 from spreadflow.physics import rotation
 from spreadflow.physics.mosaic import continuous
 from spreadflow.recipes.lattice import FITTED, RunModel, refine_lattice, unpack
-from spreadflow.recipes.run_model import run_models
 from spreadflow.stages import blocks as skeleton
+from spreadflow.stages.pixel_models import inputs_of, read_models, sections_of
 
 FINEST_STEPS = {"shared": mosaic_learning.FINE, "per_lattice": 1.0}
 """Step of the last grid, in angular widths of a domain: one lattice has fewer photons to tell nodes
@@ -84,17 +84,14 @@ def run(
     attributes = store.attributes(shoeboxes, kind)
     size = 1 if is_shared else section.block_lattices
     blocks = shoebox_blocks.blocks_of(shoeboxes, kind, size)
-    paths = [shoeboxes, *factor_files.paths_of(config.structure_factors)]
-    inputs = [config.seed, config.beam.size_mm, *map(store.identity, paths)]
-    sections = [part.model_dump(mode="json") for part in (section, config.structure_factors)]
+    sections = sections_of(config, section)
+    inputs = inputs_of(config, [shoeboxes])
     ids = [block.ids for block in blocks]
     if is_shared:
         ids = [[number for block in blocks for number in block.ids]]
     parts = store.Parts(out, word, store.digest(sections, inputs), ids)
     if not parts.are_done():
-        recording = shoebox_blocks.read_recording(shoeboxes, kind)
-        files = factor_files.read(config.structure_factors)
-        models = run_models(config, recording, word, files)
+        models = read_models(config, shoeboxes, kind, word)
         context = Context(config, shoeboxes, models, blocks, log)
         if is_shared:
             _learn_together(context, parts, world)

@@ -35,6 +35,7 @@ from spreadflow.recipes.lattice import RunModel, Start, unpack
 from spreadflow.recipes.lattice_sums import MAX_GROUPS, LatticeSums, Ranks
 from spreadflow.recipes.run_model import run_models
 from spreadflow.stages import blocks as skeleton
+from spreadflow.stages.pixel_models import inputs_of, sections_of
 
 Starts = dict[tuple[int, int], tuple[SpreadOutcome, Start]]
 """(shot_id, k) → whether the lattice goes on, and where it ended last."""
@@ -124,9 +125,7 @@ def run(
         log=log,
         world=world,
     )
-    paths = [wide, stage1, *factor_files.paths_of(config.structure_factors)]
-    paths += [path for path in (mosaic, config.stage1.domains) if path is not None]
-    inputs = [config.seed, config.beam.size_mm, *map(store.identity, paths)]
+    inputs = inputs_of(config, [wide, stage1, mosaic, config.stage1.domains])
     result = _cycles(context, out, inputs, _starts_from(stage1))
     tables, found = _tables(context, result)
     found |= {
@@ -176,7 +175,7 @@ def _cycles(context: Context, out: Path, inputs: list, starts: StartsOfBlock) ->
     model = context.models[0]
     fits = curves.parametrisations(config, model.factors, model.energies_ev, context.files)
     p = next(iter(fits.values()))
-    sections = [part.model_dump(mode="json") for part in (config.stage1, config.structure_factors)]
+    sections = sections_of(config, config.stage1)
     key = store.digest(sections, section.model_dump(mode="json", include=KEYS_OF_PIXELS), inputs)
     ids = [block.ids for block in context.blocks]
     n_cycles = 0

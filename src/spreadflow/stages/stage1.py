@@ -14,7 +14,7 @@ import numpy as np
 from spreadflow.analysis.pixels import lattice_fit
 from spreadflow.config import Stage1Config, Stage1Section
 from spreadflow.errors import RefinedOutcome
-from spreadflow.io import factor_files, schema, shoebox_blocks, store
+from spreadflow.io import schema, shoebox_blocks, store
 from spreadflow.io.mosaic import mosaic_of_lattices
 from spreadflow.io.rows import blank, columns_of
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
@@ -24,8 +24,8 @@ from spreadflow.parallel import World
 from spreadflow.physics import symmetry, unit_cell
 from spreadflow.recipes import lattice_rows
 from spreadflow.recipes.lattice import FITTED, RunModel, refine_lattice, unpack
-from spreadflow.recipes.run_model import run_models
 from spreadflow.stages import blocks as skeleton
+from spreadflow.stages.pixel_models import inputs_of, read_models, sections_of
 
 N_SAMPLES = 8
 """Shoeboxes of the first fitted lattice of a block whose pixels are kept, for pictures."""
@@ -73,16 +73,12 @@ def run(
     attributes = store.attributes(shoeboxes, section.range)
     blocks = shoebox_blocks.blocks_of(shoeboxes, section.range, section.block_lattices)
     mosaic_of = mosaic_of_lattices(section, mosaic)
-    paths = [shoeboxes, *factor_files.paths_of(config.structure_factors)]
-    paths += [path for path in (section.domains, mosaic) if path is not None]
-    inputs = [config.seed, config.beam.size_mm, *map(store.identity, paths)]
-    sections = [part.model_dump(mode="json") for part in (section, config.structure_factors)]
+    sections = sections_of(config, section)
+    inputs = inputs_of(config, [shoeboxes, section.domains, mosaic])
     parts = store.Parts(out, word, store.digest(sections, inputs), [block.ids for block in blocks])
     models = []
     if not parts.are_done():
-        recording = shoebox_blocks.read_recording(shoeboxes, section.range)
-        files = factor_files.read(config.structure_factors)
-        models = run_models(config, recording, word, files)
+        models = read_models(config, shoeboxes, section.range, word)
     context = Context(
         section=section,
         shoeboxes=shoeboxes,

@@ -1,0 +1,37 @@
+"""What the stages that model pixels (ladder, mosaic, stage1, spread) have in common: the files they
+depend on, and the models of the runs.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from spreadflow.config.base import Section
+from spreadflow.io import factor_files, shoebox_blocks, store
+from spreadflow.recipes.lattice import RunModel
+from spreadflow.recipes.run_model import PixelConfig, run_models
+
+
+def inputs_of(config: PixelConfig, paths: Iterable[Path | None]) -> list[Any]:
+    """Return what the key of a product is made of beside sections: seed, beam, and identities of
+    files, those of structure factors last.
+
+    paths: other files that the stage reads, None where there is none.
+    """
+    files = [path for path in paths if path is not None]
+    files += factor_files.paths_of(config.structure_factors)
+    return [config.seed, config.beam.size_mm, *map(store.identity, files)]
+
+
+def sections_of(config: PixelConfig, section: Section) -> list[dict[str, Any]]:
+    """Return a stage's section and that of structure factors, for the key of its product."""
+    return [part.model_dump(mode="json") for part in (section, config.structure_factors)]
+
+
+def read_models(config: PixelConfig, shoeboxes: Path, kind: str, word: str) -> list[RunModel]:
+    """Return what the lattices of each run share. kind: of the shoeboxes, annulus or wide; word:
+    the stage that asks. Raises ConfigError, FileError.
+    """
+    recording = shoebox_blocks.read_recording(shoeboxes, kind)
+    files = factor_files.read(config.structure_factors)
+    return run_models(config, recording, word, files)
