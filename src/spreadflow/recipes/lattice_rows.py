@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from spreadflow.analysis.pixels import lattice_fit, solve, spot_positions
+from spreadflow.analysis.pixels import lattice_fit, shoeboxes, solve, spot_positions
 from spreadflow.analysis.pixels.likelihood import variance
 from spreadflow.analysis.still import prediction, refinement
 from spreadflow.physics import unit_cell
@@ -189,7 +189,7 @@ def sample_rows(packed: PackedLattice, fit: LatticeFit, n: int) -> dict[str, dic
     data = problem.data
     point = refined.fit.point
     reflections = packed.reflections
-    strength = np.nan_to_num(reflections["intensity"] / np.maximum(reflections["sigma"], 1e-9))
+    strength = np.nan_to_num(shoeboxes.strength(reflections["intensity"], reflections["sigma"]))
     rows = np.argsort(-strength, kind="stable")[:n]
     values = {
         "data": data.photons,

@@ -10,6 +10,7 @@ from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from spreadflow.analysis.pixels import shoeboxes
 from spreadflow.io import store
 from spreadflow.models import Overlap, ReflectionFlag
 from spreadflow.physics import symmetry
@@ -25,9 +26,6 @@ COLUMNS = 8
 
 TABLES = ("lattices/", "spectra/shot_id", "reflections/")
 """All but the pixels, which do not fit in memory where there are many shots."""
-
-SMALLEST_SIGMA = 1e-9
-"""A σ below this, photons, is taken for it, so that I/σ is finite."""
 
 Boxes = dict[int, dict[str, np.ndarray]]
 """Row of a reflection → its pixel columns."""
@@ -65,8 +63,9 @@ def checks(summaries: Summaries) -> list[Check]:
 
 def _strength_of(table: dict, rows: np.ndarray) -> np.ndarray:
     """Return (row,) I/σ of reflections."""
-    sigma = np.maximum(table["reflections/sigma"][rows], SMALLEST_SIGMA)
-    return table["reflections/intensity"][rows] / sigma
+    return shoeboxes.strength(
+        table["reflections/intensity"][rows], table["reflections/sigma"][rows]
+    )
 
 
 def _strongest(table: dict) -> np.ndarray:

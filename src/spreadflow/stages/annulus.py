@@ -28,9 +28,6 @@ LATTICE_COLUMNS = ("shot_id", "k", "A", "eta_rad", "domain_ang")
 PIXEL_COLUMNS = ("photons", "valid", "foreground", "overlap")
 """Columns of `pixels`."""
 
-SMALLEST_SIGMA = 1e-9
-"""Floor of σ(I) where I/σ is formed."""
-
 
 class AcceptedBlock(NamedTuple):
     """One part of a run's reindex product that holds accepted lattices."""
@@ -225,10 +222,9 @@ def _chosen(section: AnnulusSection, block: AcceptedBlock, columns: dict) -> np.
     """Return which reflections of the part are of an accepted lattice and in the annulus,
     (reflection,) bool.
     """
-    sigma = np.maximum(columns["reflections/sigma"], SMALLEST_SIGMA)
     is_in_annulus = shoeboxes.chosen(
         columns["reflections/d"],
-        columns["reflections/intensity"] / sigma,
+        shoeboxes.strength(columns["reflections/intensity"], columns["reflections/sigma"]),
         columns["reflections/flags"],
         d_min=section.d_min,
         d_max=section.d_max,

@@ -36,9 +36,6 @@ DRAW = 100
 TURN = 101
 """Purpose of the random streams of the turns that lattices start with: none of the simulation's."""
 
-SMALLEST_SIGMA = 1e-9
-"""Floor of σ(I) where I/σ is formed."""
-
 
 class Context(NamedTuple):
     """What all blocks share."""
@@ -217,7 +214,7 @@ def _count_flagged(packed: PackedLattice, section: dict[str, Any]) -> dict[str, 
 
 def _strength(reflections: dict[str, np.ndarray]) -> np.ndarray:
     """Return I/σ of reflections."""
-    return reflections["intensity"] / np.maximum(reflections["sigma"], SMALLEST_SIGMA)
+    return shoeboxes.strength(reflections["intensity"], reflections["sigma"])
 
 
 def _predicted(packed: PackedLattice) -> np.ndarray:
