@@ -25,6 +25,7 @@ from spreadflow.parallel import World
 from spreadflow.recipes.pair import COLUMNS, Line, judge, unmistakable
 from spreadflow.recipes.shot import is_new
 from spreadflow.stages import blocks as skeleton
+from spreadflow.stages import shots
 
 LINES_PER_BLOCK = 64
 """Lines that a rank reads at a time."""
@@ -68,8 +69,8 @@ def run(
         "geometry": store.digest(detector._asdict()),
         "lattices": store.digest(sorted(lattices.items())),
     }
-    product = skeleton.ShotProduct(out, kind="reindex", word=word)
-    skeleton.index_shots(product, section, source, inputs, world, lattices)
+    product = shots.ShotProduct(out, kind="reindex", word=word)
+    shots.index_shots(product, section, source, inputs, world, lattices)
     world.once(lambda: _write(Path(out), section, source, named, lines, log))
 
 

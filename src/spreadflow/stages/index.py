@@ -11,7 +11,7 @@ from spreadflow.config import IndexConfig, ReindexConfig
 from spreadflow.io import dials, store
 from spreadflow.io.images import open_source
 from spreadflow.parallel import World
-from spreadflow.stages import blocks
+from spreadflow.stages import shots
 
 
 def run(
@@ -34,5 +34,5 @@ def run(
         inputs["geometry"] = store.identity(geometry)
     source = open_source(images, section, detector)
     inputs["images"] = source.identity
-    product = blocks.ShotProduct(out, kind=word, word=word)
-    blocks.index_shots(product, section, source, inputs, world)
+    product = shots.ShotProduct(out, kind=word, word=word)
+    shots.index_shots(product, section, source, inputs, world)
