@@ -25,6 +25,8 @@ export PATH := $(abspath $(BIN)):$(PATH)
 FOLLOW := --quiet host 2>&1 | spreadflow watch
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header $(LOCK_FLAGS)
 
+TOOLS := lint-style lint-types lint-layers lint-workflow
+
 .PHONY: help setup demo spread-demo nanobragg cctbx test check quick long same lint $(TOOLS) format config lock clean
 
 help:
@@ -81,12 +83,10 @@ long: $(READY)  ## measurements that take minutes
 
 same: $(READY)  ## prove that results are those of another revision: make same BASE=<revision> [CHAIN=demo] [RENAMED=<file>]
 	@test -n "$(BASE)" || { echo "BASE is empty: make same BASE=<revision>" >&2; exit 2; }
-	python tests/workflow/same.py $(BASE) --chain $(CHAIN) $(if $(RENAMED),--renamed $(RENAMED))
+	python tests/workflow/same.py $(BASE) --chain $(CHAIN) --renamed $(RENAMED)
 
 lint: $(READY)  ## format, lint, types, import layers, workflow, containers: tools side by side
 	@$(MAKE) --no-print-directory -j 2 --output-sync=target $(TOOLS)
-
-TOOLS = lint-style lint-types lint-layers lint-workflow
 
 lint-style:
 	ruff format --check .

@@ -51,15 +51,19 @@ def named_by_sections(config: Config, *sections: str) -> list[str]:
     return [str(path) for key, path in files(config).items() if key.partition(".")[0] in sections]
 
 
+def _learned_mosaicity(config: Config) -> Files:
+    """Return the product of `mosaic` as an argument, where mosaicity is learned."""
+    if facts.learns_mosaicity(config):
+        return {"mosaic": product(config, "mosaic.h5")}
+    return {}
+
+
 def inputs(config: Config, word: str, run: str | None = None) -> Files:
     """Return the files that a stage reads, by argument of its command. run: where the stage works
     run by run.
     """
     every_reindex = of_runs(config, "reindex", list(config.runs))
     cells = product(config, "cells.h5")
-    learned: Files = {}
-    if facts.learns_mosaicity(config):
-        learned = {"mosaic": product(config, "mosaic.h5")}
     match word:
         case "simulate":
             return {TRIGGERS: named_by_sections(config, "structure_factors", "beam")}
@@ -107,13 +111,13 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
         case "stage1":
             return {
                 TRIGGERS: named_by_sections(config, "stage1"),
-                **learned,
+                **_learned_mosaicity(config),
                 "shoeboxes": product(config, f"{config.stage1.range}.h5"),
             }
         case "spread":
             return {
                 TRIGGERS: named_by_sections(config, "spread", "stage1"),
-                **learned,
+                **_learned_mosaicity(config),
                 "wide": product(config, "wide.h5"),
                 "stage1": product(config, "stage1.h5"),
             }

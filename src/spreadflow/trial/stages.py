@@ -48,11 +48,6 @@ class Stage(NamedTuple):
     """the file that figures and picture are made from, where it is not the first of the outputs"""
 
     @property
-    def is_per_run(self) -> bool:
-        """Whether the stage works run by run."""
-        return self.runs is not None
-
-    @property
     def config(self) -> type[Section]:
         """Class of the sections that the stage reads: an edited key in one of them reruns it."""
         return STAGE_CONFIGS[self.word]
