@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lab import kept_folder
+from lab import TRICLINIC, kept_folder
 from spreadflow.analysis.still.prediction import predict
 from spreadflow.io import schema
 from spreadflow.models import Detector, Spectrum
@@ -162,19 +162,16 @@ def _still(rng: np.random.Generator, n_lattices: int) -> tuple[np.ndarray, list]
     )[None], lattices
 
 
-PACKED = {
+PACKED = TRICLINIC | {
     "seed": 5,
     "runs": {"r": {"simulate": {"n_single": 1}}},
-    "crystal": {
-        "cell": [40.0, 36.0, 30.0, 80.0, 108.0, 95.0],
-        "space_group": "P 1",
-        "domain_ang": 1200.0,
+    "crystal": TRICLINIC["crystal"]
+    | {
         "mosaicity": "domains",
         "n_domains": 9,
         "mosaic_spread_deg": 0.1,
         "domains_per_crystal": 5000.0,
     },
-    "structure_factors": {"d_min": 2.0},
     "beam": {
         "n_channels": 20,
         "first_channel_ev": 7100.5,
@@ -182,18 +179,7 @@ PACKED = {
         "envelope_ev": 6.0,
         "photons": 4e11,
     },
-    "detector": {
-        "shape": [180, 200],
-        "pixel_mm": 0.3,
-        "panels": [
-            {"origin_mm": [-61.0, 28.0, -60.0]},
-            {"origin_mm": [1.0, 27.0, -60.5], "fast": [1.0, 0.02, 0.01]},
-        ],
-        "water_mm": 0.002,
-        "air_mm": 1.0,
-        "bad_pixels": [[1, 60, 80, 0, 200]],
-        "gain_calibration": 0.0,
-    },
+    "detector": TRICLINIC["detector"] | {"gain_calibration": 0.0},
     "simulate": {"precision": "float64", "oversample": 1},
 }
 """a triclinic crystal on two panels"""
@@ -209,7 +195,7 @@ def packed_run(filled) -> SimpleNamespace:
         lambda folder: _make_packed_run(folder, filled),
         "spreadflow.recipes.patch",
         "spreadflow.io.store",
-        also=Path(__file__).read_text(),
+        also=Path(__file__).read_text() + repr(PACKED),
     )
     return SimpleNamespace(annulus=folder / "annulus.h5", cells=folder / "cells.h5", tree=PACKED)
 
@@ -323,7 +309,7 @@ def wide_run(packed_run) -> SimpleNamespace:
         lambda folder: _make_wide_run(folder, packed_run),
         "spreadflow.recipes.patch",
         "spreadflow.stages.stage1",
-        also=Path(__file__).read_text(),
+        also=Path(__file__).read_text() + repr(PACKED),
     )
     return SimpleNamespace(wide=folder / "wide.h5", stage1=folder / "stage1.h5", tree=WIDE)
 

@@ -14,14 +14,51 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import tiers
+
+if TYPE_CHECKING:
+    from spreadflow.config import SimulateConfig
 
 REPOSITORY = Path(__file__).parent.parent
 SOURCE = REPOSITORY / "src"
 
 Made = TypeVar("Made")
+
+TRICLINIC = {
+    "crystal": {
+        "cell": [40.0, 36.0, 30.0, 80.0, 108.0, 95.0],
+        "space_group": "P 1",
+        "domain_ang": 1200.0,
+    },
+    "structure_factors": {"d_min": 2.0},
+    "detector": {
+        "shape": [180, 200],
+        "pixel_mm": 0.3,
+        "panels": [
+            {"origin_mm": [-61.0, 28.0, -60.0]},
+            {"origin_mm": [1.0, 27.0, -60.5], "fast": [1.0, 0.02, 0.01]},
+        ],
+        "water_mm": 0.002,
+        "air_mm": 1.0,
+        "bad_pixels": [[1, 60, 80, 0, 200]],
+    },
+}
+"""Sections of a triclinic crystal on two panels, one of them turned."""
+
+
+def simulation_of(tree: dict, changes: dict[str, dict]) -> "SimulateConfig":
+    """Return what `simulate` is handed for run `r` of a configuration, with changed keys of its
+    sections.
+    """
+    from spreadflow.config import for_stage, parse, section
+
+    changed = {
+        name: keys | changes.get(name, {}) if isinstance(keys, dict) else keys
+        for name, keys in tree.items()
+    }
+    return for_stage(section(parse(changed), "simulate", "r"), "simulate")
 
 
 def cache_folder() -> Path:

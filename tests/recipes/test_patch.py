@@ -3,44 +3,24 @@
 import numpy as np
 import pytest
 
+from lab import TRICLINIC, simulation_of
 from spreadflow.analysis.pixels import shoeboxes
-from spreadflow.config import SimulateConfig, for_stage, parse, section
+from spreadflow.config import SimulateConfig
 from spreadflow.physics import mosaic, noise, rotation
 from spreadflow.recipes import patch as patches
 from spreadflow.recipes import still
 
-TREE = {
+TREE = TRICLINIC | {
     "seed": 5,
     "runs": {"r": {"simulate": {"n_single": 1}}},
-    "crystal": {
-        "cell": [40.0, 36.0, 30.0, 80.0, 108.0, 95.0],
-        "space_group": "P 1",
-        "domain_ang": 1200.0,
-    },
-    "structure_factors": {"d_min": 2.0},
     "beam": {"n_channels": 20, "first_channel_ev": 7100.5, "channel_ev": 2.0, "envelope_ev": 6.0},
-    "detector": {
-        "shape": [180, 200],
-        "pixel_mm": 0.3,
-        "panels": [
-            {"origin_mm": [-61.0, 28.0, -60.0]},
-            {"origin_mm": [1.0, 27.0, -60.5], "fast": [1.0, 0.02, 0.01]},
-        ],
-        "water_mm": 0.002,
-        "air_mm": 1.0,
-        "bad_pixels": [[1, 60, 80, 0, 200]],
-    },
     "simulate": {"precision": "float64"},
 }
 RANGE = {"d_min": 2.3, "d_max": 4.0}
 
 
 def staged(**changes) -> SimulateConfig:
-    tree = {
-        key: TREE[key] | changes.get(key, {}) if isinstance(TREE[key], dict) else TREE[key]
-        for key in TREE
-    }
-    return for_stage(section(parse(tree), "simulate", "r"), "simulate")
+    return simulation_of(TREE, changes)
 
 
 @pytest.mark.stage

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from lab import TRICLINIC
 from spreadflow.analysis.curves import dispersion, expand, gram, planning
 from spreadflow.analysis.pixels import lattice_fit
 from spreadflow.analysis.pixels.likelihood import Noise
@@ -18,26 +19,9 @@ from spreadflow.recipes.still import Simulator
 
 pytestmark = pytest.mark.stage
 
-TREE = {
+TREE = TRICLINIC | {
     "seed": 5,
-    "crystal": {
-        "cell": [40.0, 36.0, 30.0, 80.0, 108.0, 95.0],
-        "space_group": "P 1",
-        "domain_ang": 1200.0,
-    },
-    "structure_factors": {"d_min": 2.0},
     "beam": {"n_channels": 24, "first_channel_ev": 7097.0, "channel_ev": 2.0, "envelope_ev": 12.0},
-    "detector": {
-        "shape": [180, 200],
-        "pixel_mm": 0.3,
-        "panels": [
-            {"origin_mm": [-61.0, 28.0, -60.0]},
-            {"origin_mm": [1.0, 27.0, -60.5], "fast": [1.0, 0.02, 0.01]},
-        ],
-        "water_mm": 0.002,
-        "air_mm": 1.0,
-        "bad_pixels": [[1, 60, 80, 0, 200]],
-    },
     "annulus": {"d_min": 2.3, "d_max": 3.0},
     "stage1": {"oversample": 1},
 }

@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from spreadflow.config import SimulateConfig, for_stage, parse, section
+from lab import simulation_of
+from spreadflow.config import SimulateConfig
 from spreadflow.errors import ConfigError, Outcome
 from spreadflow.io import images, nexus
 from spreadflow.parallel import World
@@ -54,11 +55,7 @@ TREE = {
 
 
 def staged(**changes) -> SimulateConfig:
-    tree = {
-        key: TREE[key] | changes.get(key, {}) if isinstance(TREE[key], dict) else TREE[key]
-        for key in TREE
-    }
-    return for_stage(section(parse(tree), "simulate", "r"), "simulate")
+    return simulation_of(TREE, changes)
 
 
 def simulated(folder, config: SimulateConfig, shots: str | None = None):
