@@ -23,11 +23,12 @@ READY := $(VENV)/.ready
 CCTBX := .venv-cctbx
 export PATH := $(abspath $(BIN)):$(PATH)
 FOLLOW := --quiet host 2>&1 | spreadflow watch
+SITE := sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header $(LOCK_FLAGS)
 
-TOOLS := lint-style lint-types lint-layers lint-workflow
+TOOLS := lint-style lint-types lint-layers lint-workflow lint-docs
 
-.PHONY: help setup demo spread-demo nanobragg cctbx test check quick long same lint $(TOOLS) format config lock clean
+.PHONY: help setup demo spread-demo nanobragg cctbx test check quick long same lint $(TOOLS) format docs config lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -85,7 +86,7 @@ same: $(READY)  ## prove that results are those of another revision: make same B
 	@test -n "$(BASE)" || { echo "BASE is empty: make same BASE=<revision>" >&2; exit 2; }
 	python tests/workflow/same.py $(BASE) --chain $(CHAIN) --renamed $(RENAMED)
 
-lint: $(READY)  ## format, lint, types, import layers, workflow, containers: tools side by side
+lint: $(READY)  ## format, lint, types, import layers, workflow, containers, links: tools side by side
 	@$(MAKE) --no-print-directory -j 2 --output-sync=target $(TOOLS)
 
 lint-style:
@@ -102,10 +103,17 @@ lint-layers:
 lint-workflow:
 	snakefmt --check Snakefile workflow
 
+lint-docs:  # reads every page and follows every link, writes nothing that stays
+	trees=$$(mktemp -d) && trap 'rm -rf "$$trees"' EXIT && $(SITE) --builder dummy --doctree-dir "$$trees" . "$$trees"
+
 format: $(READY)  ## format the code
 	ruff format .
 	ruff check --fix .
 	snakefmt Snakefile workflow
+
+docs: $(READY)  ## the documents as a site: site/index.html
+	$(SITE) --builder html --fresh-env --doctree-dir .cache/docs . site
+	cp site/README.html site/index.html
 
 config: $(READY)  ## write config/config.yaml and the generated docs from the code
 	spreadflow config > config/config.yaml
@@ -118,4 +126,4 @@ lock: $(READY)  ## resolve the dependencies of pyproject.toml (add LOCK_FLAGS=--
 	printf 'cctbx-base\nnumpy\nsix\n' | $(LOCK) --no-deps - -o requirements-cctbx.lock
 
 clean:  ## remove data and results, keep the environment
-	rm -rf data results .snakemake .cache
+	rm -rf data results site .snakemake .cache
