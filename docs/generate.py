@@ -1,10 +1,11 @@
-"""Writes docs/config.md and docs/files.md from the code; with --check, fails where the committed
-files differ.
+"""Writes docs/config.md, docs/files.md, the table of stages in README.md and the index of decisions
+from their sources; with --check, fails where the committed files differ.
 
 python docs/generate.py [--check]
 """
 
 import ast
+import dataclasses
 import inspect
 import json
 import sys
@@ -18,10 +19,23 @@ from pydantic import BaseModel
 from spreadflow import errors, models
 from spreadflow.config import Config
 from spreadflow.io import images, nexus, schema
-from spreadflow.trial import STAGES
+from spreadflow.trial import STAGES, files
+from spreadflow.trial.stages import Stage
 
-HERE = Path(__file__).parent
+DOCS = Path(__file__).parent
+README = DOCS.parent / "README.md"
+DECISIONS = DOCS / "decisions"
+
 GENERATED = "<!-- written by docs/generate.py: edit the code, not this file -->\n"
+"""First line of a file that is generated as a whole."""
+
+BEGIN = (
+    "<!-- written by docs/generate.py, down to the closing mark: edit the code, not this text -->\n"
+)
+"""Line above a generated part of a file that is written by hand."""
+
+END = "<!-- the generated text ends here -->\n"
+"""Line below such a part."""
 
 CONFIG = """# Configuration
 
@@ -30,6 +44,20 @@ Keys that are left out take their default; an unknown key is an error. Units are
 real or reciprocal space are in Å, energies in eV. `spreadflow config` prints all keys with their defaults as YAML.
 
 A rule reruns when a key of a section it reads changes:
+
+| stage | sections |
+|---|---|
+"""
+
+AFTER_SECTIONS = """
+`simulate` also reads the shots of its own run; overlays are handed over already laid over their sections.
+"""
+
+MANIFEST = """# Files
+
+## Manifest of a run
+
+JSON, written by `simulate` or `spreadflow manifest`.
 
 """
 
@@ -125,110 +153,167 @@ Tables are groups, columns are datasets; dimensions are named. A column "→ tab
 
 """
 
+STAGES_HEADER = """\
+A stage reads the files in the second column, each an argument of its command; those in brackets may be absent.
+`shoeboxes` is the product of `annulus` or of `wide`. It writes into `results/<trial>/` what the third column lists.
 
-def config() -> str:
-    """docs/config.md."""
-    tree = Config.model_json_schema(by_alias=True)
-    sections = [(stage.word, stage.sections) for stage in STAGES]
-    text = GENERATED + CONFIG + "| stage | sections |\n|---|---|\n"
-    text += "".join(f"| {stage} | {', '.join(names)} |\n" for stage, names in sections)
-    text += "\n`simulate` also reads the shots of its own run; overlays are handed over already laid over their sections.\n"
-    return text + "".join(_section("", tree, tree["$defs"], set()))
+| stage | reads | writes |
+|---|---|---|
+"""
+"""Sentences and header of the table of stages."""
+
+REPORT = """\
+| `report` | all products above | `report.html`; for each stage `<stage>.json`, its figures, and `<stage>.png`, its picture |
+"""
+"""Last row of the table of stages. The report is a rule of the workflow and no stage."""
 
 
-def _section(name: str, node: dict, definitions: dict, done: set) -> Iterator[str]:
-    """A section's table, then the sections within, each once."""
+def config_page() -> str:
+    """Return docs/config.md: the sections that each stage reads, and the keys of each section."""
+    schema_of_keys = Config.model_json_schema(by_alias=True)
+    rows = [f"| {stage.word} | {', '.join(stage.sections)} |\n" for stage in STAGES]
+    sections = _section("", schema_of_keys, schema_of_keys["$defs"], set())
+    return "".join([GENERATED, CONFIG, *rows, AFTER_SECTIONS, *sections])
+
+
+def _section(name: str, node: dict, definitions: dict, written: set) -> Iterator[str]:
+    """Yield the table of a section, then those of the sections within it, each once."""
     yield f"\n## {name or 'Top level'}\n\n"
     if name and node.get("description"):
         yield f"{node['description']}\n\n"
     yield "| key | type | default | meaning |\n|---|---|---|---|\n"
-    inner = []
+
+    required = node.get("required", ())
+    sections_within = []
     for key, item in node["properties"].items():
-        kind, below = _type(item, definitions)
-        inner += [
-            (".".join(filter(None, (name, key))) + suffix, section) for section, suffix in below
-        ]
-        default = "(required)" if key in node.get("required", ()) else _default(item, below)
-        yield f"| `{key}` | {kind} | {default} | {_cell(item.get('description', ''))} |\n"
-    for path, section in inner:
-        if section not in done:
-            done.add(section)
-            yield from _section(path, definitions[section], definitions, done)
+        words, sections = _type(item, definitions)
+        path = f"{name}.{key}" if name else key
+        sections_within += [(path + suffix, section) for section, suffix in sections]
+
+        default = "(required)" if key in required else _default(item, sections)
+        meaning = _cell(item.get("description", ""))
+        yield f"| `{key}` | {words} | {default} | {meaning} |\n"
+
+    for path, section in sections_within:
+        if section not in written:
+            written.add(section)
+            yield from _section(path, definitions[section], definitions, written)
 
 
-def _default(item: dict, below: list) -> str:
+def _default(item: dict, sections: list) -> str:
+    """Return the default of a key; that of a section is in the table of the section."""
     value = item.get("default")
-    return "(section)" if below and isinstance(value, dict) and value else f"`{json.dumps(value)}`"
+    if sections and isinstance(value, dict) and value:
+        return "(section)"
+    return f"`{json.dumps(value)}`"
 
 
-def _type(item: dict, definitions: dict) -> tuple[str, list[tuple[str, str]]]:
-    """Words for a JSON-schema type, and the sections it leads to with the suffix of their path."""
+Type = tuple[str, list[tuple[str, str]]]
+"""Words for the type of a key, and the sections that the key leads to: name, suffix of the path."""
+
+
+def _type(item: dict, definitions: dict) -> Type:
+    """Return the type that a JSON schema describes."""
     if "$ref" in item:
-        return "section", [(item["$ref"].rsplit("/", 1)[1], "")]
+        section = item["$ref"].rsplit("/", 1)[1]
+        return "section", [(section, "")]
     if "anyOf" in item:
-        kinds = [_type(option, definitions) for option in item["anyOf"]]
-        return " or ".join(k for k, _ in kinds), [b for _, below in kinds for b in below]
+        options = [_type(option, definitions) for option in item["anyOf"]]
+        words = " or ".join(words for words, _ in options)
+        return words, [section for _, sections in options for section in sections]
     if "enum" in item or "const" in item:
-        return " or ".join(f"`{v}`" for v in item.get("enum", [item.get("const")])), []
+        values = item.get("enum", [item.get("const")])
+        return " or ".join(f"`{value}`" for value in values), []
     if item.get("type") == "array":
-        kind, below = _type(item.get("items", {}), definitions)
-        count = f"{item['minItems']} " if item.get("minItems") else ""
-        return f"list of {count}{kind}", [(section, ".N" + suffix) for section, suffix in below]
+        return _list_type(item, definitions)
     if item.get("type") == "object":
-        inside = item.get("additionalProperties") or next(
-            iter(item.get("patternProperties", {}).values()), {}
-        )
-        kind, below = (
-            _type(inside, definitions) if isinstance(inside, dict) and inside else ("", [])
-        )
-        return f"name → {kind}" if kind else "mapping", [
-            (section, ".NAME" + suffix) for section, suffix in below
-        ]
-    words = {
-        "null": "null",
-        "number": "number",
-        "integer": "integer",
-        "string": "text",
-        "boolean": "true or false",
-    }
-    kind = "path" if item.get("format") == "path" else words.get(item.get("type", ""), "any")
-    signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
-    return ", ".join(
-        [kind, *(f"{sign} {item[bound]:g}" for bound, sign in signs.items() if bound in item)]
-    ), []
+        return _mapping_type(item, definitions)
+    return _plain_type(item), []
 
 
-def files() -> str:
-    """docs/files.md."""
-    text = (
-        GENERATED
-        + "# Files\n\n## Manifest of a run\n\nJSON, written by `simulate` or `spreadflow manifest`.\n\n"
-    )
-    text += (
-        _fields(images.Manifest) + "\nEach of `files`:\n\n" + _fields(images.ManifestFile) + "\n"
-    )
-    text += IMAGES + BAD + "## Outcomes\n\n"
-    text += (
-        _members(errors.Outcome)
-        + _members(errors.AdoptOutcome)
-        + _members(errors.LatticeOutcome)
-        + _members(models.ReflectionFlag)
-    )
-    text += _members(models.Overlap)
-    text += PRODUCTS
+def _list_type(item: dict, definitions: dict) -> Type:
+    """Return the type of a list, with the number of its items where that is fixed."""
+    words, sections = _type(item.get("items", {}), definitions)
+    count = f"{item['minItems']} " if item.get("minItems") else ""
+    below = [(section, ".N" + suffix) for section, suffix in sections]
+    return f"list of {count}{words}", below
+
+
+def _mapping_type(item: dict, definitions: dict) -> Type:
+    """Return the type of a mapping from names that the user chooses."""
+    patterns = item.get("patternProperties", {})
+    values = item.get("additionalProperties") or next(iter(patterns.values()), {})
+    if not isinstance(values, dict) or not values:
+        return "mapping", []
+    words, sections = _type(values, definitions)
+    below = [(section, ".NAME" + suffix) for section, suffix in sections]
+    return f"name → {words}" if words else "mapping", below
+
+
+PLAIN_TYPES = {
+    "null": "null",
+    "number": "number",
+    "integer": "integer",
+    "string": "text",
+    "boolean": "true or false",
+}
+"""Type of JSON schema → words."""
+
+BOUNDS = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
+"""Keyword of JSON schema → sign of the bound."""
+
+
+def _plain_type(item: dict) -> str:
+    """Return words for a number, a text or a path, with its bounds."""
+    words = PLAIN_TYPES.get(item.get("type", ""), "any")
+    if item.get("format") == "path":
+        words = "path"
+    bounds = [f"{sign} {item[keyword]:g}" for keyword, sign in BOUNDS.items() if keyword in item]
+    return ", ".join([words, *bounds])
+
+
+def files_page() -> str:
+    """Return docs/files.md: manifests, images, outcomes, and every dataset of every product."""
+    manifest = _fields(images.Manifest)
+    files_of_manifest = _fields(images.ManifestFile)
+    outcomes = [errors.Outcome, errors.AdoptOutcome, errors.LatticeOutcome]
+    flags = [models.ReflectionFlag, models.Overlap]
+    text = [
+        GENERATED,
+        MANIFEST,
+        manifest,
+        "\nEach of `files`:\n\n",
+        files_of_manifest,
+        "\n",
+        IMAGES,
+        BAD,
+        "## Outcomes\n\n",
+        *map(_members, outcomes + flags),
+        PRODUCTS,
+        *_products(),
+    ]
+    return "".join(text).rstrip() + "\n"
+
+
+def _products() -> Iterator[str]:
+    """Yield the tables of the datasets; kinds of files that share their datasets share a table."""
     kinds: dict[int, list[str]] = {}
     for kind, datasets in schema.FILES.items():
         kinds.setdefault(id(datasets), []).append(kind)
+
     for names in kinds.values():
-        text += f"### {' and '.join(names)}\n\n| dataset | shape | type | unit | meaning |\n|---|---|---|---|---|\n"
-        for path, d in schema.FILES[names[0]].items():
-            meaning = d.meaning + (f" → {d.refers}" if d.refers else "")
-            text += f"| `{path}` | {', '.join(map(str, d.dims))} | {d.dtype} | {d.unit} | {_cell(meaning)} |\n"
-        text += "\n"
-    return text.rstrip() + "\n"
+        yield f"### {' and '.join(names)}\n\n"
+        yield "| dataset | shape | type | unit | meaning |\n|---|---|---|---|---|\n"
+        for path, dataset in schema.FILES[names[0]].items():
+            shape = ", ".join(map(str, dataset.dims))
+            refers = f" → {dataset.refers}" if dataset.refers else ""
+            meaning = _cell(dataset.meaning + refers)
+            yield f"| `{path}` | {shape} | {dataset.dtype} | {dataset.unit} | {meaning} |\n"
+        yield "\n"
 
 
 def _fields(model: type[BaseModel]) -> str:
+    """Return the table of the keys of a JSON file."""
     text = "| key | default | meaning |\n|---|---|---|\n"
     for name, field in model.model_fields.items():
         default = "(required)" if field.is_required() else f"`{json.dumps(field.default)}`"
@@ -237,32 +322,88 @@ def _fields(model: type[BaseModel]) -> str:
 
 
 def _members(kind: type) -> str:
-    """Name, value and docstring of the members of an enumeration."""
+    """Return the table of an enumeration: name, value and docstring of its members."""
+    if issubclass(kind, IntEnum):
+        values = {member.name: int(member) for member in kind}
+    else:
+        values = dict(vars(kind))
+
+    text = f"`{kind.__name__}`: {_cell(inspect.getdoc(kind) or '')}\n\n"
+    text += "| name | value | meaning |\n|---|---|---|\n"
     body: list[Any] = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
-    values = {m.name: int(m) for m in kind} if issubclass(kind, IntEnum) else vars(kind)
-    text = f"`{kind.__name__}`: {_cell(inspect.getdoc(kind) or '')}\n\n| name | value | meaning |\n|---|---|---|\n"
-    for at, node in enumerate(body):
+    for node, following in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.Assign):
-            after = body[at + 1] if at + 1 < len(body) else None
-            meaning = after.value.value if isinstance(after, ast.Expr) else ""
+            meaning = following.value.value if isinstance(following, ast.Expr) else ""
             name = node.targets[0].id
             text += f"| {name} | {values[name]} | {_cell(meaning)} |\n"
     return text + "\n"
 
 
+def stages_table() -> str:
+    """Return the table of stages in README.md."""
+    rows = [_stage_row(stage) for stage in STAGES]
+    return "".join([STAGES_HEADER, *rows, REPORT])
+
+
+def _stage_row(stage: Stage) -> str:
+    """Return the row of a stage: the arguments of its command, and its outputs."""
+    arguments = []
+    for field in dataclasses.fields(stage.inputs):
+        is_optional = field.default is None
+        arguments.append(f"[`{field.name}`]" if is_optional else f"`{field.name}`")
+    reads = ", ".join(arguments) or "files that the configuration names"
+
+    defaults = Config()
+    trial = f"{defaults.results / defaults.trial}/"
+    outputs = files.outputs(defaults, stage.word, "<run>")
+    writes = ", ".join(f"`{path.removeprefix(trial)}`" for path in outputs)
+    return f"| `{stage.word}` | {reads} | {writes}: {_cell(stage.meaning)} |\n"
+
+
+def decisions_index() -> str:
+    """Return the list of decisions in docs/decisions/README.md, from the titles of their pages."""
+    lines = []
+    for page in sorted(DECISIONS.glob("0*.md")):
+        title = page.read_text().splitlines()[0].removeprefix("# ")
+        number, _, words = title.partition(". ")
+        lines.append(f"{number}. [{words}]({page.name})\n")
+    return "".join(lines)
+
+
+def with_part(page: Path, part: str) -> str:
+    """Return the text of a page written by hand, with its generated part replaced.
+
+    Raises ValueError where the page lacks the lines between which the part belongs.
+    """
+    text = page.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"{page}: the lines around the generated part are missing or doubled")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{part}\n{END}{after}"
+
+
 def _cell(text: str) -> str:
+    """Return a text as a cell of a table: one line, without the sign that parts cells."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
 def main(arguments: list[str]) -> int:
-    """Write the documents, or compare them. Returns the exit status."""
-    stale = []
-    for name, text in (("config.md", config()), ("files.md", files())):
-        path = HERE / name
-        if "--check" not in arguments:
+    """Write the documents, or compare them, and return the exit status."""
+    pages = {
+        DOCS / "config.md": config_page(),
+        DOCS / "files.md": files_page(),
+        README: with_part(README, stages_table()),
+        DECISIONS / "README.md": with_part(DECISIONS / "README.md", decisions_index()),
+    }
+    if "--check" not in arguments:
+        for path, text in pages.items():
             path.write_text(text)
-        elif not path.exists() or path.read_text() != text:
-            stale.append(str(path))
+        return 0
+
+    stale = [
+        str(path) for path, text in pages.items() if not path.exists() or path.read_text() != text
+    ]
     if stale:
         print(f"out of date: {', '.join(stale)}. Run `python docs/generate.py`.", file=sys.stderr)
     return int(bool(stale))

@@ -1,5 +1,6 @@
 """The generated documents are those of the code, and leave nothing unexplained."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pydantic import BaseModel
 
 from spreadflow.config import Config
 from spreadflow.io import schema
+from spreadflow.trial import STAGES
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -21,6 +23,41 @@ def test_committed_documents_are_current():
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def generate():
+    """docs/generate.py as a module."""
+    path = REPOSITORY / "docs" / "generate.py"
+    spec = importlib.util.spec_from_file_location("generate", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_the_readme_has_every_stage_and_the_report(generate):
+    rows = [line for line in generate.stages_table().splitlines() if line.startswith("| `")]
+    words = [row.split("`")[1] for row in rows]
+    assert words == [stage.word for stage in STAGES] + ["report"]
+
+
+def test_the_index_has_every_decision_once(generate):
+    pages = sorted(path.name for path in (REPOSITORY / "docs" / "decisions").glob("0*.md"))
+    lines = generate.decisions_index().splitlines()
+    assert len(lines) == len(pages)
+    for number, (line, page) in enumerate(zip(lines, pages, strict=True), start=1):
+        assert line.startswith(f"{number}. [") and line.endswith(f"]({page})")
+
+
+def test_a_generated_part_replaces_what_stood_between_its_marks(generate, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"above\n{generate.BEGIN}\nold\n{generate.END}below\n")
+    expected = f"above\n{generate.BEGIN}\nnew\n\n{generate.END}below\n"
+    assert generate.with_part(page, "new\n") == expected
+
+    page.write_text("above\nbelow\n")
+    with pytest.raises(ValueError, match="the lines around the generated part are missing"):
+        generate.with_part(page, "new\n")
 
 
 def sections(node: BaseModel):

@@ -61,7 +61,7 @@ class Stage(NamedTuple):
 STAGES = (
     Stage(
         word="simulate",
-        meaning="`data/<run>/`: NXmx images with a spectrum per shot, and a manifest",
+        meaning="NXmx images with a spectrum per shot, and the manifest that lists them",
         inputs=inputs.SimulateInputs,
         outputs=("manifest.json",),
         is_wanted=lambda config: bool(facts.simulated_runs(config)),
@@ -70,8 +70,8 @@ STAGES = (
     ),
     Stage(
         word="index",
-        meaning="spots, lattices, integrated reflections; the target cell may be wrong by 3 % and "
-        "3°",
+        meaning="spots, lattices and integrated reflections; the target cell may be wrong by 3 % "
+        "and 3°",
         inputs=inputs.IndexInputs,
         outputs=("{run}/index.h5",),
         is_wanted=_indexes_here,
@@ -88,9 +88,8 @@ STAGES = (
     ),
     Stage(
         word="adopt",
-        meaning="in place of `index`, `level0` and `reindex`: the lattices of DIALS, cctbx.xfel or "
-        "diffBragg, "
-        "and what became of each",
+        meaning="the lattices of DIALS, cctbx.xfel or diffBragg in place of those that `index`, "
+        "`level0` and `reindex` would find, and what became of each",
         inputs=inputs.AdoptInputs,
         outputs=("{run}/reindex.h5", "{run}/adopt.h5"),
         is_wanted=lambda config: bool(facts.adopted_runs(config)),
@@ -99,7 +98,7 @@ STAGES = (
     ),
     Stage(
         word="reindex",
-        meaning="as `index`, where the detector truly is",
+        meaning="as `index`, but with the detector where it truly is",
         inputs=inputs.ReindexInputs,
         outputs=("{run}/reindex.h5",),
         runs=facts.indexed_runs,
@@ -131,7 +130,7 @@ STAGES = (
     ),
     Stage(
         word="wide",
-        meaning="as `annulus`, to lower resolution, for the curves",
+        meaning="as `annulus`, but to lower resolution, for the curves",
         inputs=inputs.AnnulusInputs,
         outputs=("wide.h5",),
         is_wanted=facts.needs_wide,
@@ -139,7 +138,8 @@ STAGES = (
     ),
     Stage(
         word="ladder",
-        meaning="the regression series of the published work on these pixels, rung by rung",
+        meaning="the regression series of the published work, repeated rung by rung on these "
+        "pixels",
         inputs=inputs.LadderInputs,
         outputs=("ladder.h5",),
         is_wanted=lambda config: facts.has_model(config, "ladder"),
@@ -147,9 +147,8 @@ STAGES = (
     ),
     Stage(
         word="mosaic",
-        meaning="where `stage1.mosaicity` is `learned`: how mosaic domains are turned, learned "
-        "from the pixels "
-        "of all lattices or of each",
+        meaning="the orientations of the mosaic domains, learned from the pixels of all lattices "
+        "together or of each alone, where `stage1.mosaicity` is `learned`",
         inputs=inputs.MosaicInputs,
         outputs=("mosaic.h5",),
         is_wanted=facts.learns_mosaicity,
@@ -165,9 +164,8 @@ STAGES = (
     ),
     Stage(
         word="spread",
-        meaning="f′ and f″ of every metal site with covariances, E0, and controls; `spread.gram/`: "
-        "what they "
-        "are from",
+        meaning="f′ and f″ of every metal site with their covariances, E0, and controls; the Gram "
+        "matrices that they come from are in `spread.gram/`",
         inputs=inputs.SpreadInputs,
         outputs=("spread.h5", "spread.csv"),
         is_wanted=facts.has_sites,
