@@ -39,18 +39,19 @@ END = "<!-- the generated text ends here -->\n"
 
 CONFIG = """# Configuration
 
-One YAML file, or several of which later ones lie over earlier ones, mapping by mapping; everything else is replaced.
-Keys that are left out take their default; an unknown key is an error. Units are in the names; without one, lengths in
-real or reciprocal space are in Å, energies in eV. `spreadflow config` prints all keys with their defaults as YAML.
+The configuration is one YAML file, or several of which each lies over those before it: mappings are merged key by key,
+and everything else is replaced. Keys that are left out take their default; an unknown key is an error. The unit of a key
+is in its name; where there is none, lengths in real or reciprocal space are in Å and energies in eV. `spreadflow config`
+prints all keys with their defaults as YAML.
 
-A rule reruns when a key of a section it reads changes:
+A rule reruns when a key changes in a section that it reads:
 
 | stage | sections |
 |---|---|
 """
 
 AFTER_SECTIONS = """
-`simulate` also reads the shots of its own run; overlays are handed over already laid over their sections.
+`simulate` also reads the shots of its own run. A stage receives overlays already laid over their sections.
 """
 
 MANIFEST = """# Files
@@ -63,8 +64,8 @@ JSON, written by `simulate` or `spreadflow manifest`.
 
 IMAGES = f"""## Image files
 
-NXmx (NeXus/HDF5), one frame of every stack per shot. Written: what nxmx, DIALS and our reader agree on.
-Read: the first `NXentry` of definition `NXmx`, with
+Image files are NXmx (NeXus/HDF5) and hold one frame of every stack for each shot. What is written is what nxmx, DIALS
+and our reader agree on. What is read is the first `NXentry` of definition `NXmx`, with
 
 | item | what is read |
 |---|---|
@@ -78,78 +79,81 @@ relative paths, lengths in {", ".join(nexus._MM)}. Panels of equal shape, square
 itself, with `_weights` (or `_weight`): the spectrum, channels (m,) or (n, m), weights (n, m) |
 | `data_offset`, `data_scaling_factor` | defaults for the manifest's `offset_adu` and `adu_per_photon` |
 
-McStas coordinates become laboratory coordinates by diag(-1, 1, -1). `sensor_thickness` is written as
-{nexus.SURFACE_MM} mm, so that a reader's parallax correction vanishes: photons are simulated where they hit the
-surface. The thickness and attenuation length of the simulated *capture* are its attributes `capture_thickness_mm` and
-`capture_attenuation_mm`; where they are absent a sensor captures everything.
+McStas coordinates are converted to laboratory coordinates by diag(-1, 1, -1). `sensor_thickness` is written as
+{nexus.SURFACE_MM} mm, so that the parallax correction of a reader vanishes: photons are simulated where they hit the
+surface. The thickness and attenuation length of the simulated *capture* are attributes of this dataset,
+`capture_thickness_mm` and `capture_attenuation_mm`; where they are absent, the sensor captures everything.
 
-Simulated files hold what is known of their shots in the group `/truth` (below); only summaries and tests read it.
+Simulated files hold the truth about their shots in the group `/truth` (below); only summaries and tests read it.
 
 ## Masks
 
-An HDF5 file with the dataset `mask`, (panel, slow, fast) or (slow, fast); a pixel is used where it is zero. Masks of
-image file, manifest and config add up.
+A mask is an HDF5 file with the dataset `mask`, (panel, slow, fast) or (slow, fast); a pixel is used where it is zero.
+The masks of the image file, the manifest and the configuration are combined: a pixel is used where all are zero.
 
 ## Experiment lists
 
-`level0.expt` is a DIALS ExperimentList (JSON) with one beam and the detector. Read: any list whose experiments share
-one detector with panels of equal shape, hierarchies resolved, and a beam along the lab z axis.
+`level0.expt` is a DIALS ExperimentList (JSON) with one beam and the detector. Any list can be read whose experiments
+share one detector with panels of equal shape, in any hierarchy, and a beam along the laboratory z axis.
 
-## Lattices of others
+## Lattices of other programs
 
-A spec file names a lattice a line: `.expt .refl [spectrum.lam] [number of the experiment]`, relative names from its
-folder. Read of the experiment: crystal (`real_space_a`, `b`, `c`, Hall symbol), wavelength, detector, and its one image
-(relative names from the folder of the .expt, frame `single_file_indices`), which is found among the run's by its path,
-or by its name where there is no file any more and no other of that name. Read of the .refl (MessagePack): the columns
-`id`, `miller_index`, `panel`, `xyzobs.px.value`, the rows by the experiment's identifier, or by its number where it
-has none.
+A spec file names one lattice in each line, as `.expt .refl [spectrum.lam] [number of the experiment]`; relative names
+are relative to its folder. Of the experiment, these are read: the crystal (`real_space_a`, `b`, `c`, Hall symbol), the
+wavelength, the detector, and its one image (a name relative to the folder of the .expt, and the frame
+`single_file_indices`). The image is found among those of the run by its path, or by its name where the file no longer
+exists and no other has that name. Of the .refl (MessagePack), these are read: the columns `id`, `miller_index`, `panel`
+and `xyzobs.px.value`, in the rows that carry the identifier of the experiment, or its number where it has none.
 
 """
 
 BAD = """## Bad input
 
-Wrong input is one error (exit status in brackets); an unlucky shot is one outcome, and nothing else is lost.
+Wrong input ends in one error, with the exit status in brackets. A shot that cannot be used ends in one outcome, and
+nothing else is lost.
 
 | what | ends as |
 |---|---|
 | image file missing, truncated, not HDF5, not NXmx, of another size or frame count | each of its shots `UNREADABLE` |
 | image file of another number or shape of panels than the run | each of its shots `UNREADABLE` |
 | frame that does not decompress | `UNREADABLE` |
-| no image file of a run readable, and no geometry given | error (4) |
+| no image file of a run readable, and no geometry supplied | error (4) |
 | wavelength or spectrum missing, not finite, not positive, or without photons | `BAD_SPECTRUM` |
 | channel with negative weight in an otherwise good spectrum | the channel counts as 0 |
 | no spectrum, but a wavelength | one channel at that wavelength |
-| less than a tenth of the pixels usable (mask, NaN, below the trusted range) | `MASKED` |
+| less than a tenth of the pixels usable (because of a mask, NaN, or values below the trusted range) | `MASKED` |
 | NaN in an image | the pixel is not used |
-| NaN in a mask file | the pixel is not used; nothing but NaN: `MASKED` |
-| every usable pixel the same number (all zeros) | `EMPTY` |
+| NaN in a mask file | the pixel is not used; if all are NaN: `MASKED` |
+| the same number in every usable pixel (such as all zeros) | `EMPTY` |
 | too many usable pixels above the trusted range | `SATURATED` |
 | mask file missing, without `mask`, or of another shape | error (4) |
 | manifest missing, not JSON, of another version, with an unknown or missing key | error (4) |
 | two files of one name, or files of different geometry, in a manifest | error (4) when it is written |
 | files changed since the manifest was written | error (4) of `spreadflow manifest --check` |
-| experiment list that is none, with several detectors or a tilted beam | error (4) |
+| file that is not an experiment list, or has several detectors or a tilted beam | error (4) |
 | spec file missing, without a line, or with other columns | error (4) |
 | experiments of a spec file with detectors more than 0.01 px apart | error (4) |
 | spec file of which no line can be adopted | error (4) |
-| line of a spec file that can't be adopted | its `AdoptOutcome`, a line in the log |
-| part file of another config, other inputs or other shots | made again by its stage; error (4) for a reader |
-| part file missing or truncated | made again by its stage; error (4) for a reader |
+| line of a spec file that cannot be adopted | its `AdoptOutcome`, a line in the log |
+| part file of another config, other inputs or other shots | its stage makes it again; for a reader, error (4) |
+| part file missing or truncated | its stage makes it again; for a reader, error (4) |
 | product of another kind or schema version | error (4) |
 | unknown config key, impossible value, space group that does not fit the cell | error (3) |
-| file that a config key names missing | error (4) |
-| ranks other than launched | error (5) |
+| missing file that a config key names | error (4) |
+| number of ranks other than that launched | error (5) |
 
 """
 
 PRODUCTS = """## Products
 
-HDF5. A product is one file, or a manifest with its parts: `index.h5` names the keys of `index.parts/000000.h5` and so
-on, one part for each fixed block of shots. Files appear under their name only when they are complete. Root attributes:
-`kind`, `schema` (version), `key` (hash of what the file is made from), `software`, `time`, and those of the stage
-(lists and mappings as JSON). Each dataset has the attributes `units` and `meaning`.
+Products are HDF5 files. A product is one file, or a manifest with its parts: `index.h5` lists the keys of
+`index.parts/000000.h5` and so on, one part for each fixed block of shots. A file appears under its name only when it is
+complete. The root has the attributes `kind`, `schema` (version), `key` (hash of everything that the content depends
+on), `software` and `time`, and those of the stage (lists and mappings as JSON). Each dataset has the attributes `units`
+and `meaning`.
 
-Tables are groups, columns are datasets; dimensions are named. A column "→ table" holds row numbers of that table.
+Tables are groups and columns are datasets; dimensions have names. A column marked "→ table" holds row numbers of that
+table.
 
 """
 
