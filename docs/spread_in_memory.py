@@ -9,10 +9,12 @@ import numpy as np
 
 from spreadflow import config
 from spreadflow.analysis.curves.expand import RefinedCurves
+from spreadflow.config import SpreadConfig
 from spreadflow.io.rows import columns_of
 from spreadflow.physics.mosaic import continuous
 from spreadflow.recipes import curves, factors, gram, lattice, patch
 from spreadflow.recipes.alternate import alternate
+from spreadflow.recipes.lattice import PackedLattice
 from spreadflow.recipes.lattice_sums import LatticeSums, sums_here
 from spreadflow.recipes.still import Simulator
 
@@ -37,37 +39,57 @@ KEYS = {
 """What differs from config/config.yaml: a small crystal, and a small detector."""
 
 
+def configured() -> tuple[Simulator, SpreadConfig]:
+    """Return the simulator, and the sections that SPREAD reads."""
+    parsed = config.parse(KEYS)
+    simulated_run = config.section(parsed, "simulate", "demo")
+    simulator = Simulator(config.for_stage(simulated_run, "simulate"))
+    return simulator, config.for_stage(config.section(parsed, "spread"), "spread")
+
+
+def simulated_lattices(simulator: Simulator, n_lattices: int) -> list[PackedLattice]:
+    """Return the pixels of so many simulated lattices."""
+    patches = [patch.patch(simulator, n, d_min=2.3, d_max=4.0) for n in range(n_lattices)]
+    return [patch.packed_lattice(simulated) for simulated in patches]
+
+
 def refined_curves(n_lattices: int) -> dict[str, np.ndarray]:
     """Return the table of the curves of so many simulated lattices, columns by name."""
-    parsed = config.parse(KEYS)
-    simulator = Simulator(config.for_stage(config.section(parsed, "simulate", "demo"), "simulate"))
-    sections = config.for_stage(config.section(parsed, "spread"), "spread")
-    rng = np.random.default_rng(sections.seed)
+    simulator, sections = configured()
+
+    # The model: structure factors with the curves of the start, detector and beam, mosaicity.
     energies_ev = simulator.energies
     mean_ev = simulator.beam.energy_ev
+    rng = np.random.default_rng(sections.seed)
     start = factors.factors(sections.structure_factors, energies_ev, mean_ev, rng)
     model = patch.run_model(simulator, start)
-    patches = [patch.patch(simulator, n, d_min=2.3, d_max=4.0) for n in range(n_lattices)]
-    lattices = [patch.packed_lattice(simulated) for simulated in patches]
     mosaic = continuous()
+
+    # The lattices, each refined against its pixels.
+    lattices = simulated_lattices(simulator, n_lattices)
     fits = [lattice.refine_lattice(one, mosaic, model, sections.stage1) for one in lattices]
     starts = [lattice.start_after(fit) for fit in fits]
-    p = next(iter(curves.parametrisations(sections, start, energies_ev).values()))
+
+    # The unknowns of the curves; of several fits the first is the one that is quoted.
+    parametrisations = curves.parametrisations(sections, start, energies_ev)
+    p = next(iter(parametrisations.values()))
 
     def refine_lattices(before: RefinedCurves | None) -> LatticeSums:
-        about = model._replace(factors=gram.with_curves(start, curves.curves_of(p, before)))
+        with_curves = gram.with_curves(start, curves.curves_of(p, before))
+        about = model._replace(factors=with_curves)
         expanded = [
             gram.expand_lattice(one, mosaic, about, sections.stage1, sections.spread, start_of_fit)
             for one, start_of_fit in zip(lattices, starts, strict=True)
         ]
         starts[:] = [one.start for one in expanded]
         terms = [gram.lattice_terms(one.gram, start) for one in expanded]
-        return sums_here(terms, np.array([one.photons for one in expanded]), energies_ev)
+        photons = np.array([one.photons for one in expanded])
+        return sums_here(terms, photons, energies_ev)
 
     def refine_curves(
-        lattice_sums: LatticeSums, before: RefinedCurves | None
+        sums: LatticeSums, before: RefinedCurves | None
     ) -> tuple[RefinedCurves, float]:
-        return curves.refine(lattice_sums, p, before, sections.spread.band_sigma_e)
+        return curves.refine(sums, p, before, sections.spread.band_sigma_e)
 
     def is_over(changes: list[float]) -> bool:
         return curves.has_converged(changes, sections.spread)

@@ -1,5 +1,6 @@
-"""Draws the README's picture from a finished demo: python docs/still.py [--root FOLDER of data/ and
-results/]
+"""Draws the picture of README.md from a finished demo.
+
+python docs/still.py [--root FOLDER of data/ and results/]
 """
 
 import argparse
@@ -15,7 +16,14 @@ REACH_MM = 134.0
 """half the edge of the picture; beyond, in the corners, nothing is predicted"""
 
 
+def brightest_shot(run: index.IndexedRun) -> int:
+    """Return the number of the shot that holds the lattice with the most indexed spots."""
+    lattice = run.table["lattices/n_indexed"].argmax()
+    return int(run.table["lattices/shot"][lattice])
+
+
 def main() -> None:
+    """Draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--root", type=Path, default=HERE.parent, help="where data/demo and results/demo lie"
@@ -27,18 +35,17 @@ def main() -> None:
         help="number in the run (default: the one with most spots)",
     )
     args = parser.parse_args()
+
     manifest = args.root / "data/demo/manifest.json"
-    run = index.IndexedRun("reindex", args.root / "results/demo/demo/reindex.h5", [manifest])
-    t = run.table
-    row = (
-        args.shot
-        if args.shot is not None
-        else int(t["lattices/shot"][t["lattices/n_indexed"].argmax()])
-    )
+    product = args.root / "results/demo/demo/reindex.h5"
+    run = index.IndexedRun("reindex", product, [manifest])
+    shot = brightest_shot(run) if args.shot is None else args.shot
+
     figure = Figure(figsize=(8, 8))
     axes = figure.add_axes((0, 0, 1, 1))
-    style.still(axes, images.Source(manifest).read(row), run.detector, blocks=640)
-    index.rings(axes, run, row, size=90)
+    image = images.Source(manifest).read(shot)
+    style.still(axes, image, run.detector, blocks=640)
+    index.rings(axes, run, shot, size=90)
     axes.set(xlim=(-REACH_MM, REACH_MM), ylim=(-REACH_MM, REACH_MM))
     axes.set_axis_off()
     figure.savefig(HERE / "still.png", dpi=120, facecolor="white")

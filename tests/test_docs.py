@@ -1,6 +1,7 @@
 """The generated documents are those of the code, and leave nothing unexplained."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from spreadflow.io import schema
 from spreadflow.trial import STAGES
 
 REPOSITORY = Path(__file__).parent.parent
+LIBRARY = REPOSITORY / "src" / "spreadflow"
 
 
 @pytest.mark.stage
@@ -58,6 +60,28 @@ def test_a_generated_part_replaces_what_stood_between_its_marks(generate, tmp_pa
     page.write_text("above\nbelow\n")
     with pytest.raises(ValueError, match="the lines around the generated part are missing"):
         generate.with_part(page, "new\n")
+
+
+def modules_named_by(heading: str) -> list[Path]:
+    """The modules in a heading: (`analysis/still/spots`, `indexing`) are of one package."""
+    first, *others = re.findall(r"`([\w/]+)`", heading)
+    package = LIBRARY / Path(first).parent
+    return [package / f"{name}.py" for name in [Path(first).name, *others]]
+
+
+def test_physics_names_modules_and_functions_that_exist():
+    lines = (REPOSITORY / "docs" / "physics.md").read_text().splitlines()
+    headings = [line for line in lines if line.startswith("### ")]
+    modules = [module for heading in headings for module in modules_named_by(heading)]
+    assert [module for module in modules if not module.exists()] == []
+
+    code = [*LIBRARY.rglob("*.py"), *(REPOSITORY / "tests").rglob("*.py")]
+    words = {path.stem for path in code}
+    for path in code:
+        words |= set(re.findall(r"\w+", path.read_text()))
+    rows = [re.split(r"(?<!\\)\|", line) for line in lines if line.startswith("| ")]
+    names = [name for row in rows for name in re.findall(r"`([\w./]+)`", row[2])]
+    assert [name for name in names if re.split(r"[./]", name)[-1] not in words] == []
 
 
 def sections(node: BaseModel):
