@@ -1,5 +1,5 @@
 # From a bare checkout: `make demo` runs the chain, `make test` passes the tests, `make help` lists the rest.
-# They need Python >= 3.11 with pip, and no root. CONTRIBUTING.md tells the rest.
+# They need Python >= 3.11 with pip, and no root. CONTRIBUTING.md has the rest.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
