@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spreadflow.analysis.still import indexing, integration, prediction, refinement, spots
+from spreadflow.analysis.still.strong_pixels import DispersionThreshold
 from spreadflow.config import IndexSection
 from spreadflow.errors import Outcome
 from spreadflow.io.rows import columns_of
@@ -75,11 +76,25 @@ def index(
 
 def _find_spots(shot: Shot, section: IndexSection, detector: Detector, energy: float) -> Spots:
     """Return the spots within the resolution range."""
-    keys = section.spots.model_dump(exclude={"d_min", "d_max", "min_spots", "max_spots"})
-    found = spots.find(shot.image, shot.mask, readout_photons=section.readout_photons, **keys)
+    settings = section.spots
+    threshold = DispersionThreshold(
+        gain=settings.gain,
+        readout_photons=section.readout_photons,
+        kernel=(settings.kernel[0], settings.kernel[1]),
+        sigma_background=settings.sigma_background,
+        sigma_strong=settings.sigma_strong,
+        global_threshold=settings.global_threshold,
+    )
+    found = spots.find(
+        shot.image,
+        shot.mask,
+        threshold,
+        min_pixels=settings.min_pixels,
+        max_pixels=settings.max_pixels,
+    )
     d = spots.resolution(detector, energy, found)
-    d_min = section.spots.d_min or 0.0
-    d_max = section.spots.d_max or np.inf
+    d_min = settings.d_min or 0.0
+    d_max = settings.d_max or np.inf
     return spots.select(found, (d >= d_min) & (d <= d_max))
 
 
