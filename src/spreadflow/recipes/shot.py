@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.still import indexing, integration, prediction, refinement, spots
+from spreadflow.analysis.still import (
+    indexing,
+    integration,
+    prediction,
+    refinement,
+    search_space,
+    spots,
+)
 from spreadflow.analysis.still.strong_pixels import DispersionThreshold
 from spreadflow.config import IndexSection
 from spreadflow.errors import Outcome
@@ -17,9 +24,6 @@ from spreadflow.physics import unit_cell
 from spreadflow.physics.geometry import S0, direction
 from spreadflow.physics.symmetry import misorientation
 from spreadflow.units import DEG, wavelength
-
-SAME_CRYSTAL_RAD = 1.0 * DEG
-"""Two lattices of a shot whose orientations are closer than this are one crystal."""
 
 LARGEST_WEIGHT_SQUARED = 50.0
 """I/σ from which on a spot weighs no more in indexing: bright spots are no better placed."""
@@ -107,17 +111,20 @@ def _find_lattices(
     s1 = direction(detector, found.panel, found.fast, found.slow)
     q = (s1 - S0) / wavelength(energy)
     weights = np.sqrt(np.minimum(found.intensity / found.sigma, LARGEST_WEIGHT_SQUARED))
+    target = search_space.target_of(
+        unit_cell.radians(section.cell),
+        section.space_group,
+        length_tolerance=section.length_tolerance,
+        angle_tolerance=section.angle_tolerance_deg * DEG,
+        n_directions=section.n_directions,
+    )
     is_free = np.ones(len(q), dtype=bool)
     lattices: list[Lattice] = []
     while len(lattices) < section.max_lattices:
         candidates = indexing.find_lattices(
             q[is_free],
             weights[is_free],
-            unit_cell.radians(section.cell),
-            section.space_group,
-            length_tolerance=section.length_tolerance,
-            angle_tolerance=section.angle_tolerance_deg * DEG,
-            n_directions=section.n_directions,
+            target,
             max_lattices=1,
             min_indexed=section.min_indexed,
             min_fraction=section.min_fraction_indexed,
@@ -163,7 +170,8 @@ def is_near_target(cell: np.ndarray, section: IndexSection) -> bool:
 
 def is_new(A: np.ndarray, others: Sequence[np.ndarray], section: IndexSection) -> bool:
     """Whether A (3, 3) is another crystal than the other lattices of its shot."""
-    return all(misorientation(A, other, section.space_group) > SAME_CRYSTAL_RAD for other in others)
+    turns = [misorientation(A, other, section.space_group) for other in others]
+    return all(turn > indexing.SAME_CRYSTAL_RAD for turn in turns)
 
 
 def _hold_lattices(
