@@ -15,6 +15,7 @@ from spreadflow.analysis.still import (
     search_space,
     spots,
 )
+from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.analysis.still.strong_pixels import DispersionThreshold
 from spreadflow.config import IndexSection
 from spreadflow.errors import Outcome
@@ -118,6 +119,7 @@ def _find_lattices(
         angle_tolerance=section.angle_tolerance_deg * DEG,
         n_directions=section.n_directions,
     )
+    settings = _refinement_settings(section)
     is_free = np.ones(len(q), dtype=bool)
     lattices: list[Lattice] = []
     while len(lattices) < section.max_lattices:
@@ -135,7 +137,9 @@ def _find_lattices(
             candidates[0].A,
             candidates[0].hkl,
             spots.select(found, is_free),
-            **_refinement_keys(shot, section, detector),
+            shot.spectrum,
+            detector,
+            settings,
         )
         if refined is None or not _is_acceptable(refined, lattices, section, detector):
             break
@@ -185,30 +189,22 @@ def _hold_lattices(
     before leave.
     """
     is_free = np.ones(len(found.fast), dtype=bool)
-    keys = _refinement_keys(shot, section, detector)
+    settings = _refinement_settings(section)
     lattices: list[Lattice] = []
     for A in supplied:
         left = spots.select(found, is_free)
-        not_indexed = np.zeros((len(left.fast), 3), dtype=np.int32)
-        held = refinement.refine(A, not_indexed, left, **keys, min_indexed=0, hold=True)
-        assert held is not None  # no spots are needed
+        held = refinement.hold(A, left, shot.spectrum, detector, settings)
         lattices.append(_over_all_spots(held, is_free))
         is_free &= ~lattices[-1].hkl.any(axis=1)
     return lattices
 
 
-def _refinement_keys(shot: Shot, section: IndexSection, detector: Detector) -> dict[str, Any]:
-    """Return what refinement knows of all lattices of a shot."""
+def _refinement_settings(section: IndexSection) -> refinement.Settings:
+    """Return how all lattices of a run are refined."""
     eta_rad = None
     if section.mosaic_spread_deg is not None:
         eta_rad = section.mosaic_spread_deg * DEG
-    return {
-        "detector": detector,
-        "spectrum": shot.spectrum,
-        "space_group": section.space_group,
-        "eta_rad": eta_rad,
-        "domain_ang": section.domain_ang,
-    }
+    return refinement.Settings(section.space_group, section.domain_ang, eta_rad)
 
 
 def _over_all_spots(refined: Lattice, is_free: np.ndarray) -> Lattice:
@@ -232,11 +228,9 @@ def _integrate(
     """
     of_lattices = [
         prediction.predict(
-            lattice.A,
-            float(lattice.eta_rad),
-            float(lattice.domain_ang),
-            spectrum=shot.spectrum,
-            detector=detector,
+            MosaicLattice(lattice.A, float(lattice.eta_rad), float(lattice.domain_ang)),
+            shot.spectrum,
+            detector,
             space_group=section.space_group,
             d_min=section.d_min,
             polarization=polarization,
