@@ -322,9 +322,7 @@ def is_strong(made: patches.Patch) -> np.ndarray:
     mask = np.zeros(image.shape, bool)
     where = shoeboxes.addresses(boxes.panel, boxes.bbox)[1]
     image[where], mask[where] = boxes.photons, boxes.valid
-    return np.isfinite(
-        integration.integrate(image, mask, made.predicted, detector=detector).fast_obs
-    )
+    return np.isfinite(integration.integrate(image, mask, made.predicted, detector).fast_obs)
 
 
 # ---------------------------------------------------------------- beside L-BFGS

@@ -242,7 +242,7 @@ def _integrate(
         shot.image,
         shot.mask,
         prediction.Predicted(*map(np.concatenate, columns)),
-        detector=detector,
+        detector,
         saturation_photons=shot.saturation_photons,
         calibration_error=section.calibration_error,
         readout_photons=section.readout_photons,

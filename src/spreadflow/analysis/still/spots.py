@@ -7,7 +7,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from spreadflow.analysis.still import strong_pixels
-from spreadflow.analysis.still.strong_pixels import CHUNK, DispersionThreshold, Frame
+from spreadflow.analysis.still.strong_pixels import CHUNK, DispersionThreshold, PaddedPanels
 from spreadflow.models import Detector, Spots
 from spreadflow.physics import geometry
 from spreadflow.units import wavelength
@@ -40,15 +40,15 @@ def find(
     one pixel around them; the background is a plane through the windows around the strong pixels,
     without the strong pixels and rings of any spot.
     """
-    frame = Frame(image, mask, threshold)
-    strong, is_background = strong_pixels.find(frame)
+    panels = PaddedPanels(image, mask, threshold)
+    strong, is_background = strong_pixels.find(panels)
 
-    spot = _components(frame, strong)
+    spot = _components(panels, strong)
     size = np.bincount(spot)
     is_spot = (size >= min_pixels) & (size <= max_pixels)
     in_spot = is_spot[spot]
     number = np.cumsum(is_spot) - 1
-    return _measure(frame, strong[in_spot], number[spot[in_spot]], is_background)
+    return _measure(panels, strong[in_spot], number[spot[in_spot]], is_background)
 
 
 def resolution(detector: Detector, energy_ev: float, spots: Spots) -> np.ndarray:
@@ -63,13 +63,13 @@ def select(spots: Spots, keep: np.ndarray) -> Spots:
     return Spots(*(np.asarray(column)[keep] for column in spots))
 
 
-def _components(frame: Frame, strong: np.ndarray) -> np.ndarray:
+def _components(panels: PaddedPanels, strong: np.ndarray) -> np.ndarray:
     """Return the number of the connected component (8 neighbours) of each of the sorted positions;
     components are ordered by their first pixel.
     """
     n_pixels = len(strong)
     links = []
-    for offset in (1, frame.row_length - 1, frame.row_length, frame.row_length + 1):
+    for offset in (1, panels.row_length - 1, panels.row_length, panels.row_length + 1):
         neighbour = np.searchsorted(strong, strong + offset)
         is_strong = np.append(strong, -1)[neighbour] == strong + offset
         links.append(np.array([np.flatnonzero(is_strong), neighbour[is_strong]]))
@@ -109,7 +109,11 @@ class _Moments(NamedTuple):
 
 
 def _backgrounds(
-    frame: Frame, strong: np.ndarray, spot: np.ndarray, n_spots: int, is_background: np.ndarray
+    panels: PaddedPanels,
+    strong: np.ndarray,
+    spot: np.ndarray,
+    n_spots: int,
+    is_background: np.ndarray,
 ) -> _Background:
     """Return the planes through the background pixels of the windows around each spot's strong
     pixels.
@@ -118,23 +122,25 @@ def _backgrounds(
     bool. A level background would pull centroids up the slopes of a diffuse ring. Slopes are damped
     where few pixels determine them.
     """
-    _, fast, slow = frame.coordinates(strong)
+    _, fast, slow = panels.coordinates(strong)
     size = np.maximum(np.bincount(spot, minlength=n_spots), 1)
     totals = [np.bincount(spot, coordinate, n_spots) for coordinate in (fast, slow)]
     centre = np.stack([total / size for total in totals], axis=1)
 
-    moments = _window_moments(frame, strong, is_background)
+    moments = _window_moments(panels, strong, is_background)
     from_centre = np.stack([fast, slow], axis=1) - centre[spot]
     moments = _moved(moments, *from_centre.T)
     of_spots = _Moments(*(np.bincount(spot, column, n_spots) for column in moments))
     return _Background(_plane(of_spots), centre, of_spots.number)
 
 
-def _window_moments(frame: Frame, strong: np.ndarray, is_background: np.ndarray) -> _Moments:
+def _window_moments(
+    panels: PaddedPanels, strong: np.ndarray, is_background: np.ndarray
+) -> _Moments:
     """Return the moments of the background pixels in the window around each strong pixel, counted
     from that pixel.
     """
-    k_slow, k_fast = frame.kernel
+    k_slow, k_fast = panels.kernel
     box = np.mgrid[-k_slow : k_slow + 1, -k_fast : k_fast + 1]
     slow, fast = (offset.ravel().astype(np.float64) for offset in box)
     linear = [np.ones(len(fast)), fast, slow]
@@ -145,9 +151,9 @@ def _window_moments(frame: Frame, strong: np.ndarray, is_background: np.ndarray)
     sums = np.zeros((len(strong), 9))
     for start in range(0, len(strong), CHUNK):
         rows = slice(start, start + CHUNK)
-        index = strong[rows, None] + frame.window
+        index = strong[rows, None] + panels.window
         weight = is_background[index].astype(np.float64)
-        photons = weight * frame.pixels[index]
+        photons = weight * panels.pixels[index]
         sums[rows, :6] = weight @ of_number
         sums[rows, 6:] = photons @ of_photons
 
@@ -186,7 +192,7 @@ def _plane(moments: _Moments) -> np.ndarray:
 
 
 def _measure(
-    frame: Frame, strong: np.ndarray, spot: np.ndarray, is_background: np.ndarray
+    panels: PaddedPanels, strong: np.ndarray, spot: np.ndarray, is_background: np.ndarray
 ) -> Spots:
     """Return position and intensity of each spot whose intensity above background is positive.
 
@@ -194,12 +200,12 @@ def _measure(
     (position,) bool.
     """
     n_spots = int(spot.max()) + 1 if len(spot) else 0
-    background = _backgrounds(frame, strong, spot, n_spots, is_background)
+    background = _backgrounds(panels, strong, spot, n_spots, is_background)
 
-    pixels, owner = _footprints(frame, strong, spot)
-    panel, fast, slow = frame.coordinates(pixels)
-    photons = frame.pixels[pixels].astype(np.float64)
-    variance = frame.noise(photons)
+    pixels, owner = _footprints(panels, strong, spot)
+    panel, fast, slow = panels.coordinates(pixels)
+    photons = panels.pixels[pixels].astype(np.float64)
+    variance = panels.noise(photons)
 
     from_centre = np.stack([fast, slow], axis=1) - background.centre[owner]
     design = np.concatenate([np.ones((len(pixels), 1)), from_centre], axis=1)
@@ -212,7 +218,7 @@ def _measure(
     n_strong = np.bincount(spot, minlength=n_spots)
     n_summed = np.bincount(owner, minlength=n_spots)
     from_pixels = np.bincount(owner, variance, n_spots)
-    from_background = _background_variance(frame, background, n_strong, n_summed)
+    from_background = _background_variance(panels, background, n_strong, n_summed)
 
     divisor = np.where(is_good, intensity, 1.0)
     weighting = (owner, signal, variance, divisor)
@@ -235,7 +241,7 @@ def _measure(
 
 
 def _footprints(
-    frame: Frame, strong: np.ndarray, spot: np.ndarray
+    panels: PaddedPanels, strong: np.ndarray, spot: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the flat positions of the pixels that are summed, strong ones and those around them,
     and the spot of each.
@@ -243,8 +249,8 @@ def _footprints(
     No pixel is summed twice: it belongs to the spot in which it is strong, otherwise to the first
     of those that it neighbours.
     """
-    n_ring = len(frame.ring)
-    pixels = (strong[:, None] + frame.ring).ravel()
+    n_ring = len(panels.ring)
+    pixels = (strong[:, None] + panels.ring).ravel()
     owner = np.repeat(spot, n_ring)
     is_neighbour = pixels != np.repeat(strong, n_ring)
 
@@ -253,12 +259,12 @@ def _footprints(
     owner = owner[order]
 
     is_first = np.append(True, pixels[1:] != pixels[:-1])[: len(pixels)]
-    is_summed = is_first & frame.valid[pixels]
+    is_summed = is_first & panels.valid[pixels]
     return pixels[is_summed], owner[is_summed]
 
 
 def _background_variance(
-    frame: Frame, background: _Background, n_strong: np.ndarray, n_summed: np.ndarray
+    panels: PaddedPanels, background: _Background, n_strong: np.ndarray, n_summed: np.ndarray
 ) -> np.ndarray:
     """Return the variance (spot,), photons², that the background's level brings to an intensity.
 
@@ -266,7 +272,7 @@ def _background_variance(
     spot's strong pixels overlap, so that each background pixel was counted about n_strong times.
     """
     n_independent = background.n_pixels / np.maximum(n_strong, 1)
-    pixel_variance = frame.noise(background.plane[:, 0])
+    pixel_variance = panels.noise(background.plane[:, 0])
     return n_summed**2 * pixel_variance / np.maximum(n_independent, 1)
 
 

@@ -54,7 +54,7 @@ DEFAULT_THRESHOLD = DispersionThreshold()
 """The thresholds are those of DIALS; the window has 9 × 9 pixels."""
 
 
-class Frame:
+class PaddedPanels:
     """All panels in one flat array with a margin around each, so that the pixels of a window are at
     constant offsets from its centre.
     """
@@ -127,17 +127,17 @@ class Frame:
         return number, mean, variance
 
 
-def find(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+def find(panels: PaddedPanels) -> tuple[np.ndarray, np.ndarray]:
     """Return the sorted flat positions of the strong pixels of a shot, and (position,) bool, which
     pixels are background: valid, not strong and not beside a strong one.
     """
-    strong = _strong(frame, _candidates(frame), frame.valid)
-    is_background = frame.valid.copy()
-    is_background[frame.grow(strong, frame.ring)] = False
+    strong = _strong(panels, _candidates(panels), panels.valid)
+    is_background = panels.valid.copy()
+    is_background[panels.grow(strong, panels.ring)] = False
 
-    around = frame.grow(strong, frame.window)
-    strong = np.union1d(strong, _strong(frame, around, is_background))
-    is_background[frame.grow(strong, frame.ring)] = False
+    around = panels.grow(strong, panels.window)
+    strong = np.union1d(strong, _strong(panels, around, is_background))
+    is_background[panels.grow(strong, panels.ring)] = False
     return strong, is_background
 
 
@@ -174,32 +174,32 @@ def _in_reach(n: int, half: int) -> np.ndarray:
     return (np.minimum(before, half) + np.minimum(after, half) + 1).astype(np.float32)
 
 
-def _candidates(frame: Frame) -> np.ndarray:
+def _candidates(panels: PaddedPanels) -> np.ndarray:
     """Return the flat positions of all pixels that can be strong.
 
     Masked pixels count as zeros in the window's part on the panel, so that its mean comes out too
     small, never too large.
     """
-    n_panels, n_rows, n_columns = frame.shape
-    k_slow, k_fast = frame.kernel
+    n_panels, n_rows, n_columns = panels.shape
+    k_slow, k_fast = panels.kernel
     in_reach_slow = _in_reach(n_rows - 2 * k_slow, k_slow)
     in_reach_fast = _in_reach(n_columns - 2 * k_fast, k_fast)
 
     parts = []
     for panel in range(n_panels):
         for top in range(0, len(in_reach_slow), _BAND):
-            band = frame.padded[panel, top : top + _BAND + 2 * k_slow]
+            band = panels.padded[panel, top : top + _BAND + 2 * k_slow]
             in_window = in_reach_slow[top : top + _BAND, None] * in_reach_fast
-            slow, fast = _above_mean(frame, band, in_window)
+            slow, fast = _above_mean(panels, band, in_window)
             row = panel * n_rows + top + k_slow + slow
-            parts.append(row * frame.row_length + k_fast + fast)
+            parts.append(row * panels.row_length + k_fast + fast)
 
     positions = np.concatenate(parts)
-    return positions[frame.valid[positions]]
+    return positions[panels.valid[positions]]
 
 
 def _above_mean(
-    frame: Frame, band: np.ndarray, in_window: np.ndarray
+    panels: PaddedPanels, band: np.ndarray, in_window: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return row and column, within a band less its margins, of the pixels that exceed the mean of
     their windows by σ_s √V.
@@ -207,44 +207,44 @@ def _above_mean(
     band: (row, column) photons with margins; in_window: (row, column) pixels of the panel in each
     window. Arrays are overwritten where possible, as this is done for every pixel of a shot.
     """
-    k_slow, k_fast = frame.kernel
+    k_slow, k_fast = panels.kernel
     n_rows, n_columns = in_window.shape
 
     mean = _box_sum(_box_sum(band, k_slow, 0), k_fast, 1)
     mean /= in_window
     np.maximum(mean, 0.0, out=mean)
 
-    limit = mean * np.float32(frame.threshold.gain)
-    limit += np.float32(frame.readout_variance)
+    limit = mean * np.float32(panels.threshold.gain)
+    limit += np.float32(panels.readout_variance)
     np.sqrt(limit, out=limit)
-    limit *= np.float32(frame.threshold.sigma_strong)
+    limit *= np.float32(panels.threshold.sigma_strong)
     limit += mean
-    np.maximum(limit, np.float32(frame.threshold.global_threshold), out=limit)
+    np.maximum(limit, np.float32(panels.threshold.global_threshold), out=limit)
 
     middle = band[k_slow : k_slow + n_rows, k_fast : k_fast + n_columns]
     return np.divmod(np.flatnonzero(middle > limit), n_columns)
 
 
-def _strong(frame: Frame, positions: np.ndarray, use: np.ndarray) -> np.ndarray:
+def _strong(panels: PaddedPanels, positions: np.ndarray, use: np.ndarray) -> np.ndarray:
     """Return the positions that are strong against the pixels marked in `use`.
 
     Pixels that are themselves not in `use` (strong already, or beside a strong one) need not pass
     the dispersion test.
     """
-    threshold = frame.threshold
-    positions = positions[frame.pixels[positions] > threshold.global_threshold]
-    n, mean, variance = frame.statistics(positions, use)
-    noise = frame.noise(mean)
+    threshold = panels.threshold
+    positions = positions[panels.pixels[positions] > threshold.global_threshold]
+    n, mean, variance = panels.statistics(positions, use)
+    noise = panels.noise(mean)
 
     # the relative variance of a sample's variance
     gaussian = 2.0 / np.maximum(n - 1, 1)
-    shot_noise = noise - frame.readout_variance
+    shot_noise = noise - panels.readout_variance
     kurtosis = threshold.gain**2 * shot_noise / (np.maximum(n, 1) * noise**2)
     relative_sigma = np.sqrt(gaussian + kurtosis)
 
     variance_limit = noise * (1.0 + threshold.sigma_background * relative_sigma)
     is_dispersed = (variance > variance_limit) | ~use[positions]
     limit = np.maximum(mean, 0.0) + threshold.sigma_strong * np.sqrt(noise)
-    is_bright = frame.pixels[positions] > limit
+    is_bright = panels.pixels[positions] > limit
 
     return positions[is_dispersed & (n > 1) & is_bright]
