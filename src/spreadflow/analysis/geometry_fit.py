@@ -89,7 +89,7 @@ class Member(NamedTuple):
 
 
 class Eliminated(NamedTuple):
-    """What gives a lattice's step once the detector's is known: δp = start − slope·δd."""
+    """How a lattice follows the detector: δp = start − slope·δd."""
 
     start: np.ndarray
     """(m,)"""
@@ -152,9 +152,11 @@ def moved(detector: Detector, d) -> Detector:
     slow = detector.slow[0]
     normal = geometry.normals(detector)[0]
     height = (detector.origin_mm[0] * normal).sum()
-    pivot = geometry.S0 * height / (geometry.S0 * normal).sum()
+    cosine = (geometry.S0 * normal).sum()
+    pivot = geometry.S0 * height / cosine
 
     tilt = turn(d[3] * fast + d[4] * slow)
+
     away_from_sample = normal * jnp.sign(height)
     shift = d[0] * fast + d[1] * slow + d[2] * away_from_sample
     return detector._replace(
@@ -223,7 +225,8 @@ def _reduced(
     n_local = len(member.p)
     H, g, squares = _normal_equations(detector, d, member, free)
 
-    right = np.concatenate([H[n:, :n], g[n:, None]], axis=1)
+    coupling = H[n:, :n]
+    right = np.concatenate([coupling, g[n:, None]], axis=1)
     solved = np.linalg.solve(H[n:, n:], right)
     slope = solved[:, :n]
     step = solved[:, n]
@@ -458,17 +461,21 @@ class Joint:
 
     def _pooled(self, members: dict[int, list[Member]]) -> np.ndarray:
         """Return normalized residuals (n, 2) of all blocks, of each about as many."""
-        z = {block: self._residuals(in_block) for block, in_block in members.items()}
-        n_blocks = len(self.pool(dict.fromkeys(z, 0)))
+        n_blocks = len(self.pool(dict.fromkeys(members, 0)))
         share = max(LEAST_POOLED, POOLED // n_blocks)
-        sample = {block: rows[:: 1 + len(rows) // share] for block, rows in z.items()}
-        return np.concatenate(self.pool(sample))
+        samples = {}
+        for block, in_block in members.items():
+            residuals = self._residuals(in_block)
+            every = 1 + len(residuals) // share
+            samples[block] = residuals[::every]
+        return np.concatenate(self.pool(samples))
 
     def _residuals(self, members: list[Member]) -> np.ndarray:
         """Return the finite normalized residuals (n, 2) of some lattices."""
         of_members = [normalized(self.detector, self.d, member) for member in members]
         rows = np.concatenate([np.zeros((0, 2)), *of_members])
-        return rows[np.isfinite(rows).all(axis=1)]
+        is_finite = np.isfinite(rows).all(axis=1)
+        return rows[is_finite]
 
     def _rmsd(self) -> dict[str, Any]:
         """Return the r.m.s.d. over the spots with I/σ ≥ 5 as they were indexed: the same list

@@ -38,7 +38,8 @@ def crystal_frame(A: np.ndarray, space_group: str) -> CrystalFrame:
 
     changes = symmetry.reciprocal_metric_basis(space_group)
     relative = np.array([inverse @ change @ inverse.T for change in changes])
-    *_, orthonormal = np.linalg.svd(relative.reshape(len(changes), 9), full_matrices=False)
+    rows = relative.reshape(len(changes), 9)
+    *_, orthonormal = np.linalg.svd(rows, full_matrices=False)
     basis = orthonormal.reshape(-1, 3, 3)
     return CrystalFrame(
         U=rotation.nearest(A @ np.linalg.inv(lower.T)),
@@ -63,14 +64,17 @@ def coordinates(frame: CrystalFrame, A: np.ndarray) -> np.ndarray:
     symmetry of the frame's.
     """
     n_strains = len(frame.strains)
-    inverse = np.linalg.inv(np.linalg.cholesky(frame.metric))
+    lower = np.linalg.cholesky(frame.metric)
+    inverse = np.linalg.inv(lower)
     basis = np.array([inverse @ strain @ inverse.T for strain in frame.strains])
-    change = inverse @ (A.T @ A - frame.metric) @ inverse.T
+    difference = A.T @ A - frame.metric
+    change = inverse @ difference @ inverse.T
 
     design = basis.reshape(n_strains, 9).T
     strains = np.linalg.lstsq(design, change.reshape(9), rcond=None)[0]
 
-    unturned = np.asarray(matrix(frame, np.concatenate([np.zeros(3), strains])))
+    without_turn = np.concatenate([np.zeros(3), strains])
+    unturned = np.asarray(matrix(frame, without_turn))
     rotated = rotation.nearest(A @ np.linalg.inv(unturned))
     return np.concatenate([rotation.vector(rotated), strains])
 

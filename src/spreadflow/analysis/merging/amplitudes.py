@@ -114,8 +114,11 @@ def measured(
 def _with_and_without_sites(model: StructureFactors, channel: int) -> tuple[np.ndarray, np.ndarray]:
     """Return F of all nodes in one channel, (node,), and F without the sites' f′ and f″."""
     nodes = np.arange(len(model.hkl))
-    in_channel = model._replace(anomalous=model.anomalous[:, [channel]])
-    return in_channel.at(nodes)[:, 0], in_channel.without_sites(nodes)[:, 0]
+    curves = model.anomalous[:, [channel]]
+    in_channel = model._replace(anomalous=curves)
+    with_sites = in_channel.at(nodes)
+    without_sites = in_channel.without_sites(nodes)
+    return with_sites[:, 0], without_sites[:, 0]
 
 
 def _of_nodes(
@@ -135,8 +138,8 @@ def _of_nodes(
 def _is_strong(
     intensity: np.ndarray, variance: np.ndarray, n: np.ndarray, min_i_over_sigma: float
 ) -> np.ndarray:
-    """Return (node,) bool, whether the mean of n intensities with this mean variance exceeds so
-    many of its σ.
+    """Return whether the mean of n intensities with this mean variance exceeds so many of its σ,
+    (node,) bool.
     """
     sigma = np.sqrt(variance / np.maximum(n, 1))
     return (n > 0) & (intensity >= min_i_over_sigma * sigma)
@@ -185,6 +188,8 @@ def _means_of_pairs(
     unique[:, own[is_known]] = terms[:, is_known]
 
     mate_or_nobody = np.append(np.where(mate < 0, nobody, mate), nobody)
-    both = unique[:, np.stack([own, mate_or_nobody[own]])]
+    pairs = np.stack([own, mate_or_nobody[own]])
+    both = unique[:, pairs]
     n = np.isfinite(both[0]).sum(axis=0)
-    return n, np.nansum(both, axis=1) / np.maximum(n, 1)
+    total = np.nansum(both, axis=1)
+    return n, total / np.maximum(n, 1)

@@ -102,7 +102,9 @@ def dbscan(x: np.ndarray, eps: float, min_samples: int) -> np.ndarray:
     box = box.ravel()
     total = np.stack([np.bincount(box, column) for column in x.T], axis=1)
     mean = total / weight[:, None]
-    of_boxes = DBSCAN(eps=eps, min_samples=min_samples).fit(mean, sample_weight=weight)
+
+    scan = DBSCAN(eps=eps, min_samples=min_samples)
+    of_boxes = scan.fit(mean, sample_weight=weight)
     label = of_boxes.labels_[box]
 
     size = np.bincount(label[label >= 0])
@@ -153,14 +155,20 @@ def _minimum_determinant(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scale = np.maximum(np.std(x, axis=0), SMALLEST_DIFFERENCE)
     noise = np.random.default_rng(0).standard_normal(x.shape)
     jittered = x + SMALLEST_DIFFERENCE * noise  # equal cells have no determinant
+
     every = -(-len(x) // _START)
-    start = MinCovDet(support_fraction=0.75, random_state=0).fit((jittered / scale)[::every])
-    return start.location_ * scale, start.covariance_ * np.outer(scale, scale)
+    thinned = (jittered / scale)[::every]
+    estimator = MinCovDet(support_fraction=0.75, random_state=0)
+    start = estimator.fit(thinned)
+    location = start.location_ * scale
+    covariance = start.covariance_ * np.outer(scale, scale)
+    return location, covariance
 
 
 def mahalanobis(x: np.ndarray, location: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """Return the distances (n,) √((x − location)ᵀ covariance⁻¹ (x − location)) of x (n, p)."""
-    white = np.linalg.solve(np.linalg.cholesky(covariance), (x - location).T)
+    root = np.linalg.cholesky(covariance)
+    white = np.linalg.solve(root, (x - location).T)
     return np.sqrt((white**2).sum(axis=0))
 
 

@@ -32,7 +32,7 @@ PARTIALITY_FLOOR = 1e-6
 
 
 class Terms(NamedTuple):
-    """What the variance of an observation is made of; each (observation,), photons²."""
+    """The components of an observation's variance; each (observation,), photons²."""
 
     counting: np.ndarray
     """σ², with the photons expected in place of those counted"""
@@ -66,8 +66,14 @@ def terms(obs: Observations, k: np.ndarray, mean: np.ndarray) -> Terms:
     intensities (unique,).
     """
     m = k * np.maximum(mean[obs.unique], 0.0)
-    g = -2.0 * np.log(np.clip(obs.partiality, PARTIALITY_FLOOR, 1.0))
-    return Terms(obs.variance + m, m, m**2, g * m**2)
+    partiality = np.clip(obs.partiality, PARTIALITY_FLOOR, 1.0)
+    g = -2.0 * np.log(partiality)
+    return Terms(
+        counting=obs.variance + m,
+        photons=m,
+        squared=m**2,
+        orientation=g * m**2,
+    )
 
 
 def fit(
@@ -113,12 +119,14 @@ def _solved(normal: np.ndarray, right: np.ndarray, model: ErrorModel) -> ErrorMo
     if not normal[0, 0] > 0:
         return model
     lowest = np.array([SFAC_MIN**2, 0.0, 0.0, 0.0])
-    size = np.sqrt(np.maximum(np.diag(normal), 1e-30 * normal[0, 0]))
+    diagonal = np.maximum(np.diag(normal), 1e-30 * normal[0, 0])
+    size = np.sqrt(diagonal)
 
     # normal = size · root · rootᵀ · size: non-negative least squares of rootᵀ x
     values, vectors = np.linalg.eigh(normal / np.outer(size, size))
     root = vectors * np.sqrt(np.maximum(values, 1e-10))
-    target = np.linalg.solve(root, (right - normal @ lowest) / size)
+    rest = (right - normal @ lowest) / size
+    target = np.linalg.solve(root, rest)
     above_lowest, _ = nnls(root.T, target)
     solution = above_lowest / size + lowest
 

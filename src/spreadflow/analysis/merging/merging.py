@@ -27,6 +27,9 @@ N_PARTIALITY_STEPS = 100
 BEST_FRACTION = 0.03
 """Fraction of a shell's reflections that the best partiality leaves above itself."""
 
+SPLITMIX64 = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+"""Increment and multipliers of the hash of that name (Steele, Lea & Flood 2014)."""
+
 Add = Callable[[Mapping[int, np.ndarray], int], np.ndarray]
 """Sum of equally shaped arrays over groups, in group order (`parallel.World.sum`)."""
 
@@ -73,8 +76,9 @@ class Unique:
         """Return the row of every Miller index in the resolution sphere, −1 where there is none."""
         operations = self.space_group.operations().sym_ops
         rotations = np.array([operation.rot for operation in operations]) // gemmi.Op.DEN
-        sign = np.where(self.friedel < 0, -1, 1)[:, None]
-        equivalents = [sign * (self.hkl @ rotation) for rotation in rotations]
+        sign = np.where(self.friedel < 0, -1, 1)
+        signed = sign[:, None] * self.hkl
+        equivalents = [signed @ rotation for rotation in rotations]
         largest = [np.abs(hkl).max(axis=0, initial=0) for hkl in equivalents]
         self._limits = np.max(largest, axis=0)
 
@@ -82,8 +86,10 @@ class Unique:
         rows = np.arange(len(self))
         is_centric = self.friedel == 0
         for hkl in equivalents:
-            grid[tuple((self._limits + hkl).T)] = rows
-            grid[tuple((self._limits - hkl[is_centric]).T)] = rows[is_centric]
+            place = self._limits + hkl
+            opposite = self._limits - hkl[is_centric]
+            grid[tuple(place.T)] = rows
+            grid[tuple(opposite.T)] = rows[is_centric]
         return grid
 
     def rows(self, hkl: np.ndarray) -> np.ndarray:
@@ -91,8 +97,10 @@ class Unique:
         or beyond the resolution.
         """
         is_inside = (np.abs(hkl) <= self._limits).all(axis=1)
-        place = np.where(is_inside[:, None], hkl, 0) + self._limits
-        return np.where(is_inside, self._grid[tuple(place.T)], -1)
+        hkl_inside = np.where(is_inside[:, None], hkl, 0)
+        place = hkl_inside + self._limits
+        row = self._grid[tuple(place.T)]
+        return np.where(is_inside, row, -1)
 
     def spacing(self, hkl: np.ndarray) -> np.ndarray:
         """Return d (n,), Å, of Miller indices (n, 3) in the given cell."""
@@ -114,8 +122,10 @@ def shells(d: np.ndarray, d_min: float, n: int = N_SHELLS) -> np.ndarray:
     """Return the number of the shell of each d (Å), of n shells of equal volume in reciprocal space
     from 1/d = 0 to 1/d_min.
     """
-    volume = (d_min / np.asarray(d, dtype=np.float64)) ** 3
-    return np.minimum((n * volume).astype(np.int64), n - 1)
+    d = np.asarray(d, dtype=np.float64)
+    volume = (d_min / d) ** 3
+    number = (n * volume).astype(np.int64)
+    return np.minimum(number, n - 1)
 
 
 class Observations(NamedTuple):
@@ -224,8 +234,10 @@ class Sums:
         for first in range(0, self.n_unique, step):
             last = min(first + step, self.n_unique)
             here = slice(*np.searchsorted(self._slot_unique, [first, last]))
+            in_chunk = self._slot_unique[here] - first
             of_groups = np.zeros((len(self._groups), last - first, n_columns))
-            of_groups[self._slot_row[here], self._slot_unique[here] - first] = local[here]
+            of_groups[self._slot_row[here], in_chunk] = local[here]
+
             parts = dict(zip(self._groups.tolist(), of_groups, strict=True))
             totals[first:last] = self._add(parts, self.n_groups)
         return totals.T
@@ -373,15 +385,20 @@ def _fates_alone(
 def half_sets(shot_id: np.ndarray, k: np.ndarray) -> np.ndarray:
     """Return the half set (lattice,), 0 or 1, of each lattice from its identity (shot_id, k) alone.
 
-    It is a bit of a hash (SplitMix64 finalizer; Steele, Lea & Flood 2014).
+    It is the last bit of the finalizer of SplitMix64.
     """
+    increment, first, second = (np.uint64(word) for word in SPLITMIX64)
     with np.errstate(over="ignore"):
         number = k.astype(np.uint64) + np.uint64(1)
-        x = shot_id.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15) * number
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x = shot_id.astype(np.uint64) + increment * number
+
+        x = x ^ (x >> np.uint64(30))
+        x = x * first
+        x = x ^ (x >> np.uint64(27))
+        x = x * second
         x = x ^ (x >> np.uint64(31))
-    return (x & np.uint64(1)).astype(np.int8)
+    last_bit = x & np.uint64(1)
+    return last_bit.astype(np.int8)
 
 
 def merge(

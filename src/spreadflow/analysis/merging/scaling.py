@@ -30,7 +30,7 @@ LEAST_SHELL_MEAN = 1e-3
 
 
 class Scaling(NamedTuple):
-    """What `scale` found. Lattices and observations are those handed in (this rank's)."""
+    """The scales of lattices. Lattices and observations are those handed in (this rank's)."""
 
     log_g: np.ndarray
     """(lattice,) ln G"""
@@ -55,7 +55,7 @@ class _Estimate(NamedTuple):
 
 
 class _Data(NamedTuple):
-    """What does not change from cycle to cycle."""
+    """The data, which do not change from cycle to cycle."""
 
     obs: Observations
     sums: Sums
@@ -68,7 +68,7 @@ class _Data(NamedTuple):
 
 
 class _State(NamedTuple):
-    """What changes from cycle to cycle."""
+    """The parameters, which change from cycle to cycle."""
 
     log_g: np.ndarray
     """(lattice,)"""
@@ -201,11 +201,15 @@ def _merge(data: _Data, state: _State) -> _State:
     obs = data.obs
     k = _photons_per_intensity(obs, state)
     variance = state.model.variance(error_model.terms(obs, k, state.posterior.mean))
-    own = _Estimate(obs.intensity / k, state.robust * k**2 / variance)
+    own = _Estimate(
+        mean=obs.intensity / k,
+        precision=state.robust * k**2 / variance,
+    )
     weighted, precision = data.sums.by_unique(own.mean * own.precision, own.precision)
 
     is_measured = precision > 0
-    merged = np.where(is_measured, weighted / np.where(is_measured, precision, 1.0), 0.0)
+    divisor = np.where(is_measured, precision, 1.0)
+    merged = np.where(is_measured, weighted / divisor, 0.0)
     prior = _prior(merged, is_measured, data.unique)
     total = prior.precision + precision
     mean = (prior.mean * prior.precision + weighted) / total
@@ -222,9 +226,11 @@ def _step_to_others(
     between them: the curvature is multiplied by 1 + (own weight / weight of the others), at most 2,
     which bounds the step from above.
     """
-    weight = 1.0 / (variance / state.robust + k**2 / others.precision)
-    damping = 1.0 + np.minimum(1.0, state.own.precision / others.precision)
-    step, leverage = _step(data, k * others.mean, weight, damping, state.b)
+    total_variance = variance / state.robust + k**2 / others.precision
+    relative_weight = state.own.precision / others.precision
+    damping = 1.0 + np.minimum(1.0, relative_weight)
+    step, leverage = _step(data, k * others.mean, 1.0 / total_variance, damping, state.b)
+
     n_lattices = data.sums.over_lattices(np.ones(len(step)))
     mean_step = data.sums.over_lattices(*step.T) / n_lattices
     return step - mean_step, leverage
@@ -263,7 +269,9 @@ def _step(data: _Data, photons, weight, damping, b) -> tuple[np.ndarray, np.ndar
 
     g0 = data.sums.by_lattice(pull)
     g1 = data.sums.by_lattice(pull * arm) - b * B_RESTRAINT**-2
-    step = np.stack([c00 * g0 + c01 * g1, c01 * g0 + c11 * g1], axis=1)
+    log_g_step = c00 * g0 + c01 * g1
+    b_step = c01 * g0 + c11 * g1
+    step = np.stack([log_g_step, b_step], axis=1)
 
     own = obs.lattice
     spread = c00[own] + 2.0 * c01[own] * arm + c11[own] * arm**2
@@ -298,8 +306,11 @@ def _prior(total: np.ndarray, count: np.ndarray, unique: Unique) -> _Estimate:
     shell_total = np.bincount(unique.shell, total)
     shell_count = np.bincount(unique.shell, count)
     overall = max(shell_total.sum(), 0.0) / shell_count.sum()
-    shell_mean = shell_total / np.where(shell_count > 0, shell_count, 1.0)
-    mean = np.maximum(shell_mean, LEAST_SHELL_MEAN * overall)[unique.shell]
+
+    divisor = np.where(shell_count > 0, shell_count, 1.0)
+    shell_mean = shell_total / divisor
+    shell_mean = np.maximum(shell_mean, LEAST_SHELL_MEAN * overall)
+    mean = shell_mean[unique.shell]
     relative_variance = np.where(unique.friedel == 0, 2.0, 1.0)
     return _Estimate(mean, 1.0 / (relative_variance * mean**2))
 

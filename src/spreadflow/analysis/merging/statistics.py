@@ -51,8 +51,10 @@ def in_bins(merged: Merged, unique: Unique, n_bins: int) -> Bins:
     NaN.
     """
     shell = shells(unique.d, unique.d_min, n_bins)
+    numbers = np.arange(n_bins + 1.0)
     with np.errstate(divide="ignore"):
-        edges = unique.d_min * (n_bins / np.arange(n_bins + 1.0)) ** (1.0 / 3.0)
+        inverse_volume = n_bins / numbers
+    edges = unique.d_min * inverse_volume ** (1.0 / 3.0)
     rows = [_row(merged, unique, shell == i) for i in range(n_bins)]
     return _bins(edges[:-1], edges[1:], rows)
 
@@ -60,8 +62,10 @@ def in_bins(merged: Merged, unique: Unique, n_bins: int) -> Bins:
 def overall(merged: Merged, unique: Unique) -> Bins:
     """Return the statistics of all reflections together."""
     everything = np.ones(len(unique), dtype=bool)
+    row = _row(merged, unique, everything)
     d_max = np.array([unique.d.max()])
-    return _bins(d_max, np.array([unique.d_min]), [_row(merged, unique, everything)])
+    d_min = np.array([unique.d_min])
+    return _bins(d_max, d_min, [row])
 
 
 def _bins(d_max: np.ndarray, d_min: np.ndarray, rows: list[dict[str, float]]) -> Bins:
@@ -114,7 +118,8 @@ def r_split(x: np.ndarray, y: np.ndarray) -> float:
     total = 0.5 * (x + y).sum()
     if not len(x) or not total > 0:
         return float("nan")
-    return float(np.abs(x - y).sum() / np.sqrt(2.0) / total)
+    difference = np.abs(x - y).sum()
+    return float(difference / np.sqrt(2.0) / total)
 
 
 def wilson_b(merged: Merged, unique: Unique, n_bins: int = 20) -> tuple[float, float]:
@@ -126,10 +131,12 @@ def wilson_b(merged: Merged, unique: Unique, n_bins: int = 20) -> tuple[float, f
     """
     is_usable = (merged.n > 0) & (unique.d < WILSON_D_MAX)
     shell = shells(unique.d, unique.d_min, n_bins)[is_usable]
+    intensity = merged.intensity[is_usable]
     s2_of_unique = 0.25 / unique.d[is_usable] ** 2
+
     count = np.bincount(shell, minlength=n_bins)
     divisor = np.maximum(count, 1)
-    mean = np.bincount(shell, merged.intensity[is_usable], n_bins) / divisor
+    mean = np.bincount(shell, intensity, n_bins) / divisor
     s2 = np.bincount(shell, s2_of_unique, n_bins) / divisor
 
     is_fitted = (count >= WILSON_MIN_IN_SHELL) & (mean > 0)
@@ -141,11 +148,15 @@ def wilson_b(merged: Merged, unique: Unique, n_bins: int = 20) -> tuple[float, f
     s2 = s2[is_fitted]
     level = np.log(mean[is_fitted] / scattering_power(s2))
     root_weight = np.sqrt(count[is_fitted])
-    design = np.stack([np.ones(n_fitted), -2.0 * s2], axis=1) * root_weight[:, None]
+    columns = np.stack([np.ones(n_fitted), -2.0 * s2], axis=1)
+    design = columns * root_weight[:, None]
     solution, residual, *_ = np.linalg.lstsq(design, level * root_weight, rcond=None)
-    variance = residual[0] / max(n_fitted - 2, 1) if len(residual) else 0.0
+
+    freedom = max(n_fitted - 2, 1)
+    variance = residual[0] / freedom if len(residual) else 0.0
     covariance = np.linalg.inv(design.T @ design)
-    return float(solution[1]), float(np.sqrt(variance * covariance[1, 1]))
+    b_sigma = np.sqrt(variance * covariance[1, 1])
+    return float(solution[1]), float(b_sigma)
 
 
 def scattering_power(s2: np.ndarray) -> np.ndarray:

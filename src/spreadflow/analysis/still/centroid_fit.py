@@ -63,7 +63,7 @@ class Observed(NamedTuple):
 
 
 class CentroidModel(NamedTuple):
-    """What predicts the centroids of a lattice's spots, but for its unknowns and the detector."""
+    """The model of the centroids of a lattice's spots, without its unknowns and the detector."""
 
     frame: CrystalFrame
     spectrum: Spectrum
@@ -74,7 +74,8 @@ class CentroidModel(NamedTuple):
     def lattice(self, p: np.ndarray) -> MosaicLattice:
         """Return the lattice that has the unknowns p."""
         A = np.asarray(matrix(self.frame, p))
-        return MosaicLattice(A, float(np.exp(p[-1])), self.domain_ang)
+        eta_rad = float(np.exp(p[-1]))
+        return MosaicLattice(A, eta_rad, self.domain_ang)
 
     def start(self, eta_rad: float) -> np.ndarray:
         """Return the unknowns of the frame's own lattice with a mosaic spread."""
@@ -127,8 +128,10 @@ class Fit(NamedTuple):
 
 def rays(model: CentroidModel, p, hkl) -> Array:
     """Return the mean unit rays (n, 3) of nodes hkl (n, 3) for unknowns p."""
+    q = hkl @ matrix(model.frame, p).T
+    eta_rad = jnp.exp(p[-1])
     sigma_q = prediction.size_sigma(model.domain_ang)
-    return prediction.rays(hkl @ matrix(model.frame, p).T, jnp.exp(p[-1]), sigma_q, model.spectrum)
+    return prediction.rays(q, eta_rad, sigma_q, model.spectrum)
 
 
 @jax.jit
@@ -172,7 +175,8 @@ def _derivatives(model: CentroidModel, p, hkl) -> tuple[Array, Array, Array, Arr
     by_q = [tangent(_along(q, axis), 0.0) for axis in range(3)]
     s1_by_eta, _ = tangent(jnp.zeros_like(q), 1.0)
 
-    A_by_p = jax.jacfwd(matrix, argnums=1)(model.frame, p)
+    derivative = jax.jacfwd(matrix, argnums=1)
+    A_by_p = derivative(model.frame, p)
     q_by_p = jnp.einsum("ijm,nj->nim", A_by_p, hkl)
     s1_by_p = _chained([s1_by_axis for s1_by_axis, _ in by_q], q_by_p)
     s1_by_p = s1_by_p.at[:, :, -1].add(s1_by_eta)
@@ -213,6 +217,7 @@ def evaluate(
     z2 = (offset**2 / observed.variance).sum(axis=1)
     loss, weight = student(z2)
     weight = weight * observed.valid
+
     scaled = jacobian * (weight[:, None] / observed.variance)[:, :, None]
     psi_weight = observed.valid / restraint.sigma_psi**2
     distance = p - restraint.centre
@@ -334,7 +339,8 @@ def sigma_psi(lattice: MosaicLattice, hkl: np.ndarray, spectrum: Spectrum) -> np
     """
     share = spectrum.photons / spectrum.photons.sum()
     mean = share @ spectrum.energies_ev
-    bandwidth = np.sqrt(share @ (spectrum.energies_ev - mean) ** 2) / mean
+    deviation = spectrum.energies_ev - mean
+    bandwidth = np.sqrt(share @ deviation**2) / mean
 
     g = np.linalg.norm(hkl @ lattice.A.T, axis=1)
     sine = np.clip(0.5 * g * HC_EV_ANGSTROM / mean, 0.0, 0.99)
@@ -350,9 +356,11 @@ def prior(frame: CrystalFrame, ln_eta: float, sigma: float) -> tuple[np.ndarray,
     """Return centre and precision (m,) of the unknowns: rotation and cell weakly about the frame,
     ln η about `ln_eta` with a standard deviation.
     """
-    centre, precision = np.zeros((2, 4 + len(frame.strains)))
+    n_unknowns = 4 + len(frame.strains)
+    centre, precision = np.zeros((2, n_unknowns))
     precision[:3] = ROTATION_SIGMA**-2
     precision[3:-1] = STRAIN_SIGMA**-2
-    precision[-1] = sigma**-2
+
     centre[-1] = ln_eta
+    precision[-1] = sigma**-2
     return centre, precision

@@ -113,12 +113,13 @@ def find_lattices(
 
 
 def agreeing(A: np.ndarray, hkl: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Return (n,) bool, whether A⁻¹q is within `AGREES` of the Miller index.
+    """Return whether A⁻¹q is within `AGREES` of the Miller index, (n,) bool.
 
     A: (3, 3), Å⁻¹; hkl: (n, 3); q: (n, 3) observed, Å⁻¹.
     """
     observed = q @ np.linalg.inv(A).T
-    return np.abs(observed - hkl).max(axis=1, initial=0.0) < AGREES
+    difference = np.abs(observed - hkl)
+    return difference.max(axis=1, initial=0.0) < AGREES
 
 
 # ---------------------------------------------------------------- lattices
@@ -161,7 +162,8 @@ def _bases(
     """
     leads, of_leads = search(plan.shell, np.eye(3), q, weights, errors, N_LEADING)
     length = np.linalg.norm(leads, axis=1)
-    has_length = (length >= plan.lengths[0]) & (length <= plan.lengths[1])
+    shortest, longest = plan.lengths
+    has_length = (length >= shortest) & (length <= longest)
     followed = np.flatnonzero(has_length)[:N_LEADS]
 
     for lead, is_integer in zip(leads[followed], of_leads[followed], strict=True):
@@ -218,12 +220,14 @@ def _lattice_of(
     to_conventional = np.linalg.inv(target.primitive)
     for scale in (2.0, 1.5, 1.0, 1.0):
         h, is_indexed = _index(A @ to_conventional.T, q, errors, scale)
-        A = _refine(A, h[is_indexed] @ to_conventional, q[is_indexed], target, errors)
+        hkl = h[is_indexed] @ to_conventional
+        A = _refine(A, hkl, q[is_indexed], target, errors)
 
     h, is_indexed = _index(A @ to_conventional.T, q, errors, 1.0)
     hkl = np.where(is_indexed[:, None], h @ to_conventional, 0.0)
     hkl = hkl.round().astype(np.int32)
-    return A, _once(hkl, np.linalg.norm(q - hkl @ A.T, axis=1))
+    distance = np.linalg.norm(q - hkl @ A.T, axis=1)
+    return A, _once(hkl, distance)
 
 
 def _refine_primitive(
@@ -251,18 +255,22 @@ def _index(
     h = np.rint(exact)
 
     across2, along2 = _split(q - h @ A.T, q)
-    along_variance = errors.across**2 + errors.radial**2 * (q * q).sum(axis=1)
-    chi2 = across2 / errors.across**2 + along2 / along_variance
+    across_variance = errors.across**2
+    along_variance = across_variance + errors.radial**2 * (q * q).sum(axis=1)
+    chi2 = across2 / across_variance + along2 / along_variance
 
-    is_close = np.abs(exact - h).max(axis=1) < errors.hkl_tolerance
+    off_integer = np.abs(exact - h).max(axis=1)
+    is_close = off_integer < errors.hkl_tolerance
     is_within = chi2 < (N_SIGMA * scale) ** 2
     return h, is_within & is_close & h.any(axis=1)
 
 
 def _split(residual: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the squares of residuals (n, 3) across q and along q, each (n,)."""
-    along2 = (residual * q).sum(axis=1) ** 2 / (q * q).sum(axis=1)
-    return (residual * residual).sum(axis=1) - along2, along2
+    product = (residual * q).sum(axis=1)
+    along2 = product**2 / (q * q).sum(axis=1)
+    total2 = (residual * residual).sum(axis=1)
+    return total2 - along2, along2
 
 
 def _once(hkl: np.ndarray, distance: np.ndarray) -> np.ndarray:
@@ -285,10 +293,12 @@ def _refine(
     (n, 3) of spots with indices hkl (n, 3).
     """
     metric = A.T @ A
-    strains = 0.5 * np.linalg.inv(metric) @ (target.strains * np.linalg.norm(metric))
+    changes = target.strains * np.linalg.norm(metric)
+    strains = 0.5 * np.linalg.inv(metric) @ changes
 
     model = hkl @ A.T
-    by_rotation = np.cross(np.eye(3)[:, None, :], model[None])
+    axes = np.eye(3)
+    by_rotation = np.cross(axes[:, None, :], model[None])
     by_strain = hkl @ np.swapaxes(A @ strains, 1, 2)
     jacobian = np.concatenate([by_rotation, by_strain]).transpose(1, 2, 0)
 
@@ -297,8 +307,9 @@ def _refine(
     step = np.linalg.lstsq(left, right, rcond=1e-8)[0]
 
     turn = rotation.from_vector(step[:3])
-    strain = np.eye(3) + np.einsum("f,fij->ij", step[3:], strains)
-    return constrain(turn @ A @ strain, target)
+    strain = np.einsum("f,fij->ij", step[3:], strains)
+    stretch = np.eye(3) + strain
+    return constrain(turn @ A @ stretch, target)
 
 
 def _whitened(x: np.ndarray, q: np.ndarray, errors: Errors) -> np.ndarray:
@@ -308,10 +319,14 @@ def _whitened(x: np.ndarray, q: np.ndarray, errors: Errors) -> np.ndarray:
     norm = np.linalg.norm(q, axis=1)
     unit = q / norm[:, None]
 
-    ratio = errors.across / np.hypot(errors.across, errors.radial * norm)
-    factor = (ratio - 1.0).reshape(-1, *[1] * (x.ndim - 2))
+    sigma_along = np.hypot(errors.across, errors.radial * norm)
+    ratio = errors.across / sigma_along
+    other_axes = [1] * (x.ndim - 2)
+    factor = (ratio - 1.0).reshape(-1, *other_axes)
+
     along = np.einsum("ni,ni...->n...", unit, x)
-    return x + np.einsum("ni,n...->ni...", unit, factor * along)
+    change = np.einsum("ni,n...->ni...", unit, factor * along)
+    return x + change
 
 
 # ---------------------------------------------------------------- chance
@@ -328,9 +343,10 @@ def beyond_chance(q: np.ndarray, target: Target, errors: Errors) -> int:
     n_spots = len(q)
     norm = np.linalg.norm(q, axis=1)
 
+    # probability that a random spot is at a node
     radial = np.hypot(errors.across, errors.radial * norm)
-    volume = unit_cell.volume(target.cell) * np.linalg.det(target.primitive)
     ellipsoid = 4.0 / 3.0 * np.pi * N_SIGMA**3 * errors.across**2 * radial
+    volume = unit_cell.volume(target.cell) * np.linalg.det(target.primitive)
     p = min(np.mean(ellipsoid * volume), 0.5)
 
     # decimal logarithms of the numbers of orientations and cells that the spots tell apart
@@ -340,6 +356,8 @@ def beyond_chance(q: np.ndarray, target: Target, errors: Errors) -> int:
     per_parameter = max(np.log10(2.0 * target.length_tolerance * reach), 0.0)
     log_cells = per_parameter * len(target.strains)
 
-    log_tail = binom.logsf(np.arange(n_spots), n_spots, p) / np.log(10.0)
+    n_indexed = np.arange(n_spots)
+    log_tail = binom.logsf(n_indexed, n_spots, p) / np.log(10.0)
     log_chance = log_tail + log_orientations + log_cells
-    return int((log_chance > np.log10(CHANCE)).sum()) + 1
+    is_likely = log_chance > np.log10(CHANCE)
+    return int(is_likely.sum()) + 1

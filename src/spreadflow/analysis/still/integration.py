@@ -110,7 +110,7 @@ class _Boxes(NamedTuple):
 
 
 class _Pixels(NamedTuple):
-    """What the pixels of all shoeboxes hold; shapes (pixel,)."""
+    """The contents of the pixels of all shoeboxes; shapes (pixel,)."""
 
     counts: np.ndarray
     """photons; 0 where not valid"""
@@ -154,7 +154,7 @@ class _Sums(NamedTuple):
 
 
 class _Noise(NamedTuple):
-    """What makes a pixel's variance: V = b + σ_r² + (ε b)²."""
+    """The sources of a pixel's variance, V = b + σ_r² + (ε b)²."""
 
     readout: float
     """σ_r, photons"""
@@ -173,9 +173,13 @@ class _Noise(NamedTuple):
         level = np.maximum(level, 0.0)
         offset = ANSCOMBE + self.readout**2
         root = np.sqrt(level + offset)
-        above = 2.0 * (np.sqrt(np.maximum(counts, level) + offset) - root)
+
+        root_of_counts = np.sqrt(np.maximum(counts, level) + offset)
+        above = 2.0 * (root_of_counts - root)
         below = np.minimum(counts - level, 0.0) / root
-        return (above + below) / np.sqrt(1.0 + self.calibration**2 * level)
+
+        from_gains = np.sqrt(1.0 + self.calibration**2 * level)
+        return (above + below) / from_gains
 
 
 def integrate(
@@ -253,12 +257,13 @@ def shoeboxes(predicted: Predicted, detector: Detector) -> np.ndarray:
 def _footprints(predicted: Predicted, detector: Detector) -> _Footprints:
     """Return the foregrounds of predicted reflections."""
     axes = radial_axes(detector, predicted.panel, predicted.fast, predicted.slow)
-    half_size = np.stack([predicted.radial_px, predicted.transverse_px], axis=-1)
-    return _Footprints(axes, EXTENT * half_size + MARGIN_PX)
+    half_sizes = [predicted.radial_px, predicted.transverse_px]
+    half = EXTENT * np.stack(half_sizes, axis=-1) + MARGIN_PX
+    return _Footprints(axes, half)
 
 
 def _at_edge(bbox: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return (reflection,) bool: the shoebox touches the panel's edge."""
+    """Return whether a shoebox touches its panel's edge, (reflection,) bool."""
     at_start = (bbox[:, ::2] == 0).any(axis=1)
     at_end = (bbox[:, 1::2] == shape[::-1]).any(axis=1)
     return at_start | at_end
@@ -284,6 +289,7 @@ def _boxes(predicted: Predicted, footprints: _Footprints, shape: tuple[int, int]
     centre = np.stack([predicted.fast, predicted.slow], axis=-1)
     reach = np.einsum("rk,rkc->rc", footprints.half, np.abs(footprints.axes))
     limit = np.array(shape[::-1])
+
     low = np.floor(centre - reach).astype(int)
     high = np.ceil(centre + reach).astype(int)
     is_cut = ((low < 0) | (high > limit)).any(axis=1)
@@ -291,6 +297,7 @@ def _boxes(predicted: Predicted, footprints: _Footprints, shape: tuple[int, int]
     high = np.clip(high + BORDER_PX, 1, limit)
 
     first, reflection, fast, slow = _listed(low, high)
+    position = np.stack([fast, slow], axis=-1) + 0.5
     n_pixels = len(reflection)
     ones = np.ones(n_pixels)
     return _Boxes(
@@ -300,7 +307,7 @@ def _boxes(predicted: Predicted, footprints: _Footprints, shape: tuple[int, int]
         panel=predicted.panel[reflection],
         slow=slow,
         fast=fast,
-        offset=np.stack([fast, slow], axis=-1) + 0.5 - centre[reflection],
+        offset=position - centre[reflection],
         sums=csr_matrix((ones, np.arange(n_pixels), first), shape=(len(low), n_pixels)),
     )
 
@@ -317,6 +324,7 @@ def _listed(
     n_pixels = width * height
     first = np.concatenate([[0], np.cumsum(n_pixels)])
     box = np.repeat(np.arange(len(low)), n_pixels)
+
     in_box = np.arange(first[-1]) - first[box]
     fast = low[box, 0] + in_box % width[box]
     slow = low[box, 1] + in_box // width[box]
@@ -333,9 +341,11 @@ def _roles(
     distance = np.abs(along / footprints.half[boxes.reflection]).max(axis=1)
     inside = np.flatnonzero(distance <= 1.0)
 
-    row = boxes.panel.astype(np.int64) * shape[0] + boxes.slow
-    pixel = row * shape[1] + boxes.fast
-    nearest_first = inside[np.lexsort((distance[inside], pixel[inside]))]
+    n_slow, n_fast = shape
+    row = boxes.panel.astype(np.int64) * n_slow + boxes.slow
+    pixel = row * n_fast + boxes.fast
+    order = np.lexsort((distance[inside], pixel[inside]))
+    nearest_first = inside[order]
     claimed, first = np.unique(pixel[nearest_first], return_index=True)
     role = np.where(_contains(claimed, pixel), FOREIGN, FREE).astype(np.uint8)
     role[nearest_first[first]] = OWN
@@ -346,7 +356,7 @@ def _roles(
 
 
 def _contains(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return (n,) bool: whether each value is among the ordered ones."""
+    """Return whether each value is among the ordered ones, (n,) bool."""
     if not len(ordered):
         return np.zeros(len(values), dtype=bool)
     place = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
@@ -363,7 +373,8 @@ def _fit_plane(boxes: _Boxes, counts: np.ndarray, free: np.ndarray, noise: _Nois
     It starts from the median. Weights come from the plane itself: weighting by the counts instead
     would be low by about one photon.
     """
-    design = np.concatenate([np.ones((len(counts), 1)), boxes.offset], axis=1)
+    one = np.ones((len(counts), 1))
+    design = np.concatenate([one, boxes.offset], axis=1)
     products = design[:, (0, 0, 0, 1, 1, 2)] * design[:, (0, 1, 2, 1, 2, 2)]
     products = np.ascontiguousarray(products)
 
@@ -382,7 +393,9 @@ def _fit_plane(boxes: _Boxes, counts: np.ndarray, free: np.ndarray, noise: _Nois
 
         upper = boxes.sums @ (weight[:, None] * products)
         normal = upper[:, (0, 1, 2, 1, 3, 4, 2, 4, 5)].reshape(-1, 3, 3)
-        right = boxes.sums @ ((weight * counts)[:, None] * design)
+        weighted = weight * counts
+        right = boxes.sums @ (weighted[:, None] * design)
+
         covariance = np.linalg.inv(normal + PLANE_RIDGE * np.eye(3))
         theta = np.einsum("rij,rj->ri", covariance, right)
         level = np.einsum("pi,pi->p", design, theta[boxes.reflection])
@@ -425,9 +438,12 @@ def rest_variance(intensity: np.ndarray, variance: np.ndarray) -> np.ndarray:
     inverse).
     """
     signal = np.maximum(intensity, 0.0).astype(np.float64)
+
+    # the larger root of 4 r² + (I² − 4 v) r − I² (v − I) = 0
     half = 0.125 * (4.0 * variance - signal**2)
     product = signal**2 * (variance - signal)
-    return half + np.sqrt(half**2 + 0.25 * np.maximum(product, -4.0 * half**2))
+    product = np.maximum(product, -4.0 * half**2)
+    return half + np.sqrt(half**2 + 0.25 * product)
 
 
 def _sums(boxes: _Boxes, pixels: _Pixels, plane: _Plane, noise: _Noise) -> _Sums:
@@ -488,17 +504,21 @@ def _connected(boxes: _Boxes, bright: np.ndarray) -> np.ndarray:
     """Return the number of the connected component (4 neighbours, within a shoebox) of each pixel;
     pixels that are not bright stand alone.
     """
-    bbox = boxes.bbox[boxes.reflection]
-    width = bbox[:, 1] - bbox[:, 0]
-    has_right = boxes.fast + 1 < bbox[:, 1]
-    has_below = boxes.slow + 1 < bbox[:, 3]
+    fast0, fast1, _, slow1 = boxes.bbox[boxes.reflection].T
+    has_right = boxes.fast + 1 < fast1
+    has_below = boxes.slow + 1 < slow1
+    to_right = np.ones_like(fast1)
+    to_below = fast1 - fast0
+
     edges = []
-    for step, has_neighbour in ((np.ones_like(width), has_right), (width, has_below)):
+    for step, has_neighbour in ((to_right, has_right), (to_below, has_below)):
         here = np.flatnonzero(bright & has_neighbour)
         there = here + step[here]
-        edges.append(np.stack([here, there])[:, bright[there]])
+        pairs = np.stack([here, there])
+        edges.append(pairs[:, bright[there]])
 
     here, there = np.concatenate(edges, axis=1)
     n_pixels = len(bright)
-    graph = coo_matrix((np.ones(len(here)), (here, there)), shape=(n_pixels, n_pixels))
+    is_linked = np.ones(len(here))
+    graph = coo_matrix((is_linked, (here, there)), shape=(n_pixels, n_pixels))
     return connected_components(graph, directed=False)[1]

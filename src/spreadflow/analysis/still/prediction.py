@@ -60,9 +60,7 @@ class MosaicLattice(NamedTuple):
 
 
 class Centroids(NamedTuple):
-    """What the spot of each node is like, wherever the detector stands. Shapes (n,) unless stated
-    otherwise.
-    """
+    """The spots of nodes, wherever the detector stands. Shapes are (n,) unless stated otherwise."""
 
     s1: Array
     """(n, 3) mean unit vector of the diffracted rays"""
@@ -133,17 +131,22 @@ def compress(spectrum: Spectrum, n_channels: int = N_CHANNELS) -> Spectrum:
     energies = energies[is_live]
     photons = photons[is_live]
 
-    width = max((energies[-1] - energies[0]) / n_channels, 1e-9) * (1.0 + 1e-9)
+    above_first = energies - energies[0]
     if len(energies) <= n_channels:
         channel = np.arange(len(energies))
     else:
-        channel = ((energies - energies[0]) / width).astype(int)
+        width = max(above_first[-1] / n_channels, 1e-9) * (1.0 + 1e-9)
+        channel = (above_first / width).astype(int)
 
     total = np.bincount(channel, photons, n_channels)
     weighted = np.bincount(channel, photons * energies, n_channels)
+    is_used = total > 0
+    mean = weighted / np.where(is_used, total, 1.0)
     overall_mean = photons @ energies / photons.sum()
-    mean = weighted / np.where(total > 0, total, 1.0)
-    return Spectrum(np.where(total > 0, mean, overall_mean), total)
+    return Spectrum(
+        energies_ev=np.where(is_used, mean, overall_mean),
+        photons=total,
+    )
 
 
 # ---------------------------------------------------------------- nodes
@@ -160,8 +163,12 @@ def _in_plane(q):
     """Return the coordinates of nodes q (n, 3) in their scattering planes: x along the beam (n,), y
     across it (n,), and the unit vector of the latter (n, 2) in the lab's x, y.
     """
-    y = jnp.sqrt(jnp.maximum(q[:, 0] ** 2 + q[:, 1] ** 2, 1e-24))
-    return -q[:, 2], y, q[:, :2] / y[:, None]
+    across = q[:, :2]
+    x = -q[:, 2]
+    y2 = q[:, 0] ** 2 + q[:, 1] ** 2
+    y = jnp.sqrt(jnp.maximum(y2, 1e-24))
+    axis = across / y[:, None]
+    return x, y, axis
 
 
 def _spot(x, y, eta, sigma_q, energies, photons) -> _Spot:
@@ -209,8 +216,8 @@ def _spot(x, y, eta, sigma_q, energies, photons) -> _Spot:
 
 
 class _Cut(NamedTuple):
-    """Where the Ewald spheres cut the clouds of nodes; each broadcasts to (n, quadrature point,
-    channel).
+    """The cuts of Ewald spheres with the clouds of nodes; each field broadcasts to (n, quadrature
+    point, channel).
     """
 
     normal_x: Array
@@ -251,17 +258,23 @@ def _density(fraction, excess, variance):
     the cloud along the normal. Dividing keeps nodes far from the sphere from vanishing.
     """
     exponent = -0.5 * excess**2 / variance
-    of_photons = jnp.where(fraction > 0, exponent, -jnp.inf)
-    top = jax.lax.stop_gradient(of_photons.max(axis=(1, 2), keepdims=True))
-    gaussian = jnp.exp(jnp.maximum(exponent - top, -200.0))
-    return fraction * gaussian / jnp.sqrt(2 * jnp.pi * variance), top
+    with_photons = jnp.where(fraction > 0, exponent, -jnp.inf)
+    largest = with_photons.max(axis=(1, 2), keepdims=True)
+    top = jax.lax.stop_gradient(largest)
+
+    relative = jnp.maximum(exponent - top, -200.0)
+    gaussian = jnp.exp(relative)
+    norm = jnp.sqrt(2 * jnp.pi * variance)
+    return fraction * gaussian / norm, top
 
 
 def _unit_ray(spot: _Spot, axis):
     """Return the mean unit rays (n, 3), lab frame; axis: (n, 2) as from `_in_plane`."""
     norm = jnp.sqrt(spot.along**2 + spot.across**2)
-    across = axis * (spot.across / norm)[:, None]
-    along = -(spot.along / norm)[:, None]
+    sine = spot.across / norm
+    cosine = spot.along / norm
+    across = axis * sine[:, None]
+    along = -cosine[:, None]
     return jnp.concatenate([across, along], axis=1)
 
 
@@ -281,9 +294,13 @@ def delta_psi(q, energy_ev):
     """
     x, y, _ = _in_plane(q)
     g = jnp.sqrt(x**2 + y**2)
-    of_node = jnp.arcsin(jnp.clip(-x / g, -1.0, 1.0))
-    sine = 0.5 * g * HC_EV_ANGSTROM / energy_ev
-    return of_node - jnp.arcsin(jnp.clip(sine, 0.0, 1.0))
+
+    sine_of_node = jnp.clip(-x / g, -1.0, 1.0)
+    node = jnp.arcsin(sine_of_node)
+
+    sine_of_sphere = 0.5 * g * HC_EV_ANGSTROM / energy_ev
+    sphere = jnp.arcsin(jnp.clip(sine_of_sphere, 0.0, 1.0))
+    return node - sphere
 
 
 @jax.jit
@@ -305,7 +322,9 @@ def centroids(lattice: MosaicLattice, hkl, spectrum: Spectrum) -> Centroids:
 
     # pdf_n of a node on the Ewald sphere; pdf_ψ = |q| cos θ pdf_n
     turned = ((lattice.eta_rad * NODES) * (g * cosine)[:, None]) ** 2
-    on_sphere = (WEIGHTS / jnp.sqrt(2 * jnp.pi * (sigma_q**2 + turned))).sum(1)
+    norm = jnp.sqrt(2 * jnp.pi * (sigma_q**2 + turned))
+    on_sphere = (WEIGHTS / norm).sum(1)
+
     return Centroids(
         s1=_unit_ray(spot, axis),
         energy_ev=spot.energy_ev,
@@ -319,8 +338,10 @@ def centroids(lattice: MosaicLattice, hkl, spectrum: Spectrum) -> Centroids:
 
 def centroids_of(lattice: MosaicLattice, hkl: np.ndarray, spectrum: Spectrum) -> Centroids:
     """Return `centroids` of any number of nodes hkl (n, 3), as NumPy."""
+    n = len(hkl)
     spots = centroids(lattice, padded_rows(hkl), spectrum)
-    return Centroids(*(np.asarray(column)[: len(hkl)] for column in spots))
+    columns = [np.asarray(column) for column in spots]
+    return Centroids(*(column[:n] for column in columns))
 
 
 def padded(n: int, least: int = 64) -> int:
@@ -332,8 +353,10 @@ def padded(n: int, least: int = 64) -> int:
 
 def padded_rows(rows: np.ndarray, fill: float = 1.0) -> np.ndarray:
     """Return rows (n, ...) padded with `fill` to `padded(n)` rows."""
-    out = np.full((padded(len(rows)), *rows.shape[1:]), fill, dtype=np.float64)
-    out[: len(rows)] = rows
+    n = len(rows)
+    shape = (padded(n), *rows.shape[1:])
+    out = np.full(shape, fill, dtype=np.float64)
+    out[:n] = rows
     return out
 
 
@@ -359,7 +382,8 @@ def candidates(
     )
 
     depth = g * np.maximum(np.cos(highest), 0.1)
-    reach = N_SIGMA * np.hypot(lattice.eta_rad, size_sigma(lattice.domain_ang) / depth)
+    of_size = size_sigma(lattice.domain_ang) / depth
+    reach = N_SIGMA * np.hypot(lattice.eta_rad, of_size)
     is_reached = (node > lowest - reach) & (node < highest + reach)
     hkl = hkl[is_reached]
     return hkl[~symmetry.is_centring_absent(hkl, space_group)]
@@ -421,8 +445,10 @@ def pixels_per_rad(
     across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-12)
     in_plane = np.cross(across, s1)
 
-    def moved(axis: np.ndarray) -> np.ndarray:
-        to_fast, to_slow = geometry.on_panel(detector, panel, s1 + _RAY_STEP * axis)
-        return np.hypot(to_fast - fast, to_slow - slow) / _RAY_STEP
+    def per_rad(axis: np.ndarray) -> np.ndarray:
+        moved = s1 + _RAY_STEP * axis
+        to_fast, to_slow = geometry.on_panel(detector, panel, moved)
+        distance = np.hypot(to_fast - fast, to_slow - slow)
+        return distance / _RAY_STEP
 
-    return moved(in_plane), moved(across)
+    return per_rad(in_plane), per_rad(across)

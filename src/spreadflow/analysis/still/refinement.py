@@ -36,7 +36,9 @@ HELD = 1e24
 """Precision of unknowns that shall not move."""
 
 QUANTILES = (0.02, 0.25, 0.5, 0.75, 0.98)
-"""Of the pulse's photons: energies at which the nodes nearest to a spot are its candidates."""
+"""Quantiles of the pulse's photons; the nodes nearest to a spot at their energies are its
+candidates.
+"""
 
 PARTIALITY_MIN = 1e-5
 """Nodes excited less than this are not assigned to a spot."""
@@ -285,15 +287,18 @@ def _candidates(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return pairs of a spot (pair,) and a node (pair, 3) near it, each pair once."""
     cumulative = np.cumsum(spectrum.photons) / spectrum.photons.sum()
-    channel = np.minimum(np.searchsorted(cumulative, QUANTILES), len(spectrum.photons) - 1)
+    last = len(cumulative) - 1
+    channel = np.minimum(np.searchsorted(cumulative, QUANTILES), last)
     energies = spectrum.energies_ev[channel, None, None]
 
     s1 = geometry.direction(detector, spots.panel, spots.fast, spots.slow)
     q = (s1 - geometry.S0) / HC_EV_ANGSTROM * energies
     nodes = np.round(q @ np.linalg.inv(A).T).astype(np.int32)
-    numbers = np.broadcast_to(np.arange(len(s1))[:, None], (*nodes.shape[:2], 1))
-    pairs = np.concatenate([numbers, nodes], axis=2).reshape(-1, 4)
-    pairs = np.unique(pairs, axis=0)
+
+    numbers = np.arange(len(s1))[:, None]
+    numbers = np.broadcast_to(numbers, (*nodes.shape[:2], 1))
+    pairs = np.concatenate([numbers, nodes], axis=2)
+    pairs = np.unique(pairs.reshape(-1, 4), axis=0)
 
     spot = pairs[:, 0]
     node = pairs[:, 1:]

@@ -219,13 +219,16 @@ def _by_length(vectors: np.ndarray) -> np.ndarray:
     keep their order.
     """
     length = np.linalg.norm(vectors, axis=0)
-    return np.argsort(np.round(length / length.min(), 6), kind="stable")
+    relative = np.round(length / length.min(), 6)
+    return np.argsort(relative, kind="stable")
 
 
 def _integers(limit: int) -> np.ndarray:
     """Return all integer triples (n, 3) up to ±limit, but 0 0 0."""
-    triples = np.array(list(product(range(-limit, limit + 1), repeat=3)), dtype=np.float64)
-    return triples[triples.any(axis=1)]
+    values = range(-limit, limit + 1)
+    triples = np.array(list(product(values, repeat=3)), dtype=np.float64)
+    is_vector = triples.any(axis=1)
+    return triples[is_vector]
 
 
 def axes_frame(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -233,9 +236,10 @@ def axes_frame(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     in their plane towards the second, normal to both.
     """
     e1 = first / np.linalg.norm(first)
-    e3 = np.cross(first, second)
-    e3 = e3 / np.linalg.norm(e3)
-    return np.array([e1, np.cross(e3, e1), e3]).T
+    normal = np.cross(first, second)
+    e3 = normal / np.linalg.norm(normal)
+    e2 = np.cross(e3, e1)
+    return np.array([e1, e2, e3]).T
 
 
 def _half_shell(inner: float, outer: float, n: int) -> Grid:
@@ -244,41 +248,59 @@ def _half_shell(inner: float, outer: float, n: int) -> Grid:
     """
     volume = 2.0 / 3.0 * np.pi * (outer**3 - inner**3)
     step = (volume / n) ** (1.0 / 3.0)
-    limit = np.ceil(outer / step)
-    axis = np.arange(-limit, limit + 1) * step
-    half_axis = axis[axis > -0.5 * step]
 
-    x, y, z = np.meshgrid(axis, axis, half_axis, indexing="ij")
+    n_steps = np.ceil(outer / step)
+    axis = np.arange(-n_steps, n_steps + 1) * step
+    half_axis = axis[axis > -0.5 * step]
+    vectors = _mesh(axis, axis, half_axis)
+
+    x, y, z = vectors
     length = np.sqrt(x * x + y * y + z * z)
-    inside = (length >= inner) & (length <= outer)
-    vectors = np.stack([x[inside], y[inside], z[inside]])
-    return Grid(vectors.astype(np.float32), PHASE / step)
+    is_inside = (length >= inner) & (length <= outer)
+    return _grid(vectors[:, is_inside], step)
 
 
 def _ring(along: tuple[float, float], distance: tuple[float, float], n: int) -> Grid:
     """Return about n vectors in a ring around the first axis: between two heights along it and
     between two distances from it.
     """
-    area = np.pi * (distance[1] ** 2 - distance[0] ** 2)
-    step = (area * (along[1] - along[0]) / n) ** (1.0 / 3.0)
+    nearest, farthest = distance
+    area = np.pi * (farthest**2 - nearest**2)
+    height = along[1] - along[0]
+    step = (area * height / n) ** (1.0 / 3.0)
+
     heights = _middles(*along, step)
     radii = _middles(*distance, step)
-    angles = np.arange(0.0, 2.0 * np.pi, step / distance[1])
+    angles = np.arange(0.0, 2.0 * np.pi, step / farthest)
+    x, r, phi = _mesh(heights, radii, angles)
 
-    x, r, phi = np.meshgrid(heights, radii, angles, indexing="ij")
-    vectors = np.array([x, r * np.cos(phi), r * np.sin(phi)])
-    return Grid(vectors.reshape(3, -1).astype(np.float32), PHASE / step)
+    y = r * np.cos(phi)
+    z = r * np.sin(phi)
+    return _grid(np.array([x, y, z]), step)
 
 
 def _box(low: np.ndarray, high: np.ndarray, n: int) -> Grid:
     """Return about n vectors in the box between two corners."""
-    step = (np.prod(high - low) / n) ** (1.0 / 3.0)
+    volume = np.prod(high - low)
+    step = (volume / n) ** (1.0 / 3.0)
     axes = [_middles(*ends, step) for ends in zip(low, high, strict=True)]
-    vectors = np.array(np.meshgrid(*axes, indexing="ij"))
-    return Grid(vectors.reshape(3, -1).astype(np.float32), PHASE / step)
+    return _grid(_mesh(*axes), step)
+
+
+def _mesh(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Return all combinations of three coordinates, (3, m)."""
+    meshes = np.meshgrid(x, y, z, indexing="ij")
+    return np.array(meshes).reshape(3, -1)
+
+
+def _grid(vectors: np.ndarray, step: float) -> Grid:
+    """Return trial vectors (3, m) that are a step, Å, apart."""
+    return Grid(vectors.astype(np.float32), PHASE / step)
 
 
 def _middles(low: float, high: float, step: float) -> np.ndarray:
     """Return the middles of the fewest equal intervals no longer than step."""
-    n = int(np.ceil((high - low) / step))
-    return low + (np.arange(n) + 0.5) * (high - low) / n
+    length = high - low
+    n = int(np.ceil(length / step))
+    numbers = np.arange(n) + 0.5
+    return low + numbers * length / n

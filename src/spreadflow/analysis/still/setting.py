@@ -17,7 +17,7 @@ LENGTH_MARGIN = 0.01
 """Beyond the tolerance, relative: an axis of a lattice not yet constrained may be this much off."""
 
 ANGLE_MARGIN = np.deg2rad(1.0)
-"""The same of angles, rad."""
+"""Rad; beyond the tolerance: an angle of a lattice not yet constrained may be this much off."""
 
 
 def conventional(basis: np.ndarray, target: Target) -> np.ndarray | None:
@@ -34,7 +34,8 @@ def conventional(basis: np.ndarray, target: Target) -> np.ndarray | None:
         return None
 
     bases = basis @ coefficients[is_setting]
-    length_error = np.linalg.norm(bases, axis=1) / target.cell[:3] - 1.0
+    lengths = np.linalg.norm(bases, axis=1)
+    length_error = lengths / target.cell[:3] - 1.0
     angle_error = angles[is_setting] - target.cell[3:]
     off_target = np.linalg.norm(length_error, axis=1) + np.linalg.norm(angle_error, axis=1)
 
@@ -48,27 +49,34 @@ def _axes_near_target(vectors: np.ndarray, target: Target) -> tuple[np.ndarray, 
     """
     size = np.linalg.norm(vectors, axis=1)
     tolerance = target.length_tolerance + LENGTH_MARGIN
-    axes = [np.flatnonzero(np.abs(size / length - 1.0) < tolerance) for length in target.cell[:3]]
+    axes = []
+    for length in target.cell[:3]:
+        difference = np.abs(size / length - 1.0)
+        axes.append(np.flatnonzero(difference < tolerance))
     grids = np.meshgrid(*axes, indexing="ij")
     i, j, k = (grid.ravel() for grid in grids)
 
     cosines = []
     for one, other in ((j, k), (i, k), (i, j)):
         products = (vectors[one] * vectors[other]).sum(axis=1)
-        cosines.append(products / (size[one] * size[other]))
-    angles = np.arccos(np.clip(np.array(cosines).T, -1.0, 1.0))
+        sizes = size[one] * size[other]
+        cosines.append(products / sizes)
+    cosine = np.clip(np.array(cosines).T, -1.0, 1.0)
+    angles = np.arccos(cosine)
 
-    offset = np.abs(angles - target.cell[3:])
+    difference = np.abs(angles - target.cell[3:])
     tolerance = target.angle_tolerance + ANGLE_MARGIN
-    is_near = (offset < tolerance).all(axis=1)
-    return np.stack([i, j, k], axis=1)[is_near], angles[is_near]
+    is_near = (difference < tolerance).all(axis=1)
+    triples = np.stack([i, j, k], axis=1)
+    return triples[is_near], angles[is_near]
 
 
 def _is_setting(to_primitive: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """Return (n,) bool, which axes are right-handed conventional axes of a lattice (3, 3).
+    """Return which axes are right-handed conventional axes of a lattice, (n,) bool.
 
-    to_primitive: (n, 3, 3) coefficients, in that basis, of the primitive vectors that the axes and
-    the centring make: they must be integers and span the whole lattice.
+    basis: (3, 3) of the lattice. to_primitive: (n, 3, 3) coefficients, in that basis, of the
+    primitive vectors that the axes and the centring make: they must be integers and span the whole
+    lattice.
     """
     off_integer = np.abs(to_primitive - to_primitive.round())
     is_whole = (off_integer < 1e-6).all(axis=(1, 2))
@@ -82,18 +90,22 @@ def _asymmetry(bases: np.ndarray, target: Target) -> np.ndarray:
     """Return how far, relative, the metrics of bases (n, 3, 3) are from the point group's symmetry;
     (n,).
     """
+    rotations = target.point_group
     metric = np.swapaxes(bases, 1, 2) @ bases
-    w = target.point_group
-    symmetric = np.einsum("gji,njk,gkl->nil", w, metric, w) / len(w)
+    total = np.einsum("gji,njk,gkl->nil", rotations, metric, rotations)
+    symmetric = total / len(rotations)
+
     difference = np.linalg.norm(metric - symmetric, axis=(1, 2))
     return difference / np.linalg.norm(metric, axis=(1, 2))
 
 
 def constrain(A: np.ndarray, target: Target) -> np.ndarray:
     """Return the A (3, 3) of symmetric metric that is rotated least from A."""
+    rotations = target.point_group
     direct = np.linalg.inv(A).T
-    w = target.point_group
-    metric = np.einsum("gji,jk,gkl->il", w, direct.T @ direct, w) / len(w)
+    metric = direct.T @ direct
+    total = np.einsum("gji,jk,gkl->il", rotations, metric, rotations)
+    symmetric = total / len(rotations)
 
-    B = np.linalg.inv(np.linalg.cholesky(metric))
+    B = np.linalg.inv(np.linalg.cholesky(symmetric))
     return rotation.nearest(A @ np.linalg.inv(B)) @ B

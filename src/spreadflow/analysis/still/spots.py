@@ -54,8 +54,9 @@ def find(
 def resolution(detector: Detector, energy_ev: float, spots: Spots) -> np.ndarray:
     """Return d (spot,), Å, of each spot at one photon energy."""
     s1 = geometry.direction(detector, spots.panel, spots.fast, spots.slow)
+    q_wavelength = np.linalg.norm(s1 - geometry.S0, axis=-1)
     with np.errstate(divide="ignore"):
-        return wavelength(energy_ev) / np.linalg.norm(s1 - geometry.S0, axis=-1)
+        return wavelength(energy_ev) / q_wavelength
 
 
 def select(spots: Spots, keep: np.ndarray) -> Spots:
@@ -70,9 +71,11 @@ def _components(panels: PaddedPanels, strong: np.ndarray) -> np.ndarray:
     n_pixels = len(strong)
     links = []
     for offset in (1, panels.row_length - 1, panels.row_length, panels.row_length + 1):
-        neighbour = np.searchsorted(strong, strong + offset)
-        is_strong = np.append(strong, -1)[neighbour] == strong + offset
-        links.append(np.array([np.flatnonzero(is_strong), neighbour[is_strong]]))
+        wanted = strong + offset
+        neighbour = np.searchsorted(strong, wanted)
+        is_strong = np.append(strong, -1)[neighbour] == wanted
+        pixel = np.flatnonzero(is_strong)
+        links.append(np.array([pixel, neighbour[is_strong]]))
 
     first, second = np.concatenate(links, axis=1)
     is_linked = np.ones(len(first), dtype=bool)
@@ -123,6 +126,7 @@ def _backgrounds(
     where few pixels determine them.
     """
     _, fast, slow = panels.coordinates(strong)
+
     size = np.maximum(np.bincount(spot, minlength=n_spots), 1)
     totals = [np.bincount(spot, coordinate, n_spots) for coordinate in (fast, slow)]
     centre = np.stack([total / size for total in totals], axis=1)
@@ -141,8 +145,9 @@ def _window_moments(
     from that pixel.
     """
     k_slow, k_fast = panels.kernel
-    box = np.mgrid[-k_slow : k_slow + 1, -k_fast : k_fast + 1]
-    slow, fast = (offset.ravel().astype(np.float64) for offset in box)
+    window = np.mgrid[-k_slow : k_slow + 1, -k_fast : k_fast + 1]
+    slow, fast = (offset.ravel().astype(np.float64) for offset in window)
+
     linear = [np.ones(len(fast)), fast, slow]
     quadratic = [fast * fast, fast * slow, slow * slow]
     of_photons = np.stack(linear, axis=1)
@@ -154,6 +159,7 @@ def _window_moments(
         index = strong[rows, None] + panels.window
         weight = is_background[index].astype(np.float64)
         photons = weight * panels.pixels[index]
+
         sums[rows, :6] = weight @ of_number
         sums[rows, 6:] = photons @ of_photons
 
@@ -179,13 +185,20 @@ def _moved(moments: _Moments, a: np.ndarray, b: np.ndarray) -> _Moments:
 def _plane(moments: _Moments) -> np.ndarray:
     """Return the least squares planes (n, 3): photons at the origin, slopes along fast and slow."""
     n, f, s, ff, fs, ss, *photons = moments
-    matrix = np.moveaxis(np.array([[n, f, s], [f, ff, fs], [s, fs, ss]]), -1, 0)
+    rows = [
+        [n, f, s],
+        [f, ff, fs],
+        [s, fs, ss],
+    ]
+    matrix = np.moveaxis(np.array(rows), -1, 0)
 
     ridge = np.diag([LEVEL_RIDGE, SLOPE_RIDGE, SLOPE_RIDGE])
-    matrix = matrix + np.maximum(n, 1.0)[:, None, None] * ridge
+    n_pixels = np.maximum(n, 1.0)
+    matrix = matrix + n_pixels[:, None, None] * ridge
 
     right = np.stack(photons, axis=-1)
-    return np.linalg.solve(matrix, right[..., None])[..., 0]
+    solution = np.linalg.solve(matrix, right[..., None])
+    return solution[..., 0]
 
 
 # ---------------------------------------------------------------- spots
@@ -208,7 +221,8 @@ def _measure(
     variance = panels.noise(photons)
 
     from_centre = np.stack([fast, slow], axis=1) - background.centre[owner]
-    design = np.concatenate([np.ones((len(pixels), 1)), from_centre], axis=1)
+    one = np.ones((len(pixels), 1))
+    design = np.concatenate([one, from_centre], axis=1)
     expected = (background.plane[owner] * design).sum(axis=1)
     signal = photons - expected
 

@@ -34,7 +34,7 @@ nor readout noise are expected.
 
 
 class DispersionThreshold(NamedTuple):
-    """What makes a pixel strong; the names are those of DIALS, whose test this is."""
+    """The settings of the dispersion test, under the names that DIALS gives them."""
 
     gain: float = 1.0
     """variance over mean of the photons"""
@@ -82,19 +82,26 @@ class PaddedPanels:
 
     def offsets(self, half_slow: int, half_fast: int) -> np.ndarray:
         """Return the offsets, in the flat array, of a box's pixels from its centre."""
-        slow, fast = np.mgrid[-half_slow : half_slow + 1, -half_fast : half_fast + 1]
-        return (slow * self.row_length + fast).ravel()
+        rows = slice(-half_slow, half_slow + 1)
+        columns = slice(-half_fast, half_fast + 1)
+        slow, fast = np.mgrid[rows, columns]
+        offsets = slow * self.row_length + fast
+        return offsets.ravel()
 
     def coordinates(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return panel, fast and slow (px) of the centres of the pixels at flat positions."""
         k_slow, k_fast = self.kernel
-        panel, slow, fast = np.unravel_index(positions, self.shape)
-        return panel.astype(np.int32), fast - k_fast + 0.5, slow - k_slow + 0.5
+        panel, row, column = np.unravel_index(positions, self.shape)
+        fast = column - k_fast + 0.5
+        slow = row - k_slow + 0.5
+        return panel.astype(np.int32), fast, slow
 
     def grow(self, positions: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """Return the sorted positions of the valid pixels in boxes around some positions."""
-        grown = np.unique((positions[:, None] + offsets).ravel())
-        grown = grown[(grown >= 0) & (grown < self.valid.size)]
+        boxes = positions[:, None] + offsets
+        grown = np.unique(boxes.ravel())
+        is_inside = (grown >= 0) & (grown < self.valid.size)
+        grown = grown[is_inside]
         return grown[self.valid[grown]]
 
     def noise(self, mean: np.ndarray) -> np.ndarray:
@@ -171,7 +178,8 @@ def _in_reach(n: int, half: int) -> np.ndarray:
     """Return how many of n pixels in a row are at most `half` away from each, (n,) float32."""
     before = np.arange(n)
     after = before[::-1]
-    return (np.minimum(before, half) + np.minimum(after, half) + 1).astype(np.float32)
+    in_reach = np.minimum(before, half) + np.minimum(after, half) + 1
+    return in_reach.astype(np.float32)
 
 
 def _candidates(panels: PaddedPanels) -> np.ndarray:
@@ -182,6 +190,7 @@ def _candidates(panels: PaddedPanels) -> np.ndarray:
     """
     n_panels, n_rows, n_columns = panels.shape
     k_slow, k_fast = panels.kernel
+
     in_reach_slow = _in_reach(n_rows - 2 * k_slow, k_slow)
     in_reach_fast = _in_reach(n_columns - 2 * k_fast, k_fast)
 
@@ -190,6 +199,7 @@ def _candidates(panels: PaddedPanels) -> np.ndarray:
         for top in range(0, len(in_reach_slow), _BAND):
             band = panels.padded[panel, top : top + _BAND + 2 * k_slow]
             in_window = in_reach_slow[top : top + _BAND, None] * in_reach_fast
+
             slow, fast = _above_mean(panels, band, in_window)
             row = panel * n_rows + top + k_slow + slow
             parts.append(row * panels.row_length + k_fast + fast)
@@ -232,18 +242,21 @@ def _strong(panels: PaddedPanels, positions: np.ndarray, use: np.ndarray) -> np.
     the dispersion test.
     """
     threshold = panels.threshold
-    positions = positions[panels.pixels[positions] > threshold.global_threshold]
+    is_above = panels.pixels[positions] > threshold.global_threshold
+    positions = positions[is_above]
     n, mean, variance = panels.statistics(positions, use)
     noise = panels.noise(mean)
 
     # the relative variance of a sample's variance
     gaussian = 2.0 / np.maximum(n - 1, 1)
     shot_noise = noise - panels.readout_variance
-    kurtosis = threshold.gain**2 * shot_noise / (np.maximum(n, 1) * noise**2)
+    n_noise2 = np.maximum(n, 1) * noise**2
+    kurtosis = threshold.gain**2 * shot_noise / n_noise2
     relative_sigma = np.sqrt(gaussian + kurtosis)
 
     variance_limit = noise * (1.0 + threshold.sigma_background * relative_sigma)
     is_dispersed = (variance > variance_limit) | ~use[positions]
+
     limit = np.maximum(mean, 0.0) + threshold.sigma_strong * np.sqrt(noise)
     is_bright = panels.pixels[positions] > limit
 

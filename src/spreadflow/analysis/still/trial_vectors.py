@@ -14,6 +14,9 @@ from spreadflow.analysis.still.search_space import Grid
 N_SEARCH = 128
 """Spots that score trial vectors."""
 
+N_LOWEST = 16
+"""Spots that score trial vectors at least, those of lowest resolution."""
+
 SAME_VECTOR = 0.03
 """Relative distance below which two trial vectors are one."""
 
@@ -22,6 +25,9 @@ N_SIGMA = 3.0
 
 LARGEST_TOLERANCE = 0.25
 """Half of all phases are this close to an integer: what is known no better says nothing."""
+
+WIDTHS = (0.3, 0.25, 0.2, 0.15, 0.0)
+"""Least tolerance of the phase in each round of refining vectors: the first ones are far off."""
 
 _CHUNK = 2048
 """Trial vectors that are scored at a time, which bounds the memory they take."""
@@ -58,12 +64,16 @@ def search(
     """
     used = _leading(q, weights, grid.q_max)
     score = _score(grid.vectors, q[used] @ frame, weights[used])
-    best = np.argpartition(score, min(n_refined, len(score) - 1))[:n_refined]
+    n_first = min(n_refined, len(score) - 1)
+    best = np.argpartition(score, n_first)[:n_refined]
+
     start = (frame @ grid.vectors[:, best]).T
     v, is_integer = _refine_vectors(start, q, weights, grid.q_max, errors)
 
-    by_chance = 2.0 * _tolerance(v, v @ q.T, errors) @ weights
-    order = np.argsort(by_chance - is_integer @ weights, kind="stable")
+    tolerance = _tolerance(v, v @ q.T, errors)
+    by_chance = 2.0 * tolerance @ weights
+    lack = by_chance - is_integer @ weights
+    order = np.argsort(lack, kind="stable")
     v = v[order]
     is_integer = is_integer[order]
 
@@ -79,9 +89,13 @@ def _leading(q: np.ndarray, weights: np.ndarray, q_max: float) -> np.ndarray:
     few where hardly any are below it.
     """
     norm = np.linalg.norm(q, axis=1)
-    lowest_few = np.sort(norm)[min(len(norm), 16) - 1]
-    low = np.flatnonzero(norm <= max(q_max, lowest_few))
-    return low[np.argsort(-weights[low], kind="stable")[:N_SEARCH]]
+    n_few = min(len(norm), N_LOWEST)
+    lowest_few = np.sort(norm)[n_few - 1]
+    limit = max(q_max, lowest_few)
+
+    low = np.flatnonzero(norm <= limit)
+    heaviest_first = np.argsort(-weights[low], kind="stable")
+    return low[heaviest_first[:N_SEARCH]]
 
 
 def _score(trials: np.ndarray, q: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -109,9 +123,11 @@ def _tolerance(v: np.ndarray, phase: np.ndarray, errors: Errors) -> np.ndarray:
 
     v: (k, 3) trial vectors; phase: (k, n) the products v·q.
     """
-    from_across = (np.linalg.norm(v, axis=1) * errors.across)[:, None]
+    length = np.linalg.norm(v, axis=1)
+    from_across = (length * errors.across)[:, None]
     from_radial = errors.radial * phase
-    return np.minimum(N_SIGMA * np.hypot(from_across, from_radial), LARGEST_TOLERANCE)
+    sigma = np.hypot(from_across, from_radial)
+    return np.minimum(N_SIGMA * sigma, LARGEST_TOLERANCE)
 
 
 def _refine_vectors(
@@ -123,13 +139,12 @@ def _refine_vectors(
     """
     norm = np.linalg.norm(q, axis=1)
     last = norm.max()
-    limits = np.append(np.geomspace(q_first, max(last, q_first * 1.01), 4), last * 1.01)
-    widths = (0.3, 0.25, 0.2, 0.15, 0.0)
-
+    growing = np.geomspace(q_first, max(last, q_first * 1.01), len(WIDTHS) - 1)
+    limits = np.append(growing, last * 1.01)
     pairs = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
     products = np.stack([q[:, i] * q[:, j] for i, j in pairs], axis=1)
 
-    for limit, width in zip(limits, widths, strict=True):
+    for limit, width in zip(limits, WIDTHS, strict=True):
         phase = v @ q.T
         residual = phase - np.rint(phase)
         tolerance = np.maximum(_tolerance(v, phase, errors), width)
@@ -151,7 +166,8 @@ def _normal_matrices(sums: np.ndarray) -> np.ndarray:
     ridge where the spots span less than space.
     """
     xx, yy, zz, yz, xz, xy = sums.T
-    ridge = 1e-4 * (xx + yy + zz) + 1e-12
+    trace = xx + yy + zz
+    ridge = 1e-4 * trace + 1e-12
     rows = [
         [xx + ridge, xy, xz],
         [xy, yy + ridge, yz],
