@@ -129,14 +129,13 @@ def _one(
     sine = 0.5 * wavelength(ENERGY_EV) * (q * q).sum(axis=1)
     hkl = nodes[np.abs(q[:, 2] - sine) < 0.005 * np.linalg.norm(q, axis=1)]
     turned = [rotation.from_vector(size * error) @ A for size in MISORIENTATION_DEG]
-    rows = prediction.padded_rows(hkl)
     spots = [
-        prediction.centroids(a, ETA, DOMAIN_ANG, rows, spectrum.energies_ev, spectrum.photons)
+        prediction.centroids_of(prediction.MosaicLattice(a, ETA, DOMAIN_ANG), hkl, spectrum)
         for a in turned
     ]
-    partiality = np.stack([np.asarray(s.partiality)[: len(hkl)] for s in spots], axis=1)
+    partiality = np.stack([s.partiality for s in spots], axis=1)
     keep = np.flatnonzero(partiality.max(axis=1) > 0.01)
-    lp = np.asarray(spots[0].lorentz)[keep] * response.kahn(np.asarray(spots[0].s1)[keep].T, 1.0)
+    lp = spots[0].lorentz[keep] * response.kahn(spots[0].s1[keep].T, 1.0)
     return hkl[keep], lp, partiality[keep]
 
 

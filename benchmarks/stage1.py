@@ -31,10 +31,11 @@ import numpy as np
 from scipy.optimize import minimize
 
 from spreadflow import config
+from spreadflow.analysis import orientation_matrix
 from spreadflow.analysis.merging.merging import Unique
 from spreadflow.analysis.pixels import lattice_fit, point_spread, shoeboxes, solve
 from spreadflow.analysis.pixels.likelihood import Noise
-from spreadflow.analysis.still import integration, refinement
+from spreadflow.analysis.still import integration
 from spreadflow.io import mtz
 from spreadflow.models import Parameters
 from spreadflow.physics import geometry, mosaic, rotation
@@ -246,7 +247,7 @@ def errors(fitted: lattice_fit.RefinedLattice, truth: Parameters) -> np.ndarray:
     """(unknown,) estimate − truth of each of the fit's own unknowns: ln, rad, strain, ln, ln."""
     crystal = fitted.parameters.crystal
     true = truth.crystal
-    here, there = (refinement.coordinates(fitted.frame, A) for A in (crystal.A, true.A))
+    here, there = (orientation_matrix.coordinates(fitted.frame, A) for A in (crystal.A, true.A))
     turn = rotation.from_vector(here[:3]) @ rotation.from_vector(there[:3]).T
     scale = fitted.parameters.scale / truth.scale
     n = crystal.n_cells[0] / true.n_cells[0]
@@ -321,9 +322,7 @@ def is_strong(made: patches.Patch) -> np.ndarray:
     mask = np.zeros(image.shape, bool)
     where = shoeboxes.addresses(boxes.panel, boxes.bbox)[1]
     image[where], mask[where] = boxes.photons, boxes.valid
-    return np.isfinite(
-        integration.integrate(image, mask, made.predicted, detector=detector).fast_obs
-    )
+    return np.isfinite(integration.integrate(image, mask, made.predicted, detector).fast_obs)
 
 
 # ---------------------------------------------------------------- beside L-BFGS

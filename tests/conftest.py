@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lab import TRICLINIC, kept_folder
-from spreadflow.analysis.still.prediction import predict
+from spreadflow.analysis.still.prediction import MosaicLattice, predict
 from spreadflow.io import schema
 from spreadflow.models import Detector, Spectrum
 from spreadflow.physics import rotation, unit_cell
@@ -135,11 +135,9 @@ def _still(rng: np.random.Generator, n_lattices: int) -> tuple[np.ndarray, list]
     for _ in range(n_lattices):
         A = rotation.random(rng) @ unit_cell.reciprocal(unit_cell.radians(TINY["cell"]))
         p = predict(
-            A,
-            1e-3,
-            1500.0,
-            spectrum=spectrum,
-            detector=_DETECTOR,
+            MosaicLattice(A, 1e-3, 1500.0),
+            spectrum,
+            _DETECTOR,
             space_group=TINY["space_group"],
             d_min=2.4,
         )

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from spreadflow.analysis import geometry_fit
-from spreadflow.analysis.geometry_fit import GROUPS, IndexedLattice, Joint
-from spreadflow.analysis.still import prediction, refinement
+from spreadflow.analysis.geometry_fit import GROUPS, IndexedLattice, Joint, Member
+from spreadflow.analysis.still import centroid_fit, prediction, refinement
+from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.models import Detector, Spectrum, Spots
 from spreadflow.physics import geometry, rotation, unit_cell
 
@@ -19,13 +20,13 @@ NOISE_PX = 0.1
 
 
 def tilted(turn: float) -> tuple[np.ndarray, np.ndarray]:
-    """Fast and slow axis of a panel turned about two axes by `turn` rad."""
+    """Return fast and slow axis of a panel turned about two axes by `turn` rad."""
     R = rotation.from_vector(np.array([turn, -turn / 2, turn / 3]))
     return R @ [1.0, 0, 0], R @ [0, -1.0, 0]
 
 
 def detector() -> Detector:
-    """Four tilted panels with gaps."""
+    """Return a detector of four tilted panels with gaps."""
     corners = [(-81.0, 81.0), (1.0, 80.5), (-80.5, -1.0), (1.5, -1.5)]
     axes = [tilted(turn) for turn in (0.0, 0.004, -0.003, 0.002)]
     origin = np.array([[x, y, -110.0 - 0.3 * i] for i, (x, y) in enumerate(corners)])
@@ -40,38 +41,51 @@ def pulse(rng) -> Spectrum:
 
 
 def lattices(n: int, true: Detector) -> list[IndexedLattice]:
-    """Lattices whose spots lie on the true detector, with orientations and cells a little wrong."""
-    out = []
-    for seed in range(n):
-        rng = np.random.default_rng(seed)
-        A = rotation.random(rng) @ unit_cell.reciprocal(unit_cell.radians(CELL))
-        spectrum = pulse(rng)
-        how = {
-            "spectrum": spectrum,
-            "detector": true,
-            "space_group": GROUP,
-            "d_min": 2.2,
-            "partiality_min": 0.03,
-        }
-        p = prediction.predict(A, ETA, DOMAIN, **how)
-        keep = rng.choice(len(p.hkl), min(60, len(p.hkl)), replace=False)
-        fast, slow = (x[keep] + NOISE_PX * rng.normal(size=len(keep)) for x in (p.fast, p.slow))
-        fast[:3] += rng.uniform(1, 2.5, size=3)  # outliers
-        variance = np.full(len(keep), NOISE_PX**2)
-        ones = np.ones(len(keep))
-        spots = Spots(p.panel[keep], fast, slow, variance, variance, 100 * ones, ones, 9 * ones)
-        live = prediction.compress(spectrum)
-        start = rotation.from_vector(rng.normal(size=3) * 2e-4) @ A * (1 + 3e-4 * rng.normal())
-        out.append(
-            IndexedLattice(
-                start,
-                ETA,
-                p.hkl[keep],
-                spots,
-                refinement.Pulse(live.energies_ev, live.photons, DOMAIN),
-            )
-        )
-    return out
+    """Return lattices whose spots lie on the true detector, with orientations and cells a little
+    wrong.
+    """
+    return [_lattice(np.random.default_rng(seed), true) for seed in range(n)]
+
+
+def _lattice(rng, true: Detector) -> IndexedLattice:
+    A = rotation.random(rng) @ unit_cell.reciprocal(unit_cell.radians(CELL))
+    spectrum = pulse(rng)
+    predicted = prediction.predict(
+        MosaicLattice(A, ETA, DOMAIN),
+        spectrum,
+        true,
+        space_group=GROUP,
+        d_min=2.2,
+        partiality_min=0.03,
+    )
+    n = min(60, len(predicted.hkl))
+    rows = rng.choice(len(predicted.hkl), n, replace=False)
+    fast = predicted.fast[rows] + NOISE_PX * rng.normal(size=n)
+    slow = predicted.slow[rows] + NOISE_PX * rng.normal(size=n)
+    fast[:3] += rng.uniform(1, 2.5, size=3)  # outliers
+    spots = Spots(
+        panel=predicted.panel[rows],
+        fast=fast,
+        slow=slow,
+        variance_fast=np.full(n, NOISE_PX**2),
+        variance_slow=np.full(n, NOISE_PX**2),
+        intensity=np.full(n, 100.0),
+        sigma=np.ones(n),
+        n_pixels=np.full(n, 9.0),
+    )
+    turn = rotation.from_vector(rng.normal(size=3) * 2e-4)
+    start = turn @ A * (1 + 3e-4 * rng.normal())
+    return IndexedLattice(
+        lattice=MosaicLattice(start, ETA, DOMAIN),
+        hkl=predicted.hkl[rows],
+        spots=spots,
+        spectrum=prediction.compress(spectrum),
+    )
+
+
+def member(x: IndexedLattice, on: Detector) -> Member:
+    """Return a lattice, with its spots as indexed, ready to take part."""
+    return geometry_fit.member(x.lattice, x.hkl, x.spots, x.spectrum, on, GROUP)
 
 
 def add(partials):
@@ -82,10 +96,12 @@ def pool(parts):
     return [parts[b] for b in sorted(parts)]
 
 
-def solved(found, start, groups, passes=2) -> Joint:
-    """The joint refinement in blocks of ten."""
-    blocks = {b: found[10 * b : 10 * b + 10] for b in range(-(-len(found) // 10))}
-    joint = Joint(blocks, start, GROUP, [i for g in groups for i in GROUPS[g]], add, pool)
+def solved(indexed, start, groups, passes=2) -> Joint:
+    """Return the joint refinement of lattices in blocks of ten."""
+    n_blocks = -(-len(indexed) // 10)
+    blocks = {block: indexed[10 * block : 10 * block + 10] for block in range(n_blocks)}
+    free = [number for group in groups for number in GROUPS[group]]
+    joint = Joint(blocks, start, GROUP, free, add, pool)
     for _ in range(passes):
         joint.refine(0.99)
     return joint
@@ -109,9 +125,11 @@ def test_tilting_keeps_the_body_and_the_beam_centre():
     ]
     between = [np.linalg.norm(c[:, None] - c, axis=-1) for c in corners]
     np.testing.assert_allclose(*between, atol=1e-10)
-    np.testing.assert_allclose(
-        [x[0] for x in geometry.beam_center(before)], [x[0] for x in geometry.beam_center(after)]
+
+    centre_before, centre_after = (
+        [coordinate[0] for coordinate in geometry.beam_center(x)] for x in (before, after)
     )
+    np.testing.assert_allclose(centre_before, centre_after)
     np.testing.assert_allclose(np.arccos(after.fast[0] @ before.fast[0]), 0.02, rtol=1e-4)
 
 
@@ -120,78 +138,84 @@ def test_elimination_equals_one_dense_solve():
     """The steps of the detector and of every lattice, from 5 + 4 · 6 unknowns at once."""
     d = np.array([0.02, -0.01, 0.05, 1e-4, -1e-4])
     free = [0, 1, 2, 3, 4]
-    where = {"detector": geometry_fit.placed(detector(), d), "space_group": GROUP}
-    members = [
-        geometry_fit.member(x.A, x.eta_rad, x.hkl, x.spots, pulse=x.pulse, **where)
-        for x in lattices(4, detector())
-    ]
+    there = geometry_fit.placed(detector(), d)
+    members = [member(x, there) for x in lattices(4, detector())]
     total, eliminated = geometry_fit.partials(detector(), d, members, free)
     step = geometry_fit.solve(total, 5).step
-    stepped = [m.p for m in geometry_fit.back(members, eliminated, step)]
+    stepped = geometry_fit.back(members, eliminated, step)
+
     m = len(members[0].p)
     H = np.zeros((5 + 4 * m, 5 + 4 * m))
     g = np.zeros(5 + 4 * m)
     for i, one in enumerate(members):
-        residual, by_p, by_d = (
-            np.asarray(x) for x in geometry_fit._linearized(detector(), d, *one)
-        )
-        J = np.zeros((*residual.shape, len(g)))
-        at = slice(5 + i * m, 5 + i * m + m)
-        J[:, :, :5], J[:, :, at] = by_d, by_p
-        weight = (
-            refinement.student((residual**2 / one.observed.variance).sum(1))[1] * one.observed.valid
-        )
-        w = weight[:, None] / one.observed.variance
-        H += np.einsum("sam,sa,san->mn", J, w, J)
-        g += np.einsum("sam,sa,sa->m", J, w, residual)
-        centre, precision = refinement.prior(
-            one.frame, np.log(refinement.ETA_PRIOR_RAD), refinement.ETA_PRIOR_LOG
-        )
-        H[at, at] += np.diag(precision)
-        g[at] -= precision * (one.p - centre)
+        own = slice(5 + i * m, 5 + i * m + m)
+        _add_normal_equations(H, g, d, one, own)
     scale = 1 / np.sqrt(np.diag(H))
     dense = scale * np.linalg.solve(H * np.outer(scale, scale), scale * g)
+
     np.testing.assert_allclose(step, dense[:5], rtol=1e-7)
-    np.testing.assert_allclose(
-        np.concatenate(stepped) - np.concatenate([x.p for x in members]), dense[5:], rtol=1e-6
-    )
+    steps = [after.p - before.p for after, before in zip(stepped, members, strict=True)]
+    np.testing.assert_allclose(np.concatenate(steps), dense[5:], rtol=1e-6)
+
+
+def _add_normal_equations(H, g, d, one: Member, own: slice) -> None:
+    """Add a lattice's normal equations, by the detector and by its unknowns at `own`, to the dense
+    ones.
+    """
+    observed = one.observed
+    residual, by_p, by_d = (np.asarray(x) for x in geometry_fit._linearized(detector(), d, one))
+    J = np.zeros((*residual.shape, len(g)))
+    J[:, :, :5] = by_d
+    J[:, :, own] = by_p
+    z2 = (residual**2 / observed.variance).sum(1)
+    weight = centroid_fit.student(z2)[1] * observed.valid
+    w = weight[:, None] / observed.variance
+    H += np.einsum("sam,sa,san->mn", J, w, J)
+    g += np.einsum("sam,sa,sa->m", J, w, residual)
+
+    ln_eta = np.log(refinement.ETA_PRIOR_RAD)
+    centre, precision = centroid_fit.prior(one.model.frame, ln_eta, refinement.ETA_PRIOR_LOG)
+    H[own, own] += np.diag(precision)
+    g[own] -= precision * (one.p - centre)
 
 
 def test_derivatives_by_the_detector_equal_finite_differences():
     (x,) = lattices(1, detector())
     d = np.array([0.02, -0.01, 0.05, 1e-3, -1e-3])
-    where = {"detector": geometry_fit.placed(detector(), d), "space_group": GROUP, "pulse": x.pulse}
-    one = geometry_fit.member(x.A, x.eta_rad, x.hkl, x.spots, **where)
+    one = member(x, geometry_fit.placed(detector(), d))
 
-    def at(d):
-        return geometry_fit._linearized(detector(), d, *one)
+    def residual(d):
+        return geometry_fit._linearized(detector(), d, one)[0]
 
-    by_d = at(d)[2]
+    by_d = geometry_fit._linearized(detector(), d, one)[2]
     for k in range(5):
         step = np.eye(5)[k] * 1e-5
-        np.testing.assert_allclose(
-            (at(d - step)[0] - at(d + step)[0]) / 2e-5, by_d[:, :, k], rtol=1e-5, atol=1e-4
-        )
+        difference = (residual(d - step) - residual(d + step)) / 2e-5
+        np.testing.assert_allclose(difference, by_d[:, :, k], rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.stage
 @pytest.mark.parametrize("groups", [("shift", "distance"), ("shift", "distance", "tilt")])
 def test_planted_move_is_found_within_its_sigma(groups):
-    planted = np.array([0.09, -0.05, 0.2, 2e-3, -1e-3]) * (
-        [1, 1, 1, 1, 1] if "tilt" in groups else [1, 1, 1, 0, 0]
-    )
+    planted = np.array([0.09, -0.05, 0.2, 2e-3, -1e-3])
+    if "tilt" not in groups:
+        planted[3:] = 0.0
     true = geometry_fit.placed(detector(), planted)
-    figures = (joint := solved(lattices(30, true), detector(), groups)).figures()
+    joint = solved(lattices(30, true), detector(), groups)
+    figures = joint.figures()
     sigma = np.array(
         [*figures["shift_sigma_mm"], figures["distance_sigma_mm"], *figures["tilt_sigma_rad"]]
     )
     assert np.all(np.abs(joint.d - planted) <= 3 * sigma)
-    assert np.all(sigma[:2] < 0.002) and sigma[2] < 0.02 and np.all(sigma[3:] < 1e-4)
+    assert np.all(sigma[:2] < 0.002)
+    assert sigma[2] < 0.02
+    assert np.all(sigma[3:] < 1e-4)
     np.testing.assert_allclose(figures["distance_mm"], geometry.distances_mm(true)[0], atol=0.03)
     assert 3 * 30 * 0.5 < figures["n_outliers"] < 3 * 30 * 2
     before = figures["rmsd_before"]
     after = figures["rmsd_after"]
-    assert before["n"] == after["n"] and after["transverse_px"] < before["transverse_px"]
+    assert before["n"] == after["n"]
+    assert after["transverse_px"] < before["transverse_px"]
 
 
 @pytest.mark.stage
@@ -200,9 +224,8 @@ def test_sigma_is_the_scatter_of_repeated_refinements():
     everything = lattices(40, detector())
     pulls = []
     for k in range(4):
-        figures = solved(
-            everything[10 * k : 10 * k + 10], detector(), ["shift", "distance"], passes=1
-        ).figures()
+        ten = everything[10 * k : 10 * k + 10]
+        figures = solved(ten, detector(), ["shift", "distance"], passes=1).figures()
         sigma = np.array([*figures["shift_sigma_mm"], figures["distance_sigma_mm"]])
         pulls.append(np.array([*figures["shift_mm"], figures["distance_change_mm"]]) / sigma)
     assert 0.5 < np.sqrt(np.mean(np.square(pulls))) < 1.7
@@ -211,12 +234,10 @@ def test_sigma_is_the_scatter_of_repeated_refinements():
 @pytest.mark.stage
 def test_a_lattice_without_sense_takes_no_part():
     """The same detector, bit by bit, as without it."""
-    found = lattices(8, detector())
-    where = {"detector": detector(), "space_group": GROUP}
-    members = [
-        geometry_fit.member(x.A, x.eta_rad, x.hkl, x.spots, pulse=x.pulse, **where) for x in found
-    ]
-    lost = members[0]._replace(frame=members[0].frame._replace(U=np.full((3, 3), np.nan)))
+    members = [member(x, detector()) for x in lattices(8, detector())]
+    model = members[0].model
+    nowhere = model.frame._replace(U=np.full((3, 3), np.nan))
+    lost = members[0]._replace(model=model._replace(frame=nowhere))
     with_it, eliminated = geometry_fit.partials(detector(), np.zeros(5), [*members, lost], [0])
     without, _ = geometry_fit.partials(detector(), np.zeros(5), members, [0])
     np.testing.assert_array_equal(with_it, without)

@@ -3,8 +3,8 @@ complement.
 
 Global unknowns d: shift along panel 0's fast and slow axes (mm), away from the sample (mm), tilts
 about the fast and the slow axis (rad). A turn about the beam is a turn of all crystals and stays as
-it is. Local unknowns: those of `refinement`. Each lattice adds its reduced normal equations to one
-small flat array, so that ranks sum little.
+it is. Local unknowns: those of `centroid_fit`. Each lattice adds its reduced normal equations to
+one small flat array, so that ranks sum little.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,24 +17,36 @@ from scipy.stats import chi2
 from sklearn.covariance import MinCovDet
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
-from spreadflow.analysis.still import refinement
-from spreadflow.analysis.still.refinement import Frame, Observed, Pulse
-from spreadflow.models import Detector, Spots
+from spreadflow.analysis.orientation_matrix import crystal_frame, turn
+from spreadflow.analysis.still import centroid_fit, refinement
+from spreadflow.analysis.still.centroid_fit import CentroidModel, Observed
+from spreadflow.analysis.still.prediction import MosaicLattice
+from spreadflow.models import Detector, Spectrum, Spots
 from spreadflow.physics import geometry
 
 Total = Callable[[dict[int, np.ndarray]], np.ndarray]
+"""Sum of equally shaped arrays held per block, over all blocks, here and elsewhere."""
+
 Pool = Callable[[dict[int, Any]], list]
-EMPTY = np.zeros((0, 2))
+"""List of objects held per block, of all blocks, here and elsewhere."""
+
 NAMES = ("shift_fast_mm", "shift_slow_mm", "distance_mm", "tilt_fast_rad", "tilt_slow_rad")
 """The global unknowns, in this order."""
 
 GROUPS = {"shift": (0, 1), "distance": (2,), "tilt": (3, 4)}
+"""Numbers of the global unknowns that are refined together."""
+
 MAX_STEPS = 10
+"""Steps of the detector in one pass, at most."""
+
 SMALL_STEP = 0.02
 """A step below this many σ ends the iteration."""
 
 POOLED = 20_000
 """Residuals the robust cut is estimated from."""
+
+LEAST_POOLED = 8
+"""Residuals each block contributes to the robust cut at least, if it has them."""
 
 TOLERANCE_PX = 3.0
 """Spots further than this from every prediction are of no lattice."""
@@ -48,38 +60,41 @@ those few.
 class IndexedLattice(NamedTuple):
     """A lattice as indexing left it."""
 
-    A: np.ndarray
-    eta_rad: float
+    lattice: MosaicLattice
     hkl: np.ndarray
-    """(spot, 3) of the spots in no other lattice"""
+    """(spot, 3) 0 0 0 = not of this lattice"""
     spots: Spots
-    pulse: Pulse
+    """those in no other lattice"""
+    spectrum: Spectrum
+    """compressed, as by `prediction.compress`"""
 
 
 class Member(NamedTuple):
     """One lattice in the joint refinement."""
 
-    frame: Frame
+    model: CentroidModel
     p: np.ndarray
     """(m,) its unknowns: rotation, strains, ln η"""
     observed: Observed
-    pulse: Pulse
 
     @property
-    def A(self) -> np.ndarray:
-        """(3, 3) Å⁻¹"""
-        return np.asarray(refinement.matrix(self.frame, self.p))
+    def lattice(self) -> MosaicLattice:
+        """The lattice as refined so far."""
+        return self.model.lattice(self.p)
 
     @property
-    def eta_rad(self) -> float:
-        return float(np.exp(self.p[-1]))
+    def n_valid(self) -> int:
+        """Spots that count."""
+        return int(self.observed.valid.sum())
 
 
 class Eliminated(NamedTuple):
-    """What gives a lattice's step once the detector's is known: δp = start − slope·δd."""
+    """How a lattice follows the detector: δp = start − slope·δd."""
 
     start: np.ndarray
+    """(m,)"""
     slope: np.ndarray
+    """(m, n_free)"""
 
 
 class Solution(NamedTuple):
@@ -102,54 +117,52 @@ class Cut(NamedTuple):
     """An ellipse in the plane of normalized residuals."""
 
     centre: np.ndarray
+    """(2,) radial, transverse"""
     precision: np.ndarray
+    """(2, 2) inverse covariance"""
     limit: float
     """squared Mahalanobis distance"""
 
 
 def member(
-    A: np.ndarray,
-    eta_rad: float,
+    lattice: MosaicLattice,
     hkl: np.ndarray,
     spots: Spots,
-    *,
+    spectrum: Spectrum,
     detector: Detector,
-    pulse: Pulse,
     space_group: str,
 ) -> Member:
     """Return a lattice with the indexed ones (hkl ≠ 0) of its shot's spots, ready to take part."""
-    observed = refinement.observe(
-        A,
-        eta_rad,
-        hkl,
-        spots,
-        detector=detector,
-        pulse=pulse,
-        model_px=refinement.MODEL_PX,
-        least=PARTIALITY_MIN,
+    observed = centroid_fit.observe(
+        lattice, hkl, spots, spectrum, detector, partiality_min=PARTIALITY_MIN
     )
-    frame = refinement.frame(A, space_group)
-    p = np.zeros(4 + len(frame.strains))
-    p[-1] = np.log(eta_rad)
-    return Member(frame, p, observed, pulse)
+    frame = crystal_frame(lattice.A, space_group)
+    model = CentroidModel(frame, spectrum, lattice.domain_ang)
+    return Member(model, model.start(lattice.eta_rad), observed)
+
+
+# ---------------------------------------------------------------- the detector
 
 
 def moved(detector: Detector, d) -> Detector:
     """Return the detector tilted by d[3:] about the point where the beam meets panel 0's plane,
     then shifted by d[:3].
     """
-    f = detector.fast[0]
-    s = detector.slow[0]
+    fast = detector.fast[0]
+    slow = detector.slow[0]
     normal = geometry.normals(detector)[0]
     height = (detector.origin_mm[0] * normal).sum()
-    pivot = geometry.S0 * height / (geometry.S0 * normal).sum()
-    turn = refinement.turn(d[3] * f + d[4] * s)
-    away = normal * jnp.sign(height)
-    move = d[0] * f + d[1] * s + d[2] * away
+    cosine = (geometry.S0 * normal).sum()
+    pivot = geometry.S0 * height / cosine
+
+    tilt = turn(d[3] * fast + d[4] * slow)
+
+    away_from_sample = normal * jnp.sign(height)
+    shift = d[0] * fast + d[1] * slow + d[2] * away_from_sample
     return detector._replace(
-        origin_mm=(detector.origin_mm - pivot) @ turn.T + pivot + move,
-        fast=detector.fast @ turn.T,
-        slow=detector.slow @ turn.T,
+        origin_mm=(detector.origin_mm - pivot) @ tilt.T + pivot + shift,
+        fast=detector.fast @ tilt.T,
+        slow=detector.slow @ tilt.T,
     )
 
 
@@ -163,22 +176,24 @@ def placed(detector: Detector, d: np.ndarray) -> Detector:
     )
 
 
+# ---------------------------------------------------------------- normal equations
+
+
 @jax.jit
-def _linearized(detector: Detector, d, frame: Frame, p, observed: Observed, pulse: Pulse):
+def _linearized(detector: Detector, d, member: Member):
     """Return residuals (spot, 2), px, and minus their derivatives by p (spot, 2, m) and by d (spot,
     2, 5).
     """
-    residual, by_p, *_ = refinement.residuals(moved(detector, d), frame, p, observed, pulse)
-    s1 = refinement.rays(frame, p, observed.hkl, pulse)
+    model, p, observed = member
+    residuals = centroid_fit.residuals(moved(detector, d), model, p, observed)
+    s1 = centroid_fit.rays(model, p, observed.hkl)
 
-    def place(d):
+    def position_of(d):
         return jnp.stack(geometry.on_panel(moved(detector, d), observed.panel, s1), axis=-1)
 
-    return (
-        residual,
-        by_p,
-        (observed.axes[:, :, :, None] * jax.jacfwd(place)(d)[:, None, :, :]).sum(axis=2),
-    )
+    position_by_d = jax.jacfwd(position_of)(d)
+    by_d = (observed.axes[:, :, :, None] * position_by_d[:, None, :, :]).sum(axis=2)
+    return residuals.offset, residuals.offset_by_p, by_d
 
 
 def partials(
@@ -190,53 +205,82 @@ def partials(
     Returns a flat float64 array, to be summed over all lattices and handed to `solve`, and what
     `back` needs.
     """
-    total = np.zeros(2 * len(free) ** 2 + len(free) + 3)
+    n_free = len(free)
+    total = np.zeros(2 * n_free**2 + n_free + 3)
     eliminated = []
-    for one in members:
-        part, gone = _reduced(detector, d, one, free)
+    for member in members:
+        part, local = _reduced(detector, d, member, free)
         total += part
-        eliminated.append(gone)
+        eliminated.append(local)
     return total, eliminated
 
 
-def _reduced(detector: Detector, d, one: Member, free: list[int]) -> tuple[np.ndarray, Eliminated]:
+def _reduced(
+    detector: Detector, d, member: Member, free: list[int]
+) -> tuple[np.ndarray, Eliminated]:
     """Return s = H_dd − H_dl H_ll⁻¹ H_ld and g = g_d − H_dl H_ll⁻¹ g_l of a lattice, with the outer
-    product of g.
+    product of g, in one flat array; and how the lattice follows the detector.
     """
-    residual, by_p, by_d = (np.asarray(x) for x in _linearized(detector, d, *one))
-    z2 = (residual**2 / one.observed.variance).sum(axis=1)
-    weight = refinement.student(z2)[1] * one.observed.valid
-    jacobian = np.concatenate([by_d[:, :, free], by_p], axis=2)
-    scaled = jacobian * (weight[:, None] / one.observed.variance)[:, :, None]
-    H = np.einsum("sam,san->mn", scaled, jacobian)
-    g = -np.einsum("sam,sa->m", scaled, residual)
-    centre, precision = refinement.prior(
-        one.frame, np.log(refinement.ETA_PRIOR_RAD), refinement.ETA_PRIOR_LOG
-    )
     n = len(free)
+    n_local = len(member.p)
+    H, g, squares = _normal_equations(detector, d, member, free)
+
+    coupling = H[n:, :n]
+    right = np.concatenate([coupling, g[n:, None]], axis=1)
+    solved = np.linalg.solve(H[n:, n:], right)
+    slope = solved[:, :n]
+    step = solved[:, n]
+    S = H[:n, :n] - H[:n, n:] @ slope
+    reduced = g[:n] - H[:n, n:] @ step
+
+    outer = np.outer(reduced, reduced)
+    freedom = 2.0 * np.count_nonzero(member.observed.valid) - n_local
+    part = np.concatenate([S.ravel(), outer.ravel(), reduced, [squares, freedom, 1.0]])
+    if not np.isfinite(part).all():
+        # a lattice that left all sense takes no part and stays where it is
+        stays = Eliminated(np.zeros(n_local), np.zeros((n_local, n)))
+        return np.zeros_like(part), stays
+    return part, Eliminated(-step, slope)
+
+
+def _normal_equations(
+    detector: Detector, d, member: Member, free: list[int]
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return Hessian and gradient of a lattice's loss by the free unknowns of the detector, then by
+    its own, restraints included; and the sum of its weighted squared residuals.
+    """
+    observed = member.observed
+    offset, by_p, by_d = (np.asarray(x) for x in _linearized(detector, d, member))
+    z2 = (offset**2 / observed.variance).sum(axis=1)
+    weight = centroid_fit.student(z2)[1] * observed.valid
+
+    jacobian = np.concatenate([by_d[:, :, free], by_p], axis=2)
+    scaled = jacobian * (weight[:, None] / observed.variance)[:, :, None]
+    H = np.einsum("sam,san->mn", scaled, jacobian)
+    g = -np.einsum("sam,sa->m", scaled, offset)
+
+    n = len(free)
+    ln_eta = np.log(refinement.ETA_PRIOR_RAD)
+    centre, precision = centroid_fit.prior(member.model.frame, ln_eta, refinement.ETA_PRIOR_LOG)
     H[n:, n:] += np.diag(precision)
-    g[n:] += precision * (one.p - centre)
-    local = np.linalg.solve(H[n:, n:], np.concatenate([H[n:, :n], g[n:, None]], axis=1))
-    S = H[:n, :n] - H[:n, n:] @ local[:, :n]
-    reduced = g[:n] - H[:n, n:] @ local[:, n]
-    sums = [weight @ z2, 2.0 * np.count_nonzero(one.observed.valid) - len(one.p), 1.0]
-    part = np.concatenate([S.ravel(), np.outer(reduced, reduced).ravel(), reduced, sums])
-    if not np.isfinite(
-        part
-    ).all():  # a lattice that left all sense takes no part and stays where it is
-        return np.zeros_like(part), Eliminated(np.zeros(len(one.p)), np.zeros((len(one.p), n)))
-    return part, Eliminated(-local[:, n], local[:, :n])
+    g[n:] += precision * (member.p - centre)
+    return H, g, weight @ z2
 
 
 def solve(total: np.ndarray, n_free: int) -> Solution:
     """Return the Gauss-Newton step of the detector from partials summed over all lattices."""
     n = n_free
-    S, meat = total[: 2 * n * n].reshape(2, n, n)
+    S, outer = total[: 2 * n * n].reshape(2, n, n)
     g = total[2 * n * n : -3]
-    squares, count, lattices = total[-3:]
+    squares, freedom, n_lattices = total[-3:]
     inverse = np.linalg.inv(S)
-    few = lattices / max(lattices - n, 1.0)
-    return Solution(-inverse @ g, few * inverse @ meat @ inverse, float(squares), int(count))
+    small_sample = n_lattices / max(n_lattices - n, 1.0)
+    return Solution(
+        step=-inverse @ g,
+        covariance=small_sample * inverse @ outer @ inverse,
+        chi2=float(squares),
+        freedom=int(freedom),
+    )
 
 
 def back(
@@ -244,8 +288,8 @@ def back(
 ) -> list[Member]:
     """Return the lattices after the detector's step."""
     return [
-        m._replace(p=m.p + e.start - e.slope @ step)
-        for m, e in zip(members, eliminated, strict=True)
+        member._replace(p=member.p + local.start - local.slope @ step)
+        for member, local in zip(members, eliminated, strict=True)
     ]
 
 
@@ -256,29 +300,40 @@ def iterate(
     free: list[int],
     total: Total,
 ) -> tuple[np.ndarray, dict[int, list[Member]], Solution, int]:
-    """Return Gauss-Newton steps of detector and lattices from d (5,) until the detector stands
-    still.
+    """Take Gauss-Newton steps of detector and lattices from d (5,) until the detector stands still.
 
-    members: block → lattices; total: sums arrays held per block over all blocks, here and
-    elsewhere. Returns d, the lattices, the last step's solution and the number of steps.
+    members: block → lattices. Returns d, the lattices, the last step's solution and the number of
+    steps.
     """
-    steps = 0
-    while steps < MAX_STEPS:
-        steps += 1
-        parts = {b: partials(detector, d, some, free) for b, some in members.items()}
-        solution = solve(total({b: part for b, (part, _) in parts.items()}), len(free))
-        members = {b: back(some, parts[b][1], solution.step) for b, some in members.items()}
+    n_steps = 0
+    while n_steps < MAX_STEPS:
+        n_steps += 1
+        sums = {}
+        eliminated = {}
+        for block, in_block in members.items():
+            sums[block], eliminated[block] = partials(detector, d, in_block, free)
+        solution = solve(total(sums), len(free))
+        members = {
+            block: back(in_block, eliminated[block], solution.step)
+            for block, in_block in members.items()
+        }
+
         d = d.copy()
         d[free] += solution.step
-        if np.all(np.abs(solution.step) < SMALL_STEP * np.sqrt(np.diag(solution.covariance))):
+        sigma = np.sqrt(np.diag(solution.covariance))
+        if np.all(np.abs(solution.step) < SMALL_STEP * sigma):
             break
-    return d, members, solution, steps
+    return d, members, solution, n_steps
 
 
-def normalized(detector: Detector, d, one: Member) -> np.ndarray:
-    """Return (valid spot, 2) residuals, radial and transverse, in units of their σ."""
-    residual = np.asarray(_linearized(detector, d, *one)[0])
-    return (residual / np.sqrt(one.observed.variance))[one.observed.valid]
+# ---------------------------------------------------------------- outliers
+
+
+def normalized(detector: Detector, d, member: Member) -> np.ndarray:
+    """Return residuals (valid spot, 2), radial and transverse, in units of their σ."""
+    offset = np.asarray(_linearized(detector, d, member)[0])
+    in_sigma = offset / np.sqrt(member.observed.variance)
+    return in_sigma[member.observed.valid]
 
 
 def robust_cut(z: np.ndarray, probability: float) -> Cut:
@@ -287,35 +342,57 @@ def robust_cut(z: np.ndarray, probability: float) -> Cut:
     Minimum covariance determinant (Rousseeuw & Van Driessen 1999) with a fixed seed: the same on
     every rank.
     """
-    found = MinCovDet(random_state=0).fit(z)
-    return Cut(found.location_, np.linalg.inv(found.covariance_), float(chi2.ppf(probability, 2)))
+    robust = MinCovDet(random_state=0).fit(z)
+    return Cut(
+        centre=robust.location_,
+        precision=np.linalg.inv(robust.covariance_),
+        limit=float(chi2.ppf(probability, 2)),
+    )
 
 
-def reject(detector: Detector, d, one: Member, cut: Cut) -> Member:
+def reject(detector: Detector, d, member: Member, cut: Cut) -> Member:
     """Return the lattice with the spots beyond the cut no longer valid."""
-    away = normalized(detector, d, one) - cut.centre
-    valid = one.observed.valid.copy()
-    valid[valid] = np.einsum("si,ij,sj->s", away, cut.precision, away) <= cut.limit
-    return one._replace(observed=one.observed._replace(valid=valid))
+    from_centre = normalized(detector, d, member) - cut.centre
+    distance2 = np.einsum("si,ij,sj->s", from_centre, cut.precision, from_centre)
+    valid = member.observed.valid.copy()
+    valid[valid] = distance2 <= cut.limit
+    return member._replace(observed=member.observed._replace(valid=valid))
+
+
+# ---------------------------------------------------------------- the joint refinement
 
 
 class Joint:
     """The joint refinement: blocks of lattices, and the one detector that all blocks, here and
     elsewhere, share.
 
-    found: block → lattices held here. free: numbers of the refined `NAMES`. total: sums arrays held
-    per block over all blocks; pool: lists objects held per block, of all blocks. Both give every
-    holder of blocks the same.
+    indexed: block → lattices held here. free: numbers of the refined `NAMES`. total and pool give
+    every holder of blocks the same.
     """
 
     def __init__(
-        self, found, detector: Detector, space_group: str, free: list[int], total: Total, pool: Pool
+        self,
+        indexed: dict[int, list[IndexedLattice]],
+        detector: Detector,
+        space_group: str,
+        free: list[int],
+        total: Total,
+        pool: Pool,
     ):
-        self.found: dict[int, list[IndexedLattice]] = found
-        self.detector, self.space_group, self.free = detector, space_group, free
-        self.total, self.pool = total, pool
-        self.d, self.steps, self.n_used, self.n_outliers = np.zeros(len(NAMES)), 0, 0, 0
-        self.listed = {b: [_listed(x) for x in some] for b, some in found.items()}
+        self.indexed = indexed
+        self.detector = detector
+        self.space_group = space_group
+        self.free = free
+        self.total = total
+        self.pool = pool
+        self.d = np.zeros(len(NAMES))
+        self.steps = 0
+        self.n_used = 0
+        self.n_outliers = 0
+        self.listed = {
+            block: [refinement.of_strong_spots(x.hkl, x.spots) for x in in_block]
+            for block, in_block in indexed.items()
+        }
         self.before = self._rmsd()
 
     def placed(self) -> Detector:
@@ -326,67 +403,110 @@ class Joint:
         """Make one pass: index anew, refine, reject the spots outside the ellipse of this
         probability, refine.
         """
-        members = self._iterate(
-            {b: [self._member(x) for x in some] for b, some in self.found.items()}
+        detector = self.placed()
+        members = {
+            block: [self._member(x, detector) for x in in_block]
+            for block, in_block in self.indexed.items()
+        }
+        members = self._iterate(members)
+        members = self._reject(members, probability)
+        members = self._iterate(members)
+        self.indexed = {
+            block: [
+                x._replace(lattice=member.lattice)
+                for x, member in zip(self.indexed[block], in_block, strict=True)
+            ]
+            for block, in_block in members.items()
+        }
+
+    def _member(self, indexed: IndexedLattice, detector: Detector) -> Member:
+        """Return a lattice with its spots indexed anew on a detector."""
+        lattice, _, spots, spectrum = indexed
+        hkl = refinement.assign(
+            lattice,
+            spots,
+            spectrum,
+            detector,
+            space_group=self.space_group,
+            tolerance_px=TOLERANCE_PX,
         )
-        z = {b: self._residuals(some) for b, some in members.items()}
-        share = max(8, POOLED // len(self.pool({b: 0 for b in z})))
-        pooled = self.pool({b: rows[:: 1 + len(rows) // share] for b, rows in z.items()})
-        cut = robust_cut(np.concatenate(pooled), probability)
-        kept = {
-            b: [reject(self.detector, self.d, m, cut) for m in some] for b, some in members.items()
-        }
-        counts = self.total({b: np.array([_valid(members[b]), _valid(kept[b])]) for b in members})
-        self.n_used, self.n_outliers = int(counts[1]), int(counts[0] - counts[1])
-        members = self._iterate(kept)
-        for b, some in members.items():
-            pairs = zip(self.found[b], some, strict=True)
-            self.found[b] = [x._replace(A=m.A, eta_rad=m.eta_rad) for x, m in pairs]
-
-    def _residuals(self, members: list[Member]) -> np.ndarray:
-        rows = np.concatenate([normalized(self.detector, self.d, m) for m in members] or [EMPTY])
-        return rows[np.isfinite(rows).all(axis=1)]
-
-    def _member(self, x: IndexedLattice) -> Member:
-        where: dict[str, Any] = {
-            "detector": self.placed(),
-            "pulse": x.pulse,
-            "space_group": self.space_group,
-        }
-        hkl = refinement.assign(x.A, x.eta_rad, x.spots, tolerance_px=TOLERANCE_PX, **where)
-        return member(x.A, x.eta_rad, hkl, x.spots, **where)
+        return member(lattice, hkl, spots, spectrum, detector, self.space_group)
 
     def _iterate(self, members: dict[int, list[Member]]) -> dict[int, list[Member]]:
-        self.d, members, self.solution, steps = iterate(
+        """Refine detector and lattices, and return the latter."""
+        self.d, members, self.solution, n_steps = iterate(
             self.detector, self.d, members, self.free, self.total
         )
-        self.steps += steps
+        self.steps += n_steps
         return members
 
-    def _rmsd(self) -> dict[str, Any]:
-        """Return r.m.s.d. over the spots with I/σ ≥ 5 as they were indexed: the same list before
-        and after.
+    def _reject(
+        self, members: dict[int, list[Member]], probability: float
+    ) -> dict[int, list[Member]]:
+        """Return the lattices without the spots outside the ellipse of this probability, and count
+        both kinds.
         """
+        cut = robust_cut(self._pooled(members), probability)
+        left = {
+            block: [reject(self.detector, self.d, member, cut) for member in in_block]
+            for block, in_block in members.items()
+        }
+        n_valid = {
+            block: np.array([_n_valid(members[block]), _n_valid(left[block])]) for block in members
+        }
+        before, after = self.total(n_valid)
+        self.n_used = int(after)
+        self.n_outliers = int(before - after)
+        return left
+
+    def _pooled(self, members: dict[int, list[Member]]) -> np.ndarray:
+        """Return normalized residuals (n, 2) of all blocks, of each about as many."""
+        n_blocks = len(self.pool(dict.fromkeys(members, 0)))
+        share = max(LEAST_POOLED, POOLED // n_blocks)
+        samples = {}
+        for block, in_block in members.items():
+            residuals = self._residuals(in_block)
+            every = 1 + len(residuals) // share
+            samples[block] = residuals[::every]
+        return np.concatenate(self.pool(samples))
+
+    def _residuals(self, members: list[Member]) -> np.ndarray:
+        """Return the finite normalized residuals (n, 2) of some lattices."""
+        of_members = [normalized(self.detector, self.d, member) for member in members]
+        rows = np.concatenate([np.zeros((0, 2)), *of_members])
+        is_finite = np.isfinite(rows).all(axis=1)
+        return rows[is_finite]
+
+    def _rmsd(self) -> dict[str, Any]:
+        """Return the r.m.s.d. over the spots with I/σ ≥ 5 as they were indexed: the same list
+        before and after.
+        """
+        detector = self.placed()
         sums = {}
-        where = self.placed()
-        for b, some in self.found.items():
-            away = [
-                refinement.offsets(x.A, x.eta_rad, hkl, x.spots, detector=where, pulse=x.pulse)
-                for x, hkl in zip(some, self.listed[b], strict=True)
+        for block, in_block in self.indexed.items():
+            offsets = [
+                centroid_fit.offsets(x.lattice, hkl, x.spots, x.spectrum, detector)
+                for x, hkl in zip(in_block, self.listed[block], strict=True)
             ]
-            rows = np.concatenate(away or [EMPTY])
-            sums[b] = np.array([*(rows**2).sum(axis=0), len(rows)])
-        radial, transverse, n = self.total(sums)
-        px = np.sqrt(np.array([radial, transverse]) / max(n, 1.0))
-        size = float(self.detector.pixel_mm)
-        keys = ("radial_px", "transverse_px", "radial_mm", "transverse_mm")
-        return dict(zip(keys, [*px.tolist(), *(px * size).tolist()], strict=True)) | {"n": int(n)}
+            rows = np.concatenate(offsets or [np.zeros((0, 2))])
+            sums[block] = np.array([*(rows**2).sum(axis=0), len(rows)])
+        *squares, n = self.total(sums)
+        radial, transverse = np.sqrt(np.array(squares) / max(n, 1.0))
+        pixel_mm = float(self.detector.pixel_mm)
+        return {
+            "radial_px": float(radial),
+            "transverse_px": float(transverse),
+            "radial_mm": float(radial * pixel_mm),
+            "transverse_mm": float(transverse * pixel_mm),
+            "n": int(n),
+        }
 
     def figures(self) -> dict[str, Any]:
         """Return plain numbers, units in the names; σ is 0 for what was not refined."""
         covariance = self.solution.covariance
         sigma = np.zeros(len(self.d))
         sigma[self.free] = np.sqrt(np.diag(covariance))
+        correlation = covariance / np.outer(sigma[self.free], sigma[self.free])
         return {
             "shift_mm": self.d[:2].tolist(),
             "shift_sigma_mm": sigma[:2].tolist(),
@@ -396,7 +516,7 @@ class Joint:
             "tilt_rad": self.d[3:].tolist(),
             "tilt_sigma_rad": sigma[3:].tolist(),
             "refined": [NAMES[i] for i in self.free],
-            "correlation": (covariance / np.outer(sigma[self.free], sigma[self.free])).tolist(),
+            "correlation": correlation.tolist(),
             "n_reflections": self.n_used,
             "n_outliers": self.n_outliers,
             "chi2_reduced": self.solution.chi2 / max(self.solution.freedom, 1),
@@ -406,11 +526,6 @@ class Joint:
         }
 
 
-def _listed(x: IndexedLattice) -> np.ndarray:
-    """Return (spot, 3) indices of the spots that count in the r.m.s.d.; 0 0 0 = does not."""
-    strong = x.spots.intensity >= refinement.I_OVER_SIGMA * x.spots.sigma
-    return np.where(strong[:, None], x.hkl, 0)
-
-
-def _valid(members: list[Member]) -> int:
-    return sum(int(m.observed.valid.sum()) for m in members)
+def _n_valid(members: list[Member]) -> int:
+    """Return how many spots of some lattices count."""
+    return sum(member.n_valid for member in members)

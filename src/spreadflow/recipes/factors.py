@@ -129,7 +129,7 @@ def _with_data(
             model,
             build.cell(section),
             _space_group(section),
-            **files.merged._asdict(),
+            amplitudes.MergedIntensities(*files.merged),
             channel=int(np.abs(energies_ev - energy_ev).argmin()),
             min_i_over_sigma=section.min_i_over_sigma,
             complete=section.source == "model_completed",

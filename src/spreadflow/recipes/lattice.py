@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from spreadflow.analysis import orientation_matrix
 from spreadflow.analysis.pixels import lattice_fit, point_spread, restraints
 from spreadflow.analysis.pixels.likelihood import Noise
-from spreadflow.analysis.still import refinement
 from spreadflow.config import Stage1Section
 from spreadflow.errors import RefinedOutcome
 from spreadflow.models import (
@@ -220,7 +220,7 @@ def restraints_of(
     if not configured.given():
         return None
     crystal = indexed.crystal
-    frame = refinement.frame(crystal.A, space_group)
+    frame = orientation_matrix.crystal_frame(crystal.A, space_group)
     if configured.cell is not None and configured.cell.centre is not None:
         frame = frame._replace(metric=_metric(configured.cell.centre, space_group))
     stretch = configured.wavelength.centre if configured.wavelength else 0.0
@@ -309,7 +309,7 @@ def _judge(
 
 def misset(problem: lattice_fit.Problem, refined: lattice_fit.RefinedLattice) -> np.ndarray:
     """Return the rotation vector (3,) from the orientation at the start, lab frame, rad."""
-    return refinement.coordinates(problem.frame, refined.parameters.crystal.A)[:3]
+    return orientation_matrix.coordinates(problem.frame, refined.parameters.crystal.A)[:3]
 
 
 def start_after(fit: LatticeFit) -> Start:

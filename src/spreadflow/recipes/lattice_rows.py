@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from spreadflow.analysis import orientation_matrix
 from spreadflow.analysis.pixels import lattice_fit, shoeboxes, solve, spot_positions
 from spreadflow.analysis.pixels.likelihood import variance
-from spreadflow.analysis.still import prediction, refinement
+from spreadflow.analysis.still import prediction
 from spreadflow.physics import unit_cell
 from spreadflow.recipes.lattice import LatticeFit, PackedLattice, misset
 
@@ -107,7 +108,7 @@ def _cell_sigma(
         return np.full(6, np.nan)
 
     def cell_at(coordinates: np.ndarray) -> np.ndarray:
-        return unit_cell.cell_of(np.asarray(refinement.matrix(problem.frame, coordinates)))
+        return unit_cell.cell_of(np.asarray(orientation_matrix.matrix(problem.frame, coordinates)))
 
     strains = np.concatenate([np.zeros(3), unknowns[rows]])
     steps = STRAIN_STEP * np.eye(len(strains))[3:]

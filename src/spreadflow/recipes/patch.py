@@ -169,12 +169,11 @@ def _predicted(
 ) -> prediction.Predicted:
     """Return what prediction finds that knows what is true."""
     crystal = true.crystal
+    domain_ang = float((crystal.n_cells * simulator.cell[:3]).mean())
     predicted = prediction.predict(
-        crystal.A,
-        float(crystal.eta_rad),
-        float((crystal.n_cells * simulator.cell[:3]).mean()),
-        spectrum=true.spectrum,
-        detector=simulator.detector,
+        prediction.MosaicLattice(crystal.A, float(crystal.eta_rad), domain_ang),
+        true.spectrum,
+        simulator.detector,
         space_group=simulator.crystal.space_group,
         d_min=d_min,
         polarization=simulator.beam.polarization,

@@ -7,7 +7,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.still import indexing, integration, prediction, refinement, spots
+from spreadflow.analysis.still import (
+    indexing,
+    integration,
+    prediction,
+    refinement,
+    search_space,
+    spots,
+)
+from spreadflow.analysis.still.prediction import MosaicLattice
+from spreadflow.analysis.still.strong_pixels import DispersionThreshold
 from spreadflow.config import IndexSection
 from spreadflow.errors import Outcome
 from spreadflow.io.rows import columns_of
@@ -16,9 +25,6 @@ from spreadflow.physics import unit_cell
 from spreadflow.physics.geometry import S0, direction
 from spreadflow.physics.symmetry import misorientation
 from spreadflow.units import DEG, wavelength
-
-SAME_CRYSTAL_RAD = 1.0 * DEG
-"""Two lattices of a shot whose orientations are closer than this are one crystal."""
 
 LARGEST_WEIGHT_SQUARED = 50.0
 """I/σ from which on a spot weighs no more in indexing: bright spots are no better placed."""
@@ -75,11 +81,25 @@ def index(
 
 def _find_spots(shot: Shot, section: IndexSection, detector: Detector, energy: float) -> Spots:
     """Return the spots within the resolution range."""
-    keys = section.spots.model_dump(exclude={"d_min", "d_max", "min_spots", "max_spots"})
-    found = spots.find(shot.image, shot.mask, readout_photons=section.readout_photons, **keys)
+    settings = section.spots
+    threshold = DispersionThreshold(
+        gain=settings.gain,
+        readout_photons=section.readout_photons,
+        kernel=(settings.kernel[0], settings.kernel[1]),
+        sigma_background=settings.sigma_background,
+        sigma_strong=settings.sigma_strong,
+        global_threshold=settings.global_threshold,
+    )
+    found = spots.find(
+        shot.image,
+        shot.mask,
+        threshold,
+        min_pixels=settings.min_pixels,
+        max_pixels=settings.max_pixels,
+    )
     d = spots.resolution(detector, energy, found)
-    d_min = section.spots.d_min or 0.0
-    d_max = section.spots.d_max or np.inf
+    d_min = settings.d_min or 0.0
+    d_max = settings.d_max or np.inf
     return spots.select(found, (d >= d_min) & (d <= d_max))
 
 
@@ -92,17 +112,21 @@ def _find_lattices(
     s1 = direction(detector, found.panel, found.fast, found.slow)
     q = (s1 - S0) / wavelength(energy)
     weights = np.sqrt(np.minimum(found.intensity / found.sigma, LARGEST_WEIGHT_SQUARED))
+    target = search_space.target_of(
+        unit_cell.radians(section.cell),
+        section.space_group,
+        length_tolerance=section.length_tolerance,
+        angle_tolerance=section.angle_tolerance_deg * DEG,
+        n_directions=section.n_directions,
+    )
+    settings = _refinement_settings(section)
     is_free = np.ones(len(q), dtype=bool)
     lattices: list[Lattice] = []
     while len(lattices) < section.max_lattices:
         candidates = indexing.find_lattices(
             q[is_free],
             weights[is_free],
-            unit_cell.radians(section.cell),
-            section.space_group,
-            length_tolerance=section.length_tolerance,
-            angle_tolerance=section.angle_tolerance_deg * DEG,
-            n_directions=section.n_directions,
+            target,
             max_lattices=1,
             min_indexed=section.min_indexed,
             min_fraction=section.min_fraction_indexed,
@@ -113,7 +137,9 @@ def _find_lattices(
             candidates[0].A,
             candidates[0].hkl,
             spots.select(found, is_free),
-            **_refinement_keys(shot, section, detector),
+            shot.spectrum,
+            detector,
+            settings,
         )
         if refined is None or not _is_acceptable(refined, lattices, section, detector):
             break
@@ -148,7 +174,8 @@ def is_near_target(cell: np.ndarray, section: IndexSection) -> bool:
 
 def is_new(A: np.ndarray, others: Sequence[np.ndarray], section: IndexSection) -> bool:
     """Whether A (3, 3) is another crystal than the other lattices of its shot."""
-    return all(misorientation(A, other, section.space_group) > SAME_CRYSTAL_RAD for other in others)
+    turns = [misorientation(A, other, section.space_group) for other in others]
+    return all(turn > indexing.SAME_CRYSTAL_RAD for turn in turns)
 
 
 def _hold_lattices(
@@ -162,30 +189,22 @@ def _hold_lattices(
     before leave.
     """
     is_free = np.ones(len(found.fast), dtype=bool)
-    keys = _refinement_keys(shot, section, detector)
+    settings = _refinement_settings(section)
     lattices: list[Lattice] = []
     for A in supplied:
         left = spots.select(found, is_free)
-        not_indexed = np.zeros((len(left.fast), 3), dtype=np.int32)
-        held = refinement.refine(A, not_indexed, left, **keys, min_indexed=0, hold=True)
-        assert held is not None  # no spots are needed
+        held = refinement.hold(A, left, shot.spectrum, detector, settings)
         lattices.append(_over_all_spots(held, is_free))
         is_free &= ~lattices[-1].hkl.any(axis=1)
     return lattices
 
 
-def _refinement_keys(shot: Shot, section: IndexSection, detector: Detector) -> dict[str, Any]:
-    """Return what refinement knows of all lattices of a shot."""
+def _refinement_settings(section: IndexSection) -> refinement.Settings:
+    """Return how all lattices of a run are refined."""
     eta_rad = None
     if section.mosaic_spread_deg is not None:
         eta_rad = section.mosaic_spread_deg * DEG
-    return {
-        "detector": detector,
-        "spectrum": shot.spectrum,
-        "space_group": section.space_group,
-        "eta_rad": eta_rad,
-        "domain_ang": section.domain_ang,
-    }
+    return refinement.Settings(section.space_group, section.domain_ang, eta_rad)
 
 
 def _over_all_spots(refined: Lattice, is_free: np.ndarray) -> Lattice:
@@ -209,11 +228,9 @@ def _integrate(
     """
     of_lattices = [
         prediction.predict(
-            lattice.A,
-            float(lattice.eta_rad),
-            float(lattice.domain_ang),
-            spectrum=shot.spectrum,
-            detector=detector,
+            MosaicLattice(lattice.A, float(lattice.eta_rad), float(lattice.domain_ang)),
+            shot.spectrum,
+            detector,
             space_group=section.space_group,
             d_min=section.d_min,
             polarization=polarization,
@@ -225,7 +242,7 @@ def _integrate(
         shot.image,
         shot.mask,
         prediction.Predicted(*map(np.concatenate, columns)),
-        detector=detector,
+        detector,
         saturation_photons=shot.saturation_photons,
         calibration_error=section.calibration_error,
         readout_photons=section.readout_photons,

@@ -15,7 +15,6 @@ import numpy as np
 from spreadflow.analysis import geometry_fit
 from spreadflow.analysis.geometry_fit import IndexedLattice, Joint
 from spreadflow.analysis.still import prediction
-from spreadflow.analysis.still.refinement import Pulse
 from spreadflow.config import Level0Config, Level0Section
 from spreadflow.errors import FileError
 from spreadflow.io import dials, store
@@ -148,14 +147,13 @@ def _lattices(
         hkl = columns["spots/hkl"][at]
         if spectrum is None or np.count_nonzero(hkl.any(axis=1)) < section.min_reflections:
             continue
-        live = prediction.compress(spectrum)
-        pulse = Pulse(live.energies_ev, live.photons, float(columns["lattices/domain_ang"][n]))
-        spots = Spots(*(columns[f"spots/{name}"][at] for name in Spots._fields))
-        out.append(
-            IndexedLattice(
-                columns["lattices/A"][n], float(columns["lattices/eta_rad"][n]), hkl, spots, pulse
-            )
+        lattice = prediction.MosaicLattice(
+            A=columns["lattices/A"][n],
+            eta_rad=float(columns["lattices/eta_rad"][n]),
+            domain_ang=float(columns["lattices/domain_ang"][n]),
         )
+        spots = Spots(*(columns[f"spots/{name}"][at] for name in Spots._fields))
+        out.append(IndexedLattice(lattice, hkl, spots, prediction.compress(spectrum)))
     return out
 
 
@@ -170,4 +168,5 @@ def _at_most(
 
 
 def _mean_energy(found: IndexedLattice) -> float:
-    return float(found.pulse.energies_ev @ found.pulse.photons / found.pulse.photons.sum())
+    pulse = found.spectrum
+    return float(pulse.energies_ev @ pulse.photons / pulse.photons.sum())

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from spreadflow.analysis.merging import amplitudes
+from spreadflow.analysis.merging.amplitudes import MergedIntensities
 from spreadflow.analysis.merging.merging import Unique
 from spreadflow.physics import phantom, unit_cell
 from spreadflow.physics.structure_factors import StructureFactors, perturbed, structure_factors
@@ -18,6 +19,7 @@ HOW = {"channel": 1, "min_i_over_sigma": 1.0}
 
 
 def model(atoms) -> StructureFactors:
+    """Return F of atoms to 2.5 Å."""
     return structure_factors(atoms, CELL, GROUP, d_min=2.5, sites=CURVES, others={})
 
 
@@ -28,48 +30,63 @@ def true() -> StructureFactors:
 
 @pytest.fixture(scope="module")
 def wrong() -> StructureFactors:
-    return model(
-        perturbed(np.random.default_rng(1), phantom.build(CELL, GROUP, 3), CELL, CURVES)[0]
-    )
+    atoms = phantom.build(CELL, GROUP, 3)
+    moved, _ = perturbed(np.random.default_rng(1), atoms, CELL, CURVES)
+    return model(moved)
 
 
-def merged(f: StructureFactors, noise: float = 0.0, missing: float = 0.1) -> dict[str, np.ndarray]:
-    """k exp(−2 B/4d²) |F|² of channel 1 in the asymmetric unit, mates apart, some missing."""
+def merged(f: StructureFactors, noise: float = 0.0, missing: float = 0.1) -> MergedIntensities:
+    """Return k exp(−2 B/4d²) |F|² of channel 1 in the asymmetric unit, mates apart, some of them
+    missing.
+    """
     unique = Unique(unit_cell.degrees(CELL), GROUP, 2.5)
     rng = np.random.default_rng(0)
-    hkl = (np.where(unique.friedel < 0, -1, 1)[:, None] * unique.hkl)[
-        rng.random(len(unique)) >= missing
-    ]
-    row = {tuple(h): i for i, h in enumerate(f.hkl.tolist())}
-    size = np.abs(f.at(np.array([row[tuple(h)] for h in hkl.tolist()]))[:, 1]) ** 2
-    stol2 = 0.25 / unit_cell.spacing(unit_cell.reciprocal(CELL), hkl) ** 2
-    intensity = K * np.exp(-2 * B * stol2) * size
+    signed = np.where(unique.friedel < 0, -1, 1)[:, None] * unique.hkl
+    hkl = signed[rng.random(len(unique)) >= missing]
+    f_squared = np.abs(f.at(rows_of(f, hkl))[:, 1]) ** 2
+    intensity = K * np.exp(-2 * B * stol_squared(hkl)) * f_squared
     sigma = np.full(len(hkl), max(noise, 1e-9) * intensity.mean())
-    return {"hkl": hkl, "intensity": intensity + sigma * rng.normal(size=len(hkl)), "sigma": sigma}
+    return MergedIntensities(hkl, intensity + sigma * rng.normal(size=len(hkl)), sigma)
+
+
+def stol_squared(hkl: np.ndarray) -> np.ndarray:
+    """Return (sin θ/λ)² = 1/4d² of Miller indices, Å⁻²."""
+    return 0.25 / unit_cell.spacing(unit_cell.reciprocal(CELL), hkl) ** 2
 
 
 def rows_of(f: StructureFactors, hkl: np.ndarray) -> np.ndarray:
+    """Return the nodes that have Miller indices (n, 3)."""
     row = {tuple(h): i for i, h in enumerate(f.hkl.tolist())}
     return np.array([row[tuple(h)] for h in hkl.tolist()])
 
 
-def of(f: StructureFactors) -> np.ndarray:
+def values(f: StructureFactors) -> np.ndarray:
+    """Return F of all nodes, (node, channel)."""
     return f.at(np.arange(len(f.hkl)))
+
+
+def scaled_to_data(f: StructureFactors, data: MergedIntensities, complete: bool = False):
+    """Return F with the amplitudes of the data."""
+    return amplitudes.measured(f, CELL, GROUP, data, **HOW, complete=complete)
 
 
 @pytest.mark.stage
 def test_scale_and_b_come_back_from_noisy_data_of_a_wrong_model(true, wrong):
     rng = np.random.default_rng(2)
-    size = np.abs(of(wrong)[:, 1]) ** 2
     d = unit_cell.spacing(unit_cell.reciprocal(CELL), true.hkl)
-    right = np.abs(of(true)[:, 1]) ** 2 * K * np.exp(-2 * B * 0.25 / d**2)
-    sigma = np.full(len(d), right.mean())
-    exact = amplitudes.scale(size * K * np.exp(-2 * B * 0.25 / d**2), 0 * sigma, size, d)
-    assert (exact.k, exact.b) == (pytest.approx(K, rel=0.02), pytest.approx(B, abs=0.3))
-    found = amplitudes.scale(
-        right + sigma * rng.normal(size=len(d)), sigma, np.abs(of(true)[:, 1]) ** 2, d
-    )
-    assert (found.k, found.b) == (pytest.approx(K, rel=0.1), pytest.approx(B, abs=1.5))
+    k = K * np.exp(-2 * B * 0.25 / d**2)
+    f_wrong = np.abs(values(wrong)[:, 1]) ** 2
+    f_true = np.abs(values(true)[:, 1]) ** 2
+
+    exact = amplitudes.scale(k * f_wrong, np.zeros(len(d)), f_wrong, d)
+    assert exact.k == pytest.approx(K, rel=0.02)
+    assert exact.b == pytest.approx(B, abs=0.3)
+
+    sigma = np.full(len(d), (k * f_true).mean())
+    noisy = k * f_true + sigma * rng.normal(size=len(d))
+    found = amplitudes.scale(noisy, sigma, f_true, d)
+    assert found.k == pytest.approx(K, rel=0.1)
+    assert found.b == pytest.approx(B, abs=1.5)
 
 
 @pytest.mark.stage
@@ -77,13 +94,15 @@ def test_perfect_data_on_a_wrong_model_have_the_true_amplitudes_and_the_models_s
     """Mates' mean is the data's in the energy of the data; what scatters without sites keeps its
     phase.
     """
-    f = amplitudes.measured(wrong, CELL, GROUP, **merged(true, missing=0.0), **HOW, complete=False)
+    f = scaled_to_data(wrong, merged(true, missing=0.0))
     rows = np.arange(len(f.hkl))
     same = rows_of(true, f.hkl)
     sites = f.groups[: f.n_sites] / wrong.groups[: f.n_sites, same]
-    stol2 = 0.25 / unit_cell.spacing(unit_cell.reciprocal(CELL), f.hkl) ** 2
-    wilson = np.exp(np.polynomial.Polynomial.fit(stol2, np.log(sites[0].real), 1)(stol2))
+    stol2 = stol_squared(f.hkl)
+    line = np.polynomial.Polynomial.fit(stol2, np.log(sites[0].real), 1)
+    wilson = np.exp(line(stol2))
     np.testing.assert_allclose(sites, np.broadcast_to(wilson, sites.shape), rtol=1e-6)
+
     X = f.without_sites(rows)[:, 0]
     before = wrong.without_sites(same)[:, 0]
     t = (X / before / wilson).real
@@ -94,14 +113,13 @@ def test_perfect_data_on_a_wrong_model_have_the_true_amplitudes_and_the_models_s
     def pairs(size):
         return size[:, 1] ** 2 + size[mate, 1] ** 2
 
-    have = pairs(np.abs(of(f)))
-    right = pairs(np.abs(of(true)[same]) * np.exp(-B * stol2)[:, None])
-    level = np.median(have / right)
+    reached = pairs(np.abs(values(f)))
+    right = pairs(np.abs(values(true)[same]) * np.exp(-B * stol2)[:, None])
+    level = np.median(reached / right)
     assert level == pytest.approx(1.0, abs=0.2), "electrons, to the k of a wrong model"
-    off = (have / level - right) / right.mean()
-    assert off.min() > -1e-3 and (off < 1e-3).mean() > 0.98, (
-        "where it is not reached the sites alone scatter more"
-    )
+    off = (reached / level - right) / right.mean()
+    assert off.min() > -1e-3
+    assert (off < 1e-3).mean() > 0.98, "where it is not reached the sites alone scatter more"
 
 
 @pytest.mark.parametrize("error", [0.0, 0.02])
@@ -110,11 +128,12 @@ def test_curves_leave_a_wrong_start_of_the_data(true, error):
     runs.
     """
     start = np.array([[-7.0 + 1.4j, -6.5 + 1.2j]] * 2)
-    begun = true._replace(anomalous=np.concatenate([start, true.anomalous[2:]]))
+    wrong_start = true._replace(anomalous=np.concatenate([start, true.anomalous[2:]]))
     data = merged(true, missing=0.0)
     rng = np.random.default_rng(5)
-    data["intensity"] = data["intensity"] * (1.0 + error * rng.standard_normal(len(data["hkl"])))
-    f = amplitudes.measured(begun, CELL, GROUP, **data, **HOW, complete=False)
+    relative = 1.0 + error * rng.standard_normal(len(data.hkl))
+    data = data._replace(intensity=data.intensity * relative)
+    f = scaled_to_data(wrong_start, data)
     found = np.stack([fitted(f, true, channel) for channel in (0, 1)], axis=-1)
     away = found - true.anomalous[:2]
     assert np.abs((start - true.anomalous[:2]).imag).max() > 1.8
@@ -125,12 +144,12 @@ def test_curves_leave_a_wrong_start_of_the_data(true, error):
 
 
 def fitted(f: StructureFactors, true: StructureFactors, channel: int) -> np.ndarray:
-    """(site,) f' + i f'' with which the |F|² of f are the true ones in crystals of B, weights
-    1/|F|².
+    """Return f' + i f'' (site,) with which the |F|² of f are the true ones in crystals of B,
+    weights 1/|F|².
     """
     rows = np.arange(len(f.hkl))
     same = rows_of(true, f.hkl)
-    wilson = np.exp(-B * 0.25 / unit_cell.spacing(unit_cell.reciprocal(CELL), f.hkl) ** 2)
+    wilson = np.exp(-B * stol_squared(f.hkl))
     data = np.abs(wilson * true.at(same)[:, channel]) ** 2
     X = f.without_sites(rows)[:, 0]
     g = f.groups[: f.n_sites]
@@ -140,7 +159,8 @@ def fitted(f: StructureFactors, true: StructureFactors, channel: int) -> np.ndar
         F = X + curve @ g
         slope = 2.0 * np.conj(F) * g
         D = np.concatenate([slope.real, -slope.imag])
-        step = np.linalg.solve((D * weight) @ D.T, (D * weight) @ (data - np.abs(F) ** 2))
+        normal = (D * weight) @ D.T
+        step = np.linalg.solve(normal, (D * weight) @ (data - np.abs(F) ** 2))
         curve = curve + step[: f.n_sites] + 1j * step[f.n_sites :]
     return curve
 
@@ -152,46 +172,40 @@ def test_the_factor_is_the_one_nearest_to_one():
     terms = np.abs(X) ** 2, (np.conj(X) * S).real, np.abs(S) ** 2
     data = np.abs(t * X + S) ** 2
     found = amplitudes.factor(data, *terms)
-    vertex = -terms[1] / terms[0]
     np.testing.assert_allclose(np.abs(found * X + S) ** 2, data, rtol=1e-9)
-    np.testing.assert_allclose(
-        found, np.where((t > vertex) == (vertex < 1), t, 2 * vertex - t), rtol=1e-9
-    )
+
+    vertex = -terms[1] / terms[0]
+    is_nearest = (t > vertex) == (vertex < 1)
+    np.testing.assert_allclose(found, np.where(is_nearest, t, 2 * vertex - t), rtol=1e-9)
     np.testing.assert_allclose(amplitudes.factor(0.0 * data, *terms), vertex, rtol=1e-12)
 
 
 @pytest.mark.stage
 def test_what_was_not_measured_is_the_model_scaled_to_the_data(true):
     data = merged(true, noise=0.5)
-    f = amplitudes.measured(true, CELL, GROUP, **data, **HOW, complete=True)
+    f = scaled_to_data(true, data, complete=True)
     np.testing.assert_array_equal(f.hkl, true.hkl)
-    alone = amplitudes.measured(true, CELL, GROUP, **data, **HOW, complete=False)
+
+    # the reflections with strong data, from means of mates formed here
+    alone = scaled_to_data(true, data)
     unique = Unique(unit_cell.degrees(CELL), GROUP, 2.5)
     mates = np.full((2, len(unique)), np.nan)
-    mates[0, unique.rows(data["hkl"])] = data["intensity"]
+    mates[0, unique.rows(data.hkl)] = data.intensity
     mates[1] = np.where(unique.mate < 0, np.nan, mates[0, unique.mate])
     n = np.isfinite(mates).sum(axis=0)
-    strong = (n > 0) & (np.nansum(mates, axis=0) >= np.sqrt(n) * data["sigma"][0])
+    is_strong = (n > 0) & (np.nansum(mates, axis=0) >= np.sqrt(n) * data.sigma[0])
     own = unique.rows(true.hkl)
-    np.testing.assert_array_equal(alone.hkl, true.hkl[(own >= 0) & strong[own]])
-    filled = np.setdiff1d(
-        np.arange(len(f.hkl)), np.flatnonzero((f.hkl[:, None] == alone.hkl).all(axis=2).any(axis=1))
-    )
-    d = unit_cell.spacing(unit_cell.reciprocal(CELL), f.hkl[filled])
-    ratio = of(f)[filled, 1] / of(true)[filled, 1]
-    found = -np.polyfit(0.25 / d**2, np.log(ratio.real), 1)
-    assert found[0] == pytest.approx(B, abs=1.0) and found[1] == pytest.approx(0.0, abs=1e-9)
+    np.testing.assert_array_equal(alone.hkl, true.hkl[(own >= 0) & is_strong[own]])
+
+    # all others are the model's
+    filled = np.setdiff1d(np.arange(len(f.hkl)), rows_of(f, alone.hkl))
+    ratio = values(f)[filled, 1] / values(true)[filled, 1]
+    slope, level = np.polyfit(stol_squared(f.hkl[filled]), np.log(ratio.real), 1)
+    assert -slope == pytest.approx(B, abs=1.0)
+    assert level == pytest.approx(0.0, abs=1e-9)
 
 
 def test_data_of_another_crystal_have_no_scale(true):
+    elsewhere = MergedIntensities(np.array([[90, 0, 0]]), np.ones(1), np.ones(1))
     with pytest.raises(ValueError, match="0 common reflections"):
-        amplitudes.measured(
-            true,
-            CELL,
-            GROUP,
-            hkl=np.array([[90, 0, 0]]),
-            intensity=np.ones(1),
-            sigma=np.ones(1),
-            **HOW,
-            complete=True,
-        )
+        scaled_to_data(true, elsewhere, complete=True)

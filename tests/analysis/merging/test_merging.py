@@ -24,44 +24,44 @@ def unique(request) -> merging.Unique:
 
 
 def scattered(unique: merging.Unique, seed: int, n: int = 4000) -> np.ndarray:
-    """(n, 3) random equivalents, of both hands, of the unique reflections."""
+    """Return random equivalents (n, 3), of both hands, of the unique reflections."""
     rng = np.random.default_rng(seed)
-    ops = [np.array(op.rot) // op.DEN for op in unique.space_group.operations().sym_ops]
+    operations = unique.space_group.operations().sym_ops
+    rotations = np.array([operation.rot for operation in operations]) // gemmi.Op.DEN
     chosen = rng.integers(0, len(unique), n)
-    turn = rng.integers(0, len(ops), n)
+    turn = rng.integers(0, len(rotations), n)
     sign = rng.choice([-1, 1], n)
-    return np.array(
-        [s * (unique.hkl[c] @ ops[t]) for s, c, t in zip(sign, chosen, turn, strict=True)],
-        dtype=np.int32,
-    )
+    equivalents = np.einsum("ni,nij->nj", unique.hkl[chosen], rotations[turn])
+    return (sign[:, None] * equivalents).astype(np.int32)
 
 
 def observations(
     unique: merging.Unique, seed: int, n: int = 4000
 ) -> tuple[merging.Observations, np.ndarray, np.ndarray]:
-    """Observations with indices and intensities of a made-up experiment; returns them, hkl and
-    σ.
-    """
+    """Return the observations of an invented experiment, their Miller indices and σ."""
     rng = np.random.default_rng(seed)
     hkl = scattered(unique, seed, n)
     lattice = np.sort(rng.integers(0, 40, n))
     sigma = rng.uniform(0.5, 3.0, n)
-    half = merging.half_sets(
-        rng.integers(0, 2**63, 40).astype(np.uint64), np.zeros(40, dtype=np.int64)
-    )
-    one = np.ones(n)
+    shot_id = rng.integers(0, 2**63, 40).astype(np.uint64)
     obs = merging.Observations(
-        lattice,
-        np.arange(40) * N_GROUPS // 40,
-        half,
-        unique.rows(hkl),
-        one,
-        rng.normal(5.0, 4.0, n),
-        sigma**2,
-        one,
-        one,
+        lattice=lattice,
+        group=np.arange(40) * N_GROUPS // 40,
+        half=merging.half_sets(shot_id, np.zeros(40, dtype=np.int64)),
+        unique=unique.rows(hkl),
+        s2=np.ones(n),
+        intensity=rng.normal(5.0, 4.0, n),
+        variance=sigma**2,
+        factor=np.ones(n),
+        partiality=np.ones(n),
     )
     return obs, hkl, sigma
+
+
+def merge(unique, obs, sigma, min_multiplicity=1) -> merging.Merged:
+    """Return the merged observations."""
+    sums = merging.Sums(obs, len(unique), N_GROUPS)
+    return merging.merge(obs, obs.intensity, sigma, sums, min_multiplicity)
 
 
 def test_rows_are_those_of_gemmi(unique):
@@ -97,40 +97,42 @@ def test_mates_are_mutual_and_centric_ones_have_none(unique):
 @pytest.mark.parametrize("kind", [gemmi.DataType.Anomalous, gemmi.DataType.Mean])
 def test_weighted_means_are_those_of_gemmi(unique, kind):
     obs, hkl, sigma = observations(unique, 2)
-    merged = merging.merge(obs, obs.intensity, sigma, merging.Sums(obs, len(unique), N_GROUPS))
+    merged = merge(unique, obs, sigma)
     data = gemmi.Intensities()
     data.set_data(unique.cell, unique.space_group, hkl, obs.intensity, sigma)
     data.merge_in_place(kind)
     index = np.array(data.miller_array)
     sign = np.array(data.isign_array)
-    weight = np.where(merged.n > 0, merged.sigma**-2, 0.0)
-    sum_wi = np.where(merged.n > 0, weight * np.nan_to_num(merged.intensity), 0.0)
+    is_measured = merged.n > 0
+    n = merged.n
+    weight = np.where(is_measured, merged.sigma**-2, 0.0)
+    weighted = np.where(is_measured, weight * np.nan_to_num(merged.intensity), 0.0)
     if kind == gemmi.DataType.Mean:
-        mate = np.where(unique.mate < 0, np.arange(len(unique)), unique.mate)
-        acentric = unique.mate >= 0
-        weight = weight + acentric * weight[mate]
-        sum_wi = sum_wi + acentric * sum_wi[mate]
-        n = merged.n + acentric * merged.n[mate]
+        is_acentric = unique.mate >= 0
+        mate = np.where(is_acentric, unique.mate, np.arange(len(unique)))
+        weight = weight + is_acentric * weight[mate]
+        weighted = weighted + is_acentric * weighted[mate]
+        n = n + is_acentric * n[mate]
         row = unique.rows(index)
+        assert len(row) > 0
     else:
-        n = merged.n
         row = unique.rows(np.where(sign[:, None] < 0, -index, index))
-    assert len(row) == (n > 0).sum() if kind == gemmi.DataType.Anomalous else len(row) > 0
-    np.testing.assert_allclose(sum_wi[row] / weight[row], data.value_array, rtol=1e-9)
+        assert len(row) == is_measured.sum()
+    np.testing.assert_allclose(weighted[row] / weight[row], data.value_array, rtol=1e-9)
     np.testing.assert_allclose(weight[row] ** -0.5, data.sigma_array, rtol=1e-9)
     np.testing.assert_array_equal(n[row], data.nobs_array)
 
 
 def test_half_sets_are_the_means_of_their_lattices(unique):
     obs, _, sigma = observations(unique, 3)
-    merged = merging.merge(obs, obs.intensity, sigma, merging.Sums(obs, len(unique), N_GROUPS))
+    merged = merge(unique, obs, sigma)
     for half in (0, 1):
-        mine = obs.half[obs.lattice] == half
+        in_half = obs.half[obs.lattice] == half
         for row in np.unique(obs.unique)[::50]:
-            of = mine & (obs.unique == row)
-            expected = (
-                np.average(obs.intensity[of], weights=sigma[of] ** -2.0) if of.any() else np.nan
-            )
+            rows = np.flatnonzero(in_half & (obs.unique == row))
+            expected = np.nan
+            if len(rows):
+                expected = np.average(obs.intensity[rows], weights=sigma[rows] ** -2.0)
             np.testing.assert_allclose(merged.half[row, half], expected, rtol=1e-12)
 
 
@@ -142,12 +144,11 @@ def test_half_sets_depend_on_identity_alone_and_are_even():
     order = rng.permutation(20000)
     np.testing.assert_array_equal(half[order], merging.half_sets(shot_id[order], k[order]))
     assert abs(half.mean() - 0.5) < 0.02
-    assert abs(np.mean(half == merging.half_sets(shot_id, k + 1)) - 0.5) < 0.02, (
-        "lattices of one shot are independent"
-    )
-    consecutive = merging.half_sets(
-        np.arange(20000, dtype=np.uint64), np.zeros(20000, dtype=np.int64)
-    )
+
+    of_next_lattice = merging.half_sets(shot_id, k + 1)
+    assert abs(np.mean(half == of_next_lattice) - 0.5) < 0.02, "independent within a shot"
+    numbers = np.arange(20000, dtype=np.uint64)
+    consecutive = merging.half_sets(numbers, np.zeros(20000, dtype=np.int64))
     assert abs(np.mean(consecutive[1:] == consecutive[:-1]) - 0.5) < 0.02
 
 
@@ -157,48 +158,46 @@ def test_sums_do_not_depend_on_who_holds_which_group(unique, monkeypatch):
     weight = 10.0 ** np.random.default_rng(5).uniform(-8, 8, len(obs.unique))
     whole = merging.Sums(obs, len(unique), N_GROUPS).by_unique(weight, obs.intensity)
     monkeypatch.setattr(merging, "CHUNK", 100 * N_GROUPS)
-    partials = []
+    holders = []
     for holder in range(3):
-        mine = np.flatnonzero(obs.group[obs.lattice] % 3 == holder)
-        part = obs._replace(lattice=obs.lattice[mine], unique=obs.unique[mine])
-        calls: list[dict] = []
-        sums = merging.Sums(
-            part,
-            len(unique),
-            N_GROUPS,
-            lambda parts, n, calls=calls: (
-                calls.append(dict(parts)) or merging.add_in_order(parts, n)
-            ),
-        )
-        sums.by_unique(weight[mine], obs.intensity[mine])
-        partials.append(calls)
+        held = np.flatnonzero(obs.group[obs.lattice] % 3 == holder)
+        part = obs._replace(lattice=obs.lattice[held], unique=obs.unique[held])
+        chunks: list[dict] = []
+
+        def add(parts, n_groups, chunks=chunks):
+            chunks.append(dict(parts))
+            return merging.add_in_order(parts, n_groups)
+
+        sums = merging.Sums(part, len(unique), N_GROUPS, add)
+        sums.by_unique(weight[held], obs.intensity[held])
+        holders.append(chunks)
+
     joined = []
-    for chunk in zip(*partials, strict=True):
-        joined.append(
-            merging.add_in_order({g: v for part in chunk for g, v in part.items()}, N_GROUPS)
-        )
+    for of_holders in zip(*holders, strict=True):
+        parts = {group: value for chunk in of_holders for group, value in chunk.items()}
+        joined.append(merging.add_in_order(parts, N_GROUPS))
     assert len(joined) > 1
     np.testing.assert_array_equal(np.concatenate(joined).T, whole)
 
 
 def test_merging_does_not_depend_on_the_order_within_a_lattice(unique):
     obs, _, sigma = observations(unique, 6)
-    merged = merging.merge(obs, obs.intensity, sigma, merging.Sums(obs, len(unique), N_GROUPS))
+    merged = merge(unique, obs, sigma)
     order = np.lexsort([np.random.default_rng(6).random(len(sigma)), obs.lattice])
     other = obs._replace(unique=obs.unique[order], intensity=obs.intensity[order])
-    again = merging.merge(
-        other, other.intensity, sigma[order], merging.Sums(other, len(unique), N_GROUPS)
-    )
+    again = merge(unique, other, sigma[order])
     np.testing.assert_allclose(again.intensity, merged.intensity, rtol=1e-12)
 
 
 def test_what_is_measured_too_few_times_is_not_measured(unique):
     obs, _, sigma = observations(unique, 7)
-    sums = merging.Sums(obs, len(unique), N_GROUPS)
-    every, often = (merging.merge(obs, obs.intensity, sigma, sums, least) for least in (1, 3))
-    few = every.n < 3
-    assert few.any() and (often.n[few] == 0).all() and np.isnan(often.intensity[few]).all()
-    np.testing.assert_array_equal(often.intensity[~few], every.intensity[~few])
+    every = merge(unique, obs, sigma)
+    often = merge(unique, obs, sigma, min_multiplicity=3)
+    is_rare = every.n < 3
+    assert is_rare.any()
+    assert (often.n[is_rare] == 0).all()
+    assert np.isnan(often.intensity[is_rare]).all()
+    np.testing.assert_array_equal(often.intensity[~is_rare], every.intensity[~is_rare])
 
 
 def test_every_reflection_has_one_fate():
@@ -213,7 +212,8 @@ def test_every_reflection_has_one_fate():
         for name in ("partiality", "lorentz", "polarization", "capture", "intensity", "sigma")
     }
     table |= {"lattice": lattice, "hkl": hkl, "failed": np.arange(n) == 3}
-    table["partiality"][14], table["sigma"][15] = 0.01, 0.0
+    table["partiality"][14] = 0.01
+    table["sigma"][15] = 0.0
     obs, count, fate = merging.select(
         table,
         np.zeros(2, dtype=np.int64),
@@ -232,7 +232,9 @@ def test_every_reflection_has_one_fate():
         16: Fate.FEW,
     }
     assert fate.tolist() == [expected.get(i, Fate.USED) for i in range(n)]
-    assert count.tolist() == [11, 0] and obs.n_lattices == 1 and len(obs.unique) == 11
+    assert count.tolist() == [11, 0]
+    assert obs.n_lattices == 1
+    assert len(obs.unique) == 11
 
 
 def test_best_partiality_is_the_quantile():

@@ -10,9 +10,10 @@ import pytest
 from scipy import stats
 from scipy.ndimage import convolve
 
+from spreadflow.analysis.orientation_matrix import coordinates, crystal_frame, matrix
 from spreadflow.analysis.pixels import lattice_fit, point_spread, restraints, shoeboxes, solve
 from spreadflow.analysis.pixels.likelihood import Noise
-from spreadflow.analysis.still import integration, prediction, refinement
+from spreadflow.analysis.still import integration, prediction
 from spreadflow.models import Crystal, Detector, Parameters, Shoeboxes, Spectrum
 from spreadflow.physics import forward, geometry, layout, mosaic, noise, rotation, unit_cell
 from spreadflow.units import DEG
@@ -70,8 +71,8 @@ def measured(
     """
     rng = np.random.default_rng(seed)
     domain = float((true.crystal.n_cells * CELLS[group][:3]).mean())
-    how = {"spectrum": true.spectrum, "detector": true.detector, "space_group": group, "d_min": 2.4}
-    found = prediction.predict(true.crystal.A, float(true.crystal.eta_rad), domain, **how)
+    lattice = prediction.MosaicLattice(true.crystal.A, float(true.crystal.eta_rad), domain)
+    found = prediction.predict(lattice, true.spectrum, true.detector, space_group=group, d_min=2.4)
     found = prediction.Predicted(*(column[found.d < 3.5] for column in found))
     bbox = shoeboxes.widened(
         integration.shoeboxes(found, true.detector), border, true.detector.shape
@@ -112,7 +113,7 @@ def fewer(p: Parameters, boxes: Shoeboxes) -> Parameters:
 def away(fitted: lattice_fit.RefinedLattice, true: Parameters, n_axes: int = 1) -> np.ndarray:
     """(unknown,) estimate − truth."""
     crystal = fitted.parameters.crystal
-    here, there = (refinement.coordinates(fitted.frame, A) for A in (crystal.A, true.crystal.A))
+    here, there = (coordinates(fitted.frame, A) for A in (crystal.A, true.crystal.A))
     logs = (
         np.log(fitted.parameters.scale / true.scale),
         np.log(crystal.n_cells / true.crystal.n_cells)[:n_axes],
@@ -131,10 +132,12 @@ def tetragonal():
 
 @pytest.mark.parametrize("group", CELLS)
 def test_coordinates_are_what_a_matrix_is_made_of(group):
-    at = refinement.frame(planted(group, mosaic.continuous()).crystal.A, group)
+    at = crystal_frame(planted(group, mosaic.continuous()).crystal.A, group)
     p = 1e-2 * np.random.default_rng(4).standard_normal(3 + len(at.strains))
     np.testing.assert_allclose(
-        refinement.coordinates(at, np.asarray(refinement.matrix(at, p))), p, atol=1e-12
+        coordinates(at, np.asarray(matrix(at, p))),
+        p,
+        atol=1e-12,
     )
 
 
@@ -235,7 +238,9 @@ def test_the_truth_is_found_within_its_uncertainty(group, is_continuous, n_axes)
     )
     A = fitted.parameters.crystal.A
     np.testing.assert_allclose(
-        A, refinement.matrix(refinement.frame(A, group), np.zeros(3 + strains)), atol=1e-12
+        A,
+        matrix(crystal_frame(A, group), np.zeros(3 + strains)),
+        atol=1e-12,
     )
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from spreadflow.analysis.orientation_matrix import crystal_frame, matrix
 from spreadflow.analysis.pixels import lattice_fit, restraints
-from spreadflow.analysis.still.refinement import frame, matrix
 from spreadflow.models import Crystal, Detector, Parameters, Spectrum
 from spreadflow.physics import geometry, mosaic, rotation, unit_cell
 
@@ -32,7 +32,7 @@ def start(group: str) -> Parameters:
 def model(group: str, free: tuple[str, ...], turned=(0.0, 0.0, 0.0), **known) -> lattice_fit.Model:
     """Without pixels; its orientation counted from another."""
     begun = start(group)
-    at = frame(begun.crystal.A, group)
+    at = crystal_frame(begun.crystal.A, group)
     at = at._replace(U=rotation.from_vector(np.array(turned)) @ at.U)
     return lattice_fit.Model(
         lattice_fit.Problem(begun, at, None, None, None, **known), free, n_axes=3
@@ -78,7 +78,7 @@ def test_what_is_known_stays_where_it_is_when_the_start_is_turned(turned):
 @pytest.mark.parametrize("group", GROUPS)
 def test_sigma_of_the_cell_is_that_of_any_length(group):
     """Relative; exactly so without symmetry, and of a = b in a tetragonal crystal 1/√2 of it."""
-    at = frame(start(group).crystal.A, group)
+    at = crystal_frame(start(group).crystal.A, group)
     uvw = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, -2, 3]])
     n = len(at.strains)
     step = 1e-6

@@ -24,8 +24,8 @@ SIGMA = np.array([1.2, 0.5])
 
 
 def predicted_at(positions, half=2.33 * SIGMA) -> Predicted:
-    """Predictions at (n, 2) positions (fast, slow) whose half sizes hold 98 %, as `predict` gives
-    them.
+    """Return predictions at positions (n, 2) (fast, slow) whose half sizes hold 98 %, as those of
+    `predict` do.
     """
     n = len(positions)
     columns = {name: np.zeros(n) for name in Predicted._fields}
@@ -35,32 +35,33 @@ def predicted_at(positions, half=2.33 * SIGMA) -> Predicted:
 
 
 def grid(rng, step=25, offset=20):
-    """Positions on a loose grid, anywhere within a pixel."""
+    """Return positions (n, 2) on a loose grid, anywhere within a pixel."""
     axis = np.arange(offset, SHAPE[0] - offset, step, dtype=float)
-    return np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2) + rng.uniform(
-        -0.5, 0.5, (len(axis) ** 2, 2)
-    )
+    nodes = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    return nodes + rng.uniform(-0.5, 0.5, nodes.shape)
 
 
 def background(level):
-    """A plane that rises by half over the image, plus a broad ring."""
-    s, f = np.mgrid[: SHAPE[0], : SHAPE[1]]
-    ring = np.exp(-0.5 * ((np.hypot(f - 500, s - 500) - 300) / 100) ** 2)
-    return level * (0.75 + 0.3 * f / SHAPE[1] + 0.2 * s / SHAPE[0] + 0.5 * ring)
+    """Return an image (slow, fast) of a plane that rises by half, plus a broad ring."""
+    slow, fast = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    from_ring = np.hypot(fast - 500, slow - 500) - 300
+    ring = np.exp(-0.5 * (from_ring / 100) ** 2)
+    plane = 0.75 + 0.3 * fast / SHAPE[1] + 0.2 * slow / SHAPE[0]
+    return level * (plane + 0.5 * ring)
 
 
 def photons_of(rng, positions, expected):
-    """(slow, fast) image of Poisson numbers of photons at normally distributed places: no pixel
-    sampling at all.
+    """Return an image (slow, fast) of Poisson numbers of photons at normally distributed places: no
+    pixel sampling at all.
     """
     n = rng.poisson(expected)
-    axes = np.repeat(radial_axes(DETECTOR, np.zeros(len(n), int), *positions.T), n, axis=0)
+    axes = radial_axes(DETECTOR, np.zeros(len(n), int), *positions.T)
     along = rng.normal(size=(n.sum(), 2)) * SIGMA
-    at = np.repeat(positions, n, axis=0) + np.einsum("pk,pkc->pc", along, axes)
-    pixel = np.floor(at).astype(int)
-    return np.bincount(pixel[:, 1] * SHAPE[1] + pixel[:, 0], minlength=SHAPE[0] * SHAPE[1]).reshape(
-        SHAPE
-    )
+    offsets = np.einsum("pk,pkc->pc", along, np.repeat(axes, n, axis=0))
+    places = np.repeat(positions, n, axis=0) + offsets
+    fast, slow = np.floor(places).astype(int).T
+    counts = np.bincount(slow * SHAPE[1] + fast, minlength=SHAPE[0] * SHAPE[1])
+    return counts.reshape(SHAPE)
 
 
 def still(rng, positions, expected, level, readout=1.0, gain=0.0):
@@ -72,7 +73,9 @@ def still(rng, positions, expected, level, readout=1.0, gain=0.0):
 
 
 def shots(rng, expected_of, level, n_shots, **noise):
-    """Reflections and expected photons of several simulated stills, joined: pulls, I, expected."""
+    """Return pulls, intensities and expected photons of the reflections of several simulated
+    stills, joined.
+    """
     pulls = []
     intensity = []
     truth = []
@@ -84,7 +87,7 @@ def shots(rng, expected_of, level, n_shots, **noise):
             image,
             np.ones_like(image, bool),
             predicted_at(positions),
-            detector=DETECTOR,
+            DETECTOR,
             calibration_error=noise.get("gain", 0.0),
             readout_photons=noise.get("readout", 1.0),
         )
@@ -140,7 +143,7 @@ POSITION = np.array([[700.3, 420.8]])
 
 def one(image, mask=None, positions=POSITION, **options):
     mask = np.ones(image.shape, bool) if mask is None else mask
-    return integrate(image, mask, predicted_at(positions), detector=DETECTOR, **options)
+    return integrate(image, mask, predicted_at(positions), DETECTOR, **options)
 
 
 def test_exact_on_a_noiseless_plane():
@@ -163,11 +166,12 @@ def test_hot_background_pixel(photons):
     clean = still(rng, POSITION, np.array([500]), 5.0)
     hot = clean.copy()
     hot[0, 413, 700] += photons
-    a = one(clean)
-    b = one(hot)
-    f0, f1, s0, s1 = b.bbox[0]
-    assert f0 <= 700 < f1 and s0 <= 413 < s1, "the pixel is in the shoebox"
-    assert abs(a.intensity[0] - b.intensity[0]) < 0.1 * a.sigma[0]
+    before = one(clean)
+    after = one(hot)
+    fast0, fast1, slow0, slow1 = after.bbox[0]
+    assert fast0 <= 700 < fast1, "the pixel is in the shoebox"
+    assert slow0 <= 413 < slow1
+    assert abs(before.intensity[0] - after.intensity[0]) < 0.1 * before.sigma[0]
 
 
 @pytest.mark.stage
@@ -178,8 +182,11 @@ def test_unpredicted_neighbour_in_the_background():
     for _ in range(10):
         clean = rng.poisson(background(5.0)) + photons_of(rng, POSITION, np.array([500.0]))
         both = clean + photons_of(rng, POSITION + np.array([0.0, 7.0]), np.array([2000.0]))
-        a, b = (one(image[None].astype(np.float32), readout_photons=0.0) for image in (clean, both))
-        shifts.append((b.intensity[0] - a.intensity[0]) / a.sigma[0])
+        alone, beside = (
+            one(image[None].astype(np.float32), readout_photons=0.0) for image in (clean, both)
+        )
+        shift = beside.intensity[0] - alone.intensity[0]
+        shifts.append(shift / alone.sigma[0])
     assert abs(np.mean(shifts)) < 0.5
 
 
@@ -194,9 +201,8 @@ def test_neighbours_know_each_other():
     pulls = []
     for _ in range(30):
         expected = np.array([300.0, 3000.0])
-        found = one(
-            still(rng, positions, expected, 5.0), positions=positions, calibration_error=0.0
-        )
+        image = still(rng, positions, expected, 5.0)
+        found = one(image, positions=positions, calibration_error=0.0)
         assert not found.flags.any()
         pulls.append((found.intensity - expected) / found.sigma)
     assert np.all(np.abs(np.mean(pulls, axis=0)) < 4.0 / np.sqrt(30))
@@ -220,12 +226,16 @@ def test_masked_row_saturation_and_edges():
     mask[0, 421] = False
     image[0, 421] = np.nan
     assert one(image, mask).flags[0] == ReflectionFlag.MASKED
-    mask[0, 421], mask[0, 413] = True, False
-    image[0, 421], image[0, 413] = 5.0, 1e9
+
+    mask[0, 421] = True
+    image[0, 421] = 5.0
+    mask[0, 413] = False
+    image[0, 413] = 1e9
     assert one(image, mask).flags[0] == 0, (
         "a bad row that only touches the background costs nothing"
     )
     assert one(image, mask, saturation_photons=300.0).flags[0] == ReflectionFlag.SATURATED
+
     edge = np.array([[SHAPE[1] - 0.5, 500.0], [SHAPE[1] - 9.0, 600.0]])
     found = one(image, mask, positions=edge)
     assert list(found.flags) == [ReflectionFlag.EDGE | ReflectionFlag.MASKED, ReflectionFlag.EDGE]
@@ -250,7 +260,7 @@ def test_panels_are_kept_apart():
     image = np.full((2, *SHAPE), 2.0, np.float32)
     image[1, 420, 700] += 500.0
     predicted = predicted_at(np.repeat(POSITION, 2, axis=0))._replace(panel=np.array([0, 1]))
-    found = integrate(image, np.ones(image.shape, bool), predicted, detector=twice)
+    found = integrate(image, np.ones(image.shape, bool), predicted, twice)
     np.testing.assert_allclose(found.intensity, [0.0, 500.0], atol=1e-3)
     assert not found.flags.any()
 
@@ -261,19 +271,19 @@ def test_observed_centroid_does_not_follow_the_prediction():
     rng = np.random.default_rng(19)
     positions = grid(rng)
     image = still(rng, positions, np.full(len(positions), 2000.0), 5.0)
-    a = one(image, positions=positions)
-    b = one(image, positions=positions + np.array([0.5, -0.5]))
-    error = np.stack([b.fast_obs, b.slow_obs], axis=1) - positions
-    assert np.nanmean(np.hypot(b.fast_obs - a.fast_obs, b.slow_obs - a.slow_obs)) < 0.01
+    right = one(image, positions=positions)
+    wrong = one(image, positions=positions + np.array([0.5, -0.5]))
+    shift = np.hypot(wrong.fast_obs - right.fast_obs, wrong.slow_obs - right.slow_obs)
+    assert np.nanmean(shift) < 0.01
+    error = np.stack([wrong.fast_obs, wrong.slow_obs], axis=1) - positions
     assert np.all(np.abs(np.nanmean(error, axis=0)) < 0.01)
     assert np.nanstd(error) < 0.06
 
 
 def test_the_signals_own_variance_can_be_taken_off_again():
     """Inverse and limits: I for strong spots, nothing for spots that are not there."""
-    rest, intensity = (
-        x.ravel() for x in np.meshgrid([1.0, 30.0, 1e4], [-50.0, 0.0, 3.0, 100.0, 1e5])
-    )
+    pairs = np.meshgrid([1.0, 30.0, 1e4], [-50.0, 0.0, 3.0, 100.0, 1e5])
+    rest, intensity = (x.ravel() for x in pairs)
     own = integration.own_variance(intensity, rest)
     np.testing.assert_allclose(integration.rest_variance(intensity, rest + own), rest, rtol=1e-6)
     assert np.all(own[intensity <= 0] == 0)

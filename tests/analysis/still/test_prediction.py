@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from spreadflow.analysis.still import prediction
+from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.models import Detector, Spectrum
 from spreadflow.physics import rotation, symmetry, unit_cell
 from spreadflow.units import HC_EV_ANGSTROM
@@ -16,8 +17,8 @@ ONE = Spectrum(np.array([7120.0]), np.array([1.0]))
 
 
 def near_bragg(hkl, psi: float, seed: int = 1) -> np.ndarray:
-    """A (3, 3) of a cubic crystal with node hkl rotated by psi inside the Ewald sphere of 7120
-    eV.
+    """Return A (3, 3) of a cubic crystal with node hkl rotated by psi inside the Ewald sphere of
+    7120 eV.
     """
     rng = np.random.default_rng(seed)
     direction = np.array(hkl) / np.linalg.norm(hkl)
@@ -31,10 +32,8 @@ def near_bragg(hkl, psi: float, seed: int = 1) -> np.ndarray:
 
 
 def centroids(A, eta, domain, hkl, spectrum):
-    found = prediction.centroids(
-        A, eta, domain, np.array(hkl, float), spectrum.energies_ev, spectrum.photons
-    )
-    return prediction.Centroids(*(np.asarray(column) for column in found))
+    spots = prediction.centroids(MosaicLattice(A, eta, domain), np.array(hkl, float), spectrum)
+    return prediction.Centroids(*(np.asarray(column) for column in spots))
 
 
 @pytest.mark.parametrize("psi", [-2e-3, 0.0, 1e-3])
@@ -63,36 +62,48 @@ def test_size_alone_is_the_nearest_point_of_the_sphere():
     np.testing.assert_allclose(found.s1[0], s1 / np.linalg.norm(s1), atol=1e-7)
 
 
-def brute_force(A, hkl, eta, domain, spectrum, n_turns=600, n_grid=41):
-    """Photons / |F|² (unpolarized), mean ray and mean energy: a plain sum over directions, channels
-    and domains.
-    """
+def turned_nodes(q, eta, n_turns=600):
+    """Return the node q (3,) in domains turned about random axes by normal angles: (n_turns, 3)."""
     axes = np.random.default_rng(0).normal(size=(n_turns, 3))
     axes /= np.linalg.norm(axes, axis=1, keepdims=True)
     angles = norm.ppf((np.arange(n_turns) + 0.5) / n_turns) * eta
-    nodes = rotation.from_vector(axes * angles[:, None]) @ (A @ hkl)
-    s1 = A @ hkl + [0, 0, -7120.0 / HC_EV_ANGSTROM]
-    s1 /= np.linalg.norm(s1)
+    return rotation.from_vector(axes * angles[:, None]) @ q
+
+
+def rays_around(s1, grid):
+    """Return unit rays (n, 3) on a square grid of angles about s1 (3,)."""
+    s1 = s1 / np.linalg.norm(s1)
     across = np.cross(s1, [0, 0, 1.0])
     across /= np.linalg.norm(across)
+    in_plane = np.cross(across, s1)
+    rays = s1 + grid[:, None, None] * in_plane + grid[None, :, None] * across
+    return (rays / np.linalg.norm(rays, axis=-1, keepdims=True)).reshape(-1, 3)
+
+
+def brute_force(A, hkl, eta, domain, spectrum, n_grid=41):
+    """Return photons / |F|² (unpolarized), mean ray and mean energy by a plain sum over directions,
+    channels and domains.
+    """
+    nodes = turned_nodes(A @ hkl, eta)
     grid = np.linspace(-6e-3, 6e-3, n_grid)
-    rays = s1 + grid[:, None, None] * np.cross(across, s1) + grid[None, :, None] * across
-    rays = (rays / np.linalg.norm(rays, axis=-1, keepdims=True)).reshape(-1, 3)
-    solid = (grid[1] - grid[0]) ** 2
+    rays = rays_around(A @ hkl + [0, 0, -7120.0 / HC_EV_ANGSTROM], grid)
+    solid_angle = (grid[1] - grid[0]) ** 2
+    reach = 8 * prediction.size_sigma(domain)
+
     total = 0.0
     mean = np.zeros(3)
     energy = 0.0
-    for e, f in zip(spectrum.energies_ev, spectrum.photons / spectrum.photons.sum(), strict=True):
+    fractions = spectrum.photons / spectrum.photons.sum()
+    for e, fraction in zip(spectrum.energies_ev, fractions, strict=True):
         q = (rays - [0, 0, -1.0]) * e / HC_EV_ANGSTROM
-        near = np.abs(
-            np.linalg.norm(q, axis=1) - np.linalg.norm(nodes[0])
-        ) < 8 * prediction.size_sigma(domain)
-        r2 = (((q[near, None] - nodes) * domain) ** 2).sum(axis=-1)
+        off_shell = np.linalg.norm(q, axis=1) - np.linalg.norm(nodes[0])
+        is_lit = np.abs(off_shell) < reach
+        r2 = (((q[is_lit, None] - nodes) * domain) ** 2).sum(axis=-1)
         share = np.zeros(len(rays))
-        share[near] = f * np.exp(-2 * r2 / 0.63).mean(axis=1) * solid
-        total = total + share.sum()
-        mean = mean + share @ rays
-        energy = energy + e * share.sum()
+        share[is_lit] = fraction * np.exp(-2 * r2 / 0.63).mean(axis=1) * solid_angle
+        total += share.sum()
+        mean += share @ rays
+        energy += e * share.sum()
     return total, mean / np.linalg.norm(mean), energy / total
 
 
@@ -143,14 +154,13 @@ CELLS = {
 
 
 def crystal(group: str, seed: int = 4) -> np.ndarray:
-    return rotation.random(np.random.default_rng(seed)) @ unit_cell.reciprocal(
-        unit_cell.radians(CELLS[group])
-    )
+    B = unit_cell.reciprocal(unit_cell.radians(CELLS[group]))
+    return rotation.random(np.random.default_rng(seed)) @ B
 
 
 def predict(group, detector):
-    how = {"spectrum": PULSE, "detector": detector, "space_group": group, "d_min": 2.5}
-    return prediction.predict(crystal(group), 9e-4, 2000.0, **how)
+    lattice = MosaicLattice(crystal(group), 9e-4, 2000.0)
+    return prediction.predict(lattice, PULSE, detector, space_group=group, d_min=2.5)
 
 
 def test_capture_is_that_of_the_sensor_under_the_spot():
@@ -159,9 +169,8 @@ def test_capture_is_that_of_the_sensor_under_the_spot():
     """
     found = predict("C 1 2 1", WIDE._replace(thickness_mm=0.032, attenuation_mm=0.017))
     radius = np.hypot(found.fast - 600, found.slow - 600) * 0.1
-    np.testing.assert_allclose(
-        found.capture, 1 - np.exp(-32 / 17 * np.hypot(radius, 120.0) / 120.0)
-    )
+    path = 32 * np.hypot(radius, 120.0) / 120.0
+    np.testing.assert_allclose(found.capture, 1 - np.exp(-path / 17))
     assert (predict("C 1 2 1", WIDE).capture == 1).all()
 
 
@@ -174,16 +183,14 @@ def test_pruning_loses_no_reflection(group):
     hkl = unit_cell.all_indices(A, 2.5)
     hkl = hkl[~symmetry.is_centring_absent(hkl, group)]
     spots = centroids(A, 9e-4, 2000.0, hkl, prediction.compress(PULSE))
-    expected = {
-        tuple(h)
-        for h in hkl[
-            (spots.partiality >= 1e-3) & (np.abs(spots.s1[:, :2] / spots.s1[:, 2:]).max(1) < 0.5)
-        ]
-    }
-    assert {tuple(h) for h in found.hkl} == expected and len(expected) > 30
-    assert (
-        np.all(found.d >= 2.5) and np.all(found.radial_px > 0) and np.all(found.transverse_px > 0)
-    )
+    on_panel = np.abs(spots.s1[:, :2] / spots.s1[:, 2:]).max(1) < 0.5
+    recorded = hkl[(spots.partiality >= 1e-3) & on_panel]
+    expected = {tuple(h) for h in recorded}
+    assert {tuple(h) for h in found.hkl} == expected
+    assert len(expected) > 30
+    assert np.all(found.d >= 2.5)
+    assert np.all(found.radial_px > 0)
+    assert np.all(found.transverse_px > 0)
 
 
 def test_panels_of_a_cut_detector_show_what_the_whole_one_shows():

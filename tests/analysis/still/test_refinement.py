@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from spreadflow.analysis.still import prediction, refinement
+from spreadflow.analysis.orientation_matrix import crystal_frame, matrix
+from spreadflow.analysis.still import centroid_fit, prediction, refinement
+from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.models import Detector, Spectrum, Spots
 from spreadflow.physics import geometry, rotation, symmetry, unit_cell
 
@@ -31,62 +33,68 @@ NOISE_PX = 0.08
 
 
 def turns(n: int = 40) -> np.ndarray:
-    """(2 n, 3, 3) turned domains: uniform axes, normal angles of standard deviation η, each with
-    its opposite.
+    """Return the rotations (2 n, 3, 3) of domains: uniform axes, normal angles of standard
+    deviation η, each with its opposite.
     """
-    rng = np.random.default_rng(8)
-    axes = rng.normal(size=(n, 3))
-    axes *= (
-        ETA
-        * norm.ppf((np.arange(n) + 0.5) / n / 2)[:, None]
-        / np.linalg.norm(axes, axis=1, keepdims=True)
-    )
-    return rotation.from_vector(np.concatenate([axes, -axes]))
+    axes = np.random.default_rng(8).normal(size=(n, 3))
+    axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    angles = ETA * norm.ppf((np.arange(n) + 0.5) / n / 2)
+    vectors = axes * angles[:, None]
+    return rotation.from_vector(np.concatenate([vectors, -vectors]))
 
 
 def crystal(group: str, seed: int) -> np.ndarray:
-    return rotation.random(np.random.default_rng(seed)) @ unit_cell.reciprocal(
-        unit_cell.radians(CELLS[group])
-    )
+    """Return A (3, 3) of a crystal in a random orientation."""
+    B = unit_cell.reciprocal(unit_cell.radians(CELLS[group]))
+    return rotation.random(np.random.default_rng(seed)) @ B
 
 
 def still(A, group, n_spots=90, d_min=2.2, seed=0) -> tuple[np.ndarray, Spots]:
-    """Indices and spots of the strongest reflections: domain by domain, each without any mosaic
-    spread.
+    """Return indices and spots of the strongest reflections, summed over domains of which each has
+    no mosaic spread.
     """
     rng = np.random.default_rng(seed)
-    pulse = prediction.compress(PULSE)
-    how = {"spectrum": PULSE, "detector": DETECTOR, "space_group": group, "d_min": d_min}
-    hkl = prediction.predict(A, ETA, DOMAIN, **how).hkl
-    padded = prediction.padded_rows(hkl)
-    photons, s1 = 0.0, 0.0
+    spectrum = prediction.compress(PULSE)
+    lattice = MosaicLattice(A, ETA, DOMAIN)
+    hkl = prediction.predict(lattice, PULSE, DETECTOR, space_group=group, d_min=d_min).hkl
+    photons = np.zeros((len(hkl), 1))
+    s1 = np.zeros((len(hkl), 3))
     for turn in turns():
-        one = prediction.centroids(turn @ A, 1e-9, DOMAIN, padded, pulse.energies_ev, pulse.photons)
-        share = np.nan_to_num(np.asarray(one.partiality * one.lorentz))[: len(hkl), None]
-        photons = photons + share
-        s1 = s1 + share * np.nan_to_num(np.asarray(one.s1))[: len(hkl)]
-    photons = photons[:, 0] * rng.exponential(size=len(hkl))
-    best = np.argsort(-photons)[:n_spots]
+        domain = MosaicLattice(turn @ A, 1e-9, DOMAIN)
+        spots = prediction.centroids_of(domain, hkl, spectrum)
+        share = np.nan_to_num(spots.partiality * spots.lorentz)[:, None]
+        photons += share
+        s1 += share * np.nan_to_num(spots.s1)
+
+    intensity = photons[:, 0] * rng.exponential(size=len(hkl))
+    best = np.argsort(-intensity)[:n_spots]
     panel, fast, slow = geometry.intersect(DETECTOR, s1[best])
     on = panel >= 0
-    fast, slow = (x[on] + NOISE_PX * rng.normal(size=on.sum()) for x in (fast, slow))
-    variance = np.full(on.sum(), NOISE_PX**2)
-    intensity = photons[best][on]
-    size = np.full(on.sum(), 9)
-    return hkl[best][on], Spots(
-        panel[on], fast, slow, variance, variance, intensity, intensity / 20, size
+    n_on = on.sum()
+    variance = np.full(n_on, NOISE_PX**2)
+    observed = Spots(
+        panel=panel[on],
+        fast=fast[on] + NOISE_PX * rng.normal(size=n_on),
+        slow=slow[on] + NOISE_PX * rng.normal(size=n_on),
+        variance_fast=variance,
+        variance_slow=variance,
+        intensity=intensity[best][on],
+        sigma=intensity[best][on] / 20,
+        n_pixels=np.full(n_on, 9),
     )
+    return hkl[best][on], observed
 
 
 def wrong(A, degrees: float, strain: float, group: str, seed=3) -> np.ndarray:
-    """A turned about a random axis, its cell changed at random as far as the space group allows."""
+    """Return A turned about a random axis, its cell changed at random as far as the space group
+    allows.
+    """
     rng = np.random.default_rng(seed)
     axis = rng.normal(size=3)
-    frame = refinement.frame(A, group)
-    p = np.zeros(4 + len(frame.strains))
-    p[:3] = np.deg2rad(degrees) * axis / np.linalg.norm(axis)
-    p[3:-1] = strain * rng.uniform(-1, 1, size=len(frame.strains))
-    return np.asarray(refinement.matrix(frame, p))
+    frame = crystal_frame(A, group)
+    rotation_vector = np.deg2rad(degrees) * axis / np.linalg.norm(axis)
+    strains = strain * rng.uniform(-1, 1, size=len(frame.strains))
+    return np.asarray(matrix(frame, np.concatenate([rotation_vector, strains])))
 
 
 @pytest.mark.parametrize(
@@ -94,9 +102,10 @@ def wrong(A, degrees: float, strain: float, group: str, seed=3) -> np.ndarray:
 )
 def test_strains_keep_the_lattice_symmetry(group, n_free):
     A = crystal(group, 1)
-    frame = refinement.frame(A, group)
+    frame = crystal_frame(A, group)
     assert len(frame.strains) == n_free
-    np.testing.assert_allclose(refinement.matrix(frame, np.zeros(4 + n_free)), A, atol=1e-15)
+    np.testing.assert_allclose(matrix(frame, np.zeros(3 + n_free)), A, atol=1e-15)
+
     cell = unit_cell.cell_of(wrong(A, 20.0, 0.02, group))
     np.testing.assert_allclose(symmetry.constrain_cell(cell, group), cell, rtol=1e-10)
     assert np.abs(cell / unit_cell.radians(CELLS[group]) - 1).max() > 1e-3
@@ -106,30 +115,31 @@ def test_strains_keep_the_lattice_symmetry(group, n_free):
 def test_derivatives_equal_finite_differences():
     A = wrong(crystal("P 1", 2), 0.02, 0.0, "P 1")
     hkl, spots = still(A, "P 1", n_spots=40)
-    live = prediction.compress(PULSE)
-    pulse = refinement.Pulse(live.energies_ev, live.photons, DOMAIN)
-    frame = refinement.frame(A, "P 1")
-    observed = refinement.observe(A, ETA, hkl, spots, detector=DETECTOR, pulse=pulse, model_px=0.05)
+    spectrum = prediction.compress(PULSE)
+    model = centroid_fit.CentroidModel(crystal_frame(A, "P 1"), spectrum, DOMAIN)
+    lattice = MosaicLattice(A, ETA, DOMAIN)
+    observed = centroid_fit.observe(lattice, hkl, spots, spectrum, DETECTOR)
     p = np.append(np.random.default_rng(1).normal(size=9) * 1e-4, np.log(ETA))
 
-    def at(p):
-        return refinement.residuals(DETECTOR, frame, p, observed, pulse)
+    def residuals(p):
+        return centroid_fit.residuals(DETECTOR, model, p, observed)
 
-    _, by_p, _, psi_by_p = at(p)
+    expected = residuals(p)
     for k in range(10):
         step = np.eye(10)[k] * (1e-7 if k < 9 else 1e-4)
-        up = at(p + step)
-        down = at(p - step)
+        up = residuals(p + step)
+        down = residuals(p - step)
         scale = 2 * step.sum()
-        np.testing.assert_allclose(
-            (down[0] - up[0]) / scale, by_p[:, :, k], atol=2e-6 * np.abs(by_p[:, :, k]).max()
-        )
-        np.testing.assert_allclose((up[2] - down[2]) / scale, psi_by_p[:, k], atol=1e-7)
+        by_p = expected.offset_by_p[:, :, k]
+        tolerance = 2e-6 * np.abs(by_p).max()
+        np.testing.assert_allclose((down.offset - up.offset) / scale, by_p, atol=tolerance)
+        psi_by_p = (up.delta_psi - down.delta_psi) / scale
+        np.testing.assert_allclose(psi_by_p, expected.delta_psi_by_p[:, k], atol=1e-7)
 
 
-def refine(A, hkl, spots, group, **how):
-    how |= {"detector": DETECTOR, "spectrum": PULSE, "space_group": group, "domain_ang": DOMAIN}
-    return refinement.refine(A, hkl, spots, **how)
+def refine(A, hkl, spots, group, **settings):
+    settings = refinement.Settings(group, DOMAIN, **settings)
+    return refinement.refine(A, hkl, spots, PULSE, DETECTOR, settings)
 
 
 @pytest.mark.stage
@@ -142,16 +152,20 @@ def test_truth_is_found_again(group):
     rng = np.random.default_rng(6)
     moved = rng.choice(n, n // 10, replace=False)
     spots.fast[moved] = rng.uniform(0, 1200, size=len(moved))
+
     found = refine(wrong(A, 0.3, 0.003, group), hkl, spots, group)
     assert np.rad2deg(symmetry.misorientation(found.A, A, group)) < 0.006
     np.testing.assert_allclose(found.cell, unit_cell.radians(CELLS[group]), rtol=5e-4)
     assert 0.7 < found.eta_rad / ETA < 1.4
     assert not found.hkl[moved].any(axis=1).sum() > 1, "a wrong spot may hit a node by chance"
-    right = found.hkl.any(axis=1)
-    np.testing.assert_array_equal(found.hkl[right], hkl[right])
-    assert right.sum() >= 0.98 * (n - len(moved)) and found.used[right].mean() > 0.9
+
+    is_indexed = found.hkl.any(axis=1)
+    np.testing.assert_array_equal(found.hkl[is_indexed], hkl[is_indexed])
+    assert is_indexed.sum() >= 0.98 * (n - len(moved))
+    assert found.used[is_indexed].mean() > 0.9
     px = float(DETECTOR.pixel_mm)
-    assert found.rmsd_transverse_mm < 0.15 * px and found.rmsd_radial_mm < 0.3 * px
+    assert found.rmsd_transverse_mm < 0.15 * px
+    assert found.rmsd_radial_mm < 0.3 * px
 
 
 def test_spots_not_indexed_at_first_join():
@@ -172,7 +186,7 @@ def test_given_mosaic_spread_is_kept():
 def test_too_few_spots_are_no_lattice():
     A = crystal("C 1 2 1", 7)
     hkl, spots = still(A, "C 1 2 1")
-    assert refine(A, np.where(np.arange(len(hkl))[:, None] < 7, hkl, 0), spots, "C 1 2 1") is None
-    assert refine(A, np.roll(hkl, 1, axis=0), spots, "C 1 2 1", tolerance_px=0.5) is None, (
-        "indices of other spots"
-    )
+    few = np.where(np.arange(len(hkl))[:, None] < 7, hkl, 0)
+    assert refine(A, few, spots, "C 1 2 1") is None
+    of_other_spots = np.roll(hkl, 1, axis=0)
+    assert refine(A, of_other_spots, spots, "C 1 2 1", tolerance_px=0.5) is None

@@ -23,14 +23,14 @@ CELLS = [
 
 @pytest.mark.parametrize(("cell", "space_group"), CELLS)
 def test_reduced_axes_are_niggli(cell, space_group):
-    """Same three lengths as gemmi's Niggli reduction, same volume, right handed."""
-    basis = unit_cell.orthogonalization(unit_cell.radians(cell)) @ symmetry.primitive(space_group)
+    """The three lengths are those of gemmi's Niggli reduction; volume and hand stay the same."""
+    conventional = unit_cell.orthogonalization(unit_cell.radians(cell))
+    basis = conventional @ symmetry.primitive(space_group)
     reduced = basis @ search_space._reduce(basis)
     gruber = gemmi.GruberVector(gemmi.UnitCell(*cell), space_group[0])
     gruber.niggli_reduce()
-    np.testing.assert_allclose(
-        np.linalg.norm(reduced, axis=0), gruber.get_cell().parameters[:3], rtol=1e-6
-    )
+    expected = gruber.get_cell().parameters[:3]
+    np.testing.assert_allclose(np.linalg.norm(reduced, axis=0), expected, rtol=1e-6)
     assert np.linalg.det(reduced) == pytest.approx(np.linalg.det(basis), rel=1e-9)
 
 
@@ -40,31 +40,35 @@ def test_the_grids_reach_every_cell_within_the_tolerances(cell, space_group):
     permitted cell.
     """
     cell = symmetry.constrain_cell(unit_cell.radians(cell), space_group)
-    target = search_space.target_of(tuple(cell), space_group, 0.05, np.deg2rad(5.0), 4096)
+    target = search_space.target_of(cell, space_group, n_directions=4096)
+    primitive = unit_cell.orthogonalization(cell) @ target.primitive
+    to_reduced = target.primitive @ search_space._reduce(primitive)
+
     rng = np.random.default_rng(1)
-    to_reduced = target.primitive @ search_space._reduce(
-        unit_cell.orthogonalization(cell) @ target.primitive
-    )
+    tolerances = np.append(0.05 * cell[:3], [np.deg2rad(5.0)] * 3)
     for _ in range(5):
-        shift = rng.uniform(-0.95, 0.95, 6) * np.append(0.05 * cell[:3], [np.deg2rad(5.0)] * 3)
-        basis = (
-            unit_cell.orthogonalization(symmetry.constrain_cell(cell + shift, space_group))
-            @ to_reduced
-        )
-        for plan, order in zip(target.plans, ([0, 1, 2], [1, 2, 0], [2, 0, 1]), strict=True):
-            one, two, three = basis[:, order].T
-            assert plan.lengths[0] <= np.linalg.norm(one) <= plan.lengths[1]
-            shell = np.concatenate([plan.shell.vectors, -plan.shell.vectors], axis=1)
-            across = np.eye(3)[np.argmin(np.abs(one))]
-            in_ring = search_space.axes_frame(one, across).T @ two
-            in_box = search_space.axes_frame(one, two).T @ three
-            for grid, vectors, axis in (
-                (plan.shell, shell, one),
-                (plan.ring, plan.ring.vectors, in_ring),
-                (plan.box, plan.box.vectors, in_box),
-            ):
-                step = search_space.PHASE / grid.q_max
-                assert np.linalg.norm(vectors - axis[:, None], axis=0).min() < 1.5 * step
+        shift = rng.uniform(-0.95, 0.95, 6) * tolerances
+        permitted = symmetry.constrain_cell(cell + shift, space_group)
+        basis = unit_cell.orthogonalization(permitted) @ to_reduced
+        for plan, order in zip(target.plans, search_space.CYCLIC_ORDERS, strict=True):
+            _check_reached(plan, *basis[:, order].T)
+
+
+def _check_reached(plan, one, two, three):
+    """Assert that some trial vector of a plan is near each of three axes."""
+    assert plan.lengths[0] <= np.linalg.norm(one) <= plan.lengths[1]
+    across = np.eye(3)[np.argmin(np.abs(one))]
+    in_ring = search_space.axes_frame(one, across).T @ two
+    in_box = search_space.axes_frame(one, two).T @ three
+    both_halves = np.concatenate([plan.shell.vectors, -plan.shell.vectors], axis=1)
+    for grid, vectors, axis in (
+        (plan.shell, both_halves, one),
+        (plan.ring, plan.ring.vectors, in_ring),
+        (plan.box, plan.box.vectors, in_box),
+    ):
+        step = search_space.PHASE / grid.q_max
+        distance = np.linalg.norm(vectors - axis[:, None], axis=0)
+        assert distance.min() < 1.5 * step
 
 
 def test_symmetry_leaves_nothing_to_search_where_it_decides():
@@ -72,7 +76,10 @@ def test_symmetry_leaves_nothing_to_search_where_it_decides():
     well.
     """
     square = search_space.target_of(
-        tuple(unit_cell.radians((107, 107, 304, 90, 90, 90))), "P 41 21 2", 0.05, 0.09, 1000
+        unit_cell.radians((107, 107, 304, 90, 90, 90)),
+        "P 41 21 2",
+        angle_tolerance=0.09,
+        n_directions=1000,
     )
     size = np.ptp(square.plans[0].box.vectors, axis=1)
     assert size[2] > 30.0

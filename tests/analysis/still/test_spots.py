@@ -9,40 +9,53 @@ import numpy as np
 import pytest
 
 from spreadflow.analysis.still import spots
+from spreadflow.analysis.still.strong_pixels import DispersionThreshold
 from spreadflow.models import Detector
 from spreadflow.physics import geometry
 from spreadflow.units import wavelength
 
 
+def everywhere(image: np.ndarray) -> np.ndarray:
+    """Return a mask of the image in which every pixel is valid."""
+    return np.ones(image.shape, dtype=bool)
+
+
 def _grid(n: int, spacing: int, rng: np.random.Generator) -> np.ndarray:
-    """(m, 2) positions (fast, slow), at random within the pixel in the middle of each square."""
+    """Return (m, 2) positions (fast, slow), at random within the pixel in the middle of each
+    square.
+    """
     middle = np.arange(spacing // 2, n - spacing // 2, spacing, dtype=float)
     fast, slow = np.meshgrid(middle, middle)
-    return np.stack([fast.ravel(), slow.ravel()], axis=1) + rng.uniform(size=(fast.size, 2))
+    corners = np.stack([fast.ravel(), slow.ravel()], axis=1)
+    return corners + rng.uniform(size=(fast.size, 2))
 
 
 def _image(rng, n, background, centres=(), photons=0.0, width=0.7, readout=1.0) -> np.ndarray:
-    """(1, n, n) Gaussian spots of r.m.s. `width` px on a flat background, with Poisson and readout
-    noise.
+    """Return an image (1, n, n) of Gaussian spots of r.m.s. `width` px on a flat background, with
+    Poisson and readout noise.
     """
     expected = np.full((n, n), float(background))
     for fast, slow in centres:
-        s0 = int(slow) - 5
-        f0 = int(fast) - 5
-        fine = (np.arange(110) + 0.5) / 10
-        profile = [
-            np.exp(-((fine + x0 - x) ** 2) / 2 / width**2).reshape(11, 10).sum(1)
-            for x0, x in ((s0, slow), (f0, fast))
-        ]
-        box = np.outer(*profile)
-        expected[s0 : s0 + 11, f0 : f0 + 11] += photons * box / box.sum()
-    return (rng.poisson(expected) + readout * rng.normal(size=expected.shape))[None].astype(
-        np.float32
-    )
+        first_slow = int(slow) - 5
+        first_fast = int(fast) - 5
+        along_slow = _profile(slow - first_slow, width)
+        along_fast = _profile(fast - first_fast, width)
+        box = np.outer(along_slow, along_fast)
+        rows = slice(first_slow, first_slow + 11)
+        columns = slice(first_fast, first_fast + 11)
+        expected[rows, columns] += photons * box / box.sum()
+    image = rng.poisson(expected) + readout * rng.normal(size=expected.shape)
+    return image[None].astype(np.float32)
+
+
+def _profile(centre: float, width: float) -> np.ndarray:
+    """Return a Gaussian integrated over each of 11 pixels, as the sum of ten points in each."""
+    points = (np.arange(110) + 0.5) / 10
+    return np.exp(-((points - centre) ** 2) / 2 / width**2).reshape(11, 10).sum(1)
 
 
 def _match(found, centres) -> tuple[np.ndarray, np.ndarray]:
-    """Distance of each centre to the nearest spot, and which spot."""
+    """Return the distance of each centre to the nearest spot, and which spot that is."""
     d = np.hypot(found.fast - centres[:, :1], found.slow - centres[:, 1:])
     return d.min(axis=1), d.argmin(axis=1)
 
@@ -54,16 +67,16 @@ def test_spots_are_found_where_they_are(background, photons):
     rng = np.random.default_rng(1)
     centres = _grid(500, 25, rng)
     image = _image(rng, 500, background, centres, photons)
-    found = spots.find(image, np.ones(image.shape, dtype=bool))
+    found = spots.find(image, everywhere(image))
     distance, index = _match(found, centres)
     assert (distance < 1.0).mean() > 0.99
     assert len(found.panel) <= 1.01 * len(centres)
-    pull = np.concatenate(
-        [
-            (found.fast[index] - centres[:, 0]) / np.sqrt(found.variance_fast[index]),
-            (found.slow[index] - centres[:, 1]) / np.sqrt(found.variance_slow[index]),
-        ]
-    )
+
+    offset_fast = found.fast[index] - centres[:, 0]
+    offset_slow = found.slow[index] - centres[:, 1]
+    pull_fast = offset_fast / np.sqrt(found.variance_fast[index])
+    pull_slow = offset_slow / np.sqrt(found.variance_slow[index])
+    pull = np.concatenate([pull_fast, pull_slow])
     assert abs(pull.mean()) < 0.15
     assert 0.8 < pull.std() < 1.25
     # the ring of one pixel around the strong ones holds nearly all of the spot
@@ -76,7 +89,8 @@ def test_spots_are_found_where_they_are(background, photons):
 @pytest.mark.parametrize("readout", [0.0, 1.0])
 def test_noise_makes_no_spots(background, readout):
     image = _image(np.random.default_rng(2), 1400, background, readout=readout)
-    found = spots.find(image, np.ones(image.shape, dtype=bool), readout_photons=readout)
+    threshold = DispersionThreshold(readout_photons=readout)
+    found = spots.find(image, everywhere(image), threshold)
     assert len(found.panel) <= 1  # of 2 million pixels
 
 
@@ -84,7 +98,7 @@ def test_a_very_strong_pixel_reaches_no_further_than_its_window():
     rng = np.random.default_rng(3)
     centres = _grid(200, 20, rng)
     image = _image(rng, 200, 5.0, centres, 150.0)
-    mask = np.ones(image.shape, dtype=bool)
+    mask = everywhere(image)
     before = spots.find(image, mask)
     strong = image.copy()
     strong[0, 100:102, 100:102] = 7e9
@@ -93,18 +107,19 @@ def test_a_very_strong_pixel_reaches_no_further_than_its_window():
     far_after = (np.abs(after.fast - 101) > 10) | (np.abs(after.slow - 101) > 10)
     for x, y in zip(spots.select(before, far), spots.select(after, far_after), strict=True):
         np.testing.assert_array_equal(x, y)
-    near = spots.select(after, ~far_after)
-    peak = np.argmax(near.intensity)
-    assert near.intensity[peak] == pytest.approx(2.8e10, rel=1e-3)
-    assert (near.fast[peak], near.slow[peak]) == pytest.approx((101.0, 101.0), abs=1e-3)
+
+    beside = spots.select(after, ~far_after)
+    peak = np.argmax(beside.intensity)
+    assert beside.intensity[peak] == pytest.approx(2.8e10, rel=1e-3)
+    assert (beside.fast[peak], beside.slow[peak]) == pytest.approx((101.0, 101.0), abs=1e-3)
 
 
 def test_a_weak_neighbour_of_a_strong_spot_is_seen():
     rng = np.random.default_rng(4)
-    image = _image(rng, 60, 5.0, [(30.5, 30.5)], 1e6, width=0.5) + _image(
-        rng, 60, 0.0, [(37.2, 31.4)], 200.0, readout=0
-    )
-    found = spots.find(image, np.ones(image.shape, dtype=bool))
+    strong = _image(rng, 60, 5.0, [(30.5, 30.5)], 1e6, width=0.5)
+    weak = _image(rng, 60, 0.0, [(37.2, 31.4)], 200.0, readout=0)
+    image = strong + weak
+    found = spots.find(image, everywhere(image))
     distance, _ = _match(found, np.array([[30.5, 30.5], [37.2, 31.4]]))
     assert (distance < 0.5).all()
 
@@ -113,18 +128,18 @@ def test_masked_pixels_do_not_exist():
     rng = np.random.default_rng(5)
     centres = _grid(200, 20, rng)
     image = _image(rng, 200, 5.0, centres, 300.0)
-    mask = np.ones(image.shape, dtype=bool)
+    mask = everywhere(image)
     mask[0, :, 95:110] = False
     mask[0, 50, 50] = False
     image[~mask] = np.nan
-    a = spots.find(image, mask)
+    found = spots.find(image, mask)
     image[~mask] = 1e9
-    b = spots.find(image, mask)
-    for x, y in zip(a, b, strict=True):
-        np.testing.assert_array_equal(x, y)
-    assert not ((a.fast > 95) & (a.fast < 110)).any()
+    again = spots.find(image, mask)
+    for column, other in zip(found, again, strict=True):
+        np.testing.assert_array_equal(column, other)
+    assert not ((found.fast > 95) & (found.fast < 110)).any()
     inside = (centres[:, 0] < 90) | (centres[:, 0] > 115)
-    distance, _ = _match(a, centres[inside])
+    distance, _ = _match(found, centres[inside])
     assert (distance < 1.0).mean() > 0.98
 
 
@@ -144,10 +159,11 @@ def test_panels_are_apart():
 
 def test_nothing_is_found_in_nothing():
     image = np.zeros((1, 50, 50), dtype=np.float32)
-    assert len(spots.find(image, np.ones(image.shape, dtype=bool)).panel) == 0
+    assert len(spots.find(image, everywhere(image)).panel) == 0
     assert len(spots.find(image, np.zeros(image.shape, dtype=bool)).panel) == 0
-    image[0, 20:22, 20] = 5.0  # without readout noise, on a background of exactly zero
-    assert len(spots.find(image, np.ones(image.shape, dtype=bool), readout_photons=0.0).panel) == 1
+    image[0, 20:22, 20] = 5.0
+    noiseless = DispersionThreshold(readout_photons=0.0)  # on a background of exactly zero
+    assert len(spots.find(image, everywhere(image), noiseless).panel) == 1
 
 
 def test_resolution_is_bragg():
@@ -160,7 +176,7 @@ def test_resolution_is_bragg():
     )
     image = np.zeros((1, 900, 900), dtype=np.float32)
     image[0, 600:602, 800:802] = 1000.0
-    found = spots.find(image, np.ones(image.shape, dtype=bool))
+    found = spots.find(image, everywhere(image))
     two_theta = np.arctan(np.hypot(80.1, 60.1) / 100.0)
     expected = wavelength(7120.0) / (2.0 * np.sin(two_theta / 2.0))
     np.testing.assert_allclose(spots.resolution(detector, 7120.0, found), [expected], rtol=1e-6)
@@ -177,17 +193,20 @@ def test_spots_of_another_simulator_lie_on_its_lattice(shared_data):
         mask = file["entry/instrument/detector/pixel_mask"][()][None] == 0
     found = spots.find(image, mask)
     assert 80 <= len(found.panel) <= 100
+
     origin = np.array([truth["true_panel_origin_mm"]])
     detector = Detector(
         origin, np.array([[1.0, 0, 0]]), np.array([[0.0, -1, 0]]), 0.177, (1920, 1920)
     )
-    A = np.array(truth["images"][4]["lattices"][0]["A"])
+    shot = truth["images"][4]
+    A = np.array(shot["lattices"][0]["A"])
     s1 = geometry.direction(detector, found.panel, found.fast, found.slow)
-    q = (s1 - geometry.S0) / wavelength(truth["images"][4]["mean_energy_eV"])
-    h = np.linalg.solve(A, q.T).T
-    miss = np.linalg.norm(q - np.rint(h) @ A.T, axis=1)
-    assert (miss < 1.5e-3).mean() > 0.97
-    assert (np.rint(h)[miss < 1.5e-3][:, :2].sum(axis=1) % 2 == 0).all()
+    q = (s1 - geometry.S0) / wavelength(shot["mean_energy_eV"])
+
+    hkl = np.rint(np.linalg.solve(A, q.T).T)
+    on_node = np.linalg.norm(q - hkl @ A.T, axis=1) < 1.5e-3
+    assert on_node.mean() > 0.97
+    assert (hkl[on_node][:, :2].sum(axis=1) % 2 == 0).all(), "the centring of C 1 2 1"
 
 
 def test_a_sloping_background_does_not_pull_the_centroids():
@@ -196,14 +215,15 @@ def test_a_sloping_background_does_not_pull_the_centroids():
     """
     rng = np.random.default_rng(7)
     centres = _grid(500, 25, rng)
-    slope = 0.4 * np.arange(500)
-    image = _image(rng, 500, 0.0, centres, 1200.0, readout=0.0) + rng.poisson(
-        60.0 + slope, (1, 500, 500)
-    )
-    found = spots.find(image.astype(np.float32), np.ones(image.shape, dtype=bool))
+    signal = _image(rng, 500, 0.0, centres, 1200.0, readout=0.0)
+    flank = 60.0 + 0.4 * np.arange(500)
+    image = signal + rng.poisson(flank, (1, 500, 500))
+    found = spots.find(image.astype(np.float32), everywhere(image))
     distance, index = _match(found, centres)
-    near = distance < 1.0
-    assert near.mean() > 0.98
+    is_found = distance < 1.0
+    assert is_found.mean() > 0.98
+
     for axis, position in enumerate((found.fast, found.slow)):
-        offset = position[index][near] - centres[near, axis]
-        assert abs(offset.mean()) < 3.0 * offset.std() / np.sqrt(near.sum()) + 0.003
+        offset = position[index][is_found] - centres[is_found, axis]
+        standard_error = offset.std() / np.sqrt(is_found.sum())
+        assert abs(offset.mean()) < 3.0 * standard_error + 0.003

@@ -17,17 +17,29 @@ from spreadflow.errors import LatticeOutcome
 from spreadflow.physics import symmetry, unit_cell
 
 NAMES = ("a", "b", "c", "alpha", "beta", "gamma")
+"""Cell parameters, of which some are the features of a population."""
+
 SMALLEST_DIFFERENCE = 1e-4
 """Å or degrees: differences of cells below this mean nothing, and keep a covariance from being
 singular.
 """
 
 _QUANTILE = 0.999
+"""Quantile of χ² beyond which a point does not count in the reweighted covariance."""
+
 _START = 3000
+"""Points, at most, that the minimum covariance determinant starts from."""
+
 _SMALL = 8.0
 """The determinant of few points is too small (Pison et al. 2002): it is widened by 1 + 8 p/n
 (measured).
 """
+
+_MAD_SIGMA = 1.4826
+"""Standard deviation of a Gaussian over its median absolute deviation."""
+
+_MAX_REWEIGHTINGS = 50
+"""Rounds of reweighting; some ten are enough."""
 
 
 class Clusters(NamedTuple):
@@ -47,34 +59,37 @@ def independent(names: Sequence[str], space_group: str) -> list[str]:
     """Return the features that the lattice symmetry leaves free: no right angles, no b of a
     tetragonal lattice beside its a.
     """
-    triclinic = np.array(
-        [[51.0, 62.0, 73.0, 81.0, 97.0, 104.0], [83.0, 58.0, 66.0, 101.0, 84.0, 77.0]]
+    # two triclinic cells, and what the symmetry makes of them
+    triclinic = (
+        [51.0, 62.0, 73.0, 81.0, 97.0, 104.0],
+        [83.0, 58.0, 66.0, 101.0, 84.0, 77.0],
     )
-    probes = np.array(
-        [
-            unit_cell.degrees(symmetry.constrain_cell(unit_cell.radians(c), space_group))
-            for c in triclinic
-        ]
-    )
+    constrained = [
+        symmetry.constrain_cell(unit_cell.radians(cell), space_group) for cell in triclinic
+    ]
+    probes = np.array([unit_cell.degrees(cell) for cell in constrained])
+
     columns: list[np.ndarray] = []
-    kept = []
+    free = []
     for name in names:
         column = probes[:, NAMES.index(name)]
-        if abs(np.diff(column)[0]) > 1e-6 and not any(
-            np.allclose(column, other) for other in columns
-        ):
+        is_fixed = abs(column[1] - column[0]) <= 1e-6
+        is_another = any(np.allclose(column, other) for other in columns)
+        if not is_fixed and not is_another:
             columns.append(column)
-            kept.append(name)
-    return kept
+            free.append(name)
+    return free
 
 
 def features(cells: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Return (n, feature) columns of the cells."""
-    return np.asarray(cells, dtype=np.float64)[:, [NAMES.index(name) for name in names]]
+    """Return the named columns of cells (n, 6): (n, feature)."""
+    columns = [NAMES.index(name) for name in names]
+    return np.asarray(cells, dtype=np.float64)[:, columns]
 
 
 def dbscan(x: np.ndarray, eps: float, min_samples: int) -> np.ndarray:
-    """Return (n,) labels of DBSCAN (Ester et al. 1996), the largest cluster first; −1 = noise.
+    """Return the clusters (n,) of points x (n, feature) by DBSCAN (Ester et al. 1996), the largest
+    first; −1 = noise.
 
     Points that share a box of eps/4 are replaced by their mean with their number as its weight:
     exact where points are sparse, and without the n² list of neighbours where 100 000 lattices
@@ -82,22 +97,26 @@ def dbscan(x: np.ndarray, eps: float, min_samples: int) -> np.ndarray:
     """
     if not len(x):
         return np.empty(0, dtype=np.int32)
-    _, box, weight = np.unique(
-        np.floor(x / (eps / 4)), axis=0, return_inverse=True, return_counts=True
-    )
+    corner = np.floor(x / (eps / 4))
+    _, box, weight = np.unique(corner, axis=0, return_inverse=True, return_counts=True)
     box = box.ravel()
-    mean = np.stack([np.bincount(box, column) for column in x.T], axis=1) / weight[:, None]
-    labels = DBSCAN(eps=eps, min_samples=min_samples).fit(mean, sample_weight=weight).labels_[box]
-    n = np.bincount(labels[labels >= 0])
-    rank = np.empty(len(n) + 1, dtype=np.int32)
-    rank[np.argsort(-n, kind="stable")] = np.arange(len(n))
+    total = np.stack([np.bincount(box, column) for column in x.T], axis=1)
+    mean = total / weight[:, None]
+
+    scan = DBSCAN(eps=eps, min_samples=min_samples)
+    of_boxes = scan.fit(mean, sample_weight=weight)
+    label = of_boxes.labels_[box]
+
+    size = np.bincount(label[label >= 0])
+    rank = np.empty(len(size) + 1, dtype=np.int32)
+    rank[np.argsort(-size, kind="stable")] = np.arange(len(size))
     rank[-1] = -1
-    return rank[labels]
+    return rank[label]
 
 
 def robust(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return robust mean (p,) and covariance (p, p) of x (n, p): the reweighted minimum covariance
-    determinant.
+    """Return a robust mean (p,) and covariance (p, p) of x (n, p), by the reweighted minimum
+    covariance determinant.
 
     Rousseeuw & Van Driessen (1999) on three quarters of at most 3000 points, then reweighted with a
     hard cut at the 99.9 % quantile of χ² until the same points are kept; consistent for a Gaussian.
@@ -105,38 +124,51 @@ def robust(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     points: medians and scaled median deviations, widened.
     """
     n, p = x.shape
-    widened = 1 + _SMALL * p / n
+    widening = 1 + _SMALL * p / n
+    least = SMALLEST_DIFFERENCE**2 * np.eye(p)
     if n < 10 * p:
         location = np.median(x, axis=0)
-        covariance = widened * np.diag((1.4826 * np.median(np.abs(x - location), axis=0)) ** 2)
-        return location, covariance + SMALLEST_DIFFERENCE**2 * np.eye(p)
-    scale = np.maximum(np.std(x, axis=0), SMALLEST_DIFFERENCE)
-    jitter = SMALLEST_DIFFERENCE * np.random.default_rng(0).standard_normal(
-        x.shape
-    )  # equal cells have no determinant
-    start = MinCovDet(support_fraction=0.75, random_state=0).fit(
-        ((x + jitter) / scale)[:: -(-n // _START)]
-    )
-    location = start.location_ * scale
-    covariance = widened * start.covariance_ * np.outer(scale, scale)
+        deviation = np.median(np.abs(x - location), axis=0)
+        sigma = _MAD_SIGMA * deviation
+        return location, widening * np.diag(sigma**2) + least
+
+    location, covariance = _minimum_determinant(x)
+    covariance = widening * covariance
     cut = chi2.ppf(_QUANTILE, p)
     consistency = _QUANTILE / chi2.cdf(cut, p + 2)
-    kept = np.zeros(n, dtype=bool)
-    for _ in range(50):
-        now = mahalanobis(x, location, covariance) ** 2 <= cut
-        if (now == kept).all():
+    counts = np.zeros(n, dtype=bool)
+    for _ in range(_MAX_REWEIGHTINGS):
+        within = mahalanobis(x, location, covariance) ** 2 <= cut
+        if (within == counts).all():
             break
-        kept = now
-        location = x[kept].mean(axis=0)
-        covariance = consistency * np.cov(x[kept], rowvar=False).reshape(
-            p, p
-        ) + SMALLEST_DIFFERENCE**2 * np.eye(p)
+        counts = within
+        location = x[counts].mean(axis=0)
+        core = np.cov(x[counts], rowvar=False).reshape(p, p)
+        covariance = consistency * core + least
+    return location, covariance
+
+
+def _minimum_determinant(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean (p,) and covariance (p, p) of the three quarters of x (n, p), thinned out, whose
+    covariance has the least determinant.
+    """
+    scale = np.maximum(np.std(x, axis=0), SMALLEST_DIFFERENCE)
+    noise = np.random.default_rng(0).standard_normal(x.shape)
+    jittered = x + SMALLEST_DIFFERENCE * noise  # equal cells have no determinant
+
+    every = -(-len(x) // _START)
+    thinned = (jittered / scale)[::every]
+    estimator = MinCovDet(support_fraction=0.75, random_state=0)
+    start = estimator.fit(thinned)
+    location = start.location_ * scale
+    covariance = start.covariance_ * np.outer(scale, scale)
     return location, covariance
 
 
 def mahalanobis(x: np.ndarray, location: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Return (n,) distances √((x − location)ᵀ covariance⁻¹ (x − location)) of x (n, p)."""
-    white = np.linalg.solve(np.linalg.cholesky(covariance), (x - location).T)
+    """Return the distances (n,) √((x − location)ᵀ covariance⁻¹ (x − location)) of x (n, p)."""
+    root = np.linalg.cholesky(covariance)
+    white = np.linalg.solve(root, (x - location).T)
     return np.sqrt((white**2).sum(axis=0))
 
 
@@ -145,46 +177,47 @@ def describe(
 ) -> Clusters:
     """Return the Gaussian of each cluster of `labels` (n,)."""
     x = features(cells, names)
-    rows = []
-    for k in range(labels.max(initial=-1) + 1):
-        mine = labels == k
-        location, covariance = robust(x[mine])
-        inside = mahalanobis(x[mine], location, covariance) <= mahalanobis_max
-        rows.append((mine.sum(), cells[mine][inside].mean(axis=0), location, covariance))
+    n_clusters = labels.max(initial=-1) + 1
     p = len(names)
-    empty = (np.empty(0, int), np.empty((0, 6)), np.empty((0, p)), np.empty((0, p, p)))
-    return (
-        Clusters(*(np.array(column) for column in zip(*rows, strict=True)))
-        if rows
-        else Clusters(*empty)
-    )
+    n = np.zeros(n_clusters, dtype=int)
+    mean = np.zeros((n_clusters, 6))
+    location = np.zeros((n_clusters, p))
+    covariance = np.zeros((n_clusters, p, p))
+    for k in range(n_clusters):
+        is_member = labels == k
+        members = x[is_member]
+        location[k], covariance[k] = robust(members)
+        is_inlier = mahalanobis(members, location[k], covariance[k]) <= mahalanobis_max
+        n[k] = len(members)
+        mean[k] = cells[is_member][is_inlier].mean(axis=0)
+    return Clusters(n, mean, location, covariance)
 
 
 def distances(cells: np.ndarray, names: Sequence[str], clusters: Clusters) -> np.ndarray:
-    """Return (n, cluster) Mahalanobis distances of cells (n, 6)."""
+    """Return the Mahalanobis distances of cells (n, 6) from each cluster, (n, cluster)."""
     x = features(cells, names)
-    pairs = zip(clusters.location, clusters.covariance, strict=True)
-    return np.stack(
-        [mahalanobis(x, location, covariance) for location, covariance in pairs], axis=1
-    )
+    gaussians = zip(clusters.location, clusters.covariance, strict=True)
+    columns = [mahalanobis(x, location, covariance) for location, covariance in gaussians]
+    return np.stack(columns, axis=1)
 
 
 def nearest(distance: np.ndarray, mahalanobis_max: float) -> np.ndarray:
-    """Return (n,) label of the nearest cluster, −1 beyond the cut: for lattices no cluster was
-    searched among.
+    """Return the nearest cluster (n,), −1 beyond the cut: for lattices among which no cluster was
+    searched. distance: (n, cluster).
     """
-    return np.where(distance.min(axis=1) <= mahalanobis_max, distance.argmin(axis=1), -1)
+    is_near = distance.min(axis=1) <= mahalanobis_max
+    return np.where(is_near, distance.argmin(axis=1), -1)
 
 
 def outcomes(
     labels: np.ndarray, distance: np.ndarray, chosen: int, mahalanobis_max: float
 ) -> np.ndarray:
-    """Return (n,) LatticeOutcome: accepted are those within the cut of the chosen cluster that
-    belong to no other.
+    """Return the LatticeOutcome (n,) of each lattice: accepted are those within the cut of the
+    chosen cluster that belong to no other.
 
-    labels (n,); distance (n,) from the chosen cluster.
+    labels: (n,) cluster; distance: (n,) from the chosen cluster.
     """
-    other = (labels >= 0) & (labels != chosen)
+    in_other = (labels >= 0) & (labels != chosen)
     beyond = np.where(labels == chosen, LatticeOutcome.CELL_OUTLIER, LatticeOutcome.NOISE)
-    out = np.where(distance <= mahalanobis_max, LatticeOutcome.ACCEPTED, beyond)
-    return np.where(other, LatticeOutcome.OTHER_CLUSTER, out).astype(np.uint8)
+    outcome = np.where(distance <= mahalanobis_max, LatticeOutcome.ACCEPTED, beyond)
+    return np.where(in_other, LatticeOutcome.OTHER_CLUSTER, outcome).astype(np.uint8)

@@ -28,36 +28,60 @@ SFAC_MIN = 0.5
 """σ is never taken to be more than twice too large, so that no variance vanishes."""
 
 PARTIALITY_FLOOR = 1e-6
+"""Partiality below which an uncertain orientation adds no more variance."""
+
+
+class Terms(NamedTuple):
+    """The components of an observation's variance; each (observation,), photons²."""
+
+    counting: np.ndarray
+    """σ², with the photons expected in place of those counted"""
+    photons: np.ndarray
+    """m"""
+    squared: np.ndarray
+    """m²"""
+    orientation: np.ndarray
+    """g m²"""
 
 
 class ErrorModel(NamedTuple):
+    """The parameters of an observation's variance."""
+
     sfac: float = 1.0
     sb: float = 0.0
     sadd: float = 0.0
     spart: float = 0.1
 
-    def variance(self, terms: tuple[np.ndarray, ...]) -> np.ndarray:
-        """Return (observation,) variance in photons² of the `terms`."""
-        photons, m, m_squared, uncertain = terms
-        inner = photons + self.sb**2 * m + self.sadd**2 * m_squared + self.spart**2 * uncertain
-        return self.sfac**2 * inner
+    def variance(self, terms: Terms) -> np.ndarray:
+        """Return the variance, photons², (observation,)."""
+        counting, photons, squared, orientation = terms
+        from_sb = self.sb**2 * photons
+        from_sadd = self.sadd**2 * squared
+        from_spart = self.spart**2 * orientation
+        return self.sfac**2 * (counting + from_sb + from_sadd + from_spart)
 
 
-def terms(obs: Observations, k: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return (σ², m, m², g m²), each (observation,), from k (observation,) and intensities
-    (unique,).
+def terms(obs: Observations, k: np.ndarray, mean: np.ndarray) -> Terms:
+    """Return what the variances are made of, from photons per intensity k (observation,) and mean
+    intensities (unique,).
     """
     m = k * np.maximum(mean[obs.unique], 0.0)
-    uncertain = -2.0 * np.log(np.clip(obs.partiality, PARTIALITY_FLOOR, 1.0)) * m**2
-    return obs.variance + m, m, m**2, uncertain
+    partiality = np.clip(obs.partiality, PARTIALITY_FLOOR, 1.0)
+    g = -2.0 * np.log(partiality)
+    return Terms(
+        counting=obs.variance + m,
+        photons=m,
+        squared=m**2,
+        orientation=g * m**2,
+    )
 
 
 def fit(
-    components: tuple[np.ndarray, ...],
+    components: Terms,
     residual: np.ndarray,
     extra: np.ndarray,
     leverage: np.ndarray,
-    known: np.ndarray,
+    has_others: np.ndarray,
     model: ErrorModel,
     sums: Sums,
 ) -> ErrorModel:
@@ -66,35 +90,46 @@ def fit(
 
     components: as from `terms`; all others (observation,): residual: photons − k·(mean of the
     others); extra: variance of that mean, photons²; leverage: of the observation in its lattice's
-    scale; known: bool, the others say something. The variance is linear in (sfac², sfac² sb², sfac²
-    sadd², sfac² spart²), so a scoring step is the linear regression of residual²/(1 − leverage) −
-    extra on the components with weights 1/v². A residual counts as at most `HUBER` standard
-    deviations. Collective.
+    scale; has_others: bool, there are others that say something. The variance is linear in (sfac²,
+    sfac² sb², sfac² sadd², sfac² spart²), so a scoring step is the linear regression of
+    residual²/(1 − leverage) − extra on the components with weights 1/v². A residual counts as at
+    most `HUBER` standard deviations. Collective.
     """
     variance = model.variance(components) + extra
-    square = np.minimum(residual**2 / (1.0 - leverage), HUBER**2 * variance) - extra
-    scaled = [np.where(known, c / variance, 0.0) for c in components]
+    largest = HUBER**2 * variance
+    square = np.minimum(residual**2 / (1.0 - leverage), largest) - extra
+    scaled = [np.where(has_others, component / variance, 0.0) for component in components]
+
     pairs = [(i, j) for i in range(4) for j in range(i, 4)]
-    products = [scaled[i] * scaled[j] for i, j in pairs] + [s * square / variance for s in scaled]
-    total = sums.over_observations(*products)
+    products = [scaled[i] * scaled[j] for i, j in pairs]
+    products += [component * square / variance for component in scaled]
+    totals = sums.over_observations(*products)
+
     normal = np.zeros((4, 4))
-    for (i, j), value in zip(pairs, total, strict=False):
-        normal[i, j] = normal[j, i] = value
-    return _solved(normal, total[len(pairs) :], model)
+    for (i, j), total in zip(pairs, totals, strict=False):
+        normal[i, j] = total
+        normal[j, i] = total
+    return _solved(normal, totals[len(pairs) :], model)
 
 
 def _solved(normal: np.ndarray, right: np.ndarray, model: ErrorModel) -> ErrorModel:
-    """Return non-negative solution of the normal equations, with sfac² ≥ SFAC_MIN²; the old model
-    where nothing is known.
+    """Return the non-negative solution of the normal equations, with sfac² ≥ SFAC_MIN²; the old
+    model where there is nothing to solve.
     """
     if not normal[0, 0] > 0:
         return model
     lowest = np.array([SFAC_MIN**2, 0.0, 0.0, 0.0])
-    size = np.sqrt(np.maximum(np.diag(normal), 1e-30 * normal[0, 0]))
+    diagonal = np.maximum(np.diag(normal), 1e-30 * normal[0, 0])
+    size = np.sqrt(diagonal)
+
+    # normal = size · root · rootᵀ · size: non-negative least squares of rootᵀ x
     values, vectors = np.linalg.eigh(normal / np.outer(size, size))
     root = vectors * np.sqrt(np.maximum(values, 1e-10))
-    solution = (
-        nnls(root.T, np.linalg.solve(root, (right - normal @ lowest) / size))[0] / size + lowest
-    )
+    rest = (right - normal @ lowest) / size
+    target = np.linalg.solve(root, rest)
+    above_lowest, _ = nnls(root.T, target)
+    solution = above_lowest / size + lowest
+
     sfac = np.sqrt(solution[0])
-    return ErrorModel(float(sfac), *(float(np.sqrt(x) / sfac) for x in solution[1:]))
+    sb, sadd, spart = (float(np.sqrt(x) / sfac) for x in solution[1:])
+    return ErrorModel(float(sfac), sb, sadd, spart)

@@ -21,6 +21,15 @@ CHUNK = 2**22
 N_SHELLS = 20
 """Resolution shells of equal volume for Wilson's prior and the best partiality."""
 
+N_PARTIALITY_STEPS = 100
+"""Steps of the histogram of partialities."""
+
+BEST_FRACTION = 0.03
+"""Fraction of a shell's reflections that the best partiality leaves above itself."""
+
+SPLITMIX64 = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+"""Increment and multipliers of the hash of that name (Steele, Lea & Flood 2014)."""
+
 Add = Callable[[Mapping[int, np.ndarray], int], np.ndarray]
 """Sum of equally shaped arrays over groups, in group order (`parallel.World.sum`)."""
 
@@ -37,64 +46,86 @@ class Unique:
     def __init__(self, cell: np.ndarray, space_group: str, d_min: float):
         """Number the reflections. cell: (6,) a b c (Å) α β γ (degrees)."""
         self.d_min = d_min
-        self.cell, self.space_group = gemmi.UnitCell(*cell), symmetry.group(space_group)
-        hkl = np.asarray(
-            gemmi.make_miller_array(self.cell, self.space_group, d_min), dtype=np.int32
-        )
-        centric = np.asarray(self.space_group.operations().centric_flag_array(hkl), dtype=bool)
-        self.hkl = np.concatenate([hkl, hkl[~centric]])
-        self.friedel = np.where(np.concatenate([centric, centric[~centric]]), 0, 1).astype(np.int8)
-        self.friedel[len(hkl) :] = -1
-        self.d = np.asarray(self.cell.calculate_d_array(self.hkl), dtype=np.float64)
+        self.cell = gemmi.UnitCell(*cell)
+        self.space_group = symmetry.group(space_group)
+        in_asu = gemmi.make_miller_array(self.cell, self.space_group, d_min)
+        hkl = np.asarray(in_asu, dtype=np.int32)
+        operations = self.space_group.operations()
+        is_centric = np.asarray(operations.centric_flag_array(hkl), dtype=bool)
+
+        # all of the asymmetric unit, then the mates of those that are not centric
+        n_plus = len(hkl)
+        acentric = np.flatnonzero(~is_centric)
+        self.hkl = np.concatenate([hkl, hkl[acentric]])
+        self.friedel = np.full(len(self.hkl), -1, dtype=np.int8)
+        self.friedel[:n_plus] = np.where(is_centric, 0, 1)
         self.mate = np.full(len(self.hkl), -1)
         """(unique,) row of the Friedel mate, −1 for centric ones"""
-        self.mate[: len(hkl)][~centric] = np.arange(len(hkl), len(self.hkl))
-        self.mate[len(hkl) :] = np.flatnonzero(~centric)
-        self._grid = self._fill_grid()
+        self.mate[acentric] = np.arange(n_plus, len(self.hkl))
+        self.mate[n_plus:] = acentric
+
+        self.d = self.spacing(self.hkl)
         self.shell = shells(self.d, d_min)
         """(unique,) one of N_SHELLS"""
+        self._grid = self._fill_grid()
 
     def __len__(self) -> int:
         return len(self.hkl)
 
     def _fill_grid(self) -> np.ndarray:
-        """Return row of every Miller index in the resolution sphere, −1 where there is none."""
-        ops = np.array([op.rot for op in self.space_group.operations().sym_ops]) // gemmi.Op.DEN
-        sign = np.where(self.friedel < 0, -1, 1)[:, None]
-        equivalents = [sign * (self.hkl @ r) for r in ops]
-        self._limits = np.max([np.abs(e).max(axis=0, initial=0) for e in equivalents], axis=0)
+        """Return the row of every Miller index in the resolution sphere, −1 where there is none."""
+        operations = self.space_group.operations().sym_ops
+        rotations = np.array([operation.rot for operation in operations]) // gemmi.Op.DEN
+        sign = np.where(self.friedel < 0, -1, 1)
+        signed = sign[:, None] * self.hkl
+        equivalents = [signed @ rotation for rotation in rotations]
+        largest = [np.abs(hkl).max(axis=0, initial=0) for hkl in equivalents]
+        self._limits = np.max(largest, axis=0)
+
         grid = np.full(2 * self._limits + 1, -1, dtype=np.int32)
         rows = np.arange(len(self))
-        centric = self.friedel == 0
-        for e in equivalents:
-            grid[tuple((e + self._limits).T)] = rows
-            grid[tuple((self._limits - e[centric]).T)] = rows[centric]
+        is_centric = self.friedel == 0
+        for hkl in equivalents:
+            place = self._limits + hkl
+            opposite = self._limits - hkl[is_centric]
+            grid[tuple(place.T)] = rows
+            grid[tuple(opposite.T)] = rows[is_centric]
         return grid
 
     def rows(self, hkl: np.ndarray) -> np.ndarray:
-        """Return (n,) rows of Miller indices (n, 3) as observed; −1 for those that are absent or
-        beyond the resolution.
+        """Return the rows (n,) of Miller indices (n, 3) as observed; −1 for those that are absent
+        or beyond the resolution.
         """
-        inside = (np.abs(hkl) <= self._limits).all(axis=1)
-        return np.where(
-            inside, self._grid[tuple((np.where(inside[:, None], hkl, 0) + self._limits).T)], -1
-        )
+        is_inside = (np.abs(hkl) <= self._limits).all(axis=1)
+        hkl_inside = np.where(is_inside[:, None], hkl, 0)
+        place = hkl_inside + self._limits
+        row = self._grid[tuple(place.T)]
+        return np.where(is_inside, row, -1)
+
+    def spacing(self, hkl: np.ndarray) -> np.ndarray:
+        """Return d (n,), Å, of Miller indices (n, 3) in the given cell."""
+        return np.asarray(self.cell.calculate_d_array(hkl), dtype=np.float64)
 
     def values(self, hkl: np.ndarray, value: np.ndarray) -> np.ndarray:
-        """Return (unique,) value of each reflection and of its mate, from values (n,) of indices
-        (n, 3); NaN = none given.
+        """Return the value of each reflection (unique,), where it has none that of its mate, from
+        values (n,) of indices (n, 3); NaN = neither.
         """
         row = self.rows(hkl)
+        is_unique = row >= 0
         out = np.full(len(self), np.nan)
-        out[row[row >= 0]] = np.asarray(value)[row >= 0]
-        return np.where(np.isnan(out) & (self.mate >= 0), out[self.mate], out)
+        out[row[is_unique]] = np.asarray(value)[is_unique]
+        takes_mates = np.isnan(out) & (self.mate >= 0)
+        return np.where(takes_mates, out[self.mate], out)
 
 
 def shells(d: np.ndarray, d_min: float, n: int = N_SHELLS) -> np.ndarray:
-    """Return number of the shell, of n with equal volume in reciprocal space from 1/d = 0 to
-    1/d_min, of each d (Å).
+    """Return the number of the shell of each d (Å), of n shells of equal volume in reciprocal space
+    from 1/d = 0 to 1/d_min.
     """
-    return np.minimum((n * (d_min / np.asarray(d, dtype=np.float64)) ** 3).astype(np.int64), n - 1)
+    d = np.asarray(d, dtype=np.float64)
+    volume = (d_min / d) ** 3
+    number = (n * volume).astype(np.int64)
+    return np.minimum(number, n - 1)
 
 
 class Observations(NamedTuple):
@@ -129,7 +160,7 @@ class Observations(NamedTuple):
 
 
 class Fate(IntEnum):
-    """How a reflection of an accepted lattice ends. Exactly one each."""
+    """How a reflection of an accepted lattice ends; each has exactly one."""
 
     USED = 0
     FAILED = 1
@@ -160,7 +191,7 @@ class Merged(NamedTuple):
 
 
 def add_in_order(parts: Mapping[int, np.ndarray], n_groups: int) -> np.ndarray:
-    """Return the `Add` of a single process."""
+    """Return the sum of a single process's arrays: its `Add`."""
     total = np.zeros_like(parts[min(parts)])
     for group in range(n_groups):
         if group in parts:
@@ -176,53 +207,57 @@ class Sums:
     """
 
     def __init__(self, obs: Observations, n_unique: int, n_groups: int, add: Add = add_in_order):
-        self.n_unique, self.n_groups, self._add = n_unique, n_groups, add
-        self._lattice, self._lattice_group, self._n_lattices = (
-            obs.lattice,
-            obs.group,
-            obs.n_lattices,
-        )
-        slots, self._slot = np.unique(
-            obs.unique.astype(np.int64) * n_groups + obs.group[obs.lattice], return_inverse=True
-        )
-        self._slot_unique, self._slot_group = slots // n_groups, slots % n_groups
-        self._own, self._slot_own = np.unique(self._slot_group, return_inverse=True)
+        self.n_unique = n_unique
+        self.n_groups = n_groups
+        self._add = add
+        self._lattice = obs.lattice
+        self._lattice_group = obs.group
+        self._n_lattices = obs.n_lattices
+
+        # a slot holds what a group has of a unique reflection
+        address = obs.unique.astype(np.int64) * n_groups + obs.group[obs.lattice]
+        slots, self._slot = np.unique(address, return_inverse=True)
+        self._slot_unique = slots // n_groups
+        self._groups, self._slot_row = np.unique(slots % n_groups, return_inverse=True)
 
     def by_unique(self, *columns: np.ndarray) -> np.ndarray:
-        """Return (column, unique) sums of columns (observation,) over all observations of a unique
-        reflection. Collective.
+        """Return sums of columns (observation,) over all observations of each unique reflection:
+        (column, unique). Collective.
         """
-        local = np.stack(
-            [np.bincount(self._slot, c, minlength=len(self._slot_unique)) for c in columns], axis=1
-        )
-        out = np.empty((self.n_unique, len(columns)))
-        step = max(1, CHUNK // (self.n_groups * len(columns)))
+        n_slots = len(self._slot_unique)
+        n_columns = len(columns)
+        of_slots = [np.bincount(self._slot, column, minlength=n_slots) for column in columns]
+        local = np.stack(of_slots, axis=1)
+
+        totals = np.empty((self.n_unique, n_columns))
+        step = max(1, CHUNK // (self.n_groups * n_columns))
         for first in range(0, self.n_unique, step):
             last = min(first + step, self.n_unique)
             here = slice(*np.searchsorted(self._slot_unique, [first, last]))
-            rows = np.zeros((len(self._own), last - first, len(columns)))
-            rows[self._slot_own[here], self._slot_unique[here] - first] = local[here]
-            out[first:last] = self._add(
-                dict(zip(self._own.tolist(), rows, strict=True)), self.n_groups
-            )
-        return out.T
+            in_chunk = self._slot_unique[here] - first
+            of_groups = np.zeros((len(self._groups), last - first, n_columns))
+            of_groups[self._slot_row[here], in_chunk] = local[here]
+
+            parts = dict(zip(self._groups.tolist(), of_groups, strict=True))
+            totals[first:last] = self._add(parts, self.n_groups)
+        return totals.T
 
     def over_observations(self, *columns: np.ndarray) -> np.ndarray:
-        """Return (column,) sums of columns (observation,) over everything. Collective."""
-        return self.over_lattices(*(self.by_lattice(c) for c in columns))
+        """Return sums of columns (observation,) over everything: (column,). Collective."""
+        return self.over_lattices(*(self.by_lattice(column) for column in columns))
 
     def over_lattices(self, *columns: np.ndarray) -> np.ndarray:
-        """Return (column,) sums of columns (lattice,) over all lattices. Collective."""
-        table = np.stack(
-            [np.bincount(self._lattice_group, c, minlength=self.n_groups) for c in columns], axis=1
-        )
-        return self._add(
-            {g: table[g] for g in np.unique(self._lattice_group).tolist()}, self.n_groups
-        )
+        """Return sums of columns (lattice,) over all lattices: (column,). Collective."""
+        of_groups = [
+            np.bincount(self._lattice_group, column, minlength=self.n_groups) for column in columns
+        ]
+        table = np.stack(of_groups, axis=1)
+        parts = {group: table[group] for group in np.unique(self._lattice_group).tolist()}
+        return self._add(parts, self.n_groups)
 
     def by_lattice(self, column: np.ndarray) -> np.ndarray:
-        """Return (lattice,) sums of a column (observation,) over the reflections of each lattice
-        this rank holds.
+        """Return sums of a column (observation,) over the reflections of each lattice that this
+        rank holds: (lattice,).
         """
         return np.bincount(self._lattice, column, minlength=self._n_lattices)
 
@@ -234,25 +269,28 @@ def best_partiality(
     n_groups: int,
     add: Add = add_in_order,
 ) -> np.ndarray:
-    """Return (shell,) the 97 % quantile of partialities in each resolution shell: what a node right
-    on the sphere records.
+    """Return the 97 % quantile of partialities in each resolution shell, what a node right on the
+    sphere records: (shell,).
 
     A pulse is broad for nodes at high angle, and even the best of them then meets only a part of
     it. partiality, shell, group: (reflection,). From a histogram of 1 % steps. Collective.
     """
-    n_shells, n_steps = N_SHELLS, 100
+    n_steps = N_PARTIALITY_STEPS
     step = np.minimum((partiality * n_steps).astype(np.int64), n_steps - 1)
-    own, row = np.unique(group, return_inverse=True)
-    cells = (row * n_shells + shell) * n_steps + step
-    counts = np.bincount(cells, minlength=len(own) * n_shells * n_steps).reshape(
-        len(own), n_shells, n_steps
-    )
-    nothing = {0: np.zeros((n_shells, n_steps))}  # also of who holds no reflection
-    total = add(
-        nothing | {int(g): c.astype(np.float64) for g, c in zip(own, counts, strict=True)}, n_groups
-    )
-    above = total.sum(axis=1, keepdims=True) - total.cumsum(axis=1)
-    return (above > 0.03 * total.sum(axis=1, keepdims=True)).sum(axis=1) / n_steps + 1.0 / n_steps
+    own_groups, row = np.unique(group, return_inverse=True)
+    shape = (len(own_groups), N_SHELLS, n_steps)
+    address = (row * N_SHELLS + shell) * n_steps + step
+    counts = np.bincount(address, minlength=np.prod(shape)).reshape(shape)
+
+    histograms = {0: np.zeros((N_SHELLS, n_steps))}  # who holds no reflection takes part too
+    for one_group, histogram in zip(own_groups, counts, strict=True):
+        histograms[int(one_group)] = histogram.astype(np.float64)
+    total = add(histograms, n_groups)
+
+    n_in_shell = total.sum(axis=1, keepdims=True)
+    n_above = n_in_shell - total.cumsum(axis=1)
+    is_below = n_above > BEST_FRACTION * n_in_shell
+    return is_below.sum(axis=1) / n_steps + 1.0 / n_steps
 
 
 def select(
@@ -274,59 +312,93 @@ def select(
     without observations are left out of the result, whose lattice numbers count the others.
     Collective.
     """
-    at = table["lattice"].astype(np.int64)
+    lattice = table["lattice"].astype(np.int64)
     hkl = table["hkl"].astype(np.int32)
     row = unique.rows(hkl)
-    d = np.asarray(unique.cell.calculate_d_array(hkl), dtype=np.float64)
+    d = unique.spacing(hkl)
     partiality = table["partiality"].astype(np.float64)
-    factor = partiality * table["polarization"] * table["capture"] * table["lorentz"]
-    valid = (
-        np.isfinite(table["intensity"]) & np.isfinite(factor) & (table["sigma"] > 0) & (factor > 0)
+    factor = _factor(table, partiality)
+    fate = _fates_alone(table, row, d < unique.d_min, factor)
+
+    # partialities are judged by the best at their resolution
+    is_good = fate == Fate.USED
+    shell = unique.shell[row[is_good]]
+    best = best_partiality(partiality[is_good], shell, group[lattice[is_good]], n_groups, add)
+    relative = np.zeros(len(row))
+    relative[is_good] = partiality[is_good] / best[shell]
+    fate[is_good & (relative < partiality_min)] = Fate.PARTIALITY
+
+    # a lattice with too few observations is left out as a whole
+    is_good = fate == Fate.USED
+    n_good = np.bincount(lattice[is_good], minlength=len(group))
+    is_used = n_good >= max(min_reflections, 1)
+    fate[is_good & ~is_used[lattice]] = Fate.FEW
+
+    rows = np.flatnonzero(fate == Fate.USED)
+    rows = rows[np.argsort(lattice[rows], kind="stable")]
+    number = np.cumsum(is_used) - 1
+    observations = Observations(
+        lattice=number[lattice[rows]],
+        group=group[is_used],
+        half=half[is_used],
+        unique=row[rows],
+        s2=0.25 / d[rows] ** 2,
+        **_photons(table, rows),
+        factor=factor[rows],
+        partiality=np.minimum(relative[rows], 1.0),
     )
+    return observations, np.where(is_used, n_good, 0), fate
+
+
+def _photons(table: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Return intensity and variance, as in `Observations`, of some reflections."""
+    intensity = table["intensity"][rows]
+    variance = table["sigma"][rows].astype(np.float64) ** 2
+    return {
+        "intensity": intensity.astype(np.float64),
+        "variance": rest_variance(intensity, variance),
+    }
+
+
+def _factor(table: Mapping[str, np.ndarray], partiality: np.ndarray) -> np.ndarray:
+    """Return `factor`, as in `Observations`, of every reflection."""
+    return partiality * table["polarization"] * table["capture"] * table["lorentz"]
+
+
+def _fates_alone(
+    table: Mapping[str, np.ndarray], row: np.ndarray, is_beyond: np.ndarray, factor: np.ndarray
+) -> np.ndarray:
+    """Return the `Fate` of each reflection that it has whatever the others are; USED where there is
+    none.
+
+    All (reflection,): row of `Unique`, whether it is beyond the resolution, and `factor` as in
+    `Observations`.
+    """
+    is_finite = np.isfinite(table["intensity"]) & np.isfinite(factor)
+    is_valid = is_finite & (table["sigma"] > 0) & (factor > 0)
     fate = np.where(row < 0, Fate.ABSENT, Fate.USED)
-    fate[d < unique.d_min] = Fate.RESOLUTION
-    fate[table["failed"] | ~valid] = Fate.FAILED
-    good = np.flatnonzero(fate == Fate.USED)
-    shell = unique.shell[row[good]]
-    relative = np.zeros(len(at))
-    relative[good] = (
-        partiality[good]
-        / best_partiality(partiality[good], shell, group[at[good]], n_groups, add)[shell]
-    )
-    fate[good[relative[good] < partiality_min]] = Fate.PARTIALITY
-    count = np.bincount(at[fate == Fate.USED], minlength=len(group))
-    used = count >= max(min_reflections, 1)
-    fate[(fate == Fate.USED) & ~used[at]] = Fate.FEW
-    keep = np.flatnonzero(fate == Fate.USED)
-    keep = keep[np.argsort(at[keep], kind="stable")]
-    obs = Observations(
-        lattice=(np.cumsum(used) - 1)[at[keep]],
-        group=group[used],
-        half=half[used],
-        unique=row[keep],
-        s2=0.25 / d[keep] ** 2,
-        intensity=table["intensity"][keep].astype(np.float64),
-        variance=rest_variance(
-            table["intensity"][keep], table["sigma"][keep].astype(np.float64) ** 2
-        ),
-        factor=factor[keep],
-        partiality=np.minimum(relative[keep], 1.0),
-    )
-    return obs, np.where(used, count, 0), fate
+    fate[is_beyond] = Fate.RESOLUTION
+    fate[table["failed"] | ~is_valid] = Fate.FAILED
+    return fate
 
 
 def half_sets(shot_id: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """Return (lattice,) 0 or 1 from the lattice's identity alone (SplitMix64 finalizer; Steele, Lea
-    & Flood 2014).
+    """Return the half set (lattice,), 0 or 1, of each lattice from its identity (shot_id, k) alone.
+
+    It is the last bit of the finalizer of SplitMix64.
     """
+    increment, first, second = (np.uint64(word) for word in SPLITMIX64)
     with np.errstate(over="ignore"):
-        x = shot_id.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15) * (
-            k.astype(np.uint64) + np.uint64(1)
-        )
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        number = k.astype(np.uint64) + np.uint64(1)
+        x = shot_id.astype(np.uint64) + increment * number
+
+        x = x ^ (x >> np.uint64(30))
+        x = x * first
+        x = x ^ (x >> np.uint64(27))
+        x = x * second
         x = x ^ (x >> np.uint64(31))
-    return (x & np.uint64(1)).astype(np.int8)
+    last_bit = x & np.uint64(1)
+    return last_bit.astype(np.int8)
 
 
 def merge(
@@ -344,10 +416,14 @@ def merge(
     weight = 1.0 / sigma**2
     first = np.where(obs.half[obs.lattice] == 0, weight, 0.0)
     second = weight - first
-    columns = (first, second, first * intensity, second * intensity, np.ones(len(weight)))
-    w0, w1, wi0, wi1, n = np.where(
-        (total := sums.by_unique(*columns))[-1] >= min_multiplicity, total, 0.0
-    )
+    one = np.ones(len(weight))
+    totals = sums.by_unique(first, second, first * intensity, second * intensity, one)
+    is_measured = totals[-1] >= min_multiplicity
+    w0, w1, wi0, wi1, n = np.where(is_measured, totals, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        half = np.stack([wi0 / w0, wi1 / w1], axis=1)
-        return Merged((wi0 + wi1) / (w0 + w1), (w0 + w1) ** -0.5, half, n.astype(np.int64))
+        return Merged(
+            intensity=(wi0 + wi1) / (w0 + w1),
+            sigma=(w0 + w1) ** -0.5,
+            half=np.stack([wi0 / w0, wi1 / w1], axis=1),
+            n=n.astype(np.int64),
+        )

@@ -22,9 +22,15 @@ B_RESTRAINT = 10.0
 STEP_MAX = np.array([1.0, 10.0])
 """Largest change of ln G and of B (Å²) in one cycle."""
 
+LARGEST_LEVERAGE = 0.9
+"""A lattice with hardly more observations than unknowns does not make their residuals infinite."""
+
+LEAST_SHELL_MEAN = 1e-3
+"""Least mean intensity of a shell in Wilson's prior, relative to the mean of all."""
+
 
 class Scaling(NamedTuple):
-    """What `scale` found. Lattices and observations are those handed in (this rank's)."""
+    """The scales of lattices. Lattices and observations are those handed in (this rank's)."""
 
     log_g: np.ndarray
     """(lattice,) ln G"""
@@ -40,15 +46,16 @@ class Scaling(NamedTuple):
     """r.m.s. change of ln G in the last cycle"""
 
 
-class _Known(NamedTuple):
-    """What is known of intensities: mean and 1/variance, each (unique,) or (observation,)."""
+class _Estimate(NamedTuple):
+    """Intensities and how well they are known; each (unique,) or (observation,)."""
 
     mean: np.ndarray
     precision: np.ndarray
+    """1/variance"""
 
 
 class _Data(NamedTuple):
-    """What does not change from cycle to cycle."""
+    """The data, which do not change from cycle to cycle."""
 
     obs: Observations
     sums: Sums
@@ -61,14 +68,18 @@ class _Data(NamedTuple):
 
 
 class _State(NamedTuple):
+    """The parameters, which change from cycle to cycle."""
+
     log_g: np.ndarray
+    """(lattice,)"""
     b: np.ndarray
+    """(lattice,) Å²"""
     model: ErrorModel
-    prior: _Known
+    prior: _Estimate
     """(unique,) Wilson's"""
-    posterior: _Known
+    posterior: _Estimate
     """(unique,) prior and all observations"""
-    own: _Known
+    own: _Estimate
     """(observation,) what the observation itself brought into the posterior"""
     robust: np.ndarray
     """(observation,) 0-1: the share of its weight that an observation keeps"""
@@ -97,67 +108,92 @@ def scale(
     prior = _prior(photons, factor, unique)
     target, ratio = (None, 1.0) if reference is None else _target(obs, sums, reference)
     data = _Data(obs, sums, unique, refine_b, target)
-    none = np.zeros(len(obs.lattice))
-    n = obs.n_lattices
+    zeros = np.zeros(len(obs.lattice))
     state = _State(
-        np.zeros(n), np.zeros(n), ErrorModel(), prior, prior, _Known(none, none), none + 1.0, none
+        log_g=np.zeros(obs.n_lattices),
+        b=np.zeros(obs.n_lattices),
+        model=ErrorModel(),
+        prior=prior,
+        posterior=prior,
+        own=_Estimate(zeros, zeros),
+        robust=np.ones(len(zeros)),
+        leverage=zeros,
     )
     change = np.inf
     cycle = 0
     while cycle < n_cycles and change > tolerance:
-        state, change = _cycle(data, state, first=cycle == 0)
+        state, change = _cycle(data, state, is_first=cycle == 0)
         cycle += 1
+
     k = _photons_per_intensity(obs, state)
     variance = state.model.variance(error_model.terms(obs, k, state.posterior.mean))
     k = k * ratio
-    log_g = state.log_g + np.log(ratio)
-    sigma = np.sqrt(variance / state.robust) / k
-    return Scaling(log_g, state.b, state.model, obs.intensity / k, sigma, cycle, change)
+    return Scaling(
+        log_g=state.log_g + np.log(ratio),
+        b=state.b,
+        error_model=state.model,
+        intensity=obs.intensity / k,
+        sigma=np.sqrt(variance / state.robust) / k,
+        n_cycles=cycle,
+        last_change=change,
+    )
 
 
-def _cycle(data: _Data, state: _State, first: bool) -> tuple[_State, float]:
-    """Judge every observation by the others, move the error model and the scales, merge."""
+def _cycle(data: _Data, state: _State, is_first: bool) -> tuple[_State, float]:
+    """Judge every observation by the others, move the error model and the scales, merge.
+
+    Returns the new state, and the r.m.s. change of ln G.
+    """
     obs = data.obs
     sums = data.sums
     k = _photons_per_intensity(obs, state)
-    parts = error_model.terms(obs, k, state.posterior.mean)
+    terms = error_model.terms(obs, k, state.posterior.mean)
     others = _without_own(state, obs.unique)
     residual = obs.intensity - k * others.mean
     extra = k**2 / others.precision
-    if not first:
-        measured = others.precision > 2.0 * state.prior.precision[obs.unique]
-        state = state._replace(
-            model=error_model.fit(
-                parts, residual, extra, state.leverage, measured, state.model, sums
-            )
+    if not is_first:
+        has_others = others.precision > 2.0 * state.prior.precision[obs.unique]
+        model = error_model.fit(
+            terms, residual, extra, state.leverage, has_others, state.model, sums
         )
-    variance = state.model.variance(parts)
-    robust = HUBER * np.sqrt(variance + extra) / np.maximum(np.abs(residual), 1e-300)
-    state = state._replace(robust=np.minimum(1.0, robust))
+        state = state._replace(model=model)
+
+    variance = state.model.variance(terms)
+    limit = HUBER * np.sqrt(variance + extra)
+    robust = np.minimum(1.0, limit / np.maximum(np.abs(residual), 1e-300))
+    state = state._replace(robust=robust)
+
     if data.target is None:
         step, leverage = _step_to_others(data, state, k, variance, others)
     else:
         step, leverage = _step_to_target(data, data.target, state, k)
+    log_g_step, b_step = step.T
     moved = state._replace(
-        log_g=state.log_g + step[:, 0], b=state.b + step[:, 1], leverage=leverage
+        log_g=state.log_g + log_g_step,
+        b=state.b + b_step,
+        leverage=leverage,
     )
-    square, count = sums.over_lattices(step[:, 0] ** 2, np.ones(len(step)))
+    square, count = sums.over_lattices(log_g_step**2, np.ones(len(step)))
     return _merge(data, moved), float(np.sqrt(square / count))
 
 
 def _photons_per_intensity(obs: Observations, state: _State) -> np.ndarray:
-    """Return (observation,) k."""
-    return np.exp(state.log_g[obs.lattice] - 2.0 * state.b[obs.lattice] * obs.s2) * obs.factor
+    """Return k = G exp(−2 B s²)·factor, (observation,)."""
+    log_g = state.log_g[obs.lattice]
+    b = state.b[obs.lattice]
+    return np.exp(log_g - 2.0 * b * obs.s2) * obs.factor
 
 
-def _without_own(state: _State, unique: np.ndarray) -> _Known:
-    """Return (observation,) what the prior and all other observations say about each observation's
-    intensity.
+def _without_own(state: _State, unique: np.ndarray) -> _Estimate:
+    """Return what the prior and all other observations say about the intensity of each observation,
+    (observation,). unique: row of the intensity.
     """
+    own = state.own
     total = state.posterior.precision[unique]
-    precision = np.maximum(total - state.own.precision, 1e-9 * total)
-    mean = (state.posterior.mean[unique] * total - state.own.mean * state.own.precision) / precision
-    return _Known(mean, precision)
+    weighted = state.posterior.mean[unique] * total
+    precision = np.maximum(total - own.precision, 1e-9 * total)
+    mean = (weighted - own.mean * own.precision) / precision
+    return _Estimate(mean, precision)
 
 
 def _merge(data: _Data, state: _State) -> _State:
@@ -165,49 +201,59 @@ def _merge(data: _Data, state: _State) -> _State:
     obs = data.obs
     k = _photons_per_intensity(obs, state)
     variance = state.model.variance(error_model.terms(obs, k, state.posterior.mean))
-    own = _Known(obs.intensity / k, state.robust * k**2 / variance)
+    own = _Estimate(
+        mean=obs.intensity / k,
+        precision=state.robust * k**2 / variance,
+    )
     weighted, precision = data.sums.by_unique(own.mean * own.precision, own.precision)
-    measured = precision > 0
-    merged = np.where(measured, weighted / np.where(measured, precision, 1.0), 0.0)
-    prior = _prior(merged, measured, data.unique)
+
+    is_measured = precision > 0
+    divisor = np.where(is_measured, precision, 1.0)
+    merged = np.where(is_measured, weighted / divisor, 0.0)
+    prior = _prior(merged, is_measured, data.unique)
     total = prior.precision + precision
-    posterior = _Known((prior.mean * prior.precision + weighted) / total, total)
+    mean = (prior.mean * prior.precision + weighted) / total
+    posterior = _Estimate(mean, total)
     return state._replace(prior=prior, posterior=posterior, own=own)
 
 
 def _step_to_others(
-    data: _Data, state: _State, k, variance, others: _Known
+    data: _Data, state: _State, k, variance, others: _Estimate
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (lattice, 2) step towards what the others say, of mean 0, and the leverage.
+    """Return the step (lattice, 2) towards what the others say, of mean 0, and the leverage.
 
     All lattices move at once, and two that share a reflection would both cover the whole distance
     between them: the curvature is multiplied by 1 + (own weight / weight of the others), at most 2,
     which bounds the step from above.
     """
-    weight = 1.0 / (variance / state.robust + k**2 / others.precision)
-    damping = 1.0 + np.minimum(1.0, state.own.precision / others.precision)
-    step, leverage = _step(data, k * others.mean, weight, damping, state.b)
-    return step - data.sums.over_lattices(*step.T) / data.sums.over_lattices(
-        np.ones(len(step))
-    ), leverage
+    total_variance = variance / state.robust + k**2 / others.precision
+    relative_weight = state.own.precision / others.precision
+    damping = 1.0 + np.minimum(1.0, relative_weight)
+    step, leverage = _step(data, k * others.mean, 1.0 / total_variance, damping, state.b)
+
+    n_lattices = data.sums.over_lattices(np.ones(len(step)))
+    mean_step = data.sums.over_lattices(*step.T) / n_lattices
+    return step - mean_step, leverage
 
 
 def _step_to_target(
     data: _Data, target: np.ndarray, state: _State, k
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (lattice, 2) step towards the reference, and the leverage.
+    """Return the step (lattice, 2) towards the reference, and the leverage.
 
     The variance is that of the photons the reference expects: weights that knew the merged
     intensity would favour whatever is measured lower than the reference has it.
     """
+    unique = data.obs.unique
     mean = np.nan_to_num(target)
     variance = state.model.variance(error_model.terms(data.obs, k, mean))
-    weight = np.where(np.isnan(target)[data.obs.unique], 0.0, state.robust / variance)
-    return _step(data, k * mean[data.obs.unique], weight, 1.0, state.b)
+    is_unknown = np.isnan(target)[unique]
+    weight = np.where(is_unknown, 0.0, state.robust / variance)
+    return _step(data, k * mean[unique], weight, 1.0, state.b)
 
 
 def _step(data: _Data, photons, weight, damping, b) -> tuple[np.ndarray, np.ndarray]:
-    """Return (lattice, 2) Gauss-Newton step of ln G and B, with d(photons)/d ln G = photons,
+    """Return the Gauss-Newton step (lattice, 2) of ln G and B, with d(photons)/d ln G = photons and
     d(photons)/dB = −2 s² photons.
 
     photons, weight, damping: (observation,) expected photons, 1/variance, factor on the curvature.
@@ -215,50 +261,69 @@ def _step(data: _Data, photons, weight, damping, b) -> tuple[np.ndarray, np.ndar
     regression.
     """
     obs = data.obs
-    sums = data.sums
-    arm = -2.0 * data.obs.s2
+    arm = -2.0 * obs.s2
     pull = weight * photons * (obs.intensity - photons)
     information = weight * photons**2
     curvature = damping * information
-    h00, h01, h11 = (sums.by_lattice(c) for c in (curvature, curvature * arm, curvature * arm**2))
-    g0 = sums.by_lattice(pull)
-    g1 = sums.by_lattice(pull * arm) - b * B_RESTRAINT**-2
-    h00 = np.maximum(h00, 1e-300)
-    if data.refine_b:
-        h11 = h11 + B_RESTRAINT**-2
-        det = h00 * h11 - h01**2
-        c00 = h11 / det
-        c01 = -h01 / det
-        c11 = h00 / det
-    else:
-        c00 = 1.0 / h00
-        c01 = np.zeros_like(h00)
-        c11 = np.zeros_like(h00)
-    step = np.stack([c00 * g0 + c01 * g1, c01 * g0 + c11 * g1], axis=1)
-    at = obs.lattice
-    leverage = information * (c00[at] + 2.0 * c01[at] * arm + c11[at] * arm**2)
-    return np.clip(step, -STEP_MAX, STEP_MAX), np.minimum(leverage, 0.9)
+    c00, c01, c11 = _covariance(data, curvature, arm)
+
+    g0 = data.sums.by_lattice(pull)
+    g1 = data.sums.by_lattice(pull * arm) - b * B_RESTRAINT**-2
+    log_g_step = c00 * g0 + c01 * g1
+    b_step = c01 * g0 + c11 * g1
+    step = np.stack([log_g_step, b_step], axis=1)
+
+    own = obs.lattice
+    spread = c00[own] + 2.0 * c01[own] * arm + c11[own] * arm**2
+    leverage = np.minimum(information * spread, LARGEST_LEVERAGE)
+    return np.clip(step, -STEP_MAX, STEP_MAX), leverage
 
 
-def _prior(total: np.ndarray, count: np.ndarray, unique: Unique) -> _Known:
+def _covariance(
+    data: _Data, curvature: np.ndarray, arm: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the inverse of each lattice's Hessian, its elements 00, 01, 11 each (lattice,).
+
+    curvature: (observation,) information about ln G; arm: (observation,) dk/dB / dk/d ln G. Where B
+    is not refined its elements are 0.
+    """
+    h00 = np.maximum(data.sums.by_lattice(curvature), 1e-300)
+    if not data.refine_b:
+        zero = np.zeros_like(h00)
+        return 1.0 / h00, zero, zero
+    h01 = data.sums.by_lattice(curvature * arm)
+    h11 = data.sums.by_lattice(curvature * arm**2) + B_RESTRAINT**-2
+    determinant = h00 * h11 - h01**2
+    return h11 / determinant, -h01 / determinant, h00 / determinant
+
+
+def _prior(total: np.ndarray, count: np.ndarray, unique: Unique) -> _Estimate:
     """Return Wilson's (1949) distribution of intensities in each shell, mean Σ total / Σ count, for
-    every unique reflection.
+    every unique reflection. total, count: (unique,).
 
     The variance is mean² for acentric and 2 mean² for centric reflections.
     """
-    total, count = (np.bincount(unique.shell, column) for column in (total, count))
-    overall = max(total.sum(), 0.0) / count.sum()
-    mean = np.maximum(total / np.where(count > 0, count, 1.0), 1e-3 * overall)[unique.shell]
-    return _Known(mean, 1.0 / (np.where(unique.friedel == 0, 2.0, 1.0) * mean**2))
+    shell_total = np.bincount(unique.shell, total)
+    shell_count = np.bincount(unique.shell, count)
+    overall = max(shell_total.sum(), 0.0) / shell_count.sum()
+
+    divisor = np.where(shell_count > 0, shell_count, 1.0)
+    shell_mean = shell_total / divisor
+    shell_mean = np.maximum(shell_mean, LEAST_SHELL_MEAN * overall)
+    mean = shell_mean[unique.shell]
+    relative_variance = np.where(unique.friedel == 0, 2.0, 1.0)
+    return _Estimate(mean, 1.0 / (relative_variance * mean**2))
 
 
 def _target(obs: Observations, sums: Sums, reference: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return (unique,) the reference brought to the scale of the raw photons, and the factor this
+    """Return the reference (unique,) brought to the scale of the raw photons, and the factor this
     took.
     """
-    here = reference[obs.unique]
-    known = ~np.isnan(here)
+    intensity = reference[obs.unique]
+    is_known = ~np.isnan(intensity)
     expected, photons = sums.over_observations(
-        np.where(known, here, 0.0) * obs.factor, known * obs.intensity
+        np.where(is_known, intensity, 0.0) * obs.factor,
+        is_known * obs.intensity,
     )
-    return reference * (photons / expected), photons / expected
+    ratio = photons / expected
+    return reference * ratio, ratio

@@ -13,10 +13,10 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
+from spreadflow.analysis.orientation_matrix import CrystalFrame, crystal_frame, matrix, turn
 from spreadflow.analysis.pixels import restraints, solve
 from spreadflow.analysis.pixels.likelihood import Noise, Target, pixelwise, variance
 from spreadflow.analysis.pixels.restraints import Restraints, Unknown
-from spreadflow.analysis.still.refinement import Frame, frame, matrix, turn
 from spreadflow.models import Mosaic, Parameters, Pixels, Shoeboxes
 from spreadflow.physics import forward, geometry, layout, rotation
 from spreadflow.physics.mosaic import GAUSS, continuous
@@ -69,7 +69,7 @@ class Problem(NamedTuple):
 
     start: Parameters
     """where the unknowns are zero, but for A"""
-    frame: Frame
+    frame: CrystalFrame
     """what A is made of"""
     boxes: Shoeboxes
     data: solve.Data
@@ -109,7 +109,7 @@ def problem(
     oversample: the model of a pixel is the mean over so many points along each edge, each averaged
     over its square.
     """
-    cell = frame(np.asarray(start.crystal.A), space_group)
+    cell = crystal_frame(np.asarray(start.crystal.A), space_group)
     hkl, f_squared = layout.filled((np.asarray(start.hkl), np.asarray(start.f_squared)))
     start = start._replace(hkl=hkl, f_squared=f_squared, edge_px=1.0 / oversample)
     pixels = points(boxes)
@@ -375,7 +375,7 @@ class RefinedLattice(NamedTuple):
     sandwich: np.ndarray
     n_evaluations: int
     """of all passes"""
-    frame: Frame
+    frame: CrystalFrame
     """from which rotation and strains are counted"""
 
 

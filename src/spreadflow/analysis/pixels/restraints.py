@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from spreadflow.analysis import orientation_matrix
 from spreadflow.analysis.pixels import solve
-from spreadflow.analysis.still import refinement
 from spreadflow.models import Parameters
 from spreadflow.physics import geometry
 
@@ -50,7 +50,7 @@ class Restraints(NamedTuple):
 def restraint(
     slices: dict[Unknown, slice],
     start: Parameters,
-    frame: refinement.Frame,
+    frame: orientation_matrix.CrystalFrame,
     known: Restraints | None,
 ) -> solve.Restraint:
     """Return the restraint of unknowns at `slices`, counted from `start` and `frame`: the supplied
@@ -72,7 +72,7 @@ def restraint(
 
 
 def counted(
-    start: Parameters, frame: refinement.Frame, to: Parameters
+    start: Parameters, frame: orientation_matrix.CrystalFrame, to: Parameters
 ) -> dict[Unknown, np.ndarray]:
     """Return unknowns (n,) of each kind, counted from `start` and `frame`, that make `to`; n_cells
     of three axes.
@@ -80,7 +80,7 @@ def counted(
     A = to.crystal.A
     old = start.crystal
     new = to.crystal
-    away = refinement.coordinates(frame, A)
+    away = orientation_matrix.coordinates(frame, A)
     normal = (
         geometry.shifted(start.detector, 0.0, 0.0, 1.0).origin_mm[0] - start.detector.origin_mm[0]
     )

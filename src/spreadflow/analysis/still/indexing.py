@@ -17,12 +17,9 @@ Gasparotto et al. 2024, J. Appl. Cryst. 57, 931, but with neither lengths nor an
    and the search is repeated. Where nothing is found, the second and then the third axis lead the
    search.
 
-Everything is measured in reciprocal space: an observed q is uncertain by `q_error` Å⁻¹ across
-(geometry, centroid) and by `radial_error`·|q| more along its length (bandwidth). Errors of v·q
-therefore grow with the axis, as they must.
-
-A lattice of unknown cell needs `Plan`s of wide shells and boxes and a `_conventional` that takes
-the reduced cell as it is; nothing else knows a cell.
+Steps 1 to 3 are `search_space` and `trial_vectors`, step 4 is `setting`. A lattice of unknown cell
+needs `Plan`s of wide shells and boxes and a `setting.conventional` that takes the reduced cell as
+it is; nothing else knows a cell.
 """
 
 from collections.abc import Iterator
@@ -31,15 +28,36 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import binom
 
-from spreadflow.analysis.still.search_space import Grid, Plan, Target, axes_frame, target_of
+from spreadflow.analysis.still.search_space import Grid, Plan, Target, axes_frame
+from spreadflow.analysis.still.setting import constrain, conventional
+from spreadflow.analysis.still.trial_vectors import N_SIGMA, USUAL_ERRORS, Errors, search
 from spreadflow.physics import rotation, symmetry, unit_cell
 
-N_SEARCH = 128  # spots that score trial vectors
-N_VECTORS = 256  # trial vectors refined for the leading axis
-N_LEADS = 4  # leading axes followed up
-AGREES = (
-    0.3  # of a Miller index: spots nearer to their node belong to it, as in DIALS (`hkl_tolerance`)
-)
+N_LEADING = 256
+"""Trial vectors that are refined for the leading axis."""
+
+N_SECOND = 24
+"""Trial vectors that are refined for the second axis."""
+
+N_THIRD = 8
+"""Trial vectors that are refined for the third axis."""
+
+N_LEADS = 4
+"""Leading axes that are followed up."""
+
+N_SECONDS = 2
+"""Second axes that are followed up for each leading one."""
+
+AGREES = 0.3
+"""Distance from a Miller index below which a spot belongs to its node, as in DIALS
+(`hkl_tolerance`).
+"""
+
+SAME_CRYSTAL_RAD = np.deg2rad(1.0)
+"""Two lattices whose orientations are closer than this are one crystal."""
+
+CHANCE = 1e-3
+"""Probability that a lattice is found by chance, below which it counts."""
 
 
 class Candidate(NamedTuple):
@@ -52,376 +70,294 @@ class Candidate(NamedTuple):
     n_indexed: int
 
 
-class Errors(NamedTuple):
-    """How well the observed q are known (one standard deviation)."""
-
-    across: float
-    """Å⁻¹"""
-    radial: float
-    """fraction of |q|, in addition"""
-
-
 def find_lattices(
     q: np.ndarray,
     weights: np.ndarray,
-    cell: np.ndarray,
-    space_group: str,
+    target: Target,
+    errors: Errors = USUAL_ERRORS,
     *,
-    length_tolerance: float = 0.05,
-    angle_tolerance: float = np.deg2rad(5.0),
-    n_directions: int = 32768,
     max_lattices: int = 1,
     min_indexed: int = 8,
     min_fraction: float = 0.3,
-    q_error: float = 5e-4,
-    radial_error: float = 1e-3,
-    hkl_tolerance: float = 0.3,
 ) -> list[Candidate]:
-    """Return lattices of one shot, the one with the most spots first found.
+    """Return the lattices of one shot, in the order in which they are found.
 
     q: (n, 3) reciprocal vectors (ŝ − ŝ₀)/λ of the spots, lab frame, Å⁻¹. weights: (n,) trust in a
-    spot, ≥ 0; the heaviest lead the search. cell: (6,) expected conventional cell (Å, rad) of
-    `space_group`. length_tolerance (relative), angle_tolerance (rad): how far the true cell may be
-    away. n_directions: trial vectors per axis length. min_fraction: of the spots that are still
-    free. q_error (Å⁻¹), radial_error (of |q|): standard deviations of q. hkl_tolerance: largest |h
-    − round(h)| on any primitive axis of an indexed spot.
+    spot, ≥ 0; the heaviest lead the search. target: the expected lattice, as from
+    `search_space.target_of`. min_indexed: spots that a lattice must index; min_fraction: the same
+    as a fraction of the spots that are still free.
     """
     q = np.asarray(q, dtype=np.float64)
     weights = np.asarray(weights, dtype=np.float64)
-    target = target_of(
-        tuple(map(float, cell)), space_group, length_tolerance, angle_tolerance, n_directions
-    )
-    errors = Errors(q_error, radial_error)
-    free = np.isfinite(q).all(axis=1) & (np.linalg.norm(q, axis=1) > 10 * q_error)
-    found: list[Candidate] = []
-    while len(found) < max_lattices:
-        enough = max(min_indexed, int(np.ceil(min_fraction * free.sum())))
-        if free.sum() < enough:
+    is_away_from_beam = np.linalg.norm(q, axis=1) > 10 * errors.across
+    is_free = np.isfinite(q).all(axis=1) & is_away_from_beam
+
+    candidates: list[Candidate] = []
+    while len(candidates) < max_lattices:
+        n_required = max(min_indexed, int(np.ceil(min_fraction * is_free.sum())))
+        if is_free.sum() < n_required:
             break
-        lattice_found = _one_lattice(q[free], weights[free], target, errors, hkl_tolerance, enough)
-        if lattice_found is None:
+        lattice = _one_lattice(q[is_free], weights[is_free], target, errors, n_required)
+        if lattice is None:
             break
-        A, hkl_free = lattice_found
+
+        A, hkl_free = lattice
         hkl = np.zeros((len(q), 3), dtype=np.int32)
-        hkl[free] = hkl_free
-        free &= ~hkl.any(axis=1)
-        if all(
-            symmetry.misorientation(A, other.A, space_group) > np.deg2rad(1.0) for other in found
-        ):
-            found.append(Candidate(A, hkl, int(hkl.any(axis=1).sum())))
-    return found
-
-
-# ---------------------------------------------------------------- vectors
+        hkl[is_free] = hkl_free
+        is_indexed = hkl.any(axis=1)
+        is_free &= ~is_indexed
+        turns = [symmetry.misorientation(A, c.A, target.space_group) for c in candidates]
+        if all(turn > SAME_CRYSTAL_RAD for turn in turns):
+            candidates.append(Candidate(A, hkl, int(is_indexed.sum())))
+    return candidates
 
 
 def agreeing(A: np.ndarray, hkl: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Return (n,) bool: A⁻¹q is within `AGREES` of the Miller index. A (3, 3), Å⁻¹; hkl (n, 3); q
-    (n, 3) observed, Å⁻¹.
+    """Return whether A⁻¹q is within `AGREES` of the Miller index, (n,) bool.
+
+    A: (3, 3), Å⁻¹; hkl: (n, 3); q: (n, 3) observed, Å⁻¹.
     """
-    return np.abs(q @ np.linalg.inv(A).T - hkl).max(axis=1, initial=0.0) < AGREES
-
-
-def _score(trials: np.ndarray, q: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return (m,) Σ w |v·q − round|: small is good."""
-    q32 = q.astype(np.float32)
-    w32 = weights.astype(np.float32)
-    out = np.empty(trials.shape[1], dtype=np.float32)
-    for start in range(0, trials.shape[1], 2048):
-        part = np.s_[start : start + 2048]
-        phase = q32 @ trials[:, part]
-        phase -= np.rint(phase)
-        out[part] = w32 @ np.abs(phase, out=phase)
-    return out
-
-
-def _tolerance(v: np.ndarray, h: np.ndarray, errors: Errors) -> np.ndarray:
-    """Return (k, n) three standard deviations of v·q, at most a quarter; v: (k, 3), h: (k, n) the
-    values v·q.
-    """
-    across = (np.linalg.norm(v, axis=1) * errors.across)[:, None]
-    return np.minimum(3.0 * np.hypot(across, errors.radial * h), 0.25)
-
-
-def _refine_vectors(
-    v: np.ndarray, q: np.ndarray, weights: np.ndarray, q_first: float, errors: Errors
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return least squares of vectors (k, 3) against the integers they make, on spots of ever
-    larger |q|.
-
-    Returns the vectors and (k, n) bool: the spots that are integers within the tolerance.
-    """
-    norm = np.linalg.norm(q, axis=1)
-    products = np.stack(
-        [q[:, i] * q[:, j] for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))], axis=1
-    )
-    limits = np.append(np.geomspace(q_first, max(norm.max(), q_first * 1.01), 4), norm.max() * 1.01)
-    for limit, widest in zip(limits, (0.3, 0.25, 0.2, 0.15, 0.0), strict=True):
-        phase = v @ q.T
-        residual = phase - np.rint(phase)
-        inside = np.abs(residual) < np.maximum(_tolerance(v, phase, errors), widest)
-        w = inside * (weights * (norm <= limit))
-        xx, yy, zz, yz, xz, xy = (w @ products).T
-        ridge = 1e-4 * (xx + yy + zz) + 1e-12
-        normal = np.array(
-            [[xx + ridge, xy, xz], [xy, yy + ridge, yz], [xz, yz, zz + ridge]]
-        ).transpose(2, 0, 1)
-        v = v - np.linalg.solve(normal, ((w * residual) @ q)[:, :, None])[:, :, 0]
-    phase = v @ q.T
-    return v, np.abs(phase - np.rint(phase)) < _tolerance(v, phase, errors)
-
-
-def _search(
-    grid: Grid, turn: np.ndarray, q: np.ndarray, weights: np.ndarray, errors: Errors, n: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best n trial vectors of a grid turned by (3, 3), refined: (k, 3) and (k, n) spots;
-    the best first.
-
-    Duplicates (also of opposite sign) are dropped. Best: the weight turned into integers beyond
-    what chance gives.
-    """
-    use = _leading(q, weights, grid.q_max)
-    score = _score(grid.vectors, q[use] @ turn, weights[use])
-    best = np.argpartition(score, min(n, len(score) - 1))[:n]
-    v, inside = _refine_vectors((turn @ grid.vectors[:, best]).T, q, weights, grid.q_max, errors)
-    chance = 2.0 * _tolerance(v, v @ q.T, errors) @ weights
-    order = np.argsort(chance - inside @ weights, kind="stable")
-    v = v[order]
-    inside = inside[order]
-    size2 = (v * v).sum(axis=1)
-    same = size2[:, None] + size2 - 2.0 * np.abs(v @ v.T) < (0.03**2) * size2
-    distinct = ~np.tril(same, -1).any(axis=1)
-    return v[distinct], inside[distinct]
-
-
-def _leading(q: np.ndarray, weights: np.ndarray, q_max: float) -> np.ndarray:
-    """Return indices of the heaviest `N_SEARCH` spots below q_max; of the lowest few where hardly
-    any are below.
-    """
-    norm = np.linalg.norm(q, axis=1)
-    q_max = max(q_max, np.sort(norm)[min(len(norm), 16) - 1])
-    low = np.flatnonzero(norm <= q_max)
-    return low[np.argsort(-weights[low], kind="stable")[:N_SEARCH]]
+    observed = q @ np.linalg.inv(A).T
+    difference = np.abs(observed - hkl)
+    return difference.max(axis=1, initial=0.0) < AGREES
 
 
 # ---------------------------------------------------------------- lattices
 
 
 def _one_lattice(
-    q: np.ndarray,
-    weights: np.ndarray,
-    target: Target,
-    errors: Errors,
-    hkl_tolerance: float,
-    enough: int,
+    q: np.ndarray, weights: np.ndarray, target: Target, errors: Errors, n_required: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the best lattice of the spots: A and hkl (n, 3), or None."""
-    enough = max(enough, beyond_chance(q, target, errors))
+    """Return A (3, 3) and hkl (n, 3) of the lattice that indexes the most weight.
+
+    None where no lattice indexes n_required spots and more than chance would.
+    """
+    n_required = max(n_required, beyond_chance(q, target, errors))
     weights = weights / max(weights.max(), 1e-300)
-    best, best_weight = None, 0.0
+
+    best = None
+    best_weight = 0.0
     for plan in target.plans:
-        for basis, common in _bases(plan, q, weights, errors, enough):
-            if len(common) < enough / 2 or weights[common].sum() <= best_weight:
+        for basis, common in _bases(plan, q, weights, errors, n_required):
+            if len(common) < n_required / 2 or weights[common].sum() <= best_weight:
                 continue
-            solution = _solve(basis, q, target, errors, hkl_tolerance, enough)
-            if solution is None:
+            lattice = _lattice_of(basis, q, target, errors, n_required)
+            if lattice is None:
                 continue
-            hit = solution[1].any(axis=1)
-            if hit.sum() >= enough and weights[hit].sum() > best_weight:
-                best = solution
-                best_weight = weights[hit].sum()
+            is_indexed = lattice[1].any(axis=1)
+            weight = weights[is_indexed].sum()
+            if is_indexed.sum() >= n_required and weight > best_weight:
+                best = lattice
+                best_weight = weight
         if best is not None:
             break
     return best
 
 
 def _bases(
-    plan: Plan, q: np.ndarray, weights: np.ndarray, errors: Errors, enough: int
+    plan: Plan, q: np.ndarray, weights: np.ndarray, errors: Errors, n_required: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield primitive direct bases (3, 3) with the indices of the spots all three axes turn into
-    integers.
+    """Yield primitive direct bases (3, 3), Å, with the indices of the spots whose products with all
+    three axes are integers.
     """
-    leads, inside = _search(plan.shell, np.eye(3), q, weights, errors, N_VECTORS)
-    size = np.linalg.norm(leads, axis=1)
-    fits = np.flatnonzero((size >= plan.lengths[0]) & (size <= plan.lengths[1]))[:N_LEADS]
-    for lead, own in zip(leads[fits], inside[fits], strict=True):
-        own = np.flatnonzero(own)
-        if len(own) < enough:
+    leads, of_leads = search(plan.shell, np.eye(3), q, weights, errors, N_LEADING)
+    length = np.linalg.norm(leads, axis=1)
+    shortest, longest = plan.lengths
+    has_length = (length >= shortest) & (length <= longest)
+    followed = np.flatnonzero(has_length)[:N_LEADS]
+
+    for lead, is_integer in zip(leads[followed], of_leads[followed], strict=True):
+        own = np.flatnonzero(is_integer)
+        if len(own) < n_required:
             continue
-        across = np.eye(3)[np.argmin(np.abs(lead))]
-        seconds, second_inside = _search(
-            plan.ring, axes_frame(lead, across), q[own], weights[own], errors, 24
-        )
-        for second, of_second in zip(seconds[:2], second_inside[:2], strict=True):
-            both = own[of_second]
-            if len(both) < enough:
+
+        for second, both in _second_axes(plan.ring, lead, own, q, weights, errors):
+            if len(both) < n_required:
                 continue
+
             for sign in (1.0, -1.0):
-                frame = axes_frame(sign * lead, sign * second)
-                thirds, third_inside = _search(plan.box, frame, q[both], weights[both], errors, 8)
-                yield np.array([sign * lead, sign * second, thirds[0]]).T, both[third_inside[0]]
+                first = sign * lead
+                frame = axes_frame(first, sign * second)
+                thirds, of_thirds = search(plan.box, frame, q[both], weights[both], errors, N_THIRD)
+                basis = np.array([first, sign * second, thirds[0]]).T
+                yield basis, both[of_thirds[0]]
 
 
-def _solve(
-    basis: np.ndarray,
+def _second_axes(
+    ring: Grid,
+    lead: np.ndarray,
+    own: np.ndarray,
     q: np.ndarray,
-    target: Target,
+    weights: np.ndarray,
     errors: Errors,
-    hkl_tolerance: float,
-    enough: int,
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return a direct primitive basis (3, 3) → refined conventional A and hkl (n, 3).
-
-    None if it is not the target's lattice, or on the way indexes less than half of what is enough.
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the best second axes of a leading axis, each with the indices of the spots that both
+    turn into integers. own: indices of those of the leading axis.
     """
-    A = np.linalg.inv(basis).T
-    for scale in (2.0, 1.5, 1.0):
-        h, inside = _index(A, q, errors, scale, hkl_tolerance)
-        h = h[inside]
-        near = q[inside]
-        if len(h) < max(enough / 2, 4) or np.linalg.matrix_rank(h) < 3:
-            return None
-        A = np.linalg.solve(h.T @ h, h.T @ near).T
-    conventional = _conventional(np.linalg.inv(A).T, target)
-    if conventional is None:
+    across = np.eye(3)[np.argmin(np.abs(lead))]
+    frame = axes_frame(lead, across)
+    seconds, of_seconds = search(ring, frame, q[own], weights[own], errors, N_SECOND)
+    for second, is_integer in zip(seconds[:N_SECONDS], of_seconds[:N_SECONDS], strict=True):
+        yield second, own[is_integer]
+
+
+def _lattice_of(
+    basis: np.ndarray, q: np.ndarray, target: Target, errors: Errors, n_required: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the conventional A (3, 3) and hkl (n, 3) that a primitive direct basis (3, 3) refines
+    to.
+
+    None if this is not the target's lattice, or on the way indexes less than half of n_required.
+    """
+    primitive = _refine_primitive(np.linalg.inv(basis).T, q, errors, max(n_required / 2, 4))
+    if primitive is None:
         return None
-    A = _constrain(np.linalg.inv(conventional).T, target)
+    basis_in_setting = conventional(np.linalg.inv(primitive).T, target)
+    if basis_in_setting is None:
+        return None
+
+    A = constrain(np.linalg.inv(basis_in_setting).T, target)
     to_conventional = np.linalg.inv(target.primitive)
     for scale in (2.0, 1.5, 1.0, 1.0):
-        h, inside = _index(A @ to_conventional.T, q, errors, scale, hkl_tolerance)
-        A = _refine(A, h[inside] @ to_conventional, q[inside], target, errors)
-    h, inside = _index(A @ to_conventional.T, q, errors, 1.0, hkl_tolerance)
-    hkl = np.where(inside[:, None], h @ to_conventional, 0.0).round().astype(np.int32)
-    return A, _once(hkl, np.linalg.norm(q - hkl @ A.T, axis=1))
+        h, is_indexed = _index(A @ to_conventional.T, q, errors, scale)
+        hkl = h[is_indexed] @ to_conventional
+        A = _refine(A, hkl, q[is_indexed], target, errors)
+
+    h, is_indexed = _index(A @ to_conventional.T, q, errors, 1.0)
+    hkl = np.where(is_indexed[:, None], h @ to_conventional, 0.0)
+    hkl = hkl.round().astype(np.int32)
+    distance = np.linalg.norm(q - hkl @ A.T, axis=1)
+    return A, _once(hkl, distance)
+
+
+def _refine_primitive(
+    A: np.ndarray, q: np.ndarray, errors: Errors, n_least: float
+) -> np.ndarray | None:
+    """Return a primitive A (3, 3) fitted by least squares, without symmetry, to the spots that it
+    indexes; None where these are too few, or in a plane.
+    """
+    for scale in (2.0, 1.5, 1.0):
+        h, is_indexed = _index(A, q, errors, scale)
+        h = h[is_indexed]
+        if len(h) < n_least or np.linalg.matrix_rank(h) < 3:
+            return None
+        A = np.linalg.solve(h.T @ h, h.T @ q[is_indexed]).T
+    return A
 
 
 def _index(
-    A: np.ndarray, q: np.ndarray, errors: Errors, scale: float, hkl_tolerance: float
+    A: np.ndarray, q: np.ndarray, errors: Errors, scale: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return nearest integers (n, 3) in the basis A, and which spots (n,) are at them within
-    3·scale standard deviations.
+    """Return the nearest integers (n, 3) in the basis A, and which spots (n,) are within 3·scale
+    standard deviations of their node.
     """
     exact = np.linalg.solve(A, q.T).T
     h = np.rint(exact)
-    across2, radial2 = _split(q - h @ A.T, q)
-    chi2 = across2 / errors.across**2 + radial2 / (
-        errors.across**2 + errors.radial**2 * (q * q).sum(axis=1)
-    )
-    close = np.abs(exact - h).max(axis=1) < hkl_tolerance
-    return h, (chi2 < (3.0 * scale) ** 2) & close & h.any(axis=1)
+
+    across2, along2 = _split(q - h @ A.T, q)
+    across_variance = errors.across**2
+    along_variance = across_variance + errors.radial**2 * (q * q).sum(axis=1)
+    chi2 = across2 / across_variance + along2 / along_variance
+
+    off_integer = np.abs(exact - h).max(axis=1)
+    is_close = off_integer < errors.hkl_tolerance
+    is_within = chi2 < (N_SIGMA * scale) ** 2
+    return h, is_within & is_close & h.any(axis=1)
 
 
 def _split(residual: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return squares of residuals (n, 3) across and along q."""
-    along = (residual * q).sum(axis=1) ** 2 / (q * q).sum(axis=1)
-    return (residual * residual).sum(axis=1) - along, along
+    """Return the squares of residuals (n, 3) across q and along q, each (n,)."""
+    product = (residual * q).sum(axis=1)
+    along2 = product**2 / (q * q).sum(axis=1)
+    total2 = (residual * residual).sum(axis=1)
+    return total2 - along2, along2
 
 
 def _once(hkl: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """Return a Miller index belongs to the nearest spot only: the others become 0 0 0."""
+    """Return Miller indices (n, 3) of which each belongs to the nearest spot only; those of the
+    others become 0 0 0.
+    """
     order = np.argsort(distance, kind="stable")
     _, first = np.unique(hkl[order], axis=0, return_index=True)
+    nearest = order[first]
+
     out = np.zeros_like(hkl)
-    out[order[first]] = hkl[order[first]]
+    out[nearest] = hkl[nearest]
     return out
-
-
-def _conventional(basis: np.ndarray, target: Target) -> np.ndarray | None:
-    """Return the conventional basis (3, 3) of the lattice `basis` (3, 3) that is nearest to target
-    and symmetric metric.
-
-    All settings within the tolerances are compared: a C lattice has several with nearly the same
-    cell, and a wrong target angle may prefer the wrong one, which then violates the symmetry.
-    """
-    vectors = target.steps @ basis.T
-    size = np.linalg.norm(vectors, axis=1)
-    wide = target.length_tolerance + 0.01
-    axes = [np.flatnonzero(np.abs(size / length - 1.0) < wide) for length in target.cell[:3]]
-    i, j, k = (x.ravel() for x in np.meshgrid(*axes, indexing="ij"))
-    cosines = [
-        (vectors[x] * vectors[y]).sum(axis=1) / (size[x] * size[y])
-        for x, y in ((j, k), (i, k), (i, j))
-    ]
-    angles = np.arccos(np.clip(np.array(cosines).T, -1.0, 1.0))
-    offset = np.abs(angles - target.cell[3:])
-    keep = (offset < target.angle_tolerance + np.deg2rad(1.0)).all(axis=1)
-    i = i[keep]
-    j = j[keep]
-    k = k[keep]
-    angles = angles[keep]
-    integers = np.stack([target.steps[i], target.steps[j], target.steps[k]], axis=2)
-    to_primitive = integers @ target.primitive
-    whole = (np.abs(to_primitive - to_primitive.round()) < 1e-6).all(axis=(1, 2))
-    keep = whole & (
-        np.abs(np.linalg.det(to_primitive) * np.sign(np.linalg.det(basis)) - 1.0) < 1e-6
-    )
-    if not keep.any():
-        return None
-    bases = basis @ integers[keep]
-    metric = np.swapaxes(bases, 1, 2) @ bases
-    w = target.point_group
-    symmetric = np.einsum("gji,njk,gkl->nil", w, metric, w) / len(w)
-    violation = np.linalg.norm(metric - symmetric, axis=(1, 2)) / np.linalg.norm(
-        metric, axis=(1, 2)
-    )
-    length = np.linalg.norm(bases, axis=1) / target.cell[:3] - 1.0
-    away = np.linalg.norm(length, axis=1) + np.linalg.norm(angles[keep] - target.cell[3:], axis=1)
-    return bases[np.argmin(violation / 0.01 + away / 0.05)]
-
-
-def _constrain(A: np.ndarray, target: Target) -> np.ndarray:
-    """Return the A (3, 3) of symmetric metric that is rotated least from A."""
-    direct = np.linalg.inv(A).T
-    w = target.point_group
-    metric = np.einsum("gji,jk,gkl->il", w, direct.T @ direct, w) / len(w)
-    B = np.linalg.inv(np.linalg.cholesky(metric))
-    return rotation.nearest(A @ np.linalg.inv(B)) @ B
 
 
 def _refine(
     A: np.ndarray, hkl: np.ndarray, q: np.ndarray, target: Target, errors: Errors
 ) -> np.ndarray:
-    """Return one Gauss-Newton step of rotation and symmetry-reduced metric on q (n, 3) of indices
-    hkl (n, 3).
+    """Return A (3, 3) after one Gauss-Newton step of rotation and symmetry-reduced metric, on the q
+    (n, 3) of spots with indices hkl (n, 3).
     """
-    strains = 0.5 * np.linalg.inv(A.T @ A) @ (target.strains * np.linalg.norm(A.T @ A))
+    metric = A.T @ A
+    changes = target.strains * np.linalg.norm(metric)
+    strains = 0.5 * np.linalg.inv(metric) @ changes
+
     model = hkl @ A.T
-    turned = np.cross(np.eye(3)[:, None, :], model[None])
-    strained = hkl @ np.swapaxes(A @ strains, 1, 2)
-    jacobian = np.concatenate([turned, strained]).transpose(1, 2, 0)
-    residual = q - model
-    unit = q / np.linalg.norm(q, axis=1)[:, None]
-    ratio = errors.across / np.hypot(errors.across, errors.radial * np.linalg.norm(q, axis=1))
+    axes = np.eye(3)
+    by_rotation = np.cross(axes[:, None, :], model[None])
+    by_strain = hkl @ np.swapaxes(A @ strains, 1, 2)
+    jacobian = np.concatenate([by_rotation, by_strain]).transpose(1, 2, 0)
 
-    def whiten(x: np.ndarray) -> np.ndarray:
-        along = np.einsum("ni,ni...->n...", unit, x)
-        factor = (ratio - 1.0).reshape(-1, *[1] * (x.ndim - 2)) if x.ndim > 2 else ratio - 1.0
-        return x + np.einsum("ni,n...->ni...", unit, factor * along)
+    left = _whitened(jacobian, q, errors).reshape(-1, jacobian.shape[2])
+    right = _whitened(q - model, q, errors).reshape(-1)
+    step = np.linalg.lstsq(left, right, rcond=1e-8)[0]
 
-    step = np.linalg.lstsq(
-        whiten(jacobian).reshape(-1, jacobian.shape[2]), whiten(residual).reshape(-1), rcond=1e-8
-    )[0]
-    moved = (
-        rotation.from_vector(step[:3]) @ A @ (np.eye(3) + np.einsum("f,fij->ij", step[3:], strains))
-    )
-    return _constrain(moved, target)
+    turn = rotation.from_vector(step[:3])
+    strain = np.einsum("f,fij->ij", step[3:], strains)
+    stretch = np.eye(3) + strain
+    return constrain(turn @ A @ stretch, target)
+
+
+def _whitened(x: np.ndarray, q: np.ndarray, errors: Errors) -> np.ndarray:
+    """Return x (n, 3, ...) with the component along q divided by how much less q is known along
+    itself than across.
+    """
+    norm = np.linalg.norm(q, axis=1)
+    unit = q / norm[:, None]
+
+    sigma_along = np.hypot(errors.across, errors.radial * norm)
+    ratio = errors.across / sigma_along
+    other_axes = [1] * (x.ndim - 2)
+    factor = (ratio - 1.0).reshape(-1, *other_axes)
+
+    along = np.einsum("ni,ni...->n...", unit, x)
+    change = np.einsum("ni,n...->ni...", unit, factor * along)
+    return x + change
+
+
+# ---------------------------------------------------------------- chance
 
 
 def beyond_chance(q: np.ndarray, target: Target, errors: Errors) -> int:
     """Return how many of the spots q (n, 3) must be indexed so that the best of all cells and
-    orientations cannot be chance.
+    orientations cannot be chance; more than n where no number is enough.
 
     A random spot lies within tolerance of a node with probability p = (ellipsoid of three standard
     deviations) · (volume of the primitive cell); the binomial tail among n spots, times the number
-    of distinguishable orientations and cells, must stay below 1e-3. More than n where no number is
-    enough.
+    of distinguishable orientations and cells, must stay below `CHANCE`.
     """
+    n_spots = len(q)
     norm = np.linalg.norm(q, axis=1)
+
+    # probability that a random spot is at a node
     radial = np.hypot(errors.across, errors.radial * norm)
+    ellipsoid = 4.0 / 3.0 * np.pi * N_SIGMA**3 * errors.across**2 * radial
     volume = unit_cell.volume(target.cell) * np.linalg.det(target.primitive)
-    p = min(np.mean(4.0 / 3.0 * np.pi * 27.0 * errors.across**2 * radial * volume), 0.5)
-    reach = norm.max() / (3.0 * errors.across)
-    orientations = 3.0 * np.log10(reach) + np.log10(8.0 * np.pi**2 / len(target.point_group))
-    cells = max(np.log10(2.0 * target.length_tolerance * reach), 0.0) * len(target.strains)
-    tail = binom.logsf(np.arange(len(q)), len(q), p) / np.log(10.0)
-    return int((tail + orientations + cells > -3.0).sum()) + 1
+    p = min(np.mean(ellipsoid * volume), 0.5)
+
+    # decimal logarithms of the numbers of orientations and cells that the spots tell apart
+    reach = norm.max() / (N_SIGMA * errors.across)
+    rotations = 8.0 * np.pi**2 / len(target.point_group)
+    log_orientations = 3.0 * np.log10(reach) + np.log10(rotations)
+    per_parameter = max(np.log10(2.0 * target.length_tolerance * reach), 0.0)
+    log_cells = per_parameter * len(target.strains)
+
+    n_indexed = np.arange(n_spots)
+    log_tail = binom.logsf(n_indexed, n_spots, p) / np.log(10.0)
+    log_chance = log_tail + log_orientations + log_cells
+    is_likely = log_chance > np.log10(CHANCE)
+    return int(is_likely.sum()) + 1

@@ -17,8 +17,24 @@ from spreadflow.analysis.still.prediction import Predicted
 from spreadflow.models import Detector, ReflectionFlag, Reflections
 from spreadflow.physics.geometry import radial_axes
 
+EXTENT = 1.5
+"""Half size of a foreground in predicted half sizes, beyond its margin. These hold 98 %; half as
+much again and a pixel hold all but 1e-4, little beside the gain errors of the strongest spots. More
+costs precision: the background under weak spots.
+"""
+
+MARGIN_PX = 1.0
+"""Margin of a foreground around the predicted spot, px."""
+
+BORDER_PX = 4
+"""Width of the frame that the background of a shoebox is taken from, px."""
+
+N_SIGMA = 4.0
+"""Background pixels further than this from the plane, in their standard deviations, are left out.
+"""
+
 N_CYCLES = 4
-"""Of reweighting and outlier rejection."""
+"""Cycles of reweighting and outlier rejection that fit a plane."""
 
 MIN_BACKGROUND = 12
 """Pixels a plane needs."""
@@ -29,14 +45,29 @@ MAX_OVERLAP = 0.1
 STRONG = 5.0
 """I/σ from which an observed centroid is given."""
 
-EXTENT = 1.5
-"""Half size of a foreground in predicted standard deviations, beyond its margin."""
+BRIGHT = 2.0
+"""Standard deviations above background from which a pixel belongs to the spot whose centroid is
+observed.
+"""
 
-MARGIN_PX = 1.0
-"""Margin of a foreground around the predicted spot, px."""
+LEAST_VARIANCE = 1.0
+"""Photons²; least variance of an intensity: nothing is known better where nothing was counted."""
 
-BORDER_PX = 4
-"""Width of the frame that the background of a shoebox is taken from, px."""
+PLANE_RIDGE = 1e-8
+"""Restraint of a plane that matters only where the pixels do not determine one (slope 0 ± 10⁴
+photons/px).
+"""
+
+LEAST_LEVEL = 0.2
+"""Fraction of a shoebox's mean background below which weights no longer follow the plane."""
+
+ANSCOMBE = 0.375
+"""Photons added to counts under the root of Anscombe's transform."""
+
+KEY_STEP = 1 << 24
+"""Distance of the keys of two reflections where one sort orders pixels by reflection, then by
+value: no count that matters lies beyond ± half of it.
+"""
 
 FREE = 0
 """The pixel is in nobody's foreground."""
@@ -48,20 +79,52 @@ FOREIGN = 2
 """The pixel is in the foreground of a neighbour only."""
 
 
+class _Footprints(NamedTuple):
+    """Rotated rectangles that hold spots, around their predicted centroids."""
+
+    axes: np.ndarray
+    """(reflection, 2, 2) rows radial, transverse in (fast, slow)"""
+    half: np.ndarray
+    """(reflection, 2) half sizes along them, px"""
+
+
 class _Boxes(NamedTuple):
     """The pixels of all shoeboxes."""
 
     bbox: np.ndarray
     """(reflection, 4) int fast0 fast1 slow0 slow1, half open, within the panel"""
+    is_cut: np.ndarray
+    """(reflection,) the footprint reaches beyond the panel"""
     reflection: np.ndarray
     """(pixel,) row of the reflection"""
     panel: np.ndarray
+    """(pixel,)"""
     slow: np.ndarray
+    """(pixel,)"""
     fast: np.ndarray
+    """(pixel,)"""
     offset: np.ndarray
     """(pixel, 2) fast, slow of the pixel's centre minus the predicted centroid, px"""
     sums: csr_matrix
     """(reflection, pixel) ones: `sums @ x` adds x over each shoebox"""
+
+
+class _Pixels(NamedTuple):
+    """The contents of the pixels of all shoeboxes; shapes (pixel,)."""
+
+    counts: np.ndarray
+    """photons; 0 where not valid"""
+    valid: np.ndarray
+    """bool, may be used"""
+    saturated: np.ndarray
+    """bool, above the trusted range"""
+    role: np.ndarray
+    """FREE, OWN or FOREIGN"""
+
+    @property
+    def summed(self) -> np.ndarray:
+        """Pixels that make the intensity."""
+        return (self.role == OWN) & self.valid
 
 
 class _Plane(NamedTuple):
@@ -70,57 +133,71 @@ class _Plane(NamedTuple):
     level: np.ndarray
     """(pixel,) photons"""
     n: np.ndarray
-    """(reflection,) background pixels that were kept"""
+    """(reflection,) background pixels that it was fitted to"""
     covariance: np.ndarray
     """(reflection, 3, 3) of θ"""
 
 
+class _Sums(NamedTuple):
+    """Sums over foregrounds; shapes (reflection,)."""
+
+    intensity: np.ndarray
+    """photons above background"""
+    sigma: np.ndarray
+    """photons"""
+    sigma_background: np.ndarray
+    """the part of σ that is not the signal's own, photons"""
+    background: np.ndarray
+    """mean under the peak, photons per pixel"""
+    n: np.ndarray
+    """pixels"""
+
+
 class _Noise(NamedTuple):
-    """What makes a pixel's variance: V = b + σ_r² + (ε b)²."""
+    """The sources of a pixel's variance, V = b + σ_r² + (ε b)²."""
 
     readout: float
+    """σ_r, photons"""
     calibration: float
+    """ε"""
 
     def variance(self, level: np.ndarray) -> np.ndarray:
+        """Return the variance of pixels that expect a level of photons."""
         level = np.maximum(level, 0.0)
         return level + self.readout**2 + (self.calibration * level) ** 2
 
     def deviation(self, counts: np.ndarray, level: np.ndarray) -> np.ndarray:
-        """Return standard deviations of counts from a level: above it by Anscombe's transform, for
-        the long tail of few counts; below it as they are, for there is none.
+        """Return how many standard deviations counts are from a level: above it by Anscombe's
+        transform, for the long tail of few counts; below it as they are, for there is none.
         """
         level = np.maximum(level, 0.0)
-        offset = 0.375 + self.readout**2
-        above = 2.0 * (np.sqrt(np.maximum(counts, level) + offset) - np.sqrt(level + offset))
-        below = np.minimum(counts - level, 0.0) / np.sqrt(level + offset)
-        return (above + below) / np.sqrt(1.0 + self.calibration**2 * level)
+        offset = ANSCOMBE + self.readout**2
+        root = np.sqrt(level + offset)
+
+        root_of_counts = np.sqrt(np.maximum(counts, level) + offset)
+        above = 2.0 * (root_of_counts - root)
+        below = np.minimum(counts - level, 0.0) / root
+
+        from_gains = np.sqrt(1.0 + self.calibration**2 * level)
+        return (above + below) / from_gains
 
 
 def integrate(
     image: np.ndarray,
     mask: np.ndarray,
     predicted: Predicted,
-    *,
     detector: Detector,
+    *,
     saturation_photons: float = np.inf,
     calibration_error: float = 0.01,
     readout_photons: float = 1.0,
-    extent: float = 1.5,
-    margin_px: float = 1.0,
-    border_px: int = BORDER_PX,
-    n_sigma: float = 4.0,
 ) -> Reflections:
     """Sum the photons above background of every predicted reflection of a shot.
 
-    image: (panel, slow, fast) photons. mask: same, True = may be used. predicted: reflections of
-    *all* lattices of the shot, so that neighbours are known; a contested pixel goes to the nearer
-    centroid (in units of the footprints). calibration_error: relative pixel-to-pixel gain error ε.
-    readout_photons: σ_r of the readout noise. extent, margin_px: the foreground reaches extent ·
-    (predicted half size) + margin from the centroid. Predicted half sizes hold 98 %; half as much
-    again and a pixel hold all but 1e-4, little beside the gain errors of the strongest spots. More
-    costs precision: the background under weak spots. border_px: width of the frame the background
-    is taken from. n_sigma: background pixels further than this from the plane, after Anscombe's
-    transform, are left out.
+    image: (panel, slow, fast) photons. mask: the same shape, True = may be used. predicted:
+    reflections of *all* lattices of the shot, so that neighbours are known; a contested pixel goes
+    to the nearer centroid (in units of the footprints). calibration_error: relative pixel-to-pixel
+    gain error ε. readout_photons: σ_r of the readout noise.
 
     I = Σ (c - b), σ² = σ_b² + f(I) + ε² Σ c², σ_b² = Σ b + n σ_r² + (Σ x)ᵀ Cov(θ) (Σ x), sums over
     the foreground. f is the signal's own Poisson variance, I³/(I² + 4σ_b²) for I > 0: I for what
@@ -131,171 +208,223 @@ def integrate(
     used.
     """
     noise = _Noise(readout_photons, calibration_error)
-    axes, half = _footprints(predicted, detector, extent, margin_px)
-    boxes, cut = _boxes(predicted, axes, half, border_px, detector.shape)
-    role, overlap = _roles(boxes, axes, half, detector.shape)
+    footprints = _footprints(predicted, detector)
+    boxes = _boxes(predicted, footprints, detector.shape)
+    role, overlap = _roles(boxes, footprints, detector.shape)
 
-    counts = image[boxes.panel, boxes.slow, boxes.fast].astype(np.float64)
-    valid = mask[boxes.panel, boxes.slow, boxes.fast] & np.isfinite(counts)
-    saturated = (role == OWN) & (counts > saturation_photons)
+    address = (boxes.panel, boxes.slow, boxes.fast)
+    counts = image[address].astype(np.float64)
+    valid = mask[address] & np.isfinite(counts)
+    saturated = counts > saturation_photons
     counts[~valid] = 0.0
-    plane = _fit_plane(boxes, counts, (role == FREE) & valid, noise, n_sigma)
-    summed = (role == OWN) & valid
-    intensity, sigma, sigma_b, background = _sums(boxes, counts, summed, plane, noise)
+    pixels = _Pixels(counts, valid, saturated, role)
 
-    n = boxes.sums @ summed
+    plane = _fit_plane(boxes, counts, (role == FREE) & valid, noise)
+    sums = _sums(boxes, pixels, plane, noise)
     flags = (
         ReflectionFlag.EDGE * _at_edge(boxes.bbox, detector.shape)
-        | ReflectionFlag.MASKED * ((boxes.sums @ ((role == OWN) & ~valid) > 0) | cut | (n == 0))
-        | ReflectionFlag.SATURATED * (boxes.sums @ saturated > 0)
         | ReflectionFlag.OVERLAP * (overlap > MAX_OVERLAP)
-        | ReflectionFlag.BACKGROUND
-        * ((plane.n < MIN_BACKGROUND) | (background * n < -STRONG * sigma_b))
+        | _failures(boxes, pixels, plane, sums)
     )
-    above = counts - plane.level
-    spread = np.sqrt(noise.variance(plane.level))
-    observed = _centroids(boxes, above, spread, summed, valid & (role != FOREIGN))
-    observed[(intensity < STRONG * sigma) | (flags & ReflectionFlag.FAILED > 0)] = np.nan
+    observed = _centroids(boxes, pixels, plane, noise)
+    is_weak = sums.intensity < STRONG * sums.sigma
+    observed[is_weak | (flags & ReflectionFlag.FAILED > 0)] = np.nan
+    as_predicted = [name for name in Reflections._fields if name in Predicted._fields]
     return Reflections(
-        **{
-            name: getattr(predicted, name)
-            for name in Reflections._fields
-            if name in Predicted._fields
-        },
+        **{name: getattr(predicted, name) for name in as_predicted},
         fast_obs=predicted.fast + observed[:, 0],
         slow_obs=predicted.slow + observed[:, 1],
-        intensity=intensity,
-        sigma=sigma,
-        background=background,
-        n_foreground=n.astype(np.int32),
+        intensity=sums.intensity,
+        sigma=sums.sigma,
+        background=sums.background,
+        n_foreground=sums.n.astype(np.int32),
         bbox=boxes.bbox.astype(np.int32),
         flags=flags.astype(np.int32),
     )
 
 
 def shoeboxes(predicted: Predicted, detector: Detector) -> np.ndarray:
-    """Return (reflection, 4) fast0 fast1 slow0 slow1, half open, px: the shoeboxes that `integrate`
-    makes.
+    """Return the shoeboxes (reflection, 4) that `integrate` makes: fast0 fast1 slow0 slow1, half
+    open, px.
     """
-    axes, half = _footprints(predicted, detector, EXTENT, MARGIN_PX)
-    return _boxes(predicted, axes, half, BORDER_PX, detector.shape)[0].bbox
+    footprints = _footprints(predicted, detector)
+    return _boxes(predicted, footprints, detector.shape).bbox
 
 
-def _footprints(predicted: Predicted, detector: Detector, extent: float, margin_px: float):
-    """Return rotated rectangles that hold spots: (reflection, 2, 2) rows radial, transverse;
-    (reflection, 2) half sizes.
-    """
+# ---------------------------------------------------------------- pixels
+
+
+def _footprints(predicted: Predicted, detector: Detector) -> _Footprints:
+    """Return the foregrounds of predicted reflections."""
     axes = radial_axes(detector, predicted.panel, predicted.fast, predicted.slow)
-    return axes, extent * np.stack(
-        [predicted.radial_px, predicted.transverse_px], axis=-1
-    ) + margin_px
+    half_sizes = [predicted.radial_px, predicted.transverse_px]
+    half = EXTENT * np.stack(half_sizes, axis=-1) + MARGIN_PX
+    return _Footprints(axes, half)
 
 
 def _at_edge(bbox: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return (reflection,) bool: the shoebox touches the panel's edge."""
-    return (bbox[:, ::2] == 0).any(axis=1) | (bbox[:, 1::2] == shape[::-1]).any(axis=1)
+    """Return whether a shoebox touches its panel's edge, (reflection,) bool."""
+    at_start = (bbox[:, ::2] == 0).any(axis=1)
+    at_end = (bbox[:, 1::2] == shape[::-1]).any(axis=1)
+    return at_start | at_end
 
 
-def _boxes(
-    predicted, axes, half, border_px: int, shape: tuple[int, int]
-) -> tuple[_Boxes, np.ndarray]:
-    """Return shoeboxes around the rotated rectangles, and whether a rectangle reaches beyond the
-    panel.
-
-    axes: (reflection, 2, 2) rows radial, transverse in (fast, slow). half: (reflection, 2) px along
-    them.
-    """
-    centre = np.stack([predicted.fast, predicted.slow], axis=-1)
-    reach = np.einsum("rk,rkc->rc", half, np.abs(axes))
-    limit = np.array(shape[::-1])
-    low, high = np.floor(centre - reach).astype(int), np.ceil(centre + reach).astype(int)
-    cut = ((low < 0) | (high > limit)).any(axis=1)
-    low, high = np.clip(low - border_px, 0, limit - 1), np.clip(high + border_px, 1, limit)
-    width, height = (high - low).T
-    first = np.concatenate([[0], np.cumsum(width * height)])
-    reflection = np.repeat(np.arange(len(low)), width * height)
-    k = np.arange(first[-1]) - first[reflection]
-    fast, slow = (
-        low[reflection, 0] + k % width[reflection],
-        low[reflection, 1] + k // width[reflection],
+def _failures(boxes: _Boxes, pixels: _Pixels, plane: _Plane, sums: _Sums) -> np.ndarray:
+    """Return the bits of `ReflectionFlag.FAILED` of each reflection."""
+    own = pixels.role == OWN
+    n_lost = boxes.sums @ (own & ~pixels.valid)
+    n_saturated = boxes.sums @ (own & pixels.saturated)
+    is_masked = (n_lost > 0) | boxes.is_cut | (sums.n == 0)
+    is_dark = sums.background * sums.n < -STRONG * sums.sigma_background
+    is_without_background = (plane.n < MIN_BACKGROUND) | is_dark
+    return (
+        ReflectionFlag.MASKED * is_masked
+        | ReflectionFlag.SATURATED * (n_saturated > 0)
+        | ReflectionFlag.BACKGROUND * is_without_background
     )
-    offset = np.stack([fast, slow], axis=-1) + 0.5 - centre[reflection]
-    sums = csr_matrix((np.ones(len(k)), np.arange(len(k)), first), shape=(len(low), len(k)))
-    bbox = np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=-1)
-    return _Boxes(bbox, reflection, predicted.panel[reflection], slow, fast, offset, sums), cut
 
 
-def _roles(boxes: _Boxes, axes, half, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _boxes(predicted: Predicted, footprints: _Footprints, shape: tuple[int, int]) -> _Boxes:
+    """Return the shoeboxes around footprints on panels of this shape (slow, fast)."""
+    centre = np.stack([predicted.fast, predicted.slow], axis=-1)
+    reach = np.einsum("rk,rkc->rc", footprints.half, np.abs(footprints.axes))
+    limit = np.array(shape[::-1])
+
+    low = np.floor(centre - reach).astype(int)
+    high = np.ceil(centre + reach).astype(int)
+    is_cut = ((low < 0) | (high > limit)).any(axis=1)
+    low = np.clip(low - BORDER_PX, 0, limit - 1)
+    high = np.clip(high + BORDER_PX, 1, limit)
+
+    first, reflection, fast, slow = _listed(low, high)
+    position = np.stack([fast, slow], axis=-1) + 0.5
+    n_pixels = len(reflection)
+    ones = np.ones(n_pixels)
+    return _Boxes(
+        bbox=np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=-1),
+        is_cut=is_cut,
+        reflection=reflection,
+        panel=predicted.panel[reflection],
+        slow=slow,
+        fast=fast,
+        offset=position - centre[reflection],
+        sums=csr_matrix((ones, np.arange(n_pixels), first), shape=(len(low), n_pixels)),
+    )
+
+
+def _listed(
+    low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the pixels of all boxes in one list, slow outer and fast inner: the first of each box
+    (box + 1,), the box, fast and slow of each pixel (pixel,).
+
+    low, high: (box, 2) fast, slow; high is not within.
+    """
+    width, height = (high - low).T
+    n_pixels = width * height
+    first = np.concatenate([[0], np.cumsum(n_pixels)])
+    box = np.repeat(np.arange(len(low)), n_pixels)
+
+    in_box = np.arange(first[-1]) - first[box]
+    fast = low[box, 0] + in_box % width[box]
+    slow = low[box, 1] + in_box // width[box]
+    return first, box, fast, slow
+
+
+def _roles(
+    boxes: _Boxes, footprints: _Footprints, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return FREE, OWN or FOREIGN per pixel, and per reflection the fraction of its foreground that
     neighbours own.
     """
-    along = np.einsum("pc,pkc->pk", boxes.offset, axes[boxes.reflection])
-    distance = np.abs(along / half[boxes.reflection]).max(axis=1)
+    along = np.einsum("pc,pkc->pk", boxes.offset, footprints.axes[boxes.reflection])
+    distance = np.abs(along / footprints.half[boxes.reflection]).max(axis=1)
     inside = np.flatnonzero(distance <= 1.0)
-    pixel = (boxes.panel.astype(np.int64) * shape[0] + boxes.slow) * shape[1] + boxes.fast
-    nearest_first = inside[np.lexsort((distance[inside], pixel[inside]))]
-    taken, first = np.unique(pixel[nearest_first], return_index=True)
-    role = np.where(_contains(taken, pixel), FOREIGN, FREE).astype(np.uint8)
+
+    n_slow, n_fast = shape
+    row = boxes.panel.astype(np.int64) * n_slow + boxes.slow
+    pixel = row * n_fast + boxes.fast
+    order = np.lexsort((distance[inside], pixel[inside]))
+    nearest_first = inside[order]
+    claimed, first = np.unique(pixel[nearest_first], return_index=True)
+    role = np.where(_contains(claimed, pixel), FOREIGN, FREE).astype(np.uint8)
     role[nearest_first[first]] = OWN
-    claimed = np.bincount(boxes.reflection[inside], minlength=len(half))
-    owned = boxes.sums @ (role == OWN)
-    return role, 1.0 - owned / np.maximum(claimed, 1)
+
+    n_inside = np.bincount(boxes.reflection[inside], minlength=len(footprints.half))
+    n_own = boxes.sums @ (role == OWN)
+    return role, 1.0 - n_own / np.maximum(n_inside, 1)
 
 
 def _contains(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return (n,) bool: whether each value is among the ordered ones."""
+    """Return whether each value is among the ordered ones, (n,) bool."""
     if not len(ordered):
         return np.zeros(len(values), dtype=bool)
-    return ordered[np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)] == values
+    place = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    return ordered[place] == values
 
 
-def _fit_plane(boxes: _Boxes, counts, free, noise: _Noise, n_sigma: float) -> _Plane:
-    """Return weighted least squares plane through the free pixels, weights from the plane itself,
-    outliers left out.
+# ---------------------------------------------------------------- background
 
-    Starts from the median. Weighting by the counts instead of the model would be low by about one
-    photon.
+
+def _fit_plane(boxes: _Boxes, counts: np.ndarray, free: np.ndarray, noise: _Noise) -> _Plane:
+    """Return the plane through the free pixels of each shoebox by weighted least squares, outliers
+    left out.
+
+    It starts from the median. Weights come from the plane itself: weighting by the counts instead
+    would be low by about one photon.
     """
-    design = np.concatenate([np.ones((len(counts), 1)), boxes.offset], axis=1)
-    pairs = np.ascontiguousarray(design[:, (0, 0, 0, 1, 1, 2)] * design[:, (0, 1, 2, 1, 2, 2)])
+    one = np.ones((len(counts), 1))
+    design = np.concatenate([one, boxes.offset], axis=1)
+    products = design[:, (0, 0, 0, 1, 1, 2)] * design[:, (0, 1, 2, 1, 2, 2)]
+    products = np.ascontiguousarray(products)
+
     level = _medians(boxes, counts, free)[boxes.reflection]
     for _ in range(N_CYCLES):
-        kept = free & (np.abs(noise.deviation(counts, level)) <= n_sigma)
-        n = boxes.sums @ kept
-        mean = (boxes.sums @ (kept * counts)) / np.maximum(n, 1)
-        floor = (np.maximum(mean, 1.0 / np.maximum(n, 1)) * 0.2)[boxes.reflection]
-        weight = kept / noise.variance(np.maximum(level, floor))
-        normal = (boxes.sums @ (weight[:, None] * pairs))[:, (0, 1, 2, 1, 3, 4, 2, 4, 5)].reshape(
-            -1, 3, 3
-        )
-        right = boxes.sums @ ((weight * counts)[:, None] * design)
-        # a ridge that only matters where the pixels do not determine a plane (slope 0 ± 10⁴
-        # photons/px)
-        covariance = np.linalg.inv(normal + 1e-8 * np.eye(3))
+        deviation = noise.deviation(counts, level)
+        is_fitted = free & (np.abs(deviation) <= N_SIGMA)
+
+        # a plane near zero would give its lowest pixels all the weight
+        n = boxes.sums @ is_fitted
+        at_least_one = np.maximum(n, 1)
+        mean = (boxes.sums @ (is_fitted * counts)) / at_least_one
+        least_level = np.maximum(mean, 1.0 / at_least_one) * LEAST_LEVEL
+        weighted_level = np.maximum(level, least_level[boxes.reflection])
+        weight = is_fitted / noise.variance(weighted_level)
+
+        upper = boxes.sums @ (weight[:, None] * products)
+        normal = upper[:, (0, 1, 2, 1, 3, 4, 2, 4, 5)].reshape(-1, 3, 3)
+        weighted = weight * counts
+        right = boxes.sums @ (weighted[:, None] * design)
+
+        covariance = np.linalg.inv(normal + PLANE_RIDGE * np.eye(3))
         theta = np.einsum("rij,rj->ri", covariance, right)
         level = np.einsum("pi,pi->p", design, theta[boxes.reflection])
     return _Plane(level, n, covariance)
 
 
-def _medians(boxes: _Boxes, values, among) -> np.ndarray:
-    """Return (reflection,) median of each shoebox's values among the pixels marked; 0 where there
-    are none.
+def _medians(boxes: _Boxes, values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Return the median (reflection,) of each shoebox's values among the pixels marked; 0 where
+    there are none.
     """
     reflection = boxes.reflection[among]
-    step = (
-        1 << 24
-    )  # one key sorts by reflection, then by value: no count that matters lies beyond ± 2²³
-    values = np.sort(reflection * float(step) + np.clip(values[among], -step / 2, step / 2 - 1))
+    step = float(KEY_STEP)
+    limited = np.clip(values[among], -KEY_STEP / 2, KEY_STEP / 2 - 1)
+    keys = np.sort(reflection * step + limited)
+
     n = np.bincount(reflection, minlength=len(boxes.bbox))
-    some = np.flatnonzero(n)
-    out = np.zeros(len(n))
-    out[some] = values[(np.cumsum(n) - n + n // 2)[some]] - some * float(step)
-    return out
+    middle = np.cumsum(n) - n + n // 2
+    with_pixels = np.flatnonzero(n)
+    medians = np.zeros(len(n))
+    medians[with_pixels] = keys[middle[with_pixels]] - with_pixels * step
+    return medians
+
+
+# ---------------------------------------------------------------- intensities
 
 
 def own_variance(intensity: np.ndarray, rest: np.ndarray) -> np.ndarray:
-    """Return variance the signal's own photons add to `rest`: I for strong spots, nothing for spots
-    that are not there.
+    """Return the variance that the signal's own photons add to `rest`: I for strong spots, nothing
+    for spots that are not there.
 
     I itself, counted, would make what fluctuates down look better known, and pull empty spots below
     zero.
@@ -309,57 +438,87 @@ def rest_variance(intensity: np.ndarray, variance: np.ndarray) -> np.ndarray:
     inverse).
     """
     signal = np.maximum(intensity, 0.0).astype(np.float64)
+
+    # the larger root of 4 r² + (I² − 4 v) r − I² (v − I) = 0
     half = 0.125 * (4.0 * variance - signal**2)
-    return half + np.sqrt(
-        half**2 + 0.25 * np.maximum(signal**2 * (variance - signal), -4.0 * half**2)
-    )
+    product = signal**2 * (variance - signal)
+    product = np.maximum(product, -4.0 * half**2)
+    return half + np.sqrt(half**2 + 0.25 * product)
 
 
-def _sums(boxes: _Boxes, counts, summed, plane: _Plane, noise: _Noise) -> tuple[np.ndarray, ...]:
-    """Return intensity, σ, the part of σ that is not the signal's own, and mean background under
-    the peak.
-    """
+def _sums(boxes: _Boxes, pixels: _Pixels, plane: _Plane, noise: _Noise) -> _Sums:
+    """Return the intensities of all reflections."""
+    counts = pixels.counts
+    summed = pixels.summed
     n = boxes.sums @ summed
     intensity = boxes.sums @ (summed * (counts - plane.level))
     below = boxes.sums @ (summed * plane.level)
-    lever = np.stack([n, *(boxes.sums @ (summed[:, None] * boxes.offset)).T], axis=-1)
+
+    offsets = boxes.sums @ (summed[:, None] * boxes.offset)
+    lever = np.stack([n, *offsets.T], axis=-1)
     from_plane = np.einsum("ri,rij,rj->r", lever, plane.covariance, lever)
-    variance = np.maximum(below, 0.0) + n * noise.readout**2 + from_plane
-    variance = np.maximum(
-        variance, 1.0
-    )  # one photon: nothing is known better where nothing was counted
-    own = own_variance(intensity, variance)
-    gain = noise.calibration**2 * (boxes.sums @ (summed * counts**2))
-    return intensity, np.sqrt(variance + own + gain), np.sqrt(variance), below / np.maximum(n, 1)
+    rest = np.maximum(below, 0.0) + n * noise.readout**2 + from_plane
+    rest = np.maximum(rest, LEAST_VARIANCE)
+
+    own = own_variance(intensity, rest)
+    from_gains = noise.calibration**2 * (boxes.sums @ (summed * counts**2))
+    return _Sums(
+        intensity=intensity,
+        sigma=np.sqrt(rest + own + from_gains),
+        sigma_background=np.sqrt(rest),
+        background=below / np.maximum(n, 1),
+        n=n,
+    )
 
 
-def _centroids(boxes: _Boxes, above, sigma, summed, usable) -> np.ndarray:
-    """Return (reflection, 2) centre of mass minus predicted centroid, px, of the pixels > 2σ
-    connected with the highest one.
+# ---------------------------------------------------------------- centroids
+
+
+def _centroids(boxes: _Boxes, pixels: _Pixels, plane: _Plane, noise: _Noise) -> np.ndarray:
+    """Return the centre of mass, minus the predicted centroid, of the pixels > 2 σ that are
+    connected with the highest one: (reflection, 2) px.
 
     The highest pixel is sought in the foreground; the connected region is the data's own and may
     leave it.
     """
-    top = np.where(summed, above / sigma, -np.inf)
-    order = np.lexsort((-top, boxes.reflection))
-    seed = order[boxes.sums.indptr[:-1]]
-    strong = usable & (above > 2.0 * sigma)
-    strong[seed] = True
-    width = (boxes.bbox[:, 1] - boxes.bbox[:, 0])[boxes.reflection]
-    right = boxes.fast + 1 < boxes.bbox[boxes.reflection, 1]
-    down = boxes.slow + 1 < boxes.bbox[boxes.reflection, 3]
-    edges = []
-    for step, possible in ((np.ones_like(width), right), (width, down)):
-        here = np.flatnonzero(strong & possible)
-        there = here + step[here]
-        edges.append(np.stack([here, there])[:, strong[there]])
-    here, there = np.concatenate(edges, axis=1)
-    n = len(above)
-    _, label = connected_components(
-        coo_matrix((np.ones(len(here)), (here, there)), shape=(n, n)), directed=False
-    )
-    weight = np.where(
-        strong & (label == label[seed][boxes.reflection]), np.maximum(above, 0.0), 0.0
-    )
+    signal = pixels.counts - plane.level
+    sigma = np.sqrt(noise.variance(plane.level))
+    height = np.where(pixels.summed, signal / sigma, -np.inf)
+    order = np.lexsort((-height, boxes.reflection))
+    highest = order[boxes.sums.indptr[:-1]]
+
+    usable = pixels.valid & (pixels.role != FOREIGN)
+    bright = usable & (signal > BRIGHT * sigma)
+    bright[highest] = True
+
+    label = _connected(boxes, bright)
+    is_spot = bright & (label == label[highest][boxes.reflection])
+    weight = np.where(is_spot, np.maximum(signal, 0.0), 0.0)
+
     total = boxes.sums @ weight
-    return (boxes.sums @ (weight[:, None] * boxes.offset)) / np.maximum(total, 1e-9)[:, None]
+    weighted = boxes.sums @ (weight[:, None] * boxes.offset)
+    return weighted / np.maximum(total, 1e-9)[:, None]
+
+
+def _connected(boxes: _Boxes, bright: np.ndarray) -> np.ndarray:
+    """Return the number of the connected component (4 neighbours, within a shoebox) of each pixel;
+    pixels that are not bright stand alone.
+    """
+    fast0, fast1, _, slow1 = boxes.bbox[boxes.reflection].T
+    has_right = boxes.fast + 1 < fast1
+    has_below = boxes.slow + 1 < slow1
+    to_right = np.ones_like(fast1)
+    to_below = fast1 - fast0
+
+    edges = []
+    for step, has_neighbour in ((to_right, has_right), (to_below, has_below)):
+        here = np.flatnonzero(bright & has_neighbour)
+        there = here + step[here]
+        pairs = np.stack([here, there])
+        edges.append(pairs[:, bright[there]])
+
+    here, there = np.concatenate(edges, axis=1)
+    n_pixels = len(bright)
+    is_linked = np.ones(len(here))
+    graph = coo_matrix((is_linked, (here, there)), shape=(n_pixels, n_pixels))
+    return connected_components(graph, directed=False)[1]

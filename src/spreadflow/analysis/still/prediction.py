@@ -22,18 +22,45 @@ from spreadflow.units import HC_EV_ANGSTROM
 SIZE_SIGMA = float(np.sqrt(0.63 / 4))
 """Standard deviation, in N·Δh, of the Gaussian lattice factor exp(−2 r²/0.63), r² = Σ(N Δh)²."""
 
-_X, _W = np.polynomial.legendre.leggauss(6)
-NODES, WEIGHTS = 0.5 * (_X + 1.0), 0.5 * _W
-"""Quadrature over w: domains turn about uniform axes by normal angles = Gaussians of standard
-deviation η w per axis.
+_ABSCISSAE, _QUADRATURE = np.polynomial.legendre.leggauss(6)
+
+NODES = 0.5 * (_ABSCISSAE + 1.0)
+"""Quadrature points over w: domains turn about uniform axes by normal angles, which is a mixture of
+Gaussians of standard deviation η w per axis.
 """
+
+WEIGHTS = 0.5 * _QUADRATURE
+"""Weights of the quadrature points; they sum to 1."""
 
 N_CHANNELS = 32
 """Channels a spectrum is compressed to, so that every shot has the same shape."""
 
+FAINTEST_CHANNEL = 1e-4
+"""Channels with a smaller fraction of the strongest one's photons are dropped."""
+
+N_SIGMA = 4.0
+"""Standard deviations of a node within which the Ewald sphere must come for a reflection."""
+
+HALF_SIZE = 2.33
+"""Standard deviations of the rays within which all but 1 % of a spot lies on either side."""
+
+_RAY_STEP = 1e-4
+"""Rad; step of the finite difference that tells px per rad."""
+
+
+class MosaicLattice(NamedTuple):
+    """A lattice and what smears its nodes: all that prediction knows of a crystal."""
+
+    A: Array
+    """(3, 3) conventional reciprocal matrix, Å⁻¹"""
+    eta_rad: Array | float
+    """() r.m.s. total rotation of the mosaic domains, rad"""
+    domain_ang: Array | float
+    """() edge of a mosaic domain, Å"""
+
 
 class Centroids(NamedTuple):
-    """What the spot of each node is like, wherever the detector stands. Shapes (n,) unless told."""
+    """The spots of nodes, wherever the detector stands. Shapes are (n,) unless stated otherwise."""
 
     s1: Array
     """(n, 3) mean unit vector of the diffracted rays"""
@@ -52,7 +79,7 @@ class Centroids(NamedTuple):
 
 
 class Predicted(NamedTuple):
-    """Reflections a lattice shows on the detector. Columns of shape (reflection,) as in
+    """Reflections that a lattice shows on the detector. Columns of shape (reflection,) as in
     `models.Reflections`.
     """
 
@@ -75,142 +102,246 @@ class Predicted(NamedTuple):
     """half size across the radius, px"""
 
 
+class _Spot(NamedTuple):
+    """The rays of a node in its scattering plane, each (n,)."""
+
+    along: Array
+    """component of the mean ray along the beam, not normalized"""
+    across: Array
+    """component of the mean ray across the beam"""
+    energy_ev: Array
+    """mean over the diffracted photons"""
+    log_density: Array
+    """ln Σ_E f_E pdf_n, ln Å"""
+    variance_radial: Array
+    """of the rays' angle in the plane, rad²"""
+    variance_transverse: Array
+    """of the rays' angle across the plane, rad²"""
+
+
 def compress(spectrum: Spectrum, n_channels: int = N_CHANNELS) -> Spectrum:
     """Return the live part of a spectrum in `n_channels` channels; photons and their mean energy
     are conserved.
 
-    Channels below 1e-4 of the strongest are dropped. Static shape: unused channels hold no photons.
+    The shape is static: channels that are not used hold no photons.
     """
     energies = np.asarray(spectrum.energies_ev, dtype=np.float64)
     photons = np.clip(np.asarray(spectrum.photons, dtype=np.float64), 0.0, None)
-    live = photons > 1e-4 * photons.max()
-    energies = energies[live]
-    photons = photons[live]
-    width = max((energies[-1] - energies[0]) / n_channels, 1e-9) * (1.0 + 1e-9)
-    bins = (
-        np.arange(len(energies))
-        if len(energies) <= n_channels
-        else ((energies - energies[0]) / width).astype(int)
+    is_live = photons > FAINTEST_CHANNEL * photons.max()
+    energies = energies[is_live]
+    photons = photons[is_live]
+
+    above_first = energies - energies[0]
+    if len(energies) <= n_channels:
+        channel = np.arange(len(energies))
+    else:
+        width = max(above_first[-1] / n_channels, 1e-9) * (1.0 + 1e-9)
+        channel = (above_first / width).astype(int)
+
+    total = np.bincount(channel, photons, n_channels)
+    weighted = np.bincount(channel, photons * energies, n_channels)
+    is_used = total > 0
+    mean = weighted / np.where(is_used, total, 1.0)
+    overall_mean = photons @ energies / photons.sum()
+    return Spectrum(
+        energies_ev=np.where(is_used, mean, overall_mean),
+        photons=total,
     )
-    total = np.bincount(bins, photons, n_channels)
-    first = np.bincount(bins, photons * energies, n_channels)
-    mean = photons @ energies / photons.sum()
-    return Spectrum(np.where(total > 0, first / np.where(total > 0, total, 1.0), mean), total)
 
 
-def _cloud(x, y, eta, sigma_q, energies, photons):
-    """Return sums over channels and w-nodes for nodes at (x, y) (n,). Returns the mean ray (along
-    s0, across it), the mean energy, ln Σ f pdf_n, and the two angular variances. Inside: (n,
-    w-node, channel), for long rows vectorize.
+# ---------------------------------------------------------------- nodes
+
+
+def size_sigma(domain_ang):
+    """Return the standard deviation of a node in reciprocal space, Å⁻¹, for domains of this edge,
+    Å.
     """
-    x, y = x[:, None, None], y[:, None, None]
-    k = energies / HC_EV_ANGSTROM
+    return SIZE_SIGMA / domain_ang
+
+
+def _in_plane(q):
+    """Return the coordinates of nodes q (n, 3) in their scattering planes: x along the beam (n,), y
+    across it (n,), and the unit vector of the latter (n, 2) in the lab's x, y.
+    """
+    across = q[:, :2]
+    x = -q[:, 2]
+    y2 = q[:, 0] ** 2 + q[:, 1] ** 2
+    y = jnp.sqrt(jnp.maximum(y2, 1e-24))
+    axis = across / y[:, None]
+    return x, y, axis
+
+
+def _spot(x, y, eta, sigma_q, energies, photons) -> _Spot:
+    """Return the rays of nodes at (x, y) (n,), as sums over channels and quadrature points.
+
+    Intermediate arrays are (n, quadrature point, channel): long rows vectorize.
+    """
+    x = x[:, None, None]
+    y = y[:, None, None]
     fraction = (photons / photons.sum()) * WEIGHTS[:, None]
-    length = jnp.sqrt((k + x) ** 2 + y**2)
-    nx = (k + x) / length
-    ny = y / length
-    excess = length - k
+
+    k = energies / HC_EV_ANGSTROM
     tilt = (eta * NODES[:, None]) ** 2
     g2 = x**2 + y**2
-    along = nx * x + ny * y
-    across = tilt * g2 + sigma_q**2
-    variance = sigma_q**2 + tilt * (g2 - along**2)
-    exponent = -0.5 * excess**2 / variance
-    top = jax.lax.stop_gradient(
-        jnp.where(fraction > 0, exponent, -jnp.inf).max(axis=(1, 2), keepdims=True)
-    )
-    density = (
-        fraction * jnp.exp(jnp.maximum(exponent - top, -200.0)) / jnp.sqrt(2 * jnp.pi * variance)
-    )
+    cut = _cut(x, y, k, tilt, sigma_q)
+    density, top = _density(fraction, cut.excess, cut.variance)
     total = density.sum(axis=(1, 2))
 
     def mean(value):
         return (density * value).sum(axis=(1, 2)) / total
 
-    step = -excess / variance
-    sx = (k + x + step * (sigma_q**2 * nx + tilt * (g2 * nx - x * along))) / k
-    sy = (y + step * (sigma_q**2 * ny + tilt * (g2 * ny - y * along))) / k
-    cx = mean(sx)
-    cy = mean(sy)
-    spread = (
-        cx[:, None, None] * sy - cy[:, None, None] * sx
-    ) ** 2 + sigma_q**2 * across / variance / k**2
-    return (
-        cx,
-        cy,
-        mean(energies),
-        jnp.log(total) + top[:, 0, 0],
-        (mean(spread), mean(across / k**2)),
+    # rays to the mean of the cloud where the sphere cuts it, in units of k
+    step = -cut.excess / cut.variance
+    turned_x = tilt * (g2 * cut.normal_x - x * cut.along_normal)
+    turned_y = tilt * (g2 * cut.normal_y - y * cut.along_normal)
+    shift_x = step * (sigma_q**2 * cut.normal_x + turned_x)
+    shift_y = step * (sigma_q**2 * cut.normal_y + turned_y)
+    ray_x = (k + x + shift_x) / k
+    ray_y = (y + shift_y) / k
+    mean_x = mean(ray_x)
+    mean_y = mean(ray_y)
+
+    # between the cuts, in the plane; and within each cut, in the plane and across it
+    between = (mean_x[:, None, None] * ray_y - mean_y[:, None, None] * ray_x) ** 2
+    across_plane = tilt * g2 + sigma_q**2
+    within = sigma_q**2 * across_plane / cut.variance / k**2
+    return _Spot(
+        along=mean_x,
+        across=mean_y,
+        energy_ev=mean(energies),
+        log_density=jnp.log(total) + top[:, 0, 0],
+        variance_radial=mean(between + within),
+        variance_transverse=mean(across_plane / k**2),
     )
 
 
-def _split(q):
-    """Return q (n, 3) → x along the beam, y across it, and the unit vector of the latter, (n, 2) in
-    the lab's x, y.
+class _Cut(NamedTuple):
+    """The cuts of Ewald spheres with the clouds of nodes; each field broadcasts to (n, quadrature
+    point, channel).
     """
-    y = jnp.sqrt(jnp.maximum(q[:, 0] ** 2 + q[:, 1] ** 2, 1e-24))
-    return -q[:, 2], y, q[:, :2] / y[:, None]
+
+    normal_x: Array
+    """normal of the sphere at the node, along the beam"""
+    normal_y: Array
+    """and across it"""
+    excess: Array
+    """ε, distance of the node from the sphere, > 0 outside, Å⁻¹"""
+    along_normal: Array
+    """component of q, Å⁻¹"""
+    variance: Array
+    """of the cloud along the normal, Å⁻²"""
 
 
-def rays(q, eta_rad, sigma_q, energies_ev, photons):
-    """Return (n, 3) mean unit rays of nodes q (n, 3), Å⁻¹; differentiable in q and η. σ_q (Å⁻¹) as
-    from `size_sigma`.
+def _cut(x, y, k, tilt, sigma_q) -> _Cut:
+    """Return the cuts of spheres of radius k (channel,) with nodes at (x, y), each (n, 1, 1).
+
+    tilt: (quadrature point, 1) variance of the domains' rotation about an axis, rad².
     """
-    x, y, axis = _split(q)
-    cx, cy, *_ = _cloud(x, y, eta_rad, sigma_q, energies_ev, photons)
-    norm = jnp.sqrt(cx**2 + cy**2)
-    return jnp.concatenate([axis * (cy / norm)[:, None], -(cx / norm)[:, None]], axis=1)
+    length = jnp.sqrt((k + x) ** 2 + y**2)
+    normal_x = (k + x) / length
+    normal_y = y / length
+    along_normal = normal_x * x + normal_y * y
+    g2 = x**2 + y**2
+    return _Cut(
+        normal_x=normal_x,
+        normal_y=normal_y,
+        excess=length - k,
+        along_normal=along_normal,
+        variance=sigma_q**2 + tilt * (g2 - along_normal**2),
+    )
+
+
+def _density(fraction, excess, variance):
+    """Return f_E w pdf_n(ε), divided by e^t, and t, the largest exponent of each node (n, 1, 1).
+
+    fraction: (quadrature point, channel) of the photons, times the weight; excess: ε; variance: of
+    the cloud along the normal. Dividing keeps nodes far from the sphere from vanishing.
+    """
+    exponent = -0.5 * excess**2 / variance
+    with_photons = jnp.where(fraction > 0, exponent, -jnp.inf)
+    largest = with_photons.max(axis=(1, 2), keepdims=True)
+    top = jax.lax.stop_gradient(largest)
+
+    relative = jnp.maximum(exponent - top, -200.0)
+    gaussian = jnp.exp(relative)
+    norm = jnp.sqrt(2 * jnp.pi * variance)
+    return fraction * gaussian / norm, top
+
+
+def _unit_ray(spot: _Spot, axis):
+    """Return the mean unit rays (n, 3), lab frame; axis: (n, 2) as from `_in_plane`."""
+    norm = jnp.sqrt(spot.along**2 + spot.across**2)
+    sine = spot.across / norm
+    cosine = spot.along / norm
+    across = axis * sine[:, None]
+    along = -cosine[:, None]
+    return jnp.concatenate([across, along], axis=1)
+
+
+def rays(q, eta_rad, sigma_q, spectrum: Spectrum):
+    """Return the mean unit rays (n, 3) of nodes q (n, 3), Å⁻¹; differentiable in q and η.
+
+    sigma_q: Å⁻¹, as from `size_sigma`.
+    """
+    x, y, axis = _in_plane(q)
+    spot = _spot(x, y, eta_rad, sigma_q, spectrum.energies_ev, spectrum.photons)
+    return _unit_ray(spot, axis)
 
 
 def delta_psi(q, energy_ev):
-    """Return (n,) rotation of nodes q (n, 3) from the Ewald sphere of `energy_ev`, rad:
-    asin(−q·ŝ0/|q|) − asin(|q| λ/2).
+    """Return the rotation of nodes q (n, 3) from the Ewald sphere of `energy_ev`, rad:
+    asin(−q·ŝ0/|q|) − asin(|q| λ/2), (n,).
     """
-    x, y, _ = _split(q)
+    x, y, _ = _in_plane(q)
     g = jnp.sqrt(x**2 + y**2)
-    return jnp.arcsin(jnp.clip(-x / g, -1.0, 1.0)) - jnp.arcsin(
-        jnp.clip(0.5 * g * HC_EV_ANGSTROM / energy_ev, 0.0, 1.0)
-    )
 
+    sine_of_node = jnp.clip(-x / g, -1.0, 1.0)
+    node = jnp.arcsin(sine_of_node)
 
-def size_sigma(domain_ang):
-    """Return standard deviation of a node in reciprocal space for a domain of this edge, Å⁻¹."""
-    return SIZE_SIGMA / domain_ang
+    sine_of_sphere = 0.5 * g * HC_EV_ANGSTROM / energy_ev
+    sphere = jnp.arcsin(jnp.clip(sine_of_sphere, 0.0, 1.0))
+    return node - sphere
 
 
 @jax.jit
-def centroids(A, eta_rad, domain_ang, hkl, energies_ev, photons) -> Centroids:
-    """Return spots of nodes hkl (n, 3) of lattice A (3, 3), Å⁻¹, in a pulse (channel,). Shapes are
-    static; vmap over lattices.
+def centroids(lattice: MosaicLattice, hkl, spectrum: Spectrum) -> Centroids:
+    """Return the spots of nodes hkl (n, 3) in a pulse. Shapes are static.
 
-    eta_rad: r.m.s. total rotation of the domains; domain_ang: their edge, Å. Valid while a node is
-    far smaller than its distance from the origin (small angles, plane Ewald sphere over the node).
+    Valid while a node is far smaller than its distance from the origin (small angles, plane Ewald
+    sphere over the node).
     """
-    q = hkl @ A.T
-    x, y, axis = _split(q)
-    sigma_q = size_sigma(domain_ang)
-    cx, cy, energy, log_density, (radial, transverse) = _cloud(
-        x, y, eta_rad, sigma_q, energies_ev, photons
-    )
-    norm = jnp.sqrt(cx**2 + cy**2)
-    s1 = jnp.concatenate([axis * (cy / norm)[:, None], -(cx / norm)[:, None]], axis=1)
+    q = hkl @ lattice.A.T
+    x, y, axis = _in_plane(q)
+    sigma_q = size_sigma(lattice.domain_ang)
+    spot = _spot(x, y, lattice.eta_rad, sigma_q, spectrum.energies_ev, spectrum.photons)
+
     g = jnp.sqrt(x**2 + y**2)
-    wavelength = HC_EV_ANGSTROM / energy
+    wavelength = HC_EV_ANGSTROM / spot.energy_ev
     sine = jnp.clip(0.5 * g * wavelength, 0.0, 1.0)
     cosine = jnp.sqrt(1.0 - sine**2)
-    at_bragg = (
-        WEIGHTS
-        / jnp.sqrt(2 * jnp.pi * (sigma_q**2 + ((eta_rad * NODES) * (g * cosine)[:, None]) ** 2))
-    ).sum(1)
+
+    # pdf_n of a node on the Ewald sphere; pdf_ψ = |q| cos θ pdf_n
+    turned = ((lattice.eta_rad * NODES) * (g * cosine)[:, None]) ** 2
+    norm = jnp.sqrt(2 * jnp.pi * (sigma_q**2 + turned))
+    on_sphere = (WEIGHTS / norm).sum(1)
+
     return Centroids(
-        s1,
-        energy,
-        delta_psi(q, (energies_ev * photons).sum() / photons.sum()),
-        jnp.exp(log_density) / at_bragg,
-        wavelength**3 / (2 * sine * cosine) * at_bragg * g * cosine,
-        jnp.sqrt(radial),
-        jnp.sqrt(transverse),
+        s1=_unit_ray(spot, axis),
+        energy_ev=spot.energy_ev,
+        delta_psi=delta_psi(q, spectrum.mean_energy_ev),
+        partiality=jnp.exp(spot.log_density) / on_sphere,
+        lorentz=wavelength**3 / (2 * sine * cosine) * on_sphere * g * cosine,
+        sigma_radial=jnp.sqrt(spot.variance_radial),
+        sigma_transverse=jnp.sqrt(spot.variance_transverse),
     )
+
+
+def centroids_of(lattice: MosaicLattice, hkl: np.ndarray, spectrum: Spectrum) -> Centroids:
+    """Return `centroids` of any number of nodes hkl (n, 3), as NumPy."""
+    n = len(hkl)
+    spots = centroids(lattice, padded_rows(hkl), spectrum)
+    columns = [np.asarray(column) for column in spots]
+    return Centroids(*(column[:n] for column in columns))
 
 
 def padded(n: int, least: int = 64) -> int:
@@ -222,82 +353,85 @@ def padded(n: int, least: int = 64) -> int:
 
 def padded_rows(rows: np.ndarray, fill: float = 1.0) -> np.ndarray:
     """Return rows (n, ...) padded with `fill` to `padded(n)` rows."""
-    out = np.full((padded(len(rows)), *rows.shape[1:]), fill, dtype=np.float64)
-    out[: len(rows)] = rows
+    n = len(rows)
+    shape = (padded(n), *rows.shape[1:])
+    out = np.full(shape, fill, dtype=np.float64)
+    out[:n] = rows
     return out
 
 
+# ---------------------------------------------------------------- reflections
+
+
 def candidates(
-    A: np.ndarray,
-    eta_rad: float,
-    domain_ang: float,
-    spectrum: Spectrum,
-    space_group: str,
-    d_min: float,
+    lattice: MosaicLattice, spectrum: Spectrum, space_group: str, d_min: float
 ) -> np.ndarray:
-    """Return (n, 3) Miller indices whose node comes within 4 σ (mosaic, size) of a live Ewald
-    sphere.
+    """Return the Miller indices (n, 3) whose nodes come within `N_SIGMA` of their standard
+    deviations (mosaic spread, size) of the Ewald sphere of a channel with photons.
     """
-    hkl = unit_cell.all_indices(A, d_min)
-    q = hkl @ A.T
+    hkl = unit_cell.all_indices(lattice.A, d_min)
+    q = hkl @ lattice.A.T
     g = np.linalg.norm(q, axis=1)
-    live = spectrum.energies_ev[np.asarray(spectrum.photons) > 0]
     node = np.arcsin(np.clip(q[:, 2] / g, -1.0, 1.0))
-    low, high = (
-        np.arcsin(np.minimum(0.5 * g * HC_EV_ANGSTROM / e, 1.0)) for e in (live.max(), live.min())
+
+    # the angles at which the spheres of the highest and the lowest energy lie
+    live = spectrum.energies_ev[np.asarray(spectrum.photons) > 0]
+    lowest, highest = (
+        np.arcsin(np.minimum(0.5 * g * HC_EV_ANGSTROM / energy, 1.0))
+        for energy in (live.max(), live.min())
     )
-    reach = 4.0 * np.hypot(eta_rad, size_sigma(domain_ang) / (g * np.maximum(np.cos(high), 0.1)))
-    hkl = hkl[(node > low - reach) & (node < high + reach)]
+
+    depth = g * np.maximum(np.cos(highest), 0.1)
+    of_size = size_sigma(lattice.domain_ang) / depth
+    reach = N_SIGMA * np.hypot(lattice.eta_rad, of_size)
+    is_reached = (node > lowest - reach) & (node < highest + reach)
+    hkl = hkl[is_reached]
     return hkl[~symmetry.is_centring_absent(hkl, space_group)]
 
 
 def predict(
-    A: np.ndarray,
-    eta_rad: float,
-    domain_ang: float,
-    *,
+    lattice: MosaicLattice,
     spectrum: Spectrum,
     detector: Detector,
+    *,
     space_group: str,
     d_min: float,
     polarization: float = 1.0,
     partiality_min: float = 1e-3,
 ) -> Predicted:
-    """Return every reflection to d_min (Å) recorded to at least `partiality_min` that meets a
-    panel, ordered by hkl.
+    """Return every reflection to d_min (Å) that is recorded to at least `partiality_min` and meets
+    a panel, ordered by hkl.
     """
     spectrum = compress(spectrum)
-    hkl = candidates(A, eta_rad, domain_ang, spectrum, space_group, d_min)
-    spots = centroids(
-        A, eta_rad, domain_ang, padded_rows(hkl), spectrum.energies_ev, spectrum.photons
-    )
-    spots = Centroids(*(np.asarray(column)[: len(hkl)] for column in spots))
+    hkl = candidates(lattice, spectrum, space_group, d_min)
+    spots = centroids_of(lattice, hkl, spectrum)
     panel, fast, slow = geometry.intersect(detector, spots.s1)
-    keep = np.flatnonzero((spots.partiality >= partiality_min) & (panel >= 0))
-    keep = keep[np.lexsort(hkl[keep].T[::-1])]
-    spots = Centroids(*(column[keep] for column in spots))
-    panel = panel[keep]
-    fast = fast[keep]
-    slow = slow[keep]
+
+    rows = np.flatnonzero((spots.partiality >= partiality_min) & (panel >= 0))
+    rows = rows[np.lexsort(hkl[rows].T[::-1])]
+    hkl = hkl[rows]
+    spots = Centroids(*(column[rows] for column in spots))
+    panel = panel[rows]
+    fast = fast[rows]
+    slow = slow[rows]
+
     radial, transverse = pixels_per_rad(detector, spots.s1, panel, fast, slow)
+    normals = geometry.normals(detector)[panel]
+    capture = response.captured(spots.s1.T, normals.T, response.depth(detector))
     return Predicted(
-        hkl[keep],
-        unit_cell.spacing(A, hkl[keep]),
-        panel,
-        fast,
-        slow,
-        spots.energy_ev,
-        spots.delta_psi,
-        spots.partiality,
-        spots.lorentz,
-        response.kahn(spots.s1.T, polarization),
-        np.asarray(
-            response.captured(
-                spots.s1.T, geometry.normals(detector)[panel].T, response.depth(detector)
-            )
-        ),
-        2.33 * spots.sigma_radial * radial,
-        2.33 * spots.sigma_transverse * transverse,
+        hkl=hkl,
+        d=unit_cell.spacing(lattice.A, hkl),
+        panel=panel,
+        fast=fast,
+        slow=slow,
+        energy_ev=spots.energy_ev,
+        delta_psi_rad=spots.delta_psi,
+        partiality=spots.partiality,
+        lorentz=spots.lorentz,
+        polarization=response.kahn(spots.s1.T, polarization),
+        capture=np.asarray(capture),
+        radial_px=HALF_SIZE * spots.sigma_radial * radial,
+        transverse_px=HALF_SIZE * spots.sigma_transverse * transverse,
     )
 
 
@@ -309,13 +443,12 @@ def pixels_per_rad(
     """
     across = np.stack([-s1[:, 1], s1[:, 0], np.zeros(len(s1))], axis=1)
     across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-12)
-    step = 1e-4
-    radial, transverse = (
-        geometry.on_panel(detector, panel, s1 + step * axis)
-        for axis in (np.cross(across, s1), across)
-    )
+    in_plane = np.cross(across, s1)
 
-    def size(at):
-        return np.hypot(at[0] - fast, at[1] - slow) / step
+    def per_rad(axis: np.ndarray) -> np.ndarray:
+        moved = s1 + _RAY_STEP * axis
+        to_fast, to_slow = geometry.on_panel(detector, panel, moved)
+        distance = np.hypot(to_fast - fast, to_slow - slow)
+        return distance / _RAY_STEP
 
-    return size(radial), size(transverse)
+    return per_rad(in_plane), per_rad(across)

@@ -13,14 +13,32 @@ import numpy as np
 
 from spreadflow.physics import symmetry, unit_cell
 
-N_RING = 8192  # trial vectors for the second axis
-N_BOX = 2048  # trial vectors for the third axis
-PHASE = 0.45  # cycles: |q| times the step of a trial grid
-SLACK = np.deg2rad(1.5)  # error of an axis that was found, rad
+N_RING = 8192
+"""Trial vectors for the second axis."""
+
+N_BOX = 2048
+"""Trial vectors for the third axis."""
+
+PHASE = 0.45
+"""Cycles; the largest |q| that a grid resolves, times its step."""
+
+SLACK = np.deg2rad(1.5)
+"""Rad; how wrong the direction of an axis may be when the next one is looked for."""
+
+LENGTH_MARGIN = 0.02
+"""Beyond the tolerance, relative: vectors this much longer or shorter may still be conventional
+axes.
+"""
+
+N_REDUCED = 2
+"""Largest coefficient by which a step of the reduction combines basis vectors."""
+
+CYCLIC_ORDERS = ([0, 1, 2], [1, 2, 0], [2, 0, 1])
+"""Which of the reduced axes leads the search, and which follow."""
 
 
 class Grid(NamedTuple):
-    """Trial vectors."""
+    """Trial vectors, evenly spread."""
 
     vectors: np.ndarray
     """(3, m) float32, Å"""
@@ -42,11 +60,13 @@ class Plan(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What is known of the lattice: the expected cell and how far the true one may be away."""
+    """The expected lattice: its cell, how far the true one may be away, and where to search."""
 
     cell: np.ndarray
     """(6,) conventional, Å and rad"""
+    space_group: str
     length_tolerance: float
+    """relative"""
     angle_tolerance: float
     """rad"""
     point_group: np.ndarray
@@ -60,69 +80,102 @@ class Target(NamedTuple):
     plans: tuple[Plan, ...]
 
 
-@lru_cache(maxsize=8)
 def target_of(
+    cell: np.ndarray,
+    space_group: str,
+    *,
+    length_tolerance: float = 0.05,
+    angle_tolerance: float = np.deg2rad(5.0),
+    n_directions: int = 32768,
+) -> Target:
+    """Return the search space of an expected lattice.
+
+    cell: (6,) conventional, Å and rad. length_tolerance (relative), angle_tolerance (rad): how far
+    the true cell may be away. n_directions: trial vectors for the axis that leads the search. The
+    last few search spaces are remembered, as all shots of a run have the same.
+    """
+    parameters = tuple(map(float, cell))
+    return _target(parameters, space_group, length_tolerance, angle_tolerance, n_directions)
+
+
+@lru_cache(maxsize=8)
+def _target(
     cell: tuple[float, ...],
     space_group: str,
     length_tolerance: float,
     angle_tolerance: float,
     n_directions: int,
 ) -> Target:
-    """Return the search space that a cell with tolerances spans."""
+    """Return the search space that `target_of` describes."""
     corners = _corner_cells(np.array(cell), space_group, length_tolerance, angle_tolerance)
     bases = np.array([unit_cell.orthogonalization(c) for c in corners])
     primitive = symmetry.primitive(space_group)
     to_reduced = primitive @ _reduce(bases[0] @ primitive)
     bases = bases @ to_reduced
-    plans = tuple(
-        _plan(bases[:, :, order], n_directions) for order in ([0, 1, 2], [1, 2, 0], [2, 0, 1])
-    )
-    steps = _integers(int(np.abs(np.linalg.inv(to_reduced)).max().round()) + 2)
-    sizes = np.linalg.norm(np.einsum("kij,nj->nki", bases, steps), axis=2)
-    shortest = sizes.min(axis=1)[:, None]
-    longest = sizes.max(axis=1)[:, None]
-    margin = length_tolerance + 0.02
-    possible = (longest > np.array(cell[:3]) * (1 - margin)) & (
-        shortest < np.array(cell[:3]) * (1 + margin)
-    )
-    group = symmetry.point_group(space_group)
-    strains = symmetry.reciprocal_metric_basis(space_group)
-    tolerances = length_tolerance, angle_tolerance
+
+    # coefficients, in the reduced basis, of every vector that may be a conventional axis
+    largest = int(np.abs(np.linalg.inv(to_reduced)).max().round()) + 2
+    steps = _integers(largest)
+    lengths = np.linalg.norm(np.einsum("kij,nj->nki", bases, steps), axis=2)
+    shortest = lengths.min(axis=1)[:, None]
+    longest = lengths.max(axis=1)[:, None]
+    margin = length_tolerance + LENGTH_MARGIN
+    is_long_enough = longest > np.array(cell[:3]) * (1 - margin)
+    is_short_enough = shortest < np.array(cell[:3]) * (1 + margin)
+    is_possible = (is_long_enough & is_short_enough).any(axis=1)
+
     return Target(
-        np.array(cell), *tolerances, group, strains, primitive, steps[possible.any(axis=1)], plans
+        cell=np.array(cell),
+        space_group=space_group,
+        length_tolerance=length_tolerance,
+        angle_tolerance=angle_tolerance,
+        point_group=symmetry.point_group(space_group),
+        strains=symmetry.reciprocal_metric_basis(space_group),
+        primitive=primitive,
+        steps=steps[is_possible],
+        plans=tuple(_plan(bases[:, :, order], n_directions) for order in CYCLIC_ORDERS),
     )
 
 
-def _plan(bases: np.ndarray, n: int) -> Plan:
-    """Return the search space spanned by right-handed reduced bases (k, 3, 3): what they and errors
-    span.
+def _plan(bases: np.ndarray, n_directions: int) -> Plan:
+    """Return where to look for the axes of lattices whose right-handed reduced bases lie among
+    those given, (k, 3, 3), widened by the errors of the axes found before.
     """
     one, two, three = np.moveaxis(bases, 2, 0)
-    size = np.linalg.norm(one, axis=1)
-    lengths = size.min() * 0.99, size.max() * 1.01
-    along = (one * two).sum(axis=1) / size
-    away = np.linalg.norm(two - along[:, None] * one / size[:, None], axis=1)
-    noise = SLACK * np.linalg.norm(two[0])
+    length = np.linalg.norm(one, axis=1)
+    shortest = length.min() * 0.99
+    longest = length.max() * 1.01
+
+    along = (one * two).sum(axis=1) / length
+    across = two - along[:, None] * one / length[:, None]
+    distance = np.linalg.norm(across, axis=1)
+    slack = SLACK * np.linalg.norm(two[0])
     ring = _ring(
-        (along.min() - noise, along.max() + noise), (away.min() * 0.99, away.max() * 1.01), N_RING
+        (along.min() - slack, along.max() + slack),
+        (distance.min() * 0.99, distance.max() * 1.01),
+        N_RING,
     )
-    third = np.array([axes_frame(v, w).T @ x for v, w, x in zip(one, two, three, strict=True)])
-    noise = SLACK * np.linalg.norm(three[0])
+
+    axes = zip(one, two, three, strict=True)
+    in_frame = np.array([axes_frame(first, second).T @ third for first, second, third in axes])
+    slack = SLACK * np.linalg.norm(three[0])
     return Plan(
-        lengths,
-        _half_shell(*lengths, n),
-        ring,
-        _box(third.min(axis=0) - noise, third.max(axis=0) + noise, N_BOX),
+        lengths=(shortest, longest),
+        shell=_half_shell(shortest, longest, n_directions),
+        ring=ring,
+        box=_box(in_frame.min(axis=0) - slack, in_frame.max(axis=0) + slack, N_BOX),
     )
 
 
-def _corner_cells(cell: np.ndarray, space_group: str, length: float, angle: float) -> np.ndarray:
-    """Return (k, 6): the target itself, then the corners of its tolerance box, as far as symmetry
-    allows them.
+def _corner_cells(
+    cell: np.ndarray, space_group: str, length_tolerance: float, angle_tolerance: float
+) -> np.ndarray:
+    """Return cells (k, 6): the target itself, then the corners of its box of tolerances, as far as
+    symmetry allows them.
     """
-    steps = np.array([0.0, 0.0, 0.0, 1.0, 1.0, 1.0]) * angle + np.append(
-        cell[:3] * length, [0.0] * 3
-    )
+    of_lengths = np.append(cell[:3] * length_tolerance, [0.0] * 3)
+    of_angles = np.array([0.0, 0.0, 0.0, 1.0, 1.0, 1.0]) * angle_tolerance
+    steps = of_angles + of_lengths
     cells = [symmetry.constrain_cell(cell, space_group)]
     for signs in product((-1.0, 1.0), repeat=6):
         corner = symmetry.constrain_cell(cell + steps * signs, space_group)
@@ -132,85 +185,122 @@ def _corner_cells(cell: np.ndarray, space_group: str, length: float, angle: floa
 
 
 def _reduce(basis: np.ndarray) -> np.ndarray:
-    """Return (3, 3) integer T of determinant 1: the columns of basis · T are the shortest
-    independent lattice vectors.
+    """Return the integers T (3, 3), |det T| = 1, with which the columns of basis · T are the
+    shortest independent lattice vectors, right handed.
     """
+    steps = _integers(N_REDUCED)
     transform = np.eye(3)
     while True:
-        steps = _integers(2)
-        order = _by_length(basis @ transform @ steps.T)
-        chosen: list[np.ndarray] = []
-        for step in steps[order]:
-            if np.linalg.matrix_rank(np.array([*chosen, step])) > len(chosen):
-                chosen.append(step)
-            if len(chosen) == 3:
-                break
-        step = np.array(chosen).T
-        if np.linalg.norm(basis @ transform @ step) >= np.linalg.norm(basis @ transform) * (
-            1 - 1e-9
-        ):
+        reduced = basis @ transform
+        step = _first_independent(steps[_by_length(reduced @ steps.T)])
+        if np.linalg.norm(reduced @ step) >= np.linalg.norm(reduced) * (1 - 1e-9):
             break
         transform = transform @ step
+
     transform = transform[:, _by_length(basis @ transform)]
-    transform[:, 2] *= np.sign(np.linalg.det(transform)) * np.sign(np.linalg.det(basis))
+    handedness = np.sign(np.linalg.det(transform)) * np.sign(np.linalg.det(basis))
+    transform[:, 2] *= handedness
     return transform.round()
 
 
+def _first_independent(rows: np.ndarray) -> np.ndarray:
+    """Return, as columns (3, 3), the first three linearly independent rows of (n, 3)."""
+    chosen: list[np.ndarray] = []
+    for row in rows:
+        if np.linalg.matrix_rank(np.array([*chosen, row])) > len(chosen):
+            chosen.append(row)
+        if len(chosen) == 3:
+            break
+    return np.array(chosen).T
+
+
 def _by_length(vectors: np.ndarray) -> np.ndarray:
-    """Order of the columns of (3, n); lengths that differ by rounding only keep their order."""
+    """Return the order of the columns of (3, n) by length; lengths that differ by rounding alone
+    keep their order.
+    """
     length = np.linalg.norm(vectors, axis=0)
-    return np.argsort(np.round(length / length.min(), 6), kind="stable")
+    relative = np.round(length / length.min(), 6)
+    return np.argsort(relative, kind="stable")
 
 
 def _integers(limit: int) -> np.ndarray:
-    """Return (n, 3) all integer triples up to ±limit but 0 0 0."""
-    triples = np.array(list(product(range(-limit, limit + 1), repeat=3)), dtype=np.float64)
-    return triples[triples.any(axis=1)]
+    """Return all integer triples (n, 3) up to ±limit, but 0 0 0."""
+    values = range(-limit, limit + 1)
+    triples = np.array(list(product(values, repeat=3)), dtype=np.float64)
+    is_vector = triples.any(axis=1)
+    return triples[is_vector]
 
 
 def axes_frame(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return (3, 3) with columns: along the first vector, in the plane towards the second, normal
-    (right handed).
+    """Return the right-handed orthonormal axes, as columns (3, 3), of two vectors: along the first,
+    in their plane towards the second, normal to both.
     """
     e1 = first / np.linalg.norm(first)
-    e3 = np.cross(first, second)
-    e3 = e3 / np.linalg.norm(e3)
-    return np.array([e1, np.cross(e3, e1), e3]).T
+    normal = np.cross(first, second)
+    e3 = normal / np.linalg.norm(normal)
+    e2 = np.cross(e3, e1)
+    return np.array([e1, e2, e3]).T
 
 
 def _half_shell(inner: float, outer: float, n: int) -> Grid:
-    """Return about n vectors on a cubic grid in the half shell z ≥ 0."""
-    step = (2.0 / 3.0 * np.pi * (outer**3 - inner**3) / n) ** (1.0 / 3.0)
-    axis = np.arange(-np.ceil(outer / step), np.ceil(outer / step) + 1) * step
-    x, y, z = np.meshgrid(axis, axis, axis[axis > -0.5 * step], indexing="ij")
-    r = np.sqrt(x * x + y * y + z * z)
-    inside = (r >= inner) & (r <= outer)
-    return Grid(np.stack([x[inside], y[inside], z[inside]]).astype(np.float32), PHASE / step)
-
-
-def _ring(along: tuple[float, float], away: tuple[float, float], n: int) -> Grid:
-    """Return about n vectors in the ring around the first axis: given range along it and of
-    distance from it.
+    """Return about n vectors with lengths from inner to outer, on a cubic grid in the half space
+    z ≥ 0: a lattice has both v and −v.
     """
-    step = (np.pi * (away[1] ** 2 - away[0] ** 2) * (along[1] - along[0]) / n) ** (1.0 / 3.0)
-    phi = np.arange(0.0, 2.0 * np.pi, step / away[1])
-    x, r, phi = np.meshgrid(_middles(*along, step), _middles(*away, step), phi, indexing="ij")
-    return Grid(
-        np.array([x, r * np.cos(phi), r * np.sin(phi)]).reshape(3, -1).astype(np.float32),
-        PHASE / step,
-    )
+    volume = 2.0 / 3.0 * np.pi * (outer**3 - inner**3)
+    step = (volume / n) ** (1.0 / 3.0)
+
+    n_steps = np.ceil(outer / step)
+    axis = np.arange(-n_steps, n_steps + 1) * step
+    half_axis = axis[axis > -0.5 * step]
+    vectors = _mesh(axis, axis, half_axis)
+
+    x, y, z = vectors
+    length = np.sqrt(x * x + y * y + z * z)
+    is_inside = (length >= inner) & (length <= outer)
+    return _grid(vectors[:, is_inside], step)
+
+
+def _ring(along: tuple[float, float], distance: tuple[float, float], n: int) -> Grid:
+    """Return about n vectors in a ring around the first axis: between two heights along it and
+    between two distances from it.
+    """
+    nearest, farthest = distance
+    area = np.pi * (farthest**2 - nearest**2)
+    height = along[1] - along[0]
+    step = (area * height / n) ** (1.0 / 3.0)
+
+    heights = _middles(*along, step)
+    radii = _middles(*distance, step)
+    angles = np.arange(0.0, 2.0 * np.pi, step / farthest)
+    x, r, phi = _mesh(heights, radii, angles)
+
+    y = r * np.cos(phi)
+    z = r * np.sin(phi)
+    return _grid(np.array([x, y, z]), step)
 
 
 def _box(low: np.ndarray, high: np.ndarray, n: int) -> Grid:
-    """Return about n vectors between two corners."""
-    step = (np.prod(high - low) / n) ** (1.0 / 3.0)
-    axes = [_middles(a, b, step) for a, b in zip(low, high, strict=True)]
-    return Grid(
-        np.array(np.meshgrid(*axes, indexing="ij")).reshape(3, -1).astype(np.float32), PHASE / step
-    )
+    """Return about n vectors in the box between two corners."""
+    volume = np.prod(high - low)
+    step = (volume / n) ** (1.0 / 3.0)
+    axes = [_middles(*ends, step) for ends in zip(low, high, strict=True)]
+    return _grid(_mesh(*axes), step)
+
+
+def _mesh(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Return all combinations of three coordinates, (3, m)."""
+    meshes = np.meshgrid(x, y, z, indexing="ij")
+    return np.array(meshes).reshape(3, -1)
+
+
+def _grid(vectors: np.ndarray, step: float) -> Grid:
+    """Return trial vectors (3, m) that are a step, Å, apart."""
+    return Grid(vectors.astype(np.float32), PHASE / step)
 
 
 def _middles(low: float, high: float, step: float) -> np.ndarray:
-    """Return middles of the fewest equal intervals no longer than step."""
-    n = int(np.ceil((high - low) / step))
-    return low + (np.arange(n) + 0.5) * (high - low) / n
+    """Return the middles of the fewest equal intervals no longer than step."""
+    length = high - low
+    n = int(np.ceil(length / step))
+    numbers = np.arange(n) + 0.5
+    return low + numbers * length / n

@@ -1,335 +1,317 @@
-"""Spot finding: pixels that are brighter and more dispersed than the noise of their neighbourhood.
+"""Spots: connected strong pixels, their positions and intensities above a plane of background."""
 
-The dispersion test of DIALS (Winter et al. 2018, Acta Cryst. D74, 85) with a readout term, applied
-twice: the second time with the pixels found first left out of the window sums, so that a strong
-spot shadows neither its own flanks nor a weak neighbour (the idea of DIALS' `dispersion_extended`).
-
-In the window of (2k+1)² pixels around a pixel, with n valid pixels of mean μ ≥ 0 and variance v,
-the noise is V = gain·μ + readout². The pixel with c photons is strong where
-
-    v > V (1 + σ_b √(2/(n−1) + gain³μ/(nV²)))   and   c > μ + σ_s √V   and   c > global_threshold.
-
-The second term under the root is the kurtosis of a Poisson distribution: without it a background of
-0.1 photons makes spots of its own.
-
-A cheap bound on μ, from the box sum of all pixels, leaves few pixels to test; those are tested one
-by one in float64 with two-pass variances, so no sum of squares overflows and nothing leaks out of a
-window.
-"""
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from spreadflow.analysis.still import strong_pixels
+from spreadflow.analysis.still.strong_pixels import CHUNK, DispersionThreshold, PaddedPanels
 from spreadflow.models import Detector, Spots
 from spreadflow.physics import geometry
 from spreadflow.units import wavelength
 
-_BAND = 48  # rows per box sum: the band stays in the cache
-_CHUNK = 8192  # windows gathered at a time
+SLOPE_RIDGE = 0.05
+"""Restraint of a background's slopes towards zero, px² per background pixel: far less than the
+second moment of a window, so that only slopes which few pixels determine are damped.
+"""
 
-
-class _Frame:
-    """All panels in one flat array with a margin around each: windows are constant offsets into
-    it.
-    """
-
-    def __init__(
-        self,
-        image: np.ndarray,
-        mask: np.ndarray,
-        kernel: tuple[int, int],
-        gain: float,
-        readout: float,
-    ):
-        self.kernel, self.gain, self.readout2 = tuple(kernel), gain, readout**2
-        k_slow, k_fast = self.kernel
-        panels, n_slow, n_fast = image.shape
-        self.shape = (panels, n_slow + 2 * k_slow, n_fast + 2 * k_fast)
-        inside = np.s_[:, k_slow : k_slow + n_slow, k_fast : k_fast + n_fast]
-        padded = np.zeros(self.shape, dtype=np.float32)
-        np.copyto(padded[inside], image, where=mask)
-        valid = np.zeros(self.shape, dtype=bool)
-        valid[inside] = mask
-        self.padded, self.pixels, self.valid = padded, padded.ravel(), valid.ravel()
-        self.row = self.shape[2]
-        self.window = self.offsets(k_slow, k_fast)
-        self.ring = self.offsets(1, 1)
-
-    def offsets(self, half_slow: int, half_fast: int) -> np.ndarray:
-        """Return offsets of a box into the flat array."""
-        slow, fast = np.mgrid[-half_slow : half_slow + 1, -half_fast : half_fast + 1]
-        return (slow * self.row + fast).ravel()
-
-    def coordinates(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return panel and pixel coordinates (fast, slow) of the centres of flat positions."""
-        panel, slow, fast = np.unravel_index(at, self.shape)
-        return panel.astype(np.int32), fast - self.kernel[1] + 0.5, slow - self.kernel[0] + 0.5
-
-    def grow(self, at: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """Return sorted valid positions within a box around positions."""
-        near = np.unique((at[:, None] + offsets).ravel())
-        near = near[(near >= 0) & (near < self.valid.size)]
-        return near[self.valid[near]]
-
-    def noise(self, mean: np.ndarray) -> np.ndarray:
-        """Return variance of a pixel that expects `mean` photons."""
-        return np.maximum(self.gain * np.maximum(mean, 0.0) + self.readout2, 1e-9)
-
-    def statistics(
-        self, at: np.ndarray, use: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return number, mean and variance, each (at,) float64, of the pixels in `use` in the
-        window around positions.
-        """
-        out = np.zeros((3, len(at)))
-        for start in range(0, len(at), _CHUNK):
-            index = at[start : start + _CHUNK, None] + self.window
-            inside = use[index]
-            values = self.pixels[index].astype(np.float64)
-            n = inside.sum(axis=1)
-            mean = np.where(inside, values, 0.0).sum(axis=1) / np.maximum(n, 1)
-            square = np.where(inside, values - mean[:, None], 0.0)
-            variance = (square * square).sum(axis=1) / np.maximum(n - 1, 1)
-            out[:, start : start + _CHUNK] = n, mean, variance
-        return out[0], out[1], out[2]
+LEVEL_RIDGE = 1e-9
+"""Restraint of a background's level, per background pixel: it only keeps the equations of a spot
+without background pixels from being singular.
+"""
 
 
 def find(
     image: np.ndarray,
     mask: np.ndarray,
+    threshold: DispersionThreshold = strong_pixels.DEFAULT_THRESHOLD,
     *,
-    gain: float = 1.0,
-    sigma_background: float = 6.0,
-    sigma_strong: float = 3.0,
-    global_threshold: float = 0.0,
-    kernel: tuple[int, int] = (4, 4),
     min_pixels: int = 2,
     max_pixels: int = 200,
-    readout_photons: float = 1.0,
 ) -> Spots:
-    """Return spots of one shot, by panel, then slow, then fast.
+    """Return the spots of one shot, ordered by panel, then slow, then fast.
 
     image: (panel, slow, fast) float32 photons, pedestal subtracted; mask: the same shape, True =
-    valid. gain: variance over mean of the photons. kernel: half sizes (slow, fast) of the window.
-    min_pixels, max_pixels: strong pixels of a spot. readout_photons: r.m.s. readout noise of a
-    pixel.
+    valid. min_pixels, max_pixels: how many strong pixels a spot has.
 
-    Centroid: background-subtracted centre of mass over the strong pixels and the ring of one pixel
-    around them; background: a plane through the windows around the strong pixels, without the
-    strong pixels and rings of any spot.
+    The centroid is the background-subtracted centre of mass over the strong pixels and the ring of
+    one pixel around them; the background is a plane through the windows around the strong pixels,
+    without the strong pixels and rings of any spot.
     """
-    frame = _Frame(image, mask, kernel, gain, readout_photons)
-    maybe = _candidates(frame, sigma_strong, global_threshold)
-    strong = _strong(frame, maybe, frame.valid, sigma_background, sigma_strong, global_threshold)
-    quiet = frame.valid.copy()
-    quiet[frame.grow(strong, frame.ring)] = False
-    shadow = frame.grow(strong, frame.window)
-    strong = np.union1d(
-        strong, _strong(frame, shadow, quiet, sigma_background, sigma_strong, global_threshold)
-    )
-    spot = _components(frame, strong)
+    panels = PaddedPanels(image, mask, threshold)
+    strong, is_background = strong_pixels.find(panels)
+
+    spot = _components(panels, strong)
     size = np.bincount(spot)
-    keep = (size >= min_pixels) & (size <= max_pixels)
-    quiet[frame.grow(strong, frame.ring)] = False
-    return _measure(frame, strong[keep[spot]], (np.cumsum(keep) - 1)[spot[keep[spot]]], quiet)
+    is_spot = (size >= min_pixels) & (size <= max_pixels)
+    in_spot = is_spot[spot]
+    number = np.cumsum(is_spot) - 1
+    return _measure(panels, strong[in_spot], number[spot[in_spot]], is_background)
 
 
 def resolution(detector: Detector, energy_ev: float, spots: Spots) -> np.ndarray:
-    """Return (spot,) d in Å of each spot at one photon energy."""
+    """Return d (spot,), Å, of each spot at one photon energy."""
     s1 = geometry.direction(detector, spots.panel, spots.fast, spots.slow)
+    q_wavelength = np.linalg.norm(s1 - geometry.S0, axis=-1)
     with np.errstate(divide="ignore"):
-        return wavelength(energy_ev) / np.linalg.norm(s1 - geometry.S0, axis=-1)
+        return wavelength(energy_ev) / q_wavelength
 
 
 def select(spots: Spots, keep: np.ndarray) -> Spots:
     """Return the spots for which `keep` (spot,) is True."""
-    return Spots(*(np.asarray(field)[keep] for field in spots))
+    return Spots(*(np.asarray(column)[keep] for column in spots))
 
 
-def _box_sum(values: np.ndarray, half: int, axis: int) -> np.ndarray:
-    """Return sums of 2·half+1 neighbours, `axis` shorter by 2·half. Only additions: nothing
-    cancels, nothing leaks.
+def _components(panels: PaddedPanels, strong: np.ndarray) -> np.ndarray:
+    """Return the number of the connected component (8 neighbours) of each of the sorted positions;
+    components are ordered by their first pixel.
     """
-    width = 2 * half + 1
-    length = values.shape[axis] - width + 1
-
-    def cut(array: np.ndarray, start: int, size: int) -> np.ndarray:
-        return array[start : start + size] if axis == 0 else array[:, start : start + size]
-
-    out = cut(values, 0, length).copy()
-    power = values
-    offset = 1
-    step = 1  # the width is odd
-    while 2 * step <= width:
-        size = power.shape[axis] - step
-        power = cut(power, 0, size) + cut(power, step, size)
-        step *= 2
-        if width & step:
-            out += cut(power, offset, length)
-            offset += step
-    return out
-
-
-def _in_reach(n: int, half: int) -> np.ndarray:
-    """Return (n,) how many of n pixels in a row are at most `half` away from each."""
-    at = np.arange(n)
-    return (np.minimum(at, half) + np.minimum(at[::-1], half) + 1).astype(np.float32)
-
-
-def _candidates(frame: _Frame, sigma_strong: float, global_threshold: float) -> np.ndarray:
-    """Return flat positions of all pixels that can be strong.
-
-    Masked pixels count as zeros in the window's part on the panel: the mean comes out too small,
-    never too large.
-    """
-    k_slow, k_fast = frame.kernel
-    width = frame.row - 2 * frame.kernel[1]
-    n_slow, n_fast = (
-        _in_reach(n - 2 * k, k) for n, k in zip(frame.shape[1:], frame.kernel, strict=True)
-    )
-    parts = []
-    for panel in range(frame.shape[0]):
-        for top in range(0, frame.shape[1] - 2 * k_slow, _BAND):
-            band = frame.padded[panel, top : top + _BAND + 2 * k_slow]
-            mean = _box_sum(_box_sum(band, k_slow, 0), k_fast, 1)
-            mean /= n_slow[top : top + len(mean), None] * n_fast
-            np.maximum(mean, 0.0, out=mean)
-            limit = mean * np.float32(frame.gain)
-            limit += np.float32(frame.readout2)
-            np.sqrt(limit, out=limit)
-            limit *= np.float32(sigma_strong)
-            limit += mean
-            np.maximum(limit, np.float32(global_threshold), out=limit)
-            middle = band[k_slow : k_slow + len(mean), k_fast : k_fast + width]
-            slow, fast = np.divmod(np.flatnonzero(middle > limit), width)
-            parts.append((panel * frame.shape[1] + top + k_slow + slow) * frame.row + fast + k_fast)
-    found = np.concatenate(parts)
-    return found[frame.valid[found]]
-
-
-def _strong(
-    frame: _Frame, at: np.ndarray, use: np.ndarray, sigma_b: float, sigma_s: float, floor: float
-) -> np.ndarray:
-    """Return the positions that are strong against the pixels in `use`.
-
-    Pixels that are themselves not in `use` (already known, or beside a known one) need not pass the
-    dispersion test.
-    """
-    at = at[frame.pixels[at] > floor]
-    n, mean, variance = frame.statistics(at, use)
-    noise = frame.noise(mean)
-    spread = np.sqrt(
-        2.0 / np.maximum(n - 1, 1)
-        + frame.gain**2 * (noise - frame.readout2) / (np.maximum(n, 1) * noise**2)
-    )
-    dispersed = (variance > noise * (1.0 + sigma_b * spread)) | ~use[at]
-    return at[
-        dispersed & (n > 1) & (frame.pixels[at] > np.maximum(mean, 0.0) + sigma_s * np.sqrt(noise))
-    ]
-
-
-def _components(frame: _Frame, strong: np.ndarray) -> np.ndarray:
-    """Return number of the connected component (8 neighbours) of each of the sorted positions;
-    ordered by first pixel.
-    """
+    n_pixels = len(strong)
     links = []
-    for offset in (1, frame.row - 1, frame.row, frame.row + 1):
-        place = np.searchsorted(strong, strong + offset)
-        near = np.append(strong, -1)[place] == strong + offset
-        links.append(np.array([np.flatnonzero(near), place[near]]))
+    for offset in (1, panels.row_length - 1, panels.row_length, panels.row_length + 1):
+        wanted = strong + offset
+        neighbour = np.searchsorted(strong, wanted)
+        is_strong = np.append(strong, -1)[neighbour] == wanted
+        pixel = np.flatnonzero(is_strong)
+        links.append(np.array([pixel, neighbour[is_strong]]))
+
     first, second = np.concatenate(links, axis=1)
-    graph = coo_matrix(
-        (np.ones(len(first), dtype=bool), (first, second)), shape=(len(strong), len(strong))
-    )
+    is_linked = np.ones(len(first), dtype=bool)
+    graph = coo_matrix((is_linked, (first, second)), shape=(n_pixels, n_pixels))
     return connected_components(graph, directed=False)[1]
 
 
-def _planes(
-    frame: _Frame, strong: np.ndarray, spot: np.ndarray, count: int, quiet: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return background of each spot: the plane through the quiet pixels of the windows around its
-    strong pixels.
+# ---------------------------------------------------------------- backgrounds
 
-    Returns the value at the centre and the slopes along fast and slow (spot, 3), the centre (fast,
-    slow) (spot, 2) of the strong pixels, and the number of quiet pixels (spot,), each counted once
-    per window. A level background would pull centroids up the slopes of a diffuse ring. Slopes are
-    damped where few pixels tell them.
+
+class _Background(NamedTuple):
+    """The background of each spot: a plane."""
+
+    plane: np.ndarray
+    """(spot, 3) photons at the centre, slopes along fast and slow in photons/px"""
+    centre: np.ndarray
+    """(spot, 2) fast, slow of the middle of the strong pixels, px"""
+    n_pixels: np.ndarray
+    """(spot,) background pixels, each counted once per window that it lies in"""
+
+
+class _Moments(NamedTuple):
+    """Sums over background pixels, of coordinates from an origin and of photons; each (n,)."""
+
+    number: np.ndarray
+    fast: np.ndarray
+    slow: np.ndarray
+    fast_fast: np.ndarray
+    fast_slow: np.ndarray
+    slow_slow: np.ndarray
+    photons: np.ndarray
+    photons_fast: np.ndarray
+    photons_slow: np.ndarray
+
+
+def _backgrounds(
+    panels: PaddedPanels,
+    strong: np.ndarray,
+    spot: np.ndarray,
+    n_spots: int,
+    is_background: np.ndarray,
+) -> _Background:
+    """Return the planes through the background pixels of the windows around each spot's strong
+    pixels.
+
+    strong: (pixel,) flat positions; spot: (pixel,) number of their spot; is_background: (position,)
+    bool. A level background would pull centroids up the slopes of a diffuse ring. Slopes are damped
+    where few pixels determine them.
     """
-    _, fast, slow = frame.coordinates(strong)
-    size = np.maximum(np.bincount(spot, minlength=count), 1)
-    center = np.stack([np.bincount(spot, x, count) / size for x in (fast, slow)], axis=1)
-    k_slow, k_fast = frame.kernel
-    ds, df = (
-        x.ravel().astype(np.float64) for x in np.mgrid[-k_slow : k_slow + 1, -k_fast : k_fast + 1]
-    )
-    ones = np.ones(len(df))
+    _, fast, slow = panels.coordinates(strong)
+
+    size = np.maximum(np.bincount(spot, minlength=n_spots), 1)
+    totals = [np.bincount(spot, coordinate, n_spots) for coordinate in (fast, slow)]
+    centre = np.stack([total / size for total in totals], axis=1)
+
+    moments = _window_moments(panels, strong, is_background)
+    from_centre = np.stack([fast, slow], axis=1) - centre[spot]
+    moments = _moved(moments, *from_centre.T)
+    of_spots = _Moments(*(np.bincount(spot, column, n_spots) for column in moments))
+    return _Background(_plane(of_spots), centre, of_spots.number)
+
+
+def _window_moments(
+    panels: PaddedPanels, strong: np.ndarray, is_background: np.ndarray
+) -> _Moments:
+    """Return the moments of the background pixels in the window around each strong pixel, counted
+    from that pixel.
+    """
+    k_slow, k_fast = panels.kernel
+    window = np.mgrid[-k_slow : k_slow + 1, -k_fast : k_fast + 1]
+    slow, fast = (offset.ravel().astype(np.float64) for offset in window)
+
+    linear = [np.ones(len(fast)), fast, slow]
+    quadratic = [fast * fast, fast * slow, slow * slow]
+    of_photons = np.stack(linear, axis=1)
+    of_number = np.stack([*linear, *quadratic], axis=1)
+
     sums = np.zeros((len(strong), 9))
-    for start in range(0, len(strong), _CHUNK):
-        index = strong[start : start + _CHUNK, None] + frame.window
-        inside = quiet[index].astype(np.float64)
-        values = inside * frame.pixels[index]
-        rows = slice(start, start + _CHUNK)
-        sums[rows, :6] = inside @ np.stack([ones, df, ds, df * df, df * ds, ds * ds], axis=1)
-        sums[rows, 6:] = values @ np.stack([ones, df, ds], axis=1)
-    n, f, s, ff, fs, ss, v, fv, sv = sums.T
-    a, b = (np.stack([fast, slow], axis=1) - center[spot]).T
-    moments = [n, f + a * n, s + b * n, ff + 2 * a * f + a * a * n, fs + a * s + b * f + a * b * n]
-    moments += [ss + 2 * b * s + b * b * n, v, fv + a * v, sv + b * v]
-    n, f, s, ff, fs, ss, v, fv, sv = np.array([np.bincount(spot, x, count) for x in moments])
-    matrix = np.moveaxis(np.array([[n, f, s], [f, ff, fs], [s, fs, ss]]), -1, 0)
-    matrix = matrix + np.maximum(n, 1.0)[:, None, None] * np.diag([1e-9, 0.05, 0.05])
-    return np.linalg.solve(matrix, np.stack([v, fv, sv], axis=-1)[..., None])[..., 0], center, n
+    for start in range(0, len(strong), CHUNK):
+        rows = slice(start, start + CHUNK)
+        index = strong[rows, None] + panels.window
+        weight = is_background[index].astype(np.float64)
+        photons = weight * panels.pixels[index]
+
+        sums[rows, :6] = weight @ of_number
+        sums[rows, 6:] = photons @ of_photons
+
+    return _Moments(*sums.T)
 
 
-def _measure(frame: _Frame, strong: np.ndarray, spot: np.ndarray, quiet: np.ndarray) -> Spots:
-    """Return background, intensity and centre of mass of each spot.
+def _moved(moments: _Moments, a: np.ndarray, b: np.ndarray) -> _Moments:
+    """Return the moments about an origin from which the present one is (a, b) (fast, slow) away."""
+    n, f, s, ff, fs, ss, v, fv, sv = moments
+    return _Moments(
+        number=n,
+        fast=f + a * n,
+        slow=s + b * n,
+        fast_fast=ff + 2 * a * f + a * a * n,
+        fast_slow=fs + a * s + b * f + a * b * n,
+        slow_slow=ss + 2 * b * s + b * b * n,
+        photons=v,
+        photons_fast=fv + a * v,
+        photons_slow=sv + b * v,
+    )
 
-    Variance of a coordinate: Σ σ_i² (x_i − x)² / I², plus the sampling error of a spot narrower
-    than its pixels: of the 1/12 px² that one pixel alone leaves unknown, e^(−4π² m₂) remains when
-    the second moment is m₂ px².
+
+def _plane(moments: _Moments) -> np.ndarray:
+    """Return the least squares planes (n, 3): photons at the origin, slopes along fast and slow."""
+    n, f, s, ff, fs, ss, *photons = moments
+    rows = [
+        [n, f, s],
+        [f, ff, fs],
+        [s, fs, ss],
+    ]
+    matrix = np.moveaxis(np.array(rows), -1, 0)
+
+    ridge = np.diag([LEVEL_RIDGE, SLOPE_RIDGE, SLOPE_RIDGE])
+    n_pixels = np.maximum(n, 1.0)
+    matrix = matrix + n_pixels[:, None, None] * ridge
+
+    right = np.stack(photons, axis=-1)
+    solution = np.linalg.solve(matrix, right[..., None])
+    return solution[..., 0]
+
+
+# ---------------------------------------------------------------- spots
+
+
+def _measure(
+    panels: PaddedPanels, strong: np.ndarray, spot: np.ndarray, is_background: np.ndarray
+) -> Spots:
+    """Return position and intensity of each spot whose intensity above background is positive.
+
+    strong: (pixel,) flat positions; spot: (pixel,) number of their spot, from 0; is_background:
+    (position,) bool.
     """
-    count = int(spot.max()) + 1 if len(spot) else 0
-    plane, center, n_background = _planes(frame, strong, spot, count, quiet)
-    background = plane[:, 0]
-    n_pixels = np.bincount(spot, minlength=count)
+    n_spots = int(spot.max()) + 1 if len(spot) else 0
+    background = _backgrounds(panels, strong, spot, n_spots, is_background)
 
-    near = (strong[:, None] + frame.ring).ravel()
-    owner = np.repeat(spot, len(frame.ring))
-    own = (
-        np.repeat(np.arange(len(strong)), len(frame.ring)) * len(frame.ring) + len(frame.ring) // 2
+    pixels, owner = _footprints(panels, strong, spot)
+    panel, fast, slow = panels.coordinates(pixels)
+    photons = panels.pixels[pixels].astype(np.float64)
+    variance = panels.noise(photons)
+
+    from_centre = np.stack([fast, slow], axis=1) - background.centre[owner]
+    one = np.ones((len(pixels), 1))
+    design = np.concatenate([one, from_centre], axis=1)
+    expected = (background.plane[owner] * design).sum(axis=1)
+    signal = photons - expected
+
+    intensity = np.bincount(owner, signal, n_spots)
+    is_good = (intensity > 0) & (background.n_pixels > 0)
+
+    n_strong = np.bincount(spot, minlength=n_spots)
+    n_summed = np.bincount(owner, minlength=n_spots)
+    from_pixels = np.bincount(owner, variance, n_spots)
+    from_background = _background_variance(panels, background, n_strong, n_summed)
+
+    divisor = np.where(is_good, intensity, 1.0)
+    weighting = (owner, signal, variance, divisor)
+    fast_centre, fast_variance = _centre_of_mass(fast, *weighting)
+    slow_centre, slow_variance = _centre_of_mass(slow, *weighting)
+
+    spot_panel = np.zeros(n_spots, dtype=np.int32)
+    spot_panel[owner] = panel
+    spots = Spots(
+        panel=spot_panel,
+        fast=fast_centre,
+        slow=slow_centre,
+        variance_fast=fast_variance,
+        variance_slow=slow_variance,
+        intensity=intensity,
+        sigma=np.sqrt(from_pixels + from_background),
+        n_pixels=n_strong.astype(np.int32),
     )
-    order = np.lexsort((owner, near != near[own], near))
-    near = near[order]
+    return select(spots, is_good)
+
+
+def _footprints(
+    panels: PaddedPanels, strong: np.ndarray, spot: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the flat positions of the pixels that are summed, strong ones and those around them,
+    and the spot of each.
+
+    No pixel is summed twice: it belongs to the spot in which it is strong, otherwise to the first
+    of those that it neighbours.
+    """
+    n_ring = len(panels.ring)
+    pixels = (strong[:, None] + panels.ring).ravel()
+    owner = np.repeat(spot, n_ring)
+    is_neighbour = pixels != np.repeat(strong, n_ring)
+
+    order = np.lexsort((owner, is_neighbour, pixels))
+    pixels = pixels[order]
     owner = owner[order]
-    first = np.append(True, near[1:] != near[:-1])[: len(near)] & frame.valid[near]
-    near = near[first]
-    owner = owner[first]
 
-    panel, fast, slow = frame.coordinates(near)
-    value = frame.pixels[near].astype(np.float64)
-    away = np.stack([np.ones(len(near)), fast - center[owner, 0], slow - center[owner, 1]], axis=1)
-    signal = value - (plane[owner] * away).sum(axis=1)
-    variance = frame.noise(value)
-    intensity = np.bincount(owner, signal, count)
-    pixels = np.bincount(owner, minlength=count)
-    per_pixel = n_background / np.maximum(n_pixels, 1)
-    total = np.bincount(owner, variance, count) + pixels**2 * frame.noise(background) / np.maximum(
-        per_pixel, 1
-    )
-    good = (intensity > 0) & (n_background > 0)
-    scale = np.where(good, intensity, 1.0)
+    is_first = np.append(True, pixels[1:] != pixels[:-1])[: len(pixels)]
+    is_summed = is_first & panels.valid[pixels]
+    return pixels[is_summed], owner[is_summed]
 
-    def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        centre = np.bincount(owner, signal * x, count) / scale
-        away2 = (x - centre[owner]) ** 2
-        error = np.bincount(owner, variance * away2, count) / scale**2
-        width = np.maximum(np.bincount(owner, signal * away2, count) / scale, 0.0)
-        return centre, error + np.exp(-4.0 * np.pi**2 * width) / 12.0
 
-    f, var_f = moments(fast)
-    s, var_s = moments(slow)
-    of_spot = np.zeros(count, dtype=np.int32)
-    of_spot[owner] = panel
-    spots = Spots(of_spot, f, s, var_f, var_s, intensity, np.sqrt(total), n_pixels.astype(np.int32))
-    return select(spots, good)
+def _background_variance(
+    panels: PaddedPanels, background: _Background, n_strong: np.ndarray, n_summed: np.ndarray
+) -> np.ndarray:
+    """Return the variance (spot,), photons², that the background's level brings to an intensity.
+
+    n_strong, n_summed: (spot,) pixels that are strong and pixels that are summed. The windows of a
+    spot's strong pixels overlap, so that each background pixel was counted about n_strong times.
+    """
+    n_independent = background.n_pixels / np.maximum(n_strong, 1)
+    pixel_variance = panels.noise(background.plane[:, 0])
+    return n_summed**2 * pixel_variance / np.maximum(n_independent, 1)
+
+
+def _centre_of_mass(
+    x: np.ndarray,
+    owner: np.ndarray,
+    signal: np.ndarray,
+    variance: np.ndarray,
+    intensity: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of a coordinate, weighted by the signal, and its variance; each (spot,).
+
+    x, owner, signal, variance: (pixel,) coordinate, spot, photons above background and their
+    variance σ². intensity: (spot,) Σ signal, not zero.
+
+    The variance is Σ σ² (x − x̄)² / I², plus the sampling error of a spot narrower than its pixels:
+    of the 1/12 px² that one pixel alone leaves unknown, e^(−4π² m₂) remains when the second moment
+    is m₂ px².
+    """
+    n_spots = len(intensity)
+    centre = np.bincount(owner, signal * x, n_spots) / intensity
+    distance2 = (x - centre[owner]) ** 2
+    from_counting = np.bincount(owner, variance * distance2, n_spots) / intensity**2
+
+    second_moment = np.bincount(owner, signal * distance2, n_spots) / intensity
+    width2 = np.maximum(second_moment, 0.0)
+    from_sampling = np.exp(-4.0 * np.pi**2 * width2) / 12.0
+    return centre, from_counting + from_sampling

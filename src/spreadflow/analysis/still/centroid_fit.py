@@ -1,0 +1,366 @@
+"""The fit of one lattice to the centroids of its spots, observed − predicted.
+
+Unknowns p: rotation vector (3, rad) and strains (1-6) as in `orientation_matrix`, ln η. Residuals
+are in px, radial and transverse, each over its σ. Level 0 refines the detector with the same
+residuals.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import spreadflow.physics.precision  # noqa: F401  (float64)
+from spreadflow.analysis.orientation_matrix import CrystalFrame, matrix
+from spreadflow.analysis.still import prediction
+from spreadflow.analysis.still.prediction import MosaicLattice
+from spreadflow.models import Array, Detector, Spectrum, Spots
+from spreadflow.physics import geometry
+from spreadflow.units import HC_EV_ANGSTROM
+
+ROTATION_SIGMA = 0.02
+"""Rad; standard deviation of the very weak restraint on the rotation, which a lattice without spots
+needs.
+"""
+
+STRAIN_SIGMA = 0.01
+"""Standard deviation of the weak restraint on the cell, relative to the cell at the start."""
+
+FREEDOM = 4.0
+"""Degrees of freedom of the Student t that weights residuals (Lange, Little & Taylor 1989)."""
+
+MODEL_PX = 0.05
+"""Px; error of a predicted centroid that nothing explains."""
+
+MODEL_WIDTH = 0.12
+"""Error of a predicted centroid relative to the spot's width / √partiality: few domains share a
+weakly excited spot.
+"""
+
+LEAST_PARTIALITY = 0.01
+"""Partiality below which the error of a predicted centroid no longer grows."""
+
+LARGEST_DAMPING = 1e3
+"""Damping of Levenberg-Marquardt at which a fit ends: steps are as good as none."""
+
+
+class Observed(NamedTuple):
+    """Indexed spots, padded with rows that are not valid."""
+
+    hkl: Array
+    """(spot, 3)"""
+    panel: Array
+    """(spot,) int32"""
+    position: Array
+    """(spot, 2) fast, slow, px"""
+    axes: Array
+    """(spot, 2, 2) radial and transverse unit vectors"""
+    variance: Array
+    """(spot, 2) of the centroid, observed and predicted, radial and transverse, px²"""
+    valid: Array
+    """(spot,) bool"""
+
+
+class CentroidModel(NamedTuple):
+    """The model of the centroids of a lattice's spots, without its unknowns and the detector."""
+
+    frame: CrystalFrame
+    spectrum: Spectrum
+    """compressed, as by `prediction.compress`"""
+    domain_ang: Array | float
+    """() edge of a mosaic domain, Å"""
+
+    def lattice(self, p: np.ndarray) -> MosaicLattice:
+        """Return the lattice that has the unknowns p."""
+        A = np.asarray(matrix(self.frame, p))
+        eta_rad = float(np.exp(p[-1]))
+        return MosaicLattice(A, eta_rad, self.domain_ang)
+
+    def start(self, eta_rad: float) -> np.ndarray:
+        """Return the unknowns of the frame's own lattice with a mosaic spread."""
+        p = np.zeros(4 + len(self.frame.strains))
+        p[-1] = np.log(eta_rad)
+        return p
+
+
+class Residuals(NamedTuple):
+    """Residuals of spots, and their derivatives by the m unknowns of the lattice."""
+
+    offset: Array
+    """(spot, 2) observed minus predicted centroid, px, radial and transverse"""
+    offset_by_p: Array
+    """(spot, 2, m) minus the derivative of the offset"""
+    delta_psi: Array
+    """(spot,) rotation from the Ewald sphere of the mean energy, rad"""
+    delta_psi_by_p: Array
+    """(spot, m)"""
+
+
+class Restraint(NamedTuple):
+    """Normal restraints: unknowns about a centre, and Δψ of the spots about 0."""
+
+    centre: np.ndarray
+    """(m,)"""
+    precision: np.ndarray
+    """(m,) 1/σ²; 0 = free"""
+    sigma_psi: np.ndarray
+    """(spot,) rad; infinite = none"""
+
+
+class Fit(NamedTuple):
+    """A point of the unknowns and the normal equations of all residuals there."""
+
+    p: np.ndarray
+    """(m,)"""
+    loss: float
+    """negative log likelihood, restraints included"""
+    hessian: np.ndarray
+    """(m, m) of the loss, by Gauss and Newton"""
+    gradient: np.ndarray
+    """(m,) of the loss"""
+    offset: np.ndarray
+    """(spot, 2) as in `Residuals`"""
+
+
+# ---------------------------------------------------------------- residuals
+
+
+def rays(model: CentroidModel, p, hkl) -> Array:
+    """Return the mean unit rays (n, 3) of nodes hkl (n, 3) for unknowns p."""
+    q = hkl @ matrix(model.frame, p).T
+    eta_rad = jnp.exp(p[-1])
+    sigma_q = prediction.size_sigma(model.domain_ang)
+    return prediction.rays(q, eta_rad, sigma_q, model.spectrum)
+
+
+@jax.jit
+def residuals(detector: Detector, model: CentroidModel, p, observed: Observed) -> Residuals:
+    """Return the residuals of indexed spots for unknowns p (m,)."""
+    s1, s1_by_p, delta_psi, delta_psi_by_p = _derivatives(model, p, observed.hkl)
+
+    def position_of(ray):
+        return jnp.stack(geometry.on_panel(detector, observed.panel, ray), axis=-1)
+
+    position, tangent = jax.linearize(position_of, s1)
+    position_by_s1 = [tangent(_along(s1, axis)) for axis in range(3)]
+    position_by_p = _chained(position_by_s1, s1_by_p)
+
+    def on_axes(v):
+        """Return the radial and transverse components of v (spot, 2, k)."""
+        return (observed.axes[:, :, :, None] * v[:, None, :, :]).sum(axis=2)
+
+    return Residuals(
+        offset=on_axes((observed.position - position)[:, :, None])[:, :, 0],
+        offset_by_p=on_axes(position_by_p),
+        delta_psi=delta_psi,
+        delta_psi_by_p=delta_psi_by_p,
+    )
+
+
+def _derivatives(model: CentroidModel, p, hkl) -> tuple[Array, Array, Array, Array]:
+    """Return rays s1 (n, 3) of nodes hkl (n, 3), ∂s1/∂p (n, 3, m), Δψ (n,) and ∂Δψ/∂p (n, m).
+
+    The spectrum is summed once per component of q and once for ln η, not once per unknown.
+    """
+    mean_energy = model.spectrum.mean_energy_ev
+
+    def rays_and_psi(q, log_eta):
+        sigma_q = prediction.size_sigma(model.domain_ang)
+        s1 = prediction.rays(q, jnp.exp(log_eta), sigma_q, model.spectrum)
+        return s1, prediction.delta_psi(q, mean_energy)
+
+    q = hkl @ matrix(model.frame, p).T
+    (s1, delta_psi), tangent = jax.linearize(rays_and_psi, q, p[-1])
+    by_q = [tangent(_along(q, axis), 0.0) for axis in range(3)]
+    s1_by_eta, _ = tangent(jnp.zeros_like(q), 1.0)
+
+    derivative = jax.jacfwd(matrix, argnums=1)
+    A_by_p = derivative(model.frame, p)
+    q_by_p = jnp.einsum("ijm,nj->nim", A_by_p, hkl)
+    s1_by_p = _chained([s1_by_axis for s1_by_axis, _ in by_q], q_by_p)
+    s1_by_p = s1_by_p.at[:, :, -1].add(s1_by_eta)
+    delta_psi_by_p = sum(by_q[axis][1][:, None] * q_by_p[:, axis, :] for axis in range(3))
+    return s1, s1_by_p, delta_psi, delta_psi_by_p
+
+
+def _along(vectors, axis: int) -> Array:
+    """Return unit vectors along one axis, as many as `vectors` (n, 3)."""
+    return jnp.zeros_like(vectors).at[:, axis].set(1.0)
+
+
+def _chained(outer, inner) -> Array:
+    """Return the chain rule's Σ_i ∂f/∂x_i ∂x_i/∂p: (n, k, m) from three outer (n, k) and inner
+    (n, 3, m).
+    """
+    return sum(outer[axis][:, :, None] * inner[:, None, axis, :] for axis in range(3))
+
+
+# ---------------------------------------------------------------- fit
+
+
+def student(z2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return loss and weight of two-dimensional residuals whose squared length is z2 (n,), in units
+    of σ²: those of Student's t with `FREEDOM` degrees of freedom.
+    """
+    loss = 0.5 * (FREEDOM + 2) * np.log1p(z2 / FREEDOM)
+    weight = (FREEDOM + 2) / (FREEDOM + z2)
+    return loss, weight
+
+
+def evaluate(
+    detector: Detector, model: CentroidModel, p, observed: Observed, restraint: Restraint
+) -> Fit:
+    """Return the loss and its Gauss-Newton normal equations at p."""
+    terms = residuals(detector, model, p, observed)
+    offset, jacobian, psi, psi_by_p = (np.asarray(term) for term in terms)
+    z2 = (offset**2 / observed.variance).sum(axis=1)
+    loss, weight = student(z2)
+    weight = weight * observed.valid
+
+    scaled = jacobian * (weight[:, None] / observed.variance)[:, :, None]
+    psi_weight = observed.valid / restraint.sigma_psi**2
+    distance = p - restraint.centre
+
+    hessian = np.einsum("sam,san->mn", scaled, jacobian)
+    hessian = hessian + (psi_by_p * psi_weight[:, None]).T @ psi_by_p
+    hessian = hessian + np.diag(restraint.precision)
+
+    gradient = -np.einsum("sam,sa->m", scaled, offset)
+    gradient = gradient + psi_by_p.T @ (psi_weight * psi)
+    gradient = gradient + restraint.precision * distance
+
+    restrained = psi_weight @ psi**2 + restraint.precision @ distance**2
+    total = loss @ observed.valid + 0.5 * restrained
+    return Fit(p=p, loss=float(total), hessian=hessian, gradient=gradient, offset=offset)
+
+
+def fit(
+    detector: Detector,
+    model: CentroidModel,
+    p: np.ndarray,
+    observed: Observed,
+    restraint: Restraint,
+    *,
+    least_gain: float,
+    n_iterations: int = 12,
+) -> Fit:
+    """Return the fit from p by Levenberg-Marquardt, which ends when the loss falls by less than
+    `least_gain`.
+    """
+    best = evaluate(detector, model, p, observed, restraint)
+    damping = 1e-3
+    for _ in range(n_iterations):
+        scale = 1.0 / np.sqrt(np.diag(best.hessian))
+        scaled = best.hessian * np.outer(scale, scale) + damping * np.eye(len(scale))
+        step = scale * np.linalg.solve(scaled, scale * best.gradient)
+        trial = evaluate(detector, model, best.p - step, observed, restraint)
+
+        gain = best.loss - trial.loss
+        if gain > 0:
+            best = trial
+        if 0 <= gain < least_gain:
+            break
+        damping = damping * (0.1 if gain > 0 else 10.0)
+        if damping > LARGEST_DAMPING:
+            break
+    return best
+
+
+# ---------------------------------------------------------------- observations and restraints
+
+
+def observe(
+    lattice: MosaicLattice,
+    hkl: np.ndarray,
+    spots: Spots,
+    spectrum: Spectrum,
+    detector: Detector,
+    *,
+    model_px: float = MODEL_PX,
+    partiality_min: float = 0.0,
+) -> Observed:
+    """Return the indexed spots (hkl ≠ 0) as padded observations; their variances hold the errors of
+    the centroid and of the model.
+
+    hkl: (spot, 3). spectrum: compressed. model_px: error of a predicted centroid that nothing
+    explains. Spots recorded to less than partiality_min are there, but not valid.
+    """
+    rows = np.flatnonzero(hkl.any(axis=1))
+    hkl = hkl[rows]
+    panel = spots.panel[rows]
+    fast = spots.fast[rows]
+    slow = spots.slow[rows]
+    axes = geometry.radial_axes(detector, panel, fast, slow)
+
+    predicted = prediction.centroids_of(lattice, hkl, spectrum)
+    there = geometry.on_panel(detector, panel, predicted.s1)
+    px_per_rad = prediction.pixels_per_rad(detector, predicted.s1, panel, *there)
+    width = np.stack([predicted.sigma_radial, predicted.sigma_transverse], axis=1)
+    width = width * np.stack(px_per_rad, axis=1)
+
+    observed = np.stack([spots.variance_fast, spots.variance_slow], axis=1)[rows]
+    centroid_variance = (axes**2 * observed[:, None, :]).sum(axis=2)
+    relative = MODEL_WIDTH**2 / np.maximum(predicted.partiality, LEAST_PARTIALITY)
+    variance = centroid_variance + model_px**2 + width**2 * relative[:, None]
+
+    padded = prediction.padded_rows
+    return Observed(
+        hkl=padded(hkl),
+        panel=padded(panel, 0).astype(np.int32),
+        position=padded(np.stack([fast, slow], axis=1)),
+        axes=padded(axes),
+        variance=padded(variance),
+        valid=padded(predicted.partiality >= partiality_min, 0) > 0,
+    )
+
+
+def offsets(
+    lattice: MosaicLattice,
+    hkl: np.ndarray,
+    spots: Spots,
+    spectrum: Spectrum,
+    detector: Detector,
+) -> np.ndarray:
+    """Return observed minus predicted centroids of the indexed spots (hkl ≠ 0), px, radial and
+    transverse: (indexed spot, 2).
+    """
+    observed = observe(lattice, hkl, spots, spectrum, detector)
+    is_valid = observed.valid
+    predicted = prediction.centroids_of(lattice, observed.hkl[is_valid], spectrum)
+    to_panel = geometry.on_panel(detector, observed.panel[is_valid], predicted.s1)
+    difference = observed.position[is_valid] - np.stack(to_panel, axis=1)
+    return np.einsum("sij,sj->si", observed.axes[is_valid], difference)
+
+
+def sigma_psi(lattice: MosaicLattice, hkl: np.ndarray, spectrum: Spectrum) -> np.ndarray:
+    """Return the standard deviation of Δψ, rad, among the reflections (n, 3) that a pulse shows, by
+    rotation and size of domains and by bandwidth: (n,).
+    """
+    share = spectrum.photons / spectrum.photons.sum()
+    mean = share @ spectrum.energies_ev
+    deviation = spectrum.energies_ev - mean
+    bandwidth = np.sqrt(share @ deviation**2) / mean
+
+    g = np.linalg.norm(hkl @ lattice.A.T, axis=1)
+    sine = np.clip(0.5 * g * HC_EV_ANGSTROM / mean, 0.0, 0.99)
+    cosine = np.sqrt(1.0 - sine**2)
+
+    of_rotation = lattice.eta_rad**2 / 3
+    of_size = prediction.size_sigma(lattice.domain_ang) / (g * cosine)
+    of_energy = bandwidth * sine / cosine
+    return np.sqrt(of_rotation + of_size**2 + of_energy**2)
+
+
+def prior(frame: CrystalFrame, ln_eta: float, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return centre and precision (m,) of the unknowns: rotation and cell weakly about the frame,
+    ln η about `ln_eta` with a standard deviation.
+    """
+    n_unknowns = 4 + len(frame.strains)
+    centre, precision = np.zeros((2, n_unknowns))
+    precision[:3] = ROTATION_SIGMA**-2
+    precision[3:-1] = STRAIN_SIGMA**-2
+
+    centre[-1] = ln_eta
+    precision[-1] = sigma**-2
+    return centre, precision
