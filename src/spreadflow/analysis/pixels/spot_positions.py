@@ -1,4 +1,4 @@
-"""Where the photons of shoeboxes are: of a model, and as observed."""
+"""Where the photons of shoeboxes are: those of a model, and those observed."""
 
 import numpy as np
 from scipy.ndimage import label
@@ -13,8 +13,8 @@ STRONG_SPOT = 5.0
 
 
 def centroids(photons: np.ndarray, place: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Return (box, 2) centre of mass of photons (pixel,) at places (pixel, 2), px; NaN where a box
-    has none.
+    """Return the centre of mass (box, 2), px, of photons (pixel,) at places (pixel, 2), px; NaN
+    where a box has none.
 
     start: (box + 1,) first pixel of each box.
     """
@@ -24,21 +24,24 @@ def centroids(photons: np.ndarray, place: np.ndarray, start: np.ndarray) -> np.n
 
 
 def sums(values: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Return (box,) sums of values (pixel,)."""
+    """Return the sums (box,) of values (pixel,); start: (box + 1,) first pixel of each box."""
     return _summed(values[:, None], start)[:, 0]
 
 
 def _summed(columns: np.ndarray, start: np.ndarray) -> np.ndarray:
-    ends = np.concatenate([np.zeros((1, columns.shape[1])), np.cumsum(columns, axis=0)])
-    return ends[start[1:]] - ends[start[:-1]]
+    """Return the sums (box, n) of columns (pixel, n)."""
+    none = np.zeros((1, columns.shape[1]))
+    running = np.concatenate([none, np.cumsum(columns, axis=0)])
+    return running[start[1:]] - running[start[:-1]]
 
 
 def observed(above: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Return (2,) fast, slow, px from the corner: centre of mass of the pixels > 2 σ connected with
-    the highest one.
+    """Return the observed centroid (2,) fast, slow, px from the corner: the centre of mass of the
+    pixels above 2 σ that are connected with the highest one.
 
-    above: (slow, fast) photons above the background, NaN = not usable; sigma: of the background.
-    NaN where these pixels together are less than 5 σ: no such spot counts as observed.
+    above: (slow, fast) photons above the background, NaN where a pixel is not usable; sigma:
+    (slow, fast) of the background. NaN where these pixels together are below 5 σ: such a spot does
+    not count as observed.
     """
     height = np.nan_to_num(above / sigma, nan=-np.inf)
     strong = height > STRONG_PIXEL
@@ -46,8 +49,8 @@ def observed(above: np.ndarray, sigma: np.ndarray) -> np.ndarray:
         return np.full(2, np.nan)
     regions, _ = label(strong)
     slow, fast = np.nonzero(regions == regions.flat[np.argmax(height)])
-    if above[slow, fast].sum() < STRONG_SPOT * np.sqrt(
-        (sigma[slow, fast] ** 2 + above[slow, fast]).sum()
-    ):
+    photons = above[slow, fast]
+    variance = (sigma[slow, fast] ** 2 + photons).sum()
+    if photons.sum() < STRONG_SPOT * np.sqrt(variance):
         return np.full(2, np.nan)
-    return above[slow, fast] @ np.stack([fast, slow], axis=1) / above[slow, fast].sum() + 0.5
+    return photons @ np.stack([fast, slow], axis=1) / photons.sum() + 0.5
