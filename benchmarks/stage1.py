@@ -380,7 +380,8 @@ def race(data: str, number: int) -> dict:
         u, du = settings(of, x)
         made = bragg(u)
         for _ in range(10):
-            point = solve.evaluate(lambda _: made, u, held[0], of.data, NOISE, free, "normal")
+            objective = solve.Objective(lambda _: made, of.data, NOISE, free)
+            point = solve.evaluate(objective, u, held[0])
             if point.plane_gain < 1e-3:
                 break
             held[0] = point.planes - point.plane_step

@@ -71,13 +71,13 @@ def grams(
     """Return the Grams of groups of shoeboxes (box,) bool, such as ranges of resolution, each as if
     there were no others.
     """
-    of = model.of
-    data = model.of.data
+    problem = model.problem
+    data = problem.data
     bragg, jacobian = model(np.zeros(model.n_unknowns))
     expected = bragg + solve.backgrounds(planes, data)
-    weight = 1.0 / (variance(expected, of.noise) + (model_error * bragg) ** 2)
+    weight = 1.0 / (variance(expected, problem.noise) + (model_error * bragg) ** 2)
     photons = model.templates(np.zeros(model.n_unknowns))
-    start = of.start
+    start = problem.start
     others = np.column_stack([jacobian, data.photons - expected])
     intensity = np.asarray(start.f_squared, dtype=np.float64)
     boxes = [
