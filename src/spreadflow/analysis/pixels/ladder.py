@@ -195,10 +195,14 @@ def monochromatic(p: Parameters) -> Parameters:
     """Return the parameters in light of the pulse's mean energy, with |F|² of the channel next to
     it.
     """
-    energy = p.spectrum.mean_energy_ev
-    channel = int(np.abs(np.asarray(p.spectrum.energies_ev) - energy).argmin())
-    spectrum = Spectrum(np.array([energy]), np.array([np.sum(p.spectrum.photons)]))
-    return p._replace(spectrum=spectrum, f_squared=np.asarray(p.f_squared)[:, [channel]])
+    pulse = p.spectrum
+    energy_ev = pulse.mean_energy_ev
+    photons = np.sum(pulse.photons)
+    spectrum = Spectrum(np.array([energy_ev]), np.array([photons]))
+    away_ev = np.abs(np.asarray(pulse.energies_ev) - energy_ev)
+    channel = int(away_ev.argmin())
+    f_squared = np.asarray(p.f_squared)[:, [channel]]
+    return p._replace(spectrum=spectrum, f_squared=f_squared)
 
 
 def _step(rung: Rung, problem: lattice_fit.Problem) -> Step:
@@ -328,8 +332,11 @@ def centroids(step: Step, data: solve.Data, bbox: np.ndarray) -> np.ndarray:
     """Return the centre of mass (box, 2) of the Bragg photons, px; the middle of the shoebox where
     the model has none.
     """
-    middle = 0.5 * (bbox[:, ::2] + bbox[:, 1::2])
-    place = data.plane[:, 1:] * solve.SCALE_PX + middle.repeat(np.diff(data.start), axis=0)
+    low = bbox[:, ::2]
+    high = bbox[:, 1::2]
+    middle = 0.5 * (low + high)
+    from_middle = data.plane[:, 1:] * solve.SCALE_PX
+    place = from_middle + middle.repeat(np.diff(data.start), axis=0)
     of_model = spot_positions.centroids(step.shape, place, data.start)
     return np.where(np.isfinite(of_model), of_model, middle)
 
@@ -339,16 +346,18 @@ def deviations(step: Step, data: solve.Data, noise: Noise) -> tuple[np.ndarray, 
     of the data.
     """
     away = step.model - data.photons
-    sigma_of_data = np.sqrt(np.maximum(np.abs(data.photons), 1.0))
-    return away / np.sqrt(variance(step.model, noise)), away / sigma_of_data
+    sigma_of_model = np.sqrt(variance(step.model, noise))
+    counted = np.maximum(np.abs(data.photons), 1.0)
+    return away / sigma_of_model, away / np.sqrt(counted)
 
 
 def falls(before: Step, after: Step, data: solve.Data, noise: Noise) -> np.ndarray:
     """Return whether σ_Z of each shoebox becomes smaller, (box,) bool; False where no pixel
     counts.
     """
-    old, new = (_sigma(deviations(step, data, noise)[0], data.start) for step in (before, after))
-    return new < old
+    z_before, _ = deviations(before, data, noise)
+    z_after, _ = deviations(after, data, noise)
+    return _sigma(z_after, data.start) < _sigma(z_before, data.start)
 
 
 def _sigma(z: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -365,12 +374,14 @@ def planes_apart(planes: np.ndarray, others: np.ndarray) -> float:
     background, which counts as a photon at least.
     """
     background = np.maximum(np.abs(others[:, :1]), 1.0)
-    return float((np.abs(planes - others) / background).max(initial=0.0))
+    apart = np.abs(planes - others) / background
+    return float(apart.max(initial=0.0))
 
 
 def pixels_apart(photons: np.ndarray, others: np.ndarray) -> float:
     """Return the largest relative difference of photons (pixel,), of pixels that are brighter than
     `FAINT` of the brightest.
     """
-    bright = others > FAINT * others.max(initial=0.0)
-    return float(np.abs(photons[bright] / others[bright] - 1.0).max(initial=0.0))
+    is_bright = others > FAINT * others.max(initial=0.0)
+    ratio = photons[is_bright] / others[is_bright]
+    return float(np.abs(ratio - 1.0).max(initial=0.0))

@@ -95,11 +95,12 @@ def reachable(start: Parameters, boxes: Shoeboxes) -> np.ndarray:
     crystal = start.crystal._replace(eta_rad=eta_rad)
     wide = start._replace(crystal=crystal, mosaic=continuous(), edge_px=1.0)
     hkl = np.asarray(start.hkl)
+    f_squared = np.asarray(start.f_squared)
     rows = layout.reached(crystal, wide.mosaic, hkl, start.spectrum)
-    hkl, f_squared = layout.filled((hkl[rows], np.asarray(start.f_squared)[rows]))
+    hkl, f_squared = layout.filled((hkl[rows], f_squared[rows]))
     nodes = wide._replace(hkl=hkl, f_squared=f_squared)
-    meets = layout.meets(nodes, boxes.panel, boxes.bbox)
-    return rows[meets[: len(rows)]]
+    is_met = layout.meets(nodes, boxes.panel, boxes.bbox)[: len(rows)]
+    return rows[is_met]
 
 
 def problem(
@@ -119,7 +120,8 @@ def problem(
     n_boxes = len(boxes.panel)
     box = np.repeat(np.arange(n_boxes), boxes.n_pixels)
     middle = 0.5 * (boxes.bbox[:, ::2] + boxes.bbox[:, 1::2])
-    slopes = (np.stack([pixels.fast, pixels.slow], axis=1) - middle[box]) / solve.SCALE_PX
+    place = np.stack([pixels.fast, pixels.slow], axis=1)
+    slopes = (place - middle[box]) / solve.SCALE_PX
     plane = np.column_stack([np.ones(len(box)), slopes])
 
     n_valid = np.bincount(box[boxes.valid], minlength=n_boxes)
@@ -135,8 +137,10 @@ def moved(problem: Problem, parameters: Parameters) -> Problem:
     """Return the problem that starts at other parameters."""
     A = parameters.crystal.A
     metric = A.T @ A
-    U = rotation.nearest(A @ np.linalg.inv(np.linalg.cholesky(metric).T))
-    return problem._replace(start=parameters, frame=problem.frame._replace(U=U, metric=metric))
+    upper = np.linalg.cholesky(metric).T
+    U = rotation.nearest(A @ np.linalg.inv(upper))
+    frame = problem.frame._replace(U=U, metric=metric)
+    return problem._replace(start=parameters, frame=frame)
 
 
 def points(boxes: Shoeboxes, oversample: int = 1) -> Pixels:
@@ -251,7 +255,8 @@ class Model:
         """Return photons (pixel,) of the valid pixels, without derivatives."""
         p = self.parameters(u)
         self._lay_out(p)
-        return self._averaged(forward.sums(p, self._pixels, self._pairs, self.dtype)[0])
+        photons, *_ = forward.sums(p, self._pixels, self._pairs, self.dtype)
+        return self._averaged(photons)
 
     def templates(self, u: np.ndarray) -> csr_matrix:
         """Return the photons (valid pixel, node · channel) of each channel per electron² of
@@ -347,18 +352,21 @@ def means(boxes: Shoeboxes, oversample: int, n_points: int) -> csr_matrix:
     """Return the matrix (valid pixel, point) that takes the mean over the points of a pixel; points
     as `layout.within` has them.
     """
-    width = np.asarray(boxes.bbox[:, 1] - boxes.bbox[:, 0], dtype=np.int64)
-    first = np.cumsum(boxes.n_pixels) - boxes.n_pixels
-    box = np.repeat(np.arange(len(width)), boxes.n_pixels)[boxes.valid]
-    slow, fast = np.divmod(np.flatnonzero(boxes.valid) - first[box], width[box])
+    n_pixels = boxes.n_pixels
+    valid = np.flatnonzero(boxes.valid)
+    box = np.repeat(np.arange(len(n_pixels)), n_pixels)[valid]
+    first = (np.cumsum(n_pixels) - n_pixels)[box]
+    width = np.asarray(boxes.bbox[:, 1] - boxes.bbox[:, 0], dtype=np.int64)[box]
+    slow, fast = np.divmod(valid - first, width)
 
     # points of a box follow each other row by row, each row `oversample` times as long and as often
-    row_length = oversample * width[box]
-    corner = oversample**2 * first[box] + oversample * (slow * row_length + fast)
-    i, j = np.divmod(np.arange(oversample**2), oversample)
+    row_length = oversample * width
+    corner = oversample**2 * first + oversample * (slow * row_length + fast)
+    n_each = oversample**2
+    i, j = np.divmod(np.arange(n_each), oversample)
     point = corner[:, None] + i * row_length[:, None] + j
 
-    pixel = np.arange(len(box)).repeat(oversample**2)
+    pixel = np.arange(len(box)).repeat(n_each)
     share = np.full(point.size, oversample**-2.0)
     return csr_matrix((share, (pixel, point.ravel())), shape=(len(box), n_points))
 
@@ -373,15 +381,16 @@ def _is_stale(laid_out: Parameters, p: Parameters) -> bool:
     new = p.crystal
 
     strain = np.linalg.solve(old.A, new.A) - np.eye(3)
-    moved_hkl = strain @ np.asarray(p.hkl).T
-    square = ((new.n_cells[:, None] * moved_hkl) ** 2).sum(axis=0)
+    shift_hkl = strain @ np.asarray(p.hkl).T
+    shift_of_cloud = new.n_cells[:, None] * shift_hkl
+    square = (shift_of_cloud**2).sum(axis=0)
     farthest_sigma = np.sqrt(4 / GAUSS * square).max(initial=0.0)
 
     ratios = np.append(new.n_cells / old.n_cells, new.eta_rad / max(old.eta_rad, 1e-9))
     largest_log = np.abs(np.log(ratios)).max()
 
-    shift_mm = np.linalg.norm(p.detector.origin_mm - laid_out.detector.origin_mm, axis=-1).max()
-    shift_px = shift_mm / p.detector.pixel_mm
+    shift_mm = p.detector.origin_mm - laid_out.detector.origin_mm
+    shift_px = np.linalg.norm(shift_mm, axis=-1).max() / p.detector.pixel_mm
     return bool(farthest_sigma > STALE_SIGMA or largest_log > STALE_LOG or shift_px > STALE_PX)
 
 
@@ -506,7 +515,8 @@ def sigma_z(point: solve.Point, data: solve.Data, noise: Noise) -> float:
     """Return the standard deviation of (data − model)/√variance over the pixels: 1 where the model
     is right.
     """
-    return float(np.std((data.photons - point.model) / np.sqrt(variance(point.model, noise))))
+    sigma = np.sqrt(variance(point.model, noise))
+    return float(np.std((data.photons - point.model) / sigma))
 
 
 class _ScaledModel(NamedTuple):
@@ -527,8 +537,9 @@ def _scaled(model: Model, target: Target) -> _ScaledModel:
     factor, planes = planes_and_scale(bragg, data, noise)
     expected = factor * bragg + solve.backgrounds(planes, data)
     model = model.scaled(factor)
-    loss = pixelwise(data.photons, expected, noise, target).loss.sum()
-    return _ScaledModel(model, planes, float(loss + model.restraint().loss(0.0)))
+    by_pixel = pixelwise(data.photons, expected, noise, target)
+    loss = by_pixel.loss.sum() + model.restraint().loss(0.0)
+    return _ScaledModel(model, planes, float(loss))
 
 
 def _broad(problem: Problem, target: Target, dtype: str) -> tuple[Problem, int]:

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from spreadflow.analysis.pixels import lattice_fit, solve
+from spreadflow.analysis.pixels import lattice_fit, rotation_grid, solve
 from spreadflow.analysis.pixels.lattice_fit import Problem
 from spreadflow.analysis.pixels.likelihood import FLOOR, Target, pixelwise, variance
+from spreadflow.analysis.pixels.rotation_grid import Grid
 from spreadflow.models import Mosaic, Shoeboxes
 from spreadflow.physics import forward, geometry, layout, rotation
 from spreadflow.physics.mosaic import GAUSS, continuous, merged
@@ -44,9 +45,6 @@ distribution.
 MAX_NODES = 2500
 """Nodes of the first grid at most; its step grows where the distribution is wide."""
 
-NODE_WIDTH = 0.5
-"""Standard deviation of a node's own Gaussian, in steps of its grid."""
-
 TEMPLATE_REACH = 3.5
 """Standard deviations out to which templates are followed: 0.2 % of their photons lie farther."""
 
@@ -72,9 +70,6 @@ STEP_POWER = 1.8
 """Power of the multiplicative step: expectation-maximization has 1; below 2 it ends at the same
 weights, sooner.
 """
-
-FAINT_WEIGHT = 0.02
-"""Weight that the nodes dropped may hold together when a finer grid begins."""
 
 NEGLIGIBLE_WEIGHT = 0.03
 """Weight that the nodes dropped may hold together at the end of a grid."""
@@ -166,12 +161,12 @@ def learn(
     steps = _steps(fits, eta_rad, fine, add)
     of_fixed_unit = continuous()._replace(eta_rad=np.float64(eta_rad))
     fits = _refined_with(of_fixed_unit, fits, splits, settings)
-    grid = _ball(EXTENT * eta_rad, steps[0], eta_rad)
+    grid = rotation_grid.ball(EXTENT * eta_rad, steps[0], eta_rad)
     rounds = []
     for i, step in enumerate(steps):
         if i:
-            fits = _refined_with(_mosaic(grid, eta_rad), fits, splits, settings)
-            grid = _finer(grid, step)
+            fits = _refined_with(rotation_grid.mosaic(grid, eta_rad), fits, splits, settings)
+            grid = rotation_grid.finer(grid, step)
         is_last = i == len(steps) - 1
         negligible = NEGLIGIBLE_WEIGHT_AT_END if is_last else NEGLIGIBLE_WEIGHT
         n_grid = len(grid.weight)
@@ -179,7 +174,7 @@ def learn(
         rounds.append(Round(step, n_grid, len(grid.weight), n_iterations, loss))
 
     # to cells as wide as a domain: fewer, and no worse
-    mosaic = merged(_mosaic(grid, eta_rad), grid.step / fine)
+    mosaic = merged(rotation_grid.mosaic(grid, eta_rad), grid.step / fine)
     mosaic, centred = _centred(mosaic, fits)
     return LearnedMosaic(mosaic, centred, loss_before, rounds)
 
@@ -209,13 +204,15 @@ def _split(problem: Problem, rng: np.random.Generator) -> _Split:
     brightness.
     """
     sizes = np.diff(problem.data.start)
-    box = np.repeat(np.arange(len(sizes)), sizes)
-    brightness = np.bincount(box, _bragg(problem), len(sizes))
+    n_boxes = len(sizes)
+    box = np.repeat(np.arange(n_boxes), sizes)
+    brightness = np.bincount(box, _bragg(problem), n_boxes)
     order = np.argsort(-brightness, kind="stable")
-    teaches = np.ones(len(sizes), dtype=bool)
-    for first in range(0, len(sizes) - HELD_OUT + 1, HELD_OUT):
-        teaches[order[first + rng.integers(HELD_OUT)]] = False
-    return _Split(teaches, teaches[box])
+    teaches = np.ones(n_boxes, dtype=bool)
+    for first in range(0, n_boxes - HELD_OUT + 1, HELD_OUT):
+        drawn = first + rng.integers(HELD_OUT)
+        teaches[order[drawn]] = False
+    return _Split(box=teaches, pixel=teaches[box])
 
 
 # ---------------------------------------------------------------- lattices
@@ -294,22 +291,12 @@ def _held_out(fits: Sequence[Problem], splits: Sequence[_Split], settings: _Sett
     for problem, split in zip(fits, splits, strict=True):
         bragg = _bragg(problem)
         factor, background = _background(bragg, problem, split)
-        losses.append(_loss(problem, factor * bragg + background, ~split.pixel, settings.target))
+        model = factor * bragg + background
+        losses.append(_loss(problem, model, ~split.pixel, settings.target))
     return float(settings.add(losses)[0])
 
 
 # ---------------------------------------------------------------- grids
-
-
-class _Grid(NamedTuple):
-    """Rotation vectors that are multiples of a step; weights sum to 1."""
-
-    step: float
-    """rad"""
-    place: np.ndarray
-    """(node, 3) int: the rotation vector in steps"""
-    weight: np.ndarray
-    """(node,)"""
 
 
 def _steps(fits: Sequence[Problem], eta_rad: float, fine: float, add: Add) -> list[float]:
@@ -320,12 +307,20 @@ def _steps(fits: Sequence[Problem], eta_rad: float, fine: float, add: Add) -> li
     fall into place. Collective.
     """
     total, n = add([np.array([_sharpest(problem), 1.0]) for problem in fits])
-    volume_of_node = 4.0 * np.pi / 3.0 / MAX_NODES
-    smallest = EXTENT * eta_rad * volume_of_node ** (1.0 / 3.0)
-    first = max(min(COARSE * total / n, COARSEST * eta_rad), smallest)
-    halvings = max(int(np.ceil(np.log2(first / (fine * total / n)) - 1e-9)), 0)
-    steps = [first / 2**i for i in range(halvings + 1)]
-    return [*steps[:-1], *steps[-2:]] if halvings > 1 else steps
+    coarsest = min(COARSE * total / n, COARSEST * eta_rad)
+    finest = fine * total / n
+
+    # no step is so small that the first grid's ball holds more than MAX_NODES
+    share_of_ball = 4.0 * np.pi / 3.0 / MAX_NODES
+    smallest = EXTENT * eta_rad * share_of_ball ** (1.0 / 3.0)
+
+    first = max(coarsest, smallest)
+    octaves = np.log2(first / finest)
+    n_halvings = max(int(np.ceil(octaves - 1e-9)), 0)
+    steps = [first / 2**i for i in range(n_halvings + 1)]
+    if n_halvings > 1:
+        steps.insert(-1, steps[-2])
+    return steps
 
 
 def _sharpest(problem: Problem) -> float:
@@ -338,76 +333,32 @@ def _sharpest(problem: Problem) -> float:
     boxes = problem.boxes
     size_sigma = np.sqrt(GAUSS / 12) * np.linalg.norm(crystal.A / crystal.n_cells)
 
-    box = int(np.linalg.norm(boxes.hkl @ crystal.A.T, axis=1).argmax())
-    middle = 0.5 * (boxes.bbox[box, ::2] + boxes.bbox[box, 1::2])
+    q_lengths = np.linalg.norm(boxes.hkl @ crystal.A.T, axis=1)
+    box = int(q_lengths.argmax())
+    longest = np.linalg.norm(crystal.A @ boxes.hkl[box])
+
+    low = boxes.bbox[box, ::2]
+    high = boxes.bbox[box, 1::2]
+    middle = 0.5 * (low + high)
     place_mm = geometry.position(detector, boxes.panel[box], *middle)
-    edge_mm = start.edge_px * detector.pixel_mm
-    edge = edge_mm / np.linalg.norm(place_mm) / wavelength(start.spectrum.mean_energy_ev)
+    edge_rad = start.edge_px * detector.pixel_mm / np.linalg.norm(place_mm)
+    edge = edge_rad / wavelength(start.spectrum.mean_energy_ev)
+
     sigma = np.hypot(size_sigma, edge / np.sqrt(12))
-    return float(sigma / np.linalg.norm(crystal.A @ boxes.hkl[box]))
-
-
-def _cube(n: int) -> np.ndarray:
-    """Return the integer vectors ((2n + 1)³, 3) from −n to n in each component."""
-    along = [np.arange(-n, n + 1)] * 3
-    return np.stack(np.meshgrid(*along, indexing="ij"), axis=-1).reshape(-1, 3)
-
-
-def _ball(radius: float, step: float, eta_rad: float) -> _Grid:
-    """Return the nodes within a radius, rad, with the weights of the continuous distribution."""
-    place = _cube(int(np.ceil(radius / step)))
-    square = (place**2).sum(axis=1) * step**2
-    is_inside = square <= radius**2
-    density = np.exp(-0.5 * square / eta_rad**2) / (square + 0.5 * step**2)
-    weight = density[is_inside]
-    return _Grid(step, place[is_inside], weight / weight.sum())
-
-
-def _heaviest(weight: np.ndarray, negligible: float) -> np.ndarray:
-    """Return the nodes without the lightest, which hold the weight `negligible` together.
-
-    There are 2ᵏ or 1.5·2ᵏ of them, where there are as many: few programs have to be compiled.
-    """
-    order = np.argsort(-weight, kind="stable")
-    enough = (1.0 - negligible) * weight.sum()
-    n = int(np.searchsorted(np.cumsum(weight[order]), enough)) + 1
-    n_filled = len(layout.filled(np.empty(n), 16))
-    return np.sort(order[:n_filled])
-
-
-def _finer(grid: _Grid, step: float) -> _Grid:
-    """Return the same distribution on the nodes of a finer grid around the old ones: weights
-    interpolated linearly, the faintest left out.
-    """
-    ratio = round(grid.step / step)
-    around = _cube(ratio - 1)
-    part = np.prod(1.0 - np.abs(around) / ratio, axis=1) / ratio**3
-    place = (ratio * grid.place[:, None] + around).reshape(-1, 3)
-    place, node = np.unique(place, axis=0, return_inverse=True)
-    weight = np.bincount(node.ravel(), (grid.weight[:, None] * part).ravel())
-    kept = _heaviest(weight, FAINT_WEIGHT)
-    return _Grid(step, place[kept], weight[kept] / weight[kept].sum())
-
-
-def _mosaic(grid: _Grid, eta_rad: float) -> Mosaic:
-    """Return the distribution that a grid stands for; eta_rad: the unit of its widths."""
-    return Mosaic(
-        rotations=rotation.from_vector(grid.step * grid.place),
-        width=np.full(len(grid.weight), NODE_WIDTH * grid.step / eta_rad),
-        share=grid.weight,
-        eta_rad=np.float64(eta_rad),
-    )
+    return float(sigma / longest)
 
 
 def _centred(mosaic: Mosaic, fits: Sequence[Problem]) -> tuple[Mosaic, list[Problem]]:
     """Return the distribution about its mean rotation, which goes to the lattices."""
-    mean = rotation.nearest(np.einsum("n,nij->ij", mosaic.share, mosaic.rotations))
+    weighted_sum = np.einsum("n,nij->ij", mosaic.share, mosaic.rotations)
+    mean = rotation.nearest(weighted_sum)
     centred = mosaic._replace(rotations=mosaic.rotations @ mean.T)
     out = []
     for problem in fits:
         start = problem.start
         crystal = start.crystal._replace(A=mean @ start.crystal.A, eta_rad=mosaic.eta_rad)
-        out.append(lattice_fit.moved(problem, start._replace(crystal=crystal, mosaic=centred)))
+        turned = start._replace(crystal=crystal, mosaic=centred)
+        out.append(lattice_fit.moved(problem, turned))
     return centred, out
 
 
@@ -493,19 +444,19 @@ class _Expectation(NamedTuple):
 
 
 def _maximized(
-    grid: _Grid,
+    grid: Grid,
     fits: Sequence[Problem],
     splits: Sequence[_Split],
     negligible: float,
     settings: _Settings,
-) -> tuple[_Grid, int, float]:
+) -> tuple[Grid, int, float]:
     """Return the grid with weights that make the pixels that teach likely, as far as those held out
     agree, and without the nodes that are then empty.
 
     With it come the number of iterations, and −ln L of the held-out pixels with the nodes kept.
     Collective.
     """
-    mosaic = _mosaic(grid, settings.eta_rad)
+    mosaic = rotation_grid.mosaic(grid, settings.eta_rad)
     lattices = [
         _templated(problem, split, mosaic) for problem, split in zip(fits, splits, strict=True)
     ]
@@ -524,10 +475,10 @@ def _maximized(
         for _ in range(CHECK_INTERVAL):
             weight = _iterated(weight, expectations, settings.add)
 
-    kept = _heaviest(best, negligible)
-    weight = np.isin(np.arange(len(best)), kept) * best / best[kept].sum()
+    rows = rotation_grid.heaviest(best, negligible)
+    weight = np.isin(np.arange(len(best)), rows) * best / best[rows].sum()
     _, loss = _expectations(lattices, weight, settings)
-    return _Grid(grid.step, grid.place[kept], weight[kept]), n_best, loss
+    return Grid(grid.step, grid.place[rows], weight[rows]), n_best, loss
 
 
 def _expectations(

@@ -58,8 +58,8 @@ def growth(kernel: np.ndarray) -> float:
     noise grow.
     """
     waves = np.pi * (np.arange(WAVES) + 0.5) / WAVES
-    power = _transfer(kernel, waves, waves) ** -2.0
-    return float(np.sqrt(power.mean()))
+    noise_power = _transfer(kernel, waves, waves) ** -2.0
+    return float(np.sqrt(noise_power.mean()))
 
 
 def _transfer(kernel: np.ndarray, slow: np.ndarray, fast: np.ndarray) -> np.ndarray:
@@ -67,7 +67,9 @@ def _transfer(kernel: np.ndarray, slow: np.ndarray, fast: np.ndarray) -> np.ndar
     their frequencies, rad per pixel.
     """
     offset = np.arange(len(kernel)) - len(kernel) // 2
-    return np.cos(np.outer(slow, offset)) @ kernel @ np.cos(np.outer(offset, fast))
+    along_slow = np.cos(np.outer(slow, offset))
+    along_fast = np.cos(np.outer(offset, fast))
+    return along_slow @ kernel @ along_fast
 
 
 def _filled(image: np.ndarray, measured: np.ndarray) -> np.ndarray:

@@ -41,8 +41,10 @@ def widened(bbox: np.ndarray, border: int, shape: tuple[int, int]) -> np.ndarray
     """Return boxes (n, 4) fast0 fast1 slow0 slow1, half open, grown by `border` px and cut at the
     edges of the panel; shape: (slow, fast) of it.
     """
+    n_slow, n_fast = shape
     grown = np.asarray(bbox) + np.array([-border, border, -border, border])
-    return np.clip(grown, 0, np.repeat(shape[::-1], 2)).astype(np.int32)
+    limits = np.array([n_fast, n_fast, n_slow, n_slow])
+    return np.clip(grown, 0, limits).astype(np.int32)
 
 
 def foregrounds(bbox: np.ndarray, frame: int, shape: tuple[int, int]) -> np.ndarray:
@@ -53,21 +55,24 @@ def foregrounds(bbox: np.ndarray, frame: int, shape: tuple[int, int]) -> np.ndar
     high = np.asarray(bbox)[:, 1::2]
     first = np.where(low > 0, low + frame, 0)
     last = np.where(high < shape[::-1], high - frame, high)
-    return np.stack([first, np.maximum(first, last)], axis=2).reshape(-1, 4)
+    last = np.maximum(first, last)
+    return np.stack([first, last], axis=2).reshape(-1, 4)
 
 
 def addresses(panel: np.ndarray, bbox: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Return where the pixels of boxes (n, 4) on panels (n,) lie, box after box, slow outer and
     fast inner: the box each pixel belongs to (pixel,), and its (panel, slow, fast), each (pixel,).
     """
-    width = bbox[:, 1] - bbox[:, 0]
-    height = bbox[:, 3] - bbox[:, 2]
-    n = width * height
-    box = np.repeat(np.arange(len(bbox)), n)
-    first = np.repeat(np.cumsum(n) - n, n)
-    within = np.arange(n.sum()) - first
+    fast0, fast1, slow0, slow1 = np.asarray(bbox).T
+    width = fast1 - fast0
+    n = width * (slow1 - slow0)
+    box = np.repeat(np.arange(len(n)), n)
+
+    # pixels are counted through each box by itself
+    first = np.cumsum(n) - n
+    within = np.arange(n.sum()) - first[box]
     slow, fast = np.divmod(within, width[box])
-    return box, (np.asarray(panel)[box], bbox[box, 2] + slow, bbox[box, 0] + fast)
+    return box, (np.asarray(panel)[box], slow0[box] + slow, fast0[box] + fast)
 
 
 class Boxes(NamedTuple):

@@ -9,7 +9,6 @@ there is L-BFGS on the same function.
 
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -183,9 +182,11 @@ def _solved_planes(rows: np.ndarray, slopes: np.ndarray) -> tuple[np.ndarray, np
     """
     cross = rows[:, :, :-3]
     information = rows[:, :, -3:]
-    ridge = RIDGE * (np.einsum("bii->bi", information) + 1e-12)
+    diagonal = np.einsum("bii->bi", information)
+    ridge = RIDGE * (diagonal + 1e-12)
     regular = information + ridge[:, :, None] * np.eye(3)
-    solved = np.linalg.solve(regular, np.concatenate([cross, slopes], axis=2))
+    right = np.concatenate([cross, slopes], axis=2)
+    solved = np.linalg.solve(regular, right)
     return solved[:, :, :-1], solved[:, :, -1]
 
 
@@ -199,9 +200,11 @@ def by_box(left: np.ndarray, right: np.ndarray, start: np.ndarray) -> np.ndarray
     """Return leftᵀ right (box, i, j) over the pixels of each box; left: (pixel, i), right: (pixel,
     j), start: (box + 1,) first pixel of each box.
     """
-    out = np.empty((len(start) - 1, left.shape[1], right.shape[1]))
-    for box, (first, last) in enumerate(pairwise(start)):
-        np.matmul(left[first:last].T, right[first:last], out=out[box])
+    n_boxes = len(start) - 1
+    out = np.empty((n_boxes, left.shape[1], right.shape[1]))
+    for box in range(n_boxes):
+        pixels = slice(start[box], start[box + 1])
+        np.matmul(left[pixels].T, right[pixels], out=out[box])
     return out
 
 
@@ -251,11 +254,14 @@ def fit(
 
 def _step(point: Point, damping: float) -> tuple[np.ndarray, float]:
     """Return a damped step, and the fall of the loss that it promises, planes included."""
-    scale = _scale(point.hessian)
-    scaled = point.hessian * np.outer(scale, scale) + damping * np.eye(len(scale))
-    step = -scale * np.linalg.solve(scaled, scale * point.gradient)
-    promise = float(-point.gradient @ step - 0.5 * step @ point.hessian @ step)
-    return step, point.plane_gain + promise
+    gradient = point.gradient
+    hessian = point.hessian
+    scale = _scale(hessian)
+    scaled = hessian * np.outer(scale, scale)
+    damped = scaled + damping * np.eye(len(scale))
+    step = -scale * np.linalg.solve(damped, scale * gradient)
+    promise = -gradient @ step - 0.5 * step @ hessian @ step
+    return step, point.plane_gain + float(promise)
 
 
 def _scale(hessian: np.ndarray) -> np.ndarray:
@@ -340,15 +346,16 @@ def covariances(point: Point) -> tuple[np.ndarray, np.ndarray]:
     word, as a measurement that no shoebox holds: + H⁻¹PH⁻¹. Where the model is right, both are H⁻¹.
     """
     scale = _scale(point.hessian)
-    values, vectors = np.linalg.eigh(point.hessian * np.outer(scale, scale))
+    scaled = point.hessian * np.outer(scale, scale)
+    values, vectors = np.linalg.eigh(scaled)
     determined = values > 1e-12 * values.max()
     root = scale[:, None] * vectors[:, determined] / np.sqrt(values[determined])
 
     # along an axis of which it holds the share s, a shoebox left out moves a fit by score/(1 − s)
     shares, axes = np.linalg.eigh(root.T @ point.informations @ root)
-    along = np.einsum("bij,bi->bj", axes, point.scores @ root)
-    along = along / (1.0 - np.minimum(shares, LEVERAGE))
-    moves = np.einsum("bij,bj->bi", axes, along)
+    scores = np.einsum("bij,bi->bj", axes, point.scores @ root)
+    others = 1.0 - np.minimum(shares, LEVERAGE)
+    moves = np.einsum("bij,bj->bi", axes, scores / others)
 
     n = len(moves)
     of_restraints = root.T @ (point.precision[:, None] * root)

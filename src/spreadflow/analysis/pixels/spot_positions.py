@@ -18,9 +18,10 @@ def centroids(photons: np.ndarray, place: np.ndarray, start: np.ndarray) -> np.n
 
     start: (box + 1,) first pixel of each box.
     """
-    sums = _summed(np.column_stack([photons, photons[:, None] * place]), start)
-    total = np.where(sums[:, :1] > 0, sums[:, :1], np.nan)
-    return sums[:, 1:] / total
+    moments = photons[:, None] * place
+    sums = _summed(np.column_stack([photons, moments]), start)
+    total = sums[:, :1]
+    return sums[:, 1:] / np.where(total > 0, total, np.nan)
 
 
 def sums(values: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -32,7 +33,7 @@ def _summed(columns: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Return the sums (box, n) of columns (pixel, n)."""
     none = np.zeros((1, columns.shape[1]))
     running = np.concatenate([none, np.cumsum(columns, axis=0)])
-    return running[start[1:]] - running[start[:-1]]
+    return np.diff(running[start], axis=0)
 
 
 def observed(above: np.ndarray, sigma: np.ndarray) -> np.ndarray:
@@ -48,9 +49,12 @@ def observed(above: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     if not strong.any():
         return np.full(2, np.nan)
     regions, _ = label(strong)
-    slow, fast = np.nonzero(regions == regions.flat[np.argmax(height)])
+    region_of_highest = regions.flat[np.argmax(height)]
+    slow, fast = np.nonzero(regions == region_of_highest)
+
     photons = above[slow, fast]
-    variance = (sigma[slow, fast] ** 2 + photons).sum()
-    if photons.sum() < STRONG_SPOT * np.sqrt(variance):
+    variance = sigma[slow, fast] ** 2 + photons
+    if photons.sum() < STRONG_SPOT * np.sqrt(variance.sum()):
         return np.full(2, np.nan)
-    return photons @ np.stack([fast, slow], axis=1) / photons.sum() + 0.5
+    position = np.stack([fast, slow], axis=1)
+    return photons @ position / photons.sum() + 0.5
