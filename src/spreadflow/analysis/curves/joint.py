@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
-from scipy.sparse import csr_matrix
 
 from spreadflow.analysis.curves import expand
 from spreadflow.analysis.curves.dispersion import Parametrisation
@@ -114,7 +113,8 @@ def _moduli(
         cross += part.T @ gram.cross[columns]
         square[:, in_box] += part.T @ pulled
         sums = expand.by_channel(gram.channel[columns], n_channels)
-        mixed[in_box] += _mixed(D[:, columns], pulled, sums)
+        for row, column in zip(in_box, pulled.T, strict=True):
+            mixed[row] += (sums @ (D[:, columns] * column).T).T
 
     held = np.linalg.solve(gram.nuisance, cross.T)
     across = expand.shared(gram, D, n_channels)
@@ -123,14 +123,6 @@ def _moduli(
         mixed=mixed.reshape(n, -1) - held.T @ across.T,
         square=square - cross @ held,
     )
-
-
-def _mixed(D: np.ndarray, pulled: np.ndarray, sums: csr_matrix) -> np.ndarray:
-    """Return the derivatives (reflection, curve, channel) of one shoebox by u and the curves.
-
-    D: (curve, column); pulled: (column, reflection); sums: (channel, column).
-    """
-    return np.array([(sums @ (D * column).T).T for column in pulled.T])
 
 
 def _spread_out(values: np.ndarray, column: np.ndarray, n: int) -> np.ndarray:
