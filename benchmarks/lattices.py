@@ -10,6 +10,7 @@ os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 import resource
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,8 @@ import numpy as np
 
 from spreadflow import config
 from spreadflow.analysis.merging.merging import Unique
+from spreadflow.analysis.pixels.lattice_fit import Problem
+from spreadflow.analysis.pixels.mosaic_learning import LearnedMosaic, learn
 from spreadflow.config import Stage1Section
 from spreadflow.io.factor_files import FactorFiles
 from spreadflow.io.mtz import Measured
@@ -208,3 +211,18 @@ def off_start(true: PackedLattice, number: int, off_deg: float | None = None) ->
         domain_ang=n_factor * true.domain_ang,
         eta_rad=eta_factor * true.eta_rad,
     )
+
+
+# ---------------------------------------------------------------- domains
+
+
+def learn_together(problems: Sequence[Problem]) -> LearnedMosaic:
+    """Return the domains that lattices share; problems: start at their continuous fits."""
+    eta_rad = float(np.median([problem.start.crystal.eta_rad for problem in problems]))
+    return learn(problems, eta_rad=eta_rad)
+
+
+def learn_alone(problem: Problem, number: int) -> LearnedMosaic:
+    """Return the domains of a lattice by itself; problem: starts at its continuous fit."""
+    eta_rad = float(problem.start.crystal.eta_rad)
+    return learn([problem], eta_rad=eta_rad, seeds=[(0, number)], fine=FINEST_ALONE)

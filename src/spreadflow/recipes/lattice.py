@@ -203,7 +203,7 @@ def problem_of(
         Noise(readout_photons, section.calibration_error),
         section.oversample,
     )
-    return problem._replace(known=restraints_of(section, indexed, model.space_group))
+    return problem._replace(restraints=restraints_of(section, indexed, model.space_group))
 
 
 def restraints_of(

@@ -245,7 +245,7 @@ def _of_lattice(
     )
     space_group = simulator.crystal.space_group
     problem = lattice_fit.problem(start, space_group, boxes, noise, pixels.oversample)
-    problem = problem._replace(known=restraints_of(pixels, start, space_group))
+    problem = problem._replace(restraints=restraints_of(pixels, start, space_group))
     model = lattice_fit.Model(problem, tuple(pixels.refine), pixels.n_cells_axes)
     dark = np.zeros(len(problem.data.photons))
     planes = lattice_fit.planes_and_scale(dark, problem.data, noise)[1]

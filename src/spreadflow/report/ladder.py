@@ -131,7 +131,7 @@ def _judged(name: str, rungs: dict[str, dict], n_modelled: int) -> dict[str, Any
         "name": name,
         "passed": why is None,
         "why": why,
-        "does": rung.says,
+        "does": rung.does,
         "passes": rung.passes,
     }
     return verdict | rungs[name]

@@ -12,9 +12,9 @@ from spreadflow.analysis.pixels.likelihood import Noise, variance
 
 def columns_of(made: gram.Gram, model: lattice_fit.Model) -> np.ndarray:
     """(column,) in the templates of all nodes and channels."""
-    nodes = {tuple(h): i for i, h in enumerate(np.asarray(model.of.start.hkl).tolist())}
+    nodes = {tuple(h): i for i, h in enumerate(np.asarray(model.problem.start.hkl).tolist())}
     rows = np.array([nodes[tuple(h)] for h in made.hkl.tolist()])
-    return rows * model.of.start.f_squared.shape[1] + made.channel
+    return rows * model.problem.start.f_squared.shape[1] + made.channel
 
 
 def by_pixels(
@@ -23,8 +23,8 @@ def by_pixels(
     """½ Σ (data − model)²/V + ½ Σ u²/σ² over all pixels; planes and, where u is not given, unknowns
     that suit best.
     """
-    of = model.of
-    data = model.of.data
+    of = model.problem
+    data = model.problem.data
     bragg, jacobian = model(np.zeros(model.n_unknowns))
     expected = bragg + solve.backgrounds(planes, data)
     weight = 1.0 / (variance(expected, of.noise) + (model_error * bragg) ** 2)
@@ -77,7 +77,9 @@ def test_what_is_known_beside_the_pixels_is_part_of_the_parabola(patched):
     rng = np.random.default_rng(1)
     about = model.parameters(np.array([0.1, 2e-4, -1e-4, 3e-4]))
     knowing = lattice_fit.Model(
-        model.of._replace(known=restraints.Restraints(about, {"scale": 0.05, "rotation": 2e-4})),
+        model.problem._replace(
+            restraints=restraints.Restraints(about, {"scale": 0.05, "rotation": 2e-4})
+        ),
         model.free,
     )
     weak = gram.gram(model, planes)
@@ -120,9 +122,9 @@ def test_columns_are_the_channels_that_light_a_shoebox(patched):
     model = patched.models[1]
     made = gram.gram(model, patched.planes[1])
     templates = model.templates(np.zeros(4)).toarray()
-    intensity = np.asarray(model.of.start.f_squared).ravel()
+    intensity = np.asarray(model.problem.start.f_squared).ravel()
     column = columns_of(made, model)
-    for box, (a, b) in enumerate(pairwise(model.of.data.start)):
+    for box, (a, b) in enumerate(pairwise(model.problem.data.start)):
         mine = column[made.start[box] : made.start[box + 1]]
         photons = templates[a:b].sum(axis=0) * intensity
         assert np.delete(photons, mine).max() <= gram.DIM

@@ -80,6 +80,20 @@ def test_slopes_and_mixed_derivatives_are_differences(p):
     assert at.slopes.sum(axis=0) == pytest.approx(slopes, rel=1e-6)
 
 
+def test_a_shoebox_without_columns_changes_nothing(p):
+    """No channel of its reflections is bright enough to be kept."""
+    terms, reflection = lattice(1, np.zeros(N_REFLECTIONS), TRUE, 1.0)
+    start = np.insert(terms.gram.start, 1, terms.gram.start[1])
+    more = terms._replace(gram=terms.gram._replace(start=start))
+    u = np.full(N_REFLECTIONS, 0.01)
+    with_it, without = (
+        joint.coupled([(one, reflection)], p, 0.1 * THETA, u) for one in (more, terms)
+    )
+    np.testing.assert_array_equal(with_it.across, without.across)
+    np.testing.assert_array_equal(with_it.hessian, without.hessian)
+    np.testing.assert_array_equal(with_it.curves.hessian, without.curves.hessian)
+
+
 def test_information_is_the_differences_of_slopes_where_the_model_is_right(p):
     exact = [lattice(i, np.zeros(N_REFLECTIONS), np.zeros((2, 2, 12)), 0.0) for i in range(3)]
     theta = np.zeros(len(p.names))

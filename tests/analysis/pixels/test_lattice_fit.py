@@ -351,7 +351,9 @@ def test_what_is_known_exactly_is_held(free, kind):
     of, alone = free
     about = moved(of.start, 0.01, 0.9, 1.1, 80.0, seed=4)
     about = about._replace(crystal=about.crystal._replace(A=1.001 * about.crystal.A))
-    found = lattice_fit.refine(of._replace(known=restraints.Restraints(about, {kind: 1e-7})), FREE)
+    found = lattice_fit.refine(
+        of._replace(restraints=restraints.Restraints(about, {kind: 1e-7})), FREE
+    )
     told = restraints.counted(of.start, of.frame, about)
     np.testing.assert_allclose(
         counted(of, found)[SOME[kind]], told[kind][: SOME[kind].stop - SOME[kind].start], atol=3e-7
@@ -365,7 +367,7 @@ def test_what_is_hardly_known_changes_nothing(free):
     of, alone = free
     about = moved(of.start, 0.05, 0.8, 1.3, seed=4)
     found = lattice_fit.refine(
-        of._replace(known=restraints.Restraints(about, dict.fromkeys(FREE, 1e3))), FREE
+        of._replace(restraints=restraints.Restraints(about, dict.fromkeys(FREE, 1e3))), FREE
     )
     sigma = np.sqrt(np.diag(alone.fisher))
     np.testing.assert_allclose(counted(of, found) / sigma, counted(of, alone) / sigma, atol=0.1)
@@ -406,7 +408,7 @@ def test_pixels_and_knowledge_are_a_product_of_two_gaussians(free, kinds):
             )
         precision[some] = told[kind] ** -2
     about = lattice_fit.Model(of, FREE).parameters(centre)
-    found = lattice_fit.refine(of._replace(known=restraints.Restraints(about, told)), FREE)
+    found = lattice_fit.refine(of._replace(restraints=restraints.Restraints(about, told)), FREE)
     covariance = np.linalg.inv(np.linalg.inv(alone.fisher) + np.diag(precision - weak))
     expected = before + covariance @ ((precision - weak) * (centre - before))
     assert np.abs((expected - before) / sigma).max() > 0.9

@@ -29,13 +29,15 @@ def start(group: str) -> Parameters:
     )
 
 
-def model(group: str, free: tuple[str, ...], turned=(0.0, 0.0, 0.0), **known) -> lattice_fit.Model:
+def model(
+    group: str, free: tuple[str, ...], turned=(0.0, 0.0, 0.0), **supplied
+) -> lattice_fit.Model:
     """Without pixels; its orientation counted from another."""
     begun = start(group)
     at = crystal_frame(begun.crystal.A, group)
     at = at._replace(U=rotation.from_vector(np.array(turned)) @ at.U)
     return lattice_fit.Model(
-        lattice_fit.Problem(begun, at, None, None, None, **known), free, n_axes=3
+        lattice_fit.Problem(begun, at, None, None, None, **supplied), free, n_axes=3
     )
 
 
@@ -44,7 +46,7 @@ def model(group: str, free: tuple[str, ...], turned=(0.0, 0.0, 0.0), **known) ->
 def test_parameters_are_counted_as_they_are_made(group, length):
     one = model(group, (*FREE, length), (3e-3, 1e-3, -2e-3))
     u = one.filled(restraints.SIGMAS) * np.random.default_rng(2).uniform(-0.5, 0.5, one.n_unknowns)
-    found = restraints.counted(one.of.start, one.of.frame, one.parameters(u))
+    found = restraints.counted(one.problem.start, one.problem.frame, one.parameters(u))
     np.testing.assert_allclose(
         np.concatenate([found[name] for name in one.slices]), u, rtol=1e-6, atol=1e-9
     )
@@ -62,7 +64,7 @@ def test_what_is_known_stays_where_it_is_when_the_start_is_turned(turned):
         crystal=about.crystal._replace(eta_rad=np.float64(2e-3)), detector=shifted, scale=np.nan
     )
     sigmas = {"rotation": 1e-4, "eta": 0.1, "distance": 0.05, "scale": 0.2, "wavelength": 1e-3}
-    one = model("P 1", free, turned, known=restraints.Restraints(about, sigmas))
+    one = model("P 1", free, turned, restraints=restraints.Restraints(about, sigmas))
     found = one.restraint()
     made = one.parameters(found.centre)
     np.testing.assert_allclose(made.crystal.A, about.crystal.A, atol=1e-12)

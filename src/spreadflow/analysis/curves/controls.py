@@ -1,8 +1,8 @@
 """Is it really the metals' signal? What SPREAD must and must not find when its input is tampered
 with.
 
-All of it works on Gram matrices. A lattice with the Miller indices of its neighbours, or with
-another pulse's spectrum, is the same lattice with another F in its columns.
+All controls work on Gram matrices. A lattice with wrong Miller indices, or with another pulse's
+spectrum, is the same lattice with another F in its columns.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,10 +20,10 @@ SAME_START_SIGMA = 0.01
 """σ within which refinements from other starts agree."""
 
 WORSE_INDEX = 1e5
-"""Fall of ln L with wrong Miller indices."""
+"""Fall of ln L that wrong Miller indices have to bring."""
 
 WORSE_LABELS = 2.0
-"""The same with swapped site labels, per lattice."""
+"""Fall of ln L per lattice that swapped site labels have to bring."""
 
 ALIKE_CORRELATION = 0.3
 """Correlation between curves below which they are not alike."""
@@ -31,19 +31,18 @@ ALIKE_CORRELATION = 0.3
 SIGNIFICANT_SIGMA = 5.0
 """Standard errors of a difference that is no accident."""
 
-HALVES_SPREAD = 0.7, 1.4
-"""Spread of the difference of half sets over its σ."""
+HALVES_SPREAD = (0.7, 1.4)
+"""Limits of the standard deviation of the difference of half sets over its σ."""
 
 DARK_SHARE = 1e-4
-"""Of the brightest channel: those below hold nothing that could be scaled."""
-
+"""Channels below this share of the brightest hold nothing that could be scaled."""
 
 WRONG_CYCLES = 12
-"""Of refinements from wrong input, at most: what they would end at is of no interest."""
+"""Cycles of refinements from wrong input, at most: where they would end is of no interest."""
 
 
 class Verdict(NamedTuple):
-    """One control."""
+    """What became of one control."""
 
     name: str
     passed: bool
@@ -52,28 +51,32 @@ class Verdict(NamedTuple):
     """what the figure is and has to be"""
 
 
-def wrong_index(of: LatticeTerms, factors: StructureFactors) -> LatticeTerms:
-    """Return the lattice with F of (h, k, l + 1), or the next l that the lattice type has."""
-    along = np.array([0, 0, 1])
+def wrong_index(terms: LatticeTerms, factors: StructureFactors) -> LatticeTerms:
+    """Return the lattice with F of (h, k, l + 1), or of the next l that the lattice type has."""
+    along_l = np.array([0, 0, 1])
     for step in range(1, 4):
-        rows = expand.rows(factors, of.gram.hkl + step * along)
-        if (rows >= 0).any():
+        rows = expand.rows(factors, terms.gram.hkl + step * along_l)
+        is_there = rows >= 0
+        if is_there.any():
             break
-    made = expand.lattice(of.gram, factors, np.maximum(rows, 0))
-    return made._replace(
-        fixed=np.where(rows >= 0, made.fixed, 0.0), groups=np.where(rows >= 0, made.groups, 0.0)
+    shifted = expand.lattice(terms.gram, factors, np.maximum(rows, 0))
+    return shifted._replace(
+        fixed=np.where(is_there, shifted.fixed, 0.0),
+        groups=np.where(is_there, shifted.groups, 0.0),
     )
 
 
-def other_spectrum(of: LatticeTerms, photons: np.ndarray, others: np.ndarray) -> LatticeTerms:
-    """Return the lattice as if the pulse had had the photons (channel,) of another one: templates
-    are linear in them.
+def other_spectrum(terms: LatticeTerms, photons: np.ndarray, others: np.ndarray) -> LatticeTerms:
+    """Return the lattice as if its pulse, which had `photons` (channel,), had had those of another
+    one, `others` (channel,): templates are linear in them.
     """
-    ratio = np.divide(
-        others, photons, out=np.zeros(len(photons)), where=photons > DARK_SHARE * photons.max()
-    )
-    factor = np.sqrt(ratio * photons.sum() / max(others.sum(), 1e-300))[of.gram.channel]
-    return of._replace(fixed=factor * of.fixed, groups=factor * of.groups)
+    is_lit = photons > DARK_SHARE * photons.max()
+    ratio = np.zeros(len(photons))
+    np.divide(others, photons, out=ratio, where=is_lit)
+    total_of_others = max(others.sum(), 1e-300)
+    of_equal_energy = ratio * photons.sum() / total_of_others
+    factor = np.sqrt(of_equal_energy)[terms.gram.channel]
+    return terms._replace(fixed=factor * terms.fixed, groups=factor * terms.groups)
 
 
 Change = Callable[[int, LatticeTerms], LatticeTerms]
@@ -94,45 +97,22 @@ def verdicts(
     band: np.ndarray,
     sigma: np.ndarray,
 ) -> list[Verdict]:
-    """Return all controls of curves `best`. starts: name → curves (site, 2, channel) the refinement
-    is begun from again.
+    """Return the verdicts of all controls of the curves `best`.
 
-    index, spectrum: make lattices with wrong indices, and with another pulse's spectrum; band:
-    (node,) bool; sigma: (site·2·node,) of the curves.
+    starts: name → curves (site, 2, channel) from which the refinement is begun again. index,
+    spectrum: give lattices wrong indices, and another pulse's spectrum. band: (node,) bool, nodes
+    that are compared. sigma: (site·2·node,) of the curves.
     """
-    here = np.tile(band, len(sigma) // len(band))
-    nodes = p.at_nodes[here]
-    out = []
-    for name, curves in starts.items():
-        again = expand.refine(evaluator(None, None), p, nearest(p, curves))
-        off = float(np.abs(nodes @ (again.theta - best.theta) / sigma[here]).max())
-        out.append(
-            Verdict(
-                f"start {name}",
-                off <= SAME_START_SIGMA,
-                off,
-                f"ends within {SAME_START_SIGMA} σ of the others",
-            )
-        )
-    out += _halves(evaluator, p, nodes)
-    out += _labels(evaluator, p, best)
-    wrong = expand.refine(evaluator(index, None), p, np.zeros(len(p.names)), WRONG_CYCLES)
-    worse = float(wrong.losses.sum() - best.losses.sum())
-    unlike = f"curves that are not alike (correlation < {ALIKE_CORRELATION})"
-    bar = f"−ln L worse by {WORSE_INDEX:g}, and {unlike}"
-    alike = _alike(p, wrong, best, band)
-    out.append(
-        Verdict("h, k, l + 1", worse > WORSE_INDEX and alike < ALIKE_CORRELATION, worse, bar)
-    )
-    shuffled = expand.refine(evaluator(spectrum, None), p, np.zeros(len(p.names)), WRONG_CYCLES)
-    drop = shuffled.losses - best.losses
-    errors = (
-        float(drop.mean() / max(drop.std(ddof=1) / np.sqrt(len(drop)), 1e-300))
-        if len(drop) > 1
-        else 0.0
-    )
-    bar = f"−ln L worse by {SIGNIFICANT_SIGMA:g} standard errors"
-    return [*out, Verdict("spectra shuffled", errors > SIGNIFICANT_SIGMA, errors, bar)]
+    is_compared = np.tile(band, len(sigma) // len(band))
+    nodes = p.at_nodes[is_compared]
+    sigma = sigma[is_compared]
+    return [
+        *(_start(evaluator, p, best, name, starts[name], nodes, sigma) for name in starts),
+        _halves(evaluator, p, nodes),
+        *_labels(evaluator, p, best),
+        _index(evaluator, p, best, index, band),
+        _spectrum(evaluator, p, best, spectrum),
+    ]
 
 
 def nearest(p: Parametrisation, curves: np.ndarray) -> np.ndarray:
@@ -140,43 +120,96 @@ def nearest(p: Parametrisation, curves: np.ndarray) -> np.ndarray:
     return np.linalg.lstsq(p.basis, (curves - p.reference).ravel(), rcond=None)[0]
 
 
-def _halves(evaluator: Evaluator, p: Parametrisation, nodes: np.ndarray) -> list[Verdict]:
-    """Return curves of every other lattice against those of the rest. nodes: (value, theta) what is
-    compared.
+def _start(
+    evaluator: Evaluator,
+    p: Parametrisation,
+    best: RefinedCurves,
+    name: str,
+    curves: np.ndarray,
+    nodes: np.ndarray,
+    sigma: np.ndarray,
+) -> Verdict:
+    """Judge where a refinement ends that begins from other curves (site, 2, channel).
+
+    nodes: (value, theta) what is compared, sigma: (value,).
+    """
+    again = expand.refine(evaluator(None, None), p, nearest(p, curves))
+    pulls = nodes @ (again.theta - best.theta) / sigma
+    figure = float(np.abs(pulls).max())
+    bar = f"ends within {SAME_START_SIGMA} σ of the others"
+    return Verdict(f"start {name}", figure <= SAME_START_SIGMA, figure, bar)
+
+
+def _halves(evaluator: Evaluator, p: Parametrisation, nodes: np.ndarray) -> Verdict:
+    """Judge the curves of every other lattice beside those of the rest. nodes: (value, theta) what
+    is compared.
     """
     zero = np.zeros(len(p.names))
-    parity = (lambda i: i % 2 == 0, lambda i: i % 2 == 1)
-    even, odd = (expand.refine(evaluator(None, some), p, zero) for some in parity)
-    variance = np.einsum("ni,ij,nj->n", nodes, even.fisher + odd.fisher, nodes)
-    figure = float(np.std(nodes @ (even.theta - odd.theta) / np.sqrt(variance)))
-    bar = f"difference of half sets over its σ, {HALVES_SPREAD[0]}-{HALVES_SPREAD[1]}"
-    return [Verdict("half sets", HALVES_SPREAD[0] <= figure <= HALVES_SPREAD[1], figure, bar)]
+    even = expand.refine(evaluator(None, lambda i: i % 2 == 0), p, zero)
+    odd = expand.refine(evaluator(None, lambda i: i % 2 == 1), p, zero)
+    difference = nodes @ (even.theta - odd.theta)
+    covariance = even.fisher + odd.fisher
+    variance = np.einsum("ni,ij,nj->n", nodes, covariance, nodes)
+    pulls = difference / np.sqrt(variance)
+    figure = float(np.std(pulls))
+    low, high = HALVES_SPREAD
+    bar = f"difference of half sets over its σ, {low}-{high}"
+    return Verdict("half sets", low <= figure <= high, figure, bar)
 
 
 def _labels(evaluator: Evaluator, p: Parametrisation, best: RefinedCurves) -> list[Verdict]:
-    """Return every pair of sites with each other's curves."""
+    """Judge every pair of sites with each other's curves."""
     curves = p.curves(best.theta)
+    bar = f"−ln L worse by {WORSE_LABELS:g} per lattice"
     out = []
     for a, b in combinations(range(len(curves)), 2):
         swapped = curves.copy()
         swapped[[a, b]] = curves[[b, a]]
         losses = evaluator(None, None)(nearest(p, swapped)).losses
         worse = float((losses - best.losses).mean())
-        bar = f"−ln L worse by {WORSE_LABELS:g} per lattice"
         out.append(Verdict(f"sites {a + 1}, {b + 1} swapped", worse >= WORSE_LABELS, worse, bar))
     return out
 
 
-def _alike(p: Parametrisation, one: RefinedCurves, other: RefinedCurves, band: np.ndarray) -> float:
-    """Return mean correlation of the curves of two refinements over the nodes of a band (node,)
+def _index(
+    evaluator: Evaluator, p: Parametrisation, best: RefinedCurves, index: Change, band: np.ndarray
+) -> Verdict:
+    """Judge the curves of lattices with wrong indices."""
+    zero = np.zeros(len(p.names))
+    wrong = expand.refine(evaluator(index, None), p, zero, WRONG_CYCLES)
+    worse = float(wrong.losses.sum() - best.losses.sum())
+    is_unlike = _correlation(p, wrong, best, band) < ALIKE_CORRELATION
+    unlike = f"curves that are not alike (correlation < {ALIKE_CORRELATION})"
+    bar = f"−ln L worse by {WORSE_INDEX:g}, and {unlike}"
+    return Verdict("h, k, l + 1", worse > WORSE_INDEX and is_unlike, worse, bar)
+
+
+def _spectrum(
+    evaluator: Evaluator, p: Parametrisation, best: RefinedCurves, spectrum: Change
+) -> Verdict:
+    """Judge the likelihood of lattices with other pulses' spectra, in standard errors."""
+    zero = np.zeros(len(p.names))
+    shuffled = expand.refine(evaluator(spectrum, None), p, zero, WRONG_CYCLES)
+    drop = shuffled.losses - best.losses
+    figure = 0.0
+    if len(drop) > 1:
+        standard_error = drop.std(ddof=1) / np.sqrt(len(drop))
+        figure = float(drop.mean() / max(standard_error, 1e-300))
+    bar = f"−ln L worse by {SIGNIFICANT_SIGMA:g} standard errors"
+    return Verdict("spectra shuffled", figure > SIGNIFICANT_SIGMA, figure, bar)
+
+
+def _correlation(
+    p: Parametrisation, refined: RefinedCurves, other: RefinedCurves, band: np.ndarray
+) -> float:
+    """Return the mean correlation of the curves of two refinements over the nodes of a band (node,)
     bool.
     """
-    shape = (-1, len(band))
-    pairs = zip(
-        *(
-            (p.at_nodes @ r.theta + p.reference_at_nodes.ravel()).reshape(shape)
-            for r in (one, other)
-        ),
-        strict=True,
-    )
-    return float(np.mean([np.corrcoef(a[band], b[band])[0, 1] for a, b in pairs]))
+    reference = p.reference_at_nodes.ravel()
+    curves = (p.at_nodes @ refined.theta + reference).reshape(-1, len(band))
+    others = (p.at_nodes @ other.theta + reference).reshape(-1, len(band))
+    correlations = [
+        np.corrcoef(curve[band], another[band])[0, 1]
+        for curve, another in zip(curves, others, strict=True)
+    ]
+    return float(np.mean(correlations))

@@ -1,7 +1,7 @@
 """E0 of metal sites from refined curves, by what the pixels alone say about them.
 
-The curve of a site is taken for a known one of its element, shifted in energy and by constants of
-f' and of f'': these are hardly determined, and a table's may be off.
+The curve of a site is taken to be that of a metal of its element, shifted in energy and by
+constants of f' and of f'': these are hardly determined, and a table's may be off.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.physics import anomalous
 
 TABLE_E = 0.02
-"""Error of tabulated curves at each node, e: pixels are not believed beyond it."""
+"""Error of tabulated curves at each node, e: pixels are not trusted beyond it."""
 
 EMPTY_SHARE = 1e-9
 """Directions in which pixels hold less information than this, relative to the best, say nothing."""
@@ -22,18 +22,20 @@ REACH_EV = 15.0
 """Largest shift of an edge that is looked for, eV."""
 
 MAX_STEPS = 50
-"""Steps to the fit of an edge, at most."""
+"""Steps of the fit of edges, at most."""
 
+SMALLEST_STEP_EV = 1e-5
+"""Steps below this end the fit of edges, eV."""
 
 MARGIN_EV = 25.0
-"""By which the shape of a metal is wider than the channels."""
+"""How far the shape of a metal goes beyond the channels at either end, eV."""
 
 
 class Edges(NamedTuple):
     """Where the edges of the sites are: each site is its shape, shifted in energy and by constants
     of f' and of f''.
 
-    NaN for a site that has none: the best shift is the largest that was tried, or leads out of the
+    A site has none, NaN, where the best shift is the largest that was tried, or leads out of the
     channels.
     """
 
@@ -53,16 +55,19 @@ class Edges(NamedTuple):
 
     @property
     def difference_sigma_ev(self) -> np.ndarray:
-        """(site, site)"""
+        """(site, site) standard deviations of these differences, eV."""
         variance = np.diag(self.covariance)
-        return np.sqrt(np.maximum(variance[:, None] + variance - 2.0 * self.covariance, 0.0))
+        of_difference = variance[:, None] + variance - 2.0 * self.covariance
+        return np.sqrt(np.maximum(of_difference, 0.0))
 
 
 def metals(elements: Sequence[str], energies_ev: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return shapes to compare edges with: energies (n,) eV, wider than the channels (channel,),
-    metals' curves (site, n).
+    """Return shapes to compare edges with: energies (n,) eV, which go beyond the channels
+    (channel,), and the metals' curves (site, n).
     """
-    fine = np.arange(energies_ev[0] - MARGIN_EV, energies_ev[-1] + MARGIN_EV, 0.25)
+    first = energies_ev[0] - MARGIN_EV
+    last = energies_ev[-1] + MARGIN_EV
+    fine = np.arange(first, last, 0.25)
     return fine, np.array([anomalous.site(element, "metallic", fine) for element in elements])
 
 
@@ -78,15 +83,15 @@ def edges(
     out of θ again.
 
     theta: (theta,) where the slopes of pixels and restraints cancel. pixels: (theta, theta)
-    information without restraints. shapes: energies (n,) eV, 0.25 eV apart or closer and 15 eV
-    wider than the channels at either end, and f' + i f'' of each site (site, n). noise: (theta,
-    theta) covariance of the pixels' slope, restraints left out, to take errors from; otherwise the
-    model of the pixels is taken to be right, and it is `pixels`.
+    information without restraints. shapes: energies (n,) eV, 0.25 eV apart or closer, which go 15
+    eV beyond the channels at either end, and f' + i f'' of each site (site, n). noise: (theta,
+    theta) covariance of the pixels' slope, restraints left out, from which errors are taken;
+    without it the model of the pixels is taken to be right, and it is `pixels`.
 
     b = pixels @ θ + slope of the restraints is what the pixels say. Its covariance is `pixels`, in
-    directions that are dark, too: nothing needs to be inverted, and a dispersion relation between
-    nodes does no harm. Gauss-Newton finds the minimum of (b − pixels @ θ(curves))ᵀ V⁻¹ (…),
-    θ(curves) being the projection of the shifted shapes onto the parametrisation; V is `pixels` and
+    dark directions, too: nothing needs to be inverted, and a dispersion relation between nodes does
+    no harm. Gauss-Newton finds the minimum of (b − pixels @ θ(curves))ᵀ V⁻¹ (…), θ(curves) being
+    the projection of the shifted shapes onto the parametrisation; V is the sum of `pixels` and of
     an error of the tables at each node.
 
     Raises ValueError for a parametrisation restrained to smoothness.
@@ -97,83 +102,101 @@ def edges(
             "it"
         )
     slope = p.rows.T @ (p.precision * (p.rows @ theta - p.target))
-    table = TABLE_E * pixels @ np.linalg.pinv(p.at_nodes)
-    systematic = table @ table.T
+    of_table = TABLE_E * pixels @ np.linalg.pinv(p.at_nodes)
+    systematic = of_table @ of_table.T
+
+    # least squares in the directions in which V holds anything, where it is the unit matrix
     values, vectors = np.linalg.eigh(pixels + systematic)
-    known = values > EMPTY_SHARE * values.max()
-    white = vectors[:, known] / np.sqrt(values[known])
-    seen = white.T @ pixels @ np.linalg.pinv(p.basis)
-    said = white.T @ (pixels @ theta + slope) + seen @ p.reference.ravel()
-    shift, offset, jacobian = _shifted(seen, said, p, shapes)
-    gain = np.linalg.pinv(jacobian)[: len(shift)] @ white.T
-    covariance = gain @ ((pixels if noise is None else noise) + systematic) @ gain.T
+    is_lit = values > EMPTY_SHARE * values.max()
+    whitened = vectors[:, is_lit] / np.sqrt(values[is_lit])
+    design = whitened.T @ pixels @ np.linalg.pinv(p.basis)
+    right = whitened.T @ (pixels @ theta + slope) + design @ p.reference.ravel()
+    shift, offset, jacobian = _shifted(design, right, p, shapes)
+
+    gain = np.linalg.pinv(jacobian)[: len(shift)] @ whitened.T
+    variance = (pixels if noise is None else noise) + systematic
+    covariance = gain @ variance @ gain.T
     energy = np.array([_steepest(shapes[0], curve) for curve in shapes[1]]) + shift
-    none = (np.abs(shift) >= REACH_EV) | (energy < p.energies_ev[0]) | (energy > p.energies_ev[-1])
-    shift[none], energy[none], offset[none], covariance[none], covariance[:, none] = (np.nan,) * 5
+
+    is_outside = (energy < p.energies_ev[0]) | (energy > p.energies_ev[-1])
+    has_none = (np.abs(shift) >= REACH_EV) | is_outside
+    for of_site in (shift, energy, offset, covariance, covariance.T):
+        of_site[has_none] = np.nan
     return Edges(shift, covariance, energy, offset)
 
 
 def _shifted(
-    seen: np.ndarray, said: np.ndarray, p: Parametrisation, shapes: tuple[np.ndarray, np.ndarray]
+    design: np.ndarray,
+    right: np.ndarray,
+    p: Parametrisation,
+    shapes: tuple[np.ndarray, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return least squares of seen @ curves = said (n,): shifts (site,), offsets (site, 2),
-    derivatives of the residuals.
+    """Solve design (n, value) @ curves = right (n,) by least squares for shifts (site,) and offsets
+    (site, 2), and return them with the derivatives of design @ curves.
 
-    Starts at the best of steps of 1 eV, site by site.
+    The fit starts at the best of steps of 1 eV, site by site.
     """
     n_sites = len(p.reference)
-    constants = seen.reshape(len(seen), 2 * n_sites, -1).sum(axis=2)
-    flat = np.eye(len(seen)) - constants @ np.linalg.pinv(constants)
+    constants = design.reshape(len(design), 2 * n_sites, -1).sum(axis=2)
+    no_constants = np.eye(len(design)) - constants @ np.linalg.pinv(constants)
 
-    def at(shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return residuals (n,) without offsets, and derivatives (n, site + site·2) of seen @
+    def residuals(shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return residuals (n,) without offsets, and derivatives (n, site + site·2) of design @
         curves.
         """
         value, slope = _moved(shapes, p.energies_ev, shift)
-        by_shift = (seen * slope.ravel()).reshape(len(seen), n_sites, -1).sum(axis=2)
-        return said - seen @ value.ravel(), np.hstack([by_shift, constants])
+        by_value = design * slope.ravel()
+        by_shift = by_value.reshape(len(design), n_sites, -1).sum(axis=2)
+        left = right - design @ value.ravel()
+        return left, np.hstack([by_shift, constants])
+
+    def misfit(shift: np.ndarray) -> float:
+        left, _ = residuals(shift)
+        return float(np.square(no_constants @ left).sum())
 
     shift = np.zeros(n_sites)
     for site in np.eye(n_sites):
         trials = [shift + trial * site for trial in np.arange(-REACH_EV, REACH_EV + 1.0)]
-        shift = min(trials, key=lambda trial: float(np.square(flat @ at(trial)[0]).sum()))
+        shift = min(trials, key=misfit)
+
     for _ in range(MAX_STEPS):
-        left, jacobian = at(shift)
-        found = np.linalg.lstsq(jacobian, left)[0]
-        step = np.clip(found[:n_sites], -1.0, 1.0)
-        if np.abs(step).max() < 1e-5:
+        left, jacobian = residuals(shift)
+        solution = np.linalg.lstsq(jacobian, left)[0]
+        step = np.clip(solution[:n_sites], -1.0, 1.0)
+        if np.abs(step).max() < SMALLEST_STEP_EV:
             break
         shift = np.clip(shift + step, -REACH_EV, REACH_EV)
-    return shift, found[n_sites:].reshape(n_sites, 2), jacobian
+    return shift, solution[n_sites:].reshape(n_sites, 2), jacobian
 
 
 def _moved(
     shapes: tuple[np.ndarray, np.ndarray], energies_ev: np.ndarray, shift_ev: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (site, 2, channel) of the shapes shifted by (site,) eV, and their derivatives by the
+    """Return the shapes (site, 2, channel) shifted by (site,) eV, and their derivatives by the
     shifts.
     """
-    value, slope = (
-        np.array(
-            [
-                np.interp(energies_ev - shift, shapes[0], curve)
-                for shift, curve in zip(shift_ev, of, strict=True)
-            ]
-        )
-        for of in (shapes[1], -np.gradient(shapes[1], shapes[0], axis=1))
-    )
-    return np.stack([value.real, value.imag], axis=1), np.stack([slope.real, slope.imag], axis=1)
+    fine_ev, curves = shapes
+
+    def at_channels(of_sites: np.ndarray) -> np.ndarray:
+        shifted = [
+            np.interp(energies_ev - shift, fine_ev, curve)
+            for shift, curve in zip(shift_ev, of_sites, strict=True)
+        ]
+        values = np.array(shifted)
+        return np.stack([values.real, values.imag], axis=1)
+
+    slopes = -np.gradient(curves, fine_ev, axis=1)
+    return at_channels(curves), at_channels(slopes)
 
 
 def _steepest(energies_ev: np.ndarray, curve: np.ndarray) -> float:
-    """Return eV, of f'': the vertex of a parabola through the largest slope and its neighbours on a
-    grid of 0.5 eV.
+    """Return the energy, eV, at which f'' of a curve (n,) is steepest: the vertex of a parabola
+    through the largest slope and its neighbours on a grid of 0.5 eV.
     """
     grid = np.arange(energies_ev[0], energies_ev[-1], 0.5)
-    slope = np.gradient(np.interp(grid, energies_ev, curve.imag))
-    at = int(slope[1:-1].argmax()) + 1
-    return float(
-        np.polynomial.Polynomial.fit(grid[at - 1 : at + 2], slope[at - 1 : at + 2], 2)
-        .deriv()
-        .roots()[0]
-    )
+    fdp = np.interp(grid, energies_ev, curve.imag)
+    slope = np.gradient(fdp)
+    largest = int(slope[1:-1].argmax()) + 1
+    around = slice(largest - 1, largest + 2)
+    parabola = np.polynomial.Polynomial.fit(grid[around], slope[around], 2)
+    return float(parabola.deriv().roots()[0])

@@ -1,13 +1,14 @@
 """What the pixels of one lattice say about |F(hkl, E)|²: everything SPREAD needs of them, and no
 pixels.
 
-With the weights fixed, a pixel that expects Σ T·|F|² + plane is linear in |F|² of each channel. Its
-part of −ln L is then a parabola, which the Gram matrix TᵀWT of a shoebox's templates holds exactly
-once the plane is eliminated. What stage 1 refines (scale, rotation, cell, N, η) is kept beside it
-to first order, and eliminated when curves are refined.
+With fixed weights, −ln L of a pixel that is expected to hold Σ T·|F|² + plane is a parabola in |F|²
+of each channel. The Gram matrix TᵀWT of a shoebox's templates holds it exactly once the plane is
+eliminated. What stage 1 refines (scale, rotation, cell, N, η) is kept beside it to first order, and
+eliminated when curves are refined.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ DIM = 1e-3
 
 
 class Gram(NamedTuple):
-    """The parabola of one lattice. Columns are channels of reflections, shoebox after shoebox.
+    """The parabola of one lattice. Its columns are channels of reflections, shoebox after shoebox.
 
     −ln L = loss − slopeᵀy − scoreᵀu + ½ yᵀ(normal)y + yᵀ(cross)u + ½ uᵀ(nuisance)u, y the change of
     |F|² from `intensity` and u that of what stage 1 refines; planes, and all terms no model
@@ -49,16 +50,42 @@ class Gram(NamedTuple):
     normal: np.ndarray
     """float32: the lower triangle of each shoebox's matrix, row by row, shoebox after shoebox"""
     loss: float
+    """−ln L where |F|² and what stage 1 refines are those of the model"""
     n_pixels: int
+
+    def matrices(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield the columns of each shoebox, and its matrix (n, n)."""
+        first = 0
+        for start, stop in pairwise(self.start):
+            n = stop - start
+            last = first + n * (n + 1) // 2
+            yield slice(start, stop), _square(self.normal[first:last], n)
+            first = last
+
+
+@cache
+def _triangle(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and columns of the lower triangle of an (n, n) matrix."""
+    return np.tril_indices(n)
+
+
+def _square(triangle: np.ndarray, n: int) -> np.ndarray:
+    """Return the symmetric matrix (n, n) with this lower triangle."""
+    out = np.empty((n, n))
+    row, column = _triangle(n)
+    out[row, column] = triangle
+    out[column, row] = triangle
+    return out
 
 
 def gram(model: lattice_fit.Model, planes: np.ndarray, *, model_error: float = 0.0) -> Gram:
-    """Return the Gram of a model whose unknowns are zero where it starts, and planes (box, 3).
+    """Return the Gram of a model whose unknowns are zero where it starts, and of planes (box, 3).
 
     model_error: standard deviation of the model of a pixel, relative to its Bragg photons; it
     lowers the weights.
     """
-    return grams(model, planes, [np.ones(len(planes), dtype=bool)], model_error=model_error)[0]
+    every = np.ones(len(planes), dtype=bool)
+    return grams(model, planes, [every], model_error=model_error)[0]
 
 
 def grams(
@@ -71,32 +98,45 @@ def grams(
     """Return the Grams of groups of shoeboxes (box,) bool, such as ranges of resolution, each as if
     there were no others.
     """
-    of = model.of
-    data = model.of.data
-    bragg, jacobian = model(np.zeros(model.n_unknowns))
+    problem = model.problem
+    data = problem.data
+    start = problem.start
+    at_start = np.zeros(model.n_unknowns)
+    bragg, jacobian = model(at_start)
     expected = bragg + solve.backgrounds(planes, data)
-    weight = 1.0 / (variance(expected, of.noise) + (model_error * bragg) ** 2)
-    photons = model.templates(np.zeros(model.n_unknowns))
-    start = of.start
+    weight = 1.0 / (variance(expected, problem.noise) + (model_error * bragg) ** 2)
+    photons = model.templates(at_start)
     others = np.column_stack([jacobian, data.photons - expected])
     intensity = np.asarray(start.f_squared, dtype=np.float64)
-    boxes = [
-        _box(photons[a:b], others[a:b], data.plane[a:b], weight[a:b], intensity)
-        for a, b in pairwise(data.start)
-    ]
-    shared = (np.asarray(start.hkl, dtype=np.int32), intensity, model.restraint())
+    boxes = []
+    for first, last in pairwise(data.start):
+        pixels = slice(first, last)
+        boxes.append(
+            _box(photons[pixels], others[pixels], data.plane[pixels], weight[pixels], intensity)
+        )
+
     n_pixels = np.diff(data.start)
+    hkl = np.asarray(start.hkl, dtype=np.int32)
+    restraint = model.restraint()
     return [
-        _joined([boxes[i] for i in np.flatnonzero(some)], int(n_pixels[some].sum()), *shared)
-        for some in groups
+        _joined(
+            [boxes[box] for box in np.flatnonzero(is_in_group)],
+            int(n_pixels[is_in_group].sum()),
+            hkl,
+            intensity,
+            restraint,
+        )
+        for is_in_group in groups
     ]
 
 
 class _Box(NamedTuple):
-    """The blocks of one shoebox, plane eliminated."""
+    """The blocks of one shoebox, its plane eliminated."""
 
     column: np.ndarray
+    """(column,) node · channel"""
     normal: np.ndarray
+    """lower triangle, row by row"""
     cross: np.ndarray
     """(column, unknown + 1): the last with the residual"""
     others: np.ndarray
@@ -106,24 +146,31 @@ class _Box(NamedTuple):
 def _joined(
     boxes: list[_Box], n_pixels: int, hkl: np.ndarray, intensity: np.ndarray, restraint: Restraint
 ) -> Gram:
-    """Return hkl (node, 3), intensity (node, channel)."""
+    """Return the Gram of some shoeboxes; hkl: (node, 3), intensity: (node, channel)."""
     n = len(restraint.centre)
-    n_channels = intensity.shape[1]
-    column = np.concatenate([np.empty(0, dtype=np.int64), *(box.column for box in boxes)])
-    left = sum((box.others for box in boxes), np.zeros((n + 1, n + 1)))
+    column = _concatenated([box.column for box in boxes], (0,), np.int64)
+    others = sum((box.others for box in boxes), np.zeros((n + 1, n + 1)))
+    node, channel = np.divmod(column, intensity.shape[1])
     return Gram(
         start=np.cumsum([0, *(len(box.column) for box in boxes)]),
-        hkl=hkl[column // n_channels],
-        channel=(column % n_channels).astype(np.int32),
+        hkl=hkl[node],
+        channel=channel.astype(np.int32),
         intensity=intensity.ravel()[column],
-        slope=np.concatenate([np.empty(0), *(box.cross[:, n] for box in boxes)]),
-        cross=np.concatenate([np.empty((0, n)), *(box.cross[:, :n] for box in boxes)]),
-        nuisance=left[:n, :n] + np.diag(restraint.precision),
-        score=left[:n, n] + restraint.precision * restraint.centre,
-        normal=np.concatenate([np.empty(0, dtype=np.float32), *(box.normal for box in boxes)]),
-        loss=0.5 * float(left[n, n]) + restraint.loss(0.0),
+        slope=_concatenated([box.cross[:, n] for box in boxes], (0,)),
+        cross=_concatenated([box.cross[:, :n] for box in boxes], (0, n)),
+        nuisance=others[:n, :n] + np.diag(restraint.precision),
+        score=others[:n, n] + restraint.precision * restraint.centre,
+        normal=_concatenated([box.normal for box in boxes], (0,), np.float32),
+        loss=0.5 * float(others[n, n]) + restraint.loss(0.0),
         n_pixels=n_pixels,
     )
+
+
+def _concatenated(
+    arrays: list[np.ndarray], shape: tuple[int, ...], dtype: type = np.float64
+) -> np.ndarray:
+    """Return arrays one after the other; shape, dtype: what there is where there are none."""
+    return np.concatenate([np.empty(shape, dtype=dtype), *arrays])
 
 
 def _box(
@@ -133,46 +180,68 @@ def _box(
     weight: np.ndarray,
     intensity: np.ndarray,
 ) -> _Box:
-    """Return photons: (pixel, node · channel) of the shoebox; others: (pixel, unknown + 1);
-    intensity: (node, channel).
+    """Return the blocks of a shoebox.
+
+    photons: (pixel, node · channel) templates; others: (pixel, unknown + 1) derivatives and the
+    residual; plane: (pixel, 3); weight: (pixel,); intensity: (node, channel).
     """
-    met, at = np.unique(photons.indices, return_inverse=True)
-    node, back = np.unique(met // intensity.shape[1], return_inverse=True)
-    bright = np.zeros((len(node), intensity.shape[1]))
-    bright[back, met % intensity.shape[1]] = np.bincount(at, photons.data, len(met))
-    kept = _lit(bright * intensity[node] > DIM)
-    column = node[kept // intensity.shape[1]] * intensity.shape[1] + kept % intensity.shape[1]
-    lit = np.diff(photons.indptr) > 0
+    column = _columns(photons, intensity)
     n = len(column)
-    T = photons[lit][:, column].toarray()
+    is_lit = np.diff(photons.indptr) > 0
+    T = photons[is_lit][:, column].toarray()
     rest = np.concatenate([others, plane], axis=1)
     weighted = weight[:, None] * rest
-    across = T.T @ weighted[lit]
-    square = T.T @ (weight[lit, None] * T)
-    left = rest.T @ weighted
-    own = left[-3:, -3:] + solve.RIDGE * (np.trace(left[-3:, -3:]) + 1e-12) * np.eye(3)
-    plane_across = np.concatenate([across[:, -3:], left[:-3, -3:]])
-    moved = plane_across @ np.linalg.solve(own, plane_across.T)
-    square = square - moved[:n, :n]
-    across = across[:, :-3] - moved[:n, n:]
-    left = left[:-3, :-3] - moved[n:, n:]
-    return _Box(column, square[np.tril_indices(n)].astype(np.float32), across, left)
+    normal = T.T @ (weight[is_lit, None] * T)
+    cross = T.T @ weighted[is_lit]
+    among_rest = rest.T @ weighted
+
+    # the plane, the last three of the rest, is eliminated
+    of_plane = among_rest[-3:, -3:]
+    ridge = solve.RIDGE * (np.trace(of_plane) + 1e-12)
+    across = np.concatenate([cross[:, -3:], among_rest[:-3, -3:]])
+    explained = across @ np.linalg.solve(of_plane + ridge * np.eye(3), across.T)
+    normal = normal - explained[:n, :n]
+    return _Box(
+        column=column,
+        normal=normal[np.tril_indices(n)].astype(np.float32),
+        cross=cross[:, :-3] - explained[:n, n:],
+        others=among_rest[:-3, :-3] - explained[n:, n:],
+    )
 
 
-def _lit(bright: np.ndarray) -> np.ndarray:
-    """Return columns from the first to the last bright channel of each node (node, channel)."""
-    before, after = (np.logical_or.accumulate(b, axis=1) for b in (bright, bright[:, ::-1]))
-    return np.flatnonzero(before & after[:, ::-1])
+def _columns(photons: csr_matrix, intensity: np.ndarray) -> np.ndarray:
+    """Return the columns (node · channel) of a shoebox's templates (pixel, node · channel) that are
+    bright enough to be kept; intensity: (node, channel).
+    """
+    n_channels = intensity.shape[1]
+    used, entry = np.unique(photons.indices, return_inverse=True)
+    node_of_used, channel_of_used = np.divmod(used, n_channels)
+    node, row_of_used = np.unique(node_of_used, return_inverse=True)
+    sums = np.zeros((len(node), n_channels))
+    sums[row_of_used, channel_of_used] = np.bincount(entry, photons.data, len(used))
+
+    is_bright = sums * intensity[node] > DIM
+    row, channel = np.divmod(_lit(is_bright), n_channels)
+    return node[row] * n_channels + channel
+
+
+def _lit(is_bright: np.ndarray) -> np.ndarray:
+    """Return the columns from the first to the last bright channel of each node; is_bright: (node,
+    channel) bool.
+    """
+    is_after_first = np.logical_or.accumulate(is_bright, axis=1)
+    is_before_last = np.logical_or.accumulate(is_bright[:, ::-1], axis=1)[:, ::-1]
+    return np.flatnonzero(is_after_first & is_before_last)
 
 
 def model_error(model: np.ndarray, bragg: np.ndarray, photons: np.ndarray, noise: Noise) -> float:
-    """Return standard deviation of a modelled pixel relative to its Bragg photons, from residuals;
-    all (pixel,).
+    """Return the standard deviation e of a modelled pixel relative to its Bragg photons, from
+    residuals; model, bragg, photons: (pixel,) photons.
 
-    e² of the variance V + (e·Bragg)² that gives the residuals their size, by moments.
+    The variance V + (e·Bragg)² gives the residuals their size; e² is found by moments.
     """
     v = variance(model, noise)
-    worth = (bragg / v) ** 2
-    return float(
-        np.sqrt(max(worth @ ((photons - model) ** 2 - v), 0.0) / max(worth @ bragg**2, 1e-300))
-    )
+    weight = (bragg / v) ** 2
+    excess = weight @ ((photons - model) ** 2 - v)
+    bragg_squared = weight @ bragg**2
+    return float(np.sqrt(max(excess, 0.0) / max(bragg_squared, 1e-300)))

@@ -2,12 +2,11 @@
 that curves need.
 
 Each unique reflection has one unknown u: its F without the sites' f′ and f″ is (1 + u) times the
-model's, u normal about zero. Reflections meet curves in all lattices that recorded them; they are
-eliminated from the sums over lattices.
+model's, and u is normal about zero. Curves and reflections meet in all lattices that recorded them;
+reflections are eliminated from the sums over lattices.
 """
 
 from collections.abc import Callable, Iterable
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -39,11 +38,11 @@ class Coupled(NamedTuple):
     """(reflection, reflection)"""
 
 
-def scaled(of: LatticeTerms, reflection: np.ndarray, u: np.ndarray) -> LatticeTerms:
-    """Return the lattice with u (reflection,) applied. reflection: (column,) the unique one of each
+def scaled(terms: LatticeTerms, reflection: np.ndarray, u: np.ndarray) -> LatticeTerms:
+    """Return a lattice with u (reflection,) applied; reflection: (column,) the unique one of each
     column.
     """
-    return of._replace(fixed=of.fixed * (1.0 + u[reflection]))
+    return terms._replace(fixed=terms.fixed * (1.0 + u[reflection]))
 
 
 def coupled(
@@ -54,109 +53,147 @@ def coupled(
 ) -> Coupled:
     """Return the normal equations of lattices about θ and u.
 
-    Each lattice comes with the unique reflection (column,) of each of its columns."""
+    Each lattice comes with the unique reflection (column,) of each of its columns.
+    """
     curves = p.curves(theta)
     n = len(u)
-    normals = []
+    normals = [expand.normal([], p, theta)]
     slopes = [np.empty((0, n))]
     across = np.zeros((n, len(theta)))
     hessian = np.zeros((n, n))
-    for of, reflection in lattices:
-        now = scaled(of, reflection, u)
-        normals.append(expand.normal([now], p, theta))
-        own, back = np.unique(reflection, return_inverse=True)
-        slope, mixed, square = _moduli(now, of, back, len(own), curves)
-        slopes.append(np.zeros((1, n)))
-        slopes[-1][0, own] = slope
-        across[own] += mixed @ p.basis
-        hessian[np.ix_(own, own)] += square
-    empty = expand.normal([], p, theta)
-    return Coupled(expand.joined([empty, *normals]), np.concatenate(slopes), across, hessian)
+    for terms, reflection in lattices:
+        applied = scaled(terms, reflection, u)
+        normals.append(expand.normal([applied], p, theta))
+        recorded, back = np.unique(reflection, return_inverse=True)
+        blocks = _moduli(applied, terms, back, len(recorded), curves)
+        slope = np.zeros((1, n))
+        slope[0, recorded] = blocks.slope
+        slopes.append(slope)
+        across[recorded] += blocks.mixed @ p.basis
+        hessian[np.ix_(recorded, recorded)] += blocks.square
+    return Coupled(expand.joined(normals), np.concatenate(slopes), across, hessian)
+
+
+class _Moduli(NamedTuple):
+    """−ln L of one lattice as a function of the u of its own reflections."""
+
+    slope: np.ndarray
+    """(n,) gradient by u"""
+    mixed: np.ndarray
+    """(n, value) derivatives by u and the curves' values"""
+    square: np.ndarray
+    """(n, n) by u twice"""
 
 
 def _moduli(
-    now: LatticeTerms, model: LatticeTerms, reflection: np.ndarray, n: int, curves: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return, of one lattice, the gradient (n,) by u, its derivatives by the curves' values (n,
-    value) and by u (n, n).
+    applied: LatticeTerms,
+    terms: LatticeTerms,
+    reflection: np.ndarray,
+    n: int,
+    curves: np.ndarray,
+) -> _Moduli:
+    """Return the blocks of one lattice with n reflections, without what stage 1 refines.
+
+    applied: the lattice with u applied; terms: without; reflection: (column,).
     """
-    gram = now.gram
-    F, D = expand.derivatives(now, curves)
-    v = 2.0 * (np.conj(F) * model.fixed).real
-    y = np.abs(F) ** 2 - gram.intensity
+    gram = applied.gram
     n_channels = curves.shape[2]
-    done = 0
+    F, D = expand.derivatives(applied, curves)
+    by_u = 2.0 * (np.conj(F) * terms.fixed).real
+    y = np.abs(F) ** 2 - gram.intensity
     slope = np.zeros(n)
     square = np.zeros((n, n))
     mixed = np.zeros((n, len(D), n_channels))
     cross = np.zeros((n, gram.cross.shape[1]))
-    for a, b in pairwise(gram.start):
-        G = expand.square(gram.normal[done : (done := done + (b - a) * (b - a + 1) // 2)], b - a)
-        own = reflection[a:b]
-        part = np.zeros((b - a, n))
-        part[np.arange(b - a), own] = v[a:b]
-        pulled = G @ part[:, np.unique(own)]
-        slope += part.T @ (G @ y[a:b] - gram.slope[a:b])
-        cross += part.T @ gram.cross[a:b]
-        square[:, np.unique(own)] += part.T @ pulled
-        sums = expand.by_channel(gram.channel[a:b], n_channels)
-        for column, r in zip(pulled.T, np.unique(own), strict=True):
-            mixed[r] += (sums @ (D[:, a:b] * column).T).T
-    left = gram.score - y @ gram.cross
+    for columns, G in gram.matrices():
+        part = _spread_out(by_u[columns], reflection[columns], n)
+        in_box = np.unique(reflection[columns])
+        pulled = G @ part[:, in_box]
+        slope += part.T @ (G @ y[columns] - gram.slope[columns])
+        cross += part.T @ gram.cross[columns]
+        square[:, in_box] += part.T @ pulled
+        sums = expand.by_channel(gram.channel[columns], n_channels)
+        for row, column in zip(in_box, pulled.T, strict=True):
+            mixed[row] += (sums @ (D[:, columns] * column).T).T
+
     held = np.linalg.solve(gram.nuisance, cross.T)
     across = expand.shared(gram, D, n_channels)
-    return slope + held.T @ left, mixed.reshape(n, -1) - held.T @ across.T, square - cross @ held
+    return _Moduli(
+        slope=slope + held.T @ (gram.score - y @ gram.cross),
+        mixed=mixed.reshape(n, -1) - held.T @ across.T,
+        square=square - cross @ held,
+    )
+
+
+def _spread_out(values: np.ndarray, column: np.ndarray, n: int) -> np.ndarray:
+    """Return a matrix (row, n) with one value in each row; values, column: (row,)."""
+    n_rows = len(values)
+    out = np.zeros((n_rows, n))
+    out[np.arange(n_rows), column] = values
+    return out
 
 
 def evaluator(sums: Callable[[np.ndarray, np.ndarray], Coupled], n: int, sigma: float) -> Evaluate:
-    """Return θ → normal equations of the curves alone, reflections where they are likeliest. sums:
-    (θ, u) → all lattices.
+    """Return θ → normal equations of the curves alone, with the n reflections where they are
+    likeliest. sums: (θ, u) → `coupled` of all lattices; sigma: of u.
 
-    −ln L holds ½u²/σ², a like share in each lattice. u of one call is looked for from that of the
-    call before.
+    −ln L holds ½u²/σ², an equal share of it in each lattice. u of one call is looked for from that
+    of the call before.
     """
     u = np.zeros(n)
 
     def evaluate(theta: np.ndarray) -> Normal:
         nonlocal u
-        u, made, factor = _at_rest(lambda at: _restrained(sums(theta, at), at, sigma), u)
-        moved = cho_solve(factor, made.across)
-        scores = made.curves.scores - made.slopes @ moved
-        hessian = made.curves.hessian - made.across.T @ moved
-        return Normal(made.curves.losses, scores, hessian)
+
+        def equations_at(trial: np.ndarray) -> Coupled:
+            return _restrained(sums(theta, trial), trial, sigma)
+
+        u, equations, factor = _at_rest(equations_at, u)
+        curves = equations.curves
+        eliminated = cho_solve(factor, equations.across)
+        return Normal(
+            losses=curves.losses,
+            scores=curves.scores - equations.slopes @ eliminated,
+            hessian=curves.hessian - equations.across.T @ eliminated,
+        )
 
     return evaluate
 
 
-def _restrained(made: Coupled, u: np.ndarray, sigma: float) -> Coupled:
+def _restrained(equations: Coupled, u: np.ndarray, sigma: float) -> Coupled:
     """Return the equations with the restraint of u, an equal share of it in each lattice."""
-    n = max(len(made.slopes), 1)
-    curves = made.curves._replace(losses=made.curves.losses + 0.5 * u @ u / sigma**2 / n)
-    hessian = made.hessian + np.eye(len(u)) / sigma**2
-    return made._replace(curves=curves, slopes=made.slopes + u / sigma**2 / n, hessian=hessian)
+    n_lattices = max(len(equations.slopes), 1)
+    losses = equations.curves.losses + 0.5 * u @ u / sigma**2 / n_lattices
+    return equations._replace(
+        curves=equations.curves._replace(losses=losses),
+        slopes=equations.slopes + u / sigma**2 / n_lattices,
+        hessian=equations.hessian + np.eye(len(u)) / sigma**2,
+    )
 
 
 def _at_rest(
-    at: Callable[[np.ndarray], Coupled], u: np.ndarray
+    equations_at: Callable[[np.ndarray], Coupled], u: np.ndarray
 ) -> tuple[np.ndarray, Coupled, tuple[np.ndarray, bool]]:
-    """Return u (reflection,) of the least −ln L by Gauss-Newton, steps halved where they go too
-    far; what there is there, and the factor of its normal matrix. |F|² is quadratic in u: more than
-    a few steps are rare.
+    """Return u (reflection,) of the least −ln L, the equations there, and the factor of their
+    normal matrix.
+
+    Gauss-Newton steps are halved where they go too far. |F|² is quadratic in u: more than a few
+    steps are rare.
     """
-    made = at(u)
+    best = equations_at(u)
     share = 1.0
-    factor = cho_factor(made.hessian)
+    factor = cho_factor(best.hessian)
     for _ in range(MAX_STEPS):
-        slope = made.slopes.sum(axis=0)
+        slope = best.slopes.sum(axis=0)
         step = cho_solve(factor, slope)
         if 0.5 * slope @ step < SMALLEST_FALL:
             break
-        trial = at(u - share * step)
-        if trial.curves.losses.sum() > made.curves.losses.sum():
+        trial = equations_at(u - share * step)
+        if trial.curves.losses.sum() > best.curves.losses.sum():
             share *= 0.5
             continue
         u = u - share * step
-        made = trial
+        best = trial
         share = 1.0
-        factor = cho_factor(made.hessian)
-    return u, made, factor
+        factor = cho_factor(best.hessian)
+    return u, best, factor

@@ -1,13 +1,14 @@
 """The regression series on the pixels of a lattice: each rung is the same machinery with another
 set of unknowns.
 
-After the tests of the published SPREAD work, from reading the pixels to scale and rotation in
-polychromatic light.
+The series follows the tests of the published SPREAD work, from reading the pixels to scale and
+rotation in polychromatic light.
 """
 
 import time
 from collections.abc import Callable
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,13 +19,15 @@ from spreadflow.models import Detector, Parameters, ReflectionFlag, Shoeboxes, S
 from spreadflow.physics import exact, geometry, layout
 
 STRONG = 2.0
-"""I/σ of flagged shoeboxes."""
+"""I/σ from which shoeboxes are flagged."""
 
-LEAST = 1e-6
-"""Of the brightest pixel: fainter ones are not compared, and tell nothing of where a spot is."""
+FAINT = 1e-6
+"""Pixels fainter than this share of the brightest are not compared, and tell nothing of where a
+spot is.
+"""
 
 POINTS = 2
-"""Along each edge of a pixel, of the rungs that compare with brute force."""
+"""Points along each edge of a pixel, on the rungs that compare with brute force."""
 
 SMALLEST_FALL = 1e-11
 """Fall of −ln L that ends a fit of the rungs whose planes are compared."""
@@ -34,16 +37,18 @@ N_ITERATIONS = 60
 
 
 Figures = dict[str, dict[str, Any]]
-"""Of rungs by name, as `ladder.json` has them."""
+"""The figures of rungs by name, as `ladder.json` has them."""
 
 
 class Rung(NamedTuple):
     """What a rung does, and when it passes."""
 
-    says: str
+    does: str
+    """what the rung does"""
     passes: str
+    """when it passes"""
     test: Callable[[Figures], bool]
-    """`passes`, of the figures of all rungs"""
+    """whether it passes, from the figures of all rungs"""
     spectrum: Literal["none", "mean", "pulse"] | None = None
     """no Bragg photons, one channel at the pulse's mean energy, or all; None = no model at all"""
     engine: Literal["sparse", "points", "exact"] = "sparse"
@@ -54,16 +59,19 @@ class Rung(NamedTuple):
     """a solve for each shoebox, not one for the lattice"""
 
 
-def _is_read(f: Figures) -> bool:
-    of = f["00"]
-    return of["n_read"] == of["n_accepted"] and of["n_others"] == 0 and of["growth_percent"] <= 5.0
+def _is_read(figures: Figures) -> bool:
+    """Whether exactly the accepted lattices were read, and memory did not grow."""
+    rung = figures["00"]
+    is_complete = rung["n_read"] == rung["n_accepted"] and rung["n_others"] == 0
+    return is_complete and rung["growth_percent"] <= 5.0
 
 
-def _below(one: str, other: str) -> Callable[[Figures], bool]:
-    def test(f: Figures) -> bool:
-        mine = f[one]["radial_rmsd_mm"]
-        theirs = f[other]["radial_rmsd_mm"]
-        return mine is not None and mine < theirs
+def _below(name: str, other: str) -> Callable[[Figures], bool]:
+    """Return the test whether the radial r.m.s.d. of a rung is below that of another."""
+
+    def test(figures: Figures) -> bool:
+        rmsd = figures[name]["radial_rmsd_mm"]
+        return rmsd is not None and rmsd < figures[other]["radial_rmsd_mm"]
 
     return test
 
@@ -77,13 +85,13 @@ RUNGS: dict[str, Rung] = {
     "1": Rung(
         "flag shoeboxes; planes alone",
         "as many as a plain count finds",
-        lambda f: f["1"]["n_flagged"] == f["1"]["n_counted"],
+        lambda figures: figures["1"]["n_flagged"] == figures["1"]["n_counted"],
         "none",
     ),
     "2": Rung(
         "mean energy, spot by spot",
         "σ_Z below the plane's alone in 90 % of the flagged shoeboxes",
-        lambda f: f["2"]["share_fell"] is not None and f["2"]["share_fell"] >= 0.9,
+        lambda figures: (figures["2"]["share_fell"] or 0.0) >= 0.9,
         "mean",
         "sparse",
         ("spots",),
@@ -92,7 +100,7 @@ RUNGS: dict[str, Rung] = {
     "3": Rung(
         "the same in one solve for the lattice",
         "planes are rung 2's to 1e-6",
-        lambda f: f["3"]["planes_apart"] <= 1e-6,
+        lambda figures: figures["3"]["planes_apart"] <= 1e-6,
         "mean",
         "sparse",
         ("spots",),
@@ -108,7 +116,7 @@ RUNGS: dict[str, Rung] = {
     "3B": Rung(
         "the same, sparse engine",
         "pixels are rung 3A's to 1e-3",
-        lambda f: f["3B"]["pixels_apart"] <= 1e-3,
+        lambda figures: figures["3B"]["pixels_apart"] <= 1e-3,
         "pulse",
         "points",
         ("scale",),
@@ -123,6 +131,8 @@ RUNGS: dict[str, Rung] = {
     ),
 }
 MODELLED = tuple(name for name, rung in RUNGS.items() if rung.spectrum)
+"""Rungs that have a model."""
+
 PICTURED = ("2", "3B", "4")
 """Rungs whose models are shown."""
 
@@ -133,32 +143,31 @@ class Step(NamedTuple):
     bragg: np.ndarray
     """(pixel,) photons"""
     shape: np.ndarray
-    """(pixel,) the same up to a factor for each shoebox, never negative"""
+    """(pixel,) Bragg photons up to a factor for each shoebox, never negative"""
     model: np.ndarray
     """(pixel,) photons, planes included"""
     planes: np.ndarray
     """(box, 3) photons"""
     n_evaluations: int
-    seconds: float
+    seconds: float = 0.0
     """of the processor"""
 
 
 def plain_count(
     d: np.ndarray, i_over_sigma: np.ndarray, flags: np.ndarray, d_min: float, d_max: float
 ) -> int:
-    """Return reflections that `shoeboxes.chosen` has to flag, counted one by one. All arrays
-    (n,).
+    """Return how many reflections `shoeboxes.chosen` has to flag, counted one by one.
+
+    d: (n,) Å; i_over_sigma: (n,); flags: (n,) bits of `models.ReflectionFlag`.
     """
+    failures = (ReflectionFlag.MASKED, ReflectionFlag.SATURATED, ReflectionFlag.BACKGROUND)
     n = 0
     for resolution, strength, bits in zip(
         d.tolist(), i_over_sigma.tolist(), flags.tolist(), strict=True
     ):
         if resolution < d_min or resolution >= d_max or strength < STRONG:
             continue
-        if not any(
-            bits & bit
-            for bit in (ReflectionFlag.MASKED, ReflectionFlag.SATURATED, ReflectionFlag.BACKGROUND)
-        ):
+        if not any(bits & failure for failure in failures):
             n += 1
     return n
 
@@ -166,182 +175,213 @@ def plain_count(
 def run_rungs(
     start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise
 ) -> tuple[solve.Data, dict[str, Step]]:
-    """Return all rungs with a model, for one lattice. start: with discrete mosaic domains."""
-    of: dict[str | None, lattice_fit.Problem] = {
-        "pulse": lattice_fit.problem(start, space_group, boxes, noise)
-    }
-    of["mean"] = of["none"] = lattice_fit.problem(monochromatic(start), space_group, boxes, noise)
+    """Return the pixels of one lattice, and its step on each rung that has a model.
+
+    start: with discrete mosaic domains.
+    """
+    pulse = lattice_fit.problem(start, space_group, boxes, noise)
+    mean = lattice_fit.problem(monochromatic(start), space_group, boxes, noise)
+    problems = {"pulse": pulse, "mean": mean, "none": mean}
     steps = {}
     for name in MODELLED:
-        begun = time.process_time()
-        step = _step(RUNGS[name], of[RUNGS[name].spectrum])
-        steps[name] = step._replace(seconds=time.process_time() - begun)
-    return of["pulse"].data, steps
+        rung = RUNGS[name]
+        start_time = time.process_time()
+        step = _step(rung, problems[rung.spectrum or "none"])
+        steps[name] = step._replace(seconds=time.process_time() - start_time)
+    return pulse.data, steps
 
 
 def monochromatic(p: Parameters) -> Parameters:
     """Return the parameters in light of the pulse's mean energy, with |F|² of the channel next to
     it.
     """
-    energy = p.spectrum.mean_energy_ev
-    channel = int(np.abs(np.asarray(p.spectrum.energies_ev) - energy).argmin())
-    spectrum = Spectrum(np.array([energy]), np.array([np.sum(p.spectrum.photons)]))
-    return p._replace(spectrum=spectrum, f_squared=np.asarray(p.f_squared)[:, [channel]])
+    pulse = p.spectrum
+    energy_ev = pulse.mean_energy_ev
+    photons = np.sum(pulse.photons)
+    spectrum = Spectrum(np.array([energy_ev]), np.array([photons]))
+    away_ev = np.abs(np.asarray(pulse.energies_ev) - energy_ev)
+    channel = int(away_ev.argmin())
+    f_squared = np.asarray(p.f_squared)[:, [channel]]
+    return p._replace(spectrum=spectrum, f_squared=f_squared)
 
 
-def _step(rung: Rung, of: lattice_fit.Problem) -> Step:
-    """Return a problem on a rung; seconds are left 0."""
+def _step(rung: Rung, problem: lattice_fit.Problem) -> Step:
+    """Return a problem's step on a rung, without the time it took."""
+    data = problem.data
     if rung.spectrum == "none":
-        return _spots(np.zeros(len(of.data.photons)), of.data, of.noise)
+        return _spots(np.zeros(len(data.photons)), data, problem.noise)
     if rung.free == ("spots",):
-        shape = lattice_fit.Model(of, (), 1, "float64", layout.REACH)(np.zeros(0))[0]
-        return _by_spot(shape, of) if rung.is_by_spot else _spots(shape, of.data, of.noise)
-    return _fitted(ENGINES[rung.engine](of, rung.free, 1, "float64", layout.REACH))
+        at_start = lattice_fit.Model(problem, (), 1, "float64", layout.REACH)
+        shape, _ = at_start(np.zeros(0))
+        if rung.is_by_spot:
+            return _by_spot(shape, problem)
+        return _spots(shape, data, problem.noise)
+    return _fitted(ENGINES[rung.engine](problem, rung.free, 1, "float64", layout.REACH))
 
 
 class _Points(lattice_fit.Model):
     """The mean over points of a pixel, as brute force has it, which knows no squares."""
 
-    def __init__(self, of: lattice_fit.Problem, *how):
-        super().__init__(of._replace(start=of.start._replace(edge_px=0.0), oversample=POINTS), *how)
+    def __init__(self, problem: lattice_fit.Problem, *settings):
+        start = problem.start._replace(edge_px=0.0)
+        super().__init__(problem._replace(start=start, oversample=POINTS), *settings)
 
 
 class _Exact(_Points):
-    """The same by brute force; nothing but the scale may be free."""
+    """The mean over points by brute force; nothing but the scale may be free."""
 
     def __call__(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        now = self._at_start * np.exp(u[0])
-        return now, now[:, None]
+        photons = self._at_start * np.exp(u[0])
+        return photons, photons[:, None]
 
     @cached_property
     def _at_start(self) -> np.ndarray:
+        """Photons (pixel,) at the start."""
         p = self.parameters(np.zeros(self.n_unknowns))
-        boxes = self.of.boxes
+        boxes = self.problem.boxes
         points = lattice_fit.points(boxes, POINTS)
-        return lattice_fit.means(boxes, POINTS, len(points.fast)) @ np.asarray(
-            exact.photons(p, points)
-        )
+        of_points = np.asarray(exact.photons(p, points))
+        return lattice_fit.means(boxes, POINTS, len(points.fast)) @ of_points
 
 
 ENGINES = {"sparse": lattice_fit.Model, "points": _Points, "exact": _Exact}
 
 
 def _fitted(model: lattice_fit.Model) -> Step:
-    """Return the unknowns of a model, its scale among them, and the planes; from the scale and
-    planes that suit its start.
+    """Return the fit of a model's unknowns, its scale among them, and of the planes, from the scale
+    and the planes that suit its start best.
     """
-    data = model.of.data
-    noise = model.of.noise
+    data = model.problem.data
+    noise = model.problem.noise
     u = np.zeros(model.n_unknowns)
-    factor, planes = lattice_fit.planes_and_scale(model(u)[0], data, noise)
+    bragg, _ = model(u)
+    factor, planes = lattice_fit.planes_and_scale(bragg, data, noise)
     u[model.slices["scale"]] = np.log(factor)
     weak = model.restraint()._replace(centre=u)
-    fit = solve.fit(model, u, planes, data, noise, weak, largest=model.filled(lattice_fit.LARGEST))
+    objective = solve.Objective(model, data, noise, weak)
+    largest_step = model.filled(lattice_fit.LARGEST_STEPS)
+    fit = solve.fit(objective, u, planes, largest_step=largest_step)
     point = fit.point
-    shape = np.where(
-        point.bragg > LEAST * point.bragg.max(initial=0.0), point.bragg, 0.0
-    )  # tails have no place
-    return Step(point.bragg, shape, point.model, point.planes, 1 + fit.n_evaluations, 0.0)
+    # tails have no place
+    shape = np.where(point.bragg > FAINT * point.bragg.max(initial=0.0), point.bragg, 0.0)
+    return Step(point.bragg, shape, point.model, point.planes, 1 + fit.n_evaluations)
 
 
 def _spots(shape: np.ndarray, data: solve.Data, noise: Noise) -> Step:
-    """Return a scale for each shoebox, which may be negative as an intensity may, and its plane;
-    all in one solve.
+    """Return the fit of a scale for each shoebox, which may be negative as an intensity may, and of
+    its plane, all in one solve.
 
-    shape: (pixel,) photons ≥ 0 up to a factor of each shoebox. Poisson's −ln L, as published, and
-    because it is convex: with the model's variance, one that has the spot in the wrong place has
-    many minima.
+    shape: (pixel,) photons ≥ 0 up to a factor of each shoebox. It minimises Poisson's −ln L, as
+    published, and because that is convex: with the model's variance, −ln L of a model that has the
+    spot in the wrong place has many minima.
     """
     n = len(data.start) - 1
-    sizes = np.diff(data.start)
-    box = np.repeat(np.arange(n), sizes)
-    tops = np.array(
-        [shape[a:b].max(initial=0.0) for a, b in zip(data.start, data.start[1:], strict=False)]
-    )
+    box = np.repeat(np.arange(n), np.diff(data.start))
+    tops = np.array([shape[first:last].max(initial=0.0) for first, last in pairwise(data.start)])
     columns = np.zeros((len(shape), n))
     columns[np.arange(len(shape)), box] = shape / np.where(tops > 0, tops, 1.0)[box]
+
+    def bragg(scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return columns @ scales, columns
+
     free = solve.Restraint(np.zeros(n), np.zeros(n))
-    planes = lattice_fit.planes_and_scale(np.zeros(len(shape)), data, noise)[1]
-    how: dict[str, Any] = {
-        "target": "poisson",
-        "enough": SMALLEST_FALL,
-        "n_iterations": N_ITERATIONS,
-    }
-    fit = solve.fit(lambda u: (columns @ u, columns), np.zeros(n), planes, data, noise, free, **how)
-    return Step(fit.point.bragg, shape, fit.point.model, fit.point.planes, fit.n_evaluations, 0.0)
-
-
-def _by_spot(shape: np.ndarray, of: lattice_fit.Problem) -> Step:
-    """Return the step with a solve for each shoebox."""
-    some = [slice(a, b) for a, b in zip(of.data.start, of.data.start[1:], strict=False)]
-    steps = [_spots(shape[s], spot(of.data, s), of.noise) for s in some]
-    bragg, model, planes = (
-        np.concatenate([getattr(s, name) for s in steps]) for name in ("bragg", "model", "planes")
+    _, planes = lattice_fit.planes_and_scale(np.zeros(len(shape)), data, noise)
+    fit = solve.fit(
+        solve.Objective(bragg, data, noise, free, "poisson"),
+        np.zeros(n),
+        planes,
+        smallest_fall=SMALLEST_FALL,
+        n_iterations=N_ITERATIONS,
     )
-    return Step(bragg, shape, model, planes, sum(step.n_evaluations for step in steps), 0.0)
+    point = fit.point
+    return Step(point.bragg, shape, point.model, point.planes, fit.n_evaluations)
 
 
-def spot(data: solve.Data, some: slice) -> solve.Data:
-    """Return one shoebox of the data."""
-    return solve.Data(data.photons[some], data.plane[some], np.array([0, some.stop - some.start]))
+def _by_spot(shape: np.ndarray, problem: lattice_fit.Problem) -> Step:
+    """Return the step with a solve for each shoebox."""
+    boxes = [slice(first, last) for first, last in pairwise(problem.data.start)]
+    steps = [_spots(shape[box], spot(problem.data, box), problem.noise) for box in boxes]
+    return Step(
+        bragg=np.concatenate([step.bragg for step in steps]),
+        shape=shape,
+        model=np.concatenate([step.model for step in steps]),
+        planes=np.concatenate([step.planes for step in steps]),
+        n_evaluations=sum(step.n_evaluations for step in steps),
+    )
+
+
+def spot(data: solve.Data, box: slice) -> solve.Data:
+    """Return the data of one shoebox; box: its pixels."""
+    return solve.Data(data.photons[box], data.plane[box], np.array([0, box.stop - box.start]))
 
 
 # ---------------------------------------------------------------- what is compared
 
 
 def away_mm(
-    at: np.ndarray, observed: np.ndarray, panel: np.ndarray, detector: Detector
+    predicted: np.ndarray, observed: np.ndarray, panel: np.ndarray, detector: Detector
 ) -> np.ndarray:
-    """Return (box, 2) observed − model centroid along and across the radius, mm. Centroids (box, 2)
-    fast, slow in px.
+    """Return observed − predicted centroid (box, 2) along and across the radius, mm; predicted,
+    observed: (box, 2) fast, slow, px.
     """
-    axes = geometry.radial_axes(detector, panel, *at.T)
-    return float(detector.pixel_mm) * np.einsum("bkc,bc->bk", axes, observed - at)
+    axes = geometry.radial_axes(detector, panel, *predicted.T)
+    return float(detector.pixel_mm) * np.einsum("bkc,bc->bk", axes, observed - predicted)
 
 
 def centroids(step: Step, data: solve.Data, bbox: np.ndarray) -> np.ndarray:
-    """Return (box, 2) centre of mass of the Bragg photons, px; of a model that has none there, the
-    middle of the shoebox.
+    """Return the centre of mass (box, 2) of the Bragg photons, px; the middle of the shoebox where
+    the model has none.
     """
-    middle = 0.5 * (bbox[:, ::2] + bbox[:, 1::2])
-    place = data.plane[:, 1:] * solve.SCALE_PX + middle.repeat(np.diff(data.start), axis=0)
-    at = spot_positions.centroids(step.shape, place, data.start)
-    return np.where(np.isfinite(at), at, middle)
+    low = bbox[:, ::2]
+    high = bbox[:, 1::2]
+    middle = 0.5 * (low + high)
+    from_middle = data.plane[:, 1:] * solve.SCALE_PX
+    place = from_middle + middle.repeat(np.diff(data.start), axis=0)
+    of_model = spot_positions.centroids(step.shape, place, data.start)
+    return np.where(np.isfinite(of_model), of_model, middle)
 
 
 def deviations(step: Step, data: solve.Data, noise: Noise) -> tuple[np.ndarray, np.ndarray]:
-    """Return (pixel,) model − data in standard deviations of the model, and as published, in those
+    """Return model − data (pixel,) in standard deviations of the model, and as published, in those
     of the data.
     """
     away = step.model - data.photons
-    return away / np.sqrt(variance(step.model, noise)), away / np.sqrt(
-        np.maximum(np.abs(data.photons), 1.0)
-    )
+    sigma_of_model = np.sqrt(variance(step.model, noise))
+    counted = np.maximum(np.abs(data.photons), 1.0)
+    return away / sigma_of_model, away / np.sqrt(counted)
 
 
 def falls(before: Step, after: Step, data: solve.Data, noise: Noise) -> np.ndarray:
-    """Return (box,) bool: whether σ_Z of a shoebox becomes smaller; False where no pixel counts."""
-    old, new = (_spread(deviations(step, data, noise)[0], data.start) for step in (before, after))
-    return new < old
+    """Return whether σ_Z of each shoebox becomes smaller, (box,) bool; False where no pixel
+    counts.
+    """
+    z_before, _ = deviations(before, data, noise)
+    z_after, _ = deviations(after, data, noise)
+    return _sigma(z_after, data.start) < _sigma(z_before, data.start)
 
 
-def _spread(z: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Return (box,) standard deviation of z (pixel,)."""
-    n = np.maximum(np.diff(start), 1)
+def _sigma(z: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Return the standard deviation (box,) of z (pixel,)."""
+    sizes = np.diff(start)
+    n = np.maximum(sizes, 1)
     mean = spot_positions.sums(z, start) / n
-    return np.sqrt(spot_positions.sums((z - mean.repeat(np.diff(start))) ** 2, start) / n)
+    squares = (z - mean.repeat(sizes)) ** 2
+    return np.sqrt(spot_positions.sums(squares, start) / n)
 
 
-def planes_apart(one: np.ndarray, other: np.ndarray) -> float:
-    """Return largest difference of the coefficients of planes (box, 3), relative to the background,
-    at least a photon.
+def planes_apart(planes: np.ndarray, others: np.ndarray) -> float:
+    """Return the largest difference of the coefficients of planes (box, 3), relative to the
+    background, which counts as a photon at least.
     """
-    return float((np.abs(one - other) / np.maximum(np.abs(other[:, :1]), 1.0)).max(initial=0.0))
+    background = np.maximum(np.abs(others[:, :1]), 1.0)
+    apart = np.abs(planes - others) / background
+    return float(apart.max(initial=0.0))
 
 
-def pixels_apart(one: np.ndarray, other: np.ndarray) -> float:
-    """Return largest relative difference of photons (pixel,) where there are more than `LEAST` of
-    the brightest pixel.
+def pixels_apart(photons: np.ndarray, others: np.ndarray) -> float:
+    """Return the largest relative difference of photons (pixel,), of pixels that are brighter than
+    `FAINT` of the brightest.
     """
-    some = other > LEAST * other.max(initial=0.0)
-    return float(np.abs(one[some] / other[some] - 1.0).max(initial=0.0))
+    is_bright = others > FAINT * others.max(initial=0.0)
+    ratio = photons[is_bright] / others[is_bright]
+    return float(np.abs(ratio - 1.0).max(initial=0.0))

@@ -1,10 +1,11 @@
 """Stage 1: one lattice against the pixels of its shoeboxes.
 
-Unknowns: ln scale, rotation (3, rad), strains of the cell (1-6, the space group's), ln N (1 or 3),
-ln η, and instead of the cell the distance (mm) or the relative wavelength. The pixels know them
-through `physics.forward`.
+The unknowns are ln scale, rotation (3, rad), strains of the cell (1-6, the space group's), ln N (1
+or 3), ln η, and instead of the cell the distance (mm) or the relative wavelength. Pixels depend on
+them through `physics.forward`.
 """
 
+from collections.abc import Callable
 from copy import copy
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from spreadflow.physics import forward, geometry, layout, rotation
 from spreadflow.physics.mosaic import GAUSS, continuous
 from spreadflow.units import DEG
 
-LARGEST = {
+LARGEST_STEPS = {
     "scale": 3.0,
     "rotation": 1e-3,
     "cell": 3e-3,
@@ -31,18 +32,21 @@ LARGEST = {
     "distance": 0.3,
     "wavelength": 3e-3,
 }
-"""Of one step."""
+"""Largest change of each kind of unknown in one step: ln, rad, strain, ln, ln, mm, relative."""
+
+DISTANCE_STEP_MM = 2e-4
+"""Half the shift of the detector over which derivatives by the distance are differences, mm."""
 
 BROAD_ETA = 0.15 * DEG
 """η of the first pass, in which spots are broad enough to be found from 0.1° away, rad."""
 
 BROAD_N = 40.0
-"""Cells along each axis of a domain in the first pass."""
+"""Cells along each axis of a domain in the first pass, at most."""
 
 BROAD_ITERATIONS = 10
 """Evaluations of the first pass, at most."""
 
-BROAD_LEAST = {"scale": np.inf, "rotation": 0.02 * DEG}
+BROAD_SMALLEST_STEPS = {"scale": np.inf, "rotation": 0.02 * DEG}
 """Step that ends the first pass, by kind of unknown: ln, rad."""
 
 BROAD_WIDTHS = 3
@@ -68,43 +72,42 @@ class Problem(NamedTuple):
     """A lattice and its pixels."""
 
     start: Parameters
-    """where the unknowns are zero, but for A"""
+    """where the unknowns are zero, but for A, which `frame` holds"""
     frame: CrystalFrame
-    """what A is made of"""
+    """from which rotation and strains are counted"""
     boxes: Shoeboxes
     data: solve.Data
-    """of the valid pixels"""
+    """the valid pixels"""
     noise: Noise
     oversample: int = 1
     """points along each edge of a pixel that the model is averaged over"""
-    known: Restraints | None = None
-    """beside the pixels; None = nothing"""
+    restraints: Restraints | None = None
+    """what is known beside the pixels; None = nothing"""
 
 
 def reachable(start: Parameters, boxes: Shoeboxes) -> np.ndarray:
-    """Return rows of the nodes of `start` that may put photons into the shoeboxes, even where the
-    orientation is 0.1° wrong.
+    """Return the rows of the nodes of `start` that may put photons into the shoeboxes, even where
+    the orientation is 0.1° wrong.
 
     start: with any f_squared (node, channel) > 0, such as ones.
     """
-    crystal = start.crystal._replace(
-        eta_rad=np.float64(max(float(start.crystal.eta_rad), BROAD_ETA))
-    )
+    eta_rad = np.float64(max(float(start.crystal.eta_rad), BROAD_ETA))
+    crystal = start.crystal._replace(eta_rad=eta_rad)
     wide = start._replace(crystal=crystal, mosaic=continuous(), edge_px=1.0)
-    rows = layout.reached(crystal, wide.mosaic, np.asarray(start.hkl), start.spectrum)
-    hkl, f_squared = layout.filled((np.asarray(start.hkl)[rows], np.asarray(start.f_squared)[rows]))
-    return rows[
-        layout.meets(wide._replace(hkl=hkl, f_squared=f_squared), boxes.panel, boxes.bbox)[
-            : len(rows)
-        ]
-    ]
+    hkl = np.asarray(start.hkl)
+    f_squared = np.asarray(start.f_squared)
+    rows = layout.reached(crystal, wide.mosaic, hkl, start.spectrum)
+    hkl, f_squared = layout.filled((hkl[rows], f_squared[rows]))
+    nodes = wide._replace(hkl=hkl, f_squared=f_squared)
+    is_met = layout.meets(nodes, boxes.panel, boxes.bbox)[: len(rows)]
+    return rows[is_met]
 
 
 def problem(
     start: Parameters, space_group: str, boxes: Shoeboxes, noise: Noise, oversample: int = 1
 ) -> Problem:
-    """Return the problem of `start`, whose A is brought to what the space group allows, and the
-    valid pixels of the shoeboxes.
+    """Return the problem of the valid pixels of the shoeboxes, which starts at `start`, its A
+    brought to what the space group allows.
 
     oversample: the model of a pixel is the mean over so many points along each edge, each averaged
     over its square.
@@ -112,28 +115,37 @@ def problem(
     cell = crystal_frame(np.asarray(start.crystal.A), space_group)
     hkl, f_squared = layout.filled((np.asarray(start.hkl), np.asarray(start.f_squared)))
     start = start._replace(hkl=hkl, f_squared=f_squared, edge_px=1.0 / oversample)
+
     pixels = points(boxes)
-    box = np.repeat(np.arange(len(boxes.panel)), boxes.n_pixels)
+    n_boxes = len(boxes.panel)
+    box = np.repeat(np.arange(n_boxes), boxes.n_pixels)
     middle = 0.5 * (boxes.bbox[:, ::2] + boxes.bbox[:, 1::2])
-    slopes = (np.stack([pixels.fast, pixels.slow], axis=1) - middle[box]) / solve.SCALE_PX
-    plane = np.column_stack([np.ones(len(box)), slopes])[boxes.valid]
-    start_of = np.concatenate(
-        [[0], np.cumsum(np.bincount(box[boxes.valid], minlength=len(boxes.panel)))]
+    place = np.stack([pixels.fast, pixels.slow], axis=1)
+    slopes = (place - middle[box]) / solve.SCALE_PX
+    plane = np.column_stack([np.ones(len(box)), slopes])
+
+    n_valid = np.bincount(box[boxes.valid], minlength=n_boxes)
+    data = solve.Data(
+        photons=boxes.photons[boxes.valid].astype(np.float64),
+        plane=plane[boxes.valid],
+        start=np.concatenate([[0], np.cumsum(n_valid)]),
     )
-    data = solve.Data(boxes.photons[boxes.valid].astype(np.float64), plane, start_of)
     return Problem(start, cell, boxes, data, noise, oversample)
 
 
-def moved(of: Problem, to: Parameters) -> Problem:
-    """Return the problem that starts at parameters."""
-    metric = to.crystal.A.T @ to.crystal.A
-    U = rotation.nearest(to.crystal.A @ np.linalg.inv(np.linalg.cholesky(metric).T))
-    return of._replace(start=to, frame=of.frame._replace(U=U, metric=metric))
+def moved(problem: Problem, parameters: Parameters) -> Problem:
+    """Return the problem that starts at other parameters."""
+    A = parameters.crystal.A
+    metric = A.T @ A
+    upper = np.linalg.cholesky(metric).T
+    U = rotation.nearest(A @ np.linalg.inv(upper))
+    frame = problem.frame._replace(U=U, metric=metric)
+    return problem._replace(start=parameters, frame=frame)
 
 
 def points(boxes: Shoeboxes, oversample: int = 1) -> Pixels:
-    """Return all pixels of the shoeboxes, in their order; of more points a pixel, as
-    `layout.within` has them.
+    """Return all pixels of the shoeboxes, in their order; with more than one point a pixel, the
+    points as `layout.within` has them.
     """
     return layout.points(layout.rectangles(boxes.panel, boxes.bbox, oversample))
 
@@ -141,8 +153,9 @@ def points(boxes: Shoeboxes, oversample: int = 1) -> Pixels:
 def unknowns(
     free: tuple[Unknown, ...], mosaic: Mosaic, n_strains: int, n_axes: int
 ) -> dict[Unknown, int]:
-    """Return how many there are of each kind. η is none where the mosaic spread is of single
-    domains, or was learned.
+    """Return how many unknowns there are of each free kind.
+
+    η is none where the mosaicity consists of single domains, or was learned.
     """
     sizes = {"rotation": 3, "cell": n_strains, "n_cells": n_axes}
     has_eta = mosaic.eta_rad is None and np.any(mosaic.width)
@@ -150,7 +163,7 @@ def unknowns(
 
 
 def names(sizes: dict[Unknown, int]) -> list[str]:
-    """Return one name per unknown: rotation_1, cell_1 ... where there are several."""
+    """Return one name per unknown: rotation_1, cell_1 ... where there are several of a kind."""
     return [name if n == 1 else f"{name}_{i + 1}" for name, n in sizes.items() for i in range(n)]
 
 
@@ -158,204 +171,227 @@ class Model:
     """Bragg photons of a problem's valid pixels and their derivatives, as a function of the free
     unknowns.
 
-    dtype: of the sums over channels; reach: standard deviations out to which clouds are followed.
+    n_axes: unknowns of N, 1 or 3; dtype: of the sums over channels; reach: standard deviations out
+    to which clouds are followed.
     """
 
     def __init__(
         self,
-        of: Problem,
+        problem: Problem,
         free: tuple[Unknown, ...],
         n_axes: int = 1,
         dtype: str = "float32",
         reach: float = REACH,
     ):
-        sizes = unknowns(free, of.start.mosaic, len(of.frame.strains), n_axes)
+        sizes = unknowns(free, problem.start.mosaic, len(problem.frame.strains), n_axes)
         ends = np.cumsum([0, *sizes.values()])
-        self.of, self.free, self.dtype, self.reach = of, tuple(sizes), dtype, reach
-        self.slices = {name: slice(a, b) for name, a, b in zip(sizes, ends, ends[1:], strict=False)}
-        self.n_unknowns, self.n_layouts = int(ends[-1]), 0
-        self._laid: Parameters | None = None
+        bounds = zip(sizes, ends, ends[1:], strict=False)
+        self.problem = problem
+        self.free = tuple(sizes)
+        self.dtype = dtype
+        self.reach = reach
+        self.slices = {name: slice(first, last) for name, first, last in bounds}
+        self.n_unknowns = int(ends[-1])
+        self.n_layouts = 0
+        self._laid_out: Parameters | None = None
 
     def names(self) -> list[str]:
         """Return one name per unknown."""
-        return names({name: s.stop - s.start for name, s in self.slices.items()})
+        return names({name: columns.stop - columns.start for name, columns in self.slices.items()})
 
     def filled(self, by_name: dict[Unknown, float]) -> np.ndarray:
-        """Return (unknown,) a number for each kind of unknown."""
+        """Return an array (unknown,) with a number for each kind of unknown."""
         return np.concatenate(
-            [np.full(s.stop - s.start, by_name[name]) for name, s in self.slices.items()]
+            [
+                np.full(columns.stop - columns.start, by_name[name])
+                for name, columns in self.slices.items()
+            ]
         )
 
     def restraint(self) -> solve.Restraint:
-        """Return what is known of the unknowns, and weak restraints about the start of the
+        """Return the problem's restraints of the unknowns, and weak ones about the start of the
         others.
         """
-        return restraints.restraint(self.slices, self.of.start, self.of.frame, self.of.known)
+        problem = self.problem
+        return restraints.restraint(self.slices, problem.start, problem.frame, problem.restraints)
 
     def unknown(self, u: np.ndarray, name: Unknown, n: int) -> np.ndarray:
-        """Return the unknowns of a kind; zeros where they are not free."""
+        """Return the unknowns of a kind, or n zeros where they are not free."""
         return u[self.slices[name]] if name in self.slices else np.zeros(n)
 
     def parameters(self, u: np.ndarray) -> Parameters:
-        """Return what the unknowns stand for."""
-        start = self.of.start
-        strains = len(self.of.frame.strains)
-        p = np.concatenate([self.unknown(u, "rotation", 3), self.unknown(u, "cell", strains)])
-        A = np.asarray(_A(self.of.frame, p)) / (1.0 + self.unknown(u, "wavelength", 1)[0])
+        """Return the parameters that the unknowns (unknown,) stand for."""
+        start = self.problem.start
+        A = np.asarray(_A(self.problem.frame, self._coordinates(u)))
         crystal = start.crystal._replace(
-            A=A,
+            A=A / (1.0 + self.unknown(u, "wavelength", 1)[0]),
             n_cells=start.crystal.n_cells * np.exp(self.unknown(u, "n_cells", 1)),
             eta_rad=start.crystal.eta_rad * np.exp(self.unknown(u, "eta", 1)[0]),
         )
+        detector = start.detector
+        if "distance" in self.free:
+            distance_mm = self.unknown(u, "distance", 1)[0]
+            detector = geometry.shifted(detector, 0.0, 0.0, distance_mm)
         scale = start.scale * np.exp(self.unknown(u, "scale", 1)[0])
-        return start._replace(
-            crystal=crystal, scale=scale, detector=self._detector(self.unknown(u, "distance", 1)[0])
-        )
+        return start._replace(crystal=crystal, scale=scale, detector=detector)
 
-    def _detector(self, distance_mm):
-        return (
-            geometry.shifted(self.of.start.detector, 0.0, 0.0, distance_mm)
-            if "distance" in self.free
-            else self.of.start.detector
-        )
+    def _coordinates(self, u: np.ndarray) -> np.ndarray:
+        """Return what `orientation_matrix.matrix` makes A of: rotation (3) and strains."""
+        n_strains = len(self.problem.frame.strains)
+        return np.concatenate([self.unknown(u, "rotation", 3), self.unknown(u, "cell", n_strains)])
 
     def __call__(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return photons (pixel,) and derivatives (pixel, unknown) of the valid pixels."""
+        """Return photons (pixel,) of the valid pixels, and their derivatives (pixel, unknown)."""
         p = self.parameters(u)
         self._lay_out(p)
         of_points = forward.by_crystal(p, self._pixels, self._pairs, self.dtype)
-        by = forward.ByCrystal(*map(self._of_pixels, of_points))
-        out = np.empty((len(by.photons), self.n_unknowns))
-        for name, some in self.slices.items():
-            out[:, some] = self._column(name, u, p, by)
-        return by.photons, out
+        by_crystal = forward.ByCrystal(*map(self._averaged, of_points))
+        derivatives = np.empty((len(by_crystal.photons), self.n_unknowns))
+        for name, columns in self.slices.items():
+            derivatives[:, columns] = self._derivatives(name, u, p, by_crystal)
+        return by_crystal.photons, derivatives
 
     def photons(self, u: np.ndarray) -> np.ndarray:
-        """Return (pixel,) the same without derivatives."""
+        """Return photons (pixel,) of the valid pixels, without derivatives."""
         p = self.parameters(u)
         self._lay_out(p)
-        return self._of_pixels(forward.sums(p, self._pixels, self._pairs, self.dtype)[0])
+        photons, *_ = forward.sums(p, self._pixels, self._pairs, self.dtype)
+        return self._averaged(photons)
 
     def templates(self, u: np.ndarray) -> csr_matrix:
-        """Return (valid pixel, node · channel) photons of each channel per electron² of |F|²."""
+        """Return the photons (valid pixel, node · channel) of each channel per electron² of
+        |F|².
+        """
         p = self.parameters(u)
-        oversample = self.of.oversample
         self._lay_out(p)
-        n = len(p.spectrum.photons)
+        n_channels = len(p.spectrum.photons)
         n_nodes = len(p.hkl)
-        n_pixels = len(self.of.data.photons)
-        of_point = np.full(len(self._pixels.fast), n_pixels)
-        pixel, point = means(self.of.boxes, oversample, len(of_point)).nonzero()
-        of_point[point] = pixel
-        key = of_point[self._pairs.point] * n_nodes + self._pairs.cloud // len(p.mosaic.share)
-        rows, row = np.unique(key, return_inverse=True)
-        photons = (
-            forward.by_channel(p, self._pixels, self._pairs, row, len(rows), self.dtype)
-            / oversample**2
-        )
-        pixel, node = np.divmod(rows, n_nodes)
-        lit = (photons > 0) & (pixel < n_pixels)[:, None]
-        counts = np.bincount(pixel, lit.sum(axis=1), n_pixels)[:n_pixels].astype(np.int64)
-        column = (node[:, None] * n + np.arange(n))[lit]
-        start = np.concatenate([[0], np.cumsum(counts)])
-        return csr_matrix((photons[lit], column, start), shape=(n_pixels, n * n_nodes))
+        n_pixels = len(self.problem.data.photons)
+        n_points = len(self._pixels.fast)
+        oversample = self.problem.oversample
+
+        # the valid pixel of each point; n_pixels stands for none
+        pixel, point = means(self.problem.boxes, oversample, n_points).nonzero()
+        pixel_of_point = np.full(n_points, n_pixels)
+        pixel_of_point[point] = pixel
+
+        # pairs of the same pixel and node add up to one row
+        node_of_pair = self._pairs.cloud // len(p.mosaic.share)
+        key_of_pair = pixel_of_point[self._pairs.point] * n_nodes + node_of_pair
+        keys, row_of_pair = np.unique(key_of_pair, return_inverse=True)
+        sums = forward.by_channel(p, self._pixels, self._pairs, row_of_pair, len(keys), self.dtype)
+        photons = sums / oversample**2
+
+        pixel, node = np.divmod(keys, n_nodes)
+        is_lit = (photons > 0) & (pixel < n_pixels)[:, None]
+        n_lit = np.bincount(pixel, is_lit.sum(axis=1), n_pixels)[:n_pixels].astype(np.int64)
+        column = (node[:, None] * n_channels + np.arange(n_channels))[is_lit]
+        first = np.concatenate([[0], np.cumsum(n_lit)])
+        shape = (n_pixels, n_channels * n_nodes)
+        return csr_matrix((photons[is_lit], column, first), shape=shape)
 
     def scaled(self, factor: float) -> "Model":
         """Return the model with its start brighter by a factor."""
         out = copy(self)
-        out.of = self.of._replace(start=self.of.start._replace(scale=self.of.start.scale * factor))
+        start = self.problem.start
+        brighter = start._replace(scale=start.scale * factor)
+        out.problem = self.problem._replace(start=brighter)
         return out
 
-    def _of_pixels(self, of_points: np.ndarray) -> np.ndarray:
-        """Return (pixel, ...) of the valid pixels: means over their points."""
-        return (
-            self._mean @ of_points
-            if self.of.oversample > 1
-            else of_points[np.flatnonzero(self.of.boxes.valid)]
-        )
+    def _averaged(self, of_points: np.ndarray) -> np.ndarray:
+        """Return the means (pixel, ...) over the points of each valid pixel."""
+        if self.problem.oversample > 1:
+            return self._mean @ of_points
+        return of_points[np.flatnonzero(self.problem.boxes.valid)]
 
-    def _column(self, name, u, p: Parameters, by: forward.ByCrystal) -> np.ndarray:
-        """Return derivatives (pixel, unknowns of a kind)."""
+    def _derivatives(
+        self, name: Unknown, u: np.ndarray, p: Parameters, by_crystal: forward.ByCrystal
+    ) -> np.ndarray:
+        """Return the derivatives (pixel, n) by the unknowns of a kind."""
         if name in ("rotation", "cell"):
-            strains = len(self.of.frame.strains)
-            at = np.concatenate([self.unknown(u, "rotation", 3), self.unknown(u, "cell", strains)])
-            dA = np.asarray(_dA(self.of.frame, at)).reshape(9, -1)
-            return by.A @ (dA[:, :3] if name == "rotation" else dA[:, 3:])
+            dA = np.asarray(_dA(self.problem.frame, self._coordinates(u))).reshape(9, -1)
+            return by_crystal.A @ (dA[:, :3] if name == "rotation" else dA[:, 3:])
         if name == "scale":
-            return by.photons[:, None]
+            return by_crystal.photons[:, None]
         if name == "n_cells":
-            each = by.n_cells * p.crystal.n_cells
-            return (
-                each
-                if self.slices[name].stop - self.slices[name].start == 3
-                else each.sum(axis=1, keepdims=True)
-            )
+            by_axis = by_crystal.n_cells * p.crystal.n_cells
+            columns = self.slices[name]
+            has_each_axis = columns.stop - columns.start == 3
+            return by_axis if has_each_axis else by_axis.sum(axis=1, keepdims=True)
         if name == "eta":
-            return by.eta_rad * p.crystal.eta_rad
+            return by_crystal.eta_rad * p.crystal.eta_rad
         if name == "wavelength":
-            return -by.A @ p.crystal.A.reshape(9, 1)
-        step = 2e-4  # mm
-        ends = [
-            forward.sums(
-                p._replace(detector=geometry.shifted(p.detector, 0.0, 0.0, d)),
-                self._pixels,
-                self._pairs,
-                "float64",
-            )
-            for d in (step, -step)
-        ]
-        return self._of_pixels((ends[0][0] - ends[1][0]) / (2 * step))[:, None]
+            return -by_crystal.A @ p.crystal.A.reshape(9, 1)
+        return self._by_distance(p)
+
+    def _by_distance(self, p: Parameters) -> np.ndarray:
+        """Return the derivatives (pixel, 1) by the distance, mm, as differences."""
+
+        def photons(distance_mm: float) -> np.ndarray:
+            shifted = p._replace(detector=geometry.shifted(p.detector, 0.0, 0.0, distance_mm))
+            return forward.sums(shifted, self._pixels, self._pairs, "float64")[0]
+
+        difference = photons(DISTANCE_STEP_MM) - photons(-DISTANCE_STEP_MM)
+        return self._averaged(difference / (2 * DISTANCE_STEP_MM))[:, None]
 
     def _lay_out(self, p: Parameters) -> None:
         """Lay out pairs for these parameters, unless those laid out before still serve."""
-        if self._laid is not None and not _is_stale(self._laid, p):
+        if self._laid_out is not None and not _is_stale(self._laid_out, p):
             return
-        boxes = self.of.boxes
-        pixels, self._pairs = layout.within(
-            p, boxes.panel, boxes.bbox, self.reach, self.of.oversample
-        )
+        boxes = self.problem.boxes
+        oversample = self.problem.oversample
+        pixels, self._pairs = layout.within(p, boxes.panel, boxes.bbox, self.reach, oversample)
         self._pixels: Pixels = layout.filled(pixels, 1 << 14)
-        if self._laid is None and self.of.oversample > 1:
-            self._mean = means(boxes, self.of.oversample, len(self._pixels.fast))
-        self._laid, self.n_layouts = p, self.n_layouts + 1
+        if self._laid_out is None and oversample > 1:
+            self._mean = means(boxes, oversample, len(self._pixels.fast))
+        self._laid_out = p
+        self.n_layouts += 1
 
 
 def means(boxes: Shoeboxes, oversample: int, n_points: int) -> csr_matrix:
-    """Return (valid pixel, point) that takes the mean over the points of a pixel; points as
-    `layout.within` has them.
+    """Return the matrix (valid pixel, point) that takes the mean over the points of a pixel; points
+    as `layout.within` has them.
     """
-    width = np.asarray(boxes.bbox[:, 1] - boxes.bbox[:, 0], dtype=np.int64)
-    first = np.cumsum(boxes.n_pixels) - boxes.n_pixels
-    box = np.repeat(np.arange(len(width)), boxes.n_pixels)[boxes.valid]
-    slow, fast = np.divmod(np.flatnonzero(boxes.valid) - first[box], width[box])
-    corner = oversample**2 * first[box] + oversample * (oversample * slow * width[box] + fast)
-    i, j = np.divmod(np.arange(oversample**2), oversample)
-    column = corner[:, None] + i * oversample * width[box][:, None] + j
-    row = np.arange(len(box)).repeat(oversample**2)
-    share = np.full(column.size, oversample**-2.0)
-    return csr_matrix((share, (row, column.ravel())), shape=(len(box), n_points))
+    n_pixels = boxes.n_pixels
+    valid = np.flatnonzero(boxes.valid)
+    box = np.repeat(np.arange(len(n_pixels)), n_pixels)[valid]
+    first = (np.cumsum(n_pixels) - n_pixels)[box]
+    width = np.asarray(boxes.bbox[:, 1] - boxes.bbox[:, 0], dtype=np.int64)[box]
+    slow, fast = np.divmod(valid - first, width)
+
+    # points of a box follow each other row by row, each row `oversample` times as long and as often
+    row_length = oversample * width
+    corner = oversample**2 * first + oversample * (slow * row_length + fast)
+    n_each = oversample**2
+    i, j = np.divmod(np.arange(n_each), oversample)
+    point = corner[:, None] + i * row_length[:, None] + j
+
+    pixel = np.arange(len(box)).repeat(n_each)
+    share = np.full(point.size, oversample**-2.0)
+    return csr_matrix((share, (pixel, point.ravel())), shape=(len(box), n_points))
 
 
 _A = jax.jit(matrix)
 _dA = jax.jit(jax.jacfwd(matrix, argnums=1))
 
 
-def _is_stale(laid: Parameters, p: Parameters) -> bool:
-    moved = (np.linalg.solve(laid.crystal.A, p.crystal.A) - np.eye(3)) @ np.asarray(p.hkl).T
-    far = np.sqrt(4 / GAUSS * ((p.crystal.n_cells[:, None] * moved) ** 2).sum(axis=0)).max(
-        initial=0.0
-    )
-    ratio = np.log(
-        np.append(
-            p.crystal.n_cells / laid.crystal.n_cells,
-            p.crystal.eta_rad / max(laid.crystal.eta_rad, 1e-9),
-        )
-    )
-    shift = (
-        np.linalg.norm(p.detector.origin_mm - laid.detector.origin_mm, axis=-1).max()
-        / p.detector.pixel_mm
-    )
-    return bool(far > STALE_SIGMA or np.abs(ratio).max() > STALE_LOG or shift > STALE_PX)
+def _is_stale(laid_out: Parameters, p: Parameters) -> bool:
+    """Whether pairs laid out for some parameters no longer serve for others."""
+    old = laid_out.crystal
+    new = p.crystal
+
+    strain = np.linalg.solve(old.A, new.A) - np.eye(3)
+    shift_hkl = strain @ np.asarray(p.hkl).T
+    shift_of_cloud = new.n_cells[:, None] * shift_hkl
+    square = (shift_of_cloud**2).sum(axis=0)
+    farthest_sigma = np.sqrt(4 / GAUSS * square).max(initial=0.0)
+
+    ratios = np.append(new.n_cells / old.n_cells, new.eta_rad / max(old.eta_rad, 1e-9))
+    largest_log = np.abs(np.log(ratios)).max()
+
+    shift_mm = p.detector.origin_mm - laid_out.detector.origin_mm
+    shift_px = np.linalg.norm(shift_mm, axis=-1).max() / p.detector.pixel_mm
+    return bool(farthest_sigma > STALE_SIGMA or largest_log > STALE_LOG or shift_px > STALE_PX)
 
 
 # ---------------------------------------------------------------- the fit
@@ -373,6 +409,7 @@ class RefinedLattice(NamedTuple):
     fisher: np.ndarray
     """(unknown, unknown) covariance"""
     sandwich: np.ndarray
+    """(unknown, unknown) covariance over shoeboxes, see `solve.covariances`"""
     n_evaluations: int
     """of all passes"""
     frame: CrystalFrame
@@ -384,12 +421,12 @@ def planes_and_scale(
     data: solve.Data,
     noise: Noise,
     n_rounds: int = 4,
-    says: np.ndarray | float = 1.0,
+    counted: np.ndarray | float = 1.0,
 ) -> tuple[float, np.ndarray]:
-    """Return factor of the Bragg photons (pixel,) and planes (box, 3) that suit the data best:
-    reweighted least squares.
+    """Return the factor of the Bragg photons (pixel,) and the planes (box, 3) that suit the data
+    best, by reweighted least squares.
 
-    says: (pixel,) 0 where a pixel has no say in the factor.
+    counted: (pixel,) 0 where a pixel does not count for the factor.
     """
     factor = 1.0
     model = np.maximum(data.photons, 1.0)
@@ -398,22 +435,25 @@ def planes_and_scale(
     for _ in range(n_rounds):
         weighted = data.plane / variance(model, noise)[:, None]
         normal = solve.by_box(weighted, data.plane, data.start)
-        normal += solve.RIDGE * np.einsum(
-            "bi,ij->bij", np.einsum("bii->bi", normal), np.eye(3)
-        ) + 1e-12 * np.eye(3)
-        own = np.linalg.solve(normal, solve.by_box(weighted, both, data.start))
-        left = both - np.einsum("pi,pij->pj", data.plane, own.repeat(sizes, axis=0))
-        counts = says * weighted[:, 0]
-        top = counts @ (left[:, 0] * left[:, 1])
-        bottom = counts @ left[:, 1] ** 2
+        diagonal = np.einsum("bii->bi", normal)
+        normal += solve.RIDGE * np.einsum("bi,ij->bij", diagonal, np.eye(3)) + 1e-12 * np.eye(3)
+
+        # planes of the data and of the Bragg photons, and what these leave of both
+        planes_of = np.linalg.solve(normal, solve.by_box(weighted, both, data.start))
+        background = np.einsum("pi,pij->pj", data.plane, planes_of.repeat(sizes, axis=0))
+        above, bragg_above = (both - background).T
+
+        weight = counted * weighted[:, 0]
+        top = weight @ (above * bragg_above)
+        bottom = weight @ bragg_above**2
         factor = max(top / bottom, 1e-3) if bottom > 0 else 1.0
-        planes = own[:, :, 0] - factor * own[:, :, 1]
+        planes = planes_of[:, :, 0] - factor * planes_of[:, :, 1]
         model = factor * bragg + solve.backgrounds(planes, data)
     return factor, planes
 
 
 def refine(
-    of: Problem,
+    problem: Problem,
     free: tuple[Unknown, ...],
     *,
     n_axes: int = 1,
@@ -423,88 +463,105 @@ def refine(
     n_iterations: int = 30,
     dtype: str = "float32",
 ) -> RefinedLattice:
-    """Refine the free unknowns and all planes. is_rough: look for the orientation with broad spots
-    first, 0.1° away.
+    """Refine the free unknowns and all planes.
 
-    The fit begins at the start, or where the broad pass, always Levenberg's, ended if the pixels
-    are likelier there.
+    is_rough: with broad spots first, which find an orientation from 0.1° away. The fit then begins
+    where that pass ended (it is always Levenberg's), or at the start if the pixels are likelier
+    there.
     """
-    before = best = _scaled(Model(of, free, n_axes, dtype), target)
+    before = best = _scaled(Model(problem, free, n_axes, dtype), target)
     n_evaluations = 1
     if is_rough and "rotation" in free:
-        turned, n = _broad(of, target, dtype)
+        turned, n_broad = _broad(problem, target, dtype)
         found = _scaled(Model(turned, free, n_axes, dtype), target)
-        n_evaluations += n + 1
+        n_evaluations += n_broad + 1
         best = found if found.loss < before.loss else before
-    fit = _fit(best.model, best.planes, target, n_iterations, minimize=solve.MINIMIZERS[minimizer])
-    parameters = best.model.parameters(fit.point.unknowns)
-    covariances = solve.covariances(fit.point)
-    n_evaluations += fit.n_evaluations
-    names = best.model.names()
+    fit = _fit(best.model, best.planes, target, n_iterations, solve.MINIMIZERS[minimizer])
+    fisher, sandwich = solve.covariances(fit.point)
     return RefinedLattice(
-        parameters, names, fit, before.loss, *covariances, n_evaluations, best.model.of.frame
+        parameters=best.model.parameters(fit.point.unknowns),
+        names=best.model.names(),
+        fit=fit,
+        loss_before=before.loss,
+        fisher=fisher,
+        sandwich=sandwich,
+        n_evaluations=n_evaluations + fit.n_evaluations,
+        frame=best.model.problem.frame,
     )
 
 
 def _fit(
-    model: Model, planes: np.ndarray, target: Target, n_iterations: int, minimize=solve.fit, **how
+    model: Model,
+    planes: np.ndarray,
+    target: Target,
+    n_iterations: int,
+    minimize: Callable[..., solve.Fit] = solve.fit,
+    **limits: np.ndarray,
 ) -> solve.Fit:
-    """Return all unknowns of a model from zero."""
-    u = np.zeros(model.n_unknowns)
-    of = (model.of.data, model.of.noise, model.restraint())
-    how |= {"target": target, "largest": model.filled(LARGEST), "n_iterations": n_iterations}
-    return minimize(model, u, planes, *of, **how)
+    """Return the fit of all unknowns of a model from zero; limits: more arguments of `minimize`."""
+    problem = model.problem
+    objective = solve.Objective(model, problem.data, problem.noise, model.restraint(), target)
+    return minimize(
+        objective,
+        np.zeros(model.n_unknowns),
+        planes,
+        largest_step=model.filled(LARGEST_STEPS),
+        n_iterations=n_iterations,
+        **limits,
+    )
 
 
 def sigma_z(point: solve.Point, data: solve.Data, noise: Noise) -> float:
-    """Return standard deviation of (data − model)/√variance over the pixels: 1 where the model is
-    right.
+    """Return the standard deviation of (data − model)/√variance over the pixels: 1 where the model
+    is right.
     """
-    return float(np.std((data.photons - point.model) / np.sqrt(variance(point.model, noise))))
+    sigma = np.sqrt(variance(point.model, noise))
+    return float(np.std((data.photons - point.model) / sigma))
 
 
-class _Scaled(NamedTuple):
+class _ScaledModel(NamedTuple):
+    """A model whose start has the scale that suits the data best, and planes that do."""
+
     model: Model
     planes: np.ndarray
+    """(box, 3) photons"""
     loss: float
+    """−ln L of the start, restraints included"""
 
 
-def _scaled(model: Model, target: Target) -> _Scaled:
+def _scaled(model: Model, target: Target) -> _ScaledModel:
     """Return the model at the scale, and with the planes, that suit its start best."""
-    data = model.of.data
-    noise = model.of.noise
+    data = model.problem.data
+    noise = model.problem.noise
     bragg = model.photons(np.zeros(model.n_unknowns))
     factor, planes = planes_and_scale(bragg, data, noise)
     expected = factor * bragg + solve.backgrounds(planes, data)
     model = model.scaled(factor)
-    loss = pixelwise(data.photons, expected, noise, target).loss.sum() + model.restraint().loss(0.0)
-    return _Scaled(model, planes, float(loss))
+    by_pixel = pixelwise(data.photons, expected, noise, target)
+    loss = by_pixel.loss.sum() + model.restraint().loss(0.0)
+    return _ScaledModel(model, planes, float(loss))
 
 
-def _broad(of: Problem, target: Target, dtype: str) -> tuple[Problem, int]:
+def _broad(problem: Problem, target: Target, dtype: str) -> tuple[Problem, int]:
     """Return the problem turned to where broad spots fit best, and how many evaluations that
     took.
     """
-    crystal = of.start.crystal
+    crystal = problem.start.crystal
     eta = max(float(crystal.eta_rad), BROAD_ETA)
     n_cells = np.minimum(crystal.n_cells, BROAD_N)
     wide = crystal._replace(n_cells=n_cells, eta_rad=np.float64(eta))
-    start = of.start._replace(crystal=wide, mosaic=continuous(BROAD_WIDTHS), edge_px=1.0)
-    known = of.known and of.known.only("rotation")  # the scale is another with other N
-    model = Model(
-        of._replace(start=start, oversample=1, known=known),
-        ("scale", "rotation"),
-        1,
-        dtype,
-        BROAD_REACH,
-    )
-    scaled = _scaled(model, target)
+    start = problem.start._replace(crystal=wide, mosaic=continuous(BROAD_WIDTHS), edge_px=1.0)
+    # a restraint of the scale does not hold here, for with other N the scale is another
+    about_rotation = problem.restraints and problem.restraints.only("rotation")
+    broad = problem._replace(start=start, oversample=1, restraints=about_rotation)
+    scaled = _scaled(Model(broad, ("scale", "rotation"), 1, dtype, BROAD_REACH), target)
     fit = _fit(
         scaled.model,
         scaled.planes,
         target,
         BROAD_ITERATIONS,
-        least=scaled.model.filled(BROAD_LEAST),
+        smallest_step=scaled.model.filled(BROAD_SMALLEST_STEPS),
     )
-    U = np.asarray(turn(fit.point.unknowns[1:4])) @ of.frame.U
-    return of._replace(frame=of.frame._replace(U=U)), 1 + fit.n_evaluations
+    U = np.asarray(turn(fit.point.unknowns[1:4])) @ problem.frame.U
+    turned = problem._replace(frame=problem.frame._replace(U=U))
+    return turned, 1 + fit.n_evaluations

@@ -1,11 +1,11 @@
 """Learning how mosaic domains are turned from the pixels of one lattice, or of many that share the
 distribution.
 
-The distribution is a set of non-negative weights on a grid of rotations. A pixel expects Σ
-weight·template + plane, which expectation-maximization solves without ever going negative
-(Richardson 1972, Lucy 1974; Shepp & Vardi 1982). Shoeboxes held out of everything decide when it
-ends and whether what was learned is better than the smooth distribution. Between rounds lattices
-are refined anew, empty nodes are dropped and the grid is made finer.
+The distribution is a set of non-negative weights on a grid of rotations. A pixel is expected to
+hold Σ weight·template + plane, which expectation-maximization solves without ever going negative
+(Richardson 1972, Lucy 1974; Shepp & Vardi 1982). Shoeboxes that are held out of everything decide
+when it ends, and whether what was learned is better than the continuous distribution. Between
+rounds lattices are refined anew, empty nodes are dropped and the grid is made finer.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,10 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from spreadflow.analysis.pixels import lattice_fit, solve
+from spreadflow.analysis.pixels import lattice_fit, rotation_grid, solve
 from spreadflow.analysis.pixels.lattice_fit import Problem
 from spreadflow.analysis.pixels.likelihood import FLOOR, Target, pixelwise, variance
-from spreadflow.models import Mosaic
+from spreadflow.analysis.pixels.rotation_grid import Grid
+from spreadflow.models import Mosaic, Shoeboxes
 from spreadflow.physics import forward, geometry, layout, rotation
 from spreadflow.physics.mosaic import GAUSS, continuous, merged
 from spreadflow.units import wavelength
@@ -26,7 +27,7 @@ FREE = ("scale", "rotation", "cell", "n_cells", "eta")
 """What is refined of a lattice between rounds; η with the continuous distribution alone."""
 
 EXTENT = 3.0
-"""η out to which the first grid reaches."""
+"""Radius of the first grid, in η."""
 
 COARSE = 2.0
 """Step of the first grid, in angular standard deviations of a domain's spot at the highest
@@ -37,13 +38,12 @@ FINE = 0.5
 """Step of the last grid, in the same unit."""
 
 COARSEST = 0.6
-"""η that the first step is at most: the grid can take the place of the continuous distribution."""
+"""Step of the first grid at most, in η: the grid can then take the place of the continuous
+distribution.
+"""
 
-NODES = 2500
-"""Of the first grid at most; its step grows where the distribution is wide."""
-
-WIDTH = 0.5
-"""Standard deviation of a node's own Gaussian, in steps of its grid."""
+MAX_NODES = 2500
+"""Nodes of the first grid at most; its step grows where the distribution is wide."""
 
 TEMPLATE_REACH = 3.5
 """Standard deviations out to which templates are followed: 0.2 % of their photons lie farther."""
@@ -63,7 +63,7 @@ PATIENCE = 3
 MAX_ITERATIONS = 200
 """Iterations of a round, at most."""
 
-GAIN = 1.0
+SMALLEST_GAIN = 1.0
 """Fall of −ln L of the held-out shoeboxes that counts as one."""
 
 STEP_POWER = 1.8
@@ -71,13 +71,13 @@ STEP_POWER = 1.8
 weights, sooner.
 """
 
-FAINT_WEIGHT = 0.02
-"""Weight that the nodes dropped may hold together when a finer grid begins."""
+NEGLIGIBLE_WEIGHT = 0.03
+"""Weight that the nodes dropped may hold together at the end of a grid."""
 
-NEGLIGIBLE_WEIGHTS = (0.03, 0.05)
-"""Weight that the nodes dropped may hold together, between grids and at the end."""
+NEGLIGIBLE_WEIGHT_AT_END = 0.05
+"""Weight that the nodes dropped may hold together at the end of the last grid."""
 
-PLANES = 2
+PLANE_ROUNDS = 2
 """Rounds of reweighting in which planes are fitted."""
 
 Add = Callable[[list[np.ndarray]], np.ndarray]
@@ -87,18 +87,18 @@ equally often.
 
 
 def sum_up(arrays: list[np.ndarray]) -> np.ndarray:
-    """Return where one rank has all lattices."""
+    """Return the sum of arrays where one rank has all lattices."""
     return np.sum(arrays, axis=0)
 
 
 class Round(NamedTuple):
-    """One grid."""
+    """What was learned on one grid."""
 
     step_rad: float
     n_grid: int
-    """nodes"""
+    """nodes of the grid"""
     n_nodes: int
-    """those kept"""
+    """nodes that were kept"""
     n_iterations: int
     held_out: float
     """−ln L of the held-out shoeboxes with the nodes kept"""
@@ -117,12 +117,13 @@ class LearnedMosaic(NamedTuple):
 
     @property
     def held_out(self) -> float:
+        """−ln L of the held-out shoeboxes under the learned distribution."""
         return self.rounds[-1].held_out
 
     @property
     def is_better(self) -> bool:
-        """Held-out shoeboxes are likelier than under the continuous distribution. If not, keep to
-        that one.
+        """Whether held-out shoeboxes are likelier than under the continuous distribution, which is
+        to be kept if they are not.
         """
         return self.held_out < self.continuous
 
@@ -138,40 +139,48 @@ def learn(
     target: Target = "normal",
     add: Add = sum_up,
 ) -> LearnedMosaic:
-    """Learn the distribution that lattices share, in the lab frame; of one lattice alone where
-    there is but one.
+    """Learn the distribution that lattices share, in the lab frame, or that of one lattice alone.
 
     problems: start near their continuous fits; a rank may have none. eta_rad: of the continuous
-    distribution; the first grid reaches 3 η. seeds: of the random choice of what is held out, for
-    each lattice. fine: step of the last grid, in angular widths of a domain. add: collective.
+    distribution; the first grid reaches out to 3 η. seeds: of the random choice of what is held
+    out, for each lattice. fine: step of the last grid, in angular widths of a domain. Collective.
     """
-    how = _How(free, n_axes, target, eta_rad, add)
-    seeds = [(0, n) for n in range(len(problems))] if seeds is None else seeds
-    split = [
-        _split(p, np.random.default_rng(seed)) for p, seed in zip(problems, seeds, strict=True)
+    settings = _Settings(free, n_axes, target, eta_rad, add)
+    if seeds is None:
+        seeds = [(0, n) for n in range(len(problems))]
+    splits = [
+        _split(problem, np.random.default_rng(seed))
+        for problem, seed in zip(problems, seeds, strict=True)
     ]
-    smooth = [_placed(p, continuous(), eta_rad) for p in problems]
-    fits = [_refined(p, t, how) for p, t in zip(smooth, split, strict=True)]
-    before = _held_out(fits, split, how)
+    smooth = [_placed(problem, continuous(), eta_rad) for problem in problems]
+    fits = [
+        _refined(problem, split, settings) for problem, split in zip(smooth, splits, strict=True)
+    ]
+    loss_before = _held_out(fits, splits, settings)
+
     steps = _steps(fits, eta_rad, fine, add)
-    fits = _with(continuous()._replace(eta_rad=np.float64(eta_rad)), fits, split, how)
-    grid = _ball(EXTENT * eta_rad, steps[0], eta_rad)
+    of_fixed_unit = continuous()._replace(eta_rad=np.float64(eta_rad))
+    fits = _refined_with(of_fixed_unit, fits, splits, settings)
+    grid = rotation_grid.ball(EXTENT * eta_rad, steps[0], eta_rad)
     rounds = []
     for i, step in enumerate(steps):
         if i:
-            fits = _with(_mosaic(grid, eta_rad), fits, split, how)
-            grid = _finer(grid, step)
+            fits = _refined_with(rotation_grid.mosaic(grid, eta_rad), fits, splits, settings)
+            grid = rotation_grid.finer(grid, step)
+        is_last = i == len(steps) - 1
+        negligible = NEGLIGIBLE_WEIGHT_AT_END if is_last else NEGLIGIBLE_WEIGHT
         n_grid = len(grid.weight)
-        grid, n, loss = _maximized(grid, fits, split, NEGLIGIBLE_WEIGHTS[i == len(steps) - 1], how)
-        rounds.append(Round(step, n_grid, len(grid.weight), n, loss))
-    made = merged(
-        _mosaic(grid, eta_rad), grid.step / fine
-    )  # to cells as wide as a domain: fewer, and no worse
-    return LearnedMosaic(*_centred(made, fits), before, rounds)
+        grid, n_iterations, loss = _maximized(grid, fits, splits, negligible, settings)
+        rounds.append(Round(step, n_grid, len(grid.weight), n_iterations, loss))
+
+    # to cells as wide as a domain: fewer, and no worse
+    mosaic = merged(rotation_grid.mosaic(grid, eta_rad), grid.step / fine)
+    mosaic, centred = _centred(mosaic, fits)
+    return LearnedMosaic(mosaic, centred, loss_before, rounds)
 
 
-class _How(NamedTuple):
-    """Of refinements and sums."""
+class _Settings(NamedTuple):
+    """How lattices are refined, and sums formed."""
 
     free: tuple[str, ...]
     n_axes: int
@@ -190,214 +199,208 @@ class _Split(NamedTuple):
     """(valid pixel,) bool"""
 
 
-def _split(of: Problem, rng: np.random.Generator) -> _Split:
-    """Return one of every `HELD_OUT` shoeboxes, at random among those of about the same brightness,
-    is held out.
+def _split(problem: Problem, rng: np.random.Generator) -> _Split:
+    """Hold out one of every `HELD_OUT` shoeboxes, at random among those of about the same
+    brightness.
     """
-    sizes = np.diff(of.data.start)
-    box = np.repeat(np.arange(len(sizes)), sizes)
-    order = np.argsort(-np.bincount(box, _bragg(of), len(sizes)), kind="stable")
-    teaches = np.ones(len(sizes), dtype=bool)
-    for start in range(0, len(sizes) - HELD_OUT + 1, HELD_OUT):
-        teaches[order[start + rng.integers(HELD_OUT)]] = False
-    return _Split(teaches, teaches[box])
+    sizes = np.diff(problem.data.start)
+    n_boxes = len(sizes)
+    box = np.repeat(np.arange(n_boxes), sizes)
+    brightness = np.bincount(box, _bragg(problem), n_boxes)
+    order = np.argsort(-brightness, kind="stable")
+    teaches = np.ones(n_boxes, dtype=bool)
+    for first in range(0, n_boxes - HELD_OUT + 1, HELD_OUT):
+        drawn = first + rng.integers(HELD_OUT)
+        teaches[order[drawn]] = False
+    return _Split(box=teaches, pixel=teaches[box])
 
 
 # ---------------------------------------------------------------- lattices
 
 
-def _placed(of: Problem, mosaic: Mosaic, eta_rad: float) -> Problem:
+def _placed(problem: Problem, mosaic: Mosaic, eta_rad: float) -> Problem:
     """Return the problem with another distribution; η is the unit of its widths."""
-    crystal = of.start.crystal._replace(eta_rad=np.float64(eta_rad))
-    return of._replace(start=of.start._replace(crystal=crystal, mosaic=mosaic))
+    start = problem.start
+    crystal = start.crystal._replace(eta_rad=np.float64(eta_rad))
+    return problem._replace(start=start._replace(crystal=crystal, mosaic=mosaic))
 
 
-def _with(
-    mosaic: Mosaic, fits: Sequence[Problem], split: Sequence[_Split], how: _How
+def _refined_with(
+    mosaic: Mosaic, fits: Sequence[Problem], splits: Sequence[_Split], settings: _Settings
 ) -> list[Problem]:
-    """Return lattices refined with a distribution whose unit is no unknown: N, which goes with η,
-    has to fit it.
+    """Return the lattices refined with a distribution whose unit is no unknown: N, which goes with
+    η, has to fit it.
     """
     return [
-        _refined(_placed(p, mosaic, how.eta_rad), t, how) for p, t in zip(fits, split, strict=True)
+        _refined(_placed(problem, mosaic, settings.eta_rad), split, settings)
+        for problem, split in zip(fits, splits, strict=True)
     ]
 
 
-def _refined(of: Problem, split: _Split, how: _How) -> Problem:
+def _refined(problem: Problem, split: _Split, settings: _Settings) -> Problem:
     """Return the problem that starts where the shoeboxes that teach are likeliest."""
-    boxes = of.boxes
-    rows = [split.box] * 3 + [np.repeat(split.box, of.boxes.n_pixels)] * 2
-    part = type(boxes)(*(column[some] for column, some in zip(boxes, rows, strict=True)))
-    start = np.concatenate([[0], np.cumsum(np.diff(of.data.start)[split.box])])
-    data = solve.Data(of.data.photons[split.pixel], of.data.plane[split.pixel], start)
-    chosen = of._replace(boxes=part, data=data)
-    fit = lattice_fit.refine(chosen, how.free, n_axes=how.n_axes, target=how.target, is_rough=False)
-    return lattice_fit.moved(of, fit.parameters)
+    boxes = problem.boxes
+    data = problem.data
+    pixels = np.repeat(split.box, boxes.n_pixels)
+    teaching_boxes = Shoeboxes(
+        hkl=boxes.hkl[split.box],
+        panel=boxes.panel[split.box],
+        bbox=boxes.bbox[split.box],
+        photons=boxes.photons[pixels],
+        valid=boxes.valid[pixels],
+    )
+    n_valid = np.diff(data.start)[split.box]
+    teaching_data = solve.Data(
+        photons=data.photons[split.pixel],
+        plane=data.plane[split.pixel],
+        start=np.concatenate([[0], np.cumsum(n_valid)]),
+    )
+    teaching = problem._replace(boxes=teaching_boxes, data=teaching_data)
+    fit = lattice_fit.refine(
+        teaching, settings.free, n_axes=settings.n_axes, target=settings.target, is_rough=False
+    )
+    return lattice_fit.moved(problem, fit.parameters)
 
 
-def _bragg(of: Problem) -> np.ndarray:
-    """Return (valid pixel,) Bragg photons at the start."""
-    return lattice_fit.Model(of, ())(np.zeros(0))[0]
+def _bragg(problem: Problem) -> np.ndarray:
+    """Return the Bragg photons (valid pixel,) at the start."""
+    photons, _ = lattice_fit.Model(problem, ())(np.zeros(0))
+    return photons
 
 
-def _background(bragg: np.ndarray, of: Problem, split: _Split) -> tuple[float, np.ndarray]:
-    """Return factor of the Bragg photons, from the shoeboxes that teach, and photons (valid pixel,)
-    of all planes.
+def _background(bragg: np.ndarray, problem: Problem, split: _Split) -> tuple[float, np.ndarray]:
+    """Return the factor of the Bragg photons, from the shoeboxes that teach, and the photons (valid
+    pixel,) of all planes.
     """
-    factor, planes = lattice_fit.planes_and_scale(bragg, of.data, of.noise, PLANES, split.pixel)
-    return factor, solve.backgrounds(planes, of.data)
+    factor, planes = lattice_fit.planes_and_scale(
+        bragg, problem.data, problem.noise, PLANE_ROUNDS, split.pixel
+    )
+    return factor, solve.backgrounds(planes, problem.data)
 
 
-def _loss(of: Problem, model: np.ndarray, some: np.ndarray, target: Target) -> np.ndarray:
-    """Return (1,) −ln L of some of the valid pixels."""
-    return pixelwise(of.data.photons[some], model[some], of.noise, target).loss.sum(keepdims=True)
+def _loss(problem: Problem, model: np.ndarray, selected: np.ndarray, target: Target) -> np.ndarray:
+    """Return −ln L (1,) of selected pixels under a model; model, selected: (valid pixel,)."""
+    photons = problem.data.photons[selected]
+    by_pixel = pixelwise(photons, model[selected], problem.noise, target)
+    return by_pixel.loss.sum(keepdims=True)
 
 
-def _held_out(fits: Sequence[Problem], split: Sequence[_Split], how: _How) -> float:
+def _held_out(fits: Sequence[Problem], splits: Sequence[_Split], settings: _Settings) -> float:
     """Return −ln L of the held-out shoeboxes, their planes fitted. Collective."""
     losses = []
-    for of, t in zip(fits, split, strict=True):
-        bragg = _bragg(of)
-        factor, plane = _background(bragg, of, t)
-        losses.append(_loss(of, factor * bragg + plane, ~t.pixel, how.target))
-    return float(how.add(losses)[0])
+    for problem, split in zip(fits, splits, strict=True):
+        bragg = _bragg(problem)
+        factor, background = _background(bragg, problem, split)
+        model = factor * bragg + background
+        losses.append(_loss(problem, model, ~split.pixel, settings.target))
+    return float(settings.add(losses)[0])
 
 
 # ---------------------------------------------------------------- grids
 
 
-class _Grid(NamedTuple):
-    """Rotation vectors that are multiples of a step; weights sum to 1."""
-
-    step: float
-    """rad"""
-    place: np.ndarray
-    """(node, 3) int: the rotation vector in steps"""
-    weight: np.ndarray
-    """(node,)"""
-
-
 def _steps(fits: Sequence[Problem], eta_rad: float, fine: float, add: Add) -> list[float]:
-    """Steps of the grids, rad: halved from `COARSE` to `fine` widths of a domain, seen at the
-    highest resolution.
+    """Return the steps of the grids, rad: halved from `COARSE` to `fine` widths of a domain, seen
+    at the highest resolution.
 
     The last but one of three or more comes twice: once lattices are refined with its nodes, these
-    fall into place.
+    fall into place. Collective.
     """
-    total, n = add([np.array([_sharpest(p), 1.0]) for p in fits])
-    least = EXTENT * eta_rad * (4.0 * np.pi / 3.0 / NODES) ** (1.0 / 3.0)
-    first = max(min(COARSE * total / n, COARSEST * eta_rad), least)
-    halvings = max(int(np.ceil(np.log2(first / (fine * total / n)) - 1e-9)), 0)
-    steps = [first / 2**i for i in range(halvings + 1)]
-    return [*steps[:-1], *steps[-2:]] if halvings > 1 else steps
+    total, n = add([np.array([_sharpest(problem), 1.0]) for problem in fits])
+    coarsest = min(COARSE * total / n, COARSEST * eta_rad)
+    finest = fine * total / n
+
+    # no step is so small that the first grid's ball holds more than MAX_NODES
+    share_of_ball = 4.0 * np.pi / 3.0 / MAX_NODES
+    smallest = EXTENT * eta_rad * share_of_ball ** (1.0 / 3.0)
+
+    first = max(coarsest, smallest)
+    octaves = np.log2(first / finest)
+    n_halvings = max(int(np.ceil(octaves - 1e-9)), 0)
+    steps = [first / 2**i for i in range(n_halvings + 1)]
+    if n_halvings > 1:
+        steps.insert(-1, steps[-2])
+    return steps
 
 
-def _sharpest(of: Problem) -> float:
-    """Return angular standard deviation, rad, of a domain's spot of the longest reflection: of its
-    size and of the squares that are averaged over, seen from the sample.
+def _sharpest(problem: Problem) -> float:
+    """Return the angular standard deviation, rad, of a domain's spot of the longest reflection,
+    seen from the sample: that of its size, and of the squares that are averaged over.
     """
-    crystal = of.start.crystal
-    detector = of.start.detector
-    size = np.sqrt(GAUSS / 12) * np.linalg.norm(crystal.A / crystal.n_cells)
-    box = int(np.linalg.norm(of.boxes.hkl @ crystal.A.T, axis=1).argmax())
-    middle = 0.5 * (of.boxes.bbox[box, ::2] + of.boxes.bbox[box, 1::2])
-    place = geometry.position(detector, of.boxes.panel[box], *middle)
-    step = (
-        of.start.edge_px
-        * detector.pixel_mm
-        / np.linalg.norm(place)
-        / wavelength(of.start.spectrum.mean_energy_ev)
-    )
-    return float(np.hypot(size, step / np.sqrt(12)) / np.linalg.norm(crystal.A @ of.boxes.hkl[box]))
+    start = problem.start
+    crystal = start.crystal
+    detector = start.detector
+    boxes = problem.boxes
+    size_sigma = np.sqrt(GAUSS / 12) * np.linalg.norm(crystal.A / crystal.n_cells)
 
+    q_lengths = np.linalg.norm(boxes.hkl @ crystal.A.T, axis=1)
+    box = int(q_lengths.argmax())
+    longest = np.linalg.norm(crystal.A @ boxes.hkl[box])
 
-def _ball(radius: float, step: float, eta_rad: float) -> _Grid:
-    """Return nodes within a radius, with the weights of the continuous distribution."""
-    n = int(np.ceil(radius / step))
-    place = np.stack(np.meshgrid(*[np.arange(-n, n + 1)] * 3, indexing="ij"), axis=-1).reshape(
-        -1, 3
-    )
-    square = (place**2).sum(axis=1) * step**2
-    inside = square <= radius**2
-    weight = (np.exp(-0.5 * square / eta_rad**2) / (square + 0.5 * step**2))[inside]
-    return _Grid(step, place[inside], weight / weight.sum())
+    low = boxes.bbox[box, ::2]
+    high = boxes.bbox[box, 1::2]
+    middle = 0.5 * (low + high)
+    place_mm = geometry.position(detector, boxes.panel[box], *middle)
+    edge_rad = start.edge_px * detector.pixel_mm / np.linalg.norm(place_mm)
+    edge = edge_rad / wavelength(start.spectrum.mean_energy_ev)
 
-
-def _heaviest(weight: np.ndarray, negligible: float) -> np.ndarray:
-    """Return the nodes without the lightest, which hold so much together; 2ᵏ or 1.5·2ᵏ where there
-    are: few programs.
-    """
-    order = np.argsort(-weight, kind="stable")
-    n = int(np.searchsorted(np.cumsum(weight[order]), (1.0 - negligible) * weight.sum())) + 1
-    return np.sort(order[: len(layout.filled(np.empty(n), 16))])
-
-
-def _finer(grid: _Grid, step: float) -> _Grid:
-    """Return the same distribution on the nodes around the old ones: weights interpolated linearly,
-    the faintest left out.
-    """
-    ratio = round(grid.step / step)
-    around = np.stack(
-        np.meshgrid(*[np.arange(1 - ratio, ratio)] * 3, indexing="ij"), axis=-1
-    ).reshape(-1, 3)
-    part = np.prod(1.0 - np.abs(around) / ratio, axis=1) / ratio**3
-    place = (ratio * grid.place[:, None] + around).reshape(-1, 3)
-    place, of = np.unique(place, axis=0, return_inverse=True)
-    weight = np.bincount(of.ravel(), (grid.weight[:, None] * part).ravel())
-    kept = _heaviest(weight, FAINT_WEIGHT)
-    return _Grid(step, place[kept], weight[kept] / weight[kept].sum())
-
-
-def _mosaic(grid: _Grid, eta_rad: float) -> Mosaic:
-    width = np.full(len(grid.weight), WIDTH * grid.step / eta_rad)
-    return Mosaic(
-        rotation.from_vector(grid.step * grid.place), width, grid.weight, np.float64(eta_rad)
-    )
+    sigma = np.hypot(size_sigma, edge / np.sqrt(12))
+    return float(sigma / longest)
 
 
 def _centred(mosaic: Mosaic, fits: Sequence[Problem]) -> tuple[Mosaic, list[Problem]]:
-    """Return the rotation that set and lattices share goes to the lattices."""
-    u = rotation.nearest(np.einsum("n,nij->ij", mosaic.share, mosaic.rotations))
-    centred = mosaic._replace(rotations=mosaic.rotations @ u.T)
+    """Return the distribution about its mean rotation, which goes to the lattices."""
+    weighted_sum = np.einsum("n,nij->ij", mosaic.share, mosaic.rotations)
+    mean = rotation.nearest(weighted_sum)
+    centred = mosaic._replace(rotations=mosaic.rotations @ mean.T)
     out = []
-    for of in fits:
-        crystal = of.start.crystal._replace(A=u @ of.start.crystal.A, eta_rad=mosaic.eta_rad)
-        out.append(lattice_fit.moved(of, of.start._replace(crystal=crystal, mosaic=centred)))
+    for problem in fits:
+        start = problem.start
+        crystal = start.crystal._replace(A=mean @ start.crystal.A, eta_rad=mosaic.eta_rad)
+        turned = start._replace(crystal=crystal, mosaic=centred)
+        out.append(lattice_fit.moved(problem, turned))
     return centred, out
 
 
 # ---------------------------------------------------------------- weights
 
 
-def templates(of: Problem, mosaic: Mosaic) -> csr_matrix:
-    """Return (valid pixel, component) Bragg photons of the problem's start if one component had all
-    domains.
+def templates(problem: Problem, mosaic: Mosaic) -> csr_matrix:
+    """Return the Bragg photons (valid pixel, component) of the problem's start if one component had
+    all domains.
     """
     n = len(mosaic.share)
-    found = []
+    boxes = problem.boxes
+    values = []
+    points = []
+    nodes = []
     for first in range(0, n, BATCH):
-        some = np.minimum(np.arange(first, first + BATCH), n - 1)
-        p = of.start._replace(
-            mosaic=Mosaic(mosaic.rotations[some], mosaic.width[some], np.ones(BATCH))
-        )
+        batch = np.minimum(np.arange(first, first + BATCH), n - 1)
+        alone = Mosaic(mosaic.rotations[batch], mosaic.width[batch], np.ones(BATCH))
+        p = problem.start._replace(mosaic=alone)
         pixels, pairs = layout.within(
-            p, of.boxes.panel, of.boxes.bbox, TEMPLATE_REACH, of.oversample
+            p, boxes.panel, boxes.bbox, TEMPLATE_REACH, problem.oversample
         )
         photons = forward.each(p, layout.filled(pixels, 1 << 14), pairs)
         node = first + pairs.cloud % BATCH
-        lit = (node < n) & (photons > 0)
-        found.append((photons[lit].astype(np.float32), pairs.point[lit], node[lit]))
-    values, point, node = (np.concatenate(c) for c in zip(*found, strict=True))
-    means = lattice_fit.means(of.boxes, of.oversample, len(pixels.fast)).astype(np.float32)
-    return csr_matrix(means @ csr_matrix((values, (point, node)), (len(pixels.fast), n)))
+        is_lit = (node < n) & (photons > 0)
+        values.append(photons[is_lit].astype(np.float32))
+        points.append(pairs.point[is_lit])
+        nodes.append(node[is_lit])
+
+    n_points = len(pixels.fast)
+    place = (np.concatenate(points), np.concatenate(nodes))
+    of_points = csr_matrix((np.concatenate(values), place), (n_points, n))
+    means = lattice_fit.means(boxes, problem.oversample, n_points).astype(np.float32)
+    return csr_matrix(means @ of_points)
 
 
-class _Seen(NamedTuple):
-    """A lattice while weights are learned."""
+class _TemplatedLattice(NamedTuple):
+    """A lattice with its templates, from which weights are learned."""
 
-    of: Problem
+    problem: Problem
     split: _Split
-    live: np.ndarray
+    lit_pixels: np.ndarray
     """valid pixels that teach and are lit by any node"""
     lit: csr_matrix
     """their templates"""
@@ -405,98 +408,132 @@ class _Seen(NamedTuple):
     """templates of the pixels held out"""
 
     def bragg(self, weight: np.ndarray) -> np.ndarray:
-        """Return (valid pixel,) photons."""
-        out = np.zeros(len(self.of.data.photons))
-        q = weight.astype(np.float32)
-        out[self.live], out[~self.split.pixel] = self.lit @ q, self.held_out @ q
-        return out
+        """Return the Bragg photons (valid pixel,) of weights (node,)."""
+        photons = np.zeros(len(self.problem.data.photons))
+        single = weight.astype(np.float32)
+        photons[self.lit_pixels] = self.lit @ single
+        photons[~self.split.pixel] = self.held_out @ single
+        return photons
 
 
-def _seen(of: Problem, split: _Split, mosaic: Mosaic) -> _Seen:
-    made = templates(of, mosaic)
-    live = np.flatnonzero((np.diff(made.indptr) > 0) & split.pixel)
-    return _Seen(of, split, live, made[live], made[~split.pixel])
+def _templated(problem: Problem, split: _Split, mosaic: Mosaic) -> _TemplatedLattice:
+    """Return a lattice with its templates of the components of a distribution."""
+    of_pixels = templates(problem, mosaic)
+    lit_pixels = np.flatnonzero((np.diff(of_pixels.indptr) > 0) & split.pixel)
+    return _TemplatedLattice(
+        problem, split, lit_pixels, of_pixels[lit_pixels], of_pixels[~split.pixel]
+    )
 
 
-class _Target(NamedTuple):
-    """What the weights of a lattice are moved towards, its planes and scale fixed. Of live
-    pixels.
+class _Expectation(NamedTuple):
+    """What a lattice says about the weights while its planes and scale are fixed; pixels are the
+    lit ones.
     """
 
     lit: csr_matrix
+    """templates (pixel, node)"""
     factor: float
     counted: np.ndarray
-    """photons, readout variance added, never negative"""
+    """(pixel,) photons, readout variance added, never negative"""
     background: np.ndarray
-    worth: np.ndarray
-    """the variance of counting over that of the pixel: 1 where there is no other"""
+    """(pixel,) photons of the planes, readout variance added"""
+    counting_share: np.ndarray
+    """(pixel,) the variance of counting over that of the pixel: 1 where there is no other"""
     expected: np.ndarray
-    """(node,) Σ worth·template"""
+    """(node,) Σ counting_share·template"""
 
 
 def _maximized(
-    grid: _Grid, fits: Sequence[Problem], split: Sequence[_Split], negligible: float, how: _How
-) -> tuple[_Grid, int, float]:
-    """Return weights that make the pixels that teach likely, as far as the held-out ones agree;
-    then empty nodes are dropped.
+    grid: Grid,
+    fits: Sequence[Problem],
+    splits: Sequence[_Split],
+    negligible: float,
+    settings: _Settings,
+) -> tuple[Grid, int, float]:
+    """Return the grid with weights that make the pixels that teach likely, as far as those held out
+    agree, and without the nodes that are then empty.
 
-    Returns the nodes kept, how many iterations, and −ln L of the held-out pixels with these nodes.
+    With it come the number of iterations, and −ln L of the held-out pixels with the nodes kept.
     Collective.
     """
-    mosaic = _mosaic(grid, how.eta_rad)
-    seen = [_seen(p, t, mosaic) for p, t in zip(fits, split, strict=True)]
+    mosaic = rotation_grid.mosaic(grid, settings.eta_rad)
+    lattices = [
+        _templated(problem, split, mosaic) for problem, split in zip(fits, splits, strict=True)
+    ]
     weight = grid.weight
     best = grid.weight
-    least = np.inf
-    best_at = 0
+    smallest_loss = np.inf
+    n_best = 0
     for n in range(0, MAX_ITERATIONS + 1, CHECK_INTERVAL):
-        targets, held_out = _aimed(seen, weight, how)
-        if held_out < least - GAIN:
+        expectations, loss = _expectations(lattices, weight, settings)
+        if loss < smallest_loss - SMALLEST_GAIN:
             best = weight
-            least = held_out
-            best_at = n
-        if n - best_at >= PATIENCE * CHECK_INTERVAL:
+            smallest_loss = loss
+            n_best = n
+        if n - n_best >= PATIENCE * CHECK_INTERVAL:
             break
         for _ in range(CHECK_INTERVAL):
-            weight = _iterated(weight, targets, how.add)
-    kept = _heaviest(best, negligible)
-    weight = np.isin(np.arange(len(best)), kept) * best / best[kept].sum()
-    return _Grid(grid.step, grid.place[kept], weight[kept]), best_at, _aimed(seen, weight, how)[1]
+            weight = _iterated(weight, expectations, settings.add)
+
+    rows = rotation_grid.heaviest(best, negligible)
+    weight = np.isin(np.arange(len(best)), rows) * best / best[rows].sum()
+    _, loss = _expectations(lattices, weight, settings)
+    return Grid(grid.step, grid.place[rows], weight[rows]), n_best, loss
 
 
-def _aimed(seen: Sequence[_Seen], weight: np.ndarray, how: _How) -> tuple[list[_Target], float]:
-    """Return what to move the weights towards, and −ln L of the held-out pixels. Collective."""
-    targets = []
-    held_out = []
-    for one in seen:
-        bragg = one.bragg(weight)
-        factor, plane = _background(bragg, one.of, one.split)
-        model = factor * bragg + plane
-        held_out.append(_loss(one.of, model, ~one.split.pixel, how.target))
-        targets.append(_target(one, factor, plane[one.live], model[one.live]))
-    return targets, float(how.add(held_out)[0])
+def _expectations(
+    lattices: Sequence[_TemplatedLattice], weight: np.ndarray, settings: _Settings
+) -> tuple[list[_Expectation], float]:
+    """Return what each lattice says about the weights, with planes and scale that suit `weight`
+    (node,), and −ln L of the held-out pixels. Collective.
+    """
+    expectations = []
+    losses = []
+    for lattice in lattices:
+        bragg = lattice.bragg(weight)
+        factor, background = _background(bragg, lattice.problem, lattice.split)
+        model = factor * bragg + background
+        losses.append(_loss(lattice.problem, model, ~lattice.split.pixel, settings.target))
+        lit_pixels = lattice.lit_pixels
+        expectations.append(
+            _expectation(lattice, factor, background[lit_pixels], model[lit_pixels])
+        )
+    return expectations, float(settings.add(losses)[0])
 
 
-def _target(one: _Seen, factor: float, plane: np.ndarray, model: np.ndarray) -> _Target:
-    """Return the target of a lattice with planes and a model (live pixel,)."""
-    readout = one.of.noise.readout_photons**2
-    worth = (np.maximum(model, FLOOR) + readout) / variance(model, one.of.noise)
-    counted = np.maximum(one.of.data.photons[one.live] + readout, 0.0)
-    background = np.maximum(plane, FLOOR) + readout
-    counted, background, worth = (c.astype(np.float32) for c in (counted, background, worth))
-    expected = factor * (one.lit.T @ worth).astype(np.float64)
-    return _Target(one.lit, factor, counted, background, worth, expected)
+def _expectation(
+    lattice: _TemplatedLattice, factor: float, background: np.ndarray, model: np.ndarray
+) -> _Expectation:
+    """Return what a lattice says whose lit pixels have a background and a model (pixel,)."""
+    noise = lattice.problem.noise
+    readout = noise.readout_photons**2
+    counting_share = (np.maximum(model, FLOOR) + readout) / variance(model, noise)
+    counted = np.maximum(lattice.problem.data.photons[lattice.lit_pixels] + readout, 0.0)
+    background = np.maximum(background, FLOOR) + readout
+    counting_share = counting_share.astype(np.float32)
+    sums = (lattice.lit.T @ counting_share).astype(np.float64)
+    return _Expectation(
+        lit=lattice.lit,
+        factor=factor,
+        counted=counted.astype(np.float32),
+        background=background.astype(np.float32),
+        counting_share=counting_share,
+        expected=factor * sums,
+    )
 
 
-def _iterated(weight: np.ndarray, targets: Sequence[_Target], add: Add) -> np.ndarray:
-    """Return one step: weight·(Σ template·worth·counted/model / Σ template·worth)^`HASTE`; sums to
-    1. Collective.
+def _iterated(weight: np.ndarray, expectations: Sequence[_Expectation], add: Add) -> np.ndarray:
+    """Return the weights (node,), which sum to 1, after one step: weight·(Σ
+    template·counting_share·counted/model / Σ template·counting_share)^`STEP_POWER`. Collective.
     """
     sums = []
-    q = weight.astype(np.float32)
-    for t in targets:
-        model = t.factor * (t.lit @ q) + t.background
-        sums.append(np.stack([t.factor * (t.lit.T @ (t.worth * t.counted / model)), t.expected]))
-    top, bottom = add(sums)
-    moved = weight * np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0) ** STEP_POWER
+    single = weight.astype(np.float32)
+    for of_lattice in expectations:
+        model = of_lattice.factor * (of_lattice.lit @ single) + of_lattice.background
+        weighted_ratio = of_lattice.counting_share * of_lattice.counted / model
+        observed = of_lattice.factor * (of_lattice.lit.T @ weighted_ratio)
+        sums.append(np.stack([observed, of_lattice.expected]))
+    observed, expected = add(sums)
+    ratio = np.divide(observed, expected, out=np.zeros_like(observed), where=expected > 0)
+    moved = weight * ratio**STEP_POWER
     return moved / moved.sum()

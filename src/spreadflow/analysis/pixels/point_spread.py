@@ -2,8 +2,8 @@
 
 What a pixel has counted is independent of its neighbours; light that spreads afterwards makes them
 share their noise. Undoing the spread brings independent counts back, and with them a likelihood
-that is a sum over pixels, σ of Fisher that are right, and a model that needs no point spread. What
-it costs is readout noise, which grows.
+that is a sum over pixels, Fisher σ that are right, and a model that needs no point spread. The
+price is readout noise, which grows.
 """
 
 import numpy as np
@@ -14,7 +14,8 @@ from scipy.signal import fftconvolve
 from spreadflow.models import Shoeboxes
 
 FILL_PX = 1.0
-"""Standard deviation of the weights with which neighbours fill in for a pixel that recorded nothing
+"""Standard deviation of the weights with which neighbours fill in for a pixel that recorded
+nothing, px.
 """
 
 WAVES = 64
@@ -22,31 +23,33 @@ WAVES = 64
 
 
 def spread(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Return an image (slow, fast) after a point spread, dark beyond its edges."""
+    """Return an image (slow, fast) after a point spread; beyond its edges it is taken as dark."""
     return fftconvolve(image, kernel, mode="same")
 
 
 def undone(boxes: Shoeboxes, recorded: np.ndarray, kernel: np.ndarray) -> Shoeboxes:
-    """Return the shoeboxes before a point spread.
+    """Return the shoeboxes as they were before a point spread.
 
-    recorded: (pixel,) bool, the pixel holds what the detector measured, whether valid or not.
+    recorded: (pixel,) bool, whether the pixel holds what the detector measured, valid or not.
     kernel: symmetric, (2 radius + 1, 2 radius + 1); what it leaves out comes back evenly. Pixels
-    that recorded nothing are filled in by their neighbours, and around a shoebox a mirror image is
-    taken to go on. Pixels made up, and those beside them, are not valid.
+    that recorded nothing are filled in from their neighbours, and each shoebox is taken to go on
+    beyond its edges as its mirror image. Pixels filled in, and those beside them, are not valid.
     """
     photons = np.empty(len(recorded))
     valid = boxes.valid & recorded
     ends = np.cumsum(boxes.n_pixels)
     for (fast0, fast1, slow0, slow1), end, n in zip(boxes.bbox, ends, boxes.n_pixels, strict=True):
-        some = slice(end - n, end)
+        pixels = slice(end - n, end)
         shape = (slow1 - slow0, fast1 - fast0)
-        transfer = _transfer(kernel, *(np.pi * np.arange(edge) / edge for edge in shape))
+        measured = recorded[pixels].reshape(shape)
+        image = _filled(boxes.photons[pixels].reshape(shape), measured)
+
+        waves_slow, waves_fast = (np.pi * np.arange(edge) / edge for edge in shape)
+        transfer = _transfer(kernel, waves_slow, waves_fast)
         transfer[0, 0] = 1.0
-        seen = recorded[some].reshape(shape)
-        photons[some] = idctn(
-            dctn(_filled(boxes.photons[some].reshape(shape), seen)) / transfer
-        ).ravel()
-        valid[some] &= ~binary_dilation(~seen, border_value=1).ravel()
+
+        photons[pixels] = idctn(dctn(image) / transfer).ravel()
+        valid[pixels] &= ~binary_dilation(~measured, border_value=1).ravel()
     return boxes._replace(photons=photons, valid=valid)
 
 
@@ -55,22 +58,24 @@ def growth(kernel: np.ndarray) -> float:
     noise grow.
     """
     waves = np.pi * (np.arange(WAVES) + 0.5) / WAVES
-    return float(np.sqrt((_transfer(kernel, waves, waves) ** -2.0).mean()))
+    noise_power = _transfer(kernel, waves, waves) ** -2.0
+    return float(np.sqrt(noise_power.mean()))
 
 
 def _transfer(kernel: np.ndarray, slow: np.ndarray, fast: np.ndarray) -> np.ndarray:
-    """Return (slow, fast) what a symmetric kernel multiplies cosines of these frequencies by, rad
-    per pixel.
+    """Return the factors (slow, fast) that a symmetric kernel multiplies cosines by; slow, fast:
+    their frequencies, rad per pixel.
     """
-    at = np.arange(len(kernel)) - len(kernel) // 2
-    return np.cos(np.outer(slow, at)) @ kernel @ np.cos(np.outer(at, fast))
+    offset = np.arange(len(kernel)) - len(kernel) // 2
+    along_slow = np.cos(np.outer(slow, offset))
+    along_fast = np.cos(np.outer(offset, fast))
+    return along_slow @ kernel @ along_fast
 
 
-def _filled(image: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Return the image with means of what is seen nearby where nothing is; weights are Gaussian."""
-    if seen.all():
+def _filled(image: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Return the image with Gaussian means of nearby measured pixels where none was measured."""
+    if measured.all():
         return image
-    weight = gaussian_filter(seen.astype(np.float64), FILL_PX, truncate=12.0) + 1e-30
-    return np.where(
-        seen, image, gaussian_filter(np.where(seen, image, 0.0), FILL_PX, truncate=12.0) / weight
-    )
+    weight = gaussian_filter(measured.astype(np.float64), FILL_PX, truncate=12.0) + 1e-30
+    weighted = gaussian_filter(np.where(measured, image, 0.0), FILL_PX, truncate=12.0)
+    return np.where(measured, image, weighted / weight)

@@ -1,5 +1,5 @@
-"""Which reflections and pixels an annulus of resolution holds, and which of these belong to several
-shoeboxes.
+"""Which reflections and pixels an annulus of resolution holds, and which of these pixels belong to
+several shoeboxes.
 """
 
 from typing import NamedTuple
@@ -21,10 +21,10 @@ def chosen(
     d_max: float,
     min_i_over_sigma: float | None = None,
 ) -> np.ndarray:
-    """Return (n,) bool: reflections with d_min ≤ d < d_max (Å).
+    """Return which reflections are chosen, (n,) bool: those with d_min ≤ d < d_max (Å).
 
-    With `min_i_over_sigma` also integrated without failure and at least that strong. All arguments
-    (n,).
+    With `min_i_over_sigma` they have to be integrated without failure, too, and at least that
+    strong. d: (n,) Å; i_over_sigma: (n,); flags: (n,) bits of `models.ReflectionFlag`.
     """
     inside = (d >= d_min) & (d < d_max)
     if min_i_over_sigma is None:
@@ -33,41 +33,46 @@ def chosen(
 
 
 def strength(intensity: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Return I/σ of reflections, finite where σ is 0."""
+    """Return I/σ of reflections (n,), finite where σ is 0."""
     return intensity / np.maximum(sigma, SMALLEST_SIGMA)
 
 
 def widened(bbox: np.ndarray, border: int, shape: tuple[int, int]) -> np.ndarray:
     """Return boxes (n, 4) fast0 fast1 slow0 slow1, half open, grown by `border` px and cut at the
-    panel (slow, fast).
+    edges of the panel; shape: (slow, fast) of it.
     """
+    n_slow, n_fast = shape
     grown = np.asarray(bbox) + np.array([-border, border, -border, border])
-    return np.clip(grown, 0, np.repeat(shape[::-1], 2)).astype(np.int32)
+    limits = np.array([n_fast, n_fast, n_slow, n_slow])
+    return np.clip(grown, 0, limits).astype(np.int32)
 
 
 def foregrounds(bbox: np.ndarray, frame: int, shape: tuple[int, int]) -> np.ndarray:
-    """Return boxes (n, 4) around what integration summed: its boxes less the frame, where the panel
-    (slow, fast) cut none.
+    """Return boxes (n, 4) around the pixels that integration summed: its boxes less their frame,
+    which is missing where the panel cuts the box. shape: (slow, fast) of the panel.
     """
-    low, high = np.asarray(bbox)[:, ::2], np.asarray(bbox)[:, 1::2]
-    inner = np.where(low > 0, low + frame, 0)
-    outer = np.where(high < shape[::-1], high - frame, high)
-    return np.stack([inner, np.maximum(inner, outer)], axis=2).reshape(-1, 4)
+    low = np.asarray(bbox)[:, ::2]
+    high = np.asarray(bbox)[:, 1::2]
+    first = np.where(low > 0, low + frame, 0)
+    last = np.where(high < shape[::-1], high - frame, high)
+    last = np.maximum(first, last)
+    return np.stack([first, last], axis=2).reshape(-1, 4)
 
 
-def addresses(panel: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+def addresses(panel: np.ndarray, bbox: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Return where the pixels of boxes (n, 4) on panels (n,) lie, box after box, slow outer and
-    fast inner.
-
-    Returns the box each pixel belongs to (pixel,) and its (panel, slow, fast), each (pixel,).
+    fast inner: the box each pixel belongs to (pixel,), and its (panel, slow, fast), each (pixel,).
     """
-    width = box[:, 1] - box[:, 0]
-    height = box[:, 3] - box[:, 2]
-    n = width * height
-    of = np.repeat(np.arange(len(box)), n)
-    within = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
-    slow, fast = np.divmod(within, width[of])
-    return of, (np.asarray(panel)[of], box[of, 2] + slow, box[of, 0] + fast)
+    fast0, fast1, slow0, slow1 = np.asarray(bbox).T
+    width = fast1 - fast0
+    n = width * (slow1 - slow0)
+    box = np.repeat(np.arange(len(n)), n)
+
+    # pixels are counted through each box by itself
+    first = np.cumsum(n) - n
+    within = np.arange(n.sum()) - first[box]
+    slow, fast = np.divmod(within, width[box])
+    return box, (np.asarray(panel)[box], slow0[box] + slow, fast0[box] + fast)
 
 
 class Boxes(NamedTuple):
@@ -86,66 +91,84 @@ class Boxes(NamedTuple):
 
 
 def pack(
-    image: np.ndarray, mask: np.ndarray, every: Boxes, mine: np.ndarray, *, border: int, frame: int
+    image: np.ndarray,
+    mask: np.ndarray,
+    boxes: Boxes,
+    selected: np.ndarray,
+    *,
+    border: int,
+    frame: int,
 ) -> dict:
-    """Cut the shoeboxes of some reflections of a shot out of its image.
+    """Cut the shoeboxes of selected reflections of a shot out of its image.
 
-    image, mask: (panel, slow, fast). mine: (n,) bool, those of `every` to cut out (m). border: px
-    around the integration boxes. frame: px of these that are background. Returns `bbox` (m, 4) of
-    shoeboxes, `first_pixel` (m,) and, per pixel, `photons`, `valid`, `foreground` (see
-    `foregrounds`) and `overlap` (bits of models.Overlap).
+    image, mask: (panel, slow, fast). boxes: all of the shot (n). selected: (n,) bool, which of them
+    to cut out (m). border: px around the integration boxes. frame: how many px of these are
+    background. Returns `bbox` (m, 4) of shoeboxes, `first_pixel` (m,) and, per pixel, `photons`,
+    `valid`, `foreground` (see `foregrounds`) and `overlap` (bits of `models.Overlap`).
     """
-    taken = Boxes(*(column[mine] for column in every))
-    box = widened(taken.bbox, border, image.shape[1:])
-    of, where = addresses(taken.panel, box)
-    _, slow, fast = where
-    cores = foregrounds(every.bbox, frame, image.shape[1:])
-    fast0, fast1, slow0, slow1 = cores[mine][of].T
-    n = np.bincount(of, minlength=len(box))
+    chosen_boxes = Boxes(*(column[selected] for column in boxes))
+    bbox = widened(chosen_boxes.bbox, border, image.shape[1:])
+    box, address = addresses(chosen_boxes.panel, bbox)
+    n = np.bincount(box, minlength=len(bbox))
+
+    _, slow, fast = address
+    cores = foregrounds(boxes.bbox, frame, image.shape[1:])
+    fast0, fast1, slow0, slow1 = cores[selected][box].T
+    is_foreground = (fast >= fast0) & (fast < fast1) & (slow >= slow0) & (slow < slow1)
+
+    overlap = shared(chosen_boxes, box, address, image.shape)
+    overlap |= _foreign(chosen_boxes.lattice[box], address, boxes, cores, image.shape)
     return {
-        "bbox": box,
+        "bbox": bbox,
         "first_pixel": np.cumsum(n) - n,
-        "photons": image[where],
-        "valid": mask[where],
-        "foreground": (fast >= fast0) & (fast < fast1) & (slow >= slow0) & (slow < slow1),
-        "overlap": shared(taken, of, where, image.shape)
-        | _foreign(taken.lattice[of], where, every, cores, image.shape),
+        "photons": image[address],
+        "valid": mask[address],
+        "foreground": is_foreground,
+        "overlap": overlap,
     }
 
 
 def shared(
-    taken: Boxes, of: np.ndarray, where: tuple[np.ndarray, ...], shape: tuple[int, ...]
+    boxes: Boxes, box: np.ndarray, address: tuple[np.ndarray, ...], shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Return (pixel,) SHARED and ELSEWHERE; of two shoeboxes whose centroids are equally near, the
-    first has the pixel.
+    """Return the bits SHARED and ELSEWHERE of `models.Overlap` of each pixel (pixel,).
+
+    A pixel in several shoeboxes of a lattice counts in the one whose centroid is nearest, in the
+    first of two that are equally near. box, address: of the pixels, see `addresses`; shape: (panel,
+    slow, fast) of the image.
     """
-    _, slow, fast = where
-    distance = np.hypot(fast + 0.5 - taken.fast[of], slow + 0.5 - taken.slow[of])
-    address = taken.lattice[of].astype(np.int64) * int(np.prod(shape)) + np.ravel_multi_index(
-        where, shape
-    )
-    order = np.lexsort((of, distance, address))
-    new = np.diff(address[order], prepend=-1) != 0
-    alone = new & np.append(new[1:], True)
-    out = np.empty(len(of), np.uint8)
-    out[order] = np.where(alone, 0, Overlap.SHARED) | np.where(new, 0, Overlap.ELSEWHERE)
+    _, slow, fast = address
+    distance = np.hypot(fast + 0.5 - boxes.fast[box], slow + 0.5 - boxes.slow[box])
+
+    # pixels of a lattice with the same key are the same pixel of the image
+    n_pixels = int(np.prod(shape))
+    key = boxes.lattice[box].astype(np.int64) * n_pixels + np.ravel_multi_index(address, shape)
+    order = np.lexsort((box, distance, key))
+    is_first = np.diff(key[order], prepend=-1) != 0
+    is_alone = is_first & np.append(is_first[1:], True)
+
+    out = np.empty(len(box), np.uint8)
+    shared_bit = np.where(is_alone, 0, Overlap.SHARED)
+    elsewhere_bit = np.where(is_first, 0, Overlap.ELSEWHERE)
+    out[order] = shared_bit | elsewhere_bit
     return out
 
 
 def _foreign(
     lattice: np.ndarray,
-    where: tuple[np.ndarray, ...],
-    every: Boxes,
+    address: tuple[np.ndarray, ...],
+    boxes: Boxes,
     cores: np.ndarray,
     shape: tuple[int, ...],
 ) -> np.ndarray:
-    """Return (pixel,) FOREIGN; lattice (pixel,) is whose shoebox the pixel is in, cores (n, 4) the
-    foregrounds of `every`.
+    """Return the bit FOREIGN of each pixel (pixel,): it is in the foreground of another lattice.
+
+    lattice: (pixel,) whose shoebox the pixel is in; cores: (n, 4) the foregrounds of `boxes`.
     """
     out = np.zeros(len(lattice), np.uint8)
     for k in np.unique(lattice):
-        others = every.lattice != k
-        inside = np.zeros(shape, bool)
-        inside[addresses(every.panel[others], cores[others])[1]] = True
-        out[(lattice == k) & inside[where]] = Overlap.FOREIGN
+        others = boxes.lattice != k
+        is_core = np.zeros(shape, bool)
+        is_core[addresses(boxes.panel[others], cores[others])[1]] = True
+        out[(lattice == k) & is_core[address]] = Overlap.FOREIGN
     return out

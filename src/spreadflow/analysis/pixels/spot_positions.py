@@ -1,4 +1,4 @@
-"""Where the photons of shoeboxes are: of a model, and as observed."""
+"""Where the photons of shoeboxes are: those of a model, and those observed."""
 
 import numpy as np
 from scipy.ndimage import label
@@ -13,41 +13,48 @@ STRONG_SPOT = 5.0
 
 
 def centroids(photons: np.ndarray, place: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Return (box, 2) centre of mass of photons (pixel,) at places (pixel, 2), px; NaN where a box
-    has none.
+    """Return the centre of mass (box, 2), px, of photons (pixel,) at places (pixel, 2), px; NaN
+    where a box has none.
 
     start: (box + 1,) first pixel of each box.
     """
-    sums = _summed(np.column_stack([photons, photons[:, None] * place]), start)
-    total = np.where(sums[:, :1] > 0, sums[:, :1], np.nan)
-    return sums[:, 1:] / total
+    moments = photons[:, None] * place
+    sums = _summed(np.column_stack([photons, moments]), start)
+    total = sums[:, :1]
+    return sums[:, 1:] / np.where(total > 0, total, np.nan)
 
 
 def sums(values: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Return (box,) sums of values (pixel,)."""
+    """Return the sums (box,) of values (pixel,); start: (box + 1,) first pixel of each box."""
     return _summed(values[:, None], start)[:, 0]
 
 
 def _summed(columns: np.ndarray, start: np.ndarray) -> np.ndarray:
-    ends = np.concatenate([np.zeros((1, columns.shape[1])), np.cumsum(columns, axis=0)])
-    return ends[start[1:]] - ends[start[:-1]]
+    """Return the sums (box, n) of columns (pixel, n)."""
+    none = np.zeros((1, columns.shape[1]))
+    running = np.concatenate([none, np.cumsum(columns, axis=0)])
+    return np.diff(running[start], axis=0)
 
 
 def observed(above: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Return (2,) fast, slow, px from the corner: centre of mass of the pixels > 2 σ connected with
-    the highest one.
+    """Return the observed centroid (2,) fast, slow, px from the corner: the centre of mass of the
+    pixels above 2 σ that are connected with the highest one.
 
-    above: (slow, fast) photons above the background, NaN = not usable; sigma: of the background.
-    NaN where these pixels together are less than 5 σ: no such spot counts as observed.
+    above: (slow, fast) photons above the background, NaN where a pixel is not usable; sigma:
+    (slow, fast) of the background. NaN where these pixels together are below 5 σ: such a spot does
+    not count as observed.
     """
     height = np.nan_to_num(above / sigma, nan=-np.inf)
     strong = height > STRONG_PIXEL
     if not strong.any():
         return np.full(2, np.nan)
     regions, _ = label(strong)
-    slow, fast = np.nonzero(regions == regions.flat[np.argmax(height)])
-    if above[slow, fast].sum() < STRONG_SPOT * np.sqrt(
-        (sigma[slow, fast] ** 2 + above[slow, fast]).sum()
-    ):
+    region_of_highest = regions.flat[np.argmax(height)]
+    slow, fast = np.nonzero(regions == region_of_highest)
+
+    photons = above[slow, fast]
+    variance = sigma[slow, fast] ** 2 + photons
+    if photons.sum() < STRONG_SPOT * np.sqrt(variance.sum()):
         return np.full(2, np.nan)
-    return above[slow, fast] @ np.stack([fast, slow], axis=1) / above[slow, fast].sum() + 0.5
+    position = np.stack([fast, slow], axis=1)
+    return photons @ position / photons.sum() + 0.5
