@@ -23,7 +23,7 @@ from spreadflow.physics.forward import (
     compiled_rays,
     exponents,
 )
-from spreadflow.physics.mosaic import GAUSS, Clouds, dot, inverse, times
+from spreadflow.physics.mosaic import SIZE_SIGMA, Clouds, dot, inverse, times
 from spreadflow.units import HC_EV_ANGSTROM
 
 REACH = 7.0
@@ -104,7 +104,7 @@ def reached(crystal: Crystal, mosaic: Mosaic, hkl: np.ndarray, spectrum: Spectru
     """Return rows of the nodes hkl (n, 3) some cloud of which may touch a lit Ewald sphere."""
     q = hkl @ crystal.A.T
     length = np.linalg.norm(q, axis=1)
-    domain_sigma = np.sqrt(GAUSS / 4) * np.linalg.norm(crystal.A / crystal.n_cells, ord=2)
+    domain_sigma = SIZE_SIGMA * np.linalg.norm(crystal.A / crystal.n_cells, ord=2)
     tilt = rotation.angle(mosaic.rotations).max() * length
     sigma = np.hypot(domain_sigma, crystal.eta_rad * mosaic.width.max() * length)
     first, last = lit(spectrum)

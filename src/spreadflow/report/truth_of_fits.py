@@ -193,7 +193,7 @@ def _true_mosaic(truth: dict, row: int, d_min: float) -> TrueMosaic:
     edge = np.mean(truth["lattices/n_cells"][row] * axes)
     mosaicity = mosaic.domains(rotations) if len(rotations) else mosaic.continuous()
     mosaicity = mosaicity._replace(eta_rad=truth["lattices/eta_rad"][row])
-    return TrueMosaic(mosaicity, float(np.sqrt(mosaic.GAUSS / 4) * d_min / edge))
+    return TrueMosaic(mosaicity, float(mosaic.SIZE_SIGMA * d_min / edge))
 
 
 def _mean(mosaics: list[TrueMosaic]) -> TrueMosaic:
