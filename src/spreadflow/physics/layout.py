@@ -14,7 +14,8 @@ import numpy as np
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array, Crystal, Detector, Mosaic, Parameters, Pixels, Spectrum
 from spreadflow.physics import geometry, rotation
-from spreadflow.physics.forward import (
+from spreadflow.physics.mosaic import SIZE_SIGMA, Clouds, dot, inverse, times
+from spreadflow.physics.pair_tables import (
     BLOCK,
     WINDOW,
     Pairs,
@@ -23,7 +24,6 @@ from spreadflow.physics.forward import (
     compiled_rays,
     exponents,
 )
-from spreadflow.physics.mosaic import SIZE_SIGMA, Clouds, dot, inverse, times
 from spreadflow.units import HC_EV_ANGSTROM
 
 REACH = 7.0
@@ -600,10 +600,10 @@ def _ticks(energies: np.ndarray, first: int, last: int) -> _Ticks:
 @jax.jit
 def _windows(ray: Rays, cloud: Clouds, cut, middle, point, cloud_row, ticks: _Ticks):
     """Return the first lit channel and the number of windows (0 = none) of pairs."""
-    a2, a1, a0 = exponents(ray, cloud, middle, point, cloud_row)
-    centre = -a1 / a2
-    left = cut[cloud_row] - 0.5 * (a0 + a1 * centre)
-    half = jnp.sqrt(jnp.maximum(2.0 * left / a2, 0.0))
+    parabola = exponents(ray, cloud, middle, point, cloud_row)
+    centre = parabola.centre
+    left = cut[cloud_row] - parabola.floor
+    half = jnp.sqrt(jnp.maximum(2.0 * left / parabola.a2, 0.0))
     top = len(ticks.channel) - 1
 
     def mark(energy: Array) -> Array:

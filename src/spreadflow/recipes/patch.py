@@ -9,7 +9,7 @@ import numpy as np
 from spreadflow.analysis.pixels import lattice_fit, point_spread, shoeboxes
 from spreadflow.analysis.still import integration, prediction
 from spreadflow.models import Mosaic, Parameters, Pixels, Shoeboxes
-from spreadflow.physics import forward, layout, rotation, unit_cell
+from spreadflow.physics import forward, layout, pair_tables, rotation, unit_cell
 from spreadflow.physics.background import background
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.recipes.lattice import PackedLattice, RunModel
@@ -202,7 +202,7 @@ def _bragg(simulator: Simulator, true: Parameters, boxes: Shoeboxes) -> np.ndarr
 def background_photons(simulator: Simulator, true: Parameters, points: Pixels) -> np.ndarray:
     """Return the expected photons (pixel,) of water and air."""
     pixels = layout.filled(points, SMALLEST_TABLE)
-    rays = forward.rays(simulator.detector, simulator.beam.polarization, pixels)
+    rays = pair_tables.rays(simulator.detector, simulator.beam.polarization, pixels)
     sine = 0.5 * HC_EV_ANGSTROM * np.sqrt(sum(np.asarray(t) ** 2 for t in rays.turn))
     pulse = true.spectrum
     photons = background(
