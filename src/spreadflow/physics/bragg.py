@@ -9,6 +9,7 @@ import numpy as np
 from spreadflow.models import Parameters
 from spreadflow.physics import layout
 from spreadflow.physics.forward import sums
+from spreadflow.physics.padding import to_few_sizes
 
 
 class SimulatedSpots(NamedTuple):
@@ -38,14 +39,14 @@ def add(
     of the sums over channels. Returns the reflections that got photons. Detector shape and image
     shape must agree.
     """
-    hkl, f_squared = layout.filled((np.asarray(parameters.hkl), np.asarray(parameters.f_squared)))
+    hkl, f_squared = to_few_sizes((np.asarray(parameters.hkl), np.asarray(parameters.f_squared)))
     parameters = parameters._replace(hkl=hkl, f_squared=f_squared)
     footprints, pixels, pairs = layout.lay_out(parameters, oversample)
     n_points = footprints.n_points
     box, weight = (
         np.repeat(a, n_points) for a in (np.arange(len(n_points)), 1.0 / footprints.oversample**2)
     )
-    total, first, middle = sums(parameters, layout.filled(pixels), pairs, dtype)
+    total, first, middle = sums(parameters, to_few_sizes(pixels), pairs, dtype)
     photons = total[: len(box)] * weight
     first = first[: len(box)] * weight
     fast, slow = pixels.fast.astype(np.int64), pixels.slow.astype(np.int64)

@@ -20,6 +20,7 @@ from spreadflow.analysis.still.refinement import Frame, frame, matrix, turn
 from spreadflow.models import Mosaic, Parameters, Pixels, Shoeboxes
 from spreadflow.physics import forward, geometry, layout, rotation
 from spreadflow.physics.mosaic import GAUSS, continuous
+from spreadflow.physics.padding import to_few_sizes
 from spreadflow.units import DEG
 
 LARGEST = {
@@ -92,7 +93,7 @@ def reachable(start: Parameters, boxes: Shoeboxes) -> np.ndarray:
     )
     wide = start._replace(crystal=crystal, mosaic=continuous(), edge_px=1.0)
     rows = layout.reached(crystal, wide.mosaic, np.asarray(start.hkl), start.spectrum)
-    hkl, f_squared = layout.filled((np.asarray(start.hkl)[rows], np.asarray(start.f_squared)[rows]))
+    hkl, f_squared = to_few_sizes((np.asarray(start.hkl)[rows], np.asarray(start.f_squared)[rows]))
     return rows[
         layout.meets(wide._replace(hkl=hkl, f_squared=f_squared), boxes.panel, boxes.bbox)[
             : len(rows)
@@ -110,7 +111,7 @@ def problem(
     over its square.
     """
     cell = frame(np.asarray(start.crystal.A), space_group)
-    hkl, f_squared = layout.filled((np.asarray(start.hkl), np.asarray(start.f_squared)))
+    hkl, f_squared = to_few_sizes((np.asarray(start.hkl), np.asarray(start.f_squared)))
     start = start._replace(hkl=hkl, f_squared=f_squared, edge_px=1.0 / oversample)
     pixels = points(boxes)
     box = np.repeat(np.arange(len(boxes.panel)), boxes.n_pixels)
@@ -314,7 +315,7 @@ class Model:
         pixels, self._pairs = layout.within(
             p, boxes.panel, boxes.bbox, self.reach, self.of.oversample
         )
-        self._pixels: Pixels = layout.filled(pixels, 1 << 14)
+        self._pixels: Pixels = to_few_sizes(pixels, 1 << 14)
         if self._laid is None and self.of.oversample > 1:
             self._mean = means(boxes, self.of.oversample, len(self._pixels.fast))
         self._laid, self.n_layouts = p, self.n_layouts + 1

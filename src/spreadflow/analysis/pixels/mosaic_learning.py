@@ -20,6 +20,7 @@ from spreadflow.analysis.pixels.likelihood import FLOOR, Target, pixelwise, vari
 from spreadflow.models import Mosaic
 from spreadflow.physics import forward, geometry, layout, rotation
 from spreadflow.physics.mosaic import GAUSS, continuous, merged
+from spreadflow.physics.padding import to_few_sizes
 from spreadflow.units import wavelength
 
 FREE = ("scale", "rotation", "cell", "n_cells", "eta")
@@ -329,7 +330,7 @@ def _heaviest(weight: np.ndarray, negligible: float) -> np.ndarray:
     """
     order = np.argsort(-weight, kind="stable")
     n = int(np.searchsorted(np.cumsum(weight[order]), (1.0 - negligible) * weight.sum())) + 1
-    return np.sort(order[: len(layout.filled(np.empty(n), 16))])
+    return np.sort(order[: len(to_few_sizes(np.empty(n), 16))])
 
 
 def _finer(grid: _Grid, step: float) -> _Grid:
@@ -383,7 +384,7 @@ def templates(of: Problem, mosaic: Mosaic) -> csr_matrix:
         pixels, pairs = layout.within(
             p, of.boxes.panel, of.boxes.bbox, TEMPLATE_REACH, of.oversample
         )
-        photons = forward.each(p, layout.filled(pixels, 1 << 14), pairs)
+        photons = forward.each(p, to_few_sizes(pixels, 1 << 14), pairs)
         node = first + pairs.cloud % BATCH
         lit = (node < n) & (photons > 0)
         found.append((photons[lit].astype(np.float32), pairs.point[lit], node[lit]))
