@@ -278,14 +278,16 @@ def _meeting_rows(followed: FollowedClouds, detector: Detector) -> tuple[np.ndar
 def _cones(detector: Detector) -> tuple[np.ndarray, np.ndarray]:
     """Return the axes (panel, 3) and half angles (panel,), rad, of cones that hold the panels."""
     n_panels = detector.n_panels
-    corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * detector.shape[::-1]
+    n_slow, n_fast = detector.shape
+    fast = np.tile([0, n_fast, 0, n_fast], n_panels)
+    slow = np.tile([0, 0, n_slow, n_slow], n_panels)
     panel = np.arange(n_panels).repeat(4)
-    fast, slow = np.tile(corners, (n_panels, 1)).T
     rays = geometry.direction(detector, panel, fast, slow).reshape(-1, 4, 3)
     axes = rays.mean(axis=1)
     axes /= np.linalg.norm(axes, axis=1, keepdims=True)
     cosines = (rays * axes[:, None]).sum(axis=-1)
-    return axes, np.arccos(np.clip(cosines.min(axis=1), -1.0, 1.0))
+    least = np.clip(cosines.min(axis=1), -1.0, 1.0)
+    return axes, np.arccos(least)
 
 
 def _bundles(followed: FollowedClouds, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -296,10 +298,12 @@ def _bundles(followed: FollowedClouds, rows: np.ndarray) -> tuple[np.ndarray, np
     k = np.stack([followed.low, followed.high])[:, rows] / HC_EV_ANGSTROM
     ends = q + k[..., None] * geometry.S0
     ends /= np.linalg.norm(ends, axis=-1, keepdims=True)
-    trace = sum(np.asarray(variance)[rows] for variance in followed.covariance[:3])
-    streak = np.linalg.norm(ends[1] - ends[0], axis=1)
-    reach = np.sqrt(2 * followed.cut[rows]) * np.sqrt(trace) / k[0] + streak
-    return ends[0], reach
+    first, last = ends
+    streak = np.linalg.norm(last - first, axis=1)
+    variances = followed.covariance[:3]
+    size = np.sqrt(sum(np.asarray(variance)[rows] for variance in variances))
+    n_sigma = np.sqrt(2 * followed.cut[rows])
+    return first, n_sigma * size / k[0] + streak
 
 
 def _meetings(

@@ -387,7 +387,10 @@ def _gathered(crystal: Crystal, sums: CrystalSums) -> ByCrystal:
     PA = [times(sums.P, [A[i, j] for i in range(3)]) for j in range(3)]
 
     def by_A(i: int, j: int) -> Array:
-        return sums.W[3 * i + j] + PA[j][i] * D[j] + sums.photons * inverse_A[j, i]
+        of_centre = sums.W[3 * i + j]
+        of_size = PA[j][i] * D[j]
+        of_volume = sums.photons * inverse_A[j, i]
+        return of_centre + of_size + of_volume
 
     def by_n(j: int) -> Array:
         APA = sum(A[i, j] * PA[j][i] for i in range(3))

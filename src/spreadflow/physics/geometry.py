@@ -33,8 +33,12 @@ def normals(detector: Detector):
     """Return the unit normals (panel, 3), pointing to the side of fast × slow."""
     f = detector.fast
     s = detector.slow
-    products = [f[..., i - 2] * s[..., i - 1] - f[..., i - 1] * s[..., i - 2] for i in range(3)]
-    return sum(product[..., None] * axis for product, axis in zip(products, np.eye(3), strict=True))
+
+    def component(i: int):
+        return f[..., i - 2] * s[..., i - 1] - f[..., i - 1] * s[..., i - 2]
+
+    axes = np.eye(3)
+    return sum(component(i)[..., None] * axes[i] for i in range(3))
 
 
 def distances_mm(detector: Detector):
@@ -110,6 +114,7 @@ def shifted(detector: Detector, fast_mm, slow_mm, distance_mm) -> Detector:
     the sample.
     """
     normal = np.cross(detector.fast[0], detector.slow[0])
-    normal = normal * np.sign((normal * detector.origin_mm[0]).sum())
-    move = fast_mm * detector.fast[0] + slow_mm * detector.slow[0] + distance_mm * normal
+    away = normal * np.sign((normal * detector.origin_mm[0]).sum())
+    move_in_plane = fast_mm * detector.fast[0] + slow_mm * detector.slow[0]
+    move = move_in_plane + distance_mm * away
     return detector._replace(origin_mm=detector.origin_mm + move)

@@ -192,8 +192,10 @@ def fibre_kernel(fwhm_mm: float, pixel_mm: float, radius_px: int) -> np.ndarray:
     g = FIBRE_SHAPE * fwhm_mm / pixel_mm
     corners = np.arange(-radius_px, radius_px + 2) - 0.5
     x, y = np.meshgrid(corners, corners)
-    integral = np.arctan(x * y / (g * np.sqrt(g * g + x * x + y * y))) / (2 * np.pi)
-    return _disc(np.diff(np.diff(integral, axis=0), axis=1))
+    length = np.sqrt(g * g + x * x + y * y)
+    integral = np.arctan(x * y / (g * length)) / (2 * np.pi)
+    in_pixels = np.diff(np.diff(integral, axis=0), axis=1)
+    return _disc(in_pixels)
 
 
 def gauss_kernel(fwhm_mm: float, pixel_mm: float, radius_px: int) -> np.ndarray:
@@ -203,7 +205,8 @@ def gauss_kernel(fwhm_mm: float, pixel_mm: float, radius_px: int) -> np.ndarray:
     """
     sigma = fwhm_mm / pixel_mm / np.sqrt(8 * np.log(2))
     corners = np.arange(-radius_px, radius_px + 2) - 0.5
-    line = np.diff(erf(corners / (np.sqrt(2) * sigma)) / 2)
+    integral = erf(corners / (np.sqrt(2) * sigma)) / 2
+    line = np.diff(integral)
     return _disc(np.outer(line, line))
 
 
@@ -269,8 +272,10 @@ def _normal(bits):
     """Return standard normal float32 from uniform uint32 bits: √2 erf⁻¹(u), u in (−1, 1); cut at
     5.4 standard deviations.
     """
-    u = (bits.astype(jnp.int32).astype(jnp.float32) + 0.5) * 2.0**-31
-    inside = jnp.clip(u, -1 + 2.0**-24, 1 - 2.0**-24)
+    whole = bits.astype(jnp.int32).astype(jnp.float32)
+    u = (whole + 0.5) * 2.0**-31
+    largest = 1 - 2.0**-24
+    inside = jnp.clip(u, -largest, largest)
     return np.float32(np.sqrt(2)) * jax.lax.erf_inv(inside)
 
 

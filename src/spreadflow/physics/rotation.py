@@ -30,8 +30,12 @@ def mean(rotations: np.ndarray) -> np.ndarray:
 def angle(rotation: np.ndarray) -> np.ndarray:
     """Return the angles (...) of rotations (..., 3, 3), rad; accurate for small angles."""
     skew = rotation - np.swapaxes(rotation, -1, -2)
-    sine = 0.5 * np.sqrt(skew[..., 0, 1] ** 2 + skew[..., 0, 2] ** 2 + skew[..., 1, 2] ** 2)
-    cosine = 0.5 * (np.trace(rotation, axis1=-2, axis2=-1) - 1.0)
+    xy = skew[..., 0, 1]
+    xz = skew[..., 0, 2]
+    yz = skew[..., 1, 2]
+    sine = 0.5 * np.sqrt(xy**2 + xz**2 + yz**2)
+    trace = np.trace(rotation, axis1=-2, axis2=-1)
+    cosine = 0.5 * (trace - 1.0)
     return np.arctan2(sine, cosine)
 
 

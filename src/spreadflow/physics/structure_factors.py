@@ -277,11 +277,11 @@ def geometric(atoms: Atoms, hkl: np.ndarray, space_group: str) -> np.ndarray:
     rotations, translations, n_centring = _operations(space_group)
     xyz = np.einsum("oij,aj->oai", rotations, atoms.xyz) + translations[:, None]
     beta = np.einsum("oij,ajk,olk->oail", rotations, atoms.beta, rotations)
-    six = np.stack([beta[..., i, j] * (1 if i == j else 2) for i, j in _PAIRS], axis=-1)
+    entries = [beta[..., i, j] * (1 if i == j else 2) for i, j in _PAIRS]
     weight = np.broadcast_to(n_centring * atoms.occupancy, xyz.shape[:2])
 
     xyz = _padded(np.mod(xyz, 1.0).reshape(-1, 3), CHUNK_ATOMS)
-    six = _padded(six.reshape(-1, 6), CHUNK_ATOMS)
+    six = _padded(np.stack(entries, axis=-1).reshape(-1, 6), CHUNK_ATOMS)
     weight = _padded(weight.reshape(-1, 1), CHUNK_ATOMS)[:, 0]
     nodes = _padded(np.asarray(hkl, dtype=np.float64), CHUNK_HKL)
     total = np.zeros(len(nodes), dtype=np.complex128)
@@ -289,8 +289,9 @@ def geometric(atoms: Atoms, hkl: np.ndarray, space_group: str) -> np.ndarray:
         rows = slice(start, start + CHUNK_HKL)
         for first in range(0, len(weight), CHUNK_ATOMS):
             block = slice(first, first + CHUNK_ATOMS)
-            real, imaginary = _sum_over_atoms(nodes[rows], xyz[block], six[block], weight[block])
-            total[rows] += np.asarray(real) + 1j * np.asarray(imaginary)
+            sums = _sum_over_atoms(nodes[rows], xyz[block], six[block], weight[block])
+            real, imaginary = map(np.asarray, sums)
+            total[rows] += real + 1j * imaginary
     return total[: len(hkl)]
 
 
@@ -352,8 +353,10 @@ def _sum_over_atoms(hkl, xyz, beta, weight):
     def add_atoms(n, sums):
         real, imaginary = sums
         for u in range(UNROLL):
-            turns = h * xyz[n, u, 0] + k * xyz[n, u, 1] + l * xyz[n, u, 2]
-            cosine, sine = _phase(jnp.float32(turns - jnp.round(turns)))
+            x, y, z = xyz[n, u]
+            turns = h * x + k * y + l * z
+            within_half = jnp.float32(turns - jnp.round(turns))
+            cosine, sine = _phase(within_half)
             exponent = sum(product * beta[n, u, i] for i, product in enumerate(products))
             height = weight[n, u] * jnp.exp(-exponent)
             real = real + height * cosine

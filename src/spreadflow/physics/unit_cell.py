@@ -75,6 +75,7 @@ def all_indices(A: np.ndarray, d_min: float) -> np.ndarray:
     lengths = np.linalg.norm(np.linalg.inv(A).T, axis=0)
     limits = np.floor(lengths / d_min).astype(int)
     axes = [np.arange(-n, n + 1) for n in limits]
-    hkl = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    grid = np.meshgrid(*axes, indexing="ij")
+    hkl = np.stack(grid, axis=-1).reshape(-1, 3)
     is_within = (spacing(A, hkl) >= d_min) & hkl.any(axis=1)
     return hkl[is_within].astype(np.int32)
