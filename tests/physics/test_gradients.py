@@ -11,6 +11,7 @@ import pytest
 
 from spreadflow.models import Crystal, Detector, Parameters, Pixels, Spectrum
 from spreadflow.physics import exact, forward, layout, mosaic, rotation, unit_cell
+from spreadflow.physics.pair_tables import Pairs
 from spreadflow.units import DEG
 
 CELL = unit_cell.radians([60.0, 55.0, 50.0, 80.0, 105.0, 95.0])
@@ -92,7 +93,7 @@ def engine(name: str, some: int):
         return p, partial(exact.photons, pixels=Pixels(*(column[chosen] for column in pixels)))
     back = np.full(len(values), -1)
     back[chosen] = np.arange(len(chosen))
-    pairs = forward.Pairs(*(column[back[pairs.point] >= 0] for column in pairs))
+    pairs = Pairs(*(column[back[pairs.point] >= 0] for column in pairs))
     pairs = pairs._replace(point=back[pairs.point].astype(np.int32))
     return p, partial(forward.photons, pixels=pixels, pairs=pairs)
 

@@ -8,6 +8,7 @@ import pytest
 from lab import kept
 from spreadflow.models import Crystal, Detector, Parameters, Pixels, Spectrum
 from spreadflow.physics import bragg, exact, forward, layout, mosaic, rotation, spectrum, unit_cell
+from spreadflow.physics.pair_tables import WINDOW, Pairs
 from spreadflow.units import DEG
 
 CELL = unit_cell.radians([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
@@ -146,9 +147,9 @@ def test_continuous_spread_loses_next_to_nothing(eta_deg):
         slow, fast = (a.ravel() + 0.5 for a in np.indices(p.detector.shape))
         every = Pixels(np.full(len(slow), spots.panel[i], np.int32), fast, slow)
         three = np.indices(
-            (len(slow), len(p.mosaic.share), -(-100 // forward.WINDOW)), dtype=np.int32
+            (len(slow), len(p.mosaic.share), -(-100 // WINDOW)), dtype=np.int32
         ).reshape(3, -1)
-        pairs = forward.Pairs(three[0], three[1], forward.WINDOW * three[2])
+        pairs = Pairs(three[0], three[1], WINDOW * three[2])
         photons = forward.sums(alone, every, pairs, "float64")[0]
         assert spots.photons[i] == pytest.approx(photons.sum(), rel=1e-8)
 

@@ -108,7 +108,7 @@ def test_lattices_are_paired_across_settings(product, simulated):
     matched = truth.match(product, simulated, GROUP)
     assert matched.row.tolist() == list(range(len(LATTICES)))
     assert np.allclose(matched.angle, TILT, rtol=1e-4)
-    figures = truth.orientations(matched)
+    figures = truth.orientations([matched])
     assert figures["misorientation_deg_median"] == pytest.approx(0.02, rel=1e-4)
     counted = truth.counts(matched_run(product, simulated))
     assert counted == {
@@ -193,7 +193,7 @@ def test_shots_without_truth_are_left_alone(product, simulated):
     product["shots/shot_id"] = product["shots/shot_id"] + 1000
     matched = truth.match(product, simulated, GROUP)
     assert (matched.row == -1).all() and (matched.kind == -1).all()
-    assert truth.orientations(matched)["misorientation_deg_median"] is None
+    assert truth.orientations([matched])["misorientation_deg_median"] is None
 
 
 UNKNOWNS = [

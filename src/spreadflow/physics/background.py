@@ -12,8 +12,8 @@ import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.units import AVOGADRO, R_E_SQUARED_M2
 
 STEP = 0.0005 / 8
-"""Of sin θ/λ, Å⁻¹. The points of the tables are multiples of it: no kink of F lies between two
-multiples.
+"""Step of sin θ/λ, Å⁻¹, at which F² is tabulated for images. The points of the tables are multiples
+of it: no kink of F lies between two multiples.
 """
 
 
@@ -31,19 +31,26 @@ class Material(NamedTuple):
 
 
 WATER = Material(
-    (0, 0.0365, 0.07, 0.12, 0.162, 0.18, 0.2, 0.216, 0.236, 0.28, 0.3, 0.345, 0.436, 0.5),
-    (2.57, 2.58, 2.8, 5, 8, 7.32, 6.75, 6.75, 6.5, 4.5, 4.3, 4.36, 3.77, 3.17),
-    1.0,
-    18.0,
+    stol=(0, 0.0365, 0.07, 0.12, 0.162, 0.18, 0.2, 0.216, 0.236, 0.28, 0.3, 0.345, 0.436, 0.5),
+    factor=(2.57, 2.58, 2.8, 5, 8, 7.32, 6.75, 6.75, 6.5, 4.5, 4.3, 4.36, 3.77, 3.17),
+    density=1.0,
+    molecular_weight=18.0,
 )
-AIR = Material((0, 0.045, 0.174, 0.35, 0.5), (14.1, 13.5, 8.35, 4.78, 4.22), 1.2e-3, 28.0)
-"""28 g/mol as the published runs meant; a misspelt attribute left 18 in force there, 1.56 times the
-scattering.
+"""Water: the table of the published simulations."""
+
+AIR = Material(
+    stol=(0, 0.045, 0.174, 0.35, 0.5),
+    factor=(14.1, 13.5, 8.35, 4.78, 4.22),
+    density=1.2e-3,
+    molecular_weight=28.0,
+)
+"""Air, of 28 g/mol as the published runs meant; a misspelt attribute left 18 in force there, 1.56
+times the scattering.
 """
 
 
 def molecules_per_area(material: Material, thickness_mm: float) -> float:
-    """Return scattering molecules in the beam's path, m⁻²."""
+    """Return the scattering molecules in the beam's path, m⁻²."""
     return thickness_mm * 1e-3 * material.density * 1e6 * AVOGADRO / material.molecular_weight
 
 
@@ -54,40 +61,48 @@ def cubics(material: Material) -> tuple[np.ndarray, np.ndarray]:
     In each interval the cubic goes through the four nearest points, two on either side where there
     are.
     """
-    x, y = np.array(material.stol), np.array(material.factor)
-    first = np.clip(np.arange(len(x) - 1) - 1, 0, len(x) - 4)
-    pieces = [
-        np.linalg.solve(np.vander(x[k : k + 4] - x[i], increasing=True), y[k : k + 4])
-        for i, k in enumerate(first)
-    ]
-    return x[:-1], np.array(pieces)
+    x = np.array(material.stol)
+    y = np.array(material.factor)
+    starts = x[:-1]
+    first = np.clip(np.arange(len(starts)) - 1, 0, len(x) - 4)
+    pieces = []
+    for start, k in zip(starts, first, strict=True):
+        powers = np.vander(x[k : k + 4] - start, increasing=True)
+        pieces.append(np.linalg.solve(powers, y[k : k + 4]))
+    return starts, np.array(pieces)
 
 
 def factor(material: Material, stol: np.ndarray) -> np.ndarray:
-    """Return structure factor at sin θ/λ (...), Å⁻¹, by cubic interpolation; constant beyond the
-    table.
+    """Return the structure factor of a molecule, electrons, at sin θ/λ (...), Å⁻¹: cubic within the
+    table, constant beyond.
     """
     starts, pieces = cubics(material)
     stol = np.clip(stol, 0.0, material.stol[-1])
     piece = np.searchsorted(starts, stol, side="right") - 1
-    return np.einsum("...k,...k", pieces[piece], (stol - starts[piece])[..., None] ** np.arange(4))
+    powers = (stol - starts[piece])[..., None] ** np.arange(4)
+    return np.einsum("...k,...k", pieces[piece], powers)
 
 
 def _squares(material: Material) -> np.ndarray:
-    """Return F² at the multiples of STEP up to the end of the table."""
-    return factor(material, STEP * np.arange(round(material.stol[-1] / STEP) + 1)) ** 2
+    """Return F² at the multiples of STEP up to the end of the table, electrons²."""
+    n_steps = round(material.stol[-1] / STEP)
+    return factor(material, STEP * np.arange(n_steps + 1)) ** 2
 
 
 @jax.jit
 def background(sine, efficiency, wavelength_ang, photons, water_mm, air_mm):
-    """Return expected photons (...) of a pulse of `photons` photons; the size of the beam cancels.
+    """Return the expected photons (...) of a pulse of `photons` photons; the size of the beam
+    cancels.
 
     sine: sin θ of pixels; efficiency: as of `response.pixel_map`. F²·r_e²·photons·molecules per
     area·efficiency, with F² of water and air together linear between multiples of STEP of sin θ/λ.
     """
-    parts = [molecules_per_area(m, t) * _squares(m) for m, t in ((WATER, water_mm), (AIR, air_mm))]
-    table = (R_E_SQUARED_M2 * photons * sum(parts)).astype(sine.dtype)
-    at = jnp.minimum(sine * (1.0 / (wavelength_ang * STEP)).astype(sine.dtype), len(table) - 1)
-    low = at.astype(jnp.int32)
-    ends = [table.at[i].get(mode="clip") for i in (low, low + 1)]
-    return efficiency * (ends[0] + (at - low) * (ends[1] - ends[0]))
+    water = molecules_per_area(WATER, water_mm) * _squares(WATER)
+    air = molecules_per_area(AIR, air_mm) * _squares(AIR)
+    table = (R_E_SQUARED_M2 * photons * (water + air)).astype(sine.dtype)
+    steps_per_sine = (1.0 / (wavelength_ang * STEP)).astype(sine.dtype)
+    steps = jnp.minimum(sine * steps_per_sine, len(table) - 1)
+    row = steps.astype(jnp.int32)
+    low = table.at[row].get(mode="clip")
+    high = table.at[row + 1].get(mode="clip")
+    return efficiency * (low + (steps - row) * (high - low))

@@ -9,6 +9,7 @@ import numpy as np
 from spreadflow.models import Parameters
 from spreadflow.physics import layout
 from spreadflow.physics.forward import sums
+from spreadflow.physics.padding import to_few_sizes
 
 
 class SimulatedSpots(NamedTuple):
@@ -38,24 +39,37 @@ def add(
     of the sums over channels. Returns the reflections that got photons. Detector shape and image
     shape must agree.
     """
-    hkl, f_squared = layout.filled((np.asarray(parameters.hkl), np.asarray(parameters.f_squared)))
+    hkl, f_squared = to_few_sizes((np.asarray(parameters.hkl), np.asarray(parameters.f_squared)))
     parameters = parameters._replace(hkl=hkl, f_squared=f_squared)
-    footprints, pixels, pairs = layout.lay_out(parameters, oversample)
+    footprints, points, pairs = layout.lay_out(parameters, oversample)
+    total, first_moment, middle_ev = sums(parameters, to_few_sizes(points), pairs, dtype)
+
+    # a point holds its share of a pixel
     n_points = footprints.n_points
-    box, weight = (
-        np.repeat(a, n_points) for a in (np.arange(len(n_points)), 1.0 / footprints.oversample**2)
-    )
-    total, first, middle = sums(parameters, layout.filled(pixels), pairs, dtype)
-    photons = total[: len(box)] * weight
-    first = first[: len(box)] * weight
-    fast, slow = pixels.fast.astype(np.int64), pixels.slow.astype(np.int64)
-    flat = (pixels.panel * np.int64(image.shape[1]) + slow) * image.shape[2] + fast
-    np.add.at(image.reshape(-1), flat, photons.astype(image.dtype))
-    moments = (photons, photons * (fast + 0.5), photons * (slow + 0.5), first)
-    sums_of = np.stack([np.bincount(box, m, len(n_points)) for m in moments])
-    lit = np.flatnonzero(sums_of[0] > 0)
-    means = sums_of[1:, lit] / sums_of[0, lit]
-    panel = footprints.panel[lit].astype(np.int32)
+    n_footprints = len(n_points)
+    footprint = np.repeat(np.arange(n_footprints), n_points)
+    share = np.repeat(1.0 / footprints.oversample**2, n_points)
+    photons = total[: len(footprint)] * share
+    first_moment = first_moment[: len(footprint)] * share
+    fast = points.fast.astype(np.int64)
+    slow = points.slow.astype(np.int64)
+    _, n_slow, n_fast = image.shape
+    pixel = (points.panel * np.int64(n_slow) + slow) * n_fast + fast
+    np.add.at(image.reshape(-1), pixel, photons.astype(image.dtype))
+
+    def by_footprint(values: np.ndarray) -> np.ndarray:
+        return np.bincount(footprint, values, n_footprints)
+
+    photons_of = by_footprint(photons)
+    fast_moment = by_footprint(photons * (fast + 0.5))
+    slow_moment = by_footprint(photons * (slow + 0.5))
+    energy_moment = by_footprint(first_moment)
+    lit = np.flatnonzero(photons_of > 0)
     return SimulatedSpots(
-        hkl[footprints.node[lit]], panel, sums_of[0, lit], means[0], means[1], middle + means[2]
+        hkl=hkl[footprints.node[lit]],
+        panel=footprints.panel[lit].astype(np.int32),
+        photons=photons_of[lit],
+        fast=fast_moment[lit] / photons_of[lit],
+        slow=slow_moment[lit] / photons_of[lit],
+        energy_ev=middle_ev + energy_moment[lit] / photons_of[lit],
     )

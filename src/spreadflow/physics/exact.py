@@ -22,8 +22,8 @@ import numpy as np
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array, Parameters, Pixels
-from spreadflow.physics.forward import rays
 from spreadflow.physics.mosaic import GAUSS
+from spreadflow.physics.pair_tables import rays
 from spreadflow.units import R_E_SQUARED_M2
 
 _POINTS = 1 << 17
@@ -36,14 +36,17 @@ _SERIES = 0.5
 """(πr)² below which the round shape is summed as a series."""
 
 _ROUND = np.array([1.0, -1 / 10, 1 / 280, -1 / 15120, 1 / 1330560, -1 / 172972800, 1 / 31135104000])
-"""3(sin y − y cos y)/y³ in powers of y²."""
+"""Coefficients of 3(sin y − y cos y)/y³ in powers of y²."""
+
+_ARGCHK = 35
+"""r²/0.63 from which on `gauss_argchk` is 0."""
 
 
 def photons(
     parameters: Parameters, pixels: Pixels, *, shape: str = "gauss", dtype: str = "float64"
 ) -> Array:
-    """Return expected photons (point,) `dtype` of a pixel centred at each point, as if the pixel
-    were as its centre is.
+    """Return the expected photons (point,) `dtype` of a pixel centred at each point, as if the
+    pixel were as its centre is.
 
     dtype: of the lattice factor and of the sums; h − h0 is formed in float64. May be differentiated
     in any float leaf; hkl and the widths of the mosaic components must be known when it is traced.
@@ -56,37 +59,39 @@ def photons(
             "mosaic.width: 0, as only discrete domains can be summed; found a continuous spread"
         )
     table = _table(np.asarray(parameters.hkl))
-    by_channel = jnp.asarray(parameters.f_squared).T
-    rest = parameters._replace(hkl=None, f_squared=None)
+    f_squared = jnp.asarray(parameters.f_squared).T
+    others = parameters._replace(hkl=None, f_squared=None)
     n = len(pixels.panel)
     unit = max(256, (1 << (n - 1).bit_length()) // 8)  # few sizes, few programs
     size = min(_POINTS, -(-n // unit) * unit)
-    padded = Pixels(
-        *(jnp.pad(jnp.asarray(column), (0, -n % size), mode="edge") for column in pixels)
-    )
-    blocks = [Pixels(*(column[i : i + size] for column in padded)) for i in range(0, n, size)]
-    return jnp.concatenate(
-        [_block(rest, by_channel, table, b, shape=shape, dtype=dtype) for b in blocks]
-    )[:n]
+    missing = (0, -n % size)
+    padded = [jnp.pad(jnp.asarray(column), missing, mode="edge") for column in pixels]
+    blocks = []
+    for start in range(0, n, size):
+        block = Pixels(*(column[start : start + size] for column in padded))
+        blocks.append(_block(others, f_squared, table, block, shape=shape, dtype=dtype))
+    return jnp.concatenate(blocks)[:n]
 
 
 def image(
     parameters: Parameters, *, shape: str = "gauss", oversample: int = 1, dtype: str = "float64"
 ) -> np.ndarray:
-    """Return expected photons (panel, slow, fast) of all pixels, each the mean over oversample²
+    """Return the expected photons (panel, slow, fast) of all pixels, each the mean over oversample²
     points.
     """
     n_slow, n_fast = parameters.detector.shape
     out = np.empty((parameters.detector.n_panels, n_slow, n_fast), dtype)
-    rows = max(1, _CHUNK // (n_fast * oversample**2))
+    n_rows = max(1, _CHUNK // (n_fast * oversample**2))
     for panel in range(len(out)):
-        for first in range(0, n_slow, rows):
-            some = out[panel, first : first + rows]
-            slow, fast = ((np.arange(n * oversample) + 0.5) / oversample for n in some.shape)
-            slow, fast = (a.ravel() for a in np.meshgrid(first + slow, fast, indexing="ij"))
+        for first in range(0, n_slow, n_rows):
+            rows = out[panel, first : first + n_rows]
+            slow = first + (np.arange(len(rows) * oversample) + 0.5) / oversample
+            fast = (np.arange(n_fast * oversample) + 0.5) / oversample
+            slow, fast = (grid.ravel() for grid in np.meshgrid(slow, fast, indexing="ij"))
             points = Pixels(np.full(len(fast), panel, np.int32), fast, slow)
-            fine = np.asarray(photons(parameters, points, shape=shape, dtype=dtype))
-            some[:] = fine.reshape(len(some), oversample, n_fast, oversample).mean(axis=(1, 3))
+            values = np.asarray(photons(parameters, points, shape=shape, dtype=dtype))
+            squares = values.reshape(len(rows), oversample, n_fast, oversample)
+            rows[:] = squares.mean(axis=(1, 3))
     return out
 
 
@@ -104,7 +109,9 @@ class _Table(NamedTuple):
 
 
 def _table(hkl: np.ndarray) -> _Table:
-    low, high = hkl.min(axis=0, initial=0) - 1, hkl.max(axis=0, initial=0) + 1
+    """Return the table of nodes hkl (node, 3)."""
+    low = hkl.min(axis=0, initial=0) - 1
+    high = hkl.max(axis=0, initial=0) + 1
     row = np.full(high - low + 1, len(hkl), np.int32)
     row[tuple((hkl - low).T)] = np.arange(len(hkl))
     return _Table(row.ravel(), low.astype(np.int32), high.astype(np.int32))
@@ -116,66 +123,69 @@ def _block(parameters: Parameters, f_squared, table: _Table, pixels: Pixels, *, 
     crystal = parameters.crystal
     mosaic = parameters.mosaic
     spectrum = parameters.spectrum
-    turn, made = rays(parameters.detector, parameters.polarization, pixels)
+    turn, efficiency = rays(parameters.detector, parameters.polarization, pixels)
     inverse = jnp.linalg.inv(mosaic.rotations @ crystal.A)
     n_cells = crystal.n_cells.astype(dtype)
-    is_worth_a_box = len(made) * len(inverse) > len(table.row)
+    # |F|² is spread over the box of all indices where that is less work than to look rows up
+    is_box_cheaper = len(efficiency) * len(inverse) > len(table.row)
 
-    def take(a, i):
-        return a.at[i].get(mode="promise_in_bounds")
-
-    def domain(energy, column, turn, inverse):
-        """Return f²·F_latt²/ΠN² at the points; column: F² of the nodes, or of the whole box of
+    def domain_photons(energy, f_squared, turn, inverse):
+        """Return |F|²·F_latt²/ΠN² at the points; f_squared: of the nodes, or of the whole box of
         indices.
         """
         h = [energy * sum(inverse[i, j] * turn[j] for j in range(3)) for i in range(3)]
-        h0 = [jnp.ceil(a - 0.5) for a in jax.lax.stop_gradient(h)]
+        h0 = [jnp.ceil(index - 0.5) for index in jax.lax.stop_gradient(h)]
         away = [(a - b).astype(dtype) for a, b in zip(h, h0, strict=True)]
-        at = _cells(h0, table)
-        return take(column, at if is_worth_a_box else take(table.row, at)) * SHAPES[shape](
-            away, n_cells
-        )
+        row = _box_rows(h0, table)
+        if not is_box_cheaper:
+            row = _take(table.row, row)
+        return _take(f_squared, row) * SHAPES[shape](away, n_cells)
 
-    def channel(energy, column, turn, inverse, share):
+    def channel_photons(energy, f_squared, turn, inverse, share):
         """Return the sum over domains. Neither of the two keeps anything for the derivative but
         what it is given.
         """
-        column = jnp.append(column, 0.0).astype(dtype)
-        if is_worth_a_box:
-            column = take(column, table.row)
+        f_squared = jnp.append(f_squared, 0.0).astype(dtype)
+        if is_box_cheaper:
+            f_squared = _take(f_squared, table.row)
 
-        def step(total, of_domain):
-            inverse, share = of_domain
-            return total + share * jax.checkpoint(domain)(energy, column, turn, inverse), None
+        def add_domain(total, domain):
+            inverse, share = domain
+            of_domain = jax.checkpoint(domain_photons)(energy, f_squared, turn, inverse)
+            return total + share * of_domain, None
 
-        return jax.lax.scan(step, jnp.zeros(len(made), dtype), (inverse, share))[0]
+        dark = jnp.zeros(len(efficiency), dtype)
+        return jax.lax.scan(add_domain, dark, (inverse, share))[0]
 
-    def step(total, of_channel):
-        energy, weight, column = of_channel
-        return total + weight * jax.checkpoint(channel)(energy, column, turn, inverse, share), None
+    def add_channel(total, channel):
+        energy, weight, f_squared = channel
+        of_channel = jax.checkpoint(channel_photons)(energy, f_squared, turn, inverse, share)
+        return total + weight * of_channel, None
 
     share = mosaic.share.astype(dtype)
     channels = spectrum.energies_ev, spectrum.photons.astype(dtype), f_squared
-    total, _ = jax.lax.scan(step, jnp.zeros(len(made), dtype), channels)
-    height = (
-        R_E_SQUARED_M2
-        * parameters.scale
-        / (parameters.beam_mm * 1e-3) ** 2
-        * jnp.prod(crystal.n_cells) ** 2
-    )
-    return (total * (height * made)).astype(dtype)
+    total, _ = jax.lax.scan(add_channel, jnp.zeros(len(efficiency), dtype), channels)
+    beam_area = (parameters.beam_mm * 1e-3) ** 2
+    cells_of_domain = jnp.prod(crystal.n_cells)
+    height = R_E_SQUARED_M2 * parameters.scale / beam_area * cells_of_domain**2
+    return (total * (height * efficiency)).astype(dtype)
 
 
-def _cells(h0, table: _Table):
-    """Return (point,) where in the box nodes are that are given as whole numbers in components
+def _take(column, row):
+    """Return rows of a column that are known to be within it."""
+    return column.at[row].get(mode="promise_in_bounds")
+
+
+def _box_rows(h0, table: _Table):
+    """Return (point,) where in the box of all indices the nodes h0 are, whole numbers by component
     (point,).
     """
-    at = [
-        jnp.clip(a.astype(jnp.int32), table.low[j], table.high[j]) - table.low[j]
-        for j, a in enumerate(h0)
-    ]
+    offsets = []
+    for j, index in enumerate(h0):
+        clipped = jnp.clip(index.astype(jnp.int32), table.low[j], table.high[j])
+        offsets.append(clipped - table.low[j])
     size = table.high - table.low + 1
-    return (at[0] * size[1] + at[1]) * size[2] + at[2]
+    return (offsets[0] * size[1] + offsets[1]) * size[2] + offsets[2]
 
 
 # ---------------------------------------------------------------- F_latt² / ΠN², of h − h0
@@ -183,42 +193,51 @@ def _cells(h0, table: _Table):
 
 
 def _radius2(away, n_cells):
+    """Return r² = Σ N²(h − h0)²."""
     return sum((n_cells[j] * a) ** 2 for j, a in enumerate(away))
 
 
 def _square(away, n_cells):
+    """Return the interference function of a block of N cells, as a series where it is 0/0."""
     factor: Array = 1.0
     for j, a in enumerate(away):
         n = n_cells[j]
         x = jnp.pi * a
-        small = jnp.abs(n * x) < 1e-2
-        safe = jnp.where(small, 0.5 / n, x)
+        is_small = jnp.abs(n * x) < 1e-2
+        safe = jnp.where(is_small, 0.5 / n, x)
         series = 1.0 - (n**2 - 1) * x**2 / 6 + (3 * n**4 - 10 * n**2 + 7) * x**4 / 360
-        factor *= jnp.where(small, series, jnp.sin(n * safe) / (n * jnp.sin(safe)))
+        closed = jnp.sin(n * safe) / (n * jnp.sin(safe))
+        factor *= jnp.where(is_small, series, closed)
     return factor**2
 
 
 def _round(away, n_cells):
+    """Return the factor of a sphere of the volume of the domain, as a series near its centre."""
     y2 = jnp.pi**2 * _radius2(away, n_cells)
-    small = y2 < _SERIES
-    safe = jnp.where(small, 1.0, y2)
+    is_small = y2 < _SERIES
+    safe = jnp.where(is_small, 1.0, y2)
     y = jnp.sqrt(safe)
     closed = 3 * (jnp.sin(y) / y - jnp.cos(y)) / safe
-    series = jnp.polyval(jnp.asarray(_ROUND[::-1], y2.dtype), jnp.where(small, y2, 0.0))
-    return jnp.pi / 6 * jnp.where(small, series, closed) ** 2
+    coefficients = jnp.asarray(_ROUND[::-1], y2.dtype)
+    series = jnp.polyval(coefficients, jnp.where(is_small, y2, 0.0))
+    return jnp.pi / 6 * jnp.where(is_small, series, closed) ** 2
 
 
 def _gauss(away, n_cells):
+    """Return the Gaussian factor."""
     return jnp.exp(-2 / GAUSS * _radius2(away, n_cells))
 
 
 def _gauss_argchk(away, n_cells):
+    """Return the Gaussian factor, cut where the published program cuts it."""
     r2 = _radius2(away, n_cells)
-    return jnp.where(r2 < 35 * GAUSS, jnp.exp(-2 / GAUSS * r2), 0.0)
+    return jnp.where(r2 < _ARGCHK * GAUSS, jnp.exp(-2 / GAUSS * r2), 0.0)
 
 
 def _tophat(away, n_cells):
-    return jnp.where(_radius2(away, n_cells) < GAUSS**2, 1.0, 0.0).astype(n_cells.dtype)
+    """Return 1 within r = 0.63, else 0."""
+    is_inside = _radius2(away, n_cells) < GAUSS**2
+    return jnp.where(is_inside, 1.0, 0.0).astype(n_cells.dtype)
 
 
 SHAPES = {
@@ -228,4 +247,4 @@ SHAPES = {
     "gauss_argchk": _gauss_argchk,
     "tophat": _tophat,
 }
-"""Lattice factors."""
+"""Lattice factors by their names; each takes h − h0 by component and N, and returns F_latt²/ΠN²."""

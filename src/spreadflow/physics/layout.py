@@ -5,35 +5,24 @@ in dim channels: what is left out of a reflection is P(χ²₃ > REACH²) of it,
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
-from spreadflow.models import Array, Crystal, Detector, Mosaic, Parameters, Pixels, Spectrum
+from spreadflow.models import Array, Crystal, Mosaic, Parameters, Pixels, Spectrum
 from spreadflow.physics import geometry, rotation
-from spreadflow.physics.forward import (
-    BLOCK,
-    WINDOW,
-    Pairs,
-    Rays,
-    averaged,
-    compiled_rays,
-    exponents,
-)
-from spreadflow.physics.mosaic import GAUSS, Clouds, dot, inverse, times
+from spreadflow.physics.cloud_boxes import CloudBoxes, FollowedClouds, boxes_of, follow
+from spreadflow.physics.mosaic import SIZE_SIGMA, Clouds
+from spreadflow.physics.padding import to_few_sizes
+from spreadflow.physics.pair_tables import BLOCK, WINDOW, Pairs, Rays, compiled_rays, exponents
+from spreadflow.physics.spectrum import lit
 from spreadflow.units import HC_EV_ANGSTROM
 
 REACH = 7.0
 """Standard deviations out to which a cloud is followed."""
-
-NEGLIGIBLE_SHARE = 1e-9
-"""Fraction of the expected photons that nodes left out may hold together."""
-
-DARK_SHARE = 1e-12
-"""Fraction of the photons of a pulse beyond which a channel counts as dark, at either end."""
 
 SHARPNESS = 0.8
 """Points to each standard deviation of the sharpest cloud, where `oversample` is left open."""
@@ -44,23 +33,11 @@ FINEST = 8
 CANDIDATES = 1 << 21
 """Pairs looked at together, of which those that matter are kept: bounds the memory."""
 
-SAMPLES = 7
-"""Energies at which the course of a cloud over the detector is followed."""
-
-SLACK_PX = 0.2
-"""Width by which boxes of clouds are widened, px: their course is followed at few energies."""
-
-SLACK_SIGMA = 1.05
-"""Factor by which the reach of clouds is widened, for the same reason."""
-
 MAX_TICKS = 4096
 """Marks of the grid of energies, at most."""
 
 SMALLEST_TABLE = 1 << 14
 """Points that tables are padded to, at least: few sizes, few compiled programs."""
-
-SMALLEST_MEETINGS = 2048
-"""Meetings of clouds and panels that tables are padded to, at least."""
 
 
 class Footprints(NamedTuple):
@@ -87,32 +64,20 @@ class Footprints(NamedTuple):
         return np.cumsum(self.n_points) - self.n_points
 
 
-def lit(spectrum: Spectrum) -> tuple[int, int]:
-    """Return the first channel with light, and one past the last.
-
-    Raises ValueError where energies do not ascend.
-    """
-    if not (np.diff(spectrum.energies_ev) > 0).all():
-        raise ValueError("spectrum.energies_ev: channels in ascending order")
-    sums = np.cumsum(spectrum.photons)
-    edges = [DARK_SHARE * sums[-1], (1.0 - DARK_SHARE) * sums[-1]]
-    low, high = np.searchsorted(sums, edges)
-    return int(low), min(int(high) + 1, len(sums))
-
-
 def reached(crystal: Crystal, mosaic: Mosaic, hkl: np.ndarray, spectrum: Spectrum) -> np.ndarray:
     """Return rows of the nodes hkl (n, 3) some cloud of which may touch a lit Ewald sphere."""
     q = hkl @ crystal.A.T
     length = np.linalg.norm(q, axis=1)
-    domain_sigma = np.sqrt(GAUSS / 4) * np.linalg.norm(crystal.A / crystal.n_cells, ord=2)
-    tilt = rotation.angle(mosaic.rotations).max() * length
-    sigma = np.hypot(domain_sigma, crystal.eta_rad * mosaic.width.max() * length)
+    domain_sigma = SIZE_SIGMA * np.linalg.norm(crystal.A / crystal.n_cells, ord=2)
+    tilt_sigma = crystal.eta_rad * mosaic.width.max() * length
+    largest_tilt = rotation.angle(mosaic.rotations).max() * length
+    distance = REACH * np.hypot(domain_sigma, tilt_sigma) + largest_tilt
+
     first, last = lit(spectrum)
     smallest = spectrum.energies_ev[first] / HC_EV_ANGSTROM
     largest = spectrum.energies_ev[last - 1] / HC_EV_ANGSTROM
     outside_smallest = np.linalg.norm(q + smallest * geometry.S0, axis=1) - smallest
     outside_largest = np.linalg.norm(q + largest * geometry.S0, axis=1) - largest
-    distance = REACH * sigma + tilt
     return np.flatnonzero((outside_largest <= distance) & (outside_smallest >= -distance))
 
 
@@ -122,8 +87,8 @@ def lay_out(parameters: Parameters, oversample: int | None = 1) -> tuple[Footpri
     Points go box after box, row by row in each. oversample: points along each edge of a pixel;
     None = as many as the sharpest cloud of a reflection needs.
     """
-    followed = _follow(parameters)
-    boxes = _boxes(followed, parameters.detector)
+    followed = follow(parameters, REACH)
+    boxes = boxes_of(followed, parameters.detector)
     footprints, footprint_of = _footprints(boxes, len(parameters.mosaic.share), oversample)
     pixels = points(footprints)
     pieces = _pieces(boxes, footprints, footprint_of)
@@ -144,30 +109,37 @@ def within(
     deviations out to which clouds are followed. oversample: points along each edge of a pixel;
     those of a rectangle go row by row, through all of its pixels.
     """
-    followed = _follow(parameters, reach)
-    boxes = _boxes(followed, parameters.detector)
+    followed = follow(parameters, reach)
+    boxes = boxes_of(followed, parameters.detector)
     footprints = rectangles(panel, bbox, oversample)
     pixels = points(footprints)
-    first_point = footprints.first_point
-    fast0, fast1, slow0, slow1 = np.asarray(bbox, dtype=np.int64).T
-    n = oversample
-    overlaps = []
-    for i in range(len(panel)):
-        low_fast = np.maximum(boxes.fast0, fast0[i])
-        low_slow = np.maximum(boxes.slow0, slow0[i])
-        width = np.minimum(boxes.fast0 + boxes.width, fast1[i]) - low_fast
-        height = np.minimum(boxes.slow0 + boxes.height, slow1[i]) - low_slow
-        is_met = (boxes.panel == panel[i]) & (width > 0) & (height > 0)
-        met = np.flatnonzero(is_met)
-        stride = np.full(len(met), n * (fast1[i] - fast0[i]))
-        row = n * (low_slow[met] - slow0[i])
-        column = n * (low_fast[met] - fast0[i])
-        corner = first_point[i] + row * stride + column
-        piece = [corner, stride, n * width[met], n * height[met], boxes.cloud[met]]
-        overlaps.append(np.stack(piece))
+    overlaps = [_overlap(boxes, footprints, row) for row in range(len(panel))]
     nothing = np.empty((5, 0), dtype=np.int64)
     pieces = _Pieces(*np.concatenate([nothing, *overlaps], axis=1))
     return pixels, _select(followed, parameters, pixels, pieces)
+
+
+def _overlap(boxes: CloudBoxes, footprints: Footprints, row: int) -> np.ndarray:
+    """Return the pieces (5, piece) of one footprint that clouds reach, with the fields of
+    `_Pieces` as rows.
+    """
+    fast0 = footprints.fast0[row]
+    slow0 = footprints.slow0[row]
+    fast1 = fast0 + footprints.width[row]
+    slow1 = slow0 + footprints.height[row]
+    low_fast = np.maximum(boxes.fast0, fast0)
+    low_slow = np.maximum(boxes.slow0, slow0)
+    width = np.minimum(boxes.fast0 + boxes.width, fast1) - low_fast
+    height = np.minimum(boxes.slow0 + boxes.height, slow1) - low_slow
+    is_met = (boxes.panel == footprints.panel[row]) & (width > 0) & (height > 0)
+    met = np.flatnonzero(is_met)
+
+    n = footprints.oversample[row]
+    stride = np.full(len(met), n * footprints.width[row])
+    point_row = n * (low_slow[met] - slow0)
+    point_column = n * (low_fast[met] - fast0)
+    corner = footprints.first_point[row] + point_row * stride + point_column
+    return np.stack([corner, stride, n * width[met], n * height[met], boxes.cloud[met]])
 
 
 def rectangles(panel: np.ndarray, bbox: np.ndarray, oversample: int = 1) -> Footprints:
@@ -187,7 +159,7 @@ def rectangles(panel: np.ndarray, bbox: np.ndarray, oversample: int = 1) -> Foot
 
 def meets(parameters: Parameters, panel: np.ndarray, bbox: np.ndarray) -> np.ndarray:
     """Return which nodes put photons into any of the rectangles of `within`, (node,) bool."""
-    boxes = _boxes(_follow(parameters), parameters.detector)
+    boxes = boxes_of(follow(parameters, REACH), parameters.detector)
     node = boxes.cloud // len(parameters.mosaic.share)
     is_met = np.zeros(len(parameters.hkl), dtype=bool)
     for number, (fast0, fast1, slow0, slow1) in zip(panel, bbox, strict=True):
@@ -197,16 +169,23 @@ def meets(parameters: Parameters, panel: np.ndarray, bbox: np.ndarray) -> np.nda
     return is_met
 
 
+# ---------------------------------------------------------------- points
+
+
 def points(footprints: Footprints) -> Pixels:
     """Return all points of footprints, one after another, row by row; coordinates in px."""
     n_points = footprints.n_points
-    box = np.repeat(np.arange(len(footprints.node)), n_points)
-    i = _counted(n_points)
-    n = footprints.oversample[box]
-    width = footprints.width[box] * n
-    fast = footprints.fast0[box] + (i % width + 0.5) / n
-    slow = footprints.slow0[box] + (i // width + 0.5) / n
-    return Pixels(footprints.panel[box].astype(np.int32), fast, slow)
+    footprint = np.repeat(np.arange(len(footprints.node)), n_points)
+    number = _counted(n_points)
+    n = footprints.oversample[footprint]
+    points_per_row = footprints.width[footprint] * n
+    column = number % points_per_row
+    row = number // points_per_row
+    return Pixels(
+        panel=footprints.panel[footprint].astype(np.int32),
+        fast=footprints.fast0[footprint] + (column + 0.5) / n,
+        slow=footprints.slow0[footprint] + (row + 0.5) / n,
+    )
 
 
 def _counted(counts: np.ndarray) -> np.ndarray:
@@ -216,264 +195,8 @@ def _counted(counts: np.ndarray) -> np.ndarray:
     return np.arange(total) - np.repeat(ends - counts, counts)
 
 
-def filled(tree: Any, least: int = 64) -> Any:
-    """Return the arrays (n, ...) of a tuple with zeros up to 2ᵏ or 1.5·2ᵏ rows.
-
-    Few shapes make few compiled programs. least: rows, at least.
-    """
-
-    def grown(column: np.ndarray) -> np.ndarray:
-        n = len(column)
-        top = max(least, 1 << max(n - 1, 0).bit_length())
-        three_quarters = 3 * top // 4
-        size = three_quarters if least <= three_quarters >= n else top
-        nothing = ((0, 0),) * (np.ndim(column) - 1)
-        return np.pad(column, ((0, size - n), *nothing))
-
-    return jax.tree.map(grown, tree)
-
-
-# ---------------------------------------------------------------- clouds and the light on them
-
-
-class _Followed(NamedTuple):
-    """Clouds of a lattice and how far they matter. Shapes (cloud,)."""
-
-    cloud: Clouds
-    covariance: tuple
-    """Σ: xx yy zz yz xz xy"""
-    low: np.ndarray
-    """lowest energy of a lit sphere that cuts the cloud, eV"""
-    high: np.ndarray
-    """highest energy of a lit sphere that cuts the cloud, eV"""
-    cut: np.ndarray
-    """largest exponent that matters; 0 where the cloud does not matter at all"""
-
-
-def _follow(parameters: Parameters, reach: float = REACH) -> _Followed:
-    """Return what matters of the clouds of all nodes: nodes with next to no light are left out."""
-    spectrum = parameters.spectrum
-    first, last = lit(spectrum)
-    energies = np.asarray(spectrum.energies_ev)
-    lights = np.asarray(spectrum.photons * parameters.f_squared)
-    cloud = averaged(parameters)
-    covariance, *numbers = _light(cloud, energies, lights)
-    centre, width, dimmest, light = map(np.asarray, numbers)
-    order = np.argsort(light)
-    is_kept = np.zeros(len(light), dtype=bool)
-    is_kept[order[np.cumsum(light[order]) > NEGLIGIBLE_SHARE * light.sum()]] = True
-    n_components = len(centre) // len(light)
-    cut = np.where(is_kept, 0.5 * reach**2 + dimmest, 0.0).repeat(n_components)
-    half = width * np.sqrt(2 * cut)
-    low = np.maximum(centre - half, energies[first])
-    high = np.minimum(centre + half, energies[last - 1])
-    return _Followed(cloud, covariance, low, high, np.where(low <= high, cut, 0.0))
-
-
-@jax.jit
-def _light(cloud: Clouds, energies: Array, lights: Array):
-    """Return what spheres of energies (channel,) with lights (node, channel) cut out of clouds.
-
-    That is: covariance of the clouds; energy (cloud,) of the sphere through the middle and the
-    standard deviation of energies; per node, of all its clouds and channels, the least exponent +
-    ln(brightest light/light); photons (node,), relative: those of the flat cut of a Gaussian,
-    2π √(det Σ / n·Σn)/k² · exp(−½ excess²/n·Σn).
-    """
-    cofactors, determinant = inverse(cloud.precision)
-    covariance = tuple(c / determinant for c in cofactors)
-    along = cloud.q[2]
-    bragg = jnp.where(
-        along > 1e-9,
-        0.5 * HC_EV_ANGSTROM * dot(cloud.q, cloud.q) / jnp.maximum(along, 1e-9),
-        jnp.inf,
-    )
-    nearest = jnp.clip(bragg, energies[0], energies[-1])
-    _, normal, _, variance, excess = _cut(cloud.q, covariance, nearest)
-    slope = -jnp.maximum(normal[2] + 1.0, 1e-12) / HC_EV_ANGSTROM
-    centre = nearest - excess / slope
-    width = jnp.sqrt(variance) / jnp.abs(slope)
-
-    def by_node(column: Array) -> Array:
-        return column.reshape(len(lights), -1, 1).astype(jnp.float32)
-
-    distance = (energies - nearest[0]).astype(jnp.float32) - by_node(centre - nearest[0])
-    exponent = 0.5 * (distance / by_node(width)) ** 2
-    lights = lights.astype(jnp.float32)
-    brightest = lights.max(axis=1, keepdims=True)
-    floor = jnp.maximum(lights, 1e-30 * brightest + 1e-37)
-    dimmed = jnp.log(jnp.maximum(brightest, 1e-30) / floor)
-    dimmest = (exponent + dimmed[:, None]).min(axis=(1, 2))
-    area = by_node(cloud.amplitude / jnp.sqrt(determinant * variance))
-    photons = (area * lights[:, None] * jnp.exp(-exponent)).sum(axis=(1, 2))
-    return covariance, centre, width, dimmest.astype(jnp.float64), photons
-
-
-def _cut(q, covariance, energy):
-    """Return how clouds are cut by the Ewald sphere of an energy, taken as flat over a cloud.
-
-    Returns the ray to the middle of the cut, the unit normal, Σ·normal, the variance along the
-    normal and the distance of the cloud's centre from the sphere; Å⁻¹.
-    """
-    k = energy / HC_EV_ANGSTROM
-    ray = [q[0], q[1], q[2] - k]
-    length = jnp.sqrt(dot(ray, ray))
-    normal = [c / length for c in ray]
-    toward = times(covariance, normal)
-    variance = dot(normal, toward)
-    excess = length - k
-    middle = [r - t * (excess / variance) for r, t in zip(ray, toward, strict=True)]
-    return middle, normal, toward, variance, excess
-
-
-# ---------------------------------------------------------------- pixels that clouds reach
-
-
-class _Boxes(NamedTuple):
-    """Pixels of a panel to which a cloud reaches. Shape (box,)."""
-
-    cloud: np.ndarray
-    panel: np.ndarray
-    fast0: np.ndarray
-    slow0: np.ndarray
-    width: np.ndarray
-    height: np.ndarray
-    sigma_px: np.ndarray
-    """smallest standard deviation of the cloud on the panel, px"""
-
-
-def _boxes(followed: _Followed, detector: Detector) -> _Boxes:
-    """Return the boxes of clouds on panels, clipped to the panels."""
-    cloud, panel = _meetings(followed, detector)
-    padded_cloud, padded_panel = filled((cloud, panel), SMALLEST_MEETINGS)
-
-    def of_clouds(tree: Any) -> Any:
-        return jax.tree.map(lambda column: np.asarray(column)[padded_cloud], tree)
-
-    def of_panels(vectors: Array) -> tuple:
-        return tuple(np.asarray(vectors)[padded_panel].T)
-
-    ahead, sigma, low, high = _extent(
-        of_clouds(followed.cloud.q),
-        of_clouds(followed.covariance),
-        of_clouds(followed.low),
-        of_clouds(followed.high),
-        of_clouds(followed.cut),
-        of_panels(detector.origin_mm),
-        of_panels(detector.fast),
-        of_panels(detector.slow),
-        of_panels(geometry.normals(detector)),
-        detector.pixel_mm,
-    )
-    n = len(cloud)
-    low = np.stack(low)[:, :n]
-    high = np.stack(high)[:, :n]
-    slack = SLACK_PX + _sagitta(low, high, geometry.beam_center(detector), panel)
-    size = np.array(detector.shape[::-1])[:, None]
-    first = np.clip(np.floor(low - slack), 0, size).astype(np.int64)
-    last = np.clip(np.ceil(high + slack), 0, size).astype(np.int64)
-    is_met = np.asarray(ahead)[:n] & (last > first).all(axis=0)
-    met = np.flatnonzero(is_met)
-    fast0, slow0 = first[:, met]
-    width, height = (last - first)[:, met]
-    return _Boxes(
-        cloud=cloud[met],
-        panel=panel[met],
-        fast0=fast0,
-        slow0=slow0,
-        width=width,
-        height=height,
-        sigma_px=np.asarray(sigma)[met],
-    )
-
-
-def _meetings(followed: _Followed, detector: Detector) -> tuple[np.ndarray, np.ndarray]:
-    """Return clouds that matter and panels that they may meet, (n,) each."""
-    live = np.flatnonzero(followed.cut > 0)
-    n_panels = detector.n_panels
-    if n_panels == 1:
-        return live, np.zeros(len(live), dtype=np.int64)
-    corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * detector.shape[::-1]
-    of_corners = np.arange(n_panels).repeat(4)
-    fast, slow = np.tile(corners, (n_panels, 1)).T
-    rays = geometry.direction(detector, of_corners, fast, slow).reshape(-1, 4, 3)
-    middle = rays.mean(axis=1)
-    middle /= np.linalg.norm(middle, axis=1, keepdims=True)
-    cosines = (rays * middle[:, None]).sum(axis=-1)
-    half_angle = np.arccos(np.clip(cosines.min(axis=1), -1.0, 1.0))
-    q = np.stack(followed.cloud.q, axis=1)[live]
-    k = np.stack([followed.low, followed.high])[:, live] / HC_EV_ANGSTROM
-    ends = q + k[..., None] * geometry.S0
-    ends /= np.linalg.norm(ends, axis=-1, keepdims=True)
-    size = np.sqrt(sum(np.asarray(c)[live] for c in followed.covariance[:3]))
-    streak = np.linalg.norm(ends[1] - ends[0], axis=1)
-    reach = np.sqrt(2 * followed.cut[live]) * size / k[0] + streak
-    cosine = np.cos(reach)
-    sine = np.sin(reach)
-    met = []
-    for axis, angle in zip(middle, half_angle, strict=True):  # one row of clouds at a time
-        limit = np.cos(angle) * cosine - np.sin(angle) * sine
-        is_near = (ends[0] @ axis >= limit) | (angle + reach >= np.pi)
-        met.append(np.flatnonzero(is_near))
-    n_met = [len(rows) for rows in met]
-    return live[np.concatenate(met)], np.arange(n_panels).repeat(n_met)
-
-
-@jax.jit
-def _extent(q, covariance, low, high, cut, origin, fast, slow, normal, pixel_mm):
-    """Return where clouds fall on panels.
-
-    That is: whether they lie ahead, their smallest σ (px), the lowest and the highest (fast, slow)
-    that they reach, px.
-    """
-    none = jnp.full_like(cut, jnp.inf)
-    ahead = none > 0
-    sigma = none
-    lows = [none, none]
-    highs = [-none, -none]
-    for part in np.linspace(0.0, 1.0, SAMPLES):
-        ray, _, toward, variance, excess = _cut(q, covariance, low + part * (high - low))
-        along = dot(ray, normal)
-        scale = dot(origin, normal) / along
-        ahead &= scale > 0
-        reach = jnp.sqrt(jnp.maximum(2 * cut - excess**2 / variance, 0.0))
-        gradients = []
-        variances = []
-        for i, axis in enumerate((fast, slow)):
-            position = (scale * dot(ray, axis) - dot(origin, axis)) / pixel_mm
-            tilted = dot(ray, axis) / along
-            gradient = [
-                scale * (a - m * tilted) / pixel_mm for a, m in zip(axis, normal, strict=True)
-            ]
-            own = dot(gradient, times(covariance, gradient))
-            on_panel = own - dot(toward, gradient) ** 2 / variance
-            half = SLACK_SIGMA * reach * jnp.sqrt(jnp.maximum(on_panel, 0.0))
-            lows[i] = jnp.minimum(lows[i], position - half)
-            highs[i] = jnp.maximum(highs[i], position + half)
-            gradients.append(gradient)
-            variances.append(on_panel)
-        f, s = gradients
-        ff, ss = variances
-        fs = dot(f, times(covariance, s)) - dot(toward, f) * dot(toward, s) / variance
-        least = 0.5 * (ff + ss) - jnp.sqrt(0.25 * (ff - ss) ** 2 + fs**2)
-        sigma = jnp.minimum(sigma, jnp.sqrt(jnp.maximum(least, 0.0)))
-    return ahead, sigma, lows, highs
-
-
-def _sagitta(
-    low: np.ndarray, high: np.ndarray, centre: tuple[np.ndarray, np.ndarray], panel: np.ndarray
-) -> np.ndarray:
-    """Return by how many px a streak across the radius bends away from a straight line, (n,).
-
-    low, high: (2, n) ends of the streak; centre: of the beam on each panel, fast and slow.
-    """
-    half = 0.5 * (high - low).max(axis=0)
-    from_centre = 0.5 * (low + high) - np.stack([c[panel] for c in centre])
-    radius = np.hypot(*from_centre)
-    return half**2 / (2 * np.maximum(radius, half))
-
-
 def _footprints(
-    boxes: _Boxes, n_components: int, oversample: int | None
+    boxes: CloudBoxes, n_components: int, oversample: int | None
 ) -> tuple[Footprints, np.ndarray]:
     """Return footprints around the boxes of a node on a panel, and the footprint of each box."""
     node = boxes.cloud // n_components
@@ -487,6 +210,8 @@ def _footprints(
 
     fast0 = smallest(boxes.fast0)
     slow0 = smallest(boxes.slow0)
+    fast1 = -smallest(-boxes.fast0 - boxes.width)
+    slow1 = -smallest(-boxes.slow0 - boxes.height)
     n = np.full(len(key), oversample or 1)
     if oversample is None:
         sigma_px = np.maximum(smallest(boxes.sigma_px), 1e-3)
@@ -496,8 +221,8 @@ def _footprints(
         "panel": key % n_panels,
         "fast0": fast0,
         "slow0": slow0,
-        "width": -smallest(-boxes.fast0 - boxes.width) - fast0,
-        "height": -smallest(-boxes.slow0 - boxes.height) - slow0,
+        "width": fast1 - fast0,
+        "height": slow1 - slow0,
         "oversample": n,
     }
     whole = {name: np.asarray(column).astype(np.int64) for name, column in columns.items()}
@@ -516,35 +241,42 @@ class _Pieces(NamedTuple):
     cloud: np.ndarray
 
 
-def _pieces(boxes: _Boxes, footprints: Footprints, footprint_of: np.ndarray) -> _Pieces:
+def _pieces(boxes: CloudBoxes, footprints: Footprints, footprint_of: np.ndarray) -> _Pieces:
     """Return all boxes as points of their footprints."""
     n = footprints.oversample[footprint_of]
     stride = (footprints.width * footprints.oversample)[footprint_of]
     row = (boxes.slow0 - footprints.slow0[footprint_of]) * n
     column = (boxes.fast0 - footprints.fast0[footprint_of]) * n
-    corner = footprints.first_point[footprint_of] + row * stride + column
-    return _Pieces(corner, stride, boxes.width * n, boxes.height * n, boxes.cloud)
+    return _Pieces(
+        corner=footprints.first_point[footprint_of] + row * stride + column,
+        stride=stride,
+        width=boxes.width * n,
+        height=boxes.height * n,
+        cloud=boxes.cloud,
+    )
 
 
 def _candidates(pieces: _Pieces) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield rows of the points and clouds of all pieces, about `CANDIDATES` at a time."""
     n_points = pieces.width * pieces.height
     group = np.cumsum(n_points) // CANDIDATES
-    groups = np.split(np.arange(len(n_points)), np.flatnonzero(np.diff(group)) + 1)
-    for of_group in groups:
-        piece = of_group.repeat(n_points[of_group])
-        i = _counted(n_points[of_group])
+    last_of_groups = np.flatnonzero(np.diff(group))
+    for rows in np.split(np.arange(len(n_points)), last_of_groups + 1):
+        piece = rows.repeat(n_points[rows])
+        number = _counted(n_points[rows])
         width = pieces.width[piece]
-        point = pieces.corner[piece] + i // width * pieces.stride[piece] + i % width
-        yield point, pieces.cloud[piece]
+        first_of_row = pieces.corner[piece] + number // width * pieces.stride[piece]
+        yield first_of_row + number % width, pieces.cloud[piece]
 
 
 # ---------------------------------------------------------------- channels that matter
 
 
-def _select(followed: _Followed, parameters: Parameters, pixels: Pixels, pieces: _Pieces) -> Pairs:
+def _select(
+    followed: FollowedClouds, parameters: Parameters, pixels: Pixels, pieces: _Pieces
+) -> Pairs:
     """Return the pairs among the points and clouds of the pieces that can hold signal."""
-    padded = filled(pixels, SMALLEST_TABLE)
+    padded = to_few_sizes(pixels, SMALLEST_TABLE)
     ray = compiled_rays(parameters.detector, parameters.polarization, padded)
     first, last = lit(parameters.spectrum)
     energies = np.asarray(parameters.spectrum.energies_ev, dtype=np.float64)
@@ -553,17 +285,17 @@ def _select(followed: _Followed, parameters: Parameters, pixels: Pixels, pieces:
     selected = [np.empty((3, 0), dtype=np.int32)]
     for point, cloud in _candidates(pieces):
         for start in range(0, len(point), BLOCK):
-            points_of_block = _padded_block(point, start)
-            clouds_of_block = _padded_block(cloud, start)
-            channel, n_windows = _windows(
-                ray, followed.cloud, followed.cut, middle, points_of_block, clouds_of_block, ticks
+            block_point = _padded_block(point, start)
+            block_cloud = _padded_block(cloud, start)
+            first_channel, n_windows = _windows(
+                ray, followed.cloud, followed.cut, middle, block_point, block_cloud, ticks
             )
             n = min(BLOCK, len(point) - start)
             n_windows = np.asarray(n_windows)[:n]
-            pair = np.repeat(np.arange(n), n_windows)
-            channels = np.asarray(channel)[pair] + WINDOW * _counted(n_windows)
-            block = np.stack([points_of_block[pair], clouds_of_block[pair], channels])
-            selected.append(block.astype(np.int32))
+            row = np.repeat(np.arange(n), n_windows)
+            channel = np.asarray(first_channel)[row] + WINDOW * _counted(n_windows)
+            pairs = np.stack([block_point[row], block_cloud[row], channel])
+            selected.append(pairs.astype(np.int32))
     return Pairs(*np.concatenate(selected, axis=1))
 
 
@@ -591,7 +323,8 @@ def _ticks(energies: np.ndarray, first: int, last: int) -> _Ticks:
     span = float(energies[-1] - energies[0])
     step = 1.0
     if len(energies) > 1:
-        step = max(float(np.diff(energies).min(initial=np.inf)), span / MAX_TICKS)
+        narrowest = float(np.diff(energies).min(initial=np.inf))
+        step = max(narrowest, span / MAX_TICKS)
     marks = energies[0] + step * np.arange(-1, int(np.ceil(span / step)) + 3)
     channel = np.clip(np.searchsorted(energies, marks), first, last)
     return _Ticks(float(marks[0]), step, channel.astype(np.int32))
@@ -599,17 +332,18 @@ def _ticks(energies: np.ndarray, first: int, last: int) -> _Ticks:
 
 @jax.jit
 def _windows(ray: Rays, cloud: Clouds, cut, middle, point, cloud_row, ticks: _Ticks):
-    """Return the first lit channel and the number of windows (0 = none) of pairs."""
-    a2, a1, a0 = exponents(ray, cloud, middle, point, cloud_row)
-    centre = -a1 / a2
-    left = cut[cloud_row] - 0.5 * (a0 + a1 * centre)
-    half = jnp.sqrt(jnp.maximum(2.0 * left / a2, 0.0))
-    top = len(ticks.channel) - 1
+    """Return the first lit channel and the number of windows (0 = none) of pairs, each (pair,)."""
+    parabola = exponents(ray, cloud, middle, point, cloud_row)
+    exponent_left = cut[cloud_row] - parabola.floor
+    half_width = jnp.sqrt(jnp.maximum(2.0 * exponent_left / parabola.a2, 0.0))
+    last_tick = len(ticks.channel) - 1
 
-    def mark(energy: Array) -> Array:
-        return jnp.clip((energy + middle - ticks.start) / ticks.step, 0, top)
+    def mark(x: Array) -> Array:
+        return jnp.clip((x + middle - ticks.start) / ticks.step, 0, last_tick)
 
-    first = ticks.channel[jnp.floor(mark(centre - half)).astype(jnp.int32)]
-    last = ticks.channel[jnp.ceil(mark(centre + half)).astype(jnp.int32)]
+    low = jnp.floor(mark(parabola.centre - half_width)).astype(jnp.int32)
+    high = jnp.ceil(mark(parabola.centre + half_width)).astype(jnp.int32)
+    first = ticks.channel[low]
+    last = ticks.channel[high]
     n_windows = (last - first + WINDOW - 1) // WINDOW
-    return first, jnp.where(left > 0, n_windows, 0)
+    return first, jnp.where(exponent_left > 0, n_windows, 0)

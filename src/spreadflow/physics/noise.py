@@ -10,7 +10,7 @@ neither ranks nor machine, but for the last bit of exp, log and erf⁻¹ of XLA'
 in some 10⁷ may differ by a count between kinds of CPU).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import jax
@@ -23,19 +23,19 @@ import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array
 
 FIBRE_SHAPE = 0.65238
-"""Width parameter of the fibre-optic point spread over its FWHM (Holton et al. 2012)."""
+"""Width parameter g of the fibre-optic point spread over its FWHM (Holton et al. 2012)."""
 
 BLOCK = 2**17
 """Pixels handled at a time: what they need fits into a core's cache."""
 
 COARSE = 32.0
-"""Step of the means for which there are tables of the Poisson distribution, up to `LIMIT`."""
+"""Step of the means with tables of the Poisson distribution, below LIMIT; photons."""
 
 FINE = 0.125
-"""Step of the means below `COARSE`."""
+"""Step of the means below `COARSE`, photons."""
 
 LIMIT = 4096.0
-"""Means beyond go through NumPy's generator."""
+"""Mean from which on counts come from NumPy's generator, photons."""
 
 TERMS = 7
 """Largest number drawn for a mean below FINE; the next has probability 1e-12."""
@@ -48,8 +48,8 @@ TILE = 96
 
 
 def alias_table(probabilities: np.ndarray) -> np.ndarray:
-    """Return (row, column) uint32 tables from which `_draw` draws columns with `probabilities`; 2^m
-    columns (Walker 1977).
+    """Return tables (row, column), uint32, from which `_draw` draws columns with `probabilities`;
+    2^m columns (Walker 1977).
 
     A column keeps the share in the upper 32 − m bits of its probability to be chosen, 2^−m, and
     gives the rest to the column in the lower bits: probabilities are met within 2^−32 for each
@@ -62,12 +62,15 @@ def alias_table(probabilities: np.ndarray) -> np.ndarray:
     share = np.ones_like(left)
     other = np.tile(np.arange(n), (len(left), 1))
     for _ in range(n - 1):  # the emptiest column is filled up by the fullest
-        low, high = left.argmin(axis=1), left.argmax(axis=1)
-        share[rows, low], other[rows, low] = left[rows, low], high
-        left[rows, high] -= 1.0 - left[rows, low]
-        left[rows, low] = 1.0
-    kept = np.clip(np.rint(share * 2 ** (32 - m)), 0, 2 ** (32 - m) - 1)
-    return kept.astype(np.uint32) << np.uint32(m) | other.astype(np.uint32)
+        emptiest = left.argmin(axis=1)
+        fullest = left.argmax(axis=1)
+        share[rows, emptiest] = left[rows, emptiest]
+        other[rows, emptiest] = fullest
+        left[rows, fullest] -= 1.0 - left[rows, emptiest]
+        left[rows, emptiest] = 1.0
+    largest = 2 ** (32 - m)
+    upper_bits = np.clip(np.rint(share * largest), 0, largest - 1).astype(np.uint32)
+    return upper_bits << np.uint32(m) | other.astype(np.uint32)
 
 
 def _first(mean, columns: int):
@@ -79,30 +82,34 @@ def _first(mean, columns: int):
 
 @cache
 def _tables() -> tuple[jax.Array, jax.Array]:
-    """Return tables of Poisson's distribution for means 0, COARSE, ... < LIMIT and 0, FINE, ... <
-    COARSE.
+    """Return the tables of Poisson's distribution for means 0, COARSE, ... < LIMIT and 0, FINE, ...
+    < COARSE.
     """
+    coarse = _poisson_table(np.arange(0, LIMIT, COARSE), 1024)
+    fine = _poisson_table(np.arange(0, COARSE, FINE), 128)
+    return coarse, fine
 
-    def table(means: np.ndarray, columns: int) -> jax.Array:
-        k = _first(means, columns).astype(int)[:, None] + np.arange(columns)
-        mean = means[:, None]
-        log_mean = np.log(np.where(mean > 0, mean, 1.0))
-        p = np.where(mean > 0, np.exp(k * log_mean - mean - gammaln(k + 1)), k == 0)
-        return jnp.asarray(alias_table(p))
 
-    return table(np.arange(0, LIMIT, COARSE), 1024), table(np.arange(0, COARSE, FINE), 128)
+def _poisson_table(means: np.ndarray, columns: int) -> jax.Array:
+    """Return the alias table of Poisson's distribution, a row for each mean."""
+    k = _first(means, columns).astype(int)[:, None] + np.arange(columns)
+    mean = means[:, None]
+    log_mean = np.log(np.where(mean > 0, mean, 1.0))
+    probabilities = np.exp(k * log_mean - mean - gammaln(k + 1))
+    return jnp.asarray(alias_table(np.where(mean > 0, probabilities, k == 0)))
 
 
 def _draw(table, row, bits):
-    """Return columns (...) int32 drawn from rows of an `alias_table` with uniform uint32 `bits`
+    """Return columns (...), int32, drawn from rows of an `alias_table` with uniform uint32 `bits`
     (...).
     """
     n = table.shape[1]
     m = n.bit_length() - 1
     column = bits >> (32 - m)
-    entry = table.reshape(-1).at[row * n + column.astype(jnp.int32)].get(mode="promise_in_bounds")
-    kept = (bits & (2 ** (32 - m) - 1)) < (entry >> m)
-    return jnp.where(kept, column, entry & (n - 1)).astype(jnp.int32)
+    place = row * n + column.astype(jnp.int32)
+    entry = table.reshape(-1).at[place].get(mode="promise_in_bounds")
+    is_own = (bits & (2 ** (32 - m) - 1)) < (entry >> m)
+    return jnp.where(is_own, column, entry & (n - 1)).astype(jnp.int32)
 
 
 @jax.jit
@@ -112,22 +119,21 @@ def _poisson(expected, bits, coarse, fine):
     A sum of Poisson numbers is one: the mean is split into a multiple of COARSE, a multiple of FINE
     and a rest. The first two are drawn from tables, the last as Σ_k [u < P(more than k)].
     """
+    coarse_bits, fine_bits, rest_bits = bits
     row = jnp.clip((expected / COARSE).astype(jnp.int32), 0, len(coarse) - 1)
     rest = expected - row.astype(jnp.float32) * COARSE
-    small = jnp.clip((rest / FINE).astype(jnp.int32), 0, len(fine) - 1)
-    rest = rest - small.astype(jnp.float32) * FINE
-    count = (
-        _first(row * int(COARSE), coarse.shape[1])
-        + _draw(coarse, row, bits[0])
-        + _draw(fine, small, bits[1])
-    )
-    u = (bits[2].astype(jnp.float32) + 0.5) * 2.0**-32
-    term = [jnp.exp(-rest)]
+    fine_row = jnp.clip((rest / FINE).astype(jnp.int32), 0, len(fine) - 1)
+    rest = rest - fine_row.astype(jnp.float32) * FINE
+    first = _first(row * int(COARSE), coarse.shape[1])
+    count = first + _draw(coarse, row, coarse_bits) + _draw(fine, fine_row, fine_bits)
+
+    u = (rest_bits.astype(jnp.float32) + 0.5) * 2.0**-32
+    terms = [jnp.exp(-rest)]
     for k in range(1, TERMS + 1):
-        term.append(term[-1] * rest / k)
+        terms.append(terms[-1] * rest / k)
     more = jnp.zeros_like(rest)
-    for p in reversed(term[1:]):  # from the smallest
-        more = more + p
+    for probability in reversed(terms[1:]):  # from the smallest
+        more = more + probability
         count = count + (u < more)
     return count.astype(jnp.float32)
 
@@ -141,27 +147,29 @@ def poisson(rng: np.random.Generator, expected: Array) -> np.ndarray:
     expected = np.asarray(expected)
     flat = expected.reshape(-1)
     out = np.empty(expected.shape, dtype=np.float32)
-    for part, bits in _blocks(rng, flat.size, 3):
-        mean = flat[part].astype(np.float32)
-        counts = out.reshape(-1)[part]
-        counts[:] = _whole(_poisson, mean, bits, *_tables())
+    for pixels, bits in _blocks(rng, flat.size, 3):
+        mean = flat[pixels].astype(np.float32)
+        counts = out.reshape(-1)[pixels]
+        counts[:] = _padded(_poisson, mean, bits, *_tables())
         others = np.flatnonzero(~((mean >= 0) & (mean < LIMIT)))
         if others.size:
-            counts[others] = rng.poisson(flat[part][others])
+            counts[others] = rng.poisson(flat[pixels][others])
     return out
 
 
-def _blocks(rng: np.random.Generator, size: int, n: int):
+def _blocks(rng: np.random.Generator, size: int, n: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield slices of at most BLOCK pixels, each with uniform uint32 bits (n, BLOCK)."""
     for start in range(0, size, BLOCK):
         words = rng.integers(0, 2**64, (n, BLOCK // 2), dtype=np.uint64)
         yield slice(start, min(start + BLOCK, size)), words.view(np.uint32)
 
 
-def _whole(kernel: Callable, values: np.ndarray, *args) -> np.ndarray:
+def _padded(kernel: Callable, values: np.ndarray, *args) -> np.ndarray:
     """Return `kernel(values, *args)` with values padded to BLOCK, and the result cut back."""
     n = len(values)
-    return np.asarray(kernel(values if n == BLOCK else np.pad(values, (0, BLOCK - n)), *args))[:n]
+    if n != BLOCK:
+        values = np.pad(values, (0, BLOCK - n))
+    return np.asarray(kernel(values, *args))[:n]
 
 
 # ---------------------------------------------------------------- amplification, point spread
@@ -169,22 +177,25 @@ def _whole(kernel: Callable, values: np.ndarray, *args) -> np.ndarray:
 
 def gain_map(rng: np.random.Generator, shape: tuple[int, ...], spread: float) -> np.ndarray:
     """Return float32 gains of mean 1: the calibration error of each pixel, the same for all
-    shots.
+    shots. spread: their relative standard deviation.
     """
     return 1.0 + np.float32(spread) * rng.standard_normal(shape, dtype=np.float32)
 
 
 def fibre_kernel(fwhm_mm: float, pixel_mm: float, radius_px: int) -> np.ndarray:
-    """Return (2 radius + 1)² point spread of a fibre-optic taper, integrated over pixels and cut to
-    a disc; its sum is < 1.
+    """Return the point spread of a fibre-optic taper, (2 radius + 1)², integrated over pixels and
+    cut to a disc; its sum is < 1.
 
     PSF(r) = g/2π·(g² + r²)^(−3/2), whose integral from 0 to (x, y) is atan(xy / (g·√(g² + x² +
     y²)))/2π.
     """
     g = FIBRE_SHAPE * fwhm_mm / pixel_mm
-    x, y = np.meshgrid(*[np.arange(-radius_px, radius_px + 2) - 0.5] * 2)
-    corner = np.arctan(x * y / (g * np.sqrt(g * g + x * x + y * y))) / (2 * np.pi)
-    return _disc(np.diff(np.diff(corner, axis=0), axis=1))
+    corners = np.arange(-radius_px, radius_px + 2) - 0.5
+    x, y = np.meshgrid(corners, corners)
+    length = np.sqrt(g * g + x * x + y * y)
+    integral = np.arctan(x * y / (g * length)) / (2 * np.pi)
+    in_pixels = np.diff(np.diff(integral, axis=0), axis=1)
+    return _disc(in_pixels)
 
 
 def gauss_kernel(fwhm_mm: float, pixel_mm: float, radius_px: int) -> np.ndarray:
@@ -193,18 +204,21 @@ def gauss_kernel(fwhm_mm: float, pixel_mm: float, radius_px: int) -> np.ndarray:
     Its sum is less than 1.
     """
     sigma = fwhm_mm / pixel_mm / np.sqrt(8 * np.log(2))
-    line = np.diff(erf((np.arange(-radius_px, radius_px + 2) - 0.5) / (np.sqrt(2) * sigma)) / 2)
+    corners = np.arange(-radius_px, radius_px + 2) - 0.5
+    integral = erf(corners / (np.sqrt(2) * sigma)) / 2
+    line = np.diff(integral)
     return _disc(np.outer(line, line))
 
 
 POINT_SPREADS = {"fiber": fibre_kernel, "gauss": gauss_kernel}
-"""By their names in the configuration."""
+"""Point spreads by their names in the configuration."""
 
 
 def _disc(kernel: np.ndarray) -> np.ndarray:
+    """Return a kernel (2 radius + 1)², zero beyond the radius."""
     radius = len(kernel) // 2
-    at = np.arange(-radius, radius + 1)
-    return kernel * (at[:, None] ** 2 + at**2 <= radius**2)
+    offset = np.arange(-radius, radius + 1)
+    return kernel * (offset[:, None] ** 2 + offset**2 <= radius**2)
 
 
 def spread_out(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
@@ -216,13 +230,14 @@ def spread_out(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """
     radius = len(kernel) // 2
     size = scipy.fft.next_fast_len(max(TILE, 6 * radius), real=True)
+    n_rows = size - 2 * radius
     transfer = scipy.fft.rfft2(kernel.astype(np.float32), (size, size))
     out = np.empty(image.shape, dtype=np.float32)
-    for panel, spread in zip(image, out, strict=True):
+    for panel, blurred in zip(image, out, strict=True):
         lost = np.float32((1.0 - kernel.sum()) * panel.mean(dtype=np.float64))
-        for start in range(0, len(panel), size - 2 * radius):
-            rows = slice(start, start + size - 2 * radius)
-            spread[rows] = _band(panel, rows, transfer, radius) + lost
+        for start in range(0, len(panel), n_rows):
+            rows = slice(start, start + n_rows)
+            blurred[rows] = _band(panel, rows, transfer, radius) + lost
     return out
 
 
@@ -233,20 +248,21 @@ def _band(panel: np.ndarray, rows: slice, transfer: np.ndarray, radius: int) -> 
     n_slow, n_fast = panel.shape
     size = len(transfer)
     net = size - 2 * radius
-    tiles = -(-n_fast // net)
+    n_tiles = -(-n_fast // net)
     first = max(rows.start - radius, 0)
     last = min(rows.stop + radius, n_slow)
-    band = np.zeros((size, tiles * net + 2 * radius), dtype=np.float32)
+    band = np.zeros((size, n_tiles * net + 2 * radius), dtype=np.float32)
     top = first - (rows.start - radius)
     band[top : top + last - first, radius : radius + n_fast] = panel[first:last]
-    windows = np.lib.stride_tricks.sliding_window_view(band, size, axis=1)[:, ::net]
-    waves = scipy.fft.rfft2(windows, axes=(0, 2))
+
+    tiles = np.lib.stride_tricks.sliding_window_view(band, size, axis=1)[:, ::net]
+    waves = scipy.fft.rfft2(tiles, axes=(0, 2))
     waves *= transfer[:, None]
-    whole = scipy.fft.irfft2(
-        waves, (size, size), axes=(0, 2), overwrite_x=True
-    )  # its first 2 radius lines wrap around
-    inside = whole[2 * radius : 2 * radius + min(net, n_slow - rows.start), :, 2 * radius :]
-    return inside.reshape(len(inside), -1)[:, :n_fast]
+    blurred = scipy.fft.irfft2(waves, (size, size), axes=(0, 2), overwrite_x=True)
+    margin = 2 * radius  # the first lines of a tile wrap around
+    n_rows = min(net, n_slow - rows.start)
+    inside = blurred[margin : margin + n_rows, :, margin:]
+    return inside.reshape(n_rows, -1)[:, :n_fast]
 
 
 # ---------------------------------------------------------------- readout
@@ -256,16 +272,20 @@ def _normal(bits):
     """Return standard normal float32 from uniform uint32 bits: √2 erf⁻¹(u), u in (−1, 1); cut at
     5.4 standard deviations.
     """
-    u = (bits.astype(jnp.int32).astype(jnp.float32) + 0.5) * 2.0**-31
-    return np.float32(np.sqrt(2)) * jax.lax.erf_inv(jnp.clip(u, -1 + 2.0**-24, 1 - 2.0**-24))
+    whole = bits.astype(jnp.int32).astype(jnp.float32)
+    u = (whole + 0.5) * 2.0**-31
+    largest = 1 - 2.0**-24
+    inside = jnp.clip(u, -largest, largest)
+    return np.float32(np.sqrt(2)) * jax.lax.erf_inv(inside)
 
 
 @jax.jit
 def _digitised(photons, bits, quantum_gain, readout_adu, offset_adu, saturation_adu):
-    """Return int32 ADU (n,) of photons (n,) float32; bits (1, n) uint32, the others float32 but the
-    last, int32.
+    """Return ADU (n,), int32, of photons (n,) float32; bits (1, n) uint32, the others float32 but
+    the last, int32.
     """
-    adu = jnp.rint(photons * quantum_gain + offset_adu + readout_adu * _normal(bits[0]))
+    noise = readout_adu * _normal(bits[0])
+    adu = jnp.rint(photons * quantum_gain + offset_adu + noise)
     return jnp.where(adu > saturation_adu, saturation_adu + 1, adu.astype(jnp.int32))
 
 
@@ -281,16 +301,15 @@ def read_out(
     offset_adu: float,
     saturation_adu: int,
 ) -> np.ndarray:
-    """Return (panel, slow, fast) int32 ADU of one exposure to `expected` photons.
+    """Return one exposure to `expected` photons, (panel, slow, fast) int32 ADU.
 
     gain: of `gain_map`. kernel: one of POINT_SPREADS, or None. flicker: relative standard deviation
     of each pixel's expected photons. quantum_gain: ADU per photon. A pixel beyond `saturation_adu`
     reads one more than that. Raises ValueError where `expected` is negative or not a number.
     """
     if flicker:
-        factor = 1.0 + np.float32(flicker) * rng.standard_normal(
-            np.shape(expected), dtype=np.float32
-        )
+        shape = np.shape(expected)
+        factor = 1.0 + np.float32(flicker) * rng.standard_normal(shape, dtype=np.float32)
         expected = np.maximum(factor, 0.0) * expected
     photons = poisson(rng, expected)
     photons *= gain
@@ -298,10 +317,8 @@ def read_out(
         photons = spread_out(photons, kernel)
     out = np.empty(photons.shape, dtype=np.int32)
     flat = photons.reshape(-1)
-    how = (
-        *np.array([quantum_gain, readout_adu, offset_adu], dtype=np.float32),
-        np.int32(saturation_adu),
-    )
-    for part, bits in _blocks(rng, flat.size, 1):
-        out.reshape(-1)[part] = _whole(_digitised, flat[part], bits, *how)
+    chain = [np.float32(quantum_gain), np.float32(readout_adu), np.float32(offset_adu)]
+    for pixels, bits in _blocks(rng, flat.size, 1):
+        adu = _padded(_digitised, flat[pixels], bits, *chain, np.int32(saturation_adu))
+        out.reshape(-1)[pixels] = adu
     return out

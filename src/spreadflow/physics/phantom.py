@@ -14,18 +14,20 @@ from spreadflow.physics import rotation, symmetry, unit_cell
 from spreadflow.physics.structure_factors import Atoms, isotropic
 
 PROTEIN_FRACTION = 0.5
-"""Of the volume."""
+"""Fraction of the volume that is protein; the rest is solvent."""
 
 VOLUME_PER_ATOM = 17.1
-"""Å³ per non-hydrogen atom of protein (1.35 g/cm³)."""
+"""Volume of a non-hydrogen atom of protein, Å³ (1.35 g/cm³)."""
 
 CLOSEST = 1.9
-"""Å between two atoms."""
+"""Distance between two atoms, Å, at least."""
 
 CLOSEST_TO_CLUSTER = 2.6
-"""Å between an atom and one of a cluster."""
+"""Distance between an atom and one of a cluster, Å, at least."""
 
 ELEMENTS = {"C": 0.64, "N": 0.17, "O": 0.185, "S": 0.005}
+"""Fractions of the elements among the atoms of protein."""
+
 B_CENTRE = 12.0
 """B of atoms at the centre of the molecule, Å²."""
 
@@ -33,10 +35,16 @@ B_SURFACE = 34.0
 """B of atoms at its surface, Å²."""
 
 CLUSTER_APART = 10.0
-"""Å between two clusters, at least."""
+"""Distance between two clusters, Å, at least."""
 
 CLUSTER_RADIUS = 4.0
-"""Å from a wall to the centre of a second cluster, at least."""
+"""Distance from a wall to the centre of a second cluster, Å, at least."""
+
+CLUSTER_NAMES = np.array(["FE1", "FE2", "S1", "S2", "SG1", "SG2", "SG3", "SG4"])
+"""Names of the atoms of a cluster, in the order of `_cluster`."""
+
+CLUSTER_ELEMENTS = np.array(["Fe", "Fe", "S", "S", "S", "S", "S", "S"])
+"""Elements of the atoms of a cluster, in the order of `_cluster`."""
 
 
 def build(cell: np.ndarray, space_group: str, seed: int) -> Atoms:
@@ -56,35 +64,37 @@ def build(cell: np.ndarray, space_group: str, seed: int) -> Atoms:
             f"no room for atoms in a cell of {unit_cell.volume(cell):.0f} Å³ in '{space_group}'"
         )
     clusters = [_cluster(rng) + centre for centre in _cluster_centres(points, depth)]
-    n_atoms = int(PROTEIN_FRACTION * mates.volume / VOLUME_PER_ATOM)
     metal = np.concatenate(clusters)
+    n_atoms = int(PROTEIN_FRACTION * mates.volume / VOLUME_PER_ATOM)
     places = _fill(rng, mates, wall, metal, max(n_atoms - len(metal), 0))
+    protein = _draw_elements(rng, len(places))
+
     xyz = np.concatenate([metal, places])
-    elements = np.concatenate(
-        [np.tile(CLUSTER_ELEMENTS, len(clusters)), _draw_elements(rng, len(places))]
-    )
-    names = np.concatenate([np.tile(CLUSTER_NAMES, len(clusters)), elements[len(metal) :]])
-    away = np.linalg.norm(xyz - xyz.mean(axis=0), axis=1)
-    b = B_CENTRE + (B_SURFACE - B_CENTRE) * (away / away.max()) ** 2
+    distance = np.linalg.norm(xyz - xyz.mean(axis=0), axis=1)
+    b = B_CENTRE + (B_SURFACE - B_CENTRE) * (distance / distance.max()) ** 2
     return Atoms(
-        names, elements, xyz @ np.linalg.inv(basis).T, np.ones(len(xyz)), isotropic(b, cell)
+        names=np.concatenate([np.tile(CLUSTER_NAMES, len(clusters)), protein]),
+        elements=np.concatenate([np.tile(CLUSTER_ELEMENTS, len(clusters)), protein]),
+        xyz=xyz @ np.linalg.inv(basis).T,
+        occupancy=np.ones(len(xyz)),
+        beta=isotropic(b, cell),
     )
-
-
-CLUSTER_NAMES = np.array(["FE1", "FE2", "S1", "S2", "SG1", "SG2", "SG3", "SG4"])
-CLUSTER_ELEMENTS = np.array(["Fe", "Fe", "S", "S", "S", "S", "S", "S"])
 
 
 def _cluster(rng: np.random.Generator) -> np.ndarray:
-    """Return (8, 3) Å: a [2Fe-2S] rhomb (Fe-Fe 2.7, Fe-S 2.2) and four cysteine S at 2.3 from the
-    irons, turned at random.
+    """Return the atoms (8, 3), Å, of a cluster turned at random: a [2Fe-2S] rhomb (Fe-Fe 2.7, Fe-S
+    2.2) and four cysteine S at 2.3 from the irons.
     """
     iron = 1.35
     sulphur = np.sqrt(2.2**2 - 1.35**2)
-    out = 2.3 * np.cos(np.deg2rad(54.0)), 2.3 * np.sin(np.deg2rad(54.0))
-    flat = [[iron, 0, 0], [-iron, 0, 0], [0, sulphur, 0], [0, -sulphur, 0]]
-    legs = [[sign * (iron + out[0]), 0, side * out[1]] for sign in (1, -1) for side in (1, -1)]
-    return np.array(flat + legs) @ rotation.random(rng).T
+    outward = 2.3 * np.cos(np.deg2rad(54.0))
+    sideward = 2.3 * np.sin(np.deg2rad(54.0))
+    rhomb = [[iron, 0, 0], [-iron, 0, 0], [0, sulphur, 0], [0, -sulphur, 0]]
+    cysteines = []
+    for end in (1, -1):
+        for side in (1, -1):
+            cysteines.append([end * (iron + outward), 0, side * sideward])
+    return np.array(rhomb + cysteines) @ rotation.random(rng).T
 
 
 def _cluster_centres(points: np.ndarray, depth: np.ndarray) -> list[np.ndarray]:
@@ -92,59 +102,71 @@ def _cluster_centres(points: np.ndarray, depth: np.ndarray) -> list[np.ndarray]:
     there is one.
     """
     first = points[depth.argmax()]
-    far = (np.linalg.norm(points - first, axis=1) > CLUSTER_APART) & (depth > CLUSTER_RADIUS)
-    return [first] if not far.any() else [first, points[far][depth[far].argmax()]]
+    distance = np.linalg.norm(points - first, axis=1)
+    is_far = (distance > CLUSTER_APART) & (depth > CLUSTER_RADIUS)
+    if not is_far.any():
+        return [first]
+    return [first, points[is_far][depth[is_far].argmax()]]
 
 
 def _draw_elements(rng: np.random.Generator, n: int) -> np.ndarray:
-    return rng.choice(np.array(list(ELEMENTS)), size=n, p=np.array(list(ELEMENTS.values())))
+    """Return the elements (n,) of atoms of protein, drawn at random."""
+    names = np.array(list(ELEMENTS))
+    fractions = np.array(list(ELEMENTS.values()))
+    return rng.choice(names, size=n, p=fractions)
 
 
 def _general_position(rng: np.random.Generator, basis: np.ndarray, space_group: str) -> np.ndarray:
-    """Return (3,) fractional: of some random points the one furthest from its symmetry mates."""
-    tries = rng.random((64, 3))
-    return max(
-        tries,
-        key=lambda x: np.sort(np.linalg.norm((_orbit(x, space_group) - x) @ basis.T, axis=1))[1],
-    )
+    """Return, of some random points, the one furthest from its symmetry mates, (3,) fractional."""
+
+    def distance_to_mates(x: np.ndarray) -> float:
+        away = (_orbit(x, space_group) - x) @ basis.T
+        return np.sort(np.linalg.norm(away, axis=1))[1]
+
+    return max(rng.random((64, 3)), key=distance_to_mates)
 
 
 def _orbit(x: np.ndarray, space_group: str) -> np.ndarray:
-    """Return (n, 3) symmetry mates of x in the cells around it, x itself first found at distance
-    0.
+    """Return the symmetry mates (n, 3) of x (3,) in the cells around it, x itself among them;
+    fractional.
     """
     ops = symmetry.group(space_group).operations()
     mates = np.mod(np.array([op.apply_to_xyz(x.tolist()) for op in ops]), 1.0)
-    cells = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    offsets = [np.arange(-2, 3)] * 3
+    cells = np.stack(np.meshgrid(*offsets, indexing="ij"), axis=-1).reshape(-1, 3)
     return (mates[:, None] + cells).reshape(-1, 3)
 
 
 class _Mates:
-    """The Dirichlet domain of a point under a space group."""
+    """The Dirichlet domain of a point under a space group: the room between its symmetry mates.
+
+    centre: (3,) fractional; basis: (3, 3) columns a, b, c, Å.
+    """
 
     def __init__(self, centre: np.ndarray, basis: np.ndarray, space_group: str):
         orbit = _orbit(centre, space_group) @ basis.T
         away = orbit - basis @ centre
         distance = np.linalg.norm(away, axis=1)
         others = np.argsort(distance)[1:200]
-        self.centre, self._half = basis @ centre, 0.5 * distance[others]
+        n_operations = len(symmetry.group(space_group).operations())
+        self.centre = basis @ centre
+        self._half = 0.5 * distance[others]
         self._normal = away[others] / distance[others, None]
-        self.volume = float(np.linalg.det(basis)) / len(symmetry.group(space_group).operations())
+        self.volume = float(np.linalg.det(basis)) / n_operations
         self._reach = self._extent()
 
     def _extent(self) -> float:
-        """Return radius of a ball about the centre that holds the domain."""
+        """Return the radius of a ball about the centre that holds the domain, Å."""
         axes = np.random.default_rng(0).standard_normal((4000, 3))
-        along = (axes / np.linalg.norm(axes, axis=1, keepdims=True)) @ self._normal.T
-        return 1.1 * float(
-            np.min(
-                np.where(along > 1e-6, self._half / np.maximum(along, 1e-6), np.inf), axis=1
-            ).max()
-        )
+        axes = axes / np.linalg.norm(axes, axis=1, keepdims=True)
+        along = axes @ self._normal.T
+        to_wall = np.where(along > 1e-6, self._half / np.maximum(along, 1e-6), np.inf)
+        return 1.1 * float(to_wall.min(axis=1).max())
 
     def depth(self, points: np.ndarray) -> np.ndarray:
-        """Return (n,) distance of points from the nearest wall, Å; negative outside."""
-        return (self._half - (points - self.centre) @ self._normal.T).min(axis=1)
+        """Return the distance (n,) of points from the nearest wall, Å; negative outside."""
+        to_walls = self._half - (points - self.centre) @ self._normal.T
+        return to_walls.min(axis=1)
 
     def sample(self, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Return points of the domain among n of the ball's cube, and their depth."""
@@ -156,25 +178,30 @@ class _Mates:
 def _fill(
     rng: np.random.Generator, mates: _Mates, wall: float, metal: np.ndarray, n: int
 ) -> np.ndarray:
-    """Return (n, 3) Å, or as many as find room: random sequential addition deeper than `wall`."""
+    """Return the places (n, 3), Å, of the atoms of protein, or of as many as find room: random
+    sequential addition deeper than `wall`.
+    """
     around = cKDTree(metal)
     placed = np.empty((0, 3))
     for _ in range(200):
         points, depth = mates.sample(rng, 40000)
-        points = points[(depth > wall) & (around.query(points)[0] > CLOSEST_TO_CLUSTER)]
+        to_cluster, _ = around.query(points)
+        points = points[(depth > wall) & (to_cluster > CLOSEST_TO_CLUSTER)]
         if len(placed):
-            points = points[cKDTree(placed).query(points)[0] > CLOSEST]
+            to_placed, _ = cKDTree(placed).query(points)
+            points = points[to_placed > CLOSEST]
         pairs = cKDTree(points).query_pairs(CLOSEST, output_type="ndarray")
-        placed = np.concatenate([placed, points[_earlier(len(points), pairs)]])[:n]
+        apart = points[_earlier(len(points), pairs)]
+        placed = np.concatenate([placed, apart])[:n]
         if len(placed) >= n:
             break
     return placed
 
 
 def _earlier(n: int, pairs: np.ndarray) -> np.ndarray:
-    """Return (n,) bool: points that no earlier one is close to (a subset of what sequential
-    addition would keep).
+    """Return which points (n,) bool no earlier one is close to (a subset of what sequential
+    addition would keep). pairs: (m, 2) rows of points that are close to each other.
     """
-    keep = np.ones(n, dtype=bool)
-    keep[pairs.max(axis=1)] = False
-    return keep
+    is_apart = np.ones(n, dtype=bool)
+    is_apart[pairs.max(axis=1)] = False
+    return is_apart

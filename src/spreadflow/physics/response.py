@@ -12,14 +12,14 @@ from spreadflow.models import Detector
 from spreadflow.physics import geometry
 
 OPAQUE = 700.0
-"""Attenuation lengths that let nothing through: exp(−700) of 1, and derivatives are finite, unlike
-at infinity.
+"""Thickness, in attenuation lengths, that lets nothing through: exp(−700) is still a number, and
+derivatives are finite, unlike at infinity.
 """
 
 
 def depth(detector: Detector):
-    """Return () sensor thickness in attenuation lengths; `OPAQUE` where everything is captured or
-    one of them is not known.
+    """Return the sensor's thickness in attenuation lengths, (); `OPAQUE` where everything is
+    captured or one of the two is not known.
     """
     thickness = detector.thickness_mm
     attenuation = detector.attenuation_mm
@@ -31,8 +31,8 @@ def depth(detector: Detector):
 
 
 def kahn(direction, polarization):
-    """Return polarization factor ½(1 + cos²2θ − K cos 2ψ sin²2θ) of unit vectors with components
-    (x, y, z) (arrays).
+    """Return the polarization factor ½(1 + cos²2θ − K cos 2ψ sin²2θ) of unit vectors with
+    components (x, y, z) (arrays).
 
     K = `polarization` is along the lab x axis (Kahn et al. 1982).
     """
@@ -41,22 +41,21 @@ def kahn(direction, polarization):
 
 
 def captured(direction, normal, depth):
-    """Return fraction 1 − exp(−depth/|n·ŝ|) of the photons a sensor captures; unit vectors as
-    components, depth of `depth`.
+    """Return the fraction 1 − exp(−depth/|n·ŝ|) of the photons that a sensor captures; unit vectors
+    as components, depth of `depth`.
     """
     cosine = abs(sum(a * n for a, n in zip(direction, normal, strict=True)))
-    return -cosine.__array_namespace__().expm1(
-        -depth / cosine
-    )  # of NumPy or JAX, whichever was given
+    numpy_or_jax = cosine.__array_namespace__()
+    return -numpy_or_jax.expm1(-depth / cosine)
 
 
 def efficiency(direction, distance_mm, normal, pixel_mm, *, closest_mm, depth, polarization):
-    """Return solid angle × captured fraction × Kahn polarization of pixels. Components (x, y, z)
-    are tuples of arrays.
+    """Return solid angle × captured fraction × Kahn polarization of pixels, Ω =
+    pixel²·closest/distance³ in sr. Vectors are tuples of arrays, their components (x, y, z).
 
     direction: unit vector from the sample; distance_mm: to the sample; normal: unit normal of the
-    panel (either side); closest_mm: of the panel's plane; depth: of `depth`. Ω =
-    pixel²·closest/distance³. polarization: K of `kahn`.
+    panel (either side); closest_mm: from the sample to the panel's plane; depth: of `depth`;
+    polarization: K of `kahn`.
     """
     solid_angle = pixel_mm**2 * closest_mm / distance_mm**3
     return solid_angle * kahn(direction, polarization) * captured(direction, normal, depth)
@@ -68,37 +67,43 @@ def pixel_map(
     """Return efficiency and sin θ at the centres of all pixels, each (panel, slow, fast); computed
     in float64.
     """
-    axes = geometry.normals(detector), geometry.distances_mm(detector)
-    maps = _pixel_map(
+    photons_per_flux, sine = _pixel_map(
         detector._replace(shape=(0, 0)),
-        *axes,
+        geometry.normals(detector),
+        geometry.distances_mm(detector),
         polarization,
         shape=detector.shape,
         dtype=np.dtype(dtype),
     )
-    return np.asarray(maps[0]), np.asarray(maps[1])
+    return np.asarray(photons_per_flux), np.asarray(sine)
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
 def _pixel_map(detector: Detector, normals, closest_mm, polarization, *, shape, dtype):
-    """Return one pass over the pixels without temporary maps."""
+    """Return `pixel_map` in one pass over the pixels, without temporary maps."""
 
-    def axis(a):
-        return [a[:, j, None, None] for j in range(3)]
+    def by_component(vectors):
+        return [vectors[:, j, None, None] for j in range(3)]
 
-    slow, fast = ((jnp.arange(n) + 0.5) * detector.pixel_mm for n in shape)
-    steps = zip(axis(detector.origin_mm), axis(detector.fast), axis(detector.slow), strict=True)
-    place = [o + f * fast + s * slow[:, None] for o, f, s in steps]
-    distance = sum(x * x for x in place) ** 0.5
-    direction = [x / distance for x in place]
-    made = efficiency(
+    n_slow, n_fast = shape
+    slow_mm = (jnp.arange(n_slow) + 0.5) * detector.pixel_mm
+    fast_mm = (jnp.arange(n_fast) + 0.5) * detector.pixel_mm
+    origin = by_component(detector.origin_mm)
+    fast_axis = by_component(detector.fast)
+    slow_axis = by_component(detector.slow)
+    axes = zip(origin, fast_axis, slow_axis, strict=True)
+    position = [corner + fast * fast_mm + slow * slow_mm[:, None] for corner, fast, slow in axes]
+    distance = sum(x * x for x in position) ** 0.5
+    direction = [x / distance for x in position]
+    photons_per_flux = efficiency(
         direction,
         distance,
-        axis(normals),
+        by_component(normals),
         detector.pixel_mm,
         closest_mm=closest_mm[:, None, None],
         depth=depth(detector),
         polarization=polarization,
     )
-    sine = sum((x - s0) ** 2 for x, s0 in zip(direction, geometry.S0, strict=True)) ** 0.5 / 2
-    return made.astype(dtype), sine.astype(dtype)
+    changes = zip(direction, geometry.S0, strict=True)
+    sine = sum((x - s0) ** 2 for x, s0 in changes) ** 0.5 / 2
+    return photons_per_flux.astype(dtype), sine.astype(dtype)

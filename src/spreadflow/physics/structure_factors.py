@@ -19,8 +19,14 @@ from spreadflow.models import Array
 from spreadflow.physics import symmetry, unit_cell
 
 CHUNK_HKL = 4096
+"""Nodes summed at a time: few sizes, few compiled programs."""
+
 CHUNK_ATOMS = 256
+"""Atoms summed at a time: what they need stays in the cache."""
+
 UNROLL = 8
+"""Atoms added in one step of the loop."""
+
 SOLVENT_RADIUS = 1.11
 """Radius of the probe that finds the solvent mask, Å: that of the published programs."""
 
@@ -40,6 +46,7 @@ WRONG_MISSING = 0.05
 """Fraction of the atoms that a perturbed model lacks."""
 
 _PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+"""Elements of β in the order in which they are summed."""
 
 
 class Atoms(NamedTuple):
@@ -76,23 +83,23 @@ class StructureFactors(NamedTuple):
     """so many of the groups are named sites"""
 
     def at(self, rows: np.ndarray) -> np.ndarray:
-        """Return (len(rows), channel) complex F of nodes given by row."""
+        """Return F (len(rows), channel), complex, of nodes given by row, electrons."""
         return self.rest[rows, None] + self.groups[:, rows].T @ self.anomalous
 
     def squared(self, rows: np.ndarray) -> np.ndarray:
-        """Return (len(rows), channel) |F|² of nodes given by row, electrons²."""
-        return f_squared(
-            self.rest[rows, None], self.groups[:, rows], self.anomalous.real, self.anomalous.imag
-        )
+        """Return |F|² (len(rows), channel) of nodes given by row, electrons²."""
+        f1 = self.anomalous.real
+        f2 = self.anomalous.imag
+        return f_squared(self.rest[rows, None], self.groups[:, rows], f1, f2)
 
     def without_sites(self, rows: np.ndarray) -> np.ndarray:
-        """Return (len(rows), channel) complex: what the named sites' f', f'' are added to."""
+        """Return F without the named sites' f' and f'' (len(rows), channel), complex, electrons."""
         others = slice(self.n_sites, None)
         return self.rest[rows, None] + self.groups[others, rows].T @ self.anomalous[others]
 
 
 def f_squared(fixed: Array, groups: Array, f1: Array, f2: Array) -> Array:
-    """Return (node, channel) |fixed + Σ_s groups_s·(f'_s + i f''_s)|², electrons², in real
+    """Return |fixed + Σ_s groups_s·(f'_s + i f''_s)|² (node, channel), electrons², in real
     arithmetic, which XLA fuses.
 
     fixed: (node, channel) or (node, 1) complex; groups: (site, node) complex; f1, f2: (site,
@@ -100,16 +107,16 @@ def f_squared(fixed: Array, groups: Array, f1: Array, f2: Array) -> Array:
     """
     real = fixed.real
     imaginary = fixed.imag
-    for g, up, across in zip(groups, f1, f2, strict=True):
-        a = g.real[:, None]
-        b = g.imag[:, None]
-        real = real + a * up - b * across
-        imaginary = imaginary + b * up + a * across
+    for g, f1_of_site, f2_of_site in zip(groups, f1, f2, strict=True):
+        g_real = g.real[:, None]
+        g_imaginary = g.imag[:, None]
+        real = real + g_real * f1_of_site - g_imaginary * f2_of_site
+        imaginary = imaginary + g_imaginary * f1_of_site + g_real * f2_of_site
     return real * real + imaginary * imaginary
 
 
 def isotropic(b: np.ndarray, cell: np.ndarray) -> np.ndarray:
-    """Return (n, 3, 3) β of isotropic B (n,), Å²: exp(−hᵀβh) = exp(−B/4d²)."""
+    """Return β (n, 3, 3) of isotropic B (n,), Å²: exp(−hᵀβh) = exp(−B/4d²)."""
     reciprocal = unit_cell.reciprocal(cell)
     return 0.25 * np.asarray(b)[:, None, None] * (reciprocal.T @ reciprocal)
 
@@ -125,45 +132,56 @@ def structure_factors(
     k_sol: float = 0.0,
     b_sol: float = 0.0,
 ) -> StructureFactors:
-    """Return structure factors of every node to d_min, Å. cell: (6,) Å, rad.
+    """Return the structure factors of every node to d_min, Å. cell: (6,) Å, rad.
 
     sites: atom name → (channel,) f' + i f'' of the atoms of that name. others: element → (channel,)
     f' + i f'' of its atoms that are no site (0 where not given); a single number holds for all
-    channels. Raises ValueError for a site the model does not have.
+    channels. k_sol: e/Å³; b_sol: Å². Raises ValueError for a site the model does not have.
     """
     for name in sites:
         if name not in atoms.names:
             raise ValueError(f"the model has no atom '{name}'")
     nodes = unit_cell.all_indices(unit_cell.reciprocal(cell), d_min)
     nodes = nodes[~symmetry.is_centring_absent(nodes, space_group)]
-    unique, back, conjugate, phase = _representatives(nodes, space_group)
+    equivalents = _representatives(nodes, space_group)
+    unique = equivalents.unique
     stol2 = 0.25 / unit_cell.spacing(unit_cell.reciprocal(cell), unique) ** 2
-    is_site = np.isin(atoms.names, list(sites))
-    members = [(atoms.names == name, curve) for name, curve in sites.items()]
-    for element in np.unique(atoms.elements[~is_site]):
-        members.append(
-            (~is_site & (atoms.elements == element), others.get(str(element), np.zeros(1)))
-        )
+
+    members = _groups(atoms, sites, others)
     rest = np.zeros(len(nodes), dtype=np.complex128)
     groups = np.zeros((len(members), len(nodes)), dtype=np.complex128)
-    for g, (chosen, _) in zip(groups, members, strict=True):
-        for element in np.unique(atoms.elements[chosen]):
-            some = geometric(
-                _pick(atoms, chosen & (atoms.elements == element)), unique, space_group
-            )
-            spread = np.where(conjugate, np.conj(some[back]), some[back]) * phase
-            rest += spread * form_factor(element, stol2)[back]
-            g += spread
+    for group, (is_member, _) in zip(groups, members, strict=True):
+        for element in np.unique(atoms.elements[is_member]):
+            chosen = _pick(atoms, is_member & (atoms.elements == element))
+            g = equivalents.spread_out(geometric(chosen, unique, space_group))
+            rest += g * form_factor(element, stol2)[equivalents.row]
+            group += g
     if k_sol:
-        rest += (
-            k_sol
-            * np.exp(-b_sol * stol2[back])
-            * mask_transform(atoms, cell, space_group, nodes, d_min)
-        )
-    curves = np.array(
-        np.broadcast_arrays(np.zeros(1), *(curve for _, curve in members))[1:], dtype=np.complex128
+        mask = mask_transform(atoms, cell, space_group, nodes, d_min)
+        rest += k_sol * np.exp(-b_sol * stol2[equivalents.row]) * mask
+
+    curves = np.broadcast_arrays(np.zeros(1), *(curve for _, curve in members))[1:]
+    return StructureFactors(
+        hkl=nodes,
+        rest=rest,
+        groups=groups,
+        anomalous=np.array(curves, dtype=np.complex128),
+        n_sites=len(sites),
     )
-    return StructureFactors(nodes, rest, groups, curves, len(sites))
+
+
+def _groups(
+    atoms: Atoms, sites: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the groups of atoms that scatter alike, the sites first: which atoms (atom,) bool, and
+    their f' + i f''.
+    """
+    is_site = np.isin(atoms.names, list(sites))
+    groups = [(atoms.names == name, curve) for name, curve in sites.items()]
+    for element in np.unique(atoms.elements[~is_site]):
+        is_member = ~is_site & (atoms.elements == element)
+        groups.append((is_member, others.get(str(element), np.zeros(1))))
+    return groups
 
 
 def perturbed(
@@ -177,13 +195,14 @@ def perturbed(
     """
     moves = rng.normal(scale=WRONG_XYZ_ANG / np.sqrt(3.0), size=atoms.xyz.shape)
     others = np.flatnonzero(~np.isin(atoms.names, list(sites)))
-    lost = rng.choice(others, round(WRONG_MISSING * len(others)), replace=False)
+    missing = rng.choice(others, round(WRONG_MISSING * len(others)), replace=False)
     xyz = atoms.xyz + moves @ np.linalg.inv(unit_cell.orthogonalization(cell)).T
     wrong = atoms._replace(xyz=xyz, beta=WRONG_B * atoms.beta)
-    return Atoms(*(np.delete(column, lost, axis=0) for column in wrong)), WRONG_K_SOL
+    return Atoms(*(np.delete(column, missing, axis=0) for column in wrong)), WRONG_K_SOL
 
 
 def _pick(atoms: Atoms, which: np.ndarray) -> Atoms:
+    """Return some of the atoms. which: (atom,) bool."""
     return Atoms(*(column[which] for column in atoms))
 
 
@@ -196,81 +215,102 @@ def form_factor(element: str, stol2: np.ndarray) -> np.ndarray:
 
 
 def _operations(space_group: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return rotations (op, 3, 3), translations (op, 3) of fractional coordinates, and the number
-    of centring vectors.
+    """Return the rotations (op, 3, 3) and translations (op, 3) of fractional coordinates, and the
+    number of centring vectors.
     """
     ops = symmetry.group(space_group).operations()
-    turns = np.array([op.rot for op in ops.sym_ops], dtype=np.int64) // gemmi.Op.DEN
-    shifts = np.array([op.tran for op in ops.sym_ops], dtype=np.float64) / gemmi.Op.DEN
-    return turns, shifts, len(ops.cen_ops)
+    rotations = np.array([op.rot for op in ops.sym_ops], dtype=np.int64) // gemmi.Op.DEN
+    translations = np.array([op.tran for op in ops.sym_ops], dtype=np.float64) / gemmi.Op.DEN
+    return rotations, translations, len(ops.cen_ops)
 
 
-def _representatives(hkl: np.ndarray, space_group: str):
-    """Return one node of each set of equivalents, Friedel mates included.
+class _Equivalents(NamedTuple):
+    """Nodes as symmetry mates, Friedel mates included, of unique ones.
 
-    Returns unique (m, 3), and for each node its row in `unique`, whether it is a mate of it, and
-    the phase factor: F(h) = F(hR)·exp(2πi h·t), F'(−h) = F'(h)* where atoms scatter without phase
-    shift.
+    F(h) = F(hR)·exp(2πi h·t), and F(−h) = F(h)* where atoms scatter without phase shift.
     """
-    turns, shifts, _ = _operations(space_group)
-    best = np.full(len(hkl), np.iinfo(np.int64).max)
-    conjugate = np.zeros(len(hkl), dtype=bool)
+
+    unique: np.ndarray
+    """(m, 3) one node of each set of equivalents"""
+    row: np.ndarray
+    """(node,) row in `unique`"""
+    is_friedel_mate: np.ndarray
+    """(node,) whether the node is equivalent to −h of the unique one"""
+    phase: np.ndarray
+    """(node,) complex phase factor exp(2πi h·t)"""
+
+    def spread_out(self, values: np.ndarray) -> np.ndarray:
+        """Return sums (node,) over atoms without phase shift from those of unique nodes (m,)."""
+        of_nodes = values[self.row]
+        return np.where(self.is_friedel_mate, np.conj(of_nodes), of_nodes) * self.phase
+
+
+def _representatives(hkl: np.ndarray, space_group: str) -> _Equivalents:
+    """Return nodes hkl (node, 3) as mates of unique ones: of all equivalents of a node, the one of
+    the smallest key.
+    """
+    rotations, translations, _ = _operations(space_group)
+    smallest = np.full(len(hkl), np.iinfo(np.int64).max)
+    is_friedel_mate = np.zeros(len(hkl), dtype=bool)
     phase = np.ones(len(hkl), dtype=np.complex128)
     size = 4 * int(np.abs(hkl).max(initial=1)) + 1
-    for turn, shift in zip(turns, shifts, strict=True):
-        turned = hkl.astype(np.int64) @ turn
+    places = np.array([size * size, size, 1])
+    for rotation, translation in zip(rotations, translations, strict=True):
+        turned = hkl.astype(np.int64) @ rotation
         for sign in (1, -1):
-            key = ((sign * turned + size // 2) @ np.array([size * size, size, 1])).astype(np.int64)
-            better = key < best
-            best[better], conjugate[better] = key[better], sign < 0
-            phase[better] = np.exp(2j * np.pi * (hkl[better] @ shift))
-    keys, back = np.unique(best, return_inverse=True)
-    unique = np.stack([keys // size**2, keys // size % size, keys % size], axis=1) - size // 2
-    return unique, back, conjugate, phase
+            key = ((sign * turned + size // 2) @ places).astype(np.int64)
+            is_smaller = key < smallest
+            smallest[is_smaller] = key[is_smaller]
+            is_friedel_mate[is_smaller] = sign < 0
+            phase[is_smaller] = np.exp(2j * np.pi * (hkl[is_smaller] @ translation))
+    keys, row = np.unique(smallest, return_inverse=True)
+    digits = np.stack([keys // size**2, keys // size % size, keys % size], axis=1)
+    return _Equivalents(
+        unique=digits - size // 2, row=row, is_friedel_mate=is_friedel_mate, phase=phase
+    )
 
 
 def geometric(atoms: Atoms, hkl: np.ndarray, space_group: str) -> np.ndarray:
-    """Return (n,) complex g(h) of nodes (n, 3): Σ over the atoms of the whole cell of
+    """Return g(h) (n,), complex, of nodes (n, 3): Σ over the atoms of the whole cell of
     occupancy·exp(−hᵀβh)·exp(2πi h·x).
     """
-    turns, shifts, n_centring = _operations(space_group)
-    xyz = np.einsum("oij,aj->oai", turns, atoms.xyz) + shifts[:, None]
-    beta = np.einsum("oij,ajk,olk->oail", turns, atoms.beta, turns)
-    six = np.stack([beta[..., i, j] * (1 if i == j else 2) for i, j in _PAIRS], axis=-1)
+    rotations, translations, n_centring = _operations(space_group)
+    xyz = np.einsum("oij,aj->oai", rotations, atoms.xyz) + translations[:, None]
+    beta = np.einsum("oij,ajk,olk->oail", rotations, atoms.beta, rotations)
+    entries = [beta[..., i, j] * (1 if i == j else 2) for i, j in _PAIRS]
     weight = np.broadcast_to(n_centring * atoms.occupancy, xyz.shape[:2])
-    columns = (
-        _filled(np.mod(xyz, 1.0).reshape(-1, 3), CHUNK_ATOMS),
-        _filled(six.reshape(-1, 6), CHUNK_ATOMS),
-    )
-    weights = _filled(weight.reshape(-1, 1), CHUNK_ATOMS)
-    padded = _filled(np.asarray(hkl, dtype=np.float64), CHUNK_HKL)
-    total = np.zeros(len(padded), dtype=np.complex128)
-    for start in range(0, len(padded), CHUNK_HKL):
-        some = slice(start, start + CHUNK_HKL)
-        for first in range(0, len(weights), CHUNK_ATOMS):
+
+    xyz = _padded(np.mod(xyz, 1.0).reshape(-1, 3), CHUNK_ATOMS)
+    six = _padded(np.stack(entries, axis=-1).reshape(-1, 6), CHUNK_ATOMS)
+    weight = _padded(weight.reshape(-1, 1), CHUNK_ATOMS)[:, 0]
+    nodes = _padded(np.asarray(hkl, dtype=np.float64), CHUNK_HKL)
+    total = np.zeros(len(nodes), dtype=np.complex128)
+    for start in range(0, len(nodes), CHUNK_HKL):
+        rows = slice(start, start + CHUNK_HKL)
+        for first in range(0, len(weight), CHUNK_ATOMS):
             block = slice(first, first + CHUNK_ATOMS)
-            real, imaginary = _sum_over_atoms(
-                padded[some], columns[0][block], columns[1][block], weights[block, 0]
-            )
-            total[some] += np.asarray(real) + 1j * np.asarray(imaginary)
+            sums = _sum_over_atoms(nodes[rows], xyz[block], six[block], weight[block])
+            real, imaginary = map(np.asarray, sums)
+            total[rows] += real + 1j * imaginary
     return total[: len(hkl)]
 
 
-def _filled(rows: np.ndarray, multiple: int) -> np.ndarray:
-    """Return rows padded with zeros to a multiple."""
+def _padded(rows: np.ndarray, multiple: int) -> np.ndarray:
+    """Return rows with zeros up to a multiple."""
     return np.pad(rows, ((0, -len(rows) % multiple), (0, 0)))
 
 
 def _half_turn_series() -> tuple[np.ndarray, np.ndarray]:
-    """Return coefficients in x² of cos(πx) and sin(πx)/x on |x| ≤ ½, to 1e-8 (least squares at
+    """Return the coefficients in x² of cos(πx) and sin(πx)/x on |x| ≤ ½, to 1e-8 (least squares at
     Chebyshev nodes).
     """
     x = 0.5 * np.cos(np.pi * (np.arange(200) + 0.5) / 200)
 
-    def fit(y):
-        return np.polynomial.Polynomial.fit(x**2, y, 5, domain=[0, 1], window=[0, 1]).coef
+    def fit(y: np.ndarray) -> np.ndarray:
+        series = np.polynomial.Polynomial.fit(x**2, y, 5, domain=[0, 1], window=[0, 1])
+        return series.coef.astype(np.float32)
 
-    return fit(np.cos(np.pi * x)).astype(np.float32), fit(np.sin(np.pi * x) / x).astype(np.float32)
+    return fit(np.cos(np.pi * x)), fit(np.sin(np.pi * x) / x)
 
 
 _COS, _SIN = _half_turn_series()
@@ -292,30 +332,39 @@ def _phase(turns):
 
 @jax.jit
 def _sum_over_atoms(hkl, xyz, beta, weight):
-    """Return real and imaginary parts (n,) float32 of the sum over one block of atoms; phases
-    reduced to a turn in float64.
+    """Return the real and imaginary parts (n,) float32 of the sum over one block of atoms; phases
+    are reduced to a turn in float64.
+
+    hkl: (n, 3); xyz: (atom, 3); beta: (atom, 6) in the order of `_PAIRS`; weight: (atom,).
     """
     h = hkl[:, 0]
     k = hkl[:, 1]
     l = hkl[:, 2]
-    products = [jnp.float32(a * b) for a, b in ((h, h), (k, k), (l, l), (h, k), (h, l), (k, l))]
-    xyz, beta, weight = (
-        a.reshape(-1, UNROLL, *a.shape[1:]) for a in (xyz, jnp.float32(beta), jnp.float32(weight))
-    )
+    indices = (h, k, l)
+    products = [jnp.float32(indices[i] * indices[j]) for i, j in _PAIRS]
 
-    def step(n, sums):
+    def unrolled(column):
+        return column.reshape(-1, UNROLL, *column.shape[1:])
+
+    xyz = unrolled(xyz)
+    beta = unrolled(jnp.float32(beta))
+    weight = unrolled(jnp.float32(weight))
+
+    def add_atoms(n, sums):
         real, imaginary = sums
         for u in range(UNROLL):
-            turns = h * xyz[n, u, 0] + k * xyz[n, u, 1] + l * xyz[n, u, 2]
-            cosine, sine = _phase(jnp.float32(turns - jnp.round(turns)))
-            exponent = sum(p * beta[n, u, i] for i, p in enumerate(products))
-            size = weight[n, u] * jnp.exp(-exponent)
-            real = real + size * cosine
-            imaginary = imaginary + size * sine
+            x, y, z = xyz[n, u]
+            turns = h * x + k * y + l * z
+            within_half = jnp.float32(turns - jnp.round(turns))
+            cosine, sine = _phase(within_half)
+            exponent = sum(product * beta[n, u, i] for i, product in enumerate(products))
+            height = weight[n, u] * jnp.exp(-exponent)
+            real = real + height * cosine
+            imaginary = imaginary + height * sine
         return real, imaginary
 
     zero = jnp.zeros(len(hkl), dtype=jnp.float32)
-    return jax.lax.fori_loop(0, len(weight), step, (zero, zero))
+    return jax.lax.fori_loop(0, len(weight), add_atoms, (zero, zero))
 
 
 def mask_transform(
@@ -326,8 +375,8 @@ def mask_transform(
     d_min: float,
     step: float = 0.25,
 ) -> np.ndarray:
-    """Return (n,) complex Fourier transform of the bulk-solvent mask at hkl (n, 3), on a grid of
-    step·d_min.
+    """Return the Fourier transform (n,), complex, of the bulk-solvent mask at hkl (n, 3), on a grid
+    of step·d_min.
     """
     model = _gemmi_model(atoms, cell)
     grid = gemmi.FloatGrid()
@@ -335,27 +384,25 @@ def mask_transform(
     grid.spacegroup = symmetry.group(space_group)
     grid.set_size_from_spacing(step * d_min, gemmi.GridSizeRounding.Up)
     masker = gemmi.SolventMasker(gemmi.AtomicRadiiSet.Cctbx)
-    masker.rprobe, masker.rshrink = SOLVENT_RADIUS, SOLVENT_SHRINK
+    masker.rprobe = SOLVENT_RADIUS
+    masker.rshrink = SOLVENT_SHRINK
     masker.put_mask_on_float_grid(grid, model)
     transform = gemmi.transform_map_to_f_phi(grid, half_l=False)
-    return np.array(
-        transform.get_value_by_hkl(np.asarray(hkl, dtype=np.int32)), dtype=np.complex128
-    )
+    values = transform.get_value_by_hkl(np.asarray(hkl, dtype=np.int32))
+    return np.array(values, dtype=np.complex128)
 
 
 def _gemmi_model(atoms: Atoms, cell: np.ndarray) -> gemmi.Model:
-    """Return the atoms as a gemmi model of one residue (names, elements and places only)."""
+    """Return the atoms as a gemmi model of one residue (elements, places and occupancies only)."""
     model = gemmi.Model(1)
     chain = gemmi.Chain("A")
     residue = gemmi.Residue()
     places = atoms.xyz @ unit_cell.orthogonalization(cell).T
     for element, place, occupancy in zip(atoms.elements, places, atoms.occupancy, strict=True):
         atom = gemmi.Atom()
-        atom.element, atom.pos, atom.occ = (
-            gemmi.Element(str(element)),
-            gemmi.Position(*place),
-            occupancy,
-        )
+        atom.element = gemmi.Element(str(element))
+        atom.pos = gemmi.Position(*place)
+        atom.occ = occupancy
         residue.add_atom(atom)
     chain.add_residue(residue)
     model.add_chain(chain)

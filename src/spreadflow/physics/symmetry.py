@@ -7,22 +7,26 @@ from spreadflow.physics import rotation, unit_cell
 
 
 def group(name: str) -> gemmi.SpaceGroup:
-    """Return gemmi's space group of a Hermann-Mauguin name. Raises ValueError."""
-    found = gemmi.find_spacegroup_by_name(name)
-    if found is None:
+    """Return gemmi's space group of a Hermann-Mauguin name. Raises ValueError if there is none."""
+    space_group = gemmi.find_spacegroup_by_name(name)
+    if space_group is None:
         raise ValueError(f"unknown space group '{name}'")
-    return found
+    return space_group
 
 
 def is_absent(hkl: np.ndarray, name: str) -> np.ndarray:
-    """Return (n,) bool: systematically absent by centring, screw axes or glide planes."""
-    return np.asarray(
-        group(name).operations().systematic_absences(np.asarray(hkl, dtype=np.int32)), dtype=bool
-    )
+    """Return which indices (n, 3) are systematically absent, by centring, screw axes or glide
+    planes, (n,) bool.
+    """
+    operations = group(name).operations()
+    absences = operations.systematic_absences(np.asarray(hkl, dtype=np.int32))
+    return np.asarray(absences, dtype=bool)
 
 
 def is_centring_absent(hkl: np.ndarray, name: str) -> np.ndarray:
-    """Return (n,) bool: absent by the lattice centring alone (there is no node)."""
+    """Return which indices (n, 3) are absent by the lattice centring alone, (n,) bool: there is no
+    node.
+    """
     ops = group(name).operations()
     shifts = np.array([t for t in ops.cen_ops], dtype=np.float64) / gemmi.Op.DEN
     phase = np.asarray(hkl) @ shifts.T
@@ -30,8 +34,8 @@ def is_centring_absent(hkl: np.ndarray, name: str) -> np.ndarray:
 
 
 def point_group(name: str) -> np.ndarray:
-    """Return (n, 3, 3) proper rotations of the Laue class acting on direct fractional coordinates
-    (columns).
+    """Return the proper rotations (n, 3, 3) of the Laue class acting on direct fractional
+    coordinates (columns).
     """
     ops = group(name).operations().derive_symmorphic()
     matrices = np.array([np.array(op.rot) // gemmi.Op.DEN for op in ops.sym_ops])
@@ -48,70 +52,81 @@ def to_asu(hkl: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     sg = group(name)
     ops = sg.operations()
     asu = gemmi.ReciprocalAsu(sg)
-    unique, back = np.unique(np.asarray(hkl, dtype=np.int32), axis=0, return_inverse=True)
+    unique, row = np.unique(np.asarray(hkl, dtype=np.int32), axis=0, return_inverse=True)
     mapped = [asu.to_asu(h.tolist(), ops) for h in unique]
-    indices = np.array([m[0] for m in mapped], dtype=np.int32).reshape(-1, 3)
-    friedel = np.array([1 if m[1] % 2 else -1 for m in mapped], dtype=np.int8)
+    indices = np.array([index for index, _ in mapped], dtype=np.int32).reshape(-1, 3)
+    friedel = np.array([1 if isym % 2 else -1 for _, isym in mapped], dtype=np.int8)
     if len(unique):
-        friedel[np.asarray(ops.centric_flag_array(indices), dtype=bool)] = 0
-    return indices[back.ravel()], friedel[back.ravel()]
+        is_centric = np.asarray(ops.centric_flag_array(indices), dtype=bool)
+        friedel[is_centric] = 0
+    row = row.ravel()
+    return indices[row], friedel[row]
 
 
 def misorientation(A: np.ndarray, A_true: np.ndarray, name: str) -> float:
-    """Return smallest rotation between two reciprocal matrices (3, 3) over the point group, rad.
+    """Return the smallest rotation, rad, between two reciprocal matrices (3, 3) over the point
+    group.
 
     The cells may differ a little: the rotation part of A·(A_true·W⁻ᵀ)⁻¹ counts (polar
     decomposition).
     """
     equivalents = A_true @ np.swapaxes(np.linalg.inv(point_group(name)), -1, -2)
-    return float(rotation.angle(rotation.nearest(A @ np.linalg.inv(equivalents))).min())
+    turns = rotation.nearest(A @ np.linalg.inv(equivalents))
+    return float(rotation.angle(turns).min())
 
 
 def same_indices(A: np.ndarray, A_true: np.ndarray, name: str) -> np.ndarray:
-    """Return (3, 3) integer matrix M of the point group such that hkl of A_true ≈ M · hkl of A."""
+    """Return the integer matrix M (3, 3) of the point group with hkl of A_true ≈ M · hkl of A."""
     best = np.eye(3)
-    error = np.inf
-    for turned in np.swapaxes(np.linalg.inv(point_group(name)), -1, -2):
-        size = float(rotation.angle(rotation.nearest(A @ np.linalg.inv(A_true @ turned))))
-        if size < error:
-            best, error = turned, size
+    smallest = np.inf
+    for operation in np.swapaxes(np.linalg.inv(point_group(name)), -1, -2):
+        turn = rotation.nearest(A @ np.linalg.inv(A_true @ operation))
+        angle = float(rotation.angle(turn))
+        if angle < smallest:
+            best = operation
+            smallest = angle
     return best.round().astype(int)
 
 
 def ambiguities(cell: np.ndarray, name: str, obliquity_deg: float = 0.1) -> list[str]:
-    """Return reindexing operators, such as `k,h,-l`, that the lattice of cell (6,) has beyond the
-    Laue group.
+    """Return the reindexing operators, such as `k,h,-l`, that the lattice of cell (6,) has beyond
+    the Laue group.
 
     Positions of spots can't tell such settings apart (merohedry; with a chance metric,
     pseudo-merohedry).
     """
-    laws = gemmi.find_twin_laws(
-        gemmi.UnitCell(*unit_cell.degrees(cell)), group(name), obliquity_deg, False
-    )
+    gemmi_cell = gemmi.UnitCell(*unit_cell.degrees(cell))
+    laws = gemmi.find_twin_laws(gemmi_cell, group(name), obliquity_deg, False)
     return [law.as_hkl().triplet() for law in laws]
 
 
 def constrain_metric(metric: np.ndarray, name: str) -> np.ndarray:
-    """Return average a direct metric tensor (3, 3) over the point group: the cell the lattice
-    symmetry allows.
+    """Return a direct metric tensor (3, 3) averaged over the point group: that of a cell which the
+    lattice symmetry allows.
     """
-    w = point_group(name)
-    return np.mean(np.swapaxes(w, -1, -2) @ metric @ w, axis=0)
+    return _averaged(metric, point_group(name))
+
+
+def _averaged(metric: np.ndarray, operations: np.ndarray) -> np.ndarray:
+    """Return a metric tensor (3, 3) averaged over operations (n, 3, 3)."""
+    equivalents = np.swapaxes(operations, -1, -2) @ metric @ operations
+    return np.mean(equivalents, axis=0)
 
 
 def constrain_cell(cell: np.ndarray, name: str) -> np.ndarray:
-    """Return (6,) cell (rad) nearest in metric to `cell` that obeys the lattice symmetry."""
+    """Return the cell (6,), rad, nearest in metric to `cell` that obeys the lattice symmetry."""
     basis = unit_cell.orthogonalization(cell)
     metric = constrain_metric(basis.T @ basis, name)
     return unit_cell.cell_of_basis(np.linalg.cholesky(metric).T)
 
 
 def metric_basis(name: str) -> np.ndarray:
-    """Return (n_free, 3, 3) orthonormal symmetric matrices spanning the metric tensors the point
-    group leaves invariant.
+    """Return orthonormal symmetric matrices (n_free, 3, 3) that span the metric tensors which the
+    point group leaves invariant.
 
-    One to six of them (cubic … triclinic): the symmetry-reduced cell parameters. Works on direct
-    metrics; for reciprocal ones use the transposed inverse group (`reciprocal_metric_basis`).
+    There are one to six of them (cubic … triclinic): the symmetry-reduced cell parameters. They are
+    of direct metrics; those of reciprocal ones are invariant under the transposed inverse group
+    (`reciprocal_metric_basis`).
     """
     return _invariant(point_group(name))
 
@@ -121,18 +136,22 @@ def reciprocal_metric_basis(name: str) -> np.ndarray:
     return _invariant(np.swapaxes(np.linalg.inv(point_group(name)), -1, -2))
 
 
-def _invariant(w: np.ndarray) -> np.ndarray:
-    units = []
+def _invariant(operations: np.ndarray) -> np.ndarray:
+    """Return an orthonormal basis (n_free, 3, 3) of the symmetric matrices that operations (n, 3,
+    3) leave invariant.
+    """
+    averages = []
     for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)):
-        m = np.zeros((3, 3))
-        m[i, j] = m[j, i] = 1.0
-        units.append(np.mean(np.swapaxes(w, -1, -2) @ m @ w, axis=0).ravel())
-    _, s, vt = np.linalg.svd(np.array(units))
-    return vt[: int((s > 1e-9).sum())].reshape(-1, 3, 3)
+        unit = np.zeros((3, 3))
+        unit[i, j] = unit[j, i] = 1.0
+        averages.append(_averaged(unit, operations).ravel())
+    _, singular_values, rows = np.linalg.svd(np.array(averages))
+    n_free = int((singular_values > 1e-9).sum())
+    return rows[:n_free].reshape(-1, 3, 3)
 
 
 def primitive(name: str) -> np.ndarray:
-    """Return (3, 3) matrix P with the primitive basis = conventional basis · P (columns are
+    """Return the matrix P (3, 3) with primitive basis = conventional basis · P (columns are
     primitive axes).
     """
     op = group(name).centred_to_primitive()
@@ -140,15 +159,16 @@ def primitive(name: str) -> np.ndarray:
 
 
 def metric_symbol(name: str) -> str:
-    """Return symbol without blanks of the lattice's own symmetry in the same setting: C12/m1 for C
-    1 2 1, P4/mmm for P 41.
+    """Return the symbol, without blanks, of the lattice's own symmetry in the same setting: C12/m1
+    for C 1 2 1, P4/mmm for P 41.
     """
     sg = group(name)
     system = sg.crystal_system_str()
     letter = sg.hm[0]
     rhombohedral = sg.ext in ("H", "R")
     if system == "monoclinic":
-        return letter + {"a": "2/m11", "b": "12/m1", "c": "112/m"}[sg.monoclinic_unique_axis()]
+        settings = {"a": "2/m11", "b": "12/m1", "c": "112/m"}
+        return letter + settings[sg.monoclinic_unique_axis()]
     if system == "trigonal":
         return f"{letter}-3m:{sg.ext}" if rhombohedral else f"{letter}6/mmm"
     holohedry = {

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def orthogonalization(cell: np.ndarray) -> np.ndarray:
-    """Return (3, 3) matrix with columns a, b, c in the PDB convention (a along x, b in the xy
+    """Return the matrix (3, 3) with columns a, b, c in the PDB convention (a along x, b in the xy
     plane), Å.
     """
     a, b, c, alpha, beta, gamma = cell
@@ -16,57 +16,66 @@ def orthogonalization(cell: np.ndarray) -> np.ndarray:
     sin_g = np.sin(gamma)
     cy = (cos_a - cos_b * cos_g) / sin_g
     cz = np.sqrt(1.0 - cos_b**2 - cy**2)
-    return np.array([[a, b * cos_g, c * cos_b], [0.0, b * sin_g, c * cy], [0.0, 0.0, c * cz]])
+    return np.array(
+        [
+            [a, b * cos_g, c * cos_b],
+            [0.0, b * sin_g, c * cy],
+            [0.0, 0.0, c * cz],
+        ]
+    )
 
 
 def reciprocal(cell: np.ndarray) -> np.ndarray:
-    """Return (3, 3) matrix B with columns a*, b*, c* of the unrotated cell, Å⁻¹; A = U B."""
+    """Return the matrix B (3, 3) with columns a*, b*, c* of the unrotated cell, Å⁻¹; A = U B."""
     return np.linalg.inv(orthogonalization(cell)).T
 
 
 def cell_of(A: np.ndarray) -> np.ndarray:
-    """Return (6,) cell of a reciprocal matrix A (3, 3)."""
+    """Return the cell (6,) of a reciprocal matrix A (3, 3)."""
     return cell_of_basis(np.linalg.inv(A).T)
 
 
 def cell_of_basis(basis: np.ndarray) -> np.ndarray:
-    """Return (6,) cell of a direct basis (3, 3) with columns a, b, c."""
+    """Return the cell (6,) of a direct basis (3, 3) with columns a, b, c."""
     lengths = np.linalg.norm(basis, axis=0)
-    unit = basis / lengths
-    cosines = np.array([unit[:, 1] @ unit[:, 2], unit[:, 0] @ unit[:, 2], unit[:, 0] @ unit[:, 1]])
-    return np.concatenate([lengths, np.arccos(np.clip(cosines, -1.0, 1.0))])
+    a, b, c = (basis / lengths).T
+    cosines = np.array([b @ c, a @ c, a @ b])
+    angles = np.arccos(np.clip(cosines, -1.0, 1.0))
+    return np.concatenate([lengths, angles])
 
 
 def radians(cell) -> np.ndarray:
-    """Return cell with angles in degrees → (6,) with angles in rad."""
+    """Return a cell (6,) with its angles, given in degrees, in rad."""
     cell = np.asarray(cell, dtype=np.float64)
     return np.concatenate([cell[:3], np.deg2rad(cell[3:])])
 
 
 def degrees(cell) -> np.ndarray:
-    """Return (6,) or (n, 6) cells with angles in rad → the same with angles in degrees."""
+    """Return cells (6,) or (n, 6) with their angles, given in rad, in degrees."""
     cell = np.array(cell, dtype=np.float64)
     cell[..., 3:] = np.rad2deg(cell[..., 3:])
     return cell
 
 
 def volume(cell: np.ndarray) -> float:
-    """Return volume of the cell, Å³."""
+    """Return the volume of the cell, Å³."""
     return float(np.linalg.det(orthogonalization(cell)))
 
 
 def spacing(A: np.ndarray, hkl: np.ndarray) -> np.ndarray:
-    """Return d of Miller indices (..., 3), Å; infinite for 0 0 0."""
+    """Return the spacing d (...) of Miller indices (..., 3), Å; infinite for 0 0 0."""
     with np.errstate(divide="ignore"):
         return 1.0 / np.linalg.norm(hkl @ A.T, axis=-1)
 
 
 def all_indices(A: np.ndarray, d_min: float) -> np.ndarray:
-    """Return (n, 3) int32: every Miller index but 0 0 0 with spacing ≥ d_min (lattice absences not
-    removed).
+    """Return every Miller index (n, 3), int32, but 0 0 0 with spacing ≥ d_min, Å (lattice absences
+    not removed).
     """
-    limits = np.floor(np.linalg.norm(np.linalg.inv(A).T, axis=0) / d_min).astype(int)
+    lengths = np.linalg.norm(np.linalg.inv(A).T, axis=0)
+    limits = np.floor(lengths / d_min).astype(int)
     axes = [np.arange(-n, n + 1) for n in limits]
-    hkl = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-    keep = (spacing(A, hkl) >= d_min) & hkl.any(axis=1)
-    return hkl[keep].astype(np.int32)
+    grid = np.meshgrid(*axes, indexing="ij")
+    hkl = np.stack(grid, axis=-1).reshape(-1, 3)
+    is_within = (spacing(A, hkl) >= d_min) & hkl.any(axis=1)
+    return hkl[is_within].astype(np.int32)

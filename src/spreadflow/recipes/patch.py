@@ -9,8 +9,9 @@ import numpy as np
 from spreadflow.analysis.pixels import lattice_fit, point_spread, shoeboxes
 from spreadflow.analysis.still import integration, prediction
 from spreadflow.models import Mosaic, Parameters, Pixels, Shoeboxes
-from spreadflow.physics import forward, layout, rotation, unit_cell
+from spreadflow.physics import forward, layout, pair_tables, rotation, unit_cell
 from spreadflow.physics.background import background
+from spreadflow.physics.padding import to_few_sizes
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.recipes.lattice import PackedLattice, RunModel
 from spreadflow.recipes.still import NOISE, ORIENTATION, Simulator
@@ -190,18 +191,18 @@ def _bragg(simulator: Simulator, true: Parameters, boxes: Shoeboxes) -> np.ndarr
     oversample = simulator.rendering.oversample
     if oversample == "adaptive":
         oversample = layout.FINEST
-    hkl, f_squared = layout.filled((true.hkl, true.f_squared))
+    hkl, f_squared = to_few_sizes((true.hkl, true.f_squared))
     true = true._replace(hkl=hkl, f_squared=f_squared)
     points, pairs = layout.within(true, boxes.panel, boxes.bbox, oversample=oversample)
-    photons = forward.sums(true, layout.filled(points, SMALLEST_TABLE), pairs, "float64")[0]
+    photons = forward.sums(true, to_few_sizes(points, SMALLEST_TABLE), pairs, "float64")[0]
     all_valid = boxes._replace(valid=np.ones(boxes.n_pixels.sum(), dtype=bool))
     return lattice_fit.means(all_valid, oversample, len(photons)) @ photons
 
 
 def background_photons(simulator: Simulator, true: Parameters, points: Pixels) -> np.ndarray:
     """Return the expected photons (pixel,) of water and air."""
-    pixels = layout.filled(points, SMALLEST_TABLE)
-    rays = forward.rays(simulator.detector, simulator.beam.polarization, pixels)
+    pixels = to_few_sizes(points, SMALLEST_TABLE)
+    rays = pair_tables.rays(simulator.detector, simulator.beam.polarization, pixels)
     sine = 0.5 * HC_EV_ANGSTROM * np.sqrt(sum(np.asarray(t) ** 2 for t in rays.turn))
     pulse = true.spectrum
     photons = background(

@@ -51,6 +51,7 @@ def checks(summaries: Summaries) -> list[Check]:
 
 
 def _concatenated(tables: list[dict], column: str) -> np.ndarray:
+    """Return a column of the lines of all runs, one after another."""
     return np.concatenate([table[f"lines/{column}"] for table in tables])
 
 

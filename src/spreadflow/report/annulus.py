@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -16,6 +16,7 @@ from spreadflow.models import Overlap, ReflectionFlag
 from spreadflow.physics import symmetry
 from spreadflow.report import style
 from spreadflow.report.checks import Check, Summaries
+from spreadflow.report.figures import columns
 from spreadflow.report.style import say
 
 ROWS = 6
@@ -23,6 +24,9 @@ ROWS = 6
 
 COLUMNS = 8
 """Columns of the picture's shoeboxes."""
+
+BOX_COLUMNS = ("photons", "valid", "foreground", "overlap")
+"""Columns of the pixels that the picture shows."""
 
 TABLES = ("lattices/", "spectra/shot_id", "reflections/")
 """All but the pixels, which do not fit in memory where there are many shots."""
@@ -72,8 +76,14 @@ def _strongest(table: dict) -> np.ndarray:
     """Return the rows of the strongest reflections that are integrated without reserve, as many as
     the picture shows.
     """
-    clean = np.flatnonzero(table["reflections/flags"] & ReflectionFlag.FAILED == 0)
-    return clean[np.argsort(-_strength_of(table, clean))][: ROWS * COLUMNS]
+    clean = _integrated(table)
+    strongest_first = np.argsort(-_strength_of(table, clean))
+    return clean[strongest_first][: ROWS * COLUMNS]
+
+
+def _integrated(table: dict) -> np.ndarray:
+    """Return the rows of the reflections whose intensities may be used."""
+    return np.flatnonzero(table["reflections/flags"] & ReflectionFlag.FAILED == 0)
 
 
 def _pixels(
@@ -86,33 +96,41 @@ def _pixels(
     """
     first = table["reflections/first_pixel"]
     size = _pixels_per_box(table)
-    counts = dict.fromkeys(
-        ("n_pixels_valid", "n_pixels_shared", "n_pixels_foreign", "n_pixels_counted"), 0
-    )
+    names = ("n_pixels_valid", "n_pixels_shared", "n_pixels_foreign", "n_pixels_counted")
+    counts = dict.fromkeys(names, 0)
     boxes: Boxes = {}
     start = 0
     for block, key in enumerate(store.part_keys(product, stage)):
         part = store.read_part(product, stage, block, key, ["pixels/valid", "pixels/overlap"])
-        valid = part["pixels/valid"]
-        overlap = part["pixels/overlap"]
         end = start + part[""]["pixels"]
-        counts["n_pixels_valid"] += int(valid.sum())
-        counts["n_pixels_shared"] += int((overlap & Overlap.SHARED > 0).sum())
-        counts["n_pixels_foreign"] += int((overlap & Overlap.FOREIGN > 0).sum())
-        counts["n_pixels_counted"] += int((valid & (overlap & Overlap.LEFT_OUT == 0)).sum())
+        for name, n in _pixel_counts(part["pixels/valid"], part["pixels/overlap"]).items():
+            counts[name] += n
 
-        in_part = [int(row) for row in rows if start <= first[row] < end]
-        if in_part:
+        rows_of_part = [int(row) for row in rows if start <= first[row] < end]
+        if rows_of_part:
             part = store.read_part(product, stage, block, key, ["pixels/"])
-        for row in in_part:
-            box = slice(first[row] - start, first[row] - start + size[row])
-            names = ("photons", "valid", "foreground", "overlap")
-            boxes[row] = {name: part[f"pixels/{name}"][box] for name in names}
+        pixels = columns(part, "pixels")
+        for row in rows_of_part:
+            first_of_box = first[row] - start
+            box = slice(first_of_box, first_of_box + size[row])
+            boxes[row] = {name: pixels[name][box] for name in BOX_COLUMNS}
         start = end
     return counts, {int(row): boxes[int(row)] for row in rows}
 
 
+def _pixel_counts(valid: np.ndarray, overlap: np.ndarray) -> dict[str, int]:
+    """Return the counts of some pixels (pixel,). overlap: bits of `Overlap`."""
+    is_own = overlap & Overlap.LEFT_OUT == 0
+    return {
+        "n_pixels_valid": int(valid.sum()),
+        "n_pixels_shared": int((overlap & Overlap.SHARED > 0).sum()),
+        "n_pixels_foreign": int((overlap & Overlap.FOREIGN > 0).sum()),
+        "n_pixels_counted": int((valid & is_own).sum()),
+    }
+
+
 def _figures(table: dict, attributes: dict) -> dict[str, Any]:
+    """Return figures over all runs, with a block for each run, but for those of single pixels."""
     run = table["lattices/run"]
     lattice = table["reflections/lattice"]
     n_lattices = len(run)
@@ -162,11 +180,11 @@ def _histogram(counts: np.ndarray) -> list[dict[str, int]]:
     low = int(counts.min())
     high = int(counts.max())
     step = -(-(high - low + 1) // style.n_bins(len(counts)))
-    n = np.bincount((counts - low) // step)
-    return [
-        {"from": low + i * step, "to": low + (i + 1) * step - 1, "n": int(count)}
-        for i, count in enumerate(n)
-    ]
+    bins = []
+    for i, n in enumerate(np.bincount((counts - low) // step)):
+        start = low + i * step
+        bins.append({"from": start, "to": start + step - 1, "n": int(n)})
+    return bins
 
 
 def _pixels_per_box(table: dict) -> np.ndarray:
@@ -179,6 +197,7 @@ def _pixels_per_box(table: dict) -> np.ndarray:
 
 
 def _picture(stage: str, table: dict, boxes: Boxes, figures: dict) -> Figure:
+    """Draw the strongest shoeboxes, and how many there are of what."""
     page = style.page(
         f"{stage}: the shoeboxes from {figures['d_max']:g} to {figures['d_min']:g} Å",
         f"{say(figures['n_lattices'])} lattices · {say(figures['n_reflections'])} reflections "
@@ -220,18 +239,20 @@ def _shoebox(axes: Any, box: dict[str, np.ndarray], shape: tuple[int, int]) -> N
     shape: (slow, fast).
     """
     photons = np.where(box["valid"], np.maximum(box["photons"], 1.0), np.nan)
-    low = max(1.0, float(np.nanpercentile(photons, 5)))
-    high = max(2.0, float(np.nanmax(photons)))
     colors = style.PHOTONS.with_extremes(bad=style.ORANGE)
-    axes.imshow(photons.reshape(shape), norm=LogNorm(low, high), cmap=colors)
-    left_out = (box["overlap"] & Overlap.LEFT_OUT > 0).reshape(shape)
-    shade = np.ma.masked_where(~left_out, left_out)
+    axes.imshow(photons.reshape(shape), norm=style.photon_scale(photons), cmap=colors)
+
+    is_left_out = (box["overlap"] & Overlap.LEFT_OUT > 0).reshape(shape)
+    shade = np.ma.masked_where(~is_left_out, is_left_out)
     axes.imshow(shade, cmap=ListedColormap([style.BLUE]), alpha=0.45)
+
     slow, fast = np.nonzero(box["foreground"].reshape(shape))
     if len(slow):
         corner = (fast.min() - 0.5, slow.min() - 0.5)
-        size = (float(np.ptp(fast)) + 1, float(np.ptp(slow)) + 1)
-        axes.add_patch(Rectangle(corner, *size, fill=False, color=style.RED, lw=0.6))
+        width = float(np.ptp(fast)) + 1
+        height = float(np.ptp(slow)) + 1
+        frame = Rectangle(corner, width, height, fill=False, color=style.RED, lw=0.6)
+        axes.add_patch(frame)
 
 
 def _bars(axes: Any, bins: list[dict[str, int]], color: str) -> None:
@@ -252,8 +273,7 @@ def _resolution(axes: Any, table: dict) -> None:
 
 def _strength(axes: Any, table: dict) -> None:
     """Draw the distribution of I/σ."""
-    clean = np.flatnonzero(table["reflections/flags"] & ReflectionFlag.FAILED == 0)
-    strength = _strength_of(table, clean)
+    strength = _strength_of(table, _integrated(table))
     if not len(strength):
         style.empty(axes, "no reflection is integrated")
         return

@@ -71,6 +71,7 @@ def checks(summaries: Summaries) -> list[Check]:
 
 
 def _figures(table: dict, attributes: dict, manifests: list[Path]) -> dict[str, Any]:
+    """Return figures over all lattices, with a block for each run."""
     outcome = table["lattices/outcome"]
     run = table["lattices/run"]
     is_accepted = outcome == LatticeOutcome.ACCEPTED
@@ -99,19 +100,20 @@ def _figures(table: dict, attributes: dict, manifests: list[Path]) -> dict[str, 
 
 def _true_mean(manifests: list[Path]) -> np.ndarray | None:
     """Return (6,) the mean simulated cell, Å and degrees, or None where none is known."""
-    true_cells = [
-        unit_cell.cell_of(A)
-        for truth in map(images.truth, manifests)
-        if truth is not None
-        for A in truth["lattices/A"]
-    ]
-    return unit_cell.degrees(np.array(true_cells)).mean(axis=0) if true_cells else None
+    true_cells: list[np.ndarray] = []
+    for truth in map(images.truth, manifests):
+        if truth is not None:
+            true_cells += map(unit_cell.cell_of, truth["lattices/A"])
+    if not true_cells:
+        return None
+    return unit_cell.degrees(np.array(true_cells)).mean(axis=0)
 
 
 # ---------------------------------------------------------------- the picture
 
 
 def _picture(table: dict, attributes: dict, figures: dict) -> Figure:
+    """Draw lattices in the planes of two cell lengths, their outcomes, and each free parameter."""
     independent = cells.independent(cells.NAMES, attributes["space_group"])
     free = [cells.NAMES.index(name) for name in independent]
     pairs = list(combinations(free[:3], 2))
@@ -186,10 +188,10 @@ def _points(axes: Any, x: np.ndarray, y: np.ndarray, outcome: np.ndarray) -> Non
     """Draw lattices in the colours of their outcomes; the more there are, the smaller."""
     size = float(np.clip(3000 / max(len(outcome), 1), 2, 16))
     for end, color in COLORS.items():
-        chosen = outcome == end
-        if chosen.any():
+        rows = np.flatnonzero(outcome == end)
+        if len(rows):
             label = end.name.lower().replace("_", " ")
-            axes.scatter(x[chosen], y[chosen], s=size, color=color, alpha=0.7, lw=0, label=label)
+            axes.scatter(x[rows], y[rows], s=size, color=color, alpha=0.7, lw=0, label=label)
 
 
 def _ellipses(axes: Any, centre: np.ndarray, covariance: np.ndarray) -> None:
@@ -200,7 +202,8 @@ def _ellipses(axes: Any, centre: np.ndarray, covariance: np.ndarray) -> None:
     x, y = centre
     for n_sigmas in (2, 4):
         size = 2 * n_sigmas * np.sqrt(variances[::-1])
-        axes.add_patch(Ellipse((x, y), *size, angle=tilt, fill=False, color=style.INK, lw=0.9))
+        ellipse = Ellipse((x, y), *size, angle=tilt, fill=False, color=style.INK, lw=0.9)
+        axes.add_patch(ellipse)
 
 
 def _histogram(axes: Any, table: dict, figures: dict, column: int) -> None:

@@ -54,26 +54,29 @@ def centroid_distances(table: dict, detectors: Sequence[Detector]) -> CentroidDi
 
     pixel_mm = []
     axes = []
-    for detector, of_run in zip(detectors, rows_of_run, strict=True):
-        panel, fast, slow = (
-            reflections[name][of_run] for name in ("panel", "fast_before", "slow_before")
-        )
-        pixel_mm.append(np.full(len(of_run), float(detector.pixel_mm)))
+    for detector, run_rows in zip(detectors, rows_of_run, strict=True):
+        panel = reflections["panel"][run_rows]
+        fast = reflections["fast_before"][run_rows]
+        slow = reflections["slow_before"][run_rows]
         axes.append(geometry.radial_axes(detector, panel, fast, slow))
+        pixel_mm.append(np.full(len(run_rows), float(detector.pixel_mm)))
     radial_axes = np.concatenate(axes)
 
     def centroids(suffix: str) -> np.ndarray:
-        return np.stack(
-            [reflections[f"fast{suffix}"][rows], reflections[f"slow{suffix}"][rows]], axis=1
-        )
+        fast = reflections[f"fast{suffix}"][rows]
+        slow = reflections[f"slow{suffix}"][rows]
+        return np.stack([fast, slow], axis=1)
 
-    vectors = {
-        "before": centroids("_before") - centroids("_obs"),
-        "after": centroids("") - centroids("_obs"),
-        "floor": centroids("_floor"),
-    }
+    def radial_and_transverse(vectors: np.ndarray) -> np.ndarray:
+        return np.einsum("nij,nj->ni", radial_axes, vectors)
+
+    observed = centroids("_obs")
     return CentroidDistances(
         rows=rows,
-        px={name: np.einsum("nij,nj->ni", radial_axes, v) for name, v in vectors.items()},
+        px={
+            "before": radial_and_transverse(centroids("_before") - observed),
+            "after": radial_and_transverse(centroids("") - observed),
+            "floor": radial_and_transverse(centroids("_floor")),
+        },
         pixel_mm=np.concatenate(pixel_mm),
     )

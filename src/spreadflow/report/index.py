@@ -14,7 +14,7 @@ from spreadflow.models import Detector
 from spreadflow.physics import geometry
 from spreadflow.report import style, truth
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
-from spreadflow.report.figures import outcome_counts
+from spreadflow.report.figures import columns, outcome_counts
 from spreadflow.report.runs import manifest_of
 from spreadflow.report.style import percent, say
 
@@ -105,6 +105,7 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
 
 
 def _concatenated(runs: list[IndexedRun], column: str) -> np.ndarray:
+    """Return a column of all runs, one after another."""
     return np.concatenate([run.table[column] for run in runs])
 
 
@@ -129,21 +130,20 @@ def _residuals(runs: list[IndexedRun]) -> dict[str, Any]:
 
 def _against_truth(runs: list[IndexedRun]) -> dict[str, Any]:
     """Return what only a simulation can tell, pooled over the simulated runs."""
-    known = [(run, run.matched) for run in runs if run.matched is not None]
-    if not known:
+    simulated = [(run, run.matched) for run in runs if run.matched is not None]
+    if not simulated:
         return {"misorientation_deg_median": None}
-    matches = [matched.match for _, matched in known]
-    all_matches = truth.Match(*(np.concatenate(columns) for columns in zip(*matches, strict=True)))
-    figures = truth.orientations(all_matches)
+    matched_runs = [matched for _, matched in simulated]
+    figures = truth.orientations([matched.match for matched in matched_runs])
 
-    counts = [truth.counts(matched) for _, matched in known]
-    figures |= {name: sum(of_run[name] for of_run in counts) for name in counts[0]}
-    indices = [truth.indices(matched) for _, matched in known]
+    counts = [truth.counts(matched) for matched in matched_runs]
+    figures |= {name: sum(count[name] for count in counts) for name in counts[0]}
+    indices = [truth.indices(matched) for matched in matched_runs]
     figures |= _pooled(indices, "miller_right", "n_spots_indexed")
-    recalls = [truth.recall(matched, run.d_min, run.detector.shape) for run, matched in known]
+    recalls = [truth.recall(matched, run.d_min, run.detector.shape) for run, matched in simulated]
     figures |= _pooled(recalls, "prediction_recall", "n_strong_true")
 
-    pulls = np.concatenate([truth.pulls(matched) for _, matched in known])
+    pulls = np.concatenate([truth.pulls(matched) for matched in matched_runs])
     has_pulls = len(pulls) > 1
     figures["n_pulls"] = len(pulls)
     figures["pull_mean"] = float(pulls.mean()) if has_pulls else None
@@ -191,9 +191,9 @@ def _picture(stage: str, runs: list[IndexedRun], figures: dict) -> Figure:
 def _outcomes(axes: Any, figures: dict) -> None:
     """Draw how often each outcome happened."""
     counts = {name: n for name, n in figures["outcomes"].items() if n}
-    names = [name.replace("_", " ") for name in counts]
     special = {"indexed": style.GREEN, "no_lattice": style.ORANGE}
     colors = [special.get(name, style.GREY) for name in counts]
+    names = [name.replace("_", " ") for name in counts]
     style.bars(axes, names, list(counts.values()), colors)
     axes.set_title(f"how {say(figures['n_shots'])} shots ended")
 
@@ -240,11 +240,12 @@ def rings(axes: Any, run: IndexedRun, row: int, size: float = 22.0) -> None:
         in_lattice = table["reflections/lattice"] == lattice
         intensity = table["reflections/intensity"][in_lattice]
         strong = intensity > 3 * table["reflections/sigma"][in_lattice]
-        panel, fast, slow = (
-            table[f"reflections/{name}"][in_lattice] for name in ("panel", "fast", "slow")
-        )
+        panel = table["reflections/panel"][in_lattice]
+        fast = table["reflections/fast"][in_lattice]
+        slow = table["reflections/slow"][in_lattice]
         x, y, _ = geometry.position(run.detector, panel, fast, slow).T
-        look: dict[str, Any] = {"facecolors": "none", "edgecolors": colors[number % len(colors)]}
+        color = colors[number % len(colors)]
+        look: dict[str, Any] = {"facecolors": "none", "edgecolors": color}
         axes.scatter(x[strong], y[strong], s=size, linewidths=0.8, label="I > 3 σ", **look)
         axes.scatter(x[~strong], y[~strong], s=0.36 * size, linewidths=0.3, label="weaker", **look)
 
@@ -253,13 +254,13 @@ def _differences(run: IndexedRun) -> np.ndarray:
     """Return (n, 2) observed − predicted of strong reflections, radial and transverse, px."""
     table = run.table
     is_observed = np.isfinite(table["reflections/fast_obs"]) & (table["reflections/flags"] == 0)
-    panel, fast, slow = (
-        table[f"reflections/{name}"][is_observed] for name in ("panel", "fast", "slow")
-    )
-    fast_difference = table["reflections/fast_obs"][is_observed] - fast
-    slow_difference = table["reflections/slow_obs"][is_observed] - slow
+    reflections = columns(table, "reflections", is_observed)
+    fast = reflections["fast"]
+    slow = reflections["slow"]
+    fast_difference = reflections["fast_obs"] - fast
+    slow_difference = reflections["slow_obs"] - slow
     difference = np.stack([fast_difference, slow_difference], axis=1)
-    axes = geometry.radial_axes(run.detector, panel, fast, slow)
+    axes = geometry.radial_axes(run.detector, reflections["panel"], fast, slow)
     return np.einsum("nij,nj->ni", axes, difference)
 
 

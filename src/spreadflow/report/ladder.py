@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from spreadflow.analysis.pixels.ladder import RUNGS
@@ -55,6 +54,7 @@ def checks(summaries: Summaries) -> list[Check]:
 
 
 def _figures(table: dict, attributes: dict) -> dict[str, Any]:
+    """Return figures of all rungs."""
     pixel_mm = np.array([detector["pixel_mm"] for detector in attributes["detectors"]])
     run = table["lattices/run"]
     pixel_of_lattice = pixel_mm[run] if len(run) else np.empty(0)
@@ -141,6 +141,7 @@ def _judged(name: str, rungs: dict[str, dict], n_modelled: int) -> dict[str, Any
 
 
 def _picture(table: dict, attributes: dict, figures: dict) -> Figure:
+    """Draw r.m.s.d. and σ_Z of the rungs, what each does and reaches, and some shoeboxes."""
     page = style.page(
         f"ladder: {figures['n_passed']} of {len(figures['rungs'])} rungs pass",
         f"{say(figures['n_lattices'])} lattices read, {say(figures['n_modelled'])} modelled, "
@@ -182,8 +183,9 @@ def _sigma_z(axes: Any, rungs: list[dict]) -> None:
         style.empty(axes, "no lattice is modelled")
         return
     x = np.arange(len(rungs))
-    bars = axes.bar(x, [rung["sigma_z"] for rung in rungs], width=0.6, color=style.GREEN)
-    axes.bar_label(bars, [f"{rung['sigma_z']:.3f}" for rung in rungs], fontsize=7.5)
+    values = [rung["sigma_z"] for rung in rungs]
+    bars = axes.bar(x, values, width=0.6, color=style.GREEN)
+    axes.bar_label(bars, [f"{value:.3f}" for value in values], fontsize=7.5)
     axes.axhline(1.0, color=style.INK, lw=0.8, ls=":")
     labels = [f"{rung['name']}\n{say(rung['seconds_per_lattice'], 2)} s" for rung in rungs]
     axes.set_xticks(x, labels)
@@ -246,10 +248,15 @@ def _sample(axes: Any, data: np.ndarray, models: np.ndarray, shape: tuple[int, i
 
     axes: (1 + model,). data: (pixel,), NaN = masked. models: (model, pixel). shape: (slow, fast).
     """
-    low = max(1.0, float(np.nanpercentile(data, 5)))
-    high = max(2.0, float(np.nanmax(data)))
+    scale = style.photon_scale(data)
     colors = style.PHOTONS.with_extremes(bad=style.ORANGE)
-    middle = tuple(slice(max(n // 2 - HALF_PX, 0), n // 2 + HALF_PX) for n in shape)
+    is_valid = np.isfinite(data)
+    middle = tuple(_middle(n) for n in shape)
     for ax, values in zip(axes, [data, *models], strict=True):
-        image = np.where(np.isfinite(data), np.maximum(values, 1.0), np.nan).reshape(shape)
-        ax.imshow(image[middle], norm=LogNorm(low, high), cmap=colors)
+        image = np.where(is_valid, np.maximum(values, 1.0), np.nan)
+        ax.imshow(image.reshape(shape)[middle], norm=scale, cmap=colors)
+
+
+def _middle(n: int) -> slice:
+    """Return the pixels that are shown of n in a row."""
+    return slice(max(n // 2 - HALF_PX, 0), n // 2 + HALF_PX)

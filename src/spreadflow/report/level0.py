@@ -64,14 +64,17 @@ def _true_shift(true: Detector, header: Detector) -> tuple[list[float], float]:
     0's axes, and its true distance, all in mm.
     """
     moved = true.origin_mm[0] - header.origin_mm[0]
-    shift = [float(moved @ header.fast[0]), float(moved @ header.slow[0])]
-    return shift, float(geometry.distances_mm(true)[0])
+    fast = float(moved @ header.fast[0])
+    slow = float(moved @ header.slow[0])
+    distance = float(geometry.distances_mm(true)[0])
+    return [fast, slow], distance
 
 
 # ---------------------------------------------------------------- the picture
 
 
 def _picture(figures: dict) -> Figure:
+    """Draw the shift with its errors, r.m.s.d. before and after, the distance, correlations."""
     fast, slow = (UM * shift for shift in figures["shift_mm"])
     page = style.page(
         "level0: where the detector is",

@@ -60,15 +60,18 @@ def _anomalous_differences(table: dict) -> np.ndarray:
     """Return (n, 2) I(+) − I(−) in each half set, of the reflections whose mates are in both."""
     sign = table["merged/friedel"]
     half = table["merged/half"]
-    hkl = [tuple(h) for h in table["merged/hkl"].tolist()]
+    hkl = [tuple(index) for index in table["merged/hkl"].tolist()]
     is_complete = np.isfinite(half).all(axis=1)
-    mate = {hkl[row]: row for row in np.flatnonzero((sign < 0) & is_complete)}
-    plus = [row for row in np.flatnonzero((sign > 0) & is_complete) if hkl[row] in mate]
-    minus = [mate[hkl[row]] for row in plus]
-    return half[np.array(plus, dtype=int)] - half[np.array(minus, dtype=int)]
+    minus_rows = np.flatnonzero((sign < 0) & is_complete)
+    plus_rows = np.flatnonzero((sign > 0) & is_complete)
+    minus_of_hkl = {hkl[row]: row for row in minus_rows}
+    plus = np.array([row for row in plus_rows if hkl[row] in minus_of_hkl], dtype=int)
+    minus = np.array([minus_of_hkl[hkl[row]] for row in plus], dtype=int)
+    return half[plus] - half[minus]
 
 
 def _figures(table: dict, attributes: dict) -> dict[str, Any]:
+    """Return figures of the merged table, by resolution too, and those that the stage left."""
     n = table["merged/n"]
     half = table["merged/half"]
     first, second = half[np.isfinite(half).all(axis=1)].T
@@ -88,8 +91,8 @@ def _figures(table: dict, attributes: dict) -> dict[str, Any]:
         "cc_ano": correlation(*difference.T),
         "n_pairs_ano": len(difference),
     }
-    known = {*STANDARD_ATTRIBUTES, *figures}
-    figures |= {name: value for name, value in attributes.items() if name not in known}
+    no_figures = {*STANDARD_ATTRIBUTES, *figures}
+    figures |= {name: value for name, value in attributes.items() if name not in no_figures}
     bins = columns(table, "bins")
     figures["bins"] = [
         {name: bins[name][row] for name in sorted(bins)} for row in range(len(bins["d_min"]))
@@ -101,6 +104,7 @@ def _figures(table: dict, attributes: dict) -> dict[str, Any]:
 
 
 def _picture(table: dict, figures: dict) -> Figure:
+    """Draw agreement, strength and completeness by resolution; half sets, deviations and scales."""
     page = style.page(
         "merge: one intensity for each unique reflection",
         f"{say(figures['n_lattices'])} lattices · {say(figures['n_observations'])} observations · "
@@ -109,15 +113,12 @@ def _picture(table: dict, figures: dict) -> Figure:
         f"CC½ {say(figures['cc_half'])} ({say(figures['n_pairs'])} pairs) · "
         f"Rsplit {say(figures['r_split'])} · CC ano {say(figures['cc_ano'])}",
     )
-    axes = page.subplots(2, 3)
-    _correlations(axes[0, 0], table)
-    _strength(axes[0, 1], table)
-    _completeness(axes[0, 2], table)
-    for ax in axes[0]:
+    by_resolution, others = page.subplots(2, 3)
+    for ax, draw in zip(by_resolution, (_correlations, _strength, _completeness), strict=True):
+        draw(ax, table)
         _resolution_axis(ax, table)
-    _halves(axes[1, 0], table)
-    _deviations(axes[1, 1], table)
-    _scales(axes[1, 2], table)
+    for ax, draw in zip(others, (_halves, _deviations, _scales), strict=True):
+        draw(ax, table)
     return page
 
 
@@ -129,8 +130,8 @@ def _inverse_square_d(table: dict) -> np.ndarray:
 def _correlations(axes: Any, table: dict) -> None:
     """Draw CC½ and CC ano by resolution."""
     s2 = _inverse_square_d(table)
-    for name, label, color in (("cc_half", "CC½", style.BLUE), ("cc_ano", "CC ano", style.ORANGE)):
-        axes.plot(s2, table[f"bins/{name}"], "o-", ms=4, color=color, label=label)
+    axes.plot(s2, table["bins/cc_half"], "o-", ms=4, color=style.BLUE, label="CC½")
+    axes.plot(s2, table["bins/cc_ano"], "o-", ms=4, color=style.ORANGE, label="CC ano")
     axes.axhline(0, color=style.PALE, lw=0.8)
     lowest = min(-0.3, axes.get_ylim()[0])
     axes.set(title="half sets against each other", ylim=(lowest, 1.03))
@@ -184,7 +185,8 @@ def _deviations(axes: Any, table: dict) -> None:
     the same weight.
     """
     half = table["merged/half"]
-    deviation = (half[:, 0] - half[:, 1]) / (2 * table["merged/sigma"])
+    difference = half[:, 0] - half[:, 1]
+    deviation = difference / (2 * table["merged/sigma"])
     deviation = deviation[np.isfinite(deviation)]
     axes.set_title("normalised deviation of half sets")
     if not len(deviation):

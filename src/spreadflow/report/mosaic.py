@@ -163,6 +163,7 @@ def _distribution(mosaic: Mosaic) -> Distribution:
 
 
 def _figures(table: dict, attributes: dict) -> dict[str, Any]:
+    """Return figures over all lattices and sets."""
     outcome = table["lattices/outcome"]
     is_taught = np.isin(outcome, (LearnedOutcome.LEARNED, LearnedOutcome.CONTINUOUS))
     is_better = table["sets/is_better"]
@@ -196,10 +197,13 @@ def _distances(sets: list[ComparedSet]) -> dict[str, float | None]:
     """Return the median distances from the truth, over the sets whose truth is known."""
     learned = []
     smooth = []
-    for one in sets:
-        if one.true is not None:
-            learned.append(_distance(one.learned, one.true, one.eta_rad, one.blur_rad))
-            smooth.append(_distance(one.smooth, one.true, one.eta_rad, one.blur_rad))
+    for compared in sets:
+        true = compared.true
+        if true is not None:
+            eta = compared.eta_rad
+            blur = compared.blur_rad
+            learned.append(_distance(compared.learned, true, eta, blur))
+            smooth.append(_distance(compared.smooth, true, eta, blur))
     return {
         "distance_to_truth": median(learned),
         "distance_to_truth_continuous": median(smooth),
@@ -212,23 +216,26 @@ def _distance(p: Distribution, q: Distribution, eta_rad: float, blur_rad: float)
     """
     sums = []
     for plane in PLANES:
-        difference = _seen(p, plane, eta_rad, blur_rad) - _seen(q, plane, eta_rad, blur_rad)
-        sums.append(np.abs(difference).sum())
+        p_in_plane = _projected(p, plane, eta_rad, blur_rad)
+        q_in_plane = _projected(q, plane, eta_rad, blur_rad)
+        sums.append(np.abs(p_in_plane - q_in_plane).sum())
     return float(np.mean(sums))
 
 
-def _seen(
+def _projected(
     distribution: Distribution, plane: tuple[int, int], eta_rad: float, blur_rad: float
 ) -> np.ndarray:
-    """Return (POINTS, POINTS) a distribution in a plane of rotation vectors, the second axis
+    """Return a distribution in a plane of rotation vectors, (POINTS, POINTS), the second axis
     upwards; it sums to 1.
     """
     grid = eta_rad * np.linspace(-EXTENT, EXTENT, POINTS)
     sigma = np.hypot(distribution.sigma, blur_rad)
-    first, second = (
-        np.exp(-0.5 * ((grid[:, None] - distribution.centre[:, axis]) / sigma) ** 2) / sigma
-        for axis in plane
-    )
+
+    def gaussians(axis: int) -> np.ndarray:
+        distance = (grid[:, None] - distribution.centre[:, axis]) / sigma
+        return np.exp(-0.5 * distance**2) / sigma
+
+    first, second = map(gaussians, plane)
     density = (second * distribution.share) @ first.T
     return density / density.sum()
 
@@ -237,6 +244,7 @@ def _seen(
 
 
 def _picture(stage: str, table: dict, sets: list[ComparedSet], figures: dict) -> Figure:
+    """Draw the distribution of the set that gained most, and how all sets were learned."""
     scope = figures["scope"]
     against_truth = ""
     if figures["distance_to_truth"] is not None:
@@ -251,7 +259,7 @@ def _picture(stage: str, table: dict, sets: list[ComparedSet], figures: dict) ->
         f"that of the continuous distribution{against_truth}",
     )
     left, right = page.subfigures(1, 2, width_ratios=[2.5, 1])  # type: ignore[misc]
-    best = max(sets, key=lambda one: one.gain, default=None)
+    best = max(sets, key=lambda compared: compared.gain, default=None)
     _distributions(left, best, scope)
     axes: Any = right.subplots(3, 1, height_ratios=[1.2, 1, 0.8])
     _course(axes[0], table)
@@ -288,7 +296,7 @@ def _plane(axes: Any, best: ComparedSet, plane: tuple[int, int]) -> None:
     blur = best.blur_rad or DRAWN_SIGMA * best.eta_rad
     edge = EXTENT * best.eta_rad / DEG
     images = [
-        _seen(distribution, plane, best.eta_rad, blur)
+        _projected(distribution, plane, best.eta_rad, blur)
         for distribution in (best.learned, best.true or best.smooth)
     ]
     top = max(map(np.max, images))

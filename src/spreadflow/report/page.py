@@ -143,7 +143,8 @@ def _value(value: Any) -> str:
     if isinstance(value, dict) and value and all(isinstance(item, dict) for item in value.values()):
         return _table(value)
     if isinstance(value, dict):
-        return ", ".join(f"{html.escape(str(key))}: {_value(item)}" for key, item in value.items())
+        items = [f"{html.escape(str(key))}: {_value(item)}" for key, item in value.items()]
+        return ", ".join(items)
     if isinstance(value, list):
         return " &ensp;".join(_value(item) for item in value)
     return html.escape(say(value, 6))
@@ -159,7 +160,8 @@ def _table(rows: dict[Any, dict]) -> str:
     lines = []
     for name, row in rows.items():
         cells = "".join(f"<td>{_value(row.get(key))}</td>" for key in keys)
-        lines.append(f"<tr><th>{html.escape(str(name))}</th>{cells}</tr>")
+        heading = html.escape(str(name))
+        lines.append(f"<tr><th>{heading}</th>{cells}</tr>")
     return f"<table><tr><th></th>{head}</tr>{''.join(lines)}</table>"
 
 

@@ -22,6 +22,14 @@ LATTICES_OF_TABLE = 1000
 LINE_STYLES = ("-", "--", ":", "-.")
 """Strokes of the grids."""
 
+PANELS = (
+    ("sigma_fp_e", "free", "σ(f′), each node for itself, e"),
+    ("sigma_fdp_e", "free", "σ(f″), each node for itself, e"),
+    ("sigma_fp_e", "kramers_kronig", "σ(f′) with the dispersion relation, e"),
+    ("sigma_edge_difference_ev", "free", "σ of the difference of edges, eV"),
+)
+"""Figure, restraint and title of each panel of the picture."""
+
 Row = dict[str, Any]
 """Figures of one case, range, grid and restraint."""
 
@@ -122,6 +130,7 @@ def _table(figures: dict[str, Any]) -> Table:
 
 
 def _picture(figures: dict[str, Any]) -> Figure:
+    """Draw σ against the number of lattices, for the first case; and the cases side by side."""
     rows = figures["rows"]
     elements = zip(figures["sites"], figures["elements"], strict=True)
     sites = ", ".join(f"{site} ({element})" for site, element in elements)
@@ -129,18 +138,10 @@ def _picture(figures: dict[str, Any]) -> Figure:
     subtitle = f"{sentence(figures)}   Sites {sites}; r.m.s. over nodes {bands}"
     page = style.page("plan", subtitle, height=8.6)
     panels = page.subplots(2, 2)
-    of_first_case = [row for row in rows if _case(row) == _case(rows[0])]
-    for axes, (key, restraint, title) in zip(
-        panels.flat,
-        (
-            ("sigma_fp_e", "free", "σ(f′), each node for itself, e"),
-            ("sigma_fdp_e", "free", "σ(f″), each node for itself, e"),
-            ("sigma_fp_e", "kramers_kronig", "σ(f′) with the dispersion relation, e"),
-            ("sigma_edge_difference_ev", "free", "σ of the difference of edges, eV"),
-        ),
-        strict=True,
-    ):
-        _lines(axes, figures, [row for row in of_first_case if row["restraint"] == restraint], key)
+    first_case = [row for row in rows if _case(row) == _case(rows[0])]
+    for axes, (key, restraint, title) in zip(panels.flat, PANELS, strict=True):
+        shown = [row for row in first_case if row["restraint"] == restraint]
+        _lines(axes, figures, shown, key)
         axes.set(title=title, xlabel="lattices")
     panels[0, 0].legend(loc="lower left", ncols=2)
     if _case_name(rows, rows[0]):
@@ -159,9 +160,10 @@ def _lines(axes: Any, figures: dict[str, Any], rows: list[Row], key: str) -> Non
     colors = dict(zip(ranges, palette, strict=False))
     strokes = dict(zip(grids, LINE_STYLES, strict=False))
     for row in rows:
-        label = f"{row['d_min']:g}-{row['d_max']:g} Å, {row['grid_ev']:g} eV"
+        grid = row["grid_ev"]
+        label = f"{row['d_min']:g}-{row['d_max']:g} Å, {grid:g} eV"
         color = colors.get(_range(row))
-        axes.plot(n, row[key], color=color, ls=strokes.get(row["grid_ev"]), label=label)
+        axes.plot(n, row[key], color=color, ls=strokes.get(grid), label=label)
     highest = np.nanmax([row[key] for row in rows])
     inverse_root = 1.4 * highest * np.sqrt(n[0] / n)
     axes.plot(n, inverse_root, color=style.PALE, zorder=0, lw=3)

@@ -53,6 +53,7 @@ def true_detector(manifest: Path) -> Detector | None:
 
 
 def _curves(group: h5py.Group) -> dict[str, TrueCurve] | None:
+    """Return the curve of each site from a file's truth, or None where it holds none."""
     if "curves" not in group:
         return None
     site, energy, fp, fdp = (group[name][()] for name in schema.FILES["true_curves"])

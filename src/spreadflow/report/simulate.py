@@ -12,6 +12,7 @@ from spreadflow.io.schema import KINDS
 from spreadflow.models import Spectrum
 from spreadflow.physics import geometry
 from spreadflow.report import style
+from spreadflow.report.figures import columns
 from spreadflow.report.runs import true_detector
 from spreadflow.report.style import say
 from spreadflow.report.truth import BLANK, DOUBLE, SINGLE
@@ -67,12 +68,14 @@ def _spectra(manifest: Path, truth: dict) -> list[Spectrum]:
     """Return the spectra of the shots that are meant to be analysed: single, blank and double."""
     source = images.Source(manifest)
     is_meant = np.isin(truth["shots/kind"], (SINGLE, BLANK, DOUBLE))
-    rows = np.flatnonzero(np.isin(source.shots["shot_id"], truth["shots/shot_id"][is_meant]))
+    shot_ids = truth["shots/shot_id"][is_meant]
+    rows = np.flatnonzero(np.isin(source.shots["shot_id"], shot_ids))
     spectra = map(source.spectrum, rows.tolist())
     return [spectrum for spectrum in spectra if spectrum is not None]
 
 
 def _figures(runs: list[SimulatedRun]) -> dict[str, Any]:
+    """Return figures over some runs."""
     kind = np.concatenate([run.truth["shots/kind"] for run in runs]) if runs else np.empty(0, int)
     photons, energy = _pulses(runs)
     return {
@@ -98,6 +101,7 @@ def _pulses(runs: list[SimulatedRun]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _picture(runs: list[SimulatedRun], figures: dict) -> Figure:
+    """Draw one still, the kinds of shots, and spectra, photons and energies of pulses."""
     page = style.page(
         "simulate: the shots, and the pulses that made them",
         f"{say(figures['n_shots'])} shots · {say(figures['n_lattices'])} lattices · "
@@ -137,18 +141,20 @@ def _still(axes: Any, runs: list[SimulatedRun]) -> None:
         return
     truth = run.truth
     row = int(np.flatnonzero(truth["shots/kind"] == SINGLE)[0])
+    shot_id = truth["shots/shot_id"][row]
     source = images.Source(run.manifest)
-    number = int(np.flatnonzero(source.shots["shot_id"] == truth["shots/shot_id"][row])[0])
+    number = int(np.flatnonzero(source.shots["shot_id"] == shot_id)[0])
     shot = source.read(number)
     if isinstance(shot, Outcome):
         style.empty(axes, f"shot {number}: {shot.name.lower()}")
         return
     detector = true_detector(run.manifest) or source.detector
     style.still(axes, shot, detector)
-    chosen = truth["lattices/shot"][truth["reflections/lattice"]] == row
-    chosen &= truth["reflections/photons"] > RING_PHOTONS
-    panel, fast, slow = (truth[f"reflections/{name}"][chosen] for name in ("panel", "fast", "slow"))
-    x, y, _ = geometry.position(detector, panel, fast, slow).T
+    shot_of_reflection = truth["lattices/shot"][truth["reflections/lattice"]]
+    is_bright = truth["reflections/photons"] > RING_PHOTONS
+    ringed = columns(truth, "reflections", (shot_of_reflection == row) & is_bright)
+    position = geometry.position(detector, ringed["panel"], ringed["fast"], ringed["slow"])
+    x, y, _ = position.T
     axes.scatter(x, y, s=22, facecolors="none", edgecolors=style.RED, linewidths=0.7)
     axes.set_title(
         f"run {run.name}, shot {number}: photons; circles: more than {RING_PHOTONS} expected"

@@ -62,6 +62,7 @@ def _sentences(figures: dict[str, Any]) -> list[str]:
 
 
 def _edge_of_each_site(figures: dict[str, Any]) -> list[str]:
+    """Return E0 of each site in words."""
     return [
         f"E0({site}) = {measured(edge['e0_ev'], edge['e0_sigma_ev'], edge['true_e0_ev'])}"
         for site, edge in figures["sites"].items()
@@ -218,20 +219,17 @@ def _edges(product: SpreadProduct) -> dict[str, Any]:
     fit = next(iter(product.edges))
     edges_of_fit = product.edges[fit]
     true = _true_edges(product)
+    sites = {}
+    for row, site in enumerate(product.sites):
+        sites[site] = {
+            "e0_ev": _finite(edges_of_fit["energy_ev"][row]),
+            "e0_sigma_ev": _finite(edges_of_fit["sigma_ev"][row]),
+            "true_e0_ev": _finite(true[row]),
+        }
     difference, sigma = _edge_difference(product, fit)
-    rows = zip(
-        product.sites, edges_of_fit["energy_ev"], edges_of_fit["sigma_ev"], true, strict=True
-    )
     return {
         "edges_from": fit,
-        "sites": {
-            site: {
-                "e0_ev": _finite(energy),
-                "e0_sigma_ev": _finite(energy_sigma),
-                "true_e0_ev": _finite(true_energy),
-            }
-            for site, energy, energy_sigma, true_energy in rows
-        },
+        "sites": sites,
         "edge_difference_ev": difference,
         "edge_difference_sigma_ev": sigma,
         "true_edge_difference_ev": None if difference is None else _finite(true[0] - true[1]),

@@ -95,8 +95,11 @@ def _curve(axes: Any, product: SpreadProduct, site: int, kind: int, figures: dic
 
 def _references(element: str, kind: int, energies_ev: np.ndarray) -> dict[str, np.ndarray]:
     """Return f′ or f″ of the curves known by name."""
-    curves = {name: anomalous.site(element, name, energies_ev) for name in REFERENCES}
-    return {name: (curve.real, curve.imag)[kind] for name, curve in curves.items()}
+    references = {}
+    for name in REFERENCES:
+        curve = anomalous.site(element, name, energies_ev)
+        references[name] = curve.imag if kind else curve.real
+    return references
 
 
 def _fits(axes: Any, product: SpreadProduct, site: int, kind: int) -> None:
@@ -106,7 +109,8 @@ def _fits(axes: Any, product: SpreadProduct, site: int, kind: int) -> None:
         look = _Look(style.ORANGE, "dispersion relation", 0.1)
         _band(axes, product.nodes_ev, related, site, kind, look)
     quoted_name = next(iter(product.fits)).replace("_", " ")
-    _band(axes, product.nodes_ev, product.quoted, site, kind, _Look(style.BLUE, quoted_name, 0.22))
+    look = _Look(style.BLUE, quoted_name, 0.22)
+    _band(axes, product.nodes_ev, product.quoted, site, kind, look)
     start = product.quoted.start[site, kind]
     axes.plot(product.nodes_ev, start, color=style.GREEN, lw=0.8, ls="--", label="start")
 
@@ -148,18 +152,18 @@ def _residual(axes: Any, product: SpreadProduct) -> None:
     channels = columns(product.table, "channels")
     percent = 100 * channels["residual"]
     sigma = 100 * channels["residual_sigma"]
-    known = np.isfinite(sigma)
+    is_known = np.isfinite(sigma)
     axes.errorbar(
-        channels["energy_ev"][known],
-        percent[known],
-        sigma[known],
+        channels["energy_ev"][is_known],
+        percent[is_known],
+        sigma[is_known],
         fmt=".",
         ms=4,
         lw=0.8,
         color=style.GREEN,
     )
     axes.axhline(0, color=style.GREY, lw=0.8)
-    top = 4 * float(np.median(sigma[known])) if known.any() else 1.0
+    top = 4 * float(np.median(sigma[is_known])) if is_known.any() else 1.0
     axes.set(
         title="(data − model)/model of Bragg photons by channel, %", xlabel="eV", ylim=(-top, top)
     )

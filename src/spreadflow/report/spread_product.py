@@ -99,6 +99,7 @@ def read(stage: str, path: Path, manifests: list[Path]) -> SpreadProduct:
 
 
 def _fit(table: dict, number: int, n_sites: int) -> FittedCurves:
+    """Return the curves of the fit of this number."""
     curves = columns(table, "curves", table["curves/fit"] == number)
 
     def both(suffix: str) -> np.ndarray:

@@ -72,6 +72,7 @@ def checks(summaries: Summaries) -> list[Check]:
 
 
 def _figures(table: dict, attributes: dict) -> dict[str, Any]:
+    """Return figures over all lattices; medians are over the refined ones."""
     outcome = table["lattices/outcome"]
     is_refined = outcome == RefinedOutcome.REFINED
     is_fitted = is_refined | (outcome == RefinedOutcome.NOT_CONVERGED)
@@ -108,10 +109,12 @@ def _residuals(distances: CentroidDistances) -> dict[str, Any]:
     figures: dict[str, Any] = {"n_rmsd": len(distances.rows)}
     for axis, direction in enumerate(("radial", "transverse")):
         for unit in ("mm", "px"):
-            figures[f"{direction}_rmsd_{unit}"] = distances.rms("after", axis, unit)
-            figures[f"{direction}_rmsd_{unit}_before"] = distances.rms("before", axis, unit)
+            rmsd = f"{direction}_rmsd_{unit}"
+            figures[rmsd] = distances.rms("after", axis, unit)
+            figures[f"{rmsd}_before"] = distances.rms("before", axis, unit)
             figures[f"{direction}_floor_{unit}"] = distances.rms("floor", axis, unit)
-    absolute = np.abs(distances.px["after"][:, 0] * distances.pixel_mm)
+    radial_px = distances.px["after"][:, 0]
+    absolute = np.abs(radial_px * distances.pixel_mm)
     return figures | {"radial_median_mm": median(absolute)}
 
 

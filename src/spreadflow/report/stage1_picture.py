@@ -113,13 +113,15 @@ def _samples(figure: Any, samples: list[Sample]) -> None:
 def _sample(axes: Any, sample: Sample) -> None:
     """Draw one shoebox: data and model on one log scale, and the residual."""
     images = sample.images
-    low = max(1.0, 0.7 * float(np.nanmedian(images["background"])))
-    high = max(2 * low, float(np.nanmax(images["model"], initial=2 * low)))
+    background = float(np.nanmedian(images["background"]))
+    low = max(1.0, 0.7 * background)
+    brightest = float(np.nanmax(images["model"], initial=2 * low))
+    high = max(2 * low, brightest)
     norm = LogNorm(low, high)
     colors = style.PHOTONS.with_extremes(bad=style.PALE)
     data, model, residual = axes
-    data.imshow(np.maximum(images["data"], low), norm=norm, cmap=colors)
-    model.imshow(np.maximum(images["model"], low), norm=norm, cmap=colors)
+    for ax, name in ((data, "data"), (model, "model")):
+        ax.imshow(np.maximum(images[name], low), norm=norm, cmap=colors)
     residual.imshow(images["z"], norm=Normalize(-5, 5), cmap=style.RESIDUAL)
     title = " ".join(map(str, sample.hkl))
     data.set_title(title, fontsize=7, fontweight="normal", loc="center", pad=2)

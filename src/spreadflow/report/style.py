@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from cycler import cycler
 from matplotlib import colormaps
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import LogNorm, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
@@ -18,11 +18,23 @@ from spreadflow.physics import geometry
 from spreadflow.units import wavelength
 
 BLUE = "#2b6ca3"
+"""Colour of what is accepted, refined or used."""
+
 ORANGE = "#dd8a1d"
+"""Colour of what is left out, and of the second of a pair of curves."""
+
 GREEN = "#2f8f6b"
+"""Colour of what was found or passed."""
+
 RED = "#c0483f"
+"""Colour of what failed, and of marks upon pictures."""
+
 PURPLE = "#7a5aa6"
+"""Colour of a further curve."""
+
 GREY = "#8a9199"
+"""Colour of what stands aside: axes, references, what was before."""
+
 INK = "#1d2733"
 """Colour of text and of what is true."""
 
@@ -125,6 +137,13 @@ def empty(axes: Any, text: str) -> None:
     axes.set_yticks([])
 
 
+def photon_scale(photons: np.ndarray) -> LogNorm:
+    """Return a log scale for the photons of a shoebox; NaN = masked."""
+    low = max(1.0, float(np.nanpercentile(photons, 5)))
+    high = max(2.0, float(np.nanmax(photons)))
+    return LogNorm(low, high)
+
+
 def histogram(axes: Any, values: np.ndarray, label: str, color: str) -> None:
     """Draw a histogram from 0 to a little beyond the 98th percentile, with the median as a line;
     what lies farther out is in the last bin.
@@ -132,7 +151,8 @@ def histogram(axes: Any, values: np.ndarray, label: str, color: str) -> None:
     values = np.asarray(values)[np.isfinite(values)]
     if not len(values):
         return
-    top = max(float(np.percentile(values, 98)) * 1.1, 1e-9)
+    most = float(np.percentile(values, 98))
+    top = max(most * 1.1, 1e-9)
     edges = np.linspace(0, top, n_bins(len(values)) + 1)
     axes.hist(np.clip(values, 0, top), bins=edges, color=color, alpha=0.65, label=label)
     axes.axvline(np.median(values), color=color, lw=1.5)
@@ -154,12 +174,14 @@ def bars(axes: Any, names: list[str], counts: Sequence[int | None], colors: list
     """Draw horizontal bars, the first on top, each with its count; None is out of reach and has no
     bar.
     """
-    y = np.arange(len(names))[::-1]
+    n_bars = len(names)
+    y = np.arange(n_bars)[::-1]
     lengths = [n or 0 for n in counts]
     axes.barh(y, lengths, color=colors, height=0.7)
     axes.set_yticks(y, names)
-    axes.set_ylim(min(-0.5, len(names) - 6.5), len(names) - 0.5)
-    axes.set_xlim(0, max([*lengths, 1]) * 1.18)
+    axes.set_ylim(min(-0.5, n_bars - 6.5), n_bars - 0.5)
+    longest = max([*lengths, 1])
+    axes.set_xlim(0, longest * 1.18)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     for height, n, length in zip(y, counts, lengths, strict=True):
@@ -173,12 +195,12 @@ def still(axes: Any, shot: Shot, detector: Detector, blocks: int = 480) -> None:
     Panels lie where they are in the lab (mm, x to the right), with resolution rings. blocks: along
     a panel's long edge.
     """
-    panels = range(detector.n_panels)
-    parts = [_excess(np.where(shot.mask[p], shot.image[p], np.nan), blocks) for p in panels]
-    brightest = max(1.0, *(float(np.percentile(background, 99.5)) for _, background in parts))
+    photons = np.where(shot.mask, shot.image, np.nan)
+    panels = [_excess(image, blocks) for image in photons]
+    brightest = max(1.0, *(float(np.percentile(background, 99.5)) for _, background in panels))
     darkness = PowerNorm(0.5, 3.5, 40.0, clip=True)
     n_slow, n_fast = detector.shape
-    for p, (excess, background) in enumerate(parts):
+    for number, (excess, background) in enumerate(panels):
         diffuse = DIFFUSE * np.minimum(background / brightest, 1.0)
         axes.imshow(
             np.maximum(darkness(excess), diffuse),
@@ -186,7 +208,7 @@ def still(axes: Any, shot: Shot, detector: Detector, blocks: int = 480) -> None:
             vmax=1,
             cmap=PHOTONS,
             extent=(0, n_fast, n_slow, 0),
-            transform=_to_lab(detector, p) + axes.transData,
+            transform=_to_lab(detector, number) + axes.transData,
             interpolation="nearest",
         )
     corners = _corners(detector)
@@ -203,7 +225,9 @@ def _to_lab(detector: Detector, panel: int) -> Affine2D:
     fast = detector.fast[panel][:2] * detector.pixel_mm
     slow = detector.slow[panel][:2] * detector.pixel_mm
     origin = detector.origin_mm[panel]
-    return Affine2D([[fast[0], slow[0], origin[0]], [fast[1], slow[1], origin[1]], [0, 0, 1]])
+    x = [fast[0], slow[0], origin[0]]
+    y = [fast[1], slow[1], origin[1]]
+    return Affine2D([x, y, [0, 0, 1]])
 
 
 def _excess(image: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
@@ -215,23 +239,27 @@ def _excess(image: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
 
     image: (slow, fast), NaN = masked; a block without a pixel is NaN.
     """
+    n_slow, n_fast = image.shape
     k = max(1, -(-max(image.shape) // blocks))
-    rows, columns = (-(-n // k) * k for n in image.shape)
-    padded = np.full((rows, columns), np.nan, dtype=np.float32)
-    padded[: image.shape[0], : image.shape[1]] = image
+    n_rows = -(-n_slow // k)
+    n_columns = -(-n_fast // k)
+    padded = np.full((n_rows * k, n_columns * k), np.nan, dtype=np.float32)
+    padded[:n_slow, :n_fast] = image
     valid = np.isfinite(padded)
 
-    def tiled(array):
-        return array.reshape(rows // k, k, columns // k, k)
+    def tiled(pixels: np.ndarray) -> np.ndarray:
+        return pixels.reshape(n_rows, k, n_columns, k)
 
     n = tiled(valid).sum(axis=(1, 3))
-    total = tiled(np.where(valid, padded, 0)).sum(axis=(1, 3))
+    photons = np.where(valid, padded, 0)
+    total = tiled(photons).sum(axis=(1, 3))
     mean = total / np.maximum(n, 1)
     mean[n == 0] = np.median(mean)
     background = np.maximum(median_filter(mean, size=9), 0)
 
     level = background.repeat(k, axis=0).repeat(k, axis=1)
-    deviation = np.where(valid, (padded - level) / np.sqrt(level + 1), 0)
+    sigma = np.sqrt(level + 1)
+    deviation = np.where(valid, (padded - level) / sigma, 0)
     excess = tiled(3 * uniform_filter(deviation, 3)).max(axis=(1, 3))
     return np.where(n > 0, excess, np.nan), background
 
@@ -272,10 +300,10 @@ def _rings(axes: Any, shot: Shot, detector: Detector) -> None:
 def _ring(detector: Detector, two_theta: float) -> tuple[np.ndarray, np.ndarray]:
     """Return x and y, mm, of points of a scattering cone; NaN where they miss the panels."""
     azimuth = np.linspace(0, 2 * np.pi, 721)
-    radius = np.sin(two_theta)
-    along_beam = np.full(len(azimuth), -np.cos(two_theta))
-    s1 = np.stack([radius * np.cos(azimuth), radius * np.sin(azimuth), along_beam], axis=1)
-    panel, fast, slow = geometry.intersect(detector, s1)
-    r = geometry.position(detector, np.maximum(panel, 0), fast, slow)
-    r[panel < 0] = np.nan
-    return r[:, 0], r[:, 1]
+    x = np.sin(two_theta) * np.cos(azimuth)
+    y = np.sin(two_theta) * np.sin(azimuth)
+    z = np.full(len(azimuth), -np.cos(two_theta))
+    panel, fast, slow = geometry.intersect(detector, np.stack([x, y, z], axis=1))
+    position = geometry.position(detector, np.maximum(panel, 0), fast, slow)
+    position[panel < 0] = np.nan
+    return position[:, 0], position[:, 1]

@@ -21,7 +21,8 @@ def run(stage: str, *, products: list[Path], images: list[Path], out: Path) -> N
     with matplotlib.rc_context(style.STYLE):
         figures, picture = module_of(stage).make(stage, list(products), list(images))
         identities = {str(path): identity(path) for path in products}
-        write({"stage": stage} | figures | {"products": identities}, picture, out)
+        summary = {"stage": stage} | figures | {"products": identities}
+        write(summary, picture, out)
 
 
 def write(figures: dict[str, Any], picture: Figure, out: Path) -> None:

@@ -3,6 +3,7 @@
 Tables are the columns of schemas 'reindex' and 'truth'.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -123,7 +124,13 @@ def _match_shot(
     A = table["lattices/A"]
     true_A = truth["lattices/A"]
     angle = np.array(
-        [[symmetry.misorientation(A[i], true_A[j], space_group) for j in true_rows] for i in rows]
+        [
+            [
+                symmetry.misorientation(A[row], true_A[true_row], space_group)
+                for true_row in true_rows
+            ]
+            for row in rows
+        ]
     )
     while angle.size and np.isfinite(angle).any():
         i, j = np.unravel_index(np.nanargmin(angle), angle.shape)
@@ -160,9 +167,10 @@ def counts(run: MatchedRun) -> dict:
     }
 
 
-def orientations(matched: Match) -> dict:
-    """Return the misorientation, degrees, of all lattices that have a partner."""
-    angle = np.rad2deg(matched.angle[matched.row >= 0])
+def orientations(matches: Sequence[Match]) -> dict:
+    """Return the misorientation, degrees, of all lattices of some runs that have a partner."""
+    angles = [match.angle[match.row >= 0] for match in matches]
+    angle = np.rad2deg(np.concatenate(angles))
     median, p95 = np.percentile(angle, [50, 95]) if len(angle) else (None, None)
     return {"misorientation_deg_median": median, "misorientation_deg_p95": p95}
 
@@ -220,8 +228,10 @@ def pulls(run: MatchedRun) -> np.ndarray:
     parts = [np.empty(0)]
     for rows, true_rows in _common_reflections(run):
         is_clean = table["reflections/flags"][rows] == 0
-        difference = table["reflections/intensity"][rows] - truth["reflections/photons"][true_rows]
-        parts.append((difference / table["reflections/sigma"][rows])[is_clean])
+        true_intensity = truth["reflections/photons"][true_rows]
+        difference = table["reflections/intensity"][rows] - true_intensity
+        pull = difference / table["reflections/sigma"][rows]
+        parts.append(pull[is_clean])
     return np.concatenate(parts)
 
 
@@ -262,7 +272,8 @@ def _is_strong(run: MatchedRun, true_rows: np.ndarray, predicted: np.ndarray) ->
     own_variance = np.maximum(table["reflections/intensity"][neighbours], 0)
     background = table["reflections/sigma"][neighbours] ** 2 - own_variance
     photons = truth["reflections/photons"][true_rows]
-    return photons > STRONG_SIGMAS * np.sqrt(photons + np.maximum(background, 0))
+    sigma = np.sqrt(photons + np.maximum(background, 0))
+    return photons > STRONG_SIGMAS * sigma
 
 
 def _is_in_view(
@@ -301,7 +312,9 @@ def _common_reflections(run: MatchedRun) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def _positions(product: dict, table: str, rows: np.ndarray) -> np.ndarray:
     """Return (row, 2) fast and slow, px."""
-    return np.stack([product[f"{table}/fast"][rows], product[f"{table}/slow"][rows]], axis=1)
+    fast = product[f"{table}/fast"][rows]
+    slow = product[f"{table}/slow"][rows]
+    return np.stack([fast, slow], axis=1)
 
 
 def _rows_by_owner(owner: np.ndarray, n: int) -> list[np.ndarray]:

@@ -3,7 +3,6 @@ simulated.
 """
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -62,11 +61,15 @@ def _concatenated(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Return the arrays of each name end to end, from all parts that have it: a run need not have
     every kind of unknown.
     """
-    names = dict.fromkeys(chain(*parts))
-    return {name: np.concatenate([part[name] for part in parts if name in part]) for name in names}
+    arrays: dict[str, list[np.ndarray]] = {}
+    for part in parts:
+        for name, values in part.items():
+            arrays.setdefault(name, []).append(values)
+    return {name: np.concatenate(values) for name, values in arrays.items()}
 
 
 def _refinement_of_run(table: dict, attributes: dict, run: int, truth: dict) -> Refinement:
+    """Return the refined lattices of one run against its truth. run: its number in the product."""
     is_refined = table["lattices/outcome"] == RefinedOutcome.REFINED
     lattices = columns(table, "lattices", (table["lattices/run"] == run) & is_refined)
     matched = match_lattices(lattices["shot_id"], lattices["A"], truth, attributes["space_group"])
@@ -106,10 +109,10 @@ def _refinement_of_run(table: dict, attributes: dict, run: int, truth: dict) -> 
 
 def _turns(A: np.ndarray, true_A: np.ndarray) -> np.ndarray:
     """Return (lattice, 3) the rotation vectors from true to refined lattices, rad."""
-    turns = [
-        rotation.vector(rotation.nearest(a @ np.linalg.inv(true)))
-        for a, true in zip(A, true_A, strict=True)
-    ]
+    turns = []
+    for refined, true in zip(A, true_A, strict=True):
+        turn = rotation.nearest(refined @ np.linalg.inv(true))
+        turns.append(rotation.vector(turn))
     return np.array(turns).reshape(-1, 3)
 
 
@@ -170,7 +173,7 @@ def mosaics(table: dict, attributes: dict, truths: Sequence[dict | None]) -> dic
     table, attributes: a product of `mosaic`. truths: the truth of each of its runs.
     """
     is_learned = table["lattices/outcome"] == LearnedOutcome.LEARNED
-    of_set: dict[int, list[TrueMosaic]] = {}
+    mosaics_of_set: dict[int, list[TrueMosaic]] = {}
     for run, truth in enumerate(truths):
         rows = np.flatnonzero((table["lattices/run"] == run) & is_learned)
         if truth is None or not len(rows):
@@ -182,29 +185,34 @@ def mosaics(table: dict, attributes: dict, truths: Sequence[dict | None]) -> dic
         partners = matched.row[matched.right]
         for row, partner in zip(rows[matched.right], partners, strict=True):
             true = _true_mosaic(truth, partner, attributes["d_min"])
-            of_set.setdefault(int(table["lattices/set"][row]), []).append(true)
-    return {number: _mean(mosaics) for number, mosaics in of_set.items()}
+            number = int(table["lattices/set"][row])
+            mosaics_of_set.setdefault(number, []).append(true)
+    return {number: _mean(mosaics) for number, mosaics in mosaics_of_set.items()}
 
 
 def _true_mosaic(truth: dict, row: int, d_min: float) -> TrueMosaic:
     """Return the true mosaicity of one lattice."""
-    rotations = truth["domains/rotation"][truth["domains/lattice"] == row]
-    axes = unit_cell.cell_of(truth["lattices/A"][row])[:3]
-    edge = np.mean(truth["lattices/n_cells"][row] * axes)
+    is_of_lattice = truth["domains/lattice"] == row
+    rotations = truth["domains/rotation"][is_of_lattice]
     mosaicity = mosaic.domains(rotations) if len(rotations) else mosaic.continuous()
-    mosaicity = mosaicity._replace(eta_rad=truth["lattices/eta_rad"][row])
-    return TrueMosaic(mosaicity, float(np.sqrt(mosaic.GAUSS / 4) * d_min / edge))
+    axes = unit_cell.cell_of(truth["lattices/A"][row])[:3]
+    edge_ang = np.mean(truth["lattices/n_cells"][row] * axes)
+    return TrueMosaic(
+        mosaic=mosaicity._replace(eta_rad=truth["lattices/eta_rad"][row]),
+        domain_rad=float(mosaic.SIZE_SIGMA * d_min / edge_ang),
+    )
 
 
 def _mean(mosaics: list[TrueMosaic]) -> TrueMosaic:
     """Return the mean of distributions: one of them, where all are the same."""
     first = mosaics[0]
-    if all(np.array_equal(one.mosaic.rotations, first.mosaic.rotations) for one in mosaics):
+    rotations = [true.mosaic.rotations for true in mosaics]
+    if all(np.array_equal(other, rotations[0]) for other in rotations):
         return first
-    share = np.concatenate([one.mosaic.share for one in mosaics])
+    share = np.concatenate([true.mosaic.share for true in mosaics])
     mean = Mosaic(
-        rotations=np.concatenate([one.mosaic.rotations for one in mosaics]),
-        width=np.concatenate([one.mosaic.width for one in mosaics]),
+        rotations=np.concatenate(rotations),
+        width=np.concatenate([true.mosaic.width for true in mosaics]),
         share=share / len(mosaics),
         eta_rad=first.mosaic.eta_rad,
     )

@@ -21,6 +21,7 @@ from spreadflow.analysis.pixels.restraints import Restraints, Unknown
 from spreadflow.models import Mosaic, Parameters, Pixels, Shoeboxes
 from spreadflow.physics import forward, geometry, layout, rotation
 from spreadflow.physics.mosaic import GAUSS, continuous
+from spreadflow.physics.padding import to_few_sizes
 from spreadflow.units import DEG
 
 LARGEST_STEPS = {
@@ -97,7 +98,7 @@ def reachable(start: Parameters, boxes: Shoeboxes) -> np.ndarray:
     hkl = np.asarray(start.hkl)
     f_squared = np.asarray(start.f_squared)
     rows = layout.reached(crystal, wide.mosaic, hkl, start.spectrum)
-    hkl, f_squared = layout.filled((hkl[rows], f_squared[rows]))
+    hkl, f_squared = to_few_sizes((hkl[rows], f_squared[rows]))
     nodes = wide._replace(hkl=hkl, f_squared=f_squared)
     is_met = layout.meets(nodes, boxes.panel, boxes.bbox)[: len(rows)]
     return rows[is_met]
@@ -113,7 +114,7 @@ def problem(
     over its square.
     """
     cell = crystal_frame(np.asarray(start.crystal.A), space_group)
-    hkl, f_squared = layout.filled((np.asarray(start.hkl), np.asarray(start.f_squared)))
+    hkl, f_squared = to_few_sizes((np.asarray(start.hkl), np.asarray(start.f_squared)))
     start = start._replace(hkl=hkl, f_squared=f_squared, edge_px=1.0 / oversample)
 
     pixels = points(boxes)
@@ -341,7 +342,7 @@ class Model:
         boxes = self.problem.boxes
         oversample = self.problem.oversample
         pixels, self._pairs = layout.within(p, boxes.panel, boxes.bbox, self.reach, oversample)
-        self._pixels: Pixels = layout.filled(pixels, 1 << 14)
+        self._pixels: Pixels = to_few_sizes(pixels, 1 << 14)
         if self._laid_out is None and oversample > 1:
             self._mean = means(boxes, oversample, len(self._pixels.fast))
         self._laid_out = p

@@ -21,6 +21,7 @@ from spreadflow.analysis.pixels.rotation_grid import Grid
 from spreadflow.models import Mosaic, Shoeboxes
 from spreadflow.physics import forward, geometry, layout, rotation
 from spreadflow.physics.mosaic import GAUSS, continuous, merged
+from spreadflow.physics.padding import to_few_sizes
 from spreadflow.units import wavelength
 
 FREE = ("scale", "rotation", "cell", "n_cells", "eta")
@@ -381,7 +382,7 @@ def templates(problem: Problem, mosaic: Mosaic) -> csr_matrix:
         pixels, pairs = layout.within(
             p, boxes.panel, boxes.bbox, TEMPLATE_REACH, problem.oversample
         )
-        photons = forward.each(p, layout.filled(pixels, 1 << 14), pairs)
+        photons = forward.each(p, to_few_sizes(pixels, 1 << 14), pairs)
         node = first + pairs.cloud % BATCH
         is_lit = (node < n) & (photons > 0)
         values.append(photons[is_lit].astype(np.float32))

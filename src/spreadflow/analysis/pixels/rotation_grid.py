@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.models import Mosaic
-from spreadflow.physics import layout, rotation
+from spreadflow.physics import rotation
+from spreadflow.physics.padding import to_few_sizes
 
 NODE_WIDTH = 0.5
 """Standard deviation of a node's own Gaussian, in steps of its grid."""
@@ -57,7 +58,7 @@ def heaviest(weight: np.ndarray, negligible: float) -> np.ndarray:
     together = np.cumsum(weight[order])
     enough = (1.0 - negligible) * weight.sum()
     n = int(np.searchsorted(together, enough)) + 1
-    n_filled = len(layout.filled(np.empty(n), 16))
+    n_filled = len(to_few_sizes(np.empty(n), 16))
     return np.sort(order[:n_filled])
 
 

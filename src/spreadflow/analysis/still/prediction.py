@@ -17,10 +17,8 @@ import numpy as np
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array, Detector, Spectrum
 from spreadflow.physics import geometry, response, symmetry, unit_cell
+from spreadflow.physics.mosaic import SIZE_SIGMA
 from spreadflow.units import HC_EV_ANGSTROM
-
-SIZE_SIGMA = float(np.sqrt(0.63 / 4))
-"""Standard deviation, in N·Δh, of the Gaussian lattice factor exp(−2 r²/0.63), r² = Σ(N Δh)²."""
 
 _ABSCISSAE, _QUADRATURE = np.polynomial.legendre.leggauss(6)
 
