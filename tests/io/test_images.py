@@ -4,6 +4,7 @@ nothing else.
 
 import json
 import shutil
+from functools import partial
 
 import h5py
 import numpy as np
@@ -11,9 +12,9 @@ import pytest
 
 from spreadflow import cli
 from spreadflow.errors import FileError, Outcome
-from spreadflow.io import images, nexus
+from spreadflow.io import images, nexus_writer
+from spreadflow.io.truth import FileTruth, read_truth, true_curves
 from spreadflow.models import Detector, Shot
-from spreadflow.report.runs import true_curves
 
 RUN = "run7"
 ENERGIES = 7100.0 + np.arange(8)
@@ -28,21 +29,23 @@ SHAPE = (2, 20, 16)
 OFFSET, GAIN = 10, 4.0
 
 
-def write(path, frames, photons=None, truth=None, **more) -> None:
+def write(path, frames, photons=None, *, corrupt=(), mask=None, truth=None) -> None:
     n = len(frames)
-    nexus.write(
-        path,
-        np.asarray(frames),
+    stills = nexus_writer.Stills(
+        images=np.asarray(frames),
         shot_ids=np.array([images.shot_id(RUN, path.name, k) for k in range(n)], np.uint64),
-        detector=DETECTOR,
         energies_ev=ENERGIES,
         photons=np.ones((n, 8)) if photons is None else photons,
+        corrupt=corrupt,
+    )
+    recording = nexus_writer.Recording(
+        detector=DETECTOR,
         saturation_adu=5000,
         offset_adu=OFFSET,
         adu_per_photon=GAIN,
-        truth=truth,
-        **more,
+        mask=mask,
     )
+    nexus_writer.write(path, stills, recording, truth=truth)
 
 
 def noise(n: int, seed: int = 0) -> np.ndarray:
@@ -357,18 +360,19 @@ def test_manifest_from_the_command_line(run, tmp_path, capsys):
 def test_truth_is_joined_over_files_with_rows_shifted(tmp_path, filled):
     for k in range(2):
         ids = np.array([images.shot_id(RUN, f"{k}.nxs", i) for i in range(3)], np.uint64)
-        given = {
+        columns = {
             "shots/shot_id": ids,
             "lattices/shot": np.array([0, 2]),
+            "domains/lattice": np.array([0, 1]),
             "reflections/lattice": np.array([1, 1, 0]),
         }
-        given |= {"domains/lattice": np.array([0, 1])}
-        truth = filled("truth", {"shots": 3, "lattices": 2, "domains": 2, "reflections": 3}, given)
-        write(tmp_path / f"{k}.nxs", noise(3), truth=truth)
+        sizes = {"shots": 3, "lattices": 2, "domains": 2, "reflections": 3}
+        all_columns = partial(filled, "truth", sizes, columns)
+        write(tmp_path / f"{k}.nxs", noise(3), truth=FileTruth(all_columns, DETECTOR, {}))
     paths = sorted(tmp_path.glob("*.nxs"))
     images.write_manifest(tmp_path / "manifest.json", "another name", paths)
-    assert true_curves(tmp_path / "manifest.json") == {}, "these files do not tell"
-    truth = images.truth(tmp_path / "manifest.json")
+    assert true_curves(tmp_path / "manifest.json") == {}, "these files have no sites"
+    truth = read_truth(tmp_path / "manifest.json")
     assert truth["lattices/shot"].tolist() == [0, 2, 3, 5]
     assert truth["reflections/lattice"].tolist() == [1, 1, 0, 3, 3, 2]
     assert truth["domains/lattice"].tolist() == [0, 1, 2, 3]
@@ -378,7 +382,7 @@ def test_truth_is_joined_over_files_with_rows_shifted(tmp_path, filled):
 
 
 def test_real_images_have_no_truth(run):
-    assert images.truth(run) is None
+    assert read_truth(run) is None
 
 
 def test_nanobragg_run(shared_data, tmp_path):
