@@ -120,14 +120,20 @@ def measured(error: float) -> Path:
     ]
     sigma = error * true
     path = Path(tempfile.mkdtemp()) / "merged.mtz"
-    told = {
+    attributes = {
         "cell": np.array(made.crystal.cell),
         "space_group": made.crystal.space_group,
         "wavelength": 1.741,
     }
     observed = true + sigma * np.random.default_rng(3).standard_normal(len(true))
-    columns = {"hkl": unique.hkl, "friedel": unique.friedel, "intensity": observed, "sigma": sigma}
-    mtz.write_merged(path, **columns, n=np.full(len(true), 10), **told)
+    merged = mtz.MergedTable(
+        hkl=unique.hkl,
+        friedel=unique.friedel,
+        intensity=observed,
+        sigma=sigma,
+        n=np.full(len(true), 10),
+    )
+    mtz.write_merged(path, merged, **attributes)
     return path
 
 

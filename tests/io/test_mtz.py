@@ -31,7 +31,7 @@ def written(unique, tmp_path):
     }
     mtz.write_merged(
         tmp_path / "m.mtz",
-        **columns,
+        mtz.MergedTable(**columns),
         cell=CELL,
         space_group=GROUP,
         wavelength=1.7414,
