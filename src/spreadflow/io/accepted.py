@@ -21,7 +21,9 @@ def accepted_lattices(cells: Path, reindex: Path) -> np.ndarray:
     run = store.attributes(reindex, "reindex")["run"]
     columns = store.read(cells, "cells", ["lattices/run", "lattices/outcome", *IDENTITY])
     lattices = store.read(reindex, "reindex", IDENTITY)
-    is_of_run = columns["lattices/run"] == (runs.index(run) if run in runs else -1)
-    if not all(np.array_equal(columns[name][is_of_run], lattices[name]) for name in IDENTITY):
+    number = runs.index(run) if run in runs else -1
+    is_of_run = columns["lattices/run"] == number
+    is_same = [np.array_equal(columns[name][is_of_run], lattices[name]) for name in IDENTITY]
+    if not all(is_same):
         raise FileError(cells, f"the lattices of {reindex}", "others", "Rerun cells on all runs.")
     return columns["lattices/outcome"][is_of_run] == LatticeOutcome.ACCEPTED
