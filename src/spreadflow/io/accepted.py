@@ -21,6 +21,7 @@ def accepted_lattices(cells: Path, reindex: Path) -> np.ndarray:
     run = store.attributes(reindex, "reindex")["run"]
     columns = store.read(cells, "cells", ["lattices/run", "lattices/outcome", *IDENTITY])
     lattices = store.read(reindex, "reindex", IDENTITY)
+
     number = runs.index(run) if run in runs else -1
     is_of_run = columns["lattices/run"] == number
     is_same = [np.array_equal(columns[name][is_of_run], lattices[name]) for name in IDENTITY]

@@ -202,6 +202,7 @@ class ExperimentList:
             beam = self._tree["beam"][experiment["beam"]]
             imageset = self._tree["imageset"][experiment["imageset"]]
             _check_direction(where, beam)
+
             images = imageset["images"]
             if len(images) != 1:
                 raise FileError(where, "one image", f"{len(images)} in its imageset", TODO)
@@ -219,7 +220,8 @@ class ExperimentList:
     def _detector(self, number: int) -> Detector:
         """Return a detector of the list, read once."""
         if number not in self._detectors:
-            self._detectors[number] = _detector(self.path, self._tree["detector"][number])
+            tree = self._tree["detector"][number]
+            self._detectors[number] = _detector(self.path, tree)
         return self._detectors[number]
 
 
@@ -256,7 +258,8 @@ def _reciprocal(where: object, crystal: dict) -> np.ndarray:
     """Return (3, 3) A of a crystal's direct axes."""
     axes = [crystal[f"real_space_{axis}"] for axis in "abc"]
     basis = np.array(axes, dtype=np.float64).T
-    if basis.shape != (3, 3) or not np.isfinite(basis).all() or not np.linalg.det(basis) > 0:
+    is_matrix = basis.shape == (3, 3) and np.isfinite(basis).all()
+    if not is_matrix or not np.linalg.det(basis) > 0:
         expected = "axes real_space_a, b, c of a right-handed crystal"
         raise FileError(where, expected, basis.T.tolist(), TODO)
     return np.linalg.inv(basis).T
@@ -275,14 +278,18 @@ def _hall(where: object, crystal: dict) -> str:
 def _detector(path: Path, tree: dict) -> Detector:
     """Return a detector in the lab frame. Raises FileError for one that is not supported."""
     panels = tree["panels"]
-    frames = dict(_lab_frames(tree["hierarchy"], np.eye(4), panels)) if "hierarchy" in tree else {}
+    frames: dict[int, np.ndarray] = {}
+    if "hierarchy" in tree:
+        frames |= _lab_frames(tree["hierarchy"], np.eye(4), panels)
     for number, panel in enumerate(panels):
         frames.setdefault(number, _local_frame(panel))
+
     kinds = {_kind(panel) for panel in panels}
     pixel_fast, pixel_slow = panels[0]["pixel_size"]
     if len(kinds) != 1 or pixel_fast != pixel_slow:
         expected = "panels of equal shape with square, equal pixels"
         raise FileError(path, expected, sorted(kinds), "Not supported.")
+
     lab = np.array([frames[number] for number in range(len(panels))])
     fast, slow = panels[0]["image_size"]
     mu = panels[0].get("mu", 0.0)
@@ -308,10 +315,11 @@ def _local_frame(node: dict) -> np.ndarray:
     parent, mm.
     """
     frame = np.eye(4)
-    frame[:3, 0] = node.get("fast_axis", (1, 0, 0))
-    frame[:3, 1] = node.get("slow_axis", (0, 1, 0))
-    frame[:3, 2] = np.cross(frame[:3, 0], frame[:3, 1])
-    frame[:3, 3] = node.get("origin", (0, 0, 0))
+    fast, slow, normal, origin = frame[:3].T
+    fast[:] = node.get("fast_axis", (1, 0, 0))
+    slow[:] = node.get("slow_axis", (0, 1, 0))
+    normal[:] = np.cross(fast, slow)
+    origin[:] = node.get("origin", (0, 0, 0))
     return frame
 
 

@@ -35,7 +35,8 @@ NO_FILES = FactorFiles()
 def paths_of(section: StructureFactorsSection) -> list[Path]:
     """Return the files that a section names."""
     curves = curve_paths(site.curve for site in section.sites)
-    return [path for path in (section.model, section.mtz, *curves) if path is not None]
+    named = (section.model, section.mtz, *curves)
+    return [path for path in named if path is not None]
 
 
 def curve_paths(names: Iterable[str]) -> list[Path]:

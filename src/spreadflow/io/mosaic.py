@@ -100,6 +100,7 @@ def read_rotations(path: Path) -> np.ndarray:
     if defect > LARGEST_DEFECT or np.linalg.det(matrices).min() < 0:
         found = f"a matrix whose R·Rᵀ differs from 1 by {defect:.2g}, or a mirror"
         raise FileError(path, "rotation matrices", found, GIVE_ROTATIONS)
+
     rotations = rotation.nearest(matrices)
     from_mean = rotations @ rotation.mean(rotations).T
     farthest_deg = rotation.angle(from_mean).max() / DEG

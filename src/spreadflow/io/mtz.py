@@ -152,6 +152,7 @@ def read_merged(path: Path | str, cell: np.ndarray, space_group: str) -> Measure
     except (OSError, RuntimeError, ValueError) as error:
         raise FileError(path, "a readable MTZ file", error, GIVE_MERGED) from None
     _check_crystal(path, file, cell, space_group)
+
     data = gemmi.Intensities()
     try:
         data.import_mtz(file, gemmi.DataType.MergedAM)
@@ -176,6 +177,7 @@ def _check_crystal(path: Path | str, file: gemmi.Mtz, cell: np.ndarray, space_gr
         expected = f"the point group and centring of '{space_group}'"
         found = "none" if file.spacegroup is None else f"'{file.spacegroup.xhm()}'"
         raise FileError(path, expected, found, todo)
+
     own = np.array(file.cell.parameters)
     if not is_same_cell(own, cell):
         expected = f"cell {np.round(cell, 2).tolist()}, as configured"
@@ -228,6 +230,7 @@ def _averaged(
     is_finite = np.isfinite(intensity)
     hkl = hkl[is_finite].astype(np.int32)
     intensity = intensity[is_finite]
+
     cell = gemmi.UnitCell(10, 10, 10, 90, 90, 90)  # only the indices matter
     data = gemmi.Intensities()
     data.set_data(cell, group, hkl, intensity, np.ones(len(intensity)))
@@ -243,6 +246,7 @@ def _from_mtz(path: Path) -> Reference:
     """Return the reference in an MTZ file: its preferred column."""
     mtz = gemmi.read_mtz_file(str(path))
     columns = {column.label: column for column in mtz.columns}
+
     intensities = [label for label in INTENSITIES if label in columns]
     intensities += [column.label for column in mtz.columns if column.type == "J"]
     amplitudes = [label for label in AMPLITUDES if label in columns]
@@ -250,6 +254,7 @@ def _from_mtz(path: Path) -> Reference:
     preferred = intensities + amplitudes
     if not preferred:
         raise ValueError(f"no intensities or amplitudes among {', '.join(columns)}")
+
     values = np.array(columns[preferred[0]].array, dtype=np.float64)
     intensity = values if intensities else values**2
     return mtz.spacegroup, mtz.make_miller_array(), intensity

@@ -106,6 +106,7 @@ def write(
         _put(_group(entry, "shots", "NXcollection"), "shot_id", shot_ids)
         _write_beam(instrument, energies_ev, photons, recording)
         _write_detector(instrument, recording)
+
         data = _group(entry, "data", "NXdata", signal="data")
         _write_frames(data, stills, recording.detector, COMPRESSIONS[compression])
         _put(data, "data_offset", -float(recording.offset_adu))
@@ -156,6 +157,7 @@ def _write_beam(
     weights = _put(beam, f"{SPECTRUM}_weights", photons)
     beam[f"{SPECTRUM}_weight"] = weights  # the deprecated name, the only one older readers know
     _put(beam, "total_flux", total, units="Hz")
+
     stokes = np.array([1.0, recording.polarization, 0.0, 0.0])
     _put(beam, "incident_polarization_stokes", stokes)
     size_mm = recording.beam_size_mm
@@ -214,6 +216,7 @@ def _write_modules(group: h5py.Group, detector: Detector) -> None:
     """Write the panels as modules, on a common rail along the beam."""
     origins = detector.origin_mm @ LAB_FROM_MCSTAS
     rail_mm = origins[0, 2]
+
     steps = _group(group, "transformations", "NXtransformations")
     rail = _write_step(steps, "AXIS_RAIL", "translation", (0, 0, 1), ".", value=rail_mm)
     head = _write_step(steps, "AXIS_D0", "rotation", (0, 0, -1), rail)
@@ -231,6 +234,7 @@ def _write_module(
     module = _group(group, name, "NXdetector_module")
     _put(module, "data_origin", np.array([0, 0] if is_one else [panel, 0, 0]))
     _put(module, "data_size", np.array(detector.shape if is_one else (1, *detector.shape)))
+
     place = _write_step(module, "module_offset", "translation", (1, 0, 0), head, offset=offset_mm)
     pixel_mm = float(detector.pixel_mm)
     for name, axes in (("fast", detector.fast), ("slow", detector.slow)):
@@ -270,6 +274,7 @@ def _write_frames(
     stack = data.create_dataset(
         "data", (n_frames, *shape), np.int32, chunks=(1, *shape), **compression
     )
+
     for number, image in zip(range(n_frames), stills.images, strict=True):
         stack[number] = image.reshape(shape)
     for number in stills.corrupt:

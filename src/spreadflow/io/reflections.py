@@ -44,7 +44,8 @@ class Table(NamedTuple):
         number.
         """
         if identifier and self.identifiers:
-            number = next((n for n, name in self.identifiers.items() if name == identifier), -1)
+            numbers = [n for n, name in self.identifiers.items() if name == identifier]
+            number = numbers[0] if numbers else -1
         return self.columns["id"] == number
 
 

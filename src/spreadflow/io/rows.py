@@ -22,7 +22,8 @@ def blank(kind: str, table: str, **sizes: int) -> dict[str, np.ndarray]:
     for path, dataset in schema.FILES[kind].items():
         own_table, name = path.split("/")
         if own_table == table:
-            shape = [sizes[dim] if isinstance(dim, str) else dim for dim in dataset.dims[1:]]
+            dims = dataset.dims[1:]
+            shape = [sizes[dim] if isinstance(dim, str) else dim for dim in dims]
             fill = np.nan if dataset.dtype == "float64" else 0
             row[name] = np.full(shape, fill)
     return row

@@ -39,6 +39,7 @@ def blocks_of(path: Path, kind: str, size: int) -> list[ShoeboxBlock]:
         columns = store.read_part(path, kind, part, key, ["lattices/shot_id", "lattices/k"])
         k = columns["lattices/k"].astype(np.uint64)
         ids = np.stack([columns["lattices/shot_id"], k], axis=1)
+
         n_lattices = len(ids)
         for first in range(0, n_lattices, size):
             rows = range(first, min(first + size, n_lattices))
@@ -69,6 +70,7 @@ def read_recording(path: Path, kind: str) -> Recording:
         spectra = store.read_part(path, kind, part, key, ["spectra/"])
         energies = spectra["spectra/energies_ev"]
         photons = spectra["spectra/photons"]
+
         all_energies = np.union1d(all_energies, energies)
         total = np.maximum(photons.sum(axis=1), SMALLEST_TOTAL)
         mean_energies.append((energies * photons).sum(axis=1) / total)

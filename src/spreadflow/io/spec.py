@@ -48,10 +48,12 @@ def _parse(path: Path, line: int, words: list[str]) -> SpecLine:
     optional = words[2:]
     numbers = [int(word) for word in optional if word.isdecimal()]
     spectra = [word for word in optional if word.endswith(".lam")]
+
     in_order = [*spectra[:1], *map(str, numbers)]
     if len(words) < 2 or len(numbers) > 1 or optional != in_order:
         columns = "columns `.expt .refl [spectrum.lam] [number of the experiment]`"
         raise FileError(f"{path}, line {line}", columns, " ".join(words), "Correct the line.")
+
     return SpecLine(
         line=line,
         expt=path.parent / words[0],
@@ -68,10 +70,15 @@ class ShotFinder:
         """Number the shots of a run. folder: that of its manifest; files: those that it names."""
         paths = [(folder / file.path).resolve() for file in files]
         counts = Counter(path.name for path in paths)
-        numbered = list(enumerate(paths))
-        self._by_path = {path: number for number, path in numbered}
-        self._by_name = {path.name: number for number, path in numbered if counts[path.name] == 1}
-        self._first_shots = np.cumsum([0, *(file.n_frames for file in files)])
+        self._by_path: dict[Path, int] = {}
+        self._by_name: dict[str, int] = {}
+        for number, path in enumerate(paths):
+            self._by_path[path] = number
+            if counts[path.name] == 1:
+                self._by_name[path.name] = number
+
+        n_frames = [file.n_frames for file in files]
+        self._first_shots = np.cumsum([0, *n_frames])
 
     def number(self, image: Path, frame: int) -> tuple[int, bool]:
         """Return the number of a shot in the run, or −1, and whether its file was looked up by the
@@ -85,6 +92,8 @@ class ShotFinder:
         file = self._by_path.get(path, -1) if is_there else self._by_name.get(image.name, -1)
         if file < 0:
             return -1, not is_there
+
         first, end = self._first_shots[file : file + 2]
         has_frame = 0 <= frame < end - first
-        return int(first + frame) if has_frame else -1, not is_there
+        shot = int(first + frame) if has_frame else -1
+        return shot, not is_there

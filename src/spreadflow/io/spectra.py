@@ -59,10 +59,12 @@ class Bank:
                 inside = inside + spectrum.photons_inside
             else:
                 self.n_bad += 1
+
         if not self._places:
             expected = f"a spectrum with photons within {energies_ev[0]:g}-{energies_ev[-1]:g} eV"
             todo = "Check the channels of the simulation and the file."
             raise FileError(self.path, expected, f"{self.n_bad} without", todo)
+
         self.lost = 1.0 - inside / recorded
         """fraction of the recorded photons beyond the channels"""
         self._scale = 1.0 if photons is None else photons * len(self) / inside
@@ -73,7 +75,8 @@ class Bank:
     def pulse(self, number: int) -> Spectrum:
         """Return the pulse of shot `number` of a run: spectrum `number` modulo their number."""
         file, frame = self._places[number % len(self)]
-        energies, photons = resampled(self._open(file).spectrum(frame), self.energies_ev)
+        recorded = self._open(file).spectrum(frame)
+        energies, photons = resampled(recorded, self.energies_ev)
         return Spectrum(energies, photons * self._scale)
 
     def _all(self) -> Iterator[_Recorded]:
@@ -82,8 +85,9 @@ class Bank:
             file = self._open(number)
             for start in range(0, file.n_frames, CHUNK):
                 spectra = file.spectra(slice(start, start + CHUNK))
-                for row, totals in enumerate(_totals(spectra, self.energies_ev)):
-                    yield _Recorded(number, start + row, *totals)
+                totals = _totals(spectra, self.energies_ev)
+                for frame, (photons, photons_inside) in enumerate(totals, start):
+                    yield _Recorded(number, frame, photons, photons_inside)
 
     def _open(self, number: int) -> ImageFile:
         """Return the file of this number."""
@@ -109,17 +113,21 @@ def _totals(spectra: Spectrum, energies_ev: np.ndarray) -> np.ndarray:
     energies, photons = spectra
     if energies.ndim == 1:
         return _shared_totals(spectra, energies_ev)
-    own = [Spectrum(*pair) for pair in zip(energies, photons[:, None], strict=True)]
-    return np.concatenate([_shared_totals(spectrum, energies_ev) for spectrum in own])
+    totals = []
+    for own_energies, own_photons in zip(energies, photons, strict=True):
+        spectrum = Spectrum(own_energies, own_photons[None])
+        totals.append(_shared_totals(spectrum, energies_ev))
+    return np.concatenate(totals)
 
 
 def _shared_totals(spectra: Spectrum, energies_ev: np.ndarray) -> np.ndarray:
     """Return what `_totals` does for spectra that share their energies."""
     is_finite = np.isfinite(spectra.photons).all(axis=1)
-    sound = spectra._replace(photons=np.where(is_finite[:, None], spectra.photons, 0.0))
+    finite = np.where(is_finite[:, None], spectra.photons, 0.0)
+    recorded = np.maximum(finite, 0.0).sum(axis=1)
+    sound = spectra._replace(photons=finite)
     try:
         inside = resampled(sound, energies_ev).photons.sum(axis=1)
     except ValueError:
         inside = np.zeros(len(is_finite))
-    recorded = np.maximum(sound.photons, 0.0).sum(axis=1)
     return np.stack([recorded, inside], axis=1)

@@ -103,10 +103,11 @@ def _check(kind: str, columns: Columns, where: object) -> None:
     same size in all of them.
     """
     datasets = schema.FILES[kind]
-    if columns.keys() != datasets.keys():
+    different = sorted(columns.keys() ^ datasets.keys())
+    if different:
         expected = f"the datasets of schema '{kind}'"
-        different = sorted(columns.keys() ^ datasets.keys())
         raise FileError(where, expected, f"a difference in {different}", SEE_FILES)
+
     sizes: dict[str, int] = {}
     for name, dataset in datasets.items():
         shape = np.shape(columns[name])
@@ -142,7 +143,8 @@ def fill(group: h5py.Group, kind: str, columns: Columns, where: object = "column
     """
     _check(kind, columns, where)
     for name, dataset in schema.FILES[kind].items():
-        data = _cast(np.asarray(columns[name]), dataset.dtype, f"{where}: {name}")
+        column = np.asarray(columns[name])
+        data = _cast(column, dataset.dtype, f"{where}: {name}")
         options = COMPRESSION if data.nbytes > SMALLEST_COMPRESSED else {}
         item = group.create_dataset(name, data=data, **options)
         item.attrs["units"] = dataset.unit
@@ -169,8 +171,10 @@ def stamp(f: h5py.File, kind: str, key: str, attributes: Mapping[str, object]) -
 def put_attributes(group: h5py.Group, attributes: Mapping[str, object]) -> None:
     """Set attributes; those that are not numbers or strings are stored as JSON."""
     for name, value in attributes.items():
-        is_plain = isinstance(value, str | int | float | np.number)
-        group.attrs[name] = value if is_plain else json.dumps(value, default=_jsonable)
+        if isinstance(value, str | int | float | np.number):
+            group.attrs[name] = value
+        else:
+            group.attrs[name] = json.dumps(value, default=_jsonable)
 
 
 def _jsonable(value: object) -> object:
@@ -201,7 +205,8 @@ def attributes(path: Path | str, kind: str) -> dict:
     string that reads 42 stays one.
     """
     with _opened(Path(path), kind) as f:
-        return {name: _decoded(value) for name, value in f.attrs.items()}
+        stored = dict(f.attrs)
+    return {name: _decoded(value) for name, value in stored.items()}
 
 
 def _decoded(value: object) -> object:
@@ -247,10 +252,11 @@ def tables(group: h5py.Group, kind: str, names: Iterable[str] | None = None) -> 
     table: one piece for `joined`.
     """
     n_rows = {}
-    for table in group:
-        first_column = next(iter(group[table]))
-        n_rows[table] = group[table][first_column].shape[0]
-    return {"": n_rows} | {name: group[name][()] for name in _select(kind, names)}
+    for name, table in group.items():
+        first_column = next(iter(table.values()))
+        n_rows[name] = len(first_column)
+    columns = {name: group[name][()] for name in _select(kind, names)}
+    return {"": n_rows} | columns
 
 
 def part_keys(path: Path | str, kind: str) -> list[str]:
@@ -313,7 +319,10 @@ def joined(kind: str, wanted: Iterable[str], parts: Sequence[dict]) -> dict[str,
     columns = {}
     for name in wanted:
         dataset = schema.FILES[kind][name]
-        pieces = _shifted(parts, name, dataset) if dataset.refers else [p[name] for p in parts]
+        if dataset.refers:
+            pieces = _shifted(parts, name, dataset)
+        else:
+            pieces = [part[name] for part in parts]
         shapes = {piece.shape[1:] for piece in pieces}
         if len(shapes) > 1:
             expected = f"parts with the same {dataset.dims[1:]}"
@@ -392,6 +401,7 @@ class Parts:
                 part.unlink()
         for unfinished in folder.glob(".*.tmp"):
             unfinished.unlink()
+
         with replacing(self.product) as temporary, h5py.File(temporary, "w") as f:
             f["parts/key"] = np.array(self.keys, dtype=f"S{N_DIGITS}")
             stamp(f, self.kind, digest(self.keys), attributes)

@@ -28,7 +28,6 @@ def read(path: Path | str, cell: np.ndarray, space_group: str) -> Atoms:
     own_cell = structure.cell
     if not own_cell.is_crystal():
         own_cell = gemmi.UnitCell(*unit_cell.degrees(cell))
-    to_fractional = np.array(own_cell.frac.mat.tolist())
 
     atoms = [site.atom for site in structure[0].all()]
     without_factors = {atom.name for atom in atoms if atom.element.it92 is None}
@@ -36,6 +35,8 @@ def read(path: Path | str, cell: np.ndarray, space_group: str) -> Atoms:
         expected = "elements with known form factors"
         todo = "Name the elements in the file."
         raise FileError(path, expected, sorted(without_factors), todo)
+
+    to_fractional = np.array(own_cell.frac.mat.tolist())
     return Atoms(
         names=np.array([atom.name for atom in atoms]),
         elements=np.array([_element(atom) for atom in atoms]),
@@ -67,7 +68,8 @@ def _beta(atom: gemmi.Atom, cell: np.ndarray, to_fractional: np.ndarray) -> np.n
     B.
     """
     if not atom.aniso.nonzero():
-        return isotropic(np.array([atom.b_iso]), cell)[0]
+        b = np.array([atom.b_iso])
+        return isotropic(b, cell)[0]
     u = np.array(atom.aniso.as_mat33().tolist())
     return 2 * np.pi**2 * to_fractional @ u @ to_fractional.T
 
@@ -78,9 +80,11 @@ def _check_crystal(
     """Raise FileError where the file's crystal is another one than the configuration's."""
     todo = "Make them agree."
     group = structure.find_spacegroup()
-    if group is not None and group.xhm() != gemmi.find_spacegroup_by_name(space_group).xhm():
+    configured_group = gemmi.find_spacegroup_by_name(space_group)
+    if group is not None and group.xhm() != configured_group.xhm():
         expected = f"space group '{space_group}', as configured"
         raise FileError(path, expected, group.xhm(), todo)
+
     if structure.cell.is_crystal():
         configured = unit_cell.degrees(cell)
         own = np.array(structure.cell.parameters)
@@ -91,8 +95,10 @@ def _check_crystal(
 
 def is_same_cell(own: np.ndarray, configured: np.ndarray) -> bool:
     """Whether a file's own cell is taken for the configured one; both (6,) Å, degrees."""
-    tolerance = np.array([*(CELL_TOLERANCE * configured[:3]), *[ANGLE_TOLERANCE_DEG] * 3])
-    return not np.any(np.abs(own - configured) > tolerance)
+    difference = np.abs(own - configured)
+    edges_agree = difference[:3] <= CELL_TOLERANCE * configured[:3]
+    angles_agree = difference[3:] <= ANGLE_TOLERANCE_DEG
+    return bool(edges_agree.all() and angles_agree.all())
 
 
 class Curve(NamedTuple):
@@ -110,10 +116,13 @@ class Curve(NamedTuple):
         """
         first = self.energies_ev[0]
         last = self.energies_ev[-1]
-        if energies_ev.min() < first or energies_ev.max() > last:
-            expected = f"a table that covers {energies_ev.min():.1f}-{energies_ev.max():.1f} eV"
+        lowest = energies_ev.min()
+        highest = energies_ev.max()
+        if lowest < first or highest > last:
+            expected = f"a table that covers {lowest:.1f}-{highest:.1f} eV"
             found = f"{first:.1f}-{last:.1f} eV"
             raise FileError(self.path, expected, found, "Take a longer table.")
+
         real = np.interp(energies_ev, self.energies_ev, self.values.real)
         imaginary = np.interp(energies_ev, self.energies_ev, self.values.imag)
         return real + 1j * imaginary
@@ -127,12 +136,15 @@ def read_curve(path: Path | str) -> Curve:
     except (OSError, ValueError) as error:
         expected = "a table of three columns: energy (eV), f', f''"
         raise FileError(path, expected, error, todo) from None
+
+    n_rows, n_columns = table.shape
     is_finite = np.isfinite(table).all()
     is_rising = not np.any(np.diff(table[:, 0]) <= 0)
-    if table.shape[1] != 3 or len(table) < 2 or not is_finite or not is_rising:
-        found = f"{table.shape[1]} columns, {len(table)} rows"
+    if n_columns != 3 or n_rows < 2 or not is_finite or not is_rising:
+        found = f"{n_columns} columns, {n_rows} rows"
         if not is_finite:
             found += ", not all of them numbers"
         expected = "three columns with rising energies: E (eV), f', f''"
         raise FileError(path, expected, found, todo)
+
     return Curve(path, energies_ev=table[:, 0], values=table[:, 1] + 1j * table[:, 2])

@@ -37,6 +37,7 @@ def write_truth(f: h5py.File, truth: FileTruth, energies_ev: np.ndarray) -> None
     group = f.create_group(GROUP)
     store.fill(group, "truth", truth.columns())
     store.put_attributes(group, {"detector": truth.detector._asdict()})
+
     values = np.concatenate([np.empty(0), *truth.curves.values()])
     n_sites = len(truth.curves)
     columns = {
@@ -77,11 +78,10 @@ def read_truth(manifest: Path | str) -> dict[str, np.ndarray] | None:
             if group is None or stored_ids is None:
                 return None
             part = store.tables(group, "truth")
-        identities = {
-            int(stored): images.shot_id(run, path.name, frame)
-            for frame, stored in enumerate(stored_ids)
-        }
-        shot_ids = [identities[int(stored)] for stored in part["shots/shot_id"]]
+        identities = {}
+        for frame, stored_id in enumerate(stored_ids):
+            identities[int(stored_id)] = images.shot_id(run, path.name, frame)
+        shot_ids = [identities[int(stored_id)] for stored_id in part["shots/shot_id"]]
         parts.append(part | {"shots/shot_id": np.array(shot_ids, np.uint64)})
     return store.joined("truth", schema.FILES["truth"], parts) if parts else None
 
@@ -96,12 +96,15 @@ def true_curves(manifest: Path) -> dict[str, TrueCurve]:
 
 def _curves(group: h5py.Group) -> dict[str, TrueCurve]:
     """Return the curve of each site."""
-    columns = {name: group[f"curves/{name}"][()] for name in ("site", "energy_ev", "fp", "fdp")}
-    values = columns["fp"] + 1j * columns["fdp"]
+    columns = group["curves"]
+    site = columns["site"][()]
+    energies_ev = columns["energy_ev"][()]
+    values = columns["fp"][()] + 1j * columns["fdp"][()]
+    names = json.loads(group.attrs["sites"])
     curves = {}
-    for number, name in enumerate(json.loads(group.attrs["sites"])):
-        rows = columns["site"] == number
-        curves[name] = TrueCurve(columns["energy_ev"][rows], values[rows])
+    for number, name in enumerate(names):
+        rows = site == number
+        curves[name] = TrueCurve(energies_ev[rows], values[rows])
     return curves
 
 

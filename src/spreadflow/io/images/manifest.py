@@ -22,6 +22,9 @@ GEOMETRY = ("origin_mm", "fast", "slow", "pixel_mm")
 GEOMETRY_TOLERANCE = 1e-6
 """Largest difference of these fields between files, mm or of unit vectors: that of rounding."""
 
+LONGEST_SHOWN = 80
+"""Letters of a wrong value that an error shows."""
+
 HOW_TO_WRITE = "Write it with `spreadflow manifest`."
 """What to do about a manifest that is none."""
 
@@ -65,8 +68,8 @@ class Manifest(BaseModel):
 class _Header(NamedTuple):
     """What a manifest needs to know of an image file."""
 
-    offset_adu: float
-    adu_per_photon: float
+    pedestal: tuple[float, float]
+    """pedestal (ADU) and gain (ADU per photon)"""
     detector: Detector
     n_frames: int
 
@@ -74,7 +77,8 @@ class _Header(NamedTuple):
 def shot_id(run: str, filename: str, frame: int) -> int:
     """Return the 64-bit identity of a shot: a hash of run, file name without folders, frame."""
     text = f"{run}\0{Path(filename).name}\0{frame}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:8], "big")
 
 
 def write_manifest(
@@ -102,7 +106,7 @@ def write_manifest(
     headers = [_read_header(path) for path in paths]
     _check_settings(paths, headers)
 
-    first = headers[0]
+    stated_offset, stated_gain = headers[0].pedestal
     files = [
         _describe(path, header.n_frames, out.parent, checksums or {})
         for path, header in zip(paths, headers, strict=True)
@@ -110,14 +114,15 @@ def write_manifest(
     try:
         manifest = Manifest(
             run=run,
-            offset_adu=first.offset_adu if offset_adu is None else offset_adu,
-            adu_per_photon=first.adu_per_photon if adu_per_photon is None else adu_per_photon,
+            offset_adu=stated_offset if offset_adu is None else offset_adu,
+            adu_per_photon=stated_gain if adu_per_photon is None else adu_per_photon,
             polarization=polarization,
             mask=None if mask is None else _relative(Path(mask), out.parent),
             files=files,
         )
     except ValidationError as error:
         raise _explain(error, out) from None
+
     with store.replacing(out) as temporary:
         temporary.write_text(manifest.model_dump_json(indent=1) + "\n")
     return manifest
@@ -136,16 +141,15 @@ def _check_names(paths: Sequence[Path]) -> None:
 def _read_header(path: Path) -> _Header:
     """Return the header of an image file. Raises FileError."""
     with closing(open_image(path)) as file:
-        offset_adu, adu_per_photon = file.pedestal
-        return _Header(offset_adu, adu_per_photon, file.detector, file.n_frames)
+        return _Header(file.pedestal, file.detector, file.n_frames)
 
 
 def _check_settings(paths: Sequence[Path], headers: Sequence[_Header]) -> None:
     """Raise FileError where a file was recorded with another setting than the first."""
     first = headers[0]
     for path, header in zip(paths[1:], headers[1:], strict=True):
-        has_same_units = header[:2] == first[:2]
-        if not has_same_units or not _same_geometry(header.detector, first.detector):
+        is_same = header.pedestal == first.pedestal
+        if not is_same or not _same_geometry(header.detector, first.detector):
             expected = f"geometry, offset and gain as in {paths[0]}"
             todo = "Make one manifest, and one run, for each setting of the detector."
             raise FileError(path, expected, "a difference", todo)
@@ -183,7 +187,9 @@ def _relative(path: Path, folder: Path) -> str:
 
 def expand(patterns: Sequence[str]) -> list[Path]:
     """Return the files that match the patterns, sorted within each, none twice."""
-    names = [name for pattern in patterns for name in sorted(glob.glob(pattern))]
+    names: list[str] = []
+    for pattern in patterns:
+        names += sorted(glob.glob(pattern))
     return [Path(name) for name in dict.fromkeys(names)]
 
 
@@ -209,10 +215,11 @@ def read_manifest(path: Path | str) -> Manifest:
 def _explain(error: ValidationError, path: Path) -> FileError:
     """Return the first mistake in a manifest as one sentence."""
     first = error.errors()[0]
-    key = ".".join(str(word) for word in first["loc"]) or "(whole file)"
+    key = ".".join(map(str, first["loc"])) or "(whole file)"
     allowed = first["msg"].removeprefix("Input should be ")
-    found = repr(first["input"])[:80]
-    return FileError(f"{path}: {key}", f"a manifest of version 1, {allowed}", found, HOW_TO_WRITE)
+    expected = f"a manifest of version 1, {allowed}"
+    found = repr(first["input"])[:LONGEST_SHOWN]
+    return FileError(f"{path}: {key}", expected, found, HOW_TO_WRITE)
 
 
 def check_manifest(path: Path | str) -> None:
@@ -229,6 +236,7 @@ def check_manifest(path: Path | str) -> None:
             wrong.append(f"{image} has {image.stat().st_size} bytes, not {file.size}")
         elif store.checksum(image) != file.sha256:
             wrong.append(f"{image} has another checksum")
+
     if wrong:
         todo = "Restore them or write the manifest again."
         raise FileError(path, "files as described", "; ".join(wrong), todo)

@@ -62,29 +62,25 @@ class NexusFile:
 
     def _load(self) -> None:
         """Find the groups of the file, and read what its header says."""
-        entries = [
-            entry
-            for entry in _children(self._file, "NXentry")
-            if _text(entry.get("definition")) == "NXmx"
-        ]
+        entries = _children(self._file, "NXentry")
+        entries = [entry for entry in entries if _text(entry.get("definition")) == "NXmx"]
         entry = _first(entries, "NXentry of definition NXmx", self._file)
         instrument = _first(_children(entry, "NXinstrument"), "NXinstrument", entry)
         self._sensor = _first(_children(instrument, "NXdetector"), "NXdetector", instrument)
-        beams = [
-            beam
-            for parent in (instrument, *_children(entry, "NXsample"))
-            for beam in _children(parent, "NXbeam")
-        ]
+        beams = _children(instrument, "NXbeam")
+        for sample in _children(entry, "NXsample"):
+            beams += _children(sample, "NXbeam")
         self._beam = _first(beams, "NXbeam", instrument)
+
         self._group = _first(_children(entry, "NXdata"), "NXdata", entry)
         self._data = self._group[_text(self._group.attrs.get("signal", "data"))]
         if self._data.ndim not in (3, 4):
             expected = "frames (n, slow, fast) or (n, panel, slow, fast)"
             raise FileError(_place(self._data), expected, self._data.shape, ABOUT_FILES)
+        self.n_frames = len(self._data)
 
         self._modules = [_module(group) for group in _children(self._sensor, "NXdetector_module")]
         _first(self._modules, "NXdetector_module", self._sensor)
-        self.n_frames = len(self._data)
         self.detector = _detector(self.path, self._modules, self._sensor)
         self.mask = self._read_mask()
         self.shot_ids = entry["shots/shot_id"][()] if "shots/shot_id" in entry else None
@@ -139,6 +135,7 @@ class NexusFile:
         with np.errstate(divide="ignore"):
             energies = energy(lengths)
         order = np.argsort(energies, axis=-1)
+
         n_frames = len(range(self.n_frames)[frames])
         shape = (n_frames, energies.shape[-1])
         photons = np.broadcast_to(photons, shape)
@@ -158,14 +155,16 @@ class NexusFile:
             lengths = stored.reshape(1) if item.size == 1 else stored.reshape(-1, 1)[frames]
             photons = np.ones(1)
         else:
-            lengths = np.atleast_1d(item[frames] if item.ndim == 2 else item[()])
-            counts = np.atleast_1d(weights[frames] if weights.ndim == 2 else weights[()])
-            photons = counts.astype(float)
-            if lengths.shape[-1] != photons.shape[-1]:
-                expected = f"{lengths.shape[-1]} weights"
+            lengths = _rows(item, frames)
+            photons = _rows(weights, frames).astype(float)
+            n_channels = lengths.shape[-1]
+            n_weights = photons.shape[-1]
+            if n_weights != n_channels:
                 todo = "One weight for each channel."
-                raise FileError(_place(weights), expected, photons.shape[-1], todo)
-        return lengths.astype(float) * _unit(item, ANGSTROM), photons
+                raise FileError(_place(weights), f"{n_channels} weights", n_weights, todo)
+
+        wavelengths = lengths.astype(float) * _unit(item, ANGSTROM)
+        return wavelengths, photons
 
     def _spectrum_items(self) -> tuple[h5py.Dataset, h5py.Dataset | None]:
         """Return the datasets of the channels' wavelengths and of their weights; the shots' own
@@ -180,6 +179,7 @@ class NexusFile:
             if variant not in self._beam or variant == name:
                 break
             name = variant
+
         item = self._beam["incident_wavelength"]
         if item.size not in (1, self.n_frames):
             expected = f"1 or {self.n_frames} wavelengths"
@@ -239,6 +239,7 @@ def _detector(path: Path, modules: Sequence[_Module], sensor: h5py.Group) -> Det
     if origin_mm[:, 2].mean() >= 0:
         expected = "a detector downstream (McStas z > 0)"
         raise FileError(path, expected, origin_mm, "Check the rail's sign.")
+
     thickness = sensor.get("sensor_thickness")
     capture = {} if thickness is None else thickness.attrs
     return Detector(
@@ -256,23 +257,32 @@ def _module(group: h5py.Group) -> _Module:
     """Return a module. Raises FileError where its pixels are not square."""
     fast = group["fast_pixel_direction"]
     slow = group["slow_pixel_direction"]
-    sizes = [np.ravel(item[()])[0] * _unit(item, MM) for item in (fast, slow)]
-    if abs(sizes[0] - sizes[1]) > SQUARE_TOLERANCE * sizes[0]:
-        raise FileError(_place(group), "square pixels", f"{sizes} mm", "Not supported.")
+    sizes_mm = [_pixel_mm(fast), _pixel_mm(slow)]
+    if abs(sizes_mm[0] - sizes_mm[1]) > SQUARE_TOLERANCE * sizes_mm[0]:
+        raise FileError(_place(group), "square pixels", f"{sizes_mm} mm", "Not supported.")
+
     corner = np.ravel(group["data_origin"][()]).astype(int)
     size = np.ravel(group["data_size"][()]).astype(int)
+    edges = zip(corner.tolist(), (corner + size).tolist(), strict=True)
+    origin = _to_mcstas(fast)[:3, 3]
     return _Module(
-        place=tuple(slice(int(a), int(a + n)) for a, n in zip(corner, size, strict=True)),
-        origin_mm=LAB_FROM_MCSTAS @ _to_mcstas(fast)[:3, 3] + 0.0,  # no negative zeros
+        place=tuple(slice(first, end) for first, end in edges),
+        origin_mm=LAB_FROM_MCSTAS @ origin + 0.0,  # no negative zeros
         fast=_direction(fast),
         slow=_direction(slow),
-        pixel_mm=float(sizes[0]),
+        pixel_mm=float(sizes_mm[0]),
     )
+
+
+def _pixel_mm(direction: h5py.Dataset) -> float:
+    """Return the edge of a pixel along a direction."""
+    return np.ravel(direction[()])[0] * _unit(direction, MM)
 
 
 def _direction(item: h5py.Dataset) -> np.ndarray:
     """Return the unit vector of a pixel direction in the laboratory."""
-    axis = LAB_FROM_MCSTAS @ _to_mcstas(item)[:3, :3] @ item.attrs["vector"]
+    turn = _to_mcstas(item)[:3, :3]
+    axis = LAB_FROM_MCSTAS @ turn @ item.attrs["vector"]
     return axis / np.linalg.norm(axis) + 0.0
 
 
@@ -299,10 +309,11 @@ def _transformation(item: h5py.Dataset, moves: bool = True) -> np.ndarray:
     values = np.atleast_1d(item[()])
     if np.ptp(values) > 0:
         raise FileError(_place(item), "one value for all frames", values, "Split the file.")
+
     value = values[0]
     matrix = np.eye(4)
-    if "offset" in item.attrs and np.any(item.attrs["offset"]):
-        offset = np.asarray(item.attrs["offset"], float)
+    offset = np.asarray(item.attrs.get("offset", 0.0), float)
+    if offset.any():
         matrix[:3, 3] = offset * _unit(item, MM, "offset_units")
     if value and kind == "rotation":
         axis = vector / np.linalg.norm(vector)
@@ -353,12 +364,23 @@ def _text(value: Any) -> str:
 
 def _children(group: h5py.Group, nx_class: str) -> list[h5py.Group]:
     """Return the groups of a NeXus class in a group."""
-    items = (group.get(name) for name in group)
-    groups = [item for item in items if isinstance(item, h5py.Group)]
-    return [child for child in groups if _text(child.attrs.get("NX_class")) == nx_class]
+    children = []
+    for name in group:
+        item = group.get(name)  # None for a link to nowhere
+        if isinstance(item, h5py.Group) and _text(item.attrs.get("NX_class")) == nx_class:
+            children.append(item)
+    return children
+
+
+def _rows(item: h5py.Dataset, frames: slice) -> np.ndarray:
+    """Return the rows of some frames where a dataset has a row for each, else all of it."""
+    stored = item[frames] if item.ndim == 2 else item[()]
+    return np.atleast_1d(stored)
 
 
 def _number(group: h5py.Group, name: str, default: float) -> float:
     """Return the number in a dataset, or the default where there is no such dataset."""
     item = group.get(name)
-    return default if item is None else float(np.ravel(item[()])[0])
+    if item is None:
+        return default
+    return float(np.ravel(item[()])[0])

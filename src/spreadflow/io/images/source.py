@@ -146,8 +146,10 @@ class Source:
         """Return the spectrum of shot i without its image; None where it can't be read or makes no
         sense.
         """
-        file = self._open(int(self.shots["file"][i]))
-        return None if file is None else _sound_spectrum(file, int(self.shots["frame"][i]))
+        number = int(self.shots["file"][i])
+        frame = int(self.shots["frame"][i])
+        file = self._open(number)
+        return None if file is None else _sound_spectrum(file, frame)
 
     def _adu(self, photons: float) -> float:
         """Return the ADU of a number of photons."""
@@ -253,10 +255,12 @@ def _shots(manifest: Manifest) -> dict[str, np.ndarray]:
 
 def _check_size(path: Path, entry: ManifestFile) -> None:
     """Raise FileError where a file is there, and not of the size that the manifest says."""
-    if path.exists() and path.stat().st_size != entry.size:
-        found = f"{path.stat().st_size} bytes"
+    if not path.exists():
+        return
+    size = path.stat().st_size
+    if size != entry.size:
         todo = "Restore the file or write the manifest again."
-        raise FileError(path, f"{entry.size} bytes", found, todo)
+        raise FileError(path, f"{entry.size} bytes", f"{size} bytes", todo)
 
 
 def _check_content(
@@ -286,7 +290,8 @@ def _shape(detector: Detector) -> str:
 def _is_constant(adu: np.ndarray, valid: np.ndarray) -> bool:
     """Whether all valid pixels, at least one, hold the same number."""
     first = np.unravel_index(valid.argmax(), valid.shape)
-    return not np.any(valid & (adu != adu[first]))
+    is_different = adu != adu[first]
+    return not np.any(valid & is_different)
 
 
 def _sound_spectrum(file: ImageFile, frame: int) -> Spectrum | None:
@@ -297,6 +302,7 @@ def _sound_spectrum(file: ImageFile, frame: int) -> Spectrum | None:
         energies, photons = file.spectrum(frame)
     except FileError:
         return None
+
     photons = np.maximum(photons, 0.0)  # keeps NaN
     has_energies = np.isfinite(energies).all() and (energies > 0).all()
     has_photons = np.isfinite(photons).all() and photons.sum() > 0
