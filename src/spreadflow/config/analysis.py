@@ -269,11 +269,10 @@ class RestraintsSection(Section):
     wavelength: ChangeRestraint | None = None
     """of the relative change of the wavelength"""
 
-    def given(self) -> dict[str, RestraintSection]:
+    def by_name(self) -> dict[str, RestraintSection]:
         """Return the restraints that are configured, by name."""
-        return {
-            name: of for name in type(self).model_fields if (of := getattr(self, name)) is not None
-        }
+        restraints = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in restraints.items() if value is not None}
 
 
 class Stage1Section(PixelsSection):
@@ -323,21 +322,19 @@ class Stage1Section(PixelsSection):
         if len(lengths) > 1:
             expected = "one of cell, distance and wavelength: in one shot they are degenerate"
             raise Inconsistent("refine", expected, ", ".join(lengths))
-        for name in self.restraints.given():
+        for name in self.restraints.by_name():
             if name not in self.refine:
-                free = (
+                expected = (
                     f"an unknown that is refined, {', '.join(self.refine)}: what is held needs "
                     "no restraint"
                 )
-                raise Inconsistent(f"restraints.{name}", free, name)
+                raise Inconsistent(f"restraints.{name}", expected, name)
         if self.restraints.eta is not None and self.mosaicity == "domains":
-            raise Inconsistent(
-                "restraints.eta", "null where stage1.mosaicity is 'domains', which have no η", "eta"
-            )
+            expected = "null where stage1.mosaicity is 'domains', which have no η"
+            raise Inconsistent("restraints.eta", expected, "eta")
         if self.mosaicity == "domains" and self.domains is None:
-            raise Inconsistent(
-                "domains", "a file of rotations where stage1.mosaicity is 'domains'", None
-            )
+            expected = "a file of rotations where stage1.mosaicity is 'domains'"
+            raise Inconsistent("domains", expected, None)
         return self
 
 
@@ -379,4 +376,5 @@ class MosaicSection(Section):
         it another distribution than it needs.
         """
         null = [name for name in PixelsSection.model_fields if getattr(self, name) is None]
-        return self.model_copy(update={name: getattr(stage1, name) for name in null})
+        values = {name: getattr(stage1, name) for name in null}
+        return self.model_copy(update=values)

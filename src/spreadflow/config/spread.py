@@ -63,12 +63,12 @@ class SpreadSection(Section):
     def _consistent(self):
         if self.d_min is not None and self.d_min >= self.d_max:
             raise Inconsistent("d_min", f"less than spread.d_max, {self.d_max}", self.d_min)
-        if self.range_ev and self.range_ev[1] - self.range_ev[0] < self.step_ev:
-            raise Inconsistent(
-                "range_ev", f"at least spread.step_ev, {self.step_ev} eV, wide", self.range_ev
-            )
+        if self.range_ev:
+            first, last = self.range_ev
+            if last - first < self.step_ev:
+                expected = f"at least spread.step_ev, {self.step_ev} eV, wide"
+                raise Inconsistent("range_ev", expected, self.range_ev)
         if self.restraint == "known" and not self.known:
-            raise Inconsistent(
-                "known", "a curve for each site where spread.restraint is 'known'", self.known
-            )
+            expected = "a curve for each site where spread.restraint is 'known'"
+            raise Inconsistent("known", expected, self.known)
         return self

@@ -14,10 +14,12 @@ from spreadflow.trial import facts, inputs
 
 
 def _always(_config: Config) -> bool:
+    """Whether a trial has a stage that every trial has."""
     return True
 
 
 def _indexes_here(config: Config) -> bool:
+    """Whether the detector is refined from lattices that are indexed here."""
     return bool(facts.indexed_runs(config)) and not facts.has_frozen_detector(config)
 
 
@@ -70,8 +72,8 @@ STAGES = (
     ),
     Stage(
         word="index",
-        meaning="spots, lattices, integrated reflections; the target cell may be wrong by 3 % and "
-        "3°",
+        meaning="spots, lattices, integrated reflections; the target cell may be wrong by 3 % "
+        "and 3°",
         inputs=inputs.IndexInputs,
         outputs=("{run}/index.h5",),
         is_wanted=_indexes_here,
@@ -79,8 +81,8 @@ STAGES = (
     ),
     Stage(
         word="level0",
-        meaning="shift and distance of the detector from all lattices jointly, with σ (DIALS "
-        "format)",
+        meaning="shift and distance of the detector from all lattices jointly, with σ "
+        "(DIALS format)",
         inputs=inputs.Level0Inputs,
         outputs=("level0.expt",),
         is_wanted=_indexes_here,
@@ -88,9 +90,8 @@ STAGES = (
     ),
     Stage(
         word="adopt",
-        meaning="in place of `index`, `level0` and `reindex`: the lattices of DIALS, cctbx.xfel or "
-        "diffBragg, "
-        "and what became of each",
+        meaning="in place of `index`, `level0` and `reindex`: the lattices of DIALS, cctbx.xfel "
+        "or diffBragg, and what became of each",
         inputs=inputs.AdoptInputs,
         outputs=("{run}/reindex.h5", "{run}/adopt.h5"),
         is_wanted=lambda config: bool(facts.adopted_runs(config)),
@@ -148,8 +149,7 @@ STAGES = (
     Stage(
         word="mosaic",
         meaning="where `stage1.mosaicity` is `learned`: how mosaic domains are turned, learned "
-        "from the pixels "
-        "of all lattices or of each",
+        "from the pixels of all lattices or of each",
         inputs=inputs.MosaicInputs,
         outputs=("mosaic.h5",),
         is_wanted=facts.learns_mosaicity,
@@ -165,9 +165,8 @@ STAGES = (
     ),
     Stage(
         word="spread",
-        meaning="f′ and f″ of every metal site with covariances, E0, and controls; `spread.gram/`: "
-        "what they "
-        "are from",
+        meaning="f′ and f″ of every metal site with covariances, E0, and controls; "
+        "`spread.gram/`: what they are from",
         inputs=inputs.SpreadInputs,
         outputs=("spread.h5", "spread.csv"),
         is_wanted=facts.has_sites,
