@@ -101,6 +101,8 @@ class IndexSection(Section):
 
 
 class Level0Section(Section):
+    """One shift and distance of the detector from the lattices of all runs."""
+
     runs: list[str] | None = None
     """null = all runs"""
     max_lattices: PositiveInt | None = None
@@ -120,6 +122,8 @@ class Level0Section(Section):
 
 
 class CellsSection(Section):
+    """Clusters of unit cells, and which lattices are accepted."""
+
     runs: list[str] | None = None
     """runs the clusters are found on (the accepted list always covers all runs); null = all"""
     from_file: Path | None = Field(default=None, alias="from")
@@ -139,6 +143,8 @@ class CellsSection(Section):
 
 
 class MergeSection(Section):
+    """Scales, error model and merged intensities."""
+
     d_min: PositiveFloat = 1.9
     """high-resolution limit, Å"""
     reference: Path | None = None
@@ -297,7 +303,7 @@ class Stage1Section(PixelsSection):
     ]
     """what moves, besides the background of every shoebox"""
     restraints: RestraintsSection = RestraintsSection()
-    """what is known of it beside the pixels; part of every σ that is told"""
+    """what is known of the unknowns besides the pixels; part of every quoted σ"""
     target: Literal["normal", "poisson"] = "normal"
     """−ln L of a pixel: with the model's variance, gains included, or of counts alone, readout as a
     shift

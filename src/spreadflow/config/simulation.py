@@ -214,6 +214,8 @@ class DetectorSection(Section):
 
 
 class SimulateSection(Section):
+    """How images are computed and stored."""
+
     oversample: PositiveInt | Literal["adaptive"] = 2
     """sub-pixels along each edge, each averaged over its square; `adaptive` = as many points as the
     sharpest domain of each reflection needs

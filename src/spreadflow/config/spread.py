@@ -21,12 +21,12 @@ class SpreadSection(Section):
     range_ev: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] | None = None
     """first and last node; null = all channels of the spectra"""
     restraint: Literal["none", "kramers_kronig", "smooth", "known"] = "none"
-    """of the curves that are quoted; without, with the dispersion relation, and smoothed ones are
-    always told
+    """of the curves that are quoted; those without, with the dispersion relation and smoothed are
+    always stored
     """
     kramers_kronig_sigma_e: NonNegativeFloat = 0.0
-    """how well the dispersion relation holds; 0 = exactly, f′ is no unknown then but for a straight
-    line
+    """how well the dispersion relation holds; 0 = exactly: of f′ only a straight line is then
+    unknown
     """
     smooth_sigma_e: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] = [0.1, 0.2]
     """standard deviations of the steps of f′ and f″ over 1 eV"""

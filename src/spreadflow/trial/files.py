@@ -73,10 +73,8 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
         case "simulate":
             return {TRIGGERS: named_by_sections(config, "structure_factors", "beam")}
         case "index":
-            return {
-                TRIGGERS: named_by_sections(config, "index"),
-                "images": manifest(config, str(run)),
-            }
+            images = manifest(config, str(run))
+            return {TRIGGERS: named_by_sections(config, "index"), "images": images}
         case "level0":
             runs = config.level0.runs or facts.indexed_runs(config)
             return {"index": products(config, "index", runs)}
@@ -109,10 +107,8 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
                 "cells": cells,
             }
         case "mosaic":
-            return {
-                TRIGGERS: named_by_sections(config, "mosaic"),
-                "shoeboxes": product(config, f"{config.mosaic.shoeboxes}.h5"),
-            }
+            shoeboxes = product(config, f"{config.mosaic.shoeboxes}.h5")
+            return {TRIGGERS: named_by_sections(config, "mosaic"), "shoeboxes": shoeboxes}
         case "stage1":
             return {
                 TRIGGERS: named_by_sections(config, "stage1"),
