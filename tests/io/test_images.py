@@ -133,8 +133,8 @@ def test_broken_file_costs_its_own_shots(run, tmp_path, spoil, which):
     spoil(tmp_path / f"{which}.nxs")
     source = images.Source(run)
     lost = [Outcome.UNREADABLE] * 3
-    kept = ["read"] * 3
-    assert outcomes(source) == (lost + kept if which == 0 else kept + lost)
+    read = ["read"] * 3
+    assert outcomes(source) == (lost + read if which == 0 else read + lost)
     assert len(source.problems) == 1 and f"{which}.nxs" in source.problems[0]
 
 
@@ -202,7 +202,9 @@ def test_pixels_that_are_not_numbers(run, tmp_path):
 
 def test_masks_of_file_manifest_and_user_add_up(tmp_path):
     own, extra, users = (np.ones(SHAPE, bool) for _ in range(3))
-    own[0, 0], extra[0, 1], users[0, 2] = False, False, False
+    own[0, 0] = False
+    extra[0, 1] = False
+    users[0, 2] = False
     write(tmp_path / "0.nxs", noise(1), mask=own)
     for name, good in (("extra.h5", extra), ("users.h5", users)):
         with h5py.File(tmp_path / name, "w") as f:
@@ -215,12 +217,13 @@ def test_masks_of_file_manifest_and_user_add_up(tmp_path):
 
 
 def test_nan_in_a_mask_file_is_a_pixel_not_used(run, tmp_path):
-    some = np.zeros(SHAPE)
-    some[0, 0] = np.nan
-    for name, mask in (("some.h5", some), ("all.h5", np.full(SHAPE, np.nan))):
+    one_row = np.zeros(SHAPE)
+    one_row[0, 0] = np.nan
+    for name, mask in (("row.h5", one_row), ("all.h5", np.full(SHAPE, np.nan))):
         with h5py.File(tmp_path / name, "w") as f:
             f["mask"] = mask
-    assert np.array_equal(images.Source(run, mask=tmp_path / "some.h5").read(0).mask, some == 0)
+    shot = images.Source(run, mask=tmp_path / "row.h5").read(0)
+    assert np.array_equal(shot.mask, one_row == 0)
     assert outcomes(images.Source(run, mask=tmp_path / "all.h5")) == [Outcome.MASKED] * 6
 
 
@@ -349,8 +352,8 @@ def test_manifest_from_the_command_line(run, tmp_path, capsys):
         cli.main(["manifest", f"{tmp_path}/*.nxs", "--out", str(out), "--adu-per-photon", "2"]) == 0
     )
     assert "2 files, 6 shots" in capsys.readouterr().out
-    made = images.read_manifest(out)
-    assert (made.run, made.offset_adu, made.adu_per_photon) == ("cli", OFFSET, 2)
+    manifest = images.read_manifest(out)
+    assert (manifest.run, manifest.offset_adu, manifest.adu_per_photon) == ("cli", OFFSET, 2)
     assert cli.main(["manifest", "--out", str(out), "--check"]) == 0
     (tmp_path / "0.nxs").unlink()
     assert cli.main(["manifest", "--out", str(out), "--check"]) == FileError.exit_code

@@ -75,6 +75,7 @@ def files(config: Config) -> dict[str, Path]:
     for name, run in config.runs.items():
         named[f"runs.{name}.images"] = run.images
         named[f"runs.{name}.spec"] = run.spec
+
     for number, curve in enumerate(config.spread.known or []):
         named[f"spread.known.{number}"] = _curve_file(curve)
 
@@ -85,6 +86,7 @@ def files(config: Config) -> dict[str, Path]:
         named[f"{key}.mtz"] = factors.mtz
         for number, site in enumerate(factors.sites):
             named[f"{key}.sites.{number}.curve"] = _curve_file(site.curve)
+
     return {key: path for key, path in named.items() if path is not None}
 
 

@@ -24,7 +24,8 @@ def accepted_lattices(cells: Path, reindex: Path) -> np.ndarray:
 
     number = runs.index(run) if run in runs else -1
     is_of_run = columns["lattices/run"] == number
-    is_same = [np.array_equal(columns[name][is_of_run], lattices[name]) for name in IDENTITY]
-    if not all(is_same):
-        raise FileError(cells, f"the lattices of {reindex}", "others", "Rerun cells on all runs.")
-    return columns["lattices/outcome"][is_of_run] == LatticeOutcome.ACCEPTED
+    own = {name: column[is_of_run] for name, column in columns.items()}
+    if not all(np.array_equal(own[name], lattices[name]) for name in IDENTITY):
+        todo = "Rerun cells on all runs."
+        raise FileError(cells, f"the lattices of {reindex}", "others", todo)
+    return own["lattices/outcome"] == LatticeOutcome.ACCEPTED

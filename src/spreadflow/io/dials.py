@@ -153,6 +153,7 @@ def read_expt(path: Path | str) -> Detector:
         if len(numbers) != 1:
             expected = "experiments that share one detector"
             raise FileError(path, expected, f"{len(numbers)} detectors", TODO)
+
         for beam in tree["beam"]:
             _check_direction(path, beam)
         return _detector(path, tree["detector"][numbers.pop()])
@@ -206,6 +207,7 @@ class ExperimentList:
             images = imageset["images"]
             if len(images) != 1:
                 raise FileError(where, "one image", f"{len(images)} in its imageset", TODO)
+
             frames = imageset.get("single_file_indices") or [0]
             return Experiment(
                 identifier=str(experiment.get("identifier", "")),
@@ -256,13 +258,13 @@ def _check_direction(where: object, beam: dict) -> None:
 
 def _reciprocal(where: object, crystal: dict) -> np.ndarray:
     """Return (3, 3) A of a crystal's direct axes."""
-    axes = [crystal[f"real_space_{axis}"] for axis in "abc"]
-    basis = np.array(axes, dtype=np.float64).T
-    is_matrix = basis.shape == (3, 3) and np.isfinite(basis).all()
-    if not is_matrix or not np.linalg.det(basis) > 0:
+    axes = [crystal[f"real_space_{name}"] for name in "abc"]
+    rows = np.array(axes, dtype=np.float64)
+    is_basis = rows.shape == (3, 3) and np.isfinite(rows).all()
+    if not is_basis or not np.linalg.det(rows.T) > 0:
         expected = "axes real_space_a, b, c of a right-handed crystal"
-        raise FileError(where, expected, basis.T.tolist(), TODO)
-    return np.linalg.inv(basis).T
+        raise FileError(where, expected, rows.tolist(), TODO)
+    return np.linalg.inv(rows.T).T
 
 
 def _hall(where: object, crystal: dict) -> str:

@@ -49,12 +49,14 @@ def read(section: StructureFactorsSection, more_curves: Iterable[str] = ()) -> F
     assert section.space_group is not None, "filled in when a stage is handed its sections"
     cell = build.cell(section)
     names = [*(site.curve for site in section.sites), *more_curves]
+
     atoms = None
     if section.model is not None:
         atoms = structure.read(section.model, cell, section.space_group)
     merged = None
     if section.mtz is not None and section.source != "model":
         merged = mtz.read_merged(section.mtz, unit_cell.degrees(cell), section.space_group)
+
     return FactorFiles(
         atoms=atoms,
         curves={name: structure.read_curve(name) for name in names if name not in VALENCE},

@@ -173,9 +173,10 @@ def _check_crystal(path: Path | str, file: gemmi.Mtz, cell: np.ndarray, space_gr
     """Raise FileError where the file's crystal is another one than the configuration's."""
     todo = "Make them agree."
     group = gemmi.find_spacegroup_by_name(space_group)
-    if file.spacegroup is None or _symmetry(file.spacegroup) != _symmetry(group):
+    own_group = file.spacegroup
+    if own_group is None or _symmetry(own_group) != _symmetry(group):
         expected = f"the point group and centring of '{space_group}'"
-        found = "none" if file.spacegroup is None else f"'{file.spacegroup.xhm()}'"
+        found = "none" if own_group is None else f"'{own_group.xhm()}'"
         raise FileError(path, expected, found, todo)
 
     own = np.array(file.cell.parameters)
@@ -235,6 +236,7 @@ def _averaged(
     data = gemmi.Intensities()
     data.set_data(cell, group, hkl, intensity, np.ones(len(intensity)))
     data.merge_in_place(gemmi.DataType.Mean)
+
     return np.array(data.miller_array, dtype=np.int32), np.array(data.value_array)
 
 
@@ -249,8 +251,10 @@ def _from_mtz(path: Path) -> Reference:
 
     intensities = [label for label in INTENSITIES if label in columns]
     intensities += [column.label for column in mtz.columns if column.type == "J"]
+
     amplitudes = [label for label in AMPLITUDES if label in columns]
     amplitudes += [column.label for column in mtz.columns if column.type == "F"]
+
     preferred = intensities + amplitudes
     if not preferred:
         raise ValueError(f"no intensities or amplitudes among {', '.join(columns)}")

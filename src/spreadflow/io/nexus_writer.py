@@ -152,6 +152,7 @@ def _write_beam(
     total = photons.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = wavelength((photons @ energies_ev) / total)
+
     _put(beam, "incident_wavelength", mean, units="angstrom", variant=SPECTRUM)
     _put(beam, SPECTRUM, wavelength(energies_ev), units="angstrom")
     weights = _put(beam, f"{SPECTRUM}_weights", photons)
@@ -185,6 +186,7 @@ def _write_detector(instrument: h5py.Group, recording: Recording) -> None:
     _put(group, "distance_derived", distance_mm, units="mm")
     _put(group, "beam_center_x", fast[0], units="pixels")
     _put(group, "beam_center_y", slow[0], units="pixels")
+
     _write_mask(group, detector, recording.mask)
     _write_modules(group, detector)
 
@@ -207,6 +209,7 @@ def _write_mask(group: h5py.Group, detector: Detector, mask: np.ndarray | None) 
         is_bad = np.zeros((detector.n_panels, *detector.shape), np.uint32)
     else:
         is_bad = (~mask).astype(np.uint32)
+
     if detector.n_panels == 1:
         is_bad = is_bad[0]
     group.create_dataset("pixel_mask", data=is_bad, **COMPRESSIONS["gzip"])

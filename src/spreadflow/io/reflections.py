@@ -82,6 +82,7 @@ def _column(path: Path, data: dict, name: str, n_rows: int) -> np.ndarray:
     except (KeyError, ValueError, TypeError) as error:
         expected = f"{n_rows} rows of a type DIALS gives it"
         raise FileError(where, expected, repr(error), TODO) from None
+
     if n_stored != n_rows:
         raise FileError(where, f"{n_rows} rows", n_stored, TODO)
     return values

@@ -74,6 +74,7 @@ def read_recording(path: Path, kind: str) -> Recording:
         all_energies = np.union1d(all_energies, energies)
         total = np.maximum(photons.sum(axis=1), SMALLEST_TOTAL)
         mean_energies.append((energies * photons).sum(axis=1) / total)
+
     return Recording(
         attributes=store.attributes(path, kind),
         energies_ev=all_energies,

@@ -36,6 +36,7 @@ def read(path: Path | str) -> list[SpecLine]:
         lines = path.read_text().splitlines()
     except (OSError, ValueError) as error:
         raise FileError(path, "a spec file", error, "Check the path.") from None
+
     words = [(number, line.split()) for number, line in enumerate(lines, 1)]
     parsed = [_parse(path, number, columns) for number, columns in words if columns]
     if not parsed:
@@ -70,6 +71,7 @@ class ShotFinder:
         """Number the shots of a run. folder: that of its manifest; files: those that it names."""
         paths = [(folder / file.path).resolve() for file in files]
         counts = Counter(path.name for path in paths)
+
         self._by_path: dict[Path, int] = {}
         self._by_name: dict[str, int] = {}
         for number, path in enumerate(paths):

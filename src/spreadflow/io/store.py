@@ -163,7 +163,8 @@ def _cast(data: np.ndarray, dtype: str, where: object) -> np.ndarray:
 
 def stamp(f: h5py.File, kind: str, key: str, attributes: Mapping[str, object]) -> None:
     """Set the root attributes that every product carries."""
-    f.attrs.update(kind=kind, key=key, schema=schema.VERSION, software=f"spreadflow {__version__}")
+    software = f"spreadflow {__version__}"
+    f.attrs.update(kind=kind, key=key, schema=schema.VERSION, software=software)
     f.attrs["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     put_attributes(f, attributes)
 
@@ -191,6 +192,7 @@ def _opened(path: Path, kind: str) -> Iterator[h5py.File]:
         f = h5py.File(path, "r")
     except OSError as error:
         raise FileError(path, f"a '{kind}' HDF5 file", error, RERUN) from None
+
     with f:
         own_kind = f.attrs.get("kind")
         own_version = f.attrs.get("schema")
@@ -300,8 +302,9 @@ def piece(kind: str, tables: Mapping[str, Mapping[str, np.ndarray]]) -> dict:
     n_rows = {}
     for path, dataset in schema.FILES[kind].items():
         table, name = path.split("/")
-        columns[path] = tables[table][name] if table in tables else _empty(dataset)
-        n_rows[table] = len(columns[path])
+        column = tables[table][name] if table in tables else _empty(dataset)
+        columns[path] = column
+        n_rows[table] = len(column)
     return {"": n_rows} | columns
 
 
@@ -323,6 +326,7 @@ def joined(kind: str, wanted: Iterable[str], parts: Sequence[dict]) -> dict[str,
             pieces = _shifted(parts, name, dataset)
         else:
             pieces = [part[name] for part in parts]
+
         shapes = {piece.shape[1:] for piece in pieces}
         if len(shapes) > 1:
             expected = f"parts with the same {dataset.dims[1:]}"

@@ -17,5 +17,6 @@ def write(path: Path | str, cells: np.ndarray, space_group: str) -> None:
     for cell in cells:
         numbers = [f"{value:.6f}" for value in cell]
         lines.append(" ".join([*numbers, symbol]) + "\n")
+
     with replacing(Path(path)) as temporary:
         temporary.write_text("".join(lines))

@@ -46,6 +46,7 @@ def write_truth(f: h5py.File, truth: FileTruth, energies_ev: np.ndarray) -> None
         "curves/fp": values.real,
         "curves/fdp": values.imag,
     }
+
     store.fill(group, "true_curves", columns)
     store.put_attributes(group, {"sites": list(truth.curves)})
 
@@ -60,8 +61,9 @@ class TrueCurve(NamedTuple):
 
     def at(self, energies_ev: np.ndarray) -> np.ndarray:
         """Return (2, n) f′ and f″ at n energies, linear between channels."""
-        parts = (self.values.real, self.values.imag)
-        return np.array([np.interp(energies_ev, self.energies_ev, part) for part in parts])
+        fp = np.interp(energies_ev, self.energies_ev, self.values.real)
+        fdp = np.interp(energies_ev, self.energies_ev, self.values.imag)
+        return np.array([fp, fdp])
 
 
 def read_truth(manifest: Path | str) -> dict[str, np.ndarray] | None:
@@ -78,6 +80,7 @@ def read_truth(manifest: Path | str) -> dict[str, np.ndarray] | None:
             if group is None or stored_ids is None:
                 return None
             part = store.tables(group, "truth")
+
         identities = {}
         for frame, stored_id in enumerate(stored_ids):
             identities[int(stored_id)] = images.shot_id(run, path.name, frame)
@@ -87,10 +90,12 @@ def read_truth(manifest: Path | str) -> dict[str, np.ndarray] | None:
 
 
 def true_curves(manifest: Path) -> dict[str, TrueCurve]:
-    """Return the curve of each site of a simulated run; empty where they are not known."""
+    """Return the curve of each site of a simulated run, by its name; none where the run was not
+    simulated.
+    """
     for path, _ in _files(manifest):
         with _opened(path) as group:
-            return {} if group is None or "curves" not in group else _curves(group)
+            return {} if group is None else _curves(group)
     return {}
 
 
@@ -109,10 +114,10 @@ def _curves(group: h5py.Group) -> dict[str, TrueCurve]:
 
 
 def true_detector(manifest: Path) -> Detector | None:
-    """Return where the detector of a simulated run truly was; None where that is not known."""
+    """Return where the detector of a run truly was; None where the run was not simulated."""
     for path, _ in _files(manifest):
         with _opened(path) as group:
-            if group is None or "detector" not in group.attrs:
+            if group is None:
                 return None
             return Detector.from_json(json.loads(group.attrs["detector"]))
     return None

@@ -52,8 +52,12 @@ def named_by_sections(config: Config, *sections: str) -> list[str]:
     """Return the files that sections of the configuration name: they rerun a stage when they
     change.
     """
-    named = files(config)
-    return [str(path) for key, path in named.items() if key.partition(".")[0] in sections]
+    paths = []
+    for key, path in files(config).items():
+        section, _, _ = key.partition(".")
+        if section in sections:
+            paths.append(str(path))
+    return paths
 
 
 def _learned_mosaicity(config: Config) -> Files:

@@ -65,6 +65,7 @@ class NexusFile:
         entries = _children(self._file, "NXentry")
         entries = [entry for entry in entries if _text(entry.get("definition")) == "NXmx"]
         entry = _first(entries, "NXentry of definition NXmx", self._file)
+
         instrument = _first(_children(entry, "NXinstrument"), "NXinstrument", entry)
         self._sensor = _first(_children(instrument, "NXdetector"), "NXdetector", instrument)
         beams = _children(instrument, "NXbeam")
@@ -73,17 +74,20 @@ class NexusFile:
         self._beam = _first(beams, "NXbeam", instrument)
 
         self._group = _first(_children(entry, "NXdata"), "NXdata", entry)
-        self._data = self._group[_text(self._group.attrs.get("signal", "data"))]
+        signal = _text(self._group.attrs.get("signal", "data"))
+        self._data = self._group[signal]
         if self._data.ndim not in (3, 4):
             expected = "frames (n, slow, fast) or (n, panel, slow, fast)"
             raise FileError(_place(self._data), expected, self._data.shape, ABOUT_FILES)
         self.n_frames = len(self._data)
 
-        self._modules = [_module(group) for group in _children(self._sensor, "NXdetector_module")]
-        _first(self._modules, "NXdetector_module", self._sensor)
+        modules = _children(self._sensor, "NXdetector_module")
+        _first(modules, "NXdetector_module", self._sensor)
+        self._modules = [_module(group) for group in modules]
         self.detector = _detector(self.path, self._modules, self._sensor)
         self.mask = self._read_mask()
-        self.shot_ids = entry["shots/shot_id"][()] if "shots/shot_id" in entry else None
+        shot_ids = entry.get("shots/shot_id")
+        self.shot_ids = None if shot_ids is None else shot_ids[()]
 
     def close(self) -> None:
         """Close the file."""
@@ -189,19 +193,22 @@ class NexusFile:
     def _panels(self, stored: np.ndarray) -> np.ndarray:
         """Return (panel, slow, fast) of an array shaped like one frame."""
         shape = self.detector.shape
-        if len(self._modules) == 1 and stored.size == np.prod(shape):
+        has_one_panel = len(self._modules) == 1
+        if has_one_panel and stored.size == np.prod(shape):
             return stored.reshape(1, *shape)
-        return np.stack([stored[module.place].reshape(shape) for module in self._modules])
+        panels = [stored[module.place] for module in self._modules]
+        return np.stack([panel.reshape(shape) for panel in panels])
 
     def _read_mask(self) -> np.ndarray:
         """Return the pixels that no mask of the file excludes, (panel, slow, fast) bool."""
-        is_bad = np.zeros(self._data.shape[1:], bool)
+        shape = self._data.shape[1:]
+        is_bad = np.zeros(shape, bool)
         for name, item in self._sensor.items():
-            if name == "pixel_mask" or name.startswith("pixel_mask_"):
-                if item.shape != is_bad.shape:
-                    expected = f"shape {is_bad.shape}"
-                    raise FileError(_place(item), expected, item.shape, "Correct the mask.")
-                is_bad |= item[()] != 0
+            if name != "pixel_mask" and not name.startswith("pixel_mask_"):
+                continue
+            if item.shape != shape:
+                raise FileError(_place(item), f"shape {shape}", item.shape, "Correct the mask.")
+            is_bad |= item[()] != 0
         return ~self._panels(is_bad)
 
 

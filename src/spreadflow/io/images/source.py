@@ -304,6 +304,7 @@ def _sound_spectrum(file: ImageFile, frame: int) -> Spectrum | None:
         return None
 
     photons = np.maximum(photons, 0.0)  # keeps NaN
+
     has_energies = np.isfinite(energies).all() and (energies > 0).all()
     has_photons = np.isfinite(photons).all() and photons.sum() > 0
     return Spectrum(energies, photons) if has_energies and has_photons else None
