@@ -107,8 +107,8 @@ def _make_tiny_run(folder: Path) -> None:
         photons=pulse,
         corrupt=[4],
     )
-    recording = nexus_writer.Recording(_DETECTOR, saturation_adu=60_000, offset_adu=10)
-    nexus_writer.write(folder / "tiny.h5", stills, recording)
+    instrument = nexus_writer.Instrument(_DETECTOR, saturation_adu=60_000, offset_adu=10)
+    nexus_writer.write(folder / "tiny.h5", stills, instrument)
     images.write_manifest(folder / "manifest.json", "tiny", [folder / "tiny.h5"])
     (folder / "truth.pickle").write_bytes(pickle.dumps({"A": matrices, "photons": photons}))
 

@@ -9,8 +9,8 @@ from spreadflow.log import Progress
 from spreadflow.parallel import World
 
 
-def _line(stage, done, of=10):
-    return f'{{"stage": "{stage}", "done": {done}, "of": {of}, "units": "blocks"}}\n'
+def _line(stage, done, total=10):
+    return f'{{"stage": "{stage}", "done": {done}, "of": {total}, "units": "blocks"}}\n'
 
 
 def test_what_a_stage_prints_is_understood(capsys):

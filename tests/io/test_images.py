@@ -38,14 +38,14 @@ def write(path, frames, photons=None, *, corrupt=(), mask=None, truth=None) -> N
         photons=np.ones((n, 8)) if photons is None else photons,
         corrupt=corrupt,
     )
-    recording = nexus_writer.Recording(
+    instrument = nexus_writer.Instrument(
         detector=DETECTOR,
         saturation_adu=5000,
         offset_adu=OFFSET,
         adu_per_photon=GAIN,
         mask=mask,
     )
-    nexus_writer.write(path, stills, recording, truth=truth)
+    nexus_writer.write(path, stills, instrument, truth=truth)
 
 
 def noise(n: int, seed: int = 0) -> np.ndarray:

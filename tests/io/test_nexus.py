@@ -63,11 +63,11 @@ def stills_of(detector: Detector, n: int = 3) -> nexus_writer.Stills:
     )
 
 
-def recording_of(detector: Detector) -> nexus_writer.Recording:
-    """A recording with a few masked rows."""
+def instrument_of(detector: Detector) -> nexus_writer.Instrument:
+    """An instrument with a few masked rows."""
     mask = np.ones((detector.n_panels, *detector.shape), bool)
     mask[-1, 3:5] = False
-    return nexus_writer.Recording(
+    return nexus_writer.Instrument(
         detector=detector, saturation_adu=60000, offset_adu=10, adu_per_photon=2.0, mask=mask
     )
 
@@ -75,7 +75,7 @@ def recording_of(detector: Detector) -> nexus_writer.Recording:
 def write(path, detector: Detector) -> nexus_writer.Stills:
     """Write a file of random frames, and return what is in it."""
     stills = stills_of(detector)
-    nexus_writer.write(path, stills, recording_of(detector))
+    nexus_writer.write(path, stills, instrument_of(detector))
     return stills
 
 
@@ -83,8 +83,8 @@ def write(path, detector: Detector) -> nexus_writer.Stills:
 @pytest.mark.parametrize("detector", [one_panel(), tilted_panels()], ids=["one", "tilted"])
 def test_what_is_written_comes_back(tmp_path, detector, compression):
     stills = stills_of(detector)
-    recording = recording_of(detector)
-    nexus_writer.write(tmp_path / "a.nxs", stills, recording, compression=compression)
+    instrument = instrument_of(detector)
+    nexus_writer.write(tmp_path / "a.nxs", stills, instrument, compression=compression)
     with closing(NexusFile(tmp_path / "a.nxs")) as f:
         assert f.n_frames == 3
         for i in range(3):
@@ -94,7 +94,7 @@ def test_what_is_written_comes_back(tmp_path, detector, compression):
         for name in ("origin_mm", "fast", "slow"):
             assert np.allclose(getattr(f.detector, name), getattr(detector, name), atol=1e-12)
         assert f.detector[3:] == detector[3:]
-        assert np.array_equal(f.mask, recording.mask)
+        assert np.array_equal(f.mask, instrument.mask)
         assert f.trusted_range == (-100, 60000)
         assert f.pedestal == (10, 2)
         assert np.array_equal(f.shot_ids, stills.shot_ids)
@@ -109,8 +109,8 @@ def test_same_arguments_give_the_same_bytes(tmp_path):
 @pytest.mark.parametrize("compression", ["bitshuffle-lz4", "gzip"])
 def test_corrupt_frame_fails_alone(tmp_path, compression):
     stills = stills_of(tilted_panels())._replace(corrupt=[1])
-    recording = recording_of(tilted_panels())
-    nexus_writer.write(tmp_path / "a.nxs", stills, recording, compression=compression)
+    instrument = instrument_of(tilted_panels())
+    nexus_writer.write(tmp_path / "a.nxs", stills, instrument, compression=compression)
     with closing(NexusFile(tmp_path / "a.nxs")) as f:
         assert np.array_equal(f.frame(0), stills.images[0])
         with pytest.raises(OSError):
@@ -122,7 +122,7 @@ def test_too_few_frames_leave_no_file(tmp_path):
     stills = stills_of(one_panel())
     stills = stills._replace(images=stills.images[:2])
     with pytest.raises(ValueError):
-        nexus_writer.write(tmp_path / "a.nxs", stills, recording_of(one_panel()))
+        nexus_writer.write(tmp_path / "a.nxs", stills, instrument_of(one_panel()))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -132,7 +132,7 @@ def test_nxmx_reads_the_same(tmp_path, detector):
     range.
     """
     stills = write(tmp_path / "a.nxs", detector)
-    mask = recording_of(detector).mask
+    mask = instrument_of(detector).mask
     with h5py.File(tmp_path / "a.nxs") as f:
         entry = nxmx.NXmx(f).entries[0]
         beam = entry.instruments[0].beams[0]

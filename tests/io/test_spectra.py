@@ -20,7 +20,7 @@ def recorded(path, photons: np.ndarray):
     frames = np.zeros((n, 1, 4, 4), np.int32)
     ids = np.arange(n, dtype=np.uint64)
     stills = nexus_writer.Stills(frames, ids, FINE, photons)
-    nexus_writer.write(path, stills, nexus_writer.Recording(DETECTOR, saturation_adu=9))
+    nexus_writer.write(path, stills, nexus_writer.Instrument(DETECTOR, saturation_adu=9))
     return path
 
 

@@ -138,7 +138,7 @@ def _images(folder: Path, run: str, rng, filled) -> Path:
         energies_ev=ENERGIES,
         photons=rng.uniform(1e9, 1e10, (N_SHOTS, 20)),
     )
-    recording = nexus_writer.Recording(DETECTOR, saturation_adu=60000)
+    instrument = nexus_writer.Instrument(DETECTOR, saturation_adu=60000)
     sizes = {"shots": N_SHOTS, "lattices": N_LATTICES, "reflections": n}
     sizes |= {"domains": 2 * N_LATTICES}
     file_truth = FileTruth(
@@ -146,7 +146,7 @@ def _images(folder: Path, run: str, rng, filled) -> Path:
         detector=geometry.shifted(DETECTOR, 0.03, -0.02, 0.05),
         curves={"FE1": anomalous.site("Fe", "oxidized", ENERGIES), "FE2": REDUCED},
     )
-    nexus_writer.write(folder / "stills.nxs", stills, recording, truth=file_truth)
+    nexus_writer.write(folder / "stills.nxs", stills, instrument, truth=file_truth)
     images.write_manifest(folder / "manifest.json", run, [folder / "stills.nxs"])
     return folder / "manifest.json"
 

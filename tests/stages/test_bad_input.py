@@ -58,8 +58,8 @@ def folder(tiny_run, tmp_path_factory):
             energies_ev=energies,
             photons=np.full((1, 15), np.nan if name == "spectrum" else 1e9),
         )
-        recording = nexus_writer.Recording(detector, saturation_adu=60_000, offset_adu=10)
-        nexus_writer.write(folder / f"{name}.nxs", stills, recording)
+        instrument = nexus_writer.Instrument(detector, saturation_adu=60_000, offset_adu=10)
+        nexus_writer.write(folder / f"{name}.nxs", stills, instrument)
     with h5py.File(folder / "nan.nxs", "r+") as f:
         shape = f["entry/data/data"].shape
         del f["entry/data/data"]

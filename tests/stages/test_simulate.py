@@ -14,7 +14,6 @@ from lab import simulation_of
 from spreadflow.config import SimulateConfig
 from spreadflow.errors import ConfigError, Outcome
 from spreadflow.io import images
-from spreadflow.io.images.nexus import NexusFile
 from spreadflow.io.truth import read_truth, true_curves
 from spreadflow.parallel import World
 from spreadflow.physics import anomalous, geometry, mosaic, rotation, symmetry, unit_cell
@@ -395,6 +394,6 @@ def test_impossible_configurations(tmp_path):
 
 
 def test_frames_are_stored_as_integers_with_the_trusted_range(manifest):
-    with closing(NexusFile(manifest.parent / "images" / "r_00000.nxs")) as f:
+    with closing(images.open_image(manifest.parent / "images" / "r_00000.nxs")) as f:
         assert f.frame(0).dtype == np.int32 and f.trusted_range[1] == 2_000_000_000
         assert f.pedestal == (10.0, 1.0)

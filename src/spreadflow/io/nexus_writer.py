@@ -46,8 +46,8 @@ SPECTRUM = "incident_wavelength_1Dspectrum"
 """The dataset of the channels' wavelengths; that of the mean wavelength names it as its variant."""
 
 
-class Recording(NamedTuple):
-    """How the shots of a file were recorded."""
+class Instrument(NamedTuple):
+    """What recorded the shots of a file: detector and beam."""
 
     detector: Detector
     """as the header says"""
@@ -83,7 +83,7 @@ class Stills(NamedTuple):
 def write(
     path: Path | str,
     stills: Stills,
-    recording: Recording,
+    instrument: Instrument,
     *,
     truth: FileTruth | None = None,
     compression: str = "bitshuffle-lz4",
@@ -101,16 +101,16 @@ def write(
         f.attrs.update(NX_class="NXroot", default="entry", software=f"spreadflow {__version__}")
         store.put_attributes(f, attributes or {})
         entry = _write_entry(f)
-        instrument = _group(entry, "instrument", "NXinstrument")
-        _put(instrument, "name", "stills instrument", short_name="stills")
+        parent = _group(entry, "instrument", "NXinstrument")
+        _put(parent, "name", "stills instrument", short_name="stills")
         _put(_group(entry, "shots", "NXcollection"), "shot_id", shot_ids)
-        _write_beam(instrument, energies_ev, photons, recording)
-        _write_detector(instrument, recording)
+        _write_beam(parent, energies_ev, photons, instrument)
+        _write_detector(parent, instrument)
 
         data = _group(entry, "data", "NXdata", signal="data")
-        _write_frames(data, stills, recording.detector, COMPRESSIONS[compression])
-        _put(data, "data_offset", -float(recording.offset_adu))
-        _put(data, "data_scaling_factor", 1 / recording.adu_per_photon)
+        _write_frames(data, stills, instrument.detector, COMPRESSIONS[compression])
+        _put(data, "data_offset", -float(instrument.offset_adu))
+        _put(data, "data_scaling_factor", 1 / instrument.adu_per_photon)
         if truth is not None:
             write_truth(f, truth, energies_ev)
 
@@ -145,10 +145,10 @@ def _write_entry(f: h5py.File) -> h5py.Group:
 
 
 def _write_beam(
-    instrument: h5py.Group, energies_ev: np.ndarray, photons: np.ndarray, recording: Recording
+    parent: h5py.Group, energies_ev: np.ndarray, photons: np.ndarray, instrument: Instrument
 ) -> None:
     """Write the spectra: energies_ev (channel,), photons (shot, channel)."""
-    beam = _group(instrument, "beam", "NXbeam")
+    beam = _group(parent, "beam", "NXbeam")
     total = photons.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = wavelength((photons @ energies_ev) / total)
@@ -159,21 +159,21 @@ def _write_beam(
     beam[f"{SPECTRUM}_weight"] = weights  # the deprecated name, the only one older readers know
     _put(beam, "total_flux", total, units="Hz")
 
-    stokes = np.array([1.0, recording.polarization, 0.0, 0.0])
+    stokes = np.array([1.0, instrument.polarization, 0.0, 0.0])
     _put(beam, "incident_polarization_stokes", stokes)
-    size_mm = recording.beam_size_mm
+    size_mm = instrument.beam_size_mm
     if size_mm is not None:
         _put(beam, "incident_beam_size", np.array([size_mm, size_mm]), units="mm")
         _put(beam, "profile", "rectangular")
 
 
-def _write_detector(instrument: h5py.Group, recording: Recording) -> None:
+def _write_detector(parent: h5py.Group, instrument: Instrument) -> None:
     """Write the detector: its sensor, its mask and where its panels are."""
-    detector = recording.detector
-    group = _group(instrument, "detector", "NXdetector")
+    detector = instrument.detector
+    group = _group(parent, "detector", "NXdetector")
     _put(group, "description", "simulated integrating detector")
     _put(group, "count_time", 1.0, units="s")
-    _put(group, "saturation_value", int(recording.saturation_adu))
+    _put(group, "saturation_value", int(instrument.saturation_adu))
     _put(group, "underload_value", UNDERLOAD_ADU)
     _write_sensor(group, detector)
 
@@ -187,7 +187,7 @@ def _write_detector(instrument: h5py.Group, recording: Recording) -> None:
     _put(group, "beam_center_x", fast[0], units="pixels")
     _put(group, "beam_center_y", slow[0], units="pixels")
 
-    _write_mask(group, detector, recording.mask)
+    _write_mask(group, detector, instrument.mask)
     _write_modules(group, detector)
 
 

@@ -165,7 +165,7 @@ def _write(
         photons=np.array([pulse.photons for pulse in pulses]),
         corrupt=np.flatnonzero(kinds == KINDS.index("unreadable")).tolist(),
     )
-    recording = nexus_writer.Recording(
+    instrument = nexus_writer.Instrument(
         detector=simulator.header,
         saturation_adu=simulator.section.saturation_adu,
         offset_adu=simulator.section.offset_adu,
@@ -182,7 +182,7 @@ def _write(
     nexus_writer.write(
         path,
         stills,
-        recording,
+        instrument,
         truth=truth,
         compression=simulator.rendering.compression,
         attributes={"key": key},
