@@ -18,7 +18,8 @@ from pydantic import BaseModel
 
 from spreadflow import errors, models
 from spreadflow.config import Config
-from spreadflow.io import images, nexus, schema
+from spreadflow.io import images, nexus_writer, schema
+from spreadflow.io.images import nexus
 from spreadflow.trial import STAGES, files
 from spreadflow.trial.stages import Stage
 
@@ -72,15 +73,15 @@ and our reader agree on. What is read is the first `NXentry` of definition `NXmx
 | `data/<signal>` | (n, slow, fast) or (n, panel, slow, fast), integer or float |
 | `instrument/<NXdetector>/<NXdetector_module>` | one panel each: `data_origin`, `data_size` of 2 or 3 elements; \
 `fast_pixel_direction`, `slow_pixel_direction` and any chain of translations and rotations they depend on, absolute or \
-relative paths, lengths in {", ".join(nexus._MM)}. Panels of equal shape, square pixels, downstream of the sample |
+relative paths, lengths in {", ".join(nexus.MM)}. Panels of equal shape, square pixels, downstream of the sample |
 | `pixel_mask`, `pixel_mask_*` | zero = good, shaped like a frame |
 | `underload_value`, `saturation_value` | trusted range, both ends included |
-| `<NXbeam>/incident_wavelength` | one value, or one per frame ({", ".join(nexus._ANGSTROM)}); its `variant`, or \
+| `<NXbeam>/incident_wavelength` | one value, or one per frame ({", ".join(nexus.ANGSTROM)}); its `variant`, or \
 itself, with `_weights` (or `_weight`): the spectrum, channels (m,) or (n, m), weights (n, m) |
 | `data_offset`, `data_scaling_factor` | defaults for the manifest's `offset_adu` and `adu_per_photon` |
 
 McStas coordinates are converted to laboratory coordinates by diag(-1, 1, -1). `sensor_thickness` is written as
-{nexus.SURFACE_MM} mm, so that the parallax correction of a reader vanishes: photons are simulated where they hit the
+{nexus_writer.SURFACE_MM} mm, so that the parallax correction of a reader vanishes: photons are simulated where they hit the
 surface. The thickness and attenuation length of the simulated *capture* are attributes of this dataset,
 `capture_thickness_mm` and `capture_attenuation_mm`; where they are absent, the sensor captures everything.
 

@@ -75,7 +75,7 @@ def tiny_run() -> dict:
         _make_tiny_run,
         "spreadflow.analysis.still.prediction",
         "spreadflow.io.images",
-        "spreadflow.io.nexus",
+        "spreadflow.io.nexus_writer",
         also=Path(__file__).read_text(),
     )
     truth = pickle.loads((folder / "truth.pickle").read_bytes())
@@ -83,7 +83,7 @@ def tiny_run() -> dict:
 
 
 def _make_tiny_run(folder: Path) -> None:
-    from spreadflow.io import images, nexus
+    from spreadflow.io import images, nexus_writer
 
     rng = np.random.default_rng(3)
     n_lattices = (1, 0, 1, 0, 1, 1, 2, 1)
@@ -100,17 +100,15 @@ def _make_tiny_run(folder: Path) -> None:
     energies = 7100.0 + 2.0 * np.arange(15)
     pulse = np.tile(_PULSE, (len(n_lattices), 1))
     pulse[5] = np.nan
-    nexus.write(
-        folder / "tiny.h5",
-        frames,
+    stills = nexus_writer.Stills(
+        images=frames,
         shot_ids=np.arange(len(frames), dtype=np.uint64),
-        detector=_DETECTOR,
         energies_ev=energies,
         photons=pulse,
-        saturation_adu=60_000,
-        offset_adu=10,
         corrupt=[4],
     )
+    instrument = nexus_writer.Instrument(_DETECTOR, saturation_adu=60_000, offset_adu=10)
+    nexus_writer.write(folder / "tiny.h5", stills, instrument)
     images.write_manifest(folder / "manifest.json", "tiny", [folder / "tiny.h5"])
     (folder / "truth.pickle").write_bytes(pickle.dumps({"A": matrices, "photons": photons}))
 

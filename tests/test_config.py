@@ -319,44 +319,35 @@ def test_what_teaches_has_the_pixels_and_the_model_of_stage1_unless_told():
         "calibration_error": 0.02,
     }
     pixels |= {"n_cells_axes": 3, "oversample": 4}
-    of = {"perturb": True, "b_sol": 40.0, "model": "x.pdb"}
-    tree = {"stage1": pixels | {"structure_factors": of}, "structure_factors": {"k_sol": 0.4}}
+    factors = {"perturb": True, "b_sol": 40.0, "model": "x.pdb"}
+    tree = {"stage1": pixels | {"structure_factors": factors}, "structure_factors": {"k_sol": 0.4}}
     config = parse(tree)
-    told = for_stage(section(config, "mosaic"), "mosaic")
-    assert {name: getattr(told.mosaic, name) for name in pixels} == pixels
+    staged = for_stage(section(config, "mosaic"), "mosaic")
+    assert {name: getattr(staged.mosaic, name) for name in pixels} == pixels
     model = config.resolved("stage1.structure_factors")
-    assert told.structure_factors == model and (model.perturb, model.b_sol, model.k_sol) == (
-        True,
-        40.0,
-        0.4,
-    )
-    own = parse(
-        tree
-        | {"mosaic": {"oversample": 1, "psf_fwhm_mm": 0.0, "structure_factors": {"b_sol": 50.0}}}
-    )
-    told = for_stage(section(own, "mosaic"), "mosaic")
-    assert (told.mosaic.oversample, told.mosaic.psf_fwhm_mm, told.mosaic.readout_photons) == (
-        1,
-        0.0,
-        3.0,
-    )
-    assert (told.structure_factors.b_sol, told.structure_factors.perturb) == (50.0, True)
-    assert section(own, "stage1") == section(config, "stage1") and section(
-        own, "spread"
-    ) == section(config, "spread")
+    assert staged.structure_factors == model
+    assert (model.perturb, model.b_sol, model.k_sol) == (True, 40.0, 0.4)
+
+    own_keys = {"oversample": 1, "psf_fwhm_mm": 0.0, "structure_factors": {"b_sol": 50.0}}
+    own = parse(tree | {"mosaic": own_keys})
+    staged = for_stage(section(own, "mosaic"), "mosaic")
+    mosaic = staged.mosaic
+    assert (mosaic.oversample, mosaic.psf_fwhm_mm, mosaic.readout_photons) == (1, 0.0, 3.0)
+    assert (staged.structure_factors.b_sol, staged.structure_factors.perturb) == (50.0, True)
+    assert section(own, "stage1") == section(config, "stage1")
+    assert section(own, "spread") == section(config, "spread")
 
 
 @pytest.mark.parametrize("stage", BY_WORD)
 def test_a_stage_gets_the_sections_it_declares_and_no_other(stage):
     config = parse({"runs": RUNS})
-    given = json.loads(section(config, stage, "one"))
-    assert set(given) == set(BY_WORD[stage].sections) | (
-        {"shots"} if stage == "simulate" else set()
-    )
+    parts = json.loads(section(config, stage, "one"))
+    shots = {"shots"} if stage == "simulate" else set()
+    assert set(parts) == set(BY_WORD[stage].sections) | shots
     got = for_stage(section(config, stage, "one"), stage, "one")
     for name in BY_WORD[stage].sections:
         assert getattr(got, name) == config.resolved(name)
-    assert all(getattr(got, name) is None for name in type(got).model_fields if name not in given)
+    assert all(getattr(got, name) is None for name in type(got).model_fields if name not in parts)
 
 
 def test_from_survives_the_way_to_the_stage():

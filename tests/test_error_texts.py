@@ -88,7 +88,7 @@ def test_readers_of_files_name_no_keys():
         tree = ast.parse(path.read_text())
         left_out = docstrings(tree)
         for line, text in texts(tree):
-            if line not in left_out and path.name != "schema.py":
+            if line not in left_out and path.parent.name != "schema":
                 keys = [
                     f"{section}.{key}" for section, key in KEY.findall(text) if exists(section, key)
                 ]

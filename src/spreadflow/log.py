@@ -12,18 +12,18 @@ import time
 from spreadflow.parallel import World
 
 EVERY_S = 2.0
+"""Seconds between lines of progress: often enough to be watched, too seldom to fill a log."""
 
 
 def logger(stage: str, world: World) -> logging.Logger:
-    """Return the stage's logger: time, stage, rank, message, on stderr. What is no warning is said
-    by the first rank alone.
+    """Return the logger of a stage, which writes time, stage, rank and message to stderr. All ranks
+    warn; only the first says more.
     """
     log = logging.getLogger(stage)
     if not log.handlers:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(
-            logging.Formatter(f"%(asctime)s {stage}[{world.rank}] %(levelname)s %(message)s")
-        )
+        pattern = f"%(asctime)s {stage}[{world.rank}] %(levelname)s %(message)s"
+        handler.setFormatter(logging.Formatter(pattern))
         log.addHandler(handler)
         log.setLevel(logging.INFO if world.rank == 0 else logging.WARNING)
         log.propagate = False
@@ -31,16 +31,21 @@ def logger(stage: str, world: World) -> logging.Logger:
 
 
 class Progress:
-    """Progress of a stage as seen by its first rank: blocks handed out of all blocks (or steps of a
-    loop).
+    """The progress of a stage as its first rank sees it: blocks that are handed out, or steps of a
+    loop that are done.
+
+    word: of the stage. total: of the blocks or steps, which are called `units`.
     """
 
     def __init__(self, word: str, total: int, world: World, units: str = "blocks"):
-        self.word, self.total, self.units = word, total, units
-        self._silent = world.rank != 0
-        self._last = 0.0
+        self.word = word
+        self.total = total
+        self.units = units
+        self._is_silent = world.rank != 0
+        self._last_line = 0.0
+        """when the last line was printed, s"""
         self._bar = None
-        if not self._silent and sys.stdout.isatty():
+        if not self._is_silent and sys.stdout.isatty():
             from rich.progress import Progress as Bar
 
             self._bar = Bar()
@@ -49,18 +54,16 @@ class Progress:
 
     def at(self, done: int) -> None:
         """Show that `done` of the total are finished."""
-        if self._silent:
+        if self._is_silent:
             return
         if self._bar is not None:
             self._bar.update(self._task, completed=done)
-        elif time.monotonic() - self._last >= EVERY_S or done >= self.total:
-            self._last = time.monotonic()
-            print(
-                json.dumps(
-                    {"stage": self.word, "done": done, "of": self.total, "units": self.units}
-                ),
-                flush=True,
-            )
+            return
+        now = time.monotonic()
+        if now - self._last_line >= EVERY_S or done >= self.total:
+            self._last_line = now
+            step = {"stage": self.word, "done": done, "of": self.total, "units": self.units}
+            print(json.dumps(step), flush=True)
 
     def __enter__(self) -> "Progress":
         self.at(0)

@@ -17,17 +17,19 @@ import numpy as np
 from spreadflow.errors import RanksError
 
 ATTENTION_S = 0.005
-"""How often the first rank looks for others that wait for a block."""
+"""Seconds after which the first rank looks again for others that wait for a block: short beside the
+work on a block, long beside the look.
+"""
+
+SET_BY_LAUNCHERS = ("PMI_SIZE", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE", "SLURM_PROCID")
+"""Variables of the environment that launchers of MPI programs set."""
 
 
 def _communicator():
-    """Return COMM_WORLD when a launcher started this process, else None (importing mpi4py.MPI
-    starts MPI).
+    """Return COMM_WORLD when a launcher started this process, else None: importing mpi4py.MPI
+    would start MPI.
     """
-    launched = any(
-        k in os.environ for k in ("PMI_SIZE", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE")
-    )
-    if not launched and "SLURM_PROCID" not in os.environ:
+    if not any(name in os.environ for name in SET_BY_LAUNCHERS):
         return None
     from mpi4py import MPI
 
@@ -35,8 +37,8 @@ def _communicator():
 
 
 class World:
-    """All ranks of a stage. `ranks` is what the launcher was asked for; a different communicator
-    aborts.
+    """All ranks of a stage. ranks: as many as the launcher was asked for. Raises RanksError where
+    the communicator has another number.
     """
 
     def __init__(self, ranks: int = 1):
@@ -44,31 +46,36 @@ class World:
         self.rank = self._comm.rank if self._comm else 0
         self.size = self._comm.size if self._comm else 1
         if self.size != ranks:
-            raise RanksError(
-                "the launcher",
-                f"{ranks} MPI ranks (--ranks)",
-                f"a communicator of {self.size}",
+            expected = f"{ranks} MPI ranks (--ranks)"
+            found = f"a communicator of {self.size}"
+            todo = (
                 "The launcher and the MPI library do not belong together: take both from one MPI "
-                "(resource `mpi` of the profile), or pass the right --ranks.",
+                "(resource `mpi` of the profile), or pass the right --ranks."
             )
+            raise RanksError("the launcher", expected, found, todo)
 
     def share(self, n_blocks: int) -> Iterator[int]:
-        """Yield the blocks this rank shall do, handed out first come, first served. Collective."""
+        """Yield the blocks that this rank shall do; they are handed out first come, first served.
+        Collective.
+        """
         if self._comm is None or self.size == 1:
             yield from range(n_blocks)
             return
         from mpi4py import MPI
 
-        window = MPI.Win.Allocate(8 if self.rank == 0 else 0, 8, comm=self._comm)
+        item_size = np.dtype(np.int64).itemsize
+        size = item_size if self.rank == 0 else 0  # the first rank holds the counter
+        window = MPI.Win.Allocate(size, item_size, comm=self._comm)
         if self.rank == 0:
             np.frombuffer(window.tomemory(), dtype=np.int64)[:] = 0  # type: ignore[call-overload]
         self._comm.Barrier()
-        one = np.ones(1, np.int64)
+
+        increment = np.ones(1, np.int64)
         ticket = np.zeros(1, np.int64)
         with self._attentive():
             while True:
                 window.Lock(0)
-                window.Fetch_and_op(one, ticket, 0)
+                window.Fetch_and_op(increment, ticket, 0)
                 window.Unlock(0)
                 if ticket[0] >= n_blocks:
                     break
@@ -89,10 +96,10 @@ class World:
         if self.rank != 0 or MPI.Query_thread() < MPI.THREAD_MULTIPLE:
             yield
             return
-        over = threading.Event()
+        is_over = threading.Event()
 
         def listen() -> None:
-            while not over.wait(ATTENTION_S):
+            while not is_over.wait(ATTENTION_S):
                 self._comm.Iprobe()
 
         listener = threading.Thread(target=listen, daemon=True)
@@ -100,62 +107,67 @@ class World:
         try:
             yield
         finally:
-            over.set()
+            is_over.set()
             listener.join()
 
     def sum(self, partials: Mapping[int, np.ndarray], n_blocks: int) -> np.ndarray:
-        """Sum over blocks, in block order, of equally shaped float64 arrays held by whichever rank
-        did the block.
+        """Return the sum over blocks, in block order, of float64 arrays of equal shape, each of
+        which is held by the rank that did the block. Collective.
 
-        partials: block → array. Returns the same array on every rank, whatever their number.
-        Collective.
+        partials: block → array. The sum is the same on every rank, whatever their number.
         """
         shape = self.max_shape(partials)
-        rows = np.zeros((n_blocks, int(np.prod(shape, dtype=np.int64))))
+        n_values = int(np.prod(shape, dtype=np.int64))
+        rows = np.zeros((n_blocks, n_values))
         for block, value in partials.items():
             rows[block] = np.asarray(value, dtype=np.float64).ravel()
         if self._comm is not None and self.size > 1:
             from mpi4py import MPI
 
-            self._comm.Allreduce(
-                MPI.IN_PLACE, rows, MPI.SUM
-            )  # exact: each row is non-zero on one rank only
+            # exact: each row is non-zero on one rank only
+            self._comm.Allreduce(MPI.IN_PLACE, rows, MPI.SUM)
+
         total = np.zeros(rows.shape[1])
         for row in rows:
             total += row
         return total.reshape(shape)
 
     def max_shape(self, partials: Mapping[int, np.ndarray]) -> tuple[int, ...]:
-        """Return the shape the blocks' arrays have, known to ranks that hold none."""
-        mine = next((np.shape(v) for v in partials.values()), None)
-        shapes = [s for s in self.gather(mine) if s is not None]
+        """Return the shape of the blocks' arrays, also to ranks that hold none; () where no rank
+        holds any. Collective.
+        """
+        own_shapes = [np.shape(value) for value in partials.values()]
+        shapes = [shape for part in self.gather(own_shapes[:1]) for shape in part]
         return shapes[0] if shapes else ()
 
     def gather(self, value: Any) -> list:
-        """Return `value` of every rank, in rank order, on every rank (small objects only).
+        """Return the values of all ranks, in rank order, on every rank: small objects only.
         Collective.
         """
         return [value] if self._comm is None else self._comm.allgather(value)
 
-    def gather_blocks(self, mine: Mapping[int, Any]) -> list:
-        """Return small per-block objects of all ranks, in block order, on every rank.
-        Collective.
+    def gather_blocks(self, own: Mapping[int, Any]) -> list:
+        """Return the objects of all blocks, in block order, on every rank: small ones only. own:
+        block → object, of this rank. Collective.
         """
-        everything = {k: v for part in self.gather(dict(mine)) for k, v in part.items()}
-        return [everything[k] for k in sorted(everything)]
+        objects: dict[int, Any] = {}
+        for part in self.gather(dict(own)):
+            objects |= part
+        return [objects[block] for block in sorted(objects)]
 
     def once(self, work: Callable[[], Any]) -> None:
-        """Do `work` on one rank while the others wait (writing the product). Collective."""
+        """Do `work`, such as writing the product, on one rank while the others wait. Collective."""
         if self.rank == 0:
             work()
         self.barrier()
 
     def barrier(self) -> None:
+        """Wait for all ranks. Collective."""
         if self._comm is not None:
             self._comm.Barrier()
 
     def abort(self, code: int) -> None:
-        """End all ranks at once."""
+        """End all ranks at once with an exit status."""
         sys.stdout.flush()
         sys.stderr.flush()
         if self._comm is not None and self.size > 1:

@@ -4,20 +4,20 @@ import io
 import subprocess
 import sys
 
-from spreadflow.cli.watch import bars, progress_of, thinned
+from spreadflow.cli.watch import bars, parse_step, thinned
 from spreadflow.log import Progress
 from spreadflow.parallel import World
 
 
-def _line(stage, done, of=10):
-    return f'{{"stage": "{stage}", "done": {done}, "of": {of}, "units": "blocks"}}\n'
+def _line(stage, done, total=10):
+    return f'{{"stage": "{stage}", "done": {done}, "of": {total}, "units": "blocks"}}\n'
 
 
 def test_what_a_stage_prints_is_understood(capsys):
     with Progress("index", 7, World(), units="steps") as progress:
         progress.at(7)
     lines = capsys.readouterr().out.splitlines()
-    assert [progress_of(line) for line in lines] == [
+    assert [parse_step(line) for line in lines] == [
         ("index", 0, 7, "steps"),
         ("index", 7, 7, "steps"),
     ]
@@ -31,7 +31,7 @@ def test_other_lines_are_no_progress():
         '{"stage": "index", "done": "x", "of": 1, "units": "b"}',
         "[1]",
     ):
-        assert progress_of(line) is None
+        assert parse_step(line) is None
 
 
 def test_thinned_keeps_first_last_one_per_interval_and_everything_else():

@@ -188,10 +188,10 @@ def stills(tmp_path) -> dict:
 
 def test_experiments_are_read(tmp_path):
     (tmp_path / "a.expt").write_text(json.dumps(stills(tmp_path)))
-    found = ExperimentList(tmp_path / "a.expt")
-    one = found[0]
-    two = found[1]
-    assert len(found) == 2 and (one.identifier, two.identifier) == ("id0", "id1")
+    experiments = ExperimentList(tmp_path / "a.expt")
+    one = experiments[0]
+    two = experiments[1]
+    assert len(experiments) == 2 and (one.identifier, two.identifier) == ("id0", "id1")
     assert (one.image, one.frame) == (tmp_path / "a.nxs", 0) and (str(two.image), two.frame) == (
         "/raw/b.nxs",
         7,
@@ -252,7 +252,7 @@ def test_a_spoilt_experiment_is_one_clear_error_and_costs_no_other(tmp_path, spo
     tree = stills(tmp_path)
     spoil(tree)
     (tmp_path / "a.expt").write_text(json.dumps(tree))
-    found = ExperimentList(tmp_path / "a.expt")
+    experiments = ExperimentList(tmp_path / "a.expt")
     with pytest.raises(FileError, match=r"a\.expt, experiment 0"):
-        found[0]
-    assert found[1].identifier == "id1"
+        experiments[0]
+    assert experiments[1].identifier == "id1"

@@ -4,6 +4,7 @@ nothing else.
 
 import json
 import shutil
+from functools import partial
 
 import h5py
 import numpy as np
@@ -11,9 +12,9 @@ import pytest
 
 from spreadflow import cli
 from spreadflow.errors import FileError, Outcome
-from spreadflow.io import images, nexus
+from spreadflow.io import images, nexus_writer
+from spreadflow.io.truth import FileTruth, read_truth, true_curves
 from spreadflow.models import Detector, Shot
-from spreadflow.report.runs import true_curves
 
 RUN = "run7"
 ENERGIES = 7100.0 + np.arange(8)
@@ -28,21 +29,23 @@ SHAPE = (2, 20, 16)
 OFFSET, GAIN = 10, 4.0
 
 
-def write(path, frames, photons=None, truth=None, **more) -> None:
+def write(path, frames, photons=None, *, corrupt=(), mask=None, truth=None) -> None:
     n = len(frames)
-    nexus.write(
-        path,
-        np.asarray(frames),
+    stills = nexus_writer.Stills(
+        images=np.asarray(frames),
         shot_ids=np.array([images.shot_id(RUN, path.name, k) for k in range(n)], np.uint64),
-        detector=DETECTOR,
         energies_ev=ENERGIES,
         photons=np.ones((n, 8)) if photons is None else photons,
+        corrupt=corrupt,
+    )
+    instrument = nexus_writer.Instrument(
+        detector=DETECTOR,
         saturation_adu=5000,
         offset_adu=OFFSET,
         adu_per_photon=GAIN,
-        truth=truth,
-        **more,
+        mask=mask,
     )
+    nexus_writer.write(path, stills, instrument, truth=truth)
 
 
 def noise(n: int, seed: int = 0) -> np.ndarray:
@@ -130,8 +133,8 @@ def test_broken_file_costs_its_own_shots(run, tmp_path, spoil, which):
     spoil(tmp_path / f"{which}.nxs")
     source = images.Source(run)
     lost = [Outcome.UNREADABLE] * 3
-    kept = ["read"] * 3
-    assert outcomes(source) == (lost + kept if which == 0 else kept + lost)
+    read = ["read"] * 3
+    assert outcomes(source) == (lost + read if which == 0 else read + lost)
     assert len(source.problems) == 1 and f"{which}.nxs" in source.problems[0]
 
 
@@ -199,7 +202,9 @@ def test_pixels_that_are_not_numbers(run, tmp_path):
 
 def test_masks_of_file_manifest_and_user_add_up(tmp_path):
     own, extra, users = (np.ones(SHAPE, bool) for _ in range(3))
-    own[0, 0], extra[0, 1], users[0, 2] = False, False, False
+    own[0, 0] = False
+    extra[0, 1] = False
+    users[0, 2] = False
     write(tmp_path / "0.nxs", noise(1), mask=own)
     for name, good in (("extra.h5", extra), ("users.h5", users)):
         with h5py.File(tmp_path / name, "w") as f:
@@ -212,12 +217,13 @@ def test_masks_of_file_manifest_and_user_add_up(tmp_path):
 
 
 def test_nan_in_a_mask_file_is_a_pixel_not_used(run, tmp_path):
-    some = np.zeros(SHAPE)
-    some[0, 0] = np.nan
-    for name, mask in (("some.h5", some), ("all.h5", np.full(SHAPE, np.nan))):
+    one_row = np.zeros(SHAPE)
+    one_row[0, 0] = np.nan
+    for name, mask in (("row.h5", one_row), ("all.h5", np.full(SHAPE, np.nan))):
         with h5py.File(tmp_path / name, "w") as f:
             f["mask"] = mask
-    assert np.array_equal(images.Source(run, mask=tmp_path / "some.h5").read(0).mask, some == 0)
+    shot = images.Source(run, mask=tmp_path / "row.h5").read(0)
+    assert np.array_equal(shot.mask, one_row == 0)
     assert outcomes(images.Source(run, mask=tmp_path / "all.h5")) == [Outcome.MASKED] * 6
 
 
@@ -346,8 +352,8 @@ def test_manifest_from_the_command_line(run, tmp_path, capsys):
         cli.main(["manifest", f"{tmp_path}/*.nxs", "--out", str(out), "--adu-per-photon", "2"]) == 0
     )
     assert "2 files, 6 shots" in capsys.readouterr().out
-    made = images.read_manifest(out)
-    assert (made.run, made.offset_adu, made.adu_per_photon) == ("cli", OFFSET, 2)
+    manifest = images.read_manifest(out)
+    assert (manifest.run, manifest.offset_adu, manifest.adu_per_photon) == ("cli", OFFSET, 2)
     assert cli.main(["manifest", "--out", str(out), "--check"]) == 0
     (tmp_path / "0.nxs").unlink()
     assert cli.main(["manifest", "--out", str(out), "--check"]) == FileError.exit_code
@@ -357,18 +363,19 @@ def test_manifest_from_the_command_line(run, tmp_path, capsys):
 def test_truth_is_joined_over_files_with_rows_shifted(tmp_path, filled):
     for k in range(2):
         ids = np.array([images.shot_id(RUN, f"{k}.nxs", i) for i in range(3)], np.uint64)
-        given = {
+        columns = {
             "shots/shot_id": ids,
             "lattices/shot": np.array([0, 2]),
+            "domains/lattice": np.array([0, 1]),
             "reflections/lattice": np.array([1, 1, 0]),
         }
-        given |= {"domains/lattice": np.array([0, 1])}
-        truth = filled("truth", {"shots": 3, "lattices": 2, "domains": 2, "reflections": 3}, given)
-        write(tmp_path / f"{k}.nxs", noise(3), truth=truth)
+        sizes = {"shots": 3, "lattices": 2, "domains": 2, "reflections": 3}
+        all_columns = partial(filled, "truth", sizes, columns)
+        write(tmp_path / f"{k}.nxs", noise(3), truth=FileTruth(all_columns, DETECTOR, {}))
     paths = sorted(tmp_path.glob("*.nxs"))
     images.write_manifest(tmp_path / "manifest.json", "another name", paths)
-    assert true_curves(tmp_path / "manifest.json") == {}, "these files do not tell"
-    truth = images.truth(tmp_path / "manifest.json")
+    assert true_curves(tmp_path / "manifest.json") == {}, "these files have no sites"
+    truth = read_truth(tmp_path / "manifest.json")
     assert truth["lattices/shot"].tolist() == [0, 2, 3, 5]
     assert truth["reflections/lattice"].tolist() == [1, 1, 0, 3, 3, 2]
     assert truth["domains/lattice"].tolist() == [0, 1, 2, 3]
@@ -378,7 +385,7 @@ def test_truth_is_joined_over_files_with_rows_shifted(tmp_path, filled):
 
 
 def test_real_images_have_no_truth(run):
-    assert images.truth(run) is None
+    assert read_truth(run) is None
 
 
 def test_nanobragg_run(shared_data, tmp_path):

@@ -31,7 +31,7 @@ def written(unique, tmp_path):
     }
     mtz.write_merged(
         tmp_path / "m.mtz",
-        **columns,
+        mtz.MergedTable(**columns),
         cell=CELL,
         space_group=GROUP,
         wavelength=1.7414,
@@ -80,17 +80,16 @@ def test_mean_is_the_weighted_mean_of_the_mates(written, unique):
     file = gemmi.read_mtz_file(str(path))
     value = {c.label: np.array(c.array) for c in file.columns}
     for i, h in list(enumerate(file.make_miller_array().tolist()))[::37]:
-        of = np.flatnonzero((columns["hkl"] == h).all(axis=1))
-        weight = columns["sigma"][of] ** -2.0
-        assert value["IMEAN"][i] == pytest.approx(
-            np.average(columns["intensity"][of], weights=weight), rel=1e-5
-        )
+        mates = np.flatnonzero((columns["hkl"] == h).all(axis=1))
+        weight = columns["sigma"][mates] ** -2.0
+        mean = np.average(columns["intensity"][mates], weights=weight)
+        assert value["IMEAN"][i] == pytest.approx(mean, rel=1e-5)
         assert value["SIGIMEAN"][i] == pytest.approx(weight.sum() ** -0.5, rel=1e-5)
-        centric = columns["friedel"][of[0]] == 0
-        assert np.isnan(value["I(-)"][i]) == (centric or len(of) == 1)
-        assert value["N(+)"][i] == columns["n"][of[0]] and (value["N(-)"][i] == 0) == np.isnan(
-            value["I(-)"][i]
-        )
+        is_centric = columns["friedel"][mates[0]] == 0
+        has_no_minus = np.isnan(value["I(-)"][i])
+        assert has_no_minus == (is_centric or len(mates) == 1)
+        assert value["N(+)"][i] == columns["n"][mates[0]]
+        assert (value["N(-)"][i] == 0) == has_no_minus
 
 
 def test_mtz_is_its_own_reference(written, unique):

@@ -3,6 +3,7 @@ truth says.
 """
 
 import json
+from contextlib import closing
 
 import h5py
 import numpy as np
@@ -10,10 +11,11 @@ import nxmx
 import pytest
 
 from spreadflow.errors import FileError
-from spreadflow.io import nexus
+from spreadflow.io import nexus_writer
+from spreadflow.io.images.nexus import NexusFile
 from spreadflow.models import Detector
 from spreadflow.physics.rotation import from_vector
-from spreadflow.units import wavelength
+from spreadflow.units import energy, wavelength
 
 ENERGIES = 7070.5 + np.arange(20)
 
@@ -38,77 +40,89 @@ def tilted_panels() -> Detector:
 
 
 def geometry_of(path) -> Detector:
-    with nexus.NexusFile(path) as file:
+    with closing(NexusFile(path)) as file:
         return file.detector
 
 
 def spectra_of(path) -> tuple[np.ndarray, np.ndarray]:
     """Energies and photons, each (shot, channel)."""
-    with nexus.NexusFile(path) as file:
+    with closing(NexusFile(path)) as file:
         spectra = [file.spectrum(i) for i in range(file.n_frames)]
     return np.array([s.energies_ev for s in spectra]), np.array([s.photons for s in spectra])
 
 
-def stills(detector: Detector, n: int = 3) -> dict:
-    """Arguments of `write` for n random frames."""
+def stills_of(detector: Detector, n: int = 3) -> nexus_writer.Stills:
+    """n random frames."""
     rng = np.random.default_rng(1)
     shape = (detector.n_panels, *detector.shape)
-    mask = np.ones(shape, bool)
+    return nexus_writer.Stills(
+        images=rng.integers(-5, 1000, size=(n, *shape)).astype(np.int32),
+        shot_ids=np.arange(n, dtype=np.uint64) + np.uint64(2**63),
+        energies_ev=ENERGIES,
+        photons=rng.random((n, len(ENERGIES))) * 1e10,
+    )
+
+
+def instrument_of(detector: Detector) -> nexus_writer.Instrument:
+    """An instrument with a few masked rows."""
+    mask = np.ones((detector.n_panels, *detector.shape), bool)
     mask[-1, 3:5] = False
-    return {
-        "frames": rng.integers(-5, 1000, size=(n, *shape)).astype(np.int32),
-        "shot_ids": np.arange(n, dtype=np.uint64) + np.uint64(2**63),
-        "detector": detector,
-        "energies_ev": ENERGIES,
-        "photons": rng.random((n, len(ENERGIES))) * 1e10,
-        "mask": mask,
-        "saturation_adu": 60000,
-        "offset_adu": 10,
-        "adu_per_photon": 2.0,
-    }
+    return nexus_writer.Instrument(
+        detector=detector, saturation_adu=60000, offset_adu=10, adu_per_photon=2.0, mask=mask
+    )
+
+
+def write(path, detector: Detector) -> nexus_writer.Stills:
+    """Write a file of random frames, and return what is in it."""
+    stills = stills_of(detector)
+    nexus_writer.write(path, stills, instrument_of(detector))
+    return stills
 
 
 @pytest.mark.parametrize("compression", ["bitshuffle-lz4", "gzip"])
 @pytest.mark.parametrize("detector", [one_panel(), tilted_panels()], ids=["one", "tilted"])
 def test_what_is_written_comes_back(tmp_path, detector, compression):
-    arguments = stills(detector)
-    nexus.write(tmp_path / "a.nxs", compression=compression, **arguments)
-    with nexus.NexusFile(tmp_path / "a.nxs") as f:
+    stills = stills_of(detector)
+    instrument = instrument_of(detector)
+    nexus_writer.write(tmp_path / "a.nxs", stills, instrument, compression=compression)
+    with closing(NexusFile(tmp_path / "a.nxs")) as f:
         assert f.n_frames == 3
         for i in range(3):
-            assert np.array_equal(f.frame(i), arguments["frames"][i])
+            assert np.array_equal(f.frame(i), stills.images[i])
             assert np.allclose(f.spectrum(i).energies_ev, ENERGIES, rtol=1e-15)
-            assert np.array_equal(f.spectrum(i).photons, arguments["photons"][i])
+            assert np.array_equal(f.spectrum(i).photons, stills.photons[i])
         for name in ("origin_mm", "fast", "slow"):
             assert np.allclose(getattr(f.detector, name), getattr(detector, name), atol=1e-12)
         assert f.detector[3:] == detector[3:]
-        assert np.array_equal(f.mask, arguments["mask"])
+        assert np.array_equal(f.mask, instrument.mask)
         assert f.trusted_range == (-100, 60000)
         assert f.pedestal == (10, 2)
-        assert np.array_equal(f.shot_ids, arguments["shot_ids"])
+        assert np.array_equal(f.shot_ids, stills.shot_ids)
 
 
 def test_same_arguments_give_the_same_bytes(tmp_path):
     for name in ("a.nxs", "b.nxs"):
-        nexus.write(tmp_path / name, **stills(one_panel()))
+        write(tmp_path / name, one_panel())
     assert (tmp_path / "a.nxs").read_bytes() == (tmp_path / "b.nxs").read_bytes()
 
 
 @pytest.mark.parametrize("compression", ["bitshuffle-lz4", "gzip"])
 def test_corrupt_frame_fails_alone(tmp_path, compression):
-    arguments = stills(tilted_panels())
-    nexus.write(tmp_path / "a.nxs", compression=compression, corrupt=[1], **arguments)
-    with nexus.NexusFile(tmp_path / "a.nxs") as f:
-        assert np.array_equal(f.frame(0), arguments["frames"][0])
+    stills = stills_of(tilted_panels())._replace(corrupt=[1])
+    instrument = instrument_of(tilted_panels())
+    nexus_writer.write(tmp_path / "a.nxs", stills, instrument, compression=compression)
+    with closing(NexusFile(tmp_path / "a.nxs")) as f:
+        assert np.array_equal(f.frame(0), stills.images[0])
         with pytest.raises(OSError):
             f.frame(1)
-        assert np.array_equal(f.frame(2), arguments["frames"][2])
+        assert np.array_equal(f.frame(2), stills.images[2])
 
 
 def test_too_few_frames_leave_no_file(tmp_path):
-    arguments = stills(one_panel())
+    stills = stills_of(one_panel())
+    stills = stills._replace(images=stills.images[:2])
     with pytest.raises(ValueError):
-        nexus.write(tmp_path / "a.nxs", **arguments | {"frames": arguments["frames"][:2]})
+        nexus_writer.write(tmp_path / "a.nxs", stills, instrument_of(one_panel()))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -117,21 +131,19 @@ def test_nxmx_reads_the_same(tmp_path, detector):
     """nxmx (the reader dxtbx is built on): wavelength, modules, panel geometry, mask, trusted
     range.
     """
-    arguments = stills(detector)
-    nexus.write(tmp_path / "a.nxs", **arguments)
+    stills = write(tmp_path / "a.nxs", detector)
+    mask = instrument_of(detector).mask
     with h5py.File(tmp_path / "a.nxs") as f:
         entry = nxmx.NXmx(f).entries[0]
         beam = entry.instruments[0].beams[0]
         sensor = entry.instruments[0].detectors[0]
-        mean = arguments["photons"] @ ENERGIES / arguments["photons"].sum(1)
+        mean = stills.photons @ ENERGIES / stills.photons.sum(1)
         assert np.allclose(
             beam.incident_wavelength.to("angstrom").magnitude, wavelength(mean), rtol=1e-12
         )
         assert isinstance(beam["incident_wavelength"].attrs["variant"], str)
         assert (sensor.underload_value, sensor.saturation_value) == (-100, 60000)
-        assert np.array_equal(
-            sensor.pixel_mask[()].reshape(arguments["mask"].shape) == 0, arguments["mask"]
-        )
+        assert np.array_equal(sensor.pixel_mask[()].reshape(mask.shape) == 0, mask)
         assert entry.samples[0].depends_on is None
         assert len(sensor.modules) == detector.n_panels
         for panel, module in enumerate(sensor.modules):
@@ -156,7 +168,7 @@ def test_nxmx_reads_the_same(tmp_path, detector):
 def test_nanobragg_file_has_the_geometry_of_its_truth(shared_data):
     truth = json.loads((shared_data / "nanobragg_c2" / "truth.json").read_text())
     path = shared_data / "nanobragg_c2" / "stills.nxs"
-    with nexus.NexusFile(path) as file:
+    with closing(NexusFile(path)) as file:
         detector = file.detector
         mask = file.mask
     assert np.allclose(detector.origin_mm, [truth["metadata_panel_origin_mm"]], atol=1e-12)
@@ -199,7 +211,7 @@ def _rewire(path, detector: Detector) -> None:
 
 
 def test_any_chain_of_transformations(tmp_path):
-    nexus.write(tmp_path / "a.nxs", **stills(one_panel()))
+    write(tmp_path / "a.nxs", one_panel())
     _rewire(tmp_path / "a.nxs", one_panel())
     read = geometry_of(tmp_path / "a.nxs")
     expected = one_panel()
@@ -209,7 +221,7 @@ def test_any_chain_of_transformations(tmp_path):
 
 def test_modules_that_are_pieces_of_one_array(tmp_path):
     """Two-element data_origin: panels lie side by side in a (n, slow, fast) stack."""
-    nexus.write(tmp_path / "a.nxs", **stills(one_panel()))
+    write(tmp_path / "a.nxs", one_panel())
     with h5py.File(tmp_path / "a.nxs", "r+") as f:
         d = f["entry/instrument/detector"]
         d.copy("module", "module_b")
@@ -219,7 +231,7 @@ def test_modules_that_are_pieces_of_one_array(tmp_path):
         d["module_b/module_offset"].attrs["offset"] -= [13 * 0.177, 0, 0]
         d["module_b/fast_pixel_direction"].attrs["depends_on"] = "module_offset"
         whole = f["entry/data/data"][0]
-    with nexus.NexusFile(tmp_path / "a.nxs") as f:
+    with closing(NexusFile(tmp_path / "a.nxs")) as f:
         assert np.array_equal(f.frame(0), [whole[:, :13], whole[:, 13:]])
         assert np.allclose(
             f.detector.origin_mm[1] - f.detector.origin_mm[0], [13 * 0.177, 0, 0], atol=1e-12
@@ -229,8 +241,7 @@ def test_modules_that_are_pieces_of_one_array(tmp_path):
 
 @pytest.mark.parametrize("shape", ["shared", "per shot", "none", "one for all"])
 def test_spectra_of_every_layout(tmp_path, shape):
-    arguments = stills(one_panel())
-    nexus.write(tmp_path / "a.nxs", **arguments)
+    stills = write(tmp_path / "a.nxs", one_panel())
     name = "incident_wavelength_1Dspectrum"
     expected = np.tile(ENERGIES, (3, 1))
     with h5py.File(tmp_path / "a.nxs", "r+") as f:
@@ -244,17 +255,15 @@ def test_spectra_of_every_layout(tmp_path, shape):
             beam[name].attrs["units"] = "nm"
         if shape in ("none", "one for all"):
             del beam[name], beam[f"{name}_weight"], beam[f"{name}_weights"]
-            expected = nexus.energy(beam["incident_wavelength"][()])[:, None]
+            expected = energy(beam["incident_wavelength"][()])[:, None]
         if shape == "one for all":
             del beam["incident_wavelength"]
             beam["incident_wavelength"] = 1.75
             beam["incident_wavelength"].attrs["units"] = "angstrom"
-            expected = np.full((3, 1), nexus.energy(1.75))
+            expected = np.full((3, 1), energy(1.75))
     energies, photons = spectra_of(tmp_path / "a.nxs")
     assert np.allclose(energies, expected, rtol=1e-13)
-    assert np.array_equal(
-        photons, arguments["photons"] if expected.shape[1] > 1 else np.ones((3, 1))
-    )
+    assert np.array_equal(photons, stills.photons if expected.shape[1] > 1 else np.ones((3, 1)))
 
 
 def _not_nxmx(f):
@@ -290,7 +299,7 @@ def _dangling(f):
     "spoil", [_not_nxmx, _no_modules, _circle, _ampere, _upstream, _other_mask, _dangling]
 )
 def test_spoiled_header_is_one_clear_error(tmp_path, spoil):
-    nexus.write(tmp_path / "a.nxs", **stills(one_panel()))
+    write(tmp_path / "a.nxs", one_panel())
     with h5py.File(tmp_path / "a.nxs", "r+") as f:
         spoil(f)
     with pytest.raises(FileError, match=r"a\.nxs"):
@@ -298,7 +307,7 @@ def test_spoiled_header_is_one_clear_error(tmp_path, spoil):
 
 
 def test_truncated_or_foreign_files_are_one_clear_error(tmp_path):
-    nexus.write(tmp_path / "a.nxs", **stills(one_panel()))
+    write(tmp_path / "a.nxs", one_panel())
     whole = (tmp_path / "a.nxs").read_bytes()
     (tmp_path / "half.nxs").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.nxs").write_text("not HDF5")

@@ -58,24 +58,24 @@ NAMES = ("miller_index", "panel", "xyzobs.px.value")
 
 def test_columns_are_read_to_the_bit(tmp_path):
     (tmp_path / "a.refl").write_bytes(table())
-    found = reflections.read(tmp_path / "a.refl", NAMES)
-    assert found.columns.keys() == {"id", *NAMES}
-    np.testing.assert_array_equal(found.columns["miller_index"], [[1, -2, 3], [0, 0, 0]])
-    np.testing.assert_array_equal(found.columns["panel"], [1, 0])
+    read = reflections.read(tmp_path / "a.refl", NAMES)
+    assert read.columns.keys() == {"id", *NAMES}
+    np.testing.assert_array_equal(read.columns["miller_index"], [[1, -2, 3], [0, 0, 0]])
+    np.testing.assert_array_equal(read.columns["panel"], [1, 0])
     np.testing.assert_array_equal(
-        found.columns["xyzobs.px.value"], [[1.5, 2.5, 0.5], [7.25, 8.0, 0.5]]
+        read.columns["xyzobs.px.value"], [[1.5, 2.5, 0.5], [7.25, 8.0, 0.5]]
     )
-    assert found.identifiers == {3: "a", 5: "b"}
+    assert read.identifiers == {3: "a", 5: "b"}
 
 
 def test_rows_of_an_experiment_are_those_of_its_identifier(tmp_path):
     """Its number counts only where the experiment or the table has no identifiers."""
     (tmp_path / "a.refl").write_bytes(table())
-    found = reflections.read(tmp_path / "a.refl", NAMES)
-    assert found.is_of("b", 0).tolist() == [False, True]
-    assert found.is_of("c", 3).tolist() == [False, False]
-    assert found.is_of("", 3).tolist() == [True, False]
-    assert found._replace(identifiers={}).is_of("b", 5).tolist() == [False, True]
+    read = reflections.read(tmp_path / "a.refl", NAMES)
+    assert read.is_of("b", 0).tolist() == [False, True]
+    assert read.is_of("c", 3).tolist() == [False, False]
+    assert read.is_of("", 3).tolist() == [True, False]
+    assert read._replace(identifiers={}).is_of("b", 5).tolist() == [False, True]
 
 
 SPOILT = {
@@ -126,12 +126,14 @@ def test_files_of_dials(shared_data):
     if not pairs:
         pytest.skip(f"no .expt with its .refl below {shared_data}")
     for expt, refl in pairs:
-        found = reflections.read(refl, NAMES)
+        read = reflections.read(refl, NAMES)
         experiments = dials.ExperimentList(expt)
-        hkl, panel, position = (found.columns[name] for name in NAMES)
+        hkl, panel, position = (read.columns[name] for name in NAMES)
         for n in range(len(experiments)):
-            one = experiments[n]
-            mine = found.is_of(one.identifier, n) & hkl.any(axis=1)
-            s1 = geometry.direction(one.detector, panel[mine], position[mine, 0], position[mine, 1])
-            agree = indexing.agreeing(one.A, hkl[mine], (s1 - geometry.S0) / one.wavelength)
+            crystal = experiments[n]
+            rows = read.is_of(crystal.identifier, n) & hkl.any(axis=1)
+            fast, slow = position[rows, :2].T
+            s1 = geometry.direction(crystal.detector, panel[rows], fast, slow)
+            q = (s1 - geometry.S0) / crystal.wavelength
+            agree = indexing.agreeing(crystal.A, hkl[rows], q)
             assert len(agree) and agree.mean() > 0.5, f"{expt}, experiment {n}"

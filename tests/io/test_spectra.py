@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from spreadflow.errors import FileError
-from spreadflow.io import images, nexus
+from spreadflow.io import images, nexus_writer
 from spreadflow.io.spectra import Bank
 from spreadflow.models import Detector
 from spreadflow.units import wavelength
@@ -19,15 +19,8 @@ def recorded(path, photons: np.ndarray):
     n = len(photons)
     frames = np.zeros((n, 1, 4, 4), np.int32)
     ids = np.arange(n, dtype=np.uint64)
-    nexus.write(
-        path,
-        frames,
-        shot_ids=ids,
-        detector=DETECTOR,
-        energies_ev=FINE,
-        photons=photons,
-        saturation_adu=9,
-    )
+    stills = nexus_writer.Stills(frames, ids, FINE, photons)
+    nexus_writer.write(path, stills, nexus_writer.Instrument(DETECTOR, saturation_adu=9))
     return path
 
 

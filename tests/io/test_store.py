@@ -19,14 +19,14 @@ def block(filled):
     """One block of an index product: rows refer to rows of the same block, -1 refers to none."""
 
     def columns(ids: list[int]) -> dict[str, np.ndarray]:
-        given = {
+        values = {
             "shots/shot_id": np.array(ids),
             "spots/shot": np.array([0, 0, 1, 2]),
             "spots/lattice": np.array([0, -1, 1, -1]),
             "lattices/shot": np.array([0, 1]),
             "reflections/lattice": np.array([0, 0, 1, 1, 1]),
         }
-        return filled("index", SIZES, given)
+        return filled("index", SIZES, values)
 
     return columns
 
@@ -54,9 +54,9 @@ def test_parts_read_as_one_with_rows_shifted(tmp_path, block):
 def test_named_columns_and_tables_are_shifted_alike(tmp_path, block):
     make(tmp_path / "index.h5", block)
     whole = store.read(tmp_path / "index.h5", "index")
-    some = store.read(tmp_path / "index.h5", "index", ["spots/", "reflections/lattice"])
-    assert set(some) == {n for n in whole if n.startswith("spots/")} | {"reflections/lattice"}
-    assert all(np.array_equal(some[name], whole[name]) for name in some)
+    named = store.read(tmp_path / "index.h5", "index", ["spots/", "reflections/lattice"])
+    assert set(named) == {n for n in whole if n.startswith("spots/")} | {"reflections/lattice"}
+    assert all(np.array_equal(named[name], whole[name]) for name in named)
     with pytest.raises(KeyError, match="no dataset or table"):
         store.read(tmp_path / "index.h5", "index", ["spot/"])
 
@@ -76,12 +76,12 @@ def test_done_parts_are_left_untouched(tmp_path, block):
     first.write(0, block(BLOCKS[0]))
     done = store.part_path(tmp_path / "index.h5", 0)
     before = done.stat()
-    made = []
+    blocks_made = []
 
     again = store.Parts(tmp_path / "index.h5", "index", "base", BLOCKS)
-    again.each(World(), lambda k: made.append(k) or block(BLOCKS[k]))
+    again.each(World(), lambda k: blocks_made.append(k) or block(BLOCKS[k]))
     again.finish(World())
-    assert made == [1]
+    assert blocks_made == [1]
     assert (done.stat().st_mtime_ns, done.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
     assert len(store.read(tmp_path / "index.h5", "index")["shots/shot_id"]) == 6
 
@@ -190,7 +190,7 @@ def test_datasets_have_type_unit_and_meaning(tmp_path, block):
 
 
 def test_attributes_come_back(tmp_path, block):
-    given = {
+    attributes = {
         "run": "42",
         "runs": ["a", "b"],
         "none": None,
@@ -199,11 +199,10 @@ def test_attributes_come_back(tmp_path, block):
         "m": {"a": [1]},
         "v": np.arange(2),
     }
-    store.write(tmp_path / "a.h5", "index", block(BLOCKS[0]), key="1234567890123456", **given)
+    store.write(tmp_path / "a.h5", "index", block(BLOCKS[0]), key="1234567890123456", **attributes)
     read = store.attributes(tmp_path / "a.h5", "index")
-    assert {name: read[name] for name in given if name != "v"} == {
-        n: v for n, v in given.items() if n != "v"
-    }
+    for name, value in attributes.items():
+        assert name == "v" or read[name] == value
     assert read["v"] == [0, 1] and read["key"] == "1234567890123456" and read["kind"] == "index"
 
 
@@ -221,13 +220,11 @@ def test_replacing_is_all_or_nothing(tmp_path):
 
 def test_identity_is_key_or_checksum(tmp_path, block):
     make(tmp_path / "index.h5", block)
-    one = store.identity(tmp_path / "index.h5")
-    make(tmp_path / "index.h5", block)
-    assert (
-        store.identity(tmp_path / "index.h5") == one
-    )  # made again from the same: the same, whatever the time
+    first = store.identity(tmp_path / "index.h5")
+    make(tmp_path / "index.h5", block)  # from the same: the same, whatever the time
+    assert store.identity(tmp_path / "index.h5") == first
     make(tmp_path / "index.h5", block, base="another")
-    assert store.identity(tmp_path / "index.h5") != one
+    assert store.identity(tmp_path / "index.h5") != first
     (tmp_path / "a.txt").write_text("abc")  # FIPS 180-2, example B.1
     assert store.checksum(tmp_path / "a.txt").startswith(
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9c"

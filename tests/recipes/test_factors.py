@@ -56,12 +56,12 @@ def data(tmp_path_factory):
         "friedel": unique.friedel,
         "intensity": intensity,
         "sigma": np.full(len(hkl), 1e-3),
+        "n": np.ones(len(hkl)),
     }
     path = tmp_path_factory.mktemp("factors") / "merged.mtz"
     mtz.write_merged(
         path,
-        **{name: column[keep] for name, column in columns.items()},
-        n=np.ones(keep.sum()),
+        mtz.MergedTable(**{name: column[keep] for name, column in columns.items()}),
         cell=np.array(crystal["cell"]),
         space_group=crystal["space_group"],
         wavelength=1.74,
@@ -121,11 +121,13 @@ def test_data_beyond_the_models_resolution_are_refused(data, tmp_path):
     path = tmp_path / "far.mtz"
     mtz.write_merged(
         path,
-        hkl=np.array([[30, 2, 1]]),
-        friedel=np.array([1]),
-        intensity=np.ones(1),
-        sigma=np.ones(1),
-        n=np.ones(1),
+        mtz.MergedTable(
+            hkl=np.array([[30, 2, 1]]),
+            friedel=np.array([1]),
+            intensity=np.ones(1),
+            sigma=np.ones(1),
+            n=np.ones(1),
+        ),
         cell=np.array(crystal["cell"]),
         space_group=crystal["space_group"],
         wavelength=1.74,

@@ -16,7 +16,8 @@ from spreadflow.errors import (
     RefinedOutcome,
     SpreadOutcome,
 )
-from spreadflow.io import images, nexus, store
+from spreadflow.io import images, nexus_writer, store
+from spreadflow.io.truth import FileTruth, read_truth
 from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.physics import anomalous, geometry, rotation, unit_cell
@@ -76,7 +77,7 @@ def trial(tmp_path_factory, filled) -> SimpleNamespace:
         manifest = _images(folder / "data" / run, run, rng, filled)
         trial.manifests.append(manifest)
         ids = images.Source(manifest).shots["shot_id"]
-        truth = images.truth(manifest)
+        truth = read_truth(manifest)
         for stage in ("index", "reindex"):
             trial.__dict__[stage].append(
                 _indexed(folder / run, stage, run, rng, filled, ids, truth, manifest)
@@ -131,22 +132,21 @@ def _images(folder: Path, run: str, rng, filled) -> Path:
         "reflections/photons": rng.uniform(50, 500, n),
     }
     folder.mkdir(parents=True)
-    nexus.write(
-        folder / "stills.nxs",
-        rng.poisson(20, (N_SHOTS, 2, *DETECTOR.shape)).astype(np.int32),
+    stills = nexus_writer.Stills(
+        images=rng.poisson(20, (N_SHOTS, 2, *DETECTOR.shape)).astype(np.int32),
         shot_ids=np.arange(N_SHOTS),
-        detector=DETECTOR,
         energies_ev=ENERGIES,
         photons=rng.uniform(1e9, 1e10, (N_SHOTS, 20)),
-        saturation_adu=60000,
-        true_detector=geometry.shifted(DETECTOR, 0.03, -0.02, 0.05),
-        true_curves={"FE1": anomalous.site("Fe", "oxidized", ENERGIES), "FE2": REDUCED},
-        truth=filled(
-            "truth",
-            {"shots": N_SHOTS, "lattices": N_LATTICES, "domains": 2 * N_LATTICES, "reflections": n},
-            truth,
-        ),
     )
+    instrument = nexus_writer.Instrument(DETECTOR, saturation_adu=60000)
+    sizes = {"shots": N_SHOTS, "lattices": N_LATTICES, "reflections": n}
+    sizes |= {"domains": 2 * N_LATTICES}
+    file_truth = FileTruth(
+        columns=lambda: filled("truth", sizes, truth),
+        detector=geometry.shifted(DETECTOR, 0.03, -0.02, 0.05),
+        curves={"FE1": anomalous.site("Fe", "oxidized", ENERGIES), "FE2": REDUCED},
+    )
+    nexus_writer.write(folder / "stills.nxs", stills, instrument, truth=file_truth)
     images.write_manifest(folder / "manifest.json", run, [folder / "stills.nxs"])
     return folder / "manifest.json"
 
@@ -455,7 +455,7 @@ def _stage1(folder, trial, filled) -> Path:
     names = ["scale", "rotation_1", "rotation_2", "rotation_3", "n_cells"]
     n = len(table["lattices/k"])
     rows = np.flatnonzero(table["reflections/lattice"] < n - 2)
-    truth = [images.truth(manifest) for manifest in trial.manifests]
+    truth = [read_truth(manifest) for manifest in trial.manifests]
     run_and_row = [
         (run, list(truth[run]["shots/shot_id"]).index(shot_id))
         for run, shot_id in zip(table["lattices/run"], table["lattices/shot_id"], strict=True)

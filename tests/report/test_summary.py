@@ -12,7 +12,8 @@ import pytest
 from matplotlib import image as mpl_image
 
 from spreadflow.errors import LatticeOutcome, Outcome, RefinedOutcome
-from spreadflow.io import images, store
+from spreadflow.io import store
+from spreadflow.io.truth import read_truth
 from spreadflow.physics import anomalous
 from spreadflow.report import ladder, merge, mosaic, spread, stage1
 
@@ -113,7 +114,7 @@ def test_index_and_reindex(trial, figures_of):
     assert figures["n_rmsd"] == sum(int(t["lattices/n_rmsd"].sum()) for t in tables)
     angles = []
     for table, manifest in zip(tables, trial.manifests, strict=True):
-        truth = images.truth(manifest)
+        truth = read_truth(manifest)
         turn = table["lattices/A"] @ np.linalg.inv(truth["lattices/A"])
         angles += [np.rad2deg(np.arccos(min((np.trace(r) - 1) / 2, 1))) for r in turn]
     assert figures["misorientation_deg_median"] == pytest.approx(np.median(angles), rel=1e-3)
@@ -278,7 +279,7 @@ def test_stage1(trial, figures_of):
     assert figures["radial_floor_mm"] == pytest.approx(np.sqrt(np.mean(floor)), rel=1e-4)
     assert figures["n_rmsd"] == len(after)
     assert figures["radial_rmsd_px"] == pytest.approx(figures["radial_rmsd_mm"] / 0.1)
-    truth = [images.truth(manifest) for manifest in trial.manifests]
+    truth = [read_truth(manifest) for manifest in trial.manifests]
     pulls = []
     for lattice in range(13):
         run, shot_id, scale = (

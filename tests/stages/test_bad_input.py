@@ -13,6 +13,7 @@ written missing; a product of another stage    |
 
 import json
 import shutil
+from contextlib import closing
 
 import h5py
 import numpy as np
@@ -20,8 +21,7 @@ import pytest
 
 from spreadflow import cli
 from spreadflow.errors import Outcome
-from spreadflow.io import images, nexus, store
-from spreadflow.io.nexus import NexusFile
+from spreadflow.io import images, nexus_writer, store
 
 FILES = {
     "good0": Outcome.INDEXED,
@@ -42,7 +42,7 @@ def folder(tiny_run, tmp_path_factory):
     good ones only.
     """
     folder = tmp_path_factory.mktemp("bad")
-    with NexusFile(tiny_run["manifest"].parent / "tiny.h5") as f:
+    with closing(images.open_image(tiny_run["manifest"].parent / "tiny.h5")) as f:
         good = {"good0": f.frame(0), "good1": f.frame(7)}
         detector = f.detector
         energies = 7100.0 + 2.0 * np.arange(15)
@@ -52,16 +52,14 @@ def folder(tiny_run, tmp_path_factory):
             image[:] = 0
         if name == "saturated":
             image[0, 100:140, 100:160] = 70_000
-        nexus.write(
-            folder / f"{name}.nxs",
-            image[None],
+        stills = nexus_writer.Stills(
+            images=image[None],
             shot_ids=np.array([images.shot_id("bad", f"{name}.nxs", 0)], np.uint64),
-            detector=detector,
             energies_ev=energies,
             photons=np.full((1, 15), np.nan if name == "spectrum" else 1e9),
-            saturation_adu=60_000,
-            offset_adu=10,
         )
+        instrument = nexus_writer.Instrument(detector, saturation_adu=60_000, offset_adu=10)
+        nexus_writer.write(folder / f"{name}.nxs", stills, instrument)
     with h5py.File(folder / "nan.nxs", "r+") as f:
         shape = f["entry/data/data"].shape
         del f["entry/data/data"]

@@ -4,6 +4,7 @@ missing.
 
 import os
 import threading
+from contextlib import closing
 from functools import partial
 
 import numpy as np
@@ -12,11 +13,11 @@ import pytest
 from lab import simulation_of
 from spreadflow.config import SimulateConfig
 from spreadflow.errors import ConfigError, Outcome
-from spreadflow.io import images, nexus
+from spreadflow.io import images
+from spreadflow.io.truth import read_truth, true_curves
 from spreadflow.parallel import World
 from spreadflow.physics import anomalous, geometry, mosaic, rotation, symmetry, unit_cell
 from spreadflow.recipes import still
-from spreadflow.report.runs import true_curves
 from spreadflow.stages import simulate
 
 pytestmark = pytest.mark.stage
@@ -70,7 +71,7 @@ def manifest(tmp_path_factory):
 
 def test_kinds_in_order_and_what_a_reader_makes_of_them(manifest):
     source = images.Source(manifest, saturation_photons=None)
-    truth = images.truth(manifest)
+    truth = read_truth(manifest)
     assert [simulate.KINDS[k] for k in truth["shots/kind"]] == [
         "single", "single", "blank", "double", "saturated", "unreadable",
     ]  # fmt: skip
@@ -96,7 +97,7 @@ def test_truth_lies_where_the_photons_are(manifest):
     truth says.
     """
     source = images.Source(manifest)
-    truth = images.truth(manifest)
+    truth = read_truth(manifest)
     image = source.read(0).image[0]
     mine = (truth["reflections/lattice"] == 0) & (truth["reflections/photons"] > 2000)
     fast, slow = (truth[f"reflections/{name}"][mine].astype(int) for name in ("fast", "slow"))
@@ -235,7 +236,7 @@ def test_a_tilted_multi_panel_detector_and_the_closed_form(tmp_path):
     source = images.Source(simulated(tmp_path, config))
     shot = source.read(0)
     assert shot.image.shape == (2, 100, 100)
-    truth = images.truth(source.path)
+    truth = read_truth(source.path)
     assert set(truth["reflections/panel"]) == {0, 1}
 
 
@@ -256,7 +257,7 @@ def test_every_lattice_of_every_shot_has_its_own_domains(tmp_path):
     runs = {"r": {"simulate": {"n_single": 4, "n_double": 2}}}
     config = staged(runs=runs, crystal=crystal, simulate={"block_shots": 3})
     path = simulated(tmp_path, config)
-    truth = images.truth(path)
+    truth = read_truth(path)
     source = images.Source(path)
     turns = turns_of(truth)
     assert [len(t) for t in turns] == [94] * 8
@@ -285,7 +286,7 @@ def test_truth_of_a_lattice_is_what_its_photons_are_of(tmp_path):
     runs = {"r": {"simulate": {"n_single": 1, "n_saturated": 1}}}
     config = staged(runs=runs, crystal={"n_domains": 3})
     path = simulated(tmp_path, config)
-    truth = images.truth(path)
+    truth = read_truth(path)
     source = images.Source(path)
     simulator = still.Simulator(config)
     for row, turns in enumerate(turns_of(truth)):
@@ -306,11 +307,11 @@ def test_truth_of_a_lattice_is_what_its_photons_are_of(tmp_path):
 
 
 def test_one_set_of_domains_for_all_and_none_of_a_distribution(tmp_path, manifest):
-    turns = turns_of(images.truth(manifest))
+    turns = turns_of(read_truth(manifest))
     assert len(turns) == 6 and all(np.array_equal(turns[0], other) for other in turns)
     assert len(turns[0]) == TREE["crystal"]["n_domains"]
     smooth = simulated(tmp_path, staged(runs=longer_runs(1), crystal={"mosaicity": "continuous"}))
-    assert [len(each) for each in turns_of(images.truth(smooth))] == [0]
+    assert [len(each) for each in turns_of(read_truth(smooth))] == [0]
 
 
 @pytest.mark.parametrize("psf", ["fiber", "gauss"])
@@ -393,6 +394,6 @@ def test_impossible_configurations(tmp_path):
 
 
 def test_frames_are_stored_as_integers_with_the_trusted_range(manifest):
-    with nexus.NexusFile(manifest.parent / "images" / "r_00000.nxs") as f:
+    with closing(images.open_image(manifest.parent / "images" / "r_00000.nxs")) as f:
         assert f.frame(0).dtype == np.int32 and f.trusted_range[1] == 2_000_000_000
         assert f.pedestal == (10.0, 1.0)

@@ -19,7 +19,7 @@ HEADER = """\
 """The words at the head of the file."""
 
 WIDTH = 96
-"""Columns of a comment."""
+"""Letters of a line of comment."""
 
 FIRST_LOOK = Config(
     trial="first_look",
@@ -55,11 +55,9 @@ def _lines(section: BaseModel, depth: int) -> Iterator[str]:
 
 
 def _flow(section: BaseModel, name: str) -> str:
-    """Return a leaf as one line of YAML (JSON is YAML); a run shows only the kind it is."""
+    """Return the value of a key as one line of YAML (JSON is YAML); runs without their nulls."""
     value = section.model_dump(mode="json", include={name})[name]
     if isinstance(section, Config) and name == "runs":
-        value = {
-            run: {kind: keys for kind, keys in kinds.items() if keys}
-            for run, kinds in value.items()
-        }
+        for run, keys in value.items():
+            value[run] = {key: setting for key, setting in keys.items() if setting}
     return json.dumps(value, ensure_ascii=False)

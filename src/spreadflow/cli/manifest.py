@@ -9,20 +9,20 @@ from pathlib import Path
 def add_to(words: argparse._SubParsersAction) -> None:
     """Add the word."""
     p = words.add_parser("manifest", help="describe the image files of a run, or check them")
-    help_of_images = "NXmx files; quote patterns to have them sorted here"
-    p.add_argument("images", nargs="*", metavar="GLOB", help=help_of_images)
+    images_help = "NXmx files; quote patterns to have them sorted here"
+    p.add_argument("images", nargs="*", metavar="GLOB", help=images_help)
     p.add_argument("--out", type=Path, required=True, help="the manifest")
     p.add_argument("--run", help="name of the run (default: the folder of --out)")
-    help_of_offset = "pedestal (default: as the files state, else 0)"
-    p.add_argument("--offset-adu", type=float, help=help_of_offset)
-    help_of_gain = "gain (default: as the files state, else 1)"
-    p.add_argument("--adu-per-photon", type=float, help=help_of_gain)
-    help_of_polarization = "Kahn's K along the lab x axis (default 1)"
-    p.add_argument("--polarization", type=float, default=1.0, help=help_of_polarization)
-    help_of_mask = "HDF5 file with a dataset `mask`, non-zero = not to be used"
-    p.add_argument("--mask", type=Path, help=help_of_mask)
-    help_of_check = "verify sizes and checksums of the files of --out"
-    p.add_argument("--check", action="store_true", help=help_of_check)
+    offset_help = "pedestal (default: as the files state, else 0)"
+    p.add_argument("--offset-adu", type=float, help=offset_help)
+    gain_help = "gain (default: as the files state, else 1)"
+    p.add_argument("--adu-per-photon", type=float, help=gain_help)
+    polarization_help = "Kahn's K along the lab x axis (default 1)"
+    p.add_argument("--polarization", type=float, default=1.0, help=polarization_help)
+    mask_help = "HDF5 file with a dataset `mask`, non-zero = not to be used"
+    p.add_argument("--mask", type=Path, help=mask_help)
+    check_help = "verify sizes and checksums of the files of --out"
+    p.add_argument("--check", action="store_true", help=check_help)
     p.set_defaults(do=run)
 
 

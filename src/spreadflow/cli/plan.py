@@ -3,33 +3,32 @@ curves will need.
 """
 
 import argparse
-from functools import reduce
 from pathlib import Path
 
 
 def add_to(words: argparse._SubParsersAction) -> None:
     """Add the word."""
-    help_of_plan = "σ of f′, f″ and edges against the number of lattices, before the beam time"
-    p = words.add_parser("plan", help=help_of_plan)
-    help_of_config = "a YAML file: crystal, beam, detector, structure_factors"
-    p.add_argument("--config", type=Path, required=True, help=help_of_config)
-    help_of_set = "over the file: beam.photons=5e11"
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=help_of_set)
+    plan_help = "σ of f′, f″ and edges against the number of lattices, before the beam time"
+    p = words.add_parser("plan", help=plan_help)
+    config_help = "a YAML file: crystal, beam, detector, structure_factors"
+    p.add_argument("--config", type=Path, required=True, help=config_help)
+    set_help = "over the file: beam.photons=5e11"
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=set_help)
     p.add_argument("--out", type=Path, required=True, help="the JSON; the PNG lies beside it")
-    help_of_lattices = "simulated ones that all figures are scaled from"
-    p.add_argument("--lattices", type=int, default=24, help=help_of_lattices)
-    help_of_d_min = "Å (default: that of `annulus`)"
-    p.add_argument("--d-min", type=float, nargs="+", default=[], help=help_of_d_min)
-    help_of_d_max = "Å (default: of `annulus`, `spread` and `wide`)"
-    p.add_argument("--d-max", type=float, nargs="+", default=[], help=help_of_d_max)
-    help_of_grid = "eV from node to node (default 1 2 4)"
-    p.add_argument("--grid", type=float, nargs="+", default=[1.0, 2.0, 4.0], help=help_of_grid)
-    help_of_band = "eV (default: about the sites' edges)"
-    p.add_argument("--band", type=float, nargs=2, metavar=("LOW", "HIGH"), help=help_of_band)
-    help_of_cells = "cells along an edge of a mosaic domain"
-    p.add_argument("--n-cells", type=int, nargs="+", default=[], help=help_of_cells)
-    help_of_psf = "widths of the point spread"
-    p.add_argument("--psf-fwhm-mm", type=float, nargs="+", default=[], help=help_of_psf)
+    lattices_help = "simulated ones that all figures are scaled from"
+    p.add_argument("--lattices", type=int, default=24, help=lattices_help)
+    d_min_help = "Å (default: that of `annulus`)"
+    p.add_argument("--d-min", type=float, nargs="+", default=[], help=d_min_help)
+    d_max_help = "Å (default: of `annulus`, `spread` and `wide`)"
+    p.add_argument("--d-max", type=float, nargs="+", default=[], help=d_max_help)
+    grid_help = "eV from node to node (default 1 2 4)"
+    p.add_argument("--grid", type=float, nargs="+", default=[1.0, 2.0, 4.0], help=grid_help)
+    band_help = "eV (default: about the sites' edges)"
+    p.add_argument("--band", type=float, nargs=2, metavar=("LOW", "HIGH"), help=band_help)
+    cells_help = "cells along an edge of a mosaic domain"
+    p.add_argument("--n-cells", type=int, nargs="+", default=[], help=cells_help)
+    psf_help = "widths of the point spread"
+    p.add_argument("--psf-fwhm-mm", type=float, nargs="+", default=[], help=psf_help)
     p.set_defaults(do=run)
 
 
@@ -42,7 +41,9 @@ def run(arguments: argparse.Namespace) -> None:
     from spreadflow.recipes import plan
     from spreadflow.report import plan as report
 
-    changes: dict = reduce(config.overlay, map(config.setting, arguments.set), {})
+    changes: dict = {}
+    for text in arguments.set:
+        changes = config.overlay(changes, config.setting(text))
     configured = config.load(arguments.config, changes=changes)
     question = plan.Question(
         n_lattices=arguments.lattices,
@@ -53,8 +54,9 @@ def run(arguments: argparse.Namespace) -> None:
         n_cells=arguments.n_cells,
         psf_fwhm_mm=arguments.psf_fwhm_mm,
     )
-    n_cases = max(1, len(question.n_cells)) * max(1, len(question.psf_fwhm_mm))
-    total = n_cases * question.n_lattices
+    n_sizes = max(1, len(question.n_cells))
+    n_widths = max(1, len(question.psf_fwhm_mm))
+    total = n_sizes * n_widths * question.n_lattices
     files = factor_files.read(configured.resolved("structure_factors"))
     with Progress("plan", total, World(), "lattices") as progress:
         figures = plan.run(configured, question, files, lambda done, _total: progress.at(done))

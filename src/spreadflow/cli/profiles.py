@@ -10,8 +10,8 @@ from spreadflow.errors import FileError
 
 def add_to(words: argparse._SubParsersAction) -> None:
     """Add the word."""
-    help_of_profiles = "make `snakemake --profile NAME` find this checkout's profiles"
-    p = words.add_parser("profiles", help=help_of_profiles)
+    profiles_help = "make `snakemake --profile NAME` find this checkout's profiles"
+    p = words.add_parser("profiles", help=profiles_help)
     p.add_argument("action", choices=["install"])
     p.set_defaults(do=run)
 
@@ -26,27 +26,25 @@ def install(folder: Path = Path("profiles")) -> list[Path]:
     """Link every profile of `folder` but `default` into the user's Snakemake folder. Returns the
     links.
 
-    Raises FileError where there are no profiles, or where something that is not a link of ours has
-    a name already.
+    Raises FileError where there are no profiles, or where something that is no link has the name
+    of one already.
     """
     from snakemake.common import get_appdirs
 
-    profiles = sorted(
-        p.parent.resolve() for p in folder.glob("*/config.yaml") if p.parent.name != "default"
-    )
+    folders = [path.parent for path in folder.glob("*/config.yaml")]
+    profiles = sorted(path.resolve() for path in folders if path.name != "default")
     if not profiles:
-        raise FileError(
-            folder, "a folder of profiles", "none", "Call this in the checkout of spreadflow."
-        )
+        todo = "Call this in the checkout of spreadflow."
+        raise FileError(folder, "a folder of profiles", "none", todo)
+
     home = Path(get_appdirs().user_config_dir)
     home.mkdir(parents=True, exist_ok=True)
     links = []
     for profile in profiles:
         link = home / profile.name
         if link.exists() and not link.is_symlink():
-            raise FileError(
-                link, "no profile of this name", "one that is not a link", "Rename or remove it."
-            )
+            expected = "no profile of this name"
+            raise FileError(link, expected, "one that is not a link", "Rename or remove it.")
         link.unlink(missing_ok=True)
         link.symlink_to(profile)
         links.append(link)

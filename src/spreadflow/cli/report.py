@@ -8,13 +8,13 @@ from spreadflow.trial import BY_WORD
 
 def add_to(words: argparse._SubParsersAction) -> None:
     """Add the three words."""
-    help_of_summary = "figures (JSON) and picture (PNG) of a stage's finished products"
-    p = words.add_parser("summary", help=help_of_summary)
+    summary_help = "figures (JSON) and picture (PNG) of a stage's finished products"
+    p = words.add_parser("summary", help=summary_help)
     p.add_argument("stage", choices=list(BY_WORD))
-    help_of_products = "one file of the trial, or one per run"
-    p.add_argument("--products", type=Path, nargs="+", required=True, help=help_of_products)
-    help_of_images = "manifests of the runs, for stills and truth"
-    p.add_argument("--images", type=Path, nargs="*", default=[], help=help_of_images)
+    products_help = "one file of the trial, or one per run"
+    p.add_argument("--products", type=Path, nargs="+", required=True, help=products_help)
+    images_help = "manifests of the runs, for stills and truth"
+    p.add_argument("--images", type=Path, nargs="*", default=[], help=images_help)
     p.add_argument("--out", type=Path, required=True, help="the JSON; the PNG lies beside it")
     p.set_defaults(do=summary)
 

@@ -26,8 +26,8 @@ def add_to(words: argparse._SubParsersAction) -> None:
         p.add_argument("--out", type=Path, required=True, help="the product")
         if stage.word == "simulate":
             p.add_argument("--run", required=True, help="name of the run")
-            help_of_shots = "only the image files that hold these shots of the run"
-            p.add_argument("--shots", metavar="FIRST:END", help=help_of_shots)
+            shots_help = "only the image files that hold these shots of the run"
+            p.add_argument("--shots", metavar="FIRST:END", help=shots_help)
         for field in fields(stage.inputs):
             _add_input(p, field)
         p.set_defaults(do=run)
@@ -60,7 +60,8 @@ def run(arguments: argparse.Namespace) -> None:
     from spreadflow.parallel import World
 
     stage = BY_WORD[arguments.word]
-    module = importlib.import_module(f"spreadflow.stages.{OVERLAYS.get(stage.word, stage.word)}")
+    module_name = OVERLAYS.get(stage.word, stage.word)
+    module = importlib.import_module(f"spreadflow.stages.{module_name}")
     config = for_stage(arguments.config, stage.word, getattr(arguments, "run", None))
     inputs = inputs_of(stage, arguments)
     world = World(arguments.ranks)

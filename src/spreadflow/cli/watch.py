@@ -8,6 +8,7 @@ left out; everything else, errors above all, passes unchanged.
 
 import argparse
 import json
+import math
 import re
 import signal
 import sys
@@ -16,6 +17,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import IO, NamedTuple
 
 EVERY_S = 10.0
+"""Seconds between plain lines of a stage's progress: thin enough for the log of a whole workflow.
+"""
+
 CHATTER = re.compile(
     r"$|\[\w{3} \w{3} [ \d]\d [\d:]+ \d{4}\]$|\d+ of \d+ steps \(|Execute \d+ jobs|Select jobs to "
     r"execute"
@@ -25,8 +29,11 @@ CHATTER = re.compile(
 )
 """How lines begin that tell a person nothing."""
 
-BEGINS = re.compile(r"(?:local)?rule (\w+):$")
-ENDS = re.compile(r"Finished jobid: (\d+) \(Rule: (\w+)\)")
+JOB_STARTS = re.compile(r"(?:local)?rule (\w+):$")
+"""The line that announces a job: its rule."""
+
+JOB_ENDS = re.compile(r"Finished jobid: (\d+) \(Rule: (\w+)\)")
+"""The line about a finished job: its number and its rule."""
 
 
 def add_to(words: argparse._SubParsersAction) -> None:
@@ -36,99 +43,105 @@ def add_to(words: argparse._SubParsersAction) -> None:
 
 
 class Step(NamedTuple):
-    """A stage has come this far."""
+    """A step of a stage's progress: `done` of `total` units are finished."""
 
     stage: str
     done: int
-    of: int
+    total: int
     units: str
 
 
 class Job(NamedTuple):
-    """A job starts, or is over."""
+    """A job that starts, or that is over."""
 
     name: str
-    over: bool
+    is_over: bool
 
 
-def progress_of(line: str) -> Step | None:
-    """Return the step when the line is one of progress."""
+def parse_step(line: str) -> Step | None:
+    """Return the step of progress that a line tells, or None for any other line."""
     if not line.startswith("{"):
         return None
     try:
         fields = json.loads(line)
         return Step(
-            str(fields["stage"]), int(fields["done"]), int(fields["of"]), str(fields["units"])
+            stage=str(fields["stage"]),
+            done=int(fields["done"]),
+            total=int(fields["of"]),
+            units=str(fields["units"]),
         )
     except (ValueError, KeyError, TypeError):
         return None
 
 
 def events(lines: Iterable[str]) -> Iterator[Step | Job | str]:
-    """Steps, jobs, and the lines that shall pass.
+    """Yield steps of progress, jobs that start and end, and the lines that shall pass.
 
-    A job is announced as `rule NAME:` and indented lines `key: value`, of which `resources` is the
-    last.
+    Snakemake announces a job as `rule NAME:` and indented lines `key: value`, of which `resources`
+    is the last.
     """
     names: dict[str, str] = {}
-    about: dict[str, str] | None = None
-    in_table = False
+    announced: dict[str, str] | None = None
+    is_in_table = False
     for line in lines:
         text = line.rstrip()
-        if step := progress_of(line):
+        if step := parse_step(line):
             yield step
-        elif about is not None and text.startswith("    "):
+        elif announced is not None and text.startswith("    "):
             key, _, value = text.strip().partition(": ")
-            about[key] = value
-            if key == "resources" and about["rule"] != "all":
-                names[about.get("jobid", "")] = _name(about)
-                yield Job(_name(about), over=False)
-        elif begins := BEGINS.match(text):
-            about = {"rule": begins[1]}
-        elif ends := ENDS.match(text):
-            about = None
-            if ends[1] in names:
-                yield Job(names[ends[1]], over=True)
-        elif in_table or text == "Job stats:":
-            in_table = bool(text)
+            announced[key] = value
+            if key == "resources" and announced["rule"] != "all":
+                name = _name(announced)
+                names[announced.get("jobid", "")] = name
+                yield Job(name, is_over=False)
+        elif start := JOB_STARTS.match(text):
+            announced = {"rule": start[1]}
+        elif end := JOB_ENDS.match(text):
+            announced = None
+            if end[1] in names:
+                yield Job(names[end[1]], is_over=True)
+        elif is_in_table or text == "Job stats:":
+            is_in_table = bool(text)
         else:
-            about = None
+            announced = None
             if not CHATTER.match(text):
                 yield line
 
 
-def _name(about: dict[str, str]) -> str:
-    """Return the rule, and of which stage where it serves them all."""
-    stage = re.search(r"\bstage=(\w+)", about.get("wildcards", ""))
-    return about["rule"] + (f" {stage[1]}" if stage else "")
+def _name(announced: dict[str, str]) -> str:
+    """Return the name of a job: its rule, with the stage where one rule serves all stages."""
+    rule = announced["rule"]
+    stage = re.search(r"\bstage=(\w+)", announced.get("wildcards", ""))
+    return f"{rule} {stage[1]}" if stage else rule
 
 
 def thinned(
     lines: Iterable[str], clock: Callable[[], float] = time.monotonic, every_s: float = EVERY_S
 ) -> Iterator[str]:
-    """Yield plain lines: of a stage's progress its first, its last and one every `every_s` seconds;
-    when each job is over.
+    """Yield plain lines: the first and the last of a stage's progress and one every `every_s`
+    seconds between them, and one when a job starts and when it is over.
+
+    clock: the time in seconds.
     """
-    last: dict[str, float] = {}
-    began: dict[str, float] = {}
+    last_lines: dict[str, float] = {}
+    starts: dict[str, float] = {}
     for event in events(lines):
         if isinstance(event, str):
             yield event
-        elif isinstance(event, Job):
-            now = clock()
-            seconds = now - began.setdefault(event.name, now)
-            yield (
-                f"{event.name}: done in {seconds:.0f} s\n"
-                if event.over
-                else f"{event.name}: started\n"
-            )
-        elif (
-            event.stage not in last
-            or event.done >= event.of
-            or clock() - last[event.stage] >= every_s
-        ):
-            last[event.stage] = clock()
-            yield f"{event.stage}: {event.done} of {event.of} {event.units}\n"
+            continue
+
+        now = clock()
+        if isinstance(event, Job):
+            seconds = now - starts.setdefault(event.name, now)
+            state = f"done in {seconds:.0f} s" if event.is_over else "started"
+            yield f"{event.name}: {state}\n"
+            continue
+
+        is_last = event.done >= event.total
+        last_line = last_lines.get(event.stage, -math.inf)
+        if is_last or now - last_line >= every_s:
+            last_lines[event.stage] = now
+            yield f"{event.stage}: {event.done} of {event.total} {event.units}\n"
 
 
 def bars(lines: Iterable[str], out: IO[str]) -> None:
@@ -153,7 +166,7 @@ def bars(lines: Iterable[str], out: IO[str]) -> None:
     with Progress(*columns, console=Console(file=out)) as progress:
         tasks: dict[str, TaskID] = {}
 
-        def row(name: str) -> TaskID:
+        def task(name: str) -> TaskID:
             if name not in tasks:
                 tasks[name] = progress.add_task(name, total=None, units="")
             return tasks[name]
@@ -162,18 +175,20 @@ def bars(lines: Iterable[str], out: IO[str]) -> None:
             if isinstance(event, str):
                 progress.console.print(event.rstrip("\n"), markup=False, highlight=False)
             elif isinstance(event, Step):
-                progress.update(
-                    row(event.stage), completed=event.done, total=event.of, units=event.units
-                )
-            elif not event.over:
-                row(event.name)
-            elif progress.tasks[row(event.name)].total is None:
-                progress.update(row(event.name), completed=1, total=1)
+                number = task(event.stage)
+                progress.update(number, completed=event.done, total=event.total, units=event.units)
+            else:
+                number = task(event.name)
+                is_without_steps = progress.tasks[number].total is None
+                if event.is_over and is_without_steps:
+                    progress.update(number, completed=1, total=1)
 
 
 def watch(lines: IO[str] | None = None, out: IO[str] | None = None) -> None:
-    """Follow a workflow until its output ends; an interrupt is the workflow's, which still has
-    things to say.
+    """Follow a workflow until its output ends. An interrupt is left to the workflow, which still
+    has things to say.
+
+    lines, out: None = stdin and stdout.
     """
     lines = lines or sys.stdin
     out = out or sys.stdout

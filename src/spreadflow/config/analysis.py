@@ -101,6 +101,8 @@ class IndexSection(Section):
 
 
 class Level0Section(Section):
+    """One shift and distance of the detector from the lattices of all runs."""
+
     runs: list[str] | None = None
     """null = all runs"""
     max_lattices: PositiveInt | None = None
@@ -120,6 +122,8 @@ class Level0Section(Section):
 
 
 class CellsSection(Section):
+    """Clusters of unit cells, and which lattices are accepted."""
+
     runs: list[str] | None = None
     """runs the clusters are found on (the accepted list always covers all runs); null = all"""
     from_file: Path | None = Field(default=None, alias="from")
@@ -139,6 +143,8 @@ class CellsSection(Section):
 
 
 class MergeSection(Section):
+    """Scales, error model and merged intensities."""
+
     d_min: PositiveFloat = 1.9
     """high-resolution limit, Å"""
     reference: Path | None = None
@@ -269,11 +275,10 @@ class RestraintsSection(Section):
     wavelength: ChangeRestraint | None = None
     """of the relative change of the wavelength"""
 
-    def given(self) -> dict[str, RestraintSection]:
+    def by_name(self) -> dict[str, RestraintSection]:
         """Return the restraints that are configured, by name."""
-        return {
-            name: of for name in type(self).model_fields if (of := getattr(self, name)) is not None
-        }
+        restraints = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in restraints.items() if value is not None}
 
 
 class Stage1Section(PixelsSection):
@@ -298,7 +303,7 @@ class Stage1Section(PixelsSection):
     ]
     """what moves, besides the background of every shoebox"""
     restraints: RestraintsSection = RestraintsSection()
-    """what is known of it beside the pixels; part of every σ that is told"""
+    """what is known of the unknowns besides the pixels; part of every quoted σ"""
     target: Literal["normal", "poisson"] = "normal"
     """−ln L of a pixel: with the model's variance, gains included, or of counts alone, readout as a
     shift
@@ -323,21 +328,19 @@ class Stage1Section(PixelsSection):
         if len(lengths) > 1:
             expected = "one of cell, distance and wavelength: in one shot they are degenerate"
             raise Inconsistent("refine", expected, ", ".join(lengths))
-        for name in self.restraints.given():
+        for name in self.restraints.by_name():
             if name not in self.refine:
-                free = (
+                expected = (
                     f"an unknown that is refined, {', '.join(self.refine)}: what is held needs "
                     "no restraint"
                 )
-                raise Inconsistent(f"restraints.{name}", free, name)
+                raise Inconsistent(f"restraints.{name}", expected, name)
         if self.restraints.eta is not None and self.mosaicity == "domains":
-            raise Inconsistent(
-                "restraints.eta", "null where stage1.mosaicity is 'domains', which have no η", "eta"
-            )
+            expected = "null where stage1.mosaicity is 'domains', which have no η"
+            raise Inconsistent("restraints.eta", expected, "eta")
         if self.mosaicity == "domains" and self.domains is None:
-            raise Inconsistent(
-                "domains", "a file of rotations where stage1.mosaicity is 'domains'", None
-            )
+            expected = "a file of rotations where stage1.mosaicity is 'domains'"
+            raise Inconsistent("domains", expected, None)
         return self
 
 
@@ -379,4 +382,5 @@ class MosaicSection(Section):
         it another distribution than it needs.
         """
         null = [name for name in PixelsSection.model_fields if getattr(self, name) is None]
-        return self.model_copy(update={name: getattr(stage1, name) for name in null})
+        values = {name: getattr(stage1, name) for name in null}
+        return self.model_copy(update=values)

@@ -2,7 +2,8 @@
 readable errors.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Annotated, Any, get_args
 
 import gemmi
@@ -25,11 +26,14 @@ class Inconsistent(ValueError):
     """
 
     def __init__(self, key: str, expected: str, found: object):
-        self.key, self.expected, self.found = key, expected, found
+        self.key = key
+        self.expected = expected
+        self.found = found
         super().__init__(f"{key}: expected {expected}; found {found}")
 
 
 def _space_group(name: str) -> str:
+    """Return the full name of a space group. Raises ValueError for a name that is none."""
     group = gemmi.find_spacegroup_by_name(name)
     if group is None:
         raise ValueError("a space group gemmi knows, such as 'C 1 2 1' or 'P 41 21 2'")
@@ -37,107 +41,137 @@ def _space_group(name: str) -> str:
 
 
 def _cell(cell: list[float]) -> list[float]:
-    if (
-        len(cell) != 6
-        or min(cell) <= 0
-        or max(cell[3:]) >= 180
-        or not gemmi.UnitCell(*cell).volume > 0
-    ):
+    """Return a cell as it is. Raises ValueError for numbers that make no cell."""
+    is_possible = len(cell) == 6 and min(cell) > 0 and max(cell[3:]) < 180
+    if not is_possible or not gemmi.UnitCell(*cell).volume > 0:
         raise ValueError("six positive numbers a b c (Å) α β γ (degrees, < 180) of positive volume")
     return cell
 
 
 SpaceGroupName = Annotated[str, AfterValidator(_space_group)]
+"""A space group by any name gemmi knows; becomes its full one."""
+
 CellParameters = Annotated[list[float], AfterValidator(_cell)]
+"""a b c (Å) α β γ (degrees)."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
+"""A number from 0 to 1."""
+
+EDGE_TOLERANCE = 0.01
+"""Relative difference of edges that count as equal."""
+
+ANGLE_TOLERANCE_DEG = 1.0
+"""Difference of angles that count as equal, degrees."""
 
 
 def check_cell_fits_group(cell: list[float], group: str) -> None:
     """Raise Inconsistent if the space group's metric symmetry contradicts the cell by more than 1 %
     or 1°.
     """
-    sg = gemmi.find_spacegroup_by_name(group)
-    a, b, c, al, be, ga = cell
+    fits, needed = _metric_rule(cell, gemmi.find_spacegroup_by_name(group))
+    if not fits:
+        raise Inconsistent("cell", f"a cell with {needed} (space group '{group}')", cell)
 
-    def same(x, y):
-        return abs(x - y) <= 0.01 * max(x, y)
 
-    def angle(x, y):
-        return abs(x - y) <= 1.0
+def _metric_rule(cell: list[float], group: gemmi.SpaceGroup) -> tuple[bool, str]:
+    """Return whether a cell has the metric symmetry of a space group, and what that is in words."""
+    a, b, c, *angles = cell
+    alpha, beta, gamma = angles
+    are_right = _angles_agree(angles, (90, 90, 90))
+    match group.crystal_system_str():
+        case "trigonal" if group.ext == "R":
+            are_equal = _angles_agree((alpha, beta), (beta, gamma))
+            return _edges_agree(a, b, c) and are_equal, "a = b = c, α = β = γ"
+        case "trigonal" | "hexagonal":
+            are_hexagonal = _angles_agree(angles, (90, 90, 120))
+            return _edges_agree(a, b) and are_hexagonal, "a = b, 90 90 120"
+        case "cubic":
+            return _edges_agree(a, b, c) and are_right, "a = b = c, 90 90 90"
+        case "tetragonal":
+            return _edges_agree(a, b) and are_right, "a = b, 90 90 90"
+        case "orthorhombic":
+            return are_right, "90 90 90"
+        case "monoclinic":
+            axis = group.monoclinic_unique_axis()
+            others = {"a": (beta, gamma), "b": (alpha, gamma), "c": (alpha, beta)}[axis]
+            needed = f"two right angles (unique axis {axis})"
+            return _angles_agree(others, (90, 90)), needed
+    return True, "any edges and angles"
 
-    right = angle(al, 90) and angle(be, 90) and angle(ga, 90)
-    system = sg.crystal_system_str()
-    if system == "trigonal" and sg.ext == "R":
-        ok = same(a, b) and same(b, c) and angle(al, be) and angle(be, ga)
-        need = "a = b = c, α = β = γ"
-    elif system in ("trigonal", "hexagonal"):
-        ok = same(a, b) and angle(al, 90) and angle(be, 90) and angle(ga, 120)
-        need = "a = b, 90 90 120"
-    elif system == "cubic":
-        ok = same(a, b) and same(b, c) and right
-        need = "a = b = c, 90 90 90"
-    elif system == "tetragonal":
-        ok = same(a, b) and right
-        need = "a = b, 90 90 90"
-    elif system == "orthorhombic":
-        ok, need = right, "90 90 90"
-    elif system == "monoclinic":
-        unique = sg.monoclinic_unique_axis()
-        others = {"a": (be, ga), "b": (al, ga), "c": (al, be)}[unique]
-        ok = all(angle(x, 90) for x in others)
-        need = f"two right angles (unique axis {unique})"
-    else:
-        ok, need = True, ""
-    if not ok:
-        raise Inconsistent("cell", f"a cell with {need} (space group '{group}')", cell)
+
+def _edges_agree(*edges: float) -> bool:
+    """Whether edges of a cell count as equal, each with the next."""
+    return all(abs(a - b) <= EDGE_TOLERANCE * max(a, b) for a, b in pairwise(edges))
+
+
+def _angles_agree(angles: Sequence[float], expected: Sequence[float]) -> bool:
+    """Whether angles of a cell count as equal to others, in their order, degrees."""
+    pairs = zip(angles, expected, strict=True)
+    return all(abs(angle - other) <= ANGLE_TOLERANCE_DEG for angle, other in pairs)
 
 
 def explain(error: ValidationError, where: object, model: type[BaseModel]) -> ConfigError:
     """Return the first validation error as one sentence naming the key, what was found and what is
     allowed.
     """
-    key, expected, found = first(error, model)
-    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return ConfigError(
-        f"{where}: {key or '(whole file)'}", expected, found, f"See docs/config.md.{more}"
-    )
+    key, expected, found = first_error(error, model)
+    n_more = error.error_count() - 1
+    more = f" ({n_more} more)" if n_more else ""
+    todo = f"See docs/config.md.{more}"
+    return ConfigError(f"{where}: {key or '(whole file)'}", expected, found, todo)
 
 
-def first(error: ValidationError | Inconsistent, model: type[BaseModel]) -> tuple[str, str, str]:
-    """Return (key, what is allowed, what was found) of the first error."""
+def first_error(
+    error: ValidationError | Inconsistent, model: type[BaseModel]
+) -> tuple[str, str, str]:
+    """Return the key, what is allowed and what was found of the first error in a section."""
     if isinstance(error, Inconsistent):
         return error.key, error.expected, str(error.found)
-    top = error.errors()[0]
-    key = ".".join(str(p) for p in top["loc"])
+    details = error.errors()
+    top = details[0]
+    place = top["loc"]
+    key = ".".join(map(str, place))
     cause = top.get("ctx", {}).get("error")
     if isinstance(cause, Inconsistent):
-        return ".".join(filter(None, (key, cause.key))), cause.expected, str(cause.found)
+        full_key = ".".join(filter(None, (key, cause.key)))
+        return full_key, cause.expected, str(cause.found)
     if top["type"] == "extra_forbidden":
-        return key, f"one of the keys {', '.join(_keys(model, top['loc'][:-1]))}", "an unknown key"
+        keys = _keys(model, place[:-1])
+        return key, f"one of the keys {', '.join(keys)}", "an unknown key"
     if top["type"] == "missing":
         return key, "this key", "nothing"
+
     branches = [top]
-    if (
-        top["loc"]
-        and isinstance(top["loc"][-1], str)
-        and top["loc"][-1] not in _keys(model, top["loc"][:-1])
-    ):  # one of several types
+    if _names_a_type(model, place):  # the key allows several types: an error for each
         key = key.rpartition(".")[0]
-        branches = [e for e in error.errors() if e["loc"][:-1] == top["loc"][:-1]]
-    allowed = [
-        e["msg"].removeprefix("Value error, ").removeprefix("Input should be ") for e in branches
-    ]
+        branches = [detail for detail in details if detail["loc"][:-1] == place[:-1]]
+    allowed = [_allowed(branch["msg"]) for branch in branches]
     return key, " or ".join(allowed), repr(top["input"])
+
+
+def _names_a_type(model: type[BaseModel], place: tuple) -> bool:
+    """Whether the last word of an error's place is no key: pydantic then means one of the types
+    that the key allows.
+    """
+    if not place or not isinstance(place[-1], str):
+        return False
+    return place[-1] not in _keys(model, place[:-1])
+
+
+def _allowed(message: str) -> str:
+    """Return what is allowed, from a message of pydantic."""
+    return message.removeprefix("Value error, ").removeprefix("Input should be ")
 
 
 def _keys(model: type[BaseModel], place: tuple) -> list[str]:
     """Return the keys of the section at `place` below `model`; list indices and names of runs are
     passed over.
     """
-    for part in place:
-        field = next((f for name, f in model.model_fields.items() if part in (name, f.alias)), None)
-        if field is not None:
-            model = next(_sections_in(field.annotation), model)
+    for word in place:
+        for name, field in model.model_fields.items():
+            if word in (name, field.alias):
+                model = next(_sections_in(field.annotation), model)
+                break
     return [field.alias or name for name, field in model.model_fields.items()]
 
 

@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from spreadflow.config.base import Section, explain
-from spreadflow.config.simulation import NAMED_CURVES
+from spreadflow.config.simulation import NAMED_CURVES, StructureFactorsSection
 from spreadflow.config.stages import STAGE_CONFIGS
 from spreadflow.config.trial import OVERLAYS, OVERLAYS_OF, Config, overlay
 from spreadflow.errors import ConfigError, FileError
@@ -31,26 +31,27 @@ def load(*paths: Path | str, changes: dict | None = None) -> Config:
         try:
             layer = yaml.safe_load(Path(path).read_text()) or {}
         except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(
-                path, "a readable YAML file", error, "Check the path and the indentation."
-            ) from None
+            todo = "Check the path and the indentation."
+            raise ConfigError(path, "a readable YAML file", error, todo) from None
         if not isinstance(layer, dict):
-            raise ConfigError(
-                path, "a YAML mapping of sections", type(layer).__name__, "See config/config.yaml."
-            )
+            found = type(layer).__name__
+            todo = "See config/config.yaml."
+            raise ConfigError(path, "a YAML mapping of sections", found, todo)
         tree = overlay(tree, layer)
-    return parse(overlay(tree, changes or {}), paths[-1] if paths else "config")
+
+    where = paths[-1] if paths else "config"
+    return parse(overlay(tree, changes or {}), where)
 
 
 def setting(text: str) -> dict:
-    """Return the nested dictionary of one key, told as `section.key=value` (YAML). Raises
-    ConfigError.
+    """Return the nested dictionary of one key from the text `section.key=value`, the value in
+    YAML. Raises ConfigError.
     """
     key, equals, value = text.partition("=")
-    if not equals or not all(words := key.strip().split(".")):
-        raise ConfigError(
-            "--set", "section.key=value", repr(text), "For example beam.photons=5e11."
-        )
+    words = key.strip().split(".")
+    if not equals or not all(words):
+        todo = "For example beam.photons=5e11."
+        raise ConfigError("--set", "section.key=value", repr(text), todo)
     try:
         tree = yaml.safe_load(value)
     except yaml.YAMLError as error:
@@ -61,8 +62,8 @@ def setting(text: str) -> dict:
 
 
 def files(config: Config) -> dict[str, Path]:
-    """Return the files the configuration names: key → path."""
-    named = {
+    """Return the files that the configuration names: key → path."""
+    named: dict[str, Path | None] = {
         "beam.spectra": config.beam.spectra,
         "index.mask": config.index.mask,
         "reindex.mask": config.resolved("reindex").mask,
@@ -71,41 +72,45 @@ def files(config: Config) -> dict[str, Path]:
         "merge.reference": config.merge.reference,
         "stage1.domains": config.stage1.domains,
     }
-    named |= {f"runs.{run}.images": keys.images for run, keys in config.runs.items()}
-    named |= {f"runs.{run}.spec": keys.spec for run, keys in config.runs.items()}
-    known = {f"spread.known.{i}": curve for i, curve in enumerate(config.spread.known or [])}
-    named |= {where: Path(curve) for where, curve in known.items() if curve not in NAMED_CURVES}
-    for key in (
-        "structure_factors",
-        *(key for key in OVERLAYS if key.endswith(".structure_factors")),
-    ):
-        of = config.resolved(key)
-        named |= {f"{key}.model": of.model, f"{key}.mtz": of.mtz}
-        curves = {f"{key}.sites.{i}.curve": site.curve for i, site in enumerate(of.sites)}
-        named |= {
-            where: Path(curve) for where, curve in curves.items() if curve not in NAMED_CURVES
-        }
+    for name, run in config.runs.items():
+        named[f"runs.{name}.images"] = run.images
+        named[f"runs.{name}.spec"] = run.spec
+
+    for number, curve in enumerate(config.spread.known or []):
+        named[f"spread.known.{number}"] = _curve_file(curve)
+
+    overlays = [key for key in OVERLAYS if key.endswith(".structure_factors")]
+    for key in ("structure_factors", *overlays):
+        factors: StructureFactorsSection = config.resolved(key)
+        named[f"{key}.model"] = factors.model
+        named[f"{key}.mtz"] = factors.mtz
+        for number, site in enumerate(factors.sites):
+            named[f"{key}.sites.{number}.curve"] = _curve_file(site.curve)
+
     return {key: path for key, path in named.items() if path is not None}
+
+
+def _curve_file(curve: str) -> Path | None:
+    """Return the file that a curve is read from, or None for one that no file needs to hold."""
+    return None if curve in NAMED_CURVES else Path(curve)
 
 
 def check_ready(config: Config) -> None:
     """Raise where a trial could not run: ConfigError without a run, FileError for a named file that
     does not exist.
 
-    What the trial itself makes need not be there yet. Snakemake would not tell of a missing file as
-    long as what was made from it is still there.
+    What the trial itself writes need not be there yet. Snakemake does not notice that a file is
+    missing as long as what was made from it is still there.
     """
     if not config.runs:
         raise ConfigError("config: runs", "at least one run", "none", "See config/README.md.")
-    made = config.results / config.trial / "merge.mtz"
+    own_merge = config.results / config.trial / "merge.mtz"
     for key, path in files(config).items():
-        if path != made and not path.is_file():
-            todo = (
-                "Write it with `spreadflow manifest`."
-                if key.endswith(".images")
-                else "Check the path."
-            )
-            raise FileError(f"config: {key}", "an existing file", path, todo)
+        if path == own_merge or path.is_file():
+            continue
+        is_manifest = key.endswith(".images")
+        todo = "Write it with `spreadflow manifest`." if is_manifest else "Check the path."
+        raise FileError(f"config: {key}", "an existing file", path, todo)
 
 
 def section(config: Config, stage: str, run: str | None = None) -> str:
@@ -116,24 +121,27 @@ def section(config: Config, stage: str, run: str | None = None) -> str:
     """
     parts: dict[str, Any] = {}
     for name in STAGE_CONFIGS[stage].model_fields:
-        if name == "shots":
-            parts[name] = _shots_of(config, run)
-        else:
-            overlay_key = f"{OVERLAYS_OF.get(stage, stage)}.{name}"
-            parts[name] = config.resolved(overlay_key if overlay_key in OVERLAYS else name)
-    plain = {
-        name: part.model_dump(mode="json", by_alias=True) if isinstance(part, Section) else part
-        for name, part in parts.items()
-    }
-    return json.dumps(plain, sort_keys=True)
+        part = _simulated_shots(config, run) if name == "shots" else _part(config, stage, name)
+        if isinstance(part, Section):
+            part = part.model_dump(mode="json", by_alias=True)
+        parts[name] = part
+    return json.dumps(parts, sort_keys=True)
 
 
-def _shots_of(config: Config, run: str | None) -> Section:
-    """Return the shots of a simulated run. Raises ConfigError where the run is none."""
+def _part(config: Config, stage: str, name: str) -> Any:
+    """Return a section, or a key beside the sections, as a stage sees it."""
+    overlay_key = f"{OVERLAYS_OF.get(stage, stage)}.{name}"
+    key = overlay_key if overlay_key in OVERLAYS else name
+    return config.resolved(key)
+
+
+def _simulated_shots(config: Config, run: str | None) -> Section:
+    """Return the shots of a simulated run. Raises ConfigError where the run is not simulated."""
     shots = config.runs[run].simulate if run in config.runs else None
     if shots is None:
         simulated = [name for name, section in config.runs.items() if section.simulate]
-        expected = f"a simulated run (there are: {', '.join(simulated) or 'none'})"
+        names = ", ".join(simulated) or "none"
+        expected = f"a simulated run (there are: {names})"
         raise ConfigError("runs", expected, repr(run), "Check the run's name.")
     return shots
 

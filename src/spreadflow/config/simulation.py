@@ -99,9 +99,8 @@ class StructureFactorsSection(Section):
     @model_validator(mode="after")
     def _has_data(self):
         if self.source != "model" and self.mtz is None:
-            raise Inconsistent(
-                "mtz", f"a merged MTZ file where structure_factors.source is '{self.source}'", None
-            )
+            expected = f"a merged MTZ file where structure_factors.source is '{self.source}'"
+            raise Inconsistent("mtz", expected, None)
         return self
 
     def of_crystal(self, crystal: CrystalSection) -> "StructureFactorsSection":
@@ -149,9 +148,8 @@ class BeamSection(Section):
         low = self.first_channel_ev - 0.5 * self.channel_ev
         high = low + self.n_channels * self.channel_ev
         if not low <= self.energy_ev <= high:
-            raise Inconsistent(
-                "energy_ev", f"an energy within the channels, {low:g}-{high:g} eV", self.energy_ev
-            )
+            expected = f"an energy within the channels, {low:g}-{high:g} eV"
+            raise Inconsistent("energy_ev", expected, self.energy_ev)
         if self.photons is None and self.spectra is None:
             raise Inconsistent("photons", "a number where no spectra are given", "null")
         return self
@@ -216,6 +214,8 @@ class DetectorSection(Section):
 
 
 class SimulateSection(Section):
+    """How images are computed and stored."""
+
     oversample: PositiveInt | Literal["adaptive"] = 2
     """sub-pixels along each edge, each averaged over its square; `adaptive` = as many points as the
     sharpest domain of each reflection needs
@@ -254,10 +254,9 @@ class RunSection(Section):
     """file of `.expt .refl` pairs: the lattices, which are then not looked for"""
 
     @model_validator(mode="after")
-    def _one_of(self):
+    def _has_one_origin(self):
         if (self.simulate is None) == (self.images is None):
+            expected = "either `simulate:` (how many shots) or `images:` (a manifest)"
             found = "neither" if self.simulate is None else "both"
-            raise Inconsistent(
-                "", "either `simulate:` (how many shots) or `images:` (a manifest)", found
-            )
+            raise Inconsistent("", expected, found)
         return self

@@ -21,12 +21,12 @@ class SpreadSection(Section):
     range_ev: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] | None = None
     """first and last node; null = all channels of the spectra"""
     restraint: Literal["none", "kramers_kronig", "smooth", "known"] = "none"
-    """of the curves that are quoted; without, with the dispersion relation, and smoothed ones are
-    always told
+    """of the curves that are quoted; those without, with the dispersion relation and smoothed are
+    always stored
     """
     kramers_kronig_sigma_e: NonNegativeFloat = 0.0
-    """how well the dispersion relation holds; 0 = exactly, f′ is no unknown then but for a straight
-    line
+    """how well the dispersion relation holds; 0 = exactly: of f′ only a straight line is then
+    unknown
     """
     smooth_sigma_e: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] = [0.1, 0.2]
     """standard deviations of the steps of f′ and f″ over 1 eV"""
@@ -63,12 +63,12 @@ class SpreadSection(Section):
     def _consistent(self):
         if self.d_min is not None and self.d_min >= self.d_max:
             raise Inconsistent("d_min", f"less than spread.d_max, {self.d_max}", self.d_min)
-        if self.range_ev and self.range_ev[1] - self.range_ev[0] < self.step_ev:
-            raise Inconsistent(
-                "range_ev", f"at least spread.step_ev, {self.step_ev} eV, wide", self.range_ev
-            )
+        if self.range_ev:
+            first, last = self.range_ev
+            if last - first < self.step_ev:
+                expected = f"at least spread.step_ev, {self.step_ev} eV, wide"
+                raise Inconsistent("range_ev", expected, self.range_ev)
         if self.restraint == "known" and not self.known:
-            raise Inconsistent(
-                "known", "a curve for each site where spread.restraint is 'known'", self.known
-            )
+            expected = "a curve for each site where spread.restraint is 'known'"
+            raise Inconsistent("known", expected, self.known)
         return self

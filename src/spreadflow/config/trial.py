@@ -15,7 +15,7 @@ from spreadflow.config.analysis import (
     MosaicSection,
     Stage1Section,
 )
-from spreadflow.config.base import Inconsistent, Section, check_cell_fits_group, first
+from spreadflow.config.base import Inconsistent, Section, check_cell_fits_group, first_error
 from spreadflow.config.simulation import (
     BeamSection,
     CrystalSection,
@@ -43,18 +43,20 @@ sees SECTION.
 
 def overlay(base: dict, top: dict) -> dict:
     """Return `top` laid over `base`, dictionaries merged key by key, everything else replaced."""
-    out = dict(base)
+    merged = dict(base)
     for key, value in top.items():
-        nested = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = overlay(out[key], value) if nested else value
-    return out
+        is_nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = overlay(merged[key], value) if is_nested else value
+    return merged
 
 
 WIDE_DEFAULTS = {"d_max": 20.0}
-"""Of `wide`, where nothing else is said."""
+"""The keys in which `wide` differs from `annulus` where it is not configured: a lower resolution.
+"""
 
 
 def _wide(keys: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of `wide`, completed."""
     return WIDE_DEFAULTS | keys
 
 
@@ -108,53 +110,75 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _whole(self):
+        """Check what spans sections. Raises Inconsistent."""
+        self._check_overlays()
+        self._check_own_products()
+        self._check_ranges()
+        self._check_restrained_cell()
+        self._check_names_of_runs()
+        return self
+
+    def _check_overlays(self) -> None:
+        """Raise Inconsistent where a section with its overlays is not valid."""
         for key in ("structure_factors", *OVERLAYS):
             try:
                 self.resolved(key)
             except (ValidationError, Inconsistent) as error:
-                below, expected, found = first(error, type(self._laid(OVERLAYS.get(key, key))))
+                model = type(self._laid(OVERLAYS.get(key, key)))
+                below, expected, found = first_error(error, model)
                 raise Inconsistent(f"{key}.{below}", expected, found) from None
-        if self.cells.from_file == self.results / self.trial / "cells.h5":
-            raise Inconsistent(
-                "cells.from",
-                "a copy of the file that this trial itself writes",
-                self.cells.from_file,
-            )
-        simulates = any(run.simulate for run in self.runs.values())
+
+    def _check_own_products(self) -> None:
+        """Raise Inconsistent where a trial would read what it writes."""
+        expected = "a copy of the file that this trial itself writes"
+        folder = self.results / self.trial
+        cells = self.cells.from_file
+        if cells == folder / "cells.h5":
+            raise Inconsistent("cells.from", expected, cells)
+        is_simulated = any(run.simulate for run in self.runs.values())
         mtz = self.structure_factors.mtz
-        if simulates and mtz == self.results / self.trial / "merge.mtz":
-            raise Inconsistent(
-                "structure_factors.mtz", "a copy of the file that this trial itself writes", mtz
-            )
+        if is_simulated and mtz == folder / "merge.mtz":
+            raise Inconsistent("structure_factors.mtz", expected, mtz)
+
+    def _check_ranges(self) -> None:
+        """Raise Inconsistent where a stage would reach beyond the resolution of the one before."""
         finest = self.resolved("reindex").d_min
         for key in ("annulus", "wide"):
-            if (d_min := self.resolved(key).d_min) < finest:
+            d_min = self.resolved(key).d_min
+            if d_min < finest:
                 expected = f"at least reindex.d_min, {finest}: no other reflections are predicted"
                 raise Inconsistent(f"{key}.d_min", expected, d_min)
-        if self.spread.d_max <= (d_min := self.resolved("wide").d_min):
-            raise Inconsistent("spread.d_max", f"more than wide.d_min, {d_min}", self.spread.d_max)
-        if (cell := self.stage1.restraints.cell) is not None and cell.centre is not None:
-            try:
-                check_cell_fits_group(cell.centre, self.resolved("reindex").space_group)
-            except Inconsistent as error:
-                raise Inconsistent(
-                    "stage1.restraints.cell.centre", error.expected, error.found
-                ) from None
+        wide_d_min = self.resolved("wide").d_min
+        if self.spread.d_max <= wide_d_min:
+            expected = f"more than wide.d_min, {wide_d_min}"
+            raise Inconsistent("spread.d_max", expected, self.spread.d_max)
+
+    def _check_restrained_cell(self) -> None:
+        """Raise Inconsistent where stage 1 restrains the cell to one that the group forbids."""
+        restraint = self.stage1.restraints.cell
+        if restraint is None or restraint.centre is None:
+            return
+        try:
+            check_cell_fits_group(restraint.centre, self.resolved("reindex").space_group)
+        except Inconsistent as error:
+            key = "stage1.restraints.cell.centre"
+            raise Inconsistent(key, error.expected, error.found) from None
+
+    def _check_names_of_runs(self) -> None:
+        """Raise Inconsistent where a stage is to take runs that are not there, or not indexed."""
         for stage in ("level0", "cells"):
             for run in getattr(self, stage).runs or []:
                 if run not in self.runs:
-                    raise Inconsistent(
-                        f"{stage}.runs", f"names among runs: {', '.join(self.runs)}", run
-                    )
-        if told := [run for run in self.level0.runs or [] if self.runs[run].spec]:
-            raise Inconsistent(
-                "level0.runs", "runs that are indexed here", f"{told[0]}, which has a spec file"
-            )
-        return self
+                    expected = f"names among runs: {', '.join(self.runs)}"
+                    raise Inconsistent(f"{stage}.runs", expected, run)
+        for run in self.level0.runs or []:
+            if self.runs[run].spec:
+                found = f"{run}, which has a spec file"
+                raise Inconsistent("level0.runs", "runs that are indexed here", found)
 
     def resolved(self, key: str) -> Any:
-        """Return the section or overlay `key`, complete: over the section below; what is null is as
-        in `crystal`, `stage1`.
+        """Return the section or overlay `key`, complete: laid over the section below it, and with
+        the values of `crystal` and `stage1` where it has null.
         """
         section = self._laid(key)
         if isinstance(section, StructureFactorsSection):

@@ -21,7 +21,11 @@ def accepted_lattices(cells: Path, reindex: Path) -> np.ndarray:
     run = store.attributes(reindex, "reindex")["run"]
     columns = store.read(cells, "cells", ["lattices/run", "lattices/outcome", *IDENTITY])
     lattices = store.read(reindex, "reindex", IDENTITY)
-    is_of_run = columns["lattices/run"] == (runs.index(run) if run in runs else -1)
-    if not all(np.array_equal(columns[name][is_of_run], lattices[name]) for name in IDENTITY):
-        raise FileError(cells, f"the lattices of {reindex}", "others", "Rerun cells on all runs.")
-    return columns["lattices/outcome"][is_of_run] == LatticeOutcome.ACCEPTED
+
+    number = runs.index(run) if run in runs else -1
+    is_of_run = columns["lattices/run"] == number
+    own = {name: column[is_of_run] for name, column in columns.items()}
+    if not all(np.array_equal(own[name], lattices[name]) for name in IDENTITY):
+        todo = "Rerun cells on all runs."
+        raise FileError(cells, f"the lattices of {reindex}", "others", todo)
+    return own["lattices/outcome"] == LatticeOutcome.ACCEPTED

@@ -6,7 +6,7 @@ laboratory numbers, digit by digit.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,14 @@ from spreadflow.errors import FileError
 from spreadflow.io import store
 from spreadflow.models import Detector
 
-_TODO = "Take an experiment list as DIALS or `spreadflow level0` writes it."
+TODO = "Take an experiment list as DIALS or `spreadflow level0` writes it."
+"""What to do about a file that is no experiment list."""
+
+N_DECIMALS = 12
+"""Decimals, in mm, to which pixel sizes of panels must agree."""
+
+Numbers = Iterable[float]
+"""A few numbers, in a tuple or an array."""
 
 
 def write_expt(
@@ -35,21 +42,19 @@ def write_expt(
     written so that they read back bit by bit; the attenuation length is kept as `mu`. No parallax
     correction is asked of a reader.
     """
-    panels = [_panel(detector, p, trusted_range) for p in range(detector.n_panels)]
-    root = _frame_keys("Detector", "", (1, 0, 0), (0, 1, 0), (0, 0, 0)) | _sensor_keys(
-        (0, 0), (0, 0), (0, 0), 0, 0, ""
+    panels = [_panel(detector, panel, trusted_range) for panel in range(detector.n_panels)]
+    laboratory = _frame_keys("Detector", "", fast=(1, 0, 0), slow=(0, 1, 0), origin=(0, 0, 0))
+    no_sensor = _sensor_keys(
+        size=(0, 0), pixel_mm=(0, 0), trusted_range=(0, 0), thickness_mm=0, mu=0, material=""
     )
+    children = [{"panel": panel} for panel in range(detector.n_panels)]
+    hierarchy = laboratory | no_sensor | {"children": children}
     experiments = {
         "__id__": "ExperimentList",
         "experiment": [{"__id__": "Experiment", "identifier": "", "beam": 0, "detector": 0}],
         "imageset": [],
         "beam": [_beam(wavelength, polarization)],
-        "detector": [
-            {
-                "panels": panels,
-                "hierarchy": root | {"children": [{"panel": p} for p in range(len(panels))]},
-            }
-        ],
+        "detector": [{"panels": panels, "hierarchy": hierarchy}],
         "goniometer": [],
         "scan": [],
         "crystal": [],
@@ -61,6 +66,7 @@ def write_expt(
 
 
 def _beam(wavelength: float, polarization: float) -> dict[str, Any]:
+    """Return a beam along the lab z axis."""
     return {
         "__id__": "monochromatic",
         "direction": [0.0, 0.0, 1.0],
@@ -74,34 +80,56 @@ def _beam(wavelength: float, polarization: float) -> dict[str, Any]:
     }
 
 
-def _panel(detector: Detector, p: int, trusted_range: tuple[float, float]) -> dict[str, Any]:
+def _panel(detector: Detector, panel: int, trusted_range: tuple[float, float]) -> dict[str, Any]:
+    """Return a panel as the file has it."""
     slow, fast = detector.shape
-    pixel = float(detector.pixel_mm)
-    mu = 1 / detector.attenuation_mm if detector.attenuation_mm else 0.0
+    pixel_mm = float(detector.pixel_mm)
     frame = _frame_keys(
-        f"panel{p}", "SENSOR_PAD", detector.fast[p], detector.slow[p], detector.origin_mm[p]
+        name=f"panel{panel}",
+        kind="SENSOR_PAD",
+        fast=detector.fast[panel],
+        slow=detector.slow[panel],
+        origin=detector.origin_mm[panel],
     )
-    return frame | _sensor_keys(
-        (fast, slow), (pixel, pixel), trusted_range, detector.thickness_mm, mu, "Si"
+    sensor = _sensor_keys(
+        size=(fast, slow),
+        pixel_mm=(pixel_mm, pixel_mm),
+        trusted_range=trusted_range,
+        thickness_mm=detector.thickness_mm,
+        mu=1 / detector.attenuation_mm if detector.attenuation_mm else 0.0,
+        material="Si",
     )
+    return frame | sensor
 
 
-def _frame_keys(name: str, kind: str, fast, slow, origin) -> dict[str, Any]:
-    axes = {"fast_axis": fast, "slow_axis": slow, "origin": origin}
-    return {"name": name, "type": kind} | {
-        key: [float(x) for x in value] for key, value in axes.items()
+def _frame_keys(
+    name: str, kind: str, fast: Numbers, slow: Numbers, origin: Numbers
+) -> dict[str, Any]:
+    """Return the keys that say where a panel, or a level of the hierarchy, is."""
+    return {
+        "name": name,
+        "type": kind,
+        "fast_axis": [float(x) for x in fast],
+        "slow_axis": [float(x) for x in slow],
+        "origin": [float(x) for x in origin],
     }
 
 
 def _sensor_keys(
-    size, pixel, trusted, thickness: float, mu: float, material: str
+    size: Numbers,
+    pixel_mm: Numbers,
+    trusted_range: Numbers,
+    thickness_mm: float,
+    mu: float,
+    material: str,
 ) -> dict[str, Any]:
+    """Return the keys that say what a panel is. size, pixel_mm: (fast, slow). mu: 1/mm."""
     return {
         "raw_image_offset": [0, 0],
         "image_size": [int(n) for n in size],
-        "pixel_size": [float(x) for x in pixel],
-        "trusted_range": [float(x) for x in trusted],
-        "thickness": float(thickness),
+        "pixel_size": [float(x) for x in pixel_mm],
+        "trusted_range": [float(x) for x in trusted_range],
+        "thickness": float(thickness_mm),
         "material": material,
         "mu": float(mu),
         "identifier": "",
@@ -121,14 +149,14 @@ def read_expt(path: Path | str) -> Detector:
     path = Path(path)
     with _explained(path, "a detector"):
         tree = _tree(path)
-        used = {e["detector"] for e in tree["experiment"]}
-        if len(used) != 1:
-            raise FileError(
-                path, "experiments that share one detector", f"{len(used)} detectors", _TODO
-            )
+        numbers = {experiment["detector"] for experiment in tree["experiment"]}
+        if len(numbers) != 1:
+            expected = "experiments that share one detector"
+            raise FileError(path, expected, f"{len(numbers)} detectors", TODO)
+
         for beam in tree["beam"]:
             _check_direction(path, beam)
-        return _detector(path, tree["detector"][used.pop()])
+        return _detector(path, tree["detector"][numbers.pop()])
 
 
 class Experiment(NamedTuple):
@@ -165,55 +193,64 @@ class ExperimentList:
         return self._n
 
     def __getitem__(self, n: int) -> Experiment:
-        """Return raises FileError for one without crystal, beam, detector or a single image."""
+        """Return an experiment. Raises FileError for one without crystal, beam, detector or a
+        single image.
+        """
         where = f"{self.path}, experiment {n}"
         with _explained(where, "a crystal, a beam, a detector and an image"):
-            told = self._tree["experiment"][n]
-            crystal, beam, images = (
-                self._tree[name][told[name]] for name in ("crystal", "beam", "imageset")
-            )
+            experiment = self._tree["experiment"][n]
+            crystal = self._tree["crystal"][experiment["crystal"]]
+            beam = self._tree["beam"][experiment["beam"]]
+            imageset = self._tree["imageset"][experiment["imageset"]]
             _check_direction(where, beam)
-            if len(images["images"]) != 1:
-                raise FileError(
-                    where, "one image", f"{len(images['images'])} in its imageset", _TODO
-                )
+
+            images = imageset["images"]
+            if len(images) != 1:
+                raise FileError(where, "one image", f"{len(images)} in its imageset", TODO)
+
+            frames = imageset.get("single_file_indices") or [0]
             return Experiment(
-                str(told.get("identifier", "")),
-                self.path.parent / images["images"][0],
-                int((images.get("single_file_indices") or [0])[0]),
-                _reciprocal(where, crystal),
-                _hall(where, crystal),
-                float(beam["wavelength"]),
-                self._detector(told["detector"]),
+                identifier=str(experiment.get("identifier", "")),
+                image=self.path.parent / images[0],
+                frame=int(frames[0]),
+                A=_reciprocal(where, crystal),
+                hall=_hall(where, crystal),
+                wavelength=float(beam["wavelength"]),
+                detector=self._detector(experiment["detector"]),
             )
 
     def _detector(self, number: int) -> Detector:
+        """Return a detector of the list, read once."""
         if number not in self._detectors:
-            self._detectors[number] = _detector(self.path, self._tree["detector"][number])
+            tree = self._tree["detector"][number]
+            self._detectors[number] = _detector(self.path, tree)
         return self._detectors[number]
 
 
 @contextmanager
 def _explained(where: object, needed: str) -> Iterator[None]:
-    """Yield what a file without the keys, or of another kind, raises becomes one FileError."""
+    """Run the block; what it raises for a file without the keys, or of another kind, becomes one
+    FileError.
+    """
     try:
         yield
     except OSError as error:
         raise FileError(where, "an experiment list (.expt)", error, "Check the path.") from None
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise FileError(
-            where, f"a DIALS ExperimentList with {needed}", repr(error), _TODO
-        ) from None
+        expected = f"a DIALS ExperimentList with {needed}"
+        raise FileError(where, expected, repr(error), TODO) from None
 
 
 def _tree(path: Path) -> dict[str, Any]:
+    """Return the content of an experiment list. Raises FileError where it is other JSON."""
     tree = json.loads(path.read_text())
     if tree["__id__"] != "ExperimentList":
-        raise FileError(path, "a DIALS ExperimentList", tree["__id__"], _TODO)
+        raise FileError(path, "a DIALS ExperimentList", tree["__id__"], TODO)
     return tree
 
 
 def _check_direction(where: object, beam: dict) -> None:
+    """Raise FileError where a beam is tilted."""
     if not np.allclose(beam["direction"], [0, 0, 1], atol=1e-9):
         todo = "Refine the detector, not the direction of the beam."
         raise FileError(where, "a beam along the lab z axis", beam["direction"], todo)
@@ -221,62 +258,81 @@ def _check_direction(where: object, beam: dict) -> None:
 
 def _reciprocal(where: object, crystal: dict) -> np.ndarray:
     """Return (3, 3) A of a crystal's direct axes."""
-    basis = np.array([crystal[f"real_space_{axis}"] for axis in "abc"], dtype=np.float64).T
-    if basis.shape != (3, 3) or not np.isfinite(basis).all() or not np.linalg.det(basis) > 0:
-        raise FileError(
-            where, "axes real_space_a, b, c of a right-handed crystal", basis.T.tolist(), _TODO
-        )
-    return np.linalg.inv(basis).T
+    axes = [crystal[f"real_space_{name}"] for name in "abc"]
+    rows = np.array(axes, dtype=np.float64)
+    is_basis = rows.shape == (3, 3) and np.isfinite(rows).all()
+    if not is_basis or not np.linalg.det(rows.T) > 0:
+        expected = "axes real_space_a, b, c of a right-handed crystal"
+        raise FileError(where, expected, rows.tolist(), TODO)
+    return np.linalg.inv(rows.T).T
 
 
 def _hall(where: object, crystal: dict) -> str:
+    """Return the Hall symbol of a crystal's space group."""
     hall = str(crystal["space_group_hall_symbol"])
     try:
         gemmi.symops_from_hall(hall)
     except (RuntimeError, ValueError):
-        raise FileError(where, "a Hall symbol of a space group", repr(hall), _TODO) from None
+        raise FileError(where, "a Hall symbol of a space group", repr(hall), TODO) from None
     return hall
 
 
 def _detector(path: Path, tree: dict) -> Detector:
+    """Return a detector in the lab frame. Raises FileError for one that is not supported."""
     panels = tree["panels"]
-    frames = dict(_placed(tree["hierarchy"], np.eye(4), panels)) if "hierarchy" in tree else {}
-    for p, panel in enumerate(panels):
-        frames.setdefault(p, _local(panel))
-    kinds = {(tuple(p["image_size"]), *(round(x, 12) for x in p["pixel_size"])) for p in panels}
-    if len(kinds) != 1 or panels[0]["pixel_size"][0] != panels[0]["pixel_size"][1]:
-        raise FileError(
-            path, "panels of equal shape with square, equal pixels", sorted(kinds), "Not supported."
-        )
-    lab = np.array([frames[p] for p in range(len(panels))])
+    frames: dict[int, np.ndarray] = {}
+    if "hierarchy" in tree:
+        frames |= _lab_frames(tree["hierarchy"], np.eye(4), panels)
+    for number, panel in enumerate(panels):
+        frames.setdefault(number, _local_frame(panel))
+
+    kinds = {_kind(panel) for panel in panels}
+    pixel_fast, pixel_slow = panels[0]["pixel_size"]
+    if len(kinds) != 1 or pixel_fast != pixel_slow:
+        expected = "panels of equal shape with square, equal pixels"
+        raise FileError(path, expected, sorted(kinds), "Not supported.")
+
+    lab = np.array([frames[number] for number in range(len(panels))])
     fast, slow = panels[0]["image_size"]
     mu = panels[0].get("mu", 0.0)
     return Detector(
-        lab[:, :3, 3],
-        lab[:, :3, 0],
-        lab[:, :3, 1],
-        panels[0]["pixel_size"][0],
-        (slow, fast),
-        panels[0].get("thickness", 0.0),
-        1 / mu if mu else 0.0,
+        origin_mm=lab[:, :3, 3],
+        fast=lab[:, :3, 0],
+        slow=lab[:, :3, 1],
+        pixel_mm=pixel_fast,
+        shape=(slow, fast),
+        thickness_mm=panels[0].get("thickness", 0.0),
+        attenuation_mm=1 / mu if mu else 0.0,
     )
 
 
-def _local(node: dict) -> np.ndarray:
-    """Return (4, 4): from the node's frame (fast, slow, normal) to its parent's, mm."""
-    out = np.eye(4)
-    out[:3, 0] = node.get("fast_axis", (1, 0, 0))
-    out[:3, 1] = node.get("slow_axis", (0, 1, 0))
-    out[:3, 2] = np.cross(out[:3, 0], out[:3, 1])
-    out[:3, 3] = node.get("origin", (0, 0, 0))
-    return out
+def _kind(panel: dict) -> tuple:
+    """Return what the panels of a detector must share: shape and sizes of a pixel."""
+    sizes_mm = (round(size, N_DECIMALS) for size in panel["pixel_size"])
+    return (tuple(panel["image_size"]), *sizes_mm)
 
 
-def _placed(node: dict, parent: np.ndarray, panels: list[dict]):
-    """Yield (panel number, lab frame) of every panel below a node."""
-    frame = parent @ _local(node)
+def _local_frame(node: dict) -> np.ndarray:
+    """Return the (4, 4) transformation from the frame of a node (fast, slow, normal) to that of its
+    parent, mm.
+    """
+    frame = np.eye(4)
+    fast, slow, normal, origin = frame[:3].T
+    fast[:] = node.get("fast_axis", (1, 0, 0))
+    slow[:] = node.get("slow_axis", (0, 1, 0))
+    normal[:] = np.cross(fast, slow)
+    origin[:] = node.get("origin", (0, 0, 0))
+    return frame
+
+
+def _lab_frames(
+    node: dict, parent: np.ndarray, panels: list[dict]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the number and the frame in the laboratory of every panel below a node."""
+    frame = parent @ _local_frame(node)
     for child in node["children"]:
         if "panel" in child:
-            yield child["panel"], frame @ _local(panels[child["panel"]])
+            panel = child["panel"]
+            yield panel, frame @ _local_frame(panels[panel])
         else:
-            yield from _placed(child, frame, panels)
+            yield from _lab_frames(child, frame, panels)

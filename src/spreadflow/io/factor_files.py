@@ -35,7 +35,8 @@ NO_FILES = FactorFiles()
 def paths_of(section: StructureFactorsSection) -> list[Path]:
     """Return the files that a section names."""
     curves = curve_paths(site.curve for site in section.sites)
-    return [path for path in (section.model, section.mtz, *curves) if path is not None]
+    named = (section.model, section.mtz, *curves)
+    return [path for path in named if path is not None]
 
 
 def curve_paths(names: Iterable[str]) -> list[Path]:
@@ -48,12 +49,14 @@ def read(section: StructureFactorsSection, more_curves: Iterable[str] = ()) -> F
     assert section.space_group is not None, "filled in when a stage is handed its sections"
     cell = build.cell(section)
     names = [*(site.curve for site in section.sites), *more_curves]
+
     atoms = None
     if section.model is not None:
         atoms = structure.read(section.model, cell, section.space_group)
     merged = None
     if section.mtz is not None and section.source != "model":
         merged = mtz.read_merged(section.mtz, unit_cell.degrees(cell), section.space_group)
+
     return FactorFiles(
         atoms=atoms,
         curves={name: structure.read_curve(name) for name in names if name not in VALENCE},

@@ -24,6 +24,11 @@ another unit.
 LARGEST_DEFECT = 1e-4
 """Largest element of R·Rᵀ − 1 of a matrix R that is taken for a rotation."""
 
+GIVE_ROTATIONS = (
+    "Give an HDF5 dataset `rotations`, (domain, 3, 3): matrices in the lab frame, on the left of A."
+)
+"""What to do about a file without rotations."""
+
 
 def mosaic_of_lattices(section: Stage1Section, learned: Path | None = None) -> MosaicOfLattice:
     """Return the function that gives each lattice its mosaicity, as the configuration of stage 1
@@ -40,26 +45,26 @@ def mosaic_of_lattices(section: Stage1Section, learned: Path | None = None) -> M
         return read_learned(learned)
     if section.mosaicity == "domains":
         assert section.domains is not None, "checked with the configuration"
-        one = domains(read_rotations(section.domains))
+        shared = domains(read_rotations(section.domains))
     else:
-        one = continuous()
-    return lambda shot_id, k: one
+        shared = continuous()
+    return lambda shot_id, k: shared
 
 
 def read_learned(path: Path) -> MosaicOfLattice:
-    """Return the mosaicity of each lattice as the stage `mosaic` learned it, or the continuous
-    distribution.
+    """Return the function that gives each lattice its mosaicity: what the stage `mosaic` learned
+    from it, or the continuous distribution.
 
-    Raises FileError, when it is asked for a lattice that the product does not know.
+    The function raises FileError when it is asked for a lattice that the product does not know.
     """
     columns = store.read(path, "mosaic", ["lattices/", "sets/eta_rad", "components/"])
     smooth = continuous()
     n_sets = len(columns["sets/eta_rad"])
-    edges = np.searchsorted(columns["components/set"], np.arange(n_sets + 1))
+    first_rows = np.searchsorted(columns["components/set"], np.arange(n_sets + 1))
 
     @lru_cache(maxsize=1)  # lattices that follow each other often share a set
-    def learned(number: int) -> Mosaic:
-        rows = slice(edges[number], edges[number + 1])
+    def learned_set(number: int) -> Mosaic:
+        rows = slice(first_rows[number], first_rows[number + 1])
         return Mosaic(
             rotations=rotation.from_vector(columns["components/rotation_rad"][rows]),
             width=columns["components/width"][rows],
@@ -67,20 +72,19 @@ def read_learned(path: Path) -> MosaicOfLattice:
             eta_rad=columns["sets/eta_rad"][number],
         )
 
-    identities = zip(
-        columns["lattices/shot_id"].tolist(), columns["lattices/k"].tolist(), strict=True
-    )
-    set_of = dict(zip(identities, columns["lattices/set"].tolist(), strict=True))
+    shot_ids = columns["lattices/shot_id"].tolist()
+    identities = zip(shot_ids, columns["lattices/k"].tolist(), strict=True)
+    set_numbers = dict(zip(identities, columns["lattices/set"].tolist(), strict=True))
 
-    def mosaic_of(shot_id: int, k: int) -> Mosaic:
-        if (shot_id, k) not in set_of:
+    def mosaic(shot_id: int, k: int) -> Mosaic:
+        if (shot_id, k) not in set_numbers:
             expected = f"lattice {k} of shot {shot_id:016x}"
             todo = "Run `mosaic` on the same accepted lattices."
-            raise FileError(path, expected, f"{len(set_of)} others", todo)
-        number = set_of[shot_id, k]
-        return smooth if number < 0 else learned(number)
+            raise FileError(path, expected, f"{len(set_numbers)} others", todo)
+        number = set_numbers[shot_id, k]
+        return smooth if number < 0 else learned_set(number)
 
-    return mosaic_of
+    return mosaic
 
 
 def read_rotations(path: Path) -> np.ndarray:
@@ -89,27 +93,32 @@ def read_rotations(path: Path) -> np.ndarray:
     path: HDF5 file with a dataset `rotations`. Raises FileError for anything but rotations near to
     each other.
     """
-    todo = (
-        "Give an HDF5 dataset `rotations`, (domain, 3, 3): matrices in the lab frame, on the "
-        "left of A."
-    )
-    try:
-        with h5py.File(path, "r") as file:
-            matrices = np.asarray(file["rotations"][()], dtype=np.float64)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise FileError(path, "an HDF5 file with a dataset `rotations`", error, todo) from None
-    if matrices.ndim != 3 or matrices.shape[1:] != (3, 3) or not len(matrices):
-        raise FileError(path, "rotations of shape (domain, 3, 3)", matrices.shape, todo)
+    matrices = _read_matrices(path)
     defect = np.inf
     if np.isfinite(matrices).all():
         defect = np.abs(matrices @ np.swapaxes(matrices, 1, 2) - np.eye(3)).max()
     if defect > LARGEST_DEFECT or np.linalg.det(matrices).min() < 0:
         found = f"a matrix whose R·Rᵀ differs from 1 by {defect:.2g}, or a mirror"
-        raise FileError(path, "rotation matrices", found, todo)
+        raise FileError(path, "rotation matrices", found, GIVE_ROTATIONS)
+
     rotations = rotation.nearest(matrices)
-    rotations = rotations @ rotation.mean(rotations).T
-    farthest = rotation.angle(rotations).max() / DEG
-    if farthest > LARGEST_DEG:
+    from_mean = rotations @ rotation.mean(rotations).T
+    farthest_deg = rotation.angle(from_mean).max() / DEG
+    if farthest_deg > LARGEST_DEG:
         expected = f"domains within {LARGEST_DEG:g}° of their mean"
-        raise FileError(path, expected, f"one at {farthest:.3g}°", todo)
-    return rotations
+        raise FileError(path, expected, f"one at {farthest_deg:.3g}°", GIVE_ROTATIONS)
+    return from_mean
+
+
+def _read_matrices(path: Path) -> np.ndarray:
+    """Return the dataset `rotations` of a file, (domain, 3, 3). Raises FileError."""
+    try:
+        with h5py.File(path, "r") as file:
+            matrices = np.asarray(file["rotations"][()], dtype=np.float64)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        expected = "an HDF5 file with a dataset `rotations`"
+        raise FileError(path, expected, error, GIVE_ROTATIONS) from None
+    if matrices.ndim != 3 or matrices.shape[1:] != (3, 3) or not len(matrices):
+        expected = "rotations of shape (domain, 3, 3)"
+        raise FileError(path, expected, matrices.shape, GIVE_ROTATIONS)
+    return matrices

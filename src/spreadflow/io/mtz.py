@@ -8,6 +8,7 @@ import numpy as np
 
 from spreadflow.errors import FileError
 from spreadflow.io.store import replacing
+from spreadflow.io.structure import is_same_cell
 
 K_SOL = 0.35
 """Flat bulk solvent of a reference model, electrons/Å³, as the published scaling has it."""
@@ -15,15 +16,26 @@ K_SOL = 0.35
 B_SOL = 46.0
 """B of that solvent, Å²."""
 
-INTENSITIES, AMPLITUDES = (
-    ("IMEAN", "I", "Iobs", "I-obs", "IOBS"),
-    ("F", "FP", "FOBS", "F-obs", "FC", "FMODEL"),
-)
-"""Labels a reference may have, in order of preference; any other column of type J, then F, is taken
+OVERSAMPLING = 1.5
+"""Points of the map of a model's density in half a period of its finest waves: gemmi's default."""
+
+MASK_SPACING_ANG = 0.6
+"""Spacing of the points of the solvent mask, Å, where a third of d_min is not finer."""
+
+INTENSITIES = ("IMEAN", "I", "Iobs", "I-obs", "IOBS")
+"""Labels of a reference's intensities in order of preference; any other column of type J is taken
 after them.
 """
 
-_COLUMNS = {
+AMPLITUDES = ("F", "FP", "FOBS", "F-obs", "FC", "FMODEL")
+"""The same of its amplitudes, where it has no intensities; any other column of type F is taken
+after them.
+"""
+
+PROJECT = "spreadflow"
+"""Name of the project in files that are written."""
+
+TYPES = {
     "IMEAN": "J",
     "SIGIMEAN": "Q",
     "I(+)": "K",
@@ -33,37 +45,54 @@ _COLUMNS = {
     "N(+)": "I",
     "N(-)": "I",
 }
+"""Label → type of the columns that are written, after the indices."""
+
+GIVE_MERGED = "Give an MTZ file of merged intensities."
+"""What to do about a file without merged intensities."""
+
+GIVE_REFERENCE = "Give reference intensities, or a model."
+"""What to do about a file that is no reference."""
+
+
+class MergedTable(NamedTuple):
+    """Merged intensities as they are written, Friedel mates in rows of their own."""
+
+    hkl: np.ndarray
+    """(row, 3) CCP4 asymmetric unit"""
+    friedel: np.ndarray
+    """(row,) +1, −1 (under the index of its mate) or 0 for a centric reflection"""
+    intensity: np.ndarray
+    """(row,)"""
+    sigma: np.ndarray
+    """(row,)"""
+    n: np.ndarray
+    """(row,) observations"""
 
 
 def write_merged(
     path: Path | str,
+    merged: MergedTable,
     *,
-    hkl: np.ndarray,
-    friedel: np.ndarray,
-    intensity: np.ndarray,
-    sigma: np.ndarray,
-    n: np.ndarray,
     cell: np.ndarray,
     space_group: str,
     wavelength: float,
-    project: str = "spreadflow",
     history: str = "",
 ) -> None:
-    """Write IMEAN, I(+), I(−) with σ and counts.
+    """Write IMEAN, I(+), I(−) with σ and counts. A centric reflection has I(+) and no I(−).
 
-    hkl: (row, 3) CCP4 asymmetric unit; friedel: (row,) +1, −1 (under the index of its mate) or 0
-    centric; intensity, sigma, n: (row,). A centric reflection has I(+) and no I(−). cell: (6,) Å,
-    degrees; wavelength: Å.
+    cell: (6,) Å, degrees; wavelength: Å.
     """
     mtz = gemmi.Mtz(with_base=True)
     mtz.title = "Merged intensities, Friedel mates separate"
     mtz.spacegroup = gemmi.find_spacegroup_by_name(space_group)
     mtz.set_cell_for_all(gemmi.UnitCell(*cell))
     dataset = mtz.add_dataset("merged")
-    dataset.project_name, dataset.crystal_name, dataset.wavelength = project, "crystal", wavelength
-    for label, kind in _COLUMNS.items():
+    dataset.project_name = PROJECT
+    dataset.crystal_name = "crystal"
+    dataset.wavelength = wavelength
+    for label, kind in TYPES.items():
         mtz.add_column(label, kind)
-    mtz.set_data(_rows(hkl, friedel, intensity, sigma, n))
+    mtz.set_data(_rows(merged))
     mtz.ensure_asu()
     mtz.sort()
     if history:
@@ -72,23 +101,31 @@ def write_merged(
         mtz.write_to_file(str(temporary))
 
 
-def _rows(hkl, friedel, intensity, sigma, n) -> np.ndarray:
-    """Return (unique, 11) float32 table of the columns, one row per asu index."""
-    indices, row = np.unique(hkl, axis=0, return_inverse=True)
+def _rows(merged: MergedTable) -> np.ndarray:
+    """Return the (unique, 11) float32 table of indices and columns, one row per asu index."""
+    indices, row = np.unique(merged.hkl, axis=0, return_inverse=True)
     row = row.ravel()
-    value, error, count = (np.full((len(indices), 2), fill) for fill in (np.nan, np.nan, 0.0))
-    side = (np.asarray(friedel) < 0).astype(int)
-    value[row, side], error[row, side], count[row, side] = intensity, sigma, n
-    weight = np.nan_to_num(1.0 / error**2)
-    mean = (weight * np.nan_to_num(value)).sum(axis=1) / weight.sum(axis=1)
+    side = (np.asarray(merged.friedel) < 0).astype(int)
+    shape = (len(indices), 2)
+    intensity = np.full(shape, np.nan)
+    sigma = np.full(shape, np.nan)
+    n = np.zeros(shape)
+    intensity[row, side] = merged.intensity
+    sigma[row, side] = merged.sigma
+    n[row, side] = merged.n
+
+    weight = np.nan_to_num(1.0 / sigma**2)
+    total_weight = weight.sum(axis=1)
+    mean = (weight * np.nan_to_num(intensity)).sum(axis=1) / total_weight
     columns = [
         mean,
-        weight.sum(axis=1) ** -0.5,
-        value[:, 0],
-        error[:, 0],
-        value[:, 1],
-        error[:, 1],
-        *count.T,
+        total_weight**-0.5,
+        intensity[:, 0],
+        sigma[:, 0],
+        intensity[:, 1],
+        sigma[:, 1],
+        n[:, 0],
+        n[:, 1],
     ]
     return np.column_stack([indices, *columns]).astype(np.float32)
 
@@ -113,39 +150,43 @@ def read_merged(path: Path | str, cell: np.ndarray, space_group: str) -> Measure
     try:
         file = gemmi.read_mtz_file(str(path))
     except (OSError, RuntimeError, ValueError) as error:
-        raise FileError(
-            path, "a readable MTZ file", error, "Give an MTZ file of merged intensities."
-        ) from None
-    group = gemmi.find_spacegroup_by_name(space_group)
-    if file.spacegroup is None or _class_of(file.spacegroup) != _class_of(group):
-        found = "none" if file.spacegroup is None else f"'{file.spacegroup.xhm()}'"
-        raise FileError(
-            path, f"the point group and centring of '{space_group}'", found, "Make them agree."
-        )
-    off = np.abs(np.array(file.cell.parameters) - cell)
-    if np.any(off > np.array([*(0.01 * cell[:3]), 1.0, 1.0, 1.0])):
-        expected = f"cell {np.round(cell, 2).tolist()}, as configured"
-        raise FileError(
-            path, expected, np.round(file.cell.parameters, 2).tolist(), "Make them agree."
-        )
+        raise FileError(path, "a readable MTZ file", error, GIVE_MERGED) from None
+    _check_crystal(path, file, cell, space_group)
+
     data = gemmi.Intensities()
     try:
         data.import_mtz(file, gemmi.DataType.MergedAM)
     except (RuntimeError, ValueError) as error:
-        raise FileError(
-            path, "merged intensities with σ", error, "Give an MTZ file of merged intensities."
-        ) from None
+        raise FileError(path, "merged intensities with σ", error, GIVE_MERGED) from None
+
     hkl = np.array(data.miller_array)
-    columns = (np.array(data.value_array), np.array(data.sigma_array))
+    intensity = np.array(data.value_array)
+    sigma = np.array(data.sigma_array)
     if data.type == gemmi.DataType.Anomalous:
-        return Measured(np.where(np.array(data.isign_array)[:, None] < 0, -hkl, hkl), *columns)
-    return Measured(np.concatenate([hkl, -hkl]), *(np.tile(column, 2) for column in columns))
+        is_minus = np.array(data.isign_array)[:, None] < 0
+        return Measured(np.where(is_minus, -hkl, hkl), intensity, sigma)
+    both = np.concatenate([hkl, -hkl])
+    return Measured(both, np.tile(intensity, 2), np.tile(sigma, 2))
 
 
-def _class_of(group: gemmi.SpaceGroup) -> tuple[str, str]:
-    """Return what two descriptions must share for their indices and Friedel mates to be the
-    same.
-    """
+def _check_crystal(path: Path | str, file: gemmi.Mtz, cell: np.ndarray, space_group: str) -> None:
+    """Raise FileError where the file's crystal is another one than the configuration's."""
+    todo = "Make them agree."
+    group = gemmi.find_spacegroup_by_name(space_group)
+    own_group = file.spacegroup
+    if own_group is None or _symmetry(own_group) != _symmetry(group):
+        expected = f"the point group and centring of '{space_group}'"
+        found = "none" if own_group is None else f"'{own_group.xhm()}'"
+        raise FileError(path, expected, found, todo)
+
+    own = np.array(file.cell.parameters)
+    if not is_same_cell(own, cell):
+        expected = f"cell {np.round(cell, 2).tolist()}, as configured"
+        raise FileError(path, expected, np.round(own, 2).tolist(), todo)
+
+
+def _symmetry(group: gemmi.SpaceGroup) -> tuple[str, str]:
+    """Return what two groups must share for their indices and Friedel mates to be the same."""
     return group.point_group_hm(), group.centring_type()
 
 
@@ -161,82 +202,92 @@ def read_reference(
     """
     path = Path(path)
     if not path.exists():
-        raise FileError(
-            path,
-            "a reference (MTZ, PDB or mmCIF)",
-            "nothing",
-            "Give reference intensities, or a model.",
-        )
+        raise FileError(path, "a reference (MTZ, PDB or mmCIF)", "nothing", GIVE_REFERENCE)
     try:
-        mtz = path.suffix.lower() == ".mtz"
-        group, hkl, intensity = _from_mtz(path) if mtz else _from_model(path, d_min)
+        if path.suffix.lower() == ".mtz":
+            group, hkl, intensity = _from_mtz(path)
+        else:
+            group, hkl, intensity = _from_model(path, d_min)
     except (RuntimeError, ValueError, IndexError) as error:
-        raise FileError(
-            path,
-            "a readable MTZ, PDB or mmCIF file",
-            error,
-            "Give reference intensities, or a model.",
-        ) from None
-    expected = gemmi.find_spacegroup_by_name(space_group)
-    if (
-        group is None
-        or group.laue_str() != expected.laue_str()
-        or group.centring_type() != expected.centring_type()
-    ):
+        expected = "a readable MTZ, PDB or mmCIF file"
+        raise FileError(path, expected, error, GIVE_REFERENCE) from None
+    configured = gemmi.find_spacegroup_by_name(space_group)
+    if group is None or _laue_class(group) != _laue_class(configured):
+        expected = f"the Laue group and centring of '{space_group}'"
         found = "none" if group is None else group.xhm()
-        raise FileError(
-            path,
-            f"the Laue group and centring of '{space_group}'",
-            f"'{found}'",
-            "Give reference intensities, or a model.",
-        )
-    known = np.isfinite(intensity)
-    data = gemmi.Intensities()
+        raise FileError(path, expected, f"'{found}'", GIVE_REFERENCE)
+    return _averaged(configured, hkl, intensity)
+
+
+def _laue_class(group: gemmi.SpaceGroup) -> tuple[str, str]:
+    """Return what two groups must share for their averaged intensities to be the same."""
+    return group.laue_str(), group.centring_type()
+
+
+def _averaged(
+    group: gemmi.SpaceGroup, hkl: np.ndarray, intensity: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the finite intensities averaged over equivalent reflections, as `read_reference`."""
+    is_finite = np.isfinite(intensity)
+    hkl = hkl[is_finite].astype(np.int32)
+    intensity = intensity[is_finite]
+
     cell = gemmi.UnitCell(10, 10, 10, 90, 90, 90)  # only the indices matter
-    data.set_data(
-        cell, expected, hkl[known].astype(np.int32), intensity[known], np.ones(known.sum())
-    )
+    data = gemmi.Intensities()
+    data.set_data(cell, group, hkl, intensity, np.ones(len(intensity)))
     data.merge_in_place(gemmi.DataType.Mean)
+
     return np.array(data.miller_array, dtype=np.int32), np.array(data.value_array)
 
 
-def _from_mtz(path: Path):
-    """Return space group, hkl and intensities of the preferred column."""
+Reference = tuple[gemmi.SpaceGroup | None, np.ndarray, np.ndarray]
+"""Space group, hkl (n, 3) and intensities (n,) of a reference as its file has them."""
+
+
+def _from_mtz(path: Path) -> Reference:
+    """Return the reference in an MTZ file: its preferred column."""
     mtz = gemmi.read_mtz_file(str(path))
-    labels = {c.label: c for c in mtz.columns}
-    wanted = [name for name in INTENSITIES if name in labels] + [
-        c.label for c in mtz.columns if c.type == "J"
-    ]
-    squared = [name for name in AMPLITUDES if name in labels] + [
-        c.label for c in mtz.columns if c.type == "F"
-    ]
-    if not wanted + squared:
-        raise ValueError(f"no intensities or amplitudes among {', '.join(labels)}")
-    values = np.array((labels[(wanted + squared)[0]]).array, dtype=np.float64)
-    return mtz.spacegroup, mtz.make_miller_array(), values if wanted else values**2
+    columns = {column.label: column for column in mtz.columns}
+
+    intensities = [label for label in INTENSITIES if label in columns]
+    intensities += [column.label for column in mtz.columns if column.type == "J"]
+
+    amplitudes = [label for label in AMPLITUDES if label in columns]
+    amplitudes += [column.label for column in mtz.columns if column.type == "F"]
+
+    preferred = intensities + amplitudes
+    if not preferred:
+        raise ValueError(f"no intensities or amplitudes among {', '.join(columns)}")
+
+    values = np.array(columns[preferred[0]].array, dtype=np.float64)
+    intensity = values if intensities else values**2
+    return mtz.spacegroup, mtz.make_miller_array(), intensity
 
 
-def _from_model(path: Path, d_min: float):
-    """Return space group, hkl and |F_atoms + F_solvent|² of a model in its own cell."""
+def _from_model(path: Path, d_min: float) -> Reference:
+    """Return the reference that a model makes: |F_atoms + F_solvent|² in its own cell."""
     structure = gemmi.read_structure(str(path))
     structure.setup_entities()
     group = gemmi.find_spacegroup_by_name(structure.spacegroup_hm)
+
     calculator = gemmi.DensityCalculatorX()
-    calculator.d_min, calculator.rate = d_min, 1.5
+    calculator.d_min = d_min
+    calculator.rate = OVERSAMPLING
     calculator.set_refmac_compatible_blur(structure[0])
     calculator.set_grid_cell_and_spacegroup(structure)
     calculator.put_model_density_on_grid(structure[0])
-    atoms = gemmi.transform_map_to_f_phi(calculator.grid, half_l=True).prepare_asu_data(
-        dmin=d_min, unblur=calculator.blur, with_sys_abs=False
-    )
+    density = gemmi.transform_map_to_f_phi(calculator.grid, half_l=True)
+    atoms = density.prepare_asu_data(dmin=d_min, unblur=calculator.blur, with_sys_abs=False)
+
     mask = gemmi.FloatGrid()
-    mask.setup_from(structure, spacing=min(0.6, d_min / 3))
-    gemmi.SolventMasker(gemmi.AtomicRadiiSet.Cctbx).put_mask_on_float_grid(mask, structure[0])
-    solvent = gemmi.transform_map_to_f_phi(mask, half_l=True).prepare_asu_data(
-        dmin=d_min, with_sys_abs=False
-    )
-    s2 = 0.25 * np.asarray(atoms.make_1_d2_array())
-    f = np.asarray(atoms.value_array) + K_SOL * np.exp(-B_SOL * s2) * np.asarray(
-        solvent.value_array
-    )
+    mask.setup_from(structure, spacing=min(MASK_SPACING_ANG, d_min / 3))
+    masker = gemmi.SolventMasker(gemmi.AtomicRadiiSet.Cctbx)
+    masker.put_mask_on_float_grid(mask, structure[0])
+    filled = gemmi.transform_map_to_f_phi(mask, half_l=True)
+    solvent = filled.prepare_asu_data(dmin=d_min, with_sys_abs=False)
+
+    s_squared = 0.25 * np.asarray(atoms.make_1_d2_array())
+    f_atoms = np.asarray(atoms.value_array)
+    f_solvent = np.asarray(solvent.value_array)
+    f = f_atoms + K_SOL * np.exp(-B_SOL * s_squared) * f_solvent
     return group, np.asarray(atoms.miller_array), np.abs(f) ** 2

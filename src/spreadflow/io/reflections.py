@@ -13,7 +13,7 @@ import numpy as np
 
 from spreadflow.errors import FileError
 
-_TYPES: dict[str, tuple[str, tuple[int, ...]]] = {
+TYPES: dict[str, tuple[str, tuple[int, ...]]] = {
     "bool": ("?", ()),
     "int": ("<i4", ()),
     "std::size_t": ("<u8", ()),
@@ -23,11 +23,14 @@ _TYPES: dict[str, tuple[str, tuple[int, ...]]] = {
     "int6": ("<i4", (6,)),
     "cctbx::miller::index<>": ("<i4", (3,)),
 }
-_TODO = "Take a reflection table as DIALS 2 or later writes it."
+"""Type of a column as DIALS names it → type and shape of a row."""
+
+TODO = "Take a reflection table as DIALS 2 or later writes it."
+"""What to do about a file that is no reflection table."""
 
 
 class Table(NamedTuple):
-    """Some columns of a reflection table."""
+    """The columns of a reflection table that were asked for."""
 
     columns: dict[str, np.ndarray]
     """name → (reflection, ...)"""
@@ -35,51 +38,51 @@ class Table(NamedTuple):
     """number in column `id` → identifier of its experiment; may be empty"""
 
     def is_of(self, identifier: str, number: int) -> np.ndarray:
-        """Return which reflections are of an experiment, (reflection,) bool.
+        """Return which reflections belong to an experiment, (reflection,) bool.
 
-        That is the one with this identifier; where there are no identifiers, the one of this
+        It is the experiment with this identifier; where there are no identifiers, the one with this
         number.
         """
         if identifier and self.identifiers:
-            number = next((n for n, name in self.identifiers.items() if name == identifier), -1)
+            numbers = [n for n, name in self.identifiers.items() if name == identifier]
+            number = numbers[0] if numbers else -1
         return self.columns["id"] == number
 
 
 def read(path: Path | str, names: tuple[str, ...]) -> Table:
-    """Return columns `id` and `names` of a reflection table. Raises FileError for what is none and
-    for missing columns.
+    """Return the columns `id` and `names` of a reflection table. Raises FileError where the file is
+    none, or has no such columns.
     """
     path = Path(path)
     try:
         kind, version, table = msgpack.unpackb(path.read_bytes(), strict_map_key=False)
         data = table["data"]
-        n = int(table["nrows"])
+        n_rows = int(table["nrows"])
         if (kind, version) != ("dials::af::reflection_table", 1):
-            raise FileError(
-                path, "a DIALS reflection table of version 1", f"{kind} {version}", _TODO
-            )
-        identifiers = {
-            int(number): str(name) for number, name in table.get("identifiers", {}).items()
-        }
+            expected = "a DIALS reflection table of version 1"
+            raise FileError(path, expected, f"{kind} {version}", TODO)
+        named = table.get("identifiers", {})
+        identifiers = {int(number): str(name) for number, name in named.items()}
     except OSError as error:
         raise FileError(path, "a reflection table (.refl)", error, "Check the path.") from None
     except (ValueError, KeyError, TypeError, AttributeError, msgpack.UnpackException) as error:
-        raise FileError(
-            path, "a DIALS reflection table (MessagePack)", repr(error), _TODO
-        ) from None
-    return Table({name: _column(path, data, name, n) for name in ("id", *names)}, identifiers)
+        expected = "a DIALS reflection table (MessagePack)"
+        raise FileError(path, expected, repr(error), TODO) from None
+    columns = {name: _column(path, data, name, n_rows) for name in ("id", *names)}
+    return Table(columns, identifiers)
 
 
-def _column(path: Path, data: dict, name: str, n: int) -> np.ndarray:
-    """Return (n, ...) of one column."""
+def _column(path: Path, data: dict, name: str, n_rows: int) -> np.ndarray:
+    """Return one column, (row, ...). Raises FileError unless it has `n_rows` of them."""
+    where = f"{path}: column {name}"
     try:
-        kind, (rows, content) = data[name]
-        dtype, shape = _TYPES[kind]
-        values = np.frombuffer(content, dtype).reshape(rows, *shape)
+        kind, (n_stored, content) = data[name]
+        dtype, shape = TYPES[kind]
+        values = np.frombuffer(content, dtype).reshape(n_stored, *shape)
     except (KeyError, ValueError, TypeError) as error:
-        raise FileError(
-            f"{path}: column {name}", f"{n} rows of a type DIALS gives it", repr(error), _TODO
-        ) from None
-    if rows != n:
-        raise FileError(f"{path}: column {name}", f"{n} rows", rows, _TODO)
+        expected = f"{n_rows} rows of a type DIALS gives it"
+        raise FileError(where, expected, repr(error), TODO) from None
+
+    if n_stored != n_rows:
+        raise FileError(where, f"{n_rows} rows", n_stored, TODO)
     return values

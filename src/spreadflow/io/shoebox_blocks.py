@@ -7,9 +7,12 @@ import numpy as np
 
 from spreadflow.io import store
 
+SMALLEST_TOTAL = 1e-300
+"""Photons that a pulse is taken to have at least: one without any divides nothing by zero."""
+
 
 class ShoeboxBlock(NamedTuple):
-    """Some lattices of one part of packed shoeboxes."""
+    """Lattices that are worked on together: a range of those in one part of packed shoeboxes."""
 
     part: int
     """number of the part"""
@@ -36,9 +39,13 @@ def blocks_of(path: Path, kind: str, size: int) -> list[ShoeboxBlock]:
         columns = store.read_part(path, kind, part, key, ["lattices/shot_id", "lattices/k"])
         k = columns["lattices/k"].astype(np.uint64)
         ids = np.stack([columns["lattices/shot_id"], k], axis=1)
-        for first in range(0, len(ids), size):
-            rows = range(first, min(first + size, len(ids)))
-            blocks.append(ShoeboxBlock(part, key, rows, ids[rows].ravel().tolist()))
+
+        n_lattices = len(ids)
+        for first in range(0, n_lattices, size):
+            rows = range(first, min(first + size, n_lattices))
+            blocks.append(
+                ShoeboxBlock(part=part, key=key, lattices=rows, ids=ids[rows].ravel().tolist())
+            )
     return blocks
 
 
@@ -46,7 +53,7 @@ class Recording(NamedTuple):
     """What is known of packed shoeboxes beside their pixels."""
 
     attributes: dict[str, Any]
-    """of the product: runs, space_group, detectors and polarizations of the runs, config"""
+    """those of the product: runs, space_group, detectors and polarizations of the runs, config"""
     energies_ev: np.ndarray
     """(channel,) all channels that any pulse has"""
     energy_ev: float
@@ -57,18 +64,20 @@ class Recording(NamedTuple):
 
 def read_recording(path: Path, kind: str) -> Recording:
     """Return what is known of packed shoeboxes beside their pixels. kind: annulus or wide."""
-    energies = np.empty(0)
-    means = []
+    all_energies = np.empty(0)
+    mean_energies = []
     for part, key in enumerate(store.part_keys(path, kind)):
         spectra = store.read_part(path, kind, part, key, ["spectra/"])
-        channels = spectra["spectra/energies_ev"]
+        energies = spectra["spectra/energies_ev"]
         photons = spectra["spectra/photons"]
-        energies = np.union1d(energies, channels)
-        total = np.maximum(photons.sum(axis=1), 1e-300)
-        means.append((channels * photons).sum(axis=1) / total)
+
+        all_energies = np.union1d(all_energies, energies)
+        total = np.maximum(photons.sum(axis=1), SMALLEST_TOTAL)
+        mean_energies.append((energies * photons).sum(axis=1) / total)
+
     return Recording(
         attributes=store.attributes(path, kind),
-        energies_ev=energies,
-        energy_ev=float(np.median(np.concatenate(means))),
+        energies_ev=all_energies,
+        energy_ev=float(np.median(np.concatenate(mean_energies))),
         orientations=store.read(path, kind, ["lattices/A"])["lattices/A"],
     )

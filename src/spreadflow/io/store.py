@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -23,20 +24,35 @@ from spreadflow.io import schema
 from spreadflow.parallel import World
 
 Columns = Mapping[str, np.ndarray]
+"""The datasets of a file, or some of them, by path."""
+
+N_DIGITS = 16
+"""Hexadecimal digits of a key: enough that no two of all that are ever made are equal."""
+
+SMALLEST_COMPRESSED = 4096
+"""Bytes up to which a dataset is stored as it is: compression needs about as many for itself."""
+
+COMPRESSION: Mapping[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+"""How larger datasets are stored: the fastest that all readers of HDF5 understand."""
+
+SEE_FILES = "See docs/files.md."
+"""What to do about datasets that are not the schema's."""
+
+RERUN = "Rerun the stage that makes it."
+"""What to do about a product that can't be read."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; renamed to `path` when the block ends well, removed
-    when it does not.
+    """Yield a temporary path beside `path`: it becomes `path` when the block ends well, and is
+    removed when it does not. Raises FileError where there can be no such folder.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FileError(
-            path, "a folder to write to", error, "Check --out and permissions."
-        ) from None
+        todo = "Check --out and permissions."
+        raise FileError(path, "a folder to write to", error, todo) from None
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -47,20 +63,23 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def digest(*parts: object) -> str:
     """Return sixteen hex digits that change when any of the parts (JSON-able or bytes) does."""
-    h = hashlib.sha256()
+    total = hashlib.sha256()
     for part in parts:
-        h.update(
-            part
-            if isinstance(part, bytes)
-            else json.dumps(part, sort_keys=True, default=_jsonable).encode()
-        )
-        h.update(b"\0")
-    return h.hexdigest()[:16]
+        total.update(_serialized(part))
+        total.update(b"\0")
+    return total.hexdigest()[:N_DIGITS]
+
+
+def _serialized(part: object) -> bytes:
+    """Return what a digest is made from: bytes as they are, everything else as JSON."""
+    if isinstance(part, bytes):
+        return part
+    return json.dumps(part, sort_keys=True, default=_jsonable).encode()
 
 
 def identity(path: Path | str) -> str:
-    """Return what a file is, for the key of what is made from it: its own key (our HDF5 products)
-    or its checksum.
+    """Return what tells the content of a file from any other, for the key of what is made from it:
+    its own key, which our HDF5 products have, or its checksum. Raises FileError.
     """
     path = Path(path)
     if not path.is_file():
@@ -70,37 +89,35 @@ def identity(path: Path | str) -> str:
         with h5py.File(path, "r") as f:
             if "key" in f.attrs:
                 return str(f.attrs["key"])
-    return checksum(path)[:16]
+    return checksum(path)[:N_DIGITS]
 
 
 def checksum(path: Path | str) -> str:
-    """Return SHA-256 of a file, hexadecimal."""
+    """Return the SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _check(kind: str, columns: Columns, where: object) -> None:
-    """Raise unless the columns are exactly the schema's datasets, with consistent dimensions."""
+    """Raise FileError unless the columns are exactly the schema's datasets, and a dimension has the
+    same size in all of them.
+    """
     datasets = schema.FILES[kind]
-    if columns.keys() != datasets.keys():
-        odd = sorted(columns.keys() ^ datasets.keys())
-        raise FileError(
-            where,
-            f"the datasets of schema '{kind}'",
-            f"a difference in {odd}",
-            "See docs/files.md.",
-        )
+    different = sorted(columns.keys() ^ datasets.keys())
+    if different:
+        expected = f"the datasets of schema '{kind}'"
+        raise FileError(where, expected, f"a difference in {different}", SEE_FILES)
+
     sizes: dict[str, int] = {}
     for name, dataset in datasets.items():
         shape = np.shape(columns[name])
-        want = tuple(
-            sizes.setdefault(d, n) if isinstance(d, str) else d
-            for d, n in zip(dataset.dims, shape, strict=False)
+        required = tuple(
+            sizes.setdefault(dim, size) if isinstance(dim, str) else dim
+            for dim, size in zip(dataset.dims, shape, strict=False)
         )
-        if len(shape) != len(dataset.dims) or shape != want:
-            raise FileError(
-                f"{where}: {name}", f"shape {want} ({dataset.dims})", shape, "See docs/files.md."
-            )
+        if len(shape) != len(dataset.dims) or shape != required:
+            expected = f"shape {required} ({dataset.dims})"
+            raise FileError(f"{where}: {name}", expected, shape, SEE_FILES)
 
 
 def write(path: Path | str, kind: str, columns: Columns, *, key: str, **attributes: object) -> None:
@@ -113,7 +130,7 @@ def write(path: Path | str, kind: str, columns: Columns, *, key: str, **attribut
 
 
 def write_csv(path: Path, columns: Mapping[str, Iterable[object]]) -> None:
-    """Write columns of equal length as a table with a head."""
+    """Write columns of equal length as a table of text, their names in the first line."""
     with replacing(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
@@ -126,32 +143,28 @@ def fill(group: h5py.Group, kind: str, columns: Columns, where: object = "column
     """
     _check(kind, columns, where)
     for name, dataset in schema.FILES[kind].items():
-        data = _cast(np.asarray(columns[name]), dataset.dtype, f"{where}: {name}")
-        packed = (
-            {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-            if data.nbytes > 4096
-            else {}
-        )
-        item = group.create_dataset(name, data=data, **packed)
-        item.attrs["units"], item.attrs["meaning"] = dataset.unit, dataset.meaning
+        column = np.asarray(columns[name])
+        data = _cast(column, dataset.dtype, f"{where}: {name}")
+        options = COMPRESSION if data.nbytes > SMALLEST_COMPRESSED else {}
+        item = group.create_dataset(name, data=data, **options)
+        item.attrs["units"] = dataset.unit
+        item.attrs["meaning"] = dataset.meaning
 
 
 def _cast(data: np.ndarray, dtype: str, where: object) -> np.ndarray:
     """Return the data in the schema's type. Raises FileError for integers that it can't hold."""
-    out = data.astype(dtype)
-    if data.dtype.kind in "iu" and out.dtype.kind in "iu" and not np.array_equal(out, data):
-        raise FileError(
-            where,
-            f"values that fit {dtype}",
-            f"{data.min()} to {data.max()}",
-            "This is a defect: report it.",
-        )
-    return out
+    stored = data.astype(dtype)
+    are_integers = data.dtype.kind in "iu" and stored.dtype.kind in "iu"
+    if are_integers and not np.array_equal(stored, data):
+        found = f"{data.min()} to {data.max()}"
+        raise FileError(where, f"values that fit {dtype}", found, "This is a defect: report it.")
+    return stored
 
 
 def stamp(f: h5py.File, kind: str, key: str, attributes: Mapping[str, object]) -> None:
     """Set the root attributes that every product carries."""
-    f.attrs.update(kind=kind, key=key, schema=schema.VERSION, software=f"spreadflow {__version__}")
+    software = f"spreadflow {__version__}"
+    f.attrs.update(kind=kind, key=key, schema=schema.VERSION, software=software)
     f.attrs["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     put_attributes(f, attributes)
 
@@ -159,165 +172,196 @@ def stamp(f: h5py.File, kind: str, key: str, attributes: Mapping[str, object]) -
 def put_attributes(group: h5py.Group, attributes: Mapping[str, object]) -> None:
     """Set attributes; those that are not numbers or strings are stored as JSON."""
     for name, value in attributes.items():
-        plain = isinstance(value, str | int | float | np.number)
-        group.attrs[name] = value if plain else json.dumps(value, default=_jsonable)
+        if isinstance(value, str | int | float | np.number):
+            group.attrs[name] = value
+        else:
+            group.attrs[name] = json.dumps(value, default=_jsonable)
 
 
 def _jsonable(value: object) -> object:
+    """Return what JSON has for a value that it does not know: lists of arrays, else the text."""
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 @contextmanager
 def _opened(path: Path, kind: str) -> Iterator[h5py.File]:
+    """Yield a file of the given kind, open for reading. Raises FileError where it is none, or of
+    another version of the schema.
+    """
     try:
         f = h5py.File(path, "r")
     except OSError as error:
-        raise FileError(
-            path, f"a '{kind}' HDF5 file", error, "Rerun the stage that makes it."
-        ) from None
+        raise FileError(path, f"a '{kind}' HDF5 file", error, RERUN) from None
+
     with f:
-        if f.attrs.get("kind") != kind or f.attrs.get("schema") != schema.VERSION:
-            found = f"kind {f.attrs.get('kind')}, schema {f.attrs.get('schema')}"
-            raise FileError(
-                path,
-                f"kind '{kind}', schema {schema.VERSION}",
-                found,
-                "Rerun the stage that makes it.",
-            )
+        own_kind = f.attrs.get("kind")
+        own_version = f.attrs.get("schema")
+        if own_kind != kind or own_version != schema.VERSION:
+            expected = f"kind '{kind}', schema {schema.VERSION}"
+            raise FileError(path, expected, f"kind {own_kind}, schema {own_version}", RERUN)
         yield f
 
 
 def attributes(path: Path | str, kind: str) -> dict:
-    """Return root attributes of a product; lists, mappings and None come back from JSON, a string
-    that reads 42 stays one.
+    """Return the root attributes of a product. Lists, mappings and None come back from JSON; a
+    string that reads 42 stays one.
     """
     with _opened(Path(path), kind) as f:
-        return {name: _decoded(value) for name, value in f.attrs.items()}
+        stored = dict(f.attrs)
+    return {name: _decoded(value) for name, value in stored.items()}
 
 
 def _decoded(value: object) -> object:
+    """Return an attribute as it was before `put_attributes` stored it."""
     if isinstance(value, str) and (value == "null" or value[:1] in ("[", "{")):
         return json.loads(value)
     return value
 
 
 def read(path: Path | str, kind: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """Return datasets of a product (all, or those named; a name ending in `/` takes a whole table),
-    parts joined.
+    """Return datasets of a product by name, its parts joined. names: None = all; a name that ends
+    in `/` takes a whole table. Raises FileError.
     """
     path = Path(path)
     wanted = _select(kind, names)
     with _opened(path, kind) as f:
         if "parts/key" not in f:
             return {name: f[name][()] for name in wanted}
-        keys = [k.decode() for k in f["parts/key"][()]]
-    return joined(
-        kind, wanted, [read_part(path, kind, i, key, wanted) for i, key in enumerate(keys)]
-    )
+        keys = _part_keys(f)
+    parts = [read_part(path, kind, block, key, wanted) for block, key in enumerate(keys)]
+    return joined(kind, wanted, parts)
 
 
 def read_part(
     path: Path | str, kind: str, block: int, key: str, names: Iterable[str] | None = None
 ) -> dict:
-    """Return one block of a product in parts. Raises FileError when the part is missing or of
-    another config.
+    """Return one block of a product in parts, as `tables`. Raises FileError when the part is
+    missing or of another config.
     """
     part = part_path(Path(path), block)
+    todo = f"Rerun the stage that makes {path}."
     if not part.exists():
-        raise FileError(part, "a finished part", "nothing", f"Rerun the stage that makes {path}.")
+        raise FileError(part, "a finished part", "nothing", todo)
     with _opened(part, kind) as f:
         if f.attrs["key"] != key:
             found = f"key {f.attrs['key']} (another config or other inputs)"
-            raise FileError(part, f"key {key}", found, f"Rerun the stage that makes {path}.")
+            raise FileError(part, f"key {key}", found, todo)
         return tables(f, kind, names)
 
 
 def tables(group: h5py.Group, kind: str, names: Iterable[str] | None = None) -> dict:
-    """Return datasets of `kind` in an open group, and under "" the rows of each table: one piece
-    for `joined`.
+    """Return datasets of `kind` in an open group by name, and under "" the number of rows of each
+    table: one piece for `joined`.
     """
-    rows = {table: group[table][next(iter(group[table]))].shape[0] for table in group}
-    return {"": rows} | {name: group[name][()] for name in _select(kind, names)}
+    n_rows = {}
+    for name, table in group.items():
+        first_column = next(iter(table.values()))
+        n_rows[name] = len(first_column)
+    columns = {name: group[name][()] for name in _select(kind, names)}
+    return {"": n_rows} | columns
 
 
 def part_keys(path: Path | str, kind: str) -> list[str]:
-    """Return keys of the parts of a product, in block order."""
+    """Return the keys of the parts of a product, in block order."""
     with _opened(Path(path), kind) as f:
-        return [k.decode() for k in f["parts/key"][()]]
+        return _part_keys(f)
+
+
+def _part_keys(f: h5py.File) -> list[str]:
+    """Return the keys in an open manifest."""
+    return [key.decode() for key in f["parts/key"][()]]
 
 
 def part_path(product: Path, block: int) -> Path:
+    """Return the path of a part of a product."""
     return Path(product).with_suffix(".parts") / f"{block:06d}.h5"
 
 
 def _select(kind: str, names: Iterable[str] | None) -> list[str]:
+    """Return the datasets of `kind` that names ask for, as in `read`."""
     datasets = schema.FILES[kind]
     if names is None:
         return list(datasets)
-    wanted = []
+    selected = []
     for name in names:
-        found = [d for d in datasets if d == name or (name.endswith("/") and d.startswith(name))]
-        if not found:
+        if name.endswith("/"):
+            matches = [path for path in datasets if path.startswith(name)]
+        else:
+            matches = [path for path in datasets if path == name]
+        if not matches:
             raise KeyError(f"'{name}' is no dataset or table of schema '{kind}'")
-        wanted += found
-    return wanted
+        selected += matches
+    return selected
 
 
 def piece(kind: str, tables: Mapping[str, Mapping[str, np.ndarray]]) -> dict:
     """Return columns of some tables of `kind`, table → name → rows, as one piece for `joined`; the
     other tables are empty.
     """
-    out: dict = {"": {}}
+    columns: dict = {}
+    n_rows = {}
     for path, dataset in schema.FILES[kind].items():
         table, name = path.split("/")
-        empty = np.empty([0 if isinstance(n, str) else n for n in dataset.dims], dataset.dtype)
-        out[path] = tables[table][name] if table in tables else empty
-        out[""][table] = len(out[path])
-    return out
+        column = tables[table][name] if table in tables else _empty(dataset)
+        columns[path] = column
+        n_rows[table] = len(column)
+    return {"": n_rows} | columns
+
+
+def _empty(dataset: schema.Dataset) -> np.ndarray:
+    """Return a dataset without rows."""
+    shape = [0 if isinstance(dim, str) else dim for dim in dataset.dims]
+    return np.empty(shape, dataset.dtype)
 
 
 def joined(kind: str, wanted: Iterable[str], parts: Sequence[dict]) -> dict[str, np.ndarray]:
-    """Return concatenate parts; row numbers are shifted by the rows of the parts before."""
-    out = {}
+    """Return the wanted datasets of parts, each as `tables` or `piece` returns it, concatenated;
+    row numbers are shifted by the rows of the parts before. Raises FileError where the parts
+    differ in a dimension other than their rows.
+    """
+    columns = {}
     for name in wanted:
         dataset = schema.FILES[kind][name]
-        pieces = []
-        start = 0
-        for part in parts:
-            rows = part[name]
-            pieces.append(
-                np.where(rows < 0, rows, rows + start).astype(dataset.dtype)
-                if dataset.refers
-                else rows
-            )
-            start += part[""][dataset.refers] if dataset.refers else 0
-        shape = tuple(0 if isinstance(d, str) else d for d in dataset.dims)
-        if len({piece.shape[1:] for piece in pieces}) > 1:
-            shapes = sorted({piece.shape[1:] for piece in pieces})
-            raise FileError(
-                name,
-                f"parts with the same {dataset.dims[1:]}",
-                shapes,
-                "Read these parts one by one.",
-            )
-        out[name] = np.concatenate(pieces) if pieces else np.empty(shape, dataset.dtype)
-    return out
+        if dataset.refers:
+            pieces = _shifted(parts, name, dataset)
+        else:
+            pieces = [part[name] for part in parts]
+
+        shapes = {piece.shape[1:] for piece in pieces}
+        if len(shapes) > 1:
+            expected = f"parts with the same {dataset.dims[1:]}"
+            raise FileError(name, expected, sorted(shapes), "Read these parts one by one.")
+        columns[name] = np.concatenate(pieces) if pieces else _empty(dataset)
+    return columns
+
+
+def _shifted(parts: Sequence[dict], name: str, dataset: schema.Dataset) -> list[np.ndarray]:
+    """Return a column of row numbers of each part, counted over all parts; −1 stays −1."""
+    pieces = []
+    n_before = 0
+    for part in parts:
+        rows = part[name]
+        pieces.append(np.where(rows < 0, rows, rows + n_before).astype(dataset.dtype))
+        n_before += part[""][dataset.refers]
+    return pieces
 
 
 class Parts:
-    """A product written block by block by all ranks, resumable.
+    """A product written block by block by all ranks; a killed stage resumes it.
 
-    product: the manifest's path (`index.h5`); parts lie in `index.parts/`.
-    base: what every part depends on (digest of config sections and inputs).
-    blocks: per block, what it is made of (list of shot ids).
+    product: path of the manifest (`index.h5`); the parts lie in `index.parts/`. base: digest of
+    what every part depends on, sections and inputs. blocks: the numbers that each is made of, such
+    as the identities of its shots.
     """
 
     def __init__(self, product: Path | str, kind: str, base: str, blocks: Sequence[Sequence[int]]):
-        self.product, self.kind = Path(product), kind
+        self.product = Path(product)
+        self.kind = kind
         self.keys = [
-            digest(schema.VERSION, __version__, kind, base, [int(s) for s in block])
+            digest(schema.VERSION, __version__, kind, base, [int(number) for number in block])
             for block in blocks
         ]
+        """the key of each part"""
 
     def done(self, block: int) -> bool:
         """Whether a valid part of this key is there already."""
@@ -332,9 +376,11 @@ class Parts:
         return all(map(self.done, range(len(self.keys))))
 
     def write(self, block: int, columns: Columns) -> None:
+        """Write a part."""
         write(part_path(self.product, block), self.kind, columns, key=self.keys[block])
 
     def read(self, block: int, names: Iterable[str] | None = None) -> dict:
+        """Return a part, as `read_part`."""
         return read_part(self.product, self.kind, block, self.keys[block], names)
 
     def each(self, world: World, make: Callable[[int], Columns]) -> None:
@@ -345,20 +391,21 @@ class Parts:
         world.barrier()
 
     def finish(self, world: World, **attributes: object) -> None:
-        """Write the manifest: the product is complete.
+        """Write the manifest: the product is complete. Collective.
 
-        Parts beyond it (of an older, longer run) and what a killed run was writing are removed.
+        Parts beyond it, of an older, longer run, and what a killed run was writing are removed.
         """
+        world.once(lambda: self._finish(attributes))
 
-        def manifest() -> None:
-            folder = self.product.with_suffix(".parts")
-            for old in folder.glob("*.h5"):
-                if old.stem.isdigit() and int(old.stem) >= len(self.keys):
-                    old.unlink()
-            for half in folder.glob(".*.tmp"):
-                half.unlink()
-            with replacing(self.product) as temporary, h5py.File(temporary, "w") as f:
-                f["parts/key"] = np.array(self.keys, dtype="S16")
-                stamp(f, self.kind, digest(self.keys), attributes)
+    def _finish(self, attributes: Mapping[str, object]) -> None:
+        """Clear the folder of the parts, and write the manifest."""
+        folder = self.product.with_suffix(".parts")
+        for part in folder.glob("*.h5"):
+            if part.stem.isdigit() and int(part.stem) >= len(self.keys):
+                part.unlink()
+        for unfinished in folder.glob(".*.tmp"):
+            unfinished.unlink()
 
-        world.once(manifest)
+        with replacing(self.product) as temporary, h5py.File(temporary, "w") as f:
+            f["parts/key"] = np.array(self.keys, dtype=f"S{N_DIGITS}")
+            stamp(f, self.kind, digest(self.keys), attributes)

@@ -23,6 +23,31 @@ def read(path: Path | str, cell: np.ndarray, space_group: str) -> Atoms:
     cell: (6,) Å, rad; a file's own cell must agree with it to 1 % and 1°, and its space group must
     be `space_group`. Raises FileError.
     """
+    structure = _read_structure(path)
+    _check_crystal(path, structure, cell, space_group)
+    own_cell = structure.cell
+    if not own_cell.is_crystal():
+        own_cell = gemmi.UnitCell(*unit_cell.degrees(cell))
+
+    atoms = [site.atom for site in structure[0].all()]
+    without_factors = {atom.name for atom in atoms if atom.element.it92 is None}
+    if without_factors:
+        expected = "elements with known form factors"
+        todo = "Name the elements in the file."
+        raise FileError(path, expected, sorted(without_factors), todo)
+
+    to_fractional = np.array(own_cell.frac.mat.tolist())
+    return Atoms(
+        names=np.array([atom.name for atom in atoms]),
+        elements=np.array([_element(atom) for atom in atoms]),
+        xyz=np.array([own_cell.fractionalize(atom.pos).tolist() for atom in atoms]),
+        occupancy=np.array([atom.occ for atom in atoms]),
+        beta=np.array([_beta(atom, cell, to_fractional) for atom in atoms]),
+    )
+
+
+def _read_structure(path: Path | str) -> gemmi.Structure:
+    """Return a structure with at least one atom. Raises FileError."""
     todo = "Give a PDB or mmCIF file of the crystal."
     try:
         structure = gemmi.read_structure(str(path))
@@ -30,23 +55,7 @@ def read(path: Path | str, cell: np.ndarray, space_group: str) -> Atoms:
         raise FileError(path, "a PDB or mmCIF file", error, todo) from None
     if len(structure) == 0 or structure[0].count_atom_sites() == 0:
         raise FileError(path, "a model with atoms", "none", todo)
-    _check_crystal(path, structure, cell, space_group)
-    gemmi_cell = structure.cell
-    if not gemmi_cell.is_crystal():
-        gemmi_cell = gemmi.UnitCell(*unit_cell.degrees(cell))
-    atoms = [site.atom for site in structure[0].all()]
-    unknown = {atom.name for atom in atoms if atom.element.it92 is None}
-    if unknown:
-        expected = "elements with known form factors"
-        raise FileError(path, expected, sorted(unknown), "Name the elements in the file.")
-    to_fractional = np.array(gemmi_cell.frac.mat.tolist())
-    return Atoms(
-        names=np.array([atom.name for atom in atoms]),
-        elements=np.array([_element(atom) for atom in atoms]),
-        xyz=np.array([gemmi_cell.fractionalize(atom.pos).tolist() for atom in atoms]),
-        occupancy=np.array([atom.occ for atom in atoms]),
-        beta=np.array([_beta(atom, cell, to_fractional) for atom in atoms]),
-    )
+    return structure
 
 
 def _element(atom: gemmi.Atom) -> str:
@@ -59,25 +68,37 @@ def _beta(atom: gemmi.Atom, cell: np.ndarray, to_fractional: np.ndarray) -> np.n
     B.
     """
     if not atom.aniso.nonzero():
-        return isotropic(np.array([atom.b_iso]), cell)[0]
-    return 2 * np.pi**2 * to_fractional @ np.array(atom.aniso.as_mat33().tolist()) @ to_fractional.T
+        b = np.array([atom.b_iso])
+        return isotropic(b, cell)[0]
+    u = np.array(atom.aniso.as_mat33().tolist())
+    return 2 * np.pi**2 * to_fractional @ u @ to_fractional.T
 
 
 def _check_crystal(
     path: Path | str, structure: gemmi.Structure, cell: np.ndarray, space_group: str
 ) -> None:
     """Raise FileError where the file's crystal is another one than the configuration's."""
+    todo = "Make them agree."
     group = structure.find_spacegroup()
-    if group is not None and group.xhm() != gemmi.find_spacegroup_by_name(space_group).xhm():
+    configured_group = gemmi.find_spacegroup_by_name(space_group)
+    if group is not None and group.xhm() != configured_group.xhm():
         expected = f"space group '{space_group}', as configured"
-        raise FileError(path, expected, group.xhm(), "Make them agree.")
+        raise FileError(path, expected, group.xhm(), todo)
+
     if structure.cell.is_crystal():
         configured = unit_cell.degrees(cell)
         own = np.array(structure.cell.parameters)
-        tolerance = np.array([*(CELL_TOLERANCE * configured[:3]), *[ANGLE_TOLERANCE_DEG] * 3])
-        if np.any(np.abs(own - configured) > tolerance):
+        if not is_same_cell(own, configured):
             expected = f"cell {np.round(configured, 2).tolist()}, as configured"
-            raise FileError(path, expected, own.round(2).tolist(), "Make them agree.")
+            raise FileError(path, expected, own.round(2).tolist(), todo)
+
+
+def is_same_cell(own: np.ndarray, configured: np.ndarray) -> bool:
+    """Whether a file's own cell is taken for the configured one; both (6,) Å, degrees."""
+    difference = np.abs(own - configured)
+    edges_agree = difference[:3] <= CELL_TOLERANCE * configured[:3]
+    angles_agree = difference[3:] <= ANGLE_TOLERANCE_DEG
+    return bool(edges_agree.all() and angles_agree.all())
 
 
 class Curve(NamedTuple):
@@ -95,10 +116,13 @@ class Curve(NamedTuple):
         """
         first = self.energies_ev[0]
         last = self.energies_ev[-1]
-        if energies_ev.min() < first or energies_ev.max() > last:
-            expected = f"a table that covers {energies_ev.min():.1f}-{energies_ev.max():.1f} eV"
+        lowest = energies_ev.min()
+        highest = energies_ev.max()
+        if lowest < first or highest > last:
+            expected = f"a table that covers {lowest:.1f}-{highest:.1f} eV"
             found = f"{first:.1f}-{last:.1f} eV"
             raise FileError(self.path, expected, found, "Take a longer table.")
+
         real = np.interp(energies_ev, self.energies_ev, self.values.real)
         imaginary = np.interp(energies_ev, self.energies_ev, self.values.imag)
         return real + 1j * imaginary
@@ -106,17 +130,21 @@ class Curve(NamedTuple):
 
 def read_curve(path: Path | str) -> Curve:
     """Return a table of three columns: energy (eV), f′, f″. Raises FileError."""
+    todo = "Correct the table."
     try:
         table = np.loadtxt(path, dtype=np.float64, ndmin=2)
     except (OSError, ValueError) as error:
         expected = "a table of three columns: energy (eV), f', f''"
-        raise FileError(path, expected, error, "Correct the table.") from None
+        raise FileError(path, expected, error, todo) from None
+
+    n_rows, n_columns = table.shape
     is_finite = np.isfinite(table).all()
     is_rising = not np.any(np.diff(table[:, 0]) <= 0)
-    if table.shape[1] != 3 or len(table) < 2 or not is_finite or not is_rising:
-        found = f"{table.shape[1]} columns, {len(table)} rows"
+    if n_columns != 3 or n_rows < 2 or not is_finite or not is_rising:
+        found = f"{n_columns} columns, {n_rows} rows"
         if not is_finite:
             found += ", not all of them numbers"
         expected = "three columns with rising energies: E (eV), f', f''"
-        raise FileError(path, expected, found, "Correct the table.")
-    return Curve(path, table[:, 0], table[:, 1] + 1j * table[:, 2])
+        raise FileError(path, expected, found, todo)
+
+    return Curve(path, energies_ev=table[:, 0], values=table[:, 1] + 1j * table[:, 2])

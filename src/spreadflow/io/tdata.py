@@ -13,7 +13,10 @@ def write(path: Path | str, cells: np.ndarray, space_group: str) -> None:
     without blanks.
     """
     symbol = symmetry.metric_symbol(space_group)
+    lines = []
+    for cell in cells:
+        numbers = [f"{value:.6f}" for value in cell]
+        lines.append(" ".join([*numbers, symbol]) + "\n")
+
     with replacing(Path(path)) as temporary:
-        temporary.write_text(
-            "".join(" ".join(f"{value:.6f}" for value in cell) + f" {symbol}\n" for cell in cells)
-        )
+        temporary.write_text("".join(lines))

@@ -217,7 +217,7 @@ def restraints_of(
     at.
     """
     configured = section.restraints
-    if not configured.given():
+    if not configured.by_name():
         return None
     crystal = indexed.crystal
     frame = orientation_matrix.crystal_frame(crystal.A, space_group)
@@ -243,7 +243,7 @@ def restraints_of(
     )
     sigmas = {
         name: restraint.sigma * units.get(name, 1.0)
-        for name, restraint in configured.given().items()
+        for name, restraint in configured.by_name().items()
     }
     return restraints.Restraints(centre, sigmas)
 

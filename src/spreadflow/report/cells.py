@@ -10,7 +10,8 @@ from matplotlib.patches import Ellipse
 
 from spreadflow.analysis.merging import cells
 from spreadflow.errors import LatticeOutcome
-from spreadflow.io import images, store
+from spreadflow.io import store
+from spreadflow.io.truth import read_truth
 from spreadflow.physics import unit_cell
 from spreadflow.report import style
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
@@ -101,7 +102,7 @@ def _figures(table: dict, attributes: dict, manifests: list[Path]) -> dict[str, 
 def _true_mean(manifests: list[Path]) -> np.ndarray | None:
     """Return (6,) the mean simulated cell, Å and degrees, or None where none is known."""
     true_cells: list[np.ndarray] = []
-    for truth in map(images.truth, manifests):
+    for truth in map(read_truth, manifests):
         if truth is not None:
             true_cells += map(unit_cell.cell_of, truth["lattices/A"])
     if not true_cells:

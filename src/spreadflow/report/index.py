@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from spreadflow.errors import Outcome
 from spreadflow.io import images, store
+from spreadflow.io.truth import read_truth
 from spreadflow.models import Detector
 from spreadflow.physics import geometry
 from spreadflow.report import style, truth
@@ -74,7 +75,7 @@ class IndexedRun:
         self.d_min = float(attributes["config"]["d_min"])
         self.detector = Detector.from_json(attributes["detector"])
         self.manifest = manifest_of(self.name, manifests)
-        simulated = images.truth(self.manifest) if self.manifest else None
+        simulated = read_truth(self.manifest) if self.manifest else None
         self.matched: truth.MatchedRun | None = None
         if simulated is not None:
             match = truth.match(self.table, simulated, str(attributes["config"]["space_group"]))

@@ -14,10 +14,10 @@ from matplotlib.patches import Ellipse
 
 from spreadflow.errors import FileError
 from spreadflow.io.images import Source
+from spreadflow.io.truth import true_detector
 from spreadflow.models import Detector
 from spreadflow.physics import geometry
 from spreadflow.report import style
-from spreadflow.report.runs import true_detector
 from spreadflow.report.style import say
 
 UM = 1e3

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from spreadflow.errors import Outcome
 from spreadflow.io import images
 from spreadflow.io.schema import KINDS
+from spreadflow.io.truth import read_truth, true_detector
 from spreadflow.models import Spectrum
 from spreadflow.physics import geometry
 from spreadflow.report import style
 from spreadflow.report.figures import columns
-from spreadflow.report.runs import true_detector
 from spreadflow.report.style import say
 from spreadflow.report.truth import BLANK, DOUBLE, SINGLE
 
@@ -53,7 +53,7 @@ def headline(figures: dict[str, Any]) -> list[str]:
 
 def _read(manifest: Path) -> SimulatedRun | None:
     """Return a run, or None where it was not simulated."""
-    truth = images.truth(manifest)
+    truth = read_truth(manifest)
     if truth is None:
         return None
     return SimulatedRun(

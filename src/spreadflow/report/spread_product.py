@@ -7,9 +7,10 @@ import numpy as np
 
 from spreadflow.analysis.curves.planning import BAND_EV
 from spreadflow.io import store
+from spreadflow.io.truth import TrueCurve, true_curves
 from spreadflow.physics import anomalous
 from spreadflow.report.figures import columns
-from spreadflow.report.runs import TrueCurve, manifest_of, true_curves
+from spreadflow.report.runs import manifest_of
 
 KEYS = ("fp", "fdp")
 """f′ and f″ in columns and figures."""

@@ -303,7 +303,7 @@ def _write(
     table = {name: column[measured] for name, column in table.items()}
     mtz.write_merged(
         out.with_suffix(".mtz"),
-        **{name: table[name] for name in ("hkl", "friedel", "intensity", "sigma", "n")},
+        mtz.MergedTable(**{name: table[name] for name in mtz.MergedTable._fields}),
         cell=np.array(told["cell"]),
         space_group=told["space_group"],
         wavelength=told["wavelength_ang"],

@@ -16,9 +16,10 @@ import numpy as np
 from spreadflow import __version__, build
 from spreadflow.config import SimulateConfig
 from spreadflow.errors import ConfigError
-from spreadflow.io import factor_files, images, nexus, schema, store
+from spreadflow.io import factor_files, images, nexus_writer, schema, store
 from spreadflow.io.schema import KINDS
 from spreadflow.io.spectra import Bank
+from spreadflow.io.truth import FileTruth
 from spreadflow.log import Progress, logger
 from spreadflow.parallel import World
 from spreadflow.physics import anomalous, bragg
@@ -157,24 +158,33 @@ def _write(
             yield work
             del work
 
-    nexus.write(
-        path,
-        one_behind(exposures()),
+    stills = nexus_writer.Stills(
+        images=one_behind(exposures()),
         shot_ids=np.array(ids, dtype=np.uint64),
-        detector=simulator.header,
         energies_ev=simulator.energies,
         photons=np.array([pulse.photons for pulse in pulses]),
-        mask=simulator.good,
+        corrupt=np.flatnonzero(kinds == KINDS.index("unreadable")).tolist(),
+    )
+    instrument = nexus_writer.Instrument(
+        detector=simulator.header,
         saturation_adu=simulator.section.saturation_adu,
         offset_adu=simulator.section.offset_adu,
         adu_per_photon=simulator.section.quantum_gain,
+        mask=simulator.good,
         polarization=simulator.beam.polarization,
         beam_size_mm=simulator.beam.size_mm,
+    )
+    truth = FileTruth(
+        columns=lambda: _columns(ids, kinds, truths),
+        detector=simulator.detector,
+        curves=simulator.curves,
+    )
+    nexus_writer.write(
+        path,
+        stills,
+        instrument,
+        truth=truth,
         compression=simulator.rendering.compression,
-        truth=lambda: _columns(ids, kinds, truths),
-        true_detector=simulator.detector,
-        true_curves=simulator.curves,
-        corrupt=np.flatnonzero(kinds == KINDS.index("unreadable")).tolist(),
         attributes={"key": key},
     )
 

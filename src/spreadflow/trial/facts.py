@@ -1,5 +1,5 @@
-"""What a configuration implies for its trial: which runs are made how, and what is known of the
-crystals.
+"""What a configuration implies for its trial: where each run comes from, and whether there is a
+model of the crystals.
 """
 
 from spreadflow.config import Config
@@ -32,15 +32,17 @@ def has_model(config: Config, stage: str) -> bool:
     Without a model file the crystals are a phantom, which is right for simulated images alone.
     """
     factors: StructureFactorsSection = config.resolved(f"{stage}.structure_factors")
-    is_stand_in = factors.source == "model" and factors.model is None
-    return bool(simulated_runs(config)) or not is_stand_in
+    is_phantom = factors.source == "model" and factors.model is None
+    is_simulated = bool(simulated_runs(config))
+    return is_simulated or not is_phantom
 
 
 def has_sites(config: Config) -> bool:
     """Whether metal sites are named, in a model of the crystals in the images."""
     factors: StructureFactorsSection = config.resolved("stage1.structure_factors")
-    is_placed = bool(simulated_runs(config)) or factors.model is not None
-    return bool(factors.sites) and is_placed
+    is_simulated = bool(simulated_runs(config))
+    has_atoms = is_simulated or factors.model is not None
+    return bool(factors.sites) and has_atoms
 
 
 def learns_mosaicity(config: Config) -> bool:
@@ -51,6 +53,7 @@ def learns_mosaicity(config: Config) -> bool:
 
 def needs_wide(config: Config) -> bool:
     """Whether a stage reads the shoeboxes of the wider range."""
-    is_for_stage1 = has_model(config, "stage1") and config.stage1.range == "wide"
-    is_for_mosaic = learns_mosaicity(config) and config.mosaic.shoeboxes == "wide"
-    return has_sites(config) or is_for_stage1 or is_for_mosaic
+    stage1_reads = has_model(config, "stage1") and config.stage1.range == "wide"
+    mosaic_reads = learns_mosaicity(config) and config.mosaic.shoeboxes == "wide"
+    spread_reads = has_sites(config)
+    return spread_reads or stage1_reads or mosaic_reads

@@ -1,5 +1,5 @@
-"""Where the files of a trial lie: what each stage reads and writes. The rules of the workflow ask
-here.
+"""Where the files of a trial lie, and which of them each stage reads and writes: the rules of the
+workflow ask this module.
 """
 
 from spreadflow.config import Config, files
@@ -10,9 +10,12 @@ Files = dict[str, str | list[str]]
 """Argument of the command → one file, or a list of files."""
 
 TRIGGERS = "triggers"
-"""Name of the input files that rerun a stage and are no argument of its command: those its sections
-name.
+"""Name of the input files that rerun a stage and are no argument of its command: those that its
+sections name.
 """
+
+MATCHES_NOTHING = "$^"
+"""Regular expression that no name of a run matches."""
 
 
 def product(config: Config, name: str) -> str:
@@ -30,8 +33,8 @@ def manifests(config: Config) -> list[str]:
     return [manifest(config, run) for run in config.runs]
 
 
-def of_runs(config: Config, word: str, runs: list[str]) -> list[str]:
-    """Return the products of a stage for some runs."""
+def products(config: Config, word: str, runs: list[str]) -> list[str]:
+    """Return the products of a stage that works run by run, one for each run."""
     return [product(config, f"{run}/{word}.h5") for run in runs]
 
 
@@ -41,14 +44,20 @@ def outputs(config: Config, word: str, run: str | None = None) -> list[str]:
     """
     if word == "simulate":
         return [str(config.data / str(run) / "manifest.json")]
-    return [product(config, name.format(run=run)) for name in BY_WORD[word].outputs]
+    names = [name.format(run=run) for name in BY_WORD[word].outputs]
+    return [product(config, name) for name in names]
 
 
 def named_by_sections(config: Config, *sections: str) -> list[str]:
     """Return the files that sections of the configuration name: they rerun a stage when they
     change.
     """
-    return [str(path) for key, path in files(config).items() if key.partition(".")[0] in sections]
+    paths = []
+    for key, path in files(config).items():
+        section, _, _ = key.partition(".")
+        if section in sections:
+            paths.append(str(path))
+    return paths
 
 
 def _learned_mosaicity(config: Config) -> Files:
@@ -62,19 +71,17 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
     """Return the files that a stage reads, by argument of its command. run: where the stage works
     run by run.
     """
-    every_reindex = of_runs(config, "reindex", list(config.runs))
+    reindexed = products(config, "reindex", list(config.runs))
     cells = product(config, "cells.h5")
     match word:
         case "simulate":
             return {TRIGGERS: named_by_sections(config, "structure_factors", "beam")}
         case "index":
-            return {
-                TRIGGERS: named_by_sections(config, "index"),
-                "images": manifest(config, str(run)),
-            }
+            images = manifest(config, str(run))
+            return {TRIGGERS: named_by_sections(config, "index"), "images": images}
         case "level0":
             runs = config.level0.runs or facts.indexed_runs(config)
-            return {"index": of_runs(config, "index", runs)}
+            return {"index": products(config, "index", runs)}
         case "adopt":
             return {
                 TRIGGERS: named_by_sections(config, "reindex"),
@@ -88,15 +95,15 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
                 "geometry": str(config.level0.from_file or product(config, "level0.expt")),
             }
         case "cells":
-            return {TRIGGERS: named_by_sections(config, "cells"), "reindex": every_reindex}
+            return {TRIGGERS: named_by_sections(config, "cells"), "reindex": reindexed}
         case "merge":
             return {
                 TRIGGERS: named_by_sections(config, "merge"),
-                "reindex": every_reindex,
+                "reindex": reindexed,
                 "cells": cells,
             }
         case "annulus" | "wide":
-            return {"images": manifests(config), "reindex": every_reindex, "cells": cells}
+            return {"images": manifests(config), "reindex": reindexed, "cells": cells}
         case "ladder":
             return {
                 TRIGGERS: named_by_sections(config, "ladder"),
@@ -104,10 +111,8 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
                 "cells": cells,
             }
         case "mosaic":
-            return {
-                TRIGGERS: named_by_sections(config, "mosaic"),
-                "shoeboxes": product(config, f"{config.mosaic.shoeboxes}.h5"),
-            }
+            shoeboxes = product(config, f"{config.mosaic.shoeboxes}.h5")
+            return {TRIGGERS: named_by_sections(config, "mosaic"), "shoeboxes": shoeboxes}
         case "stage1":
             return {
                 TRIGGERS: named_by_sections(config, "stage1"),
@@ -126,8 +131,9 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
 
 def pattern_of_runs(config: Config, word: str) -> str:
     """Return a regular expression of the runs that a stage works on, or of none."""
-    runs = BY_WORD[word].runs
-    return "|".join([] if runs is None else runs(config)) or "$^"
+    stage = BY_WORD[word]
+    runs = [] if stage.runs is None else stage.runs(config)
+    return "|".join(runs) or MATCHES_NOTHING
 
 
 def summarized(config: Config, word: str) -> list[str]:
@@ -139,9 +145,11 @@ def summarized(config: Config, word: str) -> list[str]:
     if stage.runs is None:
         return [product(config, name)]
     runs = list(config.runs) if word == "reindex" else stage.runs(config)
-    return [product(config, name.format(run=run)) for run in runs]
+    names = [name.format(run=run) for run in runs]
+    return [product(config, name) for name in names]
 
 
 def summaries(config: Config) -> list[str]:
     """Return the figures of all stages that the trial has."""
-    return [product(config, f"{word}.json") for word in wanted(config)]
+    words = wanted(config)
+    return [product(config, f"{word}.json") for word in words]

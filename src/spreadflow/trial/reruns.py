@@ -1,8 +1,7 @@
-"""What an edited configuration reruns, without Snakemake: the jobs whose sections or inputs
-changed, and all below.
+"""What an edited configuration reruns, without Snakemake: the jobs whose sections or inputs have
+changed, and all that depend on them.
 
-Snakemake decides in the same way from its records of finished jobs; the tests pin this module to
-it.
+Snakemake decides in the same way from its records of finished jobs; tests compare the two.
 """
 
 from collections.abc import Iterable
@@ -24,48 +23,61 @@ class Job(NamedTuple):
 
 def jobs(config: Config) -> dict[str, Job]:
     """Return the jobs of a trial by name: `index <run>`, `merge`, `summary merge`, `report`."""
-    found: dict[str, Job] = {}
+    jobs_by_name: dict[str, Job] = {}
     for word in wanted(config):
         runs = BY_WORD[word].runs
-        for run in [None] if runs is None else runs(config):
-            found[word if run is None else f"{word} {run}"] = Job(
-                inputs=_flat(inputs(config, word, run).values()),
-                outputs=frozenset(outputs(config, word, run)),
-                text=section(config, word, run),
-            )
+        if runs is None:
+            jobs_by_name[word] = _stage_job(config, word, None)
+        else:
+            for run in runs(config):
+                jobs_by_name[f"{word} {run}"] = _stage_job(config, word, run)
         figures = product(config, f"{word}.json")
-        found[f"summary {word}"] = Job(
+        jobs_by_name[f"summary {word}"] = Job(
             inputs=_flat([summarized(config, word), manifests(config)]),
             outputs=frozenset([figures]),
             text="",
         )
-    page = frozenset([product(config, "report.html")])
-    found["report"] = Job(inputs=frozenset(summaries(config)), outputs=page, text="")
-    return found
+    page = product(config, "report.html")
+    jobs_by_name["report"] = Job(
+        inputs=frozenset(summaries(config)), outputs=frozenset([page]), text=""
+    )
+    return jobs_by_name
+
+
+def _stage_job(config: Config, word: str, run: str | None) -> Job:
+    """Return the job of a stage. run: where the stage works run by run."""
+    return Job(
+        inputs=_flat(inputs(config, word, run).values()),
+        outputs=frozenset(outputs(config, word, run)),
+        text=section(config, word, run),
+    )
 
 
 def _flat(files: Iterable[str | list[str]]) -> frozenset[str]:
-    return frozenset(
-        name for entry in files for name in ([entry] if isinstance(entry, str) else entry)
-    )
+    """Return the names among files and lists of files."""
+    names: set[str] = set()
+    for entry in files:
+        names |= {entry} if isinstance(entry, str) else set(entry)
+    return frozenset(names)
 
 
 def rerun(before: Config, after: Config, forced: Iterable[str] = ()) -> set[str]:
     """Return the names of the jobs that run after an edit of a finished trial.
 
-    A job runs where it was not there before, where its sections or its inputs are others, where it
-    is of a stage that is forced, and where it reads what another one of these jobs writes. forced:
-    words of stages.
+    A job runs where it was not there before, where its sections or its inputs have changed, where
+    its stage is forced, and where it reads what another of these jobs writes. forced: words of
+    stages.
     """
-    old = jobs(before)
-    new = jobs(after)
-    forced = set(forced)
-    pending = {
-        name for name, job in new.items() if old.get(name) != job or name.split()[0] in forced
-    }
+    jobs_before = jobs(before)
+    jobs_after = jobs(after)
+    changed = {name for name, job in jobs_after.items() if jobs_before.get(name) != job}
+    words = set(forced)
+    pending = changed | {name for name in jobs_after if name.split()[0] in words}
     while True:
-        written = frozenset[str]().union(*(new[name].outputs for name in pending))
-        below = {name for name, job in new.items() if job.inputs & written} - pending
+        written: set[str] = set()
+        for name in pending:
+            written |= jobs_after[name].outputs
+        below = {name for name, job in jobs_after.items() if job.inputs & written} - pending
         if not below:
             return pending
         pending |= below

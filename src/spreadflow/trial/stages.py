@@ -14,10 +14,12 @@ from spreadflow.trial import facts, inputs
 
 
 def _always(_config: Config) -> bool:
+    """Whether a trial has a stage that every trial has."""
     return True
 
 
 def _indexes_here(config: Config) -> bool:
+    """Whether the detector is refined from lattices that are indexed here."""
     return bool(facts.indexed_runs(config)) and not facts.has_frozen_detector(config)
 
 
@@ -79,8 +81,8 @@ STAGES = (
     ),
     Stage(
         word="level0",
-        meaning="shift and distance of the detector from all lattices jointly, with σ (DIALS "
-        "format)",
+        meaning="shift and distance of the detector from all lattices jointly, with σ "
+        "(DIALS format)",
         inputs=inputs.Level0Inputs,
         outputs=("level0.expt",),
         is_wanted=_indexes_here,

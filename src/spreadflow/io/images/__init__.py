@@ -1,0 +1,30 @@
+"""Images of runs: manifests, the shots that they name, and the readers of image files."""
+
+from spreadflow.io.images.formats import ImageFile, open_image
+from spreadflow.io.images.manifest import (
+    Manifest,
+    ManifestFile,
+    check_manifest,
+    expand,
+    is_manifest,
+    read_manifest,
+    shot_id,
+    write_manifest,
+)
+from spreadflow.io.images.source import Source, open_source, read_mask
+
+__all__ = [
+    "ImageFile",
+    "Manifest",
+    "ManifestFile",
+    "Source",
+    "check_manifest",
+    "expand",
+    "is_manifest",
+    "open_image",
+    "open_source",
+    "read_manifest",
+    "read_mask",
+    "shot_id",
+    "write_manifest",
+]

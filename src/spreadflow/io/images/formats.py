@@ -1,0 +1,87 @@
+"""Formats of image files: what every reader offers, and which reader opens a file.
+
+A reader is a class in a module of its own, such as `nexus`. This module alone names it.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+import h5py
+import numpy as np
+
+from spreadflow.errors import FileError
+from spreadflow.io.images.nexus import NexusFile
+from spreadflow.models import Detector, Spectrum
+
+FORMATS = "NXmx (HDF5)"
+"""The formats that there are readers of, in words."""
+
+N_BYTES_SHOWN = 16
+"""Bytes of an unknown file that its error shows: formats tell themselves by their first ones."""
+
+
+class ImageFile(Protocol):
+    """An image file, open for reading: its shots, and what its header says of them.
+
+    Opening one raises FileError where the file is missing, damaged or of another format.
+    """
+
+    @property
+    def n_frames(self) -> int:
+        """The number of shots in the file."""
+
+    @property
+    def detector(self) -> Detector:
+        """The detector as the header has it, in the laboratory frame."""
+
+    @property
+    def mask(self) -> np.ndarray:
+        """The pixels that may be used, (panel, slow, fast) bool."""
+
+    @property
+    def trusted_range(self) -> tuple[float, float]:
+        """The lowest and the highest trusted ADU, both inclusive; infinite where not stated."""
+
+    @property
+    def pedestal(self) -> tuple[float, float]:
+        """The pedestal (ADU) and the gain (ADU per photon); 0 and 1 where not stated."""
+
+    @property
+    def shot_ids(self) -> np.ndarray | None:
+        """The (frame,) uint64 identities that the file itself gives its shots, or None."""
+
+    def frame(self, number: int) -> np.ndarray:
+        """Return an image (panel, slow, fast) as it is stored, ADU. Raises OSError where it is
+        damaged.
+        """
+
+    def spectrum(self, number: int) -> Spectrum:
+        """Return the spectrum of a shot as it is stored, energies (eV) ascending: one channel of 1
+        photon where only a wavelength was recorded. Raises FileError where there is neither.
+        """
+
+    def spectra(self, frames: slice) -> Spectrum:
+        """Return the spectra of many shots: photons (shot, channel), and energies (channel,) where
+        the shots share them, else (shot, channel). Raises FileError, as `spectrum`.
+        """
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+def open_image(path: Path | str) -> ImageFile:
+    """Open an image file with the reader of its format, which is known by the file's content.
+
+    Raises FileError where the file is missing or damaged, or no reader knows its format.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            beginning = file.read(N_BYTES_SHOWN)
+    except OSError as error:
+        raise FileError(path, "an image file", error, "Check where the images are.") from None
+    if h5py.is_hdf5(path):
+        return NexusFile(path)
+    expected = f"an image file in a format that can be read: {FORMATS}"
+    found = f"a file that begins with {beginning!r}" if beginning else "an empty file"
+    raise FileError(path, expected, found, "Convert it to NXmx: docs/files.md, image files.")

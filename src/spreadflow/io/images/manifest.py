@@ -1,0 +1,242 @@
+"""Manifests: the image files of a run, described so that what became of them is noticed."""
+
+import glob
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from spreadflow.errors import FileError
+from spreadflow.io import store
+from spreadflow.io.images.formats import open_image
+from spreadflow.models import Detector
+
+GEOMETRY = ("origin_mm", "fast", "slow", "pixel_mm")
+"""The fields of a detector in which the files of a manifest must agree."""
+
+GEOMETRY_TOLERANCE = 1e-6
+"""Largest difference of these fields between files, mm or of unit vectors: that of rounding."""
+
+LONGEST_SHOWN = 80
+"""Letters of a wrong value that an error shows."""
+
+HOW_TO_WRITE = "Write it with `spreadflow manifest`."
+"""What to do about a manifest that is none."""
+
+
+class ManifestFile(BaseModel):
+    """One image file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    path: str
+    """relative to the manifest, or absolute"""
+    n_frames: PositiveInt
+    """shots in the file"""
+    size: int
+    """bytes"""
+    sha256: str
+    """checksum, verified by `spreadflow manifest --check`"""
+
+
+class Manifest(BaseModel):
+    """The image files of one run and how their numbers become photons."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    version: Literal[1] = 1
+    """of this format"""
+    run: str
+    """name of the run; part of every shot_id"""
+    offset_adu: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    """pedestal: photons = (ADU - offset_adu) / adu_per_photon"""
+    adu_per_photon: PositiveFloat = 1.0
+    """gain"""
+    polarization: Annotated[float, Field(ge=-1, le=1)] = 1.0
+    """Kahn's K, -1 to 1: +1 is polarized along the lab x axis"""
+    mask: str | None = None
+    """HDF5 file, path as for `files`, whose dataset `mask` is non-zero where a pixel is not to be
+    used
+    """
+    files: list[ManifestFile]
+    """in the order of the shots"""
+
+
+class _Header(NamedTuple):
+    """What a manifest needs to know of an image file."""
+
+    pedestal: tuple[float, float]
+    """pedestal (ADU) and gain (ADU per photon)"""
+    detector: Detector
+    n_frames: int
+
+
+def shot_id(run: str, filename: str, frame: int) -> int:
+    """Return the 64-bit identity of a shot: a hash of run, file name without folders, frame."""
+    text = f"{run}\0{Path(filename).name}\0{frame}"
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def write_manifest(
+    out: Path | str,
+    run: str,
+    images: Iterable[Path | str],
+    *,
+    offset_adu: float | None = None,
+    adu_per_photon: float | None = None,
+    polarization: float = 1.0,
+    mask: Path | str | None = None,
+    checksums: Mapping[str, str] | None = None,
+) -> Manifest:
+    """Describe image files, in this order, at `out`.
+
+    offset_adu, adu_per_photon: None = as the files state, else 0 and 1. checksums: file name → one
+    that was computed before; the others are computed here. Raises FileError for a file that can't
+    be read, differs in geometry, offset or gain, or has the name of another.
+    """
+    out = Path(out)
+    paths = [Path(path) for path in images]
+    if not paths:
+        raise FileError(out, "at least one image file", "none", "Check the pattern.")
+    _check_names(paths)
+    headers = [_read_header(path) for path in paths]
+    _check_settings(paths, headers)
+
+    stated_offset, stated_gain = headers[0].pedestal
+    files = [
+        _describe(path, header.n_frames, out.parent, checksums or {})
+        for path, header in zip(paths, headers, strict=True)
+    ]
+    try:
+        manifest = Manifest(
+            run=run,
+            offset_adu=stated_offset if offset_adu is None else offset_adu,
+            adu_per_photon=stated_gain if adu_per_photon is None else adu_per_photon,
+            polarization=polarization,
+            mask=None if mask is None else _relative(Path(mask), out.parent),
+            files=files,
+        )
+    except ValidationError as error:
+        raise _explain(error, out) from None
+
+    with store.replacing(out) as temporary:
+        temporary.write_text(manifest.model_dump_json(indent=1) + "\n")
+    return manifest
+
+
+def _check_names(paths: Sequence[Path]) -> None:
+    """Raise FileError where two files have the same name: shots are known by it."""
+    names = set[str]()
+    for path in paths:
+        if path.name in names:
+            expected = "file names that differ within a run"
+            raise FileError(path, expected, "the same name twice", "Make it another run.")
+        names.add(path.name)
+
+
+def _read_header(path: Path) -> _Header:
+    """Return the header of an image file. Raises FileError."""
+    with closing(open_image(path)) as file:
+        return _Header(file.pedestal, file.detector, file.n_frames)
+
+
+def _check_settings(paths: Sequence[Path], headers: Sequence[_Header]) -> None:
+    """Raise FileError where a file was recorded with another setting than the first."""
+    first = headers[0]
+    for path, header in zip(paths[1:], headers[1:], strict=True):
+        is_same = header.pedestal == first.pedestal
+        if not is_same or not _same_geometry(header.detector, first.detector):
+            expected = f"geometry, offset and gain as in {paths[0]}"
+            todo = "Make one manifest, and one run, for each setting of the detector."
+            raise FileError(path, expected, "a difference", todo)
+
+
+def _same_geometry(a: Detector, b: Detector) -> bool:
+    """Whether two detectors have their pixels in the same places."""
+    if a.shape != b.shape:
+        return False
+    pairs = [(getattr(a, name), getattr(b, name)) for name in GEOMETRY]
+    return all(
+        np.shape(x) == np.shape(y) and np.allclose(x, y, rtol=0, atol=GEOMETRY_TOLERANCE)
+        for x, y in pairs
+    )
+
+
+def _describe(
+    path: Path, n_frames: int, folder: Path, checksums: Mapping[str, str]
+) -> ManifestFile:
+    """Return the entry of an image file in a manifest in `folder`."""
+    return ManifestFile(
+        path=_relative(path, folder),
+        n_frames=n_frames,
+        size=path.stat().st_size,
+        sha256=checksums.get(path.name) or store.checksum(path),
+    )
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """Return a path relative to a folder where it lies below it, else the absolute one."""
+    path = path.absolute()
+    folder = folder.absolute()
+    return os.path.relpath(path, folder) if path.is_relative_to(folder) else str(path)
+
+
+def expand(patterns: Sequence[str]) -> list[Path]:
+    """Return the files that match the patterns, sorted within each, none twice."""
+    names: list[str] = []
+    for pattern in patterns:
+        names += sorted(glob.glob(pattern))
+    return [Path(name) for name in dict.fromkeys(names)]
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether a file looks like a manifest, JSON, rather than an image file."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(100).lstrip().startswith(b"{")
+
+
+def read_manifest(path: Path | str) -> Manifest:
+    """Return a manifest, validated. Raises FileError."""
+    path = Path(path)
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise FileError(path, "a manifest", error, HOW_TO_WRITE) from None
+    except ValidationError as error:
+        raise _explain(error, path) from None
+
+
+def _explain(error: ValidationError, path: Path) -> FileError:
+    """Return the first mistake in a manifest as one sentence."""
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"])) or "(whole file)"
+    allowed = first["msg"].removeprefix("Input should be ")
+    expected = f"a manifest of version 1, {allowed}"
+    found = repr(first["input"])[:LONGEST_SHOWN]
+    return FileError(f"{path}: {key}", expected, found, HOW_TO_WRITE)
+
+
+def check_manifest(path: Path | str) -> None:
+    """Raise FileError that names every file of a manifest that is missing, of another size, or
+    changed.
+    """
+    path = Path(path)
+    wrong = []
+    for file in read_manifest(path).files:
+        image = path.parent / file.path
+        if not image.exists():
+            wrong.append(f"{image} is missing")
+        elif image.stat().st_size != file.size:
+            wrong.append(f"{image} has {image.stat().st_size} bytes, not {file.size}")
+        elif store.checksum(image) != file.sha256:
+            wrong.append(f"{image} has another checksum")
+
+    if wrong:
+        todo = "Restore them or write the manifest again."
+        raise FileError(path, "files as described", "; ".join(wrong), todo)

@@ -1,0 +1,324 @@
+"""The shots of a run: a manifest names the image files, `Source` reads them one at a time.
+
+A file that is missing, truncated or not the one the manifest describes costs its own shots, which
+end as `Outcome.UNREADABLE`, and nothing else: the manifest knows how many there are.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from spreadflow.config import IndexSection
+from spreadflow.errors import FileError, Outcome
+from spreadflow.io import store
+from spreadflow.io.images.formats import ImageFile, open_image
+from spreadflow.io.images.manifest import Manifest, ManifestFile, read_manifest, shot_id
+from spreadflow.models import Detector, Shot, Spectrum
+
+MIN_VALID = 0.1
+"""A shot with a smaller fraction of usable pixels is MASKED."""
+
+ABOUT_MASKS = "See docs/files.md, masks."
+"""What to do about a file that is no mask."""
+
+
+def read_mask(path: Path | str) -> np.ndarray:
+    """Return the mask in an HDF5 file as (panel, slow, fast) bool, True = the pixel may be used.
+
+    The dataset `mask` is zero where a pixel may be used; NaN is not zero. Raises FileError.
+    """
+    try:
+        with h5py.File(path, "r") as f:
+            good = np.asarray(f["mask"][()]) == 0
+    except (OSError, KeyError, TypeError, AttributeError) as error:
+        expected = "an HDF5 file with a dataset `mask`"
+        raise FileError(path, expected, error, ABOUT_MASKS) from None
+    if good.ndim not in (2, 3):
+        expected = "a mask (panel, slow, fast) or (slow, fast)"
+        raise FileError(path, expected, good.shape, ABOUT_MASKS)
+    return good[None] if good.ndim == 2 else good
+
+
+class Source:
+    """The shots of a run as `models.Shot`.
+
+    geometry: the detector to use instead of the one in the files. mask: a file of `read_mask`,
+    added to the files' own. saturation_photons: upper end of the trusted range; None = as in the
+    files. Raises FileError where the manifest, the geometry or a mask can't be used at all.
+    """
+
+    def __init__(
+        self,
+        manifest: Path | str,
+        *,
+        geometry: Detector | None = None,
+        mask: Path | str | None = None,
+        saturation_photons: float | None = None,
+    ):
+        self.path = Path(manifest)
+        self.manifest = read_manifest(manifest)
+        self.problems: list[str] = []
+        """one line for each file or frame that could not be read, for the log"""
+        self.shots = _shots(self.manifest)
+        """columns shot_id (uint64), file, frame (int32): one row per shot"""
+        self._saturation_photons = saturation_photons
+        self._number = -1
+        self._file: ImageFile | None = None
+        """the one file that is open, of number _number"""
+        self._detector: Detector | None = None
+        self._detector = self._find_detector(geometry)
+
+        masks = [self.path.parent / self.manifest.mask] if self.manifest.mask else []
+        masks += [Path(mask)] if mask is not None else []
+        self._extra_mask = self._join_masks(masks)
+        self.identity = store.digest(
+            self.manifest.model_dump(exclude={"files", "mask"}),
+            [(Path(file.path).name, file.n_frames, file.sha256) for file in self.manifest.files],
+            [store.checksum(mask) for mask in masks],
+        )
+        """changes with the content of the images, masks and manifest, not with the folder they lie
+        in
+        """
+
+    @property
+    def n_shots(self) -> int:
+        return len(self.shots["shot_id"])
+
+    @property
+    def detector(self) -> Detector:
+        """The detector of all shots: that of the headers, or the one in its place."""
+        assert self._detector is not None
+        return self._detector
+
+    @property
+    def polarization(self) -> float:
+        """Kahn's K along the lab x axis."""
+        return self.manifest.polarization
+
+    def read(self, i: int) -> Shot | Outcome:
+        """Return shot i, or why there is none: UNREADABLE, BAD_SPECTRUM, MASKED, EMPTY (the first
+        that holds).
+        """
+        number = int(self.shots["file"][i])
+        frame = int(self.shots["frame"][i])
+        file = self._open(number)
+        if file is None:
+            return Outcome.UNREADABLE
+        try:
+            adu = file.frame(frame)
+        except OSError as error:
+            self._report(f"{self._path_of(number)}, frame {frame}: {error}")
+            return Outcome.UNREADABLE
+        spectrum = _sound_spectrum(file, frame)
+        if spectrum is None:
+            return Outcome.BAD_SPECTRUM
+
+        low, high = file.trusted_range
+        if self._saturation_photons is not None:
+            high = self._adu(self._saturation_photons)
+        is_finite = np.isfinite(adu) if adu.dtype.kind == "f" else None
+        good = file.mask & self._extra_mask & (adu >= low)
+        if is_finite is not None:
+            good &= is_finite
+        n_good = np.count_nonzero(good)
+        if n_good < MIN_VALID * good.size:
+            return Outcome.MASKED
+        valid = good & (adu <= high)
+        n_valid = np.count_nonzero(valid)
+        if n_valid and _is_constant(adu, valid):
+            return Outcome.EMPTY
+
+        image = self._photons(adu)
+        if is_finite is not None:
+            image[~is_finite] = 0
+        return Shot(
+            shot_id=int(self.shots["shot_id"][i]),
+            image=image,
+            mask=valid,
+            spectrum=spectrum,
+            saturated_fraction=(n_good - n_valid) / n_good,
+            saturation_photons=(high - self.manifest.offset_adu) / self.manifest.adu_per_photon,
+        )
+
+    def spectrum(self, i: int) -> Spectrum | None:
+        """Return the spectrum of shot i without its image; None where it can't be read or makes no
+        sense.
+        """
+        number = int(self.shots["file"][i])
+        frame = int(self.shots["frame"][i])
+        file = self._open(number)
+        return None if file is None else _sound_spectrum(file, frame)
+
+    def _adu(self, photons: float) -> float:
+        """Return the ADU of a number of photons."""
+        return photons * self.manifest.adu_per_photon + self.manifest.offset_adu
+
+    def _photons(self, adu: np.ndarray) -> np.ndarray:
+        """Return the photons of an image, float32."""
+        image = adu.astype(np.float32)
+        image -= np.float32(self.manifest.offset_adu)
+        image /= np.float32(self.manifest.adu_per_photon)
+        return image
+
+    def _path_of(self, number: int) -> Path:
+        """Return the path of a file of the manifest."""
+        return self.path.parent / self.manifest.files[number].path
+
+    def _open(self, number: int) -> ImageFile | None:
+        """Return the file of this number, or None (and a line in `problems`) where it is not what
+        the manifest says.
+        """
+        if number != self._number:
+            if self._file is not None:
+                self._file.close()
+            self._number = number
+            self._file = self._open_checked(number)
+        return self._file
+
+    def _open_checked(self, number: int) -> ImageFile | None:
+        """Return a file newly opened, or None (and a line in `problems`), as `_open`."""
+        path = self._path_of(number)
+        entry = self.manifest.files[number]
+        file = None
+        try:
+            _check_size(path, entry)
+            file = open_image(path)
+            _check_content(path, entry, file, self._detector)
+        except FileError as error:
+            self._report(str(error))
+            if file is not None:
+                file.close()
+            return None
+        return file
+
+    def _report(self, problem: str) -> None:
+        """Keep a problem for the log, once."""
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+    def _find_detector(self, geometry: Detector | None) -> Detector:
+        """Return `geometry`, checked against the first file that opens, or that file's own where it
+        is None.
+        """
+        header = self._first_header()
+        if geometry is None:
+            if header is None:
+                expected = "at least one readable image file"
+                raise FileError(self.path, expected, "none", "Check where the images are.")
+            return header
+        if header is not None and not _fits(header, geometry):
+            expected = f"a geometry for {_shape(header)}"
+            raise FileError(self.path, expected, _shape(geometry), "Not of this detector.")
+        return geometry
+
+    def _first_header(self) -> Detector | None:
+        """Return the detector of the first file that opens, or None where none does."""
+        for number in range(len(self.manifest.files)):
+            file = self._open(number)
+            if file is not None:
+                return file.detector
+        return None
+
+    def _join_masks(self, paths: Sequence[Path]) -> np.ndarray:
+        """Return the pixels that all masks leave, as bool that broadcasts with an image. Raises
+        FileError for one of another detector.
+        """
+        expected = (self.detector.n_panels, *self.detector.shape)
+        good = np.ones((), bool)
+        for path in paths:
+            mask = read_mask(path)
+            if mask.shape != expected:
+                todo = "The mask is of another detector."
+                raise FileError(path, f"a mask of shape {expected}", mask.shape, todo)
+            good = good & mask
+        return good
+
+
+def _shots(manifest: Manifest) -> dict[str, np.ndarray]:
+    """Return the columns of `Source.shots`."""
+    ids = []
+    numbers = []
+    frames = []
+    for number, file in enumerate(manifest.files):
+        for frame in range(file.n_frames):
+            ids.append(shot_id(manifest.run, file.path, frame))
+            numbers.append(number)
+            frames.append(frame)
+    return {
+        "shot_id": np.array(ids, np.uint64),
+        "file": np.array(numbers, np.int32),
+        "frame": np.array(frames, np.int32),
+    }
+
+
+def _check_size(path: Path, entry: ManifestFile) -> None:
+    """Raise FileError where a file is there, and not of the size that the manifest says."""
+    if not path.exists():
+        return
+    size = path.stat().st_size
+    if size != entry.size:
+        todo = "Restore the file or write the manifest again."
+        raise FileError(path, f"{entry.size} bytes", f"{size} bytes", todo)
+
+
+def _check_content(
+    path: Path, entry: ManifestFile, file: ImageFile, detector: Detector | None
+) -> None:
+    """Raise FileError where a file has other frames than the manifest says, or panels than the run
+    has.
+    """
+    if file.n_frames != entry.n_frames:
+        todo = "Write the manifest again."
+        raise FileError(path, f"{entry.n_frames} frames", file.n_frames, todo)
+    if detector is not None and not _fits(file.detector, detector):
+        todo = "Not the detector of this run."
+        raise FileError(path, _shape(detector), _shape(file.detector), todo)
+
+
+def _fits(a: Detector, b: Detector) -> bool:
+    """Whether two detectors have as many panels of the same shape."""
+    return a.n_panels == b.n_panels and tuple(a.shape) == tuple(b.shape)
+
+
+def _shape(detector: Detector) -> str:
+    """Return the panels of a detector in words."""
+    return f"{detector.n_panels} panels of {tuple(detector.shape)} px"
+
+
+def _is_constant(adu: np.ndarray, valid: np.ndarray) -> bool:
+    """Whether all valid pixels, at least one, hold the same number."""
+    first = np.unravel_index(valid.argmax(), valid.shape)
+    is_different = adu != adu[first]
+    return not np.any(valid & is_different)
+
+
+def _sound_spectrum(file: ImageFile, frame: int) -> Spectrum | None:
+    """Return the spectrum of a frame, negative weights (noise of a spectrometer) set to 0; None
+    where it makes no sense.
+    """
+    try:
+        energies, photons = file.spectrum(frame)
+    except FileError:
+        return None
+
+    photons = np.maximum(photons, 0.0)  # keeps NaN
+
+    has_energies = np.isfinite(energies).all() and (energies > 0).all()
+    has_photons = np.isfinite(photons).all() and photons.sum() > 0
+    return Spectrum(energies, photons) if has_energies and has_photons else None
+
+
+def open_source(
+    manifest: Path | str, section: IndexSection, detector: Detector | None = None
+) -> Source:
+    """Return the shots of a manifest with a section's mask and trusted range. detector: instead of
+    the headers'.
+    """
+    return Source(
+        manifest,
+        geometry=detector,
+        mask=section.mask,
+        saturation_photons=section.saturation_photons,
+    )

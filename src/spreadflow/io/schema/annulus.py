@@ -1,0 +1,56 @@
+"""Products of `annulus` and `wide`: packed shoeboxes of accepted lattices."""
+
+from spreadflow.io.schema import index
+from spreadflow.io.schema.core import Column, Dataset, lattice_identity, table
+
+LATTICES = table(
+    "lattices",
+    {
+        **lattice_identity("reindex"),
+        "A": Column("float64", "1/angstrom", "refined matrix", (3, 3)),
+        "eta_rad": Column("float64", "rad", "as in reindex"),
+        "domain_ang": Column("float64", "angstrom", "as in reindex"),
+        "spectrum": Column("int32", "", "row of spectra", refers="spectra"),
+    },
+)
+"""The accepted lattices."""
+
+SPECTRA = table(
+    "spectra",
+    {
+        "shot_id": Column("uint64", "", "the shot"),
+        "energies_ev": Column("float64", "eV", "channels", ("channels",)),
+        "photons": Column("float64", "photon", "per channel", ("channels",)),
+    },
+)
+"""The pulses of their shots."""
+
+REFLECTIONS = table(
+    "reflections",
+    {
+        "bbox": Column("int32", "px", "of the shoebox: fast0 fast1 slow0 slow1, half open", (4,)),
+        "first_pixel": Column(
+            "int64",
+            "",
+            "row of pixels where the shoebox begins (slow outer, fast inner)",
+            refers="pixels",
+        ),
+    },
+)
+"""The reflections of `reindex` in the range, each with its shoebox."""
+
+PIXELS = table(
+    "pixels",
+    {
+        "photons": Column("float32", "photon", "pedestal subtracted"),
+        "valid": Column("bool", "", "may be used"),
+        "foreground": Column(
+            "bool", "", "in the box around what integration summed of this reflection"
+        ),
+        "overlap": Column("uint8", "", "bits of models.Overlap"),
+    },
+)
+"""The pixels of the shoeboxes, one after the other."""
+
+DATASETS: dict[str, Dataset] = LATTICES | SPECTRA | index.REFLECTIONS | REFLECTIONS | PIXELS
+"""Of a whole product."""

@@ -1,0 +1,33 @@
+"""Product of `cells`: clusters of unit cells, and the accepted lattices."""
+
+from spreadflow.io.schema.core import Column, Dataset, lattice_identity, table
+
+LATTICES = table(
+    "lattices",
+    {
+        **lattice_identity("reindex"),
+        "cell": Column("float64", "angstrom, degree", "a b c α β γ", (6,)),
+        "cluster": Column("int32", "", "DBSCAN label; -1 = noise"),
+        "mahalanobis": Column("float64", "", "distance from the chosen cluster"),
+        "outcome": Column("uint8", "", "errors.LatticeOutcome; ACCEPTED is the accepted list"),
+    },
+)
+"""The lattices of all runs."""
+
+CLUSTERS = table(
+    "clusters",
+    {
+        "n": Column("int32", "", "lattices in the cluster"),
+        "mean": Column("float64", "angstrom, degree", "robust mean cell", (6,)),
+        "location": Column(
+            "float64", "angstrom, degree", "robust mean of the features", ("features",)
+        ),
+        "covariance": Column(
+            "float64", "", "robust covariance of the features", ("features", "features")
+        ),
+    },
+)
+"""Clusters of their cells."""
+
+DATASETS: dict[str, Dataset] = LATTICES | CLUSTERS
+"""Of a whole product."""

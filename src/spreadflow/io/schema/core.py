@@ -1,0 +1,53 @@
+"""What a dataset of a file is, and how tables are described."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Dataset(NamedTuple):
+    """A dataset of a file."""
+
+    dims: tuple[str | int, ...]
+    """names of ragged or shared dimensions, numbers of fixed ones"""
+    dtype: str
+    unit: str
+    meaning: str
+    refers: str = ""
+    """the table whose row numbers this column holds"""
+
+
+class Column(NamedTuple):
+    """A column of a table: a dataset whose first dimension is the table's rows."""
+
+    dtype: str
+    unit: str
+    meaning: str
+    shape: tuple[str | int, ...] = ()
+    """the dimensions of one row, as in `Dataset`"""
+    refers: str = ""
+    """as in `Dataset`"""
+
+
+def table(name: str, columns: Mapping[str, Column]) -> dict[str, Dataset]:
+    """Return the datasets of a table, path → description. columns: by name."""
+    return {
+        f"{name}/{column_name}": Dataset(
+            dims=(name, *column.shape),
+            dtype=column.dtype,
+            unit=column.unit,
+            meaning=column.meaning,
+            refers=column.refers,
+        )
+        for column_name, column in columns.items()
+    }
+
+
+def lattice_identity(product: str) -> dict[str, Column]:
+    """Return the columns that say which lattice of which run a row is. product: an earlier stage
+    whose product names the lattice alike.
+    """
+    return {
+        "run": Column("int32", "", "row of attribute `runs`"),
+        "shot_id": Column("uint64", "", f"as in {product}"),
+        "k": Column("int32", "", f"as in {product}"),
+    }

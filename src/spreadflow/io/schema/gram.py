@@ -1,0 +1,77 @@
+"""Parts of `spread`: what the pixels of each lattice say about |F|² by channel."""
+
+from spreadflow.io.schema.core import Column, Dataset, lattice_identity, table
+
+LATTICES = table(
+    "lattices",
+    {
+        **lattice_identity("wide"),
+        "outcome": Column(
+            "uint8", "", "errors.SpreadOutcome; numbers of a lattice that is not used are NaN"
+        ),
+        "A": Column(
+            "float64", "1/angstrom", "refined matrix, the mean of the mosaic domains", (3, 3)
+        ),
+        "n_cells": Column("float64", "", "unit cells of a mosaic domain along a, b, c", (3,)),
+        "eta_rad": Column("float64", "rad", "mosaic spread"),
+        "scale": Column("float64", "", "mosaic domains in a beam of `beam.size_mm`"),
+        "photons": Column("float64", "photon", "of the pulse, by channel", ("channel",)),
+        "loss": Column(
+            "float64", "", "½ Σ (data − model)²/variance where it was expanded, planes eliminated"
+        ),
+        "score": Column("float64", "", "its fall by what stage 1 refines", ("unknown",)),
+        "nuisance": Column(
+            "float64", "", "information about what stage 1 refines", ("unknown", "unknown")
+        ),
+        "model_error": Column(
+            "float64",
+            "",
+            "standard deviation of the model of a pixel relative to its Bragg photons",
+        ),
+        "sigma_z": Column(
+            "float64", "", "standard deviation of (data − model)/√variance over the pixels"
+        ),
+        "n_pixels": Column("int32", "px", "pixels fitted"),
+        "seconds": Column("float64", "s", "processor time spent on the lattice"),
+    },
+)
+"""The lattices of the shoeboxes."""
+
+BOXES = table(
+    "boxes",
+    {
+        "lattice": Column("int32", "", "row of lattices", refers="lattices"),
+        "n_columns": Column("int32", "", "columns that are its"),
+    },
+)
+"""Boxes of a Gram matrix: columns that share information."""
+
+COLUMNS = table(
+    "columns",
+    {
+        "lattice": Column("int32", "", "row of lattices", refers="lattices"),
+        "hkl": Column("int16", "", "Miller index, conventional axes", (3,)),
+        "channel": Column("int32", "", "of attribute `energies_ev`"),
+        "intensity": Column("float64", "electron²", "|F|² the model had"),
+        "slope": Column("float64", "1/electron²", "fall of −ln L by |F|², planes eliminated"),
+        "cross": Column(
+            "float64", "1/electron²", "information shared with what stage 1 refines", ("unknown",)
+        ),
+    },
+)
+"""Columns of the Gram matrices: |F|² of a reflection in a channel."""
+
+TRIANGLES = table(
+    "triangles",
+    {
+        "value": Column(
+            "float32",
+            "1/electron⁴",
+            "information about |F|²: lower triangle of each box, row by row",
+        )
+    },
+)
+"""The elements of the Gram matrices."""
+
+DATASETS: dict[str, Dataset] = LATTICES | BOXES | COLUMNS | TRIANGLES
+"""Of a whole product."""

@@ -1,0 +1,99 @@
+"""Products of `index` and `reindex`: shots, spots, lattices, integrated reflections."""
+
+from spreadflow.io.schema.core import Column, Dataset, table
+
+SHOTS = table(
+    "shots",
+    {
+        "shot_id": Column(
+            "uint64", "", "hash of (run, file name, frame): stable when files are added"
+        ),
+        "file": Column("int32", "", "number of the image file in the run's manifest"),
+        "frame": Column("int32", "", "frame in that file"),
+        "outcome": Column("uint8", "", "errors.Outcome"),
+        "n_spots": Column("int32", "", "spots found"),
+        "n_lattices": Column("int32", "", "lattices indexed"),
+        "mean_energy_ev": Column("float64", "eV", "photon-weighted mean of the shot's spectrum"),
+        "seconds": Column("float64", "s", "processor time spent on the shot"),
+    },
+)
+"""The shots of a run."""
+
+SPOTS = table(
+    "spots",
+    {
+        "shot": Column("int32", "", "row of shots", refers="shots"),
+        "panel": Column("int32", "", "panel"),
+        "fast": Column("float64", "px", "centre of mass"),
+        "slow": Column("float64", "px", "centre of mass"),
+        "variance_fast": Column("float32", "px²", "variance of the centroid"),
+        "variance_slow": Column("float32", "px²", "variance of the centroid"),
+        "intensity": Column("float32", "photon", "above background"),
+        "sigma": Column("float32", "photon", "standard deviation of intensity"),
+        "n_pixels": Column("int32", "px", "strong pixels"),
+        "lattice": Column(
+            "int32", "", "row of lattices this spot belongs to; -1 = none", refers="lattices"
+        ),
+        "hkl": Column("int32", "", "Miller index, conventional axes", (3,)),
+        "used": Column("bool", "", "in the lattice's geometry refinement"),
+    },
+)
+"""Observed peaks."""
+
+LATTICES = table(
+    "lattices",
+    {
+        "shot": Column("int32", "", "row of shots", refers="shots"),
+        "shot_id": Column("uint64", "", "as in shots"),
+        "k": Column("int32", "", "0 for the first lattice of the shot; lattice_id = (shot_id, k)"),
+        "A": Column("float64", "1/angstrom", "columns a*, b*, c* in the lab frame", (3, 3)),
+        "cell": Column("float64", "angstrom, rad", "a b c α β γ, conventional", (6,)),
+        "eta_rad": Column("float64", "rad", "mosaic spread: r.m.s. total rotation angle"),
+        "domain_ang": Column("float64", "angstrom", "edge of a mosaic domain"),
+        "n_indexed": Column("int32", "", "spots with a Miller index"),
+        "rmsd_radial_mm": Column(
+            "float64", "mm", "observed - predicted along the direction from the beam centre"
+        ),
+        "rmsd_transverse_mm": Column("float64", "mm", "observed - predicted across it"),
+        "n_rmsd": Column(
+            "int32", "", "reflections of the r.m.s.d.: I/σ ≥ 5, fixed before refinement"
+        ),
+    },
+)
+"""Indexed lattices."""
+
+REFLECTIONS = table(
+    "reflections",
+    {
+        "lattice": Column("int32", "", "row of lattices", refers="lattices"),
+        "hkl": Column("int32", "", "Miller index as observed, conventional axes", (3,)),
+        "d": Column("float32", "angstrom", "resolution"),
+        "panel": Column("int32", "", "panel"),
+        "fast": Column("float64", "px", "predicted centroid"),
+        "slow": Column("float64", "px", "predicted centroid"),
+        "fast_obs": Column("float32", "px", "observed centroid; NaN where I/σ < 5"),
+        "slow_obs": Column("float32", "px", "observed centroid; NaN where I/σ < 5"),
+        "energy_ev": Column("float32", "eV", "mean energy of the photons diffracted into the spot"),
+        "delta_psi_rad": Column(
+            "float32", "rad", "rotation onto the Ewald sphere of the shot's mean energy"
+        ),
+        "partiality": Column("float32", "", "recorded fraction, spectrum-weighted, 0-1"),
+        "lorentz": Column(
+            "float32", "angstrom³/rad", "photons = K·|F|²·polarization·capture·lorentz·partiality"
+        ),
+        "polarization": Column("float32", "", "Kahn factor (divide by it)"),
+        "capture": Column(
+            "float32", "", "fraction of the photons the sensor captures (divide by it)"
+        ),
+        "intensity": Column("float32", "photon", "summed above background"),
+        "sigma": Column("float32", "photon", "standard deviation of intensity"),
+        "background": Column("float32", "photon/px", "mean under the peak"),
+        "n_foreground": Column("int32", "px", "summed pixels"),
+        "bbox": Column("int32", "px", "fast0 fast1 slow0 slow1, half open", (4,)),
+        "flags": Column("int32", "", "bits of models.ReflectionFlag"),
+    },
+)
+"""Predicted and integrated reflections of the lattices."""
+
+DATASETS: dict[str, Dataset] = SHOTS | SPOTS | LATTICES | REFLECTIONS
+"""Of a whole product."""

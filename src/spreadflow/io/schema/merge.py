@@ -1,0 +1,59 @@
+"""Product of `merge`: merged intensities, scales, statistics."""
+
+from spreadflow.io.schema.core import Column, Dataset, lattice_identity, table
+
+MERGED = table(
+    "merged",
+    {
+        "hkl": Column("int32", "", "asymmetric unit (CCP4)", (3,)),
+        "friedel": Column("int8", "", "+1 = I(+), -1 = I(-), 0 = centric"),
+        "intensity": Column("float64", "", "weighted mean, arbitrary scale"),
+        "sigma": Column("float64", "", "standard deviation"),
+        "half": Column(
+            "float64",
+            "",
+            "weighted means of the half sets by hash of (shot_id, k); NaN = none",
+            (2,),
+        ),
+        "n": Column("int32", "", "observations"),
+    },
+)
+"""Unique reflections, Friedel mates apart."""
+
+LATTICES = table(
+    "lattices",
+    {
+        **lattice_identity("reindex"),
+        "scale": Column("float64", "", "G; NaN where not used"),
+        "b": Column(
+            "float64",
+            "angstrom²",
+            "B: photons = G·exp(-2 B s²)·polarization·capture·lorentz·partiality·I, s = 1/(2d)",
+        ),
+        "n": Column("int32", "", "reflections that count"),
+        "used": Column("bool", "", "took part in the merge"),
+    },
+)
+"""The scales of the accepted lattices."""
+
+BINS = table(
+    "bins",
+    {
+        "d_max": Column("float64", "angstrom", "low-resolution edge"),
+        "d_min": Column("float64", "angstrom", "high-resolution edge"),
+        "n_possible": Column("int32", "", "unique reflections, Friedel mates separate"),
+        "n_measured": Column("int32", "", "of these measured"),
+        "n_observations": Column("int32", "", "observations of these"),
+        "mean_intensity": Column("float64", "", "⟨I⟩ of the merged reflections"),
+        "i_over_sigma": Column("float64", "", "⟨I/σ⟩ of the merged reflections"),
+        "cc_half": Column("float64", "", "CC1/2"),
+        "n_pairs": Column("int32", "", "pairs of CC1/2"),
+        "r_split": Column("float64", "", "Rsplit"),
+        "cc_ano": Column("float64", "", "half-set correlation of anomalous differences"),
+        "n_pairs_ano": Column("int32", "", "pairs of cc_ano"),
+    },
+)
+"""Statistics in shells of resolution."""
+
+DATASETS: dict[str, Dataset] = MERGED | LATTICES | BINS
+"""Of a whole product."""

@@ -1,0 +1,76 @@
+"""Product of `mosaic`: distributions of mosaic domains, learned from pixels."""
+
+from spreadflow.io.schema.core import Column, Dataset, lattice_identity, table
+
+LATTICES = table(
+    "lattices",
+    {
+        **lattice_identity("reindex"),
+        "outcome": Column("uint8", "", "errors.LearnedOutcome"),
+        "A": Column(
+            "float64",
+            "1/angstrom",
+            "the mean of its domains where it taught a set; else NaN",
+            (3, 3),
+        ),
+        "set": Column(
+            "int32",
+            "",
+            "row of sets: its mosaic domains; -1 = the continuous distribution",
+            refers="sets",
+        ),
+        "seconds": Column("float64", "s", "processor time spent on the lattice"),
+    },
+)
+"""The lattices of the shoeboxes, each with its set."""
+
+SETS = table(
+    "sets",
+    {
+        "lattice": Column(
+            "int32", "", "row of lattices that it was learned from; -1 = several", refers="lattices"
+        ),
+        "eta_rad": Column(
+            "float64", "rad", "η of the continuous distribution, the unit of the components' widths"
+        ),
+        "held_out_continuous": Column(
+            "float64", "", "−ln L of the held-out shoeboxes, continuous distribution"
+        ),
+        "held_out": Column("float64", "", "−ln L of the held-out shoeboxes with what was learned"),
+        "is_better": Column(
+            "bool", "", "held-out shoeboxes are likelier: it is used, and has components"
+        ),
+    },
+)
+"""Sets of mosaic domains, for one lattice or for all."""
+
+ROUNDS = table(
+    "rounds",
+    {
+        "set": Column("int32", "", "row of sets", refers="sets"),
+        "step_rad": Column("float64", "rad", "of the grid of rotations"),
+        "n_grid": Column("int32", "", "nodes"),
+        "n_nodes": Column("int32", "", "nodes kept"),
+        "n_iterations": Column("int32", "", "of the weights"),
+        "held_out": Column("float64", "", "−ln L of the held-out shoeboxes with the nodes kept"),
+    },
+)
+"""Refinements of the grid on which a set was learned."""
+
+COMPONENTS = table(
+    "components",
+    {
+        "set": Column("int32", "", "row of sets", refers="sets"),
+        "rotation_rad": Column(
+            "float64", "rad", "rotation vector from the mean, lab frame: R·A", (3,)
+        ),
+        "width": Column(
+            "float64", "", "standard deviation of its Gaussian about each axis, in units of η"
+        ),
+        "share": Column("float64", "", "fraction of the domains; sums to 1 over a set"),
+    },
+)
+"""The components of the sets: Gaussians about rotations."""
+
+DATASETS: dict[str, Dataset] = LATTICES | SETS | ROUNDS | COMPONENTS
+"""Of a whole product."""

@@ -1,0 +1,98 @@
+"""Product of `spread`: curves f′, f″ with their covariance."""
+
+from spreadflow.io.schema.core import Column, Dataset, lattice_identity, table
+
+CURVES = table(
+    "curves",
+    {
+        "fit": Column("int32", "", "of attribute `fits`"),
+        "site": Column("int32", "", "of attribute `sites`"),
+        "energy_ev": Column("float64", "eV", "node"),
+        "fp": Column("float64", "electron", "f′"),
+        "fdp": Column("float64", "electron", "f″"),
+        "fp_sigma": Column(
+            "float64", "electron", "standard deviation, as quoted: attribute `sigma_kinds`, by fit"
+        ),
+        "fdp_sigma": Column("float64", "electron", "the same of f″"),
+        "fp_fisher": Column("float64", "electron", "standard deviation if the model is right"),
+        "fdp_fisher": Column("float64", "electron", "the same of f″"),
+        "fp_start": Column("float64", "electron", "where the refinement began"),
+        "fdp_start": Column("float64", "electron", "the same of f″"),
+    },
+)
+"""The curves of each fit at their nodes."""
+
+VALUES = table(
+    "values",
+    {
+        "fit": Column(
+            "int32", "", "of attribute `fits`; values are f′, f″ at the nodes, site by site"
+        ),
+        "fisher": Column(
+            "float64", "electron²", "row of their covariance if the model is right", ("value",)
+        ),
+        "sandwich": Column(
+            "float64", "electron²", "the same from the scatter of the lattices", ("value",)
+        ),
+    },
+)
+"""Their covariances."""
+
+EDGES = table(
+    "edges",
+    {
+        "fit": Column("int32", "", "of attribute `fits`"),
+        "site": Column("int32", "", "of attribute `sites`"),
+        "energy_ev": Column(
+            "float64", "eV", "E0, the steepest point of f″; NaN = none within reach of the metal's"
+        ),
+        "sigma_ev": Column(
+            "float64", "eV", "its standard deviation, that of the shape's own E0 left out"
+        ),
+        "difference_ev": Column(
+            "float64", "eV", "E0 less that of each site; NaN = unlike elements", ("site",)
+        ),
+        "difference_sigma_ev": Column("float64", "eV", "its standard deviation", ("site",)),
+    },
+)
+"""Absorption edges of the sites."""
+
+CHANNELS = table(
+    "channels",
+    {
+        "energy_ev": Column("float64", "eV", "channel"),
+        "photons": Column("float64", "photon", "mean over the pulses"),
+        "residual": Column(
+            "float64", "", "(data − model)/model of the Bragg photons with the quoted curves"
+        ),
+        "residual_sigma": Column("float64", "", "its standard deviation"),
+    },
+)
+"""How well the quoted curves explain each channel."""
+
+LATTICES = table(
+    "lattices",
+    {
+        **lattice_identity("wide"),
+        "outcome": Column("uint8", "", "errors.SpreadOutcome"),
+        "loss_start": Column("float64", "", "−ln L with the curves of the start; NaN = not used"),
+        "loss": Column(
+            "float64",
+            "",
+            "−ln L with the quoted curves, without terms no curve changes; NaN = not used",
+        ),
+        "model_error": Column(
+            "float64",
+            "",
+            "standard deviation of the model of a pixel relative to its Bragg photons",
+        ),
+        "sigma_z": Column(
+            "float64", "", "standard deviation of (data − model)/√variance over the pixels"
+        ),
+        "seconds": Column("float64", "s", "processor time spent on the lattice in the last cycle"),
+    },
+)
+"""How the lattices of the shoeboxes ended."""
+
+DATASETS: dict[str, Dataset] = CURVES | VALUES | EDGES | CHANNELS | LATTICES
+"""Of a whole product."""

@@ -1,0 +1,130 @@
+"""Product of `stage1`: lattices refined against their pixels."""
+
+from spreadflow.io.schema.core import Column, Dataset, lattice_identity, table
+
+LATTICES = table(
+    "lattices",
+    {
+        **lattice_identity("reindex"),
+        "outcome": Column(
+            "uint8",
+            "",
+            "errors.RefinedOutcome; numbers of a lattice that could not be fitted are NaN",
+        ),
+        "A": Column(
+            "float64", "1/angstrom", "refined matrix, the mean of the mosaic domains", (3, 3)
+        ),
+        "cell": Column("float64", "angstrom, rad", "a b c alpha beta gamma", (6,)),
+        "cell_sigma": Column(
+            "float64", "angstrom, rad", "standard deviation, as quoted; NaN = held", (6,)
+        ),
+        "misset_rad": Column(
+            "float64", "rad", "rotation vector from the orientation in the annulus, lab frame", (3,)
+        ),
+        "misset_sigma_rad": Column(
+            "float64", "rad", "standard deviation, as quoted; NaN = held", (3,)
+        ),
+        "n_cells": Column("float64", "", "unit cells of a mosaic domain along a, b, c", (3,)),
+        "eta_rad": Column(
+            "float64", "rad", "mosaic spread: r.m.s. rotation angle; held where it is no unknown"
+        ),
+        "scale": Column("float64", "", "mosaic domains in a beam of `beam.size_mm`"),
+        "values": Column(
+            "float64",
+            "",
+            "unknowns, named in attribute `unknowns`: ln scale, ln N, ln η; rotation (rad, lab "
+            "axes), strains of "
+            "the cell, distance (mm), relative wavelength: from those in the annulus; NaN = "
+            "held for this lattice",
+            ("unknown",),
+        ),
+        "sigma_fisher": Column(
+            "float64", "", "of the unknowns: true where the model is", ("unknown",)
+        ),
+        "sigma_sandwich": Column("float64", "", "of the unknowns: over shoeboxes", ("unknown",)),
+        "correlation": Column("float64", "", "of the unknowns, as quoted", ("unknown", "unknown")),
+        "loss_before": Column(
+            "float64",
+            "",
+            "−ln L of the start, with the scale and planes that suit it best, and its restraints",
+        ),
+        "loss_after": Column("float64", "", "−ln L of the fit, with its restraints"),
+        "sigma_z": Column(
+            "float64", "", "standard deviation of (data − model)/√variance over the pixels"
+        ),
+        "n_evaluations": Column("int32", "", "of the model with its derivatives"),
+        "n_boxes": Column("int32", "", "shoeboxes with pixels"),
+        "n_pixels": Column("int32", "px", "pixels fitted"),
+        "seconds": Column("float64", "s", "processor time spent on the lattice"),
+    },
+)
+"""The lattices of the shoeboxes."""
+
+REFLECTIONS = table(
+    "reflections",
+    {
+        "lattice": Column(
+            "int32", "", "row of lattices; those that were fitted", refers="lattices"
+        ),
+        "hkl": Column("int32", "", "Miller index as observed, conventional axes", (3,)),
+        "d": Column("float32", "angstrom", "resolution"),
+        "panel": Column("int32", "", "panel"),
+        "fast": Column(
+            "float64", "px", "centroid of the model's Bragg photons; NaN where there are none"
+        ),
+        "slow": Column(
+            "float64", "px", "centroid of the model's Bragg photons; NaN where there are none"
+        ),
+        "fast_before": Column("float64", "px", "centroid predicted by spots, as in the annulus"),
+        "slow_before": Column("float64", "px", "centroid predicted by spots, as in the annulus"),
+        "fast_obs": Column(
+            "float32", "px", "observed centroid, as in the annulus; NaN where I/σ < 5"
+        ),
+        "slow_obs": Column(
+            "float32", "px", "observed centroid, as in the annulus; NaN where I/σ < 5"
+        ),
+        "fast_floor": Column(
+            "float32", "px", "observed − model centroid of spots drawn from the model; NaN if weak"
+        ),
+        "slow_floor": Column("float32", "px", "the same along slow"),
+        "delta_psi_rad": Column(
+            "float32", "rad", "rotation onto the Ewald sphere of the shot's mean energy"
+        ),
+        "delta_psi_before_rad": Column("float32", "rad", "the same as in the annulus"),
+        "photons": Column("float32", "photon", "Bragg photons of the model in the shoebox"),
+        "plane": Column(
+            "float32",
+            "photon",
+            "background: level at the middle, slopes per 10 px along fast, slow",
+            (3,),
+        ),
+        "sigma_z": Column("float32", "", "r.m.s. of (data − model)/√variance over the shoebox"),
+    },
+)
+"""The reflections of the lattices that were fitted."""
+
+SAMPLES = table(
+    "samples",
+    {
+        "reflection": Column("int32", "", "row of reflections", refers="reflections"),
+        "bbox": Column("int32", "px", "of the shoebox: fast0 fast1 slow0 slow1, half open", (4,)),
+        "first_pixel": Column(
+            "int64", "", "row of sample_pixels where the shoebox begins", refers="sample_pixels"
+        ),
+    },
+)
+"""A few shoeboxes to look at."""
+
+SAMPLE_PIXELS = table(
+    "sample_pixels",
+    {
+        "data": Column("float32", "photon", "NaN = does not count"),
+        "model": Column("float32", "photon", "Bragg photons and background"),
+        "background": Column("float32", "photon", "of the model"),
+        "z": Column("float32", "", "(data − model)/√variance"),
+    },
+)
+"""Their pixels."""
+
+DATASETS: dict[str, Dataset] = LATTICES | REFLECTIONS | SAMPLES | SAMPLE_PIXELS
+"""Of a whole product."""

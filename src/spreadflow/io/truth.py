@@ -1,0 +1,147 @@
+"""What only a simulation knows of its shots: the group /truth of the image files that it writes.
+
+`simulate` writes it; summaries and tests read it, no stage of the analysis does.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+
+from spreadflow.errors import FileError
+from spreadflow.io import images, schema, store
+from spreadflow.models import Detector
+
+GROUP = "truth"
+"""Name of the group in an image file."""
+
+
+class FileTruth(NamedTuple):
+    """The truth of the shots of one image file."""
+
+    columns: Callable[[], store.Columns]
+    """gives the columns of schema 'truth'; called once the images are written: some are known then
+    """
+    detector: Detector
+    """where the detector was, whatever the header says"""
+    curves: Mapping[str, np.ndarray]
+    """atom → (channel,) f′ + i f″ of a site, electrons"""
+
+
+def write_truth(f: h5py.File, truth: FileTruth, energies_ev: np.ndarray) -> None:
+    """Write the truth into an image file. energies_ev: (channel,) of the curves."""
+    group = f.create_group(GROUP)
+    store.fill(group, "truth", truth.columns())
+    store.put_attributes(group, {"detector": truth.detector._asdict()})
+
+    values = np.concatenate([np.empty(0), *truth.curves.values()])
+    n_sites = len(truth.curves)
+    columns = {
+        "curves/site": np.repeat(np.arange(n_sites), len(energies_ev)),
+        "curves/energy_ev": np.tile(energies_ev, n_sites),
+        "curves/fp": values.real,
+        "curves/fdp": values.imag,
+    }
+
+    store.fill(group, "true_curves", columns)
+    store.put_attributes(group, {"sites": list(truth.curves)})
+
+
+class TrueCurve(NamedTuple):
+    """f′ + i f″ of a simulated site."""
+
+    energies_ev: np.ndarray
+    """(channel,)"""
+    values: np.ndarray
+    """(channel,) complex128, electrons"""
+
+    def at(self, energies_ev: np.ndarray) -> np.ndarray:
+        """Return (2, n) f′ and f″ at n energies, linear between channels."""
+        fp = np.interp(energies_ev, self.energies_ev, self.values.real)
+        fdp = np.interp(energies_ev, self.energies_ev, self.values.imag)
+        return np.array([fp, fdp])
+
+
+def read_truth(manifest: Path | str) -> dict[str, np.ndarray] | None:
+    """Return the columns of schema 'truth' over the files of a run that can be opened; None where
+    the run was not simulated.
+
+    `shots/shot_id` is the identity that a `Source` of this manifest gives.
+    """
+    manifest = Path(manifest)
+    run = images.read_manifest(manifest).run
+    parts = []
+    for path, stored_ids in _files(manifest):
+        with _opened(path) as group:
+            if group is None or stored_ids is None:
+                return None
+            part = store.tables(group, "truth")
+
+        identities = {}
+        for frame, stored_id in enumerate(stored_ids):
+            identities[int(stored_id)] = images.shot_id(run, path.name, frame)
+        shot_ids = [identities[int(stored_id)] for stored_id in part["shots/shot_id"]]
+        parts.append(part | {"shots/shot_id": np.array(shot_ids, np.uint64)})
+    return store.joined("truth", schema.FILES["truth"], parts) if parts else None
+
+
+def true_curves(manifest: Path) -> dict[str, TrueCurve]:
+    """Return the curve of each site of a simulated run, by its name; none where the run was not
+    simulated.
+    """
+    for path, _ in _files(manifest):
+        with _opened(path) as group:
+            return {} if group is None else _curves(group)
+    return {}
+
+
+def _curves(group: h5py.Group) -> dict[str, TrueCurve]:
+    """Return the curve of each site."""
+    columns = group["curves"]
+    site = columns["site"][()]
+    energies_ev = columns["energy_ev"][()]
+    values = columns["fp"][()] + 1j * columns["fdp"][()]
+    names = json.loads(group.attrs["sites"])
+    curves = {}
+    for number, name in enumerate(names):
+        rows = site == number
+        curves[name] = TrueCurve(energies_ev[rows], values[rows])
+    return curves
+
+
+def true_detector(manifest: Path) -> Detector | None:
+    """Return where the detector of a run truly was; None where the run was not simulated."""
+    for path, _ in _files(manifest):
+        with _opened(path) as group:
+            if group is None:
+                return None
+            return Detector.from_json(json.loads(group.attrs["detector"]))
+    return None
+
+
+def _files(manifest: Path) -> Iterator[tuple[Path, np.ndarray | None]]:
+    """Yield the image files of a run that can be opened, each with the identities that it gives its
+    shots.
+    """
+    for entry in images.read_manifest(manifest).files:
+        path = manifest.parent / entry.path
+        try:
+            with closing(images.open_image(path)) as file:
+                shot_ids = file.shot_ids
+        except FileError:
+            continue
+        yield path, shot_ids
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.Group | None]:
+    """Yield the truth of an image file, or None where it has none, as files of experiments."""
+    if not h5py.is_hdf5(path):
+        yield None
+        return
+    with h5py.File(path, "r", locking=False) as f:
+        yield f.get(GROUP)
