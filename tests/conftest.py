@@ -1,12 +1,22 @@
 """Fixtures for all tests."""
 
 import json
+import os
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
+
+# These hold from the import of NumPy and JAX on, and for all processes that tests start. Two
+# workers on two cores have a thread each: with two each they would wait for one another.
+for _cap in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"):
+    os.environ.setdefault(_cap, "1")
+# XLA's older code generator for fused loops compiles in half the time and runs as fast. Sums of
+# photons are equal bit for bit, derivatives to the last digits (docs/decisions/0026).
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+
+import numpy as np
 
 from lab import TRICLINIC, kept_folder
 from spreadflow.analysis.still.prediction import MosaicLattice, predict
