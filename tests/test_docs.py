@@ -69,19 +69,37 @@ def modules_named_by(heading: str) -> list[Path]:
     return [package / f"{name}.py" for name in [Path(first).name, *others]]
 
 
+def names_of_functions(lines: list[str]) -> list[str]:
+    """The names in the columns `function` or `where` of all tables."""
+    names = []
+    column = 0
+    for line in lines:
+        if line.startswith("| "):
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)]
+            for title in {"function", "where"} & set(cells):
+                column = cells.index(title)
+            names += re.findall(r"`([\w./]+)`", cells[column])
+    return names
+
+
 def test_physics_names_modules_and_functions_that_exist():
     lines = (REPOSITORY / "docs" / "physics.md").read_text().splitlines()
     headings = [line for line in lines if line.startswith("### ")]
     modules = [module for heading in headings for module in modules_named_by(heading)]
     assert [module for module in modules if not module.exists()] == []
 
-    code = [*LIBRARY.rglob("*.py"), *(REPOSITORY / "tests").rglob("*.py")]
-    words = {path.stem for path in code}
-    for path in code:
+    words_of: dict[str, set[str]] = {}
+    """name of a module → the words in all modules of that name"""
+    for path in [*LIBRARY.rglob("*.py"), *(REPOSITORY / "tests").rglob("*.py")]:
+        words = words_of.setdefault(path.stem, set())
         words |= set(re.findall(r"\w+", path.read_text()))
-    rows = [re.split(r"(?<!\\)\|", line) for line in lines if line.startswith("| ")]
-    names = [name for row in rows for name in re.findall(r"`([\w./]+)`", row[2])]
-    assert [name for name in names if re.split(r"[./]", name)[-1] not in words] == []
+    everywhere = set().union(*words_of.values())
+
+    for name in names_of_functions(lines):
+        *places, last = re.split(r"[./]", name)
+        if last not in words_of:
+            module = places[-1] if places else ""
+            assert last in words_of.get(module, everywhere), name
 
 
 def sections(node: BaseModel):
