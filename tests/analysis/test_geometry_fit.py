@@ -21,17 +21,29 @@ NOISE_PX = 0.1
 
 def tilted(turn: float) -> tuple[np.ndarray, np.ndarray]:
     """Return fast and slow axis of a panel turned about two axes by `turn` rad."""
-    R = rotation.from_vector(np.array([turn, -turn / 2, turn / 3]))
-    return R @ [1.0, 0, 0], R @ [0, -1.0, 0]
+    vector = np.array([turn, -turn / 2, turn / 3])
+    R = rotation.from_vector(vector)
+    fast = R @ [1.0, 0, 0]
+    slow = R @ [0, -1.0, 0]
+    return fast, slow
 
 
 def detector() -> Detector:
     """Return a detector of four tilted panels with gaps."""
-    corners = [(-81.0, 81.0), (1.0, 80.5), (-80.5, -1.0), (1.5, -1.5)]
-    axes = [tilted(turn) for turn in (0.0, 0.004, -0.003, 0.002)]
-    origin = np.array([[x, y, -110.0 - 0.3 * i] for i, (x, y) in enumerate(corners)])
-    fast, slow = (np.array([a[k] for a in axes]) for k in (0, 1))
-    return Detector(origin, fast, slow, np.array(0.1), (800, 800))
+    corners = [
+        (-81.0, 81.0, -110.0),
+        (1.0, 80.5, -110.3),
+        (-80.5, -1.0, -110.6),
+        (1.5, -1.5, -110.9),
+    ]
+    axes = np.array([tilted(turn) for turn in (0.0, 0.004, -0.003, 0.002)])
+    return Detector(
+        origin_mm=np.array(corners),
+        fast=axes[:, 0],
+        slow=axes[:, 1],
+        pixel_mm=np.array(0.1),
+        shape=(800, 800),
+    )
 
 
 def pulse(rng) -> Spectrum:
@@ -124,6 +136,7 @@ def test_tilting_keeps_the_body_and_the_beam_centre():
         for x in (before, after)
     ]
     between = [np.linalg.norm(c[:, None] - c, axis=-1) for c in corners]
+
     np.testing.assert_allclose(*between, atol=1e-10)
 
     centre_before, centre_after = (
@@ -206,6 +219,7 @@ def test_planted_move_is_found_within_its_sigma(groups):
     sigma = np.array(
         [*figures["shift_sigma_mm"], figures["distance_sigma_mm"], *figures["tilt_sigma_rad"]]
     )
+
     assert np.all(np.abs(joint.d - planted) <= 3 * sigma)
     assert np.all(sigma[:2] < 0.002)
     assert sigma[2] < 0.02
@@ -228,6 +242,7 @@ def test_sigma_is_the_scatter_of_repeated_refinements():
         figures = solved(ten, detector(), ["shift", "distance"], passes=1).figures()
         sigma = np.array([*figures["shift_sigma_mm"], figures["distance_sigma_mm"]])
         pulls.append(np.array([*figures["shift_mm"], figures["distance_change_mm"]]) / sigma)
+
     assert 0.5 < np.sqrt(np.mean(np.square(pulls))) < 1.7
 
 
@@ -240,5 +255,6 @@ def test_a_lattice_without_sense_takes_no_part():
     lost = members[0]._replace(model=model._replace(frame=nowhere))
     with_it, eliminated = geometry_fit.partials(detector(), np.zeros(5), [*members, lost], [0])
     without, _ = geometry_fit.partials(detector(), np.zeros(5), members, [0])
+
     np.testing.assert_array_equal(with_it, without)
     assert np.all(eliminated[-1].start == 0)

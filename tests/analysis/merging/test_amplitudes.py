@@ -39,14 +39,17 @@ def merged(f: StructureFactors, noise: float = 0.0, missing: float = 0.1) -> Mer
     """Return k exp(−2 B/4d²) |F|² of channel 1 in the asymmetric unit, mates apart, some of them
     missing.
     """
-    unique = Unique(unit_cell.degrees(CELL), GROUP, 2.5)
     rng = np.random.default_rng(0)
-    signed = np.where(unique.friedel < 0, -1, 1)[:, None] * unique.hkl
-    hkl = signed[rng.random(len(unique)) >= missing]
+    unique = Unique(unit_cell.degrees(CELL), GROUP, 2.5)
+    sign = np.where(unique.friedel < 0, -1, 1)
+    is_measured = rng.random(len(unique)) >= missing
+    hkl = (sign[:, None] * unique.hkl)[is_measured]
+
     f_squared = np.abs(f.at(rows_of(f, hkl))[:, 1]) ** 2
     intensity = K * np.exp(-2 * B * stol_squared(hkl)) * f_squared
     sigma = np.full(len(hkl), max(noise, 1e-9) * intensity.mean())
-    return MergedIntensities(hkl, intensity + sigma * rng.normal(size=len(hkl)), sigma)
+    measured = intensity + sigma * rng.normal(size=len(hkl))
+    return MergedIntensities(hkl, measured, sigma)
 
 
 def stol_squared(hkl: np.ndarray) -> np.ndarray:
@@ -56,7 +59,9 @@ def stol_squared(hkl: np.ndarray) -> np.ndarray:
 
 def rows_of(f: StructureFactors, hkl: np.ndarray) -> np.ndarray:
     """Return the nodes that have Miller indices (n, 3)."""
-    row = {tuple(h): i for i, h in enumerate(f.hkl.tolist())}
+    row = {}
+    for i, h in enumerate(f.hkl.tolist()):
+        row[tuple(h)] = i
     return np.array([row[tuple(h)] for h in hkl.tolist()])
 
 
@@ -79,6 +84,7 @@ def test_scale_and_b_come_back_from_noisy_data_of_a_wrong_model(true, wrong):
     f_true = np.abs(values(true)[:, 1]) ** 2
 
     exact = amplitudes.scale(k * f_wrong, np.zeros(len(d)), f_wrong, d)
+
     assert exact.k == pytest.approx(K, rel=0.02)
     assert exact.b == pytest.approx(B, abs=0.3)
 
@@ -101,6 +107,7 @@ def test_perfect_data_on_a_wrong_model_have_the_true_amplitudes_and_the_models_s
     stol2 = stol_squared(f.hkl)
     line = np.polynomial.Polynomial.fit(stol2, np.log(sites[0].real), 1)
     wilson = np.exp(line(stol2))
+
     np.testing.assert_allclose(sites, np.broadcast_to(wilson, sites.shape), rtol=1e-6)
 
     X = f.without_sites(rows)[:, 0]
@@ -136,6 +143,7 @@ def test_curves_leave_a_wrong_start_of_the_data(true, error):
     f = scaled_to_data(wrong_start, data)
     found = np.stack([fitted(f, true, channel) for channel in (0, 1)], axis=-1)
     away = found - true.anomalous[:2]
+
     assert np.abs((start - true.anomalous[:2]).imag).max() > 1.8
     assert np.abs(away.imag).max() < 0.3 + 5 * error
     assert np.abs(np.diff(away.real)).max() < 0.1 + 5 * error, (
@@ -169,9 +177,11 @@ def test_the_factor_is_the_one_nearest_to_one():
     rng = np.random.default_rng(0)
     X, S = (rng.standard_normal((40, 2)) @ [1, 1j] for _ in range(2))
     t = rng.uniform(0.5, 1.5, 40)
-    terms = np.abs(X) ** 2, (np.conj(X) * S).real, np.abs(S) ** 2
+    cross = (np.conj(X) * S).real
+    terms = (np.abs(X) ** 2, cross, np.abs(S) ** 2)
     data = np.abs(t * X + S) ** 2
     found = amplitudes.factor(data, *terms)
+
     np.testing.assert_allclose(np.abs(found * X + S) ** 2, data, rtol=1e-9)
 
     vertex = -terms[1] / terms[0]
@@ -184,6 +194,7 @@ def test_the_factor_is_the_one_nearest_to_one():
 def test_what_was_not_measured_is_the_model_scaled_to_the_data(true):
     data = merged(true, noise=0.5)
     f = scaled_to_data(true, data, complete=True)
+
     np.testing.assert_array_equal(f.hkl, true.hkl)
 
     # the reflections with strong data, from means of mates formed here

@@ -14,7 +14,7 @@ SIGMA = np.array([0.045, 0.036, 0.031, 0.0, 0.051, 0.0])
 
 
 def population(n: int, seed: int = 0, mean=MEAN) -> np.ndarray:
-    """(n, 6) Gaussian cells with correlated a and c."""
+    """Return Gaussian cells (n, 6) with correlated a and c."""
     z = np.random.default_rng(seed).standard_normal((n, 6))
     z[:, 2] = 0.6 * z[:, 0] + 0.8 * z[:, 2]
     return mean + z * SIGMA
@@ -27,15 +27,17 @@ def test_a_second_population_is_separated(names):
     table = np.concatenate([population(1900), population(100, 1, longer)])
     truth = np.repeat([0, 1], [1900, 100])
     labels = cells.dbscan(cells.features(table, names), 0.2, 3)
+
     assert adjusted_rand_score(truth, labels) >= 0.98
     assert (labels[truth == 0] == 0).mean() > 0.98, "the largest cluster comes first"
 
 
 def test_dbscan_is_sklearns_where_points_are_sparse():
     x = np.random.default_rng(3).uniform(0, 4, (300, 3))
-    x += np.array([0, 20, 0]) * (np.arange(300) % 3 == 0)[:, None]
+    x[::3, 1] += 20
     ours = cells.dbscan(x, 0.6, 3)
     theirs = DBSCAN(eps=0.6, min_samples=3).fit(x).labels_
+
     assert len(np.unique(theirs)) > 5
     assert adjusted_rand_score(theirs, ours) > 0.999
     assert ((ours < 0) == (theirs < 0)).all()
@@ -63,10 +65,14 @@ def test_rejection_rate_of_a_gaussian(p):
     errors).
     """
     n = 20000
-    x = np.random.default_rng(p).standard_normal((n, p)) @ np.diag(np.arange(1, p + 1.0))
-    rate = (cells.mahalanobis(x, *cells.robust(x)) > 2.0).mean()
+    x = np.random.default_rng(p).standard_normal((n, p)) * np.arange(1, p + 1.0)
+    location, covariance = cells.robust(x)
+    distance = cells.mahalanobis(x, location, covariance)
+    rate = (distance > 2.0).mean()
     expected = chi2.sf(4.0, p)
-    assert abs(rate - expected) < 4 * np.sqrt(expected / n) + 0.03 * expected
+
+    tolerance = 4 * np.sqrt(expected / n) + 0.03 * expected
+    assert abs(rate - expected) < tolerance
 
 
 @pytest.mark.stage
@@ -79,6 +85,7 @@ def test_few_lattices_are_not_rejected_for_being_few(n, limit):
     """
     rng = np.random.default_rng(n)
     samples = [rng.standard_normal((n, 3)) for _ in range(40)]
+
     assert np.mean([cells.mahalanobis(x, *cells.robust(x)) > 4.0 for x in samples]) < limit
 
 
@@ -119,6 +126,7 @@ def test_tetragonal_cells_have_a_covariance():
     names = cells.independent(("a", "b", "c"), "P 41 21 2")
     labels = cells.dbscan(cells.features(table, names), 0.6, 3)
     clusters = cells.describe(table, names, labels, 4.0)
+
     assert np.allclose(np.sqrt(np.diag(clusters.covariance[0])), [0.2, 0.5], rtol=0.2)
     assert np.allclose(clusters.mean[0], [107, 107, 304, 90, 90, 90], atol=0.1)
 
@@ -127,6 +135,7 @@ def test_each_lattice_has_one_outcome():
     labels = np.array([0, 0, 1, -1, -1])
     found = cells.outcomes(labels, np.array([1.0, 9.0, 1.0, 9.0, 1.0]), 0, 4.0)
     end = LatticeOutcome
+
     assert found.tolist() == [
         end.ACCEPTED,
         end.CELL_OUTLIER,

@@ -81,6 +81,7 @@ def test_rows_outside_are_refused():
     outside = np.array(
         [[1, 2, 0], [0, 0, 0], [200, 0, 0], [0, 40, 0]]
     )  # centring absence, origin, beyond
+
     assert (unique.rows(outside) == -1).all()
     screw = merging.Unique(np.array(CRYSTALS["P 43 21 2"]), "P 43 21 2", 3.0)
     assert screw.rows(np.array([[0, 0, 2], [0, 0, 4], [3, 0, 0]])).tolist()[::2] == [-1, -1]
@@ -118,6 +119,7 @@ def test_weighted_means_are_those_of_gemmi(unique, kind):
     else:
         row = unique.rows(np.where(sign[:, None] < 0, -index, index))
         assert len(row) == is_measured.sum()
+
     np.testing.assert_allclose(weighted[row] / weight[row], data.value_array, rtol=1e-9)
     np.testing.assert_allclose(weight[row] ** -0.5, data.sigma_array, rtol=1e-9)
     np.testing.assert_array_equal(n[row], data.nobs_array)
@@ -142,6 +144,7 @@ def test_half_sets_depend_on_identity_alone_and_are_even():
     k = rng.integers(0, 3, 20000)
     half = merging.half_sets(shot_id, k)
     order = rng.permutation(20000)
+
     np.testing.assert_array_equal(half[order], merging.half_sets(shot_id[order], k[order]))
     assert abs(half.mean() - 0.5) < 0.02
 
@@ -176,6 +179,7 @@ def test_sums_do_not_depend_on_who_holds_which_group(unique, monkeypatch):
     for of_holders in zip(*holders, strict=True):
         parts = {group: value for chunk in of_holders for group, value in chunk.items()}
         joined.append(merging.add_in_order(parts, N_GROUPS))
+
     assert len(joined) > 1
     np.testing.assert_array_equal(np.concatenate(joined).T, whole)
 
@@ -186,6 +190,7 @@ def test_merging_does_not_depend_on_the_order_within_a_lattice(unique):
     order = np.lexsort([np.random.default_rng(6).random(len(sigma)), obs.lattice])
     other = obs._replace(unique=obs.unique[order], intensity=obs.intensity[order])
     again = merge(unique, other, sigma[order])
+
     np.testing.assert_allclose(again.intensity, merged.intensity, rtol=1e-12)
 
 
@@ -194,6 +199,7 @@ def test_what_is_measured_too_few_times_is_not_measured(unique):
     every = merge(unique, obs, sigma)
     often = merge(unique, obs, sigma, min_multiplicity=3)
     is_rare = every.n < 3
+
     assert is_rare.any()
     assert (often.n[is_rare] == 0).all()
     assert np.isnan(often.intensity[is_rare]).all()
@@ -231,6 +237,7 @@ def test_every_reflection_has_one_fate():
         15: Fate.FAILED,
         16: Fate.FEW,
     }
+
     assert fate.tolist() == [expected.get(i, Fate.USED) for i in range(n)]
     assert count.tolist() == [11, 0]
     assert obs.n_lattices == 1
@@ -244,4 +251,5 @@ def test_best_partiality_is_the_quantile():
     group = rng.integers(0, 5, 40000)
     best = merging.best_partiality(p, shell, group, 5)
     expected = [np.quantile(p[shell == i], 0.97) for i in range(merging.N_SHELLS)]
+
     np.testing.assert_allclose(best, expected, atol=0.011)

@@ -81,8 +81,8 @@ def simulated(
     return Experiment(obs, unique, log_g, b, truth)
 
 
-def scaled(table: Experiment, **how) -> scaling.Scaling:
-    return scaling.scale(table.obs, table.sums, table.unique, **how)
+def scaled(table: Experiment, **settings) -> scaling.Scaling:
+    return scaling.scale(table.obs, table.sums, table.unique, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +100,12 @@ def cramer_rao(table: Experiment) -> np.ndarray:
     m = k * table.truth[obs.unique]
     sigma = np.sqrt(PLANTED.variance(error_model.terms(obs, k, table.truth)))
     design = np.stack([m, -2.0 * obs.s2 * m], axis=1) / sigma[:, None]
-    products = (design[:, :, None] * design[:, None, :]).reshape(-1, 4)
-    information = np.stack([np.bincount(obs.lattice, column) for column in products.T], axis=1)
-    return np.linalg.inv(information.reshape(-1, 2, 2))
+
+    products = design[:, :, None] * design[:, None, :]
+    columns = products.reshape(-1, 4).T
+    totals = [np.bincount(obs.lattice, column) for column in columns]
+    information = np.stack(totals, axis=1).reshape(-1, 2, 2)
+    return np.linalg.inv(information)
 
 
 def test_planted_scales_and_b_are_found_as_well_as_can_be(plenty):
@@ -110,6 +113,7 @@ def test_planted_scales_and_b_are_found_as_well_as_can_be(plenty):
     least = cramer_rao(table)
     error = np.stack([found.log_g - table.log_g, found.b - table.b], axis=1)
     pull = error / np.sqrt(np.diagonal(least, axis1=1, axis2=2))
+
     assert ((pull.std(axis=0) > 0.93) & (pull.std(axis=0) < 1.12)).all(), pull.std(axis=0)
 
     slope, _ = np.polyfit(table.log_g, found.log_g, 1)
@@ -132,6 +136,7 @@ def test_sigma_is_honest(plenty):
     truth = table.truth[is_measured]
     level = np.sum(intensity * truth / sigma**2) / np.sum((truth / sigma) ** 2)
     pull = (intensity - level * truth) / sigma
+
     assert abs(pull.mean()) < 0.1
     assert abs(pull.std() - 1.0) < 0.05
 
@@ -149,6 +154,7 @@ def test_common_factor_changes_intensities_and_nothing_else(plenty):
     """Lorentz factors in other units."""
     table, found = plenty
     again = scaled(table._replace(obs=table.obs._replace(factor=table.obs.factor * 1e-7)))
+
     np.testing.assert_allclose(again.log_g, found.log_g, atol=1e-9)
     np.testing.assert_allclose(again.intensity, found.intensity * 1e7, rtol=1e-9)
 
@@ -171,6 +177,7 @@ def test_order_of_observations_and_lattices_does_not_matter(plenty):
         **columns,
     )
     again = scaling.scale(obs, Sums(obs, len(table.unique), 3), table.unique)
+
     np.testing.assert_allclose(again.log_g[place], found.log_g, atol=1e-9)
     np.testing.assert_allclose(again.error_model, found.error_model, rtol=1e-9)
 
@@ -215,6 +222,7 @@ def test_reference_gives_the_slope_through_the_origin():
     found = scaled(table, reference=reference)
     error_b = found.b - table.b
     error = found.log_g - (table.log_g - np.log(1e4)) - 2.0 * table.obs.s2.mean() * error_b
+
     assert np.sqrt(np.mean(error**2)) < 0.04, "the mean is not free"
 
 
@@ -227,6 +235,7 @@ def test_reference_with_errors_keeps_relative_scales():
     right, found = (
         scaled(table, reference=r, refine_b=False, n_cycles=30) for r in (table.truth, wrong)
     )
+
     assert found.last_change < 1e-3
     assert np.std(found.log_g - right.log_g) < 2.0 * 0.4 / np.sqrt(150)
 

@@ -20,8 +20,8 @@ def unique() -> Unique:
 
 @pytest.fixture(scope="module")
 def merged(unique) -> Merged:
-    """Half sets with independent errors of `NOISE`, anomalous differences of `BIJVOET`; a tenth is
-    missing.
+    """Merged intensities with independent errors of `NOISE` in the half sets and anomalous
+    differences of `BIJVOET`; a tenth is missing.
     """
     rng = np.random.default_rng(1)
     n = len(unique)
@@ -46,10 +46,12 @@ def merged(unique) -> Merged:
 
 
 def test_possible_reflections_are_counted_as_gemmi_does(unique, merged):
-    possible = gemmi.make_miller_array(gemmi.UnitCell(*CELL), gemmi.SpaceGroup(GROUP), D_MIN)
-    centric = gemmi.SpaceGroup(GROUP).operations().centric_flag_array(possible).sum()
+    group = gemmi.SpaceGroup(GROUP)
+    possible = gemmi.make_miller_array(gemmi.UnitCell(*CELL), group, D_MIN)
+    n_centric = group.operations().centric_flag_array(possible).sum()
     overall = statistics.overall(merged, unique)
-    assert overall.n_possible[0] == 2 * len(possible) - centric
+
+    assert overall.n_possible[0] == 2 * len(possible) - n_centric
     bins = statistics.in_bins(merged, unique, 8)
     assert bins.n_possible.sum() == overall.n_possible[0]
     assert bins.n_measured.sum() == overall.n_measured[0] == (merged.n > 0).sum()
@@ -74,6 +76,7 @@ def test_cc_half_is_gemmis(unique, merged):
         sets.append(data)
     overall = statistics.overall(merged, unique)
     correlation = sets[0].calculate_correlation(sets[1])
+
     assert overall.n_pairs[0] == correlation.n == both.sum()
     assert overall.cc_half[0] == pytest.approx(correlation.coefficient(), abs=1e-12)
 
@@ -84,6 +87,7 @@ def test_r_split_is_the_formula(unique, merged):
         if np.isfinite(a) and np.isfinite(b):
             total += 0.5 * (a + b)
             difference += abs(a - b)
+
     assert statistics.overall(merged, unique).r_split[0] == pytest.approx(
         2**-0.5 * difference / total, rel=1e-12
     )
@@ -93,6 +97,7 @@ def test_anomalous_correlation_is_that_of_signal_and_noise(unique, merged):
     overall = statistics.overall(merged, unique)
     signal = BIJVOET**2
     noise = 2.0 * NOISE**2
+
     assert overall.cc_ano[0] == pytest.approx(signal / (signal + noise), abs=0.04)
     acentric = np.flatnonzero(unique.friedel > 0)
     complete = np.isfinite(merged.half).all(axis=1)
@@ -102,28 +107,28 @@ def test_anomalous_correlation_is_that_of_signal_and_noise(unique, merged):
 def test_without_anomalous_signal_there_is_no_correlation(unique, merged):
     rng = np.random.default_rng(2)
     flat = merged._replace(half=10.0 + rng.standard_normal(merged.half.shape))
+
     assert abs(statistics.overall(flat, unique).cc_ano[0]) < 0.06
 
 
 def test_mean_over_sigma(unique, merged):
     measured = merged.n > 0
     expected = np.mean(merged.intensity[measured] / merged.sigma[measured])
+
     assert statistics.overall(merged, unique).i_over_sigma[0] == pytest.approx(expected, rel=1e-12)
 
 
 def test_nothing_measured_is_said_as_nan(unique, merged):
     nothing = Merged(
-        *(
-            np.full_like(merged.half, np.nan) if x.ndim == 2 else np.full(len(unique), np.nan)
-            for x in merged
-        )
+        intensity=np.full(len(unique), np.nan),
+        sigma=np.full(len(unique), np.nan),
+        half=np.full((len(unique), 2), np.nan),
+        n=np.zeros(len(unique), dtype=int),
     )
-    bins = statistics.in_bins(nothing._replace(n=np.zeros(len(unique), dtype=int)), unique, 5)
-    assert (
-        (bins.n_measured == 0).all()
-        and np.isnan(bins.cc_half).all()
-        and np.isnan(bins.r_split).all()
-    )
+    bins = statistics.in_bins(nothing, unique, 5)
+    assert (bins.n_measured == 0).all()
+    assert np.isnan(bins.cc_half).all()
+    assert np.isnan(bins.r_split).all()
 
 
 @pytest.mark.parametrize("b", [12.0, 35.0])
@@ -134,13 +139,20 @@ def test_wilson_b_is_found(unique, b):
     amount = np.where(
         unique.friedel == 0, rng.standard_normal(len(s2)) ** 2, rng.exponential(size=len(s2))
     )
-    f = {name: np.array([gemmi.Element(name).it92.calculate_sf(x) for x in s2]) for name in "CNO"}
-    power = 5.0 * f["C"] ** 2 + 1.35 * f["N"] ** 2 + 1.5 * f["O"] ** 2
-    intensity = amount * power * np.exp(-2.0 * b * s2)
-    one = np.ones(len(s2))
-    found, sigma = statistics.wilson_b(
-        Merged(intensity, one, np.stack([one, one], 1), one.astype(int)), unique
+    power = np.zeros(len(s2))
+    for name, n in (("C", 5.0), ("N", 1.35), ("O", 1.5)):
+        element = gemmi.Element(name)
+        f = np.array([element.it92.calculate_sf(x) for x in s2])
+        power += n * f**2
+
+    merged = Merged(
+        intensity=amount * power * np.exp(-2.0 * b * s2),
+        sigma=np.ones(len(s2)),
+        half=np.ones((len(s2), 2)),
+        n=np.ones(len(s2), dtype=int),
     )
+    found, sigma = statistics.wilson_b(merged, unique)
+
     assert sigma < 2.0 and abs(found - b) < max(3.0 * sigma, 2.0)
 
 
@@ -152,25 +164,23 @@ def test_wilson_b_is_that_of_gemmis_structure(unique):
     for name, n in (("C", 500), ("N", 135), ("O", 150)):
         for x in rng.random((n, 3)):
             site = gemmi.SmallStructure.Site()
-            site.element, site.fract, site.occ, site.u_iso = (
-                gemmi.Element(name),
-                gemmi.Fractional(*x),
-                1.0,
-                25.0 / (8 * np.pi**2),
-            )
+            site.element = gemmi.Element(name)
+            site.fract = gemmi.Fractional(*x)
+            site.occ = 1.0
+            site.u_iso = 25.0 / (8 * np.pi**2)
             structure.add_site(site)
     structure.setup_cell_images()
     calculator = gemmi.StructureFactorCalculatorX(unique.cell)
-    f = np.array(
-        [
-            calculator.calculate_sf_from_small_structure(structure, h)
-            for h in unique.hkl[:2500].tolist()
-        ]
+    hkl = unique.hkl[:2500].tolist()
+    f = np.array([calculator.calculate_sf_from_small_structure(structure, h) for h in hkl])
+    intensity = np.full(len(unique), np.nan)
+    intensity[: len(f)] = np.abs(f) ** 2
+    merged = Merged(
+        intensity=intensity,
+        sigma=np.ones(len(unique)),
+        half=np.full((len(unique), 2), np.nan),
+        n=np.where(np.isnan(intensity), 0, 1),
     )
-    value = np.full(len(unique), np.nan)
-    value[: len(f)] = np.abs(f) ** 2
-    n = np.where(np.isnan(value), 0, 1)
-    found, sigma = statistics.wilson_b(
-        Merged(value, np.ones(len(n)), np.full((len(n), 2), np.nan), n), unique
-    )
+    found, sigma = statistics.wilson_b(merged, unique)
+
     assert abs(found - 25.0) < max(3.0 * sigma, 2.0)

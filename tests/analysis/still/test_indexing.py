@@ -40,8 +40,13 @@ def _target(cell=C2[0], space_group=C2[1]) -> Target:
 
 def _detector(shift_mm: float = 0.0) -> Detector:
     """Return a detector of 1920² pixels of 0.177 mm at 141.7 mm, moved along both axes."""
-    origin = np.array([[-169.92 - shift_mm, 169.92 + shift_mm, -141.7]])
-    return Detector(origin, np.array([[1.0, 0, 0]]), np.array([[0.0, -1, 0]]), 0.177, (1920, 1920))
+    return Detector(
+        origin_mm=np.array([[-169.92 - shift_mm, 169.92 + shift_mm, -141.7]]),
+        fast=np.array([[1.0, 0, 0]]),
+        slow=np.array([[0.0, -1, 0]]),
+        pixel_mm=0.177,
+        shape=(1920, 1920),
+    )
 
 
 def _q(fast, slow) -> np.ndarray:
@@ -104,10 +109,12 @@ def _overlay(rng, stills, outliers):
     """Return q and weights of stills laid over each other, of whose spots the fraction `outliers`
     belongs to no lattice, with the same weights.
     """
-    n = sum(len(still.hkl) for still in stills)
-    weights = np.minimum(np.concatenate([still.weights for still in stills]), 20.0)
-    junk_fast, junk_slow = _junk(rng, int(n * outliers / (1 - outliers)))
-    weights = np.append(weights, rng.choice(weights, len(junk_fast)))
+    weights = np.concatenate([still.weights for still in stills])
+    weights = np.minimum(weights, 20.0)
+    n_junk = int(len(weights) * outliers / (1 - outliers))
+    junk_fast, junk_slow = _junk(rng, n_junk)
+    weights = np.append(weights, rng.choice(weights, n_junk))
+
     fast = np.concatenate([*(still.fast for still in stills), junk_fast])
     slow = np.concatenate([*(still.slow for still in stills), junk_slow])
     return _q(fast, slow), weights
@@ -184,6 +191,7 @@ def test_two_lattices_in_one_shot(case):
     q, weights = _overlay(rng, stills, 0.1)
     target = _target(expected, space_group)
     one, two = indexing.find_lattices(q, weights, target, max_lattices=3)
+
     assert not (one.hkl.any(axis=1) & two.hkl.any(axis=1)).any()
     for k, still in enumerate(stills):
         turns = [symmetry.misorientation(c.A, still.A, space_group) for c in (one, two)]
@@ -203,6 +211,7 @@ def test_few_spots_are_enough():
         for candidate in indexing.find_lattices(q, weights, target):
             turn = symmetry.misorientation(candidate.A, still.A, C2[1])
             n_right += turn < np.deg2rad(0.5)
+
     assert n_right >= 19
 
 
@@ -238,15 +247,19 @@ def test_the_answer_turns_with_the_crystal():
     turn = rotation.random(rng)
     (one,) = indexing.find_lattices(q, still.weights, _target())
     (two,) = indexing.find_lattices(q @ turn.T, still.weights, _target())
+
     assert symmetry.misorientation(turn @ one.A, two.A, C2[1]) < 1e-5
 
 
 def test_nothing_and_nonsense_make_no_lattice():
     target = _target()
     junk = _q(*_junk(np.random.default_rng(0), 30))
-    assert indexing.find_lattices(np.zeros((0, 3)), np.zeros(0), target) == []
-    assert indexing.find_lattices(np.full((30, 3), np.nan), np.ones(30), target) == []
-    assert indexing.find_lattices(np.full((30, 3), 0.1), np.ones(30), target) == []
+
+    nothing = np.zeros((0, 3))
+    not_numbers = np.full((30, 3), np.nan)
+    all_the_same = np.full((30, 3), 0.1)
+    for q in (nothing, not_numbers, all_the_same):
+        assert indexing.find_lattices(q, np.ones(len(q)), target) == []
     assert indexing.find_lattices(junk, np.zeros(30), target) == []
 
 

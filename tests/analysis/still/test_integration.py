@@ -44,6 +44,7 @@ def grid(rng, step=25, offset=20):
 def background(level):
     """Return an image (slow, fast) of a plane that rises by half, plus a broad ring."""
     slow, fast = np.mgrid[: SHAPE[0], : SHAPE[1]]
+
     from_ring = np.hypot(fast - 500, slow - 500) - 300
     ring = np.exp(-0.5 * (from_ring / 100) ** 2)
     plane = 0.75 + 0.3 * fast / SHAPE[1] + 0.2 * slow / SHAPE[0]
@@ -56,10 +57,12 @@ def photons_of(rng, positions, expected):
     """
     n = rng.poisson(expected)
     axes = radial_axes(DETECTOR, np.zeros(len(n), int), *positions.T)
+
     along = rng.normal(size=(n.sum(), 2)) * SIGMA
     offsets = np.einsum("pk,pkc->pc", along, np.repeat(axes, n, axis=0))
     places = np.repeat(positions, n, axis=0) + offsets
     fast, slow = np.floor(places).astype(int).T
+
     counts = np.bincount(slow * SHAPE[1] + fast, minlength=SHAPE[0] * SHAPE[1])
     return counts.reshape(SHAPE)
 
@@ -104,6 +107,7 @@ def test_zero_intensity_is_unbiased(level):
     rng = np.random.default_rng(11)
     pulls, intensity, _ = shots(rng, np.zeros, level, 5)
     error = 1.0 / np.sqrt(len(pulls))
+
     assert abs(pulls.mean()) < 0.03
     assert 0.95 < pulls.std() < 1.03, "σ counts a part of upward noise as signal"
     assert abs(intensity.mean()) < 3.0 * intensity.std() * error + 0.02 * intensity.std()
@@ -116,6 +120,7 @@ def test_pulls_of_spots(level):
     rng = np.random.default_rng(12)
     noise = np.sqrt(45 * (level + 1.0))
     pulls, _, _ = shots(rng, lambda n: noise * rng.uniform(1, 60, n), level, 3)
+
     assert abs(pulls.mean()) < 0.05
     assert 0.95 < pulls.std() < 1.05
 
@@ -132,6 +137,7 @@ def test_pulls_of_strong_spots_with_gain_errors():
 
     pulls, _, truth = shots(rng, few, 5.0, 2, gain=0.01)
     strong = pulls[truth > 1e4]
+
     assert len(strong) > 100
     assert abs(strong.mean()) < 0.25
     assert 0.8 < strong.std() < 1.2
@@ -150,10 +156,12 @@ def test_exact_on_a_noiseless_plane():
     """A plane is removed to rounding and the sum over the foreground is the sum of the planted
     photons.
     """
-    s, f = np.mgrid[: SHAPE[0], : SHAPE[1]]
-    image = (3.0 + 0.01 * f - 0.002 * s)[None].astype(np.float32)
+    slow, fast = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    plane = 3.0 + 0.01 * fast - 0.002 * slow
+    image = plane[None].astype(np.float32)
     image[0, 420, 700] += 1000.0
     found = one(image)
+
     assert found.intensity[0] == pytest.approx(1000.0, abs=1e-3)
     assert found.background[0] == pytest.approx(3.0 + 0.01 * 700.3 - 0.002 * 420.8, abs=0.02)
     assert (found.fast_obs[0], found.slow_obs[0]) == pytest.approx((700.5, 420.5), abs=1e-4)
@@ -169,6 +177,7 @@ def test_hot_background_pixel(photons):
     before = one(clean)
     after = one(hot)
     fast0, fast1, slow0, slow1 = after.bbox[0]
+
     assert fast0 <= 700 < fast1, "the pixel is in the shoebox"
     assert slow0 <= 413 < slow1
     assert abs(before.intensity[0] - after.intensity[0]) < 0.1 * before.sigma[0]
@@ -187,6 +196,7 @@ def test_unpredicted_neighbour_in_the_background():
         )
         shift = beside.intensity[0] - alone.intensity[0]
         shifts.append(shift / alone.sigma[0])
+
     assert abs(np.mean(shifts)) < 0.5
 
 
@@ -205,6 +215,7 @@ def test_neighbours_know_each_other():
         found = one(image, positions=positions, calibration_error=0.0)
         assert not found.flags.any()
         pulls.append((found.intensity - expected) / found.sigma)
+
     assert np.all(np.abs(np.mean(pulls, axis=0)) < 4.0 / np.sqrt(30))
     assert np.all(np.abs(np.std(pulls, axis=0) - 1.0) < 0.3)
 
@@ -214,6 +225,7 @@ def test_overlap_is_flagged_and_no_photon_counted_twice():
     positions = POSITION + np.array([[0.0, 0.0], [2.0, 0.0]])
     image = still(rng, positions, np.array([5000.0, 5000.0]), 5.0)
     found = one(image, positions=positions)
+
     assert np.all(found.flags & ReflectionFlag.OVERLAP)
     assert found.intensity.sum() == pytest.approx(10000.0, rel=0.05)
     assert one(image).flags[0] == 0
@@ -225,6 +237,7 @@ def test_masked_row_saturation_and_edges():
     mask = np.ones(image.shape, bool)
     mask[0, 421] = False
     image[0, 421] = np.nan
+
     assert one(image, mask).flags[0] == ReflectionFlag.MASKED
 
     mask[0, 421] = True
@@ -261,6 +274,7 @@ def test_panels_are_kept_apart():
     image[1, 420, 700] += 500.0
     predicted = predicted_at(np.repeat(POSITION, 2, axis=0))._replace(panel=np.array([0, 1]))
     found = integrate(image, np.ones(image.shape, bool), predicted, twice)
+
     np.testing.assert_allclose(found.intensity, [0.0, 500.0], atol=1e-3)
     assert not found.flags.any()
 
@@ -274,6 +288,7 @@ def test_observed_centroid_does_not_follow_the_prediction():
     right = one(image, positions=positions)
     wrong = one(image, positions=positions + np.array([0.5, -0.5]))
     shift = np.hypot(wrong.fast_obs - right.fast_obs, wrong.slow_obs - right.slow_obs)
+
     assert np.nanmean(shift) < 0.01
     error = np.stack([wrong.fast_obs, wrong.slow_obs], axis=1) - positions
     assert np.all(np.abs(np.nanmean(error, axis=0)) < 0.01)
@@ -285,6 +300,7 @@ def test_the_signals_own_variance_can_be_taken_off_again():
     pairs = np.meshgrid([1.0, 30.0, 1e4], [-50.0, 0.0, 3.0, 100.0, 1e5])
     rest, intensity = (x.ravel() for x in pairs)
     own = integration.own_variance(intensity, rest)
+
     np.testing.assert_allclose(integration.rest_variance(intensity, rest + own), rest, rtol=1e-6)
     assert np.all(own[intensity <= 0] == 0)
     strong = intensity > 1e3 * np.sqrt(rest)

@@ -21,14 +21,23 @@ def near_bragg(hkl, psi: float, seed: int = 1) -> np.ndarray:
     7120 eV.
     """
     rng = np.random.default_rng(seed)
-    direction = np.array(hkl) / np.linalg.norm(hkl)
-    g = np.linalg.norm(hkl) / EDGE
+    length = np.linalg.norm(hkl)
+    direction = np.array(hkl) / length
+
+    # where the node shall be
+    g = length / EDGE
     azimuth = rng.uniform(0, 2 * np.pi)
     up = np.arcsin(0.5 * g * HC_EV_ANGSTROM / 7120.0) + psi
-    goal = np.array([np.cos(up) * np.cos(azimuth), np.cos(up) * np.sin(azimuth), np.sin(up)])
+    x = np.cos(up) * np.cos(azimuth)
+    y = np.cos(up) * np.sin(azimuth)
+    goal = np.array([x, y, np.sin(up)])
+
+    # the turn that brings it there, and any about the node
     axis = np.cross(direction, goal)
-    turn = rotation.from_vector(axis / np.linalg.norm(axis) * np.arccos(direction @ goal))
-    return rotation.from_vector(goal * rng.uniform(0, 2 * np.pi)) @ turn / EDGE
+    axis /= np.linalg.norm(axis)
+    turn = rotation.from_vector(axis * np.arccos(direction @ goal))
+    about_node = rotation.from_vector(goal * rng.uniform(0, 2 * np.pi))
+    return about_node @ turn / EDGE
 
 
 def centroids(A, eta, domain, hkl, spectrum):
@@ -48,6 +57,7 @@ def test_rotation_alone_is_the_smallest_rotation_onto_the_sphere(psi):
     s0 = np.array([0, 0, -7120.0 / HC_EV_ANGSTROM])
     axis = np.cross(q, s0)
     turned = rotation.from_vector(axis / np.linalg.norm(axis) * psi) @ q
+
     assert abs(np.linalg.norm(s0 + turned) / np.linalg.norm(s0) - 1) < 1e-12, "on the sphere"
     expected = (s0 + turned) / np.linalg.norm(s0 + turned)
     np.testing.assert_allclose(found.s1[0], expected, atol=1e-6)  # ψ² is left out
@@ -59,6 +69,7 @@ def test_size_alone_is_the_nearest_point_of_the_sphere():
     hkl = (7, 5, 3)
     found = centroids(A, 1e-9, 500.0, [hkl], ONE)
     s1 = A @ hkl + [0, 0, -7120.0 / HC_EV_ANGSTROM]
+
     np.testing.assert_allclose(found.s1[0], s1 / np.linalg.norm(s1), atol=1e-7)
 
 
@@ -66,8 +77,10 @@ def turned_nodes(q, eta, n_turns=600):
     """Return the node q (3,) in domains turned about random axes by normal angles: (n_turns, 3)."""
     axes = np.random.default_rng(0).normal(size=(n_turns, 3))
     axes /= np.linalg.norm(axes, axis=1, keepdims=True)
-    angles = norm.ppf((np.arange(n_turns) + 0.5) / n_turns) * eta
-    return rotation.from_vector(axes * angles[:, None]) @ q
+    quantiles = (np.arange(n_turns) + 0.5) / n_turns
+    angles = norm.ppf(quantiles) * eta
+    turns = rotation.from_vector(axes * angles[:, None])
+    return turns @ q
 
 
 def rays_around(s1, grid):
@@ -122,6 +135,7 @@ def test_photons_centroid_and_energy_equal_a_brute_force_sum(hkl, psi):
     photons, s1, energy = brute_force(A, hkl, eta, domain, spectrum)
     found = centroids(A, eta, domain, [hkl], spectrum)
     volume = (np.pi * 0.63 / 2) ** 1.5 / domain**3
+
     np.testing.assert_allclose(found.lorentz * found.partiality * volume, photons, rtol=0.04)
     np.testing.assert_allclose(found.energy_ev, energy, atol=0.3)
     np.testing.assert_allclose(found.s1[0], s1, atol=4e-5)  # 0.03 px of the demo
@@ -131,6 +145,7 @@ def test_compressing_keeps_photons_and_their_mean_energy():
     rng = np.random.default_rng(2)
     full = Spectrum(np.arange(7070.5, 7170.5), rng.exponential(size=100))
     small = prediction.compress(full)
+
     assert len(small.photons) == prediction.N_CHANNELS
     np.testing.assert_allclose(small.photons.sum(), full.photons.sum())
     np.testing.assert_allclose(small.mean_energy_ev, full.mean_energy_ev, rtol=1e-12)
@@ -170,6 +185,7 @@ def test_capture_is_that_of_the_sensor_under_the_spot():
     found = predict("C 1 2 1", WIDE._replace(thickness_mm=0.032, attenuation_mm=0.017))
     radius = np.hypot(found.fast - 600, found.slow - 600) * 0.1
     path = 32 * np.hypot(radius, 120.0) / 120.0
+
     np.testing.assert_allclose(found.capture, 1 - np.exp(-path / 17))
     assert (predict("C 1 2 1", WIDE).capture == 1).all()
 
@@ -186,6 +202,7 @@ def test_pruning_loses_no_reflection(group):
     on_panel = np.abs(spots.s1[:, :2] / spots.s1[:, 2:]).max(1) < 0.5
     recorded = hkl[(spots.partiality >= 1e-3) & on_panel]
     expected = {tuple(h) for h in recorded}
+
     assert {tuple(h) for h in found.hkl} == expected
     assert len(expected) > 30
     assert np.all(found.d >= 2.5)
@@ -203,6 +220,7 @@ def test_panels_of_a_cut_detector_show_what_the_whole_one_shows():
     )
     whole = predict("C 1 2 1", WIDE)
     cut = predict("C 1 2 1", halves)
+
     np.testing.assert_array_equal(whole.hkl, cut.hkl)
     np.testing.assert_allclose(whole.slow, cut.slow + 600 * cut.panel, atol=1e-9)
     for name in ("fast", "radial_px", "transverse_px", "lorentz"):

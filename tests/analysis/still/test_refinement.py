@@ -103,6 +103,7 @@ def wrong(A, degrees: float, strain: float, group: str, seed=3) -> np.ndarray:
 def test_strains_keep_the_lattice_symmetry(group, n_free):
     A = crystal(group, 1)
     frame = crystal_frame(A, group)
+
     assert len(frame.strains) == n_free
     np.testing.assert_allclose(matrix(frame, np.zeros(3 + n_free)), A, atol=1e-15)
 
@@ -154,6 +155,7 @@ def test_truth_is_found_again(group):
     spots.fast[moved] = rng.uniform(0, 1200, size=len(moved))
 
     found = refine(wrong(A, 0.3, 0.003, group), hkl, spots, group)
+
     assert np.rad2deg(symmetry.misorientation(found.A, A, group)) < 0.006
     np.testing.assert_allclose(found.cell, unit_cell.radians(CELLS[group]), rtol=5e-4)
     assert 0.7 < found.eta_rad / ETA < 1.4
@@ -173,6 +175,7 @@ def test_spots_not_indexed_at_first_join():
     hkl, spots = still(A, "C 1 2 1")
     few = np.where(np.arange(len(hkl))[:, None] < 25, hkl, 0)
     found = refine(wrong(A, 0.2, 0.002, "C 1 2 1"), few, spots, "C 1 2 1")
+
     assert np.all(found.hkl == hkl, axis=1).mean() > 0.98
 
 
@@ -180,6 +183,7 @@ def test_given_mosaic_spread_is_kept():
     A = crystal("C 1 2 1", 7)
     hkl, spots = still(A, "C 1 2 1")
     found = refine(A, hkl, spots, "C 1 2 1", eta_rad=5e-4)
+
     np.testing.assert_allclose(found.eta_rad, 5e-4, rtol=1e-4)
 
 
@@ -187,6 +191,7 @@ def test_too_few_spots_are_no_lattice():
     A = crystal("C 1 2 1", 7)
     hkl, spots = still(A, "C 1 2 1")
     few = np.where(np.arange(len(hkl))[:, None] < 7, hkl, 0)
+
     assert refine(A, few, spots, "C 1 2 1") is None
     of_other_spots = np.roll(hkl, 1, axis=0)
     assert refine(A, of_other_spots, spots, "C 1 2 1", tolerance_px=0.5) is None

@@ -30,6 +30,7 @@ def test_reduced_axes_are_niggli(cell, space_group):
     gruber = gemmi.GruberVector(gemmi.UnitCell(*cell), space_group[0])
     gruber.niggli_reduce()
     expected = gruber.get_cell().parameters[:3]
+
     np.testing.assert_allclose(np.linalg.norm(reduced, axis=0), expected, rtol=1e-6)
     assert np.linalg.det(reduced) == pytest.approx(np.linalg.det(basis), rel=1e-9)
 
@@ -82,5 +83,6 @@ def test_symmetry_leaves_nothing_to_search_where_it_decides():
         n_directions=1000,
     )
     size = np.ptp(square.plans[0].box.vectors, axis=1)
+
     assert size[2] > 30.0
     assert max(size[:2]) < 20.0  # twice the error of a found axis, 1.5° of 304 Å

@@ -69,6 +69,7 @@ def test_spots_are_found_where_they_are(background, photons):
     image = _image(rng, 500, background, centres, photons)
     found = spots.find(image, everywhere(image))
     distance, index = _match(found, centres)
+
     assert (distance < 1.0).mean() > 0.99
     assert len(found.panel) <= 1.01 * len(centres)
 
@@ -91,6 +92,7 @@ def test_noise_makes_no_spots(background, readout):
     image = _image(np.random.default_rng(2), 1400, background, readout=readout)
     threshold = DispersionThreshold(readout_photons=readout)
     found = spots.find(image, everywhere(image), threshold)
+
     assert len(found.panel) <= 1  # of 2 million pixels
 
 
@@ -110,6 +112,7 @@ def test_a_very_strong_pixel_reaches_no_further_than_its_window():
 
     beside = spots.select(after, ~far_after)
     peak = np.argmax(beside.intensity)
+
     assert beside.intensity[peak] == pytest.approx(2.8e10, rel=1e-3)
     assert (beside.fast[peak], beside.slow[peak]) == pytest.approx((101.0, 101.0), abs=1e-3)
 
@@ -121,6 +124,7 @@ def test_a_weak_neighbour_of_a_strong_spot_is_seen():
     image = strong + weak
     found = spots.find(image, everywhere(image))
     distance, _ = _match(found, np.array([[30.5, 30.5], [37.2, 31.4]]))
+
     assert (distance < 0.5).all()
 
 
@@ -137,6 +141,7 @@ def test_masked_pixels_do_not_exist():
     again = spots.find(image, mask)
     for column, other in zip(found, again, strict=True):
         np.testing.assert_array_equal(column, other)
+
     assert not ((found.fast > 95) & (found.fast < 110)).any()
     inside = (centres[:, 0] < 90) | (centres[:, 0] > 115)
     distance, _ = _match(found, centres[inside])
@@ -150,6 +155,7 @@ def test_panels_are_apart():
     both = np.concatenate([one, two])
     mask = np.ones(both.shape, dtype=bool)
     found = spots.find(both, mask)
+
     assert found.panel.tolist() == [0, 1, 1]
     for p, image in enumerate((one, two)):
         alone = spots.find(image, mask[:1])
@@ -179,6 +185,7 @@ def test_resolution_is_bragg():
     found = spots.find(image, everywhere(image))
     two_theta = np.arctan(np.hypot(80.1, 60.1) / 100.0)
     expected = wavelength(7120.0) / (2.0 * np.sin(two_theta / 2.0))
+
     np.testing.assert_allclose(spots.resolution(detector, 7120.0, found), [expected], rtol=1e-6)
 
 
@@ -192,6 +199,7 @@ def test_spots_of_another_simulator_lie_on_its_lattice(shared_data):
         image = file["entry/data/data"][4:5].astype(np.float32) - truth["adc_offset"]
         mask = file["entry/instrument/detector/pixel_mask"][()][None] == 0
     found = spots.find(image, mask)
+
     assert 80 <= len(found.panel) <= 100
 
     origin = np.array([truth["true_panel_origin_mm"]])
@@ -221,6 +229,7 @@ def test_a_sloping_background_does_not_pull_the_centroids():
     found = spots.find(image.astype(np.float32), everywhere(image))
     distance, index = _match(found, centres)
     is_found = distance < 1.0
+
     assert is_found.mean() > 0.98
 
     for axis, position in enumerate((found.fast, found.slow)):

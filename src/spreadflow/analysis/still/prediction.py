@@ -188,14 +188,7 @@ def _spot(x, y, eta, sigma_q, energies, photons) -> _Spot:
     def mean(value):
         return (density * value).sum(axis=(1, 2)) / total
 
-    # rays to the mean of the cloud where the sphere cuts it, in units of k
-    step = -cut.excess / cut.variance
-    turned_x = tilt * (g2 * cut.normal_x - x * cut.along_normal)
-    turned_y = tilt * (g2 * cut.normal_y - y * cut.along_normal)
-    shift_x = step * (sigma_q**2 * cut.normal_x + turned_x)
-    shift_y = step * (sigma_q**2 * cut.normal_y + turned_y)
-    ray_x = (k + x + shift_x) / k
-    ray_y = (y + shift_y) / k
+    ray_x, ray_y = _rays_of_cut(x, y, k, tilt, sigma_q, cut)
     mean_x = mean(ray_x)
     mean_y = mean(ray_y)
 
@@ -247,6 +240,19 @@ def _cut(x, y, k, tilt, sigma_q) -> _Cut:
         along_normal=along_normal,
         variance=sigma_q**2 + tilt * (g2 - along_normal**2),
     )
+
+
+def _rays_of_cut(x, y, k, tilt, sigma_q, cut: _Cut) -> tuple[Array, Array]:
+    """Return the rays to the mean of the cloud where the sphere cuts it, δq = −Σ n ε/σ_n² from the
+    node, in units of k: along the beam and across it. Arguments are those of `_cut`.
+    """
+    g2 = x**2 + y**2
+    step = -cut.excess / cut.variance
+    turned_x = tilt * (g2 * cut.normal_x - x * cut.along_normal)
+    turned_y = tilt * (g2 * cut.normal_y - y * cut.along_normal)
+    shift_x = step * (sigma_q**2 * cut.normal_x + turned_x)
+    shift_y = step * (sigma_q**2 * cut.normal_y + turned_y)
+    return (k + x + shift_x) / k, (y + shift_y) / k
 
 
 def _density(fraction, excess, variance):

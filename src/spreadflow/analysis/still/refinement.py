@@ -213,22 +213,24 @@ def _fit_round(
     spectrum: Spectrum,
     detector: Detector,
     space_group: str,
-    how: _RoundSettings,
+    settings: _RoundSettings,
 ) -> tuple[MosaicLattice, np.ndarray]:
     """Return the lattice fitted to its indexed spots, and their squared distances from their
     predictions in units of σ²: (indexed spot,).
     """
     frame = crystal_frame(lattice.A, space_group)
     model = CentroidModel(frame, spectrum, lattice.domain_ang)
-    observed = centroid_fit.observe(lattice, hkl, spots, spectrum, detector, model_px=how.model_px)
-    observed = observed._replace(variance=observed.variance * how.variance_factor)
+    observed = centroid_fit.observe(
+        lattice, hkl, spots, spectrum, detector, model_px=settings.model_px
+    )
+    observed = observed._replace(variance=observed.variance * settings.variance_factor)
 
     sigma_psi = np.full(len(observed.hkl), np.inf)
-    if how.restrains_psi:
+    if settings.restrains_psi:
         typical = lattice._replace(eta_rad=ETA_PRIOR_RAD)
         sigma_psi = centroid_fit.sigma_psi(typical, observed.hkl, spectrum)
-    centre, precision = centroid_fit.prior(frame, np.log(how.eta_rad), how.ln_eta_sigma)
-    if how.holds_A:
+    centre, precision = centroid_fit.prior(frame, np.log(settings.eta_rad), settings.ln_eta_sigma)
+    if settings.holds_A:
         precision[:-1] = HELD
 
     found = centroid_fit.fit(
@@ -237,7 +239,7 @@ def _fit_round(
         model.start(lattice.eta_rad),
         observed,
         Restraint(centre, precision, sigma_psi),
-        least_gain=how.least_gain,
+        least_gain=settings.least_gain,
     )
     z2 = (found.offset**2 / observed.variance).sum(axis=1)
     return model.lattice(found.p), z2[observed.valid]
