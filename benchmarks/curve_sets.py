@@ -39,13 +39,14 @@ class Set(NamedTuple):
 
     def at(self, curves: np.ndarray, p: Parametrisation) -> Normal:
         """Return the normal equations in θ about other curves (site, 2, channel)."""
+        here = self.normal
         away = (curves - self.curves).ravel()
-        slope = self.normal.hessian @ away / len(self.normal.losses)
-        scores = self.normal.scores + slope
+        scores = here.scores + here.hessian @ away / len(here.losses)
+        mean_scores = 0.5 * (here.scores + scores)
         return Normal(
-            losses=self.normal.losses + 0.5 * (self.normal.scores + scores) @ away,
+            losses=here.losses + mean_scores @ away,
             scores=scores @ p.basis,
-            hessian=p.basis.T @ self.normal.hessian @ p.basis,
+            hessian=p.basis.T @ here.hessian @ p.basis,
         )
 
 
@@ -76,17 +77,25 @@ class Scored(NamedTuple):
 
 def scored(p: Parametrisation, fit: RefinedCurves) -> Scored:
     """Compare curves with the truth."""
-    is_scored = (p.nodes_ev >= BAND_EV[0]) & (p.nodes_ev <= BAND_EV[1])
+    low, high = BAND_EV
+    is_scored = (p.nodes_ev >= low) & (p.nodes_ev <= high)
     true = p._replace(reference=lattices.true_curves()).reference_at_nodes
     deviation = (p.at_nodes @ fit.theta).reshape(true.shape)
-    values = (deviation + p.reference_at_nodes - true, p.sigma(fit.fisher), p.sigma(fit.sandwich))
-    return Scored(*(value[..., is_scored] for value in values))
+    error = deviation + p.reference_at_nodes - true
+    return Scored(
+        error=error[..., is_scored],
+        fisher=p.sigma(fit.fisher)[..., is_scored],
+        sandwich=p.sigma(fit.sandwich)[..., is_scored],
+    )
 
 
 def rms(values: np.ndarray) -> dict[str, float]:
     """Return the root mean square of f′ and of f″ over (…, site, 2, node)."""
-    fp, fdp = np.moveaxis(values, -2, 0)
-    return {"fp": float(np.sqrt(np.mean(fp**2))), "fdp": float(np.sqrt(np.mean(fdp**2)))}
+    mean_squares = {
+        "fp": np.mean(values[..., 0, :] ** 2),
+        "fdp": np.mean(values[..., 1, :] ** 2),
+    }
+    return {kind: float(np.sqrt(value)) for kind, value in mean_squares.items()}
 
 
 def figures(p: Parametrisation, fits: list[RefinedCurves]) -> dict:
@@ -106,17 +115,22 @@ def figures(p: Parametrisation, fits: list[RefinedCurves]) -> dict:
 def edge(p: Parametrisation, fits: list[RefinedCurves]) -> dict:
     """Return E0(oxidized) − E0(reduced) of several fits; the shape is that of the metal."""
     shapes = edges.metals(ELEMENTS, p.energies_ev)
-    plain = [edges.edges(p, fit.theta, fit.of_pixels, shapes) for fit in fits]
-    honest = [edges.edges(p, fit.theta, fit.of_pixels, shapes, noise=fit.scatter) for fit in fits]
-    value = np.array([found.difference_ev[0, 1] for found in plain])
-    sigma = np.array([found.difference_sigma_ev[0, 1] for found in plain])
-    scatter = np.array([found.difference_sigma_ev[0, 1] for found in honest])
+    values = []
+    sigmas = []
+    scatters = []
+    for fit in fits:
+        plain = edges.edges(p, fit.theta, fit.of_pixels, shapes)
+        honest = edges.edges(p, fit.theta, fit.of_pixels, shapes, noise=fit.scatter)
+        values.append(plain.difference_ev[0, 1])
+        sigmas.append(plain.difference_sigma_ev[0, 1])
+        scatters.append(honest.difference_sigma_ev[0, 1])
+    sigma = np.array(sigmas)
     oxidized, reduced = (anomalous.VALENCE[name] for name in VALENCES)
-    error = value - (oxidized - reduced) * anomalous.EDGE_SHIFT_EV
+    error = np.array(values) - (oxidized - reduced) * anomalous.EDGE_SHIFT_EV
     return {
         "error_ev": error.tolist(),
         "sigma_ev": float(sigma.mean()),
-        "sigma_sandwich_ev": float(scatter.mean()),
+        "sigma_sandwich_ev": float(np.mean(scatters)),
         "bias_ev": float(error.mean()),
         "bias_sigma_ev": float(sigma.mean() / np.sqrt(len(error))),
         "worst_pull": float(np.abs(error / sigma).max()),

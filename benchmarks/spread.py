@@ -32,6 +32,21 @@ from spreadflow.recipes.lattice_sums import LatticeSums, sums_here
 MAX_WAITING = 32
 """Lattices that may wait to be taken."""
 
+KINDS = ("fp", "fdp")
+"""Names of f′ and f″ in keys of figures."""
+
+E0 = (
+    "{sigma_ev:.3f} ({sigma_sandwich_ev:.3f}), {bias_ev:+.3f} ± {bias_sigma_ev:.3f}, "
+    "{worst_pull:.1f}"
+)
+"""How the difference of E0 is shown."""
+
+COSTS = (
+    "    s per lattice: Gram matrices {seconds_build:.3f}, cycle {seconds_cycle:.4f} (of "
+    "{cycles:g} cycles); Kramers-Kronig: σ(f′) {gain_kramers_kronig:.2f} x smaller"
+)
+"""How costs are shown."""
+
 
 D_MAX_WIDE = 4.0
 """Low-resolution edge of what `spread` reads by default, Å."""
@@ -211,7 +226,7 @@ def figures_of(name: str, sets: list[Reduced]) -> dict:
     return out | costs
 
 
-def ratio(rows: dict[str, dict], name: str) -> list[float] | None:
+def over_bound(rows: dict[str, dict], name: str) -> list[float] | None:
     """Return the r.m.s. error over the Cramér-Rao bound of f′, f″; None where the row that has the
     bound is missing.
     """
@@ -220,40 +235,34 @@ def ratio(rows: dict[str, dict], name: str) -> list[float] | None:
     if bound is None:
         return None
     scale = np.sqrt(bound["n_lattices"] / row["n_lattices"])
-    return [row[f"rms_{kind}"] / (scale * bound[f"crlb_{kind}"]) for kind in ("fp", "fdp")]
+    return [row[f"rms_{kind}"] / (scale * bound[f"crlb_{kind}"]) for kind in KINDS]
 
 
-def line(label: str, row: dict, bound: list[float] | None) -> str:
-    """Return a line of the table. bound: r.m.s. over the bound; None = that of the row itself."""
-    rms_errors = [row[f"rms_{kind}"] for kind in ("fp", "fdp")]
-    sigmas = [row[f"crlb_{kind}"] for kind in ("fp", "fdp")]
-    ratios = bound or np.divide(rms_errors, sigmas)
-    pairs = [rms_errors, sigmas, ratios, row["pull_sd_fisher"], row["pull_sd_sandwich"]]
-    shown = "".join(f"{f'{first:.3g}/{second:.3g}':>14}" for first, second in pairs)
-    e0 = (
-        "{sigma_ev:.3f} ({sigma_sandwich_ev:.3f}), {bias_ev:+.3f} ± {bias_sigma_ev:.3f}, "
-        "{worst_pull:.1f}"
-    ).format(**row["edge"])
+def line(label: str, row: dict, ratios: list[float] | None) -> str:
+    """Return a line of the table. ratios: r.m.s. over the bound; None = over that of the row."""
+    errors = [row[f"rms_{kind}"] for kind in KINDS]
+    sigmas = [row[f"crlb_{kind}"] for kind in KINDS]
+    ratios = ratios or np.divide(errors, sigmas)
+    pairs = [errors, sigmas, ratios, row["pull_sd_fisher"], row["pull_sd_sandwich"]]
+    cells = [f"{fp:.3g}/{fdp:.3g}" for fp, fdp in pairs]
+    columns = "".join(f"{cell:>14}" for cell in cells)
     n_lattices = f"{row['n_sets']} x {row['n_lattices']}"
-    return f"{label:<36}{n_lattices:>10}{shown}   {e0}"
+    return f"{label:<36}{n_lattices:>10}{columns}   {E0.format(**row['edge'])}"
 
 
 def report(rows: dict[str, dict]) -> None:
     """Print the table, and what there is of edges and controls."""
     names = ("r.m.s.", "formal σ", "/ bound", "pulls", "sandwich")
-    columns = f"{'lattices':>10}" + "".join(f"{name:>14}" for name in names)
-    print(f"{'e: f′/f″':<36}{columns}   E0 difference, eV: σ (sandwich), bias, worst/σ")
+    columns = "".join(f"{name:>14}" for name in names)
+    e0 = "E0 difference, eV: σ (sandwich), bias, worst/σ"
+    print(f"{'e: f′/f″':<36}{'lattices':>10}{columns}   {e0}")
     for name in filter(rows.get, ROWS):
         row = rows[name]
-        print(line(name, row, ratio(rows, name)))
+        print(line(name, row, over_bound(rows, name)))
         for label, inner in row.items():
             if isinstance(inner, dict) and "rms_fp" in inner:
                 print(line(f"  {label}", inner, None))
-        costs = (
-            "s per lattice: Gram matrices {seconds_build:.3f}, cycle {seconds_cycle:.4f} (of "
-            "{cycles:g} cycles); Kramers-Kronig: σ(f′) {gain_kramers_kronig:.2f} x smaller"
-        )
-        print(f"    {costs.format(**row)}")
+        print(COSTS.format(**row))
     for name, verdict in rows.get("controls", {}).items():
         print(f"{name:<28}{verdict}")
 
@@ -270,8 +279,10 @@ def main() -> None:
     parser.add_argument("--domains", type=Path, help=help_of_domains)
     parser.add_argument("--json", type=Path, help="rows are added to those that it has")
     args = parser.parse_args()
-    chosen = {name: ROWS[name] for name in args.rows or ROWS}
-    chosen = {name: row._replace(n=max(2, row.n // args.quick)) for name, row in chosen.items()}
+    chosen = {}
+    for name in args.rows or ROWS:
+        row = ROWS[name]
+        chosen[name] = row._replace(n=max(2, row.n // args.quick))
     rows = {}
     if args.json and args.json.exists():
         rows = json.loads(args.json.read_text())["rows"]

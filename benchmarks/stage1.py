@@ -193,47 +193,72 @@ def offsets(made: Patch, boxes: Shoeboxes, point: solve.Point) -> dict[str, np.n
     transverse: of the model's and the truth's from the observed ones, and of the model's from the
     truth's.
 
-    boxes: as they were fitted, their point spread undone. Observed is the centre of mass of the
-    pixels 3 σ above background within 0.7 mm of where the spot is predicted to reach.
+    boxes: as they were fitted, their point spread undone.
     """
-    detector = made.parameters.detector
     predicted = made.predicted
-    pixel_mm = float(detector.pixel_mm)
-    n_boxes = len(boxes.panel)
-    box = np.repeat(np.arange(n_boxes), boxes.n_pixels)
-    pixels = lattice_fit.points(boxes)
-    position = np.stack([pixels.fast, pixels.slow], axis=1)
+    detector = made.parameters.detector
     axes = geometry.radial_axes(detector, predicted.panel, predicted.fast, predicted.slow)
+    axes_mm = axes * float(detector.pixel_mm)
 
-    def centres(weight: np.ndarray) -> np.ndarray:
-        total = np.bincount(box, weight, n_boxes)
-        moments = [np.bincount(box, weight * along, n_boxes) for along in position.T]
-        return np.stack(moments, axis=1) / np.maximum(total, 1e-9)[:, None]
+    bragg = np.zeros(len(boxes.valid))
+    bragg[boxes.valid] = point.bragg
+    is_counted = is_of_spot(made, boxes)
+    observed = centres(boxes, np.where(is_counted, boxes.photons - made.background, 0.0))
+    from_truth = centres(boxes, bragg) - centres(boxes, made.bragg)
+    of_model = centres(boxes, bragg) - observed
+    of_truth = centres(boxes, made.bragg) - observed
+
+    box = box_of_pixel(boxes)
+    is_bright = np.bincount(box, made.bragg) > BRIGHT
+    is_observed = np.bincount(box, is_counted, len(boxes.panel)) > 0
 
     def along_axes(away: np.ndarray, is_chosen: np.ndarray) -> np.ndarray:
-        return np.einsum("bc,brc->br", away, axes)[is_chosen] * pixel_mm
+        return np.einsum("bc,brc->br", away, axes_mm)[is_chosen]
 
+    out = {"bright_exact": along_axes(from_truth, is_bright)}
+    for name, is_chosen in (("bright", is_bright), ("strong", is_strong(made, boxes))):
+        out[name] = along_axes(of_model, is_chosen & is_observed)
+        out[f"{name}_truth"] = along_axes(of_truth, is_chosen & is_observed)
+    return out
+
+
+def box_of_pixel(boxes: Shoeboxes) -> np.ndarray:
+    """Return the shoebox of each pixel (pixel,)."""
+    return np.repeat(np.arange(len(boxes.panel)), boxes.n_pixels)
+
+
+def positions(boxes: Shoeboxes) -> np.ndarray:
+    """Return the positions (pixel, 2) of all pixels, fast and slow, px."""
+    pixels = lattice_fit.points(boxes)
+    return np.stack([pixels.fast, pixels.slow], axis=1)
+
+
+def centres(boxes: Shoeboxes, weight: np.ndarray) -> np.ndarray:
+    """Return the centres (box, 2), px, of the weights (pixel,) in each shoebox."""
+    box = box_of_pixel(boxes)
+    n = len(boxes.panel)
+    total = np.bincount(box, weight, n)
+    moments = [np.bincount(box, weight * along, n) for along in positions(boxes).T]
+    return np.stack(moments, axis=1) / np.maximum(total, 1e-9)[:, None]
+
+
+def is_of_spot(made: Patch, boxes: Shoeboxes) -> np.ndarray:
+    """Return which pixels count for observed centroids, (pixel,) bool: valid ones 3 σ above
+    background within 0.7 mm of where the spot is predicted to reach.
+    """
+    predicted = made.predicted
+    detector = made.parameters.detector
+    axes = geometry.radial_axes(detector, predicted.panel, predicted.fast, predicted.slow)
     middle = np.stack([predicted.fast, predicted.slow], axis=1)
     extent = np.stack([predicted.radial_px, predicted.transverse_px], axis=1)
-    reach = extent + MARGIN_MM / pixel_mm
-    away = np.einsum("pc,prc->pr", position - middle[box], axes[box])
+    reach = extent + MARGIN_MM / float(detector.pixel_mm)
+
+    box = box_of_pixel(boxes)
+    away = np.einsum("pc,prc->pr", positions(boxes) - middle[box], axes[box])
     is_near = (np.abs(away) < reach[box]).all(axis=1)
     above = boxes.photons - made.background
     is_lit = above > ABOVE_SIGMA * np.sqrt(made.background)
-    is_counted = is_near & boxes.valid & is_lit
-
-    bragg = np.zeros(len(box))
-    bragg[boxes.valid] = point.bragg
-    observed = centres(np.where(is_counted, above, 0.0))
-    model = centres(bragg)
-    truth = centres(made.bragg)
-    is_bright = np.bincount(box, made.bragg) > BRIGHT
-    is_observed = np.bincount(box, is_counted, n_boxes) > 0
-    out = {"bright_exact": along_axes(model - truth, is_bright)}
-    for name, is_chosen in (("bright", is_bright), ("strong", is_strong(made, boxes))):
-        out[name] = along_axes(model - observed, is_chosen & is_observed)
-        out[f"{name}_truth"] = along_axes(truth - observed, is_chosen & is_observed)
-    return out
+    return is_near & boxes.valid & is_lit
 
 
 def is_strong(made: Patch, boxes: Shoeboxes) -> np.ndarray:

@@ -31,21 +31,22 @@ def oscillator(energies: np.ndarray, centre: float, width: float) -> np.ndarray:
     return np.conj(strength * energies**2 / (energies**2 - centre**2 + 1j * width * energies))
 
 
-@pytest.mark.parametrize("at", [7069.0, 7070.0, 7088.0, 7099.4, 7108.0, 7109.3])
+@pytest.mark.parametrize("energy", [7069.0, 7070.0, 7088.0, 7099.4, 7108.0, 7109.3])
 @pytest.mark.parametrize("node", [0, 9, 25])
-def test_the_dispersion_integral_of_a_node_is_that_of_numerical_integration(at, node):
+def test_the_dispersion_integral_of_a_node_is_that_of_numerical_integration(energy, node):
     """P∫ by subtracting the pole: symmetric about it, ∫(g(x) − g(E))/(E − x) dx."""
     nodes = NODES[4.0]
-    x = at + 150.0 * np.linspace(-1.0, 1.0, 400001)
+    x = energy + 150.0 * np.linspace(-1.0, 1.0, 400001)
     x = 0.5 * (x[1:] + x[:-1])
 
     def g(x):
-        return x / (at + x) * np.maximum(0.0, 1.0 - np.abs(x - nodes[node]) / 4.0)
+        hat = np.maximum(0.0, 1.0 - np.abs(x - nodes[node]) / 4.0)
+        return x / (energy + x) * hat
 
-    numerical = 2.0 / np.pi * np.sum((g(x) - g(at)) / (at - x)) * (x[1] - x[0])
-    assert dispersion.dispersion(np.array([at]), nodes)[0, node] == pytest.approx(
-        numerical, abs=1e-5
-    )
+    integrand = (g(x) - g(energy)) / (energy - x)
+    numerical = 2.0 / np.pi * np.sum(integrand) * (x[1] - x[0])
+    integral = dispersion.dispersion(np.array([energy]), nodes)
+    assert integral[0, node] == pytest.approx(numerical, abs=1e-5)
 
 
 @pytest.mark.parametrize(("width", "step"), [(12.0, 1.0), (20.0, 2.0), (30.0, 4.0)])
@@ -55,12 +56,13 @@ def test_an_oscillator_whose_resonance_moved_by_2_ev(width, step):
     """
     reference, truth = (stacked(oscillator(ENERGIES, centre, width)) for centre in (7119.0, 7121.0))
     p = dispersion.kramers_kronig(reference, ENERGIES, NODES[step])
-    moved = (
-        oscillator(NODES[step], 7121.0, width).imag - oscillator(NODES[step], 7119.0, width).imag
-    )
-    left = (truth - p.curves(np.append(moved, [0.0, 0.0])))[0, 0]
+    after = oscillator(NODES[step], 7121.0, width).imag
+    before = oscillator(NODES[step], 7119.0, width).imag
+    recovered = p.curves(np.append(after - before, [0.0, 0.0]))
+    left = (truth - recovered)[0, 0]
+    tails = np.polynomial.Polynomial.fit(ENERGIES, left, 1)
     assert np.abs(truth - reference)[0, 0].max() > 0.25
-    assert np.abs(left - np.polynomial.Polynomial.fit(ENERGIES, left, 1)(ENERGIES)).max() < 0.02
+    assert np.abs(left - tails(ENERGIES)).max() < 0.02
 
 
 def test_the_oscillator_is_recovered_from_pixels(curve_pixels):
@@ -68,7 +70,7 @@ def test_the_oscillator_is_recovered_from_pixels(curve_pixels):
         stacked(*[oscillator(ENERGIES, centre, 20.0)] * 2) for centre in (7119.0, 7121.0)
     )
     p = dispersion.kramers_kronig(reference, ENERGIES, NODES[2.0])
-    theta, _ = curve_pixels.refined(p, curve_pixels.said(truth))
+    theta, _ = curve_pixels.refined(p, curve_pixels.slope(truth))
     band = (ENERGIES > 7100.0) & (ENERGIES < 7140.0)
     assert np.abs(p.curves(theta) - truth)[:, :, band].max() < 0.02
 
@@ -80,19 +82,18 @@ def test_unknowns_are_where_their_names_say(build):
     moved = p.curves(theta) - REFERENCE
     np.testing.assert_allclose(moved[1, 1, 40:44], [0.25, 0.75, 0.75, 0.25])
     assert np.abs(moved[1, 1]).sum() == pytest.approx(2.0) and not moved[0].any()
-    at = p.nodes_ev.searchsorted(7112.0)
-    assert (p.at_nodes @ theta).reshape(2, 2, -1)[1, 1, at] == 1.0
-    assert p.theta_ev[theta.argmax()] == 7112.0 and len(p.names) == len(theta) == p.basis.shape[1]
+    node = p.nodes_ev.searchsorted(7112.0)
+    assert (p.at_nodes @ theta).reshape(2, 2, -1)[1, 1, node] == 1.0
+    assert p.theta_ev[theta.argmax()] == 7112.0
+    assert len(p.names) == len(theta) == p.basis.shape[1]
 
 
 def test_a_straight_line_is_exact_between_nodes_and_ends_a_step_beyond():
     nodes = np.array([7080.0, 7081.0, 7085.0, 7089.0])
-    at = np.array([7078.0, 7079.0, 7079.5, 7080.0, 7083.3, 7089.0, 7091.0, 7093.0, 7099.0])
-    np.testing.assert_allclose(
-        dispersion.hats(at, nodes) @ (nodes - 7079.0),
-        [0.0, 0.0, 0.5, 1.0, 4.3, 10.0, 5.0, 0.0, 0.0],
-        atol=1e-9,
-    )
+    energies = np.array([7078.0, 7079.0, 7079.5, 7080.0, 7083.3, 7089.0, 7091.0, 7093.0, 7099.0])
+    expected = [0.0, 0.0, 0.5, 1.0, 4.3, 10.0, 5.0, 0.0, 0.0]
+    line = dispersion.hats(energies, nodes) @ (nodes - 7079.0)
+    np.testing.assert_allclose(line, expected, atol=1e-9)
 
 
 @pytest.mark.stage
@@ -105,14 +106,14 @@ def test_errors_are_as_large_as_their_sigma(curve_pixels, build, restrain):
     are normal.
     """
     p = restrain(build(REFERENCE, ENERGIES, NODES[4.0]))
-    known = np.linalg.inv(p.restraints)
-    centre = known @ p.rows.T @ (p.precision * p.target)
-    root = np.linalg.cholesky(known)
+    prior = np.linalg.inv(p.restraints)
+    centre = prior @ p.rows.T @ (p.precision * p.target)
+    root = np.linalg.cholesky(prior)
     rng = np.random.default_rng(1)
     pulls = []
     for _ in range(60):
         truth = centre + root @ rng.standard_normal(len(centre))
-        theta, pixels = curve_pixels.refined(p, curve_pixels.said(p.curves(truth), rng))
+        theta, pixels = curve_pixels.refined(p, curve_pixels.slope(p.curves(truth), rng))
         sigma = p.sigma(np.linalg.inv(pixels + p.restraints))
         pulls.append((p.at_nodes @ (theta - truth)).reshape(sigma.shape) / sigma)
     assert np.std(pulls) == pytest.approx(1.0, abs=0.06)
@@ -130,12 +131,15 @@ def test_smoothness_of_a_ramp_is_that_of_steps_of_1_ev_on_any_grid():
         np.arange(7080.0, 7165.0, 4.0),
         np.array([7080.0, 7095.0, 7164.0]),
     ):
-        at = ramp[:, :, :1] + (ramp[:, :, 1:2] - ramp[:, :, :1]) * (nodes - ENERGIES[0])
-        for reference, theta in ((ramp, 0.0 * at), (0.0 * ramp, at)):
+        first = ramp[:, :, :1]
+        slope = ramp[:, :, 1:2] - first
+        at_nodes = first + slope * (nodes - ENERGIES[0])
+        for reference, theta in ((ramp, 0.0 * at_nodes), (0.0 * ramp, at_nodes)):
             weak = dispersion.free(reference, ENERGIES, nodes)
             p = dispersion.smooth(weak)
             n = len(weak.rows)
-            cost = 0.5 * p.precision[n:] @ (p.rows[n:] @ theta.ravel() - p.target[n:]) ** 2
+            away = p.rows[n:] @ theta.ravel() - p.target[n:]
+            cost = 0.5 * p.precision[n:] @ away**2
             assert cost == pytest.approx(expected, rel=1e-9)
 
 
@@ -143,12 +147,12 @@ def test_toward_known_states_weighs_as_a_measurement(curve_pixels):
     """Without light a node is where the restraints say; with it, restraint and pixels are weighted
     by variances.
     """
-    p = dispersion.toward(
-        dispersion.free(REFERENCE, ENERGIES, NODES[4.0], prior_e=1e4), sites(ENERGIES), 0.3
-    )
+    free = dispersion.free(REFERENCE, ENERGIES, NODES[4.0], prior_e=1e4)
+    p = dispersion.toward(free, sites(ENERGIES), 0.3)
     dark = np.linalg.solve(p.restraints, p.rows.T @ (p.precision * p.target))
-    known = p.reference_at_nodes + (p.at_nodes @ dark).reshape(2, 2, -1)
-    np.testing.assert_allclose(known, sites(NODES[4.0]), atol=0.06)  # interpolated between channels
+    at_nodes = p.reference_at_nodes + (p.at_nodes @ dark).reshape(2, 2, -1)
+    # interpolated between channels
+    np.testing.assert_allclose(at_nodes, sites(NODES[4.0]), atol=0.06)
     np.testing.assert_allclose(p.sigma(np.linalg.inv(p.restraints)), 0.3, rtol=1e-6)
 
 
@@ -161,9 +165,11 @@ def test_a_pair_costs_nothing_and_what_is_none_costs_what_tables_say():
     hard = dispersion.kramers_kronig(REFERENCE, ENERGIES, nodes)
     pair = hard.at_nodes @ rng.standard_normal(len(hard.names))
     np.testing.assert_allclose(p.rows[n:] @ pair, 0.0, atol=1e-9)
-    wrong = 0.05 * rng.standard_normal((400, 2, 2, len(nodes))) * np.array([1.0, 0.0])[:, None]
-    cost = ((wrong.reshape(400, -1) @ p.rows[n:].T) ** 2 @ p.precision[n:]).mean()
-    assert cost == pytest.approx(2 * (len(nodes) - 2), rel=0.03)
+    wrong = 0.05 * rng.standard_normal((400, 2, 2, len(nodes)))
+    wrong[:, :, 1] = 0.0
+    away = wrong.reshape(400, -1) @ p.rows[n:].T
+    cost = away**2 @ p.precision[n:]
+    assert cost.mean() == pytest.approx(2 * (len(nodes) - 2), rel=0.03)
 
 
 def test_the_penalty_gains_on_the_real_part_and_less_than_the_parametrisation(curve_pixels):
@@ -173,13 +179,14 @@ def test_the_penalty_gains_on_the_real_part_and_less_than_the_parametrisation(cu
     plain = dispersion.free(REFERENCE, ENERGIES, NODES[4.0])
     soft = dispersion.toward_kramers_kronig(plain, 1e-4)
     hard = dispersion.kramers_kronig(REFERENCE, ENERGIES, NODES[4.0])
-    said = curve_pixels.said(sites(ENERGIES), np.random.default_rng(4))
+    slope = curve_pixels.slope(sites(ENERGIES), np.random.default_rng(4))
     sigmas = []
     for p in (plain, soft, hard):
-        theta, pixels = curve_pixels.refined(p, said)
+        theta, pixels = curve_pixels.refined(p, slope)
         sigmas.append(p.sigma(np.linalg.inv(pixels + p.restraints))[:, :, 8:18])
         away = (p.curves(theta) - sites(ENERGIES)).reshape(2, 2, -1)[:, :, 33:67]
-        assert np.sqrt((away**2).mean(axis=2) / (sigmas[-1] ** 2).mean(axis=2)).max() < 2.0
+        ratio = (away**2).mean(axis=2) / (sigmas[-1] ** 2).mean(axis=2)
+        assert np.sqrt(ratio).max() < 2.0
     loose, tight, tightest = sigmas
     assert (tightest < tight).all() and (tight <= 1.001 * loose).all()
     assert (tight[:, 0] < 0.6 * loose[:, 0]).all() and (tightest[:, 0] < 0.5 * loose[:, 0]).all()
@@ -187,13 +194,14 @@ def test_the_penalty_gains_on_the_real_part_and_less_than_the_parametrisation(cu
 
 def test_the_band_is_the_longest_run_in_which_all_curves_are_known():
     sigma = np.full((2, 2, 10), 0.3)
-    sigma[0, 1, 2], sigma[1, 0, 8] = 0.6, 0.5
+    sigma[0, 1, 2] = 0.6
+    sigma[1, 0, 8] = 0.5
     assert dispersion.band(sigma) == slice(3, 8)
     assert dispersion.band(sigma, 0.2) == slice(0, 0)
     assert dispersion.band(sigma, 0.7) == slice(0, 10)
 
 
-def test_dark_nodes_open_constants_and_alternation_are_told():
+def test_dark_nodes_open_constants_and_alternation_are_reported():
     """All nodes are known to 0.1 e, but two to 10 e only; one curve is so up to a constant, and one
     is blurred.
     """
@@ -207,20 +215,15 @@ def test_dark_nodes_open_constants_and_alternation_are_told():
     pixels[3 * k :, 3 * k :] = 300.0 * np.exp(-0.5 * (apart / 1.5) ** 2)
     weak = dispersion.weak_directions(p, pixels)
     np.testing.assert_array_equal(np.argwhere(weak.dark), [[0, 0, 3], [0, 0, 4]])
-    assert (
-        weak.constant[0, 1] == pytest.approx(5.0 / np.sqrt(k), rel=0.2)
-        and weak.constant[1, 0] < 0.03
-    )
+    assert weak.constant[0, 1] == pytest.approx(5.0 / np.sqrt(k), rel=0.2)
+    assert weak.constant[1, 0] < 0.03
     assert weak.constant_alone[0, 1] == pytest.approx(5.0 / np.sqrt(k), rel=0.2)
     assert abs(weak.neighbours[1, 0]) < 1e-6 and weak.neighbours[1, 1] < -0.5
     assert weak.n_undetermined == 3, "two nodes and a constant"
-    told = weak.sentences(p.nodes_ev)
-    assert [sentence.split(":")[0] for sentence in told] == [
-        "f' of site 0",
-        "f'' of site 0",
-        "f'' of site 1",
-    ]
-    assert "2 of 26 nodes (7082 to 7086 eV)" in told[0]
+    sentences = weak.sentences(p.nodes_ev)
+    subjects = [sentence.split(":")[0] for sentence in sentences]
+    assert subjects == ["f' of site 0", "f'' of site 0", "f'' of site 1"]
+    assert "2 of 26 nodes (7082 to 7086 eV)" in sentences[0]
 
 
 @pytest.mark.parametrize("build", BUILDERS)

@@ -38,7 +38,7 @@ def test_edges_without_noise(curve_pixels, name, shifts):
     p = PARAMETRISATIONS[name]
     offset = 0.3 if name == "kramers_kronig" else 0.3 - 0.2j
     found = edges(
-        p, *curve_pixels.refined(p, curve_pixels.said(truth(*shifts, offset=offset))), SHAPES
+        p, *curve_pixels.refined(p, curve_pixels.slope(truth(*shifts, offset=offset))), SHAPES
     )
     np.testing.assert_allclose(found.shift_ev, shifts, atol=0.02)
     assert found.difference_ev[0, 1] == pytest.approx(shifts[0] - shifts[1], abs=0.02)
@@ -56,7 +56,7 @@ def test_differences_have_no_bias_and_an_honest_sigma(curve_pixels, name):
     rng = np.random.default_rng(5)
     pulls = []
     for _ in range(40):
-        found = edges(p, *curve_pixels.refined(p, curve_pixels.said(truth(2.0, 0.0), rng)), SHAPES)
+        found = edges(p, *curve_pixels.refined(p, curve_pixels.slope(truth(2.0, 0.0), rng)), SHAPES)
         pulls.append((found.difference_ev[0, 1] - 2.0) / found.difference_sigma_ev[0, 1])
     assert 0.05 < found.difference_sigma_ev[0, 1] < 0.25
     assert abs(np.mean(pulls)) < 3.5 / np.sqrt(40)
@@ -67,7 +67,7 @@ def test_the_scatter_brings_its_own_errors(curve_pixels):
     """Lattices that scatter three times as much as they should."""
     p = PARAMETRISATIONS["free"]
     theta, pixels = curve_pixels.refined(
-        p, curve_pixels.said(truth(2.0, 0.0), np.random.default_rng(6))
+        p, curve_pixels.slope(truth(2.0, 0.0), np.random.default_rng(6))
     )
     plain = edges(p, theta, pixels, SHAPES)
     same, wide = (edges(p, theta, pixels, SHAPES, noise=f * pixels) for f in (1.0, 9.0))
@@ -85,7 +85,7 @@ def test_each_site_has_a_shape_of_its_own(curve_pixels):
     moved = np.interp(ENERGIES - 1.0, FINE, other)
     curves = np.concatenate([truth(2.0), [[moved.real, moved.imag]]])
     found = edges(
-        p, *curve_pixels.refined(p, curve_pixels.said(curves)), (FINE, np.array([REDUCED, other]))
+        p, *curve_pixels.refined(p, curve_pixels.slope(curves)), (FINE, np.array([REDUCED, other]))
     )
     np.testing.assert_allclose(found.shift_ev, [2.0, 1.0], atol=0.02)
     np.testing.assert_allclose(found.energy_ev, [7118.0, 7108.0], atol=0.15)
@@ -98,7 +98,7 @@ def test_a_site_without_an_edge_has_none(curve_pixels):
     curves[1] = curves[1].mean(axis=1, keepdims=True) - (
         curves[1] - curves[1].mean(axis=1, keepdims=True)
     )
-    found = edges(p, *curve_pixels.refined(p, curve_pixels.said(curves)), SHAPES)
+    found = edges(p, *curve_pixels.refined(p, curve_pixels.slope(curves)), SHAPES)
     assert np.isnan(
         [found.shift_ev[1], found.energy_ev[1], found.covariance[1, 1], found.difference_ev[0, 1]]
     ).all()

@@ -1,5 +1,7 @@
 """Curves from Gram matrices: derivatives, what was planted, honest errors."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -7,68 +9,73 @@ from spreadflow.analysis.curves import dispersion, expand
 from spreadflow.analysis.curves.gram import gram
 
 STEP = 1e-4
-"""of curves, electrons, for differences"""
+"""Step of curves for differences, electrons."""
 
 
 @pytest.fixture(scope="module")
 def lattices(patched):
-    """Of the simulated shoeboxes."""
-    made = [
-        gram(model, planes) for model, planes in zip(patched.models, patched.planes, strict=True)
-    ]
-    return [
-        expand.lattice(one, patched.factors, expand.rows(patched.factors, one.hkl)) for one in made
-    ]
+    """The simulated shoeboxes, reduced."""
+    factors = patched.factors
+    out = []
+    for model, planes in zip(patched.models, patched.planes, strict=True):
+        of_lattice = gram(model, planes)
+        out.append(expand.lattice(of_lattice, factors, expand.rows(factors, of_lattice.hkl)))
+    return out
 
 
 def evaluator(lattices, p):
     return lambda theta: expand.normal(lattices, p, theta)
 
 
+def refined(lattices, p):
+    """Curves refined from the reference."""
+    return expand.refine(evaluator(lattices, p), p, np.zeros(len(p.names)))
+
+
 def free(patched, step_ev=4.0):
-    """From the metal's curves."""
-    nodes = np.arange(patched.energies_ev[0] + 1.5, patched.energies_ev[-1], step_ev)
-    start = np.empty_like(patched.true)
-    start[:, 0], start[:, 1] = (
-        patched.factors.anomalous[:2].real,
-        patched.factors.anomalous[:2].imag,
-    )
-    return dispersion.free(start, patched.energies_ev, nodes)
+    """Deviations from the metal's curves."""
+    energies = patched.energies_ev
+    metal = patched.factors.anomalous[:2]
+    start = np.stack([metal.real, metal.imag], axis=1)
+    return dispersion.free(start, energies, np.arange(energies[0] + 1.5, energies[-1], step_ev))
+
+
+def dense(one) -> np.ndarray:
+    """(column, column) all matrices of a Gram, from their triangles."""
+    out = np.zeros((len(one.slope), len(one.slope)))
+    first = 0
+    for a, b in pairwise(one.start):
+        size = (b - a) * (b - a + 1) // 2
+        triangle = np.zeros((b - a, b - a))
+        triangle[np.tril_indices(b - a)] = one.normal[first : first + size]
+        out[a:b, a:b] = triangle + np.tril(triangle, -1).T
+        first += size
+    return out
 
 
 @pytest.mark.stage
 def test_nodes_are_found_in_any_order(patched):
-    every = patched.factors.hkl
-    some = np.random.default_rng(0).permutation(len(every))[:50]
-    np.testing.assert_array_equal(expand.rows(patched.factors, every[some]), some)
-    assert expand.rows(patched.factors, np.array([[90, 0, 0], every[3]])).tolist() == [-1, 3]
+    factors = patched.factors
+    rows = np.random.default_rng(0).permutation(len(factors.hkl))[:50]
+    np.testing.assert_array_equal(expand.rows(factors, factors.hkl[rows]), rows)
+    missing = np.array([[90, 0, 0], factors.hkl[3]])
+    assert expand.rows(factors, missing).tolist() == [-1, 3]
 
 
 def test_the_loss_is_that_of_the_gram_with_other_structure_factors(patched, lattices):
     """The templates' |F|² replaced, and scale and rotation where they suit best: a dense sum."""
-    of = lattices[0]
-    made = lattices[0].gram
-    F = patched.factors._replace(anomalous=_with(patched.factors, patched.true))
-    rows = expand.rows(patched.factors, made.hkl)
-    y = F.squared(rows)[np.arange(len(rows)), made.channel] - made.intensity
-    every = np.zeros((len(y), len(y)))
-    done = 0
-    for a, b in zip(made.start[:-1], made.start[1:], strict=True):
-        G = np.zeros((b - a, b - a))
-        G[np.tril_indices(b - a)] = made.normal[done : (done := done + (b - a) * (b - a + 1) // 2)]
-        every[a:b, a:b] = G + np.tril(G, -1).T
-    left = made.score - made.cross.T @ y
-    expected = (
-        made.loss
-        - made.slope @ y
-        + 0.5 * y @ every @ y
-        - 0.5 * left @ np.linalg.solve(made.nuisance, left)
-    )
-    found = expand.expand(of, patched.true)
-    assert found.losses[0] == pytest.approx(expected, rel=1e-10)
-    assert found.losses[0] < expand.expand(of, free(patched).reference).losses[0], (
-        "the truth is likelier"
-    )
+    terms = lattices[0]
+    one = terms.gram
+    true = patched.factors._replace(anomalous=_with(patched.factors, patched.true))
+    rows = expand.rows(patched.factors, one.hkl)
+    y = true.squared(rows)[np.arange(len(rows)), one.channel] - one.intensity
+    left = one.score - one.cross.T @ y
+    parabola = one.loss - one.slope @ y + 0.5 * y @ dense(one) @ y
+    expected = parabola - 0.5 * left @ np.linalg.solve(one.nuisance, left)
+    (loss,) = expand.expand(terms, patched.true).losses
+    (loss_of_metal,) = expand.expand(terms, free(patched).reference).losses
+    assert loss == pytest.approx(expected, rel=1e-10)
+    assert loss < loss_of_metal, "the truth is likelier"
 
 
 def _with(factors, curves):
@@ -79,16 +86,16 @@ def test_gradient_is_the_derivative_of_the_loss(patched, lattices):
     p = free(patched)
     rng = np.random.default_rng(1)
     theta = rng.standard_normal(len(p.names))
-    made = expand.normal(lattices[:3], p, theta)
+    scores = expand.normal(lattices[:3], p, theta).scores
 
-    def at(t):
+    def losses(t):
         return expand.normal(lattices[:3], p, t).losses
 
     for direction in rng.standard_normal((6, len(theta))):
-        slopes = (at(theta + STEP * direction) - at(theta - STEP * direction)) / (2 * STEP)
-        np.testing.assert_allclose(
-            made.scores @ direction, slopes, rtol=1e-5, atol=1e-5 * np.abs(slopes).max()
-        )
+        step = STEP * direction
+        slopes = (losses(theta + step) - losses(theta - step)) / (2 * STEP)
+        tolerance = 1e-5 * np.abs(slopes).max()
+        np.testing.assert_allclose(scores @ direction, slopes, rtol=1e-5, atol=tolerance)
 
 
 def test_hessian_is_the_derivative_of_the_gradient_where_the_model_explains_the_data(
@@ -100,32 +107,27 @@ def test_hessian_is_the_derivative_of_the_gradient_where_the_model_explains_the_
     p = free(patched)
     rng = np.random.default_rng(2)
     theta = 0.5 * rng.standard_normal(len(p.names))
-    explained = [_explained(of, p.curves(theta)) for of in lattices[:3]]
-    made = expand.normal(explained, p, theta)
-    np.testing.assert_allclose(made.scores, 0.0, atol=1e-6 * np.sqrt(np.diag(made.hessian)).max())
-    np.testing.assert_allclose(
-        made.hessian, made.hessian.T, rtol=0, atol=1e-12 * np.abs(made.hessian).max()
-    )
+    explained = [_explained(terms, p.curves(theta)) for terms in lattices[:3]]
+    _, scores, hessian = expand.normal(explained, p, theta)
+    largest = np.abs(hessian).max()
+    np.testing.assert_allclose(scores, 0.0, atol=1e-6 * np.sqrt(np.diag(hessian)).max())
+    np.testing.assert_allclose(hessian, hessian.T, rtol=0, atol=1e-12 * largest)
 
-    def at(t):
+    def gradient(t):
         return expand.normal(explained, p, t).scores.sum(axis=0)
 
     steps = STEP * np.eye(len(theta))
-    found = np.array([(at(theta + step) - at(theta - step)) / (2 * STEP) for step in steps])
-    np.testing.assert_allclose(found, made.hessian, rtol=0, atol=1e-5 * np.abs(made.hessian).max())
+    differences = [gradient(theta + step) - gradient(theta - step) for step in steps]
+    by_differences = np.array(differences) / (2 * STEP)
+    np.testing.assert_allclose(by_differences, hessian, rtol=0, atol=1e-5 * largest)
 
 
-def _explained(of, curves):
-    y = np.abs(expand.derivatives(of, curves)[0]) ** 2 - of.gram.intensity
-    zero = of._replace(gram=of.gram._replace(slope=np.zeros(len(y)), score=np.zeros(4)))
-    one = zero.gram
-    done = 0
-    pulled = np.empty(len(y))
-    for a, b in zip(one.start[:-1], one.start[1:], strict=True):
-        G = np.zeros((b - a, b - a))
-        G[np.tril_indices(b - a)] = one.normal[done : (done := done + (b - a) * (b - a + 1) // 2)]
-        pulled[a:b] = (G + np.tril(G, -1).T) @ y[a:b]
-    return of._replace(gram=one._replace(slope=pulled, score=y @ one.cross))
+def _explained(terms, curves):
+    """The lattice with data that are what the curves expect."""
+    one = terms.gram
+    F, _ = expand.derivatives(terms, curves)
+    y = np.abs(F) ** 2 - one.intensity
+    return terms._replace(gram=one._replace(slope=dense(one) @ y, score=y @ one.cross))
 
 
 def test_planted_curves_are_found_within_their_errors(patched, lattices):
@@ -133,22 +135,16 @@ def test_planted_curves_are_found_within_their_errors(patched, lattices):
     the truth.
     """
     p = free(patched)
-    found = expand.refine(evaluator(lattices, p), p, np.zeros(len(p.names)))
-    sigma = p.sigma(found.fisher)
-    nodes = p.nodes_ev
-    true = np.array(
-        [[np.interp(nodes, patched.energies_ev, curve) for curve in site] for site in patched.true]
-    )
-    values = p.reference_at_nodes + (p.at_nodes @ found.theta).reshape(true.shape)
+    fit = refined(lattices, p)
+    sigma = p.sigma(fit.fisher)
+    true = p._replace(reference=patched.true).reference_at_nodes
+    values = p.reference_at_nodes + (p.at_nodes @ fit.theta).reshape(true.shape)
     pulls = (values - true) / sigma
-    assert (
-        np.median(sigma) < 1.5
-        and 0.7 < np.sqrt(np.mean(pulls**2)) < 1.35
-        and np.abs(pulls).max() < 4
-    )
-    begun = expand.normal(lattices, p, np.zeros(len(p.names))).losses.sum()
-    assert found.losses.sum() < begun - 50
-    slope, information = expand.residuals(lattices, p.curves(found.theta))
+    assert np.median(sigma) < 1.5 and 0.7 < np.sqrt(np.mean(pulls**2)) < 1.35
+    assert np.abs(pulls).max() < 4
+    before = expand.normal(lattices, p, np.zeros(len(p.names)))
+    assert fit.losses.sum() < before.losses.sum() - 50
+    slope, information = expand.residuals(lattices, p.curves(fit.theta))
     before, _ = expand.residuals(lattices, p.reference)
     assert np.sum(slope**2 / information) < np.sum(before**2 / information)
     assert np.all(np.abs(slope / np.sqrt(information)) < 4)
@@ -157,14 +153,14 @@ def test_planted_curves_are_found_within_their_errors(patched, lattices):
 def test_channels_have_no_residual_where_the_model_explains_the_data(patched, lattices):
     """Nor where a scale that is off explains it; another curve in one channel shows."""
     curves = patched.true
-    explained = [_explained(of, curves) for of in lattices[:3]]
+    explained = [_explained(terms, curves) for terms in lattices[:3]]
     slope, information = expand.residuals(explained, curves)
     assert np.abs(slope / np.sqrt(information)).max() < 1e-6
     off = np.array([0.05, 0.0, 0.0, 0.0])
-    scaled = [of._replace(gram=_scaled(of.gram, off)) for of in explained]
-    np.testing.assert_allclose(
-        expand.residuals(scaled, curves)[0], slope, atol=1e-4 * np.sqrt(information).max()
-    )
+    scaled = [terms._replace(gram=_scaled(terms.gram, off)) for terms in explained]
+    slope_of_scaled, _ = expand.residuals(scaled, curves)
+    tolerance = 1e-4 * np.sqrt(information).max()
+    np.testing.assert_allclose(slope_of_scaled, slope, atol=tolerance)
     changed = curves.copy()
     changed[:, 0, 9] += 3.0
     slope, information = expand.residuals(explained, changed)
@@ -172,34 +168,31 @@ def test_channels_have_no_residual_where_the_model_explains_the_data(patched, la
 
 
 def _scaled(gram, off):
-    """As if unknowns were off."""
-    return gram._replace(
-        slope=gram.slope + gram.cross @ off, score=gram.score + gram.nuisance @ off
-    )
+    """The Gram as if unknowns were off."""
+    slope = gram.slope + gram.cross @ off
+    score = gram.score + gram.nuisance @ off
+    return gram._replace(slope=slope, score=score)
 
 
 def test_any_start_ends_at_the_same_curves(drawn):
-    lattices = drawn.lattices(40, 2)[0]
+    lattices, _ = drawn.lattices(40, 2)
     p = drawn.p
-    ends = [
-        expand.refine(evaluator(lattices, p), p, factor * drawn.theta) for factor in (0.0, 1.0, 2.0)
-    ]
-    sigma = np.sqrt(np.diag(ends[0].fisher))
-    for end in ends[1:]:
-        np.testing.assert_allclose(end.theta, ends[0].theta, rtol=0, atol=0.01 * sigma.min())
+    evaluate = evaluator(lattices, p)
+    first, *others = (expand.refine(evaluate, p, f * drawn.theta) for f in (0.0, 1.0, 2.0))
+    sigma = np.sqrt(np.diag(first.fisher))
+    for end in others:
+        np.testing.assert_allclose(end.theta, first.theta, rtol=0, atol=0.01 * sigma.min())
         assert 1 <= len(end.steps) <= 6 and end.steps[-1] < 0.1 * end.steps[0]
 
 
 def test_parts_of_lattices_join_to_the_whole(drawn):
-    lattices = drawn.lattices(7, 3)[0]
+    lattices, _ = drawn.lattices(7, 3)
     p = drawn.p
     theta = 0.5 * drawn.theta
     whole = expand.normal(lattices, p, theta)
-    made = expand.joined(
-        [expand.normal(part, p, theta) for part in (lattices[:3], [], lattices[3:])]
-    )
-    for one, other in zip(made, whole, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-12)
+    parts = [expand.normal(part, p, theta) for part in (lattices[:3], [], lattices[3:])]
+    for column, expected in zip(expand.joined(parts), whole, strict=True):
+        np.testing.assert_allclose(column, expected, rtol=1e-12)
 
 
 @pytest.mark.stage
@@ -208,69 +201,62 @@ def test_the_sandwich_is_honest_and_fisher_is_where_weights_are_right(drawn, exc
     """Pixels that scatter as they should, and with three times the variance that the weights stand
     for.
     """
-    lattices = drawn.lattices(250, 4, excess)[0]
-    p = drawn.p
-    found = expand.refine(evaluator(lattices, p), p, np.zeros(len(p.names)))
-    ratio = np.diag(found.sandwich) / np.diag(found.fisher)
+    lattices, _ = drawn.lattices(250, 4, excess)
+    fit = refined(lattices, drawn.p)
+    ratio = np.diag(fit.sandwich) / np.diag(fit.fisher)
     assert ratio.mean() == pytest.approx(excess, rel=0.1)
-    off = found.theta - drawn.theta
-    chi2 = off @ np.linalg.solve(found.sandwich, off)
-    assert abs(chi2 - len(off)) < 4 * np.sqrt(2 * len(off))
-    assert off @ found.hessian @ off == pytest.approx(excess * len(off), rel=0.9)
+    off = fit.theta - drawn.theta
+    n = len(off)
+    chi2 = off @ np.linalg.solve(fit.sandwich, off)
+    assert abs(chi2 - n) < 4 * np.sqrt(2 * n)
+    assert off @ fit.hessian @ off == pytest.approx(excess * n, rel=0.9)
 
 
 @pytest.mark.stage
-def test_a_value_that_no_pixel_knows_has_the_sigma_of_its_prior(drawn):
+def test_a_value_that_no_pixel_determines_has_the_sigma_of_its_prior(drawn):
     """A node far beyond all light, and a site that no reflection sees: not zero, though no lattice
     moves them.
     """
     energies = drawn.energies_ev
-    start = drawn.p.reference
-    p = dispersion.free(
-        start, energies, np.append(energies[::2], energies[-1] + 50.0 + 20.0 * np.arange(2))
-    )
-    lattices = drawn.lattices(60, 6)[0]
-    unseen = [of._replace(groups=of.groups * np.array([[1.0], [0.0]])) for of in lattices]
-    for of, dark in ((lattices, np.s_[:, :, -1]), (unseen, np.s_[1])):
-        found = expand.refine(evaluator(of, p), p, np.zeros(len(p.names)))
-        fisher = p.sigma(found.fisher)
-        sigma = p.sigma(found.sandwich)
+    far = energies[-1] + 50.0 + 20.0 * np.arange(2)
+    p = dispersion.free(drawn.p.reference, energies, np.append(energies[::2], far))
+    lattices, _ = drawn.lattices(60, 6)
+    only_first = np.array([[1.0], [0.0]])
+    without_second = [terms._replace(groups=terms.groups * only_first) for terms in lattices]
+    for chosen, dark in ((lattices, np.s_[:, :, -1]), (without_second, np.s_[1])):
+        fit = refined(chosen, p)
+        fisher = p.sigma(fit.fisher)
+        sigma = p.sigma(fit.sandwich)
         np.testing.assert_allclose(fisher[dark], dispersion.PRIOR_E, rtol=0.02)
         np.testing.assert_allclose(sigma[dark], fisher[dark], rtol=0.05)
-    assert (sigma[0, :, 1:5] < 3.0).all(), "of the site that is seen"
+    assert (sigma[0, :, 1:5] < 3.0).all(), "of the site that reflections see"
 
 
 def test_a_restraint_pulls_as_hard_as_it_says(drawn):
-    """Toward the truth: values move there, more where pixels know less."""
-    lattices = drawn.lattices(20, 5)[0]
+    """Toward the truth: values move there, more where pixels say less."""
+    lattices, _ = drawn.lattices(20, 5)
     true = drawn.p.curves(drawn.theta)
-    found = expand.refine(evaluator(lattices, drawn.p), drawn.p, np.zeros(len(drawn.theta)))
-    p = dispersion.toward(drawn.p, true, 1e-3)
-    tight = expand.refine(evaluator(lattices, p), p, np.zeros(len(drawn.theta)))
-    loose = expand.refine(
-        evaluator(lattices, p := dispersion.toward(drawn.p, true, 0.5)),
-        p,
-        np.zeros(len(drawn.theta)),
+    tight, loose, unrestrained = (
+        refined(lattices, p)
+        for p in (
+            dispersion.toward(drawn.p, true, 1e-3),
+            dispersion.toward(drawn.p, true, 0.5),
+            drawn.p,
+        )
     )
-    off = [np.abs(end.theta - drawn.theta) for end in (tight, loose, found)]
+    off = [np.abs(fit.theta - drawn.theta) for fit in (tight, loose, unrestrained)]
     assert off[0].max() < 5e-3 and off[0].mean() < off[1].mean() < off[2].mean()
-    assert np.all(np.diag(tight.fisher) < np.diag(loose.fisher)) and np.all(
-        np.diag(loose.fisher) < np.diag(found.fisher)
-    )
+    variances = [np.diag(fit.fisher) for fit in (tight, loose, unrestrained)]
+    assert np.all(variances[0] < variances[1]) and np.all(variances[1] < variances[2])
 
 
 @pytest.mark.parametrize("where", ["first", "last"])
 def test_a_shoebox_without_light_says_nothing(patched, lattices, where):
-    of = lattices[0]
-    start = of.gram.start
-    dark = of._replace(
-        gram=of.gram._replace(
-            start=np.insert(
-                start, 0 if where == "first" else len(start), start[-1 * (where == "last")]
-            )
-        )
-    )
-    for one, other in zip(
-        expand.expand(dark, patched.true), expand.expand(of, patched.true), strict=True
-    ):
-        np.testing.assert_array_equal(one, other)
+    terms = lattices[0]
+    start = terms.gram.start
+    more = [start[0], *start] if where == "first" else [*start, start[-1]]
+    dark = terms._replace(gram=terms.gram._replace(start=np.array(more)))
+    with_it = expand.expand(dark, patched.true)
+    without = expand.expand(terms, patched.true)
+    for column, expected in zip(with_it, without, strict=True):
+        np.testing.assert_array_equal(column, expected)

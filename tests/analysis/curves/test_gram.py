@@ -1,6 +1,7 @@
 """A lattice without its pixels: the parabola of its Gram matrices is the one of the pixels."""
 
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -10,90 +11,113 @@ from spreadflow.analysis.pixels import lattice_fit, restraints, solve
 from spreadflow.analysis.pixels.likelihood import Noise, variance
 
 
-def columns_of(made: gram.Gram, model: lattice_fit.Model) -> np.ndarray:
-    """(column,) in the templates of all nodes and channels."""
-    nodes = {tuple(h): i for i, h in enumerate(np.asarray(model.problem.start.hkl).tolist())}
-    rows = np.array([nodes[tuple(h)] for h in made.hkl.tolist()])
-    return rows * model.problem.start.f_squared.shape[1] + made.channel
+def columns_of(one: gram.Gram, model: lattice_fit.Model) -> np.ndarray:
+    """(column,) of a Gram in the templates of all nodes and channels."""
+    start = model.problem.start
+    n_channels = start.f_squared.shape[1]
+    node_of = {tuple(index): node for node, index in enumerate(np.asarray(start.hkl).tolist())}
+    nodes = np.array([node_of[tuple(index)] for index in one.hkl.tolist()])
+    return nodes * n_channels + one.channel
 
 
-def by_pixels(
-    model, planes, made: gram.Gram, y: np.ndarray, u: np.ndarray | None, model_error: float
-) -> float:
-    """½ Σ (data − model)²/V + ½ Σ u²/σ² over all pixels; planes and, where u is not given, unknowns
-    that suit best.
-    """
-    of = model.problem
-    data = model.problem.data
-    bragg, jacobian = model(np.zeros(model.n_unknowns))
+class Pixels(NamedTuple):
+    """The pixels of a lattice as least squares of unknowns and planes."""
+
+    residual: np.ndarray
+    """(pixel,) data − model"""
+    weight: np.ndarray
+    """(pixel,)"""
+    jacobian: np.ndarray
+    """(pixel, unknown)"""
+    planes: np.ndarray
+    """(pixel, 3·box)"""
+    weak: np.ndarray
+    """(unknown + 3·box,) 1/σ of weak restraints; the ridge of a plane is one"""
+
+
+def pixels_of(
+    model: lattice_fit.Model, planes: np.ndarray, one: gram.Gram, y: np.ndarray, model_error: float
+) -> Pixels:
+    """The pixels of a lattice, |F|² of the columns changed by y."""
+    problem = model.problem
+    data = problem.data
+    at_start = np.zeros(model.n_unknowns)
+    bragg, jacobian = model(at_start)
     expected = bragg + solve.backgrounds(planes, data)
-    weight = 1.0 / (variance(expected, of.noise) + (model_error * bragg) ** 2)
-    templates = model.templates(np.zeros(model.n_unknowns))
-    column = columns_of(made, model)
+    weight = 1.0 / (variance(expected, problem.noise) + (model_error * bragg) ** 2)
+    templates = model.templates(at_start)
+    column = columns_of(one, model)
     brighter = np.zeros(len(bragg))
-    rows = []
-    targets = []
+    of_planes = np.zeros((len(bragg), 3 * (len(data.start) - 1)))
+    ridges = []
     for box, (a, b) in enumerate(pairwise(data.start)):
-        mine = slice(made.start[box], made.start[box + 1])
-        brighter[a:b] = templates[a:b][:, column[mine]] @ y[mine]
-    n = model.n_unknowns
-    n_boxes = len(data.start) - 1
-    design = np.zeros((len(bragg), n + 3 * n_boxes))
-    design[:, :n] = jacobian
-    for box, (a, b) in enumerate(pairwise(data.start)):
-        design[a:b, n + 3 * box : n + 3 * box + 3] = data.plane[a:b]
-        own = data.plane[a:b].T @ (weight[a:b, None] * data.plane[a:b])
-        rows += [
-            np.sqrt(solve.RIDGE * np.trace(own))
-        ] * 3  # the ridge of a plane is a weak restraint
-    target = np.sqrt(weight) * (data.photons - expected - brighter)
-    weak = np.diag(np.concatenate([1.0 / model.filled(restraints.SIGMAS), rows]))
-    if u is not None:
-        target = target - np.sqrt(weight) * (jacobian @ u)
-        design[:, :n], weak[:n, :n] = 0.0, np.eye(n)
-        targets = [0.5 * np.sum((u / model.filled(restraints.SIGMAS)) ** 2)]
-    every = np.concatenate([np.sqrt(weight)[:, None] * design, weak])
-    said = np.concatenate([target, np.zeros(len(weak))])
-    left = said - every @ np.linalg.lstsq(every, said)[0]
-    return 0.5 * float(left @ left) + sum(targets)
+        own = slice(one.start[box], one.start[box + 1])
+        plane = data.plane[a:b]
+        brighter[a:b] = templates[a:b][:, column[own]] @ y[own]
+        of_planes[a:b, 3 * box : 3 * box + 3] = plane
+        information = plane.T @ (weight[a:b, None] * plane)
+        ridges += [np.sqrt(solve.RIDGE * np.trace(information))] * 3
+    weak = np.concatenate([1.0 / model.filled(restraints.SIGMAS), ridges])
+    return Pixels(data.photons - expected - brighter, weight, jacobian, of_planes, weak)
 
 
-def loss(made: gram.Gram, y: np.ndarray, u: np.ndarray) -> float:
-    """As the class says."""
-    done, quadratic = 0, 0.0
-    for a, b in pairwise(made.start):
+def least_squares(design: np.ndarray, pixels: Pixels, weak: np.ndarray, target: np.ndarray):
+    """The least ½ Σ (target − design)²/V + ½ Σ weak² unknown²."""
+    root = np.sqrt(pixels.weight)
+    rows = np.concatenate([root[:, None] * design, np.diag(weak)])
+    right = np.concatenate([root * target, np.zeros(len(weak))])
+    left = right - rows @ np.linalg.lstsq(rows, right)[0]
+    return 0.5 * float(left @ left)
+
+
+def loss_of_pixels(pixels: Pixels, u: np.ndarray | None) -> float:
+    """½ Σ (data − model)²/V + ½ Σ u²/σ² over all pixels; planes and, where u is None, unknowns that
+    suit best.
+    """
+    if u is None:
+        design = np.hstack([pixels.jacobian, pixels.planes])
+        return least_squares(design, pixels, pixels.weak, pixels.residual)
+    n = len(u)
+    target = pixels.residual - pixels.jacobian @ u
+    of_restraints = 0.5 * np.sum((u * pixels.weak[:n]) ** 2)
+    return least_squares(pixels.planes, pixels, pixels.weak[n:], target) + of_restraints
+
+
+def loss(one: gram.Gram, y: np.ndarray, u: np.ndarray) -> float:
+    """−ln L as `Gram` has it."""
+    first = 0
+    quadratic = 0.0
+    for a, b in pairwise(one.start):
+        last = first + (b - a) * (b - a + 1) // 2
         G = np.zeros((b - a, b - a))
-        G[np.tril_indices(b - a)] = made.normal[done : (done := done + (b - a) * (b - a + 1) // 2)]
+        G[np.tril_indices(b - a)] = one.normal[first:last]
         G = G + np.tril(G, -1).T
         quadratic += 0.5 * y[a:b] @ G @ y[a:b]
-    linear = made.loss - made.slope @ y - made.score @ u
-    return linear + quadratic + y @ made.cross @ u + 0.5 * u @ made.nuisance @ u
+        first = last
+    linear = one.loss - one.slope @ y - one.score @ u
+    return linear + quadratic + y @ one.cross @ u + 0.5 * u @ one.nuisance @ u
 
 
-def test_what_is_known_beside_the_pixels_is_part_of_the_parabola(patched):
-    """In place of the weak restraints, about where it is told."""
+def test_restraints_that_are_supplied_are_part_of_the_parabola(patched):
+    """In place of the weak restraints, about where they are centred."""
     model = patched.models[0]
     planes = patched.planes[0]
     rng = np.random.default_rng(1)
-    about = model.parameters(np.array([0.1, 2e-4, -1e-4, 3e-4]))
-    knowing = lattice_fit.Model(
-        model.problem._replace(
-            restraints=restraints.Restraints(about, {"scale": 0.05, "rotation": 2e-4})
-        ),
-        model.free,
-    )
-    weak = gram.gram(model, planes)
-    known = gram.gram(knowing, planes)
+    centre = np.array([0.1, 2e-4, -1e-4, 3e-4])
+    sigma = np.array([0.05, 2e-4, 2e-4, 2e-4])
+    supplied = restraints.Restraints(model.parameters(centre), {"scale": 0.05, "rotation": 2e-4})
+    problem = model.problem._replace(restraints=supplied)
+    restrained = lattice_fit.Model(problem, model.free)
+    without = gram.gram(model, planes)
+    with_it = gram.gram(restrained, planes)
+    y = np.zeros(len(without.slope))
     for _ in range(3):
         u = np.array([0.1, 3e-4, 3e-4, 3e-4]) * rng.standard_normal(4)
-        more = knowing.restraint().loss(u) - model.restraint().loss(u)
-        y = np.zeros(len(weak.slope))
-        assert loss(known, y, u) - loss(weak, y, u) == pytest.approx(more, abs=1e-6)
-        assert knowing.restraint().loss(u) == pytest.approx(
-            0.5 * ((u[0] - 0.1) / 0.05) ** 2
-            + 0.5 * np.sum(((u[1:] - [2e-4, -1e-4, 3e-4]) / 2e-4) ** 2),
-            rel=1e-4,
-        )
+        of_restraint = restrained.restraint().loss(u)
+        more = of_restraint - model.restraint().loss(u)
+        assert loss(with_it, y, u) - loss(without, y, u) == pytest.approx(more, abs=1e-6)
+        expected = 0.5 * np.sum(((u - centre) / sigma) ** 2)
+        assert of_restraint == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.stage
@@ -103,63 +127,58 @@ def test_the_parabola_is_that_of_the_pixels(patched, model_error):
     rng = np.random.default_rng(0)
     model = patched.models[0]
     planes = patched.planes[0]
-    made = gram.gram(model, planes, model_error=model_error)
-    assert len(made.slope) > 150 and made.n_pixels > 1000
+    one = gram.gram(model, planes, model_error=model_error)
+    assert len(one.slope) > 150 and one.n_pixels > 1000
     for size in (0.0, 0.05, 0.5):
-        y = size * made.intensity * rng.standard_normal(len(made.slope))
+        y = size * one.intensity * rng.standard_normal(len(one.slope))
         u = 0.1 * size * np.array([1.0, 1e-3, 1e-3, 1e-3]) * rng.standard_normal(4)
-        assert loss(made, y, u) == pytest.approx(
-            by_pixels(model, planes, made, y, u, model_error), rel=1e-6
-        )
-        best = np.linalg.solve(made.nuisance, made.score - made.cross.T @ y)
-        assert loss(made, y, best) == pytest.approx(
-            by_pixels(model, planes, made, y, None, model_error), rel=1e-6
-        )
+        pixels = pixels_of(model, planes, one, y, model_error)
+        assert loss(one, y, u) == pytest.approx(loss_of_pixels(pixels, u), rel=1e-6)
+        best = np.linalg.solve(one.nuisance, one.score - one.cross.T @ y)
+        assert loss(one, y, best) == pytest.approx(loss_of_pixels(pixels, None), rel=1e-6)
 
 
 def test_columns_are_the_channels_that_light_a_shoebox(patched):
-    """Whole runs of channels of a reflection; what is left out is dimmer than told."""
+    """They are whole runs of channels of a reflection; what is left out is dimmer than `DIM`."""
     model = patched.models[1]
-    made = gram.gram(model, patched.planes[1])
+    problem = model.problem
+    one = gram.gram(model, patched.planes[1])
     templates = model.templates(np.zeros(4)).toarray()
-    intensity = np.asarray(model.problem.start.f_squared).ravel()
-    column = columns_of(made, model)
-    for box, (a, b) in enumerate(pairwise(model.problem.data.start)):
-        mine = column[made.start[box] : made.start[box + 1]]
+    intensity = np.asarray(problem.start.f_squared).ravel()
+    column = columns_of(one, model)
+    for box, (a, b) in enumerate(pairwise(problem.data.start)):
+        own = slice(one.start[box], one.start[box + 1])
+        of_box = column[own]
         photons = templates[a:b].sum(axis=0) * intensity
-        assert np.delete(photons, mine).max() <= gram.DIM
-        np.testing.assert_allclose(
-            made.intensity[made.start[box] : made.start[box + 1]], intensity[mine]
-        )
-        for node in np.unique(mine // 20):
-            channels = mine[mine // 20 == node] % 20
-            np.testing.assert_array_equal(np.diff(channels), 1)
+        assert np.delete(photons, of_box).max() <= gram.DIM
+        np.testing.assert_allclose(one.intensity[own], intensity[of_box])
+        nodes, channels = np.divmod(of_box, 20)
+        for node in np.unique(nodes):
+            np.testing.assert_array_equal(np.diff(channels[nodes == node]), 1)
 
 
 def test_groups_of_shoeboxes_add_up(patched):
     model = patched.models[2]
     planes = patched.planes[2]
-    some = np.arange(len(planes)) % 3 == 0
+    is_first = np.arange(len(planes)) % 3 == 0
     whole = gram.gram(model, planes)
-    one, other = gram.grams(model, planes, [some, ~some])
+    first, second = gram.grams(model, planes, [is_first, ~is_first])
     restraint = np.diag(1.0 / model.filled(restraints.SIGMAS) ** 2)
-    assert one.loss + other.loss == pytest.approx(whole.loss)
-    np.testing.assert_allclose(one.nuisance + other.nuisance - restraint, whole.nuisance)
-    np.testing.assert_allclose(one.score + other.score, whole.score)
-    assert one.n_pixels + other.n_pixels == whole.n_pixels and len(one.normal) + len(
-        other.normal
-    ) == len(whole.normal)
+    assert first.loss + second.loss == pytest.approx(whole.loss)
+    np.testing.assert_allclose(first.nuisance + second.nuisance - restraint, whole.nuisance)
+    np.testing.assert_allclose(first.score + second.score, whole.score)
+    assert first.n_pixels + second.n_pixels == whole.n_pixels
+    assert len(first.normal) + len(second.normal) == len(whole.normal)
 
 
 def test_an_error_of_the_model_is_found_in_residuals():
-    """Of known size, drawn; none where there is none."""
+    """One of known size is drawn; none is found where there is none."""
     rng = np.random.default_rng(3)
     noise = Noise(1.0, 0.01)
     bragg = rng.gamma(1.0, 300.0, 40_000)
     model = bragg + 10.0
-    drawn = rng.standard_normal((2, len(model)))
-    photons = model + drawn[0] * np.sqrt(variance(model, noise))
+    of_pixel, of_model = rng.standard_normal((2, len(model)))
+    photons = model + of_pixel * np.sqrt(variance(model, noise))
+    wrong = photons + 0.15 * bragg * of_model
     assert gram.model_error(model, bragg, photons, noise) < 0.02
-    assert gram.model_error(
-        model, bragg, photons + 0.15 * bragg * drawn[1], noise
-    ) == pytest.approx(0.15, rel=0.05)
+    assert gram.model_error(model, bragg, wrong, noise) == pytest.approx(0.15, rel=0.05)
