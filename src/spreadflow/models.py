@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-Array = Any  # numpy or jax array
+Array = Any
+"""An array of NumPy or JAX."""
 
 
 class Spectrum(NamedTuple):
@@ -47,15 +48,16 @@ class Detector(NamedTuple):
 
     @property
     def n_panels(self) -> int:
+        """Number of panels."""
         return len(self.origin_mm)
 
     @classmethod
-    def from_json(cls, told: dict[str, Any]) -> "Detector":
+    def from_json(cls, fields: dict[str, Any]) -> "Detector":
         """Return the detector whose `_asdict()` a file carries as JSON."""
-        arrays = {
-            name: np.array(told[name], dtype=np.float64) for name in ("origin_mm", "fast", "slow")
-        }
-        return cls(**(told | arrays | {"shape": tuple(told["shape"])}))
+        vectors = ("origin_mm", "fast", "slow")
+        arrays = {name: np.array(fields[name], dtype=np.float64) for name in vectors}
+        shape = tuple(fields["shape"])
+        return cls(**(fields | arrays | {"shape": shape}))
 
 
 class Crystal(NamedTuple):
@@ -205,7 +207,8 @@ class Shoeboxes(NamedTuple):
     @property
     def n_pixels(self):
         """(box,) pixels of each shoebox."""
-        return (self.bbox[:, 1] - self.bbox[:, 0]) * (self.bbox[:, 3] - self.bbox[:, 2])
+        fast0, fast1, slow0, slow1 = self.bbox.T
+        return (fast1 - fast0) * (slow1 - slow0)
 
 
 class Reflections(NamedTuple):

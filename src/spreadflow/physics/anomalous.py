@@ -60,9 +60,9 @@ def shifted(element: str, shift_ev: float, energies_ev: np.ndarray) -> np.ndarra
     """
     energies = np.atleast_1d(np.asarray(energies_ev, dtype=np.float64))
     edge = nearest_edge(element, float(energies.mean()))
-    near = np.arange(edge - _NEAR_EV, edge + _NEAR_EV, 0.25)
-    far = np.geomspace(edge / _SPAN, edge * _SPAN, 2000)
-    nodes = np.unique(np.concatenate([far, near]))
+    coarse = np.geomspace(edge / _SPAN, edge * _SPAN, 2000)
+    fine = np.arange(edge - _NEAR_EV, edge + _NEAR_EV, 0.25)
+    nodes = np.unique(np.concatenate([coarse, fine]))
     table = tabulated(element, nodes)
     f2 = _site_absorption(nodes, table.imag, edge, shift_ev)
 
@@ -79,17 +79,17 @@ def _site_absorption(
     """Return f'' of the site: the table's two sides continued towards the edge, joined by a soft
     step, plus the white line.
     """
-    near = np.abs(energies - edge) < _NEAR_EV
+    is_near = np.abs(energies - edge) < _NEAR_EV
     below, above = (
-        np.polynomial.Polynomial.fit(energies[side], table[side], 1)(energies[near])
+        np.polynomial.Polynomial.fit(energies[side], table[side], 1)(energies[is_near])
         for side in _sides(energies, edge)
     )
     height, distance, width = WHITE_LINE
-    offset = energies[near] - edge - shift
+    offset = energies[is_near] - edge - shift
     step = 1.0 / (1.0 + np.exp(-np.pi / np.sqrt(3.0) * offset / EDGE_WIDTH_EV))
     white_line = height * np.exp(-0.5 * ((offset - distance) / width) ** 2)
     absorption = table.copy()
-    absorption[near] = below + (above - below) * (step + white_line)
+    absorption[is_near] = below + (above - below) * (step + white_line)
     return absorption
 
 

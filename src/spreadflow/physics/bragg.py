@@ -46,19 +46,19 @@ def add(
 
     # a point holds its share of a pixel
     n_points = footprints.n_points
-    n_footprints = len(n_points)
-    footprint = np.repeat(np.arange(n_footprints), n_points)
+    n = len(points.fast)
     share = np.repeat(1.0 / footprints.oversample**2, n_points)
-    photons = total[: len(footprint)] * share
-    first_moment = first_moment[: len(footprint)] * share
+    photons = total[:n] * share
+    first_moment = first_moment[:n] * share
     fast = points.fast.astype(np.int64)
     slow = points.slow.astype(np.int64)
-    _, n_slow, n_fast = image.shape
-    pixel = (points.panel * np.int64(n_slow) + slow) * n_fast + fast
+    pixel = np.ravel_multi_index((points.panel, slow, fast), image.shape)
     np.add.at(image.reshape(-1), pixel, photons.astype(image.dtype))
 
+    footprint = np.repeat(np.arange(len(n_points)), n_points)
+
     def by_footprint(values: np.ndarray) -> np.ndarray:
-        return np.bincount(footprint, values, n_footprints)
+        return np.bincount(footprint, values, len(n_points))
 
     photons_of = by_footprint(photons)
     fast_moment = by_footprint(photons * (fast + 0.5))

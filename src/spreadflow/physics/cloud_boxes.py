@@ -105,15 +105,9 @@ def _light(cloud: Clouds, energies: Array, lights: Array) -> _Light:
     """Return what spheres of energies (channel,) with lights (node, channel) cut out of clouds."""
     cofactors, determinant = inverse(cloud.precision)
     covariance = tuple(cofactor / determinant for cofactor in cofactors)
-    along = cloud.q[2]
-    bragg = jnp.where(
-        along > 1e-9,
-        0.5 * HC_EV_ANGSTROM * dot(cloud.q, cloud.q) / jnp.maximum(along, 1e-9),
-        jnp.inf,
-    )
 
     # from the nearest energy of the pulse on, the distance of the sphere is linear in the energy
-    nearest = jnp.clip(bragg, energies[0], energies[-1])
+    nearest = jnp.clip(_bragg_energy(cloud.q), energies[0], energies[-1])
     cut = _cut(cloud.q, covariance, nearest)
     slope = -jnp.maximum(cut.normal[2] + 1.0, 1e-12) / HC_EV_ANGSTROM
     energy = nearest - cut.excess / slope
@@ -141,6 +135,13 @@ def _light(cloud: Clouds, energies: Array, lights: Array) -> _Light:
         dimmest=dimmest.astype(jnp.float64),
         photons=photons,
     )
+
+
+def _bragg_energy(q) -> Array:
+    """Return the energy (cloud,) of the Ewald sphere through q, eV; infinite if there is none."""
+    along = q[2]
+    energy = 0.5 * HC_EV_ANGSTROM * dot(q, q) / jnp.maximum(along, 1e-9)
+    return jnp.where(along > 1e-9, energy, jnp.inf)
 
 
 class _Cut(NamedTuple):
@@ -334,19 +335,19 @@ def _meetings(
 @jax.jit
 def _extent(meetings: _Meetings, pixel_mm: Array) -> _Extent:
     """Return where clouds fall on panels: the course of the cut over the energies of the pulse."""
+    range_ev = meetings.high - meetings.low
     none = jnp.full_like(meetings.cut, jnp.inf)
     is_ahead = none > 0
     sigma = none
     lowest = [none, none]
     highest = [-none, -none]
     for part in np.linspace(0.0, 1.0, SAMPLES):
-        energy = meetings.low + part * (meetings.high - meetings.low)
+        energy = meetings.low + part * range_ev
         cut = _cut(meetings.q, meetings.covariance, energy)
         along = dot(cut.middle, meetings.normal)
         scale = dot(meetings.origin, meetings.normal) / along
         is_ahead &= scale > 0
-        exponent_left = 2 * meetings.cut - cut.excess**2 / cut.variance
-        reach = jnp.sqrt(jnp.maximum(exponent_left, 0.0))
+        reach = _root(2 * meetings.cut - cut.excess**2 / cut.variance)
         gradients = []
         variances = []
         for i, axis in enumerate((meetings.fast, meetings.slow)):
@@ -354,15 +355,21 @@ def _extent(meetings: _Meetings, pixel_mm: Array) -> _Extent:
             position = (scale * across - dot(meetings.origin, axis)) / pixel_mm
             gradient = _gradient(axis, meetings.normal, across / along, scale, pixel_mm)
             variance = _covariance_within(cut, meetings.covariance, gradient, gradient)
-            half_width = SLACK_SIGMA * reach * jnp.sqrt(jnp.maximum(variance, 0.0))
+            half_width = SLACK_SIGMA * reach * _root(variance)
             lowest[i] = jnp.minimum(lowest[i], position - half_width)
             highest[i] = jnp.maximum(highest[i], position + half_width)
             gradients.append(gradient)
             variances.append(variance)
-        covariance = _covariance_within(cut, meetings.covariance, *gradients)
-        least = _smaller_eigenvalue(variances[0], variances[1], covariance)
-        sigma = jnp.minimum(sigma, jnp.sqrt(jnp.maximum(least, 0.0)))
+        fast_slow = _covariance_within(cut, meetings.covariance, *gradients)
+        of_fast, of_slow = variances
+        sharpest = _root(_smaller_eigenvalue(of_fast, of_slow, fast_slow))
+        sigma = jnp.minimum(sigma, sharpest)
     return _Extent(is_ahead=is_ahead, sigma_px=sigma, lowest=lowest, highest=highest)
+
+
+def _root(square: Array) -> Array:
+    """Return the square root, 0 where rounding has made the square negative."""
+    return jnp.sqrt(jnp.maximum(square, 0.0))
 
 
 def _gradient(axis, normal, tilt, scale, pixel_mm) -> list[Array]:

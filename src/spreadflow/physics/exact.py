@@ -133,9 +133,7 @@ def _block(parameters: Parameters, f_squared, table: _Table, pixels: Pixels, *, 
         """Return |F|²·F_latt²/ΠN² at the points; f_squared: of the nodes, or of the whole box of
         indices.
         """
-        h = [energy * sum(inverse[i, j] * turn[j] for j in range(3)) for i in range(3)]
-        h0 = [jnp.ceil(index - 0.5) for index in jax.lax.stop_gradient(h)]
-        away = [(a - b).astype(dtype) for a, b in zip(h, h0, strict=True)]
+        h0, away = _nearest_node(energy, turn, inverse, dtype)
         row = _box_rows(h0, table)
         if not is_box_cheaper:
             row = _take(table.row, row)
@@ -165,10 +163,22 @@ def _block(parameters: Parameters, f_squared, table: _Table, pixels: Pixels, *, 
     share = mosaic.share.astype(dtype)
     channels = spectrum.energies_ev, spectrum.photons.astype(dtype), f_squared
     total, _ = jax.lax.scan(add_channel, jnp.zeros(len(efficiency), dtype), channels)
+    return (total * (_height(parameters) * efficiency)).astype(dtype)
+
+
+def _height(parameters: Parameters):
+    """Return r_e²·scale/beam²·ΠN², per electron² of |F|²·F_latt²/ΠN², photon and efficiency."""
     beam_area = (parameters.beam_mm * 1e-3) ** 2
-    cells_of_domain = jnp.prod(crystal.n_cells)
-    height = R_E_SQUARED_M2 * parameters.scale / beam_area * cells_of_domain**2
-    return (total * (height * efficiency)).astype(dtype)
+    cells_of_domain = jnp.prod(parameters.crystal.n_cells)
+    return R_E_SQUARED_M2 * parameters.scale / beam_area * cells_of_domain**2
+
+
+def _nearest_node(energy, turn, inverse, dtype):
+    """Return h0, the node nearest to points at an energy, and h − h0, by component (point,)."""
+    h = [energy * sum(inverse[i, j] * turn[j] for j in range(3)) for i in range(3)]
+    h0 = [jnp.ceil(index - 0.5) for index in jax.lax.stop_gradient(h)]
+    away = [(index - nearest).astype(dtype) for index, nearest in zip(h, h0, strict=True)]
+    return h0, away
 
 
 def _take(column, row):

@@ -116,22 +116,12 @@ def clouds(
     """
     n_cells = crystal.n_cells
     RA = _turned_reciprocal(mosaic.rotations, crystal.A)
-
-    def domain_size(i: int, j: int) -> Array:
-        D = [GAUSS / 4 / n_cells[m] ** 2 for m in range(3)]
-        return sum(RA[i][m] * RA[j][m] * D[m] for m in range(3))
-
-    sigma_0 = symmetric(domain_size)
+    sigma_0 = _sigma_of_size(RA, n_cells)
     h = hkl.astype(jnp.float64)[:, :, None]
     q = [sum(RA[i][m] * h[:, m] for m in range(3)) for i in range(3)]
     tilt = (crystal.eta_rad * mosaic.width) ** 2
     q_squared = dot(q, q)
-
-    def tilting(i: int, j: int) -> Array:
-        identity = q_squared if i == j else 0.0
-        return tilt * (identity - q[i] * q[j])
-
-    sigma_tilt = symmetric(tilting)
+    sigma_tilt = _sigma_of_tilt(q, q_squared, tilt)
     sigma_blur = [jnp.reshape(entry, (-1, 1)) for entry in blur]
     terms = zip(sigma_0, sigma_tilt, sigma_blur, strict=True)
     sigma = [size + tilted + blurred for size, tilted, blurred in terms]
@@ -158,6 +148,28 @@ def _turned_reciprocal(R: Array, A: Array) -> list[list[Array]]:
         return sum(R[:, i, m] * A[m, j] for m in range(3))
 
     return [[element(i, j) for j in range(3)] for i in range(3)]
+
+
+def _sigma_of_size(RA: list[list[Array]], n_cells: Array) -> list[Array]:
+    """Return Σ₀ = R A D (R A)ᵀ, xx yy zz yz xz xy, each (component,): the size of a domain."""
+
+    def entry(i: int, j: int) -> Array:
+        D = [GAUSS / 4 / n_cells[m] ** 2 for m in range(3)]
+        return sum(RA[i][m] * RA[j][m] * D[m] for m in range(3))
+
+    return symmetric(entry)
+
+
+def _sigma_of_tilt(q: list[Array], q_squared: Array, tilt: Array) -> list[Array]:
+    """Return tilt·(|q|²·1 − q qᵀ), xx yy zz yz xz xy, each (node, component): the turn of a domain.
+    tilt: (η w)², (component,).
+    """
+
+    def entry(i: int, j: int) -> Array:
+        identity = q_squared if i == j else 0.0
+        return tilt * (identity - q[i] * q[j])
+
+    return symmetric(entry)
 
 
 def symmetric(entry: Callable[[int, int], Array]) -> list[Array]:
