@@ -1,6 +1,8 @@
 """A trial whose stages are stand-ins, so that Snakemake's own records can be tested in seconds."""
 
+import fcntl
 import json
+import os
 import re
 import subprocess
 import sys
@@ -124,9 +126,21 @@ def run_chain(folder: Path, config: str, *argv: str, seconds: int = 600) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_chain(tmp_path_factory) -> Path:
-    """The tiny trial, finished with two local ranks: the folder that holds `data` and `results`."""
-    folder = tmp_path_factory.mktemp("tiny")
-    run_chain(folder, "tiny")
+    """The tiny trial, finished with two local ranks: the folder that holds `data` and `results`.
+
+    It is run once: a second worker waits for the first one's.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / "tiny"
+    finished = root / "tiny.finished"
+    with open(root / "tiny.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not finished.exists():
+            folder.mkdir(exist_ok=True)
+            run_chain(folder, "tiny")
+            finished.touch()
     return folder
 
 
