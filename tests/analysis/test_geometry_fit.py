@@ -48,7 +48,8 @@ def detector() -> Detector:
 
 def pulse(rng) -> Spectrum:
     energies = np.arange(7080.0, 7160.0, 2.0)
-    envelope = np.exp(-0.5 * ((energies - 7120 - 5 * rng.normal()) / 10) ** 2)
+    centre = 7120 + 5 * rng.normal()
+    envelope = np.exp(-0.5 * ((energies - centre) / 10) ** 2)
     return Spectrum(energies, envelope * rng.gamma(3.0, size=len(energies)))
 
 

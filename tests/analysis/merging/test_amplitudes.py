@@ -155,21 +155,24 @@ def fitted(f: StructureFactors, true: StructureFactors, channel: int) -> np.ndar
     """Return f' + i f'' (site,) with which the |F|² of f are the true ones in crystals of B,
     weights 1/|F|².
     """
-    rows = np.arange(len(f.hkl))
+    n_sites = f.n_sites
     same = rows_of(true, f.hkl)
     wilson = np.exp(-B * stol_squared(f.hkl))
     data = np.abs(wilson * true.at(same)[:, channel]) ** 2
-    X = f.without_sites(rows)[:, 0]
-    g = f.groups[: f.n_sites]
     weight = 1.0 / np.maximum(data, 0.05 * data.mean())
-    curve = f.anomalous[: f.n_sites, channel]
+
+    X = f.without_sites(np.arange(len(f.hkl)))[:, 0]
+    g = f.groups[:n_sites]
+    curve = f.anomalous[:n_sites, channel]
     for _ in range(10):
         F = X + curve @ g
+        residual = data - np.abs(F) ** 2
         slope = 2.0 * np.conj(F) * g
         D = np.concatenate([slope.real, -slope.imag])
-        normal = (D * weight) @ D.T
-        step = np.linalg.solve(normal, (D * weight) @ (data - np.abs(F) ** 2))
-        curve = curve + step[: f.n_sites] + 1j * step[f.n_sites :]
+        weighted = D * weight
+
+        step = np.linalg.solve(weighted @ D.T, weighted @ residual)
+        curve = curve + step[:n_sites] + 1j * step[n_sites:]
     return curve
 
 
@@ -204,7 +207,8 @@ def test_what_was_not_measured_is_the_model_scaled_to_the_data(true):
     mates[0, unique.rows(data.hkl)] = data.intensity
     mates[1] = np.where(unique.mate < 0, np.nan, mates[0, unique.mate])
     n = np.isfinite(mates).sum(axis=0)
-    is_strong = (n > 0) & (np.nansum(mates, axis=0) >= np.sqrt(n) * data.sigma[0])
+    total = np.nansum(mates, axis=0)
+    is_strong = (n > 0) & (total >= np.sqrt(n) * data.sigma[0])
     own = unique.rows(true.hkl)
     np.testing.assert_array_equal(alone.hkl, true.hkl[(own >= 0) & is_strong[own]])
 

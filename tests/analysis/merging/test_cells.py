@@ -15,7 +15,8 @@ SIGMA = np.array([0.045, 0.036, 0.031, 0.0, 0.051, 0.0])
 
 def population(n: int, seed: int = 0, mean=MEAN) -> np.ndarray:
     """Return Gaussian cells (n, 6) with correlated a and c."""
-    z = np.random.default_rng(seed).standard_normal((n, 6))
+    rng = np.random.default_rng(seed)
+    z = rng.standard_normal((n, 6))
     z[:, 2] = 0.6 * z[:, 0] + 0.8 * z[:, 2]
     return mean + z * SIGMA
 
@@ -50,11 +51,15 @@ def test_covariance_is_numpys_without_outliers_and_with_them():
     """
     clean = cells.features(population(4000), ("a", "b", "c"))
     expected = np.cov(clean, rowvar=False)
-    tolerance = 0.05 * np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
-    dirty = np.concatenate([clean, clean[:1000] + np.array([0.6, -0.4, 0.5])])
+    sigma = np.sqrt(np.diag(expected))
+    tolerance = 0.05 * np.outer(sigma, sigma)
+
+    far_away = clean[:1000] + np.array([0.6, -0.4, 0.5])
+    dirty = np.concatenate([clean, far_away])
     for x in (clean, dirty):
         location, covariance = cells.robust(x)
-        assert (np.abs(covariance - expected) <= tolerance).all()
+        difference = np.abs(covariance - expected)
+        assert (difference <= tolerance).all()
         assert np.allclose(location, clean.mean(axis=0), atol=0.003)
 
 
@@ -84,15 +89,25 @@ def test_few_lattices_are_not_rejected_for_being_few(n, limit):
     loses 10 % of 24.
     """
     rng = np.random.default_rng(n)
-    samples = [rng.standard_normal((n, 3)) for _ in range(40)]
+    is_beyond = []
+    for _ in range(40):
+        x = rng.standard_normal((n, 3))
+        location, covariance = cells.robust(x)
+        is_beyond.append(cells.mahalanobis(x, location, covariance) > 4.0)
 
-    assert np.mean([cells.mahalanobis(x, *cells.robust(x)) > 4.0 for x in samples]) < limit
+    assert np.mean(is_beyond) < limit
 
 
 def test_robust_is_deterministic_and_stands_few_or_equal_points():
     x = cells.features(population(50), ("a", "b", "c"))
-    assert all(np.array_equal(a, b) for a, b in zip(cells.robust(x), cells.robust(x), strict=True))
-    for few in (x[:3], np.repeat(x[:1], 40, axis=0)):
+    first = cells.robust(x)
+    second = cells.robust(x)
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+    three = x[:3]
+    equal = np.repeat(x[:1], 40, axis=0)
+    for few in (three, equal):
         location, covariance = cells.robust(few)
         assert np.allclose(location, np.median(few, axis=0), atol=1e-6)
         assert (np.linalg.eigvalsh(covariance) > 0).all()
@@ -126,14 +141,16 @@ def test_tetragonal_cells_have_a_covariance():
     names = cells.independent(("a", "b", "c"), "P 41 21 2")
     labels = cells.dbscan(cells.features(table, names), 0.6, 3)
     clusters = cells.describe(table, names, labels, 4.0)
+    sigma = np.sqrt(np.diag(clusters.covariance[0]))
 
-    assert np.allclose(np.sqrt(np.diag(clusters.covariance[0])), [0.2, 0.5], rtol=0.2)
+    assert np.allclose(sigma, [0.2, 0.5], rtol=0.2)
     assert np.allclose(clusters.mean[0], [107, 107, 304, 90, 90, 90], atol=0.1)
 
 
 def test_each_lattice_has_one_outcome():
     labels = np.array([0, 0, 1, -1, -1])
-    found = cells.outcomes(labels, np.array([1.0, 9.0, 1.0, 9.0, 1.0]), 0, 4.0)
+    distance = np.array([1.0, 9.0, 1.0, 9.0, 1.0])
+    found = cells.outcomes(labels, distance, 0, 4.0)
     end = LatticeOutcome
 
     assert found.tolist() == [

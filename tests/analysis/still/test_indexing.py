@@ -69,29 +69,33 @@ def _still(rng, cell, space_group, n_spots=80, d_min=2.0) -> Still:
     size = np.linalg.norm(q, axis=1)
     in_plane = np.hypot(q[:, 0], q[:, 1])
     half_wavelength = wavelength(ENERGY) / 2
-    tangent = np.tan(np.arcsin(np.clip(size * half_wavelength, 1e-9, 0.99)))
+    theta = np.arcsin(np.clip(size * half_wavelength, 1e-9, 0.99))
+    tangent = np.tan(theta)
 
     # how strong a node is at its distance ψ from the Ewald sphere
     psi = (q[:, 2] - size**2 * half_wavelength) / in_plane
     mosaic2 = np.deg2rad(0.05) ** 2 + (0.44 / (4000 * size)) ** 2
     band2 = (5.0 / ENERGY * tangent) ** 2
-    excited = np.exp(-5.0 * size**2 - psi**2 / 2 / (mosaic2 + band2))
+    width2 = mosaic2 + band2
+    excited = np.exp(-5.0 * size**2 - psi**2 / 2 / width2)
     strength = rng.exponential(size=len(q)) * excited / size
 
     # where it is, at the energy it reflects
-    change = np.clip(psi * band2 / (mosaic2 + band2) / tangent, -0.002, 0.002)
-    two_theta = 2 * np.arcsin(np.clip(size * half_wavelength * (1 + change), 0, 1))
-    across = q[:, :2] / in_plane[:, None] * np.sin(two_theta)[:, None]
+    change = np.clip(psi * band2 / width2 / tangent, -0.002, 0.002)
+    sine = size * half_wavelength * (1 + change)
+    two_theta = 2 * np.arcsin(np.clip(sine, 0, 1))
+    direction = q[:, :2] / in_plane[:, None]
+    across = direction * np.sin(two_theta)[:, None]
     s1 = np.column_stack([across, -np.cos(two_theta)])
     panel, fast, slow = geometry.intersect(_detector(0.0885), s1)
 
     best = np.argsort(-strength * (panel >= 0))[:n_spots]
-    noise = rng.normal(size=(2, n_spots)) * 0.2
+    fast_noise, slow_noise = rng.normal(size=(2, n_spots)) * 0.2
     return Still(
         A=A,
         hkl=hkl[best],
-        fast=fast[best] + noise[0],
-        slow=slow[best] + noise[1],
+        fast=fast[best] + fast_noise,
+        slow=slow[best] + slow_noise,
         weights=strength[best] / strength[best].min(),
     )
 

@@ -28,16 +28,23 @@ def predicted_at(positions, half=2.33 * SIGMA) -> Predicted:
     `predict` do.
     """
     n = len(positions)
+    radial, transverse = half
     columns = {name: np.zeros(n) for name in Predicted._fields}
-    columns |= {"panel": np.zeros(n, np.int32), "fast": positions[:, 0], "slow": positions[:, 1]}
-    columns |= {"radial_px": np.full(n, half[0]), "transverse_px": np.full(n, half[1])}
+    columns |= {
+        "panel": np.zeros(n, np.int32),
+        "fast": positions[:, 0],
+        "slow": positions[:, 1],
+        "radial_px": np.full(n, radial),
+        "transverse_px": np.full(n, transverse),
+    }
     return Predicted(**columns)
 
 
 def grid(rng, step=25, offset=20):
     """Return positions (n, 2) on a loose grid, anywhere within a pixel."""
     axis = np.arange(offset, SHAPE[0] - offset, step, dtype=float)
-    nodes = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    fast, slow = np.meshgrid(axis, axis)
+    nodes = np.stack([fast.ravel(), slow.ravel()], axis=-1)
     return nodes + rng.uniform(-0.5, 0.5, nodes.shape)
 
 

@@ -89,8 +89,12 @@ def rays_around(s1, grid):
     across = np.cross(s1, [0, 0, 1.0])
     across /= np.linalg.norm(across)
     in_plane = np.cross(across, s1)
-    rays = s1 + grid[:, None, None] * in_plane + grid[None, :, None] * across
-    return (rays / np.linalg.norm(rays, axis=-1, keepdims=True)).reshape(-1, 3)
+
+    radial = grid[:, None, None] * in_plane
+    transverse = grid[None, :, None] * across
+    rays = s1 + radial + transverse
+    rays = rays.reshape(-1, 3)
+    return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
 
 
 def brute_force(A, hkl, eta, domain, spectrum, n_grid=41):

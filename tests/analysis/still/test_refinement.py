@@ -38,7 +38,8 @@ def turns(n: int = 40) -> np.ndarray:
     """
     axes = np.random.default_rng(8).normal(size=(n, 3))
     axes /= np.linalg.norm(axes, axis=1, keepdims=True)
-    angles = ETA * norm.ppf((np.arange(n) + 0.5) / n / 2)
+    quantiles = (np.arange(n) + 0.5) / n / 2
+    angles = ETA * norm.ppf(quantiles)
     vectors = axes * angles[:, None]
     return rotation.from_vector(np.concatenate([vectors, -vectors]))
 

@@ -24,7 +24,8 @@ def _grid(n: int, spacing: int, rng: np.random.Generator) -> np.ndarray:
     """Return (m, 2) positions (fast, slow), at random within the pixel in the middle of each
     square.
     """
-    middle = np.arange(spacing // 2, n - spacing // 2, spacing, dtype=float)
+    margin = spacing // 2
+    middle = np.arange(margin, n - margin, spacing, dtype=float)
     fast, slow = np.meshgrid(middle, middle)
     corners = np.stack([fast.ravel(), slow.ravel()], axis=1)
     return corners + rng.uniform(size=(fast.size, 2))
@@ -51,13 +52,17 @@ def _image(rng, n, background, centres=(), photons=0.0, width=0.7, readout=1.0) 
 def _profile(centre: float, width: float) -> np.ndarray:
     """Return a Gaussian integrated over each of 11 pixels, as the sum of ten points in each."""
     points = (np.arange(110) + 0.5) / 10
-    return np.exp(-((points - centre) ** 2) / 2 / width**2).reshape(11, 10).sum(1)
+    distance2 = (points - centre) ** 2
+    values = np.exp(-distance2 / 2 / width**2)
+    return values.reshape(11, 10).sum(1)
 
 
 def _match(found, centres) -> tuple[np.ndarray, np.ndarray]:
     """Return the distance of each centre to the nearest spot, and which spot that is."""
-    d = np.hypot(found.fast - centres[:, :1], found.slow - centres[:, 1:])
-    return d.min(axis=1), d.argmin(axis=1)
+    fast = found.fast - centres[:, :1]
+    slow = found.slow - centres[:, 1:]
+    distance = np.hypot(fast, slow)
+    return distance.min(axis=1), distance.argmin(axis=1)
 
 
 @pytest.mark.parametrize(
