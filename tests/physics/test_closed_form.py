@@ -67,8 +67,10 @@ def closed(crystal: Crystal, mosaicity: Mosaic, hkl: np.ndarray, p: np.ndarray) 
     cloud = mosaic.clouds(crystal, mosaicity, hkl[None])
     x, y, z = (p[:, i, None] - np.asarray(cloud.q[i]) for i in range(3))
     xx, yy, zz, yz, xz, xy = map(np.asarray, cloud.precision)
-    exponent = 0.5 * (xx * x * x + yy * y * y + zz * z * z) + yz * y * z + xz * x * z + xy * x * y
-    squares = (np.asarray(cloud.amplitude) * np.exp(-exponent)).sum(axis=1)
+    diagonal = xx * x * x + yy * y * y + zz * z * z
+    exponent = 0.5 * diagonal + yz * y * z + xz * x * z + xy * x * y
+    values = np.asarray(cloud.amplitude) * np.exp(-exponent)
+    squares = values.sum(axis=1)
     return squares / np.prod(crystal.n_cells) ** 2
 
 

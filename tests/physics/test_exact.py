@@ -177,14 +177,16 @@ def test_at_a_node(shape, peak, dtype):
     assert value(zero) == pytest.approx(peak, rel=1e-6)
     assert (np.asarray(jax.jit(jax.grad(value))(zero)) == 0).all()
     if shape in SMOOTH:
-        line = np.linspace(0.0, 0.5, 2001)[:, None] * np.array([0.9 / 30, 0.5 / 40, 0.3 / 50])
-        v, g = jax.jit(jax.vmap(jax.value_and_grad(value)))(jnp.asarray(line, dtype))
-        wide = np.asarray(value(jnp.asarray(line.T)))
-        np.testing.assert_allclose(v, wide, atol=1e-12 if dtype == "float64" else 2e-6)
-        slope = (np.asarray(g, float) * line[-1]).sum(axis=1)
-        np.testing.assert_allclose(
-            slope[1:-1], (wide[2:] - wide[:-2]) * 1000, atol=1e-5 if dtype == "float64" else 1e-3
-        )
+        is_double = dtype == "float64"
+        end = np.array([0.9 / 30, 0.5 / 40, 0.3 / 50])
+        line = np.linspace(0.0, 0.5, 2001)[:, None] * end
+        along_line = jax.jit(jax.vmap(jax.value_and_grad(value)))
+        values, gradients = along_line(jnp.asarray(line, dtype))
+        in_double = np.asarray(value(jnp.asarray(line.T)))
+        np.testing.assert_allclose(values, in_double, atol=1e-12 if is_double else 2e-6)
+        slope = (np.asarray(gradients, float) * line[-1]).sum(axis=1)
+        difference = (in_double[2:] - in_double[:-2]) * 1000
+        np.testing.assert_allclose(slope[1:-1], difference, atol=1e-5 if is_double else 1e-3)
 
 
 def test_square_is_the_interference_function():

@@ -96,8 +96,11 @@ def test_each_pixel_has_its_own_mean():
 def test_neighbours_and_shots_are_independent():
     shots = [noise.poisson(rng(seed), flat(50.0, 500))[0] for seed in (1, 2)]
     z = (np.stack(shots) - 50.0) / np.sqrt(50.0)
-    for a, b in ((z[0, :, 1:], z[0, :, :-1]), (z[0, 1:], z[0, :-1]), (z[0], z[1])):
-        assert abs((a * b).mean()) < 4 / np.sqrt(a.size)
+    first, second = z
+    along_fast = first[:, 1:] * first[:, :-1]
+    along_slow = first[1:] * first[:-1]
+    for product in (along_fast, along_slow, first * second):
+        assert abs(product.mean()) < 4 / np.sqrt(product.size)
 
 
 def test_the_generator_alone_decides():
@@ -155,9 +158,8 @@ def test_flicker_comes_before_counting():
 
 def test_gain_map_is_the_same_for_all_shots():
     gain = noise.gain_map(rng(1), (2, 200, 200), 0.01)
-    assert gain.mean() == pytest.approx(1.0, abs=2e-4) and gain.std() == pytest.approx(
-        0.01, rel=0.02
-    )
+    assert gain.mean() == pytest.approx(1.0, abs=2e-4)
+    assert gain.std() == pytest.approx(0.01, rel=0.02)
     for seed in (0, 1):
         frame = noise.read_out(rng(seed), np.full(gain.shape, 1e8), gain, **READ)
         np.testing.assert_allclose(frame / 1e8, gain, atol=1e-3)
@@ -173,7 +175,8 @@ def test_spread_comes_after_counting_and_gain(shape):
     gain[0, 150, 150] = 3.0
     frame = noise.read_out(rng(), flat(1e6), gain, kernel=kernel, **READ)[0].astype(float)
     assert frame[150, 151] - frame[100:200].mean() == pytest.approx(2e6 * kernel[10, 11], rel=0.1)
-    inner = frame[20:130, 20:-20] - frame[20:130, 20:-20].mean()
+    inner = frame[20:130, 20:-20]
+    inner = inner - inner.mean()
     assert inner.var() == pytest.approx(1e6 * (kernel**2).sum(), rel=0.1)
     for lag in (1, 2):
         correlation = (inner[:, lag:] * inner[:, :-lag]).mean() / inner.var()
@@ -183,11 +186,10 @@ def test_spread_comes_after_counting_and_gain(shape):
 
 def test_beyond_saturation_a_pixel_reads_one_more():
     expected = np.array([[[10.0, 1e6, 1e12]]])
-    frame = noise.read_out(rng(), expected, ones(expected), **READ | {"saturation_adu": 5000})
+    read = READ | {"saturation_adu": 5000}
+    frame = noise.read_out(rng(), expected, ones(expected), **read)
     assert frame[0, 0, 0] < 100 and list(frame[0, 0, 1:]) == [5001, 5001]
-    amplified = noise.read_out(
-        rng(), flat(4000.0), ones(flat(0)), quantum_gain=2.5, **READ | {"saturation_adu": 5000}
-    )
+    amplified = noise.read_out(rng(), flat(4000.0), ones(flat(0)), quantum_gain=2.5, **read)
     assert (amplified == 5001).all()
 
 
@@ -197,20 +199,27 @@ def test_beyond_saturation_a_pixel_reads_one_more():
 def test_fibre_spread_is_the_published_one():
     kernel = noise.fibre_kernel(0.08, 0.088, 10)
     g = 0.65238 * 0.08 / 0.088
+
+    def density(y, x):
+        return g / (2 * np.pi) * (g * g + x * x + y * y) ** -1.5
+
     for i, j in ((0, 0), (0, 2), (3, 4)):
-        exact = over_pixel(lambda y, x: g / (2 * np.pi) * (g * g + x * x + y * y) ** -1.5, i, j)
+        exact = over_pixel(density, i, j)
         assert kernel[10 + i, 10 + j] == pytest.approx(exact, rel=1e-4)
-    assert kernel.sum() == pytest.approx(
-        1 - g / np.hypot(g, 10.0), abs=2e-3
-    )  # the tail beyond the disc
+    beyond_disc = g / np.hypot(g, 10.0)
+    assert kernel.sum() == pytest.approx(1 - beyond_disc, abs=2e-3)
     assert kernel[0, 0] == 0
 
 
 def test_gaussian_spread_falls_to_half_at_half_its_width():
     kernel = noise.gauss_kernel(0.2, 0.05, 12)
     a = 4 * np.log(2) / 4.0**2
+
+    def density(y, x):
+        return a / np.pi * np.exp(-a * (x * x + y * y))
+
     for i, j in ((0, 0), (0, 2), (3, 4)):
-        exact = over_pixel(lambda y, x: a / np.pi * np.exp(-a * (x * x + y * y)), i, j)
+        exact = over_pixel(density, i, j)
         assert kernel[12 + i, 12 + j] == pytest.approx(exact, rel=1e-4)
     assert kernel.sum() == pytest.approx(1.0, abs=1e-9) and kernel[0, 0] == 0
 
@@ -224,14 +233,14 @@ def over_pixel(density, i: int, j: int) -> float:
 @pytest.mark.parametrize("shape", KERNELS)
 def test_point_spread_keeps_the_flux(shape):
     image = np.zeros((2, 150, 211), dtype=np.float32)
-    image[0, 50, 50], image[1, 40, 60] = 1e6, 50.0
-    spread = noise.spread_out(image, KERNELS[shape])
-    np.testing.assert_allclose(
-        spread.sum(axis=(1, 2), dtype=float), image.sum(axis=(1, 2)), rtol=1e-6
-    )
-    assert spread[0].max() == spread[0, 50, 50] and spread[0, 50, 53] == pytest.approx(
-        spread[0, 53, 50], abs=0.1
-    )
+    image[0, 50, 50] = 1e6
+    image[1, 40, 60] = 50.0
+    blurred = noise.spread_out(image, KERNELS[shape])
+    sums = blurred.sum(axis=(1, 2), dtype=float)
+    np.testing.assert_allclose(sums, image.sum(axis=(1, 2)), rtol=1e-6)
+    bright, _ = blurred
+    assert bright.max() == bright[50, 50]
+    assert bright[50, 53] == pytest.approx(bright[53, 50], abs=0.1)
 
 
 @pytest.mark.stage
