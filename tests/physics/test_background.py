@@ -12,9 +12,8 @@ def test_factor_meets_the_table_and_is_a_cubic_between(material):
     np.testing.assert_allclose(factor(material, x), y, atol=1e-12)
     np.testing.assert_allclose(factor(material, np.array([0.6, 1.0])), y[-1])
     inner = np.linspace(x[1], x[2], 9)[1:-1]
-    through = np.polynomial.Polynomial.fit(
-        x[:4], y[:4], 3
-    )  # the two points on either side of the second interval
+    # the two points on either side of the second interval
+    through = np.polynomial.Polynomial.fit(x[:4], y[:4], 3)
     np.testing.assert_allclose(factor(material, inner), through(inner), rtol=1e-9)
 
 
@@ -25,11 +24,9 @@ def test_published_magnitudes_at_the_beam_centre():
     solid_angle = np.array([(0.088 / 141.7) ** 2])
     for material, thickness, published in ((WATER, 0.1, 10.2), (AIR, 10.0, 0.79)):
         alone = [thickness if material is m else 0.0 for m in (WATER, AIR)]
-        made = (
-            background(np.zeros(1), solid_angle, np.float64(1.74), 1e12, *alone)[0]
-            / material.factor[0] ** 2
-        )
-        assert made == pytest.approx(published, rel=0.01)
+        photons = background(np.zeros(1), solid_angle, np.float64(1.74), 1e12, *alone)[0]
+        per_f_squared = photons / material.factor[0] ** 2
+        assert per_f_squared == pytest.approx(published, rel=0.01)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 1e-5), (np.float64, 1e-6)])
@@ -42,15 +39,14 @@ def test_pixels_follow_the_cubics(dtype, bound):
     stol = np.concatenate([np.linspace(0, 0.57, 200_001), points, points[1:] - 1e-6, points + 1e-6])
     sine = (stol * wavelength).astype(dtype)
     pixel = np.full(stol.shape, 4e-7, dtype)
-    made = background(sine, pixel, np.float64(wavelength), 1e12, 0.1, 10.0)
+    photons = background(sine, pixel, np.float64(wavelength), 1e12, 0.1, 10.0)
     parts = [
         molecules_per_area(m, mm) * factor(m, sine.astype(float) / wavelength) ** 2
         for m, mm in ((WATER, 0.1), (AIR, 10.0))
     ]
-    assert made.dtype == dtype
-    np.testing.assert_allclose(
-        made, 7.94079248e-30 * 1e12 * pixel.astype(float) * sum(parts), rtol=bound
-    )
+    expected = 7.94079248e-30 * 1e12 * pixel.astype(float) * sum(parts)
+    assert photons.dtype == dtype
+    np.testing.assert_allclose(photons, expected, rtol=bound)
 
 
 def test_water_molecules():

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from by_hand import R_E_SQUARED, ray_and_efficiency, sub_pixels
 from spreadflow.models import Crystal, Detector, Parameters, Spectrum
 from spreadflow.physics import bragg, layout, mosaic, response, rotation, unit_cell
 from spreadflow.physics.background import background
@@ -64,24 +65,40 @@ def detector(
 ) -> Detector:
     """Two tilted panels at 2θ of about 30°."""
     turn = rotation.from_vector(np.array([[0.02, -0.01, 0.03], [-0.03, 0.02, -0.01]]))
-    fast, slow = turn[:, :, 0], -turn[:, :, 1]
-    return Detector(np.array(origin), fast, slow, pixel, shape, 0.032, 0.017)
+    return Detector(
+        origin_mm=np.array(origin),
+        fast=turn[:, :, 0],
+        slow=-turn[:, :, 1],
+        pixel_mm=pixel,
+        shape=shape,
+        thickness_mm=0.032,
+        attenuation_mm=0.017,
+    )
 
 
 def parameters(
     c, f, s, d, *, turns=None, beam_mm=0.003, scale=90.0, polarization=1.0
 ) -> Parameters:
     """turns: of the mosaic domains; None = the continuous distribution."""
-    of = mosaic.continuous() if turns is None else mosaic.domains(turns)
-    rows = layout.reached(c, of, f.hkl, s)
-    return Parameters(c, of, scale, beam_mm, s, polarization, d, f.hkl[rows], f.squared(rows))
+    mosaicity = mosaic.continuous() if turns is None else mosaic.domains(turns)
+    rows = layout.reached(c, mosaicity, f.hkl, s)
+    return Parameters(
+        crystal=c,
+        mosaic=mosaicity,
+        scale=scale,
+        beam_mm=beam_mm,
+        spectrum=s,
+        polarization=polarization,
+        detector=d,
+        hkl=f.hkl[rows],
+        f_squared=f.squared(rows),
+    )
 
 
 def expected(c, f, s, d, *, oversample=1, dtype="float64", **changes):
+    p = parameters(c, f, s, d, **changes)
     image = np.zeros((d.n_panels, *d.shape))
-    return image, bragg.add(
-        image, parameters(c, f, s, d, **changes), oversample=oversample, dtype=dtype
-    )
+    return image, bragg.add(image, p, oversample=oversample, dtype=dtype)
 
 
 def interpolated(table, x):
@@ -99,74 +116,49 @@ def interpolated(table, x):
     return total
 
 
-def published(c, f, s, d, turns, oversample, polarization, scale, beam_mm, water_mm, air_mm):
-    """The whole expected image by plain loops over panels, pixels, sub-pixels, channels and
-    domains.
+def published(p: Parameters, f: StructureFactors, oversample: int) -> np.ndarray:
+    """The expected Bragg photons by plain loops over panels, pixels, sub-pixels, channels and
+    domains. f: also of nodes that `p` does not list.
     """
-    n_slow, n_fast = d.shape
-    image = np.zeros((d.n_panels, n_slow, n_fast))
-    amplitude2 = {
-        tuple(h): np.abs(v) ** 2
-        for h, v in zip(f.hkl.tolist(), f.at(np.arange(len(f.hkl))), strict=True)
-    }
-    real_space = [np.linalg.inv(turn @ c.A) for turn in turns]
-    na, nb, nc = c.n_cells
-    area = (beam_mm * 1e-3) ** 2
-    total = sum(s.photons)
-    mean_wavelength = HC_EV_ANGSTROM / (sum(s.photons * s.energies_ev) / total)
-    steps = len(turns) * oversample**2
+    f_squared = np.abs(f.at(np.arange(len(f.hkl)))) ** 2
+    of_node = dict(zip(map(tuple, f.hkl.tolist()), f_squared, strict=True))
+    real_space = [np.linalg.inv(turn @ p.crystal.A) for turn in p.mosaic.rotations]
+    fluence = p.spectrum.photons / (p.beam_mm * 1e-3) ** 2
+    image = np.zeros((p.detector.n_panels, *p.detector.shape))
+    for panel, row, column in np.ndindex(*image.shape):
+        for fast, slow in sub_pixels(row, column, oversample):
+            ray, efficiency = ray_and_efficiency(p.detector, panel, fast, slow, p.polarization)
+            for channel, energy in enumerate(p.spectrum.energies_ev):
+                q = (ray + np.array([0.0, 0.0, 1.0])) * energy / HC_EV_ANGSTROM
+                for inverse in real_space:
+                    h = inverse @ q
+                    h0 = np.ceil(h - 0.5).astype(int)
+                    r2 = ((p.crystal.n_cells * (h - h0)) ** 2).sum()
+                    lattice_factor = np.prod(p.crystal.n_cells) * math.exp(-r2 / 0.63)
+                    f2 = of_node[tuple(h0.tolist())][channel]
+                    strength = f2 * lattice_factor**2 * fluence[channel]
+                    image[panel, row, column] += strength * efficiency
+    n_terms = len(real_space) * oversample**2
+    return R_E_SQUARED * p.scale * image / n_terms
 
-    def seen(panel, x, y):
-        at = d.origin_mm[panel] + d.fast[panel] * x * d.pixel_mm + d.slow[panel] * y * d.pixel_mm
-        distance = math.sqrt(at @ at)
-        ray = at / distance
-        normal = np.cross(d.fast[panel], d.slow[panel])
-        omega = d.pixel_mm**2 * abs(d.origin_mm[panel] @ normal) / distance**3
-        capture = 1.0 - math.exp(-d.thickness_mm / (d.attenuation_mm * abs(normal @ ray)))
-        cos2 = -ray[2]
-        psi = math.atan2(ray[1], ray[0])
-        polar = 0.5 * (1 + cos2**2 - polarization * math.cos(2 * psi) * (1 - cos2**2))
-        return ray, omega * capture * polar
 
-    for panel in range(d.n_panels):
-        for i in range(n_slow):
-            for j in range(n_fast):
-                value = 0.0
-                for sub in range(oversample**2):
-                    x, y = (
-                        j + (sub % oversample + 0.5) / oversample,
-                        i + (sub // oversample + 0.5) / oversample,
-                    )
-                    ray, weight = seen(panel, x, y)
-                    for channel, (e, photons) in enumerate(
-                        zip(s.energies_ev, s.photons, strict=True)
-                    ):
-                        q = (ray + np.array([0.0, 0.0, 1.0])) * e / HC_EV_ANGSTROM
-                        for inverse in real_space:
-                            h, k, l = inverse @ q
-                            h0 = math.ceil(h - 0.5)
-                            k0 = math.ceil(k - 0.5)
-                            l0 = math.ceil(l - 0.5)
-                            r2 = (na * (h - h0)) ** 2 + (nb * (k - k0)) ** 2 + (nc * (l - l0)) ** 2
-                            lattice_factor = na * nb * nc * math.exp(-r2 / 0.63)
-                            f2 = amplitude2[h0, k0, l0][channel]
-                            value += f2 * lattice_factor**2 * photons / area * weight
-                image[panel, i, j] = 7.94079248e-30 * scale * value / steps
-                ray, weight = seen(panel, j + 0.5, i + 0.5)
-                stol = math.sin(0.5 * math.acos(-ray[2])) / mean_wavelength
-                for table, density, mw, thick in (
-                    (WATER, 1.0, 18.0, water_mm),
-                    (AIR, 1.2e-3, 28.0, air_mm),
-                ):
-                    molecules = area * thick * 1e-3 * density * 1e6 * 6.02214076e23 / mw
-                    fluence = total / area
-                    image[panel, i, j] += (
-                        7.94079248e-30
-                        * fluence
-                        * molecules
-                        * interpolated(table, stol) ** 2
-                        * weight
-                    )
+def published_background(p: Parameters, water_mm: float, air_mm: float) -> np.ndarray:
+    """The photons that water and air scatter, by plain loops over panels and pixels."""
+    total = sum(p.spectrum.photons)
+    mean_energy = sum(p.spectrum.photons * p.spectrum.energies_ev) / total
+    image = np.zeros((p.detector.n_panels, *p.detector.shape))
+    for panel, row, column in np.ndindex(*image.shape):
+        ray, efficiency = ray_and_efficiency(
+            p.detector, panel, column + 0.5, row + 0.5, p.polarization
+        )
+        stol = math.sin(0.5 * math.acos(-ray[2])) / (HC_EV_ANGSTROM / mean_energy)
+        for table, density, molecular_weight, thickness_mm in (
+            (WATER, 1.0, 18.0, water_mm),
+            (AIR, 1.2e-3, 28.0, air_mm),
+        ):
+            per_area = thickness_mm * 1e-3 * density * 1e6 * 6.02214076e23 / molecular_weight
+            strength = R_E_SQUARED * total * per_area * interpolated(table, stol) ** 2
+            image[panel, row, column] += strength * efficiency
     return image
 
 
@@ -177,14 +169,20 @@ def test_small_panels_equal_the_published_formulas():
     s = pulse()
     d = detector(shape=(20, 40), pixel=0.5)
     turns = mosaic.domain_rotations(np.random.default_rng(5), 4, 0.003)
-    truth = published(c, f, s, d, turns, 2, 0.8, 1.5e5, 0.003, 0.1, 10.0)
-    made, spots = expected(c, f, s, d, turns=turns, polarization=0.8, oversample=2, scale=1.5e5)
+    settings = {"turns": turns, "polarization": 0.8, "scale": 1.5e5}
+    p = parameters(c, f, s, d, **settings)
+    truth = published(p, f, 2) + published_background(p, 0.1, 10.0)
+    bragg_photons, spots = expected(c, f, s, d, oversample=2, **settings)
     efficiency, sine = response.pixel_map(d, 0.8)
-    water_air = np.asarray(
-        background(sine, efficiency, HC_EV_ANGSTROM / s.mean_energy_ev, s.photons.sum(), 0.1, 10.0)
+    wavelength = HC_EV_ANGSTROM / s.mean_energy_ev
+    pulse_photons = s.photons.sum()
+    water_air = np.asarray(background(sine, efficiency, wavelength, pulse_photons, 0.1, 10.0))
+    assert bragg_photons.max() > 2 * water_air.max() and len(spots.panel) >= 4, (
+        "the test must see spots"
     )
-    assert made.max() > 2 * water_air.max() and len(spots.panel) >= 4, "the test must see spots"
-    np.testing.assert_allclose(made + water_air, truth, rtol=1e-6, atol=1e-6 * water_air.min())
+    np.testing.assert_allclose(
+        bragg_photons + water_air, truth, rtol=1e-6, atol=1e-6 * water_air.min()
+    )
 
 
 @pytest.mark.parametrize(
@@ -217,11 +215,11 @@ def test_closed_form_is_the_limit_of_many_domains():
     def key(spots):
         return spots.hkl @ [100**2, 100, 1] * 2 + spots.panel
 
-    both, of_closed, of_sampled = np.intersect1d(
+    common, row_of_closed, row_of_sampled = np.intersect1d(
         key(spots)[strong], key(sampled_spots), return_indices=True
     )
-    assert len(both) == strong.sum() >= 6
-    ratio = sampled_spots.photons[of_sampled] / spots.photons[strong][of_closed]
+    assert len(common) == strong.sum() >= 6
+    ratio = sampled_spots.photons[row_of_sampled] / spots.photons[strong][row_of_closed]
     np.testing.assert_allclose(ratio, 1.0, atol=0.1)
     assert ratio.mean() == pytest.approx(1.0, abs=0.04)
     assert np.abs(closed - sampled).sum() / sampled.sum() < 0.06
@@ -247,43 +245,36 @@ def test_photons_are_conserved_by_the_boxes():
     turn = rotation.from_vector(np.array([0.4, 0.1, 0.2]))
     c = Crystal(turn @ unit_cell.reciprocal(CELL), np.full(3, 60.0), np.float64(0.0))
     f = factors(energies)
+    s = Spectrum(energies, np.array([1e12]))
     d = Detector(
-        np.array([[-100.0, 100.0, -100.0]]),
-        np.array([[1.0, 0, 0]]),
-        np.array([[0, -1.0, 0]]),
-        0.05,
-        (4000, 4000),
+        origin_mm=np.array([[-100.0, 100.0, -100.0]]),
+        fast=np.array([[1.0, 0, 0]]),
+        slow=np.array([[0, -1.0, 0]]),
+        pixel_mm=0.05,
+        shape=(4000, 4000),
     )
-    _, spots = expected(
-        c,
-        f,
-        Spectrum(energies, np.array([1e12])),
-        d,
-        polarization=0.0,
-        turns=np.eye(3)[None],
-        oversample=3,
-    )
+    unrotated = np.eye(3)[None]
+    _, spots = expected(c, f, s, d, polarization=0.0, turns=unrotated, oversample=3)
     k = energies[0] / HC_EV_ANGSTROM
-    q = spots.hkl @ c.A.T
-    ray = q + np.array([0, 0, -k])
+    ray = spots.hkl @ c.A.T + np.array([0, 0, -k])
     length = np.linalg.norm(ray, axis=1)
     normal = ray / length[:, None]
     covariance = 0.63 / 4 / 60.0**2 * c.A @ c.A.T
     sigma2 = np.einsum("ni,ij,nj->n", normal, covariance, normal)
-    volume = (
-        2
-        * np.pi
-        * np.sqrt(np.linalg.det(covariance) / sigma2)
-        * np.exp(-0.5 * (length - k) ** 2 / sigma2)
-    )
-    row = {tuple(h): i for i, h in enumerate(f.hkl.tolist())}
-    amplitude = f.squared([row[tuple(h)] for h in spots.hkl.tolist()])[:, 0] * 60.0**6
-    kahn = 0.5 * (1 + normal[:, 2] ** 2)
-    truth = 7.94079248e-30 * 90.0 * 1e12 / 9e-12 * amplitude * volume / k**2 * kahn
-    strong = (spots.photons > 1e-3 * spots.photons.max()) & (np.abs(spots.fast - 2000) < 1900)
-    strong &= np.abs(spots.slow - 2000) < 1900
-    assert strong.sum() > 20
-    np.testing.assert_allclose(spots.photons[strong], truth[strong], rtol=0.01)
+    area = 2 * np.pi * np.sqrt(np.linalg.det(covariance) / sigma2)
+    cut = area * np.exp(-0.5 * (length - k) ** 2 / sigma2)
+
+    row_of_hkl = {tuple(hkl): row for row, hkl in enumerate(f.hkl.tolist())}
+    rows = [row_of_hkl[tuple(hkl)] for hkl in spots.hkl.tolist()]
+    amplitude = f.squared(rows)[:, 0] * 60.0**6
+    polarized = 0.5 * (1 + normal[:, 2] ** 2)
+    fluence = 1e12 / 9e-12
+    truth = R_E_SQUARED * 90.0 * fluence * amplitude * cut / k**2 * polarized
+    is_strong = spots.photons > 1e-3 * spots.photons.max()
+    is_inside = (np.abs(spots.fast - 2000) < 1900) & (np.abs(spots.slow - 2000) < 1900)
+    compared = is_strong & is_inside
+    assert compared.sum() > 20
+    np.testing.assert_allclose(spots.photons[compared], truth[compared], rtol=0.01)
 
 
 @pytest.mark.stage
@@ -292,13 +283,13 @@ def test_a_panel_cut_in_two_holds_the_same_photons():
     f = factors()
     s = pulse()
     one = Detector(
-        np.array([[5.0, 30.0, -60.0]]),
-        np.array([[1.0, 0, 0]]),
-        np.array([[0, -1.0, 0]]),
-        0.1,
-        (200, 200),
-        0.032,
-        0.017,
+        origin_mm=np.array([[5.0, 30.0, -60.0]]),
+        fast=np.array([[1.0, 0, 0]]),
+        slow=np.array([[0, -1.0, 0]]),
+        pixel_mm=0.1,
+        shape=(200, 200),
+        thickness_mm=0.032,
+        attenuation_mm=0.017,
     )
     two = one._replace(
         origin_mm=np.array([[5.0, 30.0, -60.0], [15.0, 30.0, -60.0]]),
@@ -320,27 +311,29 @@ def test_spots_describe_the_image():
     s = pulse()
     d = detector()
     image, spots = expected(c, f, s, d)
+    slow, fast = (index + 0.5 for index in np.indices(d.shape))
     for panel in range(2):
-        mine = spots.panel == panel
-        i, j = np.meshgrid(*(np.arange(n) + 0.5 for n in d.shape), indexing="ij")
-        assert spots.photons[mine].sum() == pytest.approx(image[panel].sum(), rel=1e-9)
-        assert (spots.photons * spots.fast)[mine].sum() == pytest.approx(
-            (image[panel] * j).sum(), rel=1e-9
-        )
-        assert (spots.photons * spots.slow)[mine].sum() == pytest.approx(
-            (image[panel] * i).sum(), rel=1e-9
-        )
+        on_panel = spots.panel == panel
+        photons = spots.photons[on_panel]
+        for weight, pixels in (
+            (1.0, image[panel]),
+            (spots.fast[on_panel], image[panel] * fast),
+            (spots.slow[on_panel], image[panel] * slow),
+        ):
+            assert (photons * weight).sum() == pytest.approx(pixels.sum(), rel=1e-9)
+
     strong = spots.photons > 0.01 * spots.photons.max()
     q = np.linalg.norm(spots.hkl @ c.A.T, axis=1)[strong]
-    at = d.origin_mm[spots.panel] + d.pixel_mm * (d.fast[spots.panel] * spots.fast[:, None])
-    at += d.pixel_mm * d.slow[spots.panel] * spots.slow[:, None]
-    theta = 0.5 * np.arccos(-at[strong, 2] / np.linalg.norm(at[strong], axis=1))
-    np.testing.assert_allclose(
-        2 * np.sin(theta) * spots.energy_ev[strong] / HC_EV_ANGSTROM, q, rtol=2e-3
-    )  # Bragg
+    along_fast = d.fast[spots.panel] * spots.fast[:, None]
+    along_slow = d.slow[spots.panel] * spots.slow[:, None]
+    position = d.origin_mm[spots.panel] + d.pixel_mm * (along_fast + along_slow)
+    cosine = -position[strong, 2] / np.linalg.norm(position[strong], axis=1)
+    theta = 0.5 * np.arccos(cosine)
+    by_bragg = 2 * np.sin(theta) * spots.energy_ev[strong] / HC_EV_ANGSTROM
+    np.testing.assert_allclose(by_bragg, q, rtol=2e-3)
 
 
-def test_domains_have_the_spread_they_are_told():
+def test_domains_have_the_mosaicity_asked_for():
     turns = mosaic.domain_rotations(np.random.default_rng(0), 20000, 0.01)
     angles = rotation.angle(turns)
     assert np.sqrt(np.mean(angles**2)) == pytest.approx(0.01, rel=0.02)

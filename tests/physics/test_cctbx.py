@@ -44,14 +44,13 @@ def write_model(path: Path, cell: np.ndarray, name: str, special: list[float] | 
     for i, (label, element) in enumerate(zip(atoms.names, atoms.elements, strict=True)):
         atom = gemmi.Atom()
         residue = gemmi.Residue()
-        atom.name, atom.element, atom.occ = (
-            str(label),
-            gemmi.Element(str(element)),
-            0.6 if i % 5 == 1 else 1.0,
-        )
+        atom.name = str(label)
+        atom.element = gemmi.Element(str(element))
+        atom.occ = 0.6 if i % 5 == 1 else 1.0
         place = atoms.xyz[i]
         if i == 8 and special is not None:
-            place, atom.occ = np.array(special), 0.5 if name != "R 3 :H" else 0.33333
+            place = np.array(special)
+            atom.occ = 0.5 if name != "R 3 :H" else 0.33333
         atom.pos = gemmi.Position(*(basis @ place))
         u = basis @ atoms.beta[i] @ basis.T / (2 * np.pi**2)
         atom.b_iso = 8 * np.pi**2 * np.trace(u) / 3
@@ -59,12 +58,15 @@ def write_model(path: Path, cell: np.ndarray, name: str, special: list[float] | 
             atom.aniso = gemmi.SMat33f(
                 1.5 * u[0, 0], 0.7 * u[1, 1], u[2, 2], 0.2 * u[0, 0], 0.0, -0.1 * u[0, 0]
             )
-        residue.name, residue.seqid, residue.het_flag = "UNL", gemmi.SeqId(i + 1, " "), "H"
+        residue.name = "UNL"
+        residue.seqid = gemmi.SeqId(i + 1, " ")
+        residue.het_flag = "H"
         residue.add_atom(atom)
         chain.add_residue(residue)
     model.add_chain(chain)
     out = gemmi.Structure()
-    out.cell, out.spacegroup_hm = gemmi.UnitCell(*unit_cell.degrees(cell)), group(name).hm
+    out.cell = gemmi.UnitCell(*unit_cell.degrees(cell))
+    out.spacegroup_hm = group(name).hm
     out.add_model(model)
     out.setup_entities()
     out.make_mmcif_document().write_file(str(path))
@@ -88,13 +90,13 @@ def test_equal_to_cctbx(tmp_path, cell, name, d_min, special):
         )
         for solvent in ({}, SOLVENT)
     )
-    some = np.random.default_rng(0).permutation(len(dry.hkl))[:3000]
+    rows = np.random.default_rng(0).permutation(len(dry.hkl))[:3000]
     anomalous = {key: [value.real, value.imag] for key, value in ANOMALOUS.items()}
     grid = gemmi.FloatGrid()
     grid.set_unit_cell(gemmi.UnitCell(*unit_cell.degrees(cell)))
     grid.spacegroup = group(name)
     grid.set_size_from_spacing(0.25 * d_min, gemmi.GridSizeRounding.Up)
-    hkl = dry.hkl[some].tolist()
+    hkl = dry.hkl[rows].tolist()
     job = {"model": str(model), "anomalous": anomalous, "hkl": hkl, "grid": grid.shape, **SOLVENT}
     (tmp_path / "job.json").write_text(json.dumps(job))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
@@ -110,8 +112,8 @@ def test_equal_to_cctbx(tmp_path, cell, name, d_min, special):
     def rms(f):
         return np.sqrt(np.mean(np.abs(f) ** 2))
 
-    ours = dry.at(some)[:, 0]
+    ours = dry.at(rows)[:, 0]
     assert rms(theirs["solvent"]) > 0.1 * rms(ours)
     np.testing.assert_allclose(ours, theirs["direct"], atol=1e-4 * rms(ours))
-    total = wet.at(some)[:, 0]
+    total = wet.at(rows)[:, 0]
     assert rms(total - theirs["direct"] - theirs["solvent"]) <= 0.01 * rms(total)

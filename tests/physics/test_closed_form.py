@@ -62,15 +62,16 @@ def sampled(
     return np.mean(values, axis=1), np.std(values, axis=1) / np.sqrt(len(turns))
 
 
-def closed(crystal: Crystal, spread: Mosaic, hkl: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """The same from the clouds of the closed form."""
-    cloud = mosaic.clouds(crystal, spread, hkl[None])
+def closed(crystal: Crystal, mosaicity: Mosaic, hkl: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """|F_latt|²/ΠN² at points p (n, 3) from the clouds of the closed form."""
+    cloud = mosaic.clouds(crystal, mosaicity, hkl[None])
     x, y, z = (p[:, i, None] - np.asarray(cloud.q[i]) for i in range(3))
     xx, yy, zz, yz, xz, xy = map(np.asarray, cloud.precision)
-    exponent = 0.5 * (xx * x * x + yy * y * y + zz * z * z) + yz * y * z + xz * x * z + xy * x * y
-    return (np.asarray(cloud.amplitude) * np.exp(-exponent)).sum(axis=1) / np.prod(
-        crystal.n_cells
-    ) ** 2
+    diagonal = xx * x * x + yy * y * y + zz * z * z
+    exponent = 0.5 * diagonal + yz * y * z + xz * x * z + xy * x * y
+    values = np.asarray(cloud.amplitude) * np.exp(-exponent)
+    squares = values.sum(axis=1)
+    return squares / np.prod(crystal.n_cells) ** 2
 
 
 @pytest.mark.stage
@@ -85,10 +86,11 @@ def test_is_the_mean_over_many_rotations(drawn, name):
     crystal = Crystal(A, np.array(n_cells, dtype=np.float64), np.float64(eta * DEG))
     p = around(crystal, np.array(hkl))
     mean, noise = sampled(crystal, np.array(hkl), turns, p)
-    made = closed(crystal, mosaic.continuous(8 if eta < 0.2 else 16), np.array(hkl), p)
+    mosaicity = mosaic.continuous(8 if eta < 0.2 else 16)
+    in_closed_form = closed(crystal, mosaicity, np.array(hkl), p)
     assert noise.max() < 0.007 * mean[0], "the draws must be able to tell"
-    assert np.abs(made - mean).max() < 0.01 * mean[0]
-    assert (np.abs(made - mean) < 4 * noise + 0.001 * mean[0]).all()
+    assert np.abs(in_closed_form - mean).max() < 0.01 * mean[0]
+    assert (np.abs(in_closed_form - mean) < 4 * noise + 0.001 * mean[0]).all()
 
 
 def test_without_spread_every_node_of_the_quadrature_is_the_domain_itself():
@@ -97,10 +99,9 @@ def test_without_spread_every_node_of_the_quadrature_is_the_domain_itself():
         unit_cell.reciprocal(unit_cell.radians(cell)), np.array(n_cells, float), np.float64(0.0)
     )
     p = around(crystal, np.array(hkl))
-    one, _ = sampled(crystal, np.array(hkl), np.eye(3)[None], p)
-    np.testing.assert_allclose(
-        closed(crystal, mosaic.continuous(8), np.array(hkl), p), one, rtol=1e-9
-    )
+    one_domain, _ = sampled(crystal, np.array(hkl), np.eye(3)[None], p)
+    in_closed_form = closed(crystal, mosaic.continuous(8), np.array(hkl), p)
+    np.testing.assert_allclose(in_closed_form, one_domain, rtol=1e-9)
 
 
 @pytest.mark.parametrize("eta_deg", [0.03, 0.1, 0.2, 0.3, 0.5, 1.0])
@@ -111,8 +112,9 @@ def test_as_many_widths_as_a_crystal_needs_hold_its_peaks(name, eta_deg):
     A = unit_cell.reciprocal(unit_cell.radians(cell))
     crystal = Crystal(A, np.array(n_cells, dtype=np.float64), np.float64(eta_deg * DEG))
     n = mosaic.n_widths(crystal, 1 / np.linalg.norm(A @ hkl))
-    peak = [
-        np.asarray(mosaic.clouds(crystal, mosaic.continuous(m), np.array([hkl])).amplitude).sum()
-        for m in (n, 300)
-    ]
-    assert peak[0] == pytest.approx(peak[1], rel=0.01) and n >= 8
+
+    def peak(n_widths: int) -> float:
+        clouds = mosaic.clouds(crystal, mosaic.continuous(n_widths), np.array([hkl]))
+        return np.asarray(clouds.amplitude).sum()
+
+    assert peak(n) == pytest.approx(peak(300), rel=0.01) and n >= 8

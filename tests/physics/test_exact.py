@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from by_hand import R_E_SQUARED, kahn, ray_and_efficiency, sub_pixels
 from spreadflow.models import Crystal, Detector, Mosaic, Parameters, Pixels, Spectrum
 from spreadflow.physics import exact, rotation, unit_cell
 from spreadflow.units import HC_EV_ANGSTROM
@@ -21,9 +22,14 @@ N = np.array([4.0, 6.0, 5.0])
 def detector() -> Detector:
     """Two tilted panels at 2θ of about 30°."""
     turn = rotation.from_vector(np.array([[0.02, -0.01, 0.03], [-0.03, 0.02, -0.01]]))
-    fast, slow = turn[:, :, 0], -turn[:, :, 1]
     return Detector(
-        np.array([[5.0, 30.0, -60.0], [16.0, 30.3, -59.0]]), fast, slow, 1.0, (7, 9), 0.032, 0.017
+        origin_mm=np.array([[5.0, 30.0, -60.0], [16.0, 30.3, -59.0]]),
+        fast=turn[:, :, 0],
+        slow=-turn[:, :, 1],
+        pixel_mm=1.0,
+        shape=(7, 9),
+        thickness_mm=0.032,
+        attenuation_mm=0.017,
     )
 
 
@@ -39,17 +45,16 @@ def parameters(n_channels=3, n_domains=4, d_min=3.0) -> Parameters:
     energies = 7000.0 + 40.0 * np.arange(n_channels)
     pulse = Spectrum(energies, rng.uniform(0.5e11, 1.5e11, n_channels))
     f_squared = 1e4 * rng.exponential(size=(len(hkl), n_channels))
-    crystal = Crystal(A, N, np.float64(0.0))
     return Parameters(
-        crystal,
-        mosaic,
-        np.float64(90.0),
-        np.float64(0.003),
-        pulse,
-        np.float64(0.7),
-        detector(),
-        hkl,
-        f_squared,
+        crystal=Crystal(A, N, np.float64(0.0)),
+        mosaic=mosaic,
+        scale=np.float64(90.0),
+        beam_mm=np.float64(0.003),
+        spectrum=pulse,
+        polarization=np.float64(0.7),
+        detector=detector(),
+        hkl=hkl,
+        f_squared=f_squared,
     )
 
 
@@ -58,9 +63,9 @@ def points(n=150) -> Pixels:
     return Pixels(rng.integers(0, 2, n, dtype=np.int32), rng.uniform(0, 9, n), rng.uniform(0, 7, n))
 
 
-def lattice_factor(shape: str, hkl: list[float], nearest: list[int]) -> float:
+def lattice_factor(shape: str, hkl: list[float], nearest: tuple[int, ...]) -> float:
     """F_latt as nanoBragg has it."""
-    everything = N[0] * N[1] * N[2]
+    n_cells = N[0] * N[1] * N[2]
     r2 = sum((n * (h - h0)) ** 2 for n, h, h0 in zip(N, hkl, nearest, strict=True))
     if shape == "square":
         return math.prod(
@@ -68,50 +73,35 @@ def lattice_factor(shape: str, hkl: list[float], nearest: list[int]) -> float:
         )
     if shape == "round":
         x = math.pi * math.sqrt(r2)
-        return everything * 0.723601254558268 * 3.0 * (math.sin(x) / x - math.cos(x)) / x**2
+        return n_cells * 0.723601254558268 * 3.0 * (math.sin(x) / x - math.cos(x)) / x**2
     if shape == "tophat":
-        return everything * (r2 < 0.3969)
-    return 0.0 if shape == "gauss_argchk" and r2 / 0.63 >= 35 else everything * math.exp(-r2 / 0.63)
+        return n_cells * (r2 < 0.3969)
+    if shape == "gauss_argchk" and r2 / 0.63 >= 35:
+        return 0.0
+    return n_cells * math.exp(-r2 / 0.63)
 
 
 def published(p: Parameters, shape: str, oversample: int) -> np.ndarray:
     """The expected image by plain loops over panels, pixels, sub-pixels, channels and domains."""
-    d = p.detector
-    n_slow, n_fast = d.shape
-    image = np.zeros((d.n_panels, n_slow, n_fast))
+    image = np.zeros((p.detector.n_panels, *p.detector.shape))
     f_squared = dict(zip(map(tuple, p.hkl.tolist()), p.f_squared, strict=True))
     real_space = [np.linalg.inv(turn @ p.crystal.A) for turn in p.mosaic.rotations]
-    for panel, i, j in np.ndindex(*image.shape):
-        for sub in range(oversample**2):
-            x, y = (
-                j + (sub % oversample + 0.5) / oversample,
-                i + (sub // oversample + 0.5) / oversample,
-            )
-            at = (
-                d.origin_mm[panel] + d.fast[panel] * x * d.pixel_mm + d.slow[panel] * y * d.pixel_mm
-            )
-            distance = math.sqrt(at @ at)
-            ray = at / distance
-            normal = np.cross(d.fast[panel], d.slow[panel])
-            omega = d.pixel_mm**2 * abs(d.origin_mm[panel] @ normal) / distance**3
-            capture = 1.0 - math.exp(-d.thickness_mm / (d.attenuation_mm * abs(normal @ ray)))
-            cos2 = -ray[2]
-            psi = math.atan2(ray[1], ray[0])
-            polar = 0.5 * (1 + cos2**2 - p.polarization * math.cos(2 * psi) * (1 - cos2**2))
+    fluence = p.spectrum.photons / (p.beam_mm * 1e-3) ** 2
+    for panel, row, column in np.ndindex(*image.shape):
+        for fast, slow in sub_pixels(row, column, oversample):
+            ray, efficiency = ray_and_efficiency(p.detector, panel, fast, slow, p.polarization)
             value = 0.0
-            for channel, (e, photons) in enumerate(
-                zip(p.spectrum.energies_ev, p.spectrum.photons, strict=True)
-            ):
-                q = (ray + np.array([0.0, 0.0, 1.0])) * e / HC_EV_ANGSTROM
+            for channel, energy in enumerate(p.spectrum.energies_ev):
+                q = (ray + np.array([0.0, 0.0, 1.0])) * energy / HC_EV_ANGSTROM
                 for inverse, share in zip(real_space, p.mosaic.share, strict=True):
                     h = (inverse @ q).tolist()
-                    nearest = [math.ceil(a - 0.5) for a in h]
-                    f2 = f_squared[tuple(nearest)][channel] if tuple(nearest) in f_squared else 0.0
-                    value += photons * share * f2 * lattice_factor(shape, h, nearest) ** 2
-            fluence_per_photon = 1.0 / (p.beam_mm * 1e-3) ** 2
-            weight = omega * capture * polar / oversample**2
-            image[panel, i, j] += 7.94079248e-30 * p.scale * fluence_per_photon * value * weight
-    return image
+                    node = tuple(math.ceil(index - 0.5) for index in h)
+                    if node in f_squared:
+                        f2 = f_squared[node][channel]
+                        factor = lattice_factor(shape, h, node)
+                        value += fluence[channel] * share * f2 * factor**2
+            image[panel, row, column] += value * efficiency / oversample**2
+    return R_E_SQUARED * p.scale * image
 
 
 @pytest.mark.parametrize("shape", exact.SHAPES)
@@ -126,16 +116,14 @@ def test_equals_the_published_formulas(shape):
 
 def test_nodes_not_in_the_list_scatter_nothing():
     p = parameters()
-    everything = np.asarray(exact.photons(p, points()))
-    first = p.hkl[:, 0] % 2 == 0
-    parts = [
-        np.asarray(
-            exact.photons(p._replace(hkl=p.hkl[some], f_squared=p.f_squared[some]), points())
-        )
-        for some in (first, ~first)
-    ]
-    assert all((part < 0.5 * everything).any() for part in parts)
-    np.testing.assert_allclose(parts[0] + parts[1], everything, rtol=1e-12)
+    whole = np.asarray(exact.photons(p, points()))
+    is_even = p.hkl[:, 0] % 2 == 0
+    parts = []
+    for is_listed in (is_even, ~is_even):
+        part = p._replace(hkl=p.hkl[is_listed], f_squared=p.f_squared[is_listed])
+        parts.append(np.asarray(exact.photons(part, points())))
+    assert all((part < 0.5 * whole).any() for part in parts)
+    np.testing.assert_allclose(parts[0] + parts[1], whole, rtol=1e-12)
     far = p._replace(hkl=p.hkl + np.array([60, 0, 0]))
     assert (np.asarray(exact.photons(far, points())) == 0).all()
 
@@ -147,21 +135,17 @@ def test_cut_gauss_is_gauss_until_its_cut():
         np.asarray(exact.SHAPES[s](away, np.full(3, 10.0))) for s in ("gauss", "gauss_argchk")
     )
     beyond = r**2 / 0.63 >= 35
-    assert (
-        beyond.any()
-        and (cut[beyond] == 0).all()
-        and (whole[beyond] > 0).all()
-        and whole[beyond].max() < 1e-30
-    )
+    assert beyond.any() and (cut[beyond] == 0).all()
+    assert (whole[beyond] > 0).all() and whole[beyond].max() < 1e-30
     np.testing.assert_array_equal(cut[~beyond], whole[~beyond])
 
 
 def _along(shape: str, x: np.ndarray) -> np.ndarray:
     """F_latt²/ΠN² at x = N(h − h0) along one axis, N large."""
-    at = jax.jit(
-        lambda x: exact.SHAPES[shape]([x / 1000.0, jnp.zeros(1), jnp.zeros(1)], np.full(3, 1000.0))
-    )
-    return np.asarray(at(x))
+    n_cells = np.full(3, 1000.0)
+    zero = jnp.zeros(1)
+    factor = jax.jit(lambda x: exact.SHAPES[shape]([x / 1000.0, zero, zero], n_cells))
+    return np.asarray(factor(x))
 
 
 def test_volumes_of_the_shapes():
@@ -173,16 +157,12 @@ def test_volumes_of_the_shapes():
     shell = 4 * math.pi * x**2 * step
     gauss, square = (2 * _along(s, x).sum() * step for s in ("gauss", "square"))
     assert gauss == pytest.approx(math.sqrt(math.pi * 0.63 / 2), rel=1e-6)
-    assert (
-        gauss**3
-        == pytest.approx((shell * _along("gauss", x)).sum(), rel=1e-6)
-        == pytest.approx(0.9844, abs=5e-5)
-    )
+    of_spheres = {s: (shell * _along(s, x)).sum() for s in ("gauss", "round", "tophat")}
+    assert gauss**3 == pytest.approx(of_spheres["gauss"], rel=1e-6)
+    assert of_spheres["gauss"] == pytest.approx(0.9844, abs=5e-5)
     assert square == pytest.approx(1.0, abs=1e-3)
-    assert (shell * _along("round", x)).sum() == pytest.approx(
-        1.0, abs=4e-3
-    )  # its tail falls as 1/x
-    assert (shell * _along("tophat", x)).sum() == pytest.approx(4 / 3 * math.pi * 0.63**3, rel=1e-3)
+    assert of_spheres["round"] == pytest.approx(1.0, abs=4e-3)  # its tail falls as 1/x
+    assert of_spheres["tophat"] == pytest.approx(4 / 3 * math.pi * 0.63**3, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -197,14 +177,16 @@ def test_at_a_node(shape, peak, dtype):
     assert value(zero) == pytest.approx(peak, rel=1e-6)
     assert (np.asarray(jax.jit(jax.grad(value))(zero)) == 0).all()
     if shape in SMOOTH:
-        line = np.linspace(0.0, 0.5, 2001)[:, None] * np.array([0.9 / 30, 0.5 / 40, 0.3 / 50])
-        v, g = jax.jit(jax.vmap(jax.value_and_grad(value)))(jnp.asarray(line, dtype))
-        wide = np.asarray(value(jnp.asarray(line.T)))
-        np.testing.assert_allclose(v, wide, atol=1e-12 if dtype == "float64" else 2e-6)
-        slope = (np.asarray(g, float) * line[-1]).sum(axis=1)
-        np.testing.assert_allclose(
-            slope[1:-1], (wide[2:] - wide[:-2]) * 1000, atol=1e-5 if dtype == "float64" else 1e-3
-        )
+        is_double = dtype == "float64"
+        end = np.array([0.9 / 30, 0.5 / 40, 0.3 / 50])
+        line = np.linspace(0.0, 0.5, 2001)[:, None] * end
+        along_line = jax.jit(jax.vmap(jax.value_and_grad(value)))
+        values, gradients = along_line(jnp.asarray(line, dtype))
+        in_double = np.asarray(value(jnp.asarray(line.T)))
+        np.testing.assert_allclose(values, in_double, atol=1e-12 if is_double else 2e-6)
+        slope = (np.asarray(gradients, float) * line[-1]).sum(axis=1)
+        difference = (in_double[2:] - in_double[:-2]) * 1000
+        np.testing.assert_allclose(slope[1:-1], difference, atol=1e-5 if is_double else 1e-3)
 
 
 def test_square_is_the_interference_function():
@@ -214,8 +196,8 @@ def test_square_is_the_interference_function():
         abs(sum(np.exp(2j * np.pi * a * m) for m in range(int(k)))) ** 2
         for a, k in zip(h, n, strict=True)
     ]
-    made = exact.SHAPES["square"](list(jnp.asarray(h)), n) * np.prod(n) ** 2
-    np.testing.assert_allclose(made, np.prod(sums, axis=0), rtol=1e-9)
+    square = exact.SHAPES["square"](list(jnp.asarray(h)), n) * np.prod(n) ** 2
+    np.testing.assert_allclose(square, np.prod(sums, axis=0), rtol=1e-9)
 
 
 # ---------------------------------------------------------------- gradients (gauss: test_gradients)
@@ -230,18 +212,20 @@ def leaves() -> list[str]:
     """Names of what can be refined, such as `.crystal.A`: the table of gradients. Points have no
     size here.
     """
-    told = jax.tree_util.tree_flatten_with_path((parameters(), points(1)))[0]
-    return [
-        name
-        for name, leaf in ((jax.tree_util.keystr(path), leaf) for path, leaf in told)
-        if _is_free(name, leaf) and name != "[0].edge_px"
-    ]
+    paths_and_leaves, _ = jax.tree_util.tree_flatten_with_path((parameters(), points(1)))
+    names = []
+    for path, leaf in paths_and_leaves:
+        name = jax.tree_util.keystr(path)
+        if _is_free(name, leaf) and name != "[0].edge_px":
+            names.append(name)
+    return names
 
 
 def _values(free: dict, both):
     """`both` = (parameters, pixels) with leaves of these names replaced."""
-    told, tree = jax.tree_util.tree_flatten_with_path(both)
-    return tree.unflatten([free.get(jax.tree_util.keystr(path), leaf) for path, leaf in told])
+    paths_and_leaves, tree = jax.tree_util.tree_flatten_with_path(both)
+    values = [free.get(jax.tree_util.keystr(path), leaf) for path, leaf in paths_and_leaves]
+    return tree.unflatten(values)
 
 
 @pytest.fixture(scope="module", params=["square", "round"])
@@ -250,28 +234,31 @@ def derivatives(request):
     gradient.
     """
     both = parameters(), points()
-    told = jax.tree_util.tree_flatten_with_path(both)[0]
-    at = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in told}
-    at = {name: at[name] for name in leaves()}
+    paths_and_leaves, _ = jax.tree_util.tree_flatten_with_path(both)
+    values = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in paths_and_leaves}
+    values = {name: values[name] for name in leaves()}
     weight = np.random.default_rng(5).uniform(0.5, 1.5, len(both[1].panel))
-    total = jax.jit(
-        lambda free: (weight * exact.photons(*_values(free, both), shape=request.param)).sum()
-    )
-    return total, at, jax.jit(jax.grad(total))(at)
+
+    @jax.jit
+    def total(free):
+        return (weight * exact.photons(*_values(free, both), shape=request.param)).sum()
+
+    return total, values, jax.jit(jax.grad(total))(values)
 
 
 @pytest.mark.parametrize("name", leaves())
 def test_gradient_is_the_finite_difference(derivatives, name):
-    total, at, gradient = derivatives
-    value = at[name]
+    total, values, gradient = derivatives
+    value = values[name]
     slope = np.asarray(gradient[name])
     rng = np.random.default_rng(1)
     across = np.abs(value).max() * rng.standard_normal(value.shape)
     step = 1e-6 if "f_squared" not in name else 1e-3
-    ends = [float(total(at | {name: value + sign * step * across})) for sign in (1, -1)]
-    expected = (ends[0] - ends[1]) / (2 * step)
+    above, below = (float(total(values | {name: value + sign * step * across})) for sign in (1, -1))
+    expected = (above - below) / (2 * step)
     assert expected != 0
-    assert (slope * across).sum() == pytest.approx(expected, rel=1e-5, abs=1e-9 * float(total(at)))
+    tolerance = 1e-9 * float(total(values))
+    assert (slope * across).sum() == pytest.approx(expected, rel=1e-5, abs=tolerance)
 
 
 def test_gradient_where_the_sensor_captures_everything():
@@ -306,10 +293,10 @@ def test_memory_does_not_grow_with_channels_or_domains(what):
 
     def temporary(n_channels, n_domains):
         p = parameters(n_channels, n_domains, d_min=6.0)
-        some = points(4096)
+        pixels = points(4096)
 
         def move(A):
-            return exact.photons(p._replace(crystal=p.crystal._replace(A=A)), some).sum()
+            return exact.photons(p._replace(crystal=p.crystal._replace(A=A)), pixels).sum()
 
         work = jax.jit(move if what == "values" else jax.grad(move))
         return work.lower(p.crystal.A).compile().memory_analysis().temp_size_in_bytes
@@ -320,10 +307,10 @@ def test_memory_does_not_grow_with_channels_or_domains(what):
 
 def test_blocks_do_not_show(monkeypatch):
     p = parameters()
-    some = points(700)
-    whole = np.asarray(exact.photons(p, some))
+    pixels = points(700)
+    whole = np.asarray(exact.photons(p, pixels))
     monkeypatch.setattr(exact, "_POINTS", 256)
-    np.testing.assert_allclose(np.asarray(exact.photons(p, some)), whole, rtol=1e-12)
+    np.testing.assert_allclose(np.asarray(exact.photons(p, pixels)), whole, rtol=1e-12)
     image = exact.image(p)
     monkeypatch.setattr(exact, "_CHUNK", 20)
     np.testing.assert_allclose(exact.image(p), image, rtol=1e-12)
@@ -352,10 +339,10 @@ def _single_node(energies, photons, turns, share, half_mm, pixels) -> tuple[Para
     azimuth = 0.7
     cosine = math.sqrt(1 - sine**2)
     q = 2 * k * sine * np.array([cosine * math.cos(azimuth), cosine * math.sin(azimuth), sine])
-    away = q0 / np.linalg.norm(q0)
-    to = q / np.linalg.norm(q)
-    axis = np.cross(away, to)
-    turn = rotation.from_vector(axis / np.linalg.norm(axis) * math.acos(away @ to))
+    before = q0 / np.linalg.norm(q0)
+    after = q / np.linalg.norm(q)
+    axis = np.cross(before, after)
+    turn = rotation.from_vector(axis / np.linalg.norm(axis) * math.acos(before @ after))
     ray = q / k + np.array([0.0, 0.0, -1.0])
     fast = np.cross([0.0, 0.0, 1.0], ray)
     fast /= np.linalg.norm(fast)
@@ -363,21 +350,17 @@ def _single_node(energies, photons, turns, share, half_mm, pixels) -> tuple[Para
     origin = 100.0 * ray - half_mm * (fast + slow)
     panel = Detector(origin[None], fast[None], slow[None], 2 * half_mm / pixels, (pixels, pixels))
     p = Parameters(
-        Crystal(turn @ B, np.full(3, 30.0), np.float64(0.0)),
-        Mosaic(turns(fast), np.zeros(len(share)), share),
-        np.float64(1.0),
-        np.float64(0.003),
-        Spectrum(energies, photons),
-        np.float64(0.6),
-        panel,
-        node[None],
-        np.full((1, len(energies)), 1e4),
+        crystal=Crystal(turn @ B, np.full(3, 30.0), np.float64(0.0)),
+        mosaic=Mosaic(turns(fast), np.zeros(len(share)), share),
+        scale=np.float64(1.0),
+        beam_mm=np.float64(0.003),
+        spectrum=Spectrum(energies, photons),
+        polarization=np.float64(0.6),
+        detector=panel,
+        hkl=node[None],
+        f_squared=np.full((1, len(energies)), 1e4),
     )
     return p, ray
-
-
-def _kahn(ray, polarization: float) -> float:
-    return 0.5 * (1 + ray[2] ** 2 - polarization * (ray[0] ** 2 - ray[1] ** 2))
 
 
 @pytest.mark.parametrize(
@@ -396,15 +379,14 @@ def test_rotated_crystal_gives_the_darwin_integral(shape, ratio, within):
 
     step = np.full(201, angle[1] - angle[0])
     p, ray = _single_node(np.array([7100.0]), np.array([1e12]), turns, step, 1.5, 100)
-    made = exact.image(p, shape=shape).sum()
+    total = exact.image(p, shape=shape).sum()
     wavelength = HC_EV_ANGSTROM / 7100.0
     cell = unit_cell.volume(CELL)
     sine = math.sqrt(1 - ray[2] ** 2)
-    darwin = (
-        7.94079248e-30 * 1e12 / 9e-12 * 1e4 * _kahn(ray, 0.6) * wavelength**3 * 30**3 / cell / sine
-    )
-    assert made == pytest.approx(ratio * darwin, rel=within)
-    assert made == pytest.approx(darwin, rel=0.05)
+    scattered = R_E_SQUARED * 1e12 / 9e-12 * 1e4 * kahn(ray, 0.6)
+    darwin = scattered * wavelength**3 * 30**3 / cell / sine
+    assert total == pytest.approx(ratio * darwin, rel=within)
+    assert total == pytest.approx(darwin, rel=0.05)
 
 
 @pytest.mark.stage
@@ -418,21 +400,14 @@ def test_still_in_a_flat_spectrum_gives_the_laue_integral(shape, ratio, within):
     As d³q = k²(1 − cos 2θ) dΩ dk for q = k(ŝ − ŝ0); Zachariasen (1945), Buras & Gerward (1975).
     """
     energies = 7100.0 + np.arange(-640.0, 641.0, 8.0)
-    p, ray = _single_node(
-        energies, np.full(161, 1e10), lambda _: np.eye(3)[None], np.ones(1), 4.0, 200
-    )
-    made = exact.image(p, shape=shape).sum()
+    photons = np.full(161, 1e10)
+    unrotated = np.eye(3)[None]
+    p, ray = _single_node(energies, photons, lambda _: unrotated, np.ones(1), 4.0, 200)
+    total = exact.image(p, shape=shape).sum()
     per_k = 1e10 / 9e-12 / 8.0 * HC_EV_ANGSTROM
     k = 7100.0 / HC_EV_ANGSTROM
     sine2 = (1 + ray[2]) / 2
-    laue = (
-        7.94079248e-30
-        * per_k
-        * 1e4
-        * _kahn(ray, 0.6)
-        * 30**3
-        / unit_cell.volume(CELL)
-        / (2 * k**2 * sine2)
-    )
-    assert made == pytest.approx(ratio * laue, rel=within)
-    assert made == pytest.approx(laue, rel=0.05)
+    scattered = R_E_SQUARED * per_k * 1e4 * kahn(ray, 0.6)
+    laue = scattered * 30**3 / unit_cell.volume(CELL) / (2 * k**2 * sine2)
+    assert total == pytest.approx(ratio * laue, rel=within)
+    assert total == pytest.approx(laue, rel=0.05)

@@ -48,15 +48,14 @@ CRYSTAL = ("orientation", "cell", "crystal.A", "crystal.n_cells", "crystal.eta_r
 def detector() -> Detector:
     """Two tilted panels at 2θ of about 30°."""
     turn = rotation.from_vector(np.array([[0.02, -0.01, 0.03], [-0.03, 0.02, -0.01]]))
-    fast, slow = turn[:, :, 0], -turn[:, :, 1]
     return Detector(
-        np.array([[5.0, 30.0, -60.0], [26.0, 30.3, -59.0]]),
-        fast,
-        slow,
-        0.1,
-        (200, 200),
-        0.032,
-        0.017,
+        origin_mm=np.array([[5.0, 30.0, -60.0], [26.0, 30.3, -59.0]]),
+        fast=turn[:, :, 0],
+        slow=-turn[:, :, 1],
+        pixel_mm=0.1,
+        shape=(200, 200),
+        thickness_mm=0.032,
+        attenuation_mm=0.017,
     )
 
 
@@ -68,42 +67,50 @@ def parameters(is_continuous: bool, n_nodes: int | None = None) -> Parameters:
         TURN @ unit_cell.reciprocal(CELL), np.array([40.0, 36.0, 48.0]), np.float64(0.05 * DEG)
     )
     turns = mosaic.domain_rotations(np.random.default_rng(5), 25, 0.05 * DEG)
-    of = mosaic.continuous() if is_continuous else mosaic.domains(turns)
+    mosaicity = mosaic.continuous() if is_continuous else mosaic.domains(turns)
     hkl = unit_cell.all_indices(crystal.A, 2.2)
-    hkl = hkl[layout.reached(crystal, of, hkl, pulse)][:n_nodes]
-    f_squared = (
-        1e4
-        * rng.exponential(size=(len(hkl), 1))
-        * (1.0 + 0.1 * rng.standard_normal((len(hkl), 40)))
+    hkl = hkl[layout.reached(crystal, mosaicity, hkl, pulse)][:n_nodes]
+    of_nodes = 1e4 * rng.exponential(size=(len(hkl), 1))
+    changes = 1.0 + 0.1 * rng.standard_normal((len(hkl), 40))
+    return Parameters(
+        crystal=crystal,
+        mosaic=mosaicity,
+        scale=90.0,
+        beam_mm=0.003,
+        spectrum=pulse,
+        polarization=0.8,
+        detector=detector(),
+        hkl=hkl,
+        f_squared=of_nodes * changes,
     )
-    return Parameters(crystal, of, 90.0, 0.003, pulse, 0.8, detector(), hkl, f_squared)
 
 
-def engine(name: str, some: int):
-    """Parameters, points and a function photons(parameters, dtype) of these points, the brightest
-    `some`.
-    """
+def engine(name: str, n_brightest: int):
+    """Parameters, and a function photons(parameters, dtype) of the brightest points."""
     p = parameters(name == "continuous")
     _, pixels, pairs = layout.lay_out(p)
     values = forward.sums(p, pixels, pairs, "float64")[0]
-    chosen = np.sort(np.argsort(-values)[:some])
+    chosen = np.sort(np.argsort(-values)[:n_brightest])
     pixels = Pixels(*(column[chosen] for column in pixels))
     if name == "exact":
         chosen = np.arange(0, len(chosen), 20)
         return p, partial(exact.photons, pixels=Pixels(*(column[chosen] for column in pixels)))
-    back = np.full(len(values), -1)
-    back[chosen] = np.arange(len(chosen))
-    pairs = Pairs(*(column[back[pairs.point] >= 0] for column in pairs))
-    pairs = pairs._replace(point=back[pairs.point].astype(np.int32))
+    new_row = np.full(len(values), -1)
+    new_row[chosen] = np.arange(len(chosen))
+    is_chosen = new_row[pairs.point] >= 0
+    pairs = Pairs(*(column[is_chosen] for column in pairs))
+    pairs = pairs._replace(point=new_row[pairs.point].astype(np.int32))
     return p, partial(forward.photons, pixels=pixels, pairs=pairs)
 
 
 def direct(cell):
+    """The direct basis (3, 3) of a cell, traced by JAX."""
     a, b, c, *angles = cell
     ca, cb, cg = (jnp.cos(angle) for angle in angles)
     sg = jnp.sin(angles[2])
     cy = (ca - cb * cg) / sg
-    rows = [[a, b * cg, c * cb], [0.0, b * sg, c * cy], [0.0, 0.0, c * jnp.sqrt(1 - cb**2 - cy**2)]]
+    cz = jnp.sqrt(1 - cb**2 - cy**2)
+    rows = [[a, b * cg, c * cb], [0.0, b * sg, c * cy], [0.0, 0.0, c * cz]]
     return jnp.array([[jnp.asarray(entry, dtype=float) for entry in row] for row in rows])
 
 
@@ -124,17 +131,23 @@ def moved(p: Parameters, name: str, by) -> Parameters:
     if name == "cell":
         strain = unit_cell.orthogonalization(CELL).T @ inverse(direct(CELL + by)).T
         return p._replace(crystal=p.crystal._replace(A=p.crystal.A @ strain))
-    first, _, rest = name.partition(".")
-    inner = getattr(p, first)
-    value = inner._replace(**{rest: getattr(inner, rest) + by}) if rest else inner + by
-    return p._replace(**{first: value})
+    field, _, leaf = name.partition(".")
+    value = getattr(p, field)
+    if not leaf:
+        return p._replace(**{field: value + by})
+    changed = {leaf: getattr(value, leaf) + by}
+    return p._replace(**{field: value._replace(**changed)})
 
 
 def sizes(p: Parameters, name: str) -> tuple[int, ...]:
-    if name in ("orientation", "cell"):
-        return (3,) if name == "orientation" else (6,)
-    first, _, rest = name.partition(".")
-    return np.shape(getattr(getattr(p, first), rest) if rest else getattr(p, first))
+    """The shape of what `moved` adds to a leaf."""
+    if name == "orientation":
+        return (3,)
+    if name == "cell":
+        return (6,)
+    field, _, leaf = name.partition(".")
+    value = getattr(p, field)
+    return np.shape(getattr(value, leaf) if leaf else value)
 
 
 @pytest.fixture(
@@ -153,41 +166,43 @@ def derivatives(request):
     """
     name, is_crystal = request.param
     p, photons = engine(name, 1000)
-    names = [
-        n
-        for n in (CRYSTAL if is_crystal else STEPS)
-        if name != "exact" or n not in ("mosaic.width", "crystal.eta_rad")
-    ]
+    absent = ("mosaic.width", "crystal.eta_rad") if name == "exact" else ()
+    leaves = [leaf for leaf in (CRYSTAL if is_crystal else STEPS) if leaf not in absent]
     rng = np.random.default_rng(1)
 
     def sign(shape):
         return rng.uniform(0.5, 1.0, shape) * rng.choice([-1.0, 1.0], shape)
 
-    directions = [STEPS[n] * sign(sizes(p, n)) for n in names]
+    directions = [STEPS[leaf] * sign(sizes(p, leaf)) for leaf in leaves]
 
     @jax.jit
-    def of(steps):
-        at = p
-        for i, (n, direction) in enumerate(zip(names, directions, strict=True)):
-            at = moved(at, n, steps[i] * direction)
-        return photons(at)
+    def photons_after(steps):
+        changed = p
+        for leaf, direction, step in zip(leaves, directions, steps, strict=True):
+            changed = moved(changed, leaf, step * direction)
+        return photons(changed)
 
-    zero = np.zeros(len(names))
-    value = of(zero)
+    zero = np.zeros(len(leaves))
+    value = photons_after(zero)
     weights = rng.uniform(size=len(value))
-    forwards = np.asarray(jax.jacfwd(of)(zero)).T
-    reverse = np.asarray(jax.jit(jax.grad(lambda steps: weights @ of(steps)))(zero))
-    central = [0.5 * np.asarray(of(e) - of(-e)) for e in np.eye(len(names))]
-    told = {n: (forwards[i], central[i], reverse[i]) for i, n in enumerate(names)}
-    return name, np.asarray(value), weights, told
+    forwards = np.asarray(jax.jacfwd(photons_after)(zero)).T
+    reverse = jax.jit(jax.grad(lambda steps: weights @ photons_after(steps)))(zero)
+    central = []
+    for step in np.eye(len(leaves)):
+        difference = photons_after(step) - photons_after(-step)
+        central.append(0.5 * np.asarray(difference))
+    by_leaf = dict(
+        zip(leaves, zip(forwards, central, np.asarray(reverse), strict=True), strict=True)
+    )
+    return name, np.asarray(value), weights, by_leaf
 
 
 @pytest.mark.parametrize("leaf", STEPS)
 def test_forward_and_reverse_derivatives_are_the_finite_difference(derivatives, leaf):
-    name, value, weights, told = derivatives
-    if leaf not in told:
+    name, value, weights, by_leaf = derivatives
+    if leaf not in by_leaf:
         pytest.skip("not among the parameters of this engine or way")
-    change, difference, back = told[leaf]
+    change, difference, reverse = by_leaf[leaf]
     if name == "domains" and leaf == "mosaic.width":
         assert np.abs(change).max() == 0.0, (
             "photons go with the square of a width, and domains have none"
@@ -198,7 +213,7 @@ def test_forward_and_reverse_derivatives_are_the_finite_difference(derivatives, 
         return
     assert np.abs(difference).max() > 1e-9 * value.max()
     np.testing.assert_allclose(change, difference, rtol=1e-5, atol=3e-6 * np.abs(difference).max())
-    assert back == pytest.approx(weights @ change, rel=1e-8)
+    assert reverse == pytest.approx(weights @ change, rel=1e-8)
 
 
 @pytest.mark.stage
@@ -209,25 +224,25 @@ def test_jacobian_at_full_size_and_in_single_precision(name):
     """
     p, photons = engine(name, 5000)
 
-    def of(x, dtype):
-        at = moved(moved(p, "orientation", x[:3]), "crystal.n_cells", 40.0 * jnp.expm1(x[3:6]))
-        at = moved(
-            moved(at, "crystal.eta_rad", p.crystal.eta_rad * jnp.expm1(x[6])),
-            "scale",
-            90.0 * jnp.expm1(x[7]),
-        )
-        return photons(moved(at, "crystal.A", p.crystal.A * x[8]), dtype=dtype)
+    def photons_after(x, dtype):
+        changed = moved(p, "orientation", x[:3])
+        changed = moved(changed, "crystal.n_cells", 40.0 * jnp.expm1(x[3:6]))
+        changed = moved(changed, "crystal.eta_rad", p.crystal.eta_rad * jnp.expm1(x[6]))
+        changed = moved(changed, "scale", 90.0 * jnp.expm1(x[7]))
+        changed = moved(changed, "crystal.A", p.crystal.A * x[8])
+        return photons(changed, dtype=dtype)
 
     zero = jnp.zeros(9)
-    jacobian = jax.jit(jax.jacfwd(partial(of, dtype="float32")))(zero)
-    one = jax.jit(
-        lambda i: jax.jvp(partial(of, dtype="float64"), (zero,), (jnp.zeros(9).at[i].set(1.0),))[1]
-    )
-    for i in range(9):
-        column = one(i)
-        np.testing.assert_allclose(
-            jacobian[:, i], column, atol=3e-6 * max(np.abs(column).max(), 1e-300)
-        )
+    jacobian = jax.jit(jax.jacfwd(partial(photons_after, dtype="float32")))(zero)
+
+    @jax.jit
+    def derivative(tangent):
+        return jax.jvp(partial(photons_after, dtype="float64"), (zero,), (tangent,))[1]
+
+    for i, tangent in enumerate(jnp.eye(9)):
+        column = derivative(tangent)
+        largest = max(np.abs(column).max(), 1e-300)
+        np.testing.assert_allclose(jacobian[:, i], column, atol=3e-6 * largest)
 
 
 @pytest.mark.stage
@@ -235,19 +250,19 @@ def test_jacobian_at_full_size_and_in_single_precision(name):
 def test_derivatives_by_the_crystal_block_by_block(name):
     """`by_crystal`, for any number of pairs, holds what `photons` and its derivatives are."""
     p, photons = engine(name, 2000)
-    made = forward.by_crystal(p, photons.keywords["pixels"], photons.keywords["pairs"])
+    by_crystal = forward.by_crystal(p, photons.keywords["pixels"], photons.keywords["pairs"])
 
-    def of(A, n_cells, eta):
+    def photons_of(A, n_cells, eta):
         return photons(p._replace(crystal=Crystal(A, n_cells, eta)))
 
     expected = np.asarray(photons(p))
-    np.testing.assert_allclose(made.photons, expected, rtol=1e-9, atol=1e-13 * expected.max())
-    truth = jax.jit(jax.jacfwd(of, argnums=(0, 1, 2)))(*p.crystal)
-    for column, expected in zip(made[1:], truth, strict=True):
-        expected = np.reshape(expected, column.shape)
-        np.testing.assert_allclose(
-            column, expected, atol=1e-11 * max(np.abs(expected).max(), 1e-300)
-        )
+    atol = 1e-13 * expected.max()
+    np.testing.assert_allclose(by_crystal.photons, expected, rtol=1e-9, atol=atol)
+    truth = jax.jit(jax.jacfwd(photons_of, argnums=(0, 1, 2)))(*p.crystal)
+    for column, derivative in zip(by_crystal[1:], truth, strict=True):
+        derivative = np.reshape(derivative, column.shape)
+        largest = max(np.abs(derivative).max(), 1e-300)
+        np.testing.assert_allclose(column, derivative, atol=1e-11 * largest)
 
 
 @pytest.mark.stage
@@ -257,19 +272,18 @@ def test_derivatives_of_averages_over_squares(name):
     p, photons = engine(name, 500)
     away = np.asarray(p.detector.origin_mm)
 
-    def of(x):
+    def photons_after(x):
         detector = p.detector._replace(origin_mm=away * (1.0 + x[1]))
-        return photons(
-            p._replace(edge_px=1.0 + x[0], detector=detector, scale=p.scale * (1.0 + x[2]))
-        )
+        scale = p.scale * (1.0 + x[2])
+        return photons(p._replace(edge_px=1.0 + x[0], detector=detector, scale=scale))
 
-    jacobian = jax.jacfwd(of)(np.zeros(3))
-    value = np.asarray(of(np.zeros(3)))
+    jacobian = jax.jacfwd(photons_after)(np.zeros(3))
+    value = np.asarray(photons_after(np.zeros(3)))
     assert np.abs(value - np.asarray(photons(p))).max() > 0.05 * value.max()
     for i, step in enumerate((1e-5, 1e-7, 1e-3)):
-        central = (np.asarray(of(step * np.eye(3)[i])) - np.asarray(of(-step * np.eye(3)[i]))) / (
-            2 * step
-        )
+        direction = step * np.eye(3)[i]
+        difference = np.asarray(photons_after(direction)) - np.asarray(photons_after(-direction))
+        central = difference / (2 * step)
         assert np.abs(central).max() > 1e-3 * value.max()
         np.testing.assert_allclose(
             jacobian[:, i], central, rtol=1e-5, atol=3e-6 * np.abs(central).max()

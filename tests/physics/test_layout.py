@@ -19,8 +19,15 @@ def detector(shape=(260, 300), pixel_mm=0.177) -> Detector:
     at 45°.
     """
     turn = rotation.from_vector(np.array([[0.0, 0.0, 0.0], [0.1, -0.2, 0.3], [0.3, 0.2, -0.1]]))
-    origin = np.array([[20.0, 60.0, -141.7], [-70.0, 20.0, -160.0], [90.0, -20.0, -120.0]])
-    return Detector(origin, turn[:, :, 0], -turn[:, :, 1], pixel_mm, shape, 0.032, 0.017)
+    return Detector(
+        origin_mm=np.array([[20.0, 60.0, -141.7], [-70.0, 20.0, -160.0], [90.0, -20.0, -120.0]]),
+        fast=turn[:, :, 0],
+        slow=-turn[:, :, 1],
+        pixel_mm=pixel_mm,
+        shape=shape,
+        thickness_mm=0.032,
+        attenuation_mm=0.017,
+    )
 
 
 def parameters(
@@ -47,15 +54,22 @@ def parameters(
         np.float64(eta_deg * DEG),
     )
     turns = mosaic.domain_rotations(rng, n_domains, eta_deg * DEG)
-    of = mosaic.domains(turns) if n_domains else mosaic.continuous()
+    mosaicity = mosaic.domains(turns) if n_domains else mosaic.continuous()
     hkl = unit_cell.all_indices(crystal.A, d_min)
-    hkl = hkl[layout.reached(crystal, of, hkl, pulse)]
-    f_squared = (
-        1e4
-        * rng.exponential(size=(len(hkl), 1)) ** 2
-        * (1 + 0.05 * rng.standard_normal((len(hkl), n_channels)))
+    hkl = hkl[layout.reached(crystal, mosaicity, hkl, pulse)]
+    of_nodes = 1e4 * rng.exponential(size=(len(hkl), 1)) ** 2
+    changes = 1 + 0.05 * rng.standard_normal((len(hkl), n_channels))
+    return Parameters(
+        crystal=crystal,
+        mosaic=mosaicity,
+        scale=93.75,
+        beam_mm=0.003,
+        spectrum=pulse,
+        polarization=1.0,
+        detector=detector(),
+        hkl=hkl,
+        f_squared=of_nodes * changes,
     )
-    return Parameters(crystal, of, 93.75, 0.003, pulse, 1.0, detector(), hkl, f_squared)
 
 
 def boxes_of(p: Parameters, image: np.ndarray) -> np.ndarray:
@@ -90,13 +104,12 @@ def test_shoebox_sums_and_pixels_are_those_of_the_exact_engine(both, dtype, box_
     true_sums = boxes_of(p, truth)
     counts = true_sums > 1e-6 * true_sums.max()
     assert counts.sum() > 20
-    tails = (
-        1e-12 * true_sums.max()
-    )  # of brighter reflections elsewhere, which the exact image has in every box
+    # the exact image has tails of brighter reflections elsewhere in every box
+    tails = 1e-12 * true_sums.max()
     np.testing.assert_allclose(sums[counts], true_sums[counts], rtol=box_error, atol=tails)
-    seen = truth > 1e-6 * truth.max()
-    assert seen.sum() > 150
-    np.testing.assert_allclose(image[seen], truth[seen], rtol=1e-3)
+    is_bright = truth > 1e-6 * truth.max()
+    assert is_bright.sum() > 150
+    np.testing.assert_allclose(image[is_bright], truth[is_bright], rtol=1e-3)
     assert abs(image.sum() - truth.sum()) < 1e-6 * truth.sum()
 
 
@@ -161,11 +174,10 @@ def test_windows_reach_over_uneven_channels():
     """
     p = parameters()
     rng = np.random.default_rng(2)
-    some = np.sort(rng.choice(100, 41, replace=False))
-    energies = p.spectrum.energies_ev[some] + rng.uniform(-0.4, 0.4, 41)
-    p = p._replace(
-        spectrum=Spectrum(energies, p.spectrum.photons[some]), f_squared=p.f_squared[:, some]
-    )
+    channels = np.sort(rng.choice(100, 41, replace=False))
+    energies = p.spectrum.energies_ev[channels] + rng.uniform(-0.4, 0.4, 41)
+    pulse = Spectrum(energies, p.spectrum.photons[channels])
+    p = p._replace(spectrum=pulse, f_squared=p.f_squared[:, channels])
     image = np.zeros((3, 260, 300))
     truth = exact.image(p)
     bragg.add(image, p, dtype="float64")
@@ -207,23 +219,24 @@ def test_averages_over_squares_are_those_of_many_points(oversample, most):
     averaged, plain, truth = images.values()
     bright = spots.photons > 1e-4 * spots.photons.max()
     assert set(spots.panel[bright]) == {0, 1, 2}
-    errors = {}
-    for name, image in (("averaged", averaged), ("plain", plain)):
-        errors[name] = np.array(
-            [
-                np.linalg.norm(image[at] - truth[at]) / np.linalg.norm(truth[at])
-                for at in (
-                    np.s_[k, max(int(s) - 8, 0) : int(s) + 8, max(int(f) - 8, 0) : int(f) + 8]
-                    for k, s, f in zip(
-                        spots.panel[bright], spots.slow[bright], spots.fast[bright], strict=True
-                    )
-                )
-            ]
-        )
+    centres = zip(spots.panel[bright], spots.slow[bright], spots.fast[bright], strict=True)
+    boxes = []
+    for panel, slow, fast in centres:
+        rows = slice(max(int(slow) - 8, 0), int(slow) + 8)
+        columns = slice(max(int(fast) - 8, 0), int(fast) + 8)
+        boxes.append((panel, rows, columns))
+
+    def errors(image):
+        norm = np.linalg.norm
+        return np.array([norm(image[box] - truth[box]) / norm(truth[box]) for box in boxes])
+
+    averaged_errors = errors(averaged)
+    plain_errors = errors(plain)
     for panel in range(3):
-        some = spots.panel[bright] == panel
-        assert np.median(errors["averaged"][some]) < most
-        assert np.median(errors["plain"][some]) > 5 * np.median(errors["averaged"][some])
+        on_panel = spots.panel[bright] == panel
+        median = np.median(averaged_errors[on_panel])
+        assert median < most
+        assert np.median(plain_errors[on_panel]) > 5 * median
     assert averaged.sum() == pytest.approx(truth.sum(), rel=3e-2 if oversample == 1 else 1e-3)
 
 
@@ -235,8 +248,8 @@ def test_nothing_lit_lays_out_nothing():
     assert len(bragg.add(image, dark).panel) == 0 and image.max() == 0
     without = p._replace(hkl=p.hkl[:0], f_squared=p.f_squared[:0])
     assert len(bragg.add(image, without).panel) == 0 and image.max() == 0
-    some = Pixels(np.zeros(4, np.int32), np.arange(4.0), np.arange(4.0))
-    assert not np.any(exact.photons(without, some))
+    pixels = Pixels(np.zeros(4, np.int32), np.arange(4.0), np.arange(4.0))
+    assert not np.any(exact.photons(without, pixels))
 
 
 def test_pulses_share_one_program_whatever_channels_they_light():

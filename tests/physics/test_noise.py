@@ -52,32 +52,33 @@ def test_counts_are_poisson(mean):
     counts = noise.poisson(rng(5), np.full(n, mean))
     assert counts.mean() == pytest.approx(mean, abs=4.5 * np.sqrt(mean / n))
     lowest, highest = poisson.ppf([1e-5, 1 - 1e-5], mean).astype(int)
-    seen = np.bincount(
-        np.clip(counts, lowest, highest).astype(int) - lowest, minlength=highest - lowest + 1
-    )
-    due = n * np.diff(poisson.cdf(np.arange(lowest, highest), mean), prepend=0.0, append=1.0)
-    statistic = ((seen - due) ** 2 / due).sum()
-    assert 1e-4 < chi2.sf(statistic, len(due) - 1) < 1 - 1e-4
+    clipped = np.clip(counts, lowest, highest).astype(int)
+    observed = np.bincount(clipped - lowest, minlength=highest - lowest + 1)
+    cumulative = poisson.cdf(np.arange(lowest, highest), mean)
+    expected = n * np.diff(cumulative, prepend=0.0, append=1.0)
+    statistic = ((observed - expected) ** 2 / expected).sum()
+    assert 1e-4 < chi2.sf(statistic, len(expected) - 1) < 1 - 1e-4
 
 
 def test_rare_counts():
     """More than 3 photons where 0.1 are expected: 3.8e-6 of the pixels; 5 σ of 700 photons."""
     for mean, limit in ((0.1, 3), (700.0, 835)):
         rare = np.count_nonzero(noise.poisson(rng(1), np.full(8_000_000, mean)) > limit)
-        due = 8_000_000 * poisson.sf(limit, mean)
-        assert abs(rare - due) < 4.5 * np.sqrt(due), (mean, rare, due)
+        expected = 8_000_000 * poisson.sf(limit, mean)
+        assert abs(rare - expected) < 4.5 * np.sqrt(expected), (mean, rare, expected)
 
 
 @pytest.mark.parametrize("mean", [0.0, 5.0, 60.0])
 def test_alias_table_holds_its_probabilities(mean):
     n = 128
-    due = poisson.pmf(np.arange(n), mean)
-    table = noise.alias_table(np.stack([due, np.full(n, 1 / n)]))
-    for row, probabilities in zip(table, (due / due.sum(), np.full(n, 1 / n)), strict=True):
-        kept = (row >> 7) / 2.0**25
+    of_mean = poisson.pmf(np.arange(n), mean)
+    even = np.full(n, 1 / n)
+    table = noise.alias_table(np.stack([of_mean, even]))
+    for row, probabilities in zip(table, (of_mean / of_mean.sum(), even), strict=True):
+        own_share = (row >> 7) / 2.0**25
         other = row & 127
-        held = (kept + np.bincount(other, weights=1 - kept, minlength=n)) / n
-        np.testing.assert_allclose(held, probabilities, atol=n * 2.0**-32)
+        from_others = np.bincount(other, weights=1 - own_share, minlength=n)
+        np.testing.assert_allclose((own_share + from_others) / n, probabilities, atol=n * 2.0**-32)
 
 
 def test_each_pixel_has_its_own_mean():
@@ -93,11 +94,13 @@ def test_each_pixel_has_its_own_mean():
 
 
 def test_neighbours_and_shots_are_independent():
-    z = np.stack(
-        [noise.poisson(rng(seed), flat(50.0, 500))[0] - 50.0 for seed in (1, 2)]
-    ) / np.sqrt(50.0)
-    for a, b in ((z[0, :, 1:], z[0, :, :-1]), (z[0, 1:], z[0, :-1]), (z[0], z[1])):
-        assert abs((a * b).mean()) < 4 / np.sqrt(a.size)
+    shots = [noise.poisson(rng(seed), flat(50.0, 500))[0] for seed in (1, 2)]
+    z = (np.stack(shots) - 50.0) / np.sqrt(50.0)
+    first, second = z
+    along_fast = first[:, 1:] * first[:, :-1]
+    along_slow = first[1:] * first[:-1]
+    for product in (along_fast, along_slow, first * second):
+        assert abs(product.mean()) < 4 / np.sqrt(product.size)
 
 
 def test_the_generator_alone_decides():
@@ -122,9 +125,8 @@ def test_readout_noise_is_normal_and_independent_of_the_counts():
     )
     assert plain.dtype == np.int32
     added = (noisy - plain).ravel() - 10.0
-    assert added.mean() == pytest.approx(0.0, abs=0.06) and added.var() == pytest.approx(
-        16 + 1 / 12, rel=0.02
-    )
+    assert added.mean() == pytest.approx(0.0, abs=0.06)
+    assert added.var() == pytest.approx(16 + 1 / 12, rel=0.02)
     assert (np.abs(added) > 8.5).mean() == pytest.approx(0.0336, rel=0.1)  # 2 erfc(8.5/(4 √2))/2
     assert abs(np.corrcoef(added, plain.ravel())[0, 1]) < 0.015
 
@@ -135,35 +137,29 @@ def test_gain_comes_after_counting():
     """
     gain = 2 * ones(flat(0))
     frame = noise.read_out(rng(), flat(50.0), gain, quantum_gain=2.5, **READ | {"offset_adu": 10})
-    assert frame.mean() == pytest.approx(5 * 50 + 10, rel=0.005) and frame.var() == pytest.approx(
-        25 * 50, rel=0.02
-    )
+    assert frame.mean() == pytest.approx(5 * 50 + 10, rel=0.005)
+    assert frame.var() == pytest.approx(25 * 50, rel=0.02)
 
 
 def test_readout_noise_and_offset_are_not_amplified():
     read = READ | {"readout_adu": 3.0, "offset_adu": 7}
     frame = noise.read_out(rng(), flat(0.0), ones(flat(0)), quantum_gain=100.0, **read)
-    assert frame.mean() == pytest.approx(7, abs=0.05) and frame.std() == pytest.approx(
-        3.0, rel=0.02
-    )
+    assert frame.mean() == pytest.approx(7, abs=0.05)
+    assert frame.std() == pytest.approx(3.0, rel=0.02)
 
 
 def test_flicker_comes_before_counting():
     frame = noise.read_out(rng(), flat(400.0), ones(flat(0)), flicker=0.1, **READ)
-    assert frame.mean() == pytest.approx(400, rel=0.002) and frame.var() == pytest.approx(
-        400 + 40**2, rel=0.02
-    )
-    assert set(np.unique(noise.read_out(rng(), flat(0.3), ones(flat(0)), flicker=3.0, **READ))) >= {
-        0,
-        1,
-    }
+    assert frame.mean() == pytest.approx(400, rel=0.002)
+    assert frame.var() == pytest.approx(400 + 40**2, rel=0.02)
+    faint = noise.read_out(rng(), flat(0.3), ones(flat(0)), flicker=3.0, **READ)
+    assert set(np.unique(faint)) >= {0, 1}
 
 
 def test_gain_map_is_the_same_for_all_shots():
     gain = noise.gain_map(rng(1), (2, 200, 200), 0.01)
-    assert gain.mean() == pytest.approx(1.0, abs=2e-4) and gain.std() == pytest.approx(
-        0.01, rel=0.02
-    )
+    assert gain.mean() == pytest.approx(1.0, abs=2e-4)
+    assert gain.std() == pytest.approx(0.01, rel=0.02)
     for seed in (0, 1):
         frame = noise.read_out(rng(seed), np.full(gain.shape, 1e8), gain, **READ)
         np.testing.assert_allclose(frame / 1e8, gain, atol=1e-3)
@@ -179,22 +175,21 @@ def test_spread_comes_after_counting_and_gain(shape):
     gain[0, 150, 150] = 3.0
     frame = noise.read_out(rng(), flat(1e6), gain, kernel=kernel, **READ)[0].astype(float)
     assert frame[150, 151] - frame[100:200].mean() == pytest.approx(2e6 * kernel[10, 11], rel=0.1)
-    inner = frame[20:130, 20:-20] - frame[20:130, 20:-20].mean()
+    inner = frame[20:130, 20:-20]
+    inner = inner - inner.mean()
     assert inner.var() == pytest.approx(1e6 * (kernel**2).sum(), rel=0.1)
     for lag in (1, 2):
-        seen = (inner[:, lag:] * inner[:, :-lag]).mean() / inner.var()
-        assert seen == pytest.approx(
-            (kernel[:, lag:] * kernel[:, :-lag]).sum() / (kernel**2).sum(), abs=0.04
-        )
+        correlation = (inner[:, lag:] * inner[:, :-lag]).mean() / inner.var()
+        of_kernel = (kernel[:, lag:] * kernel[:, :-lag]).sum() / (kernel**2).sum()
+        assert correlation == pytest.approx(of_kernel, abs=0.04)
 
 
 def test_beyond_saturation_a_pixel_reads_one_more():
     expected = np.array([[[10.0, 1e6, 1e12]]])
-    frame = noise.read_out(rng(), expected, ones(expected), **READ | {"saturation_adu": 5000})
+    read = READ | {"saturation_adu": 5000}
+    frame = noise.read_out(rng(), expected, ones(expected), **read)
     assert frame[0, 0, 0] < 100 and list(frame[0, 0, 1:]) == [5001, 5001]
-    amplified = noise.read_out(
-        rng(), flat(4000.0), ones(flat(0)), quantum_gain=2.5, **READ | {"saturation_adu": 5000}
-    )
+    amplified = noise.read_out(rng(), flat(4000.0), ones(flat(0)), quantum_gain=2.5, **read)
     assert (amplified == 5001).all()
 
 
@@ -204,20 +199,27 @@ def test_beyond_saturation_a_pixel_reads_one_more():
 def test_fibre_spread_is_the_published_one():
     kernel = noise.fibre_kernel(0.08, 0.088, 10)
     g = 0.65238 * 0.08 / 0.088
+
+    def density(y, x):
+        return g / (2 * np.pi) * (g * g + x * x + y * y) ** -1.5
+
     for i, j in ((0, 0), (0, 2), (3, 4)):
-        exact = over_pixel(lambda y, x: g / (2 * np.pi) * (g * g + x * x + y * y) ** -1.5, i, j)
+        exact = over_pixel(density, i, j)
         assert kernel[10 + i, 10 + j] == pytest.approx(exact, rel=1e-4)
-    assert kernel.sum() == pytest.approx(
-        1 - g / np.hypot(g, 10.0), abs=2e-3
-    )  # the tail beyond the disc
+    beyond_disc = g / np.hypot(g, 10.0)
+    assert kernel.sum() == pytest.approx(1 - beyond_disc, abs=2e-3)
     assert kernel[0, 0] == 0
 
 
 def test_gaussian_spread_falls_to_half_at_half_its_width():
     kernel = noise.gauss_kernel(0.2, 0.05, 12)
     a = 4 * np.log(2) / 4.0**2
+
+    def density(y, x):
+        return a / np.pi * np.exp(-a * (x * x + y * y))
+
     for i, j in ((0, 0), (0, 2), (3, 4)):
-        exact = over_pixel(lambda y, x: a / np.pi * np.exp(-a * (x * x + y * y)), i, j)
+        exact = over_pixel(density, i, j)
         assert kernel[12 + i, 12 + j] == pytest.approx(exact, rel=1e-4)
     assert kernel.sum() == pytest.approx(1.0, abs=1e-9) and kernel[0, 0] == 0
 
@@ -231,14 +233,14 @@ def over_pixel(density, i: int, j: int) -> float:
 @pytest.mark.parametrize("shape", KERNELS)
 def test_point_spread_keeps_the_flux(shape):
     image = np.zeros((2, 150, 211), dtype=np.float32)
-    image[0, 50, 50], image[1, 40, 60] = 1e6, 50.0
-    spread = noise.spread_out(image, KERNELS[shape])
-    np.testing.assert_allclose(
-        spread.sum(axis=(1, 2), dtype=float), image.sum(axis=(1, 2)), rtol=1e-6
-    )
-    assert spread[0].max() == spread[0, 50, 50] and spread[0, 50, 53] == pytest.approx(
-        spread[0, 53, 50], abs=0.1
-    )
+    image[0, 50, 50] = 1e6
+    image[1, 40, 60] = 50.0
+    blurred = noise.spread_out(image, KERNELS[shape])
+    sums = blurred.sum(axis=(1, 2), dtype=float)
+    np.testing.assert_allclose(sums, image.sum(axis=(1, 2)), rtol=1e-6)
+    bright, _ = blurred
+    assert bright.max() == bright[50, 50]
+    assert bright[50, 53] == pytest.approx(bright[53, 50], abs=0.1)
 
 
 @pytest.mark.stage

@@ -29,11 +29,14 @@ def test_density_clusters_and_contacts(cell, name, n_clusters):
     assert len(iron) >= 2 * n_clusters
     assert set(atoms.names[atoms.elements == "Fe"]) == {"FE1", "FE2"}
     np.testing.assert_allclose(np.linalg.norm(iron[::2] - iron[1::2], axis=1), 2.7, atol=1e-6)
-    images = np.concatenate([[op.apply_to_xyz(x) for x in atoms.xyz.tolist()] for op in ops])
-    cells = np.stack(np.meshgrid(*[np.arange(-1, 2)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
-    everything = (np.mod(images, 1.0)[:, None] + cells).reshape(-1, 3) @ basis.T
-    inside = np.mod(atoms.xyz, 1.0) @ basis.T
-    nearest = cKDTree(everything).query(inside, k=2)[0][:, 1]
+
+    images = [op.apply_to_xyz(x) for op in ops for x in atoms.xyz.tolist()]
+    grid = np.meshgrid(*[np.arange(-1, 2)] * 3, indexing="ij")
+    cells = np.stack(grid, axis=-1).reshape(-1, 3)
+    in_all_cells = (np.mod(images, 1.0)[:, None] + cells).reshape(-1, 3) @ basis.T
+    in_cell = np.mod(atoms.xyz, 1.0) @ basis.T
+    distances, _ = cKDTree(in_all_cells).query(in_cell, k=2)
+    nearest = distances[:, 1]
     assert np.quantile(nearest, 0.02) > 1.85 and nearest.min() > 1.0
 
 

@@ -7,14 +7,15 @@ from spreadflow.models import Detector
 from spreadflow.physics import geometry, response, rotation
 
 FLAT = Detector(
-    np.array([[-30.0, 20.0, -50.0]]),
-    np.array([[1.0, 0, 0]]),
-    np.array([[0, -1.0, 0]]),
-    0.25,
-    (160, 240),
-    0.032,
-    0.017,
+    origin_mm=np.array([[-30.0, 20.0, -50.0]]),
+    fast=np.array([[1.0, 0, 0]]),
+    slow=np.array([[0, -1.0, 0]]),
+    pixel_mm=0.25,
+    shape=(160, 240),
+    thickness_mm=0.032,
+    attenuation_mm=0.017,
 )
+"""One panel normal to the beam."""
 
 
 def test_solid_angle_of_a_rectangle():
@@ -23,16 +24,15 @@ def test_solid_angle_of_a_rectangle():
     """
     exact = 4 * np.arctan(30.0 * 20.0 / (50.0 * np.sqrt(30.0**2 + 20.0**2 + 50.0**2)))
     turn = rotation.from_vector(np.array([0.4, -0.3, 0.2]))
-    for panel in (
-        FLAT,
-        FLAT._replace(
-            origin_mm=FLAT.origin_mm @ turn, fast=FLAT.fast @ turn, slow=FLAT.slow @ turn
-        ),
-    ):
-        seen = panel._replace(thickness_mm=0.0)
-        polarized, _ = response.pixel_map(seen, 0.0)
-        direction = 1.0 - 2.0 * response.pixel_map(seen, 0.0)[1] ** 2  # cos 2θ
-        assert (polarized / (0.5 * (1 + direction**2))).sum() == pytest.approx(exact, rel=1e-5)
+    turned = FLAT._replace(
+        origin_mm=FLAT.origin_mm @ turn, fast=FLAT.fast @ turn, slow=FLAT.slow @ turn
+    )
+    for panel in (FLAT, turned):
+        opaque = panel._replace(thickness_mm=0.0)
+        polarized, sine = response.pixel_map(opaque, 0.0)
+        cos_2theta = 1.0 - 2.0 * sine**2
+        solid_angle = polarized / (0.5 * (1 + cos_2theta**2))
+        assert solid_angle.sum() == pytest.approx(exact, rel=1e-5)
 
 
 def test_capture_and_polarization():
@@ -45,9 +45,8 @@ def test_capture_and_polarization():
     )
     unpolarized, _ = response.pixel_map(FLAT, 0.0)
     factor = thick / unpolarized
-    assert (
-        factor[0, 80, 0] < 0.9 < 1.0 < factor[0, 0, 120]
-    )  # along the polarization less is scattered
+    # along the polarization less is scattered
+    assert factor[0, 80, 0] < 0.9 < 1.0 < factor[0, 0, 120]
     np.testing.assert_allclose(factor + response.pixel_map(FLAT, -1.0)[0] / unpolarized, 2.0)
 
 
@@ -59,10 +58,9 @@ def test_captured_fraction():
     normal = np.array([0.0, 0.0, 1.0])
     fraction = response.captured(rays, normal, response.depth(FLAT))
     np.testing.assert_allclose(fraction, [1 - np.exp(-32 / 17), 1 - np.exp(-64 / 17)])
-    for one in ("thickness_mm", "attenuation_mm"):
-        assert (
-            response.captured(rays, normal, response.depth(FLAT._replace(**{one: 0.0}))) == 1
-        ).all()
+    for name in ("thickness_mm", "attenuation_mm"):
+        depth = response.depth(FLAT._replace(**{name: 0.0}))
+        assert (response.captured(rays, normal, depth) == 1).all()
 
 
 def test_polarization_limits():
@@ -82,7 +80,7 @@ def test_pixels_of_two_panels_are_where_geometry_puts_them():
         fast=np.concatenate([FLAT.fast, FLAT.fast @ turn]),
         slow=np.concatenate([FLAT.slow, FLAT.slow @ turn]),
     )
-    made, sine = response.pixel_map(two, 0.7)
+    efficiency, sine = response.pixel_map(two, 0.7)
     panel = np.array([0, 1, 1])
     slow = np.array([3, 0, 159])
     fast = np.array([200, 0, 77])
@@ -93,7 +91,8 @@ def test_pixels_of_two_panels_are_where_geometry_puts_them():
     inclined = np.abs((place * geometry.normals(two)[panel]).sum(-1)) / distance
     factors = 0.5 * (1 + cos_2theta**2 - 0.7 * (place[:, 0] ** 2 - place[:, 1] ** 2) / distance**2)
     factors *= 0.25**2 * inclined / distance**2 * (1 - np.exp(-32 / 17 / inclined))
-    np.testing.assert_allclose(made[panel, slow, fast], factors, rtol=1e-12)
-    for single, double in zip(response.pixel_map(two, 0.7, np.float32), (made, sine), strict=True):
+    np.testing.assert_allclose(efficiency[panel, slow, fast], factors, rtol=1e-12)
+    in_float32 = response.pixel_map(two, 0.7, np.float32)
+    for single, double in zip(in_float32, (efficiency, sine), strict=True):
         assert single.dtype == np.float32
         np.testing.assert_allclose(single, double, rtol=1e-7)

@@ -31,14 +31,13 @@ def by_gemmi(
     model = gemmi.Model(1)
     chain = gemmi.Chain("A")
     residue = gemmi.Residue()
-    structure.cell, structure.spacegroup_hm = (
-        gemmi.UnitCell(*unit_cell.degrees(cell)),
-        group(name).xhm(),
-    )
+    structure.cell = gemmi.UnitCell(*unit_cell.degrees(cell))
+    structure.spacegroup_hm = group(name).xhm()
     basis = np.array(structure.cell.orth.mat.tolist())
     for i in range(len(atoms.names)):
         atom = gemmi.Atom()
-        atom.element, atom.occ = gemmi.Element(str(atoms.elements[i])), atoms.occupancy[i]
+        atom.element = gemmi.Element(str(atoms.elements[i]))
+        atom.occ = atoms.occupancy[i]
         atom.pos = structure.cell.orthogonalize(gemmi.Fractional(*atoms.xyz[i]))
         u = basis @ atoms.beta[i] @ basis.T / (2 * np.pi**2)
         atom.aniso = gemmi.SMat33f(u[0, 0], u[1, 1], u[2, 2], u[0, 1], u[0, 2], u[1, 2])
@@ -48,12 +47,15 @@ def by_gemmi(
     structure.add_model(model)
     structure.setup_cell_images()
     calculator = gemmi.StructureFactorCalculatorX(structure.cell)
-    plain = np.array([calculator.calculate_sf_from_model(structure[0], h) for h in hkl])
+
+    def factors() -> np.ndarray:
+        return np.array([calculator.calculate_sf_from_model(structure[0], h) for h in hkl])
+
+    plain = factors()
     for element in set(atoms.elements):
         calculator.addends.set(gemmi.Element(str(element)), 1.0)
-    return plain + scattering * (
-        np.array([calculator.calculate_sf_from_model(structure[0], h) for h in hkl]) - plain
-    )
+    per_electron = factors() - plain
+    return plain + scattering * per_electron
 
 
 def anisotropic(atoms: sf.Atoms) -> sf.Atoms:
@@ -75,17 +77,14 @@ def test_equal_to_gemmi_direct_summation_with_anomalous_scattering(cell, name, d
     chosen = np.random.default_rng(0).choice(len(f.hkl), 60, replace=False)
     for channel in range(2):
         truth = np.zeros(len(chosen), dtype=complex)
-        for key, scattering in [
-            *ANOMALOUS.items(),
-            *((site, curve[channel]) for site, curve in CURVES.items()),
-        ]:
-            which = (
-                (atoms.names == key)
-                if key in CURVES
-                else (atoms.elements == key) & ~np.isin(atoms.names, [*CURVES])
-            )
-            some = sf.Atoms(*(column[which] for column in atoms))
-            truth += by_gemmi(some, cell, name, f.hkl[chosen].tolist(), scattering)
+        curves = {site: curve[channel] for site, curve in CURVES.items()}
+        for key, scattering in (ANOMALOUS | curves).items():
+            if key in CURVES:
+                which = atoms.names == key
+            else:
+                which = (atoms.elements == key) & ~np.isin(atoms.names, [*CURVES])
+            members = sf.Atoms(*(column[which] for column in atoms))
+            truth += by_gemmi(members, cell, name, f.hkl[chosen].tolist(), scattering)
         np.testing.assert_allclose(
             f.at(chosen)[:, channel], truth, atol=1e-4 * np.abs(truth).mean()
         )
@@ -103,26 +102,31 @@ def over_the_cell(
     basis = unit_cell.orthogonalization(cell)
     q = hkl @ np.linalg.inv(basis)
     total = 0.0
+    ops = list(group(name).operations())
     for i in range(len(atoms.names)):
         u = basis @ atoms.beta[i] @ basis.T / (2 * np.pi**2)
-        places: list[np.ndarray] = []
-        f0 = gemmi.Element(str(atoms.elements[i])).it92
-        f = (
-            np.array([f0.calculate_sf(s2) for s2 in 0.25 * (q**2).sum(axis=1)])[:, None]
-            + scattering[i]
-        )
-        ops = list(group(name).operations())
+        table = gemmi.Element(str(atoms.elements[i])).it92
+        f0 = np.array([table.calculate_sf(stol2) for stol2 in 0.25 * (q**2).sum(axis=1)])
         mates = [np.mod(op.apply_to_xyz(atoms.xyz[i].tolist()), 1.0) for op in ops]
-        n_here = sum(np.linalg.norm((m - mates[0] + 0.5) % 1.0 - 0.5) < 1e-6 for m in mates)
+        n_here = sum(is_same_place(mate, mates[0]) for mate in mates)
+        weight = n_here * atoms.occupancy[i]
+        places: list[np.ndarray] = []
         for op, place in zip(ops, mates, strict=True):
-            if any(np.linalg.norm((place - other + 0.5) % 1.0 - 0.5) < 1e-6 for other in places):
+            if any(is_same_place(place, other) for other in places):
                 continue
             places.append(place)
             turn = basis @ (np.array(op.rot) / gemmi.Op.DEN) @ np.linalg.inv(basis)
-            damped = np.exp(-2 * np.pi**2 * np.einsum("ni,ij,nj->n", q, turn @ u @ turn.T, q))
-            wave = damped * np.exp(2j * np.pi * (q @ (basis @ place)))
-            total = total + n_here * atoms.occupancy[i] * wave[:, None] * f
+            variance = np.einsum("ni,ij,nj->n", q, turn @ u @ turn.T, q)
+            damping = np.exp(-2 * np.pi**2 * variance)
+            wave = damping * np.exp(2j * np.pi * (q @ (basis @ place)))
+            total = total + weight * wave[:, None] * (f0[:, None] + scattering[i])
     return total
+
+
+def is_same_place(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether two fractional coordinates are equal but for whole cells."""
+    distance = np.linalg.norm((x - y + 0.5) % 1.0 - 0.5)
+    return bool(distance < 1e-6)
 
 
 SPECIAL = {
@@ -143,31 +147,24 @@ def test_equal_to_a_sum_over_all_atoms_of_the_cell(cell, name, d_min):
     atoms = anisotropic(phantom.build(cell, name, 2))
     atoms = sf.Atoms(*(column[:60] for column in atoms))
     mates = [np.mod(op.apply_to_xyz(SPECIAL[name]), 1.0) for op in group(name).operations()]
-    n_here = sum(np.linalg.norm((m - mates[0] + 0.5) % 1.0 - 0.5) < 1e-6 for m in mates)
+    n_here = sum(is_same_place(mate, mates[0]) for mate in mates)
     assert n_here > 1 or name == "P 1"
-    atoms.xyz[0], atoms.occupancy[0], atoms.beta[0] = (
-        SPECIAL[name],
-        0.9 / n_here,
-        sf.isotropic(np.array([14.0]), cell)[0],
-    )
-    curves = {
-        e: np.array([1.0, 1.7, -0.4]) * (i - 2.0) + 1j * np.arange(3) for i, e in enumerate("CNOS")
-    }
+    atoms.xyz[0] = SPECIAL[name]
+    atoms.occupancy[0] = 0.9 / n_here
+    atoms.beta[0] = sf.isotropic(np.array([14.0]), cell)[0]
+    curves = {}
+    for i, element in enumerate("CNOS"):
+        curves[element] = np.array([1.0, 1.7, -0.4]) * (i - 2.0) + 1j * np.arange(3)
     sites = {name: np.append(curve, 1.5j) for name, curve in CURVES.items()}
     f = sf.structure_factors(atoms, cell, name, d_min=d_min, sites=sites, others=curves)
     chosen = np.random.default_rng(1).choice(len(f.hkl), 80, replace=False)
-    scattering = np.array(
-        [
-            sites[n] if n in sites else curves[e]
-            for n, e in zip(atoms.names, atoms.elements, strict=True)
-        ]
-    )
-    truth = over_the_cell(atoms, cell, name, f.hkl[chosen], scattering)
+    scattering = []
+    for label, element in zip(atoms.names, atoms.elements, strict=True):
+        scattering.append(sites[label] if label in sites else curves[element])
+    truth = over_the_cell(atoms, cell, name, f.hkl[chosen], np.array(scattering))
     np.testing.assert_allclose(f.at(chosen), truth, atol=1e-4 * np.abs(truth).mean())
-    np.testing.assert_allclose(
-        f.without_sites(chosen) + f.groups[: f.n_sites, chosen].T @ f.anomalous[: f.n_sites],
-        f.at(chosen),
-    )
+    of_sites = f.groups[: f.n_sites, chosen].T @ f.anomalous[: f.n_sites]
+    np.testing.assert_allclose(f.without_sites(chosen) + of_sites, f.at(chosen))
 
 
 @pytest.mark.stage
@@ -191,15 +188,16 @@ def test_squares_of_f_and_their_derivatives_by_every_f1_and_f2():
     np.testing.assert_allclose(value, plainly(curves), rtol=1e-11)
     np.testing.assert_allclose(sf.f_squared(fixed, groups, *curves), plainly(curves), rtol=1e-11)
     slopes = np.asarray(jax.jacfwd(lambda c: sf.f_squared(fixed, groups, *c))(curves))
-    for at in np.ndindex(curves.shape):
+    for index in np.ndindex(curves.shape):
         step = np.zeros(curves.shape)
-        step[at] = 1.0
+        step[index] = 1.0
         difference = 0.5 * (plainly(curves + step) - plainly(curves - step))
-        np.testing.assert_allclose(slopes[(..., *at)], difference, atol=1e-9 * np.abs(value).max())
+        atol = 1e-9 * np.abs(value).max()
+        np.testing.assert_allclose(slopes[(..., *index)], difference, atol=atol)
 
 
 @pytest.mark.stage
-def test_a_perturbed_model_is_wrong_by_what_was_said():
+def test_a_perturbed_model_is_wrong_by_the_published_amounts():
     cell = unit_cell.radians([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
     atoms = phantom.build(cell, "C 1 2 1", 1)
     wrong, k_sol = sf.perturbed(np.random.default_rng(5), atoms, cell, CURVES)
@@ -214,15 +212,14 @@ def test_a_perturbed_model_is_wrong_by_what_was_said():
     np.testing.assert_allclose(wrong.beta, 1.1 * atoms.beta[nearest], rtol=1e-12)
     np.testing.assert_array_equal(wrong.elements, atoms.elements[nearest])
     moves = (wrong.xyz - atoms.xyz[nearest]) @ unit_cell.orthogonalization(cell).T
-    n = moves.size
-    assert n > 2000
-    assert np.mean((moves**2).sum(axis=1)) ** 0.5 == pytest.approx(0.1, rel=5 / np.sqrt(2 * n))
-    np.testing.assert_allclose(
-        np.mean(moves**2, axis=0), 0.1**2 / 3, rtol=5 * np.sqrt(2 / len(moves))
-    )
-    np.testing.assert_allclose(np.mean(moves, axis=0), 0.0, atol=5 * 0.058 / np.sqrt(len(moves)))
+    n = len(moves)
+    assert moves.size > 2000
+    length = np.mean((moves**2).sum(axis=1)) ** 0.5
+    assert length == pytest.approx(0.1, rel=5 / np.sqrt(2 * moves.size))
+    np.testing.assert_allclose(np.mean(moves**2, axis=0), 0.1**2 / 3, rtol=5 * np.sqrt(2 / n))
+    np.testing.assert_allclose(np.mean(moves, axis=0), 0.0, atol=5 * 0.058 / np.sqrt(n))
     correlation = np.corrcoef(moves.T)[np.triu_indices(3, 1)]
-    np.testing.assert_allclose(correlation, 0.0, atol=5 / np.sqrt(len(moves)))
+    np.testing.assert_allclose(correlation, 0.0, atol=5 / np.sqrt(n))
 
 
 @pytest.mark.stage
@@ -263,10 +260,9 @@ def test_systematic_absences_and_friedel_pairs():
     assert absent.any() and size[absent].max() < 1e-4 * size.mean()
     rows = {tuple(h): i for i, h in enumerate(f.hkl.tolist())}
     mates = np.array([rows[tuple(-np.array(h))] for h in f.hkl.tolist()])
-    np.testing.assert_allclose(
-        f.rest[mates], np.conj(f.rest), atol=1e-3
-    )  # real scatterers obey Friedel's law
-    assert np.abs(size[mates] - size).mean() > 0.003 * size.mean()  # the iron breaks it
+    # real scatterers obey Friedel's law, the iron breaks it
+    np.testing.assert_allclose(f.rest[mates], np.conj(f.rest), atol=1e-3)
+    assert np.abs(size[mates] - size).mean() > 0.003 * size.mean()
 
 
 def test_solvent_fills_what_the_molecule_leaves():
@@ -282,11 +278,11 @@ def test_solvent_fills_what_the_molecule_leaves():
         for more in ({}, {"k_sol": 0.4, "b_sol": 40.0})
     )
     low = unit_cell.spacing(unit_cell.reciprocal(cell), bare.hkl) > 12.0
-    mask = wet.rest - bare.rest
-    cosine = (mask[low] * np.conj(bare.rest[low])).real.sum() / np.sqrt(
-        (np.abs(mask[low]) ** 2).sum() * (np.abs(bare.rest[low]) ** 2).sum()
-    )
-    assert cosine < -0.9
+    molecule = bare.rest[low]
+    mask = wet.rest[low] - molecule
+    product = (mask * np.conj(molecule)).real.sum()
+    squares = (np.abs(mask) ** 2).sum() * (np.abs(molecule) ** 2).sum()
+    assert product / np.sqrt(squares) < -0.9
 
 
 def test_a_site_the_model_lacks_is_refused():

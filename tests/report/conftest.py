@@ -99,10 +99,8 @@ def summaries(trial) -> dict[str, Path]:
     """stage → its summary, beside its picture; those of `index` are made without images."""
     products = {"index": trial.index, "reindex": trial.reindex}
     products |= {"simulate": trial.manifests, "level0": [trial.level0], "adopt": [trial.adopt]}
-    products |= {
-        stage: [getattr(trial, stage)]
-        for stage in ("cells", "merge", "annulus", "ladder", "mosaic", "stage1", "spread")
-    }
+    for stage in ("cells", "merge", "annulus", "ladder", "mosaic", "stage1", "spread"):
+        products[stage] = [getattr(trial, stage)]
     out = {stage: trial.folder / f"{stage}.json" for stage in products}
     for stage, path in out.items():
         manifests = [] if stage == "index" else trial.manifests
@@ -110,15 +108,20 @@ def summaries(trial) -> dict[str, Path]:
     return out
 
 
+def _copied(source: dict, table: str, names: tuple[str, ...], rows=slice(None)) -> dict:
+    """Columns of one table of another product, and of some of its rows."""
+    return {f"{table}/{name}": source[f"{table}/{name}"][rows] for name in names}
+
+
 def _images(folder: Path, run: str, rng, filled) -> Path:
+    """The images of a run and their truth; the manifest."""
     n = N_LATTICES * N_REFLECTIONS
+    B = unit_cell.reciprocal(unit_cell.radians(CELL))
     truth = {
         "shots/shot_id": np.arange(N_SHOTS),
         "shots/kind": [0] * 10 + [1, 0],
         "lattices/shot": SHOT,
-        "lattices/A": [
-            rotation.random(rng) @ unit_cell.reciprocal(unit_cell.radians(CELL)) for _ in SHOT
-        ],
+        "lattices/A": [rotation.random(rng) @ B for _ in SHOT],
         "lattices/n_cells": np.full((len(SHOT), 3), 57.0),
         "lattices/eta_rad": np.full(len(SHOT), 8e-4),
         "lattices/scale": rng.uniform(80.0, 100.0, len(SHOT)),
@@ -131,6 +134,7 @@ def _images(folder: Path, run: str, rng, filled) -> Path:
         "reflections/slow": rng.uniform(5, 195, n),
         "reflections/photons": rng.uniform(50, 500, n),
     }
+    sizes = {"shots": N_SHOTS, "lattices": N_LATTICES, "domains": 2 * N_LATTICES, "reflections": n}
     folder.mkdir(parents=True)
     stills = nexus_writer.Stills(
         images=rng.poisson(20, (N_SHOTS, 2, *DETECTOR.shape)).astype(np.int32),
@@ -139,8 +143,6 @@ def _images(folder: Path, run: str, rng, filled) -> Path:
         photons=rng.uniform(1e9, 1e10, (N_SHOTS, 20)),
     )
     instrument = nexus_writer.Instrument(DETECTOR, saturation_adu=60000)
-    sizes = {"shots": N_SHOTS, "lattices": N_LATTICES, "reflections": n}
-    sizes |= {"domains": 2 * N_LATTICES}
     file_truth = FileTruth(
         columns=lambda: filled("truth", sizes, truth),
         detector=geometry.shifted(DETECTOR, 0.03, -0.02, 0.05),
@@ -152,19 +154,24 @@ def _images(folder: Path, run: str, rng, filled) -> Path:
 
 
 def _indices(rng) -> np.ndarray:
+    """Different Miller indices of a lattice, −10 to 10."""
     numbers = rng.choice(21**3 // 2, N_REFLECTIONS, replace=False)  # h < 0 or so: never 0 0 0
-    return np.stack([numbers // 441 - 10, numbers // 21 % 21 - 10, numbers % 21 - 10], axis=1)
+    digits = [numbers // 441, numbers // 21 % 21, numbers % 21]
+    return np.stack(digits, axis=1) - 10
 
 
 def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
+    """The product of `index` or `reindex` of a run: lattices a little off the truth."""
     n = N_LATTICES * N_REFLECTIONS
     cells = CELL + rng.standard_normal((N_LATTICES, 6)) * [0.05, 0.04, 0.03, 0, 0.05, 0]
     turns = rotation.from_vector(rng.normal(0, 2e-4, (N_LATTICES, 3)))
     position = np.stack([truth["reflections/fast"], truth["reflections/slow"]], axis=1)
-    seen = position + rng.normal(0, 0.3, (n, 2))
+    observed = position + rng.normal(0, 0.3, (n, 2))
     corner = np.clip(np.round(position).astype(int) - 4, 0, None)
     lattice = truth["reflections/lattice"]
-    sigma = np.sqrt(truth["reflections/photons"] + 100)
+    photons = truth["reflections/photons"]
+    sigma = np.sqrt(photons + 100)
+    low_fast, low_slow = corner.T
     planted = {
         "shots/shot_id": ids,
         "shots/outcome": OUTCOMES,
@@ -175,7 +182,7 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
         "lattices/A": turns @ truth["lattices/A"],
         "lattices/cell": [unit_cell.radians(cell) for cell in cells],
         "lattices/eta_rad": rng.uniform(5e-4, 1e-3, N_LATTICES),
-        "lattices/n_indexed": N_REFLECTIONS,
+        "lattices/n_indexed": np.full(N_LATTICES, N_REFLECTIONS),
         "lattices/rmsd_radial_mm": rng.uniform(0.02, 0.05, N_LATTICES),
         "lattices/rmsd_transverse_mm": rng.uniform(0.01, 0.03, N_LATTICES),
         "lattices/n_rmsd": rng.integers(10, 40, N_LATTICES),
@@ -183,30 +190,25 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
         "spots/lattice": lattice,
         "spots/hkl": truth["reflections/hkl"],
         "spots/panel": truth["reflections/panel"],
-        "spots/fast": seen[:, 0],
-        "spots/slow": seen[:, 1],
-        "spots/intensity": truth["reflections/photons"],
+        "spots/fast": observed[:, 0],
+        "spots/slow": observed[:, 1],
+        "spots/intensity": photons,
         "reflections/lattice": lattice,
         "reflections/hkl": truth["reflections/hkl"],
         "reflections/d": rng.uniform(2.0, 3.0, n),
         "reflections/panel": truth["reflections/panel"],
         "reflections/fast": position[:, 0],
         "reflections/slow": position[:, 1],
-        "reflections/fast_obs": seen[:, 0],
-        "reflections/slow_obs": seen[:, 1],
-        "reflections/intensity": truth["reflections/photons"] + sigma * rng.standard_normal(n),
+        "reflections/fast_obs": observed[:, 0],
+        "reflections/slow_obs": observed[:, 1],
+        "reflections/intensity": photons + sigma * rng.standard_normal(n),
         "reflections/sigma": sigma,
-        "reflections/bbox": np.stack(
-            [corner[:, 0], corner[:, 0] + 8, corner[:, 1], corner[:, 1] + 8], axis=1
-        ),
+        "reflections/bbox": np.stack([low_fast, low_fast + 8, low_slow, low_slow + 8], axis=1),
         "reflections/flags": (rng.random(n) < 0.05) * 4,
     }
-    planted["lattices/n_indexed"] = np.full(N_LATTICES, N_REFLECTIONS)
-    columns = filled(
-        stage, {"shots": N_SHOTS, "spots": n, "lattices": N_LATTICES, "reflections": n}, planted
-    )
+    sizes = {"shots": N_SHOTS, "spots": n, "lattices": N_LATTICES, "reflections": n}
     parts = store.Parts(folder / f"{stage}.h5", stage, run + stage, [ids])
-    parts.write(0, columns)
+    parts.write(0, filled(stage, sizes, planted))
     parts.finish(
         World(),
         run=run,
@@ -219,40 +221,34 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
 
 def _adopt(folder, trial, filled) -> Path:
     """The lattices of run two, and three lines that were not adopted."""
-    outcomes = [AdoptOutcome.ADOPTED] * N_LATTICES + [
-        AdoptOutcome.NO_SHOT,
-        AdoptOutcome.OTHER_CELL,
-        AdoptOutcome.OTHER_CELL,
-    ]
+    outcomes = [AdoptOutcome.ADOPTED] * N_LATTICES
+    outcomes += [AdoptOutcome.NO_SHOT, AdoptOutcome.OTHER_CELL, AdoptOutcome.OTHER_CELL]
     planted = {
         "lines/line": np.arange(1, len(outcomes) + 1),
         "lines/n_reflections": [40] * N_LATTICES + [0, 30, 30],
         "lines/n_agree": [36] * N_LATTICES + [0, 10, 0],
         "lines/outcome": outcomes,
     }
-    store.write(
-        folder / "two" / "adopt.h5",
-        "adopt",
-        filled("adopt", {"lines": len(outcomes)}, planted),
-        key="a",
-        run="two",
-    )
-    return folder / "two" / "adopt.h5"
+    path = folder / "two" / "adopt.h5"
+    columns = filled("adopt", {"lines": len(outcomes)}, planted)
+    store.write(path, "adopt", columns, key="a", run="two")
+    return path
 
 
 def _cells(folder, trial, filled) -> Path:
+    """The lattices of both runs, of which three are not accepted."""
     tables = [store.read(path, "reindex", ["lattices/"]) for path in trial.reindex]
-    n = sum(len(t["lattices/k"]) for t in tables)
+    shot_id = np.concatenate([table["lattices/shot_id"] for table in tables])
+    cell = np.concatenate([table["lattices/cell"] for table in tables])
+    n = len(shot_id)
     outcome = np.full(n, LatticeOutcome.ACCEPTED)
-    outcome[[2, 7, 11]] = (
-        LatticeOutcome.NOISE,
-        LatticeOutcome.CELL_OUTLIER,
-        LatticeOutcome.OTHER_CLUSTER,
-    )
+    outcome[2] = LatticeOutcome.NOISE
+    outcome[7] = LatticeOutcome.CELL_OUTLIER
+    outcome[11] = LatticeOutcome.OTHER_CLUSTER
     planted = {
         "lattices/run": np.repeat([0, 1], N_LATTICES),
-        "lattices/shot_id": np.concatenate([t["lattices/shot_id"] for t in tables]),
-        "lattices/cell": unit_cell.degrees(np.concatenate([t["lattices/cell"] for t in tables])),
+        "lattices/shot_id": shot_id,
+        "lattices/cell": unit_cell.degrees(cell),
         "lattices/outcome": outcome,
         "clusters/n": [n - 1, 1],
         "clusters/mean": [CELL, CELL],
@@ -271,6 +267,7 @@ def _cells(folder, trial, filled) -> Path:
 
 
 def _annulus(folder, trial) -> Path:
+    """What the stage itself makes of the stand-ins before it."""
     config = AnnulusConfig(annulus=AnnulusSection())
     out = folder / "annulus.h5"
     annulus.run(
@@ -285,17 +282,15 @@ def _annulus(folder, trial) -> Path:
 
 
 def _merge(folder, filled) -> Path:
+    """Merged intensities with noise, of Friedel mates one after the other."""
     rng = np.random.default_rng(9)
     n = 300
     true = rng.gamma(1.0, 100.0, (n, 1))
     half = true + rng.normal(0, 20, (n, 2))
     half[:30] = np.nan
     sign = np.tile([1, -1], n // 2)
-    hkl = np.repeat(
-        np.stack([np.arange(n // 2), np.arange(n // 2) % 7, np.arange(n // 2) % 5], axis=1),
-        2,
-        axis=0,
-    )
+    pair = np.arange(n // 2)
+    hkl = np.stack([pair, pair % 7, pair % 5], axis=1).repeat(2, axis=0)
     planted = {
         "merged/hkl": hkl,
         "merged/friedel": sign,
@@ -327,19 +322,18 @@ def _merge(folder, filled) -> Path:
 
 
 def _level0(folder) -> Path:
+    """The figures that the stage leaves beside its detector."""
     fit = {
         "shift_mm": [0.031, -0.021],
         "shift_sigma_mm": [0.001, 0.002],
         "distance_mm": 60.04,
         "distance_sigma_mm": 0.01,
-    }
-    fit |= {
         "n_lattices": 18,
         "n_reflections": 700,
         "n_outliers": 20,
         "refined": ["shift_fast_mm", "distance_mm"],
+        "correlation": [[1.0, 0.2], [0.2, 1.0]],
     }
-    fit |= {"correlation": [[1.0, 0.2], [0.2, 1.0]]}
     for name, scale in (("rmsd_before", 2.0), ("rmsd_after", 1.0)):
         fit[name] = {"radial_px": 0.4 * scale, "transverse_px": 0.2 * scale, "n": 464}
     (folder / "level0.fit.json").write_text(json.dumps(fit))
@@ -379,9 +373,8 @@ def _ladder(folder, trial, filled) -> Path:
         "pixels/photons": np.where(rng.random(60) > 0.1, rng.poisson(20, 60), np.nan),
         "pixels/model": rng.uniform(10, 30, (60, 3)),
     }
-    columns = filled(
-        "ladder", {"lattices": 15, "rungs": n, "compared": 3, "samples": 3, "pixels": 60}, planted
-    )
+    sizes = {"lattices": 15, "rungs": n, "compared": 3, "samples": 3, "pixels": 60}
+    columns = filled("ladder", sizes, planted)
     reading = {
         "n_read": 15,
         "n_others": 0,
@@ -412,14 +405,11 @@ def _mosaic(folder, trial, filled) -> Path:
     annulus_attributes = store.attributes(trial.annulus, "annulus")
     lattices = store.read(trial.annulus, "annulus", ["lattices/"])
     n = len(lattices["lattices/k"])
+    outcomes = [LearnedOutcome.LEARNED] * 3 + [LearnedOutcome.CONTINUOUS] * 2
+    outcomes += [LearnedOutcome.LOST] * (n - 5)
     planted = {
-        **{
-            f"lattices/{name}": lattices[f"lattices/{name}"]
-            for name in ("run", "shot_id", "k", "A")
-        },
-        "lattices/outcome": [LearnedOutcome.LEARNED] * 3
-        + [LearnedOutcome.CONTINUOUS] * 2
-        + [LearnedOutcome.LOST] * (n - 5),
+        **_copied(lattices, "lattices", ("run", "shot_id", "k", "A")),
+        "lattices/outcome": outcomes,
         "lattices/set": [0, 1, 2] + [-1] * (n - 3),
         "lattices/seconds": np.arange(n) / 10,
         "sets/lattice": np.arange(5),
@@ -452,54 +442,12 @@ def _stage1(folder, trial, filled) -> Path:
     rng = np.random.default_rng(7)
     annulus_attributes = store.attributes(trial.annulus, "annulus")
     table = store.read(trial.annulus, "annulus")
-    names = ["scale", "rotation_1", "rotation_2", "rotation_3", "n_cells"]
     n = len(table["lattices/k"])
-    rows = np.flatnonzero(table["reflections/lattice"] < n - 2)
-    truth = [read_truth(manifest) for manifest in trial.manifests]
-    run_and_row = [
-        (run, list(truth[run]["shots/shot_id"]).index(shot_id))
-        for run, shot_id in zip(table["lattices/run"], table["lattices/shot_id"], strict=True)
-    ]
-    A = np.array([truth[run]["lattices/A"][row] for run, row in run_and_row])
-    scale = np.array([truth[run]["lattices/scale"][row] for run, row in run_and_row])
-    sigma = np.tile([0.1, 2e-5, 2e-5, 2e-5, 0.03], (n, 1))
-    deviation = sigma * rng.standard_normal((n, 5))
-    true = np.stack([np.log(scale), *np.zeros((3, n)), np.full(n, np.log(57.0))], axis=1)
-    values = true + deviation
-    position = np.stack([table["reflections/fast"], table["reflections/slow"]], axis=1)[rows]
-    after = position + rng.normal(0, 0.2, position.shape)
-    before = position + rng.normal(0, 0.4, position.shape)
-    observed = np.where(rng.random((len(rows), 1)) < 0.7, position, np.nan)
-    planted = {
-        **{f"lattices/{name}": table[f"lattices/{name}"] for name in ("run", "shot_id", "k")},
-        "lattices/outcome": [RefinedOutcome.REFINED] * (n - 2)
-        + [RefinedOutcome.TOO_FEW, RefinedOutcome.LOST],
-        "lattices/A": rotation.from_vector(deviation[:, 1:4]) @ A,
-        "lattices/cell": [unit_cell.cell_of(a) for a in A],
-        "lattices/cell_sigma": np.full((n, 6), np.nan),
+    planted = _fitted_lattices(trial, table, rng) | _fitted_centroids(table, n - 2, rng)
+    planted |= {
         "lattices/misset_rad": rng.normal(0, 1e-4, (n, 3)),
-        "lattices/n_cells": np.exp(values[:, 4:]).repeat(3, axis=1),
-        "lattices/eta_rad": np.full(n, 8e-4),
-        "lattices/scale": np.exp(values[:, 0]),
-        "lattices/values": values,
-        "lattices/sigma_fisher": 0.5 * sigma,
-        "lattices/sigma_sandwich": sigma,
-        "lattices/loss_before": np.arange(n) + 5.0,
-        "lattices/loss_after": np.where(np.arange(n) == 3, 100.0, np.arange(n)),
         "lattices/sigma_z": rng.uniform(0.95, 1.1, n),
         "lattices/seconds": rng.uniform(0.2, 0.4, n),
-        **{
-            f"reflections/{name}": table[f"reflections/{name}"][rows]
-            for name in ("lattice", "hkl", "d", "panel")
-        },
-        "reflections/fast": after[:, 0],
-        "reflections/slow": after[:, 1],
-        "reflections/fast_before": before[:, 0],
-        "reflections/slow_before": before[:, 1],
-        "reflections/fast_obs": observed[:, 0],
-        "reflections/slow_obs": observed[:, 1],
-        "reflections/fast_floor": observed[:, 0] - position[:, 0] + 0.1,
-        "reflections/slow_floor": observed[:, 1] - position[:, 1] + 0.1,
         "samples/reflection": [0, 1],
         "samples/bbox": [[0, 4, 0, 5], [0, 5, 0, 4]],
         "samples/first_pixel": [0, 20],
@@ -511,17 +459,71 @@ def _stage1(folder, trial, filled) -> Path:
     sizes = {
         "lattices": n,
         "unknown": 5,
-        "reflections": len(rows),
+        "reflections": len(planted["reflections/fast"]),
         "samples": 2,
         "sample_pixels": 40,
     }
     parts = store.Parts(folder / "stage1.h5", "stage1", "stage1", [[1]])
     parts.write(0, filled("stage1", sizes, planted))
     attributes = {name: annulus_attributes[name] for name in ("runs", "space_group", "detectors")}
-    attributes["unknowns"] = names
+    attributes["unknowns"] = ["scale", "rotation_1", "rotation_2", "rotation_3", "n_cells"]
     attributes["config"] = {"mosaicity": "continuous", "uncertainty": "sandwich"}
     parts.finish(World(), **attributes)
     return folder / "stage1.h5"
+
+
+def _fitted_lattices(trial, table: dict, rng) -> dict:
+    """Columns of refined lattices: five unknowns with their σ, the cell, and −ln L."""
+    n = len(table["lattices/k"])
+    truth = [read_truth(manifest) for manifest in trial.manifests]
+    run_and_row = [
+        (run, list(truth[run]["shots/shot_id"]).index(shot_id))
+        for run, shot_id in zip(table["lattices/run"], table["lattices/shot_id"], strict=True)
+    ]
+    A = np.array([truth[run]["lattices/A"][row] for run, row in run_and_row])
+    scale = np.array([truth[run]["lattices/scale"][row] for run, row in run_and_row])
+    sigma = np.tile([0.1, 2e-5, 2e-5, 2e-5, 0.03], (n, 1))
+    deviation = sigma * rng.standard_normal((n, 5))
+    true = np.stack([np.log(scale), *np.zeros((3, n)), np.full(n, np.log(57.0))], axis=1)
+    values = true + deviation
+    outcomes = [RefinedOutcome.REFINED] * (n - 2) + [RefinedOutcome.TOO_FEW, RefinedOutcome.LOST]
+    return {
+        **_copied(table, "lattices", ("run", "shot_id", "k")),
+        "lattices/outcome": outcomes,
+        "lattices/A": rotation.from_vector(deviation[:, 1:4]) @ A,
+        "lattices/cell": [unit_cell.cell_of(a) for a in A],
+        "lattices/cell_sigma": np.full((n, 6), np.nan),
+        "lattices/n_cells": np.exp(values[:, 4:]).repeat(3, axis=1),
+        "lattices/eta_rad": np.full(n, 8e-4),
+        "lattices/scale": np.exp(values[:, 0]),
+        "lattices/values": values,
+        "lattices/sigma_fisher": 0.5 * sigma,
+        "lattices/sigma_sandwich": sigma,
+        "lattices/loss_before": np.arange(n) + 5.0,
+        "lattices/loss_after": np.where(np.arange(n) == 3, 100.0, np.arange(n)),
+    }
+
+
+def _fitted_centroids(table: dict, n_lattices: int, rng) -> dict:
+    """Columns of the reflections of the first lattices: centroids before and after, observed ones,
+    and what noise alone would do.
+    """
+    rows = np.flatnonzero(table["reflections/lattice"] < n_lattices)
+    position = np.stack([table["reflections/fast"], table["reflections/slow"]], axis=1)[rows]
+    after = position + rng.normal(0, 0.2, position.shape)
+    before = position + rng.normal(0, 0.4, position.shape)
+    observed = np.where(rng.random((len(rows), 1)) < 0.7, position, np.nan)
+    return {
+        **_copied(table, "reflections", ("lattice", "hkl", "d", "panel"), rows),
+        "reflections/fast": after[:, 0],
+        "reflections/slow": after[:, 1],
+        "reflections/fast_before": before[:, 0],
+        "reflections/slow_before": before[:, 1],
+        "reflections/fast_obs": observed[:, 0],
+        "reflections/slow_obs": observed[:, 1],
+        "reflections/fast_floor": observed[:, 0] - position[:, 0] + 0.1,
+        "reflections/slow_floor": observed[:, 1] - position[:, 1] + 0.1,
+    }
 
 
 def _spread(folder, trial, filled) -> Path:
@@ -530,24 +532,15 @@ def _spread(folder, trial, filled) -> Path:
     """
     rng = np.random.default_rng(12)
     nodes = np.arange(7096.0, 7121.0, 2.0)
-    metallic = anomalous.site("Fe", "metallic", nodes)
-    start = np.array([[metallic.real, metallic.imag]] * 2)
-    n = start.size
+    n = 4 * len(nodes)
     stage1 = store.read(trial.stage1, "stage1", ["lattices/"])
-    mixed = np.eye(n) - 0.3 * np.eye(n, k=1) - 0.3 * np.eye(n, k=-1)
-    scale = np.tile(np.where(nodes > 7116, 0.8, 0.3), 4)
-    fisher = scale[:, None] * mixed * scale
-    true = [anomalous.site("Fe", name, nodes) for name in ("oxidized", "reduced")]
-    true_values = np.array([[curve.real, curve.imag] for curve in true]).ravel()
-    deviation = 1.2 * scale * (np.linalg.cholesky(mixed) @ rng.standard_normal(n))
-    values = true_values + deviation
+    outcomes = [SpreadOutcome.USED] * 12 + [SpreadOutcome.LOST] + [SpreadOutcome.NOT_REFINED] * 2
     planted = {
-        "curves/fit": np.repeat([0, 1, 2], 2 * len(nodes)),
-        "curves/site": np.tile(np.repeat([0, 1], len(nodes)), 3),
-        "curves/energy_ev": np.tile(nodes, 6),
-        "values/fit": np.repeat([0, 1, 2], n),
-        "values/fisher": np.concatenate([fisher * factor for factor in (1.0, 0.25, 0.1)]),
-        "values/sandwich": np.concatenate([1.44 * fisher * factor for factor in (1.0, 0.25, 0.1)]),
+        **_fitted_curves(nodes, rng),
+        **_copied(stage1, "lattices", ("run", "shot_id", "k", "sigma_z", "seconds")),
+        "lattices/outcome": outcomes,
+        "lattices/loss_start": np.arange(15) + 10.0,
+        "lattices/loss": np.arange(15) * 0.5,
         "edges/fit": [0, 0, 1, 1],
         "edges/site": [0, 1, 0, 1],
         "edges/energy_ev": [7118.2, 7115.9, 7118.0, 7116.0],
@@ -558,26 +551,7 @@ def _spread(folder, trial, filled) -> Path:
         "channels/photons": rng.uniform(1e9, 1e10, 20),
         "channels/residual": np.append(rng.normal(0, 0.01, 19), np.nan),
         "channels/residual_sigma": np.append(np.full(19, 0.01), np.nan),
-        **{
-            f"lattices/{name}": stage1[f"lattices/{name}"]
-            for name in ("run", "shot_id", "k", "sigma_z", "seconds")
-        },
-        "lattices/outcome": [SpreadOutcome.USED] * 12
-        + [SpreadOutcome.LOST]
-        + [SpreadOutcome.NOT_REFINED] * 2,
-        "lattices/loss_start": np.arange(15) + 10.0,
-        "lattices/loss": np.arange(15) * 0.5,
     }
-    sigma = np.sqrt(np.diag(fisher))
-    for kind, key in enumerate(("fp", "fdp")):
-        value, start_value, kind_sigma = (
-            array.reshape(2, 2, -1)[:, kind].ravel() for array in (values, start, sigma)
-        )
-        bound = np.concatenate([factor * kind_sigma for factor in (1.0, 0.5, 0.3)])
-        planted[f"curves/{key}"] = np.tile(value, 3)
-        planted[f"curves/{key}_start"] = np.tile(start_value, 3)
-        planted[f"curves/{key}_fisher"] = bound
-        planted[f"curves/{key}_sigma"] = 1.2 * bound
     sizes = {
         "curves": 6 * len(nodes),
         "values": 3 * n,
@@ -611,3 +585,37 @@ def _spread(folder, trial, filled) -> Path:
     columns = filled("spread", sizes, planted)
     store.write(folder / "spread.h5", "spread", columns, key="spread", **attributes)
     return folder / "spread.h5"
+
+
+def _fitted_curves(nodes: np.ndarray, rng) -> dict:
+    """Columns of three fits of the curves of two sites at nodes (eV): the same values, with σ of 1,
+    0.5 and 0.3 times those of the first.
+    """
+    metallic = anomalous.site("Fe", "metallic", nodes)
+    start = np.array([[metallic.real, metallic.imag]] * 2)
+    n = start.size
+    mixed = np.eye(n) - 0.3 * np.eye(n, k=1) - 0.3 * np.eye(n, k=-1)
+    scale = np.tile(np.where(nodes > 7116, 0.8, 0.3), 4)
+    fisher = scale[:, None] * mixed * scale
+    true = [anomalous.site("Fe", name, nodes) for name in ("oxidized", "reduced")]
+    true_values = np.array([[curve.real, curve.imag] for curve in true])
+    deviation = 1.2 * scale * (np.linalg.cholesky(mixed) @ rng.standard_normal(n))
+    values = true_values + deviation.reshape(true_values.shape)
+    sigma = np.sqrt(np.diag(fisher)).reshape(true_values.shape)
+    covariances = np.concatenate([fisher * factor for factor in (1.0, 0.25, 0.1)])
+    columns = {
+        "curves/fit": np.repeat([0, 1, 2], 2 * len(nodes)),
+        "curves/site": np.tile(np.repeat([0, 1], len(nodes)), 3),
+        "curves/energy_ev": np.tile(nodes, 6),
+        "values/fit": np.repeat([0, 1, 2], n),
+        "values/fisher": covariances,
+        "values/sandwich": 1.44 * covariances,
+    }
+    for kind, key in enumerate(("fp", "fdp")):
+        sigma_of_kind = sigma[:, kind].ravel()
+        bound = np.concatenate([factor * sigma_of_kind for factor in (1.0, 0.5, 0.3)])
+        columns[f"curves/{key}"] = np.tile(values[:, kind].ravel(), 3)
+        columns[f"curves/{key}_start"] = np.tile(start[:, kind].ravel(), 3)
+        columns[f"curves/{key}_fisher"] = bound
+        columns[f"curves/{key}_sigma"] = 1.2 * bound
+    return columns

@@ -16,6 +16,7 @@ from spreadflow.io import store
 from spreadflow.io.truth import read_truth
 from spreadflow.physics import anomalous
 from spreadflow.report import ladder, merge, mosaic, spread, stage1
+from spreadflow.report.figures import columns
 
 pytestmark = pytest.mark.stage
 
@@ -56,12 +57,11 @@ def test_each_summary_has_a_picture(summaries):
 
 def test_simulate(trial, figures_of):
     figures = figures_of("simulate")
+    weights = "entry/instrument/beam/incident_wavelength_1Dspectrum_weights"
     photons = []
     for manifest in trial.manifests:
-        with h5py.File(manifest.parent / "stills.nxs") as f:
-            photons.append(
-                f["entry/instrument/beam/incident_wavelength_1Dspectrum_weights"][()].sum(axis=1)
-            )
+        with h5py.File(manifest.parent / "stills.nxs") as file:
+            photons.append(file[weights][()].sum(axis=1))
     assert figures["n_shots"] == 24 == sum(figures["kinds"].values())
     assert figures["kinds"]["single"] == 22 and figures["kinds"]["blank"] == 2
     assert figures["n_lattices"] == 18
@@ -91,39 +91,39 @@ def test_level0(figures_of):
 def test_index_and_reindex(trial, figures_of):
     figures = figures_of("reindex")
     tables = [store.read(path, "reindex") for path in trial.reindex]
-    outcome = np.concatenate([t["shots/outcome"] for t in tables])
+    outcome = np.concatenate([table["shots/outcome"] for table in tables])
     assert figures["n_shots"] == 24 == sum(figures["outcomes"].values())
-    assert (
-        figures["n_indexed"]
-        == figures["outcomes"]["indexed"]
-        == (outcome == Outcome.INDEXED).sum()
-        == 18
-    )
+    assert figures["n_indexed"] == figures["outcomes"]["indexed"] == 18
+    assert (outcome == Outcome.INDEXED).sum() == 18
     assert figures["n_hits"] == 22 and figures["index_rate"] == pytest.approx(18 / 22)
-    seconds = [s for t in tables for s in t["shots/seconds"]]
-    assert figures["seconds_per_shot_per_core"] == pytest.approx(sum(seconds) / 24)
+    seconds = sum(table["shots/seconds"].sum() for table in tables)
+    assert figures["seconds_per_shot_per_core"] == pytest.approx(seconds / 24)
+    assert [figures["runs"][run]["n_shots"] for run in trial.runs] == [12, 12]
+
+    n = np.concatenate([table["lattices/n_rmsd"] for table in tables])
+    assert figures["n_rmsd"] == n.sum()
     for axis in ("radial", "transverse"):
-        pairs = [
-            (n, r)
-            for t in tables
-            for n, r in zip(t["lattices/n_rmsd"], t[f"lattices/rmsd_{axis}_mm"], strict=True)
-        ]
-        expected = (sum(n * r**2 for n, r in pairs) / sum(n for n, _ in pairs)) ** 0.5
+        rmsd = np.concatenate([table[f"lattices/rmsd_{axis}_mm"] for table in tables])
+        expected = (sum(n * rmsd**2) / sum(n)) ** 0.5
         assert figures[f"{axis}_rmsd_mm"] == pytest.approx(expected)
         assert figures[f"{axis}_rmsd_px"] == pytest.approx(expected / 0.1)
-    assert figures["n_rmsd"] == sum(int(t["lattices/n_rmsd"].sum()) for t in tables)
+
+
+def test_reindex_against_the_truth(trial, figures_of):
+    """Misorientations by the traces of the rotations between true and refined lattices."""
+    figures = figures_of("reindex")
     angles = []
-    for table, manifest in zip(tables, trial.manifests, strict=True):
-        truth = read_truth(manifest)
-        turn = table["lattices/A"] @ np.linalg.inv(truth["lattices/A"])
-        angles += [np.rad2deg(np.arccos(min((np.trace(r) - 1) / 2, 1))) for r in turn]
+    for path, manifest in zip(trial.reindex, trial.manifests, strict=True):
+        A = store.read(path, "reindex")["lattices/A"]
+        turns = A @ np.linalg.inv(read_truth(manifest)["lattices/A"])
+        cosines = (np.trace(turns, axis1=1, axis2=2) - 1) / 2
+        angles += np.rad2deg(np.arccos(np.minimum(cosines, 1))).tolist()
     assert figures["misorientation_deg_median"] == pytest.approx(np.median(angles), rel=1e-3)
     assert figures["misorientation_deg_p95"] == pytest.approx(np.percentile(angles, 95), rel=1e-3)
     assert figures["n_singles_indexed"] == 18
     assert figures["n_singles"] == 22
     assert figures["n_blanks"] == 2
     assert abs(figures["pull_mean"]) < 0.15 and abs(figures["pull_sd"] - 1) < 0.1
-    assert [figures["runs"][run]["n_shots"] for run in trial.runs] == [12, 12]
 
 
 def test_a_run_that_was_not_simulated_has_no_misorientation(figures_of):
@@ -135,14 +135,10 @@ def test_a_run_that_was_not_simulated_has_no_misorientation(figures_of):
 def test_cells(trial, figures_of):
     figures = figures_of("cells")
     table = store.read(trial.cells, "cells")
-    kept = [
-        cell
-        for cell, outcome in zip(table["lattices/cell"], table["lattices/outcome"], strict=True)
-        if outcome == 0
-    ]
+    accepted = table["lattices/cell"][table["lattices/outcome"] == 0]
     assert figures["n_in"] == 18 == len(table["lattices/cell"])
-    assert figures["n_kept"] == 15 == len(kept)
-    assert np.allclose(figures["mean"], np.mean(kept, axis=0))
+    assert figures["n_kept"] == 15 == len(accepted)
+    assert np.allclose(figures["mean"], np.mean(accepted, axis=0))
     assert figures["outcomes"] == {
         end.name.lower(): n for end, n in zip(LatticeOutcome, [15, 1, 1, 1], strict=True)
     }
@@ -155,25 +151,28 @@ def test_annulus(trial, figures_of):
     table = store.read(trial.annulus, "annulus")
     assert figures["n_lattices"] == 15 == figures["n_shots"]
     assert figures["n_reflections"] == len(table["reflections/hkl"])
-    boxes = table["reflections/bbox"]
-    assert (
-        figures["n_pixels"]
-        == sum(int((b[1] - b[0]) * (b[3] - b[2])) for b in boxes)
-        == len(table["pixels/photons"])
-    )
+    fast0, fast1, slow0, slow1 = table["reflections/bbox"].astype(int).T
+    n_pixels = ((fast1 - fast0) * (slow1 - slow0)).sum()
+    assert figures["n_pixels"] == n_pixels == len(table["pixels/photons"])
     assert sum(run["n_pixels"] for run in figures["runs"].values()) == figures["n_pixels"]
-    same = {
+    unique = {
         frozenset({(h, k, l), (-h, k, -l), (-h, -k, -l), (h, -k, l)})
         for h, k, l in table["reflections/hkl"].tolist()
     }
-    assert figures["n_unique"] == len(same), "C2: h k l = -h k -l, and Friedel's mates"
-    assert figures["multiplicity_mean"] == pytest.approx(figures["n_reflections"] / len(same))
-    assert sum(bin["n"] for bin in figures["multiplicity"]) == len(same)
-    each = np.bincount(table["reflections/lattice"], minlength=15)
-    assert figures["reflections_per_lattice_median"] == np.median(each)
+    assert figures["n_unique"] == len(unique), "C2: h k l = -h k -l, and Friedel's mates"
+    assert figures["multiplicity_mean"] == pytest.approx(figures["n_reflections"] / len(unique))
+    assert sum(bin["n"] for bin in figures["multiplicity"]) == len(unique)
+    per_lattice = np.bincount(table["reflections/lattice"], minlength=15)
+    assert figures["reflections_per_lattice_median"] == np.median(per_lattice)
     for bin in figures["reflections_per_lattice"]:
-        assert bin["n"] == ((each >= bin["from"]) & (each <= bin["to"])).sum()
+        is_in_bin = (per_lattice >= bin["from"]) & (per_lattice <= bin["to"])
+        assert bin["n"] == is_in_bin.sum()
     assert sum(bin["n"] for bin in figures["reflections_per_lattice"]) == 15
+
+
+def test_pixels_of_annulus(trial, figures_of):
+    figures = figures_of("annulus")
+    table = store.read(trial.annulus, "annulus")
     valid = table["pixels/valid"]
     overlap = table["pixels/overlap"]
     assert figures["n_pixels_valid"] == valid.sum()
@@ -183,9 +182,8 @@ def test_annulus(trial, figures_of):
 
 
 def test_ladder(trial, figures_of):
-    """Sums over lattices; a rung without a lattice, or beyond its bar, fails and says why."""
+    """A rung without a lattice, or beyond its bar, fails and says why."""
     figures = figures_of("ladder")
-    table = store.read(trial.ladder, "ladder")
     assert (figures["n_lattices"], figures["n_modelled"], figures["n_passed"]) == (15, 3, 4)
     rungs = {rung["name"]: rung for rung in figures["rungs"]}
     failed = {name: rung["why"] for name, rung in rungs.items() if not rung["passed"]}
@@ -193,32 +191,35 @@ def test_ladder(trial, figures_of):
     assert all("not so" in failed[name] for name in ("2", "3B"))
     assert "rung 3A fails: 2 of 3 lattices have a model" in ladder.headline(figures)
     assert rungs["2"]["share_fell"] == 35 / 40 and rungs["3"]["planes_apart"] == 3e-8
-    for row, (name, rung) in enumerate(rungs.items()):
-        rows = [i for i, r in enumerate(table["rungs/rung"]) if r == row]
-        if name == "00":
-            assert rows == []
-            assert rung["radial_rmsd_mm"] is None is rung["sigma_z"]
-            assert rung["n_read"] == 15
-            continue
-        n, radial, across = (
-            sum(table[f"rungs/{key}"][i] for i in rows) for key in ("n", "radial", "transverse")
-        )
-        assert rung["n"] == n and rung["radial_rmsd_mm"] == pytest.approx((radial / n) ** 0.5)
-        assert rung["transverse_rmsd_mm"] == pytest.approx((across / n) ** 0.5)
-        assert rung["rmsd_px"] == pytest.approx(((radial + across) / n) ** 0.5 / 0.1)
-        z, square = (sum(table["rungs/z"][i, j] for i in rows) / (1000 * len(rows)) for j in (0, 1))
+
+
+def test_rungs_of_the_ladder(trial, figures_of):
+    """Sums over lattices, 1000 pixels each; the first rung has none."""
+    rungs = figures_of("ladder")["rungs"]
+    table = store.read(trial.ladder, "ladder")
+    reading, *others = rungs
+    assert 0 not in table["rungs/rung"]
+    assert reading["name"] == "00" and reading["n_read"] == 15
+    assert reading["radial_rmsd_mm"] is None is reading["sigma_z"]
+    for number, rung in enumerate(others, 1):
+        rows = np.flatnonzero(table["rungs/rung"] == number)
+        n = table["rungs/n"][rows].sum()
+        radial = table["rungs/radial"][rows].sum()
+        transverse = table["rungs/transverse"][rows].sum()
+        assert rung["n"] == n
+        assert rung["radial_rmsd_mm"] == pytest.approx((radial / n) ** 0.5)
+        assert rung["transverse_rmsd_mm"] == pytest.approx((transverse / n) ** 0.5)
+        assert rung["rmsd_px"] == pytest.approx(((radial + transverse) / n) ** 0.5 / 0.1)
+        z, square = table["rungs/z"][rows].sum(axis=0) / (1000 * len(rows))
         assert rung["z_mean"] == pytest.approx(z)
         assert rung["sigma_z"] == pytest.approx((square - z**2) ** 0.5)
         assert rung["z_published_mean"] == pytest.approx(2 * z)
-        assert rung["seconds_per_lattice"] == pytest.approx(
-            np.median([table["rungs/seconds"][i] for i in rows])
-        )
+        seconds = np.median(table["rungs/seconds"][rows])
+        assert rung["seconds_per_lattice"] == pytest.approx(seconds)
 
 
 def test_mosaic(figures_of):
-    """Five sets, of which three are used: one is the truth, two have its two domains at −2 times
-    their place.
-    """
+    """Five sets, of which three are used."""
     figures = figures_of("mosaic")
     assert figures["outcomes"] == {"learned": 3, "continuous": 2, "left_out": 0, "lost": 10}
     assert (figures["n_lattices"], figures["n_taught"]) == (15, 5)
@@ -228,18 +229,22 @@ def test_mosaic(figures_of):
     assert (figures["held_out_continuous"], figures["held_out_learned"]) == (1500.0, 1472.0)
     assert (figures["held_out_gain"], figures["held_out_gain_least"]) == (28.0, -2.0)
     assert figures["seconds_per_lattice_per_core"] == pytest.approx(0.2)
+    assert "3 learned, 2 continuous, 10 lost" in mosaic.headline(figures)[0]
+
+
+def test_distance_of_mosaics_from_the_truth(figures_of):
+    """Of the three sets used one is the truth, two have its two domains at −2 times their place."""
+    figures = figures_of("mosaic")
     sigma = np.sqrt(0.63 / 4) * 2.0 / (57 * (67.2 + 59.8 + 47.2) / 3)
     x, z = np.meshgrid(np.arange(-4e-3, 4e-3, 2e-5), np.arange(-2e-3, 2e-3, 2e-5), indexing="ij")
 
     def density(factor):
         """Return the two domains, blurred, at so many times their place."""
-        center_x = factor * 1e-3
-        center_z = factor * 2e-4
-        domains = [
-            np.exp(-0.5 * ((x - sign * center_x) ** 2 + (z - sign * center_z) ** 2) / sigma**2)
-            for sign in (1, -1)
-        ]
-        return sum(domains) / sum(domains).sum()
+        total = 0.0
+        for place in (factor, -factor):
+            square = (x - place * 1e-3) ** 2 + (z - place * 2e-4) ** 2
+            total = total + np.exp(-0.5 * square / sigma**2)
+        return total / total.sum()
 
     difference = density(1) - density(2)
     along_z = np.abs(difference.sum(axis=1)).sum()
@@ -248,55 +253,66 @@ def test_mosaic(figures_of):
     sums = [along_z, along_y, along_x]
     assert figures["distance_to_truth"] == pytest.approx(np.mean(sums), rel=0.01)
     assert figures["distance_to_truth_continuous"] > 1.0, "two domains are no Gaussian"
-    assert "3 learned, 2 continuous, 10 lost" in mosaic.headline(figures)[0]
 
 
 def test_stage1(trial, figures_of):
-    """Distances from the beam centre by hand: both panels lie normal to the beam, 0.1 mm pixels."""
     figures = figures_of("stage1")
     table = store.read(trial.stage1, "stage1")
     assert figures["outcomes"] == {"refined": 13, "not_converged": 0, "too_few": 1, "lost": 1}
     assert (figures["n_lattices"], figures["n_refined"]) == (15, 13)
     assert (figures["n_truth"], figures["n_worse"]) == (13, 1)
-    after, before, floor = [], [], []
-    for row in np.flatnonzero(np.isfinite(table["reflections/fast_obs"])):
-        centroid = {
-            name: np.array([table[f"reflections/{axis}{name}"][row] for axis in ("fast", "slow")])
-            for name in ("", "_before", "_obs")
-        }
-        x0 = -10.0 if table["reflections/panel"][row] == 0 else 1.0
-        x = x0 + 0.1 * centroid["_before"][0]
-        y = 10.0 - 0.1 * centroid["_before"][1]
-        square = x**2 + y**2
-        for squares, name in ((after, ""), (before, "_before")):
-            dx, dy = 0.1 * (centroid[name] - centroid["_obs"]) * [1, -1]
-            squares.append([(x * dx + y * dy) ** 2 / square, (x * dy - y * dx) ** 2 / square])
-        floor.append((0.01 * (x - y)) ** 2 / square)
-    for squares, suffix in ((after, ""), (before, "_before")):
-        radial, transverse = np.sqrt(np.mean(squares, axis=0))
+    assert figures["seconds_per_lattice_per_core"] == pytest.approx(
+        np.median(table["lattices/seconds"])
+    )
+    assert "13 refined, 1 too few, 1 lost" in stage1.headline(figures)[0]
+
+
+def test_centroids_of_stage1(trial, figures_of):
+    """Distances from the beam centre by hand: both panels lie normal to the beam, 0.1 mm pixels."""
+    figures = figures_of("stage1")
+    table = store.read(trial.stage1, "stage1")
+    rows = np.flatnonzero(np.isfinite(table["reflections/fast_obs"]))
+    panel_x = np.where(table["reflections/panel"][rows] == 0, -10.0, 1.0)
+
+    def position(suffix):
+        fast = table[f"reflections/fast{suffix}"][rows]
+        slow = table[f"reflections/slow{suffix}"][rows]
+        return panel_x + 0.1 * fast, 10.0 - 0.1 * slow
+
+    x, y = position("_before")
+    radius = np.hypot(x, y)
+    x_obs, y_obs = position("_obs")
+    for suffix in ("", "_before"):
+        x_model, y_model = position(suffix)
+        dx = x_model - x_obs
+        dy = y_model - y_obs
+        radial = np.sqrt(np.mean(((x * dx + y * dy) / radius) ** 2))
+        transverse = np.sqrt(np.mean(((x * dy - y * dx) / radius) ** 2))
         assert figures[f"radial_rmsd_mm{suffix}"] == pytest.approx(radial, rel=1e-4)
         assert figures[f"transverse_rmsd_mm{suffix}"] == pytest.approx(transverse, rel=1e-4)
-    assert figures["radial_floor_mm"] == pytest.approx(np.sqrt(np.mean(floor)), rel=1e-4)
-    assert figures["n_rmsd"] == len(after)
+    floor = np.sqrt(np.mean((0.01 * (x - y) / radius) ** 2))
+    assert figures["radial_floor_mm"] == pytest.approx(floor, rel=1e-4)
+    assert figures["n_rmsd"] == len(rows)
     assert figures["radial_rmsd_px"] == pytest.approx(figures["radial_rmsd_mm"] / 0.1)
+
+
+def test_stage1_against_the_truth(trial, figures_of):
+    """Pulls of the scale by hand, of σ 0.1 by the sandwich and 0.05 by Fisher."""
+    figures = figures_of("stage1")
+    table = store.read(trial.stage1, "stage1")
     truth = [read_truth(manifest) for manifest in trial.manifests]
     pulls = []
     for lattice in range(13):
-        run, shot_id, scale = (
-            table[f"lattices/{name}"][lattice] for name in ("run", "shot_id", "scale")
-        )
-        shot = list(truth[run]["shots/shot_id"]).index(shot_id)
-        pulls.append(np.log(scale / truth[run]["lattices/scale"][shot]) / 0.1)
+        true = truth[table["lattices/run"][lattice]]
+        shot = list(true["shots/shot_id"]).index(table["lattices/shot_id"][lattice])
+        ratio = table["lattices/scale"][lattice] / true["lattices/scale"][shot]
+        pulls.append(np.log(ratio) / 0.1)
     assert figures["pull_sd"]["scale"] == pytest.approx(np.std(pulls))
     assert figures["pull_mean"]["scale"] == pytest.approx(np.mean(pulls))
     assert figures["pull_sd_fisher"]["scale"] == pytest.approx(2 * np.std(pulls))
     assert 0.7 < figures["pull_sd"]["rotation"] < 1.3
     assert figures["pull_sd"].keys() == {"scale", "rotation", "n_cells"}
     assert np.rad2deg(2e-5) < figures["misorientation_deg_median"] < np.rad2deg(6e-5)
-    assert figures["seconds_per_lattice_per_core"] == pytest.approx(
-        np.median(table["lattices/seconds"])
-    )
-    assert "13 refined, 1 too few, 1 lost" in stage1.headline(figures)[0]
 
 
 def test_a_fit_that_has_not_converged_may_be_worse_too(trial):
@@ -310,47 +326,15 @@ def test_a_fit_that_has_not_converged_may_be_worse_too(trial):
     )
 
 
-def test_spread(trial, figures_of):
-    """Errors over the nodes from 7100 eV on; true curves are straight between channels."""
+def test_spread(figures_of):
     figures = figures_of("spread")
-    table = store.read(trial.spread, "spread")
     assert (figures["n_lattices"], figures["n_lattices_in"], figures["cycles"]) == (12, 15, 2)
     assert figures["outcomes"] == {"used": 12, "not_refined": 2, "lost": 1}
     assert figures["compared_ev"] == [7100.0, 7140.0] and figures["n_nodes"] == 11
-    energies = 7100.0 + np.arange(20)
-    node_ev = table["curves/energy_ev"]
-    for fit, name in enumerate(("free", "kramers_kronig", "smooth")):
-        error, sigma, bound = ({"fp": [], "fdp": []} for _ in range(3))
-        for i in np.flatnonzero((table["curves/fit"] == fit) & (node_ev >= 7100)):
-            state = ("oxidized", "reduced")[table["curves/site"][i]]
-            curve = anomalous.site("Fe", state, energies)
-            for key, values in (("fp", curve.real), ("fdp", curve.imag)):
-                true = np.interp(node_ev[i], energies, values)
-                error[key].append(table[f"curves/{key}"][i] - true)
-                sigma[key].append(table[f"curves/{key}_sigma"][i])
-                bound[key].append(table[f"curves/{key}_fisher"][i])
-        for key in ("fp", "fdp"):
-            for figure, values in (("rms", error), ("sigma", sigma), ("crlb", bound)):
-                expected = np.sqrt(np.mean(np.square(values[key])))
-                assert figures["fits"][name][f"{figure}_{key}"] == pytest.approx(expected)
-                assert fit > 0 or figures[f"{figure}_{key}"] == pytest.approx(expected)
-        if fit == 0:
-            pulls = np.concatenate([np.divide(error[key], sigma[key]) for key in error])
-            assert figures["pull_sd"] == pytest.approx(np.std(pulls))
-            assert 0.6 < figures["pull_sd"] < 1.4
-            assert figures["pull_mean"] == pytest.approx(np.mean(pulls))
     assert figures["band_ev"] == [7096.0, 7116.0], "1.2 times 0.3 e, then 0.8 e"
-    assert (figures["edge_difference_ev"], figures["edge_difference_sigma_ev"]) == (2.3, 0.5)
-    assert figures["true_edge_difference_ev"] == pytest.approx(2.0, abs=0.02), (
-        "2 eV a unit of valence"
-    )
-    assert figures["sites"]["FE1"]["e0_ev"] == 7118.2
-    assert figures["sites"]["FE1"]["true_e0_ev"] == pytest.approx(7118, abs=0.2)
     kinds = [row["sigma_kind"] for row in figures["fits"].values()]
     assert kinds == ["sandwich", "scaled", "fisher"]
     assert figures["sigma_kind"] == "sandwich" and figures["n_undetermined"] == 3
-    assert figures["fits"]["kramers_kronig"]["edge_difference_ev"] == 2.0
-    assert figures["fits"]["smooth"]["edge_difference_ev"] is None, "smoothing moves edges"
     assert figures["controls"] == {"start swapped": True, "half sets": False}
     assert figures["verdicts"]["half sets"] == {"passed": False, "figure": 2.5, "bar": "0.7-1.4"}
     assert figures["lattices_for_goal"] == {"fp": 1235, "fdp": None}
@@ -361,7 +345,53 @@ def test_spread(trial, figures_of):
     assert "1 200 lattices for f′, endless" in words
 
 
+def test_edges_of_spread(figures_of):
+    """The edges are 2 eV apart for each unit of valence."""
+    figures = figures_of("spread")
+    assert (figures["edge_difference_ev"], figures["edge_difference_sigma_ev"]) == (2.3, 0.5)
+    assert figures["true_edge_difference_ev"] == pytest.approx(2.0, abs=0.02)
+    assert figures["sites"]["FE1"]["e0_ev"] == 7118.2
+    assert figures["sites"]["FE1"]["true_e0_ev"] == pytest.approx(7118, abs=0.2)
+    assert figures["fits"]["kramers_kronig"]["edge_difference_ev"] == 2.0
+    assert figures["fits"]["smooth"]["edge_difference_ev"] is None, "smoothing moves edges"
+
+
+def test_errors_of_spread(trial, figures_of):
+    """Errors over the nodes from 7100 eV on; true curves are straight between channels."""
+    figures = figures_of("spread")
+    curves = columns(store.read(trial.spread, "spread"), "curves")
+    for fit, name in enumerate(("free", "kramers_kronig", "smooth")):
+        rows = np.flatnonzero((curves["fit"] == fit) & (curves["energy_ev"] >= 7100))
+        pulls = []
+        for key in ("fp", "fdp"):
+            error = curves[key][rows] - _true_values(curves, rows, key)
+            sigma = curves[f"{key}_sigma"][rows]
+            bound = curves[f"{key}_fisher"][rows]
+            pulls.append(error / sigma)
+            for figure, values in (("rms", error), ("sigma", sigma), ("crlb", bound)):
+                expected = np.sqrt(np.mean(values**2))
+                assert figures["fits"][name][f"{figure}_{key}"] == pytest.approx(expected)
+                assert fit > 0 or figures[f"{figure}_{key}"] == pytest.approx(expected)
+        if fit == 0:
+            assert figures["pull_sd"] == pytest.approx(np.std(pulls))
+            assert 0.6 < figures["pull_sd"] < 1.4
+            assert figures["pull_mean"] == pytest.approx(np.mean(pulls))
+
+
+def _true_values(curves: dict, rows: np.ndarray, key: str) -> np.ndarray:
+    """f′ or f″ of the true curves at some nodes, linear between channels of 1 eV."""
+    channels_ev = 7100.0 + np.arange(20)
+    values = []
+    for row in rows:
+        state = ("oxidized", "reduced")[curves["site"][row]]
+        curve = anomalous.site("Fe", state, channels_ev)
+        part = curve.real if key == "fp" else curve.imag
+        values.append(np.interp(curves["energy_ev"][row], channels_ev, part))
+    return np.array(values)
+
+
 def _write_spread(path: Path, table: dict, attributes: dict) -> None:
+    """Write a product of `spread` with the attributes that its report reads."""
     chosen = {name: attributes[name] for name in SPREAD_ATTRIBUTES}
     store.write(path, "spread", table, key="changed", **chosen)
 
@@ -409,12 +439,12 @@ def test_sites_without_an_edge(trial, tmp_path):
 def test_merge(trial, figures_of):
     figures = figures_of("merge")
     table = store.read(trial.merge, "merge")
-    half = np.array([h for h in table["merged/half"] if np.isfinite(h).all()])
+    half = table["merged/half"]
+    half = half[np.isfinite(half).all(axis=1)]
     assert figures["n_lattices"] == 13 and figures["n_pairs"] == 270 == len(half)
     assert figures["cc_half"] == pytest.approx(np.corrcoef(half.T)[0, 1])
-    assert figures["r_split"] == pytest.approx(
-        abs(half[:, 0] - half[:, 1]).sum() * 2**0.5 / half.sum()
-    )
+    r_split = abs(half[:, 0] - half[:, 1]).sum() * 2**0.5 / half.sum()
+    assert figures["r_split"] == pytest.approx(r_split)
     assert figures["n_observations"] == table["merged/n"].sum()
     assert figures["completeness"] == pytest.approx(300 / 390)
     assert figures["multiplicity"] == pytest.approx(table["merged/n"].sum() / 300)

@@ -25,6 +25,9 @@ standard deviation, eV.
 _NEAR_EV = 60.0
 """Distance from the edge, eV, within which a model curve differs from the tabulated one."""
 
+_EDGES = ("K", "L1", "L2", "L3")
+"""Edges that a beam may be tuned to."""
+
 _SPAN = 50
 """Factor below and above the edge over which the dispersion integral runs."""
 
@@ -40,7 +43,7 @@ def tabulated(element: str, energies_ev: ArrayLike) -> np.ndarray:
 def nearest_edge(element: str, energy_ev: float) -> float:
     """Return the energy, eV, of the K or L edge of an element that is nearest to `energy_ev`."""
     edges = xraydb.xray_edges(element)
-    energies = [edge.energy for name, edge in edges.items() if name in ("K", "L1", "L2", "L3")]
+    energies = [edges[name].energy for name in _EDGES if name in edges]
     return min(energies, key=lambda energy: abs(np.log(energy / energy_ev)))
 
 
@@ -67,7 +70,8 @@ def shifted(element: str, shift_ev: float, energies_ev: np.ndarray) -> np.ndarra
     f2 = _site_absorption(nodes, table.imag, edge, shift_ev)
 
     anchors = edge + np.array([-2.0, 2.0]) * _NEAR_EV
-    beyond = tabulated(element, anchors).real - kramers_kronig(anchors, nodes, table.imag)
+    integral = kramers_kronig(anchors, nodes, table.imag)
+    beyond = tabulated(element, anchors).real - integral
     line = np.polynomial.Polynomial.fit(anchors, beyond, 1)
     f1 = kramers_kronig(energies, nodes, f2) + line(energies)
     return f1 + 1j * np.interp(energies, nodes, f2)

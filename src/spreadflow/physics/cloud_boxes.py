@@ -196,6 +196,16 @@ class CloudBoxes(NamedTuple):
     sigma_px: np.ndarray
     """smallest standard deviation of the cloud on the panel, px"""
 
+    @property
+    def fast1(self) -> np.ndarray:
+        """(box,) one past the last column"""
+        return self.fast0 + self.width
+
+    @property
+    def slow1(self) -> np.ndarray:
+        """(box,) one past the last row"""
+        return self.slow0 + self.height
+
 
 class _Meetings(NamedTuple):
     """Clouds and the panels that they may meet, components side by side. Shapes (meeting,)."""

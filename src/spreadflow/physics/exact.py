@@ -110,10 +110,12 @@ class _Table(NamedTuple):
 
 def _table(hkl: np.ndarray) -> _Table:
     """Return the table of nodes hkl (node, 3)."""
+    n_nodes = len(hkl)
     low = hkl.min(axis=0, initial=0) - 1
     high = hkl.max(axis=0, initial=0) + 1
-    row = np.full(high - low + 1, len(hkl), np.int32)
-    row[tuple((hkl - low).T)] = np.arange(len(hkl))
+    row = np.full(high - low + 1, n_nodes, np.int32)
+    h, k, l = (hkl - low).T
+    row[h, k, l] = np.arange(n_nodes)
     return _Table(row.ravel(), low.astype(np.int32), high.astype(np.int32))
 
 
@@ -175,7 +177,11 @@ def _height(parameters: Parameters):
 
 def _nearest_node(energy, turn, inverse, dtype):
     """Return h0, the node nearest to points at an energy, and h − h0, by component (point,)."""
-    h = [energy * sum(inverse[i, j] * turn[j] for j in range(3)) for i in range(3)]
+
+    def component(i: int):
+        return energy * sum(inverse[i, j] * turn[j] for j in range(3))
+
+    h = [component(i) for i in range(3)]
     h0 = [jnp.ceil(index - 0.5) for index in jax.lax.stop_gradient(h)]
     away = [(index - nearest).astype(dtype) for index, nearest in zip(h, h0, strict=True)]
     return h0, away
@@ -194,8 +200,9 @@ def _box_rows(h0, table: _Table):
     for j, index in enumerate(h0):
         clipped = jnp.clip(index.astype(jnp.int32), table.low[j], table.high[j])
         offsets.append(clipped - table.low[j])
-    size = table.high - table.low + 1
-    return (offsets[0] * size[1] + offsets[1]) * size[2] + offsets[2]
+    h, k, l = offsets
+    _, n_k, n_l = table.high - table.low + 1
+    return (h * n_k + k) * n_l + l
 
 
 # ---------------------------------------------------------------- F_latt² / ΠN², of h − h0

@@ -74,11 +74,12 @@ def reached(crystal: Crystal, mosaic: Mosaic, hkl: np.ndarray, spectrum: Spectru
     distance = REACH * np.hypot(domain_sigma, tilt_sigma) + largest_tilt
 
     first, last = lit(spectrum)
-    smallest = spectrum.energies_ev[first] / HC_EV_ANGSTROM
-    largest = spectrum.energies_ev[last - 1] / HC_EV_ANGSTROM
-    outside_smallest = np.linalg.norm(q + smallest * geometry.S0, axis=1) - smallest
-    outside_largest = np.linalg.norm(q + largest * geometry.S0, axis=1) - largest
-    return np.flatnonzero((outside_largest <= distance) & (outside_smallest >= -distance))
+    smallest_k = spectrum.energies_ev[first] / HC_EV_ANGSTROM
+    largest_k = spectrum.energies_ev[last - 1] / HC_EV_ANGSTROM
+    outside_smallest = np.linalg.norm(q + smallest_k * geometry.S0, axis=1) - smallest_k
+    outside_largest = np.linalg.norm(q + largest_k * geometry.S0, axis=1) - largest_k
+    is_reached = (outside_largest <= distance) & (outside_smallest >= -distance)
+    return np.flatnonzero(is_reached)
 
 
 def lay_out(parameters: Parameters, oversample: int | None = 1) -> tuple[Footprints, Pixels, Pairs]:
@@ -129,10 +130,10 @@ def _overlap(boxes: CloudBoxes, footprints: Footprints, row: int) -> np.ndarray:
     slow1 = slow0 + footprints.height[row]
     low_fast = np.maximum(boxes.fast0, fast0)
     low_slow = np.maximum(boxes.slow0, slow0)
-    width = np.minimum(boxes.fast0 + boxes.width, fast1) - low_fast
-    height = np.minimum(boxes.slow0 + boxes.height, slow1) - low_slow
-    is_met = (boxes.panel == footprints.panel[row]) & (width > 0) & (height > 0)
-    met = np.flatnonzero(is_met)
+    width = np.minimum(boxes.fast1, fast1) - low_fast
+    height = np.minimum(boxes.slow1, slow1) - low_slow
+    is_on_panel = boxes.panel == footprints.panel[row]
+    met = np.flatnonzero(is_on_panel & (width > 0) & (height > 0))
 
     n = footprints.oversample[row]
     stride = np.full(len(met), n * footprints.width[row])
@@ -163,9 +164,10 @@ def meets(parameters: Parameters, panel: np.ndarray, bbox: np.ndarray) -> np.nda
     node = boxes.cloud // len(parameters.mosaic.share)
     is_met = np.zeros(len(parameters.hkl), dtype=bool)
     for number, (fast0, fast1, slow0, slow1) in zip(panel, bbox, strict=True):
-        is_apart = (boxes.fast0 >= fast1) | (boxes.fast0 + boxes.width <= fast0)
-        is_apart |= (boxes.slow0 >= slow1) | (boxes.slow0 + boxes.height <= slow0)
-        is_met[node[(boxes.panel == number) & ~is_apart]] = True
+        is_apart = (boxes.fast0 >= fast1) | (boxes.fast1 <= fast0)
+        is_apart |= (boxes.slow0 >= slow1) | (boxes.slow1 <= slow0)
+        rows = (boxes.panel == number) & ~is_apart
+        is_met[node[rows]] = True
     return is_met
 
 
@@ -210,8 +212,8 @@ def _footprints(
 
     fast0 = smallest(boxes.fast0)
     slow0 = smallest(boxes.slow0)
-    fast1 = -smallest(-boxes.fast0 - boxes.width)
-    slow1 = -smallest(-boxes.slow0 - boxes.height)
+    fast1 = -smallest(-boxes.fast1)
+    slow1 = -smallest(-boxes.slow1)
     n = np.full(len(key), oversample or 1)
     if oversample is None:
         sigma_px = np.maximum(smallest(boxes.sigma_px), 1e-3)
@@ -325,7 +327,8 @@ def _ticks(energies: np.ndarray, first: int, last: int) -> _Ticks:
     if len(energies) > 1:
         narrowest = float(np.diff(energies).min(initial=np.inf))
         step = max(narrowest, span / MAX_TICKS)
-    marks = energies[0] + step * np.arange(-1, int(np.ceil(span / step)) + 3)
+    n_steps = int(np.ceil(span / step))
+    marks = energies[0] + step * np.arange(-1, n_steps + 3)
     channel = np.clip(np.searchsorted(energies, marks), first, last)
     return _Ticks(float(marks[0]), step, channel.astype(np.int32))
 

@@ -94,9 +94,11 @@ def _poisson_table(means: np.ndarray, columns: int) -> jax.Array:
     """Return the alias table of Poisson's distribution, a row for each mean."""
     k = _first(means, columns).astype(int)[:, None] + np.arange(columns)
     mean = means[:, None]
-    log_mean = np.log(np.where(mean > 0, mean, 1.0))
+    is_positive = mean > 0
+    log_mean = np.log(np.where(is_positive, mean, 1.0))
     probabilities = np.exp(k * log_mean - mean - gammaln(k + 1))
-    return jnp.asarray(alias_table(np.where(mean > 0, probabilities, k == 0)))
+    table = alias_table(np.where(is_positive, probabilities, k == 0))
+    return jnp.asarray(table)
 
 
 def _draw(table, row, bits):

@@ -193,8 +193,9 @@ def _nearest_panel(detector: Detector, ray: Array) -> Array:
 
 def channels_of(parameters: Parameters) -> Channels:
     """Return the channels of a lattice in its pulse."""
-    energies = jnp.asarray(parameters.spectrum.energies_ev, dtype=jnp.float64)
-    photons = jnp.asarray(parameters.spectrum.photons, dtype=jnp.float64)
+    spectrum = parameters.spectrum
+    energies = jnp.asarray(spectrum.energies_ev, dtype=jnp.float64)
+    photons = jnp.asarray(spectrum.photons, dtype=jnp.float64)
     middle = jax.lax.stop_gradient(0.5 * (energies[0] + energies[-1]))
     beam_area = (parameters.beam_mm * 1e-3) ** 2
     fluence = R_E_SQUARED_M2 * parameters.scale / beam_area * photons

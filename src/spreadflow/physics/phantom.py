@@ -131,9 +131,11 @@ def _orbit(x: np.ndarray, space_group: str) -> np.ndarray:
     fractional.
     """
     ops = symmetry.group(space_group).operations()
-    mates = np.mod(np.array([op.apply_to_xyz(x.tolist()) for op in ops]), 1.0)
-    offsets = [np.arange(-2, 3)] * 3
-    cells = np.stack(np.meshgrid(*offsets, indexing="ij"), axis=-1).reshape(-1, 3)
+    images = [op.apply_to_xyz(x.tolist()) for op in ops]
+    mates = np.mod(np.array(images), 1.0)
+    offsets = np.arange(-2, 3)
+    grid = np.meshgrid(offsets, offsets, offsets, indexing="ij")
+    cells = np.stack(grid, axis=-1).reshape(-1, 3)
     return (mates[:, None] + cells).reshape(-1, 3)
 
 

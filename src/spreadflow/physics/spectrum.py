@@ -72,7 +72,8 @@ def _field(rng: np.random.Generator, n: int, width: float) -> np.ndarray:
     reach = int(np.ceil(5 * width)) + 1
     n_noise = n + 2 * reach
     noise = rng.standard_normal(n_noise) + 1j * rng.standard_normal(n_noise)
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
+    steps = np.arange(-reach, reach + 1)
+    kernel = np.exp(-0.5 * (steps / width) ** 2)
     unit_intensity = np.sqrt(2 * (kernel**2).sum())
     return np.convolve(noise, kernel / unit_intensity, mode="valid")
 

@@ -219,9 +219,10 @@ def _operations(space_group: str) -> tuple[np.ndarray, np.ndarray, int]:
     number of centring vectors.
     """
     ops = symmetry.group(space_group).operations()
-    rotations = np.array([op.rot for op in ops.sym_ops], dtype=np.int64) // gemmi.Op.DEN
-    translations = np.array([op.tran for op in ops.sym_ops], dtype=np.float64) / gemmi.Op.DEN
-    return rotations, translations, len(ops.cen_ops)
+    rotations = np.array([op.rot for op in ops.sym_ops], dtype=np.int64)
+    translations = np.array([op.tran for op in ops.sym_ops], dtype=np.float64)
+    denominator = gemmi.Op.DEN
+    return rotations // denominator, translations / denominator, len(ops.cen_ops)
 
 
 class _Equivalents(NamedTuple):

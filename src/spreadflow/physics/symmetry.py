@@ -28,9 +28,10 @@ def is_centring_absent(hkl: np.ndarray, name: str) -> np.ndarray:
     node.
     """
     ops = group(name).operations()
-    shifts = np.array([t for t in ops.cen_ops], dtype=np.float64) / gemmi.Op.DEN
-    phase = np.asarray(hkl) @ shifts.T
-    return ~np.all(np.abs(phase - np.round(phase)) < 1e-6, axis=1)
+    shifts = np.array(list(ops.cen_ops), dtype=np.float64) / gemmi.Op.DEN
+    turns = np.asarray(hkl) @ shifts.T
+    is_whole = np.abs(turns - np.round(turns)) < 1e-6
+    return ~np.all(is_whole, axis=1)
 
 
 def point_group(name: str) -> np.ndarray:
@@ -38,9 +39,10 @@ def point_group(name: str) -> np.ndarray:
     coordinates (columns).
     """
     ops = group(name).operations().derive_symmorphic()
-    matrices = np.array([np.array(op.rot) // gemmi.Op.DEN for op in ops.sym_ops])
+    matrices = np.array([op.rot for op in ops.sym_ops]) // gemmi.Op.DEN
     sign = np.linalg.det(matrices).round().astype(int)
-    return np.unique(matrices * sign[:, None, None], axis=0)
+    proper = matrices * sign[:, None, None]
+    return np.unique(proper, axis=0)
 
 
 def to_asu(hkl: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
