@@ -73,7 +73,7 @@ class Built(NamedTuple):
     """user CPU of the Gram matrices"""
 
 
-def build(kind: LatticeKind, made: Patch, number: int, domains: Mosaic | None) -> Built:
+def build(kind: LatticeKind, patch: Patch, number: int, domains: Mosaic | None) -> Built:
     """Model a lattice as its kind says, and reduce it to its Gram matrices.
 
     domains: those that were learned from other lattices. Raises ValueError where stage 1 loses it.
@@ -81,19 +81,19 @@ def build(kind: LatticeKind, made: Patch, number: int, domains: Mosaic | None) -
     data, _ = kind.simulated
     model = lattices.run_model(data, kind.factors, with_true_curves=False)
     pixels = lattices.pixels_section(data)
-    packed = packed_lattice(made, kind.d_max)
+    packed = packed_lattice(patch, kind.d_max)
     if kind.is_refined and kind.model != "alone":
-        fit = refined(kind, packed, made, number, domains)
+        fit = refined(kind, packed, patch, number, domains)
         start_time = lattices.user_cpu()
         expanded = expand_fit(fit, packed, model, pixels, kind.model_error)
         if expanded.gram is None:
             raise ValueError(f"lattice {number} is lost: {expanded.why}")
         of_lattice = expanded.gram
     else:
-        mosaic = made.parameters.mosaic
-        start = lattices.true_start(made.parameters)
+        mosaic = patch.parameters.mosaic
+        start = lattices.true_start(patch.parameters)
         if kind.model == "alone":
-            mosaic, start = learned_alone(kind, made, number)
+            mosaic, start = learned_alone(kind, patch, number)
         problem = problem_of(packed, mosaic, model, pixels, start)
         at_start = lattice_fit.Model(problem, FREE)
         bragg = at_start.photons(np.zeros(at_start.n_unknowns))
@@ -101,14 +101,14 @@ def build(kind: LatticeKind, made: Patch, number: int, domains: Mosaic | None) -
         start_time = lattices.user_cpu()
         of_lattice = gram.gram(at_start, planes, model_error=kind.model_error or 0.0)
     terms = lattice_terms(of_lattice, model.factors)
-    photons = made.parameters.spectrum.photons
+    photons = patch.parameters.spectrum.photons
     return Built(terms, photons, lattices.user_cpu() - start_time)
 
 
 def refined(
     kind: LatticeKind,
     packed: PackedLattice,
-    made: Patch,
+    patch: Patch,
     number: int,
     domains: Mosaic | None = None,
 ) -> LatticeFit:
@@ -117,7 +117,7 @@ def refined(
     model = lattices.run_model(data, kind.factors, with_true_curves=False)
     pixels = lattices.pixels_section(data)
     off = lattices.off_start(packed, number)
-    mosaic = lattices.mosaic_of("domains" if kind.model == "domains" else "continuous", made)
+    mosaic = lattices.mosaic_of("domains" if kind.model == "domains" else "continuous", patch)
     fit = refine_lattice(off, mosaic, model, pixels)
     if kind.model != "learned":
         return fit
@@ -132,12 +132,12 @@ def where_it_ended(fit: LatticeFit) -> lattice_fit.Problem:
     return lattice_fit.moved(fit.problem, fit.refined.parameters)
 
 
-def learned_alone(kind: LatticeKind, made: Patch, number: int) -> tuple[Mosaic, Start]:
+def learned_alone(kind: LatticeKind, patch: Patch, number: int) -> tuple[Mosaic, Start]:
     """Return the domains of a lattice learned from all its pixels, and where it then ends.
 
     Where held-out spots say so, it is the continuous distribution.
     """
-    fit = refined(kind, packed_lattice(made), made, number)
+    fit = refined(kind, packed_lattice(patch), patch, number)
     learned = lattices.learn_alone(where_it_ended(fit), number)
     if not learned.is_better:
         return continuous(), start_after(fit)
@@ -156,8 +156,8 @@ def teach(path: Path | None) -> Mosaic:
     data, d_max = kind.simulated
     problems = []
     for number in range(FIRST_TEACHER, FIRST_TEACHER + N_TEACHERS):
-        made = lattices.simulated(data, number, d_max=d_max)
-        problems.append(where_it_ended(refined(kind, packed_lattice(made), made, number)))
+        patch = lattices.simulated(data, number, d_max=d_max)
+        problems.append(where_it_ended(refined(kind, packed_lattice(patch), patch, number)))
     mosaic = lattices.learn_together(problems).mosaic
     if path is not None:
         np.savez(path, **mosaic._asdict())
@@ -167,6 +167,6 @@ def teach(path: Path | None) -> Mosaic:
 def work(kinds: list[LatticeKind], number: int, domains: Mosaic | None) -> list[Built]:
     """Return a lattice built for each kind; kinds have their data in common."""
     data, d_max = kinds[0].simulated
-    made = lattices.simulated(data, number, d_max=d_max)
-    built = {kind: build(kind, made, number, domains) for kind in dict.fromkeys(kinds)}
+    patch = lattices.simulated(data, number, d_max=d_max)
+    built = {kind: build(kind, patch, number, domains) for kind in dict.fromkeys(kinds)}
     return [built[kind] for kind in kinds]

@@ -32,19 +32,19 @@ ALONE = Data("per_shot")
 """Lattices that have their own domains."""
 
 
-def smooth_fit(made: Patch, data: Data, number: int) -> tuple[Problem, RefinedLattice]:
+def smooth_fit(patch: Patch, data: Data, number: int) -> tuple[Problem, RefinedLattice]:
     """Return a lattice that starts where its fit with the continuous model ended, and that fit."""
-    problem = stage1.problem(stage1.Task("learned", data), made, number)
+    problem = stage1.problem(stage1.Task("learned", data), patch, number)
     refined = lattice_fit.refine(problem, FREE)
     return lattice_fit.moved(problem, refined.parameters), refined
 
 
-def pattern_errors(made: Patch, bragg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pattern_errors(patch: Patch, bragg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return Σ|model − truth| of the Bragg photons of each bright shoebox, normalised in each, and
     its resolution, Å. bragg: (valid pixel,) photons of the model.
     """
-    boxes = made.shoeboxes
-    true = made.bragg[boxes.valid]
+    boxes = patch.shoeboxes
+    true = patch.bragg[boxes.valid]
     n = len(boxes.panel)
     box = np.repeat(np.arange(n), boxes.n_pixels)[boxes.valid]
 
@@ -54,19 +54,19 @@ def pattern_errors(made: Patch, bragg: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
     errors = np.bincount(box, np.abs(normalised(bragg) - normalised(true)), n)
     is_bright = np.bincount(box, true, n) > BRIGHT
-    return errors[is_bright], made.predicted.d[is_bright]
+    return errors[is_bright], patch.predicted.d[is_bright]
 
 
-def scored(made: Patch, problem: Problem, refined: RefinedLattice) -> dict:
+def scored(patch: Patch, problem: Problem, refined: RefinedLattice) -> dict:
     """Return the figures of a fitted lattice."""
     point = refined.fit.point
-    errors, d = pattern_errors(made, point.bragg)
+    errors, d = pattern_errors(patch, point.bragg)
     return {
         "pattern": errors,
         "pattern_annulus": errors[d < D_MAX_ANNULUS],
         "sigma_z": lattice_fit.sigma_z(point, problem.data, problem.noise),
-        "rotation_deg": stage1.misorientation(refined, made.parameters) / DEG,
-        **stage1.offsets(made, problem.boxes, point),
+        "rotation_deg": stage1.misorientation(refined, patch.parameters) / DEG,
+        **stage1.offsets(patch, problem.boxes, point),
     }
 
 
@@ -99,8 +99,8 @@ def refined_with(learned: mosaic_learning.LearnedMosaic) -> list[RefinedLattice]
 
 def shared(n: int) -> dict:
     """Return figures of the published domains, learned from n lattices together."""
-    made = [lattices.simulated(SHARED, number) for number in range(n)]
-    fits = [smooth_fit(patch, SHARED, number) for number, patch in enumerate(made)]
+    patches = [lattices.simulated(SHARED, number) for number in range(n)]
+    fits = [smooth_fit(patch, SHARED, number) for number, patch in enumerate(patches)]
     problems = [problem for problem, _ in fits]
     smooth = [refined for _, refined in fits]
     start_time = lattices.user_cpu()
@@ -108,8 +108,8 @@ def shared(n: int) -> dict:
     learned_time = lattices.user_cpu()
     again = refined_with(learned)
     refined_time = lattices.user_cpu()
-    before = [scored(*each) for each in zip(made, problems, smooth, strict=True)]
-    after = [scored(*each) for each in zip(made, learned.problems, again, strict=True)]
+    before = [scored(*each) for each in zip(patches, problems, smooth, strict=True)]
+    after = [scored(*each) for each in zip(patches, learned.problems, again, strict=True)]
     return {
         "n": n,
         "continuous": figures_of(before),
@@ -130,15 +130,15 @@ def alone(n: int) -> dict:
     seconds = []
     gains = []
     for number in range(n):
-        made = lattices.simulated(ALONE, number, d_max=D_MAX_WIDEST)
-        problem, refined = smooth_fit(made, ALONE, number)
+        patch = lattices.simulated(ALONE, number, d_max=D_MAX_WIDEST)
+        problem, refined = smooth_fit(patch, ALONE, number)
         start_time = lattices.user_cpu()
         learned = lattices.learn_alone(problem, number)
         seconds.append(lattices.user_cpu() - start_time)
         gains.append(learned.continuous - learned.held_out)
-        before.append(scored(made, problem, refined))
+        before.append(scored(patch, problem, refined))
         if learned.is_better:
-            after.append(scored(made, problem, refined_with(learned)[0]))
+            after.append(scored(patch, problem, refined_with(learned)[0]))
         else:
             after.append(before[-1])
     return {

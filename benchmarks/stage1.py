@@ -111,27 +111,27 @@ TASKS = (
 # ---------------------------------------------------------------- figures of one lattice
 
 
-def problem(task: Task, made: Patch, number: int, is_off: bool = True) -> lattice_fit.Problem:
+def problem(task: Task, patch: Patch, number: int, is_off: bool = True) -> lattice_fit.Problem:
     """Return a lattice and its pixels, modelled as the row says; is_off: started off the truth."""
-    packed = packed_lattice(made)
-    mosaic = lattices.mosaic_of(task.model, made)
+    packed = packed_lattice(patch)
+    mosaic = lattices.mosaic_of(task.model, patch)
     model = lattices.run_model(task.data, task.factors)
     section = lattices.pixels_section(task.data)
     if is_off:
         off = lattices.off_start(packed, number, task.off_deg)
         return problem_of(off, mosaic, model, section)
-    return problem_of(packed, mosaic, model, section, lattices.true_start(made.parameters))
+    return problem_of(packed, mosaic, model, section, lattices.true_start(patch.parameters))
 
 
 def lattice(task: Task, number: int) -> dict:
     """Return the figures of a lattice that is fitted."""
-    made = lattices.simulated(task.data, number)
-    of_pixels = problem(task, made, number)
+    patch = lattices.simulated(task.data, number)
+    of_pixels = problem(task, patch, number)
     start_time = lattices.user_cpu()
     refined = lattice_fit.refine(of_pixels, FREE)
     seconds = lattices.user_cpu() - start_time
 
-    truth = made.parameters
+    truth = patch.parameters
     point = refined.fit.point
     error = errors(refined, truth)
     turn = misorientation(refined, truth)
@@ -149,8 +149,8 @@ def lattice(task: Task, number: int) -> dict:
         "sandwich": error / np.sqrt(np.diag(refined.sandwich)),
     }
     if task.off_deg is None:
-        return figures | offsets(made, of_pixels.boxes, point)
-    from_truth = problem(task, made, number, is_off=False)
+        return figures | offsets(patch, of_pixels.boxes, point)
+    from_truth = problem(task, patch, number, is_off=False)
     best = lattice_fit.refine(from_truth, FREE, is_rough=False)
     return figures | {"above_best": point.loss - best.fit.point.loss}
 
@@ -167,16 +167,18 @@ def errors(refined: lattice_fit.RefinedLattice, truth: Parameters) -> np.ndarray
     """
     crystal = refined.parameters.crystal
     true = truth.crystal
-    here = orientation_matrix.coordinates(refined.frame, crystal.A)
-    there = orientation_matrix.coordinates(refined.frame, true.A)
-    turn = rotation.from_vector(here[:3]) @ rotation.from_vector(there[:3]).T
+    coordinates = orientation_matrix.coordinates(refined.frame, crystal.A)
+    true_coordinates = orientation_matrix.coordinates(refined.frame, true.A)
+    turn = rotation.from_vector(coordinates[:3]) @ rotation.from_vector(true_coordinates[:3]).T
     ratios = {
         "scale": refined.parameters.scale / truth.scale,
         "n_cells": crystal.n_cells[0] / true.n_cells[0],
         "eta": crystal.eta_rad / true_eta(truth),
     }
     scale, n_cells, eta = np.log(list(ratios.values()))
-    every = np.array([scale, *rotation.vector(turn), *(here - there)[3:], n_cells, eta])
+    every = np.array(
+        [scale, *rotation.vector(turn), *(coordinates - true_coordinates)[3:], n_cells, eta]
+    )
     return every[: len(refined.names)]  # η, the last, is no unknown where domains are given
 
 
@@ -188,35 +190,35 @@ def true_eta(truth: Parameters) -> float:
     return float(np.sqrt((angles**2).mean()))
 
 
-def offsets(made: Patch, boxes: Shoeboxes, point: solve.Point) -> dict[str, np.ndarray]:
+def offsets(patch: Patch, boxes: Shoeboxes, point: solve.Point) -> dict[str, np.ndarray]:
     """Return distances of centroids of bright and of strong spots, (spot, 2) mm, radial and
     transverse: of the model's and the truth's from the observed ones, and of the model's from the
     truth's.
 
     boxes: as they were fitted, their point spread undone.
     """
-    predicted = made.predicted
-    detector = made.parameters.detector
+    predicted = patch.predicted
+    detector = patch.parameters.detector
     axes = geometry.radial_axes(detector, predicted.panel, predicted.fast, predicted.slow)
     axes_mm = axes * float(detector.pixel_mm)
 
     bragg = np.zeros(len(boxes.valid))
     bragg[boxes.valid] = point.bragg
-    is_counted = is_of_spot(made, boxes)
-    observed = centres(boxes, np.where(is_counted, boxes.photons - made.background, 0.0))
-    from_truth = centres(boxes, bragg) - centres(boxes, made.bragg)
+    is_counted = is_of_spot(patch, boxes)
+    observed = centres(boxes, np.where(is_counted, boxes.photons - patch.background, 0.0))
+    from_truth = centres(boxes, bragg) - centres(boxes, patch.bragg)
     of_model = centres(boxes, bragg) - observed
-    of_truth = centres(boxes, made.bragg) - observed
+    of_truth = centres(boxes, patch.bragg) - observed
 
     box = box_of_pixel(boxes)
-    is_bright = np.bincount(box, made.bragg) > BRIGHT
+    is_bright = np.bincount(box, patch.bragg) > BRIGHT
     is_observed = np.bincount(box, is_counted, len(boxes.panel)) > 0
 
     def along_axes(away: np.ndarray, is_chosen: np.ndarray) -> np.ndarray:
         return np.einsum("bc,brc->br", away, axes_mm)[is_chosen]
 
     out = {"bright_exact": along_axes(from_truth, is_bright)}
-    for name, is_chosen in (("bright", is_bright), ("strong", is_strong(made, boxes))):
+    for name, is_chosen in (("bright", is_bright), ("strong", is_strong(patch, boxes))):
         out[name] = along_axes(of_model, is_chosen & is_observed)
         out[f"{name}_truth"] = along_axes(of_truth, is_chosen & is_observed)
     return out
@@ -242,12 +244,12 @@ def centres(boxes: Shoeboxes, weight: np.ndarray) -> np.ndarray:
     return np.stack(moments, axis=1) / np.maximum(total, 1e-9)[:, None]
 
 
-def is_of_spot(made: Patch, boxes: Shoeboxes) -> np.ndarray:
+def is_of_spot(patch: Patch, boxes: Shoeboxes) -> np.ndarray:
     """Return which pixels count for observed centroids, (pixel,) bool: valid ones 3 σ above
     background within 0.7 mm of where the spot is predicted to reach.
     """
-    predicted = made.predicted
-    detector = made.parameters.detector
+    predicted = patch.predicted
+    detector = patch.parameters.detector
     axes = geometry.radial_axes(detector, predicted.panel, predicted.fast, predicted.slow)
     middle = np.stack([predicted.fast, predicted.slow], axis=1)
     extent = np.stack([predicted.radial_px, predicted.transverse_px], axis=1)
@@ -256,20 +258,20 @@ def is_of_spot(made: Patch, boxes: Shoeboxes) -> np.ndarray:
     box = box_of_pixel(boxes)
     away = np.einsum("pc,prc->pr", positions(boxes) - middle[box], axes[box])
     is_near = (np.abs(away) < reach[box]).all(axis=1)
-    above = boxes.photons - made.background
-    is_lit = above > ABOVE_SIGMA * np.sqrt(made.background)
+    above = boxes.photons - patch.background
+    is_lit = above > ABOVE_SIGMA * np.sqrt(patch.background)
     return is_near & boxes.valid & is_lit
 
 
-def is_strong(made: Patch, boxes: Shoeboxes) -> np.ndarray:
+def is_strong(patch: Patch, boxes: Shoeboxes) -> np.ndarray:
     """Return which reflections are integrated with I/σ ≥ 5, (reflection,) bool."""
-    detector = made.parameters.detector
+    detector = patch.parameters.detector
     image = np.zeros((detector.n_panels, *detector.shape), np.float32)
     mask = np.zeros(image.shape, bool)
     _, address = shoeboxes.addresses(boxes.panel, boxes.bbox)
     image[address] = boxes.photons
     mask[address] = boxes.valid
-    integrated = integration.integrate(image, mask, made.predicted, detector=detector)
+    integrated = integration.integrate(image, mask, patch.predicted, detector=detector)
     return np.isfinite(integrated.fast_obs)
 
 

@@ -12,47 +12,50 @@ N = 60
 def judged(drawn):
     """A function: lattices and their pulses → control → verdict."""
 
-    def verdicts(lattices, pulses, index=lambda i, of: of):
+    def verdicts(lattices, pulses, index=lambda i, terms: terms):
         p = drawn.p
-        best = expand.refine(_evaluator(lattices, p)(None, None), p, np.zeros(len(p.names)))
+        evaluator = _evaluator(lattices, p)
+        best = expand.refine(evaluator(None, None), p, np.zeros(len(p.names)))
         curves = p.curves(best.theta)
-        n = len(lattices)
-        made = controls.verdicts(
-            _evaluator(lattices, p),
+        others = np.roll(pulses, -(len(lattices) // 2), axis=0)
+        starts = {
+            "swapped": curves[::-1],
+            "true": p.curves(drawn.theta),
+            "flat": np.zeros_like(curves),
+        }
+        of_controls = controls.verdicts(
+            evaluator,
             p,
             best,
-            starts={
-                "swapped": curves[::-1],
-                "true": p.curves(drawn.theta),
-                "flat": np.zeros_like(curves),
-            },
+            starts=starts,
             index=index,
-            spectrum=lambda i, of: controls.other_spectrum(of, pulses[i], pulses[(i + n // 2) % n]),
+            spectrum=lambda i, terms: controls.other_spectrum(terms, pulses[i], others[i]),
             band=np.ones(len(p.nodes_ev), dtype=bool),
             sigma=p.sigma(best.fisher).ravel(),
         )
-        return {verdict.name: verdict for verdict in made}
+        return {verdict.name: verdict for verdict in of_controls}
 
     return verdicts
 
 
 def _evaluator(lattices, p):
-    def make(change, some):
-        mine = [
-            of if change is None else change(i, of)
-            for i, of in enumerate(lattices)
-            if some is None or some(i)
+    def evaluator(change, is_chosen):
+        chosen = [
+            terms if change is None else change(i, terms)
+            for i, terms in enumerate(lattices)
+            if is_chosen is None or is_chosen(i)
         ]
-        return lambda theta: expand.normal(mine, p, theta)
+        return lambda theta: expand.normal(chosen, p, theta)
 
-    return make
+    return evaluator
 
 
 @pytest.mark.stage
 def test_a_signal_of_the_metals_passes_all(drawn, judged):
-    found = judged(
-        *drawn.lattices(N, 11), index=lambda i, of: controls.wrong_index(of, drawn.factors)
-    )
+    def wrong(i, terms):
+        return controls.wrong_index(terms, drawn.factors)
+
+    verdicts = judged(*drawn.lattices(N, 11), index=wrong)
     names = [
         "start swapped",
         "start true",
@@ -62,27 +65,27 @@ def test_a_signal_of_the_metals_passes_all(drawn, judged):
         "h, k, l + 1",
         "spectra shuffled",
     ]
-    assert list(found) == names
-    assert {name: verdict.figure for name, verdict in found.items() if not verdict.passed} == {}
-    assert all(verdict.bar for verdict in found.values())
+    assert list(verdicts) == names
+    failed = {name: verdict.figure for name, verdict in verdicts.items() if not verdict.passed}
+    assert failed == {}
+    assert all(verdict.bar for verdict in verdicts.values())
 
 
 @pytest.mark.stage
-def test_lattices_whose_noise_is_larger_than_told_fail_half_sets(drawn, judged):
-    found = judged(*drawn.lattices(N, 12, excess=4.0))
-    assert not found["half sets"].passed and found["half sets"].figure == pytest.approx(
-        2.0, rel=0.4
-    )
+def test_lattices_whose_noise_is_larger_than_their_weights_say_fail_half_sets(drawn, judged):
+    half_sets = judged(*drawn.lattices(N, 12, excess=4.0))["half sets"]
+    assert not half_sets.passed
+    assert half_sets.figure == pytest.approx(2.0, rel=0.4)
 
 
 @pytest.mark.stage
 def test_spectra_that_are_wrong_already_are_not_worse_when_shuffled(drawn, judged):
-    """Each lattice has been given another pulse's spectrum: others are as good."""
+    """Each lattice has another pulse's spectrum already: others are as good."""
     lattices, pulses = drawn.lattices(N // 3, 13)
     turned = np.roll(pulses, 7, axis=0)
     wrong = [
-        controls.other_spectrum(of, *pair)
-        for of, *pair in zip(lattices, pulses, turned, strict=True)
+        controls.other_spectrum(terms, *pair)
+        for terms, *pair in zip(lattices, pulses, turned, strict=True)
     ]
     assert not judged(wrong, turned)["spectra shuffled"].passed
 
@@ -96,29 +99,36 @@ def test_sites_that_are_alike_may_be_swapped(drawn, judged):
 
 def test_the_wrong_index_is_one_that_the_lattice_has(drawn):
     """Body-centred: two along l, for h, k, l + 1 is absent. Beyond the table there is nothing."""
-    of = drawn.lattices(1, 15)[0][0]
-    wrong = controls.wrong_index(of, drawn.factors)
-    f = drawn.factors
-    for column, (h, k, m) in enumerate(of.gram.hkl.tolist()):
-        there = np.flatnonzero((f.hkl == [h, k, m + 2]).all(axis=1))
-        expected = f.rest[there[0]] if len(there) else 0.0
-        assert wrong.fixed[column] == pytest.approx(expected)
-        np.testing.assert_allclose(
-            wrong.groups[:, column], f.groups[:, there[0]] if len(there) else 0.0
-        )
-    assert (wrong.fixed == 0).any() and (wrong.fixed != 0).any() and wrong.gram is of.gram
+    (terms,), _ = drawn.lattices(1, 15)
+    factors = drawn.factors
+    wrong = controls.wrong_index(terms, factors)
+    for column, (h, k, m) in enumerate(terms.gram.hkl.tolist()):
+        fixed = 0.0
+        groups = np.zeros(2)
+        for row in np.flatnonzero((factors.hkl == [h, k, m + 2]).all(axis=1)):
+            fixed = factors.rest[row]
+            groups = factors.groups[:, row]
+        assert wrong.fixed[column] == pytest.approx(fixed)
+        np.testing.assert_allclose(wrong.groups[:, column], groups)
+    assert (wrong.fixed == 0).any() and (wrong.fixed != 0).any()
+    assert wrong.gram is terms.gram
 
 
 def test_another_pulse_has_its_photons_where_the_pixels_had_theirs(drawn):
     """|F|² of a column grows by the ratio of its channel's photons, both pulses of equal energy;
     dark channels go.
     """
-    (of,), (photons,) = drawn.lattices(1, 16)
-    photons = np.where(np.arange(12) == of.gram.channel[0], 1e-6 * photons.max(), photons)
+    (terms,), (photons,) = drawn.lattices(1, 16)
+    channel = terms.gram.channel
+    dark = channel[0]
+    photons[dark] = 1e-6 * photons.max()
     others = np.roll(photons, 1) * 3.0
-    made = controls.other_spectrum(of, photons, others)
-    curves = drawn.p.reference
+    changed = controls.other_spectrum(terms, photons, others)
     ratio = (others / others.sum()) / (photons / photons.sum())
-    ratio[of.gram.channel[0]] = 0.0
-    before, after = (np.abs(expand.derivatives(one, curves)[0]) ** 2 for one in (of, made))
-    np.testing.assert_allclose(after, before * ratio[of.gram.channel])
+    ratio[dark] = 0.0
+
+    def squared(of_lattice):
+        F, _ = expand.derivatives(of_lattice, drawn.p.reference)
+        return np.abs(F) ** 2
+
+    np.testing.assert_allclose(squared(changed), squared(terms) * ratio[channel])

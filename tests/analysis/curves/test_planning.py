@@ -23,8 +23,9 @@ def information(seed: int, weight: np.ndarray | float = 1.0) -> np.ndarray:
     return rows.T @ rows * 1e-3 / (3 * n)
 
 
-def mine(made: np.ndarray, p: dispersion.Parametrisation) -> np.ndarray:
-    return p.basis.T @ made @ p.basis
+def in_theta(of_curves: np.ndarray, p: dispersion.Parametrisation) -> np.ndarray:
+    """Information about the unknowns of a parametrisation."""
+    return p.basis.T @ of_curves @ p.basis
 
 
 @pytest.mark.parametrize("restraint", list(planning.RESTRAINTS))
@@ -34,11 +35,12 @@ def test_inverse(restraint, n):
     node's.
     """
     p = planning.RESTRAINTS[restraint](CURVES, ENERGIES, planning.nodes(ENERGIES, 2.0))
-    made = mine(information(1), p)
-    sigma = p.sigma(np.linalg.inv(n * made + p.restraints))
+    of_lattice = in_theta(information(1), p)
+    sigma = p.sigma(np.linalg.inv(n * of_lattice + p.restraints))
     inside = (p.nodes_ev >= 7100) & (p.nodes_ev <= 7140)
     expected = np.sqrt((sigma[:, :, inside] ** 2).mean(axis=(0, 2)))
-    np.testing.assert_allclose(planning.outlook(made, p, BAND).sigma(n), expected, rtol=1e-8)
+    outlook = planning.outlook(of_lattice, p, BAND)
+    np.testing.assert_allclose(outlook.sigma(n), expected, rtol=1e-8)
 
 
 def test_root_of_n():
@@ -46,25 +48,25 @@ def test_root_of_n():
     restraints.
     """
     p = dispersion.free(CURVES, ENERGIES, planning.nodes(ENERGIES, 2.0))
-    known = planning.outlook(mine(information(2), p), p, BAND)
-    np.testing.assert_allclose(known.sigma(1e7) / known.sigma(4e7), 2.0, rtol=1e-3)
-    np.testing.assert_allclose(known.sigma(0), dispersion.PRIOR_E, rtol=1e-9)
+    outlook = planning.outlook(in_theta(information(2), p), p, BAND)
+    np.testing.assert_allclose(outlook.sigma(1e7) / outlook.sigma(4e7), 2.0, rtol=1e-3)
+    np.testing.assert_allclose(outlook.sigma(0), dispersion.PRIOR_E, rtol=1e-9)
 
 
 def test_lattices_for():
     """So many reach it, fewer do not; no number does where a node of the band is dark."""
     p = dispersion.free(CURVES, ENERGIES, planning.nodes(ENERGIES, 2.0))
-    made = mine(information(3), p)
+    of_lattice = in_theta(information(3), p)
+    outlook = planning.outlook(of_lattice, p, BAND)
     for kind in range(2):
-        n = planning.lattices_for(0.1, made, p, BAND, kind)
-        assert planning.outlook(made, p, BAND).sigma(n)[kind] == pytest.approx(0.1, rel=1e-6)
-    assert planning.lattices_for(5.1, made, p, BAND) == 1
-    dark = np.tile(ENERGIES < 7120, 4)
-    assert planning.lattices_for(0.1, mine(information(3, dark), p), p, BAND) == np.inf
-    assert (
-        planning.lattices_for(0.1, mine(information(3, dark), p), p, np.array([7100.0, 7112.0]))
-        < 1e6
-    )
+        n = planning.lattices_for(0.1, of_lattice, p, BAND, kind)
+        assert outlook.sigma(n)[kind] == pytest.approx(0.1, rel=1e-6)
+    assert planning.lattices_for(5.1, of_lattice, p, BAND) == 1
+
+    is_lit = np.tile(ENERGIES < 7120, 4)
+    half_dark = in_theta(information(3, is_lit), p)
+    assert planning.lattices_for(0.1, half_dark, p, BAND) == np.inf
+    assert planning.lattices_for(0.1, half_dark, p, np.array([7100.0, 7112.0])) < 1e6
 
 
 def test_few():
@@ -73,14 +75,15 @@ def test_few():
     """
     p = dispersion.free(CURVES, ENERGIES, planning.nodes(ENERGIES, 4.0))
     n = len(p.names)
-    m = 4 * len(p.names)
-    rows = np.random.default_rng(8).standard_normal((2, m // 2, n))
-    made = np.einsum("hmt,hmu->htu", rows, rows) / (m // 2)
-    known = planning.halves(made, p, BAND)
+    n_pixels = 2 * n
+    rows = np.random.default_rng(8).standard_normal((2, n_pixels, n))
+    of_halves = np.einsum("hmt,hmu->htu", rows, rows) / n_pixels
+    outlook = planning.halves(of_halves, p, BAND)
     truth = planning.outlook(np.eye(n), p, BAND).sigma(1e6)
-    assert (known.whole.sigma(1e6) > 1.1 * truth).all()
-    np.testing.assert_allclose(known.sigma(1e6), truth, rtol=0.05)
-    same = planning.halves(np.stack([made.mean(axis=0)] * 2), p, BAND)
+    assert (outlook.whole.sigma(1e6) > 1.1 * truth).all()
+    np.testing.assert_allclose(outlook.sigma(1e6), truth, rtol=0.05)
+    mean = of_halves.mean(axis=0)
+    same = planning.halves(np.stack([mean, mean]), p, BAND)
     np.testing.assert_allclose(same.sigma(100.0), same.whole.sigma(100.0), rtol=1e-12)
 
 
@@ -102,11 +105,15 @@ def test_nodes():
     assert len(planning.nodes(coarse[:0], 2.0)) == 0
 
 
-def rows(made: np.ndarray, pairs=((0, 1),), grids=(1.0, 2.0, 4.0)) -> list[planning.Row]:
-    fine = np.arange(7060.0, 7180.0, 0.25)
-    shapes = (fine, np.array([anomalous.shifted("Fe", 0.0, fine)] * 2))
-    how = {"lattices": [100, 10_000], "grids_ev": grids, "pairs": pairs}
-    return list(planning.table(np.stack([made, made]), CURVES, ENERGIES, BAND, shapes, **how))
+FINE = np.arange(7060.0, 7180.0, 0.25)
+SHAPES = (FINE, np.array([anomalous.shifted("Fe", 0.0, FINE)] * 2))
+
+
+def rows(of_lattice: np.ndarray, pairs=((0, 1),)) -> list[planning.Row]:
+    """The rows of a table for three grids; either half of the lattices has the same information."""
+    halves = np.stack([of_lattice, of_lattice])
+    settings = {"lattices": [100, 10_000], "grids_ev": (1.0, 2.0, 4.0), "pairs": pairs}
+    return list(planning.table(halves, CURVES, ENERGIES, BAND, SHAPES, **settings))
 
 
 @pytest.mark.stage
@@ -114,40 +121,36 @@ def test_order():
     """A finer grid is never better, a dispersion relation never worse; nor is more information."""
     few = rows(information(4))
     for restraint in planning.RESTRAINTS:
-        of = [row for row in few if row.restraint == restraint]
-        for finer, coarser in pairwise(of):
-            assert (
-                finer.sigma_fp_e > coarser.sigma_fp_e
-            ).all() and finer.lattices_fp > coarser.lattices_fp
+        by_grid = [row for row in few if row.restraint == restraint]
+        for finer, coarser in pairwise(by_grid):
+            assert (finer.sigma_fp_e > coarser.sigma_fp_e).all()
+            assert finer.lattices_fp > coarser.lattices_fp
     for free, related in zip(few[::2], few[1::2], strict=True):
         assert (related.sigma_fp_e < free.sigma_fp_e).all()
     for less, more in zip(few, rows(information(4) + information(5)), strict=True):
-        assert (more.sigma_fp_e < less.sigma_fp_e).all() and (
-            more.sigma_fdp_e < less.sigma_fdp_e
-        ).all()
+        assert (more.sigma_fp_e < less.sigma_fp_e).all()
+        assert (more.sigma_fdp_e < less.sigma_fdp_e).all()
         assert (more.sigma_edge_difference_ev < less.sigma_edge_difference_ev).all()
         assert more.lattices_fp < less.lattices_fp and more.lattices_fdp < less.lattices_fdp
 
 
 @pytest.mark.stage
 def test_edges():
-    """The scatter of edges refined from drawn pixels is what was told; without pairs there is
-    nothing to tell.
+    """The scatter of edges refined from drawn pixels is what was foretold; without pairs there is
+    nothing to foretell.
     """
     p = dispersion.free(CURVES, ENERGIES, planning.nodes(ENERGIES, 2.0))
-    made = mine(information(6), p)
+    of_lattice = in_theta(information(6), p)
     n = 20_000
-    fine = np.arange(7060.0, 7180.0, 0.25)
-    shapes = (fine, np.array([anomalous.shifted("Fe", 0.0, fine)] * 2))
-    told = planning.edge_sigma(n, made, p, shapes)
-    fisher = np.linalg.inv(n * made + p.restraints)
+    sigma = planning.edge_sigma(n, of_lattice, p, SHAPES)
+    pixels = n * of_lattice
+    fisher = np.linalg.inv(pixels + p.restraints)
+    root = np.linalg.cholesky(pixels)
     rng = np.random.default_rng(7)
-    root = np.linalg.cholesky(n * made)
-    found = [
-        edges(p, fisher @ root @ rng.standard_normal(len(root)), n * made, shapes)
-        for _ in range(60)
-    ]
-    scatter = np.std([e.shift_ev[0] - e.shift_ev[1] for e in found])
-    assert told[0, 1] == pytest.approx(told[1, 0]) and told[0, 0] > 0
-    assert scatter < 1.3 * told[0, 1]
+    differences = []
+    for _ in range(60):
+        theta = fisher @ root @ rng.standard_normal(len(root))
+        differences.append(edges(p, theta, pixels, SHAPES).difference_ev[0, 1])
+    assert sigma[0, 1] == pytest.approx(sigma[1, 0]) and sigma[0, 0] > 0
+    assert np.std(differences) < 1.3 * sigma[0, 1]
     assert np.isnan(rows(information(6), pairs=())[0].sigma_edge_difference_ev).all()

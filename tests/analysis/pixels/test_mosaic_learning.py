@@ -59,7 +59,7 @@ TURN = rotation.from_vector(0.01 * DEG * np.array([0.6, 0.64, -0.48]))
 
 
 @pytest.fixture(scope="module")
-def made() -> list[patches.Patch]:
+def simulated() -> list[patches.Patch]:
     """Two lattices that share the six domains."""
 
     def make() -> list[patches.Patch]:
@@ -70,24 +70,25 @@ def made() -> list[patches.Patch]:
     return kept("lattices_that_share_domains", make, "spreadflow.recipes.patch", also=repr(TREE))
 
 
-def problem(
-    one: patches.Patch, turn=TURN, spread: Mosaic | None = None, oversample: int = 1
+def problem_of(
+    patch: patches.Patch, turn=TURN, domains: Mosaic | None = None, oversample: int = 1
 ) -> lattice_fit.Problem:
     """The truth turned, with another distribution and the nodes in reach."""
-    p = one.parameters
+    p = patch.parameters
     crystal = p.crystal._replace(A=turn @ p.crystal.A, eta_rad=np.float64(ETA))
-    p = p._replace(crystal=crystal, mosaic=mosaic.continuous() if spread is None else spread)
-    rows = lattice_fit.reachable(p, one.shoeboxes)
+    p = p._replace(crystal=crystal, mosaic=mosaic.continuous() if domains is None else domains)
+    rows = lattice_fit.reachable(p, patch.shoeboxes)
     p = p._replace(hkl=p.hkl[rows], f_squared=p.f_squared[rows])
-    return lattice_fit.problem(p, "P 1", one.shoeboxes, NOISE, oversample)
+    return lattice_fit.problem(p, "P 1", patch.shoeboxes, NOISE, oversample)
 
 
 @pytest.fixture(scope="module")
-def learned(made):
+def learned(simulated):
     """All lattices turned by the same 0.01°."""
 
     def make() -> mosaic_learning.LearnedMosaic:
-        return mosaic_learning.learn([problem(one) for one in made], eta_rad=UNIT, fine=0.6)
+        problems = [problem_of(patch) for patch in simulated]
+        return mosaic_learning.learn(problems, eta_rad=UNIT, fine=0.6)
 
     modules = ("spreadflow.recipes.patch", "spreadflow.analysis.pixels.mosaic_learning")
     return kept("learned_domains", make, *modules, also=Path(__file__).read_text())
@@ -96,85 +97,85 @@ def learned(made):
 @pytest.fixture(scope="module")
 def refined(learned) -> list[lattice_fit.Problem]:
     """The lattices refined with the set."""
-    return [
-        again(of, lattice_fit.refine(of, mosaic_learning.FREE, is_rough=False))
-        for of in learned.problems
-    ]
+    return [refined_problem(problem) for problem in learned.problems]
 
 
-def again(of: lattice_fit.Problem, fit: lattice_fit.RefinedLattice) -> lattice_fit.Problem:
-    return lattice_fit.problem(fit.parameters, "P 1", of.boxes, NOISE)
+def refined_problem(problem: lattice_fit.Problem) -> lattice_fit.Problem:
+    """The problem that starts where its fit ends."""
+    fit = lattice_fit.refine(problem, mosaic_learning.FREE, is_rough=False)
+    return lattice_fit.problem(fit.parameters, "P 1", problem.boxes, NOISE)
 
 
-def pattern_error(one: patches.Patch, of: lattice_fit.Problem) -> np.ndarray:
+def bragg_at_start(problem: lattice_fit.Problem) -> np.ndarray:
+    """(valid pixel,) photons."""
+    photons, _ = lattice_fit.Model(problem, ())(np.zeros(0))
+    return photons
+
+
+def pattern_error(patch: patches.Patch, problem: lattice_fit.Problem) -> np.ndarray:
     """Σ|model − truth| of the normalised Bragg photons of each shoebox with more than 300."""
-    boxes = one.shoeboxes
-    valid = one.shoeboxes.valid
-    box = np.repeat(np.arange(len(boxes.panel)), boxes.n_pixels)[valid]
-    model = lattice_fit.Model(of, ())(np.zeros(0))[0]
-    truth = one.bragg[valid]
-    sums = [np.bincount(box, a, len(boxes.panel)) for a in (model, truth)]
-    some = sums[1] > 300
-    off = np.abs(model / np.maximum(sums[0], 1e-9)[box] - truth / np.maximum(sums[1], 1e-9)[box])
-    return np.bincount(box, off, len(boxes.panel))[some]
+    boxes = patch.shoeboxes
+    n = len(boxes.panel)
+    box = np.repeat(np.arange(n), boxes.n_pixels)[boxes.valid]
+    truth = patch.bragg[boxes.valid]
+
+    def normalised(photons: np.ndarray) -> np.ndarray:
+        total = np.bincount(box, photons, n)
+        return photons / np.maximum(total, 1e-9)[box]
+
+    off = np.abs(normalised(bragg_at_start(problem)) - normalised(truth))
+    is_bright = np.bincount(box, truth, n) > 300
+    return np.bincount(box, off, n)[is_bright]
 
 
 @pytest.mark.stage
-def test_patterns_of_spots_are_learned(made, refined):
-    smooth = [problem(one) for one in made]
-    smooth = [
-        again(of, lattice_fit.refine(of, mosaic_learning.FREE, is_rough=False)) for of in smooth
-    ]
-    before, after = (
-        np.concatenate([pattern_error(one, of) for one, of in zip(made, fits, strict=True)])
-        for fits in (smooth, refined)
-    )
+def test_patterns_of_spots_are_learned(simulated, refined):
+    smooth = [refined_problem(problem_of(patch)) for patch in simulated]
+    before = np.concatenate(list(map(pattern_error, simulated, smooth)))
+    after = np.concatenate(list(map(pattern_error, simulated, refined)))
     assert len(before) > 30
     assert np.median(after) < 0.35 * np.median(before)
 
 
-def test_weight_lies_where_there_are_domains(made, learned):
-    """Beside the nodes of the grid, 0.01° apart; a Gaussian of UNIT about each axis has 20 % of its
-    weight so near.
+def test_weight_lies_where_there_are_domains(simulated, learned):
+    """Nodes of the grid are 0.01° apart; a Gaussian of UNIT about each axis has 20 % of its weight
+    as near to domains.
     """
-    true = made[0].parameters.mosaic.rotations
-    away = rotation.angle(np.swapaxes(true, 1, 2)[:, None] @ learned.mosaic.rotations)
-    assert (away.min(axis=0) < 0.02 * DEG) @ learned.mosaic.share > 0.8
+    true = simulated[0].parameters.mosaic.rotations
+    inverse = np.swapaxes(true, 1, 2)
+    away = rotation.angle(inverse[:, None] @ learned.mosaic.rotations)
+    is_near = away.min(axis=0) < 0.02 * DEG
+    assert is_near @ learned.mosaic.share > 0.8
 
 
 def test_weights_are_a_distribution_and_its_mean_is_none(learned):
     share = learned.mosaic.share
     assert share.min() >= 0 and share.sum() == pytest.approx(1.0)
-    assert (
-        rotation.angle(rotation.nearest(np.einsum("n,nij->ij", share, learned.mosaic.rotations)))
-        < 1e-9
-    )
+    weighted_sum = np.einsum("n,nij->ij", share, learned.mosaic.rotations)
+    assert rotation.angle(rotation.nearest(weighted_sum)) < 1e-9
 
 
 def test_held_out_shoeboxes_are_likelier_and_more_so_with_every_grid(learned):
-    losses = [learned.continuous, *(r.held_out for r in learned.rounds)]
+    losses = [learned.continuous, *(one.held_out for one in learned.rounds)]
     assert learned.is_better and (np.diff(losses) < 0).all()
 
 
-def test_the_rotation_all_lattices_share_goes_to_the_lattices(made, refined):
+def test_the_rotation_all_lattices_share_goes_to_the_lattices(simulated, refined):
     """They began 0.01° off; A becomes the mean over the domains."""
-    inverse = [np.linalg.inv(one.parameters.crystal.A) for one in made]
-    away = [
-        rotation.nearest(of.start.crystal.A @ A) for of, A in zip(refined, inverse, strict=True)
-    ]
-    assert max(map(rotation.angle, away)) < 0.003 * DEG
+    for patch, problem in zip(simulated, refined, strict=True):
+        turned = problem.start.crystal.A @ np.linalg.inv(patch.parameters.crystal.A)
+        assert rotation.angle(rotation.nearest(turned)) < 0.003 * DEG
 
 
 @pytest.mark.stage
-def test_two_ranks_learn_what_one_does(made):
+def test_two_ranks_learn_what_one_does(simulated):
     """Each sees its own lattices, sums are over both; and one that has none learns the same."""
-    few = [cut(one, 30) for one in made]
+    few = [cut(patch, 30) for patch in simulated]
 
     def learn(numbers: list[int], add=mosaic_learning.sum_up) -> mosaic_learning.LearnedMosaic:
+        problems = [few[n] for n in numbers]
         seeds = [(0, n) for n in numbers]
-        return mosaic_learning.learn(
-            [few[n] for n in numbers], eta_rad=ETA, seeds=seeds, fine=2.0, add=add
-        )
+        return mosaic_learning.learn(problems, eta_rad=ETA, seeds=seeds, fine=2.0, add=add)
 
     together = learn([0, 1])
     for split in ([[0], [1]], [[0, 1], []]):
@@ -190,7 +191,7 @@ def threaded(work, split: list[list[int]]) -> list:
     meet = threading.Barrier(len(split))
     sent = [None] * len(split)
 
-    def of(rank: int):
+    def work_of(rank: int):
         def add(arrays):
             sent[rank] = arrays
             meet.wait(60)
@@ -201,62 +202,61 @@ def threaded(work, split: list[list[int]]) -> list:
         return work(split[rank], add)
 
     with ThreadPoolExecutor(len(split)) as pool:
-        return list(pool.map(of, range(len(split))))
+        return list(pool.map(work_of, range(len(split))))
 
 
-def cut(one: patches.Patch, n: int) -> lattice_fit.Problem:
-    """Of the first n shoeboxes."""
-    boxes = one.shoeboxes
-    few = np.arange(len(one.shoeboxes.panel)) < n
-    pixels = np.repeat(few, boxes.n_pixels)
-    part = type(boxes)(
-        boxes.hkl[few],
-        boxes.panel[few],
-        boxes.bbox[few],
-        boxes.photons[pixels],
-        boxes.valid[pixels],
+def cut(patch: patches.Patch, n: int) -> lattice_fit.Problem:
+    """The problem of the first n shoeboxes."""
+    boxes = patch.shoeboxes
+    n_pixels = boxes.n_pixels[:n].sum()
+    first = boxes._replace(
+        hkl=boxes.hkl[:n],
+        panel=boxes.panel[:n],
+        bbox=boxes.bbox[:n],
+        photons=boxes.photons[:n_pixels],
+        valid=boxes.valid[:n_pixels],
     )
-    return problem(one._replace(shoeboxes=part))
+    return problem_of(patch._replace(shoeboxes=first))
 
 
 @pytest.mark.parametrize("oversample", [1, 2])
-def test_templates_weighted_are_the_model(made, oversample):
+def test_templates_weighted_are_the_model(simulated, oversample):
     rng = np.random.default_rng(1)
     share = rng.dirichlet(np.ones(70))  # more than a batch
-    spread = Mosaic(mosaic.domain_rotations(rng, 70, ETA), np.full(70, 0.2), share)
-    of = problem(made[0], np.eye(3), spread, oversample)
-    model = lattice_fit.Model(of, ())(np.zeros(0))[0]
-    found = mosaic_learning.templates(of, spread) @ share
-    np.testing.assert_allclose(
-        found, model, atol=5e-3 * model.max()
-    )  # 3.5 σ away each has 0.002 of its peak
-    assert found.sum() == pytest.approx(model.sum(), rel=0.01)
+    domains = Mosaic(mosaic.domain_rotations(rng, 70, ETA), np.full(70, 0.2), share)
+    problem = problem_of(simulated[0], np.eye(3), domains, oversample)
+    model = bragg_at_start(problem)
+    weighted = mosaic_learning.templates(problem, domains) @ share
+    # 3.5 σ away each has 0.002 of its peak
+    np.testing.assert_allclose(weighted, model, atol=5e-3 * model.max())
+    assert weighted.sum() == pytest.approx(model.sum(), rel=0.01)
 
 
 @pytest.mark.stage
-def test_nothing_is_believed_where_nothing_can_be_held_out(made):
-    assert not mosaic_learning.learn([cut(made[0], 4)], eta_rad=ETA, fine=3.0).is_better
+def test_nothing_is_believed_where_nothing_can_be_held_out(simulated):
+    assert not mosaic_learning.learn([cut(simulated[0], 4)], eta_rad=ETA, fine=3.0).is_better
 
 
-def test_a_learned_set_keeps_its_unit(made, learned):
+def test_a_learned_set_keeps_its_unit(simulated, learned):
     """η is no unknown of a lattice with a learned set; it is where the set is continuous."""
     assert learned.mosaic.eta_rad == UNIT and learned.problems[0].start.crystal.eta_rad == UNIT
-    for of, has in ((learned.problems[0], False), (problem(made[0]), True)):
-        assert ("eta" in lattice_fit.Model(of, mosaic_learning.FREE).names()) == has
+    for problem, has_eta in ((learned.problems[0], False), (problem_of(simulated[0]), True)):
+        names = lattice_fit.Model(problem, mosaic_learning.FREE).names()
+        assert ("eta" in names) == has_eta
 
 
 @pytest.mark.stage
-def test_nodes_are_as_broad_for_every_lattice_in_every_round(made, monkeypatch):
-    """Their widths are in units of the η that is told, whatever η the lattice has with the
-    continuous distribution.
+def test_nodes_are_as_broad_for_every_lattice_in_every_round(simulated, monkeypatch):
+    """Their widths are in units of the η that `learn` is called with, whatever η the lattice has
+    with the continuous distribution.
     """
     units = []
-    make = mosaic_learning.templates
+    templates = mosaic_learning.templates
 
-    def spied(of: lattice_fit.Problem, spread: Mosaic):
-        units.append(of.start.crystal.eta_rad)
-        return make(of, spread)
+    def spied(problem: lattice_fit.Problem, domains: Mosaic):
+        units.append(problem.start.crystal.eta_rad)
+        return templates(problem, domains)
 
     monkeypatch.setattr(mosaic_learning, "templates", spied)
-    learned = mosaic_learning.learn([cut(made[0], 30)], eta_rad=0.6 * ETA, fine=2.0)
+    learned = mosaic_learning.learn([cut(simulated[0], 30)], eta_rad=0.6 * ETA, fine=2.0)
     assert units == [0.6 * ETA] * len(learned.rounds)

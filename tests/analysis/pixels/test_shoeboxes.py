@@ -9,11 +9,14 @@ SHAPE = (2, 30, 40)
 
 
 def boxes(bbox, panel, lattice=None, centroid=None) -> shoeboxes.Boxes:
+    """Integration boxes; of one lattice and with centroids in their middles unless given."""
     bbox = np.asarray(bbox)
-    fast, slow = (bbox[:, ::2] + bbox[:, 1::2]).T / 2 if centroid is None else centroid
-    return shoeboxes.Boxes(
-        np.zeros(len(bbox), int) if lattice is None else lattice, panel, fast, slow, bbox
-    )
+    if lattice is None:
+        lattice = np.zeros(len(bbox), int)
+    if centroid is None:
+        centroid = (bbox[:, ::2] + bbox[:, 1::2]).T / 2
+    fast, slow = centroid
+    return shoeboxes.Boxes(lattice, panel, fast, slow, bbox)
 
 
 def test_pack_equals_a_loop_over_pixels():
@@ -34,11 +37,9 @@ def test_pack_equals_a_loop_over_pixels():
                 if 0 <= slow < SHAPE[1] and 0 <= fast < SHAPE[2]:
                     photons.append(image[p, slow, fast])
                     valid.append(mask[p, slow, fast])
-                    core = (
-                        range(f0 + (f0 > 0), f1 - (f1 < 40)),
-                        range(s0 + (s0 > 0), s1 - (s1 < 30)),
-                    )
-                    foreground.append(fast in core[0] and slow in core[1])
+                    core_fast = range(f0 + (f0 > 0), f1 - (f1 < 40))
+                    core_slow = range(s0 + (s0 > 0), s1 - (s1 < 30))
+                    foreground.append(fast in core_fast and slow in core_slow)
     assert np.array_equal(packed["photons"], photons)
     assert np.array_equal(packed["valid"], valid)
     assert np.array_equal(packed["foreground"], foreground)
@@ -53,9 +54,9 @@ def test_pack_equals_a_loop_over_pixels():
 
 
 def test_nothing_to_pack():
-    every = boxes([[1, 4, 1, 4]], np.zeros(1, int))
+    one = boxes([[1, 4, 1, 4]], np.zeros(1, int))
     packed = shoeboxes.pack(
-        np.zeros(SHAPE), np.ones(SHAPE, bool), every, np.zeros(1, bool), border=3, frame=4
+        np.zeros(SHAPE), np.ones(SHAPE, bool), one, np.zeros(1, bool), border=3, frame=4
     )
     assert packed["photons"].shape == (0,) and packed["bbox"].shape == (0, 4)
 
@@ -64,61 +65,68 @@ def test_chosen_is_half_open_and_strong_needs_an_intensity():
     d = np.array([2.0, 2.1, 2.3, 2.3, 2.3, 2.5])
     strength = np.array([9.0, 9.0, 1.0, 9.0, 9.0, 9.0])
     flags = np.array([0, 0, 0, ReflectionFlag.SATURATED, ReflectionFlag.EDGE, 0])
-    every = shoeboxes.chosen(d, strength, flags, d_min=2.1, d_max=2.5)
-    assert every.tolist() == [False, True, True, True, True, False]
+    inside = shoeboxes.chosen(d, strength, flags, d_min=2.1, d_max=2.5)
+    assert inside.tolist() == [False, True, True, True, True, False]
     strong = shoeboxes.chosen(d, strength, flags, d_min=2.1, d_max=2.5, min_i_over_sigma=2.0)
     assert strong.tolist() == [False, True, False, False, True, False]
 
 
-def test_overlaps_equal_a_loop_over_pixels():
-    """Three lattices, the third of which gives no shoebox but is there; many boxes overlap."""
+def drawn_boxes(n: int) -> shoeboxes.Boxes:
+    """Boxes of three lattices, of which many overlap."""
     rng = np.random.default_rng(4)
-    n = 60
     corner = np.stack([rng.integers(0, 33, n), rng.integers(0, 23, n)])
     size = rng.integers(3, 8, (2, n))
-    bbox = np.stack([corner[0], corner[0] + size[0], corner[1], corner[1] + size[1]], axis=1)
-    every = boxes(
-        bbox,
-        rng.integers(0, 2, n),
-        rng.choice(3, n, p=[0.6, 0.3, 0.1]),
-        corner + rng.random((2, n)) * size,
+    low_fast, low_slow = corner
+    high_fast, high_slow = corner + size
+    return boxes(
+        np.stack([low_fast, high_fast, low_slow, high_slow], axis=1),
+        panel=rng.integers(0, 2, n),
+        lattice=rng.choice(3, n, p=[0.6, 0.3, 0.1]),
+        centroid=corner + rng.random((2, n)) * size,
     )
-    mine = (every.lattice < 2) & (rng.random(n) < 0.8)
-    packed = shoeboxes.pack(np.zeros(SHAPE), np.ones(SHAPE, bool), every, mine, border=1, frame=1)
-    rows = np.flatnonzero(mine)
-    at = 0
 
-    def inside(box, fast, slow):
+
+def test_overlaps_equal_a_loop_over_pixels():
+    """The third lattice has no shoebox, but its reflections are there."""
+    n = 60
+    every = drawn_boxes(n)
+    lattice = every.lattice
+    selected = (lattice < 2) & (np.random.default_rng(5).random(n) < 0.8)
+    packed = shoeboxes.pack(
+        np.zeros(SHAPE), np.ones(SHAPE, bool), every, selected, border=1, frame=1
+    )
+    rows = np.flatnonzero(selected)
+    grown = shoeboxes.widened(every.bbox, 1, SHAPE[1:])
+    limits = np.array([0, 40, 0, 30])
+    core = np.where(every.bbox == limits, every.bbox, every.bbox + np.array([1, -1, 1, -1]))
+
+    def is_inside(box, fast, slow):
         return box[0] <= fast < box[1] and box[2] <= slow < box[3]
 
-    grown = {i: shoeboxes.widened(bbox[i : i + 1], 1, SHAPE[1:])[0] for i in rows}
-    limits = np.array([0, 40, 0, 30])
-    core = np.where(bbox == limits, bbox, bbox + np.array([1, -1, 1, -1]))
-    seen = set()
-    for i in rows:
-        for slow in range(grown[i][2], grown[i][3]):
-            for fast in range(grown[i][0], grown[i][1]):
-                same = [
-                    j
-                    for j in rows
-                    if every.lattice[j] == every.lattice[i] and every.panel[j] == every.panel[i]
-                ]
-                covering = [j for j in same if inside(grown[j], fast, slow)]
-                away = [
-                    np.hypot(fast + 0.5 - every.fast[j], slow + 0.5 - every.slow[j])
-                    for j in covering
-                ]
-                expected = Overlap.SHARED if len(covering) > 1 else 0
-                expected |= Overlap.ELSEWHERE if covering[int(np.argmin(away))] != i else 0
-                others = [j for j in range(n) if every.lattice[j] != every.lattice[i]]
-                if any(
-                    every.panel[j] == every.panel[i] and inside(core[j], fast, slow) for j in others
-                ):
-                    expected |= Overlap.FOREIGN
-                assert packed["overlap"][at] == expected
-                seen.add(expected)
-                at += 1
-    assert at == len(packed["overlap"]) and seen == {0, 1, 3, 4, 5, 7}
+    def overlap(i: int, fast: int, slow: int) -> int:
+        """The bits of a pixel of shoebox i."""
+        on_panel = [j for j in range(n) if every.panel[j] == every.panel[i]]
+        covering = [
+            j
+            for j in on_panel
+            if j in rows and lattice[j] == lattice[i] and is_inside(grown[j], fast, slow)
+        ]
+        away = [np.hypot(fast + 0.5 - every.fast[j], slow + 0.5 - every.slow[j]) for j in covering]
+        foreign = [
+            j for j in on_panel if lattice[j] != lattice[i] and is_inside(core[j], fast, slow)
+        ]
+        bits = Overlap.SHARED if len(covering) > 1 else 0
+        bits |= Overlap.ELSEWHERE if covering[int(np.argmin(away))] != i else 0
+        return bits | (Overlap.FOREIGN if foreign else 0)
+
+    expected = [
+        overlap(i, fast, slow)
+        for i in rows
+        for slow in range(grown[i][2], grown[i][3])
+        for fast in range(grown[i][0], grown[i][1])
+    ]
+    np.testing.assert_array_equal(packed["overlap"], expected)
+    assert set(expected) == {0, 1, 3, 4, 5, 7}
 
 
 def test_a_pixel_counts_once_where_centroids_are_equally_near():
@@ -126,7 +134,6 @@ def test_a_pixel_counts_once_where_centroids_are_equally_near():
     packed = shoeboxes.pack(
         np.zeros(SHAPE), np.ones(SHAPE, bool), every, np.ones(2, bool), border=0, frame=0
     )
-    assert (
-        packed["overlap"].tolist()
-        == [Overlap.SHARED] * 16 + [Overlap.SHARED | Overlap.ELSEWHERE] * 16
-    )
+    first = [Overlap.SHARED] * 16
+    second = [Overlap.SHARED | Overlap.ELSEWHERE] * 16
+    assert packed["overlap"].tolist() == first + second

@@ -350,8 +350,11 @@ def band(sigma: np.ndarray, limit_e: float = LIMIT_E) -> slice:
     e; it may be empty.
     """
     is_below = np.all(sigma < limit_e, axis=(0, 1))
-    runs = [slice(first, last) for first, last in _runs(is_below)]
-    return max(runs, key=lambda run: run.stop - run.start, default=slice(0, 0))
+    longest = slice(0, 0)
+    for first, last in _runs(is_below):
+        if last - first > longest.stop - longest.start:
+            longest = slice(first, last)
+    return longest
 
 
 def _runs(is_true: np.ndarray) -> list[tuple[int, int]]:

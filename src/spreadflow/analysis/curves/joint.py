@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
+from scipy.sparse import csr_matrix
 
 from spreadflow.analysis.curves import expand
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import Evaluate, LatticeTerms, Normal
+from spreadflow.analysis.curves.gram import Gram
 
 MAX_REFLECTIONS = 12000
 """Reflections at most: their equations are a full matrix, 1.2 GB then."""
@@ -104,7 +106,7 @@ def _moduli(
     slope = np.zeros(n)
     square = np.zeros((n, n))
     mixed = np.zeros((n, len(D), n_channels))
-    cross = np.zeros((n, gram.cross.shape[1]))
+    cross = np.zeros((n, len(gram.score)))
     for columns, G in gram.matrices():
         part = _spread_out(by_u[columns], reflection[columns], n)
         in_box = np.unique(reflection[columns])
@@ -114,15 +116,34 @@ def _moduli(
         square[:, in_box] += part.T @ pulled
         sums = expand.by_channel(gram.channel[columns], n_channels)
         for row, column in zip(in_box, pulled.T, strict=True):
-            mixed[row] += (sums @ (D[:, columns] * column).T).T
+            mixed[row] += _by_curves(D[:, columns] * column, sums)
 
-    held = np.linalg.solve(gram.nuisance, cross.T)
+    blocks = _Moduli(slope, mixed.reshape(n, -1), square)
     across = expand.shared(gram, D, n_channels)
+    return _eliminated(blocks, gram, cross, across, gram.score - y @ gram.cross)
+
+
+def _eliminated(
+    blocks: _Moduli, gram: Gram, cross: np.ndarray, across: np.ndarray, score: np.ndarray
+) -> _Moduli:
+    """Return the blocks without what stage 1 refines.
+
+    cross: (n, unknown) what the reflections share with it, across: (value, unknown) what the curves
+    share with it; score: (unknown,).
+    """
+    held = np.linalg.solve(gram.nuisance, cross.T)
     return _Moduli(
-        slope=slope + held.T @ (gram.score - y @ gram.cross),
-        mixed=mixed.reshape(n, -1) - held.T @ across.T,
-        square=square - cross @ held,
+        slope=blocks.slope + held.T @ score,
+        mixed=blocks.mixed - held.T @ across.T,
+        square=blocks.square - cross @ held,
     )
+
+
+def _by_curves(products: np.ndarray, sums: csr_matrix) -> np.ndarray:
+    """Return the sums (curve, channel) of products (curve, column) over the columns of a channel;
+    sums: (channel, column).
+    """
+    return (sums @ products.T).T
 
 
 def _spread_out(values: np.ndarray, column: np.ndarray, n: int) -> np.ndarray:
