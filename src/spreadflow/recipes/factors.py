@@ -1,7 +1,7 @@
 """F(hkl, E) as the configuration wants it: from a model, right or perturbed, or from merged
 intensities.
 
-What files hold is handed in: `io/factor_files.py` reads them.
+The contents of files are handed in; `io/factor_files.py` reads them.
 """
 
 import numpy as np
@@ -29,9 +29,9 @@ def factors(
 ) -> StructureFactors:
     """Return F of a section in the channels `energies_ev` (channel,).
 
-    energy_ev: where merged amplitudes hold, the mean energy of the beam they were measured with;
-    rng: of the perturbation; files: what the files hold that the section names. Raises ConfigError,
-    FileError.
+    energy_ev: energy at which merged amplitudes hold, the mean energy of the beam they were
+    measured with; rng: random stream of the perturbation; files: contents of the files that the
+    section names. Raises ConfigError, FileError.
     """
     model = _of_model(section, energies_ev, rng, files)
     if section.source == "model":

@@ -117,12 +117,12 @@ def _cell_sigma(
     return np.sqrt(np.einsum("ij,jk,ik->i", slope, covariance[np.ix_(rows, rows)], slope))
 
 
-def reflection_rows(packed: PackedLattice, fit: LatticeFit) -> dict[str, np.ndarray]:
+def reflection_rows(lattice: PackedLattice, fit: LatticeFit) -> dict[str, np.ndarray]:
     """Return the columns of `reflections` of a lattice that was fitted."""
     problem, refined = _fitted(fit)
     data = problem.data
     point = refined.fit.point
-    reflections = packed.reflections
+    reflections = lattice.reflections
     n_pixels = np.diff(data.start)
     bbox = reflections["bbox"]
     middle = 0.5 * (bbox[:, ::2] + bbox[:, 1::2])
@@ -133,8 +133,8 @@ def reflection_rows(packed: PackedLattice, fit: LatticeFit) -> dict[str, np.ndar
         n_pixels > 0, n_pixels, np.nan
     )
     q = reflections["hkl"] @ refined.parameters.crystal.A.T
-    energy_ev = packed.spectrum.mean_energy_ev
-    floor = _noise_offsets(packed, problem, refined, centroids)
+    energy_ev = lattice.spectrum.mean_energy_ev
+    floor = _noise_offsets(lattice, problem, refined, centroids)
     return {
         **{name: reflections[name] for name in ("hkl", "d", "panel", "fast_obs", "slow_obs")},
         "lattice": np.zeros(len(n_pixels), dtype=int),
@@ -153,7 +153,7 @@ def reflection_rows(packed: PackedLattice, fit: LatticeFit) -> dict[str, np.ndar
 
 
 def _noise_offsets(
-    packed: PackedLattice,
+    lattice: PackedLattice,
     problem: lattice_fit.Problem,
     refined: lattice_fit.RefinedLattice,
     centroids: np.ndarray,
@@ -163,7 +163,7 @@ def _noise_offsets(
 
     That is the distance that counting noise alone makes, were the model true.
     """
-    reflections = packed.reflections
+    reflections = lattice.reflections
     point = refined.fit.point
     noise = problem.noise
     seed = np.abs(np.append(reflections["hkl"].ravel(), len(reflections["d"])))
@@ -176,20 +176,22 @@ def _noise_offsets(
     sigma = np.sqrt(variance(background, noise))
     offsets = np.full((len(reflections["d"]), 2), np.nan)
     for box in np.flatnonzero(np.isfinite(reflections["fast_obs"])):
-        corner = packed.boxes.bbox[box, ::2]
+        corner = lattice.boxes.bbox[box, ::2]
         images = [image(problem, int(box), values) for values in (signal, sigma)]
         offsets[box] = corner + spot_positions.observed(*images) - centroids[box]
     return offsets
 
 
-def sample_rows(packed: PackedLattice, fit: LatticeFit, n: int) -> dict[str, dict[str, np.ndarray]]:
+def sample_rows(
+    lattice: PackedLattice, fit: LatticeFit, n: int
+) -> dict[str, dict[str, np.ndarray]]:
     """Return the tables `samples` and `sample_pixels`: data and model in the n shoeboxes that stand
     out most.
     """
     problem, refined = _fitted(fit)
     data = problem.data
     point = refined.fit.point
-    reflections = packed.reflections
+    reflections = lattice.reflections
     strength = np.nan_to_num(shoeboxes.strength(reflections["intensity"], reflections["sigma"]))
     rows = np.argsort(-strength, kind="stable")[:n]
     values = {
@@ -204,7 +206,7 @@ def sample_rows(packed: PackedLattice, fit: LatticeFit, n: int) -> dict[str, dic
         )
         for name, column in values.items()
     }
-    n_pixels = packed.boxes.n_pixels[rows]
+    n_pixels = lattice.boxes.n_pixels[rows]
     boxes = {
         "reflection": rows,
         "bbox": reflections["bbox"][rows],

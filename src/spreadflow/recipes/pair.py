@@ -49,8 +49,9 @@ def judge(
     detector: Detector,
     section: IndexSection,
 ) -> Line:
-    """Return the line with its outcome, but for other lines and for the image. detector: of the
-    run.
+    """Return the line with its outcome, as far as neither other lines nor the image decide it.
+
+    detector: that of the run.
     """
     distance = corner_distance_px(experiment.detector, detector)
     line = line._replace(corner_distance_px=distance)
@@ -68,8 +69,8 @@ def judge(
 
 
 def _paired(line: Line, experiment: Experiment, table: Table, min_indexed: int) -> Line:
-    """Return the line with A, where the experiment's reflections lie where A puts their Miller
-    indices.
+    """Return the line with A if enough of the experiment's reflections lie where A puts their
+    Miller indices, or with the outcome that says why not.
     """
     hkl, panel, position = (table.columns[name] for name in COLUMNS)
     is_own = table.is_of(experiment.identifier, line.experiment)
@@ -89,9 +90,9 @@ def _paired(line: Line, experiment: Experiment, table: Table, min_indexed: int) 
 
 
 def unmistakable(lines: list[Line]) -> list[Line]:
-    """Return the lines, of which those whose image was found by an ambiguous name are NO_SHOT.
+    """Return the lines; those whose image was found by an ambiguous name become NO_SHOT.
 
-    A name is ambiguous that experiments have in several folders: whose image is it?
+    A name is ambiguous if experiments name it in several folders: it is unknown whose image it is.
     """
     folders: dict[str, set[Path]] = {}
     for line in lines:
@@ -108,8 +109,8 @@ def unmistakable(lines: list[Line]) -> list[Line]:
 
 
 def corner_distance_px(one: Detector, other: Detector) -> float:
-    """Return how far the farthest corners of two detectors' panels are apart, px; infinite for
-    other shapes.
+    """Return the largest distance between the same corner of two detectors' panels, px; infinite
+    where the panels differ in number or shape.
     """
     if one.n_panels != other.n_panels or tuple(one.shape) != tuple(other.shape):
         return np.inf
