@@ -89,9 +89,7 @@ def run(
     files: what the files hold that `structure_factors` names. Raises ConfigError.
     """
     n_lattices = question.n_lattices
-    if n_lattices < 2 or n_lattices % 2:
-        expected = "an even number, for two halves"
-        raise ConfigError("--lattices", expected, n_lattices, "Some 24 tell enough.")
+    _check_halves(n_lattices)
     start_time = time.process_time()
     ranges = _ranges(config, question.d_min, question.d_max)
     cases = list(_cases(config, question.n_cells, question.psf_fwhm_mm))
@@ -128,6 +126,13 @@ def run(
         "rows": rows,
         "seconds": time.process_time() - start_time,
     }
+
+
+def _check_halves(n_lattices: int) -> None:
+    """Raise ConfigError unless the lattices make two halves."""
+    if n_lattices < 2 or n_lattices % 2:
+        expected = "an even number, for two halves"
+        raise ConfigError("--lattices", expected, n_lattices, "Some 24 tell enough.")
 
 
 def _ranges(

@@ -145,10 +145,10 @@ def _identity(columns: dict, row: int) -> tuple[int, int]:
     return int(columns["lattices/shot_id"][row]), int(columns["lattices/k"][row])
 
 
-def _is_readable(packed: PackedLattice) -> bool:
+def _is_readable(lattice: PackedLattice) -> bool:
     """Whether a lattice has light, and numbers in all pixels that count."""
-    has_light = packed.spectrum.photons.sum() > 0
-    boxes = packed.boxes
+    has_light = lattice.spectrum.photons.sum() > 0
+    boxes = lattice.boxes
     return bool(has_light and np.isfinite(boxes.photons[boxes.valid]).all())
 
 
@@ -180,14 +180,14 @@ def _columns(context: Context, part: int) -> dict[str, np.ndarray]:
     columns = store.read_part(context.annulus, "annulus", part, context.keys[part])
     pieces = []
     for row_number in range(len(columns["lattices/k"])):
-        packed = unpack(columns, row_number)
+        lattice = unpack(columns, row_number)
         identity = {name: columns[f"lattices/{name}"][row_number] for name in IDENTITY}
-        rows = {"lattices": [identity | _count_flagged(packed, context.section)]}
+        rows = {"lattices": [identity | _count_flagged(lattice, context.section)]}
         pixels: dict[str, dict] = {}
         if context.chosen[part][row_number]:
             model = context.models[columns["lattices/run"][row_number]]
             try:
-                turned = packed._replace(A=_turn(context.config, identity) @ packed.A)
+                turned = lattice._replace(A=_turn(context.config, identity) @ lattice.A)
                 of_rungs, pixels = _model(context.config, turned, model)
                 rows |= of_rungs
             except (np.linalg.LinAlgError, ArithmeticError, ValueError) as error:
@@ -198,11 +198,11 @@ def _columns(context: Context, part: int) -> dict[str, np.ndarray]:
     return store.joined("ladder", schema.FILES["ladder"], pieces)
 
 
-def _count_flagged(packed: PackedLattice, section: dict[str, Any]) -> dict[str, int]:
+def _count_flagged(lattice: PackedLattice, section: dict[str, Any]) -> dict[str, int]:
     """Return the number of flagged shoeboxes, counted in two ways: rung 1. section: of the
     annulus.
     """
-    reflections = packed.reflections
+    reflections = lattice.reflections
     limits = {name: section[name] for name in ("d_min", "d_max")}
     columns = reflections["d"], _strength(reflections), reflections["flags"]
     is_flagged = shoeboxes.chosen(*columns, **limits, min_i_over_sigma=ladder.STRONG)
@@ -217,14 +217,14 @@ def _strength(reflections: dict[str, np.ndarray]) -> np.ndarray:
     return shoeboxes.strength(reflections["intensity"], reflections["sigma"])
 
 
-def _predicted(packed: PackedLattice) -> np.ndarray:
+def _predicted(lattice: PackedLattice) -> np.ndarray:
     """Return the predicted centroids (box, 2), px."""
-    return np.stack([packed.reflections["fast"], packed.reflections["slow"]], axis=1)
+    return np.stack([lattice.reflections["fast"], lattice.reflections["slow"]], axis=1)
 
 
-def _distances(packed: PackedLattice, model: RunModel, centroids: np.ndarray) -> dict[str, Any]:
+def _distances(lattice: PackedLattice, model: RunModel, centroids: np.ndarray) -> dict[str, Any]:
     """Return sums of squared distances over the observed reflections. centroids: (box, 2) px."""
-    reflections = packed.reflections
+    reflections = lattice.reflections
     observed = np.stack([reflections["fast_obs"], reflections["slow_obs"]], axis=1)
     distances = ladder.away_mm(
         centroids, observed.astype(np.float64), reflections["panel"], model.detector
@@ -244,31 +244,31 @@ def _sums_of(z: np.ndarray, published: np.ndarray) -> dict[str, Any]:
 
 
 def _model(
-    config: LadderConfig, packed: PackedLattice, model: RunModel
+    config: LadderConfig, lattice: PackedLattice, model: RunModel
 ) -> tuple[dict[str, list], dict]:
     """Return the rows of the rungs with a model, and the pixels of a sample.
 
     Raises LinAlgError, ArithmeticError, ValueError for a lattice without a solution.
     """
     noise = Noise(config.ladder.readout_photons, config.ladder.calibration_error)
-    start = start_of(packed, _domains(config, packed), model)
-    data, steps = ladder.run_rungs(start, model.space_group, packed.boxes, noise)
+    start = start_of(lattice, _domains(config, lattice), model)
+    data, steps = ladder.run_rungs(start, model.space_group, lattice.boxes, noise)
     rungs = []
     for name, step in steps.items():
         if name == "1":
-            centroids = _predicted(packed)
+            centroids = _predicted(lattice)
         else:
-            centroids = ladder.centroids(step, data, packed.boxes.bbox)
+            centroids = ladder.centroids(step, data, lattice.boxes.bbox)
         row = {
             "lattice": 0,
             "rung": list(ladder.RUNGS).index(name),
-            **_distances(packed, model, centroids),
+            **_distances(lattice, model, centroids),
             **_sums_of(*ladder.deviations(step, data, noise)),
             "seconds": step.seconds,
         }
         rungs.append(row)
-    is_sound = packed.reflections["flags"] & ReflectionFlag.FAILED == 0
-    strength = np.where(is_sound, _strength(packed.reflections), -np.inf)
+    is_sound = lattice.reflections["flags"] & ReflectionFlag.FAILED == 0
+    strength = np.where(is_sound, _strength(lattice.reflections), -np.inf)
     is_flagged = strength >= ladder.STRONG
     compared = {
         "lattice": 0,
@@ -277,7 +277,7 @@ def _model(
         "planes": ladder.planes_apart(steps["3"].planes, steps["2"].planes),
         "pixels": ladder.pixels_apart(steps["3B"].bragg, steps["3A"].bragg),
     }
-    sample = _sample(packed, data, steps, int(strength.argmax()))
+    sample = _sample(lattice, data, steps, int(strength.argmax()))
     return {"rungs": rungs, "compared": [compared]}, sample
 
 
@@ -288,20 +288,20 @@ def _turn(config: LadderConfig, identity: dict[str, int]) -> np.ndarray:
     return rotation.from_vector(config.ladder.misset_deg * DEG * axis / np.linalg.norm(axis))
 
 
-def _domains(config: LadderConfig, packed: PackedLattice) -> Mosaic:
+def _domains(config: LadderConfig, lattice: PackedLattice) -> Mosaic:
     """Return the same draw of domains for every lattice, as wide as its mosaic spread, about its
     mean.
     """
     rng = np.random.default_rng([config.seed, 0, DRAW])
-    drawn = mosaic.domain_rotations(rng, config.ladder.n_domains, packed.eta_rad)
+    drawn = mosaic.domain_rotations(rng, config.ladder.n_domains, lattice.eta_rad)
     return mosaic.domains(drawn @ rotation.mean(drawn).T)
 
 
 def _sample(
-    packed: PackedLattice, data: solve.Data, steps: dict[str, ladder.Step], box: int
+    lattice: PackedLattice, data: solve.Data, steps: dict[str, ladder.Step], box: int
 ) -> dict[str, dict]:
     """Return the tables `samples` and `pixels`: data and models in one shoebox."""
-    boxes = packed.boxes
+    boxes = lattice.boxes
     n_pixels = boxes.n_pixels
     valid = boxes.valid[n_pixels[:box].sum() : n_pixels[: box + 1].sum()]
     of_box = slice(data.start[box], data.start[box + 1])

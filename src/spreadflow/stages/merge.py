@@ -86,19 +86,19 @@ def run(
         )
     sums = merging.Sums(obs, len(unique), len(groups), world.sum)
     reference = _reference(section, accepted.space_group, unique)
-    found = scaling.scale(
+    scales = scaling.scale(
         obs, sums, unique, reference=reference, refine_b=section.refine_b, n_cycles=section.n_cycles
     )
-    merged = merging.merge(obs, found.intensity, found.sigma, sums, section.min_multiplicity)
+    merged = merging.merge(obs, scales.intensity, scales.sigma, sums, section.min_multiplicity)
     counts["multiplicity"] = counts["used"] - int(merged.n.sum())
     counts["used"] = int(merged.n.sum())
     energy, n_used = sums.over_lattices(
         table.lattices["energy_ev"][lattices["used"]], np.ones(obs.n_lattices)
     )
     lattices = _gathered(
-        table.lattices["group"], lattices | _of_lattices(found, lattices["used"]), world
+        table.lattices["group"], lattices | _of_lattices(scales, lattices["used"]), world
     )
-    told = _told(section, accepted, found) | {
+    attributes = _attributes(section, accepted, scales) | {
         "wavelength_ang": float(wavelength(energy / n_used)),
         "reflections": counts,
         "n_lattices_in": len(lattices["lattices/k"]),
@@ -107,16 +107,16 @@ def run(
             for p in [*reindex, cells, *([section.reference] if section.reference else [])]
         ],
     }
-    world.once(lambda: _write(out, unique, merged, lattices, told, section.n_bins))
+    world.once(lambda: _write(out, unique, merged, lattices, attributes, section.n_bins))
     overall = statistics.overall(merged, unique)
-    if told["ambiguities"]:
-        also = ", ".join(told["ambiguities"])
+    if attributes["ambiguities"]:
+        also = ", ".join(attributes["ambiguities"])
         log.warning(
             "lattices may be indexed as h,k,l or %s, which is not resolved: the merge is as if "
             "twinned",
             also,
         )
-    log.info("%s after %d cycles; reflections: %s", found.error_model, found.n_cycles, counts)
+    log.info("%s after %d cycles; reflections: %s", scales.error_model, scales.n_cycles, counts)
     log.info(
         "CC1/2 %.4f of %d pairs, Rsplit %.4f",
         overall.cc_half[0],
@@ -125,7 +125,7 @@ def run(
     )
 
 
-def _told(section: MergeSection, accepted: Accepted, found: scaling.Scaling) -> dict:
+def _attributes(section: MergeSection, accepted: Accepted, scales: scaling.Scaling) -> dict:
     """Return attributes of the product that are known before anything is counted."""
     return {
         "runs": accepted.runs,
@@ -136,22 +136,25 @@ def _told(section: MergeSection, accepted: Accepted, found: scaling.Scaling) -> 
         "scaling": f"mark0 against {section.reference.name}"
         if section.reference
         else "no reference",
-        "error_model": found.error_model._asdict(),
-        "n_cycles": found.n_cycles,
-        "last_change": found.last_change,
+        "error_model": scales.error_model._asdict(),
+        "n_cycles": scales.n_cycles,
+        "last_change": scales.last_change,
         "config": section.model_dump(mode="json"),
     }
 
 
 def _accepted(path: Path) -> Accepted:
-    told = store.attributes(path, "cells")
+    attributes = store.attributes(path, "cells")
     table = store.read(path, "cells", ["lattices/", "clusters/mean"])
     identity = zip(
         *(table[f"lattices/{name}"].tolist() for name in ("run", "shot_id", "k")), strict=True
     )
     outcome = dict(zip(identity, table["lattices/outcome"].tolist(), strict=True))
     return Accepted(
-        told["runs"], told["space_group"], table["clusters/mean"][int(told["chosen"])], outcome
+        attributes["runs"],
+        attributes["space_group"],
+        table["clusters/mean"][int(attributes["chosen"])],
+        outcome,
     )
 
 
@@ -270,10 +273,10 @@ def _reference(
     return unique.values(*mtz.read_reference(section.reference, space_group, section.d_min))
 
 
-def _of_lattices(found: scaling.Scaling, used: np.ndarray) -> dict[str, np.ndarray]:
+def _of_lattices(scales: scaling.Scaling, used: np.ndarray) -> dict[str, np.ndarray]:
     """Scale and B of all lattices, NaN where not used."""
     out = {name: np.full(len(used), np.nan) for name in ("scale", "b")}
-    out["scale"][used], out["b"][used] = np.exp(found.log_g), found.b
+    out["scale"][used], out["b"][used] = np.exp(scales.log_g), scales.b
     return out
 
 
@@ -281,11 +284,11 @@ def _gathered(
     group: np.ndarray, lattices: dict[str, np.ndarray], world: World
 ) -> dict[str, np.ndarray]:
     """Return the columns of the lattices of all ranks, in order of the groups."""
-    mine = {
+    own_pieces = {
         int(g): {name: column[group == g] for name, column in lattices.items()}
         for g in np.unique(group)
     }
-    pieces = world.gather_blocks(mine)
+    pieces = world.gather_blocks(own_pieces)
     return {f"lattices/{name}": np.concatenate([p[name] for p in pieces]) for name in lattices}
 
 
@@ -294,7 +297,7 @@ def _write(
     unique: merging.Unique,
     merged: merging.Merged,
     lattices: dict,
-    told: dict,
+    attributes: dict,
     n_bins: int,
 ) -> None:
     """Write merge.mtz, then merge.h5."""
@@ -304,14 +307,14 @@ def _write(
     mtz.write_merged(
         out.with_suffix(".mtz"),
         mtz.MergedTable(**{name: table[name] for name in mtz.MergedTable._fields}),
-        cell=np.array(told["cell"]),
-        space_group=told["space_group"],
-        wavelength=told["wavelength_ang"],
-        history=f"spreadflow merge, scaling: {told['scaling']}",
+        cell=np.array(attributes["cell"]),
+        space_group=attributes["space_group"],
+        wavelength=attributes["wavelength_ang"],
+        history=f"spreadflow merge, scaling: {attributes['scaling']}",
     )
     bins = statistics.in_bins(merged, unique, n_bins)._asdict()
     columns = {f"bins/{name}": column for name, column in bins.items()} | lattices
     columns |= {f"merged/{name}": column for name, column in table.items()}
     b, sigma = statistics.wilson_b(merged, unique)
-    key = store.digest(told["config"], told["inputs"])
-    store.write(out, "merge", columns, key=key, wilson_b=b, wilson_b_sigma=sigma, **told)
+    key = store.digest(attributes["config"], attributes["inputs"])
+    store.write(out, "merge", columns, key=key, wilson_b=b, wilson_b_sigma=sigma, **attributes)

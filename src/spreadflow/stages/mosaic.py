@@ -129,9 +129,9 @@ def _learn_one(context: Context, columns: dict, row_number: int) -> dict[str, di
     if pupil.problem is not None:
         try:
             eta_rad = float(pupil.problem.start.crystal.eta_rad)
-            learned = _learn(context.config, [pupil], eta_rad)
-            tables = _tables(learned, 0)
-            row |= _outcome(learned) | {"A": learned.problems[0].start.crystal.A}
+            result = _learn(context.config, [pupil], eta_rad)
+            tables = _tables(result, 0)
+            row |= _outcome(result) | {"A": result.problems[0].start.crystal.A}
         except (np.linalg.LinAlgError, ArithmeticError, ValueError) as error:
             words = "shot %016x lattice %d: not learned (%s)"
             context.log.warning(words, row["shot_id"], row["k"], error)
@@ -166,12 +166,12 @@ def _learn_together(context: Context, parts: store.Parts, world: World) -> None:
         def add(arrays: Sequence[np.ndarray]) -> np.ndarray:
             return world.sum(dict(zip(fitted, arrays, strict=True)), len(chosen))
 
-        learned = _learn(context.config, list(fitted.values()), float(np.median(etas)), add)
-        tables = _tables(learned, -1)
-        outcome = _outcome(learned)
+        result = _learn(context.config, list(fitted.values()), float(np.median(etas)), add)
+        tables = _tables(result, -1)
+        outcome = _outcome(result)
         of_fitted = {
             number: {**outcome, "A": problem.start.crystal.A}
-            for number, problem in zip(fitted, learned.problems, strict=True)
+            for number, problem in zip(fitted, result.problems, strict=True)
         }
     seconds = sum(world.gather(time.process_time() - start_time)) / len(chosen)
     rows = world.gather_blocks(
@@ -219,8 +219,8 @@ def _pupil(context: Context, columns: dict, row_number: int) -> Pupil:
     """Return a lattice of a part, fitted with the continuous distribution."""
     config = context.config
     row = {name: columns[f"lattices/{name}"][row_number] for name in IDENTITY}
-    packed = unpack(columns, row_number)
-    fit = refine_lattice(packed, continuous(), context.models[row["run"]], _fit_section(config))
+    lattice = unpack(columns, row_number)
+    fit = refine_lattice(lattice, continuous(), context.models[row["run"]], _fit_section(config))
     row |= NOT_FITTED | {"outcome": LearnedOutcome.LOST}
     seed = (config.seed, HOLD_OUT, int(row["shot_id"]), int(row["k"]))
     if fit.outcome not in FITTED or fit.problem is None or fit.refined is None:
@@ -252,25 +252,25 @@ def _learn(
     )
 
 
-def _outcome(learned: mosaic_learning.LearnedMosaic) -> Row:
+def _outcome(result: mosaic_learning.LearnedMosaic) -> Row:
     """Return what becomes of the lattices that taught; `set`: number of their set in the part."""
-    if learned.is_better:
+    if result.is_better:
         return {"outcome": LearnedOutcome.LEARNED, "set": 0}
     return {"outcome": LearnedOutcome.CONTINUOUS, "set": -1}
 
 
 def _tables(
-    learned: mosaic_learning.LearnedMosaic, lattice: int
+    result: mosaic_learning.LearnedMosaic, lattice: int
 ) -> dict[str, dict[str, np.ndarray]]:
     """Return what was learned, as the first rows of the tables sets, rounds and components."""
-    mosaic = learned.mosaic
-    n_components = len(mosaic.share) if learned.is_better else 0
+    mosaic = result.mosaic
+    n_components = len(mosaic.share) if result.is_better else 0
     set_row = {
         "lattice": lattice,
         "eta_rad": mosaic.eta_rad,
-        "held_out_continuous": learned.continuous,
-        "held_out": learned.held_out,
-        "is_better": learned.is_better,
+        "held_out_continuous": result.continuous,
+        "held_out": result.held_out,
+        "is_better": result.is_better,
     }
     components = {
         "set": np.zeros(n_components, dtype=int),
@@ -280,8 +280,6 @@ def _tables(
     }
     return {
         "sets": columns_of([set_row]),
-        "rounds": columns_of(
-            [{"set": 0, **learned_round._asdict()} for learned_round in learned.rounds]
-        ),
+        "rounds": columns_of([{"set": 0, **one_round._asdict()} for one_round in result.rounds]),
         "components": components,
     }

@@ -65,7 +65,7 @@ def run(
         config.model_dump(mode="json", exclude={"shots"}),
         _inputs(config),
     )
-    mine: dict[str, str] = {}
+    own_checksums: dict[str, str] = {}
     with Progress(word, len(blocks), world) as progress:
         for done in world.share(len(blocks)):
             progress.at(done)
@@ -74,9 +74,11 @@ def run(
             key = store.digest(base, paths[b].name, kinds[numbers])
             if not _is_done(paths[b], key):
                 _write(paths[b], simulator, run, numbers, kinds[numbers], key)
-            mine[paths[b].name] = store.checksum(paths[b])
+            own_checksums[paths[b].name] = store.checksum(paths[b])
         progress.at(len(blocks))
-    checksums = {name: checksum for part in world.gather(mine) for name, checksum in part.items()}
+    checksums = {
+        name: checksum for part in world.gather(own_checksums) for name, checksum in part.items()
+    }
     world.once(
         lambda: _finish(
             out, run, list(paths.values()), simulator.beam.polarization, checksums, shots is None

@@ -111,8 +111,8 @@ def run(
     log = logger(word, world)
     curves.check(config)
     attributes = store.attributes(wide, "wide")
-    known = section.known or []
-    files = factor_files.read(config.structure_factors, known)
+    known_curves = section.known or []
+    files = factor_files.read(config.structure_factors, known_curves)
     recording = shoebox_blocks.read_recording(wide, "wide")
     context = Context(
         config=config,
@@ -127,14 +127,14 @@ def run(
     )
     inputs = inputs_of(config, [wide, stage1, mosaic, config.stage1.domains])
     result = _cycles(context, out, inputs, _starts_from(stage1))
-    tables, found = _tables(context, result)
-    found |= {
+    tables, product_attributes = _tables(context, result)
+    product_attributes |= {
         "runs": attributes["runs"],
         "d_min": section.d_min or attributes["config"]["d_min"],
         "changes": result.changes,
         "converged": result.changes[-1] < section.converged,
     }
-    if not found["converged"]:
+    if not product_attributes["converged"]:
         log.warning(
             "the last of %d cycles moved the curves by %.3g σ: raise spread.max_cycles for less "
             "than %g",
@@ -145,9 +145,9 @@ def run(
     columns = {
         f"{table}/{name}": column for table, part in tables.items() for name, column in part.items()
     }
-    identities = list(map(store.identity, factor_files.curve_paths(known)))
+    identities = list(map(store.identity, factor_files.curve_paths(known_curves)))
     key = store.digest(section.model_dump(mode="json"), inputs, identities)
-    world.once(lambda: _write(out, columns, key, found))
+    world.once(lambda: _write(out, columns, key, product_attributes))
 
 
 def _unknowns(config: SpreadConfig, stage1: Path) -> list[str]:
@@ -264,15 +264,15 @@ def _columns(
         tables = gram_rows.blank_tables(len(context.unknowns), len(model.energies_ev))
         row = tables["lattices"]
         if outcome == SpreadOutcome.USED and start is not None:
-            packed = unpack(columns, row_number, section.d_min or 0.0, section.d_max)
+            lattice = unpack(columns, row_number, section.d_min or 0.0, section.d_max)
             mosaic = context.mosaic_of(shot_id, k)
-            lattice = expand_lattice(packed, mosaic, model, context.config.stage1, section, start)
-            outcome = lattice.outcome
-            if lattice.gram is None:
+            expanded = expand_lattice(lattice, mosaic, model, context.config.stage1, section, start)
+            outcome = expanded.outcome
+            if expanded.gram is None:
                 words = "shot %016x lattice %d: %s (%s)"
-                context.log.warning(words, shot_id, k, outcome.name, lattice.why)
+                context.log.warning(words, shot_id, k, outcome.name, expanded.why)
             else:
-                tables |= gram_rows.tables_of(lattice, context.unknowns)
+                tables |= gram_rows.tables_of(expanded, context.unknowns)
                 row |= tables["lattices"]
         row |= identity | {"outcome": outcome, "seconds": time.process_time() - start_time}
         tables["lattices"] = columns_of([row])

@@ -130,9 +130,9 @@ def _columns(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
         run = columns["lattices/run"][row_number]
         shot_id = columns["lattices/shot_id"][row_number]
         k = columns["lattices/k"][row_number]
-        packed = unpack(columns, row_number)
+        lattice = unpack(columns, row_number)
         mosaic = context.mosaic_of(int(shot_id), int(k))
-        fit = refine_lattice(packed, mosaic, context.models[run], section)
+        fit = refine_lattice(lattice, mosaic, context.models[run], section)
         if fit.why:
             words = "shot %016x lattice %d: %s (%s)"
             context.log.warning(words, shot_id, k, fit.outcome.name, fit.why)
@@ -141,8 +141,8 @@ def _columns(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
         tables: dict[str, dict] = {}
         if fit.outcome in FITTED:
             row |= lattice_rows.lattice_row(fit, context.unknowns, section.uncertainty)
-            tables["reflections"] = lattice_rows.reflection_rows(packed, fit)
-            tables |= lattice_rows.sample_rows(packed, fit, n_samples)
+            tables["reflections"] = lattice_rows.reflection_rows(lattice, fit)
+            tables |= lattice_rows.sample_rows(lattice, fit, n_samples)
             n_samples = 0
         row["seconds"] = time.process_time() - start_time
         tables["lattices"] = columns_of([row])
