@@ -56,20 +56,13 @@ def run(
         log.info("detector taken from %s", frozen)
         return
     sources = [Source(of_run["manifest"]) for of_run in attributes]
-    blocks = [
-        Block(run_number, part, key)
-        for run_number, path in enumerate(index)
-        for part, key in enumerate(store.part_keys(path, "index"))
-    ]
+    blocks = _blocks(index)
     own_lattices = _read(index, blocks, sources, section, world)
 
     def total(partials):
         return world.sum(partials, len(blocks))
 
-    own_counts = {
-        number: np.array([len(lattices), sum(map(_mean_energy, lattices))])
-        for number, lattices in own_lattices.items()
-    }
+    own_counts = {number: _count(lattices) for number, lattices in own_lattices.items()}
     n_lattices, energy = total(own_counts)
     if n_lattices == 0:
         found = f"none with {section.min_reflections} spots or more"
@@ -89,6 +82,15 @@ def run(
         figures["distance_mm"],
         n_lattices,
     )
+
+
+def _blocks(index: list[Path]) -> list[Block]:
+    """Return the blocks of all runs, in order."""
+    blocks = []
+    for run_number, path in enumerate(index):
+        keys = store.part_keys(path, "index")
+        blocks += [Block(run_number, part, key) for part, key in enumerate(keys)]
+    return blocks
 
 
 def _read(
@@ -201,6 +203,11 @@ def _at_most(
         number: lattices[: max(limit - int(n_before[number]), 0)]
         for number, lattices in own_lattices.items()
     }
+
+
+def _count(lattices: list[IndexedLattice]) -> np.ndarray:
+    """Return the number of lattices, and the sum of their pulses' mean energies, eV."""
+    return np.array([len(lattices), sum(map(_mean_energy, lattices))])
 
 
 def _mean_energy(lattice: IndexedLattice) -> float:
