@@ -88,36 +88,30 @@ def run(
         todo = "Look at reindex.png and merge.d_min."
         raise FileError(cells, "reflections to merge", f"none: {counts}", todo)
     sums = merging.Sums(obs, len(unique), len(groups), world.sum)
-    scales = scaling.scale(
-        obs,
-        sums,
-        unique,
-        reference=_reference(section, accepted.space_group, unique),
-        refine_b=section.refine_b,
-        n_cycles=section.n_cycles,
-    )
+    scales = _scaled(obs, sums, unique, section, accepted.space_group)
     merged = merging.merge(obs, scales.intensity, scales.sigma, sums, section.min_multiplicity)
     n_merged = int(merged.n.sum())
-    counts["multiplicity"] = counts["used"] - n_merged
-    counts["used"] = n_merged
+    counts |= {"multiplicity": counts["used"] - n_merged, "used": n_merged}
+
     is_used = lattices["used"]
-    energies_ev = table.lattices["energy_ev"][is_used]
-    energy, n_used = sums.over_lattices(energies_ev, np.ones(obs.n_lattices))
+    mean_energy_ev = _mean_energy(sums, table.lattices["energy_ev"][is_used])
     lattices |= _scale_columns(scales, is_used)
     lattices = _gathered(table.lattices["group"], lattices, world)
-    sources = [*reindex, cells]
-    if section.reference is not None:
-        sources.append(section.reference)
+
     attributes = _attributes(section, accepted, scales) | {
-        "wavelength_ang": float(wavelength(energy / n_used)),
+        "wavelength_ang": float(wavelength(mean_energy_ev)),
         "reflections": counts,
         "n_lattices_in": len(lattices["lattices/k"]),
-        "inputs": [store.identity(path) for path in sources],
+        "inputs": _identities([*reindex, cells, section.reference]),
     }
     world.once(lambda: _write(out, unique, merged, lattices, attributes, section.n_bins))
-    overall = statistics.overall(merged, unique)
     _warn(log, attributes["ambiguities"])
     log.info("%s after %d cycles; reflections: %s", scales.error_model, scales.n_cycles, counts)
+    _log_quality(log, statistics.overall(merged, unique))
+
+
+def _log_quality(log: Logger, overall: statistics.Bins) -> None:
+    """Log how well the half sets agree. overall: statistics in one bin."""
     words = "CC1/2 %.4f of %d pairs, Rsplit %.4f"
     log.info(words, overall.cc_half[0], overall.n_pairs[0], overall.r_split[0])
 
@@ -289,6 +283,31 @@ def _select(
     return obs, lattices, {end.name.lower(): int(counts[end]) for end in Fate}
 
 
+def _identities(paths: list[Path | None]) -> list[str]:
+    """Return the identities of the files that there are."""
+    return [store.identity(path) for path in paths if path is not None]
+
+
+def _scaled(
+    obs: merging.Observations,
+    sums: merging.Sums,
+    unique: merging.Unique,
+    section: MergeSection,
+    space_group: str,
+) -> scaling.Scaling:
+    """Return the scales, the error model and the intensities that they are refined with.
+    Collective.
+    """
+    return scaling.scale(
+        obs,
+        sums,
+        unique,
+        reference=_reference(section, space_group, unique),
+        refine_b=section.refine_b,
+        n_cycles=section.n_cycles,
+    )
+
+
 def _reference(
     section: MergeSection, space_group: str, unique: merging.Unique
 ) -> np.ndarray | None:
@@ -296,6 +315,14 @@ def _reference(
     if section.reference is None:
         return None
     return unique.values(*mtz.read_reference(section.reference, space_group, section.d_min))
+
+
+def _mean_energy(sums: merging.Sums, energies_ev: np.ndarray) -> float:
+    """Return the mean over used lattices of their pulses' energies (used lattice,), eV.
+    Collective.
+    """
+    energy, n_used = sums.over_lattices(energies_ev, np.ones(len(energies_ev)))
+    return energy / n_used
 
 
 def _scale_columns(scales: scaling.Scaling, is_used: np.ndarray) -> dict[str, np.ndarray]:
