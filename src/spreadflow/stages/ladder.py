@@ -31,10 +31,14 @@ IDENTITY = ("run", "shot_id", "k")
 """Columns that say which lattice a row is of."""
 
 DRAW = 100
-"""Purpose of the random stream of the model's domains: none of the simulation's."""
+"""Number of the purpose of the random stream of the model's domains; the simulation uses none of
+this number.
+"""
 
 TURN = 101
-"""Purpose of the random streams of the turns that lattices start with: none of the simulation's."""
+"""Number of the purpose of the random streams of the turns that lattices start with; the simulation
+uses none of this number.
+"""
 
 
 class Context(NamedTuple):
@@ -62,8 +66,9 @@ def run(
     world: World,
     word: str = "ladder",
 ) -> None:
-    """Write <word>.h5 with its parts. cells: its accepted list is what rung 00 has to find in the
-    annulus.
+    """Write <word>.h5 with its parts.
+
+    cells: cells.h5, whose accepted lattices rung 00 has to find in the annulus.
     """
     section = config.ladder
     log = logger(word, world)
@@ -106,10 +111,10 @@ def run(
 
 
 def _read_all(annulus: Path, keys: list[str], cells: Path, world: World) -> dict[str, float]:
-    """Read lattices with light and pixels, one by one: rung 00. Collective.
+    """Read the lattices of all parts one by one, as rung 00 asks. Collective.
 
-    Returns how many were read, of how many accepted ones, and how far memory grew after the first
-    part of a rank.
+    Returns how many could be read (with light and finite pixels), of how many that are accepted,
+    and by how much memory grew after the first part of a rank.
     """
     readable: dict[int, list[tuple[int, int]]] = {}
     peaks = []
@@ -155,9 +160,10 @@ def _is_readable(lattice: PackedLattice) -> bool:
 def _choose(
     annulus: Path, keys: list[str], n_lattices: int | None
 ) -> tuple[list[list[int]], list[np.ndarray]]:
-    """Return of each part shot_id and k of its lattices, and which of these (lattice,) get models.
+    """Return for each part shot_id and k of its lattices, and which of these are modelled,
+    (lattice,) bool.
 
-    These are the first that have shoeboxes, `n_lattices` of them.
+    They are the first `n_lattices` that have shoeboxes, or all where it is None.
     """
     ids: list[list[int]] = []
     chosen: list[np.ndarray] = []
@@ -199,12 +205,13 @@ def _columns(context: Context, part: int) -> dict[str, np.ndarray]:
 
 
 def _count_flagged(lattice: PackedLattice, section: dict[str, Any]) -> dict[str, int]:
-    """Return the number of flagged shoeboxes, counted in two ways: rung 1. section: of the
-    annulus.
+    """Return the number of flagged shoeboxes, counted in two ways as rung 1 asks.
+
+    section: with which the annulus was made.
     """
     reflections = lattice.reflections
     limits = {name: section[name] for name in ("d_min", "d_max")}
-    columns = reflections["d"], _strength(reflections), reflections["flags"]
+    columns = (reflections["d"], _strength(reflections), reflections["flags"])
     is_flagged = shoeboxes.chosen(*columns, **limits, min_i_over_sigma=ladder.STRONG)
     return {
         "n_flagged": int(is_flagged.sum()),
@@ -223,7 +230,9 @@ def _predicted(lattice: PackedLattice) -> np.ndarray:
 
 
 def _distances(lattice: PackedLattice, model: RunModel, centroids: np.ndarray) -> dict[str, Any]:
-    """Return sums of squared distances over the observed reflections. centroids: (box, 2) px."""
+    """Return the sums over observed reflections of squared distances to the centroids (box, 2), px:
+    radial and transverse, mm².
+    """
     reflections = lattice.reflections
     observed = np.stack([reflections["fast_obs"], reflections["slow_obs"]], axis=1)
     distances = ladder.away_mm(
@@ -289,8 +298,8 @@ def _turn(config: LadderConfig, identity: dict[str, int]) -> np.ndarray:
 
 
 def _domains(config: LadderConfig, lattice: PackedLattice) -> Mosaic:
-    """Return the same draw of domains for every lattice, as wide as its mosaic spread, about its
-    mean.
+    """Return the domains of a lattice's model: the same draw for every lattice, scaled to its
+    mosaic spread and centred on its mean.
     """
     rng = np.random.default_rng([config.seed, 0, DRAW])
     drawn = mosaic.domain_rotations(rng, config.ladder.n_domains, lattice.eta_rad)

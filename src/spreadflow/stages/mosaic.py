@@ -28,18 +28,20 @@ from spreadflow.stages import blocks as skeleton
 from spreadflow.stages.pixel_models import inputs_of, read_models, sections_of
 
 FINEST_STEPS = {"shared": mosaic_learning.FINE, "per_lattice": 1.0}
-"""Step of the last grid, in angular widths of a domain: one lattice has fewer photons to tell nodes
-apart.
+"""Step of the last grid, in angular widths of a domain: coarser for one lattice, which has fewer
+photons to tell nodes apart.
 """
 
 HOLD_OUT = 120
-"""Purpose of the random streams that say what is held out: none of the simulation's."""
+"""Number of the purpose of the random streams that choose what is held out; the simulation uses
+none of this number.
+"""
 
 IDENTITY = ("run", "shot_id", "k")
 """Columns that say which lattice a row is of."""
 
 NOT_FITTED = {"A": np.full((3, 3), np.nan), "set": -1}
-"""Columns of a lattice that taught nothing."""
+"""Columns of a lattice from which nothing was learned."""
 
 Row = dict[str, Any]
 """Column → value, of one lattice."""
@@ -68,7 +70,7 @@ class Pupil(NamedTuple):
     problem: lattice_fit.Problem | None
     """None where the lattice could not be fitted"""
     seed: tuple[int, ...]
-    """of the random stream that says what is held out"""
+    """of the random stream that chooses what is held out"""
 
 
 def run(
@@ -143,11 +145,38 @@ def _learn_one(context: Context, columns: dict, row_number: int) -> dict[str, di
 
 
 def _learn_together(context: Context, parts: store.Parts, world: World) -> None:
-    """Make the only part. Each rank keeps the lattices it fitted; sums are over all, in the order
-    of lattices.
+    """Make the only part. Each rank keeps the lattices that it fitted; sums are over all, in the
+    order of lattices. Collective.
     """
     start_time = time.process_time()
     chosen = _evenly(len(context.blocks), context.config.mosaic.max_lattices)
+    pupils = _pupils(context, chosen, world)
+    fitted = {number: pupil for number, pupil in sorted(pupils.items()) if pupil.problem}
+    etas_rad = world.gather_blocks({number: _eta_rad(pupil) for number, pupil in fitted.items()})
+    tables: dict[str, dict] = {}
+    outcome: Row = {}
+    rows = {number: pupil.row for number, pupil in pupils.items()}
+    if etas_rad:
+
+        def add(arrays: Sequence[np.ndarray]) -> np.ndarray:
+            return world.sum(dict(zip(fitted, arrays, strict=True)), len(chosen))
+
+        eta_rad = float(np.median(etas_rad))
+        result = _learn(context.config, list(fitted.values()), eta_rad, add)
+        tables = _tables(result, -1)
+        outcome = _outcome(result)
+        for number, problem in zip(fitted, result.problems, strict=True):
+            rows[number] |= {**outcome, "A": problem.start.crystal.A}
+    seconds = sum(world.gather(time.process_time() - start_time)) / len(chosen)
+    all_rows = world.gather_blocks(rows)
+    by_lattice = {
+        lattice: row | {"seconds": seconds} for lattice, row in zip(chosen, all_rows, strict=True)
+    }
+    world.once(lambda: parts.write(0, _whole(context, by_lattice, outcome, tables)))
+
+
+def _pupils(context: Context, chosen: list[int], world: World) -> dict[int, Pupil]:
+    """Return this rank's share of the chosen lattices, fitted, by number among those chosen."""
     pupils: dict[int, Pupil] = {}
     with Progress("mosaic", len(chosen), world, "lattices") as progress:
         for number in world.share(len(chosen)):
@@ -156,35 +185,11 @@ def _learn_together(context: Context, parts: store.Parts, world: World) -> None:
             columns = block.read(context.shoeboxes, context.kind)
             pupils[number] = _pupil(context, columns, block.lattices[0])
         progress.at(len(chosen))
-    fitted = {number: pupil for number, pupil in sorted(pupils.items()) if pupil.problem}
-    etas = world.gather_blocks({number: _eta_rad(pupil) for number, pupil in fitted.items()})
-    tables: dict[str, dict] = {}
-    outcome: Row = {}
-    of_fitted: dict[int, Row] = {}
-    if etas:
-
-        def add(arrays: Sequence[np.ndarray]) -> np.ndarray:
-            return world.sum(dict(zip(fitted, arrays, strict=True)), len(chosen))
-
-        result = _learn(context.config, list(fitted.values()), float(np.median(etas)), add)
-        tables = _tables(result, -1)
-        outcome = _outcome(result)
-        of_fitted = {
-            number: {**outcome, "A": problem.start.crystal.A}
-            for number, problem in zip(fitted, result.problems, strict=True)
-        }
-    seconds = sum(world.gather(time.process_time() - start_time)) / len(chosen)
-    rows = world.gather_blocks(
-        {
-            number: pupil.row | of_fitted.get(number, {}) | {"seconds": seconds}
-            for number, pupil in pupils.items()
-        }
-    )
-    by_lattice = dict(zip(chosen, rows, strict=True))
-    world.once(lambda: parts.write(0, _whole(context, by_lattice, outcome, tables)))
+    return pupils
 
 
 def _eta_rad(pupil: Pupil) -> float:
+    """Return the mosaic spread of a lattice that was fitted."""
     assert pupil.problem is not None
     return float(pupil.problem.start.crystal.eta_rad)
 
@@ -198,7 +203,11 @@ def _evenly(n: int, n_chosen: int) -> list[int]:
 def _whole(
     context: Context, rows: dict[int, Row], outcome: Row, tables: dict[str, dict]
 ) -> dict[str, np.ndarray]:
-    """Return all columns of the only part: a set that is used is every lattice's."""
+    """Return all columns of the only part. A set that is used is that of every lattice.
+
+    rows: by number of the lattice, those of the lattices that were chosen; outcome: of the set,
+    empty where nothing was learned.
+    """
     names = [f"lattices/{name}" for name in IDENTITY]
     identities = store.read(context.shoeboxes, context.kind, names)
     lattices = []
@@ -231,7 +240,7 @@ def _pupil(context: Context, columns: dict, row_number: int) -> Pupil:
 
 
 def _fit_section(config: MosaicConfig) -> Stage1Section:
-    """Return how lattices are fitted before anything is learned from them."""
+    """Return the settings of the fits that precede the learning."""
     return Stage1Section(**config.mosaic.model_dump(include=set(PixelsSection.model_fields)))
 
 
@@ -253,7 +262,9 @@ def _learn(
 
 
 def _outcome(result: mosaic_learning.LearnedMosaic) -> Row:
-    """Return what becomes of the lattices that taught; `set`: number of their set in the part."""
+    """Return the outcome of the lattices that were learned from, and `set`, the number of their set
+    in the part.
+    """
     if result.is_better:
         return {"outcome": LearnedOutcome.LEARNED, "set": 0}
     return {"outcome": LearnedOutcome.CONTINUOUS, "set": -1}
@@ -262,7 +273,10 @@ def _outcome(result: mosaic_learning.LearnedMosaic) -> Row:
 def _tables(
     result: mosaic_learning.LearnedMosaic, lattice: int
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return what was learned, as the first rows of the tables sets, rounds and components."""
+    """Return a learned mosaicity as the first rows of the tables sets, rounds and components.
+
+    lattice: row of the lattice that the set is of, -1 where all share it.
+    """
     mosaic = result.mosaic
     n_components = len(mosaic.share) if result.is_better else 0
     set_row = {
@@ -272,6 +286,7 @@ def _tables(
         "held_out": result.held_out,
         "is_better": result.is_better,
     }
+    rounds = [{"set": 0, **one_round._asdict()} for one_round in result.rounds]
     components = {
         "set": np.zeros(n_components, dtype=int),
         "rotation_rad": rotation.vector(mosaic.rotations[:n_components]),
@@ -280,6 +295,6 @@ def _tables(
     }
     return {
         "sets": columns_of([set_row]),
-        "rounds": columns_of([{"set": 0, **one_round._asdict()} for one_round in result.rounds]),
+        "rounds": columns_of(rounds),
         "components": components,
     }

@@ -38,7 +38,7 @@ def index_shots(
     """Write the product of the shots of a run, block by block. Collective.
 
     inputs: identities of what it is made from; supplied: number of a shot in its run → A (3, 3) of
-    its lattices, where these are not to be looked for.
+    its lattices, where these are given and need not be searched for.
     """
     log = logger(product.word, world)
     config = section.model_dump(mode="json")

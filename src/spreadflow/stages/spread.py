@@ -1,10 +1,10 @@
-"""spread: f′(E), f″(E) of every metal site, with error bars. Writes spread.h5, spread.csv and, by
-cycle, Gram matrices.
+"""spread: f′(E), f″(E) of every metal site, with error bars. Writes spread.h5, spread.csv and the
+Gram matrices of each cycle.
 
-Lattices are refined against their pixels of the wider range and become Gram matrices, block by
-block; then the curves are refined from these alone, and the lattices again with the new curves. The
-Gram matrices of a cycle are the product `spread.gram/<cycle>.h5`: a killed run goes on with what
-there is.
+Lattices are refined against their pixels of the wider range and reduced to Gram matrices, block by
+block; then the curves are refined from these alone, and the lattices once more with the new curves.
+The Gram matrices of a cycle are the product `spread.gram/<cycle>.h5`, so that a run that was killed
+continues from the blocks that are finished.
 """
 
 import time
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spreadflow.analysis.curves import dispersion
+from spreadflow.analysis.curves.controls import Verdict
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import RefinedCurves
 from spreadflow.config import SpreadConfig
@@ -38,22 +39,26 @@ from spreadflow.stages import blocks as skeleton
 from spreadflow.stages.pixel_models import inputs_of, sections_of
 
 Starts = dict[tuple[int, int], tuple[SpreadOutcome, Start]]
-"""(shot_id, k) → whether the lattice goes on, and where it ended last."""
+"""(shot_id, k) → whether the lattice is still used, and where its last refinement ended."""
 
 StartsOfBlock = Callable[[int], Starts]
 """Block → the starts of its lattices."""
 
 KEYS_OF_PIXELS = {"d_min", "d_max", "model_error"}
-"""Keys of the section that Gram matrices depend on, beside the curves they are made about."""
+"""Keys of the section on which Gram matrices depend, beside the curves that they are expanded
+about.
+"""
 
 DECIMALS = 6
-"""Decimals of these curves, e: rounding of sums must make no other ones."""
+"""Decimals, e, to which the curves of an expansion are rounded: rounding errors of sums must not
+change the key of a cycle.
+"""
 
 START_COLUMNS = [f"lattices/{name}" for name in ("shot_id", "k", "outcome", *Start._fields)]
 """Columns that say where a lattice ended."""
 
 LATTICE_COLUMNS = ("run", "shot_id", "k", "outcome", "model_error", "sigma_z", "seconds")
-"""Columns of `lattices` that the product has from those of the last cycle."""
+"""Columns of `lattices` that the product takes over from the last cycle."""
 
 
 class Context(NamedTuple):
@@ -89,7 +94,7 @@ class Result(NamedTuple):
     refined: RefinedCurves
     cycle: Cycle
     changes: list[float]
-    """how far each cycle moved the curves, in σ"""
+    """largest change of the curves in each cycle, in σ"""
 
 
 def run(
@@ -105,7 +110,7 @@ def run(
     """Write <word>.h5 and <word>.csv.
 
     wide: packed shoeboxes; stage1: the refined lattices; mosaic: the mosaicity that stage 1 used,
-    where it is learned.
+    where that was learned.
     """
     section = config.spread
     log = logger(word, world)
@@ -135,13 +140,11 @@ def run(
         "converged": result.changes[-1] < section.converged,
     }
     if not product_attributes["converged"]:
-        log.warning(
+        words = (
             "the last of %d cycles moved the curves by %.3g σ: raise spread.max_cycles for less "
-            "than %g",
-            len(result.changes),
-            result.changes[-1],
-            section.converged,
+            "than %g"
         )
+        log.warning(words, len(result.changes), result.changes[-1], section.converged)
     columns = {
         f"{table}/{name}": column for table, part in tables.items() for name, column in part.items()
     }
@@ -165,10 +168,11 @@ def _unknowns(config: SpreadConfig, stage1: Path) -> list[str]:
 
 
 def _cycles(context: Context, out: Path, inputs: list, starts: StartsOfBlock) -> Result:
-    """Refine lattices and curves in turns, until the curves stay.
+    """Refine lattices and curves in turns, until the curves no longer change.
 
-    The key of a cycle's matrices is that of the cycle before and the curves they are made about:
-    the rest of the section acts through these, and may change while the matrices stay.
+    The key of a cycle's matrices is made of the key of the cycle before and of the curves that they
+    are expanded about. The rest of the section acts through these curves alone: where they stay the
+    same, the matrices are kept.
     """
     config = context.config
     section = config.spread
@@ -183,10 +187,10 @@ def _cycles(context: Context, out: Path, inputs: list, starts: StartsOfBlock) ->
     def refine_lattices(before: RefinedCurves | None) -> Cycle:
         nonlocal key, n_cycles, starts
         n_cycles += 1
-        about = np.round(curves.curves_of(p, before), DECIMALS)
-        key = store.digest(key, about)
+        expansion_curves = np.round(curves.curves_of(p, before), DECIMALS)
+        key = store.digest(key, expansion_curves)
         parts = store.Parts(out.with_suffix(".gram") / f"{n_cycles}.h5", "gram", key, ids)
-        _expand(context, parts, starts, about, n_cycles)
+        _expand(context, parts, starts, expansion_curves, n_cycles)
         cycle = _read_cycle(context, parts)
         starts = _starts_again(parts)
         return cycle
@@ -212,7 +216,9 @@ def _starts_from(stage1: Path) -> StartsOfBlock:
 
 
 def _starts_again(parts: store.Parts) -> StartsOfBlock:
-    """Return where the cycle before left each lattice: what it could not use is not tried again."""
+    """Return where the cycle before left each lattice. Lattices that it could not use are not
+    tried again.
+    """
     return lambda block: _starts(parts.read(block, START_COLUMNS), SpreadOutcome)
 
 
@@ -227,10 +233,20 @@ def _starts(columns: dict, outcome_of: Callable[[int], SpreadOutcome]) -> Starts
 
 
 def _expand(
-    context: Context, parts: store.Parts, starts: StartsOfBlock, about: np.ndarray, cycle: int
+    context: Context,
+    parts: store.Parts,
+    starts: StartsOfBlock,
+    expansion_curves: np.ndarray,
+    cycle: int,
 ) -> None:
-    """Make all parts of a cycle, with curves `about` (site, 2, channel)."""
-    models = [model._replace(factors=with_curves(model.factors, about)) for model in context.models]
+    """Make all parts of a cycle.
+
+    expansion_curves: (site, 2, channel) f′, f″ that Gram matrices are expanded about.
+    """
+    models = [
+        model._replace(factors=with_curves(model.factors, expansion_curves))
+        for model in context.models
+    ]
 
     def make(block: int) -> dict[str, np.ndarray]:
         return _columns(context, context.blocks[block], models, starts(block))
@@ -242,7 +258,7 @@ def _expand(
         energies_ev=models[0].energies_ev,
         unknowns=context.unknowns,
         cycle=cycle,
-        curves=about,
+        curves=expansion_curves,
     )
 
 
@@ -281,8 +297,8 @@ def _columns(
 
 
 def _read_cycle(context: Context, parts: store.Parts) -> Cycle:
-    """Return the lattices of a finished cycle: this rank holds those of its groups of blocks.
-    Collective.
+    """Return the lattices of a finished cycle, of which this rank holds those of its groups of
+    blocks. Collective.
 
     Raises FileError where none can be used, ConfigError where there are too many reflections for
     `spread.refine_f0`.
@@ -341,9 +357,7 @@ def _tables(
     verdicts = []
     if section.controls:
         verdicts = curves.verdicts(fits, lattices, model.factors, elements)
-    for verdict in verdicts:
-        judged = "passed" if verdict.passed else "FAILED"
-        log.info("control %s: %s (%.3g; %s)", verdict.name, judged, verdict.figure, verdict.bar)
+        _log_verdicts(log, verdicts)
     quoted = next(iter(fits.values()))
     if quoted.kind == "scaled":
         words = "%d lattices for %d unknowns: one factor for their scatter"
@@ -376,10 +390,19 @@ def _tables(
     return tables, attributes
 
 
+def _log_verdicts(log: Logger, verdicts: list[Verdict]) -> None:
+    """Log which controls the curves pass."""
+    for verdict in verdicts:
+        judged = "passed" if verdict.passed else "FAILED"
+        log.info("control %s: %s (%.3g; %s)", verdict.name, judged, verdict.figure, verdict.bar)
+
+
 def _lattice_columns(result: Result) -> dict[str, np.ndarray]:
     """Return the columns of the table `lattices`. Collective."""
     rows = result.cycle.rows
-    start = result.cycle.sums.evaluator(result.p)(np.zeros(len(result.p.names)))
+    p = result.p
+    evaluate = result.cycle.sums.evaluator(p)
+    start = evaluate(np.zeros(len(p.names)))
     columns = {name: rows[name] for name in LATTICE_COLUMNS}
     for name, losses in (("loss_start", start.losses), ("loss", result.refined.losses)):
         columns[name] = np.full(len(rows["run"]), np.nan)

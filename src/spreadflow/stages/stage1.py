@@ -65,8 +65,8 @@ def run(
 ) -> None:
     """Write <word>.h5 with its parts, and <word>.csv.
 
-    shoeboxes: product of `annulus` or `wide`, as `stage1.range` says; mosaic: mosaicity that was
-    learned.
+    shoeboxes: product of `annulus` or `wide`, as `stage1.range` says; mosaic: product of `mosaic`
+    where the mosaicity was learned.
     """
     section = config.stage1
     log = logger(word, world)
@@ -106,8 +106,8 @@ def _unknowns(
     blocks: list[ShoeboxBlock],
     mosaic_of: MosaicOfLattice,
 ) -> list[str]:
-    """Return the names of the unknowns that any lattice has: η is none where the mosaicity is given
-    or learned.
+    """Return the names of the unknowns that any lattice has. η is not among them where the
+    mosaicity is given or learned.
     """
     n_strains = len(symmetry.reciprocal_metric_basis(space_group))
     free = tuple(section.refine)
@@ -151,8 +151,8 @@ def _columns(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
 
 
 def _write_csv(parts: store.Parts, runs: list[str], unknowns: list[str]) -> None:
-    """Write a line for each lattice. Angles are in degrees; σ of the unknowns are the sandwich's
-    and Fisher's.
+    """Write a line for each lattice. Angles are in degrees; each unknown has a σ from Fisher's
+    information and one from the sandwich.
     """
     table = skeleton.all_rows(parts, "lattices")
     columns: dict = {
@@ -163,14 +163,15 @@ def _write_csv(parts: store.Parts, runs: list[str], unknowns: list[str]) -> None
     }
     names = ("a", "b", "c", "alpha_deg", "beta_deg", "gamma_deg")
     columns |= dict(zip(names, unit_cell.degrees(table["cell"]).T, strict=True))
-    for i, element in enumerate(table["A"].reshape(-1, 9).T):
-        columns[f"A{i // 3 + 1}{i % 3 + 1}"] = element
+    for place, element in enumerate(table["A"].reshape(-1, 9).T):
+        row, column = divmod(place, 3)
+        columns[f"A{row + 1}{column + 1}"] = element
     for axis, n_cells in zip("abc", table["n_cells"].T, strict=True):
         columns[f"n_cells_{axis}"] = n_cells
     columns["eta_deg"] = np.rad2deg(table["eta_rad"])
     columns["scale"] = table["scale"]
     for kind in ("values", "sigma_fisher", "sigma_sandwich"):
-        for name, column in zip(unknowns, table[kind].T, strict=True):
-            columns[f"{kind}.{name}"] = column
+        for name, values in zip(unknowns, table[kind].T, strict=True):
+            columns[f"{kind}.{name}"] = values
     columns |= {name: table[name] for name in CSV_FIGURES}
     store.write_csv(parts.product.with_suffix(".csv"), columns)
