@@ -142,11 +142,14 @@ def _blocks(run: int, reindex: Path, cells: Path) -> list[AcceptedBlock]:
 def _read(source: Source, number: int, shot_id: int) -> Shot:
     """Return a shot that reindex could read. Raises FileError where it has changed since."""
     shot = source.read(number)
-    if isinstance(shot, Outcome) or shot.shot_id != shot_id:
-        found = shot.name.lower() if isinstance(shot, Outcome) else f"shot {shot.shot_id:016x}"
-        where = f"shot {number} of the run"
-        raise FileError(where, f"shot {shot_id:016x} as in reindex", found, "Rerun reindex.")
-    return shot
+    if isinstance(shot, Outcome):
+        found = shot.name.lower()
+    elif shot.shot_id != shot_id:
+        found = f"shot {shot.shot_id:016x}"
+    else:
+        return shot
+    where = f"shot {number} of the run"
+    raise FileError(where, f"shot {shot_id:016x} as in reindex", found, "Rerun reindex.")
 
 
 def _most_channels(runs: list[Run], blocks: list[AcceptedBlock]) -> int:

@@ -43,13 +43,10 @@ def _run(config: CellsSection, reindex: list[Path], out: Path, log: Logger) -> N
         chosen = 0
     distance = cells.distances(table["cell"], names, clusters)[:, chosen]
     outcome = cells.outcomes(labels, distance, chosen, config.mahalanobis_max)
-    columns = {f"lattices/{name}": column for name, column in table.items()}
-    columns |= {
-        "lattices/cluster": labels,
-        "lattices/mahalanobis": distance,
-        "lattices/outcome": outcome,
-    }
-    columns |= {f"clusters/{name}": column for name, column in clusters._asdict().items()}
+    lattices = table | {"cluster": labels, "mahalanobis": distance, "outcome": outcome}
+    columns = {f"lattices/{name}": column for name, column in lattices.items()}
+    for name, column in clusters._asdict().items():
+        columns[f"clusters/{name}"] = column
     sources = [*reindex, config.from_file] if config.from_file else reindex
     identities = [store.identity(path) for path in sources]
     key = store.digest(config.model_dump(mode="json"), identities)
@@ -65,8 +62,8 @@ def _run(config: CellsSection, reindex: list[Path], out: Path, log: Logger) -> N
         features=names,
         chosen=chosen,
     )
-    counts = ", ".join(f"{(outcome == end).sum()} {end.name.lower()}" for end in LatticeOutcome)
-    log.info("%d lattices, %d clusters: %s", len(outcome), len(clusters.n), counts)
+    counts = [f"{(outcome == end).sum()} {end.name.lower()}" for end in LatticeOutcome]
+    log.info("%d lattices, %d clusters: %s", len(outcome), len(clusters.n), ", ".join(counts))
 
 
 def _lattices(reindex: list[Path]) -> tuple[list[str], str, dict[str, np.ndarray]]:

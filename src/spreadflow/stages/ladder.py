@@ -147,7 +147,9 @@ def _read_all(annulus: Path, keys: list[str], cells: Path, world: World) -> dict
 
 def _identity(columns: dict, row: int) -> tuple[int, int]:
     """Return shot_id and k of a lattice."""
-    return int(columns["lattices/shot_id"][row]), int(columns["lattices/k"][row])
+    shot_id = columns["lattices/shot_id"][row]
+    k = columns["lattices/k"][row]
+    return int(shot_id), int(k)
 
 
 def _is_readable(lattice: PackedLattice) -> bool:
@@ -292,9 +294,12 @@ def _model(
 
 def _turn(config: LadderConfig, identity: dict[str, int]) -> np.ndarray:
     """Return a rotation (3, 3) of `misset_deg` about an axis of the lattice's own."""
-    seed = [config.seed, int(identity["shot_id"]), int(identity["k"]), TURN]
-    axis = np.random.default_rng(seed).standard_normal(3)
-    return rotation.from_vector(config.ladder.misset_deg * DEG * axis / np.linalg.norm(axis))
+    shot_id = int(identity["shot_id"])
+    k = int(identity["k"])
+    rng = np.random.default_rng([config.seed, shot_id, k, TURN])
+    axis = rng.standard_normal(3)
+    vector = config.ladder.misset_deg * DEG * axis / np.linalg.norm(axis)
+    return rotation.from_vector(vector)
 
 
 def _domains(config: LadderConfig, lattice: PackedLattice) -> Mosaic:
@@ -311,13 +316,15 @@ def _sample(
 ) -> dict[str, dict]:
     """Return the tables `samples` and `pixels`: data and models in one shoebox."""
     boxes = lattice.boxes
-    n_pixels = boxes.n_pixels
-    valid = boxes.valid[n_pixels[:box].sum() : n_pixels[: box + 1].sum()]
+    first_pixel = boxes.n_pixels[:box].sum()
+    end_pixel = boxes.n_pixels[: box + 1].sum()
+    valid = boxes.valid[first_pixel:end_pixel]
     of_box = slice(data.start[box], data.start[box + 1])
     photons = np.full(len(valid), np.nan)
     photons[valid] = data.photons[of_box]
-    model = np.zeros((len(valid), len(ladder.PICTURED)))
-    model[valid] = np.stack([steps[name].model[of_box] for name in ladder.PICTURED], axis=1)
+    models = [steps[name].model[of_box] for name in ladder.PICTURED]
+    model = np.zeros((len(valid), len(models)))
+    model[valid] = np.stack(models, axis=1)
     row = {"lattice": 0, "hkl": boxes.hkl[box], "bbox": boxes.bbox[box], "first_pixel": 0}
     return {
         "samples": columns_of([row]),

@@ -81,13 +81,14 @@ def run(
     accepted = _accepted(cells)
     unique = merging.Unique(accepted.cell, accepted.space_group, section.d_min)
     parts = _parts(reindex, accepted.runs)
-    groups = np.array_split(np.arange(len(parts)), min(len(parts), MAX_GROUPS))
+    n_groups = min(len(parts), MAX_GROUPS)
+    groups = np.array_split(np.arange(len(parts)), n_groups)
     table = _read(groups, parts, accepted, world, word)
-    obs, lattices, counts = _select(table, section, unique, len(groups), world)
+    obs, lattices, counts = _select(table, section, unique, n_groups, world)
     if counts["used"] == 0:
         todo = "Look at reindex.png and merge.d_min."
         raise FileError(cells, "reflections to merge", f"none: {counts}", todo)
-    sums = merging.Sums(obs, len(unique), len(groups), world.sum)
+    sums = merging.Sums(obs, len(unique), n_groups, world.sum)
     scales = _scaled(obs, sums, unique, section, accepted.space_group)
     merged = merging.merge(obs, scales.intensity, scales.sigma, sums, section.min_multiplicity)
     n_merged = int(merged.n.sum())
@@ -272,7 +273,8 @@ def _select(
         n_groups=n_groups,
         add=world.sum,
     )
-    counts = world.sum({world.rank: np.bincount(fate, minlength=len(Fate))}, world.size)
+    own_counts = np.bincount(fate, minlength=len(Fate))
+    counts = world.sum({world.rank: own_counts}, world.size)
     lattices = {
         "run": table.lattices["run"],
         "shot_id": table.lattices["shot_id"],
@@ -280,7 +282,8 @@ def _select(
         "n": n,
         "used": n > 0,
     }
-    return obs, lattices, {end.name.lower(): int(counts[end]) for end in Fate}
+    by_name = {end.name.lower(): int(counts[end]) for end in Fate}
+    return obs, lattices, by_name
 
 
 def _identities(paths: list[Path | None]) -> list[str]:

@@ -167,7 +167,8 @@ def _learn_together(context: Context, parts: store.Parts, world: World) -> None:
         outcome = _outcome(result)
         for number, problem in zip(fitted, result.problems, strict=True):
             rows[number] |= {**outcome, "A": problem.start.crystal.A}
-    seconds = sum(world.gather(time.process_time() - start_time)) / len(chosen)
+    own_seconds = time.process_time() - start_time
+    seconds = sum(world.gather(own_seconds)) / len(chosen)
     all_rows = world.gather_blocks(rows)
     by_lattice = {
         lattice: row | {"seconds": seconds} for lattice, row in zip(chosen, all_rows, strict=True)
@@ -229,12 +230,15 @@ def _pupil(context: Context, columns: dict, row_number: int) -> Pupil:
     config = context.config
     row = {name: columns[f"lattices/{name}"][row_number] for name in IDENTITY}
     lattice = unpack(columns, row_number)
-    fit = refine_lattice(lattice, continuous(), context.models[row["run"]], _fit_section(config))
+    model = context.models[row["run"]]
+    fit = refine_lattice(lattice, continuous(), model, _fit_section(config))
     row |= NOT_FITTED | {"outcome": LearnedOutcome.LOST}
-    seed = (config.seed, HOLD_OUT, int(row["shot_id"]), int(row["k"]))
+    shot_id = int(row["shot_id"])
+    k = int(row["k"])
+    seed = (config.seed, HOLD_OUT, shot_id, k)
     if fit.outcome not in FITTED or fit.problem is None or fit.refined is None:
         words = "shot %016x lattice %d: %s (%s)"
-        context.log.warning(words, row["shot_id"], row["k"], fit.outcome.name, fit.why)
+        context.log.warning(words, shot_id, k, fit.outcome.name, fit.why)
         return Pupil(row, None, seed)
     return Pupil(row, lattice_fit.moved(fit.problem, fit.refined.parameters), seed)
 

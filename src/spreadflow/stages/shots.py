@@ -46,7 +46,8 @@ def index_shots(
     shots = np.arange(source.n_shots)
     of_blocks = np.array_split(shots, range(size, source.n_shots, size))
     ids = [source.shots["shot_id"][block].tolist() for block in of_blocks]
-    parts = store.Parts(product.path, product.kind, store.digest(config, inputs), ids)
+    key = store.digest(config, inputs)
+    parts = store.Parts(product.path, product.kind, key, ids)
 
     def make(block: int) -> store.Columns:
         pieces = [_index_shot(section, source, int(i), supplied) for i in of_blocks[block]]

@@ -189,7 +189,8 @@ def _cycles(context: Context, out: Path, inputs: list, starts: StartsOfBlock) ->
         n_cycles += 1
         expansion_curves = np.round(curves.curves_of(p, before), DECIMALS)
         key = store.digest(key, expansion_curves)
-        parts = store.Parts(out.with_suffix(".gram") / f"{n_cycles}.h5", "gram", key, ids)
+        path = out.with_suffix(".gram") / f"{n_cycles}.h5"
+        parts = store.Parts(path, "gram", key, ids)
         _expand(context, parts, starts, expansion_curves, n_cycles)
         cycle = _read_cycle(context, parts)
         starts = _starts_again(parts)

@@ -75,7 +75,8 @@ def run(
     mosaic_of = mosaic_of_lattices(section, mosaic)
     sections = sections_of(config, section)
     inputs = inputs_of(config, [shoeboxes, section.domains, mosaic])
-    parts = store.Parts(out, word, store.digest(sections, inputs), [block.ids for block in blocks])
+    key = store.digest(sections, inputs)
+    parts = store.Parts(out, word, key, [block.ids for block in blocks])
     models = []
     if not parts.are_done():
         models = read_models(config, shoeboxes, section.range, word)
@@ -87,7 +88,11 @@ def run(
         unknowns=_unknowns(section, attributes["space_group"], blocks, mosaic_of),
         log=log,
     )
-    skeleton.run(parts, lambda block: _columns(context, blocks[block]), word, world)
+
+    def make(number: int) -> dict[str, np.ndarray]:
+        return _columns(context, blocks[number])
+
+    skeleton.run(parts, make, word, world)
     outcomes = skeleton.outcomes(parts, "lattices/outcome", RefinedOutcome, world)
     log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
     world.once(lambda: _write_csv(parts, attributes["runs"], context.unknowns))
@@ -162,7 +167,8 @@ def _write_csv(parts: store.Parts, runs: list[str], unknowns: list[str]) -> None
         "outcome": [RefinedOutcome(number).name.lower() for number in table["outcome"]],
     }
     names = ("a", "b", "c", "alpha_deg", "beta_deg", "gamma_deg")
-    columns |= dict(zip(names, unit_cell.degrees(table["cell"]).T, strict=True))
+    cells = unit_cell.degrees(table["cell"])
+    columns |= dict(zip(names, cells.T, strict=True))
     for place, element in enumerate(table["A"].reshape(-1, 9).T):
         row, column = divmod(place, 3)
         columns[f"A{row + 1}{column + 1}"] = element
