@@ -148,7 +148,8 @@ def change(p: Parametrisation, refined: RefinedCurves, before: np.ndarray, limit
     sigma = p.sigma(refined.fisher)
     is_determined = np.zeros(sigma.shape, dtype=bool)
     is_determined[:, :, dispersion.band(sigma, limit_e)] = True
-    moved = np.abs(p.at_nodes @ (refined.theta - before)).reshape(sigma.shape) / sigma
+    step = p.at_nodes @ (refined.theta - before)
+    moved = np.abs(step).reshape(sigma.shape) / sigma
     if is_determined.any():
         return float(moved[is_determined].max())
     return float(moved.max())
@@ -219,7 +220,8 @@ def edge_rows(
     for number, fit in enumerate(fits.values()):
         if fit.p.is_smooth:
             continue
-        fit_edges = edges(fit.p, fit.refined.theta, fit.refined.of_pixels, shapes, noise=fit.noise)
+        refined = fit.refined
+        fit_edges = edges(fit.p, refined.theta, refined.of_pixels, shapes, noise=fit.noise)
         sigma = np.sqrt(np.diag(fit_edges.covariance))
         differences = np.where(is_alike, fit_edges.difference_ev, np.nan)
         errors = np.where(is_alike, fit_edges.difference_sigma_ev, np.nan)
@@ -364,7 +366,9 @@ def outlook(fit: QuotedFit, elements: list[str]) -> dict[str, float]:
     needed = {}
     for kind, name in enumerate(("fp", "fdp")):
         where = is_inside[:, kind]
-        factor = counted[:, kind].sum(where=where) / scattered[:, kind].sum(where=where)
+        counted_sum = counted[:, kind].sum(where=where)
+        scattered_sum = scattered[:, kind].sum(where=where)
+        factor = counted_sum / scattered_sum
         of_lattice = factor * pixels / len(fit.refined.scores)
         needed[name] = planning.lattices_for(planning.GOAL_E, of_lattice, p, band, kind)
     return needed

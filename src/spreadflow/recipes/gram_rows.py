@@ -74,7 +74,8 @@ def grams_of(columns: dict[str, np.ndarray]) -> list[tuple[int, Gram]]:
     lattice_of_box = columns["boxes/lattice"]
     lattice_of_column = columns["columns/lattice"]
     n_columns = columns["boxes/n_columns"].astype(np.int64)
-    triangles = np.concatenate([[0], np.cumsum(n_columns * (n_columns + 1) // 2)])
+    n_values = n_columns * (n_columns + 1) // 2
+    triangles = np.concatenate([[0], np.cumsum(n_values)])
     grams = []
     for row in np.flatnonzero(columns["lattices/outcome"] == SpreadOutcome.USED):
         boxes = np.flatnonzero(lattice_of_box == row)

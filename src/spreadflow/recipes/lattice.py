@@ -139,9 +139,10 @@ def without_padding(spectrum: Spectrum) -> Spectrum:
     negative photons.
     """
     energies = np.asarray(spectrum.energies_ev)
-    n = 1 + int(np.argmin(np.append(np.diff(energies) > 0, False)))
-    photons = np.asarray(spectrum.photons, dtype=np.float64)[:n]
-    return Spectrum(energies[:n], np.maximum(photons, 0.0))
+    is_rising = np.append(np.diff(energies) > 0, False)
+    n_channels = 1 + int(np.argmin(is_rising))
+    photons = np.asarray(spectrum.photons, dtype=np.float64)[:n_channels]
+    return Spectrum(energies[:n_channels], np.maximum(photons, 0.0))
 
 
 def start_of(lattice: PackedLattice, mosaic: Mosaic, model: RunModel) -> Parameters:

@@ -58,6 +58,7 @@ def lattice_row(fit: LatticeFit, unknowns: list[str], uncertainty: str) -> dict[
 
 
 def _fitted(fit: LatticeFit) -> tuple[lattice_fit.Problem, lattice_fit.RefinedLattice]:
+    """Return problem and solution of a lattice that was fitted."""
     assert fit.problem is not None and fit.refined is not None
     return fit.problem, fit.refined
 
@@ -114,7 +115,8 @@ def _cell_sigma(
     steps = STRAIN_STEP * np.eye(len(strains))[3:]
     differences = [cell_at(strains + step) - cell_at(strains - step) for step in steps]
     slope = np.stack(differences, axis=1) / (2 * STRAIN_STEP)
-    return np.sqrt(np.einsum("ij,jk,ik->i", slope, covariance[np.ix_(rows, rows)], slope))
+    strain_covariance = covariance[np.ix_(rows, rows)]
+    return np.sqrt(np.einsum("ij,jk,ik->i", slope, strain_covariance, slope))
 
 
 def reflection_rows(lattice: PackedLattice, fit: LatticeFit) -> dict[str, np.ndarray]:
@@ -128,7 +130,8 @@ def reflection_rows(lattice: PackedLattice, fit: LatticeFit) -> dict[str, np.nda
     middle = 0.5 * (bbox[:, ::2] + bbox[:, 1::2])
     positions = data.plane[:, 1:] * solve.SCALE_PX + middle.repeat(n_pixels, axis=0)
     centroids = spot_positions.centroids(point.bragg, positions, data.start)
-    squares = (data.photons - point.model) ** 2 / variance(point.model, problem.noise)
+    squared = (data.photons - point.model) ** 2
+    squares = squared / variance(point.model, problem.noise)
     mean_square = spot_positions.sums(squares, data.start) / np.where(
         n_pixels > 0, n_pixels, np.nan
     )
@@ -166,7 +169,8 @@ def _noise_offsets(
     reflections = lattice.reflections
     point = refined.fit.point
     noise = problem.noise
-    seed = np.abs(np.append(reflections["hkl"].ravel(), len(reflections["d"])))
+    n_boxes = len(reflections["d"])
+    seed = np.abs(np.append(reflections["hkl"].ravel(), n_boxes))
     rng = np.random.default_rng(seed)
     model = point.model
     background = point.model - point.bragg
@@ -174,7 +178,7 @@ def _noise_offsets(
     drawn = counts * (1.0 + noise.calibration * rng.standard_normal(len(model)))
     signal = drawn + noise.readout_photons * rng.standard_normal(len(model)) - background
     sigma = np.sqrt(variance(background, noise))
-    offsets = np.full((len(reflections["d"]), 2), np.nan)
+    offsets = np.full((n_boxes, 2), np.nan)
     for box in np.flatnonzero(np.isfinite(reflections["fast_obs"])):
         corner = lattice.boxes.bbox[box, ::2]
         images = [image(problem, int(box), values) for values in (signal, sigma)]
@@ -217,9 +221,12 @@ def sample_rows(
 
 def image(problem: lattice_fit.Problem, box: int, values: np.ndarray) -> np.ndarray:
     """Return values (pixel that counts,) of one shoebox as an image (slow, fast); NaN elsewhere."""
-    fast0, fast1, slow0, slow1 = problem.boxes.bbox[box]
-    first = int(problem.boxes.n_pixels[:box].sum())
-    valid = problem.boxes.valid[first : first + (fast1 - fast0) * (slow1 - slow0)]
+    boxes = problem.boxes
+    start = problem.data.start
+    fast0, fast1, slow0, slow1 = boxes.bbox[box]
+    shape = (slow1 - slow0, fast1 - fast0)
+    first = int(boxes.n_pixels[:box].sum())
+    valid = boxes.valid[first : first + shape[0] * shape[1]]
     out = np.full(len(valid), np.nan)
-    out[valid] = values[problem.data.start[box] : problem.data.start[box + 1]]
-    return out.reshape(slow1 - slow0, fast1 - fast0)
+    out[valid] = values[start[box] : start[box + 1]]
+    return out.reshape(shape)

@@ -88,7 +88,8 @@ class LatticeSums:
             for members in self.groups.values()
             for number, terms in members
         }
-        here = np.unique(np.concatenate([np.empty((0, 3), dtype=int), *unique.values()]), axis=0)
+        none = np.empty((0, 3), dtype=int)
+        here = np.unique(np.concatenate([none, *unique.values()]), axis=0)
         hkl = np.unique(np.concatenate(self.ranks.gather(here)), axis=0)
         if len(hkl) > joint.MAX_REFLECTIONS:
             expected = (

@@ -77,7 +77,9 @@ def _paired(line: Line, experiment: Experiment, table: Table, min_indexed: int) 
     is_indexed = hkl.any(axis=1) & np.isfinite(position).all(axis=1)
     is_on_panel = panel < experiment.detector.n_panels
     rows = is_own & is_indexed & is_on_panel
-    s1 = geometry.direction(experiment.detector, panel[rows], position[rows, 0], position[rows, 1])
+    fast = position[rows, 0]
+    slow = position[rows, 1]
+    s1 = geometry.direction(experiment.detector, panel[rows], fast, slow)
     q = (s1 - geometry.S0) / experiment.wavelength
     agree = indexing.agreeing(experiment.A, hkl[rows], q)
     line = line._replace(n_reflections=len(agree), n_agree=int(agree.sum()))

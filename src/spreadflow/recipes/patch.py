@@ -204,7 +204,8 @@ def background_photons(simulator: Simulator, true: Parameters, points: Pixels) -
     """Return the expected photons (pixel,) of water and air."""
     pixels = to_few_sizes(points, SMALLEST_TABLE)
     rays = pair_tables.rays(simulator.detector, simulator.beam.polarization, pixels)
-    sine = 0.5 * HC_EV_ANGSTROM * np.sqrt(sum(np.asarray(t) ** 2 for t in rays.turn))
+    squares = [np.asarray(component) ** 2 for component in rays.turn]
+    sine = 0.5 * HC_EV_ANGSTROM * np.sqrt(sum(squares))
     pulse = true.spectrum
     photons = background(
         sine,
@@ -221,7 +222,8 @@ def _count(simulator: Simulator, rng: np.random.Generator, photons: np.ndarray) 
     """Return counts (pixel,) of expected photons."""
     flicker = simulator.section.flicker
     if flicker:
-        photons = np.maximum(1.0 + flicker * rng.standard_normal(len(photons)), 0.0) * photons
+        factor = 1.0 + flicker * rng.standard_normal(len(photons))
+        photons = np.maximum(factor, 0.0) * photons
     return rng.poisson(photons)
 
 

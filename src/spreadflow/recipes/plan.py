@@ -228,7 +228,8 @@ def _means(halves: list[_Sums], r: int, n_lattices: int) -> tuple[float, np.ndar
     """Return, for one range, the number of reflections of a lattice, and the information of a
     lattice as each half has it, (half, curve · channel, curve · channel).
     """
-    information = np.array([half.information[r] for half in halves]) * 2.0 / n_lattices
+    of_halves = np.array([half.information[r] for half in halves])
+    information = of_halves * 2.0 / n_lattices
     n_reflections = float(sum(half.n_reflections[r] for half in halves)) / n_lattices
     return n_reflections, information
 

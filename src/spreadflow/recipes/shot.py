@@ -169,7 +169,8 @@ def _is_acceptable(
 def is_near_target(cell: np.ndarray, section: IndexSection) -> bool:
     """Whether a cell (6,) (Å, rad) is within the tolerances of the target."""
     difference = np.abs(cell - unit_cell.radians(section.cell))
-    lengths = difference[:3] <= section.length_tolerance * np.array(section.cell[:3])
+    edges = np.array(section.cell[:3])
+    lengths = difference[:3] <= section.length_tolerance * edges
     angles = difference[3:] <= section.angle_tolerance_deg * DEG
     return bool(np.all(lengths) and np.all(angles))
 
