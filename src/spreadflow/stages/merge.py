@@ -81,13 +81,11 @@ def run(
     accepted = _accepted(cells)
     unique = merging.Unique(accepted.cell, accepted.space_group, section.d_min)
     parts = _parts(reindex, accepted.runs)
-    n_groups = min(len(parts), MAX_GROUPS)
-    groups = np.array_split(np.arange(len(parts)), n_groups)
+    groups = _groups(parts)
+    n_groups = len(groups)
     table = _read(groups, parts, accepted, world, word)
     obs, lattices, counts = _select(table, section, unique, n_groups, world)
-    if counts["used"] == 0:
-        todo = "Look at reindex.png and merge.d_min."
-        raise FileError(cells, "reflections to merge", f"none: {counts}", todo)
+    _check_used(counts, cells)
     sums = merging.Sums(obs, len(unique), n_groups, world.sum)
     scales = _scaled(obs, sums, unique, section, accepted.space_group)
     merged = merging.merge(obs, scales.intensity, scales.sigma, sums, section.min_multiplicity)
@@ -109,6 +107,13 @@ def run(
     _warn(log, attributes["ambiguities"])
     log.info("%s after %d cycles; reflections: %s", scales.error_model, scales.n_cycles, counts)
     _log_quality(log, statistics.overall(merged, unique))
+
+
+def _check_used(counts: dict[str, int], cells: Path) -> None:
+    """Raise FileError where no reflection is left to merge. counts: reflections of each fate."""
+    if counts["used"] == 0:
+        todo = "Look at reindex.png and merge.d_min."
+        raise FileError(cells, "reflections to merge", f"none: {counts}", todo)
 
 
 def _log_quality(log: Logger, overall: statistics.Bins) -> None:
@@ -188,6 +193,12 @@ def _parts(reindex: list[Path], runs: list[str]) -> list[Part]:
         todo = "Are there shots in these runs?"
         raise FileError(", ".join(map(str, reindex)), "parts", "none", todo)
     return parts
+
+
+def _groups(parts: list[Part]) -> list[np.ndarray]:
+    """Return the numbers of the parts of each group, in order."""
+    n_groups = min(len(parts), MAX_GROUPS)
+    return np.array_split(np.arange(len(parts)), n_groups)
 
 
 def _read(

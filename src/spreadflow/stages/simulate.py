@@ -8,6 +8,7 @@ opens.
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from logging import Logger
 from pathlib import Path
 
 import h5py
@@ -49,8 +50,7 @@ def run(
     size = config.simulate.block_shots
     blocks = _blocks(shots, n_shots, size)
     if bank is not None:
-        lost = f"{bank.lost:.2g} of their photons lie beyond the channels"
-        log.info("%s: %d spectra, %d left out; %s", bank.path, len(bank), bank.n_bad, lost)
+        _log_bank(log, bank)
     folder = Path(out).parent / "images"
     paths = [folder / f"{run}_{block:05d}.nxs" for block in blocks]
     base = _base_key(config)
@@ -59,8 +59,7 @@ def run(
         for row in world.share(len(blocks)):
             progress.at(row)
             path = paths[row]
-            first_shot = blocks[row] * size
-            numbers = range(first_shot, min(first_shot + size, n_shots))
+            numbers = _numbers(blocks[row], size, n_shots)
             kinds_of_file = kinds[numbers]
             key = store.digest(base, path.name, kinds_of_file)
             if not _is_done(path, key):
@@ -70,7 +69,7 @@ def run(
     checksums = _united(world.gather(own_checksums))
     polarization = simulator.beam.polarization
     world.once(lambda: _finish(out, run, paths, polarization, checksums, shots is None))
-    end_shot = min((blocks[-1] + 1) * size, n_shots)
+    end_shot = _numbers(blocks[-1], size, n_shots).stop
     log.info("shots %d:%d in %d files", blocks[0] * size, end_shot, len(blocks))
 
 
@@ -79,6 +78,12 @@ def _bank(config: SimulateConfig) -> Bank | None:
     if config.beam.spectra is None:
         return None
     return Bank(config.beam.spectra, build.channels(config.beam), config.beam.photons)
+
+
+def _log_bank(log: Logger, bank: Bank) -> None:
+    """Log how many recorded spectra there are, and how much of them is left out."""
+    lost = f"{bank.lost:.2g} of their photons lie beyond the channels"
+    log.info("%s: %d spectra, %d left out; %s", bank.path, len(bank), bank.n_bad, lost)
 
 
 def _united(checksums: list[dict[str, str]]) -> dict[str, str]:
@@ -121,6 +126,12 @@ def _blocks(shots: str | None, n_shots: int, size: int) -> range:
         expected = f"FIRST:END with 0 <= FIRST < END <= {n_shots}"
         raise ConfigError("--shots", expected, repr(shots), "As in Python: 0:200.")
     return range(first // size, -(-end // size))
+
+
+def _numbers(block: int, size: int, n_shots: int) -> range:
+    """Return the numbers in the run of the shots of a file. size: shots of a full file."""
+    first = block * size
+    return range(first, min(first + size, n_shots))
 
 
 def _inputs(config: SimulateConfig) -> list[str]:
@@ -239,7 +250,8 @@ def _columns(ids: list[int], kinds: np.ndarray, truths: list[list[Truth]]) -> di
     n_spots = [len(lattice.spots.panel) for lattice in lattices]
     rows = np.arange(len(lattices))
     n_others = len(bragg.SimulatedSpots._fields) - 1
-    no_spots = bragg.SimulatedSpots(np.empty((0, 3)), *np.empty((n_others, 0)))
+    no_columns = np.empty((n_others, 0))
+    no_spots = bragg.SimulatedSpots(np.empty((0, 3)), *no_columns)
     of_lattices = zip(no_spots, *(lattice.spots for lattice in lattices), strict=True)
     spots = bragg.SimulatedSpots(*(np.concatenate(columns) for columns in of_lattices))
     turns = [lattice.turns for lattice in lattices]

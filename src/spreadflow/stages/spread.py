@@ -54,6 +54,9 @@ DECIMALS = 6
 change the key of a cycle.
 """
 
+IDENTITY = ("run", "shot_id", "k")
+"""Columns that say which lattice a row is of."""
+
 START_COLUMNS = [f"lattices/{name}" for name in ("shot_id", "k", "outcome", *Start._fields)]
 """Columns that say where a lattice ended."""
 
@@ -145,10 +148,10 @@ def run(
             "than %g"
         )
         log.warning(words, len(result.changes), result.changes[-1], section.converged)
-    columns = {
-        f"{table}/{name}": column for table, part in tables.items() for name, column in part.items()
-    }
-    identities = list(map(store.identity, factor_files.curve_paths(known_curves)))
+    columns: dict[str, np.ndarray] = {}
+    for table, of_table in tables.items():
+        columns |= {f"{table}/{name}": column for name, column in of_table.items()}
+    identities = [store.identity(path) for path in factor_files.curve_paths(known_curves)]
     key = store.digest(section.model_dump(mode="json"), inputs, identities)
     world.once(lambda: _write(out, columns, key, product_attributes))
 
@@ -272,9 +275,7 @@ def _columns(
     pieces = []
     for row_number in block.lattices:
         start_time = time.process_time()
-        identity = {
-            name: columns[f"lattices/{name}"][row_number] for name in ("run", "shot_id", "k")
-        }
+        identity = {name: columns[f"lattices/{name}"][row_number] for name in IDENTITY}
         run, shot_id, k = map(int, identity.values())
         model = models[run]
         outcome, start = starts.get((shot_id, k), (SpreadOutcome.NOT_REFINED, None))
@@ -313,7 +314,8 @@ def _read_cycle(context: Context, parts: store.Parts) -> Cycle:
     rows = skeleton.all_rows(parts, "lattices")
     used = np.flatnonzero(rows["outcome"] == SpreadOutcome.USED)
     if not len(used):
-        found = f"{len(rows['outcome'])} of which none can be"
+        n_lattices = len(rows["outcome"])
+        found = f"{n_lattices} of which none can be"
         todo = "Look at stage1, and widen the range from spread.d_max to spread.d_min."
         raise FileError(context.wide, "lattices of which one can be used", found, todo)
     groups: dict[int, list] = {}
@@ -324,7 +326,8 @@ def _read_cycle(context: Context, parts: store.Parts) -> Cycle:
             members = groups.setdefault(group, [])
             for row, lattice_gram in gram_rows.grams_of(parts.read(block)):
                 number = int(np.searchsorted(used, first_row + row))
-                members.append((number, lattice_terms(lattice_gram, model.factors)))
+                terms = lattice_terms(lattice_gram, model.factors)
+                members.append((number, terms))
         first_row += size
     sums = LatticeSums(
         groups,
