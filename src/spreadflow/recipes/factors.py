@@ -73,6 +73,7 @@ def _of_model(
 
 
 def _space_group(section: StructureFactorsSection) -> str:
+    """Return the space group of the crystal."""
     assert section.space_group is not None, "filled in when a stage is handed its sections"
     return section.space_group
 
@@ -91,6 +92,7 @@ def elements(section: StructureFactorsSection, files: FactorFiles = NO_FILES) ->
 
 
 def _elements(section: StructureFactorsSection, atoms: Atoms) -> list[str]:
+    """Return the element of each site among the atoms."""
     names = []
     for i, site in enumerate(section.sites):
         candidates = np.unique(atoms.elements[atoms.names == site.atom])

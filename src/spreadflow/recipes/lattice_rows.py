@@ -1,5 +1,5 @@
-"""What is written about a refined lattice: its row, those of its reflections, and the pixels of a
-few shoeboxes.
+"""A refined lattice as rows of the product: its own row, those of its reflections, and the pixels
+of a few shoeboxes.
 """
 
 from typing import Any
@@ -20,8 +20,8 @@ STRAIN_STEP = 1e-6
 def lattice_row(fit: LatticeFit, unknowns: list[str], uncertainty: str) -> dict[str, Any]:
     """Return the row of `lattices` of a lattice that was fitted.
 
-    unknowns: of all lattices; values are NaN where this lattice has them not. uncertainty: which σ
-    are quoted.
+    unknowns: names of the unknowns of all lattices; the values of those that this lattice does not
+    have are NaN. uncertainty: which σ are quoted, `sandwich` or `fisher`.
     """
     problem, refined = _fitted(fit)
     parameters = refined.parameters
@@ -132,9 +132,8 @@ def reflection_rows(lattice: PackedLattice, fit: LatticeFit) -> dict[str, np.nda
     centroids = spot_positions.centroids(point.bragg, positions, data.start)
     squared = (data.photons - point.model) ** 2
     squares = squared / variance(point.model, problem.noise)
-    mean_square = spot_positions.sums(squares, data.start) / np.where(
-        n_pixels > 0, n_pixels, np.nan
-    )
+    n_counted = np.where(n_pixels > 0, n_pixels, np.nan)
+    mean_square = spot_positions.sums(squares, data.start) / n_counted
     q = reflections["hkl"] @ refined.parameters.crystal.A.T
     energy_ev = lattice.spectrum.mean_energy_ev
     floor = _noise_offsets(lattice, problem, refined, centroids)

@@ -22,7 +22,7 @@ SMALLEST_TABLE = 1 << 14
 
 
 class Patch(NamedTuple):
-    """The shoeboxes of one simulated lattice and what is true of them."""
+    """The shoeboxes of one simulated lattice, and their truth."""
 
     shoeboxes: Shoeboxes
     predicted: prediction.Predicted
@@ -111,7 +111,7 @@ def patch(
 
 
 def packed_lattice(simulated: Patch, d_max: float = np.inf) -> PackedLattice:
-    """Return a simulated lattice as `annulus` would hold it, predicted with what is true of it.
+    """Return a simulated lattice as `annulus` would hold it, predicted with its true parameters.
 
     d_max: only reflections with d < d_max (Å).
     """

@@ -31,7 +31,7 @@ LINES_PER_BLOCK = 64
 """Number of lines that a rank reads at a time."""
 
 DETECTOR_TOLERANCE_PX = 0.01
-"""Distance between the corners of panels below which two detectors are the same."""
+"""Distance of corresponding panel corners up to which two detectors are the same."""
 
 MAX_WARNINGS = 20
 """Largest number of lines that are not adopted which the log names one by one."""

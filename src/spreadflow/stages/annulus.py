@@ -217,7 +217,7 @@ def _cut_out(
     is_of_shot: np.ndarray,
     is_chosen: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Return the shoeboxes of a shot's chosen reflections, as of `shoeboxes.pack`.
+    """Return the shoeboxes of a shot's chosen reflections as `shoeboxes.pack` cuts them out.
 
     columns: of the part; is_of_shot, is_chosen: (reflection of the part,) bool.
     """

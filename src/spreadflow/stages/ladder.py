@@ -209,7 +209,7 @@ def _columns(context: Context, part: int) -> dict[str, np.ndarray]:
 def _count_flagged(lattice: PackedLattice, section: dict[str, Any]) -> dict[str, int]:
     """Return the number of flagged shoeboxes, counted in two ways as rung 1 asks.
 
-    section: with which the annulus was made.
+    section: the one that the annulus was made with.
     """
     reflections = lattice.reflections
     limits = {name: section[name] for name in ("d_min", "d_max")}

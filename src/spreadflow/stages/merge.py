@@ -223,7 +223,7 @@ def _read(
 
 
 def _joined(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return tables with the same columns as one."""
+    """Return one table of the rows of all tables, which have the same columns."""
     return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
