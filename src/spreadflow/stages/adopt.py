@@ -219,7 +219,8 @@ def _write(
     }
     for name in ("experiment", "n_reflections", "n_agree", "outcome"):
         columns[f"lines/{name}"] = np.array([getattr(line, name) for line in final])
-    key = store.digest(store.identity(out), [column.tolist() for column in columns.values()])
+    values = [column.tolist() for column in columns.values()]
+    key = store.digest(store.identity(out), values)
     store.write(
         out.with_name("adopt.h5"),
         "adopt",

@@ -137,5 +137,6 @@ def _frozen(path: Path, space_group: str) -> tuple[list[str], cells.Clusters, in
     if frozen_group != space_group:
         todo = "Freeze cells of the same space group, or cluster anew (cells.from: null)."
         raise FileError(f"cells.from {path}", f"space group {space_group}", frozen_group, todo)
-    clusters = cells.Clusters(*(columns[f"clusters/{name}"] for name in cells.Clusters._fields))
+    fields = {name: columns[f"clusters/{name}"] for name in cells.Clusters._fields}
+    clusters = cells.Clusters(**fields)
     return attributes["features"], clusters, attributes["chosen"]

@@ -129,13 +129,15 @@ def _read_all(annulus: Path, keys: list[str], cells: Path, world: World) -> dict
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     of_parts = world.gather_blocks(readable)
     read = {identity for identities in of_parts for identity in identities}
-    growth = 100.0 * (peaks[-1] / peaks[0] - 1.0) if peaks else 0.0
-    seconds = sum(world.gather(time.process_time() - start_time))
+    growth = _growth_percent(peaks)
+    own_seconds = time.process_time() - start_time
+    seconds = sum(world.gather(own_seconds))
     names = ["lattices/shot_id", "lattices/k", "lattices/outcome"]
     table = store.read(cells, "cells", names)
     is_accepted = table["lattices/outcome"] == LatticeOutcome.ACCEPTED
-    shot_ids = table["lattices/shot_id"][is_accepted].tolist()
-    accepted = set(zip(shot_ids, table["lattices/k"][is_accepted].tolist(), strict=True))
+    shot_ids = table["lattices/shot_id"][is_accepted]
+    k = table["lattices/k"][is_accepted]
+    accepted = set(zip(shot_ids.tolist(), k.tolist(), strict=True))
     return {
         "n_read": len(read),
         "n_others": len(read - accepted),
@@ -143,6 +145,13 @@ def _read_all(annulus: Path, keys: list[str], cells: Path, world: World) -> dict
         "growth_percent": max(world.gather(growth)),
         "seconds_per_lattice": seconds / max(len(read), 1),
     }
+
+
+def _growth_percent(peaks: list[int]) -> float:
+    """Return how far the peak memory of a rank grew from its first part to its last, %."""
+    if not peaks:
+        return 0.0
+    return 100.0 * (peaks[-1] / peaks[0] - 1.0)
 
 
 def _identity(columns: dict, row: int) -> tuple[int, int]:

@@ -105,7 +105,8 @@ def _read(
     lattices = {}
     for number in range(world.rank, len(blocks), world.size):
         block = blocks[number]
-        lattices[number] = _lattices(index[block.run], block, spectra[block.run], section)
+        path = index[block.run]
+        lattices[number] = _lattices(path, block, spectra[block.run], section)
     return _at_most(lattices, section.max_lattices, world)
 
 
@@ -149,7 +150,8 @@ class _Spectra:
 
     def __init__(self, source: Source):
         self.source = source
-        self.rows = {int(shot_id): row for row, shot_id in enumerate(source.shots["shot_id"])}
+        shot_ids = source.shots["shot_id"]
+        self.rows = {int(shot_id): row for row, shot_id in enumerate(shot_ids)}
 
     def of_shot(self, shot_id: int) -> Spectrum | None:
         """Return the spectrum of a shot, None where it cannot be read. Raises FileError where the
@@ -184,7 +186,8 @@ def _lattices(
             eta_rad=float(columns["lattices/eta_rad"][n]),
             domain_ang=float(columns["lattices/domain_ang"][n]),
         )
-        spots = Spots(*(columns[f"spots/{name}"][rows] for name in Spots._fields))
+        spot_columns = {name: columns[f"spots/{name}"][rows] for name in Spots._fields}
+        spots = Spots(**spot_columns)
         lattices.append(IndexedLattice(lattice, hkl, spots, prediction.compress(spectrum)))
     return lattices
 

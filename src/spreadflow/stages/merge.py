@@ -353,8 +353,8 @@ def _gathered(
     """Return the columns of the lattices of all ranks, in order of the groups."""
     own_pieces = {}
     for number in np.unique(group):
-        is_of_group = group == number
-        own_pieces[int(number)] = {name: column[is_of_group] for name, column in lattices.items()}
+        rows = group == number
+        own_pieces[int(number)] = {name: column[rows] for name, column in lattices.items()}
     pieces = world.gather_blocks(own_pieces)
     return {
         f"lattices/{name}": np.concatenate([piece[name] for piece in pieces]) for name in lattices

@@ -98,7 +98,11 @@ def run(
         if is_shared:
             _learn_together(context, parts, world)
         else:
-            skeleton.run(parts, lambda block: _learn_alone(context, blocks[block]), word, world)
+
+            def make(number: int) -> store.Columns:
+                return _learn_alone(context, blocks[number])
+
+            skeleton.run(parts, make, word, world)
     outcomes = skeleton.outcomes(parts, "lattices/outcome", LearnedOutcome, world)
     log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
     parts.finish(
@@ -133,7 +137,8 @@ def _learn_one(context: Context, columns: dict, row_number: int) -> dict[str, di
             eta_rad = float(pupil.problem.start.crystal.eta_rad)
             result = _learn(context.config, [pupil], eta_rad)
             tables = _tables(result, 0)
-            row |= _outcome(result) | {"A": result.problems[0].start.crystal.A}
+            start = result.problems[0].start
+            row |= _outcome(result) | {"A": start.crystal.A}
         except (np.linalg.LinAlgError, ArithmeticError, ValueError) as error:
             words = "shot %016x lattice %d: not learned (%s)"
             context.log.warning(words, row["shot_id"], row["k"], error)
@@ -152,7 +157,8 @@ def _learn_together(context: Context, parts: store.Parts, world: World) -> None:
     chosen = _evenly(len(context.blocks), context.config.mosaic.max_lattices)
     pupils = _pupils(context, chosen, world)
     fitted = {number: pupil for number, pupil in sorted(pupils.items()) if pupil.problem}
-    etas_rad = world.gather_blocks({number: _eta_rad(pupil) for number, pupil in fitted.items()})
+    own_etas_rad = {number: _eta_rad(pupil) for number, pupil in fitted.items()}
+    etas_rad = world.gather_blocks(own_etas_rad)
     tables: dict[str, dict] = {}
     outcome: Row = {}
     rows = {number: pupil.row for number, pupil in pupils.items()}

@@ -147,7 +147,8 @@ def run(
             "the last of %d cycles moved the curves by %.3g σ: raise spread.max_cycles for less "
             "than %g"
         )
-        log.warning(words, len(result.changes), result.changes[-1], section.converged)
+        n_cycles = len(result.changes)
+        log.warning(words, n_cycles, result.changes[-1], section.converged)
     columns: dict[str, np.ndarray] = {}
     for table, of_table in tables.items():
         columns |= {f"{table}/{name}": column for name, column in of_table.items()}
