@@ -66,7 +66,7 @@ def test_refinement():
     noise = Noise(d.readout_adu / d.quantum_gain, d.gain_calibration)
     for k in range(n):
         information = (
-            information + plan._of_lattice(simulator, k, [ends], config.stage1).information[0] / n
+            information + plan._lattice_sums(simulator, k, [ends], config.stage1).information[0] / n
         )
         made = patches.patch(simulator, k, d_min=ends[0], d_max=ends[1])
         at = made.parameters

@@ -1,18 +1,18 @@
-"""Two descriptions of the same data in turns, until the second one stays.
+"""The refinement of two descriptions of the same data in turns, until the second one converges.
 
-That is the loop of SPREAD: lattices are refined against their pixels with the curves as they are
-(expand), the curves from all lattices together (reduce), and so on. What is expanded and reduced,
-on how many ranks, and where it is kept, is for the caller to say.
+That is the loop of SPREAD: lattices are refined against their pixels with the present curves
+(expand), then the curves from all lattices together (reduce), and so on. The caller decides what is
+expanded and reduced, on how many ranks, and where it is kept.
 """
 
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
 Expanded = TypeVar("Expanded")
-"""What the data look like, given the state: the lattices with their Gram matrices."""
+"""The data as described with a given state: the lattices with their Gram matrices."""
 
 State = TypeVar("State")
-"""What all data share: the curves."""
+"""The description that all data share: the curves."""
 
 
 class Alternation(NamedTuple, Generic[State, Expanded]):
@@ -31,9 +31,9 @@ def alternate(
 ) -> Alternation[State, Expanded]:
     """Take turns until they have converged.
 
-    expand: state of the turn before (None in the first) → what the data look like with it. reduce:
-    that, and the state before → the new state, and how far it moved. has_converged: changes of all
-    turns so far → whether to stop.
+    expand: state of the turn before (None in the first) → the data as described with it. reduce:
+    that description, and the state before → the new state, and how far it moved. has_converged:
+    changes of all turns so far → whether to stop.
     """
     state: State | None = None
     changes: list[float] = []

@@ -26,12 +26,14 @@ QUOTED = {"none": "free", "kramers_kronig": "kramers_kronig", "smooth": "smooth"
 """`spread.restraint` → the fit whose curves are quoted."""
 
 LATTICES_PER_UNKNOWN = 1.5
-"""From so many lattices per unknown on their scatter gives the whole covariance; fewer give one
-factor for all.
+"""With at least this many lattices per unknown their scatter gives the whole covariance; with
+fewer it gives one factor for all unknowns.
 """
 
 STEP_TOLERANCE_EV = 1e-6
-"""A step of the nodes may be this much below the distance of channels: rounding of the energies."""
+"""Amount, eV, by which the step of the nodes may fall below the spacing of the channels: energies
+are rounded.
+"""
 
 
 def site_names(config: SpreadConfig) -> list[str]:
@@ -40,8 +42,8 @@ def site_names(config: SpreadConfig) -> list[str]:
 
 
 def check(config: SpreadConfig) -> None:
-    """Raise ConfigError where there is nothing to refine, or other numbers of sites and of known
-    curves.
+    """Raise ConfigError where there is nothing to refine, or where the known curves are not one for
+    each site.
     """
     sites = site_names(config)
     known = config.spread.known
@@ -107,11 +109,11 @@ def parametrisations(
     }
     if section.known is not None:
         elements = factors.elements(config.structure_factors, files)
-        known = [
+        known_curves = [
             factors.curve(element, name, energies_ev, files)
             for element, name in zip(elements, section.known, strict=True)
         ]
-        target = np.stack([np.real(known), np.imag(known)], axis=1)
+        target = np.stack([np.real(known_curves), np.imag(known_curves)], axis=1)
         fits["known"] = dispersion.toward(free, target, section.known_sigma_e)
     quoted = QUOTED[section.restraint]
     return {quoted: fits[quoted]} | fits
@@ -140,13 +142,14 @@ def has_converged(changes: list[float], section: SpreadSection) -> bool:
 
 
 def change(p: Parametrisation, refined: RefinedCurves, before: np.ndarray, limit_e: float) -> float:
-    """Return the largest change of a node from θ `before`, in its σ, where curves are determined to
-    `limit_e`.
+    """Return the largest change of a node from θ `before`, in its σ, where curves are determined
+    to `limit_e`.
     """
     sigma = p.sigma(refined.fisher)
     is_determined = np.zeros(sigma.shape, dtype=bool)
     is_determined[:, :, dispersion.band(sigma, limit_e)] = True
-    moved = np.abs(p.at_nodes @ (refined.theta - before)).reshape(sigma.shape) / sigma
+    step = p.at_nodes @ (refined.theta - before)
+    moved = np.abs(step).reshape(sigma.shape) / sigma
     if is_determined.any():
         return float(moved[is_determined].max())
     return float(moved.max())
@@ -160,7 +163,7 @@ class QuotedFit(NamedTuple):
     noise: np.ndarray
     """(theta, theta) covariance of the pixels' slope, restraints left out"""
     kind: str
-    """where that is from: sandwich, scaled or fisher"""
+    """where the noise is from: sandwich, scaled or fisher"""
 
     @property
     def covariance(self) -> np.ndarray:
@@ -217,15 +220,16 @@ def edge_rows(
     for number, fit in enumerate(fits.values()):
         if fit.p.is_smooth:
             continue
-        found = edges(fit.p, fit.refined.theta, fit.refined.of_pixels, shapes, noise=fit.noise)
-        sigma = np.sqrt(np.diag(found.covariance))
-        differences = np.where(is_alike, found.difference_ev, np.nan)
-        errors = np.where(is_alike, found.difference_sigma_ev, np.nan)
+        refined = fit.refined
+        fit_edges = edges(fit.p, refined.theta, refined.of_pixels, shapes, noise=fit.noise)
+        sigma = np.sqrt(np.diag(fit_edges.covariance))
+        differences = np.where(is_alike, fit_edges.difference_ev, np.nan)
+        errors = np.where(is_alike, fit_edges.difference_sigma_ev, np.nan)
         for site in range(len(sigma)):
             row = {
                 "fit": number,
                 "site": site,
-                "energy_ev": found.energy_ev[site],
+                "energy_ev": fit_edges.energy_ev[site],
                 "sigma_ev": sigma[site],
                 "difference_ev": differences[site],
                 "difference_sigma_ev": errors[site],
@@ -235,8 +239,9 @@ def edge_rows(
 
 
 def without_edge(rows: list[dict], sites: list[str]) -> list[str]:
-    """Return a sentence for each site that has no edge in the first fit that has any. rows: as of
-    `edge_rows`.
+    """Return a sentence for each site that has no edge in the first fit that has any.
+
+    rows: those that `edge_rows` returned.
     """
     first = [row for row in rows if row["fit"] == rows[0]["fit"]]
     names = [sites[row["site"]] for row in first if np.isnan(row["energy_ev"])]
@@ -268,8 +273,9 @@ def curve_rows(fits: dict[str, QuotedFit]) -> list[dict]:
 def starts(
     curves: np.ndarray, elements: list[str], energies_ev: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Return curves (site, 2, channel) to start from again. A single site has none to swap with,
-    nor to be like.
+    """Return curves (site, 2, channel) from which the refinement is started again, by name.
+
+    A single site has no other to be swapped with or to be made identical to.
     """
     metal = np.stack([anomalous.site(element, "metallic", energies_ev) for element in elements])
     metallic = {"metallic": np.stack([metal.real, metal.imag], axis=1)}
@@ -342,10 +348,11 @@ def value_rows(fits: dict[str, QuotedFit]) -> dict[str, np.ndarray]:
 
 
 def outlook(fit: QuotedFit, elements: list[str]) -> dict[str, float]:
-    """Return how many lattices like these take σ to the goal, by kind of curve (`fp`, `fdp`).
+    """Return how many lattices like these bring σ to the goal, by kind of curve (`fp`, `fdp`).
 
-    What a lattice says is the pixels' information, less as its noise shows to be more than that at
-    the nodes of the band: elsewhere it may be dark, and curves are what restraints say.
+    The information of a lattice is that of its pixels, reduced by the ratio of the counted to the
+    scattered variance at the nodes of the band. Nodes outside it do not count: there may be no
+    light, and the curves are what the restraints make them.
     """
     p = fit.p
     fisher = fit.refined.fisher
@@ -359,7 +366,9 @@ def outlook(fit: QuotedFit, elements: list[str]) -> dict[str, float]:
     needed = {}
     for kind, name in enumerate(("fp", "fdp")):
         where = is_inside[:, kind]
-        factor = counted[:, kind].sum(where=where) / scattered[:, kind].sum(where=where)
+        counted_sum = counted[:, kind].sum(where=where)
+        scattered_sum = scattered[:, kind].sum(where=where)
+        factor = counted_sum / scattered_sum
         of_lattice = factor * pixels / len(fit.refined.scores)
         needed[name] = planning.lattices_for(planning.GOAL_E, of_lattice, p, band, kind)
     return needed

@@ -1,7 +1,7 @@
 """F(hkl, E) as the configuration wants it: from a model, right or perturbed, or from merged
 intensities.
 
-What files hold is handed in: `io/factor_files.py` reads them.
+The contents of files are handed in; `io/factor_files.py` reads them.
 """
 
 import numpy as np
@@ -29,9 +29,9 @@ def factors(
 ) -> StructureFactors:
     """Return F of a section in the channels `energies_ev` (channel,).
 
-    energy_ev: where merged amplitudes hold, the mean energy of the beam they were measured with;
-    rng: of the perturbation; files: what the files hold that the section names. Raises ConfigError,
-    FileError.
+    energy_ev: energy at which merged amplitudes hold, the mean energy of the beam they were
+    measured with; rng: random stream of the perturbation; files: contents of the files that the
+    section names. Raises ConfigError, FileError.
     """
     model = _of_model(section, energies_ev, rng, files)
     if section.source == "model":
@@ -73,6 +73,7 @@ def _of_model(
 
 
 def _space_group(section: StructureFactorsSection) -> str:
+    """Return the space group of the crystal."""
     assert section.space_group is not None, "filled in when a stage is handed its sections"
     return section.space_group
 
@@ -91,6 +92,7 @@ def elements(section: StructureFactorsSection, files: FactorFiles = NO_FILES) ->
 
 
 def _elements(section: StructureFactorsSection, atoms: Atoms) -> list[str]:
+    """Return the element of each site among the atoms."""
     names = []
     for i, site in enumerate(section.sites):
         candidates = np.unique(atoms.elements[atoms.names == site.atom])

@@ -49,7 +49,7 @@ def with_curves(factors: StructureFactors, curves: np.ndarray) -> StructureFacto
 
 
 def expand_lattice(
-    packed: PackedLattice,
+    lattice: PackedLattice,
     mosaic: Mosaic,
     model: RunModel,
     pixels: Stage1Section,
@@ -60,13 +60,13 @@ def expand_lattice(
 
     pixels: how lattices are modelled.
     """
-    fit = refine_lattice(packed, mosaic, model, pixels, start)
-    return expand_fit(fit, packed, model, pixels, section.model_error)
+    fit = refine_lattice(lattice, mosaic, model, pixels, start)
+    return expand_fit(fit, lattice, model, pixels, section.model_error)
 
 
 def expand_fit(
     fit: LatticeFit,
-    packed: PackedLattice,
+    lattice: PackedLattice,
     model: RunModel,
     pixels: Stage1Section,
     error: float | None,
@@ -87,9 +87,9 @@ def expand_fit(
         lattice_fit.moved(problem, refined.parameters), tuple(pixels.refine), pixels.n_cells_axes
     )
     own = gram(refined_model, point.planes, model_error=error)
-    channels = np.flatnonzero(np.isin(model.energies_ev, packed.spectrum.energies_ev))
+    channels = np.flatnonzero(np.isin(model.energies_ev, lattice.spectrum.energies_ev))
     photons = np.zeros(len(model.energies_ev))
-    photons[channels] = packed.spectrum.photons
+    photons[channels] = lattice.spectrum.photons
     return ExpandedLattice(
         outcome=SpreadOutcome.USED,
         gram=own._replace(channel=channels[own.channel]),

@@ -30,7 +30,7 @@ def blank_tables(n_unknowns: int, n_channels: int) -> Tables:
 def tables_of(lattice: ExpandedLattice, unknowns: list[str]) -> Tables:
     """Return the tables of a lattice that is used.
 
-    unknowns: names of those that any lattice has.
+    unknowns: names of the unknowns that any lattice has.
     """
     assert lattice.gram is not None and lattice.start is not None, "only of lattices that are used"
     padded = _padded(lattice.gram, lattice.unknowns, unknowns)
@@ -56,7 +56,7 @@ def tables_of(lattice: ExpandedLattice, unknowns: list[str]) -> Tables:
 def _padded(own: Gram, names: tuple[str, ...], unknowns: list[str]) -> Gram:
     """Return a Gram with places for all unknowns.
 
-    Those that the lattice does not have are held by a restraint of their own.
+    A unit restraint holds each unknown that the lattice does not have.
     """
     places = [unknowns.index(name) for name in names]
     n = len(unknowns)
@@ -74,7 +74,8 @@ def grams_of(columns: dict[str, np.ndarray]) -> list[tuple[int, Gram]]:
     lattice_of_box = columns["boxes/lattice"]
     lattice_of_column = columns["columns/lattice"]
     n_columns = columns["boxes/n_columns"].astype(np.int64)
-    triangles = np.concatenate([[0], np.cumsum(n_columns * (n_columns + 1) // 2)])
+    n_values = n_columns * (n_columns + 1) // 2
+    triangles = np.concatenate([[0], np.cumsum(n_values)])
     grams = []
     for row in np.flatnonzero(columns["lattices/outcome"] == SpreadOutcome.USED):
         boxes = np.flatnonzero(lattice_of_box == row)

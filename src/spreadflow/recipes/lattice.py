@@ -1,5 +1,6 @@
-"""One lattice of an annulus against its pixels: from packed shoeboxes to a refined lattice. No
-files, no ranks.
+"""One lattice refined against its pixels, from the packed shoeboxes of an annulus on.
+
+Nothing here reads or writes files, or knows of ranks.
 """
 
 from typing import NamedTuple
@@ -28,13 +29,14 @@ LARGEST_TURN_RAD = 0.5 * DEG
 """A lattice that turns by more is not the one that was indexed."""
 
 LARGEST_SCALE_SIGMA = 1.0
-"""Standard deviation of ln scale above which the photons do not tell the scale."""
+"""Standard deviation of ln scale above which the photons do not determine the scale."""
 
 KERNEL_PX = 10
-"""Half size of the kernel of the point spread, px; light that goes farther is background."""
+"""Half size of the kernel of the point spread, px; light that spreads farther is background."""
 
 FEWEST_CELLS = 5.0
-"""Unit cells along an axis of a domain at the start of a fit, at least: the model is for no fewer.
+"""Fewest unit cells along an axis of a domain at the start of a fit: the model does not hold for
+fewer.
 """
 
 FITTED = (RefinedOutcome.REFINED, RefinedOutcome.NOT_CONVERGED)
@@ -137,40 +139,41 @@ def without_padding(spectrum: Spectrum) -> Spectrum:
     negative photons.
     """
     energies = np.asarray(spectrum.energies_ev)
-    n = 1 + int(np.argmin(np.append(np.diff(energies) > 0, False)))
-    photons = np.asarray(spectrum.photons, dtype=np.float64)[:n]
-    return Spectrum(energies[:n], np.maximum(photons, 0.0))
+    is_rising = np.append(np.diff(energies) > 0, False)
+    n_channels = 1 + int(np.argmin(is_rising))
+    photons = np.asarray(spectrum.photons, dtype=np.float64)[:n_channels]
+    return Spectrum(energies[:n_channels], np.maximum(photons, 0.0))
 
 
-def start_of(packed: PackedLattice, mosaic: Mosaic, model: RunModel) -> Parameters:
-    """Return where a fit begins: orientation and cell as predicted with, all nodes that the pulse
-    may light.
+def start_of(lattice: PackedLattice, mosaic: Mosaic, model: RunModel) -> Parameters:
+    """Return the parameters that a fit begins with: the orientation and cell of the prediction, and
+    all nodes that the pulse may light.
 
-    N is that of a domain of the predicted volume; η is as predicted with, or that of a learned
-    mosaicity.
+    N is that of a domain of the size that the prediction had; η is that of the prediction, or of a
+    learned mosaicity.
     """
-    volume = unit_cell.volume(unit_cell.cell_of(packed.A))
-    n_cells = np.full(3, max(packed.domain_ang / volume ** (1 / 3), FEWEST_CELLS))
-    eta_rad = packed.eta_rad if mosaic.eta_rad is None else mosaic.eta_rad
-    is_of_pulse = np.isin(model.energies_ev, packed.spectrum.energies_ev)
+    volume = unit_cell.volume(unit_cell.cell_of(lattice.A))
+    n_cells = np.full(3, max(lattice.domain_ang / volume ** (1 / 3), FEWEST_CELLS))
+    eta_rad = lattice.eta_rad if mosaic.eta_rad is None else mosaic.eta_rad
+    is_of_pulse = np.isin(model.energies_ev, lattice.spectrum.energies_ev)
     factors = model.factors._replace(anomalous=model.factors.anomalous[:, is_of_pulse])
     whole = Parameters(
-        crystal=Crystal(packed.A, n_cells, np.float64(eta_rad)),
+        crystal=Crystal(lattice.A, n_cells, np.float64(eta_rad)),
         mosaic=mosaic,
         scale=np.float64(1.0),
         beam_mm=model.beam_mm,
-        spectrum=packed.spectrum,
+        spectrum=lattice.spectrum,
         polarization=model.polarization,
         detector=model.detector,
         hkl=factors.hkl,
         f_squared=np.broadcast_to(1.0, (len(factors.hkl), is_of_pulse.sum())),
     )
-    rows = lattice_fit.reachable(whole, packed.boxes)
+    rows = lattice_fit.reachable(whole, lattice.boxes)
     return whole._replace(hkl=factors.hkl[rows], f_squared=factors.squared(rows))
 
 
 def problem_of(
-    packed: PackedLattice,
+    lattice: PackedLattice,
     mosaic: Mosaic,
     model: RunModel,
     section: Stage1Section,
@@ -179,20 +182,20 @@ def problem_of(
     """Return a lattice and its pixels, their point spread undone.
 
     start: where an earlier refinement ended; without it the lattice starts where prediction has it.
-    Raises ArithmeticError, LinAlgError, ValueError for what a lattice may be like.
+    Raises ArithmeticError, LinAlgError, ValueError for a lattice that cannot be fitted.
     """
-    boxes = packed.boxes
+    boxes = lattice.boxes
     readout_photons = section.readout_photons
     if section.psf_fwhm_mm:
         make_kernel = noise.POINT_SPREADS[section.psf]
         kernel = make_kernel(section.psf_fwhm_mm, float(model.detector.pixel_mm), KERNEL_PX)
-        boxes = point_spread.undone(boxes, packed.recorded, kernel)
+        boxes = point_spread.undone(boxes, lattice.recorded, kernel)
         readout_photons = readout_photons * point_spread.growth(kernel)
     if start is None:
-        parameters = start_of(packed, mosaic, model)
+        parameters = start_of(lattice, mosaic, model)
     else:
-        parameters = start_of(packed._replace(A=start.A), mosaic, model)
-    indexed = parameters._replace(crystal=parameters.crystal._replace(A=packed.A))
+        parameters = start_of(lattice._replace(A=start.A), mosaic, model)
+    indexed = parameters._replace(crystal=parameters.crystal._replace(A=lattice.A))
     if start is not None:
         crystal = Crystal(start.A, start.n_cells, np.float64(start.eta_rad))
         parameters = parameters._replace(crystal=crystal, scale=start.scale)
@@ -209,7 +212,7 @@ def problem_of(
 def restraints_of(
     section: Stage1Section, indexed: Parameters, space_group: str
 ) -> restraints.Restraints | None:
-    """Return what the configuration says of a lattice beside its pixels, or None where it says
+    """Return what the configuration knows of a lattice beside its pixels, or None where it knows
     nothing.
 
     indexed: the lattice where fits start; it supplies the centres that the configuration leaves
@@ -255,19 +258,20 @@ def _metric(cell: list[float], space_group: str) -> np.ndarray:
 
 
 def refine_lattice(
-    packed: PackedLattice,
+    lattice: PackedLattice,
     mosaic: Mosaic,
     model: RunModel,
     section: Stage1Section,
     start: Start | None = None,
 ) -> LatticeFit:
-    """Refine a lattice against its pixels. Never raises for what a lattice may be like.
+    """Refine a lattice against its pixels. A lattice that cannot be refined has an outcome, and
+    raises nothing.
 
-    start: where an earlier refinement ended; the fit looks no farther than near it.
+    start: where an earlier refinement ended; the fit searches only near it.
     """
     free = tuple(section.refine)
     try:
-        problem = problem_of(packed, mosaic, model, section, start)
+        problem = problem_of(lattice, mosaic, model, section, start)
         sizes = lattice_fit.unknowns(free, mosaic, len(problem.frame.strains), section.n_cells_axes)
         n_boxes = int((np.diff(problem.data.start) > 0).sum())
         if n_boxes <= sum(sizes.values()):

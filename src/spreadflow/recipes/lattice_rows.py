@@ -1,5 +1,5 @@
-"""What is written about a refined lattice: its row, those of its reflections, and the pixels of a
-few shoeboxes.
+"""A refined lattice as rows of the product: its own row, those of its reflections, and the pixels
+of a few shoeboxes.
 """
 
 from typing import Any
@@ -20,8 +20,8 @@ STRAIN_STEP = 1e-6
 def lattice_row(fit: LatticeFit, unknowns: list[str], uncertainty: str) -> dict[str, Any]:
     """Return the row of `lattices` of a lattice that was fitted.
 
-    unknowns: of all lattices; values are NaN where this lattice has them not. uncertainty: which σ
-    are quoted.
+    unknowns: names of the unknowns of all lattices; the values of those that this lattice does not
+    have are NaN. uncertainty: which σ are quoted, `sandwich` or `fisher`.
     """
     problem, refined = _fitted(fit)
     parameters = refined.parameters
@@ -58,6 +58,7 @@ def lattice_row(fit: LatticeFit, unknowns: list[str], uncertainty: str) -> dict[
 
 
 def _fitted(fit: LatticeFit) -> tuple[lattice_fit.Problem, lattice_fit.RefinedLattice]:
+    """Return problem and solution of a lattice that was fitted."""
     assert fit.problem is not None and fit.refined is not None
     return fit.problem, fit.refined
 
@@ -114,27 +115,28 @@ def _cell_sigma(
     steps = STRAIN_STEP * np.eye(len(strains))[3:]
     differences = [cell_at(strains + step) - cell_at(strains - step) for step in steps]
     slope = np.stack(differences, axis=1) / (2 * STRAIN_STEP)
-    return np.sqrt(np.einsum("ij,jk,ik->i", slope, covariance[np.ix_(rows, rows)], slope))
+    strain_covariance = covariance[np.ix_(rows, rows)]
+    return np.sqrt(np.einsum("ij,jk,ik->i", slope, strain_covariance, slope))
 
 
-def reflection_rows(packed: PackedLattice, fit: LatticeFit) -> dict[str, np.ndarray]:
+def reflection_rows(lattice: PackedLattice, fit: LatticeFit) -> dict[str, np.ndarray]:
     """Return the columns of `reflections` of a lattice that was fitted."""
     problem, refined = _fitted(fit)
     data = problem.data
     point = refined.fit.point
-    reflections = packed.reflections
+    reflections = lattice.reflections
     n_pixels = np.diff(data.start)
     bbox = reflections["bbox"]
     middle = 0.5 * (bbox[:, ::2] + bbox[:, 1::2])
     positions = data.plane[:, 1:] * solve.SCALE_PX + middle.repeat(n_pixels, axis=0)
     centroids = spot_positions.centroids(point.bragg, positions, data.start)
-    squares = (data.photons - point.model) ** 2 / variance(point.model, problem.noise)
-    mean_square = spot_positions.sums(squares, data.start) / np.where(
-        n_pixels > 0, n_pixels, np.nan
-    )
+    squared = (data.photons - point.model) ** 2
+    squares = squared / variance(point.model, problem.noise)
+    n_counted = np.where(n_pixels > 0, n_pixels, np.nan)
+    mean_square = spot_positions.sums(squares, data.start) / n_counted
     q = reflections["hkl"] @ refined.parameters.crystal.A.T
-    energy_ev = packed.spectrum.mean_energy_ev
-    floor = _noise_offsets(packed, problem, refined, centroids)
+    energy_ev = lattice.spectrum.mean_energy_ev
+    floor = _noise_offsets(lattice, problem, refined, centroids)
     return {
         **{name: reflections[name] for name in ("hkl", "d", "panel", "fast_obs", "slow_obs")},
         "lattice": np.zeros(len(n_pixels), dtype=int),
@@ -153,7 +155,7 @@ def reflection_rows(packed: PackedLattice, fit: LatticeFit) -> dict[str, np.ndar
 
 
 def _noise_offsets(
-    packed: PackedLattice,
+    lattice: PackedLattice,
     problem: lattice_fit.Problem,
     refined: lattice_fit.RefinedLattice,
     centroids: np.ndarray,
@@ -163,10 +165,11 @@ def _noise_offsets(
 
     That is the distance that counting noise alone makes, were the model true.
     """
-    reflections = packed.reflections
+    reflections = lattice.reflections
     point = refined.fit.point
     noise = problem.noise
-    seed = np.abs(np.append(reflections["hkl"].ravel(), len(reflections["d"])))
+    n_boxes = len(reflections["d"])
+    seed = np.abs(np.append(reflections["hkl"].ravel(), n_boxes))
     rng = np.random.default_rng(seed)
     model = point.model
     background = point.model - point.bragg
@@ -174,22 +177,24 @@ def _noise_offsets(
     drawn = counts * (1.0 + noise.calibration * rng.standard_normal(len(model)))
     signal = drawn + noise.readout_photons * rng.standard_normal(len(model)) - background
     sigma = np.sqrt(variance(background, noise))
-    offsets = np.full((len(reflections["d"]), 2), np.nan)
+    offsets = np.full((n_boxes, 2), np.nan)
     for box in np.flatnonzero(np.isfinite(reflections["fast_obs"])):
-        corner = packed.boxes.bbox[box, ::2]
+        corner = lattice.boxes.bbox[box, ::2]
         images = [image(problem, int(box), values) for values in (signal, sigma)]
         offsets[box] = corner + spot_positions.observed(*images) - centroids[box]
     return offsets
 
 
-def sample_rows(packed: PackedLattice, fit: LatticeFit, n: int) -> dict[str, dict[str, np.ndarray]]:
+def sample_rows(
+    lattice: PackedLattice, fit: LatticeFit, n: int
+) -> dict[str, dict[str, np.ndarray]]:
     """Return the tables `samples` and `sample_pixels`: data and model in the n shoeboxes that stand
     out most.
     """
     problem, refined = _fitted(fit)
     data = problem.data
     point = refined.fit.point
-    reflections = packed.reflections
+    reflections = lattice.reflections
     strength = np.nan_to_num(shoeboxes.strength(reflections["intensity"], reflections["sigma"]))
     rows = np.argsort(-strength, kind="stable")[:n]
     values = {
@@ -204,7 +209,7 @@ def sample_rows(packed: PackedLattice, fit: LatticeFit, n: int) -> dict[str, dic
         )
         for name, column in values.items()
     }
-    n_pixels = packed.boxes.n_pixels[rows]
+    n_pixels = lattice.boxes.n_pixels[rows]
     boxes = {
         "reflection": rows,
         "bbox": reflections["bbox"][rows],
@@ -215,9 +220,12 @@ def sample_rows(packed: PackedLattice, fit: LatticeFit, n: int) -> dict[str, dic
 
 def image(problem: lattice_fit.Problem, box: int, values: np.ndarray) -> np.ndarray:
     """Return values (pixel that counts,) of one shoebox as an image (slow, fast); NaN elsewhere."""
-    fast0, fast1, slow0, slow1 = problem.boxes.bbox[box]
-    first = int(problem.boxes.n_pixels[:box].sum())
-    valid = problem.boxes.valid[first : first + (fast1 - fast0) * (slow1 - slow0)]
+    boxes = problem.boxes
+    start = problem.data.start
+    fast0, fast1, slow0, slow1 = boxes.bbox[box]
+    shape = (slow1 - slow0, fast1 - fast0)
+    first = int(boxes.n_pixels[:box].sum())
+    valid = boxes.valid[first : first + shape[0] * shape[1]]
     out = np.full(len(valid), np.nan)
-    out[valid] = values[problem.data.start[box] : problem.data.start[box + 1]]
-    return out.reshape(slow1 - slow0, fast1 - fast0)
+    out[valid] = values[start[box] : start[box + 1]]
+    return out.reshape(shape)

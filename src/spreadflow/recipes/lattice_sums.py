@@ -1,8 +1,8 @@
-"""The lattices that curves are refined from, in groups, and sums over them.
+"""The lattices from which curves are refined, in groups, and sums over them.
 
 Sums over lattices are formed in fixed groups and added in the order of groups, so that they do not
-depend on how many ranks hold the groups. The adding function comes from the caller; `add_here`
-serves where one process holds all.
+depend on the number of ranks that hold the groups. The function that adds comes from the caller;
+`add_here` serves where one process holds all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +18,7 @@ from spreadflow.errors import ConfigError
 from spreadflow.physics import symmetry
 
 MAX_GROUPS = 64
-"""Sums over lattices are formed in at most so many groups of blocks, whatever the number of ranks.
-"""
+"""Most groups of blocks in which sums over lattices are formed, whatever the number of ranks."""
 
 Groups = Mapping[int, list[tuple[int, LatticeTerms]]]
 """Group → number of each of its lattices among those that are used, and its terms."""
@@ -60,7 +59,9 @@ class LatticeSums:
         energies_ev: np.ndarray,
         ranks: Ranks | None = None,
     ):
-        """Hold lattices. n_lattices: that are used, on all ranks; photons: (lattice, channel) of
+        """Hold lattices.
+
+        n_lattices: number of lattices that are used, on all ranks; photons: (lattice, channel) of
         their pulses.
         """
         self.groups = groups
@@ -87,7 +88,8 @@ class LatticeSums:
             for members in self.groups.values()
             for number, terms in members
         }
-        here = np.unique(np.concatenate([np.empty((0, 3), dtype=int), *unique.values()]), axis=0)
+        none = np.empty((0, 3), dtype=int)
+        here = np.unique(np.concatenate([none, *unique.values()]), axis=0)
         hkl = np.unique(np.concatenate(self.ranks.gather(here)), axis=0)
         if len(hkl) > joint.MAX_REFLECTIONS:
             expected = (
@@ -109,8 +111,9 @@ class LatticeSums:
         change: Change | None = None,
         is_chosen: Callable[[int], bool] | None = None,
     ) -> Evaluate:
-        """Return the function θ → normal equations of all lattices, or of chosen ones, changed or
-        not. Collective.
+        """Return the function θ → normal equations. Collective.
+
+        They are those of all lattices or of chosen ones, as they are or each after `change`.
         """
         groups = {
             group: [
@@ -154,8 +157,8 @@ class LatticeSums:
         u: np.ndarray,
         chosen: list[int],
     ) -> joint.Coupled:
-        """Return the normal equations of curves and reflections. Large ones are added group by
-        group, each held once.
+        """Return the normal equations of curves and reflections. The large matrices are added group
+        by group, so that each rank holds one at a time.
         """
         n_theta = len(theta)
         add = self.ranks.add

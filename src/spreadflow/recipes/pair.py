@@ -49,8 +49,9 @@ def judge(
     detector: Detector,
     section: IndexSection,
 ) -> Line:
-    """Return the line with its outcome, but for other lines and for the image. detector: of the
-    run.
+    """Return the line with its outcome, as far as neither other lines nor the image decide it.
+
+    detector: that of the run.
     """
     distance = corner_distance_px(experiment.detector, detector)
     line = line._replace(corner_distance_px=distance)
@@ -68,15 +69,17 @@ def judge(
 
 
 def _paired(line: Line, experiment: Experiment, table: Table, min_indexed: int) -> Line:
-    """Return the line with A, where the experiment's reflections lie where A puts their Miller
-    indices.
+    """Return the line with A if enough of the experiment's reflections lie where A puts their
+    Miller indices, or with the outcome that says why not.
     """
     hkl, panel, position = (table.columns[name] for name in COLUMNS)
     is_own = table.is_of(experiment.identifier, line.experiment)
     is_indexed = hkl.any(axis=1) & np.isfinite(position).all(axis=1)
     is_on_panel = panel < experiment.detector.n_panels
     rows = is_own & is_indexed & is_on_panel
-    s1 = geometry.direction(experiment.detector, panel[rows], position[rows, 0], position[rows, 1])
+    fast = position[rows, 0]
+    slow = position[rows, 1]
+    s1 = geometry.direction(experiment.detector, panel[rows], fast, slow)
     q = (s1 - geometry.S0) / experiment.wavelength
     agree = indexing.agreeing(experiment.A, hkl[rows], q)
     line = line._replace(n_reflections=len(agree), n_agree=int(agree.sum()))
@@ -89,9 +92,9 @@ def _paired(line: Line, experiment: Experiment, table: Table, min_indexed: int) 
 
 
 def unmistakable(lines: list[Line]) -> list[Line]:
-    """Return the lines, of which those whose image was found by an ambiguous name are NO_SHOT.
+    """Return the lines; those whose image was found by an ambiguous name become NO_SHOT.
 
-    A name is ambiguous that experiments have in several folders: whose image is it?
+    A name is ambiguous if experiments name it in several folders: it is unknown whose image it is.
     """
     folders: dict[str, set[Path]] = {}
     for line in lines:
@@ -108,8 +111,8 @@ def unmistakable(lines: list[Line]) -> list[Line]:
 
 
 def corner_distance_px(one: Detector, other: Detector) -> float:
-    """Return how far the farthest corners of two detectors' panels are apart, px; infinite for
-    other shapes.
+    """Return the largest distance between the same corner of two detectors' panels, px; infinite
+    where the panels differ in number or shape.
     """
     if one.n_panels != other.n_panels or tuple(one.shape) != tuple(other.shape):
         return np.inf

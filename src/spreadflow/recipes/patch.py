@@ -22,14 +22,14 @@ SMALLEST_TABLE = 1 << 14
 
 
 class Patch(NamedTuple):
-    """The shoeboxes of one simulated lattice and what is true of them."""
+    """The shoeboxes of one simulated lattice, and their truth."""
 
     shoeboxes: Shoeboxes
     predicted: prediction.Predicted
     """the reflections they are of"""
     parameters: Parameters
-    """A is the mean over the mosaic domains, whose rotations count from it; all nodes that the
-    pulse may light
+    """A is the mean over the mosaic domains, whose rotations count from it; it has all nodes that
+    the pulse may light
     """
     bragg: np.ndarray
     """(pixel,) expected photons of the lattice, after the point spread"""
@@ -73,9 +73,10 @@ def patch(
     """Return the shoeboxes of all reflections with d_min ≤ d < d_max (Å) of a shot with one
     lattice.
 
-    number: of the shot, whose orientation, pulse and mosaic domains they have; noise has the same
-    distribution, but not the same numbers. The boxes are those of `outline`. Saturation is left
-    out; of what the point spread takes farther than its kernel reaches, the lattice's share.
+    number: of the shot, whose orientation, pulse and mosaic domains the lattice has; its noise has
+    the same distribution, but not the same numbers. The boxes are those of `outline`. Two things
+    are left out: saturation, and the lattice's share of the light that the point spread carries
+    beyond its kernel.
     """
     place = outline(simulator, number, d_min=d_min, d_max=d_max, border_px=border_px)
     true = place.parameters
@@ -109,14 +110,14 @@ def patch(
     )
 
 
-def packed_lattice(made: Patch, d_max: float = np.inf) -> PackedLattice:
-    """Return a simulated lattice as `annulus` would hold it, predicted with what is true of it.
+def packed_lattice(simulated: Patch, d_max: float = np.inf) -> PackedLattice:
+    """Return a simulated lattice as `annulus` would hold it, predicted with its true parameters.
 
     d_max: only reflections with d < d_max (Å).
     """
-    boxes = made.shoeboxes
-    true = made.parameters
-    predicted = made.predicted
+    boxes = simulated.shoeboxes
+    true = simulated.parameters
+    predicted = simulated.predicted
     is_chosen = predicted.d < d_max
     of_pixels = np.repeat(is_chosen, boxes.n_pixels)
     volume = 1.0 / np.linalg.det(true.crystal.A)
@@ -168,7 +169,7 @@ def _parameters(simulator: Simulator, number: int) -> Parameters:
 def _predicted(
     simulator: Simulator, true: Parameters, d_min: float, d_max: float
 ) -> prediction.Predicted:
-    """Return what prediction finds that knows what is true."""
+    """Return the reflections that are predicted from the true lattice."""
     crystal = true.crystal
     domain_ang = float((crystal.n_cells * simulator.cell[:3]).mean())
     predicted = prediction.predict(
@@ -203,7 +204,8 @@ def background_photons(simulator: Simulator, true: Parameters, points: Pixels) -
     """Return the expected photons (pixel,) of water and air."""
     pixels = to_few_sizes(points, SMALLEST_TABLE)
     rays = pair_tables.rays(simulator.detector, simulator.beam.polarization, pixels)
-    sine = 0.5 * HC_EV_ANGSTROM * np.sqrt(sum(np.asarray(t) ** 2 for t in rays.turn))
+    squares = [np.asarray(component) ** 2 for component in rays.turn]
+    sine = 0.5 * HC_EV_ANGSTROM * np.sqrt(sum(squares))
     pulse = true.spectrum
     photons = background(
         sine,
@@ -220,7 +222,8 @@ def _count(simulator: Simulator, rng: np.random.Generator, photons: np.ndarray) 
     """Return counts (pixel,) of expected photons."""
     flicker = simulator.section.flicker
     if flicker:
-        photons = np.maximum(1.0 + flicker * rng.standard_normal(len(photons)), 0.0) * photons
+        factor = 1.0 + flicker * rng.standard_normal(len(photons))
+        photons = np.maximum(factor, 0.0) * photons
     return rng.poisson(photons)
 
 
@@ -246,8 +249,8 @@ def _spread_out(
 
 
 def _from_afar(simulator: Simulator, true: Parameters) -> np.ndarray:
-    """Return the expected photons (panel,) of each pixel from beyond the kernel's reach: what it
-    leaves out, evenly.
+    """Return the expected photons (panel,) that each pixel has from beyond the kernel's reach: the
+    light that the kernel leaves out, spread evenly over the panel.
     """
     if simulator.kernel is None:
         return np.zeros(simulator.detector.n_panels)
@@ -256,7 +259,7 @@ def _from_afar(simulator: Simulator, true: Parameters) -> np.ndarray:
 
 
 def _read_out(simulator: Simulator, rng: np.random.Generator, photons: np.ndarray) -> np.ndarray:
-    """Return what a reader makes of photons (pixel,) that were counted, amplified and spread.
+    """Return recorded photons (pixel,), given those that were counted, amplified and spread.
 
     They are read out with noise, and divided by the nominal gain.
     """

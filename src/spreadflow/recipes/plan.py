@@ -1,9 +1,9 @@
-"""Before the beam time: how well the curves will be known from so many lattices. `spreadflow plan`
-writes it.
+"""Before the beam time: how well the curves will be determined by a number of lattices, as
+`spreadflow plan` writes it.
 
-Lattices of the configured crystal, beam and detector are made directly as shoeboxes, and what each
-says about the curves is taken at the truth: no images, no fit. That is a bound: the model is right,
-the mosaicity known.
+Lattices of the configured crystal, beam and detector are made directly as shoeboxes, and the
+information of each about the curves is computed at the truth, without images or fits. The σ that
+follow are a lower bound, as the model is right and the mosaicity known.
 """
 
 import itertools
@@ -40,7 +40,7 @@ from spreadflow.recipes.patch import Outline, background_photons, outline
 from spreadflow.recipes.still import Simulator
 
 LATTICES = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
-"""Numbers of lattices that σ is told for."""
+"""Numbers of lattices for which σ is given."""
 
 GRIDS_EV = (1.0, 2.0, 4.0)
 """Distances of the nodes of curves, eV."""
@@ -50,19 +50,19 @@ Show = Callable[[int, int], None]
 
 
 class Question(NamedTuple):
-    """What a plan is asked. What is left out is as configured; more values make more cases or
-    ranges.
+    """What a plan is asked. Fields that are left out are as configured; several values make several
+    cases or ranges.
     """
 
     n_lattices: int
-    """simulated lattices that all figures are scaled from; even, for two halves"""
+    """number of simulated lattices, from which all figures are scaled; even, for two halves"""
     d_min: Sequence[float] = ()
     """Å"""
     d_max: Sequence[float] = ()
     """Å; as configured: those of `annulus`, `spread` and `wide`"""
     grids_ev: Sequence[float] = GRIDS_EV
     band_ev: tuple[float, float] | None = None
-    """energies that are counted; None: about the sites' edges"""
+    """energies at which σ counts; None: those about the sites' edges"""
     n_cells: Sequence[int] = ()
     """cells along an edge of a mosaic domain"""
     psf_fwhm_mm: Sequence[float] = ()
@@ -83,15 +83,13 @@ def run(
     files: FactorFiles = NO_FILES,
     show: Show = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Return the figures of a plan, keys as in docs/summaries.md: rows for each case, range, grid
-    and restraint.
+    """Return the figures of a plan, with the keys of docs/summaries.md: a row for each case, range,
+    grid and restraint.
 
     files: what the files hold that `structure_factors` names. Raises ConfigError.
     """
     n_lattices = question.n_lattices
-    if n_lattices < 2 or n_lattices % 2:
-        expected = "an even number, for two halves"
-        raise ConfigError("--lattices", expected, n_lattices, "Some 24 tell enough.")
+    _check_halves(n_lattices)
     start_time = time.process_time()
     ranges = _ranges(config, question.d_min, question.d_max)
     cases = list(_cases(config, question.n_cells, question.psf_fwhm_mm))
@@ -101,9 +99,9 @@ def run(
     for number, case in enumerate(cases):
         simulator = Simulator(case.config, files)
         simulator.factors = first.factors
-        halves = [_Sums(np.zeros(len(ranges)), np.zeros((len(ranges), 1, 1)))] * 2
+        halves = [_no_sums(ranges)] * 2
         for k in range(n_lattices):
-            sums = _of_lattice(simulator, k, ranges, config.stage1)
+            sums = _lattice_sums(simulator, k, ranges, config.stage1)
             halves[k % 2] = _Sums(*map(np.add, halves[k % 2], sums))
             show(number * n_lattices + k + 1, len(cases) * n_lattices)
         for r, (low, high) in enumerate(ranges):
@@ -119,8 +117,8 @@ def run(
                 "d_max": high,
                 "n_reflections": n_reflections,
             }
-            table = _table(first, information, sites, question.grids_ev)
-            rows += [head | row._asdict() for row in table]
+            for row in _table(first, information, sites, question.grids_ev):
+                rows.append(head | row._asdict())
     return sites | {
         "goal_e": planning.GOAL_E,
         "n_simulated": n_lattices,
@@ -128,6 +126,13 @@ def run(
         "rows": rows,
         "seconds": time.process_time() - start_time,
     }
+
+
+def _check_halves(n_lattices: int) -> None:
+    """Raise ConfigError unless the lattices make two halves."""
+    if n_lattices < 2 or n_lattices % 2:
+        expected = "an even number, for two halves"
+        raise ConfigError("--lattices", expected, n_lattices, "Some 24 tell enough.")
 
 
 def _ranges(
@@ -178,7 +183,7 @@ def _cases(config: Config, n_cells: Sequence[int], psf_fwhm_mm: Sequence[float])
 def _sites(
     simulator: Simulator, grids_ev: Sequence[float], band_ev: tuple[float, float] | None
 ) -> dict[str, Any]:
-    """Return names, elements and bands of the sites. Raises ConfigError where they, bands or grids
+    """Return names, elements and bands of the sites. Raises ConfigError where sites, bands or grids
     make no sense.
     """
     structure = simulator.config.structure_factors
@@ -216,27 +221,36 @@ class _Sums(NamedTuple):
     n_reflections: np.ndarray
     """(range,)"""
     information: np.ndarray
-    """(range, curve · channel, the same), at the true curves"""
+    """(range, curve · channel, curve · channel), at the true curves"""
 
 
 def _means(halves: list[_Sums], r: int, n_lattices: int) -> tuple[float, np.ndarray]:
-    """Return the reflections of a lattice, and of either half the information of a lattice, in a
-    range.
+    """Return, for one range, the number of reflections of a lattice, and the information of a
+    lattice as each half has it, (half, curve · channel, curve · channel).
     """
-    information = np.array([half.information[r] for half in halves]) * 2.0 / n_lattices
+    of_halves = np.array([half.information[r] for half in halves])
+    information = of_halves * 2.0 / n_lattices
     n_reflections = float(sum(half.n_reflections[r] for half in halves)) / n_lattices
     return n_reflections, information
 
 
-def _of_lattice(
+def _no_sums(ranges: list[tuple[float, float]]) -> _Sums:
+    """Return the sums over no lattices."""
+    return _Sums(np.zeros(len(ranges)), np.zeros((len(ranges), 1, 1)))
+
+
+def _lattice_sums(
     simulator: Simulator, number: int, ranges: list[tuple[float, float]], pixels: Stage1Section
 ) -> _Sums:
-    """Return what one lattice says. pixels: how lattices are modelled."""
+    """Return the reflections and the information of one lattice.
+
+    pixels: how lattices are modelled.
+    """
     d_min = min(low for low, _ in ranges)
     d_max = max(high for _, high in ranges)
     place = outline(simulator, number, d_min=d_min, d_max=d_max)
     if not len(place.panel):
-        return _Sums(np.zeros(len(ranges)), np.zeros((len(ranges), 1, 1)))
+        return _no_sums(ranges)
     boxes, noise = _pixels(simulator, place)
     rows = lattice_fit.reachable(place.parameters, boxes)
     start = place.parameters._replace(
@@ -260,8 +274,8 @@ def _of_lattice(
 
 
 def _pixels(simulator: Simulator, place: Outline) -> tuple[Shoeboxes, Noise]:
-    """Return each pixel once, with its expected background alone, and its noise where a point
-    spread is undone.
+    """Return shoeboxes in which each pixel counts once and holds its expected background alone, and
+    the noise of pixels, after any point spread is undone.
     """
     predicted = place.predicted
     section = simulator.section
@@ -297,7 +311,7 @@ def _table(
     sites: dict[str, Any],
     grids_ev: Sequence[float],
 ) -> Iterator[planning.Row]:
-    """Return σ by grid and restraint. Edges are compared of sites of one element."""
+    """Yield σ by grid and restraint. Edges are compared among sites of one element."""
     model: StructureFactors = simulator.factors
     elements = sites["elements"]
     energies = simulator.energies

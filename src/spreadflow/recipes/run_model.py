@@ -22,8 +22,8 @@ from spreadflow.recipes.lattice import RunModel
 from spreadflow.recipes.still import PERTURBATION
 
 CELL_TOLERANCE = 0.05
-"""How far the lattices' median cell may be from that of the structure factors: relative for edges,
-rad for angles.
+"""Largest difference between the lattices' median cell and that of the structure factors: relative
+for edges, rad for angles.
 """
 
 PixelConfig = LadderConfig | MosaicConfig | Stage1Config | SpreadConfig

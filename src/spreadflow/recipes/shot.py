@@ -27,7 +27,9 @@ from spreadflow.physics.symmetry import misorientation
 from spreadflow.units import DEG, wavelength
 
 LARGEST_WEIGHT_SQUARED = 50.0
-"""I/σ from which on a spot weighs no more in indexing: bright spots are no better placed."""
+"""I/σ, the square of a spot's weight in indexing, above which weights stay the same: bright spots
+are placed no better.
+"""
 
 
 class Result(NamedTuple):
@@ -52,27 +54,27 @@ def index(
 ) -> Result:
     """Take a shot from its pixels to its integrated reflections.
 
-    supplied: A (3, 3) of its lattices, where these are known and not to be looked for.
+    supplied: A (3, 3) of its lattices, where these are given and need not be searched for.
     """
     energy = float(shot.spectrum.mean_energy_ev)
     if shot.saturated_fraction > section.saturated_fraction_max:
         return Result(Outcome.SATURATED, energy)
-    found = _find_spots(shot, section, detector, energy)
+    all_spots = _find_spots(shot, section, detector, energy)
     if supplied is None:
-        if len(found.fast) < section.spots.min_spots:
-            return Result(Outcome.BLANK, energy, found)
-        if len(found.fast) > section.spots.max_spots:
-            return Result(Outcome.OVERFLOW, energy, found)
-        lattices = _find_lattices(found, shot, section, detector, energy)
+        if len(all_spots.fast) < section.spots.min_spots:
+            return Result(Outcome.BLANK, energy, all_spots)
+        if len(all_spots.fast) > section.spots.max_spots:
+            return Result(Outcome.OVERFLOW, energy, all_spots)
+        lattices = _find_lattices(all_spots, shot, section, detector, energy)
     else:
-        lattices = _hold_lattices(supplied, found, shot, section, detector)
+        lattices = _hold_lattices(supplied, all_spots, shot, section, detector)
     if not lattices:
-        return Result(Outcome.NO_LATTICE, energy, found)
+        return Result(Outcome.NO_LATTICE, energy, all_spots)
     reflections, lattice_of = _integrate(shot, section, detector, polarization, lattices)
     return Result(
         outcome=Outcome.INDEXED,
         mean_energy_ev=energy,
-        spots=found,
+        spots=all_spots,
         lattices=tuple(lattices),
         reflections=reflections,
         reflection_lattice=lattice_of,
@@ -104,14 +106,14 @@ def _find_spots(shot: Shot, section: IndexSection, detector: Detector, energy: f
 
 
 def _find_lattices(
-    found: Spots, shot: Shot, section: IndexSection, detector: Detector, energy: float
+    all_spots: Spots, shot: Shot, section: IndexSection, detector: Detector, energy: float
 ) -> list[Lattice]:
-    """Find lattices one after the other, each refined before the next is looked for among the spots
-    it leaves.
+    """Find lattices one after the other: each is refined before the next is searched for among the
+    spots that are left.
     """
-    s1 = direction(detector, found.panel, found.fast, found.slow)
+    s1 = direction(detector, all_spots.panel, all_spots.fast, all_spots.slow)
     q = (s1 - S0) / wavelength(energy)
-    weights = np.sqrt(np.minimum(found.intensity / found.sigma, LARGEST_WEIGHT_SQUARED))
+    weights = np.sqrt(np.minimum(all_spots.intensity / all_spots.sigma, LARGEST_WEIGHT_SQUARED))
     target = search_space.target_of(
         unit_cell.radians(section.cell),
         section.space_group,
@@ -136,7 +138,7 @@ def _find_lattices(
         refined = refinement.refine(
             candidates[0].A,
             candidates[0].hkl,
-            spots.select(found, is_free),
+            spots.select(all_spots, is_free),
             shot.spectrum,
             detector,
             settings,
@@ -167,7 +169,8 @@ def _is_acceptable(
 def is_near_target(cell: np.ndarray, section: IndexSection) -> bool:
     """Whether a cell (6,) (Å, rad) is within the tolerances of the target."""
     difference = np.abs(cell - unit_cell.radians(section.cell))
-    lengths = difference[:3] <= section.length_tolerance * np.array(section.cell[:3])
+    edges = np.array(section.cell[:3])
+    lengths = difference[:3] <= section.length_tolerance * edges
     angles = difference[3:] <= section.angle_tolerance_deg * DEG
     return bool(np.all(lengths) and np.all(angles))
 
@@ -180,19 +183,19 @@ def is_new(A: np.ndarray, others: Sequence[np.ndarray], section: IndexSection) -
 
 def _hold_lattices(
     supplied: Sequence[np.ndarray],
-    found: Spots,
+    all_spots: Spots,
     shot: Shot,
     section: IndexSection,
     detector: Detector,
 ) -> list[Lattice]:
-    """Return the supplied lattices as they are, each with its spots among those that the ones
-    before leave.
+    """Return the supplied lattices as they are, each with its spots among those that the lattices
+    before it left.
     """
-    is_free = np.ones(len(found.fast), dtype=bool)
+    is_free = np.ones(len(all_spots.fast), dtype=bool)
     settings = _refinement_settings(section)
     lattices: list[Lattice] = []
     for A in supplied:
-        left = spots.select(found, is_free)
+        left = spots.select(all_spots, is_free)
         held = refinement.hold(A, left, shot.spectrum, detector, settings)
         lattices.append(_over_all_spots(held, is_free))
         is_free &= ~lattices[-1].hkl.any(axis=1)
@@ -223,8 +226,9 @@ def _integrate(
     polarization: float,
     lattices: list[Lattice],
 ) -> tuple[Reflections, np.ndarray]:
-    """Return the reflections of all lattices, which must know of each other's, and the number of
-    each one's lattice.
+    """Return the reflections of all lattices, and the number of each one's lattice.
+
+    All are integrated together, as neighbours must not lie in each other's background.
     """
     of_lattices = [
         prediction.predict(
@@ -255,8 +259,9 @@ def _integrate(
 
 
 def tables_of(result: Result, identity: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
-    """Return the rows of one shot in every table of the product. identity: its columns of `shots`
-    that are known.
+    """Return the rows of one shot in every table of the product.
+
+    identity: those columns of its row of `shots` that were known before it was read.
     """
     shot = identity | {
         "outcome": result.outcome,
@@ -276,9 +281,9 @@ def tables_of(result: Result, identity: dict[str, Any]) -> dict[str, dict[str, n
     return tables
 
 
-def _spot_columns(found: Spots, lattices: Sequence[Lattice]) -> dict[str, np.ndarray]:
+def _spot_columns(all_spots: Spots, lattices: Sequence[Lattice]) -> dict[str, np.ndarray]:
     """Return the columns of `spots`: each with the lattice that it belongs to, or -1."""
-    n_spots = len(found.fast)
+    n_spots = len(all_spots.fast)
     lattice_of = np.full(n_spots, -1)
     hkl = np.zeros((n_spots, 3), dtype=np.int32)
     used = np.zeros(n_spots, dtype=bool)
@@ -292,7 +297,7 @@ def _spot_columns(found: Spots, lattices: Sequence[Lattice]) -> dict[str, np.nda
         "lattice": lattice_of,
         "hkl": hkl,
         "used": used,
-        **found._asdict(),
+        **all_spots._asdict(),
     }
 
 

@@ -48,7 +48,7 @@ class RecordedSpectra(Protocol):
 
 
 class Truth(NamedTuple):
-    """What is true of a simulated lattice."""
+    """The truth of a simulated lattice."""
 
     crystal: Crystal
     """A is the mean over its mosaic domains"""
@@ -70,8 +70,10 @@ class Simulator:
         files: FactorFiles = NO_FILES,
         recorded: RecordedSpectra | None = None,
     ):
-        """Prepare a simulation. files: what the files of `structure_factors` hold; recorded:
-        spectra in place of SASE pulses.
+        """Prepare a simulation.
+
+        files: contents of the files of `structure_factors`; recorded: spectra in place of SASE
+        pulses.
         """
         self.config = config
         self.seed = config.seed
@@ -89,7 +91,7 @@ class Simulator:
         self.cell = build.cell(self.crystal)
 
     def rng(self, purpose: int, shot_id: int = 0) -> np.random.Generator:
-        """Return the random stream of (seed, shot, purpose): the same on any rank."""
+        """Return the random stream of (seed, shot, purpose), which is the same on every rank."""
         return np.random.default_rng([self.seed, shot_id, purpose])
 
     @cached_property
@@ -151,8 +153,8 @@ class Simulator:
     def mosaics(self, shot_id: int, n_lattices: int) -> list[Mosaic]:
         """Return the mosaicity of each lattice of a shot.
 
-        That is one set of domains for all lattices, a set of its own, or the distribution that
-        domains are drawn from.
+        It is one set of domains for all lattices, a set of each lattice's own, or the
+        distribution from which domains are drawn.
         """
         if self.crystal.mosaicity == "continuous":
             crystal = self._crystal(unit_cell.reciprocal(self.cell))
@@ -169,10 +171,12 @@ class Simulator:
         return sets if is_per_shot else sets * n_lattices
 
     def _crystal(self, A: np.ndarray) -> Crystal:
-        return Crystal(A, build.n_cells(self.crystal), np.float64(build.eta_rad(self.crystal)))
+        """Return a crystal of the configured domains with the orientation and cell of A."""
+        eta_rad = np.float64(build.eta_rad(self.crystal))
+        return Crystal(A, build.n_cells(self.crystal), eta_rad)
 
     def parameters(self, pulse: Spectrum, A: np.ndarray, mosaicity: Mosaic) -> Parameters:
-        """Return what the Bragg photons of a lattice depend on; of the nodes, those that the pulse
+        """Return the parameters of the Bragg photons of a lattice, with those nodes that the pulse
         may light.
         """
         crystal = self._crystal(A)
@@ -218,11 +222,10 @@ class Simulator:
         return image, [add(lattice) for lattice in lattices]
 
     def exposure(self, shot_id: int, kind: str, pulse: Spectrum) -> tuple[np.ndarray, list[Truth]]:
-        """Return the expected photons (panel, slow, fast) of a shot, and what is true of its
-        lattices.
+        """Return the expected photons (panel, slow, fast) of a shot, and the truth of its lattices.
 
-        A saturated shot is of many pulses: an open shutter. Raises ConfigError where no number of
-        pulses saturates the detector.
+        A saturated shot is exposed to many pulses, as with an open shutter. Raises ConfigError
+        where no number of pulses saturates the detector.
         """
         rng = self.rng(ORIENTATION, shot_id)
         B = unit_cell.reciprocal(self.cell)
@@ -250,7 +253,9 @@ class Simulator:
         return image, truths
 
     def frame(self, shot_id: int, image: np.ndarray) -> np.ndarray:
-        """Return what the detector reports of expected photons (panel, slow, fast): int32, ADU."""
+        """Return the frame that the detector records of expected photons (panel, slow, fast), as
+        int32, ADU.
+        """
         adu = noise.read_out(
             self.rng(NOISE, shot_id),
             image,
@@ -269,7 +274,7 @@ class Simulator:
 
 
 def _truth(lattice: Parameters, n_pulses: float, spots: bragg.SimulatedSpots) -> Truth:
-    """Return what is true of a lattice in so many pulses."""
+    """Return the truth of a lattice that is exposed to `n_pulses` pulses."""
     rotations = lattice.mosaic.rotations
     mean = rotation.mean(rotations)
     single = rotations[lattice.mosaic.width == 0]

@@ -55,15 +55,15 @@ class Distribution(NamedTuple):
 
 class ComparedSet(NamedTuple):
     """A learned set that is used, the continuous distribution of the same η, and the truth of the
-    lattices that taught the set.
+    lattices from which the set was learned.
     """
 
     gain: float
     """fall of −ln L of the held-out shoeboxes"""
     eta_rad: float
     """η of the set, rad"""
-    learned: Distribution
-    """what was learned"""
+    from_pixels: Distribution
+    """the distribution that was learned"""
     smooth: Distribution
     """the continuous distribution"""
     true: Distribution | None
@@ -101,9 +101,9 @@ def headline(figures: dict[str, Any]) -> list[str]:
         f"{say(figures['seconds_per_lattice_per_core'], 2)} s per lattice and core",
     ]
     if figures["distance_to_truth"] is not None:
-        learned = say(figures["distance_to_truth"], 2)
+        distance = say(figures["distance_to_truth"], 2)
         smooth = say(figures["distance_to_truth_continuous"], 2)
-        lines.append(f"∫|p − truth| of the distribution {learned}; continuous: {smooth}")
+        lines.append(f"∫|p − truth| of the distribution {distance}; continuous: {smooth}")
     return lines
 
 
@@ -137,7 +137,7 @@ def _compared(
     rows: its components.
     """
     eta = float(table["sets/eta_rad"][number])
-    learned = Distribution(
+    from_pixels = Distribution(
         centre=table["components/rotation_rad"][rows],
         sigma=eta * table["components/width"][rows],
         share=table["components/share"][rows],
@@ -146,7 +146,7 @@ def _compared(
     return ComparedSet(
         gain=float(held_out_continuous - table["sets/held_out"][number]),
         eta_rad=eta,
-        learned=learned,
+        from_pixels=from_pixels,
         smooth=_distribution(continuous()._replace(eta_rad=eta)),
         true=_distribution(true.mosaic) if true else None,
         blur_rad=true.domain_rad if true else 0.0,
@@ -195,18 +195,18 @@ def _figures(table: dict, attributes: dict) -> dict[str, Any]:
 
 def _distances(sets: list[ComparedSet]) -> dict[str, float | None]:
     """Return the median distances from the truth, over the sets whose truth is known."""
-    learned = []
-    smooth = []
+    distances = []
+    smooth_distances = []
     for compared in sets:
         true = compared.true
         if true is not None:
             eta = compared.eta_rad
             blur = compared.blur_rad
-            learned.append(_distance(compared.learned, true, eta, blur))
-            smooth.append(_distance(compared.smooth, true, eta, blur))
+            distances.append(_distance(compared.from_pixels, true, eta, blur))
+            smooth_distances.append(_distance(compared.smooth, true, eta, blur))
     return {
-        "distance_to_truth": median(learned),
-        "distance_to_truth_continuous": median(smooth),
+        "distance_to_truth": median(distances),
+        "distance_to_truth_continuous": median(smooth_distances),
     }
 
 
@@ -248,9 +248,9 @@ def _picture(stage: str, table: dict, sets: list[ComparedSet], figures: dict) ->
     scope = figures["scope"]
     against_truth = ""
     if figures["distance_to_truth"] is not None:
-        learned = say(figures["distance_to_truth"], 2)
+        distance = say(figures["distance_to_truth"], 2)
         smooth = say(figures["distance_to_truth_continuous"], 2)
-        against_truth = f" · ∫|learned − true| {learned}, continuous {smooth}"
+        against_truth = f" · ∫|learned − true| {distance}, continuous {smooth}"
     page = style.page(
         f"{stage}: how mosaic domains are turned ({scope.replace('_', ' ')})",
         f"learned from the pixels of {say(figures['n_taught'])} of {say(figures['n_lattices'])} "
@@ -297,7 +297,7 @@ def _plane(axes: Any, best: ComparedSet, plane: tuple[int, int]) -> None:
     edge = EXTENT * best.eta_rad / DEG
     images = [
         _projected(distribution, plane, best.eta_rad, blur)
-        for distribution in (best.learned, best.true or best.smooth)
+        for distribution in (best.from_pixels, best.true or best.smooth)
     ]
     top = max(map(np.max, images))
     for ax, image in zip(axes, images, strict=True):

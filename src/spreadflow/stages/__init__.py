@@ -1,1 +1,1 @@
-"""Where files, ranks and mathematics meet: read my share, compute, reduce, write."""
+"""The stages of the workflow: each rank reads its share of the data, computes, and writes."""

@@ -1,9 +1,9 @@
-"""adopt: lattices that another program indexed, named by a spec file, take the place of those
+"""adopt: lattices that another program indexed, named by a spec file, take the place of those that
 `reindex` would find.
 
 Each line of the spec file ends in one `AdoptOutcome`. A is kept; the detector is that of the
 experiments; spots, mosaic spread and integrated reflections are made from the images as in
-`reindex`. Writes <run>/reindex.h5 and, beside it, adopt.h5: what became of the lines.
+`reindex`. Writes <run>/reindex.h5 and, beside it, adopt.h5, which says what became of each line.
 """
 
 from collections import Counter
@@ -28,13 +28,13 @@ from spreadflow.stages import blocks as skeleton
 from spreadflow.stages import shots
 
 LINES_PER_BLOCK = 64
-"""Lines that a rank reads at a time."""
+"""Number of lines that a rank reads at a time."""
 
 DETECTOR_TOLERANCE_PX = 0.01
-"""Detectors whose panels are nearer to each other than this are one."""
+"""Distance of corresponding panel corners up to which two detectors are the same."""
 
 MAX_WARNINGS = 20
-"""Lines that are not adopted which the log names one by one."""
+"""Largest number of lines that are not adopted which the log names one by one."""
 
 
 def run(
@@ -46,8 +46,9 @@ def run(
     world: World,
     word: str = "adopt",
 ) -> None:
-    """Write `out`, a product of reindex, and adopt.h5. images: the run's manifest. spec: pairs of
-    .expt and .refl.
+    """Write `out`, a product of reindex, and adopt.h5.
+
+    images: the run's manifest; spec: file whose lines name pairs of .expt and .refl.
     """
     section = config.reindex
     log = logger(word, world)
@@ -88,9 +89,7 @@ def _detector(path: Path, named: list[SpecLine]) -> Detector:
 
 
 class Reader:
-    """Reads lines one after the other; a file that many lines name is opened once where they follow
-    each other.
-    """
+    """Reads lines one after the other. A file that several lines in a row name is opened once."""
 
     def __init__(self, section: IndexSection, source: Source):
         self._section = section
@@ -100,7 +99,7 @@ class Reader:
         self._table = lru_cache(maxsize=1)(lambda path: reflections.read(path, COLUMNS))
 
     def read(self, named: SpecLine) -> Line:
-        """Return one line read and judged, but for other lines and for the image."""
+        """Return one line, read and judged as far as neither other lines nor the image decide."""
         try:
             experiments = self._experiments(named.expt)
             number = named.experiment or 0
@@ -129,40 +128,45 @@ def _read(
     """Return all lines, judged; the second of two lines with one lattice is DUPLICATE.
     Collective.
     """
-    blocks = [
-        named[first : first + LINES_PER_BLOCK] for first in range(0, len(named), LINES_PER_BLOCK)
-    ]
+    firsts = range(0, len(named), LINES_PER_BLOCK)
+    blocks = [named[first : first + LINES_PER_BLOCK] for first in firsts]
     reader = Reader(section, source)
-    of_blocks: dict[int, list[Line]] = {}
+    own_blocks: dict[int, list[Line]] = {}
     with Progress(word, len(blocks), world, "blocks of lines") as progress:
         for number in world.share(len(blocks)):
             progress.at(number)
-            of_blocks[number] = [reader.read(line) for line in blocks[number]]
-    lines = [line for block in world.gather_blocks(of_blocks) for line in block]
-    lines = unmistakable(lines)
+            own_blocks[number] = [reader.read(line) for line in blocks[number]]
+    lines = [line for block in world.gather_blocks(own_blocks) for line in block]
+    return _without_duplicates(unmistakable(lines), section)
+
+
+def _without_duplicates(lines: list[Line], section: IndexSection) -> list[Line]:
+    """Return the lines; each whose lattice an earlier line of its shot has becomes DUPLICATE."""
     of_shots: dict[int, list[np.ndarray]] = {}
-    for n, line in enumerate(lines):
+    judged = []
+    for line in lines:
         if line.A is not None:
             others = of_shots.setdefault(line.shot, [])
             if is_new(line.A, others, section):
                 others.append(line.A)
             else:
-                lines[n] = line._replace(outcome=AdoptOutcome.DUPLICATE, A=None)
-    return lines
+                line = line._replace(outcome=AdoptOutcome.DUPLICATE, A=None)
+        judged.append(line)
+    return judged
 
 
 def _check_detectors(path: Path, named: list[SpecLine], lines: list[Line]) -> None:
     """Raise FileError for the first line with another detector."""
-    for of_file, line in zip(named, lines, strict=True):
+    for spec_line, line in zip(named, lines, strict=True):
         if line.corner_distance_px > DETECTOR_TOLERANCE_PX:
-            where = f"{path}, line {of_file.line}"
+            where = f"{path}, line {spec_line.line}"
             found = f"a panel {line.corner_distance_px:.3g} px from that of the first"
             todo = "Make one run, with its own spec file, for each detector."
             raise FileError(where, "the same detector in all experiments", found, todo)
 
 
 def _warn(log: Logger, named: list[SpecLine], lines: list[Line]) -> None:
-    """Say what the first of the lines that are not adopted lack, and what is not read."""
+    """Log the reasons of the first lines that are not adopted, and that spectra are not read."""
     n_spectra = sum(line.has_spectrum for line in named)
     if n_spectra:
         words = (
@@ -170,12 +174,12 @@ def _warn(log: Logger, named: list[SpecLine], lines: list[Line]) -> None:
         )
         log.warning(words, n_spectra)
     left_out = [
-        (of_file, line)
-        for of_file, line in zip(named, lines, strict=True)
+        (spec_line, line)
+        for spec_line, line in zip(named, lines, strict=True)
         if line.outcome != AdoptOutcome.ADOPTED
     ]
-    for of_file, line in left_out[:MAX_WARNINGS]:
-        log.warning("line %d: %s %s", of_file.line, line.outcome.name.lower(), line.why)
+    for spec_line, line in left_out[:MAX_WARNINGS]:
+        log.warning("line %d: %s %s", spec_line.line, line.outcome.name.lower(), line.why)
     if len(left_out) > MAX_WARNINGS:
         log.warning("%d more lines are not adopted: see adopt.h5", len(left_out) - MAX_WARNINGS)
 
@@ -195,33 +199,34 @@ def _write(
     log: Logger,
 ) -> None:
     """Write adopt.h5, now that the shots have their outcomes."""
-    of_shots = store.read(out, "reindex", ["shots/outcome"])["shots/outcome"]
-    ends = []
+    outcome_of_shot = store.read(out, "reindex", ["shots/outcome"])["shots/outcome"]
+    final = []
     for line in lines:
-        if line.A is not None and of_shots[line.shot] != Outcome.INDEXED:
+        if line.A is not None and outcome_of_shot[line.shot] != Outcome.INDEXED:
             line = line._replace(outcome=AdoptOutcome.LOST_SHOT)
-        ends.append(line)
+        final.append(line)
     n_adopted = Counter[int]()
-    k = np.full(len(ends), -1)
-    for n, line in enumerate(ends):
+    k = np.full(len(final), -1)
+    for row, line in enumerate(final):
         if line.outcome == AdoptOutcome.ADOPTED:
-            k[n] = n_adopted[line.shot]
+            k[row] = n_adopted[line.shot]
             n_adopted[line.shot] += 1
     shot_ids = np.append(source.shots["shot_id"], np.uint64(0))  # the last is that of shot -1
-    rows = {
+    columns = {
         "lines/line": np.array([line.line for line in named]),
         "lines/k": k,
-        "lines/shot_id": shot_ids[[line.shot for line in ends]],
+        "lines/shot_id": shot_ids[[line.shot for line in final]],
     }
     for name in ("experiment", "n_reflections", "n_agree", "outcome"):
-        rows[f"lines/{name}"] = np.array([getattr(line, name) for line in ends])
-    key = store.digest(store.identity(out), [column.tolist() for column in rows.values()])
+        columns[f"lines/{name}"] = np.array([getattr(line, name) for line in final])
+    values = [column.tolist() for column in columns.values()]
+    key = store.digest(store.identity(out), values)
     store.write(
         out.with_name("adopt.h5"),
         "adopt",
-        rows,
+        columns,
         key=key,
         run=source.manifest.run,
         config=section.model_dump(mode="json"),
     )
-    log.info("%d lines: %s", len(ends), _in_words(ends))
+    log.info("%d lines: %s", len(final), _in_words(final))

@@ -1,8 +1,8 @@
 """annulus, and wide: shoeboxes of accepted lattices between two resolutions, packed so that later
 stages open no image.
 
-The two words are one stage: `wide` has a section that overlays `annulus`'s. Its blocks are those of
-`reindex`, less those without an accepted lattice.
+The two words are one stage: the section of `wide` overlays that of `annulus`. The blocks are those
+of `reindex` that have an accepted lattice.
 """
 
 from pathlib import Path
@@ -73,12 +73,15 @@ def run(
     ]
     finest = max(of_run["config"]["d_min"] for of_run in attributes)
     _check(section, word, finest)
-    blocks = [block for r, path in enumerate(reindex) for block in _blocks(r, path, cells)]
+    blocks = [
+        block
+        for run_number, path in enumerate(reindex)
+        for block in _blocks(run_number, path, cells)
+    ]
     if not blocks:
         todo = "Look at cells.png; mind cells.mahalanobis_max."
         raise FileError(cells, "accepted lattices", "none", todo)
-    last_of_run = {block.run: block for block in blocks}
-    n_channels = max(_n_channels(runs[block.run], block) for block in last_of_run.values())
+    n_channels = _most_channels(runs, blocks)
     identities = [of_run.source.identity for of_run in runs]
     identities += [store.identity(path) for path in [*reindex, cells]]
     key = store.digest(section.model_dump(mode="json"), identities)
@@ -139,11 +142,20 @@ def _blocks(run: int, reindex: Path, cells: Path) -> list[AcceptedBlock]:
 def _read(source: Source, number: int, shot_id: int) -> Shot:
     """Return a shot that reindex could read. Raises FileError where it has changed since."""
     shot = source.read(number)
-    if isinstance(shot, Outcome) or shot.shot_id != shot_id:
-        found = shot.name.lower() if isinstance(shot, Outcome) else f"shot {shot.shot_id:016x}"
-        where = f"shot {number} of the run"
-        raise FileError(where, f"shot {shot_id:016x} as in reindex", found, "Rerun reindex.")
-    return shot
+    if isinstance(shot, Outcome):
+        found = shot.name.lower()
+    elif shot.shot_id != shot_id:
+        found = f"shot {shot.shot_id:016x}"
+    else:
+        return shot
+    where = f"shot {number} of the run"
+    raise FileError(where, f"shot {shot_id:016x} as in reindex", found, "Rerun reindex.")
+
+
+def _most_channels(runs: list[Run], blocks: list[AcceptedBlock]) -> int:
+    """Return the largest number of channels of the runs' spectra, from the last block of each."""
+    last_of_run = {block.run: block for block in blocks}
+    return max(_n_channels(runs[block.run], block) for block in last_of_run.values())
 
 
 def _n_channels(run: Run, block: AcceptedBlock) -> int:
@@ -167,55 +179,89 @@ def _columns(
     shot_ids = columns["shots/shot_id"][shots]
     shot_of = columns["lattices/shot"][columns["reflections/lattice"]]
     is_chosen = _chosen(section, block, columns)
-    order = np.concatenate([np.flatnonzero((shot_of == shot) & is_chosen) for shot in shots])
-    packed = []
+    shoeboxes_of_shots = []
     spectra = []
+    rows = []
     for shot, shot_id in zip(shots, shot_ids, strict=True):
         recorded = _read(run.source, block.first_shot + int(shot), int(shot_id))
         is_of_shot = shot_of == shot
-        boxes = shoeboxes.Boxes(
-            *(columns[f"reflections/{name}"][is_of_shot] for name in shoeboxes.Boxes._fields)
-        )
-        of_shot = shoeboxes.pack(
-            recorded.image,
-            recorded.mask,
-            boxes,
-            is_chosen[is_of_shot],
-            border=section.border_px,
-            frame=integration.BORDER_PX,
-        )
-        packed.append(of_shot)
+        shoeboxes_of_shots.append(_cut_out(section, recorded, columns, is_of_shot, is_chosen))
         spectra.append(_padded(recorded.spectrum, n_channels))
-    n_pixels = [len(of_shot["photons"]) for of_shot in packed]
-    first_pixel = np.cumsum([0, *n_pixels])
-    reflections = {
-        name: column[order] for name, column in columns.items() if name.startswith("reflections/")
+        rows.append(np.flatnonzero(is_of_shot & is_chosen))
+    lattice_columns = {
+        f"lattices/{name}": columns[f"lattices/{name}"][lattices] for name in LATTICE_COLUMNS
     }
-    reflections["reflections/lattice"] = np.searchsorted(
-        lattices, columns["reflections/lattice"][order]
+    pixel_columns = {
+        f"pixels/{name}": np.concatenate([of_shot[name] for of_shot in shoeboxes_of_shots])
+        for name in PIXEL_COLUMNS
+    }
+    spectrum_columns = {
+        f"spectra/{name}": np.array([getattr(spectrum, name) for spectrum in spectra])
+        for name in Spectrum._fields
+    }
+    return {
+        **lattice_columns,
+        "lattices/run": np.full(len(lattices), block.run),
+        "lattices/spectrum": spectrum_of,
+        **_reflection_columns(columns, np.concatenate(rows), lattices, shoeboxes_of_shots),
+        **pixel_columns,
+        "spectra/shot_id": shot_ids,
+        **spectrum_columns,
+    }
+
+
+def _cut_out(
+    section: AnnulusSection,
+    shot: Shot,
+    columns: dict,
+    is_of_shot: np.ndarray,
+    is_chosen: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Return the shoeboxes of a shot's chosen reflections as `shoeboxes.pack` cuts them out.
+
+    columns: of the part; is_of_shot, is_chosen: (reflection of the part,) bool.
+    """
+    boxes = shoeboxes.Boxes(
+        *(columns[f"reflections/{name}"][is_of_shot] for name in shoeboxes.Boxes._fields)
     )
-    reflections["reflections/bbox"] = np.concatenate([of_shot["bbox"] for of_shot in packed])
+    return shoeboxes.pack(
+        shot.image,
+        shot.mask,
+        boxes,
+        is_chosen[is_of_shot],
+        border=section.border_px,
+        frame=integration.BORDER_PX,
+    )
+
+
+def _reflection_columns(
+    columns: dict,
+    rows: np.ndarray,
+    lattices: np.ndarray,
+    shoeboxes_of_shots: list[dict[str, np.ndarray]],
+) -> dict[str, np.ndarray]:
+    """Return the columns of `reflections`.
+
+    columns: of the part; rows: its reflections that are chosen, in the order of their shots;
+    lattices: its accepted lattices.
+    """
+    reflections = {
+        name: column[rows] for name, column in columns.items() if name.startswith("reflections/")
+    }
+    lattice_of = reflections["reflections/lattice"]
+    reflections["reflections/lattice"] = np.searchsorted(lattices, lattice_of)
+    reflections["reflections/bbox"] = np.concatenate(
+        [of_shot["bbox"] for of_shot in shoeboxes_of_shots]
+    )
+    n_pixels = [len(of_shot["photons"]) for of_shot in shoeboxes_of_shots]
+    first_of_shots = np.cumsum([0, *n_pixels])
     reflections["reflections/first_pixel"] = np.concatenate(
         [
             of_shot["first_pixel"] + first
-            for of_shot, first in zip(packed, first_pixel, strict=False)
+            for of_shot, first in zip(shoeboxes_of_shots, first_of_shots, strict=False)
         ]
     )
-    return {
-        **{f"lattices/{name}": columns[f"lattices/{name}"][lattices] for name in LATTICE_COLUMNS},
-        "lattices/run": np.full(len(lattices), block.run),
-        "lattices/spectrum": spectrum_of,
-        **reflections,
-        **{
-            f"pixels/{name}": np.concatenate([of_shot[name] for of_shot in packed])
-            for name in PIXEL_COLUMNS
-        },
-        "spectra/shot_id": shot_ids,
-        **{
-            f"spectra/{name}": np.array([getattr(spectrum, name) for spectrum in spectra])
-            for name in Spectrum._fields
-        },
-    }
+    return reflections
 
 
 def _chosen(section: AnnulusSection, block: AcceptedBlock, columns: dict) -> np.ndarray:

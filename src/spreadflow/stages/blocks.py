@@ -51,13 +51,15 @@ def outcomes(parts: store.Parts, column: str, kind: type[IntEnum], world: World)
 
 
 def in_words(counts: Mapping[str, int]) -> str:
-    """Return counts as a log says them: `3 refined, 1 lost`."""
-    return ", ".join(f"{n} {name}" for name, n in counts.items() if n)
+    """Return the counts above 0 in the words of a log, such as `3 refined, 1 lost`."""
+    phrases = [f"{n} {name}" for name, n in counts.items() if n]
+    return ", ".join(phrases)
 
 
 def all_rows(parts: store.Parts, table: str) -> dict[str, np.ndarray]:
     """Return a table of all blocks as columns by name."""
-    names = [name for name in schema.FILES[parts.kind] if name.startswith(f"{table}/")]
-    pieces = [parts.read(block, [f"{table}/"]) for block in range(len(parts.keys))]
+    prefix = f"{table}/"
+    names = [name for name in schema.FILES[parts.kind] if name.startswith(prefix)]
+    pieces = [parts.read(block, [prefix]) for block in range(len(parts.keys))]
     columns = store.joined(parts.kind, names, pieces)
     return {name.split("/")[1]: column for name, column in columns.items()}

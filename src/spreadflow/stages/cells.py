@@ -16,6 +16,7 @@ from spreadflow.parallel import World
 from spreadflow.physics import unit_cell
 
 LATTICES = ("lattices/shot_id", "lattices/k", "lattices/cell")
+"""Columns that are read of the products of `reindex`."""
 
 
 def run(
@@ -30,104 +31,112 @@ def run(
 
 
 def _run(config: CellsSection, reindex: list[Path], out: Path, log: Logger) -> None:
+    """Cluster, filter and write, on one rank."""
     runs, space_group, table = _lattices(reindex)
     names = cells.independent(config.features, space_group)
     if config.from_file:
         names, clusters, chosen = _frozen(config.from_file, space_group)
-        labels = cells.nearest(
-            cells.distances(table["cell"], names, clusters), config.mahalanobis_max
-        )
+        distances = cells.distances(table["cell"], names, clusters)
+        labels = cells.nearest(distances, config.mahalanobis_max)
     else:
-        clusters, labels = _found(config, names, runs, table)
+        clusters, labels = _clustered(config, names, runs, table)
         chosen = 0
     distance = cells.distances(table["cell"], names, clusters)[:, chosen]
     outcome = cells.outcomes(labels, distance, chosen, config.mahalanobis_max)
-    columns = {f"lattices/{name}": column for name, column in table.items()}
-    columns |= {
-        "lattices/cluster": labels,
-        "lattices/mahalanobis": distance,
-        "lattices/outcome": outcome,
-    }
-    columns |= {f"clusters/{name}": column for name, column in clusters._asdict().items()}
-    sources = [config.from_file] if config.from_file else []
-    key = store.digest(
-        config.model_dump(mode="json"), [store.identity(path) for path in [*reindex, *sources]]
-    )
+    lattices = table | {"cluster": labels, "mahalanobis": distance, "outcome": outcome}
+    columns = {f"lattices/{name}": column for name, column in lattices.items()}
+    for name, column in clusters._asdict().items():
+        columns[f"clusters/{name}"] = column
+    sources = [*reindex, config.from_file] if config.from_file else reindex
+    identities = [store.identity(path) for path in sources]
+    key = store.digest(config.model_dump(mode="json"), identities)
     tdata.write(out.with_suffix(".tdata"), table["cell"], space_group)
-    told = {"space_group": space_group, "runs": runs, "features": names, "chosen": chosen}
     store.write(
-        out, "cells", columns, key=key, config=config.model_dump(mode="json", by_alias=True), **told
+        out,
+        "cells",
+        columns,
+        key=key,
+        config=config.model_dump(mode="json", by_alias=True),
+        space_group=space_group,
+        runs=runs,
+        features=names,
+        chosen=chosen,
     )
-    counts = ", ".join(f"{(outcome == end).sum()} {end.name.lower()}" for end in LatticeOutcome)
-    log.info("%d lattices, %d clusters: %s", len(outcome), len(clusters.n), counts)
+    counts = [f"{(outcome == end).sum()} {end.name.lower()}" for end in LatticeOutcome]
+    log.info("%d lattices, %d clusters: %s", len(outcome), len(clusters.n), ", ".join(counts))
 
 
 def _lattices(reindex: list[Path]) -> tuple[list[str], str, dict[str, np.ndarray]]:
-    """Return runs, the space group all share, and run, shot_id, k, cell (Å, degrees) of every
-    lattice.
+    """Return the runs, the space group that all share, and run, shot_id, k, cell (Å, degrees) of
+    every lattice. Raises FileError where space groups differ or there is no lattice.
     """
-    told = [store.attributes(path, "reindex") for path in reindex]
-    groups = {str(a["config"]["space_group"]) for a in told}
+    attributes = [store.attributes(path, "reindex") for path in reindex]
+    groups = {str(of_run["config"]["space_group"]) for of_run in attributes}
     if len(groups) != 1:
-        raise FileError(
-            "cells", "one space group in all runs", sorted(groups), "Reindex the runs alike."
-        )
+        todo = "Reindex the runs alike."
+        raise FileError("cells", "one space group in all runs", sorted(groups), todo)
     tables = [store.read(path, "reindex", LATTICES) for path in reindex]
-    joined = {name.split("/")[1]: np.concatenate([t[name] for t in tables]) for name in LATTICES}
-    joined["run"] = np.repeat(np.arange(len(tables)), [len(t[LATTICES[0]]) for t in tables])
+    joined = {
+        name.split("/")[1]: np.concatenate([table[name] for table in tables]) for name in LATTICES
+    }
+    n_of_runs = [len(table["lattices/k"]) for table in tables]
+    joined["run"] = np.repeat(np.arange(len(tables)), n_of_runs)
     joined["cell"] = unit_cell.degrees(joined["cell"])
     if not len(joined["run"]):
         todo = (
-            "Look at index.png and reindex.png: is the target cell right, is there a crystal "
-            "in "
+            "Look at index.png and reindex.png: is the target cell right, is there a crystal in "
             "the beam?"
         )
         raise FileError(", ".join(map(str, reindex)), "lattices", "none in any run", todo)
-    return [str(a["run"]) for a in told], groups.pop(), joined
+    runs = [str(of_run["run"]) for of_run in attributes]
+    return runs, groups.pop(), joined
 
 
-def _found(
+def _clustered(
     config: CellsSection, names: list[str], runs: list[str], table: dict
 ) -> tuple[cells.Clusters, np.ndarray]:
-    """Return clusters of the lattices of the chosen runs, and the label of every lattice."""
-    chosen = [r for r, name in enumerate(runs) if config.runs is None or name in config.runs]
-    mine = np.isin(table["run"], chosen)
+    """Return clusters of the lattices of the chosen runs, and the label of every lattice.
+
+    names: features that are clustered; table: columns of all lattices. Raises ConfigError where no
+    feature is free, FileError where there is no cluster.
+    """
     if not names:
-        raise ConfigError(
-            "cells.features",
-            "a feature the space group leaves free",
-            config.features,
-            "Add a length.",
-        )
-    found = cells.dbscan(
-        cells.features(table["cell"][mine], names), config.eps_ang, config.min_samples
-    )
-    clusters = cells.describe(table["cell"][mine], names, found, config.mahalanobis_max)
+        expected = "a feature the space group leaves free"
+        raise ConfigError("cells.features", expected, config.features, "Add a length.")
+    chosen_runs = [
+        number for number, name in enumerate(runs) if config.runs is None or name in config.runs
+    ]
+    is_chosen = np.isin(table["run"], chosen_runs)
+    chosen_cells = table["cell"][is_chosen]
+    features = cells.features(chosen_cells, names)
+    chosen_labels = cells.dbscan(features, config.eps_ang, config.min_samples)
+    clusters = cells.describe(chosen_cells, names, chosen_labels, config.mahalanobis_max)
     if not len(clusters.n):
-        raise FileError(
-            f"cells of {mine.sum()} lattices",
+        expected = (
             f"a cluster: {config.min_samples} lattices within eps_ang = {config.eps_ang} of one of "
-            "them",
-            "noise only",
-            "Raise cells.eps_ang, lower cells.min_samples, or take a frozen cells.h5 with "
-            "cells.from.",
+            "them"
         )
-    labels = cells.nearest(cells.distances(table["cell"], names, clusters), config.mahalanobis_max)
-    labels[mine] = found
+        todo = (
+            "Raise cells.eps_ang, lower cells.min_samples, or take a frozen cells.h5 with "
+            "cells.from."
+        )
+        raise FileError(f"cells of {is_chosen.sum()} lattices", expected, "noise only", todo)
+    distances = cells.distances(table["cell"], names, clusters)
+    labels = cells.nearest(distances, config.mahalanobis_max)
+    labels[is_chosen] = chosen_labels
     return clusters, labels
 
 
 def _frozen(path: Path, space_group: str) -> tuple[list[str], cells.Clusters, int]:
-    """Return features, clusters and the chosen one of an earlier cells.h5."""
-    told = store.attributes(path, "cells")
+    """Return features, clusters and the chosen cluster of an earlier cells.h5. Raises FileError
+    where its space group is another.
+    """
+    attributes = store.attributes(path, "cells")
     columns = store.read(path, "cells", ["clusters/"])
-    if told["space_group"] != space_group:
+    frozen_group = attributes["space_group"]
+    if frozen_group != space_group:
         todo = "Freeze cells of the same space group, or cluster anew (cells.from: null)."
-        raise FileError(
-            f"cells.from {path}", f"space group {space_group}", told["space_group"], todo
-        )
-    return (
-        told["features"],
-        cells.Clusters(*(columns[f"clusters/{f}"] for f in cells.Clusters._fields)),
-        told["chosen"],
-    )
+        raise FileError(f"cells.from {path}", f"space group {space_group}", frozen_group, todo)
+    fields = {name: columns[f"clusters/{name}"] for name in cells.Clusters._fields}
+    clusters = cells.Clusters(**fields)
+    return attributes["features"], clusters, attributes["chosen"]

@@ -1,8 +1,8 @@
 """index, and reindex: spots → lattices → refined lattices → predicted and integrated reflections,
 shot by shot.
 
-The two words are one stage: `reindex` has a section that overlays `index`'s, and a refined
-geometry.
+The two words are one stage: the section of `reindex` overlays that of `index`, and its geometry is
+refined.
 """
 
 from pathlib import Path
@@ -23,8 +23,9 @@ def run(
     world: World,
     word: str = "index",
 ) -> None:
-    """Write <word>.h5 with its parts. images: the run's manifest. geometry: .expt to use instead of
-    the headers.
+    """Write <word>.h5 with its parts.
+
+    images: the run's manifest; geometry: .expt to use in place of the headers.
     """
     section = getattr(config, word)
     detector = None

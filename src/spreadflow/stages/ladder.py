@@ -31,10 +31,14 @@ IDENTITY = ("run", "shot_id", "k")
 """Columns that say which lattice a row is of."""
 
 DRAW = 100
-"""Purpose of the random stream of the model's domains: none of the simulation's."""
+"""Number of the purpose of the random stream of the model's domains; the simulation uses none of
+this number.
+"""
 
 TURN = 101
-"""Purpose of the random streams of the turns that lattices start with: none of the simulation's."""
+"""Number of the purpose of the random streams of the turns that lattices start with; the simulation
+uses none of this number.
+"""
 
 
 class Context(NamedTuple):
@@ -62,8 +66,9 @@ def run(
     world: World,
     word: str = "ladder",
 ) -> None:
-    """Write <word>.h5 with its parts. cells: its accepted list is what rung 00 has to find in the
-    annulus.
+    """Write <word>.h5 with its parts.
+
+    cells: cells.h5, whose accepted lattices rung 00 has to find in the annulus.
     """
     section = config.ladder
     log = logger(word, world)
@@ -106,10 +111,10 @@ def run(
 
 
 def _read_all(annulus: Path, keys: list[str], cells: Path, world: World) -> dict[str, float]:
-    """Read lattices with light and pixels, one by one: rung 00. Collective.
+    """Read the lattices of all parts one by one, as rung 00 asks. Collective.
 
-    Returns how many were read, of how many accepted ones, and how far memory grew after the first
-    part of a rank.
+    Returns how many could be read (with light and finite pixels), of how many that are accepted,
+    and by how much memory grew after the first part of a rank.
     """
     readable: dict[int, list[tuple[int, int]]] = {}
     peaks = []
@@ -124,13 +129,15 @@ def _read_all(annulus: Path, keys: list[str], cells: Path, world: World) -> dict
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     of_parts = world.gather_blocks(readable)
     read = {identity for identities in of_parts for identity in identities}
-    growth = 100.0 * (peaks[-1] / peaks[0] - 1.0) if peaks else 0.0
-    seconds = sum(world.gather(time.process_time() - start_time))
+    growth = _growth_percent(peaks)
+    own_seconds = time.process_time() - start_time
+    seconds = sum(world.gather(own_seconds))
     names = ["lattices/shot_id", "lattices/k", "lattices/outcome"]
     table = store.read(cells, "cells", names)
     is_accepted = table["lattices/outcome"] == LatticeOutcome.ACCEPTED
-    shot_ids = table["lattices/shot_id"][is_accepted].tolist()
-    accepted = set(zip(shot_ids, table["lattices/k"][is_accepted].tolist(), strict=True))
+    shot_ids = table["lattices/shot_id"][is_accepted]
+    k = table["lattices/k"][is_accepted]
+    accepted = set(zip(shot_ids.tolist(), k.tolist(), strict=True))
     return {
         "n_read": len(read),
         "n_others": len(read - accepted),
@@ -140,24 +147,34 @@ def _read_all(annulus: Path, keys: list[str], cells: Path, world: World) -> dict
     }
 
 
+def _growth_percent(peaks: list[int]) -> float:
+    """Return how far the peak memory of a rank grew from its first part to its last, %."""
+    if not peaks:
+        return 0.0
+    return 100.0 * (peaks[-1] / peaks[0] - 1.0)
+
+
 def _identity(columns: dict, row: int) -> tuple[int, int]:
     """Return shot_id and k of a lattice."""
-    return int(columns["lattices/shot_id"][row]), int(columns["lattices/k"][row])
+    shot_id = columns["lattices/shot_id"][row]
+    k = columns["lattices/k"][row]
+    return int(shot_id), int(k)
 
 
-def _is_readable(packed: PackedLattice) -> bool:
+def _is_readable(lattice: PackedLattice) -> bool:
     """Whether a lattice has light, and numbers in all pixels that count."""
-    has_light = packed.spectrum.photons.sum() > 0
-    boxes = packed.boxes
+    has_light = lattice.spectrum.photons.sum() > 0
+    boxes = lattice.boxes
     return bool(has_light and np.isfinite(boxes.photons[boxes.valid]).all())
 
 
 def _choose(
     annulus: Path, keys: list[str], n_lattices: int | None
 ) -> tuple[list[list[int]], list[np.ndarray]]:
-    """Return of each part shot_id and k of its lattices, and which of these (lattice,) get models.
+    """Return for each part shot_id and k of its lattices, and which of these are modelled,
+    (lattice,) bool.
 
-    These are the first that have shoeboxes, `n_lattices` of them.
+    They are the first `n_lattices` that have shoeboxes, or all where it is None.
     """
     ids: list[list[int]] = []
     chosen: list[np.ndarray] = []
@@ -180,14 +197,14 @@ def _columns(context: Context, part: int) -> dict[str, np.ndarray]:
     columns = store.read_part(context.annulus, "annulus", part, context.keys[part])
     pieces = []
     for row_number in range(len(columns["lattices/k"])):
-        packed = unpack(columns, row_number)
+        lattice = unpack(columns, row_number)
         identity = {name: columns[f"lattices/{name}"][row_number] for name in IDENTITY}
-        rows = {"lattices": [identity | _count_flagged(packed, context.section)]}
+        rows = {"lattices": [identity | _count_flagged(lattice, context.section)]}
         pixels: dict[str, dict] = {}
         if context.chosen[part][row_number]:
             model = context.models[columns["lattices/run"][row_number]]
             try:
-                turned = packed._replace(A=_turn(context.config, identity) @ packed.A)
+                turned = lattice._replace(A=_turn(context.config, identity) @ lattice.A)
                 of_rungs, pixels = _model(context.config, turned, model)
                 rows |= of_rungs
             except (np.linalg.LinAlgError, ArithmeticError, ValueError) as error:
@@ -198,13 +215,14 @@ def _columns(context: Context, part: int) -> dict[str, np.ndarray]:
     return store.joined("ladder", schema.FILES["ladder"], pieces)
 
 
-def _count_flagged(packed: PackedLattice, section: dict[str, Any]) -> dict[str, int]:
-    """Return the number of flagged shoeboxes, counted in two ways: rung 1. section: of the
-    annulus.
+def _count_flagged(lattice: PackedLattice, section: dict[str, Any]) -> dict[str, int]:
+    """Return the number of flagged shoeboxes, counted in two ways as rung 1 asks.
+
+    section: the one that the annulus was made with.
     """
-    reflections = packed.reflections
+    reflections = lattice.reflections
     limits = {name: section[name] for name in ("d_min", "d_max")}
-    columns = reflections["d"], _strength(reflections), reflections["flags"]
+    columns = (reflections["d"], _strength(reflections), reflections["flags"])
     is_flagged = shoeboxes.chosen(*columns, **limits, min_i_over_sigma=ladder.STRONG)
     return {
         "n_flagged": int(is_flagged.sum()),
@@ -217,14 +235,16 @@ def _strength(reflections: dict[str, np.ndarray]) -> np.ndarray:
     return shoeboxes.strength(reflections["intensity"], reflections["sigma"])
 
 
-def _predicted(packed: PackedLattice) -> np.ndarray:
+def _predicted(lattice: PackedLattice) -> np.ndarray:
     """Return the predicted centroids (box, 2), px."""
-    return np.stack([packed.reflections["fast"], packed.reflections["slow"]], axis=1)
+    return np.stack([lattice.reflections["fast"], lattice.reflections["slow"]], axis=1)
 
 
-def _distances(packed: PackedLattice, model: RunModel, centroids: np.ndarray) -> dict[str, Any]:
-    """Return sums of squared distances over the observed reflections. centroids: (box, 2) px."""
-    reflections = packed.reflections
+def _distances(lattice: PackedLattice, model: RunModel, centroids: np.ndarray) -> dict[str, Any]:
+    """Return the sums over observed reflections of squared distances to the centroids (box, 2), px:
+    radial and transverse, mm².
+    """
+    reflections = lattice.reflections
     observed = np.stack([reflections["fast_obs"], reflections["slow_obs"]], axis=1)
     distances = ladder.away_mm(
         centroids, observed.astype(np.float64), reflections["panel"], model.detector
@@ -244,31 +264,31 @@ def _sums_of(z: np.ndarray, published: np.ndarray) -> dict[str, Any]:
 
 
 def _model(
-    config: LadderConfig, packed: PackedLattice, model: RunModel
+    config: LadderConfig, lattice: PackedLattice, model: RunModel
 ) -> tuple[dict[str, list], dict]:
     """Return the rows of the rungs with a model, and the pixels of a sample.
 
     Raises LinAlgError, ArithmeticError, ValueError for a lattice without a solution.
     """
     noise = Noise(config.ladder.readout_photons, config.ladder.calibration_error)
-    start = start_of(packed, _domains(config, packed), model)
-    data, steps = ladder.run_rungs(start, model.space_group, packed.boxes, noise)
+    start = start_of(lattice, _domains(config, lattice), model)
+    data, steps = ladder.run_rungs(start, model.space_group, lattice.boxes, noise)
     rungs = []
     for name, step in steps.items():
         if name == "1":
-            centroids = _predicted(packed)
+            centroids = _predicted(lattice)
         else:
-            centroids = ladder.centroids(step, data, packed.boxes.bbox)
+            centroids = ladder.centroids(step, data, lattice.boxes.bbox)
         row = {
             "lattice": 0,
             "rung": list(ladder.RUNGS).index(name),
-            **_distances(packed, model, centroids),
+            **_distances(lattice, model, centroids),
             **_sums_of(*ladder.deviations(step, data, noise)),
             "seconds": step.seconds,
         }
         rungs.append(row)
-    is_sound = packed.reflections["flags"] & ReflectionFlag.FAILED == 0
-    strength = np.where(is_sound, _strength(packed.reflections), -np.inf)
+    is_sound = lattice.reflections["flags"] & ReflectionFlag.FAILED == 0
+    strength = np.where(is_sound, _strength(lattice.reflections), -np.inf)
     is_flagged = strength >= ladder.STRONG
     compared = {
         "lattice": 0,
@@ -277,38 +297,43 @@ def _model(
         "planes": ladder.planes_apart(steps["3"].planes, steps["2"].planes),
         "pixels": ladder.pixels_apart(steps["3B"].bragg, steps["3A"].bragg),
     }
-    sample = _sample(packed, data, steps, int(strength.argmax()))
+    sample = _sample(lattice, data, steps, int(strength.argmax()))
     return {"rungs": rungs, "compared": [compared]}, sample
 
 
 def _turn(config: LadderConfig, identity: dict[str, int]) -> np.ndarray:
     """Return a rotation (3, 3) of `misset_deg` about an axis of the lattice's own."""
-    seed = [config.seed, int(identity["shot_id"]), int(identity["k"]), TURN]
-    axis = np.random.default_rng(seed).standard_normal(3)
-    return rotation.from_vector(config.ladder.misset_deg * DEG * axis / np.linalg.norm(axis))
+    shot_id = int(identity["shot_id"])
+    k = int(identity["k"])
+    rng = np.random.default_rng([config.seed, shot_id, k, TURN])
+    axis = rng.standard_normal(3)
+    vector = config.ladder.misset_deg * DEG * axis / np.linalg.norm(axis)
+    return rotation.from_vector(vector)
 
 
-def _domains(config: LadderConfig, packed: PackedLattice) -> Mosaic:
-    """Return the same draw of domains for every lattice, as wide as its mosaic spread, about its
-    mean.
+def _domains(config: LadderConfig, lattice: PackedLattice) -> Mosaic:
+    """Return the domains of a lattice's model: the same draw for every lattice, scaled to its
+    mosaic spread and centred on its mean.
     """
     rng = np.random.default_rng([config.seed, 0, DRAW])
-    drawn = mosaic.domain_rotations(rng, config.ladder.n_domains, packed.eta_rad)
+    drawn = mosaic.domain_rotations(rng, config.ladder.n_domains, lattice.eta_rad)
     return mosaic.domains(drawn @ rotation.mean(drawn).T)
 
 
 def _sample(
-    packed: PackedLattice, data: solve.Data, steps: dict[str, ladder.Step], box: int
+    lattice: PackedLattice, data: solve.Data, steps: dict[str, ladder.Step], box: int
 ) -> dict[str, dict]:
     """Return the tables `samples` and `pixels`: data and models in one shoebox."""
-    boxes = packed.boxes
-    n_pixels = boxes.n_pixels
-    valid = boxes.valid[n_pixels[:box].sum() : n_pixels[: box + 1].sum()]
+    boxes = lattice.boxes
+    first_pixel = boxes.n_pixels[:box].sum()
+    end_pixel = boxes.n_pixels[: box + 1].sum()
+    valid = boxes.valid[first_pixel:end_pixel]
     of_box = slice(data.start[box], data.start[box + 1])
     photons = np.full(len(valid), np.nan)
     photons[valid] = data.photons[of_box]
-    model = np.zeros((len(valid), len(ladder.PICTURED)))
-    model[valid] = np.stack([steps[name].model[of_box] for name in ladder.PICTURED], axis=1)
+    models = [steps[name].model[of_box] for name in ladder.PICTURED]
+    model = np.zeros((len(valid), len(models)))
+    model[valid] = np.stack(models, axis=1)
     row = {"lattice": 0, "hkl": boxes.hkl[box], "bbox": boxes.bbox[box], "first_pixel": 0}
     return {
         "samples": columns_of([row]),

@@ -1,14 +1,14 @@
 """level0: where the detector is, from all lattices of `index`. Writes level0.expt, and
 level0.fit.json beside it.
 
-Two passes, so that spots are indexed and weighted once more where the detector truly is. Blocks are
-`index`'s parts.
+There are two passes, so that spots are indexed and weighted once more with the detector at its
+refined position. Blocks are the parts of `index`.
 """
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,19 @@ from spreadflow.parallel import World
 from spreadflow.units import wavelength
 
 PASSES = 2
-NAMES = ("shots/shot_id", "spots/", "lattices/")
+"""Refinements of the detector: the second one indexes the spots anew at the refined position."""
+
+COLUMNS = ("shots/shot_id", "spots/", "lattices/")
+"""Datasets, or groups of them, that are read of a part of `index`."""
+
+
+class Block(NamedTuple):
+    """One part of the product of one run."""
+
+    run: int
+    """number of the run"""
+    part: int
+    key: str
 
 
 def run(
@@ -35,52 +47,32 @@ def run(
     section = config.level0
     log = logger(word, world)
     out = Path(out)
-    told = [store.attributes(path, "index") for path in index]
-    detector, space_group = _shared(index, told)
+    attributes = [store.attributes(path, "index") for path in index]
+    detector, space_group = _shared(index, attributes)
     if section.from_file:
         frozen = Path(section.from_file)
         dials.read_expt(frozen)
         world.once(lambda: _copy(frozen, out))
         log.info("detector taken from %s", frozen)
         return
-    sources = [Source(of["manifest"]) for of in told]
-    blocks = [
-        (r, part, key)
-        for r, path in enumerate(index)
-        for part, key in enumerate(store.part_keys(path, "index"))
-    ]
-    spectra = [_Spectra(source) for source in sources]
-    mine = {
-        b: _lattices(index[blocks[b][0]], *blocks[b][1:], spectra[blocks[b][0]], section)
-        for b in range(world.rank, len(blocks), world.size)
-    }
-    mine = _at_most(mine, section.max_lattices, world)
+    sources = [Source(of_run["manifest"]) for of_run in attributes]
+    blocks = _blocks(index)
+    own_lattices = _read(index, blocks, sources, section, world)
 
     def total(partials):
         return world.sum(partials, len(blocks))
 
-    n_lattices, energy = total(
-        {b: np.array([len(x), sum(map(_mean_energy, x))]) for b, x in mine.items()}
-    )
+    own_counts = {number: _count(lattices) for number, lattices in own_lattices.items()}
+    n_lattices, energy = total(own_counts)
     if n_lattices == 0:
         found = f"none with {section.min_reflections} spots or more"
-        raise FileError(
-            ", ".join(map(str, index)),
-            "lattices",
-            found,
-            "Look at index.png; mind the target cell.",
-        )
-    free = [
-        i
-        for group in geometry_fit.GROUPS
-        if group in section.refine
-        for i in geometry_fit.GROUPS[group]
-    ]
-    joint = Joint(mine, detector, space_group, free, total, world.gather_blocks)
+        todo = "Look at index.png; mind the target cell."
+        raise FileError(", ".join(map(str, index)), "lattices", found, todo)
+    joint = Joint(own_lattices, detector, space_group, _free(section), total, world.gather_blocks)
     with Progress(word, PASSES, world, "passes") as progress:
-        for n in range(PASSES):
+        for n_done in range(PASSES):
             joint.refine(section.outlier_probability)
-            progress.at(n + 1)
+            progress.at(n_done + 1)
     figures = {"n_lattices": int(n_lattices)} | joint.figures()
     beam = {"wavelength": wavelength(energy / n_lattices), "polarization": sources[0].polarization}
     world.once(lambda: _write(out, joint.placed(), beam, figures))
@@ -92,30 +84,65 @@ def run(
     )
 
 
+def _blocks(index: list[Path]) -> list[Block]:
+    """Return the blocks of all runs, in order."""
+    blocks = []
+    for run_number, path in enumerate(index):
+        keys = store.part_keys(path, "index")
+        blocks += [Block(run_number, part, key) for part, key in enumerate(keys)]
+    return blocks
+
+
+def _read(
+    index: list[Path],
+    blocks: list[Block],
+    sources: list[Source],
+    section: Level0Section,
+    world: World,
+) -> dict[int, list[IndexedLattice]]:
+    """Return the lattices of this rank's blocks, by number of the block. Collective."""
+    spectra = [_Spectra(source) for source in sources]
+    lattices = {}
+    for number in range(world.rank, len(blocks), world.size):
+        block = blocks[number]
+        path = index[block.run]
+        lattices[number] = _lattices(path, block, spectra[block.run], section)
+    return _at_most(lattices, section.max_lattices, world)
+
+
+def _free(section: Level0Section) -> list[int]:
+    """Return the numbers of the detector's unknowns that are refined."""
+    groups = [group for group in geometry_fit.GROUPS if group in section.refine]
+    return [unknown for group in groups for unknown in geometry_fit.GROUPS[group]]
+
+
 def _write(out: Path, detector: Detector, beam: dict[str, Any], figures: dict[str, Any]) -> None:
+    """Write level0.fit.json, then level0.expt."""
     with store.replacing(out.with_suffix(".fit.json")) as temporary:
         temporary.write_text(json.dumps(figures, indent=2) + "\n")
     dials.write_expt(out, detector, **beam)
 
 
 def _copy(frozen: Path, out: Path) -> None:
+    """Copy the frozen detector to the product."""
     with store.replacing(out) as temporary:
         shutil.copyfile(frozen, temporary)
 
 
-def _shared(index: list[Path], told: list[dict]) -> tuple[Detector, str]:
+def _shared(index: list[Path], attributes: list[dict]) -> tuple[Detector, str]:
     """Return the detector and space group that all runs were indexed with. Raises FileError where
     they differ.
     """
-    for path, of in zip(index, told, strict=True):
-        if of["detector"] != told[0]["detector"]:
+    detector = attributes[0]["detector"]
+    space_group = attributes[0]["config"]["space_group"]
+    for path, of_run in zip(index, attributes, strict=True):
+        if of_run["detector"] != detector:
             todo = "Refine runs of one detector position together: level0.runs."
             raise FileError(path, f"the detector of {index[0]}", "another one", todo)
-        if of["config"]["space_group"] != told[0]["config"]["space_group"]:
-            raise FileError(
-                path, "one space group", of["config"]["space_group"], "Index all runs alike."
-            )
-    return Detector.from_json(told[0]["detector"]), told[0]["config"]["space_group"]
+        group_of_run = of_run["config"]["space_group"]
+        if group_of_run != space_group:
+            raise FileError(path, "one space group", group_of_run, "Index all runs alike.")
+    return Detector.from_json(detector), space_group
 
 
 class _Spectra:
@@ -123,28 +150,35 @@ class _Spectra:
 
     def __init__(self, source: Source):
         self.source = source
-        self.rows = {int(shot_id): i for i, shot_id in enumerate(source.shots["shot_id"])}
+        shot_ids = source.shots["shot_id"]
+        self.rows = {int(shot_id): row for row, shot_id in enumerate(shot_ids)}
 
-    def of(self, shot_id: int) -> Spectrum | None:
+    def of_shot(self, shot_id: int) -> Spectrum | None:
+        """Return the spectrum of a shot, None where it cannot be read. Raises FileError where the
+        run has no such shot.
+        """
         row = self.rows.get(int(shot_id))
         if row is None:
-            raise FileError(
-                self.source.path, f"shot {shot_id}", "no such shot", "Index the run again."
-            )
+            todo = "Index the run again."
+            raise FileError(self.source.path, f"shot {shot_id}", "no such shot", todo)
         return self.source.spectrum(row)
 
 
 def _lattices(
-    path: Path, part: int, key: str, spectra: _Spectra, section: Level0Section
+    path: Path, block: Block, spectra: _Spectra, section: Level0Section
 ) -> list[IndexedLattice]:
-    """Return lattices of one block with enough spots and a readable spectrum."""
-    columns = store.read_part(path, "index", part, key, NAMES)
-    out = []
+    """Return the lattices of one block with enough spots and a readable spectrum, each with its
+    spots and those of its shot that have no lattice.
+    """
+    columns = store.read_part(path, "index", block.part, block.key, COLUMNS)
+    lattice_of_spot = columns["spots/lattice"]
+    lattices = []
     for n, shot in enumerate(columns["lattices/shot"]):
-        spectrum = spectra.of(columns["shots/shot_id"][shot])
-        of = columns["spots/lattice"]
-        at = np.flatnonzero((columns["spots/shot"] == shot) & ((of == n) | (of == -1)))
-        hkl = columns["spots/hkl"][at]
+        spectrum = spectra.of_shot(columns["shots/shot_id"][shot])
+        is_of_shot = columns["spots/shot"] == shot
+        is_own_or_free = (lattice_of_spot == n) | (lattice_of_spot == -1)
+        rows = np.flatnonzero(is_of_shot & is_own_or_free)
+        hkl = columns["spots/hkl"][rows]
         if spectrum is None or np.count_nonzero(hkl.any(axis=1)) < section.min_reflections:
             continue
         lattice = prediction.MosaicLattice(
@@ -152,21 +186,34 @@ def _lattices(
             eta_rad=float(columns["lattices/eta_rad"][n]),
             domain_ang=float(columns["lattices/domain_ang"][n]),
         )
-        spots = Spots(*(columns[f"spots/{name}"][at] for name in Spots._fields))
-        out.append(IndexedLattice(lattice, hkl, spots, prediction.compress(spectrum)))
-    return out
+        spot_columns = {name: columns[f"spots/{name}"][rows] for name in Spots._fields}
+        spots = Spots(**spot_columns)
+        lattices.append(IndexedLattice(lattice, hkl, spots, prediction.compress(spectrum)))
+    return lattices
 
 
 def _at_most(
-    mine: dict[int, list[IndexedLattice]], limit: int | None, world: World
+    own_lattices: dict[int, list[IndexedLattice]], limit: int | None, world: World
 ) -> dict[int, list[IndexedLattice]]:
-    """Return the first `limit` lattices of all blocks."""
+    """Return those of this rank's lattices that are among the first `limit` of all blocks.
+    Collective.
+    """
     if limit is None:
-        return mine
-    before = np.cumsum([0, *world.gather_blocks({b: len(found) for b, found in mine.items()})])
-    return {b: found[: max(limit - int(before[b]), 0)] for b, found in mine.items()}
+        return own_lattices
+    own_sizes = {number: len(lattices) for number, lattices in own_lattices.items()}
+    n_before = np.cumsum([0, *world.gather_blocks(own_sizes)])
+    return {
+        number: lattices[: max(limit - int(n_before[number]), 0)]
+        for number, lattices in own_lattices.items()
+    }
 
 
-def _mean_energy(found: IndexedLattice) -> float:
-    pulse = found.spectrum
+def _count(lattices: list[IndexedLattice]) -> np.ndarray:
+    """Return the number of lattices, and the sum of their pulses' mean energies, eV."""
+    return np.array([len(lattices), sum(map(_mean_energy, lattices))])
+
+
+def _mean_energy(lattice: IndexedLattice) -> float:
+    """Return the mean energy of a lattice's pulse, eV."""
+    pulse = lattice.spectrum
     return float(pulse.energies_ev @ pulse.photons / pulse.photons.sum())

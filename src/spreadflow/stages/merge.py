@@ -2,6 +2,7 @@
 merge.mtz.
 """
 
+from logging import Logger
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +20,11 @@ from spreadflow.physics import symmetry, unit_cell
 from spreadflow.units import wavelength
 
 MAX_GROUPS = 128
-"""Groups of parts that are added in order, whatever the number of ranks: more ranks than this bring
-nothing.
+"""Most groups of parts, which are added in order whatever the number of ranks: ranks beyond this
+number have no work.
 """
 
-REFLECTION = (
+REFLECTION_COLUMNS = (
     "lattice",
     "hkl",
     "partiality",
@@ -34,11 +35,14 @@ REFLECTION = (
     "sigma",
     "flags",
 )
+"""Columns of `reflections` that are merged."""
+
 COLUMNS = (
     "shots/mean_energy_ev",
     *(f"lattices/{name}" for name in ("shot", "shot_id", "k")),
-    *(f"reflections/{name}" for name in REFLECTION),
+    *(f"reflections/{name}" for name in REFLECTION_COLUMNS),
 )
+"""Columns that are read of a part of `reindex`."""
 
 
 class Accepted(NamedTuple):
@@ -77,167 +81,197 @@ def run(
     accepted = _accepted(cells)
     unique = merging.Unique(accepted.cell, accepted.space_group, section.d_min)
     parts = _parts(reindex, accepted.runs)
-    groups = np.array_split(np.arange(len(parts)), min(len(parts), MAX_GROUPS))
+    groups = _groups(parts)
+    n_groups = len(groups)
     table = _read(groups, parts, accepted, world, word)
-    obs, lattices, counts = _select(table, section, unique, len(groups), world)
-    if counts["used"] == 0:
-        raise FileError(
-            cells, "reflections to merge", f"none: {counts}", "Look at reindex.png and merge.d_min."
-        )
-    sums = merging.Sums(obs, len(unique), len(groups), world.sum)
-    reference = _reference(section, accepted.space_group, unique)
-    found = scaling.scale(
-        obs, sums, unique, reference=reference, refine_b=section.refine_b, n_cycles=section.n_cycles
-    )
-    merged = merging.merge(obs, found.intensity, found.sigma, sums, section.min_multiplicity)
-    counts["multiplicity"] = counts["used"] - int(merged.n.sum())
-    counts["used"] = int(merged.n.sum())
-    energy, n_used = sums.over_lattices(
-        table.lattices["energy_ev"][lattices["used"]], np.ones(obs.n_lattices)
-    )
-    lattices = _gathered(
-        table.lattices["group"], lattices | _of_lattices(found, lattices["used"]), world
-    )
-    told = _told(section, accepted, found) | {
-        "wavelength_ang": float(wavelength(energy / n_used)),
+    obs, lattices, counts = _select(table, section, unique, n_groups, world)
+    _check_used(counts, cells)
+    sums = merging.Sums(obs, len(unique), n_groups, world.sum)
+    scales = _scaled(obs, sums, unique, section, accepted.space_group)
+    merged = merging.merge(obs, scales.intensity, scales.sigma, sums, section.min_multiplicity)
+    n_merged = int(merged.n.sum())
+    counts |= {"multiplicity": counts["used"] - n_merged, "used": n_merged}
+
+    is_used = lattices["used"]
+    mean_energy_ev = _mean_energy(sums, table.lattices["energy_ev"][is_used])
+    lattices |= _scale_columns(scales, is_used)
+    lattices = _gathered(table.lattices["group"], lattices, world)
+
+    attributes = _attributes(section, accepted, scales) | {
+        "wavelength_ang": float(wavelength(mean_energy_ev)),
         "reflections": counts,
         "n_lattices_in": len(lattices["lattices/k"]),
-        "inputs": [
-            store.identity(p)
-            for p in [*reindex, cells, *([section.reference] if section.reference else [])]
-        ],
+        "inputs": _identities([*reindex, cells, section.reference]),
     }
-    world.once(lambda: _write(out, unique, merged, lattices, told, section.n_bins))
-    overall = statistics.overall(merged, unique)
-    if told["ambiguities"]:
-        also = ", ".join(told["ambiguities"])
-        log.warning(
+    world.once(lambda: _write(out, unique, merged, lattices, attributes, section.n_bins))
+    _warn(log, attributes["ambiguities"])
+    log.info("%s after %d cycles; reflections: %s", scales.error_model, scales.n_cycles, counts)
+    _log_quality(log, statistics.overall(merged, unique))
+
+
+def _check_used(counts: dict[str, int], cells: Path) -> None:
+    """Raise FileError where no reflection is left to merge. counts: reflections of each fate."""
+    if counts["used"] == 0:
+        todo = "Look at reindex.png and merge.d_min."
+        raise FileError(cells, "reflections to merge", f"none: {counts}", todo)
+
+
+def _log_quality(log: Logger, overall: statistics.Bins) -> None:
+    """Log how well the half sets agree. overall: statistics in one bin."""
+    words = "CC1/2 %.4f of %d pairs, Rsplit %.4f"
+    log.info(words, overall.cc_half[0], overall.n_pairs[0], overall.r_split[0])
+
+
+def _warn(log: Logger, ambiguities: list[str]) -> None:
+    """Warn where lattices may be indexed in several ways."""
+    if ambiguities:
+        words = (
             "lattices may be indexed as h,k,l or %s, which is not resolved: the merge is as if "
-            "twinned",
-            also,
+            "twinned"
         )
-    log.info("%s after %d cycles; reflections: %s", found.error_model, found.n_cycles, counts)
-    log.info(
-        "CC1/2 %.4f of %d pairs, Rsplit %.4f",
-        overall.cc_half[0],
-        overall.n_pairs[0],
-        overall.r_split[0],
-    )
+        log.warning(words, ", ".join(ambiguities))
 
 
-def _told(section: MergeSection, accepted: Accepted, found: scaling.Scaling) -> dict:
-    """Return attributes of the product that are known before anything is counted."""
+def _attributes(section: MergeSection, accepted: Accepted, scales: scaling.Scaling) -> dict:
+    """Return the attributes of the product that do not depend on the counts of reflections."""
+    reference = "no reference"
+    if section.reference is not None:
+        reference = f"mark0 against {section.reference.name}"
+    cell = unit_cell.radians(accepted.cell)
     return {
         "runs": accepted.runs,
         "space_group": accepted.space_group,
         "cell": accepted.cell.tolist(),
         "d_min": section.d_min,
-        "ambiguities": symmetry.ambiguities(unit_cell.radians(accepted.cell), accepted.space_group),
-        "scaling": f"mark0 against {section.reference.name}"
-        if section.reference
-        else "no reference",
-        "error_model": found.error_model._asdict(),
-        "n_cycles": found.n_cycles,
-        "last_change": found.last_change,
+        "ambiguities": symmetry.ambiguities(cell, accepted.space_group),
+        "scaling": reference,
+        "error_model": scales.error_model._asdict(),
+        "n_cycles": scales.n_cycles,
+        "last_change": scales.last_change,
         "config": section.model_dump(mode="json"),
     }
 
 
 def _accepted(path: Path) -> Accepted:
-    told = store.attributes(path, "cells")
+    """Return the accepted list of a cells.h5."""
+    attributes = store.attributes(path, "cells")
     table = store.read(path, "cells", ["lattices/", "clusters/mean"])
-    identity = zip(
-        *(table[f"lattices/{name}"].tolist() for name in ("run", "shot_id", "k")), strict=True
-    )
-    outcome = dict(zip(identity, table["lattices/outcome"].tolist(), strict=True))
+    identity_columns = [table[f"lattices/{name}"].tolist() for name in ("run", "shot_id", "k")]
+    identities = zip(*identity_columns, strict=True)
+    outcome = dict(zip(identities, table["lattices/outcome"].tolist(), strict=True))
     return Accepted(
-        told["runs"], told["space_group"], table["clusters/mean"][int(told["chosen"])], outcome
+        attributes["runs"],
+        attributes["space_group"],
+        table["clusters/mean"][int(attributes["chosen"])],
+        outcome,
     )
 
 
-Part = tuple[int, Path, int, str]
-"""(run, product, block, key)."""
+class Part(NamedTuple):
+    """One part of the product of one run."""
+
+    run: int
+    """number of the run in the accepted list"""
+    path: Path
+    """the product"""
+    block: int
+    key: str
 
 
 def _parts(reindex: list[Path], runs: list[str]) -> list[Part]:
     """Return every part, in order. Raises FileError for a run that cells.h5 does not know."""
-    out: list[Part] = []
+    parts: list[Part] = []
     for path in reindex:
         name = str(store.attributes(path, "reindex")["run"])
         if name not in runs:
-            raise FileError(
-                path,
-                f"one of the runs of cells.h5 ({', '.join(runs)})",
-                name,
-                "Rerun cells on all runs.",
-            )
+            expected = f"one of the runs of cells.h5 ({', '.join(runs)})"
+            raise FileError(path, expected, name, "Rerun cells on all runs.")
+        run_number = runs.index(name)
         keys = store.part_keys(path, "reindex")
-        out += [(runs.index(name), path, block, key) for block, key in enumerate(keys)]
-    if not out:
-        raise FileError(
-            ", ".join(map(str, reindex)), "parts", "none", "Are there shots in these runs?"
-        )
-    return out
+        parts += [Part(run_number, path, block, key) for block, key in enumerate(keys)]
+    if not parts:
+        todo = "Are there shots in these runs?"
+        raise FileError(", ".join(map(str, reindex)), "parts", "none", todo)
+    return parts
+
+
+def _groups(parts: list[Part]) -> list[np.ndarray]:
+    """Return the numbers of the parts of each group, in order."""
+    n_groups = min(len(parts), MAX_GROUPS)
+    return np.array_split(np.arange(len(parts)), n_groups)
 
 
 def _read(
     groups: list[np.ndarray], parts: list[Part], accepted: Accepted, world: World, word: str
 ) -> Table:
-    """Return this rank's groups; which groups those are does not matter to the answer."""
-    pieces = [_nothing()]
+    """Return the rows of this rank's groups; the result of the stage does not depend on which
+    groups these are.
+    """
+    pieces = [_no_rows()]
     with Progress(word, len(groups), world, "groups") as progress:
         for group in range(world.rank, len(groups), world.size):
-            pieces += [_read_part(group, parts[i], accepted) for i in groups[group].tolist()]
+            for number in groups[group].tolist():
+                pieces.append(_read_part(group, parts[number], accepted))
             progress.at(group + 1)
-    start = np.cumsum([0, *(len(piece.lattices["k"]) for piece in pieces)])
-    for piece, first in zip(pieces, start, strict=False):
+    n_lattices = [len(piece.lattices["k"]) for piece in pieces]
+    first_lattice = np.cumsum([0, *n_lattices])
+    for piece, first in zip(pieces, first_lattice, strict=False):
         piece.reflections["lattice"] = piece.reflections["lattice"].astype(np.int64) + first
-    return Table(_joined([p.lattices for p in pieces]), _joined([p.reflections for p in pieces]))
+    lattices = _joined([piece.lattices for piece in pieces])
+    reflections = _joined([piece.reflections for piece in pieces])
+    return Table(lattices, reflections)
 
 
 def _joined(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return one table of the rows of all tables, which have the same columns."""
     return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
-def _nothing() -> Table:
-    """Return a table without rows: what a rank without groups holds."""
-    lattices = {"group": "i8", "run": "i8", "shot_id": "u8", "k": "i8", "energy_ev": "f8"}
-    reflections = {name: np.empty((0, 3) if name == "hkl" else 0) for name in REFLECTION}
-    return Table({name: np.empty(0, dtype) for name, dtype in lattices.items()}, reflections)
+def _no_rows() -> Table:
+    """Return a table without rows, as a rank without groups holds it."""
+    dtypes = {"group": "i8", "run": "i8", "shot_id": "u8", "k": "i8", "energy_ev": "f8"}
+    lattices = {name: np.empty(0, dtype) for name, dtype in dtypes.items()}
+    reflections = {name: np.empty((0, 3) if name == "hkl" else 0) for name in REFLECTION_COLUMNS}
+    return Table(lattices, reflections)
 
 
-def _read_part(group: int, which: Part, accepted: Accepted) -> Table:
+def _read_part(group: int, part: Part, accepted: Accepted) -> Table:
     """Return the accepted lattices of one part. Raises FileError for a lattice the accepted list
     does not know.
     """
-    run, path, block, key = which
-    part = store.read_part(path, "reindex", block, key, COLUMNS)
-    shot_id = part["lattices/shot_id"]
-    k = part["lattices/k"]
-    outcome = [
-        accepted.outcome.get((run, s, n)) for s, n in zip(shot_id.tolist(), k.tolist(), strict=True)
+    columns = store.read_part(part.path, "reindex", part.block, part.key, COLUMNS)
+    shot_id = columns["lattices/shot_id"]
+    k = columns["lattices/k"]
+    outcomes = [
+        accepted.outcome.get((part.run, *identity))
+        for identity in zip(shot_id.tolist(), k.tolist(), strict=True)
     ]
-    if None in outcome:
-        raise FileError(
-            path, "lattices that cells.h5 knows", "others", "Rerun cells on these products."
-        )
-    keep = np.array(outcome, dtype=np.int64) == LatticeOutcome.ACCEPTED
-    row = np.cumsum(keep) - 1
-    of = part["reflections/lattice"]
-    reflections = {name: part[f"reflections/{name}"][keep[of]] for name in REFLECTION}
-    reflections["lattice"] = row[of[keep[of]]]
-    energy = part["shots/mean_energy_ev"][part["lattices/shot"]]
-    same = {name: np.full(keep.sum(), value) for name, value in (("group", group), ("run", run))}
-    return Table(
-        same | {"shot_id": shot_id[keep], "k": k[keep], "energy_ev": energy[keep]}, reflections
-    )
+    if None in outcomes:
+        todo = "Rerun cells on these products."
+        raise FileError(part.path, "lattices that cells.h5 knows", "others", todo)
+    is_accepted = np.array(outcomes, dtype=np.int64) == LatticeOutcome.ACCEPTED
+    n_accepted = is_accepted.sum()
+    energy_ev = columns["shots/mean_energy_ev"][columns["lattices/shot"]]
+    lattices = {
+        "group": np.full(n_accepted, group),
+        "run": np.full(n_accepted, part.run),
+        "shot_id": shot_id[is_accepted],
+        "k": k[is_accepted],
+        "energy_ev": energy_ev[is_accepted],
+    }
+    lattice_of = columns["reflections/lattice"]
+    is_wanted = is_accepted[lattice_of]
+    reflections = {name: columns[f"reflections/{name}"][is_wanted] for name in REFLECTION_COLUMNS}
+    row_of_lattice = np.cumsum(is_accepted) - 1
+    reflections["lattice"] = row_of_lattice[lattice_of[is_wanted]]
+    return Table(lattices, reflections)
 
 
 def _select(
     table: Table, section: MergeSection, unique: merging.Unique, n_groups: int, world: World
-):
-    """Return the observations, the columns of the lattices so far, and how many reflections ended
-    in which way.
+) -> tuple[merging.Observations, dict[str, np.ndarray], dict[str, int]]:
+    """Return the observations, the first columns of the lattices, and the number of reflections of
+    each fate.
     """
     flags = table.reflections["flags"].astype(np.int64)
     obs, n, fate = merging.select(
@@ -250,7 +284,8 @@ def _select(
         n_groups=n_groups,
         add=world.sum,
     )
-    counts = world.sum({world.rank: np.bincount(fate, minlength=len(Fate))}, world.size)
+    own_counts = np.bincount(fate, minlength=len(Fate))
+    counts = world.sum({world.rank: own_counts}, world.size)
     lattices = {
         "run": table.lattices["run"],
         "shot_id": table.lattices["shot_id"],
@@ -258,7 +293,33 @@ def _select(
         "n": n,
         "used": n > 0,
     }
-    return obs, lattices, {end.name.lower(): int(counts[end]) for end in Fate}
+    by_name = {end.name.lower(): int(counts[end]) for end in Fate}
+    return obs, lattices, by_name
+
+
+def _identities(paths: list[Path | None]) -> list[str]:
+    """Return the identities of the files that there are."""
+    return [store.identity(path) for path in paths if path is not None]
+
+
+def _scaled(
+    obs: merging.Observations,
+    sums: merging.Sums,
+    unique: merging.Unique,
+    section: MergeSection,
+    space_group: str,
+) -> scaling.Scaling:
+    """Return the scales, the error model and the intensities that they are refined with.
+    Collective.
+    """
+    return scaling.scale(
+        obs,
+        sums,
+        unique,
+        reference=_reference(section, space_group, unique),
+        refine_b=section.refine_b,
+        n_cycles=section.n_cycles,
+    )
 
 
 def _reference(
@@ -270,23 +331,34 @@ def _reference(
     return unique.values(*mtz.read_reference(section.reference, space_group, section.d_min))
 
 
-def _of_lattices(found: scaling.Scaling, used: np.ndarray) -> dict[str, np.ndarray]:
-    """Scale and B of all lattices, NaN where not used."""
-    out = {name: np.full(len(used), np.nan) for name in ("scale", "b")}
-    out["scale"][used], out["b"][used] = np.exp(found.log_g), found.b
-    return out
+def _mean_energy(sums: merging.Sums, energies_ev: np.ndarray) -> float:
+    """Return the mean over used lattices of their pulses' energies (used lattice,), eV.
+    Collective.
+    """
+    energy, n_used = sums.over_lattices(energies_ev, np.ones(len(energies_ev)))
+    return energy / n_used
+
+
+def _scale_columns(scales: scaling.Scaling, is_used: np.ndarray) -> dict[str, np.ndarray]:
+    """Return scale and B of all lattices, NaN where a lattice is not used."""
+    columns = {name: np.full(len(is_used), np.nan) for name in ("scale", "b")}
+    columns["scale"][is_used] = np.exp(scales.log_g)
+    columns["b"][is_used] = scales.b
+    return columns
 
 
 def _gathered(
     group: np.ndarray, lattices: dict[str, np.ndarray], world: World
 ) -> dict[str, np.ndarray]:
     """Return the columns of the lattices of all ranks, in order of the groups."""
-    mine = {
-        int(g): {name: column[group == g] for name, column in lattices.items()}
-        for g in np.unique(group)
+    own_pieces = {}
+    for number in np.unique(group):
+        rows = group == number
+        own_pieces[int(number)] = {name: column[rows] for name, column in lattices.items()}
+    pieces = world.gather_blocks(own_pieces)
+    return {
+        f"lattices/{name}": np.concatenate([piece[name] for piece in pieces]) for name in lattices
     }
-    pieces = world.gather_blocks(mine)
-    return {f"lattices/{name}": np.concatenate([p[name] for p in pieces]) for name in lattices}
 
 
 def _write(
@@ -294,7 +366,7 @@ def _write(
     unique: merging.Unique,
     merged: merging.Merged,
     lattices: dict,
-    told: dict,
+    attributes: dict,
     n_bins: int,
 ) -> None:
     """Write merge.mtz, then merge.h5."""
@@ -304,14 +376,14 @@ def _write(
     mtz.write_merged(
         out.with_suffix(".mtz"),
         mtz.MergedTable(**{name: table[name] for name in mtz.MergedTable._fields}),
-        cell=np.array(told["cell"]),
-        space_group=told["space_group"],
-        wavelength=told["wavelength_ang"],
-        history=f"spreadflow merge, scaling: {told['scaling']}",
+        cell=np.array(attributes["cell"]),
+        space_group=attributes["space_group"],
+        wavelength=attributes["wavelength_ang"],
+        history=f"spreadflow merge, scaling: {attributes['scaling']}",
     )
     bins = statistics.in_bins(merged, unique, n_bins)._asdict()
     columns = {f"bins/{name}": column for name, column in bins.items()} | lattices
     columns |= {f"merged/{name}": column for name, column in table.items()}
     b, sigma = statistics.wilson_b(merged, unique)
-    key = store.digest(told["config"], told["inputs"])
-    store.write(out, "merge", columns, key=key, wilson_b=b, wilson_b_sigma=sigma, **told)
+    key = store.digest(attributes["config"], attributes["inputs"])
+    store.write(out, "merge", columns, key=key, wilson_b=b, wilson_b_sigma=sigma, **attributes)

@@ -28,18 +28,20 @@ from spreadflow.stages import blocks as skeleton
 from spreadflow.stages.pixel_models import inputs_of, read_models, sections_of
 
 FINEST_STEPS = {"shared": mosaic_learning.FINE, "per_lattice": 1.0}
-"""Step of the last grid, in angular widths of a domain: one lattice has fewer photons to tell nodes
-apart.
+"""Step of the last grid, in angular widths of a domain: coarser for one lattice, which has fewer
+photons to tell nodes apart.
 """
 
 HOLD_OUT = 120
-"""Purpose of the random streams that say what is held out: none of the simulation's."""
+"""Number of the purpose of the random streams that choose what is held out; the simulation uses
+none of this number.
+"""
 
 IDENTITY = ("run", "shot_id", "k")
 """Columns that say which lattice a row is of."""
 
 NOT_FITTED = {"A": np.full((3, 3), np.nan), "set": -1}
-"""Columns of a lattice that taught nothing."""
+"""Columns of a lattice from which nothing was learned."""
 
 Row = dict[str, Any]
 """Column → value, of one lattice."""
@@ -68,7 +70,7 @@ class Pupil(NamedTuple):
     problem: lattice_fit.Problem | None
     """None where the lattice could not be fitted"""
     seed: tuple[int, ...]
-    """of the random stream that says what is held out"""
+    """of the random stream that chooses what is held out"""
 
 
 def run(
@@ -96,7 +98,11 @@ def run(
         if is_shared:
             _learn_together(context, parts, world)
         else:
-            skeleton.run(parts, lambda block: _learn_alone(context, blocks[block]), word, world)
+
+            def make(number: int) -> store.Columns:
+                return _learn_alone(context, blocks[number])
+
+            skeleton.run(parts, make, word, world)
     outcomes = skeleton.outcomes(parts, "lattices/outcome", LearnedOutcome, world)
     log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
     parts.finish(
@@ -129,9 +135,10 @@ def _learn_one(context: Context, columns: dict, row_number: int) -> dict[str, di
     if pupil.problem is not None:
         try:
             eta_rad = float(pupil.problem.start.crystal.eta_rad)
-            learned = _learn(context.config, [pupil], eta_rad)
-            tables = _tables(learned, 0)
-            row |= _outcome(learned) | {"A": learned.problems[0].start.crystal.A}
+            result = _learn(context.config, [pupil], eta_rad)
+            tables = _tables(result, 0)
+            start = result.problems[0].start
+            row |= _outcome(result) | {"A": start.crystal.A}
         except (np.linalg.LinAlgError, ArithmeticError, ValueError) as error:
             words = "shot %016x lattice %d: not learned (%s)"
             context.log.warning(words, row["shot_id"], row["k"], error)
@@ -143,11 +150,40 @@ def _learn_one(context: Context, columns: dict, row_number: int) -> dict[str, di
 
 
 def _learn_together(context: Context, parts: store.Parts, world: World) -> None:
-    """Make the only part. Each rank keeps the lattices it fitted; sums are over all, in the order
-    of lattices.
+    """Make the only part. Each rank keeps the lattices that it fitted; sums are over all, in the
+    order of lattices. Collective.
     """
     start_time = time.process_time()
     chosen = _evenly(len(context.blocks), context.config.mosaic.max_lattices)
+    pupils = _pupils(context, chosen, world)
+    fitted = {number: pupil for number, pupil in sorted(pupils.items()) if pupil.problem}
+    own_etas_rad = {number: _eta_rad(pupil) for number, pupil in fitted.items()}
+    etas_rad = world.gather_blocks(own_etas_rad)
+    tables: dict[str, dict] = {}
+    outcome: Row = {}
+    rows = {number: pupil.row for number, pupil in pupils.items()}
+    if etas_rad:
+
+        def add(arrays: Sequence[np.ndarray]) -> np.ndarray:
+            return world.sum(dict(zip(fitted, arrays, strict=True)), len(chosen))
+
+        eta_rad = float(np.median(etas_rad))
+        result = _learn(context.config, list(fitted.values()), eta_rad, add)
+        tables = _tables(result, -1)
+        outcome = _outcome(result)
+        for number, problem in zip(fitted, result.problems, strict=True):
+            rows[number] |= {**outcome, "A": problem.start.crystal.A}
+    own_seconds = time.process_time() - start_time
+    seconds = sum(world.gather(own_seconds)) / len(chosen)
+    all_rows = world.gather_blocks(rows)
+    by_lattice = {
+        lattice: row | {"seconds": seconds} for lattice, row in zip(chosen, all_rows, strict=True)
+    }
+    world.once(lambda: parts.write(0, _whole(context, by_lattice, outcome, tables)))
+
+
+def _pupils(context: Context, chosen: list[int], world: World) -> dict[int, Pupil]:
+    """Return this rank's share of the chosen lattices, fitted, by number among those chosen."""
     pupils: dict[int, Pupil] = {}
     with Progress("mosaic", len(chosen), world, "lattices") as progress:
         for number in world.share(len(chosen)):
@@ -156,35 +192,11 @@ def _learn_together(context: Context, parts: store.Parts, world: World) -> None:
             columns = block.read(context.shoeboxes, context.kind)
             pupils[number] = _pupil(context, columns, block.lattices[0])
         progress.at(len(chosen))
-    fitted = {number: pupil for number, pupil in sorted(pupils.items()) if pupil.problem}
-    etas = world.gather_blocks({number: _eta_rad(pupil) for number, pupil in fitted.items()})
-    tables: dict[str, dict] = {}
-    outcome: Row = {}
-    of_fitted: dict[int, Row] = {}
-    if etas:
-
-        def add(arrays: Sequence[np.ndarray]) -> np.ndarray:
-            return world.sum(dict(zip(fitted, arrays, strict=True)), len(chosen))
-
-        learned = _learn(context.config, list(fitted.values()), float(np.median(etas)), add)
-        tables = _tables(learned, -1)
-        outcome = _outcome(learned)
-        of_fitted = {
-            number: {**outcome, "A": problem.start.crystal.A}
-            for number, problem in zip(fitted, learned.problems, strict=True)
-        }
-    seconds = sum(world.gather(time.process_time() - start_time)) / len(chosen)
-    rows = world.gather_blocks(
-        {
-            number: pupil.row | of_fitted.get(number, {}) | {"seconds": seconds}
-            for number, pupil in pupils.items()
-        }
-    )
-    by_lattice = dict(zip(chosen, rows, strict=True))
-    world.once(lambda: parts.write(0, _whole(context, by_lattice, outcome, tables)))
+    return pupils
 
 
 def _eta_rad(pupil: Pupil) -> float:
+    """Return the mosaic spread of a lattice that was fitted."""
     assert pupil.problem is not None
     return float(pupil.problem.start.crystal.eta_rad)
 
@@ -198,7 +210,11 @@ def _evenly(n: int, n_chosen: int) -> list[int]:
 def _whole(
     context: Context, rows: dict[int, Row], outcome: Row, tables: dict[str, dict]
 ) -> dict[str, np.ndarray]:
-    """Return all columns of the only part: a set that is used is every lattice's."""
+    """Return all columns of the only part. A set that is used is that of every lattice.
+
+    rows: by number of the lattice, those of the lattices that were chosen; outcome: of the set,
+    empty where nothing was learned.
+    """
     names = [f"lattices/{name}" for name in IDENTITY]
     identities = store.read(context.shoeboxes, context.kind, names)
     lattices = []
@@ -219,19 +235,22 @@ def _pupil(context: Context, columns: dict, row_number: int) -> Pupil:
     """Return a lattice of a part, fitted with the continuous distribution."""
     config = context.config
     row = {name: columns[f"lattices/{name}"][row_number] for name in IDENTITY}
-    packed = unpack(columns, row_number)
-    fit = refine_lattice(packed, continuous(), context.models[row["run"]], _fit_section(config))
+    lattice = unpack(columns, row_number)
+    model = context.models[row["run"]]
+    fit = refine_lattice(lattice, continuous(), model, _fit_section(config))
     row |= NOT_FITTED | {"outcome": LearnedOutcome.LOST}
-    seed = (config.seed, HOLD_OUT, int(row["shot_id"]), int(row["k"]))
+    shot_id = int(row["shot_id"])
+    k = int(row["k"])
+    seed = (config.seed, HOLD_OUT, shot_id, k)
     if fit.outcome not in FITTED or fit.problem is None or fit.refined is None:
         words = "shot %016x lattice %d: %s (%s)"
-        context.log.warning(words, row["shot_id"], row["k"], fit.outcome.name, fit.why)
+        context.log.warning(words, shot_id, k, fit.outcome.name, fit.why)
         return Pupil(row, None, seed)
     return Pupil(row, lattice_fit.moved(fit.problem, fit.refined.parameters), seed)
 
 
 def _fit_section(config: MosaicConfig) -> Stage1Section:
-    """Return how lattices are fitted before anything is learned from them."""
+    """Return the settings of the fits that precede the learning."""
     return Stage1Section(**config.mosaic.model_dump(include=set(PixelsSection.model_fields)))
 
 
@@ -252,26 +271,32 @@ def _learn(
     )
 
 
-def _outcome(learned: mosaic_learning.LearnedMosaic) -> Row:
-    """Return what becomes of the lattices that taught; `set`: number of their set in the part."""
-    if learned.is_better:
+def _outcome(result: mosaic_learning.LearnedMosaic) -> Row:
+    """Return the outcome of the lattices that were learned from, and `set`, the number of their set
+    in the part.
+    """
+    if result.is_better:
         return {"outcome": LearnedOutcome.LEARNED, "set": 0}
     return {"outcome": LearnedOutcome.CONTINUOUS, "set": -1}
 
 
 def _tables(
-    learned: mosaic_learning.LearnedMosaic, lattice: int
+    result: mosaic_learning.LearnedMosaic, lattice: int
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return what was learned, as the first rows of the tables sets, rounds and components."""
-    mosaic = learned.mosaic
-    n_components = len(mosaic.share) if learned.is_better else 0
+    """Return a learned mosaicity as the first rows of the tables sets, rounds and components.
+
+    lattice: row of the lattice that the set is of, -1 where all share it.
+    """
+    mosaic = result.mosaic
+    n_components = len(mosaic.share) if result.is_better else 0
     set_row = {
         "lattice": lattice,
         "eta_rad": mosaic.eta_rad,
-        "held_out_continuous": learned.continuous,
-        "held_out": learned.held_out,
-        "is_better": learned.is_better,
+        "held_out_continuous": result.continuous,
+        "held_out": result.held_out,
+        "is_better": result.is_better,
     }
+    rounds = [{"set": 0, **one_round._asdict()} for one_round in result.rounds]
     components = {
         "set": np.zeros(n_components, dtype=int),
         "rotation_rad": rotation.vector(mosaic.rotations[:n_components]),
@@ -280,8 +305,6 @@ def _tables(
     }
     return {
         "sets": columns_of([set_row]),
-        "rounds": columns_of(
-            [{"set": 0, **learned_round._asdict()} for learned_round in learned.rounds]
-        ),
+        "rounds": columns_of(rounds),
         "components": components,
     }

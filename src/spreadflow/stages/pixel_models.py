@@ -13,8 +13,8 @@ from spreadflow.recipes.run_model import PixelConfig, run_models
 
 
 def inputs_of(config: PixelConfig, paths: Iterable[Path | None]) -> list[Any]:
-    """Return what the key of a product is made of beside sections: seed, beam, and identities of
-    files, those of structure factors last.
+    """Return what the key of a product is made of beside sections: seed, beam, and the identities
+    of files, those of structure factors last.
 
     paths: other files that the stage reads, None where there is none.
     """
@@ -29,8 +29,10 @@ def sections_of(config: PixelConfig, section: Section) -> list[dict[str, Any]]:
 
 
 def read_models(config: PixelConfig, shoeboxes: Path, kind: str, word: str) -> list[RunModel]:
-    """Return what the lattices of each run share. kind: of the shoeboxes, annulus or wide; word:
-    the stage that asks. Raises ConfigError, FileError.
+    """Return what the lattices of each run share.
+
+    kind: that of the shoeboxes, annulus or wide; word: the stage that asks. Raises ConfigError,
+    FileError.
     """
     recording = shoebox_blocks.read_recording(shoeboxes, kind)
     files = factor_files.read(config.structure_factors)

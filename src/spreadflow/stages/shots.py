@@ -38,7 +38,7 @@ def index_shots(
     """Write the product of the shots of a run, block by block. Collective.
 
     inputs: identities of what it is made from; supplied: number of a shot in its run → A (3, 3) of
-    its lattices, where these are not to be looked for.
+    its lattices, where these are given and need not be searched for.
     """
     log = logger(product.word, world)
     config = section.model_dump(mode="json")
@@ -46,7 +46,8 @@ def index_shots(
     shots = np.arange(source.n_shots)
     of_blocks = np.array_split(shots, range(size, source.n_shots, size))
     ids = [source.shots["shot_id"][block].tolist() for block in of_blocks]
-    parts = store.Parts(product.path, product.kind, store.digest(config, inputs), ids)
+    key = store.digest(config, inputs)
+    parts = store.Parts(product.path, product.kind, key, ids)
 
     def make(block: int) -> store.Columns:
         pieces = [_index_shot(section, source, int(i), supplied) for i in of_blocks[block]]

@@ -8,6 +8,7 @@ opens.
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from logging import Logger
 from pathlib import Path
 
 import h5py
@@ -41,59 +42,83 @@ def run(
     whole run would make them, and no other file is touched.
     """
     log = logger(word, world)
-    energies = build.channels(config.beam)
-    bank = None
-    if config.beam.spectra is not None:
-        bank = Bank(config.beam.spectra, energies, config.beam.photons)
+    bank = _bank(config)
     files = factor_files.read(config.structure_factors)
     simulator = Simulator(config, files, bank)
+    kinds = _kinds(config, run)
+    n_shots = len(kinds)
+    size = config.simulate.block_shots
+    blocks = _blocks(shots, n_shots, size)
+    if bank is not None:
+        _log_bank(log, bank)
+    folder = Path(out).parent / "images"
+    paths = [folder / f"{run}_{block:05d}.nxs" for block in blocks]
+    base = _base_key(config)
+    own_checksums: dict[str, str] = {}
+    with Progress(word, len(blocks), world) as progress:
+        for row in world.share(len(blocks)):
+            progress.at(row)
+            path = paths[row]
+            numbers = _numbers(blocks[row], size, n_shots)
+            kinds_of_file = kinds[numbers]
+            key = store.digest(base, path.name, kinds_of_file)
+            if not _is_done(path, key):
+                _write(path, simulator, run, numbers, kinds_of_file, key)
+            own_checksums[path.name] = store.checksum(path)
+        progress.at(len(blocks))
+    checksums = _united(world.gather(own_checksums))
+    polarization = simulator.beam.polarization
+    world.once(lambda: _finish(out, run, paths, polarization, checksums, shots is None))
+    end_shot = _numbers(blocks[-1], size, n_shots).stop
+    log.info("shots %d:%d in %d files", blocks[0] * size, end_shot, len(blocks))
+
+
+def _bank(config: SimulateConfig) -> Bank | None:
+    """Return the recorded spectra, None where pulses are drawn from the beam's own."""
+    if config.beam.spectra is None:
+        return None
+    return Bank(config.beam.spectra, build.channels(config.beam), config.beam.photons)
+
+
+def _log_bank(log: Logger, bank: Bank) -> None:
+    """Log how many recorded spectra there are, and how much of them is left out."""
+    lost = f"{bank.lost:.2g} of their photons lie beyond the channels"
+    log.info("%s: %d spectra, %d left out; %s", bank.path, len(bank), bank.n_bad, lost)
+
+
+def _united(checksums: list[dict[str, str]]) -> dict[str, str]:
+    """Return the checksums of all ranks' files by name."""
+    return {name: checksum for of_rank in checksums for name, checksum in of_rank.items()}
+
+
+def _kinds(config: SimulateConfig, run: str) -> np.ndarray:
+    """Return the kind of each shot of the run, (shot,) index into `KINDS`. Raises ConfigError where
+    there is no shot.
+    """
     counts = [getattr(config.shots, f"n_{kind}") for kind in KINDS]
     kinds = np.repeat(np.arange(len(KINDS)), counts)
     if len(kinds) == 0:
-        raise ConfigError(
-            f"runs.{run}.simulate", "at least one shot", "none", "Set n_single or another count."
-        )
-    size = config.simulate.block_shots
-    blocks = _blocks(shots, len(kinds), size)
-    if bank is not None:
-        lost = f"{bank.lost:.2g} of their photons lie beyond the channels"
-        log.info("%s: %d spectra, %d left out; %s", bank.path, len(bank), bank.n_bad, lost)
-    paths = {b: Path(out).parent / "images" / f"{run}_{b:05d}.nxs" for b in blocks}
-    base = store.digest(
-        schema.VERSION,
-        __version__,
-        config.model_dump(mode="json", exclude={"shots"}),
-        _inputs(config),
-    )
-    mine: dict[str, str] = {}
-    with Progress(word, len(blocks), world) as progress:
-        for done in world.share(len(blocks)):
-            progress.at(done)
-            b = blocks[done]
-            numbers = range(b * size, min((b + 1) * size, len(kinds)))
-            key = store.digest(base, paths[b].name, kinds[numbers])
-            if not _is_done(paths[b], key):
-                _write(paths[b], simulator, run, numbers, kinds[numbers], key)
-            mine[paths[b].name] = store.checksum(paths[b])
-        progress.at(len(blocks))
-    checksums = {name: checksum for part in world.gather(mine) for name, checksum in part.items()}
-    world.once(
-        lambda: _finish(
-            out, run, list(paths.values()), simulator.beam.polarization, checksums, shots is None
-        )
-    )
-    last = min((blocks[-1] + 1) * size, len(kinds))
-    log.info("shots %d:%d in %d files", blocks[0] * size, last, len(blocks))
+        todo = "Set n_single or another count."
+        raise ConfigError(f"runs.{run}.simulate", "at least one shot", "none", todo)
+    return kinds
+
+
+def _base_key(config: SimulateConfig) -> str:
+    """Return the part of a file's key that all files of a run share."""
+    settings = config.model_dump(mode="json", exclude={"shots"})
+    return store.digest(schema.VERSION, __version__, settings, _inputs(config))
 
 
 def _blocks(shots: str | None, n_shots: int, size: int) -> range:
-    """Return numbers of the files that hold shots `first:end` (None = all). Raises ConfigError."""
+    """Return the numbers of the files that hold shots `first:end` (None: all). Raises
+    ConfigError.
+    """
     if shots is None:
         return range(-(-n_shots // size))
     try:
         first, end = (
-            int(end) if end else default
-            for end, default in zip(shots.split(":"), (0, n_shots), strict=True)
+            int(word) if word else default
+            for word, default in zip(shots.split(":"), (0, n_shots), strict=True)
         )
     except ValueError:
         first = end = -1
@@ -103,8 +128,14 @@ def _blocks(shots: str | None, n_shots: int, size: int) -> range:
     return range(first // size, -(-end // size))
 
 
+def _numbers(block: int, size: int, n_shots: int) -> range:
+    """Return the numbers in the run of the shots of a file. size: shots of a full file."""
+    first = block * size
+    return range(first, min(first + size, n_shots))
+
+
 def _inputs(config: SimulateConfig) -> list[str]:
-    """Return identities of the files the configuration names."""
+    """Return identities of the files that the configuration names."""
     factors = config.structure_factors
     curves = [site.curve for site in factors.sites if site.curve not in anomalous.VALENCE]
     named = (factors.model, factors.mtz, config.beam.spectra, *curves)
@@ -112,7 +143,7 @@ def _inputs(config: SimulateConfig) -> list[str]:
 
 
 def _is_done(path: Path, key: str) -> bool:
-    """Whether the file is there and of this key (it is renamed into place when it is complete)."""
+    """Whether the file is there with this key; it is renamed into place once it is complete."""
     try:
         with h5py.File(path, "r") as f:
             return f.attrs.get("key") == key
@@ -128,20 +159,23 @@ def _finish(
     checksums: dict[str, str],
     is_whole: bool,
 ) -> None:
-    """Write the manifest; of a whole run, remove files of an older, longer one and what a killed
-    one was writing.
+    """Write the manifest. Of a whole run, remove first the files of an older, longer one and those
+    that a killed one left unfinished.
     """
     folder = paths[0].parent
-    for old in {*folder.glob("*.nxs"), *folder.glob(".*.tmp")} - set(paths) if is_whole else ():
-        old.unlink()
+    if is_whole:
+        present = {*folder.glob("*.nxs"), *folder.glob(".*.tmp")}
+        for path in present - set(paths):
+            path.unlink()
     images.write_manifest(out, run, paths, polarization=polarization, checksums=checksums)
 
 
 def _write(
     path: Path, simulator: Simulator, run: str, numbers: range, kinds: np.ndarray, key: str
 ) -> None:
-    """Simulate a block of shots, `numbers` in the run and of these kinds (numbers too), and write
-    its file.
+    """Simulate a block of shots and write its file.
+
+    numbers: of the shots in the run; kinds: (shot,) index into `KINDS`.
     """
     ids = [images.shot_id(run, path.name, frame) for frame in range(len(kinds))]
     pulses = [
@@ -209,26 +243,29 @@ def one_behind(works: Iterable[Callable[[], np.ndarray]]) -> Iterator[np.ndarray
 
 
 def _columns(ids: list[int], kinds: np.ndarray, truths: list[list[Truth]]) -> dict[str, np.ndarray]:
-    """Return columns of schema 'truth' of shots and the lattices of each."""
-    every = [lattice for lattices in truths for lattice in lattices]
-    none = bragg.SimulatedSpots(
-        np.empty((0, 3)), *np.empty((len(bragg.SimulatedSpots._fields) - 1, 0))
-    )
-    spots = bragg.SimulatedSpots(
-        *(np.concatenate(columns) for columns in zip(none, *(t.spots for t in every), strict=True))
-    )
+    """Return the columns of schema `truth`. truths: the lattices of each shot."""
+    lattices = [lattice for of_shot in truths for lattice in of_shot]
+    n_lattices = [len(of_shot) for of_shot in truths]
+    n_domains = [len(lattice.turns) for lattice in lattices]
+    n_spots = [len(lattice.spots.panel) for lattice in lattices]
+    rows = np.arange(len(lattices))
+    n_others = len(bragg.SimulatedSpots._fields) - 1
+    no_columns = np.empty((n_others, 0))
+    no_spots = bragg.SimulatedSpots(np.empty((0, 3)), *no_columns)
+    of_lattices = zip(no_spots, *(lattice.spots for lattice in lattices), strict=True)
+    spots = bragg.SimulatedSpots(*(np.concatenate(columns) for columns in of_lattices))
+    turns = [lattice.turns for lattice in lattices]
+    crystals = [lattice.crystal for lattice in lattices]
     return {
         "shots/shot_id": np.array(ids, dtype=np.uint64),
         "shots/kind": kinds,
-        "lattices/shot": np.repeat(np.arange(len(truths)), [len(lattices) for lattices in truths]),
-        "lattices/A": np.array([t.crystal.A for t in every]).reshape(-1, 3, 3),
-        "lattices/n_cells": np.array([t.crystal.n_cells for t in every]).reshape(-1, 3),
-        "lattices/eta_rad": np.array([t.crystal.eta_rad for t in every]),
-        "lattices/scale": np.array([t.scale for t in every]),
-        "domains/lattice": np.repeat(np.arange(len(every)), [len(t.turns) for t in every]),
-        "domains/rotation": np.concatenate([np.empty((0, 3, 3)), *(t.turns for t in every)]),
-        "reflections/lattice": np.repeat(
-            np.arange(len(every)), [len(t.spots.panel) for t in every]
-        ),
+        "lattices/shot": np.repeat(np.arange(len(truths)), n_lattices),
+        "lattices/A": np.array([crystal.A for crystal in crystals]).reshape(-1, 3, 3),
+        "lattices/n_cells": np.array([crystal.n_cells for crystal in crystals]).reshape(-1, 3),
+        "lattices/eta_rad": np.array([crystal.eta_rad for crystal in crystals]),
+        "lattices/scale": np.array([lattice.scale for lattice in lattices]),
+        "domains/lattice": np.repeat(rows, n_domains),
+        "domains/rotation": np.concatenate([np.empty((0, 3, 3)), *turns]),
+        "reflections/lattice": np.repeat(rows, n_spots),
         **{f"reflections/{name}": column for name, column in spots._asdict().items()},
     }

@@ -1,10 +1,10 @@
-"""spread: f′(E), f″(E) of every metal site, with error bars. Writes spread.h5, spread.csv and, by
-cycle, Gram matrices.
+"""spread: f′(E), f″(E) of every metal site, with error bars. Writes spread.h5, spread.csv and the
+Gram matrices of each cycle.
 
-Lattices are refined against their pixels of the wider range and become Gram matrices, block by
-block; then the curves are refined from these alone, and the lattices again with the new curves. The
-Gram matrices of a cycle are the product `spread.gram/<cycle>.h5`: a killed run goes on with what
-there is.
+Lattices are refined against their pixels of the wider range and reduced to Gram matrices, block by
+block; then the curves are refined from these alone, and the lattices once more with the new curves.
+The Gram matrices of a cycle are the product `spread.gram/<cycle>.h5`, so that a run that was killed
+continues from the blocks that are finished.
 """
 
 import time
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spreadflow.analysis.curves import dispersion
+from spreadflow.analysis.curves.controls import Verdict
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import RefinedCurves
 from spreadflow.config import SpreadConfig
@@ -38,22 +39,29 @@ from spreadflow.stages import blocks as skeleton
 from spreadflow.stages.pixel_models import inputs_of, sections_of
 
 Starts = dict[tuple[int, int], tuple[SpreadOutcome, Start]]
-"""(shot_id, k) → whether the lattice goes on, and where it ended last."""
+"""(shot_id, k) → whether the lattice is still used, and where its last refinement ended."""
 
 StartsOfBlock = Callable[[int], Starts]
 """Block → the starts of its lattices."""
 
 KEYS_OF_PIXELS = {"d_min", "d_max", "model_error"}
-"""Keys of the section that Gram matrices depend on, beside the curves they are made about."""
+"""Keys of the section on which Gram matrices depend, beside the curves that they are expanded
+about.
+"""
 
 DECIMALS = 6
-"""Decimals of these curves, e: rounding of sums must make no other ones."""
+"""Decimals, e, to which the curves of an expansion are rounded: rounding errors of sums must not
+change the key of a cycle.
+"""
+
+IDENTITY = ("run", "shot_id", "k")
+"""Columns that say which lattice a row is of."""
 
 START_COLUMNS = [f"lattices/{name}" for name in ("shot_id", "k", "outcome", *Start._fields)]
 """Columns that say where a lattice ended."""
 
 LATTICE_COLUMNS = ("run", "shot_id", "k", "outcome", "model_error", "sigma_z", "seconds")
-"""Columns of `lattices` that the product has from those of the last cycle."""
+"""Columns of `lattices` that the product takes over from the last cycle."""
 
 
 class Context(NamedTuple):
@@ -89,7 +97,7 @@ class Result(NamedTuple):
     refined: RefinedCurves
     cycle: Cycle
     changes: list[float]
-    """how far each cycle moved the curves, in σ"""
+    """largest change of the curves in each cycle, in σ"""
 
 
 def run(
@@ -105,14 +113,14 @@ def run(
     """Write <word>.h5 and <word>.csv.
 
     wide: packed shoeboxes; stage1: the refined lattices; mosaic: the mosaicity that stage 1 used,
-    where it is learned.
+    where that was learned.
     """
     section = config.spread
     log = logger(word, world)
     curves.check(config)
     attributes = store.attributes(wide, "wide")
-    known = section.known or []
-    files = factor_files.read(config.structure_factors, known)
+    known_curves = section.known or []
+    files = factor_files.read(config.structure_factors, known_curves)
     recording = shoebox_blocks.read_recording(wide, "wide")
     context = Context(
         config=config,
@@ -127,27 +135,26 @@ def run(
     )
     inputs = inputs_of(config, [wide, stage1, mosaic, config.stage1.domains])
     result = _cycles(context, out, inputs, _starts_from(stage1))
-    tables, found = _tables(context, result)
-    found |= {
+    tables, product_attributes = _tables(context, result)
+    product_attributes |= {
         "runs": attributes["runs"],
         "d_min": section.d_min or attributes["config"]["d_min"],
         "changes": result.changes,
         "converged": result.changes[-1] < section.converged,
     }
-    if not found["converged"]:
-        log.warning(
+    if not product_attributes["converged"]:
+        words = (
             "the last of %d cycles moved the curves by %.3g σ: raise spread.max_cycles for less "
-            "than %g",
-            len(result.changes),
-            result.changes[-1],
-            section.converged,
+            "than %g"
         )
-    columns = {
-        f"{table}/{name}": column for table, part in tables.items() for name, column in part.items()
-    }
-    identities = list(map(store.identity, factor_files.curve_paths(known)))
+        n_cycles = len(result.changes)
+        log.warning(words, n_cycles, result.changes[-1], section.converged)
+    columns: dict[str, np.ndarray] = {}
+    for table, of_table in tables.items():
+        columns |= {f"{table}/{name}": column for name, column in of_table.items()}
+    identities = [store.identity(path) for path in factor_files.curve_paths(known_curves)]
     key = store.digest(section.model_dump(mode="json"), inputs, identities)
-    world.once(lambda: _write(out, columns, key, found))
+    world.once(lambda: _write(out, columns, key, product_attributes))
 
 
 def _unknowns(config: SpreadConfig, stage1: Path) -> list[str]:
@@ -165,10 +172,11 @@ def _unknowns(config: SpreadConfig, stage1: Path) -> list[str]:
 
 
 def _cycles(context: Context, out: Path, inputs: list, starts: StartsOfBlock) -> Result:
-    """Refine lattices and curves in turns, until the curves stay.
+    """Refine lattices and curves in turns, until the curves no longer change.
 
-    The key of a cycle's matrices is that of the cycle before and the curves they are made about:
-    the rest of the section acts through these, and may change while the matrices stay.
+    The key of a cycle's matrices is made of the key of the cycle before and of the curves that they
+    are expanded about. The rest of the section acts through these curves alone: where they stay the
+    same, the matrices are kept.
     """
     config = context.config
     section = config.spread
@@ -183,10 +191,11 @@ def _cycles(context: Context, out: Path, inputs: list, starts: StartsOfBlock) ->
     def refine_lattices(before: RefinedCurves | None) -> Cycle:
         nonlocal key, n_cycles, starts
         n_cycles += 1
-        about = np.round(curves.curves_of(p, before), DECIMALS)
-        key = store.digest(key, about)
-        parts = store.Parts(out.with_suffix(".gram") / f"{n_cycles}.h5", "gram", key, ids)
-        _expand(context, parts, starts, about, n_cycles)
+        expansion_curves = np.round(curves.curves_of(p, before), DECIMALS)
+        key = store.digest(key, expansion_curves)
+        path = out.with_suffix(".gram") / f"{n_cycles}.h5"
+        parts = store.Parts(path, "gram", key, ids)
+        _expand(context, parts, starts, expansion_curves, n_cycles)
         cycle = _read_cycle(context, parts)
         starts = _starts_again(parts)
         return cycle
@@ -212,7 +221,9 @@ def _starts_from(stage1: Path) -> StartsOfBlock:
 
 
 def _starts_again(parts: store.Parts) -> StartsOfBlock:
-    """Return where the cycle before left each lattice: what it could not use is not tried again."""
+    """Return where the cycle before left each lattice. Lattices that it could not use are not
+    tried again.
+    """
     return lambda block: _starts(parts.read(block, START_COLUMNS), SpreadOutcome)
 
 
@@ -227,10 +238,20 @@ def _starts(columns: dict, outcome_of: Callable[[int], SpreadOutcome]) -> Starts
 
 
 def _expand(
-    context: Context, parts: store.Parts, starts: StartsOfBlock, about: np.ndarray, cycle: int
+    context: Context,
+    parts: store.Parts,
+    starts: StartsOfBlock,
+    expansion_curves: np.ndarray,
+    cycle: int,
 ) -> None:
-    """Make all parts of a cycle, with curves `about` (site, 2, channel)."""
-    models = [model._replace(factors=with_curves(model.factors, about)) for model in context.models]
+    """Make all parts of a cycle.
+
+    expansion_curves: (site, 2, channel) f′, f″ that Gram matrices are expanded about.
+    """
+    models = [
+        model._replace(factors=with_curves(model.factors, expansion_curves))
+        for model in context.models
+    ]
 
     def make(block: int) -> dict[str, np.ndarray]:
         return _columns(context, context.blocks[block], models, starts(block))
@@ -242,7 +263,7 @@ def _expand(
         energies_ev=models[0].energies_ev,
         unknowns=context.unknowns,
         cycle=cycle,
-        curves=about,
+        curves=expansion_curves,
     )
 
 
@@ -255,24 +276,22 @@ def _columns(
     pieces = []
     for row_number in block.lattices:
         start_time = time.process_time()
-        identity = {
-            name: columns[f"lattices/{name}"][row_number] for name in ("run", "shot_id", "k")
-        }
+        identity = {name: columns[f"lattices/{name}"][row_number] for name in IDENTITY}
         run, shot_id, k = map(int, identity.values())
         model = models[run]
         outcome, start = starts.get((shot_id, k), (SpreadOutcome.NOT_REFINED, None))
         tables = gram_rows.blank_tables(len(context.unknowns), len(model.energies_ev))
         row = tables["lattices"]
         if outcome == SpreadOutcome.USED and start is not None:
-            packed = unpack(columns, row_number, section.d_min or 0.0, section.d_max)
+            lattice = unpack(columns, row_number, section.d_min or 0.0, section.d_max)
             mosaic = context.mosaic_of(shot_id, k)
-            lattice = expand_lattice(packed, mosaic, model, context.config.stage1, section, start)
-            outcome = lattice.outcome
-            if lattice.gram is None:
+            expanded = expand_lattice(lattice, mosaic, model, context.config.stage1, section, start)
+            outcome = expanded.outcome
+            if expanded.gram is None:
                 words = "shot %016x lattice %d: %s (%s)"
-                context.log.warning(words, shot_id, k, outcome.name, lattice.why)
+                context.log.warning(words, shot_id, k, outcome.name, expanded.why)
             else:
-                tables |= gram_rows.tables_of(lattice, context.unknowns)
+                tables |= gram_rows.tables_of(expanded, context.unknowns)
                 row |= tables["lattices"]
         row |= identity | {"outcome": outcome, "seconds": time.process_time() - start_time}
         tables["lattices"] = columns_of([row])
@@ -281,8 +300,8 @@ def _columns(
 
 
 def _read_cycle(context: Context, parts: store.Parts) -> Cycle:
-    """Return the lattices of a finished cycle: this rank holds those of its groups of blocks.
-    Collective.
+    """Return the lattices of a finished cycle, of which this rank holds those of its groups of
+    blocks. Collective.
 
     Raises FileError where none can be used, ConfigError where there are too many reflections for
     `spread.refine_f0`.
@@ -296,7 +315,8 @@ def _read_cycle(context: Context, parts: store.Parts) -> Cycle:
     rows = skeleton.all_rows(parts, "lattices")
     used = np.flatnonzero(rows["outcome"] == SpreadOutcome.USED)
     if not len(used):
-        found = f"{len(rows['outcome'])} of which none can be"
+        n_lattices = len(rows["outcome"])
+        found = f"{n_lattices} of which none can be"
         todo = "Look at stage1, and widen the range from spread.d_max to spread.d_min."
         raise FileError(context.wide, "lattices of which one can be used", found, todo)
     groups: dict[int, list] = {}
@@ -307,7 +327,8 @@ def _read_cycle(context: Context, parts: store.Parts) -> Cycle:
             members = groups.setdefault(group, [])
             for row, lattice_gram in gram_rows.grams_of(parts.read(block)):
                 number = int(np.searchsorted(used, first_row + row))
-                members.append((number, lattice_terms(lattice_gram, model.factors)))
+                terms = lattice_terms(lattice_gram, model.factors)
+                members.append((number, terms))
         first_row += size
     sums = LatticeSums(
         groups,
@@ -341,9 +362,7 @@ def _tables(
     verdicts = []
     if section.controls:
         verdicts = curves.verdicts(fits, lattices, model.factors, elements)
-    for verdict in verdicts:
-        judged = "passed" if verdict.passed else "FAILED"
-        log.info("control %s: %s (%.3g; %s)", verdict.name, judged, verdict.figure, verdict.bar)
+        _log_verdicts(log, verdicts)
     quoted = next(iter(fits.values()))
     if quoted.kind == "scaled":
         words = "%d lattices for %d unknowns: one factor for their scatter"
@@ -376,10 +395,19 @@ def _tables(
     return tables, attributes
 
 
+def _log_verdicts(log: Logger, verdicts: list[Verdict]) -> None:
+    """Log which controls the curves pass."""
+    for verdict in verdicts:
+        judged = "passed" if verdict.passed else "FAILED"
+        log.info("control %s: %s (%.3g; %s)", verdict.name, judged, verdict.figure, verdict.bar)
+
+
 def _lattice_columns(result: Result) -> dict[str, np.ndarray]:
     """Return the columns of the table `lattices`. Collective."""
     rows = result.cycle.rows
-    start = result.cycle.sums.evaluator(result.p)(np.zeros(len(result.p.names)))
+    p = result.p
+    evaluate = result.cycle.sums.evaluator(p)
+    start = evaluate(np.zeros(len(p.names)))
     columns = {name: rows[name] for name in LATTICE_COLUMNS}
     for name, losses in (("loss_start", start.losses), ("loss", result.refined.losses)):
         columns[name] = np.full(len(rows["run"]), np.nan)

@@ -65,8 +65,8 @@ def run(
 ) -> None:
     """Write <word>.h5 with its parts, and <word>.csv.
 
-    shoeboxes: product of `annulus` or `wide`, as `stage1.range` says; mosaic: mosaicity that was
-    learned.
+    shoeboxes: product of `annulus` or `wide`, as `stage1.range` says; mosaic: product of `mosaic`
+    where the mosaicity was learned.
     """
     section = config.stage1
     log = logger(word, world)
@@ -75,7 +75,8 @@ def run(
     mosaic_of = mosaic_of_lattices(section, mosaic)
     sections = sections_of(config, section)
     inputs = inputs_of(config, [shoeboxes, section.domains, mosaic])
-    parts = store.Parts(out, word, store.digest(sections, inputs), [block.ids for block in blocks])
+    key = store.digest(sections, inputs)
+    parts = store.Parts(out, word, key, [block.ids for block in blocks])
     models = []
     if not parts.are_done():
         models = read_models(config, shoeboxes, section.range, word)
@@ -87,7 +88,11 @@ def run(
         unknowns=_unknowns(section, attributes["space_group"], blocks, mosaic_of),
         log=log,
     )
-    skeleton.run(parts, lambda block: _columns(context, blocks[block]), word, world)
+
+    def make(number: int) -> dict[str, np.ndarray]:
+        return _columns(context, blocks[number])
+
+    skeleton.run(parts, make, word, world)
     outcomes = skeleton.outcomes(parts, "lattices/outcome", RefinedOutcome, world)
     log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
     world.once(lambda: _write_csv(parts, attributes["runs"], context.unknowns))
@@ -106,8 +111,8 @@ def _unknowns(
     blocks: list[ShoeboxBlock],
     mosaic_of: MosaicOfLattice,
 ) -> list[str]:
-    """Return the names of the unknowns that any lattice has: η is none where the mosaicity is given
-    or learned.
+    """Return the names of the unknowns that any lattice has. η is not among them where the
+    mosaicity is given or learned.
     """
     n_strains = len(symmetry.reciprocal_metric_basis(space_group))
     free = tuple(section.refine)
@@ -130,9 +135,9 @@ def _columns(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
         run = columns["lattices/run"][row_number]
         shot_id = columns["lattices/shot_id"][row_number]
         k = columns["lattices/k"][row_number]
-        packed = unpack(columns, row_number)
+        lattice = unpack(columns, row_number)
         mosaic = context.mosaic_of(int(shot_id), int(k))
-        fit = refine_lattice(packed, mosaic, context.models[run], section)
+        fit = refine_lattice(lattice, mosaic, context.models[run], section)
         if fit.why:
             words = "shot %016x lattice %d: %s (%s)"
             context.log.warning(words, shot_id, k, fit.outcome.name, fit.why)
@@ -141,8 +146,8 @@ def _columns(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
         tables: dict[str, dict] = {}
         if fit.outcome in FITTED:
             row |= lattice_rows.lattice_row(fit, context.unknowns, section.uncertainty)
-            tables["reflections"] = lattice_rows.reflection_rows(packed, fit)
-            tables |= lattice_rows.sample_rows(packed, fit, n_samples)
+            tables["reflections"] = lattice_rows.reflection_rows(lattice, fit)
+            tables |= lattice_rows.sample_rows(lattice, fit, n_samples)
             n_samples = 0
         row["seconds"] = time.process_time() - start_time
         tables["lattices"] = columns_of([row])
@@ -151,8 +156,8 @@ def _columns(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
 
 
 def _write_csv(parts: store.Parts, runs: list[str], unknowns: list[str]) -> None:
-    """Write a line for each lattice. Angles are in degrees; σ of the unknowns are the sandwich's
-    and Fisher's.
+    """Write a line for each lattice. Angles are in degrees; each unknown has a σ from Fisher's
+    information and one from the sandwich.
     """
     table = skeleton.all_rows(parts, "lattices")
     columns: dict = {
@@ -162,15 +167,17 @@ def _write_csv(parts: store.Parts, runs: list[str], unknowns: list[str]) -> None
         "outcome": [RefinedOutcome(number).name.lower() for number in table["outcome"]],
     }
     names = ("a", "b", "c", "alpha_deg", "beta_deg", "gamma_deg")
-    columns |= dict(zip(names, unit_cell.degrees(table["cell"]).T, strict=True))
-    for i, element in enumerate(table["A"].reshape(-1, 9).T):
-        columns[f"A{i // 3 + 1}{i % 3 + 1}"] = element
+    cells = unit_cell.degrees(table["cell"])
+    columns |= dict(zip(names, cells.T, strict=True))
+    for place, element in enumerate(table["A"].reshape(-1, 9).T):
+        row, column = divmod(place, 3)
+        columns[f"A{row + 1}{column + 1}"] = element
     for axis, n_cells in zip("abc", table["n_cells"].T, strict=True):
         columns[f"n_cells_{axis}"] = n_cells
     columns["eta_deg"] = np.rad2deg(table["eta_rad"])
     columns["scale"] = table["scale"]
     for kind in ("values", "sigma_fisher", "sigma_sandwich"):
-        for name, column in zip(unknowns, table[kind].T, strict=True):
-            columns[f"{kind}.{name}"] = column
+        for name, values in zip(unknowns, table[kind].T, strict=True):
+            columns[f"{kind}.{name}"] = values
     columns |= {name: table[name] for name in CSV_FIGURES}
     store.write_csv(parts.product.with_suffix(".csv"), columns)
