@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from lab import kept
+from lab import cached
 from spreadflow.analysis.pixels import ladder, lattice_fit, shoeboxes
 from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import for_stage, parse, section
@@ -34,7 +34,7 @@ def made(packed_run) -> patches.Patch:
         config = for_stage(section(parse(packed_run.tree), "simulate", "r"), "simulate")
         return patches.patch(still.Simulator(config), 3, d_min=2.3, d_max=4.0)
 
-    return kept("patch_3", make, "spreadflow.recipes.patch", also=repr(packed_run.tree))
+    return cached("patch_3", make, "spreadflow.recipes.patch", also=repr(packed_run.tree))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def climbed(made):
         return ladder.run_rungs(starts(made, TURN), "P 1", made.shoeboxes, NOISE)
 
     modules = ("spreadflow.recipes.patch", "spreadflow.analysis.pixels.ladder")
-    return kept("rungs_of_a_lattice", make, *modules, also=Path(__file__).read_text())
+    return cached("rungs_of_a_lattice", make, *modules, also=Path(__file__).read_text())
 
 
 def test_rung_4_finds_orientation_and_scale_where_3b_does_not(made, climbed):
