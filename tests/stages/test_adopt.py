@@ -99,38 +99,41 @@ def staged(stage: str, **index_keys):
 
 
 def write_expt(path: Path, detector: Detector, lattices: list[dict]) -> None:
-    """An experiment list as DIALS has it: two crystals of one image share its imageset, and all the
-    detector.
+    """Write an experiment list as DIALS does: every lattice has its beam, crystal and imageset, and
+    all share the detector.
     """
     dials.write_expt(path, detector, wavelength=lattices[0]["wavelength"])
     tree = json.loads(path.read_text())
     tree["experiment"], tree["beam"] = (
         [],
-        [dict(tree["beam"][0], wavelength=told["wavelength"]) for told in lattices],
+        [dict(tree["beam"][0], wavelength=lattice["wavelength"]) for lattice in lattices],
     )
-    for n, told in enumerate(lattices):
+    for n, lattice in enumerate(lattices):
         axes = {
             f"real_space_{axis}": row
-            for axis, row in zip("abc", np.linalg.inv(told["A"]).tolist(), strict=True)
+            for axis, row in zip("abc", np.linalg.inv(lattice["A"]).tolist(), strict=True)
         }
         tree["crystal"].append(
-            {"__id__": "crystal", **axes, "space_group_hall_symbol": told.get("hall", HALL)}
+            {"__id__": "crystal", **axes, "space_group_hall_symbol": lattice.get("hall", HALL)}
         )
-        images = {"images": [str(told["image"])], "single_file_indices": [int(told["frame"])]}
+        images = {"images": [str(lattice["image"])], "single_file_indices": [int(lattice["frame"])]}
         tree["imageset"].append({"__id__": "ImageSet", **images})
-        of = {"beam": n, "crystal": n, "imageset": n, "detector": 0}
-        tree["experiment"].append({"__id__": "Experiment", "identifier": told["identifier"], **of})
+        numbers = {"beam": n, "crystal": n, "imageset": n, "detector": 0}
+        tree["experiment"].append(
+            {"__id__": "Experiment", "identifier": lattice["identifier"], **numbers}
+        )
     path.write_text(json.dumps(tree))
 
 
 def write_refl(path: Path, lattices: list[dict], first: int = 0, **other) -> None:
-    """A reflection table, with a spot of no lattice for each; `other` columns replace those that
-    should be there.
+    """Write a reflection table, with a spot without indices after those of each lattice.
+
+    first: number of the first lattice; other: columns that replace the right ones, None = absent.
     """
     rows = [
         (n + first, *row)
-        for n, told in enumerate(lattices)
-        for row in [*told["rows"], (0, (0, 0, 0), (5.0, 5.0))]
+        for n, lattice in enumerate(lattices)
+        for row in [*lattice["rows"], (0, (0, 0, 0), (5.0, 5.0))]
     ]
     columns = {
         "id": [row[0] for row in rows],
@@ -144,19 +147,21 @@ def write_refl(path: Path, lattices: list[dict], first: int = 0, **other) -> Non
         for name, column in columns.items()
     }
     data = {name: column for name, column in (data | other).items() if column is not None}
-    identifiers = {n + first: told["identifier"] for n, told in enumerate(lattices)}
+    identifiers = {n + first: lattice["identifier"] for n, lattice in enumerate(lattices)}
     table = {"identifiers": identifiers, "nrows": len(rows), "data": data}
     path.write_bytes(msgpack.packb(["dials::af::reflection_table", 1, table]))
 
 
-def told_of(reindex: Path, manifest: Path) -> list[dict]:
-    """Of each lattice of a product, what DIALS would write of it."""
+def dials_lattices(reindex: Path, manifest: Path) -> list[dict]:
+    """Return what DIALS would write of each lattice of a product."""
     c = store.read(reindex, "reindex")
     source = Source(manifest)
     out = []
     for n, shot in enumerate(c["lattices/shot"]):
-        mine = np.flatnonzero(c["spots/lattice"] == n)
-        columns = (c[f"spots/{name}"][mine].tolist() for name in ("panel", "hkl", "fast", "slow"))
+        indexed = np.flatnonzero(c["spots/lattice"] == n)
+        columns = (
+            c[f"spots/{name}"][indexed].tolist() for name in ("panel", "hkl", "fast", "slow")
+        )
         out.append(
             {
                 "A": c["lattices/A"][n],
@@ -174,7 +179,7 @@ def told_of(reindex: Path, manifest: Path) -> list[dict]:
 
 
 def onwards(folder: Path, manifest: Path) -> None:
-    """cells, annulus and stage1 from a folder's reindex.h5."""
+    """Run cells, annulus and stage1 on a folder's reindex.h5."""
     cells.run(
         staged("cells"), reindex=[folder / "reindex.h5"], out=folder / "cells.h5", world=World()
     )
@@ -190,7 +195,7 @@ def onwards(folder: Path, manifest: Path) -> None:
 
 
 def adopted(spec: Path, manifest: Path, out: Path, **keys) -> tuple[dict, dict]:
-    """Columns of reindex.h5 and adopt.h5."""
+    """Run `adopt`, and return the columns of reindex.h5 and adopt.h5."""
     adopt.run(staged("adopt", **keys), images=manifest, spec=spec, out=out, world=World())
     return store.read(out, "reindex"), store.read(out.with_name("adopt.h5"), "adopt")
 
@@ -204,15 +209,15 @@ def usual(tmp_path_factory) -> SimpleNamespace:
     manifest = folder / "data" / "manifest.json"
     simulate.run(staged("simulate"), run="r", out=manifest, world=World(), shots=None)
     detector = Source(manifest).detector
-    given = {"images": manifest, "geometry": folder / "level0.expt"}
+    inputs = {"images": manifest, "geometry": folder / "level0.expt"}
     dials.write_expt(folder / "level0.expt", detector, wavelength=1.74)
-    index.run(staged("reindex"), **given, out=folder / "reindex.h5", world=World(), word="reindex")
+    index.run(staged("reindex"), **inputs, out=folder / "reindex.h5", world=World(), word="reindex")
     onwards(folder, manifest)
-    lattices = told_of(folder / "reindex.h5", manifest)
+    lattices = dials_lattices(folder / "reindex.h5", manifest)
     lines = []
-    for n, told in enumerate(lattices[:4]):
-        write_expt(folder / f"{n}.expt", detector, [told])
-        write_refl(folder / f"{n}.refl", [told])
+    for n, lattice in enumerate(lattices[:4]):
+        write_expt(folder / f"{n}.expt", detector, [lattice])
+        write_refl(folder / f"{n}.refl", [lattice])
         lines.append(f"{n}.expt {folder}/{n}.refl" + ("", " 0", " pulse.lam", " pulse.lam 0")[n])
     write_expt(folder / "double.expt", detector, lattices[4:])
     write_refl(
@@ -226,7 +231,7 @@ def usual(tmp_path_factory) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="module")
-def told(usual, tmp_path_factory) -> SimpleNamespace:
+def adopted_run(usual, tmp_path_factory) -> SimpleNamespace:
     """The same run with its lattices adopted, as far as stage 1."""
     folder = tmp_path_factory.mktemp("told")
     found, lines = adopted(usual.folder / "spec.txt", usual.manifest, folder / "reindex.h5")
@@ -234,10 +239,12 @@ def told(usual, tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(folder=folder, reindex=found, lines=lines)
 
 
-def test_each_line_has_one_end(usual, told):
+def test_each_line_has_one_end(usual, adopted_run):
     assert len(usual.lattices) == 6
-    assert list(told.lines["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
-    assert list(told.lines["lines/line"]) == [1, 2, 3, 4, 6, 7] and list(told.lines["lines/k"]) == [
+    assert list(adopted_run.lines["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
+    assert list(adopted_run.lines["lines/line"]) == [1, 2, 3, 4, 6, 7] and list(
+        adopted_run.lines["lines/k"]
+    ) == [
         0,
         0,
         0,
@@ -245,49 +252,64 @@ def test_each_line_has_one_end(usual, told):
         0,
         1,
     ]
-    assert list(told.lines["lines/experiment"]) == [0, 0, 0, 0, 0, 1]
-    assert list(told.lines["lines/n_reflections"]) == [len(one["rows"]) for one in usual.lattices]
-    assert np.all(told.lines["lines/n_agree"] >= 0.9 * told.lines["lines/n_reflections"])
-    ids = (told.reindex[f"lattices/{name}"] for name in ("shot_id", "k"))
-    assert set(zip(*ids, strict=True)) == set(
-        zip(told.lines["lines/shot_id"], told.lines["lines/k"], strict=True)
+    assert list(adopted_run.lines["lines/experiment"]) == [0, 0, 0, 0, 0, 1]
+    assert list(adopted_run.lines["lines/n_reflections"]) == [
+        len(one["rows"]) for one in usual.lattices
+    ]
+    assert np.all(
+        adopted_run.lines["lines/n_agree"] >= 0.9 * adopted_run.lines["lines/n_reflections"]
     )
-    assert [Outcome(x) for x in told.reindex["shots/outcome"]].count(Outcome.NOT_SUPPLIED) == 1
+    ids = (adopted_run.reindex[f"lattices/{name}"] for name in ("shot_id", "k"))
+    assert set(zip(*ids, strict=True)) == set(
+        zip(adopted_run.lines["lines/shot_id"], adopted_run.lines["lines/k"], strict=True)
+    )
+    assert [Outcome(x) for x in adopted_run.reindex["shots/outcome"]].count(
+        Outcome.NOT_SUPPLIED
+    ) == 1
 
 
-def test_the_product_is_that_of_the_usual_way(usual, told):
+def test_the_product_is_that_of_the_usual_way(usual, adopted_run):
     """Same lattices, spots of each, predicted and integrated reflections; a shot without a line has
     no spots.
     """
     theirs = store.read(usual.folder / "reindex.h5", "reindex")
-    np.testing.assert_allclose(told.reindex["lattices/A"], theirs["lattices/A"], rtol=0, atol=1e-14)
+    np.testing.assert_allclose(
+        adopted_run.reindex["lattices/A"], theirs["lattices/A"], rtol=0, atol=1e-14
+    )
     for name in ("hkl", "panel", "bbox", "n_foreground", "flags", "lattice"):
         np.testing.assert_array_equal(
-            told.reindex[f"reflections/{name}"], theirs[f"reflections/{name}"], err_msg=name
+            adopted_run.reindex[f"reflections/{name}"], theirs[f"reflections/{name}"], err_msg=name
         )
     for name in ("intensity", "sigma", "fast", "slow", "partiality"):
-        ours = told.reindex[f"reflections/{name}"]
+        ours = adopted_run.reindex[f"reflections/{name}"]
         np.testing.assert_allclose(
             ours, theirs[f"reflections/{name}"], rtol=1e-5, atol=1e-5, err_msg=name
         )
     for name in ("shot_id", "k", "n_indexed", "n_rmsd"):
         np.testing.assert_array_equal(
-            told.reindex[f"lattices/{name}"], theirs[f"lattices/{name}"], err_msg=name
+            adopted_run.reindex[f"lattices/{name}"], theirs[f"lattices/{name}"], err_msg=name
         )
 
 
-def test_stage_1_has_the_lattices_of_the_usual_way(usual, told):
-    pixels = [store.read(of.folder / "annulus.h5", "annulus", ["pixels/"]) for of in (told, usual)]
+def test_stage_1_has_the_lattices_of_the_usual_way(usual, adopted_run):
+    pixels = [
+        store.read(each.folder / "annulus.h5", "annulus", ["pixels/"])
+        for each in (adopted_run, usual)
+    ]
     assert len(pixels[0]["pixels/photons"]) > 5000
     for name, column in pixels[0].items():
         np.testing.assert_array_equal(column, pixels[1][name], err_msg=name)
-    ours, theirs = (store.read(of.folder / "stage1.h5", "stage1") for of in (told, usual))
+    ours, theirs = (
+        store.read(each.folder / "stage1.h5", "stage1") for each in (adopted_run, usual)
+    )
     np.testing.assert_array_equal(ours["lattices/outcome"], theirs["lattices/outcome"])
     assert (ours["lattices/outcome"] == RefinedOutcome.REFINED).sum() >= 4
-    kept = store.read(told.folder / "cells.h5", "cells", ["lattices/outcome"])["lattices/outcome"]
-    assert len(ours["lattices/A"]) == (kept == LatticeOutcome.ACCEPTED).sum()
-    for mine, other in zip(ours["lattices/A"], theirs["lattices/A"], strict=True):
-        assert symmetry.misorientation(mine, other, GROUP) < 1e-8
+    outcome = store.read(adopted_run.folder / "cells.h5", "cells", ["lattices/outcome"])[
+        "lattices/outcome"
+    ]
+    assert len(ours["lattices/A"]) == (outcome == LatticeOutcome.ACCEPTED).sum()
+    for A, other in zip(ours["lattices/A"], theirs["lattices/A"], strict=True):
+        assert symmetry.misorientation(A, other, GROUP) < 1e-8
 
 
 def test_the_mosaic_spread_is_that_of_the_data(usual, tmp_path):
@@ -295,17 +317,17 @@ def test_the_mosaic_spread_is_that_of_the_data(usual, tmp_path):
     spots.
     """
     free = {"mosaic_spread_deg": None}
-    given = {"images": usual.manifest, "geometry": usual.folder / "level0.expt"}
+    inputs = {"images": usual.manifest, "geometry": usual.folder / "level0.expt"}
     index.run(
         staged("reindex", **free),
-        **given,
+        **inputs,
         out=tmp_path / "a" / "reindex.h5",
         world=World(),
         word="reindex",
     )
     theirs = store.read(tmp_path / "a" / "reindex.h5", "reindex", ["lattices/"])
     (tmp_path / "lines").mkdir()
-    for n, one in enumerate(told_of(tmp_path / "a" / "reindex.h5", usual.manifest)):
+    for n, one in enumerate(dials_lattices(tmp_path / "a" / "reindex.h5", usual.manifest)):
         write_expt(tmp_path / "lines" / f"{n}.expt", usual.detector, [one])
         write_refl(tmp_path / "lines" / f"{n}.refl", [one])
     lines = "".join(f"{n}.expt {n}.refl\n" for n in range(len(theirs["lattices/k"])))
@@ -356,7 +378,7 @@ def _other_identifier(one, folder):
 
 
 def _other_indices(one, folder):
-    rows = [(panel, (l, h, k), at) for panel, (h, k, l), at in one["rows"]]
+    rows = [(panel, (l, h, k), position) for panel, (h, k, l), position in one["rows"]]
     write_refl(folder / "bad.refl", [one | {"rows": rows}])
 
 
@@ -570,7 +592,7 @@ def test_experiments_of_two_detectors_are_refused(usual, tmp_path):
 
 
 @pytest.mark.chain
-def test_two_ranks_make_what_one_does(usual, told, tmp_path):
+def test_two_ranks_make_what_one_does(usual, adopted_run, tmp_path):
     launcher = Path(sys.prefix) / "bin" / "mpiexec"
     if not launcher.exists():
         pytest.skip(f"no MPI launcher at {launcher}")
@@ -586,8 +608,13 @@ def test_two_ranks_make_what_one_does(usual, told, tmp_path):
     words += ["--config", section(parse(TREE), "adopt", "r"), *argv]
     subprocess.run([*map(str, words)], check=True, timeout=300)
     for name, kind in (("reindex.h5", "reindex"), ("adopt.h5", "adopt")):
-        theirs, ours = (store.read(folder / name, kind) for folder in (told.folder, tmp_path))
+        theirs, ours = (
+            store.read(folder / name, kind) for folder in (adopted_run.folder, tmp_path)
+        )
         for column in ours.keys() - {"shots/seconds"}:
             np.testing.assert_array_equal(ours[column], theirs[column], err_msg=column)
-        keys = [store.attributes(folder / name, kind)["key"] for folder in (told.folder, tmp_path)]
+        keys = [
+            store.attributes(folder / name, kind)["key"]
+            for folder in (adopted_run.folder, tmp_path)
+        ]
         assert keys[0] == keys[1]

@@ -28,10 +28,10 @@ BLANK = 5
 
 
 @pytest.fixture(scope="module")
-def begun(packed_run, tmp_path_factory) -> SimpleNamespace:
+def run_with_blanks(packed_run, tmp_path_factory) -> SimpleNamespace:
     """The packed run, and two lattices without photons."""
     path = tmp_path_factory.mktemp("mosaic") / "annulus.h5"
-    told = store.attributes(packed_run.annulus, "annulus")
+    attributes = store.attributes(packed_run.annulus, "annulus")
     rng = np.random.default_rng(2)
     keys = store.part_keys(packed_run.annulus, "annulus")
     blocks = [store.read_part(packed_run.annulus, "annulus", n, key) for n, key in enumerate(keys)]
@@ -42,7 +42,7 @@ def begun(packed_run, tmp_path_factory) -> SimpleNamespace:
     for n, columns in enumerate(blocks):
         parts.write(n, {name: column for name, column in columns.items() if name})
     also = ("runs", "space_group", "detectors", "polarizations", "config")
-    parts.finish(World(), **{name: told[name] for name in also})
+    parts.finish(World(), **{name: attributes[name] for name in also})
     simulator = still.Simulator(
         for_stage(section(parse(packed_run.tree), "simulate", "r"), "simulate")
     )
@@ -53,34 +53,34 @@ def begun(packed_run, tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(annulus=path, tree=packed_run.tree, domains=path.with_name("domains.h5"))
 
 
-def run(begun, out, **keys) -> dict[str, np.ndarray]:
+def run(run_with_blanks, out, **keys) -> dict[str, np.ndarray]:
     config = for_stage(
-        section(parse(begun.tree | {"mosaic": {**KEYS, **keys}}), "mosaic"), "mosaic"
+        section(parse(run_with_blanks.tree | {"mosaic": {**KEYS, **keys}}), "mosaic"), "mosaic"
     )
-    stage.run(config, shoeboxes=begun.annulus, out=out, world=World())
+    stage.run(config, shoeboxes=run_with_blanks.annulus, out=out, world=World())
     return store.read(out, "mosaic")
 
 
-def refined(begun, out, mosaic=None, **keys) -> dict[str, np.ndarray]:
+def refined(run_with_blanks, out, mosaic=None, **keys) -> dict[str, np.ndarray]:
     config = for_stage(
-        section(parse(begun.tree | {"stage1": {**KEYS, **keys}}), "stage1"), "stage1"
+        section(parse(run_with_blanks.tree | {"stage1": {**KEYS, **keys}}), "stage1"), "stage1"
     )
-    stage1.run(config, shoeboxes=begun.annulus, mosaic=mosaic, out=out, world=World())
+    stage1.run(config, shoeboxes=run_with_blanks.annulus, mosaic=mosaic, out=out, world=World())
     return store.read(out, "stage1", ["lattices/"])
 
 
 @pytest.fixture(scope="module")
-def shared(begun, tmp_path_factory):
+def shared(run_with_blanks, tmp_path_factory):
     """The product learned from all lattices together, and its columns."""
     out = tmp_path_factory.mktemp("shared") / "mosaic.h5"
-    return out, run(begun, out)
+    return out, run(run_with_blanks, out)
 
 
 @pytest.fixture(scope="module")
-def alone(begun, tmp_path_factory):
+def alone(run_with_blanks, tmp_path_factory):
     """The product of each lattice by itself, one in a part, and its columns."""
     out = tmp_path_factory.mktemp("alone") / "mosaic.h5"
-    return out, run(begun, out, scope="per_lattice", range="annulus", block_lattices=1)
+    return out, run(run_with_blanks, out, scope="per_lattice", range="annulus", block_lattices=1)
 
 
 def test_a_shared_set_is_every_lattices(shared):
@@ -107,30 +107,35 @@ def test_a_shared_set_is_every_lattices(shared):
     )
 
 
-def test_refined_with_it_pixels_are_likelier(begun, shared, tmp_path):
+def test_refined_with_it_pixels_are_likelier(run_with_blanks, shared, tmp_path):
     """On the way from the continuous distribution to the domains that were simulated, hardly
     narrower than it.
 
     η is no unknown, and that of the set.
     """
-    smooth = refined(begun, tmp_path / "smooth.h5")["lattices/loss_after"][:4].sum()
-    true = refined(begun, tmp_path / "true.h5", mosaicity="domains", domains=str(begun.domains))
-    found = refined(begun, tmp_path / "stage1.h5", shared[0], mosaicity="learned")
+    smooth = refined(run_with_blanks, tmp_path / "smooth.h5")["lattices/loss_after"][:4].sum()
+    true = refined(
+        run_with_blanks,
+        tmp_path / "true.h5",
+        mosaicity="domains",
+        domains=str(run_with_blanks.domains),
+    )
+    found = refined(run_with_blanks, tmp_path / "stage1.h5", shared[0], mosaicity="learned")
     gain = smooth - found["lattices/loss_after"][:4].sum()
     assert gain > 0.3 * (smooth - true["lattices/loss_after"][:4].sum()) > 20
     assert store.attributes(tmp_path / "stage1.h5", "stage1")["unknowns"][-1] == "n_cells"
     np.testing.assert_array_equal(found["lattices/eta_rad"][:4], shared[1]["sets/eta_rad"][0])
 
 
-def test_those_that_teach_are_evenly_chosen(begun, shared, tmp_path):
-    found = run(begun, tmp_path / "mosaic.h5", max_lattices=3)
+def test_those_that_teach_are_evenly_chosen(run_with_blanks, shared, tmp_path):
+    found = run(run_with_blanks, tmp_path / "mosaic.h5", max_lattices=3)
     ends = [LearnedOutcome.LEARNED, LearnedOutcome.LEFT_OUT, LearnedOutcome.LEARNED]
     ends += [LearnedOutcome.LEFT_OUT, LearnedOutcome.LEFT_OUT, LearnedOutcome.LOST]
     assert found["lattices/outcome"].tolist() == ends and found["lattices/set"].tolist() == [0] * 6
     assert found["sets/held_out"][0] < shared[1]["sets/held_out"][0], "of fewer shoeboxes"
 
 
-def test_each_lattice_has_its_own_where_it_is_likelier(begun, alone, tmp_path):
+def test_each_lattice_has_its_own_where_it_is_likelier(run_with_blanks, alone, tmp_path):
     out, found = alone
     better = found["sets/is_better"]
     assert found["sets/lattice"].tolist() == [0, 1, 2, 3] and 1 <= better.sum() < 4
@@ -147,7 +152,7 @@ def test_each_lattice_has_its_own_where_it_is_likelier(begun, alone, tmp_path):
     np.testing.assert_allclose(
         np.bincount(found["components/set"], found["components/share"], 4), better
     )
-    after = refined(begun, tmp_path / "stage1.h5", out, mosaicity="learned")
+    after = refined(run_with_blanks, tmp_path / "stage1.h5", out, mosaicity="learned")
     names = store.attributes(tmp_path / "stage1.h5", "stage1")["unknowns"]
     assert names[-1] == "eta", "of those that keep the continuous distribution"
     np.testing.assert_array_equal(np.isfinite(after["lattices/values"][:4, -1]), ~better)
@@ -168,35 +173,41 @@ def test_each_lattice_is_told_its_own_set_and_others_are_not_built(alone, monkey
         found["lattices/shot_id"][:4].tolist(), found["lattices/set"][:4], strict=True
     ):
         spread = tell(shot_id, 0)
-        mine = found["components/set"] == n
+        rows = found["components/set"] == n
         if n < 0:
             assert spread.eta_rad is None
             continue
-        np.testing.assert_array_equal(spread.share, found["components/share"][mine])
+        np.testing.assert_array_equal(spread.share, found["components/share"][rows])
         np.testing.assert_allclose(
-            rotation.vector(spread.rotations), found["components/rotation_rad"][mine], atol=1e-12
+            rotation.vector(spread.rotations), found["components/rotation_rad"][rows], atol=1e-12
         )
         assert spread.eta_rad == found["sets/eta_rad"][n]
     assert len(built) == (found["lattices/set"][:4] >= 0).sum()
 
 
-def test_a_stage_goes_on_where_it_was(begun, alone):
+def test_a_stage_goes_on_where_it_was(run_with_blanks, alone):
     out, before = alone
     files = sorted(out.with_suffix(".parts").iterdir())
     assert len(files) == 6, "a lattice each"
     stamps = {path: path.stat().st_mtime_ns for path in files}
     files[1].unlink()
     out.unlink()
-    again = run(begun, out, scope="per_lattice", range="annulus", block_lattices=1)
+    again = run(run_with_blanks, out, scope="per_lattice", range="annulus", block_lattices=1)
     assert {path for path in files if path.stat().st_mtime_ns == stamps[path]} == {*files} - {
         files[1]
     }
     same(again, before)
 
 
-def test_other_blocks_make_the_same_lattices(begun, alone, tmp_path):
+def test_other_blocks_make_the_same_lattices(run_with_blanks, alone, tmp_path):
     same(
-        run(begun, tmp_path / "mosaic.h5", scope="per_lattice", range="annulus", block_lattices=2),
+        run(
+            run_with_blanks,
+            tmp_path / "mosaic.h5",
+            scope="per_lattice",
+            range="annulus",
+            block_lattices=2,
+        ),
         alone[1],
     )
 
@@ -216,6 +227,6 @@ def test_stage1_says_what_it_lacks(shared):
         mosaic_files.mosaic_of_lattices(section, shared[0])(7, 1)
 
 
-def test_shoeboxes_of_another_range_are_refused(begun, tmp_path):
+def test_shoeboxes_of_another_range_are_refused(run_with_blanks, tmp_path):
     with pytest.raises(FileError, match="kind 'wide'"):
-        run(begun, tmp_path / "mosaic.h5", scope="per_lattice")
+        run(run_with_blanks, tmp_path / "mosaic.h5", scope="per_lattice")

@@ -99,14 +99,14 @@ def test_truth_lies_where_the_photons_are(manifest):
     source = images.Source(manifest)
     truth = read_truth(manifest)
     image = source.read(0).image[0]
-    mine = (truth["reflections/lattice"] == 0) & (truth["reflections/photons"] > 2000)
-    fast, slow = (truth[f"reflections/{name}"][mine].astype(int) for name in ("fast", "slow"))
+    strong = (truth["reflections/lattice"] == 0) & (truth["reflections/photons"] > 2000)
+    fast, slow = (truth[f"reflections/{name}"][strong].astype(int) for name in ("fast", "slow"))
     inside = (fast > 8) & (fast < 232) & (slow > 20) & (slow < 212)
     found = []
     for f, s in zip(fast[inside], slow[inside], strict=True):
         box = image[s - 8 : s + 9, f - 8 : f + 9]
         found.append((box - np.median(box)).sum())
-    photons = truth["reflections/photons"][mine][inside]
+    photons = truth["reflections/photons"][strong][inside]
     assert len(photons) >= 5
     assert np.sum(found) == pytest.approx(photons.sum(), rel=0.05)
     np.testing.assert_allclose(
@@ -197,11 +197,11 @@ def test_pulses_have_the_recorded_spectra(tmp_path, manifest):
 def test_one_behind_keeps_the_order_and_passes_on_what_went_wrong():
     """Results in order, made in another thread, which ends; errors of both sides come out."""
     here = threading.get_ident()
-    seen = []
+    thread_ids = []
     n_threads = threading.active_count()
 
     def work(i: int) -> int:
-        seen.append(threading.get_ident())
+        thread_ids.append(threading.get_ident())
         return 1 // (3 - i)
 
     def works(fails_at: int):
@@ -215,7 +215,7 @@ def test_one_behind_keeps_the_order_and_passes_on_what_went_wrong():
         list(simulate.one_behind(works(9)))
     with pytest.raises(OSError, match="made wrong"):
         list(simulate.one_behind(works(2)))
-    assert here not in seen
+    assert here not in thread_ids
     assert threading.active_count() == n_threads
 
 
@@ -240,8 +240,8 @@ def test_a_tilted_multi_panel_detector_and_the_closed_form(tmp_path):
     assert set(truth["reflections/panel"]) == {0, 1}
 
 
-def turns_of(truth: dict) -> list[np.ndarray]:
-    """(domain, 3, 3) of each lattice."""
+def domain_rotations(truth: dict) -> list[np.ndarray]:
+    """Return the rotations (domain, 3, 3) of the domains of each lattice."""
     n = len(truth["lattices/shot"])
     return [truth["domains/rotation"][truth["domains/lattice"] == lattice] for lattice in range(n)]
 
@@ -259,7 +259,7 @@ def test_every_lattice_of_every_shot_has_its_own_domains(tmp_path):
     path = simulated(tmp_path, config)
     truth = read_truth(path)
     source = images.Source(path)
-    turns = turns_of(truth)
+    turns = domain_rotations(truth)
     assert [len(t) for t in turns] == [94] * 8
     assert not any(np.allclose(one, other) for i, one in enumerate(turns) for other in turns[:i])
     for each in turns:
@@ -289,7 +289,7 @@ def test_truth_of_a_lattice_is_what_its_photons_are_of(tmp_path):
     truth = read_truth(path)
     source = images.Source(path)
     simulator = still.Simulator(config)
-    for row, turns in enumerate(turns_of(truth)):
+    for row, turns in enumerate(domain_rotations(truth)):
         assert len(turns) == 3
         pulse = source.spectrum(row)
         p = simulator.parameters(pulse, truth["lattices/A"][row], mosaic.domains(turns))
@@ -299,19 +299,19 @@ def test_truth_of_a_lattice_is_what_its_photons_are_of(tmp_path):
         _, (spots,) = simulator.expected(
             pulse, [p._replace(crystal=crystal, scale=truth["lattices/scale"][row])]
         )
-        mine = truth["reflections/lattice"] == row
+        rows = truth["reflections/lattice"] == row
         np.testing.assert_allclose(
-            spots.photons.sum(), truth["reflections/photons"][mine].sum(), rtol=1e-3
+            spots.photons.sum(), truth["reflections/photons"][rows].sum(), rtol=1e-3
         )
     assert truth["lattices/scale"][1] > 2 * truth["lattices/scale"][0] == 2 * 93.75
 
 
 def test_one_set_of_domains_for_all_and_none_of_a_distribution(tmp_path, manifest):
-    turns = turns_of(read_truth(manifest))
+    turns = domain_rotations(read_truth(manifest))
     assert len(turns) == 6 and all(np.array_equal(turns[0], other) for other in turns)
     assert len(turns[0]) == TREE["crystal"]["n_domains"]
     smooth = simulated(tmp_path, staged(runs=longer_runs(1), crystal={"mosaicity": "continuous"}))
-    assert [len(each) for each in turns_of(read_truth(smooth))] == [0]
+    assert [len(each) for each in domain_rotations(read_truth(smooth))] == [0]
 
 
 @pytest.mark.parametrize("psf", ["fiber", "gauss"])
@@ -328,16 +328,16 @@ def test_point_spread_and_curves_from_a_table(tmp_path, psf):
     blurred = images.Source(simulated(tmp_path / "a", config)).read(0).image[0, 20:]
     plain = images.Source(simulated(tmp_path / "b", sharp)).read(0).image[0, 20:]
     assert blurred[20:-20].mean() == pytest.approx(plain[20:-20].mean(), rel=0.02)
-    told = true_curves(tmp_path / "b" / "manifest.json")
+    curves = true_curves(tmp_path / "b" / "manifest.json")
     energies = 7100.5 + 2.0 * np.arange(20)
-    assert list(told) == ["FE1", "FE2"], "what is true of the sites is told, to reports"
+    assert list(curves) == ["FE1", "FE2"], "what is true of the sites is told, to reports"
     np.testing.assert_allclose(
-        told["FE1"].at(energies), [-5 + (energies - 7000) / 300, 1 + (energies - 7000) / 150]
+        curves["FE1"].at(energies), [-5 + (energies - 7000) / 300, 1 + (energies - 7000) / 150]
     )
     reduced = anomalous.site("Fe", "reduced", energies)
-    np.testing.assert_allclose(told["FE2"].at(energies), [reduced.real, reduced.imag])
+    np.testing.assert_allclose(curves["FE2"].at(energies), [reduced.real, reduced.imag])
     np.testing.assert_allclose(
-        told["FE2"].at(energies[:1] + 0.5)[0], 0.75 * reduced[0].real + 0.25 * reduced[1].real
+        curves["FE2"].at(energies[:1] + 0.5)[0], 0.75 * reduced[0].real + 0.25 * reduced[1].real
     )
 
     def step(image):
