@@ -66,9 +66,9 @@ def test_a_strong_restraint_is_no_noise_of_edges(n):
     """Towards known states, 0.1 e: the error of edges is what the pixels' scatter makes it, as of
     the free fit.
     """
-    known = dispersion.toward(FREE, CURVES, 0.1)
+    restrained = dispersion.toward(FREE, CURVES, 0.1)
     sigmas = []
-    for p in (FREE, known):
+    for p in (FREE, restrained):
         fit = curves.quoted_fit(p, refined(p, n, 3.0, dark=1e-2), "sandwich")
         sigmas.append(curves.edge_rows({"fit": fit}, ["Fe", "Fe"], ENERGIES)[0]["sigma_ev"])
     assert sigmas[1] == pytest.approx(sigmas[0], rel=0.05)
@@ -84,8 +84,8 @@ def test_unlike_elements_have_edges_of_their_own_and_no_difference():
     assert unlike[0]["energy_ev"] == pytest.approx(7112.0, abs=0.2)
     assert np.isfinite(like[0]["difference_ev"][1]) and unlike[0]["difference_ev"][0] == 0.0
     assert np.isnan([unlike[0]["difference_ev"][1], unlike[1]["difference_sigma_ev"][0]]).all()
-    told = [curves.without_edge(rows, ["A", "B"]) for rows in (like, unlike)]
-    assert told == [[], ["B: no edge within 15 eV of its metal's and within the channels"]]
+    notes = [curves.without_edge(rows, ["A", "B"]) for rows in (like, unlike)]
+    assert notes == [[], ["B: no edge within 15 eV of its metal's and within the channels"]]
 
 
 def test_a_single_site_is_not_begun_from_where_it_is():

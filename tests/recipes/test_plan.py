@@ -28,15 +28,15 @@ TREE = TRICLINIC | {
 
 
 @pytest.fixture(scope="module")
-def told() -> dict:
+def figures() -> dict:
     return plan.run(parse(TREE), plan.Question(n_lattices=4, grids_ev=[4.0, 8.0]))
 
 
-def test_ranges_and_grids(told):
+def test_ranges_and_grids(figures):
     """A wider range is never worse, nor is a coarser grid; σ goes as 1/√n where there are lattices
     enough.
     """
-    rows = {(row["d_max"], row["grid_ev"], row["restraint"]): row for row in told["rows"]}
+    rows = {(row["d_max"], row["grid_ev"], row["restraint"]): row for row in figures["rows"]}
     assert {key[0] for key in rows} == {3.0, 4.0, 20.0} and len(rows) == 12
     for (d_max, grid, restraint), row in rows.items():
         for wider in (other for other in (4.0, 20.0) if other > d_max):
@@ -46,7 +46,7 @@ def test_ranges_and_grids(told):
         assert (rows[d_max, 8.0, restraint]["sigma_fp_e"] <= row["sigma_fp_e"]).all()
     wide = rows[20.0, 8.0, "free"]["sigma_fp_e"]
     assert wide[-3] / wide[-1] == pytest.approx(np.sqrt(10), rel=0.02)
-    assert told["sites"] == ["FE1", "FE2"] and told["bands_ev"][0] == [7100.0, 7140.0]
+    assert figures["sites"] == ["FE1", "FE2"] and figures["bands_ev"][0] == [7100.0, 7140.0]
 
 
 def test_refinement():
@@ -68,15 +68,19 @@ def test_refinement():
         information = (
             information + plan._of_lattice(simulator, k, [ends], config.stage1).information[0] / n
         )
-        made = patches.patch(simulator, k, d_min=ends[0], d_max=ends[1])
-        at = made.parameters
-        rows = lattice_fit.reachable(made.parameters, made.shoeboxes)
-        at = at._replace(hkl=at.hkl[rows], f_squared=at.f_squared[rows])
-        of = lattice_fit.problem(at, simulator.crystal.space_group, made.shoeboxes, noise)
-        fitted = lattice_fit.refine(of, free, is_rough=False)
-        model = lattice_fit.Model(lattice_fit.moved(of, fitted.parameters), free)
-        told = gram.gram(model, fitted.fit.point.planes)
-        lattices.append(expand.lattice(told, true, expand.rows(true, told.hkl)))
+        patch = patches.patch(simulator, k, d_min=ends[0], d_max=ends[1])
+        parameters = patch.parameters
+        rows = lattice_fit.reachable(patch.parameters, patch.shoeboxes)
+        parameters = parameters._replace(
+            hkl=parameters.hkl[rows], f_squared=parameters.f_squared[rows]
+        )
+        problem = lattice_fit.problem(
+            parameters, simulator.crystal.space_group, patch.shoeboxes, noise
+        )
+        fitted = lattice_fit.refine(problem, free, is_rough=False)
+        model = lattice_fit.Model(lattice_fit.moved(problem, fitted.parameters), free)
+        lattice_gram = gram.gram(model, fitted.fit.point.planes)
+        lattices.append(expand.lattice(lattice_gram, true, expand.rows(true, lattice_gram.hkl)))
     start = np.repeat(start_curves(true).mean(axis=0, keepdims=True), 2, axis=0)
     p = dispersion.free(start, simulator.energies, planning.nodes(simulator.energies, 4.0))
     refined = expand.refine(
@@ -88,9 +92,9 @@ def test_refinement():
         .transpose(1, 0, 2)[:, planning.inside(p, band)[:, 0]]
         .mean(axis=1)
     )
-    known = planning.outlook(p.basis.T @ information @ p.basis, p, band).sigma(n)
-    assert (known < 0.25 * dispersion.PRIOR_E).all() and len(refined.steps) > 1
-    np.testing.assert_allclose(known, np.sqrt(found), rtol=0.05)
+    planned = planning.outlook(p.basis.T @ information @ p.basis, p, band).sigma(n)
+    assert (planned < 0.25 * dispersion.PRIOR_E).all() and len(refined.steps) > 1
+    np.testing.assert_allclose(planned, np.sqrt(found), rtol=0.05)
 
 
 def test_cases():
@@ -102,10 +106,10 @@ def test_cases():
         n_cells=[20, 33],
         psf_fwhm_mm=[0.0, 0.4],
     )
-    told = plan.run(parse(TREE), question)
+    figures = plan.run(parse(TREE), question)
     free = {
         (row["n_cells"], row["psf_fwhm_mm"]): row["sigma_fp_e"]
-        for row in told["rows"]
+        for row in figures["rows"]
         if row["restraint"] == "free"
     }
     assert list(free) == [(20, 0.0), (20, 0.4), (33, 0.0), (33, 0.4)]
@@ -131,12 +135,12 @@ def test_door(tmp_path, capsys):
     ]
     assert main([*words, "--grid", "4", "8", "--set", "beam.photons=5e11", "--set", "seed=6"]) == 0
     out = capsys.readouterr().out
-    told = json.loads((tmp_path / "plan.json").read_text())
-    assert "reaches 0.1 e at" in out and told["sentence"].split("(")[0] in out
+    figures = json.loads((tmp_path / "plan.json").read_text())
+    assert "reaches 0.1 e at" in out and figures["sentence"].split("(")[0] in out
     assert (
-        told["n_simulated"] == 2
-        and len(told["rows"]) == 12
-        and len(told["rows"][0]["sigma_fp_e"]) == 7
+        figures["n_simulated"] == 2
+        and len(figures["rows"]) == 12
+        and len(figures["rows"][0]["sigma_fp_e"]) == 7
     )
     assert (tmp_path / "plan.png").stat().st_size > 20_000
 
