@@ -28,22 +28,22 @@ def share(world: World) -> dict:
     """Three loops in a row, one of them without any block; the first rank is slow."""
     done = []
     for n in (N_BLOCKS, 0, 1):
-        mine = []
+        own_blocks = []
         for i in world.share(n):
             time.sleep(0.02 if world.rank == 0 else 0.001)
-            mine.append(i)
-        done.append([i for part in world.gather(mine) for i in part])
+            own_blocks.append(i)
+        done.append([i for part in world.gather(own_blocks) for i in part])
     blocks = world.gather_blocks({i: i * i for i in done[0] if i % world.size == world.rank})
     return {"done": done, "blocks": blocks}
 
 
 def slow_first_rank(world: World) -> list[int]:
     """Blocks done by each rank when the first one works a second on its first."""
-    mine = 0
+    n_blocks = 0
     for _ in world.share(N_BLOCKS):
-        time.sleep(1.0 if world.rank == 0 and mine == 0 else 0.002)
-        mine += 1
-    return world.gather(mine)
+        time.sleep(1.0 if world.rank == 0 and n_blocks == 0 else 0.002)
+        n_blocks += 1
+    return world.gather(n_blocks)
 
 
 def main() -> None:

@@ -47,12 +47,12 @@ def inputs(tiny_run, tmp_path, filled) -> list[str]:
         word="reindex",
     )
     names = ("lattices/shot_id", "lattices/k")
-    given = {name: store.read(reindex, "reindex", names)[name] for name in names}
-    sizes = {"lattices": len(given["lattices/k"]), "clusters": 1, "features": 1}
+    identities = {name: store.read(reindex, "reindex", names)[name] for name in names}
+    sizes = {"lattices": len(identities["lattices/k"]), "clusters": 1, "features": 1}
     columns = filled(
         "cells",
         sizes,
-        given | {"lattices/outcome": np.full(sizes["lattices"], LatticeOutcome.ACCEPTED)},
+        identities | {"lattices/outcome": np.full(sizes["lattices"], LatticeOutcome.ACCEPTED)},
     )
     store.write(cells, "cells", columns, key="cells", runs=["tiny"])
     return ["--images", str(tiny_run["manifest"]), "--reindex", str(reindex), "--cells", str(cells)]

@@ -75,10 +75,10 @@ def same(a: Path, b: Path) -> None:
     second = store.read(b, "index")
     for name in first.keys() - {"shots/seconds"}:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
-    told = [
+    attributes = [
         {k: v for k, v in store.attributes(path, "index").items() if k != "time"} for path in (a, b)
     ]
-    assert told[0] == told[1]
+    assert attributes[0] == attributes[1]
 
 
 def test_products_are_equal_and_a_killed_stage_resumes(command, tmp_path):

@@ -48,8 +48,11 @@ def same(ours: Path, theirs: Path) -> None:
     assert len(found[0]["components/share"]) > 10
     for name in found[1].keys() - {"lattices/seconds"}:
         np.testing.assert_array_equal(found[0][name], found[1][name], err_msg=name)
-    told = [store.attributes(path, "mosaic") for path in (ours, theirs)]
-    assert told[0]["key"] == told[1]["key"] and told[0]["outcomes"] == told[1]["outcomes"]
+    attributes = [store.attributes(path, "mosaic") for path in (ours, theirs)]
+    assert (
+        attributes[0]["key"] == attributes[1]["key"]
+        and attributes[0]["outcomes"] == attributes[1]["outcomes"]
+    )
 
 
 @pytest.fixture(autouse=True)

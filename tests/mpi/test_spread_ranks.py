@@ -66,14 +66,14 @@ def test_any_number_of_ranks_gives_the_same_also_when_killed(wide_run, tmp_path)
             np.testing.assert_allclose(
                 column, theirs[name], rtol=0, atol=1e-8 * scale, err_msg=name
             )
-    told = [store.attributes(path, "spread")["controls"] for path in (out, whole)]
-    assert [row["passed"] for row in told[0]] == [row["passed"] for row in told[1]]
-    both = [
+    controls = [store.attributes(path, "spread")["controls"] for path in (out, whole)]
+    assert [row["passed"] for row in controls[0]] == [row["passed"] for row in controls[1]]
+    refined = [
         refined_with_reflections(wide_run, out, tmp_path / str(ranks), ranks) for ranks in (1, 3)
     ]
-    for name, column in both[0].items():
+    for name, column in refined[0].items():
         if name != "lattices/seconds":
-            np.testing.assert_array_equal(column, both[1][name], err_msg=name)
+            np.testing.assert_array_equal(column, refined[1][name], err_msg=name)
 
 
 def refined_with_reflections(

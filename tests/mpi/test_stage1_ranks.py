@@ -63,8 +63,11 @@ def test_any_number_of_ranks_gives_the_same_also_when_killed(packed_run, tmp_pat
     assert len(ours["reflections/hkl"]) > 80
     for name in theirs.keys() - {"lattices/seconds"}:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
-    told = [store.attributes(path, "stage1") for path in (out, whole)]
-    assert told[0]["key"] == told[1]["key"] and told[0]["outcomes"] == told[1]["outcomes"]
+    attributes = [store.attributes(path, "stage1") for path in (out, whole)]
+    assert (
+        attributes[0]["key"] == attributes[1]["key"]
+        and attributes[0]["outcomes"] == attributes[1]["outcomes"]
+    )
     lines = [path.with_suffix(".csv").read_text().splitlines() for path in (out, whole)]
-    but_seconds = [[line.rsplit(",", 1)[0] for line in of] for of in lines]
+    but_seconds = [[line.rsplit(",", 1)[0] for line in table] for table in lines]
     assert but_seconds[0] == but_seconds[1] and len(lines[0]) == 5
