@@ -112,7 +112,7 @@ def run_chain(folder: Path, config: str, *argv: str, seconds: int = 600) -> str:
         "--configfile",
         REPOSITORY / "config" / f"{config}.yaml",
     ]  # which takes all words after it
-    done = subprocess.run(
+    completed = subprocess.run(
         command,
         cwd=folder,
         capture_output=True,
@@ -120,8 +120,8 @@ def run_chain(folder: Path, config: str, *argv: str, seconds: int = 600) -> str:
         timeout=seconds,
         stdin=subprocess.DEVNULL,
     )
-    assert done.returncode == 0, done.stderr[-6000:]
-    return done.stdout + done.stderr
+    assert completed.returncode == 0, completed.stderr[-6000:]
+    return completed.stdout + completed.stderr
 
 
 @pytest.fixture(scope="session")

@@ -272,9 +272,9 @@ def test_external_images_are_indexed_as_simulated_ones(tiny_chain, chain, tmp_pa
         cli.main(["manifest", pattern, "--run", "tiny", "--out", str(tmp_path / "manifest.json")])
         == 0
     )
-    mine = {"trial": "mine", "runs": {"tiny": {"images": str(tmp_path / "manifest.json")}}}
-    mine["index"] = {"cell": [67.2, 59.8, 47.2, 90.0, 113.2, 90.0]}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
+    tree = {"trial": "mine", "runs": {"tiny": {"images": str(tmp_path / "manifest.json")}}}
+    tree["index"] = {"cell": [67.2, 59.8, 47.2, 90.0, 113.2, 90.0]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tree))
     chain(tmp_path, str(tmp_path / "mine"), "results/mine/tiny/index.h5")
     ours = store.read(tmp_path / "results/mine/tiny/index.h5", "index")
     theirs = store.read(tiny_chain / "results/tiny/tiny/index.h5", "index")

@@ -69,10 +69,10 @@ def test_this_environment_is_the_lock():
 
 def test_dockerfile_lint():
     hadolint = Path(sys.prefix, "bin", "hadolint")
-    done = subprocess.run(
+    completed = subprocess.run(
         [hadolint, *CONTAINERS.glob("*.Dockerfile")], capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == 0, done.stdout
+    assert completed.returncode == 0, completed.stdout
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,8 @@ def test_single_lattices_in_their_true_orientation(run, truth, stage, worst_medi
 
 def test_level0_finds_the_beam(run, truth):
     """Half a pixel in both directions."""
-    told = store.attributes(run / "reindex.h5", "reindex")["detector"]
-    shift = np.array(told["origin_mm"][0]) - truth["true_panel_origin_mm"]
+    detector = store.attributes(run / "reindex.h5", "reindex")["detector"]
+    shift = np.array(detector["origin_mm"][0]) - truth["true_panel_origin_mm"]
     assert np.all(np.abs(shift[:2]) < 0.003)
     assert abs(shift[2]) < 0.06
 
@@ -90,14 +90,14 @@ def test_miller_indices_are_right(run, truth):
     right = total = 0
     for k, shot in enumerate(columns["lattices/shot"]):
         A = np.array(truth["images"][shot]["lattices"][0]["A"])
-        mine = columns["spots/lattice"] == k
+        rows = columns["spots/lattice"] == k
         s1 = geometry.direction(
-            true_detector, *(columns[f"spots/{name}"][mine] for name in ("panel", "fast", "slow"))
+            true_detector, *(columns[f"spots/{name}"][rows] for name in ("panel", "fast", "slow"))
         )
         q = (s1 - geometry.S0) / (truth["hc_eV_angstrom"] / columns["shots/mean_energy_ev"][shot])
         expected = np.rint(q @ np.linalg.inv(A).T).astype(int)
         claimed = (
-            columns["spots/hkl"][mine] @ symmetry.same_indices(columns["lattices/A"][k], A, GROUP).T
+            columns["spots/hkl"][rows] @ symmetry.same_indices(columns["lattices/A"][k], A, GROUP).T
         )
         right += int((claimed == expected).all(axis=1).sum())
         total += len(claimed)
@@ -137,15 +137,17 @@ def test_friedel_mates_have_the_right_hand(run, shared_data, truth):
         & (unique.friedel[row] != 0)
     )
     row = row[good]
-    of = t["lattice"][good]
+    lattice = t["lattice"][good]
     expected = (t["partiality"] * t["lorentz"] * t["polarization"])[good] * mates[row]
     measured = np.log(t["intensity"][good] / expected)
     difference = (squared / mates - 1.0)[row]
-    for k in np.unique(of):
-        measured[of == k] -= np.median(measured[of == k])
-    near = np.abs(measured) < 0.7
-    assert near.sum() > 1500 and difference[near].std() > 0.05
-    slope = difference[near] @ measured[near] / (difference[near] @ difference[near])
+    for k in np.unique(lattice):
+        measured[lattice == k] -= np.median(measured[lattice == k])
+    is_close = np.abs(measured) < 0.7
+    assert is_close.sum() > 1500 and difference[is_close].std() > 0.05
+    slope = (
+        difference[is_close] @ measured[is_close] / (difference[is_close] @ difference[is_close])
+    )
     assert slope == pytest.approx(1.0, abs=0.25)
 
 
@@ -179,16 +181,16 @@ def test_pixels_of_another_simulator_are_explained_to_the_noise(
     config = for_stage(section(parse(tree), "stage1"), "stage1")
     out = tmp_path / "stage1.h5"
     stage1.run(config, shoeboxes=trial / "annulus.h5", out=out, world=World())
-    known, _ = report.make("stage1", [out], [])
+    with_domains, _ = report.make("stage1", [out], [])
     smooth = json.loads((trial / "stage1.json").read_text())
-    for f in (known, smooth):
+    for f in (with_domains, smooth):
         assert f["n_refined"] == f["n_lattices"] >= 22 and f["n_worse"] == 0
-    assert known["radial_rmsd_mm"] < 0.35 * known["radial_rmsd_mm_before"], (
+    assert with_domains["radial_rmsd_mm"] < 0.35 * with_domains["radial_rmsd_mm_before"], (
         "of the prediction by spots"
     )
     assert (
-        known["radial_rmsd_mm"] < 1.3 * known["radial_floor_mm"]
-        and 0.98 < known["sigma_z_median"] < 1.02
+        with_domains["radial_rmsd_mm"] < 1.3 * with_domains["radial_floor_mm"]
+        and 0.98 < with_domains["sigma_z_median"] < 1.02
     )
     assert smooth["sigma_z_median"] > 1.1, "a smooth distribution is not these 25 domains"
     found = store.read(out, "stage1", ["lattices/"])
@@ -208,8 +210,8 @@ def test_domains_learned_from_another_simulators_pixels_explain_them(trial, shar
     """Nothing of the truth but the model of the crystal: the radius is explained as with the true
     domains.
     """
-    of = {"model": str(shared_data / "nanobragg_c2" / "model.pdb"), "k_sol": 0.0}
-    how = {"structure_factors": of, "oversample": 1, "mosaicity": "learned"}
+    structure_factors = {"model": str(shared_data / "nanobragg_c2" / "model.pdb"), "k_sol": 0.0}
+    how = {"structure_factors": structure_factors, "oversample": 1, "mosaicity": "learned"}
     tree = {"mosaic": {"max_lattices": 8}, "stage1": how}
     out = {stage: tmp_path / f"{stage}.h5" for stage in ("mosaic", "stage1")}
     configs = {stage: for_stage(section(parse(tree), stage), stage) for stage in out}

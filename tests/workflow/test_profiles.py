@@ -38,15 +38,15 @@ def installed(tmp_path_factory) -> dict[str, str]:
 
 
 def _settings(environment, *argv):
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", SETTINGS, *argv],
         cwd=REPOSITORY,
         env=environment,
         timeout=60,
         capture_output=True,
     )
-    assert done.returncode == 0, done.stderr.decode()
-    return json.loads(done.stdout)
+    assert completed.returncode == 0, completed.stderr.decode()
+    return json.loads(completed.stdout)
 
 
 @pytest.mark.parametrize("flag", ["--workflow-profile", "--profile"])
