@@ -37,14 +37,14 @@ def test_symbol_of_every_space_group_is_its_holohedry():
     """Same centring, same free cell parameters, and no rotation more would fit: gemmi's own group
     of that symbol.
     """
-    known = 0
+    n_symbols = 0
     for sg in gemmi.spacegroup_table():
         found = gemmi.find_spacegroup_by_name(symmetry.metric_symbol(sg.xhm()))
         if (
             found is None
         ):  # 8 unconventional settings such as C 1 1 2 have no symmorphic centric entry
             continue
-        known += 1
+        n_symbols += 1
         assert sorted(map(tuple, found.operations().cen_ops)) == sorted(
             map(tuple, sg.operations().cen_ops)
         )
@@ -52,4 +52,4 @@ def test_symbol_of_every_space_group_is_its_holohedry():
         assert set(map(bytes, symmetry.point_group(sg.xhm()))) <= set(
             map(bytes, symmetry.point_group(found.xhm()))
         )
-    assert known == len(list(gemmi.spacegroup_table())) - 8
+    assert n_symbols == len(list(gemmi.spacegroup_table())) - 8

@@ -161,7 +161,7 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
     cells = CELL + rng.standard_normal((N_LATTICES, 6)) * [0.05, 0.04, 0.03, 0, 0.05, 0]
     turns = rotation.from_vector(rng.normal(0, 2e-4, (N_LATTICES, 3)))
     position = np.stack([truth["reflections/fast"], truth["reflections/slow"]], axis=1)
-    seen = position + rng.normal(0, 0.3, (n, 2))
+    observed = position + rng.normal(0, 0.3, (n, 2))
     corner = np.clip(np.round(position).astype(int) - 4, 0, None)
     lattice = truth["reflections/lattice"]
     sigma = np.sqrt(truth["reflections/photons"] + 100)
@@ -183,8 +183,8 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
         "spots/lattice": lattice,
         "spots/hkl": truth["reflections/hkl"],
         "spots/panel": truth["reflections/panel"],
-        "spots/fast": seen[:, 0],
-        "spots/slow": seen[:, 1],
+        "spots/fast": observed[:, 0],
+        "spots/slow": observed[:, 1],
         "spots/intensity": truth["reflections/photons"],
         "reflections/lattice": lattice,
         "reflections/hkl": truth["reflections/hkl"],
@@ -192,8 +192,8 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
         "reflections/panel": truth["reflections/panel"],
         "reflections/fast": position[:, 0],
         "reflections/slow": position[:, 1],
-        "reflections/fast_obs": seen[:, 0],
-        "reflections/slow_obs": seen[:, 1],
+        "reflections/fast_obs": observed[:, 0],
+        "reflections/slow_obs": observed[:, 1],
         "reflections/intensity": truth["reflections/photons"] + sigma * rng.standard_normal(n),
         "reflections/sigma": sigma,
         "reflections/bbox": np.stack(

@@ -135,14 +135,14 @@ def test_a_run_that_was_not_simulated_has_no_misorientation(figures_of):
 def test_cells(trial, figures_of):
     figures = figures_of("cells")
     table = store.read(trial.cells, "cells")
-    kept = [
+    accepted = [
         cell
         for cell, outcome in zip(table["lattices/cell"], table["lattices/outcome"], strict=True)
         if outcome == 0
     ]
     assert figures["n_in"] == 18 == len(table["lattices/cell"])
-    assert figures["n_kept"] == 15 == len(kept)
-    assert np.allclose(figures["mean"], np.mean(kept, axis=0))
+    assert figures["n_kept"] == 15 == len(accepted)
+    assert np.allclose(figures["mean"], np.mean(accepted, axis=0))
     assert figures["outcomes"] == {
         end.name.lower(): n for end, n in zip(LatticeOutcome, [15, 1, 1, 1], strict=True)
     }
