@@ -242,9 +242,8 @@ def adopted_run(usual, tmp_path_factory) -> SimpleNamespace:
 def test_each_line_has_one_end(usual, adopted_run):
     assert len(usual.lattices) == 6
     assert list(adopted_run.lines["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
-    assert list(adopted_run.lines["lines/line"]) == [1, 2, 3, 4, 6, 7] and list(
-        adopted_run.lines["lines/k"]
-    ) == [
+    assert list(adopted_run.lines["lines/line"]) == [1, 2, 3, 4, 6, 7]
+    assert list(adopted_run.lines["lines/k"]) == [
         0,
         0,
         0,
@@ -259,6 +258,7 @@ def test_each_line_has_one_end(usual, adopted_run):
     assert np.all(
         adopted_run.lines["lines/n_agree"] >= 0.9 * adopted_run.lines["lines/n_reflections"]
     )
+
     ids = (adopted_run.reindex[f"lattices/{name}"] for name in ("shot_id", "k"))
     assert set(zip(*ids, strict=True)) == set(
         zip(adopted_run.lines["lines/shot_id"], adopted_run.lines["lines/k"], strict=True)
@@ -280,11 +280,13 @@ def test_the_product_is_that_of_the_usual_way(usual, adopted_run):
         np.testing.assert_array_equal(
             adopted_run.reindex[f"reflections/{name}"], theirs[f"reflections/{name}"], err_msg=name
         )
+
     for name in ("intensity", "sigma", "fast", "slow", "partiality"):
         ours = adopted_run.reindex[f"reflections/{name}"]
         np.testing.assert_allclose(
             ours, theirs[f"reflections/{name}"], rtol=1e-5, atol=1e-5, err_msg=name
         )
+
     for name in ("shot_id", "k", "n_indexed", "n_rmsd"):
         np.testing.assert_array_equal(
             adopted_run.reindex[f"lattices/{name}"], theirs[f"lattices/{name}"], err_msg=name
@@ -296,14 +298,17 @@ def test_stage_1_has_the_lattices_of_the_usual_way(usual, adopted_run):
         store.read(each.folder / "annulus.h5", "annulus", ["pixels/"])
         for each in (adopted_run, usual)
     ]
+
     assert len(pixels[0]["pixels/photons"]) > 5000
     for name, column in pixels[0].items():
         np.testing.assert_array_equal(column, pixels[1][name], err_msg=name)
+
     ours, theirs = (
         store.read(each.folder / "stage1.h5", "stage1") for each in (adopted_run, usual)
     )
     np.testing.assert_array_equal(ours["lattices/outcome"], theirs["lattices/outcome"])
     assert (ours["lattices/outcome"] == RefinedOutcome.REFINED).sum() >= 4
+
     outcome = store.read(adopted_run.folder / "cells.h5", "cells", ["lattices/outcome"])[
         "lattices/outcome"
     ]
@@ -335,9 +340,12 @@ def test_the_mosaic_spread_is_that_of_the_data(usual, tmp_path):
     ours, _ = adopted(
         tmp_path / "lines" / "spec.txt", usual.manifest, tmp_path / "b" / "reindex.h5", **free
     )
+
     np.testing.assert_allclose(ours["lattices/A"], theirs["lattices/A"], rtol=0, atol=1e-14)
+
     away = np.abs(np.log(ours["lattices/eta_rad"] / theirs["lattices/eta_rad"]))
-    assert np.median(away) < 0.02 and away.max() < 0.35
+    assert np.median(away) < 0.02
+    assert away.max() < 0.35
     assert np.ptp(np.log(theirs["lattices/eta_rad"])) > 0.7, "the lattices differ by more than that"
 
 
@@ -432,8 +440,10 @@ def test_a_bad_line_has_its_own_end_and_costs_no_other(usual, tmp_path, capsys):
     found, ends = adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
     good = [AdoptOutcome.ADOPTED] * 2
     expected = [*good, *(end for *_, end in WRONG.values()), AdoptOutcome.NO_EXPERIMENT]
+
     assert [AdoptOutcome(end) for end in ends["lines/outcome"]] == expected
     assert len(found["lattices/k"]) == 2 == (ends["lines/k"] >= 0).sum()
+
     theirs = store.read(usual.folder / "reindex.h5", "reindex", ["lattices/A"])["lattices/A"]
     np.testing.assert_allclose(found["lattices/A"], theirs[:2], rtol=0, atol=1e-14)
 
@@ -455,13 +465,16 @@ def test_images_that_were_moved_are_known_by_their_name(usual, tmp_path):
     )
     write_refl(tmp_path / "a.refl", [one])
     (tmp_path / "spec.txt").write_text("a.expt a.refl")
+
     assert list(
         adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1]["lines/outcome"]
     ) == [0]
+
     shutil.copy(
         one["image"], tmp_path / one["image"].name
     )  # there, and another file than the run's
     write_expt(tmp_path / "a.expt", usual.detector, [one | {"image": one["image"].name}])
+
     with pytest.raises(FileError, match="1 no_shot"):
         adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
 
@@ -480,6 +493,7 @@ def test_a_name_of_several_files_does_not_tell_which_is_meant(usual, tmp_path):
     ends = adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1][
         "lines/outcome"
     ]
+
     assert list(ends) == [AdoptOutcome.NO_SHOT, AdoptOutcome.NO_SHOT, AdoptOutcome.ADOPTED]
 
 
@@ -487,9 +501,8 @@ def test_a_name_that_two_files_of_a_run_have_is_none(tmp_path):
     files = [SimpleNamespace(path=f"{folder}/x.nxs", n_frames=3) for folder in "ab"]
     files.append(SimpleNamespace(path="y.nxs", n_frames=3))
     shots = ShotFinder(tmp_path, files)
-    assert shots.number(Path("/gone/x.nxs"), 1) == (-1, True) and shots.number(
-        Path("/gone/y.nxs"), 1
-    ) == (7, True)
+    assert shots.number(Path("/gone/x.nxs"), 1) == (-1, True)
+    assert shots.number(Path("/gone/y.nxs"), 1) == (7, True)
     assert shots.number(tmp_path / "a" / "x.nxs", 1) == (1, False)
 
 
@@ -499,11 +512,11 @@ def test_a_shot_that_is_lost_takes_its_lines_along(usual, tmp_path):
         usual.folder / "spec.txt", usual.manifest, tmp_path / "reindex.h5", saturation_photons=1e5
     )[1]
     assert list(ends["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
+
     keys = {"saturation_photons": 3.0, "saturated_fraction_max": 0.0}
     _, ends = adopted(usual.folder / "spec.txt", usual.manifest, tmp_path / "reindex.h5", **keys)
-    assert list(ends["lines/outcome"]) == [AdoptOutcome.LOST_SHOT] * 6 and np.all(
-        ends["lines/k"] == -1
-    )
+    assert list(ends["lines/outcome"]) == [AdoptOutcome.LOST_SHOT] * 6
+    assert np.all(ends["lines/k"] == -1)
 
 
 def test_an_image_that_is_gone_takes_its_lines_along(usual, tmp_path):
@@ -515,6 +528,7 @@ def test_an_image_that_is_gone_takes_its_lines_along(usual, tmp_path):
     found, ends = adopted(
         tmp_path / "spec.txt", tmp_path / "manifest.json", tmp_path / "reindex.h5"
     )
+
     assert list(ends["lines/outcome"]) == [AdoptOutcome.LOST_SHOT]
     assert found["shots/outcome"][0] == Outcome.UNREADABLE
 
@@ -525,7 +539,8 @@ def test_a_lattice_without_spots_is_taken_all_the_same(usual, tmp_path):
     how = {"spots": {"min_pixels": 199}, "mosaic_spread_deg": None}
     found, ends = adopted(usual.folder / "spec.txt", usual.manifest, tmp_path / "reindex.h5", **how)
     assert list(ends["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
-    assert not found["lattices/n_indexed"].any() and not found["lattices/n_rmsd"].any()
+    assert not found["lattices/n_indexed"].any()
+    assert not found["lattices/n_rmsd"].any()
     np.testing.assert_allclose(found["lattices/eta_rad"], refinement.ETA_PRIOR_RAD, rtol=1e-6)
     assert np.all(np.bincount(found["reflections/lattice"]) > 50)
 
@@ -536,7 +551,9 @@ def test_a_rerun_makes_nothing_and_other_lattices_everything(usual, tmp_path):
     parts = sorted(out.with_suffix(".parts").iterdir())
     before = [part.stat().st_mtime_ns for part in parts]
     adopted(usual.folder / "spec.txt", usual.manifest, out)
+
     assert [part.stat().st_mtime_ns for part in parts] == before
+
     (tmp_path / "fewer.txt").write_text(f"{usual.folder}/1.expt {usual.folder}/1.refl")
     found, _ = adopted(tmp_path / "fewer.txt", usual.manifest, out)
     assert all(
@@ -567,10 +584,14 @@ def test_what_is_no_spec_file_is_one_sentence(usual, tmp_path, capsys, text, wor
         "--out",
         tmp_path / "reindex.h5",
     ]
+
     with pytest.raises(SystemExit) as end:
         cli.main(["adopt", "--config", section(parse(TREE), "adopt", "r"), *map(str, argv)])
+
     log = capsys.readouterr().err.splitlines()
-    assert end.value.code == 4 and len(log) == 1 and log[0].startswith("spreadflow adopt: ")
+    assert end.value.code == 4
+    assert len(log) == 1
+    assert log[0].startswith("spreadflow adopt: ")
     assert all(word in log[0] for word in words), log
     assert not (tmp_path / "reindex.h5").exists()
 
@@ -582,10 +603,12 @@ def test_experiments_of_two_detectors_are_refused(usual, tmp_path):
         write_expt(tmp_path / f"{n}.expt", geometry.shifted(usual.detector, shift, 0.0, 0.0), [one])
         write_refl(tmp_path / f"{n}.refl", [one])
     (tmp_path / "spec.txt").write_text("0.expt 0.refl\n1.expt 1.refl\n")
+
     assert (
         len(adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1]["lines/k"])
         == 2
     )
+
     (tmp_path / "spec.txt").write_text("0.expt 0.refl\n1.expt 1.refl\n2.expt 2.refl\n")
     with pytest.raises(FileError, match=r"line 3.*the same detector.*0\.1 px"):
         adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")

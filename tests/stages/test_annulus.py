@@ -187,6 +187,7 @@ def test_counts_and_pixels_equal_brute_force(inputs, source, tmp_path, border, s
     expected = brute_force(inputs, border, strong)
     assert len(c["reflections/hkl"]) == len(expected) > 50
     assert len(c["pixels/photons"]) == sum(len(e[3]) for e in expected)
+
     ends = [*c["reflections/first_pixel"][1:], len(c["pixels/photons"])]
     found = {}
     for j, lattice in enumerate(c["reflections/lattice"]):
@@ -197,6 +198,7 @@ def test_counts_and_pixels_equal_brute_force(inputs, source, tmp_path, border, s
             tuple(c["reflections/hkl"][j]),
         )
         found.setdefault(key, []).append((c["pixels/photons"][box], c["pixels/valid"][box]))
+
     for shot_id, k, hkl, photons, valid in expected:
         assert any(
             np.array_equal(p, photons) and np.array_equal(v, valid)
@@ -207,6 +209,7 @@ def test_counts_and_pixels_equal_brute_force(inputs, source, tmp_path, border, s
 def test_reflections_are_those_of_reindex_and_pixels_count_once_a_lattice(inputs, source, tmp_path):
     c = run(inputs, tmp_path / "annulus.h5")
     assert store.attributes(tmp_path / "annulus.h5", "annulus")["polarizations"] == [1.0, 0.9]
+
     rows = {}
     for path in inputs[1]:
         predicted = store.read(path, "reindex")
@@ -229,6 +232,7 @@ def test_reflections_are_those_of_reindex_and_pixels_count_once_a_lattice(inputs
         [c["reflections/lattice"][box], c["reflections/panel"][box], slow, fast], axis=1
     )
     counts = c["pixels/overlap"] & Overlap.ELSEWHERE == 0
+
     assert (
         len(np.unique(pixels[counts], axis=0))
         == counts.sum()
@@ -257,6 +261,7 @@ def test_spectra_go_with_their_lattices(inputs, source, tmp_path):
     """A run with fewer channels is padded with empty ones."""
     c = run(inputs, tmp_path / "annulus.h5")
     assert np.array_equal(c["spectra/shot_id"][c["lattices/spectrum"]], c["lattices/shot_id"])
+
     numbers = {shot(name, i).shot_id: (name, i) for name, n in RUNS.items() for i in range(n)}
     for shot_id, energies, photons in zip(
         c["spectra/shot_id"], c["spectra/energies_ev"], c["spectra/photons"], strict=True
@@ -275,6 +280,7 @@ def test_only_shots_with_accepted_lattices_are_opened_and_finished_blocks_kept(
     c = run(inputs, out)
     ids = {shot(name, number).shot_id for name, number in source.opened}
     assert ids == set(c["lattices/shot_id"].tolist())
+
     source.opened.clear()
     store.part_path(out, 1).unlink()
     again = run(inputs, out)

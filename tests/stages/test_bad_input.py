@@ -141,7 +141,9 @@ def test_each_bad_image_has_one_outcome_and_costs_no_other(
     index_call, call, folder, product, tmp_path
 ):
     status, log = index_call
-    assert status == 0 and not any("Traceback" in line for line in log)
+    assert status == 0
+    assert not any("Traceback" in line for line in log)
+
     found = rows(product, folder / "all.json")
     assert {
         path[:-4]: Outcome(columns["shots/outcome"][0]) for path, columns in found.items()
@@ -161,6 +163,7 @@ def test_a_mask_of_nan_only_masks_every_shot_that_can_be_read(call, folder, tmp_
     status, _ = call(
         "index", "--images", folder / "good.json", "--out", out, mask=str(tmp_path / "mask.h5")
     )
+
     assert status == 0
     assert [Outcome(x) for x in store.read(out, "index")["shots/outcome"]] == [Outcome.MASKED] * 2
 
@@ -214,6 +217,7 @@ def test_what_is_wrong_is_one_sentence(call, folder, tmp_path, keys, manifest, s
     }
     where = (tmp_path if manifest == "lost.json" else folder) / manifest
     found, log = call("index", "--images", where, "--out", tmp_path / "index.h5", **keys)
+
     assert found == status
     assert len(log) == 1 and log[0].startswith("spreadflow index: "), log
     assert all(word in log[0] for word in words), log
@@ -230,7 +234,11 @@ def test_geometry_that_is_none_is_one_sentence(call, folder, tmp_path):
         folder / "good0.nxs",
     )
     status, log = call("index", *argv)
-    assert status == 4 and len(log) == 1 and "experiment" in log[0] and len(log[0]) < 800
+
+    assert status == 4
+    assert len(log) == 1
+    assert "experiment" in log[0]
+    assert len(log[0]) < 800
 
 
 @pytest.mark.stage
@@ -239,7 +247,9 @@ def test_a_folder_that_can_not_be_written_to_is_one_sentence(call, folder, tmp_p
     status, log = call(
         "index", "--images", folder / "good.json", "--out", tmp_path / "file" / "index.h5"
     )
-    assert status == 4 and len(log) == 1 and "a folder to write to" in log[0]
+    assert status == 4
+    assert len(log) == 1
+    assert "a folder to write to" in log[0]
 
 
 def _foreign(part, call, folder):
@@ -280,11 +290,14 @@ def test_a_bad_part_is_refused_by_readers_and_made_again_alone(
         tmp_path / "level0.expt",
         config={"level0": {"min_reflections": 1}},
     )
+
     assert status == 4 and len(log) == 1 and "000000.h5" in log[0] and found in log[0], log
     assert not (tmp_path / "level0.expt").exists()
     assert call("index", "--images", folder / "all.json", "--out", product_copy)[0] == 0
+
     after = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in parts.iterdir()}
     assert {name for name in after if after[name] != before.get(name)} == {"000000.h5"}
+
     again = store.read(product_copy, "index")
     whole = store.read(product, "index")
     for dataset in whole.keys() - {"shots/seconds"}:
@@ -295,4 +308,7 @@ def test_a_product_of_another_stage_is_refused(index_call, call, folder, product
     status, log = call(
         "cells", "--reindex", product, "--out", tmp_path / "cells.h5", config={"cells": {}}
     )
-    assert status == 4 and len(log) == 1 and "kind 'reindex'" in log[0] and "kind index" in log[0]
+    assert status == 4
+    assert len(log) == 1
+    assert "kind 'reindex'" in log[0]
+    assert "kind index" in log[0]

@@ -44,20 +44,25 @@ def run(reindex, out, **section):
 def test_every_lattice_of_every_run_is_listed_and_ends_once(reindexed, tmp_path):
     paths = [reindexed("one", 300), reindexed("two", 40, MEAN * [1.01, 1, 1, 1, 1, 1])]
     columns, attributes = run(paths, tmp_path / "cells.h5")
-    assert attributes["runs"] == ["one", "two"] and attributes["features"] == ["a", "b", "c"]
+    assert attributes["runs"] == ["one", "two"]
+    assert attributes["features"] == ["a", "b", "c"]
+
     ids = np.concatenate(
         [store.read(p, "reindex", ["lattices/shot_id"])["lattices/shot_id"] for p in paths]
     )
     assert np.array_equal(columns["lattices/shot_id"], ids)
+
     outcome = columns["lattices/outcome"]
     lattice_run = columns["lattices/run"]
     assert (outcome[lattice_run == 0] == LatticeOutcome.ACCEPTED).sum() >= 296
     assert (outcome[lattice_run == 1] != LatticeOutcome.ACCEPTED).all()
     assert np.bincount(outcome, minlength=len(LatticeOutcome)).sum() == 340
     assert np.allclose(columns["clusters/mean"][attributes["chosen"]], MEAN, atol=0.02)
+
     lines = (tmp_path / "cells.tdata").read_text().splitlines()
     assert len(lines) == 340
     assert all(line.split()[6] == "C12/m1" for line in lines)
+
     listed = np.array([[float(word) for word in line.split()[:6]] for line in lines])
     assert np.allclose(listed, columns["lattices/cell"], atol=1e-6)
 
@@ -91,6 +96,7 @@ def test_what_cannot_be_filtered_is_said(reindexed, tmp_path):
             [reindexed("one", 30), reindexed("two", 30, space_group="P 1 2 1")],
             tmp_path / "cells.h5",
         )
+
     run([reindexed("one", 30)], tmp_path / "cells.h5", eps_ang=0.4)
     with pytest.raises(FileError, match="space group P 1 2 1"):
         other = reindexed("two", 30, space_group="P 1 2 1")

@@ -80,6 +80,7 @@ def test_tables_refer_to_each_other(product):
     np.testing.assert_array_equal(
         columns["lattices/shot_id"], columns["shots/shot_id"][columns["lattices/shot"]]
     )
+
     lattice = columns["spots/lattice"]
     np.testing.assert_array_equal(
         np.bincount(lattice[lattice >= 0], minlength=4), columns["lattices/n_indexed"]
@@ -132,6 +133,7 @@ def test_intensities_are_the_true_ones(product, tiny_run):
             (columns["reflections/intensity"][rows] - expected) / columns["reflections/sigma"][rows]
         )
     pulls = np.concatenate(pulls)
+
     assert len(pulls) > 150
     assert abs(np.mean(pulls)) < 0.25
     assert 0.8 < np.std(pulls) < 1.2
@@ -148,12 +150,12 @@ def test_lattices_of_a_shot_know_each_other(product, tiny_run):
 
 def test_attributes_describe_the_run(product, tiny_run):
     attributes = store.attributes(product, "index")
-    assert attributes["run"] == "tiny" and attributes["manifest"] == str(tiny_run["manifest"])
+    assert attributes["run"] == "tiny"
+    assert attributes["manifest"] == str(tiny_run["manifest"])
     assert attributes["config"] == json.loads(section(tiny_run).model_dump_json())
-    assert (
-        attributes["inputs"]["images"] == Source(tiny_run["manifest"]).identity
-        and attributes["inputs"]["geometry"] is None
-    )
+    assert attributes["inputs"]["images"] == Source(tiny_run["manifest"]).identity
+    assert attributes["inputs"]["geometry"] is None
+
     detector = Source(tiny_run["manifest"]).detector
     np.testing.assert_allclose(attributes["detector"]["origin_mm"], detector.origin_mm)
 
@@ -172,9 +174,11 @@ def test_reindex_takes_geometry_and_its_own_section(tiny_run, tmp_path):
     )
     columns = store.read(tmp_path / "reindex.h5", "reindex")
     attributes = store.attributes(tmp_path / "reindex.h5", "reindex")
+
     np.testing.assert_allclose(attributes["detector"]["origin_mm"], moved.origin_mm)
     assert len(store.part_keys(tmp_path / "reindex.h5", "reindex")) == 1
     assert columns["shots/n_lattices"].max() == 1
+
     angles = [angle for *_, angle, _ in partners(columns, tiny_run)]
     assert min(angles) > 0.01, "the wrong geometry shows"
 
@@ -184,13 +188,16 @@ def test_finished_parts_are_not_touched(tiny_run, tmp_path):
     run(tiny_run, out)
     parts = sorted(out.with_suffix(".parts").iterdir())
     assert len(parts) == 3
+
     before = [p.stat().st_mtime_ns for p in parts]
     whole = store.read(out, "index")
     os.unlink(out)
     os.unlink(parts[1])
     run(tiny_run, out)
     after = [p.stat().st_mtime_ns for p in parts]
+
     assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, True]
+
     again = store.read(out, "index")
     for name in whole.keys() - {"shots/seconds"}:
         np.testing.assert_array_equal(again[name], whole[name], err_msg=name)
@@ -208,6 +215,7 @@ def test_limits_on_spots_and_lattices(tiny_run, tmp_path):
     run(tiny_run, tmp_path / "a.h5", spots={"max_spots": 15, "min_spots": 1})
     outcomes = store.read(tmp_path / "a.h5", "index", ["shots/outcome"])["shots/outcome"]
     assert Outcome(outcomes[0]) == Outcome.OVERFLOW
+
     run(tiny_run, tmp_path / "b.h5", min_indexed=500)
     columns = store.read(tmp_path / "b.h5", "index")
     assert [Outcome(x) for x in columns["shots/outcome"][[0, 1, 6]]] == [
@@ -215,7 +223,8 @@ def test_limits_on_spots_and_lattices(tiny_run, tmp_path):
         Outcome.BLANK,
         Outcome.NO_LATTICE,
     ]
-    assert len(columns["lattices/k"]) == 0 and len(columns["reflections/d"]) == 0
+    assert len(columns["lattices/k"]) == 0
+    assert len(columns["reflections/d"]) == 0
 
 
 def test_wrong_input_is_an_error(tiny_run, tmp_path):

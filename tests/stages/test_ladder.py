@@ -34,6 +34,7 @@ def test_every_lattice_is_read_and_flagged_and_the_first_are_modelled(packed_run
     _, table, figures = product
     annulus = store.read(packed_run.annulus, "annulus")
     np.testing.assert_array_equal(table["lattices/shot_id"], [1, 2, 3, 4])
+
     strong = annulus["reflections/intensity"] >= 2.0 * annulus["reflections/sigma"]
     n_flagged = np.bincount(annulus["reflections/lattice"][strong], minlength=4)
     np.testing.assert_array_equal(table["lattices/n_flagged"], n_flagged)
@@ -42,6 +43,7 @@ def test_every_lattice_is_read_and_flagged_and_the_first_are_modelled(packed_run
     assert set(zip(table["rungs/lattice"].tolist(), table["rungs/rung"].tolist(), strict=True)) == {
         (i, list(ladder.RUNGS).index(name)) for i in range(3) for name in ladder.MODELLED
     }
+
     first = {name: figure for name, figure in figures.items() if name != "rungs"}
     assert first == {
         "n_lattices": 4,
@@ -80,7 +82,9 @@ def test_figures_are_sums_over_the_list(packed_run, product):
         along = away @ radial / np.linalg.norm(radial)
         squares.append([along**2, away @ away - along**2])
     expected = np.sqrt(np.mean(squares, axis=0))
+
     assert rungs["1"]["n"] == on.sum() > 20
+
     found = [rungs["1"]["radial_rmsd_mm"], rungs["1"]["transverse_rmsd_mm"]]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert rungs["1"]["rmsd_mm"] == pytest.approx(np.hypot(*expected), rel=1e-4)
@@ -97,7 +101,8 @@ def test_with_what_is_true_the_last_rung_is_right(product):
     assert [(name, rung["why"]) for name, rung in rungs.items() if not rung["passed"]] == []
     assert rungs["4"]["radial_rmsd_mm"] < 0.7 * rungs["3B"]["radial_rmsd_mm"]
     assert rungs["4"]["transverse_rmsd_mm"] < 0.5 * rungs["3B"]["transverse_rmsd_mm"]
-    assert rungs["4"]["sigma_z"] < rungs["3B"]["sigma_z"] and abs(rungs["4"]["z_mean"]) < 0.1
+    assert rungs["4"]["sigma_z"] < rungs["3B"]["sigma_z"]
+    assert abs(rungs["4"]["z_mean"]) < 0.1
     assert all(rungs[name]["seconds_per_lattice"] > 0 for name in ("00", *ladder.MODELLED))
 
 
@@ -106,6 +111,7 @@ def test_samples_are_pixels_of_the_annulus_with_models_beside(packed_run, produc
     a = store.read(packed_run.annulus, "annulus")
     size = np.array([(b[1] - b[0]) * (b[3] - b[2]) for b in a["reflections/bbox"]])
     assert len(table["samples/lattice"]) == 3
+
     for lattice, hkl, first in zip(
         *(table[f"samples/{n}"] for n in ("lattice", "hkl", "first_pixel")), strict=True
     ):
@@ -134,6 +140,7 @@ def test_a_lattice_missing_from_the_annulus_fails_rung_00(packed_run, filled, tm
     store.write(tmp_path / "cells.h5", "cells", columns, key="other", runs=["r"])
     figures = run(packed_run, tmp_path / "ladder.h5", tmp_path / "cells.h5", n_lattices=1)[1]
     rung = figures["rungs"][0]
+
     assert (rung["passed"], rung["n_read"], rung["n_accepted"], rung["n_others"]) == (
         False,
         4,
@@ -160,9 +167,11 @@ def test_finished_parts_are_kept_and_other_structure_factors_make_others(
     store.part_path(out, 1).unlink()
     before = store.part_path(out, 0).stat().st_mtime_ns
     again, _ = run(packed_run, out, n_lattices=3)
+
     assert store.part_path(out, 0).stat().st_mtime_ns == before
     for name in table.keys() - {"rungs/seconds"}:
         np.testing.assert_array_equal(again[name], table[name], err_msg=name)
+
     other = tmp_path / "ladder.h5"
     run(packed_run, other, n_lattices=1, structure_factors={"perturb": True})
     assert store.attributes(other, "ladder")["key"] != key == store.attributes(out, "ladder")["key"]

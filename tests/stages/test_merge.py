@@ -141,18 +141,21 @@ def test_every_reflection_of_an_accepted_lattice_is_counted_once(two_runs, produ
         == product["lattices/n"].sum()
         == product["bins/n_observations"].sum()
     )
+
     flags, hkl = (
         np.concatenate([c[f"reflections/{name}"] for c in two_runs.columns])
         for name in ("flags", "hkl")
     )
     is_accepted = np.repeat(accepted, PER_LATTICE)
     failed = (flags & ReflectionFlag.FAILED) != 0
+
     assert counts["failed"] == (is_accepted & failed).sum()
     assert counts["absent"] == (is_accepted & ~failed & (hkl == [0, 0, 3]).all(axis=1)).sum() > 0
     assert (
         counts["resolution"] == (is_accepted & ~failed & (hkl == [20, 0, 0]).all(axis=1)).sum() > 0
     )
-    assert counts["partiality"] > 0 and counts["few"] > 0
+    assert counts["partiality"] > 0
+    assert counts["few"] > 0
 
 
 def test_accepted_lattices_are_told_with_their_fate(two_runs, product):
@@ -164,13 +167,15 @@ def test_accepted_lattices_are_told_with_their_fate(two_runs, product):
     listed = list(
         zip(*(product[f"lattices/{n}"].tolist() for n in ("run", "shot_id", "k")), strict=True)
     )
-    assert listed == accepted and product[""]["n_lattices_in"] == len(accepted)
+
+    assert listed == accepted
+    assert product[""]["n_lattices_in"] == len(accepted)
+
     used = product["lattices/used"]
-    assert 0 < (~used).sum() < len(used) and (product["lattices/n"][~used] == 0).all()
-    assert (
-        np.isnan(product["lattices/scale"][~used]).all()
-        and (product["lattices/scale"][used] > 0).all()
-    )
+    assert 0 < (~used).sum() < len(used)
+    assert (product["lattices/n"][~used] == 0).all()
+    assert np.isnan(product["lattices/scale"][~used]).all()
+    assert (product["lattices/scale"][used] > 0).all()
 
 
 def test_merged_intensities_are_the_truth_within_their_errors(two_runs, product):
@@ -180,7 +185,9 @@ def test_merged_intensities_are_the_truth_within_their_errors(two_runs, product)
     sigma = product["merged/sigma"]
     level = np.sum(value * truth / sigma**2) / np.sum(truth**2 / sigma**2)
     pull = (value - level * truth) / sigma
-    assert abs(np.median(pull)) < 0.15 and 0.85 < pull.std() < 1.25
+
+    assert abs(np.median(pull)) < 0.15
+    assert 0.85 < pull.std() < 1.25
 
 
 def test_wavelength_is_that_of_the_lattices(two_runs, product):
@@ -210,11 +217,14 @@ def test_an_indexing_ambiguity_is_told(two_runs, product, folder, filled, monkey
     equivalent.
     """
     assert product[""]["ambiguities"] == []
+
     monkeypatch.setattr(sys.modules[__name__], "GROUP", "P 43")
     monkeypatch.setattr(two_runs, "cells", folder / "lower" / "cells.h5")
     two_runs.write_cells(filled)
     lower = two_runs.run(folder / "lower" / "merge.h5")
-    assert len(lower[""]["ambiguities"]) == 1 and "ambiguous" in headline(lower[""] | FIGURES)[-1]
+
+    assert len(lower[""]["ambiguities"]) == 1
+    assert "ambiguous" in headline(lower[""] | FIGURES)[-1]
     assert not any("ambiguous" in line for line in headline(product[""] | FIGURES))
 
 
@@ -240,6 +250,7 @@ def test_mtz_holds_the_same_numbers(two_runs, product, folder):
             strict=True,
         )
     )
+
     assert ours.keys() == theirs.keys()
     np.testing.assert_allclose([theirs[r] for r in ours], list(ours.values()), rtol=1e-6)
     assert file.dataset(1).wavelength == pytest.approx(product[""]["wavelength_ang"], abs=1e-5), (
@@ -268,7 +279,9 @@ def test_reference_is_named_and_sets_the_scale(two_runs, folder):
     file.set_data(np.column_stack([two_runs.unique.hkl, 1000.0 * mean])[plus].astype(np.float32))
     file.write_to_file(str(folder / "truth.mtz"))
     product = two_runs.run(folder / "mark0" / "merge.h5", reference=str(folder / "truth.mtz"))
+
     assert product[""]["scaling"] == "mark0 against truth.mtz"
+
     sign = np.where(product["merged/friedel"] < 0, -1, 1)[:, None]
     truth = two_runs.truth[two_runs.unique.rows(sign * product["merged/hkl"])]
     assert np.median(product["merged/intensity"] / truth) == pytest.approx(1000.0, rel=0.03)
@@ -315,5 +328,6 @@ def test_product_is_the_same_on_any_number_of_ranks(two_runs, product, folder, t
     words += ["--reindex", *map(str, two_runs.reindex), "--cells", str(two_runs.cells)]
     subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=120)
     again = store.read(tmp_path / "merge.h5", "merge")
+
     for name, column in again.items():
         np.testing.assert_array_equal(column, product[name], err_msg=name)

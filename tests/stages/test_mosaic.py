@@ -96,11 +96,16 @@ def test_a_shared_set_is_every_lattices(shared):
         "left_out": 0,
         "lost": 2,
     }
-    assert found["lattices/set"].tolist() == [0] * 6 and found["sets/lattice"].tolist() == [-1]
-    assert found["sets/is_better"][0] and found["sets/held_out"][0] == found["rounds/held_out"][-1]
-    assert np.isfinite(found["lattices/A"][:4]).all() and np.isnan(found["lattices/A"][4:]).all()
+    assert found["lattices/set"].tolist() == [0] * 6
+    assert found["sets/lattice"].tolist() == [-1]
+    assert found["sets/is_better"][0]
+    assert found["sets/held_out"][0] == found["rounds/held_out"][-1]
+    assert np.isfinite(found["lattices/A"][:4]).all()
+    assert np.isnan(found["lattices/A"][4:]).all()
+
     spread = mosaic_files.read_learned(out)(BLANK, 0)
-    assert spread.share.sum() == pytest.approx(1.0) and spread.eta_rad == found["sets/eta_rad"][0]
+    assert spread.share.sum() == pytest.approx(1.0)
+    assert spread.eta_rad == found["sets/eta_rad"][0]
     assert (
         rotation.angle(rotation.nearest(np.einsum("n,nij->ij", spread.share, spread.rotations)))
         < 1e-9
@@ -122,6 +127,7 @@ def test_refined_with_it_pixels_are_likelier(run_with_blanks, shared, tmp_path):
     )
     found = refined(run_with_blanks, tmp_path / "stage1.h5", shared[0], mosaicity="learned")
     gain = smooth - found["lattices/loss_after"][:4].sum()
+
     assert gain > 0.3 * (smooth - true["lattices/loss_after"][:4].sum()) > 20
     assert store.attributes(tmp_path / "stage1.h5", "stage1")["unknowns"][-1] == "n_cells"
     np.testing.assert_array_equal(found["lattices/eta_rad"][:4], shared[1]["sets/eta_rad"][0])
@@ -131,14 +137,17 @@ def test_those_that_teach_are_evenly_chosen(run_with_blanks, shared, tmp_path):
     found = run(run_with_blanks, tmp_path / "mosaic.h5", max_lattices=3)
     ends = [LearnedOutcome.LEARNED, LearnedOutcome.LEFT_OUT, LearnedOutcome.LEARNED]
     ends += [LearnedOutcome.LEFT_OUT, LearnedOutcome.LEFT_OUT, LearnedOutcome.LOST]
-    assert found["lattices/outcome"].tolist() == ends and found["lattices/set"].tolist() == [0] * 6
+    assert found["lattices/outcome"].tolist() == ends
+    assert found["lattices/set"].tolist() == [0] * 6
     assert found["sets/held_out"][0] < shared[1]["sets/held_out"][0], "of fewer shoeboxes"
 
 
 def test_each_lattice_has_its_own_where_it_is_likelier(run_with_blanks, alone, tmp_path):
     out, found = alone
     better = found["sets/is_better"]
-    assert found["sets/lattice"].tolist() == [0, 1, 2, 3] and 1 <= better.sum() < 4
+    assert found["sets/lattice"].tolist() == [0, 1, 2, 3]
+    assert 1 <= better.sum() < 4
+
     expected = np.where(better, LearnedOutcome.LEARNED, LearnedOutcome.CONTINUOUS)
     np.testing.assert_array_equal(
         found["lattices/outcome"], [*expected, LearnedOutcome.LOST, LearnedOutcome.LOST]
@@ -147,11 +156,13 @@ def test_each_lattice_has_its_own_where_it_is_likelier(run_with_blanks, alone, t
     np.testing.assert_array_equal(
         better, found["sets/held_out"] < found["sets/held_out_continuous"]
     )
+
     counts = np.bincount(found["components/set"], minlength=4)
     assert np.all((counts > 0) == better)
     np.testing.assert_allclose(
         np.bincount(found["components/set"], found["components/share"], 4), better
     )
+
     after = refined(run_with_blanks, tmp_path / "stage1.h5", out, mosaicity="learned")
     names = store.attributes(tmp_path / "stage1.h5", "stage1")["unknowns"]
     assert names[-1] == "eta", "of those that keep the continuous distribution"
@@ -168,7 +179,9 @@ def test_each_lattice_is_told_its_own_set_and_others_are_not_built(alone, monkey
     make = mosaic_files.Mosaic
     monkeypatch.setattr(mosaic_files, "Mosaic", lambda **fields: built.append(1) or make(**fields))
     tell = mosaic_files.read_learned(out)
+
     assert not built, "before anyone asks"
+
     for shot_id, n in zip(
         found["lattices/shot_id"][:4].tolist(), found["lattices/set"][:4], strict=True
     ):
@@ -182,6 +195,7 @@ def test_each_lattice_is_told_its_own_set_and_others_are_not_built(alone, monkey
             rotation.vector(spread.rotations), found["components/rotation_rad"][rows], atol=1e-12
         )
         assert spread.eta_rad == found["sets/eta_rad"][n]
+
     assert len(built) == (found["lattices/set"][:4] >= 0).sum()
 
 
@@ -189,10 +203,12 @@ def test_a_stage_goes_on_where_it_was(run_with_blanks, alone):
     out, before = alone
     files = sorted(out.with_suffix(".parts").iterdir())
     assert len(files) == 6, "a lattice each"
+
     stamps = {path: path.stat().st_mtime_ns for path in files}
     files[1].unlink()
     out.unlink()
     again = run(run_with_blanks, out, scope="per_lattice", range="annulus", block_lattices=1)
+
     assert {path for path in files if path.stat().st_mtime_ns == stamps[path]} == {*files} - {
         files[1]
     }

@@ -53,7 +53,8 @@ def product(wide_run, tmp_path_factory) -> SimpleNamespace:
     start = np.stack([factors.anomalous[:2].real, factors.anomalous[:2].imag], axis=1)
     energies = found["channels/energy_ev"]
     nodes = np.unique(found["curves/energy_ev"])
-    assert np.isin(nodes, energies).all() and np.all(np.diff(nodes) == 6.0)
+    assert np.isin(nodes, energies).all()
+    assert np.all(np.diff(nodes) == 6.0)
     p = dispersion.free(start, energies, nodes)
     return SimpleNamespace(out=out, found=found, lattices=lattices, p=p)
 
@@ -82,13 +83,14 @@ def test_curves_are_where_their_gram_matrices_are_least(product):
     """Slopes of pixels and prior cancel; σ and covariances are those of the matrices."""
     attributes = store.attributes(product.out, "spread")
     p = product.p
-    assert attributes["fits"] == ["free", "kramers_kronig", "smooth"] and attributes[
-        "n_parameters"
-    ] == len(p.names)
+    assert attributes["fits"] == ["free", "kramers_kronig", "smooth"]
+    assert attributes["n_parameters"] == len(p.names)
+
     theta = _values(product, "") - _values(product, "_start")
     normal = expand.normal(product.lattices, p, theta)
     gradient = normal.scores.sum(axis=0) + p.restraints @ theta
     covariance = np.linalg.inv(normal.hessian + p.restraints)
+
     assert (
         attributes["n_undetermined"]
         == (np.linalg.eigvalsh(normal.hessian) < 1 / dispersion.PRIOR_E**2).sum()
@@ -98,10 +100,12 @@ def test_curves_are_where_their_gram_matrices_are_least(product):
     np.testing.assert_allclose(normal.losses, product.found["lattices/loss"][:3], rtol=1e-9)
     np.testing.assert_allclose(_values(product, "_fisher"), np.sqrt(np.diag(covariance)), rtol=1e-6)
     np.testing.assert_allclose(_values(product, "_start"), p.reference_at_nodes.ravel())
+
     rows = product.found["values/fit"] == 0
     np.testing.assert_allclose(
         product.found["values/fisher"][rows], covariance, atol=1e-6 * covariance.max()
     )
+
     sandwich = covariance @ (1.5 * normal.scores.T @ normal.scores + p.restraints) @ covariance
     np.testing.assert_allclose(
         product.found["values/sandwich"][rows], sandwich, atol=1e-5 * np.abs(sandwich).max()
@@ -113,21 +117,22 @@ def test_with_few_lattices_errors_are_fishers_by_one_factor(product):
     attributes = store.attributes(product.out, "spread")
     p = product.p
     assert attributes["sigma_kinds"] == ["scaled"] * 3
+
     fisher = product.found["values/fisher"][product.found["values/fit"] == 0]
     prior = np.diag(fisher @ p.restraints @ fisher)
     ratio = (_values(product, "_sigma") ** 2 - prior) / (np.diag(fisher) - prior)
-    assert np.ptp(ratio) < 1e-6 * ratio[0] and ratio[0] >= 1.0
+    assert np.ptp(ratio) < 1e-6 * ratio[0]
+    assert ratio[0] >= 1.0
 
 
 def test_what_is_told_of_the_curves(product):
     attributes = store.attributes(product.out, "spread")
     t = product.found
     assert not attributes["converged"], "two cycles are not enough for 1e-9 σ"
-    assert (
-        attributes["sites"] == ["FE1", "FE2"]
-        and attributes["elements"] == ["Fe", "Fe"]
-        and len(attributes["changes"]) == 2
-    )
+    assert attributes["sites"] == ["FE1", "FE2"]
+    assert attributes["elements"] == ["Fe", "Fe"]
+    assert len(attributes["changes"]) == 2
+
     names = [verdict["name"] for verdict in attributes["controls"]]
     assert {
         "half sets",
@@ -137,10 +142,13 @@ def test_what_is_told_of_the_curves(product):
         "start swapped",
     } <= set(names)
     assert t["edges/fit"].tolist() == [0, 0, 1, 1], "smoothed curves have no edges"
+
     e0 = t["edges/energy_ev"]
     np.testing.assert_allclose(t["edges/difference_ev"][0], [0.0, e0[0] - e0[1]], atol=1e-9)
+
     photons = t["channels/photons"]
-    assert len(photons) == 20 and photons.sum() == pytest.approx(4e11, rel=0.8)
+    assert len(photons) == 20
+    assert photons.sum() == pytest.approx(4e11, rel=0.8)
 
 
 def test_the_table_says_the_same(product):
@@ -165,7 +173,9 @@ def test_a_killed_run_goes_on_where_it_was(wide_run, product, tmp_path):
         (folder / name).unlink()
     shutil.rmtree(folder / "2.parts")
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("1.parts/*")}
+
     assert len(stamps) == 3
+
     again = run(wide_run, tmp_path / "spread.h5")
     assert (
         stamps.items()
@@ -195,7 +205,9 @@ def test_matrices_stay_where_nothing_they_depend_on_has_changed(wide_run, produc
         "smooth_sigma_e": [0.2, 0.2],
     }
     run(wide_run, tmp_path / "spread.h5", **other_keys)
+
     assert [times(1), times(2)] == before
+
     keys = {
         "restraint": "known",
         "known": ["oxidized", str(known_curve)],
@@ -207,9 +219,12 @@ def test_matrices_stay_where_nothing_they_depend_on_has_changed(wide_run, produc
         np.savetxt(known_curve, [[6000.0, level, 1.0], [9000.0, level, 4.0]])
         run(wide_run, tmp_path / "spread.h5", **keys)
         states.append((times(2), store.identity(tmp_path / "spread.h5")))
+
     assert states[0][1] == states[1][1] != states[2][1]
-    assert states[0][0] == states[1][0] and not states[1][0].items() & states[2][0].items()
-    assert not before[1].items() & states[0][0].items() and times(1) == before[0]
+    assert states[0][0] == states[1][0]
+    assert not states[1][0].items() & states[2][0].items()
+    assert not before[1].items() & states[0][0].items()
+    assert times(1) == before[0]
 
 
 def test_cycles_come_to_rest_and_stay_there(wide_run, tmp_path):
@@ -217,6 +232,7 @@ def test_cycles_come_to_rest_and_stay_there(wide_run, tmp_path):
     run(wide_run, tmp_path / "spread.h5", controls=False, max_cycles=6, converged=1e-9)
     changes = store.attributes(tmp_path / "spread.h5", "spread")["changes"]
     assert len(changes) == 6 or (len(changes) == 5 and changes[-1] == 0.0)
+
     falling = [
         (before, after) for before, after in pairwise(changes) if before > 0.01
     ]  # of σ; then it is rounding
@@ -243,11 +259,11 @@ def test_a_quoted_restraint_comes_first(wide_run, tmp_path):
         wide_run, tmp_path / "spread.h5", controls=False, max_cycles=1, converged=1e3, **keys
     )
     attributes = store.attributes(tmp_path / "spread.h5", "spread")
-    assert (
-        attributes["fits"] == ["known", "free", "kramers_kronig", "smooth"]
-        and attributes["sigma_kinds"] == ["fisher"] * 4
-    )
+
+    assert attributes["fits"] == ["known", "free", "kramers_kronig", "smooth"]
+    assert attributes["sigma_kinds"] == ["fisher"] * 4
     assert attributes["converged"]
+
     rows = found["curves/fit"] == 0
     assert np.all(found["curves/fp_sigma"][rows] < 0.011)
     np.testing.assert_allclose(found["curves/fp_sigma"], found["curves/fp_fisher"], rtol=1e-12)
@@ -311,12 +327,15 @@ def test_amplitudes_refined_with_the_curves_are_eliminated_exactly(wide_run, pro
         inverse = np.linalg.inv(coupled.hessian + np.eye(n) / 0.05**2)
         u_before = u
         u = u - inverse @ (coupled.slopes.sum(axis=0) + u / 0.05**2)
+
     np.testing.assert_allclose(u, u_before, atol=1e-9)
     assert np.abs(u).max() > 1e-3
     np.testing.assert_allclose(
         first.losses.sum(), coupled.curves.losses.sum() + 0.5 * u @ u / 0.05**2, rtol=1e-9
     )
+
     schur = coupled.curves.hessian - coupled.across.T @ inverse @ coupled.across
     np.testing.assert_allclose(first.hessian, schur, atol=1e-5 * np.abs(schur).max())
+
     slope = coupled.curves.scores.sum(axis=0)
     np.testing.assert_allclose(first.scores.sum(axis=0), slope, atol=1e-5 * np.abs(slope).max())

@@ -112,15 +112,19 @@ def test_each_lattice_has_one_end(perturbed_run, refined):
     ends = dict(
         zip(found["lattices/shot_id"].tolist(), found["lattices/outcome"].tolist(), strict=True)
     )
+
     assert ends == dict.fromkeys((1, 2, 3, 4), RefinedOutcome.REFINED) | {
         BLANK: RefinedOutcome.LOST,
         FEW: RefinedOutcome.TOO_FEW,
     }
+
     attributes = store.attributes(out, "stage1")
     assert attributes["outcomes"] == {"refined": 4, "not_converged": 0, "too_few": 1, "lost": 1}
+
     n = np.bincount(store.read(perturbed_run.annulus, "annulus")["reflections/lattice"])
     np.testing.assert_array_equal(np.bincount(found["reflections/lattice"]), n[:4])
-    assert np.isnan(found["lattices/A"][4:]).all() and np.isfinite(found["lattices/A"][:4]).all()
+    assert np.isnan(found["lattices/A"][4:]).all()
+    assert np.isfinite(found["lattices/A"][:4]).all()
 
 
 def test_shoeboxes_of_the_wider_range_are_refined_where_that_is_asked_for(
@@ -139,6 +143,7 @@ def test_shoeboxes_of_the_wider_range_are_refined_where_that_is_asked_for(
     )
     stage.run(config, shoeboxes=tmp_path / "wide.h5", out=tmp_path / "stage1.h5", world=World())
     found = store.read(tmp_path / "stage1.h5", "stage1", ["lattices/"])
+
     np.testing.assert_array_equal(found["lattices/values"], refined[1]["lattices/values"][:2])
     with pytest.raises(FileError, match="kind 'wide'"):
         stage.run(
@@ -159,6 +164,7 @@ def test_what_was_planted_is_found_within_its_uncertainty(perturbed_run, refined
         *(f"cell_{i}" for i in range(1, 7)),
         "n_cells",
     ]
+
     for i, true in enumerate(perturbed_run.true):
         sigma = dict(zip(names, found["lattices/sigma_fisher"][i], strict=True))
         value = dict(zip(names, found["lattices/values"][i], strict=True))
@@ -173,10 +179,14 @@ def test_what_was_planted_is_found_within_its_uncertainty(perturbed_run, refined
         cell = found["lattices/cell"][i] - unit_cell.cell_of(true.crystal.A)
         assert np.all(np.abs(cell) < 5 * found["lattices/cell_sigma"][i])
         assert np.all(found["lattices/cell_sigma"][i] < [0.02] * 3 + [0.05 * DEG] * 3)
-    assert 0.5 < np.sqrt(np.mean(np.square(pulls))) < 1.6 and np.abs(pulls).max() < 4.5
+
+    assert 0.5 < np.sqrt(np.mean(np.square(pulls))) < 1.6
+    assert np.abs(pulls).max() < 4.5
+
     fine = found["lattices/outcome"] == RefinedOutcome.REFINED
     assert np.all(np.abs(found["lattices/sigma_z"][fine] - 1) < 0.05)
     assert np.all(found["lattices/loss_after"][fine] < found["lattices/loss_before"][fine])
+
     begin = np.linalg.norm(found["lattices/misset_rad"][fine], axis=1) / DEG
     np.testing.assert_allclose(begin, 0.03, atol=0.003)
 
@@ -190,7 +200,10 @@ def test_model_centroids_are_where_the_photons_are(perturbed_run, refined):
     lit = np.isfinite(
         found["fast"]
     )  # but where none of the pixels that may be used has any of the photons
-    assert (strong & lit).sum() > 30 and (strong & ~lit).sum() <= 2
+
+    assert (strong & lit).sum() > 30
+    assert (strong & ~lit).sum() <= 2
+
     strong &= lit
     for axis in ("fast", "slow"):
         away = found[axis][strong] - found[f"{axis}_obs"][strong]
@@ -218,6 +231,7 @@ def test_samples_are_pixels_of_the_annulus(perturbed_run, refined):
         counts = np.isfinite(data)
         np.testing.assert_array_equal(data[counts], theirs[counts])
         assert np.std((data - model)[counts] / np.sqrt(model[counts] + 1)) < 1.5
+
     assert len(found["samples/reflection"]) == 4 * stage.N_SAMPLES
 
 
@@ -239,6 +253,7 @@ def test_a_stage_goes_on_where_it_was(perturbed_run, refined):
     out, before = refined
     files = sorted(out.with_suffix(".parts").iterdir())
     assert len(files) == 6, "a lattice each"
+
     stamps = {path: path.stat().st_mtime_ns for path in files}
     files[3].unlink()
     out.unlink()
@@ -249,6 +264,7 @@ def test_a_stage_goes_on_where_it_was(perturbed_run, refined):
         domains=str(perturbed_run.domains),
         block_lattices=1,
     )
+
     assert {path for path in files if path.stat().st_mtime_ns == stamps[path]} == {*files} - {
         files[3]
     }
@@ -265,6 +281,7 @@ def test_other_blocks_make_the_same_lattices(perturbed_run, refined, tmp_path):
         domains=str(perturbed_run.domains),
         block_lattices=2,
     )
+
     for name, column in refined[1].items():
         if not name.startswith("sample") and name != "lattices/seconds":
             np.testing.assert_array_equal(found[name], column, err_msg=name)
@@ -274,8 +291,10 @@ def test_a_continuous_spread_has_its_width_as_unknown(perturbed_run, tmp_path):
     out = tmp_path / "stage1.h5"
     found = run(perturbed_run, out, refine=["scale", "rotation", "n_cells", "eta"])
     assert store.attributes(out, "stage1")["unknowns"][-1] == "eta"
+
     fine = found["lattices/outcome"] == RefinedOutcome.REFINED
     assert fine.sum() == 4 and np.isnan(found["lattices/cell_sigma"]).all(), "held"
+
     true = np.sqrt(np.mean(rotation.angle(perturbed_run.true[0].mosaic.rotations) ** 2))
     ratio = found["lattices/eta_rad"][fine] / true
     assert 0.7 < np.median(ratio) < 1.4 and np.all((ratio > 0.5) & (ratio < 2)), (
@@ -304,11 +323,11 @@ def test_what_is_known_holds_in_the_units_it_is_told_in(perturbed_run, tmp_path)
         target="poisson",
     )
     attributes = store.attributes(out, "stage1")
-    assert (
-        attributes["config"]["restraints"]["n_cells"] == restraints["n_cells"]
-        and attributes["config"]["target"] == "poisson"
-    )
+
+    assert attributes["config"]["restraints"]["n_cells"] == restraints["n_cells"]
+    assert attributes["config"]["target"] == "poisson"
     assert attributes["config"]["minimizer"] == "levenberg"
+
     fine = np.arange(6) < 4  # the fifth has no photons
     assert (found["lattices/outcome"][fine] == RefinedOutcome.REFINED).all()
     np.testing.assert_allclose(found["lattices/n_cells"][fine], 17.0, atol=1e-3)
@@ -319,8 +338,10 @@ def test_what_is_known_holds_in_the_units_it_is_told_in(perturbed_run, tmp_path)
     assert np.linalg.norm(found["lattices/misset_rad"][fine], axis=1).max() < 1e-5 * DEG, (
         "though 0.03° off"
     )
+
     start = store.read(perturbed_run.annulus, "annulus")["lattices/eta_rad"][:4]
     np.testing.assert_allclose(found["lattices/eta_rad"][fine], start, rtol=1e-3)
+
     sigma = dict(zip(attributes["unknowns"], found["lattices/sigma_fisher"][fine].T, strict=True))
     for name, most in (
         ("n_cells", 1e-6),
@@ -359,6 +380,7 @@ def test_what_is_known_stays_where_it_is_in_later_refinements(perturbed_run):
         np.testing.assert_allclose(
             restraint.precision[n], (2.0 / centres[0].n_cells[0]) ** -2, rtol=1e-3
         )
+
     assert np.abs(centres[0].A / first_lattice.A - 1.0).max() < 1e-6
     for one, other in zip(*centres, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6 if one.ndim else 1.0)
@@ -369,12 +391,16 @@ def test_a_minimizer_that_may_not_look_often_enough_has_not_converged(perturbed_
     short = run(perturbed_run, tmp_path / "short.h5", minimizer="lbfgs", max_iterations=8)
     usual = run(perturbed_run, tmp_path / "usual.h5")
     fine = usual["lattices/outcome"] == RefinedOutcome.REFINED
-    assert fine.sum() == 4 and (lbfgs["lattices/outcome"] == usual["lattices/outcome"]).all()
+
+    assert fine.sum() == 4
+    assert (lbfgs["lattices/outcome"] == usual["lattices/outcome"]).all()
     assert (short["lattices/outcome"][fine] == RefinedOutcome.NOT_CONVERGED).all()
+
     loss = {
         name: found["lattices/loss_after"][fine]
         for name, found in (("lbfgs", lbfgs), ("levenberg", usual))
     }
+
     np.testing.assert_allclose(loss["lbfgs"], loss["levenberg"], rtol=0, atol=0.1)
     assert (lbfgs["lattices/n_evaluations"][fine] > usual["lattices/n_evaluations"][fine]).all()
     assert (short["lattices/n_evaluations"][fine] < lbfgs["lattices/n_evaluations"][fine]).all()
@@ -460,11 +486,13 @@ def test_spectra_padded_for_another_run_are_as_they_were():
             np.array([7100.0, 7101.0, 7102.0, 7102.0, 7102.0]), np.array([1, -1, 2, 0, 0])
         )
     )
+
     assert spectrum.energies_ev.tolist() == [
         7100.0,
         7101.0,
         7102.0,
-    ] and spectrum.photons.tolist() == [1.0, 0.0, 2.0]
+    ]
+    assert spectrum.photons.tolist() == [1.0, 0.0, 2.0]
 
 
 def test_a_point_spread_is_undone(perturbed_run):
@@ -495,6 +523,7 @@ def test_a_point_spread_is_undone(perturbed_run):
     )
     how = configured(perturbed_run, psf="gauss", psf_fwhm_mm=0.4).stage1
     after = lattice.problem_of(blurred, mosaic.continuous(), run_model, how)
+
     assert not boxes.valid.all()
     assert np.abs(blurred.boxes.photons - boxes.photons).max() > 30
     np.testing.assert_allclose(after.boxes.photons, before.boxes.photons, atol=1e-3)
