@@ -40,11 +40,14 @@ def test_dark_ends_have_the_sigma_of_the_prior(n, kind):
     """Whatever lattices scatter by; what is lit has three times its variance."""
     fit = curves.quoted_fit(FREE, refined(FREE, n, 3.0), "sandwich")
     assert fit.kind == kind
+
     sigma = FREE.sigma(fit.covariance).ravel()
     np.testing.assert_allclose(sigma[~LIT], dispersion.PRIOR_E, rtol=0.01)
     np.testing.assert_allclose(np.mean(sigma[LIT] ** 2), 3.0 / INFORMATION, rtol=0.1)
+
     rows = columns_of(curves.curve_rows({"free": fit}))
-    assert rows["fp_sigma"].min() > 0.2 and rows["fp_sigma"][0] == pytest.approx(5.0, rel=0.01)
+    assert rows["fp_sigma"].min() > 0.2
+    assert rows["fp_sigma"][0] == pytest.approx(5.0, rel=0.01)
 
 
 @pytest.mark.parametrize("n", [1500, 60])
@@ -55,9 +58,8 @@ def test_dark_ends_do_not_tell_how_many_lattices_it_takes(n):
     for kind, excess in (("sandwich", 3.0), ("fisher", 1.0)):
         found = curves.outlook(curves.quoted_fit(FREE, refined(FREE, n, 3.0), kind), ["Fe", "Fe"])
         expected = excess * n / (INFORMATION * 0.1**2)
-        assert found["fp"] == pytest.approx(expected, rel=0.1) and found["fdp"] == pytest.approx(
-            expected, rel=0.1
-        )
+        assert found["fp"] == pytest.approx(expected, rel=0.1)
+        assert found["fdp"] == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.stage
@@ -81,9 +83,12 @@ def test_unlike_elements_have_edges_of_their_own_and_no_difference():
     like, unlike = (
         curves.edge_rows({"fit": fit}, ["Fe", other], ENERGIES) for other in ("Fe", "Co")
     )
+
     assert unlike[0]["energy_ev"] == pytest.approx(7112.0, abs=0.2)
-    assert np.isfinite(like[0]["difference_ev"][1]) and unlike[0]["difference_ev"][0] == 0.0
+    assert np.isfinite(like[0]["difference_ev"][1])
+    assert unlike[0]["difference_ev"][0] == 0.0
     assert np.isnan([unlike[0]["difference_ev"][1], unlike[1]["difference_sigma_ev"][0]]).all()
+
     notes = [curves.without_edge(rows, ["A", "B"]) for rows in (like, unlike)]
     assert notes == [[], ["B: no edge within 15 eV of its metal's and within the channels"]]
 

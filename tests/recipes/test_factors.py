@@ -73,7 +73,8 @@ def test_every_element_scatters_with_its_own_curve_in_every_channel():
     config = staged()
     f = factors_of(config)
     energies = build.channels(config.beam)
-    assert f.n_sites == 2 and len(f.groups) == 2 + len("CNOS")
+    assert f.n_sites == 2
+    assert len(f.groups) == 2 + len("CNOS")
     np.testing.assert_array_equal(f.anomalous[0], anomalous.site("Fe", "oxidized", energies))
     for curve, element in zip(f.anomalous[2:], "CNOS", strict=True):
         np.testing.assert_array_equal(curve, anomalous.tabulated(element, energies))
@@ -87,12 +88,15 @@ def test_merged_data_of_the_model_itself_give_the_model_back(data):
     half = factors_of(staged(source="merged", mtz=str(data)))
     even = model.hkl[:, :2].sum(axis=1) % 2 == 0
     present = {tuple(h) for h in half.hkl.tolist()}
+
     assert present <= {tuple(h) for h in model.hkl[even].tolist()}
     assert 0.95 * even.sum() < len(present), "all but the absences"
     np.testing.assert_array_equal(half.hkl, [h for h in model.hkl.tolist() if tuple(h) in present])
+
     same = np.array([tuple(h) in present for h in model.hkl.tolist()])
     size = np.abs(every(model)).mean()
     np.testing.assert_allclose(every(half), every(model)[same], atol=1e-2 * size)
+
     whole = factors_of(staged(source="model_completed", mtz=str(data)))
     np.testing.assert_array_equal(whole.hkl, model.hkl)
     np.testing.assert_allclose(every(whole), every(model), atol=1e-2 * size)
@@ -133,6 +137,7 @@ def test_data_beyond_the_models_resolution_are_refused(data, tmp_path):
         space_group=crystal["space_group"],
         wavelength=1.74,
     )
+
     with pytest.raises(FileError, match="0 common reflections"):
         factors_of(staged(source="merged", mtz=str(path)))
 

@@ -38,9 +38,13 @@ def test_the_pixels_of_the_whole_image(mosaicity, oversample):
     boxes = patch.shoeboxes
     image, (truth,) = simulator.exposure(3, "single", simulator.pulse(3, 3))
     where = shoeboxes.addresses(boxes.panel, boxes.bbox)[1]
-    assert len(boxes.panel) > 20 and set(boxes.panel) == {0, 1} and patch.bragg.max() > 50
+
+    assert len(boxes.panel) > 20
+    assert set(boxes.panel) == {0, 1}
+    assert patch.bragg.max() > 50
     np.testing.assert_allclose(patch.bragg + patch.background, image[where], rtol=1e-9, atol=1e-6)
     np.testing.assert_allclose(patch.parameters.crystal.A, truth.crystal.A, rtol=1e-12)
+
     turns = patch.parameters.mosaic.rotations
     assert rotation.angle(rotation.mean(turns)) < 1e-12
     assert len(turns) == (len(mosaic.continuous().share) if mosaicity == "continuous" else 7)
@@ -56,12 +60,16 @@ def test_the_noise_of_a_frame():
     patch = patches.patch(simulator, 1, **RANGE)
     model = patch.bragg + patch.background
     z = (patch.shoeboxes.photons - model) / np.sqrt(model + 3.0**2 + (0.05 * model) ** 2)
-    assert len(z) > 5000 and np.std(z) == pytest.approx(1.0, abs=4 / np.sqrt(2 * len(z)) + 0.01)
+
+    assert len(z) > 5000
+    assert np.std(z) == pytest.approx(1.0, abs=4 / np.sqrt(2 * len(z)) + 0.01)
     assert abs(z.mean()) < 5 / np.sqrt(len(z))
+
     panel, slow, _ = shoeboxes.addresses(patch.shoeboxes.panel, patch.shoeboxes.bbox)[1]
     np.testing.assert_array_equal(
         patch.shoeboxes.valid, ~((panel == 1) & (slow >= 60) & (slow < 80))
     )
+
     again, other = (patches.patch(simulator, n, **RANGE) for n in (1, 2))
     np.testing.assert_array_equal(again.shoeboxes.photons, patch.shoeboxes.photons)
     assert len(other.shoeboxes.photons) != len(patch.shoeboxes.photons)
@@ -87,7 +95,9 @@ def test_light_that_spreads_between_pixels(psf):
     model = patch.bragg + patch.background
     box, where = shoeboxes.addresses(boxes.panel, boxes.bbox)
     expected = noise.spread_out(image, simulator.kernel)[where]
+
     np.testing.assert_allclose(model, expected, rtol=2e-5, atol=2e-5 * expected.max())
+
     alone = patches.patch(still.Simulator(staged()), 3, **RANGE)
     assert alone.bragg.max() > 1.3 * patch.bragg.max() > 30
 
@@ -106,4 +116,6 @@ def test_light_that_spreads_between_pixels(psf):
         (d[..., 1:] * d[..., :-1])[..., beside].mean() / (d[..., boxes.valid] ** 2).mean()
         for d in (patch_noise, frame_noise)
     ]
-    assert shared[0] == pytest.approx(shared[1], abs=0.03) and shared[1] > 0.1
+
+    assert shared[0] == pytest.approx(shared[1], abs=0.03)
+    assert shared[1] > 0.1

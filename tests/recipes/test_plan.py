@@ -37,16 +37,19 @@ def test_ranges_and_grids(figures):
     enough.
     """
     rows = {(row["d_max"], row["grid_ev"], row["restraint"]): row for row in figures["rows"]}
-    assert {key[0] for key in rows} == {3.0, 4.0, 20.0} and len(rows) == 12
+    assert {key[0] for key in rows} == {3.0, 4.0, 20.0}
+    assert len(rows) == 12
     for (d_max, grid, restraint), row in rows.items():
         for wider in (other for other in (4.0, 20.0) if other > d_max):
             assert rows[wider, grid, restraint]["n_reflections"] >= row["n_reflections"]
             for key in ("sigma_fp_e", "sigma_fdp_e", "sigma_edge_difference_ev"):
                 assert (rows[wider, grid, restraint][key] <= row[key] * 1.001).all()
         assert (rows[d_max, 8.0, restraint]["sigma_fp_e"] <= row["sigma_fp_e"]).all()
+
     wide = rows[20.0, 8.0, "free"]["sigma_fp_e"]
     assert wide[-3] / wide[-1] == pytest.approx(np.sqrt(10), rel=0.02)
-    assert figures["sites"] == ["FE1", "FE2"] and figures["bands_ev"][0] == [7100.0, 7140.0]
+    assert figures["sites"] == ["FE1", "FE2"]
+    assert figures["bands_ev"][0] == [7100.0, 7140.0]
 
 
 def test_refinement():
@@ -93,7 +96,9 @@ def test_refinement():
         .mean(axis=1)
     )
     planned = planning.outlook(p.basis.T @ information @ p.basis, p, band).sigma(n)
-    assert (planned < 0.25 * dispersion.PRIOR_E).all() and len(refined.steps) > 1
+
+    assert (planned < 0.25 * dispersion.PRIOR_E).all()
+    assert len(refined.steps) > 1
     np.testing.assert_allclose(planned, np.sqrt(found), rtol=0.05)
 
 
@@ -112,9 +117,11 @@ def test_cases():
         for row in figures["rows"]
         if row["restraint"] == "free"
     }
+
     assert list(free) == [(20, 0.0), (20, 0.4), (33, 0.0), (33, 0.4)]
     for n in (20, 33):
         assert (free[n, 0.4] > free[n, 0.0]).all()
+
     small, large = (case.config.crystal for case in plan._cases(parse(TREE), [20, 40], []))
     assert small.domains_per_crystal == pytest.approx(8 * large.domains_per_crystal)
     assert large.domain_ang == pytest.approx(2 * small.domain_ang)
@@ -133,15 +140,16 @@ def test_door(tmp_path, capsys):
         "--lattices",
         "2",
     ]
+
     assert main([*words, "--grid", "4", "8", "--set", "beam.photons=5e11", "--set", "seed=6"]) == 0
+
     out = capsys.readouterr().out
     figures = json.loads((tmp_path / "plan.json").read_text())
-    assert "reaches 0.1 e at" in out and figures["sentence"].split("(")[0] in out
-    assert (
-        figures["n_simulated"] == 2
-        and len(figures["rows"]) == 12
-        and len(figures["rows"][0]["sigma_fp_e"]) == 7
-    )
+    assert "reaches 0.1 e at" in out
+    assert figures["sentence"].split("(")[0] in out
+    assert figures["n_simulated"] == 2
+    assert len(figures["rows"]) == 12
+    assert len(figures["rows"][0]["sigma_fp_e"]) == 7
     assert (tmp_path / "plan.png").stat().st_size > 20_000
 
 
