@@ -91,7 +91,10 @@ def test_products_are_equal_and_a_killed_stage_resumes(command, tmp_path):
     killed = subprocess.run(words, env=environment(), timeout=120)
     parts = two.with_suffix(".parts")
     finished = {p.name: p.stat().st_mtime_ns for p in parts.glob("[0-9]*.h5")}
-    assert killed.returncode == -signal.SIGKILL and len(finished) == 3 and not two.exists()
+
+    assert killed.returncode == -signal.SIGKILL
+    assert len(finished) == 3
+    assert not two.exists()
 
     subprocess.run(command(two, 2), env=environment(), check=True, timeout=120)
     assert {

@@ -49,10 +49,8 @@ def same(ours: Path, theirs: Path) -> None:
     for name in found[1].keys() - {"lattices/seconds"}:
         np.testing.assert_array_equal(found[0][name], found[1][name], err_msg=name)
     attributes = [store.attributes(path, "mosaic") for path in (ours, theirs)]
-    assert (
-        attributes[0]["key"] == attributes[1]["key"]
-        and attributes[0]["outcomes"] == attributes[1]["outcomes"]
-    )
+    assert attributes[0]["key"] == attributes[1]["key"]
+    assert attributes[0]["outcomes"] == attributes[1]["outcomes"]
 
 
 @pytest.fixture(autouse=True)
@@ -73,10 +71,15 @@ def test_a_killed_stage_goes_on_where_it_was(packed_run, tmp_path):
     out = tmp_path / "killed" / "mosaic.h5"
     assert run(packed_run, whole, 3, CLI, ALONE) == 0
     assert run(packed_run, out, 2, [DYING, "000002.h5"], ALONE) != 0
+
     parts = out.with_suffix(".parts")
     finished = {path.name: path.stat().st_mtime_ns for path in parts.glob("[0-9]*.h5")}
-    assert finished and "000002.h5" not in finished and not out.exists()
+    assert finished
+    assert "000002.h5" not in finished
+    assert not out.exists()
     assert run(packed_run, out, 1, CLI, ALONE) == 0
+
     after = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
-    assert len(after) == 4 and finished.items() <= after.items()
+    assert len(after) == 4
+    assert finished.items() <= after.items()
     same(out, whole)

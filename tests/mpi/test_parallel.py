@@ -56,7 +56,8 @@ def test_sums_are_equal_bit_for_bit_on_any_number_of_ranks():
 def test_every_block_is_done_exactly_once(shared, ranks):
     all_blocks, none, one = shared[ranks]["done"]
     assert sorted(all_blocks) == list(range(N_BLOCKS))
-    assert none == [] and one == [0]
+    assert none == []
+    assert one == [0]
     assert shared[ranks]["blocks"] == [i * i for i in range(N_BLOCKS)]
 
 

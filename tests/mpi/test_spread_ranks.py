@@ -44,22 +44,27 @@ def test_any_number_of_ranks_gives_the_same_also_when_killed(wide_run, tmp_path)
         pytest.skip(f"no MPI launcher at {LAUNCHER}")
     whole = tmp_path / "three" / "spread.h5"
     out = tmp_path / "killed" / "spread.h5"
+
     assert run(wide_run, whole, 3, CLI) == 0
     assert run(wide_run, out, 2, [DYING, "000002.h5"]) != 0
+
     parts = out.with_suffix(".gram") / "1.parts"
     finished = {path.name: path.stat().st_mtime_ns for path in parts.glob("[0-9]*.h5")}
-    assert (
-        finished
-        and "000002.h5" not in finished
-        and not out.exists()
-        and not out.with_suffix(".csv").exists()
-    )
+    assert finished
+    assert "000002.h5" not in finished
+    assert not out.exists()
+    assert not out.with_suffix(".csv").exists()
     assert run(wide_run, out, 1, CLI) == 0
+
     after = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
-    assert len(after) == 4 and finished.items() <= after.items()
+    assert len(after) == 4
+    assert finished.items() <= after.items()
+
     ours = store.read(out, "spread")
     theirs = store.read(whole, "spread")
-    assert np.isfinite(ours["curves/fp"]).all() and np.ptp(ours["curves/fp"]) > 1
+    assert np.isfinite(ours["curves/fp"]).all()
+    assert np.ptp(ours["curves/fp"]) > 1
+
     for name, column in ours.items():
         if name != "lattices/seconds":
             scale = np.nanmax(np.abs(column), initial=1.0)
@@ -67,7 +72,9 @@ def test_any_number_of_ranks_gives_the_same_also_when_killed(wide_run, tmp_path)
                 column, theirs[name], rtol=0, atol=1e-8 * scale, err_msg=name
             )
     controls = [store.attributes(path, "spread")["controls"] for path in (out, whole)]
+
     assert [row["passed"] for row in controls[0]] == [row["passed"] for row in controls[1]]
+
     refined = [
         refined_with_reflections(wide_run, out, tmp_path / str(ranks), ranks) for ranks in (1, 3)
     ]
