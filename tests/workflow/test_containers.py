@@ -51,6 +51,7 @@ def test_locks_satisfy_the_project():
         *extras["slurm"],
         *PROJECT["build-system"]["requires"],
     ]
+
     assert _missing(runtime, RUNTIME) == [], "run `make lock`"
     assert _missing(extras["dev"], DEV) == [], "run `make lock`"
 
@@ -85,7 +86,8 @@ def test_recipes_install_only_the_lock(recipe):
     assert not re.search(r"\b(pip|conda|apt-get|apt|dnf)\b", code), (
         "packages come from install.sh alone"
     )
-    assert "requirements.lock" in code and "://" not in code
+    assert "requirements.lock" in code
+    assert "://" not in code
     for copied in (
         "requirements.lock",
         "pyproject.toml",
@@ -94,7 +96,8 @@ def test_recipes_install_only_the_lock(recipe):
         "src",
         "containers/install.sh",
     ):
-        assert copied in code and (REPOSITORY / copied).exists()
+        assert copied in code
+        assert (REPOSITORY / copied).exists()
 
 
 def test_recipes_start_from_the_same_image():
@@ -111,6 +114,7 @@ def test_install_uses_hashes_and_nothing_else():
         for line in (CONTAINERS / "install.sh").read_text().splitlines()
         if "pip install" in line
     ]
+
     assert len(lines) == 2
     assert lines[0].endswith("--require-hashes -r requirements.lock")
     assert "--no-deps --no-build-isolation ." in lines[1]

@@ -84,7 +84,9 @@ def test_commands_of_a_profile(new_trial):
         "container=shifter",
     )
     commands = [line for line in output.splitlines() if "spreadflow" in line and " --out " in line]
+
     assert len(commands) == 11 + 11 + 1
+
     for command in commands:
         word = command.split("spreadflow ")[1].split()[0]
         if word in MANY_RANKS:
@@ -95,7 +97,8 @@ def test_commands_of_a_profile(new_trial):
             )
             assert f" --ranks {tasks} " in command
         else:
-            assert "srun" not in command and f"NPROC=1 shifter spreadflow {word} " in command
+            assert "srun" not in command
+            assert f"NPROC=1 shifter spreadflow {word} " in command
 
 
 def test_local_ranks_are_the_cores_granted(new_trial):

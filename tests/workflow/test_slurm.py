@@ -76,8 +76,10 @@ def test_the_tiny_chain_on_two_nodes(tmp_path, profile, request):
         )
     finally:
         cluster.__exit__()
+
     assert completed.returncode == 0, completed.stderr[-5000:]
     assert (work / "results" / "tiny" / "merge.h5").exists()
+
     tiny_chain = request.getfixturevalue("tiny_chain")  # only where there is a Slurm
     name = "results/tiny/tiny/reindex.h5"
     ours, theirs = (store.read(folder / name, "reindex") for folder in (tiny_chain, work))

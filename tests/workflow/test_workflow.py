@@ -77,7 +77,8 @@ def test_a_mistake_ends_the_workflow_before_any_job(finished):
     sentences = [line for line in output.splitlines() if "expected" in line]
     assert len(sentences) == 1
     assert all(word in sentences[0] for word in words), sentences
-    assert "Traceback" not in output and "Job stats" not in output
+    assert "Traceback" not in output
+    assert "Job stats" not in output
 
 
 MISSING = {
@@ -138,11 +139,11 @@ def test_a_failed_stage_shows_its_log_and_loses_nothing_else(new_trial, tmp_path
     output = trial.snakemake(
         "--cores", "1", "--keep-going", "--default-resources", f"container={broken}", status=1
     )
+
     assert "no such detector" in output
     assert (trial.folder / "results/t/logs/index.r2.log").read_text() == "no such detector\n"
-    assert (trial.folder / "results/t/r1/index.h5").exists() and not (
-        trial.folder / "results/t/r2/index.h5"
-    ).exists()
+    assert (trial.folder / "results/t/r1/index.h5").exists()
+    assert not (trial.folder / "results/t/r2/index.h5").exists()
 
 
 @pytest.mark.chain
@@ -169,6 +170,7 @@ def test_every_rule_states_log_benchmark_and_resources(finished):
         assert int(resources["tasks"]) == ranks, job
         assert resources["mpi"].endswith("mpiexec") == (ranks > 1), job
         assert f"\n    threads: {ranks}" in job or ranks == 1, job
+
     assert rules == {*BY_WORD, "summary", "report"}
 
 
@@ -190,10 +192,13 @@ def test_from_another_folder_with_the_snakefile_named(tmp_path, call):
 def test_bare_commands_are_installed():
     for command in ("spreadflow", "snakemake", "pytest", "mpiexec"):
         assert shutil.which(command, path=Path(sys.prefix, "bin")), command
+
     completed = subprocess.run(
         [Path(sys.prefix, "bin", "spreadflow"), "--help"],
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert completed.returncode == 0 and "annulus" in completed.stdout
+
+    assert completed.returncode == 0
+    assert "annulus" in completed.stdout
