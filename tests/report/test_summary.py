@@ -51,7 +51,8 @@ def figures_of(summaries):
 def test_each_summary_has_a_picture(summaries):
     for path in summaries.values():
         pixels = mpl_image.imread(path.with_suffix(".png"))
-        assert pixels.shape[1] > 1000 and pixels.std() > 0.05
+        assert pixels.shape[1] > 1000
+        assert pixels.std() > 0.05
 
 
 def test_simulate(trial, figures_of):
@@ -62,8 +63,10 @@ def test_simulate(trial, figures_of):
             photons.append(
                 f["entry/instrument/beam/incident_wavelength_1Dspectrum_weights"][()].sum(axis=1)
             )
+
     assert figures["n_shots"] == 24 == sum(figures["kinds"].values())
-    assert figures["kinds"]["single"] == 22 and figures["kinds"]["blank"] == 2
+    assert figures["kinds"]["single"] == 22
+    assert figures["kinds"]["blank"] == 2
     assert figures["n_lattices"] == 18
     assert figures["photons_mean"] == pytest.approx(np.mean(photons))
     assert figures["photons_sd"] == pytest.approx(np.std(photons))
@@ -72,10 +75,12 @@ def test_simulate(trial, figures_of):
 def test_adopt(figures_of):
     figures = figures_of("adopt")
     assert (figures["n_lines"], figures["n_adopted"], figures["n_reflections"]) == (12, 9, 360)
-    assert figures["outcomes"]["no_shot"] == 1 and figures["outcomes"]["other_cell"] == 2
+    assert figures["outcomes"]["no_shot"] == 1
+    assert figures["outcomes"]["other_cell"] == 2
     assert sum(figures["outcomes"].values()) == 12
     assert figures["indices_agree"] == pytest.approx(0.9)
-    assert figures["runs"].keys() == {"two"} and figures["runs"]["two"]["n_lines"] == 12
+    assert figures["runs"].keys() == {"two"}
+    assert figures["runs"]["two"]["n_lines"] == 12
 
 
 def test_level0(figures_of):
@@ -83,7 +88,8 @@ def test_level0(figures_of):
     the header says.
     """
     figures = figures_of("level0")
-    assert figures["shift_mm"] == [0.031, -0.021] and figures["distance_mm"] == 60.04
+    assert figures["shift_mm"] == [0.031, -0.021]
+    assert figures["distance_mm"] == 60.04
     assert np.allclose(figures["true_shift_mm"], [0.03, -0.02])
     assert figures["true_distance_mm"] == pytest.approx(60.05)
 
@@ -99,9 +105,12 @@ def test_index_and_reindex(trial, figures_of):
         == (outcome == Outcome.INDEXED).sum()
         == 18
     )
-    assert figures["n_hits"] == 22 and figures["index_rate"] == pytest.approx(18 / 22)
+    assert figures["n_hits"] == 22
+    assert figures["index_rate"] == pytest.approx(18 / 22)
+
     seconds = [s for t in tables for s in t["shots/seconds"]]
     assert figures["seconds_per_shot_per_core"] == pytest.approx(sum(seconds) / 24)
+
     for axis in ("radial", "transverse"):
         pairs = [
             (n, r)
@@ -111,24 +120,29 @@ def test_index_and_reindex(trial, figures_of):
         expected = (sum(n * r**2 for n, r in pairs) / sum(n for n, _ in pairs)) ** 0.5
         assert figures[f"{axis}_rmsd_mm"] == pytest.approx(expected)
         assert figures[f"{axis}_rmsd_px"] == pytest.approx(expected / 0.1)
+
     assert figures["n_rmsd"] == sum(int(t["lattices/n_rmsd"].sum()) for t in tables)
+
     angles = []
     for table, manifest in zip(tables, trial.manifests, strict=True):
         truth = read_truth(manifest)
         turn = table["lattices/A"] @ np.linalg.inv(truth["lattices/A"])
         angles += [np.rad2deg(np.arccos(min((np.trace(r) - 1) / 2, 1))) for r in turn]
+
     assert figures["misorientation_deg_median"] == pytest.approx(np.median(angles), rel=1e-3)
     assert figures["misorientation_deg_p95"] == pytest.approx(np.percentile(angles, 95), rel=1e-3)
     assert figures["n_singles_indexed"] == 18
     assert figures["n_singles"] == 22
     assert figures["n_blanks"] == 2
-    assert abs(figures["pull_mean"]) < 0.15 and abs(figures["pull_sd"] - 1) < 0.1
+    assert abs(figures["pull_mean"]) < 0.15
+    assert abs(figures["pull_sd"] - 1) < 0.1
     assert [figures["runs"][run]["n_shots"] for run in trial.runs] == [12, 12]
 
 
 def test_a_run_that_was_not_simulated_has_no_misorientation(figures_of):
     figures = figures_of("index")
-    assert figures["misorientation_deg_median"] is None and "pull_mean" not in figures
+    assert figures["misorientation_deg_median"] is None
+    assert "pull_mean" not in figures
     assert figures["n_shots"] == 24
 
 
@@ -140,6 +154,7 @@ def test_cells(trial, figures_of):
         for cell, outcome in zip(table["lattices/cell"], table["lattices/outcome"], strict=True)
         if outcome == 0
     ]
+
     assert figures["n_in"] == 18 == len(table["lattices/cell"])
     assert figures["n_kept"] == 15 == len(accepted)
     assert np.allclose(figures["mean"], np.mean(accepted, axis=0))
@@ -155,6 +170,7 @@ def test_annulus(trial, figures_of):
     table = store.read(trial.annulus, "annulus")
     assert figures["n_lattices"] == 15 == figures["n_shots"]
     assert figures["n_reflections"] == len(table["reflections/hkl"])
+
     boxes = table["reflections/bbox"]
     assert (
         figures["n_pixels"]
@@ -162,18 +178,22 @@ def test_annulus(trial, figures_of):
         == len(table["pixels/photons"])
     )
     assert sum(run["n_pixels"] for run in figures["runs"].values()) == figures["n_pixels"]
+
     same = {
         frozenset({(h, k, l), (-h, k, -l), (-h, -k, -l), (h, -k, l)})
         for h, k, l in table["reflections/hkl"].tolist()
     }
+
     assert figures["n_unique"] == len(same), "C2: h k l = -h k -l, and Friedel's mates"
     assert figures["multiplicity_mean"] == pytest.approx(figures["n_reflections"] / len(same))
     assert sum(bin["n"] for bin in figures["multiplicity"]) == len(same)
+
     each = np.bincount(table["reflections/lattice"], minlength=15)
     assert figures["reflections_per_lattice_median"] == np.median(each)
     for bin in figures["reflections_per_lattice"]:
         assert bin["n"] == ((each >= bin["from"]) & (each <= bin["to"])).sum()
     assert sum(bin["n"] for bin in figures["reflections_per_lattice"]) == 15
+
     valid = table["pixels/valid"]
     overlap = table["pixels/overlap"]
     assert figures["n_pixels_valid"] == valid.sum()
@@ -187,12 +207,16 @@ def test_ladder(trial, figures_of):
     figures = figures_of("ladder")
     table = store.read(trial.ladder, "ladder")
     assert (figures["n_lattices"], figures["n_modelled"], figures["n_passed"]) == (15, 3, 4)
+
     rungs = {rung["name"]: rung for rung in figures["rungs"]}
     failed = {name: rung["why"] for name, rung in rungs.items() if not rung["passed"]}
-    assert failed.keys() == {"2", "3A", "3B"} and failed["3A"] == "2 of 3 lattices have a model"
+    assert failed.keys() == {"2", "3A", "3B"}
+    assert failed["3A"] == "2 of 3 lattices have a model"
     assert all("not so" in failed[name] for name in ("2", "3B"))
     assert "rung 3A fails: 2 of 3 lattices have a model" in ladder.headline(figures)
-    assert rungs["2"]["share_fell"] == 35 / 40 and rungs["3"]["planes_apart"] == 3e-8
+    assert rungs["2"]["share_fell"] == 35 / 40
+    assert rungs["3"]["planes_apart"] == 3e-8
+
     for row, (name, rung) in enumerate(rungs.items()):
         rows = [i for i, r in enumerate(table["rungs/rung"]) if r == row]
         if name == "00":
@@ -203,7 +227,8 @@ def test_ladder(trial, figures_of):
         n, radial, across = (
             sum(table[f"rungs/{key}"][i] for i in rows) for key in ("n", "radial", "transverse")
         )
-        assert rung["n"] == n and rung["radial_rmsd_mm"] == pytest.approx((radial / n) ** 0.5)
+        assert rung["n"] == n
+        assert rung["radial_rmsd_mm"] == pytest.approx((radial / n) ** 0.5)
         assert rung["transverse_rmsd_mm"] == pytest.approx((across / n) ** 0.5)
         assert rung["rmsd_px"] == pytest.approx(((radial + across) / n) ** 0.5 / 0.1)
         z, square = (sum(table["rungs/z"][i, j] for i in rows) / (1000 * len(rows)) for j in (0, 1))
@@ -228,6 +253,7 @@ def test_mosaic(figures_of):
     assert (figures["held_out_continuous"], figures["held_out_learned"]) == (1500.0, 1472.0)
     assert (figures["held_out_gain"], figures["held_out_gain_least"]) == (28.0, -2.0)
     assert figures["seconds_per_lattice_per_core"] == pytest.approx(0.2)
+
     sigma = np.sqrt(0.63 / 4) * 2.0 / (57 * (67.2 + 59.8 + 47.2) / 3)
     x, z = np.meshgrid(np.arange(-4e-3, 4e-3, 2e-5), np.arange(-2e-3, 2e-3, 2e-5), indexing="ij")
 
@@ -246,6 +272,7 @@ def test_mosaic(figures_of):
     along_y = np.abs(difference).sum()
     along_x = np.abs(difference.sum(axis=0)).sum()
     sums = [along_z, along_y, along_x]
+
     assert figures["distance_to_truth"] == pytest.approx(np.mean(sums), rel=0.01)
     assert figures["distance_to_truth_continuous"] > 1.0, "two domains are no Gaussian"
     assert "3 learned, 2 continuous, 10 lost" in mosaic.headline(figures)[0]
@@ -258,6 +285,7 @@ def test_stage1(trial, figures_of):
     assert figures["outcomes"] == {"refined": 13, "not_converged": 0, "too_few": 1, "lost": 1}
     assert (figures["n_lattices"], figures["n_refined"]) == (15, 13)
     assert (figures["n_truth"], figures["n_worse"]) == (13, 1)
+
     after, before, floor = [], [], []
     for row in np.flatnonzero(np.isfinite(table["reflections/fast_obs"])):
         centroid = {
@@ -276,9 +304,11 @@ def test_stage1(trial, figures_of):
         radial, transverse = np.sqrt(np.mean(squares, axis=0))
         assert figures[f"radial_rmsd_mm{suffix}"] == pytest.approx(radial, rel=1e-4)
         assert figures[f"transverse_rmsd_mm{suffix}"] == pytest.approx(transverse, rel=1e-4)
+
     assert figures["radial_floor_mm"] == pytest.approx(np.sqrt(np.mean(floor)), rel=1e-4)
     assert figures["n_rmsd"] == len(after)
     assert figures["radial_rmsd_px"] == pytest.approx(figures["radial_rmsd_mm"] / 0.1)
+
     truth = [read_truth(manifest) for manifest in trial.manifests]
     pulls = []
     for lattice in range(13):
@@ -287,6 +317,7 @@ def test_stage1(trial, figures_of):
         )
         shot = list(truth[run]["shots/shot_id"]).index(shot_id)
         pulls.append(np.log(scale / truth[run]["lattices/scale"][shot]) / 0.1)
+
     assert figures["pull_sd"]["scale"] == pytest.approx(np.std(pulls))
     assert figures["pull_mean"]["scale"] == pytest.approx(np.mean(pulls))
     assert figures["pull_sd_fisher"]["scale"] == pytest.approx(2 * np.std(pulls))
@@ -305,6 +336,7 @@ def test_a_fit_that_has_not_converged_may_be_worse_too(trial):
     table["lattices/outcome"][5] = RefinedOutcome.NOT_CONVERGED
     table["lattices/loss_after"][[5, 14]] = 200.0
     figures = stage1._figures(table, attributes)
+
     assert (figures["n_refined"], figures["n_worse"]) == (12, 2), (
         "one of the refined, and this one; not one that was not fitted"
     )
@@ -316,7 +348,9 @@ def test_spread(trial, figures_of):
     table = store.read(trial.spread, "spread")
     assert (figures["n_lattices"], figures["n_lattices_in"], figures["cycles"]) == (12, 15, 2)
     assert figures["outcomes"] == {"used": 12, "not_refined": 2, "lost": 1}
-    assert figures["compared_ev"] == [7100.0, 7140.0] and figures["n_nodes"] == 11
+    assert figures["compared_ev"] == [7100.0, 7140.0]
+    assert figures["n_nodes"] == 11
+
     energies = 7100.0 + np.arange(20)
     node_ev = table["curves/energy_ev"]
     for fit, name in enumerate(("free", "kramers_kronig", "smooth")):
@@ -339,6 +373,7 @@ def test_spread(trial, figures_of):
             assert figures["pull_sd"] == pytest.approx(np.std(pulls))
             assert 0.6 < figures["pull_sd"] < 1.4
             assert figures["pull_mean"] == pytest.approx(np.mean(pulls))
+
     assert figures["band_ev"] == [7096.0, 7116.0], "1.2 times 0.3 e, then 0.8 e"
     assert (figures["edge_difference_ev"], figures["edge_difference_sigma_ev"]) == (2.3, 0.5)
     assert figures["true_edge_difference_ev"] == pytest.approx(2.0, abs=0.02), (
@@ -346,17 +381,21 @@ def test_spread(trial, figures_of):
     )
     assert figures["sites"]["FE1"]["e0_ev"] == 7118.2
     assert figures["sites"]["FE1"]["true_e0_ev"] == pytest.approx(7118, abs=0.2)
+
     kinds = [row["sigma_kind"] for row in figures["fits"].values()]
     assert kinds == ["sandwich", "scaled", "fisher"]
-    assert figures["sigma_kind"] == "sandwich" and figures["n_undetermined"] == 3
+    assert figures["sigma_kind"] == "sandwich"
+    assert figures["n_undetermined"] == 3
     assert figures["fits"]["kramers_kronig"]["edge_difference_ev"] == 2.0
     assert figures["fits"]["smooth"]["edge_difference_ev"] is None, "smoothing moves edges"
     assert figures["controls"] == {"start swapped": True, "half sets": False}
     assert figures["verdicts"]["half sets"] == {"passed": False, "figure": 2.5, "bar": "0.7-1.4"}
     assert figures["lattices_for_goal"] == {"fp": 1235, "fdp": None}
     assert figures["loss_fall_per_lattice"] == pytest.approx(np.mean(10 + 0.5 * np.arange(12)))
+
     words = "\n".join(spread.headline(figures))
-    assert "from 12 lattices" in words and "1 of 2 passed; not: half sets" in words
+    assert "from 12 lattices" in words
+    assert "1 of 2 passed; not: half sets" in words
     assert "E0(FE1) − E0(FE2) = 2.30 ± 0.50 eV (truth 2.00)" in words
     assert "1 200 lattices for f′, endless" in words
 
@@ -373,6 +412,7 @@ def test_curves_without_truth(trial, tmp_path):
     assert all(figures[key] is None for key in missing)
     assert figures["sites"]["FE2"]["true_e0_ev"] is None
     assert not any("truth" in line for line in spread.headline(figures))
+
     attributes = store.attributes(trial.spread, "spread")
     table = store.read(trial.spread, "spread")
     attributes["fits"] = ["smooth", "free", "kramers_kronig"]
@@ -382,8 +422,11 @@ def test_curves_without_truth(trial, tmp_path):
     _write_spread(tmp_path / "spread.h5", table, attributes)
     smooth, _ = spread.make("spread", [tmp_path / "spread.h5"], trial.manifests)
     warning = "not converged: the last of 2 cycles moved f′, f″ by 0.6 σ"
-    assert warning in spread.headline(smooth) and warning not in spread.headline(figures)
-    assert smooth["edges_from"] == "free" and smooth["edge_difference_ev"] == 2.3
+
+    assert warning in spread.headline(smooth)
+    assert warning not in spread.headline(figures)
+    assert smooth["edges_from"] == "free"
+    assert smooth["edge_difference_ev"] == 2.3
     assert smooth["sigma_fp"] == pytest.approx(0.3 * figures["sigma_fp"])
     assert smooth["true_edge_difference_ev"] == pytest.approx(2.0, abs=0.02)
 
@@ -398,8 +441,12 @@ def test_sites_without_an_edge(trial, tmp_path):
         table[f"edges/{name}"][:] = np.nan
     _write_spread(tmp_path / "spread.h5", table, attributes)
     figures, page = spread.make("spread", [tmp_path / "spread.h5"], trial.manifests)
-    assert figures["edge_difference_ev"] is None and figures["true_edge_difference_ev"] is None
-    assert figures["sites"]["FE2"]["e0_ev"] is None and figures["sites"]["FE1"]["e0_ev"] == 7118.2
+
+    assert figures["edge_difference_ev"] is None
+    assert figures["true_edge_difference_ev"] is None
+    assert figures["sites"]["FE2"]["e0_ev"] is None
+    assert figures["sites"]["FE1"]["e0_ev"] == 7118.2
+
     page.savefig(tmp_path / "spread.png")
     words = "\n".join(spread.headline(figures))
     assert "E0(FE1) = 7118.20 ± 0.30 eV (truth 711" in words
@@ -410,7 +457,8 @@ def test_merge(trial, figures_of):
     figures = figures_of("merge")
     table = store.read(trial.merge, "merge")
     half = np.array([h for h in table["merged/half"] if np.isfinite(h).all()])
-    assert figures["n_lattices"] == 13 and figures["n_pairs"] == 270 == len(half)
+    assert figures["n_lattices"] == 13
+    assert figures["n_pairs"] == 270 == len(half)
     assert figures["cc_half"] == pytest.approx(np.corrcoef(half.T)[0, 1])
     assert figures["r_split"] == pytest.approx(
         abs(half[:, 0] - half[:, 1]).sum() * 2**0.5 / half.sum()
@@ -418,6 +466,7 @@ def test_merge(trial, figures_of):
     assert figures["n_observations"] == table["merged/n"].sum()
     assert figures["completeness"] == pytest.approx(300 / 390)
     assert figures["multiplicity"] == pytest.approx(table["merged/n"].sum() / 300)
+
     difference = table["merged/half"][::2] - table["merged/half"][1::2]
     difference = difference[np.isfinite(difference).all(axis=1)]
     assert figures["n_pairs_ano"] == len(difference)

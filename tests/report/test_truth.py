@@ -108,8 +108,10 @@ def test_lattices_are_paired_across_settings(product, simulated):
     matched = truth.match(product, simulated, GROUP)
     assert matched.row.tolist() == list(range(len(LATTICES)))
     assert np.allclose(matched.angle, TILT, rtol=1e-4)
+
     figures = truth.orientations([matched])
     assert figures["misorientation_deg_median"] == pytest.approx(0.02, rel=1e-4)
+
     counted = truth.counts(matched_run(product, simulated))
     assert counted == {
         "n_singles": 6,
@@ -138,6 +140,7 @@ def test_wrong_and_surplus_lattices_are_counted(product, simulated):
     product["lattices/shot"][-1] = len(KINDS) - 1 - 6
     product["lattices/A"][-1] = rotation.random(rng) @ B
     counted = truth.counts(matched_run(product, simulated))
+
     assert counted["n_singles_indexed"] == 5
     assert counted["n_doubles_both"] == 0
     assert counted["n_blanks_with_lattice"] == 1
@@ -171,10 +174,13 @@ def test_recall_counts_strong_reflections_on_the_panel_in_the_resolution(product
     bright = np.flatnonzero(
         (simulated["reflections/photons"] > 50) & (simulated["reflections/lattice"] < 6)
     )
+
     assert full == {"n_strong_true": len(bright), "prediction_recall": 1.0}
+
     product["reflections/hkl"][bright[:30]] = [50, 50, 50]
     partial = truth.recall(matched_run(product, simulated), 0.5, shape)
     assert partial["prediction_recall"] == pytest.approx(1 - 30 / len(bright))
+
     d = np.array(
         [
             unit_cell.spacing(
@@ -186,13 +192,15 @@ def test_recall_counts_strong_reflections_on_the_panel_in_the_resolution(product
     )
     inside = (d >= 8.0) & (simulated["reflections/fast"][bright] < 500)
     figures = truth.recall(matched_run(product, simulated), 8.0, (1000, 500))
+
     assert figures["n_strong_true"] == inside.sum() > 5
 
 
 def test_shots_without_truth_are_left_alone(product, simulated):
     product["shots/shot_id"] = product["shots/shot_id"] + 1000
     matched = truth.match(product, simulated, GROUP)
-    assert (matched.row == -1).all() and (matched.kind == -1).all()
+    assert (matched.row == -1).all()
+    assert (matched.kind == -1).all()
     assert truth.orientations([matched])["misorientation_deg_median"] is None
 
 
@@ -240,9 +248,11 @@ def test_a_run_without_refined_lattices_takes_nothing_from_the_others(simulated,
     last = RefinedOutcome.LOST if first == RefinedOutcome.REFINED else RefinedOutcome.REFINED
     table, attributes = refined(simulated, filled, [[first] * 2, [last] * 2])
     against = truth_of_fits.refinement(table, attributes, [simulated, simulated])
-    assert len(against.angle) == 2 and against.angle.max() < 1e-6
+    assert len(against.angle) == 2
+    assert against.angle.max() < 1e-6
     np.testing.assert_allclose(against.pulls["sandwich"]["cell"], 0.5)
-    assert len(against.pulls["sandwich"]["rotation"]) == 6 and "cell" not in against.pulls["fisher"]
+    assert len(against.pulls["sandwich"]["rotation"]) == 6
+    assert "cell" not in against.pulls["fisher"]
     assert against.ratios["scale"].tolist() == [1.0, 1.0]
 
 
