@@ -55,11 +55,14 @@ def test_columns_cell_and_wavelength(written):
         "N(+)",
         "N(-)",
     ]
+
     assert [c.label for c in file.columns] == labels
     assert "".join(c.type for c in file.columns) == "HHHJQKMKMII"
-    assert file.spacegroup.hm == "P 43 21 2" and file.sort_order[:3] == [1, 2, 3]
+    assert file.spacegroup.hm == "P 43 21 2"
+    assert file.sort_order[:3] == [1, 2, 3]
     assert file.cell.parameters == pytest.approx(tuple(CELL))
     assert file.dataset(1).wavelength == pytest.approx(1.7414, rel=1e-6)
+
     asu = gemmi.ReciprocalAsu(file.spacegroup)
     assert all(asu.is_in(h) for h in file.make_miller_array().tolist())
 
@@ -70,6 +73,7 @@ def test_gemmi_reads_what_was_written(written, unique):
     data.import_mtz(gemmi.read_mtz_file(str(path)), gemmi.DataType.Anomalous)
     sign = np.array(data.isign_array)
     row = unique.rows(np.where(sign[:, None] < 0, -1, 1) * np.array(data.miller_array))
+
     assert len(row) == len(columns["n"]), "centric reflections once, the missing mate not at all"
     np.testing.assert_allclose(data.value_array, columns["intensity"][row], rtol=1e-6)
     np.testing.assert_allclose(data.sigma_array, columns["sigma"][row], rtol=1e-6)
@@ -112,6 +116,7 @@ def test_amplitudes_are_squared_and_indices_brought_to_the_asu(unique, tmp_path)
     file.set_data(np.column_stack([turned, plus + 1.0]).astype(np.float32))
     file.write_to_file(str(tmp_path / "f.mtz"))
     hkl, intensity = mtz.read_reference(tmp_path / "f.mtz", GROUP, 3.0)
+
     np.testing.assert_allclose(unique.values(hkl, intensity)[plus], (plus + 1.0) ** 2, rtol=1e-6)
 
 
@@ -148,6 +153,7 @@ def test_model_without_solvent_is_the_direct_sum(unique, tmp_path, monkeypatch):
         abs(calculator.calculate_sf_from_model(structure[0], h)) ** 2
         for h in unique.hkl[chosen].tolist()
     ]
+
     assert np.abs(np.sqrt(value[chosen]) - np.sqrt(direct)).sum() < 0.01 * np.sqrt(direct).sum()
 
 
@@ -192,7 +198,9 @@ def test_a_mean_intensity_is_that_of_both_mates(unique, tmp_path):
     )
     file.write_to_file(str(tmp_path / "mean.mtz"))
     data = mtz.read_merged(tmp_path / "mean.mtz", CELL, GROUP)
+
     assert set(unique.rows(data.hkl).tolist()) == set(range(len(unique)))
+
     value = {tuple(h): i for h, i in zip(data.hkl.tolist(), data.intensity, strict=True)}
     assert all(value[tuple(-np.array(h))] == i for h, i in value.items())
 
@@ -207,12 +215,15 @@ def test_merged_data_that_do_not_fit_are_refused(written, tmp_path):
         with pytest.raises(FileError) as caught:
             mtz.read_merged(path, cell, group)
         assert expected in caught.value.expected
+
     (tmp_path / "no.mtz").write_text("no MTZ")
     with pytest.raises(FileError, match="readable MTZ"):
         mtz.read_merged(tmp_path / "no.mtz", CELL, GROUP)
+
     empty = gemmi.read_mtz_file(str(path))
     for label in [column.label for column in empty.columns][3:]:
         empty.remove_column([column.label for column in empty.columns].index(label))
     empty.write_to_file(str(tmp_path / "empty.mtz"))
+
     with pytest.raises(FileError, match="merged intensities"):
         mtz.read_merged(tmp_path / "empty.mtz", CELL, GROUP)

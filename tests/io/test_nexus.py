@@ -171,16 +171,18 @@ def test_nanobragg_file_has_the_geometry_of_its_truth(shared_data):
     with closing(NexusFile(path)) as file:
         detector = file.detector
         mask = file.mask
+
     assert np.allclose(detector.origin_mm, [truth["metadata_panel_origin_mm"]], atol=1e-12)
-    assert np.array_equal(detector.fast, [[1, 0, 0]]) and np.array_equal(
-        detector.slow, [[0, -1, 0]]
-    )
+    assert np.array_equal(detector.fast, [[1, 0, 0]])
+    assert np.array_equal(detector.slow, [[0, -1, 0]])
     assert (detector.pixel_mm, detector.shape) == (truth["pixel_size_mm"], (1920, 1920))
+
     energies, photons = spectra_of(path)
     assert np.allclose(energies, truth["channel_energies_eV"], rtol=1e-12)
     assert np.allclose(
         photons.sum(axis=1), [i["total_photons"] for i in truth["images"]], rtol=1e-9
     )
+
     mean = (energies * photons).sum(axis=1) / photons.sum(axis=1)
     assert np.allclose(mean, [i["mean_energy_eV"] for i in truth["images"]], rtol=1e-9)
     assert mask.mean() == 1
@@ -262,6 +264,7 @@ def test_spectra_of_every_layout(tmp_path, shape):
             beam["incident_wavelength"].attrs["units"] = "angstrom"
             expected = np.full((3, 1), energy(1.75))
     energies, photons = spectra_of(tmp_path / "a.nxs")
+
     assert np.allclose(energies, expected, rtol=1e-13)
     assert np.array_equal(photons, stills.photons if expected.shape[1] > 1 else np.ones((3, 1)))
 

@@ -111,7 +111,8 @@ def test_what_is_no_table_is_one_clear_error(tmp_path, content, words):
         (tmp_path / "a.refl").write_bytes(content)
     with pytest.raises(FileError, match=r"a\.refl") as error:
         reflections.read(tmp_path / "a.refl", NAMES)
-    assert words in str(error.value) and "\n" not in str(error.value)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_files_of_dials(shared_data):
