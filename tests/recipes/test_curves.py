@@ -26,13 +26,12 @@ def refined(p, n: int, excess: float = 1.0, dark: float = 1e-6) -> RefinedCurves
     """The start, from n lattices whose pixels scatter by `excess` times the variance that their
     information tells.
     """
-    of_pixels = np.diag(np.where(LIT, INFORMATION, dark * INFORMATION))
-    scores = np.random.default_rng(1).standard_normal((n, len(LIT))) * np.sqrt(
-        excess * np.diag(of_pixels) / n
-    )
-    return RefinedCurves(
-        np.zeros(len(LIT)), np.zeros(n), of_pixels + p.restraints, of_pixels, scores, []
-    )
+    information = np.where(LIT, INFORMATION, dark * INFORMATION)
+    of_pixels = np.diag(information)
+    noise = np.random.default_rng(1).standard_normal((n, len(LIT)))
+    scores = noise * np.sqrt(excess * information / n)
+    fisher = of_pixels + p.restraints
+    return RefinedCurves(np.zeros(len(LIT)), np.zeros(n), fisher, of_pixels, scores, [])
 
 
 @pytest.mark.parametrize(("n", "kind"), [(1500, "sandwich"), (60, "scaled")])

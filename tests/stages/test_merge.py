@@ -25,21 +25,27 @@ LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
 CELL = [40.0, 40.0, 70.0, 90.0, 90.0, 90.0]
 GROUP = "P 43 21 2"
 D_MIN = 3.5
-RUNS, PER_LATTICE = {"one": 7, "two": 3}, 80
+RUNS = {"one": 7, "two": 3}
 """parts of each run, of 8 lattices"""
+PER_LATTICE = 80
+"""reflections of a lattice"""
 
 
 class TwoRuns:
     """Products of two runs, the accepted list, and what is true of them."""
 
     def __init__(self, folder: Path, filled):
-        self.rng, self.unique = np.random.default_rng(1), Unique(np.array(CELL), GROUP, D_MIN)
+        self.rng = np.random.default_rng(1)
+        self.unique = Unique(np.array(CELL), GROUP, D_MIN)
         self.truth = self.rng.exponential(size=len(self.unique)) * 100.0
         plus = self.unique.friedel > 0
-        self.truth[self.unique.mate[plus]] = self.truth[plus] * self.rng.uniform(
-            0.9, 1.1, plus.sum()
-        )
-        self.reindex, self.cells, self.lattices, self.columns = [], folder / "cells.h5", [], []
+        anomalous = self.rng.uniform(0.9, 1.1, plus.sum())
+        self.truth[self.unique.mate[plus]] = self.truth[plus] * anomalous
+
+        self.reindex = []
+        self.cells = folder / "cells.h5"
+        self.lattices = []
+        self.columns = []
         for run, n in RUNS.items():
             path = folder / run / "reindex.h5"
             ids = [self.rng.integers(0, 2**63, 8).astype(np.uint64) for _ in range(n)]
@@ -48,9 +54,9 @@ class TwoRuns:
                 parts.write(block, self._part(filled, run, ids[block]))
             parts.finish(World(), run=run)
             self.reindex.append(path)
-        self.outcome = np.where(
-            self.rng.random(len(self.lattices)) < 0.8, LatticeOutcome.ACCEPTED, LatticeOutcome.NOISE
-        )
+
+        is_accepted = self.rng.random(len(self.lattices)) < 0.8
+        self.outcome = np.where(is_accepted, LatticeOutcome.ACCEPTED, LatticeOutcome.NOISE)
         self.write_cells(filled)
 
     def write_cells(self, filled) -> None:
@@ -59,9 +65,8 @@ class TwoRuns:
             for i, name in enumerate(("run", "shot_id", "k"))
         }
         planted |= {"lattices/outcome": self.outcome, "clusters/mean": [CELL]}
-        columns = filled(
-            "cells", {"lattices": len(self.lattices), "clusters": 1, "features": 1}, planted
-        )
+        sizes = {"lattices": len(self.lattices), "clusters": 1, "features": 1}
+        columns = filled("cells", sizes, planted)
         store.write(
             self.cells, "cells", columns, key="c", runs=list(RUNS), space_group=GROUP, chosen=0
         )
@@ -234,22 +239,12 @@ def test_mtz_holds_the_same_numbers(two_runs, product, folder):
     data.import_mtz(file, gemmi.DataType.Anomalous)
     sign = np.array(data.isign_array)
     rows = two_runs.unique.rows
-    ours = dict(
-        zip(
-            rows(
-                product["merged/hkl"] * np.where(product["merged/friedel"] < 0, -1, 1)[:, None]
-            ).tolist(),
-            product["merged/intensity"],
-            strict=True,
-        )
-    )
-    theirs = dict(
-        zip(
-            rows(np.where(sign[:, None] < 0, -1, 1) * np.array(data.miller_array)).tolist(),
-            data.value_array,
-            strict=True,
-        )
-    )
+    our_sign = np.where(product["merged/friedel"] < 0, -1, 1)[:, None]
+    our_rows = rows(product["merged/hkl"] * our_sign).tolist()
+    ours = dict(zip(our_rows, product["merged/intensity"], strict=True))
+    their_sign = np.where(sign[:, None] < 0, -1, 1)
+    their_rows = rows(their_sign * np.array(data.miller_array)).tolist()
+    theirs = dict(zip(their_rows, data.value_array, strict=True))
 
     assert ours.keys() == theirs.keys()
     np.testing.assert_allclose([theirs[r] for r in ours], list(ours.values()), rtol=1e-6)
@@ -270,21 +265,26 @@ def test_few_measurements_are_left_out_and_counted(two_runs, product, folder):
 def test_reference_is_named_and_sets_the_scale(two_runs, folder):
     """mark0 against the truth as an MTZ: merged intensities come out on its scale."""
     file = gemmi.Mtz(with_base=True)
-    file.spacegroup, file.cell = two_runs.unique.space_group, two_runs.unique.cell
+    unique = two_runs.unique
+    file.spacegroup = unique.space_group
+    file.cell = unique.cell
     file.add_dataset("truth")
     file.add_column("IMEAN", "J")
-    plus = two_runs.unique.friedel >= 0
-    mate = np.where(two_runs.unique.mate < 0, np.arange(len(plus)), two_runs.unique.mate)
+    plus = unique.friedel >= 0
+    mate = np.where(unique.mate < 0, np.arange(len(plus)), unique.mate)
     mean = 0.5 * (two_runs.truth + two_runs.truth[mate])
-    file.set_data(np.column_stack([two_runs.unique.hkl, 1000.0 * mean])[plus].astype(np.float32))
-    file.write_to_file(str(folder / "truth.mtz"))
-    product = two_runs.run(folder / "mark0" / "merge.h5", reference=str(folder / "truth.mtz"))
+    table = np.column_stack([unique.hkl, 1000.0 * mean])
+    file.set_data(table[plus].astype(np.float32))
+    reference = str(folder / "truth.mtz")
+    file.write_to_file(reference)
+    product = two_runs.run(folder / "mark0" / "merge.h5", reference=reference)
 
     assert product[""]["scaling"] == "mark0 against truth.mtz"
 
     sign = np.where(product["merged/friedel"] < 0, -1, 1)[:, None]
-    truth = two_runs.truth[two_runs.unique.rows(sign * product["merged/hkl"])]
-    assert np.median(product["merged/intensity"] / truth) == pytest.approx(1000.0, rel=0.03)
+    truth = two_runs.truth[unique.rows(sign * product["merged/hkl"])]
+    scale = np.median(product["merged/intensity"] / truth)
+    assert scale == pytest.approx(1000.0, rel=0.03)
 
 
 def test_products_that_do_not_belong_together_are_refused(two_runs, folder, filled, tmp_path):

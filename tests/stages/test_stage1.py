@@ -30,14 +30,18 @@ pytestmark = pytest.mark.stage
 
 KEYS = {"oversample": 1, "calibration_error": 0.0}
 """as the shoeboxes were made"""
-BLANK, FEW = 5, 6
-"""ids of two lattices that can't be refined"""
+BLANK = 5
+"""id of a lattice without photons, which can't be refined"""
+FEW = 6
+"""id of a lattice of few pixels, which can't be refined"""
+ATTRIBUTES = ("runs", "space_group", "detectors", "polarizations", "config")
+"""attributes that a product of shoeboxes has"""
 
 
 @pytest.fixture(scope="module")
 def perturbed_run(packed_run, tmp_path_factory) -> SimpleNamespace:
-    """The packed run with orientations 0.03° off, N 20 % and η 40 %; a lattice without photons; one
-    of few pixels.
+    """The packed run with orientations 0.03°, N 20 % and η 40 % off, and two lattices more: one
+    without photons, one of few pixels.
     """
     folder = tmp_path_factory.mktemp("stage1")
     rng = np.random.default_rng(2)
@@ -47,50 +51,52 @@ def perturbed_run(packed_run, tmp_path_factory) -> SimpleNamespace:
     blocks = [store.read_part(packed_run.annulus, "annulus", n, key) for n, key in enumerate(keys)]
     blocks.append(blocks[1] | {"lattices/shot_id": np.array([BLANK, FEW], np.uint64)})
     parts = store.Parts(path, "annulus", "begun", [[1, 2], [3, 4], [BLANK, FEW]])
-    for n, columns in enumerate(blocks):
-        turns = rotation.from_vector(
-            0.03 * DEG / np.sqrt(3) * np.where(rng.random((2, 3)) < 0.5, -1, 1)
-        )
-        columns = dict(columns) | {"lattices/A": turns @ columns["lattices/A"]}
-        columns["lattices/eta_rad"], columns["lattices/domain_ang"] = (
-            columns["lattices/eta_rad"] * 1.4,
-            columns["lattices/domain_ang"] * 0.8,
-        )
+
+    for n, block in enumerate(blocks):
+        sign = np.where(rng.random((2, 3)) < 0.5, -1, 1)
+        turns = rotation.from_vector(0.03 * DEG / np.sqrt(3) * sign)
+        columns = dict(block)
+        columns["lattices/A"] = turns @ block["lattices/A"]
+        columns["lattices/eta_rad"] = block["lattices/eta_rad"] * 1.4
+        columns["lattices/domain_ang"] = block["lattices/domain_ang"] * 0.8
         if n == 2:
-            border = int(columns["reflections/first_pixel"][columns["reflections/lattice"] == 1][0])
-            columns["pixels/photons"] = columns["pixels/photons"].copy()
-            columns["pixels/photons"][:border] = rng.poisson(20.0, border)
-            columns["pixels/overlap"] = np.where(
-                np.arange(len(columns["pixels/valid"])) < border + 500, 0, Overlap.FOREIGN
-            )
+            _spoil(columns, rng)
         parts.write(n, {name: column for name, column in columns.items() if name})
-    also = ("runs", "space_group", "detectors", "polarizations", "config")
-    parts.finish(World(), **{name: attributes[name] for name in also})
-    simulator = still.Simulator(
-        for_stage(section(parse(packed_run.tree), "simulate", "r"), "simulate")
-    )
-    true = [
-        patches.patch(simulator, number, d_min=2.3, d_max=4.0).parameters for number in (1, 2, 3, 4)
+    parts.finish(World(), **{name: attributes[name] for name in ATTRIBUTES})
+
+    config = for_stage(section(parse(packed_run.tree), "simulate", "r"), "simulate")
+    simulator = still.Simulator(config)
+    lattice_patches = [
+        patches.patch(simulator, number, d_min=2.3, d_max=4.0) for number in (1, 2, 3, 4)
     ]
-    with h5py.File(folder / "domains.h5", "w") as f:
-        f["rotations"] = (
-            rotation.from_vector(np.array([0.01, 0.0, 0.02])) @ true[0].mosaic.rotations
-        )
-    return SimpleNamespace(
-        annulus=path, tree=packed_run.tree, true=true, domains=folder / "domains.h5"
-    )
+    true = [patch.parameters for patch in lattice_patches]
+
+    domains = folder / "domains.h5"
+    zero = rotation.from_vector(np.array([0.01, 0.0, 0.02]))
+    with h5py.File(domains, "w") as f:
+        f["rotations"] = zero @ true[0].mosaic.rotations
+    return SimpleNamespace(annulus=path, tree=packed_run.tree, true=true, domains=domains)
+
+
+def _spoil(columns: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+    """Leave the first lattice of a block without photons, and the second with 500 pixels."""
+    second_lattice = columns["reflections/lattice"] == 1
+    border = int(columns["reflections/first_pixel"][second_lattice][0])
+    photons = columns["pixels/photons"].copy()
+    photons[:border] = rng.poisson(20.0, border)
+    pixel = np.arange(len(columns["pixels/valid"]))
+    columns["pixels/photons"] = photons
+    columns["pixels/overlap"] = np.where(pixel < border + 500, 0, Overlap.FOREIGN)
 
 
 def configured(perturbed_run, **keys):
-    return for_stage(
-        section(parse(perturbed_run.tree | {"stage1": {**KEYS, **keys}}), "stage1"), "stage1"
-    )
+    tree = perturbed_run.tree | {"stage1": {**KEYS, **keys}}
+    return for_stage(section(parse(tree), "stage1"), "stage1")
 
 
 def run(perturbed_run, out, **keys):
-    stage.run(
-        configured(perturbed_run, **keys), shoeboxes=perturbed_run.annulus, out=out, world=World()
-    )
+    config = configured(perturbed_run, **keys)
+    stage.run(config, shoeboxes=perturbed_run.annulus, out=out, world=World())
     return store.read(out, "stage1")
 
 
@@ -136,19 +142,16 @@ def test_shoeboxes_of_the_wider_range_are_refined_where_that_is_asked_for(
     parts = store.Parts(tmp_path / "wide.h5", "wide", "wide", [[1, 2]])
     columns = store.read_part(perturbed_run.annulus, "annulus", 0, key)
     parts.write(0, {name: column for name, column in columns.items() if name})
-    also = ("runs", "space_group", "detectors", "polarizations", "config")
-    parts.finish(World(), **{name: attributes[name] for name in also})
-    config = configured(
-        perturbed_run, range="wide", mosaicity="domains", domains=str(perturbed_run.domains)
-    )
-    stage.run(config, shoeboxes=tmp_path / "wide.h5", out=tmp_path / "stage1.h5", world=World())
-    found = store.read(tmp_path / "stage1.h5", "stage1", ["lattices/"])
+    parts.finish(World(), **{name: attributes[name] for name in ATTRIBUTES})
+    domains = str(perturbed_run.domains)
+    config = configured(perturbed_run, range="wide", mosaicity="domains", domains=domains)
+    out = tmp_path / "stage1.h5"
+    stage.run(config, shoeboxes=tmp_path / "wide.h5", out=out, world=World())
+    found = store.read(out, "stage1", ["lattices/"])
 
     np.testing.assert_array_equal(found["lattices/values"], refined[1]["lattices/values"][:2])
     with pytest.raises(FileError, match="kind 'wide'"):
-        stage.run(
-            config, shoeboxes=perturbed_run.annulus, out=tmp_path / "stage1.h5", world=World()
-        )
+        stage.run(config, shoeboxes=perturbed_run.annulus, out=out, world=World())
 
 
 def test_what_was_planted_is_found_within_its_uncertainty(perturbed_run, refined):
@@ -168,17 +171,19 @@ def test_what_was_planted_is_found_within_its_uncertainty(perturbed_run, refined
     for i, true in enumerate(perturbed_run.true):
         sigma = dict(zip(names, found["lattices/sigma_fisher"][i], strict=True))
         value = dict(zip(names, found["lattices/values"][i], strict=True))
-        turned = rotation.vector(
-            rotation.nearest(found["lattices/A"][i] @ np.linalg.inv(true.crystal.A))
-        )
+        ratio = found["lattices/A"][i] @ np.linalg.inv(true.crystal.A)
+        turned = rotation.vector(rotation.nearest(ratio))
         assert np.linalg.norm(turned) < 0.004 * DEG, "of 0.03°"
+
         away = {f"rotation_{k + 1}": turned[k] for k in range(3)}
-        away |= {"scale": value["scale"] - np.log(true.scale)}
-        away |= {"n_cells": value["n_cells"] - np.log(true.crystal.n_cells[0])}
+        away["scale"] = value["scale"] - np.log(true.scale)
+        away["n_cells"] = value["n_cells"] - np.log(true.crystal.n_cells[0])
         pulls += [away[name] / sigma[name] for name in away]
+
         cell = found["lattices/cell"][i] - unit_cell.cell_of(true.crystal.A)
-        assert np.all(np.abs(cell) < 5 * found["lattices/cell_sigma"][i])
-        assert np.all(found["lattices/cell_sigma"][i] < [0.02] * 3 + [0.05 * DEG] * 3)
+        cell_sigma = found["lattices/cell_sigma"][i]
+        assert np.all(np.abs(cell) < 5 * cell_sigma)
+        assert np.all(cell_sigma < [0.02] * 3 + [0.05 * DEG] * 3)
 
     assert 0.5 < np.sqrt(np.mean(np.square(pulls))) < 1.6
     assert np.abs(pulls).max() < 4.5
@@ -194,12 +199,13 @@ def test_what_was_planted_is_found_within_its_uncertainty(perturbed_run, refined
 def test_model_centroids_are_where_the_photons_are(perturbed_run, refined):
     """Beside the true centroids of the strong shoeboxes, which the packed run tells as observed."""
     found = {
-        name.split("/")[1]: c for name, c in refined[1].items() if name.startswith("reflections/")
+        name.removeprefix("reflections/"): column
+        for name, column in refined[1].items()
+        if name.startswith("reflections/")
     }
     strong = np.isfinite(found["fast_obs"])
-    lit = np.isfinite(
-        found["fast"]
-    )  # but where none of the pixels that may be used has any of the photons
+    # but where none of the pixels that may be used has any of the photons
+    lit = np.isfinite(found["fast"])
 
     assert (strong & lit).sum() > 30
     assert (strong & ~lit).sum() <= 2
@@ -223,9 +229,10 @@ def test_samples_are_pixels_of_the_annulus(perturbed_run, refined):
     ):
         is_row = (annulus["reflections/hkl"] == found["reflections/hkl"][row]).all(axis=1)
         is_row &= annulus["reflections/lattice"] == found["reflections/lattice"][row]
-        box = slice(first, first + (f1 - f0) * (s1 - s0))
+        n_pixels = (f1 - f0) * (s1 - s0)
+        box = slice(first, first + n_pixels)
         start = int(annulus["reflections/first_pixel"][is_row][0])
-        theirs = annulus["pixels/photons"][start : start + (f1 - f0) * (s1 - s0)]
+        theirs = annulus["pixels/photons"][start : start + n_pixels]
         data = found["sample_pixels/data"][box]
         model = found["sample_pixels/model"][box]
         counts = np.isfinite(data)
@@ -240,12 +247,10 @@ def test_the_table_says_the_same(refined):
     rows = list(csv.DictReader(out.with_suffix(".csv").open()))
     assert [int(row["shot_id"], 16) for row in rows] == found["lattices/shot_id"].tolist()
     assert [row["outcome"] for row in rows] == ["refined"] * 4 + ["lost", "too_few"]
-    for row, cell, n in zip(
-        rows, unit_cell.degrees(found["lattices/cell"]), found["lattices/n_cells"], strict=True
-    ):
-        np.testing.assert_allclose(
-            [float(row["a"]), float(row["beta_deg"])], cell[[0, 4]], rtol=1e-12
-        )
+    cells = unit_cell.degrees(found["lattices/cell"])
+    for row, cell, n in zip(rows, cells, found["lattices/n_cells"], strict=True):
+        listed = [float(row["a"]), float(row["beta_deg"])]
+        np.testing.assert_allclose(listed, cell[[0, 4]], rtol=1e-12)
         np.testing.assert_allclose(float(row["n_cells_b"]), n[1], rtol=1e-12)
 
 
@@ -359,14 +364,11 @@ def test_what_is_known_stays_where_it_is_in_later_refinements(perturbed_run):
     """
     key = store.part_keys(perturbed_run.annulus, "annulus")[0]
     first_lattice = lattice.unpack(store.read_part(perturbed_run.annulus, "annulus", 0, key), 0)
-    how = configured(
-        perturbed_run, restraints={"rotation": {"sigma": 0.01}, "n_cells": {"sigma": 2.0}}
-    )
+    restraints = {"rotation": {"sigma": 0.01}, "n_cells": {"sigma": 2.0}}
+    how = configured(perturbed_run, restraints=restraints)
     run_model = run_models(how, read_recording(perturbed_run.annulus, "annulus"), "stage1")[0]
-    turn = np.array([2e-4, -1e-4, 3e-4])
-    turned = lattice.Start(
-        rotation.from_vector(turn) @ first_lattice.A, np.full(3, 17.0), 2e-3, 90.0
-    )
+    turn = rotation.from_vector(np.array([2e-4, -1e-4, 3e-4]))
+    turned = lattice.Start(turn @ first_lattice.A, np.full(3, 17.0), 2e-3, 90.0)
     centres = []
     for start in (None, turned):
         problem = lattice.problem_of(
@@ -396,17 +398,17 @@ def test_a_minimizer_that_may_not_look_often_enough_has_not_converged(perturbed_
     assert (lbfgs["lattices/outcome"] == usual["lattices/outcome"]).all()
     assert (short["lattices/outcome"][fine] == RefinedOutcome.NOT_CONVERGED).all()
 
-    loss = {
-        name: found["lattices/loss_after"][fine]
-        for name, found in (("lbfgs", lbfgs), ("levenberg", usual))
-    }
+    loss, usual_loss = (columns["lattices/loss_after"][fine] for columns in (lbfgs, usual))
+    np.testing.assert_allclose(loss, usual_loss, rtol=0, atol=0.1)
 
-    np.testing.assert_allclose(loss["lbfgs"], loss["levenberg"], rtol=0, atol=0.1)
-    assert (lbfgs["lattices/n_evaluations"][fine] > usual["lattices/n_evaluations"][fine]).all()
-    assert (short["lattices/n_evaluations"][fine] < lbfgs["lattices/n_evaluations"][fine]).all()
-    np.testing.assert_allclose(
-        lbfgs["lattices/sigma_fisher"][fine], usual["lattices/sigma_fisher"][fine], rtol=0.05
+    n_lbfgs, n_short, n_usual = (
+        columns["lattices/n_evaluations"][fine] for columns in (lbfgs, short, usual)
     )
+    assert (n_lbfgs > n_usual).all()
+    assert (n_short < n_lbfgs).all()
+
+    sigma, usual_sigma = (columns["lattices/sigma_fisher"][fine] for columns in (lbfgs, usual))
+    np.testing.assert_allclose(sigma, usual_sigma, rtol=0.05)
 
 
 def test_the_model_of_a_pixel_is_the_mean_over_its_points(perturbed_run):
