@@ -19,7 +19,15 @@ def detector(n: int = 3) -> Detector:
     rng = np.random.default_rng(2)
     turns = from_vector(0.1 * rng.normal(size=(n, 3)))
     corners = rng.normal(size=(n, 3)) * 50 - [0, 0, 141.7]
-    return Detector(corners, turns[:, :, 0], -turns[:, :, 1], 0.1 + 0.2 / 3, (11, 13), 0.032, 0.017)
+    return Detector(
+        origin_mm=corners,
+        fast=turns[:, :, 0],
+        slow=-turns[:, :, 1],
+        pixel_mm=0.1 + 0.2 / 3,
+        shape=(11, 13),
+        thickness_mm=0.032,
+        attenuation_mm=0.017,
+    )
 
 
 def test_round_trip_is_exact(tmp_path):

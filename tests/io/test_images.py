@@ -19,14 +19,15 @@ from spreadflow.models import Detector, Shot
 RUN = "run7"
 ENERGIES = 7100.0 + np.arange(8)
 DETECTOR = Detector(
-    np.array([[-1.0, 1, -100], [1.2, 1, -100]]),
-    np.tile([1.0, 0, 0], (2, 1)),
-    np.tile([0, -1.0, 0], (2, 1)),
-    0.1,
-    (20, 16),
+    origin_mm=np.array([[-1.0, 1, -100], [1.2, 1, -100]]),
+    fast=np.tile([1.0, 0, 0], (2, 1)),
+    slow=np.tile([0, -1.0, 0], (2, 1)),
+    pixel_mm=0.1,
+    shape=(20, 16),
 )
 SHAPE = (2, 20, 16)
-OFFSET, GAIN = 10, 4.0
+OFFSET = 10
+GAIN = 4.0
 
 
 def write(path, frames, photons=None, *, corrupt=(), mask=None, truth=None) -> None:
@@ -197,7 +198,8 @@ def test_pixels_that_are_not_numbers(run, tmp_path):
 
     def spoil(f):
         data = f["entry/data/data"][()].astype(np.float32)
-        data[0, 1, 2, 3], data[1] = np.nan, np.nan
+        data[0, 1, 2, 3] = np.nan
+        data[1] = np.nan
         del f["entry/data/data"]
         f["entry/data/data"] = data
 
@@ -260,10 +262,16 @@ def test_mask_that_is_none_is_an_error(run, tmp_path, content):
 
 def test_spectra_that_make_no_sense(tmp_path):
     photons = np.ones((5, 8))
-    photons[0], photons[1, 2], photons[2], photons[3, 0] = 0, np.nan, -1, -0.5
-    write(tmp_path / "0.nxs", noise(5), photons)
-    images.write_manifest(tmp_path / "manifest.json", RUN, [tmp_path / "0.nxs"])
-    source = images.Source(tmp_path / "manifest.json")
+    photons[0] = 0
+    photons[1, 2] = np.nan
+    photons[2] = -1
+    photons[3, 0] = -0.5
+    path = tmp_path / "0.nxs"
+    write(path, noise(5), photons)
+    manifest = tmp_path / "manifest.json"
+    images.write_manifest(manifest, RUN, [path])
+    source = images.Source(manifest)
+
     assert outcomes(source) == [Outcome.BAD_SPECTRUM] * 3 + ["read", "read"]
     assert source.read(3).spectrum.photons.min() == 0
 

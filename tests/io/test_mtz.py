@@ -83,7 +83,8 @@ def test_mean_is_the_weighted_mean_of_the_mates(written, unique):
     path, columns = written
     file = gemmi.read_mtz_file(str(path))
     value = {c.label: np.array(c.array) for c in file.columns}
-    for i, h in list(enumerate(file.make_miller_array().tolist()))[::37]:
+    rows = list(enumerate(file.make_miller_array().tolist()))
+    for i, h in rows[::37]:
         mates = np.flatnonzero((columns["hkl"] == h).all(axis=1))
         weight = columns["sigma"][mates] ** -2.0
         mean = np.average(columns["intensity"][mates], weights=weight)
@@ -108,7 +109,8 @@ def test_mtz_is_its_own_reference(written, unique):
 
 def test_amplitudes_are_squared_and_indices_brought_to_the_asu(unique, tmp_path):
     file = gemmi.Mtz(with_base=True)
-    file.spacegroup, file.cell = unique.space_group, unique.cell
+    file.spacegroup = unique.space_group
+    file.cell = unique.cell
     file.add_dataset("x")
     file.add_column("FP", "F")
     plus = np.flatnonzero(unique.friedel >= 0)
@@ -123,13 +125,17 @@ def test_amplitudes_are_squared_and_indices_brought_to_the_asu(unique, tmp_path)
 def model(folder, group: str = GROUP):
     """A PDB file of 200 carbon atoms."""
     structure = gemmi.Structure()
-    structure.cell, structure.spacegroup_hm = gemmi.UnitCell(*CELL), group
+    structure.cell = gemmi.UnitCell(*CELL)
+    structure.spacegroup_hm = group
     chain = gemmi.Chain("A")
     for i, x in enumerate(np.random.default_rng(2).random((200, 3))):
         residue = gemmi.Residue()
+        residue.name = "ALA"
+        residue.seqid = gemmi.SeqId(i + 1, " ")
         atom = gemmi.Atom()
-        residue.name, residue.seqid = "ALA", gemmi.SeqId(i + 1, " ")
-        atom.name, atom.element, atom.b_iso = "CA", gemmi.Element("C"), 20.0
+        atom.name = "CA"
+        atom.element = gemmi.Element("C")
+        atom.b_iso = 20.0
         atom.pos = structure.cell.orthogonalize(gemmi.Fractional(*x))
         residue.add_atom(atom)
         chain.add_residue(residue)
@@ -154,7 +160,9 @@ def test_model_without_solvent_is_the_direct_sum(unique, tmp_path, monkeypatch):
         for h in unique.hkl[chosen].tolist()
     ]
 
-    assert np.abs(np.sqrt(value[chosen]) - np.sqrt(direct)).sum() < 0.01 * np.sqrt(direct).sum()
+    amplitude = np.sqrt(direct)
+    difference = np.abs(np.sqrt(value[chosen]) - amplitude)
+    assert difference.sum() < 0.01 * amplitude.sum()
 
 
 def test_solvent_changes_low_resolution_only(unique, tmp_path, monkeypatch):
@@ -162,8 +170,12 @@ def test_solvent_changes_low_resolution_only(unique, tmp_path, monkeypatch):
     with_solvent = unique.values(*mtz.read_reference(path, GROUP, 3.0))
     monkeypatch.setattr(mtz, "K_SOL", 0.0)
     without = unique.values(*mtz.read_reference(path, GROUP, 3.0))
-    change = np.abs(np.sqrt(with_solvent) - np.sqrt(without)) / np.sqrt(without).mean()
-    assert change[unique.d > 12].mean() > 5 * change[unique.d < 3.3].mean()
+
+    amplitude = np.sqrt(without)
+    change = np.abs(np.sqrt(with_solvent) - amplitude) / amplitude.mean()
+    low = change[unique.d > 12].mean()
+    high = change[unique.d < 3.3].mean()
+    assert low > 5 * high
 
 
 @pytest.mark.parametrize("kind", ["missing", "garbage", "other group"])
@@ -188,14 +200,15 @@ def test_merged_intensities_come_back_mates_apart(written, unique):
 
 def test_a_mean_intensity_is_that_of_both_mates(unique, tmp_path):
     file = gemmi.Mtz(with_base=True)
-    file.spacegroup, file.cell = gemmi.find_spacegroup_by_name(GROUP), gemmi.UnitCell(*CELL)
+    file.spacegroup = gemmi.find_spacegroup_by_name(GROUP)
+    file.cell = gemmi.UnitCell(*CELL)
     file.add_dataset("data")
     for label, kind in (("IMEAN", "J"), ("SIGIMEAN", "Q")):
         file.add_column(label, kind)
     plus = unique.hkl[unique.friedel >= 0]
-    file.set_data(
-        np.column_stack([plus, np.arange(len(plus)) + 1.0, np.ones(len(plus))]).astype(np.float32)
-    )
+    intensity = np.arange(len(plus)) + 1.0
+    table = np.column_stack([plus, intensity, np.ones(len(plus))])
+    file.set_data(table.astype(np.float32))
     file.write_to_file(str(tmp_path / "mean.mtz"))
     data = mtz.read_merged(tmp_path / "mean.mtz", CELL, GROUP)
 

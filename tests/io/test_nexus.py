@@ -22,13 +22,13 @@ ENERGIES = 7070.5 + np.arange(20)
 
 def one_panel() -> Detector:
     return Detector(
-        np.array([[-2.3, 2.1, -141.7]]),
-        np.array([[1.0, 0, 0]]),
-        np.array([[0, -1.0, 0]]),
-        0.177,
-        (24, 26),
-        0.032,
-        0.017,
+        origin_mm=np.array([[-2.3, 2.1, -141.7]]),
+        fast=np.array([[1.0, 0, 0]]),
+        slow=np.array([[0, -1.0, 0]]),
+        pixel_mm=0.177,
+        shape=(24, 26),
+        thickness_mm=0.032,
+        attenuation_mm=0.017,
     )
 
 
@@ -36,7 +36,13 @@ def tilted_panels() -> Detector:
     """2 × 2 panels, each turned its own way."""
     turns = from_vector(0.05 * np.random.default_rng(3).normal(size=(4, 3)))
     corners = np.array([[-5.0, 5, -140], [0.5, 5, -141], [-5, -0.5, -142], [0.5, -0.5, -143]])
-    return Detector(corners, turns[:, :, 0], -turns[:, :, 1], 0.2, (12, 10))
+    return Detector(
+        origin_mm=corners,
+        fast=turns[:, :, 0],
+        slow=-turns[:, :, 1],
+        pixel_mm=0.2,
+        shape=(12, 10),
+    )
 
 
 def geometry_of(path) -> Detector:
@@ -48,7 +54,9 @@ def spectra_of(path) -> tuple[np.ndarray, np.ndarray]:
     """Energies and photons, each (shot, channel)."""
     with closing(NexusFile(path)) as file:
         spectra = [file.spectrum(i) for i in range(file.n_frames)]
-    return np.array([s.energies_ev for s in spectra]), np.array([s.photons for s in spectra])
+    energies_ev = np.array([spectrum.energies_ev for spectrum in spectra])
+    photons = np.array([spectrum.photons for spectrum in spectra])
+    return energies_ev, photons
 
 
 def stills_of(detector: Detector, n: int = 3) -> nexus_writer.Stills:
