@@ -31,7 +31,14 @@ def refined(p, n: int, excess: float = 1.0, dark: float = 1e-6) -> RefinedCurves
     noise = np.random.default_rng(1).standard_normal((n, len(LIT)))
     scores = noise * np.sqrt(excess * information / n)
     fisher = of_pixels + p.restraints
-    return RefinedCurves(np.zeros(len(LIT)), np.zeros(n), fisher, of_pixels, scores, [])
+    return RefinedCurves(
+        theta=np.zeros(len(LIT)),
+        losses=np.zeros(n),
+        hessian=fisher,
+        of_pixels=of_pixels,
+        scores=scores,
+        steps=[],
+    )
 
 
 @pytest.mark.parametrize(("n", "kind"), [(1500, "sandwich"), (60, "scaled")])
@@ -55,7 +62,8 @@ def test_dark_ends_do_not_tell_how_many_lattices_it_takes(n):
     0.2 e.
     """
     for kind, excess in (("sandwich", 3.0), ("fisher", 1.0)):
-        found = curves.outlook(curves.quoted_fit(FREE, refined(FREE, n, 3.0), kind), ["Fe", "Fe"])
+        fit = curves.quoted_fit(FREE, refined(FREE, n, 3.0), kind)
+        found = curves.outlook(fit, ["Fe", "Fe"])
         expected = excess * n / (INFORMATION * 0.1**2)
         assert found["fp"] == pytest.approx(expected, rel=0.1)
         assert found["fdp"] == pytest.approx(expected, rel=0.1)

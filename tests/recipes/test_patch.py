@@ -59,20 +59,21 @@ def test_the_noise_of_a_frame():
     simulator = still.Simulator(staged(detector=TREE["detector"] | quiet))
     patch = patches.patch(simulator, 1, **RANGE)
     model = patch.bragg + patch.background
-    z = (patch.shoeboxes.photons - model) / np.sqrt(model + 3.0**2 + (0.05 * model) ** 2)
+    boxes = patch.shoeboxes
+    variance = model + 3.0**2 + (0.05 * model) ** 2
+    z = (boxes.photons - model) / np.sqrt(variance)
 
     assert len(z) > 5000
     assert np.std(z) == pytest.approx(1.0, abs=4 / np.sqrt(2 * len(z)) + 0.01)
     assert abs(z.mean()) < 5 / np.sqrt(len(z))
 
-    panel, slow, _ = shoeboxes.addresses(patch.shoeboxes.panel, patch.shoeboxes.bbox)[1]
-    np.testing.assert_array_equal(
-        patch.shoeboxes.valid, ~((panel == 1) & (slow >= 60) & (slow < 80))
-    )
+    panel, slow, _ = shoeboxes.addresses(boxes.panel, boxes.bbox)[1]
+    is_bad = (panel == 1) & (slow >= 60) & (slow < 80)
+    np.testing.assert_array_equal(boxes.valid, ~is_bad)
 
     again, other = (patches.patch(simulator, n, **RANGE) for n in (1, 2))
-    np.testing.assert_array_equal(again.shoeboxes.photons, patch.shoeboxes.photons)
-    assert len(other.shoeboxes.photons) != len(patch.shoeboxes.photons)
+    np.testing.assert_array_equal(again.shoeboxes.photons, boxes.photons)
+    assert len(other.shoeboxes.photons) != len(boxes.photons)
 
 
 @pytest.mark.stage
@@ -107,9 +108,10 @@ def test_light_that_spreads_between_pixels(psf):
     patch_noise = boxes.photons - model
     bright = expected > np.quantile(expected, 0.95)
     for pixels in (bright, ~bright):
-        ratio = (patch_noise[pixels & boxes.valid] ** 2).mean() / (
-            frame_noise[:, pixels & boxes.valid] ** 2
-        ).mean()
+        valid = pixels & boxes.valid
+        patch_variance = (patch_noise[valid] ** 2).mean()
+        frame_variance = (frame_noise[:, valid] ** 2).mean()
+        ratio = patch_variance / frame_variance
         assert ratio == pytest.approx(1.0, abs=6 * np.sqrt(2 / pixels.sum()))
     beside = boxes.valid[1:] & boxes.valid[:-1] & (box[1:] == box[:-1])
     shared = [

@@ -40,11 +40,13 @@ def test_ranges_and_grids(figures):
     assert {key[0] for key in rows} == {3.0, 4.0, 20.0}
     assert len(rows) == 12
     for (d_max, grid, restraint), row in rows.items():
-        for wider in (other for other in (4.0, 20.0) if other > d_max):
-            assert rows[wider, grid, restraint]["n_reflections"] >= row["n_reflections"]
+        for wider_d_max in (other for other in (4.0, 20.0) if other > d_max):
+            wider = rows[wider_d_max, grid, restraint]
+            assert wider["n_reflections"] >= row["n_reflections"]
             for key in ("sigma_fp_e", "sigma_fdp_e", "sigma_edge_difference_ev"):
-                assert (rows[wider, grid, restraint][key] <= row[key] * 1.001).all()
-        assert (rows[d_max, 8.0, restraint]["sigma_fp_e"] <= row["sigma_fp_e"]).all()
+                assert (wider[key] <= row[key] * 1.001).all()
+        coarser = rows[d_max, 8.0, restraint]
+        assert (coarser["sigma_fp_e"] <= row["sigma_fp_e"]).all()
 
     wide = rows[20.0, 8.0, "free"]["sigma_fp_e"]
     assert wide[-3] / wide[-1] == pytest.approx(np.sqrt(10), rel=0.02)
@@ -58,43 +60,44 @@ def test_refinement():
     """
     config = parse({"stage1": {"oversample": 1}})
     n = 8
-    ends = (2.1, 4.0)
+    d_min = 2.1
+    d_max = 4.0
     (case,) = plan._cases(config, [], [])
     simulator = Simulator(case.config)
+    group = simulator.crystal.space_group
     free = tuple(config.stage1.refine)
-    information = 0.0
     true = simulator.factors
-    d = simulator.section
+    detector = simulator.section
+    noise = Noise(detector.readout_adu / detector.quantum_gain, detector.gain_calibration)
+
+    information = 0.0
     lattices = []
-    noise = Noise(d.readout_adu / d.quantum_gain, d.gain_calibration)
     for k in range(n):
-        information = (
-            information + plan._of_lattice(simulator, k, [ends], config.stage1).information[0] / n
+        plan_of_lattice = plan._of_lattice(simulator, k, [(d_min, d_max)], config.stage1)
+        information = information + plan_of_lattice.information[0] / n
+        patch = patches.patch(simulator, k, d_min=d_min, d_max=d_max)
+        true_parameters = patch.parameters
+        rows = lattice_fit.reachable(true_parameters, patch.shoeboxes)
+        parameters = true_parameters._replace(
+            hkl=true_parameters.hkl[rows], f_squared=true_parameters.f_squared[rows]
         )
-        patch = patches.patch(simulator, k, d_min=ends[0], d_max=ends[1])
-        parameters = patch.parameters
-        rows = lattice_fit.reachable(patch.parameters, patch.shoeboxes)
-        parameters = parameters._replace(
-            hkl=parameters.hkl[rows], f_squared=parameters.f_squared[rows]
-        )
-        problem = lattice_fit.problem(
-            parameters, simulator.crystal.space_group, patch.shoeboxes, noise
-        )
+        problem = lattice_fit.problem(parameters, group, patch.shoeboxes, noise)
         fitted = lattice_fit.refine(problem, free, is_rough=False)
         model = lattice_fit.Model(lattice_fit.moved(problem, fitted.parameters), free)
         lattice_gram = gram.gram(model, fitted.fit.point.planes)
-        lattices.append(expand.lattice(lattice_gram, true, expand.rows(true, lattice_gram.hkl)))
-    start = np.repeat(start_curves(true).mean(axis=0, keepdims=True), 2, axis=0)
+        gram_rows = expand.rows(true, lattice_gram.hkl)
+        lattices.append(expand.lattice(lattice_gram, true, gram_rows))
+
+    mean_curve = start_curves(true).mean(axis=0, keepdims=True)
+    start = np.repeat(mean_curve, 2, axis=0)
     p = dispersion.free(start, simulator.energies, planning.nodes(simulator.energies, 4.0))
     refined = expand.refine(
         lambda theta: expand.normal(lattices, p, theta), p, np.zeros(len(p.names))
     )
     band = np.array([7100.0, 7140.0])
-    found = (
-        np.square(p.sigma(refined.fisher))
-        .transpose(1, 0, 2)[:, planning.inside(p, band)[:, 0]]
-        .mean(axis=1)
-    )
+    inside = planning.inside(p, band)[:, 0]
+    variance = np.square(p.sigma(refined.fisher)).transpose(1, 0, 2)
+    found = variance[:, inside].mean(axis=1)
     planned = planning.outlook(p.basis.T @ information @ p.basis, p, band).sigma(n)
 
     assert (planned < 0.25 * dispersion.PRIOR_E).all()

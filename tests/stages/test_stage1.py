@@ -424,24 +424,30 @@ def test_the_model_of_a_pixel_is_the_mean_over_its_points(perturbed_run):
             pixel_mm=0.5 * true.detector.pixel_mm, shape=tuple(2 * n for n in true.detector.shape)
         )
     )
-    n = [50 * 30, 40 * 31]
+    shapes = [(50, 30), (40, 31)]
+    n = [width * height for width, height in shapes]
+    ends = np.cumsum([0, *n])
     valid = rng.random(sum(n)) > 0.1
 
     def model(p, boxes, valid, oversample):
-        shoeboxes = Shoeboxes(np.zeros((2, 3), np.int32), panel, boxes, np.zeros(len(valid)), valid)
+        hkl = np.zeros((2, 3), np.int32)
+        photons = np.zeros(len(valid))
+        shoeboxes = Shoeboxes(hkl, panel, boxes, photons, valid)
         problem = lattice_fit.problem(p, "P 1", shoeboxes, Noise(1.0, 0.0), oversample)
-        return lattice_fit.Model(problem, ("rotation", "n_cells"), dtype="float64")(np.zeros(4))
+        fit_model = lattice_fit.Model(problem, ("rotation", "n_cells"), dtype="float64")
+        return fit_model(np.zeros(4))
 
+    pixel_models = model(true, bbox, valid, 2)
     point_models = model(fine, 2 * bbox, np.ones(4 * sum(n), bool), 1)
-    for ours, points in zip(model(true, bbox, valid, 2), point_models, strict=True):
+    for ours, points in zip(pixel_models, point_models, strict=True):
         ours = ours.reshape(len(ours), -1)
         points = points.reshape(len(points), -1)
-        ends = np.cumsum([0, *n])
-        expected = []
-        for k, (width, height) in enumerate([(50, 30), (40, 31)]):
-            quarters = points[4 * ends[k] : 4 * ends[k + 1]].reshape(height, 2, width, 2, -1)
-            expected.append(quarters.sum(axis=(1, 3)).reshape(height * width, -1))
-        expected = np.concatenate(expected)[valid]
+        sums = []
+        for k, (width, height) in enumerate(shapes):
+            box = points[4 * ends[k] : 4 * ends[k + 1]]
+            quarters = box.reshape(height, 2, width, 2, -1)
+            sums.append(quarters.sum(axis=(1, 3)).reshape(height * width, -1))
+        expected = np.concatenate(sums)[valid]
         assert np.abs(expected).max() > 0
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
