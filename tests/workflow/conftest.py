@@ -44,7 +44,8 @@ class Trial:
     """A folder with a config and the workflow, run by stand-ins for the stages."""
 
     def __init__(self, folder: Path, call: Call, config: dict):
-        self.folder, self._call = folder, call
+        self.folder = folder
+        self._call = call
         folder.mkdir()
         for name in ("Snakefile", "workflow", "profiles"):
             (folder / name).symlink_to(REPOSITORY / name)

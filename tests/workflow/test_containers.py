@@ -63,9 +63,13 @@ def test_the_dev_lock_extends_the_runtime_lock():
 
 
 def test_this_environment_is_the_lock():
-    pins = {name: pin for name, pin in DEV.items() if pin.marker is None or pin.marker.evaluate()}
+    pins = {
+        name: str(pin.specifier)
+        for name, pin in DEV.items()
+        if pin.marker is None or pin.marker.evaluate()
+    }
     found = {name: f"=={version(name)}" for name in pins}
-    assert found == {name: str(pin.specifier) for name, pin in pins.items()}
+    assert found == pins
 
 
 def test_dockerfile_lint():

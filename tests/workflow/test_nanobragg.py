@@ -58,11 +58,16 @@ def run(trial) -> Path:
 
 
 def misorientations(product, truth) -> np.ndarray:
-    """Degrees, of the lattices found; rows of shots are images of the truth."""
+    """Return the misorientation of each lattice found, degrees; the rows of shots are those of the
+    images of the truth.
+    """
     columns = store.read(product, product.stem, ["lattices/A", "lattices/shot"])
-    pairs = zip(columns["lattices/A"], columns["lattices/shot"], strict=True)
     true = [np.array(image["lattices"][0]["A"]) for image in truth["images"]]
-    return np.rad2deg([symmetry.misorientation(A, true[shot], GROUP) for A, shot in pairs])
+    angles = [
+        symmetry.misorientation(A, true[shot], GROUP)
+        for A, shot in zip(columns["lattices/A"], columns["lattices/shot"], strict=True)
+    ]
+    return np.rad2deg(angles)
 
 
 @pytest.mark.parametrize(("stage", "worst_median"), [("index", 0.06), ("reindex", 0.01)])
