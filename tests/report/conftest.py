@@ -152,8 +152,12 @@ def _images(folder: Path, run: str, rng, filled) -> Path:
 
 
 def _indices(rng) -> np.ndarray:
+    """Return different Miller indices, (N_REFLECTIONS, 3), of one half of the sphere."""
     numbers = rng.choice(21**3 // 2, N_REFLECTIONS, replace=False)  # h < 0 or so: never 0 0 0
-    return np.stack([numbers // 441 - 10, numbers // 21 % 21 - 10, numbers % 21 - 10], axis=1)
+    h = numbers // 441 - 10
+    k = numbers // 21 % 21 - 10
+    l = numbers % 21 - 10
+    return np.stack([h, k, l], axis=1)
 
 
 def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
@@ -163,8 +167,10 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
     position = np.stack([truth["reflections/fast"], truth["reflections/slow"]], axis=1)
     observed = position + rng.normal(0, 0.3, (n, 2))
     corner = np.clip(np.round(position).astype(int) - 4, 0, None)
+    fast, slow = corner.T
     lattice = truth["reflections/lattice"]
-    sigma = np.sqrt(truth["reflections/photons"] + 100)
+    photons = truth["reflections/photons"]
+    sigma = np.sqrt(photons + 100)
     planted = {
         "shots/shot_id": ids,
         "shots/outcome": OUTCOMES,
@@ -185,7 +191,7 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
         "spots/panel": truth["reflections/panel"],
         "spots/fast": observed[:, 0],
         "spots/slow": observed[:, 1],
-        "spots/intensity": truth["reflections/photons"],
+        "spots/intensity": photons,
         "reflections/lattice": lattice,
         "reflections/hkl": truth["reflections/hkl"],
         "reflections/d": rng.uniform(2.0, 3.0, n),
@@ -194,17 +200,14 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
         "reflections/slow": position[:, 1],
         "reflections/fast_obs": observed[:, 0],
         "reflections/slow_obs": observed[:, 1],
-        "reflections/intensity": truth["reflections/photons"] + sigma * rng.standard_normal(n),
+        "reflections/intensity": photons + sigma * rng.standard_normal(n),
         "reflections/sigma": sigma,
-        "reflections/bbox": np.stack(
-            [corner[:, 0], corner[:, 0] + 8, corner[:, 1], corner[:, 1] + 8], axis=1
-        ),
+        "reflections/bbox": np.stack([fast, fast + 8, slow, slow + 8], axis=1),
         "reflections/flags": (rng.random(n) < 0.05) * 4,
     }
     planted["lattices/n_indexed"] = np.full(N_LATTICES, N_REFLECTIONS)
-    columns = filled(
-        stage, {"shots": N_SHOTS, "spots": n, "lattices": N_LATTICES, "reflections": n}, planted
-    )
+    sizes = {"shots": N_SHOTS, "spots": n, "lattices": N_LATTICES, "reflections": n}
+    columns = filled(stage, sizes, planted)
     parts = store.Parts(folder / f"{stage}.h5", stage, run + stage, [ids])
     parts.write(0, columns)
     parts.finish(
@@ -456,24 +459,32 @@ def _stage1(folder, trial, filled) -> Path:
     n = len(table["lattices/k"])
     rows = np.flatnonzero(table["reflections/lattice"] < n - 2)
     truth = [read_truth(manifest) for manifest in trial.manifests]
-    run_and_row = [
-        (run, list(truth[run]["shots/shot_id"]).index(shot_id))
-        for run, shot_id in zip(table["lattices/run"], table["lattices/shot_id"], strict=True)
-    ]
-    A = np.array([truth[run]["lattices/A"][row] for run, row in run_and_row])
-    scale = np.array([truth[run]["lattices/scale"][row] for run, row in run_and_row])
+    true_A = []
+    true_scale = []
+    for run, shot_id in zip(table["lattices/run"], table["lattices/shot_id"], strict=True):
+        row = list(truth[run]["shots/shot_id"]).index(shot_id)
+        true_A.append(truth[run]["lattices/A"][row])
+        true_scale.append(truth[run]["lattices/scale"][row])
+    A = np.array(true_A)
+    scale = np.array(true_scale)
+
     sigma = np.tile([0.1, 2e-5, 2e-5, 2e-5, 0.03], (n, 1))
     deviation = sigma * rng.standard_normal((n, 5))
-    true = np.stack([np.log(scale), *np.zeros((3, n)), np.full(n, np.log(57.0))], axis=1)
+    log_n_cells = np.full(n, np.log(57.0))
+    true = np.stack([np.log(scale), *np.zeros((3, n)), log_n_cells], axis=1)
     values = true + deviation
+
     position = np.stack([table["reflections/fast"], table["reflections/slow"]], axis=1)[rows]
     after = position + rng.normal(0, 0.2, position.shape)
     before = position + rng.normal(0, 0.4, position.shape)
     observed = np.where(rng.random((len(rows), 1)) < 0.7, position, np.nan)
+    floor = observed - position + 0.1
+
+    outcomes = [RefinedOutcome.REFINED] * (n - 2)
+    outcomes += [RefinedOutcome.TOO_FEW, RefinedOutcome.LOST]
     planted = {
         **{f"lattices/{name}": table[f"lattices/{name}"] for name in ("run", "shot_id", "k")},
-        "lattices/outcome": [RefinedOutcome.REFINED] * (n - 2)
-        + [RefinedOutcome.TOO_FEW, RefinedOutcome.LOST],
+        "lattices/outcome": outcomes,
         "lattices/A": rotation.from_vector(deviation[:, 1:4]) @ A,
         "lattices/cell": [unit_cell.cell_of(a) for a in A],
         "lattices/cell_sigma": np.full((n, 6), np.nan),
@@ -488,18 +499,40 @@ def _stage1(folder, trial, filled) -> Path:
         "lattices/loss_after": np.where(np.arange(n) == 3, 100.0, np.arange(n)),
         "lattices/sigma_z": rng.uniform(0.95, 1.1, n),
         "lattices/seconds": rng.uniform(0.2, 0.4, n),
-        **{
-            f"reflections/{name}": table[f"reflections/{name}"][rows]
-            for name in ("lattice", "hkl", "d", "panel")
-        },
+    }
+    for name in ("lattice", "hkl", "d", "panel"):
+        planted[f"reflections/{name}"] = table[f"reflections/{name}"][rows]
+    planted |= {
         "reflections/fast": after[:, 0],
         "reflections/slow": after[:, 1],
         "reflections/fast_before": before[:, 0],
         "reflections/slow_before": before[:, 1],
         "reflections/fast_obs": observed[:, 0],
         "reflections/slow_obs": observed[:, 1],
-        "reflections/fast_floor": observed[:, 0] - position[:, 0] + 0.1,
-        "reflections/slow_floor": observed[:, 1] - position[:, 1] + 0.1,
+        "reflections/fast_floor": floor[:, 0],
+        "reflections/slow_floor": floor[:, 1],
+    }
+    planted |= _samples_of_stage1(rng)
+    sizes = {
+        "lattices": n,
+        "unknown": 5,
+        "reflections": len(rows),
+        "samples": 2,
+        "sample_pixels": 40,
+    }
+
+    parts = store.Parts(folder / "stage1.h5", "stage1", "stage1", [[1]])
+    parts.write(0, filled("stage1", sizes, planted))
+    attributes = {name: annulus_attributes[name] for name in ("runs", "space_group", "detectors")}
+    attributes["unknowns"] = names
+    attributes["config"] = {"mosaicity": "continuous", "uncertainty": "sandwich"}
+    parts.finish(World(), **attributes)
+    return folder / "stage1.h5"
+
+
+def _samples_of_stage1(rng) -> dict[str, object]:
+    """Return the tables of two shoeboxes of 20 pixels, with model and residuals."""
+    return {
         "samples/reflection": [0, 1],
         "samples/bbox": [[0, 4, 0, 5], [0, 5, 0, 4]],
         "samples/first_pixel": [0, 20],
@@ -508,20 +541,6 @@ def _stage1(folder, trial, filled) -> Path:
         "sample_pixels/background": np.full(40, 15.0),
         "sample_pixels/z": rng.standard_normal(40),
     }
-    sizes = {
-        "lattices": n,
-        "unknown": 5,
-        "reflections": len(rows),
-        "samples": 2,
-        "sample_pixels": 40,
-    }
-    parts = store.Parts(folder / "stage1.h5", "stage1", "stage1", [[1]])
-    parts.write(0, filled("stage1", sizes, planted))
-    attributes = {name: annulus_attributes[name] for name in ("runs", "space_group", "detectors")}
-    attributes["unknowns"] = names
-    attributes["config"] = {"mosaicity": "continuous", "uncertainty": "sandwich"}
-    parts.finish(World(), **attributes)
-    return folder / "stage1.h5"
 
 
 def _spread(folder, trial, filled) -> Path:
@@ -534,20 +553,25 @@ def _spread(folder, trial, filled) -> Path:
     start = np.array([[metallic.real, metallic.imag]] * 2)
     n = start.size
     stage1 = store.read(trial.stage1, "stage1", ["lattices/"])
+
     mixed = np.eye(n) - 0.3 * np.eye(n, k=1) - 0.3 * np.eye(n, k=-1)
     scale = np.tile(np.where(nodes > 7116, 0.8, 0.3), 4)
     fisher = scale[:, None] * mixed * scale
+    sandwich = 1.44 * fisher
+    factors = (1.0, 0.25, 0.1)
+
     true = [anomalous.site("Fe", name, nodes) for name in ("oxidized", "reduced")]
     true_values = np.array([[curve.real, curve.imag] for curve in true]).ravel()
     deviation = 1.2 * scale * (np.linalg.cholesky(mixed) @ rng.standard_normal(n))
     values = true_values + deviation
+
     planted = {
         "curves/fit": np.repeat([0, 1, 2], 2 * len(nodes)),
         "curves/site": np.tile(np.repeat([0, 1], len(nodes)), 3),
         "curves/energy_ev": np.tile(nodes, 6),
         "values/fit": np.repeat([0, 1, 2], n),
-        "values/fisher": np.concatenate([fisher * factor for factor in (1.0, 0.25, 0.1)]),
-        "values/sandwich": np.concatenate([1.44 * fisher * factor for factor in (1.0, 0.25, 0.1)]),
+        "values/fisher": np.concatenate([fisher * factor for factor in factors]),
+        "values/sandwich": np.concatenate([sandwich * factor for factor in factors]),
         "edges/fit": [0, 0, 1, 1],
         "edges/site": [0, 1, 0, 1],
         "edges/energy_ev": [7118.2, 7115.9, 7118.0, 7116.0],
@@ -558,13 +582,12 @@ def _spread(folder, trial, filled) -> Path:
         "channels/photons": rng.uniform(1e9, 1e10, 20),
         "channels/residual": np.append(rng.normal(0, 0.01, 19), np.nan),
         "channels/residual_sigma": np.append(np.full(19, 0.01), np.nan),
-        **{
-            f"lattices/{name}": stage1[f"lattices/{name}"]
-            for name in ("run", "shot_id", "k", "sigma_z", "seconds")
-        },
-        "lattices/outcome": [SpreadOutcome.USED] * 12
-        + [SpreadOutcome.LOST]
-        + [SpreadOutcome.NOT_REFINED] * 2,
+    }
+    for name in ("run", "shot_id", "k", "sigma_z", "seconds"):
+        planted[f"lattices/{name}"] = stage1[f"lattices/{name}"]
+    outcomes = [SpreadOutcome.USED] * 12 + [SpreadOutcome.LOST] + [SpreadOutcome.NOT_REFINED] * 2
+    planted |= {
+        "lattices/outcome": outcomes,
         "lattices/loss_start": np.arange(15) + 10.0,
         "lattices/loss": np.arange(15) * 0.5,
     }
@@ -587,13 +610,20 @@ def _spread(folder, trial, filled) -> Path:
         "channels": 20,
         "lattices": 15,
     }
+    attributes = _attributes_of_spread(n) | {"runs": trial.runs}
+    columns = filled("spread", sizes, planted)
+    store.write(folder / "spread.h5", "spread", columns, key="spread", **attributes)
+    return folder / "spread.h5"
+
+
+def _attributes_of_spread(n_parameters: int) -> dict[str, object]:
+    """Return the attributes of a product of `spread` with two sites, except its runs."""
     controls = [
         {"name": "start swapped", "passed": True, "figure": 1e-3, "bar": "small"},
         {"name": "half sets", "passed": False, "figure": 2.5, "bar": "0.7-1.4"},
     ]
-    attributes = {
+    return {
         "config": {"d_max": 4.0, "restraint": "none", "band_sigma_e": 0.5},
-        "runs": trial.runs,
         "d_min": 2.1,
         "mosaicity": "continuous",
         "fits": ["free", "kramers_kronig", "smooth"],
@@ -601,13 +631,10 @@ def _spread(folder, trial, filled) -> Path:
         "elements": ["Fe", "Fe"],
         "weak": [],
         "sigma_kinds": ["sandwich", "scaled", "fisher"],
-        "n_parameters": n,
+        "n_parameters": n_parameters,
         "n_undetermined": 3,
         "changes": [3.0, 0.01],
         "converged": True,
         "controls": controls,
         "lattices_for_goal": {"fp": 1234.2, "fdp": np.inf},
     }
-    columns = filled("spread", sizes, planted)
-    store.write(folder / "spread.h5", "spread", columns, key="spread", **attributes)
-    return folder / "spread.h5"

@@ -111,13 +111,11 @@ def test_index_and_reindex(trial, figures_of):
     seconds = [s for t in tables for s in t["shots/seconds"]]
     assert figures["seconds_per_shot_per_core"] == pytest.approx(sum(seconds) / 24)
 
+    n_rmsd = np.concatenate([t["lattices/n_rmsd"] for t in tables])
     for axis in ("radial", "transverse"):
-        pairs = [
-            (n, r)
-            for t in tables
-            for n, r in zip(t["lattices/n_rmsd"], t[f"lattices/rmsd_{axis}_mm"], strict=True)
-        ]
-        expected = (sum(n * r**2 for n, r in pairs) / sum(n for n, _ in pairs)) ** 0.5
+        rmsd = np.concatenate([t[f"lattices/rmsd_{axis}_mm"] for t in tables])
+        total = sum(n * r**2 for n, r in zip(n_rmsd, rmsd, strict=True))
+        expected = (total / sum(n_rmsd)) ** 0.5
         assert figures[f"{axis}_rmsd_mm"] == pytest.approx(expected)
         assert figures[f"{axis}_rmsd_px"] == pytest.approx(expected / 0.1)
 
@@ -126,8 +124,10 @@ def test_index_and_reindex(trial, figures_of):
     angles = []
     for table, manifest in zip(tables, trial.manifests, strict=True):
         truth = read_truth(manifest)
-        turn = table["lattices/A"] @ np.linalg.inv(truth["lattices/A"])
-        angles += [np.rad2deg(np.arccos(min((np.trace(r) - 1) / 2, 1))) for r in turn]
+        turns = table["lattices/A"] @ np.linalg.inv(truth["lattices/A"])
+        for turn in turns:
+            cosine = min((np.trace(turn) - 1) / 2, 1)
+            angles.append(np.rad2deg(np.arccos(cosine)))
 
     assert figures["misorientation_deg_median"] == pytest.approx(np.median(angles), rel=1e-3)
     assert figures["misorientation_deg_p95"] == pytest.approx(np.percentile(angles, 95), rel=1e-3)
@@ -224,20 +224,24 @@ def test_ladder(trial, figures_of):
             assert rung["radial_rmsd_mm"] is None is rung["sigma_z"]
             assert rung["n_read"] == 15
             continue
-        n, radial, across = (
-            sum(table[f"rungs/{key}"][i] for i in rows) for key in ("n", "radial", "transverse")
-        )
+
+        n = sum(table["rungs/n"][i] for i in rows)
+        radial = sum(table["rungs/radial"][i] for i in rows)
+        across = sum(table["rungs/transverse"][i] for i in rows)
         assert rung["n"] == n
         assert rung["radial_rmsd_mm"] == pytest.approx((radial / n) ** 0.5)
         assert rung["transverse_rmsd_mm"] == pytest.approx((across / n) ** 0.5)
         assert rung["rmsd_px"] == pytest.approx(((radial + across) / n) ** 0.5 / 0.1)
-        z, square = (sum(table["rungs/z"][i, j] for i in rows) / (1000 * len(rows)) for j in (0, 1))
+
+        n_pixels = 1000 * len(rows)
+        z = sum(table["rungs/z"][i, 0] for i in rows) / n_pixels
+        square = sum(table["rungs/z"][i, 1] for i in rows) / n_pixels
         assert rung["z_mean"] == pytest.approx(z)
         assert rung["sigma_z"] == pytest.approx((square - z**2) ** 0.5)
         assert rung["z_published_mean"] == pytest.approx(2 * z)
-        assert rung["seconds_per_lattice"] == pytest.approx(
-            np.median([table["rungs/seconds"][i] for i in rows])
-        )
+
+        seconds = np.median([table["rungs/seconds"][i] for i in rows])
+        assert rung["seconds_per_lattice"] == pytest.approx(seconds)
 
 
 def test_mosaic(figures_of):
@@ -255,17 +259,19 @@ def test_mosaic(figures_of):
     assert figures["seconds_per_lattice_per_core"] == pytest.approx(0.2)
 
     sigma = np.sqrt(0.63 / 4) * 2.0 / (57 * (67.2 + 59.8 + 47.2) / 3)
-    x, z = np.meshgrid(np.arange(-4e-3, 4e-3, 2e-5), np.arange(-2e-3, 2e-3, 2e-5), indexing="ij")
+    x_grid = np.arange(-4e-3, 4e-3, 2e-5)
+    z_grid = np.arange(-2e-3, 2e-3, 2e-5)
+    x, z = np.meshgrid(x_grid, z_grid, indexing="ij")
 
     def density(factor):
-        """Return the two domains, blurred, at so many times their place."""
-        center_x = factor * 1e-3
-        center_z = factor * 2e-4
-        domains = [
-            np.exp(-0.5 * ((x - sign * center_x) ** 2 + (z - sign * center_z) ** 2) / sigma**2)
-            for sign in (1, -1)
-        ]
-        return sum(domains) / sum(domains).sum()
+        """Return the density of the two domains, blurred, at `factor` times their rotations."""
+        domains = []
+        for sign in (1, -1):
+            dx = x - sign * factor * 1e-3
+            dz = z - sign * factor * 2e-4
+            domains.append(np.exp(-0.5 * (dx**2 + dz**2) / sigma**2))
+        both = sum(domains)
+        return both / both.sum()
 
     difference = density(1) - density(2)
     along_z = np.abs(difference.sum(axis=1)).sum()
@@ -286,37 +292,17 @@ def test_stage1(trial, figures_of):
     assert (figures["n_lattices"], figures["n_refined"]) == (15, 13)
     assert (figures["n_truth"], figures["n_worse"]) == (13, 1)
 
-    after, before, floor = [], [], []
-    for row in np.flatnonzero(np.isfinite(table["reflections/fast_obs"])):
-        centroid = {
-            name: np.array([table[f"reflections/{axis}{name}"][row] for axis in ("fast", "slow")])
-            for name in ("", "_before", "_obs")
-        }
-        x0 = -10.0 if table["reflections/panel"][row] == 0 else 1.0
-        x = x0 + 0.1 * centroid["_before"][0]
-        y = 10.0 - 0.1 * centroid["_before"][1]
-        square = x**2 + y**2
-        for squares, name in ((after, ""), (before, "_before")):
-            dx, dy = 0.1 * (centroid[name] - centroid["_obs"]) * [1, -1]
-            squares.append([(x * dx + y * dy) ** 2 / square, (x * dy - y * dx) ** 2 / square])
-        floor.append((0.01 * (x - y)) ** 2 / square)
-    for squares, suffix in ((after, ""), (before, "_before")):
-        radial, transverse = np.sqrt(np.mean(squares, axis=0))
+    squares, floor = _squared_distances(table)
+    for suffix in ("", "_before"):
+        radial, transverse = np.sqrt(np.mean(squares[suffix], axis=0))
         assert figures[f"radial_rmsd_mm{suffix}"] == pytest.approx(radial, rel=1e-4)
         assert figures[f"transverse_rmsd_mm{suffix}"] == pytest.approx(transverse, rel=1e-4)
 
     assert figures["radial_floor_mm"] == pytest.approx(np.sqrt(np.mean(floor)), rel=1e-4)
-    assert figures["n_rmsd"] == len(after)
+    assert figures["n_rmsd"] == len(squares[""])
     assert figures["radial_rmsd_px"] == pytest.approx(figures["radial_rmsd_mm"] / 0.1)
 
-    truth = [read_truth(manifest) for manifest in trial.manifests]
-    pulls = []
-    for lattice in range(13):
-        run, shot_id, scale = (
-            table[f"lattices/{name}"][lattice] for name in ("run", "shot_id", "scale")
-        )
-        shot = list(truth[run]["shots/shot_id"]).index(shot_id)
-        pulls.append(np.log(scale / truth[run]["lattices/scale"][shot]) / 0.1)
+    pulls = _scale_pulls(table, [read_truth(manifest) for manifest in trial.manifests])
 
     assert figures["pull_sd"]["scale"] == pytest.approx(np.std(pulls))
     assert figures["pull_mean"]["scale"] == pytest.approx(np.mean(pulls))
@@ -328,6 +314,42 @@ def test_stage1(trial, figures_of):
         np.median(table["lattices/seconds"])
     )
     assert "13 refined, 1 too few, 1 lost" in stage1.headline(figures)[0]
+
+
+def _squared_distances(table: dict) -> tuple[dict[str, list], list[float]]:
+    """Return the squared radial and transverse distances of the model's centroids from the observed
+    ones, after ("") and before ("_before") the refinement, and the squared radial floor, all mm².
+    """
+    squares = {"": [], "_before": []}
+    floor = []
+    for row in np.flatnonzero(np.isfinite(table["reflections/fast_obs"])):
+        centroid = {
+            name: np.array([table[f"reflections/{axis}{name}"][row] for axis in ("fast", "slow")])
+            for name in ("", "_before", "_obs")
+        }
+        x0 = -10.0 if table["reflections/panel"][row] == 0 else 1.0
+        x = x0 + 0.1 * centroid["_before"][0]
+        y = 10.0 - 0.1 * centroid["_before"][1]
+        square = x**2 + y**2
+        for name in squares:
+            dx, dy = 0.1 * (centroid[name] - centroid["_obs"]) * [1, -1]
+            radial = (x * dx + y * dy) ** 2 / square
+            transverse = (x * dy - y * dx) ** 2 / square
+            squares[name].append([radial, transverse])
+        floor.append((0.01 * (x - y)) ** 2 / square)
+    return squares, floor
+
+
+def _scale_pulls(table: dict, truth: list[dict]) -> list[float]:
+    """Return the deviations of the logarithm of the scale of 13 lattices from the truth, over σ."""
+    pulls = []
+    for lattice in range(13):
+        run = table["lattices/run"][lattice]
+        shot_ids = list(truth[run]["shots/shot_id"])
+        shot = shot_ids.index(table["lattices/shot_id"][lattice])
+        true = truth[run]["lattices/scale"][shot]
+        pulls.append(np.log(table["lattices/scale"][lattice] / true) / 0.1)
+    return pulls
 
 
 def test_a_fit_that_has_not_converged_may_be_worse_too(trial):
@@ -351,18 +373,8 @@ def test_spread(trial, figures_of):
     assert figures["compared_ev"] == [7100.0, 7140.0]
     assert figures["n_nodes"] == 11
 
-    energies = 7100.0 + np.arange(20)
-    node_ev = table["curves/energy_ev"]
     for fit, name in enumerate(("free", "kramers_kronig", "smooth")):
-        error, sigma, bound = ({"fp": [], "fdp": []} for _ in range(3))
-        for i in np.flatnonzero((table["curves/fit"] == fit) & (node_ev >= 7100)):
-            state = ("oxidized", "reduced")[table["curves/site"][i]]
-            curve = anomalous.site("Fe", state, energies)
-            for key, values in (("fp", curve.real), ("fdp", curve.imag)):
-                true = np.interp(node_ev[i], energies, values)
-                error[key].append(table[f"curves/{key}"][i] - true)
-                sigma[key].append(table[f"curves/{key}_sigma"][i])
-                bound[key].append(table[f"curves/{key}_fisher"][i])
+        error, sigma, bound = _errors_of_curves(table, fit)
         for key in ("fp", "fdp"):
             for figure, values in (("rms", error), ("sigma", sigma), ("crlb", bound)):
                 expected = np.sqrt(np.mean(np.square(values[key])))
@@ -398,6 +410,24 @@ def test_spread(trial, figures_of):
     assert "1 of 2 passed; not: half sets" in words
     assert "E0(FE1) − E0(FE2) = 2.30 ± 0.50 eV (truth 2.00)" in words
     assert "1 200 lattices for f′, endless" in words
+
+
+def _errors_of_curves(table: dict, fit: int) -> tuple[dict[str, list], ...]:
+    """Return deviations from the truth, σ and bounds of f′ ("fp") and f″ ("fdp") of a fit at the
+    nodes from 7100 eV on.
+    """
+    energies = 7100.0 + np.arange(20)
+    node_ev = table["curves/energy_ev"]
+    error, sigma, bound = ({"fp": [], "fdp": []} for _ in range(3))
+    for i in np.flatnonzero((table["curves/fit"] == fit) & (node_ev >= 7100)):
+        state = ("oxidized", "reduced")[table["curves/site"][i]]
+        curve = anomalous.site("Fe", state, energies)
+        for key, values in (("fp", curve.real), ("fdp", curve.imag)):
+            true = np.interp(node_ev[i], energies, values)
+            error[key].append(table[f"curves/{key}"][i] - true)
+            sigma[key].append(table[f"curves/{key}_sigma"][i])
+            bound[key].append(table[f"curves/{key}_fisher"][i])
+    return error, sigma, bound
 
 
 def _write_spread(path: Path, table: dict, attributes: dict) -> None:
@@ -480,8 +510,13 @@ def test_merge(trial, figures_of):
 
 def test_every_key_is_documented(summaries, figures_of):
     """Each key of each summary stands in docs/summaries.md under its stage."""
-    parts = re.split(r"^## ", DOCS.read_text(), flags=re.M)
-    documented = {part.split("\n")[0]: set(re.findall(r"`([a-z0-9_]+)`", part)) for part in parts}
+    documented = {}
+    for part in re.split(r"^## ", DOCS.read_text(), flags=re.M):
+        title = part.split("\n")[0]
+        documented[title] = set(re.findall(r"`([a-z0-9_]+)`", part))
+
     for stage in summaries:
-        here = next(keys for title, keys in documented.items() if stage in title.split(", "))
-        assert figures_of(stage).keys() <= here | documented["every stage"], stage
+        keys_of_stage = next(
+            keys for title, keys in documented.items() if stage in title.split(", ")
+        )
+        assert figures_of(stage).keys() <= keys_of_stage | documented["every stage"], stage

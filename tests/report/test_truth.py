@@ -46,9 +46,12 @@ def simulated(filled):
 
 
 def distinct(rng) -> np.ndarray:
-    """(N, 3) different Miller indices."""
+    """Return different Miller indices, (N, 3)."""
     numbers = rng.choice(21**3, N, replace=False)
-    return np.stack([numbers // 441 - 10, numbers // 21 % 21 - 10, numbers % 21 - 10], axis=1)
+    h = numbers // 441 - 10
+    k = numbers // 21 % 21 - 10
+    l = numbers % 21 - 10
+    return np.stack([h, k, l], axis=1)
 
 
 @pytest.fixture
@@ -155,15 +158,18 @@ def test_indices_of_spots(product, simulated):
     product["spots/hkl"][:7, 2] += 1
     product["spots/intensity"][10] = 1e6
     figures = truth.indices(matched_run(product, simulated))
-    assert figures["n_spots_indexed"] == len(product["spots/hkl"])
-    assert figures["miller_right"] == pytest.approx(1 - 8 / len(product["spots/hkl"]))
+    n_spots = len(product["spots/hkl"])
+    assert figures["n_spots_indexed"] == n_spots
+    assert figures["miller_right"] == pytest.approx(1 - 8 / n_spots)
 
 
 def test_pulls_are_the_planted_deviations_of_single_hits(product, simulated):
     single = np.isin(product["reflections/lattice"], range(6))
     product["reflections/flags"][::5] = 4
     pulls = truth.pulls(matched_run(product, simulated))
-    expected = deviations(len(single))[single & (product["reflections/flags"] == 0)]
+    is_good = product["reflections/flags"] == 0
+    expected = deviations(len(single))[single & is_good]
+
     assert np.allclose(np.sort(pulls), np.sort(expected), atol=1e-4)
 
 
@@ -259,6 +265,9 @@ def test_a_run_without_refined_lattices_takes_nothing_from_the_others(simulated,
 def test_each_axis_has_its_pull_where_each_has_its_own_cells(simulated, filled):
     table, attributes = refined(simulated, filled, [[RefinedOutcome.REFINED] * 3])
     against = truth_of_fits.refinement(table, attributes, [simulated])
-    np.testing.assert_allclose(against.pulls["fisher"]["n_cells"], np.tile([0.5, -1.0, 1.5], 3))
-    np.testing.assert_allclose(against.pulls["sandwich"]["n_cells"], np.tile([0.25, -0.5, 0.75], 3))
-    assert against.pulls["fisher"].keys() == {"scale", "rotation", "n_cells"}
+    fisher = against.pulls["fisher"]
+    sandwich = against.pulls["sandwich"]
+
+    np.testing.assert_allclose(fisher["n_cells"], np.tile([0.5, -1.0, 1.5], 3))
+    np.testing.assert_allclose(sandwich["n_cells"], np.tile([0.25, -0.5, 0.75], 3))
+    assert fisher.keys() == {"scale", "rotation", "n_cells"}
