@@ -93,9 +93,8 @@ TYPES = {
 
 
 def staged(stage: str, **index_keys):
-    return for_stage(
-        section(parse(TREE | {"index": TREE["index"] | index_keys}), stage, "r"), stage
-    )
+    tree = TREE | {"index": TREE["index"] | index_keys}
+    return for_stage(section(parse(tree), stage, "r"), stage)
 
 
 def write_expt(path: Path, detector: Detector, lattices: list[dict]) -> None:
@@ -104,24 +103,25 @@ def write_expt(path: Path, detector: Detector, lattices: list[dict]) -> None:
     """
     dials.write_expt(path, detector, wavelength=lattices[0]["wavelength"])
     tree = json.loads(path.read_text())
-    tree["experiment"], tree["beam"] = (
-        [],
-        [dict(tree["beam"][0], wavelength=lattice["wavelength"]) for lattice in lattices],
-    )
+    beam = tree["beam"][0]
+    tree["experiment"] = []
+    tree["beam"] = [dict(beam, wavelength=lattice["wavelength"]) for lattice in lattices]
     for n, lattice in enumerate(lattices):
-        axes = {
-            f"real_space_{axis}": row
-            for axis, row in zip("abc", np.linalg.inv(lattice["A"]).tolist(), strict=True)
-        }
-        tree["crystal"].append(
-            {"__id__": "crystal", **axes, "space_group_hall_symbol": lattice.get("hall", HALL)}
+        crystal = {"__id__": "crystal"}
+        for axis, row in zip("abc", np.linalg.inv(lattice["A"]).tolist(), strict=True):
+            crystal[f"real_space_{axis}"] = row
+        crystal["space_group_hall_symbol"] = lattice.get("hall", HALL)
+        tree["crystal"].append(crystal)
+
+        images = [str(lattice["image"])]
+        frames = [int(lattice["frame"])]
+        tree["imageset"].append(
+            {"__id__": "ImageSet", "images": images, "single_file_indices": frames}
         )
-        images = {"images": [str(lattice["image"])], "single_file_indices": [int(lattice["frame"])]}
-        tree["imageset"].append({"__id__": "ImageSet", **images})
+
         numbers = {"beam": n, "crystal": n, "imageset": n, "detector": 0}
-        tree["experiment"].append(
-            {"__id__": "Experiment", "identifier": lattice["identifier"], **numbers}
-        )
+        experiment = {"__id__": "Experiment", "identifier": lattice["identifier"]}
+        tree["experiment"].append(experiment | numbers)
     path.write_text(json.dumps(tree))
 
 
@@ -197,7 +197,9 @@ def onwards(folder: Path, manifest: Path) -> None:
 def adopted(spec: Path, manifest: Path, out: Path, **keys) -> tuple[dict, dict]:
     """Run `adopt`, and return the columns of reindex.h5 and adopt.h5."""
     adopt.run(staged("adopt", **keys), images=manifest, spec=spec, out=out, world=World())
-    return store.read(out, "reindex"), store.read(out.with_name("adopt.h5"), "adopt")
+    reindex = store.read(out, "reindex")
+    lines = store.read(out.with_name("adopt.h5"), "adopt")
+    return reindex, lines
 
 
 @pytest.fixture(scope="module")
@@ -241,9 +243,10 @@ def adopted_run(usual, tmp_path_factory) -> SimpleNamespace:
 
 def test_each_line_has_one_end(usual, adopted_run):
     assert len(usual.lattices) == 6
-    assert list(adopted_run.lines["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
-    assert list(adopted_run.lines["lines/line"]) == [1, 2, 3, 4, 6, 7]
-    assert list(adopted_run.lines["lines/k"]) == [
+    lines = adopted_run.lines
+    assert list(lines["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
+    assert list(lines["lines/line"]) == [1, 2, 3, 4, 6, 7]
+    assert list(lines["lines/k"]) == [
         0,
         0,
         0,
@@ -251,17 +254,13 @@ def test_each_line_has_one_end(usual, adopted_run):
         0,
         1,
     ]
-    assert list(adopted_run.lines["lines/experiment"]) == [0, 0, 0, 0, 0, 1]
-    assert list(adopted_run.lines["lines/n_reflections"]) == [
-        len(one["rows"]) for one in usual.lattices
-    ]
-    assert np.all(
-        adopted_run.lines["lines/n_agree"] >= 0.9 * adopted_run.lines["lines/n_reflections"]
-    )
+    assert list(lines["lines/experiment"]) == [0, 0, 0, 0, 0, 1]
+    assert list(lines["lines/n_reflections"]) == [len(one["rows"]) for one in usual.lattices]
+    assert np.all(lines["lines/n_agree"] >= 0.9 * lines["lines/n_reflections"])
 
     ids = (adopted_run.reindex[f"lattices/{name}"] for name in ("shot_id", "k"))
     assert set(zip(*ids, strict=True)) == set(
-        zip(adopted_run.lines["lines/shot_id"], adopted_run.lines["lines/k"], strict=True)
+        zip(lines["lines/shot_id"], lines["lines/k"], strict=True)
     )
     assert [Outcome(x) for x in adopted_run.reindex["shots/outcome"]].count(
         Outcome.NOT_SUPPLIED
@@ -386,7 +385,9 @@ def _other_identifier(one, folder):
 
 
 def _other_indices(one, folder):
-    rows = [(panel, (l, h, k), position) for panel, (h, k, l), position in one["rows"]]
+    rows = []
+    for panel, (h, k, l), position in one["rows"]:
+        rows.append((panel, (l, h, k), position))
     write_refl(folder / "bad.refl", [one | {"rows": rows}])
 
 
@@ -453,9 +454,8 @@ def test_a_screw_axis_is_not_asked_for(usual, tmp_path):
     write_expt(tmp_path / "a.expt", usual.detector, [one | {"hall": " P 2y"}])
     write_refl(tmp_path / "a.refl", [one])
     (tmp_path / "spec.txt").write_text("a.expt a.refl")
-    assert list(
-        adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1]["lines/outcome"]
-    ) == [0]
+    _, lines = adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
+    assert list(lines["lines/outcome"]) == [0]
 
 
 def test_images_that_were_moved_are_known_by_their_name(usual, tmp_path):
@@ -465,10 +465,8 @@ def test_images_that_were_moved_are_known_by_their_name(usual, tmp_path):
     )
     write_refl(tmp_path / "a.refl", [one])
     (tmp_path / "spec.txt").write_text("a.expt a.refl")
-
-    assert list(
-        adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1]["lines/outcome"]
-    ) == [0]
+    _, lines = adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
+    assert list(lines["lines/outcome"]) == [0]
 
     shutil.copy(
         one["image"], tmp_path / one["image"].name

@@ -74,9 +74,8 @@ def inputs(tmp_path, filled):
         path = tmp_path / run / "reindex.h5"
         parts = store.Parts(path, "reindex", run, [ids[b] for b in blocks])
         for b, block in enumerate(blocks):
-            of_shot = np.sort(
-                rng.integers(0, len(block), len(block))
-            )  # some shots have none, some two lattices
+            # some shots have none, some two lattices
+            of_shot = np.sort(rng.integers(0, len(block), len(block)))
             parts.write(b, reflections(filled, rng, ids[block], of_shot))
             rows += [
                 (r, int(ids[block][s]), int((of_shot[:i] == s).sum()))
@@ -85,19 +84,17 @@ def inputs(tmp_path, filled):
         config = IndexSection().model_dump(mode="json")
         parts.finish(World(), run=run, config=config, detector={}, manifest=str(images[-1]))
         reindex.append(path)
-    outcome = np.where(rng.random(len(rows)) < 0.5, LatticeOutcome.ACCEPTED, LatticeOutcome.NOISE)
-    outcome[[i for i, (r, *_) in enumerate(rows) if r == 0][:8]] = (
-        LatticeOutcome.NOISE
-    )  # a block without any
+    is_accepted = rng.random(len(rows)) < 0.5
+    outcome = np.where(is_accepted, LatticeOutcome.ACCEPTED, LatticeOutcome.NOISE)
+    first_run = [i for i, (r, *_) in enumerate(rows) if r == 0]
+    outcome[first_run[:8]] = LatticeOutcome.NOISE  # a block without any
     planted = {
         f"lattices/{name}": [row[i] for row in rows]
         for i, name in enumerate(("run", "shot_id", "k"))
     }
-    columns = filled(
-        "cells",
-        {"lattices": len(rows), "clusters": 1, "features": 1},
-        planted | {"lattices/outcome": outcome},
-    )
+    planted["lattices/outcome"] = outcome
+    sizes = {"lattices": len(rows), "clusters": 1, "features": 1}
+    columns = filled("cells", sizes, planted)
     store.write(tmp_path / "cells.h5", "cells", columns, key="cells", runs=list(RUNS))
     return images, reindex, tmp_path / "cells.h5"
 
@@ -224,13 +221,17 @@ def test_reflections_are_those_of_reindex_and_pixels_count_once_a_lattice(inputs
     for j, lattice in enumerate(c["reflections/lattice"]):
         key = (int(c["lattices/shot_id"][lattice]), *c["reflections/hkl"][j])
         assert [c[f"reflections/{name}"][j] for name in CARRIED] in rows[key]
-    width, height = (c["reflections/bbox"][:, i + 1] - c["reflections/bbox"][:, i] for i in (0, 2))
+
+    bbox = c["reflections/bbox"]
+    width, height = (bbox[:, i + 1] - bbox[:, i] for i in (0, 2))
     box = np.repeat(np.arange(len(width)), width * height)
-    slow, fast = np.divmod(np.arange(len(box)) - c["reflections/first_pixel"][box], width[box])
-    fast, slow = fast + c["reflections/bbox"][box, 0], slow + c["reflections/bbox"][box, 2]
-    pixels = np.stack(
-        [c["reflections/lattice"][box], c["reflections/panel"][box], slow, fast], axis=1
-    )
+    pixel_of_box = np.arange(len(box)) - c["reflections/first_pixel"][box]
+    slow, fast = np.divmod(pixel_of_box, width[box])
+    fast = fast + bbox[box, 0]
+    slow = slow + bbox[box, 2]
+    lattice = c["reflections/lattice"][box]
+    panel = c["reflections/panel"][box]
+    pixels = np.stack([lattice, panel, slow, fast], axis=1)
     counts = c["pixels/overlap"] & Overlap.ELSEWHERE == 0
 
     assert (
@@ -245,8 +246,9 @@ def test_reflections_are_those_of_reindex_and_pixels_count_once_a_lattice(inputs
 def test_a_wider_range_is_the_same_stage_with_another_section(inputs, source, tmp_path):
     narrow = run(inputs, tmp_path / "annulus.h5")
     wide = run(inputs, tmp_path / "wide.h5", "wide", d_max=2.7, d_min=1.9)
-    assert len(wide["reflections/d"]) > 1.5 * len(narrow["reflections/d"])
-    inside = (wide["reflections/d"] >= 2.1) & (wide["reflections/d"] < 2.5)
+    d = wide["reflections/d"]
+    assert len(d) > 1.5 * len(narrow["reflections/d"])
+    inside = (d >= 2.1) & (d < 2.5)
     np.testing.assert_array_equal(wide["reflections/hkl"][inside], narrow["reflections/hkl"])
     np.testing.assert_array_equal(wide["lattices/A"], narrow["lattices/A"])
 

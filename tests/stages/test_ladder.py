@@ -62,14 +62,10 @@ def test_figures_are_sums_over_the_list(packed_run, product):
     rungs = {rung["name"]: rung for rung in figures["rungs"]}
     a = store.read(packed_run.annulus, "annulus", ["reflections/", "pixels/valid"])
     on = np.isfinite(a["reflections/fast_obs"]) & (a["reflections/lattice"] < 3)
+    names = ("panel", "fast", "slow", "fast_obs", "slow_obs")
+    columns = [a[f"reflections/{name}"][on] for name in names]
     squares = []
-    for panel, fast, slow, fast_obs, slow_obs in zip(
-        *(
-            a[f"reflections/{name}"][on]
-            for name in ("panel", "fast", "slow", "fast_obs", "slow_obs")
-        ),
-        strict=True,
-    ):
+    for panel, fast, slow, fast_obs, slow_obs in zip(*columns, strict=True):
         panel_keys = packed_run.tree["detector"]["panels"][panel]
         f = np.array(panel_keys.get("fast", [1.0, 0.0, 0.0]))
         f /= np.linalg.norm(f)
@@ -98,11 +94,15 @@ def test_with_what_is_true_the_last_rung_is_right(product):
     """
     figures = product[2]
     rungs = {rung["name"]: rung for rung in figures["rungs"]}
-    assert [(name, rung["why"]) for name, rung in rungs.items() if not rung["passed"]] == []
-    assert rungs["4"]["radial_rmsd_mm"] < 0.7 * rungs["3B"]["radial_rmsd_mm"]
-    assert rungs["4"]["transverse_rmsd_mm"] < 0.5 * rungs["3B"]["transverse_rmsd_mm"]
-    assert rungs["4"]["sigma_z"] < rungs["3B"]["sigma_z"]
-    assert abs(rungs["4"]["z_mean"]) < 0.1
+    failed = [(name, rung["why"]) for name, rung in rungs.items() if not rung["passed"]]
+    last = rungs["4"]
+    before = rungs["3B"]
+
+    assert failed == []
+    assert last["radial_rmsd_mm"] < 0.7 * before["radial_rmsd_mm"]
+    assert last["transverse_rmsd_mm"] < 0.5 * before["transverse_rmsd_mm"]
+    assert last["sigma_z"] < before["sigma_z"]
+    assert abs(last["z_mean"]) < 0.1
     assert all(rungs[name]["seconds_per_lattice"] > 0 for name in ("00", *ladder.MODELLED))
 
 
@@ -110,25 +110,28 @@ def test_samples_are_pixels_of_the_annulus_with_models_beside(packed_run, produc
     _, table, _ = product
     a = store.read(packed_run.annulus, "annulus")
     size = np.array([(b[1] - b[0]) * (b[3] - b[2]) for b in a["reflections/bbox"]])
+    i_over_sigma = a["reflections/intensity"] / a["reflections/sigma"]
     assert len(table["samples/lattice"]) == 3
 
     for lattice, hkl, first in zip(
         *(table[f"samples/{n}"] for n in ("lattice", "hkl", "first_pixel")), strict=True
     ):
         rows = np.flatnonzero(a["reflections/lattice"] == lattice)
-        best = rows[np.argmax((a["reflections/intensity"] / a["reflections/sigma"])[rows])]
+        best = rows[np.argmax(i_over_sigma[rows])]
         assert tuple(hkl) == tuple(a["reflections/hkl"][best])
-        box = slice(
-            a["reflections/first_pixel"][best], a["reflections/first_pixel"][best] + size[best]
-        )
+
+        start = a["reflections/first_pixel"][best]
+        box = slice(start, start + size[best])
         pixels = slice(first, first + size[best])
         expected = np.where(a["pixels/valid"][box], a["pixels/photons"][box], np.nan)
         np.testing.assert_array_equal(table["pixels/photons"][pixels], expected)
+
         good = np.isfinite(expected)
-        z = (table["pixels/model"][pixels][good] - expected[good, None]) / np.sqrt(
-            expected[good, None] + 1.0
-        )
-        assert (z**2).mean(axis=0)[2] < (z**2).mean(axis=0)[1]
+        photons = expected[good, None]
+        residual = table["pixels/model"][pixels][good] - photons
+        z = residual / np.sqrt(photons + 1.0)
+        square = (z**2).mean(axis=0)
+        assert square[2] < square[1]
 
 
 def test_a_lattice_missing_from_the_annulus_fails_rung_00(packed_run, filled, tmp_path):

@@ -35,36 +35,34 @@ def run_with_blanks(packed_run, tmp_path_factory) -> SimpleNamespace:
     rng = np.random.default_rng(2)
     keys = store.part_keys(packed_run.annulus, "annulus")
     blocks = [store.read_part(packed_run.annulus, "annulus", n, key) for n, key in enumerate(keys)]
-    blocks.append(dict(blocks[1]))
-    blocks[2]["lattices/shot_id"] = np.array([BLANK, BLANK + 1], np.uint64)
-    blocks[2]["pixels/photons"] = rng.poisson(20.0, len(blocks[2]["pixels/photons"]))
+    blank = dict(blocks[1])
+    blank["lattices/shot_id"] = np.array([BLANK, BLANK + 1], np.uint64)
+    blank["pixels/photons"] = rng.poisson(20.0, len(blank["pixels/photons"]))
+    blocks.append(blank)
     parts = store.Parts(path, "annulus", "begun", [[1, 2], [3, 4], [BLANK, BLANK + 1]])
     for n, columns in enumerate(blocks):
         parts.write(n, {name: column for name, column in columns.items() if name})
     also = ("runs", "space_group", "detectors", "polarizations", "config")
     parts.finish(World(), **{name: attributes[name] for name in also})
-    simulator = still.Simulator(
-        for_stage(section(parse(packed_run.tree), "simulate", "r"), "simulate")
-    )
-    with h5py.File(path.with_name("domains.h5"), "w") as f:
-        f["rotations"] = patches.patch(
-            simulator, 1, d_min=2.3, d_max=4.0
-        ).parameters.mosaic.rotations
-    return SimpleNamespace(annulus=path, tree=packed_run.tree, domains=path.with_name("domains.h5"))
+
+    config = for_stage(section(parse(packed_run.tree), "simulate", "r"), "simulate")
+    patch = patches.patch(still.Simulator(config), 1, d_min=2.3, d_max=4.0)
+    domains = path.with_name("domains.h5")
+    with h5py.File(domains, "w") as f:
+        f["rotations"] = patch.parameters.mosaic.rotations
+    return SimpleNamespace(annulus=path, tree=packed_run.tree, domains=domains)
 
 
 def run(run_with_blanks, out, **keys) -> dict[str, np.ndarray]:
-    config = for_stage(
-        section(parse(run_with_blanks.tree | {"mosaic": {**KEYS, **keys}}), "mosaic"), "mosaic"
-    )
+    tree = run_with_blanks.tree | {"mosaic": {**KEYS, **keys}}
+    config = for_stage(section(parse(tree), "mosaic"), "mosaic")
     stage.run(config, shoeboxes=run_with_blanks.annulus, out=out, world=World())
     return store.read(out, "mosaic")
 
 
 def refined(run_with_blanks, out, mosaic=None, **keys) -> dict[str, np.ndarray]:
-    config = for_stage(
-        section(parse(run_with_blanks.tree | {"stage1": {**KEYS, **keys}}), "stage1"), "stage1"
-    )
+    tree = run_with_blanks.tree | {"stage1": {**KEYS, **keys}}
+    config = for_stage(section(parse(tree), "stage1"), "stage1")
     stage1.run(config, shoeboxes=run_with_blanks.annulus, mosaic=mosaic, out=out, world=World())
     return store.read(out, "stage1", ["lattices/"])
 
