@@ -51,8 +51,8 @@ def shared_data(pytestconfig) -> Path:
 
 @pytest.fixture(scope="session")
 def filled():
-    """A function that gives all columns of a schema kind: those given, zeros elsewhere; tables
-    without size empty.
+    """A function that gives all columns of a schema kind: those supplied, zeros elsewhere; tables
+    without a size are empty.
     """
 
     def columns(
@@ -134,8 +134,8 @@ _PULSE = 1e10 * np.exp(-0.5 * ((np.arange(15) - 7) / 3.0) ** 2)
 
 
 def _still(rng: np.random.Generator, n_lattices: int) -> tuple[np.ndarray, list]:
-    """An image (panel, slow, fast) int32 with a pedestal of 10, and per lattice A and {hkl:
-    expected photons}.
+    """Return an image (panel, slow, fast) int32 with a pedestal of 10, and for each lattice its A
+    and {hkl: expected photons}.
     """
     expected = np.full(_DETECTOR.shape, 4.0)
     lattices = []
@@ -239,7 +239,7 @@ def _make_packed_run(folder: Path, filled) -> None:
 
 
 def _packed(filled, simulator, number: int, patch) -> dict:
-    """The piece of an annulus of one lattice; strengths are the true ones with their counting
+    """Return the piece of an annulus that one lattice makes, with true strengths and their counting
     errors.
     """
     boxes = patch.shoeboxes
@@ -285,7 +285,7 @@ def _packed(filled, simulator, number: int, patch) -> dict:
 
 
 def _coordinates(boxes) -> tuple[np.ndarray, np.ndarray]:
-    """Fast and slow of the middle of each pixel of shoeboxes, px."""
+    """Return fast and slow of the middle of each pixel of shoeboxes, px."""
     from spreadflow.analysis.pixels.shoeboxes import addresses
 
     _, slow, fast = addresses(boxes.panel, boxes.bbox)[1]

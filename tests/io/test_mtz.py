@@ -123,7 +123,7 @@ def test_amplitudes_are_squared_and_indices_brought_to_the_asu(unique, tmp_path)
 
 
 def model(folder, group: str = GROUP):
-    """A PDB file of 200 carbon atoms."""
+    """Write a PDB file of 200 carbon atoms, and return its path."""
     structure = gemmi.Structure()
     structure.cell = gemmi.UnitCell(*CELL)
     structure.spacegroup_hm = group

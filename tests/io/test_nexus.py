@@ -33,7 +33,7 @@ def one_panel() -> Detector:
 
 
 def tilted_panels() -> Detector:
-    """2 × 2 panels, each turned its own way."""
+    """Return 2 × 2 panels, each turned its own way."""
     turns = from_vector(0.05 * np.random.default_rng(3).normal(size=(4, 3)))
     corners = np.array([[-5.0, 5, -140], [0.5, 5, -141], [-5, -0.5, -142], [0.5, -0.5, -143]])
     return Detector(
@@ -51,7 +51,7 @@ def geometry_of(path) -> Detector:
 
 
 def spectra_of(path) -> tuple[np.ndarray, np.ndarray]:
-    """Energies and photons, each (shot, channel)."""
+    """Return energies and photons of a file, each (shot, channel)."""
     with closing(NexusFile(path)) as file:
         spectra = [file.spectrum(i) for i in range(file.n_frames)]
     energies_ev = np.array([spectrum.energies_ev for spectrum in spectra])
@@ -60,7 +60,7 @@ def spectra_of(path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def stills_of(detector: Detector, n: int = 3) -> nexus_writer.Stills:
-    """n random frames."""
+    """Return n random frames."""
     rng = np.random.default_rng(1)
     shape = (detector.n_panels, *detector.shape)
     return nexus_writer.Stills(
@@ -72,7 +72,7 @@ def stills_of(detector: Detector, n: int = 3) -> nexus_writer.Stills:
 
 
 def instrument_of(detector: Detector) -> nexus_writer.Instrument:
-    """An instrument with a few masked rows."""
+    """Return an instrument with a few masked rows."""
     mask = np.ones((detector.n_panels, *detector.shape), bool)
     mask[-1, 3:5] = False
     return nexus_writer.Instrument(

@@ -14,7 +14,7 @@ N_BLOCKS = 23
 
 
 def block(i: int) -> np.ndarray:
-    """Numbers whose sum depends on the order of addition in the last bits."""
+    """Return numbers whose sum depends on the order of addition in the last bits."""
     return np.random.default_rng(i).normal(size=(3, 4)) * 10.0 ** (i % 9)
 
 
@@ -25,7 +25,9 @@ def total(world: World) -> list[str]:
 
 
 def share(world: World) -> dict:
-    """Three loops in a row, one of them without any block; the first rank is slow."""
+    """Share blocks in three loops in a row, one of them without any block, while the first rank is
+    slow.
+    """
     done = []
     for n in (N_BLOCKS, 0, 1):
         own_blocks = []
@@ -38,7 +40,7 @@ def share(world: World) -> dict:
 
 
 def slow_first_rank(world: World) -> list[int]:
-    """Blocks done by each rank when the first one works a second on its first."""
+    """Return how many blocks each rank does when the first one works a second on its first."""
     n_blocks = 0
     for _ in world.share(N_BLOCKS):
         time.sleep(1.0 if world.rank == 0 and n_blocks == 0 else 0.002)

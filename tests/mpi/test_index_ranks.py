@@ -37,7 +37,7 @@ sys.exit(cli.main(sys.argv[1:]))
 
 @pytest.fixture
 def command(tiny_run):
-    """The command line of `index` on the tiny run, on so many ranks."""
+    """A function that gives the command line of `index` on the tiny run, on so many ranks."""
     if not LAUNCHER.exists():
         pytest.skip(f"no MPI launcher at {LAUNCHER}")
     how = {
@@ -70,7 +70,9 @@ def environment() -> dict[str, str]:
 
 
 def same(a: Path, b: Path) -> None:
-    """Equal in every dataset but the time spent."""
+    """Assert that two products are equal in every dataset but the time spent, and in every
+    attribute but the clock.
+    """
     first = store.read(a, "index")
     second = store.read(b, "index")
     for name in first.keys() - {"shots/seconds"}:

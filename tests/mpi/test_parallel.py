@@ -82,7 +82,7 @@ def test_sum_of_no_blocks_at_all():
 
 
 def _stage(ranks: int, out: Path) -> list[object]:
-    """The command of a stage whose input does not exist."""
+    """Return the arguments of a stage whose input does not exist."""
     config = section(Config(), "cells")
     return [
         "-m",

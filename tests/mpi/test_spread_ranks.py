@@ -86,7 +86,9 @@ def test_any_number_of_ranks_gives_the_same_also_when_killed(wide_run, tmp_path)
 def refined_with_reflections(
     wide_run, before: Path, folder: Path, ranks: int
 ) -> dict[str, np.ndarray]:
-    """One cycle on the matrices that another run left."""
+    """Return the columns after one cycle, which refines amplitudes too, on the matrices that
+    another run left.
+    """
     shutil.copytree(before.with_suffix(".gram"), folder / "spread.gram")
     keys = {"refine_f0": True, "controls": False, "max_cycles": 1}
     assert run(wide_run, folder / "spread.h5", ranks, CLI, **keys) == 0

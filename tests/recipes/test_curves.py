@@ -23,8 +23,9 @@ INFORMATION = 25.0
 
 
 def refined(p, n: int, excess: float = 1.0, dark: float = 1e-6) -> RefinedCurves:
-    """The start, from n lattices whose pixels scatter by `excess` times the variance that their
-    information tells.
+    """Return the starting curves as if refined from n lattices, whose scores scatter by `excess`
+    times the variance that their information implies. dark: information of a dark node, of that of
+    a lit one.
     """
     information = np.where(LIT, INFORMATION, dark * INFORMATION)
     of_pixels = np.diag(information)
@@ -43,7 +44,9 @@ def refined(p, n: int, excess: float = 1.0, dark: float = 1e-6) -> RefinedCurves
 
 @pytest.mark.parametrize(("n", "kind"), [(1500, "sandwich"), (60, "scaled")])
 def test_dark_ends_have_the_sigma_of_the_prior(n, kind):
-    """Whatever lattices scatter by; what is lit has three times its variance."""
+    """Dark nodes have it whatever the scatter of lattices; lit ones have three times their
+    variance.
+    """
     fit = curves.quoted_fit(FREE, refined(FREE, n, 3.0), "sandwich")
     assert fit.kind == kind
 
@@ -58,7 +61,7 @@ def test_dark_ends_have_the_sigma_of_the_prior(n, kind):
 
 @pytest.mark.parametrize("n", [1500, 60])
 def test_dark_ends_do_not_tell_how_many_lattices_it_takes(n):
-    """Three times the variance needs three times the lattices, of which n have the information of
+    """Three times the variance needs three times the lattices, n of which have the information of
     0.2 e.
     """
     for kind, excess in (("sandwich", 3.0), ("fisher", 1.0)):
@@ -72,8 +75,8 @@ def test_dark_ends_do_not_tell_how_many_lattices_it_takes(n):
 @pytest.mark.stage
 @pytest.mark.parametrize("n", [1500, 60])
 def test_a_strong_restraint_is_no_noise_of_edges(n):
-    """Towards known states, 0.1 e: the error of edges is what the pixels' scatter makes it, as of
-    the free fit.
+    """With a restraint of 0.1 e to known states the errors of edges follow from the scatter of the
+    pixels, as in the free fit.
     """
     restrained = dispersion.toward(FREE, CURVES, 0.1)
     sigmas = []

@@ -83,7 +83,9 @@ def test_every_element_scatters_with_its_own_curve_in_every_channel():
 
 @pytest.mark.stage
 def test_merged_data_of_the_model_itself_give_the_model_back(data):
-    """On its scale in electrons, of the measured half alone or completed."""
+    """Amplitudes come back on the model's scale, in electrons, of the measured half alone or
+    completed.
+    """
     model = factors_of(staged())
     half = factors_of(staged(source="merged", mtz=str(data)))
     even = model.hkl[:, :2].sum(axis=1) % 2 == 0

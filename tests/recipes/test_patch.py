@@ -28,9 +28,7 @@ def staged(**changes) -> SimulateConfig:
     ("mosaicity", "oversample"), [("continuous", 1), ("domains", 3), ("per_shot", 1)]
 )
 def test_the_pixels_of_the_whole_image(mosaicity, oversample):
-    """Without noise, shot by shot: those that `Simulator.exposure` computes for all pixels of both
-    panels.
-    """
+    """Without noise the pixels are those of the images that `Simulator.exposure` computes."""
     crystal = {"mosaicity": mosaicity, "n_domains": 7}
     how = TREE["simulate"] | {"oversample": oversample}
     simulator = still.Simulator(staged(crystal=TREE["crystal"] | crystal, simulate=how))
@@ -79,8 +77,8 @@ def test_the_noise_of_a_frame():
 @pytest.mark.stage
 @pytest.mark.parametrize("psf", ["fiber", "gauss"])
 def test_light_that_spreads_between_pixels(psf):
-    """Frames of the same shot: their expectation pixel by pixel, the variance of their noise and
-    its correlation.
+    """A patch has the expectation of frames of the same shot pixel by pixel, and the variance and
+    the correlation of their noise.
     """
     spread = {
         "psf": psf,

@@ -55,8 +55,8 @@ def test_ranges_and_grids(figures):
 
 
 def test_refinement():
-    """σ of a refinement of noisy shoeboxes of the same lattices, from other curves: within 5 % of
-    the plan's.
+    """The plan's σ are within 5 % of those of a refinement of noisy shoeboxes of the same lattices
+    that starts from other curves.
     """
     config = parse({"stage1": {"oversample": 1}})
     n = 8
@@ -132,7 +132,7 @@ def test_cases():
 
 
 def test_door(tmp_path, capsys):
-    """A file of figures, a picture, and a sentence."""
+    """The command writes figures and a picture, and prints a sentence."""
     (tmp_path / "c.yaml").write_text(json.dumps(TREE))
     words = [
         "plan",

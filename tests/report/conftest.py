@@ -221,7 +221,7 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
 
 
 def _adopt(folder, trial, filled) -> Path:
-    """The lattices of run two, and three lines that were not adopted."""
+    """Write a product with the lattices of run two, and three lines that were not adopted."""
     outcomes = [AdoptOutcome.ADOPTED] * N_LATTICES + [
         AdoptOutcome.NO_SHOT,
         AdoptOutcome.OTHER_CELL,
@@ -351,8 +351,8 @@ def _level0(folder) -> Path:
 
 
 def _ladder(folder, trial, filled) -> Path:
-    """Fifteen lattices of which three are modelled, with arbitrary sums; on rung 3A one of them is
-    missing.
+    """Write a product of fifteen lattices of which three are modelled, with arbitrary sums; on rung
+    3A one of them is missing.
     """
     rng = np.random.default_rng(8)
     rungs = ["00", "1", "2", "3", "3A", "3B", "4"]
@@ -406,8 +406,8 @@ def _ladder(folder, trial, filled) -> Path:
 
 
 def _mosaic(folder, trial, filled) -> Path:
-    """A set of two components for each of three lattices of the annulus; two others keep the
-    continuous distribution.
+    """Write a product with a set of two components for each of three lattices of the annulus; two
+    others keep the continuous distribution.
 
     The components of the first set are the truth's; the others have all their weight where no
     domain is.
@@ -449,8 +449,8 @@ def _mosaic(folder, trial, filled) -> Path:
 
 
 def _stage1(folder, trial, filled) -> Path:
-    """The lattices of the annulus, deviating from the truth as their σ say; the last two could not
-    be refined.
+    """Write a product of the lattices of the annulus, which deviate from the truth as their σ say;
+    the last two could not be refined.
     """
     rng = np.random.default_rng(7)
     annulus_attributes = store.attributes(trial.annulus, "annulus")
@@ -544,8 +544,8 @@ def _samples_of_stage1(rng) -> dict[str, object]:
 
 
 def _spread(folder, trial, filled) -> Path:
-    """Curves that deviate from the truth as the sandwich's σ say; of 15 lattices two were not
-    refined, and one is lost.
+    """Write a product of curves that deviate from the truth as the sandwich's σ say; of 15 lattices
+    two were not refined, and one is lost.
     """
     rng = np.random.default_rng(12)
     nodes = np.arange(7096.0, 7121.0, 2.0)

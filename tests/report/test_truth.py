@@ -151,8 +151,8 @@ def test_wrong_and_surplus_lattices_are_counted(product, simulated):
 
 
 def test_indices_of_spots(product, simulated):
-    """All right; then 7 with a neighbouring index, one explained only by a reflection far too weak
-    for it.
+    """At first all are right. Then 7 have a neighbouring index, and one can be explained only by a
+    reflection far too weak for it.
     """
     assert truth.indices(matched_run(product, simulated))["miller_right"] == 1.0
     product["spots/hkl"][:7, 2] += 1

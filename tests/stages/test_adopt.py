@@ -268,8 +268,8 @@ def test_each_line_has_one_end(usual, adopted_run):
 
 
 def test_the_product_is_that_of_the_usual_way(usual, adopted_run):
-    """Same lattices, spots of each, predicted and integrated reflections; a shot without a line has
-    no spots.
+    """The product has the same lattices, spots, predictions and integrated reflections; a shot
+    without a line has no spots.
     """
     theirs = store.read(usual.folder / "reindex.h5", "reindex")
     np.testing.assert_allclose(
@@ -317,7 +317,7 @@ def test_stage_1_has_the_lattices_of_the_usual_way(usual, adopted_run):
 
 
 def test_the_mosaic_spread_is_that_of_the_data(usual, tmp_path):
-    """Estimated with A held it is near what the usual way finds refining A too, from the same
+    """The estimate with A held is near that of the usual way, which refines A too, from the same
     spots.
     """
     free = {"mosaic_spread_deg": None}

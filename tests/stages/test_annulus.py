@@ -100,8 +100,8 @@ def inputs(tmp_path, filled):
 
 
 def reflections(filled, rng, ids, of_shot) -> dict:
-    """Columns of one reindex part: 30 reflections per lattice anywhere on the panels, d of 1.9 to
-    2.7 Å.
+    """Return the columns of one reindex part: 30 reflections per lattice anywhere on the panels, d
+    of 1.9 to 2.7 Å.
     """
     n = 30 * len(of_shot)
     corner = np.stack([rng.integers(0, 68, n), rng.integers(0, 48, n)], axis=1)
@@ -139,7 +139,7 @@ def run(inputs, out, word="annulus", **section):
 
 
 def brute_force(inputs, border: int, min_i_over_sigma=None) -> list[tuple]:
-    """(shot_id, k, hkl, photons, valid) of every reflection, by a loop over everything."""
+    """Return (shot_id, k, hkl, photons, valid) of every reflection, by a loop over everything."""
     _, reindex, cells = inputs
     lattices = store.read(cells, "cells")
     out = []

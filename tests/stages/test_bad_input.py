@@ -127,7 +127,7 @@ def product(folder):
 
 @pytest.fixture
 def index_call(call, folder, product):
-    """The index product of all files: (exit status, lines of the log) of the call that made it."""
+    """Exit status and log lines of the call that made the index product of all files."""
     call_path = folder / "told.json"
     if not call_path.exists():
         call_path.write_text(
@@ -253,7 +253,7 @@ def test_a_folder_that_can_not_be_written_to_is_one_sentence(call, folder, tmp_p
 
 
 def _foreign(part, call, folder):
-    """The same shot, indexed with another config."""
+    """Put the part of the same shot in its place, indexed with another configuration."""
     out = part.parent.parent / "other" / "index.h5"
     assert (
         call("index", "--images", folder / "all.json", "--out", out, spots={"min_spots": 1000})[0]

@@ -72,8 +72,8 @@ class TwoRuns:
         )
 
     def _part(self, filled, run: str, ids: np.ndarray) -> dict:
-        """Eight lattices on six shots; hkl of both hands, a few absent or beyond D_MIN, a few
-        flagged.
+        """Return the columns of eight lattices on six shots: hkl of both hands, a few absent or
+        beyond D_MIN, a few flagged.
         """
         n = 8 * PER_LATTICE
         shot = np.array([0, 0, 1, 2, 3, 4, 5, 5])
@@ -114,7 +114,7 @@ class TwoRuns:
         return filled("reindex", {"shots": 6, "spots": 0, "lattices": 8, "reflections": n}, planted)
 
     def run(self, out: Path, **section) -> dict:
-        """The product of the stage, with its attributes under ''."""
+        """Run the stage, and return its columns, with its attributes under ''."""
         config = MergeConfig.model_validate({"merge": {"d_min": D_MIN} | section})
         merge.run(config, reindex=self.reindex, cells=self.cells, out=out, world=World())
         return store.read(out, "merge") | {"": store.attributes(out, "merge")}

@@ -111,10 +111,10 @@ def test_a_shared_set_is_every_lattices(shared):
 
 
 def test_refined_with_it_pixels_are_likelier(run_with_blanks, shared, tmp_path):
-    """On the way from the continuous distribution to the domains that were simulated, hardly
-    narrower than it.
+    """A refinement with the learned domains comes a good part of the way from the continuous
+    distribution to the domains that were simulated, though these are hardly narrower.
 
-    η is no unknown, and that of the set.
+    η is that of the set, and no unknown.
     """
     smooth = refined(run_with_blanks, tmp_path / "smooth.h5")["lattices/loss_after"][:4].sum()
     true = refined(

@@ -150,8 +150,8 @@ def test_a_rerun_makes_only_what_is_missing_and_another_config_everything(tmp_pa
 
 
 def test_some_shots_are_those_of_the_whole_run(tmp_path):
-    """Files that hold any of the shots, whole; the manifest names them alone; the whole run finds
-    them done.
+    """Every file that holds one of the shots is written whole, and the manifest names these files
+    alone; the run of all shots finds them finished.
     """
     config = staged(runs=longer_runs(7), simulate={"block_shots": 2})
     out = simulated(tmp_path, config, shots="3:5")
@@ -259,7 +259,9 @@ def domain_rotations(truth: dict) -> list[np.ndarray]:
 
 
 def test_every_lattice_of_every_shot_has_its_own_domains(tmp_path):
-    """As many as are in the beam, of r.m.s. rotation angle η; about their mean, which A is of."""
+    """A lattice has as many domains as are in the beam, with an r.m.s. rotation angle of η about
+    their mean, to which A belongs.
+    """
     crystal = {
         "mosaicity": "per_shot",
         "n_domains": None,

@@ -113,7 +113,7 @@ def test_curves_are_where_their_gram_matrices_are_least(product):
 
 
 def test_with_few_lattices_errors_are_fishers_by_one_factor(product):
-    """Of the pixels: the share of the prior in what is known stays as it is."""
+    """The factor multiplies the variance of the pixels; the share of the prior stays as it is."""
     attributes = store.attributes(product.out, "spread")
     p = product.p
     assert attributes["sigma_kinds"] == ["scaled"] * 3
@@ -187,8 +187,8 @@ def test_a_killed_run_goes_on_where_it_was(wide_run, product, tmp_path):
 
 
 def test_matrices_stay_where_nothing_they_depend_on_has_changed(wide_run, product, tmp_path):
-    """What is told, and how long cycles go on, is none of it; another curve to restrain to is, from
-    the second on.
+    """Matrices depend neither on what is reported nor on how long cycles go on. From the second
+    cycle on they depend on the curve of the restraint.
     """
     folder = tmp_path / "spread.gram"
     known_curve = tmp_path / "known.txt"
@@ -228,7 +228,7 @@ def test_matrices_stay_where_nothing_they_depend_on_has_changed(wide_run, produc
 
 
 def test_cycles_come_to_rest_and_stay_there(wide_run, tmp_path):
-    """The published refinement was stable for one."""
+    """Changes shrink from cycle to cycle; the published refinement was stable for one."""
     run(wide_run, tmp_path / "spread.h5", controls=False, max_cycles=6, converged=1e-9)
     changes = store.attributes(tmp_path / "spread.h5", "spread")["changes"]
     assert len(changes) == 6 or (len(changes) == 5 and changes[-1] == 0.0)
@@ -294,15 +294,13 @@ def test_a_stage1_of_other_keys_is_refused(wide_run, tmp_path):
 
 
 def test_no_lattice_at_all_is_said(wide_run, tmp_path):
-    """In a range in which no lattice has enough shoeboxes."""
+    """The range is one in which no lattice has enough shoeboxes."""
     with pytest.raises(FileError, match="none can be"):
         run(wide_run, tmp_path / "spread.h5", d_max=2.31)
 
 
 def test_amplitudes_refined_with_the_curves_are_eliminated_exactly(wide_run, product, tmp_path):
-    """What the stage sums over its groups is what a full solution in curves and reflections
-    gives.
-    """
+    """The stage's sums over its groups are those of a full solution in curves and reflections."""
     members = list(enumerate(product.lattices))
     lattices = LatticeSums(
         {0: members[:1], 1: members[1:]},

@@ -136,7 +136,9 @@ def test_each_lattice_has_one_end(perturbed_run, refined):
 def test_shoeboxes_of_the_wider_range_are_refined_where_that_is_asked_for(
     perturbed_run, refined, tmp_path
 ):
-    """The same, packed as `wide`; one does not pass for the other."""
+    """The same shoeboxes under the kind `wide` give the same lattices, and one kind is not taken
+    for the other.
+    """
     attributes = store.attributes(perturbed_run.annulus, "annulus")
     key = store.part_keys(perturbed_run.annulus, "annulus")[0]
     parts = store.Parts(tmp_path / "wide.h5", "wide", "wide", [[1, 2]])
@@ -155,8 +157,8 @@ def test_shoeboxes_of_the_wider_range_are_refined_where_that_is_asked_for(
 
 
 def test_what_was_planted_is_found_within_its_uncertainty(perturbed_run, refined):
-    """With the domains given, from another zero of their rotations: 11 unknowns of each of four
-    lattices.
+    """The domains are those simulated, from another zero of their rotations; each of four lattices
+    has 11 unknowns.
     """
     out, found = refined
     names = store.attributes(out, "stage1")["unknowns"]
@@ -197,7 +199,9 @@ def test_what_was_planted_is_found_within_its_uncertainty(perturbed_run, refined
 
 
 def test_model_centroids_are_where_the_photons_are(perturbed_run, refined):
-    """Beside the true centroids of the strong shoeboxes, which the packed run tells as observed."""
+    """They are compared with the true centroids of the strong shoeboxes, which the packed run holds
+    as observed.
+    """
     found = {
         name.removeprefix("reflections/"): column
         for name, column in refined[1].items()
@@ -308,8 +312,8 @@ def test_a_continuous_spread_has_its_width_as_unknown(perturbed_run, tmp_path):
 
 
 def test_what_is_known_holds_in_the_units_it_is_told_in(perturbed_run, tmp_path):
-    """Cells, degrees, Å, relative; where the fit starts if there is no centre. The product tells of
-    it.
+    """Restraints are in cells, degrees, Å or relative. One without a centre holds the value that
+    the fit starts from. The product records them.
     """
     out = tmp_path / "stage1.h5"
     cell = 1.002 * unit_cell.degrees(unit_cell.cell_of(perturbed_run.true[0].crystal.A))
@@ -359,8 +363,8 @@ def test_what_is_known_holds_in_the_units_it_is_told_in(perturbed_run, tmp_path)
 
 
 def test_what_is_known_stays_where_it_is_in_later_refinements(perturbed_run):
-    """Those of `spread` begin where stage 1 ended; the orientation is known about the one that was
-    indexed.
+    """The refinements of `spread` begin where stage 1 ended, but the orientation is restrained to
+    the one that was indexed.
     """
     key = store.part_keys(perturbed_run.annulus, "annulus")[0]
     first_lattice = lattice.unpack(store.read_part(perturbed_run.annulus, "annulus", 0, key), 0)
@@ -412,9 +416,7 @@ def test_a_minimizer_that_may_not_look_often_enough_has_not_converged(perturbed_
 
 
 def test_the_model_of_a_pixel_is_the_mean_over_its_points(perturbed_run):
-    """Beside a fit of shoeboxes cut into pixels of half the size, on which the model is at single
-    points.
-    """
+    """The model is compared with that of pixels of half the size, each taken at a single point."""
     true = perturbed_run.true[0]
     bbox = np.array([[10, 60, 20, 50], [100, 140, 90, 121]])
     panel = np.array([0, 1])
@@ -504,8 +506,8 @@ def test_spectra_padded_for_another_run_are_as_they_were():
 
 
 def test_a_point_spread_is_undone(perturbed_run):
-    """Lattices are fitted to what was counted, also beside pixels of other lattices; readout noise
-    is more.
+    """Lattices are fitted to the photons as they were before the spread, also beside pixels of
+    other lattices; the readout noise grows.
     """
     key = store.part_keys(perturbed_run.annulus, "annulus")[0]
     columns = store.read_part(perturbed_run.annulus, "annulus", 0, key)

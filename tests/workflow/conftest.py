@@ -66,7 +66,7 @@ class Trial:
         )
 
     def pending(self, *argv: str) -> set[str]:
-        """The jobs a run would do: `rule`, `rule run` or `summary stage`."""
+        """Return the jobs that a run would do: `rule`, `rule run` or `summary stage`."""
         output = self.snakemake("--dry-run", *argv)
         jobs = set()
         for block in re.split(r"\n(?=(?:local)?rule )", output)[1:]:

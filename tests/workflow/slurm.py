@@ -51,7 +51,7 @@ PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscrib
 
 
 class NoSlurm(Exception):
-    """Why there can be none here."""
+    """The reason why there can be no Slurm here."""
 
 
 def _do(*command: object, seconds: int = 30, ok: tuple[int, ...] = (0,)) -> str:

@@ -127,7 +127,9 @@ def test_the_planted_header_error_is_found(figures):
 
 
 def _found_header_error(f: dict, shift_mm: float, distance_mm: float) -> None:
-    """Within a limit and 3.5 σ (beyond which one of the three is by chance once in 700 trials)."""
+    """Assert that each error of the header is found within a limit and 3.5 σ (beyond which one of
+    the three is by chance once in 700 trials).
+    """
     pairs = [
         *zip(f["shift_mm"], f["true_shift_mm"], f["shift_sigma_mm"], [shift_mm] * 2, strict=True)
     ]
@@ -312,7 +314,7 @@ def test_external_images_are_indexed_as_simulated_ones(tiny_chain, chain, tmp_pa
 
 @pytest.fixture(scope="module", params=["tetragonal", "panels"])
 def other(request, tmp_path_factory, chain):
-    """From simulate to reindex: folder and name of a trial."""
+    """Folder and name of a trial that has run from simulate to reindex."""
     folder = tmp_path_factory.mktemp(request.param)
     config = request.param
     chain(

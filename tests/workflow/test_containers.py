@@ -15,7 +15,7 @@ CONTAINERS = REPOSITORY / "containers"
 
 
 def _lock(name: str) -> dict[str, Requirement]:
-    """Package → pinned requirement of a lock file."""
+    """Return the requirements of a lock file by package."""
     text = (REPOSITORY / name).read_text()
     assert "://" not in text, "a lock holds no addresses"
     entries = re.split(r"\n(?=\S)", text.replace("\\\n", " "))

@@ -80,7 +80,7 @@ def test_single_lattices_in_their_true_orientation(run, truth, stage, worst_medi
 
 
 def test_level0_finds_the_beam(run, truth):
-    """Half a pixel in both directions."""
+    """The header is wrong by half a pixel in both directions."""
     detector = store.attributes(run / "reindex.h5", "reindex")["detector"]
     shift = np.array(detector["origin_mm"][0]) - truth["true_panel_origin_mm"]
     assert np.all(np.abs(shift[:2]) < 0.003)
@@ -174,8 +174,8 @@ def test_the_chain_loses_nothing(trial):
 def test_pixels_of_another_simulator_are_explained_to_the_noise(
     trial, truth, shared_data, tmp_path
 ):
-    """With the model the amplitudes are of, and its mosaic domains: nothing of spreadflow made
-    these pixels.
+    """The model and the mosaic domains are those that the other simulator used; nothing of
+    spreadflow made these pixels.
     """
     with h5py.File(tmp_path / "domains.h5", "w") as f:
         f["rotations"] = rotation.from_vector(np.array(truth["mosaic_rotation_vectors_rad_lab"]))
@@ -218,8 +218,8 @@ def test_pixels_of_another_simulator_are_explained_to_the_noise(
 
 
 def test_domains_learned_from_another_simulators_pixels_explain_them(trial, shared_data, tmp_path):
-    """Nothing of the truth but the model of the crystal: the radius is explained as with the true
-    domains.
+    """Only the model of the crystal is taken from the truth, and the radial residuals are as small
+    as with the true domains.
     """
     structure_factors = {"model": str(shared_data / "nanobragg_c2" / "model.pdb"), "k_sol": 0.0}
     how = {"structure_factors": structure_factors, "oversample": 1, "mosaicity": "learned"}
