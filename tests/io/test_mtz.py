@@ -162,6 +162,7 @@ def test_model_without_solvent_is_the_direct_sum(unique, tmp_path, monkeypatch):
 
     amplitude = np.sqrt(direct)
     difference = np.abs(np.sqrt(value[chosen]) - amplitude)
+
     assert difference.sum() < 0.01 * amplitude.sum()
 
 
@@ -175,6 +176,7 @@ def test_solvent_changes_low_resolution_only(unique, tmp_path, monkeypatch):
     change = np.abs(np.sqrt(with_solvent) - amplitude) / amplitude.mean()
     low = change[unique.d > 12].mean()
     high = change[unique.d < 3.3].mean()
+
     assert low > 5 * high
 
 

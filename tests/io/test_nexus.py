@@ -146,9 +146,8 @@ def test_nxmx_reads_the_same(tmp_path, detector):
         beam = entry.instruments[0].beams[0]
         sensor = entry.instruments[0].detectors[0]
         mean = stills.photons @ ENERGIES / stills.photons.sum(1)
-        assert np.allclose(
-            beam.incident_wavelength.to("angstrom").magnitude, wavelength(mean), rtol=1e-12
-        )
+        wavelength_ang = beam.incident_wavelength.to("angstrom").magnitude
+        assert np.allclose(wavelength_ang, wavelength(mean), rtol=1e-12)
         assert isinstance(beam["incident_wavelength"].attrs["variant"], str)
         assert (sensor.underload_value, sensor.saturation_value) == (-100, 60000)
         assert np.array_equal(sensor.pixel_mask[()].reshape(mask.shape) == 0, mask)
@@ -157,20 +156,16 @@ def test_nxmx_reads_the_same(tmp_path, detector):
         for panel, module in enumerate(sensor.modules):
             size = list(detector.shape) if detector.n_panels == 1 else [1, *detector.shape]
             assert list(module.data_size) == size
-            chain = nxmx.get_cumulative_transformation(
-                nxmx.get_dependency_chain(module.fast_pixel_direction.depends_on)
-            )
+
+            fast = module.fast_pixel_direction
+            slow = module.slow_pixel_direction
+            chain = nxmx.get_dependency_chain(fast.depends_on)
+            origin = nxmx.get_cumulative_transformation(chain)[0, :3, 3]
             to_lab = np.diag([-1, 1, -1])
-            assert np.allclose(to_lab @ chain[0, :3, 3], detector.origin_mm[panel], atol=1e-12)
-            assert np.allclose(
-                to_lab @ module.fast_pixel_direction.vector, detector.fast[panel], atol=1e-12
-            )
-            assert np.allclose(
-                to_lab @ module.slow_pixel_direction.vector, detector.slow[panel], atol=1e-12
-            )
-            assert np.isclose(
-                module.fast_pixel_direction[()].to("mm").magnitude[0], detector.pixel_mm
-            )
+            assert np.allclose(to_lab @ origin, detector.origin_mm[panel], atol=1e-12)
+            assert np.allclose(to_lab @ fast.vector, detector.fast[panel], atol=1e-12)
+            assert np.allclose(to_lab @ slow.vector, detector.slow[panel], atol=1e-12)
+            assert np.isclose(fast[()].to("mm").magnitude[0], detector.pixel_mm)
 
 
 def test_nanobragg_file_has_the_geometry_of_its_truth(shared_data):
@@ -243,9 +238,8 @@ def test_modules_that_are_pieces_of_one_array(tmp_path):
         whole = f["entry/data/data"][0]
     with closing(NexusFile(tmp_path / "a.nxs")) as f:
         assert np.array_equal(f.frame(0), [whole[:, :13], whole[:, 13:]])
-        assert np.allclose(
-            f.detector.origin_mm[1] - f.detector.origin_mm[0], [13 * 0.177, 0, 0], atol=1e-12
-        )
+        shift = f.detector.origin_mm[1] - f.detector.origin_mm[0]
+        assert np.allclose(shift, [13 * 0.177, 0, 0], atol=1e-12)
         assert f.mask.shape == (2, 24, 13)
 
 
@@ -256,9 +250,8 @@ def test_spectra_of_every_layout(tmp_path, shape):
     expected = np.tile(ENERGIES, (3, 1))
     with h5py.File(tmp_path / "a.nxs", "r+") as f:
         beam = f["entry/instrument/beam"]
-        if (
-            shape == "per shot"
-        ):  # falling energies, another unit, the deprecated name of the weights
+        # falling energies, another unit, the deprecated name of the weights
+        if shape == "per shot":
             expected = ENERGIES + np.array([[0.0], [1], [2]])
             del beam[name], beam[f"{name}_weights"]
             beam[name] = wavelength(expected) / 10

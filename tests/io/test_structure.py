@@ -75,6 +75,7 @@ def test_curves_of_measured_tables(shared_data):
 
     _, fp, fdp = table[row]
     _, middle_fp, middle_fdp = table[row : row + 2].mean(axis=0)
+
     assert curve[0] == pytest.approx(fp + 1j * fdp)
     assert curve[1] == pytest.approx(middle_fp + 1j * middle_fdp)
 

@@ -21,10 +21,8 @@ TREE = {
 
 
 def staged(**keys) -> SimulateConfig:
-    return for_stage(
-        section(parse(TREE | {"structure_factors": {"d_min": 3.0} | keys}), "simulate", "r"),
-        "simulate",
-    )
+    tree = TREE | {"structure_factors": {"d_min": 3.0} | keys}
+    return for_stage(section(parse(tree), "simulate", "r"), "simulate")
 
 
 def factors_of(config: SimulateConfig):
@@ -50,7 +48,9 @@ def data(tmp_path_factory):
     keep = unique.hkl[:, :2].sum(axis=1) % 2 == 0
     hkl = np.where(unique.friedel < 0, -1, 1)[:, None] * unique.hkl
     row = {tuple(h): i for i, h in enumerate(f.hkl.tolist())}
-    intensity = 30 * np.abs(every(f)[[row[tuple(h)] for h in hkl.tolist()], 5]) ** 2
+    rows = [row[tuple(h)] for h in hkl.tolist()]
+    amplitude = np.abs(every(f)[rows, 5])
+    intensity = 30 * amplitude**2
     columns = {
         "hkl": unique.hkl,
         "friedel": unique.friedel,
@@ -90,12 +90,12 @@ def test_merged_data_of_the_model_itself_give_the_model_back(data):
     half = factors_of(staged(source="merged", mtz=str(data)))
     even = model.hkl[:, :2].sum(axis=1) % 2 == 0
     present = {tuple(h) for h in half.hkl.tolist()}
+    same = np.array([tuple(h) in present for h in model.hkl.tolist()])
 
     assert present <= {tuple(h) for h in model.hkl[even].tolist()}
     assert 0.95 * even.sum() < len(present), "all but the absences"
-    np.testing.assert_array_equal(half.hkl, [h for h in model.hkl.tolist() if tuple(h) in present])
+    np.testing.assert_array_equal(half.hkl, model.hkl[same])
 
-    same = np.array([tuple(h) in present for h in model.hkl.tolist()])
     size = np.abs(every(model)).mean()
     np.testing.assert_allclose(every(half), every(model)[same], atol=1e-2 * size)
 
@@ -117,9 +117,12 @@ def test_a_threshold_leaves_weak_reflections_to_the_model(data):
 def test_a_perturbed_model_correlates_with_the_right_one_as_refined_models_do():
     right = factors_of(staged())
     wrong = factors_of(staged(perturb=True))
-    r = np.corrcoef(np.abs(every(right)[:, 0]), np.abs(every(wrong)[:, 0]))[0, 1]
+    again = factors_of(staged(perturb=True))
+    amplitudes = [np.abs(every(f)[:, 0]) for f in (right, wrong)]
+    r = np.corrcoef(*amplitudes)[0, 1]
+
     assert 0.8 < r < 0.99
-    np.testing.assert_array_equal(every(factors_of(staged(perturb=True))), every(wrong))
+    np.testing.assert_array_equal(every(again), every(wrong))
 
 
 @pytest.mark.stage

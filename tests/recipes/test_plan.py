@@ -39,6 +39,7 @@ def test_ranges_and_grids(figures):
     rows = {(row["d_max"], row["grid_ev"], row["restraint"]): row for row in figures["rows"]}
     assert {key[0] for key in rows} == {3.0, 4.0, 20.0}
     assert len(rows) == 12
+
     for (d_max, grid, restraint), row in rows.items():
         for wider_d_max in (other for other in (4.0, 20.0) if other > d_max):
             wider = rows[wider_d_max, grid, restraint]
@@ -49,6 +50,7 @@ def test_ranges_and_grids(figures):
         assert (coarser["sigma_fp_e"] <= row["sigma_fp_e"]).all()
 
     wide = rows[20.0, 8.0, "free"]["sigma_fp_e"]
+
     assert wide[-3] / wide[-1] == pytest.approx(np.sqrt(10), rel=0.02)
     assert figures["sites"] == ["FE1", "FE2"]
     assert figures["bands_ev"][0] == [7100.0, 7140.0]

@@ -490,12 +490,14 @@ def test_merge(trial, figures_of):
     assert figures["n_lattices"] == 13
     assert figures["n_pairs"] == 270 == len(half)
     assert figures["cc_half"] == pytest.approx(np.corrcoef(half.T)[0, 1])
-    assert figures["r_split"] == pytest.approx(
-        abs(half[:, 0] - half[:, 1]).sum() * 2**0.5 / half.sum()
-    )
-    assert figures["n_observations"] == table["merged/n"].sum()
+
+    difference = abs(half[:, 0] - half[:, 1]).sum()
+    assert figures["r_split"] == pytest.approx(difference * 2**0.5 / half.sum())
+
+    n_observations = table["merged/n"].sum()
+    assert figures["n_observations"] == n_observations
     assert figures["completeness"] == pytest.approx(300 / 390)
-    assert figures["multiplicity"] == pytest.approx(table["merged/n"].sum() / 300)
+    assert figures["multiplicity"] == pytest.approx(n_observations / 300)
 
     difference = table["merged/half"][::2] - table["merged/half"][1::2]
     difference = difference[np.isfinite(difference).all(axis=1)]

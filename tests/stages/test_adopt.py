@@ -243,6 +243,7 @@ def adopted_run(usual, tmp_path_factory) -> SimpleNamespace:
 
 def test_each_line_has_one_end(usual, adopted_run):
     assert len(usual.lattices) == 6
+
     lines = adopted_run.lines
     assert list(lines["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
     assert list(lines["lines/line"]) == [1, 2, 3, 4, 6, 7]
@@ -466,6 +467,7 @@ def test_images_that_were_moved_are_known_by_their_name(usual, tmp_path):
     write_refl(tmp_path / "a.refl", [one])
     (tmp_path / "spec.txt").write_text("a.expt a.refl")
     _, lines = adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
+
     assert list(lines["lines/outcome"]) == [0]
 
     shutil.copy(

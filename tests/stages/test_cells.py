@@ -79,11 +79,14 @@ def test_a_frozen_file_accepts_the_same_lattices(reindexed, tmp_path):
 
 def test_clusters_of_some_runs_are_applied_to_all(reindexed, tmp_path):
     """The larger run is not of the chosen form: it is listed, and rejected."""
-    paths = [reindexed("one", 100), reindexed("two", 300, MEAN + np.array([0, 2.0, 0, 0, 0, 0]))]
+    other_mean = MEAN + np.array([0, 2.0, 0, 0, 0, 0])
+    paths = [reindexed("one", 100), reindexed("two", 300, other_mean)]
     columns, _ = run(paths, tmp_path / "cells.h5", runs=["one"])
     accepted = columns["lattices/outcome"] == LatticeOutcome.ACCEPTED
-    assert accepted[columns["lattices/run"] == 0].sum() >= 97
-    assert not accepted[columns["lattices/run"] == 1].any()
+    lattice_run = columns["lattices/run"]
+
+    assert accepted[lattice_run == 0].sum() >= 97
+    assert not accepted[lattice_run == 1].any()
 
 
 def test_what_cannot_be_filtered_is_said(reindexed, tmp_path):

@@ -111,6 +111,7 @@ def test_samples_are_pixels_of_the_annulus_with_models_beside(packed_run, produc
     a = store.read(packed_run.annulus, "annulus")
     size = np.array([(b[1] - b[0]) * (b[3] - b[2]) for b in a["reflections/bbox"]])
     i_over_sigma = a["reflections/intensity"] / a["reflections/sigma"]
+
     assert len(table["samples/lattice"]) == 3
 
     for lattice, hkl, first in zip(

@@ -116,17 +116,15 @@ def test_refined_with_it_pixels_are_likelier(run_with_blanks, shared, tmp_path):
 
     η is that of the set, and no unknown.
     """
-    smooth = refined(run_with_blanks, tmp_path / "smooth.h5")["lattices/loss_after"][:4].sum()
-    true = refined(
-        run_with_blanks,
-        tmp_path / "true.h5",
-        mosaicity="domains",
-        domains=str(run_with_blanks.domains),
-    )
+    smooth = refined(run_with_blanks, tmp_path / "smooth.h5")
+    domains = str(run_with_blanks.domains)
+    true = refined(run_with_blanks, tmp_path / "true.h5", mosaicity="domains", domains=domains)
     found = refined(run_with_blanks, tmp_path / "stage1.h5", shared[0], mosaicity="learned")
-    gain = smooth - found["lattices/loss_after"][:4].sum()
+    smooth_loss, true_loss, loss = (
+        columns["lattices/loss_after"][:4].sum() for columns in (smooth, true, found)
+    )
 
-    assert gain > 0.3 * (smooth - true["lattices/loss_after"][:4].sum()) > 20
+    assert smooth_loss - loss > 0.3 * (smooth_loss - true_loss) > 20
     assert store.attributes(tmp_path / "stage1.h5", "stage1")["unknowns"][-1] == "n_cells"
     np.testing.assert_array_equal(found["lattices/eta_rad"][:4], shared[1]["sets/eta_rad"][0])
 
@@ -151,15 +149,15 @@ def test_each_lattice_has_its_own_where_it_is_likelier(run_with_blanks, alone, t
         found["lattices/outcome"], [*expected, LearnedOutcome.LOST, LearnedOutcome.LOST]
     )
     np.testing.assert_array_equal(found["lattices/set"][:4], np.where(better, [0, 1, 2, 3], -1))
-    np.testing.assert_array_equal(
-        better, found["sets/held_out"] < found["sets/held_out_continuous"]
-    )
+
+    is_likelier = found["sets/held_out"] < found["sets/held_out_continuous"]
+    np.testing.assert_array_equal(better, is_likelier)
 
     counts = np.bincount(found["components/set"], minlength=4)
     assert np.all((counts > 0) == better)
-    np.testing.assert_allclose(
-        np.bincount(found["components/set"], found["components/share"], 4), better
-    )
+
+    shares = np.bincount(found["components/set"], found["components/share"], 4)
+    np.testing.assert_allclose(shares, better)
 
     after = refined(run_with_blanks, tmp_path / "stage1.h5", out, mosaicity="learned")
     names = store.attributes(tmp_path / "stage1.h5", "stage1")["unknowns"]
@@ -180,21 +178,20 @@ def test_each_lattice_is_told_its_own_set_and_others_are_not_built(alone, monkey
 
     assert not built, "before anyone asks"
 
-    for shot_id, n in zip(
-        found["lattices/shot_id"][:4].tolist(), found["lattices/set"][:4], strict=True
-    ):
+    shot_ids = found["lattices/shot_id"][:4].tolist()
+    sets = found["lattices/set"][:4]
+    for shot_id, n in zip(shot_ids, sets, strict=True):
         spread = tell(shot_id, 0)
         rows = found["components/set"] == n
         if n < 0:
             assert spread.eta_rad is None
             continue
         np.testing.assert_array_equal(spread.share, found["components/share"][rows])
-        np.testing.assert_allclose(
-            rotation.vector(spread.rotations), found["components/rotation_rad"][rows], atol=1e-12
-        )
+        vectors = rotation.vector(spread.rotations)
+        np.testing.assert_allclose(vectors, found["components/rotation_rad"][rows], atol=1e-12)
         assert spread.eta_rad == found["sets/eta_rad"][n]
 
-    assert len(built) == (found["lattices/set"][:4] >= 0).sum()
+    assert len(built) == (sets >= 0).sum()
 
 
 def test_a_stage_goes_on_where_it_was(run_with_blanks, alone):

@@ -50,7 +50,9 @@ def product(wide_run, tmp_path_factory) -> SimpleNamespace:
     for n, key in enumerate(store.part_keys(path, "gram")):
         grams = gram_rows.grams_of(store.read_part(path, "gram", n, key))
         lattices += [lattice_terms(lattice_gram, factors) for _, lattice_gram in grams]
-    start = np.stack([factors.anomalous[:2].real, factors.anomalous[:2].imag], axis=1)
+
+    anomalous = factors.anomalous[:2]
+    start = np.stack([anomalous.real, anomalous.imag], axis=1)
     energies = found["channels/energy_ev"]
     nodes = np.unique(found["curves/energy_ev"])
     assert np.isin(nodes, energies).all()
@@ -71,11 +73,15 @@ def test_each_lattice_has_one_end(wide_run, product, tmp_path):
     ends = product.found["lattices/outcome"]
     assert product.found["lattices/shot_id"].tolist() == [1, 2, 3, 4]
     assert ends.tolist() == [SpreadOutcome.USED] * 3 + [SpreadOutcome.NOT_REFINED]
+
     for name in ("loss", "loss_start", "sigma_z", "model_error"):
-        assert np.isfinite(product.found[f"lattices/{name}"]).tolist() == [True, True, True, False]
-    assert product.found["lattices/loss"].sum(where=ends == 0) < product.found[
-        "lattices/loss_start"
-    ].sum(where=ends == 0)
+        is_finite = np.isfinite(product.found[f"lattices/{name}"])
+        assert is_finite.tolist() == [True, True, True, False]
+
+    loss = product.found["lattices/loss"].sum(where=ends == 0)
+    loss_start = product.found["lattices/loss_start"].sum(where=ends == 0)
+
+    assert loss < loss_start
     np.testing.assert_allclose(product.found["lattices/sigma_z"][:3], 1.0, atol=0.1)
 
 
@@ -90,11 +96,9 @@ def test_curves_are_where_their_gram_matrices_are_least(product):
     normal = expand.normal(product.lattices, p, theta)
     gradient = normal.scores.sum(axis=0) + p.restraints @ theta
     covariance = np.linalg.inv(normal.hessian + p.restraints)
+    is_undetermined = np.linalg.eigvalsh(normal.hessian) < 1 / dispersion.PRIOR_E**2
 
-    assert (
-        attributes["n_undetermined"]
-        == (np.linalg.eigvalsh(normal.hessian) < 1 / dispersion.PRIOR_E**2).sum()
-    )
+    assert attributes["n_undetermined"] == is_undetermined.sum()
     assert 0.5 * gradient @ covariance @ gradient < 1e-5
     assert np.abs(theta).max() > 0.1
     np.testing.assert_allclose(normal.losses, product.found["lattices/loss"][:3], rtol=1e-9)
@@ -102,14 +106,13 @@ def test_curves_are_where_their_gram_matrices_are_least(product):
     np.testing.assert_allclose(_values(product, "_start"), p.reference_at_nodes.ravel())
 
     rows = product.found["values/fit"] == 0
-    np.testing.assert_allclose(
-        product.found["values/fisher"][rows], covariance, atol=1e-6 * covariance.max()
-    )
+    fisher = product.found["values/fisher"][rows]
+    np.testing.assert_allclose(fisher, covariance, atol=1e-6 * covariance.max())
 
-    sandwich = covariance @ (1.5 * normal.scores.T @ normal.scores + p.restraints) @ covariance
-    np.testing.assert_allclose(
-        product.found["values/sandwich"][rows], sandwich, atol=1e-5 * np.abs(sandwich).max()
-    )
+    scatter = 1.5 * normal.scores.T @ normal.scores + p.restraints
+    expected = covariance @ scatter @ covariance
+    sandwich = product.found["values/sandwich"][rows]
+    np.testing.assert_allclose(sandwich, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_with_few_lattices_errors_are_fishers_by_one_factor(product):
@@ -154,13 +157,16 @@ def test_what_is_told_of_the_curves(product):
 def test_the_table_says_the_same(product):
     rows = list(csv.DictReader(product.out.with_suffix(".csv").open()))
     n = len(product.p.nodes_ev)
-    assert [row["fit"] for row in rows[:: 2 * n]] == ["free", "kramers_kronig", "smooth"]
-    assert [row["site"] for row in rows[: 2 * n]] == ["FE1"] * n + ["FE2"] * n
+    fits = [row["fit"] for row in rows[:: 2 * n]]
+    sites = [row["site"] for row in rows[: 2 * n]]
+
+    assert fits == ["free", "kramers_kronig", "smooth"]
+    assert sites == ["FE1"] * n + ["FE2"] * n
     assert {row["sigma_kind"] for row in rows} == {"scaled"}
+
     for name in ("energy_ev", "fp", "fdp", "fp_sigma", "fdp_fisher"):
-        np.testing.assert_allclose(
-            [float(row[name]) for row in rows], product.found[f"curves/{name}"], rtol=1e-12
-        )
+        listed = [float(row[name]) for row in rows]
+        np.testing.assert_allclose(listed, product.found[f"curves/{name}"], rtol=1e-12)
 
 
 def test_a_killed_run_goes_on_where_it_was(wide_run, product, tmp_path):
@@ -172,15 +178,13 @@ def test_a_killed_run_goes_on_where_it_was(wide_run, product, tmp_path):
     for name in ("1.h5", "2.h5", "1.parts/000002.h5"):
         (folder / name).unlink()
     shutil.rmtree(folder / "2.parts")
-    stamps = {path: path.stat().st_mtime_ns for path in folder.glob("1.parts/*")}
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("1.parts/*")}
 
-    assert len(stamps) == 3
+    assert len(before) == 3
 
     again = run(wide_run, tmp_path / "spread.h5")
-    assert (
-        stamps.items()
-        <= {path: path.stat().st_mtime_ns for path in folder.glob("1.parts/*")}.items()
-    )
+    after = {path: path.stat().st_mtime_ns for path in folder.glob("1.parts/*")}
+    assert before.items() <= after.items()
     for name, column in product.found.items():
         if name != "lattices/seconds":
             np.testing.assert_array_equal(again[name], column, err_msg=name)
@@ -310,27 +314,26 @@ def test_amplitudes_refined_with_the_curves_are_eliminated_exactly(wide_run, pro
         energies_ev=product.p.energies_ev,
     )
     lattices.refine_amplitudes("P 1", 0.05)
-    theta = 0.1 * np.ones(len(product.p.names))
-    n = lattices.n_reflections
     p = product.p
+    theta = 0.1 * np.ones(len(p.names))
     first = lattices.evaluator(p)(theta)
+
+    n = lattices.n_reflections
+    pairs = [(lattice, lattices.reflections[i]) for i, lattice in enumerate(product.lattices)]
     u = np.zeros(n)
     for _ in range(12):
-        coupled = joint.coupled(
-            [(lattice, lattices.reflections[i]) for i, lattice in enumerate(product.lattices)],
-            p,
-            theta,
-            u,
-        )
+        coupled = joint.coupled(pairs, p, theta, u)
         inverse = np.linalg.inv(coupled.hessian + np.eye(n) / 0.05**2)
+        gradient = coupled.slopes.sum(axis=0) + u / 0.05**2
         u_before = u
-        u = u - inverse @ (coupled.slopes.sum(axis=0) + u / 0.05**2)
+        u = u - inverse @ gradient
 
     np.testing.assert_allclose(u, u_before, atol=1e-9)
     assert np.abs(u).max() > 1e-3
-    np.testing.assert_allclose(
-        first.losses.sum(), coupled.curves.losses.sum() + 0.5 * u @ u / 0.05**2, rtol=1e-9
-    )
+
+    prior = 0.5 * u @ u / 0.05**2
+    loss = coupled.curves.losses.sum() + prior
+    np.testing.assert_allclose(first.losses.sum(), loss, rtol=1e-9)
 
     schur = coupled.curves.hessian - coupled.across.T @ inverse @ coupled.across
     np.testing.assert_allclose(first.hessian, schur, atol=1e-5 * np.abs(schur).max())

@@ -251,6 +251,7 @@ def test_the_table_says_the_same(refined):
     rows = list(csv.DictReader(out.with_suffix(".csv").open()))
     assert [int(row["shot_id"], 16) for row in rows] == found["lattices/shot_id"].tolist()
     assert [row["outcome"] for row in rows] == ["refined"] * 4 + ["lost", "too_few"]
+
     cells = unit_cell.degrees(found["lattices/cell"])
     for row, cell, n in zip(rows, cells, found["lattices/n_cells"], strict=True):
         listed = [float(row["a"]), float(row["beta_deg"])]

@@ -131,10 +131,13 @@ def test_friedel_mates_have_the_right_hand(run, shared_data, truth):
     hkl = true.make_miller_array()
     for sign, label in ((1, "F(+)"), (-1, "F(-)")):
         rows = unique.rows(sign * hkl)
-        squared[rows[rows >= 0]] = np.array(true.column_with_label(label).array)[rows >= 0] ** 2
+        is_unique = rows >= 0
+        amplitude = np.array(true.column_with_label(label).array)
+        squared[rows[is_unique]] = amplitude[is_unique] ** 2
     mates = 0.5 * (squared + squared[unique.mate])
-    t = store.read(run / "reindex.h5", "reindex", ["reflections/"])
-    t = {name.removeprefix("reflections/"): column for name, column in t.items()}
+
+    columns = store.read(run / "reindex.h5", "reindex", ["reflections/"])
+    t = {name.removeprefix("reflections/"): column for name, column in columns.items()}
     row = unique.rows(t["hkl"])
     good = (
         (t["flags"] == 0)
@@ -144,7 +147,8 @@ def test_friedel_mates_have_the_right_hand(run, shared_data, truth):
     )
     row = row[good]
     lattice = t["lattice"][good]
-    expected = (t["partiality"] * t["lorentz"] * t["polarization"])[good] * mates[row]
+    factor = t["partiality"] * t["lorentz"] * t["polarization"]
+    expected = factor[good] * mates[row]
     measured = np.log(t["intensity"][good] / expected)
     difference = (squared / mates - 1.0)[row]
     for k in np.unique(lattice):
@@ -154,9 +158,8 @@ def test_friedel_mates_have_the_right_hand(run, shared_data, truth):
     assert is_close.sum() > 1500
     assert difference[is_close].std() > 0.05
 
-    slope = (
-        difference[is_close] @ measured[is_close] / (difference[is_close] @ difference[is_close])
-    )
+    x = difference[is_close]
+    slope = x @ measured[is_close] / (x @ x)
     assert slope == pytest.approx(1.0, abs=0.25)
 
 
@@ -226,9 +229,15 @@ def test_domains_learned_from_another_simulators_pixels_explain_them(trial, shar
     tree = {"mosaic": {"max_lattices": 8}, "stage1": how}
     out = {stage: tmp_path / f"{stage}.h5" for stage in ("mosaic", "stage1")}
     configs = {stage: for_stage(section(parse(tree), stage), stage) for stage in out}
-    mosaic.run(configs["mosaic"], shoeboxes=trial / "annulus.h5", out=out["mosaic"], world=World())
-    also = {"shoeboxes": trial / "annulus.h5", "mosaic": out["mosaic"]}
-    stage1.run(configs["stage1"], **also, out=out["stage1"], world=World())
+    shoeboxes = trial / "annulus.h5"
+    mosaic.run(configs["mosaic"], shoeboxes=shoeboxes, out=out["mosaic"], world=World())
+    stage1.run(
+        configs["stage1"],
+        shoeboxes=shoeboxes,
+        mosaic=out["mosaic"],
+        out=out["stage1"],
+        world=World(),
+    )
     f, _ = report.make("stage1", [out["stage1"]], [])
 
     assert f["n_refined"] == f["n_lattices"] >= 22
@@ -241,7 +250,5 @@ def test_time_per_shot(run):
     """Processor seconds, without the shots that compile; the bar of the project is 0.5 s on a quiet
     machine.
     """
-    assert (
-        np.median(store.read(run / "reindex.h5", "reindex", ["shots/seconds"])["shots/seconds"])
-        < 1.0
-    )
+    columns = store.read(run / "reindex.h5", "reindex", ["shots/seconds"])
+    assert np.median(columns["shots/seconds"]) < 1.0
