@@ -91,15 +91,15 @@ def imports_of(path: Path) -> set[str]:
 @cache
 def modules_below(module: str) -> frozenset[str]:
     """Return a module and all that it imports, directly or not."""
-    known: set[str] = set()
+    reached: set[str] = set()
     waiting = {module}
     while waiting:
         name = waiting.pop()
-        known.add(name)
+        reached.add(name)
         path = path_of(name)
         assert path is not None, f"no module {name}"
-        waiting |= imports_of(path) - known
-    return frozenset(known)
+        waiting |= imports_of(path) - reached
+    return frozenset(reached)
 
 
 def digest_of(*modules: str, also: str = "") -> str:
