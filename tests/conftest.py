@@ -18,7 +18,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import numpy as np
 
-from lab import TRICLINIC, kept_folder
+from lab import TRICLINIC, cached_folder
 from spreadflow.analysis.still.prediction import MosaicLattice, predict
 from spreadflow.io import schema
 from spreadflow.models import Detector, Spectrum
@@ -51,17 +51,17 @@ def shared_data(pytestconfig) -> Path:
 
 @pytest.fixture(scope="session")
 def filled():
-    """A function that gives all columns of a schema kind: those given, zeros elsewhere; tables
-    without size empty.
+    """A function that gives all columns of a schema kind: those supplied, zeros elsewhere; tables
+    without a size are empty.
     """
 
     def columns(
-        kind: str, sizes: dict[str, int], given: dict[str, np.ndarray]
+        kind: str, sizes: dict[str, int], supplied: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
         out = {}
         for name, dataset in schema.FILES[kind].items():
             shape = [sizes.get(d, 0) if isinstance(d, str) else d for d in dataset.dims]
-            out[name] = np.asarray(given.get(name, np.zeros(shape)), dtype=dataset.dtype)
+            out[name] = np.asarray(supplied.get(name, np.zeros(shape)), dtype=dataset.dtype)
         return out
 
     return columns
@@ -80,7 +80,7 @@ def tiny_run() -> dict:
     Returns manifest, cell, space_group, and per shot `A` (list of true matrices) and `photons`
     (expected, by hkl).
     """
-    folder = kept_folder(
+    folder = cached_folder(
         "tiny_run",
         _make_tiny_run,
         "spreadflow.analysis.still.prediction",
@@ -134,8 +134,8 @@ _PULSE = 1e10 * np.exp(-0.5 * ((np.arange(15) - 7) / 3.0) ** 2)
 
 
 def _still(rng: np.random.Generator, n_lattices: int) -> tuple[np.ndarray, list]:
-    """An image (panel, slow, fast) int32 with a pedestal of 10, and per lattice A and {hkl:
-    expected photons}.
+    """Return an image (panel, slow, fast) int32 with a pedestal of 10, and for each lattice its A
+    and {hkl: expected photons}.
     """
     expected = np.full(_DETECTOR.shape, 4.0)
     lattices = []
@@ -152,12 +152,12 @@ def _still(rng: np.random.Generator, n_lattices: int) -> tuple[np.ndarray, list]
         photons = 2e4 * p.partiality * rng.exponential(size=len(p.d)) * np.exp(-10.0 / p.d**2)
         axes = radial_axes(_DETECTOR, p.panel, p.fast, p.slow)
         for k in range(len(p.d)):
-            at = (
+            displacement = (
                 rng.normal(size=(2000, 2))
                 * (p.radial_px[k] / 2.33, p.transverse_px[k] / 2.33)
                 @ axes[k]
             )
-            fast, slow = np.floor(at.T + np.array([[p.fast[k]], [p.slow[k]]])).astype(int)
+            fast, slow = np.floor(displacement.T + np.array([[p.fast[k]], [p.slow[k]]])).astype(int)
             on = (fast >= 0) & (fast < 512) & (slow >= 0) & (slow < 512)
             np.add.at(expected, (slow[on], fast[on]), photons[k] / 2000)
         lattices.append(
@@ -196,7 +196,7 @@ def packed_run(filled) -> SimpleNamespace:
     """An annulus of four lattices in two parts, made without images: `annulus`, `cells`, `tree`
     (its configuration).
     """
-    folder = kept_folder(
+    folder = cached_folder(
         "packed_run",
         lambda folder: _make_packed_run(folder, filled),
         "spreadflow.recipes.patch",
@@ -239,7 +239,7 @@ def _make_packed_run(folder: Path, filled) -> None:
 
 
 def _packed(filled, simulator, number: int, patch) -> dict:
-    """The piece of an annulus of one lattice; strengths are the true ones with their counting
+    """Return the piece of an annulus that one lattice makes, with true strengths and their counting
     errors.
     """
     boxes = patch.shoeboxes
@@ -249,9 +249,12 @@ def _packed(filled, simulator, number: int, patch) -> dict:
     size = boxes.n_pixels
     first = np.cumsum(size) - size
     photons, level = (np.add.reduceat(values, first) for values in (patch.bragg, patch.background))
-    fast, slow = (np.add.reduceat(patch.bragg * at, first) / photons for at in _coordinates(boxes))
+    fast, slow = (
+        np.add.reduceat(patch.bragg * coordinate, first) / photons
+        for coordinate in _coordinates(boxes)
+    )
     strong = photons > 5 * np.sqrt(photons + level)
-    given = {
+    planted = {
         "lattices/shot_id": [number],
         "lattices/A": true.crystal.A[None],
         "lattices/eta_rad": true.crystal.eta_rad[None],
@@ -278,11 +281,11 @@ def _packed(filled, simulator, number: int, patch) -> dict:
         "pixels": size.sum(),
     }
     rows = {"lattices": 1, "spectra": 1, "reflections": n, "pixels": int(size.sum())}
-    return {"": rows} | filled("annulus", sizes, given)
+    return {"": rows} | filled("annulus", sizes, planted)
 
 
 def _coordinates(boxes) -> tuple[np.ndarray, np.ndarray]:
-    """Fast and slow of the middle of each pixel of shoeboxes, px."""
+    """Return fast and slow of the middle of each pixel of shoeboxes, px."""
     from spreadflow.analysis.pixels.shoeboxes import addresses
 
     _, slow, fast = addresses(boxes.panel, boxes.bbox)[1]
@@ -310,7 +313,7 @@ def wide_run(packed_run) -> SimpleNamespace:
 
     Returns `wide`, `stage1` and `tree`, its configuration.
     """
-    folder = kept_folder(
+    folder = cached_folder(
         "wide_run",
         lambda folder: _make_wide_run(folder, packed_run),
         "spreadflow.recipes.patch",

@@ -1,8 +1,8 @@
 """The laboratory: what the tests of physics, analysis, recipes and stages share.
 
-`kept` makes expensive fixtures once: what they return is kept on disk under a digest of the modules
-that they come from, so that it is made again where one of these was edited, and shared by all
-workers.
+`cached` makes expensive fixtures once. What they return is kept on disk under a digest of the
+modules that they come from: it is made again where one of these was edited, and all workers share
+it.
 """
 
 import ast
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parent.parent
 SOURCE = REPOSITORY / "src"
 
-Made = TypeVar("Made")
+Value = TypeVar("Value")
 
 TRICLINIC = {
     "crystal": {
@@ -49,8 +49,9 @@ TRICLINIC = {
 
 
 def simulation_of(tree: dict, changes: dict[str, dict]) -> "SimulateConfig":
-    """Return what `simulate` is handed for run `r` of a configuration, with changed keys of its
-    sections.
+    """Return the configuration of `simulate` for the run `r` of a trial's configuration.
+
+    changes: by section, the keys that replace those of `tree`.
     """
     from spreadflow.config import for_stage, parse, section
 
@@ -68,7 +69,7 @@ def cache_folder() -> Path:
 
 
 def path_of(module: str) -> Path | None:
-    """Return the file of a module of the package, or None where the name is none of a module."""
+    """Return the file of a module of the package, or None where no module has this name."""
     base = SOURCE / module.replace(".", "/")
     for path in (base.with_suffix(".py"), base / "__init__.py"):
         if path.is_file():
@@ -90,20 +91,21 @@ def imports_of(path: Path) -> set[str]:
 @cache
 def modules_below(module: str) -> frozenset[str]:
     """Return a module and all that it imports, directly or not."""
-    known: set[str] = set()
+    reached: set[str] = set()
     waiting = {module}
     while waiting:
         name = waiting.pop()
-        known.add(name)
+        reached.add(name)
         path = path_of(name)
         assert path is not None, f"no module {name}"
-        waiting |= imports_of(path) - known
-    return frozenset(known)
+        waiting |= imports_of(path) - reached
+    return frozenset(reached)
 
 
 def digest_of(*modules: str, also: str = "") -> str:
-    """Return a digest of the text of modules and of all that they import. also: settings that
-    change the result.
+    """Return a digest of the text of modules and of all that they import, 16 hexadecimal digits.
+
+    also: settings that change the result.
     """
     names = sorted(set().union(*map(modules_below, modules)))
     text = hashlib.sha256(also.encode())
@@ -112,31 +114,32 @@ def digest_of(*modules: str, also: str = "") -> str:
     return text.hexdigest()[:16]
 
 
-def kept(name: str, make: Callable[[], Made], *modules: str, also: str = "") -> Made:
-    """Return what `make` returns, from disk where it was made by the same modules before.
+def cached(name: str, make: Callable[[], Value], *modules: str, also: str = "") -> Value:
+    """Return what `make` returns, from disk where the same modules made it before.
 
-    Making it is not counted as time of the test that asks first. name: of the file; modules: names
-    of the modules whose code decides the result, the file of the fixture itself among `also`; what
-    is made must survive pickling.
+    The time to make it does not count as time of the test that asks first. name: of the file;
+    modules: names of the modules whose code decides the result; also: text that decides it too,
+    that of the fixture's own file among it. The value must survive pickling.
     """
     path = cache_folder() / f"{name}-{digest_of(*modules, also=also)}.pickle"
     if path.is_file():
         return pickle.loads(path.read_bytes())
     start = time.perf_counter()
-    made = make()
+    value = make()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(pickle.dumps(made))
+    temporary.write_bytes(pickle.dumps(value))
     temporary.replace(path)
     tiers.excuse(time.perf_counter() - start)
-    return made
+    return value
 
 
-def kept_folder(name: str, make: Callable[[Path], None], *modules: str, also: str = "") -> Path:
+def cached_folder(name: str, make: Callable[[Path], None], *modules: str, also: str = "") -> Path:
     """Return a folder that `make` fills, from the cache where the same modules filled it before.
-    Nobody writes to it.
 
-    The arguments are those of `kept`.
+    Nobody writes to the folder afterwards.
+
+    The arguments are those of `cached`.
     """
     folder = cache_folder() / f"{name}-{digest_of(*modules, also=also)}"
     if folder.is_dir():

@@ -6,7 +6,7 @@ time, set-up included. `stage` marks tests that take seconds, `chain` those that
 test that takes longer fails, with `--tiers warn` it is named in the closing summary.
 
 Compiling does not count: JAX keeps compiled programs for the next run, and so do fixtures that are
-kept on disk (`lab.kept`).
+kept on disk (`lab.cached`).
 """
 
 import os

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from lab import kept
+from lab import cached
 from spreadflow.analysis.curves import controls, dispersion, expand
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import LatticeTerms
@@ -186,7 +186,7 @@ def patched(packed_run) -> Patched:
     """
     modules = ("spreadflow.recipes.patch", "spreadflow.analysis.pixels.lattice_fit")
     also = Path(__file__).read_text() + repr(packed_run.tree)
-    return kept("patched", lambda: _make_patched(packed_run), *modules, also=also)
+    return cached("patched", lambda: _make_patched(packed_run), *modules, also=also)
 
 
 def _make_patched(packed_run) -> Patched:

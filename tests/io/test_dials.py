@@ -19,7 +19,15 @@ def detector(n: int = 3) -> Detector:
     rng = np.random.default_rng(2)
     turns = from_vector(0.1 * rng.normal(size=(n, 3)))
     corners = rng.normal(size=(n, 3)) * 50 - [0, 0, 141.7]
-    return Detector(corners, turns[:, :, 0], -turns[:, :, 1], 0.1 + 0.2 / 3, (11, 13), 0.032, 0.017)
+    return Detector(
+        origin_mm=corners,
+        fast=turns[:, :, 0],
+        slow=-turns[:, :, 1],
+        pixel_mm=0.1 + 0.2 / 3,
+        shape=(11, 13),
+        thickness_mm=0.032,
+        attenuation_mm=0.017,
+    )
 
 
 def test_round_trip_is_exact(tmp_path):
@@ -28,6 +36,7 @@ def test_round_trip_is_exact(tmp_path):
     for name in ("origin_mm", "fast", "slow", "pixel_mm", "shape", "thickness_mm"):
         assert np.array_equal(getattr(read, name), getattr(detector(), name)), name
     assert np.isclose(read.attenuation_mm, 0.017, rtol=1e-15)
+
     tree = json.loads((tmp_path / "a.expt").read_text())
     beam = tree["beam"][tree["experiment"][0]["beam"]]
     assert (beam["wavelength"], beam["polarization_fraction"]) == (1.7413, 0.99)
@@ -68,10 +77,14 @@ def test_keys_are_those_dials_reads(tmp_path):
         "profile",
         "scaling_model",
     ]
-    assert tree["__id__"] == "ExperimentList" and sorted(tree) == sorted(["__id__", *lists])
+
+    assert tree["__id__"] == "ExperimentList"
+    assert sorted(tree) == sorted(["__id__", *lists])
+
     panels = tree["detector"][0]["panels"]
     hierarchy = tree["detector"][0]["hierarchy"]
-    assert all(sorted(p) == sorted(PANEL_KEYS) for p in panels) and panels[0]["image_size"] == [
+    assert all(sorted(p) == sorted(PANEL_KEYS) for p in panels)
+    assert panels[0]["image_size"] == [
         13,
         11,
     ]
@@ -104,7 +117,9 @@ def test_hierarchy_is_resolved_to_the_lab(tmp_path):
     assert np.allclose(read.origin_mm[0], detector(2).origin_mm[0] - [0, 0, 100])
     # by hand: (1, 2, 3) in the group → x' = 10 - 2, y' = 20 + 1, z' = 3, then 100 mm downstream
     assert np.allclose(read.origin_mm[1], [8, 21, -97])
-    assert np.allclose(read.fast[1], [0, 1, 0]) and np.allclose(read.slow[1], [-1, 0, 0])
+    assert np.allclose(read.fast[1], [0, 1, 0])
+    assert np.allclose(read.slow[1], [-1, 0, 0])
+
     pixel = read.pixel_mm
     assert np.allclose(
         position(read, 1, np.array(2.0), np.array(1.0)), [8 - pixel, 21 + 2 * pixel, -97]
@@ -191,12 +206,16 @@ def test_experiments_are_read(tmp_path):
     experiments = ExperimentList(tmp_path / "a.expt")
     one = experiments[0]
     two = experiments[1]
-    assert len(experiments) == 2 and (one.identifier, two.identifier) == ("id0", "id1")
-    assert (one.image, one.frame) == (tmp_path / "a.nxs", 0) and (str(two.image), two.frame) == (
+
+    assert len(experiments) == 2
+    assert (one.identifier, two.identifier) == ("id0", "id1")
+    assert (one.image, one.frame) == (tmp_path / "a.nxs", 0)
+    assert (str(two.image), two.frame) == (
         "/raw/b.nxs",
         7,
     )
-    assert (one.wavelength, two.wavelength) == (1.0, 1.25) and one.hall == " P 2 2ab"
+    assert (one.wavelength, two.wavelength) == (1.0, 1.25)
+    assert one.hall == " P 2 2ab"
     # a* = 1/40 along y, b* = 1/50 along z, c* = 1/60 along x; columns
     assert np.allclose(one.A, [[0, 0, 1 / 60], [1 / 40, 0, 0], [0, 1 / 50, 0]], rtol=1e-14, atol=0)
     assert np.allclose(unit_cell.degrees(unit_cell.cell_of(two.A)), [10, 20, 30, 90, 90, 90])

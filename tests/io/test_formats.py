@@ -91,12 +91,14 @@ def test_shots_of_another_format_are_photons_with_mask_and_spectrum(opened, run)
     shot = shots.read(2)
     assert isinstance(shot, Shot)
     assert np.array_equal(shot.image, (adu.astype(np.float32) - 3) / 2)
+
     is_masked = (adu > 100) | (np.arange(adu.size).reshape(SHAPE) == 0)
     assert np.array_equal(shot.mask, ~is_masked)
     assert shot.shot_id == images.shot_id("r", "b.mem", 0)
     assert (shot.spectrum.energies_ev, shot.spectrum.photons) == (ENERGY_EV, 1.0)
     assert shot.saturation_photons == (100 - 3) / 2
-    assert shots.detector is DETECTOR and shots.spectrum(0).mean_energy_ev == ENERGY_EV
+    assert shots.detector is DETECTOR
+    assert shots.spectrum(0).mean_energy_ev == ENERGY_EV
 
 
 def test_a_damaged_frame_of_another_format_costs_itself(opened, run):
@@ -112,7 +114,8 @@ def test_a_damaged_frame_of_another_format_costs_itself(opened, run):
 
 def test_a_bank_takes_spectra_of_another_format(opened, run):
     bank = spectra.Bank(run, ENERGY_EV + np.arange(-2.0, 3.0), 1e9)
-    assert len(bank) == 4 and bank.n_bad == 0
+    assert len(bank) == 4
+    assert bank.n_bad == 0
     assert bank.pulse(3).photons.tolist() == [0, 0, 1e9, 0, 0]
 
 

@@ -19,14 +19,15 @@ from spreadflow.models import Detector, Shot
 RUN = "run7"
 ENERGIES = 7100.0 + np.arange(8)
 DETECTOR = Detector(
-    np.array([[-1.0, 1, -100], [1.2, 1, -100]]),
-    np.tile([1.0, 0, 0], (2, 1)),
-    np.tile([0, -1.0, 0], (2, 1)),
-    0.1,
-    (20, 16),
+    origin_mm=np.array([[-1.0, 1, -100], [1.2, 1, -100]]),
+    fast=np.tile([1.0, 0, 0], (2, 1)),
+    slow=np.tile([0, -1.0, 0], (2, 1)),
+    pixel_mm=0.1,
+    shape=(20, 16),
 )
 SHAPE = (2, 20, 16)
-OFFSET, GAIN = 10, 4.0
+OFFSET = 10
+GAIN = 4.0
 
 
 def write(path, frames, photons=None, *, corrupt=(), mask=None, truth=None) -> None:
@@ -82,14 +83,16 @@ def edit(path, change) -> None:
 def test_shots_are_photons_with_mask_and_spectrum(run):
     source = images.Source(run)
     assert (source.n_shots, source.polarization) == (6, 0.9)
-    assert source.shots["frame"].tolist() == [0, 1, 2, 0, 1, 2] and source.shots[
-        "file"
-    ].tolist() == [0, 0, 0, 1, 1, 1]
+    assert source.shots["frame"].tolist() == [0, 1, 2, 0, 1, 2]
+    assert source.shots["file"].tolist() == [0, 0, 0, 1, 1, 1]
+
     shot = source.read(4)
     assert isinstance(shot, Shot)
-    assert shot.image.dtype == np.float32 and shot.image.shape == SHAPE
+    assert shot.image.dtype == np.float32
+    assert shot.image.shape == SHAPE
     assert np.allclose(shot.image, (noise(3, 1)[1] - OFFSET) / GAIN, rtol=1e-6)
-    assert shot.mask.all() and shot.saturated_fraction == 0
+    assert shot.mask.all()
+    assert shot.saturated_fraction == 0
     assert shot.saturation_photons == (5000 - OFFSET) / GAIN
     assert np.allclose(shot.spectrum.energies_ev, ENERGIES)
     assert shot.shot_id == images.shot_id(RUN, "1.nxs", 1) == int(source.shots["shot_id"][4])
@@ -101,7 +104,9 @@ def test_shot_ids_are_unique_and_do_not_change_when_files_are_added_or_moved(run
     elsewhere = tmp_path / "elsewhere" / "manifest.json"
     images.write_manifest(elsewhere, RUN, sorted(tmp_path.glob("*.nxs")))
     after = images.Source(elsewhere).shots["shot_id"]
-    assert len(set(after)) == 8 and set(before) < set(after)
+
+    assert len(set(after)) == 8
+    assert set(before) < set(after)
     assert not set(before) & {
         images.shot_id("other", f"{k}.nxs", i) for k in range(2) for i in range(3)
     }
@@ -135,7 +140,8 @@ def test_broken_file_costs_its_own_shots(run, tmp_path, spoil, which):
     lost = [Outcome.UNREADABLE] * 3
     read = ["read"] * 3
     assert outcomes(source) == (lost + read if which == 0 else read + lost)
-    assert len(source.problems) == 1 and f"{which}.nxs" in source.problems[0]
+    assert len(source.problems) == 1
+    assert f"{which}.nxs" in source.problems[0]
 
 
 def test_corrupt_frame_costs_itself(tmp_path):
@@ -173,10 +179,13 @@ def test_constant_saturated_and_masked_frames(tmp_path):
     write(tmp_path / "0.nxs", np.stack([zeros, bright, part, half, noise(1)[0]]))
     images.write_manifest(tmp_path / "manifest.json", RUN, [tmp_path / "0.nxs"])
     source = images.Source(tmp_path / "manifest.json")
+
     assert outcomes(source) == [Outcome.EMPTY, "read", "read", Outcome.MASKED, "read"]
-    assert source.read(1).saturated_fraction == 1 and not source.read(1).mask.any()
+    assert source.read(1).saturated_fraction == 1
+    assert not source.read(1).mask.any()
     assert source.read(2).saturated_fraction == 0.25
     assert np.array_equal(source.read(2).mask, part <= 5000)
+
     brightest = (noise(1)[0].max() - OFFSET) / GAIN
     stricter = images.Source(tmp_path / "manifest.json", saturation_photons=brightest - 1e-3)
     assert np.isclose(
@@ -189,15 +198,19 @@ def test_pixels_that_are_not_numbers(run, tmp_path):
 
     def spoil(f):
         data = f["entry/data/data"][()].astype(np.float32)
-        data[0, 1, 2, 3], data[1] = np.nan, np.nan
+        data[0, 1, 2, 3] = np.nan
+        data[1] = np.nan
         del f["entry/data/data"]
         f["entry/data/data"] = data
 
     edit(tmp_path / "0.nxs", spoil)
     source = images.Source(run)
+
     assert outcomes(source)[:3] == ["read", Outcome.MASKED, "read"]
+
     shot = source.read(0)
-    assert np.isfinite(shot.image).all() and np.argwhere(~shot.mask).tolist() == [[1, 2, 3]]
+    assert np.isfinite(shot.image).all()
+    assert np.argwhere(~shot.mask).tolist() == [[1, 2, 3]]
 
 
 def test_masks_of_file_manifest_and_user_add_up(tmp_path):
@@ -213,6 +226,7 @@ def test_masks_of_file_manifest_and_user_add_up(tmp_path):
         tmp_path / "manifest.json", RUN, [tmp_path / "0.nxs"], mask=tmp_path / "extra.h5"
     )
     source = images.Source(tmp_path / "manifest.json", mask=tmp_path / "users.h5")
+
     assert np.array_equal(source.read(0).mask, own & extra & users)
 
 
@@ -223,6 +237,7 @@ def test_nan_in_a_mask_file_is_a_pixel_not_used(run, tmp_path):
         with h5py.File(tmp_path / name, "w") as f:
             f["mask"] = mask
     shot = images.Source(run, mask=tmp_path / "row.h5").read(0)
+
     assert np.array_equal(shot.mask, one_row == 0)
     assert outcomes(images.Source(run, mask=tmp_path / "all.h5")) == [Outcome.MASKED] * 6
 
@@ -247,10 +262,16 @@ def test_mask_that_is_none_is_an_error(run, tmp_path, content):
 
 def test_spectra_that_make_no_sense(tmp_path):
     photons = np.ones((5, 8))
-    photons[0], photons[1, 2], photons[2], photons[3, 0] = 0, np.nan, -1, -0.5
-    write(tmp_path / "0.nxs", noise(5), photons)
-    images.write_manifest(tmp_path / "manifest.json", RUN, [tmp_path / "0.nxs"])
-    source = images.Source(tmp_path / "manifest.json")
+    photons[0] = 0
+    photons[1, 2] = np.nan
+    photons[2] = -1
+    photons[3, 0] = -0.5
+    path = tmp_path / "0.nxs"
+    write(path, noise(5), photons)
+    manifest = tmp_path / "manifest.json"
+    images.write_manifest(manifest, RUN, [path])
+    source = images.Source(manifest)
+
     assert outcomes(source) == [Outcome.BAD_SPECTRUM] * 3 + ["read", "read"]
     assert source.read(3).spectrum.photons.min() == 0
 
@@ -273,6 +294,7 @@ def test_no_spectrum_means_the_wavelength_of_the_header(run, tmp_path):
 
     edit(tmp_path / "0.nxs", spoil)
     source = images.Source(run)
+
     assert outcomes(source) == ["read", Outcome.BAD_SPECTRUM] + ["read"] * 4
     assert np.allclose(source.read(0).spectrum.energies_ev, ENERGIES.mean())
 
@@ -322,6 +344,7 @@ def test_manifest_refuses_files_that_do_not_belong_together(run, tmp_path):
         tmp_path / "moved.nxs",
         lambda f: f["entry/instrument/detector/transformations/AXIS_RAIL"].write_direct(np.ones(1)),
     )
+
     for other, why in (
         (tmp_path / "sub" / "0.nxs", "same name"),
         (tmp_path / "moved.nxs", "geometry"),
@@ -352,9 +375,11 @@ def test_manifest_from_the_command_line(run, tmp_path, capsys):
         cli.main(["manifest", f"{tmp_path}/*.nxs", "--out", str(out), "--adu-per-photon", "2"]) == 0
     )
     assert "2 files, 6 shots" in capsys.readouterr().out
+
     manifest = images.read_manifest(out)
     assert (manifest.run, manifest.offset_adu, manifest.adu_per_photon) == ("cli", OFFSET, 2)
     assert cli.main(["manifest", "--out", str(out), "--check"]) == 0
+
     (tmp_path / "0.nxs").unlink()
     assert cli.main(["manifest", "--out", str(out), "--check"]) == FileError.exit_code
     assert "0.nxs is missing" in capsys.readouterr().err
@@ -374,7 +399,9 @@ def test_truth_is_joined_over_files_with_rows_shifted(tmp_path, filled):
         write(tmp_path / f"{k}.nxs", noise(3), truth=FileTruth(all_columns, DETECTOR, {}))
     paths = sorted(tmp_path.glob("*.nxs"))
     images.write_manifest(tmp_path / "manifest.json", "another name", paths)
+
     assert true_curves(tmp_path / "manifest.json") == {}, "these files have no sites"
+
     truth = read_truth(tmp_path / "manifest.json")
     assert truth["lattices/shot"].tolist() == [0, 2, 3, 5]
     assert truth["reflections/lattice"].tolist() == [1, 1, 0, 3, 3, 2]
@@ -397,8 +424,11 @@ def test_nanobragg_run(shared_data, tmp_path):
     )
     source = images.Source(tmp_path / "m.json")
     truth = json.loads((shared_data / "nanobragg_c2" / "truth.json").read_text())
+
     assert source.n_shots == 24
     assert np.allclose(source.detector.origin_mm, [truth["metadata_panel_origin_mm"]])
+
     shot = source.read(3)
     assert np.isclose(shot.spectrum.mean_energy_ev, truth["images"][3]["mean_energy_eV"])
-    assert shot.mask.all() and shot.saturated_fraction == 0
+    assert shot.mask.all()
+    assert shot.saturated_fraction == 0

@@ -55,11 +55,14 @@ def test_columns_cell_and_wavelength(written):
         "N(+)",
         "N(-)",
     ]
+
     assert [c.label for c in file.columns] == labels
     assert "".join(c.type for c in file.columns) == "HHHJQKMKMII"
-    assert file.spacegroup.hm == "P 43 21 2" and file.sort_order[:3] == [1, 2, 3]
+    assert file.spacegroup.hm == "P 43 21 2"
+    assert file.sort_order[:3] == [1, 2, 3]
     assert file.cell.parameters == pytest.approx(tuple(CELL))
     assert file.dataset(1).wavelength == pytest.approx(1.7414, rel=1e-6)
+
     asu = gemmi.ReciprocalAsu(file.spacegroup)
     assert all(asu.is_in(h) for h in file.make_miller_array().tolist())
 
@@ -70,6 +73,7 @@ def test_gemmi_reads_what_was_written(written, unique):
     data.import_mtz(gemmi.read_mtz_file(str(path)), gemmi.DataType.Anomalous)
     sign = np.array(data.isign_array)
     row = unique.rows(np.where(sign[:, None] < 0, -1, 1) * np.array(data.miller_array))
+
     assert len(row) == len(columns["n"]), "centric reflections once, the missing mate not at all"
     np.testing.assert_allclose(data.value_array, columns["intensity"][row], rtol=1e-6)
     np.testing.assert_allclose(data.sigma_array, columns["sigma"][row], rtol=1e-6)
@@ -79,7 +83,8 @@ def test_mean_is_the_weighted_mean_of_the_mates(written, unique):
     path, columns = written
     file = gemmi.read_mtz_file(str(path))
     value = {c.label: np.array(c.array) for c in file.columns}
-    for i, h in list(enumerate(file.make_miller_array().tolist()))[::37]:
+    rows = list(enumerate(file.make_miller_array().tolist()))
+    for i, h in rows[::37]:
         mates = np.flatnonzero((columns["hkl"] == h).all(axis=1))
         weight = columns["sigma"][mates] ** -2.0
         mean = np.average(columns["intensity"][mates], weights=weight)
@@ -104,7 +109,8 @@ def test_mtz_is_its_own_reference(written, unique):
 
 def test_amplitudes_are_squared_and_indices_brought_to_the_asu(unique, tmp_path):
     file = gemmi.Mtz(with_base=True)
-    file.spacegroup, file.cell = unique.space_group, unique.cell
+    file.spacegroup = unique.space_group
+    file.cell = unique.cell
     file.add_dataset("x")
     file.add_column("FP", "F")
     plus = np.flatnonzero(unique.friedel >= 0)
@@ -112,19 +118,24 @@ def test_amplitudes_are_squared_and_indices_brought_to_the_asu(unique, tmp_path)
     file.set_data(np.column_stack([turned, plus + 1.0]).astype(np.float32))
     file.write_to_file(str(tmp_path / "f.mtz"))
     hkl, intensity = mtz.read_reference(tmp_path / "f.mtz", GROUP, 3.0)
+
     np.testing.assert_allclose(unique.values(hkl, intensity)[plus], (plus + 1.0) ** 2, rtol=1e-6)
 
 
 def model(folder, group: str = GROUP):
-    """A PDB file of 200 carbon atoms."""
+    """Write a PDB file of 200 carbon atoms, and return its path."""
     structure = gemmi.Structure()
-    structure.cell, structure.spacegroup_hm = gemmi.UnitCell(*CELL), group
+    structure.cell = gemmi.UnitCell(*CELL)
+    structure.spacegroup_hm = group
     chain = gemmi.Chain("A")
     for i, x in enumerate(np.random.default_rng(2).random((200, 3))):
         residue = gemmi.Residue()
+        residue.name = "ALA"
+        residue.seqid = gemmi.SeqId(i + 1, " ")
         atom = gemmi.Atom()
-        residue.name, residue.seqid = "ALA", gemmi.SeqId(i + 1, " ")
-        atom.name, atom.element, atom.b_iso = "CA", gemmi.Element("C"), 20.0
+        atom.name = "CA"
+        atom.element = gemmi.Element("C")
+        atom.b_iso = 20.0
         atom.pos = structure.cell.orthogonalize(gemmi.Fractional(*x))
         residue.add_atom(atom)
         chain.add_residue(residue)
@@ -148,7 +159,11 @@ def test_model_without_solvent_is_the_direct_sum(unique, tmp_path, monkeypatch):
         abs(calculator.calculate_sf_from_model(structure[0], h)) ** 2
         for h in unique.hkl[chosen].tolist()
     ]
-    assert np.abs(np.sqrt(value[chosen]) - np.sqrt(direct)).sum() < 0.01 * np.sqrt(direct).sum()
+
+    amplitude = np.sqrt(direct)
+    difference = np.abs(np.sqrt(value[chosen]) - amplitude)
+
+    assert difference.sum() < 0.01 * amplitude.sum()
 
 
 def test_solvent_changes_low_resolution_only(unique, tmp_path, monkeypatch):
@@ -156,8 +171,13 @@ def test_solvent_changes_low_resolution_only(unique, tmp_path, monkeypatch):
     with_solvent = unique.values(*mtz.read_reference(path, GROUP, 3.0))
     monkeypatch.setattr(mtz, "K_SOL", 0.0)
     without = unique.values(*mtz.read_reference(path, GROUP, 3.0))
-    change = np.abs(np.sqrt(with_solvent) - np.sqrt(without)) / np.sqrt(without).mean()
-    assert change[unique.d > 12].mean() > 5 * change[unique.d < 3.3].mean()
+
+    amplitude = np.sqrt(without)
+    change = np.abs(np.sqrt(with_solvent) - amplitude) / amplitude.mean()
+    low = change[unique.d > 12].mean()
+    high = change[unique.d < 3.3].mean()
+
+    assert low > 5 * high
 
 
 @pytest.mark.parametrize("kind", ["missing", "garbage", "other group"])
@@ -182,17 +202,20 @@ def test_merged_intensities_come_back_mates_apart(written, unique):
 
 def test_a_mean_intensity_is_that_of_both_mates(unique, tmp_path):
     file = gemmi.Mtz(with_base=True)
-    file.spacegroup, file.cell = gemmi.find_spacegroup_by_name(GROUP), gemmi.UnitCell(*CELL)
+    file.spacegroup = gemmi.find_spacegroup_by_name(GROUP)
+    file.cell = gemmi.UnitCell(*CELL)
     file.add_dataset("data")
     for label, kind in (("IMEAN", "J"), ("SIGIMEAN", "Q")):
         file.add_column(label, kind)
     plus = unique.hkl[unique.friedel >= 0]
-    file.set_data(
-        np.column_stack([plus, np.arange(len(plus)) + 1.0, np.ones(len(plus))]).astype(np.float32)
-    )
+    intensity = np.arange(len(plus)) + 1.0
+    table = np.column_stack([plus, intensity, np.ones(len(plus))])
+    file.set_data(table.astype(np.float32))
     file.write_to_file(str(tmp_path / "mean.mtz"))
     data = mtz.read_merged(tmp_path / "mean.mtz", CELL, GROUP)
+
     assert set(unique.rows(data.hkl).tolist()) == set(range(len(unique)))
+
     value = {tuple(h): i for h, i in zip(data.hkl.tolist(), data.intensity, strict=True)}
     assert all(value[tuple(-np.array(h))] == i for h, i in value.items())
 
@@ -207,12 +230,15 @@ def test_merged_data_that_do_not_fit_are_refused(written, tmp_path):
         with pytest.raises(FileError) as caught:
             mtz.read_merged(path, cell, group)
         assert expected in caught.value.expected
+
     (tmp_path / "no.mtz").write_text("no MTZ")
     with pytest.raises(FileError, match="readable MTZ"):
         mtz.read_merged(tmp_path / "no.mtz", CELL, GROUP)
+
     empty = gemmi.read_mtz_file(str(path))
     for label in [column.label for column in empty.columns][3:]:
         empty.remove_column([column.label for column in empty.columns].index(label))
     empty.write_to_file(str(tmp_path / "empty.mtz"))
+
     with pytest.raises(FileError, match="merged intensities"):
         mtz.read_merged(tmp_path / "empty.mtz", CELL, GROUP)

@@ -22,21 +22,27 @@ ENERGIES = 7070.5 + np.arange(20)
 
 def one_panel() -> Detector:
     return Detector(
-        np.array([[-2.3, 2.1, -141.7]]),
-        np.array([[1.0, 0, 0]]),
-        np.array([[0, -1.0, 0]]),
-        0.177,
-        (24, 26),
-        0.032,
-        0.017,
+        origin_mm=np.array([[-2.3, 2.1, -141.7]]),
+        fast=np.array([[1.0, 0, 0]]),
+        slow=np.array([[0, -1.0, 0]]),
+        pixel_mm=0.177,
+        shape=(24, 26),
+        thickness_mm=0.032,
+        attenuation_mm=0.017,
     )
 
 
 def tilted_panels() -> Detector:
-    """2 × 2 panels, each turned its own way."""
+    """Return 2 × 2 panels, each turned its own way."""
     turns = from_vector(0.05 * np.random.default_rng(3).normal(size=(4, 3)))
     corners = np.array([[-5.0, 5, -140], [0.5, 5, -141], [-5, -0.5, -142], [0.5, -0.5, -143]])
-    return Detector(corners, turns[:, :, 0], -turns[:, :, 1], 0.2, (12, 10))
+    return Detector(
+        origin_mm=corners,
+        fast=turns[:, :, 0],
+        slow=-turns[:, :, 1],
+        pixel_mm=0.2,
+        shape=(12, 10),
+    )
 
 
 def geometry_of(path) -> Detector:
@@ -45,14 +51,16 @@ def geometry_of(path) -> Detector:
 
 
 def spectra_of(path) -> tuple[np.ndarray, np.ndarray]:
-    """Energies and photons, each (shot, channel)."""
+    """Return energies and photons of a file, each (shot, channel)."""
     with closing(NexusFile(path)) as file:
         spectra = [file.spectrum(i) for i in range(file.n_frames)]
-    return np.array([s.energies_ev for s in spectra]), np.array([s.photons for s in spectra])
+    energies_ev = np.array([spectrum.energies_ev for spectrum in spectra])
+    photons = np.array([spectrum.photons for spectrum in spectra])
+    return energies_ev, photons
 
 
 def stills_of(detector: Detector, n: int = 3) -> nexus_writer.Stills:
-    """n random frames."""
+    """Return n random frames."""
     rng = np.random.default_rng(1)
     shape = (detector.n_panels, *detector.shape)
     return nexus_writer.Stills(
@@ -64,7 +72,7 @@ def stills_of(detector: Detector, n: int = 3) -> nexus_writer.Stills:
 
 
 def instrument_of(detector: Detector) -> nexus_writer.Instrument:
-    """An instrument with a few masked rows."""
+    """Return an instrument with a few masked rows."""
     mask = np.ones((detector.n_panels, *detector.shape), bool)
     mask[-1, 3:5] = False
     return nexus_writer.Instrument(
@@ -138,9 +146,8 @@ def test_nxmx_reads_the_same(tmp_path, detector):
         beam = entry.instruments[0].beams[0]
         sensor = entry.instruments[0].detectors[0]
         mean = stills.photons @ ENERGIES / stills.photons.sum(1)
-        assert np.allclose(
-            beam.incident_wavelength.to("angstrom").magnitude, wavelength(mean), rtol=1e-12
-        )
+        wavelength_ang = beam.incident_wavelength.to("angstrom").magnitude
+        assert np.allclose(wavelength_ang, wavelength(mean), rtol=1e-12)
         assert isinstance(beam["incident_wavelength"].attrs["variant"], str)
         assert (sensor.underload_value, sensor.saturation_value) == (-100, 60000)
         assert np.array_equal(sensor.pixel_mask[()].reshape(mask.shape) == 0, mask)
@@ -149,20 +156,16 @@ def test_nxmx_reads_the_same(tmp_path, detector):
         for panel, module in enumerate(sensor.modules):
             size = list(detector.shape) if detector.n_panels == 1 else [1, *detector.shape]
             assert list(module.data_size) == size
-            chain = nxmx.get_cumulative_transformation(
-                nxmx.get_dependency_chain(module.fast_pixel_direction.depends_on)
-            )
+
+            fast = module.fast_pixel_direction
+            slow = module.slow_pixel_direction
+            chain = nxmx.get_dependency_chain(fast.depends_on)
+            origin = nxmx.get_cumulative_transformation(chain)[0, :3, 3]
             to_lab = np.diag([-1, 1, -1])
-            assert np.allclose(to_lab @ chain[0, :3, 3], detector.origin_mm[panel], atol=1e-12)
-            assert np.allclose(
-                to_lab @ module.fast_pixel_direction.vector, detector.fast[panel], atol=1e-12
-            )
-            assert np.allclose(
-                to_lab @ module.slow_pixel_direction.vector, detector.slow[panel], atol=1e-12
-            )
-            assert np.isclose(
-                module.fast_pixel_direction[()].to("mm").magnitude[0], detector.pixel_mm
-            )
+            assert np.allclose(to_lab @ origin, detector.origin_mm[panel], atol=1e-12)
+            assert np.allclose(to_lab @ fast.vector, detector.fast[panel], atol=1e-12)
+            assert np.allclose(to_lab @ slow.vector, detector.slow[panel], atol=1e-12)
+            assert np.isclose(fast[()].to("mm").magnitude[0], detector.pixel_mm)
 
 
 def test_nanobragg_file_has_the_geometry_of_its_truth(shared_data):
@@ -171,16 +174,18 @@ def test_nanobragg_file_has_the_geometry_of_its_truth(shared_data):
     with closing(NexusFile(path)) as file:
         detector = file.detector
         mask = file.mask
+
     assert np.allclose(detector.origin_mm, [truth["metadata_panel_origin_mm"]], atol=1e-12)
-    assert np.array_equal(detector.fast, [[1, 0, 0]]) and np.array_equal(
-        detector.slow, [[0, -1, 0]]
-    )
+    assert np.array_equal(detector.fast, [[1, 0, 0]])
+    assert np.array_equal(detector.slow, [[0, -1, 0]])
     assert (detector.pixel_mm, detector.shape) == (truth["pixel_size_mm"], (1920, 1920))
+
     energies, photons = spectra_of(path)
     assert np.allclose(energies, truth["channel_energies_eV"], rtol=1e-12)
     assert np.allclose(
         photons.sum(axis=1), [i["total_photons"] for i in truth["images"]], rtol=1e-9
     )
+
     mean = (energies * photons).sum(axis=1) / photons.sum(axis=1)
     assert np.allclose(mean, [i["mean_energy_eV"] for i in truth["images"]], rtol=1e-9)
     assert mask.mean() == 1
@@ -233,9 +238,8 @@ def test_modules_that_are_pieces_of_one_array(tmp_path):
         whole = f["entry/data/data"][0]
     with closing(NexusFile(tmp_path / "a.nxs")) as f:
         assert np.array_equal(f.frame(0), [whole[:, :13], whole[:, 13:]])
-        assert np.allclose(
-            f.detector.origin_mm[1] - f.detector.origin_mm[0], [13 * 0.177, 0, 0], atol=1e-12
-        )
+        shift = f.detector.origin_mm[1] - f.detector.origin_mm[0]
+        assert np.allclose(shift, [13 * 0.177, 0, 0], atol=1e-12)
         assert f.mask.shape == (2, 24, 13)
 
 
@@ -246,9 +250,8 @@ def test_spectra_of_every_layout(tmp_path, shape):
     expected = np.tile(ENERGIES, (3, 1))
     with h5py.File(tmp_path / "a.nxs", "r+") as f:
         beam = f["entry/instrument/beam"]
-        if (
-            shape == "per shot"
-        ):  # falling energies, another unit, the deprecated name of the weights
+        # falling energies, another unit, the deprecated name of the weights
+        if shape == "per shot":
             expected = ENERGIES + np.array([[0.0], [1], [2]])
             del beam[name], beam[f"{name}_weights"]
             beam[name] = wavelength(expected) / 10
@@ -262,6 +265,7 @@ def test_spectra_of_every_layout(tmp_path, shape):
             beam["incident_wavelength"].attrs["units"] = "angstrom"
             expected = np.full((3, 1), energy(1.75))
     energies, photons = spectra_of(tmp_path / "a.nxs")
+
     assert np.allclose(energies, expected, rtol=1e-13)
     assert np.array_equal(photons, stills.photons if expected.shape[1] > 1 else np.ones((3, 1)))
 

@@ -14,7 +14,9 @@ def _text(text: str) -> bytes:
 
 
 def _column(name: str, kind: str, n: int, content: bytes) -> bytes:
-    """`name: [kind, [n, content]]` in MessagePack: 0x92 an array of two, 0xc4 up to 255 bytes."""
+    """Return `name: [kind, [n, content]]` in MessagePack: 0x92 an array of two, 0xc4 up to 255
+    bytes.
+    """
     return _text(name) + b"\x92" + _text(kind) + b"\x92" + bytes([n, 0xC4, len(content)]) + content
 
 
@@ -32,8 +34,8 @@ COLUMNS = [
 def table(
     columns: list[bytes] = COLUMNS, kind: str = "dials::af::reflection_table", version: int = 1
 ) -> bytes:
-    """As DIALS writes it: an array of three, the last a map of identifiers (3: "a", 5: "b"), rows
-    and columns.
+    """Return a table as DIALS writes it: an array of three, the last a map of identifiers (3: "a",
+    5: "b"), rows and columns.
     """
     out = (
         b"\x93"
@@ -111,7 +113,8 @@ def test_what_is_no_table_is_one_clear_error(tmp_path, content, words):
         (tmp_path / "a.refl").write_bytes(content)
     with pytest.raises(FileError, match=r"a\.refl") as error:
         reflections.read(tmp_path / "a.refl", NAMES)
-    assert words in str(error.value) and "\n" not in str(error.value)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_files_of_dials(shared_data):

@@ -35,7 +35,9 @@ def joined(photons: np.ndarray) -> np.ndarray:
 
 def test_shots_take_spectra_in_order_and_again_from_the_first(tmp_path, photons):
     bank = Bank(recorded(tmp_path / "a.nxs", photons), COARSE, None)
-    assert len(bank) == 5 and bank.n_bad == 0 and bank.lost == pytest.approx(0.0, abs=1e-9)
+    assert len(bank) == 5
+    assert bank.n_bad == 0
+    assert bank.lost == pytest.approx(0.0, abs=1e-9)
     for shot in (3, 0, 12, 4):
         np.testing.assert_allclose(bank.pulse(shot).photons, joined(photons[shot % 5]), rtol=1e-6)
         np.testing.assert_array_equal(bank.pulse(shot).energies_ev, COARSE)
@@ -45,23 +47,30 @@ def test_the_mean_over_the_bank_is_as_asked_and_the_fluctuation_stays(tmp_path, 
     bank = Bank(recorded(tmp_path / "a.nxs", photons), COARSE[:10], 1e12)
     totals = np.array([bank.pulse(i).photons.sum() for i in range(5)])
     inside = photons[:, :20].sum(axis=1)
+    share_inside = inside.sum() / photons.sum()
+
     assert totals.mean() == pytest.approx(1e12, rel=1e-12)
     np.testing.assert_allclose(totals / totals.mean(), inside / inside.mean(), rtol=1e-6)
-    assert bank.lost == pytest.approx(1 - inside.sum() / photons.sum(), rel=1e-6)
+    assert bank.lost == pytest.approx(1 - share_inside, rel=1e-6)
 
 
 def test_the_files_of_a_manifest_follow_each_other(tmp_path, photons):
-    files = [recorded(tmp_path / "b.nxs", photons[:2]), recorded(tmp_path / "a.nxs", photons[2:])]
-    images.write_manifest(tmp_path / "manifest.json", "r", files)
-    bank = Bank(tmp_path / "manifest.json", COARSE, None)
+    first = recorded(tmp_path / "b.nxs", photons[:2])
+    second = recorded(tmp_path / "a.nxs", photons[2:])
+    manifest = tmp_path / "manifest.json"
+    images.write_manifest(manifest, "r", [first, second])
+    bank = Bank(manifest, COARSE, None)
     for shot in range(5):
         np.testing.assert_allclose(bank.pulse(shot).photons, joined(photons[shot]), rtol=1e-6)
 
 
 def test_spectra_that_make_no_sense_are_left_out(tmp_path, photons):
-    photons[1, 3], photons[2], photons[3, :20] = np.nan, 0.0, -1.0
+    photons[1, 3] = np.nan
+    photons[2] = 0.0
+    photons[3, :20] = -1.0
     bank = Bank(recorded(tmp_path / "a.nxs", photons), COARSE[:10], None)
-    assert len(bank) == 2 and bank.n_bad == 3
+    assert len(bank) == 2
+    assert bank.n_bad == 3
     np.testing.assert_allclose(bank.pulse(1).photons, joined(photons[4])[:10], rtol=1e-6)
 
 
@@ -76,6 +85,7 @@ def test_channels_of_each_shot_on_their_own(tmp_path, photons):
         beam[name] = wavelength(energies)
         beam[name].attrs["units"] = "angstrom"
     bank = Bank(path, 7090.5 + np.arange(50), None)
+
     assert bank.n_bad == 1
     for shot, row in enumerate((0, 1, 3, 4)):
         np.testing.assert_allclose(

@@ -41,10 +41,8 @@ def make(path, block, base="base", blocks=BLOCKS) -> store.Parts:
 def test_parts_read_as_one_with_rows_shifted(tmp_path, block):
     make(tmp_path / "index.h5", block)
     read = store.read(tmp_path / "index.h5", "index")
-    assert (
-        read["shots/shot_id"].tolist() == [1, 2, 3, 4, 5, 6]
-        and read["shots/shot_id"].dtype == np.uint64
-    )
+    assert read["shots/shot_id"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert read["shots/shot_id"].dtype == np.uint64
     assert read["spots/shot"].tolist() == [0, 0, 1, 2, 3, 3, 4, 5]
     assert read["spots/lattice"].tolist() == [0, -1, 1, -1, 2, -1, 3, -1]
     assert read["lattices/shot"].tolist() == [0, 1, 3, 4]
@@ -81,6 +79,7 @@ def test_done_parts_are_left_untouched(tmp_path, block):
     again = store.Parts(tmp_path / "index.h5", "index", "base", BLOCKS)
     again.each(World(), lambda k: blocks_made.append(k) or block(BLOCKS[k]))
     again.finish(World())
+
     assert blocks_made == [1]
     assert (done.stat().st_mtime_ns, done.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
     assert len(store.read(tmp_path / "index.h5", "index")["shots/shot_id"]) == 6
@@ -120,6 +119,7 @@ def test_missing_or_damaged_part_is_refused(tmp_path, block):
     part.write_bytes(part.read_bytes()[:1000])
     with pytest.raises(FileError, match=r"000001\.h5"):
         store.read(tmp_path / "index.h5", "index")
+
     part.unlink()
     with pytest.raises(FileError, match="a finished part"):
         store.read(tmp_path / "index.h5", "index")
@@ -161,10 +161,12 @@ def test_file_of_another_kind_or_schema_is_refused(tmp_path, block):
     store.write(tmp_path / "a.h5", "index", block(BLOCKS[0]), key="k")
     with pytest.raises(FileError, match="expected kind 'reindex'"):
         store.read(tmp_path / "a.h5", "reindex")
+
     with h5py.File(tmp_path / "a.h5", "r+") as f:
         f.attrs["schema"] = schema.VERSION + 1
     with pytest.raises(FileError, match=f"schema {schema.VERSION + 1}"):
         store.read(tmp_path / "a.h5", "index")
+
     (tmp_path / "text.h5").write_text("text")
     for name in ("text.h5", "missing.h5"):
         with pytest.raises(FileError, match=name):
@@ -201,9 +203,12 @@ def test_attributes_come_back(tmp_path, block):
     }
     store.write(tmp_path / "a.h5", "index", block(BLOCKS[0]), key="1234567890123456", **attributes)
     read = store.attributes(tmp_path / "a.h5", "index")
+
     for name, value in attributes.items():
         assert name == "v" or read[name] == value
-    assert read["v"] == [0, 1] and read["key"] == "1234567890123456" and read["kind"] == "index"
+    assert read["v"] == [0, 1]
+    assert read["key"] == "1234567890123456"
+    assert read["kind"] == "index"
 
 
 def test_replacing_is_all_or_nothing(tmp_path):
@@ -211,6 +216,7 @@ def test_replacing_is_all_or_nothing(tmp_path):
     with store.replacing(target) as temporary:
         temporary.write_text("one")
         assert not target.exists()
+
     with pytest.raises(RuntimeError), store.replacing(target) as temporary:
         temporary.write_text("two")
         raise RuntimeError
@@ -223,8 +229,10 @@ def test_identity_is_key_or_checksum(tmp_path, block):
     first = store.identity(tmp_path / "index.h5")
     make(tmp_path / "index.h5", block)  # from the same: the same, whatever the time
     assert store.identity(tmp_path / "index.h5") == first
+
     make(tmp_path / "index.h5", block, base="another")
     assert store.identity(tmp_path / "index.h5") != first
+
     (tmp_path / "a.txt").write_text("abc")  # FIPS 180-2, example B.1
     assert store.checksum(tmp_path / "a.txt").startswith(
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9c"

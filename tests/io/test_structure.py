@@ -36,7 +36,8 @@ def test_pdb_and_mmcif_give_what_gemmi_calculates(pdb):
     calculator = gemmi.StructureFactorCalculatorX(reference.cell)
     for path in (pdb, cif):
         atoms = structure.read(path, CELL, "C 1 2 1")
-        assert list(atoms.names) == ["CA", "N", "FE1", "D1"] and list(atoms.elements) == [
+        assert list(atoms.names) == ["CA", "N", "FE1", "D1"]
+        assert list(atoms.elements) == [
             "C",
             "N",
             "Fe",
@@ -71,10 +72,12 @@ def test_curves_of_measured_tables(shared_data):
     table = np.loadtxt(path)
     row = np.argmin(np.abs(table[:, 0] - 7120))
     curve = structure.read_curve(path).at(np.array([7120.0, 7120.5]))
-    assert curve[0] == pytest.approx(table[row, 1] + 1j * table[row, 2])
-    assert curve[1] == pytest.approx(
-        table[row : row + 2, 1].mean() + 1j * table[row : row + 2, 2].mean()
-    )
+
+    _, fp, fdp = table[row]
+    _, middle_fp, middle_fdp = table[row : row + 2].mean(axis=0)
+
+    assert curve[0] == pytest.approx(fp + 1j * fdp)
+    assert curve[1] == pytest.approx(middle_fp + 1j * middle_fdp)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ N_BLOCKS = 23
 
 
 def block(i: int) -> np.ndarray:
-    """Numbers whose sum depends on the order of addition in the last bits."""
+    """Return numbers whose sum depends on the order of addition in the last bits."""
     return np.random.default_rng(i).normal(size=(3, 4)) * 10.0 ** (i % 9)
 
 
@@ -25,25 +25,27 @@ def total(world: World) -> list[str]:
 
 
 def share(world: World) -> dict:
-    """Three loops in a row, one of them without any block; the first rank is slow."""
+    """Share blocks in three loops in a row, one of them without any block, while the first rank is
+    slow.
+    """
     done = []
     for n in (N_BLOCKS, 0, 1):
-        mine = []
+        own_blocks = []
         for i in world.share(n):
             time.sleep(0.02 if world.rank == 0 else 0.001)
-            mine.append(i)
-        done.append([i for part in world.gather(mine) for i in part])
+            own_blocks.append(i)
+        done.append([i for part in world.gather(own_blocks) for i in part])
     blocks = world.gather_blocks({i: i * i for i in done[0] if i % world.size == world.rank})
     return {"done": done, "blocks": blocks}
 
 
 def slow_first_rank(world: World) -> list[int]:
-    """Blocks done by each rank when the first one works a second on its first."""
-    mine = 0
+    """Return how many blocks each rank does when the first one works a second on its first."""
+    n_blocks = 0
     for _ in world.share(N_BLOCKS):
-        time.sleep(1.0 if world.rank == 0 and mine == 0 else 0.002)
-        mine += 1
-    return world.gather(mine)
+        time.sleep(1.0 if world.rank == 0 and n_blocks == 0 else 0.002)
+        n_blocks += 1
+    return world.gather(n_blocks)
 
 
 def main() -> None:

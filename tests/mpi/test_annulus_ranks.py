@@ -47,12 +47,12 @@ def inputs(tiny_run, tmp_path, filled) -> list[str]:
         word="reindex",
     )
     names = ("lattices/shot_id", "lattices/k")
-    given = {name: store.read(reindex, "reindex", names)[name] for name in names}
-    sizes = {"lattices": len(given["lattices/k"]), "clusters": 1, "features": 1}
+    identities = {name: store.read(reindex, "reindex", names)[name] for name in names}
+    sizes = {"lattices": len(identities["lattices/k"]), "clusters": 1, "features": 1}
     columns = filled(
         "cells",
         sizes,
-        given | {"lattices/outcome": np.full(sizes["lattices"], LatticeOutcome.ACCEPTED)},
+        identities | {"lattices/outcome": np.full(sizes["lattices"], LatticeOutcome.ACCEPTED)},
     )
     store.write(cells, "cells", columns, key="cells", runs=["tiny"])
     return ["--images", str(tiny_run["manifest"]), "--reindex", str(reindex), "--cells", str(cells)]
@@ -85,16 +85,22 @@ def test_a_killed_stage_goes_on_where_it_was(inputs, tmp_path):
     cli = ["-m", "spreadflow.cli"]
     assert run(inputs, whole, 3, cli) == 0
     assert run(inputs, out, 2, [DYING, "000002.h5"]) != 0
+
     parts = out.with_suffix(".parts")
     finished = {
         path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in parts.glob("[0-9]*.h5")
     }
-    assert finished and "000002.h5" not in finished and not out.exists()
+
+    assert finished
+    assert "000002.h5" not in finished
+    assert not out.exists()
     assert list(parts.glob(".000002*.tmp")), "killed while it wrote"
     assert run(inputs, out, 1, cli) == 0
+
     after = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in parts.iterdir()}
     assert after.keys() == {"000000.h5", "000001.h5", "000002.h5"}
     assert finished.items() <= after.items()
+
     ours = store.read(out, "annulus")
     theirs = store.read(whole, "annulus")
     assert len(ours["reflections/hkl"]) > 100

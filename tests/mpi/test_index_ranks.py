@@ -37,7 +37,7 @@ sys.exit(cli.main(sys.argv[1:]))
 
 @pytest.fixture
 def command(tiny_run):
-    """The command line of `index` on the tiny run, on so many ranks."""
+    """A function that gives the command line of `index` on the tiny run, on so many ranks."""
     if not LAUNCHER.exists():
         pytest.skip(f"no MPI launcher at {LAUNCHER}")
     how = {
@@ -70,15 +70,17 @@ def environment() -> dict[str, str]:
 
 
 def same(a: Path, b: Path) -> None:
-    """Equal in every dataset but the time spent."""
+    """Assert that two products are equal in every dataset but the time spent, and in every
+    attribute but the clock.
+    """
     first = store.read(a, "index")
     second = store.read(b, "index")
     for name in first.keys() - {"shots/seconds"}:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
-    told = [
+    attributes = [
         {k: v for k, v in store.attributes(path, "index").items() if k != "time"} for path in (a, b)
     ]
-    assert told[0] == told[1]
+    assert attributes[0] == attributes[1]
 
 
 def test_products_are_equal_and_a_killed_stage_resumes(command, tmp_path):
@@ -91,7 +93,10 @@ def test_products_are_equal_and_a_killed_stage_resumes(command, tmp_path):
     killed = subprocess.run(words, env=environment(), timeout=120)
     parts = two.with_suffix(".parts")
     finished = {p.name: p.stat().st_mtime_ns for p in parts.glob("[0-9]*.h5")}
-    assert killed.returncode == -signal.SIGKILL and len(finished) == 3 and not two.exists()
+
+    assert killed.returncode == -signal.SIGKILL
+    assert len(finished) == 3
+    assert not two.exists()
 
     subprocess.run(command(two, 2), env=environment(), check=True, timeout=120)
     assert {

@@ -53,9 +53,15 @@ def test_any_number_of_ranks_gives_the_same(packed_run, tmp_path):
     assert len(one["rungs/rung"]) == 3 * 6
     for name in one.keys() - {"rungs/seconds"}:
         np.testing.assert_array_equal(three[name], one[name], err_msg=name)
-    told = [store.attributes(tmp_path / str(ranks) / "ladder.h5", "ladder") for ranks in (1, 3)]
-    counts = [
-        {name: of["reading"][name] for name in ("n_read", "n_others", "n_accepted")} for of in told
+
+    attributes = [
+        store.attributes(tmp_path / str(ranks) / "ladder.h5", "ladder") for ranks in (1, 3)
     ]
+    counts = [
+        {name: each["reading"][name] for name in ("n_read", "n_others", "n_accepted")}
+        for each in attributes
+    ]
+
     assert counts[0] == counts[1] == {"n_read": 4, "n_others": 0, "n_accepted": 4}
-    assert told[0]["key"] == told[1]["key"] and told[1]["n_modelled"] == 3
+    assert attributes[0]["key"] == attributes[1]["key"]
+    assert attributes[1]["n_modelled"] == 3

@@ -33,9 +33,9 @@ def _launch(ranks: int, *command: object) -> subprocess.CompletedProcess:
 
 
 def _result(ranks: int, what: str):
-    done = _launch(ranks, sys.executable, PROGRAM, what, ranks)
-    assert done.returncode == 0, done.stderr
-    (line,) = done.stdout.splitlines()
+    completed = _launch(ranks, sys.executable, PROGRAM, what, ranks)
+    assert completed.returncode == 0, completed.stderr
+    (line,) = completed.stdout.splitlines()
     return json.loads(line)
 
 
@@ -56,7 +56,8 @@ def test_sums_are_equal_bit_for_bit_on_any_number_of_ranks():
 def test_every_block_is_done_exactly_once(shared, ranks):
     all_blocks, none, one = shared[ranks]["done"]
     assert sorted(all_blocks) == list(range(N_BLOCKS))
-    assert none == [] and one == [0]
+    assert none == []
+    assert one == [0]
     assert shared[ranks]["blocks"] == [i * i for i in range(N_BLOCKS)]
 
 
@@ -81,7 +82,7 @@ def test_sum_of_no_blocks_at_all():
 
 
 def _stage(ranks: int, out: Path) -> list[object]:
-    """The command of a stage whose input does not exist."""
+    """Return the arguments of a stage whose input does not exist."""
     config = section(Config(), "cells")
     return [
         "-m",
@@ -108,17 +109,17 @@ def test_another_communicator_than_announced_is_refused(tmp_path, before, found)
     """Too few ranks, and the silent failure of a foreign launcher: each process believes it is
     alone.
     """
-    done = _launch(2, *before, sys.executable, *_stage(3, tmp_path / "x.h5"))
-    assert done.returncode == 5
-    assert f"expected 3 MPI ranks (--ranks); found a communicator of {found}." in done.stderr
+    completed = _launch(2, *before, sys.executable, *_stage(3, tmp_path / "x.h5"))
+    assert completed.returncode == 5
+    assert f"expected 3 MPI ranks (--ranks); found a communicator of {found}." in completed.stderr
 
 
 def test_ranks_without_a_launcher_are_refused(tmp_path):
     command = [sys.executable, *map(str, _stage(2, tmp_path / "x.h5"))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 5
-    assert "expected 2 MPI ranks (--ranks); found a communicator of 1" in done.stderr
-    assert "Traceback" not in done.stderr
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert completed.returncode == 5
+    assert "expected 2 MPI ranks (--ranks); found a communicator of 1" in completed.stderr
+    assert "Traceback" not in completed.stderr
 
 
 FAILING_STAGE = """
@@ -151,6 +152,6 @@ sys.exit(cli.main(sys.argv[1:]))
 def test_an_error_on_one_rank_ends_all(tmp_path, failure, code, words):
     stage = tmp_path / "stage.py"
     stage.write_text(FAILING_STAGE.format(failure=failure))
-    done = _launch(3, sys.executable, stage, *_stage(3, tmp_path / "x.h5")[2:])
-    assert done.returncode == code
-    assert all(word in done.stderr for word in words), done.stderr
+    completed = _launch(3, sys.executable, stage, *_stage(3, tmp_path / "x.h5")[2:])
+    assert completed.returncode == code
+    assert all(word in completed.stderr for word in words), completed.stderr

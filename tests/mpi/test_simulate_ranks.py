@@ -54,38 +54,42 @@ def simulate(folder: Path, ranks: int, *program: object) -> subprocess.Completed
 
 
 def contents(folder: Path) -> list[bytes]:
-    """Of all images and the manifest."""
+    """Return the bytes of all images and of the manifest."""
     files = sorted(folder.glob("images/*"))
     assert len(files) == 6, files
     return [path.read_bytes() for path in [*files, folder / "manifest.json"]]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> list[bytes]:
-    """On one rank."""
+def expected(tmp_path_factory) -> list[bytes]:
+    """The bytes of the images and the manifest that one rank writes."""
     folder = tmp_path_factory.mktemp("one")
-    done = simulate(folder, 1)
-    assert done.returncode == 0, done.stderr
+    completed = simulate(folder, 1)
+    assert completed.returncode == 0, completed.stderr
     return contents(folder)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_images_and_manifest_do_not_depend_on_the_number_of_ranks(made, tmp_path, ranks):
-    done = simulate(tmp_path, ranks)
-    assert done.returncode == 0, done.stderr
-    assert contents(tmp_path) == made
+def test_images_and_manifest_do_not_depend_on_the_number_of_ranks(expected, tmp_path, ranks):
+    completed = simulate(tmp_path, ranks)
+    assert completed.returncode == 0, completed.stderr
+    assert contents(tmp_path) == expected
 
 
-def test_a_killed_stage_goes_on_where_it_was(made, tmp_path):
+def test_a_killed_stage_goes_on_where_it_was(expected, tmp_path):
     """Killed on two ranks while the fourth file is finished, continued on three."""
     assert simulate(tmp_path, 2, DYING, "r_00003.nxs").returncode != 0
+
     finished = {
         path: (path.stat().st_ino, path.stat().st_mtime_ns)
         for path in tmp_path.glob("images/r_*.nxs")
     }
-    assert len(finished) >= 2 and not (tmp_path / "manifest.json").exists()
+
+    assert len(finished) >= 2
+    assert not (tmp_path / "manifest.json").exists()
     assert not (tmp_path / "images" / "r_00003.nxs").exists()
-    done = simulate(tmp_path, 3)
-    assert done.returncode == 0, done.stderr
+
+    completed = simulate(tmp_path, 3)
+    assert completed.returncode == 0, completed.stderr
     assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in finished} == finished
-    assert contents(tmp_path) == made
+    assert contents(tmp_path) == expected

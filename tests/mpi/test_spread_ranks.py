@@ -44,42 +44,51 @@ def test_any_number_of_ranks_gives_the_same_also_when_killed(wide_run, tmp_path)
         pytest.skip(f"no MPI launcher at {LAUNCHER}")
     whole = tmp_path / "three" / "spread.h5"
     out = tmp_path / "killed" / "spread.h5"
+
     assert run(wide_run, whole, 3, CLI) == 0
     assert run(wide_run, out, 2, [DYING, "000002.h5"]) != 0
+
     parts = out.with_suffix(".gram") / "1.parts"
     finished = {path.name: path.stat().st_mtime_ns for path in parts.glob("[0-9]*.h5")}
-    assert (
-        finished
-        and "000002.h5" not in finished
-        and not out.exists()
-        and not out.with_suffix(".csv").exists()
-    )
+    assert finished
+    assert "000002.h5" not in finished
+    assert not out.exists()
+    assert not out.with_suffix(".csv").exists()
     assert run(wide_run, out, 1, CLI) == 0
+
     after = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
-    assert len(after) == 4 and finished.items() <= after.items()
+    assert len(after) == 4
+    assert finished.items() <= after.items()
+
     ours = store.read(out, "spread")
     theirs = store.read(whole, "spread")
-    assert np.isfinite(ours["curves/fp"]).all() and np.ptp(ours["curves/fp"]) > 1
+    assert np.isfinite(ours["curves/fp"]).all()
+    assert np.ptp(ours["curves/fp"]) > 1
+
     for name, column in ours.items():
         if name != "lattices/seconds":
             scale = np.nanmax(np.abs(column), initial=1.0)
             np.testing.assert_allclose(
                 column, theirs[name], rtol=0, atol=1e-8 * scale, err_msg=name
             )
-    told = [store.attributes(path, "spread")["controls"] for path in (out, whole)]
-    assert [row["passed"] for row in told[0]] == [row["passed"] for row in told[1]]
-    both = [
+    controls = [store.attributes(path, "spread")["controls"] for path in (out, whole)]
+
+    assert [row["passed"] for row in controls[0]] == [row["passed"] for row in controls[1]]
+
+    refined = [
         refined_with_reflections(wide_run, out, tmp_path / str(ranks), ranks) for ranks in (1, 3)
     ]
-    for name, column in both[0].items():
+    for name, column in refined[0].items():
         if name != "lattices/seconds":
-            np.testing.assert_array_equal(column, both[1][name], err_msg=name)
+            np.testing.assert_array_equal(column, refined[1][name], err_msg=name)
 
 
 def refined_with_reflections(
     wide_run, before: Path, folder: Path, ranks: int
 ) -> dict[str, np.ndarray]:
-    """One cycle on the matrices that another run left."""
+    """Return the columns after one cycle, which refines amplitudes too, on the matrices that
+    another run left.
+    """
     shutil.copytree(before.with_suffix(".gram"), folder / "spread.gram")
     keys = {"refine_f0": True, "controls": False, "max_cycles": 1}
     assert run(wide_run, folder / "spread.h5", ranks, CLI, **keys) == 0

@@ -45,26 +45,33 @@ def test_any_number_of_ranks_gives_the_same_also_when_killed(packed_run, tmp_pat
         pytest.skip(f"no MPI launcher at {LAUNCHER}")
     whole = tmp_path / "three" / "stage1.h5"
     out = tmp_path / "killed" / "stage1.h5"
+
     assert run(packed_run, whole, 3, CLI) == 0
     assert run(packed_run, out, 2, [DYING, "000002.h5"]) != 0
+
     parts = out.with_suffix(".parts")
     finished = {path.name: path.stat().st_mtime_ns for path in parts.glob("[0-9]*.h5")}
-    assert (
-        finished
-        and "000002.h5" not in finished
-        and not out.exists()
-        and not out.with_suffix(".csv").exists()
-    )
+    assert finished
+    assert "000002.h5" not in finished
+    assert not out.exists()
+    assert not out.with_suffix(".csv").exists()
     assert run(packed_run, out, 1, CLI) == 0
+
     after = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
-    assert len(after) == 4 and finished.items() <= after.items()
+    assert len(after) == 4
+    assert finished.items() <= after.items()
+
     ours = store.read(out, "stage1")
     theirs = store.read(whole, "stage1")
     assert len(ours["reflections/hkl"]) > 80
     for name in theirs.keys() - {"lattices/seconds"}:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
-    told = [store.attributes(path, "stage1") for path in (out, whole)]
-    assert told[0]["key"] == told[1]["key"] and told[0]["outcomes"] == told[1]["outcomes"]
+
+    attributes = [store.attributes(path, "stage1") for path in (out, whole)]
+    assert attributes[0]["key"] == attributes[1]["key"]
+    assert attributes[0]["outcomes"] == attributes[1]["outcomes"]
+
     lines = [path.with_suffix(".csv").read_text().splitlines() for path in (out, whole)]
-    but_seconds = [[line.rsplit(",", 1)[0] for line in of] for of in lines]
-    assert but_seconds[0] == but_seconds[1] and len(lines[0]) == 5
+    but_seconds = [[line.rsplit(",", 1)[0] for line in table] for table in lines]
+    assert but_seconds[0] == but_seconds[1]
+    assert len(lines[0]) == 5

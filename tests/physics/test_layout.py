@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab import kept
+from lab import cached
 from spreadflow.models import Crystal, Detector, Parameters, Pixels, Spectrum
 from spreadflow.physics import bragg, exact, forward, layout, mosaic, rotation, spectrum, unit_cell
 from spreadflow.physics.pair_tables import WINDOW, Pairs
@@ -91,7 +91,7 @@ def both(request):
         cell = unit_cell.radians([140.0, 180.0, 230.0, 90.0, 90.0, 90.0])
         p = parameters(cell, 10.0, 0.2, 6, seed=4, n_channels=11, d_min=3.0)
     also = Path(__file__).read_text() + request.param
-    return p, kept("exact_image", lambda: exact.image(p), "spreadflow.physics.exact", also=also)
+    return p, cached("exact_image", lambda: exact.image(p), "spreadflow.physics.exact", also=also)
 
 
 @pytest.mark.stage

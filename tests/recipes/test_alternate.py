@@ -19,9 +19,11 @@ def test_turns_go_on_from_each_other_until_they_stay():
         return mean, abs(mean - before)
 
     turns = alternate(expand, reduce, lambda changes: changes[-1] < 1e-9)
+
     assert turns.state == pytest.approx(2.0**0.5, abs=1e-12)
     assert turns.expanded == 2.0 / states[-1], "of the state that the last turn began with"
-    assert states[0] is None and len(states) == len(turns.changes)
+    assert states[0] is None
+    assert len(states) == len(turns.changes)
     assert turns.changes == sorted(turns.changes, reverse=True)
 
 

@@ -23,52 +23,64 @@ INFORMATION = 25.0
 
 
 def refined(p, n: int, excess: float = 1.0, dark: float = 1e-6) -> RefinedCurves:
-    """The start, from n lattices whose pixels scatter by `excess` times the variance that their
-    information tells.
+    """Return the starting curves as if refined from n lattices, whose scores scatter by `excess`
+    times the variance that their information implies. dark: information of a dark node, of that of
+    a lit one.
     """
-    of_pixels = np.diag(np.where(LIT, INFORMATION, dark * INFORMATION))
-    scores = np.random.default_rng(1).standard_normal((n, len(LIT))) * np.sqrt(
-        excess * np.diag(of_pixels) / n
-    )
+    information = np.where(LIT, INFORMATION, dark * INFORMATION)
+    of_pixels = np.diag(information)
+    noise = np.random.default_rng(1).standard_normal((n, len(LIT)))
+    scores = noise * np.sqrt(excess * information / n)
+    fisher = of_pixels + p.restraints
     return RefinedCurves(
-        np.zeros(len(LIT)), np.zeros(n), of_pixels + p.restraints, of_pixels, scores, []
+        theta=np.zeros(len(LIT)),
+        losses=np.zeros(n),
+        hessian=fisher,
+        of_pixels=of_pixels,
+        scores=scores,
+        steps=[],
     )
 
 
 @pytest.mark.parametrize(("n", "kind"), [(1500, "sandwich"), (60, "scaled")])
 def test_dark_ends_have_the_sigma_of_the_prior(n, kind):
-    """Whatever lattices scatter by; what is lit has three times its variance."""
+    """Dark nodes have it whatever the scatter of lattices; lit ones have three times their
+    variance.
+    """
     fit = curves.quoted_fit(FREE, refined(FREE, n, 3.0), "sandwich")
     assert fit.kind == kind
+
     sigma = FREE.sigma(fit.covariance).ravel()
     np.testing.assert_allclose(sigma[~LIT], dispersion.PRIOR_E, rtol=0.01)
     np.testing.assert_allclose(np.mean(sigma[LIT] ** 2), 3.0 / INFORMATION, rtol=0.1)
+
     rows = columns_of(curves.curve_rows({"free": fit}))
-    assert rows["fp_sigma"].min() > 0.2 and rows["fp_sigma"][0] == pytest.approx(5.0, rel=0.01)
+    assert rows["fp_sigma"].min() > 0.2
+    assert rows["fp_sigma"][0] == pytest.approx(5.0, rel=0.01)
 
 
 @pytest.mark.parametrize("n", [1500, 60])
 def test_dark_ends_do_not_tell_how_many_lattices_it_takes(n):
-    """Three times the variance needs three times the lattices, of which n have the information of
+    """Three times the variance needs three times the lattices, n of which have the information of
     0.2 e.
     """
     for kind, excess in (("sandwich", 3.0), ("fisher", 1.0)):
-        found = curves.outlook(curves.quoted_fit(FREE, refined(FREE, n, 3.0), kind), ["Fe", "Fe"])
+        fit = curves.quoted_fit(FREE, refined(FREE, n, 3.0), kind)
+        found = curves.outlook(fit, ["Fe", "Fe"])
         expected = excess * n / (INFORMATION * 0.1**2)
-        assert found["fp"] == pytest.approx(expected, rel=0.1) and found["fdp"] == pytest.approx(
-            expected, rel=0.1
-        )
+        assert found["fp"] == pytest.approx(expected, rel=0.1)
+        assert found["fdp"] == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.stage
 @pytest.mark.parametrize("n", [1500, 60])
 def test_a_strong_restraint_is_no_noise_of_edges(n):
-    """Towards known states, 0.1 e: the error of edges is what the pixels' scatter makes it, as of
-    the free fit.
+    """With a restraint of 0.1 e to known states the errors of edges follow from the scatter of the
+    pixels, as in the free fit.
     """
-    known = dispersion.toward(FREE, CURVES, 0.1)
+    restrained = dispersion.toward(FREE, CURVES, 0.1)
     sigmas = []
-    for p in (FREE, known):
+    for p in (FREE, restrained):
         fit = curves.quoted_fit(p, refined(p, n, 3.0, dark=1e-2), "sandwich")
         sigmas.append(curves.edge_rows({"fit": fit}, ["Fe", "Fe"], ENERGIES)[0]["sigma_ev"])
     assert sigmas[1] == pytest.approx(sigmas[0], rel=0.05)
@@ -81,11 +93,14 @@ def test_unlike_elements_have_edges_of_their_own_and_no_difference():
     like, unlike = (
         curves.edge_rows({"fit": fit}, ["Fe", other], ENERGIES) for other in ("Fe", "Co")
     )
+
     assert unlike[0]["energy_ev"] == pytest.approx(7112.0, abs=0.2)
-    assert np.isfinite(like[0]["difference_ev"][1]) and unlike[0]["difference_ev"][0] == 0.0
+    assert np.isfinite(like[0]["difference_ev"][1])
+    assert unlike[0]["difference_ev"][0] == 0.0
     assert np.isnan([unlike[0]["difference_ev"][1], unlike[1]["difference_sigma_ev"][0]]).all()
-    told = [curves.without_edge(rows, ["A", "B"]) for rows in (like, unlike)]
-    assert told == [[], ["B: no edge within 15 eV of its metal's and within the channels"]]
+
+    notes = [curves.without_edge(rows, ["A", "B"]) for rows in (like, unlike)]
+    assert notes == [[], ["B: no edge within 15 eV of its metal's and within the channels"]]
 
 
 def test_a_single_site_is_not_begun_from_where_it_is():

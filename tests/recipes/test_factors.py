@@ -21,13 +21,11 @@ TREE = {
 
 
 def staged(**keys) -> SimulateConfig:
-    return for_stage(
-        section(parse(TREE | {"structure_factors": {"d_min": 3.0} | keys}), "simulate", "r"),
-        "simulate",
-    )
+    tree = TREE | {"structure_factors": {"d_min": 3.0} | keys}
+    return for_stage(section(parse(tree), "simulate", "r"), "simulate")
 
 
-def of(config: SimulateConfig):
+def factors_of(config: SimulateConfig):
     energies = build.channels(config.beam)
     mean = config.beam.energy_ev
     section = config.structure_factors
@@ -44,13 +42,15 @@ def data(tmp_path_factory):
     """A merged file of 30 times the model's own |F|² at the mean energy, of the half in which h + k
     is even.
     """
-    f = of(staged())
+    f = factors_of(staged())
     crystal = TREE["crystal"]
     unique = Unique(np.array(crystal["cell"]), crystal["space_group"], 3.0)
     keep = unique.hkl[:, :2].sum(axis=1) % 2 == 0
     hkl = np.where(unique.friedel < 0, -1, 1)[:, None] * unique.hkl
     row = {tuple(h): i for i, h in enumerate(f.hkl.tolist())}
-    intensity = 30 * np.abs(every(f)[[row[tuple(h)] for h in hkl.tolist()], 5]) ** 2
+    rows = [row[tuple(h)] for h in hkl.tolist()]
+    amplitude = np.abs(every(f)[rows, 5])
+    intensity = 30 * amplitude**2
     columns = {
         "hkl": unique.hkl,
         "friedel": unique.friedel,
@@ -71,9 +71,10 @@ def data(tmp_path_factory):
 
 def test_every_element_scatters_with_its_own_curve_in_every_channel():
     config = staged()
-    f = of(config)
+    f = factors_of(config)
     energies = build.channels(config.beam)
-    assert f.n_sites == 2 and len(f.groups) == 2 + len("CNOS")
+    assert f.n_sites == 2
+    assert len(f.groups) == 2 + len("CNOS")
     np.testing.assert_array_equal(f.anomalous[0], anomalous.site("Fe", "oxidized", energies))
     for curve, element in zip(f.anomalous[2:], "CNOS", strict=True):
         np.testing.assert_array_equal(curve, anomalous.tabulated(element, energies))
@@ -82,18 +83,23 @@ def test_every_element_scatters_with_its_own_curve_in_every_channel():
 
 @pytest.mark.stage
 def test_merged_data_of_the_model_itself_give_the_model_back(data):
-    """On its scale in electrons, of the measured half alone or completed."""
-    model = of(staged())
-    half = of(staged(source="merged", mtz=str(data)))
+    """Amplitudes come back on the model's scale, in electrons, of the measured half alone or
+    completed.
+    """
+    model = factors_of(staged())
+    half = factors_of(staged(source="merged", mtz=str(data)))
     even = model.hkl[:, :2].sum(axis=1) % 2 == 0
     present = {tuple(h) for h in half.hkl.tolist()}
+    same = np.array([tuple(h) in present for h in model.hkl.tolist()])
+
     assert present <= {tuple(h) for h in model.hkl[even].tolist()}
     assert 0.95 * even.sum() < len(present), "all but the absences"
-    np.testing.assert_array_equal(half.hkl, [h for h in model.hkl.tolist() if tuple(h) in present])
-    same = np.array([tuple(h) in present for h in model.hkl.tolist()])
+    np.testing.assert_array_equal(half.hkl, model.hkl[same])
+
     size = np.abs(every(model)).mean()
     np.testing.assert_allclose(every(half), every(model)[same], atol=1e-2 * size)
-    whole = of(staged(source="model_completed", mtz=str(data)))
+
+    whole = factors_of(staged(source="model_completed", mtz=str(data)))
     np.testing.assert_array_equal(whole.hkl, model.hkl)
     np.testing.assert_allclose(every(whole), every(model), atol=1e-2 * size)
 
@@ -101,18 +107,22 @@ def test_merged_data_of_the_model_itself_give_the_model_back(data):
 @pytest.mark.stage
 def test_a_threshold_leaves_weak_reflections_to_the_model(data):
     low, high = (
-        of(staged(source="merged", mtz=str(data), min_i_over_sigma=least)) for least in (1.0, 3e8)
+        factors_of(staged(source="merged", mtz=str(data), min_i_over_sigma=least))
+        for least in (1.0, 3e8)
     )
     assert 0.05 * len(low.hkl) < len(high.hkl) < 0.8 * len(low.hkl)
 
 
 @pytest.mark.stage
 def test_a_perturbed_model_correlates_with_the_right_one_as_refined_models_do():
-    right = of(staged())
-    wrong = of(staged(perturb=True))
-    r = np.corrcoef(np.abs(every(right)[:, 0]), np.abs(every(wrong)[:, 0]))[0, 1]
+    right = factors_of(staged())
+    wrong = factors_of(staged(perturb=True))
+    again = factors_of(staged(perturb=True))
+    amplitudes = [np.abs(every(f)[:, 0]) for f in (right, wrong)]
+    r = np.corrcoef(*amplitudes)[0, 1]
+
     assert 0.8 < r < 0.99
-    np.testing.assert_array_equal(every(of(staged(perturb=True))), every(wrong))
+    np.testing.assert_array_equal(every(again), every(wrong))
 
 
 @pytest.mark.stage
@@ -132,8 +142,9 @@ def test_data_beyond_the_models_resolution_are_refused(data, tmp_path):
         space_group=crystal["space_group"],
         wavelength=1.74,
     )
+
     with pytest.raises(FileError, match="0 common reflections"):
-        of(staged(source="merged", mtz=str(path)))
+        factors_of(staged(source="merged", mtz=str(path)))
 
 
 @pytest.mark.stage
@@ -141,4 +152,4 @@ def test_the_cell_of_the_model_is_that_of_the_data(data):
     tree = TREE | {"crystal": TREE["crystal"] | {"cell": [40.0, 40.0, 50.0, 90.0, 90.0, 90.0]}}
     tree["structure_factors"] = {"d_min": 3.0, "source": "merged", "mtz": str(data)}
     with pytest.raises(FileError, match="cell"):
-        of(for_stage(section(parse(tree), "simulate", "r"), "simulate"))
+        factors_of(for_stage(section(parse(tree), "simulate", "r"), "simulate"))

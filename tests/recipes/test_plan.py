@@ -28,69 +28,83 @@ TREE = TRICLINIC | {
 
 
 @pytest.fixture(scope="module")
-def told() -> dict:
+def figures() -> dict:
     return plan.run(parse(TREE), plan.Question(n_lattices=4, grids_ev=[4.0, 8.0]))
 
 
-def test_ranges_and_grids(told):
+def test_ranges_and_grids(figures):
     """A wider range is never worse, nor is a coarser grid; σ goes as 1/√n where there are lattices
     enough.
     """
-    rows = {(row["d_max"], row["grid_ev"], row["restraint"]): row for row in told["rows"]}
-    assert {key[0] for key in rows} == {3.0, 4.0, 20.0} and len(rows) == 12
+    rows = {(row["d_max"], row["grid_ev"], row["restraint"]): row for row in figures["rows"]}
+    assert {key[0] for key in rows} == {3.0, 4.0, 20.0}
+    assert len(rows) == 12
+
     for (d_max, grid, restraint), row in rows.items():
-        for wider in (other for other in (4.0, 20.0) if other > d_max):
-            assert rows[wider, grid, restraint]["n_reflections"] >= row["n_reflections"]
+        for wider_d_max in (other for other in (4.0, 20.0) if other > d_max):
+            wider = rows[wider_d_max, grid, restraint]
+            assert wider["n_reflections"] >= row["n_reflections"]
             for key in ("sigma_fp_e", "sigma_fdp_e", "sigma_edge_difference_ev"):
-                assert (rows[wider, grid, restraint][key] <= row[key] * 1.001).all()
-        assert (rows[d_max, 8.0, restraint]["sigma_fp_e"] <= row["sigma_fp_e"]).all()
+                assert (wider[key] <= row[key] * 1.001).all()
+        coarser = rows[d_max, 8.0, restraint]
+        assert (coarser["sigma_fp_e"] <= row["sigma_fp_e"]).all()
+
     wide = rows[20.0, 8.0, "free"]["sigma_fp_e"]
+
     assert wide[-3] / wide[-1] == pytest.approx(np.sqrt(10), rel=0.02)
-    assert told["sites"] == ["FE1", "FE2"] and told["bands_ev"][0] == [7100.0, 7140.0]
+    assert figures["sites"] == ["FE1", "FE2"]
+    assert figures["bands_ev"][0] == [7100.0, 7140.0]
 
 
 def test_refinement():
-    """σ of a refinement of noisy shoeboxes of the same lattices, from other curves: within 5 % of
-    the plan's.
+    """The plan's σ are within 5 % of those of a refinement of noisy shoeboxes of the same lattices
+    that starts from other curves.
     """
     config = parse({"stage1": {"oversample": 1}})
     n = 8
-    ends = (2.1, 4.0)
+    d_min = 2.1
+    d_max = 4.0
     (case,) = plan._cases(config, [], [])
     simulator = Simulator(case.config)
+    group = simulator.crystal.space_group
     free = tuple(config.stage1.refine)
-    information = 0.0
     true = simulator.factors
-    d = simulator.section
+    detector = simulator.section
+    noise = Noise(detector.readout_adu / detector.quantum_gain, detector.gain_calibration)
+
+    information = 0.0
     lattices = []
-    noise = Noise(d.readout_adu / d.quantum_gain, d.gain_calibration)
     for k in range(n):
-        information = (
-            information + plan._lattice_sums(simulator, k, [ends], config.stage1).information[0] / n
+        plan_of_lattice = plan._lattice_sums(simulator, k, [(d_min, d_max)], config.stage1)
+        information = information + plan_of_lattice.information[0] / n
+        patch = patches.patch(simulator, k, d_min=d_min, d_max=d_max)
+        true_parameters = patch.parameters
+        rows = lattice_fit.reachable(true_parameters, patch.shoeboxes)
+        parameters = true_parameters._replace(
+            hkl=true_parameters.hkl[rows], f_squared=true_parameters.f_squared[rows]
         )
-        made = patches.patch(simulator, k, d_min=ends[0], d_max=ends[1])
-        at = made.parameters
-        rows = lattice_fit.reachable(made.parameters, made.shoeboxes)
-        at = at._replace(hkl=at.hkl[rows], f_squared=at.f_squared[rows])
-        of = lattice_fit.problem(at, simulator.crystal.space_group, made.shoeboxes, noise)
-        fitted = lattice_fit.refine(of, free, is_rough=False)
-        model = lattice_fit.Model(lattice_fit.moved(of, fitted.parameters), free)
-        told = gram.gram(model, fitted.fit.point.planes)
-        lattices.append(expand.lattice(told, true, expand.rows(true, told.hkl)))
-    start = np.repeat(start_curves(true).mean(axis=0, keepdims=True), 2, axis=0)
+        problem = lattice_fit.problem(parameters, group, patch.shoeboxes, noise)
+        fitted = lattice_fit.refine(problem, free, is_rough=False)
+        model = lattice_fit.Model(lattice_fit.moved(problem, fitted.parameters), free)
+        lattice_gram = gram.gram(model, fitted.fit.point.planes)
+        gram_rows = expand.rows(true, lattice_gram.hkl)
+        lattices.append(expand.lattice(lattice_gram, true, gram_rows))
+
+    mean_curve = start_curves(true).mean(axis=0, keepdims=True)
+    start = np.repeat(mean_curve, 2, axis=0)
     p = dispersion.free(start, simulator.energies, planning.nodes(simulator.energies, 4.0))
     refined = expand.refine(
         lambda theta: expand.normal(lattices, p, theta), p, np.zeros(len(p.names))
     )
     band = np.array([7100.0, 7140.0])
-    found = (
-        np.square(p.sigma(refined.fisher))
-        .transpose(1, 0, 2)[:, planning.inside(p, band)[:, 0]]
-        .mean(axis=1)
-    )
-    known = planning.outlook(p.basis.T @ information @ p.basis, p, band).sigma(n)
-    assert (known < 0.25 * dispersion.PRIOR_E).all() and len(refined.steps) > 1
-    np.testing.assert_allclose(known, np.sqrt(found), rtol=0.05)
+    inside = planning.inside(p, band)[:, 0]
+    variance = np.square(p.sigma(refined.fisher)).transpose(1, 0, 2)
+    found = variance[:, inside].mean(axis=1)
+    planned = planning.outlook(p.basis.T @ information @ p.basis, p, band).sigma(n)
+
+    assert (planned < 0.25 * dispersion.PRIOR_E).all()
+    assert len(refined.steps) > 1
+    np.testing.assert_allclose(planned, np.sqrt(found), rtol=0.05)
 
 
 def test_cases():
@@ -102,15 +116,17 @@ def test_cases():
         n_cells=[20, 33],
         psf_fwhm_mm=[0.0, 0.4],
     )
-    told = plan.run(parse(TREE), question)
+    figures = plan.run(parse(TREE), question)
     free = {
         (row["n_cells"], row["psf_fwhm_mm"]): row["sigma_fp_e"]
-        for row in told["rows"]
+        for row in figures["rows"]
         if row["restraint"] == "free"
     }
+
     assert list(free) == [(20, 0.0), (20, 0.4), (33, 0.0), (33, 0.4)]
     for n in (20, 33):
         assert (free[n, 0.4] > free[n, 0.0]).all()
+
     small, large = (case.config.crystal for case in plan._cases(parse(TREE), [20, 40], []))
     assert small.domains_per_crystal == pytest.approx(8 * large.domains_per_crystal)
     assert large.domain_ang == pytest.approx(2 * small.domain_ang)
@@ -118,7 +134,7 @@ def test_cases():
 
 
 def test_door(tmp_path, capsys):
-    """A file of figures, a picture, and a sentence."""
+    """The command writes figures and a picture, and prints a sentence."""
     (tmp_path / "c.yaml").write_text(json.dumps(TREE))
     words = [
         "plan",
@@ -129,15 +145,16 @@ def test_door(tmp_path, capsys):
         "--lattices",
         "2",
     ]
+
     assert main([*words, "--grid", "4", "8", "--set", "beam.photons=5e11", "--set", "seed=6"]) == 0
+
     out = capsys.readouterr().out
-    told = json.loads((tmp_path / "plan.json").read_text())
-    assert "reaches 0.1 e at" in out and told["sentence"].split("(")[0] in out
-    assert (
-        told["n_simulated"] == 2
-        and len(told["rows"]) == 12
-        and len(told["rows"][0]["sigma_fp_e"]) == 7
-    )
+    figures = json.loads((tmp_path / "plan.json").read_text())
+    assert "reaches 0.1 e at" in out
+    assert figures["sentence"].split("(")[0] in out
+    assert figures["n_simulated"] == 2
+    assert len(figures["rows"]) == 12
+    assert len(figures["rows"][0]["sigma_fp_e"]) == 7
     assert (tmp_path / "plan.png").stat().st_size > 20_000
 
 

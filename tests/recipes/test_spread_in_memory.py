@@ -20,7 +20,8 @@ N_LATTICES = 12
 def curves() -> dict[str, np.ndarray]:
     """The table of the example, and beside it the true values `fp_true`, `fdp_true`."""
     spec = importlib.util.spec_from_file_location("spread_in_memory", EXAMPLE)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     table = example.refined_curves(N_LATTICES)
@@ -52,5 +53,7 @@ def test_the_curves_are_true_within_their_sigma(curves):
         pulls.append((curves[kind] - true) / curves[f"{kind}_sigma"])
         errors.append(curves[kind] - true)
         errors_of_start.append(curves[f"{kind}_start"] - true)
-    assert 0.6 < np.std(pulls) < 1.6 and np.abs(pulls).max() < 4.0
+
+    assert 0.6 < np.std(pulls) < 1.6
+    assert np.abs(pulls).max() < 4.0
     assert np.std(errors) < 0.8 * np.std(errors_of_start)

@@ -18,9 +18,12 @@ def test_page_is_self_contained_and_its_links_lead_somewhere(trial, summaries):
     text = out.read_text()
     assert text.count('src="data:image/png;base64,') == len(summaries)
     assert not re.search(r'(src|href)="(https?:|//)', text)
+
     links = [link for link in re.findall(r'href="([^"#]+)"', text)]
-    assert len(links) >= 7 and all((trial.folder / link).exists() for link in links)
-    assert "✗" not in text and text.count("✓") == 17
+    assert len(links) >= 7
+    assert all((trial.folder / link).exists() for link in links)
+    assert "✗" not in text
+    assert text.count("✓") == 17
 
 
 def test_counts_that_differ_are_found(summaries):
@@ -40,7 +43,9 @@ def test_table_sums_seconds_over_runs(trial, summaries, capsys):
         (folder / f"{name}.tsv").write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:00:10\t-\n")
     table.run(trial.folder)
     text = capsys.readouterr().out
-    assert "41" in text and "24 shots: 18 indexed" in re.sub(r"\s+", " ", text)
+
+    assert "41" in text
+    assert "24 shots: 18 indexed" in re.sub(r"\s+", " ", text)
     assert "15 of 18 lattices accepted" in text
 
 

@@ -47,9 +47,12 @@ def test_a_case_that_no_number_of_lattices_serves(tmp_path, capsys):
         "n_simulated": 2,
     }
     plan.run(figures, tmp_path / "plan.json")
+
     assert (tmp_path / "plan.png").stat().st_size > 20_000
+
     rows = json.loads((tmp_path / "plan.json").read_text())["rows"]
     assert [row["lattices_fp"] for row in rows[1:3]] == [500.0, None]
     assert "endless" in capsys.readouterr().out
+
     words = [text.get_text().strip() for axes in plan._picture(figures).axes for text in axes.texts]
     assert words == ["1 234", "endless"]

@@ -46,9 +46,12 @@ def simulated(filled):
 
 
 def distinct(rng) -> np.ndarray:
-    """(N, 3) different Miller indices."""
+    """Return different Miller indices, (N, 3)."""
     numbers = rng.choice(21**3, N, replace=False)
-    return np.stack([numbers // 441 - 10, numbers // 21 % 21 - 10, numbers % 21 - 10], axis=1)
+    h = numbers // 441 - 10
+    k = numbers // 21 % 21 - 10
+    l = numbers % 21 - 10
+    return np.stack([h, k, l], axis=1)
 
 
 @pytest.fixture
@@ -108,8 +111,10 @@ def test_lattices_are_paired_across_settings(product, simulated):
     matched = truth.match(product, simulated, GROUP)
     assert matched.row.tolist() == list(range(len(LATTICES)))
     assert np.allclose(matched.angle, TILT, rtol=1e-4)
+
     figures = truth.orientations([matched])
     assert figures["misorientation_deg_median"] == pytest.approx(0.02, rel=1e-4)
+
     counted = truth.counts(matched_run(product, simulated))
     assert counted == {
         "n_singles": 6,
@@ -138,6 +143,7 @@ def test_wrong_and_surplus_lattices_are_counted(product, simulated):
     product["lattices/shot"][-1] = len(KINDS) - 1 - 6
     product["lattices/A"][-1] = rotation.random(rng) @ B
     counted = truth.counts(matched_run(product, simulated))
+
     assert counted["n_singles_indexed"] == 5
     assert counted["n_doubles_both"] == 0
     assert counted["n_blanks_with_lattice"] == 1
@@ -145,22 +151,25 @@ def test_wrong_and_surplus_lattices_are_counted(product, simulated):
 
 
 def test_indices_of_spots(product, simulated):
-    """All right; then 7 with a neighbouring index, one explained only by a reflection far too weak
-    for it.
+    """At first all are right. Then 7 have a neighbouring index, and one can be explained only by a
+    reflection far too weak for it.
     """
     assert truth.indices(matched_run(product, simulated))["miller_right"] == 1.0
     product["spots/hkl"][:7, 2] += 1
     product["spots/intensity"][10] = 1e6
     figures = truth.indices(matched_run(product, simulated))
-    assert figures["n_spots_indexed"] == len(product["spots/hkl"])
-    assert figures["miller_right"] == pytest.approx(1 - 8 / len(product["spots/hkl"]))
+    n_spots = len(product["spots/hkl"])
+    assert figures["n_spots_indexed"] == n_spots
+    assert figures["miller_right"] == pytest.approx(1 - 8 / n_spots)
 
 
 def test_pulls_are_the_planted_deviations_of_single_hits(product, simulated):
     single = np.isin(product["reflections/lattice"], range(6))
     product["reflections/flags"][::5] = 4
     pulls = truth.pulls(matched_run(product, simulated))
-    expected = deviations(len(single))[single & (product["reflections/flags"] == 0)]
+    is_good = product["reflections/flags"] == 0
+    expected = deviations(len(single))[single & is_good]
+
     assert np.allclose(np.sort(pulls), np.sort(expected), atol=1e-4)
 
 
@@ -171,10 +180,13 @@ def test_recall_counts_strong_reflections_on_the_panel_in_the_resolution(product
     bright = np.flatnonzero(
         (simulated["reflections/photons"] > 50) & (simulated["reflections/lattice"] < 6)
     )
+
     assert full == {"n_strong_true": len(bright), "prediction_recall": 1.0}
+
     product["reflections/hkl"][bright[:30]] = [50, 50, 50]
     partial = truth.recall(matched_run(product, simulated), 0.5, shape)
     assert partial["prediction_recall"] == pytest.approx(1 - 30 / len(bright))
+
     d = np.array(
         [
             unit_cell.spacing(
@@ -186,13 +198,15 @@ def test_recall_counts_strong_reflections_on_the_panel_in_the_resolution(product
     )
     inside = (d >= 8.0) & (simulated["reflections/fast"][bright] < 500)
     figures = truth.recall(matched_run(product, simulated), 8.0, (1000, 500))
+
     assert figures["n_strong_true"] == inside.sum() > 5
 
 
 def test_shots_without_truth_are_left_alone(product, simulated):
     product["shots/shot_id"] = product["shots/shot_id"] + 1000
     matched = truth.match(product, simulated, GROUP)
-    assert (matched.row == -1).all() and (matched.kind == -1).all()
+    assert (matched.row == -1).all()
+    assert (matched.kind == -1).all()
     assert truth.orientations([matched])["misorientation_deg_median"] is None
 
 
@@ -240,15 +254,20 @@ def test_a_run_without_refined_lattices_takes_nothing_from_the_others(simulated,
     last = RefinedOutcome.LOST if first == RefinedOutcome.REFINED else RefinedOutcome.REFINED
     table, attributes = refined(simulated, filled, [[first] * 2, [last] * 2])
     against = truth_of_fits.refinement(table, attributes, [simulated, simulated])
-    assert len(against.angle) == 2 and against.angle.max() < 1e-6
+    assert len(against.angle) == 2
+    assert against.angle.max() < 1e-6
     np.testing.assert_allclose(against.pulls["sandwich"]["cell"], 0.5)
-    assert len(against.pulls["sandwich"]["rotation"]) == 6 and "cell" not in against.pulls["fisher"]
+    assert len(against.pulls["sandwich"]["rotation"]) == 6
+    assert "cell" not in against.pulls["fisher"]
     assert against.ratios["scale"].tolist() == [1.0, 1.0]
 
 
 def test_each_axis_has_its_pull_where_each_has_its_own_cells(simulated, filled):
     table, attributes = refined(simulated, filled, [[RefinedOutcome.REFINED] * 3])
     against = truth_of_fits.refinement(table, attributes, [simulated])
-    np.testing.assert_allclose(against.pulls["fisher"]["n_cells"], np.tile([0.5, -1.0, 1.5], 3))
-    np.testing.assert_allclose(against.pulls["sandwich"]["n_cells"], np.tile([0.25, -0.5, 0.75], 3))
-    assert against.pulls["fisher"].keys() == {"scale", "rotation", "n_cells"}
+    fisher = against.pulls["fisher"]
+    sandwich = against.pulls["sandwich"]
+
+    np.testing.assert_allclose(fisher["n_cells"], np.tile([0.5, -1.0, 1.5], 3))
+    np.testing.assert_allclose(sandwich["n_cells"], np.tile([0.25, -0.5, 0.75], 3))
+    assert fisher.keys() == {"scale", "rotation", "n_cells"}

@@ -93,44 +93,47 @@ TYPES = {
 
 
 def staged(stage: str, **index_keys):
-    return for_stage(
-        section(parse(TREE | {"index": TREE["index"] | index_keys}), stage, "r"), stage
-    )
+    tree = TREE | {"index": TREE["index"] | index_keys}
+    return for_stage(section(parse(tree), stage, "r"), stage)
 
 
 def write_expt(path: Path, detector: Detector, lattices: list[dict]) -> None:
-    """An experiment list as DIALS has it: two crystals of one image share its imageset, and all the
-    detector.
+    """Write an experiment list as DIALS does: every lattice has its beam, crystal and imageset, and
+    all share the detector.
     """
     dials.write_expt(path, detector, wavelength=lattices[0]["wavelength"])
     tree = json.loads(path.read_text())
-    tree["experiment"], tree["beam"] = (
-        [],
-        [dict(tree["beam"][0], wavelength=told["wavelength"]) for told in lattices],
-    )
-    for n, told in enumerate(lattices):
-        axes = {
-            f"real_space_{axis}": row
-            for axis, row in zip("abc", np.linalg.inv(told["A"]).tolist(), strict=True)
-        }
-        tree["crystal"].append(
-            {"__id__": "crystal", **axes, "space_group_hall_symbol": told.get("hall", HALL)}
+    beam = tree["beam"][0]
+    tree["experiment"] = []
+    tree["beam"] = [dict(beam, wavelength=lattice["wavelength"]) for lattice in lattices]
+    for n, lattice in enumerate(lattices):
+        crystal = {"__id__": "crystal"}
+        for axis, row in zip("abc", np.linalg.inv(lattice["A"]).tolist(), strict=True):
+            crystal[f"real_space_{axis}"] = row
+        crystal["space_group_hall_symbol"] = lattice.get("hall", HALL)
+        tree["crystal"].append(crystal)
+
+        images = [str(lattice["image"])]
+        frames = [int(lattice["frame"])]
+        tree["imageset"].append(
+            {"__id__": "ImageSet", "images": images, "single_file_indices": frames}
         )
-        images = {"images": [str(told["image"])], "single_file_indices": [int(told["frame"])]}
-        tree["imageset"].append({"__id__": "ImageSet", **images})
-        of = {"beam": n, "crystal": n, "imageset": n, "detector": 0}
-        tree["experiment"].append({"__id__": "Experiment", "identifier": told["identifier"], **of})
+
+        numbers = {"beam": n, "crystal": n, "imageset": n, "detector": 0}
+        experiment = {"__id__": "Experiment", "identifier": lattice["identifier"]}
+        tree["experiment"].append(experiment | numbers)
     path.write_text(json.dumps(tree))
 
 
 def write_refl(path: Path, lattices: list[dict], first: int = 0, **other) -> None:
-    """A reflection table, with a spot of no lattice for each; `other` columns replace those that
-    should be there.
+    """Write a reflection table, with a spot without indices after those of each lattice.
+
+    first: number of the first lattice; other: columns that replace the right ones, None = absent.
     """
     rows = [
         (n + first, *row)
-        for n, told in enumerate(lattices)
-        for row in [*told["rows"], (0, (0, 0, 0), (5.0, 5.0))]
+        for n, lattice in enumerate(lattices)
+        for row in [*lattice["rows"], (0, (0, 0, 0), (5.0, 5.0))]
     ]
     columns = {
         "id": [row[0] for row in rows],
@@ -144,19 +147,21 @@ def write_refl(path: Path, lattices: list[dict], first: int = 0, **other) -> Non
         for name, column in columns.items()
     }
     data = {name: column for name, column in (data | other).items() if column is not None}
-    identifiers = {n + first: told["identifier"] for n, told in enumerate(lattices)}
+    identifiers = {n + first: lattice["identifier"] for n, lattice in enumerate(lattices)}
     table = {"identifiers": identifiers, "nrows": len(rows), "data": data}
     path.write_bytes(msgpack.packb(["dials::af::reflection_table", 1, table]))
 
 
-def told_of(reindex: Path, manifest: Path) -> list[dict]:
-    """Of each lattice of a product, what DIALS would write of it."""
+def dials_lattices(reindex: Path, manifest: Path) -> list[dict]:
+    """Return what DIALS would write of each lattice of a product."""
     c = store.read(reindex, "reindex")
     source = Source(manifest)
     out = []
     for n, shot in enumerate(c["lattices/shot"]):
-        mine = np.flatnonzero(c["spots/lattice"] == n)
-        columns = (c[f"spots/{name}"][mine].tolist() for name in ("panel", "hkl", "fast", "slow"))
+        indexed = np.flatnonzero(c["spots/lattice"] == n)
+        columns = (
+            c[f"spots/{name}"][indexed].tolist() for name in ("panel", "hkl", "fast", "slow")
+        )
         out.append(
             {
                 "A": c["lattices/A"][n],
@@ -174,7 +179,7 @@ def told_of(reindex: Path, manifest: Path) -> list[dict]:
 
 
 def onwards(folder: Path, manifest: Path) -> None:
-    """cells, annulus and stage1 from a folder's reindex.h5."""
+    """Run cells, annulus and stage1 on a folder's reindex.h5."""
     cells.run(
         staged("cells"), reindex=[folder / "reindex.h5"], out=folder / "cells.h5", world=World()
     )
@@ -190,9 +195,11 @@ def onwards(folder: Path, manifest: Path) -> None:
 
 
 def adopted(spec: Path, manifest: Path, out: Path, **keys) -> tuple[dict, dict]:
-    """Columns of reindex.h5 and adopt.h5."""
+    """Run `adopt`, and return the columns of reindex.h5 and adopt.h5."""
     adopt.run(staged("adopt", **keys), images=manifest, spec=spec, out=out, world=World())
-    return store.read(out, "reindex"), store.read(out.with_name("adopt.h5"), "adopt")
+    reindex = store.read(out, "reindex")
+    lines = store.read(out.with_name("adopt.h5"), "adopt")
+    return reindex, lines
 
 
 @pytest.fixture(scope="module")
@@ -204,15 +211,15 @@ def usual(tmp_path_factory) -> SimpleNamespace:
     manifest = folder / "data" / "manifest.json"
     simulate.run(staged("simulate"), run="r", out=manifest, world=World(), shots=None)
     detector = Source(manifest).detector
-    given = {"images": manifest, "geometry": folder / "level0.expt"}
+    inputs = {"images": manifest, "geometry": folder / "level0.expt"}
     dials.write_expt(folder / "level0.expt", detector, wavelength=1.74)
-    index.run(staged("reindex"), **given, out=folder / "reindex.h5", world=World(), word="reindex")
+    index.run(staged("reindex"), **inputs, out=folder / "reindex.h5", world=World(), word="reindex")
     onwards(folder, manifest)
-    lattices = told_of(folder / "reindex.h5", manifest)
+    lattices = dials_lattices(folder / "reindex.h5", manifest)
     lines = []
-    for n, told in enumerate(lattices[:4]):
-        write_expt(folder / f"{n}.expt", detector, [told])
-        write_refl(folder / f"{n}.refl", [told])
+    for n, lattice in enumerate(lattices[:4]):
+        write_expt(folder / f"{n}.expt", detector, [lattice])
+        write_refl(folder / f"{n}.refl", [lattice])
         lines.append(f"{n}.expt {folder}/{n}.refl" + ("", " 0", " pulse.lam", " pulse.lam 0")[n])
     write_expt(folder / "double.expt", detector, lattices[4:])
     write_refl(
@@ -226,7 +233,7 @@ def usual(tmp_path_factory) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="module")
-def told(usual, tmp_path_factory) -> SimpleNamespace:
+def adopted_run(usual, tmp_path_factory) -> SimpleNamespace:
     """The same run with its lattices adopted, as far as stage 1."""
     folder = tmp_path_factory.mktemp("told")
     found, lines = adopted(usual.folder / "spec.txt", usual.manifest, folder / "reindex.h5")
@@ -234,10 +241,13 @@ def told(usual, tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(folder=folder, reindex=found, lines=lines)
 
 
-def test_each_line_has_one_end(usual, told):
+def test_each_line_has_one_end(usual, adopted_run):
     assert len(usual.lattices) == 6
-    assert list(told.lines["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
-    assert list(told.lines["lines/line"]) == [1, 2, 3, 4, 6, 7] and list(told.lines["lines/k"]) == [
+
+    lines = adopted_run.lines
+    assert list(lines["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
+    assert list(lines["lines/line"]) == [1, 2, 3, 4, 6, 7]
+    assert list(lines["lines/k"]) == [
         0,
         0,
         0,
@@ -245,67 +255,84 @@ def test_each_line_has_one_end(usual, told):
         0,
         1,
     ]
-    assert list(told.lines["lines/experiment"]) == [0, 0, 0, 0, 0, 1]
-    assert list(told.lines["lines/n_reflections"]) == [len(one["rows"]) for one in usual.lattices]
-    assert np.all(told.lines["lines/n_agree"] >= 0.9 * told.lines["lines/n_reflections"])
-    ids = (told.reindex[f"lattices/{name}"] for name in ("shot_id", "k"))
+    assert list(lines["lines/experiment"]) == [0, 0, 0, 0, 0, 1]
+    assert list(lines["lines/n_reflections"]) == [len(one["rows"]) for one in usual.lattices]
+    assert np.all(lines["lines/n_agree"] >= 0.9 * lines["lines/n_reflections"])
+
+    ids = (adopted_run.reindex[f"lattices/{name}"] for name in ("shot_id", "k"))
     assert set(zip(*ids, strict=True)) == set(
-        zip(told.lines["lines/shot_id"], told.lines["lines/k"], strict=True)
+        zip(lines["lines/shot_id"], lines["lines/k"], strict=True)
     )
-    assert [Outcome(x) for x in told.reindex["shots/outcome"]].count(Outcome.NOT_SUPPLIED) == 1
+    assert [Outcome(x) for x in adopted_run.reindex["shots/outcome"]].count(
+        Outcome.NOT_SUPPLIED
+    ) == 1
 
 
-def test_the_product_is_that_of_the_usual_way(usual, told):
-    """Same lattices, spots of each, predicted and integrated reflections; a shot without a line has
-    no spots.
+def test_the_product_is_that_of_the_usual_way(usual, adopted_run):
+    """The product has the same lattices, spots, predictions and integrated reflections; a shot
+    without a line has no spots.
     """
     theirs = store.read(usual.folder / "reindex.h5", "reindex")
-    np.testing.assert_allclose(told.reindex["lattices/A"], theirs["lattices/A"], rtol=0, atol=1e-14)
+    np.testing.assert_allclose(
+        adopted_run.reindex["lattices/A"], theirs["lattices/A"], rtol=0, atol=1e-14
+    )
     for name in ("hkl", "panel", "bbox", "n_foreground", "flags", "lattice"):
         np.testing.assert_array_equal(
-            told.reindex[f"reflections/{name}"], theirs[f"reflections/{name}"], err_msg=name
+            adopted_run.reindex[f"reflections/{name}"], theirs[f"reflections/{name}"], err_msg=name
         )
+
     for name in ("intensity", "sigma", "fast", "slow", "partiality"):
-        ours = told.reindex[f"reflections/{name}"]
+        ours = adopted_run.reindex[f"reflections/{name}"]
         np.testing.assert_allclose(
             ours, theirs[f"reflections/{name}"], rtol=1e-5, atol=1e-5, err_msg=name
         )
+
     for name in ("shot_id", "k", "n_indexed", "n_rmsd"):
         np.testing.assert_array_equal(
-            told.reindex[f"lattices/{name}"], theirs[f"lattices/{name}"], err_msg=name
+            adopted_run.reindex[f"lattices/{name}"], theirs[f"lattices/{name}"], err_msg=name
         )
 
 
-def test_stage_1_has_the_lattices_of_the_usual_way(usual, told):
-    pixels = [store.read(of.folder / "annulus.h5", "annulus", ["pixels/"]) for of in (told, usual)]
+def test_stage_1_has_the_lattices_of_the_usual_way(usual, adopted_run):
+    pixels = [
+        store.read(each.folder / "annulus.h5", "annulus", ["pixels/"])
+        for each in (adopted_run, usual)
+    ]
+
     assert len(pixels[0]["pixels/photons"]) > 5000
     for name, column in pixels[0].items():
         np.testing.assert_array_equal(column, pixels[1][name], err_msg=name)
-    ours, theirs = (store.read(of.folder / "stage1.h5", "stage1") for of in (told, usual))
+
+    ours, theirs = (
+        store.read(each.folder / "stage1.h5", "stage1") for each in (adopted_run, usual)
+    )
     np.testing.assert_array_equal(ours["lattices/outcome"], theirs["lattices/outcome"])
     assert (ours["lattices/outcome"] == RefinedOutcome.REFINED).sum() >= 4
-    kept = store.read(told.folder / "cells.h5", "cells", ["lattices/outcome"])["lattices/outcome"]
-    assert len(ours["lattices/A"]) == (kept == LatticeOutcome.ACCEPTED).sum()
-    for mine, other in zip(ours["lattices/A"], theirs["lattices/A"], strict=True):
-        assert symmetry.misorientation(mine, other, GROUP) < 1e-8
+
+    outcome = store.read(adopted_run.folder / "cells.h5", "cells", ["lattices/outcome"])[
+        "lattices/outcome"
+    ]
+    assert len(ours["lattices/A"]) == (outcome == LatticeOutcome.ACCEPTED).sum()
+    for A, other in zip(ours["lattices/A"], theirs["lattices/A"], strict=True):
+        assert symmetry.misorientation(A, other, GROUP) < 1e-8
 
 
 def test_the_mosaic_spread_is_that_of_the_data(usual, tmp_path):
-    """Estimated with A held it is near what the usual way finds refining A too, from the same
+    """The estimate with A held is near that of the usual way, which refines A too, from the same
     spots.
     """
     free = {"mosaic_spread_deg": None}
-    given = {"images": usual.manifest, "geometry": usual.folder / "level0.expt"}
+    inputs = {"images": usual.manifest, "geometry": usual.folder / "level0.expt"}
     index.run(
         staged("reindex", **free),
-        **given,
+        **inputs,
         out=tmp_path / "a" / "reindex.h5",
         world=World(),
         word="reindex",
     )
     theirs = store.read(tmp_path / "a" / "reindex.h5", "reindex", ["lattices/"])
     (tmp_path / "lines").mkdir()
-    for n, one in enumerate(told_of(tmp_path / "a" / "reindex.h5", usual.manifest)):
+    for n, one in enumerate(dials_lattices(tmp_path / "a" / "reindex.h5", usual.manifest)):
         write_expt(tmp_path / "lines" / f"{n}.expt", usual.detector, [one])
         write_refl(tmp_path / "lines" / f"{n}.refl", [one])
     lines = "".join(f"{n}.expt {n}.refl\n" for n in range(len(theirs["lattices/k"])))
@@ -313,9 +340,12 @@ def test_the_mosaic_spread_is_that_of_the_data(usual, tmp_path):
     ours, _ = adopted(
         tmp_path / "lines" / "spec.txt", usual.manifest, tmp_path / "b" / "reindex.h5", **free
     )
+
     np.testing.assert_allclose(ours["lattices/A"], theirs["lattices/A"], rtol=0, atol=1e-14)
+
     away = np.abs(np.log(ours["lattices/eta_rad"] / theirs["lattices/eta_rad"]))
-    assert np.median(away) < 0.02 and away.max() < 0.35
+    assert np.median(away) < 0.02
+    assert away.max() < 0.35
     assert np.ptp(np.log(theirs["lattices/eta_rad"])) > 0.7, "the lattices differ by more than that"
 
 
@@ -356,7 +386,9 @@ def _other_identifier(one, folder):
 
 
 def _other_indices(one, folder):
-    rows = [(panel, (l, h, k), at) for panel, (h, k, l), at in one["rows"]]
+    rows = []
+    for panel, (h, k, l), position in one["rows"]:
+        rows.append((panel, (l, h, k), position))
     write_refl(folder / "bad.refl", [one | {"rows": rows}])
 
 
@@ -410,8 +442,10 @@ def test_a_bad_line_has_its_own_end_and_costs_no_other(usual, tmp_path, capsys):
     found, ends = adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
     good = [AdoptOutcome.ADOPTED] * 2
     expected = [*good, *(end for *_, end in WRONG.values()), AdoptOutcome.NO_EXPERIMENT]
+
     assert [AdoptOutcome(end) for end in ends["lines/outcome"]] == expected
     assert len(found["lattices/k"]) == 2 == (ends["lines/k"] >= 0).sum()
+
     theirs = store.read(usual.folder / "reindex.h5", "reindex", ["lattices/A"])["lattices/A"]
     np.testing.assert_allclose(found["lattices/A"], theirs[:2], rtol=0, atol=1e-14)
 
@@ -421,9 +455,8 @@ def test_a_screw_axis_is_not_asked_for(usual, tmp_path):
     write_expt(tmp_path / "a.expt", usual.detector, [one | {"hall": " P 2y"}])
     write_refl(tmp_path / "a.refl", [one])
     (tmp_path / "spec.txt").write_text("a.expt a.refl")
-    assert list(
-        adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1]["lines/outcome"]
-    ) == [0]
+    _, lines = adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
+    assert list(lines["lines/outcome"]) == [0]
 
 
 def test_images_that_were_moved_are_known_by_their_name(usual, tmp_path):
@@ -433,13 +466,15 @@ def test_images_that_were_moved_are_known_by_their_name(usual, tmp_path):
     )
     write_refl(tmp_path / "a.refl", [one])
     (tmp_path / "spec.txt").write_text("a.expt a.refl")
-    assert list(
-        adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1]["lines/outcome"]
-    ) == [0]
+    _, lines = adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
+
+    assert list(lines["lines/outcome"]) == [0]
+
     shutil.copy(
         one["image"], tmp_path / one["image"].name
     )  # there, and another file than the run's
     write_expt(tmp_path / "a.expt", usual.detector, [one | {"image": one["image"].name}])
+
     with pytest.raises(FileError, match="1 no_shot"):
         adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
 
@@ -458,6 +493,7 @@ def test_a_name_of_several_files_does_not_tell_which_is_meant(usual, tmp_path):
     ends = adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1][
         "lines/outcome"
     ]
+
     assert list(ends) == [AdoptOutcome.NO_SHOT, AdoptOutcome.NO_SHOT, AdoptOutcome.ADOPTED]
 
 
@@ -465,9 +501,8 @@ def test_a_name_that_two_files_of_a_run_have_is_none(tmp_path):
     files = [SimpleNamespace(path=f"{folder}/x.nxs", n_frames=3) for folder in "ab"]
     files.append(SimpleNamespace(path="y.nxs", n_frames=3))
     shots = ShotFinder(tmp_path, files)
-    assert shots.number(Path("/gone/x.nxs"), 1) == (-1, True) and shots.number(
-        Path("/gone/y.nxs"), 1
-    ) == (7, True)
+    assert shots.number(Path("/gone/x.nxs"), 1) == (-1, True)
+    assert shots.number(Path("/gone/y.nxs"), 1) == (7, True)
     assert shots.number(tmp_path / "a" / "x.nxs", 1) == (1, False)
 
 
@@ -477,11 +512,11 @@ def test_a_shot_that_is_lost_takes_its_lines_along(usual, tmp_path):
         usual.folder / "spec.txt", usual.manifest, tmp_path / "reindex.h5", saturation_photons=1e5
     )[1]
     assert list(ends["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
+
     keys = {"saturation_photons": 3.0, "saturated_fraction_max": 0.0}
     _, ends = adopted(usual.folder / "spec.txt", usual.manifest, tmp_path / "reindex.h5", **keys)
-    assert list(ends["lines/outcome"]) == [AdoptOutcome.LOST_SHOT] * 6 and np.all(
-        ends["lines/k"] == -1
-    )
+    assert list(ends["lines/outcome"]) == [AdoptOutcome.LOST_SHOT] * 6
+    assert np.all(ends["lines/k"] == -1)
 
 
 def test_an_image_that_is_gone_takes_its_lines_along(usual, tmp_path):
@@ -493,6 +528,7 @@ def test_an_image_that_is_gone_takes_its_lines_along(usual, tmp_path):
     found, ends = adopted(
         tmp_path / "spec.txt", tmp_path / "manifest.json", tmp_path / "reindex.h5"
     )
+
     assert list(ends["lines/outcome"]) == [AdoptOutcome.LOST_SHOT]
     assert found["shots/outcome"][0] == Outcome.UNREADABLE
 
@@ -503,7 +539,8 @@ def test_a_lattice_without_spots_is_taken_all_the_same(usual, tmp_path):
     how = {"spots": {"min_pixels": 199}, "mosaic_spread_deg": None}
     found, ends = adopted(usual.folder / "spec.txt", usual.manifest, tmp_path / "reindex.h5", **how)
     assert list(ends["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
-    assert not found["lattices/n_indexed"].any() and not found["lattices/n_rmsd"].any()
+    assert not found["lattices/n_indexed"].any()
+    assert not found["lattices/n_rmsd"].any()
     np.testing.assert_allclose(found["lattices/eta_rad"], refinement.ETA_PRIOR_RAD, rtol=1e-6)
     assert np.all(np.bincount(found["reflections/lattice"]) > 50)
 
@@ -514,7 +551,9 @@ def test_a_rerun_makes_nothing_and_other_lattices_everything(usual, tmp_path):
     parts = sorted(out.with_suffix(".parts").iterdir())
     before = [part.stat().st_mtime_ns for part in parts]
     adopted(usual.folder / "spec.txt", usual.manifest, out)
+
     assert [part.stat().st_mtime_ns for part in parts] == before
+
     (tmp_path / "fewer.txt").write_text(f"{usual.folder}/1.expt {usual.folder}/1.refl")
     found, _ = adopted(tmp_path / "fewer.txt", usual.manifest, out)
     assert all(
@@ -545,10 +584,14 @@ def test_what_is_no_spec_file_is_one_sentence(usual, tmp_path, capsys, text, wor
         "--out",
         tmp_path / "reindex.h5",
     ]
+
     with pytest.raises(SystemExit) as end:
         cli.main(["adopt", "--config", section(parse(TREE), "adopt", "r"), *map(str, argv)])
+
     log = capsys.readouterr().err.splitlines()
-    assert end.value.code == 4 and len(log) == 1 and log[0].startswith("spreadflow adopt: ")
+    assert end.value.code == 4
+    assert len(log) == 1
+    assert log[0].startswith("spreadflow adopt: ")
     assert all(word in log[0] for word in words), log
     assert not (tmp_path / "reindex.h5").exists()
 
@@ -560,17 +603,19 @@ def test_experiments_of_two_detectors_are_refused(usual, tmp_path):
         write_expt(tmp_path / f"{n}.expt", geometry.shifted(usual.detector, shift, 0.0, 0.0), [one])
         write_refl(tmp_path / f"{n}.refl", [one])
     (tmp_path / "spec.txt").write_text("0.expt 0.refl\n1.expt 1.refl\n")
+
     assert (
         len(adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1]["lines/k"])
         == 2
     )
+
     (tmp_path / "spec.txt").write_text("0.expt 0.refl\n1.expt 1.refl\n2.expt 2.refl\n")
     with pytest.raises(FileError, match=r"line 3.*the same detector.*0\.1 px"):
         adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
 
 
 @pytest.mark.chain
-def test_two_ranks_make_what_one_does(usual, told, tmp_path):
+def test_two_ranks_make_what_one_does(usual, adopted_run, tmp_path):
     launcher = Path(sys.prefix) / "bin" / "mpiexec"
     if not launcher.exists():
         pytest.skip(f"no MPI launcher at {launcher}")
@@ -586,8 +631,13 @@ def test_two_ranks_make_what_one_does(usual, told, tmp_path):
     words += ["--config", section(parse(TREE), "adopt", "r"), *argv]
     subprocess.run([*map(str, words)], check=True, timeout=300)
     for name, kind in (("reindex.h5", "reindex"), ("adopt.h5", "adopt")):
-        theirs, ours = (store.read(folder / name, kind) for folder in (told.folder, tmp_path))
+        theirs, ours = (
+            store.read(folder / name, kind) for folder in (adopted_run.folder, tmp_path)
+        )
         for column in ours.keys() - {"shots/seconds"}:
             np.testing.assert_array_equal(ours[column], theirs[column], err_msg=column)
-        keys = [store.attributes(folder / name, kind)["key"] for folder in (told.folder, tmp_path)]
+        keys = [
+            store.attributes(folder / name, kind)["key"]
+            for folder in (adopted_run.folder, tmp_path)
+        ]
         assert keys[0] == keys[1]

@@ -57,14 +57,14 @@ def source(monkeypatch):
 
 
 @pytest.fixture
-def made(tmp_path, filled):
+def inputs(tmp_path, filled):
     """Manifests, reindex products in parts of 8 shots, and a cells product that accepts about half
     of the lattices.
     """
     rng = np.random.default_rng(1)
     images = []
     reindex = []
-    told = []
+    rows = []
     for r, (run, n) in enumerate(RUNS.items()):
         images.append(tmp_path / run / "manifest.json")
         images[-1].parent.mkdir()
@@ -74,42 +74,39 @@ def made(tmp_path, filled):
         path = tmp_path / run / "reindex.h5"
         parts = store.Parts(path, "reindex", run, [ids[b] for b in blocks])
         for b, block in enumerate(blocks):
-            of_shot = np.sort(
-                rng.integers(0, len(block), len(block))
-            )  # some shots have none, some two lattices
+            # some shots have none, some two lattices
+            of_shot = np.sort(rng.integers(0, len(block), len(block)))
             parts.write(b, reflections(filled, rng, ids[block], of_shot))
-            told += [
+            rows += [
                 (r, int(ids[block][s]), int((of_shot[:i] == s).sum()))
                 for i, s in enumerate(of_shot)
             ]
         config = IndexSection().model_dump(mode="json")
         parts.finish(World(), run=run, config=config, detector={}, manifest=str(images[-1]))
         reindex.append(path)
-    outcome = np.where(rng.random(len(told)) < 0.5, LatticeOutcome.ACCEPTED, LatticeOutcome.NOISE)
-    outcome[[i for i, (r, *_) in enumerate(told) if r == 0][:8]] = (
-        LatticeOutcome.NOISE
-    )  # a block without any
-    given = {
-        f"lattices/{name}": [row[i] for row in told]
+    is_accepted = rng.random(len(rows)) < 0.5
+    outcome = np.where(is_accepted, LatticeOutcome.ACCEPTED, LatticeOutcome.NOISE)
+    first_run = [i for i, (r, *_) in enumerate(rows) if r == 0]
+    outcome[first_run[:8]] = LatticeOutcome.NOISE  # a block without any
+    planted = {
+        f"lattices/{name}": [row[i] for row in rows]
         for i, name in enumerate(("run", "shot_id", "k"))
     }
-    columns = filled(
-        "cells",
-        {"lattices": len(told), "clusters": 1, "features": 1},
-        given | {"lattices/outcome": outcome},
-    )
+    planted["lattices/outcome"] = outcome
+    sizes = {"lattices": len(rows), "clusters": 1, "features": 1}
+    columns = filled("cells", sizes, planted)
     store.write(tmp_path / "cells.h5", "cells", columns, key="cells", runs=list(RUNS))
     return images, reindex, tmp_path / "cells.h5"
 
 
 def reflections(filled, rng, ids, of_shot) -> dict:
-    """Columns of one reindex part: 30 reflections per lattice anywhere on the panels, d of 1.9 to
-    2.7 Å.
+    """Return the columns of one reindex part: 30 reflections per lattice anywhere on the panels, d
+    of 1.9 to 2.7 Å.
     """
     n = 30 * len(of_shot)
     corner = np.stack([rng.integers(0, 68, n), rng.integers(0, 48, n)], axis=1)
     size = rng.integers(9, 13, (n, 2))
-    given = {
+    planted = {
         "shots/shot_id": ids,
         "lattices/shot": of_shot,
         "lattices/shot_id": ids[of_shot],
@@ -129,11 +126,11 @@ def reflections(filled, rng, ids, of_shot) -> dict:
         "reflections/sigma": rng.uniform(2, 5, n),
     }
     sizes = {"shots": len(ids), "spots": 0, "lattices": len(of_shot), "reflections": n}
-    return filled("reindex", sizes, given)
+    return filled("reindex", sizes, planted)
 
 
-def run(made, out, word="annulus", **section):
-    images, reindex, cells = made
+def run(inputs, out, word="annulus", **section):
+    images, reindex, cells = inputs
     config = STAGE_CONFIGS[word].model_validate({word: section})
     stage.run(
         config, images=images, reindex=reindex, cells=cells, out=out, world=World(), word=word
@@ -141,15 +138,15 @@ def run(made, out, word="annulus", **section):
     return store.read(out, word)
 
 
-def brute_force(made, border: int, min_i_over_sigma=None) -> list[tuple]:
-    """(shot_id, k, hkl, photons, valid) of every reflection, by a loop over everything."""
-    _, reindex, cells = made
-    told = store.read(cells, "cells")
+def brute_force(inputs, border: int, min_i_over_sigma=None) -> list[tuple]:
+    """Return (shot_id, k, hkl, photons, valid) of every reflection, by a loop over everything."""
+    _, reindex, cells = inputs
+    lattices = store.read(cells, "cells")
     out = []
     accepted = {
         (int(r), int(i), int(k))
         for r, i, k, end in zip(
-            *(told[f"lattices/{n}"] for n in ("run", "shot_id", "k", "outcome")), strict=True
+            *(lattices[f"lattices/{n}"] for n in ("run", "shot_id", "k", "outcome")), strict=True
         )
         if end == LatticeOutcome.ACCEPTED
     }
@@ -182,11 +179,12 @@ def brute_force(made, border: int, min_i_over_sigma=None) -> list[tuple]:
 
 
 @pytest.mark.parametrize(("border", "strong"), [(3, None), (0, 2.0)])
-def test_counts_and_pixels_equal_brute_force(made, source, tmp_path, border, strong):
-    c = run(made, tmp_path / "annulus.h5", border_px=border, min_i_over_sigma=strong)
-    expected = brute_force(made, border, strong)
+def test_counts_and_pixels_equal_brute_force(inputs, source, tmp_path, border, strong):
+    c = run(inputs, tmp_path / "annulus.h5", border_px=border, min_i_over_sigma=strong)
+    expected = brute_force(inputs, border, strong)
     assert len(c["reflections/hkl"]) == len(expected) > 50
     assert len(c["pixels/photons"]) == sum(len(e[3]) for e in expected)
+
     ends = [*c["reflections/first_pixel"][1:], len(c["pixels/photons"])]
     found = {}
     for j, lattice in enumerate(c["reflections/lattice"]):
@@ -197,6 +195,7 @@ def test_counts_and_pixels_equal_brute_force(made, source, tmp_path, border, str
             tuple(c["reflections/hkl"][j]),
         )
         found.setdefault(key, []).append((c["pixels/photons"][box], c["pixels/valid"][box]))
+
     for shot_id, k, hkl, photons, valid in expected:
         assert any(
             np.array_equal(p, photons) and np.array_equal(v, valid)
@@ -204,31 +203,37 @@ def test_counts_and_pixels_equal_brute_force(made, source, tmp_path, border, str
         )
 
 
-def test_reflections_are_those_of_reindex_and_pixels_count_once_a_lattice(made, source, tmp_path):
-    c = run(made, tmp_path / "annulus.h5")
+def test_reflections_are_those_of_reindex_and_pixels_count_once_a_lattice(inputs, source, tmp_path):
+    c = run(inputs, tmp_path / "annulus.h5")
     assert store.attributes(tmp_path / "annulus.h5", "annulus")["polarizations"] == [1.0, 0.9]
+
     rows = {}
-    for path in made[1]:
-        told = store.read(path, "reindex")
-        shot_ids = told["lattices/shot_id"][told["reflections/lattice"]]
+    for path in inputs[1]:
+        predicted = store.read(path, "reindex")
+        shot_ids = predicted["lattices/shot_id"][predicted["reflections/lattice"]]
         for shot_id, hkl, *values in zip(
             shot_ids,
-            told["reflections/hkl"],
-            *(told[f"reflections/{name}"] for name in CARRIED),
+            predicted["reflections/hkl"],
+            *(predicted[f"reflections/{name}"] for name in CARRIED),
             strict=True,
         ):
             rows.setdefault((int(shot_id), *hkl), []).append(values)
     for j, lattice in enumerate(c["reflections/lattice"]):
         key = (int(c["lattices/shot_id"][lattice]), *c["reflections/hkl"][j])
         assert [c[f"reflections/{name}"][j] for name in CARRIED] in rows[key]
-    width, height = (c["reflections/bbox"][:, i + 1] - c["reflections/bbox"][:, i] for i in (0, 2))
+
+    bbox = c["reflections/bbox"]
+    width, height = (bbox[:, i + 1] - bbox[:, i] for i in (0, 2))
     box = np.repeat(np.arange(len(width)), width * height)
-    slow, fast = np.divmod(np.arange(len(box)) - c["reflections/first_pixel"][box], width[box])
-    fast, slow = fast + c["reflections/bbox"][box, 0], slow + c["reflections/bbox"][box, 2]
-    pixels = np.stack(
-        [c["reflections/lattice"][box], c["reflections/panel"][box], slow, fast], axis=1
-    )
+    pixel_of_box = np.arange(len(box)) - c["reflections/first_pixel"][box]
+    slow, fast = np.divmod(pixel_of_box, width[box])
+    fast = fast + bbox[box, 0]
+    slow = slow + bbox[box, 2]
+    lattice = c["reflections/lattice"][box]
+    panel = c["reflections/panel"][box]
+    pixels = np.stack([lattice, panel, slow, fast], axis=1)
     counts = c["pixels/overlap"] & Overlap.ELSEWHERE == 0
+
     assert (
         len(np.unique(pixels[counts], axis=0))
         == counts.sum()
@@ -238,25 +243,27 @@ def test_reflections_are_those_of_reindex_and_pixels_count_once_a_lattice(made, 
     assert (c["pixels/overlap"] & Overlap.FOREIGN).any(), "some shots have two lattices"
 
 
-def test_a_wider_range_is_the_same_stage_with_another_section(made, source, tmp_path):
-    narrow = run(made, tmp_path / "annulus.h5")
-    wide = run(made, tmp_path / "wide.h5", "wide", d_max=2.7, d_min=1.9)
-    assert len(wide["reflections/d"]) > 1.5 * len(narrow["reflections/d"])
-    inside = (wide["reflections/d"] >= 2.1) & (wide["reflections/d"] < 2.5)
+def test_a_wider_range_is_the_same_stage_with_another_section(inputs, source, tmp_path):
+    narrow = run(inputs, tmp_path / "annulus.h5")
+    wide = run(inputs, tmp_path / "wide.h5", "wide", d_max=2.7, d_min=1.9)
+    d = wide["reflections/d"]
+    assert len(d) > 1.5 * len(narrow["reflections/d"])
+    inside = (d >= 2.1) & (d < 2.5)
     np.testing.assert_array_equal(wide["reflections/hkl"][inside], narrow["reflections/hkl"])
     np.testing.assert_array_equal(wide["lattices/A"], narrow["lattices/A"])
 
 
 @pytest.mark.parametrize("word", ["annulus", "wide"])
-def test_reflections_that_reindex_did_not_predict_are_refused(made, source, tmp_path, word):
+def test_reflections_that_reindex_did_not_predict_are_refused(inputs, source, tmp_path, word):
     with pytest.raises(ConfigError, match=rf"{word}\.d_min: expected at least 1\.9 Å.*found 1\.8"):
-        run(made, tmp_path / f"{word}.h5", word, d_min=1.8)
+        run(inputs, tmp_path / f"{word}.h5", word, d_min=1.8)
 
 
-def test_spectra_go_with_their_lattices(made, source, tmp_path):
+def test_spectra_go_with_their_lattices(inputs, source, tmp_path):
     """A run with fewer channels is padded with empty ones."""
-    c = run(made, tmp_path / "annulus.h5")
+    c = run(inputs, tmp_path / "annulus.h5")
     assert np.array_equal(c["spectra/shot_id"][c["lattices/spectrum"]], c["lattices/shot_id"])
+
     numbers = {shot(name, i).shot_id: (name, i) for name, n in RUNS.items() for i in range(n)}
     for shot_id, energies, photons in zip(
         c["spectra/shot_id"], c["spectra/energies_ev"], c["spectra/photons"], strict=True
@@ -269,27 +276,28 @@ def test_spectra_go_with_their_lattices(made, source, tmp_path):
 
 
 def test_only_shots_with_accepted_lattices_are_opened_and_finished_blocks_kept(
-    made, source, tmp_path
+    inputs, source, tmp_path
 ):
     out = tmp_path / "annulus.h5"
-    c = run(made, out)
+    c = run(inputs, out)
     ids = {shot(name, number).shot_id for name, number in source.opened}
     assert ids == set(c["lattices/shot_id"].tolist())
+
     source.opened.clear()
     store.part_path(out, 1).unlink()
-    again = run(made, out)
+    again = run(inputs, out)
     assert len(source.opened) <= 8 + len(RUNS)
     assert all(np.array_equal(c[name], again[name]) for name in c)
 
 
-def test_an_image_lost_since_reindex_is_said(made, source, tmp_path):
+def test_an_image_lost_since_reindex_is_said(inputs, source, tmp_path):
     source.lost = {("two", i) for i in range(7)}
     with pytest.raises(FileError, match=r"as in reindex; found unreadable"):
-        run(made, tmp_path / "annulus.h5")
+        run(inputs, tmp_path / "annulus.h5")
 
 
-def test_cells_of_other_lattices_are_refused(made, source, tmp_path):
-    images, reindex, cells = made
+def test_cells_of_other_lattices_are_refused(inputs, source, tmp_path):
+    images, reindex, cells = inputs
     with pytest.raises(FileError, match="Rerun cells"):
         columns = store.read(cells, "cells")
         columns["lattices/shot_id"] = columns["lattices/shot_id"] + np.uint64(1)

@@ -99,13 +99,13 @@ def call(tiny_run, capsys):
 
 
 def rows(path, manifest):
-    """Of each file's name: everything `index` holds of its one shot, but the time spent."""
+    """Return by file name all columns of its one shot in the product, except the time spent."""
     c = store.read(path, "index")
     out = {}
     for i, name in enumerate(images.Source(manifest).manifest.files):
-        of = {"shots": np.arange(len(c["shots/outcome"])) == i, "spots": c["spots/shot"] == i}
-        of["lattices"] = c["lattices/shot"] == i
-        of["reflections"] = of["lattices"][c["reflections/lattice"]]
+        selected = {"shots": np.arange(len(c["shots/outcome"])) == i, "spots": c["spots/shot"] == i}
+        selected["lattices"] = c["lattices/shot"] == i
+        selected["reflections"] = selected["lattices"][c["reflections/lattice"]]
         foreign = (
             "shots/seconds",
             "shots/file",
@@ -115,7 +115,7 @@ def rows(path, manifest):
             "reflections/lattice",
         )
         out[name.path] = {
-            d: column[of[d.split("/")[0]]] for d, column in c.items() if d not in foreign
+            d: column[selected[d.split("/")[0]]] for d, column in c.items() if d not in foreign
         }
     return out
 
@@ -126,20 +126,24 @@ def product(folder):
 
 
 @pytest.fixture
-def made(call, folder, product):
-    """The index product of all files: (exit status, lines of the log) of the call that made it."""
-    told = folder / "told.json"
-    if not told.exists():
-        told.write_text(
+def index_call(call, folder, product):
+    """Exit status and log lines of the call that made the index product of all files."""
+    call_path = folder / "told.json"
+    if not call_path.exists():
+        call_path.write_text(
             json.dumps(call("index", "--images", folder / "all.json", "--out", product))
         )
-    return json.loads(told.read_text())
+    return json.loads(call_path.read_text())
 
 
 @pytest.mark.stage
-def test_each_bad_image_has_one_outcome_and_costs_no_other(made, call, folder, product, tmp_path):
-    status, log = made
-    assert status == 0 and not any("Traceback" in line for line in log)
+def test_each_bad_image_has_one_outcome_and_costs_no_other(
+    index_call, call, folder, product, tmp_path
+):
+    status, log = index_call
+    assert status == 0
+    assert not any("Traceback" in line for line in log)
+
     found = rows(product, folder / "all.json")
     assert {
         path[:-4]: Outcome(columns["shots/outcome"][0]) for path, columns in found.items()
@@ -159,6 +163,7 @@ def test_a_mask_of_nan_only_masks_every_shot_that_can_be_read(call, folder, tmp_
     status, _ = call(
         "index", "--images", folder / "good.json", "--out", out, mask=str(tmp_path / "mask.h5")
     )
+
     assert status == 0
     assert [Outcome(x) for x in store.read(out, "index")["shots/outcome"]] == [Outcome.MASKED] * 2
 
@@ -212,6 +217,7 @@ def test_what_is_wrong_is_one_sentence(call, folder, tmp_path, keys, manifest, s
     }
     where = (tmp_path if manifest == "lost.json" else folder) / manifest
     found, log = call("index", "--images", where, "--out", tmp_path / "index.h5", **keys)
+
     assert found == status
     assert len(log) == 1 and log[0].startswith("spreadflow index: "), log
     assert all(word in log[0] for word in words), log
@@ -228,7 +234,11 @@ def test_geometry_that_is_none_is_one_sentence(call, folder, tmp_path):
         folder / "good0.nxs",
     )
     status, log = call("index", *argv)
-    assert status == 4 and len(log) == 1 and "experiment" in log[0] and len(log[0]) < 800
+
+    assert status == 4
+    assert len(log) == 1
+    assert "experiment" in log[0]
+    assert len(log[0]) < 800
 
 
 @pytest.mark.stage
@@ -237,11 +247,13 @@ def test_a_folder_that_can_not_be_written_to_is_one_sentence(call, folder, tmp_p
     status, log = call(
         "index", "--images", folder / "good.json", "--out", tmp_path / "file" / "index.h5"
     )
-    assert status == 4 and len(log) == 1 and "a folder to write to" in log[0]
+    assert status == 4
+    assert len(log) == 1
+    assert "a folder to write to" in log[0]
 
 
 def _foreign(part, call, folder):
-    """The same shot, indexed with another config."""
+    """Put the part of the same shot in its place, indexed with another configuration."""
     out = part.parent.parent / "other" / "index.h5"
     assert (
         call("index", "--images", folder / "all.json", "--out", out, spots={"min_spots": 1000})[0]
@@ -263,34 +275,40 @@ def _missing(part, *_):
     [(_foreign, "another config"), (_truncated, "truncated"), (_missing, "nothing")],
 )
 def test_a_bad_part_is_refused_by_readers_and_made_again_alone(
-    made, call, folder, product, tmp_path, spoil, found
+    index_call, call, folder, product, tmp_path, spoil, found
 ):
     shutil.copytree(product.parent, tmp_path / "copy")
-    mine = tmp_path / "copy" / "index.h5"
+    product_copy = tmp_path / "copy" / "index.h5"
     parts = tmp_path / "copy" / "index.parts"
     spoil(parts / "000000.h5", call, folder)
     before = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in parts.iterdir()}
     status, log = call(
         "level0",
         "--index",
-        mine,
+        product_copy,
         "--out",
         tmp_path / "level0.expt",
         config={"level0": {"min_reflections": 1}},
     )
+
     assert status == 4 and len(log) == 1 and "000000.h5" in log[0] and found in log[0], log
     assert not (tmp_path / "level0.expt").exists()
-    assert call("index", "--images", folder / "all.json", "--out", mine)[0] == 0
+    assert call("index", "--images", folder / "all.json", "--out", product_copy)[0] == 0
+
     after = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in parts.iterdir()}
     assert {name for name in after if after[name] != before.get(name)} == {"000000.h5"}
-    again = store.read(mine, "index")
+
+    again = store.read(product_copy, "index")
     whole = store.read(product, "index")
     for dataset in whole.keys() - {"shots/seconds"}:
         np.testing.assert_array_equal(again[dataset], whole[dataset], err_msg=dataset)
 
 
-def test_a_product_of_another_stage_is_refused(made, call, folder, product, tmp_path):
+def test_a_product_of_another_stage_is_refused(index_call, call, folder, product, tmp_path):
     status, log = call(
         "cells", "--reindex", product, "--out", tmp_path / "cells.h5", config={"cells": {}}
     )
-    assert status == 4 and len(log) == 1 and "kind 'reindex'" in log[0] and "kind index" in log[0]
+    assert status == 4
+    assert len(log) == 1
+    assert "kind 'reindex'" in log[0]
+    assert "kind index" in log[0]

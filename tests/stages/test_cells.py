@@ -20,12 +20,12 @@ def reindexed(tmp_path, filled):
     def write(run: str, n: int, mean=MEAN, space_group: str = "C 1 2 1"):
         rng = np.random.default_rng(n)
         table = mean + rng.standard_normal((n, 6)) * [0.05, 0.04, 0.03, 0.0, 0.05, 0.0]
-        given = {
+        planted = {
             "lattices/cell": np.array([unit_cell.radians(c) for c in table]).reshape(n, 6),
             "lattices/shot_id": rng.integers(0, 2**63, n),
         }
         columns = filled(
-            "reindex", {"shots": n, "spots": 0, "lattices": n, "reflections": 0}, given
+            "reindex", {"shots": n, "spots": 0, "lattices": n, "reflections": 0}, planted
         )
         path = tmp_path / run / "reindex.h5"
         store.write(path, "reindex", columns, key=run, run=run, config={"space_group": space_group})
@@ -43,21 +43,26 @@ def run(reindex, out, **section):
 
 def test_every_lattice_of_every_run_is_listed_and_ends_once(reindexed, tmp_path):
     paths = [reindexed("one", 300), reindexed("two", 40, MEAN * [1.01, 1, 1, 1, 1, 1])]
-    columns, told = run(paths, tmp_path / "cells.h5")
-    assert told["runs"] == ["one", "two"] and told["features"] == ["a", "b", "c"]
+    columns, attributes = run(paths, tmp_path / "cells.h5")
+    assert attributes["runs"] == ["one", "two"]
+    assert attributes["features"] == ["a", "b", "c"]
+
     ids = np.concatenate(
         [store.read(p, "reindex", ["lattices/shot_id"])["lattices/shot_id"] for p in paths]
     )
     assert np.array_equal(columns["lattices/shot_id"], ids)
+
     outcome = columns["lattices/outcome"]
-    of = columns["lattices/run"]
-    assert (outcome[of == 0] == LatticeOutcome.ACCEPTED).sum() >= 296
-    assert (outcome[of == 1] != LatticeOutcome.ACCEPTED).all()
+    lattice_run = columns["lattices/run"]
+    assert (outcome[lattice_run == 0] == LatticeOutcome.ACCEPTED).sum() >= 296
+    assert (outcome[lattice_run == 1] != LatticeOutcome.ACCEPTED).all()
     assert np.bincount(outcome, minlength=len(LatticeOutcome)).sum() == 340
-    assert np.allclose(columns["clusters/mean"][told["chosen"]], MEAN, atol=0.02)
+    assert np.allclose(columns["clusters/mean"][attributes["chosen"]], MEAN, atol=0.02)
+
     lines = (tmp_path / "cells.tdata").read_text().splitlines()
     assert len(lines) == 340
     assert all(line.split()[6] == "C12/m1" for line in lines)
+
     listed = np.array([[float(word) for word in line.split()[:6]] for line in lines])
     assert np.allclose(listed, columns["lattices/cell"], atol=1e-6)
 
@@ -65,20 +70,23 @@ def test_every_lattice_of_every_run_is_listed_and_ends_once(reindexed, tmp_path)
 def test_a_frozen_file_accepts_the_same_lattices(reindexed, tmp_path):
     paths = [reindexed("one", 300)]
     first, _ = run(paths, tmp_path / "cells.h5")
-    frozen, told = run(paths, tmp_path / "again.h5", **{"from": str(tmp_path / "cells.h5")})
+    frozen, attributes = run(paths, tmp_path / "again.h5", **{"from": str(tmp_path / "cells.h5")})
     accepted = first["lattices/outcome"] == LatticeOutcome.ACCEPTED
     assert np.array_equal(frozen["lattices/outcome"] == LatticeOutcome.ACCEPTED, accepted)
     assert np.array_equal(frozen["clusters/covariance"], first["clusters/covariance"])
-    assert told["chosen"] == 0
+    assert attributes["chosen"] == 0
 
 
 def test_clusters_of_some_runs_are_applied_to_all(reindexed, tmp_path):
     """The larger run is not of the chosen form: it is listed, and rejected."""
-    paths = [reindexed("one", 100), reindexed("two", 300, MEAN + np.array([0, 2.0, 0, 0, 0, 0]))]
+    other_mean = MEAN + np.array([0, 2.0, 0, 0, 0, 0])
+    paths = [reindexed("one", 100), reindexed("two", 300, other_mean)]
     columns, _ = run(paths, tmp_path / "cells.h5", runs=["one"])
     accepted = columns["lattices/outcome"] == LatticeOutcome.ACCEPTED
-    assert accepted[columns["lattices/run"] == 0].sum() >= 97
-    assert not accepted[columns["lattices/run"] == 1].any()
+    lattice_run = columns["lattices/run"]
+
+    assert accepted[lattice_run == 0].sum() >= 97
+    assert not accepted[lattice_run == 1].any()
 
 
 def test_what_cannot_be_filtered_is_said(reindexed, tmp_path):
@@ -91,6 +99,7 @@ def test_what_cannot_be_filtered_is_said(reindexed, tmp_path):
             [reindexed("one", 30), reindexed("two", 30, space_group="P 1 2 1")],
             tmp_path / "cells.h5",
         )
+
     run([reindexed("one", 30)], tmp_path / "cells.h5", eps_ang=0.4)
     with pytest.raises(FileError, match="space group P 1 2 1"):
         other = reindexed("two", 30, space_group="P 1 2 1")

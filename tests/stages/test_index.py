@@ -61,10 +61,12 @@ def product(tiny_run, tmp_path_factory):
 
 def test_every_shot_has_its_outcome(product):
     columns = store.read(product, "index")
-    told = store.attributes(product, "index")
+    attributes = store.attributes(product, "index")
     assert [Outcome(x) for x in columns["shots/outcome"]] == OUTCOMES
-    assert told["outcomes"] == {o.name.lower(): OUTCOMES.count(o) for o in sorted(set(OUTCOMES))}
-    assert sum(told["outcomes"].values()) == len(OUTCOMES)
+    assert attributes["outcomes"] == {
+        o.name.lower(): OUTCOMES.count(o) for o in sorted(set(OUTCOMES))
+    }
+    assert sum(attributes["outcomes"].values()) == len(OUTCOMES)
     assert list(columns["shots/n_lattices"]) == [1, 0, 0, 0, 0, 0, 2, 1]
     assert np.all(columns["shots/seconds"] > 0)
 
@@ -78,20 +80,21 @@ def test_tables_refer_to_each_other(product):
     np.testing.assert_array_equal(
         columns["lattices/shot_id"], columns["shots/shot_id"][columns["lattices/shot"]]
     )
-    of = columns["spots/lattice"]
+
+    lattice = columns["spots/lattice"]
     np.testing.assert_array_equal(
-        np.bincount(of[of >= 0], minlength=4), columns["lattices/n_indexed"]
+        np.bincount(lattice[lattice >= 0], minlength=4), columns["lattices/n_indexed"]
     )
     np.testing.assert_array_equal(
-        columns["lattices/shot"][of[of >= 0]], columns["spots/shot"][of >= 0]
+        columns["lattices/shot"][lattice[lattice >= 0]], columns["spots/shot"][lattice >= 0]
     )
-    assert np.all(columns["spots/hkl"].any(axis=1) == (of >= 0))
+    assert np.all(columns["spots/hkl"].any(axis=1) == (lattice >= 0))
     assert set(columns["reflections/lattice"]) == {0, 1, 2, 3}
 
 
 def partners(columns, tiny_run):
-    """Of each lattice found: its nearest true matrix of the shot, that one's photons, and the angle
-    in degrees.
+    """Return for each lattice found the nearest true matrix of its shot, the photons of that one
+    by Miller index, the angle between the two in degrees, and the row of the true one.
     """
     out = []
     for A, shot in zip(columns["lattices/A"], columns["lattices/shot"], strict=True):
@@ -122,14 +125,15 @@ def test_intensities_are_the_true_ones(product, tiny_run):
     pulls = []
     for k, (A, photons, _, _) in enumerate(partners(columns, tiny_run)):
         turn = symmetry.same_indices(columns["lattices/A"][k], A, tiny_run["space_group"])
-        mine = (columns["reflections/lattice"] == k) & (columns["reflections/flags"] == 0)
+        rows = (columns["reflections/lattice"] == k) & (columns["reflections/flags"] == 0)
         expected = np.array(
-            [photons.get(tuple(turn @ h), 0.0) for h in columns["reflections/hkl"][mine]]
+            [photons.get(tuple(turn @ h), 0.0) for h in columns["reflections/hkl"][rows]]
         )
         pulls.append(
-            (columns["reflections/intensity"][mine] - expected) / columns["reflections/sigma"][mine]
+            (columns["reflections/intensity"][rows] - expected) / columns["reflections/sigma"][rows]
         )
     pulls = np.concatenate(pulls)
+
     assert len(pulls) > 150
     assert abs(np.mean(pulls)) < 0.25
     assert 0.8 < np.std(pulls) < 1.2
@@ -145,15 +149,15 @@ def test_lattices_of_a_shot_know_each_other(product, tiny_run):
 
 
 def test_attributes_describe_the_run(product, tiny_run):
-    told = store.attributes(product, "index")
-    assert told["run"] == "tiny" and told["manifest"] == str(tiny_run["manifest"])
-    assert told["config"] == json.loads(section(tiny_run).model_dump_json())
-    assert (
-        told["inputs"]["images"] == Source(tiny_run["manifest"]).identity
-        and told["inputs"]["geometry"] is None
-    )
+    attributes = store.attributes(product, "index")
+    assert attributes["run"] == "tiny"
+    assert attributes["manifest"] == str(tiny_run["manifest"])
+    assert attributes["config"] == json.loads(section(tiny_run).model_dump_json())
+    assert attributes["inputs"]["images"] == Source(tiny_run["manifest"]).identity
+    assert attributes["inputs"]["geometry"] is None
+
     detector = Source(tiny_run["manifest"]).detector
-    np.testing.assert_allclose(told["detector"]["origin_mm"], detector.origin_mm)
+    np.testing.assert_allclose(attributes["detector"]["origin_mm"], detector.origin_mm)
 
 
 def test_reindex_takes_geometry_and_its_own_section(tiny_run, tmp_path):
@@ -169,10 +173,12 @@ def test_reindex_takes_geometry_and_its_own_section(tiny_run, tmp_path):
         max_lattices=1,
     )
     columns = store.read(tmp_path / "reindex.h5", "reindex")
-    told = store.attributes(tmp_path / "reindex.h5", "reindex")
-    np.testing.assert_allclose(told["detector"]["origin_mm"], moved.origin_mm)
+    attributes = store.attributes(tmp_path / "reindex.h5", "reindex")
+
+    np.testing.assert_allclose(attributes["detector"]["origin_mm"], moved.origin_mm)
     assert len(store.part_keys(tmp_path / "reindex.h5", "reindex")) == 1
     assert columns["shots/n_lattices"].max() == 1
+
     angles = [angle for *_, angle, _ in partners(columns, tiny_run)]
     assert min(angles) > 0.01, "the wrong geometry shows"
 
@@ -182,13 +188,16 @@ def test_finished_parts_are_not_touched(tiny_run, tmp_path):
     run(tiny_run, out)
     parts = sorted(out.with_suffix(".parts").iterdir())
     assert len(parts) == 3
+
     before = [p.stat().st_mtime_ns for p in parts]
     whole = store.read(out, "index")
     os.unlink(out)
     os.unlink(parts[1])
     run(tiny_run, out)
     after = [p.stat().st_mtime_ns for p in parts]
+
     assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, True]
+
     again = store.read(out, "index")
     for name in whole.keys() - {"shots/seconds"}:
         np.testing.assert_array_equal(again[name], whole[name], err_msg=name)
@@ -206,6 +215,7 @@ def test_limits_on_spots_and_lattices(tiny_run, tmp_path):
     run(tiny_run, tmp_path / "a.h5", spots={"max_spots": 15, "min_spots": 1})
     outcomes = store.read(tmp_path / "a.h5", "index", ["shots/outcome"])["shots/outcome"]
     assert Outcome(outcomes[0]) == Outcome.OVERFLOW
+
     run(tiny_run, tmp_path / "b.h5", min_indexed=500)
     columns = store.read(tmp_path / "b.h5", "index")
     assert [Outcome(x) for x in columns["shots/outcome"][[0, 1, 6]]] == [
@@ -213,7 +223,8 @@ def test_limits_on_spots_and_lattices(tiny_run, tmp_path):
         Outcome.BLANK,
         Outcome.NO_LATTICE,
     ]
-    assert len(columns["lattices/k"]) == 0 and len(columns["reflections/d"]) == 0
+    assert len(columns["lattices/k"]) == 0
+    assert len(columns["reflections/d"]) == 0
 
 
 def test_wrong_input_is_an_error(tiny_run, tmp_path):

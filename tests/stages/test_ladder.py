@@ -15,7 +15,7 @@ pytestmark = pytest.mark.stage
 
 
 def run(packed_run, out, cells=None, **keys):
-    """The table and the figures."""
+    """Run the stage, and return its columns and the figures of its summary."""
     tree = packed_run.tree | {"ladder": {"misset_deg": 0.1, "n_domains": 9, **keys}}
     config = for_stage(section(parse(tree), "ladder"), "ladder")
     stage.run(
@@ -25,15 +25,16 @@ def run(packed_run, out, cells=None, **keys):
 
 
 @pytest.fixture(scope="module")
-def made(packed_run, tmp_path_factory):
+def product(packed_run, tmp_path_factory):
     out = tmp_path_factory.mktemp("ladder") / "ladder.h5"
     return out, *run(packed_run, out, n_lattices=3)
 
 
-def test_every_lattice_is_read_and_flagged_and_the_first_are_modelled(packed_run, made):
-    _, table, figures = made
+def test_every_lattice_is_read_and_flagged_and_the_first_are_modelled(packed_run, product):
+    _, table, figures = product
     annulus = store.read(packed_run.annulus, "annulus")
     np.testing.assert_array_equal(table["lattices/shot_id"], [1, 2, 3, 4])
+
     strong = annulus["reflections/intensity"] >= 2.0 * annulus["reflections/sigma"]
     n_flagged = np.bincount(annulus["reflections/lattice"][strong], minlength=4)
     np.testing.assert_array_equal(table["lattices/n_flagged"], n_flagged)
@@ -42,6 +43,7 @@ def test_every_lattice_is_read_and_flagged_and_the_first_are_modelled(packed_run
     assert set(zip(table["rungs/lattice"].tolist(), table["rungs/rung"].tolist(), strict=True)) == {
         (i, list(ladder.RUNGS).index(name)) for i in range(3) for name in ladder.MODELLED
     }
+
     first = {name: figure for name, figure in figures.items() if name != "rungs"}
     assert first == {
         "n_lattices": 4,
@@ -52,35 +54,33 @@ def test_every_lattice_is_read_and_flagged_and_the_first_are_modelled(packed_run
     }
 
 
-def test_figures_are_sums_over_the_list(packed_run, made):
+def test_figures_are_sums_over_the_list(packed_run, product):
     """Rung 1: prediction against the true centroids, projected by hand on the directions from the
     beam.
     """
-    figures = made[2]
+    figures = product[2]
     rungs = {rung["name"]: rung for rung in figures["rungs"]}
     a = store.read(packed_run.annulus, "annulus", ["reflections/", "pixels/valid"])
     on = np.isfinite(a["reflections/fast_obs"]) & (a["reflections/lattice"] < 3)
+    names = ("panel", "fast", "slow", "fast_obs", "slow_obs")
+    columns = [a[f"reflections/{name}"][on] for name in names]
     squares = []
-    for panel, fast, slow, fast_obs, slow_obs in zip(
-        *(
-            a[f"reflections/{name}"][on]
-            for name in ("panel", "fast", "slow", "fast_obs", "slow_obs")
-        ),
-        strict=True,
-    ):
-        told = packed_run.tree["detector"]["panels"][panel]
-        f = np.array(told.get("fast", [1.0, 0.0, 0.0]))
+    for panel, fast, slow, fast_obs, slow_obs in zip(*columns, strict=True):
+        panel_keys = packed_run.tree["detector"]["panels"][panel]
+        f = np.array(panel_keys.get("fast", [1.0, 0.0, 0.0]))
         f /= np.linalg.norm(f)
         s = np.array([0.0, -1.0, 0.0]) + f * f[1]
         s /= np.linalg.norm(s)
         plane = np.column_stack([f, s, [0.0, 0.0, 1.0]])
-        beam = np.linalg.solve(plane, -np.array(told["origin_mm"]))[:2] / 0.3
+        beam = np.linalg.solve(plane, -np.array(panel_keys["origin_mm"]))[:2] / 0.3
         radial = np.array([fast, slow]) - beam
         away = 0.3 * np.array([fast_obs - fast, slow_obs - slow])
         along = away @ radial / np.linalg.norm(radial)
         squares.append([along**2, away @ away - along**2])
     expected = np.sqrt(np.mean(squares, axis=0))
+
     assert rungs["1"]["n"] == on.sum() > 20
+
     found = [rungs["1"]["radial_rmsd_mm"], rungs["1"]["transverse_rmsd_mm"]]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert rungs["1"]["rmsd_mm"] == pytest.approx(np.hypot(*expected), rel=1e-4)
@@ -88,52 +88,63 @@ def test_figures_are_sums_over_the_list(packed_run, made):
     assert {rungs[name]["n"] for name in ladder.MODELLED} == {on.sum()}
 
 
-def test_with_what_is_true_the_last_rung_is_right(made):
+def test_with_what_is_true_the_last_rung_is_right(product):
     """All rungs pass; the orientation that was turned away is found, whatever domains the model
     draws.
     """
-    figures = made[2]
+    figures = product[2]
     rungs = {rung["name"]: rung for rung in figures["rungs"]}
-    assert [(name, rung["why"]) for name, rung in rungs.items() if not rung["passed"]] == []
-    assert rungs["4"]["radial_rmsd_mm"] < 0.7 * rungs["3B"]["radial_rmsd_mm"]
-    assert rungs["4"]["transverse_rmsd_mm"] < 0.5 * rungs["3B"]["transverse_rmsd_mm"]
-    assert rungs["4"]["sigma_z"] < rungs["3B"]["sigma_z"] and abs(rungs["4"]["z_mean"]) < 0.1
+    failed = [(name, rung["why"]) for name, rung in rungs.items() if not rung["passed"]]
+    last = rungs["4"]
+    before = rungs["3B"]
+
+    assert failed == []
+    assert last["radial_rmsd_mm"] < 0.7 * before["radial_rmsd_mm"]
+    assert last["transverse_rmsd_mm"] < 0.5 * before["transverse_rmsd_mm"]
+    assert last["sigma_z"] < before["sigma_z"]
+    assert abs(last["z_mean"]) < 0.1
     assert all(rungs[name]["seconds_per_lattice"] > 0 for name in ("00", *ladder.MODELLED))
 
 
-def test_samples_are_pixels_of_the_annulus_with_models_beside(packed_run, made):
-    _, table, _ = made
+def test_samples_are_pixels_of_the_annulus_with_models_beside(packed_run, product):
+    _, table, _ = product
     a = store.read(packed_run.annulus, "annulus")
     size = np.array([(b[1] - b[0]) * (b[3] - b[2]) for b in a["reflections/bbox"]])
+    i_over_sigma = a["reflections/intensity"] / a["reflections/sigma"]
+
     assert len(table["samples/lattice"]) == 3
+
     for lattice, hkl, first in zip(
         *(table[f"samples/{n}"] for n in ("lattice", "hkl", "first_pixel")), strict=True
     ):
-        mine = np.flatnonzero(a["reflections/lattice"] == lattice)
-        best = mine[np.argmax((a["reflections/intensity"] / a["reflections/sigma"])[mine])]
+        rows = np.flatnonzero(a["reflections/lattice"] == lattice)
+        best = rows[np.argmax(i_over_sigma[rows])]
         assert tuple(hkl) == tuple(a["reflections/hkl"][best])
-        box = slice(
-            a["reflections/first_pixel"][best], a["reflections/first_pixel"][best] + size[best]
-        )
-        kept = slice(first, first + size[best])
+
+        start = a["reflections/first_pixel"][best]
+        box = slice(start, start + size[best])
+        pixels = slice(first, first + size[best])
         expected = np.where(a["pixels/valid"][box], a["pixels/photons"][box], np.nan)
-        np.testing.assert_array_equal(table["pixels/photons"][kept], expected)
+        np.testing.assert_array_equal(table["pixels/photons"][pixels], expected)
+
         good = np.isfinite(expected)
-        z = (table["pixels/model"][kept][good] - expected[good, None]) / np.sqrt(
-            expected[good, None] + 1.0
-        )
-        assert (z**2).mean(axis=0)[2] < (z**2).mean(axis=0)[1]
+        photons = expected[good, None]
+        residual = table["pixels/model"][pixels][good] - photons
+        z = residual / np.sqrt(photons + 1.0)
+        square = (z**2).mean(axis=0)
+        assert square[2] < square[1]
 
 
 def test_a_lattice_missing_from_the_annulus_fails_rung_00(packed_run, filled, tmp_path):
-    given = {
+    planted = {
         "lattices/shot_id": [1, 2, 3, 4, 5, 6],
         "lattices/outcome": [0, 0, 0, 0, 0, LatticeOutcome.NOISE],
     }
-    columns = filled("cells", {"lattices": 6, "clusters": 1, "features": 1}, given)
+    columns = filled("cells", {"lattices": 6, "clusters": 1, "features": 1}, planted)
     store.write(tmp_path / "cells.h5", "cells", columns, key="other", runs=["r"])
     figures = run(packed_run, tmp_path / "ladder.h5", tmp_path / "cells.h5", n_lattices=1)[1]
     rung = figures["rungs"][0]
+
     assert (rung["passed"], rung["n_read"], rung["n_accepted"], rung["n_others"]) == (
         False,
         4,
@@ -153,16 +164,18 @@ def test_a_lattice_without_solution_is_a_failed_rung(packed_run, tmp_path, monke
 
 
 def test_finished_parts_are_kept_and_other_structure_factors_make_others(
-    packed_run, made, tmp_path
+    packed_run, product, tmp_path
 ):
-    out, table, _ = made
+    out, table, _ = product
     key = store.attributes(out, "ladder")["key"]
     store.part_path(out, 1).unlink()
     before = store.part_path(out, 0).stat().st_mtime_ns
     again, _ = run(packed_run, out, n_lattices=3)
+
     assert store.part_path(out, 0).stat().st_mtime_ns == before
     for name in table.keys() - {"rungs/seconds"}:
         np.testing.assert_array_equal(again[name], table[name], err_msg=name)
+
     other = tmp_path / "ladder.h5"
     run(packed_run, other, n_lattices=1, structure_factors={"perturb": True})
     assert store.attributes(other, "ladder")["key"] != key == store.attributes(out, "ladder")["key"]

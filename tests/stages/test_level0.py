@@ -55,15 +55,20 @@ def refined(product, out, **changes) -> dict:
 def test_planted_shift_is_found(product, tiny_run, tmp_path):
     figures = refined(product, tmp_path / "level0.expt")
     off = np.array(figures["shift_mm"]) - PLANTED[:2]
-    assert np.all(np.abs(off) < 0.01) and figures["n_lattices"] == 4
+    assert np.all(np.abs(off) < 0.01)
+    assert figures["n_lattices"] == 4
     assert np.all(np.array(figures["shift_sigma_mm"]) < 0.01)
-    assert figures["distance_sigma_mm"] == 0 and figures["distance_change_mm"] == 0
+    assert figures["distance_sigma_mm"] == 0
+    assert figures["distance_change_mm"] == 0
+
     true = Source(tiny_run["manifest"]).detector
     found = dials.read_expt(tmp_path / "level0.expt")
     np.testing.assert_allclose(found.origin_mm, true.origin_mm, atol=0.01)
+
     before = figures["rmsd_before"]
     after = figures["rmsd_after"]
-    assert before["n"] == after["n"] > 50 and after["transverse_mm"] < before["transverse_mm"]
+    assert before["n"] == after["n"] > 50
+    assert after["transverse_mm"] < before["transverse_mm"]
 
 
 def test_only_as_many_lattices_as_told(product, tmp_path):
@@ -93,6 +98,7 @@ def test_runs_of_different_detectors_are_refused(product, tiny_run, tmp_path):
     config = IndexConfig(index=IndexSection(**how))
     index.run(config, images=tiny_run["manifest"], geometry=None, out=other, world=World(1))
     config = Level0Config(level0=Level0Section())
+
     with pytest.raises(FileError, match="the detector of"):
         level0.run(config, index=[product, other], out=tmp_path / "level0.expt", world=World(1))
 
@@ -119,5 +125,6 @@ def test_ranks_agree(product, tmp_path):
         subprocess.run(
             [*launch, *words], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=200
         )
+
     for name in ("{}.expt", "{}.fit.json"):
         assert (tmp_path / name.format(1)).read_bytes() == (tmp_path / name.format(2)).read_bytes()

@@ -25,21 +25,27 @@ LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
 CELL = [40.0, 40.0, 70.0, 90.0, 90.0, 90.0]
 GROUP = "P 43 21 2"
 D_MIN = 3.5
-RUNS, PER_LATTICE = {"one": 7, "two": 3}, 80
+RUNS = {"one": 7, "two": 3}
 """parts of each run, of 8 lattices"""
+PER_LATTICE = 80
+"""reflections of a lattice"""
 
 
-class Made:
+class TwoRuns:
     """Products of two runs, the accepted list, and what is true of them."""
 
     def __init__(self, folder: Path, filled):
-        self.rng, self.unique = np.random.default_rng(1), Unique(np.array(CELL), GROUP, D_MIN)
+        self.rng = np.random.default_rng(1)
+        self.unique = Unique(np.array(CELL), GROUP, D_MIN)
         self.truth = self.rng.exponential(size=len(self.unique)) * 100.0
         plus = self.unique.friedel > 0
-        self.truth[self.unique.mate[plus]] = self.truth[plus] * self.rng.uniform(
-            0.9, 1.1, plus.sum()
-        )
-        self.reindex, self.cells, self.lattices, self.columns = [], folder / "cells.h5", [], []
+        anomalous = self.rng.uniform(0.9, 1.1, plus.sum())
+        self.truth[self.unique.mate[plus]] = self.truth[plus] * anomalous
+
+        self.reindex = []
+        self.cells = folder / "cells.h5"
+        self.lattices = []
+        self.columns = []
         for run, n in RUNS.items():
             path = folder / run / "reindex.h5"
             ids = [self.rng.integers(0, 2**63, 8).astype(np.uint64) for _ in range(n)]
@@ -48,27 +54,26 @@ class Made:
                 parts.write(block, self._part(filled, run, ids[block]))
             parts.finish(World(), run=run)
             self.reindex.append(path)
-        self.outcome = np.where(
-            self.rng.random(len(self.lattices)) < 0.8, LatticeOutcome.ACCEPTED, LatticeOutcome.NOISE
-        )
+
+        is_accepted = self.rng.random(len(self.lattices)) < 0.8
+        self.outcome = np.where(is_accepted, LatticeOutcome.ACCEPTED, LatticeOutcome.NOISE)
         self.write_cells(filled)
 
     def write_cells(self, filled) -> None:
-        given = {
+        planted = {
             f"lattices/{name}": [l[i] for l in self.lattices]
             for i, name in enumerate(("run", "shot_id", "k"))
         }
-        given |= {"lattices/outcome": self.outcome, "clusters/mean": [CELL]}
-        columns = filled(
-            "cells", {"lattices": len(self.lattices), "clusters": 1, "features": 1}, given
-        )
+        planted |= {"lattices/outcome": self.outcome, "clusters/mean": [CELL]}
+        sizes = {"lattices": len(self.lattices), "clusters": 1, "features": 1}
+        columns = filled("cells", sizes, planted)
         store.write(
             self.cells, "cells", columns, key="c", runs=list(RUNS), space_group=GROUP, chosen=0
         )
 
     def _part(self, filled, run: str, ids: np.ndarray) -> dict:
-        """Eight lattices on six shots; hkl of both hands, a few absent or beyond D_MIN, a few
-        flagged.
+        """Return the columns of eight lattices on six shots: hkl of both hands, a few absent or
+        beyond D_MIN, a few flagged.
         """
         n = 8 * PER_LATTICE
         shot = np.array([0, 0, 1, 2, 3, 4, 5, 5])
@@ -89,7 +94,7 @@ class Made:
         self.lattices += [
             (list(RUNS).index(run), int(ids[s]), int(n)) for s, n in zip(shot, k, strict=True)
         ]
-        given = {
+        planted = {
             "shots/shot_id": ids[:6],
             "shots/mean_energy_ev": np.full(6, 7120.0 if run == "one" else 7130.0),
             "lattices/shot": shot,
@@ -105,11 +110,11 @@ class Made:
             "reflections/sigma": np.sqrt(np.maximum(photons + 40.0, 1.0)),
             "reflections/flags": flags,
         }
-        self.columns.append({name: np.array(column) for name, column in given.items()})
-        return filled("reindex", {"shots": 6, "spots": 0, "lattices": 8, "reflections": n}, given)
+        self.columns.append({name: np.array(column) for name, column in planted.items()})
+        return filled("reindex", {"shots": 6, "spots": 0, "lattices": 8, "reflections": n}, planted)
 
     def run(self, out: Path, **section) -> dict:
-        """The product of the stage, with its attributes under ''."""
+        """Run the stage, and return its columns, with its attributes under ''."""
         config = MergeConfig.model_validate({"merge": {"d_min": D_MIN} | section})
         merge.run(config, reindex=self.reindex, cells=self.cells, out=out, world=World())
         return store.read(out, "merge") | {"": store.attributes(out, "merge")}
@@ -121,17 +126,17 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(folder, filled) -> Made:
-    return Made(folder, filled)
+def two_runs(folder, filled) -> TwoRuns:
+    return TwoRuns(folder, filled)
 
 
 @pytest.fixture(scope="module")
-def product(made, folder) -> dict:
-    return made.run(folder / "merge.h5")
+def product(two_runs, folder) -> dict:
+    return two_runs.run(folder / "merge.h5")
 
 
-def test_every_reflection_of_an_accepted_lattice_is_counted_once(made, product):
-    accepted = made.outcome == LatticeOutcome.ACCEPTED
+def test_every_reflection_of_an_accepted_lattice_is_counted_once(two_runs, product):
+    accepted = two_runs.outcome == LatticeOutcome.ACCEPTED
     counts = product[""]["reflections"]
     assert counts.keys() == {end.name.lower() for end in Fate}
     assert sum(counts.values()) == accepted.sum() * PER_LATTICE
@@ -141,47 +146,56 @@ def test_every_reflection_of_an_accepted_lattice_is_counted_once(made, product):
         == product["lattices/n"].sum()
         == product["bins/n_observations"].sum()
     )
+
     flags, hkl = (
-        np.concatenate([c[f"reflections/{name}"] for c in made.columns])
+        np.concatenate([c[f"reflections/{name}"] for c in two_runs.columns])
         for name in ("flags", "hkl")
     )
-    mine = np.repeat(accepted, PER_LATTICE)
+    is_accepted = np.repeat(accepted, PER_LATTICE)
     failed = (flags & ReflectionFlag.FAILED) != 0
-    assert counts["failed"] == (mine & failed).sum()
-    assert counts["absent"] == (mine & ~failed & (hkl == [0, 0, 3]).all(axis=1)).sum() > 0
-    assert counts["resolution"] == (mine & ~failed & (hkl == [20, 0, 0]).all(axis=1)).sum() > 0
-    assert counts["partiality"] > 0 and counts["few"] > 0
+
+    assert counts["failed"] == (is_accepted & failed).sum()
+    assert counts["absent"] == (is_accepted & ~failed & (hkl == [0, 0, 3]).all(axis=1)).sum() > 0
+    assert (
+        counts["resolution"] == (is_accepted & ~failed & (hkl == [20, 0, 0]).all(axis=1)).sum() > 0
+    )
+    assert counts["partiality"] > 0
+    assert counts["few"] > 0
 
 
-def test_accepted_lattices_are_told_with_their_fate(made, product):
+def test_accepted_lattices_are_told_with_their_fate(two_runs, product):
     accepted = [
         l
-        for l, end in zip(made.lattices, made.outcome, strict=True)
+        for l, end in zip(two_runs.lattices, two_runs.outcome, strict=True)
         if end == LatticeOutcome.ACCEPTED
     ]
-    told = list(
+    listed = list(
         zip(*(product[f"lattices/{n}"].tolist() for n in ("run", "shot_id", "k")), strict=True)
     )
-    assert told == accepted and product[""]["n_lattices_in"] == len(accepted)
+
+    assert listed == accepted
+    assert product[""]["n_lattices_in"] == len(accepted)
+
     used = product["lattices/used"]
-    assert 0 < (~used).sum() < len(used) and (product["lattices/n"][~used] == 0).all()
-    assert (
-        np.isnan(product["lattices/scale"][~used]).all()
-        and (product["lattices/scale"][used] > 0).all()
-    )
+    assert 0 < (~used).sum() < len(used)
+    assert (product["lattices/n"][~used] == 0).all()
+    assert np.isnan(product["lattices/scale"][~used]).all()
+    assert (product["lattices/scale"][used] > 0).all()
 
 
-def test_merged_intensities_are_the_truth_within_their_errors(made, product):
+def test_merged_intensities_are_the_truth_within_their_errors(two_runs, product):
     sign = np.where(product["merged/friedel"] < 0, -1, 1)[:, None]
-    truth = made.truth[made.unique.rows(sign * product["merged/hkl"])]
+    truth = two_runs.truth[two_runs.unique.rows(sign * product["merged/hkl"])]
     value = product["merged/intensity"]
     sigma = product["merged/sigma"]
     level = np.sum(value * truth / sigma**2) / np.sum(truth**2 / sigma**2)
     pull = (value - level * truth) / sigma
-    assert abs(np.median(pull)) < 0.15 and 0.85 < pull.std() < 1.25
+
+    assert abs(np.median(pull)) < 0.15
+    assert 0.85 < pull.std() < 1.25
 
 
-def test_wavelength_is_that_of_the_lattices(made, product):
+def test_wavelength_is_that_of_the_lattices(two_runs, product):
     used = product["lattices/used"]
     energy = np.where(product["lattices/run"][used] == 0, 7120.0, 7130.0).mean()
     assert product[""]["wavelength_ang"] == pytest.approx(12398.4197386 / energy, rel=1e-9)
@@ -203,41 +217,35 @@ FIGURES = dict.fromkeys(
 """what else the headline of a merge asks for"""
 
 
-def test_an_indexing_ambiguity_is_told(made, product, folder, filled, monkeypatch):
+def test_an_indexing_ambiguity_is_told(two_runs, product, folder, filled, monkeypatch):
     """P 43 on the same tetragonal cell may be indexed in two ways; in P 43 21 2 they are
     equivalent.
     """
     assert product[""]["ambiguities"] == []
+
     monkeypatch.setattr(sys.modules[__name__], "GROUP", "P 43")
-    monkeypatch.setattr(made, "cells", folder / "lower" / "cells.h5")
-    made.write_cells(filled)
-    lower = made.run(folder / "lower" / "merge.h5")
-    assert len(lower[""]["ambiguities"]) == 1 and "ambiguous" in headline(lower[""] | FIGURES)[-1]
+    monkeypatch.setattr(two_runs, "cells", folder / "lower" / "cells.h5")
+    two_runs.write_cells(filled)
+    lower = two_runs.run(folder / "lower" / "merge.h5")
+
+    assert len(lower[""]["ambiguities"]) == 1
+    assert "ambiguous" in headline(lower[""] | FIGURES)[-1]
     assert not any("ambiguous" in line for line in headline(product[""] | FIGURES))
 
 
-def test_mtz_holds_the_same_numbers(made, product, folder):
+def test_mtz_holds_the_same_numbers(two_runs, product, folder):
     data = gemmi.Intensities()
     file = gemmi.read_mtz_file(str(folder / "merge.mtz"))
     data.import_mtz(file, gemmi.DataType.Anomalous)
     sign = np.array(data.isign_array)
-    rows = made.unique.rows
-    ours = dict(
-        zip(
-            rows(
-                product["merged/hkl"] * np.where(product["merged/friedel"] < 0, -1, 1)[:, None]
-            ).tolist(),
-            product["merged/intensity"],
-            strict=True,
-        )
-    )
-    theirs = dict(
-        zip(
-            rows(np.where(sign[:, None] < 0, -1, 1) * np.array(data.miller_array)).tolist(),
-            data.value_array,
-            strict=True,
-        )
-    )
+    rows = two_runs.unique.rows
+    our_sign = np.where(product["merged/friedel"] < 0, -1, 1)[:, None]
+    our_rows = rows(product["merged/hkl"] * our_sign).tolist()
+    ours = dict(zip(our_rows, product["merged/intensity"], strict=True))
+    their_sign = np.where(sign[:, None] < 0, -1, 1)
+    their_rows = rows(their_sign * np.array(data.miller_array)).tolist()
+    theirs = dict(zip(their_rows, data.value_array, strict=True))
+
     assert ours.keys() == theirs.keys()
     np.testing.assert_allclose([theirs[r] for r in ours], list(ours.values()), rtol=1e-6)
     assert file.dataset(1).wavelength == pytest.approx(product[""]["wavelength_ang"], abs=1e-5), (
@@ -245,8 +253,8 @@ def test_mtz_holds_the_same_numbers(made, product, folder):
     )
 
 
-def test_few_measurements_are_left_out_and_counted(made, product, folder):
-    strict = made.run(folder / "strict" / "merge.h5", min_multiplicity=4)
+def test_few_measurements_are_left_out_and_counted(two_runs, product, folder):
+    strict = two_runs.run(folder / "strict" / "merge.h5", min_multiplicity=4)
     assert strict["merged/n"].min() == 4
     counts = strict[""]["reflections"]
     before = product[""]["reflections"]
@@ -254,34 +262,41 @@ def test_few_measurements_are_left_out_and_counted(made, product, folder):
     assert sum(counts.values()) == sum(before.values())
 
 
-def test_reference_is_named_and_sets_the_scale(made, folder):
+def test_reference_is_named_and_sets_the_scale(two_runs, folder):
     """mark0 against the truth as an MTZ: merged intensities come out on its scale."""
     file = gemmi.Mtz(with_base=True)
-    file.spacegroup, file.cell = made.unique.space_group, made.unique.cell
+    unique = two_runs.unique
+    file.spacegroup = unique.space_group
+    file.cell = unique.cell
     file.add_dataset("truth")
     file.add_column("IMEAN", "J")
-    plus = made.unique.friedel >= 0
-    mate = np.where(made.unique.mate < 0, np.arange(len(plus)), made.unique.mate)
-    mean = 0.5 * (made.truth + made.truth[mate])
-    file.set_data(np.column_stack([made.unique.hkl, 1000.0 * mean])[plus].astype(np.float32))
-    file.write_to_file(str(folder / "truth.mtz"))
-    product = made.run(folder / "mark0" / "merge.h5", reference=str(folder / "truth.mtz"))
+    plus = unique.friedel >= 0
+    mate = np.where(unique.mate < 0, np.arange(len(plus)), unique.mate)
+    mean = 0.5 * (two_runs.truth + two_runs.truth[mate])
+    table = np.column_stack([unique.hkl, 1000.0 * mean])
+    file.set_data(table[plus].astype(np.float32))
+    reference = str(folder / "truth.mtz")
+    file.write_to_file(reference)
+    product = two_runs.run(folder / "mark0" / "merge.h5", reference=reference)
+
     assert product[""]["scaling"] == "mark0 against truth.mtz"
+
     sign = np.where(product["merged/friedel"] < 0, -1, 1)[:, None]
-    truth = made.truth[made.unique.rows(sign * product["merged/hkl"])]
-    assert np.median(product["merged/intensity"] / truth) == pytest.approx(1000.0, rel=0.03)
+    truth = two_runs.truth[unique.rows(sign * product["merged/hkl"])]
+    scale = np.median(product["merged/intensity"] / truth)
+    assert scale == pytest.approx(1000.0, rel=0.03)
 
 
-def test_products_that_do_not_belong_together_are_refused(made, folder, filled, tmp_path):
-    other = Made(tmp_path, filled)
+def test_products_that_do_not_belong_together_are_refused(two_runs, folder, filled, tmp_path):
+    other = TwoRuns(tmp_path, filled)
     other.lattices = [(r, s + 1, k) for r, s, k in other.lattices]
     other.write_cells(filled)
     with pytest.raises(FileError, match="Rerun cells"):
         other.run(tmp_path / "merge.h5")
 
 
-def test_nothing_to_merge_is_said(made, filled, tmp_path):
-    other = Made(tmp_path, filled)
+def test_nothing_to_merge_is_said(two_runs, filled, tmp_path):
+    other = TwoRuns(tmp_path, filled)
     other.outcome = np.full_like(other.outcome, LatticeOutcome.NOISE)
     other.write_cells(filled)
     with pytest.raises(FileError, match="none"):
@@ -290,7 +305,7 @@ def test_nothing_to_merge_is_said(made, filled, tmp_path):
 
 @pytest.mark.stage
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_product_is_the_same_on_any_number_of_ranks(made, product, folder, tmp_path, ranks):
+def test_product_is_the_same_on_any_number_of_ranks(two_runs, product, folder, tmp_path, ranks):
     if not LAUNCHER.exists():
         pytest.skip(f"no MPI launcher at {LAUNCHER}")
     words = [
@@ -310,8 +325,9 @@ def test_product_is_the_same_on_any_number_of_ranks(made, product, folder, tmp_p
         "--out",
         str(tmp_path / "merge.h5"),
     ]
-    words += ["--reindex", *map(str, made.reindex), "--cells", str(made.cells)]
+    words += ["--reindex", *map(str, two_runs.reindex), "--cells", str(two_runs.cells)]
     subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=120)
     again = store.read(tmp_path / "merge.h5", "merge")
+
     for name, column in again.items():
         np.testing.assert_array_equal(column, product[name], err_msg=name)

@@ -28,59 +28,57 @@ BLANK = 5
 
 
 @pytest.fixture(scope="module")
-def begun(packed_run, tmp_path_factory) -> SimpleNamespace:
+def run_with_blanks(packed_run, tmp_path_factory) -> SimpleNamespace:
     """The packed run, and two lattices without photons."""
     path = tmp_path_factory.mktemp("mosaic") / "annulus.h5"
-    told = store.attributes(packed_run.annulus, "annulus")
+    attributes = store.attributes(packed_run.annulus, "annulus")
     rng = np.random.default_rng(2)
     keys = store.part_keys(packed_run.annulus, "annulus")
     blocks = [store.read_part(packed_run.annulus, "annulus", n, key) for n, key in enumerate(keys)]
-    blocks.append(dict(blocks[1]))
-    blocks[2]["lattices/shot_id"] = np.array([BLANK, BLANK + 1], np.uint64)
-    blocks[2]["pixels/photons"] = rng.poisson(20.0, len(blocks[2]["pixels/photons"]))
+    blank = dict(blocks[1])
+    blank["lattices/shot_id"] = np.array([BLANK, BLANK + 1], np.uint64)
+    blank["pixels/photons"] = rng.poisson(20.0, len(blank["pixels/photons"]))
+    blocks.append(blank)
     parts = store.Parts(path, "annulus", "begun", [[1, 2], [3, 4], [BLANK, BLANK + 1]])
     for n, columns in enumerate(blocks):
         parts.write(n, {name: column for name, column in columns.items() if name})
     also = ("runs", "space_group", "detectors", "polarizations", "config")
-    parts.finish(World(), **{name: told[name] for name in also})
-    simulator = still.Simulator(
-        for_stage(section(parse(packed_run.tree), "simulate", "r"), "simulate")
-    )
-    with h5py.File(path.with_name("domains.h5"), "w") as f:
-        f["rotations"] = patches.patch(
-            simulator, 1, d_min=2.3, d_max=4.0
-        ).parameters.mosaic.rotations
-    return SimpleNamespace(annulus=path, tree=packed_run.tree, domains=path.with_name("domains.h5"))
+    parts.finish(World(), **{name: attributes[name] for name in also})
+
+    config = for_stage(section(parse(packed_run.tree), "simulate", "r"), "simulate")
+    patch = patches.patch(still.Simulator(config), 1, d_min=2.3, d_max=4.0)
+    domains = path.with_name("domains.h5")
+    with h5py.File(domains, "w") as f:
+        f["rotations"] = patch.parameters.mosaic.rotations
+    return SimpleNamespace(annulus=path, tree=packed_run.tree, domains=domains)
 
 
-def run(begun, out, **keys) -> dict[str, np.ndarray]:
-    config = for_stage(
-        section(parse(begun.tree | {"mosaic": {**KEYS, **keys}}), "mosaic"), "mosaic"
-    )
-    stage.run(config, shoeboxes=begun.annulus, out=out, world=World())
+def run(run_with_blanks, out, **keys) -> dict[str, np.ndarray]:
+    tree = run_with_blanks.tree | {"mosaic": {**KEYS, **keys}}
+    config = for_stage(section(parse(tree), "mosaic"), "mosaic")
+    stage.run(config, shoeboxes=run_with_blanks.annulus, out=out, world=World())
     return store.read(out, "mosaic")
 
 
-def refined(begun, out, mosaic=None, **keys) -> dict[str, np.ndarray]:
-    config = for_stage(
-        section(parse(begun.tree | {"stage1": {**KEYS, **keys}}), "stage1"), "stage1"
-    )
-    stage1.run(config, shoeboxes=begun.annulus, mosaic=mosaic, out=out, world=World())
+def refined(run_with_blanks, out, mosaic=None, **keys) -> dict[str, np.ndarray]:
+    tree = run_with_blanks.tree | {"stage1": {**KEYS, **keys}}
+    config = for_stage(section(parse(tree), "stage1"), "stage1")
+    stage1.run(config, shoeboxes=run_with_blanks.annulus, mosaic=mosaic, out=out, world=World())
     return store.read(out, "stage1", ["lattices/"])
 
 
 @pytest.fixture(scope="module")
-def shared(begun, tmp_path_factory):
+def shared(run_with_blanks, tmp_path_factory):
     """The product learned from all lattices together, and its columns."""
     out = tmp_path_factory.mktemp("shared") / "mosaic.h5"
-    return out, run(begun, out)
+    return out, run(run_with_blanks, out)
 
 
 @pytest.fixture(scope="module")
-def alone(begun, tmp_path_factory):
+def alone(run_with_blanks, tmp_path_factory):
     """The product of each lattice by itself, one in a part, and its columns."""
     out = tmp_path_factory.mktemp("alone") / "mosaic.h5"
-    return out, run(begun, out, scope="per_lattice", range="annulus", block_lattices=1)
+    return out, run(run_with_blanks, out, scope="per_lattice", range="annulus", block_lattices=1)
 
 
 def test_a_shared_set_is_every_lattices(shared):
@@ -96,58 +94,72 @@ def test_a_shared_set_is_every_lattices(shared):
         "left_out": 0,
         "lost": 2,
     }
-    assert found["lattices/set"].tolist() == [0] * 6 and found["sets/lattice"].tolist() == [-1]
-    assert found["sets/is_better"][0] and found["sets/held_out"][0] == found["rounds/held_out"][-1]
-    assert np.isfinite(found["lattices/A"][:4]).all() and np.isnan(found["lattices/A"][4:]).all()
+    assert found["lattices/set"].tolist() == [0] * 6
+    assert found["sets/lattice"].tolist() == [-1]
+    assert found["sets/is_better"][0]
+    assert found["sets/held_out"][0] == found["rounds/held_out"][-1]
+    assert np.isfinite(found["lattices/A"][:4]).all()
+    assert np.isnan(found["lattices/A"][4:]).all()
+
     spread = mosaic_files.read_learned(out)(BLANK, 0)
-    assert spread.share.sum() == pytest.approx(1.0) and spread.eta_rad == found["sets/eta_rad"][0]
+    assert spread.share.sum() == pytest.approx(1.0)
+    assert spread.eta_rad == found["sets/eta_rad"][0]
     assert (
         rotation.angle(rotation.nearest(np.einsum("n,nij->ij", spread.share, spread.rotations)))
         < 1e-9
     )
 
 
-def test_refined_with_it_pixels_are_likelier(begun, shared, tmp_path):
-    """On the way from the continuous distribution to the domains that were simulated, hardly
-    narrower than it.
+def test_refined_with_it_pixels_are_likelier(run_with_blanks, shared, tmp_path):
+    """A refinement with the learned domains comes a good part of the way from the continuous
+    distribution to the domains that were simulated, though these are hardly narrower.
 
-    η is no unknown, and that of the set.
+    η is that of the set, and no unknown.
     """
-    smooth = refined(begun, tmp_path / "smooth.h5")["lattices/loss_after"][:4].sum()
-    true = refined(begun, tmp_path / "true.h5", mosaicity="domains", domains=str(begun.domains))
-    found = refined(begun, tmp_path / "stage1.h5", shared[0], mosaicity="learned")
-    gain = smooth - found["lattices/loss_after"][:4].sum()
-    assert gain > 0.3 * (smooth - true["lattices/loss_after"][:4].sum()) > 20
+    smooth = refined(run_with_blanks, tmp_path / "smooth.h5")
+    domains = str(run_with_blanks.domains)
+    true = refined(run_with_blanks, tmp_path / "true.h5", mosaicity="domains", domains=domains)
+    found = refined(run_with_blanks, tmp_path / "stage1.h5", shared[0], mosaicity="learned")
+    smooth_loss, true_loss, loss = (
+        columns["lattices/loss_after"][:4].sum() for columns in (smooth, true, found)
+    )
+
+    assert smooth_loss - loss > 0.3 * (smooth_loss - true_loss) > 20
     assert store.attributes(tmp_path / "stage1.h5", "stage1")["unknowns"][-1] == "n_cells"
     np.testing.assert_array_equal(found["lattices/eta_rad"][:4], shared[1]["sets/eta_rad"][0])
 
 
-def test_those_that_teach_are_evenly_chosen(begun, shared, tmp_path):
-    found = run(begun, tmp_path / "mosaic.h5", max_lattices=3)
+def test_those_that_teach_are_evenly_chosen(run_with_blanks, shared, tmp_path):
+    found = run(run_with_blanks, tmp_path / "mosaic.h5", max_lattices=3)
     ends = [LearnedOutcome.LEARNED, LearnedOutcome.LEFT_OUT, LearnedOutcome.LEARNED]
     ends += [LearnedOutcome.LEFT_OUT, LearnedOutcome.LEFT_OUT, LearnedOutcome.LOST]
-    assert found["lattices/outcome"].tolist() == ends and found["lattices/set"].tolist() == [0] * 6
+    assert found["lattices/outcome"].tolist() == ends
+    assert found["lattices/set"].tolist() == [0] * 6
     assert found["sets/held_out"][0] < shared[1]["sets/held_out"][0], "of fewer shoeboxes"
 
 
-def test_each_lattice_has_its_own_where_it_is_likelier(begun, alone, tmp_path):
+def test_each_lattice_has_its_own_where_it_is_likelier(run_with_blanks, alone, tmp_path):
     out, found = alone
     better = found["sets/is_better"]
-    assert found["sets/lattice"].tolist() == [0, 1, 2, 3] and 1 <= better.sum() < 4
+    assert found["sets/lattice"].tolist() == [0, 1, 2, 3]
+    assert 1 <= better.sum() < 4
+
     expected = np.where(better, LearnedOutcome.LEARNED, LearnedOutcome.CONTINUOUS)
     np.testing.assert_array_equal(
         found["lattices/outcome"], [*expected, LearnedOutcome.LOST, LearnedOutcome.LOST]
     )
     np.testing.assert_array_equal(found["lattices/set"][:4], np.where(better, [0, 1, 2, 3], -1))
-    np.testing.assert_array_equal(
-        better, found["sets/held_out"] < found["sets/held_out_continuous"]
-    )
+
+    is_likelier = found["sets/held_out"] < found["sets/held_out_continuous"]
+    np.testing.assert_array_equal(better, is_likelier)
+
     counts = np.bincount(found["components/set"], minlength=4)
     assert np.all((counts > 0) == better)
-    np.testing.assert_allclose(
-        np.bincount(found["components/set"], found["components/share"], 4), better
-    )
-    after = refined(begun, tmp_path / "stage1.h5", out, mosaicity="learned")
+
+    shares = np.bincount(found["components/set"], found["components/share"], 4)
+    np.testing.assert_allclose(shares, better)
+
+    after = refined(run_with_blanks, tmp_path / "stage1.h5", out, mosaicity="learned")
     names = store.attributes(tmp_path / "stage1.h5", "stage1")["unknowns"]
     assert names[-1] == "eta", "of those that keep the continuous distribution"
     np.testing.assert_array_equal(np.isfinite(after["lattices/values"][:4, -1]), ~better)
@@ -163,40 +175,50 @@ def test_each_lattice_is_told_its_own_set_and_others_are_not_built(alone, monkey
     make = mosaic_files.Mosaic
     monkeypatch.setattr(mosaic_files, "Mosaic", lambda **fields: built.append(1) or make(**fields))
     tell = mosaic_files.read_learned(out)
+
     assert not built, "before anyone asks"
-    for shot_id, n in zip(
-        found["lattices/shot_id"][:4].tolist(), found["lattices/set"][:4], strict=True
-    ):
+
+    shot_ids = found["lattices/shot_id"][:4].tolist()
+    sets = found["lattices/set"][:4]
+    for shot_id, n in zip(shot_ids, sets, strict=True):
         spread = tell(shot_id, 0)
-        mine = found["components/set"] == n
+        rows = found["components/set"] == n
         if n < 0:
             assert spread.eta_rad is None
             continue
-        np.testing.assert_array_equal(spread.share, found["components/share"][mine])
-        np.testing.assert_allclose(
-            rotation.vector(spread.rotations), found["components/rotation_rad"][mine], atol=1e-12
-        )
+        np.testing.assert_array_equal(spread.share, found["components/share"][rows])
+        vectors = rotation.vector(spread.rotations)
+        np.testing.assert_allclose(vectors, found["components/rotation_rad"][rows], atol=1e-12)
         assert spread.eta_rad == found["sets/eta_rad"][n]
-    assert len(built) == (found["lattices/set"][:4] >= 0).sum()
+
+    assert len(built) == (sets >= 0).sum()
 
 
-def test_a_stage_goes_on_where_it_was(begun, alone):
+def test_a_stage_goes_on_where_it_was(run_with_blanks, alone):
     out, before = alone
     files = sorted(out.with_suffix(".parts").iterdir())
     assert len(files) == 6, "a lattice each"
+
     stamps = {path: path.stat().st_mtime_ns for path in files}
     files[1].unlink()
     out.unlink()
-    again = run(begun, out, scope="per_lattice", range="annulus", block_lattices=1)
+    again = run(run_with_blanks, out, scope="per_lattice", range="annulus", block_lattices=1)
+
     assert {path for path in files if path.stat().st_mtime_ns == stamps[path]} == {*files} - {
         files[1]
     }
     same(again, before)
 
 
-def test_other_blocks_make_the_same_lattices(begun, alone, tmp_path):
+def test_other_blocks_make_the_same_lattices(run_with_blanks, alone, tmp_path):
     same(
-        run(begun, tmp_path / "mosaic.h5", scope="per_lattice", range="annulus", block_lattices=2),
+        run(
+            run_with_blanks,
+            tmp_path / "mosaic.h5",
+            scope="per_lattice",
+            range="annulus",
+            block_lattices=2,
+        ),
         alone[1],
     )
 
@@ -216,6 +238,6 @@ def test_stage1_says_what_it_lacks(shared):
         mosaic_files.mosaic_of_lattices(section, shared[0])(7, 1)
 
 
-def test_shoeboxes_of_another_range_are_refused(begun, tmp_path):
+def test_shoeboxes_of_another_range_are_refused(run_with_blanks, tmp_path):
     with pytest.raises(FileError, match="kind 'wide'"):
-        run(begun, tmp_path / "mosaic.h5", scope="per_lattice")
+        run(run_with_blanks, tmp_path / "mosaic.h5", scope="per_lattice")

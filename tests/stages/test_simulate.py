@@ -76,11 +76,13 @@ def test_kinds_in_order_and_what_a_reader_makes_of_them(manifest):
         "single", "single", "blank", "double", "saturated", "unreadable",
     ]  # fmt: skip
     np.testing.assert_array_equal(truth["shots/shot_id"], source.shots["shot_id"])
+
     shots = [source.read(i) for i in range(6)]
     assert shots[5] is Outcome.UNREADABLE
     assert [s.saturated_fraction > 0.002 for s in shots[:5]] == [False, False, False, False, True]
     assert np.bincount(truth["lattices/shot"], minlength=6).tolist() == [1, 1, 0, 2, 1, 1]
-    assert not shots[0].mask[0, 10:12].any() and shots[0].mask[0, 12:].all()
+    assert not shots[0].mask[0, 10:12].any()
+    assert shots[0].mask[0, 12:].all()
     assert not np.array_equal(shots[0].spectrum.photons, shots[1].spectrum.photons)
 
 
@@ -99,19 +101,21 @@ def test_truth_lies_where_the_photons_are(manifest):
     source = images.Source(manifest)
     truth = read_truth(manifest)
     image = source.read(0).image[0]
-    mine = (truth["reflections/lattice"] == 0) & (truth["reflections/photons"] > 2000)
-    fast, slow = (truth[f"reflections/{name}"][mine].astype(int) for name in ("fast", "slow"))
+    true_photons = truth["reflections/photons"]
+    strong = (truth["reflections/lattice"] == 0) & (true_photons > 2000)
+    fast, slow = (truth[f"reflections/{name}"][strong].astype(int) for name in ("fast", "slow"))
     inside = (fast > 8) & (fast < 232) & (slow > 20) & (slow < 212)
     found = []
     for f, s in zip(fast[inside], slow[inside], strict=True):
         box = image[s - 8 : s + 9, f - 8 : f + 9]
         found.append((box - np.median(box)).sum())
-    photons = truth["reflections/photons"][mine][inside]
+    photons = true_photons[strong][inside]
+    sigma = np.sqrt(17**2 * np.median(image))
+
     assert len(photons) >= 5
     assert np.sum(found) == pytest.approx(photons.sum(), rel=0.05)
-    np.testing.assert_allclose(
-        found, photons, atol=5 * np.sqrt(17**2 * np.median(image)) + 0.02 * photons.max()
-    )
+    np.testing.assert_allclose(found, photons, atol=5 * sigma + 0.02 * photons.max())
+
     A = truth["lattices/A"][0]
     np.testing.assert_allclose(
         unit_cell.cell_of(A), unit_cell.radians(TREE["crystal"]["cell"]), rtol=1e-6
@@ -124,16 +128,20 @@ def test_a_rerun_makes_only_what_is_missing_and_another_config_everything(tmp_pa
     out = simulated(tmp_path, config)
     files = sorted(tmp_path.glob("images/*.nxs"))
     assert len(files) == 3
+
     before = [f.read_bytes() for f in files]
     files[1].unlink()
     times = [os.stat(f).st_mtime_ns for f in (files[0], files[2])]
     simulated(tmp_path, config)
+
     assert [os.stat(f).st_mtime_ns for f in (files[0], files[2])] == times
     assert [f.read_bytes() for f in files] == before
+
     longer = staged(runs={"r": {"simulate": {"n_single": 2}}}, simulate={"block_shots": 1})
     simulated(tmp_path, longer)
     assert sorted(tmp_path.glob("images/*.nxs")) == files[:2]
     assert os.stat(files[0]).st_mtime_ns == times[0]
+
     simulated(
         tmp_path, staged(runs=longer_runs(2), simulate={"block_shots": 1}, beam={"photons": 2e12})
     )
@@ -142,8 +150,8 @@ def test_a_rerun_makes_only_what_is_missing_and_another_config_everything(tmp_pa
 
 
 def test_some_shots_are_those_of_the_whole_run(tmp_path):
-    """Files that hold any of the shots, whole; the manifest names them alone; the whole run finds
-    them done.
+    """Every file that holds one of the shots is written whole, and the manifest names these files
+    alone; the run of all shots finds them finished.
     """
     config = staged(runs=longer_runs(7), simulate={"block_shots": 2})
     out = simulated(tmp_path, config, shots="3:5")
@@ -153,10 +161,12 @@ def test_some_shots_are_those_of_the_whole_run(tmp_path):
         "images/r_00001.nxs",
         "images/r_00002.nxs",
     ]
+
     times = [os.stat(f).st_mtime_ns for f in files]
     simulated(tmp_path, config)
     assert [os.stat(f).st_mtime_ns for f in files] == times
     assert [f.n_frames for f in images.read_manifest(out).files] == [2, 2, 2, 1]
+
     whole = {f.name: f.read_bytes() for f in tmp_path.glob("images/*.nxs")}
     simulated(tmp_path, config, shots="6:")
     assert [f.n_frames for f in images.read_manifest(out).files] == [1]
@@ -197,11 +207,11 @@ def test_pulses_have_the_recorded_spectra(tmp_path, manifest):
 def test_one_behind_keeps_the_order_and_passes_on_what_went_wrong():
     """Results in order, made in another thread, which ends; errors of both sides come out."""
     here = threading.get_ident()
-    seen = []
+    thread_ids = []
     n_threads = threading.active_count()
 
     def work(i: int) -> int:
-        seen.append(threading.get_ident())
+        thread_ids.append(threading.get_ident())
         return 1 // (3 - i)
 
     def works(fails_at: int):
@@ -215,7 +225,7 @@ def test_one_behind_keeps_the_order_and_passes_on_what_went_wrong():
         list(simulate.one_behind(works(9)))
     with pytest.raises(OSError, match="made wrong"):
         list(simulate.one_behind(works(2)))
-    assert here not in seen
+    assert here not in thread_ids
     assert threading.active_count() == n_threads
 
 
@@ -235,19 +245,23 @@ def test_a_tilted_multi_panel_detector_and_the_closed_form(tmp_path):
     )
     source = images.Source(simulated(tmp_path, config))
     shot = source.read(0)
+
     assert shot.image.shape == (2, 100, 100)
+
     truth = read_truth(source.path)
     assert set(truth["reflections/panel"]) == {0, 1}
 
 
-def turns_of(truth: dict) -> list[np.ndarray]:
-    """(domain, 3, 3) of each lattice."""
+def domain_rotations(truth: dict) -> list[np.ndarray]:
+    """Return the rotations (domain, 3, 3) of the domains of each lattice."""
     n = len(truth["lattices/shot"])
     return [truth["domains/rotation"][truth["domains/lattice"] == lattice] for lattice in range(n)]
 
 
 def test_every_lattice_of_every_shot_has_its_own_domains(tmp_path):
-    """As many as are in the beam, of r.m.s. rotation angle η; about their mean, which A is of."""
+    """A lattice has as many domains as are in the beam, with an r.m.s. rotation angle of η about
+    their mean, to which A belongs.
+    """
     crystal = {
         "mosaicity": "per_shot",
         "n_domains": None,
@@ -259,18 +273,22 @@ def test_every_lattice_of_every_shot_has_its_own_domains(tmp_path):
     path = simulated(tmp_path, config)
     truth = read_truth(path)
     source = images.Source(path)
-    turns = turns_of(truth)
+    turns = domain_rotations(truth)
+
     assert [len(t) for t in turns] == [94] * 8
     assert not any(np.allclose(one, other) for i, one in enumerate(turns) for other in turns[:i])
     for each in turns:
         assert rotation.angle(rotation.mean(each)) < 1e-12
+
     rms = np.sqrt(np.mean([rotation.angle(each) ** 2 for each in turns]))
     sd = np.deg2rad(0.2) / np.sqrt(2 * 8 * 94)
     assert abs(rms - np.deg2rad(0.2)) < 3 * sd, "normal angles: σ/√2n"
+
     simulator = still.Simulator(config)
     shot_id = int(source.shots["shot_id"][4])
     own, _ = simulator.mosaics(int(source.shots["shot_id"][4]), 2)
     np.testing.assert_allclose(turns[4] @ rotation.mean(own.rotations), own.rotations, atol=1e-12)
+
     setting = rotation.random(simulator.rng(still.ORIENTATION, shot_id)) @ unit_cell.reciprocal(
         simulator.cell
     )
@@ -289,29 +307,31 @@ def test_truth_of_a_lattice_is_what_its_photons_are_of(tmp_path):
     truth = read_truth(path)
     source = images.Source(path)
     simulator = still.Simulator(config)
-    for row, turns in enumerate(turns_of(truth)):
+    for row, turns in enumerate(domain_rotations(truth)):
         assert len(turns) == 3
         pulse = source.spectrum(row)
         p = simulator.parameters(pulse, truth["lattices/A"][row], mosaic.domains(turns))
         crystal = p.crystal._replace(
             n_cells=truth["lattices/n_cells"][row], eta_rad=truth["lattices/eta_rad"][row]
         )
-        _, (spots,) = simulator.expected(
-            pulse, [p._replace(crystal=crystal, scale=truth["lattices/scale"][row])]
-        )
-        mine = truth["reflections/lattice"] == row
-        np.testing.assert_allclose(
-            spots.photons.sum(), truth["reflections/photons"][mine].sum(), rtol=1e-3
-        )
+        lattice = p._replace(crystal=crystal, scale=truth["lattices/scale"][row])
+        _, (spots,) = simulator.expected(pulse, [lattice])
+        rows = truth["reflections/lattice"] == row
+        photons = truth["reflections/photons"][rows].sum()
+        np.testing.assert_allclose(spots.photons.sum(), photons, rtol=1e-3)
+
     assert truth["lattices/scale"][1] > 2 * truth["lattices/scale"][0] == 2 * 93.75
 
 
 def test_one_set_of_domains_for_all_and_none_of_a_distribution(tmp_path, manifest):
-    turns = turns_of(read_truth(manifest))
-    assert len(turns) == 6 and all(np.array_equal(turns[0], other) for other in turns)
+    turns = domain_rotations(read_truth(manifest))
+    assert len(turns) == 6
+    assert all(np.array_equal(turns[0], other) for other in turns)
     assert len(turns[0]) == TREE["crystal"]["n_domains"]
-    smooth = simulated(tmp_path, staged(runs=longer_runs(1), crystal={"mosaicity": "continuous"}))
-    assert [len(each) for each in turns_of(read_truth(smooth))] == [0]
+
+    config = staged(runs=longer_runs(1), crystal={"mosaicity": "continuous"})
+    smooth = simulated(tmp_path, config)
+    assert [len(each) for each in domain_rotations(read_truth(smooth))] == [0]
 
 
 @pytest.mark.parametrize("psf", ["fiber", "gauss"])
@@ -327,17 +347,20 @@ def test_point_spread_and_curves_from_a_table(tmp_path, psf):
     sharp = staged(runs=longer_runs(1), structure_factors={"sites": sites})
     blurred = images.Source(simulated(tmp_path / "a", config)).read(0).image[0, 20:]
     plain = images.Source(simulated(tmp_path / "b", sharp)).read(0).image[0, 20:]
+
     assert blurred[20:-20].mean() == pytest.approx(plain[20:-20].mean(), rel=0.02)
-    told = true_curves(tmp_path / "b" / "manifest.json")
+
+    curves = true_curves(tmp_path / "b" / "manifest.json")
     energies = 7100.5 + 2.0 * np.arange(20)
-    assert list(told) == ["FE1", "FE2"], "what is true of the sites is told, to reports"
+    assert list(curves) == ["FE1", "FE2"], "what is true of the sites is told, to reports"
     np.testing.assert_allclose(
-        told["FE1"].at(energies), [-5 + (energies - 7000) / 300, 1 + (energies - 7000) / 150]
+        curves["FE1"].at(energies), [-5 + (energies - 7000) / 300, 1 + (energies - 7000) / 150]
     )
+
     reduced = anomalous.site("Fe", "reduced", energies)
-    np.testing.assert_allclose(told["FE2"].at(energies), [reduced.real, reduced.imag])
+    np.testing.assert_allclose(curves["FE2"].at(energies), [reduced.real, reduced.imag])
     np.testing.assert_allclose(
-        told["FE2"].at(energies[:1] + 0.5)[0], 0.75 * reduced[0].real + 0.25 * reduced[1].real
+        curves["FE2"].at(energies[:1] + 0.5)[0], 0.75 * reduced[0].real + 0.25 * reduced[1].real
     )
 
     def step(image):
@@ -357,14 +380,18 @@ def test_whatever_the_gain_a_reader_gets_photons(tmp_path):
         )
         for gain in (1.0, 2.5)
     )
+
     assert amplified.manifest.adu_per_photon == 2.5
+
     for i in range(4):
         one = plain.read(i)
         other = amplified.read(i)
         both = one.mask & other.mask
-        assert both.mean() > 0.95 and one.image[both].max() > 20
+        assert both.mean() > 0.95
+        assert one.image[both].max() > 20
         np.testing.assert_allclose(other.image[both], one.image[both], atol=0.201)  # half an ADU
         assert other.saturation_photons == (50_000 - 10) / 2.5
+
     assert amplified.read(4).saturated_fraction == pytest.approx(
         plain.read(4).saturated_fraction, rel=0.1
     )
@@ -395,5 +422,6 @@ def test_impossible_configurations(tmp_path):
 
 def test_frames_are_stored_as_integers_with_the_trusted_range(manifest):
     with closing(images.open_image(manifest.parent / "images" / "r_00000.nxs")) as f:
-        assert f.frame(0).dtype == np.int32 and f.trusted_range[1] == 2_000_000_000
+        assert f.frame(0).dtype == np.int32
+        assert f.trusted_range[1] == 2_000_000_000
         assert f.pedestal == (10.0, 1.0)

@@ -37,97 +37,106 @@ def run(wide_run, out, more=None, **keys):
 
 
 @pytest.fixture(scope="module")
-def made(wide_run, tmp_path_factory) -> SimpleNamespace:
+def product(wide_run, tmp_path_factory) -> SimpleNamespace:
     """The product: its path and columns, its lattices read again, and the parametrisation of the
     quoted fit.
     """
     out = tmp_path_factory.mktemp("spread") / "spread.h5"
     found = run(wide_run, out)
     config = configured(wide_run)
-    of = run_models(config, read_recording(wide_run.wide, "wide"), "spread")[0].factors
+    factors = run_models(config, read_recording(wide_run.wide, "wide"), "spread")[0].factors
     path = out.with_suffix(".gram") / "2.h5"
     lattices = []
     for n, key in enumerate(store.part_keys(path, "gram")):
         grams = gram_rows.grams_of(store.read_part(path, "gram", n, key))
-        lattices += [lattice_terms(lattice_gram, of) for _, lattice_gram in grams]
-    start = np.stack([of.anomalous[:2].real, of.anomalous[:2].imag], axis=1)
+        lattices += [lattice_terms(lattice_gram, factors) for _, lattice_gram in grams]
+
+    anomalous = factors.anomalous[:2]
+    start = np.stack([anomalous.real, anomalous.imag], axis=1)
     energies = found["channels/energy_ev"]
     nodes = np.unique(found["curves/energy_ev"])
-    assert np.isin(nodes, energies).all() and np.all(np.diff(nodes) == 6.0)
+    assert np.isin(nodes, energies).all()
+    assert np.all(np.diff(nodes) == 6.0)
     p = dispersion.free(start, energies, nodes)
     return SimpleNamespace(out=out, found=found, lattices=lattices, p=p)
 
 
-def _values(made, name: str, fit: int = 0) -> np.ndarray:
-    """(site · 2 · node,) of a fit."""
-    t = made.found
-    rows = made.found["curves/fit"] == fit
+def _values(product, name: str, fit: int = 0) -> np.ndarray:
+    """Return a column of f′ and f″ at the nodes of a fit, (site · 2 · node,)."""
+    t = product.found
+    rows = product.found["curves/fit"] == fit
     pair = [t[f"curves/{kind}{name}"][rows].reshape(2, -1) for kind in ("fp", "fdp")]
     return np.stack(pair, axis=1).ravel()
 
 
-def test_each_lattice_has_one_end(wide_run, made, tmp_path):
-    ends = made.found["lattices/outcome"]
-    assert made.found["lattices/shot_id"].tolist() == [1, 2, 3, 4]
+def test_each_lattice_has_one_end(wide_run, product, tmp_path):
+    ends = product.found["lattices/outcome"]
+    assert product.found["lattices/shot_id"].tolist() == [1, 2, 3, 4]
     assert ends.tolist() == [SpreadOutcome.USED] * 3 + [SpreadOutcome.NOT_REFINED]
+
     for name in ("loss", "loss_start", "sigma_z", "model_error"):
-        assert np.isfinite(made.found[f"lattices/{name}"]).tolist() == [True, True, True, False]
-    assert made.found["lattices/loss"].sum(where=ends == 0) < made.found["lattices/loss_start"].sum(
-        where=ends == 0
-    )
-    np.testing.assert_allclose(made.found["lattices/sigma_z"][:3], 1.0, atol=0.1)
+        is_finite = np.isfinite(product.found[f"lattices/{name}"])
+        assert is_finite.tolist() == [True, True, True, False]
+
+    loss = product.found["lattices/loss"].sum(where=ends == 0)
+    loss_start = product.found["lattices/loss_start"].sum(where=ends == 0)
+
+    assert loss < loss_start
+    np.testing.assert_allclose(product.found["lattices/sigma_z"][:3], 1.0, atol=0.1)
 
 
-def test_curves_are_where_their_gram_matrices_are_least(made):
+def test_curves_are_where_their_gram_matrices_are_least(product):
     """Slopes of pixels and prior cancel; σ and covariances are those of the matrices."""
-    told = store.attributes(made.out, "spread")
-    p = made.p
-    assert told["fits"] == ["free", "kramers_kronig", "smooth"] and told["n_parameters"] == len(
-        p.names
-    )
-    theta = _values(made, "") - _values(made, "_start")
-    at = expand.normal(made.lattices, p, theta)
-    gradient = at.scores.sum(axis=0) + p.restraints @ theta
-    covariance = np.linalg.inv(at.hessian + p.restraints)
-    assert (
-        told["n_undetermined"] == (np.linalg.eigvalsh(at.hessian) < 1 / dispersion.PRIOR_E**2).sum()
-    )
+    attributes = store.attributes(product.out, "spread")
+    p = product.p
+    assert attributes["fits"] == ["free", "kramers_kronig", "smooth"]
+    assert attributes["n_parameters"] == len(p.names)
+
+    theta = _values(product, "") - _values(product, "_start")
+    normal = expand.normal(product.lattices, p, theta)
+    gradient = normal.scores.sum(axis=0) + p.restraints @ theta
+    covariance = np.linalg.inv(normal.hessian + p.restraints)
+    is_undetermined = np.linalg.eigvalsh(normal.hessian) < 1 / dispersion.PRIOR_E**2
+
+    assert attributes["n_undetermined"] == is_undetermined.sum()
     assert 0.5 * gradient @ covariance @ gradient < 1e-5
     assert np.abs(theta).max() > 0.1
-    np.testing.assert_allclose(at.losses, made.found["lattices/loss"][:3], rtol=1e-9)
-    np.testing.assert_allclose(_values(made, "_fisher"), np.sqrt(np.diag(covariance)), rtol=1e-6)
-    np.testing.assert_allclose(_values(made, "_start"), p.reference_at_nodes.ravel())
-    mine = made.found["values/fit"] == 0
-    np.testing.assert_allclose(
-        made.found["values/fisher"][mine], covariance, atol=1e-6 * covariance.max()
-    )
-    sandwich = covariance @ (1.5 * at.scores.T @ at.scores + p.restraints) @ covariance
-    np.testing.assert_allclose(
-        made.found["values/sandwich"][mine], sandwich, atol=1e-5 * np.abs(sandwich).max()
-    )
+    np.testing.assert_allclose(normal.losses, product.found["lattices/loss"][:3], rtol=1e-9)
+    np.testing.assert_allclose(_values(product, "_fisher"), np.sqrt(np.diag(covariance)), rtol=1e-6)
+    np.testing.assert_allclose(_values(product, "_start"), p.reference_at_nodes.ravel())
+
+    rows = product.found["values/fit"] == 0
+    fisher = product.found["values/fisher"][rows]
+    np.testing.assert_allclose(fisher, covariance, atol=1e-6 * covariance.max())
+
+    scatter = 1.5 * normal.scores.T @ normal.scores + p.restraints
+    expected = covariance @ scatter @ covariance
+    sandwich = product.found["values/sandwich"][rows]
+    np.testing.assert_allclose(sandwich, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_with_few_lattices_errors_are_fishers_by_one_factor(made):
-    """Of the pixels: the share of the prior in what is known stays as it is."""
-    told = store.attributes(made.out, "spread")
-    p = made.p
-    assert told["sigma_kinds"] == ["scaled"] * 3
-    fisher = made.found["values/fisher"][made.found["values/fit"] == 0]
+def test_with_few_lattices_errors_are_fishers_by_one_factor(product):
+    """The factor multiplies the variance of the pixels; the share of the prior stays as it is."""
+    attributes = store.attributes(product.out, "spread")
+    p = product.p
+    assert attributes["sigma_kinds"] == ["scaled"] * 3
+
+    fisher = product.found["values/fisher"][product.found["values/fit"] == 0]
     prior = np.diag(fisher @ p.restraints @ fisher)
-    ratio = (_values(made, "_sigma") ** 2 - prior) / (np.diag(fisher) - prior)
-    assert np.ptp(ratio) < 1e-6 * ratio[0] and ratio[0] >= 1.0
+    ratio = (_values(product, "_sigma") ** 2 - prior) / (np.diag(fisher) - prior)
+    assert np.ptp(ratio) < 1e-6 * ratio[0]
+    assert ratio[0] >= 1.0
 
 
-def test_what_is_told_of_the_curves(made):
-    told = store.attributes(made.out, "spread")
-    t = made.found
-    assert not told["converged"], "two cycles are not enough for 1e-9 σ"
-    assert (
-        told["sites"] == ["FE1", "FE2"]
-        and told["elements"] == ["Fe", "Fe"]
-        and len(told["changes"]) == 2
-    )
-    names = [verdict["name"] for verdict in told["controls"]]
+def test_what_is_told_of_the_curves(product):
+    attributes = store.attributes(product.out, "spread")
+    t = product.found
+    assert not attributes["converged"], "two cycles are not enough for 1e-9 σ"
+    assert attributes["sites"] == ["FE1", "FE2"]
+    assert attributes["elements"] == ["Fe", "Fe"]
+    assert len(attributes["changes"]) == 2
+
+    names = [verdict["name"] for verdict in attributes["controls"]]
     assert {
         "half sets",
         "h, k, l + 1",
@@ -136,85 +145,98 @@ def test_what_is_told_of_the_curves(made):
         "start swapped",
     } <= set(names)
     assert t["edges/fit"].tolist() == [0, 0, 1, 1], "smoothed curves have no edges"
+
     e0 = t["edges/energy_ev"]
     np.testing.assert_allclose(t["edges/difference_ev"][0], [0.0, e0[0] - e0[1]], atol=1e-9)
+
     photons = t["channels/photons"]
-    assert len(photons) == 20 and photons.sum() == pytest.approx(4e11, rel=0.8)
+    assert len(photons) == 20
+    assert photons.sum() == pytest.approx(4e11, rel=0.8)
 
 
-def test_the_table_says_the_same(made):
-    rows = list(csv.DictReader(made.out.with_suffix(".csv").open()))
-    n = len(made.p.nodes_ev)
-    assert [row["fit"] for row in rows[:: 2 * n]] == ["free", "kramers_kronig", "smooth"]
-    assert [row["site"] for row in rows[: 2 * n]] == ["FE1"] * n + ["FE2"] * n
+def test_the_table_says_the_same(product):
+    rows = list(csv.DictReader(product.out.with_suffix(".csv").open()))
+    n = len(product.p.nodes_ev)
+    fits = [row["fit"] for row in rows[:: 2 * n]]
+    sites = [row["site"] for row in rows[: 2 * n]]
+
+    assert fits == ["free", "kramers_kronig", "smooth"]
+    assert sites == ["FE1"] * n + ["FE2"] * n
     assert {row["sigma_kind"] for row in rows} == {"scaled"}
+
     for name in ("energy_ev", "fp", "fdp", "fp_sigma", "fdp_fisher"):
-        np.testing.assert_allclose(
-            [float(row[name]) for row in rows], made.found[f"curves/{name}"], rtol=1e-12
-        )
+        listed = [float(row[name]) for row in rows]
+        np.testing.assert_allclose(listed, product.found[f"curves/{name}"], rtol=1e-12)
 
 
-def test_a_killed_run_goes_on_where_it_was(wide_run, made, tmp_path):
+def test_a_killed_run_goes_on_where_it_was(wide_run, product, tmp_path):
     """A lattice of the first cycle and the whole second one are missing: no other part is made
     again.
     """
     folder = tmp_path / "spread.gram"
-    shutil.copytree(made.out.with_suffix(".gram"), folder)
+    shutil.copytree(product.out.with_suffix(".gram"), folder)
     for name in ("1.h5", "2.h5", "1.parts/000002.h5"):
         (folder / name).unlink()
     shutil.rmtree(folder / "2.parts")
-    kept = {path: path.stat().st_mtime_ns for path in folder.glob("1.parts/*")}
-    assert len(kept) == 3
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("1.parts/*")}
+
+    assert len(before) == 3
+
     again = run(wide_run, tmp_path / "spread.h5")
-    assert (
-        kept.items() <= {path: path.stat().st_mtime_ns for path in folder.glob("1.parts/*")}.items()
-    )
-    for name, column in made.found.items():
+    after = {path: path.stat().st_mtime_ns for path in folder.glob("1.parts/*")}
+    assert before.items() <= after.items()
+    for name, column in product.found.items():
         if name != "lattices/seconds":
             np.testing.assert_array_equal(again[name], column, err_msg=name)
 
 
-def test_matrices_stay_where_nothing_they_depend_on_has_changed(wide_run, made, tmp_path):
-    """What is told, and how long cycles go on, is none of it; another curve to restrain to is, from
-    the second on.
+def test_matrices_stay_where_nothing_they_depend_on_has_changed(wide_run, product, tmp_path):
+    """Matrices depend neither on what is reported nor on how long cycles go on. From the second
+    cycle on they depend on the curve of the restraint.
     """
     folder = tmp_path / "spread.gram"
-    known = tmp_path / "known.txt"
-    shutil.copytree(made.out.with_suffix(".gram"), folder)
+    known_curve = tmp_path / "known.txt"
+    shutil.copytree(product.out.with_suffix(".gram"), folder)
 
     def times(cycle):
         return {path: path.stat().st_mtime_ns for path in folder.glob(f"{cycle}.parts/*")}
 
     before = [times(1), times(2)]
-    told = {
+    other_keys = {
         "controls": False,
         "uncertainty": "fisher",
         "converged": 1e-8,
         "smooth_sigma_e": [0.2, 0.2],
     }
-    run(wide_run, tmp_path / "spread.h5", **told)
+    run(wide_run, tmp_path / "spread.h5", **other_keys)
+
     assert [times(1), times(2)] == before
+
     keys = {
         "restraint": "known",
-        "known": ["oxidized", str(known)],
+        "known": ["oxidized", str(known_curve)],
         "known_sigma_e": 0.5,
         "controls": False,
     }
-    seen = []
+    states = []
     for level in (-8.0, -8.0, -6.0):
-        np.savetxt(known, [[6000.0, level, 1.0], [9000.0, level, 4.0]])
+        np.savetxt(known_curve, [[6000.0, level, 1.0], [9000.0, level, 4.0]])
         run(wide_run, tmp_path / "spread.h5", **keys)
-        seen.append((times(2), store.identity(tmp_path / "spread.h5")))
-    assert seen[0][1] == seen[1][1] != seen[2][1]
-    assert seen[0][0] == seen[1][0] and not seen[1][0].items() & seen[2][0].items()
-    assert not before[1].items() & seen[0][0].items() and times(1) == before[0]
+        states.append((times(2), store.identity(tmp_path / "spread.h5")))
+
+    assert states[0][1] == states[1][1] != states[2][1]
+    assert states[0][0] == states[1][0]
+    assert not states[1][0].items() & states[2][0].items()
+    assert not before[1].items() & states[0][0].items()
+    assert times(1) == before[0]
 
 
 def test_cycles_come_to_rest_and_stay_there(wide_run, tmp_path):
-    """The published refinement was stable for one."""
+    """Changes shrink from cycle to cycle; the published refinement was stable for one."""
     run(wide_run, tmp_path / "spread.h5", controls=False, max_cycles=6, converged=1e-9)
     changes = store.attributes(tmp_path / "spread.h5", "spread")["changes"]
     assert len(changes) == 6 or (len(changes) == 5 and changes[-1] == 0.0)
+
     falling = [
         (before, after) for before, after in pairwise(changes) if before > 0.01
     ]  # of σ; then it is rounding
@@ -222,9 +244,9 @@ def test_cycles_come_to_rest_and_stay_there(wide_run, tmp_path):
     assert changes[-1] < 0.01
 
 
-def test_blocks_do_not_matter(wide_run, made, tmp_path):
+def test_blocks_do_not_matter(wide_run, product, tmp_path):
     again = run(wide_run, tmp_path / "spread.h5", block_lattices=2, controls=False)
-    for name, column in made.found.items():
+    for name, column in product.found.items():
         if name != "lattices/seconds":
             np.testing.assert_allclose(again[name], column, rtol=1e-7, atol=1e-7, err_msg=name)
     assert store.attributes(tmp_path / "spread.h5", "spread")["controls"] == []
@@ -240,14 +262,14 @@ def test_a_quoted_restraint_comes_first(wide_run, tmp_path):
     found = run(
         wide_run, tmp_path / "spread.h5", controls=False, max_cycles=1, converged=1e3, **keys
     )
-    told = store.attributes(tmp_path / "spread.h5", "spread")
-    assert (
-        told["fits"] == ["known", "free", "kramers_kronig", "smooth"]
-        and told["sigma_kinds"] == ["fisher"] * 4
-    )
-    assert told["converged"]
-    mine = found["curves/fit"] == 0
-    assert np.all(found["curves/fp_sigma"][mine] < 0.011)
+    attributes = store.attributes(tmp_path / "spread.h5", "spread")
+
+    assert attributes["fits"] == ["known", "free", "kramers_kronig", "smooth"]
+    assert attributes["sigma_kinds"] == ["fisher"] * 4
+    assert attributes["converged"]
+
+    rows = found["curves/fit"] == 0
+    assert np.all(found["curves/fp_sigma"][rows] < 0.011)
     np.testing.assert_allclose(found["curves/fp_sigma"], found["curves/fp_fisher"], rtol=1e-12)
 
 
@@ -276,42 +298,45 @@ def test_a_stage1_of_other_keys_is_refused(wide_run, tmp_path):
 
 
 def test_no_lattice_at_all_is_said(wide_run, tmp_path):
-    """In a range in which no lattice has enough shoeboxes."""
+    """The range is one in which no lattice has enough shoeboxes."""
     with pytest.raises(FileError, match="none can be"):
         run(wide_run, tmp_path / "spread.h5", d_max=2.31)
 
 
-def test_amplitudes_refined_with_the_curves_are_eliminated_exactly(wide_run, made, tmp_path):
-    """What the stage sums over its groups is what a full solution in curves and reflections
-    gives.
-    """
-    members = list(enumerate(made.lattices))
+def test_amplitudes_refined_with_the_curves_are_eliminated_exactly(wide_run, product, tmp_path):
+    """The stage's sums over its groups are those of a full solution in curves and reflections."""
+    members = list(enumerate(product.lattices))
     lattices = LatticeSums(
         {0: members[:1], 1: members[1:]},
         n_groups=2,
         n_lattices=len(members),
         photons=np.empty(0),
-        energies_ev=made.p.energies_ev,
+        energies_ev=product.p.energies_ev,
     )
     lattices.refine_amplitudes("P 1", 0.05)
-    theta = 0.1 * np.ones(len(made.p.names))
-    n = lattices.n_reflections
-    p = made.p
+    p = product.p
+    theta = 0.1 * np.ones(len(p.names))
     first = lattices.evaluator(p)(theta)
+
+    n = lattices.n_reflections
+    pairs = [(lattice, lattices.reflections[i]) for i, lattice in enumerate(product.lattices)]
     u = np.zeros(n)
     for _ in range(12):
-        whole = joint.coupled(
-            [(of, lattices.reflections[i]) for i, of in enumerate(made.lattices)], p, theta, u
-        )
-        inverse = np.linalg.inv(whole.hessian + np.eye(n) / 0.05**2)
+        coupled = joint.coupled(pairs, p, theta, u)
+        inverse = np.linalg.inv(coupled.hessian + np.eye(n) / 0.05**2)
+        gradient = coupled.slopes.sum(axis=0) + u / 0.05**2
         u_before = u
-        u = u - inverse @ (whole.slopes.sum(axis=0) + u / 0.05**2)
+        u = u - inverse @ gradient
+
     np.testing.assert_allclose(u, u_before, atol=1e-9)
     assert np.abs(u).max() > 1e-3
-    np.testing.assert_allclose(
-        first.losses.sum(), whole.curves.losses.sum() + 0.5 * u @ u / 0.05**2, rtol=1e-9
-    )
-    schur = whole.curves.hessian - whole.across.T @ inverse @ whole.across
+
+    prior = 0.5 * u @ u / 0.05**2
+    loss = coupled.curves.losses.sum() + prior
+    np.testing.assert_allclose(first.losses.sum(), loss, rtol=1e-9)
+
+    schur = coupled.curves.hessian - coupled.across.T @ inverse @ coupled.across
     np.testing.assert_allclose(first.hessian, schur, atol=1e-5 * np.abs(schur).max())
-    slope = whole.curves.scores.sum(axis=0)
+
+    slope = coupled.curves.scores.sum(axis=0)
     np.testing.assert_allclose(first.scores.sum(axis=0), slope, atol=1e-5 * np.abs(slope).max())

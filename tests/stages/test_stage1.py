@@ -30,111 +30,137 @@ pytestmark = pytest.mark.stage
 
 KEYS = {"oversample": 1, "calibration_error": 0.0}
 """as the shoeboxes were made"""
-BLANK, FEW = 5, 6
-"""ids of two lattices that can't be refined"""
+BLANK = 5
+"""id of a lattice without photons, which can't be refined"""
+FEW = 6
+"""id of a lattice of few pixels, which can't be refined"""
+ATTRIBUTES = ("runs", "space_group", "detectors", "polarizations", "config")
+"""attributes that a product of shoeboxes has"""
 
 
 @pytest.fixture(scope="module")
-def begun(packed_run, tmp_path_factory) -> SimpleNamespace:
-    """The packed run with orientations 0.03° off, N 20 % and η 40 %; a lattice without photons; one
-    of few pixels.
+def perturbed_run(packed_run, tmp_path_factory) -> SimpleNamespace:
+    """The packed run with orientations 0.03°, N 20 % and η 40 % off, and two lattices more: one
+    without photons, one of few pixels.
     """
     folder = tmp_path_factory.mktemp("stage1")
     rng = np.random.default_rng(2)
-    told = store.attributes(packed_run.annulus, "annulus")
+    attributes = store.attributes(packed_run.annulus, "annulus")
     path = folder / "annulus.h5"
     keys = store.part_keys(packed_run.annulus, "annulus")
     blocks = [store.read_part(packed_run.annulus, "annulus", n, key) for n, key in enumerate(keys)]
     blocks.append(blocks[1] | {"lattices/shot_id": np.array([BLANK, FEW], np.uint64)})
     parts = store.Parts(path, "annulus", "begun", [[1, 2], [3, 4], [BLANK, FEW]])
-    for n, columns in enumerate(blocks):
-        turns = rotation.from_vector(
-            0.03 * DEG / np.sqrt(3) * np.where(rng.random((2, 3)) < 0.5, -1, 1)
-        )
-        columns = dict(columns) | {"lattices/A": turns @ columns["lattices/A"]}
-        columns["lattices/eta_rad"], columns["lattices/domain_ang"] = (
-            columns["lattices/eta_rad"] * 1.4,
-            columns["lattices/domain_ang"] * 0.8,
-        )
+
+    for n, block in enumerate(blocks):
+        sign = np.where(rng.random((2, 3)) < 0.5, -1, 1)
+        turns = rotation.from_vector(0.03 * DEG / np.sqrt(3) * sign)
+        columns = dict(block)
+        columns["lattices/A"] = turns @ block["lattices/A"]
+        columns["lattices/eta_rad"] = block["lattices/eta_rad"] * 1.4
+        columns["lattices/domain_ang"] = block["lattices/domain_ang"] * 0.8
         if n == 2:
-            border = int(columns["reflections/first_pixel"][columns["reflections/lattice"] == 1][0])
-            columns["pixels/photons"] = columns["pixels/photons"].copy()
-            columns["pixels/photons"][:border] = rng.poisson(20.0, border)
-            columns["pixels/overlap"] = np.where(
-                np.arange(len(columns["pixels/valid"])) < border + 500, 0, Overlap.FOREIGN
-            )
+            _spoil(columns, rng)
         parts.write(n, {name: column for name, column in columns.items() if name})
-    also = ("runs", "space_group", "detectors", "polarizations", "config")
-    parts.finish(World(), **{name: told[name] for name in also})
-    simulator = still.Simulator(
-        for_stage(section(parse(packed_run.tree), "simulate", "r"), "simulate")
-    )
-    true = [
-        patches.patch(simulator, number, d_min=2.3, d_max=4.0).parameters for number in (1, 2, 3, 4)
+    parts.finish(World(), **{name: attributes[name] for name in ATTRIBUTES})
+
+    config = for_stage(section(parse(packed_run.tree), "simulate", "r"), "simulate")
+    simulator = still.Simulator(config)
+    lattice_patches = [
+        patches.patch(simulator, number, d_min=2.3, d_max=4.0) for number in (1, 2, 3, 4)
     ]
-    with h5py.File(folder / "domains.h5", "w") as f:
-        f["rotations"] = (
-            rotation.from_vector(np.array([0.01, 0.0, 0.02])) @ true[0].mosaic.rotations
-        )
-    return SimpleNamespace(
-        annulus=path, tree=packed_run.tree, true=true, domains=folder / "domains.h5"
-    )
+    true = [patch.parameters for patch in lattice_patches]
+
+    domains = folder / "domains.h5"
+    zero = rotation.from_vector(np.array([0.01, 0.0, 0.02]))
+    with h5py.File(domains, "w") as f:
+        f["rotations"] = zero @ true[0].mosaic.rotations
+    return SimpleNamespace(annulus=path, tree=packed_run.tree, true=true, domains=domains)
 
 
-def configured(begun, **keys):
-    return for_stage(section(parse(begun.tree | {"stage1": {**KEYS, **keys}}), "stage1"), "stage1")
+def _spoil(columns: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+    """Leave the first lattice of a block without photons, and the second with 500 pixels."""
+    second_lattice = columns["reflections/lattice"] == 1
+    border = int(columns["reflections/first_pixel"][second_lattice][0])
+    photons = columns["pixels/photons"].copy()
+    photons[:border] = rng.poisson(20.0, border)
+    pixel = np.arange(len(columns["pixels/valid"]))
+    columns["pixels/photons"] = photons
+    columns["pixels/overlap"] = np.where(pixel < border + 500, 0, Overlap.FOREIGN)
 
 
-def run(begun, out, **keys):
-    stage.run(configured(begun, **keys), shoeboxes=begun.annulus, out=out, world=World())
+def configured(perturbed_run, **keys):
+    tree = perturbed_run.tree | {"stage1": {**KEYS, **keys}}
+    return for_stage(section(parse(tree), "stage1"), "stage1")
+
+
+def run(perturbed_run, out, **keys):
+    config = configured(perturbed_run, **keys)
+    stage.run(config, shoeboxes=perturbed_run.annulus, out=out, world=World())
     return store.read(out, "stage1")
 
 
 @pytest.fixture(scope="module")
-def given(begun, tmp_path_factory):
+def refined(perturbed_run, tmp_path_factory):
     """The product with the domains given, and its columns."""
     out = tmp_path_factory.mktemp("given") / "stage1.h5"
-    return out, run(begun, out, mosaicity="domains", domains=str(begun.domains), block_lattices=1)
+    return out, run(
+        perturbed_run,
+        out,
+        mosaicity="domains",
+        domains=str(perturbed_run.domains),
+        block_lattices=1,
+    )
 
 
-def test_each_lattice_has_one_end(begun, given):
-    out, found = given
+def test_each_lattice_has_one_end(perturbed_run, refined):
+    out, found = refined
     ends = dict(
         zip(found["lattices/shot_id"].tolist(), found["lattices/outcome"].tolist(), strict=True)
     )
+
     assert ends == dict.fromkeys((1, 2, 3, 4), RefinedOutcome.REFINED) | {
         BLANK: RefinedOutcome.LOST,
         FEW: RefinedOutcome.TOO_FEW,
     }
-    told = store.attributes(out, "stage1")
-    assert told["outcomes"] == {"refined": 4, "not_converged": 0, "too_few": 1, "lost": 1}
-    n = np.bincount(store.read(begun.annulus, "annulus")["reflections/lattice"])
+
+    attributes = store.attributes(out, "stage1")
+    assert attributes["outcomes"] == {"refined": 4, "not_converged": 0, "too_few": 1, "lost": 1}
+
+    n = np.bincount(store.read(perturbed_run.annulus, "annulus")["reflections/lattice"])
     np.testing.assert_array_equal(np.bincount(found["reflections/lattice"]), n[:4])
-    assert np.isnan(found["lattices/A"][4:]).all() and np.isfinite(found["lattices/A"][:4]).all()
+    assert np.isnan(found["lattices/A"][4:]).all()
+    assert np.isfinite(found["lattices/A"][:4]).all()
 
 
-def test_shoeboxes_of_the_wider_range_are_refined_where_that_is_asked_for(begun, given, tmp_path):
-    """The same, packed as `wide`; one does not pass for the other."""
-    told = store.attributes(begun.annulus, "annulus")
-    key = store.part_keys(begun.annulus, "annulus")[0]
-    parts = store.Parts(tmp_path / "wide.h5", "wide", "wide", [[1, 2]])
-    columns = store.read_part(begun.annulus, "annulus", 0, key)
-    parts.write(0, {name: column for name, column in columns.items() if name})
-    also = ("runs", "space_group", "detectors", "polarizations", "config")
-    parts.finish(World(), **{name: told[name] for name in also})
-    config = configured(begun, range="wide", mosaicity="domains", domains=str(begun.domains))
-    stage.run(config, shoeboxes=tmp_path / "wide.h5", out=tmp_path / "stage1.h5", world=World())
-    found = store.read(tmp_path / "stage1.h5", "stage1", ["lattices/"])
-    np.testing.assert_array_equal(found["lattices/values"], given[1]["lattices/values"][:2])
-    with pytest.raises(FileError, match="kind 'wide'"):
-        stage.run(config, shoeboxes=begun.annulus, out=tmp_path / "stage1.h5", world=World())
-
-
-def test_what_was_planted_is_found_within_its_uncertainty(begun, given):
-    """With the domains given, from another zero of their rotations: 11 unknowns of each of four
-    lattices.
+def test_shoeboxes_of_the_wider_range_are_refined_where_that_is_asked_for(
+    perturbed_run, refined, tmp_path
+):
+    """The same shoeboxes under the kind `wide` give the same lattices, and one kind is not taken
+    for the other.
     """
-    out, found = given
+    attributes = store.attributes(perturbed_run.annulus, "annulus")
+    key = store.part_keys(perturbed_run.annulus, "annulus")[0]
+    parts = store.Parts(tmp_path / "wide.h5", "wide", "wide", [[1, 2]])
+    columns = store.read_part(perturbed_run.annulus, "annulus", 0, key)
+    parts.write(0, {name: column for name, column in columns.items() if name})
+    parts.finish(World(), **{name: attributes[name] for name in ATTRIBUTES})
+    domains = str(perturbed_run.domains)
+    config = configured(perturbed_run, range="wide", mosaicity="domains", domains=domains)
+    out = tmp_path / "stage1.h5"
+    stage.run(config, shoeboxes=tmp_path / "wide.h5", out=out, world=World())
+    found = store.read(out, "stage1", ["lattices/"])
+
+    np.testing.assert_array_equal(found["lattices/values"], refined[1]["lattices/values"][:2])
+    with pytest.raises(FileError, match="kind 'wide'"):
+        stage.run(config, shoeboxes=perturbed_run.annulus, out=out, world=World())
+
+
+def test_what_was_planted_is_found_within_its_uncertainty(perturbed_run, refined):
+    """The domains are those simulated, from another zero of their rotations; each of four lattices
+    has 11 unknowns.
+    """
+    out, found = refined
     names = store.attributes(out, "stage1")["unknowns"]
     pulls = []
     assert names == [
@@ -143,38 +169,51 @@ def test_what_was_planted_is_found_within_its_uncertainty(begun, given):
         *(f"cell_{i}" for i in range(1, 7)),
         "n_cells",
     ]
-    for i, true in enumerate(begun.true):
+
+    for i, true in enumerate(perturbed_run.true):
         sigma = dict(zip(names, found["lattices/sigma_fisher"][i], strict=True))
         value = dict(zip(names, found["lattices/values"][i], strict=True))
-        turned = rotation.vector(
-            rotation.nearest(found["lattices/A"][i] @ np.linalg.inv(true.crystal.A))
-        )
+        ratio = found["lattices/A"][i] @ np.linalg.inv(true.crystal.A)
+        turned = rotation.vector(rotation.nearest(ratio))
         assert np.linalg.norm(turned) < 0.004 * DEG, "of 0.03°"
+
         away = {f"rotation_{k + 1}": turned[k] for k in range(3)}
-        away |= {"scale": value["scale"] - np.log(true.scale)}
-        away |= {"n_cells": value["n_cells"] - np.log(true.crystal.n_cells[0])}
+        away["scale"] = value["scale"] - np.log(true.scale)
+        away["n_cells"] = value["n_cells"] - np.log(true.crystal.n_cells[0])
         pulls += [away[name] / sigma[name] for name in away]
+
         cell = found["lattices/cell"][i] - unit_cell.cell_of(true.crystal.A)
-        assert np.all(np.abs(cell) < 5 * found["lattices/cell_sigma"][i])
-        assert np.all(found["lattices/cell_sigma"][i] < [0.02] * 3 + [0.05 * DEG] * 3)
-    assert 0.5 < np.sqrt(np.mean(np.square(pulls))) < 1.6 and np.abs(pulls).max() < 4.5
+        cell_sigma = found["lattices/cell_sigma"][i]
+        assert np.all(np.abs(cell) < 5 * cell_sigma)
+        assert np.all(cell_sigma < [0.02] * 3 + [0.05 * DEG] * 3)
+
+    assert 0.5 < np.sqrt(np.mean(np.square(pulls))) < 1.6
+    assert np.abs(pulls).max() < 4.5
+
     fine = found["lattices/outcome"] == RefinedOutcome.REFINED
     assert np.all(np.abs(found["lattices/sigma_z"][fine] - 1) < 0.05)
     assert np.all(found["lattices/loss_after"][fine] < found["lattices/loss_before"][fine])
+
     begin = np.linalg.norm(found["lattices/misset_rad"][fine], axis=1) / DEG
     np.testing.assert_allclose(begin, 0.03, atol=0.003)
 
 
-def test_model_centroids_are_where_the_photons_are(begun, given):
-    """Beside the true centroids of the strong shoeboxes, which the packed run tells as observed."""
+def test_model_centroids_are_where_the_photons_are(perturbed_run, refined):
+    """They are compared with the true centroids of the strong shoeboxes, which the packed run holds
+    as observed.
+    """
     found = {
-        name.split("/")[1]: c for name, c in given[1].items() if name.startswith("reflections/")
+        name.removeprefix("reflections/"): column
+        for name, column in refined[1].items()
+        if name.startswith("reflections/")
     }
     strong = np.isfinite(found["fast_obs"])
-    lit = np.isfinite(
-        found["fast"]
-    )  # but where none of the pixels that may be used has any of the photons
-    assert (strong & lit).sum() > 30 and (strong & ~lit).sum() <= 2
+    # but where none of the pixels that may be used has any of the photons
+    lit = np.isfinite(found["fast"])
+
+    assert (strong & lit).sum() > 30
+    assert (strong & ~lit).sum() <= 2
+
     strong &= lit
     for axis in ("fast", "slow"):
         away = found[axis][strong] - found[f"{axis}_obs"][strong]
@@ -183,50 +222,59 @@ def test_model_centroids_are_where_the_photons_are(begun, given):
         assert 0.02 < np.sqrt(np.mean(floor**2)) < 1.0
 
 
-def test_samples_are_pixels_of_the_annulus(begun, given):
-    annulus = store.read(begun.annulus, "annulus")
-    found = given[1]
+def test_samples_are_pixels_of_the_annulus(perturbed_run, refined):
+    annulus = store.read(perturbed_run.annulus, "annulus")
+    found = refined[1]
     for row, first, (f0, f1, s0, s1) in zip(
         found["samples/reflection"],
         found["samples/first_pixel"],
         found["samples/bbox"],
         strict=True,
     ):
-        of = (annulus["reflections/hkl"] == found["reflections/hkl"][row]).all(axis=1)
-        of &= annulus["reflections/lattice"] == found["reflections/lattice"][row]
-        box = slice(first, first + (f1 - f0) * (s1 - s0))
-        start = int(annulus["reflections/first_pixel"][of][0])
-        theirs = annulus["pixels/photons"][start : start + (f1 - f0) * (s1 - s0)]
+        is_row = (annulus["reflections/hkl"] == found["reflections/hkl"][row]).all(axis=1)
+        is_row &= annulus["reflections/lattice"] == found["reflections/lattice"][row]
+        n_pixels = (f1 - f0) * (s1 - s0)
+        box = slice(first, first + n_pixels)
+        start = int(annulus["reflections/first_pixel"][is_row][0])
+        theirs = annulus["pixels/photons"][start : start + n_pixels]
         data = found["sample_pixels/data"][box]
         model = found["sample_pixels/model"][box]
         counts = np.isfinite(data)
         np.testing.assert_array_equal(data[counts], theirs[counts])
         assert np.std((data - model)[counts] / np.sqrt(model[counts] + 1)) < 1.5
+
     assert len(found["samples/reflection"]) == 4 * stage.N_SAMPLES
 
 
-def test_the_table_says_the_same(given):
-    out, found = given
+def test_the_table_says_the_same(refined):
+    out, found = refined
     rows = list(csv.DictReader(out.with_suffix(".csv").open()))
     assert [int(row["shot_id"], 16) for row in rows] == found["lattices/shot_id"].tolist()
     assert [row["outcome"] for row in rows] == ["refined"] * 4 + ["lost", "too_few"]
-    for row, cell, n in zip(
-        rows, unit_cell.degrees(found["lattices/cell"]), found["lattices/n_cells"], strict=True
-    ):
-        np.testing.assert_allclose(
-            [float(row["a"]), float(row["beta_deg"])], cell[[0, 4]], rtol=1e-12
-        )
+
+    cells = unit_cell.degrees(found["lattices/cell"])
+    for row, cell, n in zip(rows, cells, found["lattices/n_cells"], strict=True):
+        listed = [float(row["a"]), float(row["beta_deg"])]
+        np.testing.assert_allclose(listed, cell[[0, 4]], rtol=1e-12)
         np.testing.assert_allclose(float(row["n_cells_b"]), n[1], rtol=1e-12)
 
 
-def test_a_stage_goes_on_where_it_was(begun, given):
-    out, before = given
+def test_a_stage_goes_on_where_it_was(perturbed_run, refined):
+    out, before = refined
     files = sorted(out.with_suffix(".parts").iterdir())
     assert len(files) == 6, "a lattice each"
+
     stamps = {path: path.stat().st_mtime_ns for path in files}
     files[3].unlink()
     out.unlink()
-    again = run(begun, out, mosaicity="domains", domains=str(begun.domains), block_lattices=1)
+    again = run(
+        perturbed_run,
+        out,
+        mosaicity="domains",
+        domains=str(perturbed_run.domains),
+        block_lattices=1,
+    )
+
     assert {path for path in files if path.stat().st_mtime_ns == stamps[path]} == {*files} - {
         files[3]
     }
@@ -235,55 +283,61 @@ def test_a_stage_goes_on_where_it_was(begun, given):
             np.testing.assert_array_equal(again[name], column, err_msg=name)
 
 
-def test_other_blocks_make_the_same_lattices(begun, given, tmp_path):
+def test_other_blocks_make_the_same_lattices(perturbed_run, refined, tmp_path):
     found = run(
-        begun,
+        perturbed_run,
         tmp_path / "stage1.h5",
         mosaicity="domains",
-        domains=str(begun.domains),
+        domains=str(perturbed_run.domains),
         block_lattices=2,
     )
-    for name, column in given[1].items():
+
+    for name, column in refined[1].items():
         if not name.startswith("sample") and name != "lattices/seconds":
             np.testing.assert_array_equal(found[name], column, err_msg=name)
 
 
-def test_a_continuous_spread_has_its_width_as_unknown(begun, tmp_path):
+def test_a_continuous_spread_has_its_width_as_unknown(perturbed_run, tmp_path):
     out = tmp_path / "stage1.h5"
-    found = run(begun, out, refine=["scale", "rotation", "n_cells", "eta"])
+    found = run(perturbed_run, out, refine=["scale", "rotation", "n_cells", "eta"])
     assert store.attributes(out, "stage1")["unknowns"][-1] == "eta"
+
     fine = found["lattices/outcome"] == RefinedOutcome.REFINED
     assert fine.sum() == 4 and np.isnan(found["lattices/cell_sigma"]).all(), "held"
-    true = np.sqrt(np.mean(rotation.angle(begun.true[0].mosaic.rotations) ** 2))
+
+    true = np.sqrt(np.mean(rotation.angle(perturbed_run.true[0].mosaic.rotations) ** 2))
     ratio = found["lattices/eta_rad"][fine] / true
     assert 0.7 < np.median(ratio) < 1.4 and np.all((ratio > 0.5) & (ratio < 2)), (
         "nine domains are no Gaussian"
     )
 
 
-def test_what_is_known_holds_in_the_units_it_is_told_in(begun, tmp_path):
-    """Cells, degrees, Å, relative; where the fit starts if there is no centre. The product tells of
-    it.
+def test_what_is_known_holds_in_the_units_it_is_told_in(perturbed_run, tmp_path):
+    """Restraints are in cells, degrees, Å or relative. One without a centre holds the value that
+    the fit starts from. The product records them.
     """
     out = tmp_path / "stage1.h5"
-    cell = 1.002 * unit_cell.degrees(unit_cell.cell_of(begun.true[0].crystal.A))
-    known = {
+    cell = 1.002 * unit_cell.degrees(unit_cell.cell_of(perturbed_run.true[0].crystal.A))
+    restraints = {
         "n_cells": {"centre": 17.0, "sigma": 1.7e-5},
         "eta": {"sigma": 1e-6},
         "rotation": {"sigma": 1e-6},
         "cell": {"centre": cell.tolist(), "sigma": 1e-7},
         "scale": {"centre": 80.0, "sigma": 1e-6},
     }
-    tree = begun.tree | {"index": {"space_group": "P 1"}}
+    tree = perturbed_run.tree | {"index": {"space_group": "P 1"}}
     found = run(
-        SimpleNamespace(annulus=begun.annulus, tree=tree), out, restraints=known, target="poisson"
+        SimpleNamespace(annulus=perturbed_run.annulus, tree=tree),
+        out,
+        restraints=restraints,
+        target="poisson",
     )
-    told = store.attributes(out, "stage1")
-    assert (
-        told["config"]["restraints"]["n_cells"] == known["n_cells"]
-        and told["config"]["target"] == "poisson"
-    )
-    assert told["config"]["minimizer"] == "levenberg"
+    attributes = store.attributes(out, "stage1")
+
+    assert attributes["config"]["restraints"]["n_cells"] == restraints["n_cells"]
+    assert attributes["config"]["target"] == "poisson"
+    assert attributes["config"]["minimizer"] == "levenberg"
+
     fine = np.arange(6) < 4  # the fifth has no photons
     assert (found["lattices/outcome"][fine] == RefinedOutcome.REFINED).all()
     np.testing.assert_allclose(found["lattices/n_cells"][fine], 17.0, atol=1e-3)
@@ -294,9 +348,11 @@ def test_what_is_known_holds_in_the_units_it_is_told_in(begun, tmp_path):
     assert np.linalg.norm(found["lattices/misset_rad"][fine], axis=1).max() < 1e-5 * DEG, (
         "though 0.03° off"
     )
-    start = store.read(begun.annulus, "annulus")["lattices/eta_rad"][:4]
+
+    start = store.read(perturbed_run.annulus, "annulus")["lattices/eta_rad"][:4]
     np.testing.assert_allclose(found["lattices/eta_rad"][fine], start, rtol=1e-3)
-    sigma = dict(zip(told["unknowns"], found["lattices/sigma_fisher"][fine].T, strict=True))
+
+    sigma = dict(zip(attributes["unknowns"], found["lattices/sigma_fisher"][fine].T, strict=True))
     for name, most in (
         ("n_cells", 1e-6),
         ("scale", 1e-6),
@@ -307,20 +363,23 @@ def test_what_is_known_holds_in_the_units_it_is_told_in(begun, tmp_path):
         np.testing.assert_array_less(0.5 * most, sigma[name], err_msg=name)
 
 
-def test_what_is_known_stays_where_it_is_in_later_refinements(begun):
-    """Those of `spread` begin where stage 1 ended; the orientation is known about the one that was
-    indexed.
+def test_what_is_known_stays_where_it_is_in_later_refinements(perturbed_run):
+    """The refinements of `spread` begin where stage 1 ended, but the orientation is restrained to
+    the one that was indexed.
     """
-    key = store.part_keys(begun.annulus, "annulus")[0]
-    packed = lattice.unpack(store.read_part(begun.annulus, "annulus", 0, key), 0)
-    how = configured(begun, restraints={"rotation": {"sigma": 0.01}, "n_cells": {"sigma": 2.0}})
-    given = run_models(how, read_recording(begun.annulus, "annulus"), "stage1")[0]
-    turn = np.array([2e-4, -1e-4, 3e-4])
-    near = lattice.Start(rotation.from_vector(turn) @ packed.A, np.full(3, 17.0), 2e-3, 90.0)
+    key = store.part_keys(perturbed_run.annulus, "annulus")[0]
+    first_lattice = lattice.unpack(store.read_part(perturbed_run.annulus, "annulus", 0, key), 0)
+    restraints = {"rotation": {"sigma": 0.01}, "n_cells": {"sigma": 2.0}}
+    how = configured(perturbed_run, restraints=restraints)
+    run_model = run_models(how, read_recording(perturbed_run.annulus, "annulus"), "stage1")[0]
+    turn = rotation.from_vector(np.array([2e-4, -1e-4, 3e-4]))
+    turned = lattice.Start(turn @ first_lattice.A, np.full(3, 17.0), 2e-3, 90.0)
     centres = []
-    for at in (None, near):
-        of = lattice.problem_of(packed, mosaic.continuous(), given, how.stage1, at)
-        model = lattice_fit.Model(of, tuple(how.stage1.refine))
+    for start in (None, turned):
+        problem = lattice.problem_of(
+            first_lattice, mosaic.continuous(), run_model, how.stage1, start
+        )
+        model = lattice_fit.Model(problem, tuple(how.stage1.refine))
         restraint = model.restraint()
         n = model.slices["n_cells"]
         centres.append(model.parameters(restraint.centre).crystal)
@@ -328,35 +387,38 @@ def test_what_is_known_stays_where_it_is_in_later_refinements(begun):
         np.testing.assert_allclose(
             restraint.precision[n], (2.0 / centres[0].n_cells[0]) ** -2, rtol=1e-3
         )
-    assert np.abs(centres[0].A / packed.A - 1.0).max() < 1e-6
+
+    assert np.abs(centres[0].A / first_lattice.A - 1.0).max() < 1e-6
     for one, other in zip(*centres, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6 if one.ndim else 1.0)
 
 
-def test_a_minimizer_that_may_not_look_often_enough_has_not_converged(begun, tmp_path):
-    ended = run(begun, tmp_path / "lbfgs.h5", minimizer="lbfgs", max_iterations=100)
-    short = run(begun, tmp_path / "short.h5", minimizer="lbfgs", max_iterations=8)
-    usual = run(begun, tmp_path / "usual.h5")
+def test_a_minimizer_that_may_not_look_often_enough_has_not_converged(perturbed_run, tmp_path):
+    lbfgs = run(perturbed_run, tmp_path / "lbfgs.h5", minimizer="lbfgs", max_iterations=100)
+    short = run(perturbed_run, tmp_path / "short.h5", minimizer="lbfgs", max_iterations=8)
+    usual = run(perturbed_run, tmp_path / "usual.h5")
     fine = usual["lattices/outcome"] == RefinedOutcome.REFINED
-    assert fine.sum() == 4 and (ended["lattices/outcome"] == usual["lattices/outcome"]).all()
+
+    assert fine.sum() == 4
+    assert (lbfgs["lattices/outcome"] == usual["lattices/outcome"]).all()
     assert (short["lattices/outcome"][fine] == RefinedOutcome.NOT_CONVERGED).all()
-    loss = {
-        name: found["lattices/loss_after"][fine]
-        for name, found in (("lbfgs", ended), ("levenberg", usual))
-    }
-    np.testing.assert_allclose(loss["lbfgs"], loss["levenberg"], rtol=0, atol=0.1)
-    assert (ended["lattices/n_evaluations"][fine] > usual["lattices/n_evaluations"][fine]).all()
-    assert (short["lattices/n_evaluations"][fine] < ended["lattices/n_evaluations"][fine]).all()
-    np.testing.assert_allclose(
-        ended["lattices/sigma_fisher"][fine], usual["lattices/sigma_fisher"][fine], rtol=0.05
+
+    loss, usual_loss = (columns["lattices/loss_after"][fine] for columns in (lbfgs, usual))
+    np.testing.assert_allclose(loss, usual_loss, rtol=0, atol=0.1)
+
+    n_lbfgs, n_short, n_usual = (
+        columns["lattices/n_evaluations"][fine] for columns in (lbfgs, short, usual)
     )
+    assert (n_lbfgs > n_usual).all()
+    assert (n_short < n_lbfgs).all()
+
+    sigma, usual_sigma = (columns["lattices/sigma_fisher"][fine] for columns in (lbfgs, usual))
+    np.testing.assert_allclose(sigma, usual_sigma, rtol=0.05)
 
 
-def test_the_model_of_a_pixel_is_the_mean_over_its_points(begun):
-    """Beside a fit of shoeboxes cut into pixels of half the size, on which the model is at single
-    points.
-    """
-    true = begun.true[0]
+def test_the_model_of_a_pixel_is_the_mean_over_its_points(perturbed_run):
+    """The model is compared with that of pixels of half the size, each taken at a single point."""
+    true = perturbed_run.true[0]
     bbox = np.array([[10, 60, 20, 50], [100, 140, 90, 121]])
     panel = np.array([0, 1])
     rng = np.random.default_rng(0)
@@ -365,24 +427,30 @@ def test_the_model_of_a_pixel_is_the_mean_over_its_points(begun):
             pixel_mm=0.5 * true.detector.pixel_mm, shape=tuple(2 * n for n in true.detector.shape)
         )
     )
-    n = [50 * 30, 40 * 31]
+    shapes = [(50, 30), (40, 31)]
+    n = [width * height for width, height in shapes]
+    ends = np.cumsum([0, *n])
     valid = rng.random(sum(n)) > 0.1
 
     def model(p, boxes, valid, oversample):
-        made = Shoeboxes(np.zeros((2, 3), np.int32), panel, boxes, np.zeros(len(valid)), valid)
-        of = lattice_fit.problem(p, "P 1", made, Noise(1.0, 0.0), oversample)
-        return lattice_fit.Model(of, ("rotation", "n_cells"), dtype="float64")(np.zeros(4))
+        hkl = np.zeros((2, 3), np.int32)
+        photons = np.zeros(len(valid))
+        shoeboxes = Shoeboxes(hkl, panel, boxes, photons, valid)
+        problem = lattice_fit.problem(p, "P 1", shoeboxes, Noise(1.0, 0.0), oversample)
+        fit_model = lattice_fit.Model(problem, ("rotation", "n_cells"), dtype="float64")
+        return fit_model(np.zeros(4))
 
-    of_points = model(fine, 2 * bbox, np.ones(4 * sum(n), bool), 1)
-    for ours, points in zip(model(true, bbox, valid, 2), of_points, strict=True):
+    pixel_models = model(true, bbox, valid, 2)
+    point_models = model(fine, 2 * bbox, np.ones(4 * sum(n), bool), 1)
+    for ours, points in zip(pixel_models, point_models, strict=True):
         ours = ours.reshape(len(ours), -1)
         points = points.reshape(len(points), -1)
-        ends = np.cumsum([0, *n])
-        expected = []
-        for k, (width, height) in enumerate([(50, 30), (40, 31)]):
-            some = points[4 * ends[k] : 4 * ends[k + 1]].reshape(height, 2, width, 2, -1)
-            expected.append(some.sum(axis=(1, 3)).reshape(height * width, -1))
-        expected = np.concatenate(expected)[valid]
+        sums = []
+        for k, (width, height) in enumerate(shapes):
+            box = points[4 * ends[k] : 4 * ends[k + 1]]
+            quarters = box.reshape(height, 2, width, 2, -1)
+            sums.append(quarters.sum(axis=(1, 3)).reshape(height * width, -1))
+        expected = np.concatenate(sums)[valid]
         assert np.abs(expected).max() > 0
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
@@ -418,9 +486,9 @@ def test_rotations_that_are_none_are_refused(tmp_path, rotations, words):
         ({"d_min": 2.6}, "d_min"),
     ],
 )
-def test_structure_factors_of_another_crystal_are_refused(begun, tmp_path, keys, words):
+def test_structure_factors_of_another_crystal_are_refused(perturbed_run, tmp_path, keys, words):
     with pytest.raises(ConfigError, match=words):
-        run(begun, tmp_path / "stage1.h5", structure_factors=keys)
+        run(perturbed_run, tmp_path / "stage1.h5", structure_factors=keys)
 
 
 def test_spectra_padded_for_another_run_are_as_they_were():
@@ -429,27 +497,31 @@ def test_spectra_padded_for_another_run_are_as_they_were():
             np.array([7100.0, 7101.0, 7102.0, 7102.0, 7102.0]), np.array([1, -1, 2, 0, 0])
         )
     )
+
     assert spectrum.energies_ev.tolist() == [
         7100.0,
         7101.0,
         7102.0,
-    ] and spectrum.photons.tolist() == [1.0, 0.0, 2.0]
+    ]
+    assert spectrum.photons.tolist() == [1.0, 0.0, 2.0]
 
 
-def test_a_point_spread_is_undone(begun):
-    """Lattices are fitted to what was counted, also beside pixels of other lattices; readout noise
-    is more.
+def test_a_point_spread_is_undone(perturbed_run):
+    """Lattices are fitted to the photons as they were before the spread, also beside pixels of
+    other lattices; the readout noise grows.
     """
-    key = store.part_keys(begun.annulus, "annulus")[0]
-    columns = store.read_part(begun.annulus, "annulus", 0, key)
+    key = store.part_keys(perturbed_run.annulus, "annulus")[0]
+    columns = store.read_part(perturbed_run.annulus, "annulus", 0, key)
     columns["pixels/valid"] = np.ones_like(columns["pixels/valid"])
     columns["pixels/overlap"] = np.where(
         np.arange(len(columns["pixels/valid"])) % 7, 0, Overlap.FOREIGN
     )
-    given = run_models(configured(begun), read_recording(begun.annulus, "annulus"), "stage1")[0]
+    run_model = run_models(
+        configured(perturbed_run), read_recording(perturbed_run.annulus, "annulus"), "stage1"
+    )[0]
     counted = lattice.unpack(columns, 0)
     boxes = counted.boxes
-    kernel = noise.gauss_kernel(0.4, float(given.detector.pixel_mm), 10)
+    kernel = noise.gauss_kernel(0.4, float(run_model.detector.pixel_mm), 10)
     ends = np.cumsum(boxes.n_pixels)
     widths = boxes.bbox[:, 1] - boxes.bbox[:, 0]
     images = [
@@ -457,9 +529,12 @@ def test_a_point_spread_is_undone(begun):
         for photons, width in zip(np.split(boxes.photons, ends[:-1]), widths, strict=True)
     ]
     blurred = counted._replace(boxes=boxes._replace(photons=np.concatenate(images)))
-    before = lattice.problem_of(counted, mosaic.continuous(), given, configured(begun).stage1)
-    how = configured(begun, psf="gauss", psf_fwhm_mm=0.4).stage1
-    after = lattice.problem_of(blurred, mosaic.continuous(), given, how)
+    before = lattice.problem_of(
+        counted, mosaic.continuous(), run_model, configured(perturbed_run).stage1
+    )
+    how = configured(perturbed_run, psf="gauss", psf_fwhm_mm=0.4).stage1
+    after = lattice.problem_of(blurred, mosaic.continuous(), run_model, how)
+
     assert not boxes.valid.all()
     assert np.abs(blurred.boxes.photons - boxes.photons).max() > 30
     np.testing.assert_allclose(after.boxes.photons, before.boxes.photons, atol=1e-3)

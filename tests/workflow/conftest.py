@@ -44,7 +44,8 @@ class Trial:
     """A folder with a config and the workflow, run by stand-ins for the stages."""
 
     def __init__(self, folder: Path, call: Call, config: dict):
-        self.folder, self._call = folder, call
+        self.folder = folder
+        self._call = call
         folder.mkdir()
         for name in ("Snakefile", "workflow", "profiles"):
             (folder / name).symlink_to(REPOSITORY / name)
@@ -65,7 +66,7 @@ class Trial:
         )
 
     def pending(self, *argv: str) -> set[str]:
-        """The jobs a run would do: `rule`, `rule run` or `summary stage`."""
+        """Return the jobs that a run would do: `rule`, `rule run` or `summary stage`."""
         output = self.snakemake("--dry-run", *argv)
         jobs = set()
         for block in re.split(r"\n(?=(?:local)?rule )", output)[1:]:
@@ -112,7 +113,7 @@ def run_chain(folder: Path, config: str, *argv: str, seconds: int = 600) -> str:
         "--configfile",
         REPOSITORY / "config" / f"{config}.yaml",
     ]  # which takes all words after it
-    done = subprocess.run(
+    completed = subprocess.run(
         command,
         cwd=folder,
         capture_output=True,
@@ -120,8 +121,8 @@ def run_chain(folder: Path, config: str, *argv: str, seconds: int = 600) -> str:
         timeout=seconds,
         stdin=subprocess.DEVNULL,
     )
-    assert done.returncode == 0, done.stderr[-6000:]
-    return done.stdout + done.stderr
+    assert completed.returncode == 0, completed.stderr[-6000:]
+    return completed.stdout + completed.stderr
 
 
 @pytest.fixture(scope="session")

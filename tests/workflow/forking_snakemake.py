@@ -15,7 +15,7 @@ import spreadflow.config  # noqa: F401  (imported before the fork, as the Snakef
 
 
 def call(cwd: str, argv: list[str]) -> dict:
-    """One call of `snakemake` in a child process."""
+    """Make one call of `snakemake` in a child process."""
     with tempfile.TemporaryFile() as output:
         child = os.fork()
         if child == 0:

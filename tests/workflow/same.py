@@ -141,7 +141,7 @@ def is_equal(one: Any, other: Any) -> bool:
 
 def products_of(folder: Path) -> dict[str, Path]:
     """Return the data, products and summaries below a folder, by relative path."""
-    kept = {}
+    paths = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         is_picture = path.suffix in (".png", ".html")
@@ -150,8 +150,8 @@ def products_of(folder: Path) -> dict[str, Path]:
             and not is_picture
             and not set(name.parts) & {*FOLDERS_LEFT_OUT, ".snakemake"}
         ):
-            kept[str(name)] = path
-    return kept
+            paths[str(name)] = path
+    return paths
 
 
 def without_folder(value: Any, folder: Path) -> Any:

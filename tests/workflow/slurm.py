@@ -51,22 +51,22 @@ PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscrib
 
 
 class NoSlurm(Exception):
-    """Why there can be none here."""
+    """The reason why there can be no Slurm here."""
 
 
 def _do(*command: object, seconds: int = 30, ok: tuple[int, ...] = (0,)) -> str:
     """Run a command under a hard limit. Raises NoSlurm when it fails."""
     words = ["timeout", "-s", "KILL", str(seconds), *map(str, command)]
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(
+    completed = subprocess.run(
         words, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment
     )
-    if done.returncode not in ok:
+    if completed.returncode not in ok:
         raise NoSlurm(
-            f"{' '.join(words[4:])} failed ({done.returncode}): "
-            f"{(done.stderr or done.stdout)[-300:].strip()}"
+            f"{' '.join(words[4:])} failed ({completed.returncode}): "
+            f"{(completed.stderr or completed.stdout)[-300:].strip()}"
         )
-    return done.stdout
+    return completed.stdout
 
 
 def install() -> None:

@@ -80,7 +80,8 @@ def test_summaries_hold_what_a_checker_reads(tiny_chain, figures, stage):
         value = figures[stage][key]
         assert isinstance(value, kind) and not isinstance(value, bool), f"{key}: {value!r}"
         if key in LENGTHS:
-            assert len(value) == LENGTHS[key] and all(isinstance(x, float) for x in value)
+            assert len(value) == LENGTHS[key]
+            assert all(isinstance(x, float) for x in value)
     assert (tiny_chain / "results" / "tiny" / f"{stage}.png").stat().st_size > 1000
 
 
@@ -89,6 +90,7 @@ def test_nothing_disappears_from_stage_to_stage(figures, pytestconfig):
         "tiny"
     ]["simulate"]
     assert {f"n_{kind}": n for kind, n in figures["simulate"]["kinds"].items()} == shots
+
     for stage in ("index", "reindex"):
         f = figures[stage]
         assert f["n_shots"] == figures["simulate"]["n_shots"] == sum(shots.values())
@@ -96,8 +98,10 @@ def test_nothing_disappears_from_stage_to_stage(figures, pytestconfig):
         assert f["outcomes"]["unreadable"] == shots["n_unreadable"]
         assert f["index_rate"] == f["n_indexed"] / f["n_hits"]
     found = collect(figures)
+
     assert len(found) >= 7
     assert [check for check in found if not check.holds] == []
+
     merge = figures["merge"]
     assert (
         merge["n_observations"]
@@ -110,8 +114,10 @@ def test_lattices_are_found_where_they_are_and_nowhere_else(figures):
     for stage in ("index", "reindex"):
         f = figures[stage]
         assert f["n_singles_indexed"] >= f["n_singles"] - 1
-        assert f["n_blanks_with_lattice"] == 0 and f["n_lattices_wrong"] == 0
+        assert f["n_blanks_with_lattice"] == 0
+        assert f["n_lattices_wrong"] == 0
         assert f["n_lattices_second"] == f["n_doubles_both"] == f["n_doubles"]
+
     assert figures["reindex"]["misorientation_deg_median"] <= 0.03
     assert figures["reindex"]["miller_right"] >= 0.999
 
@@ -121,7 +127,9 @@ def test_the_planted_header_error_is_found(figures):
 
 
 def _found_header_error(f: dict, shift_mm: float, distance_mm: float) -> None:
-    """Within a limit and 3.5 σ (beyond which one of the three is by chance once in 700 trials)."""
+    """Assert that each error of the header is found within a limit and 3.5 σ (beyond which one of
+    the three is by chance once in 700 trials).
+    """
     pairs = [
         *zip(f["shift_mm"], f["true_shift_mm"], f["shift_sigma_mm"], [shift_mm] * 2, strict=True)
     ]
@@ -133,8 +141,10 @@ def _found_header_error(f: dict, shift_mm: float, distance_mm: float) -> None:
 def test_photons_are_the_true_ones_within_their_errors(figures):
     f = figures["reindex"]
     assert f["n_pulls"] > 500
-    assert abs(f["pull_mean"]) <= 0.1 and 0.9 <= f["pull_sd"] <= 1.1
-    assert f["n_strong_true"] > 300 and f["prediction_recall"] >= 0.98
+    assert abs(f["pull_mean"]) <= 0.1
+    assert 0.9 <= f["pull_sd"] <= 1.1
+    assert f["n_strong_true"] > 300
+    assert f["prediction_recall"] >= 0.98
 
 
 def test_the_mean_cell_is_the_true_one(figures):
@@ -149,7 +159,9 @@ def test_annulus_counts_are_those_of_a_loop(tiny_chain, figures):
     cells = store.read(trial / "cells.h5", "cells")
     found = store.read(trial / "tiny" / "reindex.h5", "reindex")
     section = store.attributes(trial / "annulus.h5", "annulus")["config"]
+
     assert section["min_i_over_sigma"] is None
+
     border = section["border_px"]
     shape = (1280, 1280)
     n_reflections = 0
@@ -164,6 +176,7 @@ def test_annulus_counts_are_those_of_a_loop(tiny_chain, figures):
             n_pixels += len(fast) * len(
                 range(max(slow0 - border, 0), min(slow1 + border, shape[0]))
             )
+
     assert figures["annulus"]["n_reflections"] == n_reflections > 100
     assert figures["annulus"]["n_pixels"] == n_pixels
     assert figures["annulus"]["n_lattices"] == accepted.sum()
@@ -176,7 +189,8 @@ def test_all_rungs_of_the_ladder_pass(figures):
     assert [(name, rung["why"]) for name, rung in rungs.items() if rung["passed"] is not True] == []
     for rung in list(rungs.values())[1:]:
         for key in ("radial_rmsd_mm", "transverse_rmsd_mm", "sigma_z", "seconds_per_lattice"):
-            assert isinstance(rung[key], float) and rung[key] > 0
+            assert isinstance(rung[key], float)
+            assert rung[key] > 0
     assert rungs["4"]["sigma_z"] < rungs["3B"]["sigma_z"] < rungs["1"]["sigma_z"]
 
 
@@ -185,15 +199,22 @@ def test_lattices_are_refined_against_their_pixels(tiny_chain, figures):
     it.
     """
     f = figures["stage1"]
-    assert f["n_lattices"] == figures["annulus"]["n_lattices"] and f["n_worse"] == 0
-    assert f["outcomes"]["refined"] >= f["n_lattices"] - 2 and f["outcomes"]["lost"] == 0
-    assert f["mosaicity"] == "continuous" and f["uncertainty"] == "sandwich"
-    assert f["radial_floor_mm"] < f["radial_rmsd_mm"] <= 0.07 and f["transverse_rmsd_mm"] < 0.03
-    assert f["misorientation_deg_median"] <= 0.01 and 0.95 < f["sigma_z_median"] < 1.6
+    assert f["n_lattices"] == figures["annulus"]["n_lattices"]
+    assert f["n_worse"] == 0
+    assert f["outcomes"]["refined"] >= f["n_lattices"] - 2
+    assert f["outcomes"]["lost"] == 0
+    assert f["mosaicity"] == "continuous"
+    assert f["uncertainty"] == "sandwich"
+    assert f["radial_floor_mm"] < f["radial_rmsd_mm"] <= 0.07
+    assert f["transverse_rmsd_mm"] < 0.03
+    assert f["misorientation_deg_median"] <= 0.01
+    assert 0.95 < f["sigma_z_median"] < 1.6
     assert f["pull_sd"].keys() == {"scale", "rotation", "cell", "n_cells", "eta"}
     assert all(0.3 < sd < 3 for sd in f["pull_sd"].values()), f["pull_sd"]
+
     lines = (tiny_chain / "results" / "tiny" / "stage1.csv").read_text().splitlines()
-    assert len(lines) == 1 + f["n_lattices"] and lines[0].startswith("run,shot_id,k,outcome,a,b,c,")
+    assert len(lines) == 1 + f["n_lattices"]
+    assert lines[0].startswith("run,shot_id,k,outcome,a,b,c,")
 
 
 def test_curves_of_the_sites_are_found_within_their_errors(tiny_chain, figures):
@@ -201,19 +222,22 @@ def test_curves_of_the_sites_are_found_within_their_errors(tiny_chain, figures):
     domains.
     """
     f = figures["spread"]
-    assert (
-        f["n_lattices_in"] == figures["wide"]["n_lattices"]
-        and f["n_lattices"] >= f["n_lattices_in"] - 2
-    )
-    assert f["mosaicity"] == "continuous" and f["cycles"] == 2 and f["sigma_kind"] == "scaled"
-    assert f["loss_fall_per_lattice"] > 1 and 0.3 < f["pull_sd"] < 2
-    assert f["rms_fp"] < 2 * f["sigma_fp"] and f["rms_fdp"] < 2 * f["sigma_fdp"]
+    assert f["n_lattices_in"] == figures["wide"]["n_lattices"]
+    assert f["n_lattices"] >= f["n_lattices_in"] - 2
+    assert f["mosaicity"] == "continuous"
+    assert f["cycles"] == 2
+    assert f["sigma_kind"] == "scaled"
+    assert f["loss_fall_per_lattice"] > 1
+    assert 0.3 < f["pull_sd"] < 2
+    assert f["rms_fp"] < 2 * f["sigma_fp"]
+    assert f["rms_fdp"] < 2 * f["sigma_fdp"]
     assert f["true_edge_difference_ev"] == pytest.approx(2.0, abs=0.02)
     assert abs(f["edge_difference_ev"] - 2.0) < 4 * f["edge_difference_sigma_ev"]
     assert all(
         passed for name, passed in f["controls"].items() if "start" in name or "swapped" in name
     )
     assert f["verdicts"]["h, k, l + 1"]["figure"] > 5e4
+
     lines = (tiny_chain / "results" / "tiny" / "spread.csv").read_text().splitlines()
     assert lines[0].startswith("fit,site,energy_ev,fp,fp_sigma,fp_fisher")
 
@@ -243,13 +267,17 @@ def test_the_domains_are_learned_from_the_pixels(tiny_chain, figures, tmp_path):
     f, refined = (
         json.loads((tmp_path / f"{stage}.json").read_text()) for stage in ("mosaic", "stage1")
     )
+
     assert f["n_lattices"] == figures["annulus"]["n_lattices"] == sum(f["outcomes"].values())
-    assert f["outcomes"]["learned"] >= 10 and f["held_out_gain"] > 1000
+    assert f["outcomes"]["learned"] >= 10
+    assert f["held_out_gain"] > 1000
     assert f["distance_to_truth"] < 0.55 * f["distance_to_truth_continuous"]
-    assert refined["outcomes"]["refined"] >= f["n_lattices"] - 2 and refined["n_worse"] == 0
+    assert refined["outcomes"]["refined"] >= f["n_lattices"] - 2
+    assert refined["n_worse"] == 0
     assert refined["radial_rmsd_mm"] < 1.5 * refined["radial_floor_mm"], "that of a true model"
     assert refined["radial_rmsd_mm"] < 0.7 * refined["radial_rmsd_mm_before"]
-    assert 0.97 < refined["sigma_z_median"] < 1.05 and "eta" not in refined["pull_sd"]
+    assert 0.97 < refined["sigma_z_median"] < 1.05
+    assert "eta" not in refined["pull_sd"]
     assert refined["misorientation_deg_median"] < 0.003
 
 
@@ -272,19 +300,21 @@ def test_external_images_are_indexed_as_simulated_ones(tiny_chain, chain, tmp_pa
         cli.main(["manifest", pattern, "--run", "tiny", "--out", str(tmp_path / "manifest.json")])
         == 0
     )
-    mine = {"trial": "mine", "runs": {"tiny": {"images": str(tmp_path / "manifest.json")}}}
-    mine["index"] = {"cell": [67.2, 59.8, 47.2, 90.0, 113.2, 90.0]}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
+
+    tree = {"trial": "mine", "runs": {"tiny": {"images": str(tmp_path / "manifest.json")}}}
+    tree["index"] = {"cell": [67.2, 59.8, 47.2, 90.0, 113.2, 90.0]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tree))
     chain(tmp_path, str(tmp_path / "mine"), "results/mine/tiny/index.h5")
     ours = store.read(tmp_path / "results/mine/tiny/index.h5", "index")
     theirs = store.read(tiny_chain / "results/tiny/tiny/index.h5", "index")
+
     for dataset in ours.keys() - {"shots/seconds"}:
         np.testing.assert_array_equal(ours[dataset], theirs[dataset], err_msg=dataset)
 
 
 @pytest.fixture(scope="module", params=["tetragonal", "panels"])
 def other(request, tmp_path_factory, chain):
-    """From simulate to reindex: folder and name of a trial."""
+    """Folder and name of a trial that has run from simulate to reindex."""
     folder = tmp_path_factory.mktemp(request.param)
     config = request.param
     chain(
@@ -300,17 +330,21 @@ def test_another_crystal_and_another_detector(other):
     level0 = _summary(folder, config, "level0")
     _found_header_error(level0, 0.003 * (96 / 6) ** 0.5, 0.1)
     assert np.linalg.norm(level0["true_shift_mm"]) > 0.05
+
     for stage in ("index", "reindex"):
         f = _summary(folder, config, stage)
         assert (f["n_shots"], f["n_singles"], f["n_blanks"]) == (7, 6, 1)
-        assert (
-            f["n_singles_indexed"] == f["n_indexed"] == f["n_hits"] == 6 and f["index_rate"] == 1.0
-        )
-        assert f["n_lattices_wrong"] == 0 and f["n_blanks_with_lattice"] == 0
-        assert f["miller_right"] >= 0.999 and f["n_spots_indexed"] > 200
+        assert f["n_singles_indexed"] == f["n_indexed"] == f["n_hits"] == 6
+        assert f["index_rate"] == 1.0
+        assert f["n_lattices_wrong"] == 0
+        assert f["n_blanks_with_lattice"] == 0
+        assert f["miller_right"] >= 0.999
+        assert f["n_spots_indexed"] > 200
     before = _summary(folder, config, "index")["misorientation_deg_median"]
+
     assert f["misorientation_deg_median"] <= 0.03 < before, "the header error turned the crystals"
-    assert abs(f["pull_mean"]) <= 0.15 and 0.85 <= f["pull_sd"] <= 1.15
+    assert abs(f["pull_mean"]) <= 0.15
+    assert 0.85 <= f["pull_sd"] <= 1.15
     assert f["prediction_recall"] >= 0.98
 
 
@@ -321,7 +355,9 @@ def test_bad_pixels_are_on_no_spot_and_flag_their_reflections(other, pytestconfi
     c = store.read(folder / "results" / config / config / "reindex.h5", "reindex")
     source = images.Source(folder / "data" / config / "manifest.json")
     panels = source.detector.n_panels
+
     assert set(c["reflections/panel"]) == set(c["spots/panel"]) == set(range(panels))
+
     shot = source.read(0)
     for panel, slow0, slow1, fast0, fast1 in tree["detector"].get("bad_pixels", []):
         assert not shot.mask[panel, slow0:slow1, fast0:fast1].any()

@@ -15,7 +15,7 @@ CONTAINERS = REPOSITORY / "containers"
 
 
 def _lock(name: str) -> dict[str, Requirement]:
-    """Package → pinned requirement of a lock file."""
+    """Return the requirements of a lock file by package."""
     text = (REPOSITORY / name).read_text()
     assert "://" not in text, "a lock holds no addresses"
     entries = re.split(r"\n(?=\S)", text.replace("\\\n", " "))
@@ -51,6 +51,7 @@ def test_locks_satisfy_the_project():
         *extras["slurm"],
         *PROJECT["build-system"]["requires"],
     ]
+
     assert _missing(runtime, RUNTIME) == [], "run `make lock`"
     assert _missing(extras["dev"], DEV) == [], "run `make lock`"
 
@@ -62,17 +63,21 @@ def test_the_dev_lock_extends_the_runtime_lock():
 
 
 def test_this_environment_is_the_lock():
-    pins = {name: pin for name, pin in DEV.items() if pin.marker is None or pin.marker.evaluate()}
+    pins = {
+        name: str(pin.specifier)
+        for name, pin in DEV.items()
+        if pin.marker is None or pin.marker.evaluate()
+    }
     found = {name: f"=={version(name)}" for name in pins}
-    assert found == {name: str(pin.specifier) for name, pin in pins.items()}
+    assert found == pins
 
 
 def test_dockerfile_lint():
     hadolint = Path(sys.prefix, "bin", "hadolint")
-    done = subprocess.run(
+    completed = subprocess.run(
         [hadolint, *CONTAINERS.glob("*.Dockerfile")], capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == 0, done.stdout
+    assert completed.returncode == 0, completed.stdout
 
 
 @pytest.mark.parametrize(
@@ -85,7 +90,8 @@ def test_recipes_install_only_the_lock(recipe):
     assert not re.search(r"\b(pip|conda|apt-get|apt|dnf)\b", code), (
         "packages come from install.sh alone"
     )
-    assert "requirements.lock" in code and "://" not in code
+    assert "requirements.lock" in code
+    assert "://" not in code
     for copied in (
         "requirements.lock",
         "pyproject.toml",
@@ -94,7 +100,8 @@ def test_recipes_install_only_the_lock(recipe):
         "src",
         "containers/install.sh",
     ):
-        assert copied in code and (REPOSITORY / copied).exists()
+        assert copied in code
+        assert (REPOSITORY / copied).exists()
 
 
 def test_recipes_start_from_the_same_image():
@@ -111,6 +118,7 @@ def test_install_uses_hashes_and_nothing_else():
         for line in (CONTAINERS / "install.sh").read_text().splitlines()
         if "pip install" in line
     ]
+
     assert len(lines) == 2
     assert lines[0].endswith("--require-hashes -r requirements.lock")
     assert "--no-deps --no-build-isolation ." in lines[1]

@@ -58,11 +58,16 @@ def run(trial) -> Path:
 
 
 def misorientations(product, truth) -> np.ndarray:
-    """Degrees, of the lattices found; rows of shots are images of the truth."""
+    """Return the misorientation of each lattice found, degrees; the rows of shots are those of the
+    images of the truth.
+    """
     columns = store.read(product, product.stem, ["lattices/A", "lattices/shot"])
-    pairs = zip(columns["lattices/A"], columns["lattices/shot"], strict=True)
     true = [np.array(image["lattices"][0]["A"]) for image in truth["images"]]
-    return np.rad2deg([symmetry.misorientation(A, true[shot], GROUP) for A, shot in pairs])
+    angles = [
+        symmetry.misorientation(A, true[shot], GROUP)
+        for A, shot in zip(columns["lattices/A"], columns["lattices/shot"], strict=True)
+    ]
+    return np.rad2deg(angles)
 
 
 @pytest.mark.parametrize(("stage", "worst_median"), [("index", 0.06), ("reindex", 0.01)])
@@ -75,9 +80,9 @@ def test_single_lattices_in_their_true_orientation(run, truth, stage, worst_medi
 
 
 def test_level0_finds_the_beam(run, truth):
-    """Half a pixel in both directions."""
-    told = store.attributes(run / "reindex.h5", "reindex")["detector"]
-    shift = np.array(told["origin_mm"][0]) - truth["true_panel_origin_mm"]
+    """The header is wrong by half a pixel in both directions."""
+    detector = store.attributes(run / "reindex.h5", "reindex")["detector"]
+    shift = np.array(detector["origin_mm"][0]) - truth["true_panel_origin_mm"]
     assert np.all(np.abs(shift[:2]) < 0.003)
     assert abs(shift[2]) < 0.06
 
@@ -90,17 +95,18 @@ def test_miller_indices_are_right(run, truth):
     right = total = 0
     for k, shot in enumerate(columns["lattices/shot"]):
         A = np.array(truth["images"][shot]["lattices"][0]["A"])
-        mine = columns["spots/lattice"] == k
+        rows = columns["spots/lattice"] == k
         s1 = geometry.direction(
-            true_detector, *(columns[f"spots/{name}"][mine] for name in ("panel", "fast", "slow"))
+            true_detector, *(columns[f"spots/{name}"][rows] for name in ("panel", "fast", "slow"))
         )
         q = (s1 - geometry.S0) / (truth["hc_eV_angstrom"] / columns["shots/mean_energy_ev"][shot])
         expected = np.rint(q @ np.linalg.inv(A).T).astype(int)
         claimed = (
-            columns["spots/hkl"][mine] @ symmetry.same_indices(columns["lattices/A"][k], A, GROUP).T
+            columns["spots/hkl"][rows] @ symmetry.same_indices(columns["lattices/A"][k], A, GROUP).T
         )
         right += int((claimed == expected).all(axis=1).sum())
         total += len(claimed)
+
     assert total > 2000
     assert right / total >= 0.999
 
@@ -125,10 +131,13 @@ def test_friedel_mates_have_the_right_hand(run, shared_data, truth):
     hkl = true.make_miller_array()
     for sign, label in ((1, "F(+)"), (-1, "F(-)")):
         rows = unique.rows(sign * hkl)
-        squared[rows[rows >= 0]] = np.array(true.column_with_label(label).array)[rows >= 0] ** 2
+        is_unique = rows >= 0
+        amplitude = np.array(true.column_with_label(label).array)
+        squared[rows[is_unique]] = amplitude[is_unique] ** 2
     mates = 0.5 * (squared + squared[unique.mate])
-    t = store.read(run / "reindex.h5", "reindex", ["reflections/"])
-    t = {name.removeprefix("reflections/"): column for name, column in t.items()}
+
+    columns = store.read(run / "reindex.h5", "reindex", ["reflections/"])
+    t = {name.removeprefix("reflections/"): column for name, column in columns.items()}
     row = unique.rows(t["hkl"])
     good = (
         (t["flags"] == 0)
@@ -137,15 +146,20 @@ def test_friedel_mates_have_the_right_hand(run, shared_data, truth):
         & (unique.friedel[row] != 0)
     )
     row = row[good]
-    of = t["lattice"][good]
-    expected = (t["partiality"] * t["lorentz"] * t["polarization"])[good] * mates[row]
+    lattice = t["lattice"][good]
+    factor = t["partiality"] * t["lorentz"] * t["polarization"]
+    expected = factor[good] * mates[row]
     measured = np.log(t["intensity"][good] / expected)
     difference = (squared / mates - 1.0)[row]
-    for k in np.unique(of):
-        measured[of == k] -= np.median(measured[of == k])
-    near = np.abs(measured) < 0.7
-    assert near.sum() > 1500 and difference[near].std() > 0.05
-    slope = difference[near] @ measured[near] / (difference[near] @ difference[near])
+    for k in np.unique(lattice):
+        measured[lattice == k] -= np.median(measured[lattice == k])
+    is_close = np.abs(measured) < 0.7
+
+    assert is_close.sum() > 1500
+    assert difference[is_close].std() > 0.05
+
+    x = difference[is_close]
+    slope = x @ measured[is_close] / (x @ x)
     assert slope == pytest.approx(1.0, abs=0.25)
 
 
@@ -153,19 +167,18 @@ def test_the_chain_loses_nothing(trial):
     figures = {stage: json.loads((trial / f"{stage}.json").read_text()) for stage in STAGES}
     found = collect(figures)
     assert len(found) >= 7 and all(check.holds for check in found), found
-    assert figures["cells"]["n_kept"] >= 22 and figures["annulus"]["n_reflections"] > 100
-    assert (
-        figures["level0"]["true_shift_mm"] is None
-        and figures["reindex"]["misorientation_deg_median"] is None
-    )
+    assert figures["cells"]["n_kept"] >= 22
+    assert figures["annulus"]["n_reflections"] > 100
+    assert figures["level0"]["true_shift_mm"] is None
+    assert figures["reindex"]["misorientation_deg_median"] is None
     assert (trial / "merge.mtz").exists()
 
 
 def test_pixels_of_another_simulator_are_explained_to_the_noise(
     trial, truth, shared_data, tmp_path
 ):
-    """With the model the amplitudes are of, and its mosaic domains: nothing of spreadflow made
-    these pixels.
+    """The model and the mosaic domains are those that the other simulator used; nothing of
+    spreadflow made these pixels.
     """
     with h5py.File(tmp_path / "domains.h5", "w") as f:
         f["rotations"] = rotation.from_vector(np.array(truth["mosaic_rotation_vectors_rad_lab"]))
@@ -179,45 +192,56 @@ def test_pixels_of_another_simulator_are_explained_to_the_noise(
     config = for_stage(section(parse(tree), "stage1"), "stage1")
     out = tmp_path / "stage1.h5"
     stage1.run(config, shoeboxes=trial / "annulus.h5", out=out, world=World())
-    known, _ = report.make("stage1", [out], [])
+    with_domains, _ = report.make("stage1", [out], [])
     smooth = json.loads((trial / "stage1.json").read_text())
-    for f in (known, smooth):
-        assert f["n_refined"] == f["n_lattices"] >= 22 and f["n_worse"] == 0
-    assert known["radial_rmsd_mm"] < 0.35 * known["radial_rmsd_mm_before"], (
+
+    for f in (with_domains, smooth):
+        assert f["n_refined"] == f["n_lattices"] >= 22
+        assert f["n_worse"] == 0
+    assert with_domains["radial_rmsd_mm"] < 0.35 * with_domains["radial_rmsd_mm_before"], (
         "of the prediction by spots"
     )
-    assert (
-        known["radial_rmsd_mm"] < 1.3 * known["radial_floor_mm"]
-        and 0.98 < known["sigma_z_median"] < 1.02
-    )
+    assert with_domains["radial_rmsd_mm"] < 1.3 * with_domains["radial_floor_mm"]
+    assert 0.98 < with_domains["sigma_z_median"] < 1.02
     assert smooth["sigma_z_median"] > 1.1, "a smooth distribution is not these 25 domains"
+
     found = store.read(out, "stage1", ["lattices/"])
     np.testing.assert_allclose(
         np.median(found["lattices/n_cells"]), 57, rtol=0.03
     )  # theirs are means of 3 x 3 points
     np.testing.assert_allclose(np.median(found["lattices/scale"]), 93.75, rtol=0.08)
+
     true = [np.array(image["lattices"][0]["A"]) for image in truth["images"]]
     angles = [
         min(symmetry.misorientation(A, theirs, GROUP) for theirs in true)
         for A in found["lattices/A"]
     ]
+
     assert np.rad2deg(np.median(angles)) < 0.001
 
 
 def test_domains_learned_from_another_simulators_pixels_explain_them(trial, shared_data, tmp_path):
-    """Nothing of the truth but the model of the crystal: the radius is explained as with the true
-    domains.
+    """Only the model of the crystal is taken from the truth, and the radial residuals are as small
+    as with the true domains.
     """
-    of = {"model": str(shared_data / "nanobragg_c2" / "model.pdb"), "k_sol": 0.0}
-    how = {"structure_factors": of, "oversample": 1, "mosaicity": "learned"}
+    structure_factors = {"model": str(shared_data / "nanobragg_c2" / "model.pdb"), "k_sol": 0.0}
+    how = {"structure_factors": structure_factors, "oversample": 1, "mosaicity": "learned"}
     tree = {"mosaic": {"max_lattices": 8}, "stage1": how}
     out = {stage: tmp_path / f"{stage}.h5" for stage in ("mosaic", "stage1")}
     configs = {stage: for_stage(section(parse(tree), stage), stage) for stage in out}
-    mosaic.run(configs["mosaic"], shoeboxes=trial / "annulus.h5", out=out["mosaic"], world=World())
-    also = {"shoeboxes": trial / "annulus.h5", "mosaic": out["mosaic"]}
-    stage1.run(configs["stage1"], **also, out=out["stage1"], world=World())
+    shoeboxes = trial / "annulus.h5"
+    mosaic.run(configs["mosaic"], shoeboxes=shoeboxes, out=out["mosaic"], world=World())
+    stage1.run(
+        configs["stage1"],
+        shoeboxes=shoeboxes,
+        mosaic=out["mosaic"],
+        out=out["stage1"],
+        world=World(),
+    )
     f, _ = report.make("stage1", [out["stage1"]], [])
-    assert f["n_refined"] == f["n_lattices"] >= 22 and f["n_worse"] == 0
+
+    assert f["n_refined"] == f["n_lattices"] >= 22
+    assert f["n_worse"] == 0
     assert f["radial_rmsd_mm"] < 0.5 * f["radial_rmsd_mm_before"], "of the prediction by spots"
     assert 0.98 < f["sigma_z_median"] < 1.03
 
@@ -226,7 +250,5 @@ def test_time_per_shot(run):
     """Processor seconds, without the shots that compile; the bar of the project is 0.5 s on a quiet
     machine.
     """
-    assert (
-        np.median(store.read(run / "reindex.h5", "reindex", ["shots/seconds"])["shots/seconds"])
-        < 1.0
-    )
+    columns = store.read(run / "reindex.h5", "reindex", ["shots/seconds"])
+    assert np.median(columns["shots/seconds"]) < 1.0

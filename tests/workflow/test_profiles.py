@@ -38,15 +38,15 @@ def installed(tmp_path_factory) -> dict[str, str]:
 
 
 def _settings(environment, *argv):
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", SETTINGS, *argv],
         cwd=REPOSITORY,
         env=environment,
         timeout=60,
         capture_output=True,
     )
-    assert done.returncode == 0, done.stderr.decode()
-    return json.loads(done.stdout)
+    assert completed.returncode == 0, completed.stderr.decode()
+    return json.loads(completed.stdout)
 
 
 @pytest.mark.parametrize("flag", ["--workflow-profile", "--profile"])
@@ -84,7 +84,9 @@ def test_commands_of_a_profile(new_trial):
         "container=shifter",
     )
     commands = [line for line in output.splitlines() if "spreadflow" in line and " --out " in line]
+
     assert len(commands) == 11 + 11 + 1
+
     for command in commands:
         word = command.split("spreadflow ")[1].split()[0]
         if word in MANY_RANKS:
@@ -95,7 +97,8 @@ def test_commands_of_a_profile(new_trial):
             )
             assert f" --ranks {tasks} " in command
         else:
-            assert "srun" not in command and f"NPROC=1 shifter spreadflow {word} " in command
+            assert "srun" not in command
+            assert f"NPROC=1 shifter spreadflow {word} " in command
 
 
 def test_local_ranks_are_the_cores_granted(new_trial):

@@ -44,12 +44,16 @@ def test_a_changed_spec_file_reruns_its_run(new_trial):
     trial = new_trial(tree)
     (trial.folder / "spec.txt").write_text("a.expt a.refl")
     trial.finish()
+
     assert trial.pending() == set()
+
     (trial.folder / "spec.txt").write_text("b.expt b.refl")
     config = parse(tree)
     below = rerun(config, config, forced=["adopt"])
     assert trial.pending() == below
+
     other = copy.deepcopy(tree) | {"level0": {"runs": ["r2"]}}
     trial.write(other)
     output = trial.snakemake("--dry-run", status=1)
-    assert "level0.runs" in output and "r2, which has a spec file" in output
+    assert "level0.runs" in output
+    assert "r2, which has a spec file" in output

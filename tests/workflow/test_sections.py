@@ -35,7 +35,7 @@ def _leaves(tree, path=()):
 
 
 def _candidates(path, value):
-    """Other values a key might accept, most ordinary first."""
+    """Yield other values that a key might accept, most ordinary first."""
     if path == ("runs",):
         yield {**copy.deepcopy(value), "r1": {"simulate": {"n_single": 3}}}
     elif isinstance(value, bool):

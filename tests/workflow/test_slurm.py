@@ -65,7 +65,7 @@ def test_the_tiny_chain_on_two_nodes(tmp_path, profile, request):
     except slurm.NoSlurm as reason:
         pytest.skip(f"no Slurm here: {reason}")
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             ["timeout", "-s", "KILL", "600", Path(sys.prefix, "bin", command[0]), *command[1:]],
             cwd=work,
             capture_output=True,
@@ -76,8 +76,10 @@ def test_the_tiny_chain_on_two_nodes(tmp_path, profile, request):
         )
     finally:
         cluster.__exit__()
-    assert done.returncode == 0, done.stderr[-5000:]
+
+    assert completed.returncode == 0, completed.stderr[-5000:]
     assert (work / "results" / "tiny" / "merge.h5").exists()
+
     tiny_chain = request.getfixturevalue("tiny_chain")  # only where there is a Slurm
     name = "results/tiny/tiny/reindex.h5"
     ours, theirs = (store.read(folder / name, "reindex") for folder in (tiny_chain, work))

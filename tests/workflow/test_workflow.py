@@ -77,7 +77,8 @@ def test_a_mistake_ends_the_workflow_before_any_job(finished):
     sentences = [line for line in output.splitlines() if "expected" in line]
     assert len(sentences) == 1
     assert all(word in sentences[0] for word in words), sentences
-    assert "Traceback" not in output and "Job stats" not in output
+    assert "Traceback" not in output
+    assert "Job stats" not in output
 
 
 MISSING = {
@@ -138,21 +139,21 @@ def test_a_failed_stage_shows_its_log_and_loses_nothing_else(new_trial, tmp_path
     output = trial.snakemake(
         "--cores", "1", "--keep-going", "--default-resources", f"container={broken}", status=1
     )
+
     assert "no such detector" in output
     assert (trial.folder / "results/t/logs/index.r2.log").read_text() == "no such detector\n"
-    assert (trial.folder / "results/t/r1/index.h5").exists() and not (
-        trial.folder / "results/t/r2/index.h5"
-    ).exists()
+    assert (trial.folder / "results/t/r1/index.h5").exists()
+    assert not (trial.folder / "results/t/r2/index.h5").exists()
 
 
 @pytest.mark.chain
 def test_every_rule_states_log_benchmark_and_resources(finished):
     """As Snakemake understands them, with the ranks of the rules that have many."""
     (finished.folder / "spec.txt").write_text("a.expt a.refl")
-    told_run = "runs={r2: {simulate: {n_single: 2}, spec: spec.txt}}"
-    every = ("--config", "stage1={mosaicity: learned}", told_run)
-    told = finished.snakemake("--dry-run", "--forceall", "--cores", "4", *every)
-    jobs = re.split(r"\n(?=(?:local)?rule )", told)[1:]
+    adopted_run = "runs={r2: {simulate: {n_single: 2}, spec: spec.txt}}"
+    every = ("--config", "stage1={mosaicity: learned}", adopted_run)
+    plan = finished.snakemake("--dry-run", "--forceall", "--cores", "4", *every)
+    jobs = re.split(r"\n(?=(?:local)?rule )", plan)[1:]
     rules = set()
     for job in jobs:
         rule = re.match(r"(?:local)?rule (\w+):", job).group(1)
@@ -162,13 +163,14 @@ def test_every_rule_states_log_benchmark_and_resources(finished):
         assert (
             "\n    log: results/t/logs/" in job and "\n    benchmark: results/t/benchmarks/" in job
         ), job
-        told = re.search(r"\n    resources: (.*)", job).group(1)
-        resources = dict(word.split("=", 1) for word in told.split(", "))
+        listed = re.search(r"\n    resources: (.*)", job).group(1)
+        resources = dict(word.split("=", 1) for word in listed.split(", "))
         assert int(resources["mem_mb"]) > 0 and int(resources["runtime"]) > 0, job
         ranks = 4 if rule in MANY_RANKS else 1
         assert int(resources["tasks"]) == ranks, job
         assert resources["mpi"].endswith("mpiexec") == (ranks > 1), job
         assert f"\n    threads: {ranks}" in job or ranks == 1, job
+
     assert rules == {*BY_WORD, "summary", "report"}
 
 
@@ -190,10 +192,13 @@ def test_from_another_folder_with_the_snakefile_named(tmp_path, call):
 def test_bare_commands_are_installed():
     for command in ("spreadflow", "snakemake", "pytest", "mpiexec"):
         assert shutil.which(command, path=Path(sys.prefix, "bin")), command
-    done = subprocess.run(
+
+    completed = subprocess.run(
         [Path(sys.prefix, "bin", "spreadflow"), "--help"],
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert done.returncode == 0 and "annulus" in done.stdout
+
+    assert completed.returncode == 0
+    assert "annulus" in completed.stdout

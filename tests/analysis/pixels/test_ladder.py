@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from lab import kept
+from lab import cached
 from spreadflow.analysis.pixels import ladder, lattice_fit, shoeboxes
 from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import for_stage, parse, section
@@ -35,7 +35,7 @@ def patch(packed_run) -> patches.Patch:
         config = for_stage(section(parse(packed_run.tree), "simulate", "r"), "simulate")
         return patches.patch(still.Simulator(config), 3, d_min=2.3, d_max=4.0)
 
-    return kept("patch_3", make, "spreadflow.recipes.patch", also=repr(packed_run.tree))
+    return cached("patch_3", make, "spreadflow.recipes.patch", also=repr(packed_run.tree))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def rungs(patch):
         return ladder.run_rungs(start_of(patch, TURN), "P 1", patch.shoeboxes, NOISE)
 
     modules = ("spreadflow.recipes.patch", "spreadflow.analysis.pixels.ladder")
-    return kept("rungs_of_a_lattice", make, *modules, also=Path(__file__).read_text())
+    return cached("rungs_of_a_lattice", make, *modules, also=Path(__file__).read_text())
 
 
 def test_rung_4_finds_orientation_and_scale_where_3b_does_not(patch, rungs):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab import kept
+from lab import cached
 from spreadflow.analysis.pixels import lattice_fit, mosaic_learning
 from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import for_stage, parse, section
@@ -67,7 +67,7 @@ def simulated() -> list[patches.Patch]:
         simulator = still.Simulator(config)
         return [patches.patch(simulator, number, d_min=2.2, d_max=3.5) for number in range(2)]
 
-    return kept("lattices_that_share_domains", make, "spreadflow.recipes.patch", also=repr(TREE))
+    return cached("lattices_that_share_domains", make, "spreadflow.recipes.patch", also=repr(TREE))
 
 
 def problem_of(
@@ -91,7 +91,7 @@ def learned(simulated):
         return mosaic_learning.learn(problems, eta_rad=UNIT, fine=0.6)
 
     modules = ("spreadflow.recipes.patch", "spreadflow.analysis.pixels.mosaic_learning")
-    return kept("learned_domains", make, *modules, also=Path(__file__).read_text())
+    return cached("learned_domains", make, *modules, also=Path(__file__).read_text())
 
 
 @pytest.fixture(scope="module")
