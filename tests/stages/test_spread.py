@@ -125,7 +125,7 @@ def test_with_few_lattices_errors_are_fishers_by_one_factor(product):
     prior = np.diag(fisher @ p.restraints @ fisher)
     ratio = (_values(product, "_sigma") ** 2 - prior) / (np.diag(fisher) - prior)
     assert np.ptp(ratio) < 1e-6 * ratio[0]
-    assert ratio[0] >= 1.0
+    assert ratio[0] >= 1.0 - 1e-9  # but for rounding
 
 
 def test_what_is_told_of_the_curves(product):
