@@ -1,12 +1,8 @@
-"""The real chain on small trials: every stage on real pixels, also for another crystal and another
-detector.
+"""The real chain on a small trial: every stage on real pixels.
 
 The bars are those of the demo (docs/status.md), wider where a figure is over 96 lattices there and
 over few here.
 """
-
-import json
-from pathlib import Path
 
 import gemmi
 import numpy as np
@@ -14,13 +10,11 @@ import pytest
 import yaml
 
 from spreadflow import cli
-from spreadflow.config import overlay, parse, section
 from spreadflow.errors import LatticeOutcome
-from spreadflow.io import images, store
-from spreadflow.models import ReflectionFlag
+from spreadflow.io import store
 from spreadflow.report.checks import collect
+from trials import check_header_error, summary_of
 
-REPOSITORY = Path(__file__).parents[2]
 NUMBER = (int, float)
 COUNT = int
 LIST = list
@@ -64,14 +58,10 @@ LENGTHS = {"shift_mm": 2, "shift_sigma_mm": 2, "true_shift_mm": 2, "mean": 6}
 pytestmark = pytest.mark.chain
 
 
-def _summary(folder, trial, stage):
-    return json.loads((folder / "results" / trial / f"{stage}.json").read_text())
-
-
 @pytest.fixture(scope="module")
 def figures(tiny_chain) -> dict[str, dict]:
     """All summaries of the tiny trial."""
-    return {stage: _summary(tiny_chain, "tiny", stage) for stage in ("simulate", *KEYS)}
+    return {stage: summary_of(tiny_chain, "tiny", stage) for stage in ("simulate", *KEYS)}
 
 
 @pytest.mark.parametrize("stage", KEYS)
@@ -123,19 +113,7 @@ def test_lattices_are_found_where_they_are_and_nowhere_else(figures):
 
 
 def test_the_planted_header_error_is_found(figures):
-    _found_header_error(figures["level0"], 0.003 * (96 / 14) ** 0.5, 0.020 * (96 / 14) ** 0.5)
-
-
-def _found_header_error(f: dict, shift_mm: float, distance_mm: float) -> None:
-    """Assert that each error of the header is found within a limit and 3.5 σ (beyond which one of
-    the three is by chance once in 700 trials).
-    """
-    pairs = [
-        *zip(f["shift_mm"], f["true_shift_mm"], f["shift_sigma_mm"], [shift_mm] * 2, strict=True)
-    ]
-    pairs += [(f["distance_mm"], f["true_distance_mm"], f["distance_sigma_mm"], distance_mm)]
-    for found, true, sigma, limit in pairs:
-        assert abs(found - true) <= min(3.5 * sigma, limit), (found, true, sigma)
+    check_header_error(figures["level0"], 0.003 * (96 / 14) ** 0.5, 0.020 * (96 / 14) ** 0.5)
 
 
 def test_photons_are_the_true_ones_within_their_errors(figures):
@@ -242,45 +220,6 @@ def test_curves_of_the_sites_are_found_within_their_errors(tiny_chain, figures):
     assert lines[0].startswith("fit,site,energy_ev,fp,fp_sigma,fp_fisher")
 
 
-def test_the_domains_are_learned_from_the_pixels(tiny_chain, figures, tmp_path):
-    """The 25 that were simulated; with them lattices are refined as if the model were true."""
-    products = tiny_chain / "results" / "tiny"
-    words = ["--ranks", "1", "--shoeboxes"]
-    keys = {"stage1": {"mosaicity": "learned"}, "mosaic": {"oversample": 1, "max_lattices": 12}}
-    tree = overlay(yaml.safe_load((REPOSITORY / "config" / "tiny.yaml").read_text()), keys)
-    for stage, also in (("mosaic", []), ("stage1", ["--mosaic", str(tmp_path / "mosaic.h5")])):
-        out = ["--out", str(tmp_path / f"{stage}.h5")]
-        text = section(parse(tree), stage)
-        assert (
-            cli.main([stage, "--config", text, *words, str(products / "annulus.h5"), *also, *out])
-            == 0
-        )
-        images = ["--images", str(tiny_chain / "data" / "tiny" / "manifest.json")]
-        summed = [
-            "--products",
-            str(tmp_path / f"{stage}.h5"),
-            *images,
-            "--out",
-            str(tmp_path / f"{stage}.json"),
-        ]
-        assert cli.main(["summary", stage, *summed]) == 0
-    f, refined = (
-        json.loads((tmp_path / f"{stage}.json").read_text()) for stage in ("mosaic", "stage1")
-    )
-
-    assert f["n_lattices"] == figures["annulus"]["n_lattices"] == sum(f["outcomes"].values())
-    assert f["outcomes"]["learned"] >= 10
-    assert f["held_out_gain"] > 1000
-    assert f["distance_to_truth"] < 0.55 * f["distance_to_truth_continuous"]
-    assert refined["outcomes"]["refined"] >= f["n_lattices"] - 2
-    assert refined["n_worse"] == 0
-    assert refined["radial_rmsd_mm"] < 1.5 * refined["radial_floor_mm"], "that of a true model"
-    assert refined["radial_rmsd_mm"] < 0.7 * refined["radial_rmsd_mm_before"]
-    assert 0.97 < refined["sigma_z_median"] < 1.05
-    assert "eta" not in refined["pull_sd"]
-    assert refined["misorientation_deg_median"] < 0.003
-
-
 def test_merged_intensities_are_in_the_mtz(tiny_chain, figures):
     mtz = gemmi.read_mtz_file(str(tiny_chain / "results" / "tiny" / "merge.mtz"))
     assert {"IMEAN", "SIGIMEAN", "I(+)", "SIGI(+)", "I(-)", "SIGI(-)"} <= set(mtz.column_labels())
@@ -310,61 +249,3 @@ def test_external_images_are_indexed_as_simulated_ones(tiny_chain, chain, tmp_pa
 
     for dataset in ours.keys() - {"shots/seconds"}:
         np.testing.assert_array_equal(ours[dataset], theirs[dataset], err_msg=dataset)
-
-
-@pytest.fixture(scope="module", params=["tetragonal", "panels"])
-def other(request, tmp_path_factory, chain):
-    """Folder and name of a trial that has run from simulate to reindex."""
-    folder = tmp_path_factory.mktemp(request.param)
-    config = request.param
-    chain(
-        folder,
-        config,
-        *(f"results/{config}/{stage}.json" for stage in ("index", "level0", "reindex")),
-    )
-    return folder, config
-
-
-def test_another_crystal_and_another_detector(other):
-    folder, config = other
-    level0 = _summary(folder, config, "level0")
-    _found_header_error(level0, 0.003 * (96 / 6) ** 0.5, 0.1)
-    assert np.linalg.norm(level0["true_shift_mm"]) > 0.05
-
-    for stage in ("index", "reindex"):
-        f = _summary(folder, config, stage)
-        assert (f["n_shots"], f["n_singles"], f["n_blanks"]) == (7, 6, 1)
-        assert f["n_singles_indexed"] == f["n_indexed"] == f["n_hits"] == 6
-        assert f["index_rate"] == 1.0
-        assert f["n_lattices_wrong"] == 0
-        assert f["n_blanks_with_lattice"] == 0
-        assert f["miller_right"] >= 0.999
-        assert f["n_spots_indexed"] > 200
-    before = _summary(folder, config, "index")["misorientation_deg_median"]
-
-    assert f["misorientation_deg_median"] <= 0.03 < before, "the header error turned the crystals"
-    assert abs(f["pull_mean"]) <= 0.15
-    assert 0.85 <= f["pull_sd"] <= 1.15
-    assert f["prediction_recall"] >= 0.98
-
-
-def test_bad_pixels_are_on_no_spot_and_flag_their_reflections(other, pytestconfig):
-    """All panels have spots; the masked column and patch are not used."""
-    folder, config = other
-    tree = yaml.safe_load((pytestconfig.rootpath / "config" / f"{config}.yaml").read_text())
-    c = store.read(folder / "results" / config / config / "reindex.h5", "reindex")
-    source = images.Source(folder / "data" / config / "manifest.json")
-    panels = source.detector.n_panels
-
-    assert set(c["reflections/panel"]) == set(c["spots/panel"]) == set(range(panels))
-
-    shot = source.read(0)
-    for panel, slow0, slow1, fast0, fast1 in tree["detector"].get("bad_pixels", []):
-        assert not shot.mask[panel, slow0:slow1, fast0:fast1].any()
-        inside = (
-            (c["reflections/panel"] == panel)
-            & (c["reflections/fast"] > fast0)
-            & (c["reflections/fast"] < fast1)
-        )
-        inside &= (c["reflections/slow"] > slow0) & (c["reflections/slow"] < slow1)
-        assert np.all(c["reflections/flags"][inside] & ReflectionFlag.FAILED)

@@ -5,6 +5,7 @@ import json
 import h5py
 import numpy as np
 import pytest
+
 import same
 
 
