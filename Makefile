@@ -22,6 +22,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CCTBX := .venv-cctbx
 export PATH := $(abspath $(BIN)):$(PATH)
+# Halves compiling, and slows the brute-force engine down: for tests that compile much and run little.
+QUICK_TO_COMPILE := XLA_FLAGS=--xla_cpu_use_fusion_emitters=false
 FOLLOW := --quiet host 2>&1 | spreadflow watch
 SITE := sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header $(LOCK_FLAGS)
@@ -70,14 +72,14 @@ $(CCTBX)/.ready: requirements-cctbx.lock | $(READY)
 
 test: lint  ## everything but `long`: lint, unit tests, stages, whole chains, MPI, Slurm where it can be had
 	@$(MAKE) --no-print-directory cctbx || echo "no cctbx here: its test is skipped"
-	pytest -m "not chain and not long" $(WORKERS) --tiers warn $(PYTEST)
+	$(QUICK_TO_COMPILE) pytest -m "not chain and not long" $(WORKERS) --tiers warn $(PYTEST)
 	pytest -m "chain and not long" $(WORKERS) $(PYTEST)
 
 check: $(READY)  ## the developer's loop, two minutes: lint, and all tests that take less than a second
 	@$(MAKE) --no-print-directory -j 2 --output-sync=target lint quick
 
 quick: $(READY)
-	pytest -m "not stage and not chain and not long" $(WORKERS) --tiers error $(PYTEST)
+	$(QUICK_TO_COMPILE) pytest -m "not stage and not chain and not long" $(WORKERS) --tiers error $(PYTEST)
 
 long: $(READY)  ## measurements that take minutes
 	pytest -m long $(PYTEST)

@@ -12,9 +12,6 @@ import pytest
 # workers on two cores have a thread each: with two each they would wait for one another.
 for _cap in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"):
     os.environ.setdefault(_cap, "1")
-# XLA's older code generator for fused loops compiles in half the time and runs as fast. Sums of
-# photons are equal bit for bit, derivatives to the last digits (docs/decisions/0027).
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import numpy as np
 
