@@ -15,7 +15,10 @@ from spreadflow.physics import structure_factors as sf
 from spreadflow.physics.symmetry import group
 
 PYTHON = Path(__file__).parents[2] / ".venv-cctbx" / "bin" / "python"
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason=f"no cctbx at {PYTHON}: make cctbx")
+pytestmark = [
+    pytest.mark.stage,
+    pytest.mark.skipif(not PYTHON.exists(), reason=f"no cctbx at {PYTHON}: make cctbx"),
+]
 CRYSTALS = [
     ([67.2, 59.8, 47.2, 90.0, 110.3, 90.0], "C 1 2 1", 2.5, [0.0, 0.31, 0.5]),
     ([45.0, 45.0, 60.0, 90.0, 90.0, 90.0], "P 41 21 2", 2.5, [0.2, 0.2, 0.0]),

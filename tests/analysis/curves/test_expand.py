@@ -174,6 +174,7 @@ def _scaled(gram, off):
     return gram._replace(slope=slope, score=score)
 
 
+@pytest.mark.stage
 def test_any_start_ends_at_the_same_curves(drawn):
     lattices, _ = drawn.lattices(40, 2)
     p = drawn.p
