@@ -8,9 +8,9 @@ the second is measured.
 
 import os
 
-os.environ |= dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"), "1"
-)  # before NumPy and XLA start
+from spreadflow.trial.commands import THREAD_CAPS
+
+os.environ |= dict.fromkeys(THREAD_CAPS, "1")  # before NumPy and XLA start
 
 import argparse
 import json

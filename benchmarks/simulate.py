@@ -9,9 +9,9 @@ over the same image, and is scaled to all of them.
 
 import os
 
-os.environ |= dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"), "1"
-)  # before NumPy and XLA start
+from spreadflow.trial.commands import THREAD_CAPS
+
+os.environ |= dict.fromkeys(THREAD_CAPS, "1")  # before NumPy and XLA start
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 import argparse

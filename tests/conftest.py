@@ -8,9 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from spreadflow.trial.commands import THREAD_CAPS  # imports neither NumPy nor JAX
+
 # These hold from the import of NumPy and JAX on, and for all processes that tests start. Two
 # workers on two cores have a thread each: with two each they would wait for one another.
-for _cap in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"):
+for _cap in THREAD_CAPS:
     os.environ.setdefault(_cap, "1")
 
 import numpy as np

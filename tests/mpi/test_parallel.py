@@ -1,7 +1,6 @@
 """The same answer on any number of ranks, and no rank left behind: run under a real launcher."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -28,7 +27,6 @@ def _launch(ranks: int, *command: object) -> subprocess.CompletedProcess:
         capture_output=True,
         text=True,
         timeout=120,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
 

@@ -3,7 +3,6 @@ the way.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -47,10 +46,7 @@ def simulate(folder: Path, ranks: int, *program: object) -> subprocess.Completed
         json.dumps(SECTIONS),
     ]
     words += ["--run", "r", "--ranks", ranks, "--out", folder / "manifest.json"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*map(str, words)], capture_output=True, text=True, timeout=300, env=environment
-    )
+    return subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=300)
 
 
 def contents(folder: Path) -> list[bytes]:
