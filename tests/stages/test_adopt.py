@@ -23,6 +23,7 @@ import msgpack
 import numpy as np
 import pytest
 
+from lab import TRICLINIC
 from spreadflow import cli
 from spreadflow.analysis.still import refinement
 from spreadflow.config import for_stage, parse, section
@@ -59,17 +60,7 @@ TREE = {
         "envelope_ev": 6.0,
         "photons": 2e12,
     },
-    "detector": {
-        "shape": [180, 200],
-        "pixel_mm": 0.3,
-        "panels": [
-            {"origin_mm": [-61.0, 28.0, -60.0]},
-            {"origin_mm": [1.0, 27.0, -60.5], "fast": [1.0, 0.02, 0.01]},
-        ],
-        "water_mm": 0.002,
-        "air_mm": 1.0,
-        "gain_calibration": 0.0,
-    },
+    "detector": TRICLINIC["detector"] | {"bad_pixels": [], "gain_calibration": 0.0},
     "index": {
         "cell": CELL,
         "space_group": GROUP,

@@ -51,3 +51,16 @@ def lattice_identity(product: str) -> dict[str, Column]:
         "shot_id": Column("uint64", "", f"as in {product}"),
         "k": Column("int32", "", f"as in {product}"),
     }
+
+
+PIXEL_DEVIATIONS = {
+    "model_error": Column(
+        "float64",
+        "",
+        "standard deviation of the model of a pixel relative to its Bragg photons",
+    ),
+    "sigma_z": Column(
+        "float64", "", "standard deviation of (data − model)/√variance over the pixels"
+    ),
+}
+"""Columns that say how far the pixels of a lattice are from their model."""

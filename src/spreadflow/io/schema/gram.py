@@ -1,6 +1,6 @@
 """Parts of `spread`: what the pixels of each lattice say about |F|² by channel."""
 
-from spreadflow.io.schema.core import Column, Dataset, lattice_identity, table
+from spreadflow.io.schema.core import PIXEL_DEVIATIONS, Column, Dataset, lattice_identity, table
 
 LATTICES = table(
     "lattices",
@@ -23,14 +23,7 @@ LATTICES = table(
         "nuisance": Column(
             "float64", "", "information about what stage 1 refines", ("unknown", "unknown")
         ),
-        "model_error": Column(
-            "float64",
-            "",
-            "standard deviation of the model of a pixel relative to its Bragg photons",
-        ),
-        "sigma_z": Column(
-            "float64", "", "standard deviation of (data − model)/√variance over the pixels"
-        ),
+        **PIXEL_DEVIATIONS,
         "n_pixels": Column("int32", "px", "pixels fitted"),
         "seconds": Column("float64", "s", "processor time spent on the lattice"),
     },

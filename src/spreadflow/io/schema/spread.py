@@ -1,6 +1,6 @@
 """Product of `spread`: curves f′, f″ with their covariance."""
 
-from spreadflow.io.schema.core import Column, Dataset, lattice_identity, table
+from spreadflow.io.schema.core import PIXEL_DEVIATIONS, Column, Dataset, lattice_identity, table
 
 CURVES = table(
     "curves",
@@ -81,14 +81,7 @@ LATTICES = table(
             "",
             "−ln L with the quoted curves, without terms no curve changes; NaN = not used",
         ),
-        "model_error": Column(
-            "float64",
-            "",
-            "standard deviation of the model of a pixel relative to its Bragg photons",
-        ),
-        "sigma_z": Column(
-            "float64", "", "standard deviation of (data − model)/√variance over the pixels"
-        ),
+        **PIXEL_DEVIATIONS,
         "seconds": Column("float64", "s", "processor time spent on the lattice in the last cycle"),
     },
 )
