@@ -203,7 +203,7 @@ def _list(axes: Any, rungs: list[dict]) -> None:
         for x, words, color in (
             (-0.05, rung["name"], verdict),
             (0.01, rung["does"], style.INK),
-            (0.42, reason, verdict),
+            (0.47, reason, verdict),
         ):
             axes.text(x, y, words, color=color, fontsize=7.5, va="center", transform=axes.transAxes)
 
