@@ -175,22 +175,26 @@ def derivatives(request):
 
     directions = [STEPS[leaf] * sign(sizes(p, leaf)) for leaf in leaves]
 
-    @jax.jit
     def photons_after(steps):
         changed = p
         for leaf, direction, step in zip(leaves, directions, steps, strict=True):
             changed = moved(changed, leaf, step * direction)
         return photons(changed)
 
+    @jax.jit
+    def value_and_change(steps, tangent):
+        return jax.jvp(photons_after, (steps,), (tangent,))
+
     zero = np.zeros(len(leaves))
-    value = photons_after(zero)
-    weights = rng.uniform(size=len(value))
-    forwards = np.asarray(jax.jacfwd(photons_after)(zero)).T
-    reverse = jax.jit(jax.grad(lambda steps: weights @ photons_after(steps)))(zero)
+    forwards = []
     central = []
     for step in np.eye(len(leaves)):
-        difference = photons_after(step) - photons_after(-step)
+        value, change = value_and_change(zero, step)
+        forwards.append(np.asarray(change))
+        difference = value_and_change(step, zero)[0] - value_and_change(-step, zero)[0]
         central.append(0.5 * np.asarray(difference))
+    weights = rng.uniform(size=len(value))
+    reverse = jax.jit(jax.grad(lambda steps: weights @ photons_after(steps)))(zero)
     by_leaf = dict(
         zip(leaves, zip(forwards, central, np.asarray(reverse), strict=True), strict=True)
     )

@@ -58,8 +58,8 @@ def test_the_tiny_chain_on_two_nodes(tmp_path, profile, request):
     command += [
         "--workflow-profile",
         profile,
-        "results/tiny/merge.h5",
-    ]  # later stages are launched the same way
+        "results/tiny/level0.expt",
+    ]  # one stage that shares nothing, one that sums
     try:
         cluster = slurm.Slurm(tmp_path / "slurm").__enter__()
     except slurm.NoSlurm as reason:
@@ -78,10 +78,13 @@ def test_the_tiny_chain_on_two_nodes(tmp_path, profile, request):
         cluster.__exit__()
 
     assert completed.returncode == 0, completed.stderr[-5000:]
-    assert (work / "results" / "tiny" / "merge.h5").exists()
+    assert (work / "results" / "tiny" / "level0.expt").exists()
 
     tiny_chain = request.getfixturevalue("tiny_chain")  # only where there is a Slurm
-    name = "results/tiny/tiny/reindex.h5"
-    ours, theirs = (store.read(folder / name, "reindex") for folder in (tiny_chain, work))
+    name = "results/tiny/tiny/index.h5"
+    ours, theirs = (store.read(folder / name, "index") for folder in (tiny_chain, work))
     for dataset in ours.keys() - {"shots/seconds"}:
         np.testing.assert_array_equal(ours[dataset], theirs[dataset], err_msg=dataset)
+
+    fit = Path("results/tiny/level0.expt")
+    assert (work / fit).read_text() == (tiny_chain / fit).read_text()
