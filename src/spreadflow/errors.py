@@ -1,6 +1,7 @@
-"""Errors a person can act on, and the named ends a shot or a lattice can have."""
+"""Errors and warnings a person can act on, and the named ends a shot or a lattice can have."""
 
 from enum import IntEnum
+from typing import Any, NamedTuple
 
 
 class SpreadflowError(Exception):
@@ -37,6 +38,37 @@ class RanksError(SpreadflowError):
     """The communicator is not the one the stage was told it would get."""
 
     exit_code = 5
+
+
+class StageWarning(NamedTuple):
+    """What a person must know about a result before they trust it.
+
+    A stage keeps its warnings in the attribute `warnings` of its product and logs them; the report
+    and the closing table show them first.
+    """
+
+    what: str
+    """what is wrong, in words: the scales still move
+    """
+    value: float | str
+    """the figure that shows it, with its unit"""
+    limit: float | str
+    """what the figure should be"""
+    todo: str
+    """what to do about it"""
+
+    def sentence(self) -> str:
+        """Return the warning in one line."""
+        return warning_sentence(self._asdict())
+
+
+def warning_sentence(warning: dict[str, Any]) -> str:
+    """Return a warning, as a product or a summary holds it, in one line."""
+    value, limit = (
+        f"{figure:.4g}" if isinstance(figure, float) else str(figure)
+        for figure in (warning["value"], warning["limit"])
+    )
+    return f"{warning['what']}: {value} (should be {limit}). {warning['todo']}"
 
 
 class Outcome(IntEnum):

@@ -8,7 +8,9 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterable
 
+from spreadflow.errors import StageWarning
 from spreadflow.parallel import World
 
 EVERY_S = 2.0
@@ -28,6 +30,15 @@ def logger(stage: str, world: World) -> logging.Logger:
         log.setLevel(logging.INFO if world.rank == 0 else logging.WARNING)
         log.propagate = False
     return log
+
+
+def warn(log: logging.Logger, warnings: Iterable[StageWarning]) -> list[dict]:
+    """Log the warnings of a stage, a line each, and return them as its product keeps them."""
+    kept = []
+    for warning in warnings:
+        log.warning("%s", warning.sentence())
+        kept.append(warning._asdict())
+    return kept
 
 
 class Progress:

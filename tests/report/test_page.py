@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from spreadflow.errors import FileError
+from spreadflow.errors import FileError, StageWarning
 from spreadflow.report import page, table
 from spreadflow.report.checks import collect
 
@@ -47,6 +47,26 @@ def test_table_sums_seconds_over_runs(trial, summaries, capsys):
     assert "41" in text
     assert "24 shots: 18 indexed" in re.sub(r"\s+", " ", text)
     assert "15 of 18 lattices accepted" in text
+
+
+def test_warnings_come_first(summaries, tmp_path, capsys, monkeypatch):
+    """On the page in a box above everything else, in the closing table above the stage's facts."""
+    figures = json.loads(summaries["merge"].read_text())
+    assert figures["warnings"] == []
+    warning = StageWarning("the scales [still] move by", 1.25, 1.0001, "Look at merge.png.")
+    (tmp_path / "merge.json").write_text(json.dumps(figures | {"warnings": [warning._asdict()]}))
+    sentence = "the scales [still] move by: 1.25 (should be 1). Look at merge.png."
+    assert warning.sentence() == sentence
+
+    page.run([tmp_path / "merge.json"], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "1 warning<" in text
+    assert text.index("<h1>") < text.index(sentence) < text.index("observations of")
+
+    monkeypatch.setenv("COLUMNS", "200")
+    table.run(tmp_path)
+    text = capsys.readouterr().out
+    assert text.index(f"warning: {sentence}") < text.index("observations of")
 
 
 def test_a_folder_without_summaries_is_said(tmp_path):

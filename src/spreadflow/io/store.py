@@ -211,6 +211,16 @@ def attributes(path: Path | str, kind: str) -> dict:
     return {name: _decoded(value) for name, value in stored.items()}
 
 
+def warnings_of(products: Iterable[Path]) -> list[dict]:
+    """Return the warnings that stages left in their products (`errors.StageWarning`), in order."""
+    warnings: list[dict] = []
+    for path in products:
+        if h5py.is_hdf5(path):
+            with h5py.File(path, "r") as f:
+                warnings += json.loads(f.attrs.get("warnings", "[]"))
+    return warnings
+
+
 def _decoded(value: object) -> object:
     """Return an attribute as it was before `put_attributes` stored it."""
     if isinstance(value, str) and (value == "null" or value[:1] in ("[", "{")):

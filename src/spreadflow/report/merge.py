@@ -29,7 +29,7 @@ def make(stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict
 
 def headline(figures: dict[str, Any]) -> list[str]:
     """Return what to know of the figures, one fact a line."""
-    lines = [
+    return [
         f"{say(figures['n_observations'])} observations of {say(figures['n_lattices'])} lattices, "
         f"scaled with {figures['scaling']}",
         f"completeness {percent(figures['completeness'])}, "
@@ -38,13 +38,6 @@ def headline(figures: dict[str, Any]) -> list[str]:
         f"Rsplit {say(figures['r_split'])}, CC ano {say(figures['cc_ano'])}",
         f"Wilson B {say(figures['wilson_b'])} Å²",
     ]
-    ambiguities = ", ".join(figures.get("ambiguities", []))
-    if ambiguities:
-        lines.append(
-            f"indexing is ambiguous (h,k,l or {ambiguities}), which is not resolved: merged as if "
-            "twinned"
-        )
-    return lines
 
 
 def checks(summaries: Summaries) -> list[Check]:

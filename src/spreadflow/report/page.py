@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from spreadflow.errors import FileError
+from spreadflow.errors import FileError, warning_sentence
 from spreadflow.io.store import replacing
 from spreadflow.report import WORDS, checks, module_of
 from spreadflow.report.style import say
@@ -42,6 +42,12 @@ a { color: var(--blue); }
 img { width: 100%; border: 1px solid var(--line); border-radius: 4px; }
 .good { color: var(--good); }
 .bad { color: var(--bad); font-weight: 700; }
+.warnings {
+  border: 2px solid var(--bad); border-radius: 4px; background: #fdf1f0;
+  padding: .6rem 1rem; margin: 1rem 0;
+}
+.warnings h2 { color: var(--bad); border: 0; margin: 0; padding: 0; }
+.warnings td { border: 0; }
 details { margin: .6rem 0; }
 summary { cursor: pointer; color: var(--grey); }
 code { font-size: .92em; }
@@ -51,7 +57,7 @@ code { font-size: .92em; }
 SHOWN_FIGURES = {"spread": ("sites", "fits", "verdicts")}
 """Stage → figures that are shown as tables beneath its picture."""
 
-RECORD_KEYS = ("stage", "software", "products")
+RECORD_KEYS = ("stage", "software", "products", "warnings")
 """Keys of a summary that are no figures."""
 
 
@@ -70,6 +76,7 @@ def run(summaries: list[Path], out: Path) -> None:
     body = [
         f"<h1>Trial {trial}</h1>",
         f'<p class="sub">{html.escape(software)} · files in {folder}</p>',
+        _warnings(figures_of),
         _overview(figures_of),
         _conservation(figures_of),
         *(_section(stage, path_of[stage], figures, out) for stage, figures in figures_of.items()),
@@ -90,6 +97,19 @@ def read(path: Path) -> dict[str, Any]:
     if figures.get("stage") not in WORDS:
         raise FileError(path, "a summary of a stage", f"stage {figures.get('stage')}", todo)
     return figures
+
+
+def _warnings(figures_of: dict[str, dict]) -> str:
+    """Return all stages' warnings in a box, or nothing where there are none."""
+    rows = []
+    for stage, figures in figures_of.items():
+        for warning in figures.get("warnings", []):
+            sentence = html.escape(warning_sentence(warning))
+            rows.append(f'<tr><th><a href="#{stage}">{stage}</a></th><td>{sentence}</td></tr>')
+    if not rows:
+        return ""
+    heading = "1 warning" if len(rows) == 1 else f"{len(rows)} warnings"
+    return f'<div class="warnings"><h2>{heading}</h2><table>{"".join(rows)}</table></div>'
 
 
 def _overview(figures_of: dict[str, dict]) -> str:

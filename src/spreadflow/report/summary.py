@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from spreadflow import __version__
-from spreadflow.io.store import identity, replacing
+from spreadflow.io.store import identity, replacing, warnings_of
 from spreadflow.report import module_of, style
 
 
@@ -21,7 +21,8 @@ def run(stage: str, *, products: list[Path], images: list[Path], out: Path) -> N
     with matplotlib.rc_context(style.STYLE):
         figures, picture = module_of(stage).make(stage, list(products), list(images))
         identities = {str(path): identity(path) for path in products}
-        summary = {"stage": stage} | figures | {"products": identities}
+        warnings = {"warnings": figures.get("warnings") or warnings_of(products)}
+        summary = {"stage": stage} | figures | warnings | {"products": identities}
         write(summary, picture, out)
 
 

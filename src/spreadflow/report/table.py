@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from spreadflow.errors import FileError
+from spreadflow.errors import FileError, warning_sentence
 from spreadflow.report import WORDS, checks, module_of
 from spreadflow.report.page import read
 
@@ -51,13 +52,20 @@ def _table(trial: str, figures: dict[str, dict[str, Any]], seconds: dict[str, fl
     for stage in WORDS:
         if stage not in figures and stage not in seconds:
             continue
-        facts = module_of(stage).headline(figures[stage]) if stage in figures else ["–"]
+        facts = _facts(stage, figures[stage]) if stage in figures else ["–"]
         time = f"{seconds[stage]:.0f}" if stage in seconds else "–"
         table.add_row(stage, "\n".join(facts), time)
     seconds_of_reports = sum(value for name, value in seconds.items() if name not in WORDS)
     if seconds_of_reports:
         table.add_row("report", "summaries, pictures and the report", f"{seconds_of_reports:.0f}")
     return table
+
+
+def _facts(stage: str, figures: dict[str, Any]) -> list[str]:
+    """Return what to know of a stage, a line each: its warnings first, in red."""
+    sentences = [warning_sentence(warning) for warning in figures.get("warnings", [])]
+    warnings = [f"[bold red]warning:[/] [red]{escape(sentence)}[/]" for sentence in sentences]
+    return [*warnings, *map(escape, module_of(stage).headline(figures))]
 
 
 def _seconds(benchmarks: Path) -> dict[str, float]:

@@ -11,9 +11,9 @@ import numpy as np
 from spreadflow.analysis.merging import merging, scaling, statistics
 from spreadflow.analysis.merging.merging import Fate
 from spreadflow.config import MergeConfig, MergeSection
-from spreadflow.errors import FileError, LatticeOutcome
+from spreadflow.errors import FileError, LatticeOutcome, StageWarning
 from spreadflow.io import mtz, store
-from spreadflow.log import Progress, logger
+from spreadflow.log import Progress, logger, warn
 from spreadflow.models import ReflectionFlag
 from spreadflow.parallel import World
 from spreadflow.physics import symmetry, unit_cell
@@ -103,8 +103,8 @@ def run(
         "n_lattices_in": len(lattices["lattices/k"]),
         "inputs": _identities([*reindex, cells, section.reference]),
     }
+    attributes["warnings"] = warn(log, _warnings(attributes, section))
     world.once(lambda: _write(out, unique, merged, lattices, attributes, section.n_bins))
-    _warn(log, attributes["ambiguities"])
     log.info("%s after %d cycles; reflections: %s", scales.error_model, scales.n_cycles, counts)
     _log_quality(log, statistics.overall(merged, unique))
 
@@ -122,14 +122,30 @@ def _log_quality(log: Logger, overall: statistics.Bins) -> None:
     log.info(words, overall.cc_half[0], overall.n_pairs[0], overall.r_split[0])
 
 
-def _warn(log: Logger, ambiguities: list[str]) -> None:
-    """Warn where lattices may be indexed in several ways."""
-    if ambiguities:
-        words = (
-            "lattices may be indexed as h,k,l or %s, which is not resolved: the merge is as if "
-            "twinned"
+def _warnings(attributes: dict, section: MergeSection) -> list[StageWarning]:
+    """Return what to know before the merged intensities are trusted."""
+    warnings = []
+    if attributes["ambiguities"]:
+        operators = ", ".join(attributes["ambiguities"])
+        warnings.append(
+            StageWarning(
+                "lattices may be indexed in several ways, which is not resolved: the merge is as "
+                "if twinned",
+                f"h,k,l or {operators}",
+                "h,k,l alone",
+                "Trust no intensity until each lattice's choice is known.",
+            )
         )
-        log.warning(words, ", ".join(ambiguities))
+    if attributes["last_change"] > scaling.TOLERANCE:
+        warnings.append(
+            StageWarning(
+                f"the scales still move after {attributes['n_cycles']} cycles, by a factor of",
+                float(np.exp(attributes["last_change"])),
+                float(np.exp(scaling.TOLERANCE)),
+                "Raise merge.n_cycles; look at merge.png for lattices unlike the others.",
+            )
+        )
+    return warnings
 
 
 def _attributes(section: MergeSection, accepted: Accepted, scales: scaling.Scaling) -> dict:

@@ -19,14 +19,14 @@ from spreadflow.analysis.curves import dispersion
 from spreadflow.analysis.curves.controls import Verdict
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import RefinedCurves
-from spreadflow.config import SpreadConfig
-from spreadflow.errors import FileError, RefinedOutcome, SpreadOutcome
+from spreadflow.config import SpreadConfig, SpreadSection
+from spreadflow.errors import FileError, RefinedOutcome, SpreadOutcome, StageWarning
 from spreadflow.io import factor_files, schema, shoebox_blocks, store
 from spreadflow.io.factor_files import FactorFiles
 from spreadflow.io.mosaic import mosaic_of_lattices
 from spreadflow.io.rows import columns_of
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
-from spreadflow.log import logger
+from spreadflow.log import logger, warn
 from spreadflow.models import MosaicOfLattice
 from spreadflow.parallel import World
 from spreadflow.recipes import curves, factors, gram_rows
@@ -142,19 +142,56 @@ def run(
         "changes": result.changes,
         "converged": result.changes[-1] < section.converged,
     }
-    if not product_attributes["converged"]:
-        words = (
-            "the last of %d cycles moved the curves by %.3g σ: raise spread.max_cycles for less "
-            "than %g"
-        )
-        n_cycles = len(result.changes)
-        log.warning(words, n_cycles, result.changes[-1], section.converged)
+    without_edge = product_attributes.pop("without_edge")
+    product_attributes["warnings"] = warn(log, _warnings(section, product_attributes, without_edge))
     columns: dict[str, np.ndarray] = {}
     for table, of_table in tables.items():
         columns |= {f"{table}/{name}": column for name, column in of_table.items()}
     identities = [store.identity(path) for path in factor_files.curve_paths(known_curves)]
     key = store.digest(section.model_dump(mode="json"), inputs, identities)
     world.once(lambda: _write(out, columns, key, product_attributes))
+
+
+def _warnings(
+    section: SpreadSection, attributes: dict, without_edge: list[str]
+) -> list[StageWarning]:
+    """Return what to know before the curves are trusted.
+
+    attributes: of the product; without_edge: a sentence for each site whose curve has no edge.
+    """
+    warnings = []
+    if not attributes["converged"]:
+        warnings.append(
+            StageWarning(
+                f"the last of {len(attributes['changes'])} cycles still moved the curves, by σ",
+                attributes["changes"][-1],
+                section.converged,
+                "Raise spread.max_cycles.",
+            )
+        )
+    if attributes["sigma_kinds"][0] == "scaled":
+        warnings.append(
+            StageWarning(
+                "too few lattices to tell the scatter of each of so many unknowns; all σ have one "
+                "common factor",
+                f"{attributes['n_parameters']} unknowns",
+                "fewer than lattices",
+                "Take more lattices, or a larger spread.step_ev.",
+            )
+        )
+    warnings += [
+        StageWarning(
+            f"control failed ({control['name']})",
+            float(control["figure"]),
+            control["bar"],
+            "Look at spread.png before any curve is believed.",
+        )
+        for control in attributes["controls"]
+        if not control["passed"]
+    ]
+    todo = "Is the range of channels right? Are there enough lattices?"
+    warnings += [StageWarning(sentence, "none", "an edge", todo) for sentence in without_edge]
+    return warnings
 
 
 def _unknowns(config: SpreadConfig, stage1: Path) -> list[str]:
@@ -364,14 +401,9 @@ def _tables(
         verdicts = curves.verdicts(fits, lattices, model.factors, elements)
         _log_verdicts(log, verdicts)
     quoted = next(iter(fits.values()))
-    if quoted.kind == "scaled":
-        words = "%d lattices for %d unknowns: one factor for their scatter"
-        log.warning(words, lattices.n, len(p.names))
     edges = curves.edge_rows(fits, elements, p.energies_ev)
     weak = dispersion.weak_directions(p, result.refined.of_pixels, section.band_sigma_e)
     without_edge = curves.without_edge(edges, sites)
-    for sentence in without_edge:
-        log.warning(sentence)
     tables = {
         "curves": columns_of(curves.curve_rows(fits)),
         "values": curves.value_rows(fits),
@@ -390,6 +422,7 @@ def _tables(
         "controls": [verdict._asdict() for verdict in verdicts],
         "n_undetermined": weak.n_undetermined,
         "weak": weak.sentences(p.nodes_ev) + without_edge,
+        "without_edge": without_edge,
         "lattices_for_goal": curves.outlook(quoted, elements),
     }
     return tables, attributes

@@ -22,6 +22,9 @@ B_RESTRAINT = 10.0
 STEP_MAX = np.array([1.0, 10.0])
 """Largest change of ln G and of B (Å²) in one cycle."""
 
+TOLERANCE = 1e-4
+"""Cycles end when ln G moves by less than this, r.m.s. over lattices."""
+
 LARGEST_LEVERAGE = 0.9
 """A lattice with hardly more observations than unknowns does not make their residuals infinite."""
 
@@ -96,7 +99,7 @@ def scale(
     reference: np.ndarray | None = None,
     refine_b: bool = True,
     n_cycles: int = 20,
-    tolerance: float = 1e-4,
+    tolerance: float = TOLERANCE,
 ) -> Scaling:
     """Scale every lattice, alternating with merging and the error model.
 
