@@ -64,6 +64,8 @@ class Table(NamedTuple):
     """(reflection, len(MISORIENTATION_DEG)) as predicted with each orientation error; the first is
     true
     """
+    slopes: np.ndarray
+    """(reflection, len(MISORIENTATION_DEG), 3) derivatives of its logarithm, predicted alike"""
     log_g: np.ndarray
     b: np.ndarray
     truth: np.ndarray
@@ -110,18 +112,30 @@ def draw(n: int, unique: merging.Unique, seed: int) -> Table:
     b = b - b.mean()
     drawn = [_one(rng, B, nodes) for _ in range(n)]
     which = np.repeat(np.arange(n), [len(hkl) for hkl, *_ in drawn])
-    hkl, lp, partiality = (np.concatenate(columns) for columns in zip(*drawn, strict=True))
+    hkl, lp, partiality, slopes = (np.concatenate(columns) for columns in zip(*drawn, strict=True))
     row = unique.rows(hkl)
     s2 = 1.0 / (4.0 * unique.d[row] ** 2)
     mean = PHOTONS * np.exp(log_g[which] - 2.0 * b[which] * s2) * lp * partiality[:, 0] * truth[row]
     photons, variance = _measure(rng, mean)
-    return Table(which, row, s2, photons, variance, lp, partiality, log_g, b, truth)
+    return Table(
+        lattice=which,
+        unique=row,
+        s2=s2,
+        intensity=photons,
+        variance=variance,
+        lorentz_polarization=lp,
+        partiality=partiality,
+        slopes=slopes,
+        log_g=log_g,
+        b=b,
+        truth=truth,
+    )
 
 
 def _one(
     rng: np.random.Generator, B: np.ndarray, nodes: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """hkl, Lorentz·polarization and partialities of the reflections of one lattice."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """hkl, Lorentz·polarization, partialities and their slopes of the reflections of a lattice."""
     A = rotation.random(rng) @ B
     error = np.deg2rad(rng.standard_normal(3) / np.sqrt(3))
     spectrum = prediction.compress(Spectrum(CHANNELS_EV, pulse(rng)))
@@ -129,14 +143,13 @@ def _one(
     sine = 0.5 * wavelength(ENERGY_EV) * (q * q).sum(axis=1)
     hkl = nodes[np.abs(q[:, 2] - sine) < 0.005 * np.linalg.norm(q, axis=1)]
     turned = [rotation.from_vector(size * error) @ A for size in MISORIENTATION_DEG]
-    spots = [
-        prediction.centroids_of(prediction.MosaicLattice(a, ETA, DOMAIN_ANG), hkl, spectrum)
-        for a in turned
-    ]
+    lattices = [prediction.MosaicLattice(a, ETA, DOMAIN_ANG) for a in turned]
+    spots = [prediction.centroids_of(lattice, hkl, spectrum) for lattice in lattices]
     partiality = np.stack([s.partiality for s in spots], axis=1)
     keep = np.flatnonzero(partiality.max(axis=1) > 0.01)
     lp = spots[0].lorentz[keep] * response.kahn(spots[0].s1[keep].T, 1.0)
-    return hkl[keep], lp, partiality[keep]
+    slopes = [prediction.recorded_slopes(lattice, hkl[keep], spectrum) for lattice in lattices]
+    return hkl[keep], lp, partiality[keep], np.stack(slopes, axis=1)
 
 
 def _measure(rng, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -171,6 +184,7 @@ def observations(table: Table, unique: merging.Unique, which: int) -> merging.Ob
         variance=table.variance[keep],
         factor=(table.lorentz_polarization * partiality)[keep],
         partiality=relative[keep],
+        slopes=table.slopes[keep, which],
     )
 
 
@@ -181,6 +195,7 @@ def run(table: Table, unique: merging.Unique, which: int) -> dict:
     sums = merging.Sums(obs, len(unique), N_GROUPS)
     found = scaling.scale(obs, sums, unique)
     merged = merging.merge(obs, found.intensity, found.sigma, sums)
+    merged = merging.with_scatter(merged, unique)
     seconds = time.process_time() - start
     error_b = found.b - table.b
     # The scale where the lattice was measured: G exp(−2 B s²) at its reflections' mean s², free of

@@ -244,6 +244,10 @@ class Reflections(NamedTuple):
     """(reflection,) Kahn factor; divide by it"""
     capture: Array
     """(reflection,) fraction of the photons the sensor captures; divide by it"""
+    slopes: Array
+    """(reflection, 3) derivatives of ln(partiality · lorentz) by rotations of the lattice about x
+    and y, 1/rad, and by ln of the width of its nodes
+    """
     intensity: Array
     """(reflection,) summed photons above background"""
     sigma: Array

@@ -99,7 +99,7 @@ def test_mean_is_the_weighted_mean_of_the_mates(written, unique):
 
 def test_mtz_is_its_own_reference(written, unique):
     path, columns = written
-    hkl, intensity = mtz.read_reference(path, GROUP, 3.0)
+    hkl, intensity = mtz.read_reference(path, CELL, GROUP, 3.0)
     value = unique.values(hkl, intensity)
     plus = np.flatnonzero(unique.friedel == 0)
     np.testing.assert_allclose(value[plus], columns["intensity"][plus], rtol=1e-6)
@@ -117,7 +117,7 @@ def test_amplitudes_are_squared_and_indices_brought_to_the_asu(unique, tmp_path)
     turned = -unique.hkl[plus][:, [1, 0, 2]]  # a two-fold of the Laue group and the inverse
     file.set_data(np.column_stack([turned, plus + 1.0]).astype(np.float32))
     file.write_to_file(str(tmp_path / "f.mtz"))
-    hkl, intensity = mtz.read_reference(tmp_path / "f.mtz", GROUP, 3.0)
+    hkl, intensity = mtz.read_reference(tmp_path / "f.mtz", CELL, GROUP, 3.0)
 
     np.testing.assert_allclose(unique.values(hkl, intensity)[plus], (plus + 1.0) ** 2, rtol=1e-6)
 
@@ -151,7 +151,7 @@ def test_model_without_solvent_is_the_direct_sum(unique, tmp_path, monkeypatch):
     """
     monkeypatch.setattr(mtz, "K_SOL", 0.0)
     path = model(tmp_path)
-    value = unique.values(*mtz.read_reference(path, GROUP, 3.0))
+    value = unique.values(*mtz.read_reference(path, CELL, GROUP, 3.0))
     structure = gemmi.read_structure(str(path))
     calculator = gemmi.StructureFactorCalculatorX(structure.cell)
     chosen = np.flatnonzero(unique.friedel >= 0)[::11]
@@ -168,9 +168,9 @@ def test_model_without_solvent_is_the_direct_sum(unique, tmp_path, monkeypatch):
 
 def test_solvent_changes_low_resolution_only(unique, tmp_path, monkeypatch):
     path = model(tmp_path)
-    with_solvent = unique.values(*mtz.read_reference(path, GROUP, 3.0))
+    with_solvent = unique.values(*mtz.read_reference(path, CELL, GROUP, 3.0))
     monkeypatch.setattr(mtz, "K_SOL", 0.0)
-    without = unique.values(*mtz.read_reference(path, GROUP, 3.0))
+    without = unique.values(*mtz.read_reference(path, CELL, GROUP, 3.0))
 
     amplitude = np.sqrt(without)
     change = np.abs(np.sqrt(with_solvent) - amplitude) / amplitude.mean()
@@ -180,15 +180,19 @@ def test_solvent_changes_low_resolution_only(unique, tmp_path, monkeypatch):
     assert low > 5 * high
 
 
-@pytest.mark.parametrize("kind", ["missing", "garbage", "other group"])
+@pytest.mark.parametrize("kind", ["missing", "garbage", "other group", "other cell"])
 def test_references_that_cannot_serve_are_refused(kind, tmp_path):
     path = tmp_path / "x.mtz"
     if kind == "garbage":
         path.write_text("no MTZ file")
     if kind == "other group":
         path = model(tmp_path, "P 1 21 1")
+    cell = CELL
+    if kind == "other cell":
+        path = model(tmp_path)
+        cell = CELL * [1.03, 1.03, 1, 1, 1, 1]
     with pytest.raises(FileError, match="Give reference intensities"):
-        mtz.read_reference(path, GROUP, 3.0)
+        mtz.read_reference(path, cell, GROUP, 3.0)
 
 
 def test_merged_intensities_come_back_mates_apart(written, unique):

@@ -95,6 +95,7 @@ class TwoRuns:
         planted = {
             "shots/shot_id": ids[:6],
             "shots/mean_energy_ev": np.full(6, 7120.0 if run == "one" else 7130.0),
+            "shots/pulse_photons": np.full(6, 1e12),
             "lattices/shot": shot,
             "lattices/shot_id": ids[shot],
             "lattices/k": k,

@@ -7,6 +7,7 @@ import gemmi
 import h5py
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from spreadflow import cli
 from spreadflow.analysis.merging.merging import Unique
@@ -161,6 +162,37 @@ def test_friedel_mates_have_the_right_hand(run, shared_data, truth):
     x = difference[is_close]
     slope = x @ measured[is_close] / (x @ x)
     assert slope == pytest.approx(1.0, abs=0.25)
+
+
+def test_merged_intensities_are_the_true_ones(trial, shared_data):
+    """All of them to 2.1 Å, most measured once: mates averaged against |F|² at 7120 eV."""
+    table = store.read(trial / "merge.h5", "merge", ["merged/"])
+    attributes = store.attributes(trial / "merge.h5", "merge")
+    unique = Unique(np.array(attributes["cell"]), GROUP, 2.1)
+    file = gemmi.read_mtz_file(str(shared_data / "nanobragg_c2" / "truth_F.mtz"))
+    label = next(column.label for column in file.columns if column.type == "G")
+    true = unique.values(file.make_miller_array(), np.array(file.column_with_label(label)) ** 2.0)
+    sign = np.where(table["merged/friedel"] < 0, -1, 1)
+    row = unique.rows(table["merged/hkl"] * sign[:, None])
+    row = np.where(unique.friedel[row] < 0, unique.mate[row], row)
+    is_used = (row >= 0) & np.isfinite(true[row])
+
+    weight = is_used * table["merged/sigma"] ** -2.0
+    row = np.where(is_used, row, 0)
+    total = np.bincount(row, weight, len(unique))
+    measured = np.flatnonzero(total > 0)
+    weighted = np.bincount(row, weight * table["merged/intensity"], len(unique))
+    merged = weighted[measured] / total[measured]
+    truth = true[measured]
+    scale = (merged @ truth) / (merged @ merged)
+    is_positive = merged > 0
+    logs = np.log(merged[is_positive]), np.log(truth[is_positive])
+
+    assert len(measured) > 1400
+    assert spearmanr(merged, truth)[0] >= 0.975
+    assert np.corrcoef(*logs)[0, 1] >= 0.975
+    assert np.abs(scale * merged - truth).sum() / truth.sum() <= 0.28
+    assert attributes["warnings"] == []
 
 
 def test_the_chain_loses_nothing(trial):

@@ -158,7 +158,7 @@ class MergeSection(Section):
     """lattices with fewer do not count"""
     n_bins: PositiveInt = 10
     """resolution shells of the statistics"""
-    n_cycles: PositiveInt = 30
+    n_cycles: PositiveInt = 60
     """at most this many cycles of scaling and error model"""
     min_multiplicity: PositiveInt = 1
     """unique reflections with fewer observations are left out"""

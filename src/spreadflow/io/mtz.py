@@ -191,32 +191,34 @@ def _symmetry(group: gemmi.SpaceGroup) -> tuple[str, str]:
 
 
 def read_reference(
-    path: Path | str, space_group: str, d_min: float
+    path: Path | str, cell: np.ndarray, space_group: str, d_min: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return reference intensities: hkl (n, 3) int32 in the CCP4 asu and I (n,), Friedel mates
     averaged.
 
     From an MTZ file (intensities, else squared amplitudes) or a model (PDB, mmCIF: squared
-    structure factors with flat bulk solvent). Raises FileError when the file cannot be read or has
-    another Laue group.
+    structure factors with flat bulk solvent). cell: (6,) Å, degrees, that of the lattices. Raises
+    FileError when the file cannot be read, has another Laue group or another cell.
     """
     path = Path(path)
     if not path.exists():
         raise FileError(path, "a reference (MTZ, PDB or mmCIF)", "nothing", GIVE_REFERENCE)
     try:
-        if path.suffix.lower() == ".mtz":
-            group, hkl, intensity = _from_mtz(path)
-        else:
-            group, hkl, intensity = _from_model(path, d_min)
+        is_mtz = path.suffix.lower() == ".mtz"
+        reference = _from_mtz(path) if is_mtz else _from_model(path, d_min)
     except (RuntimeError, ValueError, IndexError) as error:
         expected = "a readable MTZ, PDB or mmCIF file"
         raise FileError(path, expected, error, GIVE_REFERENCE) from None
+    group = reference.group
     configured = gemmi.find_spacegroup_by_name(space_group)
     if group is None or _laue_class(group) != _laue_class(configured):
         expected = f"the Laue group and centring of '{space_group}'"
         found = "none" if group is None else group.xhm()
         raise FileError(path, expected, f"'{found}'", GIVE_REFERENCE)
-    return _averaged(configured, hkl, intensity)
+    if not is_same_cell(reference.cell, cell):
+        expected = f"cell {np.round(cell, 2).tolist()} to 1 % and 1°, that of the lattices"
+        raise FileError(path, expected, np.round(reference.cell, 2).tolist(), GIVE_REFERENCE)
+    return _averaged(configured, reference.hkl, reference.intensity)
 
 
 def _laue_class(group: gemmi.SpaceGroup) -> tuple[str, str]:
@@ -240,8 +242,16 @@ def _averaged(
     return np.array(data.miller_array, dtype=np.int32), np.array(data.value_array)
 
 
-Reference = tuple[gemmi.SpaceGroup | None, np.ndarray, np.ndarray]
-"""Space group, hkl (n, 3) and intensities (n,) of a reference as its file has them."""
+class Reference(NamedTuple):
+    """A reference as its file has it."""
+
+    group: gemmi.SpaceGroup | None
+    cell: np.ndarray
+    """(6,) Å, degrees"""
+    hkl: np.ndarray
+    """(n, 3)"""
+    intensity: np.ndarray
+    """(n,)"""
 
 
 def _from_mtz(path: Path) -> Reference:
@@ -261,7 +271,8 @@ def _from_mtz(path: Path) -> Reference:
 
     values = np.array(columns[preferred[0]].array, dtype=np.float64)
     intensity = values if intensities else values**2
-    return mtz.spacegroup, mtz.make_miller_array(), intensity
+    cell = np.array(mtz.cell.parameters)
+    return Reference(mtz.spacegroup, cell, mtz.make_miller_array(), intensity)
 
 
 def _from_model(path: Path, d_min: float) -> Reference:
@@ -290,4 +301,5 @@ def _from_model(path: Path, d_min: float) -> Reference:
     f_atoms = np.asarray(atoms.value_array)
     f_solvent = np.asarray(solvent.value_array)
     f = f_atoms + K_SOL * np.exp(-B_SOL * s_squared) * f_solvent
-    return group, np.asarray(atoms.miller_array), np.abs(f) ** 2
+    cell = np.array(structure.cell.parameters)
+    return Reference(group, cell, np.asarray(atoms.miller_array), np.abs(f) ** 2)

@@ -37,6 +37,7 @@ class Result(NamedTuple):
 
     outcome: Outcome
     mean_energy_ev: float = np.nan
+    pulse_photons: float = np.nan
     spots: Spots | None = None
     lattices: tuple[Lattice, ...] = ()
     reflections: Reflections | None = None
@@ -57,23 +58,25 @@ def index(
     supplied: A (3, 3) of its lattices, where these are given and need not be searched for.
     """
     energy = float(shot.spectrum.mean_energy_ev)
+    photons = float(shot.spectrum.photons.sum())
     if shot.saturated_fraction > section.saturated_fraction_max:
-        return Result(Outcome.SATURATED, energy)
+        return Result(Outcome.SATURATED, energy, photons)
     all_spots = _find_spots(shot, section, detector, energy)
     if supplied is None:
         if len(all_spots.fast) < section.spots.min_spots:
-            return Result(Outcome.BLANK, energy, all_spots)
+            return Result(Outcome.BLANK, energy, photons, all_spots)
         if len(all_spots.fast) > section.spots.max_spots:
-            return Result(Outcome.OVERFLOW, energy, all_spots)
+            return Result(Outcome.OVERFLOW, energy, photons, all_spots)
         lattices = _find_lattices(all_spots, shot, section, detector, energy)
     else:
         lattices = _hold_lattices(supplied, all_spots, shot, section, detector)
     if not lattices:
-        return Result(Outcome.NO_LATTICE, energy, all_spots)
+        return Result(Outcome.NO_LATTICE, energy, photons, all_spots)
     reflections, lattice_of = _integrate(shot, section, detector, polarization, lattices)
     return Result(
         outcome=Outcome.INDEXED,
         mean_energy_ev=energy,
+        pulse_photons=photons,
         spots=all_spots,
         lattices=tuple(lattices),
         reflections=reflections,
@@ -266,6 +269,7 @@ def tables_of(result: Result, identity: dict[str, Any]) -> dict[str, dict[str, n
     shot = identity | {
         "outcome": result.outcome,
         "mean_energy_ev": result.mean_energy_ev,
+        "pulse_photons": result.pulse_photons,
         "n_spots": 0 if result.spots is None else len(result.spots.fast),
         "n_lattices": len(result.lattices),
     }

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.merging import merging, scaling, statistics
+from spreadflow.analysis.merging import absences, merging, scaling, statistics
 from spreadflow.analysis.merging.merging import Fate
 from spreadflow.config import MergeConfig, MergeSection
 from spreadflow.errors import FileError, LatticeOutcome, StageWarning
@@ -24,6 +24,21 @@ MAX_GROUPS = 128
 number have no work.
 """
 
+LARGEST_SADD = 0.3
+"""Relative disagreement of observations above which partialities or indices must be wrong."""
+
+LARGEST_B_SPREAD = 10.0
+"""Å²; crystals of one kind differ by a few Å² (standard deviation) in B."""
+
+LARGEST_B = 20.0
+"""Å²; a lattice's B against the mean of all beyond which its fall-off is no crystal's."""
+
+LARGEST_CHI2 = 9.0
+"""A lattice whose reflections deviate by more than 3 σ on average is not one of the others."""
+
+UNLIKE_SIGMAS = 5.0
+"""Standard deviations of ln G among lattices beyond which a scale is unlike the others."""
+
 REFLECTION_COLUMNS = (
     "lattice",
     "hkl",
@@ -31,6 +46,7 @@ REFLECTION_COLUMNS = (
     "lorentz",
     "polarization",
     "capture",
+    "slopes",
     "intensity",
     "sigma",
     "flags",
@@ -39,6 +55,7 @@ REFLECTION_COLUMNS = (
 
 COLUMNS = (
     "shots/mean_energy_ev",
+    "shots/pulse_photons",
     *(f"lattices/{name}" for name in ("shot", "shot_id", "k")),
     *(f"reflections/{name}" for name in REFLECTION_COLUMNS),
 )
@@ -60,7 +77,7 @@ class Table(NamedTuple):
     """The accepted lattices of this rank's groups and their reflections: columns by name."""
 
     lattices: dict[str, np.ndarray]
-    """group (ascending), run, shot_id, k, energy_ev"""
+    """group (ascending), run, shot_id, k, energy_ev, pulse_photons"""
     reflections: dict[str, np.ndarray]
     """as in the schema; `lattice` is a row of `lattices`"""
 
@@ -87,8 +104,9 @@ def run(
     obs, lattices, counts = _select(table, section, unique, n_groups, world)
     _check_used(counts, cells)
     sums = merging.Sums(obs, len(unique), n_groups, world.sum)
-    scales = _scaled(obs, sums, unique, section, accepted.space_group)
+    scales = _scaled(obs, sums, unique, section, accepted)
     merged = merging.merge(obs, scales.intensity, scales.sigma, sums, section.min_multiplicity)
+    merged = merging.with_scatter(merged, unique)
     n_merged = int(merged.n.sum())
     counts |= {"multiplicity": counts["used"] - n_merged, "used": n_merged}
 
@@ -103,7 +121,14 @@ def run(
         "n_lattices_in": len(lattices["lattices/k"]),
         "inputs": _identities([*reindex, cells, section.reference]),
     }
-    attributes["warnings"] = warn(log, _warnings(attributes, section))
+    _check_finite(merged, section)
+    suspects = absences.suspected_screws(merged, unique)
+    warnings = [
+        *_warnings_of_symmetry(attributes["ambiguities"], suspects),
+        *_warnings_of_scales(scales),
+        *_warnings_of_lattices(lattices, scales),
+    ]
+    attributes["warnings"] = warn(log, warnings)
     world.once(lambda: _write(out, unique, merged, lattices, attributes, section.n_bins))
     log.info("%s after %d cycles; reflections: %s", scales.error_model, scales.n_cycles, counts)
     _log_quality(log, statistics.overall(merged, unique))
@@ -122,27 +147,116 @@ def _log_quality(log: Logger, overall: statistics.Bins) -> None:
     log.info(words, overall.cc_half[0], overall.n_pairs[0], overall.r_split[0])
 
 
-def _warnings(attributes: dict, section: MergeSection) -> list[StageWarning]:
-    """Return what to know before the merged intensities are trusted."""
-    warnings = []
-    if attributes["ambiguities"]:
-        operators = ", ".join(attributes["ambiguities"])
+def _check_finite(merged: merging.Merged, section: MergeSection) -> None:
+    """Raise FileError where a measured intensity or its σ is no number."""
+    is_measured = merged.n > 0
+    is_finite = np.isfinite(merged.intensity) & np.isfinite(merged.sigma)
+    n_lost = int((is_measured & ~is_finite).sum())
+    if n_lost or not is_measured.any():
+        found = f"{n_lost} of {int(is_measured.sum())} that are not"
+        todo = "Look at reindex.png; does merge.reference belong to this crystal?"
+        where = section.reference or "merged intensities"
+        raise FileError(where, "finite intensities", found, todo)
+
+
+def _warnings_of_symmetry(
+    ambiguities: list[str], suspects: list[absences.Suspect]
+) -> list[StageWarning]:
+    """Return warnings about how lattices may be indexed, and about the space group."""
+    warnings = [
+        StageWarning(
+            f"axial reflections {suspect.condition()} are weak, and the space group has no screw "
+            f"axis along {suspect.axis}: mean I over that of their shells, of {suspect.n_weak}",
+            suspect.strength,
+            "about 1",
+            "Is index.space_group the right one of its point group?",
+        )
+        for suspect in suspects
+    ]
+    if ambiguities:
         warnings.append(
             StageWarning(
                 "lattices may be indexed in several ways, which is not resolved: the merge is as "
                 "if twinned",
-                f"h,k,l or {operators}",
+                f"h,k,l or {', '.join(ambiguities)}",
                 "h,k,l alone",
                 "Trust no intensity until each lattice's choice is known.",
             )
         )
-    if attributes["last_change"] > scaling.TOLERANCE:
+    return warnings
+
+
+def _warnings_of_scales(scales: scaling.Scaling) -> list[StageWarning]:
+    """Return warnings about the refinement of scales and error model as a whole."""
+    model = scales.error_model
+    warnings = []
+    if scales.last_change > scaling.TOLERANCE:
         warnings.append(
             StageWarning(
-                f"the scales still move after {attributes['n_cycles']} cycles, by a factor of",
-                float(np.exp(attributes["last_change"])),
-                float(np.exp(scaling.TOLERANCE)),
+                f"the scales still move after {scales.n_cycles} cycles, by σ",
+                scales.last_change,
+                scaling.TOLERANCE,
                 "Raise merge.n_cycles; look at merge.png for lattices unlike the others.",
+            )
+        )
+    if model.sadd > LARGEST_SADD:
+        warnings.append(
+            StageWarning(
+                "observations of one reflection disagree by a fraction of its intensity (sadd)",
+                model.sadd,
+                LARGEST_SADD,
+                "Is the cell, the space group, the bandwidth right? Look at reindex.png.",
+            )
+        )
+    b_spread = float(scales.spread[1])
+    if b_spread > LARGEST_B_SPREAD:
+        warnings.append(
+            StageWarning(
+                "lattices fall off with resolution very differently: standard deviation of B, Å²",
+                b_spread,
+                LARGEST_B_SPREAD,
+                "Raise merge.d_min to where lattices carry signal.",
+            )
+        )
+    return warnings
+
+
+def _warnings_of_lattices(lattices: dict, scales: scaling.Scaling) -> list[StageWarning]:
+    """Return warnings about single lattices, the worst named. Lattices are those of all ranks."""
+    chi2 = lattices["lattices/chi2"]
+    scale = np.log(lattices["lattices/scale"])
+    b = lattices["lattices/b"]
+    beyond_scale = np.abs(scale - np.nanmean(scale)) / (UNLIKE_SIGMAS * scales.spread[0])
+    kinds = (
+        (chi2 / LARGEST_CHI2, chi2, LARGEST_CHI2, "deviate from what others measured: χ²"),
+        (
+            np.abs(b) / LARGEST_B,
+            b,
+            f"±{LARGEST_B:g}",
+            "fall off with resolution absurdly: B, Å²",
+        ),
+        (
+            beyond_scale,
+            np.exp(scale),
+            f"within {UNLIKE_SIGMAS:g} standard deviations of the others",
+            "have a scale unlike the others': G",
+        ),
+    )
+    todo = "Look at their stills; leave them out with cells if they are no crystal of this kind."
+    warnings = []
+    for excess, value, limit, what in kinds:
+        beyond = np.flatnonzero(np.nan_to_num(excess) > 1.0)
+        if not len(beyond):
+            continue
+        worst = beyond[np.argmax(excess[beyond])]
+        identity = f"shot {lattices['lattices/shot_id'][worst]}, k {lattices['lattices/k'][worst]}"
+        warnings.append(
+            StageWarning(
+                f"{len(beyond)} of {int(np.isfinite(b).sum())} lattices {what}; the worst "
+                f"({identity})",
+                float(value[worst]),
+                limit,
+                todo,
             )
         )
     return warnings
@@ -162,6 +276,7 @@ def _attributes(section: MergeSection, accepted: Accepted, scales: scaling.Scali
         "ambiguities": symmetry.ambiguities(cell, accepted.space_group),
         "scaling": reference,
         "error_model": scales.error_model._asdict(),
+        "lattice_spread": dict(zip(scaling.UNKNOWNS, scales.spread.tolist(), strict=True)),
         "n_cycles": scales.n_cycles,
         "last_change": scales.last_change,
         "config": section.model_dump(mode="json"),
@@ -245,9 +360,12 @@ def _joined(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 def _no_rows() -> Table:
     """Return a table without rows, as a rank without groups holds it."""
-    dtypes = {"group": "i8", "run": "i8", "shot_id": "u8", "k": "i8", "energy_ev": "f8"}
+    dtypes = {"group": "i8", "run": "i8", "shot_id": "u8", "k": "i8"}
+    dtypes |= {"energy_ev": "f8", "pulse_photons": "f8"}
     lattices = {name: np.empty(0, dtype) for name, dtype in dtypes.items()}
-    reflections = {name: np.empty((0, 3) if name == "hkl" else 0) for name in REFLECTION_COLUMNS}
+    reflections = {
+        name: np.empty((0, 3) if name in ("hkl", "slopes") else 0) for name in REFLECTION_COLUMNS
+    }
     return Table(lattices, reflections)
 
 
@@ -267,13 +385,16 @@ def _read_part(group: int, part: Part, accepted: Accepted) -> Table:
         raise FileError(part.path, "lattices that cells.h5 knows", "others", todo)
     is_accepted = np.array(outcomes, dtype=np.int64) == LatticeOutcome.ACCEPTED
     n_accepted = is_accepted.sum()
-    energy_ev = columns["shots/mean_energy_ev"][columns["lattices/shot"]]
+    shot = columns["lattices/shot"]
+    energy_ev = columns["shots/mean_energy_ev"][shot]
+    pulse_photons = columns["shots/pulse_photons"][shot]
     lattices = {
         "group": np.full(n_accepted, group),
         "run": np.full(n_accepted, part.run),
         "shot_id": shot_id[is_accepted],
         "k": k[is_accepted],
         "energy_ev": energy_ev[is_accepted],
+        "pulse_photons": pulse_photons[is_accepted],
     }
     lattice_of = columns["reflections/lattice"]
     is_wanted = is_accepted[lattice_of]
@@ -290,8 +411,13 @@ def _select(
     each fate.
     """
     flags = table.reflections["flags"].astype(np.int64)
+    pulse = _relative_photons(table.lattices, n_groups, world)
     obs, n, fate = merging.select(
-        table.reflections | {"failed": (flags & ReflectionFlag.FAILED) != 0},
+        table.reflections
+        | {
+            "failed": (flags & ReflectionFlag.FAILED) != 0,
+            "pulse": pulse[table.reflections["lattice"].astype(np.int64)],
+        },
         table.lattices["group"],
         merging.half_sets(table.lattices["shot_id"], table.lattices["k"]),
         unique,
@@ -313,6 +439,18 @@ def _select(
     return obs, lattices, by_name
 
 
+def _relative_photons(lattices: dict[str, np.ndarray], n_groups: int, world: World) -> np.ndarray:
+    """Return the photons in the pulse of each lattice, (lattice,), over their mean. Collective."""
+    photons = lattices["pulse_photons"]
+    group = lattices["group"]
+    own_sums = {0: np.zeros(2)}  # who holds no lattice takes part too
+    for number in np.unique(group).tolist():
+        is_in_group = group == number
+        own_sums[number] = np.array([photons[is_in_group].sum(), is_in_group.sum()])
+    total, n_lattices = world.sum(own_sums, n_groups)
+    return photons * n_lattices / total
+
+
 def _identities(paths: list[Path | None]) -> list[str]:
     """Return the identities of the files that there are."""
     return [store.identity(path) for path in paths if path is not None]
@@ -323,7 +461,7 @@ def _scaled(
     sums: merging.Sums,
     unique: merging.Unique,
     section: MergeSection,
-    space_group: str,
+    accepted: Accepted,
 ) -> scaling.Scaling:
     """Return the scales, the error model and the intensities that they are refined with.
     Collective.
@@ -332,19 +470,29 @@ def _scaled(
         obs,
         sums,
         unique,
-        reference=_reference(section, space_group, unique),
+        reference=_reference(section, accepted, unique),
         refine_b=section.refine_b,
         n_cycles=section.n_cycles,
     )
 
 
 def _reference(
-    section: MergeSection, space_group: str, unique: merging.Unique
+    section: MergeSection, accepted: Accepted, unique: merging.Unique
 ) -> np.ndarray | None:
-    """Return (unique,) reference intensities, NaN where there are none."""
+    """Return (unique,) reference intensities, NaN where there are none. Raises FileError where none
+    is among the unique reflections.
+    """
     if section.reference is None:
         return None
-    return unique.values(*mtz.read_reference(section.reference, space_group, section.d_min))
+    hkl, intensity = mtz.read_reference(
+        section.reference, accepted.cell, accepted.space_group, section.d_min
+    )
+    values = unique.values(hkl, intensity)
+    if not (values > 0).any():
+        expected = f"intensities to {section.d_min:g} Å"
+        todo = "Give a reference of this crystal: merge.reference."
+        raise FileError(section.reference, expected, f"none of {len(hkl)}", todo)
+    return values
 
 
 def _mean_energy(sums: merging.Sums, energies_ev: np.ndarray) -> float:
@@ -356,10 +504,18 @@ def _mean_energy(sums: merging.Sums, energies_ev: np.ndarray) -> float:
 
 
 def _scale_columns(scales: scaling.Scaling, is_used: np.ndarray) -> dict[str, np.ndarray]:
-    """Return scale and B of all lattices, NaN where a lattice is not used."""
-    columns = {name: np.full(len(is_used), np.nan) for name in ("scale", "b")}
-    columns["scale"][is_used] = np.exp(scales.log_g)
-    columns["b"][is_used] = scales.b
+    """Return what was refined of all lattices, NaN where a lattice is not used."""
+    of_used = {
+        "scale": np.exp(scales.log_g),
+        "b": scales.b,
+        "tilt_rad": scales.unknowns[:, 2:4],
+        "log_width": scales.unknowns[:, 4],
+        "chi2": scales.chi2,
+    }
+    columns = {}
+    for name, values in of_used.items():
+        columns[name] = np.full((len(is_used), *values.shape[1:]), np.nan)
+        columns[name][is_used] = values
     return columns
 
 

@@ -54,6 +54,7 @@ def observations(
         variance=sigma**2,
         factor=np.ones(n),
         partiality=np.ones(n),
+        slopes=np.zeros((n, 3)),
     )
     return obs, hkl, sigma
 
@@ -215,9 +216,18 @@ def test_every_reflection_has_one_fate():
     lattice[-1] = 1
     table = {
         name: np.ones(n, dtype=np.float32)
-        for name in ("partiality", "lorentz", "polarization", "capture", "intensity", "sigma")
+        for name in (
+            "partiality",
+            "lorentz",
+            "polarization",
+            "capture",
+            "pulse",
+            "intensity",
+            "sigma",
+        )
     }
     table |= {"lattice": lattice, "hkl": hkl, "failed": np.arange(n) == 3}
+    table["slopes"] = np.zeros((n, 3))
     table["partiality"][14] = 0.01
     table["sigma"][15] = 0.0
     obs, count, fate = merging.select(

@@ -52,6 +52,8 @@ def simulated(
     rng = np.random.default_rng(seed)
     unique = Unique(np.array([40.0, 40.0, 70.0, 90.0, 90.0, 90.0]), "P 43 21 2", 2.2)
     truth = rng.exponential(size=len(unique)) * np.exp(-30.0 / (2.0 * unique.d**2))
+    plus = unique.friedel > 0
+    truth[unique.mate[plus]] = truth[plus] * rng.gamma(1 / 0.06**2, 0.06**2, plus.sum())
     log_g = 0.6 * rng.standard_normal(n_lattices)
     b = 4.0 * rng.standard_normal(n_lattices)
     log_g = log_g - log_g.mean()
@@ -77,6 +79,7 @@ def simulated(
         variance=background,
         factor=factor,
         partiality=p,
+        slopes=np.zeros((len(lattice), 3)),
     )
     return Experiment(obs, unique, log_g, b, truth)
 
@@ -120,9 +123,10 @@ def test_planted_scales_and_b_are_found_as_well_as_can_be(plenty):
 
     assert ((scatter > 0.93) & (scatter < 1.12)).all(), scatter
 
-    slope, _ = np.polyfit(table.log_g, found.log_g, 1)
+    # what is found is the mean of what may be true: it is drawn to the mean of all lattices
+    slope, _ = np.polyfit(found.log_g, table.log_g, 1)
     assert abs(slope - 1.0) < 0.005, "strong and weak lattices alike"
-    slope, _ = np.polyfit(table.b, found.b, 1)
+    slope, _ = np.polyfit(found.b, table.b, 1)
     assert abs(slope - 1.0) < 0.01
 
 
@@ -135,6 +139,7 @@ def test_sigma_is_honest(plenty):
     """Deviations of the merged intensities from the truth have the spread their σ says."""
     table, found = plenty
     merged = merging.merge(table.obs, found.intensity, found.sigma, table.sums)
+    merged = merging.with_scatter(merged, table.unique)
     is_measured = merged.n > 0
     intensity = merged.intensity[is_measured]
     sigma = merged.sigma[is_measured]
@@ -149,7 +154,7 @@ def test_sigma_is_honest(plenty):
 @pytest.mark.stage
 def test_cycles_converge_and_the_gauge_is_fixed(plenty):
     table, found = plenty
-    assert found.n_cycles < 20 and found.last_change <= 1e-4
+    assert found.n_cycles < 20 and found.last_change <= scaling.TOLERANCE
     assert abs(found.log_g.mean()) < 1e-12 and abs(found.b.mean()) < 1e-10
     more = scaled(table, tolerance=0.0, n_cycles=found.n_cycles + 5)
     np.testing.assert_allclose(more.log_g, found.log_g, atol=1e-3)
@@ -172,7 +177,7 @@ def test_order_of_observations_and_lattices_does_not_matter(plenty):
     order = np.lexsort([rng.random(len(new_lattice)), new_lattice])
     columns = {
         name: getattr(table.obs, name)[order]
-        for name in ("unique", "s2", "intensity", "variance", "factor", "partiality")
+        for name in ("unique", "s2", "intensity", "variance", "factor", "partiality", "slopes")
     }
     back = np.argsort(place)
     obs = Observations(
@@ -194,9 +199,106 @@ def test_low_multiplicity_still_scales():
     table = simulated(30, 120, seed=3)
     assert np.median(np.bincount(table.obs.unique)) <= 1
     found = scaled(table, n_cycles=50, refine_b=False)
-    assert found.last_change < 1e-3 and (found.b == 0).all()
+    assert found.last_change <= scaling.TOLERANCE and (found.b == 0).all()
     level = 2.0 * table.obs.s2.mean() * table.b
     assert np.std(found.log_g - table.log_g + level) < 0.35 * np.std(table.log_g - level)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_few_lattices_that_hardly_share_a_reflection_do_not_run_away(seed):
+    """24 lattices of 80 reflections, one of them with a low order that is hundreds of times as
+    strong as its shell: scales, B and intensities stay near the truth, and the cycles end.
+    """
+    table = simulated(24, 80, seed=seed)
+    strongest = np.flatnonzero(np.bincount(table.obs.unique) >= 3)[0]
+    is_strong = table.obs.unique == strongest
+    intensity = np.where(is_strong, 300.0 * table.obs.intensity, table.obs.intensity)
+    truth = table.truth.copy()
+    truth[strongest] *= 300.0
+    obs = table.obs._replace(intensity=intensity)
+    found = scaling.scale(obs, table.sums, table.unique, n_cycles=60)
+    merged = merging.merge(obs, found.intensity, found.sigma, table.sums)
+    merged = merging.with_scatter(merged, table.unique)
+
+    assert found.last_change <= scaling.TOLERANCE
+    error_b = found.b - table.b
+    error = found.log_g - table.log_g - 2.0 * obs.s2.mean() * error_b
+    assert np.abs(error - error.mean()).max() < 0.8
+    assert np.abs(error_b).max() < 12.0
+    is_measured = merged.n > 0
+    ratio = merged.intensity[strongest] / truth[strongest]
+    level = np.sum(merged.intensity[is_measured]) / np.sum(truth[is_measured])
+    assert 0.6 < ratio / level < 1.6
+
+
+def test_a_mate_that_fluctuated_down_does_not_win():
+    """Mates that were measured once each at 1.19 and 0.009 of the truth, by lattices of many
+    others: their mean is near the middle, and its σ covers both.
+    """
+    table = simulated(300, 150, seed=8)
+    times = np.bincount(table.obs.unique, minlength=len(table.unique))
+    plus = np.flatnonzero((table.unique.friedel > 0) & (times > 0))
+    pair = next(row for row in plus if times[table.unique.mate[row]] > 0)
+    mate = table.unique.mate[pair]
+    strong = 3.0 * table.truth.mean()
+    truth = table.truth.copy()
+    truth[[pair, mate]] = strong
+    keep = np.ones(len(table.obs.unique), dtype=bool)
+    intensity = table.obs.intensity.copy()
+    k = table.photons_per_intensity
+    for row, measured in ((pair, 1.19), (mate, 0.009)):
+        first, *others = np.flatnonzero(table.obs.unique == row)
+        keep[others] = False
+        intensity[first] = measured * strong * k[first]
+    columns = table.obs._asdict() | {"intensity": intensity}
+    per_lattice = ("group", "half")
+    obs = Observations(
+        **{name: c if name in per_lattice else c[keep] for name, c in columns.items()}
+    )
+    sums = Sums(obs, len(table.unique), N_GROUPS)
+    found = scaling.scale(obs, sums, table.unique)
+    merged = merging.merge(obs, found.intensity, found.sigma, sums)
+    merged = merging.with_scatter(merged, table.unique)
+
+    weight = merged.sigma[[pair, mate]] ** -2.0
+    mean = weight @ merged.intensity[[pair, mate]] / weight.sum()
+    measured = merged.n > 0
+    level = np.sum(merged.intensity[measured]) / np.sum(truth[measured])
+    sigma = weight.sum() ** -0.5
+    assert 0.3 < mean / (level * strong) < 0.9
+    assert abs(mean - level * strong) < 4.0 * sigma
+
+
+@pytest.mark.stage
+def test_planted_tilts_and_widths_are_found():
+    """Partialities predicted with orientations and widths that are wrong alike for all reflections
+    of a lattice: post-refinement takes their errors out.
+    """
+    table = simulated(400, 150, ErrorModel(1.2, 0.5, 0.04, 0.0), seed=9)
+    rng = np.random.default_rng(9)
+    n = len(table.obs.lattice)
+    depth = np.sqrt(-2.0 * np.log(table.obs.partiality))
+    angle = rng.uniform(0.0, 2.0 * np.pi, n)
+    width_rad = np.deg2rad(0.05)
+    slopes = np.column_stack(
+        [
+            depth * np.cos(angle) / width_rad,
+            depth * np.sin(angle) / width_rad,
+            depth**2,
+        ]
+    )
+    sizes = [np.deg2rad(0.005), np.deg2rad(0.005), 0.1]
+    tilt = sizes * rng.standard_normal((400, 3))
+    changed = np.exp((slopes * tilt[table.obs.lattice]).sum(axis=1))
+    obs = table.obs._replace(intensity=table.obs.intensity * changed, slopes=slopes)
+    found = scaling.scale(obs, table.sums, table.unique)
+    blind = scaling.scale(obs._replace(slopes=0.0 * slopes), table.sums, table.unique)
+
+    pulls = (found.unknowns[:, 2:] - tilt) / found.sigmas[:, 2:]
+    assert (pulls.std(axis=0) > 0.8).all()
+    assert (pulls.std(axis=0) < 1.3).all()
+    np.testing.assert_allclose(found.spread[2:], sizes, rtol=0.2)
+    assert found.error_model.spart < 0.03 < 0.08 < blind.error_model.spart
 
 
 def test_outliers_do_not_pull_the_scales():
@@ -241,15 +343,16 @@ def test_reference_with_errors_keeps_relative_scales():
         scaled(table, reference=r, refine_b=False, n_cycles=30) for r in (table.truth, wrong)
     )
 
-    assert found.last_change < 1e-3
+    assert found.last_change <= scaling.TOLERANCE
     assert np.std(found.log_g - right.log_g) < 2.0 * 0.4 / np.sqrt(150)
 
 
-def test_error_model_step_is_at_rest_at_the_expected_squares():
-    """Residuals whose squares are the variance: the scoring step returns the model it started
-    from.
+@pytest.mark.parametrize(("n_lattices", "most"), [(100, 0.04), (1000, 0.005)])
+def test_error_model_is_at_rest_at_the_expected_squares(n_lattices, most):
+    """Residuals whose squares are the variance: scoring steps lead to the model that planted them,
+    but for what is expected beforehand, which counts less the more observations there are.
     """
-    table = simulated(100, 100, seed=6)
+    table = simulated(n_lattices, 100, seed=6)
     terms = error_model.terms(table.obs, table.photons_per_intensity, table.truth)
     variance = PLANTED.variance(terms)
     sign = np.where(np.arange(len(variance)) % 2, 1.0, -1.0)
@@ -261,5 +364,8 @@ def test_error_model_step_is_at_rest_at_the_expected_squares():
     def step(model):
         return error_model.fit(terms, residual, extra, leverage, has_others, model, table.sums)
 
-    np.testing.assert_allclose(step(PLANTED), PLANTED, rtol=1e-8)
-    np.testing.assert_allclose(step(ErrorModel(1.0, 0.1, 0.1, 0.1)), PLANTED, rtol=0.3)
+    np.testing.assert_allclose(step(PLANTED), PLANTED, rtol=most)
+    model = ErrorModel(1.0, 0.1, 0.1, 0.1)
+    for _ in range(20):
+        model = step(model)
+    np.testing.assert_allclose(model, PLANTED, rtol=2 * most)

@@ -42,6 +42,7 @@ def merged(unique) -> Merged:
         np.where(count > 0, NOISE / np.sqrt(np.maximum(count / 3, 1)), np.nan),
         half,
         count,
+        np.zeros(n),
     )
 
 
@@ -124,6 +125,7 @@ def test_nothing_measured_is_said_as_nan(unique, merged):
         sigma=np.full(len(unique), np.nan),
         half=np.full((len(unique), 2), np.nan),
         n=np.zeros(len(unique), dtype=int),
+        chi2=np.zeros(len(unique)),
     )
     bins = statistics.in_bins(nothing, unique, 5)
     assert (bins.n_measured == 0).all()
@@ -150,6 +152,7 @@ def test_wilson_b_is_found(unique, b):
         sigma=np.ones(len(s2)),
         half=np.ones((len(s2), 2)),
         n=np.ones(len(s2), dtype=int),
+        chi2=np.zeros(len(s2)),
     )
     found, sigma = statistics.wilson_b(merged, unique)
 
@@ -180,6 +183,7 @@ def test_wilson_b_is_that_of_gemmis_structure(unique):
         sigma=np.ones(len(unique)),
         half=np.full((len(unique), 2), np.nan),
         n=np.where(np.isnan(intensity), 0, 1),
+        chi2=np.zeros(len(unique)),
     )
     found, sigma = statistics.wilson_b(merged, unique)
 

@@ -229,3 +229,39 @@ def test_panels_of_a_cut_detector_show_what_the_whole_one_shows():
     np.testing.assert_allclose(whole.slow, cut.slow + 600 * cut.panel, atol=1e-9)
     for name in ("fast", "radial_px", "transverse_px", "lorentz"):
         np.testing.assert_allclose(getattr(whole, name), getattr(cut, name), rtol=1e-6)
+
+
+@pytest.mark.stage
+def test_slopes_are_differences_of_what_is_recorded():
+    """Of ln(partiality · lorentz), by small rotations about x and y and by wider nodes; a rotation
+    about the beam changes nothing.
+    """
+    A = crystal("C 1 2 1")
+    lattice = MosaicLattice(A, 9e-4, 2000.0)
+    found = predict("C 1 2 1", WIDE)
+    spectrum = prediction.compress(PULSE)
+    assert len(found.hkl) > 30
+
+    def log_recorded(about=(0.0, 0.0, 0.0), log_width=0.0):
+        turned = MosaicLattice(
+            rotation.from_vector(np.array(about)) @ A,
+            lattice.eta_rad * np.exp(log_width),
+            lattice.domain_ang * np.exp(-log_width),
+        )
+        spots = prediction.centroids_of(turned, found.hkl, spectrum)
+        return np.log(spots.partiality * spots.lorentz)
+
+    def slope(step, **change):
+        up, down = (
+            log_recorded(**{name: sign * np.array(value) for name, value in change.items()})
+            for sign in (1.0, -1.0)
+        )
+        return (up - down) / (2.0 * step)
+
+    h = 1e-7
+    by_rotation = [slope(h, about=h * axis) for axis in np.eye(3)]
+    by_width = slope(1e-4, log_width=1e-4)
+    expected = np.stack([*by_rotation[:2], by_width], axis=1)
+    size = np.abs(expected).max(axis=0)
+    np.testing.assert_allclose(found.slopes / size, expected / size, atol=2e-3)
+    assert np.abs(by_rotation[2]).max() < 1e-3 * size[0]

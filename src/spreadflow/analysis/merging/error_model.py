@@ -27,6 +27,19 @@ normal errors alone.
 SFAC_MIN = 0.5
 """σ is never taken to be more than twice too large, so that no variance vanishes."""
 
+EXPECTED = np.array([1.0, 0.0, 0.05**2, 0.1**2])
+"""What sfac² and sfac² times sb², sadd², spart² are expected to be, before there are data."""
+
+EXPECTED_SIGMA = np.array([0.3, 1.0, 0.05**2, 0.1**2])
+"""Standard deviations of `EXPECTED`: wide beside what thousands of observations tell, and what
+keeps a few tens of them from ending at an edge.
+"""
+
+DAMPING = 0.5
+"""Share of a scoring step that is taken: the scales move too, and a whole step goes back and
+forth.
+"""
+
 PARTIALITY_FLOOR = 1e-6
 """Partiality below which an uncertain orientation adds no more variance."""
 
@@ -113,14 +126,14 @@ def fit(
 
 
 def _solved(normal: np.ndarray, right: np.ndarray, model: ErrorModel) -> ErrorModel:
-    """Return the non-negative solution of the normal equations, with sfac² ≥ SFAC_MIN²; the old
-    model where there is nothing to solve.
+    """Return the model a part of the way to the non-negative solution of the normal equations and
+    of what is expected, with sfac² ≥ SFAC_MIN².
     """
-    if not normal[0, 0] > 0:
-        return model
+    precision = EXPECTED_SIGMA**-2.0
+    normal = 0.5 * normal + np.diag(precision)
+    right = 0.5 * right + precision * EXPECTED
     lowest = np.array([SFAC_MIN**2, 0.0, 0.0, 0.0])
-    diagonal = np.maximum(np.diag(normal), 1e-30 * normal[0, 0])
-    size = np.sqrt(diagonal)
+    size = np.sqrt(np.diag(normal))
 
     # normal = size · root · rootᵀ · size: non-negative least squares of rootᵀ x
     values, vectors = np.linalg.eigh(normal / np.outer(size, size))
@@ -130,6 +143,9 @@ def _solved(normal: np.ndarray, right: np.ndarray, model: ErrorModel) -> ErrorMo
     above_lowest, _ = nnls(root.T, target)
     solution = above_lowest / size + lowest
 
+    products = np.array([1.0, model.sb**2, model.sadd**2, model.spart**2])
+    before = model.sfac**2 * products
+    solution = before + DAMPING * (solution - before)
     sfac = np.sqrt(solution[0])
     sb, sadd, spart = (float(np.sqrt(x) / sfac) for x in solution[1:])
     return ErrorModel(float(sfac), sb, sadd, spart)

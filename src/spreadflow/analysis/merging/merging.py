@@ -27,6 +27,16 @@ N_PARTIALITY_STEPS = 100
 BEST_FRACTION = 0.03
 """Fraction of a shell's reflections that the best partiality leaves above itself."""
 
+ANOMALOUS = 0.1
+"""Relative standard deviation between the intensities of Friedel mates of average strength: some
+times what metals in a protein cause, so that a mate says little more than what scales need.
+"""
+
+PRIOR_FREEDOM = 5.0
+"""Degrees of freedom that the error model counts for beside the scatter of a reflection's own
+observations: with few of them σ follows the model, with a contradiction the contradiction.
+"""
+
 SPLITMIX64 = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 """Increment and multipliers of the hash of that name (Steele, Lea & Flood 2014)."""
 
@@ -148,11 +158,15 @@ class Observations(NamedTuple):
     top
     """
     factor: np.ndarray
-    """(observation,) polarization · capture · Lorentz · partiality: intensity = G exp(−2 B s²) ·
-    factor · I
+    """(observation,) pulse · polarization · capture · Lorentz · partiality: intensity = G exp(−2 B
+    s²) · factor · I
     """
     partiality: np.ndarray
     """(observation,) partiality relative to the best at its resolution (`best_partiality`), 0-1"""
+    slopes: np.ndarray
+    """(observation, 3) derivatives of ln factor by rotations of the lattice about x and y, 1/rad,
+    and by ln of the width of its nodes
+    """
 
     @property
     def n_lattices(self) -> int:
@@ -188,6 +202,8 @@ class Merged(NamedTuple):
     """(unique, 2) weighted means of the two half sets; NaN = not measured"""
     n: np.ndarray
     """(unique,) int64 observations"""
+    chi2: np.ndarray
+    """(unique,) Σ ((I − mean)/σ)² of its observations"""
 
 
 def add_in_order(parts: Mapping[int, np.ndarray], n_groups: int) -> np.ndarray:
@@ -308,9 +324,9 @@ def select(
     every reflection.
 
     table: columns (reflection,) of `models.Reflections` by name, `lattice` (row of group and half),
-    and `failed`, bool; group, half: (lattice,) as in `Observations`, for all lattices. Lattices
-    without observations are left out of the result, whose lattice numbers count the others.
-    Collective.
+    `pulse`, photons of the pulse over their mean, and `failed`, bool; group, half: (lattice,) as in
+    `Observations`, for all lattices. Lattices without observations are left out of the result,
+    whose lattice numbers count the others. Collective.
     """
     lattice = table["lattice"].astype(np.int64)
     hkl = table["hkl"].astype(np.int32)
@@ -346,6 +362,7 @@ def select(
         **_photons(table, rows),
         factor=factor[rows],
         partiality=np.minimum(relative[rows], 1.0),
+        slopes=table["slopes"][rows].astype(np.float64),
     )
     return observations, np.where(is_used, n_good, 0), fate
 
@@ -362,7 +379,8 @@ def _photons(table: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.
 
 def _factor(table: Mapping[str, np.ndarray], partiality: np.ndarray) -> np.ndarray:
     """Return `factor`, as in `Observations`, of every reflection."""
-    return partiality * table["polarization"] * table["capture"] * table["lorentz"]
+    correction = table["polarization"] * table["capture"] * table["lorentz"]
+    return partiality * table["pulse"] * correction
 
 
 def _fates_alone(
@@ -417,13 +435,37 @@ def merge(
     first = np.where(obs.half[obs.lattice] == 0, weight, 0.0)
     second = weight - first
     one = np.ones(len(weight))
-    totals = sums.by_unique(first, second, first * intensity, second * intensity, one)
+    squares = weight * intensity**2
+    totals = sums.by_unique(first, second, first * intensity, second * intensity, squares, one)
     is_measured = totals[-1] >= min_multiplicity
-    w0, w1, wi0, wi1, n = np.where(is_measured, totals, 0.0)
+    w0, w1, wi0, wi1, wii, n = np.where(is_measured, totals, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
+        mean = (wi0 + wi1) / (w0 + w1)
         return Merged(
-            intensity=(wi0 + wi1) / (w0 + w1),
+            intensity=mean,
             sigma=(w0 + w1) ** -0.5,
             half=np.stack([wi0 / w0, wi1 / w1], axis=1),
             n=n.astype(np.int64),
+            chi2=np.maximum(wii - (wi0 + wi1) * np.nan_to_num(mean), 0.0),
         )
+
+
+def with_scatter(merged: Merged, unique: Unique) -> Merged:
+    """Return merged intensities with the σ that the scatter of their observations calls for.
+
+    The factor, the same for Friedel mates, is that of a t distribution, √((ν + χ²)/(ν + degrees of
+    freedom)) with ν = `PRIOR_FREEDOM`. χ² is that of the observations about their means, and of the
+    difference of mates as far as it is not anomalous.
+    """
+    mate = unique.mate
+    has_mate = (mate >= 0) & (merged.n > 0) & (merged.n[mate] > 0)
+    difference = merged.intensity - merged.intensity[mate]
+    strength = 0.5 * np.maximum(merged.intensity + merged.intensity[mate], 0.0)
+    variance = merged.sigma**2 + merged.sigma[mate] ** 2 + (ANOMALOUS * strength) ** 2
+    of_mates = np.where(has_mate, difference**2 / np.where(has_mate, variance, 1.0), 0.0)
+
+    chi2 = merged.chi2 + np.where(has_mate, merged.chi2[mate] + of_mates, 0.0)
+    n_observations = merged.n + np.where(has_mate, merged.n[mate], 0)
+    freedom = np.maximum(n_observations - 1, 0)
+    factor = np.sqrt((PRIOR_FREEDOM + chi2) / (PRIOR_FREEDOM + freedom))
+    return merged._replace(sigma=merged.sigma * factor)

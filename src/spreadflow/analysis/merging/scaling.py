@@ -1,29 +1,58 @@
-"""Scales of lattices without a reference: photons = k·I with k = G exp(−2 B s²)·factor, s = 1/(2d).
+"""Scales of lattices without a reference, and what their predicted partialities got wrong:
+photons = k·I with k = G exp(−2 B s²)·factor·exp(slopes·tilt), s = 1/(2d).
 
 Block coordinate descent on the profile likelihood (the unique intensities eliminated): a lattice is
 fitted to what all others say about its reflections, I₋ with variance V₋, and the weight of a
 reflection is 1/(v + k² V₋). Before anything is measured I₋ is Wilson's distribution in the shell,
 so a reflection nobody else has seen still says a little, and nothing depends on the multiplicity
-being high.
+being high. What was measured of the Friedel mate counts too, as far as anomalous differences allow.
+
+A lattice has five unknowns: ln G, B, rotations about x and y and ln of the width of its nodes, the
+last three as changes from the refinement of its spots (post-refinement, with ln k linear in all of
+them). Each is normally distributed among lattices, with a standard deviation that is found from the
+lattices themselves (MacKay 1992, Neural Comput. 4, 415): a lattice whose few reflections do not
+tell its B gets that of the others.
 """
 
+from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
 
 from spreadflow.analysis.merging import error_model
 from spreadflow.analysis.merging.error_model import HUBER, ErrorModel
-from spreadflow.analysis.merging.merging import Observations, Sums, Unique
+from spreadflow.analysis.merging.merging import ANOMALOUS, Observations, Sums, Unique
+from spreadflow.units import DEG
 
-B_RESTRAINT = 10.0
-"""Standard deviation of B among lattices, Å²: decides only where a lattice says nothing about its B
-"""
+UNKNOWNS = ("log_g", "b", "about_x", "about_y", "log_width")
+"""Unknowns of a lattice: ln G, B (Å²), rotations (rad), ln of the width of its nodes."""
 
-STEP_MAX = np.array([1.0, 10.0])
-"""Largest change of ln G and of B (Å²) in one cycle."""
+EXPECTED_SPREAD = np.array([0.5, 3.0, 0.005 * DEG, 0.005 * DEG, 0.1])
+"""Standard deviations of the unknowns among lattices, before anything is known about them."""
 
-TOLERANCE = 1e-4
-"""Cycles end when ln G moves by less than this, r.m.s. over lattices."""
+N_EXPECTED = 1.0
+"""Number of lattices that `EXPECTED_SPREAD` counts for."""
+
+LEAST_SPREAD = np.array([0.02, 0.1, 1e-4 * DEG, 1e-4 * DEG, 1e-3])
+"""Least standard deviations of the unknowns: they decide nothing below, and must not vanish."""
+
+HAS_MEAN = np.array([True, True, False, False, True])
+"""Whether an unknown has a mean among lattices other than 0; those of ln G and B are taken off."""
+
+STEP_MAX = np.array([1.0, 10.0, 0.01 * DEG, 0.01 * DEG, 0.2])
+"""Largest change of the unknowns in one cycle."""
+
+PAIRS = tuple(combinations_with_replacement(range(len(UNKNOWNS)), 2))
+"""Pairs of unknowns that a symmetric matrix has elements of."""
+
+LARGEST_CHANGE_OF_LOG = 3.0
+"""Largest |slopes·tilt|: beyond it, ln of a partiality is no longer linear in the tilt."""
+
+LARGEST_RELATIVE_VARIANCE = 100.0
+"""Intensities of a shell do not vary more than this, in units of Wilson's variance."""
+
+TOLERANCE = 2e-3
+"""Cycles end when ln G moves by less than this many standard deviations, r.m.s. over lattices."""
 
 LARGEST_LEVERAGE = 0.9
 """A lattice with hardly more observations than unknowns does not make their residuals infinite."""
@@ -35,18 +64,36 @@ LEAST_SHELL_MEAN = 1e-3
 class Scaling(NamedTuple):
     """The scales of lattices. Lattices and observations are those handed in (this rank's)."""
 
-    log_g: np.ndarray
-    """(lattice,) ln G"""
-    b: np.ndarray
-    """(lattice,) B, Å²"""
+    unknowns: np.ndarray
+    """(lattice, 5) `UNKNOWNS`"""
+    sigmas: np.ndarray
+    """(lattice, 5) their standard deviations"""
+    spread: np.ndarray
+    """(5,) standard deviations among lattices"""
     error_model: ErrorModel
     intensity: np.ndarray
     """(observation,) I on the common scale"""
     sigma: np.ndarray
-    """(observation,) its standard deviation by the error model; larger for outliers"""
+    """(observation,) its standard deviation by the error model and by the unknowns of its lattice;
+    larger for outliers
+    """
+    chi2: np.ndarray
+    """(lattice,) mean squared deviation, in standard deviations, from what others measured; NaN
+    where nobody else measured anything of it
+    """
     n_cycles: int
     last_change: float
-    """r.m.s. change of ln G in the last cycle"""
+    """r.m.s. change of ln G in the last cycle, in its standard deviations"""
+
+    @property
+    def log_g(self) -> np.ndarray:
+        """(lattice,) ln G"""
+        return self.unknowns[:, 0]
+
+    @property
+    def b(self) -> np.ndarray:
+        """(lattice,) B, Å²"""
+        return self.unknowns[:, 1]
 
 
 class _Estimate(NamedTuple):
@@ -63,7 +110,8 @@ class _Data(NamedTuple):
     obs: Observations
     sums: Sums
     unique: Unique
-    refine_b: bool
+    design: np.ndarray
+    """(observation, 5) d ln k / d unknown, stored column by column"""
     target: np.ndarray | None
     """(unique,) intensity of the reference on the scale of the data, NaN = unknown; None = no
     reference
@@ -73,22 +121,28 @@ class _Data(NamedTuple):
 class _State(NamedTuple):
     """The parameters, which change from cycle to cycle."""
 
-    log_g: np.ndarray
-    """(lattice,)"""
-    b: np.ndarray
-    """(lattice,) Å²"""
+    unknowns: np.ndarray
+    """(lattice, 5)"""
+    variance: np.ndarray
+    """(lattice, 5) of the unknowns"""
     model: ErrorModel
     prior: _Estimate
     """(unique,) Wilson's"""
-    posterior: _Estimate
-    """(unique,) prior and all observations"""
+    measured: _Estimate
+    """(unique,) the mate and all observations"""
+    expected: np.ndarray
+    """(unique,) intensity by prior, mate and all observations, from which variances are"""
     own: _Estimate
     """(observation,) what the observation itself brought into the posterior"""
     robust: np.ndarray
     """(observation,) 0-1: the share of its weight that an observation keeps"""
+    spread: np.ndarray
+    """(5,) standard deviations of the unknowns among lattices"""
     leverage: np.ndarray
     """(observation,) 0-1: how much of its residual the observation's own lattice scale takes away
     """
+    scale_variance: np.ndarray
+    """(observation,) relative variance of k, from that of the unknowns"""
 
 
 def scale(
@@ -101,26 +155,32 @@ def scale(
     n_cycles: int = 20,
     tolerance: float = TOLERANCE,
 ) -> Scaling:
-    """Scale every lattice, alternating with merging and the error model.
+    """Scale and tilt every lattice, alternating with merging and the error model.
 
     reference: (unique,) intensities the scales are taken against instead of the merged ones (mark0:
     the slope through the origin; NaN = unknown). Without a reference mean ln G and mean B are 0.
-    Cycles end when ln G moves by less than `tolerance` r.m.s. Collective through `sums`.
+    Cycles end when ln G moves by less than `tolerance` of its
+    standard deviation, r.m.s. Collective through `sums`.
     """
     photons, factor = sums.by_unique(obs.intensity, obs.factor)
     prior = _prior(photons, factor, unique)
     target, ratio = (None, 1.0) if reference is None else _target(obs, sums, reference)
-    data = _Data(obs, sums, unique, refine_b, target)
+    by_b = -2.0 * obs.s2 if refine_b else np.zeros(len(obs.s2))
+    design = np.asfortranarray(np.column_stack([np.ones(len(obs.s2)), by_b, obs.slopes]))
+    data = _Data(obs, sums, unique, design, target)
     zeros = np.zeros(len(obs.lattice))
     state = _State(
-        log_g=np.zeros(obs.n_lattices),
-        b=np.zeros(obs.n_lattices),
+        unknowns=np.zeros((obs.n_lattices, len(UNKNOWNS))),
+        variance=np.ones((obs.n_lattices, len(UNKNOWNS))),
         model=ErrorModel(),
         prior=prior,
-        posterior=prior,
+        measured=_Estimate(np.zeros(len(unique)), np.zeros(len(unique))),
+        expected=prior.mean,
         own=_Estimate(zeros, zeros),
         robust=np.ones(len(zeros)),
+        spread=EXPECTED_SPREAD,
         leverage=zeros,
+        scale_variance=zeros,
     )
     change = np.inf
     cycle = 0
@@ -128,15 +188,23 @@ def scale(
         state, change = _cycle(data, state, is_first=cycle == 0)
         cycle += 1
 
-    k = _photons_per_intensity(obs, state)
-    variance = state.model.variance(error_model.terms(obs, k, state.posterior.mean))
+    k = _photons_per_intensity(data, state)
+    variance = state.model.variance(error_model.terms(obs, k, state.expected))
+    share = _share_kept(obs, state, k, variance)
+    chi2 = _chi2(data, state, k, variance)
+    m = k * np.maximum(state.expected[obs.unique], 0.0)
+    variance = variance / share**2 + state.scale_variance * m**2
     k = k * ratio
+    unknowns = state.unknowns.copy()
+    unknowns[:, 0] += np.log(ratio)
     return Scaling(
-        log_g=state.log_g + np.log(ratio),
-        b=state.b,
+        unknowns=unknowns,
+        sigmas=np.sqrt(state.variance),
+        spread=state.spread,
         error_model=state.model,
         intensity=obs.intensity / k,
-        sigma=np.sqrt(variance / state.robust) / k,
+        sigma=np.sqrt(variance) / k,
+        chi2=chi2,
         n_cycles=cycle,
         last_change=change,
     )
@@ -145,65 +213,112 @@ def scale(
 def _cycle(data: _Data, state: _State, is_first: bool) -> tuple[_State, float]:
     """Judge every observation by the others, move the error model and the scales, merge.
 
-    Returns the new state, and the r.m.s. change of ln G.
+    Returns the new state, and the r.m.s. change of ln G in its standard deviations.
     """
     obs = data.obs
     sums = data.sums
-    k = _photons_per_intensity(obs, state)
-    terms = error_model.terms(obs, k, state.posterior.mean)
+    k = _photons_per_intensity(data, state)
+    terms = error_model.terms(obs, k, state.expected)
     others = _without_own(state, obs.unique)
     residual = obs.intensity - k * others.mean
     extra = k**2 / others.precision
     if not is_first:
-        has_others = others.precision > 2.0 * state.prior.precision[obs.unique]
+        has_others = _has_others(others, state, obs.unique)
         model = error_model.fit(
             terms, residual, extra, state.leverage, has_others, state.model, sums
         )
         state = state._replace(model=model)
 
     variance = state.model.variance(terms)
-    limit = HUBER * np.sqrt(variance + extra)
-    robust = np.minimum(1.0, limit / np.maximum(np.abs(residual), 1e-300))
-    state = state._replace(robust=robust)
+    state = state._replace(robust=_share_kept(obs, state, k, variance))
 
     if data.target is None:
-        step, leverage = _step_to_others(data, state, k, variance, others)
+        step = _step_to_others(data, state, k, variance, others)
     else:
-        step, leverage = _step_to_target(data, data.target, state, k)
-    log_g_step, b_step = step.T
+        step = _step_to_target(data, data.target, state, k)
     moved = state._replace(
-        log_g=state.log_g + log_g_step,
-        b=state.b + b_step,
-        leverage=leverage,
+        unknowns=state.unknowns + step.change,
+        variance=step.variance,
+        leverage=step.leverage,
+        scale_variance=step.scale_variance,
     )
-    square, count = sums.over_lattices(log_g_step**2, np.ones(len(step)))
-    return _merge(data, moved), float(np.sqrt(square / count))
+    moved = moved._replace(spread=_spread(data, moved))
+    square = step.change[:, 0] ** 2 / step.variance[:, 0]
+    total, count = sums.over_lattices(square, np.ones(len(square)))
+    return _merge(data, moved), float(np.sqrt(total / count))
 
 
-def _photons_per_intensity(obs: Observations, state: _State) -> np.ndarray:
-    """Return k = G exp(−2 B s²)·factor, (observation,)."""
-    log_g = state.log_g[obs.lattice]
-    b = state.b[obs.lattice]
-    return np.exp(log_g - 2.0 * b * obs.s2) * obs.factor
+def _photons_per_intensity(data: _Data, state: _State) -> np.ndarray:
+    """Return k = G exp(−2 B s²)·factor·exp(slopes·tilt), (observation,)."""
+    unknowns = state.unknowns[data.obs.lattice]
+    of_scale = (data.design[:, :2] * unknowns[:, :2]).sum(axis=1)
+    of_tilt = (data.design[:, 2:] * unknowns[:, 2:]).sum(axis=1)
+    of_tilt = np.clip(of_tilt, -LARGEST_CHANGE_OF_LOG, LARGEST_CHANGE_OF_LOG)
+    return np.exp(of_scale + of_tilt) * data.obs.factor
+
+
+def _share_kept(obs: Observations, state: _State, k, variance) -> np.ndarray:
+    """Return the share of its weight that each observation keeps, (observation,): all of it up to
+    `HUBER` standard deviations from what all others say, less in proportion beyond.
+    """
+    others = _without_own(state, obs.unique)
+    residual = obs.intensity - k * others.mean
+    limit = HUBER * np.sqrt(variance + k**2 / others.precision)
+    return np.minimum(1.0, limit / np.maximum(np.abs(residual), 1e-300))
+
+
+def _has_others(others: _Estimate, state: _State, unique: np.ndarray) -> np.ndarray:
+    """Return whether other observations say anything about each one, (observation,) bool."""
+    return others.precision > 2.0 * state.prior.precision[unique]
+
+
+def _chi2(data: _Data, state: _State, k, variance) -> np.ndarray:
+    """Return the mean squared deviation of each lattice from what others measured, (lattice,)."""
+    obs = data.obs
+    others = _without_own(state, obs.unique)
+    has_others = _has_others(others, state, obs.unique)
+    square = (obs.intensity - k * others.mean) ** 2 / (variance + k**2 / others.precision)
+    total = data.sums.by_lattice(np.where(has_others, square, 0.0))
+    count = data.sums.by_lattice(has_others.astype(np.float64))
+    return np.where(count > 0, total / np.maximum(count, 1.0), np.nan)
+
+
+def _with_prior(prior: _Estimate, measured: _Estimate) -> _Estimate:
+    """Return what prior and measurements say together.
+
+    Wilson's distribution is no Gaussian: where measurements contradict it by more than a standard
+    deviation, its precision falls with the square of the contradiction.
+    """
+    is_measured = measured.precision > 0
+    precision = np.where(is_measured, measured.precision, 1.0)
+    difference = np.where(is_measured, measured.mean - prior.mean, 0.0)
+    contradiction = difference**2 / (1.0 / prior.precision + 1.0 / precision)
+    of_prior = prior.precision / np.maximum(contradiction, 1.0)
+
+    total = of_prior + measured.precision
+    mean = (of_prior * prior.mean + measured.precision * measured.mean) / total
+    return _Estimate(mean, total)
 
 
 def _without_own(state: _State, unique: np.ndarray) -> _Estimate:
-    """Return what the prior and all other observations say about the intensity of each observation,
-    (observation,). unique: row of the intensity.
+    """Return what the prior, the mate and all other observations say about the intensity of each
+    observation, (observation,). unique: row of the intensity.
     """
     own = state.own
-    total = state.posterior.precision[unique]
-    weighted = state.posterior.mean[unique] * total
-    precision = np.maximum(total - own.precision, 1e-9 * total)
-    mean = (weighted - own.mean * own.precision) / precision
-    return _Estimate(mean, precision)
+    total = state.measured.precision[unique]
+    weighted = state.measured.mean[unique] * total - own.mean * own.precision
+    precision = total - own.precision
+    precision = np.where(precision > 1e-9 * total, precision, 0.0)
+    mean = weighted / np.where(precision > 0, precision, 1.0)
+    prior = _Estimate(*(column[unique] for column in state.prior))
+    return _with_prior(prior, _Estimate(mean, precision))
 
 
 def _merge(data: _Data, state: _State) -> _State:
     """Return the state with prior and posterior of all intensities at the present scales."""
     obs = data.obs
-    k = _photons_per_intensity(obs, state)
-    variance = state.model.variance(error_model.terms(obs, k, state.posterior.mean))
+    k = _photons_per_intensity(data, state)
+    variance = state.model.variance(error_model.terms(obs, k, state.expected))
     own = _Estimate(
         mean=obs.intensity / k,
         precision=state.robust * k**2 / variance,
@@ -213,17 +328,79 @@ def _merge(data: _Data, state: _State) -> _State:
     is_measured = precision > 0
     divisor = np.where(is_measured, precision, 1.0)
     merged = np.where(is_measured, weighted / divisor, 0.0)
-    prior = _prior(merged, is_measured, data.unique)
-    total = prior.precision + precision
-    mean = (prior.mean * prior.precision + weighted) / total
-    posterior = _Estimate(mean, total)
-    return state._replace(prior=prior, posterior=posterior, own=own)
+    prior = _prior(merged, is_measured, data.unique, 1.0 / divisor)
+    mate = _of_mates(_Estimate(merged, precision), prior, data.unique)
+    total = mate.precision + precision
+    mean = (mate.mean * mate.precision + weighted) / np.where(total > 0, total, 1.0)
+    measured = _Estimate(mean, total)
+    return state._replace(
+        prior=prior,
+        measured=measured,
+        expected=_expected(_with_prior(prior, measured), mate, data.unique),
+        own=own,
+    )
 
 
-def _step_to_others(
-    data: _Data, state: _State, k, variance, others: _Estimate
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the step (lattice, 2) towards what the others say, of mean 0, and the leverage.
+def _expected(posterior: _Estimate, mate: _Estimate, unique: Unique) -> np.ndarray:
+    """Return the intensities that variances are taken from, (unique,): those of the posterior, and
+    where both Friedel mates were measured the mean of both.
+
+    Of two mates the one that fluctuated down would otherwise have the smaller σ, and win.
+    """
+    of_mates = posterior.mean[unique.mate]
+    return np.where(mate.precision > 0, 0.5 * (posterior.mean + of_mates), posterior.mean)
+
+
+def _of_mates(merged: _Estimate, prior: _Estimate, unique: Unique) -> _Estimate:
+    """Return what the observations of its Friedel mate say about each reflection, (unique,); of
+    precision 0 where the mate was not measured. merged: of all observations of each reflection.
+
+    Differences go with the square root of the intensity, so that those of weak reflections are
+    relatively large.
+    """
+    has_mate = (unique.mate >= 0) & (merged.precision[unique.mate] > 0)
+    mean = np.where(has_mate, merged.mean[unique.mate], 0.0)
+    precision = np.where(has_mate, merged.precision[unique.mate], 1.0)
+    strength = np.maximum(mean, 0.0)
+    anomalous = ANOMALOUS**2 * strength * np.maximum(strength, prior.mean)
+    variance = 1.0 / precision + anomalous
+    return _Estimate(mean, has_mate / variance)
+
+
+def _mean_unknowns(data: _Data, state: _State) -> np.ndarray:
+    """Return the means of the unknowns over all lattices, (5,); 0 for those that have none."""
+    n_lattices = data.sums.over_lattices(np.ones(len(state.unknowns)))
+    mean = data.sums.over_lattices(*state.unknowns.T) / n_lattices
+    return np.where(HAS_MEAN, mean, 0.0)
+
+
+def _spread(data: _Data, state: _State) -> np.ndarray:
+    """Return the standard deviations of the unknowns among lattices, (5,), one step nearer to the
+    likeliest: squares over the number of lattices whose data tell the unknown.
+    """
+    away = state.unknowns - _mean_unknowns(data, state)
+    well_determined = 1.0 - np.minimum(state.variance / state.spread**2, 1.0)
+    squares = data.sums.over_lattices(*(away**2).T)
+    n_determined = data.sums.over_lattices(*well_determined.T)
+    expected = (squares + N_EXPECTED * EXPECTED_SPREAD**2) / (n_determined + N_EXPECTED)
+    return np.maximum(np.sqrt(expected), LEAST_SPREAD)
+
+
+class _Step(NamedTuple):
+    """A step of all lattices' unknowns."""
+
+    change: np.ndarray
+    """(lattice, 5)"""
+    variance: np.ndarray
+    """(lattice, 5) of the unknowns, by the observations and the spread among lattices"""
+    leverage: np.ndarray
+    """(observation,) the diagonal of the hat matrix of each lattice's regression"""
+    scale_variance: np.ndarray
+    """(observation,) relative variance of k"""
+
+
+def _step_to_others(data: _Data, state: _State, k, variance, others: _Estimate) -> _Step:
+    """Return the step towards what the others say, of mean 0.
 
     All lattices move at once, and two that share a reflection would both cover the whole distance
     between them: the curvature is multiplied by 1 + (own weight / weight of the others), at most 2,
@@ -232,17 +409,17 @@ def _step_to_others(
     total_variance = variance / state.robust + k**2 / others.precision
     relative_weight = state.own.precision / others.precision
     damping = 1.0 + np.minimum(1.0, relative_weight)
-    step, leverage = _step(data, k * others.mean, 1.0 / total_variance, damping, state.b)
+    step = _step(data, state, k * others.mean, 1.0 / total_variance, damping)
 
-    n_lattices = data.sums.over_lattices(np.ones(len(step)))
-    mean_step = data.sums.over_lattices(*step.T) / n_lattices
-    return step - mean_step, leverage
+    n_lattices = data.sums.over_lattices(np.ones(len(step.change)))
+    mean = data.sums.over_lattices(*step.change[:, :2].T) / n_lattices
+    change = step.change.copy()
+    change[:, :2] -= mean
+    return step._replace(change=change)
 
 
-def _step_to_target(
-    data: _Data, target: np.ndarray, state: _State, k
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the step (lattice, 2) towards the reference, and the leverage.
+def _step_to_target(data: _Data, target: np.ndarray, state: _State, k) -> _Step:
+    """Return the step towards the reference.
 
     The variance is that of the photons the reference expects: weights that knew the merged
     intensity would favour whatever is measured lower than the reference has it.
@@ -252,59 +429,58 @@ def _step_to_target(
     variance = state.model.variance(error_model.terms(data.obs, k, mean))
     is_unknown = np.isnan(target)[unique]
     weight = np.where(is_unknown, 0.0, state.robust / variance)
-    return _step(data, k * mean[unique], weight, 1.0, state.b)
+    return _step(data, state, k * mean[unique], weight, 1.0)
 
 
-def _step(data: _Data, photons, weight, damping, b) -> tuple[np.ndarray, np.ndarray]:
-    """Return the Gauss-Newton step (lattice, 2) of ln G and B, with d(photons)/d ln G = photons and
-    d(photons)/dB = −2 s² photons.
+def _step(data: _Data, state: _State, photons, weight, damping) -> _Step:
+    """Return the Gauss-Newton step of all unknowns, with d(photons)/d unknown = photons·design.
 
-    photons, weight, damping: (observation,) expected photons, 1/variance, factor on the curvature.
-    Also returns the leverage (observation,), the diagonal of the hat matrix of each lattice's
-    regression.
+    photons, weight, damping: (observation,) expected photons, 1/variance, factor on the curvature,
+    of which a lattice takes the mean.
     """
-    obs = data.obs
-    arm = -2.0 * obs.s2
-    pull = weight * photons * (obs.intensity - photons)
+    sums = data.sums
+    design = data.design
+    n = len(UNKNOWNS)
     information = weight * photons**2
-    curvature = damping * information
-    c00, c01, c11 = _covariance(data, curvature, arm)
+    pull = weight * photons * (data.obs.intensity - photons)
+    restraint = state.spread**-2.0
+    away = state.unknowns - _mean_unknowns(data, state)
 
-    g0 = data.sums.by_lattice(pull)
-    g1 = data.sums.by_lattice(pull * arm) - b * B_RESTRAINT**-2
-    log_g_step = c00 * g0 + c01 * g1
-    b_step = c01 * g0 + c11 * g1
-    step = np.stack([log_g_step, b_step], axis=1)
+    slope = np.stack([sums.by_lattice(pull * column) for column in design.T], axis=1)
+    slope -= away * restraint
+    hessian = np.empty((len(slope), n, n))
+    for i, j in PAIRS:
+        hessian[:, i, j] = sums.by_lattice(information * design[:, i] * design[:, j])
+        hessian[:, j, i] = hessian[:, i, j]
+    hessian += np.diag(restraint)
 
-    own = obs.lattice
-    spread = c00[own] + 2.0 * c01[own] * arm + c11[own] * arm**2
-    leverage = np.minimum(information * spread, LARGEST_LEVERAGE)
-    return np.clip(step, -STEP_MAX, STEP_MAX), leverage
+    covariance = np.linalg.inv(hessian)
+    total = np.maximum(sums.by_lattice(information), 1e-300)
+    mean_damping = np.maximum(sums.by_lattice(damping * information) / total, 1.0)
+    change = (covariance @ slope[:, :, None])[:, :, 0] / mean_damping[:, None]
 
-
-def _covariance(
-    data: _Data, curvature: np.ndarray, arm: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the inverse of each lattice's Hessian, its elements 00, 01, 11 each (lattice,).
-
-    curvature: (observation,) information about ln G; arm: (observation,) dk/dB / dk/d ln G. Where B
-    is not refined its elements are 0.
-    """
-    h00 = np.maximum(data.sums.by_lattice(curvature), 1e-300)
-    if not data.refine_b:
-        zero = np.zeros_like(h00)
-        return 1.0 / h00, zero, zero
-    h01 = data.sums.by_lattice(curvature * arm)
-    h11 = data.sums.by_lattice(curvature * arm**2) + B_RESTRAINT**-2
-    determinant = h00 * h11 - h01**2
-    return h11 / determinant, -h01 / determinant, h00 / determinant
+    scale_variance = np.zeros(len(design))
+    for i, j in PAIRS:
+        times = 1.0 if i == j else 2.0
+        of_pair = times * covariance[:, i, j]
+        scale_variance += of_pair[data.obs.lattice] * design[:, i] * design[:, j]
+    return _Step(
+        np.clip(change, -STEP_MAX, STEP_MAX),
+        np.diagonal(covariance, axis1=1, axis2=2),
+        np.minimum(information * scale_variance, LARGEST_LEVERAGE),
+        scale_variance,
+    )
 
 
-def _prior(total: np.ndarray, count: np.ndarray, unique: Unique) -> _Estimate:
+def _prior(
+    total: np.ndarray, count: np.ndarray, unique: Unique, variance: np.ndarray | None = None
+) -> _Estimate:
     """Return Wilson's (1949) distribution of intensities in each shell, mean Σ total / Σ count, for
     every unique reflection. total, count: (unique,).
 
-    The variance is mean² for acentric and 2 mean² for centric reflections.
+    The variance is mean² for acentric and 2 mean² for centric reflections, and more in a shell
+    whose intensities vary more, as those of low orders do. variance: (unique,) of `total`, where
+    that is known.
     """
     shell_total = np.bincount(unique.shell, total)
     shell_count = np.bincount(unique.shell, count)
@@ -315,6 +491,14 @@ def _prior(total: np.ndarray, count: np.ndarray, unique: Unique) -> _Estimate:
     shell_mean = np.maximum(shell_mean, LEAST_SHELL_MEAN * overall)
     mean = shell_mean[unique.shell]
     relative_variance = np.where(unique.friedel == 0, 2.0, 1.0)
+    if variance is not None:
+        square = np.where(count > 0, (total - mean) ** 2 - variance, 0.0) / mean**2
+        expected = np.where(count > 0, relative_variance, 0.0)
+        of_shell = np.bincount(unique.shell, square) / np.maximum(
+            np.bincount(unique.shell, expected), 1.0
+        )
+        of_shell = np.clip(of_shell, 1.0, LARGEST_RELATIVE_VARIANCE)
+        relative_variance = relative_variance * of_shell[unique.shell]
     return _Estimate(mean, 1.0 / (relative_variance * mean**2))
 
 

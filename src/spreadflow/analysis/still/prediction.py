@@ -98,6 +98,8 @@ class Predicted(NamedTuple):
     """
     transverse_px: np.ndarray
     """half size across the radius, px"""
+    slopes: np.ndarray
+    """(reflection, 3) derivatives of ln(partiality · lorentz), as from `recorded_slopes`"""
 
 
 class _Spot(NamedTuple):
@@ -348,6 +350,36 @@ def centroids_of(lattice: MosaicLattice, hkl: np.ndarray, spectrum: Spectrum) ->
     return Centroids(*(column[:n] for column in columns))
 
 
+@jax.jit
+def _recorded_slopes(lattice: MosaicLattice, hkl, spectrum: Spectrum):
+    """Return `recorded_slopes` of nodes hkl (n, 3). Shapes are static."""
+
+    def log_recorded(changes):
+        about_x, about_y, log_width = changes
+        q = hkl @ lattice.A.T
+        turned_x = q[:, 0] + about_y * q[:, 2]
+        turned_y = q[:, 1] - about_x * q[:, 2]
+        turned_z = q[:, 2] + about_x * q[:, 1] - about_y * q[:, 0]
+        x, y, _ = _in_plane(jnp.stack([turned_x, turned_y, turned_z], axis=1))
+
+        wider = jnp.exp(log_width)
+        sigma_q = wider * size_sigma(lattice.domain_ang)
+        eta = wider * lattice.eta_rad
+        return _spot(x, y, eta, sigma_q, spectrum.energies_ev, spectrum.photons).log_density
+
+    return jax.jacfwd(log_recorded)(jnp.zeros(3))
+
+
+def recorded_slopes(lattice: MosaicLattice, hkl: np.ndarray, spectrum: Spectrum) -> np.ndarray:
+    """Return how ln(partiality · lorentz) of nodes hkl (n, 3) changes, (n, 3): by rotations of the
+    lattice about the lab's x and y (1/rad), and by ln of the width of its nodes, of mosaic spread
+    and domain size alike.
+
+    A rotation about the beam changes nothing.
+    """
+    return np.asarray(_recorded_slopes(lattice, padded_rows(hkl), spectrum))[: len(hkl)]
+
+
 def padded(n: int, least: int = 64) -> int:
     """Return the power of two, at least `least`, that n rows are padded to: few shapes, few
     compiled programs.
@@ -436,6 +468,7 @@ def predict(
         capture=np.asarray(capture),
         radial_px=HALF_SIZE * spots.sigma_radial * radial,
         transverse_px=HALF_SIZE * spots.sigma_transverse * transverse,
+        slopes=recorded_slopes(lattice, hkl, spectrum),
     )
 
 

@@ -14,6 +14,9 @@ SHOTS = table(
         "n_spots": Column("int32", "", "spots found"),
         "n_lattices": Column("int32", "", "lattices indexed"),
         "mean_energy_ev": Column("float64", "eV", "photon-weighted mean of the shot's spectrum"),
+        "pulse_photons": Column(
+            "float64", "photon", "sum of the shot's spectrum; 1 where a file has a wavelength alone"
+        ),
         "seconds": Column("float64", "s", "processor time spent on the shot"),
     },
 )
@@ -84,6 +87,13 @@ REFLECTIONS = table(
         "polarization": Column("float32", "", "Kahn factor (divide by it)"),
         "capture": Column(
             "float32", "", "fraction of the photons the sensor captures (divide by it)"
+        ),
+        "slopes": Column(
+            "float32",
+            "",
+            "derivatives of ln(partiality·lorentz): by rotation of the lattice about x and y "
+            "(1/rad), by ln of the width of its nodes",
+            (3,),
         ),
         "intensity": Column("float32", "photon", "summed above background"),
         "sigma": Column("float32", "photon", "standard deviation of intensity"),

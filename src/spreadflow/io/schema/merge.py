@@ -8,7 +8,7 @@ MERGED = table(
         "hkl": Column("int32", "", "asymmetric unit (CCP4)", (3,)),
         "friedel": Column("int8", "", "+1 = I(+), -1 = I(-), 0 = centric"),
         "intensity": Column("float64", "", "weighted mean, arbitrary scale"),
-        "sigma": Column("float64", "", "standard deviation"),
+        "sigma": Column("float64", "", "standard deviation, scatter and mate considered"),
         "half": Column(
             "float64",
             "",
@@ -16,6 +16,7 @@ MERGED = table(
             (2,),
         ),
         "n": Column("int32", "", "observations"),
+        "chi2": Column("float64", "", "Σ ((I - mean)/σ)² of the observations"),
     },
 )
 """Unique reflections, Friedel mates apart."""
@@ -24,11 +25,21 @@ LATTICES = table(
     "lattices",
     {
         **lattice_identity("reindex"),
-        "scale": Column("float64", "", "G; NaN where not used"),
+        "scale": Column("float64", "", "G, its pulse's photons apart; NaN where not used"),
         "b": Column(
             "float64",
             "angstrom²",
-            "B: photons = G·exp(-2 B s²)·polarization·capture·lorentz·partiality·I, s = 1/(2d)",
+            "B: photons = G·exp(-2 B s²)·pulse·polarization·capture·lorentz·partiality·I, "
+            "s = 1/(2d), pulse = pulse_photons over their mean",
+        ),
+        "tilt_rad": Column(
+            "float64", "rad", "rotations about the lab's x and y against reindex", (2,)
+        ),
+        "log_width": Column("float64", "", "ln of the width of its nodes over that of reindex"),
+        "chi2": Column(
+            "float64",
+            "",
+            "mean squared deviation, in σ, from what other lattices measured; NaN without any",
         ),
         "n": Column("int32", "", "reflections that count"),
         "used": Column("bool", "", "took part in the merge"),
