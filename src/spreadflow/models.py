@@ -186,6 +186,10 @@ class Lattice(NamedTuple):
     rmsd_transverse_mm: float
     n_rmsd: int
     """reflections the r.m.s.d. is over: I/σ ≥ 5, fixed before refinement"""
+    shift_mm: Array
+    """(2,) fast and slow: how far the detector was moved from where it is said to be, so that the
+    spots fit; the lattice is predicted there
+    """
 
 
 class Shoeboxes(NamedTuple):

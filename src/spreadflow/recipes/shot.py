@@ -31,6 +31,11 @@ LARGEST_WEIGHT_SQUARED = 50.0
 are placed no better.
 """
 
+HEADER_SIGMA_MM = 0.3
+"""Mm; how far headers are off, along each edge of the detector: one or two pixels are usual before
+the first refinement of the geometry.
+"""
+
 
 class Result(NamedTuple):
     """What came of one shot."""
@@ -51,10 +56,14 @@ def index(
     detector: Detector,
     polarization: float,
     supplied: Sequence[np.ndarray] | None = None,
+    *,
+    is_refined: bool = True,
 ) -> Result:
     """Take a shot from its pixels to its integrated reflections.
 
     supplied: A (3, 3) of its lattices, where these are given and need not be searched for.
+    is_refined: the detector is where it is said to be; else the shot's first lattice finds how far
+    it is off.
     """
     energy = float(shot.spectrum.mean_energy_ev)
     if shot.saturated_fraction > section.saturated_fraction_max:
@@ -65,7 +74,8 @@ def index(
             return Result(Outcome.BLANK, energy, all_spots)
         if len(all_spots.fast) > section.spots.max_spots:
             return Result(Outcome.OVERFLOW, energy, all_spots)
-        lattices = _find_lattices(all_spots, shot, section, detector, energy)
+        sigma_mm = 0.0 if is_refined else HEADER_SIGMA_MM
+        lattices = _find_lattices(all_spots, shot, section, detector, sigma_mm)
     else:
         lattices = _hold_lattices(supplied, all_spots, shot, section, detector)
     if not lattices:
@@ -106,13 +116,19 @@ def _find_spots(shot: Shot, section: IndexSection, detector: Detector, energy: f
 
 
 def _find_lattices(
-    all_spots: Spots, shot: Shot, section: IndexSection, detector: Detector, energy: float
+    all_spots: Spots,
+    shot: Shot,
+    section: IndexSection,
+    detector: Detector,
+    shift_sigma_mm: float,
 ) -> list[Lattice]:
     """Find lattices one after the other: each is refined before the next is searched for among the
     spots that are left.
+
+    shift_sigma_mm: how far the detector may be off, in each direction. The first lattice finds it,
+    the others keep to that.
     """
-    s1 = direction(detector, all_spots.panel, all_spots.fast, all_spots.slow)
-    q = (s1 - S0) / wavelength(energy)
+    there = detector
     weights = np.sqrt(np.minimum(all_spots.intensity / all_spots.sigma, LARGEST_WEIGHT_SQUARED))
     target = search_space.target_of(
         unit_cell.radians(section.cell),
@@ -122,9 +138,11 @@ def _find_lattices(
         n_directions=section.n_directions,
     )
     settings = _refinement_settings(section)
-    is_free = np.ones(len(q), dtype=bool)
+    first = settings._replace(shift_sigma_mm=shift_sigma_mm)
+    is_free = np.ones(len(weights), dtype=bool)
     lattices: list[Lattice] = []
     while len(lattices) < section.max_lattices:
+        q = _reciprocal(all_spots, there, shot)
         candidates = indexing.find_lattices(
             q[is_free],
             weights[is_free],
@@ -140,14 +158,23 @@ def _find_lattices(
             candidates[0].hkl,
             spots.select(all_spots, is_free),
             shot.spectrum,
-            detector,
-            settings,
+            there,
+            settings if lattices else first,
         )
         if refined is None or not _is_acceptable(refined, lattices, section, detector):
             break
+        if lattices:
+            refined = refined._replace(shift_mm=lattices[0].shift_mm)
+        there = refinement.moved(detector, refined.shift_mm)
         lattices.append(_over_all_spots(refined, is_free))
         is_free &= ~lattices[-1].hkl.any(axis=1)
     return lattices
+
+
+def _reciprocal(all_spots: Spots, detector: Detector, shot: Shot) -> np.ndarray:
+    """Return the reciprocal vectors (spot, 3) of spots at the mean energy of their pulse, Å⁻¹."""
+    s1 = direction(detector, all_spots.panel, all_spots.fast, all_spots.slow)
+    return (s1 - S0) / wavelength(float(shot.spectrum.mean_energy_ev))
 
 
 def _is_acceptable(
@@ -230,11 +257,12 @@ def _integrate(
 
     All are integrated together, as neighbours must not lie in each other's background.
     """
+    there = refinement.moved(detector, lattices[0].shift_mm)
     of_lattices = [
         prediction.predict(
             MosaicLattice(lattice.A, float(lattice.eta_rad), float(lattice.domain_ang)),
             shot.spectrum,
-            detector,
+            there,
             space_group=section.space_group,
             d_min=section.d_min,
             polarization=polarization,
@@ -246,7 +274,7 @@ def _integrate(
         shot.image,
         shot.mask,
         prediction.Predicted(*map(np.concatenate, columns)),
-        detector,
+        there,
         saturation_photons=shot.saturation_photons,
         calibration_error=section.calibration_error,
         readout_photons=section.readout_photons,

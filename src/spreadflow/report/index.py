@@ -87,6 +87,7 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
     outcome = _concatenated(runs, "shots/outcome")
     seconds = _concatenated(runs, "shots/seconds")
     k = _concatenated(runs, "lattices/k")
+    shift_mm = _concatenated(runs, "lattices/shift_mm")
     n_shots = len(outcome)
     n_hits = int(np.isin(outcome, HITS).sum())
     n_indexed = int((outcome == Outcome.INDEXED).sum())
@@ -101,6 +102,7 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
         "n_spots": int(sum(run.table["shots/n_spots"].sum() for run in runs)),
         "n_reflections": int(sum(len(run.table["reflections/d"]) for run in runs)),
         "seconds_per_shot_per_core": float(seconds.sum() / n_shots) if n_shots else None,
+        "shift_mm": np.median(shift_mm, axis=0) if len(shift_mm) else None,
     }
     return figures | _residuals(runs) | _against_truth(runs)
 

@@ -34,11 +34,14 @@ def index_shots(
     inputs: dict[str, Any],
     world: World,
     supplied: Mapping[int, list[np.ndarray]] | None = None,
+    *,
+    is_refined: bool = True,
 ) -> None:
     """Write the product of the shots of a run, block by block. Collective.
 
     inputs: identities of what it is made from; supplied: number of a shot in its run → A (3, 3) of
-    its lattices, where these are given and need not be searched for.
+    its lattices, where these are given and need not be searched for; is_refined: the detector is
+    where it is said to be.
     """
     log = logger(product.word, world)
     config = section.model_dump(mode="json")
@@ -50,7 +53,9 @@ def index_shots(
     parts = store.Parts(product.path, product.kind, key, ids)
 
     def make(block: int) -> store.Columns:
-        pieces = [_index_shot(section, source, int(i), supplied) for i in of_blocks[block]]
+        pieces = [
+            _index_shot(section, source, int(i), supplied, is_refined) for i in of_blocks[block]
+        ]
         for problem in source.problems:
             log.warning("%s", problem)
         source.problems.clear()
@@ -75,6 +80,7 @@ def _index_shot(
     source: Source,
     number: int,
     supplied: Mapping[int, list[np.ndarray]] | None,
+    is_refined: bool,
 ) -> dict:
     """Return all rows of a shot, as one piece for `store.joined`."""
     start = time.process_time()
@@ -86,7 +92,14 @@ def _index_shot(
         if isinstance(shot, Outcome):
             result = Result(shot)
         else:
-            result = index(shot, section, source.detector, source.polarization, lattices)
+            result = index(
+                shot,
+                section,
+                source.detector,
+                source.polarization,
+                lattices,
+                is_refined=is_refined,
+            )
     identity = {name: column[number] for name, column in source.shots.items()}
     identity["seconds"] = time.process_time() - start
     return store.piece("index", tables_of(result, identity))

@@ -58,6 +58,13 @@ LATTICES = table(
         "n_rmsd": Column(
             "int32", "", "reflections of the r.m.s.d.: I/σ ≥ 5, fixed before refinement"
         ),
+        "shift_mm": Column(
+            "float64",
+            "mm",
+            "of the detector, fast and slow, from where it is said to be to where the lattice is "
+            "predicted; 0 once the geometry is refined",
+            (2,),
+        ),
     },
 )
 """Indexed lattices."""
