@@ -275,7 +275,9 @@ class ReflectionFlag:
     """more than 10 % of the foreground belongs to a neighbour"""
     BACKGROUND = 16
     """too few background pixels, or a background that is not positive"""
-    FAILED = MASKED | SATURATED | BACKGROUND
+    BEYOND = 32
+    """beyond the resolution to which its lattice carries signal"""
+    FAILED = MASKED | SATURATED | BACKGROUND | BEYOND
     """`intensity` is not to be used"""
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spreadflow.analysis.still import (
+    evidence,
     indexing,
     integration,
     prediction,
@@ -15,12 +16,13 @@ from spreadflow.analysis.still import (
     search_space,
     spots,
 )
-from spreadflow.analysis.still.prediction import MosaicLattice
+from spreadflow.analysis.still.evidence import Evidence
+from spreadflow.analysis.still.prediction import MosaicLattice, Predicted
 from spreadflow.analysis.still.strong_pixels import DispersionThreshold
 from spreadflow.config import IndexSection
 from spreadflow.errors import Outcome
 from spreadflow.io.rows import columns_of
-from spreadflow.models import Detector, Lattice, Reflections, Shot, Spots
+from spreadflow.models import Detector, Lattice, ReflectionFlag, Reflections, Shot, Spots
 from spreadflow.physics import unit_cell
 from spreadflow.physics.geometry import S0, direction
 from spreadflow.physics.symmetry import misorientation
@@ -48,6 +50,19 @@ class Result(NamedTuple):
     """of all lattices"""
     reflection_lattice: np.ndarray = np.empty(0, dtype=int)
     """(reflection,) number of its lattice"""
+    evidences: tuple[Evidence, ...] = ()
+    """what speaks for each lattice"""
+    n_refused: int = 0
+    """lattices that spots were found for, and whose predictions carry no signal"""
+
+
+class _Integrated(NamedTuple):
+    """The reflections of all lattices of a shot, and what they say of these."""
+
+    reflections: Reflections
+    lattice: np.ndarray
+    """(reflection,) number of its lattice"""
+    evidences: tuple[Evidence, ...]
 
 
 def index(
@@ -80,14 +95,27 @@ def index(
         lattices = _hold_lattices(supplied, all_spots, shot, section, detector)
     if not lattices:
         return Result(Outcome.NO_LATTICE, energy, all_spots)
-    reflections, lattice_of = _integrate(shot, section, detector, polarization, lattices)
+    integrated = _integrate(shot, section, detector, polarization, lattices)
+    n_refused = 0
+    if supplied is None:
+        enough = [of_lattice.is_enough for of_lattice in integrated.evidences]
+        n_refused = enough.count(False)
+        if n_refused == len(lattices):
+            return Result(Outcome.NO_LATTICE, energy, all_spots, n_refused=n_refused)
+        if n_refused:
+            lattices = [
+                lattice for lattice, is_enough in zip(lattices, enough, strict=True) if is_enough
+            ]
+            integrated = _integrate(shot, section, detector, polarization, lattices)
     return Result(
         outcome=Outcome.INDEXED,
         mean_energy_ev=energy,
         spots=all_spots,
         lattices=tuple(lattices),
-        reflections=reflections,
-        reflection_lattice=lattice_of,
+        reflections=_within_limits(integrated),
+        reflection_lattice=integrated.lattice,
+        evidences=integrated.evidences,
+        n_refused=n_refused,
     )
 
 
@@ -252,8 +280,8 @@ def _integrate(
     detector: Detector,
     polarization: float,
     lattices: list[Lattice],
-) -> tuple[Reflections, np.ndarray]:
-    """Return the reflections of all lattices, and the number of each one's lattice.
+) -> _Integrated:
+    """Return the reflections of all lattices, and what they say of these.
 
     All are integrated together, as neighbours must not lie in each other's background.
     """
@@ -269,18 +297,65 @@ def _integrate(
         )
         for lattice in lattices
     ]
+    reflections, lattice_of = _summed(shot, section, there, of_lattices)
+    controls = [_control(shot, section, there, of_lattices, a) for a in evidence.CONTROL_TURNS_RAD]
+    z = evidence.strengths(reflections)
+    evidences = []
+    for number, (lattice, predicted) in enumerate(zip(lattices, of_lattices, strict=True)):
+        own = lattice_of == number
+        is_spot = _is_among(predicted.hkl, lattice.hkl)
+        control = np.concatenate([of_turn[number] for of_turn in controls])
+        evidences.append(evidence.weigh(z[own], predicted.d, is_spot, control))
+    return _Integrated(reflections, lattice_of, tuple(evidences))
+
+
+def _summed(
+    shot: Shot, section: IndexSection, detector: Detector, of_lattices: list[Predicted]
+) -> tuple[Reflections, np.ndarray]:
+    """Return the integrated reflections of some lattices, and the number of each one's lattice."""
     columns = zip(*of_lattices, strict=True)
     reflections = integration.integrate(
         shot.image,
         shot.mask,
-        prediction.Predicted(*map(np.concatenate, columns)),
-        there,
+        Predicted(*map(np.concatenate, columns)),
+        detector,
         saturation_photons=shot.saturation_photons,
         calibration_error=section.calibration_error,
         readout_photons=section.readout_photons,
     )
     n_reflections = [len(predicted.hkl) for predicted in of_lattices]
     return reflections, np.repeat(np.arange(len(of_lattices)), n_reflections)
+
+
+def _control(
+    shot: Shot,
+    section: IndexSection,
+    detector: Detector,
+    of_lattices: list[Predicted],
+    angle_rad: float,
+) -> list[np.ndarray]:
+    """Return the strengths of predictions of each lattice, turned about the beam."""
+    elsewhere = [evidence.turned(predicted, detector, angle_rad) for predicted in of_lattices]
+    if not any(len(predicted.hkl) for predicted in elsewhere):
+        return [np.empty(0)] * len(of_lattices)
+    reflections, lattice_of = _summed(shot, section, detector, elsewhere)
+    z = evidence.strengths(reflections)
+    return [z[lattice_of == number] for number in range(len(of_lattices))]
+
+
+def _is_among(hkl: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return which Miller indices (n, 3) are among others (m, 3), (n,) bool."""
+    known = set(map(tuple, others.tolist()))
+    return np.array([tuple(index) in known for index in hkl.tolist()], dtype=bool)
+
+
+def _within_limits(integrated: _Integrated) -> Reflections:
+    """Return the reflections, those beyond the resolution of their lattice flagged."""
+    reflections = integrated.reflections
+    limits = np.array([of_lattice.d_min for of_lattice in integrated.evidences])
+    is_beyond = reflections.d < limits[integrated.lattice]
+    flags = reflections.flags | np.where(is_beyond, ReflectionFlag.BEYOND, 0)
+    return reflections._replace(flags=flags.astype(np.int32))
 
 
 # ---------------------------------------------------------------- rows
@@ -296,12 +371,13 @@ def tables_of(result: Result, identity: dict[str, Any]) -> dict[str, dict[str, n
         "mean_energy_ev": result.mean_energy_ev,
         "n_spots": 0 if result.spots is None else len(result.spots.fast),
         "n_lattices": len(result.lattices),
+        "n_refused": result.n_refused,
     }
     tables = {"shots": columns_of([shot])}
     if result.spots is not None:
         tables["spots"] = _spot_columns(result.spots, result.lattices)
     if result.reflections is not None:
-        tables["lattices"] = _lattice_columns(result.lattices, identity["shot_id"])
+        tables["lattices"] = _lattice_columns(result, identity["shot_id"])
         tables["reflections"] = {
             "lattice": result.reflection_lattice,
             **result.reflections._asdict(),
@@ -329,13 +405,16 @@ def _spot_columns(all_spots: Spots, lattices: Sequence[Lattice]) -> dict[str, np
     }
 
 
-def _lattice_columns(lattices: Sequence[Lattice], shot_id: int) -> dict[str, np.ndarray]:
+def _lattice_columns(result: Result, shot_id: int) -> dict[str, np.ndarray]:
     """Return the columns of `lattices`."""
+    lattices = result.lattices
     n = len(lattices)
     names = [name for name in Lattice._fields if name not in ("hkl", "used")]
     n_indexed = [lattice.hkl.any(axis=1).sum() for lattice in lattices]
+    evidences = zip(*result.evidences, strict=True)
     return {
         **{name: np.array([getattr(lattice, name) for lattice in lattices]) for name in names},
+        **dict(zip(Evidence._fields, map(np.array, evidences), strict=True)),
         "shot": np.zeros(n, int),
         "k": np.arange(n),
         "shot_id": np.full(n, shot_id),
