@@ -305,7 +305,7 @@ def _integrate(
         own = lattice_of == number
         is_spot = _is_among(predicted.hkl, lattice.hkl)
         control = np.concatenate([of_turn[number] for of_turn in controls])
-        evidences.append(evidence.weigh(z[own], predicted.d, is_spot, control))
+        evidences.append(evidence.weigh(predicted, z[own], is_spot, control))
     return _Integrated(reflections, lattice_of, tuple(evidences))
 
 

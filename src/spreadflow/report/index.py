@@ -89,6 +89,7 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
     seconds = _concatenated(runs, "shots/seconds")
     k = _concatenated(runs, "lattices/k")
     shift_mm = _concatenated(runs, "lattices/shift_mm")
+    share_signal = _concatenated(runs, "lattices/share_signal")
     significance = _concatenated(runs, "lattices/significance")
     resolution = _concatenated(runs, "lattices/d_min")
     flags = _concatenated(runs, "reflections/flags")
@@ -105,6 +106,7 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
         "n_lattices_second": int((k > 0).sum()),
         "n_lattices_refused": int(_concatenated(runs, "shots/n_refused").sum()),
         "significance_p5": float(np.percentile(significance, 5)) if len(k) else None,
+        "share_signal_p5": float(np.percentile(share_signal, 5)) if len(k) else None,
         "resolution_median_ang": float(np.median(resolution)) if len(k) else None,
         "n_spots": int(sum(run.table["shots/n_spots"].sum() for run in runs)),
         "n_reflections": len(flags),

@@ -2,9 +2,10 @@
 resolution.
 
 A search over all orientations always finds one that puts some nodes on spots, however wrong. But
-the predictions of a lattice that is there carry signal also where no spot was found, and those of
-one that is not carry no more than the same predictions anywhere else on the image: turned about the
-beam, they meet the same background, rings of ice and density of other lattices' spots.
+most of the well recorded predictions of a lattice that is there carry signal, also where no spot
+was found, and those of one that is not carry no more than the same predictions anywhere else on the
+image: turned about the beam, they meet the same background, rings of ice and density of other
+lattices' spots.
 """
 
 from typing import NamedTuple
@@ -34,14 +35,20 @@ SIGNAL_Z = 3.0
 
 LEAST_SIGNIFICANCE = 4.0
 """Standard deviations by which the mean I/σ of the predictions of a lattice exceeds chance where no
-spot was found. Of simulated lattices, those right within 0.1° have more than 9, those turned by a
-quarter of a degree 3, and wrong ones -1 to 2.
+spot was found. Simulated lattices that are right have 4 to 15 (the fewer the more of them the spot
+finder sees), those turned by a quarter of a degree 3, and wrong ones -1 to 2.
 """
 
-LARGE_SHARE = 0.5
-"""Share of the predictions that carry signal above which no more need be asked: nearly all of them
-are spots.
+LEAST_SHARE = 0.3
+"""Share of the well recorded predictions that carry signal. Simulated lattices that are right have
+0.8, those turned by a quarter of a degree 0.2, and wrong ones 0.02.
 """
+
+WELL_RECORDED = 0.3
+"""Partiality from which a reflection is well recorded."""
+
+SPOTS_WITHIN = 10.0
+"""Percentile of the spots' d: predictions beyond this do not count in the share."""
 
 WINDOWS = (16, 64, 256)
 """Numbers of reflections, in order of resolution, whose mean I/σ tells where signal ends: few for
@@ -59,6 +66,10 @@ class Evidence(NamedTuple):
     """predictions that were integrated without failure or overlap"""
     n_signal: int
     """those of them above 3 σ"""
+    share_signal: float
+    """of the sound and well recorded predictions within the resolution of the spots, those above 3
+    σ
+    """
     n_by_chance: float
     """those that would be above 3 σ if the lattice were not there: of turned predictions, as many
     """
@@ -72,8 +83,7 @@ class Evidence(NamedTuple):
     @property
     def is_enough(self) -> bool:
         """Whether the lattice is there."""
-        has_large_share = self.n_signal > LARGE_SHARE * self.n_sound
-        return self.significance > LEAST_SIGNIFICANCE or has_large_share
+        return self.significance > LEAST_SIGNIFICANCE or self.share_signal > LEAST_SHARE
 
 
 def turned(predicted: Predicted, detector: Detector, angle_rad: float) -> Predicted:
@@ -99,14 +109,18 @@ def strengths(reflections: Reflections) -> np.ndarray:
     return np.where(is_sound, z, np.nan)
 
 
-def weigh(z: np.ndarray, d: np.ndarray, is_spot: np.ndarray, control: np.ndarray) -> Evidence:
+def weigh(
+    predicted: Predicted, z: np.ndarray, is_spot: np.ndarray, control: np.ndarray
+) -> Evidence:
     """Return what speaks for a lattice.
 
-    z: (n,) `strengths` of its predictions; d: (n,) their resolution, Å; is_spot: (n,) bool, those
-    on which a spot was found; control: (m,) strengths of turned predictions.
+    z: (n,) `strengths` of its predictions; is_spot: (n,) bool, those on which a spot was found;
+    control: (m,) strengths of turned predictions.
     """
     is_sound = np.isfinite(z)
     own = z[is_sound]
+    finest = np.percentile(predicted.d[is_spot], SPOTS_WITHIN) if is_spot.any() else np.inf
+    is_well = is_sound & (predicted.partiality > WELL_RECORDED) & (predicted.d >= finest)
     control = control[np.isfinite(control)]
     share_by_chance = (control > SIGNAL_Z).mean() if len(control) else 0.0
 
@@ -116,9 +130,10 @@ def weigh(z: np.ndarray, d: np.ndarray, is_spot: np.ndarray, control: np.ndarray
     return Evidence(
         n_sound=len(own),
         n_signal=int((own > SIGNAL_Z).sum()),
+        share_signal=float((z[is_well] > SIGNAL_Z).mean()) if is_well.any() else 0.0,
         n_by_chance=float(share_by_chance * len(own)),
         significance=float(difference / np.sqrt(variance)),
-        d_min=_resolution_limit(d[is_sound], own),
+        d_min=_resolution_limit(predicted.d[is_sound], own),
     )
 
 

@@ -72,6 +72,12 @@ LATTICES = table(
             "int32", "", "predictions that were integrated without failure or overlap"
         ),
         "n_signal": Column("int32", "", "those of them with I > 3 σ"),
+        "share_signal": Column(
+            "float64",
+            "",
+            "those with I > 3 σ of the sound predictions of partiality > 0.3 that are within the "
+            "resolution of the spots",
+        ),
         "n_by_chance": Column(
             "float64", "", "as many predictions turned about the beam have I > 3 σ"
         ),
