@@ -79,7 +79,9 @@ class Outcome(IntEnum):
     INDEXED = 0
     """At least one lattice."""
     NO_LATTICE = 1
-    """Enough spots for a hit, but no lattice explained them."""
+    """Enough spots for a hit, but no lattice explained them, or none with signal where it predicts
+    it.
+    """
     BLANK = 2
     """Fewer spots than `spots.min_spots`: no crystal was hit."""
     UNREADABLE = 3

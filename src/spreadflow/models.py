@@ -186,6 +186,10 @@ class Lattice(NamedTuple):
     rmsd_transverse_mm: float
     n_rmsd: int
     """reflections the r.m.s.d. is over: I/σ ≥ 5, fixed before refinement"""
+    shift_mm: Array
+    """(2,) fast and slow: how far the detector was moved from where it is said to be, so that the
+    spots fit; the lattice is predicted there
+    """
 
 
 class Shoeboxes(NamedTuple):
@@ -275,7 +279,9 @@ class ReflectionFlag:
     """more than 10 % of the foreground belongs to a neighbour"""
     BACKGROUND = 16
     """too few background pixels, or a background that is not positive"""
-    FAILED = MASKED | SATURATED | BACKGROUND
+    BEYOND = 32
+    """beyond the resolution to which its lattice carries signal"""
+    FAILED = MASKED | SATURATED | BACKGROUND | BEYOND
     """`intensity` is not to be used"""
 
 

@@ -250,6 +250,7 @@ def _cells(folder, trial, filled) -> Path:
         "lattices/shot_id": shot_id,
         "lattices/cell": unit_cell.degrees(cell),
         "lattices/outcome": outcome,
+        "lattices/setting": np.tile(np.eye(3), (n, 1, 1)),
         "clusters/n": [n - 1, 1],
         "clusters/mean": [CELL, CELL],
         "clusters/location": [CELL[:3], CELL[:3]],

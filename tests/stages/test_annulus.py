@@ -93,10 +93,16 @@ def inputs(tmp_path, filled):
         for i, name in enumerate(("run", "shot_id", "k"))
     }
     planted["lattices/outcome"] = outcome
+    planted["lattices/setting"] = np.where(rng.random(len(rows))[:, None, None] < 0.3, OTHER, SAME)
     sizes = {"lattices": len(rows), "clusters": 1, "features": 1}
     columns = filled("cells", sizes, planted)
     store.write(tmp_path / "cells.h5", "cells", columns, key="cells", runs=list(RUNS))
     return images, reindex, tmp_path / "cells.h5"
+
+
+SAME = np.eye(3)
+OTHER = np.array([[-1, 0, 0], [0, -1, 0], [0, 0, 1]])
+"""settings of lattices: Miller indices on the shared axes from those of reindex"""
 
 
 def reflections(filled, rng, ids, of_shot) -> dict:
@@ -143,11 +149,10 @@ def brute_force(inputs, border: int, min_i_over_sigma=None) -> list[tuple]:
     _, reindex, cells = inputs
     lattices = store.read(cells, "cells")
     out = []
+    names = ("run", "shot_id", "k", "outcome", "setting")
     accepted = {
-        (int(r), int(i), int(k))
-        for r, i, k, end in zip(
-            *(lattices[f"lattices/{n}"] for n in ("run", "shot_id", "k", "outcome")), strict=True
-        )
+        (int(r), int(i), int(k)): setting
+        for r, i, k, end, setting in zip(*(lattices[f"lattices/{n}"] for n in names), strict=True)
         if end == LatticeOutcome.ACCEPTED
     }
     for r, (name, path) in enumerate(zip(RUNS, reindex, strict=True)):
@@ -170,7 +175,7 @@ def brute_force(inputs, border: int, min_i_over_sigma=None) -> list[tuple]:
             out.append(
                 (
                     *identity[1:],
-                    tuple(c["reflections/hkl"][j]),
+                    tuple(accepted[identity] @ c["reflections/hkl"][j]),
                     image.image[box].ravel(),
                     image.mask[box].ravel(),
                 )
@@ -217,9 +222,9 @@ def test_reflections_are_those_of_reindex_and_pixels_count_once_a_lattice(inputs
             *(predicted[f"reflections/{name}"] for name in CARRIED),
             strict=True,
         ):
-            rows.setdefault((int(shot_id), *hkl), []).append(values)
+            rows.setdefault((int(shot_id), *np.abs(hkl)), []).append(values)
     for j, lattice in enumerate(c["reflections/lattice"]):
-        key = (int(c["lattices/shot_id"][lattice]), *c["reflections/hkl"][j])
+        key = (int(c["lattices/shot_id"][lattice]), *np.abs(c["reflections/hkl"][j]))
         assert [c[f"reflections/{name}"][j] for name in CARRIED] in rows[key]
 
     bbox = c["reflections/bbox"]

@@ -28,7 +28,8 @@ def reindexed(tmp_path, filled):
             "reindex", {"shots": n, "spots": 0, "lattices": n, "reflections": 0}, planted
         )
         path = tmp_path / run / "reindex.h5"
-        store.write(path, "reindex", columns, key=run, run=run, config={"space_group": space_group})
+        config = {"space_group": space_group, "cell": MEAN.tolist()}
+        store.write(path, "reindex", columns, key=run, run=run, config=config)
         return path
 
     return write
@@ -87,6 +88,37 @@ def test_clusters_of_some_runs_are_applied_to_all(reindexed, tmp_path):
 
     assert accepted[lattice_run == 0].sum() >= 97
     assert not accepted[lattice_run == 1].any()
+
+
+def test_one_setting_for_all_lattices_is_told(reindexed, tmp_path, filled):
+    """β of 90.4° and of 89.6° are one cell; the mean of both is none. Most lattices decide."""
+    mean = np.array([60.0, 50.0, 80.0, 90.0, 90.4, 90.0])
+    other = np.array([60.0, 50.0, 80.0, 90.0, 89.6, 90.0])
+    paths = [
+        reindexed("one", 60, mean, "P 1 21 1"),
+        reindexed("two", 40, other, "P 1 21 1"),
+    ]
+    columns, attributes = run(paths, tmp_path / "cells.h5")
+    setting = columns["lattices/setting"]
+    is_second = columns["lattices/run"] == 1
+
+    assert (setting[~is_second] == np.eye(3)).all()
+    assert (setting[is_second] == np.diag([-1, -1, 1])).all()
+    np.testing.assert_allclose(columns["clusters/mean"][0], mean, atol=0.03)
+    told = {warning["what"]: warning["value"] for warning in attributes["warnings"]}
+    (n_changed,) = [value for what, value in told.items() if "another setting" in what]
+    assert n_changed == 40
+    assert [value for what, value in told.items() if what.startswith("beta")] == [
+        pytest.approx(90.4, abs=0.03)
+    ], "the target has β = 110.3°"
+
+    frozen, _ = run(paths[1:], tmp_path / "again.h5", **{"from": str(tmp_path / "cells.h5")})
+    assert (frozen["lattices/setting"] == np.diag([-1, -1, 1])).all()
+
+
+def test_a_cell_that_is_the_target_is_not_told(reindexed, tmp_path):
+    _, attributes = run([reindexed("one", 100)], tmp_path / "cells.h5")
+    assert attributes["warnings"] == []
 
 
 def test_what_cannot_be_filtered_is_said(reindexed, tmp_path):

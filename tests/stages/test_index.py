@@ -15,7 +15,8 @@ from spreadflow.io import dials, store
 from spreadflow.io.images import Source
 from spreadflow.models import ReflectionFlag
 from spreadflow.parallel import World
-from spreadflow.physics import geometry, symmetry
+from spreadflow.physics import geometry, rotation, symmetry
+from spreadflow.recipes import shot as recipe
 from spreadflow.stages import index
 
 pytestmark = pytest.mark.stage
@@ -146,6 +147,41 @@ def test_lattices_of_a_shot_know_each_other(product, tiny_run):
     overlaps = (columns["reflections/flags"] & ReflectionFlag.OVERLAP) > 0
     assert overlaps[double].mean() > overlaps[~double].mean()
     assert overlaps[double].any()
+
+
+def test_a_lattice_without_signal_is_refused_and_counted(tiny_run, monkeypatch):
+    """One that is turned by 1.5° fits some spots: alone it leaves the shot without a lattice,
+    beside the true one it is left out.
+    """
+    source = Source(tiny_run["manifest"])
+    still = source.read(0)
+    how = (section(tiny_run), source.detector, source.polarization)
+    true = recipe.index(still, *how)
+    (lattice,) = true.lattices
+    assert true.n_refused == 0 and true.evidences[0].share_signal > 0.6
+
+    turn = rotation.from_vector(np.deg2rad([0.9, -0.9, 0.8]))
+    wrong = lattice._replace(A=turn @ lattice.A)
+    monkeypatch.setattr(recipe, "_find_lattices", lambda *_: [wrong])
+    alone = recipe.index(still, *how)
+    assert alone.outcome == Outcome.NO_LATTICE
+    assert alone.n_refused == 1 and not alone.lattices
+
+    monkeypatch.setattr(recipe, "_find_lattices", lambda *_: [wrong, lattice])
+    both = recipe.index(still, *how)
+    assert both.outcome == Outcome.INDEXED
+    assert both.n_refused == 1
+    np.testing.assert_array_equal(both.lattices[0].A, lattice.A)
+    np.testing.assert_array_equal(both.reflections.intensity, true.reflections.intensity)
+    (row,) = recipe.tables_of(both, {"shot_id": 7})["lattices"]["share_signal"]
+    assert row == true.evidences[0].share_signal
+
+
+def test_reflections_beyond_the_signal_are_flagged(product):
+    columns = store.read(product, "index")
+    limit = columns["lattices/d_min"][columns["reflections/lattice"]]
+    is_beyond = columns["reflections/flags"] & ReflectionFlag.BEYOND != 0
+    np.testing.assert_array_equal(is_beyond, columns["reflections/d"] < limit - 1e-6)
 
 
 def test_attributes_describe_the_run(product, tiny_run):

@@ -27,6 +27,8 @@ RUNS = {"one": 7, "two": 3}
 """parts of each run, of 8 lattices"""
 PER_LATTICE = 80
 """reflections of a lattice"""
+OTHER_AXES = np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]])
+"""setting of the fourth lattice of each part: its axes are others than the shared ones"""
 
 
 class TwoRuns:
@@ -62,7 +64,13 @@ class TwoRuns:
             f"lattices/{name}": [l[i] for l in self.lattices]
             for i, name in enumerate(("run", "shot_id", "k"))
         }
-        planted |= {"lattices/outcome": self.outcome, "clusters/mean": [CELL]}
+        setting = np.tile(np.eye(3), (len(self.lattices), 1, 1))
+        setting[3::8] = OTHER_AXES
+        planted |= {
+            "lattices/outcome": self.outcome,
+            "lattices/setting": setting,
+            "clusters/mean": [CELL],
+        }
         sizes = {"lattices": len(self.lattices), "clusters": 1, "features": 1}
         columns = filled("cells", sizes, planted)
         store.write(
@@ -110,6 +118,7 @@ class TwoRuns:
             "reflections/flags": flags,
         }
         self.columns.append({name: np.array(column) for name, column in planted.items()})
+        hkl[lattice == 3] = hkl[lattice == 3] @ np.linalg.inv(OTHER_AXES).T
         return filled("reindex", {"shots": 6, "spots": 0, "lattices": 8, "reflections": n}, planted)
 
     def run(self, out: Path, **section) -> dict:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spreadflow.analysis.still import (
+    evidence,
     indexing,
     integration,
     prediction,
@@ -15,12 +16,13 @@ from spreadflow.analysis.still import (
     search_space,
     spots,
 )
-from spreadflow.analysis.still.prediction import MosaicLattice
+from spreadflow.analysis.still.evidence import Evidence
+from spreadflow.analysis.still.prediction import MosaicLattice, Predicted
 from spreadflow.analysis.still.strong_pixels import DispersionThreshold
 from spreadflow.config import IndexSection
 from spreadflow.errors import Outcome
 from spreadflow.io.rows import columns_of
-from spreadflow.models import Detector, Lattice, Reflections, Shot, Spots
+from spreadflow.models import Detector, Lattice, ReflectionFlag, Reflections, Shot, Spots
 from spreadflow.physics import unit_cell
 from spreadflow.physics.geometry import S0, direction
 from spreadflow.physics.symmetry import misorientation
@@ -29,6 +31,11 @@ from spreadflow.units import DEG, wavelength
 LARGEST_WEIGHT_SQUARED = 50.0
 """I/σ, the square of a spot's weight in indexing, above which weights stay the same: bright spots
 are placed no better.
+"""
+
+HEADER_SIGMA_MM = 0.3
+"""Mm; how far headers are off, along each edge of the detector: one or two pixels are usual before
+the first refinement of the geometry.
 """
 
 
@@ -44,6 +51,19 @@ class Result(NamedTuple):
     """of all lattices"""
     reflection_lattice: np.ndarray = np.empty(0, dtype=int)
     """(reflection,) number of its lattice"""
+    evidences: tuple[Evidence, ...] = ()
+    """what speaks for each lattice"""
+    n_refused: int = 0
+    """lattices that spots were found for, and whose predictions carry no signal"""
+
+
+class _Integrated(NamedTuple):
+    """The reflections of all lattices of a shot, and what they say of these."""
+
+    reflections: Reflections
+    lattice: np.ndarray
+    """(reflection,) number of its lattice"""
+    evidences: tuple[Evidence, ...]
 
 
 def index(
@@ -52,10 +72,14 @@ def index(
     detector: Detector,
     polarization: float,
     supplied: Sequence[np.ndarray] | None = None,
+    *,
+    is_refined: bool = True,
 ) -> Result:
     """Take a shot from its pixels to its integrated reflections.
 
     supplied: A (3, 3) of its lattices, where these are given and need not be searched for.
+    is_refined: the detector is where it is said to be; else the shot's first lattice finds how far
+    it is off.
     """
     energy = float(shot.spectrum.mean_energy_ev)
     photons = float(shot.spectrum.photons.sum())
@@ -67,20 +91,34 @@ def index(
             return Result(Outcome.BLANK, energy, photons, all_spots)
         if len(all_spots.fast) > section.spots.max_spots:
             return Result(Outcome.OVERFLOW, energy, photons, all_spots)
-        lattices = _find_lattices(all_spots, shot, section, detector, energy)
+        sigma_mm = 0.0 if is_refined else HEADER_SIGMA_MM
+        lattices = _find_lattices(all_spots, shot, section, detector, sigma_mm)
     else:
         lattices = _hold_lattices(supplied, all_spots, shot, section, detector)
     if not lattices:
         return Result(Outcome.NO_LATTICE, energy, photons, all_spots)
-    reflections, lattice_of = _integrate(shot, section, detector, polarization, lattices)
+    integrated = _integrate(shot, section, detector, polarization, lattices)
+    n_refused = 0
+    if supplied is None:
+        enough = [of_lattice.is_enough for of_lattice in integrated.evidences]
+        n_refused = enough.count(False)
+        if n_refused == len(lattices):
+            return Result(Outcome.NO_LATTICE, energy, photons, all_spots, n_refused=n_refused)
+        if n_refused:
+            lattices = [
+                lattice for lattice, is_enough in zip(lattices, enough, strict=True) if is_enough
+            ]
+            integrated = _integrate(shot, section, detector, polarization, lattices)
     return Result(
         outcome=Outcome.INDEXED,
         mean_energy_ev=energy,
         pulse_photons=photons,
         spots=all_spots,
         lattices=tuple(lattices),
-        reflections=reflections,
-        reflection_lattice=lattice_of,
+        reflections=_within_limits(integrated),
+        reflection_lattice=integrated.lattice,
+        evidences=integrated.evidences,
+        n_refused=n_refused,
     )
 
 
@@ -109,13 +147,19 @@ def _find_spots(shot: Shot, section: IndexSection, detector: Detector, energy: f
 
 
 def _find_lattices(
-    all_spots: Spots, shot: Shot, section: IndexSection, detector: Detector, energy: float
+    all_spots: Spots,
+    shot: Shot,
+    section: IndexSection,
+    detector: Detector,
+    shift_sigma_mm: float,
 ) -> list[Lattice]:
     """Find lattices one after the other: each is refined before the next is searched for among the
     spots that are left.
+
+    shift_sigma_mm: how far the detector may be off, in each direction. The first lattice finds it,
+    the others keep to that.
     """
-    s1 = direction(detector, all_spots.panel, all_spots.fast, all_spots.slow)
-    q = (s1 - S0) / wavelength(energy)
+    there = detector
     weights = np.sqrt(np.minimum(all_spots.intensity / all_spots.sigma, LARGEST_WEIGHT_SQUARED))
     target = search_space.target_of(
         unit_cell.radians(section.cell),
@@ -125,9 +169,11 @@ def _find_lattices(
         n_directions=section.n_directions,
     )
     settings = _refinement_settings(section)
-    is_free = np.ones(len(q), dtype=bool)
+    first = settings._replace(shift_sigma_mm=shift_sigma_mm)
+    is_free = np.ones(len(weights), dtype=bool)
     lattices: list[Lattice] = []
     while len(lattices) < section.max_lattices:
+        q = _reciprocal(all_spots, there, shot)
         candidates = indexing.find_lattices(
             q[is_free],
             weights[is_free],
@@ -143,14 +189,23 @@ def _find_lattices(
             candidates[0].hkl,
             spots.select(all_spots, is_free),
             shot.spectrum,
-            detector,
-            settings,
+            there,
+            settings if lattices else first,
         )
         if refined is None or not _is_acceptable(refined, lattices, section, detector):
             break
+        if lattices:
+            refined = refined._replace(shift_mm=lattices[0].shift_mm)
+        there = refinement.moved(detector, refined.shift_mm)
         lattices.append(_over_all_spots(refined, is_free))
         is_free &= ~lattices[-1].hkl.any(axis=1)
     return lattices
+
+
+def _reciprocal(all_spots: Spots, detector: Detector, shot: Shot) -> np.ndarray:
+    """Return the reciprocal vectors (spot, 3) of spots at the mean energy of their pulse, Å⁻¹."""
+    s1 = direction(detector, all_spots.panel, all_spots.fast, all_spots.slow)
+    return (s1 - S0) / wavelength(float(shot.spectrum.mean_energy_ev))
 
 
 def _is_acceptable(
@@ -228,27 +283,44 @@ def _integrate(
     detector: Detector,
     polarization: float,
     lattices: list[Lattice],
-) -> tuple[Reflections, np.ndarray]:
-    """Return the reflections of all lattices, and the number of each one's lattice.
+) -> _Integrated:
+    """Return the reflections of all lattices, and what they say of these.
 
     All are integrated together, as neighbours must not lie in each other's background.
     """
+    there = refinement.moved(detector, lattices[0].shift_mm)
     of_lattices = [
         prediction.predict(
             MosaicLattice(lattice.A, float(lattice.eta_rad), float(lattice.domain_ang)),
             shot.spectrum,
-            detector,
+            there,
             space_group=section.space_group,
             d_min=section.d_min,
             polarization=polarization,
         )
         for lattice in lattices
     ]
+    reflections, lattice_of = _summed(shot, section, there, of_lattices)
+    controls = [_control(shot, section, there, of_lattices, a) for a in evidence.CONTROL_TURNS_RAD]
+    z = evidence.strengths(reflections)
+    evidences = []
+    for number, (lattice, predicted) in enumerate(zip(lattices, of_lattices, strict=True)):
+        own = lattice_of == number
+        is_spot = _is_among(predicted.hkl, lattice.hkl)
+        control = np.concatenate([of_turn[number] for of_turn in controls])
+        evidences.append(evidence.weigh(predicted, z[own], is_spot, control))
+    return _Integrated(reflections, lattice_of, tuple(evidences))
+
+
+def _summed(
+    shot: Shot, section: IndexSection, detector: Detector, of_lattices: list[Predicted]
+) -> tuple[Reflections, np.ndarray]:
+    """Return the integrated reflections of some lattices, and the number of each one's lattice."""
     columns = zip(*of_lattices, strict=True)
     reflections = integration.integrate(
         shot.image,
         shot.mask,
-        prediction.Predicted(*map(np.concatenate, columns)),
+        Predicted(*map(np.concatenate, columns)),
         detector,
         saturation_photons=shot.saturation_photons,
         calibration_error=section.calibration_error,
@@ -256,6 +328,37 @@ def _integrate(
     )
     n_reflections = [len(predicted.hkl) for predicted in of_lattices]
     return reflections, np.repeat(np.arange(len(of_lattices)), n_reflections)
+
+
+def _control(
+    shot: Shot,
+    section: IndexSection,
+    detector: Detector,
+    of_lattices: list[Predicted],
+    angle_rad: float,
+) -> list[np.ndarray]:
+    """Return the strengths of predictions of each lattice, turned about the beam."""
+    elsewhere = [evidence.turned(predicted, detector, angle_rad) for predicted in of_lattices]
+    if not any(len(predicted.hkl) for predicted in elsewhere):
+        return [np.empty(0)] * len(of_lattices)
+    reflections, lattice_of = _summed(shot, section, detector, elsewhere)
+    z = evidence.strengths(reflections)
+    return [z[lattice_of == number] for number in range(len(of_lattices))]
+
+
+def _is_among(hkl: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return which Miller indices (n, 3) are among others (m, 3), (n,) bool."""
+    known = set(map(tuple, others.tolist()))
+    return np.array([tuple(index) in known for index in hkl.tolist()], dtype=bool)
+
+
+def _within_limits(integrated: _Integrated) -> Reflections:
+    """Return the reflections, those beyond the resolution of their lattice flagged."""
+    reflections = integrated.reflections
+    limits = np.array([of_lattice.d_min for of_lattice in integrated.evidences])
+    is_beyond = reflections.d < limits[integrated.lattice]
+    flags = reflections.flags | np.where(is_beyond, ReflectionFlag.BEYOND, 0)
+    return reflections._replace(flags=flags.astype(np.int32))
 
 
 # ---------------------------------------------------------------- rows
@@ -272,12 +375,13 @@ def tables_of(result: Result, identity: dict[str, Any]) -> dict[str, dict[str, n
         "pulse_photons": result.pulse_photons,
         "n_spots": 0 if result.spots is None else len(result.spots.fast),
         "n_lattices": len(result.lattices),
+        "n_refused": result.n_refused,
     }
     tables = {"shots": columns_of([shot])}
     if result.spots is not None:
         tables["spots"] = _spot_columns(result.spots, result.lattices)
     if result.reflections is not None:
-        tables["lattices"] = _lattice_columns(result.lattices, identity["shot_id"])
+        tables["lattices"] = _lattice_columns(result, identity["shot_id"])
         tables["reflections"] = {
             "lattice": result.reflection_lattice,
             **result.reflections._asdict(),
@@ -305,13 +409,16 @@ def _spot_columns(all_spots: Spots, lattices: Sequence[Lattice]) -> dict[str, np
     }
 
 
-def _lattice_columns(lattices: Sequence[Lattice], shot_id: int) -> dict[str, np.ndarray]:
+def _lattice_columns(result: Result, shot_id: int) -> dict[str, np.ndarray]:
     """Return the columns of `lattices`."""
+    lattices = result.lattices
     n = len(lattices)
     names = [name for name in Lattice._fields if name not in ("hkl", "used")]
     n_indexed = [lattice.hkl.any(axis=1).sum() for lattice in lattices]
+    evidences = zip(*result.evidences, strict=True)
     return {
         **{name: np.array([getattr(lattice, name) for lattice in lattices]) for name in names},
+        **dict(zip(Evidence._fields, map(np.array, evidences), strict=True)),
         "shot": np.zeros(n, int),
         "k": np.arange(n),
         "shot_id": np.full(n, shot_id),

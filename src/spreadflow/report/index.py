@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from spreadflow.errors import Outcome
 from spreadflow.io import images, store
 from spreadflow.io.truth import read_truth
-from spreadflow.models import Detector
+from spreadflow.models import Detector, ReflectionFlag
 from spreadflow.physics import geometry
 from spreadflow.report import style, truth
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
@@ -37,7 +37,8 @@ def headline(figures: dict[str, Any]) -> list[str]:
     lines = [
         f"{say(figures['n_shots'])} shots: {style.outcomes(figures)}",
         f"{say(figures['n_lattices'])} lattices, of which {say(figures['n_lattices_second'])} "
-        "second or third in their shot",
+        f"second or third in their shot; {say(figures['n_lattices_refused'])} refused, without "
+        "signal where they predict it",
         f"r.m.s.d. {radial}, {transverse} over {say(figures['n_rmsd'])} reflections",
         f"{say(figures['seconds_per_shot_per_core'])} s per shot and core",
     ]
@@ -87,6 +88,11 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
     outcome = _concatenated(runs, "shots/outcome")
     seconds = _concatenated(runs, "shots/seconds")
     k = _concatenated(runs, "lattices/k")
+    shift_mm = _concatenated(runs, "lattices/shift_mm")
+    share_signal = _concatenated(runs, "lattices/share_signal")
+    significance = _concatenated(runs, "lattices/significance")
+    resolution = _concatenated(runs, "lattices/d_min")
+    flags = _concatenated(runs, "reflections/flags")
     n_shots = len(outcome)
     n_hits = int(np.isin(outcome, HITS).sum())
     n_indexed = int((outcome == Outcome.INDEXED).sum())
@@ -98,9 +104,15 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
         "outcomes": outcome_counts(outcome, Outcome),
         "n_lattices": len(k),
         "n_lattices_second": int((k > 0).sum()),
+        "n_lattices_refused": int(_concatenated(runs, "shots/n_refused").sum()),
+        "significance_p5": float(np.percentile(significance, 5)) if len(k) else None,
+        "share_signal_p5": float(np.percentile(share_signal, 5)) if len(k) else None,
+        "resolution_median_ang": float(np.median(resolution)) if len(k) else None,
         "n_spots": int(sum(run.table["shots/n_spots"].sum() for run in runs)),
-        "n_reflections": int(sum(len(run.table["reflections/d"]) for run in runs)),
+        "n_reflections": len(flags),
+        "n_beyond": int((flags & ReflectionFlag.BEYOND != 0).sum()),
         "seconds_per_shot_per_core": float(seconds.sum() / n_shots) if n_shots else None,
+        "shift_mm": np.median(shift_mm, axis=0) if len(shift_mm) else None,
     }
     return figures | _residuals(runs) | _against_truth(runs)
 

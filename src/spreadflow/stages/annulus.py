@@ -15,7 +15,7 @@ from spreadflow.analysis.still import integration
 from spreadflow.config import AnnulusConfig, AnnulusSection, IndexSection, WideConfig
 from spreadflow.errors import ConfigError, FileError, Outcome
 from spreadflow.io import store
-from spreadflow.io.accepted import accepted_lattices
+from spreadflow.io.accepted import accepted_lattices, brought
 from spreadflow.io.images import Source, open_source
 from spreadflow.log import logger
 from spreadflow.models import Shot, Spectrum
@@ -40,6 +40,8 @@ class AcceptedBlock(NamedTuple):
     """number in the run of the part's first shot"""
     is_accepted: np.ndarray
     """(lattice of the part,) bool"""
+    setting: np.ndarray
+    """(lattice of the part, 3, 3) as in `Accepted`"""
     shot_ids: list[int]
     """shots with accepted lattices"""
 
@@ -115,14 +117,15 @@ def _check(section: AnnulusSection, word: str, finest: float) -> None:
 
 def _blocks(run: int, reindex: Path, cells: Path) -> list[AcceptedBlock]:
     """Return the blocks of one run with accepted lattices."""
-    is_accepted = accepted_lattices(cells, reindex)
+    accepted = accepted_lattices(cells, reindex)
     blocks = []
     first_shot = 0
     first_lattice = 0
     for part, key in enumerate(store.part_keys(reindex, "reindex")):
         columns = store.read_part(reindex, "reindex", part, key, ["lattices/shot_id"])
         n_rows = columns[""]
-        of_part = is_accepted[first_lattice : first_lattice + n_rows["lattices"]]
+        own = slice(first_lattice, first_lattice + n_rows["lattices"])
+        of_part = accepted.is_accepted[own]
         if of_part.any():
             shot_ids = np.unique(columns["lattices/shot_id"][of_part])
             block = AcceptedBlock(
@@ -131,6 +134,7 @@ def _blocks(run: int, reindex: Path, cells: Path) -> list[AcceptedBlock]:
                 key=key,
                 first_shot=first_shot,
                 is_accepted=of_part,
+                setting=accepted.setting[own],
                 shot_ids=[int(shot_id) for shot_id in shot_ids],
             )
             blocks.append(block)
@@ -174,6 +178,7 @@ def _columns(
     """Return the columns of the part of one block."""
     names = ["shots/shot_id", "lattices/", "reflections/"]
     columns = store.read_part(run.reindex, "reindex", block.part, block.key, names)
+    _bring_to_shared_axes(columns, block.setting)
     lattices = np.flatnonzero(block.is_accepted)
     shots, spectrum_of = np.unique(columns["lattices/shot"][lattices], return_inverse=True)
     shot_ids = columns["shots/shot_id"][shots]
@@ -208,6 +213,20 @@ def _columns(
         "spectra/shot_id": shot_ids,
         **spectrum_columns,
     }
+
+
+def _bring_to_shared_axes(columns: dict[str, np.ndarray], setting: np.ndarray) -> None:
+    """Bring A and Miller indices of a part to the axes that all lattices share. setting: (lattice
+    of the part, 3, 3).
+    """
+    is_changed = (setting != np.eye(3)).any(axis=(1, 2))
+    if not is_changed.any():
+        return
+    A = columns["lattices/A"].copy()
+    A[is_changed] = A[is_changed] @ np.linalg.inv(setting[is_changed])
+    columns["lattices/A"] = A
+    of_reflection = setting[columns["reflections/lattice"]]
+    columns["reflections/hkl"] = brought(columns["reflections/hkl"], of_reflection)
 
 
 def _cut_out(

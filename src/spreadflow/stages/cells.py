@@ -1,5 +1,5 @@
-"""cells: which lattices belong to the crystal form of interest. Writes cells.h5 (the accepted list)
-and cells.tdata.
+"""cells: which lattices belong to the crystal form of interest, and on which axes they share it.
+Writes cells.h5 (the accepted list) and cells.tdata.
 """
 
 from logging import Logger
@@ -7,16 +7,23 @@ from pathlib import Path
 
 import numpy as np
 
-from spreadflow.analysis.merging import cells
+from spreadflow.analysis.merging import cells, settings
+from spreadflow.analysis.merging.settings import Settings
 from spreadflow.config import CellsConfig, CellsSection
-from spreadflow.errors import ConfigError, FileError, LatticeOutcome
+from spreadflow.errors import ConfigError, FileError, LatticeOutcome, StageWarning
 from spreadflow.io import store, tdata
-from spreadflow.log import logger
+from spreadflow.log import logger, warn
 from spreadflow.parallel import World
 from spreadflow.physics import unit_cell
 
 LATTICES = ("lattices/shot_id", "lattices/k", "lattices/cell")
 """Columns that are read of the products of `reindex`."""
+
+MAX_LENGTH_CHANGE = 0.01
+"""Relative difference of a length of the mean cell from the target's beyond which it is told."""
+
+MAX_ANGLE_CHANGE_DEG = 1.0
+"""Difference of an angle of the mean cell from the target's beyond which it is told."""
 
 
 def run(
@@ -36,9 +43,11 @@ def _run(config: CellsSection, reindex: list[Path], out: Path, log: Logger) -> N
     names = cells.independent(config.features, space_group)
     if config.from_file:
         names, clusters, chosen = _frozen(config.from_file, space_group)
+        brought = _in_common_setting(table, space_group, clusters.mean[chosen])
         distances = cells.distances(table["cell"], names, clusters)
         labels = cells.nearest(distances, config.mahalanobis_max)
     else:
+        brought = _in_common_setting(table, space_group, None)
         clusters, labels = _clustered(config, names, runs, table)
         chosen = 0
     distance = cells.distances(table["cell"], names, clusters)[:, chosen]
@@ -51,6 +60,9 @@ def _run(config: CellsSection, reindex: list[Path], out: Path, log: Logger) -> N
     identities = [store.identity(path) for path in sources]
     key = store.digest(config.model_dump(mode="json"), identities)
     tdata.write(out.with_suffix(".tdata"), table["cell"], space_group)
+    targets = [store.attributes(path, "reindex")["config"]["cell"] for path in reindex]
+    mean = clusters.mean[chosen]
+    warnings = _setting_warnings(brought, space_group) + _target_warnings(mean, targets[0])
     store.write(
         out,
         "cells",
@@ -61,6 +73,7 @@ def _run(config: CellsSection, reindex: list[Path], out: Path, log: Logger) -> N
         runs=runs,
         features=names,
         chosen=chosen,
+        warnings=warn(log, warnings),
     )
     counts = [f"{(outcome == end).sum()} {end.name.lower()}" for end in LatticeOutcome]
     log.info("%d lattices, %d clusters: %s", len(outcome), len(clusters.n), ", ".join(counts))
@@ -90,6 +103,69 @@ def _lattices(reindex: list[Path]) -> tuple[list[str], str, dict[str, np.ndarray
         raise FileError(", ".join(map(str, reindex)), "lattices", "none in any run", todo)
     runs = [str(of_run["run"]) for of_run in attributes]
     return runs, groups.pop(), joined
+
+
+def _in_common_setting(
+    table: dict[str, np.ndarray], space_group: str, reference: np.ndarray | None
+) -> Settings:
+    """Bring the column `cell` of all lattices to one setting, that of a reference (6,) (Å, degrees)
+    if there is one, and add the column `setting`. Returns what was done.
+    """
+    radians = np.array([unit_cell.radians(cell) for cell in table["cell"]])
+    wanted = None if reference is None else unit_cell.radians(reference)
+    brought = settings.common(radians, space_group, wanted)
+    for row in np.flatnonzero(brought.is_changed):
+        cell = settings.in_setting(radians[row], brought.changes[row])
+        table["cell"][row] = unit_cell.degrees(cell)
+    table["setting"] = np.swapaxes(brought.changes, 1, 2)
+    return brought
+
+
+def _setting_warnings(brought: Settings, space_group: str) -> list[StageWarning]:
+    """Return what to know of the axes of the lattices."""
+    warnings = []
+    n_changed = int(brought.is_changed.sum())
+    if n_changed:
+        warnings.append(
+            StageWarning(
+                "lattices that had the cell in another setting than most, and were brought to it",
+                float(n_changed),
+                0.0,
+                "Set reindex.cell to the mean cell, and look whether two cells are mixed.",
+            )
+        )
+    if brought.is_ambiguous:
+        warnings.append(
+            StageWarning(
+                f"the cell is the same on other axes than those of {space_group}, within the "
+                "scatter of the lattices; relative difference",
+                brought.separation,
+                settings.SEPARATION * brought.scatter,
+                "The lattice may have a higher symmetry; if it has not, its lattices may be "
+                "indexed in two ways.",
+            )
+        )
+    return warnings
+
+
+def _target_warnings(mean: np.ndarray, target: list[float]) -> list[StageWarning]:
+    """Return what to know where the mean cell (6,) is not the target (Å, degrees)."""
+    warnings = []
+    for name, value, expected in zip(cells.NAMES, mean.tolist(), target, strict=True):
+        is_length = name in cells.NAMES[:3]
+        largest = MAX_LENGTH_CHANGE * expected if is_length else MAX_ANGLE_CHANGE_DEG
+        unit = "Å" if is_length else "degrees"
+        if abs(value - expected) > largest:
+            warnings.append(
+                StageWarning(
+                    f"{name} of the mean cell is not that of reindex.cell, {unit}",
+                    value,
+                    f"{expected:g} ± {largest:.3g}",
+                    "Set reindex.cell to the mean cell if it is the crystal's; else look at the "
+                    "distance of the detector.",
+                )
+            )
+    return warnings
 
 
 def _clustered(

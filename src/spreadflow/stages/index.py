@@ -25,7 +25,8 @@ def run(
 ) -> None:
     """Write <word>.h5 with its parts.
 
-    images: the run's manifest; geometry: .expt to use in place of the headers.
+    images: the run's manifest; geometry: .expt to use in place of the headers, which may be off by
+    a pixel or two.
     """
     section = getattr(config, word)
     detector = None
@@ -36,4 +37,5 @@ def run(
     source = open_source(images, section, detector)
     inputs["images"] = source.identity
     product = shots.ShotProduct(out, kind=word, word=word)
-    shots.index_shots(product, section, source, inputs, world)
+    is_refined = geometry is not None
+    shots.index_shots(product, section, source, inputs, world, is_refined=is_refined)

@@ -13,6 +13,7 @@ from spreadflow.analysis.merging.merging import Fate
 from spreadflow.config import MergeConfig, MergeSection
 from spreadflow.errors import FileError, LatticeOutcome, StageWarning
 from spreadflow.io import mtz, store
+from spreadflow.io.accepted import brought
 from spreadflow.log import Progress, logger, warn
 from spreadflow.models import ReflectionFlag
 from spreadflow.parallel import World
@@ -71,6 +72,8 @@ class Accepted(NamedTuple):
     """(6,) mean of the chosen cluster, Å, degrees"""
     outcome: dict[tuple[int, int, int], int]
     """(run, shot_id, k) → LatticeOutcome, of every lattice"""
+    setting: dict[tuple[int, int, int], np.ndarray]
+    """(run, shot_id, k) → M (3, 3): Miller indices on the shared axes are M · those of reindex"""
 
 
 class Table(NamedTuple):
@@ -288,13 +291,13 @@ def _accepted(path: Path) -> Accepted:
     attributes = store.attributes(path, "cells")
     table = store.read(path, "cells", ["lattices/", "clusters/mean"])
     identity_columns = [table[f"lattices/{name}"].tolist() for name in ("run", "shot_id", "k")]
-    identities = zip(*identity_columns, strict=True)
-    outcome = dict(zip(identities, table["lattices/outcome"].tolist(), strict=True))
+    identities = list(zip(*identity_columns, strict=True))
     return Accepted(
         attributes["runs"],
         attributes["space_group"],
         table["clusters/mean"][int(attributes["chosen"])],
-        outcome,
+        outcome=dict(zip(identities, table["lattices/outcome"].tolist(), strict=True)),
+        setting=dict(zip(identities, table["lattices/setting"], strict=True)),
     )
 
 
@@ -376,10 +379,10 @@ def _read_part(group: int, part: Part, accepted: Accepted) -> Table:
     columns = store.read_part(part.path, "reindex", part.block, part.key, COLUMNS)
     shot_id = columns["lattices/shot_id"]
     k = columns["lattices/k"]
-    outcomes = [
-        accepted.outcome.get((part.run, *identity))
-        for identity in zip(shot_id.tolist(), k.tolist(), strict=True)
+    identities = [
+        (part.run, *identity) for identity in zip(shot_id.tolist(), k.tolist(), strict=True)
     ]
+    outcomes = [accepted.outcome.get(identity) for identity in identities]
     if None in outcomes:
         todo = "Rerun cells on these products."
         raise FileError(part.path, "lattices that cells.h5 knows", "others", todo)
@@ -399,6 +402,9 @@ def _read_part(group: int, part: Part, accepted: Accepted) -> Table:
     lattice_of = columns["reflections/lattice"]
     is_wanted = is_accepted[lattice_of]
     reflections = {name: columns[f"reflections/{name}"][is_wanted] for name in REFLECTION_COLUMNS}
+    settings = [accepted.setting[identity] for identity in identities]
+    of_reflection = np.array(settings).reshape(-1, 3, 3)[lattice_of[is_wanted]]
+    reflections["hkl"] = brought(reflections["hkl"], of_reflection)
     row_of_lattice = np.cumsum(is_accepted) - 1
     reflections["lattice"] = row_of_lattice[lattice_of[is_wanted]]
     return Table(lattices, reflections)

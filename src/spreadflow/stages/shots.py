@@ -8,13 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spreadflow.config import IndexSection
-from spreadflow.errors import Outcome
+from spreadflow.errors import Outcome, StageWarning
 from spreadflow.io import schema, store
 from spreadflow.io.images import Source
-from spreadflow.log import logger
+from spreadflow.log import logger, warn
 from spreadflow.parallel import World
 from spreadflow.recipes.shot import Result, index, tables_of
 from spreadflow.stages import blocks as skeleton
+
+MAX_REFUSED = 0.05
+"""Share of the lattices that may be refused without a word: chance makes one now and then."""
 
 
 class ShotProduct(NamedTuple):
@@ -34,11 +37,14 @@ def index_shots(
     inputs: dict[str, Any],
     world: World,
     supplied: Mapping[int, list[np.ndarray]] | None = None,
+    *,
+    is_refined: bool = True,
 ) -> None:
     """Write the product of the shots of a run, block by block. Collective.
 
     inputs: identities of what it is made from; supplied: number of a shot in its run → A (3, 3) of
-    its lattices, where these are given and need not be searched for.
+    its lattices, where these are given and need not be searched for; is_refined: the detector is
+    where it is said to be.
     """
     log = logger(product.word, world)
     config = section.model_dump(mode="json")
@@ -50,7 +56,9 @@ def index_shots(
     parts = store.Parts(product.path, product.kind, key, ids)
 
     def make(block: int) -> store.Columns:
-        pieces = [_index_shot(section, source, int(i), supplied) for i in of_blocks[block]]
+        pieces = [
+            _index_shot(section, source, int(i), supplied, is_refined) for i in of_blocks[block]
+        ]
         for problem in source.problems:
             log.warning("%s", problem)
         source.problems.clear()
@@ -58,6 +66,7 @@ def index_shots(
 
     skeleton.run(parts, make, product.word, world)
     counts = skeleton.outcomes(parts, "shots/outcome", Outcome, world)
+    n_refused, n_lattices = _lattice_counts(parts, world)
     parts.finish(
         world,
         config=config,
@@ -66,8 +75,36 @@ def index_shots(
         run=source.manifest.run,
         detector=source.detector._asdict(),
         outcomes={name: n for name, n in counts.items() if n},
+        warnings=warn(log, _warnings(n_refused, n_lattices)),
     )
-    log.info("%d shots: %s", source.n_shots, skeleton.in_words(counts))
+    words = "%d shots: %s; %d lattices, %d refused"
+    log.info(words, source.n_shots, skeleton.in_words(counts), n_lattices, n_refused)
+
+
+def _lattice_counts(parts: store.Parts, world: World) -> tuple[int, int]:
+    """Return how many lattices of all blocks were refused, and how many taken. Collective."""
+    own = np.zeros(2, dtype=int)
+    names = ["shots/n_refused", "shots/n_lattices"]
+    for block in range(world.rank, len(parts.keys), world.size):
+        columns = parts.read(block, names)
+        own += [columns[name].sum() for name in names]
+    n_refused, n_lattices = sum(world.gather(own))
+    return int(n_refused), int(n_lattices)
+
+
+def _warnings(n_refused: int, n_lattices: int) -> list[StageWarning]:
+    """Return what to know before the lattices are trusted."""
+    largest = MAX_REFUSED * (n_refused + n_lattices)
+    if n_refused <= max(largest, 1.0):
+        return []
+    return [
+        StageWarning(
+            "lattices that fitted spots were refused: no signal where they predict it",
+            f"{n_refused} of {n_refused + n_lattices}",
+            f"at most {MAX_REFUSED:.0%}",
+            "Check the target cell, the distance and the beam centre of the headers.",
+        )
+    ]
 
 
 def _index_shot(
@@ -75,6 +112,7 @@ def _index_shot(
     source: Source,
     number: int,
     supplied: Mapping[int, list[np.ndarray]] | None,
+    is_refined: bool,
 ) -> dict:
     """Return all rows of a shot, as one piece for `store.joined`."""
     start = time.process_time()
@@ -86,7 +124,14 @@ def _index_shot(
         if isinstance(shot, Outcome):
             result = Result(shot)
         else:
-            result = index(shot, section, source.detector, source.polarization, lattices)
+            result = index(
+                shot,
+                section,
+                source.detector,
+                source.polarization,
+                lattices,
+                is_refined=is_refined,
+            )
     identity = {name: column[number] for name, column in source.shots.items()}
     identity["seconds"] = time.process_time() - start
     return store.piece("index", tables_of(result, identity))

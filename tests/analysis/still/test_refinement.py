@@ -171,6 +171,31 @@ def test_truth_is_found_again(group):
     assert found.rmsd_radial_mm < 0.3 * px
 
 
+@pytest.mark.stage
+def test_header_error_is_found_with_the_lattice():
+    """The header is off by 1.5 px: free, the shift is found and nothing else notices; held, the
+    lattice turns and spots leave it.
+    """
+    group = "P 43 21 2"
+    A = crystal(group, 5)
+    hkl, spots = still(A, group)
+    error_mm = np.array([0.26, -0.17])
+    fast, slow = error_mm / float(DETECTOR.pixel_mm)
+    there = spots._replace(fast=spots.fast - fast, slow=spots.slow - slow)
+    start = wrong(A, 0.2, 0.002, group)
+
+    free = refine(start, hkl, there, group, shift_sigma_mm=0.3)
+    np.testing.assert_allclose(free.shift_mm, error_mm, atol=0.01)
+    assert np.rad2deg(symmetry.misorientation(free.A, A, group)) < 0.006
+    np.testing.assert_allclose(free.cell, unit_cell.radians(CELLS[group]), rtol=5e-4)
+    assert free.rmsd_transverse_mm < 0.15 * float(DETECTOR.pixel_mm)
+
+    held = refine(start, hkl, there, group)
+    assert held is None or (
+        not held.shift_mm.any() and np.rad2deg(symmetry.misorientation(held.A, A, group)) > 0.03
+    )
+
+
 def test_spots_not_indexed_at_first_join():
     A = crystal("C 1 2 1", 7)
     hkl, spots = still(A, "C 1 2 1")

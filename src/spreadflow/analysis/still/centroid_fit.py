@@ -1,8 +1,8 @@
 """The fit of one lattice to the centroids of its spots, observed − predicted.
 
-Unknowns p: rotation vector (3, rad) and strains (1-6) as in `orientation_matrix`, ln η. Residuals
-are in px, radial and transverse, each over its σ. Level 0 refines the detector with the same
-residuals.
+Unknowns p: rotation vector (3, rad) and strains (1-6) as in `orientation_matrix`, ln η; after
+these, where the header may be wrong, the shift of the detector (2, mm). Residuals are in px, radial
+and transverse, each over its σ. Level 0 refines the detector with the same residuals.
 """
 
 from typing import NamedTuple
@@ -71,15 +71,20 @@ class CentroidModel(NamedTuple):
     domain_ang: Array | float
     """() edge of a mosaic domain, Å"""
 
+    @property
+    def n_unknowns(self) -> int:
+        """Unknowns of the lattice."""
+        return 4 + len(self.frame.strains)
+
     def lattice(self, p: np.ndarray) -> MosaicLattice:
-        """Return the lattice that has the unknowns p."""
+        """Return the lattice that has the unknowns p, of which the first are the lattice's."""
         A = np.asarray(matrix(self.frame, p))
-        eta_rad = float(np.exp(p[-1]))
+        eta_rad = float(np.exp(p[self.n_unknowns - 1]))
         return MosaicLattice(A, eta_rad, self.domain_ang)
 
     def start(self, eta_rad: float) -> np.ndarray:
         """Return the unknowns of the frame's own lattice with a mosaic spread."""
-        p = np.zeros(4 + len(self.frame.strains))
+        p = np.zeros(self.n_unknowns)
         p[-1] = np.log(eta_rad)
         return p
 
@@ -208,12 +213,29 @@ def student(z2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return loss, weight
 
 
+def position_by_shift(detector: Detector, observed: Observed) -> np.ndarray:
+    """Return how far predicted centroids move, px/mm, radial and transverse, when the detector is
+    shifted along panel 0's fast and slow axes: (spot, 2, 2), the last axis that of the shift.
+    """
+    panel = np.asarray(observed.panel)
+    axes_of_panel = np.stack([detector.fast[panel], detector.slow[panel]], axis=1)
+    axes_of_shift = np.stack([detector.fast[0], detector.slow[0]], axis=1)
+    on_panel = axes_of_panel @ axes_of_shift / float(detector.pixel_mm)
+    return -np.asarray(observed.axes) @ on_panel
+
+
 def evaluate(
     detector: Detector, model: CentroidModel, p, observed: Observed, restraint: Restraint
 ) -> Fit:
     """Return the loss and its Gauss-Newton normal equations at p."""
-    terms = residuals(detector, model, p, observed)
+    own, shift = np.split(np.asarray(p), [model.n_unknowns])
+    terms = residuals(detector, model, own, observed)
     offset, jacobian, psi, psi_by_p = (np.asarray(term) for term in terms)
+    if len(shift):
+        by_shift = position_by_shift(detector, observed)
+        offset = offset - by_shift @ shift
+        jacobian = np.concatenate([jacobian, by_shift], axis=2)
+        psi_by_p = np.pad(psi_by_p, [(0, 0), (0, len(shift))])
     z2 = (offset**2 / observed.variance).sum(axis=1)
     loss, weight = student(z2)
     weight = weight * observed.valid

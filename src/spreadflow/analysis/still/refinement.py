@@ -1,5 +1,5 @@
 """Refinement of one lattice of a still by polychromatic centroids: orientation, symmetry-reduced
-cell, mosaic spread.
+cell, mosaic spread; and, while only the header says where the detector is, a shift of it.
 
 A coarse round finds the orientation from the spots as indexed. Then spots are indexed anew from
 where they are predicted, and the lattice is fitted, twice (`centroid_fit`).
@@ -71,6 +71,18 @@ class Settings(NamedTuple):
     """spots further than this from their prediction leave a lattice, spots nearer join it"""
     min_indexed: int = 8
     """spots of a lattice"""
+    shift_sigma_mm: float = 0.0
+    """how far the header's detector may be off, along each edge (a standard deviation); 0 = it is
+    where it is said to be, and nothing is shifted
+    """
+
+
+class _Placed(NamedTuple):
+    """A lattice and where the detector is for it."""
+
+    lattice: MosaicLattice
+    shift_mm: np.ndarray
+    """(2,) of the detector from where it is said to be, along its fast and slow axes"""
 
 
 def refine(
@@ -91,7 +103,8 @@ def refine(
     if _n_indexed(hkl) < settings.min_indexed:
         return None
     spectrum = prediction.compress(spectrum)
-    start = MosaicLattice(A, COARSE_ETA_RAD, float(settings.domain_ang))
+    lattice = MosaicLattice(A, COARSE_ETA_RAD, float(settings.domain_ang))
+    start = _Placed(lattice, np.zeros(2))
     coarse = _RoundSettings(
         model_px=COARSE_MODEL_PX,
         variance_factor=1.0,
@@ -99,9 +112,10 @@ def refine(
         ln_eta_sigma=ETA_HELD_LOG,
         restrains_psi=True,
         least_gain=ROUGH_GAIN,
+        shift_sigma_mm=settings.shift_sigma_mm,
     )
     oriented, _ = _fit_round(start, hkl, spots, spectrum, detector, settings.space_group, coarse)
-    return _refine_twice(oriented.A, spots, spectrum, detector, settings)
+    return _refine_twice(oriented, spots, spectrum, detector, settings)
 
 
 def hold(
@@ -112,13 +126,14 @@ def hold(
     """
     spectrum = prediction.compress(spectrum)
     without_limit = settings._replace(min_indexed=0)
-    lattice = _refine_twice(A, spots, spectrum, detector, without_limit, holds_A=True)
+    start = _Placed(MosaicLattice(A, ETA_PRIOR_RAD, float(settings.domain_ang)), np.zeros(2))
+    lattice = _refine_twice(start, spots, spectrum, detector, without_limit, holds_A=True)
     assert lattice is not None  # no spots are needed
     return lattice
 
 
 def _refine_twice(
-    A: np.ndarray,
+    start: _Placed,
     spots: Spots,
     spectrum: Spectrum,
     detector: Detector,
@@ -127,22 +142,23 @@ def _refine_twice(
 ) -> Lattice | None:
     """Return the lattice after two rounds in which spots are indexed and the lattice is fitted."""
     eta_rad = ETA_PRIOR_RAD if settings.eta_rad is None else settings.eta_rad
-    lattice = MosaicLattice(A, eta_rad, float(settings.domain_ang))
+    placed = start._replace(lattice=start.lattice._replace(eta_rad=eta_rad))
     fine = _RoundSettings(
         model_px=MODEL_PX,
         variance_factor=1.0,
         eta_rad=eta_rad,
         ln_eta_sigma=ETA_PRIOR_LOG if settings.eta_rad is None else ETA_HELD_LOG,
         holds_A=holds_A,
+        shift_sigma_mm=settings.shift_sigma_mm,
     )
     space_group = settings.space_group
     assigned = []
     for least_gain in (ROUGH_GAIN, FINE_GAIN):
         hkl = assign(
-            lattice,
+            placed.lattice,
             spots,
             spectrum,
-            detector,
+            moved(detector, placed.shift_mm),
             space_group=space_group,
             tolerance_px=settings.tolerance_px,
         )
@@ -150,14 +166,16 @@ def _refine_twice(
         if _n_indexed(hkl) < settings.min_indexed:
             return None
         fine = fine._replace(least_gain=least_gain)
-        lattice, z2 = _fit_round(lattice, hkl, spots, spectrum, detector, space_group, fine)
+        placed, z2 = _fit_round(placed, hkl, spots, spectrum, detector, space_group, fine)
         too_large = float(np.median(z2)) / MEDIAN_Z2 if len(z2) else 1.0
         fine = fine._replace(variance_factor=fine.variance_factor * max(1.0, too_large))
 
     used = np.zeros(len(hkl), dtype=bool)
     used[hkl.any(axis=1)] = ~(z2 > OUTLIER_Z2)
     strong = of_strong_spots(assigned[0], spots)
-    offsets = centroid_fit.offsets(lattice, strong, spots, spectrum, detector)
+    lattice = placed.lattice
+    there = moved(detector, placed.shift_mm)
+    offsets = centroid_fit.offsets(lattice, strong, spots, spectrum, there)
     offsets_mm = offsets * float(detector.pixel_mm)
     rmsd = np.sqrt((offsets_mm**2).mean(axis=0)) if len(offsets_mm) else (np.nan, np.nan)
     return Lattice(
@@ -170,7 +188,14 @@ def _refine_twice(
         rmsd_radial_mm=float(rmsd[0]),
         rmsd_transverse_mm=float(rmsd[1]),
         n_rmsd=len(offsets_mm),
+        shift_mm=placed.shift_mm,
     )
+
+
+def moved(detector: Detector, shift_mm: np.ndarray) -> Detector:
+    """Return the detector moved along its fast and slow axes by shift_mm (2,)."""
+    fast_mm, slow_mm = shift_mm
+    return geometry.shifted(detector, fast_mm, slow_mm, 0.0)
 
 
 def _n_indexed(hkl: np.ndarray) -> int:
@@ -204,24 +229,28 @@ class _RoundSettings(NamedTuple):
     """nothing but η moves"""
     least_gain: float = ROUGH_GAIN
     """gain of the log likelihood below which the fit ends"""
+    shift_sigma_mm: float = 0.0
+    """standard deviation of the shift of the detector, in each direction; 0 = it stays"""
 
 
 def _fit_round(
-    lattice: MosaicLattice,
+    placed: _Placed,
     hkl: np.ndarray,
     spots: Spots,
     spectrum: Spectrum,
     detector: Detector,
     space_group: str,
     settings: _RoundSettings,
-) -> tuple[MosaicLattice, np.ndarray]:
-    """Return the lattice fitted to its indexed spots, and their squared distances from their
-    predictions in units of σ²: (indexed spot,).
+) -> tuple[_Placed, np.ndarray]:
+    """Return the lattice, and where the detector is, fitted to its indexed spots, and their squared
+    distances from their predictions in units of σ²: (indexed spot,).
     """
+    lattice = placed.lattice
+    there = moved(detector, placed.shift_mm)
     frame = crystal_frame(lattice.A, space_group)
     model = CentroidModel(frame, spectrum, lattice.domain_ang)
     observed = centroid_fit.observe(
-        lattice, hkl, spots, spectrum, detector, model_px=settings.model_px
+        lattice, hkl, spots, spectrum, there, model_px=settings.model_px
     )
     observed = observed._replace(variance=observed.variance * settings.variance_factor)
 
@@ -232,17 +261,26 @@ def _fit_round(
     centre, precision = centroid_fit.prior(frame, np.log(settings.eta_rad), settings.ln_eta_sigma)
     if settings.holds_A:
         precision[:-1] = HELD
+    start = model.start(lattice.eta_rad)
+    if settings.shift_sigma_mm > 0:
+        # a further shift, as the detector is already moved
+        start = np.append(start, np.zeros(2))
+        centre = np.append(centre, -placed.shift_mm)
+        precision = np.append(precision, np.full(2, settings.shift_sigma_mm**-2))
 
     found = centroid_fit.fit(
-        detector,
+        there,
         model,
-        model.start(lattice.eta_rad),
+        start,
         observed,
         Restraint(centre, precision, sigma_psi),
         least_gain=settings.least_gain,
     )
     z2 = (found.offset**2 / observed.variance).sum(axis=1)
-    return model.lattice(found.p), z2[observed.valid]
+    shift_mm = placed.shift_mm
+    if settings.shift_sigma_mm > 0:
+        shift_mm = shift_mm + found.p[model.n_unknowns :]
+    return _Placed(model.lattice(found.p), shift_mm), z2[observed.valid]
 
 
 # ---------------------------------------------------------------- indices of spots

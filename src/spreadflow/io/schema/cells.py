@@ -6,7 +6,15 @@ LATTICES = table(
     "lattices",
     {
         **lattice_identity("reindex"),
-        "cell": Column("float64", "angstrom, degree", "a b c α β γ", (6,)),
+        "cell": Column(
+            "float64", "angstrom, degree", "a b c α β γ, on the axes that all lattices share", (6,)
+        ),
+        "setting": Column(
+            "int32",
+            "",
+            "M: Miller indices on the shared axes = M · those of reindex, A = A of reindex · M⁻¹",
+            (3, 3),
+        ),
         "cluster": Column("int32", "", "DBSCAN label; -1 = noise"),
         "mahalanobis": Column("float64", "", "distance from the chosen cluster"),
         "outcome": Column("uint8", "", "errors.LatticeOutcome; ACCEPTED is the accepted list"),

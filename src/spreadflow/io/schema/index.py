@@ -13,6 +13,9 @@ SHOTS = table(
         "outcome": Column("uint8", "", "errors.Outcome"),
         "n_spots": Column("int32", "", "spots found"),
         "n_lattices": Column("int32", "", "lattices indexed"),
+        "n_refused": Column(
+            "int32", "", "lattices that fitted spots, but carry no signal where they predict it"
+        ),
         "mean_energy_ev": Column("float64", "eV", "photon-weighted mean of the shot's spectrum"),
         "pulse_photons": Column(
             "float64", "photon", "sum of the shot's spectrum; 1 where a file has a wavelength alone"
@@ -60,6 +63,35 @@ LATTICES = table(
         "rmsd_transverse_mm": Column("float64", "mm", "observed - predicted across it"),
         "n_rmsd": Column(
             "int32", "", "reflections of the r.m.s.d.: I/σ ≥ 5, fixed before refinement"
+        ),
+        "shift_mm": Column(
+            "float64",
+            "mm",
+            "of the detector, fast and slow, from where it is said to be to where the lattice is "
+            "predicted; 0 once the geometry is refined",
+            (2,),
+        ),
+        "n_sound": Column(
+            "int32", "", "predictions that were integrated without failure or overlap"
+        ),
+        "n_signal": Column("int32", "", "those of them with I > 3 σ"),
+        "share_signal": Column(
+            "float64",
+            "",
+            "those with I > 3 σ of the sound predictions of partiality > 0.3 that are within the "
+            "resolution of the spots",
+        ),
+        "n_by_chance": Column(
+            "float64", "", "as many predictions turned about the beam have I > 3 σ"
+        ),
+        "significance": Column(
+            "float64",
+            "",
+            "mean I/σ of predictions without a spot minus that of turned ones, over the σ of the "
+            "difference",
+        ),
+        "d_min": Column(
+            "float64", "angstrom", "resolution beyond which the lattice carries no signal"
         ),
     },
 )
