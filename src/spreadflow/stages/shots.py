@@ -25,6 +25,10 @@ class ShotProduct(NamedTuple):
     """schema"""
     word: str
     """stage that writes it"""
+    length_sigma: float | None = None
+    """relative standard deviation that the detector's distance gives all lengths of cells; None
+    where it is not known
+    """
 
 
 def index_shots(
@@ -65,6 +69,7 @@ def index_shots(
         manifest=str(source.path),
         run=source.manifest.run,
         detector=source.detector._asdict(),
+        length_sigma=product.length_sigma,
         outcomes={name: n for name, n in counts.items() if n},
     )
     log.info("%d shots: %s", source.n_shots, skeleton.in_words(counts))
