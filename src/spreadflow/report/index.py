@@ -73,6 +73,7 @@ class IndexedRun:
         attributes = store.attributes(product, stage)
         self.name = str(attributes["run"])
         self.d_min = float(attributes["config"]["d_min"])
+        self.bandwidth = attributes.get("bandwidth")
         self.detector = Detector.from_json(attributes["detector"])
         self.manifest = manifest_of(self.name, manifests)
         simulated = read_truth(self.manifest) if self.manifest else None
@@ -101,6 +102,7 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
         "n_spots": int(sum(run.table["shots/n_spots"].sum() for run in runs)),
         "n_reflections": int(sum(len(run.table["reflections/d"]) for run in runs)),
         "seconds_per_shot_per_core": float(seconds.sum() / n_shots) if n_shots else None,
+        "bandwidth": next((run.bandwidth for run in runs if run.bandwidth), None),
     }
     return figures | _residuals(runs) | _against_truth(runs)
 
