@@ -281,7 +281,12 @@ def files_page() -> str:
     """Return docs/files.md: manifests, images, outcomes, and every dataset of every product."""
     manifest = _fields(images.Manifest)
     files_of_manifest = _fields(images.ManifestFile)
-    outcomes = [errors.Outcome, errors.AdoptOutcome, errors.LatticeOutcome]
+    outcomes = [
+        errors.Outcome,
+        errors.Level0Outcome,
+        errors.AdoptOutcome,
+        errors.LatticeOutcome,
+    ]
     flags = [models.ReflectionFlag, models.Overlap]
     text = [
         GENERATED,

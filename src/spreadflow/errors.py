@@ -128,6 +128,25 @@ class AdoptOutcome(IntEnum):
     """The lattice is good, but its shot did not end as INDEXED."""
 
 
+class Level0Outcome(IntEnum):
+    """How a lattice of `index` ended in `level0`. Exactly one per lattice: the first that holds of
+    NO_SPECTRUM, TOO_FEW, SURPLUS and UNLIKE, or USED.
+    """
+
+    USED = 0
+    """The position of the detector rests on it."""
+    NO_SPECTRUM = 1
+    """The spectrum of its shot can't be read."""
+    TOO_FEW = 2
+    """Fewer than `level0.min_reflections` of its spots are indexed."""
+    SURPLUS = 3
+    """`level0.max_lattices` others came before it."""
+    UNLIKE = 4
+    """Its residuals are unlike those of the others: it may be false. It is named in
+    level0.fit.json, with what is wrong with it.
+    """
+
+
 class LatticeOutcome(IntEnum):
     """How a lattice ended in `cells`. Exactly one per lattice of `reindex`."""
 

@@ -33,10 +33,14 @@ def logger(stage: str, world: World) -> logging.Logger:
 
 
 def warn(log: logging.Logger, warnings: Iterable[StageWarning]) -> list[dict]:
-    """Log the warnings of a stage, a line each, and return them as its product keeps them."""
+    """Log the warnings of a stage, a line each, and return them as its product keeps them. All
+    ranks have the same, and the first logs them.
+    """
+    is_first = log.isEnabledFor(logging.INFO)
     kept = []
     for warning in warnings:
-        log.warning("%s", warning.sentence())
+        if is_first:
+            log.warning("%s", warning.sentence())
         kept.append(warning._asdict())
     return kept
 

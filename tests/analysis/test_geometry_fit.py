@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from spreadflow.analysis import geometry_fit
-from spreadflow.analysis.geometry_fit import GROUPS, IndexedLattice, Joint, Member
+from spreadflow.analysis.geometry_fit import GROUPS, Member
+from spreadflow.analysis.geometry_joint import IndexedLattice, Joint, LatticeIdentity
 from spreadflow.analysis.still import centroid_fit, prediction, refinement
 from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.models import Detector, Spectrum, Spots
@@ -57,10 +58,11 @@ def lattices(n: int, true: Detector) -> list[IndexedLattice]:
     """Return lattices whose spots lie on the true detector, with orientations and cells a little
     wrong.
     """
-    return [_lattice(np.random.default_rng(seed), true) for seed in range(n)]
+    return [_lattice(seed, true) for seed in range(n)]
 
 
-def _lattice(rng, true: Detector) -> IndexedLattice:
+def _lattice(seed: int, true: Detector) -> IndexedLattice:
+    rng = np.random.default_rng(seed)
     A = rotation.random(rng) @ unit_cell.reciprocal(unit_cell.radians(CELL))
     spectrum = pulse(rng)
     predicted = prediction.predict(
@@ -89,11 +91,33 @@ def _lattice(rng, true: Detector) -> IndexedLattice:
     turn = rotation.from_vector(rng.normal(size=3) * 2e-4)
     start = turn @ A * (1 + 3e-4 * rng.normal())
     return IndexedLattice(
+        identity=LatticeIdentity(run=0, shot_id=seed, k=0),
         lattice=MosaicLattice(start, ETA, DOMAIN),
         hkl=predicted.hkl[rows],
         spots=spots,
         spectrum=prediction.compress(spectrum),
     )
+
+
+def false_lattice(shot_id: int, true: Detector) -> IndexedLattice:
+    """Return a lattice with spots by chance: strewn evenly within 2.5 px of its predictions."""
+    lattice = _lattice(shot_id, true)
+    rng = np.random.default_rng(shot_id)
+    n = len(lattice.hkl)
+    spots = lattice.spots._replace(
+        fast=lattice.spots.fast + rng.uniform(-2.5, 2.5, size=n),
+        slow=lattice.spots.slow + rng.uniform(-2.5, 2.5, size=n),
+    )
+    return lattice._replace(spots=spots)
+
+
+def turned_lattice(shot_id: int, true: Detector) -> IndexedLattice:
+    """Return a lattice whose spots all lie 1 px to one side, those of another part of the crystal
+    or of a panel that moved.
+    """
+    lattice = _lattice(shot_id, true)
+    spots = lattice.spots._replace(fast=lattice.spots.fast + 1.0)
+    return lattice._replace(spots=spots)
 
 
 def member(x: IndexedLattice, on: Detector) -> Member:
@@ -247,6 +271,18 @@ def test_sigma_is_the_scatter_of_repeated_refinements():
     assert 0.5 < np.sqrt(np.mean(np.square(pulls))) < 1.7
 
 
+def test_bend_is_what_the_curvature_of_the_loss_lacks():
+    """Second differences of the loss along both directions, against twice the weight."""
+    step = 1e-3
+    for x, y in ((0.0, 0.0), (0.5, -1.0), (3.0, 1.0)):
+        moved = np.array([(x, y), (x + step, y), (x - step, y), (x, y + step), (x, y - step)])
+        z2 = (moved**2).sum(axis=1)
+        loss, weight = centroid_fit.student(z2)
+        curvature = (loss[1:].sum() - 4 * loss[0]) / step**2
+        expected = 2 * weight[0] - centroid_fit.bend(z2)[0]
+        assert curvature == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.stage
 def test_a_lattice_without_sense_takes_no_part():
     """The same detector, bit by bit, as without it."""
@@ -259,3 +295,26 @@ def test_a_lattice_without_sense_takes_no_part():
 
     np.testing.assert_array_equal(with_it, without)
     assert np.all(eliminated[-1].start == 0)
+
+
+@pytest.mark.stage
+def test_lattices_unlike_the_others_are_named_and_have_no_say():
+    """Two false lattices and one that asks for a detector of its own among sixteen: the true
+    detector, and, but for spots at the edge of the ellipse, the one found without them.
+    """
+    true = geometry_fit.placed(detector(), np.array([0.09, -0.05, 0.1, 0, 0]))
+    good = lattices(16, true)
+    bad = [false_lattice(101, true), false_lattice(102, true), turned_lattice(103, true)]
+    groups = ["shift", "distance"]
+    with_them = solved([*good[:7], *bad, *good[7:]], detector(), groups)
+    without_them = solved(good, detector(), groups)
+
+    assert [x.identity.shot_id for x in with_them.left_out] == [101, 102, 103]
+    assert all(reasons for _, reasons in with_them.left_out)
+    assert without_them.left_out == []
+    figures = without_them.figures()
+    sigma = np.array([*figures["shift_sigma_mm"], figures["distance_sigma_mm"]])
+    assert np.all(np.abs(with_them.d - without_them.d)[:3] < sigma)
+    assert np.all(np.abs(with_them.d[:3] - (0.09, -0.05, 0.1)) < 3 * sigma)
+    assert abs(with_them.n_used - without_them.n_used) < 10
+    assert with_them.figures()["rmsd_after"]["n"] == figures["rmsd_after"]["n"]

@@ -299,6 +299,33 @@ def test_no_spectrum_means_the_wavelength_of_the_header(run, tmp_path):
     assert np.allclose(source.read(0).spectrum.energies_ev, ENERGIES.mean())
 
 
+def test_a_bandwidth_widens_the_wavelength_and_no_spectrum(run):
+    """A Gaussian of 0.3 % FWHM about the header's energy where spectra are gone, and the recorded
+    spectrum where it is there.
+    """
+
+    def remove(f):
+        beam = f["entry/instrument/beam"]
+        for name in ("", "_weight", "_weights"):
+            del beam[f"incident_wavelength_1Dspectrum{name}"]
+
+    edit(run.parent / "0.nxs", remove)
+    single = images.Source(run).spectrum(0)
+    tree = json.loads(run.read_text())
+    run.write_text(json.dumps(tree | {"bandwidth": 0.003}))
+    source = images.Source(run)
+    wide = source.spectrum(0)
+    (energy,) = single.energies_ev
+
+    assert wide.mean_energy_ev == pytest.approx(energy)
+    share = wide.photons / wide.photons.sum()
+    sigma = np.sqrt(share @ (wide.energies_ev - energy) ** 2)
+    assert sigma * np.sqrt(8 * np.log(2)) == pytest.approx(0.003 * energy, rel=0.03)
+    assert wide.photons.sum() == pytest.approx(single.photons.sum())
+    assert np.allclose(source.spectrum(3).energies_ev, ENERGIES)
+    assert np.allclose(source.read(0).spectrum.photons, wide.photons)
+
+
 def test_no_wavelength_at_all(run, tmp_path):
     def spoil(f):
         del f["entry/instrument/beam/incident_wavelength"]

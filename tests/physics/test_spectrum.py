@@ -54,6 +54,16 @@ def test_spikes_are_those_of_chaotic_light():
     np.testing.assert_allclose(shifted, np.exp(-0.5 * (0.1 * np.arange(8) / sigma) ** 2), atol=0.15)
 
 
+def test_gaussian_pulse():
+    """Mean, full width at half maximum and photons are those asked for."""
+    pulse = spectrum.gaussian(7120.0, 21.0, 1e12)
+    assert pulse.photons.sum() == pytest.approx(1e12)
+    assert pulse.mean_energy_ev == pytest.approx(7120.0)
+    half = 0.5 * pulse.photons.max()
+    edges = np.interp([half], pulse.photons[:16], pulse.energies_ev[:16])
+    assert 2 * (7120.0 - edges[0]) == pytest.approx(21.0, rel=0.01)
+
+
 def test_one_channel_and_one_seed():
     one = spectrum.pulse(np.random.default_rng(1), np.array([7120.0]), photons_spread=0.0, **HOW)
     assert one.photons.shape == (1,) and one.photons[0] > 0

@@ -17,7 +17,7 @@ MEAN = np.array([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
 def reindexed(tmp_path, filled):
     """A function that writes a reindex product with n lattices around a cell."""
 
-    def write(run: str, n: int, mean=MEAN, space_group: str = "C 1 2 1"):
+    def write(run: str, n: int, mean=MEAN, space_group: str = "C 1 2 1", **attributes):
         rng = np.random.default_rng(n)
         table = mean + rng.standard_normal((n, 6)) * [0.05, 0.04, 0.03, 0.0, 0.05, 0.0]
         planted = {
@@ -29,7 +29,8 @@ def reindexed(tmp_path, filled):
         )
         path = tmp_path / run / "reindex.h5"
         config = {"space_group": space_group, "cell": MEAN.tolist()}
-        store.write(path, "reindex", columns, key=run, run=run, config=config)
+        attributes |= {"run": run, "config": config}
+        store.write(path, "reindex", columns, key=run, **attributes)
         return path
 
     return write
@@ -66,6 +67,14 @@ def test_every_lattice_of_every_run_is_listed_and_ends_once(reindexed, tmp_path)
 
     listed = np.array([[float(word) for word in line.split()[:6]] for line in lines])
     assert np.allclose(listed, columns["lattices/cell"], atol=1e-6)
+
+
+def test_the_common_error_of_all_lengths_is_that_of_the_least_known_distance(reindexed, tmp_path):
+    paths = [reindexed("one", 30, length_sigma=5e-5), reindexed("two", 30, length_sigma=2e-4)]
+    _, attributes = run(paths, tmp_path / "cells.h5")
+    assert attributes["length_sigma"] == 2e-4
+    _, attributes = run([reindexed("three", 30)], tmp_path / "cells.h5")
+    assert attributes["length_sigma"] is None
 
 
 def test_a_frozen_file_accepts_the_same_lattices(reindexed, tmp_path):

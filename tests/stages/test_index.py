@@ -4,6 +4,7 @@ ones.
 
 import json
 import os
+import shutil
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from spreadflow.config import STAGE_CONFIGS, IndexSection
 from spreadflow.errors import FileError, Outcome
-from spreadflow.io import dials, store
+from spreadflow.io import dials, images, store
 from spreadflow.io.images import Source
 from spreadflow.models import ReflectionFlag
 from spreadflow.parallel import World
@@ -271,3 +272,27 @@ def test_wrong_input_is_an_error(tiny_run, tmp_path):
     with pytest.raises(FileError, match="mask"):
         run(tiny_run, tmp_path / "index.h5", mask=tmp_path / "mask.h5")
     assert not (tmp_path / "index.h5").exists()
+
+
+def test_files_without_spectra_show_their_bandwidth(tiny_run, product, tmp_path):
+    """The pulses of 0.20 % FWHM are told from the spots of four lattices, with a warning; files
+    with spectra are not asked.
+    """
+    stills = tmp_path / "tiny.h5"
+    shutil.copyfile(tiny_run["manifest"].parent / "tiny.h5", stills)
+    with h5py.File(stills, "r+") as f:
+        beam = f["entry/instrument/beam"]
+        for name in ("", "_weight", "_weights"):
+            del beam[f"incident_wavelength_1Dspectrum{name}"]
+    images.write_manifest(tmp_path / "manifest.json", "tiny", [stills])
+    run(tiny_run | {"manifest": tmp_path / "manifest.json"}, tmp_path / "index.h5")
+    attributes = store.attributes(tmp_path / "index.h5", "index")
+
+    assert attributes["bandwidth"]["n_lattices"] >= 3
+    assert attributes["bandwidth"]["fwhm"] == pytest.approx(0.0020, rel=0.3)
+    (warning,) = attributes["warnings"]
+    assert "--bandwidth" in warning["todo"]
+
+    with_spectra = store.attributes(product, "index")
+    assert with_spectra["bandwidth"] is None
+    assert with_spectra["warnings"] == []

@@ -58,6 +58,10 @@ def test_planted_shift_is_found(product, tiny_run, tmp_path):
     assert figures["n_lattices"] == 4
     assert np.all(np.array(figures["shift_sigma_mm"]) < 0.01)
     assert figures["distance_sigma_mm"] == 0
+    assert figures["n_in"] == sum(figures["outcomes"].values()) == 4
+    assert figures["outcomes"]["used"] == 4 and figures["left_out"] == []
+    header = geometry.distances_mm(Source(tiny_run["manifest"]).detector)[0]
+    assert figures["header_distance_mm"] == pytest.approx(header)
     assert figures["distance_change_mm"] == 0
 
     true = Source(tiny_run["manifest"]).detector
@@ -71,7 +75,66 @@ def test_planted_shift_is_found(product, tiny_run, tmp_path):
 
 
 def test_only_as_many_lattices_as_told(product, tmp_path):
-    assert refined(product, tmp_path / "level0.expt", max_lattices=3)["n_lattices"] == 3
+    figures = refined(product, tmp_path / "level0.expt", max_lattices=3)
+    assert figures["n_lattices"] == figures["outcomes"]["used"] == 3
+    assert figures["outcomes"]["surplus"] == 1
+
+
+@pytest.fixture
+def sound() -> dict:
+    """Figures that nothing is said about: half a pixel of shift, and 30 µm at 100 mm."""
+    rmsd = {"radial_px": 0.4, "transverse_px": 0.2}
+    return {
+        "rmsd_before": {"radial_px": 0.5, "transverse_px": 0.6},
+        "rmsd_after": rmsd,
+        "chi2_reduced": 0.8,
+        "distance_change_mm": 0.03,
+        "distance_sigma_mm": 0.005,
+        "header_distance_mm": 100.0,
+        "cell_growth": 3e-4,
+        "cell_growth_sigma": 1e-5,
+        "n_reflections": 1000,
+        "n_outliers": 40,
+        "n_lattices": 30,
+        "outcomes": {"used": 30, "unlike": 2},
+    }
+
+
+def test_sound_figures_need_no_words(sound):
+    assert level0._warnings(sound) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"rmsd_after": {"radial_px": 0.6, "transverse_px": 0.2}}, "radial r.m.s.d."),
+        ({"rmsd_after": {"radial_px": 0.4, "transverse_px": 0.7}}, "transverse r.m.s.d."),
+        ({"chi2_reduced": 4.0}, "χ²"),
+        ({"chi2_reduced": 0.1}, "χ²"),
+        ({"distance_change_mm": 1.17, "distance_sigma_mm": 0.25}, "the distance moved"),
+        ({"cell_growth": 0.009}, "the cells changed"),
+        ({"n_outliers": 200}, "rejected"),
+        ({"outcomes": {"used": 30, "unlike": 5}}, "unlike the others"),
+    ],
+)
+def test_each_trouble_has_its_warning(sound, change, what):
+    (warning,) = level0._warnings(sound | change)
+    assert what in warning.sentence()
+
+
+def test_a_far_header_that_is_hardly_known_is_no_trouble(sound):
+    """The distance moved by 1 %, but by two σ only."""
+    assert level0._warnings(sound | {"distance_change_mm": 1.0, "distance_sigma_mm": 0.5}) == []
+
+
+def test_the_sigma_of_the_distance_travels_with_the_detector(product, tmp_path):
+    out = tmp_path / "level0.expt"
+    config = Level0Config(level0=Level0Section(refine=["shift", "distance"]))
+    level0.run(config, index=[product], out=out, world=World(1))
+    figures = json.loads(out.with_suffix(".fit.json").read_text())
+    relative = figures["distance_sigma_mm"] / figures["distance_mm"]
+    assert dials.read_length_sigma(out) == pytest.approx(relative)
+    assert dials.read_length_sigma(product.parent / "wrong.expt") is None
 
 
 def test_frozen_file_is_kept(product, tmp_path):

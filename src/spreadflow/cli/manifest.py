@@ -19,6 +19,8 @@ def add_to(words: argparse._SubParsersAction) -> None:
     p.add_argument("--adu-per-photon", type=float, help=gain_help)
     polarization_help = "Kahn's K along the lab x axis (default 1)"
     p.add_argument("--polarization", type=float, default=1.0, help=polarization_help)
+    bandwidth_help = "relative FWHM of pulses without a spectrum (default: a single energy)"
+    p.add_argument("--bandwidth", type=float, help=bandwidth_help)
     mask_help = "HDF5 file with a dataset `mask`, non-zero = not to be used"
     p.add_argument("--mask", type=Path, help=mask_help)
     check_help = "verify sizes and checksums of the files of --out"
@@ -41,6 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
         offset_adu=arguments.offset_adu,
         adu_per_photon=arguments.adu_per_photon,
         polarization=arguments.polarization,
+        bandwidth=arguments.bandwidth,
         mask=arguments.mask,
     )
     n_shots = sum(file.n_frames for file in manifest.files)

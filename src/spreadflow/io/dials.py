@@ -24,6 +24,9 @@ TODO = "Take an experiment list as DIALS or `spreadflow level0` writes it."
 N_DECIMALS = 12
 """Decimals, in mm, to which pixel sizes of panels must agree."""
 
+LENGTH_SIGMA = "spreadflow_length_sigma"
+"""Key of a file for the relative standard deviation of the detector's distance."""
+
 Numbers = Iterable[float]
 """A few numbers, in a tuple or an array."""
 
@@ -35,12 +38,14 @@ def write_expt(
     wavelength: float,
     polarization: float = 1.0,
     trusted_range: tuple[float, float] = (-100.0, 2e9),
+    length_sigma: float | None = None,
 ) -> None:
     """Write one experiment with a beam and the detector.
 
     wavelength: Å. polarization: Kahn's K along the lab x axis. trusted_range: ADU. Floats are
     written so that they read back bit by bit; the attenuation length is kept as `mu`. No parallax
-    correction is asked of a reader.
+    correction is asked of a reader. length_sigma: relative standard deviation of the distance, for
+    `read_length_sigma`; other programs do not look for it.
     """
     panels = [_panel(detector, panel, trusted_range) for panel in range(detector.n_panels)]
     laboratory = _frame_keys("Detector", "", fast=(1, 0, 0), slow=(0, 1, 0), origin=(0, 0, 0))
@@ -49,7 +54,7 @@ def write_expt(
     )
     children = [{"panel": panel} for panel in range(detector.n_panels)]
     hierarchy = laboratory | no_sensor | {"children": children}
-    experiments = {
+    experiments: dict[str, Any] = {
         "__id__": "ExperimentList",
         "experiment": [{"__id__": "Experiment", "identifier": "", "beam": 0, "detector": 0}],
         "imageset": [],
@@ -61,6 +66,8 @@ def write_expt(
         "profile": [],
         "scaling_model": [],
     }
+    if length_sigma is not None:
+        experiments[LENGTH_SIGMA] = float(length_sigma)
     with store.replacing(Path(path)) as temporary:
         temporary.write_text(json.dumps(experiments, indent=2) + "\n")
 
@@ -138,6 +145,16 @@ def _sensor_keys(
         "pedestal": 0.0,
         "px_mm_strategy": {"type": "SimplePxMmStrategy"},
     }
+
+
+def read_length_sigma(path: Path | str) -> float | None:
+    """Return the relative standard deviation that the detector's distance gives all lengths of
+    cells, None where the file does not say.
+    """
+    path = Path(path)
+    with _explained(path, "a detector"):
+        sigma = json.loads(path.read_text()).get(LENGTH_SIGMA)
+        return None if sigma is None else float(sigma)
 
 
 def read_expt(path: Path | str) -> Detector:

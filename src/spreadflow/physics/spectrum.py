@@ -12,11 +12,29 @@ WIDTH_SPREAD = 0.15
 DARK_SHARE = 1e-12
 """Fraction of the photons of a pulse beyond which a channel counts as dark, at either end."""
 
+GAUSSIAN_CHANNELS = 31
+"""Channels of a Gaussian pulse: odd, so that one is at its middle, and few enough that none are put
+together for prediction.
+"""
+
+GAUSSIAN_REACH = 3.0
+"""Standard deviations to either side that a Gaussian pulse holds: all but 0.3 % of its photons."""
+
 _FINE = 8
 """Steps of the field to a spike's width, at least."""
 
-_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
+FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 """Full width at half maximum of a Gaussian, in standard deviations."""
+
+
+def gaussian(energy_ev: float, fwhm_ev: float, photons: float) -> Spectrum:
+    """Return a pulse whose mean spectrum is a Gaussian of this full width at half maximum, cut off
+    at `GAUSSIAN_REACH` standard deviations.
+    """
+    from_middle = np.linspace(-GAUSSIAN_REACH, GAUSSIAN_REACH, GAUSSIAN_CHANNELS)
+    shares = np.exp(-0.5 * from_middle**2)
+    energies_ev = energy_ev + fwhm_ev / FWHM * from_middle
+    return Spectrum(energies_ev, photons * shares / shares.sum())
 
 
 def pulse(
@@ -48,7 +66,7 @@ def pulse(
     n_channels = len(energies_ev)
     channel_ev = energies_ev[1] - energies_ev[0] if n_channels > 1 else envelope_ev
     n_steps = max(1, int(np.ceil(_FINE * channel_ev / spike_ev)))
-    spike_steps = spike_ev / _FWHM * n_steps / channel_ev
+    spike_steps = spike_ev / FWHM * n_steps / channel_ev
     field = _field(rng, n_channels * n_steps, spike_steps)
 
     offsets = (np.arange(n_steps) + 0.5) / n_steps - 0.5

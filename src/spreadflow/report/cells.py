@@ -50,6 +50,9 @@ def headline(figures: dict[str, Any]) -> list[str]:
     if figures["mean"] is not None:
         mean = " ".join(f"{value:.3f}" for value in figures["mean"])
         lines.append(f"mean cell {mean} (Å, degrees)")
+    if figures["length_sigma"]:
+        share = f"{say(100 * figures['length_sigma'], 2)} %"
+        lines.append(f"all lengths have a common error of {share}, by the detector's distance")
     return lines
 
 
@@ -85,6 +88,7 @@ def _figures(table: dict, attributes: dict, manifests: list[Path]) -> dict[str, 
         "n_clusters": len(table["clusters/n"]),
         "mean": cell.mean(axis=0) if len(cell) else None,
         "sd": cell.std(axis=0) if len(cell) else None,
+        "length_sigma": attributes.get("length_sigma"),
         "true_mean": _true_mean(manifests),
         "space_group": attributes["space_group"],
         "features": attributes["features"],

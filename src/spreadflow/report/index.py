@@ -74,6 +74,7 @@ class IndexedRun:
         attributes = store.attributes(product, stage)
         self.name = str(attributes["run"])
         self.d_min = float(attributes["config"]["d_min"])
+        self.bandwidth = attributes.get("bandwidth")
         self.detector = Detector.from_json(attributes["detector"])
         self.manifest = manifest_of(self.name, manifests)
         simulated = read_truth(self.manifest) if self.manifest else None
@@ -113,6 +114,7 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
         "n_beyond": int((flags & ReflectionFlag.BEYOND != 0).sum()),
         "seconds_per_shot_per_core": float(seconds.sum() / n_shots) if n_shots else None,
         "shift_mm": np.median(shift_mm, axis=0) if len(shift_mm) else None,
+        "bandwidth": next((run.bandwidth for run in runs if run.bandwidth), None),
     }
     return figures | _residuals(runs) | _against_truth(runs)
 

@@ -18,6 +18,7 @@ from spreadflow.io.truth import true_detector
 from spreadflow.models import Detector
 from spreadflow.physics import geometry
 from spreadflow.report import style
+from spreadflow.report.checks import Check, Summaries, one_outcome_each
 from spreadflow.report.style import say
 
 UM = 1e3
@@ -41,12 +42,20 @@ def headline(figures: dict[str, Any]) -> list[str]:
     shift = ", ".join(f"{UM * value:+.1f} ± {UM * sigma:.1f}" for value, sigma in shifts)
     lines = [
         f"detector shifted by ({shift}) µm along fast and slow",
-        f"distance {figures['distance_mm']:.4f} ± {figures['distance_sigma_mm']:.4f} mm",
+        f"distance {figures['distance_mm']:.4f} ± {figures['distance_sigma_mm']:.4f} mm "
+        f"(header {figures['header_distance_mm']:.4f} mm)",
+        f"{say(figures['n_in'])} lattices: {style.outcomes(figures)}",
     ]
     if figures.get("true_shift_mm") is not None:
         true_shift = ", ".join(f"{UM * value:+.1f}" for value in figures["true_shift_mm"])
         lines.append(f"truth: ({true_shift}) µm, {figures['true_distance_mm']:.4f} mm")
     return lines
+
+
+def checks(summaries: Summaries) -> list[Check]:
+    """Return the counts that must agree."""
+    figures = summaries.get("level0")
+    return [one_outcome_each("lattice of level0", figures, "n_in")] if figures else []
 
 
 def _against_truth(manifests: list[Path]) -> dict[str, Any]:
@@ -79,7 +88,7 @@ def _picture(figures: dict) -> Figure:
     page = style.page(
         "level0: where the detector is",
         f"shift ({fast:+.1f}, {slow:+.1f}) µm along fast and slow · "
-        f"distance {figures['distance_mm']:.4f} mm · "
+        f"distance {figures['distance_mm']:.4f} mm (header {figures['header_distance_mm']:.4f}) · "
         f"{say(figures['n_lattices'])} lattices · "
         f"{say(figures['n_reflections'])} reflections, {say(figures['n_outliers'])} rejected",
     )
@@ -98,7 +107,7 @@ def _shift(axes: Any, figures: dict) -> None:
     """Draw the header at the origin, the refined shift with its 1 σ and 3 σ ellipses, the truth."""
     x, y = UM * np.array(figures["shift_mm"])
     sigma = UM * np.array(figures["shift_sigma_mm"])
-    axes.plot(0, 0, "o", ms=6, color=style.GREY, label="files")
+    axes.plot(0, 0, "o", ms=6, color=style.GREY, label="header")
     arrow = {"arrowstyle": "->", "color": style.BLUE, "lw": 1.2}
     axes.annotate("", (x, y), (0, 0), arrowprops=arrow)
     for n_sigmas in (1, 3):
@@ -117,12 +126,14 @@ def _shift(axes: Any, figures: dict) -> None:
 
 
 def _distance(axes: Any, figures: dict) -> None:
-    """Draw the refined distance with its 3 σ, and the truth."""
+    """Draw the refined distance with its 3 σ, that of the header, and the truth."""
     sigma = UM * (figures["distance_sigma_mm"] or 0.0)
     axes.errorbar(0, 0, xerr=3 * sigma, fmt="o", color=style.BLUE, capsize=4, label="refined, 3 σ")
     if figures["true_distance_mm"] is not None:
         away = UM * (figures["true_distance_mm"] - figures["distance_mm"])
         axes.plot(away, 0, "+", ms=14, mew=2, color=style.RED, label="truth")
+    header = UM * (figures["header_distance_mm"] - figures["distance_mm"])
+    axes.plot(header, 0, "o", ms=6, color=style.GREY, label="header")
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.margins(0.25)

@@ -40,6 +40,7 @@ def run(
 def _run(config: CellsSection, reindex: list[Path], out: Path, log: Logger) -> None:
     """Cluster, filter and write, on one rank."""
     runs, space_group, table = _lattices(reindex)
+    length_sigma = _length_sigma(reindex)
     names = cells.independent(config.features, space_group)
     if config.from_file:
         names, clusters, chosen = _frozen(config.from_file, space_group)
@@ -74,6 +75,7 @@ def _run(config: CellsSection, reindex: list[Path], out: Path, log: Logger) -> N
         features=names,
         chosen=chosen,
         warnings=warn(log, warnings),
+        length_sigma=length_sigma,
     )
     counts = [f"{(outcome == end).sum()} {end.name.lower()}" for end in LatticeOutcome]
     log.info("%d lattices, %d clusters: %s", len(outcome), len(clusters.n), ", ".join(counts))
@@ -166,6 +168,14 @@ def _target_warnings(mean: np.ndarray, target: list[float]) -> list[StageWarning
                 )
             )
     return warnings
+
+
+def _length_sigma(reindex: list[Path]) -> float | None:
+    """Return the largest of the runs' relative standard deviations that the detector's distance
+    gives all lengths; None where none is known.
+    """
+    sigmas = [store.attributes(path, "reindex").get("length_sigma") for path in reindex]
+    return max((float(sigma) for sigma in sigmas if sigma is not None), default=None)
 
 
 def _clustered(

@@ -30,12 +30,14 @@ def run(
     """
     section = getattr(config, word)
     detector = None
+    length_sigma = None
     inputs = {"images": "", "geometry": None}
     if geometry is not None:
         detector = dials.read_expt(geometry)
+        length_sigma = dials.read_length_sigma(geometry)
         inputs["geometry"] = store.identity(geometry)
     source = open_source(images, section, detector)
     inputs["images"] = source.identity
-    product = shots.ShotProduct(out, kind=word, word=word)
+    product = shots.ShotProduct(out, kind=word, word=word, length_sigma=length_sigma)
     is_refined = geometry is not None
     shots.index_shots(product, section, source, inputs, world, is_refined=is_refined)

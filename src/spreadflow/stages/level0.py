@@ -7,21 +7,23 @@ refined position. Blocks are the parts of `index`.
 
 import json
 import shutil
+from logging import Logger
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from spreadflow.analysis import geometry_fit
-from spreadflow.analysis.geometry_fit import IndexedLattice, Joint
+from spreadflow.analysis.geometry_joint import IndexedLattice, Joint, LatticeIdentity, LeftOut
 from spreadflow.analysis.still import prediction
 from spreadflow.config import Level0Config, Level0Section
-from spreadflow.errors import FileError
+from spreadflow.errors import FileError, Level0Outcome, StageWarning
 from spreadflow.io import dials, store
 from spreadflow.io.images import Source
-from spreadflow.log import Progress, logger
+from spreadflow.log import Progress, logger, warn
 from spreadflow.models import Detector, Spectrum, Spots
 from spreadflow.parallel import World
+from spreadflow.stages.blocks import in_words
 from spreadflow.units import wavelength
 
 PASSES = 2
@@ -29,6 +31,30 @@ PASSES = 2
 
 COLUMNS = ("shots/shot_id", "spots/", "lattices/")
 """Datasets, or groups of them, that are read of a part of `index`."""
+
+
+LARGEST_RISE = 1.02
+"""Factor by which the r.m.s.d. of the spots may rise: a refined detector fits as well as the
+header's, but for spots that only the latter was fitted to.
+"""
+
+N_SIGMAS_OF_DISTANCE = 3.0
+"""Standard deviations by which the distance moves before anything is said."""
+
+LARGEST_MOVE = 1e-3
+"""Relative change of the distance up to which headers are usually wrong."""
+
+LARGEST_GROWTH = 2e-3
+"""Relative change of the cells' lengths up to which a distance that moved is no trouble."""
+
+CHI2_RANGE = (0.4, 2.5)
+"""Reduced χ² of residuals whose σ are right within a factor of 1.6."""
+
+LARGEST_REJECTED = 0.1
+"""Share of the spots that may lie beyond the cut: it is made for one in a hundred."""
+
+LARGEST_LEFT_OUT = 0.1
+"""Share of the lattices that may be unlike the others."""
 
 
 class Block(NamedTuple):
@@ -57,13 +83,13 @@ def run(
         return
     sources = [Source(of_run["manifest"]) for of_run in attributes]
     blocks = _blocks(index)
-    own_lattices = _read(index, blocks, sources, section, world)
+    own_lattices, own_outcomes = _read(index, blocks, sources, section, world)
 
     def total(partials):
         return world.sum(partials, len(blocks))
 
-    own_counts = {number: _count(lattices) for number, lattices in own_lattices.items()}
-    n_lattices, energy = total(own_counts)
+    outcomes = total(own_outcomes)
+    n_lattices = outcomes[Level0Outcome.USED]
     if n_lattices == 0:
         found = f"none with {section.min_reflections} spots or more"
         todo = "Look at index.png; mind the target cell."
@@ -73,15 +99,146 @@ def run(
         for n_done in range(PASSES):
             joint.refine(section.outlier_probability)
             progress.at(n_done + 1)
-    figures = {"n_lattices": int(n_lattices)} | joint.figures()
+    names = [str(of_run["run"]) for of_run in attributes]
+    figures = _figures(joint, outcomes, names)
+    figures["warnings"] = warn(log, _warnings(figures))
+    (energy,) = total({number: _energy(lattices) for number, lattices in own_lattices.items()})
     beam = {"wavelength": wavelength(energy / n_lattices), "polarization": sources[0].polarization}
     world.once(lambda: _write(out, joint.placed(), beam, figures))
+    _log_result(log, figures)
+
+
+def _figures(joint: Joint, outcomes: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """Return the figures of the product. outcomes: lattices of each `Level0Outcome` before the
+    joint refinement; names: of the runs.
+    """
+    left_out = [_named(lattice, names) for lattice in joint.left_out]
+    counts = {end.name.lower(): int(outcomes[end]) for end in Level0Outcome}
+    counts["used"] -= len(left_out)
+    counts["unlike"] += len(left_out)
+    return {
+        "n_in": int(outcomes.sum()),
+        "n_lattices": counts["used"],
+        "outcomes": counts,
+        "left_out": left_out,
+        **joint.figures(),
+    }
+
+
+def _named(lattice: LeftOut, names: list[str]) -> dict[str, Any]:
+    """Return which lattice was left out and why. names: of the runs."""
+    run, shot_id, k = lattice.identity
+    why = "; ".join(
+        f"{what} {value:.3g} (at most {limit:.3g})" for what, value, limit in lattice.reasons
+    )
+    return {"run": names[run], "shot_id": shot_id, "k": k, "why": why}
+
+
+def _log_result(log: Logger, figures: dict[str, Any]) -> None:
+    """Log where the detector is, what it rests on, and each lattice that was left out."""
+    for lattice in figures["left_out"]:
+        log.info("left out: lattice %(k)d of shot %(shot_id)d, run %(run)s: %(why)s", lattice)
     log.info(
-        "shift %s mm, distance %.4f mm, %d lattices",
+        "shift %s mm, distance %.4f ± %.4f mm (header %.4f mm); lattices: %s",
         figures["shift_mm"],
         figures["distance_mm"],
-        n_lattices,
+        figures["distance_sigma_mm"],
+        figures["header_distance_mm"],
+        in_words(figures["outcomes"]),
     )
+
+
+def _warnings(figures: dict[str, Any]) -> list[StageWarning]:
+    """Return what to know before the detector is trusted."""
+    return [*_of_residuals(figures), *_of_lengths(figures), *_of_outliers(figures)]
+
+
+def _of_residuals(figures: dict[str, Any]) -> list[StageWarning]:
+    """Return warnings of a fit that is worse than the one before, or than its σ say."""
+    warnings = []
+    for axis in ("radial", "transverse"):
+        before, after = (figures[f"rmsd_{when}"][f"{axis}_px"] for when in ("before", "after"))
+        if after > LARGEST_RISE * before:
+            warnings.append(
+                StageWarning(
+                    f"the {axis} r.m.s.d. of the spots, px, rose as the detector was refined",
+                    after,
+                    f"at most {before:.4g}, as with the header's detector",
+                    "Doubt the refined detector: are spectra, cell and indices right? "
+                    "See level0.from to keep another.",
+                )
+            )
+    least, most = CHI2_RANGE
+    if not least <= figures["chi2_reduced"] <= most:
+        warnings.append(
+            StageWarning(
+                "the reduced χ² of the spots is far from 1",
+                figures["chi2_reduced"],
+                f"{least} to {most}",
+                "Spots are not where the model puts them: look at reindex.png; mind spectra, gain "
+                "and point spread.",
+            )
+        )
+    return warnings
+
+
+def _of_lengths(figures: dict[str, Any]) -> list[StageWarning]:
+    """Return warnings of a distance, and of cells with it, that changed more than headers are
+    usually wrong.
+    """
+    warnings = []
+    moved = figures["distance_change_mm"]
+    header = figures["header_distance_mm"]
+    n_sigmas = abs(moved) / figures["distance_sigma_mm"] if moved else 0.0
+    if n_sigmas > N_SIGMAS_OF_DISTANCE and abs(moved) > LARGEST_MOVE * header:
+        warnings.append(
+            StageWarning(
+                "the distance moved",
+                f"{moved:+.4f} mm, {n_sigmas:.1f} σ, from {header:.4f} mm",
+                f"{LARGEST_MOVE * header:.3f} mm at most, or {N_SIGMAS_OF_DISTANCE:g} σ",
+                "Compare with what is known of the detector. A wrong photon energy or a missing "
+                "bandwidth moves it too; level0.refine: [shift] keeps the header's.",
+            )
+        )
+    growth = figures["cell_growth"]
+    if abs(growth) > max(LARGEST_GROWTH, N_SIGMAS_OF_DISTANCE * figures["cell_growth_sigma"]):
+        warnings.append(
+            StageWarning(
+                "the cells changed with the detector; the lengths by a factor of",
+                1.0 + growth,
+                f"{1 - LARGEST_GROWTH:g} to {1 + LARGEST_GROWTH:g}",
+                "Compare the cells with what is known of the crystal.",
+            )
+        )
+    return warnings
+
+
+def _of_outliers(figures: dict[str, Any]) -> list[StageWarning]:
+    """Return warnings of spots and lattices that had no say."""
+    warnings = []
+    n_spots = figures["n_reflections"] + figures["n_outliers"]
+    rejected = figures["n_outliers"] / max(n_spots, 1)
+    if rejected > LARGEST_REJECTED:
+        warnings.append(
+            StageWarning(
+                "share of the spots that were rejected",
+                rejected,
+                f"at most {LARGEST_REJECTED:g}",
+                "Look at index.png: are there false lattices, ice or a second crystal?",
+            )
+        )
+    n_unlike = figures["outcomes"]["unlike"]
+    judged = n_unlike + figures["n_lattices"]
+    if n_unlike > LARGEST_LEFT_OUT * judged:
+        warnings.append(
+            StageWarning(
+                "lattices are unlike the others and were left out",
+                f"{n_unlike} of {judged}",
+                f"at most {LARGEST_LEFT_OUT:g} of them",
+                "See left_out in level0.fit.json, and these shots.",
+            )
+        )
+    return warnings
 
 
 def _blocks(index: list[Path]) -> list[Block]:
@@ -99,15 +256,23 @@ def _read(
     sources: list[Source],
     section: Level0Section,
     world: World,
-) -> dict[int, list[IndexedLattice]]:
-    """Return the lattices of this rank's blocks, by number of the block. Collective."""
+) -> tuple[dict[int, list[IndexedLattice]], dict[int, np.ndarray]]:
+    """Return the lattices of this rank's blocks that may take part, and how many end as each
+    `Level0Outcome`, by number of the block. Collective.
+    """
     spectra = [_Spectra(source) for source in sources]
     lattices = {}
+    outcomes = {}
     for number in range(world.rank, len(blocks), world.size):
         block = blocks[number]
         path = index[block.run]
-        lattices[number] = _lattices(path, block, spectra[block.run], section)
-    return _at_most(lattices, section.max_lattices, world)
+        lattices[number], outcomes[number] = _lattices(path, block, spectra[block.run], section)
+    kept = _at_most(lattices, section.max_lattices, world)
+    for number, of_block in outcomes.items():
+        n_kept = len(kept[number])
+        of_block[Level0Outcome.SURPLUS] = of_block[Level0Outcome.USED] - n_kept
+        of_block[Level0Outcome.USED] = n_kept
+    return kept, outcomes
 
 
 def _free(section: Level0Section) -> list[int]:
@@ -120,7 +285,8 @@ def _write(out: Path, detector: Detector, beam: dict[str, Any], figures: dict[st
     """Write level0.fit.json, then level0.expt."""
     with store.replacing(out.with_suffix(".fit.json")) as temporary:
         temporary.write_text(json.dumps(figures, indent=2) + "\n")
-    dials.write_expt(out, detector, **beam)
+    length_sigma = figures["distance_sigma_mm"] / figures["distance_mm"] or None
+    dials.write_expt(out, detector, **beam, length_sigma=length_sigma)
 
 
 def _copy(frozen: Path, out: Path) -> None:
@@ -166,30 +332,40 @@ class _Spectra:
 
 def _lattices(
     path: Path, block: Block, spectra: _Spectra, section: Level0Section
-) -> list[IndexedLattice]:
+) -> tuple[list[IndexedLattice], np.ndarray]:
     """Return the lattices of one block with enough spots and a readable spectrum, each with its
-    spots and those of its shot that have no lattice.
+    spots and those of its shot that have no lattice; and how many there are of each
+    `Level0Outcome`.
     """
     columns = store.read_part(path, "index", block.part, block.key, COLUMNS)
     lattice_of_spot = columns["spots/lattice"]
     lattices = []
+    outcomes = np.zeros(len(Level0Outcome))
     for n, shot in enumerate(columns["lattices/shot"]):
-        spectrum = spectra.of_shot(columns["shots/shot_id"][shot])
+        shot_id = int(columns["shots/shot_id"][shot])
+        spectrum = spectra.of_shot(shot_id)
         is_of_shot = columns["spots/shot"] == shot
         is_own_or_free = (lattice_of_spot == n) | (lattice_of_spot == -1)
         rows = np.flatnonzero(is_of_shot & is_own_or_free)
         hkl = columns["spots/hkl"][rows]
-        if spectrum is None or np.count_nonzero(hkl.any(axis=1)) < section.min_reflections:
+        if spectrum is None:
+            outcomes[Level0Outcome.NO_SPECTRUM] += 1
             continue
+        if np.count_nonzero(hkl.any(axis=1)) < section.min_reflections:
+            outcomes[Level0Outcome.TOO_FEW] += 1
+            continue
+        outcomes[Level0Outcome.USED] += 1
         lattice = prediction.MosaicLattice(
             A=columns["lattices/A"][n],
             eta_rad=float(columns["lattices/eta_rad"][n]),
             domain_ang=float(columns["lattices/domain_ang"][n]),
         )
+        identity = LatticeIdentity(block.run, shot_id, int(columns["lattices/k"][n]))
         spot_columns = {name: columns[f"spots/{name}"][rows] for name in Spots._fields}
         spots = Spots(**spot_columns)
-        lattices.append(IndexedLattice(lattice, hkl, spots, prediction.compress(spectrum)))
-    return lattices
+        of_pulse = prediction.compress(spectrum)
+        lattices.append(IndexedLattice(identity, lattice, hkl, spots, of_pulse))
+    return lattices, outcomes
 
 
 def _at_most(
@@ -208,12 +384,6 @@ def _at_most(
     }
 
 
-def _count(lattices: list[IndexedLattice]) -> np.ndarray:
-    """Return the number of lattices, and the sum of their pulses' mean energies, eV."""
-    return np.array([len(lattices), sum(map(_mean_energy, lattices))])
-
-
-def _mean_energy(lattice: IndexedLattice) -> float:
-    """Return the mean energy of a lattice's pulse, eV."""
-    pulse = lattice.spectrum
-    return float(pulse.energies_ev @ pulse.photons / pulse.photons.sum())
+def _energy(lattices: list[IndexedLattice]) -> np.ndarray:
+    """Return the sum of the mean energies of some lattices' pulses, eV, (1,)."""
+    return np.array([sum(float(x.spectrum.mean_energy_ev) for x in lattices)])

@@ -7,17 +7,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from spreadflow.analysis.still import bandwidth
+from spreadflow.analysis.still.bandwidth import Bandwidth
+from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.config import IndexSection
 from spreadflow.errors import Outcome, StageWarning
 from spreadflow.io import schema, store
 from spreadflow.io.images import Source
 from spreadflow.log import logger, warn
+from spreadflow.models import Spots
 from spreadflow.parallel import World
 from spreadflow.recipes.shot import Result, index, tables_of
 from spreadflow.stages import blocks as skeleton
 
 MAX_REFUSED = 0.05
 """Share of the lattices that may be refused without a word: chance makes one now and then."""
+
+LEAST_BANDWIDTH = 5e-4
+"""Relative bandwidth (FWHM) below which one energy is as good: spots move by less than a tenth of a
+pixel.
+"""
+
+N_SIGMAS = 3.0
+"""Standard deviations above which a bandwidth is believed."""
 
 
 class ShotProduct(NamedTuple):
@@ -28,6 +40,10 @@ class ShotProduct(NamedTuple):
     """schema"""
     word: str
     """stage that writes it"""
+    length_sigma: float | None = None
+    """relative standard deviation that the detector's distance gives all lengths of cells; None
+    where it is not known
+    """
 
 
 def index_shots(
@@ -67,6 +83,7 @@ def index_shots(
     skeleton.run(parts, make, product.word, world)
     counts = skeleton.outcomes(parts, "shots/outcome", Outcome, world)
     n_refused, n_lattices = _lattice_counts(parts, world)
+    width = _bandwidth(parts, of_blocks, source, world)
     parts.finish(
         world,
         config=config,
@@ -74,8 +91,10 @@ def index_shots(
         manifest=str(source.path),
         run=source.manifest.run,
         detector=source.detector._asdict(),
+        length_sigma=product.length_sigma,
+        bandwidth=None if width is None else width._asdict(),
         outcomes={name: n for name, n in counts.items() if n},
-        warnings=warn(log, _warnings(n_refused, n_lattices)),
+        warnings=warn(log, _refused_warnings(n_refused, n_lattices) + _bandwidth_warnings(width)),
     )
     words = "%d shots: %s; %d lattices, %d refused"
     log.info(words, source.n_shots, skeleton.in_words(counts), n_lattices, n_refused)
@@ -92,7 +111,7 @@ def _lattice_counts(parts: store.Parts, world: World) -> tuple[int, int]:
     return int(n_refused), int(n_lattices)
 
 
-def _warnings(n_refused: int, n_lattices: int) -> list[StageWarning]:
+def _refused_warnings(n_refused: int, n_lattices: int) -> list[StageWarning]:
     """Return what to know before the lattices are trusted."""
     largest = MAX_REFUSED * (n_refused + n_lattices)
     if n_refused <= max(largest, 1.0):
@@ -103,6 +122,50 @@ def _warnings(n_refused: int, n_lattices: int) -> list[StageWarning]:
             f"{n_refused} of {n_refused + n_lattices}",
             f"at most {MAX_REFUSED:.0%}",
             "Check the target cell, the distance and the beam centre of the headers.",
+        )
+    ]
+
+
+def _bandwidth(
+    parts: store.Parts, of_blocks: list[np.ndarray], source: Source, world: World
+) -> Bandwidth | None:
+    """Return the bandwidth that the spots of shots without a spectrum show; None where all have
+    one. Collective.
+
+    of_blocks: numbers of the shots of each block.
+    """
+    sums = {}
+    for block in range(world.rank, len(of_blocks), world.size):
+        columns = parts.read(block, ["spots/", "lattices/"])
+        sums[block] = np.zeros(bandwidth.N_SUMS)
+        for n, row in enumerate(columns["lattices/shot"]):
+            spectrum = source.spectrum(int(of_blocks[block][row]))
+            if spectrum is None:
+                continue
+            if len(spectrum.energies_ev) > 1:
+                break  # the files of a run are alike
+            rows = columns["spots/lattice"] == n
+            sums[block] += bandwidth.sums(
+                MosaicLattice(*(columns[f"lattices/{name}"][n] for name in MosaicLattice._fields)),
+                columns["spots/hkl"][rows],
+                Spots(**{name: columns[f"spots/{name}"][rows] for name in Spots._fields}),
+                spectrum,
+                source.detector,
+            )
+    return bandwidth.estimate(world.sum(sums, len(of_blocks)))
+
+
+def _bandwidth_warnings(width: Bandwidth | None) -> list[StageWarning]:
+    """Return what to know before the lattices are trusted."""
+    if width is None or width.fwhm < max(LEAST_BANDWIDTH, N_SIGMAS * width.sigma):
+        return []
+    return [
+        StageWarning(
+            "the files state no spectrum and a single energy is assumed, but spots lie as with "
+            "a relative bandwidth (FWHM) of",
+            f"{width.fwhm:.2g} ± {width.sigma:.1g}",
+            f"below {LEAST_BANDWIDTH:g}",
+            f"Write the manifest with --bandwidth {width.fwhm:.2g}, or files with spectra.",
         )
     ]
 

@@ -224,6 +224,13 @@ def position_by_shift(detector: Detector, observed: Observed) -> np.ndarray:
     return -np.asarray(observed.axes) @ on_panel
 
 
+def bend(z2: np.ndarray) -> np.ndarray:
+    """Return by how much the curvature of `student`'s loss, summed over both directions in units of
+    σ, falls short of twice the weight: (n,).
+    """
+    return 2.0 * (FREEDOM + 2) * z2 / (FREEDOM + z2) ** 2
+
+
 def evaluate(
     detector: Detector, model: CentroidModel, p, observed: Observed, restraint: Restraint
 ) -> Fit:

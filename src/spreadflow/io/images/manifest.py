@@ -57,6 +57,10 @@ class Manifest(BaseModel):
     """gain"""
     polarization: Annotated[float, Field(ge=-1, le=1)] = 1.0
     """Kahn's K, -1 to 1: +1 is polarized along the lab x axis"""
+    bandwidth: Annotated[float, Field(gt=0, lt=0.2)] | None = None
+    """relative full width at half maximum of the pulses' energies, where files state a wavelength
+    and no spectrum; null = a single energy
+    """
     mask: str | None = None
     """HDF5 file, path as for `files`, whose dataset `mask` is non-zero where a pixel is not to be
     used
@@ -89,6 +93,7 @@ def write_manifest(
     offset_adu: float | None = None,
     adu_per_photon: float | None = None,
     polarization: float = 1.0,
+    bandwidth: float | None = None,
     mask: Path | str | None = None,
     checksums: Mapping[str, str] | None = None,
 ) -> Manifest:
@@ -117,6 +122,7 @@ def write_manifest(
             offset_adu=stated_offset if offset_adu is None else offset_adu,
             adu_per_photon=stated_gain if adu_per_photon is None else adu_per_photon,
             polarization=polarization,
+            bandwidth=bandwidth,
             mask=None if mask is None else _relative(Path(mask), out.parent),
             files=files,
         )

@@ -16,6 +16,7 @@ from spreadflow.io import store
 from spreadflow.io.images.formats import ImageFile, open_image
 from spreadflow.io.images.manifest import Manifest, ManifestFile, read_manifest, shot_id
 from spreadflow.models import Detector, Shot, Spectrum
+from spreadflow.physics.spectrum import gaussian
 
 MIN_VALID = 0.1
 """A shot with a smaller fraction of usable pixels is MASKED."""
@@ -111,7 +112,7 @@ class Source:
         except OSError as error:
             self._report(f"{self._path_of(number)}, frame {frame}: {error}")
             return Outcome.UNREADABLE
-        spectrum = _sound_spectrum(file, frame)
+        spectrum = self._spectrum_of(file, frame)
         if spectrum is None:
             return Outcome.BAD_SPECTRUM
 
@@ -143,13 +144,23 @@ class Source:
         )
 
     def spectrum(self, i: int) -> Spectrum | None:
-        """Return the spectrum of shot i without its image; None where it can't be read or makes no
-        sense.
+        """Return the spectrum of shot i without its image, as wide as the manifest says where the
+        file states but a wavelength; None where it can't be read or makes no sense.
         """
         number = int(self.shots["file"][i])
         frame = int(self.shots["frame"][i])
         file = self._open(number)
-        return None if file is None else _sound_spectrum(file, frame)
+        return None if file is None else self._spectrum_of(file, frame)
+
+    def _spectrum_of(self, file: ImageFile, frame: int) -> Spectrum | None:
+        """Return the spectrum of a frame, as `spectrum`."""
+        recorded = _sound_spectrum(file, frame)
+        bandwidth = self.manifest.bandwidth
+        if recorded is None or bandwidth is None or len(recorded.energies_ev) > 1:
+            return recorded
+        (energy,) = recorded.energies_ev
+        (photons,) = recorded.photons
+        return gaussian(float(energy), bandwidth * float(energy), float(photons))
 
     def _adu(self, photons: float) -> float:
         """Return the ADU of a number of photons."""

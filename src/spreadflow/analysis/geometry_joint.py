@@ -1,0 +1,321 @@
+"""The joint refinement of level 0: passes over all lattices, of which those that are unlike the
+others are left out.
+
+Blocks of lattices are held by several ranks; what all blocks share, the detector, is the same for
+every one.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from spreadflow.analysis import geometry_fit, geometry_outliers
+from spreadflow.analysis.geometry_fit import NAMES, Member, Total
+from spreadflow.analysis.geometry_outliers import Cut, Evidence
+from spreadflow.analysis.still import centroid_fit, refinement
+from spreadflow.analysis.still.prediction import MosaicLattice
+from spreadflow.models import Detector, Spectrum, Spots
+from spreadflow.physics import geometry
+
+Pool = Callable[[dict[int, Any]], list]
+"""List of objects held per block, of all blocks, here and elsewhere."""
+
+POOLED = 20_000
+"""Residuals the robust cut is estimated from."""
+
+LEAST_POOLED = 8
+"""Residuals each block contributes to the robust cut at least, if it has them."""
+
+TOLERANCE_PX = 3.0
+"""Spots further than this from every prediction are of no lattice."""
+
+
+class LatticeIdentity(NamedTuple):
+    """Which lattice it is."""
+
+    run: int
+    """number of the run"""
+    shot_id: int
+    k: int
+
+
+class LeftOut(NamedTuple):
+    """A lattice that takes no part in the position of the detector."""
+
+    identity: LatticeIdentity
+    reasons: list[tuple[str, float, float]]
+    """what is wrong with it, its value, and the limit"""
+
+
+class IndexedLattice(NamedTuple):
+    """A lattice as indexing left it."""
+
+    identity: LatticeIdentity
+    lattice: MosaicLattice
+    hkl: np.ndarray
+    """(spot, 3) 0 0 0 = not of this lattice"""
+    spots: Spots
+    """those in no other lattice"""
+    spectrum: Spectrum
+    """compressed, as by `prediction.compress`"""
+
+
+def evidence(detector: Detector, d, member: Member, free: list[int], cut: Cut) -> Evidence:
+    """Return what tells whether a lattice is like the others; NaN where it has no valid spots or
+    its numbers are not finite.
+    """
+    if member.n_valid == 0:
+        return Evidence(np.nan, np.nan, np.nan)
+    distance2 = cut.distance2(geometry_fit.normalized(detector, d, member))
+    return Evidence(
+        beyond=float(np.mean(~(distance2 <= cut.limit))),
+        size=float(np.median(distance2)),
+        move=geometry_fit.own_move(detector, d, member, free),
+    )
+
+
+def without(member: Member, is_out: np.ndarray) -> Member:
+    """Return the lattice with some of its valid spots no longer valid: is_out (valid spot,)."""
+    valid = member.observed.valid.copy()
+    valid[valid] = ~is_out
+    return member._replace(observed=member.observed._replace(valid=valid))
+
+
+def reject(detector: Detector, d, member: Member, cut: Cut) -> Member:
+    """Return the lattice with the spots beyond the cut no longer valid."""
+    distance2 = cut.distance2(geometry_fit.normalized(detector, d, member))
+    return without(member, ~(distance2 <= cut.limit))
+
+
+class Joint:
+    """The joint refinement: blocks of lattices, and the one detector that all blocks, here and
+    elsewhere, share.
+
+    indexed: block → lattices held here. free: numbers of the refined `NAMES`. total and pool give
+    every holder of blocks the same.
+    """
+
+    def __init__(
+        self,
+        indexed: dict[int, list[IndexedLattice]],
+        detector: Detector,
+        space_group: str,
+        free: list[int],
+        total: Total,
+        pool: Pool,
+    ):
+        self.indexed = indexed
+        self.start = indexed
+        self.detector = detector
+        self.space_group = space_group
+        self.free = free
+        self.total = total
+        self.pool = pool
+        self.d = np.zeros(len(NAMES))
+        self.steps = 0
+        self.n_used = 0
+        self.n_outliers = 0
+        self.left_out: list[LeftOut] = []
+        self.is_kept = {block: [True] * len(in_block) for block, in_block in indexed.items()}
+        self.listed = {
+            block: [refinement.of_strong_spots(x.hkl, x.spots) for x in in_block]
+            for block, in_block in indexed.items()
+        }
+        self.before = self._squares()
+
+    def placed(self) -> Detector:
+        """Return the detector as refined so far."""
+        return geometry_fit.placed(self.detector, self.d)
+
+    def refine(self, probability: float) -> None:
+        """Make one pass: index anew, refine, leave out lattices that are unlike the others, reject
+        the spots outside the ellipse of this probability, refine. A lattice that is left out stays
+        out.
+        """
+        detector = self.placed()
+        members = {
+            block: [self._member(x, detector) for x in in_block]
+            for block, in_block in self.indexed.items()
+        }
+        members = self._iterate(self._kept(members))
+        self._judge(members, probability)
+        members = self._kept(members)
+        members = self._reject(members, self._cut(members, probability))
+        members = self._iterate(members)
+        self.indexed = {
+            block: [
+                x._replace(lattice=member.lattice)
+                for x, member in zip(self.indexed[block], in_block, strict=True)
+            ]
+            for block, in_block in members.items()
+        }
+
+    def _kept(self, members: dict[int, list[Member]]) -> dict[int, list[Member]]:
+        """Return the lattices, those that are left out without valid spots."""
+        return {
+            block: [
+                member if is_kept else without(member, np.ones(member.n_valid, bool))
+                for member, is_kept in zip(in_block, self.is_kept[block], strict=True)
+            ]
+            for block, in_block in members.items()
+        }
+
+    def _cut(self, members: dict[int, list[Member]], probability: float) -> Cut:
+        """Return the ellipse that holds the residuals of all lattices."""
+        return geometry_outliers.robust_cut(self._pooled(members), probability)
+
+    def _member(self, indexed: IndexedLattice, detector: Detector) -> Member:
+        """Return a lattice with its spots indexed anew on a detector."""
+        lattice = indexed.lattice
+        spots = indexed.spots
+        spectrum = indexed.spectrum
+        hkl = refinement.assign(
+            lattice,
+            spots,
+            spectrum,
+            detector,
+            space_group=self.space_group,
+            tolerance_px=TOLERANCE_PX,
+        )
+        return geometry_fit.member(lattice, hkl, spots, spectrum, detector, self.space_group)
+
+    def _iterate(self, members: dict[int, list[Member]]) -> dict[int, list[Member]]:
+        """Refine detector and lattices, and return the latter."""
+        self.d, members, self.solution, n_steps = geometry_fit.iterate(
+            self.detector, self.d, members, self.free, self.total
+        )
+        self.steps += n_steps
+        return members
+
+    def _judge(self, members: dict[int, list[Member]], probability: float) -> None:
+        """Leave out the lattices that are unlike the others. members: with valid spots, but for
+        those that were left out before.
+        """
+        cut = self._cut(members, probability)
+        own = {
+            block: [evidence(self.detector, self.d, member, self.free, cut) for member in in_block]
+            for block, in_block in members.items()
+        }
+        pooled = np.array([row for in_block in self.pool(own) for row in in_block])
+        largest = geometry_outliers.limits(Evidence(*pooled.T), len(self.free))
+        left_out: dict[int, list[LeftOut]] = {}
+        for block, in_block in own.items():
+            left_out[block] = []
+            for row, (x, of_lattice) in enumerate(zip(self.indexed[block], in_block, strict=True)):
+                reasons = geometry_outliers.reasons(of_lattice, largest)
+                if reasons and self.is_kept[block][row]:
+                    self.is_kept[block][row] = False
+                    left_out[block].append(LeftOut(x.identity, reasons))
+        self.left_out += [lattice for in_block in self.pool(left_out) for lattice in in_block]
+
+    def _reject(self, members: dict[int, list[Member]], cut: Cut) -> dict[int, list[Member]]:
+        """Return the lattices without spots beyond the cut, and count the spots that stay and those
+        beyond.
+        """
+        left = {}
+        counts = {}
+        for block, in_block in members.items():
+            left[block] = [reject(self.detector, self.d, member, cut) for member in in_block]
+            n_spots = sum(member.n_valid for member in in_block)
+            counts[block] = np.array([n_spots, sum(member.n_valid for member in left[block])])
+        before, after = self.total(counts)
+        self.n_used = int(after)
+        self.n_outliers = int(before - after)
+        return left
+
+    def _pooled(self, members: dict[int, list[Member]]) -> np.ndarray:
+        """Return normalized residuals (n, 2) of all blocks, of each about as many."""
+        n_blocks = len(self.pool(dict.fromkeys(members, 0)))
+        share = max(LEAST_POOLED, POOLED // n_blocks)
+        samples = {}
+        for block, in_block in members.items():
+            residuals = self._residuals(in_block)
+            every = 1 + len(residuals) // share
+            samples[block] = residuals[::every]
+        return np.concatenate(self.pool(samples))
+
+    def _residuals(self, members: list[Member]) -> np.ndarray:
+        """Return the finite normalized residuals (n, 2) of some lattices."""
+        of_members = [geometry_fit.normalized(self.detector, self.d, member) for member in members]
+        rows = np.concatenate([np.zeros((0, 2)), *of_members])
+        is_finite = np.isfinite(rows).all(axis=1)
+        return rows[is_finite]
+
+    def _squares(self) -> dict[int, np.ndarray]:
+        """Return sums of squared offsets, px², radial and transverse, and the number of spots, of
+        each lattice: block → (lattice, 3). They are over the spots with I/σ ≥ 5 as they were
+        indexed: the same list before and after.
+        """
+        detector = self.placed()
+        squares = {}
+        for block, in_block in self.indexed.items():
+            squares[block] = np.zeros((len(in_block), 3))
+            for row, hkl, x in zip(squares[block], self.listed[block], in_block, strict=True):
+                rows = centroid_fit.offsets(x.lattice, hkl, x.spots, x.spectrum, detector)
+                row[:] = *(rows**2).sum(axis=0), len(rows)
+        return squares
+
+    def _rmsd(self, squares: dict[int, np.ndarray]) -> dict[str, Any]:
+        """Return the r.m.s.d. of the lattices that take part, from sums of `_squares`."""
+        sums = {
+            block: of_lattices[self.is_kept[block]].sum(axis=0)
+            for block, of_lattices in squares.items()
+        }
+        *squared, n = self.total(sums)
+        radial, transverse = np.sqrt(np.array(squared) / max(n, 1.0))
+        pixel_mm = float(self.detector.pixel_mm)
+        return {
+            "radial_px": float(radial),
+            "transverse_px": float(transverse),
+            "radial_mm": float(radial * pixel_mm),
+            "transverse_mm": float(transverse * pixel_mm),
+            "n": int(n),
+        }
+
+    def _growth(self) -> tuple[float, float]:
+        """Return by how much the lengths of the cells of the lattices that take part grew, relative
+        (cube root of the volume), and the standard deviation of this mean.
+        """
+        sums = {}
+        for block, in_block in self.indexed.items():
+            sums[block] = np.zeros(3)
+            pairs = zip(self.start[block], in_block, self.is_kept[block], strict=True)
+            for before, after, is_kept in pairs:
+                if is_kept:
+                    determinants = np.linalg.det([before.lattice.A, after.lattice.A])
+                    growth = np.log(determinants[0] / determinants[1]) / 3.0
+                    sums[block] += 1.0, growth, growth**2
+        n, total, squares = self.total(sums)
+        n = max(n, 1.0)
+        mean = total / n
+        variance = max(squares / n - mean**2, 0.0)
+        return float(mean), float(np.sqrt(variance / max(n - 1.0, 1.0)))
+
+    def figures(self) -> dict[str, Any]:
+        """Return plain numbers, units in the names; σ is 0 for what was not refined."""
+        covariance = self.solution.covariance
+        sigma = np.zeros(len(self.d))
+        sigma[self.free] = np.sqrt(np.diag(covariance))
+        correlation = covariance / np.outer(sigma[self.free], sigma[self.free])
+        growth, growth_sigma = self._growth()
+        return {
+            "shift_mm": self.d[:2].tolist(),
+            "shift_sigma_mm": sigma[:2].tolist(),
+            "header_distance_mm": float(geometry.distances_mm(self.detector)[0]),
+            "distance_mm": float(geometry.distances_mm(self.placed())[0]),
+            "distance_sigma_mm": float(sigma[2]),
+            "distance_change_mm": float(self.d[2]),
+            "tilt_rad": self.d[3:].tolist(),
+            "tilt_sigma_rad": sigma[3:].tolist(),
+            "refined": [NAMES[i] for i in self.free],
+            "correlation": correlation.tolist(),
+            "cell_growth": growth,
+            "cell_growth_sigma": growth_sigma,
+            "n_reflections": self.n_used,
+            "n_outliers": self.n_outliers,
+            "chi2_reduced": self.solution.chi2 / max(self.solution.freedom, 1),
+            "steps": self.steps,
+            "rmsd_before": self._rmsd(self.before),
+            "rmsd_after": self._rmsd(self._squares()),
+        }

@@ -1,0 +1,149 @@
+"""What takes no part in the position of the detector: spots far from their prediction, and lattices
+that are unlike the others.
+
+A false lattice, or one that is a degree off, has spots near its predictions by chance alone. Many
+of them lie beyond the ellipse that holds the spots of all lattices, the others fill it evenly, and
+they ask for a detector of their own.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import chi2
+from sklearn.covariance import MinCovDet
+
+from spreadflow.models import Array
+
+MOST_BEYOND = 0.5
+"""Share of its spots beyond the ellipse above which a lattice is false: of a true one a few in a
+hundred are, and of spots strewn evenly over the tolerance nearly all.
+"""
+
+BEYOND_RATIO = 2.0
+"""Ratio to the median share of all lattices up to which no lattice is false, where σ fit so badly
+that many spots of all lattices are beyond.
+"""
+
+N_DEVIATIONS = 6.0
+"""Robust standard deviations above the median of all lattices, of the logarithm, at which a lattice
+is unlike the others.
+"""
+
+LEAST_RATIO = 4.0
+"""Ratio to the median of all lattices up to which no lattice is unlike them, however alike these
+are: residuals twice as large still tell where the detector is.
+"""
+
+MOVE_PROBABILITY = 1.0 - 1e-6
+"""χ² quantile, scaled so that the median is that of all lattices, up to which the detector that a
+lattice alone asks for is like the others': hardly a true one in a million is beyond.
+"""
+
+FEWEST_COMPARED = 4
+"""Lattices from which on medians are trusted to tell which one is unlike the others."""
+
+
+class Cut(NamedTuple):
+    """An ellipse in the plane of normalized residuals."""
+
+    centre: np.ndarray
+    """(2,) radial, transverse"""
+    precision: np.ndarray
+    """(2, 2) inverse covariance"""
+    limit: float
+    """squared Mahalanobis distance"""
+
+    def distance2(self, z: np.ndarray) -> np.ndarray:
+        """Return squared Mahalanobis distances (n,) of normalized residuals z (n, 2)."""
+        from_centre = z - self.centre
+        return np.einsum("si,ij,sj->s", from_centre, self.precision, from_centre)
+
+
+class Evidence(NamedTuple):
+    """What tells whether a lattice is like the others; numbers, or one for each lattice (n,)."""
+
+    beyond: Array | float
+    """share of its spots beyond the ellipse"""
+    size: Array | float
+    """median squared Mahalanobis distance of its spots"""
+    move: Array | float
+    """squared distance, in σ², between the detector that it alone asks for and that of all"""
+
+
+class Limits(NamedTuple):
+    """The largest evidence that a lattice may have."""
+
+    beyond: float
+    size: float
+    move: float
+
+
+REASONS = (
+    "share of its spots beyond the ellipse of all",
+    "median squared residual, σ²",
+    "its own detector away from that of all, squared, σ²",
+)
+"""What each field of `Evidence` is, in words."""
+
+NO_SPOTS = "spots recorded well enough to take part"
+"""What is wrong with a lattice without evidence, in words."""
+
+
+def robust_cut(z: np.ndarray, probability: float) -> Cut:
+    """Return the ellipse that holds `probability` of pooled residuals z (n, 2), were they normal.
+
+    Minimum covariance determinant (Rousseeuw & Van Driessen 1999) with a fixed seed: the same on
+    every rank.
+    """
+    robust = MinCovDet(random_state=0).fit(z)
+    return Cut(
+        centre=robust.location_,
+        precision=np.linalg.inv(robust.covariance_),
+        limit=float(chi2.ppf(probability, 2)),
+    )
+
+
+def limits(evidence: Evidence, n_free: int) -> Limits:
+    """Return the largest evidence that one of these lattices may have.
+
+    evidence: of all lattices, (n,). n_free: unknowns of the detector.
+    """
+    beyond = np.asarray(evidence.beyond)
+    size = np.asarray(evidence.size)
+    move = np.asarray(evidence.move)
+    is_finite = np.isfinite(size) & np.isfinite(move) & (size > 0)
+    if np.count_nonzero(is_finite) < FEWEST_COMPARED:
+        return Limits(MOST_BEYOND, np.inf, np.inf)
+    return Limits(
+        beyond=max(MOST_BEYOND, BEYOND_RATIO * float(np.median(beyond[is_finite]))),
+        size=_largest_size(size[is_finite]),
+        move=_largest_move(move[is_finite], n_free),
+    )
+
+
+def _largest_size(size: np.ndarray) -> float:
+    """Return the largest of positive values (n,) that is like the others by the median and the
+    median deviation of their logarithms.
+    """
+    logarithms = np.log(size)
+    centre = np.median(logarithms)
+    deviation = 1.4826 * np.median(np.abs(logarithms - centre))
+    return float(np.exp(centre + max(N_DEVIATIONS * deviation, np.log(LEAST_RATIO))))
+
+
+def _largest_move(move: np.ndarray, n_free: int) -> float:
+    """Return the largest of squared distances (n,) that is like the others, were they χ² of n_free
+    degrees of freedom but for a factor.
+    """
+    factor = np.median(move) / chi2.median(n_free)
+    return float(factor * chi2.ppf(MOVE_PROBABILITY, n_free))
+
+
+def reasons(evidence: Evidence, largest: Limits) -> list[tuple[str, float, float]]:
+    """Return what is wrong with a lattice, its value and the limit: nothing where it is like the
+    others. evidence: of one lattice.
+    """
+    if np.isnan(evidence.beyond):
+        return [(NO_SPOTS, 0.0, 1.0)]
+    compared = zip(REASONS, map(float, evidence), largest, strict=True)
+    return [(why, value, limit) for why, value, limit in compared if not value <= limit]
