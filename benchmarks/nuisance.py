@@ -50,7 +50,7 @@ SALT_CELL_ANG = 5.64
 SALT_PHOTONS = 3e4
 """Median photons of a spot of salt; log-normal by a factor e."""
 
-N_SALT = 30
+N_SALT = 80
 """Grains of salt in a shot."""
 
 SPOT_PX = 1.2
