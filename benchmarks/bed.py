@@ -39,6 +39,17 @@ MULTIPLICITIES = (1, 2, 3, 5, 9)
 WORST = 99.0
 """Percentile of |pull| that is quoted."""
 
+COUNTS = (
+    "n_right",
+    "n_false",
+    "n_blanks_with_lattice",
+    "n_rmsd",
+    "n_pulls",
+    "sum_pulls",
+    "square_pulls",
+)
+"""What is added over the sets."""
+
 PULL_SD = (0.85, 1.2)
 """Bar of the standard deviation of the pulls of each class."""
 
@@ -68,6 +79,7 @@ BARS = {
     "reindex: blanks with a lattice": Bar(high=0),
     **{f"level0: {axis}, mean pull": Bar(-0.5, 0.5) for axis in AXES},
     **{f"level0: {axis}, sd of pulls": Bar(0.8, 1.2) for axis in AXES},
+    "reindex: photons, mean pull": Bar(-0.1, 0.1),
     "merge: R_iso, mean of sets": Bar(high=0.18),
     "merge: R_iso twice - all": Bar(high=0.0),
     "failed sets": Bar(high=0),
@@ -113,7 +125,8 @@ class Measured(NamedTuple):
 
 def measure(trial: Trial, course: Course, truth: Truth, d_min: float) -> Measured:
     """Return the figures of the products that there are."""
-    figures: dict = {"failed": course.failed, "seconds": course.seconds}
+    n_true = len(truth.columns["lattices/shot"])
+    figures: dict = {"failed": course.failed, "seconds": course.seconds, "n_true": n_true}
     for word in ("index", "reindex"):
         if trial.product(word).exists():
             figures[word] = bed_truth.indexed(trial.product(word), word, truth)
@@ -141,7 +154,8 @@ def pooled(sets: Sequence[dict]) -> dict[str, float]:
     """Return the figures over some sets, by name."""
     figures: dict[str, float] = {}
     for word in ("index", "reindex"):
-        figures |= _of_lattices(word, [one[word] for one in sets if word in one])
+        of_word = [one[word] for one in sets if word in one]
+        figures |= _of_lattices(word, of_word, sum(one["n_true"] for one in sets))
     figures |= _of_detectors([one["level0"] for one in sets if "level0" in one])
     figures |= _of_merges([one["merge"] for one in sets if "merge" in one])
     figures["failed sets"] = sum(one["failed"] is not None for one in sets)
@@ -149,16 +163,15 @@ def pooled(sets: Sequence[dict]) -> dict[str, float]:
     return figures | {"CPU seconds of a set, median": float(np.median(seconds))}
 
 
-def _of_lattices(word: str, sets: Sequence[dict]) -> dict[str, float]:
-    """Return the figures of the lattices of `index` or `reindex`."""
-    total = {
-        name: sum(one[name] for one in sets)
-        for name in ("n_true", "n_right", "n_false", "n_blanks_with_lattice", "n_rmsd")
-    }
-    misset = np.concatenate([one["misset_deg"] for one in sets])
+def _of_lattices(word: str, sets: Sequence[dict], n_true: int) -> dict[str, float]:
+    """Return the figures of the lattices of `index` or `reindex`. n_true: lattices of all sets,
+    those in which the stage failed among them.
+    """
+    total = {name: sum(one[name] for one in sets) for name in COUNTS}
+    misset = np.concatenate([np.empty(0), *(one["misset_deg"] for one in sets)])
     median, most = np.percentile(misset, [50, 95]) if len(misset) else (np.nan, np.nan)
     figures = {
-        "lattices found, %": 100 * total["n_right"] / max(total["n_true"], 1),
+        "lattices found, %": 100 * total["n_right"] / n_true,
         "false lattices": total["n_false"],
         "blanks with a lattice": total["n_blanks_with_lattice"],
         "misset, median, deg": median,
@@ -168,6 +181,11 @@ def _of_lattices(word: str, sets: Sequence[dict]) -> dict[str, float]:
     for axis in ("radial", "transverse"):
         square = sum(one[f"{axis}_mm2"] for one in sets) / max(total["n_rmsd"], 1)
         figures[f"r.m.s.d. {axis}, mm"] = np.sqrt(square)
+    figures["longest shot, CPU seconds"] = max((one["longest_s"] for one in sets), default=np.nan)
+    if total["n_pulls"]:
+        mean = total["sum_pulls"] / total["n_pulls"]
+        variance = total["square_pulls"] / total["n_pulls"] - mean**2
+        figures |= {"photons, mean pull": mean, "photons, sd of pulls": np.sqrt(variance)}
     return {f"{word}: {name}": float(value) for name, value in figures.items()}
 
 

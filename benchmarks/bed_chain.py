@@ -11,6 +11,7 @@ from spreadflow.trial.commands import THREAD_CAPS
 
 os.environ |= dict.fromkeys(THREAD_CAPS, "1")
 
+import resource
 import shutil
 import time
 from contextlib import redirect_stdout
@@ -47,6 +48,10 @@ EDGE_MOVE_EV = 131.0
 """From the K edge of iron (7112 eV) to the L3 edge of gadolinium (7243 eV): the phantom's irons
 scatter with their own curves, moved by so much, so that |F| changes within a pulse.
 """
+
+
+MOST_BYTES = 6 * 2**30
+"""Address space of the process: a stage that asks for more has failed. A set takes 3 GiB."""
 
 
 class Trial(NamedTuple):
@@ -142,7 +147,9 @@ def forget(trial: Trial, first: str) -> None:
 
 
 def finish(trial: Trial) -> Course:
-    """Run each stage whose product is not there, up to one that fails."""
+    """Run each stage whose product is not there, up to one that fails, or runs out of memory."""
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, most))
     seconds = {}
     for word in trial.words:
         if trial.product(word).exists():

@@ -121,7 +121,7 @@ def _squares(path: Path, unique: Unique) -> np.ndarray:
 
 def indexed(product: Path, stage: str, truth: Truth) -> dict:
     """Return the figures of the lattices of `index` or `reindex`."""
-    table = store.read(product, stage, ["shots/", "lattices/"])
+    table = store.read(product, stage)
     space_group = store.attributes(product, stage)["config"]["space_group"]
     run = report.MatchedRun(table, truth.columns, report.match(table, truth.columns, space_group))
     counts = report.counts(run)
@@ -131,8 +131,9 @@ def indexed(product: Path, stage: str, truth: Truth) -> dict:
     for axis in ("radial", "transverse"):
         rmsd = np.nan_to_num(table[f"lattices/rmsd_{axis}_mm"])
         squares[axis] = float((n_rmsd * rmsd**2)[is_right].sum())
+    has_photons = "reflections/photons" in truth.columns
+    pull = report.pulls(run) if has_photons else np.empty(0)
     return {
-        "n_true": len(truth.columns["lattices/shot"]),
         "n_right": int(is_right.sum()),
         "n_false": counts["n_lattices_wrong"],
         "n_blanks": counts["n_blanks"],
@@ -141,6 +142,10 @@ def indexed(product: Path, stage: str, truth: Truth) -> dict:
         "n_rmsd": int(n_rmsd[is_right].sum()),
         "radial_mm2": squares["radial"],
         "transverse_mm2": squares["transverse"],
+        "n_pulls": len(pull),
+        "sum_pulls": float(pull.sum()),
+        "square_pulls": float(pull @ pull),
+        "longest_s": float(table["shots/seconds"].max()),
     }
 
 
