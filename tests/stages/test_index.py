@@ -18,7 +18,7 @@ from spreadflow.models import ReflectionFlag
 from spreadflow.parallel import World
 from spreadflow.physics import geometry, rotation, symmetry
 from spreadflow.recipes import shot as recipe
-from spreadflow.stages import index
+from spreadflow.stages import index, shots
 
 pytestmark = pytest.mark.stage
 
@@ -176,6 +176,13 @@ def test_a_lattice_without_signal_is_refused_and_counted(tiny_run, monkeypatch):
     np.testing.assert_array_equal(both.reflections.intensity, true.reflections.intensity)
     (row,) = recipe.tables_of(both, {"shot_id": 7})["lattices"]["share_signal"]
     assert row == true.evidences[0].share_signal
+
+
+def test_many_refused_lattices_are_told():
+    assert shots._warnings(n_refused=1, n_lattices=3) == []
+    assert shots._warnings(n_refused=4, n_lattices=100) == []
+    (warning,) = shots._warnings(n_refused=6, n_lattices=94)
+    assert warning.value == "6 of 100"
 
 
 def test_reflections_beyond_the_signal_are_flagged(product):
