@@ -27,7 +27,7 @@ normal errors alone.
 SFAC_MIN = 0.5
 """σ is never taken to be more than twice too large, so that no variance vanishes."""
 
-EXPECTED = np.array([1.0, 0.0, 0.05**2, 0.1**2])
+EXPECTED = np.array([1.0, 0.0, 0.08**2, 0.1**2])
 """What sfac² and sfac² times sb², sadd², spart² are expected to be, before there are data."""
 
 EXPECTED_SIGMA = np.array([0.3, 1.0, 0.05**2, 0.1**2])
