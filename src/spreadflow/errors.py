@@ -142,8 +142,8 @@ class Level0Outcome(IntEnum):
     SURPLUS = 3
     """`level0.max_lattices` others came before it."""
     UNLIKE = 4
-    """Its residuals are unlike those of the others: it may be false. It is named in
-    level0.fit.json, with what is wrong with it.
+    """Its residuals are unlike those of the others, or too few of its spots lie as theirs do: it
+    may be false. It is named in level0.fit.json, with what is wrong with it.
     """
 
 

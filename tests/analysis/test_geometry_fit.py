@@ -138,7 +138,7 @@ def solved(indexed, start, groups, passes=2) -> Joint:
     n_blocks = -(-len(indexed) // 10)
     blocks = {block: indexed[10 * block : 10 * block + 10] for block in range(n_blocks)}
     free = [number for group in groups for number in GROUPS[group]]
-    joint = Joint(blocks, start, GROUP, free, add, pool)
+    joint = Joint(blocks, start, GROUP, free, add, pool, 10)
     for _ in range(passes):
         joint.refine(0.99)
     return joint

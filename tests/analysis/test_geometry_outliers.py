@@ -14,48 +14,63 @@ def evidence_of(n: int, seed: int = 0) -> Evidence:
     rng = np.random.default_rng(seed)
     z2 = (rng.normal(size=(n, 60, 2)) ** 2).sum(axis=2)
     move = (rng.normal(size=(n, 3)) ** 2).sum(axis=1)
-    return Evidence((z2 > 9.21).mean(axis=1), np.median(z2, axis=1), move)
+    is_beyond = z2 > 9.21
+    return Evidence(
+        inside=(~is_beyond).sum(axis=1),
+        beyond=is_beyond.mean(axis=1),
+        size=np.median(z2, axis=1),
+        move=move,
+    )
 
 
 def test_none_of_a_thousand_good_lattices_is_beyond():
     evidence = evidence_of(1000)
-    limits = geometry_outliers.limits(evidence, 3)
-    for column, limit in zip(evidence, limits, strict=True):
-        assert np.all(column <= limit)
+    limits = geometry_outliers.limits(evidence, 3, 10)
+    for row in zip(*evidence, strict=True):
+        assert geometry_outliers.reasons(Evidence(*row), limits) == []
 
 
 def test_a_factor_in_all_sigmas_changes_nothing():
     """σ three times too small for all lattices: size and move are nine times as large."""
     evidence = evidence_of(50)
-    limits = geometry_outliers.limits(evidence, 3)
-    scaled = Evidence(evidence.beyond, 9 * evidence.size, 9 * evidence.move)
-    scaled_limits = geometry_outliers.limits(scaled, 3)
+    limits = geometry_outliers.limits(evidence, 3, 10)
+    scaled = evidence._replace(size=9 * evidence.size, move=9 * evidence.move)
+    scaled_limits = geometry_outliers.limits(scaled, 3, 10)
     assert scaled_limits.size == pytest.approx(9 * limits.size)
     assert scaled_limits.move == pytest.approx(9 * limits.move)
 
 
-@pytest.mark.parametrize("field", Evidence._fields)
-def test_one_wrong_lattice_is_told_by_each_kind_of_evidence(field):
-    evidence = evidence_of(12)
-    limits = geometry_outliers.limits(evidence, 3)
-    typical = Evidence(0.01, 1.4, 2.4)
-    wrong = typical._replace(**{field: 10 * max(getattr(limits, field), 0.1)})
-    assert geometry_outliers.reasons(typical, limits) == []
-    ((_, value, limit),) = geometry_outliers.reasons(wrong, limits)
-    assert value > limit == getattr(limits, field)
+TYPICAL = Evidence(inside=59.0, beyond=0.01, size=1.4, move=2.4)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"inside": 9.0}, "at least 10"),
+        ({"beyond": 0.6}, "share of its spots"),
+        ({"size": 40.0}, "median squared residual"),
+        ({"move": 400.0}, "its own detector"),
+    ],
+)
+def test_one_wrong_lattice_is_told_by_each_kind_of_evidence(change, what):
+    limits = geometry_outliers.limits(evidence_of(12), 3, 10)
+    assert geometry_outliers.reasons(TYPICAL, limits) == []
+    (reason,) = geometry_outliers.reasons(TYPICAL._replace(**change), limits)
+    assert what in reason
 
 
 def test_too_few_lattices_tell_nothing_of_each_other():
     """Of three lattices none is the odd one; a share of spots beyond the ellipse still counts."""
-    evidence = Evidence(np.full(3, 0.01), np.array([1.4, 1.4, 80.0]), np.array([2.0, 2.0, 900.0]))
-    limits = geometry_outliers.limits(evidence, 3)
-    assert geometry_outliers.reasons(Evidence(0.01, 80.0, 900.0), limits) == []
-    assert len(geometry_outliers.reasons(Evidence(0.7, 80.0, 900.0), limits)) == 1
+    three = Evidence(*(np.full(3, value) for value in TYPICAL))
+    limits = geometry_outliers.limits(three, 3, 10)
+    odd = TYPICAL._replace(size=80.0, move=900.0)
+    assert geometry_outliers.reasons(odd, limits) == []
+    assert len(geometry_outliers.reasons(odd._replace(beyond=0.7), limits)) == 1
 
 
 def test_a_lattice_without_spots_is_left_out():
-    limits = geometry_outliers.limits(evidence_of(12), 3)
-    nothing = Evidence(np.nan, np.nan, np.nan)
+    limits = geometry_outliers.limits(evidence_of(12), 3, 10)
+    nothing = Evidence(0.0, np.nan, np.nan, np.nan)
     assert len(geometry_outliers.reasons(nothing, limits)) == 1
 
 

@@ -44,8 +44,8 @@ class LeftOut(NamedTuple):
     """A lattice that takes no part in the position of the detector."""
 
     identity: LatticeIdentity
-    reasons: list[tuple[str, float, float]]
-    """what is wrong with it, its value, and the limit"""
+    reasons: list[str]
+    """what is wrong with it, with its value and the limit"""
 
 
 class IndexedLattice(NamedTuple):
@@ -66,10 +66,12 @@ def evidence(detector: Detector, d, member: Member, free: list[int], cut: Cut) -
     its numbers are not finite.
     """
     if member.n_valid == 0:
-        return Evidence(np.nan, np.nan, np.nan)
+        return Evidence(0.0, np.nan, np.nan, np.nan)
     distance2 = cut.distance2(geometry_fit.normalized(detector, d, member))
+    is_inside = distance2 <= cut.limit
     return Evidence(
-        beyond=float(np.mean(~(distance2 <= cut.limit))),
+        inside=float(is_inside.sum()),
+        beyond=float(np.mean(~is_inside)),
         size=float(np.median(distance2)),
         move=geometry_fit.own_move(detector, d, member, free),
     )
@@ -93,7 +95,7 @@ class Joint:
     elsewhere, share.
 
     indexed: block → lattices held here. free: numbers of the refined `NAMES`. total and pool give
-    every holder of blocks the same.
+    every holder of blocks the same. fewest: spots that a lattice needs.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Joint:
         free: list[int],
         total: Total,
         pool: Pool,
+        fewest: int,
     ):
         self.indexed = indexed
         self.start = indexed
@@ -112,6 +115,7 @@ class Joint:
         self.free = free
         self.total = total
         self.pool = pool
+        self.fewest = fewest
         self.d = np.zeros(len(NAMES))
         self.steps = 0
         self.n_used = 0
@@ -198,7 +202,7 @@ class Joint:
             for block, in_block in members.items()
         }
         pooled = np.array([row for in_block in self.pool(own) for row in in_block])
-        largest = geometry_outliers.limits(Evidence(*pooled.T), len(self.free))
+        largest = geometry_outliers.limits(Evidence(*pooled.T), len(self.free), self.fewest)
         left_out: dict[int, list[LeftOut]] = {}
         for block, in_block in own.items():
             left_out[block] = []

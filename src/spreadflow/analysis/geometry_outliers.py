@@ -62,6 +62,8 @@ class Cut(NamedTuple):
 class Evidence(NamedTuple):
     """What tells whether a lattice is like the others; numbers, or one for each lattice (n,)."""
 
+    inside: Array | float
+    """its spots inside the ellipse"""
     beyond: Array | float
     """share of its spots beyond the ellipse"""
     size: Array | float
@@ -71,22 +73,20 @@ class Evidence(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """The largest evidence that a lattice may have."""
+    """How few spots a lattice may have, and the largest other evidence."""
 
+    inside: float
     beyond: float
     size: float
     move: float
 
 
-REASONS = (
+TOO_MUCH = (
     "share of its spots beyond the ellipse of all",
-    "median squared residual, σ²",
-    "its own detector away from that of all, squared, σ²",
+    "median squared residual in σ²",
+    "squared distance of its own detector from that of all in σ²",
 )
-"""What each field of `Evidence` is, in words."""
-
-NO_SPOTS = "spots recorded well enough to take part"
-"""What is wrong with a lattice without evidence, in words."""
+"""What the last fields of `Evidence` are, in words."""
 
 
 def robust_cut(z: np.ndarray, probability: float) -> Cut:
@@ -103,18 +103,20 @@ def robust_cut(z: np.ndarray, probability: float) -> Cut:
     )
 
 
-def limits(evidence: Evidence, n_free: int) -> Limits:
-    """Return the largest evidence that one of these lattices may have.
+def limits(evidence: Evidence, n_free: int, fewest: int) -> Limits:
+    """Return the limits of one of these lattices.
 
-    evidence: of all lattices, (n,). n_free: unknowns of the detector.
+    evidence: of all lattices, (n,). n_free: unknowns of the detector. fewest: spots that a lattice
+    needs inside the ellipse.
     """
     beyond = np.asarray(evidence.beyond)
     size = np.asarray(evidence.size)
     move = np.asarray(evidence.move)
     is_finite = np.isfinite(size) & np.isfinite(move) & (size > 0)
     if np.count_nonzero(is_finite) < FEWEST_COMPARED:
-        return Limits(MOST_BEYOND, np.inf, np.inf)
+        return Limits(fewest, MOST_BEYOND, np.inf, np.inf)
     return Limits(
+        inside=fewest,
         beyond=max(MOST_BEYOND, BEYOND_RATIO * float(np.median(beyond[is_finite]))),
         size=_largest_size(size[is_finite]),
         move=_largest_move(move[is_finite], n_free),
@@ -139,11 +141,16 @@ def _largest_move(move: np.ndarray, n_free: int) -> float:
     return float(factor * chi2.ppf(MOVE_PROBABILITY, n_free))
 
 
-def reasons(evidence: Evidence, largest: Limits) -> list[tuple[str, float, float]]:
-    """Return what is wrong with a lattice, its value and the limit: nothing where it is like the
-    others. evidence: of one lattice.
+def reasons(evidence: Evidence, limits: Limits) -> list[str]:
+    """Return what is wrong with a lattice, with its value and the limit: nothing where it is like
+    the others. evidence: of one lattice.
     """
-    if np.isnan(evidence.beyond):
-        return [(NO_SPOTS, 0.0, 1.0)]
-    compared = zip(REASONS, map(float, evidence), largest, strict=True)
-    return [(why, value, limit) for why, value, limit in compared if not value <= limit]
+    wrong = []
+    if evidence.inside < limits.inside:
+        wrong.append(
+            f"spots inside the ellipse of all: {evidence.inside:g} (at least {limits.inside:g})"
+        )
+    for what, value, limit in zip(TOO_MUCH, evidence[1:], limits[1:], strict=True):
+        if value > limit:
+            wrong.append(f"{what}: {value:.3g} (at most {limit:.3g})")
+    return wrong

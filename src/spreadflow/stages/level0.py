@@ -94,7 +94,15 @@ def run(
         found = f"none with {section.min_reflections} spots or more"
         todo = "Look at index.png; mind the target cell."
         raise FileError(", ".join(map(str, index)), "lattices", found, todo)
-    joint = Joint(own_lattices, detector, space_group, _free(section), total, world.gather_blocks)
+    joint = Joint(
+        own_lattices,
+        detector,
+        space_group,
+        _free(section),
+        total,
+        world.gather_blocks,
+        section.min_reflections,
+    )
     with Progress(word, PASSES, world, "passes") as progress:
         for n_done in range(PASSES):
             joint.refine(section.outlier_probability)
@@ -128,9 +136,7 @@ def _figures(joint: Joint, outcomes: np.ndarray, names: list[str]) -> dict[str, 
 def _named(lattice: LeftOut, names: list[str]) -> dict[str, Any]:
     """Return which lattice was left out and why. names: of the runs."""
     run, shot_id, k = lattice.identity
-    why = "; ".join(
-        f"{what} {value:.3g} (at most {limit:.3g})" for what, value, limit in lattice.reasons
-    )
+    why = "; ".join(lattice.reasons)
     return {"run": names[run], "shot_id": shot_id, "k": k, "why": why}
 
 
