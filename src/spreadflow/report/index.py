@@ -89,6 +89,7 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
     seconds = _concatenated(runs, "shots/seconds")
     k = _concatenated(runs, "lattices/k")
     shift_mm = _concatenated(runs, "lattices/shift_mm")
+    domain_ang = _concatenated(runs, "lattices/domain_estimated_ang")
     share_signal = _concatenated(runs, "lattices/share_signal")
     significance = _concatenated(runs, "lattices/significance")
     resolution = _concatenated(runs, "lattices/d_min")
@@ -112,6 +113,7 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
         "n_reflections": len(flags),
         "n_beyond": int((flags & ReflectionFlag.BEYOND != 0).sum()),
         "seconds_per_shot_per_core": float(seconds.sum() / n_shots) if n_shots else None,
+        "domain_estimated_ang": float(np.median(domain_ang)) if len(k) else None,
         "shift_mm": np.median(shift_mm, axis=0) if len(shift_mm) else None,
     }
     return figures | _residuals(runs) | _against_truth(runs)
