@@ -190,6 +190,8 @@ class Lattice(NamedTuple):
     """(2,) fast and slow: how far the detector was moved from where it is said to be, so that the
     spots fit; the lattice is predicted there
     """
+    domain_estimated_ang: Array
+    """() edge of a mosaic domain as the lattice's spots alone have it, Å"""
 
 
 class Shoeboxes(NamedTuple):

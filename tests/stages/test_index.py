@@ -178,11 +178,14 @@ def test_a_lattice_without_signal_is_refused_and_counted(tiny_run, monkeypatch):
     assert row == true.evidences[0].share_signal
 
 
-def test_many_refused_lattices_are_told():
-    assert shots._warnings(n_refused=1, n_lattices=3) == []
-    assert shots._warnings(n_refused=4, n_lattices=100) == []
-    (warning,) = shots._warnings(n_refused=6, n_lattices=94)
-    assert warning.value == "6 of 100"
+def test_lattices_that_contradict_the_section_are_told():
+    def values(*counts: int) -> list:
+        warnings = shots.warnings_of(shots.LatticeCounts(*counts), 3000.0)
+        return [warning.value for warning in warnings]
+
+    assert values(1, 3, 0) == values(4, 100, 10) == values(0, 0, 0) == []
+    assert values(6, 94, 0) == ["6 of 100"]
+    assert values(0, 100, 60) == ["60 of 100"]
 
 
 def test_reflections_beyond_the_signal_are_flagged(product):

@@ -86,7 +86,9 @@ class IndexSection(Section):
     mosaic_spread_deg: PositiveFloat | None = None
     """null = estimated from the data of each lattice"""
     domain_ang: PositiveFloat = 3000.0
-    """edge of a mosaic domain that prediction assumes"""
+    """edge of a mosaic domain that prediction assumes, unless the spots of a lattice contradict it
+    by more than a factor of 2.5
+    """
     calibration_error: NonNegativeFloat = 0.01
     """relative pixel-to-pixel gain error, for σ"""
     readout_photons: NonNegativeFloat = 1.0

@@ -90,6 +90,7 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
     seconds = _concatenated(runs, "shots/seconds")
     k = _concatenated(runs, "lattices/k")
     shift_mm = _concatenated(runs, "lattices/shift_mm")
+    domain_ang = _concatenated(runs, "lattices/domain_estimated_ang")
     share_signal = _concatenated(runs, "lattices/share_signal")
     significance = _concatenated(runs, "lattices/significance")
     resolution = _concatenated(runs, "lattices/d_min")
@@ -113,6 +114,7 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
         "n_reflections": len(flags),
         "n_beyond": int((flags & ReflectionFlag.BEYOND != 0).sum()),
         "seconds_per_shot_per_core": float(seconds.sum() / n_shots) if n_shots else None,
+        "domain_estimated_ang": float(np.median(domain_ang)) if len(k) else None,
         "shift_mm": np.median(shift_mm, axis=0) if len(shift_mm) else None,
         "bandwidth": next((run.bandwidth for run in runs if run.bandwidth), None),
     }

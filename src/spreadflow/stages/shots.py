@@ -32,6 +32,19 @@ N_SIGMAS = 3.0
 """Standard deviations above which a bandwidth is believed."""
 
 
+MAX_OTHER_DOMAINS = 0.2
+"""Share of the lattices that may contradict the domains that are assumed without a word."""
+
+
+class LatticeCounts(NamedTuple):
+    """How the lattices of a run ended."""
+
+    refused: int
+    taken: int
+    other_domains: int
+    """those taken that have domains of their own size, not that assumed"""
+
+
 class ShotProduct(NamedTuple):
     """A product of `index`, `reindex` or `adopt`."""
 
@@ -82,8 +95,9 @@ def index_shots(
 
     skeleton.run(parts, make, product.word, world)
     counts = skeleton.outcomes(parts, "shots/outcome", Outcome, world)
-    n_refused, n_lattices = _lattice_counts(parts, world)
+    lattice_counts = _lattice_counts(parts, section, world)
     width = _bandwidth(parts, of_blocks, source, world)
+    warnings = [*warnings_of(lattice_counts, section.domain_ang), *_bandwidth_warnings(width)]
     parts.finish(
         world,
         config=config,
@@ -94,36 +108,54 @@ def index_shots(
         length_sigma=product.length_sigma,
         bandwidth=None if width is None else width._asdict(),
         outcomes={name: n for name, n in counts.items() if n},
-        warnings=warn(log, _refused_warnings(n_refused, n_lattices) + _bandwidth_warnings(width)),
+        warnings=warn(log, warnings),
     )
-    words = "%d shots: %s; %d lattices, %d refused"
-    log.info(words, source.n_shots, skeleton.in_words(counts), n_lattices, n_refused)
+    log.info(
+        "%d shots: %s; %d lattices, %d refused",
+        source.n_shots,
+        skeleton.in_words(counts),
+        lattice_counts.taken,
+        lattice_counts.refused,
+    )
 
 
-def _lattice_counts(parts: store.Parts, world: World) -> tuple[int, int]:
-    """Return how many lattices of all blocks were refused, and how many taken. Collective."""
-    own = np.zeros(2, dtype=int)
-    names = ["shots/n_refused", "shots/n_lattices"]
+def _lattice_counts(parts: store.Parts, section: IndexSection, world: World) -> LatticeCounts:
+    """Return the counts of the lattices of all blocks. Collective."""
+    own = np.zeros(len(LatticeCounts._fields), dtype=int)
+    names = ["shots/n_refused", "lattices/domain_ang"]
     for block in range(world.rank, len(parts.keys), world.size):
         columns = parts.read(block, names)
-        own += [columns[name].sum() for name in names]
-    n_refused, n_lattices = sum(world.gather(own))
-    return int(n_refused), int(n_lattices)
+        domain_ang = columns["lattices/domain_ang"]
+        n_other_domains = np.count_nonzero(domain_ang != section.domain_ang)
+        own += [columns["shots/n_refused"].sum(), len(domain_ang), n_other_domains]
+    return LatticeCounts(*map(int, sum(world.gather(own))))
 
 
-def _refused_warnings(n_refused: int, n_lattices: int) -> list[StageWarning]:
-    """Return what to know before the lattices are trusted."""
-    largest = MAX_REFUSED * (n_refused + n_lattices)
-    if n_refused <= max(largest, 1.0):
-        return []
-    return [
-        StageWarning(
-            "lattices that fitted spots were refused: no signal where they predict it",
-            f"{n_refused} of {n_refused + n_lattices}",
-            f"at most {MAX_REFUSED:.0%}",
-            "Check the target cell, the distance and the beam centre of the headers.",
+def warnings_of(counts: LatticeCounts, domain_ang: float) -> list[StageWarning]:
+    """Return what to know before the lattices are trusted. domain_ang: edge of their domains that
+    is assumed, Å.
+    """
+    warnings = []
+    n_all = counts.refused + counts.taken
+    if counts.refused > max(MAX_REFUSED * n_all, 1.0):
+        warnings.append(
+            StageWarning(
+                "lattices that fitted spots were refused: no signal where they predict it",
+                f"{counts.refused} of {n_all}",
+                f"at most {MAX_REFUSED:.0%}",
+                "Check the target cell, the distance and the beam centre of the headers.",
+            )
         )
-    ]
+    if counts.other_domains > MAX_OTHER_DOMAINS * counts.taken:
+        warnings.append(
+            StageWarning(
+                "lattices whose spots say that mosaic domains are not as large as assumed",
+                f"{counts.other_domains} of {counts.taken}",
+                f"domain_ang = {domain_ang:g} Å within a factor of 2.5",
+                "Set domain_ang to the median estimate in the summary.",
+            )
+        )
+    return warnings
 
 
 def _bandwidth(

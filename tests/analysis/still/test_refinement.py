@@ -221,3 +221,18 @@ def test_too_few_spots_are_no_lattice():
     assert refine(A, few, spots, "C 1 2 1") is None
     of_other_spots = np.roll(hkl, 1, axis=0)
     assert refine(A, of_other_spots, spots, "C 1 2 1", tolerance_px=0.5) is None
+
+
+@pytest.mark.stage
+def test_domains_are_estimated_not_assumed():
+    """From domains five times too large or too small; the cell does not notice."""
+    A = crystal("C 1 2 1", 7)
+    hkl, spots = still(A, "C 1 2 1", n_spots=120)
+    for factor in (5.0, 0.2):
+        settings = refinement.Settings("C 1 2 1", factor * DOMAIN)
+        found = refinement.refine(A, hkl, spots, PULSE, DETECTOR, settings)
+        assert 0.6 < found.domain_ang / DOMAIN < 1.7
+        assert found.domain_estimated_ang == found.domain_ang
+        np.testing.assert_allclose(found.cell, unit_cell.radians(CELLS["C 1 2 1"]), rtol=1e-3)
+    kept = refine(A, hkl, spots, "C 1 2 1")
+    assert kept.domain_ang == DOMAIN != kept.domain_estimated_ang

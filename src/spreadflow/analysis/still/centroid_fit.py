@@ -1,8 +1,9 @@
 """The fit of one lattice to the centroids of its spots, observed − predicted.
 
-Unknowns p: rotation vector (3, rad) and strains (1-6) as in `orientation_matrix`, ln η; after
-these, where the header may be wrong, the shift of the detector (2, mm). Residuals are in px, radial
-and transverse, each over its σ. Level 0 refines the detector with the same residuals.
+Unknowns p of a lattice: rotation vector (3, rad) and strains (1-6) as in `orientation_matrix`,
+ln η. A fit has one more, the logarithm of the domains' edge, and, where the header may be wrong,
+the shift of the detector (2, mm) after it. Residuals are in px, radial and transverse, each over
+its σ. Level 0 refines the detector with the same residuals.
 """
 
 from typing import NamedTuple
@@ -73,14 +74,17 @@ class CentroidModel(NamedTuple):
 
     @property
     def n_unknowns(self) -> int:
-        """Unknowns of the lattice."""
+        """Unknowns of the lattice, without the edge of its domains."""
         return 4 + len(self.frame.strains)
 
     def lattice(self, p: np.ndarray) -> MosaicLattice:
-        """Return the lattice that has the unknowns p, of which the first are the lattice's."""
+        """Return the lattice that has the unknowns p, of itself or of a fit."""
         A = np.asarray(matrix(self.frame, p))
         eta_rad = float(np.exp(p[self.n_unknowns - 1]))
-        return MosaicLattice(A, eta_rad, self.domain_ang)
+        domain_ang = self.domain_ang
+        if len(p) > self.n_unknowns:
+            domain_ang = float(np.exp(p[self.n_unknowns]))
+        return MosaicLattice(A, eta_rad, domain_ang)
 
     def start(self, eta_rad: float) -> np.ndarray:
         """Return the unknowns of the frame's own lattice with a mosaic spread."""
@@ -96,6 +100,8 @@ class Residuals(NamedTuple):
     """(spot, 2) observed minus predicted centroid, px, radial and transverse"""
     offset_by_p: Array
     """(spot, 2, m) minus the derivative of the offset"""
+    offset_by_domain: Array
+    """(spot, 2) minus the derivative of the offset by the logarithm of the domains' edge"""
     delta_psi: Array
     """(spot,) rotation from the Ewald sphere of the mean energy, rad"""
     delta_psi_by_p: Array
@@ -142,7 +148,7 @@ def rays(model: CentroidModel, p, hkl) -> Array:
 @jax.jit
 def residuals(detector: Detector, model: CentroidModel, p, observed: Observed) -> Residuals:
     """Return the residuals of indexed spots for unknowns p (m,)."""
-    s1, s1_by_p, delta_psi, delta_psi_by_p = _derivatives(model, p, observed.hkl)
+    s1, s1_by_p, s1_by_domain, delta_psi, delta_psi_by_p = _derivatives(model, p, observed.hkl)
 
     def position_of(ray):
         return jnp.stack(geometry.on_panel(detector, observed.panel, ray), axis=-1)
@@ -150,6 +156,7 @@ def residuals(detector: Detector, model: CentroidModel, p, observed: Observed) -
     position, tangent = jax.linearize(position_of, s1)
     position_by_s1 = [tangent(_along(s1, axis)) for axis in range(3)]
     position_by_p = _chained(position_by_s1, s1_by_p)
+    position_by_domain = _chained(position_by_s1, s1_by_domain[:, :, None])
 
     def on_axes(v):
         """Return the radial and transverse components of v (spot, 2, k)."""
@@ -158,27 +165,32 @@ def residuals(detector: Detector, model: CentroidModel, p, observed: Observed) -
     return Residuals(
         offset=on_axes((observed.position - position)[:, :, None])[:, :, 0],
         offset_by_p=on_axes(position_by_p),
+        offset_by_domain=on_axes(position_by_domain)[:, :, 0],
         delta_psi=delta_psi,
         delta_psi_by_p=delta_psi_by_p,
     )
 
 
-def _derivatives(model: CentroidModel, p, hkl) -> tuple[Array, Array, Array, Array]:
-    """Return rays s1 (n, 3) of nodes hkl (n, 3), ∂s1/∂p (n, 3, m), Δψ (n,) and ∂Δψ/∂p (n, m).
+def _derivatives(model: CentroidModel, p, hkl) -> tuple[Array, Array, Array, Array, Array]:
+    """Return rays s1 (n, 3) of nodes hkl (n, 3), ∂s1/∂p (n, 3, m), ∂s1/∂ ln D (n, 3), Δψ (n,) and
+    ∂Δψ/∂p (n, m).
 
-    The spectrum is summed once per component of q and once for ln η, not once per unknown.
+    The spectrum is summed once per component of q, once for ln η and once for ln D, not once per
+    unknown.
     """
     mean_energy = model.spectrum.mean_energy_ev
 
-    def rays_and_psi(q, log_eta):
-        sigma_q = prediction.size_sigma(model.domain_ang)
+    def rays_and_psi(q, log_eta, log_domain):
+        sigma_q = prediction.size_sigma(jnp.exp(log_domain))
         s1 = prediction.rays(q, jnp.exp(log_eta), sigma_q, model.spectrum)
         return s1, prediction.delta_psi(q, mean_energy)
 
     q = hkl @ matrix(model.frame, p).T
-    (s1, delta_psi), tangent = jax.linearize(rays_and_psi, q, p[-1])
-    by_q = [tangent(_along(q, axis), 0.0) for axis in range(3)]
-    s1_by_eta, _ = tangent(jnp.zeros_like(q), 1.0)
+    log_domain = jnp.log(jnp.asarray(model.domain_ang))
+    (s1, delta_psi), tangent = jax.linearize(rays_and_psi, q, p[-1], log_domain)
+    by_q = [tangent(_along(q, axis), 0.0, 0.0) for axis in range(3)]
+    s1_by_eta, _ = tangent(jnp.zeros_like(q), 1.0, 0.0)
+    s1_by_domain, _ = tangent(jnp.zeros_like(q), 0.0, 1.0)
 
     derivative = jax.jacfwd(matrix, argnums=1)
     A_by_p = derivative(model.frame, p)
@@ -186,7 +198,7 @@ def _derivatives(model: CentroidModel, p, hkl) -> tuple[Array, Array, Array, Arr
     s1_by_p = _chained([s1_by_axis for s1_by_axis, _ in by_q], q_by_p)
     s1_by_p = s1_by_p.at[:, :, -1].add(s1_by_eta)
     delta_psi_by_p = sum(by_q[axis][1][:, None] * q_by_p[:, axis, :] for axis in range(3))
-    return s1, s1_by_p, delta_psi, delta_psi_by_p
+    return s1, s1_by_p, s1_by_domain, delta_psi, delta_psi_by_p
 
 
 def _along(vectors, axis: int) -> Array:
@@ -234,15 +246,18 @@ def bend(z2: np.ndarray) -> np.ndarray:
 def evaluate(
     detector: Detector, model: CentroidModel, p, observed: Observed, restraint: Restraint
 ) -> Fit:
-    """Return the loss and its Gauss-Newton normal equations at p."""
-    own, shift = np.split(np.asarray(p), [model.n_unknowns])
-    terms = residuals(detector, model, own, observed)
-    offset, jacobian, psi, psi_by_p = (np.asarray(term) for term in terms)
+    """Return the loss and its Gauss-Newton normal equations at the unknowns p of a fit."""
+    own, (ln_domain,), shift = np.split(p, [model.n_unknowns, model.n_unknowns + 1])
+    of_domain = model._replace(domain_ang=float(np.exp(ln_domain)))
+    terms = residuals(detector, of_domain, own, observed)
+    offset, by_own, by_domain, psi, psi_by_own = (np.asarray(term) for term in terms)
+    jacobians = [by_own, by_domain[:, :, None]]
     if len(shift):
         by_shift = position_by_shift(detector, observed)
         offset = offset - by_shift @ shift
-        jacobian = np.concatenate([jacobian, by_shift], axis=2)
-        psi_by_p = np.pad(psi_by_p, [(0, 0), (0, len(shift))])
+        jacobians.append(by_shift)
+    jacobian = np.concatenate(jacobians, axis=2)
+    psi_by_p = np.pad(psi_by_own, [(0, 0), (0, len(p) - len(own))])
     z2 = (offset**2 / observed.variance).sum(axis=1)
     loss, weight = student(z2)
     weight = weight * observed.valid

@@ -56,6 +56,9 @@ LATTICES = table(
         "cell": Column("float64", "angstrom, rad", "a b c α β γ, conventional", (6,)),
         "eta_rad": Column("float64", "rad", "mosaic spread: r.m.s. total rotation angle"),
         "domain_ang": Column("float64", "angstrom", "edge of a mosaic domain"),
+        "domain_estimated_ang": Column(
+            "float64", "angstrom", "the same as its spots alone have it"
+        ),
         "n_indexed": Column("int32", "", "spots with a Miller index"),
         "rmsd_radial_mm": Column(
             "float64", "mm", "observed - predicted along the direction from the beam centre"
