@@ -51,7 +51,7 @@ LARGEST_CHANGE_OF_LOG = 3.0
 LARGEST_RELATIVE_VARIANCE = 100.0
 """Intensities of a shell do not vary more than this, in units of Wilson's variance."""
 
-TOLERANCE = 2e-3
+TOLERANCE = 5e-3
 """Cycles end when ln G moves by less than this many standard deviations, r.m.s. over lattices."""
 
 LARGEST_LEVERAGE = 0.9
