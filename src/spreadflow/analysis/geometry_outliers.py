@@ -34,9 +34,10 @@ LEAST_RATIO = 4.0
 are: residuals twice as large still tell where the detector is.
 """
 
-MOVE_PROBABILITY = 1.0 - 1e-6
+MOVE_PROBABILITY = 1.0 - 1e-9
 """χ² quantile, scaled so that the median is that of all lattices, up to which the detector that a
-lattice alone asks for is like the others': hardly a true one in a million is beyond.
+lattice alone asks for is like the others': true ones are beyond 1 - 1e-6 at times, as the median of
+ten lattices is known to a third.
 """
 
 FEWEST_COMPARED = 4
