@@ -40,6 +40,11 @@ DAMPING = 0.5
 forth.
 """
 
+SADD_MIN = 0.03
+"""No intensity of a still is taken to be better than this: with few pairs the likeliest fractional
+error is often none. With many, `merging.with_scatter` brings σ back.
+"""
+
 PARTIALITY_FLOOR = 1e-6
 """Partiality below which an uncertain orientation adds no more variance."""
 
@@ -127,12 +132,12 @@ def fit(
 
 def _solved(normal: np.ndarray, right: np.ndarray, model: ErrorModel) -> ErrorModel:
     """Return the model a part of the way to the non-negative solution of the normal equations and
-    of what is expected, with sfac² ≥ SFAC_MIN².
+    of what is expected, with sfac ≥ `SFAC_MIN` and sfac·sadd ≥ `SADD_MIN`.
     """
     precision = EXPECTED_SIGMA**-2.0
     normal = 0.5 * normal + np.diag(precision)
     right = 0.5 * right + precision * EXPECTED
-    lowest = np.array([SFAC_MIN**2, 0.0, 0.0, 0.0])
+    lowest = np.array([SFAC_MIN**2, 0.0, SADD_MIN**2, 0.0])
     size = np.sqrt(np.diag(normal))
 
     # normal = size · root · rootᵀ · size: non-negative least squares of rootᵀ x
