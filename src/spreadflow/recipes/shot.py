@@ -39,6 +39,12 @@ the first refinement of the geometry.
 """
 
 
+LARGEST_ETA_RAD = 0.5 * DEG
+"""Mosaic spread beyond which a lattice is none: wrong ones explain everything by smearing all nodes
+over the image, and their shoeboxes would not fit into memory.
+"""
+
+
 class Result(NamedTuple):
     """What came of one shot."""
 
@@ -211,14 +217,15 @@ def _reciprocal(all_spots: Spots, detector: Detector, shot: Shot) -> np.ndarray:
 def _is_acceptable(
     refined: Lattice, others: list[Lattice], section: IndexSection, detector: Detector
 ) -> bool:
-    """Whether a lattice has enough spots, close enough, a cell near the target, and was not found
-    before.
+    """Whether a lattice has enough spots, close enough, a cell near the target, a mosaic spread that
+    crystals have, and was not found before.
     """
     rmsd_mm = np.hypot(refined.rmsd_radial_mm, refined.rmsd_transverse_mm)
     n_indexed = np.count_nonzero(refined.hkl.any(axis=1))
     return bool(
         n_indexed >= section.min_indexed
         and rmsd_mm / float(detector.pixel_mm) <= section.rmsd_max_px
+        and refined.eta_rad <= LARGEST_ETA_RAD
         and is_near_target(refined.cell, section)
         and is_new(refined.A, [other.A for other in others], section)
     )
