@@ -217,8 +217,8 @@ def _reciprocal(all_spots: Spots, detector: Detector, shot: Shot) -> np.ndarray:
 def _is_acceptable(
     refined: Lattice, others: list[Lattice], section: IndexSection, detector: Detector
 ) -> bool:
-    """Whether a lattice has enough spots, close enough, a cell near the target, a mosaic spread that
-    crystals have, and was not found before.
+    """Whether a lattice has enough spots, close enough, a cell near the target and a mosaic spread
+    that crystals have, and was not found before.
     """
     rmsd_mm = np.hypot(refined.rmsd_radial_mm, refined.rmsd_transverse_mm)
     n_indexed = np.count_nonzero(refined.hkl.any(axis=1))
