@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow import config
+from spreadflow import build, config
+from spreadflow.analysis.still.integration import integrate
 from spreadflow.analysis.still.prediction import MosaicLattice, predict
 from spreadflow.config import IndexSection
 from spreadflow.errors import Outcome
@@ -220,13 +221,27 @@ def recorded(simulator: Simulator, number: int, kind: str) -> Shot:
 
 
 def integrated(still: Shot, section: IndexSection, simulator: Simulator) -> np.ndarray:
-    """Return I/σ of the unflagged reflections of a random orientation."""
+    """Return I/σ of the unflagged reflections of a random orientation, to the resolution to which
+    reflections are predicted: no choice is made by what the pixels hold.
+    """
     rng = np.random.default_rng([4, still.shot_id])
     A = rotation.random(rng) @ unit_cell.reciprocal(unit_cell.radians(section.cell))
-    polarization = simulator.beam.polarization
-    result = shot.index(still, section, simulator.detector, polarization, [A])
-    reflections = result.reflections
-    assert reflections is not None, "a lattice that is supplied is integrated"
+    crystal = simulator.crystal
+    predicted = predict(
+        MosaicLattice(A, build.eta_rad(crystal), crystal.domain_ang),
+        still.spectrum,
+        simulator.detector,
+        space_group=section.space_group,
+        d_min=section.d_min,
+    )
+    reflections = integrate(
+        still.image,
+        still.mask,
+        predicted,
+        simulator.detector,
+        calibration_error=section.calibration_error,
+        readout_photons=section.readout_photons,
+    )
     is_clean = reflections.flags == 0
     return (reflections.intensity / reflections.sigma)[is_clean]
 
