@@ -85,6 +85,13 @@ def test_the_resolution_limit_is_where_signal_ends(end):
     assert d[last] <= found.d_min <= d[first]
 
 
+def test_a_lattice_without_signal_has_no_limit_that_picks_what_fluctuated_up():
+    for seed in range(5):
+        found = weighed(np.zeros(N), np.zeros(N, dtype=bool), seed)
+        assert not found.is_enough
+        assert found.d_min == predictions().d[-1]
+
+
 def test_faint_signal_to_the_end_is_kept():
     found = weighed(np.full(N, 0.3), np.zeros(N, dtype=bool))
     assert found.d_min < predictions().d[-40]

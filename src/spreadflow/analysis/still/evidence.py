@@ -77,7 +77,9 @@ class Evidence(NamedTuple):
     standard deviation of the difference
     """
     d_min: float
-    """resolution beyond which there is no signal, Å"""
+    """resolution beyond which there is no signal, Å; of a lattice that is not there, that of its
+    finest prediction
+    """
 
     @property
     def is_enough(self) -> bool:
@@ -126,7 +128,7 @@ def weigh(
     without_spot = z[is_sound & ~is_spot]
     variance = _variance_of_mean(without_spot) + _variance_of_mean(control)
     difference = _mean(without_spot) - _mean(control)
-    return Evidence(
+    evidence = Evidence(
         n_sound=len(own),
         n_signal=int((own > SIGNAL_Z).sum()),
         share_signal=float((z[is_well] > SIGNAL_Z).mean()) if is_well.any() else 0.0,
@@ -134,6 +136,10 @@ def weigh(
         significance=float(difference / np.sqrt(variance)),
         d_min=_resolution_limit(predicted.d[is_sound], own),
     )
+    if evidence.is_enough:
+        return evidence
+    # without signal, a limit would keep what fluctuated up
+    return evidence._replace(d_min=float(predicted.d.min(initial=np.inf)))
 
 
 def _mean(x: np.ndarray) -> float:
