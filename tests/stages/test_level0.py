@@ -109,7 +109,7 @@ def test_sound_figures_need_no_words(sound):
     [
         ({"rmsd_after": {"radial_px": 0.6, "transverse_px": 0.2}}, "radial r.m.s.d."),
         ({"rmsd_after": {"radial_px": 0.4, "transverse_px": 0.7}}, "transverse r.m.s.d."),
-        ({"chi2_reduced": 4.0}, "χ²"),
+        ({"chi2_reduced": 5.0}, "χ²"),
         ({"chi2_reduced": 0.1}, "χ²"),
         ({"distance_change_mm": 1.17, "distance_sigma_mm": 0.25}, "the distance moved"),
         ({"cell_growth": 0.009}, "the cells changed"),

@@ -47,8 +47,8 @@ LARGEST_MOVE = 1e-3
 LARGEST_GROWTH = 2e-3
 """Relative change of the cells' lengths up to which a distance that moved is no trouble."""
 
-CHI2_RANGE = (0.4, 2.5)
-"""Reduced χ² of residuals whose σ are right within a factor of 1.6."""
+CHI2_RANGE = (0.25, 4.0)
+"""Reduced χ² of residuals whose σ are right within a factor of 2."""
 
 LARGEST_REJECTED = 0.1
 """Share of the spots that may lie beyond the cut: it is made for one in a hundred."""
