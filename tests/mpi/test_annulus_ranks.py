@@ -47,12 +47,13 @@ def inputs(tiny_run, tmp_path, filled) -> list[str]:
     )
     names = ("lattices/shot_id", "lattices/k")
     identities = {name: store.read(reindex, "reindex", names)[name] for name in names}
-    sizes = {"lattices": len(identities["lattices/k"]), "clusters": 1, "features": 1}
-    columns = filled(
-        "cells",
-        sizes,
-        identities | {"lattices/outcome": np.full(sizes["lattices"], LatticeOutcome.ACCEPTED)},
-    )
+    n_lattices = len(identities["lattices/k"])
+    sizes = {"lattices": n_lattices, "clusters": 1, "features": 1}
+    accepted = {
+        "lattices/outcome": np.full(n_lattices, LatticeOutcome.ACCEPTED),
+        "lattices/setting": np.tile(np.eye(3), (n_lattices, 1, 1)),
+    }
+    columns = filled("cells", sizes, identities | accepted)
     store.write(cells, "cells", columns, key="cells", runs=["tiny"])
     return ["--images", str(tiny_run["manifest"]), "--reindex", str(reindex), "--cells", str(cells)]
 
