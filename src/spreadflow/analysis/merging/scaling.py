@@ -159,8 +159,8 @@ def scale(
 
     reference: (unique,) intensities the scales are taken against instead of the merged ones (mark0:
     the slope through the origin; NaN = unknown). Without a reference mean ln G and mean B are 0.
-    Cycles end when ln G moves by less than `tolerance` of its
-    standard deviation, r.m.s. Collective through `sums`.
+    Cycles end when ln G moves by less than `tolerance` of its standard deviation, r.m.s. Collective
+    through `sums`.
     """
     photons, factor = sums.by_unique(obs.intensity, obs.factor)
     prior = _prior(photons, factor, unique)
@@ -188,13 +188,22 @@ def scale(
         state, change = _cycle(data, state, is_first=cycle == 0)
         cycle += 1
 
+    return _result(data, state, ratio)._replace(n_cycles=cycle, last_change=change)
+
+
+def _result(data: _Data, state: _State, ratio: float) -> Scaling:
+    """Return the scales as they are, before any cycle is counted. ratio: of the scale of the raw
+    photons to the reference's.
+    """
+    obs = data.obs
     k = _photons_per_intensity(data, state)
-    variance = state.model.variance(error_model.terms(obs, k, state.expected))
-    share = _share_kept(obs, state, k, variance)
-    chi2 = _chi2(data, state, k, variance)
+    others = _without_own(state, obs.unique)
+    of_model = state.model.variance(error_model.terms(obs, k, state.expected))
+    share = _share_kept(obs, k, of_model, others)
     m = k * np.maximum(state.expected[obs.unique], 0.0)
-    variance = variance / share**2 + state.scale_variance * m**2
-    k = k * ratio
+    variance = of_model / share**2 + state.scale_variance * m**2
+
+    on_reference = k * ratio
     unknowns = state.unknowns.copy()
     unknowns[:, 0] += np.log(ratio)
     return Scaling(
@@ -202,11 +211,11 @@ def scale(
         sigmas=np.sqrt(state.variance),
         spread=state.spread,
         error_model=state.model,
-        intensity=obs.intensity / k,
-        sigma=np.sqrt(variance) / k,
-        chi2=chi2,
-        n_cycles=cycle,
-        last_change=change,
+        intensity=obs.intensity / on_reference,
+        sigma=np.sqrt(variance) / on_reference,
+        chi2=_chi2(data, state, k, of_model, others),
+        n_cycles=0,
+        last_change=np.inf,
     )
 
 
@@ -230,7 +239,7 @@ def _cycle(data: _Data, state: _State, is_first: bool) -> tuple[_State, float]:
         state = state._replace(model=model)
 
     variance = state.model.variance(terms)
-    state = state._replace(robust=_share_kept(obs, state, k, variance))
+    state = state._replace(robust=_share_kept(obs, k, variance, others))
 
     if data.target is None:
         step = _step_to_others(data, state, k, variance, others)
@@ -243,9 +252,8 @@ def _cycle(data: _Data, state: _State, is_first: bool) -> tuple[_State, float]:
         scale_variance=step.scale_variance,
     )
     moved = moved._replace(spread=_spread(data, moved))
-    square = step.change[:, 0] ** 2 / step.variance[:, 0]
-    total, count = sums.over_lattices(square, np.ones(len(square)))
-    return _merge(data, moved), float(np.sqrt(total / count))
+    (mean_square,) = _mean(data, step.change[:, :1] ** 2 / step.variance[:, :1])
+    return _merge(data, moved), float(np.sqrt(mean_square))
 
 
 def _photons_per_intensity(data: _Data, state: _State) -> np.ndarray:
@@ -257,11 +265,10 @@ def _photons_per_intensity(data: _Data, state: _State) -> np.ndarray:
     return np.exp(of_scale + of_tilt) * data.obs.factor
 
 
-def _share_kept(obs: Observations, state: _State, k, variance) -> np.ndarray:
+def _share_kept(obs: Observations, k, variance, others: _Estimate) -> np.ndarray:
     """Return the share of its weight that each observation keeps, (observation,): all of it up to
     `HUBER` standard deviations from what all others say, less in proportion beyond.
     """
-    others = _without_own(state, obs.unique)
     residual = obs.intensity - k * others.mean
     limit = HUBER * np.sqrt(variance + k**2 / others.precision)
     return np.minimum(1.0, limit / np.maximum(np.abs(residual), 1e-300))
@@ -272,10 +279,9 @@ def _has_others(others: _Estimate, state: _State, unique: np.ndarray) -> np.ndar
     return others.precision > 2.0 * state.prior.precision[unique]
 
 
-def _chi2(data: _Data, state: _State, k, variance) -> np.ndarray:
+def _chi2(data: _Data, state: _State, k, variance, others: _Estimate) -> np.ndarray:
     """Return the mean squared deviation of each lattice from what others measured, (lattice,)."""
     obs = data.obs
-    others = _without_own(state, obs.unique)
     has_others = _has_others(others, state, obs.unique)
     square = (obs.intensity - k * others.mean) ** 2 / (variance + k**2 / others.precision)
     total = data.sums.by_lattice(np.where(has_others, square, 0.0))
@@ -369,9 +375,13 @@ def _of_mates(merged: _Estimate, prior: _Estimate, unique: Unique) -> _Estimate:
 
 def _mean_unknowns(data: _Data, state: _State) -> np.ndarray:
     """Return the means of the unknowns over all lattices, (5,); 0 for those that have none."""
-    n_lattices = data.sums.over_lattices(np.ones(len(state.unknowns)))
-    mean = data.sums.over_lattices(*state.unknowns.T) / n_lattices
-    return np.where(HAS_MEAN, mean, 0.0)
+    return np.where(HAS_MEAN, _mean(data, state.unknowns), 0.0)
+
+
+def _mean(data: _Data, values: np.ndarray) -> np.ndarray:
+    """Return the means of columns of values (lattice, n) over all lattices, (n,). Collective."""
+    n_lattices = data.sums.over_lattices(np.ones(len(values)))
+    return data.sums.over_lattices(*values.T) / n_lattices
 
 
 def _spread(data: _Data, state: _State) -> np.ndarray:
@@ -411,10 +421,8 @@ def _step_to_others(data: _Data, state: _State, k, variance, others: _Estimate) 
     damping = 1.0 + np.minimum(1.0, relative_weight)
     step = _step(data, state, k * others.mean, 1.0 / total_variance, damping)
 
-    n_lattices = data.sums.over_lattices(np.ones(len(step.change)))
-    mean = data.sums.over_lattices(*step.change[:, :2].T) / n_lattices
     change = step.change.copy()
-    change[:, :2] -= mean
+    change[:, :2] -= _mean(data, step.change[:, :2])
     return step._replace(change=change)
 
 
