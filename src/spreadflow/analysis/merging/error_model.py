@@ -2,14 +2,14 @@
 
 With photons expected m = k·I, k = G exp(−2 B s²)·factor:
 
-v = sfac² (σ² + sb² m + (sadd² + spart² g) m²),   g = −2 ln(partiality / the best at this
-resolution).
+v = sfac² (σ² + sb² m + (sadd² + spart² g) m²),   g = 1/(partiality / the best at this
+resolution) − 1.
 
 The first three terms are those of Evans (2011, Acta D67, 282) as cctbx.xfel.merge has them (ev11),
-here in photons, where they mean something. The last is what an uncertain orientation does: near a
-Gaussian rocking curve of width w the error δ of the rotation changes p by the fraction δ·ψ/w², and
-ψ²/w² = −2 ln p, so spart = δ/w. σ² has the photons expected in place of those counted: otherwise
-what fluctuates down counts for more.
+here in photons, where they mean something. The last is what a model of few unknowns does not know of
+a crystal: n mosaic domains of which the share p reflects make p uncertain by the fraction 1/√(n p),
+and an orientation that is wrong adds to it in the flanks. σ² has the photons expected in place of
+those counted: otherwise what fluctuates down counts for more.
 """
 
 from typing import NamedTuple
@@ -27,10 +27,10 @@ normal errors alone.
 SFAC_MIN = 0.5
 """σ is never taken to be more than twice too large, so that no variance vanishes."""
 
-EXPECTED = np.array([1.0, 0.0, 0.08**2, 0.1**2])
+EXPECTED = np.array([1.0, 0.0, 0.1**2, 0.07**2])
 """What sfac² and sfac² times sb², sadd², spart² are expected to be, before there are data."""
 
-EXPECTED_SIGMA = np.array([0.3, 1.0, 0.05**2, 0.1**2])
+EXPECTED_SIGMA = np.array([0.3, 1.0, 0.05**2, 0.05**2])
 """Standard deviations of `EXPECTED`: wide beside what thousands of observations tell, and what
 keeps a few tens of them from ending at an edge.
 """
@@ -46,7 +46,7 @@ error is often none. With many, `merging.with_scatter` brings σ back.
 """
 
 PARTIALITY_FLOOR = 1e-6
-"""Partiality below which an uncertain orientation adds no more variance."""
+"""Partiality below which `Terms.partial` grows no more."""
 
 
 class Terms(NamedTuple):
@@ -58,7 +58,7 @@ class Terms(NamedTuple):
     """m"""
     squared: np.ndarray
     """m²"""
-    orientation: np.ndarray
+    partial: np.ndarray
     """g m²"""
 
 
@@ -72,10 +72,10 @@ class ErrorModel(NamedTuple):
 
     def variance(self, terms: Terms) -> np.ndarray:
         """Return the variance, photons², (observation,)."""
-        counting, photons, squared, orientation = terms
+        counting, photons, squared, partial = terms
         from_sb = self.sb**2 * photons
         from_sadd = self.sadd**2 * squared
-        from_spart = self.spart**2 * orientation
+        from_spart = self.spart**2 * partial
         return self.sfac**2 * (counting + from_sb + from_sadd + from_spart)
 
 
@@ -85,12 +85,12 @@ def terms(obs: Observations, k: np.ndarray, mean: np.ndarray) -> Terms:
     """
     m = k * np.maximum(mean[obs.unique], 0.0)
     partiality = np.clip(obs.partiality, PARTIALITY_FLOOR, 1.0)
-    g = -2.0 * np.log(partiality)
+    g = 1.0 / partiality - 1.0
     return Terms(
         counting=obs.variance + m,
         photons=m,
         squared=m**2,
-        orientation=g * m**2,
+        partial=g * m**2,
     )
 
 

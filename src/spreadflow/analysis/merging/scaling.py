@@ -112,6 +112,10 @@ class _Data(NamedTuple):
     unique: Unique
     design: np.ndarray
     """(observation, 5) d ln k / d unknown, stored column by column"""
+    is_repeated: np.ndarray
+    """(observation,) bool: another observation is of the same reflection, not of its mate, whose
+    difference is in part anomalous
+    """
     target: np.ndarray | None
     """(unique,) intensity of the reference on the scale of the data, NaN = unknown; None = no
     reference
@@ -139,7 +143,7 @@ class _State(NamedTuple):
     spread: np.ndarray
     """(5,) standard deviations of the unknowns among lattices"""
     leverage: np.ndarray
-    """(observation,) 0-1: how much of its residual the observation's own lattice scale takes away
+    """(observation,) 0-1: how much of the square of its residual the unknowns of lattices take away
     """
     scale_variance: np.ndarray
     """(observation,) relative variance of k, from that of the unknowns"""
@@ -167,7 +171,8 @@ def scale(
     target, ratio = (None, 1.0) if reference is None else _target(obs, sums, reference)
     by_b = -2.0 * obs.s2 if refine_b else np.zeros(len(obs.s2))
     design = np.asfortranarray(np.column_stack([np.ones(len(obs.s2)), by_b, obs.slopes]))
-    data = _Data(obs, sums, unique, design, target)
+    (count,) = sums.by_unique(np.ones(len(obs.unique)))
+    data = _Data(obs, sums, unique, design, count[obs.unique] > 1, target)
     zeros = np.zeros(len(obs.lattice))
     state = _State(
         unknowns=np.zeros((obs.n_lattices, len(UNKNOWNS))),
@@ -232,7 +237,7 @@ def _cycle(data: _Data, state: _State, is_first: bool) -> tuple[_State, float]:
     residual = obs.intensity - k * others.mean
     extra = k**2 / others.precision
     if not is_first:
-        has_others = _has_others(others, state, obs.unique)
+        has_others = data.is_repeated & _has_others(others, state, obs.unique)
         model = error_model.fit(
             terms, residual, extra, state.leverage, has_others, state.model, sums
         )
@@ -245,10 +250,11 @@ def _cycle(data: _Data, state: _State, is_first: bool) -> tuple[_State, float]:
         step = _step_to_others(data, state, k, variance, others)
     else:
         step = _step_to_target(data, data.target, state, k)
+    leverage = _leverage(data, state, step.scale_variance, k, variance, others)
     moved = state._replace(
         unknowns=state.unknowns + step.change,
         variance=step.variance,
-        leverage=step.leverage,
+        leverage=leverage,
         scale_variance=step.scale_variance,
     )
     moved = moved._replace(spread=_spread(data, moved))
@@ -362,12 +368,14 @@ def _of_mates(merged: _Estimate, prior: _Estimate, unique: Unique) -> _Estimate:
     precision 0 where the mate was not measured. merged: of all observations of each reflection.
 
     Differences go with the square root of the intensity, so that those of weak reflections are
-    relatively large.
+    relatively large. The intensity is the mean of both where both were measured: of two mates the
+    one that fluctuated down would otherwise seem to be known better, and the other to be wild.
     """
     has_mate = (unique.mate >= 0) & (merged.precision[unique.mate] > 0)
     mean = np.where(has_mate, merged.mean[unique.mate], 0.0)
     precision = np.where(has_mate, merged.precision[unique.mate], 1.0)
-    strength = np.maximum(mean, 0.0)
+    of_both = np.where(merged.precision > 0, 0.5 * (mean + merged.mean), mean)
+    strength = np.maximum(of_both, 0.0)
     anomalous = ANOMALOUS**2 * strength * np.maximum(strength, prior.mean)
     variance = 1.0 / precision + anomalous
     return _Estimate(mean, has_mate / variance)
@@ -396,6 +404,21 @@ def _spread(data: _Data, state: _State) -> np.ndarray:
     return np.maximum(np.sqrt(expected), LEAST_SPREAD)
 
 
+def _leverage(
+    data: _Data, state: _State, scale_variance, k, variance, others: _Estimate
+) -> np.ndarray:
+    """Return how much of the square of its residual each observation loses, (observation,), because
+    the unknowns of its lattice were fitted to it, and those of the other lattices in `others` too.
+    """
+    unique = data.obs.unique
+    of_scale = scale_variance * np.maximum(state.expected[unique], 0.0) ** 2
+    weighted = state.own.precision**2 * of_scale
+    (total,) = data.sums.by_unique(weighted)
+    of_others = np.maximum(total[unique] - weighted, 0.0) / others.precision**2
+    share = k**2 * (of_scale + of_others) / (variance + k**2 / others.precision)
+    return np.minimum(share, LARGEST_LEVERAGE)
+
+
 class _Step(NamedTuple):
     """A step of all lattices' unknowns."""
 
@@ -403,8 +426,6 @@ class _Step(NamedTuple):
     """(lattice, 5)"""
     variance: np.ndarray
     """(lattice, 5) of the unknowns, by the observations and the spread among lattices"""
-    leverage: np.ndarray
-    """(observation,) the diagonal of the hat matrix of each lattice's regression"""
     scale_variance: np.ndarray
     """(observation,) relative variance of k"""
 
@@ -475,7 +496,6 @@ def _step(data: _Data, state: _State, photons, weight, damping) -> _Step:
     return _Step(
         np.clip(change, -STEP_MAX, STEP_MAX),
         np.diagonal(covariance, axis1=1, axis2=2),
-        np.minimum(information * scale_variance, LARGEST_LEVERAGE),
         scale_variance,
     )
 
