@@ -93,7 +93,7 @@ def expand_fit(
     return ExpandedLattice(
         outcome=SpreadOutcome.USED,
         gram=own._replace(channel=channels[own.channel]),
-        unknowns=tuple(refined.names),
+        unknowns=tuple(refined_model.names()),
         start=start_after(fit),
         photons=photons,
         model_error=error,

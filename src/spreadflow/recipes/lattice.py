@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.analysis import orientation_matrix
-from spreadflow.analysis.pixels import lattice_fit, point_spread, restraints
+from spreadflow.analysis.pixels import held_out, lattice_fit, point_spread, restraints
 from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import Stage1Section
 from spreadflow.errors import RefinedOutcome
@@ -93,6 +93,10 @@ class LatticeFit(NamedTuple):
     """a few words, where the outcome is not as it should be"""
     problem: lattice_fit.Problem | None = None
     refined: lattice_fit.RefinedLattice | None = None
+    held_out_gain: float = np.nan
+    """by how much −ln L of shoeboxes that were not fitted is expected to be lower with orientation
+    and cell of the pixels than with those of the spots; NaN = not compared
+    """
 
 
 def unpack(
@@ -289,6 +293,39 @@ def refine_lattice(
         return LatticeFit(RefinedOutcome.LOST, str(error))
     outcome, why = _judge(problem, refined)
     return LatticeFit(outcome, why, problem, refined)
+
+
+def likelier(fit: LatticeFit, section: Stage1Section) -> LatticeFit:
+    """Return a fit that began at the prediction if shoeboxes that were not fitted are expected to
+    be likelier with it, else the one that leaves orientation and cell as the spots had them.
+
+    A fit stays as it is where nothing of these is free, or where they are restrained: what is known
+    of them is then not the spots' alone.
+    """
+    free = tuple(section.refine)
+    can_be_held = set(free) & set(held_out.OF_SPOTS)
+    is_restrained = bool(can_be_held & set(section.restraints.by_name()))
+    if not can_be_held or is_restrained or fit.outcome not in FITTED:
+        return fit
+    assert fit.problem is not None and fit.refined is not None
+    try:
+        of_spots = held_out.with_spots(
+            fit.problem,
+            fit.refined,
+            free,
+            n_axes=section.n_cells_axes,
+            target=section.target,
+            minimizer=section.minimizer,
+            n_iterations=section.max_iterations,
+        )
+        gain = held_out.gain(fit.refined, of_spots)
+    except (np.linalg.LinAlgError, ArithmeticError, ValueError):
+        return fit
+    fit = fit._replace(held_out_gain=gain)
+    if gain > 0:
+        return fit
+    outcome, why = _judge(fit.problem, of_spots)
+    return fit._replace(outcome=outcome, why=why, refined=of_spots)
 
 
 def _judge(

@@ -50,6 +50,7 @@ def lattice_row(fit: LatticeFit, unknowns: list[str], uncertainty: str) -> dict[
         "correlation": _spread_out(n, places, correlation),
         "loss_before": refined.loss_before,
         "loss_after": point.loss,
+        "held_out_gain": fit.held_out_gain,
         "sigma_z": lattice_fit.sigma_z(point, problem.data, problem.noise),
         "n_evaluations": refined.n_evaluations,
         "n_boxes": (np.diff(problem.data.start) > 0).sum(),

@@ -9,10 +9,10 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from spreadflow.analysis.pixels.centroid_distances import CentroidDistances
 from spreadflow.errors import RefinedOutcome
 from spreadflow.io import store
 from spreadflow.report import style
-from spreadflow.report.centroid_distances import CentroidDistances
 from spreadflow.report.figures import columns
 from spreadflow.report.style import say
 from spreadflow.report.truth_of_fits import Refinement

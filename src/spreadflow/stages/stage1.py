@@ -12,27 +12,32 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spreadflow.analysis.pixels import lattice_fit
+from spreadflow.analysis.pixels.centroid_distances import centroid_distances
 from spreadflow.config import Stage1Config, Stage1Section
-from spreadflow.errors import RefinedOutcome
+from spreadflow.errors import RefinedOutcome, StageWarning
 from spreadflow.io import schema, shoebox_blocks, store
 from spreadflow.io.mosaic import mosaic_of_lattices
 from spreadflow.io.rows import blank, columns_of
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
-from spreadflow.log import logger
-from spreadflow.models import MosaicOfLattice
+from spreadflow.log import logger, warn
+from spreadflow.models import Detector, MosaicOfLattice
 from spreadflow.parallel import World
 from spreadflow.physics import symmetry, unit_cell
 from spreadflow.recipes import lattice_rows
-from spreadflow.recipes.lattice import FITTED, RunModel, refine_lattice, unpack
+from spreadflow.recipes.lattice import FITTED, RunModel, likelier, refine_lattice, unpack
 from spreadflow.stages import blocks as skeleton
 from spreadflow.stages.pixel_models import inputs_of, read_models, sections_of
 
 N_SAMPLES = 8
 """Shoeboxes of the first fitted lattice of a block whose pixels are kept, for pictures."""
 
+MOST_OF_SPOTS = 0.5
+"""Share of lattices that may keep orientation and cell of their spots without a warning."""
+
 CSV_FIGURES = (
     "loss_before",
     "loss_after",
+    "held_out_gain",
     "sigma_z",
     "n_evaluations",
     "n_boxes",
@@ -96,8 +101,12 @@ def run(
     outcomes = skeleton.outcomes(parts, "lattices/outcome", RefinedOutcome, world)
     log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
     world.once(lambda: _write_csv(parts, attributes["runs"], context.unknowns))
+    detectors = [Detector.from_json(detector) for detector in attributes["detectors"]]
+    warnings: list[StageWarning] = []  # those of the first rank count
+    world.once(lambda: warnings.extend(_warnings(parts, detectors)))
     parts.finish(
         world,
+        warnings=warn(log, warnings),
         config=section.model_dump(mode="json"),
         unknowns=context.unknowns,
         outcomes=outcomes,
@@ -137,7 +146,8 @@ def _columns(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
         k = columns["lattices/k"][row_number]
         lattice = unpack(columns, row_number)
         mosaic = context.mosaic_of(int(shot_id), int(k))
-        fit = refine_lattice(lattice, mosaic, context.models[run], section)
+        of_pixels = refine_lattice(lattice, mosaic, context.models[run], section)
+        fit = likelier(of_pixels, section)
         if fit.why:
             words = "shot %016x lattice %d: %s (%s)"
             context.log.warning(words, shot_id, k, fit.outcome.name, fit.why)
@@ -153,6 +163,45 @@ def _columns(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
         tables["lattices"] = columns_of([row])
         pieces.append(store.piece("stage1", tables))
     return store.joined("stage1", schema.FILES["stage1"], pieces)
+
+
+def _warnings(parts: store.Parts, detectors: list[Detector]) -> list[StageWarning]:
+    """Return what a person must know before they trust the lattices."""
+    table = {}
+    for name in ("lattices", "reflections"):
+        columns = skeleton.all_rows(parts, name)
+        table |= {f"{name}/{column}": values for column, values in columns.items()}
+    warnings = []
+    gain = table["lattices/held_out_gain"]
+    n_compared = int(np.isfinite(gain).sum())
+    n_of_spots = int((gain <= 0).sum())
+    if n_of_spots > MOST_OF_SPOTS * n_compared:
+        warnings.append(
+            StageWarning(
+                "pixels do not tell orientation and cell better than spots: those of the spots are "
+                "kept",
+                f"{n_of_spots} of {n_compared} lattices",
+                f"{MOST_OF_SPOTS:.0%} at most",
+                "Give shoeboxes more resolution (stage1.range: wide), or a model of the crystal "
+                "that is nearer (stage1.structure_factors, stage1.mosaicity: learned).",
+            )
+        )
+    distances = centroid_distances(table, detectors)
+    before = distances.rms("before", 0)
+    after = distances.rms("after", 0)
+    if before is not None and after is not None and after > before:
+        warnings.append(
+            StageWarning(
+                "centroids of modelled spots are farther from the observed ones, along the radius, "
+                "than those that spots predict",
+                f"{after:.4f} mm",
+                f"{before:.4f} mm",
+                "The mosaicity of the model is not that of the crystals: learn it "
+                "(stage1.mosaicity: learned). Orientations by pixels explain pixels, and need not "
+                "be the mean of the domains.",
+            )
+        )
+    return warnings
 
 
 def _write_csv(parts: store.Parts, runs: list[str], unknowns: list[str]) -> None:

@@ -11,7 +11,14 @@ from scipy import stats
 from scipy.ndimage import convolve
 
 from spreadflow.analysis.orientation_matrix import coordinates, crystal_frame, matrix
-from spreadflow.analysis.pixels import lattice_fit, point_spread, restraints, shoeboxes, solve
+from spreadflow.analysis.pixels import (
+    held_out,
+    lattice_fit,
+    point_spread,
+    restraints,
+    shoeboxes,
+    solve,
+)
 from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.analysis.still import integration, prediction
 from spreadflow.models import Crystal, Detector, Parameters, Shoeboxes, Spectrum
@@ -463,6 +470,27 @@ def test_lbfgs_ends_where_levenberg_does_and_takes_longer(tetragonal, seed, targ
     short = lattice_fit.refine(problem, FREE, minimizer="lbfgs", n_iterations=6, **settings)
     assert short.fit.n_evaluations == 6 and not short.fit.is_converged
     assert least + 0.2 < short.fit.point.loss <= short.loss_before
+
+
+@pytest.mark.stage
+@pytest.mark.parametrize(("degrees", "is_likelier"), [(0.0, False), (0.01, True)])
+def test_pixels_replace_spots_where_left_out_shoeboxes_are_likelier(
+    tetragonal, degrees, is_likelier
+):
+    """A lattice that starts at its true orientation and cell, where pixels can only add noise, and
+    one that starts off.
+    """
+    true, boxes = tetragonal
+    start = moved(true, degrees, n=0.9)
+    problem = lattice_fit.problem(fewer(start, boxes), "P 43 21 2", boxes, NOISE)
+    free = ("scale", "rotation", "cell", "n_cells", "eta")
+    of_pixels = lattice_fit.refine(problem, free)
+    of_spots = held_out.with_spots(problem, of_pixels, free)
+    A = of_spots.parameters.crystal.A
+    np.testing.assert_allclose(A, start.crystal.A, rtol=0, atol=1e-9)
+    assert of_spots.names == ["scale", "n_cells", "eta"]
+    assert of_spots.fit.point.loss > of_pixels.fit.point.loss
+    assert (held_out.gain(of_pixels, of_spots) > 0) == is_likelier
 
 
 @pytest.mark.parametrize("degrees", [0.0, 0.1])

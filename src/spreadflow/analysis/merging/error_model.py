@@ -6,10 +6,10 @@ v = sfac² (σ² + sb² m + (sadd² + spart² g) m²),   g = 1/(partiality / the
 resolution) − 1.
 
 The first three terms are those of Evans (2011, Acta D67, 282) as cctbx.xfel.merge has them (ev11),
-here in photons, where they mean something. The last is what a model of few unknowns does not know of
-a crystal: n mosaic domains of which the share p reflects make p uncertain by the fraction 1/√(n p),
-and an orientation that is wrong adds to it in the flanks. σ² has the photons expected in place of
-those counted: otherwise what fluctuates down counts for more.
+here in photons, where they mean something. The last is what a model of few unknowns does not know
+of a crystal: n mosaic domains of which the share p reflects make p uncertain by the fraction
+1/√(n p), and an orientation that is wrong adds to it in the flanks. σ² has the photons expected in
+place of those counted: otherwise what fluctuates down counts for more.
 """
 
 from typing import NamedTuple

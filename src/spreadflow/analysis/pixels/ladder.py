@@ -123,7 +123,7 @@ RUNGS: dict[str, Rung] = {
     ),
     "4": Rung(
         "scale and rotation, averages over pixels",
-        "radial r.m.s.d. below rung 3B's",
+        "turned lattices come back: radial r.m.s.d. below rung 3B's",
         _below("4", "3B"),
         "pulse",
         "sparse",

@@ -49,6 +49,13 @@ LATTICES = table(
             "−ln L of the start, with the scale and planes that suit it best, and its restraints",
         ),
         "loss_after": Column("float64", "", "−ln L of the fit, with its restraints"),
+        "held_out_gain": Column(
+            "float64",
+            "",
+            "by how much −ln L of shoeboxes that were not fitted is expected to be lower with "
+            "orientation and cell of the pixels; ≤ 0 = those of the spots were kept, NaN = not "
+            "compared",
+        ),
         "sigma_z": Column(
             "float64", "", "standard deviation of (data − model)/√variance over the pixels"
         ),

@@ -1,6 +1,6 @@
 """How far modelled centroids of `stage1` lie from observed ones."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +8,6 @@ import numpy as np
 from spreadflow.errors import RefinedOutcome
 from spreadflow.models import Detector
 from spreadflow.physics import geometry
-from spreadflow.report.figures import columns, root_mean_square
 
 
 class CentroidDistances(NamedTuple):
@@ -32,19 +31,22 @@ class CentroidDistances(NamedTuple):
         """
         scale = self.pixel_mm[rows] if unit == "mm" else 1.0
         values = self.px[name][rows, axis] * scale
-        return root_mean_square(values[np.isfinite(values)])
+        is_known = np.isfinite(values)
+        return float(np.sqrt(np.mean(values[is_known] ** 2))) if is_known.any() else None
 
 
-def centroid_distances(table: dict, detectors: Sequence[Detector]) -> CentroidDistances:
+def centroid_distances(
+    table: Mapping[str, np.ndarray], detectors: Sequence[Detector]
+) -> CentroidDistances:
     """Return the distances of reflections of refined lattices that have observed centroids; which
     have them was decided before refinement.
 
-    detectors: of the runs.
+    table: columns of a product of `stage1`, as `reflections/fast`; detectors: of the runs.
     """
-    reflections = columns(table, "reflections")
-    lattice = reflections["lattice"]
+    lattice = table["reflections/lattice"]
     is_refined = table["lattices/outcome"][lattice] == RefinedOutcome.REFINED
-    is_observed = np.isfinite(reflections["fast_obs"]) & np.isfinite(reflections["fast"])
+    is_observed = np.isfinite(table["reflections/fast_obs"])
+    is_observed &= np.isfinite(table["reflections/fast"])
     run = table["lattices/run"][lattice]
     rows_of_run = [
         np.flatnonzero(is_observed & is_refined & (run == number))
@@ -55,16 +57,16 @@ def centroid_distances(table: dict, detectors: Sequence[Detector]) -> CentroidDi
     pixel_mm = []
     axes = []
     for detector, run_rows in zip(detectors, rows_of_run, strict=True):
-        panel = reflections["panel"][run_rows]
-        fast = reflections["fast_before"][run_rows]
-        slow = reflections["slow_before"][run_rows]
+        panel = table["reflections/panel"][run_rows]
+        fast = table["reflections/fast_before"][run_rows]
+        slow = table["reflections/slow_before"][run_rows]
         axes.append(geometry.radial_axes(detector, panel, fast, slow))
         pixel_mm.append(np.full(len(run_rows), float(detector.pixel_mm)))
     radial_axes = np.concatenate(axes)
 
     def centroids(suffix: str) -> np.ndarray:
-        fast = reflections[f"fast{suffix}"][rows]
-        slow = reflections[f"slow{suffix}"][rows]
+        fast = table[f"reflections/fast{suffix}"][rows]
+        slow = table[f"reflections/slow{suffix}"][rows]
         return np.stack([fast, slow], axis=1)
 
     def radial_and_transverse(vectors: np.ndarray) -> np.ndarray:
