@@ -307,24 +307,26 @@ def likelier(fit: LatticeFit, section: Stage1Section) -> LatticeFit:
     is_restrained = bool(can_be_held & set(section.restraints.by_name()))
     if not can_be_held or is_restrained or fit.outcome not in FITTED:
         return fit
-    assert fit.problem is not None and fit.refined is not None
+    problem = fit.problem
+    refined = fit.refined
+    assert problem is not None and refined is not None, "of every lattice that was fitted"
     try:
         of_spots = held_out.with_spots(
-            fit.problem,
-            fit.refined,
+            problem,
+            refined,
             free,
             n_axes=section.n_cells_axes,
             target=section.target,
             minimizer=section.minimizer,
             n_iterations=section.max_iterations,
         )
-        gain = held_out.gain(fit.refined, of_spots)
+        gain = held_out.gain(refined, of_spots)
     except (np.linalg.LinAlgError, ArithmeticError, ValueError):
         return fit
     fit = fit._replace(held_out_gain=gain)
     if gain > 0:
         return fit
-    outcome, why = _judge(fit.problem, of_spots)
+    outcome, why = _judge(problem, of_spots)
     return fit._replace(outcome=outcome, why=why, refined=of_spots)
 
 

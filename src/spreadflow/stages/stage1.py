@@ -167,7 +167,7 @@ def _columns(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
 
 def _warnings(parts: store.Parts, detectors: list[Detector]) -> list[StageWarning]:
     """Return what a person must know before they trust the lattices."""
-    table = {}
+    table: dict[str, np.ndarray] = {}
     for name in ("lattices", "reflections"):
         columns = skeleton.all_rows(parts, name)
         table |= {f"{name}/{column}": values for column, values in columns.items()}
