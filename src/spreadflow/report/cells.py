@@ -227,8 +227,8 @@ def _view(values: np.ndarray, accepted: np.ndarray) -> tuple[float, float]:
 
 
 def _scatter(axes: Any, table: dict, attributes: dict, pair: tuple[int, int]) -> None:
-    """Draw lattices in the plane of two cell parameters, with the 2 σ and 4 σ ellipses of the
-    clusters; the chosen one and large ones are in view.
+    """Draw lattices in the plane of two cell parameters, with the clusters; the chosen one and
+    large ones are in view.
 
     pair: columns of the cell.
     """
@@ -237,31 +237,38 @@ def _scatter(axes: Any, table: dict, attributes: dict, pair: tuple[int, int]) ->
     _points(axes, x, y, outcome)
 
     accepted = outcome == LatticeOutcome.ACCEPTED
-    limits = [_view(values, accepted) for values in (x, y)]
+    limits = np.array([_view(values, accepted) for values in (x, y)])
     features = attributes["features"]
     names = [cells.NAMES[column] for column in pair]
     if set(names) <= set(features):
         rows = [features.index(name) for name in names]
-        centres = table["clusters/location"][:, rows]
-        covariances = table["clusters/covariance"][:, rows][:, :, rows]
-        for number in range(len(centres)):
-            is_chosen = number == attributes["chosen"]
-            color = style.INK if is_chosen else COLORS[LatticeOutcome.OTHER_CLUSTER]
-            _ellipses(axes, centres[number], covariances[number], color)
-            reach = REACH_SIGMAS * np.sqrt(np.diag(covariances[number]))
-            if len(centres) > 1:
-                rim = centres[number] + [0, reach[1]]
-                axes.annotate(str(number), rim, color=color, ha="center", clip_on=True)
-            if is_chosen or table["clusters/n"][number] > LARGE_SHARE * len(outcome):
-                limits = [
-                    (min(low, middle - distance), max(high, middle + 1.2 * distance))
-                    for (low, high), middle, distance in zip(
-                        limits, centres[number], reach, strict=True
-                    )
-                ]
+        for number in range(len(table["clusters/n"])):
+            rim = _cluster(axes, table, attributes, rows, number)
+            is_large = table["clusters/n"][number] > LARGE_SHARE * len(outcome)
+            if is_large or number == attributes["chosen"]:
+                limits[:, 0] = np.minimum(limits[:, 0], rim[0])
+                limits[:, 1] = np.maximum(limits[:, 1], rim[1])
     axes.set(xlim=limits[0], ylim=limits[1])
     axes.set(xlabel=_label(pair[0]), ylabel=_label(pair[1]))
     axes.locator_params("x", nbins=4)
+
+
+def _cluster(
+    axes: Any, table: dict, attributes: dict, rows: list[int], number: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the 2 σ and 4 σ ellipses of a cluster, with its number where there are several, and
+    return the corners (2,) of a view that shows them. rows: of the two features.
+    """
+    is_chosen = number == attributes["chosen"]
+    color = style.INK if is_chosen else COLORS[LatticeOutcome.OTHER_CLUSTER]
+    centre = table["clusters/location"][number][rows]
+    covariance = table["clusters/covariance"][number][np.ix_(rows, rows)]
+    _ellipses(axes, centre, covariance, color)
+    reach = REACH_SIGMAS * np.sqrt(np.diag(covariance))
+    if len(table["clusters/n"]) > 1:
+        top = (centre[0], centre[1] + reach[1])
+        axes.annotate(str(number), top, color=color, ha="center")
+    return centre - reach, centre + 1.2 * reach
 
 
 def _label(column: int) -> str:

@@ -47,35 +47,44 @@ def run(
     world.once(lambda: _run(section, reindex, Path(out), log))
 
 
+class Density(NamedTuple):
+    """What makes a cluster."""
+
+    eps_ang: float | None
+    """radius of DBSCAN, Å; None = clusters are those of a frozen file"""
+    min_samples: int | None
+    """lattices within it"""
+
+
+class Populations(NamedTuple):
+    """The populations of cells, and which of them is accepted."""
+
+    features: list[str]
+    clusters: cells.Clusters
+    density: Density
+    chosen: int
+    """number of the cluster whose lattices are accepted"""
+    labels: np.ndarray
+    """(lattice,) number of its cluster; −1 = none"""
+
+
 def _run(config: CellsSection, reindex: list[Path], out: Path, log: Logger) -> None:
     """Cluster, filter and write, on one rank."""
     runs, space_group, table = _lattices(reindex)
-    names = cells.independent(config.features, space_group)
-    if config.from_file:
-        names, clusters, frozen = _frozen(config.from_file, space_group)
-        chosen = _chosen(config, clusters, frozen)
-        brought = _in_common_setting(table, space_group, clusters.mean[chosen])
-        distances = cells.distances(table["cell"], names, clusters)
-        labels = cells.nearest(distances, config.mahalanobis_max)
-        density = None
-    else:
-        brought = _in_common_setting(table, space_group, None)
-        clusters, labels, density = _clustered(config, names, runs, table)
-        chosen = _chosen(config, clusters, 0)
-    distance = cells.distances(table["cell"], names, clusters)[:, chosen]
-    outcome = cells.outcomes(labels, distance, chosen, config.mahalanobis_max)
-    lattices = table | {"cluster": labels, "mahalanobis": distance, "outcome": outcome}
+    populations, brought = _populations(config, runs, space_group, table)
+    clusters = populations.clusters
+    mean = clusters.mean[populations.chosen]
+    lattices = table | _filtered(config, populations, table["cell"])
     columns = {f"lattices/{name}": column for name, column in lattices.items()}
-    for name, column in clusters._asdict().items():
-        columns[f"clusters/{name}"] = column
+    columns |= {f"clusters/{name}": column for name, column in clusters._asdict().items()}
 
     tdata.write(out.with_suffix(".tdata"), table["cell"], space_group)
-    strain, of_spots = _ask_spots(reindex, lattices, clusters.mean[chosen], space_group)
+    strain, of_spots = _ask_spots(reindex, lattices, mean, space_group)
     target = store.attributes(reindex[0], "reindex")["config"]["cell"]
     warnings = [
         *_setting_warnings(brought, space_group),
-        *_target_warnings(clusters.mean[chosen], target),
-        *_population_warnings(clusters, outcome),
+        *_target_warnings(mean, target),
+        *_population_warnings(clusters, lattices["outcome"]),
         *of_spots,
     ]
     sources = [*reindex, config.from_file] if config.from_file else reindex
@@ -88,23 +97,56 @@ def _run(config: CellsSection, reindex: list[Path], out: Path, log: Logger) -> N
         config=config.model_dump(mode="json", by_alias=True),
         space_group=space_group,
         runs=runs,
-        features=names,
-        chosen=chosen,
-        eps_ang=None if density is None else density.eps_ang,
-        min_samples=None if density is None else density.min_samples,
+        features=populations.features,
+        chosen=populations.chosen,
+        **populations.density._asdict(),
         forbidden_strain=None if strain is None else strain._asdict() | {"size": strain.size},
         warnings=warn(log, warnings),
         length_sigma=_length_sigma(reindex),
     )
-    if density is not None:
-        log.info(
-            "clusters: %d lattices within %.3g Å%s",
-            density.min_samples,
-            density.eps_ang,
-            " (suggested)" if config.eps_ang is None else "",
-        )
+    _log(log, config, populations, lattices["outcome"])
+
+
+def _log(log: Logger, config: CellsSection, populations: Populations, outcome: np.ndarray) -> None:
+    """Log what made a cluster, and how lattices (n,) ended."""
+    eps_ang, min_samples = populations.density
+    if eps_ang is not None:
+        source = "suggested" if config.eps_ang is None else "set"
+        log.info("a cluster is %d lattices within %.3g Å (%s)", min_samples, eps_ang, source)
     counts = [f"{(outcome == end).sum()} {end.name.lower()}" for end in LatticeOutcome]
-    log.info("%d lattices, %d clusters: %s", len(outcome), len(clusters.n), ", ".join(counts))
+    n_clusters = len(populations.clusters.n)
+    log.info("%d lattices, %d clusters: %s", len(outcome), n_clusters, ", ".join(counts))
+
+
+def _populations(
+    config: CellsSection, runs: list[str], space_group: str, table: dict[str, np.ndarray]
+) -> tuple[Populations, Settings]:
+    """Bring all lattices to one setting (`_in_common_setting`), and return their populations, found
+    or frozen, and what was done.
+    """
+    if config.from_file is None:
+        brought = _in_common_setting(table, space_group, None)
+        features = cells.independent(config.features, space_group)
+        clusters, labels, density = _clustered(config, features, runs, table)
+        chosen = _chosen(config, clusters, 0)
+    else:
+        features, clusters, frozen = _frozen(config.from_file, space_group)
+        density = Density(None, None)
+        chosen = _chosen(config, clusters, frozen)
+        brought = _in_common_setting(table, space_group, clusters.mean[chosen])
+        distances = cells.distances(table["cell"], features, clusters)
+        labels = cells.nearest(distances, config.mahalanobis_max)
+    return Populations(features, clusters, density, chosen, labels), brought
+
+
+def _filtered(
+    config: CellsSection, populations: Populations, cell: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the columns that say how lattices with cells (n, 6) stand to the populations."""
+    features, clusters, _, chosen, labels = populations
+    distance = cells.distances(cell, features, clusters)[:, chosen]
+    outcome = cells.outcomes(labels, distance, chosen, config.mahalanobis_max)
+    return {"cluster": labels, "mahalanobis": distance, "outcome": outcome}
 
 
 def _chosen(config: CellsSection, clusters: cells.Clusters, otherwise: int) -> int:
@@ -275,15 +317,6 @@ def _length_sigma(reindex: list[Path]) -> float | None:
     """
     sigmas = [store.attributes(path, "reindex").get("length_sigma") for path in reindex]
     return max((float(sigma) for sigma in sigmas if sigma is not None), default=None)
-
-
-class Density(NamedTuple):
-    """What makes a cluster."""
-
-    eps_ang: float
-    """radius of DBSCAN, Å"""
-    min_samples: int
-    """lattices within it"""
 
 
 def _clustered(

@@ -28,7 +28,7 @@ LARGEST_SHARE = 0.05
 which it is suspected: some lattices or spots are false.
 """
 
-NEAR = 0.12
+TOLERANCE = 0.12
 """Difference of each coordinate up to which a spot lies at a node."""
 
 LEAST_SHARE = 0.3
@@ -87,7 +87,7 @@ def missing_nodes(indices: np.ndarray, space_group: str) -> Translation | None:
     for n, vector in _vectors():
         multiples = np.arange(1, n)[:, None, None] * vector / n
         offset = on_primitive - multiples
-        is_near = (np.abs(offset - np.rint(offset)) < NEAR).all(axis=2).any(axis=0)
+        is_near = (np.abs(offset - np.rint(offset)) < TOLERANCE).all(axis=2).any(axis=0)
         share = float(is_near.mean())
         if share > (LEAST_SHARE if best is None else best.share):
             best = _translation(np.linalg.inv(P).T @ vector, n, share, len(indices))
