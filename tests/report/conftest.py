@@ -261,6 +261,10 @@ def _cells(folder, trial, filled) -> Path:
         "space_group": "C 1 2 1",
         "features": ["a", "b", "c"],
         "chosen": 0,
+        "config": {"runs": None, "eps_ang": None},
+        "eps_ang": 0.2,
+        "min_samples": 3,
+        "forbidden_strain": {"size": 2e-5, "sigma": 1e-5},
     }
     columns = filled("cells", {"lattices": n, "clusters": 2, "features": 3}, planted)
     store.write(folder / "cells.h5", "cells", columns, key="cells", **attributes)

@@ -15,7 +15,7 @@ from spreadflow.errors import LatticeOutcome, Outcome, RefinedOutcome
 from spreadflow.io import store
 from spreadflow.io.truth import read_truth
 from spreadflow.physics import anomalous
-from spreadflow.report import ladder, merge, mosaic, spread, stage1
+from spreadflow.report import cells, ladder, merge, mosaic, spread, stage1
 from spreadflow.report.figures import columns
 
 pytestmark = pytest.mark.stage
@@ -144,6 +144,12 @@ def test_cells(trial, figures_of):
     }
     assert np.allclose(figures["true_mean"], [67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
     assert sum(run["n_kept"] for run in figures["runs"].values()) == 15
+    assert [cluster["n"] for cluster in figures["clusters"]] == [17, 1]
+    assert figures["eps_ang"] == 0.2 and figures["is_eps_suggested"]
+    assert figures["forbidden_strain"] == 2e-5
+
+    lines = cells.headline(figures)
+    assert sum("lattices of 67.200 59.800 47.200" in line for line in lines) == 2
 
 
 def test_annulus(trial, figures_of):

@@ -4,11 +4,19 @@ import numpy as np
 import pytest
 
 from spreadflow.config import CellsConfig
-from spreadflow.errors import FileError, LatticeOutcome
+from spreadflow.errors import ConfigError, FileError, LatticeOutcome
 from spreadflow.io import store
 from spreadflow.parallel import World
 from spreadflow.physics import unit_cell
 from spreadflow.stages import cells as stage
+
+DETECTOR = {
+    "origin_mm": [[-170.0, 170.0, -141.7]],
+    "fast": [[1.0, 0.0, 0.0]],
+    "slow": [[0.0, -1.0, 0.0]],
+    "pixel_mm": 0.177,
+    "shape": [1920, 1920],
+}
 
 MEAN = np.array([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
 
@@ -20,8 +28,10 @@ def reindexed(tmp_path, filled):
     def write(run: str, n: int, mean=MEAN, space_group: str = "C 1 2 1", **attributes):
         rng = np.random.default_rng(n)
         table = mean + rng.standard_normal((n, 6)) * [0.05, 0.04, 0.03, 0.0, 0.05, 0.0]
+        in_radians = np.array([unit_cell.radians(c) for c in table]).reshape(n, 6)
         planted = {
-            "lattices/cell": np.array([unit_cell.radians(c) for c in table]).reshape(n, 6),
+            "lattices/A": np.array([unit_cell.reciprocal(c) for c in in_radians]).reshape(n, 3, 3),
+            "lattices/cell": in_radians,
             "lattices/shot_id": rng.integers(0, 2**63, n),
         }
         columns = filled(
@@ -29,7 +39,7 @@ def reindexed(tmp_path, filled):
         )
         path = tmp_path / run / "reindex.h5"
         config = {"space_group": space_group, "cell": MEAN.tolist()}
-        attributes |= {"run": run, "config": config}
+        attributes |= {"run": run, "config": config, "detector": DETECTOR}
         store.write(path, "reindex", columns, key=run, **attributes)
         return path
 
@@ -47,7 +57,7 @@ def test_every_lattice_of_every_run_is_listed_and_ends_once(reindexed, tmp_path)
     paths = [reindexed("one", 300), reindexed("two", 40, MEAN * [1.01, 1, 1, 1, 1, 1])]
     columns, attributes = run(paths, tmp_path / "cells.h5")
     assert attributes["runs"] == ["one", "two"]
-    assert attributes["features"] == ["a", "b", "c"]
+    assert attributes["features"] == ["a", "b", "c", "beta"]
 
     ids = np.concatenate(
         [store.read(p, "reindex", ["lattices/shot_id"])["lattices/shot_id"] for p in paths]
@@ -123,6 +133,34 @@ def test_one_setting_for_all_lattices_is_told(reindexed, tmp_path, filled):
 
     frozen, _ = run(paths[1:], tmp_path / "again.h5", **{"from": str(tmp_path / "cells.h5")})
     assert (frozen["lattices/setting"] == np.diag([-1, -1, 1])).all()
+
+
+def test_other_populations_are_told_and_one_of_them_can_be_chosen(reindexed, tmp_path):
+    """A fifth of the lattices has another β: they are left out by name, or taken by number."""
+    other = MEAN + np.array([0, 0, 0, 0, 0.8, 0])
+    paths = [reindexed("one", 80), reindexed("two", 20, other)]
+    columns, attributes = run(paths, tmp_path / "cells.h5")
+    is_second = columns["lattices/run"] == 1
+    outcome = columns["lattices/outcome"]
+
+    assert attributes["chosen"] == 0
+    assert columns["clusters/n"].tolist() == [80, 20]
+    assert (outcome[is_second] == LatticeOutcome.OTHER_CLUSTER).all()
+    np.testing.assert_allclose(columns["clusters/mean"], [MEAN, other], atol=0.04)
+    (share,) = [w["value"] for w in attributes["warnings"] if "other populations" in w["what"]]
+    assert share == 0.2
+
+    columns, attributes = run(paths, tmp_path / "second.h5", cluster=1)
+    assert attributes["chosen"] == 1
+    assert (columns["lattices/outcome"][is_second] == LatticeOutcome.ACCEPTED).all()
+    assert any(
+        "share of the lattices that are accepted" in w["what"] for w in attributes["warnings"]
+    )
+
+    frozen, _ = run(paths, tmp_path / "again.h5", **{"from": str(tmp_path / "second.h5")})
+    assert (frozen["lattices/outcome"] == columns["lattices/outcome"]).all()
+    with pytest.raises(ConfigError, match="of which there are 2"):
+        run(paths, tmp_path / "third.h5", cluster=2)
 
 
 def test_a_cell_that_is_the_target_is_not_told(reindexed, tmp_path):

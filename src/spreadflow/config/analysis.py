@@ -130,12 +130,25 @@ class CellsSection(Section):
     """runs the clusters are found on (the accepted list always covers all runs); null = all"""
     from_file: Path | None = Field(default=None, alias="from")
     """a frozen cells.h5: clusters are taken from it"""
-    features: list[Literal["a", "b", "c", "alpha", "beta", "gamma"]] = ["a", "b", "c"]
-    """cell parameters the clusters are found on"""
-    eps_ang: PositiveFloat = 0.2
-    """DBSCAN radius; angles count as Å per degree"""
-    min_samples: PositiveInt = 3
-    """lattices within `eps_ang` that make a cluster"""
+    features: list[Literal["a", "b", "c", "alpha", "beta", "gamma"]] = [
+        "a",
+        "b",
+        "c",
+        "alpha",
+        "beta",
+        "gamma",
+    ]
+    """cell parameters the clusters are found on; those that the space group fixes do not count"""
+    eps_ang: PositiveFloat | None = None
+    """DBSCAN radius, Å; an angle counts as its arc at the geometric mean of its axes; null = as the
+    distances between cells suggest
+    """
+    min_samples: PositiveInt | None = None
+    """lattices within `eps_ang` that make a cluster; null = 0.5 %, and at least 3"""
+    cluster: NonNegativeInt | None = None
+    """number of the cluster whose lattices are accepted, the largest is 0; null = the largest, or
+    that of the frozen file
+    """
     mahalanobis_max: PositiveFloat = 4.0
     """accepted lattices are nearer to the chosen cluster than this"""
 

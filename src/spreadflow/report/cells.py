@@ -1,6 +1,5 @@
 """Figures and picture of `cells`: the populations of unit cells and what the filter keeps."""
 
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,10 @@ COLORS = {
 """Colours of the outcomes; later ones are drawn above earlier ones."""
 
 REACH_SIGMAS = 4.3
-"""How much of the chosen cluster is in view at least, to either side of its centre, σ."""
+"""How much of a cluster is in view at least, to either side of its centre, σ."""
+
+LARGE_SHARE = 0.02
+"""Share of the lattices from which a cluster is in view."""
 
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
@@ -50,10 +52,30 @@ def headline(figures: dict[str, Any]) -> list[str]:
     if figures["mean"] is not None:
         mean = " ".join(f"{value:.3f}" for value in figures["mean"])
         lines.append(f"mean cell {mean} (Å, degrees)")
+    if figures["n_clusters"] > 1:
+        lines += [_population(figures, number) for number in range(figures["n_clusters"])]
+    if figures["forbidden_strain"] is not None:
+        lines.append(
+            f"spots allow a change of lengths of {say(100 * figures['forbidden_strain'], 2)} % "
+            f"against the symmetry of {figures['space_group']}"
+        )
     if figures["length_sigma"]:
         share = f"{say(100 * figures['length_sigma'], 2)} %"
         lines.append(f"all lengths have a common error of {share}, by the detector's distance")
     return lines
+
+
+def _population(figures: dict[str, Any], number: int) -> str:
+    """Return what to know of one of several clusters."""
+    cluster = figures["clusters"][number]
+    mean = " ".join(f"{value:.3f}" for value in cluster["mean"])
+    sigma = " ".join(f"{say(float(s), 2)}" for s in np.sqrt(np.diag(cluster["covariance"])))
+    features = ", ".join(NAMES[cells.NAMES.index(name)] for name in figures["features"])
+    which = " (accepted)" if number == figures["chosen"] else ""
+    return (
+        f"cluster {number}{which}: {say(cluster['n'])} lattices of {mean}, "
+        f"σ of {features}: {sigma} (Å, degrees)"
+    )
 
 
 def checks(summaries: Summaries) -> list[Check]:
@@ -86,9 +108,21 @@ def _figures(table: dict, attributes: dict, manifests: list[Path]) -> dict[str, 
         "outcomes": outcome_counts(outcome, LatticeOutcome),
         "n_other_setting": int((table["lattices/setting"] != np.eye(3)).any(axis=(1, 2)).sum()),
         "n_clusters": len(table["clusters/n"]),
+        "clusters": [
+            {"n": int(n), "mean": mean, "covariance": covariance}
+            for n, mean, covariance in zip(
+                *(table[f"clusters/{name}"] for name in ("n", "mean", "covariance")), strict=True
+            )
+        ],
+        "chosen": attributes["chosen"],
+        "eps_ang": attributes["eps_ang"],
+        "is_eps_suggested": attributes["config"]["eps_ang"] is None,
+        "min_samples": attributes["min_samples"],
         "mean": cell.mean(axis=0) if len(cell) else None,
         "sd": cell.std(axis=0) if len(cell) else None,
         "length_sigma": attributes.get("length_sigma"),
+        "forbidden_strain": (attributes["forbidden_strain"] or {}).get("size"),
+        "forbidden_strain_sigma": (attributes["forbidden_strain"] or {}).get("sigma"),
         "true_mean": _true_mean(manifests),
         "space_group": attributes["space_group"],
         "features": attributes["features"],
@@ -122,7 +156,7 @@ def _picture(table: dict, attributes: dict, figures: dict) -> Figure:
     """Draw lattices in the planes of two cell lengths, their outcomes, and each free parameter."""
     independent = cells.independent(cells.NAMES, attributes["space_group"])
     free = [cells.NAMES.index(name) for name in independent]
-    pairs = list(combinations(free[:3], 2))
+    pairs = _pairs(free)
     mean = "–"
     if figures["mean"] is not None:
         mean = " ".join(f"{value:.3f}" for value in figures["mean"])
@@ -133,22 +167,53 @@ def _picture(table: dict, attributes: dict, figures: dict) -> Figure:
         f"clusters: {figures['n_clusters']} · {figures['space_group']}",
     )
     top, bottom = page.subfigures(2, 1, height_ratios=[1.25, 1])  # type: ignore[misc]
-    axes = top.subplots(1, len(pairs) + 1, squeeze=False)[0]
+    axes = top.subplots(1, len(pairs) + 2, squeeze=False)[0]
     for ax, pair in zip(axes, pairs, strict=False):
         _scatter(ax, table, attributes, pair)
     if pairs:
         axes[0].legend(loc="best", markerscale=1.5)
 
+    _neighbours(axes[-2], table, attributes)
     counts = figures["outcomes"]
     names = [name.replace("_", " ") for name in counts]
     colors = [COLORS[outcome] for outcome in LatticeOutcome]
     style.bars(axes[-1], names, list(counts.values()), colors)
-    axes[-1].set_title(f"how {say(figures['n_in'])} lattices ended")
+    axes[-1].set_title("how lattices ended")
 
     histograms = bottom.subplots(1, len(free), squeeze=False)[0]
     for ax, column in zip(histograms, free, strict=True):
         _histogram(ax, table, figures, column)
     return page
+
+
+def _pairs(free: list[int]) -> list[tuple[int, int]]:
+    """Return the planes of cell parameters that are drawn: few, and each parameter in one of
+    them.
+    """
+    if len(free) == 3:
+        return [(free[0], free[1]), (free[0], free[2])]
+    return list(zip(free[::2], free[1::2], strict=False))
+
+
+def _neighbours(axes: Any, table: dict, attributes: dict) -> None:
+    """Draw how far enough neighbours of a lattice are to make a cluster, in order, and the radius
+    within which they have to be.
+    """
+    if attributes["eps_ang"] is None:
+        style.empty(axes, "clusters are those\nof a frozen file")
+        return
+    searched = attributes["config"]["runs"] or attributes["runs"]
+    numbers = [number for number, name in enumerate(attributes["runs"]) if name in searched]
+    is_searched = np.isin(table["lattices/run"], numbers)
+    x = cells.in_angstrom(table["lattices/cell"][is_searched], attributes["features"])
+    distances = cells.neighbour_distances(x, attributes["min_samples"])
+    share = np.linspace(0, 100, len(distances))
+    axes.semilogy(share, np.maximum(distances, cells.SMALLEST_DIFFERENCE), color=style.BLUE)
+    source = "suggested" if attributes["config"]["eps_ang"] is None else "set"
+    axes.axhline(attributes["eps_ang"], color=style.INK, lw=1, ls="--")
+    axes.set_title(f"eps {say(attributes['eps_ang'])} Å, {source}")
+    n_others = attributes["min_samples"] - 1
+    axes.set(xlabel="lattices, %", ylabel=f"radius that holds {n_others} others, Å")
 
 
 def _view(values: np.ndarray, accepted: np.ndarray) -> tuple[float, float]:
@@ -162,8 +227,8 @@ def _view(values: np.ndarray, accepted: np.ndarray) -> tuple[float, float]:
 
 
 def _scatter(axes: Any, table: dict, attributes: dict, pair: tuple[int, int]) -> None:
-    """Draw lattices in the plane of two cell lengths, with the 2 σ and 4 σ ellipses of the chosen
-    cluster.
+    """Draw lattices in the plane of two cell parameters, with the clusters; the chosen one and
+    large ones are in view.
 
     pair: columns of the cell.
     """
@@ -172,22 +237,43 @@ def _scatter(axes: Any, table: dict, attributes: dict, pair: tuple[int, int]) ->
     _points(axes, x, y, outcome)
 
     accepted = outcome == LatticeOutcome.ACCEPTED
-    limits = [_view(values, accepted) for values in (x, y)]
+    limits = np.array([_view(values, accepted) for values in (x, y)])
     features = attributes["features"]
     names = [cells.NAMES[column] for column in pair]
     if set(names) <= set(features):
         rows = [features.index(name) for name in names]
-        centre = table["clusters/location"][attributes["chosen"]][rows]
-        covariance = table["clusters/covariance"][attributes["chosen"]][np.ix_(rows, rows)]
-        _ellipses(axes, centre, covariance)
-        reach = REACH_SIGMAS * np.sqrt(np.diag(covariance))
-        limits = [
-            (min(low, middle - distance), max(high, middle + distance))
-            for (low, high), middle, distance in zip(limits, centre, reach, strict=True)
-        ]
+        for number in range(len(table["clusters/n"])):
+            rim = _cluster(axes, table, attributes, rows, number)
+            is_large = table["clusters/n"][number] > LARGE_SHARE * len(outcome)
+            if is_large or number == attributes["chosen"]:
+                limits[:, 0] = np.minimum(limits[:, 0], rim[0])
+                limits[:, 1] = np.maximum(limits[:, 1], rim[1])
     axes.set(xlim=limits[0], ylim=limits[1])
-    axes.set(xlabel=f"{NAMES[pair[0]]}, Å", ylabel=f"{NAMES[pair[1]]}, Å")
+    axes.set(xlabel=_label(pair[0]), ylabel=_label(pair[1]))
     axes.locator_params("x", nbins=4)
+
+
+def _cluster(
+    axes: Any, table: dict, attributes: dict, rows: list[int], number: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the 2 σ and 4 σ ellipses of a cluster, with its number where there are several, and
+    return the corners (2,) of a view that shows them. rows: of the two features.
+    """
+    is_chosen = number == attributes["chosen"]
+    color = style.INK if is_chosen else COLORS[LatticeOutcome.OTHER_CLUSTER]
+    centre = table["clusters/location"][number][rows]
+    covariance = table["clusters/covariance"][number][np.ix_(rows, rows)]
+    _ellipses(axes, centre, covariance, color)
+    reach = REACH_SIGMAS * np.sqrt(np.diag(covariance))
+    if len(table["clusters/n"]) > 1:
+        top = (centre[0], centre[1] + reach[1])
+        axes.annotate(str(number), top, color=color, ha="center")
+    return centre - reach, centre + 1.2 * reach
+
+
+def _label(column: int) -> str:
+    """Return name and unit of a cell parameter."""
+    return f"{NAMES[column]}, {'Å' if column < 3 else 'degrees'}"
 
 
 def _points(axes: Any, x: np.ndarray, y: np.ndarray, outcome: np.ndarray) -> None:
@@ -200,7 +286,7 @@ def _points(axes: Any, x: np.ndarray, y: np.ndarray, outcome: np.ndarray) -> Non
             axes.scatter(x[rows], y[rows], s=size, color=color, alpha=0.7, lw=0, label=label)
 
 
-def _ellipses(axes: Any, centre: np.ndarray, covariance: np.ndarray) -> None:
+def _ellipses(axes: Any, centre: np.ndarray, covariance: np.ndarray, color: str) -> None:
     """Draw the 2 σ and 4 σ ellipses of a covariance (2, 2)."""
     variances, directions = np.linalg.eigh(covariance)
     longest = directions[:, 1]
@@ -208,7 +294,7 @@ def _ellipses(axes: Any, centre: np.ndarray, covariance: np.ndarray) -> None:
     x, y = centre
     for n_sigmas in (2, 4):
         size = 2 * n_sigmas * np.sqrt(variances[::-1])
-        ellipse = Ellipse((x, y), *size, angle=tilt, fill=False, color=style.INK, lw=0.9)
+        ellipse = Ellipse((x, y), *size, angle=tilt, fill=False, color=color, lw=0.9, zorder=3)
         axes.add_patch(ellipse)
 
 
@@ -223,8 +309,7 @@ def _histogram(axes: Any, table: dict, figures: dict, column: int) -> None:
     if figures["true_mean"] is not None:
         axes.axvline(figures["true_mean"][column], color=style.INK, lw=1, ls="--", label="truth")
         axes.legend(loc="upper right")
-    unit = "Å" if column < 3 else "degrees"
-    axes.set(xlabel=f"{NAMES[column]}, {unit}", ylabel="lattices")
+    axes.set(xlabel=_label(column), ylabel="lattices")
     style.few_ticks(axes, 3)
     if figures["mean"] is not None:
         axes.set_title(f"{figures['mean'][column]:.3f} ± {figures['sd'][column]:.3f}")

@@ -4,23 +4,33 @@ Writes cells.h5 (the accepted list) and cells.tdata.
 
 from logging import Logger
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from spreadflow.analysis.merging import cells, settings
+from spreadflow.analysis.merging.metric_symmetry import CommonStrain
 from spreadflow.analysis.merging.settings import Settings
 from spreadflow.config import CellsConfig, CellsSection
 from spreadflow.errors import ConfigError, FileError, LatticeOutcome, StageWarning
 from spreadflow.io import store, tdata
 from spreadflow.log import logger, warn
+from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.physics import unit_cell
+from spreadflow.recipes import cell_checks
 
 LATTICES = ("lattices/shot_id", "lattices/k", "lattices/cell")
 """Columns that are read of the products of `reindex`."""
 
 MAX_LENGTH_CHANGE = 0.01
 """Relative difference of a length of the mean cell from the target's beyond which it is told."""
+
+MAX_OTHER_SHARE = 0.05
+"""Share of the lattices in other populations above which it is told."""
+
+LEAST_ACCEPTED = 0.5
+"""Share of the lattices that are accepted below which it is told."""
 
 MAX_ANGLE_CHANGE_DEG = 1.0
 """Difference of an angle of the mean cell from the target's beyond which it is told."""
@@ -37,48 +47,179 @@ def run(
     world.once(lambda: _run(section, reindex, Path(out), log))
 
 
+class Density(NamedTuple):
+    """What makes a cluster."""
+
+    eps_ang: float | None
+    """radius of DBSCAN, Å; None = clusters are those of a frozen file"""
+    min_samples: int | None
+    """lattices within it"""
+
+
+class Populations(NamedTuple):
+    """The populations of cells, and which of them is accepted."""
+
+    features: list[str]
+    clusters: cells.Clusters
+    density: Density
+    chosen: int
+    """number of the cluster whose lattices are accepted"""
+    labels: np.ndarray
+    """(lattice,) number of its cluster; −1 = none"""
+
+
 def _run(config: CellsSection, reindex: list[Path], out: Path, log: Logger) -> None:
     """Cluster, filter and write, on one rank."""
     runs, space_group, table = _lattices(reindex)
-    length_sigma = _length_sigma(reindex)
-    names = cells.independent(config.features, space_group)
-    if config.from_file:
-        names, clusters, chosen = _frozen(config.from_file, space_group)
-        brought = _in_common_setting(table, space_group, clusters.mean[chosen])
-        distances = cells.distances(table["cell"], names, clusters)
-        labels = cells.nearest(distances, config.mahalanobis_max)
-    else:
-        brought = _in_common_setting(table, space_group, None)
-        clusters, labels = _clustered(config, names, runs, table)
-        chosen = 0
-    distance = cells.distances(table["cell"], names, clusters)[:, chosen]
-    outcome = cells.outcomes(labels, distance, chosen, config.mahalanobis_max)
-    lattices = table | {"cluster": labels, "mahalanobis": distance, "outcome": outcome}
+    populations, brought = _populations(config, runs, space_group, table)
+    clusters = populations.clusters
+    mean = clusters.mean[populations.chosen]
+    lattices = table | _filtered(config, populations, table["cell"])
     columns = {f"lattices/{name}": column for name, column in lattices.items()}
-    for name, column in clusters._asdict().items():
-        columns[f"clusters/{name}"] = column
+    columns |= {f"clusters/{name}": column for name, column in clusters._asdict().items()}
+
+    tdata.write(out.with_suffix(".tdata"), table["cell"], space_group)
+    strain, of_spots = _ask_spots(reindex, lattices, mean, space_group)
+    target = store.attributes(reindex[0], "reindex")["config"]["cell"]
+    warnings = [
+        *_setting_warnings(brought, space_group),
+        *_target_warnings(mean, target),
+        *_population_warnings(clusters, lattices["outcome"]),
+        *of_spots,
+    ]
     sources = [*reindex, config.from_file] if config.from_file else reindex
     identities = [store.identity(path) for path in sources]
-    key = store.digest(config.model_dump(mode="json"), identities)
-    tdata.write(out.with_suffix(".tdata"), table["cell"], space_group)
-    targets = [store.attributes(path, "reindex")["config"]["cell"] for path in reindex]
-    mean = clusters.mean[chosen]
-    warnings = _setting_warnings(brought, space_group) + _target_warnings(mean, targets[0])
     store.write(
         out,
         "cells",
         columns,
-        key=key,
+        key=store.digest(config.model_dump(mode="json"), identities),
         config=config.model_dump(mode="json", by_alias=True),
         space_group=space_group,
         runs=runs,
-        features=names,
-        chosen=chosen,
+        features=populations.features,
+        chosen=populations.chosen,
+        **populations.density._asdict(),
+        forbidden_strain=None if strain is None else strain._asdict() | {"size": strain.size},
         warnings=warn(log, warnings),
-        length_sigma=length_sigma,
+        length_sigma=_length_sigma(reindex),
     )
+    _log(log, config, populations, lattices["outcome"])
+
+
+def _log(log: Logger, config: CellsSection, populations: Populations, outcome: np.ndarray) -> None:
+    """Log what made a cluster, and how lattices (n,) ended."""
+    eps_ang, min_samples = populations.density
+    if eps_ang is not None:
+        source = "suggested" if config.eps_ang is None else "set"
+        log.info("a cluster is %d lattices within %.3g Å (%s)", min_samples, eps_ang, source)
     counts = [f"{(outcome == end).sum()} {end.name.lower()}" for end in LatticeOutcome]
-    log.info("%d lattices, %d clusters: %s", len(outcome), len(clusters.n), ", ".join(counts))
+    n_clusters = len(populations.clusters.n)
+    log.info("%d lattices, %d clusters: %s", len(outcome), n_clusters, ", ".join(counts))
+
+
+def _populations(
+    config: CellsSection, runs: list[str], space_group: str, table: dict[str, np.ndarray]
+) -> tuple[Populations, Settings]:
+    """Bring all lattices to one setting (`_in_common_setting`), and return their populations, found
+    or frozen, and what was done.
+    """
+    if config.from_file is None:
+        brought = _in_common_setting(table, space_group, None)
+        features = cells.independent(config.features, space_group)
+        clusters, labels, density = _clustered(config, features, runs, table)
+        chosen = _chosen(config, clusters, 0)
+    else:
+        features, clusters, frozen = _frozen(config.from_file, space_group)
+        density = Density(None, None)
+        chosen = _chosen(config, clusters, frozen)
+        brought = _in_common_setting(table, space_group, clusters.mean[chosen])
+        distances = cells.distances(table["cell"], features, clusters)
+        labels = cells.nearest(distances, config.mahalanobis_max)
+    return Populations(features, clusters, density, chosen, labels), brought
+
+
+def _filtered(
+    config: CellsSection, populations: Populations, cell: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the columns that say how lattices with cells (n, 6) stand to the populations."""
+    features, clusters, _, chosen, labels = populations
+    distance = cells.distances(cell, features, clusters)[:, chosen]
+    outcome = cells.outcomes(labels, distance, chosen, config.mahalanobis_max)
+    return {"cluster": labels, "mahalanobis": distance, "outcome": outcome}
+
+
+def _chosen(config: CellsSection, clusters: cells.Clusters, otherwise: int) -> int:
+    """Return the number of the cluster whose lattices are accepted. Raises ConfigError where there
+    is none of the number asked for.
+    """
+    if config.cluster is None:
+        return otherwise
+    if config.cluster >= len(clusters.n):
+        expected = f"a cluster, of which there are {len(clusters.n)}, from 0 on"
+        todo = "See cells.png of a run with cells.cluster: null."
+        raise ConfigError("cells.cluster", expected, config.cluster, todo)
+    return config.cluster
+
+
+def _ask_spots(
+    reindex: list[Path], lattices: dict[str, np.ndarray], mean: np.ndarray, space_group: str
+) -> tuple[CommonStrain | None, list[StageWarning]]:
+    """Return the strain that the space group forbids and accepted lattices have in common, and what
+    spots say against cell and symmetry.
+
+    lattices: columns of all; mean: (6,) cell of the chosen cluster, Å, degrees.
+    """
+    accepted = np.flatnonzero(lattices["outcome"] == LatticeOutcome.ACCEPTED)
+    asked = accepted[cells.thinned(len(accepted), cell_checks.MOST_LATTICES)]
+    found = []
+    for number, path in enumerate(reindex):
+        is_of_run = lattices["run"] == number
+        of_run = asked[is_of_run[asked]]
+        rows = of_run - np.argmax(is_of_run)
+        if len(rows):
+            found += cell_checks.spots_of(
+                store.read(path, "reindex", cell_checks.COLUMNS),
+                rows,
+                lattices["setting"][of_run],
+                Detector.from_json(store.attributes(path, "reindex")["detector"]),
+            )
+    radians = np.array([unit_cell.radians(cell) for cell in lattices["cell"][accepted]])
+    strain = cell_checks.forbidden_strain(found, radians, space_group)
+    warnings = cell_checks.strain_warnings(strain, unit_cell.radians(mean), space_group)
+    return strain, warnings + cell_checks.translation_warnings(found, space_group)
+
+
+def _population_warnings(clusters: cells.Clusters, outcome: np.ndarray) -> list[StageWarning]:
+    """Return what to know of the lattices that are not accepted. outcome: (lattice,)."""
+    shares = {end: float((outcome == end).mean()) for end in LatticeOutcome}
+    warnings = []
+    if shares[LatticeOutcome.OTHER_CLUSTER] > MAX_OTHER_SHARE:
+        listed = "; ".join(
+            f"{number}: {n} of {' '.join(f'{value:.2f}' for value in mean)}"
+            for number, (n, mean) in enumerate(zip(clusters.n, clusters.mean, strict=True))
+        )
+        warnings.append(
+            StageWarning(
+                f"there are other populations of cells ({listed} Å, degrees); share of the "
+                "lattices in them",
+                shares[LatticeOutcome.OTHER_CLUSTER],
+                f"at most {MAX_OTHER_SHARE:g}",
+                "They are not merged. Set cells.cluster to accept another population, and look "
+                "whether there are two crystal forms.",
+            )
+        )
+    if shares[LatticeOutcome.ACCEPTED] < LEAST_ACCEPTED:
+        warnings.append(
+            StageWarning(
+                "share of the lattices that are accepted",
+                shares[LatticeOutcome.ACCEPTED],
+                f"at least {LEAST_ACCEPTED:g}",
+                "Look at cells.png: are there false lattices? cells.eps_ang sets the radius within "
+                "which cells make a cluster.",
+            )
+        )
+    return warnings
 
 
 def _lattices(reindex: list[Path]) -> tuple[list[str], str, dict[str, np.ndarray]]:
@@ -180,8 +321,9 @@ def _length_sigma(reindex: list[Path]) -> float | None:
 
 def _clustered(
     config: CellsSection, names: list[str], runs: list[str], table: dict
-) -> tuple[cells.Clusters, np.ndarray]:
-    """Return clusters of the lattices of the chosen runs, and the label of every lattice.
+) -> tuple[cells.Clusters, np.ndarray, Density]:
+    """Return clusters of the lattices of the chosen runs, the label of every lattice, and what made
+    a cluster.
 
     names: features that are clustered; table: columns of all lattices. Raises ConfigError where no
     feature is free, FileError where there is no cluster.
@@ -192,25 +334,26 @@ def _clustered(
     chosen_runs = [
         number for number, name in enumerate(runs) if config.runs is None or name in config.runs
     ]
-    is_chosen = np.isin(table["run"], chosen_runs)
-    chosen_cells = table["cell"][is_chosen]
-    features = cells.features(chosen_cells, names)
-    chosen_labels = cells.dbscan(features, config.eps_ang, config.min_samples)
+    rows = np.flatnonzero(np.isin(table["run"], chosen_runs))
+    rows = rows[cells.thinned(len(rows), cells.MOST_CLUSTERED)]
+    chosen_cells = table["cell"][rows]
+    lengths = cells.in_angstrom(chosen_cells, names)
+    min_samples = config.min_samples or cells.least_members(len(rows))
+    eps = config.eps_ang or cells.suggested_eps(lengths, min_samples)
+    splinters = cells.dbscan(lengths, eps, min_samples)
+    chosen_labels = cells.joined(lengths, splinters, config.mahalanobis_max)
     clusters = cells.describe(chosen_cells, names, chosen_labels, config.mahalanobis_max)
     if not len(clusters.n):
-        expected = (
-            f"a cluster: {config.min_samples} lattices within eps_ang = {config.eps_ang} of one of "
-            "them"
-        )
+        expected = f"a cluster: {min_samples} lattices within {eps:.4g} Å of one of them"
         todo = (
             "Raise cells.eps_ang, lower cells.min_samples, or take a frozen cells.h5 with "
             "cells.from."
         )
-        raise FileError(f"cells of {is_chosen.sum()} lattices", expected, "noise only", todo)
+        raise FileError(f"cells of {len(rows)} lattices", expected, "noise only", todo)
     distances = cells.distances(table["cell"], names, clusters)
     labels = cells.nearest(distances, config.mahalanobis_max)
-    labels[is_chosen] = chosen_labels
-    return clusters, labels
+    labels[rows] = chosen_labels
+    return clusters, labels, Density(eps, min_samples)
 
 
 def _frozen(path: Path, space_group: str) -> tuple[list[str], cells.Clusters, int]:

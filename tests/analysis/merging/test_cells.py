@@ -6,10 +6,14 @@ from scipy.stats import chi2
 from sklearn.cluster import DBSCAN
 from sklearn.metrics import adjusted_rand_score
 
-from spreadflow.analysis.merging import cells
+from spreadflow.analysis.merging import cells, settings
 from spreadflow.errors import LatticeOutcome
+from spreadflow.physics import unit_cell
 
 MEAN = np.array([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
+SHARES = [0.4, 0.2, 0.2, 0.2]
+"""Of lattices in each of four settings."""
+
 SIGMA = np.array([0.045, 0.036, 0.031, 0.0, 0.051, 0.0])
 
 
@@ -31,6 +35,86 @@ def test_a_second_population_is_separated(names):
 
     assert adjusted_rand_score(truth, labels) >= 0.98
     assert (labels[truth == 0] == 0).mean() > 0.98, "the largest cluster comes first"
+
+
+@pytest.mark.stage
+@pytest.mark.parametrize(
+    "difference", [[0.67, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0.6, 0]], ids=["a", "beta"]
+)
+def test_the_suggested_radius_separates_a_second_population(difference):
+    """Also one that differs by an angle alone, and where a tenth of the cells are of no
+    population.
+    """
+    noise = MEAN + np.random.default_rng(2).uniform(-2, 2, (200, 6)) * (SIGMA > 0)
+    table = np.concatenate([population(1700), population(100, 1, MEAN + difference), noise])
+    truth = np.repeat([0, 1], [1700, 100])
+    x = cells.in_angstrom(table, ("a", "b", "c", "beta"))
+    min_samples = cells.least_members(len(x))
+    eps = cells.suggested_eps(x, min_samples)
+    labels = cells.joined(x, cells.dbscan(x, eps, min_samples), 4.0)
+
+    assert labels.max() == 1
+    assert adjusted_rand_score(truth, labels[:1800]) >= 0.97
+    assert (labels[1800:] < 0).mean() > 0.95
+    assert 0.05 < eps < 0.2, "one to four standard deviations"
+
+
+@pytest.mark.parametrize("p", [1, 2, 4, 6])
+@pytest.mark.parametrize("n", [13, 60, 300])
+def test_one_gaussian_is_one_population(n, p):
+    """Whatever the number of lattices and of features; few of its lattices count as noise."""
+    for seed in range(5):
+        x = np.random.default_rng([n, p, seed]).standard_normal((n, p)) * 0.01
+        min_samples = cells.least_members(n)
+        eps = cells.suggested_eps(x, min_samples)
+        labels = cells.joined(x, cells.dbscan(x, eps, min_samples), 4.0)
+        assert labels.max() == 0
+        assert (labels == 0).mean() >= 0.9
+
+
+def test_splinters_of_a_population_are_part_of_it():
+    x = np.random.default_rng(4).standard_normal((203, 2))
+    x[200:] += [9.0, 0.0]
+    labels = np.zeros(203, dtype=int)
+    labels[x[:, 0] > 2.0] = 1
+    labels[:5] = -1
+    labels[200:] = 2
+    together = cells.joined(x, labels, 4.0)
+
+    assert (together[:5] == -1).all()
+    assert (together[5:200] == 0).all()
+    assert (together[200:] == 1).all()
+
+
+def test_angles_count_as_arcs_at_their_axes():
+    """0.1° of β, between a = 40 Å and c = 90 Å: √(40·90) = 60 Å away that is 0.105 Å."""
+    table = np.array([[40.0, 70, 90, 90, 100.0, 90], [40.0, 70, 90, 90, 100.1, 90]])
+    first, second = cells.in_angstrom(table, ("a", "beta"))
+    np.testing.assert_allclose(second - first, [0.0, np.deg2rad(0.1) * 60.0], atol=1e-12)
+
+
+def test_triclinic_angles_about_a_right_angle_do_not_wrap():
+    """Angles of 90.4, 89.5 and 90.6° in any of the four settings that are about as near to right
+    angles are one population, around the true cell.
+    """
+    rng = np.random.default_rng(6)
+    mean = np.array([50.0, 60.0, 70.0, 90.4, 89.5, 90.6])
+    turns = [np.diag(signs) for signs in ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))]
+    lattices = [
+        settings.in_setting(
+            unit_cell.radians(mean + 0.02 * rng.standard_normal(6)), turns[rng.choice(4, p=SHARES)]
+        )
+        for _ in range(200)
+    ]
+    brought = settings.common(np.array(lattices), "P 1")
+    table = unit_cell.degrees(
+        [settings.in_setting(*pair) for pair in zip(lattices, brought.changes, strict=True)]
+    )
+    x = cells.in_angstrom(table, cells.NAMES)
+    labels = cells.dbscan(x, cells.suggested_eps(x, 3), 3)
+
+    assert (labels == 0).mean() > 0.97
+    np.testing.assert_allclose(table.mean(axis=0), mean, atol=0.01)
 
 
 def test_dbscan_is_sklearns_where_points_are_sparse():

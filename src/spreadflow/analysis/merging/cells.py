@@ -1,14 +1,16 @@
 """Populations of unit cells: DBSCAN clusters, a robust Gaussian for each, and the Mahalanobis
 filter.
 
-Cells are (n, 6) a b c (Å) α β γ (degrees); one degree counts as one Å, as in the published
-workflow.
+Cells are (n, 6) a b c (Å) α β γ (degrees). In distances between cells an angle counts as the arc
+that it makes at the geometric mean of its two axes, in Å. Covariances are in the units of cells;
+Mahalanobis distances do not depend on units.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial import KDTree
 from scipy.stats import chi2
 from sklearn.cluster import DBSCAN
 from sklearn.covariance import MinCovDet
@@ -23,6 +25,22 @@ SMALLEST_DIFFERENCE = 1e-4
 """Å or degrees: differences of cells below this mean nothing, and keep a covariance from being
 singular.
 """
+
+LEAST_SHARE = 0.005
+"""Share of the lattices that makes a cluster, if nothing else is asked for, and
+"""
+
+LEAST_MEMBERS = 3
+"""the number of them that it takes at least."""
+
+_REACHED = 0.98
+"""Share of a Gaussian's lattices that have enough neighbours within the suggested radius."""
+
+_SPARSE = 2000
+"""Lattices, at most, whose neighbours are sought for the radius."""
+
+MOST_CLUSTERED = 10000
+"""Lattices, at most, that clusters are sought among."""
 
 _QUANTILE = 0.999
 """Quantile of χ² beyond which a point does not count in the reweighted covariance."""
@@ -87,6 +105,59 @@ def features(cells: np.ndarray, names: Sequence[str]) -> np.ndarray:
     return np.asarray(cells, dtype=np.float64)[:, columns]
 
 
+def in_angstrom(cells: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Return the named columns of cells (n, 6) as lengths (n, feature), Å: differences of angles as
+    arcs at the geometric mean of the two axes.
+    """
+    a, b, c = np.median(cells[:, :3], axis=0)
+    arcs = np.deg2rad(np.sqrt([b * c, a * c, a * b]))
+    scales = np.concatenate([np.ones(3), arcs])
+    return features(cells * scales, names)
+
+
+def thinned(n: int, most: int) -> np.ndarray:
+    """Return at most `most` of n row numbers, evenly spread."""
+    every = max(1, -(-n // most))
+    return np.arange(0, n, every)
+
+
+def least_members(n: int) -> int:
+    """Return how many of n lattices make a cluster."""
+    return max(LEAST_MEMBERS, int(np.ceil(LEAST_SHARE * n)))
+
+
+def neighbour_distances(x: np.ndarray, min_samples: int) -> np.ndarray:
+    """Return, in order, how far from points x (n, feature) as many lie as make a cluster: the
+    `min_samples`-th nearest, itself included.
+
+    Of many points 2000 are asked, for the same share of them. Empty where there are fewer than
+    `min_samples` points.
+    """
+    rows = thinned(len(x), _SPARSE)
+    n_neighbours = max(2, round(min_samples * len(rows) / max(len(x), 1)))
+    if len(rows) < n_neighbours:
+        return np.empty(0)
+    distance, _ = KDTree(x[rows]).query(x[rows], k=[n_neighbours])
+    return np.sort(distance[:, 0])
+
+
+def suggested_eps(x: np.ndarray, min_samples: int) -> float:
+    """Return the radius within which 98 % of a Gaussian's points have enough neighbours, from
+    points x (n, feature).
+
+    `neighbour_distances` go with density^(−1/p), and the density of a Gaussian with exp(−χ²/2): the
+    radius is their median times the ratio of 98 % quantile and median that this gives. The median
+    does not care how far those points are that belong to no population.
+    """
+    distances = neighbour_distances(x, min_samples)
+    if not len(distances):
+        return SMALLEST_DIFFERENCE
+    n_features = x.shape[1]
+    middle, outer = chi2.ppf([0.5, _REACHED], n_features)
+    ratio = np.exp((outer - middle) / (2 * n_features))
+    return max(float(np.median(distances) * ratio), SMALLEST_DIFFERENCE)
+
+
 def dbscan(x: np.ndarray, eps: float, min_samples: int) -> np.ndarray:
     """Return the clusters (n,) of points x (n, feature) by DBSCAN (Ester et al. 1996), the largest
     first; −1 = noise.
@@ -105,13 +176,37 @@ def dbscan(x: np.ndarray, eps: float, min_samples: int) -> np.ndarray:
 
     scan = DBSCAN(eps=eps, min_samples=min_samples)
     of_boxes = scan.fit(mean, sample_weight=weight)
-    label = of_boxes.labels_[box]
+    return _largest_first(of_boxes.labels_[box])
 
+
+def _largest_first(label: np.ndarray) -> np.ndarray:
+    """Return clusters (n,) numbered by their sizes; −1 = noise."""
     size = np.bincount(label[label >= 0])
     rank = np.empty(len(size) + 1, dtype=np.int32)
     rank[np.argsort(-size, kind="stable")] = np.arange(len(size))
     rank[-1] = -1
     return rank[label]
+
+
+def joined(x: np.ndarray, labels: np.ndarray, mahalanobis_max: float) -> np.ndarray:
+    """Return clusters (n,), of which those whose centre lies within the cut of a larger one have
+    become part of it: splinters of its sparse rim.
+
+    x: (n, feature); labels: (n,) of `dbscan`.
+    """
+    n_clusters = labels.max(initial=-1) + 1
+    if not n_clusters:
+        return labels
+    centres = np.array([np.median(x[labels == k], axis=0) for k in range(n_clusters)])
+    whose = np.arange(n_clusters)
+    for large in range(n_clusters):
+        if whose[large] == large:
+            location, covariance = robust(x[labels == large])
+            is_within = mahalanobis(centres, location, covariance) <= mahalanobis_max
+            is_smaller = (whose == np.arange(n_clusters)) & (np.arange(n_clusters) > large)
+            whose[is_within & is_smaller] = large
+    _, numbers = np.unique(whose, return_inverse=True)
+    return _largest_first(np.where(labels >= 0, numbers[labels], -1))
 
 
 def robust(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,11 @@ LATTICES = table(
             "M: Miller indices on the shared axes = M · those of reindex, A = A of reindex · M⁻¹",
             (3, 3),
         ),
-        "cluster": Column("int32", "", "DBSCAN label; -1 = noise"),
+        "cluster": Column(
+            "int32",
+            "",
+            "cluster, 0 is the largest: by DBSCAN, or the nearest where none was sought; -1 = none",
+        ),
         "mahalanobis": Column("float64", "", "distance from the chosen cluster"),
         "outcome": Column("uint8", "", "errors.LatticeOutcome; ACCEPTED is the accepted list"),
     },
