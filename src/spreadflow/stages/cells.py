@@ -339,6 +339,10 @@ def _clustered(
     chosen_cells = table["cell"][rows]
     lengths = cells.in_angstrom(chosen_cells, names)
     min_samples = config.min_samples or cells.least_members(len(rows))
+    if len(rows) < min_samples:
+        expected = f"at least cells.min_samples = {min_samples} lattices"
+        todo = "Lower cells.min_samples, or take a frozen cells.h5 with cells.from."
+        raise FileError("cells", expected, len(rows), todo)
     eps = config.eps_ang or cells.suggested_eps(lengths, min_samples)
     splinters = cells.dbscan(lengths, eps, min_samples)
     chosen_labels = cells.joined(lengths, splinters, config.mahalanobis_max)
