@@ -11,7 +11,10 @@ CURVES = table(
         "fp": Column("float64", "electron", "f′"),
         "fdp": Column("float64", "electron", "f″"),
         "fp_sigma": Column(
-            "float64", "electron", "standard deviation, as quoted: attribute `sigma_kinds`, by fit"
+            "float64",
+            "electron",
+            "standard deviation, as quoted: attribute `sigma_kinds`, by fit; where the fit is "
+            "smoothed, with the likely bias of that",
         ),
         "fdp_sigma": Column("float64", "electron", "the same of f″"),
         "fp_fisher": Column("float64", "electron", "standard deviation if the model is right"),
@@ -32,7 +35,11 @@ VALUES = table(
             "float64", "electron²", "row of their covariance if the model is right", ("value",)
         ),
         "sandwich": Column(
-            "float64", "electron²", "the same from the scatter of the lattices", ("value",)
+            "float64",
+            "electron²",
+            "the same from the scatter of the lattices; where the fit is smoothed, with the likely "
+            "bias of that",
+            ("value",),
         ),
     },
 )
