@@ -28,13 +28,13 @@ def bias(
     fisher = np.linalg.inv(pixels + p.restraints)
     excess = max(np.trace(fisher @ noise) / np.trace(fisher @ pixels), 1.0)
     restraints_slope = p.rows.T @ (p.precision * (p.rows @ theta - p.target))
-    said = pixels @ theta + restraints_slope
-    likely = _likeliest(p, pixels / excess, said / excess)
-    return fisher @ (p.rows.T @ (p.precision * (p.target - p.rows @ likely)))
+    right = pixels @ theta + restraints_slope
+    likeliest = _likeliest(p, pixels / excess, right / excess)
+    return fisher @ (p.rows.T @ (p.precision * (p.target - p.rows @ likeliest)))
 
 
-def _likeliest(p: Parametrisation, pixels: np.ndarray, said: np.ndarray) -> np.ndarray:
-    """Return θ (theta,) of the dispersion relation from pixels @ θ = said, about the reference.
+def _likeliest(p: Parametrisation, pixels: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return θ (theta,) of the dispersion relation from pixels @ θ = right, about the reference.
 
     All unknowns of the relation are normal with one standard deviation, that of the largest
     evidence (MacKay 1992, Neural Comput. 4, 415): where pixels say little it is small, and the
@@ -44,7 +44,7 @@ def _likeliest(p: Parametrisation, pixels: np.ndarray, said: np.ndarray) -> np.n
     of_pair = np.linalg.pinv(p.at_nodes) @ pair.at_nodes
     values, vectors = np.linalg.eigh(of_pair.T @ pixels @ of_pair)
     information = np.maximum(values, 0.0)
-    along = vectors.T @ (of_pair.T @ said)
+    along = vectors.T @ (of_pair.T @ right)
 
     prior = WIDTHS_E[:, None] ** -2.0
     gained = along**2 / (information + prior)
