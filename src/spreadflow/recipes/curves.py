@@ -368,9 +368,9 @@ def value_rows(fits: dict[str, QuotedFit]) -> dict[str, np.ndarray]:
     }
 
 
-def outlook(fits: dict[str, QuotedFit], elements: list[str]) -> dict[str, float]:
+def outlook(fits: dict[str, QuotedFit], elements: list[str]) -> dict[str, float | None]:
     """Return how many lattices like these bring σ of the quoted curves to the goal, by kind of
-    curve (`fp`, `fdp`); where these are smoothed, of the first that are not.
+    curve (`fp`, `fdp`); where these are smoothed, of the first that are not. None = no number does.
 
     The information of a lattice is that of its pixels, reduced by the ratio of the counted to the
     scattered variance at the nodes of the band. Nodes outside it do not count: there may be no
@@ -386,12 +386,13 @@ def outlook(fits: dict[str, QuotedFit], elements: list[str]) -> dict[str, float]
     counted = np.square(p.sigma(fisher @ pixels @ fisher))
     scattered = np.square(p.sigma(fisher @ fit.noise @ fisher))
     is_inside = planning.inside(p, band)
-    needed = {}
+    needed = dict[str, float | None]()
     for kind, name in enumerate(("fp", "fdp")):
         where = is_inside[:, kind]
         counted_sum = counted[:, kind].sum(where=where)
         scattered_sum = scattered[:, kind].sum(where=where)
         factor = counted_sum / scattered_sum
         of_lattice = factor * pixels / len(fit.refined.scores)
-        needed[name] = planning.lattices_for(planning.GOAL_E, of_lattice, p, band, kind)
+        n = planning.lattices_for(planning.GOAL_E, of_lattice, p, band, kind)
+        needed[name] = n if np.isfinite(n) else None
     return needed
