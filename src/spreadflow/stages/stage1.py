@@ -95,10 +95,10 @@ def run(
     skeleton.run(parts, make, word, world)
     outcomes = skeleton.outcomes(parts, "lattices/outcome", RefinedOutcome, world)
     log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
-    if not outcomes["refined"]:
+    if not outcomes["refined"] + outcomes["not_converged"]:
         found = f"none: {skeleton.in_words(outcomes)}"
         todo = "Look at the log and at reindex.png; mind stage1.range."
-        raise FileError(shoeboxes, "lattices that can be refined", found, todo)
+        raise FileError(shoeboxes, "lattices that can be fitted", found, todo)
     world.once(lambda: _write_csv(parts, attributes["runs"], context.unknowns))
     parts.finish(
         world,

@@ -5,6 +5,9 @@ from spreadflow.io.schema.core import Column, Dataset, lattice_identity, table
 NOT_FITTED = "NaN = not fitted"
 """What numbers of a lattice are that could not be fitted."""
 
+NO_COUNT = "NaN = does not count"
+"""What pixels are that are not compared with the model."""
+
 LATTICES = table(
     "lattices",
     {
@@ -186,10 +189,10 @@ SAMPLES = table(
 SAMPLE_PIXELS = table(
     "sample_pixels",
     {
-        "data": Column("float32", "photon", "", not_finite="NaN = does not count"),
-        "model": Column("float32", "photon", "Bragg photons and background"),
-        "background": Column("float32", "photon", "of the model"),
-        "z": Column("float32", "", "(data − model)/√variance"),
+        "data": Column("float32", "photon", "of the shoebox", not_finite=NO_COUNT),
+        "model": Column("float32", "photon", "Bragg photons and background", not_finite=NO_COUNT),
+        "background": Column("float32", "photon", "of the model", not_finite=NO_COUNT),
+        "z": Column("float32", "", "(data − model)/√variance", not_finite=NO_COUNT),
     },
 )
 """Their pixels."""
