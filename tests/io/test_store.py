@@ -188,7 +188,7 @@ def test_a_product_that_is_not_finite_is_refused(tmp_path, block, number):
     store.write(tmp_path / "a.h5", "index", columns, key="k")
 
     columns["shots/seconds"] = np.array([1.0, number, 2.0])
-    with pytest.raises(FileError, match="b.h5: shots/seconds.*1 of 3"):
+    with pytest.raises(FileError, match=r"b\.h5: shots/seconds.*1 of 3"):
         store.write(tmp_path / "b.h5", "index", columns, key="k")
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
 
@@ -197,7 +197,7 @@ def test_figures_that_are_not_finite_are_refused(tmp_path, block):
     columns = block(BLOCKS[0])
     warnings = [{"value": np.inf}]
     store.write(tmp_path / "a.h5", "index", columns, key="k", warnings=warnings, n=None)
-    with pytest.raises(FileError, match="index: scales: of_run.*nan"):
+    with pytest.raises(FileError, match=r"index: scales: of_run.*nan"):
         figures = {"of_run": [1.0, np.array([np.nan])]}
         store.write(tmp_path / "b.h5", "index", columns, key="k", scales=figures)
     assert not (tmp_path / "b.h5").exists()

@@ -265,7 +265,7 @@ def test_reflections_that_reindex_did_not_predict_are_refused(inputs, source, tm
 
 
 def test_a_range_without_reflections_is_refused(inputs, source, tmp_path):
-    with pytest.raises(FileError, match="reflections in the range; found none"):
+    with pytest.raises(FileError, match=r"reflections in the range; found none"):
         run(inputs, tmp_path / "annulus.h5", d_max=90.0, d_min=80.0)
     assert not (tmp_path / "annulus.h5").exists()
 
