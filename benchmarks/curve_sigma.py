@@ -6,7 +6,9 @@ are root mean squares of (curve − truth)/σ, which should be 1.
 """
 
 import argparse
+import json
 from itertools import product
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -125,6 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lattices", type=int, nargs="*", default=[20, 50, 100, 200])
     parser.add_argument("--total", type=int, default=600, help="lattices of all sets together")
+    parser.add_argument("--json", type=Path, help="where the figures are kept")
     args = parser.parse_args()
     free = dispersion.free(START, ENERGIES, NODES)
     fits = {
@@ -134,13 +137,17 @@ def main() -> None:
     }
     columns = ("r.m.s./e", "before", "edge", "now", "edge")
     print(f"{'spots':<8}{'lattices':<10}{'fit':<16}{'σ':<10}", *(f"{c:>8}" for c in columns))
+    rows = []
     for (spots, brightness), n, (fit, p) in product(
         BRIGHTNESS.items(), args.lattices, fits.items()
     ):
         figures = measured(p, brightness, n, max(4, args.total // n))
+        rows.append({"spots": spots, "lattices": n, "fit": fit, **figures._asdict()})
         numbers = (figures.rms_e, *figures.pulls)
         cells = (f"{number:>8.2f}" for number in numbers)
         print(f"{spots:<8}{n:<10}{fit:<16}{figures.kind:<10}", *cells, flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=2))
 
 
 if __name__ == "__main__":
