@@ -317,7 +317,7 @@ def _products() -> Iterator[str]:
         for path, dataset in schema.FILES[names[0]].items():
             shape = ", ".join(map(str, dataset.dims))
             refers = f" → {dataset.refers}" if dataset.refers else ""
-            meaning = _cell(dataset.meaning + refers)
+            meaning = _cell(dataset.whole_meaning + refers)
             yield f"| `{path}` | {shape} | {dataset.dtype} | {dataset.unit} | {meaning} |\n"
         yield "\n"
 

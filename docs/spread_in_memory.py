@@ -95,7 +95,8 @@ def refined_curves(n_lattices: int) -> dict[str, np.ndarray]:
         return curves.has_converged(changes, sections.spread)
 
     turns = alternate(refine_lattices, refine_curves, is_over)
-    fit = curves.quoted_fit(p, turns.state, sections.spread.uncertainty)
+    scores = turns.expanded.unbiased_scores(p, turns.state)
+    fit = curves.quoted_fit(p, turns.state._replace(scores=scores), sections.spread.uncertainty)
     return columns_of(curves.curve_rows({"free": fit}))
 
 

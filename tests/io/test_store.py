@@ -180,6 +180,29 @@ def test_values_that_do_not_fit_the_type_are_refused(tmp_path, block):
         store.write(tmp_path / "a.h5", "index", columns, key="k")
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_product_that_is_not_finite_is_refused(tmp_path, block, number):
+    """Nothing is written; columns in which NaN means something say so and may hold it."""
+    columns = block(BLOCKS[0])
+    columns["shots/mean_energy_ev"] = np.array([1.0, np.nan, 2.0])
+    store.write(tmp_path / "a.h5", "index", columns, key="k")
+
+    columns["shots/seconds"] = np.array([1.0, number, 2.0])
+    with pytest.raises(FileError, match=r"b\.h5: shots/seconds.*1 of 3"):
+        store.write(tmp_path / "b.h5", "index", columns, key="k")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+
+
+def test_figures_that_are_not_finite_are_refused(tmp_path, block):
+    columns = block(BLOCKS[0])
+    warnings = [{"value": np.inf}]
+    store.write(tmp_path / "a.h5", "index", columns, key="k", warnings=warnings, n=None)
+    with pytest.raises(FileError, match=r"index: scales: of_run.*nan"):
+        figures = {"of_run": [1.0, np.array([np.nan])]}
+        store.write(tmp_path / "b.h5", "index", columns, key="k", scales=figures)
+    assert not (tmp_path / "b.h5").exists()
+
+
 def test_datasets_have_type_unit_and_meaning(tmp_path, block):
     store.write(tmp_path / "a.h5", "index", block(BLOCKS[0]), key="k")
     with h5py.File(tmp_path / "a.h5") as f:
@@ -187,7 +210,7 @@ def test_datasets_have_type_unit_and_meaning(tmp_path, block):
             assert f[name].dtype == dataset.dtype
             assert (f[name].attrs["units"], f[name].attrs["meaning"]) == (
                 dataset.unit,
-                dataset.meaning,
+                dataset.whole_meaning,
             )
 
 

@@ -5,7 +5,7 @@ scatter.
 import numpy as np
 import pytest
 
-from spreadflow.analysis.curves import dispersion
+from spreadflow.analysis.curves import dispersion, expand
 from spreadflow.analysis.curves.expand import RefinedCurves
 from spreadflow.io.rows import columns_of
 from spreadflow.physics import anomalous
@@ -66,10 +66,72 @@ def test_dark_ends_do_not_tell_how_many_lattices_it_takes(n):
     """
     for kind, excess in (("sandwich", 3.0), ("fisher", 1.0)):
         fit = curves.quoted_fit(FREE, refined(FREE, n, 3.0), kind)
-        found = curves.outlook(fit, ["Fe", "Fe"])
+        found = curves.outlook({"free": fit}, ["Fe", "Fe"])
         expected = excess * n / (INFORMATION * 0.1**2)
         assert found["fp"] == pytest.approx(expected, rel=0.1)
         assert found["fdp"] == pytest.approx(expected, rel=0.1)
+
+
+def test_smoothed_curves_do_not_tell_how_many_lattices_it_takes():
+    """Their σ falls no further than the bias of smoothness: the curves without it tell."""
+    smooth = dispersion.smooth(FREE)
+    quoted, free = (curves.quoted_fit(p, refined(p, 60), "fisher") for p in (smooth, FREE))
+    found = curves.outlook({"smooth": quoted, "free": free}, ["Fe", "Fe"])
+    assert found == curves.outlook({"free": free}, ["Fe", "Fe"])
+    assert quoted.largest_bias > 1.0 and free.largest_bias == 0.0
+
+
+PAIR = dispersion.kramers_kronig(CURVES, ENERGIES, ENERGIES[15:45:3])
+"""Curves of the dispersion relation: 24 unknowns."""
+
+
+def drawn(rng: np.random.Generator, n: int, excess: float) -> tuple[RefinedCurves, RefinedCurves]:
+    """Return curves refined from n lattices of ten pixels whose information is of unlike size, with
+    `excess` times the variance that it implies; then the same with unbiased scores. True θ is zero.
+    """
+    strength = rng.lognormal(0.0, 0.8, size=(n, 10, 1))
+    rows = strength * rng.standard_normal((n, 10, len(PAIR.names)))
+    noise = np.sqrt(excess) * rng.standard_normal((n, 10))
+    information = np.einsum("lrt,lru->ltu", rows, rows)
+    gradients = -np.einsum("lrt,lr->lt", rows, noise)
+
+    of_pixels = information.sum(axis=0)
+    hessian = of_pixels + PAIR.restraints
+    fisher = np.linalg.inv(hessian)
+    theta = -fisher @ gradients.sum(axis=0)
+    fit = RefinedCurves(
+        theta=theta,
+        losses=np.zeros(n),
+        hessian=hessian,
+        of_pixels=of_pixels,
+        scores=gradients + information @ theta,
+        steps=[],
+    )
+    pairs = zip(fit.scores, information, strict=True)
+    unbiased = [expand.unbiased(score, of_lattice, fisher) for score, of_lattice in pairs]
+    return fit, fit._replace(scores=np.array(unbiased))
+
+
+@pytest.mark.parametrize(
+    ("n", "excess", "kind"), [(8, 1.0, "scaled"), (8, 3.0, "scaled"), (40, 3.0, "sandwich")]
+)
+def test_errors_of_few_lattices_are_as_large_as_their_sigma(n, excess, kind):
+    """Curves follow each of few lattices by its share, so that these scatter less about them than
+    about the truth; that is undone.
+    """
+    rng = np.random.default_rng(0)
+    pulls = []
+    biased = []
+    for _ in range(1200 // n):
+        before, after = drawn(rng, n, excess)
+        for fit, into in ((before, biased), (after, pulls)):
+            quoted = curves.quoted_fit(PAIR, fit, "sandwich")
+            assert quoted.kind == kind
+            sigma = PAIR.sigma(quoted.covariance).ravel()
+            into.append(PAIR.at_nodes @ fit.theta / sigma)
+    assert np.std(pulls) == pytest.approx(1.0, abs=0.1)
+    if n == 8 and excess > 1.0:
+        assert np.std(biased) > 1.4
 
 
 @pytest.mark.stage

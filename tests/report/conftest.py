@@ -588,7 +588,7 @@ def _spread(folder, trial, filled) -> Path:
         "changes": [3.0, 0.01],
         "converged": True,
         "controls": controls,
-        "lattices_for_goal": {"fp": 1234.2, "fdp": np.inf},
+        "lattices_for_goal": {"fp": 1234.2, "fdp": None},
     }
     columns = filled("spread", sizes, planted)
     store.write(folder / "spread.h5", "spread", columns, key="spread", **attributes)

@@ -264,6 +264,12 @@ def test_reflections_that_reindex_did_not_predict_are_refused(inputs, source, tm
         run(inputs, tmp_path / f"{word}.h5", word, d_min=1.8)
 
 
+def test_a_range_without_reflections_is_refused(inputs, source, tmp_path):
+    with pytest.raises(FileError, match=r"reflections in the range; found none"):
+        run(inputs, tmp_path / "annulus.h5", d_max=90.0, d_min=80.0)
+    assert not (tmp_path / "annulus.h5").exists()
+
+
 def test_spectra_go_with_their_lattices(inputs, source, tmp_path):
     """A run with fewer channels is padded with empty ones."""
     c = run(inputs, tmp_path / "annulus.h5")

@@ -171,7 +171,7 @@ def test_a_cell_that_is_the_target_is_not_told(reindexed, tmp_path):
 def test_what_cannot_be_filtered_is_said(reindexed, tmp_path):
     with pytest.raises(FileError, match="expected lattices; found none"):
         run([reindexed("one", 0)], tmp_path / "cells.h5")
-    with pytest.raises(FileError, match="at least cells.min_samples = 3 lattices; found 2"):
+    with pytest.raises(FileError, match=r"at least cells\.min_samples = 3 lattices; found 2"):
         run([reindexed("one", 2)], tmp_path / "cells.h5")
     with pytest.raises(FileError, match="noise only"):
         run([reindexed("one", 30)], tmp_path / "cells.h5", eps_ang=1e-4)

@@ -133,6 +133,22 @@ def test_each_lattice_has_one_end(perturbed_run, refined):
     assert np.isfinite(found["lattices/A"][:4]).all()
 
 
+def test_shoeboxes_of_which_no_lattice_can_be_fitted_are_refused(perturbed_run, tmp_path):
+    """Not a product of NaN."""
+    shoeboxes = perturbed_run.annulus
+    key = store.part_keys(shoeboxes, "annulus")[2]
+    block = store.read_part(shoeboxes, "annulus", 2, key)
+    attributes = store.attributes(shoeboxes, "annulus")
+    lost = SimpleNamespace(annulus=tmp_path / "annulus.h5", tree=perturbed_run.tree)
+    parts = store.Parts(lost.annulus, "annulus", "lost", [[BLANK, FEW]])
+    parts.write(0, {name: column for name, column in block.items() if name})
+    parts.finish(World(), **{name: attributes[name] for name in ATTRIBUTES})
+
+    with pytest.raises(FileError, match="can be fitted; found none: 1 too_few, 1 lost"):
+        run(lost, tmp_path / "stage1.h5")
+    assert not (tmp_path / "stage1.h5").exists()
+
+
 def test_shoeboxes_of_the_wider_range_are_refined_where_that_is_asked_for(
     perturbed_run, refined, tmp_path
 ):

@@ -38,6 +38,12 @@ COMPRESSION: Mapping[str, Any] = {"compression": "gzip", "compression_opts": 1, 
 SEE_FILES = "See docs/files.md."
 """What to do about datasets that are not the schema's."""
 
+NOT_FINITE = (
+    "Nothing was written. Look at the log and at what the stage read; if both are sound, this is a "
+    "defect: report it."
+)
+"""What to do about a product that would hold numbers that are not finite."""
+
 RERUN = "Rerun the stage that makes it."
 """What to do about a product that can't be read."""
 
@@ -145,10 +151,11 @@ def fill(group: h5py.Group, kind: str, columns: Columns, where: object = "column
     for name, dataset in schema.FILES[kind].items():
         column = np.asarray(columns[name])
         data = _cast(column, dataset.dtype, f"{where}: {name}")
+        _check_finite(data, dataset, f"{where}: {name}")
         options = COMPRESSION if data.nbytes > SMALLEST_COMPRESSED else {}
         item = group.create_dataset(name, data=data, **options)
         item.attrs["units"] = dataset.unit
-        item.attrs["meaning"] = dataset.meaning
+        item.attrs["meaning"] = dataset.whole_meaning
 
 
 def _cast(data: np.ndarray, dtype: str, where: object) -> np.ndarray:
@@ -161,8 +168,36 @@ def _cast(data: np.ndarray, dtype: str, where: object) -> np.ndarray:
     return stored
 
 
+def _check_finite(data: np.ndarray, dataset: schema.Dataset, where: object) -> None:
+    """Raise FileError where numbers are not finite that have to be."""
+    if dataset.not_finite or data.dtype.kind != "f":
+        return
+    n_lost = data.size - int(np.isfinite(data).sum())
+    if n_lost:
+        found = f"{n_lost} of {data.size} that are not"
+        raise FileError(where, "finite numbers", found, NOT_FINITE)
+
+
+def check_figures(figures: object, where: object) -> None:
+    """Raise FileError where a number among figures, lists and mappings of them, is not finite. What
+    is not known is None; warnings may hold any number.
+    """
+    if isinstance(figures, Mapping):
+        for name, figure in figures.items():
+            if name != "warnings":
+                check_figures(figure, f"{where}: {name}")
+    elif isinstance(figures, list | tuple | np.ndarray):
+        for figure in figures:
+            check_figures(figure, where)
+    elif isinstance(figures, float | np.floating) and not np.isfinite(figures):
+        raise FileError(where, "a finite number", figures, NOT_FINITE)
+
+
 def stamp(f: h5py.File, kind: str, key: str, attributes: Mapping[str, object]) -> None:
-    """Set the root attributes that every product carries."""
+    """Set the root attributes that every product carries. Raises FileError where a figure is not
+    finite.
+    """
+    check_figures(attributes, kind)
     software = f"spreadflow {__version__}"
     f.attrs.update(kind=kind, key=key, schema=schema.VERSION, software=software)
     f.attrs["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

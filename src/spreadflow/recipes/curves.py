@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.curves import controls, dispersion, expand, planning
+from spreadflow.analysis.curves import controls, dispersion, expand, planning, smoothing
 from spreadflow.analysis.curves.controls import Verdict
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.edges import REACH_EV, edges, metals
@@ -164,28 +164,48 @@ class QuotedFit(NamedTuple):
     """(theta, theta) covariance of the pixels' slope, restraints left out"""
     kind: str
     """where the noise is from: sandwich, scaled or fisher"""
+    bias: np.ndarray
+    """(theta,) how far smoothness has likely moved θ; zero where there is no such restraint"""
 
     @property
     def covariance(self) -> np.ndarray:
-        """(theta, theta) covariance of θ as quoted"""
-        return self.refined.covariance(self.noise)
+        """(theta, theta) mean squares of the error of θ as quoted: covariance and bias."""
+        return self.errors(self.noise)
+
+    def errors(self, noise: np.ndarray) -> np.ndarray:
+        """Return the mean squares (theta, theta) of the error of θ.
+
+        noise: (theta, theta) covariance of the pixels' slope.
+        """
+        return self.refined.covariance(noise) + np.outer(self.bias, self.bias)
+
+    @property
+    def largest_bias(self) -> float:
+        """Largest likely bias of a node, in the σ that it would have without."""
+        sigma = self.p.sigma(self.refined.covariance(self.noise)).ravel()
+        return float(np.max(np.abs(self.p.at_nodes @ self.bias) / sigma))
 
 
 def quoted_fit(p: Parametrisation, refined: RefinedCurves, uncertainty: str) -> QuotedFit:
     """Return refined curves with the covariance that is quoted.
 
-    uncertainty: `fisher`, or `sandwich`, from the scatter of lattices. With too few lattices their
-    scatter gives no matrix, but one factor (`scaled`).
+    refined: with unbiased scores; uncertainty: `fisher`, or `sandwich`, from the scatter of
+    lattices. With too few lattices their scatter gives no matrix, but one factor (`scaled`).
     """
     pixels = refined.of_pixels
-    scatter = refined.scatter
-    if uncertainty == "fisher":
-        return QuotedFit(p, refined, pixels, "fisher")
-    if len(refined.scores) >= LATTICES_PER_UNKNOWN * len(refined.theta):
-        return QuotedFit(p, refined, scatter, "sandwich")
-    fisher = refined.fisher
-    factor = np.trace(fisher @ scatter) / np.trace(fisher @ pixels)
-    return QuotedFit(p, refined, max(float(factor), 1.0) * pixels, "scaled")
+    noise = pixels
+    kind = uncertainty
+    if uncertainty == "sandwich":
+        noise = refined.scatter
+        if len(refined.scores) < LATTICES_PER_UNKNOWN * len(refined.theta):
+            fisher = refined.fisher
+            factor = np.trace(fisher @ noise) / np.trace(fisher @ pixels)
+            noise = max(float(factor), 1.0) * pixels
+            kind = "scaled"
+    bias = np.zeros_like(refined.theta)
+    if p.is_smooth:
+        bias = smoothing.bias(p, refined.theta, pixels, noise)
+    return QuotedFit(p, refined, noise, kind, bias)
 
 
 def all_fits(
@@ -203,6 +223,7 @@ def all_fits(
             first = next(iter(fits.values()))
             start = controls.nearest(p, first.p.curves(first.refined.theta))
             curves = expand.refine(lattices.evaluator(p), p, start)
+        curves = curves._replace(scores=lattices.unbiased_scores(p, curves))
         fits[name] = quoted_fit(p, curves, config.spread.uncertainty)
     return fits
 
@@ -339,7 +360,7 @@ def value_rows(fits: dict[str, QuotedFit]) -> dict[str, np.ndarray]:
         at_nodes = fit.p.at_nodes
         number.append(np.full(len(at_nodes), fit_number))
         fisher.append(at_nodes @ fit.refined.fisher @ at_nodes.T)
-        sandwich.append(at_nodes @ fit.refined.sandwich @ at_nodes.T)
+        sandwich.append(at_nodes @ fit.errors(fit.refined.scatter) @ at_nodes.T)
     return {
         "fit": np.concatenate(number),
         "fisher": np.concatenate(fisher),
@@ -347,13 +368,15 @@ def value_rows(fits: dict[str, QuotedFit]) -> dict[str, np.ndarray]:
     }
 
 
-def outlook(fit: QuotedFit, elements: list[str]) -> dict[str, float]:
-    """Return how many lattices like these bring σ to the goal, by kind of curve (`fp`, `fdp`).
+def outlook(fits: dict[str, QuotedFit], elements: list[str]) -> dict[str, float | None]:
+    """Return how many lattices like these bring σ of the quoted curves to the goal, by kind of
+    curve (`fp`, `fdp`); where these are smoothed, of the first that are not. None = no number does.
 
     The information of a lattice is that of its pixels, reduced by the ratio of the counted to the
     scattered variance at the nodes of the band. Nodes outside it do not count: there may be no
     light, and the curves are what the restraints make them.
     """
+    fit = next(fit for fit in fits.values() if not fit.p.is_smooth)
     p = fit.p
     fisher = fit.refined.fisher
     pixels = fit.refined.of_pixels
@@ -363,12 +386,13 @@ def outlook(fit: QuotedFit, elements: list[str]) -> dict[str, float]:
     counted = np.square(p.sigma(fisher @ pixels @ fisher))
     scattered = np.square(p.sigma(fisher @ fit.noise @ fisher))
     is_inside = planning.inside(p, band)
-    needed = {}
+    needed = dict[str, float | None]()
     for kind, name in enumerate(("fp", "fdp")):
         where = is_inside[:, kind]
         counted_sum = counted[:, kind].sum(where=where)
         scattered_sum = scattered[:, kind].sum(where=where)
         factor = counted_sum / scattered_sum
         of_lattice = factor * pixels / len(fit.refined.scores)
-        needed[name] = planning.lattices_for(planning.GOAL_E, of_lattice, p, band, kind)
+        n = planning.lattices_for(planning.GOAL_E, of_lattice, p, band, kind)
+        needed[name] = n if np.isfinite(n) else None
     return needed

@@ -13,7 +13,7 @@ import numpy as np
 from spreadflow.analysis.curves import expand, joint
 from spreadflow.analysis.curves.controls import Change
 from spreadflow.analysis.curves.dispersion import Parametrisation
-from spreadflow.analysis.curves.expand import Evaluate, LatticeTerms, Normal
+from spreadflow.analysis.curves.expand import Evaluate, LatticeTerms, Normal, RefinedCurves
 from spreadflow.errors import ConfigError
 from spreadflow.physics import symmetry
 
@@ -187,6 +187,39 @@ class LatticeSums:
             slopes,
             large[:, :n_theta],
             large[:, n_theta:],
+        )
+
+    def unbiased_scores(self, p: Parametrisation, refined: RefinedCurves) -> np.ndarray:
+        """Return the scores (lattice, theta) of refined curves, of all lattices, each corrected for
+        the lattice's own share in them (`expand.unbiased`). Collective.
+        """
+        theta = refined.theta
+        information = self._information(p, theta)
+        fisher = refined.fisher
+        scores = np.zeros((self.n, len(theta)))
+        for members in self.groups.values():
+            for number, terms in members:
+                of_lattice = information(number, terms)
+                scores[number] = expand.unbiased(refined.scores[number], of_lattice, fisher)
+        return self.ranks.add({0: scores}, 1)
+
+    def _information(
+        self, p: Parametrisation, theta: np.ndarray
+    ) -> Callable[[int, LatticeTerms], np.ndarray]:
+        """Return the function (number of a lattice, lattice) → what it says about θ (theta,
+        theta). Collective.
+        """
+        if not self.n_reflections:
+            return lambda number, terms: expand.normal([terms], p, theta).hessian
+        everyone = list(range(self.n))
+        reflections = joint.likeliest(
+            lambda theta, u: self._curves_and_amplitudes(self.groups, p, theta, u, everyone),
+            theta,
+            np.zeros(self.n_reflections),
+            self._f0_sigma,
+        )
+        return lambda number, terms: joint.information(
+            terms, self.reflections[number], reflections, p, theta
         )
 
     def residuals(self, curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

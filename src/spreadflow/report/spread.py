@@ -160,7 +160,9 @@ def _precision(product: SpreadProduct) -> dict[str, Any]:
         figures |= {"pull_sd": float(pulls.std()), "pull_mean": float(pulls.mean())}
     goal = attributes["lattices_for_goal"]
     return figures | {
-        "lattices_for_goal": {key: _whole(n) for key, n in goal.items()},
+        "lattices_for_goal": {
+            key: None if n is None else int(np.ceil(n)) for key, n in goal.items()
+        },
         "weak": attributes["weak"],
         "fits": {name: _figures_of_fit(product, name) for name in product.fits},
     }
@@ -190,11 +192,6 @@ def _figures_of_fit(product: SpreadProduct, name: str) -> dict[str, Any]:
         "edge_difference_ev": difference,
         "edge_difference_sigma_ev": sigma,
     }
-
-
-def _whole(n: float) -> int | None:
-    """Return a number of lattices, rounded up; None if it is out of reach."""
-    return int(np.ceil(n)) if np.isfinite(n) else None
 
 
 def _finite(value: float) -> float | None:

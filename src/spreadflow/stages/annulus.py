@@ -94,6 +94,9 @@ def run(
         return _columns(section, block, runs[block.run], n_channels)
 
     skeleton.run(parts, make, word, world)
+    if not skeleton.n_rows(parts, "reflections", world):
+        todo = f"Mind {word}.d_min, {word}.d_max and what else chooses reflections."
+        raise FileError(cells, "reflections in the range", "none of any lattice", todo)
     parts.finish(
         world,
         config=section.model_dump(mode="json"),

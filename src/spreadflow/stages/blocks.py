@@ -50,6 +50,14 @@ def outcomes(parts: store.Parts, column: str, kind: type[IntEnum], world: World)
     return {outcome.name.lower(): int(total[outcome]) for outcome in kind}
 
 
+def n_rows(parts: store.Parts, table: str, world: World) -> int:
+    """Return the number of rows of a table over all blocks. Collective."""
+    own = 0
+    for block in range(world.rank, len(parts.keys), world.size):
+        own += parts.read(block, [])[""][table]
+    return sum(world.gather(own))
+
+
 def in_words(counts: Mapping[str, int]) -> str:
     """Return the counts above 0 in the words of a log, such as `3 refined, 1 lost`."""
     phrases = [f"{n} {name}" for name, n in counts.items() if n]

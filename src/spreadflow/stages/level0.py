@@ -288,7 +288,8 @@ def _free(section: Level0Section) -> list[int]:
 
 
 def _write(out: Path, detector: Detector, beam: dict[str, Any], figures: dict[str, Any]) -> None:
-    """Write level0.fit.json, then level0.expt."""
+    """Write level0.fit.json, then level0.expt. Raises FileError where a figure is not finite."""
+    store.check_figures(figures, out)
     with store.replacing(out.with_suffix(".fit.json")) as temporary:
         temporary.write_text(json.dumps(figures, indent=2) + "\n")
     length_sigma = figures["distance_sigma_mm"] / figures["distance_mm"] or None

@@ -142,8 +142,7 @@ def run(
         "changes": result.changes,
         "converged": result.changes[-1] < section.converged,
     }
-    without_edge = product_attributes.pop("without_edge")
-    product_attributes["warnings"] = warn(log, _warnings(section, product_attributes, without_edge))
+    product_attributes["warnings"] = warn(log, _warnings(section, product_attributes))
     columns: dict[str, np.ndarray] = {}
     for table, of_table in tables.items():
         columns |= {f"{table}/{name}": column for name, column in of_table.items()}
@@ -152,13 +151,13 @@ def run(
     world.once(lambda: _write(out, columns, key, product_attributes))
 
 
-def _warnings(
-    section: SpreadSection, attributes: dict, without_edge: list[str]
-) -> list[StageWarning]:
+def _warnings(section: SpreadSection, attributes: dict[str, Any]) -> list[StageWarning]:
     """Return what to know before the curves are trusted.
 
-    attributes: of the product; without_edge: a sentence for each site whose curve has no edge.
+    attributes: of the product, from which those that only warnings need are taken.
     """
+    without_edge = attributes.pop("without_edge")
+    bias = attributes.pop("largest_bias")
     warnings = []
     if not attributes["converged"]:
         warnings.append(
@@ -177,6 +176,16 @@ def _warnings(
                 f"{attributes['n_parameters']} unknowns",
                 "fewer than lattices",
                 "Take more lattices, or a larger spread.step_ev.",
+            )
+        )
+    if bias > 1.0:
+        warnings.append(
+            StageWarning(
+                "smoothness has likely moved the quoted curves, at the worst node by σ",
+                bias,
+                1.0,
+                "It is in their σ. Quote curves without it: spread.restraint none or "
+                "kramers_kronig.",
             )
         )
     warnings += [
@@ -423,7 +432,8 @@ def _tables(
         "n_undetermined": weak.n_undetermined,
         "weak": weak.sentences(p.nodes_ev) + without_edge,
         "without_edge": without_edge,
-        "lattices_for_goal": curves.outlook(quoted, elements),
+        "largest_bias": quoted.largest_bias,
+        "lattices_for_goal": curves.outlook(fits, elements),
     }
     return tables, attributes
 

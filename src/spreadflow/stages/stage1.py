@@ -14,7 +14,7 @@ import numpy as np
 from spreadflow.analysis.pixels import lattice_fit
 from spreadflow.analysis.pixels.centroid_distances import centroid_distances
 from spreadflow.config import Stage1Config, Stage1Section
-from spreadflow.errors import RefinedOutcome, StageWarning
+from spreadflow.errors import FileError, RefinedOutcome, StageWarning
 from spreadflow.io import schema, shoebox_blocks, store
 from spreadflow.io.mosaic import mosaic_of_lattices
 from spreadflow.io.rows import blank, columns_of
@@ -100,6 +100,10 @@ def run(
     skeleton.run(parts, make, word, world)
     outcomes = skeleton.outcomes(parts, "lattices/outcome", RefinedOutcome, world)
     log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
+    if not outcomes["refined"] + outcomes["not_converged"]:
+        found = f"none: {skeleton.in_words(outcomes)}"
+        todo = "Look at the log and at reindex.png; mind stage1.range."
+        raise FileError(shoeboxes, "lattices that can be fitted", found, todo)
     world.once(lambda: _write_csv(parts, attributes["runs"], context.unknowns))
     detectors = [Detector.from_json(detector) for detector in attributes["detectors"]]
     warnings: list[StageWarning] = []  # those of the first rank count

@@ -123,6 +123,24 @@ def test_information_is_the_differences_of_slopes_where_the_model_is_right(p):
         assert mixed == pytest.approx(across[i], abs=1e-5 * np.abs(across).max())
 
 
+def test_what_each_lattice_says_adds_up_to_what_all_say(p):
+    """With reflections that follow the curves; their restraint says the rest."""
+    sigma = 0.05
+    errors = 0.05 * np.random.default_rng(5).standard_normal(N_REFLECTIONS)
+    lattices = [lattice(i, errors, TRUE, 30.0) for i in range(8)]
+
+    def sums(theta, u):
+        return joint.coupled(lattices, p, theta, u)
+
+    rest = joint.likeliest(sums, THETA, np.zeros(N_REFLECTIONS), sigma)
+    parts = [joint.information(*of_lattice, rest, p, THETA) for of_lattice in lattices]
+    of_restraint = rest.follows.T @ rest.follows / sigma**2
+    hessian = evaluator(lattices, p, sigma)(THETA).hessian
+    largest = np.abs(hessian).max()
+    np.testing.assert_allclose(np.sum(parts, axis=0) + of_restraint, hessian, atol=1e-8 * largest)
+    assert all(np.linalg.eigvalsh(part).min() > -1e-9 * largest for part in parts)
+
+
 @pytest.mark.stage
 def test_wrong_amplitudes_no_longer_bias_curves(p):
     errors = 0.02 * np.random.default_rng(5).standard_normal(N_REFLECTIONS)

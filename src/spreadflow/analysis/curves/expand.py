@@ -22,6 +22,11 @@ SMALLEST_FALL = 1e-5
 MAX_STEPS = 25
 """Steps at most."""
 
+MAX_SHARE = 0.99
+"""Largest share of one lattice in what is known of a combination of the unknowns that its score is
+corrected for: nearer to 1 its score is what the last step left.
+"""
+
 LEAST_DAMPING = 0.1
 """Damping of a refinement that needs any, relative to the diagonal of the normal matrix."""
 
@@ -63,7 +68,9 @@ class RefinedCurves(NamedTuple):
     of_pixels: np.ndarray
     """(parameter, parameter) information of the pixels alone"""
     scores: np.ndarray
-    """(lattice, parameter)"""
+    """(lattice, parameter) gradients there. Each lattice drew the curves to itself, so that they
+    scatter too little, unless `unbiased` has corrected them.
+    """
     steps: list[float]
     """largest change of the curves at each step, electrons"""
 
@@ -74,11 +81,10 @@ class RefinedCurves(NamedTuple):
 
     @property
     def scatter(self) -> np.ndarray:
-        """(parameter, parameter) covariance of the pixels' slope from the scatter of the lattices:
-        Σ g gᵀ·n/(n − 1).
+        """(parameter, parameter) covariance of the pixels' slope from the scatter of the lattices,
+        Σ g gᵀ.
         """
-        n = len(self.scores)
-        return self.scores.T @ self.scores * (n / max(n - 1, 1))
+        return self.scores.T @ self.scores
 
     @property
     def sandwich(self) -> np.ndarray:
@@ -298,6 +304,22 @@ def refine(
         scores=best.scores,
         steps=steps,
     )
+
+
+def unbiased(score: np.ndarray, information: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Return the gradient (parameter,) of one lattice about the refined curves as large as it is
+    about the true ones, on average.
+
+    Curves follow each lattice by its share in all that is known, H = `information` (parameter,
+    parameter) times A = `covariance` (parameter, parameter), Fisher's of the refined curves: g gᵀ
+    is H − H A H instead of H. (1 − H A)^(−½) g restores it (Bell & McCaffrey 2002, Survey
+    Methodology 28, 169: CR2). Without this, σ from the scatter of few lattices is too small.
+    """
+    root = np.linalg.cholesky(covariance)
+    shares, directions = np.linalg.eigh(root.T @ information @ root)
+    whitened = directions.T @ (root.T @ score)
+    restored = whitened / np.sqrt(1.0 - np.clip(shares, 0.0, MAX_SHARE))
+    return np.linalg.solve(root.T, directions @ restored)
 
 
 def residuals(lattices: Iterable[LatticeTerms], curves: np.ndarray) -> np.ndarray:

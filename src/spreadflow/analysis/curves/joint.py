@@ -154,31 +154,72 @@ def _spread_out(values: np.ndarray, column: np.ndarray, n: int) -> np.ndarray:
     return out
 
 
-def evaluator(sums: Callable[[np.ndarray, np.ndarray], Coupled], n: int, sigma: float) -> Evaluate:
-    """Return θ → normal equations of the curves alone, with the n reflections where they are
-    likeliest. sums: (θ, u) → `coupled` of all lattices; sigma: of u.
+Sums = Callable[[np.ndarray, np.ndarray], Coupled]
+"""(θ, u) → `coupled` of all lattices."""
 
-    −ln L holds ½u²/σ², an equal share of it in each lattice. u of one call is looked for from that
-    of the call before.
+
+class Likeliest(NamedTuple):
+    """The reflections where they are likeliest for given curves."""
+
+    u: np.ndarray
+    """(reflection,)"""
+    follows: np.ndarray
+    """(reflection, parameter) how far each u falls as a parameter rises"""
+    equations: Coupled
+    """there, with the restraint of u"""
+
+
+def likeliest(sums: Sums, theta: np.ndarray, u: np.ndarray, sigma: float) -> Likeliest:
+    """Return the reflections where they are likeliest for θ, looked for from u (reflection,).
+
+    sigma: of u. −ln L holds ½u²/σ², an equal share of it in each lattice.
+    """
+
+    def equations_at(trial: np.ndarray) -> Coupled:
+        return _restrained(sums(theta, trial), trial, sigma)
+
+    u, equations, factor = _at_rest(equations_at, u)
+    return Likeliest(u, cho_solve(factor, equations.across), equations)
+
+
+def evaluator(sums: Sums, n: int, sigma: float) -> Evaluate:
+    """Return θ → normal equations of the curves alone, with the n reflections where they are
+    likeliest. sigma: of u.
+
+    u of one call is looked for from that of the call before.
     """
     u = np.zeros(n)
 
     def evaluate(theta: np.ndarray) -> Normal:
         nonlocal u
-
-        def equations_at(trial: np.ndarray) -> Coupled:
-            return _restrained(sums(theta, trial), trial, sigma)
-
-        u, equations, factor = _at_rest(equations_at, u)
+        u, follows, equations = likeliest(sums, theta, u, sigma)
         curves = equations.curves
-        eliminated = cho_solve(factor, equations.across)
         return Normal(
             losses=curves.losses,
-            scores=curves.scores - equations.slopes @ eliminated,
-            hessian=curves.hessian - equations.across.T @ eliminated,
+            scores=curves.scores - equations.slopes @ follows,
+            hessian=curves.hessian - equations.across.T @ follows,
         )
 
     return evaluate
+
+
+def information(
+    terms: LatticeTerms,
+    reflection: np.ndarray,
+    reflections: Likeliest,
+    p: Parametrisation,
+    theta: np.ndarray,
+) -> np.ndarray:
+    """Return what one lattice says about θ (parameter, parameter) where reflections follow the
+    curves. reflection: (column,) the unique one of each column.
+    """
+    applied = scaled(terms, reflection, reflections.u)
+    recorded, back = np.unique(reflection, return_inverse=True)
+    blocks = _moduli(applied, terms, back, len(recorded), p.curves(theta))
+    follows = reflections.follows[recorded]
+    mixed = follows.T @ (blocks.mixed @ p.basis)
+    of_curves = expand.normal([applied], p, theta).hessian
+    return of_curves - mixed - mixed.T + follows.T @ blocks.square @ follows
 
 
 def _restrained(equations: Coupled, u: np.ndarray, sigma: float) -> Coupled:

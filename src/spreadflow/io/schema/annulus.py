@@ -42,7 +42,9 @@ REFLECTIONS = table(
 PIXELS = table(
     "pixels",
     {
-        "photons": Column("float32", "photon", "pedestal subtracted"),
+        "photons": Column(
+            "float32", "photon", "pedestal subtracted", not_finite="NaN = may not be used"
+        ),
         "valid": Column("bool", "", "may be used"),
         "foreground": Column(
             "bool", "", "in the box around what integration summed of this reflection"

@@ -14,6 +14,13 @@ class Dataset(NamedTuple):
     meaning: str
     refers: str = ""
     """the table whose row numbers this column holds"""
+    not_finite: str = ""
+    """what numbers mean that are not finite: NaN = none; empty where all have to be finite"""
+
+    @property
+    def whole_meaning(self) -> str:
+        """The meaning, with that of numbers that are not finite."""
+        return "; ".join(filter(None, (self.meaning, self.not_finite)))
 
 
 class Column(NamedTuple):
@@ -26,6 +33,8 @@ class Column(NamedTuple):
     """the dimensions of one row, as in `Dataset`"""
     refers: str = ""
     """as in `Dataset`"""
+    not_finite: str = ""
+    """as in `Dataset`"""
 
 
 def table(name: str, columns: Mapping[str, Column]) -> dict[str, Dataset]:
@@ -37,6 +46,7 @@ def table(name: str, columns: Mapping[str, Column]) -> dict[str, Dataset]:
             unit=column.unit,
             meaning=column.meaning,
             refers=column.refers,
+            not_finite=column.not_finite,
         )
         for column_name, column in columns.items()
     }
@@ -53,14 +63,21 @@ def lattice_identity(product: str) -> dict[str, Column]:
     }
 
 
+NOT_USED = "NaN = not used"
+"""What numbers of a lattice are that took no part."""
+
 PIXEL_DEVIATIONS = {
     "model_error": Column(
         "float64",
         "",
         "standard deviation of the model of a pixel relative to its Bragg photons",
+        not_finite=NOT_USED,
     ),
     "sigma_z": Column(
-        "float64", "", "standard deviation of (data − model)/√variance over the pixels"
+        "float64",
+        "",
+        "standard deviation of (data − model)/√variance over the pixels",
+        not_finite=NOT_USED,
     ),
 }
 """Columns that say how far the pixels of a lattice are from their model."""

@@ -1,27 +1,51 @@
 """Parts of `spread`: what the pixels of each lattice say about |F|² by channel."""
 
-from spreadflow.io.schema.core import PIXEL_DEVIATIONS, Column, Dataset, lattice_identity, table
+from spreadflow.io.schema.core import (
+    NOT_USED,
+    PIXEL_DEVIATIONS,
+    Column,
+    Dataset,
+    lattice_identity,
+    table,
+)
 
 LATTICES = table(
     "lattices",
     {
         **lattice_identity("wide"),
-        "outcome": Column(
-            "uint8", "", "errors.SpreadOutcome; numbers of a lattice that is not used are NaN"
-        ),
+        "outcome": Column("uint8", "", "errors.SpreadOutcome"),
         "A": Column(
-            "float64", "1/angstrom", "refined matrix, the mean of the mosaic domains", (3, 3)
+            "float64",
+            "1/angstrom",
+            "refined matrix, the mean of the mosaic domains",
+            (3, 3),
+            not_finite=NOT_USED,
         ),
-        "n_cells": Column("float64", "", "unit cells of a mosaic domain along a, b, c", (3,)),
-        "eta_rad": Column("float64", "rad", "mosaic spread"),
-        "scale": Column("float64", "", "mosaic domains in a beam of `beam.size_mm`"),
-        "photons": Column("float64", "photon", "of the pulse, by channel", ("channel",)),
+        "n_cells": Column(
+            "float64", "", "unit cells of a mosaic domain along a, b, c", (3,), not_finite=NOT_USED
+        ),
+        "eta_rad": Column("float64", "rad", "mosaic spread", not_finite=NOT_USED),
+        "scale": Column(
+            "float64", "", "mosaic domains in a beam of `beam.size_mm`", not_finite=NOT_USED
+        ),
+        "photons": Column(
+            "float64", "photon", "of the pulse, by channel", ("channel",), not_finite=NOT_USED
+        ),
         "loss": Column(
-            "float64", "", "½ Σ (data − model)²/variance where it was expanded, planes eliminated"
+            "float64",
+            "",
+            "½ Σ (data − model)²/variance where it was expanded, planes eliminated",
+            not_finite=NOT_USED,
         ),
-        "score": Column("float64", "", "its fall by what stage 1 refines", ("unknown",)),
+        "score": Column(
+            "float64", "", "its fall by what stage 1 refines", ("unknown",), not_finite=NOT_USED
+        ),
         "nuisance": Column(
-            "float64", "", "information about what stage 1 refines", ("unknown", "unknown")
+            "float64",
+            "",
+            "information about what stage 1 refines",
+            ("unknown", "unknown"),
+            not_finite=NOT_USED,
         ),
         **PIXEL_DEVIATIONS,
         "n_pixels": Column("int32", "px", "pixels fitted"),

@@ -16,9 +16,17 @@ SHOTS = table(
         "n_refused": Column(
             "int32", "", "lattices that fitted spots, but carry no signal where they predict it"
         ),
-        "mean_energy_ev": Column("float64", "eV", "photon-weighted mean of the shot's spectrum"),
+        "mean_energy_ev": Column(
+            "float64",
+            "eV",
+            "photon-weighted mean of the shot's spectrum",
+            not_finite="NaN = not read",
+        ),
         "pulse_photons": Column(
-            "float64", "photon", "sum of the shot's spectrum; 1 where a file has a wavelength alone"
+            "float64",
+            "photon",
+            "sum of the shot's spectrum; 1 where a file has a wavelength alone",
+            not_finite="NaN = not read",
         ),
         "seconds": Column("float64", "s", "processor time spent on the shot"),
     },
@@ -61,9 +69,14 @@ LATTICES = table(
         ),
         "n_indexed": Column("int32", "", "spots with a Miller index"),
         "rmsd_radial_mm": Column(
-            "float64", "mm", "observed - predicted along the direction from the beam centre"
+            "float64",
+            "mm",
+            "observed - predicted along the direction from the beam centre",
+            not_finite="NaN = no such reflection",
         ),
-        "rmsd_transverse_mm": Column("float64", "mm", "observed - predicted across it"),
+        "rmsd_transverse_mm": Column(
+            "float64", "mm", "observed - predicted across it", not_finite="NaN = no such reflection"
+        ),
         "n_rmsd": Column(
             "int32", "", "reflections of the r.m.s.d.: I/σ ≥ 5, fixed before refinement"
         ),
@@ -94,7 +107,10 @@ LATTICES = table(
             "difference",
         ),
         "d_min": Column(
-            "float64", "angstrom", "resolution beyond which the lattice carries no signal"
+            "float64",
+            "angstrom",
+            "resolution beyond which the lattice carries no signal",
+            not_finite="infinite = nothing was predicted",
         ),
     },
 )
@@ -109,8 +125,8 @@ REFLECTIONS = table(
         "panel": Column("int32", "", "panel"),
         "fast": Column("float64", "px", "predicted centroid"),
         "slow": Column("float64", "px", "predicted centroid"),
-        "fast_obs": Column("float32", "px", "observed centroid; NaN where I/σ < 5"),
-        "slow_obs": Column("float32", "px", "observed centroid; NaN where I/σ < 5"),
+        "fast_obs": Column("float32", "px", "observed centroid", not_finite="NaN where I/σ < 5"),
+        "slow_obs": Column("float32", "px", "observed centroid", not_finite="NaN where I/σ < 5"),
         "energy_ev": Column("float32", "eV", "mean energy of the photons diffracted into the spot"),
         "delta_psi_rad": Column(
             "float32", "rad", "rotation onto the Ewald sphere of the shot's mean energy"

@@ -70,7 +70,9 @@ SAMPLES = table(
 PIXELS = table(
     "pixels",
     {
-        "photons": Column("float32", "photon", "pedestal subtracted; NaN = does not count"),
+        "photons": Column(
+            "float32", "photon", "pedestal subtracted", not_finite="NaN = does not count"
+        ),
         "model": Column("float32", "photon", "of the rungs in attribute `pictured`", (3,)),
     },
 )

@@ -1,6 +1,6 @@
 """Product of `merge`: merged intensities, scales, statistics."""
 
-from spreadflow.io.schema.core import Column, Dataset, lattice_identity, table
+from spreadflow.io.schema.core import NOT_USED, Column, Dataset, lattice_identity, table
 
 MERGED = table(
     "merged",
@@ -12,8 +12,9 @@ MERGED = table(
         "half": Column(
             "float64",
             "",
-            "weighted means of the half sets by hash of (shot_id, k); NaN = none",
+            "weighted means of the half sets by hash of (shot_id, k)",
             (2,),
+            not_finite="NaN = none",
         ),
         "n": Column("int32", "", "observations"),
         "chi2": Column("float64", "", "Σ ((I - mean)/σ)² of the observations"),
@@ -25,21 +26,29 @@ LATTICES = table(
     "lattices",
     {
         **lattice_identity("reindex"),
-        "scale": Column("float64", "", "G, its pulse's photons apart; NaN where not used"),
+        "scale": Column("float64", "", "G, its pulse's photons apart", not_finite=NOT_USED),
         "b": Column(
             "float64",
             "angstrom²",
             "B: photons = G·exp(-2 B s²)·pulse·polarization·capture·lorentz·partiality·I, "
             "s = 1/(2d), pulse = pulse_photons over their mean",
+            not_finite=NOT_USED,
         ),
         "tilt_rad": Column(
-            "float64", "rad", "rotations about the lab's x and y against reindex", (2,)
+            "float64",
+            "rad",
+            "rotations about the lab's x and y against reindex",
+            (2,),
+            not_finite=NOT_USED,
         ),
-        "log_width": Column("float64", "", "ln of the width of its nodes over that of reindex"),
+        "log_width": Column(
+            "float64", "", "ln of the width of its nodes over that of reindex", not_finite=NOT_USED
+        ),
         "chi2": Column(
             "float64",
             "",
-            "mean squared deviation, in σ, from what other lattices measured; NaN without any",
+            "mean squared deviation, in σ, from what other lattices measured",
+            not_finite="NaN without any",
         ),
         "n": Column("int32", "", "reflections that count"),
         "used": Column("bool", "", "took part in the merge"),
@@ -50,17 +59,26 @@ LATTICES = table(
 BINS = table(
     "bins",
     {
-        "d_max": Column("float64", "angstrom", "low-resolution edge"),
+        "d_max": Column("float64", "angstrom", "low-resolution edge", not_finite="infinite = all"),
         "d_min": Column("float64", "angstrom", "high-resolution edge"),
         "n_possible": Column("int32", "", "unique reflections, Friedel mates separate"),
         "n_measured": Column("int32", "", "of these measured"),
         "n_observations": Column("int32", "", "observations of these"),
-        "mean_intensity": Column("float64", "", "⟨I⟩ of the merged reflections"),
-        "i_over_sigma": Column("float64", "", "⟨I/σ⟩ of the merged reflections"),
-        "cc_half": Column("float64", "", "CC1/2"),
+        "mean_intensity": Column(
+            "float64", "", "⟨I⟩ of the merged reflections", not_finite="NaN = none"
+        ),
+        "i_over_sigma": Column(
+            "float64", "", "⟨I/σ⟩ of the merged reflections", not_finite="NaN = none"
+        ),
+        "cc_half": Column("float64", "", "CC1/2", not_finite="NaN = too few pairs"),
         "n_pairs": Column("int32", "", "pairs of CC1/2"),
-        "r_split": Column("float64", "", "Rsplit"),
-        "cc_ano": Column("float64", "", "half-set correlation of anomalous differences"),
+        "r_split": Column("float64", "", "Rsplit", not_finite="NaN = too few pairs"),
+        "cc_ano": Column(
+            "float64",
+            "",
+            "half-set correlation of anomalous differences",
+            not_finite="NaN = too few pairs",
+        ),
         "n_pairs_ano": Column("int32", "", "pairs of cc_ano"),
     },
 )

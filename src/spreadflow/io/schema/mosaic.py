@@ -10,8 +10,9 @@ LATTICES = table(
         "A": Column(
             "float64",
             "1/angstrom",
-            "the mean of its domains where it taught a set; else NaN",
+            "the mean of its domains where it taught a set",
             (3, 3),
+            not_finite="NaN = taught none",
         ),
         "set": Column(
             "int32",
