@@ -192,11 +192,14 @@ def _finish(trial: Trial, words: Sequence[str]) -> None:
 
 def of_first_stills(trial: Trial, n: int, out: Path) -> Path:
     """Write the product of `cells` with the accepted lattices of the first n stills alone, and
-    return its path.
+    return its path. Raises SystemExit where there are fewer stills.
     """
-    shots = store.read(trial.product("reindex"), "reindex", ["shots/shot_id"])
+    product = trial.product("reindex")
+    shot_id = store.read(product, "reindex", ["shots/shot_id"])["shots/shot_id"]
+    if len(shot_id) < n:
+        raise SystemExit(f"{product}: {len(shot_id)} stills of {n}; give another --folder")
     columns = store.read(trial.product("cells"), "cells")
-    is_among = np.isin(columns["lattices/shot_id"], shots["shots/shot_id"][:n])
+    is_among = np.isin(columns["lattices/shot_id"], shot_id[:n])
     outcome = np.where(is_among, columns["lattices/outcome"], LatticeOutcome.OTHER_CLUSTER)
     attributes = store.attributes(trial.product("cells"), "cells")
     for name in ("kind", "schema", "software", "time"):
