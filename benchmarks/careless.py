@@ -270,8 +270,10 @@ def _offsets(table: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- the programs
 
 
-def merged_here(trial: Trial, cells: Path, out: Path, truth: Truth) -> Result:
-    """Return what `merge` makes of the accepted lattices."""
+def merged_here(trial: Trial, cells: Path, out: Path, truth: Truth) -> tuple[Result, Result]:
+    """Return what `merge` makes of the accepted lattices: intensities as measured, and those that
+    are expected; both with the same expected |F|.
+    """
     if not out.exists():
         section = config.section(trial.config, "merge", trial.run)
         files = ["--reindex", str(trial.product("reindex")), "--cells", str(cells)]
@@ -283,15 +285,18 @@ def merged_here(trial: Trial, cells: Path, out: Path, truth: Truth) -> Result:
     hkl = sign[:, None] * table["merged/hkl"]
     intensity, sigma = (table[f"merged/{name}"] for name in ("intensity", "sigma"))
     is_centric = table["merged/friedel"] == 0
-    expected = amplitudes(intensity, sigma, truth.unique.spacing(hkl), is_centric)
-    return Result(_by_unique(truth, hkl, intensity), _by_unique(truth, hkl, expected), _noted(out))
+    expected = expectations(intensity, sigma, truth.unique.spacing(hkl), is_centric)
+    columns = (intensity, *expected)
+    measured, squares, amplitude = (_by_unique(truth, hkl, column) for column in columns)
+    seconds = _noted(out)
+    return Result(measured, amplitude, seconds), Result(squares, amplitude, seconds)
 
 
-def amplitudes(
+def expectations(
     intensity: np.ndarray, sigma: np.ndarray, d: np.ndarray, is_centric: np.ndarray
-) -> np.ndarray:
-    """Return the |F| that are expected of intensities with their σ and Wilson's distribution in
-    shells (French & Wilson 1978), all (n,). d: Å.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the |F|² and |F| that are expected of intensities with their σ and Wilson's
+    distribution in shells (French & Wilson 1978), all (n,). d: Å.
     """
     shell = merging.shells(d, d.min())
     mean = np.bincount(shell, intensity) / np.maximum(np.bincount(shell), 1)
@@ -303,7 +308,8 @@ def amplitudes(
     wilson = np.where(is_centric[:, None], 0.5 * (true / mean + np.log(true)), true / mean)
     logarithm = -wilson - 0.5 * deviation**2
     weight = np.exp(logarithm - logarithm.max(axis=1, keepdims=True))
-    return (weight * np.sqrt(true)).sum(axis=1) / weight.sum(axis=1)
+    weight = weight / weight.sum(axis=1, keepdims=True)
+    return (weight * true).sum(axis=1), (weight * np.sqrt(true)).sum(axis=1)
 
 
 def merged_by_careless(
@@ -460,8 +466,10 @@ def compared(
     folder = folder / f"{n_lattices}"
     cells = of_first_stills(trial, n_lattices, folder / "cells.h5")
     table = observed(trial, cells)
+    measured, expected = merged_here(trial, cells, folder / "merge.h5", truth)
     results = {
-        "spreadflow": merged_here(trial, cells, folder / "merge.h5", truth),
+        "merge": measured,
+        "merge, expected": expected,
         "plain mean": plain_mean(table, truth),
     }
     for name in program.recipes:
