@@ -14,6 +14,7 @@ os.environ |= dict.fromkeys(THREAD_CAPS, "1")
 import resource
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
@@ -146,12 +147,14 @@ def forget(trial: Trial, first: str) -> None:
         shutil.rmtree(trial.product(word).with_suffix(".parts"), ignore_errors=True)
 
 
-def finish(trial: Trial) -> Course:
-    """Run each stage whose product is not there, up to one that fails, or runs out of memory."""
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
+def finish(trial: Trial, words: Sequence[str] | None = None) -> Course:
+    """Run each stage whose product is not there, up to one that fails, or runs out of memory.
+    words: the stages; None = all of the trial.
+    """
+    before, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, most))
     seconds = {}
-    for word in trial.words:
+    for word in trial.words if words is None else words:
         if trial.product(word).exists():
             continue
         start = time.process_time()
@@ -161,6 +164,7 @@ def finish(trial: Trial) -> Course:
         except SystemExit:
             return Course(word, seconds)
         seconds[word] = time.process_time() - start
+    resource.setrlimit(resource.RLIMIT_AS, (before, most))
     return Course(None, seconds)
 
 

@@ -208,11 +208,14 @@ def mates_together(rows: Merged) -> Merged:
 
 
 def agreement(rows: Merged) -> dict:
-    """Return how well merged intensities agree with the true ones: R_iso with the least-squares
+    """Return how well merged intensities agree with the true ones, as `agreement_of`."""
+    return agreement_of(rows.intensity, rows.true)
+
+
+def agreement_of(found: np.ndarray, true: np.ndarray) -> dict:
+    """Return how well intensities (n,) agree with the true ones: R_iso with the least-squares
     scale, rank correlation, and correlation of the logarithms of those above zero.
     """
-    found = rows.intensity
-    true = rows.true
     scale = (found @ true) / (found @ found)
     is_positive = found > 0
     logarithms = np.log(found[is_positive]), np.log(true[is_positive])
