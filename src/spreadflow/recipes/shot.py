@@ -19,12 +19,14 @@ from spreadflow.analysis.still import (
 from spreadflow.analysis.still.evidence import Evidence
 from spreadflow.analysis.still.prediction import MosaicLattice, Predicted
 from spreadflow.analysis.still.strong_pixels import DispersionThreshold
+from spreadflow.analysis.still.tails import Tails
 from spreadflow.config import IndexSection
 from spreadflow.errors import Outcome
 from spreadflow.io.rows import columns_of
 from spreadflow.models import Detector, Lattice, ReflectionFlag, Reflections, Shot, Spots
 from spreadflow.physics import unit_cell
 from spreadflow.physics.geometry import S0, direction
+from spreadflow.physics.noise import FIBRE_SHAPE
 from spreadflow.physics.symmetry import misorientation
 from spreadflow.units import DEG, wavelength
 
@@ -61,6 +63,8 @@ class Result(NamedTuple):
     """what speaks for each lattice"""
     n_refused: int = 0
     """lattices that spots were found for, and whose predictions carry no signal"""
+    psf_fwhm_mm: float = 0.0
+    """full width of the point spread that the tails of its spots show; 0 = none"""
 
 
 class _Integrated(NamedTuple):
@@ -70,6 +74,8 @@ class _Integrated(NamedTuple):
     lattice: np.ndarray
     """(reflection,) number of its lattice"""
     evidences: tuple[Evidence, ...]
+    point_spread: Tails
+    """tails of the spots"""
 
 
 def index(
@@ -125,6 +131,7 @@ def index(
         reflection_lattice=integrated.lattice,
         evidences=integrated.evidences,
         n_refused=n_refused,
+        psf_fwhm_mm=integrated.point_spread.width_px * float(detector.pixel_mm) / FIBRE_SHAPE,
     )
 
 
@@ -307,8 +314,14 @@ def _integrate(
         )
         for lattice in lattices
     ]
-    reflections, lattice_of = _summed(shot, section, there, of_lattices)
-    controls = [_control(shot, section, there, of_lattices, a) for a in evidence.CONTROL_TURNS_RAD]
+    reflections, point_spread = integration.integrate_and_learn(
+        shot.image, shot.mask, _joined(of_lattices), there, **_pixel_settings(shot, section)
+    )
+    lattice_of = _numbers(of_lattices)
+    controls = [
+        _control(shot, section, there, of_lattices, angle, point_spread)
+        for angle in evidence.CONTROL_TURNS_RAD
+    ]
     z = evidence.strengths(reflections)
     evidences = []
     for number, (lattice, predicted) in enumerate(zip(lattices, of_lattices, strict=True)):
@@ -316,25 +329,27 @@ def _integrate(
         is_spot = _is_among(predicted.hkl, lattice.hkl)
         control = np.concatenate([of_turn[number] for of_turn in controls])
         evidences.append(evidence.weigh(predicted, z[own], is_spot, control))
-    return _Integrated(reflections, lattice_of, tuple(evidences))
+    return _Integrated(reflections, lattice_of, tuple(evidences), point_spread)
 
 
-def _summed(
-    shot: Shot, section: IndexSection, detector: Detector, of_lattices: list[Predicted]
-) -> tuple[Reflections, np.ndarray]:
-    """Return the integrated reflections of some lattices, and the number of each one's lattice."""
-    columns = zip(*of_lattices, strict=True)
-    reflections = integration.integrate(
-        shot.image,
-        shot.mask,
-        Predicted(*map(np.concatenate, columns)),
-        detector,
-        saturation_photons=shot.saturation_photons,
-        calibration_error=section.calibration_error,
-        readout_photons=section.readout_photons,
-    )
+def _pixel_settings(shot: Shot, section: IndexSection) -> dict[str, float]:
+    """Return what integration is told of the pixels."""
+    return {
+        "saturation_photons": shot.saturation_photons,
+        "calibration_error": section.calibration_error,
+        "readout_photons": section.readout_photons,
+    }
+
+
+def _joined(of_lattices: list[Predicted]) -> Predicted:
+    """Return the reflections of some lattices as one list."""
+    return Predicted(*map(np.concatenate, zip(*of_lattices, strict=True)))
+
+
+def _numbers(of_lattices: list[Predicted]) -> np.ndarray:
+    """Return the number of the lattice of each of their reflections."""
     n_reflections = [len(predicted.hkl) for predicted in of_lattices]
-    return reflections, np.repeat(np.arange(len(of_lattices)), n_reflections)
+    return np.repeat(np.arange(len(of_lattices)), n_reflections)
 
 
 def _control(
@@ -343,12 +358,24 @@ def _control(
     detector: Detector,
     of_lattices: list[Predicted],
     angle_rad: float,
+    point_spread: Tails,
 ) -> list[np.ndarray]:
-    """Return the strengths of predictions of each lattice, turned about the beam."""
+    """Return the strengths of predictions of each lattice, turned about the beam.
+
+    point_spread: as the spots of the shot show it.
+    """
     elsewhere = [evidence.turned(predicted, detector, angle_rad) for predicted in of_lattices]
     if not any(len(predicted.hkl) for predicted in elsewhere):
         return [np.empty(0)] * len(of_lattices)
-    reflections, lattice_of = _summed(shot, section, detector, elsewhere)
+    reflections = integration.integrate(
+        shot.image,
+        shot.mask,
+        _joined(elsewhere),
+        detector,
+        **_pixel_settings(shot, section),
+        point_spread=point_spread,
+    )
+    lattice_of = _numbers(elsewhere)
     z = evidence.strengths(reflections)
     return [z[lattice_of == number] for number in range(len(of_lattices))]
 
@@ -383,6 +410,7 @@ def tables_of(result: Result, identity: dict[str, Any]) -> dict[str, dict[str, n
         "n_spots": 0 if result.spots is None else len(result.spots.fast),
         "n_lattices": len(result.lattices),
         "n_refused": result.n_refused,
+        "psf_fwhm_mm": result.psf_fwhm_mm,
     }
     tables = {"shots": columns_of([shot])}
     if result.spots is not None:

@@ -95,6 +95,7 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
     significance = _concatenated(runs, "lattices/significance")
     resolution = _concatenated(runs, "lattices/d_min")
     flags = _concatenated(runs, "reflections/flags")
+    psf_fwhm_mm = _concatenated(runs, "shots/psf_fwhm_mm")[outcome == Outcome.INDEXED]
     n_shots = len(outcome)
     n_hits = int(np.isin(outcome, HITS).sum())
     n_indexed = int((outcome == Outcome.INDEXED).sum())
@@ -115,6 +116,7 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
         "n_beyond": int((flags & ReflectionFlag.BEYOND != 0).sum()),
         "seconds_per_shot_per_core": float(seconds.sum() / n_shots) if n_shots else None,
         "domain_estimated_ang": float(np.median(domain_ang)) if len(k) else None,
+        "psf_fwhm_mm": float(np.median(psf_fwhm_mm)) if len(psf_fwhm_mm) else None,
         "shift_mm": np.median(shift_mm, axis=0) if len(shift_mm) else None,
         "bandwidth": next((run.bandwidth for run in runs if run.bandwidth), None),
     }

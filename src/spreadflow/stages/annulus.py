@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.analysis.pixels import shoeboxes
-from spreadflow.analysis.still import integration
+from spreadflow.analysis.still import footprints
 from spreadflow.config import AnnulusConfig, AnnulusSection, IndexSection, WideConfig
 from spreadflow.errors import ConfigError, FileError, Outcome
 from spreadflow.io import store
@@ -252,7 +252,7 @@ def _cut_out(
         boxes,
         is_chosen[is_of_shot],
         border=section.border_px,
-        frame=integration.BORDER_PX,
+        frame=footprints.BORDER_PX,
     )
 
 

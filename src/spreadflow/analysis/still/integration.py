@@ -1,8 +1,5 @@
 """Summation integration of stills: elongated foregrounds, a robust plane below them, honest σ.
 
-All shoeboxes of a shot are one flat list of pixels (reflection by reflection, slow outer, fast
-inner), so that every sum over shoeboxes is one product with a sparse matrix and nothing is padded.
-
 Rossmann (1979) J. Appl. Cryst. 12, 225 (plane); Anscombe (1948) Biometrika 35, 246 (outliers of a
 Poisson variable).
 """
@@ -10,24 +7,25 @@ Poisson variable).
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import coo_matrix, csr_matrix
+from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from spreadflow.analysis.still.prediction import Predicted
+from spreadflow.analysis.still import tails
+from spreadflow.analysis.still.footprints import (
+    FOREIGN,
+    FREE,
+    OWN,
+    Boxes,
+    Footprints,
+    at_edge,
+    boxes_of,
+    footprints_of,
+    roles,
+)
+from spreadflow.analysis.still.pixel_noise import PixelNoise
+from spreadflow.analysis.still.prediction import HALF_SIZE, Predicted
+from spreadflow.analysis.still.tails import NO_TAILS, SpotPixels, Tails
 from spreadflow.models import Detector, ReflectionFlag, Reflections
-from spreadflow.physics.geometry import radial_axes
-
-EXTENT = 1.5
-"""Half size of a foreground in predicted half sizes, beyond its margin. These hold 98 %; half as
-much again and a pixel hold all but 1e-4, little beside the gain errors of the strongest spots. More
-costs precision: the background under weak spots.
-"""
-
-MARGIN_PX = 1.0
-"""Margin of a foreground around the predicted spot, px."""
-
-BORDER_PX = 4
-"""Width of the frame that the background of a shoebox is taken from, px."""
 
 N_SIGMA = 4.0
 """Background pixels further than this from the plane, in their standard deviations, are left out.
@@ -58,55 +56,16 @@ PLANE_RIDGE = 1e-8
 photons/px).
 """
 
+LEAST_SHARE = 0.1
+"""Of a spot's light in its foreground: with less, a neighbour has most of it, and it is flagged."""
+
 LEAST_LEVEL = 0.2
 """Fraction of a shoebox's mean background below which weights no longer follow the plane."""
-
-ANSCOMBE = 0.375
-"""Photons added to counts under the root of Anscombe's transform."""
 
 KEY_STEP = 1 << 24
 """Distance of the keys of two reflections where one sort orders pixels by reflection, then by
 value: no count that matters lies beyond ± half of it.
 """
-
-FREE = 0
-"""The pixel is in nobody's foreground."""
-
-OWN = 1
-"""The pixel is in the foreground of the reflection."""
-
-FOREIGN = 2
-"""The pixel is in the foreground of a neighbour only."""
-
-
-class _Footprints(NamedTuple):
-    """Rotated rectangles that hold spots, around their predicted centroids."""
-
-    axes: np.ndarray
-    """(reflection, 2, 2) rows radial, transverse in (fast, slow)"""
-    half: np.ndarray
-    """(reflection, 2) half sizes along them, px"""
-
-
-class _Boxes(NamedTuple):
-    """The pixels of all shoeboxes."""
-
-    bbox: np.ndarray
-    """(reflection, 4) int fast0 fast1 slow0 slow1, half open, within the panel"""
-    is_cut: np.ndarray
-    """(reflection,) the footprint reaches beyond the panel"""
-    reflection: np.ndarray
-    """(pixel,) row of the reflection"""
-    panel: np.ndarray
-    """(pixel,)"""
-    slow: np.ndarray
-    """(pixel,)"""
-    fast: np.ndarray
-    """(pixel,)"""
-    offset: np.ndarray
-    """(pixel, 2) fast, slow of the pixel's centre minus the predicted centroid, px"""
-    sums: csr_matrix
-    """(reflection, pixel) ones: `sums @ x` adds x over each shoebox"""
 
 
 class _Pixels(NamedTuple):
@@ -125,6 +84,24 @@ class _Pixels(NamedTuple):
     def summed(self) -> np.ndarray:
         """Pixels that make the intensity."""
         return (self.role == OWN) & self.valid
+
+    @property
+    def free(self) -> np.ndarray:
+        """Pixels that show background."""
+        return (self.role == FREE) & self.valid
+
+
+class _Light(NamedTuple):
+    """Where the light of spots with tails is."""
+
+    profile: np.ndarray
+    """(pixel,) share of the light"""
+    share: np.ndarray
+    """(reflection,) of the light in the foreground"""
+    relative_sigma: np.ndarray
+    """(reflection,) of intensities, as the width of the tails is not known better"""
+    noise: np.ndarray
+    """(reflection,) variance of the foreground's background counts over that without tails"""
 
 
 class _Plane(NamedTuple):
@@ -153,33 +130,31 @@ class _Sums(NamedTuple):
     """pixels"""
 
 
-class _Noise(NamedTuple):
-    """The sources of a pixel's variance, V = b + σ_r² + (ε b)²."""
+class _Gathered(NamedTuple):
+    """The reflections of a shot with the pixels of their shoeboxes."""
 
-    readout: float
-    """σ_r, photons"""
-    calibration: float
-    """ε"""
+    predicted: Predicted
+    footprints: Footprints
+    boxes: Boxes
+    pixels: _Pixels
+    overlap: np.ndarray
+    """(reflection,) fraction of the foreground that neighbours own"""
+    shape: tuple[int, int]
+    """(slow, fast) pixels of a panel"""
+    noise: PixelNoise
 
-    def variance(self, level: np.ndarray) -> np.ndarray:
-        """Return the variance of pixels that expect a level of photons."""
-        level = np.maximum(level, 0.0)
-        return level + self.readout**2 + (self.calibration * level) ** 2
-
-    def deviation(self, counts: np.ndarray, level: np.ndarray) -> np.ndarray:
-        """Return how many standard deviations counts are from a level: above it by Anscombe's
-        transform, for the long tail of few counts; below it as they are, for there is none.
-        """
-        level = np.maximum(level, 0.0)
-        offset = ANSCOMBE + self.readout**2
-        root = np.sqrt(level + offset)
-
-        root_of_counts = np.sqrt(np.maximum(counts, level) + offset)
-        above = 2.0 * (root_of_counts - root)
-        below = np.minimum(counts - level, 0.0) / root
-
-        from_gains = np.sqrt(1.0 + self.calibration**2 * level)
-        return (above + below) / from_gains
+    def spot_pixels(self) -> SpotPixels:
+        """Return the pixels, and how the light of the reflections lies in them without tails."""
+        half_sizes = [self.predicted.radial_px, self.predicted.transverse_px]
+        return SpotPixels(
+            offset=self.boxes.offset,
+            spot=self.boxes.reflection,
+            sums=self.boxes.sums,
+            own=self.pixels.summed,
+            free=self.pixels.free,
+            axes=self.footprints.axes,
+            sigma=np.stack(half_sizes, axis=-1) / HALF_SIZE,
+        )
 
 
 def integrate(
@@ -191,26 +166,63 @@ def integrate(
     saturation_photons: float = np.inf,
     calibration_error: float = 0.01,
     readout_photons: float = 1.0,
+    point_spread: Tails = NO_TAILS,
 ) -> Reflections:
     """Sum the photons above background of every predicted reflection of a shot.
 
     image: (panel, slow, fast) photons. mask: the same shape, True = may be used. predicted:
     reflections of *all* lattices of the shot, so that neighbours are known; a contested pixel goes
     to the nearer centroid (in units of the footprints). calibration_error: relative pixel-to-pixel
-    gain error ε. readout_photons: σ_r of the readout noise.
+    gain error ε. readout_photons: σ_r of the readout noise. point_spread: the tails of spots.
 
     I = Σ (c - b), σ² = σ_b² + f(I) + ε² Σ c², σ_b² = Σ b + n σ_r² + (Σ x)ᵀ Cov(θ) (Σ x), sums over
     the foreground. f is the signal's own Poisson variance, I³/(I² + 4σ_b²) for I > 0: I for what
     stands out of the background's noise, nothing for what does not. With f = I, σ would follow the
-    noise and means weighted by 1/σ² come out low.
+    noise and means weighted by 1/σ² come out low. Where spots have tails, the background is what
+    is left without them, and I and σ are over the share of the light that the foreground holds.
 
     The intensity of a reflection with a bit of `ReflectionFlag.FAILED` is finite, but not to be
     used.
     """
-    noise = _Noise(readout_photons, calibration_error)
-    footprints = _footprints(predicted, detector)
-    boxes = _boxes(predicted, footprints, detector.shape)
-    role, overlap = _roles(boxes, footprints, detector.shape)
+    noise = PixelNoise(readout_photons, calibration_error)
+    gathered = _gathered(image, mask, predicted, detector, saturation_photons, noise)
+    return _integrated(gathered, point_spread)
+
+
+def integrate_and_learn(
+    image: np.ndarray,
+    mask: np.ndarray,
+    predicted: Predicted,
+    detector: Detector,
+    *,
+    saturation_photons: float = np.inf,
+    calibration_error: float = 0.01,
+    readout_photons: float = 1.0,
+) -> tuple[Reflections, Tails]:
+    """Return the reflections of a shot as from `integrate`, and the tails of its spots, which the
+    strong ones show.
+    """
+    noise = PixelNoise(readout_photons, calibration_error)
+    gathered = _gathered(image, mask, predicted, detector, saturation_photons, noise)
+    without = _integrated(gathered, NO_TAILS)
+    strength = np.where(without.flags == 0, without.intensity / without.sigma, 0.0)
+    spots = gathered.spot_pixels()
+    point_spread = tails.learned(spots, gathered.pixels.counts, without.background, strength, noise)
+    return (_integrated(gathered, point_spread) if point_spread.width_px else without), point_spread
+
+
+def _gathered(
+    image: np.ndarray,
+    mask: np.ndarray,
+    predicted: Predicted,
+    detector: Detector,
+    saturation_photons: float,
+    noise: PixelNoise,
+) -> _Gathered:
+    """Return the reflections with the pixels of their shoeboxes; arguments as of `integrate`."""
+    footprints = footprints_of(predicted, detector)
+    boxes = boxes_of(predicted, footprints, detector.shape)
+    role, overlap = roles(boxes, footprints, detector.shape)
 
     address = (boxes.panel, boxes.slow, boxes.fast)
     counts = image[address].astype(np.float64)
@@ -218,11 +230,17 @@ def integrate(
     saturated = counts > saturation_photons
     counts[~valid] = 0.0
     pixels = _Pixels(counts, valid, saturated, role)
+    return _Gathered(predicted, footprints, boxes, pixels, overlap, detector.shape, noise)
 
-    plane = _fit_plane(boxes, counts, (role == FREE) & valid, noise)
-    sums = _sums(boxes, pixels, plane, noise)
+
+def _integrated(gathered: _Gathered, point_spread: Tails) -> Reflections:
+    """Return the intensities of gathered reflections whose spots have these tails."""
+    predicted, _, boxes, pixels, overlap, shape, noise = gathered
+    light = _light(gathered, point_spread) if point_spread.width_px else None
+    plane = _fit_plane(boxes, pixels, noise, light)
+    sums = _sums(boxes, pixels, plane, noise, light)
     flags = (
-        ReflectionFlag.EDGE * _at_edge(boxes.bbox, detector.shape)
+        ReflectionFlag.EDGE * at_edge(boxes.bbox, shape)
         | ReflectionFlag.OVERLAP * (overlap > MAX_OVERLAP)
         | _failures(boxes, pixels, plane, sums)
     )
@@ -243,33 +261,27 @@ def integrate(
     )
 
 
+def _light(gathered: _Gathered, point_spread: Tails) -> _Light:
+    """Return where the light of the reflections' spots is, which have these tails."""
+    profile = point_spread.profiles(gathered.spot_pixels())
+    share = gathered.boxes.sums @ (gathered.pixels.summed * profile)
+    share = np.maximum(share, LEAST_SHARE)
+    noise = point_spread.kept_noise(gathered.footprints.half)
+    return _Light(profile, share, point_spread.relative_sigma(share), noise)
+
+
 def shoeboxes(predicted: Predicted, detector: Detector) -> np.ndarray:
     """Return the shoeboxes (reflection, 4) that `integrate` makes: fast0 fast1 slow0 slow1, half
     open, px.
     """
-    footprints = _footprints(predicted, detector)
-    return _boxes(predicted, footprints, detector.shape).bbox
+    footprints = footprints_of(predicted, detector)
+    return boxes_of(predicted, footprints, detector.shape).bbox
 
 
 # ---------------------------------------------------------------- pixels
 
 
-def _footprints(predicted: Predicted, detector: Detector) -> _Footprints:
-    """Return the foregrounds of predicted reflections."""
-    axes = radial_axes(detector, predicted.panel, predicted.fast, predicted.slow)
-    half_sizes = [predicted.radial_px, predicted.transverse_px]
-    half = EXTENT * np.stack(half_sizes, axis=-1) + MARGIN_PX
-    return _Footprints(axes, half)
-
-
-def _at_edge(bbox: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return whether a shoebox touches its panel's edge, (reflection,) bool."""
-    at_start = (bbox[:, ::2] == 0).any(axis=1)
-    at_end = (bbox[:, 1::2] == shape[::-1]).any(axis=1)
-    return at_start | at_end
-
-
-def _failures(boxes: _Boxes, pixels: _Pixels, plane: _Plane, sums: _Sums) -> np.ndarray:
+def _failures(boxes: Boxes, pixels: _Pixels, plane: _Plane, sums: _Sums) -> np.ndarray:
     """Return the bits of `ReflectionFlag.FAILED` of each reflection."""
     own = pixels.role == OWN
     n_lost = boxes.sums @ (own & ~pixels.valid)
@@ -284,116 +296,46 @@ def _failures(boxes: _Boxes, pixels: _Pixels, plane: _Plane, sums: _Sums) -> np.
     )
 
 
-def _boxes(predicted: Predicted, footprints: _Footprints, shape: tuple[int, int]) -> _Boxes:
-    """Return the shoeboxes around footprints on panels of this shape (slow, fast)."""
-    centre = np.stack([predicted.fast, predicted.slow], axis=-1)
-    reach = np.einsum("rk,rkc->rc", footprints.half, np.abs(footprints.axes))
-    limit = np.array(shape[::-1])
-
-    low = np.floor(centre - reach).astype(int)
-    high = np.ceil(centre + reach).astype(int)
-    is_cut = ((low < 0) | (high > limit)).any(axis=1)
-    low = np.clip(low - BORDER_PX, 0, limit - 1)
-    high = np.clip(high + BORDER_PX, 1, limit)
-
-    first, reflection, fast, slow = _listed(low, high)
-    position = np.stack([fast, slow], axis=-1) + 0.5
-    n_pixels = len(reflection)
-    ones = np.ones(n_pixels)
-    return _Boxes(
-        bbox=np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=-1),
-        is_cut=is_cut,
-        reflection=reflection,
-        panel=predicted.panel[reflection],
-        slow=slow,
-        fast=fast,
-        offset=position - centre[reflection],
-        sums=csr_matrix((ones, np.arange(n_pixels), first), shape=(len(low), n_pixels)),
-    )
-
-
-def _listed(
-    low: np.ndarray, high: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the pixels of all boxes in one list, slow outer and fast inner: the first of each box
-    (box + 1,), the box, fast and slow of each pixel (pixel,).
-
-    low, high: (box, 2) fast, slow; high is not within.
-    """
-    width, height = (high - low).T
-    n_pixels = width * height
-    first = np.concatenate([[0], np.cumsum(n_pixels)])
-    box = np.repeat(np.arange(len(low)), n_pixels)
-
-    in_box = np.arange(first[-1]) - first[box]
-    fast = low[box, 0] + in_box % width[box]
-    slow = low[box, 1] + in_box // width[box]
-    return first, box, fast, slow
-
-
-def _roles(
-    boxes: _Boxes, footprints: _Footprints, shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return FREE, OWN or FOREIGN per pixel, and per reflection the fraction of its foreground that
-    neighbours own.
-    """
-    along = np.einsum("pc,pkc->pk", boxes.offset, footprints.axes[boxes.reflection])
-    distance = np.abs(along / footprints.half[boxes.reflection]).max(axis=1)
-    inside = np.flatnonzero(distance <= 1.0)
-
-    n_slow, n_fast = shape
-    row = boxes.panel.astype(np.int64) * n_slow + boxes.slow
-    pixel = row * n_fast + boxes.fast
-    order = np.lexsort((distance[inside], pixel[inside]))
-    nearest_first = inside[order]
-    claimed, first = np.unique(pixel[nearest_first], return_index=True)
-    role = np.where(_contains(claimed, pixel), FOREIGN, FREE).astype(np.uint8)
-    role[nearest_first[first]] = OWN
-
-    n_inside = np.bincount(boxes.reflection[inside], minlength=len(footprints.half))
-    n_own = boxes.sums @ (role == OWN)
-    return role, 1.0 - n_own / np.maximum(n_inside, 1)
-
-
-def _contains(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return whether each value is among the ordered ones, (n,) bool."""
-    if not len(ordered):
-        return np.zeros(len(values), dtype=bool)
-    place = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
-    return ordered[place] == values
-
-
 # ---------------------------------------------------------------- background
 
 
-def _fit_plane(boxes: _Boxes, counts: np.ndarray, free: np.ndarray, noise: _Noise) -> _Plane:
+def _fit_plane(
+    boxes: Boxes, pixels: _Pixels, noise: PixelNoise, light: _Light | None = None
+) -> _Plane:
     """Return the plane through the free pixels of each shoebox by weighted least squares, outliers
     left out.
 
     It starts from the median. Weights come from the plane itself: weighting by the counts instead
-    would be low by about one photon.
+    would be low by about one photon. Tails are those of the intensity above the plane before.
     """
+    counts, free = pixels.counts, pixels.free
     one = np.ones((len(counts), 1))
     design = np.concatenate([one, boxes.offset], axis=1)
     products = design[:, (0, 0, 0, 1, 1, 2)] * design[:, (0, 1, 2, 1, 2, 2)]
     products = np.ascontiguousarray(products)
 
     level = _medians(boxes, counts, free)[boxes.reflection]
+    of_tail = 0.0
+    below_tail = counts
     for _ in range(N_CYCLES):
-        deviation = noise.deviation(counts, level)
+        if light is not None:
+            intensity = boxes.sums @ (pixels.summed * (counts - level)) / light.share
+            of_tail = intensity[boxes.reflection] * light.profile
+            below_tail = counts - of_tail
+        deviation = noise.deviation(counts, level + of_tail)
         is_fitted = free & (np.abs(deviation) <= N_SIGMA)
 
         # a plane near zero would give its lowest pixels all the weight
         n = boxes.sums @ is_fitted
         at_least_one = np.maximum(n, 1)
-        mean = (boxes.sums @ (is_fitted * counts)) / at_least_one
+        mean = (boxes.sums @ (is_fitted * below_tail)) / at_least_one
         least_level = np.maximum(mean, 1.0 / at_least_one) * LEAST_LEVEL
         weighted_level = np.maximum(level, least_level[boxes.reflection])
-        weight = is_fitted / noise.variance(weighted_level)
+        weight = is_fitted / noise.variance(weighted_level + np.maximum(of_tail, 0.0))
 
         upper = boxes.sums @ (weight[:, None] * products)
         normal = upper[:, (0, 1, 2, 1, 3, 4, 2, 4, 5)].reshape(-1, 3, 3)
-        weighted = weight * counts
+        weighted = weight * below_tail
         right = boxes.sums @ (weighted[:, None] * design)
 
         covariance = np.linalg.inv(normal + PLANE_RIDGE * np.eye(3))
@@ -402,7 +344,7 @@ def _fit_plane(boxes: _Boxes, counts: np.ndarray, free: np.ndarray, noise: _Nois
     return _Plane(level, n, covariance)
 
 
-def _medians(boxes: _Boxes, values: np.ndarray, among: np.ndarray) -> np.ndarray:
+def _medians(boxes: Boxes, values: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Return the median (reflection,) of each shoebox's values among the pixels marked; 0 where
     there are none.
     """
@@ -446,8 +388,10 @@ def rest_variance(intensity: np.ndarray, variance: np.ndarray) -> np.ndarray:
     return half + np.sqrt(half**2 + 0.25 * product)
 
 
-def _sums(boxes: _Boxes, pixels: _Pixels, plane: _Plane, noise: _Noise) -> _Sums:
-    """Return the intensities of all reflections."""
+def _sums(
+    boxes: Boxes, pixels: _Pixels, plane: _Plane, noise: PixelNoise, light: _Light | None
+) -> _Sums:
+    """Return the intensities of all reflections. light: as spots with tails have it."""
     counts = pixels.counts
     summed = pixels.summed
     n = boxes.sums @ summed
@@ -457,15 +401,23 @@ def _sums(boxes: _Boxes, pixels: _Pixels, plane: _Plane, noise: _Noise) -> _Sums
     offsets = boxes.sums @ (summed[:, None] * boxes.offset)
     lever = np.stack([n, *offsets.T], axis=-1)
     from_plane = np.einsum("ri,rij,rj->r", lever, plane.covariance, lever)
-    rest = np.maximum(below, 0.0) + n * noise.readout**2 + from_plane
+    from_counts = np.maximum(below, 0.0)
+    if light is not None:
+        from_counts = from_counts * light.noise
+    rest = from_counts + n * noise.readout**2 + from_plane
     rest = np.maximum(rest, LEAST_VARIANCE)
+    sigma_background = np.sqrt(rest)
 
-    own = own_variance(intensity, rest)
     from_gains = noise.calibration**2 * (boxes.sums @ (summed * counts**2))
+    if light is not None:
+        intensity = intensity / light.share
+        rest = rest / light.share**2
+        from_gains = from_gains / light.share**2 + (light.relative_sigma * intensity) ** 2
+    own = own_variance(intensity, rest)
     return _Sums(
         intensity=intensity,
         sigma=np.sqrt(rest + own + from_gains),
-        sigma_background=np.sqrt(rest),
+        sigma_background=sigma_background,
         background=below / np.maximum(n, 1),
         n=n,
     )
@@ -474,7 +426,7 @@ def _sums(boxes: _Boxes, pixels: _Pixels, plane: _Plane, noise: _Noise) -> _Sums
 # ---------------------------------------------------------------- centroids
 
 
-def _centroids(boxes: _Boxes, pixels: _Pixels, plane: _Plane, noise: _Noise) -> np.ndarray:
+def _centroids(boxes: Boxes, pixels: _Pixels, plane: _Plane, noise: PixelNoise) -> np.ndarray:
     """Return the centre of mass, minus the predicted centroid, of the pixels > 2 σ that are
     connected with the highest one: (reflection, 2) px.
 
@@ -500,7 +452,7 @@ def _centroids(boxes: _Boxes, pixels: _Pixels, plane: _Plane, noise: _Noise) -> 
     return weighted / np.maximum(total, 1e-9)[:, None]
 
 
-def _connected(boxes: _Boxes, bright: np.ndarray) -> np.ndarray:
+def _connected(boxes: Boxes, bright: np.ndarray) -> np.ndarray:
     """Return the number of the connected component (4 neighbours, within a shoebox) of each pixel;
     pixels that are not bright stand alone.
     """

@@ -28,6 +28,11 @@ SHOTS = table(
             "sum of the shot's spectrum; 1 where a file has a wavelength alone",
             not_finite="NaN = not read",
         ),
+        "psf_fwhm_mm": Column(
+            "float32",
+            "mm",
+            "width of the point spread that the tails of its strong spots show; 0 = none",
+        ),
         "seconds": Column("float64", "s", "processor time spent on the shot"),
     },
 )
