@@ -166,7 +166,13 @@ def test_each_lattice_has_its_own_where_it_is_likelier(run_with_blanks, alone, t
     np.testing.assert_array_equal(
         after["lattices/eta_rad"][:4][better], found["sets/eta_rad"][better]
     )
-    assert np.isfinite(after["lattices/sigma_fisher"][:4, :-1]).all()
+    has_sigma = np.isfinite(after["lattices/sigma_fisher"][:4, :-1])
+    keeps_spots = after["lattices/held_out_gain"][:4] <= 0
+    assert has_sigma[~keeps_spots].all()
+    is_of_pixels = [name.split("_")[0] in ("scale", "n") for name in names[:-1]]
+    np.testing.assert_array_equal(
+        has_sigma[keeps_spots], np.tile(is_of_pixels, (keeps_spots.sum(), 1))
+    )
 
 
 def test_each_lattice_is_told_its_own_set_and_others_are_not_built(alone, monkeypatch):
