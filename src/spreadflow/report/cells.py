@@ -56,8 +56,9 @@ def headline(figures: dict[str, Any]) -> list[str]:
         lines += [_population(figures, number) for number in range(figures["n_clusters"])]
     if figures["forbidden_strain"] is not None:
         lines.append(
-            f"spots allow a change of lengths of {say(100 * figures['forbidden_strain'], 2)} % "
-            f"against the symmetry of {figures['space_group']}"
+            f"against the symmetry of {figures['space_group']}, spots ask for a change of lengths "
+            f"of {100 * figures['forbidden_strain']:.4f} ± "
+            f"{100 * figures['forbidden_strain_sigma']:.4f} %"
         )
     if figures["length_sigma"]:
         share = f"{say(100 * figures['length_sigma'], 2)} %"
