@@ -65,7 +65,7 @@ def simulated(
     background = rng.uniform(5, 500, len(lattice))
     factor = 4000.0 * p * rng.uniform(0.5, 2.0, len(lattice))
     m = np.exp(log_g[lattice] - 2.0 * b[lattice] * s2) * factor * truth[row]
-    terms = error_model.Terms(m + background, m, m**2, (1.0 / p - 1.0) * m**2)
+    terms = error_model.Terms(m + background, m, m**2, (1.0 / p - 1.0 + np.log(p)) * m**2)
     sigma = np.sqrt(model.variance(terms))
     photons = m + sigma * rng.standard_normal(len(lattice))
     photons += np.where(rng.random(len(lattice)) < outliers, 30.0 * sigma, 0.0)

@@ -2,14 +2,15 @@
 
 With photons expected m = k·I, k = G exp(−2 B s²)·factor:
 
-v = sfac² (σ² + sb² m + (sadd² + spart² g) m²),   g = 1/(partiality / the best at this
-resolution) − 1.
+v = sfac² (σ² + sb² m + (sadd² + spart² g) m²),   g = 1/p − 1 + ln p,   p = partiality / the best
+at this resolution.
 
 The first three terms are those of Evans (2011, Acta D67, 282) as cctbx.xfel.merge has them (ev11),
 here in photons, where they mean something. The last is what a model of few unknowns does not know
 of a crystal: n mosaic domains of which the share p reflects make p uncertain by the fraction
-1/√(n p), and an orientation that is wrong adds to it in the flanks. σ² has the photons expected in
-place of those counted: otherwise what fluctuates down counts for more.
+1/√(n p). What of 1/p is linear in ln p is like a wrong orientation or width, which are refined
+against the merged intensities, and is left out. σ² has the photons expected in place of those
+counted: otherwise what fluctuates down counts for more.
 """
 
 from typing import NamedTuple
@@ -27,7 +28,7 @@ normal errors alone.
 SFAC_MIN = 0.5
 """σ is never taken to be more than twice too large, so that no variance vanishes."""
 
-EXPECTED = np.array([1.0, 0.0, 0.1**2, 0.07**2])
+EXPECTED = np.array([1.0, 0.0, 0.1**2, 0.09**2])
 """What sfac² and sfac² times sb², sadd², spart² are expected to be, before there are data."""
 
 EXPECTED_SIGMA = np.array([0.3, 1.0, 0.05**2, 0.05**2])
@@ -85,7 +86,7 @@ def terms(obs: Observations, k: np.ndarray, mean: np.ndarray) -> Terms:
     """
     m = k * np.maximum(mean[obs.unique], 0.0)
     partiality = np.clip(obs.partiality, PARTIALITY_FLOOR, 1.0)
-    g = 1.0 / partiality - 1.0
+    g = 1.0 / partiality - 1.0 + np.log(partiality)
     return Terms(
         counting=obs.variance + m,
         photons=m,
