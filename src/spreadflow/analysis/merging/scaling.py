@@ -54,6 +54,11 @@ LARGEST_RELATIVE_VARIANCE = 100.0
 TOLERANCE = 5e-3
 """Cycles end when ln G moves by less than this many standard deviations, r.m.s. over lattices."""
 
+RELAXATION = 0.8
+"""Share of a step towards the others that is taken: two lattices that share their strongest
+reflections would otherwise go back and forth.
+"""
+
 LARGEST_LEVERAGE = 0.9
 """A lattice with hardly more observations than unknowns does not make their residuals infinite."""
 
@@ -442,8 +447,8 @@ def _step_to_others(data: _Data, state: _State, k, variance, others: _Estimate) 
     damping = 1.0 + np.minimum(1.0, relative_weight)
     step = _step(data, state, k * others.mean, 1.0 / total_variance, damping)
 
-    change = step.change.copy()
-    change[:, :2] -= _mean(data, step.change[:, :2])
+    change = RELAXATION * step.change
+    change[:, :2] -= _mean(data, change[:, :2])
     return step._replace(change=change)
 
 
