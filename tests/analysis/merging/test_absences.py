@@ -45,6 +45,7 @@ def test_a_screw_axis_that_was_not_asked_for_is_suspected(group, true_group, exp
     assert all(suspect.strength < 0.1 for suspect in suspects)
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("group", CELLS)
 def test_none_is_suspected_where_there_is_none(group):
     n_suspected = sum(len(suspected_screws(*merged(group, group, seed))) for seed in range(100))

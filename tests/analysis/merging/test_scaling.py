@@ -114,6 +114,7 @@ def cramer_rao(table: Experiment) -> np.ndarray:
     return np.linalg.inv(information)
 
 
+@pytest.mark.stage
 def test_planted_scales_and_b_are_found_as_well_as_can_be(plenty):
     table, found = plenty
     least = cramer_rao(table)
@@ -130,11 +131,13 @@ def test_planted_scales_and_b_are_found_as_well_as_can_be(plenty):
     assert abs(slope - 1.0) < 0.01
 
 
+@pytest.mark.stage
 def test_planted_error_model_is_found(plenty):
     _, found = plenty
     np.testing.assert_allclose(found.error_model, PLANTED, rtol=0.05)
 
 
+@pytest.mark.stage
 def test_sigma_is_honest(plenty):
     """Deviations of the merged intensities from the truth have the spread their σ says."""
     table, found = plenty
@@ -160,6 +163,7 @@ def test_cycles_converge_and_the_gauge_is_fixed(plenty):
     np.testing.assert_allclose(more.log_g, found.log_g, atol=1e-3)
 
 
+@pytest.mark.stage
 def test_common_factor_changes_intensities_and_nothing_else(plenty):
     """Lorentz factors in other units."""
     table, found = plenty
@@ -169,6 +173,7 @@ def test_common_factor_changes_intensities_and_nothing_else(plenty):
     np.testing.assert_allclose(again.intensity, found.intensity * 1e7, rtol=1e-9)
 
 
+@pytest.mark.stage
 def test_order_of_observations_and_lattices_does_not_matter(plenty):
     table, found = plenty
     rng = np.random.default_rng(2)
