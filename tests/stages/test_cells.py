@@ -40,7 +40,9 @@ def reindexed(tmp_path, filled):
         path = tmp_path / run / "reindex.h5"
         config = {"space_group": space_group, "cell": MEAN.tolist()}
         attributes |= {"run": run, "config": config, "detector": DETECTOR}
-        store.write(path, "reindex", columns, key=run, **attributes)
+        parts = store.Parts(path, "reindex", run, [[n]])
+        parts.write(0, columns)
+        parts.finish(World(), **attributes)
         return path
 
     return write

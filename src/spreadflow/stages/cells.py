@@ -19,6 +19,7 @@ from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.physics import unit_cell
 from spreadflow.recipes import cell_checks
+from spreadflow.recipes.cell_checks import LatticeSpots
 
 LATTICES = ("lattices/shot_id", "lattices/k", "lattices/cell")
 """Columns that are read of the products of `reindex`."""
@@ -178,16 +179,30 @@ def _ask_spots(
         of_run = asked[is_of_run[asked]]
         rows = of_run - np.argmax(is_of_run)
         if len(rows):
-            found += cell_checks.spots_of(
-                store.read(path, "reindex", cell_checks.COLUMNS),
-                rows,
-                lattices["setting"][of_run],
-                Detector.from_json(store.attributes(path, "reindex")["detector"]),
-            )
+            found += _spots_of(path, rows, lattices["setting"][of_run])
     radians = np.array([unit_cell.radians(cell) for cell in lattices["cell"][accepted]])
     strain = cell_checks.forbidden_strain(found, radians, space_group)
     warnings = cell_checks.strain_warnings(strain, unit_cell.radians(mean), space_group)
     return strain, warnings + cell_checks.translation_warnings(found, space_group)
+
+
+def _spots_of(reindex: Path, rows: np.ndarray, setting: np.ndarray) -> list[LatticeSpots]:
+    """Return some lattices of a run with their spots. Parts without any of them stay unread but for
+    their number of lattices.
+
+    rows: of the lattices, ascending; setting: (row, 3, 3).
+    """
+    detector = Detector.from_json(store.attributes(reindex, "reindex")["detector"])
+    found = []
+    first = 0
+    for part, key in enumerate(store.part_keys(reindex, "reindex")):
+        n_lattices = store.read_part(reindex, "reindex", part, key, [])[""]["lattices"]
+        own = slice(*np.searchsorted(rows, [first, first + n_lattices]))
+        if len(rows[own]):
+            columns = store.read_part(reindex, "reindex", part, key, cell_checks.COLUMNS)
+            found += cell_checks.spots_of(columns, rows[own] - first, setting[own], detector)
+        first += n_lattices
+    return found
 
 
 def _population_warnings(clusters: cells.Clusters, outcome: np.ndarray) -> list[StageWarning]:
