@@ -3,7 +3,7 @@
 Nothing here reads or writes files, or knows of ranks.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -283,16 +283,23 @@ def refine_lattice(
         refined = lattice_fit.refine(
             problem,
             free,
-            n_axes=section.n_cells_axes,
-            target=section.target,
-            minimizer=section.minimizer,
             is_rough=start is None,
-            n_iterations=section.max_iterations,
+            **_fit_settings(section),
         )
     except (np.linalg.LinAlgError, ArithmeticError, ValueError) as error:
         return LatticeFit(RefinedOutcome.LOST, str(error))
     outcome, why = _judge(problem, refined)
     return LatticeFit(outcome, why, problem, refined)
+
+
+def _fit_settings(section: Stage1Section) -> dict[str, Any]:
+    """Return what `lattice_fit.refine` is told of the configuration."""
+    return {
+        "n_axes": section.n_cells_axes,
+        "target": section.target,
+        "minimizer": section.minimizer,
+        "n_iterations": section.max_iterations,
+    }
 
 
 def likelier(fit: LatticeFit, section: Stage1Section) -> LatticeFit:
@@ -315,10 +322,7 @@ def likelier(fit: LatticeFit, section: Stage1Section) -> LatticeFit:
             problem,
             refined,
             free,
-            n_axes=section.n_cells_axes,
-            target=section.target,
-            minimizer=section.minimizer,
-            n_iterations=section.max_iterations,
+            **_fit_settings(section),
         )
         gain = held_out.gain(refined, of_spots)
     except (np.linalg.LinAlgError, ArithmeticError, ValueError):

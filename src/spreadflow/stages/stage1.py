@@ -34,6 +34,23 @@ N_SAMPLES = 8
 MOST_OF_SPOTS = 0.5
 """Share of lattices that may keep orientation and cell of their spots without a warning."""
 
+JUDGED = (
+    "lattices/outcome",
+    "lattices/run",
+    "lattices/held_out_gain",
+    "reflections/lattice",
+    "reflections/panel",
+    "reflections/fast",
+    "reflections/slow",
+    "reflections/fast_before",
+    "reflections/slow_before",
+    "reflections/fast_obs",
+    "reflections/slow_obs",
+    "reflections/fast_floor",
+    "reflections/slow_floor",
+)
+"""Columns from which warnings are taken."""
+
 CSV_FIGURES = (
     "loss_before",
     "loss_after",
@@ -106,8 +123,7 @@ def run(
         raise FileError(shoeboxes, "lattices that can be fitted", found, todo)
     world.once(lambda: _write_csv(parts, attributes["runs"], context.unknowns))
     detectors = [Detector.from_json(detector) for detector in attributes["detectors"]]
-    warnings: list[StageWarning] = []  # those of the first rank count
-    world.once(lambda: warnings.extend(_warnings(parts, detectors)))
+    warnings = _warnings(_sums(parts, detectors, world))
     parts.finish(
         world,
         warnings=warn(log, warnings),
@@ -169,31 +185,57 @@ def _columns(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
     return store.joined("stage1", schema.FILES["stage1"], pieces)
 
 
-def _warnings(parts: store.Parts, detectors: list[Detector]) -> list[StageWarning]:
+class _Sums(NamedTuple):
+    """Sums over all lattices."""
+
+    n_compared: int
+    """lattices whose orientation by pixels was compared with that by spots"""
+    n_of_spots: int
+    """those of them that keep that of the spots"""
+    n: int
+    """observed centroids"""
+    before_mm2: float
+    """squares of their radial distances from those that spots predict"""
+    after_mm2: float
+    """and from those of the model"""
+
+
+def _sums(parts: store.Parts, detectors: list[Detector], world: World) -> _Sums:
+    """Return the sums over all blocks, made now or in an earlier run. Collective."""
+    own = {}
+    for block in range(world.rank, len(parts.keys), world.size):
+        table = parts.read(block, list(JUDGED))
+        gain = table["lattices/held_out_gain"]
+        distances = centroid_distances(table, detectors)
+        radial_mm = {name: px[:, 0] * distances.pixel_mm for name, px in distances.px.items()}
+        own[block] = [
+            np.isfinite(gain).sum(),
+            (gain <= 0).sum(),
+            len(distances.rows),
+            (radial_mm["before"] ** 2).sum(),
+            (radial_mm["after"] ** 2).sum(),
+        ]
+    totals = np.sum(world.gather_blocks(own), axis=0)
+    n_compared, n_of_spots, n = (int(total) for total in totals[:3])
+    return _Sums(n_compared, n_of_spots, n, *map(float, totals[3:]))
+
+
+def _warnings(sums: _Sums) -> list[StageWarning]:
     """Return what a person must know before they trust the lattices."""
-    table: dict[str, np.ndarray] = {}
-    for name in ("lattices", "reflections"):
-        columns = skeleton.all_rows(parts, name)
-        table |= {f"{name}/{column}": values for column, values in columns.items()}
     warnings = []
-    gain = table["lattices/held_out_gain"]
-    n_compared = int(np.isfinite(gain).sum())
-    n_of_spots = int((gain <= 0).sum())
-    if n_of_spots > MOST_OF_SPOTS * n_compared:
+    if sums.n_of_spots > MOST_OF_SPOTS * sums.n_compared:
         warnings.append(
             StageWarning(
                 "pixels do not tell orientation and cell better than spots: those of the spots are "
                 "kept",
-                f"{n_of_spots} of {n_compared} lattices",
+                f"{sums.n_of_spots} of {sums.n_compared} lattices",
                 f"{MOST_OF_SPOTS:.0%} at most",
                 "Give shoeboxes more resolution (stage1.range: wide), or a model of the crystal "
                 "that is nearer (stage1.structure_factors, stage1.mosaicity: learned).",
             )
         )
-    distances = centroid_distances(table, detectors)
-    before = distances.rms("before", 0)
-    after = distances.rms("after", 0)
-    if before is not None and after is not None and after > before:
+    if sums.after_mm2 > sums.before_mm2:
+        before, after = np.sqrt(np.array([sums.before_mm2, sums.after_mm2]) / sums.n)
         warnings.append(
             StageWarning(
                 "centroids of modelled spots are farther from the observed ones, along the radius, "
