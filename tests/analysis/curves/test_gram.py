@@ -9,6 +9,7 @@ import pytest
 from spreadflow.analysis.curves import gram
 from spreadflow.analysis.pixels import lattice_fit, restraints, solve
 from spreadflow.analysis.pixels.likelihood import Noise, variance
+from spreadflow.analysis.pixels.templates import of_channels, of_nodes
 
 
 def columns_of(one: gram.Gram, model: lattice_fit.Model) -> np.ndarray:
@@ -45,7 +46,7 @@ def pixels_of(
     bragg, jacobian = model(at_start)
     expected = bragg + solve.backgrounds(planes, data)
     weight = 1.0 / (variance(expected, problem.noise) + (model_error * bragg) ** 2)
-    templates = model.templates(at_start)
+    templates = of_channels(model, at_start)
     column = columns_of(one, model)
     brighter = np.zeros(len(bragg))
     of_planes = np.zeros((len(bragg), 3 * (len(data.start) - 1)))
@@ -143,7 +144,7 @@ def test_columns_are_the_channels_that_light_a_shoebox(patched):
     model = patched.models[1]
     problem = model.problem
     one = gram.gram(model, patched.planes[1])
-    templates = model.templates(np.zeros(4)).toarray()
+    templates = of_channels(model, np.zeros(4)).toarray()
     intensity = np.asarray(problem.start.f_squared).ravel()
     column = columns_of(one, model)
     for box, (a, b) in enumerate(pairwise(problem.data.start)):
@@ -155,6 +156,41 @@ def test_columns_are_the_channels_that_light_a_shoebox(patched):
         nodes, channels = np.divmod(of_box, 20)
         for node in np.unique(nodes):
             np.testing.assert_array_equal(np.diff(channels[nodes == node]), 1)
+
+
+@pytest.fixture
+def flat(patched):
+    """A model whose |F|² are the same in all channels."""
+    problem = patched.models[0].problem
+    f_squared = np.asarray(problem.start.f_squared)
+    mean = np.maximum(f_squared.mean(axis=1, keepdims=True), 1.0)
+    start = problem.start._replace(f_squared=np.broadcast_to(mean, f_squared.shape))
+    return lattice_fit.Model(problem._replace(start=start), patched.models[0].free)
+
+
+def test_templates_of_nodes_are_those_of_channels_together(flat):
+    at_start = np.zeros(flat.n_unknowns)
+    n_channels = len(flat.problem.start.spectrum.photons)
+    by_channel = of_channels(flat, at_start).toarray()
+    together = by_channel.reshape(len(by_channel), -1, n_channels).sum(axis=2)
+    of_node = of_nodes(flat, at_start).toarray()
+    np.testing.assert_allclose(of_node, together, rtol=1e-4, atol=1e-6 * together.max())
+    f_squared = np.asarray(flat.problem.start.f_squared)[:, 0]
+    np.testing.assert_allclose(of_node @ f_squared, flat.photons(at_start), rtol=1e-4, atol=1e-3)
+
+
+def test_a_flat_reflection_is_one_column(flat, patched):
+    """The columns of its channels added up: the same parabola in what is common to them."""
+    planes = patched.planes[0]
+    typical = np.asarray(flat.problem.start.f_squared)[:, 0]
+    one = gram.gram(flat, planes, typical=typical)
+    many = gram.gram(flat, planes)
+    assert len(one.slope) < 0.2 * len(many.slope)
+    u = np.array([0.01, 1e-5, 1e-5, 1e-5])
+    shift = 0.02
+    by_one = loss(one, shift * one.intensity, u)
+    by_many = loss(many, shift * many.intensity, u)
+    assert by_one - one.loss == pytest.approx(by_many - many.loss, rel=1e-3)
 
 
 def test_groups_of_shoeboxes_add_up(patched):

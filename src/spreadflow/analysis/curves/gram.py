@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from spreadflow.analysis.pixels import lattice_fit, solve
+from spreadflow.analysis.pixels import lattice_fit, solve, templates
 from spreadflow.analysis.pixels.likelihood import Noise, variance
 from spreadflow.analysis.pixels.solve import Restraint
 
@@ -78,14 +78,20 @@ def _square(triangle: np.ndarray, n: int) -> np.ndarray:
     return out
 
 
-def gram(model: lattice_fit.Model, planes: np.ndarray, *, model_error: float = 0.0) -> Gram:
+def gram(
+    model: lattice_fit.Model,
+    planes: np.ndarray,
+    *,
+    model_error: float = 0.0,
+    typical: np.ndarray | None = None,
+) -> Gram:
     """Return the Gram of a model whose unknowns are zero where it starts, and of planes (box, 3).
 
     model_error: standard deviation of the model of a pixel, relative to its Bragg photons; it
-    lowers the weights.
+    lowers the weights. typical: as in `grams`.
     """
     every = np.ones(len(planes), dtype=bool)
-    return grams(model, planes, [every], model_error=model_error)[0]
+    return grams(model, planes, [every], model_error=model_error, typical=typical)[0]
 
 
 def grams(
@@ -94,9 +100,14 @@ def grams(
     groups: Sequence[np.ndarray],
     *,
     model_error: float = 0.0,
+    typical: np.ndarray | None = None,
 ) -> list[Gram]:
     """Return the Grams of groups of shoeboxes (box,) bool, such as ranges of resolution, each as if
     there were no others.
+
+    typical: (node,) |F|² as reflections have it at their resolution, where |F|² of a node is one
+    column for all channels (channel 0); it says which columns are bright enough to be kept. None =
+    each channel is a column, and |F|² of the model says it.
     """
     problem = model.problem
     data = problem.data
@@ -105,14 +116,21 @@ def grams(
     bragg, jacobian = model(at_start)
     expected = bragg + solve.backgrounds(planes, data)
     weight = 1.0 / (variance(expected, problem.noise) + (model_error * bragg) ** 2)
-    photons = model.templates(at_start)
     others = np.column_stack([jacobian, data.photons - expected])
     intensity = np.asarray(start.f_squared, dtype=np.float64)
+    if typical is None:
+        photons = templates.of_channels(model, at_start)
+        brightness = intensity
+    else:
+        photons = templates.of_nodes(model, at_start)
+        intensity = intensity[:, :1]
+        brightness = np.zeros(intensity.shape)
+        brightness[: len(typical), 0] = typical
     boxes = []
     for first, last in pairwise(data.start):
         pixels = slice(first, last)
         boxes.append(
-            _box(photons[pixels], others[pixels], data.plane[pixels], weight[pixels], intensity)
+            _box(photons[pixels], others[pixels], data.plane[pixels], weight[pixels], brightness)
         )
 
     n_pixels = np.diff(data.start)
@@ -178,14 +196,15 @@ def _box(
     others: np.ndarray,
     plane: np.ndarray,
     weight: np.ndarray,
-    intensity: np.ndarray,
+    brightness: np.ndarray,
 ) -> _Box:
     """Return the blocks of a shoebox.
 
     photons: (pixel, node · channel) templates; others: (pixel, unknown + 1) derivatives and the
-    residual; plane: (pixel, 3); weight: (pixel,); intensity: (node, channel).
+    residual; plane: (pixel, 3); weight: (pixel,); brightness: (node, channel) |F|² that says which
+    columns are kept.
     """
-    column = _columns(photons, intensity)
+    column = _columns(photons, brightness)
     n = len(column)
     is_lit = np.diff(photons.indptr) > 0
     T = photons[is_lit][:, column].toarray()
@@ -209,18 +228,18 @@ def _box(
     )
 
 
-def _columns(photons: csr_matrix, intensity: np.ndarray) -> np.ndarray:
+def _columns(photons: csr_matrix, brightness: np.ndarray) -> np.ndarray:
     """Return the columns (node · channel) of a shoebox's templates (pixel, node · channel) that are
-    bright enough to be kept; intensity: (node, channel).
+    bright enough to be kept; brightness: (node, channel) |F|².
     """
-    n_channels = intensity.shape[1]
+    n_channels = brightness.shape[1]
     used, entry = np.unique(photons.indices, return_inverse=True)
     node_of_used, channel_of_used = np.divmod(used, n_channels)
     node, row_of_used = np.unique(node_of_used, return_inverse=True)
     sums = np.zeros((len(node), n_channels))
     sums[row_of_used, channel_of_used] = np.bincount(entry, photons.data, len(used))
 
-    is_bright = sums * intensity[node] > DIM
+    is_bright = sums * brightness[node] > DIM
     row, channel = np.divmod(_lit(is_bright), n_channels)
     return node[row] * n_channels + channel
 

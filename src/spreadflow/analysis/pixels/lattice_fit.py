@@ -22,6 +22,7 @@ from spreadflow.models import Mosaic, Parameters, Pixels, Shoeboxes
 from spreadflow.physics import forward, geometry, layout, rotation
 from spreadflow.physics.mosaic import GAUSS, continuous
 from spreadflow.physics.padding import to_few_sizes
+from spreadflow.physics.pair_tables import Pairs
 from spreadflow.units import DEG
 
 LARGEST_STEPS = {
@@ -168,6 +169,14 @@ def names(sizes: dict[Unknown, int]) -> list[str]:
     return [name if n == 1 else f"{name}_{i + 1}" for name, n in sizes.items() for i in range(n)]
 
 
+class LaidOut(NamedTuple):
+    """The points and the pairs of points and clouds from which photons are summed."""
+
+    parameters: Parameters
+    pixels: Pixels
+    pairs: Pairs
+
+
 class Model:
     """Bragg photons of a problem's valid pixels and their derivatives, as a function of the free
     unknowns.
@@ -259,37 +268,11 @@ class Model:
         photons, *_ = forward.sums(p, self._pixels, self._pairs, self.dtype)
         return self._averaged(photons)
 
-    def templates(self, u: np.ndarray) -> csr_matrix:
-        """Return the photons (valid pixel, node · channel) of each channel per electron² of
-        |F|².
-        """
+    def laid_out(self, u: np.ndarray) -> "LaidOut":
+        """Return what photons of single nodes are summed from."""
         p = self.parameters(u)
         self._lay_out(p)
-        n_channels = len(p.spectrum.photons)
-        n_nodes = len(p.hkl)
-        n_pixels = len(self.problem.data.photons)
-        n_points = len(self._pixels.fast)
-        oversample = self.problem.oversample
-
-        # the valid pixel of each point; n_pixels stands for none
-        pixel, point = means(self.problem.boxes, oversample, n_points).nonzero()
-        pixel_of_point = np.full(n_points, n_pixels)
-        pixel_of_point[point] = pixel
-
-        # pairs of the same pixel and node add up to one row
-        node_of_pair = self._pairs.cloud // len(p.mosaic.share)
-        key_of_pair = pixel_of_point[self._pairs.point] * n_nodes + node_of_pair
-        keys, row_of_pair = np.unique(key_of_pair, return_inverse=True)
-        sums = forward.by_channel(p, self._pixels, self._pairs, row_of_pair, len(keys), self.dtype)
-        photons = sums / oversample**2
-
-        pixel, node = np.divmod(keys, n_nodes)
-        is_lit = (photons > 0) & (pixel < n_pixels)[:, None]
-        n_lit = np.bincount(pixel, is_lit.sum(axis=1), n_pixels)[:n_pixels].astype(np.int64)
-        column = (node[:, None] * n_channels + np.arange(n_channels))[is_lit]
-        first = np.concatenate([[0], np.cumsum(n_lit)])
-        shape = (n_pixels, n_channels * n_nodes)
-        return csr_matrix((photons[is_lit], column, first), shape=shape)
+        return LaidOut(p, self._pixels, self._pairs)
 
     def scaled(self, factor: float) -> "Model":
         """Return the model with its start brighter by a factor."""
