@@ -246,7 +246,9 @@ def _type(item: dict, definitions: dict) -> Type:
 def _list_type(item: dict, definitions: dict) -> Type:
     """Return the type of a list, with the number of its items where that is fixed."""
     words, sections = _type(item.get("items", {}), definitions)
-    count = f"{item['minItems']} " if item.get("minItems") else ""
+    fewest = item.get("minItems")
+    is_fixed = fewest == item.get("maxItems")
+    count = f"{fewest} " if fewest and is_fixed else ""
     below = [(section, ".N" + suffix) for section, suffix in sections]
     return f"list of {count}{words}", below
 

@@ -5,6 +5,7 @@ in each chain of a dimer, two [2Fe-2S] clusters, an iron with two positions.
 import gemmi
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from spreadflow import build
 from spreadflow.config import StructureFactorsSection
@@ -111,6 +112,11 @@ def test_what_is_no_site_is_refused_with_its_reason(atoms):
     assert "occupancy 0: //B/301/CA" in refusal(atoms, "//B/301/CA")
     assert "gemmi's selection" in refusal(atoms, "//A/203/FE*")
     assert "';'" in refusal(atoms, "//A/203/FE1;q>0.5")
+
+
+def test_a_list_of_nothing_is_no_site():
+    with pytest.raises(ValidationError):
+        section([[]])
 
 
 def test_a_long_list_of_atoms_is_cut(atoms):
