@@ -29,6 +29,7 @@ PARTS = {
         "Keys <docs/config>",
         "docs/files",
         "docs/summaries",
+        "docs/diffbragg",
         "profiles/README",
         "containers/README",
     ],

@@ -106,6 +106,12 @@ wavelength, the detector, and its one image (a name relative to the folder of th
 exists and no other has that name. Of the .refl (MessagePack), these are read: the columns `id`, `miller_index`, `panel`
 and `xyzobs.px.value`, in the rows that carry the identifier of the experiment, or its number where it has none.
 
+A `.lam` file is text as diffBragg writes it: lines that begin with `#`, and a row `wavelength (Å), weight` for each
+channel. The channels are taken as they are. Weights are relative: the photons of the pulse are those that the image
+file states, and negative weights count as 0. The mean has to be within 3 % of the wavelength of the experiment. The
+spectra are kept in `reindex.spectra.h5` (below), from which all later stages read them; shots without one there have
+that of their image.
+
 """
 
 BAD = """## Bad input
@@ -135,7 +141,8 @@ nothing else is lost.
 | spec file missing, without a line, or with other columns | error (4) |
 | experiments of a spec file with detectors more than 0.01 px apart | error (4) |
 | spec file of which no line can be adopted | error (4) |
-| line of a spec file that cannot be adopted | its `AdoptOutcome`, a line in the log |
+| two lines of a spec file with different spectra of one shot | error (4) |
+| line of a spec file that cannot be adopted, or whose `.lam` file is no spectrum about the experiment's wavelength | its `AdoptOutcome`, a line in the log |
 | part file of another config, other inputs or other shots | its stage makes it again; for a reader, error (4) |
 | part file missing or truncated | its stage makes it again; for a reader, error (4) |
 | product of another kind or schema version | error (4) |
@@ -239,7 +246,9 @@ def _type(item: dict, definitions: dict) -> Type:
 def _list_type(item: dict, definitions: dict) -> Type:
     """Return the type of a list, with the number of its items where that is fixed."""
     words, sections = _type(item.get("items", {}), definitions)
-    count = f"{item['minItems']} " if item.get("minItems") else ""
+    fewest = item.get("minItems")
+    is_fixed = fewest == item.get("maxItems")
+    count = f"{fewest} " if fewest and is_fixed else ""
     below = [(section, ".N" + suffix) for section, suffix in sections]
     return f"list of {count}{words}", below
 

@@ -131,3 +131,27 @@ def test_every_key_and_dataset_has_a_meaning():
         if not d.meaning
     ]
     assert silent == []
+
+
+FILE_ENDINGS = {"csv", "expt", "fit", "gram", "h5", "json", "mtz", "parts", "png", "refl", "tdata"}
+"""What follows a stage's word in the names of its files."""
+
+
+def test_the_keys_that_stand_for_those_of_diffbragg_exist():
+    text = (REPOSITORY / "docs" / "diffbragg.md").read_text()
+    named = re.findall(r"`([a-z_0-9]+)((?:\.[a-z_0-9]+)+)[:`]", text)
+    n_keys = 0
+    for word, rest in named:
+        keys = rest.lstrip(".").split(".")
+        field = Config.model_fields.get(word)
+        if field is None or keys[0] in FILE_ENDINGS:
+            continue
+        for key in keys:
+            section = field.annotation
+            if not isinstance(section, type) or not issubclass(section, BaseModel):
+                break  # a key that may be null, or holds others that no class names
+            by_name = {inner.alias or name: inner for name, inner in section.model_fields.items()}
+            assert key in by_name, f"{word}{rest}"
+            field = by_name[key]
+            n_keys += 1
+    assert n_keys > 25

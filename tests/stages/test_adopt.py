@@ -29,12 +29,13 @@ from spreadflow.analysis.still import refinement
 from spreadflow.config import for_stage, parse, section
 from spreadflow.errors import AdoptOutcome, FileError, LatticeOutcome, Outcome, RefinedOutcome
 from spreadflow.io import dials, store
-from spreadflow.io.images import Source
+from spreadflow.io.images import Source, open_indexed
 from spreadflow.io.spec import ShotFinder
 from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.physics import geometry, symmetry
 from spreadflow.stages import adopt, annulus, cells, index, simulate, stage1
+from spreadflow.units import wavelength
 
 pytestmark = pytest.mark.stage
 
@@ -143,6 +144,12 @@ def write_refl(path: Path, lattices: list[dict], first: int = 0, **other) -> Non
     path.write_bytes(msgpack.packb(["dials::af::reflection_table", 1, table]))
 
 
+def write_lam(path: Path, energies_ev: np.ndarray, weights: np.ndarray) -> None:
+    """Write a spectrum as diffBragg does."""
+    columns = np.stack([wavelength(energies_ev), weights], axis=1)
+    np.savetxt(path, columns, delimiter=",", header="wavelengths, weights")
+
+
 def dials_lattices(reindex: Path, manifest: Path) -> list[dict]:
     """Return what DIALS would write of each lattice of a product."""
     c = store.read(reindex, "reindex")
@@ -157,6 +164,7 @@ def dials_lattices(reindex: Path, manifest: Path) -> list[dict]:
             {
                 "A": c["lattices/A"][n],
                 "wavelength": 12398.4198 / c["shots/mean_energy_ev"][shot],
+                "spectrum": source.spectrum(shot),
                 "image": manifest.parent / source.manifest.files[c["shots/file"][shot]].path,
                 "frame": c["shots/frame"][shot],
                 "identifier": f"lattice-{n}",
@@ -211,7 +219,8 @@ def usual(tmp_path_factory) -> SimpleNamespace:
     for n, lattice in enumerate(lattices[:4]):
         write_expt(folder / f"{n}.expt", detector, [lattice])
         write_refl(folder / f"{n}.refl", [lattice])
-        lines.append(f"{n}.expt {folder}/{n}.refl" + ("", " 0", " pulse.lam", " pulse.lam 0")[n])
+        write_lam(folder / f"{n}.lam", *lattice["spectrum"])
+        lines.append(f"{n}.expt {folder}/{n}.refl" + ("", " 0", f" {n}.lam", f" {n}.lam 0")[n])
     write_expt(folder / "double.expt", detector, lattices[4:])
     write_refl(
         folder / "double.refl", lattices[4:], first=7
@@ -340,6 +349,70 @@ def test_the_mosaic_spread_is_that_of_the_data(usual, tmp_path):
     assert np.ptp(np.log(theirs["lattices/eta_rad"])) > 0.7, "the lattices differ by more than that"
 
 
+def test_a_spectrum_of_the_spec_file_is_that_of_all_stages(usual, tmp_path):
+    """Another spectrum than the image's, on other channels: its shot is indexed with it, and its
+    shoeboxes carry it; the photons of the pulse stay those of the image.
+    """
+    energies_ev = np.arange(7100.0, 7140.0, 1.6)
+    weights = np.exp(-0.5 * ((energies_ev - 7126.0) / 4.0) ** 2)
+    weights[0] = -0.2
+    shown = weights.clip(0) / weights.clip(0).sum()
+    spec = tmp_path / "spec.txt"
+    for n, lattice in enumerate(usual.lattices):
+        write_expt(tmp_path / f"{n}.expt", usual.detector, [lattice])
+        write_refl(tmp_path / f"{n}.refl", [lattice])
+    write_lam(tmp_path / "pulse.lam", energies_ev[::-1], 3e5 * weights[::-1])
+    pairs = [f"{n}.expt {n}.refl" for n in range(6)]
+    spec.write_text("\n".join([f"{pairs[0]} pulse.lam", *pairs[1:]]))
+
+    reindex, lines = adopted(spec, usual.manifest, tmp_path / "reindex.h5")
+    assert list(lines["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
+    theirs = store.read(usual.folder / "reindex.h5", "reindex")
+    shot, other = (int(reindex["lattices/shot"][n]) for n in (0, 1))
+    assert reindex["shots/mean_energy_ev"][shot] == pytest.approx(energies_ev @ shown, abs=1e-6)
+    for name in ("mean_energy_ev", "pulse_photons"):
+        assert reindex[f"shots/{name}"][other] == theirs[f"shots/{name}"][other]
+    photons = reindex["shots/pulse_photons"][shot]
+    assert photons == pytest.approx(theirs["shots/pulse_photons"][shot])
+
+    onwards(tmp_path, usual.manifest)
+    spectra = store.read(tmp_path / "annulus.h5", "annulus", ["spectra/"])
+    row = int(np.flatnonzero(spectra["spectra/shot_id"] == reindex["shots/shot_id"][shot])[0])
+    np.testing.assert_allclose(spectra["spectra/energies_ev"][row], energies_ev, rtol=1e-12)
+    np.testing.assert_allclose(spectra["spectra/photons"][row], photons * shown, rtol=1e-9)
+    row = int(np.flatnonzero(spectra["spectra/shot_id"] == reindex["shots/shot_id"][other])[0])
+    own = usual.lattices[1]["spectrum"].energies_ev
+    np.testing.assert_allclose(spectra["spectra/energies_ev"][row, :20], own, rtol=1e-12)
+
+    write_lam(tmp_path / "pulse.lam", energies_ev, weights + 1.0)
+    kept = (tmp_path / "reindex.spectra.h5").read_bytes()
+    changed, _ = adopted(spec, usual.manifest, tmp_path / "reindex.h5")
+    assert changed["shots/mean_energy_ev"][shot] != reindex["shots/mean_energy_ev"][shot]
+    (tmp_path / "reindex.spectra.h5").write_bytes(kept)
+    with pytest.raises(FileError, match=r"reindex.spectra.h5: expected the spectra .* Rerun adopt"):
+        open_indexed(usual.manifest, tmp_path / "reindex.h5")
+
+    spec.write_text("\n".join(pairs))
+    adopted(spec, usual.manifest, tmp_path / "reindex.h5")
+    assert not (tmp_path / "reindex.spectra.h5").exists()
+    assert open_indexed(usual.manifest, tmp_path / "reindex.h5").spectra is None
+
+
+def test_two_spectra_of_one_shot_are_refused(usual, tmp_path):
+    """The same spectrum in two files is one."""
+    for n, lattice in enumerate(usual.lattices[4:]):
+        write_lam(tmp_path / f"{n}.lam", *lattice["spectrum"])
+    pair = f"{usual.folder}/double.expt {usual.folder}/double.refl"
+    spec = tmp_path / "spec.txt"
+    spec.write_text(f"{pair} 0.lam 0\n{pair} 1.lam 1\n")
+    _, lines = adopted(spec, usual.manifest, tmp_path / "reindex.h5")
+    assert list(lines["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 2
+
+    write_lam(tmp_path / "1.lam", *usual.lattices[0]["spectrum"])
+    with pytest.raises(FileError, match=r"line 2 .* same shot"):
+        adopted(spec, usual.manifest, tmp_path / "reindex.h5")
+
+
 def _missing(one, folder):
     (folder / "bad.expt").unlink()
 
@@ -398,6 +471,7 @@ def _nothing(one, folder):
 DETECTOR: list[Detector] = []
 WRONG = {
     "missing": (_missing, "", AdoptOutcome.UNREADABLE),
+    "no spectrum": (_nothing, " none.lam", AdoptOutcome.UNREADABLE),
     "broken": (_broken, "", AdoptOutcome.UNREADABLE),
     "no column": (_without_column, "", AdoptOutcome.UNREADABLE),
     "short column": (_short_column, "", AdoptOutcome.UNREADABLE),

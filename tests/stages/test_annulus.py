@@ -45,6 +45,7 @@ def source(monkeypatch):
         def __init__(self, manifest, _):
             self.run = self.identity = manifest.parent.name
             self.polarization = {"one": 1.0, "two": 0.9}[self.run]
+            self.spectra = None
 
         def read(self, number: int):
             state.opened.append((self.run, number))
@@ -52,7 +53,7 @@ def source(monkeypatch):
                 Outcome.UNREADABLE if (self.run, number) in state.lost else shot(self.run, number)
             )
 
-    monkeypatch.setattr(stage, "open_source", Source)
+    monkeypatch.setattr(stage, "open_indexed", Source)
     return state
 
 

@@ -25,12 +25,25 @@ NAMED_CURVES = ("oxidized", "reduced", "metallic")
 
 
 class Site(Section):
-    """One kind of anomalous atom and the curve it scatters with."""
+    """An anomalous atom, or several that scatter alike, and the curve they scatter with."""
 
-    atom: str
-    """atom name in the model, for example FE1"""
+    atom: str | Annotated[list[str], Field(min_length=1)]
+    """the one atom of that name (`FE1`) or of a selection by chain, residue, name and, if wanted,
+    alternative position (`//A/201/FE1`, `//A/201/FE1:B`); a list: all these atoms share the curve
+    (`[FE1]`: all of that name); see config/README.md
+    """
     curve: str
     """`oxidized`, `reduced`, `metallic`, or a path to a 3-column table (energy in eV, f', f'')"""
+
+    @property
+    def selections(self) -> list[str]:
+        """The selections of its atoms."""
+        return [self.atom] if isinstance(self.atom, str) else self.atom
+
+    @property
+    def label(self) -> str:
+        """Its name in tables and figures: the selections without their first slashes."""
+        return " + ".join(selection.lstrip("/") for selection in self.selections)
 
 
 class CrystalSection(Section):

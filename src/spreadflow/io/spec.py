@@ -23,8 +23,8 @@ class SpecLine(NamedTuple):
     refl: Path
     experiment: int | None
     """number in the .expt, from 0"""
-    has_spectrum: bool
-    """whether the line also names a spectrum"""
+    spectrum: Path | None
+    """the .lam file of its pulse, where the line names one"""
 
 
 def read(path: Path | str) -> list[SpecLine]:
@@ -60,7 +60,7 @@ def _parse(path: Path, line: int, words: list[str]) -> SpecLine:
         expt=path.parent / words[0],
         refl=path.parent / words[1],
         experiment=numbers[0] if numbers else None,
-        has_spectrum=bool(spectra),
+        spectrum=path.parent / spectra[0] if spectra else None,
     )
 
 

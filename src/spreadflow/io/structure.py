@@ -29,7 +29,8 @@ def read(path: Path | str, cell: np.ndarray, space_group: str) -> Atoms:
     if not own_cell.is_crystal():
         own_cell = gemmi.UnitCell(*unit_cell.degrees(cell))
 
-    atoms = [site.atom for site in structure[0].all()]
+    places = list(structure[0].all())
+    atoms = [place.atom for place in places]
     without_factors = {atom.name for atom in atoms if atom.element.it92 is None}
     if without_factors:
         expected = "elements with known form factors"
@@ -40,6 +41,11 @@ def read(path: Path | str, cell: np.ndarray, space_group: str) -> Atoms:
     return Atoms(
         names=np.array([atom.name for atom in atoms]),
         elements=np.array([_element(atom) for atom in atoms]),
+        chains=np.array([place.chain.name for place in places]),
+        residues=np.array([_number(place.residue) for place in places]),
+        residue_names=np.array([place.residue.name for place in places]),
+        altlocs=np.array([atom.altloc if atom.has_altloc() else "" for atom in atoms]),
+        sites=np.full(len(atoms), ""),
         xyz=np.array([own_cell.fractionalize(atom.pos).tolist() for atom in atoms]),
         occupancy=np.array([atom.occ for atom in atoms]),
         beta=np.array([_beta(atom, cell, to_fractional) for atom in atoms]),
@@ -61,6 +67,11 @@ def _read_structure(path: Path | str) -> gemmi.Structure:
 def _element(atom: gemmi.Atom) -> str:
     """Return the element of an atom; deuterium is hydrogen for X-rays."""
     return "H" if atom.element.name == "D" else atom.element.name
+
+
+def _number(residue: gemmi.Residue) -> str:
+    """Return the number and insertion code of a residue; empty where the file has none."""
+    return "" if residue.seqid.num is None else str(residue.seqid)
 
 
 def _beta(atom: gemmi.Atom, cell: np.ndarray, to_fractional: np.ndarray) -> np.ndarray:

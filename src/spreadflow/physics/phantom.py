@@ -43,6 +43,12 @@ CLUSTER_RADIUS = 4.0
 CLUSTER_NAMES = np.array(["FE1", "FE2", "S1", "S2", "SG1", "SG2", "SG3", "SG4"])
 """Names of the atoms of a cluster, in the order of `_cluster`."""
 
+CLUSTER_RESIDUE = "201"
+"""Number of the residue of a cluster; each is in its own chain, from A on."""
+
+PROTEIN_CHAIN = "P"
+"""Chain of all atoms of protein, which are one residue."""
+
 CLUSTER_ELEMENTS = np.array(["Fe", "Fe", "S", "S", "S", "S", "S", "S"])
 """Elements of the atoms of a cluster, in the order of `_cluster`."""
 
@@ -50,7 +56,7 @@ CLUSTER_ELEMENTS = np.array(["Fe", "Fe", "S", "S", "S", "S", "S", "S"])
 def build(cell: np.ndarray, space_group: str, seed: int) -> Atoms:
     """Return the phantom in a cell (6,) Å, rad.
 
-    Sites are called FE1 and FE2; each cluster has one of each, 2.7 Å apart.
+    Sites are called FE1 and FE2; each cluster, in chains A and B, has one of each, 2.7 Å apart.
     """
     rng = np.random.default_rng(seed)
     basis = unit_cell.orthogonalization(cell)
@@ -72,9 +78,20 @@ def build(cell: np.ndarray, space_group: str, seed: int) -> Atoms:
     xyz = np.concatenate([metal, places])
     distance = np.linalg.norm(xyz - xyz.mean(axis=0), axis=1)
     b = B_CENTRE + (B_SURFACE - B_CENTRE) * (distance / distance.max()) ** 2
+    names = np.concatenate([np.tile(CLUSTER_NAMES, len(clusters)), protein])
+    elements = np.concatenate([np.tile(CLUSTER_ELEMENTS, len(clusters)), protein])
+    letters = np.array(["A", "B"])[: len(clusters)]
+    is_protein = np.arange(len(names)) >= len(metal)
     return Atoms(
-        names=np.concatenate([np.tile(CLUSTER_NAMES, len(clusters)), protein]),
-        elements=np.concatenate([np.tile(CLUSTER_ELEMENTS, len(clusters)), protein]),
+        names=names,
+        elements=elements,
+        chains=np.append(
+            np.repeat(letters, len(CLUSTER_NAMES)), np.full(len(protein), PROTEIN_CHAIN)
+        ),
+        residues=np.where(is_protein, "1", CLUSTER_RESIDUE),
+        residue_names=np.where(is_protein, "UNK", "FES"),
+        altlocs=np.full(len(names), ""),
+        sites=np.where(elements == "Fe", names, ""),
         xyz=xyz @ np.linalg.inv(basis).T,
         occupancy=np.ones(len(xyz)),
         beta=isotropic(b, cell),

@@ -6,7 +6,7 @@ a named site, or all other atoms of an element. F_rest holds all f0 (IT92) and t
 k_sol exp(−B_sol/4d²) F_mask (Jiang & Brünger 1994). Conventional axes, both Friedel mates.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import gemmi
@@ -56,6 +56,16 @@ class Atoms(NamedTuple):
     """(atom,) str, as in the model: CA, FE1"""
     elements: np.ndarray
     """(atom,) str: C, Fe"""
+    chains: np.ndarray
+    """(atom,) str: A; of mmCIF files the authors' names"""
+    residues: np.ndarray
+    """(atom,) str, number and insertion code: 201, 203A; empty where the file has none"""
+    residue_names: np.ndarray
+    """(atom,) str: FES"""
+    altlocs: np.ndarray
+    """(atom,) str, alternative position: B; empty where there is but one"""
+    sites: np.ndarray
+    """(atom,) str, name of the site that the atom belongs to; empty where it belongs to none"""
     xyz: np.ndarray
     """(atom, 3) fractional coordinates"""
     occupancy: np.ndarray
@@ -134,13 +144,13 @@ def structure_factors(
 ) -> StructureFactors:
     """Return the structure factors of every node to d_min, Å. cell: (6,) Å, rad.
 
-    sites: atom name → (channel,) f' + i f'' of the atoms of that name. others: element → (channel,)
+    sites: name of a site → (channel,) f' + i f'' of its atoms. others: element → (channel,)
     f' + i f'' of its atoms that are no site (0 where not given); a single number holds for all
-    channels. k_sol: e/Å³; b_sol: Å². Raises ValueError for a site the model does not have.
+    channels. k_sol: e/Å³; b_sol: Å². Raises ValueError for a site without atoms.
     """
     for name in sites:
-        if name not in atoms.names:
-            raise ValueError(f"the model has no atom '{name}'")
+        if name not in atoms.sites:
+            raise ValueError(f"the model has no atom of site '{name}'")
     nodes = unit_cell.all_indices(unit_cell.reciprocal(cell), d_min)
     nodes = nodes[~symmetry.is_centring_absent(nodes, space_group)]
     equivalents = _representatives(nodes, space_group)
@@ -176,25 +186,23 @@ def _groups(
     """Return the groups of atoms that scatter alike, the sites first: which atoms (atom,) bool, and
     their f' + i f''.
     """
-    is_site = np.isin(atoms.names, list(sites))
-    groups = [(atoms.names == name, curve) for name, curve in sites.items()]
+    is_site = np.isin(atoms.sites, list(sites))
+    groups = [(atoms.sites == name, curve) for name, curve in sites.items()]
     for element in np.unique(atoms.elements[~is_site]):
         is_member = ~is_site & (atoms.elements == element)
         groups.append((is_member, others.get(str(element), np.zeros(1))))
     return groups
 
 
-def perturbed(
-    rng: np.random.Generator, atoms: Atoms, cell: np.ndarray, sites: Collection[str]
-) -> tuple[Atoms, float]:
+def perturbed(rng: np.random.Generator, atoms: Atoms, cell: np.ndarray) -> tuple[Atoms, float]:
     """Return a model that is wrong as refined ones are, and its k_sol: B + 10 %, k_sol 0.35, atoms
     moved, 5 % of them missing.
 
     Displacements are normal and isotropic, 0.1 Å r.m.s. in length (0.058 Å along each axis). Atoms
-    named in `sites` move but are never missing.
+    of sites move but are never missing.
     """
     moves = rng.normal(scale=WRONG_XYZ_ANG / np.sqrt(3.0), size=atoms.xyz.shape)
-    others = np.flatnonzero(~np.isin(atoms.names, list(sites)))
+    others = np.flatnonzero(atoms.sites == "")
     missing = rng.choice(others, round(WRONG_MISSING * len(others)), replace=False)
     xyz = atoms.xyz + moves @ np.linalg.inv(unit_cell.orthogonalization(cell)).T
     wrong = atoms._replace(xyz=xyz, beta=WRONG_B * atoms.beta)

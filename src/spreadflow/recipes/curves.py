@@ -38,7 +38,7 @@ are rounded.
 
 def site_names(config: SpreadConfig) -> list[str]:
     """Return the names of the sites whose curves are refined."""
-    return [site.atom for site in config.structure_factors.sites]
+    return [site.label for site in config.structure_factors.sites]
 
 
 def check(config: SpreadConfig) -> None:

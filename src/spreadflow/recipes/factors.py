@@ -18,6 +18,7 @@ from spreadflow.physics.structure_factors import (
     perturbed,
     structure_factors,
 )
+from spreadflow.recipes import sites
 
 
 def factors(
@@ -49,19 +50,19 @@ def _of_model(
     cell = build.cell(section)
     k_sol = section.k_sol
     atoms = _atoms(section, files)
-    sites = {
-        site.atom: curve(element, site.curve, energies_ev, files)
-        for site, element in zip(section.sites, _elements(section, atoms), strict=True)
+    of_sites = zip(section.sites, sites.elements(section, atoms), strict=True)
+    curves = {
+        site.label: curve(element, site.curve, energies_ev, files) for site, element in of_sites
     }
     if section.perturb:
-        atoms, k_sol = perturbed(rng, atoms, cell, sites)
+        atoms, k_sol = perturbed(rng, atoms, cell)
     elements = [str(element) for element in np.unique(atoms.elements)]
     model = structure_factors(
         atoms,
         cell,
         _space_group(section),
         d_min=section.d_min,
-        sites=sites,
+        sites=curves,
         others={element: anomalous.tabulated(element, energies_ev) for element in elements},
         k_sol=k_sol,
         b_sol=section.b_sol,
@@ -79,30 +80,20 @@ def _space_group(section: StructureFactorsSection) -> str:
 
 
 def _atoms(section: StructureFactorsSection, files: FactorFiles) -> Atoms:
-    """Return the atoms of the model, or those of a phantom where there is none."""
+    """Return the atoms of the model, or those of a phantom where there is none, with the names of
+    their sites. Raises ConfigError.
+    """
     if section.model is None:
-        return phantom.build(build.cell(section), _space_group(section), section.phantom_seed)
-    assert files.atoms is not None, "the model was not read"
-    return files.atoms
+        atoms = phantom.build(build.cell(section), _space_group(section), section.phantom_seed)
+    else:
+        assert files.atoms is not None, "the model was not read"
+        atoms = files.atoms
+    return sites.assign(section, atoms)
 
 
 def elements(section: StructureFactorsSection, files: FactorFiles = NO_FILES) -> list[str]:
-    """Return the element of each site. Raises ConfigError where the model has no such atom."""
-    return _elements(section, _atoms(section, files))
-
-
-def _elements(section: StructureFactorsSection, atoms: Atoms) -> list[str]:
-    """Return the element of each site among the atoms."""
-    names = []
-    for i, site in enumerate(section.sites):
-        candidates = np.unique(atoms.elements[atoms.names == site.atom])
-        if len(candidates) != 1:
-            where = f"structure_factors.sites.{i}.atom"
-            found = f"{len(candidates)} elements of that name"
-            expected = f"an atom '{site.atom}' in the model"
-            raise ConfigError(where, expected, found, "Correct it.")
-        names.append(str(candidates[0]))
-    return names
+    """Return the element of each site. Raises ConfigError where a site is not one."""
+    return sites.elements(section, _atoms(section, files))
 
 
 def curve(

@@ -209,9 +209,9 @@ def _sites(
             if not ((nodes >= low) & (nodes <= high)).any():
                 channels = f"{energies[0]:g}-{energies[-1]:g} eV"
                 expected = f"nodes every {grid:g} eV within the channels, {channels}"
-                found = f"{low:g}-{high:g} eV of {site.atom}"
+                found = f"{low:g}-{high:g} eV of {site.label}"
                 raise ConfigError("--band", expected, found, "Move the band or the beam.")
-    names = [site.atom for site in structure.sites]
+    names = [site.label for site in structure.sites]
     return {"sites": names, "elements": elements, "bands_ev": bands}
 
 

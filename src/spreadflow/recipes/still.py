@@ -104,8 +104,8 @@ class Simulator:
 
     @property
     def curves(self) -> dict[str, np.ndarray]:
-        """atom → (channel,) f′ + i f″ of each site"""
-        names = [site.atom for site in self.config.structure_factors.sites]
+        """name of a site → (channel,) f′ + i f″"""
+        names = [site.label for site in self.config.structure_factors.sites]
         return dict(zip(names, self.factors.anomalous[: self.factors.n_sites], strict=True))
 
     @cached_property

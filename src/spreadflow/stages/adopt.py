@@ -3,9 +3,11 @@
 
 Each line of the spec file ends in one `AdoptOutcome`. A is kept; the detector is that of the
 experiments; spots, mosaic spread and integrated reflections are made from the images as in
-`reindex`. Writes <run>/reindex.h5 and, beside it, adopt.h5, which says what became of each line.
+`reindex`, with the spectra of the `.lam` files where lines name any. Writes <run>/reindex.h5 and,
+beside it, adopt.h5, which says what became of each line, and reindex.spectra.h5, those spectra.
 """
 
+import filecmp
 from collections import Counter
 from functools import lru_cache
 from logging import Logger
@@ -15,7 +17,7 @@ import numpy as np
 
 from spreadflow.config import IndexSection, ReindexConfig
 from spreadflow.errors import AdoptOutcome, FileError, Outcome
-from spreadflow.io import dials, reflections, store
+from spreadflow.io import dials, reflections, store, supplied_spectra
 from spreadflow.io import spec as spec_files
 from spreadflow.io.images import Source, open_source
 from spreadflow.io.spec import SpecLine
@@ -26,12 +28,18 @@ from spreadflow.recipes.pair import COLUMNS, Line, judge, unmistakable
 from spreadflow.recipes.shot import is_new
 from spreadflow.stages import blocks as skeleton
 from spreadflow.stages import shots
+from spreadflow.units import wavelength
 
 LINES_PER_BLOCK = 64
 """Number of lines that a rank reads at a time."""
 
 DETECTOR_TOLERANCE_PX = 0.01
 """Distance of corresponding panel corners up to which two detectors are the same."""
+
+WAVELENGTH_TOLERANCE = 0.03
+"""Relative difference of a spectrum's mean from the wavelength of its experiment: pulses jitter by
+a tenth of this, and other units or another beam time are farther off.
+"""
 
 MAX_WARNINGS = 20
 """Largest number of lines that are not adopted which the log names one by one."""
@@ -61,6 +69,7 @@ def run(
     if not any(line.A is not None for line in lines):
         todo = "Do the experiments belong to these images and to reindex.cell?"
         raise FileError(spec, "lattices that can be adopted", _in_words(lines), todo)
+    source = _with_spectra(Path(out), section, source, named, lines, world)
     lattices: dict[int, list[np.ndarray]] = {}
     for line in lines:
         if line.A is not None:
@@ -109,6 +118,8 @@ class Reader:
                 return Line(AdoptOutcome.NO_EXPERIMENT, why)
             experiment = experiments[number]
             table = self._table(named.refl)
+            if named.spectrum is not None:
+                self._check_spectrum(named.spectrum, experiment.wavelength)
         except FileError as error:
             return Line(AdoptOutcome.UNREADABLE, str(error))
         shot, is_by_name = self._shots.number(experiment.image, experiment.frame)
@@ -120,6 +131,15 @@ class Reader:
             is_by_name=is_by_name,
         )
         return judge(line, experiment, table, self._detector, self._section)
+
+    def _check_spectrum(self, path: Path, wavelength_ang: float) -> None:
+        """Raise FileError where a file is no spectrum, or none about the experiment's wavelength:
+        diffBragg takes the mean of the spectrum for it.
+        """
+        mean = float(wavelength(supplied_spectra.read_lam(path).mean_energy_ev))
+        if abs(mean / wavelength_ang - 1.0) > WAVELENGTH_TOLERANCE:
+            expected = f"wavelengths about {wavelength_ang:g} Å, that of the experiment"
+            raise FileError(path, expected, f"a mean of {mean:g} Å", "Is it the right file, in Å?")
 
 
 def _read(
@@ -166,13 +186,7 @@ def _check_detectors(path: Path, named: list[SpecLine], lines: list[Line]) -> No
 
 
 def _warn(log: Logger, named: list[SpecLine], lines: list[Line]) -> None:
-    """Log the reasons of the first lines that are not adopted, and that spectra are not read."""
-    n_spectra = sum(line.has_spectrum for line in named)
-    if n_spectra:
-        words = (
-            "%d lines name a spectrum (.lam), which is not read: spectra are those of the images"
-        )
-        log.warning(words, n_spectra)
+    """Log the reasons of the first lines that are not adopted."""
     left_out = [
         (spec_line, line)
         for spec_line, line in zip(named, lines, strict=True)
@@ -182,6 +196,36 @@ def _warn(log: Logger, named: list[SpecLine], lines: list[Line]) -> None:
         log.warning("line %d: %s %s", spec_line.line, line.outcome.name.lower(), line.why)
     if len(left_out) > MAX_WARNINGS:
         log.warning("%d more lines are not adopted: see adopt.h5", len(left_out) - MAX_WARNINGS)
+
+
+def _with_spectra(
+    out: Path,
+    section: IndexSection,
+    source: Source,
+    named: list[SpecLine],
+    lines: list[Line],
+    world: World,
+) -> Source:
+    """Return the shots with the spectra that adopted lines name in place of the images'; these are
+    kept beside the product. Raises FileError for two spectra of one shot. Collective.
+    """
+    files: dict[int, Path] = {}
+    for spec_line, line in zip(named, lines, strict=True):
+        if line.A is None or spec_line.spectrum is None:
+            continue
+        shot_id = int(source.shots["shot_id"][line.shot])
+        other = files.setdefault(shot_id, spec_line.spectrum)
+        if other != spec_line.spectrum and not filecmp.cmp(other, spec_line.spectrum, False):
+            where = f"line {spec_line.line} of the spec file"
+            expected = f"the spectrum of another line of the same shot, {other}"
+            todo = "Give one spectrum for each shot."
+            raise FileError(where, expected, spec_line.spectrum, todo)
+    if not files:
+        world.once(lambda: supplied_spectra.path_of(out).unlink(missing_ok=True))
+        return source
+    world.once(lambda: supplied_spectra.write(out, files))
+    spectra = supplied_spectra.SuppliedSpectra(out)
+    return open_source(source.path, section, source.detector, spectra)
 
 
 def _in_words(lines: list[Line]) -> str:
@@ -229,4 +273,5 @@ def _write(
         run=source.manifest.run,
         config=section.model_dump(mode="json"),
     )
-    log.info("%d lines: %s", len(final), _in_words(final))
+    n_spectra = sum(line.spectrum is not None for line in named)
+    log.info("%d lines, %d with a spectrum: %s", len(final), n_spectra, _in_words(final))

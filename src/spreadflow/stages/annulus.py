@@ -12,11 +12,11 @@ import numpy as np
 
 from spreadflow.analysis.pixels import shoeboxes
 from spreadflow.analysis.still import footprints
-from spreadflow.config import AnnulusConfig, AnnulusSection, IndexSection, WideConfig
+from spreadflow.config import AnnulusConfig, AnnulusSection, WideConfig
 from spreadflow.errors import ConfigError, FileError, Outcome
 from spreadflow.io import store
 from spreadflow.io.accepted import accepted_lattices, brought
-from spreadflow.io.images import Source, open_source
+from spreadflow.io.images import Source, open_indexed
 from spreadflow.log import logger
 from spreadflow.models import Shot, Spectrum
 from spreadflow.parallel import World
@@ -70,8 +70,8 @@ def run(
     log = logger(word, world)
     attributes = [store.attributes(path, "reindex") for path in reindex]
     runs = [
-        Run(open_source(path, IndexSection.model_validate(of_run["config"])), product)
-        for path, product, of_run in zip(images, reindex, attributes, strict=True)
+        Run(open_indexed(path, product), product)
+        for path, product in zip(images, reindex, strict=True)
     ]
     finest = max(of_run["config"]["d_min"] for of_run in attributes)
     _check(section, word, finest)
@@ -160,9 +160,16 @@ def _read(source: Source, number: int, shot_id: int) -> Shot:
 
 
 def _most_channels(runs: list[Run], blocks: list[AcceptedBlock]) -> int:
-    """Return the largest number of channels of the runs' spectra, from the last block of each."""
+    """Return the largest number of channels of the runs' spectra: of those that were supplied, and
+    of the last block of each run.
+    """
     last_of_run = {block.run: block for block in blocks}
-    return max(_n_channels(runs[block.run], block) for block in last_of_run.values())
+    supplied = [run.source.spectra for run in runs if run.source.spectra is not None]
+    return max(
+        *(spectra.most_channels for spectra in supplied),
+        *(_n_channels(runs[block.run], block) for block in last_of_run.values()),
+        0,
+    )
 
 
 def _n_channels(run: Run, block: AcceptedBlock) -> int:

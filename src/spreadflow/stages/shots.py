@@ -106,6 +106,7 @@ def index_shots(
         run=source.manifest.run,
         detector=source.detector._asdict(),
         length_sigma=product.length_sigma,
+        spectra=None if source.spectra is None else source.spectra.identity,
         bandwidth=None if width is None else width._asdict(),
         outcomes={name: n for name, n in counts.items() if n},
         warnings=warn(log, warnings),

@@ -31,7 +31,7 @@ def true() -> StructureFactors:
 @pytest.fixture(scope="module")
 def wrong() -> StructureFactors:
     atoms = phantom.build(CELL, GROUP, 3)
-    moved, _ = perturbed(np.random.default_rng(1), atoms, CELL, CURVES)
+    moved, _ = perturbed(np.random.default_rng(1), atoms, CELL)
     return model(moved)
 
 

@@ -11,7 +11,7 @@ from spreadflow.io.images.manifest import (
     shot_id,
     write_manifest,
 )
-from spreadflow.io.images.source import Source, open_source, read_mask
+from spreadflow.io.images.source import Source, open_indexed, open_source, read_mask
 
 __all__ = [
     "ImageFile",
@@ -22,6 +22,7 @@ __all__ = [
     "expand",
     "is_manifest",
     "open_image",
+    "open_indexed",
     "open_source",
     "read_manifest",
     "read_mask",

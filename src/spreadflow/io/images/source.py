@@ -15,6 +15,7 @@ from spreadflow.errors import FileError, Outcome
 from spreadflow.io import store
 from spreadflow.io.images.formats import ImageFile, open_image
 from spreadflow.io.images.manifest import Manifest, ManifestFile, read_manifest, shot_id
+from spreadflow.io.supplied_spectra import SuppliedSpectra
 from spreadflow.models import Detector, Shot, Spectrum
 from spreadflow.physics.spectrum import gaussian
 
@@ -47,7 +48,8 @@ class Source:
 
     geometry: the detector to use instead of the one in the files. mask: a file of `read_mask`,
     added to the files' own. saturation_photons: upper end of the trusted range; None = as in the
-    files. Raises FileError where the manifest, the geometry or a mask can't be used at all.
+    files. spectra: those that take the place of the files' own. Raises FileError where the
+    manifest, the geometry or a mask can't be used at all.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Source:
         geometry: Detector | None = None,
         mask: Path | str | None = None,
         saturation_photons: float | None = None,
+        spectra: SuppliedSpectra | None = None,
     ):
         self.path = Path(manifest)
         self.manifest = read_manifest(manifest)
@@ -64,6 +67,7 @@ class Source:
         """one line for each file or frame that could not be read, for the log"""
         self.shots = _shots(self.manifest)
         """columns shot_id (uint64), file, frame (int32): one row per shot"""
+        self.spectra = spectra
         self._saturation_photons = saturation_photons
         self._number = -1
         self._file: ImageFile | None = None
@@ -78,9 +82,10 @@ class Source:
             self.manifest.model_dump(exclude={"files", "mask"}),
             [(Path(file.path).name, file.n_frames, file.sha256) for file in self.manifest.files],
             [store.checksum(mask) for mask in masks],
+            *([] if spectra is None else [spectra.identity]),
         )
-        """changes with the content of the images, masks and manifest, not with the folder they lie
-        in
+        """changes with the content of the images, masks, spectra and manifest, not with the folder
+        they lie in
         """
 
     @property
@@ -112,7 +117,7 @@ class Source:
         except OSError as error:
             self._report(f"{self._path_of(number)}, frame {frame}: {error}")
             return Outcome.UNREADABLE
-        spectrum = self._spectrum_of(file, frame)
+        spectrum = self._spectrum_of(file, i)
         if spectrum is None:
             return Outcome.BAD_SPECTRUM
 
@@ -144,17 +149,20 @@ class Source:
         )
 
     def spectrum(self, i: int) -> Spectrum | None:
-        """Return the spectrum of shot i without its image, as wide as the manifest says where the
-        file states but a wavelength; None where it can't be read or makes no sense.
+        """Return the spectrum of shot i without its image: the one supplied, with the photons that
+        the file states, else the file's own, as wide as the manifest says where there is but a
+        wavelength; None where it can't be read or makes no sense.
         """
         number = int(self.shots["file"][i])
-        frame = int(self.shots["frame"][i])
         file = self._open(number)
-        return None if file is None else self._spectrum_of(file, frame)
+        return None if file is None else self._spectrum_of(file, i)
 
-    def _spectrum_of(self, file: ImageFile, frame: int) -> Spectrum | None:
-        """Return the spectrum of a frame, as `spectrum`."""
-        recorded = _sound_spectrum(file, frame)
+    def _spectrum_of(self, file: ImageFile, i: int) -> Spectrum | None:
+        """Return the spectrum of shot i, as `spectrum`. file: that of the shot."""
+        recorded = _sound_spectrum(file, int(self.shots["frame"][i]))
+        if self.spectra is not None:
+            photons = 1.0 if recorded is None else float(recorded.photons.sum())
+            recorded = self.spectra.spectrum(int(self.shots["shot_id"][i]), photons) or recorded
         bandwidth = self.manifest.bandwidth
         if recorded is None or bandwidth is None or len(recorded.energies_ev) > 1:
             return recorded
@@ -322,14 +330,30 @@ def _sound_spectrum(file: ImageFile, frame: int) -> Spectrum | None:
 
 
 def open_source(
-    manifest: Path | str, section: IndexSection, detector: Detector | None = None
+    manifest: Path | str,
+    section: IndexSection,
+    detector: Detector | None = None,
+    spectra: SuppliedSpectra | None = None,
 ) -> Source:
-    """Return the shots of a manifest with a section's mask and trusted range. detector: instead of
-    the headers'.
+    """Return the shots of a manifest with a section's mask and trusted range. detector, spectra:
+    instead of the files'.
     """
     return Source(
         manifest,
         geometry=detector,
         mask=section.mask,
         saturation_photons=section.saturation_photons,
+        spectra=spectra,
     )
+
+
+def open_indexed(manifest: Path | str, reindex: Path, detector: Detector | None = None) -> Source:
+    """Return the shots of a manifest as a product of reindex was made from them: with its mask, its
+    trusted range, and the spectra that were adopted with its lattices. detector: instead of the
+    headers'. Raises FileError.
+    """
+    attributes = store.attributes(reindex, "reindex")
+    section = IndexSection.model_validate(attributes["config"])
+    identity = attributes.get("spectra")
+    spectra = None if identity is None else SuppliedSpectra(reindex, identity)
+    return open_source(manifest, section, detector, spectra)

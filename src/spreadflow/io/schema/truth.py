@@ -64,7 +64,7 @@ REFLECTIONS = table(
 CURVES = table(
     "curves",
     {
-        "site": Column("int32", "", "of attribute `sites` of the truth: names of atoms"),
+        "site": Column("int32", "", "of attribute `sites` of the truth: their names"),
         "energy_ev": Column("float64", "eV", "channel"),
         "fp": Column("float64", "electron", "f′"),
         "fdp": Column("float64", "electron", "f″"),
