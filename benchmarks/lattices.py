@@ -80,6 +80,8 @@ class Data(NamedTuple):
     """squares along each edge of a pixel, of data and model"""
     psf: tuple[str, float] = NO_POINT_SPREAD
     """shape of the point spread, and its width, mm"""
+    photons: float = 1.0
+    """in a pulse, relative to the configured number"""
 
 
 PLAIN = Data()
@@ -95,6 +97,7 @@ def simulator(data: Data) -> Simulator:
     updates = {
         "crystal": base.crystal.model_copy(update={"mosaicity": data.mosaicity}),
         "detector": base.detector.model_copy(update=detector),
+        "beam": base.beam.model_copy(update={"photons": data.photons * base.beam.photons}),
         "simulate": base.simulate.model_copy(update={"oversample": data.oversample}),
         "runs": {"bench": config.RunSection(simulate=config.SimulatedShots(n_single=1))},
     }

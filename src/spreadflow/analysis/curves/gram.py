@@ -264,3 +264,30 @@ def model_error(model: np.ndarray, bragg: np.ndarray, photons: np.ndarray, noise
     excess = weight @ ((photons - model) ** 2 - v)
     bragg_squared = weight @ bragg**2
     return float(np.sqrt(max(excess, 0.0) / max(bragg_squared, 1e-300)))
+
+
+def shape_error(point: solve.Point, problem: lattice_fit.Problem) -> float:
+    """Return what `model_error` returns of a fit, where the brightness of each reflection is not
+    held against the model: only where its photons lie.
+
+    The residuals are those that are left when each shoebox has the Bragg photons and the plane that
+    suit it best.
+    """
+    data = problem.data
+    v = variance(point.model, problem.noise)
+    columns = np.column_stack([point.bragg, data.plane])
+    weighted = columns / v[:, None]
+    sizes = np.diff(data.start)
+    normal = solve.by_box(weighted, columns, data.start)
+    diagonal = np.einsum("bii->bi", normal)
+    normal += (solve.RIDGE * diagonal + 1e-12)[:, :, None] * np.eye(4)
+    inverse = np.linalg.inv(normal)
+    residual = data.photons - point.model
+    best = inverse @ solve.by_box(weighted, residual[:, None], data.start)
+    left = residual - np.einsum("pi,pi->p", columns, best[:, :, 0].repeat(sizes, axis=0))
+    of_fit = np.einsum("pi,pij,pj->p", columns, inverse.repeat(sizes, axis=0), columns)
+
+    weight = (point.bragg / v) ** 2
+    excess = weight @ (left**2 - v + np.minimum(of_fit, v))
+    bragg_squared = weight @ point.bragg**2
+    return float(np.sqrt(max(excess, 0.0) / max(bragg_squared, 1e-300)))

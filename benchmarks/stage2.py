@@ -1,0 +1,562 @@
+"""Stage 2 against the merge of the same lattices: how near are the structure factors to the truth,
+and at what cost?
+
+Lattices of config/config.yaml, made directly as shoeboxes, with the orientation that reindex leaves
+(0.003° off about each axis), N within 20 % and η within 35 %. The merge integrates the same pixels
+with the same orientation, the true mosaic spread and size of domains; it is run with and without B
+of lattices, and the better one counts. Both start and end without the truth, which is |F|² over the
+mean pulse, Friedel mates apart, and scores: R = Σ|F − F_true|/ΣF_true on a common scale, CC of the
+anomalous differences, both over the reflections that the merge has, F after French & Wilson for
+both; pulls of I in tenths of the true I/σ. Shells are five of equal numbers of reflections.
+--closing runs the rows of a release, --full all; --json adds rows to those that a file has, each
+with its commit.
+"""
+
+import lattices  # first: it sets threads before NumPy and XLA start  # isort: skip
+
+import argparse
+import json
+import multiprocessing
+import pickle
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from curve_lattices import teach
+from lattices import Data, user_cpu
+from spreadflow.analysis.factors import french_wilson
+from spreadflow.analysis.factors.equations import Batch
+from spreadflow.analysis.merging import merging, scaling
+from spreadflow.analysis.merging.statistics import correlation
+from spreadflow.analysis.still import integration, prediction
+from spreadflow.models import Mosaic, ReflectionFlag
+from spreadflow.physics.mosaic import continuous
+from spreadflow.physics.structure_factors import StructureFactors
+from spreadflow.recipes import intensities, patch, stage2
+from spreadflow.recipes.intensities import Merged, Reflections
+from spreadflow.recipes.lattice import PackedLattice, RunModel, Start, refine_lattice, start_after
+
+N_DECILES = 10
+"""Parts of the reflections whose pulls are told apart."""
+
+N_SHELLS = 5
+"""Shells of resolution in which R is compared."""
+
+N_PULSES = 200
+"""Pulses whose mean is the spectrum of the truth."""
+
+BATCH = 16
+"""Lattices in a batch."""
+
+REFLECTION_COLUMNS = (
+    "hkl",
+    "partiality",
+    "lorentz",
+    "polarization",
+    "capture",
+    "slopes",
+    "intensity",
+    "sigma",
+    "flags",
+)
+"""Columns of reflections that are merged."""
+
+
+class Row(NamedTuple):
+    """A row of the table."""
+
+    n: int
+    """lattices"""
+    model: str = "domains"
+    """mosaicity of the model: domains, those of the truth; learned, from others; continuous"""
+    start: str = "merged"
+    """intensities that stage 2 starts from: merged, or those of a model, perturbed"""
+    d_min: float = lattices.D_MIN
+    d_max: float = lattices.D_MAX_ANNULUS
+    photons: float = 1.0
+    """in a pulse, relative to the configured number"""
+    n_cycles: int = 2
+    bar_r: float = 0.6
+    """R over that of the merge, at most; for a wrong model, over that of the start that was merged
+    """
+
+    @property
+    def data(self) -> Data:
+        """How the lattices are simulated."""
+        return Data("domains", photons=self.photons)
+
+
+ROWS = {
+    "50": Row(50),
+    "100": Row(100),
+    "200": Row(200),
+    "400": Row(400),
+    "100, learned": Row(100, "learned", bar_r=0.65),
+    "400, learned": Row(400, "learned", bar_r=0.65),
+    "100, continuous": Row(100, "continuous", bar_r=0.85),
+    "400, continuous": Row(400, "continuous", bar_r=0.85),
+    "200, 2.1-10 Å": Row(200, d_max=10.0, bar_r=0.8),
+    "200, continuous, 2.1-10 Å": Row(200, "continuous", d_max=10.0, bar_r=0.85),
+    "1600, 3-10 Å": Row(1600, d_min=3.0, d_max=10.0, bar_r=0.8),
+    "100, wrong model": Row(100, start="perturbed", n_cycles=3, bar_r=1.15),
+    "400, wrong model": Row(400, start="perturbed", n_cycles=3, bar_r=1.15),
+    "80, weak": Row(80, photons=0.05, bar_r=0.65),
+}
+"""Name of a row → how it is made."""
+
+CLOSING = ("50", "100", "400", "100, learned", "100, continuous", "100, wrong model", "80, weak")
+"""Rows of a release."""
+
+
+# ---------------------------------------------------------------- lattices
+
+
+class Made(NamedTuple):
+    """A lattice: its pixels, and its reflections as integrated."""
+
+    packed: PackedLattice
+    """as it was predicted, off the truth"""
+    mosaic: Mosaic
+    """the true one"""
+    reflections: dict[str, np.ndarray]
+    pulse_photons: float
+
+
+def make(row: Row, folder: Path, number: int) -> Made:
+    """Return a lattice, kept in a folder from the first time on."""
+    path = folder / f"{row.photons:g}_{row.d_min:g}_{row.d_max:g}_{number}.pickle"
+    if path.exists():
+        return pickle.loads(path.read_bytes())
+    true = lattices.simulated(row.data, number, row.d_min, row.d_max)
+    packed = lattices.off_start(patch.packed_lattice(true), number)
+    made = Made(
+        packed=packed,
+        mosaic=true.parameters.mosaic,
+        reflections=integrated(row, packed, true),
+        pulse_photons=float(true.parameters.spectrum.photons.sum()),
+    )
+    path.write_bytes(pickle.dumps(made))
+    return made
+
+
+def integrated(row: Row, packed: PackedLattice, true: patch.Patch) -> dict[str, np.ndarray]:
+    """Return the reflections of a lattice, integrated where it was predicted: columns by name."""
+    simulator = lattices.simulator(row.data)
+    detector = simulator.detector
+    crystal = true.parameters.crystal
+    predicted = prediction.predict(
+        prediction.MosaicLattice(
+            packed.A,
+            float(crystal.eta_rad),
+            float((crystal.n_cells * simulator.cell[:3]).mean()),
+        ),
+        packed.spectrum,
+        detector,
+        space_group=simulator.crystal.space_group,
+        d_min=row.d_min,
+        polarization=simulator.beam.polarization,
+    )
+    is_chosen = predicted.d < row.d_max
+    image = np.zeros((detector.n_panels, *detector.shape), dtype=np.float32)
+    mask = np.zeros(image.shape, dtype=bool)
+    boxes = packed.boxes
+    last = np.cumsum(boxes.n_pixels)
+    for box, end in enumerate(last):
+        pixels = slice(end - boxes.n_pixels[box], end)
+        fast0, fast1, slow0, slow1 = boxes.bbox[box]
+        place = boxes.panel[box], slice(slow0, slow1), slice(fast0, fast1)
+        shape = (slow1 - slow0, fast1 - fast0)
+        image[place] = boxes.photons[pixels].reshape(shape)
+        mask[place] = boxes.valid[pixels].reshape(shape)
+    reflections = integration.integrate(
+        image, mask, prediction.Predicted(*(column[is_chosen] for column in predicted)), detector
+    )
+    columns = reflections._asdict()
+    return {name: columns[name] for name in REFLECTION_COLUMNS}
+
+
+# ---------------------------------------------------------------- truth
+
+
+@cache
+def mean_pulse() -> np.ndarray:
+    """Return the photons (channel,) of the mean pulse."""
+    simulator = lattices.simulator(lattices.PLAIN)
+    pulses = [simulator.pulse(number, number).photons for number in range(N_PULSES)]
+    return np.mean(pulses, axis=0)
+
+
+@cache
+def reflections_of(kind: str) -> Reflections:
+    """Return the unique reflections with the |F|² of a kind of model (`lattices.model_factors`);
+    curves are the mean of the true ones, but those of the truth, `true`.
+    """
+    crystal = lattices.simulator(lattices.PLAIN).crystal
+    is_true = kind == "true"
+    factors = lattices.model_factors("right" if is_true else kind, with_true_curves=is_true)
+    return intensities.from_model(
+        factors, np.array(crystal.cell), crystal.space_group, mean_pulse()
+    )
+
+
+# ---------------------------------------------------------------- merge
+
+
+def merged(row: Row, made: Sequence[Made], refine_b: bool) -> merging.Merged:
+    """Return the merge of lattices, as the stage would do it."""
+    unique = reflections_of("perturbed").unique
+    n_lattices = len(made)
+    n_groups = min(n_lattices, 64)
+    group = np.arange(n_lattices) * n_groups // n_lattices
+    photons = np.array([lattice.pulse_photons for lattice in made])
+    n_reflections = [len(lattice.reflections["hkl"]) for lattice in made]
+    of_lattice = np.repeat(np.arange(n_lattices), n_reflections)
+    table = {
+        name: np.concatenate([lattice.reflections[name] for lattice in made])
+        for name in REFLECTION_COLUMNS
+    }
+    failed = (table["flags"].astype(int) & ReflectionFlag.FAILED) != 0
+    numbers = np.arange(n_lattices, dtype=np.uint64)
+    observations, _, _ = merging.select(
+        table
+        | {
+            "lattice": of_lattice,
+            "failed": failed,
+            "pulse": (photons / photons.mean())[of_lattice],
+        },
+        group,
+        merging.half_sets(numbers, np.zeros(n_lattices, dtype=int)),
+        unique,
+        partiality_min=0.05,
+        min_reflections=5,
+        n_groups=n_groups,
+    )
+    sums = merging.Sums(observations, len(unique), n_groups)
+    scales = scaling.scale(observations, sums, unique, refine_b=refine_b)
+    of_all = merging.merge(observations, scales.intensity, scales.sigma, sums)
+    return merging.with_scatter(of_all, unique)
+
+
+# ---------------------------------------------------------------- scores
+
+
+class Score(NamedTuple):
+    """How near intensities are to the truth."""
+
+    n: int
+    r_f: float
+    r_of_shells: list[float]
+    cc_ano: float
+    n_pairs: int
+    pull_sd: list[float]
+    """of tenths of the true I/σ, weakest first"""
+
+
+def score(intensity: np.ndarray, sigma: np.ndarray, is_chosen: np.ndarray) -> Score:
+    """Compare intensities and σ (reflection,) with the truth on chosen reflections, on the scale
+    that suits these best.
+    """
+    true = reflections_of("true")
+    unique = true.unique
+    rows = np.flatnonzero(is_chosen)
+    factor = scale_to(intensity[rows], true.intensity[rows])
+    I = intensity[rows] / factor
+    sigma = sigma[rows] / factor
+    means = french_wilson.shell_means(
+        I, np.ones(len(rows), bool), unique.shell[rows], merging.N_SHELLS
+    )
+    centric = true.is_centric[rows]
+    F = np.full(len(unique), np.nan)
+    F[rows] = french_wilson.posterior(I, sigma, means[unique.shell[rows]], centric).amplitude
+    F_true = np.sqrt(true.intensity)
+    F *= (F_true[rows] @ F_true[rows]) / (F[rows] @ F_true[rows])
+
+    by_resolution = rows[np.argsort(unique.d[rows])]
+    of_shells = [r_of(F[part], F_true[part]) for part in np.array_split(by_resolution, N_SHELLS)]
+    plus = rows[unique.friedel[rows] > 0]
+    plus = plus[is_chosen[unique.mate[plus]]]
+    mate = unique.mate[plus]
+    pull = (I - true.intensity[rows]) / sigma
+    by_strength = np.argsort(true.intensity[rows] / sigma)
+    return Score(
+        n=len(rows),
+        r_f=r_of(F[rows], F_true[rows]),
+        r_of_shells=of_shells,
+        cc_ano=correlation(F[plus] - F[mate], F_true[plus] - F_true[mate]),
+        n_pairs=len(plus),
+        pull_sd=[float(np.std(pull[part])) for part in np.array_split(by_strength, N_DECILES)],
+    )
+
+
+def scale_to(intensity: np.ndarray, true: np.ndarray) -> float:
+    """Return the scale of intensities on true ones, that of amplitudes by least squares: it is not
+    that of the strongest reflections.
+    """
+    F = np.sqrt(np.maximum(intensity, 0.0))
+    return float((F @ np.sqrt(true)) / true.sum()) ** 2
+
+
+def r_of(F: np.ndarray, F_true: np.ndarray) -> float:
+    """Return R of amplitudes (reflection,)."""
+    return float(np.abs(F - F_true).sum() / F_true.sum())
+
+
+# ---------------------------------------------------------------- stage 2
+
+
+class Expanded(NamedTuple):
+    """A lattice after its fit in a cycle."""
+
+    gram: Any
+    log_volume: float
+    start: Start
+    unknowns: tuple[str, ...]
+    seconds: float
+    """user CPU of the fit and the Gram matrices"""
+    model_error: float
+
+
+_worker: dict[str, Any] = {}
+"""What a worker process keeps for a cycle: models, reflections, domains."""
+
+
+def begin(reflections: Reflections, about: np.ndarray, domains: Mosaic | None) -> None:
+    """Prepare a worker process for a cycle."""
+    base = lattices.run_model(lattices.PLAIN, "perturbed", with_true_curves=False)
+    flat: StructureFactors = intensities.flat_factors(base.factors, reflections, about)
+    model: RunModel = base._replace(factors=flat)
+    _worker.update(reflections=reflections, model=model, domains=domains)
+
+
+def expand(row: Row, folder: Path, number: int, start: Start | None) -> Expanded | None:
+    """Return a lattice refined and expanded with the intensities of the cycle."""
+    made = make(row, folder, number)
+    pixels = lattices.pixels_section(row.data)
+    domains = _worker["domains"]
+    mosaic = {"domains": made.mosaic, "learned": domains, "continuous": continuous()}[row.model]
+    model = _worker["model"]
+    start_time = user_cpu()
+    if start is None and row.model == "learned":
+        fit = refine_lattice(made.packed, continuous(), model, pixels)
+        if fit.refined is None:
+            return None
+        start = start_after(fit)._replace(eta_rad=domains.eta_rad)  # the unit of their widths
+    expanded = intensities.expand_flat(
+        made.packed, mosaic, model, _worker["reflections"], pixels, start
+    )
+    if expanded.gram is None or expanded.start is None:
+        return None
+    end = expanded.start
+    return Expanded(
+        gram=expanded.gram,
+        log_volume=float(np.log(end.scale) + np.log(end.n_cells).sum()),
+        start=end,
+        unknowns=expanded.unknowns,
+        seconds=user_cpu() - start_time,
+        model_error=expanded.model_error,
+    )
+
+
+def batch_of(expanded: Sequence[Expanded], reflections: Reflections) -> Batch:
+    """Return lattices as a batch."""
+    grams = [lattice.gram for lattice in expanded]
+    n_columns = [len(gram.slope) for gram in grams]
+    return Batch(
+        lattice=np.repeat(np.arange(len(grams)), n_columns),
+        unique=reflections.unique.rows(np.concatenate([gram.hkl for gram in grams])),
+        sizes=np.concatenate([np.diff(gram.start) for gram in grams]),
+        log_volume=np.array([lattice.log_volume for lattice in expanded]),
+        **{
+            name: np.concatenate([getattr(gram, name) for gram in grams])
+            for name in ("intensity", "slope", "cross", "normal")
+        },
+        **{
+            name: np.array([getattr(gram, name) for gram in grams])
+            for name in ("nuisance", "score", "loss")
+        },
+    )
+
+
+def batches_of(expanded: Sequence[Expanded], reflections: Reflections) -> stage2.Batches:
+    """Return the function that yields lattices in batches."""
+    numbers = np.arange(len(expanded), dtype=np.uint64)
+    half = merging.half_sets(numbers, np.zeros(len(expanded), dtype=int))
+    own = [
+        stage2.OwnBatch(
+            first, batch_of(expanded[first : first + BATCH], reflections), half[first : first + BATCH]
+        )
+        for first in range(0, len(expanded), BATCH)
+    ]
+    return lambda: iter(own)
+
+
+def cycles(
+    row: Row, folder: Path, reflections: Reflections, domains: Mosaic | None, n_processes: int
+) -> Iterator[tuple[stage2.Intensities, dict[str, float]]]:
+    """Yield the intensities of each cycle, and what they cost."""
+    about = intensities.modelled(reflections, reflections.intensity)
+    starts: list[Start | None] = [None] * row.n
+    before = None
+    for _ in range(row.n_cycles):
+        with pool(n_processes, begin, (reflections, about, domains)) as workers:
+            work = partial(expand, row, folder)
+            all_expanded = list(workers.map(work, range(row.n), starts, chunksize=4))
+        used = [lattice for lattice in all_expanded if lattice is not None]
+        problem = stage2.Problem(
+            reflections=reflections,
+            direction=intensities.volume_direction(list(used[0].unknowns), 1),
+            restraint=None,
+            seed=0,
+            add=lambda array: array,
+        )
+        start_time = user_cpu()
+        before = stage2.refine(problem, batches_of(used, reflections), about, before)
+        costs = {
+            "seconds_fit": float(np.median([lattice.seconds for lattice in used])),
+            "seconds_solve": (user_cpu() - start_time) / len(used),
+            "model_error": float(np.median([lattice.model_error for lattice in used])),
+            "n_lost": row.n - len(used),
+        }
+        yield before, costs
+        about = intensities.modelled(reflections, before.intensity)
+        starts = [None if lattice is None else lattice.start for lattice in all_expanded]
+
+
+def pool(n_processes: int, initializer: Any = None, arguments: tuple = ()) -> Executor:
+    """Return worker processes that do not share this one's threads."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(n_processes, context, initializer, arguments)
+
+
+# ---------------------------------------------------------------- the table
+
+
+def measure(row: Row, folder: Path, n_processes: int) -> dict[str, Any]:
+    """Return the figures of a row."""
+    with pool(n_processes) as workers:
+        made = list(workers.map(partial(make, row, folder), range(row.n), chunksize=4))
+        learned = workers.submit(teach, folder / "domains.npz") if row.model == "learned" else None
+        domains = learned.result() if learned else None
+    both = {refine_b: merged(row, made, refine_b) for refine_b in (True, False)}
+    del made
+    has_merge = np.isfinite(both[True].intensity) & np.isfinite(both[False].intensity)
+    of_merge = {
+        refine_b: score(one.intensity, one.sigma, has_merge) for refine_b, one in both.items()
+    }
+    refine_b = min(of_merge, key=lambda key: of_merge[key].r_f)
+    best = both[refine_b]
+    model = reflections_of("perturbed")
+    sign = np.where(model.unique.friedel < 0, -1, 1)[:, None]
+    start = model
+    if row.start == "merged":
+        start = intensities.from_merge(
+            model, Merged(sign * model.unique.hkl, best.intensity, best.sigma)
+        )
+    figures: dict[str, Any] = {
+        "commit": commit(),
+        "n_lattices": row.n,
+        "multiplicity": float(best.n.sum() / has_merge.sum()),
+        "merge": of_merge[refine_b]._asdict() | {"refine_b": refine_b},
+        "merge_other": of_merge[not refine_b]._asdict(),
+        "cycles": [],
+    }
+    for found, costs in cycles(row, folder, start, domains, n_processes):
+        is_both = has_merge & np.isfinite(found.sigma)
+        of_cycle = score(found.intensity, found.sigma, is_both)._asdict()
+        of_cycle |= costs
+        of_cycle |= {
+            name: getattr(found, name)
+            for name in ("spread", "fraction", "n_iterations", "held_out", "held_out_before")
+        }
+        figures["cycles"].append(of_cycle)
+    return figures
+
+
+def commit() -> str:
+    """Return the short hash of the checked-out revision, with + where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty=+"]
+    here = Path(__file__).parent
+    return subprocess.run(command, cwd=here, capture_output=True, text=True).stdout.strip()
+
+
+def report(name: str, row: Row, figures: dict[str, Any], reference: dict[str, dict]) -> None:
+    """Print a row; reference: all rows, for those it is compared with."""
+    merge = figures["merge"]
+    print(
+        f"\n{name} [{figures['commit']}]: {figures['n_lattices']} lattices, multiplicity "
+        f"{figures['multiplicity']:.2f}"
+    )
+    print(
+        f"  merge        R {merge['r_f']:.4f}, CC ano {merge['cc_ano']:.3f} of {merge['n_pairs']}, "
+        f"pulls {spoken(merge['pull_sd'])}"
+    )
+    yardstick = merge["r_f"]
+    if row.start != "merged":
+        own = next((key for key in reference if key == str(row.n)), None)
+        yardstick = reference[own]["cycles"][-1]["r_f"] if own else np.nan
+    for number, cycle in enumerate(figures["cycles"], 1):
+        worse = [
+            shell
+            for shell, (ours, theirs) in enumerate(
+                zip(cycle["r_of_shells"], merge["r_of_shells"], strict=True)
+            )
+            if ours > theirs
+        ]
+        print(
+            f"  cycle {number}      R {cycle['r_f']:.4f}, x {cycle['r_f'] / yardstick:.2f} (bar "
+            f"{row.bar_r:g}), CC ano {cycle['cc_ano']:.3f}, pulls {spoken(cycle['pull_sd'])}; "
+            f"shells worse: {worse or 'none'}; s a lattice: fit and Gram {cycle['seconds_fit']:.3f}, "
+            f"solve {cycle['seconds_solve']:.4f}; e {cycle['model_error']:.3f}, scatter "
+            f"{cycle['fraction']:.3f}, spread {cycle['spread']:.3f}, held out "
+            f"{cycle['held_out_before']:.4g} -> {cycle['held_out']:.4g}"
+        )
+    four_times = reference.get(str(4 * row.n))
+    if four_times and name == str(row.n):
+        print(
+            f"  CC ano {figures['cycles'][-1]['cc_ano']:.3f} against that of the merge of "
+            f"{4 * row.n}: {four_times['merge']['cc_ano']:.3f}"
+        )
+
+
+def spoken(values: Sequence[float]) -> str:
+    """Return numbers in short."""
+    return " ".join(f"{value:.2f}" for value in values)
+
+
+def main() -> None:
+    """Measure the rows that are asked for, and print all that there are."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", nargs="*", choices=list(ROWS), metavar="ROW", help="only these")
+    parser.add_argument("--closing", action="store_true", help="the rows of a release")
+    parser.add_argument("--full", action="store_true", help="all rows")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--folder", type=Path, help="where lattices are kept from run to run")
+    parser.add_argument("--json", type=Path, help="rows are added to those that it has")
+    args = parser.parse_args()
+    names = list(ROWS) if args.full else args.rows or list(CLOSING)
+    rows = {}
+    if args.json and args.json.exists():
+        rows = json.loads(args.json.read_text())
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            rows[name] = measure(ROWS[name], folder, args.processes)
+            report(name, ROWS[name], rows[name], rows)
+            if args.json:
+                args.json.write_text(json.dumps(rows, indent=1))
+    print("\n--- all rows")
+    for name in filter(rows.get, ROWS):
+        report(name, ROWS[name], rows[name], rows)
+
+
+if __name__ == "__main__":
+    main()

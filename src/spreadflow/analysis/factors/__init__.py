@@ -1,0 +1,1 @@
+"""Structure factors from the pixels of all lattices together."""

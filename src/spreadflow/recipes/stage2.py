@@ -1,0 +1,218 @@
+"""One cycle of stage 2: from the Gram matrices of all lattices to intensities with σ.
+
+Nothing here reads files or knows of ranks: batches of lattices come from a function that may read
+them anew each time, and sums over ranks from another.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from spreadflow.analysis.factors import equations, scatter, sigmas, solution
+from spreadflow.analysis.factors.equations import Batch, Equations
+from spreadflow.analysis.factors.solution import Add, Marginal, Restraint, Solution
+from spreadflow.recipes.intensities import Reflections, modelled, scatter_of
+
+FIRST_FRACTION = 0.02
+"""Scatter of intensities among lattices, relative, that the search begins with."""
+
+N_ROUNDS = 4
+"""Rounds in which scatter and intensities are found in turns."""
+
+N_ROUNDS_OF_SPREAD = 3
+"""Rounds in which the spread of volumes is found, before the last."""
+
+WIDER = 2.0
+"""Factor by which the spread of volumes is widened before it is looked for again."""
+
+
+class OwnBatch(NamedTuple):
+    """Some lattices of this rank."""
+
+    number: int
+    """of the batch among those of all ranks: random numbers are its own"""
+    batch: Batch
+    half: np.ndarray
+    """(lattice,) half set, 0 or 1"""
+
+
+Batches = Callable[[], Iterator[OwnBatch]]
+"""Yields the batches of this rank, each time from the first one on."""
+
+
+class Problem(NamedTuple):
+    """What the cycles of stage 2 share."""
+
+    reflections: Reflections
+    direction: np.ndarray
+    """(unknown,) change of ln volume of a lattice by its unknowns"""
+    restraint: Restraint | None
+    seed: int
+    add: Add
+
+
+class Intensities(NamedTuple):
+    """What all lattices say about the reflections, in a cycle."""
+
+    intensity: np.ndarray
+    """(reflection,) as expanded where no lattice recorded it"""
+    sigma: np.ndarray
+    """(reflection,) NaN where none did"""
+    half: np.ndarray
+    """(reflection, 2) of the half sets; NaN where none did"""
+    n: np.ndarray
+    """(reflection,) lattices that recorded it"""
+    spread: float
+    """standard deviation of ln volume among lattices"""
+    fraction: float
+    """scatter of what lattices show of a reflection, relative"""
+    n_iterations: int
+    """of all solves for the intensities"""
+    held_out: float
+    """−ln L of each half's lattices with the intensities of the other half, a lattice"""
+    held_out_before: float
+    """the same with those of the cycle before; NaN in the first"""
+
+
+def refine(
+    problem: Problem, batches: Batches, about: np.ndarray, before: Intensities | None
+) -> Intensities:
+    """Return the likeliest intensities, from lattices expanded about `about` (reflection,).
+    Collective.
+
+    before: those of the cycle before.
+    """
+    fraction = FIRST_FRACTION if before is None else before.fraction
+    spread = solution.FIRST_SPREAD
+    n_iterations = 0
+    point = about
+    for number in range(N_ROUNDS):
+        is_last = number == N_ROUNDS - 1
+        whole = _equations(problem, batches, point, fraction)
+        solved = solution.solve(
+            whole,
+            problem.direction,
+            problem.add,
+            spread=spread,
+            restraint=problem.restraint,
+            n_rounds=solution.N_ROUNDS if is_last else N_ROUNDS_OF_SPREAD,
+        )
+        n_iterations += solved.n_iterations
+        if not is_last:
+            fraction = _better_fraction(problem, batches, whole, solved, fraction)
+            spread = WIDER * solved.prior.spread
+            point = modelled(problem.reflections, solved.intensity)
+
+    marginal = Marginal(whole, solved.prior, problem.add, problem.restraint)
+    sigma = _sigmas(problem, batches, marginal, solved, fraction)
+    n_seen = problem.add(whole.n_seen.astype(np.float64)).astype(np.int64)
+    half, held_out, held_out_before = _halves(problem, batches, solved, point, fraction, before)
+    return Intensities(
+        intensity=solved.intensity,
+        sigma=sigma,
+        half=half,
+        n=n_seen,
+        spread=solved.prior.spread,
+        fraction=fraction,
+        n_iterations=n_iterations,
+        held_out=held_out,
+        held_out_before=held_out_before,
+    )
+
+
+def _equations(
+    problem: Problem, batches: Batches, about: np.ndarray, fraction: float, half: int | None = None
+) -> Equations:
+    """Return the equations of this rank's lattices, or of those of a half set."""
+    of_scatter = scatter_of(problem.reflections, about, fraction)
+    parts = []
+    for _, batch, of_lattice in batches():
+        if half is not None:
+            batch = equations.chosen(batch, of_lattice == half)
+        parts.append(equations.equations(batch, about, of_scatter))
+    if not parts:
+        nothing = equations.no_lattices(len(problem.direction))
+        parts.append(equations.equations(nothing, about, of_scatter))
+    return equations.joined(parts)
+
+
+def _better_fraction(
+    problem: Problem, batches: Batches, whole: Equations, solved: Solution, fraction: float
+) -> float:
+    """Return the fraction of scatter that the lattices ask for. Collective."""
+    about = whole.intensity
+    information = problem.add(whole.normal.diagonal())
+    of_scatter = scatter_of(problem.reflections, about, fraction)
+    total = np.zeros(2)
+    first = 0
+    for _, batch, _ in batches():
+        last = first + len(batch.loss)
+        of_lattices = equations.parabolas(batch, about, of_scatter)
+        own = solved._replace(unknowns=solved.unknowns[first:last])
+        total += scatter.evidence(batch, of_lattices, own, about, information)
+        first = last
+    return scatter.better(fraction, scatter.Evidence(*problem.add(total)))
+
+
+def _sigmas(
+    problem: Problem, batches: Batches, marginal: Marginal, solved: Solution, fraction: float
+) -> np.ndarray:
+    """Return σ of the intensities. Collective."""
+    about = marginal.equations.intensity
+    n = len(about)
+    of_scatter = scatter_of(problem.reflections, about, fraction)
+    prior = solved.prior
+    precision = np.outer(prior.direction, prior.direction) / prior.spread**2
+    slopes = np.zeros((sigmas.N_DRAWS, n))
+    first = 0
+    for number, batch, _ in batches():
+        last = first + len(batch.loss)
+        of_lattices = equations.parabolas(batch, about, of_scatter)
+        rng = np.random.default_rng([problem.seed, 1, number])
+        held = marginal.held[first:last]
+        slopes += sigmas.draws(batch, of_lattices, held, precision, rng, n)
+        first = last
+    slopes = problem.add(slopes)
+    rng = np.random.default_rng([problem.seed, 0])
+    slopes += np.sqrt(marginal.restraint.precision) * rng.standard_normal(slopes.shape)
+    return sigmas.sigmas(marginal, slopes, np.maximum(solved.intensity, 0.0))
+
+
+def _halves(
+    problem: Problem,
+    batches: Batches,
+    solved: Solution,
+    about: np.ndarray,
+    fraction: float,
+    before: Intensities | None,
+) -> tuple[np.ndarray, float, float]:
+    """Return the intensities (reflection, 2) of the half sets, and −ln L a lattice of each half's
+    lattices with those of the other half, of this cycle and of the one before. Collective.
+    """
+    half = np.full((len(about), 2), np.nan)
+    marginals = []
+    n_lattices = 0.0
+    for number in range(2):
+        own = _equations(problem, batches, about, fraction, number)
+        n_own = problem.add(np.array([len(own.loss)], dtype=np.float64))[0]
+        n_lattices += n_own
+        prior = solved.prior
+        if n_own:
+            of_half = solution.solve(
+                own, problem.direction, problem.add, spread=prior.spread, n_rounds=1
+            )
+            prior = of_half.prior
+            marginal = Marginal(own, prior, problem.add)
+            half[:, number] = np.where(marginal.is_seen, of_half.intensity, np.nan)
+            marginals.append((number, marginal))
+
+    def held_out(of_halves: np.ndarray) -> float:
+        total = 0.0
+        for number, marginal in marginals:
+            other = of_halves[:, 1 - number]
+            intensity = np.where(np.isfinite(other), other, about)
+            total += solution.loss(marginal, intensity)
+        return total / max(n_lattices, 1.0)
+
+    return half, held_out(half), np.nan if before is None else held_out(before.half)
