@@ -252,10 +252,11 @@ def _lattice_sums(
     if not len(place.panel):
         return _no_sums(ranges)
     boxes, noise = _pixels(simulator, place)
-    rows = lattice_fit.reachable(place.parameters, boxes)
-    start = place.parameters._replace(
-        hkl=np.asarray(place.parameters.hkl)[rows],
-        f_squared=np.asarray(place.parameters.f_squared)[rows],
+    whole = place.parameters
+    rows = lattice_fit.reachable(whole, boxes)
+    start = whole._replace(
+        hkl=np.asarray(whole.hkl)[rows],
+        f_squared=np.asarray(whole.f_squared)[rows],
     )
     space_group = simulator.crystal.space_group
     problem = lattice_fit.problem(
