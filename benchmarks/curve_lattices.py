@@ -122,7 +122,8 @@ def refined(
     if kind.model != "learned":
         return fit
     assert domains is not None and domains.eta_rad is not None
-    start = start_after(fit)._replace(eta_rad=domains.eta_rad)  # the unit of their widths
+    unit_of_widths = np.full(3, domains.eta_rad)
+    start = start_after(fit)._replace(eta_axes_rad=unit_of_widths)
     return refine_lattice(off, domains, model, pixels, start)
 
 

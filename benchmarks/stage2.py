@@ -346,7 +346,8 @@ def expand(row: Row, folder: Path, number: int, start: Start | None) -> Expanded
         fit = refine_lattice(made.packed, continuous(), model, pixels)
         if fit.refined is None:
             return None
-        start = start_after(fit)._replace(eta_rad=domains.eta_rad)  # the unit of their widths
+        unit_of_widths = np.full(3, domains.eta_rad)
+        start = start_after(fit)._replace(eta_axes_rad=unit_of_widths)
     expanded = intensities.expand_flat(
         made.packed, mosaic, model, _worker["reflections"], pixels, start
     )

@@ -68,7 +68,21 @@ class Crystal(NamedTuple):
     n_cells: Array
     """(3,) unit cells of one mosaic domain along the conventional a, b, c"""
     eta_rad: Array
-    """() r.m.s. total rotation angle of the mosaic domains (axis uniform), rad"""
+    """() r.m.s. total rotation angle of the mosaic domains (axis uniform), rad; or (3,) η by axis,
+    √3 times the r.m.s. rotation about each of `mosaic.crystal_axes`
+    """
+
+    @property
+    def eta_axes_rad(self) -> Array:
+        """(3,) η by axis, rad: the same for each where it is one."""
+        return np.full(3, self.eta_rad)
+
+    @property
+    def eta_rms_rad(self) -> Array:
+        """() r.m.s. total rotation angle of the mosaic domains, rad: η, or √⟨η²⟩ over the axes."""
+        if np.ndim(self.eta_rad) == 0:
+            return self.eta_rad
+        return np.sqrt(np.mean(np.square(self.eta_rad)))
 
 
 class Mosaic(NamedTuple):
@@ -88,6 +102,11 @@ class Mosaic(NamedTuple):
     """() η that the widths were learned with, rad: a lattice keeps to it; None = its own, which may
     be refined
     """
+
+    @property
+    def has_eta(self) -> bool:
+        """Whether lattices have an η of their own, which may be refined."""
+        return self.eta_rad is None and bool(np.any(self.width))
 
 
 MosaicOfLattice = Callable[[int, int], Mosaic]

@@ -41,6 +41,8 @@ STEPS = {
 """what is moved, and by how much in a random direction; orientation is a rotation vector, cell in Å
 and rad
 """
+BY_AXIS = np.array([0.03, 0.05, 0.09]) * DEG
+"""η by axis of the crystal, rad"""
 CRYSTAL = ("orientation", "cell", "crystal.A", "crystal.n_cells", "crystal.eta_rad", "scale")
 """derivatives by these alone have a way of their own through the sparse engine"""
 
@@ -87,7 +89,9 @@ def parameters(is_continuous: bool, n_nodes: int | None = None) -> Parameters:
 
 def engine(name: str, n_brightest: int):
     """Parameters, and a function photons(parameters, dtype) of the brightest points."""
-    p = parameters(name == "continuous")
+    p = parameters(name in ("continuous", "by axis"))
+    if name == "by axis":
+        p = p._replace(crystal=p.crystal._replace(eta_rad=BY_AXIS))
     _, pixels, pairs = layout.lay_out(p)
     values = forward.sums(p, pixels, pairs, "float64")[0]
     chosen = np.sort(np.argsort(-values)[:n_brightest])
@@ -157,6 +161,7 @@ def sizes(p: Parameters, name: str) -> tuple[int, ...]:
         ("domains", True),
         ("continuous", False),
         ("continuous", True),
+        ("by axis", True),
         ("exact", False),
     ],
 )
@@ -250,7 +255,7 @@ def test_jacobian_at_full_size_and_in_single_precision(name):
 
 
 @pytest.mark.stage
-@pytest.mark.parametrize("name", ["domains", "continuous"])
+@pytest.mark.parametrize("name", ["domains", "continuous", "by axis"])
 def test_derivatives_by_the_crystal_block_by_block(name):
     """`by_crystal`, for any number of pairs, holds what `photons` and its derivatives are."""
     p, photons = engine(name, 2000)

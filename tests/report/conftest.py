@@ -503,6 +503,7 @@ def _fitted_lattices(trial, table: dict, rng) -> dict:
         "lattices/cell_sigma": np.full((n, 6), np.nan),
         "lattices/n_cells": np.exp(values[:, 4:]).repeat(3, axis=1),
         "lattices/eta_rad": np.full(n, 8e-4),
+        "lattices/eta_axes_rad": np.full((n, 3), 8e-4),
         "lattices/scale": np.exp(values[:, 0]),
         "lattices/values": values,
         "lattices/sigma_fisher": 0.5 * sigma,

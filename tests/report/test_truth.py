@@ -219,12 +219,19 @@ UNKNOWNS = [
     "n_cells_1",
     "n_cells_2",
     "n_cells_3",
+    "eta_1",
+    "eta_2",
+    "eta_3",
 ]
+
+
+ETA_AWAY = np.array([0.04, 0.02, -0.02])
+"""ln of η of the product over that of the truth, by axis"""
 
 
 def refined(simulated, filled, outcomes: list[list[RefinedOutcome]]) -> tuple[dict, dict]:
     """Return product and attributes of stage 1 for as many runs: the first lattices of `simulated`,
-    with N wrong along each axis, and the cell wrong by half of its σ.
+    with N and η wrong along each axis, and the cell wrong by half of its σ.
     """
     ends = np.concatenate([np.array(ends, dtype=int) for ends in outcomes])
     row = np.concatenate([np.arange(len(ends)) for ends in outcomes])
@@ -240,12 +247,13 @@ def refined(simulated, filled, outcomes: list[list[RefinedOutcome]]) -> tuple[di
         "lattices/cell_sigma": np.full((n, 6), 0.02),
         "lattices/n_cells": simulated["lattices/n_cells"][row] * np.exp([0.01, -0.02, 0.03]),
         "lattices/eta_rad": simulated["lattices/eta_rad"][row],
+        "lattices/eta_axes_rad": simulated["lattices/eta_rad"][row, None] * np.exp(ETA_AWAY),
         "lattices/scale": simulated["lattices/scale"][row],
-        "lattices/sigma_fisher": np.full((n, 8), 0.02),
-        "lattices/sigma_sandwich": np.full((n, 8), 0.04),
+        "lattices/sigma_fisher": np.full((n, 11), 0.02),
+        "lattices/sigma_sandwich": np.full((n, 11), 0.04),
     }
     attributes = {"space_group": GROUP, "unknowns": UNKNOWNS, "config": {"uncertainty": "sandwich"}}
-    return filled("stage1", {"lattices": n, "unknown": 8}, planted), attributes
+    return filled("stage1", {"lattices": n, "unknown": 11}, planted), attributes
 
 
 @pytest.mark.parametrize("first", [RefinedOutcome.LOST, RefinedOutcome.REFINED])
@@ -262,7 +270,7 @@ def test_a_run_without_refined_lattices_takes_nothing_from_the_others(simulated,
     assert against.ratios["scale"].tolist() == [1.0, 1.0]
 
 
-def test_each_axis_has_its_pull_where_each_has_its_own_cells(simulated, filled):
+def test_each_axis_has_its_pull_where_each_has_its_own_cells_and_spread(simulated, filled):
     table, attributes = refined(simulated, filled, [[RefinedOutcome.REFINED] * 3])
     against = truth_of_fits.refinement(table, attributes, [simulated])
     fisher = against.pulls["fisher"]
@@ -270,4 +278,5 @@ def test_each_axis_has_its_pull_where_each_has_its_own_cells(simulated, filled):
 
     np.testing.assert_allclose(fisher["n_cells"], np.tile([0.5, -1.0, 1.5], 3))
     np.testing.assert_allclose(sandwich["n_cells"], np.tile([0.25, -0.5, 0.75], 3))
-    assert fisher.keys() == {"scale", "rotation", "n_cells"}
+    np.testing.assert_allclose(fisher["eta"], np.tile(ETA_AWAY / 0.02, 3), rtol=1e-9)
+    assert fisher.keys() == {"scale", "rotation", "n_cells", "eta"}

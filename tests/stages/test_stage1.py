@@ -328,6 +328,36 @@ def test_a_continuous_spread_has_its_width_as_unknown(perturbed_run, tmp_path):
     )
 
 
+def test_a_spread_by_axis_has_an_unknown_for_each(perturbed_run, tmp_path):
+    """Of a width in between, which is the r.m.s. total rotation; the next refinement starts with
+    all three.
+    """
+    out = tmp_path / "stage1.h5"
+    keys = {"refine": ["scale", "rotation", "n_cells", "eta"], "eta_axes": 3}
+    found = run(perturbed_run, out, **keys)
+    assert store.attributes(out, "stage1")["unknowns"][-3:] == ["eta_1", "eta_2", "eta_3"]
+
+    fine = found["lattices/outcome"] == RefinedOutcome.REFINED
+    assert fine.sum() == 4
+    by_axis = found["lattices/eta_axes_rad"][fine]
+    np.testing.assert_allclose(found["lattices/values"][fine, -3:], np.log(by_axis))
+    assert (by_axis.max(axis=1) > 1.05 * by_axis.min(axis=1)).all(), "nine domains are not alike"
+    mean_square = found["lattices/eta_rad"][fine] ** 2
+    np.testing.assert_allclose(mean_square, (by_axis**2).mean(axis=1))
+    with out.with_suffix(".csv").open() as file:
+        rows = list(csv.DictReader(file))
+    listed = [[float(row[f"eta_{axis}_deg"]) for axis in "xyz"] for row in rows]
+    np.testing.assert_allclose(np.array(listed)[fine], by_axis / DEG)
+
+    key = store.part_keys(perturbed_run.annulus, "annulus")[0]
+    packed = lattice.unpack(store.read_part(perturbed_run.annulus, "annulus", 0, key), 0)
+    how = configured(perturbed_run, **keys)
+    run_model = run_models(how, read_recording(perturbed_run.annulus, "annulus"), "stage1")[0]
+    start = lattice.Start(*(found[f"lattices/{name}"][0] for name in lattice.Start._fields))
+    problem = lattice.problem_of(packed, mosaic.continuous(), run_model, how.stage1, start)
+    np.testing.assert_array_equal(problem.start.crystal.eta_rad, by_axis[0])
+
+
 def test_what_is_known_holds_in_the_units_it_is_told_in(perturbed_run, tmp_path):
     """Restraints are in cells, degrees, Å or relative. One without a centre holds the value that
     the fit starts from. The product records them.
@@ -389,7 +419,7 @@ def test_what_is_known_stays_where_it_is_in_later_refinements(perturbed_run):
     how = configured(perturbed_run, restraints=restraints)
     run_model = run_models(how, read_recording(perturbed_run.annulus, "annulus"), "stage1")[0]
     turn = rotation.from_vector(np.array([2e-4, -1e-4, 3e-4]))
-    turned = lattice.Start(turn @ first_lattice.A, np.full(3, 17.0), 2e-3, 90.0)
+    turned = lattice.Start(turn @ first_lattice.A, np.full(3, 17.0), np.full(3, 2e-3), 90.0)
     centres = []
     for start in (None, turned):
         problem = lattice.problem_of(

@@ -284,7 +284,7 @@ class RestraintsSection(Section):
     n_cells: ValueRestraint | None = None
     """of N, the same on each axis; both in cells"""
     eta: ValueRestraint | None = None
-    """of η where it is an unknown; both in degrees"""
+    """of η where it is an unknown, the same for each axis; both in degrees"""
     distance: ChangeRestraint | None = None
     """of the change of the detector's distance; both in mm"""
     wavelength: ChangeRestraint | None = None
@@ -317,6 +317,10 @@ class Stage1Section(PixelsSection):
         "eta",
     ]
     """what moves, besides the background of every shoebox"""
+    eta_axes: Literal[1, 3] = 1
+    """1 = one η; 3 = η by axis of the crystal (a, c* × a, c*): domains turn more about some than
+    about others. Domains that are given or learned have none to refine
+    """
     restraints: RestraintsSection = RestraintsSection()
     """what is known of the unknowns besides the pixels; part of every quoted σ"""
     target: Literal["normal", "poisson"] = "normal"

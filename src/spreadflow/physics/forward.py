@@ -16,8 +16,9 @@ import numpy as np
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array, Crystal, Parameters, Pixels
+from spreadflow.physics import tilt_derivatives
 from spreadflow.physics.channel_sums import channel_sum, is_zero, moments
-from spreadflow.physics.mosaic import GAUSS, dot, symmetric, times
+from spreadflow.physics.mosaic import GAUSS, dot, symmetric, times, turned_back
 from spreadflow.physics.pair_tables import (
     BLOCK,
     WINDOW,
@@ -252,7 +253,7 @@ class ByCrystal(NamedTuple):
     n_cells: Array
     """(point, 3)"""
     eta_rad: Array
-    """(point, 1)"""
+    """(point, 1), or (point, 3) where η is by axis"""
 
 
 class CrystalSums(NamedTuple):
@@ -261,12 +262,12 @@ class CrystalSums(NamedTuple):
     """
 
     W: tuple[Array, ...]
-    """9: Rᵀu hᵀ row by row, u = Y + (η w)² (tr Q · q − Q q)"""
+    """9: Rᵀu hᵀ row by row, u = Y + `TiltDerivatives.by_q`"""
     P: tuple[Array, ...]
     """6: RᵀQR as xx yy zz yz xz xy"""
     photons: Array
-    by_eta: Array
-    """η w² (tr Q · |q|² − qᵀQq)"""
+    by_tilt: tuple[Array, ...]
+    """1 or 6: `TiltDerivatives.by_tilt`"""
 
 
 def by_crystal(
@@ -275,11 +276,12 @@ def by_crystal(
     """Return `photons` and its derivatives by the crystal; block by block as `sums`, NumPy."""
     tables = tables_of(parameters, pixels)
     n_points = len(pixels.fast)
+    n_tilts = 6 if np.ndim(parameters.crystal.eta_rad) else 1
     total = CrystalSums(
         W=tuple(jnp.zeros(n_points) for _ in range(9)),
         P=tuple(jnp.zeros(n_points) for _ in range(6)),
         photons=jnp.zeros(n_points),
-        by_eta=jnp.zeros(n_points),
+        by_tilt=tuple(jnp.zeros(n_points) for _ in range(n_tilts)),
     )
     for block in _blocks(pairs, STEP, len(parameters.spectrum.photons)):
         total = _add_derivatives(parameters, tables, block, total, dtype)
@@ -319,27 +321,21 @@ def _pair_derivatives(
     derivative by q of the tilt's share of Σ.
     """
     mosaic = parameters.mosaic
-    eta = parameters.crystal.eta_rad
     m0, Y, Q = _cloud_derivatives(tables, pairs, dtype)
     q = [component[pairs.cloud] for component in tables.cloud.q]
     component = pairs.cloud % len(mosaic.share)
     node = pairs.cloud // len(mosaic.share)
-    Qq = times(Q, q)
-    trace = Q[0] + Q[1] + Q[2]
-    eta_w2 = eta * (mosaic.width**2)[component]
-    by_tilt = [trace * q[i] - Qq[i] for i in range(3)]
-    u = [Y[i] + eta * eta_w2 * by_tilt[i] for i in range(3)]
-
     R = mosaic.rotations
     R_columns = [[R[:, i, j][component] for i in range(3)] for j in range(3)]
-    QR = [times(Q, column) for column in R_columns]
+    tilt = tilt_derivatives.of_pairs(parameters.crystal, mosaic, component, q, Q)
+    u = [Y[i] + tilt.by_q[i] for i in range(3)]
     hkl = jnp.asarray(parameters.hkl, dtype=jnp.float64)
     h = [hkl[:, j][node] for j in range(3)]
     return CrystalSums(
         W=tuple(dot(R_columns[i], u) * h[j] for i in range(3) for j in range(3)),
-        P=tuple(symmetric(lambda i, j: dot(R_columns[i], QR[j]))),
+        P=tuple(turned_back(Q, R_columns)),
         photons=m0,
-        by_eta=eta_w2 * (trace * dot(q, q) - dot(q, Qq)),
+        by_tilt=tilt.by_tilt,
     )
 
 
@@ -396,9 +392,13 @@ def _gathered(crystal: Crystal, sums: CrystalSums) -> ByCrystal:
         APA = sum(A[i, j] * PA[j][i] for i in range(3))
         return (sums.photons - D[j] * APA) / crystal.n_cells[j]
 
-    return ByCrystal(
+    with_tilt_held = ByCrystal(
         photons=sums.photons,
         A=jnp.stack([by_A(i, j) for i in range(3) for j in range(3)], axis=1),
         n_cells=jnp.stack([by_n(j) for j in range(3)], axis=1),
-        eta_rad=sums.by_eta[:, None],
+        eta_rad=jnp.stack(sums.by_tilt, axis=1),
     )
+    if jnp.ndim(crystal.eta_rad) == 0:
+        return with_tilt_held
+    of_axes, by_eta = tilt_derivatives.by_axes(crystal, with_tilt_held.eta_rad)
+    return with_tilt_held._replace(A=with_tilt_held.A + of_axes, eta_rad=by_eta)

@@ -69,7 +69,7 @@ def reached(crystal: Crystal, mosaic: Mosaic, hkl: np.ndarray, spectrum: Spectru
     q = hkl @ crystal.A.T
     length = np.linalg.norm(q, axis=1)
     domain_sigma = SIZE_SIGMA * np.linalg.norm(crystal.A / crystal.n_cells, ord=2)
-    tilt_sigma = crystal.eta_rad * mosaic.width.max() * length
+    tilt_sigma = np.max(crystal.eta_rad) * mosaic.width.max() * length
     largest_tilt = rotation.angle(mosaic.rotations).max() * length
     distance = REACH * np.hypot(domain_sigma, tilt_sigma) + largest_tilt
 

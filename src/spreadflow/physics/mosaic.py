@@ -70,7 +70,7 @@ def n_widths(crystal: Crystal, d_min: float) -> int:
     real_space = np.linalg.inv(np.asarray(crystal.A))
     longest_axis = np.linalg.norm(real_space, axis=1).max()
     cloud_sigma = SIZE_SIGMA * longest_axis**-1 / float(np.max(crystal.n_cells))
-    ratio = float(crystal.eta_rad) / d_min / cloud_sigma
+    ratio = float(np.max(crystal.eta_rad)) / d_min / cloud_sigma
     for largest_ratio, n in WIDE_ENOUGH:
         if ratio <= largest_ratio:
             return n
@@ -82,7 +82,8 @@ def continuous(n_widths: int = N_WIDTHS) -> Mosaic:
 
     The density of the rotation vector, ∝ exp(−r²/2η²)/r², is ∫dw over (0, 1) of Gaussians of
     standard deviation η w about each axis: exactly a mixture, whose integral is summed at
-    Gauss-Legendre nodes.
+    Gauss-Legendre nodes. With η by axis the Gaussians have standard deviation η w about each axis
+    of the crystal: angles about any one axis are still normal, but axes are no longer uniform.
     """
     x, weights = np.polynomial.legendre.leggauss(n_widths)
     return Mosaic(
@@ -111,17 +112,17 @@ def clouds(
 
     D = diag(0.63/4N²) is that of a domain's Gaussian lattice factor. A component of width w turns
     every node by a Gaussian of η w about each axis (small angles); it lowers the cloud as it widens
-    it. blur: xx yy zz yz xz xy, each (node,) or a number, Å⁻²; it keeps the photons of a cloud.
-    Valid for N ≥ 5.
+    it. Where η is by axis, w² [q]ₓ R S Rᵀ [q]ₓᵀ takes the place of the second term, S that of
+    `tilt_tensor`. blur: xx yy zz yz xz xy, each (node,) or a number, Å⁻²; it keeps the photons of a
+    cloud. Valid for N ≥ 5.
     """
     n_cells = crystal.n_cells
     RA = _turned_reciprocal(mosaic.rotations, crystal.A)
     sigma_0 = _sigma_of_size(RA, n_cells)
     h = hkl.astype(jnp.float64)[:, :, None]
     q = [sum(RA[i][m] * h[:, m] for m in range(3)) for i in range(3)]
-    tilt = (crystal.eta_rad * mosaic.width) ** 2
     q_squared = dot(q, q)
-    sigma_tilt = _sigma_of_tilt(q, q_squared, tilt)
+    sigma_tilt = _sigma_of_tilt(crystal, mosaic, q, q_squared)
     sigma_blur = [jnp.reshape(entry, (-1, 1)) for entry in blur]
     terms = zip(sigma_0, sigma_tilt, sigma_blur, strict=True)
     sigma = [size + tilted + blurred for size, tilted, blurred in terms]
@@ -160,16 +161,80 @@ def _sigma_of_size(RA: list[list[Array]], n_cells: Array) -> list[Array]:
     return symmetric(entry)
 
 
-def _sigma_of_tilt(q: list[Array], q_squared: Array, tilt: Array) -> list[Array]:
-    """Return tilt·(|q|²·1 − q qᵀ), xx yy zz yz xz xy, each (node, component): the turn of a domain.
-    tilt: (η w)², (component,).
-    """
+def _sigma_of_tilt(
+    crystal: Crystal, mosaic: Mosaic, q: list[Array], q_squared: Array
+) -> list[Array]:
+    """Return what the turns of a domain add to Σ, xx yy zz yz xz xy, each (node, component)."""
+    if jnp.ndim(crystal.eta_rad):
+        S = turned_tilt_tensor(crystal, mosaic)
+        arms = cross_matrix(q)
+        return symmetric(lambda i, j: mosaic.width**2 * dot(arms[i], times(S, arms[j])))
+
+    tilt = (crystal.eta_rad * mosaic.width) ** 2
 
     def entry(i: int, j: int) -> Array:
         identity = q_squared if i == j else 0.0
         return tilt * (identity - q[i] * q[j])
 
     return symmetric(entry)
+
+
+# ---------------------------------------------------------------- η by axis of the crystal
+
+
+def crystal_axes(A: Array) -> list[list[Array]]:
+    """Return the axes about which η is told where it is told by axis, each as three components in
+    the lab frame: x along a, y = z × x, z along c*, those of the PDB convention. A: (3, 3).
+    """
+    b_star = [A[i, 1] for i in range(3)]
+    c_star = [A[i, 2] for i in range(3)]
+    x = _unit(cross(b_star, c_star))
+    z = _unit(c_star)
+    return [x, cross(z, x), z]
+
+
+def tilt_tensor(axes: list[list[Array]], eta_rad: Array) -> list[Array]:
+    """Return S = Σ η² u uᵀ, rad²: the covariance of the rotation vectors of a component of width 1,
+    xx yy zz yz xz xy. axes: three unit vectors u by component; eta_rad: (3,).
+    """
+
+    def entry(i: int, j: int) -> Array:
+        return sum(eta_rad[m] ** 2 * axes[m][i] * axes[m][j] for m in range(3))
+
+    return symmetric(entry)
+
+
+def turned_tilt_tensor(crystal: Crystal, mosaic: Mosaic) -> list[Array]:
+    """Return R S Rᵀ, xx yy zz yz xz xy, each (component,), of a crystal whose η is by axis."""
+    R = mosaic.rotations
+    axes = crystal_axes(crystal.A)
+    turned = [[dot([R[:, i, m] for m in range(3)], axis) for i in range(3)] for axis in axes]
+    return tilt_tensor(turned, crystal.eta_rad)
+
+
+def cross_matrix(q: Sequence[Array]) -> list[list[Array]]:
+    """Return the columns of [q]ₓ, which are q × x, q × y and q × z, each by component."""
+    x, y, z = q
+    zero = jnp.zeros_like(x)
+    return [[zero, z, -y], [-z, zero, x], [y, -x, zero]]
+
+
+def cross(u: Sequence[Array], v: Sequence[Array]) -> list[Array]:
+    """Return u × v of vectors that are sequences of three arrays, their components."""
+    return [
+        u[1] * v[2] - u[2] * v[1],
+        u[2] * v[0] - u[0] * v[2],
+        u[0] * v[1] - u[1] * v[0],
+    ]
+
+
+def _unit(v: Sequence[Array]) -> list[Array]:
+    """Return the unit vector along v."""
+    length = jnp.sqrt(dot(v, v))
+    return [component / length for component in v]
+
+
+# ---------------------------------------------------------------- vectors and matrices by component
 
 
 def symmetric(entry: Callable[[int, int], Array]) -> list[Array]:
@@ -190,6 +255,12 @@ def times(s, v):
         dot((xy, yy, yz), v),
         dot((xz, yz, zz), v),
     ]
+
+
+def turned_back(s, R_columns):
+    """Return RᵀsR of symmetric matrices xx yy zz yz xz xy. R_columns: of R, each three arrays."""
+    turned = [times(s, column) for column in R_columns]
+    return symmetric(lambda i, j: dot(R_columns[i], turned[j]))
 
 
 def inverse(s):

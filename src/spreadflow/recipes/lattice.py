@@ -10,6 +10,7 @@ import numpy as np
 from spreadflow.analysis import orientation_matrix
 from spreadflow.analysis.pixels import held_out, lattice_fit, point_spread, restraints
 from spreadflow.analysis.pixels.likelihood import Noise
+from spreadflow.analysis.pixels.restraints import Unknown
 from spreadflow.config import Stage1Section
 from spreadflow.errors import RefinedOutcome
 from spreadflow.models import (
@@ -81,7 +82,8 @@ class Start(NamedTuple):
 
     A: np.ndarray
     n_cells: np.ndarray
-    eta_rad: float
+    eta_axes_rad: np.ndarray
+    """(3,) by axis of the crystal; all the same where η is one"""
     scale: float
 
 
@@ -201,16 +203,24 @@ def problem_of(
         parameters = start_of(lattice._replace(A=start.A), mosaic, model)
     indexed = parameters._replace(crystal=parameters.crystal._replace(A=lattice.A))
     if start is not None:
-        crystal = Crystal(start.A, start.n_cells, np.float64(start.eta_rad))
+        crystal = Crystal(start.A, start.n_cells, start.eta_axes_rad)
         parameters = parameters._replace(crystal=crystal, scale=start.scale)
     problem = lattice_fit.problem(
-        parameters,
+        with_eta_axes(parameters, section),
         model.space_group,
         boxes,
         Noise(readout_photons, section.calibration_error),
         section.oversample,
     )
     return problem._replace(restraints=restraints_of(section, indexed, model.space_group))
+
+
+def with_eta_axes(parameters: Parameters, section: Stage1Section) -> Parameters:
+    """Return parameters whose η is by axis where it is refined so, and one elsewhere."""
+    is_by_axis = section.eta_axes == 3 and parameters.mosaic.has_eta
+    eta_axes_rad = parameters.crystal.eta_axes_rad
+    eta_rad = eta_axes_rad if is_by_axis else eta_axes_rad[0]
+    return parameters._replace(crystal=parameters.crystal._replace(eta_rad=eta_rad))
 
 
 def restraints_of(
@@ -276,7 +286,8 @@ def refine_lattice(
     free = tuple(section.refine)
     try:
         problem = problem_of(lattice, mosaic, model, section, start)
-        sizes = lattice_fit.unknowns(free, mosaic, len(problem.frame.strains), section.n_cells_axes)
+        n_strains = len(problem.frame.strains)
+        sizes = unknowns_of(section, mosaic, n_strains)
         n_boxes = int((np.diff(problem.data.start) > 0).sum())
         if n_boxes <= sum(sizes.values()):
             return LatticeFit(RefinedOutcome.TOO_FEW, f"{n_boxes} shoeboxes")
@@ -290,6 +301,12 @@ def refine_lattice(
         return LatticeFit(RefinedOutcome.LOST, str(error))
     outcome, why = _judge(problem, refined)
     return LatticeFit(outcome, why, problem, refined)
+
+
+def unknowns_of(section: Stage1Section, mosaic: Mosaic, n_strains: int) -> dict[Unknown, int]:
+    """Return how many unknowns a lattice has of each kind that is refined."""
+    free = tuple(section.refine)
+    return lattice_fit.unknowns(free, mosaic, n_strains, section.n_cells_axes, section.eta_axes)
 
 
 def _fit_settings(section: Stage1Section) -> dict[str, Any]:
@@ -364,4 +381,4 @@ def start_after(fit: LatticeFit) -> Start:
     assert fit.refined is not None, "only of lattices that were fitted"
     parameters = fit.refined.parameters
     crystal = parameters.crystal
-    return Start(crystal.A, crystal.n_cells, crystal.eta_rad, parameters.scale)
+    return Start(crystal.A, crystal.n_cells, crystal.eta_axes_rad, parameters.scale)

@@ -42,7 +42,8 @@ def lattice_row(fit: LatticeFit, unknowns: list[str], uncertainty: str) -> dict[
         "misset_rad": misset(problem, refined),
         "misset_sigma_rad": _of_kind(sigma, names, "rotation", 3),
         "n_cells": crystal.n_cells,
-        "eta_rad": crystal.eta_rad,
+        "eta_rad": crystal.eta_rms_rad,
+        "eta_axes_rad": crystal.eta_axes_rad,
         "scale": parameters.scale,
         "values": _spread_out(n, places, _values(problem, refined)),
         "sigma_fisher": _spread_out(n, places, fisher_sigma),
@@ -88,10 +89,11 @@ def _values(problem: lattice_fit.Problem, refined: lattice_fit.RefinedLattice) -
     values = refined.fit.point.unknowns.copy()
     positive = {
         "scale": parameters.scale,
-        "eta": crystal.eta_rad,
+        "eta": crystal.eta_axes_rad[0],
         "n_cells": crystal.n_cells[0],
     }
     positive |= {f"n_cells_{i + 1}": n for i, n in enumerate(crystal.n_cells)}
+    positive |= {f"eta_{i + 1}": eta_rad for i, eta_rad in enumerate(crystal.eta_axes_rad)}
     turn = misset(problem, refined)
     for i, name in enumerate(refined.names):
         if name in positive:

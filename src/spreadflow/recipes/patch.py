@@ -132,7 +132,7 @@ def packed_lattice(simulated: Patch, d_max: float = np.inf) -> PackedLattice:
     reflections |= {name: getattr(chosen, name) for name in ("hkl", "panel", "bbox")}
     return PackedLattice(
         A=true.crystal.A,
-        eta_rad=float(true.crystal.eta_rad),
+        eta_rad=float(true.crystal.eta_rms_rad),
         domain_ang=float(true.crystal.n_cells[0] * volume ** (1 / 3)),
         spectrum=true.spectrum,
         boxes=chosen,
@@ -173,7 +173,7 @@ def _predicted(
     crystal = true.crystal
     domain_ang = float((crystal.n_cells * simulator.cell[:3]).mean())
     predicted = prediction.predict(
-        prediction.MosaicLattice(crystal.A, float(crystal.eta_rad), domain_ang),
+        prediction.MosaicLattice(crystal.A, float(crystal.eta_rms_rad), domain_ang),
         true.spectrum,
         simulator.detector,
         space_group=simulator.crystal.space_group,

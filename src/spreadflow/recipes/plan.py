@@ -35,7 +35,7 @@ from spreadflow.physics import anomalous, unit_cell
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.recipes import factors
 from spreadflow.recipes.curves import start_curves
-from spreadflow.recipes.lattice import restraints_of
+from spreadflow.recipes.lattice import restraints_of, with_eta_axes
 from spreadflow.recipes.patch import Outline, background_photons, outline
 from spreadflow.recipes.still import Simulator
 
@@ -252,13 +252,16 @@ def _lattice_sums(
     if not len(place.panel):
         return _no_sums(ranges)
     boxes, noise = _pixels(simulator, place)
-    rows = lattice_fit.reachable(place.parameters, boxes)
-    start = place.parameters._replace(
-        hkl=np.asarray(place.parameters.hkl)[rows],
-        f_squared=np.asarray(place.parameters.f_squared)[rows],
+    whole = place.parameters
+    rows = lattice_fit.reachable(whole, boxes)
+    start = whole._replace(
+        hkl=np.asarray(whole.hkl)[rows],
+        f_squared=np.asarray(whole.f_squared)[rows],
     )
     space_group = simulator.crystal.space_group
-    problem = lattice_fit.problem(start, space_group, boxes, noise, pixels.oversample)
+    problem = lattice_fit.problem(
+        with_eta_axes(start, pixels), space_group, boxes, noise, pixels.oversample
+    )
     problem = problem._replace(restraints=restraints_of(pixels, start, space_group))
     model = lattice_fit.Model(problem, tuple(pixels.refine), pixels.n_cells_axes)
     dark = np.zeros(len(problem.data.photons))

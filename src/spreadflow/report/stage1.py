@@ -87,7 +87,6 @@ def _figures(table: dict, attributes: dict) -> dict[str, Any]:
     seconds = table["lattices/seconds"]
     refined = columns(table, "lattices", is_refined)
     has_refined = is_refined.any()
-    n_cells = np.median(refined["n_cells"], axis=0).tolist() if has_refined else None
     eta = float(np.median(refined["eta_rad"]) / DEG) if has_refined else None
     turn = np.linalg.norm(refined["misset_rad"], axis=1)
     misset = float(np.median(turn) / DEG) if has_refined else None
@@ -108,12 +107,18 @@ def _figures(table: dict, attributes: dict) -> dict[str, Any]:
             refined["held_out_gain"][np.isfinite(refined["held_out_gain"])]
         ),
         "loss_fall_median": median(refined["loss_before"] - refined["loss_after"]),
-        "n_cells_median": n_cells,
+        "n_cells_median": _median_by_axis(refined["n_cells"]),
         "eta_deg_median": eta,
+        "eta_axes_deg_median": _median_by_axis(refined["eta_axes_rad"] / DEG),
         "misset_deg_median": misset,
         "seconds_per_lattice_per_core": median(seconds),
         "seconds_mean": float(seconds.mean()) if len(seconds) else None,
     }
+
+
+def _median_by_axis(values: np.ndarray) -> list[float] | None:
+    """Return the medians of values (lattice, 3), None where there is no lattice."""
+    return np.median(values, axis=0).tolist() if len(values) else None
 
 
 def _residuals(distances: CentroidDistances) -> dict[str, Any]:

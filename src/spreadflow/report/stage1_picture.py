@@ -21,6 +21,9 @@ from spreadflow.units import DEG
 N_SAMPLES = 7
 """Shoeboxes in the picture."""
 
+CRYSTAL_AXES = ("a", "c* × a", "c*")
+"""Axes about which η is told, those of `physics.mosaic.crystal_axes`."""
+
 FEWEST_DISTANCES = 20
 """Centroids without which r.m.s.d. are not drawn by resolution."""
 
@@ -194,8 +197,14 @@ def _delta_psi(axes: Any, table: dict) -> None:
 def _mosaicity(axes: Any, refined: dict[str, np.ndarray], against: Refinement | None) -> None:
     """Draw η against N of the refined lattices, and the truth."""
     n_cells = refined["n_cells"].mean(axis=1)
-    eta = refined["eta_rad"] / DEG
-    axes.plot(n_cells, eta, ".", color=style.BLUE, alpha=0.6, label="refined")
+    by_axis = refined["eta_axes_rad"] / DEG
+    if np.ptp(by_axis, axis=1).any():
+        colors = (style.BLUE, style.GREEN, style.ORANGE)
+        for eta, color, name in zip(by_axis.T, colors, CRYSTAL_AXES, strict=True):
+            axes.plot(n_cells, eta, ".", color=color, alpha=0.6, label=f"about {name}")
+    else:
+        eta = refined["eta_rad"] / DEG
+        axes.plot(n_cells, eta, ".", color=style.BLUE, alpha=0.6, label="refined")
     if against is not None:
         axes.plot(*against.true_mosaicity.T, "+", ms=12, mew=2, color=style.RED, label="truth")
     axes.set(

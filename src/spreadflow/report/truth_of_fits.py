@@ -89,9 +89,9 @@ def _refinement_of_run(table: dict, attributes: dict, run: int, truth: dict) -> 
     }
     deviations = {
         "scale": np.log(ratios["scale"])[:, None],
-        "eta": np.log(ratios["eta"])[:, None],
         "rotation": turn,
-        # simulated domains have as many cells along each axis
+        # simulated domains turn as much about each axis, and have as many cells along each
+        "eta": np.log(lattices["eta_axes_rad"] / true_eta[:, None]),
         "n_cells": np.log(lattices["n_cells"] / true_n_cells[:, None]),
     }
     pulls = _pulls_by_sigma(deviations, lattices, attributes)

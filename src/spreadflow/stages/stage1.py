@@ -24,7 +24,14 @@ from spreadflow.models import Detector, MosaicOfLattice
 from spreadflow.parallel import World
 from spreadflow.physics import symmetry, unit_cell
 from spreadflow.recipes import lattice_rows
-from spreadflow.recipes.lattice import FITTED, RunModel, likelier, refine_lattice, unpack
+from spreadflow.recipes.lattice import (
+    FITTED,
+    RunModel,
+    likelier,
+    refine_lattice,
+    unknowns_of,
+    unpack,
+)
 from spreadflow.stages import blocks as skeleton
 from spreadflow.stages.pixel_models import inputs_of, read_models, sections_of
 
@@ -144,9 +151,8 @@ def _unknowns(
     mosaicity is given or learned.
     """
     n_strains = len(symmetry.reciprocal_metric_basis(space_group))
-    free = tuple(section.refine)
     of_lattices = [
-        lattice_fit.unknowns(free, mosaic_of(*identity), n_strains, section.n_cells_axes)
+        unknowns_of(section, mosaic_of(*identity), n_strains)
         for block in blocks
         for identity in block.identities()
     ]
@@ -270,6 +276,8 @@ def _write_csv(parts: store.Parts, runs: list[str], unknowns: list[str]) -> None
     for axis, n_cells in zip("abc", table["n_cells"].T, strict=True):
         columns[f"n_cells_{axis}"] = n_cells
     columns["eta_deg"] = np.rad2deg(table["eta_rad"])
+    for axis, eta_rad in zip("xyz", table["eta_axes_rad"].T, strict=True):
+        columns[f"eta_{axis}_deg"] = np.rad2deg(eta_rad)
     columns["scale"] = table["scale"]
     for kind in ("values", "sigma_fisher", "sigma_sandwich"):
         for name, values in zip(unknowns, table[kind].T, strict=True):

@@ -31,6 +31,8 @@ CELLS = {
 }
 NOISE = Noise(2.0, 0.01)
 FREE = ("scale", "rotation", "cell", "n_cells", "eta")
+BY_AXIS = np.array([0.03, 0.05, 0.09]) * DEG
+"""η by axis of the crystal, rad"""
 
 
 def detector() -> Detector:
@@ -84,7 +86,7 @@ def measured(
     """
     rng = np.random.default_rng(seed)
     domain = float((true.crystal.n_cells * CELLS[group][:3]).mean())
-    lattice = prediction.MosaicLattice(true.crystal.A, float(true.crystal.eta_rad), domain)
+    lattice = prediction.MosaicLattice(true.crystal.A, float(true.crystal.eta_rms_rad), domain)
     found = prediction.predict(lattice, true.spectrum, true.detector, space_group=group, d_min=2.4)
     found = prediction.Predicted(*(column[found.d < 3.5] for column in found))
     bbox = shoeboxes.widened(
@@ -160,14 +162,18 @@ def test_coordinates_are_what_a_matrix_is_made_of(group):
 
 @pytest.mark.stage
 @pytest.mark.parametrize(
-    ("free", "n_axes", "oversample"),
-    [((*FREE, "distance"), 3, 1), (("rotation", "wavelength", "n_cells", "eta"), 1, 2)],
+    ("free", "n_axes", "eta_rad", "oversample"),
+    [
+        ((*FREE, "distance"), 3, BY_AXIS, 1),
+        (("rotation", "wavelength", "n_cells", "eta"), 1, np.float64(0.06 * DEG), 2),
+    ],
 )
-def test_columns_are_finite_differences(tetragonal, free, n_axes, oversample):
+def test_columns_are_finite_differences(tetragonal, free, n_axes, eta_rad, oversample):
     """They are for every kind of unknown, away from the start, at points; nearly so for averages,
     whose blur is taken as constant.
     """
     true, boxes = tetragonal
+    true = true._replace(crystal=true.crystal._replace(eta_rad=eta_rad))
     averaged = lattice_fit.problem(true, "P 43 21 2", boxes, NOISE, oversample)
     pointwise = averaged._replace(start=averaged.start._replace(edge_px=0.0))
     model = lattice_fit.Model(pointwise, free, n_axes, "float64", reach=7.0)
@@ -259,6 +265,36 @@ def test_the_truth_is_found_within_its_uncertainty(group, is_continuous, n_axes)
         matrix(crystal_frame(A, group), np.zeros(3 + strains)),
         atol=1e-12,
     )
+
+
+@pytest.mark.stage
+def test_a_spread_by_axis_is_found_within_its_uncertainty():
+    """In an oblique cell, from one η for all axes. One η explains the pixels far worse, with too
+    large domains.
+    """
+    true = planted("P 1", mosaic.continuous(), (60.0, 60.0, 60.0))
+    true = true._replace(crystal=true.crystal._replace(eta_rad=BY_AXIS), scale=900.0)
+    boxes = measured(true, "P 1")
+    start = fewer(moved(true, 0.01, 1.2, scale=2.0), boxes)
+    one_eta = np.float64(0.05 * DEG)
+    problems = [
+        lattice_fit.problem(
+            start._replace(crystal=start.crystal._replace(eta_rad=eta)), "P 1", boxes, NOISE
+        )
+        for eta in (np.full(3, one_eta), one_eta)
+    ]
+    fitted, isotropic = (lattice_fit.refine(problem, FREE) for problem in problems)
+    assert fitted.names[-4:] == ["n_cells", "eta_1", "eta_2", "eta_3"]
+    assert isotropic.names[-2:] == ["n_cells", "eta"]
+    assert fitted.fit.is_converged
+    error = away(fitted, true)
+    for covariance in (fitted.fisher, fitted.sandwich):
+        sigma = np.sqrt(np.diag(covariance))
+        assert (np.abs(error) < 4 * sigma).all()
+        assert sigma[-3:].max() < 0.06, "the axes are told apart"
+    assert error @ np.linalg.solve(fitted.fisher, error) < stats.chi2.ppf(0.999, len(error))
+    assert isotropic.fit.point.loss > fitted.fit.point.loss + 1000.0
+    assert isotropic.parameters.crystal.n_cells[0] > 1.2 * true.crystal.n_cells[0]
 
 
 @pytest.mark.stage

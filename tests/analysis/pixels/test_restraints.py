@@ -15,7 +15,12 @@ GROUPS = {
 FREE = ("scale", "rotation", "n_cells", "eta")
 
 
-def start(group: str) -> Parameters:
+ETA_RAD = np.float64(1e-3)
+BY_AXIS = np.array([1e-3, 2e-3, 5e-4])
+"""η by axis of the crystal, rad"""
+
+
+def start(group: str, eta_rad=ETA_RAD) -> Parameters:
     rng = np.random.default_rng(1)
     A = rotation.random(rng) @ unit_cell.reciprocal(unit_cell.radians(GROUPS[group]))
     turn = rotation.from_vector(np.array([0.02, -0.01, 0.03]))
@@ -27,7 +32,7 @@ def start(group: str) -> Parameters:
         shape=(240, 240),
     )
     return Parameters(
-        crystal=Crystal(A, np.array([30.0, 36.0, 42.0]), np.float64(1e-3)),
+        crystal=Crystal(A, np.array([30.0, 36.0, 42.0]), eta_rad),
         mosaic=mosaic.continuous(),
         scale=np.float64(90.0),
         beam_mm=0.003,
@@ -40,10 +45,10 @@ def start(group: str) -> Parameters:
 
 
 def model(
-    group: str, free: tuple[str, ...], turned=(0.0, 0.0, 0.0), **supplied
+    group: str, free: tuple[str, ...], turned=(0.0, 0.0, 0.0), eta_rad=ETA_RAD, **supplied
 ) -> lattice_fit.Model:
     """A model without pixels; its orientation is counted from another."""
-    parameters = start(group)
+    parameters = start(group, eta_rad)
     of_start = crystal_frame(parameters.crystal.A, group)
     turned_frame = of_start._replace(U=rotation.from_vector(np.array(turned)) @ of_start.U)
     problem = lattice_fit.Problem(parameters, turned_frame, None, None, None, **supplied)
@@ -51,9 +56,12 @@ def model(
 
 
 @pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("length", ["cell", "distance", "wavelength"])
-def test_unknowns_of_parameters_are_those_that_lead_to_them(group, length):
-    turned = model(group, (*FREE, length), (3e-3, 1e-3, -2e-3))
+@pytest.mark.parametrize(
+    ("length", "eta_rad"),
+    [("cell", ETA_RAD), ("distance", BY_AXIS), ("wavelength", ETA_RAD)],
+)
+def test_unknowns_of_parameters_are_those_that_lead_to_them(group, length, eta_rad):
+    turned = model(group, (*FREE, length), (3e-3, 1e-3, -2e-3), eta_rad)
     draws = np.random.default_rng(2).uniform(-0.5, 0.5, turned.n_unknowns)
     u = turned.filled(restraints.SIGMAS) * draws
     problem = turned.problem
@@ -62,10 +70,11 @@ def test_unknowns_of_parameters_are_those_that_lead_to_them(group, length):
     np.testing.assert_allclose(counted, u, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("eta_rad", [ETA_RAD, BY_AXIS])
 @pytest.mark.parametrize("turned", [(0.0, 0.0, 0.0), (3e-3, 1e-3, -2e-3)])
-def test_what_is_known_stays_where_it_is_when_the_start_is_turned(turned):
+def test_what_is_known_stays_where_it_is_when_the_start_is_turned(turned, eta_rad):
     """Unknowns at the centre lead to the parameters that it is; nothing changes of kinds that are
-    not restrained, nor of a scale that is not known.
+    not restrained, nor of a scale that is not known. One η is known of all axes.
     """
     free = (*FREE, "distance")
     original = start("P 1")
@@ -76,17 +85,18 @@ def test_what_is_known_stays_where_it_is_when_the_start_is_turned(turned):
     )
     sigmas = {"rotation": 1e-4, "eta": 0.1, "distance": 0.05, "scale": 0.2, "wavelength": 1e-3}
     supplied = restraints.Restraints(about, sigmas)
-    restrained = model("P 1", free, turned, restraints=supplied)
+    restrained = model("P 1", free, turned, eta_rad, restraints=supplied)
     restraint = restrained.restraint()
     centre = restrained.parameters(restraint.centre)
     np.testing.assert_allclose(centre.crystal.A, about.crystal.A, atol=1e-12)
     origin_mm = about.detector.origin_mm
     np.testing.assert_allclose(centre.detector.origin_mm, origin_mm, atol=1e-12)
-    assert centre.crystal.eta_rad == pytest.approx(2e-3) and centre.scale == 90.0
+    np.testing.assert_allclose(centre.crystal.eta_rad, np.full(np.shape(eta_rad), 2e-3))
+    assert centre.scale == 90.0
     expected = restrained.filled(restraints.SIGMAS | sigmas) ** -2
     np.testing.assert_allclose(restraint.precision, expected)
     assert restraint.loss(restraint.centre) == 0.0
-    weak = model("P 1", free, turned).restraint()
+    weak = model("P 1", free, turned, eta_rad).restraint()
     np.testing.assert_array_equal(weak.centre, 0.0)
     np.testing.assert_allclose(weak.precision, restrained.filled(restraints.SIGMAS) ** -2)
 

@@ -1,8 +1,8 @@
 """Stage 1: one lattice against the pixels of its shoeboxes.
 
 The unknowns are ln scale, rotation (3, rad), strains of the cell (1-6, the space group's), ln N (1
-or 3), ln η, and instead of the cell the distance (mm) or the relative wavelength. Pixels depend on
-them through `physics.forward`.
+or 3), ln η (1 or 3), and instead of the cell the distance (mm) or the relative wavelength. Pixels
+depend on them through `physics.forward`.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from spreadflow.analysis.orientation_matrix import CrystalFrame, crystal_frame, 
 from spreadflow.analysis.pixels import restraints, solve
 from spreadflow.analysis.pixels.likelihood import Noise, Target, pixelwise, variance
 from spreadflow.analysis.pixels.restraints import Restraints, Unknown
-from spreadflow.models import Mosaic, Parameters, Pixels, Shoeboxes
+from spreadflow.models import Crystal, Mosaic, Parameters, Pixels, Shoeboxes
 from spreadflow.physics import forward, geometry, layout, rotation
 from spreadflow.physics.mosaic import GAUSS, continuous
 from spreadflow.physics.padding import to_few_sizes
@@ -93,8 +93,7 @@ def reachable(start: Parameters, boxes: Shoeboxes) -> np.ndarray:
 
     start: with any f_squared (node, channel) > 0, such as ones.
     """
-    eta_rad = np.float64(max(float(start.crystal.eta_rad), BROAD_ETA))
-    crystal = start.crystal._replace(eta_rad=eta_rad)
+    crystal = start.crystal._replace(eta_rad=_broad_eta(start.crystal))
     wide = start._replace(crystal=crystal, mosaic=continuous(), edge_px=1.0)
     hkl = np.asarray(start.hkl)
     f_squared = np.asarray(start.f_squared)
@@ -103,6 +102,11 @@ def reachable(start: Parameters, boxes: Shoeboxes) -> np.ndarray:
     nodes = wide._replace(hkl=hkl, f_squared=f_squared)
     is_met = layout.meets(nodes, boxes.panel, boxes.bbox)[: len(rows)]
     return rows[is_met]
+
+
+def _broad_eta(crystal: Crystal) -> np.float64:
+    """Return the η with which spots are broad: one for all axes, at least `BROAD_ETA`, rad."""
+    return np.float64(max(float(np.max(crystal.eta_rad)), BROAD_ETA))
 
 
 def problem(
@@ -153,15 +157,14 @@ def points(boxes: Shoeboxes, oversample: int = 1) -> Pixels:
 
 
 def unknowns(
-    free: tuple[Unknown, ...], mosaic: Mosaic, n_strains: int, n_axes: int
+    free: tuple[Unknown, ...], mosaic: Mosaic, n_strains: int, n_axes: int, n_eta_axes: int = 1
 ) -> dict[Unknown, int]:
-    """Return how many unknowns there are of each free kind.
+    """Return how many unknowns there are of each free kind. n_axes, n_eta_axes: of N and η, 1 or 3.
 
     η is none where the mosaicity consists of single domains, or was learned.
     """
-    sizes = {"rotation": 3, "cell": n_strains, "n_cells": n_axes}
-    has_eta = mosaic.eta_rad is None and np.any(mosaic.width)
-    return {name: sizes.get(name, 1) for name in free if name != "eta" or has_eta}
+    sizes = {"rotation": 3, "cell": n_strains, "n_cells": n_axes, "eta": n_eta_axes}
+    return {name: sizes.get(name, 1) for name in free if name != "eta" or mosaic.has_eta}
 
 
 def names(sizes: dict[Unknown, int]) -> list[str]:
@@ -181,8 +184,8 @@ class Model:
     """Bragg photons of a problem's valid pixels and their derivatives, as a function of the free
     unknowns.
 
-    n_axes: unknowns of N, 1 or 3; dtype: of the sums over channels; reach: standard deviations out
-    to which clouds are followed.
+    n_axes: unknowns of N, 1 or 3 (η has one for each value that it starts with); dtype: of the sums
+    over channels; reach: standard deviations out to which clouds are followed.
     """
 
     def __init__(
@@ -193,7 +196,9 @@ class Model:
         dtype: str = "float32",
         reach: float = REACH,
     ):
-        sizes = unknowns(free, problem.start.mosaic, len(problem.frame.strains), n_axes)
+        n_strains = len(problem.frame.strains)
+        n_eta_axes = np.size(problem.start.crystal.eta_rad)
+        sizes = unknowns(free, problem.start.mosaic, n_strains, n_axes, n_eta_axes)
         ends = np.cumsum([0, *sizes.values()])
         bounds = zip(sizes, ends, ends[1:], strict=False)
         self.problem = problem
@@ -233,10 +238,12 @@ class Model:
         """Return the parameters that the unknowns (unknown,) stand for."""
         start = self.problem.start
         A = np.asarray(_A(self.problem.frame, self._coordinates(u)))
+        eta_rad = start.crystal.eta_rad
+        ln_ratio = self.unknown(u, "eta", np.size(eta_rad)).reshape(np.shape(eta_rad))
         crystal = start.crystal._replace(
             A=A / (1.0 + self.unknown(u, "wavelength", 1)[0]),
             n_cells=start.crystal.n_cells * np.exp(self.unknown(u, "n_cells", 1)),
-            eta_rad=start.crystal.eta_rad * np.exp(self.unknown(u, "eta", 1)[0]),
+            eta_rad=eta_rad * np.exp(ln_ratio),
         )
         detector = start.detector
         if "distance" in self.free:
@@ -370,7 +377,7 @@ def _is_stale(laid_out: Parameters, p: Parameters) -> bool:
     square = (shift_of_cloud**2).sum(axis=0)
     farthest_sigma = np.sqrt(4 / GAUSS * square).max(initial=0.0)
 
-    ratios = np.append(new.n_cells / old.n_cells, new.eta_rad / max(old.eta_rad, 1e-9))
+    ratios = np.append(new.n_cells / old.n_cells, new.eta_rad / np.maximum(old.eta_rad, 1e-9))
     largest_log = np.abs(np.log(ratios)).max()
 
     shift_mm = p.detector.origin_mm - laid_out.detector.origin_mm
@@ -531,9 +538,8 @@ def _broad(problem: Problem, target: Target, dtype: str) -> tuple[Problem, int]:
     took.
     """
     crystal = problem.start.crystal
-    eta = max(float(crystal.eta_rad), BROAD_ETA)
     n_cells = np.minimum(crystal.n_cells, BROAD_N)
-    wide = crystal._replace(n_cells=n_cells, eta_rad=np.float64(eta))
+    wide = crystal._replace(n_cells=n_cells, eta_rad=_broad_eta(crystal))
     start = problem.start._replace(crystal=wide, mosaic=continuous(BROAD_WIDTHS), edge_px=1.0)
     # a restraint of the scale does not hold here, for with other N the scale is another
     about_rotation = problem.restraints and problem.restraints.only("rotation")

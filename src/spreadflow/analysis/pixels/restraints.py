@@ -78,7 +78,7 @@ def counted(
     start: Parameters, frame: orientation_matrix.CrystalFrame, target: Parameters
 ) -> dict[Unknown, np.ndarray]:
     """Return the unknowns (n,) of each kind, counted from `start` and `frame`, that lead to the
-    parameters `target`; n_cells has one for each of three axes.
+    parameters `target`; n_cells has one for each of three axes, eta for each of its values.
     """
     A = target.crystal.A
     old = start.crystal

@@ -24,7 +24,9 @@ LATTICES = table(
         "n_cells": Column(
             "float64", "", "unit cells of a mosaic domain along a, b, c", (3,), not_finite=NOT_USED
         ),
-        "eta_rad": Column("float64", "rad", "mosaic spread", not_finite=NOT_USED),
+        "eta_axes_rad": Column(
+            "float64", "rad", "mosaic spread by axis, as in stage1", (3,), not_finite=NOT_USED
+        ),
         "scale": Column(
             "float64", "", "mosaic domains in a beam of `beam.size_mm`", not_finite=NOT_USED
         ),

@@ -61,6 +61,14 @@ LATTICES = table(
             "mosaic spread: r.m.s. rotation angle; held where it is no unknown",
             not_finite=NOT_FITTED,
         ),
+        "eta_axes_rad": Column(
+            "float64",
+            "rad",
+            "mosaic spread by axis of the crystal, a, c* × a, c*: √3 times the r.m.s. rotation "
+            "about it; all the same where `stage1.eta_axes` is 1",
+            (3,),
+            not_finite=NOT_FITTED,
+        ),
         "scale": Column(
             "float64", "", "mosaic domains in a beam of `beam.size_mm`", not_finite=NOT_FITTED
         ),
