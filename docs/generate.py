@@ -97,6 +97,11 @@ The masks of the image file, the manifest and the configuration are combined: a 
 `level0.expt` is a DIALS ExperimentList (JSON) with one beam and the detector. Any list can be read whose experiments
 share one detector with panels of equal shape, in any hierarchy, and a beam along the laboratory z axis.
 
+`predict.expt` and `predict.refl` hold the lattices of `predict` and the reflections that it chose, as DIALS reads them: an
+experiment for each lattice, named by shot and number (identifier `<shot_id>-<k>`), with the detector that `reindex` used,
+a beam at the mean energy of the pulse, and the image. `xyzcal.px` is the prediction and `xyzobs.px.value` the observed
+spot where there is one (`is_strong`), else the prediction too; `delpsical.rad` has the sign of DIALS.
+
 ## Lattices of other programs
 
 A spec file names one lattice in each line, as `.expt .refl [spectrum.lam] [number of the experiment]`; relative names
@@ -286,8 +291,9 @@ def files_page() -> str:
         errors.Level0Outcome,
         errors.AdoptOutcome,
         errors.LatticeOutcome,
+        errors.PredictedOutcome,
     ]
-    flags = [models.ReflectionFlag, models.Overlap]
+    flags = [models.ReflectionFlag, models.Overlap, models.Choice]
     text = [
         GENERATED,
         MANIFEST,

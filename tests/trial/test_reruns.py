@@ -25,7 +25,8 @@ def summaries(*stages: str) -> set[str]:
 MERGE = {"merge"} | summaries("merge")
 LADDER = {"ladder"} | summaries("ladder")
 SPREAD = {"spread"} | summaries("spread")
-STAGE1 = {"stage1"} | summaries("stage1") | SPREAD
+PREDICT = {"predict"} | summaries("predict")
+STAGE1 = {"stage1"} | summaries("stage1") | SPREAD | PREDICT
 WIDE = {"wide"} | summaries("wide") | SPREAD
 MOSAIC = {"mosaic"} | summaries("mosaic")
 ANNULUS = {"annulus"} | summaries("annulus") | LADDER | STAGE1
@@ -53,6 +54,7 @@ EDITS = {
     "ladder={n_lattices: 5}": LADDER,
     "stage1={refine: [scale, rotation]}": STAGE1,
     "stage1={structure_factors: {k_sol: 0.4}}": STAGE1,
+    "predict={min_expected: 1.0}": PREDICT,
     "mosaic={max_lattices: 5}": set(),
     "stage1={mosaicity: learned}": MOSAIC | STAGE1,
     "spread={step_ev: 4.0}": SPREAD,
@@ -74,6 +76,7 @@ FORCED = {
     "ladder": LADDER,
     "wide": WIDE,
     "stage1": STAGE1,
+    "predict": PREDICT,
     "spread": SPREAD,
 }
 """Stage that is forced → the jobs that run."""
@@ -165,7 +168,7 @@ def test_a_spec_file_replaces_index_and_reindex_of_its_run():
 def test_external_images_replace_simulate():
     tree = {"trial": "t", "runs": {"beamtime": {"images": "elsewhere/manifest.json"}}}
     stages = set(wanted(parse(tree)))
-    pixels = {"ladder", "stage1"}
+    pixels = {"ladder", "stage1", "predict"}
     curves = {"wide", "spread"}
     assert "index beamtime" in jobs(parse(tree)) and "simulate" not in stages
     assert "annulus" in stages, "shoeboxes need no model"

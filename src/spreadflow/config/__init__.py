@@ -25,6 +25,7 @@ from spreadflow.config.load import (
     section,
     setting,
 )
+from spreadflow.config.predict import PredictSection
 from spreadflow.config.simulation import (
     BeamSection,
     CrystalSection,
@@ -46,6 +47,7 @@ from spreadflow.config.stages import (
     Level0Config,
     MergeConfig,
     MosaicConfig,
+    PredictConfig,
     ReindexConfig,
     SimulateConfig,
     SpreadConfig,
@@ -77,6 +79,8 @@ __all__ = [
     "MosaicSection",
     "PanelSection",
     "PixelsSection",
+    "PredictConfig",
+    "PredictSection",
     "ReindexConfig",
     "RunSection",
     "SimulateConfig",

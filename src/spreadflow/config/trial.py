@@ -16,6 +16,7 @@ from spreadflow.config.analysis import (
     Stage1Section,
 )
 from spreadflow.config.base import Inconsistent, Section, check_cell_fits_group, first_error
+from spreadflow.config.predict import PredictSection
 from spreadflow.config.simulation import (
     BeamSection,
     CrystalSection,
@@ -26,7 +27,7 @@ from spreadflow.config.simulation import (
 )
 from spreadflow.config.spread import SpreadSection
 
-OVERLAYS_OF = {"spread": "stage1"}
+OVERLAYS_OF = {"predict": "stage1", "spread": "stage1"}
 """Stage → the stage whose overlays it has, too."""
 
 OVERLAYS = {
@@ -105,6 +106,8 @@ class Config(Section):
     """
     stage1: Stage1Section = Stage1Section()
     """each lattice refined against its pixels"""
+    predict: PredictSection = PredictSection()
+    """the reflections that are worth their pixels"""
     spread: SpreadSection = SpreadSection()
     """f′(E) and f″(E) of every metal site"""
 

@@ -13,10 +13,10 @@ import numpy as np
 from spreadflow.analysis.pixels import shoeboxes
 from spreadflow.analysis.still import footprints
 from spreadflow.config import AnnulusConfig, AnnulusSection, IndexSection, WideConfig
-from spreadflow.errors import ConfigError, FileError, Outcome
+from spreadflow.errors import ConfigError, FileError
 from spreadflow.io import store
 from spreadflow.io.accepted import accepted_lattices, brought
-from spreadflow.io.images import Source, open_source
+from spreadflow.io.images import Source, open_source, read_again
 from spreadflow.log import logger
 from spreadflow.models import Shot, Spectrum
 from spreadflow.parallel import World
@@ -146,19 +146,6 @@ def _blocks(run: int, reindex: Path, cells: Path) -> list[AcceptedBlock]:
     return blocks
 
 
-def _read(source: Source, number: int, shot_id: int) -> Shot:
-    """Return a shot that reindex could read. Raises FileError where it has changed since."""
-    shot = source.read(number)
-    if isinstance(shot, Outcome):
-        found = shot.name.lower()
-    elif shot.shot_id != shot_id:
-        found = f"shot {shot.shot_id:016x}"
-    else:
-        return shot
-    where = f"shot {number} of the run"
-    raise FileError(where, f"shot {shot_id:016x} as in reindex", found, "Rerun reindex.")
-
-
 def _most_channels(runs: list[Run], blocks: list[AcceptedBlock]) -> int:
     """Return the largest number of channels of the runs' spectra, from the last block of each."""
     last_of_run = {block.run: block for block in blocks}
@@ -171,7 +158,7 @@ def _n_channels(run: Run, block: AcceptedBlock) -> int:
     columns = store.read_part(run.reindex, "reindex", block.part, block.key, names)
     row = int(np.argmax(block.is_accepted))
     number = block.first_shot + columns["lattices/shot"][row]
-    shot = _read(run.source, number, columns["lattices/shot_id"][row])
+    shot = read_again(run.source, number, columns["lattices/shot_id"][row])
     return len(shot.spectrum.energies_ev)
 
 
@@ -191,7 +178,7 @@ def _columns(
     spectra = []
     rows = []
     for shot, shot_id in zip(shots, shot_ids, strict=True):
-        recorded = _read(run.source, block.first_shot + int(shot), int(shot_id))
+        recorded = read_again(run.source, block.first_shot + int(shot), int(shot_id))
         is_of_shot = shot_of == shot
         shoeboxes_of_shots.append(_cut_out(section, recorded, columns, is_of_shot, is_chosen))
         spectra.append(_padded(recorded.spectrum, n_channels))

@@ -57,3 +57,10 @@ def needs_wide(config: Config) -> bool:
     mosaic_reads = learns_mosaicity(config) and config.mosaic.shoeboxes == "wide"
     spread_reads = has_sites(config)
     return spread_reads or stage1_reads or mosaic_reads
+
+
+def needs_pack(config: Config) -> bool:
+    """Whether reflections are chosen, and their pixels packed, for a later stage: wherever stage 1
+    refines lattices.
+    """
+    return has_model(config, "stage1")

@@ -119,6 +119,13 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
                 **_learned_mosaicity(config),
                 "shoeboxes": product(config, f"{config.stage1.range}.h5"),
             }
+        case "predict":
+            return {
+                TRIGGERS: named_by_sections(config, "stage1"),
+                "images": manifests(config),
+                "reindex": reindexed,
+                "stage1": product(config, "stage1.h5"),
+            }
         case "spread":
             return {
                 TRIGGERS: named_by_sections(config, "spread", "stage1"),

@@ -104,6 +104,16 @@ class Stage1Inputs:
 
 
 @dataclass(frozen=True)
+class PredictInputs:
+    """Images and reflections of all runs in the same order, and the refined lattices."""
+
+    images: list[Path]
+    """manifests of the runs' images"""
+    reindex: list[Path]
+    stage1: Path
+
+
+@dataclass(frozen=True)
 class SpreadInputs:
     """The shoeboxes that curves are refined against, and the refined lattices."""
 
