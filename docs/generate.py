@@ -143,6 +143,7 @@ nothing else is lost.
 | line of a spec file that cannot be adopted | its `AdoptOutcome`, a line in the log |
 | part file of another config, other inputs or other shots | its stage makes it again; for a reader, error (4) |
 | part file missing or truncated | its stage makes it again; for a reader, error (4) |
+| part of `pack` whose content has changed since it was finished | error (4), which names part and dataset |
 | product of another kind or schema version | error (4) |
 | unknown config key, impossible value, space group that does not fit the cell | error (3) |
 | missing file that a config key names | error (4) |
@@ -158,6 +159,10 @@ complete. The root has the attributes `kind`, `schema` (version), `key` (hash of
 on), `software` and `time`, and those of the stage (lists and mappings as JSON). Each dataset has the attributes `units`
 and `meaning`.
 
+Parts of `pack` hold their datasets as they are, without compression, so that they are mapped into memory when they are
+read. The manifest holds a checksum of each dataset of each part (`parts/checksum`), which a process compares once, when it
+first reads the dataset.
+
 Tables are groups and columns are datasets; dimensions have names. A column marked "→ table" holds row numbers of that
 table.
 
@@ -165,7 +170,7 @@ table.
 
 STAGES_HEADER = """\
 A stage reads the files in the second column, each an argument of its command; those in brackets may be absent.
-`shoeboxes` is the product of `annulus` or of `wide`. It writes into `results/<trial>/` what the third column lists.
+`shoeboxes` is the product of `annulus`, `wide` or `pack`, as the section says. It writes into `results/<trial>/` what the third column lists.
 
 | stage | reads | writes |
 |---|---|---|

@@ -392,7 +392,7 @@ def _make_refined_run(folder: Path, tiny_run: dict, filled) -> None:
 
     geometry = folder / "level0.expt"
     dials.write_expt(geometry, images.Source(tiny_run["manifest"]).detector, wavelength=1.743)
-    how = {"d_min": 2.4, "domain_ang": 1500.0, "block_shots": 3, "n_directions": 4096}
+    how = {"d_min": 2.4, "domain_ang": 1500.0, "block_shots": 1, "n_directions": 4096}
     section = IndexSection(**TINY, **how)
     index.run(
         ReindexConfig(reindex=section),

@@ -176,7 +176,7 @@ class LearnedOutcome(IntEnum):
 
 
 class SpreadOutcome(IntEnum):
-    """How a lattice ended in `spread`. Exactly one per lattice of `wide`."""
+    """How a lattice ended in `spread`. Exactly one per lattice of the shoeboxes."""
 
     USED = 0
     """Its pixels speak in the curves."""

@@ -629,7 +629,7 @@ def _spread(folder, trial, filled) -> Path:
         {"name": "half sets", "passed": False, "figure": 2.5, "bar": "0.7-1.4"},
     ]
     attributes = {
-        "config": {"d_max": 4.0, "restraint": "none", "band_sigma_e": 0.5},
+        "config": {"shoeboxes": "wide", "d_max": 4.0, "restraint": "none", "band_sigma_e": 0.5},
         "runs": trial.runs,
         "d_min": 2.1,
         "mosaicity": "continuous",

@@ -73,6 +73,7 @@ def _candidates(path, value):
             "P 1 2 1",
             "other",
             "wide",
+            "pack",
         )
     elif isinstance(value, dict):
         yield from ({"rmsd_max_px": 1.0}, {"k_sol": 0.4})

@@ -25,7 +25,7 @@ from spreadflow.config.load import (
     section,
     setting,
 )
-from spreadflow.config.predict import PredictSection
+from spreadflow.config.predict import PackSection, PredictSection
 from spreadflow.config.simulation import (
     BeamSection,
     CrystalSection,
@@ -47,6 +47,7 @@ from spreadflow.config.stages import (
     Level0Config,
     MergeConfig,
     MosaicConfig,
+    PackConfig,
     PredictConfig,
     ReindexConfig,
     SimulateConfig,
@@ -77,6 +78,8 @@ __all__ = [
     "MergeSection",
     "MosaicConfig",
     "MosaicSection",
+    "PackConfig",
+    "PackSection",
     "PanelSection",
     "PixelsSection",
     "PredictConfig",

@@ -1,6 +1,6 @@
 """Sections of the reflections that are worth their pixels, and of these pixels."""
 
-from pydantic import NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from spreadflow.config.base import Fraction, Inconsistent, Section
 
@@ -30,3 +30,12 @@ class PredictSection(Section):
         if self.d_min >= self.d_max:
             raise Inconsistent("d_min", f"less than predict.d_max, {self.d_max}", self.d_min)
         return self
+
+
+class PackSection(Section):
+    """The pixels of the reflections that `predict` chose, in few files."""
+
+    border_px: NonNegativeInt = 3
+    """pixels added around the integration shoebox"""
+    block_lattices: PositiveInt = 256
+    """lattices in a part file, about: parts of `predict` stay whole"""

@@ -15,7 +15,7 @@ from spreadflow.config.analysis import (
     Stage1Section,
 )
 from spreadflow.config.base import Section
-from spreadflow.config.predict import PredictSection
+from spreadflow.config.predict import PackSection, PredictSection
 from spreadflow.config.simulation import (
     BeamSection,
     CrystalSection,
@@ -117,6 +117,12 @@ class PredictConfig(Section):
     predict: PredictSection
 
 
+class PackConfig(Section):
+    """What `pack` reads."""
+
+    pack: PackSection
+
+
 class SpreadConfig(Section):
     """What `spread` reads."""
 
@@ -141,6 +147,7 @@ STAGE_CONFIGS: dict[str, type[Section]] = {
     "mosaic": MosaicConfig,
     "stage1": Stage1Config,
     "predict": PredictConfig,
+    "pack": PackConfig,
     "spread": SpreadConfig,
 }
 """The configuration of each stage, in the order of the workflow."""

@@ -131,6 +131,7 @@ def run(
         detectors=[of_run["detector"] for of_run in attributes],
         polarizations=[source.polarization for source in sources],
         shells=context.means._asdict(),
+        reindex=[of_run["config"] for of_run in attributes],
     )
 
 

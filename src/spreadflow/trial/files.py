@@ -126,11 +126,13 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
                 "reindex": reindexed,
                 "stage1": product(config, "stage1.h5"),
             }
+        case "pack":
+            return {"images": manifests(config), "predict": product(config, "predict.h5")}
         case "spread":
             return {
                 TRIGGERS: named_by_sections(config, "spread", "stage1"),
                 **_learned_mosaicity(config),
-                "wide": product(config, "wide.h5"),
+                "shoeboxes": product(config, f"{config.spread.shoeboxes}.h5"),
                 "stage1": product(config, "stage1.h5"),
             }
     raise KeyError(f"'{word}' is no stage")

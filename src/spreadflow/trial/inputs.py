@@ -114,10 +114,20 @@ class PredictInputs:
 
 
 @dataclass(frozen=True)
+class PackInputs:
+    """Images of all runs, and the reflections that were chosen."""
+
+    images: list[Path]
+    """manifests of the runs' images"""
+    predict: Path
+
+
+@dataclass(frozen=True)
 class SpreadInputs:
     """The shoeboxes that curves are refined against, and the refined lattices."""
 
-    wide: Path
+    shoeboxes: Path
+    """product of `wide` or `pack`"""
     stage1: Path
     mosaic: Path | None = None
     """learned mosaic domains, where `stage1.mosaicity` is `learned`"""

@@ -176,6 +176,16 @@ STAGES = (
         minutes=120,
     ),
     Stage(
+        word="pack",
+        meaning="the pixels of the chosen reflections in few files that are mapped into memory, "
+        "each with a checksum",
+        inputs=inputs.PackInputs,
+        outputs=("pack.h5",),
+        is_wanted=facts.needs_pack,
+        memory_mb=2500,
+        minutes=120,
+    ),
+    Stage(
         word="spread",
         meaning="f′ and f″ of every metal site with their covariances, E0, and controls; the Gram "
         "matrices that they come from are in `spread.gram/`",

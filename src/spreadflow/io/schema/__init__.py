@@ -36,6 +36,7 @@ FILES: dict[str, dict[str, Dataset]] = {
     "merge": merge.DATASETS,
     "annulus": annulus.DATASETS,
     "wide": annulus.DATASETS,
+    "pack": annulus.DATASETS,
     "ladder": ladder.DATASETS,
     "mosaic": mosaic.DATASETS,
     "stage1": stage1.DATASETS,
