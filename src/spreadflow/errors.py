@@ -205,7 +205,7 @@ class RefinedOutcome(IntEnum):
 
 class PredictedOutcome(IntEnum):
     """How a lattice ended in `predict`. Exactly one per lattice of `reindex`: the first that holds
-    of NOT_REFINED, NEIGHBOUR, NO_SCALE, or PREDICTED.
+    of SMEARED, NOT_REFINED, NEIGHBOUR and NO_SCALE, or PREDICTED.
     """
 
     PREDICTED = 0
@@ -219,4 +219,8 @@ class PredictedOutcome(IntEnum):
     NO_SCALE = 3
     """Predicted as stage 1 refined it, but its intensities are too few, or do not stand out of
     their noise together: nothing is chosen.
+    """
+    SMEARED = 4
+    """Stage 1 ended at a mosaic spread of more than 0.5°, which no lattice has: taken as in
+    `reindex`, for a neighbour.
     """

@@ -17,10 +17,11 @@ from spreadflow.models import CHOSEN, Choice, ReflectionFlag
 from spreadflow.parallel import World
 from spreadflow.physics import unit_cell
 from spreadflow.stages import predict as stage
+from spreadflow.units import DEG
 
 pytestmark = pytest.mark.stage
 
-PREDICTED, NEIGHBOUR, NOT_REFINED, NO_SCALE = PredictedOutcome
+PREDICTED, NEIGHBOUR, NOT_REFINED, NO_SCALE, SMEARED = PredictedOutcome
 
 
 def configured(tree: dict, **keys):
@@ -220,6 +221,22 @@ def test_structure_factors_must_reach_as_far(refined_run, tmp_path):
     message = r"structure_factors\.d_min: expected at most predict\.d_min, 2\.2"
     with pytest.raises(ConfigError, match=message):
         run(refined_run, tmp_path / "predict.h5", d_min=2.2)
+
+
+def test_a_smeared_lattice_is_a_neighbour(refined_run, tmp_path):
+    """With a mosaic spread of 1° it would light the whole image: it is taken as reindex had it."""
+    columns = store.read(refined_run.stage1, "stage1")
+    beside = 1
+    columns["lattices/eta_rad"][beside] = 1.0 * DEG
+    parts = store.Parts(tmp_path / "stage1.h5", "stage1", "other", [[1]])
+    parts.write(0, columns)
+    parts.finish(World(), unknowns=["scale"], runs=["tiny"])
+    other = SimpleNamespace(**vars(refined_run))
+    other.stage1 = tmp_path / "stage1.h5"
+    c = run(other, tmp_path / "predict.h5")
+    assert c["lattices/outcome"].tolist() == [NOT_REFINED, SMEARED, NOT_REFINED, PREDICTED]
+    assert c["lattices/eta_rad"][beside] < 0.5 * DEG
+    assert (c["reflections/lattice"] == 3).all(), "the shot of the smeared one is not opened"
 
 
 def test_lattices_of_another_trial_are_refused(refined_run, tmp_path):

@@ -30,10 +30,15 @@ class KnownLattice(NamedTuple):
     """number in its shot"""
     lattice: MosaicLattice
     """as stage 1 refined it, or else as in reindex"""
-    is_refined: bool
-    """whether it is stage 1's"""
+    outcome: PredictedOutcome
+    """PREDICTED where it is stage 1's; for others, why it is not"""
     distance_mm: float = 0.0
     """by how much stage 1 moved the detector away for it"""
+
+    @property
+    def is_refined(self) -> bool:
+        """Whether it is stage 1's."""
+        return self.outcome == PredictedOutcome.PREDICTED
 
 
 class Recording(NamedTuple):
@@ -112,15 +117,16 @@ def predict_shot(
     outcomes = []
     for number, known in enumerate(lattices):
         rows = np.flatnonzero(lattice_of == number)
-        scale, outcome = np.nan, PredictedOutcome.NEIGHBOUR
+        scale = np.nan
+        outcome = known.outcome
         if known.is_refined:
             own = Reflections(*(column[rows] for column in reflections))
             average = choosing.of_average(own, means)
             usable = choosing.is_sound(own) & (own.d < section.d_max)
             scale, of_others = choosing.lattice_scale(own, average, usable)
-            outcome = PredictedOutcome.NO_SCALE
-            if np.isfinite(scale):
-                outcome = PredictedOutcome.PREDICTED
+            if np.isnan(scale):
+                outcome = PredictedOutcome.NO_SCALE
+            else:
                 expected[rows] = of_others * average
                 drawn = choosing.lots(config.seed, shot.shot_id, known.k, own.hkl)
                 choice[rows] = choosing.choose(rule, own.d, expected[rows], noise[rows], drawn)

@@ -85,7 +85,8 @@ def checks(summaries: Summaries) -> list[Check]:
         n_refined = summaries["stage1"]["n_refined"]
         ends = figures["outcomes"]
         statement = "each lattice that stage 1 refined is predicted"
-        equalities.append(Check(statement, n_refined, ends["predicted"] + ends["no_scale"]))
+        n_ends = ends["predicted"] + ends["no_scale"] + ends["smeared"]
+        equalities.append(Check(statement, n_refined, n_ends))
     return equalities
 
 

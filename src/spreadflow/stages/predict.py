@@ -30,6 +30,7 @@ from spreadflow.recipes.prediction import (
     predict_shot,
     reflection_columns,
 )
+from spreadflow.recipes.shot import LARGEST_ETA_RAD
 from spreadflow.stages import blocks as skeleton
 
 REINDEX_COLUMNS = ("shots/shot_id", "shots/mean_energy_ev", "lattices/", "spots/")
@@ -50,7 +51,7 @@ JUDGED = (
 """Datasets from which warnings are taken."""
 
 Known = dict[tuple[int, int], KnownLattice]
-"""shot_id, k → a lattice that stage 1 refined to the end."""
+"""shot_id, k → a lattice that stage 1 refined to the end, smeared or not."""
 
 
 class Run(NamedTuple):
@@ -175,10 +176,12 @@ def _refined(stage1: Path) -> Known:
         shot_id, k, _, A, n_cells, eta_rad, _ = (columns[name][row] for name in names)
         volume = unit_cell.volume(unit_cell.cell_of(A))
         domain_ang = (volume * np.prod(n_cells)) ** (1 / 3)
+        is_smeared = eta_rad > LARGEST_ETA_RAD
+        outcome = PredictedOutcome.SMEARED if is_smeared else PredictedOutcome.PREDICTED
         known[int(shot_id), int(k)] = KnownLattice(
             k=int(k),
             lattice=MosaicLattice(A, float(eta_rad), float(domain_ang)),
-            is_refined=True,
+            outcome=outcome,
             distance_mm=float(distances[row]),
         )
     return known
@@ -220,7 +223,7 @@ def _tables(
     shot_id = int(columns["shots/shot_id"][shot])
     number = block.first_shot + shot
     lattices = [_known(context.known, columns, shot_id, row) for row in rows]
-    outcomes = [PredictedOutcome.NOT_REFINED] * len(rows)
+    outcomes = [_alone(known.outcome) for known in lattices]
     scales = [np.nan] * len(rows)
     tables = {}
     if any(known.is_refined for known in lattices):
@@ -253,13 +256,21 @@ def _tables(
     return tables
 
 
+def _alone(outcome: PredictedOutcome) -> PredictedOutcome:
+    """Return the outcome of a lattice whose shot has none that is predicted."""
+    is_neighbour = outcome == PredictedOutcome.NEIGHBOUR
+    return PredictedOutcome.NOT_REFINED if is_neighbour else outcome
+
+
 def _known(known: Known, columns: dict[str, np.ndarray], shot_id: int, row: int) -> KnownLattice:
     """Return a lattice as stage 1 refined it, or else as its row of reindex has it."""
     k = int(columns["lattices/k"][row])
-    if (shot_id, k) in known:
-        return known[shot_id, k]
+    refined = known.get((shot_id, k))
+    if refined is not None and refined.is_refined:
+        return refined
+    outcome = PredictedOutcome.NEIGHBOUR if refined is None else refined.outcome
     A, eta_rad, domain_ang = (columns[f"lattices/{name}"][row] for name in MosaicLattice._fields)
-    return KnownLattice(k, MosaicLattice(A, float(eta_rad), float(domain_ang)), is_refined=False)
+    return KnownLattice(k, MosaicLattice(A, float(eta_rad), float(domain_ang)), outcome)
 
 
 def _spots(columns: dict[str, np.ndarray], shot: int) -> Spots:
