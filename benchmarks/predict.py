@@ -6,7 +6,8 @@ reflections are chosen as the stage `predict` does: by the mean |F|² of a model
 with a scale from the drawn intensities. Without images. Beside it stands a choice by brightness, of
 as many reflections: all with I > 5 σ, and the brightest of the others.
 
-With `--product` also the figures of a finished product of `predict`.
+With `--product` the same of a finished product of `predict`, whose crystals have to be those of
+config/config.yaml, as the demo's are.
 """
 
 import argparse
@@ -27,12 +28,12 @@ from spreadflow.analysis.still.choosing import Rule, ShellMeans
 from spreadflow.analysis.still.footprints import footprints_of
 from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.config import PredictSection
+from spreadflow.io import store
 from spreadflow.io.factor_files import NO_FILES
-from spreadflow.models import CHOSEN, Choice, Reflections
+from spreadflow.models import CHOSEN, Choice, ReflectionFlag, Reflections
 from spreadflow.physics import rotation, unit_cell
 from spreadflow.recipes.prediction import mean_intensities
 from spreadflow.recipes.still import ORIENTATION, Simulator
-from spreadflow.report import predict as report
 from spreadflow.units import DEG
 
 CONFIG = Path(__file__).parents[1] / "config" / "config.yaml"
@@ -107,6 +108,15 @@ class World:
         of_stage = config.for_stage(config.section(whole, "predict"), "predict")
         return mean_intensities(of_stage, self.simulator.beam.energy_ev, NO_FILES)
 
+    def f_squared(self, hkl: np.ndarray) -> np.ndarray:
+        """Return the true |F|² of reflections hkl (n, 3), mean over the channels."""
+        rows = np.array([self.row_of[tuple(index)] for index in hkl.tolist()])
+        return np.asarray(self.truth.squared(rows)).mean(axis=1)
+
+    def relative(self, hkl: np.ndarray, d: np.ndarray) -> np.ndarray:
+        """Return the true |F|² (n,) over the mean of its resolution."""
+        return self.f_squared(hkl) / self.true_means.at(d)
+
     def lattice(self, number: int, pulse_factor: float) -> Drawn:
         """Return the reflections of a lattice, with the photons of its pulse times a factor."""
         simulator = self.simulator
@@ -121,8 +131,7 @@ class World:
             d_min=PredictSection().d_min,
         )
         photons = pulse.photons.sum() * pulse_factor / PHOTONS
-        rows = np.array([self.row_of[tuple(hkl)] for hkl in predicted.hkl.tolist()])
-        f_squared = np.asarray(self.truth.squared(rows)).mean(axis=1)
+        f_squared = self.f_squared(predicted.hkl)
         geometry = predicted.lorentz * predicted.partiality
         true = SCALE * photons * f_squared * geometry * predicted.polarization * predicted.capture
         pixels = (predicted.panel, predicted.slow.astype(int), predicted.fast.astype(int))
@@ -170,6 +179,20 @@ def measure(world: World, row: Row, n_lattices: int) -> dict[str, Any]:
     inside = table["choice"] != Choice.OUTSIDE
     table = {name: column[inside] for name, column in table.items()}
     return {"n_lattices": len(columns["d"])} | _figures(table)
+
+
+def of_product(world: World, path: Path) -> dict[str, Any]:
+    """Return the figures of the reflections in the range of a product, integrated from images."""
+    columns = store.read(path, "predict")
+    is_in_range = columns["reflections/choice"] < Choice.OUTSIDE
+    is_integrated = columns["reflections/flags"] & ReflectionFlag.FAILED == 0
+    names = ("hkl", "d", "choice", "intensity", "sigma")
+    rows = np.flatnonzero(is_in_range & is_integrated)
+    table = {name: columns[f"reflections/{name}"][rows] for name in names}
+    table["i_over_sigma"] = table["intensity"] / table["sigma"]
+    table["relative"] = world.relative(table["hkl"], table["d"])
+    n_lattices = len(np.unique(columns["reflections/lattice"][rows]))
+    return {"n_lattices": n_lattices} | _figures(table)
 
 
 def _figures(table: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -235,16 +258,9 @@ def main() -> None:
         figures[name] = measure(world, row, arguments.lattices)
         _print(name, figures[name])
     if arguments.product:
-        found, _ = report.make("predict", [arguments.product], [])
-        figures["product"] = found
-        print(
-            f"\n{arguments.product}: {found['signal_chosen']:.2%} of {found['n_signal']} "
-            f"reflections with I > 3 σ chosen; ΣI/Σ expected of chosen over that of all, by shell:",
-            ", ".join(
-                f"{shell['brightness_chosen'] / shell['brightness']:.4f}"
-                for shell in found["shells"]
-            ),
-        )
+        name = str(arguments.product)
+        figures[name] = of_product(world, arguments.product)
+        _print(name, figures[name])
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1))
 

@@ -223,30 +223,51 @@ def test_structure_factors_must_reach_as_far(refined_run, tmp_path):
         run(refined_run, tmp_path / "predict.h5", d_min=2.2)
 
 
-def test_a_smeared_lattice_is_a_neighbour(refined_run, tmp_path):
-    """With a mosaic spread of 1° it would light the whole image: it is taken as reindex had it."""
-    columns = store.read(refined_run.stage1, "stage1")
-    beside = 1
-    columns["lattices/eta_rad"][beside] = 1.0 * DEG
-    parts = store.Parts(tmp_path / "stage1.h5", "stage1", "other", [[1]])
-    parts.write(0, columns)
-    parts.finish(World(), unknowns=["scale"], runs=["tiny"])
+def changed(refined_run, folder, unknowns=("scale",), **columns) -> SimpleNamespace:
+    """Return the inputs with columns of the lattices of stage 1 replaced."""
+    product = store.read(refined_run.stage1, "stage1")
+    product |= {f"lattices/{name}": column for name, column in columns.items()}
+    parts = store.Parts(folder / "stage1.h5", "stage1", "other", [[1]])
+    parts.write(0, product)
+    parts.finish(World(), unknowns=list(unknowns), runs=["tiny"])
     other = SimpleNamespace(**vars(refined_run))
-    other.stage1 = tmp_path / "stage1.h5"
-    c = run(other, tmp_path / "predict.h5")
+    other.stage1 = folder / "stage1.h5"
+    return other
+
+
+def test_a_smeared_lattice_is_a_neighbour(predicted, refined_run, tmp_path):
+    """With a mosaic spread of 1° it would light the whole image: it is taken as reindex had it."""
+    eta_rad = predicted.stage1["lattices/eta_rad"].copy()
+    eta_rad[1] = 1.0 * DEG
+    c = run(changed(refined_run, tmp_path, eta_rad=eta_rad), tmp_path / "predict.h5")
     assert c["lattices/outcome"].tolist() == [NOT_REFINED, SMEARED, NOT_REFINED, PREDICTED]
-    assert c["lattices/eta_rad"][beside] < 0.5 * DEG
+    assert c["lattices/eta_rad"][1] < 0.5 * DEG
     assert (c["reflections/lattice"] == 3).all(), "the shot of the smeared one is not opened"
 
 
-def test_lattices_of_another_trial_are_refused(refined_run, tmp_path):
-    columns = store.read(refined_run.stage1, "stage1")
-    columns["lattices/shot_id"] = columns["lattices/shot_id"] + np.uint64(1)
-    parts = store.Parts(tmp_path / "stage1.h5", "stage1", "other", [[1]])
-    parts.write(0, columns)
-    parts.finish(World(), unknowns=["scale"], runs=["tiny"])
-    other = SimpleNamespace(**vars(refined_run))
-    other.stage1 = tmp_path / "stage1.h5"
+def test_a_lattice_is_predicted_where_stage_1_moved_the_detector(predicted, refined_run, tmp_path):
+    """By 0.9 mm in 90 mm: spots move away from the beam by a hundredth of their distance."""
+    values = np.full((4, 1), 0.9)
+    other = changed(refined_run, tmp_path, ["distance"], values=values)
+    moved = run(other, tmp_path / "predict.h5")
+    keys = ("reflections/lattice", "reflections/hkl", "reflections/fast", "reflections/choice")
+    before = positions(predicted.columns, *keys)
+    after = positions(moved, *keys)
+    common = before.keys() & after.keys()
+    assert len(common) > 300
+    old, new = (np.array([table[key] for key in common]) - 256.0 for table in (before, after))
+    np.testing.assert_allclose(new, 1.01 * old, atol=0.05)
+
+
+def positions(columns: dict, lattice: str, hkl: str, fast: str, choice: str) -> dict:
+    """Return lattice and Miller index → predicted fast, of refined lattices."""
+    rows = columns[choice] != Choice.NEIGHBOUR
+    keys = np.column_stack([columns[lattice], columns[hkl]])[rows]
+    return dict(zip(map(tuple, keys.tolist()), columns[fast][rows], strict=True))
+
+
+def test_lattices_of_another_trial_are_refused(predicted, refined_run, tmp_path):
+    shot_id = predicted.stage1["lattices/shot_id"] + np.uint64(1)
     with pytest.raises(FileError, match="lattices of reindex; found 4 not_refined"):
-        run(other, tmp_path / "predict.h5")
+        run(changed(refined_run, tmp_path, shot_id=shot_id), tmp_path / "predict.h5")
     assert not (tmp_path / "predict.h5").exists()
