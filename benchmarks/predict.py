@@ -26,7 +26,7 @@ from spreadflow import config
 from spreadflow.analysis.still import choosing, integration, prediction
 from spreadflow.analysis.still.choosing import Rule, ShellMeans
 from spreadflow.analysis.still.footprints import footprints_of
-from spreadflow.analysis.still.prediction import MosaicLattice
+from spreadflow.analysis.still.prediction import MosaicLattice, Predicted
 from spreadflow.config import PredictSection
 from spreadflow.io import store
 from spreadflow.io.factor_files import NO_FILES
@@ -134,25 +134,34 @@ class World:
         f_squared = self.f_squared(predicted.hkl)
         geometry = predicted.lorentz * predicted.partiality
         true = SCALE * photons * f_squared * geometry * predicted.polarization * predicted.capture
-        pixels = (predicted.panel, predicted.slow.astype(int), predicted.fast.astype(int))
-        blank = np.zeros(len(true))
-        known = {name: column for name, column in predicted._asdict().items()}
-        names = set(Reflections._fields) & known.keys()
-        reflections = Reflections(
-            **dict.fromkeys(Reflections._fields, blank) | {name: known[name] for name in names}
-        )
-        half = footprints_of(predicted, simulator.detector).half
-        reflections = reflections._replace(
-            background=self.background[pixels] * photons,
-            n_foreground=np.rint(4.0 * half.prod(axis=1)),
-            bbox=integration.shoeboxes(predicted, simulator.detector),
-            flags=np.zeros(len(true), int),
-        )
+        reflections = self.integrated(predicted, photons)
         rest = choosing.noise(reflections, READOUT) ** 2
         intensity = true + rng.normal(size=len(true)) * np.sqrt(rest + true)
         sigma = np.sqrt(rest + integration.own_variance(intensity, rest))
         relative = f_squared / self.true_means.at(predicted.d)
         return Drawn(reflections._replace(intensity=intensity, sigma=sigma), relative)
+
+    def integrated(self, predicted: Predicted, photons: float) -> Reflections:
+        """Return reflections without intensities, below them the background of a pulse with so many
+        photons, those of the demo being 1.
+        """
+        detector = self.simulator.detector
+        n = len(predicted.hkl)
+        pixels = (predicted.panel, predicted.slow.astype(int), predicted.fast.astype(int))
+        half = footprints_of(predicted, detector).half
+        columns = dict.fromkeys(Reflections._fields, np.zeros(n))
+        columns |= {
+            name: column
+            for name, column in predicted._asdict().items()
+            if name in Reflections._fields
+        }
+        columns |= {
+            "background": self.background[pixels] * photons,
+            "n_foreground": np.rint(4.0 * half.prod(axis=1)),
+            "bbox": integration.shoeboxes(predicted, detector),
+            "flags": np.zeros(n, int),
+        }
+        return Reflections(**columns)
 
 
 def measure(world: World, row: Row, n_lattices: int) -> dict[str, Any]:

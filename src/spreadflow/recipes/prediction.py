@@ -102,6 +102,7 @@ def predict_shot(
     spots: observed ones of the shot; means: mean |F|² by resolution.
     """
     section = config.predict
+    rule = Rule(section.d_max, section.min_expected, section.weak_fraction)
     of_lattices = [_predicted(shot, known, section, recording) for known in lattices]
     lattice_of = numbers(of_lattices)
     settings = pixel_settings(shot, recording.section)
@@ -112,26 +113,22 @@ def predict_shot(
     expected = np.full(n, np.nan)
     choice = np.full(n, Choice.NEIGHBOUR, np.uint8)
     noise = choosing.noise(reflections, recording.section.readout_photons)
-    rule = Rule(section.d_max, section.min_expected, section.weak_fraction)
-    scales = []
-    outcomes = []
+    scales = [np.nan] * len(lattices)
+    outcomes = [known.outcome for known in lattices]
     for number, known in enumerate(lattices):
+        if not known.is_refined:
+            continue
         rows = np.flatnonzero(lattice_of == number)
-        scale = np.nan
-        outcome = known.outcome
-        if known.is_refined:
-            own = Reflections(*(column[rows] for column in reflections))
-            average = choosing.of_average(own, means)
-            usable = choosing.is_sound(own) & (own.d < section.d_max)
-            scale, of_others = choosing.lattice_scale(own, average, usable)
-            if np.isnan(scale):
-                outcome = PredictedOutcome.NO_SCALE
-            else:
-                expected[rows] = of_others * average
-                drawn = choosing.lots(config.seed, shot.shot_id, known.k, own.hkl)
-                choice[rows] = choosing.choose(rule, own.d, expected[rows], noise[rows], drawn)
-        scales.append(scale)
-        outcomes.append(outcome)
+        own = Reflections(*(column[rows] for column in reflections))
+        average = choosing.of_average(own, means)
+        usable = choosing.is_sound(own) & (own.d < section.d_max)
+        scales[number], of_others = choosing.lattice_scale(own, average, usable)
+        if np.isnan(scales[number]):
+            outcomes[number] = PredictedOutcome.NO_SCALE
+            continue
+        expected[rows] = of_others * average
+        drawn = choosing.lots(config.seed, shot.shot_id, known.k, own.hkl)
+        choice[rows] = choosing.choose(rule, own.d, expected[rows], noise[rows], drawn)
     return PredictedShot(
         reflections=reflections,
         lattice=lattice_of,

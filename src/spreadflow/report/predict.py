@@ -117,12 +117,9 @@ def _figures(lattices: dict, reflections: dict, attributes: dict) -> dict[str, A
     is_predicted = lattices["outcome"] == PredictedOutcome.PREDICTED
     is_chosen = _chosen(reflections)
     has_signal = _has_signal(reflections)
-    has_spot = np.isfinite(reflections["fast_spot"]) & is_predicted[reflections["lattice"]]
-    distance_px, distance_mm = _distances(lattices, reflections, attributes, has_spot)
     counts = np.bincount(reflections["choice"], minlength=len(Choice))
     per_lattice = np.bincount(reflections["lattice"][is_chosen], minlength=len(is_predicted))
     run = lattices["run"][reflections["lattice"]]
-    n_spots = int(lattices["n_spots"][is_predicted].sum())
     return {
         "n_lattices": len(is_predicted),
         "outcomes": outcome_counts(lattices["outcome"], PredictedOutcome),
@@ -135,11 +132,7 @@ def _figures(lattices: dict, reflections: dict, attributes: dict) -> dict[str, A
         "chosen_per_lattice_median": median(per_lattice[is_predicted]),
         "n_signal": int(has_signal.sum()),
         "signal_chosen": float(is_chosen[has_signal].mean()) if has_signal.any() else None,
-        "n_spots": n_spots,
-        "n_matched": int(has_spot.sum()),
-        "matched": float(has_spot.sum() / n_spots) if n_spots else None,
-        "distance_mm_median": median(distance_mm),
-        "distance_px_median": median(distance_px),
+        **_spot_figures(lattices, reflections, attributes),
         "scale_median": median(lattices["scale"][is_predicted]),
         "seconds_per_lattice_per_core": median(lattices["seconds"][is_predicted]),
         "runs": {
@@ -153,17 +146,33 @@ def _figures(lattices: dict, reflections: dict, attributes: dict) -> dict[str, A
     }
 
 
-def _distances(
-    lattices: dict, reflections: dict, attributes: dict, has_spot: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distances of predictions from their observed spots, px and mm, (n,) each."""
+def _offsets(lattices: dict, reflections: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Return which reflections of predicted lattices have an observed spot (row,), and how far they
+    are from it (row,), px.
+    """
+    is_predicted = lattices["outcome"] == PredictedOutcome.PREDICTED
+    has_spot = np.isfinite(reflections["fast_spot"]) & is_predicted[reflections["lattice"]]
+    rows = np.flatnonzero(has_spot)
     fast, slow = (
-        (reflections[f"{axis}_spot"] - reflections[axis])[has_spot] for axis in ("fast", "slow")
+        (reflections[f"{axis}_spot"] - reflections[axis])[rows] for axis in ("fast", "slow")
     )
+    return rows, np.hypot(fast, slow)
+
+
+def _spot_figures(lattices: dict, reflections: dict, attributes: dict) -> dict[str, Any]:
+    """Return figures of the observed spots of predicted lattices."""
+    rows, distance_px = _offsets(lattices, reflections)
     pixel_mm = np.array([float(detector["pixel_mm"]) for detector in attributes["detectors"]])
-    run = lattices["run"][reflections["lattice"][has_spot]]
-    distance_px = np.hypot(fast, slow)
-    return distance_px, distance_px * pixel_mm[run]
+    run = lattices["run"][reflections["lattice"][rows]]
+    is_predicted = lattices["outcome"] == PredictedOutcome.PREDICTED
+    n_spots = int(lattices["n_spots"][is_predicted].sum())
+    return {
+        "n_spots": n_spots,
+        "n_matched": len(rows),
+        "matched": len(rows) / n_spots if n_spots else None,
+        "distance_mm_median": median(distance_px * pixel_mm[run]),
+        "distance_px_median": median(distance_px),
+    }
 
 
 def _shells(reflections: dict[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -326,12 +335,8 @@ def _signals(axes: Any, shells: list[dict[str, Any]]) -> None:
 
 def _spots(axes: Any, lattices: dict, reflections: dict, figures: dict) -> None:
     """Draw how far predictions are from their observed spots."""
-    is_predicted = lattices["outcome"] == PredictedOutcome.PREDICTED
-    has_spot = np.isfinite(reflections["fast_spot"]) & is_predicted[reflections["lattice"]]
-    fast, slow = (
-        (reflections[f"{axis}_spot"] - reflections[axis])[has_spot] for axis in ("fast", "slow")
-    )
-    style.histogram(axes, np.hypot(fast, slow), "matched", style.GREEN)
+    _, distance_px = _offsets(lattices, reflections)
+    style.histogram(axes, distance_px, "matched", style.GREEN)
     axes.set(
         title=f"{say(figures['n_matched'])} observed spots matched, of "
         f"{say(figures['n_spots'])} indexed",

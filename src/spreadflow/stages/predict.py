@@ -119,21 +119,28 @@ def run(
     if not outcomes["predicted"]:
         todo = "Look at stage1.png; stage 1 and reindex must be of the same trial."
         raise FileError(stage1, "lattices of reindex", skeleton.in_words(outcomes), todo)
-    group = attributes[0]["config"]["space_group"]
     sources = [of_run.source for of_run in runs]
-    world.once(partial(stills.write, parts, sources, group))
+    of_product = _attributes(attributes, sources)
+    world.once(partial(stills.write, parts, sources, of_product["space_group"]))
     parts.finish(
         world,
         warnings=warn(log, _warnings(parts, world)),
         config=section.model_dump(mode="json"),
         outcomes=outcomes,
-        runs=[of_run["run"] for of_run in attributes],
-        space_group=group,
-        detectors=[of_run["detector"] for of_run in attributes],
-        polarizations=[source.polarization for source in sources],
         shells=context.means._asdict(),
-        reindex=[of_run["config"] for of_run in attributes],
+        **of_product,
     )
+
+
+def _attributes(reindex: list[dict[str, Any]], sources: list[Source]) -> dict[str, Any]:
+    """Return the attributes that the product takes over. reindex: those of each run's."""
+    return {
+        "runs": [of_run["run"] for of_run in reindex],
+        "space_group": reindex[0]["config"]["space_group"],
+        "detectors": [of_run["detector"] for of_run in reindex],
+        "polarizations": [source.polarization for source in sources],
+        "reindex": [of_run["config"] for of_run in reindex],
+    }
 
 
 def _identities(config: PredictConfig, runs: list[Run], stage1: Path) -> list[str]:
