@@ -390,7 +390,9 @@ def batches_of(expanded: Sequence[Expanded], reflections: Reflections) -> stage2
     half = merging.half_sets(numbers, np.zeros(len(expanded), dtype=int))
     own = [
         stage2.OwnBatch(
-            first, batch_of(expanded[first : first + BATCH], reflections), half[first : first + BATCH]
+            first,
+            batch_of(expanded[first : first + BATCH], reflections),
+            half[first : first + BATCH],
         )
         for first in range(0, len(expanded), BATCH)
     ]

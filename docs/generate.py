@@ -97,6 +97,11 @@ The masks of the image file, the manifest and the configuration are combined: a 
 `level0.expt` is a DIALS ExperimentList (JSON) with one beam and the detector. Any list can be read whose experiments
 share one detector with panels of equal shape, in any hierarchy, and a beam along the laboratory z axis.
 
+`predict.expt` and `predict.refl` hold the lattices of `predict` and the reflections that it chose, as DIALS reads them: an
+experiment for each lattice, named by shot and number (identifier `<shot_id>-<k>`), with the detector that `reindex` used,
+a beam at the mean energy of the pulse, and the image. `xyzcal.px` is the prediction and `xyzobs.px.value` the observed
+spot where there is one (`is_strong`), else the prediction too; `delpsical.rad` has the sign of DIALS.
+
 ## Lattices of other programs
 
 A spec file names one lattice in each line, as `.expt .refl [spectrum.lam] [number of the experiment]`; relative names
@@ -145,6 +150,7 @@ nothing else is lost.
 | line of a spec file that cannot be adopted, or whose `.lam` file is no spectrum about the experiment's wavelength | its `AdoptOutcome`, a line in the log |
 | part file of another config, other inputs or other shots | its stage makes it again; for a reader, error (4) |
 | part file missing or truncated | its stage makes it again; for a reader, error (4) |
+| part of `pack` whose content has changed since it was finished | error (4), which names part and dataset |
 | product of another kind or schema version | error (4) |
 | unknown config key, impossible value, space group that does not fit the cell | error (3) |
 | missing file that a config key names | error (4) |
@@ -160,6 +166,10 @@ complete. The root has the attributes `kind`, `schema` (version), `key` (hash of
 on), `software` and `time`, and those of the stage (lists and mappings as JSON). Each dataset has the attributes `units`
 and `meaning`.
 
+Parts of `pack` hold their datasets as they are, without compression, so that they are mapped into memory when they are
+read. The manifest holds a checksum of each dataset of each part (`parts/checksum`), which a process compares once, when it
+first reads the dataset.
+
 Tables are groups and columns are datasets; dimensions have names. A column marked "→ table" holds row numbers of that
 table.
 
@@ -167,7 +177,7 @@ table.
 
 STAGES_HEADER = """\
 A stage reads the files in the second column, each an argument of its command; those in brackets may be absent.
-`shoeboxes` is the product of `annulus` or of `wide`. It writes into `results/<trial>/` what the third column lists.
+`shoeboxes` is the product of `annulus`, `wide` or `pack`, as the section says. It writes into `results/<trial>/` what the third column lists.
 
 | stage | reads | writes |
 |---|---|---|
@@ -295,8 +305,9 @@ def files_page() -> str:
         errors.Level0Outcome,
         errors.AdoptOutcome,
         errors.LatticeOutcome,
+        errors.PredictedOutcome,
     ]
-    flags = [models.ReflectionFlag, models.Overlap]
+    flags = [models.ReflectionFlag, models.Overlap, models.Choice]
     text = [
         GENERATED,
         MANIFEST,

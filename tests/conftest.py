@@ -345,3 +345,79 @@ def _make_wide_run(folder: Path, packed_run: SimpleNamespace) -> None:
         parts.write(n, {name: column for name, column in columns.items() if name})
     names = ("runs", "space_group", "detectors", "polarizations", "config")
     parts.finish(World(), **{name: attributes[name] for name in names})
+
+
+SMALL_STILLS = {
+    "seed": 3,
+    "runs": {"tiny": {"images": "manifest.json"}},
+    "crystal": TINY,
+    "structure_factors": {"d_min": 2.3},
+    "predict": {"d_min": 2.5},
+}
+"""The tiny run's configuration from stage 1 on."""
+
+LOST = {0: "TOO_FEW", 2: "NOT_CONVERGED"}
+"""Rows of the tiny run's four lattices that stage 1 did not refine to the end: one alone in its
+shot, one beside another.
+"""
+
+
+@pytest.fixture(scope="session")
+def refined_run(tiny_run, filled) -> SimpleNamespace:
+    """The tiny run indexed, and a product of stage 1 that has its lattices as they are, all refined
+    but two (`LOST`), with domains a tenth larger.
+
+    Returns `manifest`, `reindex`, `stage1` and `tree`, its configuration.
+    """
+    folder = cached_folder(
+        "refined_run",
+        lambda folder: _make_refined_run(folder, tiny_run, filled),
+        "spreadflow.stages.index",
+        also=Path(__file__).read_text(),
+    )
+    return SimpleNamespace(
+        manifest=tiny_run["manifest"],
+        reindex=folder / "reindex.h5",
+        stage1=folder / "stage1.h5",
+        tree=SMALL_STILLS,
+    )
+
+
+def _make_refined_run(folder: Path, tiny_run: dict, filled) -> None:
+    from spreadflow.config import IndexSection, ReindexConfig
+    from spreadflow.errors import RefinedOutcome
+    from spreadflow.io import dials, images, store
+    from spreadflow.parallel import World
+    from spreadflow.stages import index
+
+    geometry = folder / "level0.expt"
+    dials.write_expt(geometry, images.Source(tiny_run["manifest"]).detector, wavelength=1.743)
+    how = {"d_min": 2.4, "domain_ang": 1500.0, "block_shots": 1, "n_directions": 4096}
+    section = IndexSection(**TINY, **how)
+    index.run(
+        ReindexConfig(reindex=section),
+        images=tiny_run["manifest"],
+        geometry=geometry,
+        out=folder / "reindex.h5",
+        world=World(),
+        word="reindex",
+    )
+    lattices = store.read(folder / "reindex.h5", "reindex", ["lattices/"])
+    n = len(lattices["lattices/k"])
+    outcomes = np.full(n, RefinedOutcome.REFINED)
+    for row, end in LOST.items():
+        outcomes[row] = RefinedOutcome[end]
+    volumes = [unit_cell.volume(cell) for cell in lattices["lattices/cell"]]
+    n_cells = 1.1 * lattices["lattices/domain_ang"] / np.array(volumes) ** (1 / 3)
+    planted = {
+        "lattices/outcome": outcomes,
+        "lattices/n_cells": np.repeat(n_cells[:, None], 3, axis=1),
+        **{f"lattices/{name}": lattices[f"lattices/{name}"] for name in COPIED},
+    }
+    parts = store.Parts(folder / "stage1.h5", "stage1", "refined", [[1]])
+    parts.write(0, filled("stage1", {"lattices": n, "unknown": 1}, planted))
+    parts.finish(World(), unknowns=["scale"], runs=["tiny"])
+
+
+COPIED = ("shot_id", "k", "A", "eta_rad")
+"""Columns of lattices that stage 1 has as reindex has them."""

@@ -78,7 +78,19 @@ def test_every_key_that_is_named_exists(path):
 
 def is_file(section: str, key: str) -> bool:
     """Whether the words are the name of a product, such as cells.h5, and no key."""
-    return key in {"h5", "json", "png", "csv", "expt", "mtz", "tdata", "gram", "parts", "fit"}
+    return key in {
+        "h5",
+        "json",
+        "png",
+        "csv",
+        "expt",
+        "refl",
+        "mtz",
+        "tdata",
+        "gram",
+        "parts",
+        "fit",
+    }
 
 
 def test_readers_of_files_name_no_keys():

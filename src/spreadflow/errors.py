@@ -176,7 +176,7 @@ class LearnedOutcome(IntEnum):
 
 
 class SpreadOutcome(IntEnum):
-    """How a lattice ended in `spread`. Exactly one per lattice of `wide`."""
+    """How a lattice ended in `spread`. Exactly one per lattice of the shoeboxes."""
 
     USED = 0
     """Its pixels speak in the curves."""
@@ -200,4 +200,27 @@ class RefinedOutcome(IntEnum):
     LOST = 3
     """Turned by more than 0.5°, without a scale that its photons tell, or with equations that have
     no solution.
+    """
+
+
+class PredictedOutcome(IntEnum):
+    """How a lattice ended in `predict`. Exactly one per lattice of `reindex`: the first that holds
+    of SMEARED, NOT_REFINED, NEIGHBOUR and NO_SCALE, or PREDICTED.
+    """
+
+    PREDICTED = 0
+    """Predicted as stage 1 refined it, and reflections were chosen."""
+    NEIGHBOUR = 1
+    """Stage 1 did not refine it to the end, but another lattice of its shot: predicted as in
+    `reindex`, so that its pixels are not taken for the other's.
+    """
+    NOT_REFINED = 2
+    """Stage 1 refined no lattice of its shot to the end: the image is not opened."""
+    NO_SCALE = 3
+    """Predicted as stage 1 refined it, but its intensities are too few, or do not stand out of
+    their noise together: nothing is chosen.
+    """
+    SMEARED = 4
+    """Stage 1 ended at a mosaic spread of more than 0.5°, which no lattice has: taken as in
+    `reindex`, for a neighbour.
     """

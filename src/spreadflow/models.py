@@ -6,6 +6,7 @@ Units: Å, Å⁻¹, eV, rad, mm, photons. Pixel coordinates (fast, slow), pixel 
 """
 
 from collections.abc import Callable
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -304,6 +305,27 @@ class ReflectionFlag:
     """beyond the resolution to which its lattice carries signal"""
     FAILED = MASKED | SATURATED | BACKGROUND | BEYOND
     """`intensity` is not to be used"""
+
+
+class Choice(IntEnum):
+    """What becomes of a reflection in `predict`. It follows from its place and the mean intensity
+    of its resolution, never from its own intensity.
+    """
+
+    STRONG = 0
+    """chosen: an average reflection in its place would stand out of its noise"""
+    WEAK = 1
+    """chosen by lot, as a fixed share of those that are not expected to"""
+    LEFT_OUT = 2
+    """not expected to, and not drawn"""
+    OUTSIDE = 3
+    """at lower resolution than what is taken"""
+    NEIGHBOUR = 4
+    """of a lattice that none is chosen of: only its pixels are kept from the others"""
+
+
+CHOSEN = (Choice.STRONG, Choice.WEAK)
+"""What becomes of the reflections whose pixels are packed."""
 
 
 class Overlap:

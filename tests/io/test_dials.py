@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spreadflow.errors import FileError
-from spreadflow.io.dials import ExperimentList, read_expt, write_expt
+from spreadflow.io.dials import ExperimentList, Still, read_expt, write_expt, write_stills
 from spreadflow.models import Detector
 from spreadflow.physics import unit_cell
 from spreadflow.physics.geometry import position
@@ -275,3 +275,31 @@ def test_a_spoilt_experiment_is_one_clear_error_and_costs_no_other(tmp_path, spo
     with pytest.raises(FileError, match=r"a\.expt, experiment 0"):
         experiments[0]
     assert experiments[1].identifier == "id1"
+
+
+def test_stills_read_back_as_they_were_written(tmp_path):
+    """Two lattices of one shot share its beam and image; a third has its own, on another
+    detector.
+    """
+    cell = unit_cell.radians([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
+    turns = from_vector(np.random.default_rng(3).normal(size=(3, 3)))
+    shots = [("a.h5", 4, 0), ("a.h5", 4, 0), ("b.h5", 0, 1)]
+    stills = [
+        Still(f"shot-{n}", image, frame, number, 1.74, 0.9, turn @ unit_cell.reciprocal(cell))
+        for n, ((image, frame, number), turn) in enumerate(zip(shots, turns, strict=True))
+    ]
+    other = detector()._replace(pixel_mm=0.25)
+    path = tmp_path / "stills.expt"
+    write_stills(path, stills, [detector(), other], "C 1 2 1")
+    experiments = ExperimentList(path)
+    assert len(experiments) == 3
+    for number, still in enumerate(stills):
+        read = experiments[number]
+        assert (read.identifier, read.frame, read.hall) == (still.identifier, still.frame, "C 2y")
+        assert read.image == tmp_path / still.image
+        assert read.wavelength == 1.74
+        np.testing.assert_allclose(read.A, still.A, rtol=1e-12, atol=1e-15)
+        assert read.detector.pixel_mm == (detector(), other)[still.detector].pixel_mm
+    tree = json.loads(path.read_text())
+    assert [len(tree[name]) for name in ("beam", "imageset", "crystal")] == [2, 2, 3]
+    assert tree["beam"][0]["polarization_fraction"] == pytest.approx(0.95)

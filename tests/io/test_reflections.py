@@ -140,3 +140,33 @@ def test_files_of_dials(shared_data):
             q = (s1 - geometry.S0) / crystal.wavelength
             agree = indexing.agreeing(crystal.A, hkl[rows], q)
             assert len(agree) and agree.mean() > 0.5, f"{expt}, experiment {n}"
+
+
+PIECES = {
+    "id": ("int", [[3], [5]]),
+    "panel": ("std::size_t", [[1], [0]]),
+    "miller_index": ("cctbx::miller::index<>", [[[1, -2, 3]], [[0, 0, 0]]]),
+    "xyzobs.px.value": ("vec3<double>", [[[1.5, 2.5, 0.5]], [[7.25, 8.0, 0.5]]]),
+}
+"""Type of each column, and its rows one by one: those of `table`."""
+
+
+def test_tables_are_written_as_they_are_read(tmp_path):
+    columns = {
+        name: (kind, lambda rows=rows: map(np.array, rows)) for name, (kind, rows) in PIECES.items()
+    }
+    identifiers = {3: "a", 5: "b"}
+    reflections.write(tmp_path / "ours.refl", 2, columns, identifiers)
+    (tmp_path / "theirs.refl").write_bytes(table())
+    ours = reflections.read(tmp_path / "ours.refl", NAMES)
+    theirs = reflections.read(tmp_path / "theirs.refl", NAMES)
+    assert ours.identifiers == theirs.identifiers
+    for name, column in theirs.columns.items():
+        np.testing.assert_array_equal(ours.columns[name], column, err_msg=name)
+
+
+def test_a_column_beyond_what_a_table_can_hold_is_refused(tmp_path):
+    columns = {"xyzcal.px": ("vec3<double>", lambda: iter(()))}
+    with pytest.raises(FileError, match="fewer runs"):
+        reflections.write(tmp_path / "a.refl", 2**28, columns, {})
+    assert not (tmp_path / "a.refl").exists()

@@ -33,7 +33,7 @@ def run(wide_run, out: Path, ranks: int, program: list[object], **keys) -> int:
         "--ranks",
         ranks,
     ]
-    words += ["--wide", wide_run.wide, "--stage1", wide_run.stage1, "--out", out]
+    words += ["--shoeboxes", wide_run.wide, "--stage1", wide_run.stage1, "--out", out]
     return subprocess.run([*map(str, words)], timeout=240).returncode
 
 

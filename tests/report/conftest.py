@@ -13,12 +13,13 @@ from spreadflow.errors import (
     LatticeOutcome,
     LearnedOutcome,
     Outcome,
+    PredictedOutcome,
     RefinedOutcome,
     SpreadOutcome,
 )
 from spreadflow.io import images, nexus_writer, store
 from spreadflow.io.truth import FileTruth, read_truth
-from spreadflow.models import Detector
+from spreadflow.models import Choice, Detector
 from spreadflow.parallel import World
 from spreadflow.physics import anomalous, geometry, rotation, unit_cell
 from spreadflow.report import summary
@@ -89,6 +90,7 @@ def trial(tmp_path_factory, filled) -> SimpleNamespace:
     trial.ladder = _ladder(folder, trial, filled)
     trial.mosaic = _mosaic(folder, trial, filled)
     trial.stage1 = _stage1(folder, trial, filled)
+    trial.predict = _predict(folder, trial, filled)
     trial.spread = _spread(folder, trial, filled)
     trial.level0 = _level0(folder)
     return trial
@@ -99,7 +101,7 @@ def summaries(trial) -> dict[str, Path]:
     """stage → its summary, beside its picture; those of `index` are made without images."""
     products = {"index": trial.index, "reindex": trial.reindex}
     products |= {"simulate": trial.manifests, "level0": [trial.level0], "adopt": [trial.adopt]}
-    for stage in ("cells", "merge", "annulus", "ladder", "mosaic", "stage1", "spread"):
+    for stage in ("cells", "merge", "annulus", "ladder", "mosaic", "stage1", "predict", "spread"):
         products[stage] = [getattr(trial, stage)]
     out = {stage: trial.folder / f"{stage}.json" for stage in products}
     for stage, path in out.items():
@@ -535,6 +537,59 @@ def _fitted_centroids(table: dict, n_lattices: int, rng) -> dict:
     }
 
 
+def _predict(folder, trial, filled) -> Path:
+    """All lattices of reindex, those that stage 1 refined predicted; every fifth reflection is left
+    out, and every tenth is weak and chosen. Each second one has a spot, 3-4-5 tenths of a px off.
+    """
+    stage1 = store.read(trial.stage1, "stage1", ["lattices/"])
+    refined = {
+        int(shot_id)
+        for shot_id, outcome in zip(
+            stage1["lattices/shot_id"], stage1["lattices/outcome"], strict=True
+        )
+        if outcome == RefinedOutcome.REFINED
+    }
+    tables = [store.read(path, "reindex", ["lattices/", "reflections/"]) for path in trial.reindex]
+    parts = store.Parts(folder / "predict.h5", "predict", "predict", [[0], [1]])
+    for run, table in enumerate(tables):
+        outcome = [
+            PredictedOutcome.PREDICTED if shot_id in refined else PredictedOutcome.NOT_REFINED
+            for shot_id in table["lattices/shot_id"].tolist()
+        ]
+        is_predicted = np.array(outcome) == PredictedOutcome.PREDICTED
+        rows = np.flatnonzero(is_predicted[table["reflections/lattice"]])
+        n = len(rows)
+        number = np.arange(n)
+        choice = np.where(number % 5 == 0, Choice.LEFT_OUT, Choice.STRONG)
+        choice[number % 10 == 5] = Choice.WEAK
+        names = [name for name in table if name.startswith("reflections/")]
+        planted = {
+            **{name: table[name][rows] for name in names},
+            **_copied(table, "lattices", ("shot_id", "k", "A", "shot")),
+            "lattices/run": np.full(N_LATTICES, run),
+            "lattices/outcome": outcome,
+            "lattices/scale": np.where(is_predicted, 2.0, np.nan),
+            "lattices/n_spots": np.full(N_LATTICES, N_REFLECTIONS),
+            "reflections/expected": np.full(n, 100.0),
+            "reflections/noise": np.where(choice == Choice.STRONG, 10.0, 400.0),
+            "reflections/choice": choice,
+            "reflections/fast_spot": np.where(
+                number % 2, table["reflections/fast"][rows] + 0.3, np.nan
+            ),
+            "reflections/slow_spot": np.where(
+                number % 2, table["reflections/slow"][rows] + 0.4, np.nan
+            ),
+        }
+        parts.write(run, filled("predict", {"lattices": N_LATTICES, "reflections": n}, planted))
+    parts.finish(
+        World(),
+        config={"d_min": 2.0, "d_max": 20.0},
+        runs=trial.runs,
+        detectors=[DETECTOR._asdict()] * 2,
+    )
+    return folder / "predict.h5"
+
+
 def _spread(folder, trial, filled) -> Path:
     """Curves that deviate from the truth as the sandwich's σ say; of 15 lattices two were not
     refined, and one is lost.
@@ -575,7 +630,7 @@ def _spread(folder, trial, filled) -> Path:
         {"name": "half sets", "passed": False, "figure": 2.5, "bar": "0.7-1.4"},
     ]
     attributes = {
-        "config": {"d_max": 4.0, "restraint": "none", "band_sigma_e": 0.5},
+        "config": {"shoeboxes": "wide", "d_max": 4.0, "restraint": "none", "band_sigma_e": 0.5},
         "runs": trial.runs,
         "d_min": 2.1,
         "mosaicity": "continuous",

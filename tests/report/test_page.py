@@ -23,7 +23,7 @@ def test_page_is_self_contained_and_its_links_lead_somewhere(trial, summaries):
     assert len(links) >= 7
     assert all((trial.folder / link).exists() for link in links)
     assert "✗" not in text
-    assert text.count("✓") == 18
+    assert text.count("✓") == 21
 
 
 def test_counts_that_differ_are_found(summaries):
@@ -33,6 +33,7 @@ def test_counts_that_differ_are_found(summaries):
     assert [check.statement for check in collect(figures) if not check.holds] == [
         "each lattice of reindex reaches cells",
         "each lattice of cells has one outcome",
+        "each lattice of reindex reaches predict",
     ]
 
 

@@ -187,6 +187,38 @@ def test_pixels_of_annulus(trial, figures_of):
     assert figures["n_pixels_counted"] == (valid & (overlap < 2)).sum()
 
 
+def test_predict(trial, figures_of):
+    """Every fifth reflection is left out but for each second of them; distances are 0.5 px."""
+    figures = figures_of("predict")
+    table = store.read(trial.predict, "predict")
+    n = len(table["reflections/hkl"])
+    assert figures["n_lattices"] == 18 == sum(figures["outcomes"].values())
+    assert figures["outcomes"]["predicted"] == 13
+    assert figures["n_reflections"] == n == 13 * 40 == figures["n_in_range"]
+    assert (figures["n_left_out"], figures["n_weak"]) == (n // 10, n // 10)
+    assert figures["n_chosen"] == n - n // 10 == figures["n_strong"] + figures["n_weak"]
+    assert figures["n_matched"] == n // 2
+    assert figures["matched"] == pytest.approx(0.5)
+    assert figures["distance_px_median"] == pytest.approx(0.5)
+    assert figures["distance_mm_median"] == pytest.approx(0.05)
+    assert sum(run["n_chosen"] for run in figures["runs"].values()) == figures["n_chosen"]
+
+    is_good = table["reflections/flags"] == 0
+    bright = is_good & (table["reflections/intensity"] > 3 * table["reflections/sigma"])
+    assert figures["n_signal"] == bright.sum()
+    chosen = table["reflections/choice"] != 2
+    assert figures["signal_chosen"] == pytest.approx(chosen[bright].mean())
+
+    shells = figures["shells"]
+    assert sum(shell["n"] for shell in shells) == n
+    assert (np.diff([shell["d_max"] for shell in shells]) < 0).all()
+    total = sum(shell["n_strong"] for shell in shells)
+    assert total == figures["n_strong"]
+    rows = is_good & (table["reflections/d"] >= np.float32(shells[0]["d_min"]))
+    expected = table["reflections/intensity"][rows].mean() / 100.0
+    assert shells[0]["brightness"] == pytest.approx(expected)
+
+
 def test_ladder(trial, figures_of):
     """A rung without a lattice, or beyond its bar, fails and says why."""
     figures = figures_of("ladder")

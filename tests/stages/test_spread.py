@@ -32,7 +32,7 @@ def configured(wide_run, more=None, **keys):
 
 def run(wide_run, out, more=None, **keys):
     config = configured(wide_run, more, **keys)
-    stage.run(config, wide=wide_run.wide, stage1=wide_run.stage1, out=out, world=World())
+    stage.run(config, shoeboxes=wide_run.wide, stage1=wide_run.stage1, out=out, world=World())
     return store.read(out, "spread")
 
 
@@ -59,6 +59,22 @@ def product(wide_run, tmp_path_factory) -> SimpleNamespace:
     assert np.all(np.diff(nodes) == 6.0)
     p = dispersion.free(start, energies, nodes)
     return SimpleNamespace(out=out, found=found, lattices=lattices, p=p)
+
+
+def test_shoeboxes_of_pack_give_the_same_curves(wide_run, product, tmp_path):
+    """The same pixels, stored as `pack` stores them."""
+    attributes = store.attributes(wide_run.wide, "wide")
+    parts = store.Parts(tmp_path / "pack.h5", "pack", "packed", [[1, 2], [3, 4]])
+    for n, key in enumerate(store.part_keys(wide_run.wide, "wide")):
+        columns = store.read_part(wide_run.wide, "wide", n, key)
+        parts.write(n, {name: column for name, column in columns.items() if name})
+    names = ("runs", "space_group", "detectors", "polarizations", "config")
+    parts.finish(World(), **{name: attributes[name] for name in names})
+
+    packed = SimpleNamespace(wide=tmp_path / "pack.h5", stage1=wide_run.stage1, tree=wide_run.tree)
+    found = run(packed, tmp_path / "spread.h5", shoeboxes="pack")
+    for name in product.found.keys() - {"lattices/seconds"}:
+        np.testing.assert_array_equal(found[name], product.found[name], err_msg=name)
 
 
 def _values(product, name: str, fit: int = 0) -> np.ndarray:

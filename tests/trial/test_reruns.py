@@ -25,7 +25,9 @@ def summaries(*stages: str) -> set[str]:
 MERGE = {"merge"} | summaries("merge")
 LADDER = {"ladder"} | summaries("ladder")
 SPREAD = {"spread"} | summaries("spread")
-STAGE1 = {"stage1"} | summaries("stage1") | SPREAD
+PACK = {"pack"} | summaries("pack")
+PREDICT = {"predict"} | summaries("predict") | PACK
+STAGE1 = {"stage1"} | summaries("stage1") | SPREAD | PREDICT
 WIDE = {"wide"} | summaries("wide") | SPREAD
 MOSAIC = {"mosaic"} | summaries("mosaic")
 ANNULUS = {"annulus"} | summaries("annulus") | LADDER | STAGE1
@@ -53,6 +55,9 @@ EDITS = {
     "ladder={n_lattices: 5}": LADDER,
     "stage1={refine: [scale, rotation]}": STAGE1,
     "stage1={structure_factors: {k_sol: 0.4}}": STAGE1,
+    "predict={min_expected: 1.0}": PREDICT,
+    "pack={border_px: 2}": PACK,
+    "spread={shoeboxes: pack}": SPREAD,
     "mosaic={max_lattices: 5}": set(),
     "stage1={mosaicity: learned}": MOSAIC | STAGE1,
     "spread={step_ev: 4.0}": SPREAD,
@@ -74,6 +79,8 @@ FORCED = {
     "ladder": LADDER,
     "wide": WIDE,
     "stage1": STAGE1,
+    "predict": PREDICT,
+    "pack": PACK,
     "spread": SPREAD,
 }
 """Stage that is forced → the jobs that run."""
@@ -122,6 +129,12 @@ def test_stage1_is_refined_against_the_range_it_names():
     assert "wide" in wanted(alone) and "spread" not in wanted(alone)
 
 
+def test_curves_are_refined_against_the_shoeboxes_they_name():
+    packed = jobs(parse(edited(SMALL, "spread={shoeboxes: pack}")))
+    assert "results/t/pack.h5" in packed["spread"].inputs
+    assert "wide" not in packed, "nobody else asks for it"
+
+
 def with_run(tree: dict, run: str) -> dict:
     """Return a configuration with one more simulated run."""
     tree = copy.deepcopy(tree)
@@ -165,7 +178,7 @@ def test_a_spec_file_replaces_index_and_reindex_of_its_run():
 def test_external_images_replace_simulate():
     tree = {"trial": "t", "runs": {"beamtime": {"images": "elsewhere/manifest.json"}}}
     stages = set(wanted(parse(tree)))
-    pixels = {"ladder", "stage1"}
+    pixels = {"ladder", "stage1", "predict", "pack"}
     curves = {"wide", "spread"}
     assert "index beamtime" in jobs(parse(tree)) and "simulate" not in stages
     assert "annulus" in stages, "shoeboxes need no model"

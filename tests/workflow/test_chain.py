@@ -42,6 +42,9 @@ KEYS = {
     )
     | {"mosaicity": str, "pull_sd": dict},
     "wide": dict.fromkeys(("n_lattices", "n_reflections", "n_pixels"), COUNT),
+    "predict": dict.fromkeys(("n_lattices", "n_reflections", "n_chosen", "n_matched"), COUNT)
+    | {"signal_chosen": NUMBER, "matched": NUMBER, "outcomes": dict, "shells": LIST},
+    "pack": dict.fromkeys(("n_lattices", "n_reflections", "n_pixels"), COUNT),
     "spread": dict.fromkeys(("n_lattices", "cycles", "n_parameters"), COUNT)
     | dict.fromkeys(
         ("rms_fp", "rms_fdp", "crlb_fp", "crlb_fdp", "sigma_fp", "sigma_fdp", "pull_sd"), NUMBER

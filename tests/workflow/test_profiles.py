@@ -85,12 +85,12 @@ def test_commands_of_a_profile(new_trial):
     )
     commands = [line for line in output.splitlines() if "spreadflow" in line and " --out " in line]
 
-    assert len(commands) == 11 + 11 + 1
+    assert len(commands) == 13 + 13 + 1
 
     for command in commands:
         word = command.split("spreadflow ")[1].split()[0]
         if word in MANY_RANKS:
-            tasks = 16 if word == "level0" else 64
+            tasks = {"level0": 16, "pack": 32}.get(word, 64)
             assert (
                 f"NPROC=1 srun --mpi=pmi2 --kill-on-bad-exit -n {tasks} shifter spreadflow {word} "
                 in command

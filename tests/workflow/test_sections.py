@@ -73,6 +73,7 @@ def _candidates(path, value):
             "P 1 2 1",
             "other",
             "wide",
+            "pack",
         )
     elif isinstance(value, dict):
         yield from ({"rmsd_max_px": 1.0}, {"k_sol": 0.4})
@@ -116,6 +117,7 @@ def test_a_key_reaches_the_stages_that_declare_it(path):
                 if path[0] == "stage1" and path[1] in PixelsSection.model_fields
                 else set()
             )
+            readers |= {"predict"} if path == ("stage1", "structure_factors") else set()
             readers -= {"wide"} if path == ("annulus", "d_max") else set()  # wide has its own
             assert {stage for stage in BY_WORD if after[stage] != before[stage]} == readers
             return

@@ -25,6 +25,7 @@ from spreadflow.config.load import (
     section,
     setting,
 )
+from spreadflow.config.predict import PackSection, PredictSection
 from spreadflow.config.simulation import (
     BeamSection,
     CrystalSection,
@@ -46,6 +47,8 @@ from spreadflow.config.stages import (
     Level0Config,
     MergeConfig,
     MosaicConfig,
+    PackConfig,
+    PredictConfig,
     ReindexConfig,
     SimulateConfig,
     SpreadConfig,
@@ -75,8 +78,12 @@ __all__ = [
     "MergeSection",
     "MosaicConfig",
     "MosaicSection",
+    "PackConfig",
+    "PackSection",
     "PanelSection",
     "PixelsSection",
+    "PredictConfig",
+    "PredictSection",
     "ReindexConfig",
     "RunSection",
     "SimulateConfig",

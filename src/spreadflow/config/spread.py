@@ -12,10 +12,13 @@ class SpreadSection(Section):
     refinement starts.
     """
 
+    shoeboxes: Literal["wide", "pack"] = "wide"
+    """the stage that packs their pixels: all reflections of a range, or those that `predict` chose
+    """
     d_max: PositiveFloat = 4.0
-    """low-resolution edge of the shoeboxes of `wide` that count, Å"""
+    """low-resolution edge of the shoeboxes that count, Å"""
     d_min: PositiveFloat | None = None
-    """high-resolution edge, Å; null = that of `wide`"""
+    """high-resolution edge, Å; null = that of the shoeboxes"""
     step_ev: PositiveFloat = 2.0
     """between nodes of the curves, which are linear in between"""
     range_ev: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] | None = None

@@ -15,6 +15,7 @@ from spreadflow.config.analysis import (
     Stage1Section,
 )
 from spreadflow.config.base import Section
+from spreadflow.config.predict import PackSection, PredictSection
 from spreadflow.config.simulation import (
     BeamSection,
     CrystalSection,
@@ -108,6 +109,20 @@ class Stage1Config(Section):
     stage1: Stage1Section
 
 
+class PredictConfig(Section):
+    """What `predict` reads."""
+
+    seed: int
+    structure_factors: StructureFactorsSection
+    predict: PredictSection
+
+
+class PackConfig(Section):
+    """What `pack` reads."""
+
+    pack: PackSection
+
+
 class SpreadConfig(Section):
     """What `spread` reads."""
 
@@ -131,6 +146,8 @@ STAGE_CONFIGS: dict[str, type[Section]] = {
     "ladder": LadderConfig,
     "mosaic": MosaicConfig,
     "stage1": Stage1Config,
+    "predict": PredictConfig,
+    "pack": PackConfig,
     "spread": SpreadConfig,
 }
 """The configuration of each stage, in the order of the workflow."""

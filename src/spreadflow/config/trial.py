@@ -16,6 +16,7 @@ from spreadflow.config.analysis import (
     Stage1Section,
 )
 from spreadflow.config.base import Inconsistent, Section, check_cell_fits_group, first_error
+from spreadflow.config.predict import PackSection, PredictSection
 from spreadflow.config.simulation import (
     BeamSection,
     CrystalSection,
@@ -26,7 +27,7 @@ from spreadflow.config.simulation import (
 )
 from spreadflow.config.spread import SpreadSection
 
-OVERLAYS_OF = {"spread": "stage1"}
+OVERLAYS_OF = {"predict": "stage1", "spread": "stage1"}
 """Stage → the stage whose overlays it has, too."""
 
 OVERLAYS = {
@@ -105,6 +106,10 @@ class Config(Section):
     """
     stage1: Stage1Section = Stage1Section()
     """each lattice refined against its pixels"""
+    predict: PredictSection = PredictSection()
+    """the reflections that are worth their pixels"""
+    pack: PackSection = PackSection()
+    """the pixels of these, for what comes after"""
     spread: SpreadSection = SpreadSection()
     """f′(E) and f″(E) of every metal site"""
 
@@ -148,9 +153,11 @@ class Config(Section):
             if d_min < finest:
                 expected = f"at least reindex.d_min, {finest}: no other reflections are predicted"
                 raise Inconsistent(f"{key}.d_min", expected, d_min)
-        wide_d_min = self.resolved("wide").d_min
-        if self.spread.d_max <= wide_d_min:
-            expected = f"more than wide.d_min, {wide_d_min}"
+        ranges = {"wide": "wide", "pack": "predict"}
+        key = ranges[self.spread.shoeboxes]
+        finest = self.resolved(key).d_min
+        if self.spread.d_max <= finest:
+            expected = f"more than {key}.d_min, {finest}"
             raise Inconsistent("spread.d_max", expected, self.spread.d_max)
 
     def _check_restrained_cell(self) -> None:

@@ -1,4 +1,4 @@
-"""DIALS ExperimentList JSON (.expt), without DIALS: a detector written and read, experiments read.
+"""DIALS ExperimentList JSON (.expt), without DIALS: detectors and experiments written and read.
 
 In these files a panel's axes and origin are relative to its parent in the hierarchy (dxtbx: local
 frame). Files written here have one level below the laboratory frame: a panel's numbers are
@@ -17,6 +17,7 @@ import numpy as np
 from spreadflow.errors import FileError
 from spreadflow.io import store
 from spreadflow.models import Detector
+from spreadflow.physics import symmetry
 
 TODO = "Take an experiment list as DIALS or `spreadflow level0` writes it."
 """What to do about a file that is no experiment list."""
@@ -31,13 +32,36 @@ Numbers = Iterable[float]
 """A few numbers, in a tuple or an array."""
 
 
+TRUSTED_RANGE = (-100.0, 2e9)
+"""ADU; trusted range of detectors of which none is known."""
+
+
+class Still(NamedTuple):
+    """A lattice of a still, to be written as an experiment."""
+
+    identifier: str
+    """that its reflections carry too"""
+    image: str
+    """the file; relative names are of the list's folder"""
+    frame: int
+    """in that file"""
+    detector: int
+    """number of its detector"""
+    wavelength: float
+    """of the beam, Å"""
+    polarization: float
+    """Kahn's K along the lab x axis"""
+    A: np.ndarray
+    """(3, 3) columns a*, b*, c* in the lab frame, Å⁻¹"""
+
+
 def write_expt(
     path: Path | str,
     detector: Detector,
     *,
     wavelength: float,
     polarization: float = 1.0,
-    trusted_range: tuple[float, float] = (-100.0, 2e9),
+    trusted_range: tuple[float, float] = TRUSTED_RANGE,
     length_sigma: float | None = None,
 ) -> None:
     """Write one experiment with a beam and the detector.
@@ -47,29 +71,96 @@ def write_expt(
     correction is asked of a reader. length_sigma: relative standard deviation of the distance, for
     `read_length_sigma`; other programs do not look for it.
     """
+    experiments = _experiment_list(
+        experiment=[{"__id__": "Experiment", "identifier": "", "beam": 0, "detector": 0}],
+        beam=[_beam(wavelength, polarization)],
+        detector=[_detector_tree(detector, trusted_range)],
+    )
+    if length_sigma is not None:
+        experiments[LENGTH_SIGMA] = float(length_sigma)
+    with store.replacing(Path(path)) as temporary:
+        temporary.write_text(json.dumps(experiments, indent=2) + "\n")
+
+
+def write_stills(
+    path: Path | str, stills: Iterable[Still], detectors: Iterable[Detector], space_group: str
+) -> None:
+    """Write an experiment for each lattice; those of one shot, which follow each other, share beam
+    and image. space_group: any name gemmi knows.
+    """
+    hall = symmetry.group(space_group).hall
+    lists: dict[str, list] = {"experiment": [], "beam": [], "imageset": [], "crystal": []}
+    last = None
+    for number, still in enumerate(stills):
+        shot = (still.image, still.frame)
+        if shot != last:
+            lists["beam"].append(_beam(still.wavelength, still.polarization))
+            lists["imageset"].append(_imageset(still))
+            last = shot
+        lists["crystal"].append(_crystal(still.A, hall))
+        of_shot = len(lists["beam"]) - 1
+        lists["experiment"].append(
+            {
+                "__id__": "Experiment",
+                "identifier": still.identifier,
+                "beam": of_shot,
+                "detector": still.detector,
+                "crystal": number,
+                "imageset": of_shot,
+            }
+        )
+    trees = [_detector_tree(detector, TRUSTED_RANGE) for detector in detectors]
+    with store.replacing(Path(path)) as temporary:
+        temporary.write_text(json.dumps(_experiment_list(**lists, detector=trees)) + "\n")
+
+
+def _experiment_list(**lists: list) -> dict[str, Any]:
+    """Return an experiment list of which some lists are filled."""
+    names = (
+        "experiment",
+        "imageset",
+        "beam",
+        "detector",
+        "goniometer",
+        "scan",
+        "crystal",
+        "profile",
+        "scaling_model",
+    )
+    return {"__id__": "ExperimentList", **{name: lists.get(name, []) for name in names}}
+
+
+def _imageset(still: Still) -> dict[str, Any]:
+    """Return the one image of a still."""
+    return {
+        "__id__": "ImageSet",
+        "images": [still.image],
+        "single_file_indices": [still.frame],
+        "mask": "",
+        "gain": "",
+        "pedestal": "",
+        "dx": "",
+        "dy": "",
+        "params": {},
+    }
+
+
+def _crystal(A: np.ndarray, hall: str) -> dict[str, Any]:
+    """Return a crystal; hall: symbol of its space group."""
+    direct = np.linalg.inv(A)
+    axes = {f"real_space_{name}": axis.tolist() for name, axis in zip("abc", direct, strict=True)}
+    return {"__id__": "crystal", **axes, "space_group_hall_symbol": hall}
+
+
+def _detector_tree(detector: Detector, trusted_range: tuple[float, float]) -> dict[str, Any]:
+    """Return a detector as the file has it."""
     panels = [_panel(detector, panel, trusted_range) for panel in range(detector.n_panels)]
     laboratory = _frame_keys("Detector", "", fast=(1, 0, 0), slow=(0, 1, 0), origin=(0, 0, 0))
     no_sensor = _sensor_keys(
         size=(0, 0), pixel_mm=(0, 0), trusted_range=(0, 0), thickness_mm=0, mu=0, material=""
     )
     children = [{"panel": panel} for panel in range(detector.n_panels)]
-    hierarchy = laboratory | no_sensor | {"children": children}
-    experiments: dict[str, Any] = {
-        "__id__": "ExperimentList",
-        "experiment": [{"__id__": "Experiment", "identifier": "", "beam": 0, "detector": 0}],
-        "imageset": [],
-        "beam": [_beam(wavelength, polarization)],
-        "detector": [{"panels": panels, "hierarchy": hierarchy}],
-        "goniometer": [],
-        "scan": [],
-        "crystal": [],
-        "profile": [],
-        "scaling_model": [],
-    }
-    if length_sigma is not None:
-        experiments[LENGTH_SIGMA] = float(length_sigma)
-    with store.replacing(Path(path)) as temporary:
-        temporary.write_text(json.dumps(experiments, indent=2) + "\n")
+    return {"panels": panels, "hierarchy": laboratory | no_sensor | {"children": children}}
 
 
 def _beam(wavelength: float, polarization: float) -> dict[str, Any]:

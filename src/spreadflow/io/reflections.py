@@ -1,10 +1,11 @@
-"""DIALS reflection tables (.refl), read without DIALS.
+"""DIALS reflection tables (.refl), read and written without DIALS.
 
 MessagePack: an array of "dials::af::reflection_table", version 1, and a map of `nrows`,
 `identifiers` (number in column `id` → identifier of the experiment) and `data`: column → [type,
 [rows, little-endian bytes]].
 """
 
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,10 @@ import msgpack
 import numpy as np
 
 from spreadflow.errors import FileError
+from spreadflow.io import store
+
+KIND = "dials::af::reflection_table"
+"""First word of a table."""
 
 TYPES: dict[str, tuple[str, tuple[int, ...]]] = {
     "bool": ("?", ()),
@@ -24,6 +29,12 @@ TYPES: dict[str, tuple[str, tuple[int, ...]]] = {
     "cctbx::miller::index<>": ("<i4", (3,)),
 }
 """Type of a column as DIALS names it → type and shape of a row."""
+
+LARGEST = 2**32 - 1
+"""Bytes of a column at most: MessagePack counts them in four bytes."""
+
+Pieces = Callable[[], Iterable[np.ndarray]]
+"""Gives the rows of a column, some at a time."""
 
 TODO = "Take a reflection table as DIALS 2 or later writes it."
 """What to do about a file that is no reflection table."""
@@ -58,7 +69,7 @@ def read(path: Path | str, names: tuple[str, ...]) -> Table:
         kind, version, table = msgpack.unpackb(path.read_bytes(), strict_map_key=False)
         data = table["data"]
         n_rows = int(table["nrows"])
-        if (kind, version) != ("dials::af::reflection_table", 1):
+        if (kind, version) != (KIND, 1):
             expected = "a DIALS reflection table of version 1"
             raise FileError(path, expected, f"{kind} {version}", TODO)
         named = table.get("identifiers", {})
@@ -86,3 +97,35 @@ def _column(path: Path, data: dict, name: str, n_rows: int) -> np.ndarray:
     if n_stored != n_rows:
         raise FileError(where, f"{n_rows} rows", n_stored, TODO)
     return values
+
+
+def write(
+    path: Path | str,
+    n_rows: int,
+    columns: Mapping[str, tuple[str, Pieces]],
+    identifiers: Mapping[int, str],
+) -> None:
+    """Write a reflection table whose columns are never in memory as a whole.
+
+    columns: name → type as DIALS names it, and what gives its rows in order; identifiers: number in
+    column `id` → identifier of its experiment. Raises FileError where a column is too large for a
+    table.
+    """
+    pack = msgpack.Packer(autoreset=True)
+    with store.replacing(Path(path)) as temporary, open(temporary, "wb") as file:
+        file.write(pack.pack_array_header(3) + pack.pack(KIND) + pack.pack(1))
+        file.write(pack.pack_map_header(3))
+        file.write(pack.pack("identifiers") + pack.pack(dict(identifiers)))
+        file.write(pack.pack("nrows") + pack.pack(n_rows))
+        file.write(pack.pack("data") + pack.pack_map_header(len(columns)))
+        for name, (kind, pieces) in columns.items():
+            dtype, shape = TYPES[kind]
+            n_bytes = n_rows * np.dtype(dtype).itemsize * int(np.prod(shape, dtype=int))
+            if n_bytes > LARGEST:
+                todo = "Make a trial of fewer runs, or choose fewer reflections."
+                raise FileError(f"{path}: {name}", f"at most {LARGEST} bytes", n_bytes, todo)
+            file.write(pack.pack(name) + pack.pack_array_header(2) + pack.pack(kind))
+            file.write(pack.pack_array_header(2) + pack.pack(n_rows))
+            file.write(b"\xc6" + n_bytes.to_bytes(4, "big"))
+            for piece in pieces():
+                file.write(np.ascontiguousarray(piece, dtype).tobytes())

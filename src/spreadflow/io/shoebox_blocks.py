@@ -1,4 +1,6 @@
-"""Packed shoeboxes, products of `annulus` and `wide`, as the stages that model pixels read them."""
+"""Packed shoeboxes, products of `annulus`, `wide` and `pack`, as the stages that model pixels read
+them.
+"""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +35,7 @@ class ShoeboxBlock(NamedTuple):
 
 
 def blocks_of(path: Path, kind: str, size: int) -> list[ShoeboxBlock]:
-    """Return blocks of at most `size` lattices of one part. kind: annulus or wide."""
+    """Return blocks of at most `size` lattices of one part. kind: annulus, wide or pack."""
     blocks = []
     for part, key in enumerate(store.part_keys(path, kind)):
         columns = store.read_part(path, kind, part, key, ["lattices/shot_id", "lattices/k"])
@@ -63,7 +65,7 @@ class Recording(NamedTuple):
 
 
 def read_recording(path: Path, kind: str) -> Recording:
-    """Return what is known of packed shoeboxes beside their pixels. kind: annulus or wide."""
+    """Return what is known of packed shoeboxes beside their pixels. kind: annulus, wide or pack."""
     all_energies = np.empty(0)
     mean_energies = []
     for part, key in enumerate(store.part_keys(path, kind)):

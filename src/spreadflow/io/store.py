@@ -8,6 +8,7 @@ on any number of ranks, and a reader refuses a part that is missing or foreign.
 import csv
 import hashlib
 import json
+import operator
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ import numpy as np
 
 from spreadflow import __version__
 from spreadflow.errors import FileError
-from spreadflow.io import schema
+from spreadflow.io import mapped, schema
 from spreadflow.parallel import World
 
 Columns = Mapping[str, np.ndarray]
@@ -152,8 +153,11 @@ def fill(group: h5py.Group, kind: str, columns: Columns, where: object = "column
         column = np.asarray(columns[name])
         data = _cast(column, dataset.dtype, f"{where}: {name}")
         _check_finite(data, dataset, f"{where}: {name}")
-        options = COMPRESSION if data.nbytes > SMALLEST_COMPRESSED else {}
-        item = group.create_dataset(name, data=data, **options)
+        is_mapped = kind in mapped.KINDS
+        is_compressed = data.nbytes > SMALLEST_COMPRESSED and not is_mapped
+        item = group.create_dataset(name, data=data, **(COMPRESSION if is_compressed else {}))
+        if is_mapped:
+            item.attrs[mapped.CHECKSUM] = mapped.checksum(data)
         item.attrs["units"] = dataset.unit
         item.attrs["meaning"] = dataset.whole_meaning
 
@@ -281,8 +285,30 @@ def read_part(
     path: Path | str, kind: str, block: int, key: str, names: Iterable[str] | None = None
 ) -> dict:
     """Return one block of a product in parts, as `tables`. Raises FileError when the part is
-    missing or of another config.
+    missing, of another config, or changed since the product was finished.
     """
+    columns = _read_part(path, kind, block, key, names)
+    if kind in mapped.KINDS:
+        _check_content(Path(path), kind, block, columns)
+    return columns
+
+
+def _check_content(path: Path, kind: str, block: int, columns: dict) -> None:
+    """Raise FileError where columns of a part are not those that the product was finished with."""
+    part = part_path(path, block)
+    todo = f"Remove it and rerun the stage that makes {path}: the other parts are kept."
+    with _opened(path, kind) as f:
+        stored = f["parts/checksum"][block]
+    expected = dict(zip(schema.FILES[kind], stored, strict=True))
+    for name, column in columns.items():
+        if name:
+            mapped.check(part, name, column, expected[name].decode(), todo)
+
+
+def _read_part(
+    path: Path | str, kind: str, block: int, key: str, names: Iterable[str] | None
+) -> dict:
+    """Return one block as `read_part`, its content unchecked: the product need not be finished."""
     part = part_path(Path(path), block)
     todo = f"Rerun the stage that makes {path}."
     if not part.exists():
@@ -302,7 +328,8 @@ def tables(group: h5py.Group, kind: str, names: Iterable[str] | None = None) -> 
     for name, table in group.items():
         first_column = next(iter(table.values()))
         n_rows[name] = len(first_column)
-    columns = {name: group[name][()] for name in _select(kind, names)}
+    read_dataset = mapped.content if kind in mapped.KINDS else operator.itemgetter(())
+    columns = {name: read_dataset(group[name]) for name in _select(kind, names)}
     return {"": n_rows} | columns
 
 
@@ -425,8 +452,8 @@ class Parts:
         write(part_path(self.product, block), self.kind, columns, key=self.keys[block])
 
     def read(self, block: int, names: Iterable[str] | None = None) -> dict:
-        """Return a part, as `read_part`."""
-        return read_part(self.product, self.kind, block, self.keys[block], names)
+        """Return a part, as `read_part`; the product need not be finished."""
+        return _read_part(self.product, self.kind, block, self.keys[block], names)
 
     def each(self, world: World, make: Callable[[int], Columns]) -> None:
         """Make every block that is not done yet, shared among the ranks. Collective."""
@@ -453,4 +480,11 @@ class Parts:
 
         with replacing(self.product) as temporary, h5py.File(temporary, "w") as f:
             f["parts/key"] = np.array(self.keys, dtype=f"S{N_DIGITS}")
+            if self.kind in mapped.KINDS:
+                names = schema.FILES[self.kind]
+                of_parts = [
+                    mapped.checksums(part_path(self.product, block), names)
+                    for block in range(len(self.keys))
+                ]
+                f["parts/checksum"] = np.array(of_parts, dtype=f"S{mapped.N_DIGITS}")
             stamp(f, self.kind, digest(self.keys), attributes)

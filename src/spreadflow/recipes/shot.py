@@ -315,9 +315,9 @@ def _integrate(
         for lattice in lattices
     ]
     reflections, point_spread = integration.integrate_and_learn(
-        shot.image, shot.mask, _joined(of_lattices), there, **_pixel_settings(shot, section)
+        shot.image, shot.mask, joined(of_lattices), there, **pixel_settings(shot, section)
     )
-    lattice_of = _numbers(of_lattices)
+    lattice_of = numbers(of_lattices)
     controls = [
         _control(shot, section, there, of_lattices, angle, point_spread)
         for angle in evidence.CONTROL_TURNS_RAD
@@ -332,7 +332,7 @@ def _integrate(
     return _Integrated(reflections, lattice_of, tuple(evidences), point_spread)
 
 
-def _pixel_settings(shot: Shot, section: IndexSection) -> dict[str, float]:
+def pixel_settings(shot: Shot, section: IndexSection) -> dict[str, float]:
     """Return what integration is told of the pixels."""
     return {
         "saturation_photons": shot.saturation_photons,
@@ -341,12 +341,12 @@ def _pixel_settings(shot: Shot, section: IndexSection) -> dict[str, float]:
     }
 
 
-def _joined(of_lattices: list[Predicted]) -> Predicted:
+def joined(of_lattices: list[Predicted]) -> Predicted:
     """Return the reflections of some lattices as one list."""
     return Predicted(*map(np.concatenate, zip(*of_lattices, strict=True)))
 
 
-def _numbers(of_lattices: list[Predicted]) -> np.ndarray:
+def numbers(of_lattices: list[Predicted]) -> np.ndarray:
     """Return the number of the lattice of each of their reflections."""
     n_reflections = [len(predicted.hkl) for predicted in of_lattices]
     return np.repeat(np.arange(len(of_lattices)), n_reflections)
@@ -370,12 +370,12 @@ def _control(
     reflections = integration.integrate(
         shot.image,
         shot.mask,
-        _joined(elsewhere),
+        joined(elsewhere),
         detector,
-        **_pixel_settings(shot, section),
+        **pixel_settings(shot, section),
         point_spread=point_spread,
     )
-    lattice_of = _numbers(elsewhere)
+    lattice_of = numbers(elsewhere)
     z = evidence.strengths(reflections)
     return [z[lattice_of == number] for number in range(len(of_lattices))]
 

@@ -16,7 +16,7 @@ from spreadflow.trial import STAGES
 WORDS = tuple(stage.word for stage in STAGES)
 """Words of the stages, in the order of the workflow."""
 
-REPORTED_AS = {"reindex": "index", "wide": "annulus"}
+REPORTED_AS = {"reindex": "index", "wide": "annulus", "pack": "annulus"}
 """Stages that another stage's module reports: both do the same with different sections."""
 
 

@@ -1,5 +1,5 @@
-"""Figures and picture of `annulus` and `wide`: how much there is to model, and what it looks
-like.
+"""Figures and picture of `annulus`, `wide` and `pack`: how much there is to model, and what it
+looks like.
 """
 
 from pathlib import Path
@@ -55,14 +55,23 @@ def headline(figures: dict[str, Any]) -> list[str]:
 
 def checks(summaries: Summaries) -> list[Check]:
     """Return the counts that must agree."""
-    if "cells" not in summaries:
-        return []
-    n_kept = summaries["cells"]["n_kept"]
-    return [
-        Check(f"each lattice kept reaches {stage}", n_kept, summaries[stage]["n_lattices"])
-        for stage in ("annulus", "wide")
-        if stage in summaries
-    ]
+    equalities = []
+    if "cells" in summaries:
+        n_kept = summaries["cells"]["n_kept"]
+        equalities = [
+            Check(f"each lattice kept reaches {stage}", n_kept, summaries[stage]["n_lattices"])
+            for stage in ("annulus", "wide")
+            if stage in summaries
+        ]
+    if "predict" in summaries and "pack" in summaries:
+        predict = summaries["predict"]
+        pack = summaries["pack"]
+        n_predicted = predict["outcomes"]["predicted"]
+        equalities += [
+            Check("each predicted lattice reaches pack", n_predicted, pack["n_lattices"]),
+            Check("each chosen reflection is packed", predict["n_chosen"], pack["n_reflections"]),
+        ]
+    return equalities
 
 
 def _strength_of(table: dict, rows: np.ndarray) -> np.ndarray:

@@ -97,11 +97,12 @@ def checks(summaries: Summaries) -> list[Check]:
         one_outcome_each("lattice of spread", figures, "n_lattices_in"),
         Check("those used make the curves", outcomes["used"], figures["n_lattices"]),
     ]
-    if "wide" in summaries:
-        n_lattices = summaries["wide"]["n_lattices"]
-        statement = "each lattice of wide reaches spread"
+    shoeboxes = figures["shoeboxes"]
+    if shoeboxes in summaries:
+        n_lattices = summaries[shoeboxes]["n_lattices"]
+        statement = f"each lattice of {shoeboxes} reaches spread"
         equalities.append(Check(statement, n_lattices, figures["n_lattices_in"]))
-    if "stage1" in summaries:
+    if "stage1" in summaries and shoeboxes == "wide":
         n_refined = summaries["stage1"]["n_refined"]
         n_tried = figures["n_lattices_in"] - outcomes["not_refined"]
         statement = "each lattice refined by stage1 is tried in spread"
@@ -121,6 +122,7 @@ def _counts(product: SpreadProduct) -> dict[str, Any]:
     fall = used["loss_start"] - used["loss"]
     return {
         "n_lattices": n_used,
+        "shoeboxes": attributes["config"]["shoeboxes"],
         "n_lattices_in": len(outcome),
         "outcomes": outcome_counts(outcome, SpreadOutcome),
         "cycles": len(attributes["changes"]),

@@ -11,22 +11,16 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.analysis.pixels import shoeboxes
-from spreadflow.analysis.still import footprints
 from spreadflow.config import AnnulusConfig, AnnulusSection, WideConfig
-from spreadflow.errors import ConfigError, FileError, Outcome
+from spreadflow.errors import ConfigError, FileError
 from spreadflow.io import store
 from spreadflow.io.accepted import accepted_lattices, brought
 from spreadflow.io.images import Source, open_indexed
 from spreadflow.log import logger
-from spreadflow.models import Shot, Spectrum
 from spreadflow.parallel import World
 from spreadflow.stages import blocks as skeleton
-
-LATTICE_COLUMNS = ("shot_id", "k", "A", "eta_rad", "domain_ang")
-"""Columns of `lattices` that shoeboxes carry on."""
-
-PIXEL_COLUMNS = ("photons", "valid", "foreground", "overlap")
-"""Columns of `pixels`."""
+from spreadflow.stages import cutting
+from spreadflow.stages.cutting import Cutting
 
 
 class AcceptedBlock(NamedTuple):
@@ -146,30 +140,10 @@ def _blocks(run: int, reindex: Path, cells: Path) -> list[AcceptedBlock]:
     return blocks
 
 
-def _read(source: Source, number: int, shot_id: int) -> Shot:
-    """Return a shot that reindex could read. Raises FileError where it has changed since."""
-    shot = source.read(number)
-    if isinstance(shot, Outcome):
-        found = shot.name.lower()
-    elif shot.shot_id != shot_id:
-        found = f"shot {shot.shot_id:016x}"
-    else:
-        return shot
-    where = f"shot {number} of the run"
-    raise FileError(where, f"shot {shot_id:016x} as in reindex", found, "Rerun reindex.")
-
-
 def _most_channels(runs: list[Run], blocks: list[AcceptedBlock]) -> int:
-    """Return the largest number of channels of the runs' spectra: of those that were supplied, and
-    of the last block of each run.
-    """
+    """Return the largest number of channels of the runs' spectra, from the last block of each."""
     last_of_run = {block.run: block for block in blocks}
-    supplied = [run.source.spectra for run in runs if run.source.spectra is not None]
-    return max(
-        *(spectra.most_channels for spectra in supplied),
-        *(_n_channels(runs[block.run], block) for block in last_of_run.values()),
-        0,
-    )
+    return max(_n_channels(runs[block.run], block) for block in last_of_run.values())
 
 
 def _n_channels(run: Run, block: AcceptedBlock) -> int:
@@ -178,51 +152,28 @@ def _n_channels(run: Run, block: AcceptedBlock) -> int:
     columns = store.read_part(run.reindex, "reindex", block.part, block.key, names)
     row = int(np.argmax(block.is_accepted))
     number = block.first_shot + columns["lattices/shot"][row]
-    shot = _read(run.source, number, columns["lattices/shot_id"][row])
-    return len(shot.spectrum.energies_ev)
+    return cutting.n_channels(run.source, number, columns["lattices/shot_id"][row])
 
 
 def _columns(
     section: AnnulusSection, block: AcceptedBlock, run: Run, n_channels: int
 ) -> dict[str, np.ndarray]:
     """Return the columns of the part of one block."""
-    names = ["shots/shot_id", "lattices/", "reflections/"]
+    names = ["lattices/", "reflections/"]
     columns = store.read_part(run.reindex, "reindex", block.part, block.key, names)
     _bring_to_shared_axes(columns, block.setting)
-    lattices = np.flatnonzero(block.is_accepted)
-    shots, spectrum_of = np.unique(columns["lattices/shot"][lattices], return_inverse=True)
-    shot_ids = columns["shots/shot_id"][shots]
-    shot_of = columns["lattices/shot"][columns["reflections/lattice"]]
-    is_chosen = _chosen(section, block, columns)
-    shoeboxes_of_shots = []
-    spectra = []
-    rows = []
-    for shot, shot_id in zip(shots, shot_ids, strict=True):
-        recorded = _read(run.source, block.first_shot + int(shot), int(shot_id))
-        is_of_shot = shot_of == shot
-        shoeboxes_of_shots.append(_cut_out(section, recorded, columns, is_of_shot, is_chosen))
-        spectra.append(_padded(recorded.spectrum, n_channels))
-        rows.append(np.flatnonzero(is_of_shot & is_chosen))
-    lattice_columns = {
-        f"lattices/{name}": columns[f"lattices/{name}"][lattices] for name in LATTICE_COLUMNS
-    }
-    pixel_columns = {
-        f"pixels/{name}": np.concatenate([of_shot[name] for of_shot in shoeboxes_of_shots])
-        for name in PIXEL_COLUMNS
-    }
-    spectrum_columns = {
-        f"spectra/{name}": np.array([getattr(spectrum, name) for spectrum in spectra])
-        for name in Spectrum._fields
-    }
-    return {
-        **lattice_columns,
-        "lattices/run": np.full(len(lattices), block.run),
-        "lattices/spectrum": spectrum_of,
-        **_reflection_columns(columns, np.concatenate(rows), lattices, shoeboxes_of_shots),
-        **pixel_columns,
-        "spectra/shot_id": shot_ids,
-        **spectrum_columns,
-    }
+    columns["lattices/shot"] = block.first_shot + columns["lattices/shot"]
+    return cutting.cut_out(
+        Cutting(
+            source=run.source,
+            run=block.run,
+            columns=columns,
+            lattices=np.flatnonzero(block.is_accepted),
+            is_chosen=_chosen(section, block, columns),
+            border_px=section.border_px,
+            n_channels=n_channels,
+        )
+    )
 
 
 def _bring_to_shared_axes(columns: dict[str, np.ndarray], setting: np.ndarray) -> None:
@@ -239,60 +190,6 @@ def _bring_to_shared_axes(columns: dict[str, np.ndarray], setting: np.ndarray) -
     columns["reflections/hkl"] = brought(columns["reflections/hkl"], of_reflection)
 
 
-def _cut_out(
-    section: AnnulusSection,
-    shot: Shot,
-    columns: dict,
-    is_of_shot: np.ndarray,
-    is_chosen: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """Return the shoeboxes of a shot's chosen reflections as `shoeboxes.pack` cuts them out.
-
-    columns: of the part; is_of_shot, is_chosen: (reflection of the part,) bool.
-    """
-    boxes = shoeboxes.Boxes(
-        *(columns[f"reflections/{name}"][is_of_shot] for name in shoeboxes.Boxes._fields)
-    )
-    return shoeboxes.pack(
-        shot.image,
-        shot.mask,
-        boxes,
-        is_chosen[is_of_shot],
-        border=section.border_px,
-        frame=footprints.BORDER_PX,
-    )
-
-
-def _reflection_columns(
-    columns: dict,
-    rows: np.ndarray,
-    lattices: np.ndarray,
-    shoeboxes_of_shots: list[dict[str, np.ndarray]],
-) -> dict[str, np.ndarray]:
-    """Return the columns of `reflections`.
-
-    columns: of the part; rows: its reflections that are chosen, in the order of their shots;
-    lattices: its accepted lattices.
-    """
-    reflections = {
-        name: column[rows] for name, column in columns.items() if name.startswith("reflections/")
-    }
-    lattice_of = reflections["reflections/lattice"]
-    reflections["reflections/lattice"] = np.searchsorted(lattices, lattice_of)
-    reflections["reflections/bbox"] = np.concatenate(
-        [of_shot["bbox"] for of_shot in shoeboxes_of_shots]
-    )
-    n_pixels = [len(of_shot["photons"]) for of_shot in shoeboxes_of_shots]
-    first_of_shots = np.cumsum([0, *n_pixels])
-    reflections["reflections/first_pixel"] = np.concatenate(
-        [
-            of_shot["first_pixel"] + first
-            for of_shot, first in zip(shoeboxes_of_shots, first_of_shots, strict=False)
-        ]
-    )
-    return reflections
-
-
 def _chosen(section: AnnulusSection, block: AcceptedBlock, columns: dict) -> np.ndarray:
     """Return which reflections of the part are of an accepted lattice and in the annulus,
     (reflection,) bool.
@@ -306,15 +203,3 @@ def _chosen(section: AnnulusSection, block: AcceptedBlock, columns: dict) -> np.
         min_i_over_sigma=section.min_i_over_sigma,
     )
     return block.is_accepted[columns["reflections/lattice"]] & is_in_annulus
-
-
-def _padded(spectrum: Spectrum, n_channels: int) -> Spectrum:
-    """Return the spectrum with empty channels at its end, so that all runs share one table. Raises
-    FileError.
-    """
-    n_more = n_channels - len(spectrum.energies_ev)
-    if n_more < 0:
-        expected = "as many channels in all shots of a run"
-        raise FileError("spectra", expected, f"{-n_more} more in one", "Split the run.")
-    energies = np.pad(np.asarray(spectrum.energies_ev), (0, n_more), mode="edge")
-    return Spectrum(energies, np.pad(np.asarray(spectrum.photons), (0, n_more)))

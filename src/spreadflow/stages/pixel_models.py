@@ -31,8 +31,8 @@ def sections_of(config: PixelConfig, section: Section) -> list[dict[str, Any]]:
 def read_models(config: PixelConfig, shoeboxes: Path, kind: str, word: str) -> list[RunModel]:
     """Return what the lattices of each run share.
 
-    kind: that of the shoeboxes, annulus or wide; word: the stage that asks. Raises ConfigError,
-    FileError.
+    kind: that of the shoeboxes, annulus, wide or pack; word: the stage that asks. Raises
+    ConfigError, FileError.
     """
     recording = shoebox_blocks.read_recording(shoeboxes, kind)
     files = factor_files.read(config.structure_factors)

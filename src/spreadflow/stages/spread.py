@@ -68,7 +68,7 @@ class Context(NamedTuple):
     """What all cycles share."""
 
     config: SpreadConfig
-    wide: Path
+    shoeboxes: Path
     blocks: list[ShoeboxBlock]
     models: list[RunModel]
     """of each run"""
@@ -103,7 +103,7 @@ class Result(NamedTuple):
 def run(
     config: SpreadConfig,
     *,
-    wide: Path,
+    shoeboxes: Path,
     stage1: Path,
     mosaic: Path | None = None,
     out: Path,
@@ -112,20 +112,20 @@ def run(
 ) -> None:
     """Write <word>.h5 and <word>.csv.
 
-    wide: packed shoeboxes; stage1: the refined lattices; mosaic: the mosaicity that stage 1 used,
-    where that was learned.
+    shoeboxes: product of `wide` or `pack`, as `spread.shoeboxes` says; stage1: the refined
+    lattices; mosaic: the mosaicity that stage 1 used, where that was learned.
     """
     section = config.spread
     log = logger(word, world)
     curves.check(config)
-    attributes = store.attributes(wide, "wide")
+    attributes = store.attributes(shoeboxes, section.shoeboxes)
     known_curves = section.known or []
     files = factor_files.read(config.structure_factors, known_curves)
-    recording = shoebox_blocks.read_recording(wide, "wide")
+    recording = shoebox_blocks.read_recording(shoeboxes, section.shoeboxes)
     context = Context(
         config=config,
-        wide=wide,
-        blocks=shoebox_blocks.blocks_of(wide, "wide", section.block_lattices),
+        shoeboxes=shoeboxes,
+        blocks=shoebox_blocks.blocks_of(shoeboxes, section.shoeboxes, section.block_lattices),
         models=run_models(config, recording, word, files),
         mosaic_of=mosaic_of_lattices(config.stage1, mosaic),
         unknowns=_unknowns(config, stage1),
@@ -133,7 +133,7 @@ def run(
         log=log,
         world=world,
     )
-    inputs = inputs_of(config, [wide, stage1, mosaic, config.stage1.domains])
+    inputs = inputs_of(config, [shoeboxes, stage1, mosaic, config.stage1.domains])
     result = _cycles(context, out, inputs, _starts_from(stage1))
     tables, product_attributes = _tables(context, result)
     product_attributes |= {
@@ -318,7 +318,7 @@ def _columns(
 ) -> dict[str, np.ndarray]:
     """Return the columns of the part of one block."""
     section = context.config.spread
-    columns = block.read(context.wide, "wide")
+    columns = block.read(context.shoeboxes, section.shoeboxes)
     pieces = []
     for row_number in block.lattices:
         start_time = time.process_time()
@@ -364,7 +364,7 @@ def _read_cycle(context: Context, parts: store.Parts) -> Cycle:
         n_lattices = len(rows["outcome"])
         found = f"{n_lattices} of which none can be"
         todo = "Look at stage1, and widen the range from spread.d_max to spread.d_min."
-        raise FileError(context.wide, "lattices of which one can be used", found, todo)
+        raise FileError(context.shoeboxes, "lattices of which one can be used", found, todo)
     groups: dict[int, list] = {}
     first_row = 0
     for block, size in enumerate(sizes):

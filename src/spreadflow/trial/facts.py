@@ -55,5 +55,12 @@ def needs_wide(config: Config) -> bool:
     """Whether a stage reads the shoeboxes of the wider range."""
     stage1_reads = has_model(config, "stage1") and config.stage1.range == "wide"
     mosaic_reads = learns_mosaicity(config) and config.mosaic.shoeboxes == "wide"
-    spread_reads = has_sites(config)
+    spread_reads = has_sites(config) and config.spread.shoeboxes == "wide"
     return spread_reads or stage1_reads or mosaic_reads
+
+
+def needs_pack(config: Config) -> bool:
+    """Whether reflections are chosen, and their pixels packed, for a later stage: wherever stage 1
+    refines lattices.
+    """
+    return has_model(config, "stage1")

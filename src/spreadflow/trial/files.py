@@ -119,11 +119,24 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
                 **_learned_mosaicity(config),
                 "shoeboxes": product(config, f"{config.stage1.range}.h5"),
             }
+        case "predict":
+            return {
+                TRIGGERS: named_by_sections(config, "stage1"),
+                "images": manifests(config),
+                "reindex": reindexed,
+                "stage1": product(config, "stage1.h5"),
+            }
+        case "pack":
+            return {
+                "images": manifests(config),
+                "reindex": reindexed,
+                "predict": product(config, "predict.h5"),
+            }
         case "spread":
             return {
                 TRIGGERS: named_by_sections(config, "spread", "stage1"),
                 **_learned_mosaicity(config),
-                "wide": product(config, "wide.h5"),
+                "shoeboxes": product(config, f"{config.spread.shoeboxes}.h5"),
                 "stage1": product(config, "stage1.h5"),
             }
     raise KeyError(f"'{word}' is no stage")

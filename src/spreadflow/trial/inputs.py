@@ -104,10 +104,33 @@ class Stage1Inputs:
 
 
 @dataclass(frozen=True)
+class PredictInputs:
+    """Images and reflections of all runs in the same order, and the refined lattices."""
+
+    images: list[Path]
+    """manifests of the runs' images"""
+    reindex: list[Path]
+    stage1: Path
+
+
+@dataclass(frozen=True)
+class PackInputs:
+    """Images and products of reindex of all runs in the same order, and the reflections that were
+    chosen.
+    """
+
+    images: list[Path]
+    """manifests of the runs' images"""
+    reindex: list[Path]
+    predict: Path
+
+
+@dataclass(frozen=True)
 class SpreadInputs:
     """The shoeboxes that curves are refined against, and the refined lattices."""
 
-    wide: Path
+    shoeboxes: Path
+    """product of `wide` or `pack`"""
     stage1: Path
     mosaic: Path | None = None
     """learned mosaic domains, where `stage1.mosaicity` is `learned`"""

@@ -165,6 +165,27 @@ STAGES = (
         memory_mb=2000,
     ),
     Stage(
+        word="predict",
+        meaning="the reflections of the refined lattices, integrated, and which of them are worth "
+        "their pixels: by their place and the mean intensity of their resolution (DIALS format "
+        "too)",
+        inputs=inputs.PredictInputs,
+        outputs=("predict.h5", "predict.expt", "predict.refl"),
+        is_wanted=facts.needs_pack,
+        memory_mb=2000,
+        minutes=120,
+    ),
+    Stage(
+        word="pack",
+        meaning="the pixels of the chosen reflections in few files that are mapped into memory, "
+        "each with a checksum",
+        inputs=inputs.PackInputs,
+        outputs=("pack.h5",),
+        is_wanted=facts.needs_pack,
+        memory_mb=2500,
+        minutes=120,
+    ),
+    Stage(
         word="spread",
         meaning="f′ and f″ of every metal site with their covariances, E0, and controls; the Gram "
         "matrices that they come from are in `spread.gram/`",

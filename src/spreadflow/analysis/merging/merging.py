@@ -12,6 +12,7 @@ from typing import NamedTuple
 import gemmi
 import numpy as np
 
+from spreadflow.analysis import identity_hash
 from spreadflow.analysis.still.integration import rest_variance
 from spreadflow.physics import symmetry
 
@@ -36,9 +37,6 @@ PRIOR_FREEDOM = 5.0
 """Degrees of freedom that the error model counts for beside the scatter of a reflection's own
 observations: with few of them σ follows the model, with a contradiction the contradiction.
 """
-
-SPLITMIX64 = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-"""Increment and multipliers of the hash of that name (Steele, Lea & Flood 2014)."""
 
 Add = Callable[[Mapping[int, np.ndarray], int], np.ndarray]
 """Sum of equally shaped arrays over groups, in group order (`parallel.World.sum`)."""
@@ -403,19 +401,9 @@ def _fates_alone(
 def half_sets(shot_id: np.ndarray, k: np.ndarray) -> np.ndarray:
     """Return the half set (lattice,), 0 or 1, of each lattice from its identity (shot_id, k) alone.
 
-    It is the last bit of the finalizer of SplitMix64.
+    It is the last bit of their hash.
     """
-    increment, first, second = (np.uint64(word) for word in SPLITMIX64)
-    with np.errstate(over="ignore"):
-        number = k.astype(np.uint64) + np.uint64(1)
-        x = shot_id.astype(np.uint64) + increment * number
-
-        x = x ^ (x >> np.uint64(30))
-        x = x * first
-        x = x ^ (x >> np.uint64(27))
-        x = x * second
-        x = x ^ (x >> np.uint64(31))
-    last_bit = x & np.uint64(1)
+    last_bit = identity_hash.hashed(shot_id, k) & np.uint64(1)
     return last_bit.astype(np.int8)
 
 

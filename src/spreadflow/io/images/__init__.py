@@ -11,7 +11,7 @@ from spreadflow.io.images.manifest import (
     shot_id,
     write_manifest,
 )
-from spreadflow.io.images.source import Source, open_indexed, open_source, read_mask
+from spreadflow.io.images.source import Source, open_indexed, open_source, read_again, read_mask
 
 __all__ = [
     "ImageFile",
@@ -24,6 +24,7 @@ __all__ = [
     "open_image",
     "open_indexed",
     "open_source",
+    "read_again",
     "read_manifest",
     "read_mask",
     "shot_id",

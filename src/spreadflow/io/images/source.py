@@ -357,3 +357,19 @@ def open_indexed(manifest: Path | str, reindex: Path, detector: Detector | None 
     identity = attributes.get("spectra")
     spectra = None if identity is None else SuppliedSpectra(reindex, identity)
     return open_source(manifest, section, detector, spectra)
+
+
+def read_again(source: Source, number: int, shot_id: int) -> Shot:
+    """Return a shot that an earlier stage could read. Raises FileError where it has changed since.
+
+    number: of the shot in its run.
+    """
+    shot = source.read(number)
+    if isinstance(shot, Outcome):
+        found = shot.name.lower()
+    elif shot.shot_id != shot_id:
+        found = f"shot {shot.shot_id:016x}"
+    else:
+        return shot
+    where = f"shot {number} of the run"
+    raise FileError(where, f"shot {shot_id:016x} as in reindex", found, "Rerun reindex.")

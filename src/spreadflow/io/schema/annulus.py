@@ -1,4 +1,4 @@
-"""Products of `annulus` and `wide`: packed shoeboxes of accepted lattices."""
+"""Products of `annulus`, `wide` and `pack`: packed shoeboxes of accepted or of refined lattices."""
 
 from spreadflow.io.schema import index
 from spreadflow.io.schema.core import Column, Dataset, lattice_identity, table
@@ -8,12 +8,12 @@ LATTICES = table(
     {
         **lattice_identity("reindex"),
         "A": Column("float64", "1/angstrom", "refined matrix", (3, 3)),
-        "eta_rad": Column("float64", "rad", "as in reindex"),
-        "domain_ang": Column("float64", "angstrom", "as in reindex"),
+        "eta_rad": Column("float64", "rad", "as in reindex; of pack, as in stage1"),
+        "domain_ang": Column("float64", "angstrom", "as in reindex; of pack, as in predict"),
         "spectrum": Column("int32", "", "row of spectra", refers="spectra"),
     },
 )
-"""The accepted lattices."""
+"""The accepted lattices; of pack, those that predict chose reflections of."""
 
 SPECTRA = table(
     "spectra",
@@ -37,7 +37,7 @@ REFLECTIONS = table(
         ),
     },
 )
-"""The reflections of `reindex` in the range, each with its shoebox."""
+"""The reflections of `reindex` in the range, or those that `predict` chose, and their shoeboxes."""
 
 PIXELS = table(
     "pixels",

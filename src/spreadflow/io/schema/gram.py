@@ -12,7 +12,7 @@ from spreadflow.io.schema.core import (
 LATTICES = table(
     "lattices",
     {
-        **lattice_identity("wide"),
+        **lattice_identity("reindex"),
         "outcome": Column("uint8", "", "errors.SpreadOutcome"),
         "A": Column(
             "float64",

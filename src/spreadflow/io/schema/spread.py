@@ -108,7 +108,7 @@ CHANNELS = table(
 LATTICES = table(
     "lattices",
     {
-        **lattice_identity("wide"),
+        **lattice_identity("reindex"),
         "outcome": Column("uint8", "", "errors.SpreadOutcome"),
         "loss_start": Column(
             "float64", "", "−ln L with the curves of the start", not_finite=NOT_USED
