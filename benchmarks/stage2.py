@@ -514,8 +514,8 @@ def report(name: str, row: Row, figures: dict[str, Any], reference: dict[str, di
         print(
             f"  cycle {number}      R {cycle['r_f']:.4f}, x {cycle['r_f'] / yardstick:.2f} (bar "
             f"{row.bar_r:g}), CC ano {cycle['cc_ano']:.3f}, pulls {spoken(cycle['pull_sd'])}; "
-            f"shells worse: {worse or 'none'}; s a lattice: fit and Gram {cycle['seconds_fit']:.3f}, "
-            f"solve {cycle['seconds_solve']:.4f}; e {cycle['model_error']:.3f}, scatter "
+            f"shells worse: {worse or 'none'}; s a lattice: fit and Gram "
+            f"{cycle['seconds_fit']:.3f}, solve {cycle['seconds_solve']:.4f}; e {cycle['model_error']:.3f}, scatter "
             f"{cycle['fraction']:.3f}, spread {cycle['spread']:.3f}, held out "
             f"{cycle['held_out_before']:.4g} -> {cycle['held_out']:.4g}"
         )

@@ -7,6 +7,7 @@ import numpy as np
 from spreadflow.analysis.curves import expand
 from spreadflow.analysis.curves.gram import Gram, gram, model_error
 from spreadflow.analysis.pixels import lattice_fit
+from spreadflow.analysis.pixels.likelihood import variance
 from spreadflow.config import SpreadSection, Stage1Section
 from spreadflow.errors import RefinedOutcome, SpreadOutcome
 from spreadflow.models import Mosaic
@@ -39,6 +40,24 @@ class ExpandedLattice(NamedTuple):
     """standard deviation of a modelled pixel, relative to its Bragg photons"""
     sigma_z: float = np.nan
     """standard deviation of (data − model)/√variance over the pixels"""
+    boxes: dict[str, np.ndarray] | None = None
+    """d, n_pixels and sigma_z of each shoebox, (box,) each"""
+
+
+def box_figures(fit: LatticeFit, lattice: PackedLattice) -> dict[str, np.ndarray]:
+    """Return the resolution of each shoebox of a lattice that was fitted, the pixels that were, and
+    the r.m.s. of their (data − model)/√variance: columns (box,) by name.
+    """
+    assert fit.problem is not None and fit.refined is not None, "only of lattices that were fitted"
+    data = fit.problem.data
+    point = fit.refined.fit.point
+    z = (data.photons - point.model) / np.sqrt(variance(point.model, fit.problem.noise))
+    n_pixels = np.diff(data.start)
+    box = np.repeat(np.arange(len(n_pixels)), n_pixels)
+    squares = np.bincount(box, z**2, len(n_pixels))
+    with np.errstate(invalid="ignore"):
+        sigma_z = np.sqrt(squares / n_pixels)
+    return {"d": lattice.reflections["d"], "n_pixels": n_pixels, "sigma_z": sigma_z}
 
 
 def with_curves(factors: StructureFactors, curves: np.ndarray) -> StructureFactors:
@@ -98,6 +117,7 @@ def expand_fit(
         photons=photons,
         model_error=error,
         sigma_z=lattice_fit.sigma_z(point, problem.data, problem.noise),
+        boxes=box_figures(fit, lattice),
     )
 
 

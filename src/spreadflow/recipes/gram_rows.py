@@ -41,7 +41,8 @@ def tables_of(lattice: ExpandedLattice, unknowns: list[str]) -> Tables:
     row |= {name: getattr(lattice, name) for name in ("photons", "model_error", "sigma_z")}
     columns = {name: getattr(padded, name) for name in COLUMN_FIELDS}
     columns["lattice"] = np.zeros(n_columns, dtype=int)
-    boxes = {
+    assert lattice.boxes is not None, "of every lattice that is used"
+    boxes = lattice.boxes | {
         "n_columns": np.diff(padded.start),
         "lattice": np.zeros(n_boxes, dtype=int),
     }

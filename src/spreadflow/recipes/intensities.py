@@ -16,7 +16,7 @@ from spreadflow.errors import RefinedOutcome, SpreadOutcome
 from spreadflow.models import Mosaic
 from spreadflow.physics import unit_cell
 from spreadflow.physics.structure_factors import StructureFactors
-from spreadflow.recipes.gram import ExpandedLattice
+from spreadflow.recipes.gram import ExpandedLattice, box_figures
 from spreadflow.recipes.lattice import (
     PackedLattice,
     RunModel,
@@ -212,6 +212,7 @@ def expand_flat(
         photons=photons,
         model_error=error,
         sigma_z=lattice_fit.sigma_z(point, problem.data, problem.noise),
+        boxes=box_figures(fit, lattice),
     )
 
 

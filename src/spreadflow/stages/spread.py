@@ -7,8 +7,6 @@ The Gram matrices of a cycle are the product `spread.gram/<cycle>.h5`, so that a
 continues from the blocks that are finished.
 """
 
-import time
-from collections.abc import Callable
 from logging import Logger
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +18,8 @@ from spreadflow.analysis.curves.controls import Verdict
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import RefinedCurves
 from spreadflow.config import SpreadConfig, SpreadSection
-from spreadflow.errors import FileError, RefinedOutcome, SpreadOutcome, StageWarning
-from spreadflow.io import factor_files, schema, shoebox_blocks, store
+from spreadflow.errors import FileError, SpreadOutcome, StageWarning
+from spreadflow.io import factor_files, shoebox_blocks, store
 from spreadflow.io.factor_files import FactorFiles
 from spreadflow.io.mosaic import mosaic_of_lattices
 from spreadflow.io.rows import columns_of
@@ -31,18 +29,26 @@ from spreadflow.models import MosaicOfLattice
 from spreadflow.parallel import World
 from spreadflow.recipes import curves, factors, gram_rows
 from spreadflow.recipes.alternate import alternate
-from spreadflow.recipes.gram import expand_lattice, lattice_terms, with_curves
+from spreadflow.recipes.gram import (
+    ExpandedLattice,
+    expand_lattice,
+    lattice_terms,
+    with_curves,
+)
 from spreadflow.recipes.lattice import RunModel, Start, unpack
 from spreadflow.recipes.lattice_sums import MAX_GROUPS, LatticeSums, Ranks
 from spreadflow.recipes.run_model import run_models
 from spreadflow.stages import blocks as skeleton
+from spreadflow.stages.expansions import (
+    Expansion,
+    LatticeRow,
+    StartsOfBlock,
+    expanded_block,
+    starts_again,
+    starts_from,
+    unknowns_of,
+)
 from spreadflow.stages.pixel_models import inputs_of, sections_of
-
-Starts = dict[tuple[int, int], tuple[SpreadOutcome, Start]]
-"""(shot_id, k) → whether the lattice is still used, and where its last refinement ended."""
-
-StartsOfBlock = Callable[[int], Starts]
-"""Block → the starts of its lattices."""
 
 KEYS_OF_PIXELS = {"d_min", "d_max", "model_error"}
 """Keys of the section on which Gram matrices depend, beside the curves that they are expanded
@@ -53,12 +59,6 @@ DECIMALS = 6
 """Decimals, e, to which the curves of an expansion are rounded: rounding errors of sums must not
 change the key of a cycle.
 """
-
-IDENTITY = ("run", "shot_id", "k")
-"""Columns that say which lattice a row is of."""
-
-START_COLUMNS = [f"lattices/{name}" for name in ("shot_id", "k", "outcome", *Start._fields)]
-"""Columns that say where a lattice ended."""
 
 LATTICE_COLUMNS = ("run", "shot_id", "k", "outcome", "model_error", "sigma_z", "seconds")
 """Columns of `lattices` that the product takes over from the last cycle."""
@@ -128,13 +128,13 @@ def run(
         blocks=shoebox_blocks.blocks_of(shoeboxes, section.shoeboxes, section.block_lattices),
         models=run_models(config, recording, word, files),
         mosaic_of=mosaic_of_lattices(config.stage1, mosaic),
-        unknowns=_unknowns(config, stage1),
+        unknowns=unknowns_of(stage1, config.stage1),
         files=files,
         log=log,
         world=world,
     )
     inputs = inputs_of(config, [shoeboxes, stage1, mosaic, config.stage1.domains])
-    result = _cycles(context, out, inputs, _starts_from(stage1))
+    result = _cycles(context, out, inputs, starts_from(stage1))
     tables, product_attributes = _tables(context, result)
     product_attributes |= {
         "runs": attributes["runs"],
@@ -203,17 +203,6 @@ def _warnings(section: SpreadSection, attributes: dict[str, Any]) -> list[StageW
     return warnings
 
 
-def _unknowns(config: SpreadConfig, stage1: Path) -> list[str]:
-    """Return the names of the lattices' unknowns. Raises FileError where stage 1 refined with other
-    keys.
-    """
-    attributes = store.attributes(stage1, "stage1")
-    if attributes["config"] != config.stage1.model_dump(mode="json"):
-        expected = "a product of the section `stage1` as it is now"
-        raise FileError(stage1, expected, "another", "Rerun stage1.")
-    return attributes["unknowns"]
-
-
 # ---------------------------------------------------------------- cycles
 
 
@@ -243,7 +232,7 @@ def _cycles(context: Context, out: Path, inputs: list, starts: StartsOfBlock) ->
         parts = store.Parts(path, "gram", key, ids)
         _expand(context, parts, starts, expansion_curves, n_cycles)
         cycle = _read_cycle(context, parts)
-        starts = _starts_again(parts)
+        starts = starts_again(parts)
         return cycle
 
     def refine_curves(cycle: Cycle, before: RefinedCurves | None) -> tuple[RefinedCurves, float]:
@@ -257,30 +246,6 @@ def _cycles(context: Context, out: Path, inputs: list, starts: StartsOfBlock) ->
 
     turns = alternate(refine_lattices, refine_curves, is_over)
     return Result(p, turns.state, turns.expanded, turns.changes)
-
-
-def _starts_from(stage1: Path) -> StartsOfBlock:
-    """Return where stage 1 left each lattice."""
-    columns = store.read(stage1, "stage1", START_COLUMNS)
-    starts = _starts(columns, lambda outcome: SpreadOutcome(int(outcome != RefinedOutcome.REFINED)))
-    return lambda block: starts
-
-
-def _starts_again(parts: store.Parts) -> StartsOfBlock:
-    """Return where the cycle before left each lattice. Lattices that it could not use are not
-    tried again.
-    """
-    return lambda block: _starts(parts.read(block, START_COLUMNS), SpreadOutcome)
-
-
-def _starts(columns: dict, outcome_of: Callable[[int], SpreadOutcome]) -> Starts:
-    """Return the rows of columns as starts."""
-    plain = [columns[name] for name in START_COLUMNS]
-    values = [column.tolist() if column.ndim == 1 else column for column in plain]
-    return {
-        (shot_id, k): (outcome_of(outcome), Start(*start))
-        for shot_id, k, outcome, *start in zip(*values, strict=True)
-    }
 
 
 def _expand(
@@ -299,8 +264,24 @@ def _expand(
         for model in context.models
     ]
 
+    section = context.config.spread
+    expansion = Expansion(
+        shoeboxes=context.shoeboxes,
+        kind=section.shoeboxes,
+        blocks=context.blocks,
+        unknowns=context.unknowns,
+        n_channels=len(models[0].energies_ev),
+        log=context.log,
+    )
+
+    def expand(columns: dict[str, np.ndarray], row: LatticeRow, start: Start) -> ExpandedLattice:
+        lattice = unpack(columns, row.row, section.d_min or 0.0, section.d_max)
+        mosaic = context.mosaic_of(row.shot_id, row.k)
+        model = models[row.run]
+        return expand_lattice(lattice, mosaic, model, context.config.stage1, section, start)
+
     def make(block: int) -> dict[str, np.ndarray]:
-        return _columns(context, context.blocks[block], models, starts(block))
+        return expanded_block(expansion, block, starts(block), expand)
 
     skeleton.run(parts, make, f"spread, cycle {cycle}", context.world)
     parts.finish(
@@ -311,38 +292,6 @@ def _expand(
         cycle=cycle,
         curves=expansion_curves,
     )
-
-
-def _columns(
-    context: Context, block: ShoeboxBlock, models: list[RunModel], starts: Starts
-) -> dict[str, np.ndarray]:
-    """Return the columns of the part of one block."""
-    section = context.config.spread
-    columns = block.read(context.shoeboxes, section.shoeboxes)
-    pieces = []
-    for row_number in block.lattices:
-        start_time = time.process_time()
-        identity = {name: columns[f"lattices/{name}"][row_number] for name in IDENTITY}
-        run, shot_id, k = map(int, identity.values())
-        model = models[run]
-        outcome, start = starts.get((shot_id, k), (SpreadOutcome.NOT_REFINED, None))
-        tables = gram_rows.blank_tables(len(context.unknowns), len(model.energies_ev))
-        row = tables["lattices"]
-        if outcome == SpreadOutcome.USED and start is not None:
-            lattice = unpack(columns, row_number, section.d_min or 0.0, section.d_max)
-            mosaic = context.mosaic_of(shot_id, k)
-            expanded = expand_lattice(lattice, mosaic, model, context.config.stage1, section, start)
-            outcome = expanded.outcome
-            if expanded.gram is None:
-                words = "shot %016x lattice %d: %s (%s)"
-                context.log.warning(words, shot_id, k, outcome.name, expanded.why)
-            else:
-                tables |= gram_rows.tables_of(expanded, context.unknowns)
-                row |= tables["lattices"]
-        row |= identity | {"outcome": outcome, "seconds": time.process_time() - start_time}
-        tables["lattices"] = columns_of([row])
-        pieces.append(store.piece("gram", tables))
-    return store.joined("gram", schema.FILES["gram"], pieces)
 
 
 def _read_cycle(context: Context, parts: store.Parts) -> Cycle:

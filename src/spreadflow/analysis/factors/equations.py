@@ -238,7 +238,7 @@ def equations(batch: Batch, intensity: np.ndarray, scatter: np.ndarray) -> Equat
     reflection = np.broadcast_to(batch.unique[:, None], unknown.shape)
     place = (unknown.ravel(), reflection.ravel())
     cross = csr_matrix((of_lattices.cross.ravel(), place), shape=(n_lattices * n_unknowns, n))
-    seen = np.unique(batch.lattice * n + batch.unique) % n
+    recorded = np.unique(batch.lattice * n + batch.unique) % n
     return Equations(
         intensity=intensity,
         slope=np.bincount(batch.unique, of_lattices.slope, n),
@@ -248,7 +248,7 @@ def equations(batch: Batch, intensity: np.ndarray, scatter: np.ndarray) -> Equat
         score=of_lattices.score,
         loss=of_lattices.loss,
         log_volume=batch.log_volume,
-        n_seen=np.bincount(seen, minlength=n),
+        n_seen=np.bincount(recorded, minlength=n),
     )
 
 

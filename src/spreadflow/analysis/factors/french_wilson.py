@@ -37,14 +37,15 @@ def posterior(
     All (reflection,): intensity and its σ > 0, the mean > 0 of Wilson's distribution, and whether
     that is the one of centric reflections.
     """
-    pieces = [
-        _posterior(*(column[first : first + CHUNK] for column in (intensity, sigma, mean)), centric)
-        for first, centric in (
-            (first, is_centric[first : first + CHUNK]) for first in range(0, len(intensity), CHUNK)
-        )
-    ]
-    if not pieces:
-        return Posterior(np.empty(0), np.empty(0), np.empty(0))
+    n_chunks = 1 + len(intensity) // CHUNK
+    chunks = zip(
+        np.array_split(intensity, n_chunks),
+        np.array_split(sigma, n_chunks),
+        np.array_split(mean, n_chunks),
+        np.array_split(is_centric, n_chunks),
+        strict=True,
+    )
+    pieces = [_posterior(*chunk) for chunk in chunks]
     return Posterior(*map(np.concatenate, zip(*pieces, strict=True)))
 
 

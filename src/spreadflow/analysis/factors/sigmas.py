@@ -49,8 +49,8 @@ def draws(
     left = of_lattices.nuisance + prior_precision - by_lattice(outer, batch.lattice, n_lattices)
     root, _ = _roots(0.5 * (left + left.transpose(0, 2, 1)))
     by_unknown = root @ rng.standard_normal((n_lattices, n_unknowns, N_DRAWS))
-    given = of_lattices.cross[:, :, None] * solved_draws[:, None, :]
-    by_unknown += by_lattice(given, batch.lattice, n_lattices)
+    follows = of_lattices.cross[:, :, None] * solved_draws[:, None, :]
+    by_unknown += by_lattice(follows, batch.lattice, n_lattices)
 
     moved = (held @ by_unknown)[batch.lattice]
     eliminated = by_intensity - np.einsum("ci,cid->cd", of_lattices.cross, moved)

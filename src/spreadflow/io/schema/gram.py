@@ -61,6 +61,14 @@ BOXES = table(
     {
         "lattice": Column("int32", "", "row of lattices", refers="lattices"),
         "n_columns": Column("int32", "", "columns that are its"),
+        "d": Column("float32", "angstrom", "resolution of its reflection"),
+        "n_pixels": Column("int32", "px", "pixels fitted"),
+        "sigma_z": Column(
+            "float32",
+            "",
+            "r.m.s. of (data − model)/√variance over its pixels",
+            not_finite="NaN = no pixel counts",
+        ),
     },
 )
 """Boxes of a Gram matrix: columns that share information."""
