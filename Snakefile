@@ -14,7 +14,8 @@ ladder   | annulus, cells                           | results/<trial>/ladder.h5
 mosaic   | annulus or wide, where it is asked for   | results/<trial>/mosaic.h5
 stage1   | annulus or wide; mosaic where learned    | results/<trial>/stage1.h5, stage1.csv
 predict  | images, reindex of all runs, stage1      | results/<trial>/predict.h5, predict.expt, predict.refl
-pack     | images of all runs, predict              | results/<trial>/pack.h5
+pack     | images and reindex of all runs, predict  | results/<trial>/pack.h5
+stage2   | pack, stage1, merge; mosaic if learned   | results/<trial>/stage2.h5, stage2.mtz
 spread   | wide or pack, stage1; mosaic if learned  | results/<trial>/spread.h5, spread.csv
 summary  | products of one stage, images            | results/<trial>/<stage>.json, <stage>.png
 report   | all summaries                            | results/<trial>/report.html
@@ -47,5 +48,6 @@ include: "workflow/rules/mosaic.smk"
 include: "workflow/rules/stage1.smk"
 include: "workflow/rules/predict.smk"
 include: "workflow/rules/pack.smk"
+include: "workflow/rules/stage2.smk"
 include: "workflow/rules/spread.smk"
 include: "workflow/rules/report.smk"

@@ -30,10 +30,9 @@ import numpy as np
 
 from curve_lattices import teach
 from lattices import Data, user_cpu
-from spreadflow.analysis.factors import french_wilson
+from spreadflow.analysis.factors.agreement import Agreement, agreement
 from spreadflow.analysis.factors.equations import Batch
 from spreadflow.analysis.merging import merging, scaling
-from spreadflow.analysis.merging.statistics import correlation
 from spreadflow.analysis.still import integration, prediction
 from spreadflow.models import Mosaic, ReflectionFlag
 from spreadflow.physics.mosaic import continuous
@@ -41,12 +40,6 @@ from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.recipes import intensities, patch, stage2
 from spreadflow.recipes.intensities import Merged, Reflections
 from spreadflow.recipes.lattice import PackedLattice, RunModel, Start, refine_lattice, start_after
-
-N_DECILES = 10
-"""Parts of the reflections whose pulls are told apart."""
-
-N_SHELLS = 5
-"""Shells of resolution in which R is compared."""
 
 N_PULSES = 200
 """Pulses whose mean is the spectrum of the truth."""
@@ -246,65 +239,10 @@ def merged(row: Row, made: Sequence[Made], refine_b: bool) -> merging.Merged:
 # ---------------------------------------------------------------- scores
 
 
-class Score(NamedTuple):
-    """How near intensities are to the truth."""
-
-    n: int
-    r_f: float
-    r_of_shells: list[float]
-    cc_ano: float
-    n_pairs: int
-    pull_sd: list[float]
-    """of tenths of the true I/σ, weakest first"""
-
-
-def score(intensity: np.ndarray, sigma: np.ndarray, is_chosen: np.ndarray) -> Score:
-    """Compare intensities and σ (reflection,) with the truth on chosen reflections, on the scale
-    that suits these best.
-    """
+def score(intensity: np.ndarray, sigma: np.ndarray, is_chosen: np.ndarray) -> Agreement:
+    """Compare intensities and σ (reflection,) with the truth on chosen reflections."""
     true = reflections_of("true")
-    unique = true.unique
-    rows = np.flatnonzero(is_chosen)
-    factor = scale_to(intensity[rows], true.intensity[rows])
-    I = intensity[rows] / factor
-    sigma = sigma[rows] / factor
-    means = french_wilson.shell_means(
-        I, np.ones(len(rows), bool), unique.shell[rows], merging.N_SHELLS
-    )
-    centric = true.is_centric[rows]
-    F = np.full(len(unique), np.nan)
-    F[rows] = french_wilson.posterior(I, sigma, means[unique.shell[rows]], centric).amplitude
-    F_true = np.sqrt(true.intensity)
-    F *= (F_true[rows] @ F_true[rows]) / (F[rows] @ F_true[rows])
-
-    by_resolution = rows[np.argsort(unique.d[rows])]
-    of_shells = [r_of(F[part], F_true[part]) for part in np.array_split(by_resolution, N_SHELLS)]
-    plus = rows[unique.friedel[rows] > 0]
-    plus = plus[is_chosen[unique.mate[plus]]]
-    mate = unique.mate[plus]
-    pull = (I - true.intensity[rows]) / sigma
-    by_strength = np.argsort(true.intensity[rows] / sigma)
-    return Score(
-        n=len(rows),
-        r_f=r_of(F[rows], F_true[rows]),
-        r_of_shells=of_shells,
-        cc_ano=correlation(F[plus] - F[mate], F_true[plus] - F_true[mate]),
-        n_pairs=len(plus),
-        pull_sd=[float(np.std(pull[part])) for part in np.array_split(by_strength, N_DECILES)],
-    )
-
-
-def scale_to(intensity: np.ndarray, true: np.ndarray) -> float:
-    """Return the scale of intensities on true ones, that of amplitudes by least squares: it is not
-    that of the strongest reflections.
-    """
-    F = np.sqrt(np.maximum(intensity, 0.0))
-    return float((F @ np.sqrt(true)) / true.sum()) ** 2
-
-
-def r_of(F: np.ndarray, F_true: np.ndarray) -> float:
-    """Return R of amplitudes (reflection,)."""
-    return float(np.abs(F - F_true).sum() / F_true.sum())
+    return agreement(true.unique, intensity, sigma, true.intensity, is_chosen)
 
 
 # ---------------------------------------------------------------- stage 2
@@ -515,8 +453,8 @@ def report(name: str, row: Row, figures: dict[str, Any], reference: dict[str, di
             f"  cycle {number}      R {cycle['r_f']:.4f}, x {cycle['r_f'] / yardstick:.2f} (bar "
             f"{row.bar_r:g}), CC ano {cycle['cc_ano']:.3f}, pulls {spoken(cycle['pull_sd'])}; "
             f"shells worse: {worse or 'none'}; s a lattice: fit and Gram "
-            f"{cycle['seconds_fit']:.3f}, solve {cycle['seconds_solve']:.4f}; e {cycle['model_error']:.3f}, scatter "
-            f"{cycle['fraction']:.3f}, spread {cycle['spread']:.3f}, held out "
+            f"{cycle['seconds_fit']:.3f}, solve {cycle['seconds_solve']:.4f}; "
+            f"e {cycle['model_error']:.3f}, scatter {cycle['fraction']:.3f}, spread {cycle['spread']:.3f}, held out "
             f"{cycle['held_out_before']:.4g} -> {cycle['held_out']:.4g}"
         )
     four_times = reference.get(str(4 * row.n))

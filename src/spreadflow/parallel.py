@@ -132,6 +132,18 @@ class World:
             total += row
         return total.reshape(shape)
 
+    def total(self, array: np.ndarray) -> np.ndarray:
+        """Return the sum of a float64 array over all ranks, the same on each of them; it depends on
+        their number by rounding. Collective.
+        """
+        if self._comm is None or self.size == 1:
+            return array
+        from mpi4py import MPI
+
+        out = np.array(array, dtype=np.float64)
+        self._comm.Allreduce(MPI.IN_PLACE, out, MPI.SUM)
+        return out
+
     def max_shape(self, partials: Mapping[int, np.ndarray]) -> tuple[int, ...]:
         """Return the shape of the blocks' arrays, also to ranks that hold none; () where no rank
         holds any. Collective.

@@ -38,6 +38,7 @@ from spreadflow.config.simulation import (
     StructureFactorsSection,
 )
 from spreadflow.config.spread import SpreadSection
+from spreadflow.config.stage2 import Stage2Section
 from spreadflow.config.stages import (
     STAGE_CONFIGS,
     AnnulusConfig,
@@ -53,6 +54,7 @@ from spreadflow.config.stages import (
     SimulateConfig,
     SpreadConfig,
     Stage1Config,
+    Stage2Config,
     WideConfig,
 )
 from spreadflow.config.trial import OVERLAYS, Config, overlay
@@ -94,6 +96,8 @@ __all__ = [
     "SpreadSection",
     "Stage1Config",
     "Stage1Section",
+    "Stage2Config",
+    "Stage2Section",
     "StructureFactorsSection",
     "WideConfig",
     "check_ready",

@@ -25,6 +25,7 @@ from spreadflow.config.simulation import (
     StructureFactorsSection,
 )
 from spreadflow.config.spread import SpreadSection
+from spreadflow.config.stage2 import Stage2Section
 
 
 class SimulateConfig(Section):
@@ -123,6 +124,16 @@ class PackConfig(Section):
     pack: PackSection
 
 
+class Stage2Config(Section):
+    """What `stage2` reads."""
+
+    seed: int
+    structure_factors: StructureFactorsSection
+    beam: BeamSection
+    stage1: Stage1Section
+    stage2: Stage2Section
+
+
 class SpreadConfig(Section):
     """What `spread` reads."""
 
@@ -148,6 +159,7 @@ STAGE_CONFIGS: dict[str, type[Section]] = {
     "stage1": Stage1Config,
     "predict": PredictConfig,
     "pack": PackConfig,
+    "stage2": Stage2Config,
     "spread": SpreadConfig,
 }
 """The configuration of each stage, in the order of the workflow."""

@@ -26,8 +26,9 @@ from spreadflow.config.simulation import (
     StructureFactorsSection,
 )
 from spreadflow.config.spread import SpreadSection
+from spreadflow.config.stage2 import Stage2Section
 
-OVERLAYS_OF = {"predict": "stage1", "spread": "stage1"}
+OVERLAYS_OF = {"predict": "stage1", "stage2": "stage1", "spread": "stage1"}
 """Stage → the stage whose overlays it has, too."""
 
 OVERLAYS = {
@@ -110,6 +111,8 @@ class Config(Section):
     """the reflections that are worth their pixels"""
     pack: PackSection = PackSection()
     """the pixels of these, for what comes after"""
+    stage2: Stage2Section = Stage2Section()
+    """one intensity for each unique reflection from all pixels"""
     spread: SpreadSection = SpreadSection()
     """f′(E) and f″(E) of every metal site"""
 

@@ -58,6 +58,8 @@ class Recording(NamedTuple):
     """those of the product: runs, space_group, detectors and polarizations of the runs, config"""
     energies_ev: np.ndarray
     """(channel,) all channels that any pulse has"""
+    photons: np.ndarray
+    """(channel,) of all pulses together"""
     energy_ev: float
     """median over the pulses of their mean energy"""
     orientations: np.ndarray
@@ -67,19 +69,25 @@ class Recording(NamedTuple):
 def read_recording(path: Path, kind: str) -> Recording:
     """Return what is known of packed shoeboxes beside their pixels. kind: annulus, wide or pack."""
     all_energies = np.empty(0)
+    all_photons = np.empty(0)
     mean_energies = []
     for part, key in enumerate(store.part_keys(path, kind)):
         spectra = store.read_part(path, kind, part, key, ["spectra/"])
         energies = spectra["spectra/energies_ev"]
         photons = spectra["spectra/photons"]
 
-        all_energies = np.union1d(all_energies, energies)
+        in_part = np.unique(np.append(all_energies, energies))
+        of_part = np.concatenate([all_photons, np.maximum(photons, 0.0).ravel()])
+        place = np.searchsorted(in_part, np.concatenate([all_energies, energies.ravel()]))
+        all_photons = np.bincount(place, of_part, len(in_part))
+        all_energies = in_part.astype(np.float64)
         total = np.maximum(photons.sum(axis=1), SMALLEST_TOTAL)
         mean_energies.append((energies * photons).sum(axis=1) / total)
 
     return Recording(
         attributes=store.attributes(path, kind),
         energies_ev=all_energies,
+        photons=all_photons,
         energy_ev=float(np.median(np.concatenate(mean_energies))),
         orientations=store.read(path, kind, ["lattices/A"])["lattices/A"],
     )

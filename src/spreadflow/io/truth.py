@@ -20,6 +20,19 @@ GROUP = "truth"
 """Name of the group in an image file."""
 
 
+class TrueIntensities(NamedTuple):
+    """|F|² of a simulated crystal over the mean of some pulses."""
+
+    hkl: np.ndarray
+    """(n, 3) unique reflections, Friedel mates apart"""
+    f_squared: np.ndarray
+    """(n,) electrons²"""
+
+
+NO_INTENSITIES = TrueIntensities(np.empty((0, 3), dtype=np.int16), np.empty(0))
+"""Those of a file that states none."""
+
+
 class FileTruth(NamedTuple):
     """The truth of the shots of one image file."""
 
@@ -30,6 +43,7 @@ class FileTruth(NamedTuple):
     """where the detector was, whatever the header says"""
     curves: Mapping[str, np.ndarray]
     """atom → (channel,) f′ + i f″ of a site, electrons"""
+    intensities: TrueIntensities = NO_INTENSITIES
 
 
 def write_truth(f: h5py.File, truth: FileTruth, energies_ev: np.ndarray) -> None:
@@ -48,6 +62,8 @@ def write_truth(f: h5py.File, truth: FileTruth, energies_ev: np.ndarray) -> None
     }
 
     store.fill(group, "true_curves", columns)
+    of_crystal = {f"intensities/{name}": v for name, v in truth.intensities._asdict().items()}
+    store.fill(group, "true_intensities", of_crystal)
     store.put_attributes(group, {"sites": list(truth.curves)})
 
 
@@ -97,6 +113,19 @@ def true_curves(manifest: Path) -> dict[str, TrueCurve]:
         with _opened(path) as group:
             return {} if group is None else _curves(group)
     return {}
+
+
+def true_intensities(manifest: Path) -> TrueIntensities | None:
+    """Return the intensities of the crystals of a run, over the mean pulse of its first file; None
+    where the run was not simulated.
+    """
+    for path, _ in _files(manifest):
+        with _opened(path) as group:
+            if group is None or "intensities" not in group:
+                return None
+            columns = group["intensities"]
+            return TrueIntensities(columns["hkl"][()], columns["f_squared"][()])
+    return None
 
 
 def _curves(group: h5py.Group) -> dict[str, TrueCurve]:

@@ -10,6 +10,7 @@ from spreadflow.config import (
     MosaicConfig,
     SpreadConfig,
     Stage1Config,
+    Stage2Config,
     StructureFactorsSection,
 )
 from spreadflow.errors import ConfigError
@@ -26,7 +27,7 @@ CELL_TOLERANCE = 0.05
 for edges, rad for angles.
 """
 
-PixelConfig = LadderConfig | MosaicConfig | Stage1Config | SpreadConfig
+PixelConfig = LadderConfig | MosaicConfig | Stage1Config | Stage2Config | SpreadConfig
 """The configuration of a stage that models pixels."""
 
 

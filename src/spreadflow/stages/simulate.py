@@ -20,10 +20,12 @@ from spreadflow.errors import ConfigError
 from spreadflow.io import factor_files, images, nexus_writer, schema, store
 from spreadflow.io.schema import KINDS
 from spreadflow.io.spectra import Bank
-from spreadflow.io.truth import FileTruth
+from spreadflow.io.truth import FileTruth, TrueIntensities
 from spreadflow.log import Progress, logger
+from spreadflow.models import Spectrum
 from spreadflow.parallel import World
 from spreadflow.physics import anomalous, bragg
+from spreadflow.recipes.intensities import from_model
 from spreadflow.recipes.still import Simulator, Truth
 
 
@@ -212,6 +214,7 @@ def _write(
         columns=lambda: _columns(ids, kinds, truths),
         detector=simulator.detector,
         curves=simulator.curves,
+        intensities=_intensities(simulator, pulses),
     )
     nexus_writer.write(
         path,
@@ -221,6 +224,16 @@ def _write(
         compression=simulator.rendering.compression,
         attributes={"key": key},
     )
+
+
+def _intensities(simulator: Simulator, pulses: list[Spectrum]) -> TrueIntensities:
+    """Return the true intensities over the mean of some pulses."""
+    photons = np.sum([pulse.photons for pulse in pulses], axis=0)
+    cell = np.array(simulator.crystal.cell)
+    of_crystal = from_model(simulator.factors, cell, simulator.crystal.space_group, photons)
+    unique = of_crystal.unique
+    sign = np.where(unique.friedel < 0, -1, 1)[:, None]
+    return TrueIntensities(sign * unique.hkl, of_crystal.intensity)
 
 
 def one_behind(works: Iterable[Callable[[], np.ndarray]]) -> Iterator[np.ndarray]:

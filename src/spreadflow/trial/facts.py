@@ -59,8 +59,8 @@ def needs_wide(config: Config) -> bool:
     return spread_reads or stage1_reads or mosaic_reads
 
 
-def needs_pack(config: Config) -> bool:
-    """Whether reflections are chosen, and their pixels packed, for a later stage: wherever stage 1
-    refines lattices.
+def has_stage2(config: Config) -> bool:
+    """Whether reflections are chosen, their pixels packed, and their intensities refined: wherever
+    stage 1 refines lattices.
     """
     return has_model(config, "stage1")

@@ -132,6 +132,14 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
                 "reindex": reindexed,
                 "predict": product(config, "predict.h5"),
             }
+        case "stage2":
+            return {
+                TRIGGERS: named_by_sections(config, "stage1"),
+                **_learned_mosaicity(config),
+                "pack": product(config, "pack.h5"),
+                "stage1": product(config, "stage1.h5"),
+                "merge": product(config, "merge.h5"),
+            }
         case "spread":
             return {
                 TRIGGERS: named_by_sections(config, "spread", "stage1"),

@@ -126,6 +126,17 @@ class PackInputs:
 
 
 @dataclass(frozen=True)
+class Stage2Inputs:
+    """The packed pixels, the refined lattices, and the merge to start from and compare with."""
+
+    pack: Path
+    stage1: Path
+    merge: Path
+    mosaic: Path | None = None
+    """learned mosaic domains, where `stage1.mosaicity` is `learned`"""
+
+
+@dataclass(frozen=True)
 class SpreadInputs:
     """The shoeboxes that curves are refined against, and the refined lattices."""
 

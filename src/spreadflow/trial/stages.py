@@ -171,7 +171,7 @@ STAGES = (
         "too)",
         inputs=inputs.PredictInputs,
         outputs=("predict.h5", "predict.expt", "predict.refl"),
-        is_wanted=facts.needs_pack,
+        is_wanted=facts.has_stage2,
         memory_mb=2000,
         minutes=120,
     ),
@@ -181,9 +181,19 @@ STAGES = (
         "each with a checksum",
         inputs=inputs.PackInputs,
         outputs=("pack.h5",),
-        is_wanted=facts.needs_pack,
+        is_wanted=facts.has_stage2,
         memory_mb=2500,
         minutes=120,
+    ),
+    Stage(
+        word="stage2",
+        meaning="one intensity for each unique reflection, Friedel mates apart, from the pixels of "
+        "all lattices together, with σ and amplitudes; its Gram matrices are in `stage2.gram/`, "
+        "the intensities of each cycle in `stage2.cycles/`",
+        inputs=inputs.Stage2Inputs,
+        outputs=("stage2.h5", "stage2.mtz"),
+        is_wanted=facts.has_stage2,
+        memory_mb=3000,
     ),
     Stage(
         word="spread",

@@ -57,7 +57,8 @@ def _posterior(
     In F = √I the prior's density is ∝ F exp(−F²/mean) (acentric) or exp(−F²/(2 mean)) (centric).
     """
     lowest = np.sqrt(np.maximum(intensity - N_SIGMAS * sigma, 0.0))
-    reached = np.minimum(intensity + N_SIGMAS * sigma, np.maximum(LARGEST_MEAN * mean, intensity))
+    beyond = np.maximum(intensity, 0.0) + LARGEST_MEAN * mean
+    reached = np.minimum(intensity + N_SIGMAS * sigma, beyond)
     highest = np.sqrt(np.maximum(reached, N_SIGMAS * np.minimum(sigma, mean)))
     steps = (np.arange(N_POINTS) + 0.5) / N_POINTS
     F = lowest[:, None] + (highest - lowest)[:, None] * steps
@@ -71,7 +72,7 @@ def _posterior(
 
     amplitude = (weight * F).sum(axis=1)
     expected = (weight * I).sum(axis=1)
-    variance = np.maximum(expected - amplitude**2, 0.0)
+    variance = (weight * (F - amplitude[:, None]) ** 2).sum(axis=1)
     return Posterior(expected, amplitude, np.sqrt(variance))
 
 

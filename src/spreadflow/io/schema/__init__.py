@@ -19,6 +19,7 @@ from spreadflow.io.schema import (
     spectra,
     spread,
     stage1,
+    stage2,
     truth,
 )
 from spreadflow.io.schema.core import Dataset
@@ -26,7 +27,7 @@ from spreadflow.io.schema.truth import KINDS
 
 __all__ = ["FILES", "KINDS", "VERSION", "Dataset"]
 
-VERSION = 4
+VERSION = 5
 """Of the whole schema, in every file: a product of another version is refused."""
 
 FILES: dict[str, dict[str, Dataset]] = {
@@ -44,8 +45,10 @@ FILES: dict[str, dict[str, Dataset]] = {
     "stage1": stage1.DATASETS,
     "predict": predict.DATASETS,
     "gram": gram.DATASETS,
+    "stage2": stage2.DATASETS,
     "spread": spread.DATASETS,
     "truth": truth.DATASETS,
     "true_curves": truth.CURVES,
+    "true_intensities": truth.INTENSITIES,
 }
 """File kind → dataset path → description."""

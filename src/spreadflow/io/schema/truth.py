@@ -72,5 +72,16 @@ CURVES = table(
 )
 """The curves of their sites."""
 
+INTENSITIES = table(
+    "intensities",
+    {
+        "hkl": Column(
+            "int16", "", "unique reflections, conventional axes, Friedel mates apart", (3,)
+        ),
+        "f_squared": Column("float64", "electron²", "|F|² over the mean pulse of the file"),
+    },
+)
+"""The intensities of their crystal."""
+
 DATASETS: dict[str, Dataset] = SHOTS | LATTICES | DOMAINS | REFLECTIONS
-"""Of the group, but for the curves."""
+"""Of the group, but for the curves and intensities."""

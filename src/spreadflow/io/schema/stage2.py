@@ -1,0 +1,120 @@
+"""Product of `stage2`: one intensity for each unique reflection, from the pixels of all
+lattices.
+"""
+
+from spreadflow.io.schema import merge
+from spreadflow.io.schema.core import (
+    NOT_USED,
+    PIXEL_DEVIATIONS,
+    Column,
+    Dataset,
+    lattice_identity,
+    table,
+)
+
+MERGED = table(
+    "merged",
+    {
+        "hkl": Column("int32", "", "asymmetric unit (CCP4)", (3,)),
+        "friedel": Column("int8", "", "+1 = I(+), -1 = I(-), 0 = centric"),
+        "intensity": Column("float64", "", "I, on the scale of what it starts from"),
+        "sigma": Column(
+            "float64", "", "standard deviation, scatter among lattices considered; no common scale"
+        ),
+        "half": Column(
+            "float64",
+            "",
+            "I from the half sets by hash of (shot_id, k)",
+            (2,),
+            not_finite="NaN = none",
+        ),
+        "n": Column("int32", "", "lattices that recorded it"),
+        "amplitude": Column("float64", "", "F after French & Wilson"),
+        "amplitude_sigma": Column("float64", "", "its standard deviation"),
+        "start": Column("float64", "", "I that the refinement started from"),
+        "merge": Column("float64", "", "I of the merge", not_finite="NaN = not merged"),
+        "merge_sigma": Column("float64", "", "its σ", not_finite="NaN = not merged"),
+    },
+)
+"""Unique reflections that a lattice recorded, Friedel mates apart."""
+
+MERGE_BINS = {
+    path.replace("bins/", "merge_bins/"): dataset._replace(dims=("merge_bins", *dataset.dims[1:]))
+    for path, dataset in merge.BINS.items()
+}
+"""Statistics of the merge, in the same shells."""
+
+LATTICES = table(
+    "lattices",
+    {
+        **lattice_identity("reindex"),
+        "outcome": Column("uint8", "", "errors.SpreadOutcome"),
+        "log_volume": Column(
+            "float64", "", "ln of the unit cells that it has in the beam", not_finite=NOT_USED
+        ),
+        **PIXEL_DEVIATIONS,
+        "seconds": Column("float64", "s", "processor time spent on the lattice in the last cycle"),
+    },
+)
+"""How the lattices of the shoeboxes ended."""
+
+CYCLES = table(
+    "cycles",
+    {
+        "n_lattices": Column("int32", "", "lattices that were used"),
+        "change": Column("float64", "", "r.m.s. change of I in its σ, from the cycle before"),
+        "spread": Column("float64", "", "standard deviation of ln volume among lattices"),
+        "scatter": Column(
+            "float64",
+            "",
+            "of what lattices show of a reflection about its I, relative, beyond "
+            "noise and the channels",
+        ),
+        "held_out": Column(
+            "float64", "", "−ln L a lattice of each half's lattices with I of the other half"
+        ),
+        "held_out_before": Column(
+            "float64",
+            "",
+            "the same with I of the cycle before",
+            not_finite="NaN = it was the first",
+        ),
+        "model_error": Column(
+            "float64", "", "median over lattices of that of a pixel, relative to its Bragg photons"
+        ),
+        "n_iterations": Column("int32", "", "of all solves for the intensities"),
+        "seconds": Column("float64", "s", "processor time of the solves on the first rank"),
+    },
+)
+"""The cycles in which intensities and lattices were refined in turns."""
+
+SHELLS = table(
+    "shells",
+    {
+        "sigma_z": Column(
+            "float64",
+            "",
+            "r.m.s. of (data − model)/√variance over the pixels of the shoeboxes",
+            not_finite="NaN = none",
+        ),
+        "n_pixels": Column("int64", "px", "pixels fitted"),
+    },
+)
+"""How well pixels are explained, in the shells of `bins`."""
+
+SITES = table(
+    "sites",
+    {
+        "height": Column("float64", "", "peak within 1 Å of the site, in σ of the map"),
+        "height_merge": Column(
+            "float64",
+            "",
+            "the same with the merge's amplitudes",
+            not_finite="NaN = no merged pairs",
+        ),
+    },
+)
+"""Anomalous difference map at the sites of attribute `sites`."""
+
+DATASETS: dict[str, Dataset] = MERGED | merge.BINS | MERGE_BINS | LATTICES | CYCLES | SHELLS | SITES
+"""Of a whole product."""

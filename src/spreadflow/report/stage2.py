@@ -1,0 +1,208 @@
+"""Figures and picture of `stage2`: its intensities beside those of the merge."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from spreadflow.analysis.factors.agreement import Agreement, agreement
+from spreadflow.analysis.merging.merging import Unique
+from spreadflow.analysis.merging.statistics import correlation
+from spreadflow.errors import SpreadOutcome
+from spreadflow.io import store
+from spreadflow.io.truth import true_intensities
+from spreadflow.report import stage2_picture
+from spreadflow.report.checks import Check, Summaries, one_outcome_each
+from spreadflow.report.figures import median, outcome_counts
+from spreadflow.report.runs import manifest_of
+from spreadflow.report.style import percent, say
+
+ATTRIBUTES = (
+    "converged",
+    "mosaicity",
+    "sigma_kind",
+    "reduced_bytes",
+    "n_reductions",
+    "warnings",
+)
+"""Attributes of the product that are figures."""
+
+
+def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
+    """Return figures over all runs, and the picture."""
+    table = store.read(products[0], stage)
+    attributes = store.attributes(products[0], stage)
+    figures = _counts(table) | _statistics(table) | _cycles(table)
+    figures |= {name: attributes[name] for name in ATTRIBUTES if name in attributes}
+    figures["sites"] = _sites(table, attributes)
+    figures |= _against_truth(table, attributes, manifests)
+    return figures, stage2_picture.draw(table, figures)
+
+
+def headline(figures: dict[str, Any]) -> list[str]:
+    """Return what to know of the figures, one fact a line."""
+    lines = [
+        f"{say(figures['n_reflections'])} intensities from {say(figures['n_lattices'])} lattices "
+        f"in {figures['cycles']} cycles",
+        f"CC½ {say(figures['cc_half'])} (merge {say(figures['cc_half_merge'])}), CC ano "
+        f"{say(figures['cc_half_ano'])} (merge {say(figures['cc_half_ano_merge'])}), "
+        f"⟨I/σ⟩ {say(figures['i_over_sigma'])} (merge {say(figures['i_over_sigma_merge'])})",
+    ]
+    peaks = [
+        f"{site} {say(heights['height'])} σ (merge {say(heights['height_merge'])})"
+        for site, heights in figures["sites"].items()
+    ]
+    if peaks:
+        lines.append(f"anomalous peaks: {', '.join(peaks)}")
+    if figures["r_f"] is not None:
+        lines.append(
+            f"against the truth: R(F) {percent(_rounded(figures['r_f']))} (merge "
+            f"{percent(_rounded(figures['r_f_merge']))}), anomalous differences CC "
+            f"{say(figures['cc_ano'])} (merge {say(figures['cc_ano_merge'])})"
+        )
+    if not figures["converged"]:
+        lines.append(f"not converged: the last cycle moved I by {say(figures['change'])} σ")
+    return lines
+
+
+def checks(summaries: Summaries) -> list[Check]:
+    """Return the counts that must agree."""
+    if "stage2" not in summaries:
+        return []
+    figures = summaries["stage2"]
+    of_stage = [one_outcome_each("lattice of stage2", figures, "n_lattices_in")]
+    if "pack" in summaries:
+        n_packed = summaries["pack"]["n_lattices"]
+        statement = "each packed lattice reaches stage2"
+        of_stage.append(Check(statement, n_packed, figures["n_lattices_in"]))
+    return of_stage
+
+
+def _rounded(share: float) -> float:
+    """Return a share to a hundredth of a per cent."""
+    return round(share, 4)
+
+
+def _counts(table: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return the numbers of lattices and reflections."""
+    outcome = table["lattices/outcome"]
+    used = outcome == SpreadOutcome.USED
+    n = table["merged/n"]
+    return {
+        "n_lattices_in": len(outcome),
+        "n_lattices": int(used.sum()),
+        "outcomes": outcome_counts(outcome, SpreadOutcome),
+        "n_reflections": len(n),
+        "multiplicity": float(n.mean()) if len(n) else None,
+        "seconds_per_lattice": median(table["lattices/seconds"][used]),
+        "model_error": median(table["lattices/model_error"][used]),
+        "sigma_z": median(table["lattices/sigma_z"][used]),
+    }
+
+
+def _statistics(table: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return how well half sets agree, and how strong intensities are, beside the merge."""
+    half = table["merged/half"]
+    both = np.isfinite(half).all(axis=1)
+    figures: dict[str, Any] = {
+        "cc_half": _finite(correlation(*half[both].T)),
+        "n_pairs": int(both.sum()),
+    }
+    for suffix, bins in (("", "bins"), ("_merge", "merge_bins")):
+        n = table[f"{bins}/n_measured"]
+        strength = np.nan_to_num(table[f"{bins}/i_over_sigma"])
+        figures[f"i_over_sigma{suffix}"] = float(n @ strength / n.sum()) if n.sum() else None
+        figures[f"cc_half_ano{suffix}"] = _mean(table, bins, "cc_ano", "n_pairs_ano")
+        figures[f"n_measured{suffix}"] = int(n.sum())
+    figures["cc_half_merge"] = _mean(table, "merge_bins", "cc_half", "n_pairs")
+    return figures
+
+
+def _mean(table: dict[str, np.ndarray], bins: str, name: str, weight: str) -> float | None:
+    """Return the mean of a column of bins by its number of pairs; None where there are none."""
+    values = table[f"{bins}/{name}"]
+    n = np.where(np.isfinite(values), table[f"{bins}/{weight}"], 0)
+    return float(n @ np.nan_to_num(values) / n.sum()) if n.sum() else None
+
+
+def _finite(value: float) -> float | None:
+    """Return a number, or None in place of NaN."""
+    return value if np.isfinite(value) else None
+
+
+def _cycles(table: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return the figures of the last cycle, and those of all."""
+    names = ("change", "spread", "scatter", "held_out", "held_out_before", "seconds")
+    rows = [
+        {name: _finite(float(table[f"cycles/{name}"][row])) for name in names}
+        for row in range(len(table["cycles/change"]))
+    ]
+    last = {name: rows[-1][name] for name in ("change", "spread", "scatter")}
+    n_lattices = table["cycles/n_lattices"][-1]
+    seconds = rows[-1]["seconds"]
+    return {
+        "cycles": len(rows),
+        "of_cycles": rows,
+        **last,
+        "seconds_solve_per_lattice": None if seconds is None else seconds / n_lattices,
+    }
+
+
+def _sites(table: dict[str, np.ndarray], attributes: dict[str, Any]) -> dict[str, dict]:
+    """Return the heights of the anomalous map at each site."""
+    names = ("height", "height_merge")
+    return {
+        site: {name: _finite(float(table[f"sites/{name}"][row])) for name in names}
+        for row, site in enumerate(attributes["sites"])
+        if row < len(table["sites/height"])
+    }
+
+
+NO_TRUTH = dict.fromkeys(("r_f", "r_f_merge", "cc_ano", "cc_ano_merge", "n_true", "pull_sd"))
+"""Figures of runs that were not simulated."""
+
+
+def _against_truth(
+    table: dict[str, np.ndarray], attributes: dict[str, Any], manifests: list[Path]
+) -> dict[str, Any]:
+    """Return how near the intensities, and those of the merge, are to the true ones, on the
+    reflections that both have; None where runs were not simulated.
+    """
+    manifest = manifest_of(attributes["runs"][0], manifests)
+    true = true_intensities(manifest) if manifest else None
+    if true is None or not len(true.hkl):
+        return dict(NO_TRUTH)
+    unique = Unique(np.array(attributes["cell"]), attributes["space_group"], attributes["d_min"])
+    reference = np.full(len(unique), np.nan)
+    _put(reference, unique, true.hkl, true.f_squared)
+    sign = np.where(table["merged/friedel"] < 0, -1, 1)[:, None]
+    hkl = sign * table["merged/hkl"]
+    columns = {}
+    for name in ("intensity", "sigma", "merge", "merge_sigma"):
+        columns[name] = np.full(len(unique), np.nan)
+        _put(columns[name], unique, hkl, table[f"merged/{name}"])
+    is_common = np.isfinite(list(columns.values())).all(axis=0) & np.isfinite(reference)
+    if is_common.sum() < 3:
+        return dict(NO_TRUTH)
+
+    def compared(intensity: str, sigma: str) -> Agreement:
+        return agreement(unique, columns[intensity], columns[sigma], reference, is_common)
+
+    ours = compared("intensity", "sigma")
+    of_merge = compared("merge", "merge_sigma")
+    return {
+        "r_f": ours.r_f,
+        "r_f_merge": of_merge.r_f,
+        "cc_ano": _finite(ours.cc_ano),
+        "cc_ano_merge": _finite(of_merge.cc_ano),
+        "n_true": ours.n,
+        "pull_sd": float(np.sqrt(np.mean(np.square(ours.pull_sd)))),
+    }
+
+
+def _put(values: np.ndarray, unique: Unique, hkl: np.ndarray, column: np.ndarray) -> None:
+    """Put a column (n,) of indices (n, 3) into the rows of `unique`."""
+    row = unique.rows(hkl.astype(np.int32))
+    is_unique = row >= 0
+    values[row[is_unique]] = column[is_unique]

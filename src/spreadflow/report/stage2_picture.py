@@ -1,0 +1,126 @@
+"""The picture of `stage2`."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from spreadflow.report import style
+from spreadflow.report.style import say
+
+WIDEST_DEVIATION = 5
+"""Normalised deviations beyond this are drawn in the end bins."""
+
+
+def draw(table: dict[str, np.ndarray], figures: dict[str, Any]) -> Figure:
+    """Draw agreement and strength beside the merge, how well pixels are explained, the cycles, and
+    peaks.
+    """
+    page = style.page(
+        "stage2: one intensity for each unique reflection, from the pixels of all lattices",
+        f"{say(figures['n_lattices'])} lattices · {say(figures['n_reflections'])} reflections · "
+        f"{figures['cycles']} cycles, the last moved I by {say(figures['change'])} σ · "
+        f"scatter among lattices {say(figures['scatter'])} · CC½ {say(figures['cc_half'])} "
+        f"(merge {say(figures['cc_half_merge'])})",
+    )
+    by_resolution, others = page.subplots(2, 3)
+    panels = zip(by_resolution, (_correlations, _strength, _pixels), strict=True)
+    for axes, draw_panel in panels:
+        draw_panel(axes, table)
+        _resolution_axis(axes, table)
+    _against_merge(others[0], table)
+    _cycles(others[1], table)
+    _peaks(others[2], figures)
+    return page
+
+
+def _inverse_square_d(table: dict[str, np.ndarray], bins: str = "bins") -> np.ndarray:
+    """Return (bin,) the middle of each resolution bin in 1/d², Å⁻²."""
+    return 0.5 * (table[f"{bins}/d_max"] ** -2.0 + table[f"{bins}/d_min"] ** -2.0)
+
+
+def _resolution_axis(axes: Any, table: dict[str, np.ndarray]) -> None:
+    """Label an axis of 1/d² with d."""
+    edges = table["bins/d_min"]
+    shown = edges[:: max(1, len(edges) // 5)]
+    axes.set_xticks(shown**-2.0, [f"{d:.2f}" for d in shown])
+    axes.set_xlabel("d, Å")
+
+
+def _correlations(axes: Any, table: dict[str, np.ndarray]) -> None:
+    """Draw CC½ and CC ano by resolution, solid, beside the merge's, dashed."""
+    s2 = _inverse_square_d(table)
+    for name, color, label in (("cc_half", style.BLUE, "CC½"), ("cc_ano", style.ORANGE, "CC ano")):
+        axes.plot(s2, table[f"bins/{name}"], "o-", ms=4, color=color, label=label)
+        axes.plot(s2, table[f"merge_bins/{name}"], "--", color=color, label=f"{label}, merge")
+    axes.axhline(0, color=style.PALE, lw=0.8)
+    lowest = min(-0.3, axes.get_ylim()[0])
+    axes.set(title="half sets against each other", ylim=(lowest, 1.03))
+    axes.legend(ncols=2)
+
+
+def _strength(axes: Any, table: dict[str, np.ndarray]) -> None:
+    """Draw I/σ by resolution beside the merge's."""
+    s2 = _inverse_square_d(table)
+    axes.plot(s2, table["bins/i_over_sigma"], "o-", ms=4, color=style.GREEN, label="stage 2")
+    axes.plot(s2, table["merge_bins/i_over_sigma"], "--", color=style.GREEN, label="merge")
+    axes.set(title="⟨I/σ⟩", ylim=(0, 1.1 * max(axes.dataLim.y1, 1e-9)))
+    axes.legend()
+
+
+def _pixels(axes: Any, table: dict[str, np.ndarray]) -> None:
+    """Draw r.m.s. deviations of pixels by resolution: 1 where the model is right."""
+    s2 = _inverse_square_d(table)
+    axes.plot(s2, table["shells/sigma_z"], "o-", ms=4, color=style.PURPLE)
+    axes.axhline(1, color=style.INK, lw=0.8)
+    axes.set(title="Z of the pixels: r.m.s. (data − model)/σ", ylim=(0, None))
+
+
+def _against_merge(axes: Any, table: dict[str, np.ndarray]) -> None:
+    """Draw intensities against those of the merge."""
+    x = table["merged/merge"]
+    y = table["merged/intensity"]
+    is_shown = (np.nan_to_num(x) > 0) & (y > 0)
+    axes.set_title("intensity, against that of the merge")
+    if not is_shown.any():
+        style.empty(axes, "no reflection is in both")
+        return
+    axes.loglog(x[is_shown], y[is_shown], ".", ms=3, alpha=0.25, mew=0)
+    limits = np.percentile(np.concatenate([x[is_shown], y[is_shown]]), [0.5, 99.9])
+    axes.plot(limits, limits, color=style.INK, lw=0.8)
+    axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel="merge", ylabel="stage 2")
+
+
+def _cycles(axes: Any, table: dict[str, np.ndarray]) -> None:
+    """Draw what the cycles changed."""
+    number = np.arange(1, len(table["cycles/change"]) + 1)
+    series = (
+        ("change", "change of I, σ", style.BLUE),
+        ("scatter", "scatter among lattices", style.ORANGE),
+        ("spread", "spread of ln volume", style.GREEN),
+        ("model_error", "error of a pixel's model", style.PURPLE),
+    )
+    for name, label, color in series:
+        axes.semilogy(
+            number, np.maximum(table[f"cycles/{name}"], 1e-4), "o-", color=color, label=label
+        )
+    axes.set(title="cycles", xlabel="cycle", xticks=number)
+    axes.legend()
+
+
+def _peaks(axes: Any, figures: dict[str, Any]) -> None:
+    """Draw the heights of the anomalous difference map at the sites, beside the merge's."""
+    axes.set_title("anomalous difference map at the sites, σ")
+    sites = list(figures["sites"])
+    if not sites:
+        style.empty(axes, "no site, or no model to phase the map with")
+        return
+    place = np.arange(len(sites))
+    for shift, name, color, label in (
+        (-0.2, "height", style.BLUE, "stage 2"),
+        (0.2, "height_merge", style.GREY, "merge"),
+    ):
+        heights = [figures["sites"][site][name] or 0.0 for site in sites]
+        axes.bar(place + shift, heights, 0.4, color=color, label=label)
+    axes.set_xticks(place, sites)
+    axes.legend()

@@ -1,0 +1,471 @@
+"""stage2: one intensity for each unique reflection, Friedel mates apart, from the pixels of all
+lattices together. Writes stage2.h5, stage2.mtz, and of each cycle its Gram matrices and an MTZ.
+
+Lattices are refined against their pixels with the intensities of the cycle before, and reduced to
+Gram matrices, block by block; then the intensities are refined from these alone.
+"""
+
+import time
+from collections.abc import Iterator
+from logging import Logger
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from spreadflow import build
+from spreadflow.analysis.factors import french_wilson
+from spreadflow.analysis.factors.solution import Restraint
+from spreadflow.analysis.merging import merging, statistics
+from spreadflow.config import Stage2Config
+from spreadflow.errors import FileError, SpreadOutcome
+from spreadflow.io import factor_files, mtz, shoebox_blocks, store
+from spreadflow.io.factor_files import FactorFiles
+from spreadflow.io.mosaic import mosaic_of_lattices
+from spreadflow.io.shoebox_blocks import ShoeboxBlock
+from spreadflow.log import logger, warn
+from spreadflow.models import MosaicOfLattice
+from spreadflow.parallel import World
+from spreadflow.physics import unit_cell
+from spreadflow.recipes import intensities, stage2
+from spreadflow.recipes.gram import ExpandedLattice
+from spreadflow.recipes.intensities import Merged, Reflections
+from spreadflow.recipes.lattice import RunModel, Start, unpack
+from spreadflow.recipes.run_model import run_models
+from spreadflow.recipes.stage2 import Intensities, OwnBatch
+from spreadflow.recipes.stage2_checks import stage2_warnings
+from spreadflow.stages import blocks as skeleton
+from spreadflow.stages.expansions import (
+    Expansion,
+    LatticeRow,
+    StartsOfBlock,
+    expanded_block,
+    starts_again,
+    starts_from,
+    unknowns_of,
+)
+from spreadflow.stages.pixel_models import inputs_of, sections_of
+
+DIGITS = 4
+"""Digits to which the intensities of an expansion are rounded: rounding errors of sums must not
+change the key of a cycle.
+"""
+
+LATTICE_COLUMNS = ("run", "shot_id", "k", "outcome", "model_error", "sigma_z", "seconds")
+"""Columns of `lattices` that the product takes over from the last cycle."""
+
+JUDGED = ("lattices/", "boxes/d", "boxes/n_pixels", "boxes/sigma_z")
+"""Datasets of the last cycle from which the product's tables are made."""
+
+
+class Context(NamedTuple):
+    """What all cycles share."""
+
+    config: Stage2Config
+    pack: Path
+    blocks: list[ShoeboxBlock]
+    models: list[RunModel]
+    """of each run"""
+    mosaic_of: MosaicOfLattice
+    unknowns: list[str]
+    """of the lattices of stage 1"""
+    reflections: Reflections
+    files: FactorFiles
+    merge: Path
+    log: Logger
+    world: World
+
+
+class Cycle(NamedTuple):
+    """A finished cycle."""
+
+    parts: store.Parts
+    refined: Intensities
+    figures: dict[str, float]
+    """its row of the table `cycles`"""
+
+
+def run(
+    config: Stage2Config,
+    *,
+    pack: Path,
+    stage1: Path,
+    merge: Path,
+    mosaic: Path | None = None,
+    out: Path,
+    world: World,
+    word: str = "stage2",
+) -> None:
+    """Write <word>.h5 and <word>.mtz.
+
+    pack: packed shoeboxes; stage1: the refined lattices; merge: merged intensities of the same
+    lattices; mosaic: the mosaicity that stage 1 used, where that was learned.
+    """
+    section = config.stage2
+    log = logger(word, world)
+    files = factor_files.read(config.structure_factors)
+    recording = shoebox_blocks.read_recording(pack, "pack")
+    models = run_models(config, recording, word, files)
+    cell = unit_cell.degrees(build.cell(config.structure_factors))
+    context = Context(
+        config=config,
+        pack=pack,
+        blocks=shoebox_blocks.blocks_of(pack, "pack", section.block_lattices),
+        models=models,
+        mosaic_of=mosaic_of_lattices(config.stage1, mosaic),
+        unknowns=unknowns_of(stage1, config.stage1),
+        reflections=_reflections(config, models[0], cell, recording.photons, merge),
+        files=files,
+        merge=merge,
+        log=log,
+        world=world,
+    )
+    inputs = inputs_of(config, [pack, stage1, merge, mosaic, config.stage1.domains])
+    reduced = _Reduction(world)
+    cycles = _cycles(context, out, inputs, starts_from(stage1), reduced)
+    last = cycles[-1]
+    tables = _tables(context, cycles)
+    attributes = _attributes(context, cycles, reduced)
+    attributes |= {"runs": recording.attributes["runs"], "inputs": inputs}
+    warnings = stage2_warnings(section, [cycle.figures for cycle in cycles], tables, attributes)
+    attributes["warnings"] = warn(log, warnings)
+    key = store.digest(section.model_dump(mode="json"), inputs)
+    columns = {
+        f"{table}/{name}": column
+        for table, of_table in tables.items()
+        for name, column in of_table.items()
+    }
+
+    def write() -> None:
+        _write_mtz(context, out.with_suffix(".mtz"), last.refined)
+        store.write(out, word, columns, key=key, **attributes)
+
+    world.once(write)
+
+
+def _reflections(
+    config: Stage2Config, model: RunModel, cell: np.ndarray, photons: np.ndarray, merge: Path
+) -> Reflections:
+    """Return the unique reflections and where they start. photons: (channel,) of all pulses."""
+    of_model = intensities.from_model(model.factors, cell, model.space_group, photons)
+    if config.stage2.start == "model":
+        return of_model
+    table = store.read(merge, "merge", ["merged/"])
+    sign = np.where(table["merged/friedel"] < 0, -1, 1)[:, None]
+    merged = Merged(sign * table["merged/hkl"], table["merged/intensity"], table["merged/sigma"])
+    try:
+        return intensities.from_merge(of_model, merged)
+    except ValueError as error:
+        expected = "intensities of the crystal of stage1.structure_factors"
+        raise FileError(merge, expected, error, "Look at merge.png.") from None
+
+
+class _Reduction:
+    """Sums over the ranks, and what they cost."""
+
+    def __init__(self, world: World):
+        self._world = world
+        self.n_bytes = 0
+        """that each rank has given to sums"""
+        self.n_sums = 0
+
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        """Return the sum of an array over the ranks. Collective."""
+        self.n_bytes += array.nbytes
+        self.n_sums += 1
+        return self._world.total(array)
+
+
+# ---------------------------------------------------------------- cycles
+
+
+def _cycles(
+    context: Context, out: Path, inputs: list, starts: StartsOfBlock, reduced: _Reduction
+) -> list[Cycle]:
+    """Refine lattices and intensities in turns, until the intensities rest, or lattices that were
+    held out are no longer likelier.
+
+    The key of a cycle's matrices is made of the key of the cycle before and of the intensities that
+    they are expanded about.
+    """
+    config = context.config
+    section = config.stage2
+    reflections = context.reflections
+    key = store.digest(sections_of(config, config.stage1), inputs)
+    n_axes = config.stage1.n_cells_axes
+    problem = stage2.Problem(
+        reflections=reflections,
+        direction=intensities.volume_direction(context.unknowns, n_axes),
+        restraint=_restraint(context),
+        seed=config.seed,
+        add=reduced,
+    )
+    about = intensities.modelled(reflections, reflections.intensity)
+    cycles: list[Cycle] = []
+    while True:
+        number = len(cycles) + 1
+        about = _rounded(about)
+        key = store.digest(key, about.tobytes())
+        ids = [block.ids for block in context.blocks]
+        parts = store.Parts(out.with_suffix(".gram") / f"{number}.h5", "gram", key, ids)
+        _expand(context, parts, starts, about, number)
+        before = cycles[-1].refined if cycles else None
+        start_time = time.process_time()
+        refined = stage2.refine(problem, _batches(context, parts), about, before)
+        figures = _figures(context, parts, refined, about)
+        figures["seconds"] = time.process_time() - start_time
+        cycles.append(Cycle(parts, refined, figures))
+        mtz_of_cycle = out.with_suffix(".cycles") / f"{number}.mtz"
+        context.world.once(lambda: _write_mtz(context, mtz_of_cycle, refined))  # noqa: B023
+        words = "cycle %d: %d lattices, I moved by %.3g σ (r.m.s.), held out %.6g -> %.6g"
+        held_out = (refined.held_out_before, refined.held_out)
+        context.log.info(words, number, figures["n_lattices"], figures["change"], *held_out)
+        if figures["change"] < section.converged or number == section.max_cycles:
+            return cycles
+        if refined.held_out >= refined.held_out_before:
+            return cycles
+        about = intensities.modelled(reflections, refined.intensity)
+        starts = starts_again(parts)
+
+
+def _restraint(context: Context) -> Restraint | None:
+    """Return the restraint of the intensities to those they start from."""
+    sigma = context.config.stage2.restraint_sigma
+    reflections = context.reflections
+    if sigma is None:
+        return None
+    start = intensities.modelled(reflections, reflections.intensity)
+    precision = np.where(reflections.is_measured, (sigma * start) ** -2.0, 0.0)
+    return Restraint(start, precision)
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """Return positive values (n,) rounded to `DIGITS` digits."""
+    unit = 10.0 ** (np.floor(np.log10(values)) - (DIGITS - 1))
+    return np.round(values / unit) * unit
+
+
+def _expand(
+    context: Context, parts: store.Parts, starts: StartsOfBlock, about: np.ndarray, cycle: int
+) -> None:
+    """Make all parts of a cycle, expanded about intensities (reflection,)."""
+    reflections = context.reflections
+    factors = intensities.flat_factors(context.models[0].factors, reflections, about)
+    models = [model._replace(factors=factors) for model in context.models]
+    expansion = Expansion(
+        shoeboxes=context.pack,
+        kind="pack",
+        blocks=context.blocks,
+        unknowns=context.unknowns,
+        n_channels=len(models[0].energies_ev),
+        log=context.log,
+    )
+
+    def expand(columns: dict[str, np.ndarray], row: LatticeRow, start: Start) -> ExpandedLattice:
+        lattice = unpack(columns, row.row)
+        mosaic = context.mosaic_of(row.shot_id, row.k)
+        pixels = context.config.stage1
+        model = models[row.run]
+        return intensities.expand_flat(lattice, mosaic, model, reflections, pixels, start)
+
+    def make(block: int) -> dict[str, np.ndarray]:
+        return expanded_block(expansion, block, starts(block), expand)
+
+    skeleton.run(parts, make, f"stage2, cycle {cycle}", context.world)
+    parts.finish(
+        context.world,
+        sites=[],
+        energies_ev=models[0].energies_ev,
+        unknowns=context.unknowns,
+        cycle=cycle,
+        curves=np.empty((0, 2, len(models[0].energies_ev))),
+    )
+
+
+def _batches(context: Context, parts: store.Parts) -> stage2.Batches:
+    """Return the function that reads the batches of this rank, each time anew: they need not all
+    be in memory.
+    """
+    world = context.world
+    unique = context.reflections.unique
+
+    def batches() -> Iterator[OwnBatch]:
+        for block in range(world.rank, len(parts.keys), world.size):
+            columns = parts.read(block)
+            used = columns["lattices/outcome"] == SpreadOutcome.USED
+            shot_id = columns["lattices/shot_id"][used]
+            half = merging.half_sets(shot_id, columns["lattices/k"][used])
+            yield OwnBatch(block, intensities.batch_of(columns, unique), half)
+
+    return batches
+
+
+def _figures(
+    context: Context, parts: store.Parts, refined: Intensities, about: np.ndarray
+) -> dict[str, float]:
+    """Return the row of the table `cycles` of a cycle. Raises FileError where no lattice can be
+    used.
+    """
+    names = ["lattices/outcome", "lattices/model_error"]
+    columns = [parts.read(block, names) for block in range(len(parts.keys))]
+    outcome = np.concatenate([of_part[names[0]] for of_part in columns])
+    error = np.concatenate([of_part[names[1]] for of_part in columns])
+    used = outcome == SpreadOutcome.USED
+    if not used.any():
+        found = f"{len(used)} of which none can be"
+        todo = "Look at stage1.png and predict.png."
+        raise FileError(context.pack, "lattices of which one can be used", found, todo)
+    is_known = np.isfinite(refined.sigma)
+    moved = (refined.intensity - about)[is_known] / refined.sigma[is_known]
+    return {
+        "n_lattices": int(used.sum()),
+        "change": float(np.sqrt(np.mean(moved**2))),
+        "spread": refined.spread,
+        "scatter": refined.fraction,
+        "held_out": refined.held_out,
+        "held_out_before": refined.held_out_before,
+        "model_error": float(np.median(error[used])),
+        "n_iterations": refined.n_iterations,
+    }
+
+
+# ---------------------------------------------------------------- the product
+
+
+def _amplitudes(reflections: Reflections, refined: Intensities) -> french_wilson.Posterior:
+    """Return amplitudes of the reflections that a lattice recorded."""
+    known = np.flatnonzero(np.isfinite(refined.sigma))
+    unique = reflections.unique
+    shell = unique.shell[known]
+    intensity = refined.intensity[known]
+    everyone = np.ones(len(known), dtype=bool)
+    means = french_wilson.shell_means(intensity, everyone, shell, merging.N_SHELLS)
+    sigma = refined.sigma[known]
+    centric = reflections.is_centric[known]
+    return french_wilson.posterior(intensity, sigma, means[shell], centric)
+
+
+def _write_mtz(context: Context, path: Path, refined: Intensities) -> None:
+    """Write the intensities and amplitudes of a cycle."""
+    known = np.flatnonzero(np.isfinite(refined.sigma))
+    unique = context.reflections.unique
+    amplitudes = _amplitudes(context.reflections, refined)
+    of_merge = store.attributes(context.merge, "merge")
+    mtz.write_merged(
+        path,
+        mtz.MergedTable(
+            hkl=unique.hkl[known],
+            friedel=unique.friedel[known],
+            intensity=refined.intensity[known],
+            sigma=refined.sigma[known],
+            n=refined.n[known],
+        ),
+        mtz.Amplitudes(amplitudes.amplitude, amplitudes.amplitude_sigma),
+        cell=np.array(of_merge["cell"]),
+        space_group=of_merge["space_group"],
+        wavelength=of_merge["wavelength_ang"],
+        history="spreadflow stage2",
+    )
+
+
+def _tables(context: Context, cycles: list[Cycle]) -> dict[str, dict[str, np.ndarray]]:
+    """Return the tables of the product."""
+    last = cycles[-1]
+    refined = last.refined
+    reflections = context.reflections
+    unique = reflections.unique
+    known = np.flatnonzero(np.isfinite(refined.sigma))
+    amplitudes = _amplitudes(reflections, refined)
+    read = store.read(last.parts.product, "gram", JUDGED)
+    names = [*cycles[0].figures]
+    is_known = np.isfinite(refined.sigma)
+    refined_merged = merging.Merged(
+        intensity=np.where(is_known, refined.intensity, np.nan),
+        sigma=refined.sigma,
+        half=refined.half,
+        n=np.where(is_known, refined.n, 0),
+        chi2=np.zeros(len(unique)),
+    )
+    merged = _merged(context.merge, unique)
+    n_bins = context.config.stage2.n_bins
+    scale = read["lattices/scale"]
+    n_cells = read["lattices/n_cells"]
+    lattices = {name: read[f"lattices/{name}"] for name in LATTICE_COLUMNS}
+    lattices["log_volume"] = np.log(scale) + np.log(n_cells).sum(axis=1)
+    return {
+        "merged": {
+            "hkl": unique.hkl[known],
+            "friedel": unique.friedel[known],
+            "intensity": refined.intensity[known],
+            "sigma": refined.sigma[known],
+            "half": refined.half[known],
+            "n": refined.n[known],
+            "amplitude": amplitudes.amplitude,
+            "amplitude_sigma": amplitudes.amplitude_sigma,
+            "start": reflections.intensity[known],
+            "merge": merged.intensity[known],
+            "merge_sigma": merged.sigma[known],
+        },
+        "bins": statistics.in_bins(refined_merged, unique, n_bins)._asdict(),
+        "merge_bins": statistics.in_bins(merged, unique, n_bins)._asdict(),
+        "lattices": lattices,
+        "cycles": {name: np.array([cycle.figures[name] for cycle in cycles]) for name in names},
+        "shells": _shells(read, unique.d_min, n_bins),
+        "sites": _peaks(context, refined, amplitudes),
+    }
+
+
+def _merged(path: Path, unique: merging.Unique) -> merging.Merged:
+    """Return the merged intensities in the rows of `unique`."""
+    table = store.read(path, "merge", ["merged/"])
+    sign = np.where(table["merged/friedel"] < 0, -1, 1)[:, None]
+    row = unique.rows(sign * table["merged/hkl"])
+    is_unique = row >= 0
+    n = len(unique)
+    columns = {
+        "intensity": np.full(n, np.nan),
+        "sigma": np.full(n, np.nan),
+        "half": np.full((n, 2), np.nan),
+        "n": np.zeros(n, dtype=np.int64),
+        "chi2": np.zeros(n),
+    }
+    for name, column in columns.items():
+        column[row[is_unique]] = table[f"merged/{name}"][is_unique]
+    return merging.Merged(**columns)
+
+
+def _shells(read: dict[str, np.ndarray], d_min: float, n_bins: int) -> dict[str, np.ndarray]:
+    """Return how well pixels are explained by resolution. read: columns of the last cycle."""
+    n_pixels = read["boxes/n_pixels"].astype(np.float64)
+    squares = np.nan_to_num(read["boxes/sigma_z"].astype(np.float64)) ** 2 * n_pixels
+    shell = merging.shells(read["boxes/d"], d_min, n_bins)
+    n = np.bincount(shell, n_pixels, n_bins)
+    with np.errstate(invalid="ignore"):
+        sigma_z = np.sqrt(np.bincount(shell, squares, n_bins) / n)
+    return {"sigma_z": sigma_z, "n_pixels": n.astype(np.int64)}
+
+
+def _peaks(
+    context: Context, refined: Intensities, amplitudes: french_wilson.Posterior
+) -> dict[str, np.ndarray]:
+    """Return the heights of the anomalous difference map at the sites."""
+    return {"height": np.empty(0), "height_merge": np.empty(0)}
+
+
+def _attributes(context: Context, cycles: list[Cycle], reduced: _Reduction) -> dict[str, Any]:
+    """Return the attributes of the product."""
+    section = context.config.stage2
+    last = cycles[-1].figures
+    of_merge = store.attributes(context.merge, "merge")
+    return {
+        "config": section.model_dump(mode="json"),
+        "space_group": of_merge["space_group"],
+        "cell": of_merge["cell"],
+        "d_min": context.reflections.unique.d_min,
+        "mosaicity": context.config.stage1.mosaicity,
+        "sites": [site.label for site in context.config.structure_factors.sites],
+        "sigma_kind": "fisher with scatter among lattices",
+        "converged": last["change"] < section.converged,
+        "reduced_bytes": reduced.n_bytes,
+        "n_reductions": reduced.n_sums,
+    }

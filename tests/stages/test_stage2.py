@@ -1,0 +1,172 @@
+"""The stage stage2 on lattices whose truth is known: its products follow from its Gram matrices,
+and it goes on where it was killed.
+"""
+
+import shutil
+from types import SimpleNamespace
+
+import gemmi
+import numpy as np
+import pytest
+
+from spreadflow.config import for_stage, parse, section
+from spreadflow.errors import FileError, SpreadOutcome
+from spreadflow.io import store
+from spreadflow.io.shoebox_blocks import read_recording
+from spreadflow.parallel import World
+from spreadflow.recipes import intensities
+from spreadflow.recipes.run_model import run_models
+from spreadflow.stages import stage2 as stage
+
+pytestmark = pytest.mark.stage
+
+
+def configured(stage2_run, **keys):
+    tree = stage2_run.tree
+    own = {"block_lattices": 1, "max_cycles": 2, "n_bins": 3} | keys
+    return for_stage(section(parse(tree | {"stage2": own}), "stage2"), "stage2")
+
+
+def run(stage2_run, out, **keys):
+    stage.run(
+        configured(stage2_run, **keys),
+        pack=stage2_run.pack,
+        stage1=stage2_run.stage1,
+        merge=stage2_run.merge,
+        out=out,
+        world=World(),
+    )
+    return store.read(out, "stage2")
+
+
+@pytest.fixture(scope="module")
+def stage2_run(wide_run, filled, tmp_path_factory) -> SimpleNamespace:
+    """The wide run as `pack` stores it, with merged intensities that are the model's, 5 % off."""
+    folder = tmp_path_factory.mktemp("stage2")
+    attributes = store.attributes(wide_run.wide, "wide")
+    parts = store.Parts(folder / "pack.h5", "pack", "packed", [[1, 2], [3, 4]])
+    for n, key in enumerate(store.part_keys(wide_run.wide, "wide")):
+        columns = store.read_part(wide_run.wide, "wide", n, key)
+        parts.write(n, {name: column for name, column in columns.items() if name})
+    names = ("runs", "space_group", "detectors", "polarizations", "config")
+    parts.finish(World(), **{name: attributes[name] for name in names})
+
+    made = SimpleNamespace(
+        pack=folder / "pack.h5",
+        stage1=wide_run.stage1,
+        merge=folder / "merge.h5",
+        tree=wide_run.tree,
+    )
+    config = configured(made)
+    recording = read_recording(made.pack, "pack")
+    factors = run_models(config, recording, "stage2")[0].factors
+    cell = config.structure_factors.cell
+    model = intensities.from_model(factors, np.array(cell), "P 1", recording.photons)
+    unique = model.unique
+    rng = np.random.default_rng(4)
+    n = len(unique)
+    noisy = model.intensity * (1.0 + 0.05 * rng.standard_normal(n))
+    merged = {
+        "merged/hkl": unique.hkl,
+        "merged/friedel": unique.friedel,
+        "merged/intensity": 3.0 * noisy,
+        "merged/sigma": 0.15 * model.intensity,
+        "merged/half": np.repeat(3.0 * noisy[:, None], 2, axis=1),
+        "merged/n": np.full(n, 2),
+    }
+    columns = filled("merge", {"merged": n, "lattices": 4, "bins": 1}, merged)
+    wavelength = 1.7
+    store.write(
+        made.merge,
+        "merge",
+        columns,
+        key="merge",
+        cell=cell,
+        space_group="P 1",
+        wavelength_ang=wavelength,
+    )
+    made.model = model
+    return made
+
+
+@pytest.fixture(scope="module")
+def product(stage2_run, tmp_path_factory) -> SimpleNamespace:
+    out = tmp_path_factory.mktemp("product") / "stage2.h5"
+    return SimpleNamespace(out=out, columns=run(stage2_run, out))
+
+
+def test_each_lattice_has_one_end(product):
+    ends = product.columns["lattices/outcome"]
+    assert ends.tolist() == [SpreadOutcome.USED] * 3 + [SpreadOutcome.NOT_REFINED]
+    assert np.isfinite(product.columns["lattices/log_volume"]).tolist() == [True] * 3 + [False]
+
+
+def test_intensities_are_the_true_ones_within_sigma(stage2_run, product):
+    """On the scale of the merge, which was three times the model's."""
+    c = product.columns
+    sign = np.where(c["merged/friedel"] < 0, -1, 1)[:, None]
+    row = stage2_run.model.unique.rows(sign * c["merged/hkl"])
+    true = 3.0 * stage2_run.model.intensity[row]
+    strong = true > 5 * c["merged/sigma"]
+    assert strong.sum() > 30
+    ratio = np.median(c["merged/intensity"][strong] / true[strong])
+    assert ratio == pytest.approx(1.0, abs=0.05)
+    pull = (c["merged/intensity"] - ratio * true) / c["merged/sigma"]
+    assert 0.7 < 1.48 * np.median(np.abs(pull)) < 1.8, "three lattices have little in common"
+    assert (c["merged/n"] >= 1).all()
+
+
+def test_mtz_and_product_agree(product):
+    c = product.columns
+    mtz = gemmi.read_mtz_file(str(product.out.with_suffix(".mtz")))
+    types = {column.label: column.type for column in mtz.columns}
+    expected = {"I(+)": "K", "I(-)": "K", "F": "F", "F(+)": "G", "DANO": "D", "SIGDANO": "Q"}
+    assert expected.items() <= types.items()
+    plus = c["merged/friedel"] > 0
+    total = np.nansum(mtz.column_with_label("I(+)").array)
+    assert total == pytest.approx(c["merged/intensity"][plus].sum(), rel=1e-5)
+    for cycle in range(1, len(c["cycles/change"]) + 1):
+        assert (product.out.with_suffix(".cycles") / f"{cycle}.mtz").exists()
+
+
+def test_cycles_bring_intensities_to_rest(product):
+    change = product.columns["cycles/change"]
+    assert len(change) == 2
+    assert change[1] < 0.5 * change[0]
+    assert store.attributes(product.out, "stage2")["reduced_bytes"] > 0
+
+
+def test_killed_in_the_second_cycle_it_goes_on(stage2_run, product, tmp_path):
+    out = tmp_path / "stage2.h5"
+    grams = out.with_suffix(".gram")
+    shutil.copytree(product.out.with_suffix(".gram"), grams)
+    (grams / "2.h5").unlink()
+    (grams / "2.parts" / "000001.h5").unlink()
+    kept = {path: path.stat().st_mtime_ns for path in grams.rglob("0*.h5")}
+    columns = run(stage2_run, out)
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    for name in ("intensity", "sigma", "amplitude"):
+        np.testing.assert_allclose(
+            columns[f"merged/{name}"], product.columns[f"merged/{name}"], rtol=1e-9
+        )
+
+
+def test_restrained_intensities_stay(stage2_run, tmp_path):
+    c = run(stage2_run, tmp_path / "stage2.h5", restraint_sigma=1e-6, max_cycles=1)
+    np.testing.assert_allclose(c["merged/intensity"], c["merged/start"], rtol=0.02)
+
+
+def test_a_start_from_the_model_has_its_scale(stage2_run, product, tmp_path):
+    c = run(stage2_run, tmp_path / "stage2.h5", start="model", max_cycles=2)
+    both = np.corrcoef(c["merged/intensity"], product.columns["merged/intensity"])[0, 1]
+    assert both > 0.99
+    strong = c["merged/intensity"] > 5 * c["merged/sigma"]
+    ratio = product.columns["merged/intensity"][strong] / c["merged/intensity"][strong]
+    assert np.median(ratio) == pytest.approx(3.0, rel=0.1)
+
+
+def test_another_stage1_is_refused(stage2_run, tmp_path):
+    changed = SimpleNamespace(**vars(stage2_run))
+    changed.tree = stage2_run.tree | {"stage1": stage2_run.tree["stage1"] | {"refine": ["scale"]}}
+    with pytest.raises(FileError, match="Rerun stage1"):
+        run(changed, tmp_path / "stage2.h5")
