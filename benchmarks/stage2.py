@@ -454,8 +454,8 @@ def report(name: str, row: Row, figures: dict[str, Any], reference: dict[str, di
             f"{row.bar_r:g}), CC ano {cycle['cc_ano']:.3f}, pulls {spoken(cycle['pull_sd'])}; "
             f"shells worse: {worse or 'none'}; s a lattice: fit and Gram "
             f"{cycle['seconds_fit']:.3f}, solve {cycle['seconds_solve']:.4f}; "
-            f"e {cycle['model_error']:.3f}, scatter {cycle['fraction']:.3f}, spread {cycle['spread']:.3f}, held out "
-            f"{cycle['held_out_before']:.4g} -> {cycle['held_out']:.4g}"
+            f"e {cycle['model_error']:.3f}, scatter {cycle['fraction']:.3f}, "
+            f"spread {cycle['spread']:.3f}, held out {cycle['held_out_before']:.4g} -> {cycle['held_out']:.4g}"
         )
     four_times = reference.get(str(4 * row.n))
     if four_times and name == str(row.n):

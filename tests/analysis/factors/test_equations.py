@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from planted import DIRECTION, full, lattices
 
+from planted import DIRECTION, full, lattices
 from spreadflow.analysis.factors import equations, scatter, sigmas, solution
 from spreadflow.analysis.factors.solution import Marginal, Restraint, VolumePrior
 
