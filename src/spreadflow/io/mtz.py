@@ -47,6 +47,18 @@ TYPES = {
 }
 """Label → type of the columns that are written, after the indices."""
 
+AMPLITUDE_TYPES = {
+    "F": "F",
+    "SIGF": "Q",
+    "F(+)": "G",
+    "SIGF(+)": "L",
+    "F(-)": "G",
+    "SIGF(-)": "L",
+    "DANO": "D",
+    "SIGDANO": "Q",
+}
+"""The same of amplitudes, after those of intensities."""
+
 GIVE_MERGED = "Give an MTZ file of merged intensities."
 """What to do about a file without merged intensities."""
 
@@ -69,30 +81,50 @@ class MergedTable(NamedTuple):
     """(row,) observations"""
 
 
+class Amplitudes(NamedTuple):
+    """Amplitudes of the same rows."""
+
+    amplitude: np.ndarray
+    """(row,) NaN = none"""
+    amplitude_sigma: np.ndarray
+    """(row,)"""
+
+
 def write_merged(
     path: Path | str,
     merged: MergedTable,
+    amplitudes: Amplitudes | None = None,
     *,
     cell: np.ndarray,
     space_group: str,
     wavelength: float,
     history: str = "",
 ) -> None:
-    """Write IMEAN, I(+), I(−) with σ and counts. A centric reflection has I(+) and no I(−).
+    """Write IMEAN, I(+), I(−) with σ and counts; where there are amplitudes, F, F(+), F(−) and DANO
+    with σ, too. A centric reflection has I(+) and no I(−).
 
-    cell: (6,) Å, degrees; wavelength: Å.
+    IMEAN and F are the inverse-variance weighted means of the mates; DANO is F(+) − F(−) where both
+    are known. cell: (6,) Å, degrees; wavelength: Å.
     """
+    columns = _rows(merged)
+    types = TYPES
+    content = "intensities"
+    if amplitudes is not None:
+        columns = np.column_stack([columns, _amplitude_rows(merged, amplitudes)])
+        types = TYPES | AMPLITUDE_TYPES
+        content = "intensities and amplitudes"
+
     mtz = gemmi.Mtz(with_base=True)
-    mtz.title = "Merged intensities, Friedel mates separate"
+    mtz.title = f"Merged {content}, Friedel mates separate"
     mtz.spacegroup = gemmi.find_spacegroup_by_name(space_group)
     mtz.set_cell_for_all(gemmi.UnitCell(*cell))
     dataset = mtz.add_dataset("merged")
     dataset.project_name = PROJECT
     dataset.crystal_name = "crystal"
     dataset.wavelength = wavelength
-    for label, kind in TYPES.items():
+    for label, kind in types.items():
         mtz.add_column(label, kind)
-    mtz.set_data(_rows(merged))
+    mtz.set_data(columns)
     mtz.ensure_asu()
     mtz.sort()
     if history:
@@ -103,31 +135,55 @@ def write_merged(
 
 def _rows(merged: MergedTable) -> np.ndarray:
     """Return the (unique, 11) float32 table of indices and columns, one row per asu index."""
-    indices, row = np.unique(merged.hkl, axis=0, return_inverse=True)
-    row = row.ravel()
-    side = (np.asarray(merged.friedel) < 0).astype(int)
-    shape = (len(indices), 2)
-    intensity = np.full(shape, np.nan)
-    sigma = np.full(shape, np.nan)
-    n = np.zeros(shape)
-    intensity[row, side] = merged.intensity
-    sigma[row, side] = merged.sigma
-    n[row, side] = merged.n
+    indices = np.unique(merged.hkl, axis=0)
+    intensity = _by_side(merged, merged.intensity)
+    sigma = _by_side(merged, merged.sigma)
+    n = np.nan_to_num(_by_side(merged, merged.n))
+    columns = [*_mean(intensity, sigma), *_with_sigma(intensity, sigma), n[:, 0], n[:, 1]]
+    return np.column_stack([indices, *columns]).astype(np.float32)
 
+
+def _amplitude_rows(merged: MergedTable, amplitudes: Amplitudes) -> np.ndarray:
+    """Return the (unique, 8) float32 columns of the amplitudes, in the rows of `_rows`."""
+    amplitude = _by_side(merged, amplitudes.amplitude)
+    is_known = np.isfinite(amplitude)
+    sigma = np.where(is_known, _by_side(merged, amplitudes.amplitude_sigma), np.nan)
+    difference = amplitude[:, 0] - amplitude[:, 1]
+    difference_sigma = np.hypot(sigma[:, 0], sigma[:, 1])
+    columns = [
+        *_mean(amplitude, sigma),
+        *_with_sigma(amplitude, sigma),
+        difference,
+        difference_sigma,
+    ]
+    return np.column_stack(columns).astype(np.float32)
+
+
+def _by_side(merged: MergedTable, values: np.ndarray) -> np.ndarray:
+    """Return values (row,) as (unique, 2), those of (+) and of (−), in order of the indices; NaN =
+    none.
+    """
+    indices, row = np.unique(merged.hkl, axis=0, return_inverse=True)
+    side = (np.asarray(merged.friedel) < 0).astype(int)
+    table = np.full((len(indices), 2), np.nan)
+    table[row.ravel(), side] = values
+    return table
+
+
+def _with_sigma(values: np.ndarray, sigma: np.ndarray) -> list[np.ndarray]:
+    """Return the columns of (+), its σ, (−), its σ, from values and σ (unique, 2)."""
+    return [values[:, 0], sigma[:, 0], values[:, 1], sigma[:, 1]]
+
+
+def _mean(values: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the inverse-variance weighted means (unique,) of values and σ (unique, 2), and their
+    σ; a missing value has σ NaN, as have means of none.
+    """
     weight = np.nan_to_num(1.0 / sigma**2)
     total_weight = weight.sum(axis=1)
-    mean = (weight * np.nan_to_num(intensity)).sum(axis=1) / total_weight
-    columns = [
-        mean,
-        total_weight**-0.5,
-        intensity[:, 0],
-        sigma[:, 0],
-        intensity[:, 1],
-        sigma[:, 1],
-        n[:, 0],
-        n[:, 1],
-    ]
-    return np.column_stack([indices, *columns]).astype(np.float32)
+    total_weight = np.where(total_weight > 0, total_weight, np.nan)
+    mean = (weight * np.nan_to_num(values)).sum(axis=1) / total_weight
+    return mean, total_weight**-0.5
 
 
 class Measured(NamedTuple):
