@@ -23,6 +23,10 @@ DIM = 1e-3
 """Photons in a shoebox below which a channel of a reflection is left as the model has it."""
 
 
+SMALLEST_LEFT = 1e-9
+"""Share of the variance of a sum of pixels that counting always leaves."""
+
+
 class Gram(NamedTuple):
     """The parabola of one lattice. Its columns are channels of reflections, shoebox after shoebox.
 
@@ -106,8 +110,10 @@ def grams(
     there were no others.
 
     typical: (node,) |F|² as reflections have it at their resolution, where |F|² of a node is one
-    column for all channels (channel 0); it says which columns are bright enough to be kept. None =
-    each channel is a column, and |F|² of the model says it.
+    column for all channels (channel 0); it says which columns are bright enough to be kept. An
+    error of the model then moves photons from pixel to pixel of a shoebox, but makes none (`_moved`).
+    None = each channel is a column, |F|² of the model says which are kept, and errors of pixels are
+    independent.
     """
     problem = model.problem
     data = problem.data
@@ -129,9 +135,10 @@ def grams(
     boxes = []
     for first, last in pairwise(data.start):
         pixels = slice(first, last)
-        boxes.append(
-            _box(photons[pixels], others[pixels], data.plane[pixels], weight[pixels], brightness)
-        )
+        of_box = _Weights(weight[pixels])
+        if typical is not None:
+            of_box = _moved(weight[pixels], model_error, bragg[pixels])
+        boxes.append(_box(photons[pixels], others[pixels], data.plane[pixels], of_box, brightness))
 
     n_pixels = np.diff(data.start)
     hkl = np.asarray(start.hkl, dtype=np.int32)
@@ -146,6 +153,35 @@ def grams(
         )
         for is_in_group in groups
     ]
+
+
+class _Weights(NamedTuple):
+    """The inverse of the covariance of the pixels of a shoebox: diag(weight) + together
+    togetherᵀ.
+    """
+
+    weight: np.ndarray
+    """(pixel,)"""
+    together: np.ndarray | None = None
+    """(pixel,) None = the pixels are independent"""
+
+
+def _moved(weight: np.ndarray, model_error: float, bragg: np.ndarray) -> _Weights:
+    """Return the weights of pixels where errors of the model move photons among them, but make
+    none.
+
+    weight: (pixel,) 1/(V + (e·Bragg)²); bragg: (pixel,). The errors are independent, with standard
+    deviation e·Bragg, but for their sum, which is 0: their covariance is e²(diag(B²) −
+    B² B²ᵀ/ΣB²). Where they are all that counts, the intensity is the sum of the photons over that
+    of the template, as in an integration by summation, whatever the shape of the spot.
+    """
+    square = bragg**2
+    total = square.sum()
+    if model_error == 0.0 or total <= 0.0:
+        return _Weights(weight)
+    shared = model_error * square / np.sqrt(total)
+    left = 1.0 - shared @ (weight * shared)
+    return _Weights(weight, weight * shared / np.sqrt(max(left, SMALLEST_LEFT)))
 
 
 class _Box(NamedTuple):
@@ -195,24 +231,29 @@ def _box(
     photons: csr_matrix,
     others: np.ndarray,
     plane: np.ndarray,
-    weight: np.ndarray,
+    weights: _Weights,
     brightness: np.ndarray,
 ) -> _Box:
     """Return the blocks of a shoebox.
 
     photons: (pixel, node · channel) templates; others: (pixel, unknown + 1) derivatives and the
-    residual; plane: (pixel, 3); weight: (pixel,); brightness: (node, channel) |F|² that says which
-    columns are kept.
+    residual; plane: (pixel, 3); brightness: (node, channel) |F|² that says which columns are kept.
     """
     column = _columns(photons, brightness)
     n = len(column)
     is_lit = np.diff(photons.indptr) > 0
     T = photons[is_lit][:, column].toarray()
     rest = np.concatenate([others, plane], axis=1)
-    weighted = weight[:, None] * rest
-    normal = T.T @ (weight[is_lit, None] * T)
+    weighted = weights.weight[:, None] * rest
+    normal = T.T @ (weights.weight[is_lit, None] * T)
     cross = T.T @ weighted[is_lit]
     among_rest = rest.T @ weighted
+    if weights.together is not None:
+        T_together = T.T @ weights.together[is_lit]
+        rest_together = rest.T @ weights.together
+        normal += np.outer(T_together, T_together)
+        cross += np.outer(T_together, rest_together)
+        among_rest += np.outer(rest_together, rest_together)
 
     # the plane, the last three of the rest, is eliminated
     of_plane = among_rest[-3:, -3:]
