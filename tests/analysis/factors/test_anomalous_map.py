@@ -140,7 +140,7 @@ def test_mates_of_a_site_are_as_high(crystal):
     operation = list(crystal.unique.space_group.operations())[-1]
     mates = np.array([operation.apply_to_xyz(site) for site in SITES.tolist()])
     peaks = crystal.peaks(crystal.amplitude)
-    of_mates = crystal.peaks(crystal.amplitude, xyz=mates + [0, 1, -2])
+    of_mates = crystal.peaks(crystal.amplitude, xyz=mates + np.array([0, 1, -2]))
 
     np.testing.assert_allclose(of_mates.at_site, peaks.at_site, rtol=1e-3)
     np.testing.assert_allclose(of_mates.highest, peaks.highest, rtol=0.02)

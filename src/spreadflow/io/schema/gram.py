@@ -1,5 +1,5 @@
-"""Parts of `spread` and `stage2`: what the pixels of each lattice say about |F|², in each channel or
-flat in energy.
+"""Parts of `spread` and `stage2`: what the pixels of each lattice say about |F|², in each channel
+or flat in energy.
 """
 
 from spreadflow.io.schema.core import (
