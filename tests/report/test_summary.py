@@ -523,7 +523,8 @@ def test_stage2(figures_of, trial):
     facts = "\n".join(stage2.headline(figures))
     assert "FE1 12 σ (merge 6), FE2 9 σ (merge –)" in facts
     assert "not converged" not in facts
-    assert "R(F) 0.8 % (merge 2.3" in facts
+    assert "R(F) 0.8 % (merge 2.3" in facts and "sd of pulls" in facts
+    assert "0.286 s per lattice, cycle and core" in facts
     unlike = stage2.headline(figures | {"converged": False, "r_f": None})
     assert "not converged: the last cycle moved I by 0.05 σ" in "\n".join(unlike)
 
