@@ -96,6 +96,14 @@ def elements(section: StructureFactorsSection, files: FactorFiles = NO_FILES) ->
     return sites.elements(section, _atoms(section, files))
 
 
+def places(
+    section: StructureFactorsSection, files: FactorFiles = NO_FILES
+) -> dict[str, np.ndarray]:
+    """Return the fractional coordinates (atom, 3) of the atoms of each site, by its label."""
+    atoms = _atoms(section, files)
+    return {site.label: atoms.xyz[atoms.sites == site.label] for site in section.sites}
+
+
 def curve(
     element: str, name: str, energies_ev: np.ndarray, files: FactorFiles = NO_FILES
 ) -> np.ndarray:

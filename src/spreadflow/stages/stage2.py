@@ -14,20 +14,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spreadflow import build
-from spreadflow.analysis.factors import french_wilson
 from spreadflow.analysis.factors.solution import Restraint
-from spreadflow.analysis.merging import merging, statistics
+from spreadflow.analysis.merging import merging
 from spreadflow.config import Stage2Config
 from spreadflow.errors import FileError, SpreadOutcome
 from spreadflow.io import factor_files, mtz, shoebox_blocks, store
 from spreadflow.io.factor_files import FactorFiles
 from spreadflow.io.mosaic import mosaic_of_lattices
+from spreadflow.io.rows import columns_of
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
 from spreadflow.log import logger, warn
 from spreadflow.models import MosaicOfLattice
 from spreadflow.parallel import World
 from spreadflow.physics import unit_cell
-from spreadflow.recipes import intensities, stage2
+from spreadflow.recipes import factors, intensities, stage2, stage2_product
 from spreadflow.recipes.gram import ExpandedLattice
 from spreadflow.recipes.intensities import Merged, Reflections
 from spreadflow.recipes.lattice import RunModel, Start, unpack
@@ -70,6 +70,8 @@ class Context(NamedTuple):
     unknowns: list[str]
     """of the lattices of stage 1"""
     reflections: Reflections
+    photons: np.ndarray
+    """(channel,) of all pulses together"""
     files: FactorFiles
     merge: Path
     log: Logger
@@ -115,6 +117,7 @@ def run(
         mosaic_of=mosaic_of_lattices(config.stage1, mosaic),
         unknowns=unknowns_of(stage1, config.stage1),
         reflections=_reflections(config, models[0], cell, recording.photons, merge),
+        photons=recording.photons,
         files=files,
         merge=merge,
         log=log,
@@ -250,8 +253,8 @@ def _expand(
 ) -> None:
     """Make all parts of a cycle, expanded about intensities (reflection,)."""
     reflections = context.reflections
-    factors = intensities.flat_factors(context.models[0].factors, reflections, about)
-    models = [model._replace(factors=factors) for model in context.models]
+    flat = intensities.flat_factors(context.models[0].factors, reflections, about)
+    models = [model._replace(factors=flat) for model in context.models]
     expansion = Expansion(
         shoeboxes=context.pack,
         kind="pack",
@@ -332,24 +335,11 @@ def _figures(
 # ---------------------------------------------------------------- the product
 
 
-def _amplitudes(reflections: Reflections, refined: Intensities) -> french_wilson.Posterior:
-    """Return amplitudes of the reflections that a lattice recorded."""
-    known = np.flatnonzero(np.isfinite(refined.sigma))
-    unique = reflections.unique
-    shell = unique.shell[known]
-    intensity = refined.intensity[known]
-    everyone = np.ones(len(known), dtype=bool)
-    means = french_wilson.shell_means(intensity, everyone, shell, merging.N_SHELLS)
-    sigma = refined.sigma[known]
-    centric = reflections.is_centric[known]
-    return french_wilson.posterior(intensity, sigma, means[shell], centric)
-
-
 def _write_mtz(context: Context, path: Path, refined: Intensities) -> None:
     """Write the intensities and amplitudes of a cycle."""
-    known = np.flatnonzero(np.isfinite(refined.sigma))
     unique = context.reflections.unique
-    amplitudes = _amplitudes(context.reflections, refined)
+    known = np.flatnonzero(np.isfinite(refined.sigma))
+    amplitudes = stage2_product.amplitudes(context.reflections, refined)
     of_merge = store.attributes(context.merge, "merge")
     mtz.write_merged(
         path,
@@ -370,86 +360,28 @@ def _write_mtz(context: Context, path: Path, refined: Intensities) -> None:
 
 def _tables(context: Context, cycles: list[Cycle]) -> dict[str, dict[str, np.ndarray]]:
     """Return the tables of the product."""
+    config = context.config
     last = cycles[-1]
-    refined = last.refined
-    reflections = context.reflections
-    unique = reflections.unique
-    known = np.flatnonzero(np.isfinite(refined.sigma))
-    amplitudes = _amplitudes(reflections, refined)
+    unique = context.reflections.unique
     read = store.read(last.parts.product, "gram", JUDGED)
-    names = [*cycles[0].figures]
-    is_known = np.isfinite(refined.sigma)
-    refined_merged = merging.Merged(
-        intensity=np.where(is_known, refined.intensity, np.nan),
-        sigma=refined.sigma,
-        half=refined.half,
-        n=np.where(is_known, refined.n, 0),
-        chi2=np.zeros(len(unique)),
-    )
-    merged = _merged(context.merge, unique)
-    n_bins = context.config.stage2.n_bins
-    scale = read["lattices/scale"]
-    n_cells = read["lattices/n_cells"]
     lattices = {name: read[f"lattices/{name}"] for name in LATTICE_COLUMNS}
-    lattices["log_volume"] = np.log(scale) + np.log(n_cells).sum(axis=1)
+    log_cells = np.log(read["lattices/n_cells"]).sum(axis=1)
+    lattices["log_volume"] = np.log(read["lattices/scale"]) + log_cells
+    merged = stage2_product.merged(store.read(context.merge, "merge", ["merged/"]), unique)
+    map_model = stage2_product.MapModel(
+        factors=context.models[0].factors,
+        places=factors.places(config.structure_factors, context.files),
+        photons=context.photons,
+    )
     return {
-        "merged": {
-            "hkl": unique.hkl[known],
-            "friedel": unique.friedel[known],
-            "intensity": refined.intensity[known],
-            "sigma": refined.sigma[known],
-            "half": refined.half[known],
-            "n": refined.n[known],
-            "amplitude": amplitudes.amplitude,
-            "amplitude_sigma": amplitudes.amplitude_sigma,
-            "start": reflections.intensity[known],
-            "merge": merged.intensity[known],
-            "merge_sigma": merged.sigma[known],
-        },
-        "bins": statistics.in_bins(refined_merged, unique, n_bins)._asdict(),
-        "merge_bins": statistics.in_bins(merged, unique, n_bins)._asdict(),
+        **stage2_product.intensity_tables(
+            context.reflections, last.refined, merged, config.stage2.n_bins
+        ),
         "lattices": lattices,
-        "cycles": {name: np.array([cycle.figures[name] for cycle in cycles]) for name in names},
-        "shells": _shells(read, unique.d_min, n_bins),
-        "sites": _peaks(context, refined, amplitudes),
+        "cycles": columns_of([cycle.figures for cycle in cycles]),
+        "shells": stage2_product.shells(read, unique.d_min, config.stage2.n_bins),
+        "sites": stage2_product.peaks(context.reflections, last.refined, merged, map_model),
     }
-
-
-def _merged(path: Path, unique: merging.Unique) -> merging.Merged:
-    """Return the merged intensities in the rows of `unique`."""
-    table = store.read(path, "merge", ["merged/"])
-    sign = np.where(table["merged/friedel"] < 0, -1, 1)[:, None]
-    row = unique.rows(sign * table["merged/hkl"])
-    is_unique = row >= 0
-    n = len(unique)
-    columns = {
-        "intensity": np.full(n, np.nan),
-        "sigma": np.full(n, np.nan),
-        "half": np.full((n, 2), np.nan),
-        "n": np.zeros(n, dtype=np.int64),
-        "chi2": np.zeros(n),
-    }
-    for name, column in columns.items():
-        column[row[is_unique]] = table[f"merged/{name}"][is_unique]
-    return merging.Merged(**columns)
-
-
-def _shells(read: dict[str, np.ndarray], d_min: float, n_bins: int) -> dict[str, np.ndarray]:
-    """Return how well pixels are explained by resolution. read: columns of the last cycle."""
-    n_pixels = read["boxes/n_pixels"].astype(np.float64)
-    squares = np.nan_to_num(read["boxes/sigma_z"].astype(np.float64)) ** 2 * n_pixels
-    shell = merging.shells(read["boxes/d"], d_min, n_bins)
-    n = np.bincount(shell, n_pixels, n_bins)
-    with np.errstate(invalid="ignore"):
-        sigma_z = np.sqrt(np.bincount(shell, squares, n_bins) / n)
-    return {"sigma_z": sigma_z, "n_pixels": n.astype(np.int64)}
-
-
-def _peaks(
-    context: Context, refined: Intensities, amplitudes: french_wilson.Posterior
-) -> dict[str, np.ndarray]:
-    """Return the heights of the anomalous difference map at the sites."""
-    return {"height": np.empty(0), "height_merge": np.empty(0)}
 
 
 def _attributes(context: Context, cycles: list[Cycle], reduced: _Reduction) -> dict[str, Any]:

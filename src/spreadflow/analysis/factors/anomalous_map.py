@@ -1,14 +1,13 @@
 """Peaks of the anomalous difference Fourier map at the sites of anomalous atoms.
 
 The coefficients are (|F(+)| − |F(−)|) exp(i φ) / (2i), φ the phase of the model, of acentric
-reflections with both mates: a Fourier synthesis of f″ (Roach 2003, Methods Enzymol. 374, 137),
+reflections with both mates: a Fourier synthesis of f″ (Roach 2003, Methods Enzymol. 374, 141),
 positive where atoms absorb.
 
-Differences are not weighted, as in the maps of refinement programs: heights of tables that differ
-in how they arrive at σ can be compared. A weight 1/σ² would leave few reflections where σ varies;
-instead of it, differences that are too large and those that are too uncertain, both relative to the
-others at their resolution, are dropped (`LARGEST`, `NOISIEST`). Heights do not change where all σ
-are multiplied by the same number, unless σ are larger than the differences themselves.
+Differences are not weighted, as in the maps of refinement programs, so that heights of tables which
+arrive at σ in different ways can be compared: with a weight 1/σ² the few reflections of far smaller
+σ would make up the map. Instead of it, differences that are too uncertain and those that are too
+large, both relative to the others at their resolution, are left out (`NOISIEST`, `LARGEST`).
 """
 
 from typing import NamedTuple
@@ -23,10 +22,10 @@ LARGEST = 4.0
 ones is larger, and those of few sites are distributed less widely.
 """
 
-NOISIEST = 1.5
+NOISIEST = 2.0**0.5
 """The σ of a difference may be so many times the r.m.s. difference at its resolution, or the
-typical σ there where that is larger: of differences whose σ varies by a factor of 3, this keeps
-those that add more to the peaks than to the noise.
+typical σ there where that is larger: without weights, a pair adds more to a peak than to the noise
+as long as its variance is less than twice the mean of all.
 """
 
 PER_NORMAL_MEDIAN = 1.4826

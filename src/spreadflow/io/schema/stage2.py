@@ -105,12 +105,17 @@ SHELLS = table(
 SITES = table(
     "sites",
     {
-        "height": Column("float64", "", "peak within 1 Å of the site, in σ of the map"),
+        "height": Column(
+            "float64",
+            "",
+            "peak within 1 Å of the site, in σ of the map",
+            not_finite="NaN = no map",
+        ),
         "height_merge": Column(
             "float64",
             "",
             "the same with the merge's amplitudes",
-            not_finite="NaN = no merged pairs",
+            not_finite="NaN = no map",
         ),
     },
 )
