@@ -455,7 +455,8 @@ def report(name: str, row: Row, figures: dict[str, Any], reference: dict[str, di
             f"shells worse: {worse or 'none'}; s a lattice: fit and Gram "
             f"{cycle['seconds_fit']:.3f}, solve {cycle['seconds_solve']:.4f}; "
             f"e {cycle['model_error']:.3f}, scatter {cycle['fraction']:.3f}, "
-            f"spread {cycle['spread']:.3f}, held out {cycle['held_out_before']:.4g} -> {cycle['held_out']:.4g}"
+            f"spread {cycle['spread']:.3f}, held out {cycle['held_out_before']:.4g} -> "
+            f"{cycle['held_out']:.4g}"
         )
     four_times = reference.get(str(4 * row.n))
     if four_times and name == str(row.n):

@@ -102,6 +102,17 @@ experiment for each lattice, named by shot and number (identifier `<shot_id>-<k>
 a beam at the mean energy of the pulse, and the image. `xyzcal.px` is the prediction and `xyzobs.px.value` the observed
 spot where there is one (`is_strong`), else the prediction too; `delpsical.rad` has the sign of DIALS.
 
+## Merged intensities
+
+`merge.mtz` and `stage2.mtz` have a row for each measured reflection of the CCP4 asymmetric unit: `IMEAN`, `I(+)` and
+`I(-)`, each with its σ (`SIG...`), and `N(+)`, `N(-)`, the observations of `merge` or the lattices that `stage2` saw the
+reflection in. A centric reflection has `I(+)` alone; `IMEAN` is the mean with weights 1/σ². `stage2.mtz` has amplitudes
+after French & Wilson in addition, each with its σ: `F`, `F(+)`, `F(-)`, and `DANO`, which is F(+) − F(−).
+
+`stage2.cycles/N.mtz` is the same as cycle N left it. `stage2.gram/N.h5` and its parts (kind `gram`, below) hold the Gram
+matrices of the lattices in cycle N: their columns are reflections, where those of `spread.gram/` are channels of
+reflections. A killed run goes on from them; when it has ended they may be removed.
+
 ## Lattices of other programs
 
 A spec file names one lattice in each line, as `.expt .refl [spectrum.lam] [number of the experiment]`; relative names

@@ -347,6 +347,66 @@ def _make_wide_run(folder: Path, packed_run: SimpleNamespace) -> None:
     parts.finish(World(), **{name: attributes[name] for name in names})
 
 
+STAGE2 = WIDE | {"stage2": {"block_lattices": 1, "max_cycles": 2, "n_bins": 3}}
+"""The same with two cycles of intensities."""
+
+
+@pytest.fixture(scope="session")
+def stage2_run(wide_run, filled, tmp_path_factory) -> SimpleNamespace:
+    """The wide run as `pack` stores it, with merged intensities that are the model's, 5 % off.
+
+    Returns `pack`, `stage1`, `merge` and `tree`, its configuration, and `model`: the model's
+    reflections, on a third of the scale of the merge.
+    """
+    from spreadflow.config import for_stage, parse, section
+    from spreadflow.io import store
+    from spreadflow.io.shoebox_blocks import read_recording
+    from spreadflow.parallel import World
+    from spreadflow.recipes import intensities
+    from spreadflow.recipes.run_model import run_models
+
+    folder = tmp_path_factory.mktemp("stage2")
+    attributes = store.attributes(wide_run.wide, "wide")
+    parts = store.Parts(folder / "pack.h5", "pack", "packed", [[1, 2], [3, 4]])
+    for n, key in enumerate(store.part_keys(wide_run.wide, "wide")):
+        columns = store.read_part(wide_run.wide, "wide", n, key)
+        parts.write(n, {name: column for name, column in columns.items() if name})
+    names = ("runs", "space_group", "detectors", "polarizations", "config")
+    parts.finish(World(), **{name: attributes[name] for name in names})
+
+    config = for_stage(section(parse(STAGE2), "stage2"), "stage2")
+    recording = read_recording(folder / "pack.h5", "pack")
+    factors = run_models(config, recording, "stage2")[0].factors
+    cell = np.array(config.structure_factors.cell)
+    model = intensities.from_model(factors, cell, "P 1", recording.photons)
+    columns = _planted_merge(model, filled)
+    crystal = {"cell": cell, "space_group": "P 1", "wavelength_ang": 1.7}
+    store.write(folder / "merge.h5", "merge", columns, key="merge", **crystal)
+    return SimpleNamespace(
+        pack=folder / "pack.h5",
+        stage1=wide_run.stage1,
+        merge=folder / "merge.h5",
+        tree=STAGE2,
+        model=model,
+    )
+
+
+def _planted_merge(model, filled) -> dict[str, np.ndarray]:
+    """Return the columns of a merge of a model's intensities, 5 % off and three times as large."""
+    n = len(model.intensity)
+    noise = 1.0 + 0.05 * np.random.default_rng(4).standard_normal(n)
+    noisy = 3.0 * model.intensity * noise
+    planted = {
+        "merged/hkl": model.unique.hkl,
+        "merged/friedel": model.unique.friedel,
+        "merged/intensity": noisy,
+        "merged/sigma": 0.15 * model.intensity,
+        "merged/half": np.repeat(noisy[:, None], 2, axis=1),
+        "merged/n": np.full(n, 2),
+    }
+    return filled("merge", {"merged": n, "lattices": 4, "bins": 1}, planted)
+
+
 SMALL_STILLS = {
     "seed": 3,
     "runs": {"tiny": {"images": "manifest.json"}},

@@ -90,6 +90,7 @@ def is_file(section: str, key: str) -> bool:
         "gram",
         "parts",
         "fit",
+        "cycles",
     }
 
 

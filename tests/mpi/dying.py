@@ -10,12 +10,14 @@ from pathlib import Path
 from spreadflow import cli
 
 NAME = sys.argv[1]
+"""Name of the file, or the end of its path."""
+
 ARGV = sys.argv[2:]
 rename = os.replace
 
 
 def rename_or_die(temporary, path) -> None:
-    if Path(path).name == NAME:
+    if Path(path).match(NAME):
         os.kill(os.getpid(), signal.SIGKILL)
     rename(temporary, path)
 

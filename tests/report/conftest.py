@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from spreadflow.analysis.merging.merging import Unique
 from spreadflow.config import AnnulusConfig, AnnulusSection, IndexSection
 from spreadflow.errors import (
     AdoptOutcome,
@@ -18,7 +19,7 @@ from spreadflow.errors import (
     SpreadOutcome,
 )
 from spreadflow.io import images, nexus_writer, store
-from spreadflow.io.truth import FileTruth, read_truth
+from spreadflow.io.truth import FileTruth, TrueIntensities, read_truth
 from spreadflow.models import Choice, Detector
 from spreadflow.parallel import World
 from spreadflow.physics import anomalous, geometry, rotation, unit_cell
@@ -36,6 +37,24 @@ DETECTOR = Detector(
 
 CELL = np.array([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
 """The cell, Å and degrees."""
+
+UNIQUE = Unique(CELL, "C 1 2 1", 7.0)
+"""Unique reflections of the crystals, Friedel mates apart, as far as stage 2 refines them."""
+
+
+def true_intensities(rng: np.random.Generator) -> np.ndarray:
+    """Intensities of these, none weak; mates differ by 4 %, r.m.s."""
+    intensity = 100.0 + rng.gamma(2.0, 200.0, len(UNIQUE))
+    minus = UNIQUE.friedel < 0
+    intensity[minus] = intensity[UNIQUE.mate[minus]] * rng.normal(1.0, 0.04, minus.sum())
+    return intensity
+
+
+TRUE = true_intensities(np.random.default_rng(21))
+"""Their intensities."""
+
+PULLS = np.random.default_rng(22).standard_normal((2, len(UNIQUE)))
+"""Deviations of those of stage 2 and of the merge, in their σ."""
 
 ETA = 1e-3
 """η, rad."""
@@ -73,6 +92,7 @@ def trial(tmp_path_factory, filled) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("trial")
     runs = ["one", "two"]
     trial = SimpleNamespace(folder=folder, runs=runs, manifests=[], reindex=[], index=[])
+    trial.unique, trial.intensity, trial.pulls = UNIQUE, TRUE, PULLS
     for r, run in enumerate(runs):
         rng = np.random.default_rng(r)
         manifest = _images(folder / "data" / run, run, rng, filled)
@@ -91,6 +111,7 @@ def trial(tmp_path_factory, filled) -> SimpleNamespace:
     trial.mosaic = _mosaic(folder, trial, filled)
     trial.stage1 = _stage1(folder, trial, filled)
     trial.predict = _predict(folder, trial, filled)
+    trial.stage2 = _stage2(folder, trial, filled)
     trial.spread = _spread(folder, trial, filled)
     trial.level0 = _level0(folder)
     return trial
@@ -101,7 +122,8 @@ def summaries(trial) -> dict[str, Path]:
     """stage → its summary, beside its picture; those of `index` are made without images."""
     products = {"index": trial.index, "reindex": trial.reindex}
     products |= {"simulate": trial.manifests, "level0": [trial.level0], "adopt": [trial.adopt]}
-    for stage in ("cells", "merge", "annulus", "ladder", "mosaic", "stage1", "predict", "spread"):
+    pixels = ("annulus", "ladder", "mosaic", "stage1", "predict", "stage2", "spread")
+    for stage in ("cells", "merge", *pixels):
         products[stage] = [getattr(trial, stage)]
     out = {stage: trial.folder / f"{stage}.json" for stage in products}
     for stage, path in out.items():
@@ -149,6 +171,7 @@ def _images(folder: Path, run: str, rng, filled) -> Path:
         columns=lambda: filled("truth", sizes, truth),
         detector=geometry.shifted(DETECTOR, 0.03, -0.02, 0.05),
         curves={"FE1": anomalous.site("Fe", "oxidized", ENERGIES), "FE2": REDUCED},
+        intensities=TrueIntensities(_signed(UNIQUE), TRUE),
     )
     nexus_writer.write(folder / "stills.nxs", stills, instrument, truth=file_truth)
     images.write_manifest(folder / "manifest.json", run, [folder / "stills.nxs"])
@@ -588,6 +611,87 @@ def _predict(folder, trial, filled) -> Path:
         detectors=[DETECTOR._asdict()] * 2,
     )
     return folder / "predict.h5"
+
+
+def _signed(unique: Unique) -> np.ndarray:
+    """Indices of unique reflections, a Friedel mate under its own."""
+    return np.where(unique.friedel < 0, -1, 1)[:, None] * unique.hkl
+
+
+def _stage2(folder, trial, filled) -> Path:
+    """Intensities that deviate from the truth as their σ say, on another scale than the merge's,
+    which deviate three times as much; the merge lacks ten of them. Of 15 lattices 13 are used.
+    """
+    rng = np.random.default_rng(13)
+    n = len(UNIQUE)
+    sigma = 0.02 * TRUE
+    ours, merge = TRUE + np.array([[1.0], [3.0]]) * PULLS * sigma
+    merge[:10] = np.nan
+    half = 2.0 * (TRUE[:, None] + 2.0 * sigma[:, None] * rng.standard_normal((n, 2)))
+    stage1 = store.read(trial.stage1, "stage1", ["lattices/"])
+    bins = {
+        "bins/d_max": [np.inf, 9.0],
+        "bins/d_min": [9.0, 7.0],
+        "bins/n_possible": [300, n - 300],
+        "bins/n_measured": [200, 100],
+        "bins/i_over_sigma": [9.0, 3.0],
+        "bins/cc_half": [0.9, 0.8],
+        "bins/n_pairs": [200, 100],
+        "bins/cc_ano": [0.4, np.nan],
+        "bins/n_pairs_ano": [90, 1],
+    }
+    of_merge = bins | {
+        "bins/i_over_sigma": [6.0, 3.0],
+        "bins/cc_half": [0.6, np.nan],
+        "bins/cc_ano": [0.1, 0.4],
+        "bins/n_pairs_ano": [20, 10],
+    }
+    planted = {
+        **bins,
+        **{name.replace("bins/", "merge_bins/"): column for name, column in of_merge.items()},
+        "merged/hkl": UNIQUE.hkl,
+        "merged/friedel": UNIQUE.friedel,
+        "merged/intensity": 2.0 * ours,
+        "merged/sigma": 2.0 * sigma,
+        "merged/half": half,
+        "merged/n": rng.integers(1, 9, n),
+        "merged/merge": 5.0 * merge,
+        "merged/merge_sigma": np.where(np.isfinite(merge), 5.0 * 3.0 * sigma, np.nan),
+        **_copied(stage1, "lattices", ("run", "shot_id", "k")),
+        "lattices/outcome": [SpreadOutcome.USED] * 13 + [SpreadOutcome.NOT_REFINED] * 2,
+        "lattices/log_volume": np.append(np.linspace(11.0, 12.0, 13), [np.nan] * 2),
+        "lattices/model_error": np.append(np.full(13, 0.02), [np.nan] * 2),
+        "lattices/sigma_z": np.append(np.linspace(1.0, 1.1, 13), [np.nan] * 2),
+        "lattices/seconds": np.linspace(0.2, 0.4, 15),
+        "cycles/n_lattices": [13, 13],
+        "cycles/change": [2.0, 0.05],
+        "cycles/spread": [0.4, 0.3],
+        "cycles/scatter": [0.04, 0.03],
+        "cycles/held_out": [100.0, 90.0],
+        "cycles/held_out_before": [np.nan, 99.0],
+        "cycles/model_error": [0.02, 0.02],
+        "cycles/seconds": [1.3, 2.6],
+        "shells/sigma_z": [1.05, np.nan],
+        "shells/n_pixels": [5000, 0],
+        "sites/height": [12.0, 9.0],
+        "sites/height_merge": [6.0, np.nan],
+    }
+    sizes = {"merged": n, "bins": 2, "merge_bins": 2, "lattices": 15, "cycles": 2, "shells": 2}
+    attributes = {
+        "runs": trial.runs,
+        "space_group": "C 1 2 1",
+        "cell": CELL,
+        "d_min": UNIQUE.d_min,
+        "mosaicity": "continuous",
+        "sites": ["FE1", "FE2"],
+        "sigma_kind": "fisher with scatter among lattices",
+        "converged": True,
+        "reduced_bytes": 123456,
+        "n_reductions": 78,
+    }
+    columns = filled("stage2", sizes | {"sites": 2}, planted)
+    store.write(folder / "stage2.h5", "stage2", columns, key="stage2", **attributes)
+    return folder / "stage2.h5"
 
 
 def _spread(folder, trial, filled) -> Path:

@@ -23,7 +23,7 @@ def test_page_is_self_contained_and_its_links_lead_somewhere(trial, summaries):
     assert len(links) >= 7
     assert all((trial.folder / link).exists() for link in links)
     assert "✗" not in text
-    assert text.count("✓") == 21
+    assert text.count("✓") == 22
 
 
 def test_counts_that_differ_are_found(summaries):

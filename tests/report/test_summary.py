@@ -15,7 +15,7 @@ from spreadflow.errors import LatticeOutcome, Outcome, RefinedOutcome
 from spreadflow.io import store
 from spreadflow.io.truth import read_truth
 from spreadflow.physics import anomalous
-from spreadflow.report import cells, ladder, merge, mosaic, spread, stage1
+from spreadflow.report import cells, ladder, merge, mosaic, spread, stage1, stage2
 from spreadflow.report.figures import columns
 
 pytestmark = pytest.mark.stage
@@ -495,6 +495,79 @@ def test_merge(trial, figures_of):
     assert figures["wilson_b"] == 21.0
     assert len(figures["bins"]) == 3
     assert figures["bins"][2]["cc_half"] is None
+
+
+def test_stage2(figures_of, trial):
+    figures = figures_of("stage2")
+    table = store.read(trial.stage2, "stage2")
+    assert (figures["n_lattices_in"], figures["n_lattices"]) == (15, 13)
+    assert figures["outcomes"] == {"used": 13, "not_refined": 2, "lost": 0}
+    n = len(table["merged/n"])
+    assert figures["n_reflections"] == n == figures["n_pairs"]
+    assert figures["multiplicity"] == pytest.approx(table["merged/n"].mean())
+    assert figures["cc_half"] == pytest.approx(np.corrcoef(table["merged/half"].T)[0, 1])
+    assert figures["i_over_sigma"] == pytest.approx((200 * 9 + 100 * 3) / 300)
+    assert figures["i_over_sigma_merge"] == pytest.approx((200 * 6 + 100 * 3) / 300)
+    assert (figures["cc_half_merge"], figures["cc_half_ano"]) == pytest.approx((0.6, 0.4))
+    assert figures["cc_half_ano_merge"] == pytest.approx((20 * 0.1 + 10 * 0.4) / 30)
+
+    assert figures["cycles"] == 2 == len(figures["of_cycles"])
+    assert (figures["change"], figures["spread"], figures["scatter"]) == (0.05, 0.3, 0.03)
+    assert figures["of_cycles"][0]["held_out_before"] is None
+    assert figures["seconds_solve_per_lattice"] == pytest.approx(0.2)
+    used = table["lattices/seconds"][:13]
+    assert figures["seconds_per_lattice"] == pytest.approx(np.median(used))
+    assert (figures["reduced_bytes"], figures["n_reductions"]) == (123456, 78)
+    assert figures["sites"]["FE2"] == {"height": 9.0, "height_merge": None}
+
+    facts = "\n".join(stage2.headline(figures))
+    assert "FE1 12 σ (merge 6), FE2 9 σ (merge –)" in facts
+    assert "not converged" not in facts
+    assert "R(F) 0.8 % (merge 2.3" in facts and "sd of pulls" in facts
+    assert "0.286 s per lattice, cycle and core" in facts
+    unlike = stage2.headline(figures | {"converged": False, "r_f": None})
+    assert "not converged: the last cycle moved I by 0.05 σ" in "\n".join(unlike)
+
+
+def test_stage2_against_the_truth(figures_of, trial):
+    """Of the reflections that the merge has, too; each on its own scale. All are so strong that
+    amplitudes are √I.
+    """
+    figures = figures_of("stage2")
+    table = store.read(trial.stage2, "stage2")
+    in_merge = np.isfinite(table["merged/merge"])
+    unique = trial.unique
+    assert figures["n_true"] == in_merge.sum() == len(unique) - 10
+    F_true = np.sqrt(trial.intensity)
+    mate = unique.mate
+    plus = np.flatnonzero((unique.friedel > 0) & in_merge & in_merge[mate])
+    true_difference = F_true[plus] - F_true[mate[plus]]
+    for suffix, column in (("", "intensity"), ("_merge", "merge")):
+        F = np.sqrt(table[f"merged/{column}"])
+        F *= (F[in_merge] @ F_true[in_merge]) / (F[in_merge] @ F[in_merge])
+        away = np.abs(F - F_true)[in_merge].sum() / F_true[in_merge].sum()
+        assert figures[f"r_f{suffix}"] == pytest.approx(away, rel=0.05)
+        difference = F[plus] - F[mate[plus]]
+        expected = np.corrcoef(difference, true_difference)[0, 1]
+        assert figures[f"cc_ano{suffix}"] == pytest.approx(expected, abs=0.005)
+    pull_sd = np.std(trial.pulls[0][in_merge])
+    assert figures["pull_sd"] == pytest.approx(pull_sd, abs=0.03)
+
+
+def test_lattices_that_are_packed_reach_stage2(figures_of):
+    figures = figures_of("stage2")
+    of_stage = stage2.checks({"stage2": figures, "pack": {"n_lattices": 15}})
+    assert len(of_stage) == 2 and all(check.holds for check in of_stage)
+    of_stage = stage2.checks({"stage2": figures, "pack": {"n_lattices": 14}})
+    assert [check.holds for check in of_stage] == [True, False]
+    assert stage2.checks({}) == []
+
+
+def test_stage2_without_truth(trial):
+    figures, _ = stage2.make("stage2", [trial.stage2], [])
+    named = ("r_f", "r_f_merge", "cc_ano", "cc_ano_merge", "n_true", "pull_sd")
+    assert [figures[name] for name in named] == [None] * len(named)
+    assert "truth" not in "\n".join(stage2.headline(figures))
 
 
 def test_every_key_is_documented(summaries, figures_of):

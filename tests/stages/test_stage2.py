@@ -9,22 +9,18 @@ import gemmi
 import numpy as np
 import pytest
 
-from spreadflow.config import for_stage, parse, section
+from spreadflow.config import for_stage, overlay, parse, section
 from spreadflow.errors import FileError, SpreadOutcome
 from spreadflow.io import store
-from spreadflow.io.shoebox_blocks import read_recording
 from spreadflow.parallel import World
-from spreadflow.recipes import intensities
-from spreadflow.recipes.run_model import run_models
 from spreadflow.stages import stage2 as stage
 
 pytestmark = pytest.mark.stage
 
 
 def configured(stage2_run, **keys):
-    tree = stage2_run.tree
-    own = {"block_lattices": 1, "max_cycles": 2, "n_bins": 3} | keys
-    return for_stage(section(parse(tree | {"stage2": own}), "stage2"), "stage2")
+    tree = overlay(stage2_run.tree, {"stage2": keys})
+    return for_stage(section(parse(tree), "stage2"), "stage2")
 
 
 def run(stage2_run, out, **keys):
@@ -37,56 +33,6 @@ def run(stage2_run, out, **keys):
         world=World(),
     )
     return store.read(out, "stage2")
-
-
-@pytest.fixture(scope="module")
-def stage2_run(wide_run, filled, tmp_path_factory) -> SimpleNamespace:
-    """The wide run as `pack` stores it, with merged intensities that are the model's, 5 % off."""
-    folder = tmp_path_factory.mktemp("stage2")
-    attributes = store.attributes(wide_run.wide, "wide")
-    parts = store.Parts(folder / "pack.h5", "pack", "packed", [[1, 2], [3, 4]])
-    for n, key in enumerate(store.part_keys(wide_run.wide, "wide")):
-        columns = store.read_part(wide_run.wide, "wide", n, key)
-        parts.write(n, {name: column for name, column in columns.items() if name})
-    names = ("runs", "space_group", "detectors", "polarizations", "config")
-    parts.finish(World(), **{name: attributes[name] for name in names})
-
-    made = SimpleNamespace(
-        pack=folder / "pack.h5",
-        stage1=wide_run.stage1,
-        merge=folder / "merge.h5",
-        tree=wide_run.tree,
-    )
-    config = configured(made)
-    recording = read_recording(made.pack, "pack")
-    factors = run_models(config, recording, "stage2")[0].factors
-    cell = config.structure_factors.cell
-    model = intensities.from_model(factors, np.array(cell), "P 1", recording.photons)
-    unique = model.unique
-    rng = np.random.default_rng(4)
-    n = len(unique)
-    noisy = model.intensity * (1.0 + 0.05 * rng.standard_normal(n))
-    merged = {
-        "merged/hkl": unique.hkl,
-        "merged/friedel": unique.friedel,
-        "merged/intensity": 3.0 * noisy,
-        "merged/sigma": 0.15 * model.intensity,
-        "merged/half": np.repeat(3.0 * noisy[:, None], 2, axis=1),
-        "merged/n": np.full(n, 2),
-    }
-    columns = filled("merge", {"merged": n, "lattices": 4, "bins": 1}, merged)
-    wavelength = 1.7
-    store.write(
-        made.merge,
-        "merge",
-        columns,
-        key="merge",
-        cell=cell,
-        space_group="P 1",
-        wavelength_ang=wavelength,
-    )
-    made.model = model
-    return made
 
 
 @pytest.fixture(scope="module")

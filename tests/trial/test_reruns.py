@@ -22,10 +22,11 @@ def summaries(*stages: str) -> set[str]:
     return {f"summary {stage}" for stage in stages} | {"report"}
 
 
-MERGE = {"merge"} | summaries("merge")
+STAGE2 = {"stage2"} | summaries("stage2")
+MERGE = {"merge"} | summaries("merge") | STAGE2
 LADDER = {"ladder"} | summaries("ladder")
 SPREAD = {"spread"} | summaries("spread")
-PACK = {"pack"} | summaries("pack")
+PACK = {"pack"} | summaries("pack") | STAGE2
 PREDICT = {"predict"} | summaries("predict") | PACK
 STAGE1 = {"stage1"} | summaries("stage1") | SPREAD | PREDICT
 WIDE = {"wide"} | summaries("wide") | SPREAD
@@ -57,6 +58,7 @@ EDITS = {
     "stage1={structure_factors: {k_sol: 0.4}}": STAGE1,
     "predict={min_expected: 1.0}": PREDICT,
     "pack={border_px: 2}": PACK,
+    "stage2={converged: 0.2}": STAGE2,
     "spread={shoeboxes: pack}": SPREAD,
     "mosaic={max_lattices: 5}": set(),
     "stage1={mosaicity: learned}": MOSAIC | STAGE1,
@@ -81,6 +83,7 @@ FORCED = {
     "stage1": STAGE1,
     "predict": PREDICT,
     "pack": PACK,
+    "stage2": STAGE2,
     "spread": SPREAD,
 }
 """Stage that is forced → the jobs that run."""
@@ -118,7 +121,7 @@ def test_what_is_not_asked_for_is_not_learned():
     assert {"wide", "mosaic", "stage1"} <= set(wanted(parse(tree)))
     assert "spread" not in wanted(parse(tree))
     learned = jobs(parse(edited(SMALL, "stage1={mosaicity: learned}")))
-    for stage in ("stage1", "spread"):
+    for stage in ("stage1", "stage2", "spread"):
         assert "results/t/mosaic.h5" in learned[stage].inputs
 
 
@@ -178,7 +181,7 @@ def test_a_spec_file_replaces_index_and_reindex_of_its_run():
 def test_external_images_replace_simulate():
     tree = {"trial": "t", "runs": {"beamtime": {"images": "elsewhere/manifest.json"}}}
     stages = set(wanted(parse(tree)))
-    pixels = {"ladder", "stage1", "predict", "pack"}
+    pixels = {"ladder", "stage1", "predict", "pack", "stage2"}
     curves = {"wide", "spread"}
     assert "index beamtime" in jobs(parse(tree)) and "simulate" not in stages
     assert "annulus" in stages, "shoeboxes need no model"

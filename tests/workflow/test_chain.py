@@ -45,6 +45,10 @@ KEYS = {
     "predict": dict.fromkeys(("n_lattices", "n_reflections", "n_chosen", "n_matched"), COUNT)
     | {"signal_chosen": NUMBER, "matched": NUMBER, "outcomes": dict, "shells": LIST},
     "pack": dict.fromkeys(("n_lattices", "n_reflections", "n_pixels"), COUNT),
+    "stage2": dict.fromkeys(("n_lattices", "n_reflections", "cycles", "reduced_bytes"), COUNT)
+    | dict.fromkeys(("r_f", "r_f_merge", "pull_sd", "seconds_per_lattice"), NUMBER)
+    | dict.fromkeys(("cc_half", "cc_ano", "cc_ano_merge"), OR_NONE)  # few pairs in few stills
+    | {"of_cycles": LIST, "sites": dict, "sigma_kind": str},
     "spread": dict.fromkeys(("n_lattices", "cycles", "n_parameters"), COUNT)
     | dict.fromkeys(
         ("rms_fp", "rms_fdp", "crlb_fp", "crlb_fdp", "sigma_fp", "sigma_fdp", "pull_sd"), NUMBER

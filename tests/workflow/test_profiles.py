@@ -85,7 +85,7 @@ def test_commands_of_a_profile(new_trial):
     )
     commands = [line for line in output.splitlines() if "spreadflow" in line and " --out " in line]
 
-    assert len(commands) == 13 + 13 + 1
+    assert len(commands) == 14 + 14 + 1
 
     for command in commands:
         word = command.split("spreadflow ")[1].split()[0]

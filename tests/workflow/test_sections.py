@@ -74,6 +74,7 @@ def _candidates(path, value):
             "other",
             "wide",
             "pack",
+            "model",
         )
     elif isinstance(value, dict):
         yield from ({"rmsd_max_px": 1.0}, {"k_sol": 0.4})

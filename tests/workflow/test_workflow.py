@@ -179,7 +179,7 @@ def test_every_job_leaves_a_log_and_a_benchmark(finished):
     results = finished.folder / "results" / "t"
     logs = {path.stem for path in (results / "logs").glob("*.log")}
     assert logs == {path.stem for path in (results / "benchmarks").glob("*.tsv")}
-    assert len(logs) == 3 * 2 + 10 + 13 + 1
+    assert len(logs) == 3 * 2 + 11 + 14 + 1
 
 
 @pytest.mark.chain

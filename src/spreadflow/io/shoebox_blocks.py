@@ -68,8 +68,8 @@ class Recording(NamedTuple):
 
 def read_recording(path: Path, kind: str) -> Recording:
     """Return what is known of packed shoeboxes beside their pixels. kind: annulus, wide or pack."""
-    all_energies = np.empty(0)
-    all_photons = np.empty(0)
+    all_energies: np.ndarray = np.empty(0)
+    all_photons: np.ndarray = np.empty(0)
     mean_energies = []
     for part, key in enumerate(store.part_keys(path, kind)):
         spectra = store.read_part(path, kind, part, key, ["spectra/"])

@@ -59,8 +59,10 @@ def headline(figures: dict[str, Any]) -> list[str]:
         lines.append(
             f"against the truth: R(F) {percent(_rounded(figures['r_f']))} (merge "
             f"{percent(_rounded(figures['r_f_merge']))}), anomalous differences CC "
-            f"{say(figures['cc_ano'])} (merge {say(figures['cc_ano_merge'])})"
+            f"{say(figures['cc_ano'])} (merge {say(figures['cc_ano_merge'])}); sd of pulls "
+            f"{say(figures['pull_sd'])}"
         )
+    lines.append(f"{say(figures['seconds_per_lattice'])} s per lattice, cycle and core")
     if not figures["converged"]:
         lines.append(f"not converged: the last cycle moved I by {say(figures['change'])} σ")
     return lines

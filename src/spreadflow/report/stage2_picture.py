@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from spreadflow.report import style
 from spreadflow.report.style import say
@@ -77,7 +78,9 @@ def _pixels(axes: Any, table: dict[str, np.ndarray]) -> None:
 
 
 def _against_merge(axes: Any, table: dict[str, np.ndarray]) -> None:
-    """Draw intensities against those of the merge."""
+    """Draw intensities against those of the merge, whose scale is another where the refinement did
+    not start from these.
+    """
     x = table["merged/merge"]
     y = table["merged/intensity"]
     is_shown = (np.nan_to_num(x) > 0) & (y > 0)
@@ -85,10 +88,12 @@ def _against_merge(axes: Any, table: dict[str, np.ndarray]) -> None:
     if not is_shown.any():
         style.empty(axes, "no reflection is in both")
         return
+    x = x * np.median(y[is_shown] / x[is_shown])
     axes.loglog(x[is_shown], y[is_shown], ".", ms=3, alpha=0.25, mew=0)
     limits = np.percentile(np.concatenate([x[is_shown], y[is_shown]]), [0.5, 99.9])
     axes.plot(limits, limits, color=style.INK, lw=0.8)
-    axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel="merge", ylabel="stage 2")
+    axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel="merge, scaled", ylabel="stage 2")
+    axes.xaxis.set_minor_formatter(NullFormatter())  # they would lie upon each other
 
 
 def _cycles(axes: Any, table: dict[str, np.ndarray]) -> None:

@@ -1,4 +1,6 @@
-"""Parts of `spread`: what the pixels of each lattice say about |F|² by channel."""
+"""Parts of `spread` and `stage2`: what the pixels of each lattice say about |F|², in each channel
+or flat in energy.
+"""
 
 from spreadflow.io.schema.core import (
     NOT_USED,

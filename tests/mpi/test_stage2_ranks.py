@@ -1,0 +1,65 @@
+"""stage2 under a launcher: killed on two ranks in its second cycle it goes on from its finished
+parts on one, to the intensities of three.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spreadflow.config import parse, section
+from spreadflow.io import store
+
+LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
+DYING = Path(__file__).with_name("dying.py")
+CLI = ["-m", "spreadflow.cli"]
+SECONDS = {"lattices/seconds", "cycles/seconds"}
+"""Columns that differ from run to run."""
+
+CLOSE = 1e-6
+"""Difference relative to the largest of a column: sums over ranks depend on their number by
+rounding.
+"""
+
+pytestmark = pytest.mark.chain
+
+
+def run(stage2_run, out: Path, ranks: int, program: list) -> int:
+    config = section(parse(stage2_run.tree), "stage2")
+    words = [LAUNCHER, "-n", ranks, sys.executable, *program, "stage2"]
+    words += ["--config", config, "--ranks", ranks, "--pack", stage2_run.pack]
+    words += ["--stage1", stage2_run.stage1, "--merge", stage2_run.merge, "--out", out]
+    return subprocess.run([*map(str, words)], timeout=240).returncode
+
+
+def assert_same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    for name in ours.keys() - SECONDS:
+        scale = np.nanmax(np.abs(ours[name]), initial=1.0, where=np.isfinite(ours[name]))
+        np.testing.assert_allclose(
+            ours[name], theirs[name], rtol=0, atol=CLOSE * scale, err_msg=name
+        )
+
+
+def test_any_number_of_ranks_gives_the_same_also_when_killed(stage2_run, tmp_path):
+    if not LAUNCHER.exists():
+        pytest.skip(f"no MPI launcher at {LAUNCHER}")
+    paths = {ranks: tmp_path / str(ranks) / "stage2.h5" for ranks in (1, 2, 3)}
+    out = tmp_path / "killed" / "stage2.h5"
+    for ranks, path in paths.items():
+        assert run(stage2_run, path, ranks, CLI) == 0
+    assert run(stage2_run, out, 2, [DYING, "2.parts/000002.h5"]) != 0
+
+    grams = out.with_suffix(".gram")
+    finished = {path: path.stat().st_mtime_ns for path in grams.glob("*.parts/*.h5")}
+    assert (grams / "1.h5").exists()
+    assert grams / "2.parts" / "000002.h5" not in finished
+    assert not out.exists() and not out.with_suffix(".mtz").exists()
+    assert run(stage2_run, out, 1, CLI) == 0
+    assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
+
+    whole = store.read(paths[3], "stage2")
+    assert len(whole["cycles/change"]) == 2
+    for path in (paths[1], paths[2], out):
+        assert_same(store.read(path, "stage2"), whole)
