@@ -40,6 +40,7 @@ from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.recipes import intensities, patch, stage2
 from spreadflow.recipes.intensities import Merged, Reflections
 from spreadflow.recipes.lattice import PackedLattice, RunModel, Start, refine_lattice, start_after
+from spreadflow.units import DEG
 
 N_PULSES = 200
 """Pulses whose mean is the spectrum of the truth."""
@@ -272,22 +273,64 @@ def begin(reflections: Reflections, about: np.ndarray, domains: Mosaic | None) -
     _worker.update(reflections=reflections, model=model, domains=domains)
 
 
+class Refined(NamedTuple):
+    """Where stage 1 left a lattice."""
+
+    start: Start
+    unknowns: tuple[str, ...]
+    sigma: np.ndarray
+    """(unknown,) of the sandwich"""
+
+
+def stage1(row: Row, folder: Path, number: int) -> Refined | None:
+    """Return a lattice as stage 1 leaves it, with the intensities that stage 2 starts from."""
+    made = make(row, folder, number)
+    pixels = lattices.pixels_section(row.data)
+    model = _worker["model"]
+    smooth = row.model in ("learned", "continuous")
+    fit = refine_lattice(made.packed, continuous() if smooth else made.mosaic, model, pixels)
+    if fit.refined is None:
+        return None
+    start = start_after(fit)
+    if row.model == "learned":
+        unit_of_widths = np.full(3, _worker["domains"].eta_rad)
+        start = start._replace(eta_axes_rad=unit_of_widths)
+        fit = refine_lattice(made.packed, _worker["domains"], model, pixels, start)
+        if fit.refined is None:
+            return None
+        start = start_after(fit)
+    sigma = np.sqrt(np.diag(fit.refined.sandwich))
+    return Refined(start, tuple(fit.refined.names), sigma)
+
+
+def drawn(refined: Sequence[Refined | None]) -> list[Start | None]:
+    """Return the starts of lattices, with N and η drawn to the common ones."""
+    good = [lattice for lattice in refined if lattice is not None]
+    unknowns = good[0].unknowns
+    moves = intensities.moves_together(
+        unknowns,
+        np.array([lattice.start.n_cells for lattice in good]),
+        np.array([lattice.start.eta_axes_rad for lattice in good]),
+        np.array([lattice.sigma for lattice in good]),
+    )
+    rows = iter(moves)
+    return [
+        None if lattice is None else intensities.with_factors(lattice.start, unknowns, next(rows))
+        for lattice in refined
+    ]
+
+
 def expand(row: Row, folder: Path, number: int, start: Start | None) -> Expanded | None:
     """Return a lattice refined and expanded with the intensities of the cycle."""
+    if start is None:
+        return None
     made = make(row, folder, number)
     pixels = lattices.pixels_section(row.data)
     domains = _worker["domains"]
     mosaic = {"domains": made.mosaic, "learned": domains, "continuous": continuous()}[row.model]
-    model = _worker["model"]
     start_time = user_cpu()
-    if start is None and row.model == "learned":
-        fit = refine_lattice(made.packed, continuous(), model, pixels)
-        if fit.refined is None:
-            return None
-        unit_of_widths = np.full(3, domains.eta_rad)
-        start = start_after(fit)._replace(eta_axes_rad=unit_of_widths)
     expanded = intensities.expand_flat(
-        made.packed, mosaic, model, _worker["reflections"], pixels, start
+        made.packed, mosaic, _worker["model"], _worker["reflections"], pixels, start
     )
     if expanded.gram is None or expanded.start is None:
         return None
@@ -342,7 +385,9 @@ def cycles(
 ) -> Iterator[tuple[stage2.Intensities, dict[str, float]]]:
     """Yield the intensities of each cycle, and what they cost."""
     about = intensities.modelled(reflections, reflections.intensity)
-    starts: list[Start | None] = [None] * row.n
+    with pool(n_processes, begin, (reflections, about, domains)) as workers:
+        refined = list(workers.map(partial(stage1, row, folder), range(row.n), chunksize=4))
+    starts = drawn(refined)
     before = None
     for _ in range(row.n_cycles):
         with pool(n_processes, begin, (reflections, about, domains)) as workers:
@@ -351,7 +396,8 @@ def cycles(
         used = [lattice for lattice in all_expanded if lattice is not None]
         problem = stage2.Problem(
             reflections=reflections,
-            direction=intensities.volume_direction(list(used[0].unknowns), 1),
+            is_shared=intensities.is_shared(used[0].unknowns),
+            direction=intensities.volume_direction(used[0].unknowns),
             restraint=None,
             seed=0,
             add=lambda array: array,
@@ -363,10 +409,18 @@ def cycles(
             "seconds_solve": (user_cpu() - start_time) / len(used),
             "model_error": float(np.median([lattice.model_error for lattice in used])),
             "n_lost": row.n - len(used),
+            "n_cells": float(np.median([lattice.start.n_cells[0] for lattice in used])),
+            "eta_deg": float(np.median([lattice.start.eta_axes_rad[0] for lattice in used]) / DEG),
+            "shared": before.shared.tolist(),
         }
         yield before, costs
         about = intensities.modelled(reflections, before.intensity)
-        starts = [None if lattice is None else lattice.start for lattice in all_expanded]
+        starts = [
+            None
+            if lattice is None
+            else intensities.with_factors(lattice.start, lattice.unknowns, before.shared)
+            for lattice in all_expanded
+        ]
 
 
 def pool(n_processes: int, initializer: Any = None, arguments: tuple = ()) -> Executor:

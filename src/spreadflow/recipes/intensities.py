@@ -2,6 +2,7 @@
 expanded about them, and what is written of them.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,12 @@ node without photons has no template.
 
 SMALLEST_SCATTER = 1e-6
 """The same, of the scatter of a reflection."""
+
+SHARED = ("n_cells", "eta")
+"""Kinds of unknowns of stage 1 that lattices have a common factor of, in place of their own."""
+
+PER_NORMAL_MEDIAN = 1.4826
+"""Standard deviation of a normal distribution about 0, in units of its median absolute value."""
 
 NODES_AT_A_TIME = 4096
 """Nodes whose |F|² of all channels are formed together: bounds the memory."""
@@ -182,12 +189,15 @@ def expand_flat(
     pixels: Stage1Section,
     start: Start | None,
 ) -> ExpandedLattice:
-    """Refine a lattice from where it ended last, and reduce it to Gram matrices whose columns are
-    reflections, flat in energy.
+    """Refine a lattice from where it ended last, N and η held, and reduce it to Gram matrices whose
+    columns are reflections, flat in energy.
 
-    model: with `flat_factors`; pixels: how lattices are modelled.
+    model: with `flat_factors`; pixels: how lattices are modelled; N and η are among the unknowns of
+    the matrices where it refines them.
     """
-    fit = refine_lattice(lattice, mosaic, model, pixels, start)
+    own = [name for name in pixels.refine if name not in SHARED]
+    held = pixels.model_copy(update={"refine": own})
+    fit = refine_lattice(lattice, mosaic, model, held, start)
     if fit.problem is None or fit.refined is None or fit.outcome == RefinedOutcome.LOST:
         return ExpandedLattice(SpreadOutcome.LOST, fit.why)
     problem = fit.problem
@@ -216,13 +226,74 @@ def expand_flat(
     )
 
 
-def volume_direction(unknowns: list[str], n_cells_axes: int) -> np.ndarray:
-    """Return the change (unknown,) of ln of the unit cells that a lattice has in the beam by its
-    unknowns, of which these are the names: ln scale and ln N of the three axes.
+def is_shared(unknowns: Sequence[str]) -> np.ndarray:
+    """Return which unknowns of lattices, of which these are the names, have a common factor,
+    (unknown,) bool.
     """
-    of_cells = 3.0 / n_cells_axes
-    by_kind = {"scale": 1.0, "n_cells": of_cells}
-    return np.array([by_kind.get(name.rstrip("_123"), 0.0) for name in unknowns])
+    return np.array([name.rstrip("_123") in SHARED for name in unknowns], dtype=bool)
+
+
+def volume_direction(unknowns: Sequence[str]) -> np.ndarray:
+    """Return the change (own unknown,) of ln of the unit cells that a lattice has in the beam by
+    the unknowns that are its own: ln scale among them. unknowns: names of all.
+    """
+    own = [name for name, shared in zip(unknowns, is_shared(unknowns), strict=True) if not shared]
+    return np.array([float(name == "scale") for name in own])
+
+
+def with_factors(start: Start, unknowns: Sequence[str], shared: np.ndarray) -> Start:
+    """Return the start of a lattice with N and η multiplied by common factors.
+
+    unknowns: names of all; shared: (shared,) ln of the factors.
+    """
+    names = [name for name, own in zip(unknowns, is_shared(unknowns), strict=True) if own]
+    factor = {"n_cells": np.ones(3), "eta": np.ones(3)}
+    for name, value in zip(names, shared, strict=True):
+        kind = name.rstrip("_123")
+        axis = slice(None) if name == kind else int(name[-1]) - 1
+        factor[kind][axis] = np.exp(value)
+    return start._replace(
+        n_cells=start.n_cells * factor["n_cells"],
+        eta_axes_rad=start.eta_axes_rad * factor["eta"],
+    )
+
+
+def moves_together(
+    unknowns: Sequence[str], n_cells: np.ndarray, eta_axes_rad: np.ndarray, sigma: np.ndarray
+) -> np.ndarray:
+    """Return ln of the factors (lattice, shared) that draw N and η of lattices to the common ones.
+
+    unknowns: names of all; n_cells, eta_axes_rad: (lattice, 3); sigma: (lattice, unknown) of the
+    sandwich.
+    """
+    columns = [np.empty((len(n_cells), 0))]
+    for number, name in enumerate(unknowns):
+        kind = name.rstrip("_123")
+        if kind not in SHARED:
+            continue
+        values = n_cells if kind == "n_cells" else eta_axes_rad
+        axis = 0 if name == kind else int(name[-1]) - 1
+        log_values = np.log(values[:, axis])
+        moved = drawn_together(log_values, sigma[:, number]) - log_values
+        columns.append(moved[:, None])
+    return np.concatenate(columns, axis=1)
+
+
+def drawn_together(log_values: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Return ln N or ln η of lattices (lattice,), each drawn to the common one as far as their σ
+    explain how they scatter; NaN stays.
+
+    sigma: (lattice,) honest ones (of the sandwich); where NaN, a value stays as it is.
+    """
+    is_known = np.isfinite(log_values) & np.isfinite(sigma)
+    if is_known.sum() < 3:
+        return log_values
+    known = log_values[is_known]
+    centre = float(np.median(known))
+    scatter = PER_NORMAL_MEDIAN * float(np.median(np.abs(known - centre)))
+    spread2 = max(scatter**2 - float(np.median(sigma[is_known])) ** 2, 0.0)
+    keep = spread2 / (spread2 + sigma**2)
+    return np.where(is_known, centre + keep * (log_values - centre), log_values)
 
 
 def batch_of(columns: dict[str, np.ndarray], unique: Unique) -> Batch:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.factors import equations, scatter, sigmas, solution
+from spreadflow.analysis.factors import equations, scatter, shared, sigmas, solution
 from spreadflow.analysis.factors.equations import Batch, Equations
 from spreadflow.analysis.factors.solution import Add, Marginal, Restraint, Solution
 from spreadflow.recipes.intensities import Reflections, modelled, scatter_of
@@ -22,6 +22,12 @@ N_ROUNDS = 4
 
 N_ROUNDS_OF_SPREAD = 3
 """Rounds in which the spread of volumes is found, before the last."""
+
+SHARED_PRECISION = 4.0
+"""Precision of the weak restraint of a step of ln of a common factor: ± 0.5."""
+
+LARGEST_SHARED_STEP = 0.1
+"""Largest change of ln of a common factor in one round: intensities are not linear in it."""
 
 WIDER = 2.0
 """Factor by which the spread of volumes is widened before it is looked for again."""
@@ -45,8 +51,10 @@ class Problem(NamedTuple):
     """What the cycles of stage 2 share."""
 
     reflections: Reflections
+    is_shared: np.ndarray
+    """(unknown,) bool: N and η, of which lattices have a common factor"""
     direction: np.ndarray
-    """(unknown,) change of ln volume of a lattice by its unknowns"""
+    """(own unknown,) change of ln volume of a lattice by the unknowns that are its own"""
     restraint: Restraint | None
     seed: int
     add: Add
@@ -67,6 +75,8 @@ class Intensities(NamedTuple):
     """standard deviation of ln volume among lattices"""
     fraction: float
     """scatter of what lattices show of a reflection, relative"""
+    shared: np.ndarray
+    """(shared,) ln of the common factors of N and η, from where lattices were expanded"""
     n_iterations: int
     """of all solves for the intensities"""
     held_out: float
@@ -85,11 +95,13 @@ def refine(
     """
     fraction = FIRST_FRACTION if before is None else before.fraction
     spread = solution.FIRST_SPREAD
+    shared_value = np.zeros(int(problem.is_shared.sum()))
     n_iterations = 0
     point = about
     for number in range(N_ROUNDS):
         is_last = number == N_ROUNDS - 1
-        whole = _equations(problem, batches, point, fraction)
+        own = _held(problem, batches, shared_value)
+        whole = _equations(problem, own, point, fraction)
         solved = solution.solve(
             whole,
             problem.direction,
@@ -100,14 +112,17 @@ def refine(
         )
         n_iterations += solved.n_iterations
         if not is_last:
-            fraction = _better_fraction(problem, batches, whole, solved, fraction)
+            marginal = Marginal(whole, solved.prior, problem.add, problem.restraint)
+            step = _shared_step(problem, batches, marginal, solved, fraction, shared_value)
+            fraction = _better_fraction(problem, own, whole, solved, fraction)
+            shared_value = shared_value + step
             spread = WIDER * solved.prior.spread
             point = modelled(problem.reflections, solved.intensity)
 
     marginal = Marginal(whole, solved.prior, problem.add, problem.restraint)
-    sigma = _sigmas(problem, batches, marginal, solved, fraction)
+    sigma = _sigmas(problem, own, marginal, solved, fraction)
     n_seen = problem.add(whole.n_seen.astype(np.float64)).astype(np.int64)
-    half, held_out, held_out_before = _halves(problem, batches, solved, point, fraction, before)
+    half, held_out, held_out_before = _halves(problem, own, solved, point, fraction, before)
     return Intensities(
         intensity=solved.intensity,
         sigma=sigma,
@@ -115,10 +130,58 @@ def refine(
         n=n_seen,
         spread=solved.prior.spread,
         fraction=fraction,
+        shared=shared_value,
         n_iterations=n_iterations,
         held_out=held_out,
         held_out_before=held_out_before,
     )
+
+
+def _held(problem: Problem, batches: Batches, shared_value: np.ndarray) -> Batches:
+    """Return the batches with the shared unknowns held at their values (shared,)."""
+
+    def own() -> Iterator[OwnBatch]:
+        for one in batches():
+            free = equations.without_shapes(one.batch, problem.is_shared)
+            yield one._replace(batch=equations.held(free, problem.is_shared, shared_value))
+
+    return own
+
+
+def _shared_step(
+    problem: Problem,
+    batches: Batches,
+    marginal: Marginal,
+    solved: Solution,
+    fraction: float,
+    shared_value: np.ndarray,
+) -> np.ndarray:
+    """Return the step (shared,) of the shared unknowns from their values. Collective."""
+    n_shared = len(shared_value)
+    about = marginal.equations.intensity
+    if n_shared == 0:
+        return shared_value
+    of_scatter = scatter_of(problem.reflections, about, fraction)
+    total = shared.SharedSums(
+        np.zeros((n_shared, len(about))), np.zeros((n_shared, n_shared)), np.zeros(n_shared)
+    )
+    first = 0
+    for _, batch, _ in batches():
+        last = first + len(batch.loss)
+        free = equations.without_shapes(batch, problem.is_shared)
+        of_batch = shared.shared_sums(
+            free,
+            equations.parabolas(free, about, of_scatter),
+            problem.is_shared,
+            shared_value,
+            marginal.held[first:last],
+            solved.unknowns[first:last],
+            solved.intensity - about,
+        )
+        total = shared.SharedSums(*map(np.add, total, of_batch))
+        first = last
+    step = shared.shared_step(marginal, shared.added(total, problem.add), SHARED_PRECISION)
+    return np.clip(step, -LARGEST_SHARED_STEP, LARGEST_SHARED_STEP)
 
 
 def _equations(

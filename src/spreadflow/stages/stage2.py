@@ -17,7 +17,7 @@ from spreadflow import build
 from spreadflow.analysis.factors.solution import Restraint
 from spreadflow.analysis.merging import merging
 from spreadflow.config import Stage2Config
-from spreadflow.errors import FileError, SpreadOutcome
+from spreadflow.errors import FileError, RefinedOutcome, SpreadOutcome
 from spreadflow.io import factor_files, mtz, shoebox_blocks, store
 from spreadflow.io.factor_files import FactorFiles
 from spreadflow.io.mosaic import mosaic_of_lattices
@@ -38,6 +38,7 @@ from spreadflow.stages import blocks as skeleton
 from spreadflow.stages.expansions import (
     Expansion,
     LatticeRow,
+    Starts,
     StartsOfBlock,
     expanded_block,
     starts_again,
@@ -125,7 +126,7 @@ def run(
     )
     inputs = inputs_of(config, [pack, stage1, merge, mosaic, config.stage1.domains])
     reduced = _Reduction(world)
-    cycles = _cycles(context, out, inputs, starts_from(stage1), reduced)
+    cycles = _cycles(context, out, inputs, _drawn_starts(stage1, context.unknowns), reduced)
     last = cycles[-1]
     tables = _tables(context, cycles)
     attributes = _attributes(context, cycles, reduced)
@@ -195,10 +196,10 @@ def _cycles(
     section = config.stage2
     reflections = context.reflections
     key = store.digest(sections_of(config, config.stage1), inputs)
-    n_axes = config.stage1.n_cells_axes
     problem = stage2.Problem(
         reflections=reflections,
-        direction=intensities.volume_direction(context.unknowns, n_axes),
+        is_shared=intensities.is_shared(context.unknowns),
+        direction=intensities.volume_direction(context.unknowns),
         restraint=_restraint(context),
         seed=config.seed,
         add=reduced,
@@ -228,7 +229,41 @@ def _cycles(
         if refined.held_out >= refined.held_out_before:
             return cycles
         about = intensities.modelled(reflections, refined.intensity)
-        starts = starts_again(parts)
+        starts = _with_factors(context, starts_again(parts), refined.shared)
+
+
+def _with_factors(context: Context, starts: StartsOfBlock, shared: np.ndarray) -> StartsOfBlock:
+    """Return starts with N and η multiplied by common factors. shared: (shared,) ln of these."""
+
+    def changed(block: int) -> Starts:
+        return {
+            identity: (outcome, intensities.with_factors(start, context.unknowns, shared))
+            for identity, (outcome, start) in starts(block).items()
+        }
+
+    return changed
+
+
+def _drawn_starts(stage1: Path, unknowns: list[str]) -> StartsOfBlock:
+    """Return where stage 1 left each lattice, with N and η drawn to the common ones."""
+    names = ("shot_id", "k", "outcome", "n_cells", "eta_axes_rad", "sigma_sandwich")
+    columns = store.read(stage1, "stage1", [f"lattices/{name}" for name in names])
+    is_good = columns["lattices/outcome"] == RefinedOutcome.REFINED
+    moves = intensities.moves_together(
+        unknowns,
+        columns["lattices/n_cells"][is_good],
+        columns["lattices/eta_axes_rad"][is_good],
+        columns["lattices/sigma_sandwich"][is_good],
+    )
+    shot_ids = columns["lattices/shot_id"][is_good].tolist()
+    ks = columns["lattices/k"][is_good].tolist()
+    move_of = dict(zip(zip(shot_ids, ks, strict=True), moves, strict=True))
+    starts = {
+        identity: (outcome, intensities.with_factors(start, unknowns, move_of[identity]))
+        for identity, (outcome, start) in starts_from(stage1)(0).items()
+        if identity in move_of
+    }
+    return lambda block: starts
 
 
 def _restraint(context: Context) -> Restraint | None:

@@ -18,6 +18,12 @@ import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
 
+RIDGE = 1e-6
+"""What is added to the diagonal of a shoebox's matrix, relative to it, where it is inverted: two
+reflections may light the same pixels alike.
+"""
+
+
 class Batch(NamedTuple):
     """The Gram matrices of some lattices, column after column, lattice after lattice.
 
@@ -122,6 +128,43 @@ def chosen(batch: Batch, is_chosen: np.ndarray) -> Batch:
             name: getattr(batch, name)[is_chosen]
             for name in ("nuisance", "score", "loss", "log_volume")
         },
+    )
+
+
+def without_shapes(batch: Batch, is_shared: np.ndarray) -> Batch:
+    """Return a batch in which shapes of spots say nothing about some unknowns of its lattices:
+    these act through the intensities that they give alone. is_shared: (unknown,) bool.
+
+    What a lattice knows of its unknowns, N, is CᵀG⁻¹C, which intensities would take up, and the
+    rest, which is that of the shapes.
+    """
+    n_lattices = len(batch.loss)
+    rest = np.concatenate([batch.cross, batch.slope[:, None]], axis=1)
+    taken_up = np.zeros((*batch.cross.shape, rest.shape[1]))
+    for columns, normal in boxes_of(batch):
+        ridge = RIDGE * _diagonal(np.einsum("bii->bi", normal))
+        by_intensity = np.linalg.solve(normal + ridge, rest[columns])
+        taken_up[columns] = batch.cross[columns][:, :, :, None] * by_intensity[:, :, None, :]
+    sums = by_lattice(taken_up, batch.lattice, n_lattices)
+    either = is_shared[:, None] | is_shared
+    nuisance = np.where(either, sums[:, :, :-1], batch.nuisance)
+    score = np.where(is_shared, sums[:, :, -1], batch.score)
+    return batch._replace(nuisance=0.5 * (nuisance + nuisance.transpose(0, 2, 1)), score=score)
+
+
+def held(batch: Batch, is_shared: np.ndarray, value: np.ndarray) -> Batch:
+    """Return a batch whose lattices have some unknowns no more: they are held where they have such
+    values (shared,). is_shared: (unknown,) bool.
+    """
+    own = ~is_shared
+    by_shared = batch.nuisance[:, :, is_shared] @ value
+    loss = (0.5 * by_shared - batch.score)[:, is_shared] @ value
+    return batch._replace(
+        slope=batch.slope - batch.cross[:, is_shared] @ value,
+        cross=batch.cross[:, own],
+        nuisance=batch.nuisance[:, own][:, :, own],
+        score=(batch.score - by_shared)[:, own],
+        loss=batch.loss + loss,
     )
 
 
