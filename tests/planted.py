@@ -35,12 +35,14 @@ def lattices(
     spread: float = 0.1,
     scatter: float = 0.0,
     relative_sigma: float = 0.05,
+    common: float | None = None,
 ) -> Planted:
     """Return lattices that each record some reflections in shoeboxes of one or two columns, with
     four pixels a shoebox.
 
     spread: of ln volume; scatter: relative, of what lattices show of a reflection; relative_sigma:
-    of a pixel's share of an intensity.
+    of a pixel's share of an intensity; common: the last unknown of all lattices; None = each has
+    its own.
     """
     rng = np.random.default_rng(seed)
     truth = 100.0 * rng.exponential(size=n_reflections) + 20.0
@@ -57,6 +59,8 @@ def lattices(
         unique = rng.choice(n_reflections, n_columns, replace=False)
         shown = truth[unique] * (1.0 + scatter * rng.standard_normal(n_columns))
         unknowns = np.array([volumes[lattice], *(0.01 * rng.standard_normal(2))])
+        if common is not None:
+            unknowns[-1] = common
         sizes = np.tile([1, 2], n_columns // 3 + 1)
         sizes = sizes[: np.searchsorted(np.cumsum(sizes), n_columns) + 1]
         sizes[-1] -= sizes.sum() - n_columns

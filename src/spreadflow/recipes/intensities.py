@@ -195,8 +195,8 @@ def expand_flat(
     model: with `flat_factors`; pixels: how lattices are modelled; N and η are among the unknowns of
     the matrices where it refines them.
     """
-    own = [name for name in pixels.refine if name not in SHARED]
-    held = pixels.model_copy(update={"refine": own})
+    own_kinds = [name for name in pixels.refine if name not in SHARED]
+    held = pixels.model_copy(update={"refine": own_kinds})
     fit = refine_lattice(lattice, mosaic, model, held, start)
     if fit.problem is None or fit.refined is None or fit.outcome == RefinedOutcome.LOST:
         return ExpandedLattice(SpreadOutcome.LOST, fit.why)

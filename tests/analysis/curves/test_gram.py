@@ -218,3 +218,28 @@ def test_an_error_of_the_model_is_found_in_residuals():
     wrong = photons + 0.15 * bragg * of_model
     assert gram.model_error(model, bragg, photons, noise) < 0.02
     assert gram.model_error(model, bragg, wrong, noise) == pytest.approx(0.15, rel=0.05)
+
+
+def test_moved_photons_make_none():
+    """The weights are the inverse of the covariance, and where errors are large an intensity is
+    that of a summation.
+    """
+    rng = np.random.default_rng(2)
+    bragg = rng.uniform(1.0, 50.0, 12)
+    counted = bragg + 3.0
+    error = 0.4
+    own = 1.0 / (counted + (error * bragg) ** 2)
+    weights = gram._moved(own, error, bragg)
+    square = bragg**2
+    covariance = np.diag(1.0 / own) - error**2 * np.outer(square, square) / square.sum()
+    inverse = np.diag(weights.weight) + np.outer(weights.together, weights.together)
+    np.testing.assert_allclose(inverse @ covariance, np.eye(12), atol=1e-10)
+    assert gram._moved(own, 0.0, bragg).together is None
+
+    error = 1e4
+    own = 1.0 / (counted + (error * bragg) ** 2)
+    weights = gram._moved(own, error, bragg)
+    data = rng.permutation(bragg)
+    inverse = np.diag(weights.weight) + np.outer(weights.together, weights.together)
+    intensity = (bragg @ inverse @ data) / (bragg @ inverse @ bragg)
+    assert intensity == pytest.approx(data.sum() / bragg.sum(), rel=1e-4)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from planted import DIRECTION, full, lattices
-from spreadflow.analysis.factors import equations, scatter, sigmas, solution
+from spreadflow.analysis.factors import equations, scatter, shared, sigmas, solution
 from spreadflow.analysis.factors.solution import Marginal, Restraint, VolumePrior
 
 SPREAD = 0.1
@@ -164,3 +164,79 @@ def test_scatter_among_lattices_is_found(relative):
         found = scatter.evidence(planted.batch, of_lattices, solved, about, eq.normal.diagonal())
         fraction = scatter.better(fraction, found)
     assert fraction == pytest.approx(relative, abs=0.02)
+
+
+LAST = np.array([False, False, True])
+"""The last unknown of a lattice is the one that is shared."""
+
+
+def test_held_unknowns_are_those_of_full_matrices():
+    """−ln L of the lattices where their last unknown has a value, the others where they suit
+    best.
+    """
+    planted = lattices()
+    whole, of_scatter = marginal_of(planted)
+    about = whole.equations.intensity
+    value = np.array([0.02])
+    batch = equations.held(planted.batch, LAST, value)
+    eq = equations.equations(batch, about, of_scatter)
+    held = Marginal(eq, VolumePrior(DIRECTION[:2], 0.0, SPREAD), add)
+    A, b = full(planted, SPREAD, of_scatter)
+    n = len(planted.intensity)
+    n_lattices = len(planted.batch.loss)
+    is_held = np.zeros(len(b), dtype=bool)
+    is_held[n + 2 : n + 3 * n_lattices : 3] = True
+    is_free = ~is_held
+    is_free[:n] = False
+    x = np.zeros(len(b))
+    x[is_held] = value
+    x[is_free] = np.linalg.solve(A[np.ix_(is_free, is_free)], (b - A @ x)[is_free])
+    expected = planted.batch.loss.sum() - b @ x + 0.5 * x @ A @ x
+    assert solution.loss(held, about) == pytest.approx(expected, rel=1e-9)
+
+
+def test_shapes_say_nothing_once_they_are_left_out():
+    """What an unknown shares with pixels beside intensities: neither slope nor information."""
+    planted = lattices()
+    free = equations.without_shapes(planted.batch, LAST)
+    shape = planted.batch._replace(
+        score=planted.batch.score + np.array([0.0, 0.0, 40.0]),
+        nuisance=planted.batch.nuisance + np.diag([0.0, 0.0, 9.0]),
+    )
+    again = equations.without_shapes(shape, LAST)
+    np.testing.assert_allclose(again.score, free.score)
+    np.testing.assert_allclose(again.nuisance, free.nuisance)
+    assert (np.linalg.eigvalsh(free.nuisance) > -1e-6).all()
+    np.testing.assert_array_equal(free.nuisance[:, :2, :2], planted.batch.nuisance[:, :2, :2])
+    nothing = np.zeros(3, dtype=bool)
+    same = equations.without_shapes(planted.batch, nothing)
+    np.testing.assert_array_equal(same.score, planted.batch.score)
+
+
+@pytest.mark.parametrize("common", [-0.05, 0.0, 0.03])
+def test_a_common_factor_is_found_from_intensities_that_agree(common):
+    """Whatever the shapes say: they are told that it is 0.3."""
+    planted = lattices(150, 60, 20, seed=13, spread=0.05, common=common, scatter=0.03)
+    wrong = 0.3 * planted.batch.nuisance[:, :, 2]
+    batch = planted.batch._replace(score=planted.batch.score + wrong * LAST)
+    about = np.ones(60)
+    about[batch.unique] = batch.intensity
+    of_scatter = 0.03 * about
+    free = equations.without_shapes(batch, LAST)
+    value = np.zeros(1)
+    for _ in range(2):
+        eq = equations.equations(equations.held(free, LAST, value), about, of_scatter)
+        solved = solution.solve(eq, DIRECTION[:2], add)
+        marginal = Marginal(eq, solved.prior, add)
+        of_lattices = equations.parabolas(free, about, of_scatter)
+        sums = shared.shared_sums(
+            free,
+            of_lattices,
+            LAST,
+            value,
+            marginal.held,
+            solved.unknowns,
+            solved.intensity - about,
+        )
+        value = value + shared.shared_step(marginal, shared.added(sums, add), 1e-6)
+    assert value[0] == pytest.approx(common, abs=0.004)

@@ -110,9 +110,9 @@ def grams(
     there were no others.
 
     typical: (node,) |F|² as reflections have it at their resolution, where |F|² of a node is one
-    column for all channels (channel 0); it says which columns are bright enough to be kept. An
-    error of the model then moves photons from pixel to pixel of a shoebox, but makes none (`_moved`).
-    None = each channel is a column, |F|² of the model says which are kept, and errors of pixels are
+    column for all channels (channel 0); it says which columns are bright enough to be kept. Errors
+    of the model then move photons from pixel to pixel of a shoebox, but make none (`_moved`). None
+    = each channel is a column, |F|² of the model says which are kept, and errors of pixels are
     independent.
     """
     problem = model.problem

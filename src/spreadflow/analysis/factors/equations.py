@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-
 RIDGE = 1e-6
 """What is added to the diagonal of a shoebox's matrix, relative to it, where it is inverted: two
 reflections may light the same pixels alike.
