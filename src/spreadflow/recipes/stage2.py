@@ -29,6 +29,11 @@ SHARED_PRECISION = 4.0
 LARGEST_SHARED_STEP = 0.1
 """Largest change of ln of a common factor in one round: intensities are not linear in it."""
 
+LEAST_COMMON = 0.2
+"""Share of the reflections that half sets must have in common for lattices that were held out to
+say anything.
+"""
+
 WIDER = 2.0
 """Factor by which the spread of volumes is widened before it is looked for again."""
 
@@ -80,7 +85,9 @@ class Intensities(NamedTuple):
     n_iterations: int
     """of all solves for the intensities"""
     held_out: float
-    """−ln L of each half's lattices with the intensities of the other half, a lattice"""
+    """−ln L of each half's lattices with the intensities of the other half, a lattice; NaN where
+    they have too few reflections in common
+    """
     held_out_before: float
     """the same with those of the cycle before; NaN in the first"""
 
@@ -270,7 +277,12 @@ def _halves(
             half[:, number] = np.where(marginal.is_seen, of_half.intensity, np.nan)
             marginals.append((number, marginal))
 
+    is_common = np.isfinite(half).all(axis=1)
+    has_enough = is_common.sum() >= LEAST_COMMON * np.isfinite(half).any(axis=1).sum()
+
     def held_out(of_halves: np.ndarray) -> float:
+        if not has_enough:
+            return np.nan
         total = 0.0
         for number, marginal in marginals:
             other = of_halves[:, 1 - number]

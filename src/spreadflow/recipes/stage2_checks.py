@@ -13,6 +13,9 @@ LARGEST_SCATTER = 0.3
 wrong.
 """
 
+LARGEST_FACTOR = 0.1
+"""|ln| of a common factor of N or η in the last cycle above which they have not come to rest."""
+
 LARGEST_SPREAD = 1.5
 """Standard deviation of ln volume among lattices above which brightness is no crystal's size."""
 
@@ -20,7 +23,7 @@ LARGEST_LOST = 0.1
 """Share of lattices that may be lost without a warning."""
 
 LEAST_CORRELATION = 0.8
-"""Correlation of the intensities with those they started from below which they are others."""
+"""Correlation of amplitudes with those of the merge below which they are others."""
 
 UNLIKE_SIGMAS = 5.0
 """Standard deviations of ln volume among lattices beyond which one is unlike the others."""
@@ -74,11 +77,21 @@ def stage2_warnings(
                 "Look at stage2.png for lattices unlike the others.",
             )
         )
+    if last["log_factor"] > LARGEST_FACTOR:
+        warnings.append(
+            StageWarning(
+                f"N or η of all lattices still move after {len(cycles)} cycles: |ln| of the factor "
+                "that makes lattices agree",
+                last["log_factor"],
+                LARGEST_FACTOR,
+                "Raise stage2.max_cycles; is the mosaicity of the model that of the crystals?",
+            )
+        )
     return warnings + _of_tables(tables, last["spread"])
 
 
 def _of_tables(tables: Mapping[str, Mapping[str, np.ndarray]], spread: float) -> list[StageWarning]:
-    """Return warnings about lattices, and about intensities unlike those of the start. spread:
+    """Return warnings about lattices, and about amplitudes unlike those of the merge. spread:
     standard deviation of ln volume.
     """
     warnings = []
@@ -108,14 +121,16 @@ def _of_tables(tables: Mapping[str, Mapping[str, np.ndarray]], spread: float) ->
                 "Look at its still; leave it out with cells if it is no crystal of this kind.",
             )
         )
-    start = tables["merged"]["start"]
-    intensity = tables["merged"]["intensity"]
-    if len(start) > 2:
-        correlation = float(np.corrcoef(start, intensity)[0, 1])
+    merge = tables["merged"]["merge"]
+    both = np.isfinite(merge)
+    if both.sum() > 2:
+        F_merge = np.sqrt(np.maximum(merge[both], 0.0))
+        F = np.sqrt(np.maximum(tables["merged"]["intensity"][both], 0.0))
+        correlation = float(np.corrcoef(F_merge, F)[0, 1])
         if correlation < LEAST_CORRELATION:
             warnings.append(
                 StageWarning(
-                    "intensities are unlike those they started from: correlation",
+                    "amplitudes are unlike those of the merge: correlation",
                     correlation,
                     LEAST_CORRELATION,
                     "Look at stage2.png and merge.png before either is trusted.",

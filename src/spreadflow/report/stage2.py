@@ -135,12 +135,23 @@ def _finite(value: float) -> float | None:
 
 def _cycles(table: dict[str, np.ndarray]) -> dict[str, Any]:
     """Return the figures of the last cycle, and those of all."""
-    names = ("change", "spread", "scatter", "held_out", "held_out_before", "seconds")
+    names = (
+        "change",
+        "spread",
+        "scatter",
+        "held_out",
+        "held_out_before",
+        "n_cells",
+        "eta_deg",
+        "log_factor",
+        "seconds",
+    )
     rows = [
         {name: _finite(float(table[f"cycles/{name}"][row])) for name in names}
         for row in range(len(table["cycles/change"]))
     ]
-    last = {name: rows[-1][name] for name in ("change", "spread", "scatter")}
+    kept = ("change", "spread", "scatter", "n_cells", "eta_deg", "log_factor")
+    last = {name: rows[-1][name] for name in kept}
     n_lattices = table["cycles/n_lattices"][-1]
     seconds = rows[-1]["seconds"]
     return {

@@ -46,6 +46,7 @@ from spreadflow.stages.expansions import (
     unknowns_of,
 )
 from spreadflow.stages.pixel_models import inputs_of, sections_of
+from spreadflow.units import DEG
 
 DIGITS = 4
 """Digits to which the intensities of an expansion are rounded: rounding errors of sums must not
@@ -344,11 +345,8 @@ def _figures(
     """Return the row of the table `cycles` of a cycle. Raises FileError where no lattice can be
     used.
     """
-    names = ["lattices/outcome", "lattices/model_error"]
-    columns = [parts.read(block, names) for block in range(len(parts.keys))]
-    outcome = np.concatenate([of_part[names[0]] for of_part in columns])
-    error = np.concatenate([of_part[names[1]] for of_part in columns])
-    used = outcome == SpreadOutcome.USED
+    columns = skeleton.all_rows(parts, "lattices")
+    used = columns["outcome"] == SpreadOutcome.USED
     if not used.any():
         found = f"{len(used)} of which none can be"
         todo = "Look at stage1.png and predict.png."
@@ -362,7 +360,10 @@ def _figures(
         "scatter": refined.fraction,
         "held_out": refined.held_out,
         "held_out_before": refined.held_out_before,
-        "model_error": float(np.median(error[used])),
+        "model_error": float(np.median(columns["model_error"][used])),
+        "n_cells": float(np.median(columns["n_cells"][used])),
+        "eta_deg": float(np.median(columns["eta_axes_rad"][used]) / DEG),
+        "log_factor": float(np.abs(refined.shared).max(initial=0.0)),
         "n_iterations": refined.n_iterations,
     }
 

@@ -71,16 +71,28 @@ CYCLES = table(
             "noise and the channels",
         ),
         "held_out": Column(
-            "float64", "", "−ln L a lattice of each half's lattices with I of the other half"
+            "float64",
+            "",
+            "−ln L a lattice of each half's lattices with I of the other half",
+            not_finite="NaN = half sets have too little in common",
         ),
         "held_out_before": Column(
             "float64",
             "",
             "the same with I of the cycle before",
-            not_finite="NaN = it was the first",
+            not_finite="NaN = the first, or too little in common",
         ),
         "model_error": Column(
             "float64", "", "median over lattices of that of a pixel, relative to its Bragg photons"
+        ),
+        "n_cells": Column(
+            "float64", "", "median over lattices and axes of the N they were held at"
+        ),
+        "eta_deg": Column("float64", "deg", "the same of η"),
+        "log_factor": Column(
+            "float64",
+            "",
+            "largest |ln| of the common factors by which N and η then were multiplied",
         ),
         "n_iterations": Column("int32", "", "of all solves for the intensities"),
         "seconds": Column("float64", "s", "processor time of the solves on the first rank"),
