@@ -18,6 +18,7 @@ import argparse
 import json
 import multiprocessing
 import pickle
+import resource
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,9 @@ from spreadflow.units import DEG
 
 N_PULSES = 200
 """Pulses whose mean is the spectrum of the truth."""
+
+N_REPLICATED = 10_000
+"""Lattices whose equations have to fit into the memory of a rank."""
 
 BATCH = 16
 """Lattices in a batch."""
@@ -394,14 +398,7 @@ def cycles(
             work = partial(expand, row, folder)
             all_expanded = list(workers.map(work, range(row.n), starts, chunksize=4))
         used = [lattice for lattice in all_expanded if lattice is not None]
-        problem = stage2.Problem(
-            reflections=reflections,
-            is_shared=intensities.is_shared(used[0].unknowns),
-            direction=intensities.volume_direction(used[0].unknowns),
-            restraint=None,
-            seed=0,
-            add=lambda array: array,
-        )
+        problem = problem_of(used, reflections)
         start_time = user_cpu()
         before = stage2.refine(problem, batches_of(used, reflections), about, before)
         costs = {
@@ -421,6 +418,18 @@ def cycles(
             else intensities.with_factors(lattice.start, lattice.unknowns, before.shared)
             for lattice in all_expanded
         ]
+
+
+def problem_of(expanded: Sequence[Expanded], reflections: Reflections) -> stage2.Problem:
+    """Return what the cycles share, on one rank."""
+    return stage2.Problem(
+        reflections=reflections,
+        is_shared=intensities.is_shared(expanded[0].unknowns),
+        direction=intensities.volume_direction(expanded[0].unknowns),
+        restraint=None,
+        seed=0,
+        add=lambda array: array,
+    )
 
 
 def pool(n_processes: int, initializer: Any = None, arguments: tuple = ()) -> Executor:
@@ -471,6 +480,44 @@ def measure(row: Row, folder: Path, n_processes: int) -> dict[str, Any]:
         }
         figures["cycles"].append(of_cycle)
     return figures
+
+
+def memory(folder: Path, n_processes: int) -> dict[str, Any]:
+    """Return what one rank needs for the equations of `N_REPLICATED` lattices, read batch by batch:
+    those of 64 again and again, each time with other reflections.
+    """
+    row = Row(64, d_max=10.0)
+    reflections = reflections_of("perturbed")
+    about = intensities.modelled(reflections, reflections.intensity)
+    with pool(n_processes, begin, (reflections, about, None)) as workers:
+        starts = drawn(list(workers.map(partial(stage1, row, folder), range(row.n), chunksize=4)))
+        expanded = list(workers.map(partial(expand, row, folder), range(row.n), starts))
+    used = [lattice for lattice in expanded if lattice is not None]
+    own = list(batches_of(used, reflections)())
+    n = len(reflections.intensity)
+    n_lattices = sum(len(one.batch.loss) for one in own)
+    n_times = N_REPLICATED // n_lattices
+
+    def replicated() -> Iterator[stage2.OwnBatch]:
+        for turn in range(n_times):
+            for one in own:
+                unique = (one.batch.unique + 7919 * turn) % n
+                batch = one.batch._replace(unique=unique, intensity=about[unique])
+                yield one._replace(number=len(own) * turn + one.number, batch=batch)
+
+    problem = problem_of(used, reflections)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start_time = user_cpu()
+    stage2.refine(problem, replicated, about, None)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "commit": commit(),
+        "n_lattices": n_times * n_lattices,
+        "n_reflections": n,
+        "peak_gb": after / 2**20,
+        "peak_before_gb": before / 2**20,
+        "seconds_solve": (user_cpu() - start_time) / (n_times * n_lattices),
+    }
 
 
 def commit() -> str:
@@ -533,6 +580,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), metavar="ROW", help="only these")
     parser.add_argument("--closing", action="store_true", help="the rows of a release")
     parser.add_argument("--full", action="store_true", help="all rows")
+    parser.add_argument("--memory", action="store_true", help="the memory of a rank alone")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where lattices are kept from run to run")
     parser.add_argument("--json", type=Path, help="rows are added to those that it has")
@@ -544,6 +592,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
+        if args.memory:
+            print(json.dumps(memory(folder, args.processes), indent=1))
+            return
         for name in names:
             rows[name] = measure(ROWS[name], folder, args.processes)
             report(name, ROWS[name], rows[name], rows)

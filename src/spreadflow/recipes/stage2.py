@@ -196,15 +196,16 @@ def _equations(
 ) -> Equations:
     """Return the equations of this rank's lattices, or of those of a half set."""
     of_scatter = scatter_of(problem.reflections, about, fraction)
-    parts = []
-    for _, batch, of_lattice in batches():
-        if half is not None:
-            batch = equations.chosen(batch, of_lattice == half)
-        parts.append(equations.equations(batch, about, of_scatter))
-    if not parts:
+
+    def parts() -> Iterator[Equations]:
         nothing = equations.no_lattices(len(problem.direction))
-        parts.append(equations.equations(nothing, about, of_scatter))
-    return equations.joined(parts)
+        yield equations.equations(nothing, about, of_scatter)
+        for _, batch, of_lattice in batches():
+            if half is not None:
+                batch = equations.chosen(batch, of_lattice == half)
+            yield equations.equations(batch, about, of_scatter)
+
+    return equations.joined(parts())
 
 
 def _better_fraction(

@@ -11,8 +11,8 @@ What a lattice shows of a reflection scatters about its intensity beyond the noi
 of each column with a normal prior, and is eliminated first.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
@@ -294,18 +294,28 @@ def equations(batch: Batch, intensity: np.ndarray, scatter: np.ndarray) -> Equat
     )
 
 
-def joined(parts: Sequence[Equations]) -> Equations:
+def joined(parts: Iterable[Equations]) -> Equations:
     """Return the equations of the lattices of all parts, at least one, in their order, about the
-    same intensities.
+    same intensities. Parts are added as they come, so that they need not all be in memory.
     """
-    return Equations(
-        intensity=parts[0].intensity,
-        slope=np.sum([part.slope for part in parts], axis=0),
-        normal=sum((part.normal for part in parts[1:]), parts[0].normal),
-        cross=csr_matrix(vstack([part.cross for part in parts])),
-        n_seen=np.sum([part.n_seen for part in parts], axis=0),
-        **{
-            name: np.concatenate([getattr(part, name) for part in parts])
-            for name in ("nuisance", "score", "loss", "log_volume")
-        },
+    iterator = iter(parts)
+    total = next(iterator)
+    pieces = [_of_lattices(total)]
+    for part in iterator:
+        pieces.append(_of_lattices(part))
+        total = total._replace(
+            slope=total.slope + part.slope,
+            normal=total.normal + part.normal,
+            n_seen=total.n_seen + part.n_seen,
+        )
+    columns = {name: [piece[name] for piece in pieces] for name in pieces[0]}
+    cross = csr_matrix(vstack(columns.pop("cross")))
+    return total._replace(
+        cross=cross, **{name: np.concatenate(column) for name, column in columns.items()}
     )
+
+
+def _of_lattices(part: Equations) -> dict[str, Any]:
+    """Return what equations hold by lattice."""
+    names = ("cross", "nuisance", "score", "loss", "log_volume")
+    return {name: getattr(part, name) for name in names}

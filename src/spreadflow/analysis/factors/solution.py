@@ -28,6 +28,9 @@ FIRST_SPREAD = 0.5
 SMALLEST_SPREAD = 0.01
 """Spread of ln volume among lattices below which none is believed: no two crystals are alike."""
 
+LATTICES_AT_A_TIME = 512
+"""Lattices whose share of the diagonal of M is formed together: bounds the memory."""
+
 N_ROUNDS = 6
 """Rounds in which the spread and the lattices are found in turns (expectation maximisation)."""
 
@@ -110,11 +113,15 @@ class Marginal:
         """
         equations = self.equations
         n_lattices, n_unknowns = self.score.shape
-        rows = np.arange(n_lattices + 1)
-        size = n_lattices * n_unknowns
-        held = bsr_matrix((self.held, rows[:-1], rows), shape=(size, size))
-        explained = equations.cross.multiply(held @ equations.cross).sum(axis=0)
-        own = equations.normal.diagonal() - np.asarray(explained).ravel()
+        own = equations.normal.diagonal()
+        for first in range(0, n_lattices, LATTICES_AT_A_TIME):
+            held = self.held[first : first + LATTICES_AT_A_TIME]
+            rows = np.arange(len(held) + 1)
+            size = len(held) * n_unknowns
+            of_chunk = bsr_matrix((held, rows[:-1], rows), shape=(size, size))
+            cross = equations.cross[first * n_unknowns : first * n_unknowns + size]
+            explained = cross.multiply(of_chunk @ cross).sum(axis=0)
+            own = own - np.asarray(explained).ravel()
         return self.add(own) + self.restraint.precision
 
     def slope(self) -> np.ndarray:
