@@ -29,6 +29,11 @@ SHARED_PRECISION = 4.0
 LARGEST_SHARED_STEP = 0.1
 """Largest change of ln of a common factor in one round: intensities are not linear in it."""
 
+LARGEST_SIGMA = 1.0
+"""σ of an intensity, in units of the mean at its resolution, above which nothing is known of it: a
+shoebox has but the tail of its spot.
+"""
+
 LEAST_COMMON = 0.2
 """Share of the reflections that half sets must have in common for lattices that were held out to
 say anything.
@@ -71,11 +76,13 @@ class Intensities(NamedTuple):
     intensity: np.ndarray
     """(reflection,) as expanded where no lattice recorded it"""
     sigma: np.ndarray
-    """(reflection,) NaN where none did"""
+    """(reflection,) NaN where none did, or where it would exceed the mean at that resolution"""
     half: np.ndarray
-    """(reflection, 2) of the half sets; NaN where none did"""
+    """(reflection, 2) of the half sets; NaN as for σ"""
     n: np.ndarray
     """(reflection,) lattices that recorded it"""
+    n_undetermined: int
+    """reflections that a lattice recorded, but whose σ is larger than that"""
     spread: float
     """standard deviation of ln volume among lattices"""
     fraction: float
@@ -128,13 +135,15 @@ def refine(
 
     marginal = Marginal(whole, solved.prior, problem.add, problem.restraint)
     sigma = _sigmas(problem, own, marginal, solved, fraction)
+    is_known = sigma < LARGEST_SIGMA * problem.reflections.typical
     n_seen = problem.add(whole.n_seen.astype(np.float64)).astype(np.int64)
     half, held_out, held_out_before = _halves(problem, own, solved, point, fraction, before)
     return Intensities(
         intensity=solved.intensity,
-        sigma=sigma,
+        sigma=np.where(is_known, sigma, np.nan),
         half=half,
         n=n_seen,
+        n_undetermined=int((np.isfinite(sigma) & ~is_known).sum()),
         spread=solved.prior.spread,
         fraction=fraction,
         shared=shared_value,
@@ -275,7 +284,9 @@ def _halves(
             )
             prior = of_half.prior
             marginal = Marginal(own, prior, problem.add)
-            half[:, number] = np.where(marginal.is_seen, of_half.intensity, np.nan)
+            information = np.where(marginal.is_seen, marginal.information(), 0.0)
+            is_known = information * problem.reflections.typical**2 > LARGEST_SIGMA**-2.0
+            half[:, number] = np.where(is_known, of_half.intensity, np.nan)
             marginals.append((number, marginal))
 
     is_common = np.isfinite(half).all(axis=1)

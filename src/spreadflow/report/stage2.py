@@ -96,6 +96,7 @@ def _counts(table: dict[str, np.ndarray]) -> dict[str, Any]:
         "n_lattices": int(used.sum()),
         "outcomes": outcome_counts(outcome, SpreadOutcome),
         "n_reflections": len(n),
+        "n_undetermined": int(table["cycles/n_undetermined"][-1]),
         "multiplicity": float(n.mean()) if len(n) else None,
         "seconds_per_lattice": median(table["lattices/seconds"][used]),
         "model_error": median(table["lattices/model_error"][used]),

@@ -363,6 +363,7 @@ def _figures(
         "model_error": float(np.median(columns["model_error"][used])),
         "n_cells": float(np.median(columns["n_cells"][used])),
         "eta_deg": float(np.median(columns["eta_axes_rad"][used]) / DEG),
+        "n_undetermined": refined.n_undetermined,
         "log_factor": float(np.abs(refined.shared).max(initial=0.0)),
         "n_iterations": refined.n_iterations,
     }

@@ -85,6 +85,9 @@ CYCLES = table(
         "model_error": Column(
             "float64", "", "median over lattices of that of a pixel, relative to its Bragg photons"
         ),
+        "n_undetermined": Column(
+            "int32", "", "reflections recorded, whose σ would exceed the mean at their resolution"
+        ),
         "n_cells": Column(
             "float64", "", "median over lattices and axes of the N they were held at"
         ),
