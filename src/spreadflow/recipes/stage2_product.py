@@ -113,7 +113,8 @@ def peaks(
     reflections: Reflections, refined: Intensities, of_merge: merging.Merged, model: MapModel
 ) -> Table:
     """Return the table `sites`: heights of the anomalous difference map at the sites, with these
-    amplitudes and with those of the merge, on the reflections that each has. NaN = there is no map.
+    amplitudes and with those of the merge, on the reflections that both have. NaN = there is no
+    map.
     """
     unique = reflections.unique
     sign = np.where(unique.friedel < 0, -1, 1)[:, None]
@@ -121,9 +122,11 @@ def peaks(
     energy = int(np.argmax(np.cumsum(model.photons) >= 0.5 * model.photons.sum()))
     at_energy = model.factors._replace(anomalous=model.factors.anomalous[:, [energy]])
     F = np.where(row >= 0, at_energy.at(np.maximum(row, 0))[:, 0], np.nan)
+    is_common = np.isfinite(refined.sigma) & np.isfinite(of_merge.intensity)
     columns = {}
     for name, source in (("height", refined), ("height_merge", of_merge)):
-        columns[name] = _heights(reflections, source.intensity, source.sigma, F, model.places)
+        sigma = np.where(is_common, source.sigma, np.nan)
+        columns[name] = _heights(reflections, source.intensity, sigma, F, model.places)
     return columns
 
 
