@@ -24,6 +24,8 @@ pytestmark = pytest.mark.chain
 GROUP = "C 1 2 1"
 STAGES = ("index", "level0", "reindex", "cells", "merge", "annulus", "ladder", "stage1")
 """those whose summaries are made"""
+SITES = [{"atom": ["FE1"], "curve": "oxidized"}, {"atom": ["FE2"], "curve": "reduced"}]
+"""in both chains of the model, as in config/nanobragg.yaml"""
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +221,7 @@ def test_pixels_of_another_simulator_are_explained_to_the_noise(
         "structure_factors": {
             "model": str(shared_data / "nanobragg_c2" / "model.pdb"),
             "k_sol": 0.0,
+            "sites": SITES,
         },
         "stage1": {"mosaicity": "domains", "domains": str(tmp_path / "domains.h5")},
     }
@@ -257,7 +260,8 @@ def test_domains_learned_from_another_simulators_pixels_explain_them(trial, shar
     """Only the model of the crystal is taken from the truth, and the radial residuals are as small
     as with the true domains.
     """
-    structure_factors = {"model": str(shared_data / "nanobragg_c2" / "model.pdb"), "k_sol": 0.0}
+    model = str(shared_data / "nanobragg_c2" / "model.pdb")
+    structure_factors = {"model": model, "k_sol": 0.0, "sites": SITES}
     how = {"structure_factors": structure_factors, "oversample": 1, "mosaicity": "learned"}
     tree = {"mosaic": {"max_lattices": 8}, "stage1": how}
     out = {stage: tmp_path / f"{stage}.h5" for stage in ("mosaic", "stage1")}
