@@ -39,6 +39,11 @@ LEAST_COMMON = 0.2
 say anything.
 """
 
+LEAST_STRENGTH = 5.0
+"""I/σ in one half set from which an intensity is handed to the lattices of the other: a weak one
+of a bright reflection would outweigh all others.
+"""
+
 WIDER = 2.0
 """Factor by which the spread of volumes is widened before it is looked for again."""
 
@@ -271,6 +276,7 @@ def _halves(
     lattices with those of the other half, of this cycle and of the one before. Collective.
     """
     half = np.full((len(about), 2), np.nan)
+    is_strong = np.zeros(half.shape, dtype=bool)
     marginals = []
     n_lattices = 0.0
     for number in range(2):
@@ -287,10 +293,10 @@ def _halves(
             information = np.where(marginal.is_seen, marginal.information(), 0.0)
             is_known = information * problem.reflections.typical**2 > LARGEST_SIGMA**-2.0
             half[:, number] = np.where(is_known, of_half.intensity, np.nan)
+            is_strong[:, number] = information * of_half.intensity**2 > LEAST_STRENGTH**2
             marginals.append((number, marginal))
 
-    is_common = np.isfinite(half).all(axis=1)
-    has_enough = is_common.sum() >= LEAST_COMMON * np.isfinite(half).any(axis=1).sum()
+    has_enough = is_strong.all(axis=1).sum() >= LEAST_COMMON * is_strong.any(axis=1).sum()
 
     def held_out(of_halves: np.ndarray) -> float:
         if not has_enough:
@@ -298,7 +304,8 @@ def _halves(
         total = 0.0
         for number, marginal in marginals:
             other = of_halves[:, 1 - number]
-            intensity = np.where(np.isfinite(other), other, about)
+            is_judged = np.isfinite(other) & is_strong[:, 1 - number]
+            intensity = np.where(is_judged, other, about)
             total += solution.loss(marginal, intensity)
         return total / max(n_lattices, 1.0)
 
