@@ -57,6 +57,6 @@ def test_any_number_of_ranks_gives_the_same_also_when_killed(refined_run, tmp_pa
 
     packed = [path.with_name("pack.h5") for path in (out, whole)]
     for path, ranks in zip(packed, (1, 2), strict=True):
-        inputs = ["--predict", path.with_name("predict.h5")]
+        inputs = ["--reindex", refined_run.reindex, "--predict", path.with_name("predict.h5")]
         assert run(refined_run, "pack", inputs, path, ranks, CLI) == 0
     assert_same("pack", *packed)
