@@ -1,12 +1,13 @@
 """One lattice on its way to the curves: refined once more, and reduced to its Gram matrices."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from spreadflow.analysis.curves import expand
 from spreadflow.analysis.curves.gram import Gram, gram, model_error
-from spreadflow.analysis.pixels import lattice_fit
+from spreadflow.analysis.pixels import lattice_fit, solve
 from spreadflow.analysis.pixels.likelihood import variance
 from spreadflow.config import SpreadSection, Stage1Section
 from spreadflow.errors import RefinedOutcome, SpreadOutcome
@@ -95,23 +96,51 @@ def expand_fit(
     pixels: how lattices are modelled; error: standard deviation of a modelled pixel relative to its
     Bragg photons, None to take it from the residuals.
     """
+
+    def reduce(refined_model: lattice_fit.Model, point: solve.Point) -> tuple[Gram, float]:
+        problem = refined_model.problem
+        own_error = error
+        if own_error is None:
+            photons = problem.data.photons
+            own_error = model_error(point.model, point.bragg, photons, problem.noise)
+        own = gram(refined_model, point.planes, model_error=own_error)
+        channels = channels_of(lattice, model)
+        return own._replace(channel=channels[own.channel]), own_error
+
+    return reduced(fit, lattice, model, pixels, reduce)
+
+
+Reduce = Callable[[lattice_fit.Model, solve.Point], tuple[Gram, float]]
+"""A model that starts where a lattice's fit ended, and that fit → Gram matrices, and the standard
+deviation of a modelled pixel relative to its Bragg photons.
+"""
+
+
+def reduced(
+    fit: LatticeFit,
+    lattice: PackedLattice,
+    model: RunModel,
+    pixels: Stage1Section,
+    reduce: Reduce,
+) -> ExpandedLattice:
+    """Return a lattice that was fitted as its Gram matrices, made by `reduce`; their unknowns are
+    those that `pixels` refines.
+    """
     if fit.problem is None or fit.refined is None or fit.outcome == RefinedOutcome.LOST:
         return ExpandedLattice(SpreadOutcome.LOST, fit.why)
     problem = fit.problem
-    refined = fit.refined
-    point = refined.fit.point
-    if error is None:
-        error = model_error(point.model, point.bragg, problem.data.photons, problem.noise)
+    point = fit.refined.fit.point
     refined_model = lattice_fit.Model(
-        lattice_fit.moved(problem, refined.parameters), tuple(pixels.refine), pixels.n_cells_axes
+        lattice_fit.moved(problem, fit.refined.parameters),
+        tuple(pixels.refine),
+        pixels.n_cells_axes,
     )
-    own = gram(refined_model, point.planes, model_error=error)
-    channels = np.flatnonzero(np.isin(model.energies_ev, lattice.spectrum.energies_ev))
+    own, error = reduce(refined_model, point)
     photons = np.zeros(len(model.energies_ev))
-    photons[channels] = lattice.spectrum.photons
+    photons[channels_of(lattice, model)] = lattice.spectrum.photons
     return ExpandedLattice(
         outcome=SpreadOutcome.USED,
-        gram=own._replace(channel=channels[own.channel]),
+        gram=own,
         unknowns=tuple(refined_model.names()),
         start=start_after(fit),
         photons=photons,
@@ -119,6 +148,11 @@ def expand_fit(
         sigma_z=lattice_fit.sigma_z(point, problem.data, problem.noise),
         boxes=box_figures(fit, lattice),
     )
+
+
+def channels_of(lattice: PackedLattice, model: RunModel) -> np.ndarray:
+    """Return the channels of a lattice's pulse among all channels of the run."""
+    return np.flatnonzero(np.isin(model.energies_ev, lattice.spectrum.energies_ev))
 
 
 def lattice_terms(lattice_gram: Gram, factors: StructureFactors) -> expand.LatticeTerms:

@@ -7,23 +7,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.curves.gram import gram, shape_error
+from spreadflow.analysis.curves.gram import Gram, gram, shape_error
 from spreadflow.analysis.factors import french_wilson
 from spreadflow.analysis.factors.equations import Batch
 from spreadflow.analysis.merging.merging import N_SHELLS, Unique
-from spreadflow.analysis.pixels import lattice_fit
+from spreadflow.analysis.pixels import lattice_fit, solve
 from spreadflow.config import Stage1Section
-from spreadflow.errors import RefinedOutcome, SpreadOutcome
+from spreadflow.errors import SpreadOutcome
 from spreadflow.models import Mosaic
 from spreadflow.physics import unit_cell
 from spreadflow.physics.structure_factors import StructureFactors
-from spreadflow.recipes.gram import ExpandedLattice, box_figures
+from spreadflow.recipes.gram import ExpandedLattice, reduced
 from spreadflow.recipes.lattice import (
     PackedLattice,
     RunModel,
     Start,
     refine_lattice,
-    start_after,
 )
 
 DIMMEST = 1e-3
@@ -198,32 +197,15 @@ def expand_flat(
     own_kinds = [name for name in pixels.refine if name not in SHARED]
     held = pixels.model_copy(update={"refine": own_kinds})
     fit = refine_lattice(lattice, mosaic, model, held, start)
-    if fit.problem is None or fit.refined is None or fit.outcome == RefinedOutcome.LOST:
-        return ExpandedLattice(SpreadOutcome.LOST, fit.why)
-    problem = fit.problem
-    point = fit.refined.fit.point
-    error = shape_error(point, problem)
-    refined_model = lattice_fit.Model(
-        lattice_fit.moved(problem, fit.refined.parameters),
-        tuple(pixels.refine),
-        pixels.n_cells_axes,
-    )
-    row = reflections.unique.rows(np.asarray(refined_model.problem.start.hkl))
-    typical = np.where(row >= 0, reflections.typical[row], 0.0)
-    own = gram(refined_model, point.planes, model_error=error, typical=typical)
-    channels = np.flatnonzero(np.isin(model.energies_ev, lattice.spectrum.energies_ev))
-    photons = np.zeros(len(model.energies_ev))
-    photons[channels] = lattice.spectrum.photons
-    return ExpandedLattice(
-        outcome=SpreadOutcome.USED,
-        gram=own,
-        unknowns=tuple(refined_model.names()),
-        start=start_after(fit),
-        photons=photons,
-        model_error=error,
-        sigma_z=lattice_fit.sigma_z(point, problem.data, problem.noise),
-        boxes=box_figures(fit, lattice),
-    )
+
+    def reduce(refined_model: lattice_fit.Model, point: solve.Point) -> tuple[Gram, float]:
+        problem = refined_model.problem
+        error = shape_error(point, problem)
+        row = reflections.unique.rows(np.asarray(problem.start.hkl))
+        typical = np.where(row >= 0, reflections.typical[row], 0.0)
+        return gram(refined_model, point.planes, model_error=error, typical=typical), error
+
+    return reduced(fit, lattice, model, pixels, reduce)
 
 
 def is_shared(unknowns: Sequence[str]) -> np.ndarray:

@@ -283,13 +283,11 @@ def _halves(
         own = _equations(problem, batches, about, fraction, number)
         n_own = problem.add(np.array([len(own.loss)], dtype=np.float64))[0]
         n_lattices += n_own
-        prior = solved.prior
         if n_own:
             of_half = solution.solve(
-                own, problem.direction, problem.add, spread=prior.spread, n_rounds=1
+                own, problem.direction, problem.add, spread=solved.prior.spread, n_rounds=1
             )
-            prior = of_half.prior
-            marginal = Marginal(own, prior, problem.add)
+            marginal = Marginal(own, of_half.prior, problem.add)
             information = np.where(marginal.is_seen, marginal.information(), 0.0)
             is_known = information * problem.reflections.typical**2 > LARGEST_SIGMA**-2.0
             half[:, number] = np.where(is_known, of_half.intensity, np.nan)
