@@ -41,6 +41,7 @@ from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.recipes import intensities, patch, stage2
 from spreadflow.recipes.intensities import Merged, Reflections
 from spreadflow.recipes.lattice import PackedLattice, RunModel, Start, refine_lattice, start_after
+from spreadflow.stages.merge import REFLECTION_COLUMNS
 from spreadflow.units import DEG
 
 N_PULSES = 200
@@ -52,18 +53,8 @@ N_REPLICATED = 10_000
 BATCH = 16
 """Lattices in a batch."""
 
-REFLECTION_COLUMNS = (
-    "hkl",
-    "partiality",
-    "lorentz",
-    "polarization",
-    "capture",
-    "slopes",
-    "intensity",
-    "sigma",
-    "flags",
-)
-"""Columns of reflections that are merged."""
+MERGED_COLUMNS = tuple(name for name in REFLECTION_COLUMNS if name != "lattice")
+"""Columns of a lattice's reflections that are merged."""
 
 
 class Row(NamedTuple):
@@ -176,7 +167,7 @@ def integrated(row: Row, packed: PackedLattice, true: patch.Patch) -> dict[str, 
         image, mask, prediction.Predicted(*(column[is_chosen] for column in predicted)), detector
     )
     columns = reflections._asdict()
-    return {name: columns[name] for name in REFLECTION_COLUMNS}
+    return {name: columns[name] for name in MERGED_COLUMNS}
 
 
 # ---------------------------------------------------------------- truth
@@ -217,7 +208,7 @@ def merged(row: Row, made: Sequence[Made], refine_b: bool) -> merging.Merged:
     of_lattice = np.repeat(np.arange(n_lattices), n_reflections)
     table = {
         name: np.concatenate([lattice.reflections[name] for lattice in made])
-        for name in REFLECTION_COLUMNS
+        for name in MERGED_COLUMNS
     }
     failed = (table["flags"].astype(int) & ReflectionFlag.FAILED) != 0
     numbers = np.arange(n_lattices, dtype=np.uint64)

@@ -12,6 +12,7 @@ from spreadflow.analysis.factors import french_wilson
 from spreadflow.analysis.factors.equations import Batch
 from spreadflow.analysis.merging.merging import N_SHELLS, Unique
 from spreadflow.analysis.pixels import lattice_fit, solve
+from spreadflow.analysis.still.tails import MAD_TO_SIGMA
 from spreadflow.config import Stage1Section
 from spreadflow.errors import SpreadOutcome
 from spreadflow.models import Mosaic
@@ -35,9 +36,6 @@ SMALLEST_SCATTER = 1e-6
 
 SHARED = ("n_cells", "eta")
 """Kinds of unknowns of stage 1 that lattices have a common factor of, in place of their own."""
-
-PER_NORMAL_MEDIAN = 1.4826
-"""Standard deviation of a normal distribution about 0, in units of its median absolute value."""
 
 NODES_AT_A_TIME = 4096
 """Nodes whose |F|² of all channels are formed together: bounds the memory."""
@@ -272,7 +270,7 @@ def drawn_together(log_values: np.ndarray, sigma: np.ndarray) -> np.ndarray:
         return log_values
     known = log_values[is_known]
     centre = float(np.median(known))
-    scatter = PER_NORMAL_MEDIAN * float(np.median(np.abs(known - centre)))
+    scatter = MAD_TO_SIGMA * float(np.median(np.abs(known - centre)))
     spread2 = max(scatter**2 - float(np.median(sigma[is_known])) ** 2, 0.0)
     keep = spread2 / (spread2 + sigma**2)
     return np.where(is_known, centre + keep * (log_values - centre), log_values)

@@ -313,11 +313,9 @@ def _expand(
     skeleton.run(parts, make, f"stage2, cycle {cycle}", context.world)
     parts.finish(
         context.world,
-        sites=[],
         energies_ev=models[0].energies_ev,
         unknowns=context.unknowns,
         cycle=cycle,
-        curves=np.empty((0, 2, len(models[0].energies_ev))),
     )
 
 

@@ -16,6 +16,7 @@ import gemmi
 import numpy as np
 
 from spreadflow.analysis.merging.merging import Unique
+from spreadflow.analysis.still.tails import MAD_TO_SIGMA
 
 LARGEST = 4.0
 """A difference may be so many times the r.m.s. difference at its resolution: one of 16 000 normal
@@ -27,9 +28,6 @@ NOISIEST = 2.0**0.5
 typical σ there where that is larger: without weights, a pair adds more to a peak than to the noise
 as long as its variance is less than twice the mean of all.
 """
-
-PER_NORMAL_MEDIAN = 1.4826
-"""Standard deviation of a normal distribution about 0, in units of its median absolute value."""
 
 PAIRS_PER_SHELL = 100
 """Pairs of mates, at least, in which what is usual at a resolution is found."""
@@ -155,7 +153,7 @@ def _is_usual(pairs: _Pairs) -> np.ndarray:
 
 def _rms(size: np.ndarray) -> float:
     """Return the r.m.s. of differences of such sizes (n,), which a few large ones do not change."""
-    return PER_NORMAL_MEDIAN * float(np.median(size))
+    return MAD_TO_SIGMA * float(np.median(size))
 
 
 def _map(unique: Unique, pairs: _Pairs, is_used: np.ndarray) -> gemmi.FloatGrid:
