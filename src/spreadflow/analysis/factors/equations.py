@@ -217,19 +217,15 @@ def parabolas(batch: Batch, intensity: np.ndarray, scatter: np.ndarray) -> Parab
     for columns, normal in boxes_of(batch):
         pulled = np.einsum("bij,bj->bi", normal, away[columns])
         losses[columns] = (0.5 * pulled - batch.slope[columns]) * away[columns]
-        own_slope = batch.slope[columns] - pulled
-        own_cross = batch.cross[columns]
-
-        # the scatter of each column is eliminated
-        held = np.linalg.inv(normal + _diagonal(precision[columns]))
-        rest = np.concatenate([own_cross, own_slope[:, :, None]], axis=2)
-        held_rest = held @ rest
-        of_columns[columns] = own_cross[:, :, :, None] * held_rest[:, :, None, :]
-        losses[columns] -= 0.5 * own_slope * held_rest[:, :, -1]
-        left = rest - normal @ held_rest
-        cross[columns] = left[:, :, :-1]
-        slope[columns] = left[:, :, -1]
-        boxes.append(Boxes(columns, normal - normal @ held @ normal))
+        rest = np.concatenate(
+            [batch.cross[columns], (batch.slope[columns] - pulled)[:, :, None]], axis=2
+        )
+        free = _without_scatter(normal, rest, precision[columns])
+        of_columns[columns] = rest[:, :, :-1, None] * free.taken[:, :, None, :]
+        losses[columns] -= 0.5 * rest[:, :, -1] * free.taken[:, :, -1]
+        cross[columns] = free.rest[:, :, :-1]
+        slope[columns] = free.rest[:, :, -1]
+        boxes.append(Boxes(columns, free.normal))
 
     explained = by_lattice(of_columns, batch.lattice, n_lattices)
     moved = by_lattice(away[:, None] * batch.cross, batch.lattice, n_lattices)
@@ -241,6 +237,28 @@ def parabolas(batch: Batch, intensity: np.ndarray, scatter: np.ndarray) -> Parab
         score=batch.score - moved - explained[:, :, -1],
         loss=batch.loss + by_lattice(losses, batch.lattice, n_lattices),
     )
+
+
+class _WithoutScatter(NamedTuple):
+    """Shoeboxes of one size, the scatter of their columns eliminated."""
+
+    normal: np.ndarray
+    """(box, n, n)"""
+    rest: np.ndarray
+    """(box, n, unknown + 1) cross, and last the slope"""
+    taken: np.ndarray
+    """(box, n, unknown + 1) what the scatter takes of the rest"""
+
+
+def _without_scatter(
+    normal: np.ndarray, rest: np.ndarray, precision: np.ndarray
+) -> _WithoutScatter:
+    """Return the matrices (box, n, n) and the rest (box, n, unknown + 1) of shoeboxes without the
+    scatter of their columns, of which precision (box, n) is known.
+    """
+    held = np.linalg.inv(normal + _diagonal(precision))
+    taken = held @ rest
+    return _WithoutScatter(normal - normal @ held @ normal, rest - normal @ taken, taken)
 
 
 def _diagonal(values: np.ndarray) -> np.ndarray:
