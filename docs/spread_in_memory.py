@@ -15,7 +15,7 @@ from spreadflow.physics.mosaic import continuous
 from spreadflow.recipes import curves, factors, gram, lattice, patch
 from spreadflow.recipes.alternate import alternate
 from spreadflow.recipes.lattice import PackedLattice
-from spreadflow.recipes.lattice_sums import LatticeSums, sums_here
+from spreadflow.recipes.lattice_sums import LatticeSums, Unknown
 from spreadflow.recipes.still import Simulator
 
 METAL = [{"atom": "FE1", "curve": "metallic"}, {"atom": "FE2", "curve": "metallic"}]
@@ -75,16 +75,31 @@ def refined_curves(n_lattices: int) -> dict[str, np.ndarray]:
     p = next(iter(parametrisations.values()))
 
     def refine_lattices(before: RefinedCurves | None) -> LatticeSums:
-        with_curves = gram.with_curves(start, curves.curves_of(p, before))
-        about = model._replace(factors=with_curves)
+        rest = None if before is None else before.rest
+        about = gram.with_curves(start, curves.curves_of(p, before))
+        about = gram.with_rest(about, rest, model.space_group)
+        model_about = model._replace(factors=about)
         expanded = [
-            gram.expand_lattice(one, mosaic, about, sections.stage1, sections.spread, start_of_fit)
+            gram.expand_lattice(
+                one, mosaic, model_about, sections.stage1, sections.spread, start_of_fit
+            )
             for one, start_of_fit in zip(lattices, starts, strict=True)
         ]
         starts[:] = [one.start for one in expanded]
-        terms = [gram.lattice_terms(one.gram, start) for one in expanded]
-        photons = np.array([one.photons for one in expanded])
-        return sums_here(terms, photons, energies_ev)
+        unknown = Unknown(
+            kind=sections.spread.unknown_f,
+            cell=simulator.cell,
+            space_group=model.space_group,
+            is_held=before is None,
+        )
+        return LatticeSums(
+            [one.gram for one in expanded],
+            start,
+            photons=np.array([one.photons for one in expanded]),
+            energies_ev=energies_ev,
+            unknowns=expanded[0].unknowns,
+            unknown=unknown,
+        )
 
     def refine_curves(
         sums: LatticeSums, before: RefinedCurves | None

@@ -301,9 +301,17 @@ WIDE = PACKED | {
         "structure_factors": {"sites": METAL},
         "refine": ["scale", "rotation", "eta"],
     },
-    "spread": {"step_ev": 6.0, "max_cycles": 2, "converged": 1e-9, "block_lattices": 1},
+    "spread": {
+        "step_ev": 6.0,
+        "max_cycles": 2,
+        "converged": 1e-9,
+        "block_lattices": 1,
+        "unknown_f": "none",
+    },
 }
-"""The packed run's configuration with few nodes and two cycles."""
+"""The packed run's configuration with few nodes and two cycles; its model is right but for the
+curves.
+"""
 
 
 @pytest.fixture(scope="session")

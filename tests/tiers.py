@@ -5,15 +5,17 @@ time, set-up included. `stage` marks tests that take seconds, `chain` those that
 (MPI, Snakemake, Slurm), `long` measurements that take minutes. With `--tiers error` an unmarked
 test that takes longer fails, with `--tiers warn` it is named in the closing summary.
 
-Compiling does not count: JAX keeps compiled programs for the next run, and so do fixtures that are
-kept on disk (`lab.cached`).
+Compiling does not count: JAX and numba keep compiled programs for the next run, and so do fixtures
+that are kept on disk (`lab.cached`).
 """
 
 import os
+import time
 from collections.abc import Iterator
 
 import jax
 import pytest
+from numba.core import event
 
 LONGEST_UNMARKED_S = 1.0
 """Processor seconds that an unmarked test may take, set-up included."""
@@ -26,7 +28,9 @@ ALLOWED_TO_COMPILE_S = 0.5
 """
 
 EXCUSED = {"seconds": 0.0}
-"""Seconds that JAX has spent compiling, and fixtures filling the disk, since the process began."""
+"""Seconds that JAX and numba have spent compiling, and fixtures filling the disk, since the process
+began.
+"""
 
 SECONDS = pytest.StashKey[float]()
 EXCUSED_SECONDS = pytest.StashKey[float]()
@@ -42,6 +46,26 @@ def _hear_of_compiling(event: str, seconds: float, **_attributes: object) -> Non
         excuse(seconds)
 
 
+class _HearOfNumba(event.Listener):
+    """Excuses what numba takes to compile; functions that are compiled within another are part of
+    it.
+    """
+
+    def __init__(self):
+        self._depth = 0
+        self._start = 0.0
+
+    def on_start(self, event: event.Event) -> None:
+        if self._depth == 0:
+            self._start = time.perf_counter()
+        self._depth += 1
+
+    def on_end(self, event: event.Event) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            excuse(time.perf_counter() - self._start)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--tiers",
@@ -54,6 +78,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     jax.monitoring.register_event_duration_secs_listener(_hear_of_compiling)
+    event.register("numba:compile", _HearOfNumba())
 
 
 def processor_seconds() -> float:

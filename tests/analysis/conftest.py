@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+import drawn as drawn_lattices
+from drawn import Drawn, as_curves
 from lab import cached
-from spreadflow.analysis.curves import controls, dispersion, expand
+from spreadflow.analysis.curves import columns
 from spreadflow.analysis.curves.dispersion import Parametrisation
-from spreadflow.analysis.curves.expand import LatticeTerms
-from spreadflow.analysis.curves.gram import Gram
 from spreadflow.analysis.pixels import lattice_fit
 from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import for_stage, parse, section
@@ -63,108 +63,14 @@ def curve_pixels() -> CurvePixels:
     return CurvePixels(energies, rows.T @ rows, rows.T)
 
 
-class Drawn(NamedTuple):
-    """Lattices of a body-centred crystal with two sites, drawn as numbers."""
-
-    factors: StructureFactors
-    """of the start"""
-    p: Parametrisation
-    theta: np.ndarray
-    """(theta,) of the true curves"""
-
-    @property
-    def energies_ev(self) -> np.ndarray:
-        return self.p.energies_ev
-
-    def lattices(
-        self, n: int, seed: int, excess: float = 1.0
-    ) -> tuple[list[LatticeTerms], np.ndarray]:
-        """n lattices and the photons of their pulses (lattice, channel). excess: variance of a
-        pixel over its own.
-        """
-        rng = np.random.default_rng(seed)
-        lattices = []
-        pulses = []
-        for _ in range(n):
-            terms, pulse = self._lattice(rng, excess)
-            lattices.append(terms)
-            pulses.append(pulse)
-        return lattices, np.array(pulses)
-
-    def _lattice(self, rng: np.random.Generator, excess: float) -> tuple[LatticeTerms, np.ndarray]:
-        """Ten shoeboxes of 25 pixels of variance 1, in which a spot of five channels moves; scale 3
-        % off.
-        """
-        centre = rng.uniform(-8, 8)
-        true = self.p.curves(self.theta)
-        envelope = np.exp(-0.5 * ((self.energies_ev - 7120.0 - centre) / 9.0) ** 2)
-        pulse = envelope * rng.gamma(2.0, size=12)
-        rows = rng.choice(len(self.factors.hkl), 10, replace=False)
-        right = self.factors._replace(anomalous=true[:, 0] + 1j * true[:, 1])
-        boxes = [self._box(rng, row, right, pulse, excess) for row in rows]
-        normal, slope, cross, others, channel, intensity = zip(*boxes, strict=True)
-        left = np.sum(others, axis=0)
-        gram = Gram(
-            start=np.arange(0, 51, 5),
-            hkl=self.factors.hkl[rows].repeat(5, axis=0),
-            channel=np.concatenate(channel).astype(np.int32),
-            intensity=np.concatenate(intensity),
-            slope=np.concatenate(slope),
-            cross=np.concatenate(cross),
-            nuisance=left[:1, :1] + 0.04,
-            score=left[:1, 1],
-            normal=np.concatenate(normal),
-            loss=0.5 * left[1, 1],
-            n_pixels=250,
-        )
-        return expand.lattice(gram, self.factors, rows.repeat(5)), pulse
-
-    def _box(self, rng, row, right: StructureFactors, pulse: np.ndarray, excess: float) -> tuple:
-        """A shoebox's share of `Gram`: normal, slope, cross, others, channel, intensity."""
-        channel = rng.integers(0, 8) + np.arange(5)
-        centres = rng.uniform(6, 10) + 2.0 * np.arange(5)
-        place = np.arange(25)[:, None] - centres
-        photons = 3e-3 * pulse[channel] * np.exp(-0.5 * (place / 1.5) ** 2)
-        intensity = self.factors.squared(np.array([row]))[0, channel]
-        true_intensity = right.squared(np.array([row]))[0, channel]
-        bright = photons @ intensity
-        expected = photons @ (true_intensity - intensity) + 0.03 * bright
-        residual = expected + np.sqrt(excess) * rng.standard_normal(25)
-        others = np.column_stack([bright, residual])
-        cross = photons.T @ others
-        normal = (photons.T @ photons)[np.tril_indices(5)].astype(np.float32)
-        return normal, cross[:, 1], cross[:, :1], others.T @ others, channel, intensity
-
-
-TRUE = ("oxidized", "reduced")
-"""Curves of the two sites of drawn lattices."""
-
 BRIGHT = {"photons": 4e12}
 """Pulses so bright that few lattices say much."""
 
 
 @pytest.fixture(scope="session")
 def drawn() -> Drawn:
-    rng = np.random.default_rng(1)
-    energies = 7109.0 + 2.0 * np.arange(12)
-    hkl = np.stack(np.meshgrid(*[np.arange(-4, 5)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
-    is_there = (hkl.sum(axis=1) % 2 == 0) & hkl.any(axis=1)
-    hkl = hkl[is_there].astype(np.int32)
-    real, imaginary = 30.0 * rng.standard_normal((2, len(hkl)))
-    positions = np.array([[0.13, 0.37], [0.21, 0.09], [0.31, 0.24]])
-    groups = 2.0 * np.exp(2j * np.pi * hkl @ positions).T
-    start, true = (
-        np.array([anomalous.site("Fe", name, energies) for name in names])
-        for names in (("metallic", "metallic"), TRUE)
-    )
-    factors = StructureFactors(hkl, real + 1j * imaginary, groups, start, 2)
-    p = dispersion.free(as_curves(start), energies, energies[::2])
-    return Drawn(factors, p, controls.nearest(p, as_curves(true)))
-
-
-def as_curves(complex_curves: np.ndarray) -> np.ndarray:
-    """(site, 2, channel) of f' + i f'' (site, channel)."""
-    return np.stack([complex_curves.real, complex_curves.imag], axis=1)
+    """A body-centred crystal whose model is right."""
+    return drawn_lattices.body_centred()
 
 
 class Patched(NamedTuple):
@@ -201,7 +107,7 @@ def _make_patched(packed_run) -> Patched:
     planes = []
     for number in range(1, 13):
         patch = patches.patch(simulator, number, d_min=2.6, d_max=4.0)
-        rows = expand.rows(factors, np.asarray(patch.parameters.hkl))
+        rows = columns.rows(factors, np.asarray(patch.parameters.hkl))
         of_metal = patch.parameters._replace(f_squared=start.squared(rows))
         problem = lattice_fit.problem(of_metal, "P 1", patch.shoeboxes, Noise(1.0, 0.0))
         model = lattice_fit.Model(problem, ("scale", "rotation"))

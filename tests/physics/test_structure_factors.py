@@ -197,17 +197,20 @@ def test_squares_of_f_and_their_derivatives_by_every_f1_and_f2():
 
 
 @pytest.mark.stage
-def test_a_perturbed_model_is_wrong_by_the_published_amounts():
+@pytest.mark.parametrize("amounts", [{}, {"xyz_ang": 0.2, "missing": 0.2}])
+def test_a_perturbed_model_is_wrong_by_the_published_amounts_or_others(amounts):
+    xyz_ang = amounts.get("xyz_ang", 0.1)
+    missing = amounts.get("missing", 0.05)
     cell = unit_cell.radians([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
     atoms = phantom.build(cell, "C 1 2 1", 1)
-    wrong, k_sol = sf.perturbed(np.random.default_rng(5), atoms, cell)
-    again, _ = sf.perturbed(np.random.default_rng(5), atoms, cell)
+    wrong, k_sol = sf.perturbed(np.random.default_rng(5), atoms, cell, **amounts)
+    again, _ = sf.perturbed(np.random.default_rng(5), atoms, cell, **amounts)
     np.testing.assert_array_equal(wrong.xyz, again.xyz)
     assert k_sol == 0.35
     sites = atoms.sites != ""
     np.testing.assert_array_equal(sites, np.isin(atoms.names, list(CURVES)))
     assert np.isin(wrong.names, list(CURVES)).sum() == sites.sum()
-    assert len(atoms.names) - len(wrong.names) == round(0.05 * (~sites).sum())
+    assert len(atoms.names) - len(wrong.names) == round(missing * (~sites).sum())
     nearest = np.array([np.abs(atoms.xyz - x).sum(axis=1).argmin() for x in wrong.xyz])
     assert np.isin(np.arange(len(atoms.names))[sites], nearest).all()
     np.testing.assert_allclose(wrong.beta, 1.1 * atoms.beta[nearest], rtol=1e-12)
@@ -216,9 +219,10 @@ def test_a_perturbed_model_is_wrong_by_the_published_amounts():
     n = len(moves)
     assert moves.size > 2000
     length = np.mean((moves**2).sum(axis=1)) ** 0.5
-    assert length == pytest.approx(0.1, rel=5 / np.sqrt(2 * moves.size))
-    np.testing.assert_allclose(np.mean(moves**2, axis=0), 0.1**2 / 3, rtol=5 * np.sqrt(2 / n))
-    np.testing.assert_allclose(np.mean(moves, axis=0), 0.0, atol=5 * 0.058 / np.sqrt(n))
+    assert length == pytest.approx(xyz_ang, rel=5 / np.sqrt(2 * moves.size))
+    np.testing.assert_allclose(np.mean(moves**2, axis=0), xyz_ang**2 / 3, rtol=5 * np.sqrt(2 / n))
+    atol = 5 * xyz_ang / np.sqrt(3 * n)
+    np.testing.assert_allclose(np.mean(moves, axis=0), 0.0, atol=atol)
     correlation = np.corrcoef(moves.T)[np.triu_indices(3, 1)]
     np.testing.assert_allclose(correlation, 0.0, atol=5 / np.sqrt(n))
 

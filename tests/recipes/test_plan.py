@@ -1,12 +1,13 @@
 """A plan, and what a refinement of the same lattices makes of it."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from lab import TRICLINIC
-from spreadflow.analysis.curves import dispersion, expand, gram, planning
+from spreadflow.analysis.curves import columns, dispersion, expand, gram, planning
 from spreadflow.analysis.pixels import lattice_fit
 from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.cli import main
@@ -29,7 +30,8 @@ TREE = TRICLINIC | {
 
 @pytest.fixture(scope="module")
 def figures() -> dict:
-    return plan.run(parse(TREE), plan.Question(n_lattices=4, grids_ev=[4.0, 8.0]))
+    question = plan.Question(n_lattices=4, grids_ev=[4.0, 8.0], model_errors=[])
+    return plan.run(parse(TREE), question)
 
 
 def test_ranges_and_grids(figures):
@@ -56,6 +58,32 @@ def test_ranges_and_grids(figures):
     assert figures["bands_ev"][0] == [7100.0, 7140.0]
 
 
+def test_unknown_x():
+    """The more the model is wrong, the less is known: of the constant of f′ much less, as it rests
+    on the model and stays where it is, while the shape and f″ become nearly as good as with X
+    known. Where `spread` takes X for known there is nothing to ask.
+    """
+    few = plan.Question(n_lattices=2, d_max=[3.0], grids_ev=[8.0], model_errors=[0.4, 0.1])
+    figures = plan.run(parse(TREE), few)["rows"]
+    assert [row["model_error"] for row in figures] == [None, 0.1, 0.4, None, 0.1, 0.4]
+    for rows in (figures[:3], figures[3:]):
+        for less_wrong, more_wrong in pairwise(rows):
+            for name in planning.QUANTITIES:
+                key = f"sigma_{name}_e"
+                assert (more_wrong[key] > 0.999 * less_wrong[key]).all()
+            key = "sigma_edge_difference_ev"
+            assert (more_wrong[key] > 0.999 * less_wrong[key]).all()
+        of_last = {
+            name: rows[2][f"sigma_{name}_e"][-1] / rows[0][f"sigma_{name}_e"][-1]
+            for name in planning.QUANTITIES
+        }
+        assert of_last["shape_fp"] < 1.3 and of_last["shape_fdp"] < 1.3
+        assert of_last["constant_fp"] > 1.5 * of_last["shape_fp"]
+
+    config = parse(TREE | {"spread": {"unknown_f": "none"}})
+    assert [row["model_error"] for row in plan.run(config, few)["rows"]] == [None, None]
+
+
 def test_refinement():
     """The plan's σ are within 5 % of those of a refinement of noisy shoeboxes of the same lattices
     that starts from other curves.
@@ -72,11 +100,10 @@ def test_refinement():
     detector = simulator.section
     noise = Noise(detector.readout_adu / detector.quantum_gain, detector.gain_calibration)
 
-    information = 0.0
-    lattices = []
+    planned_lattices = []
+    grams = []
     for k in range(n):
-        plan_of_lattice = plan._lattice_sums(simulator, k, [(d_min, d_max)], config.stage1)
-        information = information + plan_of_lattice.information[0] / n
+        planned_lattices.append(plan._lattice(simulator, k, [(d_min, d_max)], config.stage1))
         patch = patches.patch(simulator, k, d_min=d_min, d_max=d_max)
         true_parameters = patch.parameters
         rows = lattice_fit.reachable(true_parameters, patch.shoeboxes)
@@ -86,9 +113,10 @@ def test_refinement():
         problem = lattice_fit.problem(parameters, group, patch.shoeboxes, noise)
         fitted = lattice_fit.refine(problem, free, is_rough=False)
         model = lattice_fit.Model(lattice_fit.moved(problem, fitted.parameters), free)
-        lattice_gram = gram.gram(model, fitted.fit.point.planes)
-        gram_rows = expand.rows(true, lattice_gram.hkl)
-        lattices.append(expand.lattice(lattice_gram, true, gram_rows))
+        grams.append(gram.gram(model, fitted.fit.point.planes))
+    halves = plan._information(simulator, planned_lattices, 0, start_curves(true))
+    information = halves.mean(axis=0)
+    lattices = columns.of_lattices(grams, true)
 
     mean_curve = start_curves(true).mean(axis=0, keepdims=True)
     start = np.repeat(mean_curve, 2, axis=0)
@@ -100,7 +128,7 @@ def test_refinement():
     inside = planning.inside(p, band)[:, 0]
     variance = np.square(p.sigma(refined.fisher)).transpose(1, 0, 2)
     found = variance[:, inside].mean(axis=1)
-    planned = planning.outlook(p.basis.T @ information @ p.basis, p, band).sigma(n)
+    planned = planning.outlook(p.basis.T @ information @ p.basis, p, band).sigma(n)[:2]
 
     assert (planned < 0.25 * dispersion.PRIOR_E).all()
     assert len(refined.steps) > 1
@@ -115,6 +143,7 @@ def test_cases():
         grids_ev=[8.0],
         n_cells=[20, 33],
         psf_fwhm_mm=[0.0, 0.4],
+        model_errors=[],
     )
     figures = plan.run(parse(TREE), question)
     free = {
@@ -146,14 +175,15 @@ def test_door(tmp_path, capsys):
         "2",
     ]
 
-    assert main([*words, "--grid", "4", "8", "--set", "beam.photons=5e11", "--set", "seed=6"]) == 0
+    words += ["--grid", "4", "8", "--d-max", "3", "--set", "beam.photons=5e11", "--set", "seed=6"]
+    assert main([*words, "--model-error", "none", "0.25"]) == 0
 
     out = capsys.readouterr().out
     figures = json.loads((tmp_path / "plan.json").read_text())
     assert "reaches 0.1 e at" in out
     assert figures["sentence"].split("(")[0] in out
     assert figures["n_simulated"] == 2
-    assert len(figures["rows"]) == 12
+    assert [row["model_error"] for row in figures["rows"]] == 4 * [None, 0.25]
     assert len(figures["rows"][0]["sigma_fp_e"]) == 7
     assert (tmp_path / "plan.png").stat().st_size > 20_000
 
@@ -175,6 +205,7 @@ def test_door(tmp_path, capsys):
         ({}, {"d_min": [19.9], "d_max": [20.0]}, "no reflection from 19.9 to 20 Å"),
         ({}, {"n_cells": [2]}, "crystal.domain_ang: expected a domain of 5"),
         ({}, {"psf_fwhm_mm": [-1.0]}, "detector.psf_fwhm_mm"),
+        ({}, {"model_errors": [0.0]}, "--model-error: expected more than 0"),
     ],
 )
 def test_bad_input(changes, how, expected):

@@ -719,6 +719,8 @@ def _spread(folder, trial, filled) -> Path:
         "channels/photons": rng.uniform(1e9, 1e10, 20),
         "channels/residual": np.append(rng.normal(0, 0.01, 19), np.nan),
         "channels/residual_sigma": np.append(np.full(19, 0.01), np.nan),
+        **_constants(),
+        **_x(rng),
     }
     sizes = {
         "curves": 6 * len(nodes),
@@ -728,6 +730,9 @@ def _spread(folder, trial, filled) -> Path:
         "site": 2,
         "channels": 20,
         "lattices": 15,
+        "constants": 6,
+        "reflections": 60,
+        "shells": 2,
     }
     controls = [
         {"name": "start swapped", "passed": True, "figure": 1e-3, "bar": "small"},
@@ -743,6 +748,11 @@ def _spread(folder, trial, filled) -> Path:
         "elements": ["Fe", "Fe"],
         "weak": [],
         "sigma_kinds": ["sandwich", "scaled", "fisher"],
+        "sigma_over": "reflections",
+        "unknown_f": "complex",
+        "log_scale": [0.001, -0.02],
+        "cost_of_x": {"fp": 1.25, "fdp": 1.2},
+        "x_at_rest": True,
         "n_parameters": n,
         "n_undetermined": 3,
         "changes": [3.0, 0.01],
@@ -753,6 +763,54 @@ def _spread(folder, trial, filled) -> Path:
     columns = filled("spread", sizes, planted)
     store.write(folder / "spread.h5", "spread", columns, key="spread", **attributes)
     return folder / "spread.h5"
+
+
+def _constants() -> dict:
+    """Means of the curves of two sites in three fits, and their σ."""
+    return {
+        "constants/fit": [0, 0, 1, 1, 2, 2],
+        "constants/site": [0, 1, 0, 1, 0, 1],
+        "constants/fp": [-6.0, -7.0, -6.5, -6.6, -6.0, -6.0],
+        "constants/fp_start": np.full(6, -6.2),
+        "constants/fp_sigma": [0.4, 0.5, 0.1, 0.2, 0.3, 0.3],
+        "constants/fp_shape_sigma": [0.6, 0.8, 0.2, 0.2, 0.2, 0.2],
+        "constants/fdp": [2.5, 2.0, 2.4, 2.1, 2.4, 2.1],
+        "constants/fdp_start": np.full(6, 2.2),
+        "constants/fdp_sigma": np.full(6, 0.1),
+        "constants/fdp_shape_sigma": np.full(6, 0.7),
+    }
+
+
+def _x(rng) -> dict:
+    """X of sixty reflections in two shells, every tenth of them centric."""
+    is_centric = np.arange(60) % 10 == 0
+    b = np.where(is_centric, np.nan, rng.normal(0, 10, 60))
+    return {
+        "reflections/hkl": np.stack([np.arange(60), np.zeros(60), np.ones(60)], axis=1),
+        "reflections/d": np.linspace(4.0, 2.1, 60),
+        "reflections/is_centric": is_centric,
+        "reflections/shell": np.repeat([0, 1], 30),
+        "reflections/n_shoeboxes": rng.integers(1, 4, 60),
+        "reflections/f_model": rng.uniform(20, 200, 60),
+        "reflections/prior_sigma": np.repeat([40.0, 50.0], 30),
+        "reflections/a": rng.normal(0, 30, 60),
+        "reflections/a_sigma": np.full(60, 12.0),
+        "reflections/b": b,
+        "reflections/b_sigma": np.where(is_centric, np.nan, 25.0),
+        "reflections/f_start": rng.uniform(20, 200, 60),
+        "reflections/f": rng.uniform(20, 200, 60),
+        "reflections/phase_deg": rng.normal(0, 12, 60),
+        "shells/d_max": [4.0, 3.0],
+        "shells/d_min": [3.05, 2.1],
+        "shells/n": [30, 30],
+        "shells/model_rms": [130.0, 110.0],
+        "shells/first_rms": [19.5, 16.5],
+        "shells/prior_rms": [40.0, 50.0],
+        "shells/a_rms": [30.0, 28.0],
+        "shells/b_rms": [9.0, 11.0],
+        "shells/correlation": [0.95, np.nan],
+        "shells/phase_moved_deg": [8.0, 12.0],
+    }
 
 
 def _fitted_curves(nodes: np.ndarray, rng) -> dict:

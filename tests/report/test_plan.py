@@ -8,21 +8,21 @@ import pytest
 from spreadflow.report import plan
 
 
-def _row(n_cells: int, restraint: str, lattices: float) -> dict:
+def _row(n_cells: int, restraint: str, lattices: float, error: float | None = None) -> dict:
     sigma = 0.1 * np.sqrt(lattices / np.array([100.0, 1000.0]))
-    return {
+    quantities = [f"{part}{kind}" for part in ("", "shape_", "constant_") for kind in ("fp", "fdp")]
+    of_each = {f"sigma_{name}_e": np.minimum(sigma, 5.0) for name in quantities}
+    of_each |= {f"lattices_{name}": lattices for name in quantities}
+    return of_each | {
         "n_cells": n_cells,
         "psf_fwhm_mm": 0.0,
         "d_min": 2.1,
         "d_max": 4.0,
         "grid_ev": 2.0,
         "restraint": restraint,
-        "sigma_fp_e": np.minimum(sigma, 5.0),
-        "sigma_fdp_e": np.minimum(sigma, 5.0),
         "n_reflections": 50.0,
         "sigma_edge_difference_ev": sigma / 5,
-        "lattices_fp": lattices,
-        "lattices_fdp": lattices,
+        "model_error": error,
     }
 
 

@@ -33,6 +33,11 @@ SPREAD_ATTRIBUTES = (
     "elements",
     "weak",
     "sigma_kinds",
+    "sigma_over",
+    "unknown_f",
+    "log_scale",
+    "cost_of_x",
+    "x_at_rest",
     "n_parameters",
     "n_undetermined",
     "changes",
@@ -378,9 +383,84 @@ def test_spread(figures_of):
     assert figures["lattices_for_goal"] == {"fp": 1235, "fdp": None}
     assert figures["loss_fall_per_lattice"] == pytest.approx(np.mean(10 + 0.5 * np.arange(12)))
     words = "\n".join(spread.headline(figures))
+    assert "(σ: sandwich over reflections)" in words
     assert "from 12 lattices" in words and "1 of 2 passed; not: half sets" in words
     assert "E0(FE1) − E0(FE2) = 2.30 ± 0.50 eV (truth 2.00)" in words
     assert "1 200 lattices for f′, endless" in words
+
+
+def test_constants_and_shapes_of_spread(trial, figures_of):
+    """Errors of the curves taken apart into means over the nodes from 7100 eV on and what is left
+    of them; σ are those of the table.
+    """
+    figures = figures_of("spread")
+    table = store.read(trial.spread, "spread")
+    curves = columns(table, "curves")
+    constants = columns(table, "constants")
+    for fit, name in enumerate(("free", "kramers_kronig", "smooth")):
+        of_fit = figures["fits"][name]
+        for key in ("fp", "fdp"):
+            left = []
+            for site, label in enumerate(("FE1", "FE2")):
+                is_here = (curves["fit"] == fit) & (curves["site"] == site)
+                rows = np.flatnonzero(is_here & (curves["energy_ev"] >= 7100))
+                error = curves[key][rows] - _true_values(curves, rows, key)
+                left.append(error - error.mean())
+                row = 2 * fit + site
+                moved = constants[key][row] - constants[f"{key}_start"][row]
+                constant = of_fit[f"constant_{key}"][label]
+                assert constant["error"] == pytest.approx(error.mean())
+                assert constant["value"] == pytest.approx(moved)
+                sigma = constants[f"{key}_sigma"][row]
+                assert of_fit[f"constant_sigma_{key}"][label] == pytest.approx(sigma)
+            assert of_fit[f"shape_rms_{key}"] == pytest.approx(np.std(left))
+            sigma = constants[f"{key}_shape_sigma"][2 * fit : 2 * fit + 2]
+            assert of_fit[f"shape_sigma_{key}"] == pytest.approx(np.hypot(*sigma) / 2**0.5)
+    for key in ("shape_rms_fp", "shape_sigma_fdp", "constant_fp", "constant_sigma_fdp"):
+        assert figures[key] == figures["fits"]["free"][key]
+    assert figures["shape_sigma_fp"] == pytest.approx(0.5**0.5), "of 0.6 and 0.8 e"
+    words = "\n".join(spread.headline(figures))
+    assert "f′ is known up to a constant: ± 0.4 e (FE1), ± 0.5 e (FE2)" in words
+    assert "without their means: f′ ± 0.71 e, f″ ± 0.7 e" in words
+
+
+def test_x_of_spread(trial, figures_of):
+    figures = figures_of("spread")
+    table = store.read(trial.spread, "spread")
+    F = table["reflections/f"]
+    moved = np.average(abs(table["reflections/phase_deg"]), weights=F)
+    assert figures["phase_moved_deg"] == pytest.approx(moved)
+    for number, width in enumerate(figures["prior_rms_by_shell"]):
+        chosen = table["reflections/prior_sigma"][table["reflections/shell"] == number]
+        assert width == pytest.approx(np.sqrt(np.mean(chosen**2)))
+    assert figures["unknown_f"] == "complex" and figures["sigma_over"] == "reflections"
+    assert figures["log_scale"] == [0.001, -0.02] and figures["x_at_rest"] is True
+    assert figures["n_reflections"] == 60
+    words = "\n".join(spread.headline(figures))
+    assert "σ of shapes 1.25 (f′), 1.2 (f″) times those of X known" in words
+    assert "X of 60 reflections complex: √S 40 to 50 e" in words and "ln scale -0.02" in words
+
+
+def test_spread_with_x_of_the_model(trial, tmp_path):
+    """There is nothing to say of X, and no panel for it."""
+    attributes = store.attributes(trial.spread, "spread")
+    table = store.read(trial.spread, "spread")
+    for name in table:
+        if name.startswith(("reflections/", "shells/")):
+            table[name] = table[name][:0]
+    attributes |= {"unknown_f": "none", "sigma_over": "lattices"}
+    attributes |= {"log_scale": [], "cost_of_x": None, "x_at_rest": None}
+    _write_spread(tmp_path / "spread.h5", table, attributes)
+    figures, page = spread.make("spread", [tmp_path / "spread.h5"], trial.manifests)
+    nothing = ("n_reflections", "phase_moved_deg", "x_at_rest", "cost_of_x")
+    assert [figures[name] for name in nothing] == [None] * 4
+    assert figures["prior_rms_by_shell"] == figures["log_scale"] == []
+    assert figures["shape_rms_fp"] is not None
+    words = "\n".join(spread.headline(figures))
+    assert "sandwich over lattices" in words and "X of" not in words and "constant" not in words
+    page.savefig(tmp_path / "spread.png")
+    _, with_x = spread.make("spread", [trial.spread], trial.manifests)
+    assert len(with_x.axes) == len(page.axes) + 3, "two panels, one of them with two axes"
 
 
 def test_edges_of_spread(figures_of):
@@ -437,14 +517,23 @@ def _write_spread(path: Path, table: dict, attributes: dict) -> None:
 def test_curves_without_truth(trial, tmp_path):
     """Curves of images that were not simulated, and curves that are quoted from a smoothed fit."""
     figures, _ = spread.make("spread", [trial.spread], [])
-    missing = ("rms_fp", "rms_fdp", "pull_sd", "pull_mean", "true_edge_difference_ev")
+    missing = (
+        "rms_fp",
+        "rms_fdp",
+        "shape_rms_fp",
+        "shape_rms_fdp",
+        "pull_sd",
+        "pull_mean",
+        "true_edge_difference_ev",
+    )
     assert all(figures[key] is None for key in missing)
     assert figures["sites"]["FE2"]["true_e0_ev"] is None
+    assert figures["constant_fp"]["FE1"] == {"value": pytest.approx(0.2), "error": None}
     assert not any("truth" in line for line in spread.headline(figures))
     attributes = store.attributes(trial.spread, "spread")
     table = store.read(trial.spread, "spread")
     attributes["fits"] = ["smooth", "free", "kramers_kronig"]
-    for name in ("curves/fit", "values/fit", "edges/fit"):
+    for name in ("curves/fit", "values/fit", "constants/fit", "edges/fit"):
         table[name] = np.array([1, 2, 0])[table[name]]
     attributes |= {"changes": [3.0, 0.6], "converged": False}
     _write_spread(tmp_path / "spread.h5", table, attributes)

@@ -10,15 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from spreadflow.analysis.curves import dispersion, expand, joint
+from spreadflow.analysis.curves import columns, dispersion, expand
+from spreadflow.analysis.curves.expand import FittedRest
 from spreadflow.config import for_stage, parse, section
 from spreadflow.errors import ConfigError, FileError, SpreadOutcome
 from spreadflow.io import store
 from spreadflow.io.shoebox_blocks import read_recording
 from spreadflow.parallel import World
 from spreadflow.recipes import gram_rows
-from spreadflow.recipes.gram import lattice_terms
-from spreadflow.recipes.lattice_sums import LatticeSums
 from spreadflow.recipes.run_model import run_models
 from spreadflow.stages import spread as stage
 
@@ -38,18 +37,18 @@ def run(wide_run, out, more=None, **keys):
 
 @pytest.fixture(scope="module")
 def product(wide_run, tmp_path_factory) -> SimpleNamespace:
-    """The product: its path and columns, its lattices read again, and the parametrisation of the
-    quoted fit.
+    """The product: its path and columns, its lattices' Gram matrices read again, the structure
+    factors of the model, and the parametrisation of the quoted fit.
     """
     out = tmp_path_factory.mktemp("spread") / "spread.h5"
     found = run(wide_run, out)
     config = configured(wide_run)
     factors = run_models(config, read_recording(wide_run.wide, "wide"), "spread")[0].factors
     path = out.with_suffix(".gram") / "2.h5"
-    lattices = []
+    grams = []
     for n, key in enumerate(store.part_keys(path, "gram")):
-        grams = gram_rows.grams_of(store.read_part(path, "gram", n, key))
-        lattices += [lattice_terms(lattice_gram, factors) for _, lattice_gram in grams]
+        of_part = gram_rows.grams_of(store.read_part(path, "gram", n, key))
+        grams += [lattice_gram for _, lattice_gram in of_part]
 
     anomalous = factors.anomalous[:2]
     start = np.stack([anomalous.real, anomalous.imag], axis=1)
@@ -58,7 +57,7 @@ def product(wide_run, tmp_path_factory) -> SimpleNamespace:
     assert np.isin(nodes, energies).all()
     assert np.all(np.diff(nodes) == 6.0)
     p = dispersion.free(start, energies, nodes)
-    return SimpleNamespace(out=out, found=found, lattices=lattices, p=p)
+    return SimpleNamespace(out=out, found=found, grams=grams, factors=factors, p=p)
 
 
 def test_shoeboxes_of_pack_give_the_same_curves(wide_run, product, tmp_path):
@@ -109,7 +108,8 @@ def test_curves_are_where_their_gram_matrices_are_least(product):
     assert attributes["n_parameters"] == len(p.names)
 
     theta = _values(product, "") - _values(product, "_start")
-    normal = expand.normal(product.lattices, p, theta)
+    lattices = columns.of_lattices(product.grams, product.factors)
+    normal = expand.normal(lattices, p, theta)
     gradient = normal.scores.sum(axis=0) + p.restraints @ theta
     covariance = np.linalg.inv(normal.hessian + p.restraints)
     is_undetermined = np.linalg.eigvalsh(normal.hessian) < 1 / dispersion.PRIOR_E**2
@@ -126,8 +126,9 @@ def test_curves_are_where_their_gram_matrices_are_least(product):
     np.testing.assert_allclose(fisher, covariance, atol=1e-6 * covariance.max())
 
     scores = []
-    for lattice, score in zip(product.lattices, normal.scores, strict=True):
-        information = expand.normal([lattice], p, theta).hessian
+    for lattice_gram, score in zip(product.grams, normal.scores, strict=True):
+        one = columns.of_lattices([lattice_gram], product.factors)
+        information = expand.normal(one, p, theta).hessian
         scores.append(expand.unbiased(score, information, covariance))
     scatter = np.transpose(scores) @ scores + p.restraints
     expected = covariance @ scatter @ covariance
@@ -328,44 +329,118 @@ def test_no_lattice_at_all_is_said(wide_run, tmp_path):
         run(wide_run, tmp_path / "spread.h5", d_max=2.31)
 
 
-def test_amplitudes_refined_with_the_curves_are_eliminated_exactly(wide_run, product, tmp_path):
-    """The stage's sums over its groups are those of a full solution in curves and reflections."""
-    members = list(enumerate(product.lattices))
-    lattices = LatticeSums(
-        {0: members[:1], 1: members[1:]},
-        n_groups=2,
-        n_lattices=len(members),
-        photons=np.empty(0),
-        energies_ev=product.p.energies_ev,
+def _parts(out, cycle):
+    """Path → time of the last change, of the parts of a cycle."""
+    parts = out.with_suffix(".gram").glob(f"{cycle}.parts/[0-9]*.h5")
+    return {path.name: path.stat().st_mtime_ns for path in parts}
+
+
+@pytest.fixture(scope="module")
+def with_rest(wide_run, tmp_path_factory) -> SimpleNamespace:
+    """The product where X is unknown, and its columns."""
+    out = tmp_path_factory.mktemp("spread") / "spread.h5"
+    found = run(wide_run, out, unknown_f="complex")
+    return SimpleNamespace(out=out, found=found)
+
+
+def test_with_x_unknown_all_is_there(product, with_rest):
+    """Three lattices meet hardly any reflection twice: σ are larger, and all figures finite."""
+    ours = store.attributes(with_rest.out, "spread")
+    theirs = store.attributes(product.out, "spread")
+    assert ours.keys() >= theirs.keys()
+    assert ours["config"]["unknown_f"] == "complex"
+    assert ours["fits"] == theirs["fits"] and ours["sites"] == theirs["sites"]
+    names = [verdict["name"] for verdict in ours["controls"]]
+    of_model = [verdict["name"] for verdict in theirs["controls"]]
+    assert [name for name in names if name in of_model] == of_model
+    assert set(names) - set(of_model) == {"scale", "model", "at rest"}
+    assert all(np.isfinite(verdict["figure"]) for verdict in ours["controls"])
+
+    assert with_rest.found.keys() == product.found.keys()
+    for name in with_rest.found:
+        if name.startswith(("curves/", "values/")):
+            assert np.isfinite(with_rest.found[name]).all(), name
+    is_free = with_rest.found["curves/fit"] == 0
+    larger = with_rest.found["curves/fp_fisher"] / product.found["curves/fp_fisher"]
+    assert np.all(larger[is_free] > 0.99) and np.median(larger[is_free]) > 1.1
+    used = with_rest.found["lattices/outcome"] == SpreadOutcome.USED
+    assert np.isfinite(with_rest.found["lattices/loss"][used]).all()
+
+
+def test_with_x_unknown_a_killed_run_goes_on_where_it_was(wide_run, with_rest, tmp_path):
+    """To the same curves, though X of the cycle before is found again."""
+    out = tmp_path / "spread.h5"
+    folder = tmp_path / "spread.gram"
+    shutil.copytree(with_rest.out.with_suffix(".gram"), folder)
+    for name in ("2.h5", "2.parts/000002.h5"):
+        (folder / name).unlink()
+    before = [_parts(out, cycle) for cycle in (1, 2)]
+    assert [len(parts) for parts in before] == [4, 3]
+    again = run(wide_run, out, unknown_f="complex")
+    assert _parts(out, 1) == before[0]
+    assert before[1].items() <= _parts(out, 2).items()
+    for name, column in with_rest.found.items():
+        if name != "lattices/seconds":
+            np.testing.assert_array_equal(again[name], column, err_msg=name)
+
+
+def test_lattices_of_a_cycle_depend_on_x_of_the_one_before(
+    wide_run, with_rest, tmp_path, monkeypatch
+):
+    """The same curves with another X make other matrices, and only from the second cycle on."""
+    out = tmp_path / "spread.h5"
+    shutil.copytree(with_rest.out.with_suffix(".gram"), out.with_suffix(".gram"))
+    before = [_parts(out, cycle) for cycle in (1, 2)]
+    rounded = FittedRest.rounded
+
+    def another(rest, decimals):
+        x = rest.x.copy()
+        x[0, 0] += 2.0
+        return rounded(rest._replace(x=x), decimals)
+
+    monkeypatch.setattr(FittedRest, "rounded", another)
+    run(wide_run, out, unknown_f="complex", controls=False)
+    assert _parts(out, 1) == before[0]
+    after = _parts(out, 2)
+    assert after.keys() == before[1].keys()
+    assert not after.items() & before[1].items()
+
+
+def test_the_second_cycle_is_expanded_about_x_of_the_first(wide_run, with_rest):
+    """|F|² of its columns is that of the curves and X that the first cycle ended with."""
+    config = configured(wide_run, unknown_f="complex")
+    recording = read_recording(wide_run.wide, "wide")
+    factors = run_models(config, recording, "spread")[0].factors
+    path = with_rest.out.with_suffix(".gram") / "2.h5"
+    curves = store.attributes(path, "gram")["curves"]
+    about = factors._replace(
+        anomalous=np.concatenate(
+            [np.array(curves)[:, 0] + 1j * np.array(curves)[:, 1], factors.anomalous[2:]]
+        )
     )
-    lattices.refine_amplitudes("P 1", 0.05)
-    p = product.p
-    theta = 0.1 * np.ones(len(p.names))
-    first = lattices.evaluator(p)(theta)
+    key = store.part_keys(path, "gram")[0]
+    ((_, lattice_gram),) = gram_rows.grams_of(store.read_part(path, "gram", 0, key))
+    node = columns.rows(about, lattice_gram.hkl)
+    of_model = np.abs(about.at(node)[np.arange(len(node)), lattice_gram.channel]) ** 2
+    change = np.abs(lattice_gram.intensity / of_model - 1.0)
+    assert np.median(change) > 1e-3, "X has moved"
+    assert np.median(change) < 0.5
 
-    n = lattices.n_reflections
-    pairs = [(lattice, lattices.reflections[i]) for i, lattice in enumerate(product.lattices)]
-    u = np.zeros(n)
-    for _ in range(12):
-        coupled = joint.coupled(pairs, p, theta, u)
-        inverse = np.linalg.inv(coupled.hessian + np.eye(n) / 0.05**2)
-        gradient = coupled.slopes.sum(axis=0) + u / 0.05**2
-        u_before = u
-        u = u - inverse @ gradient
 
-    np.testing.assert_allclose(u, u_before, atol=1e-9)
-    assert np.abs(u).max() > 1e-3
-
-    prior = 0.5 * u @ u / 0.05**2
-    loss = coupled.curves.losses.sum() + prior
-    np.testing.assert_allclose(first.losses.sum(), loss, rtol=1e-9)
-
-    schur = coupled.curves.hessian - coupled.across.T @ inverse @ coupled.across
-    np.testing.assert_allclose(first.hessian, schur, atol=1e-5 * np.abs(schur).max())
-
-    slope = coupled.curves.scores.sum(axis=0)
-    np.testing.assert_allclose(first.scores.sum(axis=0), slope, atol=1e-5 * np.abs(slope).max())
-
-    refined = expand.refine(lattices.evaluator(p), p, theta)
-    larger = np.square(lattices.unbiased_scores(p, refined)) / np.square(refined.scores)
-    assert np.median(larger) > 1.2, "each of three lattices has its share in the curves"
+def test_real_x_keeps_the_curves_of_a_right_model(wide_run, product, tmp_path):
+    """Moduli that are known to 0.1 % are those of the model; in one cycle from the matrices that
+    are there.
+    """
+    out = tmp_path / "spread.h5"
+    shutil.copytree(product.out.with_suffix(".gram"), out.with_suffix(".gram"))
+    keys = {"controls": False, "max_cycles": 1}
+    alone = run(wide_run, tmp_path / "alone" / "spread.h5", **keys)
+    found = run(wide_run, out, unknown_f="real", f0_sigma=1e-3, **keys)
+    is_free = found["curves/fit"] == 0
+    for name in ("fp", "fdp"):
+        sigma = alone[f"curves/{name}_fisher"]
+        moved = (found[f"curves/{name}"] - alone[f"curves/{name}"]) / sigma
+        assert np.abs(moved[is_free]).max() < 1.0
+        assert np.abs(moved[is_free]).max() > 1e-3
+        larger = found[f"curves/{name}_fisher"] / sigma
+        assert np.all(larger[is_free] > 0.999) and np.all(larger[is_free] < 1.5)

@@ -74,6 +74,7 @@ def _candidates(path, value):
             "other",
             "wide",
             "pack",
+            "real",
             "model",
         )
     elif isinstance(value, dict):
@@ -82,7 +83,8 @@ def _candidates(path, value):
         for i, item in enumerate(value):
             if not isinstance(item, dict | list):
                 yield from ([*value[:i], other, *value[i + 1 :]] for other in _candidates((), item))
-        yield from (value[:-1], [{"origin_mm": [0, 0, -100]}], [[0, 0, 1, 0, 1]])
+        others = [{"origin_mm": [0, 0, -100]}], [[0, 0, 1, 0, 1]], ["place"]
+        yield from (value[:-1], *others)
 
 
 def _texts(config):

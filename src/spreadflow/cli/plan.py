@@ -29,7 +29,18 @@ def add_to(words: argparse._SubParsersAction) -> None:
     p.add_argument("--n-cells", type=int, nargs="+", default=[], help=cells_help)
     psf_help = "widths of the point spread"
     p.add_argument("--psf-fwhm-mm", type=float, nargs="+", default=[], help=psf_help)
+    error_help = (
+        "what the model of F is wrong by beside the sites' f′, f″: standard deviation relative to "
+        "the r.m.s. of a shell, some 1.6 times the R of its atoms; several for several; none = it "
+        "is right (default 0.3)"
+    )
+    p.add_argument("--model-error", type=_error, nargs="+", default=[0.3], help=error_help)
     p.set_defaults(do=run)
+
+
+def _error(text: str) -> float | None:
+    """Return an error of the model; None for `none`."""
+    return None if text == "none" else float(text)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -53,6 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
         band_ev=arguments.band,
         n_cells=arguments.n_cells,
         psf_fwhm_mm=arguments.psf_fwhm_mm,
+        model_errors=[error for error in arguments.model_error if error is not None],
     )
     n_sizes = max(1, len(question.n_cells))
     n_widths = max(1, len(question.psf_fwhm_mm))

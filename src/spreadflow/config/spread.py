@@ -31,6 +31,8 @@ class SpreadSection(Section):
     """how well the dispersion relation holds; 0 = exactly: of f′ only a straight line is then
     unknown
     """
+    line_sigma_e: PositiveFloat = 0.15
+    """how well tables know that line, a constant and a slope, from energies beyond the nodes"""
     smooth_sigma_e: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] = [0.1, 0.2]
     """standard deviations of the steps of f′ and f″ over 1 eV"""
     known: list[str] | None = None
@@ -43,17 +45,28 @@ class SpreadSection(Section):
     """standard deviation of a modelled pixel relative to its Bragg photons; null = from each
     lattice's residuals
     """
-    refine_f0: bool = False
-    """|F| without the sites' f′, f″ is refined too, for each unique reflection"""
+    unknown_f: Literal["complex", "real", "none"] = "complex"
+    """what is unknown of F of each reflection beside the sites' f′, f″: F itself, integrated out
+    with a prior about the model that the data make; its modulus, with the phase of the model;
+    nothing
+    """
     f0_sigma: PositiveFloat = 0.02
-    """relative standard deviation of these"""
-    max_cycles: PositiveInt = 5
+    """relative standard deviation of the modulus, for `real`"""
+    refine_sites: list[Literal["place", "b", "occupancy"]] = []
+    """what else is unknown of each site: F beside the sites does not take it up"""
+    place_sigma_ang: PositiveFloat = 0.1
+    """how well the model knows the place of a site, along each axis"""
+    b_sigma_ang2: PositiveFloat = 1.0
+    """how well it knows B of a site, relative to that of all atoms"""
+    occupancy_sigma: PositiveFloat = 0.1
+    """how well it knows the occupancy of a site, relative"""
+    max_cycles: PositiveInt = 3
     """curves and lattices are refined in turns, at most so often"""
     converged: PositiveFloat = 0.05
     """largest change of a curve, in its σ, that ends the cycles"""
     uncertainty: Literal["sandwich", "fisher"] = "sandwich"
-    """which σ is quoted: over lattices, honest where the model is wrong, or of the model; both are
-    stored
+    """which σ is quoted: from the scatter of lattices, or of reflections where F is unknown, honest
+    where the model is wrong; or of the model; both are stored
     """
     band_sigma_e: PositiveFloat = 0.5
     """σ within which the curves count as determined"""
@@ -71,6 +84,9 @@ class SpreadSection(Section):
             if last - first < self.step_ev:
                 expected = f"at least spread.step_ev, {self.step_ev} eV, wide"
                 raise Inconsistent("range_ev", expected, self.range_ev)
+        if self.refine_sites and self.unknown_f == "none":
+            expected = "nothing where spread.unknown_f is 'none'"
+            raise Inconsistent("refine_sites", expected, self.refine_sites)
         if self.restraint == "known" and not self.known:
             expected = "a curve for each site where spread.restraint is 'known'"
             raise Inconsistent("known", expected, self.known)

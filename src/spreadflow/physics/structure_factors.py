@@ -194,19 +194,25 @@ def _groups(
     return groups
 
 
-def perturbed(rng: np.random.Generator, atoms: Atoms, cell: np.ndarray) -> tuple[Atoms, float]:
+def perturbed(
+    rng: np.random.Generator,
+    atoms: Atoms,
+    cell: np.ndarray,
+    xyz_ang: float = WRONG_XYZ_ANG,
+    missing: float = WRONG_MISSING,
+) -> tuple[Atoms, float]:
     """Return a model that is wrong as refined ones are, and its k_sol: B + 10 %, k_sol 0.35, atoms
-    moved, 5 % of them missing.
+    moved, some of them missing.
 
-    Displacements are normal and isotropic, 0.1 Å r.m.s. in length (0.058 Å along each axis). Atoms
-    of sites move but are never missing.
+    xyz_ang: r.m.s. length of the displacements, which are normal and isotropic, Å; missing:
+    fraction of the atoms. Atoms of sites move but are never missing.
     """
-    moves = rng.normal(scale=WRONG_XYZ_ANG / np.sqrt(3.0), size=atoms.xyz.shape)
+    moves = rng.normal(scale=xyz_ang / np.sqrt(3.0), size=atoms.xyz.shape)
     others = np.flatnonzero(atoms.sites == "")
-    missing = rng.choice(others, round(WRONG_MISSING * len(others)), replace=False)
+    absent = rng.choice(others, round(missing * len(others)), replace=False)
     xyz = atoms.xyz + moves @ np.linalg.inv(unit_cell.orthogonalization(cell)).T
     wrong = atoms._replace(xyz=xyz, beta=WRONG_B * atoms.beta)
-    return Atoms(*(np.delete(column, missing, axis=0) for column in wrong)), WRONG_K_SOL
+    return Atoms(*(np.delete(column, absent, axis=0) for column in wrong)), WRONG_K_SOL
 
 
 def _pick(atoms: Atoms, which: np.ndarray) -> Atoms:
@@ -302,6 +308,31 @@ def geometric(atoms: Atoms, hkl: np.ndarray, space_group: str) -> np.ndarray:
             real, imaginary = map(np.asarray, sums)
             total[rows] += real + 1j * imaginary
     return total[: len(hkl)]
+
+
+def geometric_slopes(
+    atoms: Atoms, cell: np.ndarray, hkl: np.ndarray, space_group: str
+) -> np.ndarray:
+    """Return the derivatives (5, n), complex, of g(h) of a few atoms at nodes hkl (n, 3): by a
+    common shift along x, y, z (Å, orthogonal axes with x along a), by B (Å²) and by ln occupancy.
+
+    cell: (6,) Å, rad. Each symmetry copy turns its phase by 2πi hR·dx.
+    """
+    rotations, translations, n_centring = _operations(space_group)
+    to_fractional = np.linalg.inv(unit_cell.orthogonalization(cell))
+    hkl = np.asarray(hkl, dtype=np.float64)
+    out = np.zeros((5, len(hkl)), dtype=np.complex128)
+    for rotation, translation in zip(rotations, translations, strict=True):
+        turned = hkl @ rotation
+        phase = hkl @ translation
+        for xyz, beta, occupancy in zip(atoms.xyz, atoms.beta, atoms.occupancy, strict=True):
+            exponent = np.einsum("ni,ij,nj->n", turned, beta, turned)
+            wave = np.exp(2j * np.pi * (turned @ xyz + phase) - exponent)
+            g = n_centring * occupancy * wave
+            out[:3] += 2j * np.pi * (turned @ to_fractional).T * g
+            out[4] += g
+    out[3] = -0.25 / unit_cell.spacing(unit_cell.reciprocal(cell), hkl) ** 2 * out[4]
+    return out
 
 
 def _padded(rows: np.ndarray, multiple: int) -> np.ndarray:

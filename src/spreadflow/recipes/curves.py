@@ -3,14 +3,14 @@ controls, outlook.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.curves import controls, dispersion, expand, planning, smoothing
-from spreadflow.analysis.curves.controls import Verdict
+from spreadflow.analysis.curves import controls, dispersion, planning, smoothing
+from spreadflow.analysis.curves.columns import NO_SITE_UNKNOWNS, SiteUnknowns
+from spreadflow.analysis.curves.controls import Trial, Verdict
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.edges import REACH_EV, edges, metals
 from spreadflow.analysis.curves.expand import RefinedCurves
@@ -86,11 +86,12 @@ def parametrisations(
     model: StructureFactors,
     energies_ev: np.ndarray,
     files: FactorFiles = NO_FILES,
+    site_unknowns: SiteUnknowns = NO_SITE_UNKNOWNS,
 ) -> dict[str, Parametrisation]:
     """Return the unknowns and restraints of each fit, the quoted one first.
 
     model: structure factors whose curves are the start; energies_ev: (channel,); files: of
-    `spread.known`.
+    `spread.known`; site_unknowns: what is unknown of sites beside their curves.
     """
     section = config.spread
     start = start_curves(model)
@@ -100,7 +101,9 @@ def parametrisations(
     if sigma_e:
         kramers_kronig = dispersion.toward_kramers_kronig(free, sigma_e)
     else:
-        kramers_kronig = dispersion.kramers_kronig(start, energies_ev, nodes)
+        kramers_kronig = dispersion.kramers_kronig(
+            start, energies_ev, nodes, line_e=section.line_sigma_e
+        )
     smooth_sigma_e = (section.smooth_sigma_e[0], section.smooth_sigma_e[1])
     fits = {
         "free": free,
@@ -116,7 +119,10 @@ def parametrisations(
         target = np.stack([np.real(known_curves), np.imag(known_curves)], axis=1)
         fits["known"] = dispersion.toward(free, target, section.known_sigma_e)
     quoted = QUOTED[section.restraint]
-    return {quoted: fits[quoted]} | fits
+    return {
+        name: dispersion.with_sites(p, site_unknowns.names, site_unknowns.sigma)
+        for name, p in ({quoted: fits[quoted]} | fits).items()
+    }
 
 
 def curves_of(p: Parametrisation, refined: RefinedCurves | None) -> np.ndarray:
@@ -127,12 +133,14 @@ def curves_of(p: Parametrisation, refined: RefinedCurves | None) -> np.ndarray:
 def refine(
     lattices: LatticeSums, p: Parametrisation, before: RefinedCurves | None, limit_e: float
 ) -> tuple[RefinedCurves, float]:
-    """Refine the curves of lattices from those of the cycle before, or from the start.
+    """Refine the curves of lattices, and X where it is unknown, from those of the cycle before, or
+    from the start.
 
     Returns them, and how far they moved: the largest `change` of a node, in its σ. Collective.
     """
     theta = np.zeros(len(p.names)) if before is None else before.theta
-    refined = expand.refine(lattices.evaluator(p), p, theta)
+    rest = None if before is None else before.rest
+    refined = lattices.refine(p, Trial(theta), rest)
     return refined, change(p, refined, theta, limit_e)
 
 
@@ -217,12 +225,13 @@ def all_fits(
 ) -> dict[str, QuotedFit]:
     """Return the curves of every fit, the quoted one, which is `refined`, first. Collective."""
     fits: dict[str, QuotedFit] = {}
-    for name, p in parametrisations(config, model, lattices.energies_ev, files).items():
+    sites = lattices.unknown.sites
+    for name, p in parametrisations(config, model, lattices.energies_ev, files, sites).items():
         curves = refined
         if fits:
             first = next(iter(fits.values()))
             start = controls.nearest(p, first.p.curves(first.refined.theta))
-            curves = expand.refine(lattices.evaluator(p), p, start)
+            curves = lattices.refine(p, Trial(start), curves.rest)
         curves = curves._replace(scores=lattices.unbiased_scores(p, curves))
         fits[name] = quoted_fit(p, curves, config.spread.uncertainty)
     return fits
@@ -327,13 +336,13 @@ def verdicts(
     is_in_band = np.zeros(len(p.nodes_ev), dtype=bool)
     is_in_band[dispersion.weak_directions(p, fit.refined.of_pixels).band] = True
     return controls.verdicts(
-        partial(lattices.evaluator, p),
+        lambda trial: lattices.again(p, trial, fit.refined),
         p,
         fit.refined,
         starts=starts(curves, elements, p.energies_ev) | dict(more_starts),
-        index=lambda i, lattice: controls.wrong_index(lattice, model),
-        spectrum=lambda i, lattice: controls.other_spectrum(
-            lattice, photons[i], photons[(i + n // 2) % n]
+        index=lambda columns, numbers: controls.wrong_index(columns, model),
+        spectrum=lambda columns, numbers: controls.other_spectrum(
+            columns, photons[numbers], photons[(numbers + n // 2) % n]
         ),
         band=is_in_band,
         sigma=p.sigma(fit.covariance).ravel(),
@@ -342,7 +351,7 @@ def verdicts(
 
 def channel_rows(fit: QuotedFit, lattices: LatticeSums) -> dict[str, np.ndarray]:
     """Return the columns of the table `channels`. Collective."""
-    residual, sigma = lattices.residuals(fit.p.curves(fit.refined.theta))
+    residual, sigma = lattices.residuals(fit.p, fit.refined)
     return {
         "energy_ev": fit.p.energies_ev,
         "photons": lattices.photons.mean(axis=0),
@@ -392,7 +401,7 @@ def outlook(fits: dict[str, QuotedFit], elements: list[str]) -> dict[str, float 
         counted_sum = counted[:, kind].sum(where=where)
         scattered_sum = scattered[:, kind].sum(where=where)
         factor = counted_sum / scattered_sum
-        of_lattice = factor * pixels / len(fit.refined.scores)
+        of_lattice = factor * pixels / len(fit.refined.losses)
         n = planning.lattices_for(planning.GOAL_E, of_lattice, p, band, kind)
         needed[name] = n if np.isfinite(n) else None
     return needed

@@ -4,17 +4,23 @@ intensities.
 The contents of files are handed in; `io/factor_files.py` reads them.
 """
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import numpy as np
 
 from spreadflow import build
+from spreadflow.analysis.curves.columns import SiteUnknowns
 from spreadflow.analysis.merging import amplitudes
 from spreadflow.config import StructureFactorsSection
 from spreadflow.errors import ConfigError, FileError
 from spreadflow.io.factor_files import NO_FILES, FactorFiles
-from spreadflow.physics import anomalous, phantom
+from spreadflow.physics import anomalous, phantom, unit_cell
 from spreadflow.physics.structure_factors import (
     Atoms,
     StructureFactors,
+    geometric_slopes,
+    isotropic,
     perturbed,
     structure_factors,
 )
@@ -102,6 +108,80 @@ def places(
     """Return the fractional coordinates (atom, 3) of the atoms of each site, by its label."""
     atoms = _atoms(section, files)
     return {site.label: atoms.xyz[atoms.sites == site.label] for site in section.sites}
+
+
+SITE_UNKNOWNS = {"place": ("x", "y", "z"), "b": ("B",), "occupancy": ("ln occupancy",)}
+"""What may be unknown of a site → names of its unknowns, in the order of `geometric_slopes`."""
+
+
+N_SITE_UNKNOWNS = sum(map(len, SITE_UNKNOWNS.values()))
+"""How many unknowns a site has, if all are."""
+
+
+class MovedSites(NamedTuple):
+    """Sites whose place, B or occupancy is unknown, where these have some value."""
+
+    unknowns: SiteUnknowns
+    groups: np.ndarray
+    """(site, node) g of the sites"""
+
+
+def moved_sites(
+    section: StructureFactorsSection,
+    model: StructureFactors,
+    sigmas: Mapping[str, float],
+    rng: np.random.Generator,
+    files: FactorFiles = NO_FILES,
+    origin: np.ndarray | None = None,
+) -> MovedSites:
+    """Return the sites of a model with what is unknown of them beside their curves at `origin`
+    (site unknown,); None = as the model has them.
+
+    sigmas: of `SITE_UNKNOWNS`, standard deviations about the model: Å, Å², relative; rng: that of
+    `factors`, from its beginning.
+    """
+    cell = build.cell(section)
+    atoms = _atoms(section, files)
+    if section.perturb:
+        atoms, _ = perturbed(rng, atoms, cell)
+    rows = {
+        name: row
+        for row, (kind, name) in enumerate(
+            (kind, name) for kind, names in SITE_UNKNOWNS.items() for name in names
+        )
+        if kind in sigmas
+    }
+    sigma = [sigmas[kind] for kind in SITE_UNKNOWNS if kind in sigmas for _ in SITE_UNKNOWNS[kind]]
+    n_sites = len(section.sites)
+    values = np.zeros((n_sites, N_SITE_UNKNOWNS))
+    if origin is not None:
+        values[:, list(rows.values())] = origin.reshape(n_sites, -1)
+    groups = []
+    slopes = []
+    for site, value in zip(section.sites, values, strict=True):
+        of_site = Atoms(*(column[atoms.sites == site.label] for column in atoms))
+        moved = _moved(of_site, cell, value)
+        of_all = geometric_slopes(moved, cell, model.hkl, _space_group(section))
+        groups.append(of_all[-1])
+        slopes.append(of_all[list(rows.values())])
+    unknowns = SiteUnknowns(
+        names=tuple(f"site {site}: {name}" for site in range(n_sites) for name in rows),
+        site=np.repeat(np.arange(n_sites), len(rows)),
+        slopes=np.concatenate(slopes),
+        sigma=np.tile(sigma, n_sites),
+        origin=values[:, list(rows.values())].ravel(),
+    )
+    return MovedSites(unknowns, np.array(groups))
+
+
+def _moved(atoms: Atoms, cell: np.ndarray, value: np.ndarray) -> Atoms:
+    """Return atoms after a shift (Å), a change of B (Å²) and of ln occupancy, (5,)."""
+    shift = np.linalg.inv(unit_cell.orthogonalization(cell)) @ value[:3]
+    return atoms._replace(
+        xyz=atoms.xyz + shift,
+        beta=atoms.beta + isotropic(value[3:4], cell),
+        occupancy=atoms.occupancy * np.exp(value[4]),
+    )
 
 
 def curve(

@@ -5,13 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.curves import expand
+from spreadflow.analysis.curves.columns import SMALLEST_F, same_rows
+from spreadflow.analysis.curves.expand import FittedRest
 from spreadflow.analysis.curves.gram import Gram, gram, model_error
 from spreadflow.analysis.pixels import lattice_fit, solve
 from spreadflow.analysis.pixels.likelihood import variance
 from spreadflow.config import SpreadSection, Stage1Section
 from spreadflow.errors import RefinedOutcome, SpreadOutcome
 from spreadflow.models import Mosaic
+from spreadflow.physics import symmetry
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.recipes.lattice import (
     LatticeFit,
@@ -66,6 +68,23 @@ def with_curves(factors: StructureFactors, curves: np.ndarray) -> StructureFacto
     others = factors.anomalous[factors.n_sites :]
     sites = curves[:, 0] + 1j * curves[:, 1]
     return factors._replace(anomalous=np.concatenate([sites, others]))
+
+
+def with_rest(
+    factors: StructureFactors, rest: FittedRest | None, space_group: str
+) -> StructureFactors:
+    """Return structure factors with X of reflections as refined with curves; others keep the
+    model's.
+    """
+    if rest is None:
+        return factors
+    asu, friedel = symmetry.to_asu(np.asarray(factors.hkl), space_group)
+    row = same_rows(rest.hkl, asu)
+    base = np.asarray(factors.rest)
+    e = base / np.maximum(np.abs(base), SMALLEST_F)
+    across = np.where(friedel < 0, -1j, 1j)
+    change = e * (rest.x[row, 0] + across * rest.x[row, 1])
+    return factors._replace(rest=base + np.where(row < 0, 0.0, change))
 
 
 def expand_lattice(
@@ -153,15 +172,3 @@ def reduced(
 def channels_of(lattice: PackedLattice, model: RunModel) -> np.ndarray:
     """Return the channels of a lattice's pulse among all channels of the run."""
     return np.flatnonzero(np.isin(model.energies_ev, lattice.spectrum.energies_ev))
-
-
-def lattice_terms(lattice_gram: Gram, factors: StructureFactors) -> expand.LatticeTerms:
-    """Return a Gram with what F of its columns is made of.
-
-    Raises ValueError where the factors lack one of its nodes.
-    """
-    rows = expand.rows(factors, lattice_gram.hkl)
-    if (rows < 0).any():
-        missing = lattice_gram.hkl[rows < 0][0].tolist()
-        raise ValueError(f"no structure factor of {missing}")
-    return expand.lattice(lattice_gram, factors, rows)

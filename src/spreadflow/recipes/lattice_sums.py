@@ -1,245 +1,342 @@
-"""The lattices from which curves are refined, in groups, and sums over them.
+"""The lattices from which curves are refined, and X with them where it is unknown.
 
-Sums over lattices are formed in fixed groups and added in the order of groups, so that they do not
-depend on the number of ranks that hold the groups. The function that adds comes from the caller;
-`add_here` serves where one process holds all.
+Each rank holds some of the lattices. Sums over lattices are plain sums over the ranks, and depend
+on their number by rounding alone.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.curves import expand, joint
-from spreadflow.analysis.curves.controls import Change
+from spreadflow.analysis.curves import columns as of_grams
+from spreadflow.analysis.curves import expand, loops, objective, refinement
+from spreadflow.analysis.curves import rest as rests
+from spreadflow.analysis.curves.columns import NO_SITE_UNKNOWNS, Columns, SiteUnknowns
+from spreadflow.analysis.curves.controls import Trial
 from spreadflow.analysis.curves.dispersion import Parametrisation
-from spreadflow.analysis.curves.expand import Evaluate, LatticeTerms, Normal, RefinedCurves
-from spreadflow.errors import ConfigError
+from spreadflow.analysis.curves.expand import FittedRest, Normal, RefinedCurves
+from spreadflow.analysis.curves.gram import Gram
+from spreadflow.analysis.curves.objective import Problem
+from spreadflow.analysis.curves.refinement import How, Start
+from spreadflow.analysis.curves.rest import Rest
 from spreadflow.physics import symmetry
+from spreadflow.physics.structure_factors import StructureFactors
 
-MAX_GROUPS = 64
-"""Most groups of blocks in which sums over lattices are formed, whatever the number of ranks."""
+SCALE = "scale"
+"""Name of the lattices' unknown ln scale."""
 
-Groups = Mapping[int, list[tuple[int, LatticeTerms]]]
-"""Group → number of each of its lattices among those that are used, and its terms."""
-
-Add = Callable[[Mapping[int, np.ndarray], int], np.ndarray]
-"""(partial sum of each group held here, number of groups) → the sum over all groups."""
-
-Gather = Callable[[np.ndarray], list[np.ndarray]]
-"""Array of this rank → those of all ranks."""
-
-
-def add_here(partials: Mapping[int, np.ndarray], n_groups: int) -> np.ndarray:
-    """Return the sum over groups that are all held here, in their order."""
-    total = np.zeros(())
-    for group in sorted(partials):
-        total = total + partials[group]
-    return total
+X_FIRST = 2
+"""Steps in which X moves alone, where it starts from the model's."""
 
 
 class Ranks(NamedTuple):
-    """The ranks that hold the groups: all of them here, unless the caller says otherwise."""
+    """The ranks that hold the lattices: all of them here, unless the caller says otherwise."""
 
-    add: Add = add_here
-    gather: Gather = lambda array: [array]
-    rank: int = 0
-    size: int = 1
+    total: Callable[[np.ndarray], np.ndarray] = lambda array: array
+    """array of this rank → the sum over all ranks"""
+    gather: Callable[[np.ndarray], list[np.ndarray]] = lambda array: [array]
+    """array of this rank → those of all ranks"""
+
+
+class Unknown(NamedTuple):
+    """What of F is unknown beside the curves."""
+
+    kind: str = "none"
+    """complex: X of each reflection, integrated out; real: |X|, with the model's phases; none"""
+    cell: np.ndarray | None = None
+    """(6,) Å, rad"""
+    space_group: str = "P 1"
+    sigma: float = 0.0
+    """of |X|, relative, where it is real; S of complex X is found from the data"""
+    sites: SiteUnknowns = NO_SITE_UNKNOWNS
+    """what is unknown of sites beside their curves"""
+    is_held: bool = False
+    """Σ|F|² is held at the model's: in the first cycle, whose lattices are expanded too far off"""
 
 
 class LatticeSums:
-    """The lattices that are used, and sums over them. Each rank holds some groups of them."""
+    """The lattices that are used, and what refines curves from them."""
 
     def __init__(
         self,
-        groups: Groups,
-        n_groups: int,
-        n_lattices: int,
+        grams: Sequence[Gram],
+        factors: StructureFactors,
         photons: np.ndarray,
         energies_ev: np.ndarray,
-        ranks: Ranks | None = None,
+        *,
+        numbers: np.ndarray | None = None,
+        unknowns: Sequence[str] = (),
+        unknown: Unknown = Unknown(),  # noqa: B008  (a tuple)
+        ranks: Ranks = Ranks(),  # noqa: B008
     ):
-        """Hold lattices.
+        """Hold lattices. Collective.
 
-        n_lattices: number of lattices that are used, on all ranks; photons: (lattice, channel) of
-        their pulses.
+        grams: of the lattices that this rank holds; factors: F of the model, whose curves are those
+        of the start; photons: (lattice, channel) of the pulses of all lattices; numbers: (held
+        lattice,) of those of this rank among all, None where they are all; unknowns: names of what
+        stage 1 refines. Raises ValueError where the model lacks a node.
         """
-        self.groups = groups
-        self.n_groups = n_groups
-        self.n = n_lattices
+        self.factors = factors
         self.photons = photons
         self.energies_ev = energies_ev
-        self.ranks = ranks or Ranks()
-        self.n_reflections = 0
-        """unique reflections whose |F| is refined with the curves; 0 where it is not"""
-        self._f0_sigma = 0.0
-        self.reflections: dict[int, np.ndarray] = {}
-        """number of a lattice → (column of its Gram,) number of the unique reflection"""
+        self.n = len(photons)
+        self.numbers = np.arange(len(grams)) if numbers is None else np.asarray(numbers, dtype=int)
+        self.unknown = unknown
+        self.ranks = ranks
+        self._scale = list(unknowns).index(SCALE) if SCALE in unknowns else -1
+        self.columns = of_grams.of_lattices(grams, factors)
+        self.rest: Rest | None = None
+        """the unique reflections, where X is unknown"""
+        if unknown.kind != "none":
+            is_there = np.ones(len(self.columns.hkl), dtype=bool)
+            node = of_grams.rows(factors, self.columns.hkl)
+            own = of_grams.scattering(factors, node, self.columns.channel)
+            columns = self.columns.with_sites(unknown.sites, node)
+            self.columns, self.rest = self._with_rest(columns, columns.hkl, own.direction, is_there)
 
-    def refine_amplitudes(self, space_group: str, f0_sigma: float) -> None:
-        """Refine |F| of every unique reflection, Friedel mates as one, together with the curves.
-        Collective.
+    def _with_rest(
+        self, columns: Columns, hkl: np.ndarray, e: np.ndarray, is_there: np.ndarray
+    ) -> tuple[Columns, Rest]:
+        """Return columns in which X is unknown, and the unique reflections. Collective.
 
-        f0_sigma: relative standard deviation of |F|. Raises ConfigError where there are too many
-        reflections.
+        hkl: (column, 3) whose F they have; e: (column,) direction of X; is_there: (column,) bool,
+        where there is such a reflection.
         """
-        unique = {
-            number: symmetry.to_asu(terms.gram.hkl, space_group)[0]
-            for members in self.groups.values()
-            for number, terms in members
-        }
-        none = np.empty((0, 3), dtype=int)
-        here = np.unique(np.concatenate([none, *unique.values()]), axis=0)
-        hkl = np.unique(np.concatenate(self.ranks.gather(here)), axis=0)
-        if len(hkl) > joint.MAX_REFLECTIONS:
-            expected = (
-                f"at most {joint.MAX_REFLECTIONS} unique reflections where spread.refine_f0 is on"
-            )
-            todo = "Narrow the range, or turn it off."
-            raise ConfigError("spread.d_max", expected, len(hkl), todo)
-        number_of = {tuple(index): number for number, index in enumerate(hkl.tolist())}
-        self.reflections = {
-            lattice: np.array([number_of[tuple(index)] for index in indices.tolist()])
-            for lattice, indices in unique.items()
-        }
-        self._f0_sigma = f0_sigma
-        self.n_reflections = len(hkl)
+        asu, friedel = symmetry.to_asu(hkl[is_there], self.unknown.space_group)
+        here = np.unique(asu, axis=0)
+        unique, back = np.unique(
+            np.concatenate([here, *self.ranks.gather(here)]), axis=0, return_inverse=True
+        )
+        number_here = back.ravel()[: len(here)]
+        _, row = np.unique(asu, axis=0, return_inverse=True)
+        reflection = np.zeros(len(hkl), dtype=np.int64)
+        reflection[is_there] = number_here[row.ravel()]
+        is_mate = np.zeros(len(hkl), dtype=bool)
+        is_mate[is_there] = friedel < 0
+        assert self.unknown.cell is not None, "given where X is unknown"
+        rest = rests.rest(
+            self.factors,
+            unique,
+            self.unknown.cell,
+            self.unknown.space_group,
+            self.photons.mean(axis=0),
+            self.unknown.kind,
+            self.unknown.sites,
+        )
+        return columns.with_rest(e, reflection, is_mate, rest.freedom), rest
 
-    def evaluator(
+    def _changed(self, trial: Trial) -> tuple[Columns, Rest | None]:
+        """Return the columns that a trial refines, and their unique reflections. Collective."""
+        columns = self.columns
+        rest = self.rest
+        if trial.change is not None:
+            tampered = trial.change(columns, self.numbers)
+            node = of_grams.rows(self.factors, tampered.hkl)
+            is_there = node >= 0
+            own = of_grams.scattering(self.factors, np.maximum(node, 0), columns.channel)
+            own = own.times(np.where(is_there, tampered.factor, 0.0))
+            columns = columns.of_model()._replace(fixed=own.fixed, groups=own.groups)
+            if rest is not None:
+                columns = columns.with_sites(self.unknown.sites, np.maximum(node, 0))
+                columns, rest = self._with_rest(columns, tampered.hkl, own.direction, is_there)
+        if trial.is_chosen is not None:
+            columns = columns._replace(is_used=trial.is_chosen(self.numbers))
+        return columns, rest
+
+    def refine(
         self,
         p: Parametrisation,
-        change: Change | None = None,
-        is_chosen: Callable[[int], bool] | None = None,
-    ) -> Evaluate:
-        """Return the function θ → normal equations. Collective.
+        trial: Trial,
+        before: FittedRest | None = None,
+        *,
+        learns_variance: bool = True,
+        from_model: bool = False,
+    ) -> RefinedCurves:
+        """Return the curves that a trial asks for. Collective.
 
-        They are those of all lattices or of chosen ones, as they are or each after `change`.
+        before: X and S of the start, where X is unknown; None = X of the model, and an S that is
+        found from there; from_model: X begins with the model's all the same.
         """
-        groups = {
-            group: [
-                (number, terms if change is None else change(number, terms))
-                for number, terms in members
-                if is_chosen is None or is_chosen(number)
-            ]
-            for group, members in self.groups.items()
-        }
-        chosen = [number for number in range(self.n) if is_chosen is None or is_chosen(number)]
-        if not self.n_reflections:
-            return lambda theta: self._curves(groups, p, theta, chosen)
-        return joint.evaluator(
-            lambda theta, u: self._curves_and_amplitudes(groups, p, theta, u, chosen),
-            self.n_reflections,
-            self._f0_sigma,
+        columns, rest = self._changed(trial)
+        if rest is None:
+            return self._without_rest(columns, p, trial)
+        is_complex = self.unknown.kind == "complex"
+        x = np.zeros((rest.n, 2))
+        variance = self.first_variance(rest)
+        is_from_model = from_model or before is None
+        if before is not None:
+            variance = _in_shells(before.variance, rest.n_shells)
+            if not from_model:
+                row = of_grams.same_rows(before.hkl, rest.hkl)
+                x = np.where(row[:, None] < 0, 0.0, before.x[row])
+        how = How(
+            learns_variance=is_complex and learns_variance,
+            n_alone=X_FIRST if is_from_model else 0,
+            moves_curves=trial.moves_curves,
+            max_steps=trial.max_steps or refinement.MAX_STEPS,
+        )
+        return self._at_rest(self._problem(columns, rest, p), Start(trial.theta, x, variance), how)
+
+    def again(self, p: Parametrisation, trial: Trial, best: RefinedCurves) -> RefinedCurves:
+        """Return what a control asks for: curves refined from elsewhere, with X as free as `best`
+        has left it, from the model's X on unless the curves are held. Collective.
+        """
+        return self.refine(
+            p, trial, best.rest, learns_variance=False, from_model=trial.moves_curves
         )
 
-    def _curves(
-        self, groups: Groups, p: Parametrisation, theta: np.ndarray, chosen: list[int]
-    ) -> Normal:
-        """Return the normal equations of the curves."""
-        losses = np.zeros(self.n)
-        scores = np.zeros((self.n, len(theta)))
-        hessians = {}
-        for group, members in groups.items():
-            normal = expand.normal([terms for _, terms in members], p, theta)
-            numbers = [number for number, _ in members]
-            losses[numbers] = normal.losses
-            scores[numbers] = normal.scores
-            hessians[group] = normal.hessian
-        of_lattices = self.ranks.add({0: np.column_stack([losses, scores])}, 1)[chosen]
-        hessian = self.ranks.add(hessians, self.n_groups)
-        return Normal(of_lattices[:, 0], of_lattices[:, 1:], hessian)
+    # ------------------------------------------------------------ X of the model
 
-    def _curves_and_amplitudes(
-        self,
-        groups: Groups,
-        p: Parametrisation,
-        theta: np.ndarray,
-        u: np.ndarray,
-        chosen: list[int],
-    ) -> joint.Coupled:
-        """Return the normal equations of curves and reflections. The large matrices are added group
-        by group, so that each rank holds one at a time.
-        """
-        n_theta = len(theta)
-        add = self.ranks.add
-        of_lattices = np.zeros((self.n, 1 + n_theta + len(u)))
-        large = np.zeros((len(u), n_theta + len(u)))
-        hessians = {}
-        for first in range(0, self.n_groups, self.ranks.size):
-            own = first + self.ranks.rank
-            held: dict[int, np.ndarray] = {}
-            if members := groups.get(own):
-                pairs = ((terms, self.reflections[number]) for number, terms in members)
-                coupled = joint.coupled(pairs, p, theta, u)
-                curves = coupled.curves
-                numbers = [number for number, _ in members]
-                of_lattices[numbers] = np.column_stack(
-                    [curves.losses, curves.scores, coupled.slopes]
-                )
-                hessians[own] = curves.hessian
-                held[own] = np.column_stack([coupled.across, coupled.hessian])
-            for group in range(first, min(first + self.ranks.size, self.n_groups)):
-                large += add({0: held[group]} if group in held else {}, 1)
-        columns = add({0: of_lattices}, 1)[chosen]
-        losses, scores, slopes = np.split(columns, [1, 1 + n_theta], axis=1)
-        return joint.Coupled(
-            Normal(losses[:, 0], scores, add(hessians, self.n_groups)),
-            slopes,
-            large[:, :n_theta],
-            large[:, n_theta:],
-        )
+    def _without_rest(self, columns: Columns, p: Parametrisation, trial: Trial) -> RefinedCurves:
+        """Return the curves with X of the model."""
+
+        def evaluate(theta: np.ndarray) -> Normal:
+            return self._normal(columns, p, theta)
+
+        if trial.moves_curves:
+            max_steps = trial.max_steps or expand.MAX_STEPS
+            return expand.refine(evaluate, p, trial.theta, max_steps)
+        return expand.refine(evaluate, p, trial.theta, 0)
+
+    def losses_at(self, p: Parametrisation, theta: np.ndarray) -> np.ndarray:
+        """Return −ln L (lattice,) at θ, with X of the model. Collective."""
+        return self._normal(self.columns, p, theta).losses
+
+    def _normal(self, columns: Columns, p: Parametrisation, theta: np.ndarray) -> Normal:
+        """Return the normal equations of the lattices that take part, with X of the model."""
+        own = expand.normal(columns, p, theta)
+        of_lattices = np.zeros((self.n, 2 + len(theta)))
+        of_lattices[self.numbers] = np.column_stack([columns.is_used, own.losses, own.scores])
+        of_lattices = self.ranks.total(of_lattices)
+        used = of_lattices[of_lattices[:, 0] > 0.0]
+        return Normal(used[:, 1], used[:, 2:], self.ranks.total(own.hessian))
 
     def unbiased_scores(self, p: Parametrisation, refined: RefinedCurves) -> np.ndarray:
-        """Return the scores (lattice, theta) of refined curves, of all lattices, each corrected for
-        the lattice's own share in them (`expand.unbiased`). Collective.
+        """Return the scores of refined curves; those of lattices (lattice, theta) are each
+        corrected for the lattice's own share in them (`expand.unbiased`). Collective.
         """
-        theta = refined.theta
-        information = self._information(p, theta)
+        if refined.rest is not None:
+            return refined.scores
         fisher = refined.fisher
-        scores = np.zeros((self.n, len(theta)))
-        for members in self.groups.values():
-            for number, terms in members:
-                of_lattice = information(number, terms)
-                scores[number] = expand.unbiased(refined.scores[number], of_lattice, fisher)
-        return self.ranks.add({0: scores}, 1)
+        scores = np.zeros((self.n, len(refined.theta)))
+        for row, number in enumerate(self.numbers):
+            only = np.arange(len(self.numbers)) == row
+            one = self.columns._replace(is_used=only)
+            information = expand.normal(one, p, refined.theta).hessian
+            scores[number] = expand.unbiased(refined.scores[number], information, fisher)
+        return self.ranks.total(scores)
 
-    def _information(
-        self, p: Parametrisation, theta: np.ndarray
-    ) -> Callable[[int, LatticeTerms], np.ndarray]:
-        """Return the function (number of a lattice, lattice) → what it says about θ (theta,
-        theta). Collective.
+    # ------------------------------------------------------------ X unknown
+
+    def first_variance(self, rest: Rest) -> np.ndarray:
+        """Return S (shell,) to begin with; real X has that which is configured."""
+        if self.unknown.kind == "complex":
+            return rests.first_variance(rest)
+        return np.full(rest.n_shells, self.unknown.sigma**2)
+
+    def n_shoeboxes(self) -> np.ndarray:
+        """Return how many shoeboxes recorded each unique reflection, (reflection,). Collective."""
+        assert self.rest is not None, "asked where X is unknown"
+        columns = self.columns
+        box = np.repeat(np.arange(len(columns.first_column) - 1), np.diff(columns.first_column))
+        recorded = np.unique(np.stack([box, columns.reflection], axis=1), axis=0)
+        here = np.bincount(recorded[:, 1], minlength=self.rest.n).astype(np.float64)
+        return self.ranks.total(here).astype(np.int64)
+
+    def mean_factors(self, p: Parametrisation, theta: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Return F (reflection,), complex, of the unique reflections in the mean light, with curves
+        and sites of θ and a, b of x (reflection, 2). Collective.
         """
-        if not self.n_reflections:
-            return lambda number, terms: expand.normal([terms], p, theta).hessian
-        everyone = list(range(self.n))
-        reflections = joint.likeliest(
-            lambda theta, u: self._curves_and_amplitudes(self.groups, p, theta, u, everyone),
-            theta,
-            np.zeros(self.n_reflections),
-            self._f0_sigma,
+        assert self.rest is not None, "asked where X is unknown"
+        return objective.mean_factors(self._problem(self.columns, self.rest, p), theta, x)
+
+    def _problem(self, columns: Columns, rest: Rest, p: Parametrisation) -> Problem:
+        """Return the problem of curves and X. Collective."""
+        is_complex = self.unknown.kind == "complex"
+        problem = Problem(
+            columns=columns,
+            rest=rest,
+            p=p,
+            scale=self._scale,
+            is_integrated=is_complex,
+            start_square=0.0,
+            site_origin=self.unknown.sites.origin,
+            is_held=is_complex and self.unknown.is_held,
+            add=self.ranks.total,
         )
-        return lambda number, terms: joint.information(
-            terms, self.reflections[number], reflections, p, theta
+        recorded = np.bincount(columns.reflection, columns.is_used[columns.lattice], rest.n)
+        is_recorded = self.ranks.total(recorded) > 0.0
+        no_change = np.zeros(len(p.names))
+        M = objective.mean_factors(problem, no_change, np.zeros((rest.n, 2)))
+        return problem._replace(start_square=float(np.sum(np.abs(M[is_recorded]) ** 2)))
+
+    def _at_rest(self, problem: Problem, start: Start, how: How) -> RefinedCurves:
+        """Return where curves and X rest, and what is then known of the curves. Collective."""
+        p = problem.p
+        rest = problem.rest
+        at_rest = refinement.refine(problem, start, how)
+        point = at_rest.point
+        matrix = objective.curvature(problem, point.theta, point.x, at_rest.prior)
+        without_x = refinement.without_x(matrix)
+        of_lattices = np.zeros((self.n, 2))
+        columns = problem.columns
+        of_lattices[self.numbers] = np.column_stack([columns.is_used, point.losses])
+        of_lattices = self.ranks.total(of_lattices)
+        sigma = np.sqrt(point.covariance[:, [0, 2]])
+        every = np.ones(rest.n, dtype=bool)
+        mean_square = rest.by_shell(np.abs(rest.model) ** 2, every)
+        mean_variance = rest.by_shell(at_rest.prior.variance, every)
+        share = np.sqrt(mean_variance / np.maximum(mean_square, of_grams.SMALLEST_F))
+        return RefinedCurves(
+            theta=point.theta,
+            losses=of_lattices[of_lattices[:, 0] > 0.0, 1],
+            hessian=without_x.information + p.restraints,
+            of_pixels=without_x.information,
+            scores=objective.scores(problem, point, without_x.follow),
+            steps=at_rest.steps,
+            value=point.value,
+            rest=FittedRest(
+                hkl=rest.hkl,
+                x=point.x,
+                sigma=np.where(rest.is_unknown, sigma, np.nan),
+                variance=at_rest.variance,
+                log_scale=point.log_scale,
+                largest_share=float(share.max(initial=0.0)),
+                has_converged=at_rest.has_converged,
+                with_x_held=matrix.curves,
+            ),
         )
 
-    def residuals(self, curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (data − model)/model of the Bragg photons with curves, and its σ: (channel,) each.
+    def residuals(
+        self, p: Parametrisation, refined: RefinedCurves
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return (data − model)/model of the Bragg photons as refined, and its σ: (channel,) each.
         Collective.
         """
-        partials = {
-            group: expand.residuals([terms for _, terms in members], curves)
-            for group, members in self.groups.items()
-        }
-        slope, information = self.ranks.add(partials, self.n_groups)
+        f = expand.complex_curves(p.curves(refined.theta))
+        if refined.rest is None:
+            columns = self.columns.of_model()
+            x = expand.NO_REST
+        else:
+            columns = self.columns
+            x = refined.rest.x
+        n_sites = len(columns.site_of)
+        sites = refined.theta[len(refined.theta) - n_sites :]
+        if n_sites:
+            sites = sites - self.unknown.sites.origin
+        covariance = np.zeros((len(x), 3))
+        no_pull = np.empty(0)
+        _, _, _, slopes = loops.forces(columns, f, x, sites, covariance, -1, no_pull)
+        sums = loops.residuals(columns, f, x, sites, slopes)
+        slope, information = self.ranks.total(sums)
         safe = np.where(information > 0, information, np.nan)
         return slope / safe, 1.0 / np.sqrt(safe)
 
 
-def sums_here(
-    lattices: Sequence[LatticeTerms], photons: np.ndarray, energies_ev: np.ndarray
-) -> LatticeSums:
-    """Return the sums over lattices that are all held here, as one group.
-
-    photons: (lattice, channel) of their pulses; energies_ev: (channel,).
-    """
-    return LatticeSums({0: list(enumerate(lattices))}, 1, len(lattices), photons, energies_ev)
+def _in_shells(variance: np.ndarray, n_shells: int) -> np.ndarray:
+    """Return S (shell,) in another number of shells."""
+    if len(variance) == n_shells:
+        return variance
+    places = np.linspace(0.0, 1.0, n_shells)
+    return np.interp(places, np.linspace(0.0, 1.0, len(variance)), variance)

@@ -3,7 +3,8 @@
 
 Lattices of the configured crystal, beam and detector are made directly as shoeboxes, and the
 information of each about the curves is computed at the truth, without images or fits. The σ that
-follow are a lower bound, as the model is right and the mosaicity known.
+follow are a lower bound, as the mosaicity is known; and the model of F either right, or wrong by
+no more than is said.
 """
 
 import itertools
@@ -15,8 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spreadflow import build
-from spreadflow.analysis.curves import expand, gram, planning
+from spreadflow.analysis.curves import columns, expand, gram, planning, population
 from spreadflow.analysis.curves.edges import metals
+from spreadflow.analysis.curves.gram import Gram
+from spreadflow.analysis.curves.planning import Information
 from spreadflow.analysis.pixels import lattice_fit, point_spread, shoeboxes
 from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import (
@@ -32,7 +35,6 @@ from spreadflow.errors import ConfigError
 from spreadflow.io.factor_files import NO_FILES, FactorFiles
 from spreadflow.models import Overlap, Shoeboxes
 from spreadflow.physics import anomalous, unit_cell
-from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.recipes import factors
 from spreadflow.recipes.curves import start_curves
 from spreadflow.recipes.lattice import restraints_of, with_eta_axes
@@ -44,6 +46,12 @@ LATTICES = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 
 GRIDS_EV = (1.0, 2.0, 4.0)
 """Distances of the nodes of curves, eV."""
+
+MODEL_ERRORS = (0.3,)
+"""Standard deviation of X about the model's, relative to the r.m.s. |X| of a shell: |F| of such a
+model are off by 0.64 of it, R = 19 %, as ∫|x| N(x) is √(2/π), half of X's error is along F, and
+mean |F| is √π/2 of its r.m.s.
+"""
 
 Show = Callable[[int, int], None]
 """(lattices done, lattices of all cases): called as the work goes on."""
@@ -67,6 +75,10 @@ class Question(NamedTuple):
     """cells along an edge of a mosaic domain"""
     psf_fwhm_mm: Sequence[float] = ()
     """widths of the point spread"""
+    model_errors: Sequence[float] = MODEL_ERRORS
+    """standard deviations of X, the F beside the sites' f′ and f″, about the model's, relative to
+    the r.m.s. |X| of a shell; none are asked for where `spread` takes X for known
+    """
 
 
 class Case(NamedTuple):
@@ -84,7 +96,7 @@ def run(
     show: Show = lambda done, total: None,
 ) -> dict[str, Any]:
     """Return the figures of a plan, with the keys of docs/summaries.md: a row for each case, range,
-    grid and restraint.
+    error of the model, grid and restraint.
 
     files: what the files hold that `structure_factors` names. Raises ConfigError.
     """
@@ -93,19 +105,20 @@ def run(
     start_time = time.process_time()
     ranges = _ranges(config, question.d_min, question.d_max)
     cases = list(_cases(config, question.n_cells, question.psf_fwhm_mm))
+    errors = _errors(config, question.model_errors)
     first = Simulator(cases[0].config, files)
     sites = _sites(first, question.grids_ev, question.band_ev)
+    scope = _scope(first, sites, question.grids_ev, config.spread.line_sigma_e)
     rows: list[dict[str, Any]] = []
     for number, case in enumerate(cases):
         simulator = Simulator(case.config, files)
         simulator.factors = first.factors
-        halves = [_no_sums(ranges)] * 2
+        lattices: list[_Lattice] = []
         for k in range(n_lattices):
-            sums = _lattice_sums(simulator, k, ranges, config.stage1)
-            halves[k % 2] = _Sums(*map(np.add, halves[k % 2], sums))
+            lattices.append(_lattice(simulator, k, ranges, config.stage1))
             show(number * n_lattices + k + 1, len(cases) * n_lattices)
         for r, (low, high) in enumerate(ranges):
-            n_reflections, information = _means(halves, r, n_lattices)
+            n_reflections = sum(lattice.n_reflections[r] for lattice in lattices) / n_lattices
             if not n_reflections:
                 found = f"no reflection from {low:g} to {high:g} Å"
                 todo = "Give others, or move it."
@@ -117,8 +130,13 @@ def run(
                 "d_max": high,
                 "n_reflections": n_reflections,
             }
-            for row in _table(first, information, sites, question.grids_ev):
-                rows.append(head | row._asdict())
+            information = _information(simulator, lattices, r, scope.reference)
+            shared = []
+            if errors:
+                unknown = _Unknown(config.spread.unknown_f, errors)
+                shared = _shared(simulator, lattices, (r, (low, high)), scope, unknown)
+            for row in planning.table(information, shared, scope):
+                rows.append(head | _figures(row))
     return sites | {
         "goal_e": planning.GOAL_E,
         "n_simulated": n_lattices,
@@ -126,6 +144,17 @@ def run(
         "rows": rows,
         "seconds": time.process_time() - start_time,
     }
+
+
+def _errors(config: Config, errors: Sequence[float]) -> list[float]:
+    """Return the errors of the model that are asked for, none where `spread` takes X for known.
+    Raises ConfigError.
+    """
+    for error in errors:
+        if not 0.0 < error <= 1.0:
+            expected = "more than 0, at most 1, or none"
+            raise ConfigError("--model-error", expected, f"{error:g}", "Correct it.")
+    return [] if config.spread.unknown_f == "none" else sorted(set(errors))
 
 
 def _check_halves(n_lattices: int) -> None:
@@ -215,42 +244,48 @@ def _sites(
     return {"sites": names, "elements": elements, "bands_ev": bands}
 
 
-class _Sums(NamedTuple):
-    """Sums over lattices, for each range of resolution."""
+def _scope(
+    simulator: Simulator, sites: dict[str, Any], grids_ev: Sequence[float], line_e: float
+) -> planning.Scope:
+    """Return what is asked about the curves. Edges are compared among sites of one element."""
+    elements = sites["elements"]
+    pairs = itertools.combinations(range(len(elements)), 2)
+    return planning.Scope(
+        reference=start_curves(simulator.factors),
+        energies_ev=simulator.energies,
+        band_ev=np.array(sites["bands_ev"]),
+        shapes=metals(elements, simulator.energies),
+        pairs=[(a, b) for a, b in pairs if elements[a] == elements[b]],
+        lattices=LATTICES,
+        grids_ev=grids_ev,
+        line_e=line_e,
+    )
+
+
+class _Lattice(NamedTuple):
+    """A simulated lattice, in each range of resolution."""
 
     n_reflections: np.ndarray
     """(range,)"""
-    information: np.ndarray
-    """(range, curve · channel, curve · channel), at the true curves"""
+    grams: list[Gram]
+    """of each range, at the true curves; empty where there is no reflection at all"""
+    photons: np.ndarray
+    """(channel,) of its pulse"""
 
 
-def _means(halves: list[_Sums], r: int, n_lattices: int) -> tuple[float, np.ndarray]:
-    """Return, for one range, the number of reflections of a lattice, and the information of a
-    lattice as each half has it, (half, curve · channel, curve · channel).
-    """
-    of_halves = np.array([half.information[r] for half in halves])
-    information = of_halves * 2.0 / n_lattices
-    n_reflections = float(sum(half.n_reflections[r] for half in halves)) / n_lattices
-    return n_reflections, information
-
-
-def _no_sums(ranges: list[tuple[float, float]]) -> _Sums:
-    """Return the sums over no lattices."""
-    return _Sums(np.zeros(len(ranges)), np.zeros((len(ranges), 1, 1)))
-
-
-def _lattice_sums(
+def _lattice(
     simulator: Simulator, number: int, ranges: list[tuple[float, float]], pixels: Stage1Section
-) -> _Sums:
-    """Return the reflections and the information of one lattice.
+) -> _Lattice:
+    """Return what the pixels of one lattice say about |F|².
 
     pixels: how lattices are modelled.
     """
     d_min = min(low for low, _ in ranges)
     d_max = max(high for _, high in ranges)
     place = outline(simulator, number, d_min=d_min, d_max=d_max)
+    photons = place.parameters.spectrum.photons
     if not len(place.panel):
-        return _no_sums(ranges)
+        return _Lattice(np.zeros(len(ranges)), [], photons)
     boxes, noise = _pixels(simulator, place)
     whole = place.parameters
     rows = lattice_fit.reachable(whole, boxes)
@@ -268,12 +303,61 @@ def _lattice_sums(
     planes = lattice_fit.planes_and_scale(dark, problem.data, noise)[1]
     d = place.predicted.d
     is_in_range = [(d >= low) & (d < high) for low, high in ranges]
-    true = simulator.factors
-    information = []
-    for lattice_gram in gram.grams(model, planes, is_in_range):
-        terms = expand.lattice(lattice_gram, true, expand.rows(true, lattice_gram.hkl))
-        information.append(expand.expand(terms, start_curves(true)).hessian)
-    return _Sums(np.sum(is_in_range, axis=1), np.array(information))
+    return _Lattice(np.sum(is_in_range, axis=1), gram.grams(model, planes, is_in_range), photons)
+
+
+def _information(
+    simulator: Simulator, lattices: Sequence[_Lattice], r: int, curves: np.ndarray
+) -> np.ndarray:
+    """Return, for one range, the information of a lattice as each half of them has it, (half, curve
+    · channel, curve · channel), at the true curves (site, 2, channel).
+    """
+    halves = []
+    for half in (lattices[0::2], lattices[1::2]):
+        grams = [lattice.grams[r] for lattice in half if lattice.grams]
+        sums = np.zeros((curves.size, curves.size))
+        if grams:
+            of_half = columns.of_lattices(grams, simulator.factors)
+            sums = expand.expand(of_half, curves).hessian
+        halves.append(sums / len(half))
+    return np.array(halves)
+
+
+class _Unknown(NamedTuple):
+    """What is not known of X."""
+
+    kind: str
+    """`spread.unknown_f`"""
+    errors: list[float]
+    """of the model"""
+
+
+def _shared(
+    simulator: Simulator,
+    lattices: list[_Lattice],
+    within: tuple[int, tuple[float, float]],
+    scope: planning.Scope,
+    unknown: _Unknown,
+) -> list[Information]:
+    """Return, for each number of lattices, what one says that shares its reflections with so many.
+
+    within: number of the range, and the range, Å.
+    """
+    r, (d_min, d_max) = within
+    group = simulator.crystal.space_group
+    crystal = population.population(simulator.factors, simulator.cell, group, d_min, d_max)
+    lit = [lattice for lattice in lattices if lattice.grams]
+    of_lattices = columns.of_lattices([lattice.grams[r] for lattice in lit], simulator.factors)
+    light = np.mean([lattice.photons for lattice in lit], axis=0)
+    out = []
+    for n in scope.lattices:
+        n_lit = n * len(lit) / len(lattices)
+        few = population.few_lattices(
+            of_lattices, simulator.factors, crystal, light, n_lit, unknown.kind
+        )
+        errors = unknown.errors
+        out.append(population.lattice_information(few, scope.reference, scope.energies_ev, errors))
+    return out
 
 
 def _pixels(simulator: Simulator, place: Outline) -> tuple[Shoeboxes, Noise]:
@@ -308,24 +392,15 @@ def _pixels(simulator: Simulator, place: Outline) -> tuple[Shoeboxes, Noise]:
     return boxes, Noise(readout_photons, math.hypot(section.gain_calibration, section.flicker))
 
 
-def _table(
-    simulator: Simulator,
-    information: np.ndarray,
-    sites: dict[str, Any],
-    grids_ev: Sequence[float],
-) -> Iterator[planning.Row]:
-    """Yield σ by grid and restraint. Edges are compared among sites of one element."""
-    model: StructureFactors = simulator.factors
-    elements = sites["elements"]
-    energies = simulator.energies
-    pairs = itertools.combinations(range(model.n_sites), 2)
-    return planning.table(
-        information,
-        start_curves(model),
-        energies,
-        np.array(sites["bands_ev"]),
-        metals(elements, energies),
-        lattices=LATTICES,
-        grids_ev=grids_ev,
-        pairs=[(a, b) for a, b in pairs if elements[a] == elements[b]],
-    )
+def _figures(row: planning.Row) -> dict[str, Any]:
+    """Return the figures of a row, with the keys of docs/summaries.md."""
+    figures: dict[str, Any] = {
+        "model_error": row.model_error,
+        "grid_ev": row.grid_ev,
+        "restraint": row.restraint,
+        "sigma_edge_difference_ev": row.sigma_edge_difference_ev,
+    }
+    for number, name in enumerate(planning.QUANTITIES):
+        figures[f"sigma_{name}_e"] = row.sigma_e[number]
+        figures[f"lattices_{name}"] = float(row.enough[number])
+    return figures

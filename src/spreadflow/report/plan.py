@@ -1,6 +1,5 @@
 """The report of `spreadflow plan`: figures, picture, and a table for the terminal."""
 
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,28 @@ LINE_STYLES = ("-", "--", ":", "-.")
 """Strokes of the grids."""
 
 PANELS = (
-    ("sigma_fp_e", "free", "σ(f′), each node for itself, e"),
-    ("sigma_fdp_e", "free", "σ(f″), each node for itself, e"),
+    ("sigma_shape_fp_e", "free", "σ of the shape of f′, e"),
+    ("sigma_shape_fdp_e", "free", "σ of the shape of f″, e"),
+    ("sigma_constant_fp_e", "free", "σ of the constant of f′, e"),
     ("sigma_fp_e", "kramers_kronig", "σ(f′) with the dispersion relation, e"),
+    ("sigma_fdp_e", "kramers_kronig", "σ(f″) with the dispersion relation, e"),
     ("sigma_edge_difference_ev", "free", "σ of the difference of edges, eV"),
 )
 """Figure, restraint and title of each panel of the picture."""
 
+RESTRAINTS = ("free", "kramers_kronig")
+"""Restraints, the usual one first."""
+
+COLUMNS = (
+    "sigma_shape_fp_e",
+    "sigma_shape_fdp_e",
+    "sigma_constant_fp_e",
+    "sigma_edge_difference_ev",
+)
+"""σ in the terminal's table."""
+
 Row = dict[str, Any]
-"""Figures of one case, range, grid and restraint."""
+"""Figures of one case, range, error of the model, grid and restraint."""
 
 
 def run(figures: dict[str, Any], out: Path) -> None:
@@ -45,22 +57,50 @@ def run(figures: dict[str, Any], out: Path) -> None:
 
 
 def sentence(figures: dict[str, Any]) -> str:
-    """Return how many lattices reach the goal, for the first case, the widest range and the usual
-    nodes.
+    """Return how many lattices bring the shape of f′ to the goal, for the first case and error of
+    the model, the widest range and the usual nodes.
     """
     rows = figures["rows"]
     first = rows[0]
     grid = _usual_grid(rows)
     alike = [row for row in rows if _case(row) == _case(first) and row["grid_ev"] == grid]
-    free = _widest([row for row in alike if row["restraint"] == "free"])
-    related = _widest([row for row in alike if row["restraint"] == "kramers_kronig"])
+    error = _usual_error(rows)
+    free, related = _pair(alike, error)
     name = _case_name(rows, first)
-    case = f"{name}, " if name else ""
-    return (
-        f"σ(f′) reaches {figures['goal_e']:g} e at {about(_whole(free['lattices_fp']))} lattices "
-        f"({case}{free['d_min']:g}-{free['d_max']:g} Å, nodes every {grid:g} eV), "
-        f"with the dispersion relation at {about(_whole(related['lattices_fp']))}."
+    words = [name] if name else []
+    words += [f"{free['d_min']:g}-{free['d_max']:g} Å", f"nodes every {grid:g} eV"]
+    if error is not None:
+        words.append(f"model of F wrong by {error:g}")
+    text = (
+        f"σ of the shape of f′ reaches {figures['goal_e']:g} e at {_lattices(free)} lattices "
+        f"({', '.join(words)}), with the dispersion relation at {_lattices(related)}"
     )
+    if error is None:
+        return f"{text}."
+    known_free, known_related = _pair(alike, None)
+    return (
+        f"{text}; were the model right, at {_lattices(known_free)} and {_lattices(known_related)}."
+    )
+
+
+def _pair(rows: list[Row], error: float | None) -> tuple[Row, Row]:
+    """Return the rows of the widest range for an error of the model, without and with the
+    dispersion relation.
+    """
+    chosen = [row for row in rows if row["model_error"] == error]
+    free = _widest([row for row in chosen if row["restraint"] == "free"])
+    related = _widest([row for row in chosen if row["restraint"] == "kramers_kronig"])
+    return free, related
+
+
+def _lattices(row: Row) -> str:
+    """Return in words how many lattices bring the shape of f′ to the goal."""
+    return about(_whole(row["lattices_shape_fp"]))
+
+
+def _usual_error(rows: list[Row]) -> float | None:
+    """Return the first error of the model; None where X is known."""
+    return next((row["model_error"] for row in rows if row["model_error"] is not None), None)
 
 
 def _usual_grid(rows: list[Row]) -> float:
@@ -97,31 +137,31 @@ def _case_name(rows: list[Row], row: Row) -> str:
 
 
 def _table(figures: dict[str, Any]) -> Table:
-    """Return a line for each case, range and grid."""
+    """Return a line for each case, range, error of the model and grid."""
     rows = figures["rows"]
     number = figures["lattices"].index(LATTICES_OF_TABLE)
     has_cases = bool(_case_name(rows, rows[0]))
+    goal = f"{figures['goal_e']:g} e"
     table = Table(
-        title=f"σ from {LATTICES_OF_TABLE} lattices; lattices for σ(f′) of {figures['goal_e']:g} e",
+        title=f"σ from {LATTICES_OF_TABLE} lattices; those that bring the shape of f′ to {goal}",
         title_justify="left",
     )
-    names = ["Å", "nodes, eV", "σ(f′), e", "σ(f″), e", "σ(ΔE0), eV", "lattices", "with K.-K."]
+    names = ["Å", "nodes, eV", "model", "f′, e", "f″, e", "f′ mean, e", "ΔE0, eV"]
+    names += ["lattices", "K.-K."]
     for name in ["N", "PSF, mm", *names] if has_cases else names:
-        table.add_column(name, justify="right")
-    for _, pair in groupby(rows, key=lambda row: (*_case(row), *_range(row), row["grid_ev"])):
-        free, related = pair
+        table.add_column(name, justify="right", no_wrap="," not in name)
+    restraints = [[row for row in rows if row["restraint"] == name] for name in RESTRAINTS]
+    for free, related in zip(*restraints, strict=True):
         case = map(say, _case(free)) if has_cases else ()
-        sigmas = (
-            say(free[f"sigma_{name}"][number], 2)
-            for name in ("fp_e", "fdp_e", "edge_difference_ev")
-        )
+        error = free["model_error"]
         table.add_row(
             *case,
             f"{free['d_min']:g}-{free['d_max']:g}",
             f"{free['grid_ev']:g}",
-            *sigmas,
-            about(_whole(free["lattices_fp"])),
-            about(_whole(related["lattices_fp"])),
+            "right" if error is None else f"{error:g}",
+            *(say(free[key][number], 2) for key in COLUMNS),
+            _lattices(free),
+            _lattices(related),
         )
     return table
 
@@ -135,35 +175,48 @@ def _picture(figures: dict[str, Any]) -> Figure:
     elements = zip(figures["sites"], figures["elements"], strict=True)
     sites = ", ".join(f"{site} ({element})" for site, element in elements)
     bands = ", ".join(sorted({f"{low:g}-{high:g} eV" for low, high in figures["bands_ev"]}))
-    subtitle = f"{sentence(figures)}   Sites {sites}; r.m.s. over nodes {bands}"
-    page = style.page("plan", subtitle, height=8.6)
-    panels = page.subplots(2, 2)
+    page = style.page("plan", sentence(figures), height=8.6)
+    about_sites = f"sites {sites}; r.m.s. over nodes {bands}"
+    page.text(0.985, 0.955, about_sites, fontsize=9.5, color=style.GREY, va="center", ha="right")
+    panels = page.subplots(2, 3)
     first_case = [row for row in rows if _case(row) == _case(rows[0])]
     for axes, (key, restraint, title) in zip(panels.flat, PANELS, strict=True):
-        shown = [row for row in first_case if row["restraint"] == restraint]
-        _lines(axes, figures, shown, key)
+        _lines(axes, figures, [row for row in first_case if row["restraint"] == restraint], key)
         axes.set(title=title, xlabel="lattices")
-    panels[0, 0].legend(loc="lower left", ncols=2)
+    page.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     if _case_name(rows, rows[0]):
-        _cases(panels[1, 1], figures)
+        _cases(panels[1, 2], figures)
     return page
 
 
 def _lines(axes: Any, figures: dict[str, Any], rows: list[Row], key: str) -> None:
-    """Draw σ against lattices, with a colour for each range and a stroke for each grid; the goal,
-    and 1/√n.
+    """Draw σ against lattices, with a colour for each range; the goal, and 1/√n.
+
+    Strokes tell grids apart, or errors of the model at the usual grid where there are several of
+    these. Where the model is right is drawn thin, for the widest range and the usual grid.
     """
     n = np.array(figures["lattices"], dtype=float)
-    ranges = dict.fromkeys(map(_range, rows))
-    grids = dict.fromkeys(row["grid_ev"] for row in rows)
+    usual = _usual_error(rows)
+    shown = [row for row in rows if (row["model_error"] is None) == (usual is None)]
+    has_errors = len({row["model_error"] for row in shown}) > 1
+    stroke_of = "grid_ev"
+    if has_errors:
+        stroke_of = "model_error"
+        shown = [row for row in shown if row["grid_ev"] == _usual_grid(rows)]
+    ranges = dict.fromkeys(map(_range, shown))
+    kinds = dict.fromkeys(row[stroke_of] for row in shown)
     palette = style.STYLE["axes.prop_cycle"].by_key()["color"]
     colors = dict(zip(ranges, palette, strict=False))
-    strokes = dict(zip(grids, LINE_STYLES, strict=False))
-    for row in rows:
-        grid = row["grid_ev"]
-        label = f"{row['d_min']:g}-{row['d_max']:g} Å, {grid:g} eV"
-        color = colors.get(_range(row))
-        axes.plot(n, row[key], color=color, ls=strokes.get(grid), label=label)
+    strokes = dict(zip(kinds, LINE_STYLES, strict=False))
+    for row in shown:
+        kind = row[stroke_of]
+        unit = "wrong" if has_errors else "eV"
+        label = f"{row['d_min']:g}-{row['d_max']:g} Å, {kind:g} {unit}"
+        axes.plot(n, row[key], color=colors.get(_range(row)), ls=strokes.get(kind), label=label)
+    if usual is not None:
+        at_grid = [row for row in rows if row["grid_ev"] == _usual_grid(rows)]
+        known = _widest([row for row in at_grid if row["model_error"] is None])
+        axes.plot(n, known[key], color=style.INK, lw=0.8, label="model right")
     highest = np.nanmax([row[key] for row in rows])
     inverse_root = 1.4 * highest * np.sqrt(n[0] / n)
     axes.plot(n, inverse_root, color=style.PALE, zorder=0, lw=3)
@@ -179,14 +232,15 @@ def _cases(axes: Any, figures: dict[str, Any]) -> None:
     rows = figures["rows"]
     d_min, d_max = _range(_widest(rows))
     grid = _usual_grid(rows)
+    wanted = ((d_min, d_max), grid, "free", _usual_error(rows))
     alike = [
         row
         for row in rows
-        if _range(row) == (d_min, d_max) and row["grid_ev"] == grid and row["restraint"] == "free"
+        if (_range(row), row["grid_ev"], row["restraint"], row["model_error"]) == wanted
     ]
     names = [_case_name(rows, row) for row in alike]
-    counts = [_whole(row["lattices_fp"]) for row in alike]
+    counts = [_whole(row["lattices_shape_fp"]) for row in alike]
     style.bars(axes, names, counts, [style.BLUE] * len(alike))
     axes.set_title(
-        f"lattices for σ(f′) of {figures['goal_e']:g} e, {d_min:g}-{d_max:g} Å, {grid:g} eV"
+        f"lattices for {figures['goal_e']:g} e in f′, {d_min:g}-{d_max:g} Å, {grid:g} eV"
     )

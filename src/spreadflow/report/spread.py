@@ -22,6 +22,7 @@ def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict,
     """Return figures over all runs, and the picture."""
     product = spread_product.read(stage, products[0], manifests)
     figures = _counts(product) | _precision(product) | _edges(product) | _controls(product)
+    figures |= _x(product)
     sentences = _sentences(figures)
     return figures, spread_picture.draw(stage, product, figures, sentences)
 
@@ -33,8 +34,10 @@ def headline(figures: dict[str, Any]) -> list[str]:
     controls = figures["controls"]
     lines = [
         f"f′ ± {say(figures['sigma_fp'], 2)} e, f″ ± {say(figures['sigma_fdp'], 2)} e "
-        f"({figures['sigma_kind']} σ) over {low:.0f}-{high:.0f} eV from "
+        f"(σ: {spread_picture.kind_of_sigma(figures)}) over {low:.0f}-{high:.0f} eV from "
         f"{say(figures['n_lattices'])} lattices ({figures['mosaicity']} mosaicity)",
+        *_constants(figures),
+        *_x_in_words(figures),
         _difference_of_edges(figures) or ", ".join(_edge_of_each_site(figures)),
         f"0.1 e would take {about(goal['fp'])} lattices for f′, {about(goal['fdp'])} for f″",
     ]
@@ -58,7 +61,38 @@ def _sentences(figures: dict[str, Any]) -> list[str]:
     sentences.append(
         f"σ of 0.1 e takes {about(goal['fp'])} lattices for f′, {about(goal['fdp'])} for f″"
     )
-    return sentences + _error_from_truth(figures)
+    return [*sentences, *_constants(figures), *_x_in_words(figures), *_error_from_truth(figures)]
+
+
+def _constants(figures: dict[str, Any]) -> list[str]:
+    """Return in words that X takes up a constant of f′; nothing where X is that of the model."""
+    if figures["unknown_f"] == "none" or not figures["n_nodes"]:
+        return []
+    constants = ", ".join(
+        f"± {say(figures['constant_sigma_fp'][site], 2)} e ({site})" for site in figures["sites"]
+    )
+    shapes = (
+        f"f′ ± {say(figures['shape_sigma_fp'], 2)} e, f″ ± {say(figures['shape_sigma_fdp'], 2)} e"
+    )
+    return [f"f′ is known up to a constant: {constants}", f"without their means: {shapes}"]
+
+
+def _x_in_words(figures: dict[str, Any]) -> list[str]:
+    """Return in words what the data made of X; nothing where it is that of the model."""
+    if figures["unknown_f"] == "none":
+        return []
+    widths = [say(width, 2) for width in figures["prior_rms_by_shell"]]
+    range_of_widths = widths[0] if len(widths) == 1 else f"{widths[0]} to {widths[-1]}"
+    sentences = [
+        f"X of {say(figures['n_reflections'])} reflections {figures['unknown_f']}: √S "
+        f"{range_of_widths} e, phases of F moved by {say(figures['phase_moved_deg'], 2)}°, "
+        f"ln scale {say(figures['log_scale'][-1], 2)}"
+    ]
+    cost = figures["cost_of_x"]
+    if cost is not None:
+        of_both = f"{say(cost['fp'], 3)} (f′), {say(cost['fdp'], 3)} (f″)"
+        sentences.append(f"σ of shapes {of_both} times those of X known")
+    return sentences
 
 
 def _edge_of_each_site(figures: dict[str, Any]) -> list[str]:
@@ -84,7 +118,9 @@ def _error_from_truth(figures: dict[str, Any]) -> list[str]:
     if figures["pull_sd"] is None:
         return []
     errors = f"{say(figures['rms_fp'], 2)} e, {say(figures['rms_fdp'], 2)} e"
-    return [f"r.m.s. from truth {errors}; sd of pulls {say(figures['pull_sd'], 2)}"]
+    shapes = f"{say(figures['shape_rms_fp'], 2)} e, {say(figures['shape_rms_fdp'], 2)} e"
+    pulls = f"sd of pulls {say(figures['pull_sd'], 2)}"
+    return [f"r.m.s. from truth {errors}; of shapes {shapes}; {pulls}"]
 
 
 def checks(summaries: Summaries) -> list[Check]:
@@ -135,6 +171,7 @@ def _counts(product: SpreadProduct) -> dict[str, Any]:
         "n_parameters": attributes["n_parameters"],
         "n_undetermined": attributes["n_undetermined"],
         "sigma_kind": attributes["sigma_kinds"][0],
+        "sigma_over": attributes["sigma_over"],
         "sigma_z_median": median(used["sigma_z"]),
         "model_error_median": median(used["model_error"]),
         "loss_fall_per_lattice": float(np.mean(fall)) if n_used else None,
@@ -155,7 +192,9 @@ def _precision(product: SpreadProduct) -> dict[str, Any]:
         "n_nodes": int(product.compared.sum()),
         "band_ev": [known_ev[0], known_ev[-1]] if len(known_ev) else None,
     }
-    figures |= _errors(product, quoted) | {"pull_sd": None, "pull_mean": None}
+    quoted_name = next(iter(product.fits))
+    figures |= _errors(product, quoted) | _apart(product, quoted_name)
+    figures |= {"pull_sd": None, "pull_mean": None}
     true = product.true_values
     if true is not None and product.compared.any():
         pulls = ((quoted.values - true) / quoted.sigma)[:, :, product.compared]
@@ -184,6 +223,39 @@ def _errors(product: SpreadProduct, fit: FittedCurves) -> dict[str, float | None
     return figures
 
 
+def _apart(product: SpreadProduct, name: str) -> dict[str, Any]:
+    """Return constants and shapes of a fit, e: σ, and errors where the truth is known."""
+    number = list(product.fits).index(name)
+    constants = columns(product.table, "constants", product.table["constants/fit"] == number)
+    values = product.fits[name].values[:, :, product.compared]
+    error = np.full_like(values, np.nan)
+    if product.true_values is not None:
+        error = values - product.true_values[:, :, product.compared]
+    figures: dict[str, Any] = {}
+    for kind, key in enumerate(KEYS):
+        means = [_mean(of_site) for of_site in error[:, kind]]
+        shapes = error[:, kind] - np.array(means)[:, None]
+        moved = constants[key] - constants[f"{key}_start"]
+        sigma = constants[f"{key}_sigma"]
+        figures |= {
+            f"shape_rms_{key}": _finite(root_mean_square(shapes)),
+            f"shape_sigma_{key}": _finite(root_mean_square(constants[f"{key}_shape_sigma"])),
+            f"constant_{key}": {
+                site: {"value": _finite(moved[row]), "error": _finite(means[row])}
+                for row, site in enumerate(product.sites)
+            },
+            f"constant_sigma_{key}": {
+                site: _finite(sigma[row]) for row, site in enumerate(product.sites)
+            },
+        }
+    return figures
+
+
+def _mean(values: np.ndarray) -> float:
+    """Return the mean; NaN where there is no value."""
+    return float(values.mean()) if len(values) else np.nan
+
+
 def _figures_of_fit(product: SpreadProduct, name: str) -> dict[str, Any]:
     """Return the figures of one fit, for a table."""
     difference, sigma = _edge_difference(product, name)
@@ -191,14 +263,15 @@ def _figures_of_fit(product: SpreadProduct, name: str) -> dict[str, Any]:
     return {
         "sigma_kind": product.attributes["sigma_kinds"][number],
         **_errors(product, product.fits[name]),
+        **_apart(product, name),
         "edge_difference_ev": difference,
         "edge_difference_sigma_ev": sigma,
     }
 
 
-def _finite(value: float) -> float | None:
-    """Return a number, or None if it is not finite."""
-    return float(value) if np.isfinite(value) else None
+def _finite(value: float | None) -> float | None:
+    """Return a number, or None if it is not finite, or none."""
+    return float(value) if value is not None and np.isfinite(value) else None
 
 
 def _edge_difference(product: SpreadProduct, fit: str) -> tuple[float | None, float | None]:
@@ -251,6 +324,24 @@ def _true_edges(product: SpreadProduct) -> list[float]:
     no_change = np.zeros(len(parametrisation.names))
     shapes = metals(product.attributes["elements"], energies)
     return edges(parametrisation, no_change, pixels, shapes).energy_ev.tolist()
+
+
+def _x(product: SpreadProduct) -> dict[str, Any]:
+    """Return what was assumed of X and what the data made of it."""
+    attributes = product.attributes
+    reflections = columns(product.table, "reflections")
+    shells = columns(product.table, "shells")
+    weight = reflections["f"]
+    moved = weight @ np.abs(reflections["phase_deg"])
+    return {
+        "unknown_f": attributes["unknown_f"],
+        "n_reflections": len(weight) if product.has_unknown_x else None,
+        "prior_rms_by_shell": shells["prior_rms"].tolist(),
+        "log_scale": attributes["log_scale"],
+        "cost_of_x": attributes["cost_of_x"],
+        "x_at_rest": bool(attributes["x_at_rest"]) if product.has_unknown_x else None,
+        "phase_moved_deg": float(moved / weight.sum()) if product.has_unknown_x else None,
+    }
 
 
 def _controls(product: SpreadProduct) -> dict[str, Any]:

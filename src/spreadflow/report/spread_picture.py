@@ -1,9 +1,11 @@
 """The picture of `spread`."""
 
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from spreadflow.physics import anomalous
 from spreadflow.report import style
@@ -20,8 +22,17 @@ MARGIN_E = 2.0
 REFERENCES = {"metallic": "-.", "reduced": "--", "oxidized": ":"}
 """Curves known by name, and their lines."""
 
-MIN_LINES = 18
+MIN_LINES = 22
 """The text has the line height of at least so many lines."""
+
+LINE_LENGTH = 66
+"""Characters in a line of the text."""
+
+HEIGHT = 9.6
+"""Height of the page, inches."""
+
+HEIGHT_OF_X = 2.4
+"""What the panels of X add to it, inches."""
 
 
 class _Look(NamedTuple):
@@ -33,6 +44,17 @@ class _Look(NamedTuple):
     """of the band of its σ"""
 
 
+def kind_of_sigma(figures: dict[str, Any]) -> str:
+    """Return in words where the quoted σ is from."""
+    kind = figures["sigma_kind"]
+    words = {
+        "sandwich": f"sandwich over {figures['sigma_over']}",
+        "scaled": f"Fisher's × scatter of {figures['sigma_over']}",
+        "fisher": "Fisher's",
+    }
+    return words[kind]
+
+
 def draw(stage: str, product: SpreadProduct, figures: dict, sentences: list[str]) -> Figure:
     """Return the picture. sentences: what it says in words."""
     low, high = figures["compared_ev"]
@@ -40,27 +62,37 @@ def draw(stage: str, product: SpreadProduct, figures: dict, sentences: list[str]
         f"{stage}: f′ and f″ of {', '.join(product.sites)}",
         f"{say(figures['n_lattices'])} lattices, {figures['d_max']:g} to {figures['d_min']:g} Å · "
         f"f′ ± {say(figures['sigma_fp'], 2)} e, f″ ± {say(figures['sigma_fdp'], 2)} e over "
-        f"{low:.0f}-{high:.0f} eV ({figures['sigma_kind']}; bound "
+        f"{low:.0f}-{high:.0f} eV ({kind_of_sigma(figures)}; bound "
         f"{say(figures['crlb_fp'], 2)}, {say(figures['crlb_fdp'], 2)}) · "
         f"{figures['n_parameters']} parameters ({figures['n_undetermined']} from restraints), "
         f"{figures['mosaicity']} mosaicity, {figures['cycles']} cycles · "
         f"{say(figures['seconds_per_lattice_per_core'], 2)} s per lattice and core",
         15.0,
-        9.6,
+        HEIGHT + HEIGHT_OF_X * product.has_unknown_x,
     )
     left, right = page.subfigures(1, 2, width_ratios=[2.1, 1])  # type: ignore[misc]
-    top, bottom = left.subfigures(2, 1, height_ratios=[2.4, 1])
-    axes = top.subplots(2, len(product.sites), squeeze=False, sharex=True)
-    for site, column in enumerate(axes.T):
-        for kind, ax in enumerate(column):
-            _curve(ax, product, site, kind, figures)
-    spectrum, residual = bottom.subplots(1, 2, sharex=True)
-    _spectrum(spectrum, product)
-    _residual(residual, product)
+    _panels(left, product, figures)
     upper, lower = right.subfigures(2, 1, height_ratios=[1.25, 1])
     _words(upper.subplots(), figures, sentences)
     _correlation(lower, product)
     return page
+
+
+def _panels(left: Any, product: SpreadProduct, figures: dict) -> None:
+    """Draw curves, channels and, where it is unknown, X, from top to bottom of a figure."""
+    ratios = [2.4, 1.0, 1.0] if product.has_unknown_x else [2.4, 1.0]
+    top, middle, *bottom = left.subfigures(len(ratios), 1, height_ratios=ratios)
+    axes = top.subplots(2, len(product.sites), squeeze=False, sharex=True)
+    for site, column in enumerate(axes.T):
+        for kind, ax in enumerate(column):
+            _curve(ax, product, site, kind, figures)
+    spectrum, residual = middle.subplots(1, 2, sharex=True)
+    _spectrum(spectrum, product)
+    _residual(residual, product)
+    for figure in bottom:
+        sizes, movement = figure.subplots(1, 2)
+        _sizes_of_x(sizes, product)
+        _movement(movement, product)
 
 
 def _curve(axes: Any, product: SpreadProduct, site: int, kind: int, figures: dict) -> None:
@@ -88,7 +120,12 @@ def _curve(axes: Any, product: SpreadProduct, site: int, kind: int, figures: dic
         title += _edge(axes, figures["sites"][name])
     low = min(map(np.min, references.values()))
     high = max(map(np.max, references.values()))
-    axes.set(ylim=(low - MARGIN_E, high + MARGIN_E), title=title)
+    span_ev = product.nodes_ev[-1] - product.nodes_ev[0]
+    axes.set(
+        xlim=(product.nodes_ev[0] - 0.05 * span_ev, product.nodes_ev[-1] + 0.05 * span_ev),
+        ylim=(low - MARGIN_E, high + MARGIN_E),
+        title=title,
+    )
     if kind == site == 0:
         axes.legend(fontsize=7, loc="lower left")
 
@@ -169,11 +206,66 @@ def _residual(axes: Any, product: SpreadProduct) -> None:
     )
 
 
+def _sizes_of_x(axes: Any, product: SpreadProduct) -> None:
+    """Draw by resolution how far from the model X was assumed to be, and what the data made of
+    that.
+    """
+    shells = columns(product.table, "shells")
+    s2 = _middles(shells)
+    lines = (
+        ("model_rms", "s-", style.INK, "|X| of the model"),
+        ("first_rms", "x--", style.GREEN, "√S at first"),
+        ("prior_rms", "o-", style.BLUE, "√S as found"),
+        ("a_rms", ".-", style.ORANGE, "a found, along the model"),
+        ("b_rms", ".:", style.PURPLE, "b found, across"),
+    )
+    for name, line, color, label in lines:
+        axes.semilogy(s2, shells[name], line, ms=4, lw=1, color=color, label=label)
+    axes.set(title="X in shells, r.m.s., e: assumed, and found")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    _label_resolution(axes, shells)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _movement(axes: Any, product: SpreadProduct) -> None:
+    """Draw by resolution how far phases have moved from the start, and the correlation of |F| with
+    that of the start.
+    """
+    shells = columns(product.table, "shells")
+    s2 = _middles(shells)
+    axes.plot(s2, shells["phase_moved_deg"], "o-", ms=4, color=style.BLUE)
+    axes.set(title="F against that of the start", ylim=(0, None))
+    axes.set_ylabel("phase moved, °", color=style.BLUE)
+    _label_resolution(axes, shells)
+    other = axes.twinx()
+    other.plot(s2, shells["correlation"], "s--", ms=4, color=style.ORANGE)
+    other.set_ylabel("correlation of |F|", color=style.ORANGE)
+    known = shells["correlation"][np.isfinite(shells["correlation"])]
+    lowest = known.min(initial=1.0)
+    other.set_ylim(1.0 - 1.3 * max(1.0 - lowest, 0.01), 1.0)
+    other.spines["right"].set_visible(True)
+
+
+def _middles(shells: dict[str, np.ndarray]) -> np.ndarray:
+    """Return (shell,) the middle of each shell in 1/d², Å⁻²."""
+    return 0.5 * (shells["d_max"] ** -2.0 + shells["d_min"] ** -2.0)
+
+
+def _label_resolution(axes: Any, shells: dict[str, np.ndarray]) -> None:
+    """Label an axis of 1/d² with d."""
+    d = np.append(shells["d_max"][:1], shells["d_min"])
+    shown = d[:: max(1, len(d) // 5)]
+    axes.set_xlim(d[0] ** -2.0, d[-1] ** -2.0)
+    axes.set_xticks(shown**-2.0, [f"{of_edge:.2f}" for of_edge in shown])
+    axes.set_xlabel("d, Å")
+
+
 def _words(axes: Any, figures: dict, sentences: list[str]) -> None:
     """Write the sentences and what the controls say."""
     axes.set_axis_off()
     heading = "controls" if figures["controls"] else ""
-    lines = [(style.INK, text) for text in [*sentences, "", heading]]
+    lines = [(style.INK, line) for sentence in sentences for line in _wrapped(sentence)]
+    lines += [(style.INK, line) for line in ("", heading)]
     for name, verdict in figures["verdicts"].items():
         mark, color = ("✓", style.GREEN) if verdict["passed"] else ("✗", style.RED)
         lines.append((color, f"{mark} {name}: {say(verdict['figure'])}"))
@@ -181,6 +273,11 @@ def _words(axes: Any, figures: dict, sentences: list[str]) -> None:
     for row, (color, text) in enumerate(lines):
         y = 1 - row * step
         axes.text(0, y, text, color=color, fontsize=9, va="top", transform=axes.transAxes)
+
+
+def _wrapped(sentence: str) -> list[str]:
+    """Return the lines of a sentence."""
+    return wrap(sentence, LINE_LENGTH, subsequent_indent="    ")
 
 
 def _correlation(figure: Any, product: SpreadProduct) -> None:

@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.curves.planning import BAND_EV
+from spreadflow.analysis.curves import planning
 from spreadflow.io import store
 from spreadflow.io.truth import TrueCurve, true_curves
-from spreadflow.physics import anomalous
 from spreadflow.report.figures import columns
 from spreadflow.report.runs import manifest_of
 
@@ -53,11 +52,15 @@ class SpreadProduct(NamedTuple):
         return next(iter(self.fits.values()))
 
     @property
+    def has_unknown_x(self) -> bool:
+        """Whether X was refined with the curves."""
+        return self.attributes["unknown_f"] != "none"
+
+    @property
     def compared_ev(self) -> np.ndarray:
         """(2,) the band over which curves are compared, about the edge of the table, eV."""
-        mean = float(self.table["channels/energy_ev"].mean())
-        edge = anomalous.nearest_edge(self.attributes["elements"][0], mean)
-        return edge + np.array(BAND_EV)
+        element = self.attributes["elements"][0]
+        return planning.compared_ev(element, self.table["channels/energy_ev"])
 
     @property
     def compared(self) -> np.ndarray:

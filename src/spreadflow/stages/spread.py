@@ -13,10 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.curves import dispersion
+from spreadflow import build
+from spreadflow.analysis.curves import controls, dispersion
+from spreadflow.analysis.curves.columns import NO_SITE_UNKNOWNS
 from spreadflow.analysis.curves.controls import Verdict
 from spreadflow.analysis.curves.dispersion import Parametrisation
-from spreadflow.analysis.curves.expand import RefinedCurves
+from spreadflow.analysis.curves.expand import FittedRest, RefinedCurves
+from spreadflow.analysis.curves.gram import Gram
 from spreadflow.config import SpreadConfig, SpreadSection
 from spreadflow.errors import FileError, SpreadOutcome, StageWarning
 from spreadflow.io import factor_files, shoebox_blocks, store
@@ -27,17 +30,22 @@ from spreadflow.io.shoebox_blocks import ShoeboxBlock
 from spreadflow.log import logger, warn
 from spreadflow.models import MosaicOfLattice
 from spreadflow.parallel import World
+from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.recipes import curves, factors, gram_rows
 from spreadflow.recipes.alternate import alternate
+from spreadflow.recipes.constants import constant_rows, cost_of_x
+from spreadflow.recipes.factors import MovedSites
 from spreadflow.recipes.gram import (
     ExpandedLattice,
     expand_lattice,
-    lattice_terms,
     with_curves,
+    with_rest,
 )
 from spreadflow.recipes.lattice import RunModel, Start, unpack
-from spreadflow.recipes.lattice_sums import MAX_GROUPS, LatticeSums, Ranks
+from spreadflow.recipes.lattice_sums import LatticeSums, Ranks, Unknown
+from spreadflow.recipes.rest_rows import rest_rows
 from spreadflow.recipes.run_model import run_models
+from spreadflow.recipes.still import PERTURBATION
 from spreadflow.stages import blocks as skeleton
 from spreadflow.stages.expansions import (
     Expansion,
@@ -60,6 +68,20 @@ DECIMALS = 6
 change the key of a cycle.
 """
 
+X_DECIMALS = 3
+"""The same of X."""
+
+TODO_OF_CONTROL = {
+    "scale": "f′ and f″ are too large or too small by half of it, relatively. Are there enough "
+    "lattices? Is the model whole?",
+    "model": "This is no model of the crystal. Look at the structure, the cell and the indexing.",
+    "at rest": "Curves and X still move. Take more lattices, or a larger spread.step_ev.",
+}
+"""What to do about controls of X that fail."""
+
+LOOK = "Look at spread.png before any curve is believed."
+"""The same of the others."""
+
 LATTICE_COLUMNS = ("run", "shot_id", "k", "outcome", "model_error", "sigma_z", "seconds")
 """Columns of `lattices` that the product takes over from the last cycle."""
 
@@ -80,6 +102,29 @@ class Context(NamedTuple):
     world: World
 
 
+class About(NamedTuple):
+    """What the Gram matrices of a cycle are expanded about."""
+
+    curves: np.ndarray
+    """(site, 2, channel) f′, f″"""
+    rest: FittedRest | None
+    """X, where it is unknown; None = that of the model"""
+    sites: MovedSites | None
+    """the sites, where more than their curves is unknown of them"""
+
+    def moved(self, factors: StructureFactors) -> StructureFactors:
+        """Return structure factors with the sites where they are."""
+        if self.sites is None:
+            return factors
+        others = factors.groups[factors.n_sites :]
+        return factors._replace(groups=np.concatenate([self.sites.groups, others]))
+
+    def factors(self, model: RunModel) -> StructureFactors:
+        """Return the structure factors that lattices are refined with."""
+        with_sites = with_curves(self.moved(model.factors), self.curves)
+        return with_rest(with_sites, self.rest, model.space_group)
+
+
 class Cycle(NamedTuple):
     """The lattices of a finished cycle."""
 
@@ -98,6 +143,10 @@ class Result(NamedTuple):
     cycle: Cycle
     changes: list[float]
     """largest change of the curves in each cycle, in σ"""
+    log_scales: list[float]
+    """ln of Σ|F|² over Σ(|M|² + S), M the F of the start, in each cycle; none where X is that of
+    the model
+    """
 
 
 def run(
@@ -171,10 +220,10 @@ def _warnings(section: SpreadSection, attributes: dict[str, Any]) -> list[StageW
     if attributes["sigma_kinds"][0] == "scaled":
         warnings.append(
             StageWarning(
-                "too few lattices to tell the scatter of each of so many unknowns; all σ have one "
-                "common factor",
+                f"too few {attributes['sigma_over']} to tell the scatter of each of so many "
+                "unknowns; all σ have one common factor",
                 f"{attributes['n_parameters']} unknowns",
-                "fewer than lattices",
+                f"fewer than {attributes['sigma_over']}",
                 "Take more lattices, or a larger spread.step_ev.",
             )
         )
@@ -193,14 +242,36 @@ def _warnings(section: SpreadSection, attributes: dict[str, Any]) -> list[StageW
             f"control failed ({control['name']})",
             float(control["figure"]),
             control["bar"],
-            "Look at spread.png before any curve is believed.",
+            TODO_OF_CONTROL.get(control["name"], LOOK),
         )
         for control in attributes["controls"]
         if not control["passed"]
     ]
+    warnings += _moved_scale(attributes["log_scale"])
     todo = "Is the range of channels right? Are there enough lattices?"
     warnings += [StageWarning(sentence, "none", "an edge", todo) for sentence in without_edge]
     return warnings
+
+
+def _moved_scale(log_scales: list[float]) -> list[StageWarning]:
+    """Return a warning where the common scale was lost on the way; the control `scale` judges the
+    last cycle, and the first one is held.
+
+    log_scales: ln of Σ|F|² over that of the model, in each cycle.
+    """
+    between = log_scales[1:-1]
+    worst = max(between, key=abs, default=0.0)
+    if abs(worst) <= controls.SAME_SCALE or abs(log_scales[-1]) > controls.SAME_SCALE:
+        return []
+    return [
+        StageWarning(
+            f"the common scale of X and curves was lost in cycle {log_scales.index(worst) + 1}: "
+            "ln Σ|F|²/Σ(|M|² + S)",
+            worst,
+            f"±{controls.SAME_SCALE}",
+            "It has come back. Raise spread.max_cycles, and see whether the curves stay.",
+        )
+    ]
 
 
 # ---------------------------------------------------------------- cycles
@@ -216,22 +287,35 @@ def _cycles(context: Context, out: Path, inputs: list, starts: StartsOfBlock) ->
     config = context.config
     section = config.spread
     model = context.models[0]
-    fits = curves.parametrisations(config, model.factors, model.energies_ev, context.files)
+    sites = _moved_sites(context, None)
+    unknowns = NO_SITE_UNKNOWNS if sites is None else sites.unknowns
+    fits = curves.parametrisations(
+        config, model.factors, model.energies_ev, context.files, unknowns
+    )
     p = next(iter(fits.values()))
     sections = sections_of(config, config.stage1)
     key = store.digest(sections, section.model_dump(mode="json", include=KEYS_OF_PIXELS), inputs)
     ids = [block.ids for block in context.blocks]
     n_cycles = 0
+    log_scales: list[float] = []
 
     def refine_lattices(before: RefinedCurves | None) -> Cycle:
         nonlocal key, n_cycles, starts
         n_cycles += 1
         expansion_curves = np.round(curves.curves_of(p, before), DECIMALS)
+        rest = None if before is None or before.rest is None else before.rest.rounded(X_DECIMALS)
+        n_other = len(p.names) - len(unknowns.names)
+        sites = _moved_sites(context, None if before is None else before.theta[n_other:])
         key = store.digest(key, expansion_curves)
+        if rest is not None:
+            key = store.digest(key, rest.hkl, rest.x)
+        if sites is not None:
+            key = store.digest(key, sites.unknowns.origin)
         path = out.with_suffix(".gram") / f"{n_cycles}.h5"
         parts = store.Parts(path, "gram", key, ids)
-        _expand(context, parts, starts, expansion_curves, n_cycles)
-        cycle = _read_cycle(context, parts)
+        about = About(expansion_curves, rest, sites)
+        _expand(context, parts, starts, about, n_cycles)
+        cycle = _read_cycle(context, parts, about, is_first=n_cycles == 1)
         starts = starts_again(parts)
         return cycle
 
@@ -239,30 +323,54 @@ def _cycles(context: Context, out: Path, inputs: list, starts: StartsOfBlock) ->
         refined, change = curves.refine(cycle.sums, p, before, section.band_sigma_e)
         words = "cycle %d: %d lattices, curves moved by %.3g σ at most"
         context.log.info(words, n_cycles, cycle.sums.n, change)
+        if refined.rest is not None:
+            log_scales.append(refined.rest.log_scale)
+            words = "cycle %d: ln Σ|F|²/Σ(|M|² + S) = %+.4f, M of the start; √S of shells %s e"
+            widths = " ".join(f"{width:.3g}" for width in np.sqrt(refined.rest.variance))
+            context.log.info(words, n_cycles, refined.rest.log_scale, widths)
         return refined, change
 
     def is_over(changes: list[float]) -> bool:
         return curves.has_converged(changes, section)
 
     turns = alternate(refine_lattices, refine_curves, is_over)
-    return Result(p, turns.state, turns.expanded, turns.changes)
+    return Result(p, turns.state, turns.expanded, turns.changes, log_scales)
+
+
+def _moved_sites(context: Context, values: np.ndarray | None) -> MovedSites | None:
+    """Return the sites at values of what is unknown of them beside their curves (site unknown,),
+    None = as the model has them; None where nothing is.
+    """
+    section = context.config.spread
+    sigmas: dict[str, float] = {
+        "place": section.place_sigma_ang,
+        "b": section.b_sigma_ang2,
+        "occupancy": section.occupancy_sigma,
+    }
+    chosen = {str(kind): sigmas[kind] for kind in section.refine_sites}
+    if not chosen:
+        return None
+    origin = None if values is None else np.round(values, DECIMALS)
+    rng = np.random.default_rng([context.config.seed, 0, PERTURBATION])
+    return factors.moved_sites(
+        context.config.structure_factors,
+        context.models[0].factors,
+        chosen,
+        rng,
+        context.files,
+        origin,
+    )
 
 
 def _expand(
     context: Context,
     parts: store.Parts,
     starts: StartsOfBlock,
-    expansion_curves: np.ndarray,
+    about: About,
     cycle: int,
 ) -> None:
-    """Make all parts of a cycle.
-
-    expansion_curves: (site, 2, channel) f′, f″ that Gram matrices are expanded about.
-    """
-    models = [
-        model._replace(factors=with_curves(model.factors, expansion_curves))
-        for model in context.models
-    ]
+    """Make all parts of a cycle."""
+    models = [model._replace(factors=about.factors(model)) for model in context.models]
 
     section = context.config.spread
     expansion = Expansion(
@@ -290,23 +398,19 @@ def _expand(
         energies_ev=models[0].energies_ev,
         unknowns=context.unknowns,
         cycle=cycle,
-        curves=expansion_curves,
+        curves=about.curves,
     )
 
 
-def _read_cycle(context: Context, parts: store.Parts) -> Cycle:
-    """Return the lattices of a finished cycle, of which this rank holds those of its groups of
-    blocks. Collective.
+def _read_cycle(context: Context, parts: store.Parts, about: About, is_first: bool) -> Cycle:
+    """Return the lattices of a finished cycle, of which this rank holds those of its blocks.
+    Collective.
 
-    Raises FileError where none can be used, ConfigError where there are too many reflections for
-    `spread.refine_f0`.
+    is_first: `about` is the start. Raises FileError where none can be used.
     """
     world = context.world
     model = context.models[0]
     section = context.config.spread
-    sizes = [len(block.lattices) for block in context.blocks]
-    n_blocks = len(sizes)
-    n_groups = min(n_blocks, MAX_GROUPS)
     rows = skeleton.all_rows(parts, "lattices")
     used = np.flatnonzero(rows["outcome"] == SpreadOutcome.USED)
     if not len(used):
@@ -314,27 +418,31 @@ def _read_cycle(context: Context, parts: store.Parts) -> Cycle:
         found = f"{n_lattices} of which none can be"
         todo = "Look at stage1, and widen the range from spread.d_max to spread.d_min."
         raise FileError(context.shoeboxes, "lattices of which one can be used", found, todo)
-    groups: dict[int, list] = {}
-    first_row = 0
-    for block, size in enumerate(sizes):
-        group = block * n_groups // n_blocks
-        if group % world.size == world.rank:
-            members = groups.setdefault(group, [])
-            for row, lattice_gram in gram_rows.grams_of(parts.read(block)):
-                number = int(np.searchsorted(used, first_row + row))
-                terms = lattice_terms(lattice_gram, model.factors)
-                members.append((number, terms))
-        first_row += size
+    numbers: list[int] = []
+    grams: list[Gram] = []
+    sizes = np.array([len(block.lattices) for block in context.blocks])
+    first_rows = np.cumsum(sizes) - sizes
+    for block in range(world.rank, len(sizes), world.size):
+        for row, lattice_gram in gram_rows.grams_of(parts.read(block)):
+            numbers.append(int(np.searchsorted(used, first_rows[block] + row)))
+            grams.append(lattice_gram)
     sums = LatticeSums(
-        groups,
-        n_groups=n_groups,
-        n_lattices=len(used),
-        photons=rows["photons"][used],
-        energies_ev=model.energies_ev,
-        ranks=Ranks(world.sum, world.gather, world.rank, world.size),
+        grams,
+        about.moved(model.factors),
+        rows["photons"][used],
+        model.energies_ev,
+        numbers=np.array(numbers, dtype=int),
+        unknowns=context.unknowns,
+        unknown=Unknown(
+            kind=section.unknown_f,
+            cell=build.cell(context.config.structure_factors),
+            space_group=model.space_group,
+            sigma=section.f0_sigma,
+            sites=NO_SITE_UNKNOWNS if about.sites is None else about.sites.unknowns,
+            is_held=is_first,
+        ),
+        ranks=Ranks(world.total, world.gather),
     )
-    if section.refine_f0:
-        sums.refine_amplitudes(model.space_group, section.f0_sigma)
     return Cycle(rows, used, sums)
 
 
@@ -354,20 +462,24 @@ def _tables(
     elements = factors.elements(config.structure_factors, context.files)
     sites = curves.site_names(config)
     fits = curves.all_fits(config, model.factors, result.refined, lattices, context.files)
-    verdicts = []
+    verdicts = controls.of_rest(result.refined)
     if section.controls:
         verdicts = curves.verdicts(fits, lattices, model.factors, elements)
-        _log_verdicts(log, verdicts)
+    _log_verdicts(log, verdicts)
     quoted = next(iter(fits.values()))
     edges = curves.edge_rows(fits, elements, p.energies_ev)
     weak = dispersion.weak_directions(p, result.refined.of_pixels, section.band_sigma_e)
     without_edge = curves.without_edge(edges, sites)
+    reflections, shells = rest_rows(quoted, lattices)
     tables = {
         "curves": columns_of(curves.curve_rows(fits)),
         "values": curves.value_rows(fits),
+        "constants": columns_of(constant_rows(fits, elements[0])),
         "edges": columns_of(edges),
         "channels": curves.channel_rows(quoted, lattices),
         "lattices": _lattice_columns(result),
+        "reflections": reflections,
+        "shells": shells,
     }
     attributes = {
         "config": section.model_dump(mode="json"),
@@ -376,6 +488,8 @@ def _tables(
         "sites": sites,
         "elements": elements,
         "sigma_kinds": [fit.kind for fit in fits.values()],
+        **_of_x(section, result),
+        "cost_of_x": cost_of_x(quoted, elements[0]),
         "n_parameters": len(p.names),
         "controls": [verdict._asdict() for verdict in verdicts],
         "n_undetermined": weak.n_undetermined,
@@ -385,6 +499,17 @@ def _tables(
         "lattices_for_goal": curves.outlook(fits, elements),
     }
     return tables, attributes
+
+
+def _of_x(section: SpreadSection, result: Result) -> dict[str, Any]:
+    """Return the attributes that say what became of X, and whose scatter σ are from."""
+    rest = result.refined.rest
+    return {
+        "sigma_over": "lattices" if rest is None else "reflections",
+        "unknown_f": section.unknown_f,
+        "log_scale": result.log_scales,
+        "x_at_rest": None if rest is None else bool(rest.has_converged),
+    }
 
 
 def _log_verdicts(log: Logger, verdicts: list[Verdict]) -> None:
@@ -398,10 +523,9 @@ def _lattice_columns(result: Result) -> dict[str, np.ndarray]:
     """Return the columns of the table `lattices`. Collective."""
     rows = result.cycle.rows
     p = result.p
-    evaluate = result.cycle.sums.evaluator(p)
-    start = evaluate(np.zeros(len(p.names)))
+    at_start = result.cycle.sums.losses_at(p, np.zeros(len(p.names)))
     columns = {name: rows[name] for name in LATTICE_COLUMNS}
-    for name, losses in (("loss_start", start.losses), ("loss", result.refined.losses)):
+    for name, losses in (("loss_start", at_start), ("loss", result.refined.losses)):
         columns[name] = np.full(len(rows["run"]), np.nan)
         columns[name][result.cycle.used] = losses
     return columns

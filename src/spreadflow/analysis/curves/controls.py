@@ -2,7 +2,8 @@
 with.
 
 All controls work on Gram matrices. A lattice with wrong Miller indices, or with another pulse's
-spectrum, is the same lattice with another F in its columns.
+spectrum, is the same lattice with another F in its columns. Where X is unknown, it is as free as
+the quoted curves have left it, and starts from the model's again.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,16 +12,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.curves import expand
+from spreadflow.analysis.curves.columns import Columns, rows
 from spreadflow.analysis.curves.dispersion import Parametrisation
-from spreadflow.analysis.curves.expand import Evaluate, LatticeTerms, RefinedCurves
+from spreadflow.analysis.curves.expand import RefinedCurves
 from spreadflow.physics.structure_factors import StructureFactors
 
-SAME_START_SIGMA = 0.01
+SAME_START_SIGMA = 0.05
 """σ within which refinements from other starts agree."""
 
-WORSE_INDEX = 1e5
-"""Fall of ln L that wrong Miller indices have to bring."""
+WORSE_INDEX = 5.0
+"""Fall of ln L per lattice that wrong Miller indices have to bring. X, where it is unknown, takes
+up most of what they do.
+"""
 
 WORSE_LABELS = 2.0
 """Fall of ln L per lattice that swapped site labels have to bring."""
@@ -33,6 +36,14 @@ SIGNIFICANT_SIGMA = 5.0
 
 HALVES_SPREAD = (0.7, 1.4)
 """Limits of the standard deviation of the difference of half sets over its σ."""
+
+SAME_SCALE = 0.05
+"""ln of Σ|F|² over that of the model, up to which X is on the model's scale."""
+
+LARGEST_SHARE = 0.5
+"""Standard deviation of X about the model's, relative to |X|, up to which this is a model of the
+crystal.
+"""
 
 DARK_SHARE = 1e-4
 """Channels below this share of the brightest hold nothing that could be scaled."""
@@ -51,43 +62,59 @@ class Verdict(NamedTuple):
     """what the figure is and has to be"""
 
 
-def wrong_index(terms: LatticeTerms, factors: StructureFactors) -> LatticeTerms:
-    """Return the lattice with F of (h, k, l + 1), or of the next l that the lattice type has."""
-    along_l = np.array([0, 0, 1])
-    for step in range(1, 4):
-        rows = expand.rows(factors, terms.gram.hkl + step * along_l)
-        is_there = rows >= 0
-        if is_there.any():
-            break
-    shifted = expand.lattice(terms.gram, factors, np.maximum(rows, 0))
-    return shifted._replace(
-        fixed=np.where(is_there, shifted.fixed, 0.0),
-        groups=np.where(is_there, shifted.groups, 0.0),
-    )
+class Tampered(NamedTuple):
+    """What columns stand for when they have been tampered with."""
+
+    hkl: np.ndarray
+    """(column, 3) Miller indices whose F they have"""
+    factor: np.ndarray
+    """(column,) on that F"""
 
 
-def other_spectrum(terms: LatticeTerms, photons: np.ndarray, others: np.ndarray) -> LatticeTerms:
-    """Return the lattice as if its pulse, which had `photons` (channel,), had had those of another
-    one, `others` (channel,): templates are linear in them.
+def wrong_index(columns: Columns, factors: StructureFactors) -> Tampered:
+    """Return the columns with F of (h, k, l + 1), or of the next l that the lattice type has."""
+    along_l = np.array([0, 0, 1], dtype=np.int32)
+    nodes = np.asarray(factors.hkl)
+    step = next(n for n in range(1, 5) if n == 4 or (rows(factors, nodes + n * along_l) >= 0).any())
+    hkl = columns.hkl + step * along_l
+    return Tampered(hkl, (rows(factors, hkl) >= 0).astype(np.float64))
+
+
+def other_spectrum(columns: Columns, photons: np.ndarray, others: np.ndarray) -> Tampered:
+    """Return the columns as if the pulse of each lattice, which had `photons` (lattice, channel),
+    had had those of another one, `others` (lattice, channel): templates are linear in them.
     """
-    is_lit = photons > DARK_SHARE * photons.max()
-    ratio = np.zeros(len(photons))
+    is_lit = photons > DARK_SHARE * photons.max(axis=1, keepdims=True)
+    ratio = np.zeros(photons.shape)
     np.divide(others, photons, out=ratio, where=is_lit)
-    total_of_others = max(others.sum(), 1e-300)
-    of_equal_energy = ratio * photons.sum() / total_of_others
-    factor = np.sqrt(of_equal_energy)[terms.gram.channel]
-    return terms._replace(fixed=factor * terms.fixed, groups=factor * terms.groups)
+    total_of_others = np.maximum(others.sum(axis=1), 1e-300)
+    of_equal_energy = ratio * (photons.sum(axis=1) / total_of_others)[:, None]
+    return Tampered(columns.hkl, np.sqrt(of_equal_energy)[columns.lattice, columns.channel])
 
 
-Change = Callable[[int, LatticeTerms], LatticeTerms]
-"""(number of the lattice, lattice) → what is refined in its place."""
+Change = Callable[[Columns, np.ndarray], Tampered]
+"""(columns, (lattice,) numbers of their lattices among all) → what they stand for."""
 
-Evaluator = Callable[[Change | None, Callable[[int], bool] | None], Evaluate]
-"""How lattices are changed, and which take part → θ → normal equations of all of them."""
+
+class Trial(NamedTuple):
+    """A refinement that a control needs."""
+
+    theta: np.ndarray
+    """(parameter,) of the start"""
+    change: Change | None = None
+    """how columns are changed first"""
+    is_chosen: Callable[[np.ndarray], np.ndarray] | None = None
+    """(lattice,) numbers → which of these lattices take part; None = all"""
+    max_steps: int | None = None
+    moves_curves: bool = True
+
+
+Refine = Callable[[Trial], RefinedCurves]
+"""A refinement of the lattices, from the given start. Collective."""
 
 
 def verdicts(
-    evaluator: Evaluator,
+    refine: Refine,
     p: Parametrisation,
     best: RefinedCurves,
     *,
@@ -107,11 +134,12 @@ def verdicts(
     nodes = p.at_nodes[is_compared]
     sigma = sigma[is_compared]
     return [
-        *(_start(evaluator, p, best, name, starts[name], nodes, sigma) for name in starts),
-        _halves(evaluator, p, nodes),
-        *_labels(evaluator, p, best),
-        _index(evaluator, p, best, index, band),
-        _spectrum(evaluator, p, best, spectrum),
+        *(_start(refine, p, best, name, starts[name], nodes, sigma) for name in starts),
+        _halves(refine, p, nodes),
+        *_labels(refine, p, best),
+        _index(refine, p, best, index, band),
+        _spectrum(refine, p, best, spectrum),
+        *of_rest(best),
     ]
 
 
@@ -121,7 +149,7 @@ def nearest(p: Parametrisation, curves: np.ndarray) -> np.ndarray:
 
 
 def _start(
-    evaluator: Evaluator,
+    refine: Refine,
     p: Parametrisation,
     best: RefinedCurves,
     name: str,
@@ -133,20 +161,20 @@ def _start(
 
     nodes: (value, theta) what is compared, sigma: (value,).
     """
-    again = expand.refine(evaluator(None, None), p, nearest(p, curves))
+    again = refine(Trial(nearest(p, curves)))
     pulls = nodes @ (again.theta - best.theta) / sigma
     figure = float(np.abs(pulls).max())
     bar = f"ends within {SAME_START_SIGMA} σ of the others"
     return Verdict(f"start {name}", figure <= SAME_START_SIGMA, figure, bar)
 
 
-def _halves(evaluator: Evaluator, p: Parametrisation, nodes: np.ndarray) -> Verdict:
+def _halves(refine: Refine, p: Parametrisation, nodes: np.ndarray) -> Verdict:
     """Judge the curves of every other lattice beside those of the rest. nodes: (value, theta) what
     is compared.
     """
     zero = np.zeros(len(p.names))
-    even = expand.refine(evaluator(None, lambda i: i % 2 == 0), p, zero)
-    odd = expand.refine(evaluator(None, lambda i: i % 2 == 1), p, zero)
+    even = refine(Trial(zero, is_chosen=lambda numbers: numbers % 2 == 0))
+    odd = refine(Trial(zero, is_chosen=lambda numbers: numbers % 2 == 1))
     difference = nodes @ (even.theta - odd.theta)
     covariance = even.fisher + odd.fisher
     variance = np.einsum("ni,ij,nj->n", nodes, covariance, nodes)
@@ -157,7 +185,7 @@ def _halves(evaluator: Evaluator, p: Parametrisation, nodes: np.ndarray) -> Verd
     return Verdict("half sets", low <= figure <= high, figure, bar)
 
 
-def _labels(evaluator: Evaluator, p: Parametrisation, best: RefinedCurves) -> list[Verdict]:
+def _labels(refine: Refine, p: Parametrisation, best: RefinedCurves) -> list[Verdict]:
     """Judge every pair of sites with each other's curves."""
     curves = p.curves(best.theta)
     bar = f"−ln L worse by {WORSE_LABELS:g} per lattice"
@@ -165,31 +193,29 @@ def _labels(evaluator: Evaluator, p: Parametrisation, best: RefinedCurves) -> li
     for a, b in combinations(range(len(curves)), 2):
         swapped = curves.copy()
         swapped[[a, b]] = curves[[b, a]]
-        losses = evaluator(None, None)(nearest(p, swapped)).losses
-        worse = float((losses - best.losses).mean())
+        of_swapped = refine(Trial(nearest(p, swapped), moves_curves=False))
+        worse = (of_swapped.value - best.value) / len(best.losses)
         out.append(Verdict(f"sites {a + 1}, {b + 1} swapped", worse >= WORSE_LABELS, worse, bar))
     return out
 
 
 def _index(
-    evaluator: Evaluator, p: Parametrisation, best: RefinedCurves, index: Change, band: np.ndarray
+    refine: Refine, p: Parametrisation, best: RefinedCurves, index: Change, band: np.ndarray
 ) -> Verdict:
     """Judge the curves of lattices with wrong indices."""
     zero = np.zeros(len(p.names))
-    wrong = expand.refine(evaluator(index, None), p, zero, WRONG_CYCLES)
-    worse = float(wrong.losses.sum() - best.losses.sum())
+    wrong = refine(Trial(zero, index, max_steps=WRONG_CYCLES))
+    worse = (wrong.value - best.value) / len(best.losses)
     is_unlike = _correlation(p, wrong, best, band) < ALIKE_CORRELATION
     unlike = f"curves that are not alike (correlation < {ALIKE_CORRELATION})"
-    bar = f"−ln L worse by {WORSE_INDEX:g}, and {unlike}"
+    bar = f"−ln L worse by {WORSE_INDEX:g} per lattice, and {unlike}"
     return Verdict("h, k, l + 1", worse > WORSE_INDEX and is_unlike, worse, bar)
 
 
-def _spectrum(
-    evaluator: Evaluator, p: Parametrisation, best: RefinedCurves, spectrum: Change
-) -> Verdict:
+def _spectrum(refine: Refine, p: Parametrisation, best: RefinedCurves, spectrum: Change) -> Verdict:
     """Judge the likelihood of lattices with other pulses' spectra, in standard errors."""
     zero = np.zeros(len(p.names))
-    shuffled = expand.refine(evaluator(spectrum, None), p, zero, WRONG_CYCLES)
+    shuffled = refine(Trial(zero, spectrum, max_steps=WRONG_CYCLES))
     drop = shuffled.losses - best.losses
     figure = 0.0
     if len(drop) > 1:
@@ -197,6 +223,26 @@ def _spectrum(
         figure = float(drop.mean() / max(standard_error, 1e-300))
     bar = f"−ln L worse by {SIGNIFICANT_SIGMA:g} standard errors"
     return Verdict("spectra shuffled", figure > SIGNIFICANT_SIGMA, figure, bar)
+
+
+def of_rest(best: RefinedCurves) -> list[Verdict]:
+    """Judge X, where it is unknown: whether it has come to rest on the model's scale, and how far
+    from the model it is.
+    """
+    if best.rest is None:
+        return []
+    away = abs(best.rest.log_scale)
+    share = best.rest.largest_share
+    return [
+        Verdict("scale", away <= SAME_SCALE, away, f"|ln Σ|F|²/Σ(|M|² + S)|, at most {SAME_SCALE}"),
+        Verdict(
+            "model",
+            share <= LARGEST_SHARE,
+            share,
+            f"√S of a shell over the model's r.m.s. |X|, at most {LARGEST_SHARE}",
+        ),
+        Verdict("at rest", best.rest.has_converged, float(len(best.steps)), "steps, until it is"),
+    ]
 
 
 def _correlation(

@@ -7,7 +7,7 @@ zero one step beyond either end of the nodes, in the curves and in the dispersio
 channel half a step beyond has half of the end node's deviation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -98,14 +98,19 @@ def free(
 
 
 def kramers_kronig(
-    reference: np.ndarray, energies_ev: np.ndarray, nodes_ev: np.ndarray, prior_e: float = PRIOR_E
+    reference: np.ndarray,
+    energies_ev: np.ndarray,
+    nodes_ev: np.ndarray,
+    prior_e: float = PRIOR_E,
+    line_e: float | None = None,
 ) -> Parametrisation:
     """Return the parametrisation whose unknowns are deviations of f'' at the nodes; those of f' are
     their dispersion integral and a straight line, for each site.
 
     The line, c0 + c1·(E − middle)/(half the range of the nodes), stands for what the tables may
-    have wrong beyond the nodes. The reference's own f' and f'' have to be a pair, tails included,
-    as those of `anomalous` are. Arguments are those of `free`.
+    have wrong beyond the nodes. line_e: standard deviation of c0 and c1, e; None = `prior_e`. Where
+    X is unknown, the pixels say nothing about c0. The reference's own f' and f'' have to be a pair,
+    tails included, as those of `anomalous` are. The other arguments are those of `free`.
     """
     first = nodes_ev[0]
     last = nodes_ev[-1]
@@ -124,7 +129,11 @@ def kramers_kronig(
         theta_ev=np.append(nodes_ev, [np.nan, np.nan]),
         names=[*at_nodes, "constant of f'", "slope of f'"],
     )
-    return _site_by_site(site, reference, energies_ev, nodes_ev, prior_e)
+    p = _site_by_site(site, reference, energies_ev, nodes_ev, prior_e)
+    if line_e is None:
+        return p
+    is_line = np.isnan(p.theta_ev)
+    return p._replace(precision=np.where(is_line, line_e**-2.0, p.precision))
 
 
 class _Site(NamedTuple):
@@ -159,6 +168,29 @@ def _site_by_site(
         at_nodes=np.kron(each_site, site.basis(nodes_ev)),
         theta_ev=np.tile(site.theta_ev, n_sites),
         names=tuple(f"site {s}: {name}" for s in range(n_sites) for name in site.names),
+    )
+
+
+def with_sites(p: Parametrisation, names: Sequence[str], sigma: np.ndarray) -> Parametrisation:
+    """Return a parametrisation with more unknowns, the last of θ, which move no curve: what is
+    unknown of sites beside these. sigma: (site unknown,) standard deviations about zero.
+    """
+    n = len(names)
+    if n == 0:
+        return p
+
+    def wider(matrix: np.ndarray) -> np.ndarray:
+        return np.pad(matrix, ((0, 0), (0, n)))
+
+    own = np.eye(n, len(p.names) + n, len(p.names))
+    return p._replace(
+        basis=wider(p.basis),
+        rows=np.concatenate([wider(p.rows), own]),
+        target=np.append(p.target, np.zeros(n)),
+        precision=np.append(p.precision, np.asarray(sigma) ** -2.0),
+        at_nodes=wider(p.at_nodes),
+        theta_ev=np.append(p.theta_ev, np.full(n, np.nan)),
+        names=(*p.names, *names),
     )
 
 

@@ -5,16 +5,14 @@ linear that Gauss-Newton needs few steps. A step costs milliseconds a lattice an
 whatever the grid of energies, the restraints or the dispersion relation.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
+from spreadflow.analysis.curves import loops
+from spreadflow.analysis.curves.columns import Columns
 from spreadflow.analysis.curves.dispersion import Parametrisation
-from spreadflow.analysis.curves.gram import Gram
-from spreadflow.physics.structure_factors import StructureFactors
 
 SMALLEST_FALL = 1e-5
 """A step that promises less of −ln L ends the refinement: curves are then within 0.005 σ."""
@@ -31,14 +29,14 @@ LEAST_DAMPING = 0.1
 """Damping of a refinement that needs any, relative to the diagonal of the normal matrix."""
 
 
-class LatticeTerms(NamedTuple):
-    """A lattice's Gram matrices, and what F of its columns is made of."""
+NO_REST = np.zeros((1, 2))
+"""Deviations of X from the model's, where there are none."""
 
-    gram: Gram
-    fixed: np.ndarray
-    """(column,) complex128: F without the sites' f′ and f″"""
-    groups: np.ndarray
-    """(site, column) complex128: g of each site"""
+NO_SITES = np.zeros(0)
+"""Unknowns of sites, where there are none."""
+
+NO_COVARIANCE = np.zeros((1, 3))
+"""Their covariance."""
 
 
 class Normal(NamedTuple):
@@ -56,6 +54,30 @@ Evaluate = Callable[[np.ndarray], Normal]
 """Parameters θ → the normal equations of lattices about θ."""
 
 
+class FittedRest(NamedTuple):
+    """X of every unique reflection, as refined with the curves."""
+
+    hkl: np.ndarray
+    """(reflection, 3) in the asymmetric unit"""
+    x: np.ndarray
+    """(reflection, 2) a and b, electrons"""
+    sigma: np.ndarray
+    """(reflection, 2) their standard deviations, all else held"""
+    variance: np.ndarray
+    """(shell,) S, electrons²; relative to |X|² where X is real"""
+    log_scale: float
+    """ln of Σ|F|² over Σ(|M|² + S), M the F of the start"""
+    largest_share: float
+    """largest √S of a shell over the r.m.s. |X| of its model"""
+    has_converged: bool
+    with_x_held: np.ndarray | None = None
+    """(parameter, parameter) what the pixels would say about the curves if X were known"""
+
+    def rounded(self, decimals: int) -> "FittedRest":
+        """Return it with a and b rounded to decimals of an electron."""
+        return self._replace(x=np.round(self.x, decimals))
+
+
 class RefinedCurves(NamedTuple):
     """Curves that make the pixels likeliest, restraints included."""
 
@@ -68,11 +90,16 @@ class RefinedCurves(NamedTuple):
     of_pixels: np.ndarray
     """(parameter, parameter) information of the pixels alone"""
     scores: np.ndarray
-    """(lattice, parameter) gradients there. Each lattice drew the curves to itself, so that they
-    scatter too little, unless `unbiased` has corrected them.
+    """(lattice, parameter) gradients there; (reflection, parameter) where X is unknown. Each
+    lattice drew the curves to itself, so that they scatter too little, unless `unbiased` has
+    corrected them.
     """
     steps: list[float]
     """largest change of the curves at each step, electrons"""
+    value: float = 0.0
+    """what was made least: −ln L, with the restraints, and with those of X where it is unknown"""
+    rest: FittedRest | None = None
+    """X, where it is unknown"""
 
     @property
     def fisher(self) -> np.ndarray:
@@ -104,150 +131,49 @@ class RefinedCurves(NamedTuple):
         return inverse @ (noise + self.hessian - self.of_pixels) @ inverse
 
 
-def lattice(gram: Gram, factors: StructureFactors, rows: np.ndarray) -> LatticeTerms:
-    """Return a lattice with what F of its columns is made of.
-
-    rows: (column,) of the nodes in `factors`, whose channels are those that `gram.channel` counts.
-    """
-    nodes, back = np.unique(rows, return_inverse=True)
-    return LatticeTerms(
-        gram=gram,
-        fixed=factors.without_sites(nodes)[back, gram.channel],
-        groups=factors.groups[: factors.n_sites, rows],
-    )
+def complex_curves(curves: np.ndarray) -> np.ndarray:
+    """Return f′ + i f″ (site, channel) of curves (site, 2, channel)."""
+    return np.ascontiguousarray(curves[:, 0] + 1j * curves[:, 1])
 
 
-def rows(factors: StructureFactors, hkl: np.ndarray) -> np.ndarray:
-    """Return the rows (n,) of nodes (n, 3) in `factors`; −1 where it has none."""
-    largest = max(np.abs(factors.hkl).max(initial=0), np.abs(hkl).max(initial=0))
-    size = 2 * int(largest) + 1
-
-    def key(h):
-        return h.astype(np.int64) @ np.array([size * size, size, 1])
-
-    keys = key(np.asarray(factors.hkl))
-    wanted = key(hkl)
-    order = np.argsort(keys)
-    place = np.searchsorted(keys[order], wanted)
-    row = order[np.minimum(place, len(order) - 1)]
-    return np.where(keys[row] == wanted, row, -1)
-
-
-def expand(terms: LatticeTerms, curves: np.ndarray) -> Normal:
-    """Return −ln L of one lattice about curves (site, 2, channel) f′, f″, whose values in this
-    order are the parameters.
+def expand(columns: Columns, curves: np.ndarray) -> Normal:
+    """Return −ln L of lattices about curves (site, 2, channel) f′, f″, whose values in this order
+    are the parameters; X is that of the model.
 
     What stage 1 refines is eliminated, to first order.
     """
-    gram = terms.gram
-    n_channels = curves.shape[2]
-    F, D = derivatives(terms, curves)
-    y = np.abs(F) ** 2 - gram.intensity
-    hessian, pulled = _blocks(gram, D, y, n_channels)
-
-    # u: the change of what stage 1 refines that suits y best
-    score = gram.score - y @ gram.cross
-    u = np.linalg.solve(gram.nuisance, score)
-    slope = pulled - gram.slope + gram.cross @ u
-    across = shared(gram, D, n_channels)
-    hessian -= across @ np.linalg.solve(gram.nuisance, across.T)
-
-    sums = by_channel(gram.channel, n_channels)
-    gradient = np.concatenate([sums @ (d * slope) for d in D])
-    loss = gram.loss + 0.5 * y @ pulled - gram.slope @ y - 0.5 * score @ u
-    return Normal(np.array([loss]), gradient[None], hessian)
+    f = complex_curves(curves)
+    columns = columns.of_model()
+    no_pull = np.empty(0)
+    losses, _, forces, _ = loops.forces(columns, f, NO_REST, NO_SITES, NO_COVARIANCE, -1, no_pull)
+    n = len(losses)
+    scores, _ = loops.scores(columns, forces, f, NO_SITES, columns.lattice, n)
+    curvature, shared = loops.by_curves(columns, f, NO_REST, NO_SITES)
+    n_unknowns = shared.shape[1]
+    hessian = symmetric(curvature).transpose(2, 0, 3, 1).reshape(curves.size, curves.size)
+    across = shared.transpose(0, 1, 3, 2).reshape(n, n_unknowns, curves.size)
+    rooted = np.einsum("luv,lut->lvt", np.linalg.cholesky(columns.held), across)
+    rooted = rooted.reshape(-1, curves.size)
+    return Normal(losses, scores.reshape(n, curves.size), hessian - rooted.T @ rooted)
 
 
-def derivatives(terms: LatticeTerms, curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return F (column,), and the derivatives of |F|² by f′, f″ of each site (2·site, column)."""
-    fp = curves[:, 0]
-    fdp = curves[:, 1]
-    anomalous = (fp + 1j * fdp)[:, terms.gram.channel]
-    of_sites = terms.groups * anomalous
-    F = terms.fixed + of_sites.sum(axis=0)
-
-    product = 2.0 * np.conj(F) * terms.groups
-    by_curve = np.stack([product.real, -product.imag], axis=1)
-    return F, by_curve.reshape(-1, len(F))
-
-
-def shared(gram: Gram, D: np.ndarray, n_channels: int) -> np.ndarray:
-    """Return the information (value, unknown) that the curves' values share with what stage 1
-    refines. D: (2·site, column).
+def symmetric(curvature: np.ndarray) -> np.ndarray:
+    """Return second derivatives (channel, channel, curve, curve) of which only those were given
+    whose first channel is not less than the second.
     """
-    sums = by_channel(gram.channel, n_channels)
-    return np.concatenate([sums @ (d[:, None] * gram.cross) for d in D])
+    full = curvature + curvature.transpose(1, 0, 3, 2)
+    diagonal = np.arange(len(curvature))
+    full[diagonal, diagonal] = curvature[diagonal, diagonal]
+    return full
 
 
-def by_channel(channel: np.ndarray, n_channels: int) -> csr_matrix:
-    """Return the matrix (channel, column) that sums the columns of a channel; channel:
-    (column,).
-    """
-    n = len(channel)
-    return csr_matrix((np.ones(n), (channel, np.arange(n))), shape=(n_channels, n))
-
-
-def _blocks(
-    gram: Gram, D: np.ndarray, y: np.ndarray, n_channels: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return Σ D G Dᵀ (curve · channel, the same) over the shoeboxes' matrices G, and G y
-    (column,). D: (curve, column).
-    """
-    n = len(D)
-    total = np.zeros((n, n, n_channels, n_channels))
-    pulled = np.empty(len(y))
-    for columns, G in gram.matrices():
-        pulled[columns] = G @ y[columns]
-        _add_products(total, G, D[:, columns], gram.channel[columns])
-    for s in range(n):
-        for t in range(s):
-            total[s, t] = total[t, s].T
-    return total.transpose(0, 2, 1, 3).reshape(n * n_channels, -1), pulled
-
-
-def _add_products(total: np.ndarray, G: np.ndarray, D: np.ndarray, channel: np.ndarray) -> None:
-    """Add D G Dᵀ of one shoebox to the upper half of `total` (curve, curve, channel, channel)."""
-    runs = _runs(channel)
-    for rows in runs:
-        for columns in runs:
-            block = G[rows, columns]
-            place = (_channels(channel, rows), _channels(channel, columns))
-            for s in range(len(D)):
-                left = D[s, rows, None] * block
-                for t in range(s, len(D)):
-                    total[s, t, *place] += left * D[t, columns]
-
-
-def _runs(channel: np.ndarray) -> list[slice]:
-    """Return the columns of each reflection of a shoebox: their channels follow one another."""
-    if not len(channel):
-        return []
-    ends = np.flatnonzero(np.diff(channel) != 1) + 1
-    return [slice(first, last) for first, last in pairwise([0, *ends.tolist(), len(channel)])]
-
-
-def _channels(channel: np.ndarray, run: slice) -> slice:
-    """Return the channels of a run of columns."""
-    first = channel[run.start]
-    return slice(first, first + run.stop - run.start)
-
-
-def normal(lattices: Iterable[LatticeTerms], p: Parametrisation, theta: np.ndarray) -> Normal:
+def normal(columns: Columns, p: Parametrisation, theta: np.ndarray) -> Normal:
     """Return the normal equations of lattices in the parameters θ, without restraints."""
-    curves = p.curves(theta)
-    n_values = p.reference.size
-    hessian = np.zeros((n_values, n_values))
-    losses = [np.empty(0)]
-    scores = [np.empty((0, n_values))]
-    for terms in lattices:
-        of_lattice = expand(terms, curves)
-        hessian += of_lattice.hessian
-        losses.append(of_lattice.losses)
-        scores.append(of_lattice.scores)
+    of_values = expand(columns, p.curves(theta))
     return Normal(
-        losses=np.concatenate(losses),
-        scores=np.concatenate(scores) @ p.basis,
-        hessian=p.basis.T @ hessian @ p.basis,
+        losses=of_values.losses,
+        scores=of_values.scores @ p.basis,
+        hessian=p.basis.T @ of_values.hessian @ p.basis,
     )
 
 
@@ -261,7 +187,7 @@ def joined(parts: Sequence[Normal]) -> Normal:
 
 
 def refine(
-    evaluate: Evaluate, p: Parametrisation, theta: np.ndarray, n_cycles: int = MAX_STEPS
+    evaluate: Evaluate, p: Parametrisation, theta: np.ndarray, max_steps: int = MAX_STEPS
 ) -> RefinedCurves:
     """Refine curves by Gauss-Newton from θ (parameter,).
 
@@ -274,7 +200,7 @@ def refine(
     damping = 0.0
     best = evaluate(theta)
     away = p.rows @ theta - p.target
-    for _ in range(n_cycles):
+    for _ in range(max_steps):
         hessian = best.hessian + restraints
         gradient = best.scores.sum(axis=0) + weighted @ away
         promise = 0.5 * gradient @ np.linalg.solve(hessian, gradient)
@@ -303,6 +229,7 @@ def refine(
         of_pixels=best.hessian,
         scores=best.scores,
         steps=steps,
+        value=float(best.losses.sum() + 0.5 * p.precision @ away**2),
     )
 
 
@@ -320,29 +247,3 @@ def unbiased(score: np.ndarray, information: np.ndarray, covariance: np.ndarray)
     whitened = directions.T @ (root.T @ score)
     restored = whitened / np.sqrt(1.0 - np.clip(shares, 0.0, MAX_SHARE))
     return np.linalg.solve(root.T, directions @ restored)
-
-
-def residuals(lattices: Iterable[LatticeTerms], curves: np.ndarray) -> np.ndarray:
-    """Return the sums (2, channel) of slope·|F|² and of normal·|F|⁴ over the columns of a channel,
-    normal being the diagonal of the shoeboxes' matrices.
-
-    The first over the second is (data − model)/model of a channel's Bragg photons if all else is
-    right.
-    """
-    n_channels = curves.shape[2]
-    total = np.zeros((2, n_channels))
-    for terms in lattices:
-        gram = terms.gram
-        F, _ = derivatives(terms, curves)
-        intensity = np.abs(F) ** 2
-        y = intensity - gram.intensity
-        u = np.linalg.solve(gram.nuisance, gram.score - y @ gram.cross)
-        left = gram.slope - gram.cross @ u
-        for columns, G in gram.matrices():
-            channel = gram.channel[columns]
-            bright = intensity[columns]
-            slope = bright * (left[columns] - G @ y[columns])
-            square = bright**2 * np.diag(G)
-            total[0] += np.bincount(channel, slope, n_channels)
-            total[1] += np.bincount(channel, square, n_channels)
-    return total

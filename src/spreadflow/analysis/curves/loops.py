@@ -1,0 +1,441 @@
+"""Compiled loops over the Gram matrices of lattices: the sums from which curves and X follow.
+
+Each takes `Columns`, the curves f (site, channel) = f′ + i f″, X's deviations x (reflection, 2) =
+(a, b), and the unknowns of sites (site unknown,). |F|² of a column changes by 2 Re(F* dF). The
+columns of a reflection in a shoebox follow one another (a *run*); two runs may be of the same
+reflection (Friedel mates).
+"""
+
+import spreadflow.physics.compiling  # noqa: F401  (before Numba)  # isort: skip
+
+import numba
+import numpy as np
+
+REASSOCIATED = {"reassoc", "contract", "nsz"}
+"""Freedoms that let sums run in vector registers; infinities and NaN stay what they are."""
+
+
+@numba.njit(cache=True)
+def structure_factors(columns, f, x, sites):
+    """Return F (column,), complex."""
+    n_sites = columns.groups.shape[1]
+    F = np.empty(len(columns.fixed), np.complex128)
+    for i in range(len(F)):
+        r = columns.reflection[i]
+        total = columns.fixed[i] + columns.along[i] * x[r, 0] + columns.across[i] * x[r, 1]
+        for s in range(n_sites):
+            total += columns.groups[i, s] * f[s, columns.channel[i]]
+        for e in range(len(sites)):
+            slope = columns.site_slopes[i, e] * sites[e]
+            total += slope * f[columns.site_of[e], columns.channel[i]]
+        F[i] = total
+    return F
+
+
+@numba.njit(cache=True)
+def _derivatives(columns, F, first, last):
+    """Return the derivatives (2, n) of |F|² by a and b of columns first to last."""
+    J = np.empty((2, last - first))
+    for i in range(first, last):
+        J[0, i - first] = 2.0 * (np.conj(F[i]) * columns.along[i]).real
+        J[1, i - first] = 2.0 * (np.conj(F[i]) * columns.across[i]).real
+    return J
+
+
+@numba.njit(cache=True)
+def _group(columns, i, s, sites):
+    """Return g of a site in a column."""
+    g = columns.groups[i, s]
+    for e in range(len(sites)):
+        if columns.site_of[e] == s:
+            g += columns.site_slopes[i, e] * sites[e]
+    return g
+
+
+@numba.njit(cache=True)
+def _by_curves(columns, F, sites, first, last):
+    """Return the derivatives (n, 2·site) of |F|² by f′ and f″ of each site."""
+    n_sites = columns.groups.shape[1]
+    D = np.empty((last - first, 2 * n_sites))
+    for i in range(first, last):
+        for s in range(n_sites):
+            product = 2.0 * np.conj(F[i]) * _group(columns, i, s, sites)
+            D[i - first, 2 * s] = product.real
+            D[i - first, 2 * s + 1] = -product.imag
+    return D
+
+
+@numba.njit(cache=True)
+def _square(columns, box):
+    """Return the matrix (n, n) of a shoebox."""
+    n = columns.first_column[box + 1] - columns.first_column[box]
+    G = np.empty((n, n))
+    place = columns.first_value[box]
+    for i in range(n):
+        for j in range(i + 1):
+            value = np.float64(columns.normal[place])
+            G[i, j] = value
+            G[j, i] = value
+            place += 1
+    return G
+
+
+@numba.njit(cache=True)
+def _runs(columns, first, last):
+    """Return the first column of each run among columns first to last, counted from first, and
+    their number.
+    """
+    starts = [0]
+    for i in range(first + 1, last):
+        is_next = columns.channel[i] == columns.channel[i - 1] + 1
+        if not is_next or columns.reflection[i] != columns.reflection[i - 1]:
+            starts.append(i - first)
+    starts.append(last - first)
+    return starts
+
+
+@numba.njit(cache=True, fastmath=REASSOCIATED)
+def information(columns, f, x, sites, n_reflections):
+    """Return what shoeboxes say about a and b of each reflection, (reflection, 6): Σ JᵀGJ, its
+    elements aa, ab, bb; Σ GJ, its elements a, b; and Σ G. Lattices are held.
+    """
+    F = structure_factors(columns, f, x, sites)
+    out = np.zeros((n_reflections, 6))
+    for lattice in range(len(columns.loss)):
+        if columns.is_used[lattice]:
+            for box in range(columns.first_box[lattice], columns.first_box[lattice + 1]):
+                _add_information(columns, F, box, out)
+    return out
+
+
+@numba.njit(cache=True, fastmath=REASSOCIATED)
+def _add_information(columns, F, box, out):
+    """Add what a shoebox says about a and b to `out` (reflection, 6)."""
+    first = columns.first_column[box]
+    last = columns.first_column[box + 1]
+    J = _derivatives(columns, F, first, last)
+    place = columns.first_value[box]
+    for i in range(last - first):
+        r = columns.reflection[first + i]
+        along = 0.0
+        across = 0.0
+        total = 0.0
+        for j in range(i + 1):
+            if columns.reflection[first + j] == r:
+                value = columns.normal[place + j]
+                along += value * J[0, j]
+                across += value * J[1, j]
+                total += value
+        # each pair twice, but for the diagonal
+        own = columns.normal[place + i]
+        out[r, 0] += J[0, i] * (2.0 * along - own * J[0, i])
+        out[r, 1] += J[0, i] * across + J[1, i] * along - own * J[0, i] * J[1, i]
+        out[r, 2] += J[1, i] * (2.0 * across - own * J[1, i])
+        out[r, 3] += along + (total - own) * J[0, i]
+        out[r, 4] += across + (total - own) * J[1, i]
+        out[r, 5] += 2.0 * total - own
+        place += i + 1
+
+
+@numba.njit(cache=True, fastmath=REASSOCIATED)
+def forces(columns, f, x, sites, covariance, scale, held_pulls):
+    """Return −ln L of each lattice, its ln scale's pull, and the force on F of each column.
+
+    covariance: (reflection, 3) C of a and b, elements aa, ab, bb, for the term ½ ln det; zero where
+    that is left out. scale: number of the unknown ln scale, −1 where lattices have none.
+    held_pulls: (lattice,) pulls N that each ln scale is under; empty where they are those of this
+    point, Σ tr(C_h B_h,l). Returns losses (lattice,), without ½ ln det; the pulls of this point;
+    W (column,) complex: −ln L + ½ Σ ln det changes by Σ 2 Re(W* dF); and the slopes (column,) by
+    |F|² of −ln L alone.
+    """
+    F = structure_factors(columns, f, x, sites)
+    n_lattices = len(columns.loss)
+    n_unknowns = columns.cross.shape[1]
+    losses = np.zeros(n_lattices)
+    pulls = np.zeros(n_lattices)
+    W = np.zeros(len(F), np.complex128)
+    slopes = np.zeros(len(F))
+    y = np.empty(len(F))
+    for i in range(len(F)):
+        y[i] = F[i].real ** 2 + F[i].imag ** 2 - columns.intensity[i]
+    for lattice in range(n_lattices):
+        if not columns.is_used[lattice]:
+            continue
+        loss = columns.loss[lattice]
+        score = columns.score[lattice].copy()
+        first_box = columns.first_box[lattice]
+        last_box = columns.first_box[lattice + 1]
+        for box in range(first_box, last_box):
+            first = columns.first_column[box]
+            last = columns.first_column[box + 1]
+            n = last - first
+            if n == 0:
+                continue
+            G = _square(columns, box)
+            J = _derivatives(columns, F, first, last)
+            for i in range(n):
+                r = columns.reflection[first + i]
+                pulled = 0.0
+                along = 0.0
+                across = 0.0
+                for j in range(n):
+                    pulled += G[i, j] * y[first + j]
+                    if columns.reflection[first + j] == r:
+                        along += G[i, j] * J[0, j]
+                        across += G[i, j] * J[1, j]
+                column = first + i
+                slopes[column] = pulled - columns.slope[column]
+                loss += (0.5 * pulled - columns.slope[column]) * y[column]
+                by_a = covariance[r, 0] * along + covariance[r, 1] * across
+                by_b = covariance[r, 1] * along + covariance[r, 2] * across
+                pulls[lattice] += J[0, i] * by_a + J[1, i] * by_b
+                W[column] = by_a * columns.along[column] + by_b * columns.across[column]
+                for u in range(n_unknowns):
+                    score[u] -= y[column] * columns.cross[column, u]
+        if scale >= 0:
+            score[scale] -= held_pulls[lattice] if len(held_pulls) else pulls[lattice]
+        response = columns.held[lattice] @ score
+        losses[lattice] = loss - 0.5 * (score @ response)
+        for column in range(columns.first_column[first_box], columns.first_column[last_box]):
+            for u in range(n_unknowns):
+                slopes[column] += columns.cross[column, u] * response[u]
+            W[column] += slopes[column] * F[column]
+    return losses, pulls, W, slopes
+
+
+@numba.njit(cache=True)
+def gradients(columns, W, f, sites, n_reflections):
+    """Return the gradients by x (reflection, 2), by the curves' values (2·site, channel) and by the
+    unknowns of sites (site unknown,) of forces W (column,).
+    """
+    n_sites = columns.groups.shape[1]
+    by_x = np.zeros((n_reflections, 2))
+    by_value = np.zeros((2 * n_sites, f.shape[1]))
+    by_site = np.zeros(len(sites))
+    for i in range(len(W)):
+        r = columns.reflection[i]
+        by_x[r, 0] += 2.0 * (np.conj(columns.along[i]) * W[i]).real
+        by_x[r, 1] += 2.0 * (np.conj(columns.across[i]) * W[i]).real
+        for s in range(n_sites):
+            product = 2.0 * np.conj(_group(columns, i, s, sites)) * W[i]
+            by_value[2 * s, columns.channel[i]] += product.real
+            by_value[2 * s + 1, columns.channel[i]] += product.imag
+        for e in range(len(sites)):
+            slope = columns.site_slopes[i, e] * f[columns.site_of[e], columns.channel[i]]
+            by_site[e] += 2.0 * (np.conj(slope) * W[i]).real
+    return by_x, by_value, by_site
+
+
+@numba.njit(cache=True)
+def scores(columns, W, f, sites, row, n_rows):
+    """Return the gradients by the curves' values (row, 2·site, channel) and by the unknowns of
+    sites (row, site unknown) of forces W (column,), summed over the columns of each row.
+
+    row: (column,) int.
+    """
+    n_sites = columns.groups.shape[1]
+    by_value = np.zeros((n_rows, 2 * n_sites, f.shape[1]))
+    by_site = np.zeros((n_rows, len(sites)))
+    for i in range(len(W)):
+        for s in range(n_sites):
+            product = 2.0 * np.conj(_group(columns, i, s, sites)) * W[i]
+            by_value[row[i], 2 * s, columns.channel[i]] += product.real
+            by_value[row[i], 2 * s + 1, columns.channel[i]] += product.imag
+        for e in range(len(sites)):
+            slope = columns.site_slopes[i, e] * f[columns.site_of[e], columns.channel[i]]
+            by_site[row[i], e] += 2.0 * (np.conj(slope) * W[i]).real
+    return by_value, by_site
+
+
+@numba.njit(cache=True, fastmath=REASSOCIATED)
+def by_curves(columns, f, x, sites):
+    """Return the second derivatives of −ln L by the curves' values, lattices held, and what these
+    share with lattices: (channel, channel, 2·site, 2·site), of which only those are filled whose
+    first channel is not less than the second, and (lattice, unknown, channel, 2·site).
+    """
+    F = structure_factors(columns, f, x, sites)
+    n_channels = f.shape[1]
+    n_curves = 2 * columns.groups.shape[1]
+    n_unknowns = columns.cross.shape[1]
+    curves = np.zeros((n_channels, n_channels, n_curves, n_curves))
+    shared = np.zeros((len(columns.loss), n_unknowns, n_channels, n_curves))
+    for lattice in range(len(columns.loss)):
+        if not columns.is_used[lattice]:
+            continue
+        for box in range(columns.first_box[lattice], columns.first_box[lattice + 1]):
+            first = columns.first_column[box]
+            last = columns.first_column[box + 1]
+            D = _by_curves(columns, F, sites, first, last)
+            channel = columns.channel[first:last]
+            place = columns.first_value[box]
+            for i in range(last - first):
+                for u in range(n_unknowns):
+                    for s in range(n_curves):
+                        shared[lattice, u, channel[i], s] += columns.cross[first + i, u] * D[i, s]
+                for j in range(i + 1):
+                    value = np.float64(columns.normal[place + j])
+                    later, earlier = i, j
+                    if channel[i] < channel[j]:
+                        later, earlier = j, i
+                    block = curves[channel[later], channel[earlier]]
+                    for s in range(n_curves):
+                        weighted = value * D[later, s]
+                        for t in range(n_curves):
+                            block[s, t] += weighted * D[earlier, t]
+                    if channel[i] == channel[j] and i != j:
+                        for s in range(n_curves):
+                            weighted = value * D[earlier, s]
+                            for t in range(n_curves):
+                                block[s, t] += weighted * D[later, t]
+                place += i + 1
+    return curves, shared
+
+
+@numba.njit(cache=True)
+def n_pairs(columns):
+    """Return how many pairs of runs all shoeboxes have, and how many runs."""
+    pairs = 0
+    runs = 0
+    for box in range(len(columns.first_column) - 1):
+        first = columns.first_column[box]
+        last = columns.first_column[box + 1]
+        if first < last:
+            n = len(_runs(columns, first, last)) - 1
+            pairs += n * n
+            runs += n
+    return pairs, runs
+
+
+@numba.njit(cache=True, fastmath=REASSOCIATED)
+def by_rest(columns, f, x, sites, n_reflections):
+    """Return the second derivatives of −ln L by a and b, lattices held, and what a and b share with
+    curves and lattices.
+
+    They are: with the curves' values, (reflection, 2, channel, 2·site); of pairs of runs in a
+    shoebox, their reflections (pair, 2) and blocks (pair, 2, 2); of runs, lattice and reflection
+    (run, 2), and what they share with what stage 1 refines, (run, 2, unknown).
+    """
+    F = structure_factors(columns, f, x, sites)
+    n_curves = 2 * columns.groups.shape[1]
+    n_unknowns = columns.cross.shape[1]
+    n_pair, n_run = n_pairs(columns)
+    mixed = np.zeros((n_reflections, 2, f.shape[1], n_curves))
+    pair_reflections = np.zeros((n_pair, 2), np.int64)
+    pair_blocks = np.zeros((n_pair, 2, 2))
+    run_places = np.zeros((n_run, 2), np.int64)
+    run_cross = np.zeros((n_run, 2, n_unknowns))
+    pair = 0
+    run = 0
+    for lattice in range(len(columns.loss)):
+        if not columns.is_used[lattice]:
+            continue
+        for box in range(columns.first_box[lattice], columns.first_box[lattice + 1]):
+            first = columns.first_column[box]
+            last = columns.first_column[box + 1]
+            if first == last:
+                continue
+            G = _square(columns, box)
+            J = _derivatives(columns, F, first, last)
+            D = _by_curves(columns, F, sites, first, last)
+            starts = _runs(columns, first, last)
+            for a in range(len(starts) - 1):
+                r = columns.reflection[first + starts[a]]
+                run_places[run, 0] = lattice
+                run_places[run, 1] = r
+                along = np.zeros(last - first)
+                across = np.zeros(last - first)
+                for j in range(starts[a], starts[a + 1]):
+                    for i in range(last - first):
+                        along[i] += G[j, i] * J[0, j]
+                        across[i] += G[j, i] * J[1, j]
+                    for u in range(n_unknowns):
+                        run_cross[run, 0, u] += J[0, j] * columns.cross[first + j, u]
+                        run_cross[run, 1, u] += J[1, j] * columns.cross[first + j, u]
+                run += 1
+                for i in range(last - first):
+                    channel = columns.channel[first + i]
+                    for s in range(n_curves):
+                        mixed[r, 0, channel, s] += along[i] * D[i, s]
+                        mixed[r, 1, channel, s] += across[i] * D[i, s]
+                for b in range(len(starts) - 1):
+                    block = pair_blocks[pair]
+                    for i in range(starts[b], starts[b + 1]):
+                        block[0, 0] += along[i] * J[0, i]
+                        block[0, 1] += along[i] * J[1, i]
+                        block[1, 0] += across[i] * J[0, i]
+                        block[1, 1] += across[i] * J[1, i]
+                    pair_reflections[pair, 0] = r
+                    pair_reflections[pair, 1] = columns.reflection[first + starts[b]]
+                    pair += 1
+    return mixed, pair_reflections, pair_blocks, run_places, run_cross
+
+
+@numba.njit(cache=True, fastmath=REASSOCIATED)
+def by_sites(columns, f, x, sites, n_reflections):
+    """Return the second derivatives of −ln L by the unknowns of sites, lattices held, and what
+    these share with all else: (site unknown, site unknown); with the curves' values, (site unknown,
+    channel, 2·site); with a and b, (reflection, 2, site unknown); with what stage 1 refines,
+    (lattice, unknown, site unknown).
+    """
+    F = structure_factors(columns, f, x, sites)
+    n_channels = f.shape[1]
+    n_curves = 2 * columns.groups.shape[1]
+    n_unknowns = columns.cross.shape[1]
+    n_site = len(sites)
+    own = np.zeros((n_site, n_site))
+    with_curves = np.zeros((n_site, n_channels, n_curves))
+    with_rest = np.zeros((n_reflections, 2, n_site))
+    with_lattices = np.zeros((len(columns.loss), n_unknowns, n_site))
+    for lattice in range(len(columns.loss)):
+        if not columns.is_used[lattice]:
+            continue
+        for box in range(columns.first_box[lattice], columns.first_box[lattice + 1]):
+            first = columns.first_column[box]
+            last = columns.first_column[box + 1]
+            G = _square(columns, box)
+            J = _derivatives(columns, F, first, last)
+            D = _by_curves(columns, F, sites, first, last)
+            E = np.empty((last - first, n_site))
+            for i in range(last - first):
+                for e in range(n_site):
+                    fe = f[columns.site_of[e], columns.channel[first + i]]
+                    slope = columns.site_slopes[first + i, e] * fe
+                    E[i, e] = 2.0 * (np.conj(F[first + i]) * slope).real
+            for i in range(last - first):
+                r = columns.reflection[first + i]
+                channel = columns.channel[first + i]
+                for e in range(n_site):
+                    pulled = 0.0
+                    for j in range(last - first):
+                        pulled += G[i, j] * E[j, e]
+                    for d in range(n_site):
+                        own[e, d] += pulled * E[i, d]
+                    for s in range(n_curves):
+                        with_curves[e, channel, s] += pulled * D[i, s]
+                    with_rest[r, 0, e] += pulled * J[0, i]
+                    with_rest[r, 1, e] += pulled * J[1, i]
+                    for u in range(n_unknowns):
+                        with_lattices[lattice, u, e] += columns.cross[first + i, u] * E[i, e]
+    return own, with_curves, with_rest, with_lattices
+
+
+@numba.njit(cache=True)
+def residuals(columns, f, x, sites, slopes):
+    """Return the sums (2, channel) of −slope·|F|² and of normal·|F|⁴ over the columns of a channel,
+    normal being the diagonal of the shoeboxes' matrices.
+
+    slopes: (column,) of −ln L by |F|². The first over the second is (data − model)/model of a
+    channel's Bragg photons if all else is right.
+    """
+    F = structure_factors(columns, f, x, sites)
+    out = np.zeros((2, f.shape[1]))
+    for box in range(len(columns.first_column) - 1):
+        place = columns.first_value[box]
+        first = columns.first_column[box]
+        for i in range(columns.first_column[box + 1] - first):
+            column = first + i
+            intensity = F[column].real ** 2 + F[column].imag ** 2
+            out[0, columns.channel[column]] -= intensity * slopes[column]
+            out[1, columns.channel[column]] += intensity**2 * columns.normal[place + i]
+            place += i + 1
+    return out

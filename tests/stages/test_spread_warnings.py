@@ -1,0 +1,55 @@
+"""What `spread` warns of where X is unknown."""
+
+import pytest
+
+from spreadflow.config import SpreadSection
+from spreadflow.stages import spread as stage
+
+BARS = {"scale": "at most 0.05", "model": "at most 0.5", "at rest": "steps"}
+"""Controls of X."""
+
+
+def warnings(log_scale: list[float], kind: str = "sandwich", failed: dict | None = None) -> list:
+    """The warnings of a product that is right but for the controls that failed, name → figure."""
+    failed = failed or {}
+    controls = [
+        {"name": name, "passed": name not in failed, "figure": failed.get(name, 0.0), "bar": bar}
+        for name, bar in BARS.items()
+    ]
+    attributes = {
+        "converged": True,
+        "changes": [1.0, 0.01],
+        "sigma_kinds": [kind],
+        "sigma_over": "reflections",
+        "n_parameters": 200,
+        "controls": controls,
+        "log_scale": log_scale,
+        "without_edge": [],
+        "largest_bias": 0.0,
+    }
+    return stage._warnings(SpreadSection(), attributes)
+
+
+def test_nothing_to_say_of_x_at_rest_on_the_scale_of_the_model():
+    assert warnings([0.0, 0.02, -0.01]) == []
+    assert warnings([]) == [], "X is the model's"
+    assert warnings([0.2]) == [], "the first cycle is held, and judged by the control"
+
+
+@pytest.mark.parametrize("name", ["scale", "model", "at rest"])
+def test_a_control_of_x_that_fails_is_one_warning_with_what_to_do(name):
+    (warning,) = warnings([0.0, 0.3 if name == "scale" else 0.0], failed={name: 0.3})
+    assert warning.what == f"control failed ({name})"
+    assert warning.todo == stage.TODO_OF_CONTROL[name] != stage.LOOK
+
+
+def test_a_scale_that_was_lost_on_the_way():
+    (warning,) = warnings([0.0, 0.02, -0.08, 0.01])
+    assert "cycle 3" in warning.what and warning.value == -0.08
+    of_both = warnings([0.0, -0.08, -0.07], failed={"scale": 0.07})
+    assert [warning.what for warning in of_both] == ["control failed (scale)"], "said once"
+
+
+def test_too_few_reflections_are_called_so():
+    (warning,) = warnings([], kind="scaled")
+    assert warning.what.startswith("too few reflections") and "reflections" in warning.limit

@@ -1,0 +1,81 @@
+"""The product of `spread` on X: every figure of its tables follows from others of them."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from spreadflow.config import for_stage, parse, section
+from spreadflow.io import store
+from spreadflow.parallel import World
+from spreadflow.report.figures import columns
+from spreadflow.stages import spread as stage
+
+pytestmark = pytest.mark.stage
+
+
+@pytest.fixture(scope="module")
+def product(wide_run, tmp_path_factory) -> SimpleNamespace:
+    """Columns and attributes of a product of one cycle, without controls."""
+    asked = {"unknown_f": "complex", "max_cycles": 1, "controls": False}
+    keys = wide_run.tree["spread"] | asked
+    config = for_stage(section(parse(wide_run.tree | {"spread": keys}), "spread"), "spread")
+    out = tmp_path_factory.mktemp("spread") / "spread.h5"
+    stage.run(config, shoeboxes=wide_run.wide, stage1=wide_run.stage1, out=out, world=World())
+    return SimpleNamespace(
+        table=store.read(out, "spread"), attributes=store.attributes(out, "spread")
+    )
+
+
+def test_constants_and_shapes_are_those_of_the_curves(product):
+    """Means and covariances of the nodes in the band, from the tables `curves` and `values`."""
+    curves = columns(product.table, "curves")
+    constants = columns(product.table, "constants")
+    is_in_band = (curves["energy_ev"] >= 7100) & (curves["energy_ev"] <= 7140)
+    assert product.attributes["sigma_kinds"] == ["sandwich"] * 3
+    assert product.attributes["sigma_over"] == "reflections"
+    for row, fit in enumerate(constants["fit"]):
+        sandwich = product.table["values/sandwich"][product.table["values/fit"] == fit]
+        n_nodes = len(sandwich) // 4
+        blocks = sandwich.reshape(4, n_nodes, 4, n_nodes)
+        site = constants["site"][row]
+        rows = (curves["fit"] == fit) & (curves["site"] == site)
+        inside = is_in_band[rows]
+        for kind, name in enumerate(("fp", "fdp")):
+            of_curve = blocks[2 * site + kind, :, 2 * site + kind][np.ix_(inside, inside)]
+            constant = of_curve.mean()
+            shape = np.trace(of_curve) / inside.sum() - constant
+            value = curves[name][rows][inside].mean()
+            start = curves[f"{name}_start"][rows][inside].mean()
+            figures = {"": value, "_start": start, "_sigma": constant**0.5}
+            figures["_shape_sigma"] = shape**0.5
+            for suffix, expected in figures.items():
+                assert constants[f"{name}{suffix}"][row] == pytest.approx(expected, rel=1e-6)
+
+
+def test_reflections_are_those_of_the_lattices_and_shells_sum_them_up(product):
+    reflections = columns(product.table, "reflections")
+    shells = columns(product.table, "shells")
+    assert len(np.unique(reflections["hkl"], axis=0)) == len(reflections["d"]) > 50
+    assert reflections["n_shoeboxes"].min() >= 1
+    assert np.all((reflections["d"] >= 2.29) & (reflections["d"] <= 4.0))
+    assert not reflections["is_centric"].any(), "P 1 has none"
+    assert np.all(reflections["a_sigma"] <= reflections["prior_sigma"] / np.sqrt(2) * (1 + 1e-9))
+    assert np.all(reflections["b_sigma"] <= reflections["prior_sigma"] / np.sqrt(2) * (1 + 1e-9))
+    (n,) = shells["n"]
+    assert n == len(reflections["d"])
+    for name, column in (("model", "f_model"), ("a", "a"), ("b", "b"), ("prior", "prior_sigma")):
+        expected = np.sqrt(np.mean(reflections[column] ** 2))
+        assert shells[f"{name}_rms"][0] == pytest.approx(expected)
+    assert shells["first_rms"][0] == pytest.approx(0.15 * shells["model_rms"][0])
+    assert shells["correlation"][0] > 0.95, "the model is right"
+    assert shells["phase_moved_deg"][0] < 3.0
+
+
+def test_x_is_judged_without_controls(product):
+    names = [control["name"] for control in product.attributes["controls"]]
+    assert names == ["scale", "model", "at rest"]
+    assert product.attributes["unknown_f"] == "complex"
+    (log_scale,) = product.attributes["log_scale"]
+    assert abs(log_scale) < 0.005, "it is held in the first cycle"
+    assert product.attributes["x_at_rest"]
