@@ -11,11 +11,11 @@ import numpy as np
 import lattices
 from lattices import D_MAX_ANNULUS, D_MAX_WIDEST, FREE, NO_POINT_SPREAD, Data
 from spreadflow.analysis.curves import gram
-from spreadflow.analysis.curves.expand import LatticeTerms
+from spreadflow.analysis.curves.gram import Gram
 from spreadflow.analysis.pixels import lattice_fit, mosaic_learning
 from spreadflow.models import Mosaic
 from spreadflow.physics.mosaic import continuous
-from spreadflow.recipes.gram import expand_fit, lattice_terms
+from spreadflow.recipes.gram import expand_fit
 from spreadflow.recipes.lattice import (
     LatticeFit,
     PackedLattice,
@@ -66,7 +66,7 @@ class LatticeKind(NamedTuple):
 class Built(NamedTuple):
     """A lattice ready for curves."""
 
-    terms: LatticeTerms
+    gram: Gram
     photons: np.ndarray
     """(channel,) of its pulse"""
     seconds: float
@@ -100,9 +100,8 @@ def build(kind: LatticeKind, patch: Patch, number: int, domains: Mosaic | None) 
         _, planes = lattice_fit.planes_and_scale(bragg, problem.data, problem.noise)
         start_time = lattices.user_cpu()
         of_lattice = gram.gram(at_start, planes, model_error=kind.model_error or 0.0)
-    terms = lattice_terms(of_lattice, model.factors)
     photons = patch.parameters.spectrum.photons
-    return Built(terms, photons, lattices.user_cpu() - start_time)
+    return Built(of_lattice, photons, lattices.user_cpu() - start_time)
 
 
 def refined(

@@ -50,10 +50,18 @@ class Set(NamedTuple):
         )
 
 
-def parametrisation(step_ev: float = STEP_EV, make: Callable = dispersion.free) -> Parametrisation:
-    """Return deviations from the start at nodes so far apart, each on a channel."""
+def parametrisation(
+    step_ev: float = STEP_EV,
+    make: Callable = dispersion.free,
+    start: np.ndarray | None = None,
+) -> Parametrisation:
+    """Return deviations from the start at nodes so far apart, each on a channel.
+
+    start: (site, 2, channel); None = the mean of the true curves for both sites.
+    """
     energies = lattices.simulator(lattices.PLAIN).energies
-    start = curves.start_curves(lattices.model_factors("right", with_true_curves=False))
+    if start is None:
+        start = curves.start_curves(lattices.model_factors("right", with_true_curves=False))
     channels = round(step_ev / (energies[1] - energies[0]))
     return make(start, energies, energies[::channels])
 
@@ -125,15 +133,17 @@ def edge(p: Parametrisation, fits: list[RefinedCurves]) -> dict:
         sigmas.append(plain.difference_sigma_ev[0, 1])
         scatters.append(honest.difference_sigma_ev[0, 1])
     sigma = np.array(sigmas)
+    sandwich = np.array(scatters)
     oxidized, reduced = (anomalous.VALENCE[name] for name in VALENCES)
     error = np.array(values) - (oxidized - reduced) * anomalous.EDGE_SHIFT_EV
     return {
         "error_ev": error.tolist(),
         "sigma_ev": float(sigma.mean()),
-        "sigma_sandwich_ev": float(np.mean(scatters)),
+        "sigma_sandwich_ev": float(sandwich.mean()),
         "bias_ev": float(error.mean()),
         "bias_sigma_ev": float(sigma.mean() / np.sqrt(len(error))),
         "worst_pull": float(np.abs(error / sigma).max()),
+        "pull_sandwich": float(np.sqrt(np.mean((error / sandwich) ** 2))),
     }
 
 

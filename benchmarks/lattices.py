@@ -12,6 +12,7 @@ os.environ |= dict.fromkeys(THREAD_CAPS, "1")
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 import resource
+import subprocess
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -28,10 +29,10 @@ from spreadflow.io.factor_files import FactorFiles
 from spreadflow.io.mtz import Measured
 from spreadflow.io.structure import Curve
 from spreadflow.models import Mosaic, Parameters
-from spreadflow.physics import rotation
+from spreadflow.physics import phantom, rotation
 from spreadflow.physics.mosaic import continuous
-from spreadflow.physics.structure_factors import StructureFactors
-from spreadflow.recipes import curves, factors, patch
+from spreadflow.physics.structure_factors import Atoms, StructureFactors, perturbed
+from spreadflow.recipes import curves, factors, patch, sites
 from spreadflow.recipes.lattice import PackedLattice, RunModel, Start
 from spreadflow.recipes.still import PERTURBATION, Simulator
 from spreadflow.units import DEG
@@ -60,6 +61,11 @@ FINEST_ALONE = 1.0
 MERGED_ERRORS = {"merged": 0.02, "merged, 4 %": 0.04}
 """Kind of structure factors → relative error of the merged intensities that they come from."""
 
+WRONG_MODELS = {"twice as wrong": (0.2, 0.1), "20 % missing": (0.1, 0.2)}
+"""Kind of structure factors → r.m.s. displacement of the model's atoms, Å, and the fraction that is
+missing.
+"""
+
 NO_POINT_SPREAD = ("fiber", 0.0)
 """Shape and width (mm) of the point spread where there is none."""
 
@@ -67,6 +73,13 @@ NO_POINT_SPREAD = ("fiber", 0.0)
 def user_cpu() -> float:
     """Return the user-CPU seconds of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_utime
+
+
+def commit() -> str:
+    """Return the short hash of the checked-out revision, with + where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty=+"]
+    here = Path(__file__).parent
+    return subprocess.run(command, cwd=here, capture_output=True, text=True).stdout.strip()
 
 
 class Data(NamedTuple):
@@ -118,31 +131,63 @@ def simulated(
 
 @cache
 def model_factors(kind: str, with_true_curves: bool = True) -> StructureFactors:
-    """Return F of a model: `right`, `perturbed`, or of a kind of `MERGED_ERRORS`.
+    """Return F of a model: `right`, `perturbed`, or of a kind of `WRONG_MODELS` or `MERGED_ERRORS`.
 
     with_true_curves: of the sites; otherwise both have the mean of the true ones.
     """
-    simulation = simulator(PLAIN)
-    section = simulation.config.structure_factors
     updates: dict = {}
-    curve_files = {}
+    atoms = None
     merged = None
     if kind == "perturbed":
         updates["perturb"] = True
+    if kind in WRONG_MODELS:
+        atoms, k_sol = wrong_atoms(*WRONG_MODELS[kind])
+        updates |= {"model": Path("wrong.pdb"), "k_sol": k_sol}
     if kind in MERGED_ERRORS:
         updates |= {"source": "merged", "mtz": Path("merged.mtz")}
         merged = merged_intensities(MERGED_ERRORS[kind])
+    return _factors(updates, FactorFiles(atoms=atoms, merged=merged), with_true_curves)
+
+
+def with_amplitudes(merged: Measured) -> StructureFactors:
+    """Return F of a perturbed model with merged intensities, where there are any; both sites have
+    the mean of the true curves.
+    """
+    updates = {"perturb": True, "source": "model_completed", "mtz": Path("merged.mtz")}
+    return _factors(updates, FactorFiles(merged=merged), with_true_curves=False)
+
+
+def _factors(updates: dict, files: FactorFiles, with_true_curves: bool) -> StructureFactors:
+    """Return F as configured, with updates of the section."""
+    simulation = simulator(PLAIN)
+    section = simulation.config.structure_factors
+    sites_of_model = section.sites
+    if files.atoms is not None:  # of a model, a list of atoms shares a curve, as the phantom's do
+        sites_of_model = [one.model_copy(update={"atom": [one.atom]}) for one in sites_of_model]
     if not with_true_curves:
         mean = true_curves().mean(axis=0)
-        curve_files["mean"] = Curve("mean", simulation.energies, mean[0] + 1j * mean[1])
-        updates["sites"] = [site.model_copy(update={"curve": "mean"}) for site in section.sites]
+        curve = Curve("mean", simulation.energies, mean[0] + 1j * mean[1])
+        files = files._replace(curves={"mean": curve})
+        sites_of_model = [one.model_copy(update={"curve": "mean"}) for one in sites_of_model]
     return factors.factors(
-        section.model_copy(update=updates),
+        section.model_copy(update=updates | {"sites": sites_of_model}),
         simulation.energies,
         simulation.beam.energy_ev,
         simulation.rng(PERTURBATION),
-        FactorFiles(curves=curve_files, merged=merged),
+        files,
     )
+
+
+def wrong_atoms(xyz_ang: float, missing: float) -> tuple[Atoms, float]:
+    """Return the atoms of a model that is wrong by other amounts than `perturbed`, and its k_sol;
+    see `structure_factors.perturbed`.
+    """
+    simulation = simulator(PLAIN)
+    section = simulation.config.structure_factors
+    crystal = simulation.crystal
+    atoms = phantom.build(simulation.cell, crystal.space_group, section.phantom_seed)
+    of_sites = sites.assign(section, atoms)
+    return perturbed(simulation.rng(PERTURBATION), of_sites, simulation.cell, xyz_ang, missing)
 
 
 def true_curves() -> np.ndarray:

@@ -3,9 +3,14 @@ and at what cost?
 
 Lattices of config/config.yaml, all predicted reflections; counting, readout and 1 % gains are
 noise. The recipes of `stage1` and `spread` refine them. Curves start at the mean of the two true
-ones, for both sites: that is what stage 1 and the weights know of them. Figures are r.m.s. over the
-nodes of 7100-7140 eV; the truth is looked at to score, and for orientation, cell, N and η where a
-row says so. Rows take minutes each: --rows chooses some, --json adds them to those that a file has.
+ones, for both sites, unless a row says otherwise. Figures are r.m.s. over the nodes of 7100-7140
+eV; the truth is looked at to score, for domains where a row is given them, and for orientation,
+cell, N and η where a row says so.
+
+Rows with X known refine curves alone, once. Rows with X unknown have a wrong model and alternate
+with stage 1; each figure stands beside its bar. --closing runs those of a release, 2 sets each,
+within an hour of two processes, --full all of them; --rows chooses some of all there are. --json
+adds rows to those that a file has, each with its commit.
 """
 
 import lattices  # first: it sets threads before NumPy and XLA start  # isort: skip
@@ -13,21 +18,26 @@ import lattices  # first: it sets threads before NumPy and XLA start  # isort: s
 import argparse
 import json
 import multiprocessing
+import tempfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+import curve_cycles
+import curve_scores
+from curve_cycles import Place
 from curve_lattices import Built, LatticeKind, teach, work
 from curve_sets import ELEMENTS, Set, parametrisation, table
 from spreadflow.analysis.curves import expand
+from spreadflow.analysis.curves.controls import Trial
 from spreadflow.analysis.curves.expand import RefinedCurves
 from spreadflow.models import Mosaic
 from spreadflow.recipes import curves
-from spreadflow.recipes.lattice_sums import LatticeSums, sums_here
+from spreadflow.recipes.lattice_sums import LatticeSums
 
 MAX_WAITING = 32
 """Lattices that may wait to be taken."""
@@ -53,16 +63,12 @@ D_MAX_WIDE = 4.0
 
 
 class Row(NamedTuple):
-    """A row of the table: sets of lattices."""
+    """A row of the table: sets of lattices with X known."""
 
     kind: LatticeKind = LatticeKind()
     n: int = 200
     """lattices of a set, refined together"""
     n_sets: int = 1
-    f0_sigma: float | None = None
-    """relative, with which |F| of each unique reflection is refined with the curves; None = it is
-    not
-    """
     bound: str | None = None
     """row whose Fisher matrix is the Cramér-Rao bound, where the model is not that of the data"""
 
@@ -102,15 +108,38 @@ ROWS = {
     "learned, 2.1-4 Å": Row(wide(LEARNED), 400, bound=GIVEN_WIDE),
     "published, 2.1-4 Å": Row(wide(PUBLISHED), 400, bound=GIVEN_WIDE),
     "perturbed F": Row(PERTURBED, 400, bound="given"),
-    "perturbed F, joint": Row(PERTURBED, 400, f0_sigma=0.2, bound="given"),
     "perturbed F, 2.1-4 Å": Row(wide(PERTURBED), 400, bound=GIVEN_WIDE),
-    "perturbed F, joint, 2.1-4 Å": Row(wide(PERTURBED), 400, f0_sigma=0.2, bound=GIVEN_WIDE),
     "merged F, 1 % wrong": Row(MERGED, 400, bound="given"),
-    "merged F, 1 % wrong, joint": Row(MERGED, 400, f0_sigma=0.01, bound="given"),
     "merged F, 2 % wrong": Row(MERGED_WORSE, 400, bound="given"),
-    "merged F, 2 % wrong, joint": Row(MERGED_WORSE, 400, f0_sigma=0.02, bound="given"),
 }
-"""Name of a row → how it is made."""
+"""Name of a row with X known → how it is made."""
+
+UNKNOWN = {
+    "100, X known": curve_cycles.Row(100, 5, "right", unknown="none", n_cycles=1),
+    "200, X known": curve_cycles.Row(200, 8, "right", unknown="none", n_cycles=1),
+    "400, X known": curve_cycles.Row(400, 5, "right", unknown="none", n_cycles=1),
+    "100": curve_cycles.Row(100, against="100, X known"),
+    "200": curve_cycles.Row(200, 8, against="200, X known"),
+    "400": curve_cycles.Row(400, against="400, X known"),
+    "200, right model": curve_cycles.Row(200, model="right", against="200, X known"),
+    "200, real X": curve_cycles.Row(200, unknown="real", against="200, X known"),
+    "200, twice as wrong": curve_cycles.Row(200, model="twice as wrong", against="200", bar=1.25),
+    "200, 20 % missing": curve_cycles.Row(200, model="20 % missing", against="200", bar=1.25),
+    "200, metallic": curve_cycles.Row(200, start="metallic", against="200", bar=1.25),
+    "200, swapped": curve_cycles.Row(200, start="swapped", against="200", bar=1.25),
+    "200, merged F": curve_cycles.Row(200, model="merged", against="200", bar=1.25),
+    "200, learned": curve_cycles.Row(200, mosaicity="learned", against="200", bar=1.3),
+    "200, continuous": curve_cycles.Row(200, mosaicity="continuous", against="200", bar=1.3),
+    "1000, 2.1-4 Å": curve_cycles.Row(1000, 3, d_max=D_MAX_WIDE, bar=0.25),
+    "3000, 2.1-4 Å": curve_cycles.Row(3000, 1, d_max=D_MAX_WIDE, bar=0.15),
+}
+"""Name of a row with X unknown, or of what it is compared with → how it is made."""
+
+CLOSING = ("100, X known", "200, X known", "100", "200")
+"""Rows of a release."""
+
+CLOSING_SETS = 2
+"""Sets of each of these."""
 
 SIZES = {"given": (400, 1000), "given, 2.1-4 Å": (400, 1000, 3000)}
 """Numbers of lattices of larger sets, put together from those refined."""
@@ -128,48 +157,45 @@ class Reduced(NamedTuple):
 
 
 def sums_of(row: Row, built: list[Built]) -> LatticeSums:
-    """Return the sums over lattices, from which curves are refined, and |F| where the row says."""
-    simulator = lattices.simulator(lattices.PLAIN)
-    photons = np.array([lattice.photons for lattice in built])
-    sums = sums_here([lattice.terms for lattice in built], photons, simulator.energies)
-    if row.f0_sigma is not None:
-        sums.refine_amplitudes(simulator.crystal.space_group, row.f0_sigma)
-    return sums
+    """Return the sums over lattices, from which curves are refined."""
+    return LatticeSums(
+        [lattice.gram for lattice in built],
+        lattices.model_factors(row.kind.factors, with_true_curves=False),
+        np.array([lattice.photons for lattice in built]),
+        lattices.simulator(lattices.PLAIN).energies,
+    )
 
 
 def refined_curves(sums: LatticeSums) -> RefinedCurves:
     """Return the curves of some lattices, free at nodes 2 eV apart, from the start."""
     p = parametrisation()
-    return expand.refine(sums.evaluator(p), p, np.zeros(len(p.names)))
+    return sums.refine(p, Trial(np.zeros(len(p.names))))
 
 
 def reduced(row: Row, built: list[Built]) -> Reduced:
     """Refine the curves of some lattices, and keep what these say about the curves of all
     channels.
     """
-    channels = parametrisation(1.0)
     sums = sums_of(row, built)
     start_time = lattices.user_cpu()
     best = refined_curves(sums)
     seconds = (lattices.user_cpu() - start_time) / len(built)
     cycles = len(best.steps) + 1
     of_set = parametrisation().curves(best.theta)
-    deviation = (of_set - channels.reference).ravel()
     costs = {
         "cycles": cycles,
         "seconds_build": float(np.median([lattice.seconds for lattice in built])),
         "seconds_cycle": seconds / cycles,
     }
-    return Reduced(Set(of_set, sums.evaluator(channels)(deviation)), costs)
+    return Reduced(Set(of_set, expand.expand(sums.columns, of_set)), costs)
 
 
 def controls(row: Row, built: list[Built]) -> dict:
     """Return the verdicts of the controls."""
     sums = sums_of(row, built)
     fits = {"free": curves.quoted_fit(parametrisation(), refined_curves(sums), "fisher")}
-    model = lattices.model_factors(row.kind.factors, with_true_curves=False)
     more_starts = {"true": lattices.true_curves()}
-    verdicts = curves.verdicts(fits, sums, model, ELEMENTS, more_starts)
+    verdicts = curves.verdicts(fits, sums, sums.factors, ELEMENTS, more_starts)
     return {
         verdict.name: {
             "passed": bool(verdict.passed),
@@ -184,7 +210,9 @@ def controls(row: Row, built: list[Built]) -> dict:
 
 
 def measure(rows: dict[str, Row], n_processes: int, path: Path | None) -> dict:
-    """Return the figures of each row, and those of the controls. path: of the shared domains."""
+    """Return the figures of each row with X known, and those of the controls. path: of the shared
+    domains.
+    """
     sets: dict[str, list[Reduced]] = {name: [] for name in rows}
     waiting: dict[str, list[Built]] = {name: [] for name in rows}
     out = {}
@@ -223,7 +251,28 @@ def figures_of(name: str, sets: list[Reduced]) -> dict:
     """Return the figures of a row."""
     out = table([one.of_lattices for one in sets], SIZES.get(name, ()))
     costs = {key: float(np.median([one.costs[key] for one in sets])) for key in sets[0].costs}
-    return out | costs
+    return out | costs | {"commit": lattices.commit()}
+
+
+def measure_unknown(row: curve_cycles.Row, place: Place) -> dict[str, Any]:
+    """Return the figures of a row with X unknown."""
+    fits = curve_cycles.fits_of(row)
+    sets = []
+    last = []
+    for number in range(row.n_sets):
+        scored = []
+        for cycle in curve_cycles.cycles(row, number, place):
+            scored.append(curve_scores.scored(fits, cycle))
+            free = cycle.free
+        sets.append(scored)
+        last.append(free)
+    figures = curve_scores.figures_of_row(row, fits, sets, last)
+    return figures | {"commit": lattices.commit()}
+
+
+def needs_domains(row: curve_cycles.Row) -> bool:
+    """Whether a row has domains that lattices share."""
+    return row.mosaicity == "learned"
 
 
 def over_bound(rows: dict[str, dict], name: str) -> list[float] | None:
@@ -251,7 +300,9 @@ def line(label: str, row: dict, ratios: list[float] | None) -> str:
 
 
 def report(rows: dict[str, dict]) -> None:
-    """Print the table, and what there is of edges and controls."""
+    """Print the table of rows with X known, and what there is of edges and controls."""
+    if not any(name in rows for name in ROWS):
+        return
     names = ("r.m.s.", "formal σ", "/ bound", "pulls", "sandwich")
     columns = "".join(f"{name:>14}" for name in names)
     e0 = "E0 difference, eV: σ (sandwich), bias, worst/σ"
@@ -267,29 +318,67 @@ def report(rows: dict[str, dict]) -> None:
         print(f"{name:<28}{verdict}")
 
 
+def chosen_rows(
+    args: argparse.Namespace,
+) -> tuple[dict[str, Row], dict[str, curve_cycles.Row]]:
+    """Return the rows that are asked for, with X known and with X unknown."""
+    names = list(UNKNOWN) if args.full else args.rows or CLOSING
+    n_sets = args.sets or (None if args.full or args.rows else CLOSING_SETS)
+    known = {}
+    unknown = {}
+    for name in names:
+        row = ROWS.get(name) or UNKNOWN[name]
+        row = row._replace(n=max(2, row.n // args.quick), n_sets=n_sets or row.n_sets)
+        if isinstance(row, Row):
+            known[name] = row
+        else:
+            unknown[name] = row
+    return known, unknown
+
+
 def main() -> None:
     """Measure the rows that are asked for, and print all that there are."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", nargs="*", choices=list(ROWS), metavar="ROW", help="only these")
+    names = [*UNKNOWN, *ROWS]
+    parser.add_argument("--rows", nargs="*", choices=names, metavar="ROW", help="only these")
+    parser.add_argument("--closing", action="store_true", help="the rows of a release (default)")
+    parser.add_argument("--full", action="store_true", help="all rows with X unknown")
+    parser.add_argument("--sets", type=int, help="sets of lattices of each row")
     parser.add_argument("--quick", type=int, default=1, help="so many times fewer lattices")
     parser.add_argument("--processes", type=int, default=2)
-    help_of_domains = "where shared domains are kept from run to run (.npz)"
-    parser.add_argument("--domains", type=Path, help=help_of_domains)
+    help_of_folder = "where lattices and shared domains are kept from run to run"
+    parser.add_argument("--folder", type=Path, help=help_of_folder)
     parser.add_argument("--json", type=Path, help="rows are added to those that it has")
     args = parser.parse_args()
-    chosen = {}
-    for name in args.rows or ROWS:
-        row = ROWS[name]
-        chosen[name] = row._replace(n=max(2, row.n // args.quick))
+    known, unknown = chosen_rows(args)
     rows = {}
     if args.json and args.json.exists():
         rows = json.loads(args.json.read_text())["rows"]
-    rows |= measure(chosen, args.processes, args.domains)
-    if args.json:
-        args.json.write_text(json.dumps({"rows": rows}, indent=2))
+
+    def keep() -> None:
+        if args.json:
+            args.json.write_text(json.dumps({"rows": rows}, indent=1))
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "domains.npz"
+        if known:
+            rows |= measure(known, args.processes, path)
+            keep()
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(args.processes, context) as pool:
+            for name, row in unknown.items():
+                domains = pool.submit(teach, path).result() if needs_domains(row) else None
+                rows[name] = measure_unknown(row, Place(folder, pool, domains))
+                keep()
+                curve_scores.report(name, row, rows[name], rows)
+    print("\n--- all rows")
     report(rows)
+    for name in filter(rows.get, UNKNOWN):
+        curve_scores.report(name, UNKNOWN[name], rows[name], rows)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,7 @@ import lattices  # first: it sets threads before NumPy and XLA start  # isort: s
 import argparse
 import json
 import multiprocessing
-import pickle
 import resource
-import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -30,18 +28,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from curve_lattices import teach
-from lattices import Data, user_cpu
+from kept_lattices import MERGED_COLUMNS, Made, Simulation, make
+from lattices import commit, user_cpu
 from spreadflow.analysis.factors.agreement import Agreement, agreement
 from spreadflow.analysis.factors.equations import Batch
 from spreadflow.analysis.merging import merging, scaling
-from spreadflow.analysis.still import integration, prediction
 from spreadflow.models import Mosaic, ReflectionFlag
 from spreadflow.physics.mosaic import continuous
 from spreadflow.physics.structure_factors import StructureFactors
-from spreadflow.recipes import intensities, patch, stage2
+from spreadflow.recipes import intensities, stage2
 from spreadflow.recipes.intensities import Merged, Reflections
-from spreadflow.recipes.lattice import PackedLattice, RunModel, Start, refine_lattice, start_after
-from spreadflow.stages.merge import REFLECTION_COLUMNS
+from spreadflow.recipes.lattice import RunModel, Start, refine_lattice, start_after
 from spreadflow.units import DEG
 
 N_PULSES = 200
@@ -52,9 +49,6 @@ N_REPLICATED = 10_000
 
 BATCH = 16
 """Lattices in a batch."""
-
-MERGED_COLUMNS = tuple(name for name in REFLECTION_COLUMNS if name != "lattice")
-"""Columns of a lattice's reflections that are merged."""
 
 
 class Row(NamedTuple):
@@ -76,9 +70,9 @@ class Row(NamedTuple):
     """
 
     @property
-    def data(self) -> Data:
+    def simulation(self) -> Simulation:
         """How the lattices are simulated."""
-        return Data("domains", photons=self.photons)
+        return Simulation(self.d_min, self.d_max, self.photons)
 
 
 ROWS = {
@@ -101,73 +95,6 @@ ROWS = {
 
 CLOSING = ("50", "100", "400", "100, learned", "100, continuous", "100, wrong model", "80, weak")
 """Rows of a release."""
-
-
-# ---------------------------------------------------------------- lattices
-
-
-class Made(NamedTuple):
-    """A lattice: its pixels, and its reflections as integrated."""
-
-    packed: PackedLattice
-    """as it was predicted, off the truth"""
-    mosaic: Mosaic
-    """the true one"""
-    reflections: dict[str, np.ndarray]
-    pulse_photons: float
-
-
-def make(row: Row, folder: Path, number: int) -> Made:
-    """Return a lattice, kept in a folder from the first time on."""
-    path = folder / f"{row.photons:g}_{row.d_min:g}_{row.d_max:g}_{number}.pickle"
-    if path.exists():
-        return pickle.loads(path.read_bytes())
-    true = lattices.simulated(row.data, number, row.d_min, row.d_max)
-    packed = lattices.off_start(patch.packed_lattice(true), number)
-    made = Made(
-        packed=packed,
-        mosaic=true.parameters.mosaic,
-        reflections=integrated(row, packed, true),
-        pulse_photons=float(true.parameters.spectrum.photons.sum()),
-    )
-    path.write_bytes(pickle.dumps(made))
-    return made
-
-
-def integrated(row: Row, packed: PackedLattice, true: patch.Patch) -> dict[str, np.ndarray]:
-    """Return the reflections of a lattice, integrated where it was predicted: columns by name."""
-    simulator = lattices.simulator(row.data)
-    detector = simulator.detector
-    crystal = true.parameters.crystal
-    predicted = prediction.predict(
-        prediction.MosaicLattice(
-            packed.A,
-            float(crystal.eta_rad),
-            float((crystal.n_cells * simulator.cell[:3]).mean()),
-        ),
-        packed.spectrum,
-        detector,
-        space_group=simulator.crystal.space_group,
-        d_min=row.d_min,
-        polarization=simulator.beam.polarization,
-    )
-    is_chosen = predicted.d < row.d_max
-    image = np.zeros((detector.n_panels, *detector.shape), dtype=np.float32)
-    mask = np.zeros(image.shape, dtype=bool)
-    boxes = packed.boxes
-    last = np.cumsum(boxes.n_pixels)
-    for box, end in enumerate(last):
-        pixels = slice(end - boxes.n_pixels[box], end)
-        fast0, fast1, slow0, slow1 = boxes.bbox[box]
-        place = boxes.panel[box], slice(slow0, slow1), slice(fast0, fast1)
-        shape = (slow1 - slow0, fast1 - fast0)
-        image[place] = boxes.photons[pixels].reshape(shape)
-        mask[place] = boxes.valid[pixels].reshape(shape)
-    reflections = integration.integrate(
-        image, mask, prediction.Predicted(*(column[is_chosen] for column in predicted)), detector
-    )
-    columns = reflections._asdict()
-    return {name: columns[name] for name in MERGED_COLUMNS}
 
 
 # ---------------------------------------------------------------- truth
@@ -197,7 +124,7 @@ def reflections_of(kind: str) -> Reflections:
 # ---------------------------------------------------------------- merge
 
 
-def merged(row: Row, made: Sequence[Made], refine_b: bool) -> merging.Merged:
+def merged(made: Sequence[Made], refine_b: bool) -> merging.Merged:
     """Return the merge of lattices, as the stage would do it."""
     unique = reflections_of("perturbed").unique
     n_lattices = len(made)
@@ -279,8 +206,8 @@ class Refined(NamedTuple):
 
 def stage1(row: Row, folder: Path, number: int) -> Refined | None:
     """Return a lattice as stage 1 leaves it, with the intensities that stage 2 starts from."""
-    made = make(row, folder, number)
-    pixels = lattices.pixels_section(row.data)
+    made = make(row.simulation, folder, number)
+    pixels = lattices.pixels_section(row.simulation.data)
     model = _worker["model"]
     smooth = row.model in ("learned", "continuous")
     fit = refine_lattice(made.packed, continuous() if smooth else made.mosaic, model, pixels)
@@ -319,8 +246,8 @@ def expand(row: Row, folder: Path, number: int, start: Start | None) -> Expanded
     """Return a lattice refined and expanded with the intensities of the cycle."""
     if start is None:
         return None
-    made = make(row, folder, number)
-    pixels = lattices.pixels_section(row.data)
+    made = make(row.simulation, folder, number)
+    pixels = lattices.pixels_section(row.simulation.data)
     domains = _worker["domains"]
     mosaic = {"domains": made.mosaic, "learned": domains, "continuous": continuous()}[row.model]
     start_time = user_cpu()
@@ -435,10 +362,10 @@ def pool(n_processes: int, initializer: Any = None, arguments: tuple = ()) -> Ex
 def measure(row: Row, folder: Path, n_processes: int) -> dict[str, Any]:
     """Return the figures of a row."""
     with pool(n_processes) as workers:
-        made = list(workers.map(partial(make, row, folder), range(row.n), chunksize=4))
+        made = list(workers.map(partial(make, row.simulation, folder), range(row.n), chunksize=4))
         learned = workers.submit(teach, folder / "domains.npz") if row.model == "learned" else None
         domains = learned.result() if learned else None
-    both = {refine_b: merged(row, made, refine_b) for refine_b in (True, False)}
+    both = {refine_b: merged(made, refine_b) for refine_b in (True, False)}
     del made
     has_merge = np.isfinite(both[True].intensity) & np.isfinite(both[False].intensity)
     of_merge = {
@@ -509,13 +436,6 @@ def memory(folder: Path, n_processes: int) -> dict[str, Any]:
         "peak_before_gb": before / 2**20,
         "seconds_solve": (user_cpu() - start_time) / (n_times * n_lattices),
     }
-
-
-def commit() -> str:
-    """Return the short hash of the checked-out revision, with + where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty=+"]
-    here = Path(__file__).parent
-    return subprocess.run(command, cwd=here, capture_output=True, text=True).stdout.strip()
 
 
 def report(name: str, row: Row, figures: dict[str, Any], reference: dict[str, dict]) -> None:
