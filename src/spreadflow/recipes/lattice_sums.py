@@ -176,7 +176,8 @@ class LatticeSums:
             moves_curves=trial.moves_curves,
             max_steps=trial.max_steps or refinement.MAX_STEPS,
         )
-        return self._at_rest(self._problem(columns, rest, p), Start(trial.theta, x, variance), how)
+        start = Start(trial.theta, x, variance)
+        return self._at_rest(self._problem(columns, rest, p), start, how, trial.needs_sigma)
 
     def again(self, p: Parametrisation, trial: Trial, best: RefinedCurves) -> RefinedCurves:
         """Return what a control asks for: curves refined from elsewhere, with X as free as `best`
@@ -271,14 +272,20 @@ class LatticeSums:
         M = objective.mean_factors(problem, no_change, np.zeros((rest.n, 2)))
         return problem._replace(start_square=float(np.sum(np.abs(M[is_recorded]) ** 2)))
 
-    def _at_rest(self, problem: Problem, start: Start, how: How) -> RefinedCurves:
+    def _at_rest(
+        self, problem: Problem, start: Start, how: How, needs_sigma: bool
+    ) -> RefinedCurves:
         """Return where curves and X rest, and what is then known of the curves. Collective."""
         p = problem.p
         rest = problem.rest
         at_rest = refinement.refine(problem, start, how)
         point = at_rest.point
         matrix = objective.curvature(problem, point.theta, point.x, at_rest.prior)
-        without_x = refinement.without_x(matrix)
+        information = matrix.curves
+        scores = np.empty((0, len(point.theta)))
+        if needs_sigma:
+            information, follow = refinement.without_x(matrix)
+            scores = objective.scores(problem, point, follow)
         of_lattices = np.zeros((self.n, 2))
         columns = problem.columns
         of_lattices[self.numbers] = np.column_stack([columns.is_used, point.losses])
@@ -291,9 +298,9 @@ class LatticeSums:
         return RefinedCurves(
             theta=point.theta,
             losses=of_lattices[of_lattices[:, 0] > 0.0, 1],
-            hessian=without_x.information + p.restraints,
-            of_pixels=without_x.information,
-            scores=objective.scores(problem, point, without_x.follow),
+            hessian=information + p.restraints,
+            of_pixels=information,
+            scores=scores,
             steps=at_rest.steps,
             value=point.value,
             rest=FittedRest(

@@ -107,6 +107,10 @@ class Trial(NamedTuple):
     """(lattice,) numbers → which of these lattices take part; None = all"""
     max_steps: int | None = None
     moves_curves: bool = True
+    needs_sigma: bool = True
+    """σ of the curves is asked for; otherwise information is that with X held, and there are no
+    scores: to integrate X out takes longer than the refinement
+    """
 
 
 Refine = Callable[[Trial], RefinedCurves]
@@ -161,7 +165,7 @@ def _start(
 
     nodes: (value, theta) what is compared, sigma: (value,).
     """
-    again = refine(Trial(nearest(p, curves)))
+    again = refine(Trial(nearest(p, curves), needs_sigma=False))
     pulls = nodes @ (again.theta - best.theta) / sigma
     figure = float(np.abs(pulls).max())
     bar = f"ends within {SAME_START_SIGMA} σ of the others"
@@ -193,7 +197,7 @@ def _labels(refine: Refine, p: Parametrisation, best: RefinedCurves) -> list[Ver
     for a, b in combinations(range(len(curves)), 2):
         swapped = curves.copy()
         swapped[[a, b]] = curves[[b, a]]
-        of_swapped = refine(Trial(nearest(p, swapped), moves_curves=False))
+        of_swapped = refine(Trial(nearest(p, swapped), moves_curves=False, needs_sigma=False))
         worse = (of_swapped.value - best.value) / len(best.losses)
         out.append(Verdict(f"sites {a + 1}, {b + 1} swapped", worse >= WORSE_LABELS, worse, bar))
     return out
@@ -204,7 +208,7 @@ def _index(
 ) -> Verdict:
     """Judge the curves of lattices with wrong indices."""
     zero = np.zeros(len(p.names))
-    wrong = refine(Trial(zero, index, max_steps=WRONG_CYCLES))
+    wrong = refine(Trial(zero, index, max_steps=WRONG_CYCLES, needs_sigma=False))
     worse = (wrong.value - best.value) / len(best.losses)
     is_unlike = _correlation(p, wrong, best, band) < ALIKE_CORRELATION
     unlike = f"curves that are not alike (correlation < {ALIKE_CORRELATION})"
@@ -215,7 +219,7 @@ def _index(
 def _spectrum(refine: Refine, p: Parametrisation, best: RefinedCurves, spectrum: Change) -> Verdict:
     """Judge the likelihood of lattices with other pulses' spectra, in standard errors."""
     zero = np.zeros(len(p.names))
-    shuffled = refine(Trial(zero, spectrum, max_steps=WRONG_CYCLES))
+    shuffled = refine(Trial(zero, spectrum, max_steps=WRONG_CYCLES, needs_sigma=False))
     drop = shuffled.losses - best.losses
     figure = 0.0
     if len(drop) > 1:
