@@ -5,12 +5,17 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.analysis.curves import columns, controls, dispersion
-from spreadflow.analysis.curves.columns import Columns
+from spreadflow.analysis.curves.columns import NO_SITE_UNKNOWNS, Columns, SiteUnknowns
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.gram import Gram
 from spreadflow.analysis.curves.objective import Problem
 from spreadflow.physics import anomalous, symmetry, unit_cell
-from spreadflow.physics.structure_factors import StructureFactors
+from spreadflow.physics.structure_factors import (
+    Atoms,
+    StructureFactors,
+    geometric_slopes,
+    isotropic,
+)
 from spreadflow.recipes.lattice_sums import LatticeSums, Unknown
 
 N_PIXELS = 25
@@ -24,6 +29,9 @@ SCALE = 1.03
 
 SCALE_SIGMA = 5.0
 """Standard deviation of the ln scale that stage 1 knows."""
+
+SITE_OCCUPANCY = 0.8
+"""Occupancy of the sites of `orthorhombic`."""
 
 TRUE = ("oxidized", "reduced")
 """Curves of the two sites."""
@@ -46,6 +54,8 @@ class Drawn(NamedTuple):
     """(6,) Å, rad"""
     n_shared: int = 0
     """shoeboxes of a lattice with a second reflection; in the first it is the Friedel mate"""
+    groups: np.ndarray | None = None
+    """(site, node) g of the sites in nature; None = as the model has it"""
 
     @property
     def energies_ev(self) -> np.ndarray:
@@ -55,7 +65,11 @@ class Drawn(NamedTuple):
     def nature(self) -> StructureFactors:
         """The true structure factors."""
         true = self.p.curves(self.theta)
-        return self.factors._replace(rest=self.rest, anomalous=true[:, 0] + 1j * true[:, 1])
+        return self.factors._replace(
+            rest=self.rest,
+            groups=self.factors.groups if self.groups is None else self.groups,
+            anomalous=true[:, 0] + 1j * true[:, 1],
+        )
 
     def lattices(
         self, n: int, seed: int, *, excess: float = 1.0, about: StructureFactors | None = None
@@ -176,17 +190,51 @@ def body_centred() -> Drawn:
 
 def orthorhombic() -> Drawn:
     """A crystal of P 21 21 21, F of its atoms: some reflections are centric, and some absent."""
-    rng = np.random.default_rng(2)
     hkl = _all_indices()
-    positions = rng.uniform(size=(14, 3))
+    positions = _positions()
     phase = np.zeros((len(hkl), len(positions)), dtype=np.complex128)
     for op in symmetry.group("P 21 21 21").operations():
         moved = np.array([op.apply_to_xyz(xyz.tolist()) for xyz in positions])
         phase += np.exp(2j * np.pi * hkl @ moved.T)
     rest = 6.0 * phase[:, 2:].sum(axis=1)
-    groups = np.ascontiguousarray(0.8 * phase[:, :2].T)
+    groups = np.ascontiguousarray(SITE_OCCUPANCY * phase[:, :2].T)
     right = _of_model(hkl, rest, groups, "P 21 21 21", [19.0, 23.0, 27.0, 90.0, 90.0, 90.0])
     return right._replace(n_shared=3)
+
+
+def _positions() -> np.ndarray:
+    """(14, 3) fractional coordinates of its atoms, the two sites first."""
+    return np.random.default_rng(2).uniform(size=(14, 3))
+
+
+def moved_sites(
+    crystal: Drawn, values: np.ndarray, sigma: tuple[float, ...] = (0.1, 0.1, 0.1, 1.0)
+) -> tuple[SiteUnknowns, np.ndarray]:
+    """Place (Å) and B (Å²) of each site of `orthorhombic` as unknowns at `values` (site, 4), and g
+    (site, node) of the sites there.
+    """
+    n_sites = len(values)
+    places = _positions()[:n_sites] @ np.diag(crystal.cell[:3])
+    slopes = []
+    groups = []
+    for place, value in zip(places, values, strict=True):
+        atoms = Atoms(
+            *[np.array([""])] * 7,
+            xyz=(place + value[:3])[None] / crystal.cell[:3],
+            occupancy=np.array([SITE_OCCUPANCY]),
+            beta=isotropic(value[3:], crystal.cell),
+        )
+        of_site = geometric_slopes(atoms, crystal.cell, crystal.factors.hkl, crystal.space_group)
+        slopes.append(of_site[:4])
+        groups.append(of_site[4])
+    unknowns = SiteUnknowns(
+        names=tuple(f"site {site}: {name}" for site in range(n_sites) for name in "xyzB"),
+        site=np.repeat(np.arange(n_sites), 4),
+        slopes=np.concatenate(slopes),
+        sigma=np.tile(sigma, n_sites),
+        origin=values.ravel(),
+    )
+    return unknowns, np.array(groups)
 
 
 class Wrong(NamedTuple):
@@ -223,7 +271,12 @@ def wrong(crystal: Drawn, sigma_e: float, seed: int = 0) -> Wrong:
 
 
 def sums(
-    crystal: Drawn, grams: list[Gram], pulses: np.ndarray, kind: str, is_held: bool = False
+    crystal: Drawn,
+    grams: list[Gram],
+    pulses: np.ndarray,
+    kind: str,
+    is_held: bool = False,
+    sites: SiteUnknowns = NO_SITE_UNKNOWNS,
 ) -> LatticeSums:
     """The lattices, with X unknown as `kind` says. Their only unknown is ln scale."""
     unknown = Unknown(
@@ -231,6 +284,7 @@ def sums(
         cell=crystal.cell,
         space_group=crystal.space_group,
         sigma=0.1,
+        sites=sites,
         is_held=is_held,
     )
     return LatticeSums(

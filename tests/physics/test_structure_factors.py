@@ -129,6 +129,52 @@ def is_same_place(x: np.ndarray, y: np.ndarray) -> bool:
     return bool(distance < 1e-6)
 
 
+def moved(atoms: sf.Atoms, cell: np.ndarray, unknown: int, step: float) -> sf.Atoms:
+    """The atoms after a step of one unknown of `geometric_slopes`: x, y, z, B, ln occupancy."""
+    shift = np.zeros(3)
+    change = np.zeros(1)
+    if unknown < 3:
+        shift[unknown] = step
+    if unknown == 3:
+        change[0] = step
+    return atoms._replace(
+        xyz=atoms.xyz + np.linalg.inv(unit_cell.orthogonalization(cell)) @ shift,
+        beta=atoms.beta + sf.isotropic(change, cell),
+        occupancy=atoms.occupancy * np.exp(step if unknown == 4 else 0.0),
+    )
+
+
+@pytest.mark.parametrize(("cell", "name", "d_min"), CRYSTALS)
+def test_slopes_of_g_are_differences_of_g(cell, name, d_min):
+    """Screw axes, centring and oblique axes; anisotropic atoms with partial occupancy."""
+    rng = np.random.default_rng(4)
+    cell = unit_cell.radians(cell)
+    beta = sf.isotropic(np.array([9.0, 22.0]), cell)
+    stretch = np.diag([1.6, 0.7, 1.1])
+    beta[1] = stretch @ beta[1] @ stretch
+    atoms = sf.Atoms(
+        *[np.array(["", ""])] * 7,
+        xyz=rng.random((2, 3)),
+        occupancy=np.array([0.5, 1.0]),
+        beta=beta,
+    )
+    hkl = rng.integers(-7, 8, (60, 3))
+    hkl = hkl[unit_cell.spacing(unit_cell.reciprocal(cell), hkl) > d_min]
+    slopes = sf.geometric_slopes(atoms, cell, hkl, name)
+    for unknown, step in enumerate([0.02, 0.02, 0.02, 0.5, 0.05]):
+        near, far = (
+            (
+                sf.geometric(moved(atoms, cell, unknown, half), hkl, name)
+                - sf.geometric(moved(atoms, cell, unknown, -half), hkl, name)
+            )
+            / (2 * half)
+            for half in (step, 2 * step)
+        )
+        differences = (4 * near - far) / 3
+        size = np.abs(differences).max()
+        np.testing.assert_allclose(slopes[unknown], differences, rtol=1e-4, atol=1e-4 * size)
+
+
 SPECIAL = {
     "C 1 2 1": [0.0, 0.31, 0.5],
     "P 41 21 2": [0.2, 0.2, 0.0],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spreadflow.analysis.curves import dispersion, expand
-from spreadflow.analysis.curves.expand import RefinedCurves
+from spreadflow.analysis.curves.expand import FittedRest, RefinedCurves
 from spreadflow.io.rows import columns_of
 from spreadflow.physics import anomalous
 from spreadflow.recipes import curves
@@ -70,6 +70,47 @@ def test_dark_ends_do_not_tell_how_many_lattices_it_takes(n):
         expected = excess * n / (INFORMATION * 0.1**2)
         assert found["fp"] == pytest.approx(expected, rel=0.1)
         assert found["fdp"] == pytest.approx(expected, rel=0.1)
+
+
+def test_a_constant_that_x_takes_up_does_not_tell_how_many_lattices_it_takes():
+    """Pixels say nothing of the means of f′: no number of lattices brings their σ down, but that of
+    the shape.
+    """
+    n = 60
+    read = FREE.at_nodes.reshape(2, 2, -1, len(LIT))
+    is_compared = (FREE.nodes_ev >= 7100) & (FREE.nodes_ev <= 7140)
+    means = read[:, 0][:, is_compared].mean(axis=1)
+    lost = means.T @ np.linalg.solve(means @ means.T, means)
+    left = np.eye(len(LIT)) - lost
+    of_known = refined(FREE, n)
+    of_pixels = left @ of_known.of_pixels @ left
+    of_unknown = of_known._replace(
+        of_pixels=of_pixels,
+        hessian=of_pixels + FREE.restraints,
+        rest=FittedRest(
+            hkl=np.zeros((1, 3), dtype=np.int32),
+            x=np.zeros((1, 2)),
+            sigma=np.ones((1, 2)),
+            variance=np.ones(1),
+            log_scale=0.0,
+            largest_share=0.1,
+            has_converged=True,
+        ),
+    )
+    fits = {"free": curves.quoted_fit(FREE, of_unknown, "fisher")}
+    found = curves.outlook(fits, ["Fe", "Fe"])
+    shape = 1.0 - 1.0 / is_compared.sum()
+    expected = shape * n / (INFORMATION * 0.1**2)
+    assert found["fp"] == pytest.approx(expected, rel=0.05)
+    assert found["fdp"] == pytest.approx(expected, rel=0.05)
+    with_x = {"free": curves.quoted_fit(FREE, of_unknown._replace(rest=None), "fisher")}
+    assert curves.outlook(with_x, ["Fe", "Fe"])["fp"] is None
+
+
+def test_no_number_of_lattices_where_no_node_counts():
+    """Another element, whose edge is far from the channels."""
+    fits = {"free": curves.quoted_fit(FREE, refined(FREE, 60), "fisher")}
+    assert curves.outlook(fits, ["Gd", "Gd"]) == {"fp": None, "fdp": None}
 
 
 def test_smoothed_curves_do_not_tell_how_many_lattices_it_takes():

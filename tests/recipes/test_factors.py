@@ -10,8 +10,9 @@ from spreadflow.analysis.merging.merging import Unique
 from spreadflow.config import SimulateConfig, for_stage, parse, section
 from spreadflow.errors import FileError
 from spreadflow.io import factor_files, mtz
-from spreadflow.physics import anomalous
-from spreadflow.recipes.factors import factors
+from spreadflow.physics import anomalous, phantom, unit_cell
+from spreadflow.physics import structure_factors as sf
+from spreadflow.recipes.factors import factors, moved_sites, places, site_unknown_names
 
 TREE = {
     "runs": {"r": {"simulate": {"n_single": 1}}},
@@ -153,3 +154,43 @@ def test_the_cell_of_the_model_is_that_of_the_data(data):
     tree["structure_factors"] = {"d_min": 3.0, "source": "merged", "mtz": str(data)}
     with pytest.raises(FileError, match="cell"):
         factors_of(for_stage(section(parse(tree), "simulate", "r"), "simulate"))
+
+
+@pytest.mark.stage
+@pytest.mark.parametrize("perturb", [False, True])
+def test_moved_sites_are_the_structure_factors_of_moved_atoms(perturb):
+    """About the model, right or perturbed; those that are not refined stay."""
+    config = staged(perturb=perturb).structure_factors
+    model = factors_of(staged(perturb=perturb))
+    sigmas = {"place": 0.1, "b": 1.0}
+    origin = np.array([0.2, -0.1, 0.05, 3.0, -0.03, 0.15, 0.1, -2.0])
+    here = moved_sites(config, model, sigmas, np.random.default_rng(7))
+    there = moved_sites(config, model, sigmas, np.random.default_rng(7), origin=origin)
+    np.testing.assert_allclose(here.groups, model.groups[:2], atol=1e-4)
+    assert here.unknowns.names == there.unknowns.names
+    assert here.unknowns.names[3:5] == ("site 0: B", "site 1: x")
+    assert site_unknown_names(["b", "place"]) == ["x", "y", "z", "B"]
+    np.testing.assert_array_equal(there.unknowns.origin, origin)
+    np.testing.assert_array_equal(there.unknowns.sigma, np.tile([0.1, 0.1, 0.1, 1.0], 2))
+    np.testing.assert_array_equal(there.unknowns.site, np.repeat([0, 1], 4))
+
+    cell = build.cell(config)
+    fractional = np.linalg.inv(unit_cell.orthogonalization(cell))
+    d = 1 / np.linalg.norm(model.hkl @ fractional, axis=1)
+    atoms = atoms_of(config, cell)
+    for site, label in enumerate(["FE1", "FE2"]):
+        of_site = sf.Atoms(*(column[atoms.sites == label] for column in atoms))
+        shift, change = origin.reshape(2, 4)[site, :3], origin.reshape(2, 4)[site, 3]
+        shifted = of_site._replace(xyz=of_site.xyz + fractional @ shift)
+        g = sf.geometric(shifted, model.hkl, "P 43 21 2") * np.exp(-change / (4 * d**2))
+        np.testing.assert_allclose(there.groups[site], g, atol=1e-4)
+        if not perturb:
+            np.testing.assert_allclose(places(config)[label], of_site.xyz)
+
+
+def atoms_of(config, cell) -> sf.Atoms:
+    """The atoms of a phantom, as the model has them."""
+    atoms = phantom.build(cell, config.space_group, config.phantom_seed)
+    if config.perturb:
+        atoms, _ = sf.perturbed(np.random.default_rng(7), atoms, cell)
+    return atoms

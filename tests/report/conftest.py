@@ -719,6 +719,11 @@ def _spread(folder, trial, filled) -> Path:
         "channels/photons": rng.uniform(1e9, 1e10, 20),
         "channels/residual": np.append(rng.normal(0, 0.01, 19), np.nan),
         "channels/residual_sigma": np.append(np.full(19, 0.01), np.nan),
+        "sites/site": [0, 0, 1, 1],
+        "sites/unknown": [0, 1, 0, 1],
+        "sites/value": [0.02, -0.7, -0.01, 0.4],
+        "sites/sigma": [0.01, 0.3, 0.01, 0.2],
+        "sites/prior_sigma": [0.1, 1.0, 0.1, 1.0],
         **_constants(),
         **_x(rng),
     }
@@ -731,6 +736,7 @@ def _spread(folder, trial, filled) -> Path:
         "channels": 20,
         "lattices": 15,
         "constants": 6,
+        "sites": 4,
         "reflections": 60,
         "shells": 2,
     }
@@ -745,6 +751,7 @@ def _spread(folder, trial, filled) -> Path:
         "mosaicity": "continuous",
         "fits": ["free", "kramers_kronig", "smooth"],
         "sites": ["FE1", "FE2"],
+        "site_unknowns": ["x", "B"],
         "elements": ["Fe", "Fe"],
         "weak": [],
         "sigma_kinds": ["sandwich", "scaled", "fisher"],

@@ -30,6 +30,7 @@ SPREAD_ATTRIBUTES = (
     "mosaicity",
     "fits",
     "sites",
+    "site_unknowns",
     "elements",
     "weak",
     "sigma_kinds",
@@ -439,6 +440,29 @@ def test_x_of_spread(trial, figures_of):
     words = "\n".join(spread.headline(figures))
     assert "σ of shapes 1.25 (f′), 1.2 (f″) times those of X known" in words
     assert "X of 60 reflections complex: √S 40 to 50 e" in words and "ln scale -0.02" in words
+
+
+def test_sites_of_spread(trial, figures_of, tmp_path):
+    """What was refined of sites beside their curves, in one line; not a word where nothing was."""
+    figures = figures_of("spread")
+    assert figures["site_unknowns"] == {
+        "FE1": {"x": [0.02, 0.01], "B": [-0.7, 0.3]},
+        "FE2": {"x": [-0.01, 0.01], "B": [0.4, 0.2]},
+    }
+    words = [line for line in spread.headline(figures) if line.startswith("sites")]
+    assert words == [
+        "sites, off the model by: FE1 x +0.02 ± 0.01 Å, FE1 B -0.7 ± 0.3 Å²; "
+        "FE2 x -0.01 ± 0.01 Å, FE2 B +0.4 ± 0.2 Å²"
+    ]
+    table = store.read(trial.spread, "spread")
+    attributes = store.attributes(trial.spread, "spread") | {"site_unknowns": []}
+    for name in table:
+        if name.startswith("sites/"):
+            table[name] = table[name][:0]
+    _write_spread(tmp_path / "spread.h5", table, attributes)
+    without, _ = spread.make("spread", [tmp_path / "spread.h5"], trial.manifests)
+    assert without["site_unknowns"] == {}
+    assert not any(line.startswith("sites") for line in spread.headline(without))
 
 
 def test_spread_with_x_of_the_model(trial, tmp_path):

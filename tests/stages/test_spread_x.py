@@ -79,3 +79,26 @@ def test_x_is_judged_without_controls(product):
     (log_scale,) = product.attributes["log_scale"]
     assert abs(log_scale) < 0.005, "it is held in the first cycle"
     assert product.attributes["x_at_rest"]
+
+
+def test_sites_are_refined_where_it_is_asked_for(wide_run, tmp_path):
+    """Place and B, in two cycles. The model is right, so that they stay."""
+    asked = {"unknown_f": "complex", "max_cycles": 2, "controls": False}
+    asked |= {"refine_sites": ["b", "place"], "place_sigma_ang": 0.02}
+    tree = wide_run.tree | {"spread": wide_run.tree["spread"] | asked}
+    config = for_stage(section(parse(tree), "spread"), "spread")
+    out = tmp_path / "spread.h5"
+    stage.run(config, shoeboxes=wide_run.wide, stage1=wide_run.stage1, out=out, world=World())
+    attributes = store.attributes(out, "spread")
+    rows = columns(store.read(out, "spread"), "sites")
+    assert attributes["site_unknowns"] == ["x", "y", "z", "B"]
+    np.testing.assert_array_equal(rows["site"], np.repeat([0, 1], 4))
+    np.testing.assert_array_equal(rows["prior_sigma"], np.tile([0.02, 0.02, 0.02, 1.0], 2))
+    assert np.all((rows["sigma"] > 0.0) & (rows["sigma"] < 1.5 * rows["prior_sigma"]))
+    assert rows["value"].any() and np.all(np.abs(rows["value"]) < 3.0 * rows["prior_sigma"])
+    assert not any("of FE" in warning["what"] for warning in attributes["warnings"])
+
+
+def test_no_sites_are_refined_unless_asked_for(product):
+    assert product.attributes["site_unknowns"] == []
+    assert len(product.table["sites/site"]) == 0

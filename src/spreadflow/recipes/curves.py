@@ -230,7 +230,8 @@ def all_fits(
         curves = refined
         if fits:
             first = next(iter(fits.values()))
-            start = controls.nearest(p, first.p.curves(first.refined.theta))
+            theta = first.refined.theta
+            start = controls.nearest(p, first.p.curves(theta), theta)
             curves = lattices.refine(p, Trial(start), curves.rest)
         curves = curves._replace(scores=lattices.unbiased_scores(p, curves))
         fits[name] = quoted_fit(p, curves, config.spread.uncertainty)
@@ -381,9 +382,11 @@ def outlook(fits: dict[str, QuotedFit], elements: list[str]) -> dict[str, float 
     """Return how many lattices like these bring σ of the quoted curves to the goal, by kind of
     curve (`fp`, `fdp`); where these are smoothed, of the first that are not. None = no number does.
 
-    The information of a lattice is that of its pixels, reduced by the ratio of the counted to the
-    scattered variance at the nodes of the band. Nodes outside it do not count: there may be no
-    light, and the curves are what the restraints make them.
+    Where X is unknown it is σ of the shapes, the curves less their means over the band, as a
+    constant of f′ rests on the model of X, which no lattice makes better. The information of a
+    lattice is that of its pixels, reduced by the ratio of the counted to the scattered variance at
+    the nodes of the band. Nodes outside it do not count: there may be no light, and the curves are
+    what the restraints make them.
     """
     fit = next(fit for fit in fits.values() if not fit.p.is_smooth)
     p = fit.p
@@ -392,16 +395,17 @@ def outlook(fits: dict[str, QuotedFit], elements: list[str]) -> dict[str, float 
     mean_ev = float(p.energies_ev.mean())
     edges_ev = [anomalous.nearest_edge(element, mean_ev) for element in elements]
     band = np.add.outer(edges_ev, planning.BAND_EV)
-    counted = np.square(p.sigma(fisher @ pixels @ fisher))
-    scattered = np.square(p.sigma(fisher @ fit.noise @ fisher))
-    is_inside = planning.inside(p, band)
-    needed = dict[str, float | None]()
-    for kind, name in enumerate(("fp", "fdp")):
-        where = is_inside[:, kind]
-        counted_sum = counted[:, kind].sum(where=where)
-        scattered_sum = scattered[:, kind].sum(where=where)
-        factor = counted_sum / scattered_sum
-        of_lattice = factor * pixels / len(fit.refined.losses)
-        n = planning.lattices_for(planning.GOAL_E, of_lattice, p, band, kind)
+    needed: dict[str, float | None] = {"fp": None, "fdp": None}
+    if not planning.inside(p, band).any():
+        return needed
+    rows = planning.rows_of_quantities(p, band)
+    for name in needed:
+        of_curve = name if fit.refined.rest is None else f"shape_{name}"
+        quantity = planning.QUANTITIES.index(of_curve)
+        read = rows[quantity] @ fisher
+        counted = np.einsum("nt,tu,nu->", read, pixels, read, optimize=True)
+        scattered = np.einsum("nt,tu,nu->", read, fit.noise, read, optimize=True)
+        of_lattice = counted / scattered * pixels / len(fit.refined.losses)
+        n = planning.lattices_for(planning.GOAL_E, of_lattice, p, band, quantity)
         needed[name] = n if np.isfinite(n) else None
     return needed

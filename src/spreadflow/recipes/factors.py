@@ -4,7 +4,7 @@ intensities.
 The contents of files are handed in; `io/factor_files.py` reads them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -112,6 +112,11 @@ def places(
 
 SITE_UNKNOWNS = {"place": ("x", "y", "z"), "b": ("B",), "occupancy": ("ln occupancy",)}
 """What may be unknown of a site → names of its unknowns, in the order of `geometric_slopes`."""
+
+
+def site_unknown_names(kinds: Collection[str]) -> list[str]:
+    """Return the names of a site's unknowns, of the kinds that are unknown of sites."""
+    return [name for kind, names in SITE_UNKNOWNS.items() if kind in kinds for name in names]
 
 
 N_SITE_UNKNOWNS = sum(map(len, SITE_UNKNOWNS.values()))

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from spreadflow.analysis.curves import dispersion
 from spreadflow.analysis.curves.edges import edges, metals
 from spreadflow.errors import SpreadOutcome
+from spreadflow.recipes.site_rows import UNITS
 from spreadflow.report import spread_picture, spread_product
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
 from spreadflow.report.figures import columns, median, outcome_counts, root_mean_square
@@ -22,7 +23,7 @@ def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict,
     """Return figures over all runs, and the picture."""
     product = spread_product.read(stage, products[0], manifests)
     figures = _counts(product) | _precision(product) | _edges(product) | _controls(product)
-    figures |= _x(product)
+    figures |= _x(product) | {"site_unknowns": _site_unknowns(product)}
     sentences = _sentences(figures)
     return figures, spread_picture.draw(stage, product, figures, sentences)
 
@@ -38,6 +39,7 @@ def headline(figures: dict[str, Any]) -> list[str]:
         f"{say(figures['n_lattices'])} lattices ({figures['mosaicity']} mosaicity)",
         *_constants(figures),
         *_x_in_words(figures),
+        *_sites_in_words(figures),
         _difference_of_edges(figures) or ", ".join(_edge_of_each_site(figures)),
         f"0.1 e would take {about(goal['fp'])} lattices for f′, {about(goal['fdp'])} for f″",
     ]
@@ -61,7 +63,14 @@ def _sentences(figures: dict[str, Any]) -> list[str]:
     sentences.append(
         f"σ of 0.1 e takes {about(goal['fp'])} lattices for f′, {about(goal['fdp'])} for f″"
     )
-    return [*sentences, *_constants(figures), *_x_in_words(figures), *_error_from_truth(figures)]
+    of_sites = _sites_in_words(figures)
+    return [
+        *sentences,
+        *_constants(figures),
+        *_x_in_words(figures),
+        *of_sites,
+        *_error_from_truth(figures),
+    ]
 
 
 def _constants(figures: dict[str, Any]) -> list[str]:
@@ -93,6 +102,18 @@ def _x_in_words(figures: dict[str, Any]) -> list[str]:
         of_both = f"{say(cost['fp'], 3)} (f′), {say(cost['fdp'], 3)} (f″)"
         sentences.append(f"σ of shapes {of_both} times those of X known")
     return sentences
+
+
+def _sites_in_words(figures: dict[str, Any]) -> list[str]:
+    """Return in words what was refined of sites beside their curves; nothing where nothing was."""
+    sites = [
+        ", ".join(
+            f"{site} {name} {value:+.2g} ± {sigma:.2g}{UNITS[name]}"
+            for name, (value, sigma) in of_site.items()
+        )
+        for site, of_site in figures["site_unknowns"].items()
+    ]
+    return [f"sites, off the model by: {'; '.join(sites)}"] if sites else []
 
 
 def _edge_of_each_site(figures: dict[str, Any]) -> list[str]:
@@ -342,6 +363,19 @@ def _x(product: SpreadProduct) -> dict[str, Any]:
         "x_at_rest": bool(attributes["x_at_rest"]) if product.has_unknown_x else None,
         "phase_moved_deg": float(moved / weight.sum()) if product.has_unknown_x else None,
     }
+
+
+def _site_unknowns(product: SpreadProduct) -> dict[str, dict[str, list[float]]]:
+    """Return what was refined of each site beside its curves, and its σ, by name."""
+    names = product.attributes["site_unknowns"]
+    rows = columns(product.table, "sites")
+    out: dict[str, dict[str, list[float]]] = {}
+    for site, unknown, value, sigma in zip(
+        rows["site"], rows["unknown"], rows["value"], rows["sigma"], strict=True
+    ):
+        of_site = out.setdefault(product.sites[site], {})
+        of_site[names[unknown]] = [float(value), float(sigma)]
+    return out
 
 
 def _controls(product: SpreadProduct) -> dict[str, Any]:

@@ -45,6 +45,7 @@ from spreadflow.recipes.lattice import RunModel, Start, unpack
 from spreadflow.recipes.lattice_sums import LatticeSums, Ranks, Unknown
 from spreadflow.recipes.rest_rows import rest_rows
 from spreadflow.recipes.run_model import run_models
+from spreadflow.recipes.site_rows import site_rows, site_warnings
 from spreadflow.recipes.still import PERTURBATION
 from spreadflow.stages import blocks as skeleton
 from spreadflow.stages.expansions import (
@@ -191,7 +192,9 @@ def run(
         "changes": result.changes,
         "converged": result.changes[-1] < section.converged,
     }
-    product_attributes["warnings"] = warn(log, _warnings(section, product_attributes))
+    names = product_attributes["sites"]
+    of_sites = site_warnings(tables["sites"], names, product_attributes["site_unknowns"])
+    product_attributes["warnings"] = warn(log, _warnings(section, product_attributes) + of_sites)
     columns: dict[str, np.ndarray] = {}
     for table, of_table in tables.items():
         columns |= {f"{table}/{name}": column for name, column in of_table.items()}
@@ -480,12 +483,14 @@ def _tables(
         "lattices": _lattice_columns(result),
         "reflections": reflections,
         "shells": shells,
+        "sites": site_rows(quoted, lattices.unknown.sites),
     }
     attributes = {
         "config": section.model_dump(mode="json"),
         "mosaicity": config.stage1.mosaicity,
         "fits": list(fits),
         "sites": sites,
+        "site_unknowns": factors.site_unknown_names(section.refine_sites),
         "elements": elements,
         "sigma_kinds": [fit.kind for fit in fits.values()],
         **_of_x(section, result),

@@ -147,9 +147,16 @@ def verdicts(
     ]
 
 
-def nearest(p: Parametrisation, curves: np.ndarray) -> np.ndarray:
-    """Return θ whose curves are nearest to `curves` (site, 2, channel)."""
-    return np.linalg.lstsq(p.basis, (curves - p.reference).ravel(), rcond=None)[0]
+def nearest(p: Parametrisation, curves: np.ndarray, beside: np.ndarray | None = None) -> np.ndarray:
+    """Return θ whose curves are nearest to `curves` (site, 2, channel).
+
+    beside: another θ, of which what moves no curve, the last of it, is taken; None = 0.
+    """
+    theta = np.linalg.lstsq(p.basis, (curves - p.reference).ravel(), rcond=None)[0]
+    n_beside = int((~p.basis.any(axis=0)).sum())
+    if beside is not None and n_beside:
+        theta[-n_beside:] = beside[-n_beside:]
+    return theta
 
 
 def _start(
@@ -197,7 +204,8 @@ def _labels(refine: Refine, p: Parametrisation, best: RefinedCurves) -> list[Ver
     for a, b in combinations(range(len(curves)), 2):
         swapped = curves.copy()
         swapped[[a, b]] = curves[[b, a]]
-        of_swapped = refine(Trial(nearest(p, swapped), moves_curves=False, needs_sigma=False))
+        start = nearest(p, swapped, best.theta)
+        of_swapped = refine(Trial(start, moves_curves=False, needs_sigma=False))
         worse = (of_swapped.value - best.value) / len(best.losses)
         out.append(Verdict(f"sites {a + 1}, {b + 1} swapped", worse >= WORSE_LABELS, worse, bar))
     return out

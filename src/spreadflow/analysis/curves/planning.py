@@ -114,7 +114,7 @@ def outlook(information: np.ndarray, p: Parametrisation, band_ev: np.ndarray) ->
     see `inside`.
     """
     values, modes = eigh(information, p.restraints)
-    share = [np.square(rows @ modes).mean(axis=0) for rows in _rows(p, band_ev)]
+    share = [np.square(rows @ modes).mean(axis=0) for rows in rows_of_quantities(p, band_ev)]
     return Outlook(np.maximum(values, 0.0), np.array(share))
 
 
@@ -139,7 +139,7 @@ def compared_ev(element: str, energies_ev: np.ndarray) -> np.ndarray:
     return anomalous.nearest_edge(element, float(energies_ev.mean())) + np.array(BAND_EV)
 
 
-def _rows(p: Parametrisation, band_ev: np.ndarray) -> list[np.ndarray]:
+def rows_of_quantities(p: Parametrisation, band_ev: np.ndarray) -> list[np.ndarray]:
     """Return the rows (row, theta) with which values of each of `QUANTITIES` are read from θ."""
     is_inside = inside(p, band_ev)
     of_curves = p.at_nodes.reshape(*is_inside.shape, -1)
@@ -163,7 +163,9 @@ def sigma_from(
     `outlook`, for one number alone.
     """
     root = np.linalg.cholesky(n * information + p.restraints)
-    whitened = [solve_triangular(root, rows.T, lower=True) for rows in _rows(p, band_ev)]
+    whitened = [
+        solve_triangular(root, rows.T, lower=True) for rows in rows_of_quantities(p, band_ev)
+    ]
     return np.sqrt([np.square(columns).sum(axis=0).mean() for columns in whitened])
 
 
@@ -182,8 +184,8 @@ def inside(p: Parametrisation, band_ev: np.ndarray) -> np.ndarray:
 def lattices_for(
     sigma_e: float, information: np.ndarray, p: Parametrisation, band_ev: np.ndarray, kind: int = 0
 ) -> float:
-    """Return the least number of lattices that brings σ of f' (kind 0) or f'' (1) down to
-    `sigma_e`; inf where none does.
+    """Return the least number of lattices that brings σ of one of `QUANTITIES`, by its place, down
+    to `sigma_e`; inf where none does.
 
     information, band_ev: see `outlook`.
     """

@@ -91,6 +91,25 @@ CONSTANTS = table(
 site's metal, and their shapes.
 """
 
+SITES = table(
+    "sites",
+    {
+        "site": Column("int32", "", "of attribute `sites`"),
+        "unknown": Column("int32", "", "of attribute `site_unknowns`"),
+        "value": Column(
+            "float64",
+            "",
+            "what it was refined to, less what the model has: x, y, z, a common shift of the "
+            "site's atoms on orthogonal axes with x along a, Å; B, Å²; ln of the occupancy",
+        ),
+        "sigma": Column("float64", "", "its standard deviation, as quoted of the first fit"),
+        "prior_sigma": Column("float64", "", "standard deviation that the model was said to have"),
+    },
+)
+"""What was refined of sites beside their curves, with the quoted fit; empty without
+`refine_sites`.
+"""
+
 CENTRIC = "NaN = X has no such part"
 """What b is of a reflection that has none."""
 
@@ -235,6 +254,6 @@ LATTICES = table(
 """How the lattices of the shoeboxes ended."""
 
 DATASETS: dict[str, Dataset] = (
-    CURVES | VALUES | CONSTANTS | EDGES | CHANNELS | LATTICES | REFLECTIONS | SHELLS
+    CURVES | VALUES | CONSTANTS | SITES | EDGES | CHANNELS | LATTICES | REFLECTIONS | SHELLS
 )
 """Of a whole product."""
