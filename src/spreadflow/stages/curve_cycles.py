@@ -1,0 +1,292 @@
+"""The cycles of `spread`: lattices are refined and reduced to Gram matrices with the curves of the
+cycle before, then the curves, and X where it is unknown, from these alone, until they stay.
+
+The Gram matrices of a cycle are the product `spread.gram/<cycle>.h5`, so that a run that was killed
+continues from the blocks that are finished.
+"""
+
+from logging import Logger
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from spreadflow import build
+from spreadflow.analysis.curves.columns import NO_SITE_UNKNOWNS
+from spreadflow.analysis.curves.dispersion import Parametrisation
+from spreadflow.analysis.curves.expand import FittedRest, RefinedCurves
+from spreadflow.analysis.curves.gram import Gram
+from spreadflow.config import SpreadConfig
+from spreadflow.errors import FileError, SpreadOutcome
+from spreadflow.io import store
+from spreadflow.io.factor_files import FactorFiles
+from spreadflow.io.shoebox_blocks import ShoeboxBlock
+from spreadflow.models import MosaicOfLattice
+from spreadflow.parallel import World
+from spreadflow.physics.structure_factors import StructureFactors
+from spreadflow.recipes import curves, factors, gram_rows
+from spreadflow.recipes.alternate import alternate
+from spreadflow.recipes.factors import MovedSites
+from spreadflow.recipes.gram import (
+    ExpandedLattice,
+    expand_lattice,
+    with_curves,
+    with_rest,
+)
+from spreadflow.recipes.lattice import RunModel, Start, unpack
+from spreadflow.recipes.lattice_sums import LatticeSums, Ranks, Unknown
+from spreadflow.recipes.still import PERTURBATION
+from spreadflow.stages import blocks as skeleton
+from spreadflow.stages.expansions import (
+    Expansion,
+    LatticeRow,
+    StartsOfBlock,
+    expanded_block,
+    starts_again,
+)
+from spreadflow.stages.pixel_models import sections_of
+
+KEYS_OF_PIXELS = {"d_min", "d_max", "model_error"}
+"""Keys of the section on which Gram matrices depend, beside the curves that they are expanded
+about.
+"""
+
+DECIMALS = 6
+"""Decimals, e, to which the curves of an expansion are rounded: rounding errors of sums must not
+change the key of a cycle.
+"""
+
+X_DECIMALS = 3
+"""The same of X."""
+
+
+class Context(NamedTuple):
+    """What all cycles share."""
+
+    config: SpreadConfig
+    shoeboxes: Path
+    blocks: list[ShoeboxBlock]
+    models: list[RunModel]
+    """of each run"""
+    mosaic_of: MosaicOfLattice
+    unknowns: list[str]
+    """of the lattices of stage 1"""
+    files: FactorFiles
+    log: Logger
+    world: World
+
+
+class About(NamedTuple):
+    """What the Gram matrices of a cycle are expanded about."""
+
+    curves: np.ndarray
+    """(site, 2, channel) f′, f″"""
+    rest: FittedRest | None
+    """X, where it is unknown; None = that of the model"""
+    sites: MovedSites | None
+    """the sites, where more than their curves is unknown of them"""
+
+    def moved(self, factors: StructureFactors) -> StructureFactors:
+        """Return structure factors with the sites where they are."""
+        if self.sites is None:
+            return factors
+        others = factors.groups[factors.n_sites :]
+        return factors._replace(groups=np.concatenate([self.sites.groups, others]))
+
+    def factors(self, model: RunModel) -> StructureFactors:
+        """Return the structure factors that lattices are refined with."""
+        with_sites = with_curves(self.moved(model.factors), self.curves)
+        return with_rest(with_sites, self.rest, model.space_group)
+
+
+class Cycle(NamedTuple):
+    """The lattices of a finished cycle."""
+
+    rows: dict[str, np.ndarray]
+    """columns of `lattices`, of all lattices"""
+    used: np.ndarray
+    """(used lattice,) rows of the lattices that are used"""
+    sums: LatticeSums
+
+
+class Result(NamedTuple):
+    """Curves from the lattices of the last cycle."""
+
+    p: Parametrisation
+    refined: RefinedCurves
+    cycle: Cycle
+    changes: list[float]
+    """largest change of the curves in each cycle, in σ"""
+    log_scales: list[float]
+    """ln of Σ|F|² over Σ(|M|² + S), M the F of the start, in each cycle; none where X is that of
+    the model
+    """
+
+
+def alternated(context: Context, out: Path, inputs: list, starts: StartsOfBlock) -> Result:
+    """Refine lattices and curves in turns, until the curves no longer change.
+
+    The key of a cycle's matrices is made of the key of the cycle before and of the curves that they
+    are expanded about. The rest of the section acts through these curves alone: where they stay the
+    same, the matrices are kept.
+    """
+    config = context.config
+    section = config.spread
+    model = context.models[0]
+    sites = _moved_sites(context, None)
+    unknowns = NO_SITE_UNKNOWNS if sites is None else sites.unknowns
+    fits = curves.parametrisations(
+        config, model.factors, model.energies_ev, context.files, unknowns
+    )
+    p = next(iter(fits.values()))
+    sections = sections_of(config, config.stage1)
+    key = store.digest(sections, section.model_dump(mode="json", include=KEYS_OF_PIXELS), inputs)
+    ids = [block.ids for block in context.blocks]
+    n_cycles = 0
+    log_scales: list[float] = []
+
+    def refine_lattices(before: RefinedCurves | None) -> Cycle:
+        nonlocal key, n_cycles, starts
+        n_cycles += 1
+        expansion_curves = np.round(curves.curves_of(p, before), DECIMALS)
+        rest = None if before is None or before.rest is None else before.rest.rounded(X_DECIMALS)
+        n_other = len(p.names) - len(unknowns.names)
+        sites = _moved_sites(context, None if before is None else before.theta[n_other:])
+        key = store.digest(key, expansion_curves)
+        if rest is not None:
+            key = store.digest(key, rest.hkl, rest.x)
+        if sites is not None:
+            key = store.digest(key, sites.unknowns.origin)
+        path = out.with_suffix(".gram") / f"{n_cycles}.h5"
+        parts = store.Parts(path, "gram", key, ids)
+        about = About(expansion_curves, rest, sites)
+        _expand(context, parts, starts, about, n_cycles)
+        cycle = _read_cycle(context, parts, about, is_first=n_cycles == 1)
+        starts = starts_again(parts)
+        return cycle
+
+    def refine_curves(cycle: Cycle, before: RefinedCurves | None) -> tuple[RefinedCurves, float]:
+        refined, change = curves.refine(cycle.sums, p, before, section.band_sigma_e)
+        words = "cycle %d: %d lattices, curves moved by %.3g σ at most"
+        context.log.info(words, n_cycles, cycle.sums.n, change)
+        if refined.rest is not None:
+            log_scales.append(refined.rest.log_scale)
+            words = "cycle %d: ln Σ|F|²/Σ(|M|² + S) = %+.4f, M of the start; √S of shells %s e"
+            widths = " ".join(f"{width:.3g}" for width in np.sqrt(refined.rest.variance))
+            context.log.info(words, n_cycles, refined.rest.log_scale, widths)
+        return refined, change
+
+    def is_over(changes: list[float]) -> bool:
+        return curves.has_converged(changes, section)
+
+    turns = alternate(refine_lattices, refine_curves, is_over)
+    return Result(p, turns.state, turns.expanded, turns.changes, log_scales)
+
+
+def _moved_sites(context: Context, values: np.ndarray | None) -> MovedSites | None:
+    """Return the sites at values of what is unknown of them beside their curves (site unknown,),
+    None = as the model has them; None where nothing is.
+    """
+    section = context.config.spread
+    sigmas: dict[str, float] = {
+        "place": section.place_sigma_ang,
+        "b": section.b_sigma_ang2,
+        "occupancy": section.occupancy_sigma,
+    }
+    chosen = {str(kind): sigmas[kind] for kind in section.refine_sites}
+    if not chosen:
+        return None
+    origin = None if values is None else np.round(values, DECIMALS)
+    rng = np.random.default_rng([context.config.seed, 0, PERTURBATION])
+    return factors.moved_sites(
+        context.config.structure_factors,
+        context.models[0].factors,
+        chosen,
+        rng,
+        context.files,
+        origin,
+    )
+
+
+def _expand(
+    context: Context,
+    parts: store.Parts,
+    starts: StartsOfBlock,
+    about: About,
+    cycle: int,
+) -> None:
+    """Make all parts of a cycle."""
+    models = [model._replace(factors=about.factors(model)) for model in context.models]
+
+    section = context.config.spread
+    expansion = Expansion(
+        shoeboxes=context.shoeboxes,
+        kind=section.shoeboxes,
+        blocks=context.blocks,
+        unknowns=context.unknowns,
+        n_channels=len(models[0].energies_ev),
+        log=context.log,
+    )
+
+    def expand(columns: dict[str, np.ndarray], row: LatticeRow, start: Start) -> ExpandedLattice:
+        lattice = unpack(columns, row.row, section.d_min or 0.0, section.d_max)
+        mosaic = context.mosaic_of(row.shot_id, row.k)
+        model = models[row.run]
+        return expand_lattice(lattice, mosaic, model, context.config.stage1, section, start)
+
+    def make(block: int) -> dict[str, np.ndarray]:
+        return expanded_block(expansion, block, starts(block), expand)
+
+    skeleton.run(parts, make, f"spread, cycle {cycle}", context.world)
+    parts.finish(
+        context.world,
+        sites=curves.site_names(context.config),
+        energies_ev=models[0].energies_ev,
+        unknowns=context.unknowns,
+        cycle=cycle,
+        curves=about.curves,
+    )
+
+
+def _read_cycle(context: Context, parts: store.Parts, about: About, is_first: bool) -> Cycle:
+    """Return the lattices of a finished cycle, of which this rank holds those of its blocks.
+    Collective.
+
+    is_first: `about` is the start. Raises FileError where none can be used.
+    """
+    world = context.world
+    model = context.models[0]
+    section = context.config.spread
+    rows = skeleton.all_rows(parts, "lattices")
+    used = np.flatnonzero(rows["outcome"] == SpreadOutcome.USED)
+    if not len(used):
+        n_lattices = len(rows["outcome"])
+        found = f"{n_lattices} of which none can be"
+        todo = "Look at stage1, and widen the range from spread.d_max to spread.d_min."
+        raise FileError(context.shoeboxes, "lattices of which one can be used", found, todo)
+    numbers: list[int] = []
+    grams: list[Gram] = []
+    sizes = np.array([len(block.lattices) for block in context.blocks])
+    first_rows = np.cumsum(sizes) - sizes
+    for block in range(world.rank, len(sizes), world.size):
+        for row, lattice_gram in gram_rows.grams_of(parts.read(block)):
+            numbers.append(int(np.searchsorted(used, first_rows[block] + row)))
+            grams.append(lattice_gram)
+    sums = LatticeSums(
+        grams,
+        about.moved(model.factors),
+        rows["photons"][used],
+        model.energies_ev,
+        numbers=np.array(numbers, dtype=int),
+        unknowns=context.unknowns,
+        unknown=Unknown(
+            kind=section.unknown_f,
+            cell=build.cell(context.config.structure_factors),
+            space_group=model.space_group,
+            sigma=section.f0_sigma,
+            sites=NO_SITE_UNKNOWNS if about.sites is None else about.sites.unknowns,
+            is_held=is_first,
+        ),
+        ranks=Ranks(world.total, world.gather),
+    )
+    return Cycle(rows, used, sums)
