@@ -213,7 +213,7 @@ def cycles(row: Row, set_number: int, place: Place) -> Iterator[Cycle]:
                 for one, before in zip(all_expanded, starts, strict=True)
             ]
             costs = costs_of_lattices(all_expanded)
-            sums = sums_of(row, all_expanded, factors, is_first=cycle == 0)
+            sums = sums_of(row, all_expanded, factors)
             del all_expanded
             reduced = refined(sums, fits, free, costs)
             yield reduced
@@ -233,9 +233,7 @@ def costs_of_lattices(all_expanded: list[Expanded]) -> dict[str, Any]:
     }
 
 
-def sums_of(
-    row: Row, all_expanded: list[Expanded], factors: StructureFactors, is_first: bool
-) -> LatticeSums:
+def sums_of(row: Row, all_expanded: list[Expanded], factors: StructureFactors) -> LatticeSums:
     """Return the sums over the lattices that are used, with X unknown as the row says."""
     simulator = lattices.simulator(row.simulation.data)
     used = [one.lattice for one in all_expanded if one.lattice.gram is not None]
@@ -244,7 +242,6 @@ def sums_of(
         cell=simulator.cell,
         space_group=simulator.crystal.space_group,
         sigma=REAL_SIGMA,
-        is_held=is_first,
     )
     return LatticeSums(
         [one.gram for one in used],
@@ -296,7 +293,7 @@ def seconds_of_evaluation(sums: LatticeSums, p: Parametrisation, fit: RefinedCur
         is_integrated=True,
         start_square=1.0,
         site_origin=sums.unknown.sites.origin,
-        is_held=False,
+        scale_sigma=np.inf,
         add=lambda array: array,
     )
     prior = rests.prior(sums.rest, fit.rest.variance)

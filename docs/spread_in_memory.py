@@ -90,7 +90,6 @@ def refined_curves(n_lattices: int) -> dict[str, np.ndarray]:
             kind=sections.spread.unknown_f,
             cell=simulator.cell,
             space_group=model.space_group,
-            is_held=before is None,
         )
         return LatticeSums(
             [one.gram for one in expanded],

@@ -51,8 +51,10 @@ class Unknown(NamedTuple):
     """of |X|, relative, where it is real; S of complex X is found from the data"""
     sites: SiteUnknowns = NO_SITE_UNKNOWNS
     """what is unknown of sites beside their curves"""
-    is_held: bool = False
-    """Σ|F|² is held at the model's: in the first cycle, whose lattices are expanded too far off"""
+    is_held: bool = True
+    """Σ|F|² is held at the model's, where X is complex: lattices say too little of the common
+    scale, which would go up and down from cycle to cycle, or run away
+    """
 
 
 class LatticeSums:
@@ -255,6 +257,7 @@ class LatticeSums:
     def _problem(self, columns: Columns, rest: Rest, p: Parametrisation) -> Problem:
         """Return the problem of curves and X. Collective."""
         is_complex = self.unknown.kind == "complex"
+        is_held = is_complex and self.unknown.is_held
         problem = Problem(
             columns=columns,
             rest=rest,
@@ -263,7 +266,7 @@ class LatticeSums:
             is_integrated=is_complex,
             start_square=0.0,
             site_origin=self.unknown.sites.origin,
-            is_held=is_complex and self.unknown.is_held,
+            scale_sigma=objective.SCALE_HOLD if is_held else np.inf,
             add=self.ranks.total,
         )
         recorded = np.bincount(columns.reflection, columns.is_used[columns.lattice], rest.n)

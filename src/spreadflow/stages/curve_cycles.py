@@ -161,7 +161,7 @@ def alternated(context: Context, out: Path, inputs: list, starts: StartsOfBlock)
         parts = store.Parts(path, "gram", key, ids)
         about = About(expansion_curves, rest, sites)
         _expand(context, parts, starts, about, n_cycles)
-        cycle = _read_cycle(context, parts, about, is_first=n_cycles == 1)
+        cycle = _read_cycle(context, parts, about)
         starts = starts_again(parts)
         return cycle
 
@@ -248,11 +248,11 @@ def _expand(
     )
 
 
-def _read_cycle(context: Context, parts: store.Parts, about: About, is_first: bool) -> Cycle:
+def _read_cycle(context: Context, parts: store.Parts, about: About) -> Cycle:
     """Return the lattices of a finished cycle, of which this rank holds those of its blocks.
     Collective.
 
-    is_first: `about` is the start. Raises FileError where none can be used.
+    Raises FileError where none can be used.
     """
     world = context.world
     model = context.models[0]
@@ -285,7 +285,6 @@ def _read_cycle(context: Context, parts: store.Parts, about: About, is_first: bo
             space_group=model.space_group,
             sigma=section.f0_sigma,
             sites=NO_SITE_UNKNOWNS if about.sites is None else about.sites.unknowns,
-            is_held=is_first,
         ),
         ranks=Ranks(world.total, world.gather),
     )

@@ -73,16 +73,20 @@ def test_variance_rests_where_expectation_maximisation_does(rest, n_shells):
     assert np.abs(np.log(variance / planted)).max() < 0.6
 
 
-def test_variance_changes_no_more_than_fourfold_and_never_vanishes(rest):
+def test_variance_changes_no_more_than_twofold_and_neither_vanishes_nor_swallows_the_model(rest):
     """Where nothing was seen it stays."""
     x = np.zeros((rest.n, 2))
     prior = rests.prior(rest, np.array([64.0]))
     covariance = 0.5 / prior.precision[:, [0, 0, 1]] * [1.0, 0.0, 1.0]
     seen = np.ones(rest.n, dtype=bool)
-    assert rests.next_variance(rest, x, covariance, prior, seen) == pytest.approx([16.0])
-    assert rests.next_variance(rest, x + 1e3, covariance, prior, seen) == pytest.approx([256.0])
+    assert rests.next_variance(rest, x, covariance, prior, seen) == pytest.approx([32.0])
+    assert rests.next_variance(rest, x + 1e3, covariance, prior, seen) == pytest.approx([128.0])
     assert rests.next_variance(rest, x, covariance, prior, ~seen) == pytest.approx([64.0])
-    smallest = 1e-6 * np.mean(np.abs(rest.model) ** 2)
+    mean_square = np.mean(np.abs(rest.model) ** 2 / rest.weight)
+    smallest = 1e-6 * mean_square
+    largest = 0.25 * mean_square
+    wide = rests.prior(rest, np.array([0.9 * largest]))
+    assert rests.next_variance(rest, x + 1e3, covariance, wide, seen) == pytest.approx([largest])
     tiny = rests.prior(rest, np.array([smallest]))
     assert rests.next_variance(rest, x, covariance, tiny, seen) == pytest.approx([smallest])
 

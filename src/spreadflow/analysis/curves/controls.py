@@ -15,6 +15,7 @@ import numpy as np
 from spreadflow.analysis.curves.columns import Columns, rows
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import RefinedCurves
+from spreadflow.analysis.curves.rest import LARGEST_SHARE
 from spreadflow.physics.structure_factors import StructureFactors
 
 SAME_START_SIGMA = 0.05
@@ -34,16 +35,13 @@ ALIKE_CORRELATION = 0.3
 SIGNIFICANT_SIGMA = 5.0
 """Standard errors of a difference that is no accident."""
 
-HALVES_SPREAD = (0.7, 1.4)
-"""Limits of the standard deviation of the difference of half sets over its σ."""
+HALVES_SPREAD = (0.6, 1.4)
+"""Limits of the standard deviation of the difference of half sets over its σ. Where X is unknown
+both have the same prior, and differ by less than their σ.
+"""
 
 SAME_SCALE = 0.05
 """ln of Σ|F|² over that of the model, up to which X is on the model's scale."""
-
-LARGEST_SHARE = 0.5
-"""Standard deviation of X about the model's, relative to |X|, up to which this is a model of the
-crystal.
-"""
 
 DARK_SHARE = 1e-4
 """Channels below this share of the brightest hold nothing that could be scaled."""
@@ -249,9 +247,9 @@ def of_rest(best: RefinedCurves) -> list[Verdict]:
         Verdict("scale", away <= SAME_SCALE, away, f"|ln Σ|F|²/Σ(|M|² + S)|, at most {SAME_SCALE}"),
         Verdict(
             "model",
-            share <= LARGEST_SHARE,
+            share < 0.99 * LARGEST_SHARE,
             share,
-            f"√S of a shell over the model's r.m.s. |X|, at most {LARGEST_SHARE}",
+            f"√S of a shell over the model's r.m.s. |X|, below {LARGEST_SHARE}",
         ),
         Verdict("at rest", best.rest.has_converged, float(len(best.steps)), "steps, until it is"),
     ]

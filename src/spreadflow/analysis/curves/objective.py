@@ -25,7 +25,7 @@ from spreadflow.analysis.curves.expand import complex_curves, symmetric
 from spreadflow.analysis.curves.rest import Add, Prior, Rest
 
 SCALE_HOLD = 1e-3
-"""Standard deviation of ln Σ|F|² about that of the model where it is held."""
+"""Standard deviation of ln Σ|F|² about ln Σ(|M|² + S) where it is held."""
 
 
 class Problem(NamedTuple):
@@ -43,8 +43,10 @@ class Problem(NamedTuple):
     """Σ|M|² of the reflections that were recorded, M the F of the start, electrons²"""
     site_origin: np.ndarray
     """(site unknown,) where g of the sites and its derivatives are taken"""
-    is_held: bool
-    """Σ|F|² is held at Σ(|M|² + S): the first expansion is too far off for the pixels to tell"""
+    scale_sigma: float
+    """standard deviation of ln Σ|F|² about ln Σ(|M|² + S): `SCALE_HOLD`, or infinite where it is
+    left to the pixels
+    """
     add: Add
     """sum over ranks"""
 
@@ -235,9 +237,10 @@ def _of_means(
     total = float(np.sum(np.abs(F[is_seen]) ** 2))
     target = problem.start_square + float(prior.variance[is_seen].sum())
     log_scale = float(np.log(total / target)) if target > 0.0 else 0.0
-    if problem.is_held:
-        value += 0.5 * (log_scale / SCALE_HOLD) ** 2
-        hold = np.where(is_seen, 2.0 * log_scale / SCALE_HOLD**2 / total * F, 0.0)
+    sigma = problem.scale_sigma
+    if np.isfinite(sigma):
+        value += 0.5 * (log_scale / sigma) ** 2
+        hold = np.where(is_seen, 2.0 * log_scale / sigma**2 / total * F, 0.0)
         on_x += hold
         on_curves += hold
     return _Means(value, on_x, on_curves, bend, log_scale)

@@ -264,7 +264,7 @@ def lattice_information(
         is_integrated=False,
         start_square=0.0,
         site_origin=NO_SITE_UNKNOWNS.origin,
-        is_held=False,
+        scale_sigma=np.inf,
         add=lambda array: array,
     )
     priors = [rests.prior(rest, weakening * rests.first_variance(rest, error)) for error in errors]

@@ -63,6 +63,9 @@ SMALLEST_FALL = 0.05
 reflection that creeps along its arc is not waited for.
 """
 
+FURTHEST = 1.0
+"""Square of the distance from rest of a reflection that is not waited for, in units of C."""
+
 SMALLEST_MOVE = 0.01
 """Move of a node that no longer counts, in the σ that it has where X is held."""
 
@@ -144,7 +147,8 @@ def refine(problem: Problem, start: Start, how: How) -> AtRest:
             prior = rests.prior(rest, variance)
         here = objective.point(problem, there.theta, there.x, prior)
         is_first = how.moves_curves and is_alone
-        is_still = step.promise < SMALLEST_FALL and step.move < SMALLEST_MOVE
+        away = np.max(here.by_x**2 * here.covariance[:, [0, 2]], initial=0.0)
+        is_still = step.promise < SMALLEST_FALL and step.move < SMALLEST_MOVE and away < FURTHEST
         if is_still and change < SMALLEST_CHANGE and not is_first:
             has_converged = True
             break
@@ -225,7 +229,7 @@ def _newton(
     of_curves = np.linalg.inv(H - K.T @ follow)
     hold_theta = np.zeros(n_theta)
     hold_x = np.zeros(len(K))
-    if problem.is_held:
+    if np.isfinite(problem.scale_sigma):
         hold_theta, hold_x = _hold(problem, here)
 
     def times(v: np.ndarray) -> np.ndarray:
@@ -291,7 +295,7 @@ def _hold(problem: Problem, here: Point) -> tuple[np.ndarray, np.ndarray]:
     """
     F = objective.mean_factors(problem, here.theta, here.x)
     F = np.where(here.is_seen, F, 0.0)
-    pull = 2.0 * F / np.sum(np.abs(F) ** 2) / objective.SCALE_HOLD
+    pull = 2.0 * F / np.sum(np.abs(F) ** 2) / problem.scale_sigma
     by_theta, by_x = objective.pulled(problem, here.theta, pull, pull)
     return by_theta, by_x.ravel()
 

@@ -36,7 +36,12 @@ the search for it begins.
 SMALLEST_SHARE = 1e-3
 """Least standard deviation of X that is believed, relative to the r.m.s. |X| of its shell."""
 
-MAX_FACTOR = 4.0
+LARGEST_SHARE = 0.5
+"""Standard deviation of X about the model's, relative to the r.m.s. |X| of its shell, beyond which
+this is no model of the crystal: S grows no further.
+"""
+
+MAX_FACTOR = 2.0
 """Factor by which S changes at a time, at most."""
 
 FREEDOM = {"complex": 2, "real": 1, "none": 0}
@@ -187,9 +192,9 @@ def next_variance(
     total = np.bincount(rest.shell, squares, rest.n_shells)
     n = np.bincount(rest.shell, n_determined, rest.n_shells)
     new = np.where(n > 0.0, total / np.maximum(n, 1e-9), before)
-    smallest = SMALLEST_SHARE**2 * rest.by_shell(np.abs(rest.model) ** 2, is_seen)
+    mean_square = rest.by_shell(np.abs(rest.model) ** 2 / rest.weight, every)
     limited = np.clip(new, before / MAX_FACTOR, before * MAX_FACTOR)
-    return np.maximum(limited, smallest)
+    return np.clip(limited, SMALLEST_SHARE**2 * mean_square, LARGEST_SHARE**2 * mean_square)
 
 
 Add = Callable[[np.ndarray], np.ndarray]
