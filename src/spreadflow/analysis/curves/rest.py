@@ -127,7 +127,9 @@ def rest(
     indices = np.asarray(hkl, dtype=np.int32)
     is_centric = np.asarray(operations.centric_flag_array(indices), dtype=bool)
     most = FREEDOM[unknown]
-    weight = np.asarray(operations.epsilon_factor_array(indices), dtype=np.float64)
+    weight = np.asarray(
+        operations.epsilon_factor_without_centering_array(indices), dtype=np.float64
+    )
     if unknown == "real":
         weight = np.maximum(np.abs(base) ** 2, SMALLEST_F)
     n_shells = int(np.clip(len(hkl) // PER_SHELL, 1, MAX_SHELLS))
