@@ -224,9 +224,7 @@ class LatticeSums:
         fisher = refined.fisher
         scores = np.zeros((self.n, len(refined.theta)))
         for row, number in enumerate(self.numbers):
-            only = np.arange(len(self.numbers)) == row
-            one = self.columns._replace(is_used=only)
-            information = expand.normal(one, p, refined.theta).hessian
+            information = expand.normal(self.columns.only(row), p, refined.theta).hessian
             scores[number] = expand.unbiased(refined.scores[number], information, fisher)
         return self.ranks.total(scores)
 

@@ -73,6 +73,25 @@ def same_rows(table: np.ndarray, hkl: np.ndarray) -> np.ndarray:
     return np.where(keys[row] == wanted, row, -1)
 
 
+BY_COLUMN = (
+    "hkl",
+    "channel",
+    "fixed",
+    "groups",
+    "along",
+    "across",
+    "site_slopes",
+    "reflection",
+    "intensity",
+    "slope",
+    "cross",
+)
+"""Fields of `Columns` that have a row for each column."""
+
+BY_LATTICE = ("held", "score", "loss", "is_used")
+"""Those that have one for each lattice."""
+
+
 class SiteUnknowns(NamedTuple):
     """What is unknown of sites beside their curves, such as their place and B."""
 
@@ -146,6 +165,22 @@ class Columns(NamedTuple):
         """(column,) number of the lattice"""
         return np.repeat(np.arange(len(self.loss)), np.diff(self.first_column[self.first_box]))
 
+    def only(self, lattice: int) -> "Columns":
+        """Return the columns of one lattice."""
+        first, last = self.first_box[lattice : lattice + 2]
+        first_column = self.first_column[first : last + 1]
+        first_value = self.first_value[first : last + 1]
+        own = slice(first_column[0], first_column[-1])
+        one = slice(lattice, lattice + 1)
+        return self._replace(
+            **{name: getattr(self, name)[own] for name in BY_COLUMN},
+            **{name: getattr(self, name)[one] for name in BY_LATTICE},
+            first_column=first_column - first_column[0],
+            first_value=first_value - first_value[0],
+            normal=self.normal[first_value[0] : first_value[-1]],
+            first_box=np.array([0, last - first]),
+        )
+
     def of_model(self) -> "Columns":
         """Return the columns with X and sites of the model, as if all were of one reflection."""
         nothing = np.zeros(len(self.fixed), dtype=np.complex128)
@@ -178,9 +213,9 @@ class Columns(NamedTuple):
         )
 
 
-def columns(grams: Sequence[Gram], of_columns: Sequence[Scattering], n_sites: int) -> Columns:
-    """Return the columns of lattices from their Gram matrices and what their F is made of; X is not
-    unknown. A rank may hold none.
+def columns(grams: Sequence[Gram], own: Scattering) -> Columns:
+    """Return the columns of lattices from their Gram matrices and what F of all their columns is
+    made of; X is not unknown. A rank may hold none.
     """
     n_lattices = len(grams)
     n_unknowns = len(grams[0].score) if grams else 0
@@ -188,18 +223,17 @@ def columns(grams: Sequence[Gram], of_columns: Sequence[Scattering], n_sites: in
     n_boxes = np.array([len(gram.start) - 1 for gram in grams], dtype=np.int64)
     nuisance = np.array([gram.nuisance for gram in grams])
     nuisance = nuisance.reshape(n_lattices, n_unknowns, n_unknowns)
-    fixed = _joined([own.fixed for own in of_columns], np.complex128)
-    nothing = np.zeros(len(fixed), dtype=np.complex128)
+    nothing = np.zeros(len(own.fixed), dtype=np.complex128)
     return Columns(
         hkl=_joined([gram.hkl for gram in grams], np.int32, 3),
         channel=_joined([gram.channel for gram in grams], np.int32),
-        fixed=fixed,
-        groups=_joined([own.groups for own in of_columns], np.complex128, n_sites),
+        fixed=own.fixed,
+        groups=np.ascontiguousarray(own.groups),
         along=nothing,
         across=nothing,
-        site_slopes=np.zeros((len(fixed), 0), dtype=np.complex128),
+        site_slopes=np.zeros((len(nothing), 0), dtype=np.complex128),
         site_of=np.zeros(0, dtype=np.int64),
-        reflection=np.zeros(len(fixed), dtype=np.int32),
+        reflection=np.zeros(len(nothing), dtype=np.int32),
         intensity=_joined([gram.intensity for gram in grams], np.float64),
         slope=_joined([gram.slope for gram in grams], np.float64),
         cross=_joined([gram.cross for gram in grams], np.float64, n_unknowns),
@@ -216,14 +250,12 @@ def columns(grams: Sequence[Gram], of_columns: Sequence[Scattering], n_sites: in
 
 def of_lattices(grams: Sequence[Gram], factors: StructureFactors) -> Columns:
     """Return the columns of lattices with F of a model. Raises ValueError where it lacks a node."""
-    of_columns = []
-    for gram in grams:
-        node = rows(factors, gram.hkl)
-        if (node < 0).any():
-            missing = gram.hkl[node < 0][0].tolist()
-            raise ValueError(f"no structure factor of {missing}")
-        of_columns.append(scattering(factors, node, gram.channel))
-    return columns(grams, of_columns, factors.n_sites)
+    hkl = _joined([gram.hkl for gram in grams], np.int32, 3)
+    channel = _joined([gram.channel for gram in grams], np.int32)
+    node = rows(factors, hkl)
+    if (node < 0).any():
+        raise ValueError(f"no structure factor of {hkl[node < 0][0].tolist()}")
+    return columns(grams, scattering(factors, node, channel))
 
 
 def _joined(arrays: Sequence[np.ndarray], dtype: type, *shape: int) -> np.ndarray:

@@ -204,29 +204,6 @@ def forces(columns, f, x, sites, covariance, scale, held_pulls):
 
 
 @numba.njit(cache=True)
-def gradients(columns, W, f, sites, n_reflections):
-    """Return the gradients by x (reflection, 2), by the curves' values (2·site, channel) and by the
-    unknowns of sites (site unknown,) of forces W (column,).
-    """
-    n_sites = columns.groups.shape[1]
-    by_x = np.zeros((n_reflections, 2))
-    by_value = np.zeros((2 * n_sites, f.shape[1]))
-    by_site = np.zeros(len(sites))
-    for i in range(len(W)):
-        r = columns.reflection[i]
-        by_x[r, 0] += 2.0 * (np.conj(columns.along[i]) * W[i]).real
-        by_x[r, 1] += 2.0 * (np.conj(columns.across[i]) * W[i]).real
-        for s in range(n_sites):
-            product = 2.0 * np.conj(_group(columns, i, s, sites)) * W[i]
-            by_value[2 * s, columns.channel[i]] += product.real
-            by_value[2 * s + 1, columns.channel[i]] += product.imag
-        for e in range(len(sites)):
-            slope = columns.site_slopes[i, e] * f[columns.site_of[e], columns.channel[i]]
-            by_site[e] += 2.0 * (np.conj(slope) * W[i]).real
-    return by_x, by_value, by_site
-
-
-@numba.njit(cache=True)
 def scores(columns, W, f, sites, row, n_rows):
     """Return the gradients by the curves' values (row, 2·site, channel) and by the unknowns of
     sites (row, site unknown) of forces W (column,), summed over the columns of each row.

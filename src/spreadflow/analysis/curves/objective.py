@@ -135,9 +135,14 @@ def point(
         scale = problem.scale
         in_forces = covariance
     losses, pulls, forces, slopes = loops.forces(columns, f, x, sites, in_forces, scale, pulls_held)
-    by_x, by_value, by_site = loops.gradients(columns, forces, f, sites, n)
+    one_row = np.zeros_like(columns.reflection)
+    by_value, by_site = loops.scores(columns, forces, f, sites, one_row, 1)
+    by_x = np.stack(
+        [_by_unknown(columns, forces, n, slope) for slope in (columns.along, columns.across)],
+        axis=1,
+    )
     bend = 2.0 * np.bincount(columns.reflection, slopes * np.abs(columns.along) ** 2, n)
-    own = np.concatenate([[losses.sum()], by_x.ravel(), bend, by_site, by_value.ravel()])
+    own = np.concatenate([[losses.sum()], by_x.ravel(), bend, by_site.ravel(), by_value.ravel()])
     ends = np.cumsum([1, 2 * n, n, len(sites)])
     loss, by_x, bend, by_site, by_value = np.split(problem.add(own), ends)
 
@@ -168,6 +173,13 @@ def point(
         on_curves=means.on_curves,
         log_scale=means.log_scale,
     )
+
+
+def _by_unknown(columns: Columns, forces: np.ndarray, n: int, slope: np.ndarray) -> np.ndarray:
+    """Return the gradient (reflection,) by a or b of forces (column,) on F; slope: (column,) the
+    derivative of F.
+    """
+    return np.bincount(columns.reflection, 2.0 * (np.conj(slope) * forces).real, n)
 
 
 def scores(problem: Problem, at_rest: Point, follow: np.ndarray) -> np.ndarray:
@@ -405,23 +417,20 @@ def curvature(problem: Problem, theta: np.ndarray, x: np.ndarray, prior: Prior) 
         mixed=problem.add(K),
         shoeboxes=shoeboxes,
         cross=cross,
-        follows=_moved_by_curves(problem),
+        follows=_moved_by_curves(problem, theta),
         blocks=blocks,
         precision=prior.precision.ravel(),
         add=problem.add,
     )
 
 
-def _moved_by_curves(problem: Problem) -> np.ndarray:
+def _moved_by_curves(problem: Problem, theta: np.ndarray) -> np.ndarray:
     """Return how far the curves move F of reflections in the mean light (2·reflection, parameter),
     along e and across, where a and b are unknown.
     """
     rest = problem.rest
-    basis = problem.p.basis.reshape(*problem.p.reference.shape, -1)
-    by_mean = np.einsum("skct,c->skt", basis, rest.light)
-    of_sites = np.conj(rest.along)[:, None] * rest.groups
-    moved = of_sites @ (by_mean[:, 0] + 1j * by_mean[:, 1])
-    parts = np.stack([moved.real, moved.imag], axis=1)
+    e = np.conj(rest.along)
+    parts = np.stack([mean_slopes(problem, theta, factor) for factor in (e, -1j * e)], axis=1)
     return np.where(rest.is_unknown[:, :, None], parts, 0.0).reshape(2 * rest.n, -1)
 
 
