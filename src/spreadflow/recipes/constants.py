@@ -51,16 +51,13 @@ def cost_of_x(fit: QuotedFit, element: str) -> dict[str, float] | None:
     if rest is None or rest.with_x_held is None:
         return None
     p = fit.p
-    low, high = planning.compared_ev(element, p.energies_ev)
-    is_compared = (p.nodes_ev >= low) & (p.nodes_ev <= high)
-    if not is_compared.any():
+    band_ev = planning.compared_ev(element, p.energies_ev)
+    if not planning.inside(p, band_ev).any():
         return None
     known = np.linalg.inv(rest.with_x_held + p.restraints)
-    read = p.at_nodes.reshape(*p.reference_at_nodes.shape, -1)[:, :, is_compared]
-    shapes = read - read.mean(axis=2, keepdims=True)
+    shapes = planning.rows_of_quantities(p, band_ev)[2:4]
     cost = {}
-    for kind, name in enumerate(KINDS):
-        rows = np.concatenate(shapes[:, kind])
+    for name, rows in zip(KINDS, shapes, strict=True):
         variances = [
             _variances(rows, covariance).mean() for covariance in (fit.refined.fisher, known)
         ]
