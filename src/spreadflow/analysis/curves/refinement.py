@@ -220,8 +220,9 @@ def _newton(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the steps of θ (parameter,) and of X (reflection, 2). Collective."""
     n_theta = len(here.theta)
-    beyond = _beyond(problem, here, matrix, -MAX_EASE) + damping[:, None, None] * matrix.blocks
-    follows = _by_reflection(_beyond(problem, here, matrix, 0.0), matrix.follows)
+    of_path, rising = _beyond(problem, here, matrix)
+    beyond = of_path + damping[:, None, None] * matrix.blocks
+    follows = _by_reflection(rising, matrix.follows)
     H = matrix.curves + problem.p.restraints + matrix.follows.T @ follows
     K = matrix.mixed + follows
     inverse = np.linalg.inv(matrix.blocks + beyond)
@@ -269,9 +270,9 @@ def _by_reflection(tensors: np.ndarray, v: np.ndarray) -> np.ndarray:
     return (tensors @ pairs).reshape(v.shape)
 
 
-def _beyond(problem: Problem, here: Point, matrix: Curvature, least: float) -> np.ndarray:
+def _beyond(problem: Problem, here: Point, matrix: Curvature) -> list[np.ndarray]:
     """Return second derivatives of reflections beyond B + P (reflection, 2, 2) on the path that a
-    step takes (`_mapped`), none below `least`·P.
+    step takes (`_mapped`), none below −`MAX_EASE`·P, and those of them that are positive.
 
     A path that bends inwards by d²/2|F| meets the slope along F, too.
     """
@@ -285,8 +286,8 @@ def _beyond(problem: Problem, here: Point, matrix: Curvature, least: float) -> n
     root = np.sqrt(matrix.precision.reshape(-1, 2))
     scale = root[:, :, None] * root[:, None, :]
     values, vectors = np.linalg.eigh(beyond / scale)
-    limited = np.maximum(values, least)
-    return scale * ((vectors * limited[:, None, :]) @ vectors.transpose(0, 2, 1))
+    limited = [np.maximum(values, least) for least in (-MAX_EASE, 0.0)]
+    return [scale * ((vectors * kept[:, None, :]) @ vectors.transpose(0, 2, 1)) for kept in limited]
 
 
 def _hold(problem: Problem, here: Point) -> tuple[np.ndarray, np.ndarray]:
