@@ -18,8 +18,9 @@ from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import FittedRest, Normal, RefinedCurves
 from spreadflow.analysis.curves.gram import Gram
 from spreadflow.analysis.curves.objective import Problem
-from spreadflow.analysis.curves.refinement import How, Start
+from spreadflow.analysis.curves.refinement import How, Priors, Start
 from spreadflow.analysis.curves.rest import Rest
+from spreadflow.analysis.curves.scatter import n_channels, no_scatter, scattered
 from spreadflow.physics import symmetry
 from spreadflow.physics.structure_factors import StructureFactors
 
@@ -152,33 +153,33 @@ class LatticeSums:
         trial: Trial,
         before: FittedRest | None = None,
         *,
-        learns_variance: bool = True,
+        learns_priors: bool = True,
         from_model: bool = False,
     ) -> RefinedCurves:
         """Return the curves that a trial asks for. Collective.
 
-        before: X and S of the start, where X is unknown; None = X of the model, and an S that is
-        found from there; from_model: X begins with the model's all the same.
+        before: X and priors of the start, where X is unknown; None = X of the model, and priors that
+        are found from there; from_model: X begins with the model's all the same.
         """
         columns, rest = self._changed(trial)
         if rest is None:
             return self._without_rest(columns, p, trial)
         is_complex = self.unknown.kind == "complex"
         x = np.zeros((rest.n, 2))
-        variance = self.first_variance(rest)
+        priors = Priors(self.first_variance(rest), no_scatter())
         is_from_model = from_model or before is None
         if before is not None:
-            variance = _in_shells(before.variance, rest.n_shells)
+            priors = Priors(_in_shells(before.variance, rest.n_shells), before.scatter)
             if not from_model:
                 row = of_grams.same_rows(before.hkl, rest.hkl)
                 x = np.where(row[:, None] < 0, 0.0, before.x[row])
         how = How(
-            learns_variance=is_complex and learns_variance,
+            learns_priors=is_complex and learns_priors,
             n_alone=X_FIRST if is_from_model else 0,
             moves_curves=trial.moves_curves,
             max_steps=trial.max_steps or refinement.MAX_STEPS,
         )
-        start = Start(trial.theta, x, variance)
+        start = Start(trial.theta, x, priors)
         return self._at_rest(self._problem(columns, rest, p), start, how, trial.needs_sigma)
 
     def again(self, p: Parametrisation, trial: Trial, best: RefinedCurves) -> RefinedCurves:
@@ -186,7 +187,7 @@ class LatticeSums:
         has left it, from the model's X on unless the curves are held. Collective.
         """
         return self.refine(
-            p, trial, best.rest, learns_variance=False, from_model=trial.moves_curves
+            p, trial, best.rest, learns_priors=False, from_model=trial.moves_curves
         )
 
     # ------------------------------------------------------------ X of the model
@@ -265,6 +266,7 @@ class LatticeSums:
             start_square=0.0,
             site_origin=self.unknown.sites.origin,
             scale_sigma=objective.SCALE_HOLD if is_held else np.inf,
+            bands=n_channels(self.energies_ev),
             add=self.ranks.total,
         )
         recorded = np.bincount(columns.reflection, columns.is_used[columns.lattice], rest.n)
@@ -280,6 +282,7 @@ class LatticeSums:
         p = problem.p
         rest = problem.rest
         at_rest = refinement.refine(problem, start, how)
+        problem = at_rest.problem
         point = at_rest.point
         matrix = objective.curvature(problem, point.theta, point.x, at_rest.prior)
         information = matrix.curves
@@ -308,7 +311,8 @@ class LatticeSums:
                 hkl=rest.hkl,
                 x=point.x,
                 sigma=np.where(rest.is_unknown, sigma, np.nan),
-                variance=at_rest.variance,
+                variance=at_rest.priors.variance,
+                scatter=at_rest.priors.scatter,
                 log_scale=point.log_scale,
                 largest_share=float(share.max(initial=0.0)),
                 has_converged=at_rest.has_converged,
@@ -327,7 +331,9 @@ class LatticeSums:
             columns = self.columns.of_model()
             x = expand.NO_REST
         else:
-            columns = self.columns
+            columns = scattered(
+                self.columns, refined.rest.scatter, n_channels(self.energies_ev)
+            )
             x = refined.rest.x
         n_sites = len(columns.site_of)
         sites = refined.theta[len(refined.theta) - n_sites :]

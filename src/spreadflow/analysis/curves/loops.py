@@ -15,6 +15,19 @@ REASSOCIATED = {"reassoc", "contract", "nsz"}
 """Freedoms that let sums run in vector registers; infinities and NaN stay what they are."""
 
 
+NEGLIGIBLE = 1e-3
+"""Variance of a factor, over that with which pixels would know it, below which it is left out."""
+
+LARGEST_SQUARE = 4.0
+"""Square of a slope over its variance, at most: a few reflections have no model at all."""
+
+MEAN_OF_SQUARES = 0.9206
+"""Mean of min(z², `LARGEST_SQUARE`) of a standard normal z."""
+
+LEAST_LEFT = 1e-3
+"""Part of the information that X and the lattice must leave for a slope to say anything."""
+
+
 @numba.njit(cache=True)
 def structure_factors(columns, f, x, sites):
     """Return F (column,), complex."""
@@ -415,4 +428,154 @@ def residuals(columns, f, x, sites, slopes):
             out[0, columns.channel[column]] -= intensity * slopes[column]
             out[1, columns.channel[column]] += intensity**2 * columns.normal[place + i]
             place += i + 1
+    return out
+
+
+@numba.njit(cache=True)
+def _parts(columns, first, last, bands):
+    """Return the parts of the runs among columns first to last that are brighter or dimmer as one:
+    first column and end, counted from first, and number of the level; (part, 3).
+
+    bands: (level,) channels of a part, 0 = all.
+    """
+    starts = _runs(columns, first, last)
+    parts = np.empty((len(bands) * (last - first), 3), np.int64)
+    n = 0
+    for level in range(len(bands)):
+        for run in range(len(starts) - 1):
+            start = starts[run]
+            for i in range(starts[run] + 1, starts[run + 1] + 1):
+                is_end = i == starts[run + 1]
+                if not is_end and bands[level] > 0:
+                    is_end = columns.channel[first + i] % bands[level] == 0
+                if is_end:
+                    parts[n, 0] = start
+                    parts[n, 1] = i
+                    parts[n, 2] = level
+                    n += 1
+                    start = i
+    return parts[:n]
+
+
+@numba.njit(cache=True, fastmath=REASSOCIATED)
+def scattered(columns, squares, bands):
+    """Return the parabolas of lattices with factors 1 + s of the parts of runs where they are
+    likeliest.
+
+    squares: (level,) variances of s; bands: (level,) channels of a part, 0 = all. Returns normal,
+    slope, cross, what is to be taken off the information of what stage 1 refines (lattice, unknown,
+    unknown), score and loss, of all lattices.
+    """
+    n_unknowns = columns.cross.shape[1]
+    normal = columns.normal.copy()
+    slope = columns.slope.copy()
+    cross = columns.cross.copy()
+    score = columns.score.copy()
+    loss = columns.loss.copy()
+    shared = np.zeros((len(loss), n_unknowns, n_unknowns))
+    for lattice in range(len(loss)):
+        for box in range(columns.first_box[lattice], columns.first_box[lattice + 1]):
+            first = columns.first_column[box]
+            last = columns.first_column[box + 1]
+            n = last - first
+            if n == 0:
+                continue
+            G = _square(columns, box)
+            v = np.empty(n)
+            t = np.empty(n_unknowns)
+            parts = _parts(columns, first, last, bands)
+            for part in range(len(parts)):
+                start, end, level = parts[part]
+                square = squares[level]
+                v[:] = 0.0
+                for j in range(start, end):
+                    intensity = columns.intensity[first + j]
+                    for i in range(n):
+                        v[i] += G[j, i] * intensity
+                known = 0.0
+                for j in range(start, end):
+                    known += v[j] * columns.intensity[first + j]
+                if square * known < NEGLIGIBLE:
+                    continue
+                fall = 0.0
+                t[:] = 0.0
+                for j in range(start, end):
+                    intensity = columns.intensity[first + j]
+                    fall += slope[first + j] * intensity
+                    for u in range(n_unknowns):
+                        t[u] += cross[first + j, u] * intensity
+                weight = square / (1.0 + square * known)
+                for i in range(n):
+                    weighted = weight * v[i]
+                    for j in range(n):
+                        G[i, j] -= weighted * v[j]
+                    slope[first + i] -= fall * weighted
+                    for u in range(n_unknowns):
+                        cross[first + i, u] -= weighted * t[u]
+                for u in range(n_unknowns):
+                    score[lattice, u] -= weight * fall * t[u]
+                    for w in range(n_unknowns):
+                        shared[lattice, u, w] += weight * t[u] * t[w]
+                loss[lattice] += 0.5 * (np.log(1.0 + square * known) - weight * fall**2)
+            place = columns.first_value[box]
+            for i in range(n):
+                for j in range(i + 1):
+                    normal[place] = G[i, j]
+                    place += 1
+    return normal, slope, cross, shared, score, loss
+
+
+@numba.njit(cache=True, fastmath=REASSOCIATED)
+def of_factors(columns, f, x, sites, slopes, covariance, bands):
+    """Return the sums (level, 2) over factors 1 + s of the parts of runs: of P (z² − 1) and of P²,
+    P being the variance of the slope of −ln L by s once X of the reflection and the lattice have
+    followed, and z² the square of the slope over it, at most `LARGEST_SQUARE`, over the mean of
+    what is so limited.
+
+    slopes: (column,) of −ln L by |F|²; covariance: (reflection, 3) of a and b; bands: (level,)
+    channels of a part, 0 = all.
+    """
+    F = structure_factors(columns, f, x, sites)
+    n_unknowns = columns.cross.shape[1]
+    out = np.zeros((len(bands), 2))
+    t = np.empty(n_unknowns)
+    for lattice in range(len(columns.loss)):
+        if not columns.is_used[lattice]:
+            continue
+        for box in range(columns.first_box[lattice], columns.first_box[lattice + 1]):
+            first = columns.first_column[box]
+            last = columns.first_column[box + 1]
+            if first == last:
+                continue
+            G = _square(columns, box)
+            J = _derivatives(columns, F, first, last)
+            parts = _parts(columns, first, last, bands)
+            for part in range(len(parts)):
+                start, end, level = parts[part]
+                r = columns.reflection[first + start]
+                known = 0.0
+                slope = 0.0
+                along = 0.0
+                across = 0.0
+                t[:] = 0.0
+                for i in range(last - first):
+                    v = 0.0
+                    for j in range(start, end):
+                        v += G[i, j] * columns.intensity[first + j]
+                    if columns.reflection[first + i] == r:
+                        along += v * J[0, i]
+                        across += v * J[1, i]
+                    if start <= i < end:
+                        intensity = columns.intensity[first + i]
+                        known += v * intensity
+                        slope += slopes[first + i] * intensity
+                        for u in range(n_unknowns):
+                            t[u] += columns.cross[first + i, u] * intensity
+                variance = known - t @ (columns.held[lattice] @ t)
+                variance -= along * (covariance[r, 0] * along + covariance[r, 1] * across)
+                variance -= across * (covariance[r, 1] * along + covariance[r, 2] * across)
+                if variance > LEAST_LEFT * known:
+                    square = min(slope**2 / variance, LARGEST_SQUARE) / MEAN_OF_SQUARES
+                    out[level, 0] += variance * (square - 1.0)
+                    out[level, 1] += variance**2
     return out

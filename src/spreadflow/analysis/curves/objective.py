@@ -47,6 +47,8 @@ class Problem(NamedTuple):
     """standard deviation of ln Σ|F|² about ln Σ(|M|² + S): `SCALE_HOLD`, or infinite where it is
     left to the pixels
     """
+    bands: np.ndarray
+    """(level,) channels of the bands in which lattices scatter, 0 = all"""
     add: Add
     """sum over ranks"""
 
@@ -88,6 +90,8 @@ class Point(NamedTuple):
     held: Held
     forces: np.ndarray
     """(column,) complex: of −ln L and the determinants on F of the columns of this rank"""
+    slopes: np.ndarray
+    """(column,) of −ln L alone by |F|² of these"""
     on_curves: np.ndarray
     """(reflection,) complex: Φ changes by Re(w* dF) where curves move F in the mean light"""
     log_scale: float
@@ -170,6 +174,7 @@ def point(
         bend=np.where(rest.is_unknown[:, :, None] & rest.is_unknown[:, None, :], bend, 0.0),
         held=held_now,
         forces=forces,
+        slopes=slopes,
         on_curves=means.on_curves,
         log_scale=means.log_scale,
     )

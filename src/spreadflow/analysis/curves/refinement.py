@@ -15,6 +15,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 
 from spreadflow.analysis.curves import objective
 from spreadflow.analysis.curves import rest as rests
+from spreadflow.analysis.curves import scatter as scatters
 from spreadflow.analysis.curves.objective import Curvature, Point, Problem
 from spreadflow.analysis.curves.rest import Prior
 
@@ -89,6 +90,15 @@ SHORTEST = 0.2
 """A try is no shorter than this share of the one before."""
 
 
+class Priors(NamedTuple):
+    """What is found from the data of how wrong models are."""
+
+    variance: np.ndarray
+    """(shell,) S"""
+    scatter: np.ndarray
+    """(level,) of the reflections of a lattice about their models"""
+
+
 class Start(NamedTuple):
     """Where a refinement begins."""
 
@@ -96,15 +106,14 @@ class Start(NamedTuple):
     """(parameter,)"""
     x: np.ndarray
     """(reflection, 2) a and b"""
-    variance: np.ndarray
-    """(shell,) S"""
+    priors: Priors
 
 
 class How(NamedTuple):
     """How curves and X are refined."""
 
-    learns_variance: bool = True
-    """S of each shell is found from the data"""
+    learns_priors: bool = True
+    """priors are found from the data"""
     n_alone: int = 0
     """steps in which X moves alone, at first"""
     moves_curves: bool = True
@@ -115,9 +124,10 @@ class AtRest(NamedTuple):
     """Curves and X where they rest."""
 
     point: Point
+    problem: Problem
+    """with lattices whose reflections scatter"""
     prior: Prior
-    variance: np.ndarray
-    """(shell,) S"""
+    priors: Priors
     steps: list[float]
     """largest change of the curves at each step, electrons"""
     has_converged: bool
@@ -126,33 +136,60 @@ class AtRest(NamedTuple):
 def refine(problem: Problem, start: Start, how: How) -> AtRest:
     """Return curves and X at rest. Collective."""
     rest = problem.rest
-    variance = start.variance
-    prior = rests.prior(rest, variance)
+    priors = start.priors
+    prior = rests.prior(rest, priors.variance)
+    scattered = _scattered(problem, priors)
     damping = np.zeros(rest.n)
     steps: list[float] = []
-    here = objective.point(problem, start.theta, start.x, prior)
+    here = objective.point(scattered, start.theta, start.x, prior)
     has_converged = False
     for number in range(how.max_steps):
         is_alone = number < how.n_alone or not how.moves_curves
-        matrix = objective.curvature(problem, here.theta, here.x, prior)
-        step = _step(problem, matrix, here, prior, damping, is_alone)
+        matrix = objective.curvature(scattered, here.theta, here.x, prior)
+        step = _step(scattered, matrix, here, prior, damping, is_alone)
         there = step.point
         damping = step.damping
         steps.append(float(np.abs(problem.p.basis @ (there.theta - here.theta)).max(initial=0.0)))
-        change = 0.0
-        if how.learns_variance:
-            before = variance
-            variance = rests.next_variance(rest, there.x, there.covariance, prior, there.is_seen)
-            change = float(np.abs(np.log(variance / before)).max(initial=0.0))
-            prior = rests.prior(rest, variance)
-        here = objective.point(problem, there.theta, there.x, prior)
         is_first = how.moves_curves and is_alone
+        is_settled = True
+        if how.learns_priors:
+            before = priors
+            priors = _likelier(scattered, there, prior, before, learns_scatter=not is_first)
+            is_settled = _are_alike(priors, before)
+            prior = rests.prior(rest, priors.variance)
+            scattered = _scattered(problem, priors)
+        here = objective.point(scattered, there.theta, there.x, prior)
         away = np.max(here.by_x**2 * here.covariance[:, [0, 2]], initial=0.0)
         is_still = step.promise < SMALLEST_FALL and step.move < SMALLEST_MOVE and away < FURTHEST
-        if is_still and change < SMALLEST_CHANGE and not is_first:
+        if is_still and is_settled and not is_first:
             has_converged = True
             break
-    return AtRest(here, prior, variance, steps, has_converged)
+    return AtRest(here, scattered, prior, priors, steps, has_converged)
+
+
+def _scattered(problem: Problem, priors: Priors) -> Problem:
+    """Return the problem of lattices whose reflections scatter."""
+    return problem._replace(columns=scatters.scattered(problem.columns, priors.scatter, problem.bands))
+
+
+def _likelier(
+    problem: Problem, point: Point, prior: Prior, before: Priors, *, learns_scatter: bool
+) -> Priors:
+    """Return what the data make likelier than the priors before. Collective."""
+    variance = rests.next_variance(
+        problem.rest, point.x, point.covariance, prior, point.is_seen
+    )
+    scatter = before.scatter
+    if learns_scatter:
+        scatter = scatters.likelier(problem, point, scatter)
+    return Priors(variance, scatter)
+
+
+def _are_alike(priors: Priors, before: Priors) -> bool:
+    """Whether priors are so nearly those before that the difference no longer counts."""
+    change = np.abs(np.log(priors.variance / before.variance)).max(initial=0.0)
+    moved = np.abs(np.subtract(priors.scatter, before.scatter)).max()
+    return bool(change < SMALLEST_CHANGE and moved < scatters.SMALLEST_CHANGE)
 
 
 class _Step(NamedTuple):
