@@ -1,5 +1,6 @@
 """Crystals with two sites, and their lattices drawn as numbers: Gram matrices of known truth."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from spreadflow.analysis.curves.columns import NO_SITE_UNKNOWNS, Columns, SiteUn
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.gram import Gram
 from spreadflow.analysis.curves.objective import Problem
+from spreadflow.analysis.curves.scatter import n_channels
 from spreadflow.physics import anomalous, symmetry, unit_cell
 from spreadflow.physics.structure_factors import (
     Atoms,
@@ -37,6 +39,28 @@ TRUE = ("oxidized", "reduced")
 """Curves of the two sites."""
 
 ENERGIES = 7109.0 + 2.0 * np.arange(12)
+
+
+class Nature(NamedTuple):
+    """What lattices are drawn from."""
+
+    factors: StructureFactors
+    excess: float
+    """variance of a pixel over its own"""
+    scatter: np.ndarray
+    """(level,) standard deviations of factors of reflections; none = there are none"""
+
+    def brightness(self, rng: np.random.Generator, channel: np.ndarray) -> np.ndarray:
+        """How bright channels (column,) of a shoebox are, relative to models; its reflections have
+        five channels each.
+        """
+        out = np.ones(len(channel))
+        run = np.arange(len(channel)) // 5
+        for sigma, n in zip(self.scatter, n_channels(ENERGIES), strict=False):
+            part = run * 100 + (channel // n if n else 0)
+            _, number = np.unique(part, return_inverse=True)
+            out += sigma * rng.standard_normal(number.max() + 1)[number]
+        return out
 
 
 class Drawn(NamedTuple):
@@ -72,13 +96,21 @@ class Drawn(NamedTuple):
         )
 
     def lattices(
-        self, n: int, seed: int, *, excess: float = 1.0, about: StructureFactors | None = None
+        self,
+        n: int,
+        seed: int,
+        *,
+        excess: float = 1.0,
+        about: StructureFactors | None = None,
+        scatter: Sequence[float] = (),
     ) -> tuple[list[Gram], np.ndarray]:
         """n lattices and the photons of their pulses (lattice, channel). excess: variance of a
-        pixel over its own; about: F that their matrices are expanded about, None = the model's.
+        pixel over its own; about: F that their matrices are expanded about, None = the model's;
+        scatter: (level,) of reflections about their models, none = models are right.
         """
         rng = np.random.default_rng(seed)
-        own = [self._lattice(rng, excess, about or self.factors) for _ in range(n)]
+        nature = Nature(self.nature, excess, np.array(scatter))
+        own = [self._lattice(rng, nature, about or self.factors) for _ in range(n)]
         return [gram for gram, _ in own], np.array([pulse for _, pulse in own])
 
     def columns(self, grams: list[Gram]) -> Columns:
@@ -86,7 +118,7 @@ class Drawn(NamedTuple):
         return columns.of_lattices(grams, self.factors)
 
     def _lattice(
-        self, rng: np.random.Generator, excess: float, about: StructureFactors
+        self, rng: np.random.Generator, nature: "Nature", about: StructureFactors
     ) -> tuple[Gram, np.ndarray]:
         """Ten shoeboxes, in each of which a spot of five channels moves; scale 3 % off."""
         centre = rng.uniform(-8, 8)
@@ -98,8 +130,7 @@ class Drawn(NamedTuple):
         for box in range(self.n_shared):
             mate = columns.rows(self.factors, -self.factors.hkl[rows[box]])[0]
             rows[box].append(nodes[N_BOXES + box] if box else mate)
-        states = (self.nature, about)
-        boxes = [self._box(rng, np.array(of_box), states, pulse, excess) for of_box in rows]
+        boxes = [self._box(rng, np.array(of_box), nature, about, pulse) for of_box in rows]
         normal, slope, cross, others, channel, intensity = zip(*boxes, strict=True)
         left = np.sum(others, axis=0)
         gram = Gram(
@@ -121,12 +152,12 @@ class Drawn(NamedTuple):
         self,
         rng: np.random.Generator,
         rows: np.ndarray,
-        states: tuple[StructureFactors, StructureFactors],
+        nature: "Nature",
+        about: StructureFactors,
         pulse: np.ndarray,
-        excess: float,
     ) -> tuple:
-        """A shoebox's share of `Gram`: normal, slope, cross, others, channel, intensity. states: F
-        of nature, and F that the share is expanded about.
+        """A shoebox's share of `Gram`: normal, slope, cross, others, channel, intensity. about: F
+        that the share is expanded about.
         """
         n = len(rows)
         channel = (rng.integers(0, 8, n)[:, None] + np.arange(5)).ravel()
@@ -135,11 +166,13 @@ class Drawn(NamedTuple):
         photons = 3e-3 * pulse[channel] * np.exp(-0.5 * (place / 1.5) ** 2)
         row = rows.repeat(5)
         true_intensity, intensity = (
-            np.abs(factors.at(row)[np.arange(5 * n), channel]) ** 2 for factors in states
+            np.abs(factors.at(row)[np.arange(5 * n), channel]) ** 2
+            for factors in (nature.factors, about)
         )
+        true_intensity = true_intensity * nature.brightness(rng, channel)
         bright = photons @ intensity
         expected = photons @ (SCALE * true_intensity - intensity)
-        residual = expected + np.sqrt(excess) * rng.standard_normal(N_PIXELS)
+        residual = expected + np.sqrt(nature.excess) * rng.standard_normal(N_PIXELS)
         others = np.column_stack([bright, residual])
         cross = photons.T @ others
         normal = (photons.T @ photons)[np.tril_indices(5 * n)].astype(np.float32)

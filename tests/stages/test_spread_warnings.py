@@ -9,7 +9,12 @@ BARS = {"scale": "at most 0.05", "model": "at most 0.5", "at rest": "steps"}
 """Controls of X."""
 
 
-def warnings(log_scale: list[float], kind: str = "sandwich", failed: dict | None = None) -> list:
+def warnings(
+    log_scale: list[float],
+    kind: str = "sandwich",
+    failed: dict | None = None,
+    scatter: tuple[float, ...] = (),
+) -> list:
     """The warnings of a product that is right but for the controls that failed, name → figure."""
     failed = failed or {}
     controls = [
@@ -24,6 +29,7 @@ def warnings(log_scale: list[float], kind: str = "sandwich", failed: dict | None
         "n_parameters": 200,
         "controls": controls,
         "log_scale": log_scale,
+        "scatter": list(scatter),
         "without_edge": [],
         "largest_bias": 0.0,
     }
@@ -53,3 +59,10 @@ def test_a_scale_that_was_lost_on_the_way():
 def test_too_few_reflections_are_called_so():
     (warning,) = warnings([], kind="scaled")
     assert warning.what.startswith("too few reflections") and "reflections" in warning.limit
+
+
+def test_spots_far_off_their_models():
+    assert warnings([], scatter=(0.2, 0.1, 0.1)) == []
+    (warning,) = warnings([], scatter=(0.2, 0.4, 0.3))
+    assert "40 % in bands of 16 eV" in warning.what and warning.value == 0.4
+    assert "stage1.mosaicity: learned" in warning.todo

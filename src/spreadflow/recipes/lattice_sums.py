@@ -20,7 +20,7 @@ from spreadflow.analysis.curves.gram import Gram
 from spreadflow.analysis.curves.objective import Problem
 from spreadflow.analysis.curves.refinement import How, Priors, Start
 from spreadflow.analysis.curves.rest import Rest
-from spreadflow.analysis.curves.scatter import n_channels, no_scatter, scattered
+from spreadflow.analysis.curves.scatter import first_scatter, no_scatter, scattered
 from spreadflow.physics import symmetry
 from spreadflow.physics.structure_factors import StructureFactors
 
@@ -166,7 +166,8 @@ class LatticeSums:
             return self._without_rest(columns, p, trial)
         is_complex = self.unknown.kind == "complex"
         x = np.zeros((rest.n, 2))
-        priors = Priors(self.first_variance(rest), no_scatter())
+        learns = is_complex and learns_priors
+        priors = Priors(self.first_variance(rest), first_scatter() if learns else no_scatter())
         is_from_model = from_model or before is None
         if before is not None:
             priors = Priors(_in_shells(before.variance, rest.n_shells), before.scatter)
@@ -174,7 +175,7 @@ class LatticeSums:
                 row = of_grams.same_rows(before.hkl, rest.hkl)
                 x = np.where(row[:, None] < 0, 0.0, before.x[row])
         how = How(
-            learns_priors=is_complex and learns_priors,
+            learns_priors=learns,
             n_alone=X_FIRST if is_from_model else 0,
             moves_curves=trial.moves_curves,
             max_steps=trial.max_steps or refinement.MAX_STEPS,
@@ -186,9 +187,7 @@ class LatticeSums:
         """Return what a control asks for: curves refined from elsewhere, with X as free as `best`
         has left it, from the model's X on unless the curves are held. Collective.
         """
-        return self.refine(
-            p, trial, best.rest, learns_priors=False, from_model=trial.moves_curves
-        )
+        return self.refine(p, trial, best.rest, learns_priors=False, from_model=trial.moves_curves)
 
     # ------------------------------------------------------------ X of the model
 
@@ -266,7 +265,6 @@ class LatticeSums:
             start_square=0.0,
             site_origin=self.unknown.sites.origin,
             scale_sigma=objective.SCALE_HOLD if is_held else np.inf,
-            bands=n_channels(self.energies_ev),
             add=self.ranks.total,
         )
         recorded = np.bincount(columns.reflection, columns.is_used[columns.lattice], rest.n)
@@ -331,9 +329,7 @@ class LatticeSums:
             columns = self.columns.of_model()
             x = expand.NO_REST
         else:
-            columns = scattered(
-                self.columns, refined.rest.scatter, n_channels(self.energies_ev)
-            )
+            columns = scattered(self.columns, refined.rest.scatter, self.energies_ev)
             x = refined.rest.x
         n_sites = len(columns.site_of)
         sites = refined.theta[len(refined.theta) - n_sites :]

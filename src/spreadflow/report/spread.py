@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from spreadflow.analysis.curves import dispersion
 from spreadflow.analysis.curves.edges import edges, metals
+from spreadflow.analysis.curves.scatter import in_words
 from spreadflow.errors import SpreadOutcome
 from spreadflow.recipes.site_rows import UNITS
 from spreadflow.report import spread_picture, spread_product
@@ -95,7 +96,8 @@ def _x_in_words(figures: dict[str, Any]) -> list[str]:
     sentences = [
         f"X of {say(figures['n_reflections'])} reflections {figures['unknown_f']}: √S "
         f"{range_of_widths} e, phases of F moved by {say(figures['phase_moved_deg'], 2)}°, "
-        f"ln scale {say(figures['log_scale'][-1], 2)}"
+        f"ln scale {say(figures['log_scale'][-1], 2)}",
+        f"spots are off their models by {in_words(figures['scatter'])}",
     ]
     cost = figures["cost_of_x"]
     if cost is not None:
@@ -360,6 +362,7 @@ def _x(product: SpreadProduct) -> dict[str, Any]:
         "prior_rms_by_shell": shells["prior_rms"].tolist(),
         "log_scale": attributes["log_scale"],
         "cost_of_x": attributes["cost_of_x"],
+        "scatter": attributes["scatter"],
         "x_at_rest": bool(attributes["x_at_rest"]) if product.has_unknown_x else None,
         "phase_moved_deg": float(moved / weight.sum()) if product.has_unknown_x else None,
     }

@@ -14,6 +14,7 @@ import numpy as np
 
 from spreadflow.analysis.curves import controls, dispersion
 from spreadflow.analysis.curves.controls import Verdict
+from spreadflow.analysis.curves.scatter import in_words
 from spreadflow.config import SpreadConfig, SpreadSection
 from spreadflow.errors import StageWarning
 from spreadflow.io import factor_files, shoebox_blocks, store
@@ -40,6 +41,9 @@ TODO_OF_CONTROL = {
     "at rest": "Curves and X still move. Take more lattices, or a larger spread.step_ev.",
 }
 """What to do about controls of X that fail."""
+
+LARGE_SCATTER = 0.25
+"""Scatter of spots about their models, beyond which the mosaicity is likely another one."""
 
 LOOK = "Look at spread.png before any curve is believed."
 """The same of the others."""
@@ -149,6 +153,7 @@ def _warnings(section: SpreadSection, attributes: dict[str, Any]) -> list[StageW
         if not control["passed"]
     ]
     warnings += _moved_scale(attributes["log_scale"])
+    warnings += _wrong_spots(attributes["scatter"])
     todo = "Is the range of channels right? Are there enough lattices?"
     warnings += [StageWarning(sentence, "none", "an edge", todo) for sentence in without_edge]
     return warnings
@@ -171,6 +176,20 @@ def _moved_scale(log_scales: list[float]) -> list[StageWarning]:
             worst,
             f"±{controls.SAME_SCALE}",
             "It has come back. Raise spread.max_cycles, and see whether the curves stay.",
+        )
+    ]
+
+
+def _wrong_spots(scatter: list[float]) -> list[StageWarning]:
+    """Return a warning where spots are far off their models. scatter: (level,) or empty."""
+    if max(scatter, default=0.0) <= LARGE_SCATTER:
+        return []
+    return [
+        StageWarning(
+            f"spots are off their models, by {in_words(scatter)}; at most",
+            max(scatter),
+            LARGE_SCATTER,
+            "σ has it. It would be smaller with the right mosaicity: stage1.mosaicity: learned.",
         )
     ]
 
@@ -236,6 +255,7 @@ def _of_x(section: SpreadSection, result: Result) -> dict[str, Any]:
         "sigma_over": "lattices" if rest is None else "reflections",
         "unknown_f": section.unknown_f,
         "log_scale": result.log_scales,
+        "scatter": [] if rest is None else rest.scatter.tolist(),
         "x_at_rest": None if rest is None else bool(rest.has_converged),
     }
 

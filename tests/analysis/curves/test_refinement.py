@@ -7,7 +7,8 @@ import drawn
 from spreadflow.analysis.curves import columns, controls, objective, refinement
 from spreadflow.analysis.curves import rest as rests
 from spreadflow.analysis.curves.controls import Trial
-from spreadflow.analysis.curves.refinement import How, Start
+from spreadflow.analysis.curves.refinement import How, Priors, Start
+from spreadflow.analysis.curves.scatter import no_scatter
 from spreadflow.recipes.gram import with_curves, with_rest
 
 N = 60
@@ -214,13 +215,13 @@ def test_x_that_is_far_off_comes_to_rest(wrong, few):
     variance = np.array([64.0])
     theta = np.zeros(len(of_lattices.p.names))
     start = objective.point(of_lattices, theta, x, rests.prior(rest, variance))
-    how = How(learns_variance=False, max_steps=60)
-    at_rest = refinement.refine(of_lattices, Start(theta, x, variance), how)
+    how = How(learns_priors=False, max_steps=60)
+    at_rest = refinement.refine(of_lattices, Start(theta, x, Priors(variance, no_scatter())), how)
     assert at_rest.has_converged
     assert at_rest.point.value < start.value - 1e4
     slopes = np.abs(at_rest.point.by_x) * np.sqrt(at_rest.point.covariance[:, [0, 2]])
     assert slopes.max() < 0.1
-    np.testing.assert_array_equal(at_rest.variance, variance)
+    np.testing.assert_array_equal(at_rest.priors.variance, variance)
 
 
 @pytest.mark.parametrize("kind", ["complex", "real"])

@@ -4,8 +4,9 @@ import numpy as np
 
 import drawn
 from spreadflow.analysis.curves import objective, refinement
-from spreadflow.analysis.curves.refinement import How, Start
+from spreadflow.analysis.curves.refinement import How, Priors, Start
 from spreadflow.analysis.curves.rest import prior
+from spreadflow.analysis.curves.scatter import no_scatter
 
 
 def test_an_x_that_is_not_at_rest_leaves_the_curves_where_they_were(wrong, few):
@@ -18,10 +19,11 @@ def test_an_x_that_is_not_at_rest_leaves_the_curves_where_they_were(wrong, few):
     problem = drawn.problem(sums, wrong.crystal.p)
     rest = problem.rest
     p = problem.p
-    start = Start(np.zeros(len(p.names)), np.zeros((rest.n, 2)), np.full(rest.n_shells, 64.0))
-    at_rest = refinement.refine(problem, start, How(learns_variance=False, n_alone=2))
+    priors = Priors(np.full(rest.n_shells, 64.0), no_scatter())
+    start = Start(np.zeros(len(p.names)), np.zeros((rest.n, 2)), priors)
+    at_rest = refinement.refine(problem, start, How(learns_priors=False, n_alone=2))
     point = at_rest.point
-    known = prior(rest, at_rest.variance)
+    known = prior(rest, at_rest.priors.variance)
     rng = np.random.default_rng(5)
     sigma = np.sqrt(point.covariance[:, [0, 2]])
     moved = np.where(rest.is_unknown, 0.1 * sigma * rng.standard_normal((rest.n, 2)), 0.0)

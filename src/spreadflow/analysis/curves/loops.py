@@ -527,55 +527,68 @@ def scattered(columns, squares, bands):
 
 @numba.njit(cache=True, fastmath=REASSOCIATED)
 def of_factors(columns, f, x, sites, slopes, covariance, bands):
-    """Return the sums (level, 2) over factors 1 + s of the parts of runs: of P (z² − 1) and of P²,
-    P being the variance of the slope of −ln L by s once X of the reflection and the lattice have
-    followed, and z² the square of the slope over it, at most `LARGEST_SQUARE`, over the mean of
-    what is so limited.
+    """Return what lattices say about the variances of factors 1 + s of the parts of runs: for each
+    level Σ P_ii (z² − 1), and for each pair of levels Σ P_ij², (level,) and (level, level).
 
-    slopes: (column,) of −ln L by |F|²; covariance: (reflection, 3) of a and b; bands: (level,)
-    channels of a part, 0 = all.
+    P is the covariance of the slopes of −ln L by the factors of a shoebox, once X of the reflection
+    and the lattice have followed; z² is the square of a slope over its variance, at most
+    `LARGEST_SQUARE`, over the mean of what is so limited. slopes: (column,) of −ln L by |F|²;
+    covariance: (reflection, 3) of a and b; bands: (level,) channels of a part, 0 = all.
     """
     F = structure_factors(columns, f, x, sites)
     n_unknowns = columns.cross.shape[1]
-    out = np.zeros((len(bands), 2))
-    t = np.empty(n_unknowns)
+    excess = np.zeros(len(bands))
+    weight = np.zeros((len(bands), len(bands)))
     for lattice in range(len(columns.loss)):
         if not columns.is_used[lattice]:
             continue
+        held = columns.held[lattice]
         for box in range(columns.first_box[lattice], columns.first_box[lattice + 1]):
             first = columns.first_column[box]
             last = columns.first_column[box + 1]
             if first == last:
                 continue
+            parts = _parts(columns, first, last, bands)
+            n = len(parts)
             G = _square(columns, box)
             J = _derivatives(columns, F, first, last)
-            parts = _parts(columns, first, last, bands)
-            for part in range(len(parts)):
-                start, end, level = parts[part]
+            P = np.zeros((n, n))
+            known = np.empty(n)
+            by_x = np.zeros((n, 2))
+            shared = np.zeros((n, n_unknowns))
+            slope = np.zeros(n)
+            v = np.empty(last - first)
+            for part in range(n):
+                start, end, _ = parts[part]
+                v[:] = 0.0
+                for j in range(start, end):
+                    intensity = columns.intensity[first + j]
+                    slope[part] += slopes[first + j] * intensity
+                    for i in range(last - first):
+                        v[i] += G[j, i] * intensity
+                    for u in range(n_unknowns):
+                        shared[part, u] += columns.cross[first + j, u] * intensity
                 r = columns.reflection[first + start]
-                known = 0.0
-                slope = 0.0
-                along = 0.0
-                across = 0.0
-                t[:] = 0.0
                 for i in range(last - first):
-                    v = 0.0
-                    for j in range(start, end):
-                        v += G[i, j] * columns.intensity[first + j]
                     if columns.reflection[first + i] == r:
-                        along += v * J[0, i]
-                        across += v * J[1, i]
-                    if start <= i < end:
-                        intensity = columns.intensity[first + i]
-                        known += v * intensity
-                        slope += slopes[first + i] * intensity
-                        for u in range(n_unknowns):
-                            t[u] += columns.cross[first + i, u] * intensity
-                variance = known - t @ (columns.held[lattice] @ t)
-                variance -= along * (covariance[r, 0] * along + covariance[r, 1] * across)
-                variance -= across * (covariance[r, 1] * along + covariance[r, 2] * across)
-                if variance > LEAST_LEFT * known:
-                    square = min(slope**2 / variance, LARGEST_SQUARE) / MEAN_OF_SQUARES
-                    out[level, 0] += variance * (square - 1.0)
-                    out[level, 1] += variance**2
-    return out
+                        by_x[part, 0] += v[i] * J[0, i]
+                        by_x[part, 1] += v[i] * J[1, i]
+                for other in range(n):
+                    for i in range(parts[other, 0], parts[other, 1]):
+                        P[part, other] += v[i] * columns.intensity[first + i]
+                known[part] = P[part, part]
+            P -= shared @ held @ shared.T
+            for part in range(n):
+                r = columns.reflection[first + parts[part, 0]]
+                along = covariance[r, 0] * by_x[part, 0] + covariance[r, 1] * by_x[part, 1]
+                across = covariance[r, 1] * by_x[part, 0] + covariance[r, 2] * by_x[part, 1]
+                for other in range(n):
+                    if columns.reflection[first + parts[other, 0]] == r:
+                        P[part, other] -= along * by_x[other, 0] + across * by_x[other, 1]
+            for part in range(n):
+                if P[part, part] > LEAST_LEFT * known[part]:
+                    square = min(slope[part] ** 2 / P[part, part], LARGEST_SQUARE) / MEAN_OF_SQUARES
+                    excess[parts[part, 2]] += P[part, part] * (square - 1.0)
+                    for other in range(n):
+                        weight[parts[part, 2], parts[other, 2]] += P[part, other] ** 2
+    return excess, weight

@@ -47,8 +47,6 @@ class Problem(NamedTuple):
     """standard deviation of ln Σ|F|² about ln Σ(|M|² + S): `SCALE_HOLD`, or infinite where it is
     left to the pixels
     """
-    bands: np.ndarray
-    """(level,) channels of the bands in which lattices scatter, 0 = all"""
     add: Add
     """sum over ranks"""
 

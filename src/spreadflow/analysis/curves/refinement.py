@@ -54,6 +54,9 @@ LEAST_DAMPING = 0.5
 NO_DAMPING = 0.05
 """Damping below which there is none."""
 
+EASING = 0.25
+"""Factor by which damping falls after a step in which a reflection did not go too far."""
+
 MAX_EASE = 0.7
 """Share of P, at most, by which second derivatives of a reflection fall below B + P: they stay
 definite.
@@ -169,16 +172,16 @@ def refine(problem: Problem, start: Start, how: How) -> AtRest:
 
 def _scattered(problem: Problem, priors: Priors) -> Problem:
     """Return the problem of lattices whose reflections scatter."""
-    return problem._replace(columns=scatters.scattered(problem.columns, priors.scatter, problem.bands))
+    return problem._replace(
+        columns=scatters.scattered(problem.columns, priors.scatter, problem.p.energies_ev)
+    )
 
 
 def _likelier(
     problem: Problem, point: Point, prior: Prior, before: Priors, *, learns_scatter: bool
 ) -> Priors:
     """Return what the data make likelier than the priors before. Collective."""
-    variance = rests.next_variance(
-        problem.rest, point.x, point.covariance, prior, point.is_seen
-    )
+    variance = rests.next_variance(problem.rest, point.x, point.covariance, prior, point.is_seen)
     scatter = before.scatter
     if learns_scatter:
         scatter = scatters.likelier(problem, point, scatter)
@@ -244,7 +247,7 @@ def _step(
         if there.value < best.value:
             best = there
         if fall > LEAST_GAIN * share * slope - ROUNDING:
-            weaker = np.where(damping > NO_DAMPING, 0.5 * damping, 0.0)
+            weaker = np.where(damping > NO_DAMPING, EASING * damping, 0.0)
             return _Step(there, np.where(has_overshot, stronger, weaker), promise, move)
         damping = np.where(has_overshot, stronger, damping)
         likely = 0.5 * share * slope / (share * slope - fall)

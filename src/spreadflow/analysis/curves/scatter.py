@@ -8,6 +8,8 @@ Thompson (1971, Biometrika 58, 545): the slope of −ln L by s has, where the sc
 variance IᵀGI less what X and lattice have followed.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from spreadflow.analysis.curves import loops
@@ -17,6 +19,13 @@ from spreadflow.analysis.curves.objective import Point, Problem
 
 SMALLEST_WEIGHT = 1e-300
 """Weight of what lattices say, below which they say nothing."""
+
+FIRST = 0.1
+"""Scatter with which the search for it begins."""
+
+RELAXATION = 0.5
+"""Share of the change that lattices ask for, which is made at a time: X follows, and asks for less.
+"""
 
 LARGEST = 1.0
 """Scatter beyond which lattices have no model: it grows no further."""
@@ -41,19 +50,33 @@ def n_channels(energies_ev: np.ndarray) -> np.ndarray:
     return np.where(is_whole, 0, n).astype(np.int64)
 
 
+def first_scatter() -> np.ndarray:
+    """Return the scatter (level,) with which the search for it begins."""
+    return np.full(len(BANDS_EV), FIRST)
+
+
 def no_scatter() -> np.ndarray:
-    """Return the standard deviations (level,) of factors where models are right."""
+    """Return the scatter (level,) of lattices whose models are right."""
     return np.zeros(len(BANDS_EV))
 
 
-def scattered(columns: Columns, scatter: np.ndarray, bands: np.ndarray) -> Columns:
+def in_words(scatter: Sequence[float]) -> str:
+    """Return a scatter (level,) in words, such as "5 %, 20 % in bands of 4 eV"."""
+    widths = [f" in bands of {width:g} eV" if np.isfinite(width) else "" for width in BANDS_EV]
+    return ", ".join(
+        f"{100.0 * value:.0f} %{width}" for value, width in zip(scatter, widths, strict=True)
+    )
+
+
+def scattered(columns: Columns, scatter: np.ndarray, energies_ev: np.ndarray) -> Columns:
     """Return the columns of lattices whose reflections scatter about their models.
 
-    scatter: (level,) standard deviations of factors; bands: (level,) of `n_channels`. The parabola
-    of a shoebox is that with the factors where they are likeliest.
+    scatter: (level,) standard deviations of factors; energies_ev: (channel,). The parabola of a
+    shoebox is that with the factors where they are likeliest.
     """
     if not scatter.any():
         return columns
+    bands = n_channels(energies_ev)
     normal, slope, cross, shared, score, loss = loops.scattered(columns, scatter**2, bands)
     held = np.linalg.inv(np.linalg.inv(columns.held) - shared)
     return columns._replace(
@@ -67,15 +90,17 @@ def likelier(problem: Problem, point: Point, scatter: np.ndarray) -> np.ndarray:
 
     problem: its columns scatter already; point: where curves and X are.
     """
-    own = loops.of_factors(
+    excess, weight = loops.of_factors(
         problem.columns,
         complex_curves(problem.p.curves(point.theta)),
         point.x,
         problem.of_sites(point.theta),
         point.slopes,
         point.covariance,
-        problem.bands,
+        n_channels(problem.p.energies_ev),
     )
-    excess, weight = problem.add(own).T
-    change = excess / np.maximum(weight, SMALLEST_WEIGHT)
-    return np.sqrt(np.clip(scatter**2 + change, 0.0, LARGEST**2))
+    total = problem.add(np.concatenate([excess, weight.ravel()]))
+    excess, weight = total[: len(excess)], total[len(excess) :].reshape(weight.shape)
+    size = np.sqrt(np.maximum(np.diag(weight), SMALLEST_WEIGHT))
+    change = np.linalg.pinv(weight / np.outer(size, size), hermitian=True) @ (excess / size) / size
+    return np.sqrt(np.clip(scatter**2 + RELAXATION * change, 0.0, LARGEST**2))
