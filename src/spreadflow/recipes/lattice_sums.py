@@ -158,8 +158,8 @@ class LatticeSums:
     ) -> RefinedCurves:
         """Return the curves that a trial asks for. Collective.
 
-        before: X and priors of the start, where X is unknown; None = X of the model, and priors that
-        are found from there; from_model: X begins with the model's all the same.
+        before: X and priors of the start, where X is unknown; None = X of the model, with priors
+        to begin with; from_model: X begins with the model's all the same.
         """
         columns, rest = self._changed(trial)
         if rest is None:
