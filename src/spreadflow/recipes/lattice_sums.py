@@ -282,7 +282,7 @@ class LatticeSums:
         at_rest = refinement.refine(problem, start, how)
         problem = at_rest.problem
         point = at_rest.point
-        matrix = objective.curvature(problem, point.theta, point.x, at_rest.prior)
+        matrix = objective.curvature(problem, point, at_rest.prior)
         information = matrix.curves
         scores = np.empty((0, len(point.theta)))
         if needs_sigma:

@@ -176,7 +176,7 @@ def alternated(context: Context, out: Path, inputs: list, starts: StartsOfBlock)
             widths = " ".join(f"{width:.3g}" for width in np.sqrt(refined.rest.variance))
             context.log.info(words, n_cycles, refined.rest.log_scale, widths)
             words = "cycle %d: spots are off their models by %s"
-            context.log.info(words, n_cycles, scatter.in_words(refined.rest.scatter))
+            context.log.info(words, n_cycles, scatter.in_words(refined.rest.scatter.tolist()))
         return refined, change
 
     def is_over(changes: list[float]) -> bool:

@@ -111,7 +111,7 @@ def test_a_shoebox_without_columns_changes_nothing(wrong, few):
         theta, x = somewhere(of_lattices)
         prior = prior_of(of_lattices.rest)
         here = objective.point(of_lattices, theta, x, prior)
-        matrix = objective.curvature(of_lattices, theta, x, prior)
+        matrix = objective.curvature(of_lattices, here, prior)
         v = np.arange(x.size) * 1.0
         of_both.append(
             [here.value, here.by_theta, here.by_x, matrix.curves, matrix.mixed, matrix.of_x(v)]
@@ -233,7 +233,8 @@ def curved(wrong, few):
     of_lattices = of_lattices._replace(columns=of_lattices.columns._replace(is_used=is_used))
     prior = prior_of(of_lattices.rest)
     theta, x = somewhere(of_lattices)
-    matrix = objective.curvature(of_lattices, theta, x, prior)
+    here = objective.point(of_lattices, theta, x, prior)
+    matrix = objective.curvature(of_lattices, here, prior)
     return of_lattices, prior, matrix, *in_full(of_lattices, theta, x)
 
 
@@ -274,7 +275,7 @@ def test_what_bends_a_reflection_beyond_its_parabola(wrong, few):
     prior = prior_of(rest)
     theta, x = somewhere(of_lattices)
     here = objective.point(of_lattices, theta, x, prior)
-    matrix = objective.curvature(of_lattices, theta, x, prior)
+    matrix = objective.curvature(of_lattices, here, prior)
     second = matrix.blocks + here.bend
 
     def gradient(h, k, t):

@@ -1,4 +1,4 @@
-"""Factors of the reflections of a lattice: integrated out as if written out, their scatter found."""
+"""Factors of the reflections of a lattice: integrated out as if written out, and found."""
 
 import numpy as np
 import pytest

@@ -371,8 +371,10 @@ class Curvature(NamedTuple):
         return self.add(own) + weighted
 
 
-def curvature(problem: Problem, theta: np.ndarray, x: np.ndarray, prior: Prior) -> Curvature:
+def curvature(problem: Problem, here: Point, prior: Prior) -> Curvature:
     """Return the second derivatives at curves and X. Collective."""
+    theta = here.theta
+    x = here.x
     columns = problem.columns
     n = problem.rest.n
     f = complex_curves(problem.p.curves(theta))
@@ -409,8 +411,7 @@ def curvature(problem: Problem, theta: np.ndarray, x: np.ndarray, prior: Prior) 
     rooted = rooted.reshape(n_lattices * n_unknowns, basis.shape[1])
     H -= rooted.T @ rooted
     K -= cross.T @ rooted
-    own_blocks = loops.information(columns, f, x, sites, n)
-    B = problem.add(own_blocks)
+    B = here.information
     blocks = np.empty((n, 2, 2))
     blocks[:, 0, 0] = B[:, 0] + prior.precision[:, 0]
     blocks[:, 0, 1] = blocks[:, 1, 0] = B[:, 1]

@@ -269,7 +269,8 @@ def lattice_information(
     )
     priors = [rests.prior(rest, weakening * rests.first_variance(rest, error)) for error in errors]
     at_model = np.zeros((rest.n, 2))
-    matrix = objective.curvature(problem, np.zeros(len(p.names)), at_model, priors[0])
+    here = objective.point(problem, np.zeros(len(p.names)), at_model, priors[0])
+    matrix = objective.curvature(problem, here, priors[0])
     n = len(columns.loss)
     unknown = {}
     for error, prior in zip(errors, priors, strict=True):

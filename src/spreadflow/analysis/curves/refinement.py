@@ -148,7 +148,7 @@ def refine(problem: Problem, start: Start, how: How) -> AtRest:
     has_converged = False
     for number in range(how.max_steps):
         is_alone = number < how.n_alone or not how.moves_curves
-        matrix = objective.curvature(scattered, here.theta, here.x, prior)
+        matrix = objective.curvature(scattered, here, prior)
         step = _step(scattered, matrix, here, prior, damping, is_alone)
         there = step.point
         damping = step.damping
