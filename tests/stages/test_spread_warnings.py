@@ -1,8 +1,12 @@
 """What `spread` warns of where X is unknown."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
 from spreadflow.config import SpreadSection
+from spreadflow.stages import curve_cycles
 from spreadflow.stages import spread as stage
 
 BARS = {"scale": "at most 0.05", "model": "at most 0.5", "at rest": "steps"}
@@ -66,3 +70,17 @@ def test_spots_far_off_their_models():
     (warning,) = warnings([], scatter=(0.2, 0.4, 0.3))
     assert "40 % in bands of 16 eV" in warning.what and warning.value == 0.4
     assert "stage1.mosaicity: learned" in warning.todo
+
+
+def lattices(n_shoeboxes: list[int]) -> SimpleNamespace:
+    """Lattices that recorded reflections so many times."""
+    rest = SimpleNamespace(n=len(n_shoeboxes))
+    return SimpleNamespace(rest=rest, n_shoeboxes=lambda: np.array(n_shoeboxes))
+
+
+def test_too_little_is_known_of_x_where_reflections_are_met_once():
+    (warning,) = curve_cycles._too_few(lattices([1, 1, 1, 1, 2]))
+    assert warning.value == 1.2 and "5 reflections" in warning.what
+    assert "spread.unknown_f: none" in warning.todo
+    assert curve_cycles._too_few(lattices([1, 1, 2, 1, 2])) == []
+    assert curve_cycles._too_few(SimpleNamespace(rest=None)) == [], "X is the model's"

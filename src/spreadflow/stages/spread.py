@@ -96,7 +96,8 @@ def run(
     }
     names = product_attributes["sites"]
     of_sites = site_warnings(tables["sites"], names, product_attributes["site_unknowns"])
-    product_attributes["warnings"] = warn(log, _warnings(section, product_attributes) + of_sites)
+    late = warn(log, _warnings(section, product_attributes) + of_sites)
+    product_attributes["warnings"] = result.warnings + late
     columns: dict[str, np.ndarray] = {}
     for table, of_table in tables.items():
         columns |= {f"{table}/{name}": column for name, column in of_table.items()}
