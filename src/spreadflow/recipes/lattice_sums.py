@@ -94,9 +94,9 @@ class LatticeSums:
         if unknown.kind != "none":
             is_there = np.ones(len(self.columns.hkl), dtype=bool)
             node = of_grams.rows(factors, self.columns.hkl)
-            own = of_grams.scattering(factors, node, self.columns.channel)
+            e = of_grams.directions(factors, node)
             columns = self.columns.with_sites(unknown.sites, node)
-            self.columns, self.rest = self._with_rest(columns, columns.hkl, own.direction, is_there)
+            self.columns, self.rest = self._with_rest(columns, columns.hkl, e, is_there)
 
     def _with_rest(
         self, columns: Columns, hkl: np.ndarray, e: np.ndarray, is_there: np.ndarray

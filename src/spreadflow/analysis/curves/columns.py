@@ -40,14 +40,18 @@ def scattering(factors: StructureFactors, node: np.ndarray, channel: np.ndarray)
     channels are those that `channel` (column,) counts.
     """
     nodes, back = np.unique(node, return_inverse=True)
-    base = np.asarray(factors.rest)[nodes]
-    direction = base / np.maximum(np.abs(base), SMALLEST_F)
     of_sites = np.asarray(factors.groups)[: factors.n_sites, nodes].T
     return Scattering(
         fixed=factors.without_sites(nodes)[back, channel],
         groups=of_sites[back],
-        direction=direction[back],
+        direction=directions(factors, nodes)[back],
     )
+
+
+def directions(factors: StructureFactors, node: np.ndarray) -> np.ndarray:
+    """Return the direction (n,) of what has no energy dependence in F of nodes (n,)."""
+    base = np.asarray(factors.rest)[node]
+    return base / np.maximum(np.abs(base), SMALLEST_F)
 
 
 def rows(factors: StructureFactors, hkl: np.ndarray) -> np.ndarray:

@@ -94,6 +94,26 @@ def _square(columns, box):
 
 
 @numba.njit(cache=True)
+def _shoeboxes(columns):
+    """Return lattice, shoebox, its first column and the end (shoebox, 4), of those shoeboxes of the
+    lattices that take part which have columns.
+    """
+    out = np.empty((len(columns.first_column), 4), np.int64)
+    n = 0
+    for lattice in range(len(columns.loss)):
+        for box in range(columns.first_box[lattice], columns.first_box[lattice + 1]):
+            first = columns.first_column[box]
+            last = columns.first_column[box + 1]
+            if columns.is_used[lattice] and first < last:
+                out[n, 0] = lattice
+                out[n, 1] = box
+                out[n, 2] = first
+                out[n, 3] = last
+                n += 1
+    return out[:n]
+
+
+@numba.njit(cache=True)
 def _runs(columns, first, last):
     """Return the first column of each run among columns first to last, counted from first, and
     their number.
@@ -114,10 +134,8 @@ def information(columns, f, x, sites, n_reflections):
     """
     F = structure_factors(columns, f, x, sites)
     out = np.zeros((n_reflections, 6))
-    for lattice in range(len(columns.loss)):
-        if columns.is_used[lattice]:
-            for box in range(columns.first_box[lattice], columns.first_box[lattice + 1]):
-                _add_information(columns, F, box, out)
+    for _, box, _, _ in _shoeboxes(columns):
+        _add_information(columns, F, box, out)
     return out
 
 
@@ -249,50 +267,42 @@ def by_curves(columns, f, x, sites):
     n_unknowns = columns.cross.shape[1]
     curves = np.zeros((n_channels, n_channels, n_curves, n_curves))
     shared = np.zeros((len(columns.loss), n_unknowns, n_channels, n_curves))
-    for lattice in range(len(columns.loss)):
-        if not columns.is_used[lattice]:
-            continue
-        for box in range(columns.first_box[lattice], columns.first_box[lattice + 1]):
-            first = columns.first_column[box]
-            last = columns.first_column[box + 1]
-            D = _by_curves(columns, F, sites, first, last)
-            channel = columns.channel[first:last]
-            place = columns.first_value[box]
-            for i in range(last - first):
-                for u in range(n_unknowns):
+    for lattice, box, first, last in _shoeboxes(columns):
+        D = _by_curves(columns, F, sites, first, last)
+        channel = columns.channel[first:last]
+        place = columns.first_value[box]
+        for i in range(last - first):
+            for u in range(n_unknowns):
+                for s in range(n_curves):
+                    shared[lattice, u, channel[i], s] += columns.cross[first + i, u] * D[i, s]
+            for j in range(i + 1):
+                value = np.float64(columns.normal[place + j])
+                later, earlier = i, j
+                if channel[i] < channel[j]:
+                    later, earlier = j, i
+                block = curves[channel[later], channel[earlier]]
+                for s in range(n_curves):
+                    weighted = value * D[later, s]
+                    for t in range(n_curves):
+                        block[s, t] += weighted * D[earlier, t]
+                if channel[i] == channel[j] and i != j:
                     for s in range(n_curves):
-                        shared[lattice, u, channel[i], s] += columns.cross[first + i, u] * D[i, s]
-                for j in range(i + 1):
-                    value = np.float64(columns.normal[place + j])
-                    later, earlier = i, j
-                    if channel[i] < channel[j]:
-                        later, earlier = j, i
-                    block = curves[channel[later], channel[earlier]]
-                    for s in range(n_curves):
-                        weighted = value * D[later, s]
+                        weighted = value * D[earlier, s]
                         for t in range(n_curves):
-                            block[s, t] += weighted * D[earlier, t]
-                    if channel[i] == channel[j] and i != j:
-                        for s in range(n_curves):
-                            weighted = value * D[earlier, s]
-                            for t in range(n_curves):
-                                block[s, t] += weighted * D[later, t]
-                place += i + 1
+                            block[s, t] += weighted * D[later, t]
+            place += i + 1
     return curves, shared
 
 
 @numba.njit(cache=True)
-def n_pairs(columns):
-    """Return how many pairs of runs all shoeboxes have, and how many runs."""
+def _n_pairs(columns):
+    """Return how many pairs of runs the shoeboxes have, and how many runs."""
     pairs = 0
     runs = 0
-    for box in range(len(columns.first_column) - 1):
-        first = columns.first_column[box]
-        last = columns.first_column[box + 1]
-        if first < last:
-            n = len(_runs(columns, first, last)) - 1
-            pairs += n * n
-            runs += n
+    for _, _, first, last in _shoeboxes(columns):
+        n = len(_runs(columns, first, last)) - 1
+        pairs += n * n
+        runs += n
     return pairs, runs
 
 
@@ -308,7 +318,7 @@ def by_rest(columns, f, x, sites, n_reflections):
     F = structure_factors(columns, f, x, sites)
     n_curves = 2 * columns.groups.shape[1]
     n_unknowns = columns.cross.shape[1]
-    n_pair, n_run = n_pairs(columns)
+    n_pair, n_run = _n_pairs(columns)
     mixed = np.zeros((n_reflections, 2, f.shape[1], n_curves))
     pair_reflections = np.zeros((n_pair, 2), np.int64)
     pair_blocks = np.zeros((n_pair, 2, 2))
@@ -316,47 +326,40 @@ def by_rest(columns, f, x, sites, n_reflections):
     run_cross = np.zeros((n_run, 2, n_unknowns))
     pair = 0
     run = 0
-    for lattice in range(len(columns.loss)):
-        if not columns.is_used[lattice]:
-            continue
-        for box in range(columns.first_box[lattice], columns.first_box[lattice + 1]):
-            first = columns.first_column[box]
-            last = columns.first_column[box + 1]
-            if first == last:
-                continue
-            G = _square(columns, box)
-            J = _derivatives(columns, F, first, last)
-            D = _by_curves(columns, F, sites, first, last)
-            starts = _runs(columns, first, last)
-            for a in range(len(starts) - 1):
-                r = columns.reflection[first + starts[a]]
-                run_places[run, 0] = lattice
-                run_places[run, 1] = r
-                along = np.zeros(last - first)
-                across = np.zeros(last - first)
-                for j in range(starts[a], starts[a + 1]):
-                    for i in range(last - first):
-                        along[i] += G[j, i] * J[0, j]
-                        across[i] += G[j, i] * J[1, j]
-                    for u in range(n_unknowns):
-                        run_cross[run, 0, u] += J[0, j] * columns.cross[first + j, u]
-                        run_cross[run, 1, u] += J[1, j] * columns.cross[first + j, u]
-                run += 1
+    for lattice, box, first, last in _shoeboxes(columns):
+        G = _square(columns, box)
+        J = _derivatives(columns, F, first, last)
+        D = _by_curves(columns, F, sites, first, last)
+        starts = _runs(columns, first, last)
+        for a in range(len(starts) - 1):
+            r = columns.reflection[first + starts[a]]
+            run_places[run, 0] = lattice
+            run_places[run, 1] = r
+            along = np.zeros(last - first)
+            across = np.zeros(last - first)
+            for j in range(starts[a], starts[a + 1]):
                 for i in range(last - first):
-                    channel = columns.channel[first + i]
-                    for s in range(n_curves):
-                        mixed[r, 0, channel, s] += along[i] * D[i, s]
-                        mixed[r, 1, channel, s] += across[i] * D[i, s]
-                for b in range(len(starts) - 1):
-                    block = pair_blocks[pair]
-                    for i in range(starts[b], starts[b + 1]):
-                        block[0, 0] += along[i] * J[0, i]
-                        block[0, 1] += along[i] * J[1, i]
-                        block[1, 0] += across[i] * J[0, i]
-                        block[1, 1] += across[i] * J[1, i]
-                    pair_reflections[pair, 0] = r
-                    pair_reflections[pair, 1] = columns.reflection[first + starts[b]]
-                    pair += 1
+                    along[i] += G[j, i] * J[0, j]
+                    across[i] += G[j, i] * J[1, j]
+                for u in range(n_unknowns):
+                    run_cross[run, 0, u] += J[0, j] * columns.cross[first + j, u]
+                    run_cross[run, 1, u] += J[1, j] * columns.cross[first + j, u]
+            run += 1
+            for i in range(last - first):
+                channel = columns.channel[first + i]
+                for s in range(n_curves):
+                    mixed[r, 0, channel, s] += along[i] * D[i, s]
+                    mixed[r, 1, channel, s] += across[i] * D[i, s]
+            for b in range(len(starts) - 1):
+                block = pair_blocks[pair]
+                for i in range(starts[b], starts[b + 1]):
+                    block[0, 0] += along[i] * J[0, i]
+                    block[0, 1] += along[i] * J[1, i]
+                    block[1, 0] += across[i] * J[0, i]
+                    block[1, 1] += across[i] * J[1, i]
+                pair_reflections[pair, 0] = r
+                pair_reflections[pair, 1] = columns.reflection[first + starts[b]]
+                pair += 1
     return mixed, pair_reflections, pair_blocks, run_places, run_cross
 
 
@@ -376,36 +379,31 @@ def by_sites(columns, f, x, sites, n_reflections):
     with_curves = np.zeros((n_site, n_channels, n_curves))
     with_rest = np.zeros((n_reflections, 2, n_site))
     with_lattices = np.zeros((len(columns.loss), n_unknowns, n_site))
-    for lattice in range(len(columns.loss)):
-        if not columns.is_used[lattice]:
-            continue
-        for box in range(columns.first_box[lattice], columns.first_box[lattice + 1]):
-            first = columns.first_column[box]
-            last = columns.first_column[box + 1]
-            G = _square(columns, box)
-            J = _derivatives(columns, F, first, last)
-            D = _by_curves(columns, F, sites, first, last)
-            E = np.empty((last - first, n_site))
-            for i in range(last - first):
-                for e in range(n_site):
-                    fe = f[columns.site_of[e], columns.channel[first + i]]
-                    slope = columns.site_slopes[first + i, e] * fe
-                    E[i, e] = 2.0 * (np.conj(F[first + i]) * slope).real
-            for i in range(last - first):
-                r = columns.reflection[first + i]
-                channel = columns.channel[first + i]
-                for e in range(n_site):
-                    pulled = 0.0
-                    for j in range(last - first):
-                        pulled += G[i, j] * E[j, e]
-                    for d in range(n_site):
-                        own[e, d] += pulled * E[i, d]
-                    for s in range(n_curves):
-                        with_curves[e, channel, s] += pulled * D[i, s]
-                    with_rest[r, 0, e] += pulled * J[0, i]
-                    with_rest[r, 1, e] += pulled * J[1, i]
-                    for u in range(n_unknowns):
-                        with_lattices[lattice, u, e] += columns.cross[first + i, u] * E[i, e]
+    for lattice, box, first, last in _shoeboxes(columns):
+        G = _square(columns, box)
+        J = _derivatives(columns, F, first, last)
+        D = _by_curves(columns, F, sites, first, last)
+        E = np.empty((last - first, n_site))
+        for i in range(last - first):
+            for e in range(n_site):
+                fe = f[columns.site_of[e], columns.channel[first + i]]
+                slope = columns.site_slopes[first + i, e] * fe
+                E[i, e] = 2.0 * (np.conj(F[first + i]) * slope).real
+        for i in range(last - first):
+            r = columns.reflection[first + i]
+            channel = columns.channel[first + i]
+            for e in range(n_site):
+                pulled = 0.0
+                for j in range(last - first):
+                    pulled += G[i, j] * E[j, e]
+                for d in range(n_site):
+                    own[e, d] += pulled * E[i, d]
+                for s in range(n_curves):
+                    with_curves[e, channel, s] += pulled * D[i, s]
+                with_rest[r, 0, e] += pulled * J[0, i]
+                with_rest[r, 1, e] += pulled * J[1, i]
+                for u in range(n_unknowns):
+                    with_lattices[lattice, u, e] += columns.cross[first + i, u] * E[i, e]
     return own, with_curves, with_rest, with_lattices
 
 
@@ -473,55 +471,50 @@ def scattered(columns, squares, bands):
     score = columns.score.copy()
     loss = columns.loss.copy()
     shared = np.zeros((len(loss), n_unknowns, n_unknowns))
-    for lattice in range(len(loss)):
-        for box in range(columns.first_box[lattice], columns.first_box[lattice + 1]):
-            first = columns.first_column[box]
-            last = columns.first_column[box + 1]
-            n = last - first
-            if n == 0:
-                continue
-            G = _square(columns, box)
-            v = np.empty(n)
-            t = np.empty(n_unknowns)
-            parts = _parts(columns, first, last, bands)
-            for part in range(len(parts)):
-                start, end, level = parts[part]
-                square = squares[level]
-                v[:] = 0.0
-                for j in range(start, end):
-                    intensity = columns.intensity[first + j]
-                    for i in range(n):
-                        v[i] += G[j, i] * intensity
-                known = 0.0
-                for j in range(start, end):
-                    known += v[j] * columns.intensity[first + j]
-                if square * known < NEGLIGIBLE:
-                    continue
-                fall = 0.0
-                t[:] = 0.0
-                for j in range(start, end):
-                    intensity = columns.intensity[first + j]
-                    fall += slope[first + j] * intensity
-                    for u in range(n_unknowns):
-                        t[u] += cross[first + j, u] * intensity
-                weight = square / (1.0 + square * known)
+    for lattice, box, first, last in _shoeboxes(columns):
+        n = last - first
+        G = _square(columns, box)
+        v = np.empty(n)
+        t = np.empty(n_unknowns)
+        parts = _parts(columns, first, last, bands)
+        for part in range(len(parts)):
+            start, end, level = parts[part]
+            square = squares[level]
+            v[:] = 0.0
+            for j in range(start, end):
+                intensity = columns.intensity[first + j]
                 for i in range(n):
-                    weighted = weight * v[i]
-                    for j in range(n):
-                        G[i, j] -= weighted * v[j]
-                    slope[first + i] -= fall * weighted
-                    for u in range(n_unknowns):
-                        cross[first + i, u] -= weighted * t[u]
+                    v[i] += G[j, i] * intensity
+            known = 0.0
+            for j in range(start, end):
+                known += v[j] * columns.intensity[first + j]
+            if square * known < NEGLIGIBLE:
+                continue
+            fall = 0.0
+            t[:] = 0.0
+            for j in range(start, end):
+                intensity = columns.intensity[first + j]
+                fall += slope[first + j] * intensity
                 for u in range(n_unknowns):
-                    score[lattice, u] -= weight * fall * t[u]
-                    for w in range(n_unknowns):
-                        shared[lattice, u, w] += weight * t[u] * t[w]
-                loss[lattice] += 0.5 * (np.log(1.0 + square * known) - weight * fall**2)
-            place = columns.first_value[box]
+                    t[u] += cross[first + j, u] * intensity
+            weight = square / (1.0 + square * known)
             for i in range(n):
-                for j in range(i + 1):
-                    normal[place] = G[i, j]
-                    place += 1
+                weighted = weight * v[i]
+                for j in range(n):
+                    G[i, j] -= weighted * v[j]
+                slope[first + i] -= fall * weighted
+                for u in range(n_unknowns):
+                    cross[first + i, u] -= weighted * t[u]
+            for u in range(n_unknowns):
+                score[lattice, u] -= weight * fall * t[u]
+                for w in range(n_unknowns):
+                    shared[lattice, u, w] += weight * t[u] * t[w]
+            loss[lattice] += 0.5 * (np.log(1.0 + square * known) - weight * fall**2)
+        place = columns.first_value[box]
+        for i in range(n):
+            for j in range(i + 1):
+                normal[place] = G[i, j]
+                place += 1
     return normal, slope, cross, shared, score, loss
 
 
@@ -539,56 +532,49 @@ def of_factors(columns, f, x, sites, slopes, covariance, bands):
     n_unknowns = columns.cross.shape[1]
     excess = np.zeros(len(bands))
     weight = np.zeros((len(bands), len(bands)))
-    for lattice in range(len(columns.loss)):
-        if not columns.is_used[lattice]:
-            continue
+    for lattice, box, first, last in _shoeboxes(columns):
         held = columns.held[lattice]
-        for box in range(columns.first_box[lattice], columns.first_box[lattice + 1]):
-            first = columns.first_column[box]
-            last = columns.first_column[box + 1]
-            if first == last:
-                continue
-            parts = _parts(columns, first, last, bands)
-            n = len(parts)
-            G = _square(columns, box)
-            J = _derivatives(columns, F, first, last)
-            P = np.zeros((n, n))
-            known = np.empty(n)
-            by_x = np.zeros((n, 2))
-            shared = np.zeros((n, n_unknowns))
-            slope = np.zeros(n)
-            v = np.empty(last - first)
-            for part in range(n):
-                start, end, _ = parts[part]
-                v[:] = 0.0
-                for j in range(start, end):
-                    intensity = columns.intensity[first + j]
-                    slope[part] += slopes[first + j] * intensity
-                    for i in range(last - first):
-                        v[i] += G[j, i] * intensity
-                    for u in range(n_unknowns):
-                        shared[part, u] += columns.cross[first + j, u] * intensity
-                r = columns.reflection[first + start]
+        parts = _parts(columns, first, last, bands)
+        n = len(parts)
+        G = _square(columns, box)
+        J = _derivatives(columns, F, first, last)
+        P = np.zeros((n, n))
+        known = np.empty(n)
+        by_x = np.zeros((n, 2))
+        shared = np.zeros((n, n_unknowns))
+        slope = np.zeros(n)
+        v = np.empty(last - first)
+        for part in range(n):
+            start, end, _ = parts[part]
+            v[:] = 0.0
+            for j in range(start, end):
+                intensity = columns.intensity[first + j]
+                slope[part] += slopes[first + j] * intensity
                 for i in range(last - first):
-                    if columns.reflection[first + i] == r:
-                        by_x[part, 0] += v[i] * J[0, i]
-                        by_x[part, 1] += v[i] * J[1, i]
+                    v[i] += G[j, i] * intensity
+                for u in range(n_unknowns):
+                    shared[part, u] += columns.cross[first + j, u] * intensity
+            r = columns.reflection[first + start]
+            for i in range(last - first):
+                if columns.reflection[first + i] == r:
+                    by_x[part, 0] += v[i] * J[0, i]
+                    by_x[part, 1] += v[i] * J[1, i]
+            for other in range(n):
+                for i in range(parts[other, 0], parts[other, 1]):
+                    P[part, other] += v[i] * columns.intensity[first + i]
+            known[part] = P[part, part]
+        P -= shared @ held @ shared.T
+        for part in range(n):
+            r = columns.reflection[first + parts[part, 0]]
+            along = covariance[r, 0] * by_x[part, 0] + covariance[r, 1] * by_x[part, 1]
+            across = covariance[r, 1] * by_x[part, 0] + covariance[r, 2] * by_x[part, 1]
+            for other in range(n):
+                if columns.reflection[first + parts[other, 0]] == r:
+                    P[part, other] -= along * by_x[other, 0] + across * by_x[other, 1]
+        for part in range(n):
+            if P[part, part] > LEAST_LEFT * known[part]:
+                square = min(slope[part] ** 2 / P[part, part], LARGEST_SQUARE) / MEAN_OF_SQUARES
+                excess[parts[part, 2]] += P[part, part] * (square - 1.0)
                 for other in range(n):
-                    for i in range(parts[other, 0], parts[other, 1]):
-                        P[part, other] += v[i] * columns.intensity[first + i]
-                known[part] = P[part, part]
-            P -= shared @ held @ shared.T
-            for part in range(n):
-                r = columns.reflection[first + parts[part, 0]]
-                along = covariance[r, 0] * by_x[part, 0] + covariance[r, 1] * by_x[part, 1]
-                across = covariance[r, 1] * by_x[part, 0] + covariance[r, 2] * by_x[part, 1]
-                for other in range(n):
-                    if columns.reflection[first + parts[other, 0]] == r:
-                        P[part, other] -= along * by_x[other, 0] + across * by_x[other, 1]
-            for part in range(n):
-                if P[part, part] > LEAST_LEFT * known[part]:
-                    square = min(slope[part] ** 2 / P[part, part], LARGEST_SQUARE) / MEAN_OF_SQUARES
-                    excess[parts[part, 2]] += P[part, part] * (square - 1.0)
-                    for other in range(n):
-                        weight[parts[part, 2], parts[other, 2]] += P[part, other] ** 2
+                    weight[parts[part, 2], parts[other, 2]] += P[part, other] ** 2
     return excess, weight
