@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.curves.columns import SMALLEST_F, same_rows
+from spreadflow.analysis.curves.columns import directions, same_rows
 from spreadflow.analysis.curves.expand import FittedRest
 from spreadflow.analysis.curves.gram import Gram, gram, model_error
 from spreadflow.analysis.pixels import lattice_fit, solve
@@ -81,7 +81,7 @@ def with_rest(
     asu, friedel = symmetry.to_asu(np.asarray(factors.hkl), space_group)
     row = same_rows(rest.hkl, asu)
     base = np.asarray(factors.rest)
-    e = base / np.maximum(np.abs(base), SMALLEST_F)
+    e = directions(factors, np.arange(len(base)))
     across = np.where(friedel < 0, -1j, 1j)
     change = e * (rest.x[row, 0] + across * rest.x[row, 1])
     return factors._replace(rest=base + np.where(row < 0, 0.0, change))

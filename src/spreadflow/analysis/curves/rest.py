@@ -17,6 +17,7 @@ from spreadflow.analysis.curves.columns import (
     NO_SITE_UNKNOWNS,
     SMALLEST_F,
     SiteUnknowns,
+    directions,
     rows,
 )
 from spreadflow.physics import symmetry, unit_cell
@@ -138,7 +139,7 @@ def rest(
         hkl=hkl,
         d=d,
         model=base + np.asarray(factors.groups)[factors.n_sites :, row].T @ mean_others,
-        along=base / np.maximum(np.abs(base), SMALLEST_F),
+        along=directions(factors, row),
         groups=np.ascontiguousarray(np.asarray(factors.groups)[: factors.n_sites, row].T),
         site_slopes=sites.of_nodes(row),
         freedom=np.where(is_centric, np.minimum(most, 1), most),
