@@ -254,8 +254,8 @@ def figures_of(name: str, sets: list[Reduced]) -> dict:
     return out | costs | {"commit": lattices.commit()}
 
 
-def measure_unknown(row: curve_cycles.Row, place: Place) -> dict[str, Any]:
-    """Return the figures of a row with X unknown."""
+def measure_unknown(row: curve_cycles.Row, place: Place) -> Iterator[dict[str, Any]]:
+    """Yield the figures of a row with X unknown after each of its sets."""
     fits = curve_cycles.fits_of(row)
     sets = []
     last = []
@@ -266,8 +266,8 @@ def measure_unknown(row: curve_cycles.Row, place: Place) -> dict[str, Any]:
             free = cycle.free
         sets.append(scored)
         last.append(free)
-    figures = curve_scores.figures_of_row(row, fits, sets, last)
-    return figures | {"commit": lattices.commit()}
+        figures = curve_scores.figures_of_row(row, fits, sets, last)
+        yield figures | {"commit": lattices.commit()}
 
 
 def needs_domains(row: curve_cycles.Row) -> bool:
@@ -372,8 +372,10 @@ def main() -> None:
         with ProcessPoolExecutor(args.processes, context) as pool:
             for name, row in unknown.items():
                 domains = pool.submit(teach, path).result() if needs_domains(row) else None
-                rows[name] = measure_unknown(row, Place(folder, pool, domains))
-                keep()
+                for rows[name] in measure_unknown(row, Place(folder, pool, domains)):
+                    keep()
+                    shape = curve_scores.spoken(rows[name]["cycles"][-1]["free"]["shape_rms"])
+                    print(f"{name}: {rows[name]['n_sets']} sets, shape {shape} e", flush=True)
                 curve_scores.report(name, row, rows[name], rows)
     print("\n--- all rows")
     report(rows)
