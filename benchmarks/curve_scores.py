@@ -16,7 +16,6 @@ from curve_sets import BAND_EV
 from spreadflow.analysis.curves import rest as rests
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import RefinedCurves, complex_curves
-from spreadflow.analysis.curves.scatter import in_words
 
 SETS_FOR_PULLS = 5
 """Sets that the constants of f′ and the mean of f″ are judged by, at least."""
@@ -126,7 +125,7 @@ def scale_of(p: Parametrisation, cycle: Cycle) -> dict[str, Any]:
         "k": float(k),
         "r_f": float(np.sum(np.abs(np.abs(f) - c * np.abs(true_f))) / np.sum(c * np.abs(true_f))),
         "log_scale": found.log_scale,
-        "scatter": found.scatter.round(4).tolist(),
+        "scatter": found.scatter,
         "root_s": np.sqrt(own.by_shell(variance, every)).round(2).tolist(),
         "root_s_true": np.sqrt(own.by_shell(true_variance, every)).round(2).tolist(),
     }
@@ -417,7 +416,7 @@ def cycle_in_words(number: int, cycle: dict[str, Any]) -> str:
         words.append(
             f"    c/k {one['c'] / one['k']:.4f} (c {one['c']:.4f}), ln scale "
             f"{one['log_scale']:+.4f}, R(F) {one['r_f']:.4f}, √S {spoken(one['root_s'], '.0f')}, "
-            f"true {spoken(one['root_s_true'], '.0f')}, scatter {in_words(one['scatter'])}"
+            f"true {spoken(one['root_s_true'], '.0f')}, scatter {one['scatter']:.3f}"
         )
     words.append(
         f"    s a lattice: stage 1 {costs['seconds_fit']:.3f}, Gram {costs['seconds_gram']:.3f}, "

@@ -1,6 +1,5 @@
 """Crystals with two sites, and their lattices drawn as numbers: Gram matrices of known truth."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +9,6 @@ from spreadflow.analysis.curves.columns import NO_SITE_UNKNOWNS, Columns, SiteUn
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.gram import Gram
 from spreadflow.analysis.curves.objective import Problem
-from spreadflow.analysis.curves.scatter import n_channels
 from spreadflow.physics import anomalous, symmetry, unit_cell
 from spreadflow.physics.structure_factors import (
     Atoms,
@@ -47,20 +45,14 @@ class Nature(NamedTuple):
     factors: StructureFactors
     excess: float
     """variance of a pixel over its own"""
-    scatter: np.ndarray
-    """(level,) standard deviations of factors of reflections; none = there are none"""
+    scatter: float
+    """standard deviation of factors of reflections"""
 
-    def brightness(self, rng: np.random.Generator, channel: np.ndarray) -> np.ndarray:
-        """How bright channels (column,) of a shoebox are, relative to models; its reflections have
-        five channels each.
-        """
-        out = np.ones(len(channel))
-        run = np.arange(len(channel)) // 5
-        for sigma, n in zip(self.scatter, n_channels(ENERGIES), strict=False):
-            part = run * 100 + (channel // n if n else 0)
-            _, number = np.unique(part, return_inverse=True)
-            out += sigma * rng.standard_normal(number.max() + 1)[number]
-        return out
+    def brightness(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """How bright n reflections of a shoebox are, relative to models."""
+        if self.scatter == 0.0:
+            return np.ones(n)
+        return 1.0 + self.scatter * rng.standard_normal(n)
 
 
 class Drawn(NamedTuple):
@@ -102,14 +94,14 @@ class Drawn(NamedTuple):
         *,
         excess: float = 1.0,
         about: StructureFactors | None = None,
-        scatter: Sequence[float] = (),
+        scatter: float = 0.0,
     ) -> tuple[list[Gram], np.ndarray]:
         """n lattices and the photons of their pulses (lattice, channel). excess: variance of a
         pixel over its own; about: F that their matrices are expanded about, None = the model's;
-        scatter: (level,) of reflections about their models, none = models are right.
+        scatter: of reflections about their models.
         """
         rng = np.random.default_rng(seed)
-        nature = Nature(self.nature, excess, np.array(scatter))
+        nature = Nature(self.nature, excess, scatter)
         own = [self._lattice(rng, nature, about or self.factors) for _ in range(n)]
         return [gram for gram, _ in own], np.array([pulse for _, pulse in own])
 
@@ -169,7 +161,7 @@ class Drawn(NamedTuple):
             np.abs(factors.at(row)[np.arange(5 * n), channel]) ** 2
             for factors in (nature.factors, about)
         )
-        true_intensity = true_intensity * nature.brightness(rng, channel)
+        true_intensity = true_intensity * nature.brightness(rng, n).repeat(5)
         bright = photons @ intensity
         expected = photons @ (SCALE * true_intensity - intensity)
         residual = expected + np.sqrt(nature.excess) * rng.standard_normal(N_PIXELS)

@@ -92,7 +92,7 @@ def test_a_constant_that_x_takes_up_does_not_tell_how_many_lattices_it_takes():
             x=np.zeros((1, 2)),
             sigma=np.ones((1, 2)),
             variance=np.ones(1),
-            scatter=np.zeros(3),
+            scatter=0.0,
             log_scale=0.0,
             largest_share=0.1,
             has_converged=True,

@@ -44,7 +44,7 @@ def found():
         x=x,
         sigma=np.where(rest.is_unknown, 3.0, np.nan),
         variance=np.array([400.0, 900.0]),
-        scatter=np.zeros(3),
+        scatter=0.0,
         log_scale=0.0,
         largest_share=0.3,
         has_converged=True,

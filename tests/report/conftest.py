@@ -759,7 +759,7 @@ def _spread(folder, trial, filled) -> Path:
         "unknown_f": "complex",
         "log_scale": [0.001, -0.02],
         "cost_of_x": {"fp": 1.25, "fdp": 1.2},
-        "scatter": [0.05, 0.1, 0.2],
+        "scatter": 0.12,
         "x_at_rest": True,
         "n_parameters": n,
         "n_undetermined": 3,

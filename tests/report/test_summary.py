@@ -441,8 +441,8 @@ def test_x_of_spread(trial, figures_of):
     words = "\n".join(spread.headline(figures))
     assert "σ of shapes 1.25 (f′), 1.2 (f″) times those of X known" in words
     assert "X of 60 reflections complex: √S 40 to 50 e" in words and "ln scale -0.02" in words
-    assert figures["scatter"] == [0.05, 0.1, 0.2]
-    assert "off their models by 5 %, 10 % in bands of 16 eV, 20 % in bands of 4 eV" in words
+    assert figures["scatter"] == 0.12
+    assert "spots brighter or dimmer than their models by 0.12" in words
 
 
 def test_sites_of_spread(trial, figures_of, tmp_path):
@@ -476,12 +476,12 @@ def test_spread_with_x_of_the_model(trial, tmp_path):
         if name.startswith(("reflections/", "shells/")):
             table[name] = table[name][:0]
     attributes |= {"unknown_f": "none", "sigma_over": "lattices"}
-    attributes |= {"log_scale": [], "cost_of_x": None, "x_at_rest": None, "scatter": []}
+    attributes |= {"log_scale": [], "cost_of_x": None, "x_at_rest": None, "scatter": None}
     _write_spread(tmp_path / "spread.h5", table, attributes)
     figures, page = spread.make("spread", [tmp_path / "spread.h5"], trial.manifests)
-    nothing = ("n_reflections", "phase_moved_deg", "x_at_rest", "cost_of_x")
-    assert [figures[name] for name in nothing] == [None] * 4
-    assert figures["prior_rms_by_shell"] == figures["log_scale"] == figures["scatter"] == []
+    nothing = ("n_reflections", "phase_moved_deg", "x_at_rest", "cost_of_x", "scatter")
+    assert [figures[name] for name in nothing] == [None] * 5
+    assert figures["prior_rms_by_shell"] == figures["log_scale"] == []
     assert figures["shape_rms_fp"] is not None
     words = "\n".join(spread.headline(figures))
     assert "sandwich over lattices" in words and "X of" not in words and "constant" not in words

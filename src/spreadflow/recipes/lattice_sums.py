@@ -20,7 +20,7 @@ from spreadflow.analysis.curves.gram import Gram
 from spreadflow.analysis.curves.objective import Problem
 from spreadflow.analysis.curves.refinement import How, Priors, Start
 from spreadflow.analysis.curves.rest import Rest
-from spreadflow.analysis.curves.scatter import first_scatter, no_scatter, scattered
+from spreadflow.analysis.curves.scatter import FIRST, scattered
 from spreadflow.physics import symmetry
 from spreadflow.physics.structure_factors import StructureFactors
 
@@ -167,7 +167,7 @@ class LatticeSums:
         is_complex = self.unknown.kind == "complex"
         x = np.zeros((rest.n, 2))
         learns = is_complex and learns_priors
-        priors = Priors(self.first_variance(rest), first_scatter() if learns else no_scatter())
+        priors = Priors(self.first_variance(rest), FIRST if learns else 0.0)
         is_from_model = from_model or before is None
         if before is not None:
             priors = Priors(_in_shells(before.variance, rest.n_shells), before.scatter)
@@ -329,7 +329,7 @@ class LatticeSums:
             columns = self.columns.of_model()
             x = expand.NO_REST
         else:
-            columns = scattered(self.columns, refined.rest.scatter, self.energies_ev)
+            columns = scattered(self.columns, refined.rest.scatter)
             x = refined.rest.x
         n_sites = len(columns.site_of)
         sites = refined.theta[len(refined.theta) - n_sites :]

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 
 from spreadflow.analysis.curves import dispersion
 from spreadflow.analysis.curves.edges import edges, metals
-from spreadflow.analysis.curves.scatter import in_words
 from spreadflow.errors import SpreadOutcome
 from spreadflow.recipes.site_rows import UNITS
 from spreadflow.report import spread_picture, spread_product
@@ -97,7 +96,7 @@ def _x_in_words(figures: dict[str, Any]) -> list[str]:
         f"X of {say(figures['n_reflections'])} reflections {figures['unknown_f']}: √S "
         f"{range_of_widths} e, phases of F moved by {say(figures['phase_moved_deg'], 2)}°, "
         f"ln scale {say(figures['log_scale'][-1], 2)}",
-        f"spots are off their models by {in_words(figures['scatter'])}",
+        f"spots brighter or dimmer than their models by {say(figures['scatter'], 2)}",
     ]
     cost = figures["cost_of_x"]
     if cost is not None:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow import build
-from spreadflow.analysis.curves import scatter
 from spreadflow.analysis.curves.columns import NO_SITE_UNKNOWNS
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import FittedRest, RefinedCurves
@@ -186,8 +185,8 @@ def alternated(context: Context, out: Path, inputs: list, starts: StartsOfBlock)
             words = "cycle %d: ln Σ|F|²/Σ(|M|² + S) = %+.4f, M of the start; √S of shells %s e"
             widths = " ".join(f"{width:.3g}" for width in np.sqrt(refined.rest.variance))
             context.log.info(words, n_cycles, refined.rest.log_scale, widths)
-            words = "cycle %d: spots are off their models by %s"
-            context.log.info(words, n_cycles, scatter.in_words(refined.rest.scatter.tolist()))
+            words = "cycle %d: spots are brighter or dimmer than their models by %.3g %%"
+            context.log.info(words, n_cycles, 100.0 * refined.rest.scatter)
         return refined, change
 
     def is_over(changes: list[float]) -> bool:

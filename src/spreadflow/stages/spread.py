@@ -14,7 +14,6 @@ import numpy as np
 
 from spreadflow.analysis.curves import controls, dispersion
 from spreadflow.analysis.curves.controls import Verdict
-from spreadflow.analysis.curves.scatter import in_words
 from spreadflow.config import SpreadConfig, SpreadSection
 from spreadflow.errors import StageWarning
 from spreadflow.io import factor_files, shoebox_blocks, store
@@ -181,15 +180,15 @@ def _moved_scale(log_scales: list[float]) -> list[StageWarning]:
     ]
 
 
-def _wrong_spots(scatter: list[float]) -> list[StageWarning]:
-    """Return a warning where spots are far off their models. scatter: (level,) or empty."""
-    if max(scatter, default=0.0) <= LARGE_SCATTER:
+def _wrong_spots(scatter: float | None) -> list[StageWarning]:
+    """Return a warning where spots are far off their models; None = X is that of the model."""
+    if scatter is None or scatter <= LARGE_SCATTER:
         return []
     return [
         StageWarning(
-            f"spots are off their models, by {in_words(scatter)}; at most",
-            max(scatter),
-            LARGE_SCATTER,
+            "spots are brighter or dimmer than their models, relatively by",
+            scatter,
+            f"at most {LARGE_SCATTER}",
             "σ has it. It would be smaller with the right mosaicity: stage1.mosaicity: learned.",
         )
     ]
@@ -256,7 +255,7 @@ def _of_x(section: SpreadSection, result: Result) -> dict[str, Any]:
         "sigma_over": "lattices" if rest is None else "reflections",
         "unknown_f": section.unknown_f,
         "log_scale": result.log_scales,
-        "scatter": [] if rest is None else rest.scatter.tolist(),
+        "scatter": None if rest is None else rest.scatter,
         "x_at_rest": None if rest is None else bool(rest.has_converged),
     }
 

@@ -156,7 +156,7 @@ def test_what_x_must_be_like(changes, expected):
         x=np.zeros((1, 2)),
         sigma=np.ones((1, 2)),
         variance=np.ones(1),
-        scatter=np.zeros(3),
+        scatter=0.0,
         log_scale=0.04,
         largest_share=0.4,
         has_converged=True,

@@ -8,7 +8,6 @@ from spreadflow.analysis.curves import columns, controls, objective, refinement
 from spreadflow.analysis.curves import rest as rests
 from spreadflow.analysis.curves.controls import Trial
 from spreadflow.analysis.curves.refinement import How, Priors, Start
-from spreadflow.analysis.curves.scatter import no_scatter
 from spreadflow.recipes.gram import with_curves, with_rest
 
 N = 60
@@ -217,7 +216,7 @@ def test_x_that_is_far_off_comes_to_rest(wrong, few):
     theta = np.zeros(len(of_lattices.p.names))
     start = objective.point(of_lattices, theta, x, rests.prior(rest, variance))
     how = How(learns_priors=False, max_steps=60)
-    at_rest = refinement.refine(of_lattices, Start(theta, x, Priors(variance, no_scatter())), how)
+    at_rest = refinement.refine(of_lattices, Start(theta, x, Priors(variance)), how)
     assert at_rest.has_converged
     assert at_rest.point.value < start.value - 1e4
     slopes = np.abs(at_rest.point.by_x) * np.sqrt(at_rest.point.covariance[:, [0, 2]])

@@ -6,7 +6,6 @@ import drawn
 from spreadflow.analysis.curves import objective, refinement
 from spreadflow.analysis.curves.refinement import How, Priors, Start
 from spreadflow.analysis.curves.rest import prior
-from spreadflow.analysis.curves.scatter import no_scatter
 
 
 def test_an_x_that_is_not_at_rest_leaves_the_curves_where_they_were(wrong, few):
@@ -19,7 +18,7 @@ def test_an_x_that_is_not_at_rest_leaves_the_curves_where_they_were(wrong, few):
     problem = drawn.problem(sums, wrong.crystal.p)
     rest = problem.rest
     p = problem.p
-    priors = Priors(np.full(rest.n_shells, 64.0), no_scatter())
+    priors = Priors(np.full(rest.n_shells, 64.0))
     start = Start(np.zeros(len(p.names)), np.zeros((rest.n, 2)), priors)
     at_rest = refinement.refine(problem, start, How(learns_priors=False, n_alone=2))
     point = at_rest.point

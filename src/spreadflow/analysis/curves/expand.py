@@ -65,8 +65,8 @@ class FittedRest(NamedTuple):
     """(reflection, 2) their standard deviations, all else held"""
     variance: np.ndarray
     """(shell,) S, electrons²; relative to |X|² where X is real"""
-    scatter: np.ndarray
-    """(level,) of the reflections of a lattice about their models, relative"""
+    scatter: float
+    """of the reflections of a lattice about their models, relative"""
     log_scale: float
     """ln of Σ|F|² over Σ(|M|² + S), M the F of the start"""
     largest_share: float

@@ -15,9 +15,6 @@ REASSOCIATED = {"reassoc", "contract", "nsz"}
 """Freedoms that let sums run in vector registers; infinities and NaN stay what they are."""
 
 
-NEGLIGIBLE = 1e-3
-"""Variance of a factor, over that with which pixels would know it, below which it is left out."""
-
 LARGEST_SQUARE = 4.0
 """Square of a slope over its variance, at most: a few reflections have no model at all."""
 
@@ -429,40 +426,12 @@ def residuals(columns, f, x, sites, slopes):
     return out
 
 
-@numba.njit(cache=True)
-def _parts(columns, first, last, bands):
-    """Return the parts of the runs among columns first to last that are brighter or dimmer as one:
-    first column and end, counted from first, and number of the level; (part, 3).
-
-    bands: (level,) channels of a part, 0 = all.
-    """
-    starts = _runs(columns, first, last)
-    parts = np.empty((len(bands) * (last - first), 3), np.int64)
-    n = 0
-    for level in range(len(bands)):
-        for run in range(len(starts) - 1):
-            start = starts[run]
-            for i in range(starts[run] + 1, starts[run + 1] + 1):
-                is_end = i == starts[run + 1]
-                if not is_end and bands[level] > 0:
-                    is_end = columns.channel[first + i] % bands[level] == 0
-                if is_end:
-                    parts[n, 0] = start
-                    parts[n, 1] = i
-                    parts[n, 2] = level
-                    n += 1
-                    start = i
-    return parts[:n]
-
-
 @numba.njit(cache=True, fastmath=REASSOCIATED)
-def scattered(columns, squares, bands):
-    """Return the parabolas of lattices with factors 1 + s of the parts of runs where they are
-    likeliest.
+def scattered(columns, square):
+    """Return the parabolas of lattices with a factor 1 + s of each run where it is likeliest.
 
-    squares: (level,) variances of s; bands: (level,) channels of a part, 0 = all. Returns normal,
-    slope, cross, what is to be taken off the information of what stage 1 refines (lattice, unknown,
-    unknown), score and loss, of all lattices.
+    square: variance of s. Returns normal, slope, cross, what is to be taken off the information of
+    what stage 1 refines (lattice, unknown, unknown), score and loss, of all lattices.
     """
     n_unknowns = columns.cross.shape[1]
     normal = columns.normal.copy()
@@ -476,27 +445,21 @@ def scattered(columns, squares, bands):
         G = _square(columns, box)
         v = np.empty(n)
         t = np.empty(n_unknowns)
-        parts = _parts(columns, first, last, bands)
-        for part in range(len(parts)):
-            start, end, level = parts[part]
-            square = squares[level]
+        starts = _runs(columns, first, last)
+        for run in range(len(starts) - 1):
             v[:] = 0.0
-            for j in range(start, end):
-                intensity = columns.intensity[first + j]
-                for i in range(n):
-                    v[i] += G[j, i] * intensity
-            known = 0.0
-            for j in range(start, end):
-                known += v[j] * columns.intensity[first + j]
-            if square * known < NEGLIGIBLE:
-                continue
-            fall = 0.0
             t[:] = 0.0
-            for j in range(start, end):
+            known = 0.0
+            fall = 0.0
+            for j in range(starts[run], starts[run + 1]):
                 intensity = columns.intensity[first + j]
                 fall += slope[first + j] * intensity
+                for i in range(n):
+                    v[i] += G[j, i] * intensity
                 for u in range(n_unknowns):
                     t[u] += cross[first + j, u] * intensity
+            for j in range(starts[run], starts[run + 1]):
+                known += v[j] * columns.intensity[first + j]
             weight = square / (1.0 + square * known)
             for i in range(n):
                 weighted = weight * v[i]
@@ -519,62 +482,49 @@ def scattered(columns, squares, bands):
 
 
 @numba.njit(cache=True, fastmath=REASSOCIATED)
-def of_factors(columns, f, x, sites, slopes, covariance, bands):
-    """Return what lattices say about the variances of factors 1 + s of the parts of runs: for each
-    level Σ P_ii (z² − 1), and for each pair of levels Σ P_ij², (level,) and (level, level).
+def of_factors(columns, f, x, sites, slopes, covariance):
+    """Return what lattices say about the variance of factors 1 + s of runs: Σ P (z² − 1) and Σ P².
 
-    P is the covariance of the slopes of −ln L by the factors of a shoebox, once X of the reflection
-    and the lattice have followed; z² is the square of a slope over its variance, at most
-    `LARGEST_SQUARE`, over the mean of what is so limited. slopes: (column,) of −ln L by |F|²;
-    covariance: (reflection, 3) of a and b; bands: (level,) channels of a part, 0 = all.
+    P is the variance of the slope of −ln L by s, once X of the reflection and the lattice have
+    followed; z² is the square of the slope over it, at most `LARGEST_SQUARE`, over the mean of what
+    is so limited. slopes: (column,) of −ln L by |F|²; covariance: (reflection, 3) of a and b.
     """
     F = structure_factors(columns, f, x, sites)
     n_unknowns = columns.cross.shape[1]
-    excess = np.zeros(len(bands))
-    weight = np.zeros((len(bands), len(bands)))
+    excess = 0.0
+    weight = 0.0
+    t = np.empty(n_unknowns)
     for lattice, box, first, last in _shoeboxes(columns):
-        held = columns.held[lattice]
-        parts = _parts(columns, first, last, bands)
-        n = len(parts)
         G = _square(columns, box)
         J = _derivatives(columns, F, first, last)
-        P = np.zeros((n, n))
-        known = np.empty(n)
-        by_x = np.zeros((n, 2))
-        shared = np.zeros((n, n_unknowns))
-        slope = np.zeros(n)
         v = np.empty(last - first)
-        for part in range(n):
-            start, end, _ = parts[part]
+        starts = _runs(columns, first, last)
+        for run in range(len(starts) - 1):
+            r = columns.reflection[first + starts[run]]
             v[:] = 0.0
-            for j in range(start, end):
+            t[:] = 0.0
+            slope = 0.0
+            known = 0.0
+            along = 0.0
+            across = 0.0
+            for j in range(starts[run], starts[run + 1]):
                 intensity = columns.intensity[first + j]
-                slope[part] += slopes[first + j] * intensity
+                slope += slopes[first + j] * intensity
                 for i in range(last - first):
                     v[i] += G[j, i] * intensity
                 for u in range(n_unknowns):
-                    shared[part, u] += columns.cross[first + j, u] * intensity
-            r = columns.reflection[first + start]
+                    t[u] += columns.cross[first + j, u] * intensity
             for i in range(last - first):
                 if columns.reflection[first + i] == r:
-                    by_x[part, 0] += v[i] * J[0, i]
-                    by_x[part, 1] += v[i] * J[1, i]
-            for other in range(n):
-                for i in range(parts[other, 0], parts[other, 1]):
-                    P[part, other] += v[i] * columns.intensity[first + i]
-            known[part] = P[part, part]
-        P -= shared @ held @ shared.T
-        for part in range(n):
-            r = columns.reflection[first + parts[part, 0]]
-            along = covariance[r, 0] * by_x[part, 0] + covariance[r, 1] * by_x[part, 1]
-            across = covariance[r, 1] * by_x[part, 0] + covariance[r, 2] * by_x[part, 1]
-            for other in range(n):
-                if columns.reflection[first + parts[other, 0]] == r:
-                    P[part, other] -= along * by_x[other, 0] + across * by_x[other, 1]
-        for part in range(n):
-            if P[part, part] > LEAST_LEFT * known[part]:
-                square = min(slope[part] ** 2 / P[part, part], LARGEST_SQUARE) / MEAN_OF_SQUARES
-                excess[parts[part, 2]] += P[part, part] * (square - 1.0)
-                for other in range(n):
-                    weight[parts[part, 2], parts[other, 2]] += P[part, other] ** 2
+                    along += v[i] * J[0, i]
+                    across += v[i] * J[1, i]
+            for i in range(starts[run], starts[run + 1]):
+                known += v[i] * columns.intensity[first + i]
+            variance = known - t @ (columns.held[lattice] @ t)
+            variance -= along * (covariance[r, 0] * along + covariance[r, 1] * across)
+            variance -= across * (covariance[r, 1] * along + covariance[r, 2] * across)
+            if variance > LEAST_LEFT * known:
+                square = min(slope**2 / variance, LARGEST_SQUARE) / MEAN_OF_SQUARES
+                excess += variance * (square - 1.0)
+                weight += variance**2
     return excess, weight

@@ -98,8 +98,8 @@ class Priors(NamedTuple):
 
     variance: np.ndarray
     """(shell,) S"""
-    scatter: np.ndarray
-    """(level,) of the reflections of a lattice about their models"""
+    scatter: float = 0.0
+    """of the reflections of a lattice about their models"""
 
 
 class Start(NamedTuple):
@@ -172,9 +172,7 @@ def refine(problem: Problem, start: Start, how: How) -> AtRest:
 
 def _scattered(problem: Problem, priors: Priors) -> Problem:
     """Return the problem of lattices whose reflections scatter."""
-    return problem._replace(
-        columns=scatters.scattered(problem.columns, priors.scatter, problem.p.energies_ev)
-    )
+    return problem._replace(columns=scatters.scattered(problem.columns, priors.scatter))
 
 
 def _likelier(
@@ -191,7 +189,7 @@ def _likelier(
 def _are_alike(priors: Priors, before: Priors) -> bool:
     """Whether priors are so nearly those before that the difference no longer counts."""
     change = np.abs(np.log(priors.variance / before.variance)).max(initial=0.0)
-    moved = np.abs(np.subtract(priors.scatter, before.scatter)).max()
+    moved = abs(priors.scatter - before.scatter)
     return bool(change < SMALLEST_CHANGE and moved < scatters.SMALLEST_CHANGE)
 
 

@@ -34,7 +34,7 @@ FIRST_SHARE = 0.15
 the search for it begins.
 """
 
-SMALLEST_SHARE = 1e-3
+SMALLEST_SHARE = 1e-2
 """Least standard deviation of X that is believed, relative to the r.m.s. |X| of its shell."""
 
 LARGEST_SHARE = 0.5
