@@ -118,7 +118,7 @@ def judged_with_rest(wrong):
     about = with_curves(crystal.factors, p.curves(fit.theta))
     about = with_rest(about, fit.rest, crystal.space_group)
     grams, pulses = crystal.lattices(N, 3, about=about)
-    sums = drawn_lattices.sums(crystal, grams, pulses, "complex")
+    sums = drawn_lattices.sums(crystal, grams, pulses, "complex", is_held=True)
 
     def shifted(columns, numbers):
         return controls.wrong_index(columns, crystal.factors)

@@ -97,7 +97,7 @@ def covariance(information, precision):
 def test_scatter_is_found(wrong, true):
     """With X and curves unknown; curves are as far off as σ says, and so is X."""
     crystal = wrong.crystal
-    grams, pulses = crystal.lattices(150, 4, scatter=true, about=crystal.nature)
+    grams, pulses = crystal.lattices(150, 5, scatter=true, about=crystal.nature)
     sums = drawn.sums(crystal, grams, pulses, "complex", is_held=True)
     fit = sums.refine(crystal.p, Trial(np.zeros(len(crystal.p.names))))
     assert fit.rest.has_converged

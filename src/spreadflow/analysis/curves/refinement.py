@@ -76,7 +76,7 @@ SMALLEST_MOVE = 0.01
 SMALLEST_CHANGE = 0.01
 """Change of ln S that no longer counts."""
 
-MAX_STEPS = 40
+MAX_STEPS = 60
 """Steps at most."""
 
 MAX_TRIES = 6
