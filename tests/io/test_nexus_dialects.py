@@ -1,0 +1,112 @@
+"""NXmx as others write it is read right, pixels, geometry, wavelengths and masks, or refused by
+name.
+"""
+
+import h5py
+import numpy as np
+import pytest
+
+import nexus_dialects as dialects
+from spreadflow.errors import FileError
+from spreadflow.io.images.nexus import NexusFile
+
+
+@pytest.mark.parametrize("name", dialects.DIALECTS)
+def test_a_dialect_is_read_right(tmp_path, name):
+    path = tmp_path / "a.nxs"
+    expected = dialects.write(path, dialects.DIALECTS[name])
+    content = dialects.read(path)
+    assert np.array_equal(content.good, expected.good)
+    assert np.allclose(content.photons[expected.good], expected.photons[expected.good], rtol=1e-6)
+    for field in ("origin_mm", "fast", "slow", "pixel_mm"):
+        stated = getattr(expected.detector, field)
+        assert np.allclose(getattr(content.detector, field), stated, atol=1e-9), field
+    assert content.detector.shape == expected.detector.shape
+    assert np.allclose(content.energies_ev, expected.energies_ev, rtol=1e-9)
+    assert np.allclose(content.spectra, expected.spectra, rtol=1e-9)
+    remarks = [remark for remark in content.remarks if "is left out" not in remark]
+    assert len(remarks) == len(expected.remarks)
+    for remark, beginning in zip(remarks, expected.remarks, strict=True):
+        assert remark.startswith(beginning)
+
+
+@pytest.mark.parametrize("name", dialects.REFUSED)
+def test_what_can_not_be_understood_is_refused_by_name(tmp_path, name):
+    edit, words = dialects.REFUSED[name]
+    path = tmp_path / "a.nxs"
+    dialects.write(path, edit)
+    with pytest.raises(FileError, match=words) as caught:
+        NexusFile(path).trusted_range  # noqa: B018
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("name", dialects.LOST)
+def test_frames_without_a_source_are_lost_by_name(tmp_path, name):
+    edit, words = dialects.LOST[name]
+    dialects.write(tmp_path / "a.nxs", edit)
+    file = NexusFile(tmp_path / "a.nxs")
+    assert np.array_equal(file.frame(0), dialects.images()[0])
+    with pytest.raises(OSError, match=words):
+        file.frame(1)
+    assert any(words in remark for remark in file.remarks)
+
+
+@pytest.mark.parametrize("name", dialects.BAD_SPECTRA)
+def test_a_spectrum_that_can_not_be_read_is_named(tmp_path, name):
+    edit, words = dialects.BAD_SPECTRA[name]
+    dialects.write(tmp_path / "a.nxs", edit)
+    file = NexusFile(tmp_path / "a.nxs")
+    with pytest.raises(FileError, match=words):
+        file.spectrum(0)
+    assert any("no wavelength can be read" in remark for remark in file.remarks)
+
+
+def test_a_data_file_that_was_never_written_is_said(tmp_path):
+    dialects.write(tmp_path / "a.nxs", dialects.dectris_master)
+    (remark,) = dialects.read(tmp_path / "a.nxs").remarks
+    assert remark == "data_000003 is left out: no file a_data_000003.h5"
+
+
+@pytest.mark.parametrize(
+    ("stokes", "polarization"),
+    [
+        ([1.0, -1.0, 0.0, 0.0], -1.0),
+        ([2.0, 1.9, 0.0, 0.0], 0.95),
+        ([1.0, 0.0, 0.0, 1.0], 0.0),
+        ([[1.0, 0.9, 0.0, 0.0], [1.0, 0.9, 0.0, 0.1]], 0.9),
+        (None, None),
+    ],
+)
+def test_the_polarization_is_that_of_the_stokes_vector(tmp_path, stokes, polarization):
+    assert _polarization(tmp_path / "a.nxs", stokes) == (polarization, [])
+
+
+@pytest.mark.parametrize(
+    ("stokes", "polarization", "remark"),
+    [
+        ([0.0, 0.0, 0.0, 0.0], None, "no Stokes vector"),
+        ([1.0, 1.5, 0.0, 0.0], None, "no Stokes vector"),
+        ([1.0, np.nan, 0.0, 0.0], None, "no Stokes vector"),
+        ([1.0, 0.5, 0.5, 0.0], 0.5, "across the laboratory axes"),
+        ([[1.0, 1.0, 0, 0], [1.0, 0.0, 0, 0]], 0.5, "other in other shots"),
+    ],
+)
+def test_a_polarization_that_is_not_along_the_axes_is_said(tmp_path, stokes, polarization, remark):
+    read, remarks = _polarization(tmp_path / "a.nxs", stokes)
+    assert read == polarization
+    assert remark in remarks[0]
+
+
+def _polarization(path, stokes) -> tuple[float | None, list[str]]:
+    """Return the polarization of a file with a Stokes vector, and what is said of it."""
+
+    def edit(f: h5py.File) -> None:
+        name = f"{dialects.BEAM}/incident_polarization_stokes"
+        if stokes is None:
+            del f[name]
+        else:
+            dialects.put(f, name, np.array(stokes))
+
+    dialects.write(path, edit)
+    file = NexusFile(path)
+    return file.polarization, file.remarks
