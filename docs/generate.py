@@ -66,19 +66,34 @@ JSON, written by `simulate` or `spreadflow manifest`.
 IMAGES = f"""## Image files
 
 Image files are NXmx (NeXus/HDF5) and hold one frame of every stack for each shot. What is written is what nxmx, DIALS
-and our reader agree on. What is read is the first `NXentry` of definition `NXmx`, with
+and our reader agree on. What is read is the `NXentry` of definition `NXmx` (the file's `default` where there are several),
+with
 
 | item | what is read |
 |---|---|
-| `data/<signal>` | (n, slow, fast) or (n, panel, slow, fast), integer or float |
-| `instrument/<NXdetector>/<NXdetector_module>` | one panel each: `data_origin`, `data_size` of 2 or 3 elements; \
-`fast_pixel_direction`, `slow_pixel_direction` and any chain of translations and rotations they depend on, absolute or \
-relative paths, lengths in {", ".join(nexus.MM)}. Panels of equal shape, square pixels, downstream of the sample |
-| `pixel_mask`, `pixel_mask_*` | zero = good, shaped like a frame |
-| `underload_value`, `saturation_value` | trusted range, both ends included |
-| `<NXbeam>/incident_wavelength` | one value, or one per frame ({", ".join(nexus.ANGSTROM)}); its `variant`, or \
-itself, with `_weights` (or `_weight`): the spectrum, channels (m,) or (n, m), weights (n, m) |
-| `data_offset`, `data_scaling_factor` | defaults for the manifest's `offset_adu` and `adu_per_photon` |
+| `<NXdata>/<signal>` | (n, slow, fast) or (n, panel, slow, fast), or one frame without n; integer or float; links to other \
+files, virtual datasets, and `data_000001`, `data_000002`, ... of Dectris masters as one stack. Of several groups, the \
+entry's `default` first, the one that holds the modules of a detector; else `data` of the detector |
+| `<NXdetector>/<NXdetector_module>` | one panel each: `data_origin`, `data_size` of the axes of a frame, with one for \
+frames or in the order fast, slow if only that fits; `fast_pixel_direction`, `slow_pixel_direction` and any chain of \
+translations and rotations they depend on, absolute or relative paths, offsets on any link, lengths in \
+{", ".join(nexus.MM)}. Without `depends_on`: the `module_offset`, then that of the detector. Panels of equal shape, square \
+pixels, axes at right angles, downstream of the sample |
+| `pixel_mask`, `pixel_mask_*` | zero = good (no bit set), shaped like a frame, or one for each frame |
+| `underload_value`, `saturation_value` | trusted range of the stored numbers, both ends included. Where they are not \
+stated: the lowest number of a signed and the two highest of an unsigned type stand for bad pixels (of 32 bits or more, \
+always); so do -1 and -2 where no lower number occurs |
+| `<NXbeam>/incident_wavelength`, `incident_energy` | of the instrument or the sample, also `wavelength` or `energy` of an \
+`NXmonochromator`: one value, or one per frame ({", ".join(nexus.ANGSTROM)}; {", ".join(nexus.EV)}; Å and eV where there \
+are no units and the value is likely); its `variant`, or itself, with `_weights` (or `_weight`): the spectrum, channels \
+(m,) or (n, m), weights (m,) or (n, m); or an `NXdata` in the `NXbeam` |
+| `incident_polarization_stokes` | default for the manifest's `polarization`: Kahn's K |
+| `data_offset`, `data_scaling_factor` | photons = (number + offset) · factor: defaults for the manifest's `offset_adu` and \
+`adu_per_photon`, where they are one number; those per frame or pixel are applied as a frame is read. Also `offset`, \
+`scaling_factor`, and in the detector |
+
+Anything else is refused by name. A frame whose source is missing is `UNREADABLE`, with the name of the source. What was
+assumed is kept in `remarks` of the manifest, which `spreadflow manifest` prints.
 
 McStas coordinates are converted to laboratory coordinates by diag(-1, 1, -1). `sensor_thickness` is written as
 {nexus_writer.SURFACE_MM} mm, so that the parallax correction of a reader vanishes: photons are simulated where they hit the

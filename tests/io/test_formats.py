@@ -34,6 +34,8 @@ class MemoryFile:
         self.mask[0, 0, 0] = False
         self.trusted_range = (0.0, 100.0)
         self.pedestal = (3.0, 2.0)
+        self.polarization = None
+        self.remarks: list[str] = []
         self.shot_ids = None
         self.is_open = True
         self._seed = sum(path.name.encode())

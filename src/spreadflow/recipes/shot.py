@@ -2,6 +2,7 @@
 product.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -51,6 +52,8 @@ class Result(NamedTuple):
     """What came of one shot."""
 
     outcome: Outcome
+    reason: str = ""
+    """why it is not indexed, in words that are the same for all shots with the same cause"""
     mean_energy_ev: float = np.nan
     pulse_photons: float = np.nan
     spots: Spots | None = None
@@ -96,26 +99,32 @@ def index(
     energy = float(shot.spectrum.mean_energy_ev)
     photons = float(shot.spectrum.photons.sum())
     if shot.saturated_fraction > section.saturated_fraction_max:
-        return Result(Outcome.SATURATED, energy, photons)
+        reason = f"more than {section.saturated_fraction_max:.0%} of the pixels are overloads"
+        return Result(Outcome.SATURATED, reason, energy, photons)
     all_spots = _find_spots(shot, section, detector, energy)
     if supplied is None:
         if len(all_spots.fast) < section.spots.min_spots:
-            return Result(Outcome.BLANK, energy, photons, all_spots)
+            reason = f"fewer than {section.spots.min_spots} spots"
+            return Result(Outcome.BLANK, reason, energy, photons, all_spots)
         if len(all_spots.fast) > section.spots.max_spots:
-            return Result(Outcome.OVERFLOW, energy, photons, all_spots)
+            reason = f"more than {section.spots.max_spots} spots: is the gain right?"
+            return Result(Outcome.OVERFLOW, reason, energy, photons, all_spots)
         sigma_mm = 0.0 if is_refined else HEADER_SIGMA_MM
         lattices = _find_lattices(all_spots, shot, section, detector, sigma_mm)
     else:
         lattices = _hold_lattices(supplied, all_spots, shot, section, detector)
     if not lattices:
-        return Result(Outcome.NO_LATTICE, energy, photons, all_spots)
+        reason = "no lattice near the target explains enough spots"
+        return Result(Outcome.NO_LATTICE, reason, energy, photons, all_spots)
     integrated = _integrate(shot, section, detector, polarization, lattices)
     n_refused = 0
     if supplied is None:
         enough = [of_lattice.is_enough for of_lattice in integrated.evidences]
         n_refused = enough.count(False)
         if n_refused == len(lattices):
-            return Result(Outcome.NO_LATTICE, energy, photons, all_spots, n_refused=n_refused)
+            reason = "lattices that explain spots have no signal where they predict it"
+            result = Result(Outcome.NO_LATTICE, reason, energy, photons, all_spots)
+            return result._replace(n_refused=n_refused)
         if n_refused:
             lattices = [
                 lattice for lattice, is_enough in zip(lattices, enough, strict=True) if is_enough
@@ -405,6 +414,7 @@ def tables_of(result: Result, identity: dict[str, Any]) -> dict[str, dict[str, n
     """
     shot = identity | {
         "outcome": result.outcome,
+        "reason": result.reason.encode(),
         "mean_energy_ev": result.mean_energy_ev,
         "pulse_photons": result.pulse_photons,
         "n_spots": 0 if result.spots is None else len(result.spots.fast),
@@ -422,6 +432,20 @@ def tables_of(result: Result, identity: dict[str, Any]) -> dict[str, dict[str, n
             **result.reflections._asdict(),
         }
     return tables
+
+
+def reasons_of(outcomes: np.ndarray, reasons: np.ndarray) -> Counter[tuple[int, str]]:
+    """Return how many shots were not indexed for which reason: (outcome, reason) → shots. outcomes,
+    reasons: columns of `shots`.
+    """
+    pairs = Counter(zip(outcomes.tolist(), reasons.tolist(), strict=True))
+    return Counter(
+        {
+            (outcome, reason.decode(errors="ignore")): n_shots
+            for (outcome, reason), n_shots in pairs.items()
+            if outcome != Outcome.INDEXED and reason
+        }
+    )
 
 
 def _spot_columns(all_spots: Spots, lattices: Sequence[Lattice]) -> dict[str, np.ndarray]:

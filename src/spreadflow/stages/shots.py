@@ -1,6 +1,7 @@
 """The product of the shots of a run: what `index`, `reindex` and `adopt` write, block by block."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from spreadflow.io.images import Source
 from spreadflow.log import logger, warn
 from spreadflow.models import Spots
 from spreadflow.parallel import World
-from spreadflow.recipes.shot import Result, index, tables_of
+from spreadflow.recipes.shot import Result, index, reasons_of, tables_of
 from spreadflow.stages import blocks as skeleton
 
 MAX_REFUSED = 0.05
@@ -31,6 +32,9 @@ pixel.
 N_SIGMAS = 3.0
 """Standard deviations above which a bandwidth is believed."""
 
+
+MOST_REASONS = 20
+"""Reasons for which shots were not indexed that the log tells."""
 
 MAX_OTHER_DOMAINS = 0.2
 """Share of the lattices that may contradict the domains that are assumed without a word."""
@@ -84,6 +88,9 @@ def index_shots(
     key = store.digest(config, inputs)
     parts = store.Parts(product.path, product.kind, key, ids)
 
+    for remark in source.manifest.remarks:
+        log.info("%s: %s", source.path, remark)
+
     def make(block: int) -> store.Columns:
         pieces = [
             _index_shot(section, source, int(i), supplied, is_refined) for i in of_blocks[block]
@@ -95,6 +102,8 @@ def index_shots(
 
     skeleton.run(parts, make, product.word, world)
     counts = skeleton.outcomes(parts, "shots/outcome", Outcome, world)
+    for (outcome, reason), n_shots in _reasons(parts, world).most_common(MOST_REASONS):
+        log.info("%d %s: %s", n_shots, Outcome(outcome).name.lower(), reason)
     lattice_counts = _lattice_counts(parts, section, world)
     width = _bandwidth(parts, of_blocks, source, world)
     warnings = [*warnings_of(lattice_counts, section.domain_ang), *_bandwidth_warnings(width)]
@@ -118,6 +127,15 @@ def index_shots(
         lattice_counts.taken,
         lattice_counts.refused,
     )
+
+
+def _reasons(parts: store.Parts, world: World) -> Counter[tuple[int, str]]:
+    """Return how often shots ended for a reason: (outcome, reason) → shots. Collective."""
+    own = Counter[tuple[int, str]]()
+    for block in range(world.rank, len(parts.keys), world.size):
+        columns = parts.read(block, ["shots/outcome", "shots/reason"])
+        own.update(reasons_of(columns["shots/outcome"], columns["shots/reason"]))
+    return sum(world.gather(own), Counter())
 
 
 def _lattice_counts(parts: store.Parts, section: IndexSection, world: World) -> LatticeCounts:
@@ -218,7 +236,7 @@ def _index_shot(
     else:
         shot = source.read(number)
         if isinstance(shot, Outcome):
-            result = Result(shot)
+            result = Result(shot, source.causes.pop(number, ""))
         else:
             result = index(
                 shot,

@@ -40,19 +40,32 @@ class ImageFile(Protocol):
 
     @property
     def trusted_range(self) -> tuple[float, float]:
-        """The lowest and the highest trusted ADU, both inclusive; infinite where not stated."""
+        """The lowest and the highest trusted ADU of what `frame` returns, both inclusive; infinite
+        where not stated.
+        """
 
     @property
     def pedestal(self) -> tuple[float, float]:
-        """The pedestal (ADU) and the gain (ADU per photon); 0 and 1 where not stated."""
+        """The pedestal (ADU) and the gain (ADU per photon) of what `frame` returns; 0 and 1 where
+        not stated.
+        """
+
+    @property
+    def polarization(self) -> float | None:
+        """Kahn's K along the lab x axis, as the header has it; None where not stated."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the file leaves open and was assumed, or lacks: a sentence each, without its path."""
 
     @property
     def shot_ids(self) -> np.ndarray | None:
         """The (frame,) uint64 identities that the file itself gives its shots, or None."""
 
     def frame(self, number: int) -> np.ndarray:
-        """Return an image (panel, slow, fast) as it is stored, ADU. Raises OSError where it is
-        damaged.
+        """Return an image (panel, slow, fast) as it is stored, ADU. What differs between images,
+        or pixels, of offset and gain was applied; NaN where a pixel of this image alone must not be
+        used. Raises OSError where it is damaged.
         """
 
     def spectrum(self, number: int) -> Spectrum:

@@ -22,6 +22,12 @@ GEOMETRY = ("origin_mm", "fast", "slow", "pixel_mm")
 GEOMETRY_TOLERANCE = 1e-6
 """Largest difference of these fields between files, mm or of unit vectors: that of rounding."""
 
+POLARIZATION_TOLERANCE = 0.02
+"""Largest difference of Kahn's K between files, or from what is used, that needs no word."""
+
+MOST_REMARKS = 10
+"""Remarks about the files that a manifest keeps; more are counted."""
+
 LONGEST_SHOWN = 80
 """Letters of a wrong value that an error shows."""
 
@@ -65,6 +71,8 @@ class Manifest(BaseModel):
     """HDF5 file, path as for `files`, whose dataset `mask` is non-zero where a pixel is not to be
     used
     """
+    remarks: list[str] = []
+    """what the files leave open and was assumed, or say otherwise than the manifest"""
     files: list[ManifestFile]
     """in the order of the shots"""
 
@@ -76,6 +84,9 @@ class _Header(NamedTuple):
     """pedestal (ADU) and gain (ADU per photon)"""
     detector: Detector
     n_frames: int
+    polarization: float | None
+    """Kahn's K; None where not stated"""
+    remarks: list[str]
 
 
 def shot_id(run: str, filename: str, frame: int) -> int:
@@ -92,16 +103,16 @@ def write_manifest(
     *,
     offset_adu: float | None = None,
     adu_per_photon: float | None = None,
-    polarization: float = 1.0,
+    polarization: float | None = None,
     bandwidth: float | None = None,
     mask: Path | str | None = None,
     checksums: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Describe image files, in this order, at `out`.
 
-    offset_adu, adu_per_photon: None = as the files state, else 0 and 1. checksums: file name → one
+    offset_adu, adu_per_photon, polarization: None = as the files state, else 0, 1 and 1. checksums: file name → one
     that was computed before; the others are computed here. Raises FileError for a file that can't
-    be read, differs in geometry, offset or gain, or has the name of another.
+    be read, differs in geometry, offset, gain or polarization, or has the name of another.
     """
     out = Path(out)
     paths = [Path(path) for path in images]
@@ -112,6 +123,19 @@ def write_manifest(
     _check_settings(paths, headers)
 
     stated_offset, stated_gain = headers[0].pedestal
+    stated_polarization = headers[0].polarization
+    used = {
+        "offset_adu": (stated_offset, offset_adu),
+        "adu_per_photon": (stated_gain, adu_per_photon),
+        "polarization": (stated_polarization, polarization),
+    }
+    overridden = [
+        f"{name}: the files state {stated:g}, and {own:g} is used"
+        for name, (stated, own) in used.items()
+        if stated is not None and own is not None and not np.isclose(own, stated)
+    ]
+    if polarization is None:
+        polarization = 1.0 if stated_polarization is None else stated_polarization
     files = [
         _describe(path, header.n_frames, out.parent, checksums or {})
         for path, header in zip(paths, headers, strict=True)
@@ -124,6 +148,7 @@ def write_manifest(
             polarization=polarization,
             bandwidth=bandwidth,
             mask=None if mask is None else _relative(Path(mask), out.parent),
+            remarks=_few([*overridden, *(line for header in headers for line in header.remarks)]),
             files=files,
         )
     except ValidationError as error:
@@ -132,6 +157,14 @@ def write_manifest(
     with store.replacing(out) as temporary:
         temporary.write_text(manifest.model_dump_json(indent=1) + "\n")
     return manifest
+
+
+def _few(remarks: Sequence[str]) -> list[str]:
+    """Return remarks, none twice; where there are many, the first of them and how many more."""
+    different = list(dict.fromkeys(remarks))
+    kept = different[:MOST_REMARKS]
+    n_more = len(different) - len(kept)
+    return [*kept, f"and {n_more} more remarks of this kind"] if n_more else kept
 
 
 def _check_names(paths: Sequence[Path]) -> None:
@@ -147,16 +180,19 @@ def _check_names(paths: Sequence[Path]) -> None:
 def _read_header(path: Path) -> _Header:
     """Return the header of an image file. Raises FileError."""
     with closing(open_image(path)) as file:
-        return _Header(file.pedestal, file.detector, file.n_frames)
+        return _Header(file.pedestal, file.detector, file.n_frames, file.polarization, file.remarks)
 
 
 def _check_settings(paths: Sequence[Path], headers: Sequence[_Header]) -> None:
     """Raise FileError where a file was recorded with another setting than the first."""
     first = headers[0]
     for path, header in zip(paths[1:], headers[1:], strict=True):
+        polarizations = [one.polarization or 0.0 for one in (header, first)]
         is_same = header.pedestal == first.pedestal
+        is_same &= abs(polarizations[0] - polarizations[1]) <= POLARIZATION_TOLERANCE
+        is_same &= (header.polarization is None) == (first.polarization is None)
         if not is_same or not _same_geometry(header.detector, first.detector):
-            expected = f"geometry, offset and gain as in {paths[0]}"
+            expected = f"geometry, offset, gain and polarization as in {paths[0]}"
             todo = "Make one manifest, and one run, for each setting of the detector."
             raise FileError(path, expected, "a difference", todo)
 

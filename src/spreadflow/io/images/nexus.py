@@ -71,6 +71,7 @@ class NexusFile:
         groups = (recording.group, self._sensor)
         self._calibration = nexus_pixels.Calibration(groups, self._stack)
         self.pedestal = self._calibration.pedestal
+        self._stated_limits = nexus_pixels.limits(self._sensor, self._stack)
         self._masks = nexus_pixels.Masks(self._sensor, self._stack)
         self.mask = ~self._panels(self._masks.is_bad)
         self._spectra = Spectra(entry, instrument, self.n_frames)
@@ -83,8 +84,10 @@ class NexusFile:
 
     @cached_property
     def _limits(self) -> nexus_pixels.Limits:
-        """Which numbers of the pixels are trusted; a frame or two are looked at."""
-        return nexus_pixels.limits(self._sensor, self._stack)
+        """Which numbers of the pixels are trusted; a frame or two are looked at where the file does
+        not say.
+        """
+        return nexus_pixels.without_gaps(self._stack, self._stated_limits)
 
     @property
     def trusted_range(self) -> tuple[float, float]:
@@ -98,11 +101,12 @@ class NexusFile:
 
     @property
     def remarks(self) -> list[str]:
-        """What the file leaves open and what was assumed, a sentence each."""
+        """What the file leaves open and was assumed, or lacks: a sentence each, without its path."""
         try:
             self._spectra.of_frames(slice(0, 1))
         except FileError as error:
-            wavelength = [f"no wavelength can be read: {error}"]
+            reason = str(error).replace(f"{self.path}:", "")
+            wavelength = [f"no wavelength can be read: {reason}"]
         else:
             wavelength = []
         of_frames = [*self._stack.remarks, *dict.fromkeys(self._stack.lost.values())]

@@ -142,6 +142,8 @@ class Limits(NamedTuple):
     """highest trusted"""
     highest_sound: float
     """numbers above this stand for gaps or bad pixels; those between are overloads"""
+    is_open: bool = False
+    """whether numbers of gaps are not known, and have to be looked for in frames"""
     remarks: tuple[str, ...] = ()
     """what was assumed"""
 
@@ -166,7 +168,7 @@ def limits(sensor: h5py.Group, stack: Stack) -> Limits:
         high = _nearer_zero(info.max, 1)
     if np.isfinite(low):
         return Limits(low, high, np.inf)
-    return _without_gaps(stack, Limits(_nearer_zero(info.min, 1), high, np.inf))
+    return Limits(_nearer_zero(info.min, 1), high, np.inf, is_open=True)
 
 
 def _nearer_zero(extreme: int, steps: int) -> float:
@@ -177,8 +179,12 @@ def _nearer_zero(extreme: int, steps: int) -> float:
     return before if before != float(extreme) else float(np.nextafter(before, 0.0))
 
 
-def _without_gaps(stack: Stack, plain: Limits) -> Limits:
-    """Return limits without the numbers below 0 that stand for gaps in signed integers."""
+def without_gaps(stack: Stack, plain: Limits) -> Limits:
+    """Return limits without the numbers below 0 that stand for gaps in signed integers, which a
+    frame or two are searched for.
+    """
+    if not plain.is_open:
+        return plain
     lowest: list[int] = []
     n_gaps = 0
     n_pixels = 0
