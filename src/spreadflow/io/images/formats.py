@@ -56,7 +56,7 @@ class ImageFile(Protocol):
 
     @property
     def remarks(self) -> list[str]:
-        """What the file leaves open and was assumed, or lacks: a sentence each, without its path."""
+        """What the file leaves open and was assumed, or lacks: a sentence each, without a path."""
 
     @property
     def shot_ids(self) -> np.ndarray | None:

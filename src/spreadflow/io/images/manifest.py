@@ -110,9 +110,10 @@ def write_manifest(
 ) -> Manifest:
     """Describe image files, in this order, at `out`.
 
-    offset_adu, adu_per_photon, polarization: None = as the files state, else 0, 1 and 1. checksums: file name → one
-    that was computed before; the others are computed here. Raises FileError for a file that can't
-    be read, differs in geometry, offset, gain or polarization, or has the name of another.
+    offset_adu, adu_per_photon, polarization: None = as the files state, else 0, 1 and 1. checksums:
+    file name → one that was computed before; the others are computed here. Raises FileError for a
+    file that can't be read, differs in geometry, offset, gain or polarization, or has the name of
+    another.
     """
     out = Path(out)
     paths = [Path(path) for path in images]

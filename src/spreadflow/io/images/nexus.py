@@ -101,7 +101,7 @@ class NexusFile:
 
     @property
     def remarks(self) -> list[str]:
-        """What the file leaves open and was assumed, or lacks: a sentence each, without its path."""
+        """What the file leaves open and was assumed, or lacks: a sentence each, without a path."""
         try:
             self._spectra.of_frames(slice(0, 1))
         except FileError as error:

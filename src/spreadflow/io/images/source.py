@@ -66,7 +66,7 @@ class Source:
         self.problems: list[str] = []
         """one line for each file or frame that could not be read, for the log"""
         self.causes: dict[int, str] = {}
-        """number of a shot that was read → why it could not be used, without the path of its file"""
+        """number of a shot that was read → why it can not be used, without the path of its file"""
         self.shots = _shots(self.manifest)
         """columns shot_id (uint64), file, frame (int32): one row per shot"""
         self.spectra = spectra
