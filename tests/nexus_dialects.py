@@ -152,8 +152,9 @@ def of_type(name: str) -> Callable[[h5py.File], None]:
     return edit
 
 
-def size_fast_slow(f: h5py.File) -> None:
+def size_fast_slow(f: h5py.File) -> dict[str, list[str]]:
     f[f"{MODULE}/data_size"][...] = SHAPE[::-1]
+    return {"remarks": ["data_size is in the order fast, slow"]}
 
 
 def three_sizes(f: h5py.File) -> None:

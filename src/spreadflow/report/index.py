@@ -26,7 +26,7 @@ HITS = (Outcome.INDEXED, Outcome.NO_LATTICE, Outcome.OVERFLOW)
 MOST_REASONS = 20
 """Reasons for which shots were not indexed that the summary has."""
 
-MOST_SHOWN = 3
+MOST_SHOWN = 5
 """Of these, those that the headline tells."""
 
 

@@ -36,6 +36,12 @@ from spreadflow.models import Spectrum
 __all__ = ["ANGSTROM", "EV", "LAB_FROM_MCSTAS", "MM", "NexusFile"]
 
 
+TURNED = (
+    "data_size is in the order fast, slow: understood as such, as it fits the frames in no other"
+)
+"""What is said of modules whose sizes are turned."""
+
+
 class NexusFile:
     """One NXmx file, open for reading: an `ImageFile`. Raises FileError where the file is missing,
     truncated or not NXmx.
@@ -65,6 +71,7 @@ class NexusFile:
         self._stack = recording.stack
         self._sensor = recording.sensor
         self._modules = recording.modules
+        self._remarks = [TURNED] if recording.is_turned else []
         self.n_frames = self._stack.n_frames
         self.detector = nexus_geometry.detector(self._sensor, self._modules)
 
@@ -109,7 +116,8 @@ class NexusFile:
             wavelength = [f"no wavelength can be read: {reason}"]
         else:
             wavelength = []
-        of_frames = [*self._stack.remarks, *dict.fromkeys(self._stack.lost.values())]
+        of_frames = [*self._remarks, *self._stack.remarks]
+        of_frames += dict.fromkeys(self._stack.lost.values())
         return [*of_frames, *self._limits.remarks, *self._spectra.remarks, *wavelength]
 
     def frame(self, number: int) -> np.ndarray:
@@ -173,6 +181,8 @@ class _Recording(NamedTuple):
     stack: Stack
     modules: list[Place]
     """as they lie in the frames"""
+    is_turned: bool
+    """whether they state their sizes in the order fast, slow"""
 
 
 def _entry(file: h5py.File) -> h5py.Group:
@@ -208,7 +218,8 @@ def _recording(entry: h5py.Group, instrument: h5py.Group) -> _Recording:
         for sensor, places in zip(with_modules, stated, strict=True):
             modules = nexus_geometry.fitted(places, stack.frame_shape, stack.n_frames)
             if modules is not None and stack.n_frames:
-                return _Recording(sensor, group, stack, modules)
+                is_turned = modules[0].size[-2:] != places[0].size[-2:]
+                return _Recording(sensor, group, stack, modules, is_turned)
     raise problems[0] if problems else _no_frames(stated, shapes, entry)
 
 

@@ -64,7 +64,11 @@ class Source:
         self.path = Path(manifest)
         self.manifest = read_manifest(manifest)
         self.problems: list[str] = []
-        """one line for each file or frame that could not be read, for the log"""
+        """for the log, a line for each file that can not be read, or the first frame of it that can
+        not, and each cause
+        """
+        self._reported: set[tuple[Path, str]] = set()
+        """what was among the problems before"""
         self.causes: dict[int, str] = {}
         """number of a shot that was read → why it can not be used, without the path of its file"""
         self.shots = _shots(self.manifest)
@@ -120,8 +124,9 @@ class Source:
         try:
             adu = file.frame(frame)
         except OSError as error:
-            self._report(f"{path}, frame {frame}: {error}")
-            return self._lost(i, Outcome.UNREADABLE, _cause(error, path))
+            cause = _cause(error, path)
+            self._report(f"{path}, frame {frame}: {error}", (path, cause))
+            return self._lost(i, Outcome.UNREADABLE, cause)
         spectrum = self._spectrum_of(file, i)
         if isinstance(spectrum, str):
             return self._lost(i, Outcome.BAD_SPECTRUM, spectrum)
@@ -221,8 +226,8 @@ class Source:
             file = open_image(path)
             _check_content(path, entry, file, self._detector)
         except FileError as error:
-            self._report(str(error))
             self._why_not_open = _cause(error, path)
+            self._report(str(error), (path, self._why_not_open))
             if file is not None:
                 file.close()
             return None
@@ -233,9 +238,10 @@ class Source:
         self.causes[i] = cause
         return outcome
 
-    def _report(self, problem: str) -> None:
-        """Keep a problem for the log, once."""
-        if problem not in self.problems:
+    def _report(self, problem: str, what: tuple[Path, str]) -> None:
+        """Keep a problem for the log; once for what it is, a file and a cause."""
+        if what not in self._reported:
+            self._reported.add(what)
             self.problems.append(problem)
 
     def _find_detector(self, geometry: Detector | None) -> Detector:
