@@ -78,9 +78,12 @@ entry's `default` first, the one that holds the modules of a detector; else `dat
 frames or in the order fast, slow if only that fits; `fast_pixel_direction`, `slow_pixel_direction` and any chain of \
 translations and rotations they depend on, absolute or relative paths, offsets on any link, lengths in \
 {", ".join(nexus.MM)}. Without `depends_on`: the `module_offset`, then that of the detector. Panels of equal shape, square \
-pixels, axes at right angles, downstream of the sample |
-| `pixel_mask`, `pixel_mask_*` | zero = good (no bit set), shaped like a frame, or one for each frame |
-| `underload_value`, `saturation_value` | trusted range of the stored numbers, both ends included. Where they are not \
+pixels, axes at right angles, downstream of the sample. A detector without modules and `depends_on` (older Dectris masters, \
+also without `definition`) faces the beam, by `x_pixel_size`, `beam_center_x`, `beam_center_y` and `detector_distance` |
+| `pixel_mask`, `pixel_mask_*` | zero = good (no bit set), shaped like a frame, or one for each frame; also in \
+`detectorSpecific` |
+| `underload_value`, `saturation_value` | trusted range of the stored numbers, both ends included; also \
+`detectorSpecific/countrate_correction_count_cutoff`. Where they are not \
 stated: the lowest number of a signed and the two highest of an unsigned type stand for bad pixels (of 32 bits or more, \
 always); so do -1 and -2 where no lower number occurs |
 | `<NXbeam>/incident_wavelength`, `incident_energy` | of the instrument or the sample, also `wavelength` or `energy` of an \

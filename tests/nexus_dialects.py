@@ -249,6 +249,19 @@ def dectris_signal(f: h5py.File) -> None:
     f["entry/data"].attrs["signal"] = "data_000001"
 
 
+def dectris_of_old(f: h5py.File) -> dict[str, list[str]]:
+    """Without modules and definition: distance and beam centre, in metres and pixels."""
+    dectris_master(f)
+    specific = f.create_group(f"{SENSOR}/detectorSpecific")
+    specific["countrate_correction_count_cutoff"] = 1000
+    f.move(f"{SENSOR}/pixel_mask", f"{SENSOR}/detectorSpecific/pixel_mask")
+    put(f, f"{SENSOR}/detector_distance", 0.12, units="m")
+    for name in ("module", "transformations", "depends_on", "distance", "saturation_value"):
+        del f[f"{SENSOR}/{name}"]
+    del f["entry/definition"]
+    return {"remarks": ["no NXdetector_module"]}
+
+
 def external_frames(f: h5py.File) -> None:
     """The signal is a link to another file."""
     name = f"{Path(f.filename).stem}_frames.h5"
@@ -671,6 +684,7 @@ DIALECTS: dict[str, Callable[[h5py.File], Any]] = {
         one_frame,
         dectris_master,
         dectris_signal,
+        dectris_of_old,
         external_frames,
         virtual_frames,
         diode_first,

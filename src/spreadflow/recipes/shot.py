@@ -99,7 +99,7 @@ def index(
     energy = float(shot.spectrum.mean_energy_ev)
     photons = float(shot.spectrum.photons.sum())
     if shot.saturated_fraction > section.saturated_fraction_max:
-        reason = f"more than {section.saturated_fraction_max:.0%} of the pixels are overloads"
+        reason = f"more than {section.saturated_fraction_max:.2%} of the pixels are overloads"
         return Result(Outcome.SATURATED, reason, energy, photons)
     all_spots = _find_spots(shot, section, detector, energy)
     if supplied is None:

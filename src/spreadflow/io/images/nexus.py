@@ -41,6 +41,9 @@ TURNED = (
 )
 """What is said of modules whose sizes are turned."""
 
+FLAT = "no NXdetector_module: taken as one panel that faces the beam, by distance and beam centre"
+"""What is said of detectors without modules."""
+
 
 class NexusFile:
     """One NXmx file, open for reading: an `ImageFile`. Raises FileError where the file is missing,
@@ -71,7 +74,7 @@ class NexusFile:
         self._stack = recording.stack
         self._sensor = recording.sensor
         self._modules = recording.modules
-        self._remarks = [TURNED] if recording.is_turned else []
+        self._remarks = [recording.remark] if recording.remark else []
         self.n_frames = self._stack.n_frames
         self.detector = nexus_geometry.detector(self._sensor, self._modules)
 
@@ -181,22 +184,28 @@ class _Recording(NamedTuple):
     stack: Stack
     modules: list[Place]
     """as they lie in the frames"""
-    is_turned: bool
-    """whether they state their sizes in the order fast, slow"""
+    remark: str = ""
+    """what was assumed of them"""
 
 
 def _entry(file: h5py.File) -> h5py.Group:
     """Return the entry of definition NXmx: the file's default where it has several. Raises
     FileError.
     """
-    entries = [
-        entry
-        for entry in children(file, "NXentry")
-        if text(dataset(entry, "definition")).strip() == "NXmx"
-    ]
+    entries = [entry for entry in children(file, "NXentry") if _is_nxmx(entry)]
     default = text(file.attrs.get("default")).strip("/")
     entries.sort(key=lambda entry: entry.name != f"/{default}")
     return first(entries, "NXentry of definition NXmx", file)
+
+
+def _is_nxmx(entry: h5py.Group) -> bool:
+    """Whether an entry is of definition NXmx, or a master file of older Dectris detectors, which
+    state none.
+    """
+    definition = text(dataset(entry, "definition")).strip()
+    instruments = [] if definition else children(entry, "NXinstrument")
+    sensors = [sensor for group in instruments for sensor in children(group, "NXdetector")]
+    return definition == "NXmx" or any("detectorSpecific" in sensor for sensor in sensors)
 
 
 def _recording(entry: h5py.Group, instrument: h5py.Group) -> _Recording:
@@ -205,22 +214,40 @@ def _recording(entry: h5py.Group, instrument: h5py.Group) -> _Recording:
     """
     sensors = children(instrument, "NXdetector")
     first(sensors, "NXdetector", instrument)
-    with_modules = [sensor for sensor in sensors if children(sensor, "NXdetector_module")]
-    first(with_modules, "NXdetector_module", sensors[0])
-    stated = [nexus_geometry.places(sensor) for sensor in with_modules]
+    stated = {sensor: nexus_geometry.places(sensor) for sensor in sensors}
+    known = [sensor for sensor in sensors if stated[sensor]]
+    known = known or [sensor for sensor in sensors if nexus_geometry.is_flat(sensor)]
+    first(known, "NXdetector_module", sensors[0])
     problems: list[FileError] = []
     shapes: list[tuple[int, ...]] = []
-    for group, stack in stacks(entry, with_modules):
+    for group, stack in stacks(entry, known):
         if isinstance(stack, FileError):
             problems.append(stack)
             continue
         shapes.append(stack.datasets[0].shape)
-        for sensor, places in zip(with_modules, stated, strict=True):
-            modules = nexus_geometry.fitted(places, stack.frame_shape, stack.n_frames)
-            if modules is not None and stack.n_frames:
-                is_turned = modules[0].size[-2:] != places[0].size[-2:]
-                return _Recording(sensor, group, stack, modules, is_turned)
-    raise problems[0] if problems else _no_frames(stated, shapes, entry)
+        for sensor in known:
+            recording = _fitted(sensor, stated[sensor], group, stack)
+            if recording is not None:
+                return recording
+    raise problems[0] if problems else _no_frames(list(stated.values()), shapes, entry)
+
+
+def _fitted(
+    sensor: h5py.Group, stated: Sequence[Place], group: h5py.Group, stack: Stack
+) -> _Recording | None:
+    """Return frames with the modules of a detector as they lie in them; None where they don't
+    fit.
+    """
+    if not stack.n_frames:
+        return None
+    if not stated:
+        whole = nexus_geometry.whole(stack.frame_shape)
+        return None if whole is None else _Recording(sensor, group, stack, whole, FLAT)
+    modules = nexus_geometry.fitted(stated, stack.frame_shape, stack.n_frames)
+    if modules is None:
+        return None
+    is_turned = modules[0].size[-2:] != stated[0].size[-2:]
+    return _Recording(sensor, group, stack, modules, TURNED if is_turned else "")
 
 
 def _no_frames(

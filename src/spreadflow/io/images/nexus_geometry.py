@@ -16,8 +16,8 @@ from spreadflow.io.images.nexus_items import (
     RADIAN,
     children,
     dataset,
-    first,
     item_of,
+    number,
     numbers,
     place,
     text,
@@ -32,6 +32,15 @@ LAB_FROM_MCSTAS = np.diag([-1.0, 1.0, -1.0])
 
 LONGEST_CHAIN = 100
 """Transformations of a chain; a longer one is taken for a circle."""
+
+PIXEL_SIZES = ("x_pixel_size", "y_pixel_size")
+"""Datasets of a detector with the edges of its pixels."""
+
+BEAM_CENTRE = ("beam_center_x", "beam_center_y")
+"""Datasets with the place of the direct beam, fast and slow, px."""
+
+DISTANCES = ("detector_distance", "distance")
+"""Datasets, one of which is the distance of the detector."""
 
 SQUARE_TOLERANCE = 1e-6
 """Relative difference of the two edges of a pixel that counts as square."""
@@ -77,12 +86,25 @@ class Place(NamedTuple):
 
 
 def places(sensor: h5py.Group) -> list[Place]:
-    """Return the pixels of the modules of a detector, in the order of their names. Raises
-    FileError.
+    """Return the pixels of the modules of a detector, in the order of their names; none where it
+    has no modules. Raises FileError.
     """
-    groups = children(sensor, "NXdetector_module")
-    first(groups, "NXdetector_module", sensor)
-    return [_place_of(group) for group in groups]
+    return [_place_of(group) for group in children(sensor, "NXdetector_module")]
+
+
+def is_flat(sensor: h5py.Group) -> bool:
+    """Whether a detector has neither modules nor a chain of transformations, but states pixel size,
+    beam centre and distance, as the master files of older Dectris detectors do.
+    """
+    has_all = all(dataset(sensor, name) is not None for name in (*PIXEL_SIZES, *BEAM_CENTRE))
+    has_distance = any(dataset(sensor, name) is not None for name in DISTANCES)
+    return has_all and has_distance and "depends_on" not in sensor
+
+
+def whole(shape: Sequence[int]) -> list[Place] | None:
+    """Return a frame as one module; None where it has several panels."""
+    has_one_panel = len(shape) == 2 or shape[0] == 1
+    return [Place((0,) * len(shape), tuple(shape))] if has_one_panel else None
 
 
 def _place_of(group: h5py.Group) -> Place:
@@ -129,9 +151,9 @@ def detector(sensor: h5py.Group, modules: Sequence[Place]) -> Detector:
     FileError for one that is not supported, or not in its place.
     """
     shapes = {module.size[-2:] for module in modules}
-    groups = children(sensor, "NXdetector_module")
     known: dict[str, np.ndarray] = {}
-    panels = [_panel(group, sensor, known) for group in groups]
+    panels = [_panel(group, sensor, known) for group in children(sensor, "NXdetector_module")]
+    panels = panels or [_flat_panel(sensor)]
     pixels_mm = {round(panel.pixel_mm, 9) for panel in panels}
     if len(shapes) > 1 or len(pixels_mm) > 1:
         expected = "modules of equal shape and pixel size"
@@ -205,6 +227,26 @@ def _panel(group: h5py.Group, sensor: h5py.Group, known: dict[str, np.ndarray]) 
         fast=_direction(fast, chain_fast, np.sign(edges_mm[0])),
         slow=_direction(slow, chain_slow, np.sign(edges_mm[1])),
         pixel_mm=float(sizes_mm[0]),
+    )
+
+
+def _flat_panel(sensor: h5py.Group) -> _Panel:
+    """Return where a detector without modules is: it faces the beam, x along fast, y against slow.
+    Raises FileError where its pixels are not square.
+    """
+    edges_mm = []
+    for name in PIXEL_SIZES:
+        edges_mm.append(number(sensor, name, np.nan) * unit_of(sensor[name], MM))
+    if not min(edges_mm) > 0 or abs(edges_mm[1] - edges_mm[0]) > SQUARE_TOLERANCE * edges_mm[0]:
+        raise FileError(place(sensor), "square pixels", f"{edges_mm} mm", "Not supported.")
+    fast, slow = (number(sensor, name, np.nan) * edges_mm[0] for name in BEAM_CENTRE)
+    name = next(name for name in DISTANCES if dataset(sensor, name) is not None)
+    distance_mm = number(sensor, name, np.nan) * unit_of(sensor[name], MM)
+    return _Panel(
+        origin_mm=np.array([-fast, slow, -distance_mm]),
+        fast=np.array([1.0, 0.0, 0.0]),
+        slow=np.array([0.0, -1.0, 0.0]),
+        pixel_mm=edges_mm[0],
     )
 
 

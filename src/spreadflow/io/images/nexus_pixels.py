@@ -24,6 +24,9 @@ GAPS = (-1, -2)
 trusted range is stated: noise about 0 reaches lower ones too.
 """
 
+DECTRIS_CUTOFF = "detectorSpecific/countrate_correction_count_cutoff"
+"""Where Dectris detectors state the highest number that counts, beside `saturation_value`."""
+
 N_LOOKED_AT = 2
 """Frames in which numbers of gaps are looked for."""
 
@@ -153,7 +156,7 @@ def limits(sensor: h5py.Group, stack: Stack) -> Limits:
     integers keep for gaps and bad pixels. Raises FileError.
     """
     low = number(sensor, "underload_value", -np.inf)
-    high = number(sensor, "saturation_value", np.inf)
+    high = number(sensor, "saturation_value", number(sensor, DECTRIS_CUTOFF, np.inf))
     if low > high:
         expected = "underload_value below saturation_value"
         raise FileError(place(sensor), expected, f"{low:g} and {high:g}", "Correct them.")
