@@ -12,6 +12,7 @@ import numpy as np
 from spreadflow.errors import FileError
 from spreadflow.io.images.nexus_items import (
     ABOUT_FILES,
+    LARGEST,
     MM,
     RADIAN,
     children,
@@ -115,10 +116,10 @@ def _place_of(group: h5py.Group) -> Place:
         if item is None:
             raise FileError(place(group), f"a dataset {name}", "none", ABOUT_FILES)
         values = numbers(item).ravel()
-        whole = values.astype(np.int64)
-        if not np.array_equal(whole, values) or not 2 <= len(whole) <= 4:
+        is_whole = (np.abs(values) < LARGEST) & (values == np.round(values))
+        if not is_whole.all() or not 2 <= len(values) <= 4:
             raise FileError(place(item), "2 to 4 whole numbers", values, ABOUT_FILES)
-        rows.append(tuple(whole.tolist()))
+        rows.append(tuple(values.astype(int).tolist()))
     corner, size = rows
     if len(corner) != len(size):
         found = f"{len(corner)} and {len(size)}"

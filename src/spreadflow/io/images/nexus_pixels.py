@@ -27,6 +27,9 @@ trusted range is stated: noise about 0 reaches lower ones too.
 DECTRIS_CUTOFF = "detectorSpecific/countrate_correction_count_cutoff"
 """Where Dectris detectors state the highest number that counts, beside `saturation_value`."""
 
+HIGHEST = 1e12
+"""Offsets and scaling factors, or their inverse, beyond which they make no sense."""
+
 N_LOOKED_AT = 2
 """Frames in which numbers of gaps are looked for."""
 
@@ -104,7 +107,9 @@ class Calibration:
         for what, stated in (("offset", self._offset), ("scaling factor", self._scaling)):
             is_for_frames = stated.is_one or stated.values.size == stack.n_frames
             values = stated.values if is_for_frames else np.ones(1)
-            is_sound = np.isfinite(values) & ((values > 0) | (what == "offset"))
+            is_sound = np.abs(values) < HIGHEST
+            if what != "offset":
+                is_sound &= values > 1 / HIGHEST
             if not is_sound.all():
                 expected = f"a finite {what}" if what == "offset" else f"a positive {what}"
                 raise FileError(place(groups[0]), expected, values, ABOUT_FILES)
