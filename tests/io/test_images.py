@@ -516,8 +516,8 @@ def test_manifest_takes_the_polarization_from_the_files(run, tmp_path):
     given = images.write_manifest(out, RUN, paths, polarization=0.5, adu_per_photon=9.0)
     assert given.polarization == 0.5
     assert given.remarks == [
-        "adu_per_photon: the files state 4, and 9 is used",
-        "polarization: the files state -1, and 0.5 is used",
+        "adu_per_photon: 9 is used in place of 4, which the files state or leave open",
+        "polarization: 0.5 is used in place of -1, which the files state or leave open",
     ]
     _polarize(paths[1], 0.9)
     with pytest.raises(FileError, match=r"gain and polarization as in"):

@@ -123,20 +123,18 @@ def write_manifest(
     headers = [_read_header(path) for path in paths]
     _check_settings(paths, headers)
 
-    stated_offset, stated_gain = headers[0].pedestal
-    stated_polarization = headers[0].polarization
-    used = {
-        "offset_adu": (stated_offset, offset_adu),
-        "adu_per_photon": (stated_gain, adu_per_photon),
-        "polarization": (stated_polarization, polarization),
+    remarks: list[str] = []
+    stated = _stated(headers[0])
+    supplied = {
+        "offset_adu": offset_adu,
+        "adu_per_photon": adu_per_photon,
+        "polarization": polarization,
     }
-    overridden = [
-        f"{name}: the files state {stated:g}, and {own:g} is used"
-        for name, (stated, own) in used.items()
-        if stated is not None and own is not None and not np.isclose(own, stated)
-    ]
-    if polarization is None:
-        polarization = 1.0 if stated_polarization is None else stated_polarization
+    for name, own in supplied.items():
+        if own is not None and not np.isclose(own, stated[name]):
+            found = f"{stated[name]:g}, which the files state or leave open"
+            remarks.append(f"{name}: {own:g} is used in place of {found}")
+    used = {name: stated[name] if own is None else own for name, own in supplied.items()}
     files = [
         _describe(path, header.n_frames, out.parent, checksums or {})
         for path, header in zip(paths, headers, strict=True)
@@ -144,12 +142,12 @@ def write_manifest(
     try:
         manifest = Manifest(
             run=run,
-            offset_adu=stated_offset if offset_adu is None else offset_adu,
-            adu_per_photon=stated_gain if adu_per_photon is None else adu_per_photon,
-            polarization=polarization,
+            offset_adu=used["offset_adu"],
+            adu_per_photon=used["adu_per_photon"],
+            polarization=used["polarization"],
             bandwidth=bandwidth,
             mask=None if mask is None else _relative(Path(mask), out.parent),
-            remarks=_few([*overridden, *(line for header in headers for line in header.remarks)]),
+            remarks=_few([*remarks, *(remark for header in headers for remark in header.remarks)]),
             files=files,
         )
     except ValidationError as error:
@@ -158,6 +156,19 @@ def write_manifest(
     with store.replacing(out) as temporary:
         temporary.write_text(manifest.model_dump_json(indent=1) + "\n")
     return manifest
+
+
+def _stated(header: _Header) -> dict[str, float]:
+    """Return what a header says of the numbers of its pixels, under the names of the manifest's
+    fields; where it does not say, 0, 1 and 1.
+    """
+    offset_adu, adu_per_photon = header.pedestal
+    polarization = 1.0 if header.polarization is None else header.polarization
+    return {
+        "offset_adu": offset_adu,
+        "adu_per_photon": adu_per_photon,
+        "polarization": polarization,
+    }
 
 
 def _few(remarks: Sequence[str]) -> list[str]:

@@ -16,13 +16,10 @@ import numpy as np
 from spreadflow.errors import FileError
 from spreadflow.io.images import nexus_geometry, nexus_pixels
 from spreadflow.io.images.nexus_frames import Stack, stacks
-from spreadflow.io.images.nexus_geometry import LAB_FROM_MCSTAS, Place
+from spreadflow.io.images.nexus_geometry import Place
 from spreadflow.io.images.nexus_items import (
     ABOUT_FILES,
-    ANGSTROM,
     BROKEN,
-    EV,
-    MM,
     children,
     dataset,
     first,
@@ -32,9 +29,6 @@ from spreadflow.io.images.nexus_items import (
 )
 from spreadflow.io.images.nexus_spectra import Spectra
 from spreadflow.models import Spectrum
-
-__all__ = ["ANGSTROM", "EV", "LAB_FROM_MCSTAS", "MM", "NexusFile"]
-
 
 TURNED = (
     "data_size is in the order fast, slow: understood as such, as it fits the frames in no other"
@@ -241,7 +235,7 @@ def _fitted(
     if not stack.n_frames:
         return None
     if not stated:
-        whole = nexus_geometry.whole(stack.frame_shape)
+        whole = nexus_geometry.frame_as_module(stack.frame_shape)
         return None if whole is None else _Recording(sensor, group, stack, whole, FLAT)
     modules = nexus_geometry.fitted(stated, stack.frame_shape, stack.n_frames)
     if modules is None:

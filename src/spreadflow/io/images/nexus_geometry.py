@@ -102,7 +102,7 @@ def is_flat(sensor: h5py.Group) -> bool:
     return has_all and has_distance and "depends_on" not in sensor
 
 
-def whole(shape: Sequence[int]) -> list[Place] | None:
+def frame_as_module(shape: Sequence[int]) -> list[Place] | None:
     """Return a frame as one module; None where it has several panels."""
     has_one_panel = len(shape) == 2 or shape[0] == 1
     return [Place((0,) * len(shape), tuple(shape))] if has_one_panel else None

@@ -141,10 +141,7 @@ class Source:
         n_good = np.count_nonzero(good)
         if n_good < MIN_VALID * good.size:
             masked = 1 - np.mean(file.mask & self._extra_mask)
-            cause = (
-                f"{masked:.0%} of the pixels are masked, {1 - n_good / good.size:.0%} with those "
-            )
-            cause += "that are below the trusted range or no numbers"
+            cause = _why_masked(float(masked), 1 - n_good / good.size)
             return self._lost(i, Outcome.MASKED, cause)
         valid = good & (adu <= high)
         n_valid = np.count_nonzero(valid)
@@ -331,6 +328,16 @@ def _fits(a: Detector, b: Detector) -> bool:
 def _shape(detector: Detector) -> str:
     """Return the panels of a detector in words."""
     return f"{detector.n_panels} panels of {tuple(detector.shape)} px"
+
+
+def _why_masked(masked: float, lost: float) -> str:
+    """Return what made too many pixels unusable: shares of those that are masked, and of all that
+    are lost.
+    """
+    return (
+        f"{masked:.0%} of the pixels are masked, {lost:.0%} with those that are below the trusted "
+        "range or no numbers"
+    )
 
 
 def _is_constant(adu: np.ndarray, valid: np.ndarray) -> bool:
