@@ -334,6 +334,12 @@ def diode_first(f: h5py.File) -> None:
     group["data"] = np.ones(4)
 
 
+def two_detectors(f: h5py.File) -> None:
+    """Another detector with modules comes first; no frames fit it."""
+    f.copy(SENSOR, "entry/instrument/another")
+    f["entry/instrument/another/module/data_size"][...] = [40, 50]
+
+
 def thumbnail_first(f: h5py.File) -> None:
     _thumbnail(f, (8, 10))
 
@@ -599,6 +605,8 @@ def beam_in_the_sample(f: h5py.File) -> None:
     group = f.create_group(BEAM)
     group.attrs["NX_class"] = "NXbeam"
     group["extent"] = np.array([3.0, 3.0])
+    group["energy"] = 1e-3  # of the pulse
+    group["energy"].attrs["units"] = "J"
 
 
 def energies_with_weights(unit: str, factor: float) -> Callable[[h5py.File], None]:
@@ -688,6 +696,7 @@ DIALECTS: dict[str, Callable[[h5py.File], Any]] = {
         external_frames,
         virtual_frames,
         diode_first,
+        two_detectors,
         thumbnail_first,
         frames_of_the_same_shape_first,
         no_default,

@@ -87,6 +87,7 @@ def test_the_polarization_is_that_of_the_stokes_vector(tmp_path, stokes, polariz
         ([0.0, 0.0, 0.0, 0.0], None, "no Stokes vector"),
         ([1.0, 1.5, 0.0, 0.0], None, "no Stokes vector"),
         ([1.0, np.nan, 0.0, 0.0], None, "no Stokes vector"),
+        ([1.0, 1.0], None, "no Stokes vector"),
         ([1.0, 0.5, 0.5, 0.0], 0.5, "across the laboratory axes"),
         ([[1.0, 1.0, 0, 0], [1.0, 0.0, 0, 0]], 0.5, "other in other shots"),
     ],

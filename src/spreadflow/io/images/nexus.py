@@ -68,7 +68,7 @@ class NexusFile:
         self._stack = recording.stack
         self._sensor = recording.sensor
         self._modules = recording.modules
-        self._remarks = [recording.remark] if recording.remark else []
+        self._remarks = recording.remarks
         self.n_frames = self._stack.n_frames
         self.detector = nexus_geometry.detector(self._sensor, self._modules)
 
@@ -178,7 +178,7 @@ class _Recording(NamedTuple):
     stack: Stack
     modules: list[Place]
     """as they lie in the frames"""
-    remark: str = ""
+    remarks: list[str]
     """what was assumed of them"""
 
 
@@ -222,7 +222,8 @@ def _recording(entry: h5py.Group, instrument: h5py.Group) -> _Recording:
         for sensor in known:
             recording = _fitted(sensor, stated[sensor], group, stack)
             if recording is not None:
-                return recording
+                others = [f"{other.name} is left out" for other in known if other != sensor]
+                return recording._replace(remarks=[*recording.remarks, *others])
     raise problems[0] if problems else _no_frames(list(stated.values()), shapes, entry)
 
 
@@ -236,12 +237,12 @@ def _fitted(
         return None
     if not stated:
         whole = nexus_geometry.frame_as_module(stack.frame_shape)
-        return None if whole is None else _Recording(sensor, group, stack, whole, FLAT)
+        return None if whole is None else _Recording(sensor, group, stack, whole, [FLAT])
     modules = nexus_geometry.fitted(stated, stack.frame_shape, stack.n_frames)
     if modules is None:
         return None
     is_turned = modules[0].size[-2:] != stated[0].size[-2:]
-    return _Recording(sensor, group, stack, modules, TURNED if is_turned else "")
+    return _Recording(sensor, group, stack, modules, [TURNED] if is_turned else [])
 
 
 def _no_frames(

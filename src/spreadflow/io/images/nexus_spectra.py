@@ -3,6 +3,7 @@ wavelengths or energies, one for all shots, one for each, or channels with weigh
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import h5py
@@ -52,13 +53,17 @@ class _Quantity(NamedTuple):
     """that unit"""
 
 
-QUANTITIES = (
-    _Quantity("incident_wavelength", ANGSTROM, LIKELY_ANGSTROM, "Å"),
-    _Quantity("incident_energy", EV, LIKELY_EV, "eV"),
-    _Quantity("wavelength", ANGSTROM, LIKELY_ANGSTROM, "Å"),
-    _Quantity("energy", EV, LIKELY_EV, "eV"),
-)
-"""In the order in which they are looked for; the last two are those of NXmonochromator."""
+QUANTITIES = {
+    "NXbeam": (
+        _Quantity("incident_wavelength", ANGSTROM, LIKELY_ANGSTROM, "Å"),
+        _Quantity("incident_energy", EV, LIKELY_EV, "eV"),
+    ),
+    "NXmonochromator": (
+        _Quantity("wavelength", ANGSTROM, LIKELY_ANGSTROM, "Å"),
+        _Quantity("energy", EV, LIKELY_EV, "eV"),
+    ),
+}
+"""Of each class of groups, in the order in which they are looked for."""
 
 
 class _Items(NamedTuple):
@@ -101,11 +106,9 @@ class Spectra:
         for item in items:
             if item is None:
                 continue
-            stokes = numbers(item).astype(float).reshape(-1, 4)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                shares = stokes[:, 1:3] / stokes[:, :1]
-            if not len(shares) or not (np.hypot(*shares.T) <= 1 + STOKES_TOLERANCE).all():
-                self._remark(f"{name} is no Stokes vector ({stokes[0].tolist()}): not used")
+            shares = _polarized(item)
+            if shares is None:
+                self._remark(f"{name} is no Stokes vector: not used")
                 return None
             horizontal, diagonal = shares.mean(axis=0)
             if abs(diagonal) > STOKES_TOLERANCE or np.ptp(shares[:, 0]) > STOKES_TOLERANCE:
@@ -146,7 +149,7 @@ class Spectra:
         """Return energies (eV) and photons of the channels of some frames in the order in which
         they are stored: each (channel,) or (frame, channel).
         """
-        items = self._items()
+        items = self._items
         if items.weights is None:  # no spectrum: the wavelength of the shot, or of all
             stored = numbers(items.channels)
             values = stored.reshape(1) if stored.size == 1 else stored.reshape(-1, 1)[frames]
@@ -190,6 +193,7 @@ class Spectra:
         stored = numbers(item, frames) if has_rows else numbers(item)
         return stored if has_rows else stored.reshape(-1)
 
+    @cached_property
     def _items(self) -> _Items:
         """Return where the spectra are: the first group that has channels with weights, else the
         first that has wavelengths or energies. Raises FileError where there is none.
@@ -210,11 +214,26 @@ class Spectra:
         return chosen
 
 
+def _polarized(item: h5py.Dataset) -> np.ndarray | None:
+    """Return the shares of light polarized along x, and along the diagonal, (vector, 2), of Stokes
+    vectors; None where these are none.
+    """
+    stokes = numbers(item).astype(float)
+    if stokes.shape[-1:] != (4,) or not stokes.size:
+        return None
+    stokes = stokes.reshape(-1, 4)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = stokes[:, 1:3] / stokes[:, :1]
+    is_sound = np.hypot(*shares.T) <= 1 + STOKES_TOLERANCE
+    return shares if is_sound.all() else None
+
+
 def _items_of(beam: h5py.Group) -> Iterator[_Items]:
     """Return the wavelengths and energies that a group has, with the weights of the variant that
     has them; then those of a spectrum in a group of its own.
     """
-    for quantity in QUANTITIES:
+    quantities = QUANTITIES[text(beam.attrs.get("NX_class"))]
+    for quantity in quantities:
         own = dataset(beam, quantity.name)
         if own is None:
             continue
@@ -231,7 +250,7 @@ def _items_of(beam: h5py.Group) -> Iterator[_Items]:
         weights = dataset(group, text(group.attrs.get("signal")))
         if channels is not None and weights is not None:
             is_energy = unit_factor(text(channels.attrs.get("units")), EV) is not None
-            yield _Items(QUANTITIES[1] if is_energy else QUANTITIES[0], channels, weights)
+            yield _Items(quantities[int(is_energy)], channels, weights)
 
 
 def _variants(beam: h5py.Group, item: h5py.Dataset, name: str) -> Sequence[str]:
