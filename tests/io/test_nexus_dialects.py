@@ -8,6 +8,7 @@ import pytest
 
 import nexus_dialects as dialects
 from spreadflow.errors import FileError
+from spreadflow.io import images
 from spreadflow.io.images.nexus import NexusFile
 
 
@@ -65,6 +66,18 @@ def test_a_data_file_that_was_never_written_is_said(tmp_path):
     dialects.write(tmp_path / "a.nxs", dialects.dectris_master)
     (remark,) = dialects.read(tmp_path / "a.nxs").remarks
     assert remark == "data_000003 is left out: no file a_data_000003.h5"
+
+
+def test_names_that_are_no_text_reach_the_manifest(tmp_path):
+    """As a damaged link holds them."""
+    path = tmp_path / "a.nxs"
+    dialects.write(path, dialects.dectris_master)
+    with h5py.File(path, "r+") as f:
+        del f["entry/data/data_000003"]
+        f["entry/data/data_000003"] = h5py.ExternalLink("part_\udcb4.h5", "/entry/data/data")
+    manifest = images.write_manifest(tmp_path / "m.json", "r", [path])
+    assert manifest.remarks == [r"data_000003 is left out: no file part_\udcb4.h5"]
+    assert images.read_manifest(tmp_path / "m.json") == manifest
 
 
 @pytest.mark.parametrize(

@@ -414,7 +414,7 @@ def tables_of(result: Result, identity: dict[str, Any]) -> dict[str, dict[str, n
     """
     shot = identity | {
         "outcome": result.outcome,
-        "reason": result.reason.encode(),
+        "reason": result.reason.encode(errors="backslashreplace"),
         "mean_energy_ev": result.mean_energy_ev,
         "pulse_photons": result.pulse_photons,
         "n_spots": 0 if result.spots is None else len(result.spots.fast),

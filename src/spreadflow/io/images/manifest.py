@@ -172,8 +172,11 @@ def _stated(header: _Header) -> dict[str, float]:
 
 
 def _few(remarks: Sequence[str]) -> list[str]:
-    """Return remarks, none twice; where there are many, the first of them and how many more."""
-    different = list(dict.fromkeys(remarks))
+    """Return remarks, none twice; where there are many, the first of them and how many more. Names
+    in damaged files may hold what is no text.
+    """
+    printable = [remark.encode(errors="backslashreplace").decode() for remark in remarks]
+    different = list(dict.fromkeys(printable))
     kept = different[:MOST_REMARKS]
     n_more = len(different) - len(kept)
     return [*kept, f"and {n_more} more remarks of this kind"] if n_more else kept
