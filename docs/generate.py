@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from spreadflow import errors, models
 from spreadflow.config import Config
 from spreadflow.io import images, nexus_writer, schema
-from spreadflow.io.images import nexus
+from spreadflow.io.images import cbf, formats, imgcif, nexus
 from spreadflow.trial import STAGES, files
 from spreadflow.trial.stages import Stage
 
@@ -65,8 +65,9 @@ JSON, written by `simulate` or `spreadflow manifest`.
 
 IMAGES = f"""## Image files
 
-Image files are NXmx (NeXus/HDF5) and hold one frame of every stack for each shot. What is written is what nxmx, DIALS
-and our reader agree on. What is read is the first `NXentry` of definition `NXmx`, with
+Image files are {formats.FORMATS}; formats are told by content, not by name. A file of NXmx (NeXus/HDF5) holds one
+frame of every stack for each shot. What is written is what nxmx, DIALS and our reader agree on. What is read is the first
+`NXentry` of definition `NXmx`, with
 
 | item | what is read |
 |---|---|
@@ -86,6 +87,46 @@ surface. The thickness and attenuation length of the simulated *capture* are att
 `capture_thickness_mm` and `capture_attenuation_mm`; where they are absent, the sensor captures everything.
 
 Simulated files hold the truth about their shots in the group `/truth` (below); only summaries and tests read it.
+
+## CBF and SMV
+
+A file holds one shot of one wavelength (`bandwidth` of the manifest widens it), and may be compressed with gzip as a whole.
+Panels are of equal shape, with square pixels, rectangular, and downstream of the sample. Gains are taken from headers
+where they are stated: those of LCLS say 1 ADU a photon, which is not so (`spreadflow manifest --adu-per-photon`).
+
+| of full CBF (imgCIF) | what is read |
+|---|---|
+| `_array_data` | one binary section for each array: {", ".join(cbf.TYPES)}, little-endian, by byte offsets, packed or plain; checksums \
+are verified |
+| `_array_structure_list`, `_array_structure_list_section` | a panel is an array, or a section that is a plane of one, and \
+has an axis along each of its two indices, `increasing` |
+| `_array_structure_list_axis` | pixel size; a `displacement` is of the first pixel's centre, and 0 its outer edge, as \
+cctbx.xfel writes and DIALS reads it |
+| `_axis`, `_diffrn_scan_frame_axis`, else `_diffrn_scan_axis` | the chain of translations and rotations that places \
+pixels, and its one setting. imgCIF's frame, z towards the source, is the laboratory frame |
+| `_diffrn_radiation_wavelength` | the wavelength; a spectrum where there are several, with `wt` |
+| `_array_intensities` | `overload`: upper end of the trusted range. `undefined_value`: all up to it is not trusted; masked \
+where it is positive. `gain`, `scaling`, `offset`; `linearity` {", ".join(imgcif.LINEAR)} |
+
+| of mini CBF (PILATUS_1.2) | what is read |
+|---|---|
+| `Pixel_size`, `Detector_distance`, `Beam_xy` | one panel across the beam, fast axis along x, rows downwards; \
+`Detector_2theta` has to be 0 |
+| `Wavelength` | Å |
+| `Count_cutoff` | upper end of the trusted range, whose lower one is 0; the two largest numbers of an unsigned type are \
+masked |
+| `Silicon sensor, thickness 0.000320 m` | thickness of the sensor (Si, CdTe, GaAs), for the photons that it captures |
+
+| of SMV | what is read |
+|---|---|
+| `SIZE1`, `SIZE2`, `BYTE_ORDER`, `TYPE`, `Data_type` | (slow, fast) pixels, as fabio reads them |
+| `PIXEL_SIZE`, `DISTANCE` | mm; one panel across the beam, as of mini CBF; `TWOTHETA` has to be 0 |
+| `XDS_ORGX`, `XDS_ORGY` | the beam centre in px along fast and slow, 1 = centre of the first pixel |
+| else `BEAM_CENTER_X`, `BEAM_CENTER_Y` | in mm along slow and fast, from the outer corner of the first pixel: the \
+convention that DIALS assumes of ADSC headers. Other programs mean other axes: compare with the direct beam |
+| `WAVELENGTH` | Å |
+| `IMAGE_PEDESTAL`, `GAIN`, `CCD_IMAGE_SATURATION` | ADU; 0 is not trusted where there is a pedestal, nor is the largest \
+number of the type |
 
 ## Masks
 
@@ -137,7 +178,7 @@ nothing else is lost.
 
 | what | ends as |
 |---|---|
-| image file missing, truncated, not HDF5, not NXmx, of another size or frame count | each of its shots `UNREADABLE` |
+| image file missing, truncated, of no known format, of another size or frame count | each of its shots `UNREADABLE` |
 | image file of another number or shape of panels than the run | each of its shots `UNREADABLE` |
 | frame that does not decompress | `UNREADABLE` |
 | no image file of a run readable, and no geometry supplied | error (4) |
