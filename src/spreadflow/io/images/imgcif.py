@@ -212,38 +212,40 @@ def _place(
     """Return where the pixels of an array or section are; whole: the indices of its array. Raises
     FileError where a panel is not a plane of it, or does not lie within it.
     """
-    array, section = key
-    rows = [
-        row
-        for row in header.rows("_array_structure_list_section")
-        if section is not None and (row.get("array_id"), row.get("id")) == key
-    ]
-    edges = {
-        header.count(row, "index"): (header.count(row, "start"), header.count(row, "end"))
-        for row in rows
-        if header.number(row, "stride", 1.0) == 1
-    }
+    slowest_first = whole[::-1]
+    edges = _edges(header, key)
     slices = []
-    for index in reversed(whole):
+    for index in slowest_first:
         start, end = edges.get(index.number, (1, index.dimension))
         slices.append(slice(start - 1, end))
+    shape = tuple(index.dimension for index in slowest_first)
+    is_within = all(place.stop <= size for place, size in zip(slices, shape, strict=True))
+
     sizes = {index.number: index.dimension for index in indices}
+    wanted = [sizes.get(index.number, 1) for index in slowest_first]
     lengths = [place.stop - place.start for place in slices]
-    wanted = [sizes.get(index.number, 1) for index in reversed(whole)]
-    is_within = all(
-        place.stop <= index.dimension for place, index in zip(slices, reversed(whole), strict=True)
-    )
-    if len(indices) != 2 or len(rows) != len(edges) or lengths != wanted or not is_within:
+    if len(sizes) != 2 or lengths != wanted or not is_within:
+        array, section = key
         expected = f"two indices of {section or array}, of {wanted} pixels, within its array"
         raise FileError(header.where, expected, f"{lengths} pixels", ABOUT_CBF)
 
     order = [index.number for index in whole]
-    return Place(
-        array=0,
-        shape=tuple(index.dimension for index in reversed(whole)),
-        pixels=tuple(slices),
-        is_transposed=order.index(indices[0].number) > order.index(indices[1].number),
-    )
+    fast, slow = (order.index(index.number) for index in indices)
+    return Place(0, shape, tuple(slices), is_transposed=fast > slow)
+
+
+def _edges(header: _Categories, key: tuple[str, str | None]) -> dict[int, tuple[int, int]]:
+    """Return the first and last pixel of a section along each index of its array. Raises FileError
+    where it leaves some out.
+    """
+    edges = {}
+    for row in header.rows("_array_structure_list_section"):
+        if (row.get("array_id"), row.get("id")) != key:
+            continue
+        if header.number(row, "stride", 1.0) != 1:
+            raise FileError(header.where, "a stride of 1", row["stride"], "Not supported.")
+        edges[header.count(row, "index")] = (header.count(row, "start"), header.count(row, "end"))
+    return edges
 
 
 # ---------------------------------------------------------------- axes

@@ -67,35 +67,50 @@ def detector(where: object, panels: Sequence[Panel], sensor: Sensor | None = Non
     sensor = sensor or Sensor()
     origin_mm = np.array([panel.origin_mm for panel in panels], float)
     steps_mm = np.array([(panel.fast_mm, panel.slow_mm) for panel in panels], float)
+    shape = _shape(where, panels)
     if not (np.isfinite(origin_mm).all() and np.isfinite(steps_mm).all()):
         raise FileError(where, "finite positions of panels", "others", ABOUT_GEOMETRY)
 
-    sizes_mm = np.linalg.norm(steps_mm, axis=-1)
-    shapes = {panel.shape for panel in panels}
-    is_equal = np.ptp(sizes_mm) <= SQUARE_TOLERANCE * sizes_mm.max()
-    if sizes_mm.min() <= 0 or not is_equal or len(shapes) > 1:
-        expected = "panels of equal shape, and square pixels of equal size"
-        found = f"shapes {sorted(shapes)}, pixels of {sizes_mm.min():g} to {sizes_mm.max():g} mm"
-        raise FileError(where, expected, found, "Not supported.")
-
-    axes = steps_mm / sizes_mm[..., None]
-    cosines = np.abs(np.sum(axes[:, 0] * axes[:, 1], axis=-1))
-    if cosines.max() > TOLERANCE:
-        found = f"an angle of {np.degrees(np.arccos(cosines.max())):.3f}°"
+    pixel_mm = _pixel_mm(where, steps_mm)
+    axes = steps_mm / np.linalg.norm(steps_mm, axis=-1, keepdims=True)
+    cosine = np.abs(np.sum(axes[:, 0] * axes[:, 1], axis=-1)).max()
+    if cosine > TOLERANCE:
+        found = f"an angle of {np.degrees(np.arccos(cosine)):.3f}°"
         raise FileError(where, "perpendicular axes of each panel", found, ABOUT_GEOMETRY)
 
-    shape = shapes.pop()
     to_centre = np.array(shape[::-1])[:, None] / 2
     centres_mm = origin_mm + np.sum(steps_mm * to_centre, axis=1)
-    if centres_mm[:, 2].mean() >= 0:
-        found = f"one {centres_mm[:, 2].mean():g} mm towards the source"
+    height_mm = centres_mm[:, 2].mean()
+    if height_mm >= 0:
+        found = f"one {height_mm:g} mm towards the source"
         raise FileError(where, "a detector downstream of the sample", found, ABOUT_GEOMETRY)
     return Detector(
         origin_mm=origin_mm + 0.0,  # no negative zeros
         fast=axes[:, 0] + 0.0,
         slow=axes[:, 1] + 0.0,
-        pixel_mm=float(sizes_mm.mean()) if np.ptp(sizes_mm) else float(sizes_mm[0, 0]),
+        pixel_mm=pixel_mm,
         shape=shape,
         thickness_mm=sensor.thickness_mm,
         attenuation_mm=sensor.attenuation_mm,
     )
+
+
+def _shape(where: object, panels: Sequence[Panel]) -> tuple[int, int]:
+    """Return the shape that all panels share. Raises FileError."""
+    shapes = {panel.shape for panel in panels}
+    if len(shapes) > 1:
+        expected = "panels of equal shape"
+        raise FileError(where, expected, sorted(shapes), "Not supported.")
+    return shapes.pop()
+
+
+def _pixel_mm(where: object, steps_mm: np.ndarray) -> float:
+    """Return the edge of all pixels, mm. steps_mm: (panel, 2, 3). Raises FileError where they
+    differ.
+    """
+    sizes_mm = np.linalg.norm(steps_mm, axis=-1)
+    smallest, largest = sizes_mm.min(), sizes_mm.max()
+    if smallest <= 0 or largest - smallest > SQUARE_TOLERANCE * largest:
+        found = f"{smallest:g} to {largest:g} mm"
+        raise FileError(where, "square pixels of equal size", found, "Not supported.")
+    return float(sizes_mm[0, 0])
