@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from spreadflow import errors, models
 from spreadflow.config import Config
 from spreadflow.io import images, nexus_writer, schema
-from spreadflow.io.images import nexus_items
+from spreadflow.io.images import cbf, formats, imgcif, nexus_items
 from spreadflow.trial import STAGES, files
 from spreadflow.trial.stages import Stage
 
@@ -65,9 +65,11 @@ JSON, written by `simulate` or `spreadflow manifest`.
 
 IMAGES = f"""## Image files
 
-Image files are NXmx (NeXus/HDF5) and hold one frame of every stack for each shot. What is written is what nxmx, DIALS
-and our reader agree on. What is read is the `NXentry` of definition `NXmx` (the file's `default` where there are several),
-with
+Image files are {formats.FORMATS}; formats are told by content, not by name. A file of NXmx (NeXus/HDF5) holds one
+frame of every stack for each shot. What is written is what nxmx, DIALS and our reader agree on. What is read is the
+`NXentry` of definition `NXmx` (the file's `default` where there are several), with the items below; CBF and SMV
+have tables of their own. What was assumed of a file of any format, or is missing in it, is kept in `remarks` of the
+manifest, which `spreadflow manifest` prints.
 
 | item | what is read |
 |---|---|
@@ -95,8 +97,7 @@ are no units and the value is likely); its `variant`, or itself, with `_weights`
 `adu_per_photon`, where they are one number; those per frame or pixel are applied as a frame is read. Also `offset`, \
 `scaling_factor`, and in the detector |
 
-Anything else is refused by name. A frame whose source is missing is `UNREADABLE`, with the name of the source. What was
-assumed is kept in `remarks` of the manifest, which `spreadflow manifest` prints.
+Anything else is refused by name. A frame whose source is missing is `UNREADABLE`, with the name of the source.
 
 McStas coordinates are converted to laboratory coordinates by diag(-1, 1, -1). `sensor_thickness` is written as
 {nexus_writer.SURFACE_MM} mm, so that the parallax correction of a reader vanishes: photons are simulated where they hit the
@@ -104,6 +105,47 @@ surface. The thickness and attenuation length of the simulated *capture* are att
 `capture_thickness_mm` and `capture_attenuation_mm`; where they are absent, the sensor captures everything.
 
 Simulated files hold the truth about their shots in the group `/truth` (below); only summaries and tests read it.
+
+## CBF and SMV
+
+A file holds one shot of one wavelength (`bandwidth` of the manifest widens it), and may be compressed with gzip as a whole.
+Panels are of equal shape, with square pixels, rectangular, and downstream of the sample. Gains are taken from headers
+where they are stated: those of LCLS say 1 ADU a photon, which is not so (`spreadflow manifest --adu-per-photon`).
+
+| of full CBF (imgCIF) | what is read |
+|---|---|
+| `_array_data` | one binary section for each array: {", ".join(cbf.TYPES)}, little-endian, by byte offsets, packed or plain; checksums \
+are verified |
+| `_array_structure_list`, `_array_structure_list_section` | a panel is an array, or a section that is a plane of one, and \
+has an axis along each of its two indices, `increasing` |
+| `_array_structure_list_axis` | pixel size; a `displacement` is of the first pixel's centre, and 0 its outer edge, as \
+cctbx.xfel writes and DIALS reads it |
+| `_axis`, `_diffrn_scan_frame_axis`, else `_diffrn_scan_axis` | the chain of translations and rotations that places \
+pixels, and its one setting. imgCIF's frame, z towards the source, is the laboratory frame |
+| `_diffrn_radiation_wavelength` | the wavelength; a spectrum where there are several, with `wt` |
+| `_diffrn_radiation` | `polarizn_source_ratio` and `polarizn_source_norm`: default for the manifest's `polarization`, as Kahn's K along x |
+| `_array_intensities` | `overload`: upper end of the trusted range. `undefined_value`: all up to it is not trusted; masked \
+where it is positive. `gain`, `scaling`, `offset`; `linearity` {", ".join(imgcif.LINEAR)} |
+
+| of mini CBF (PILATUS_1.2) | what is read |
+|---|---|
+| `Pixel_size`, `Detector_distance`, `Beam_xy` | one panel across the beam, fast axis along x, rows downwards; \
+`Detector_2theta` has to be 0 |
+| `Wavelength` | Å |
+| `Count_cutoff` | upper end of the trusted range, whose lower one is 0; the two largest numbers of an unsigned type are \
+masked |
+| `Silicon sensor, thickness 0.000320 m` | thickness of the sensor (Si, CdTe, GaAs), for the photons that it captures |
+
+| of SMV | what is read |
+|---|---|
+| `SIZE1`, `SIZE2`, `BYTE_ORDER`, `TYPE`, `Data_type` | (slow, fast) pixels, as fabio reads them |
+| `PIXEL_SIZE`, `DISTANCE` | mm; one panel across the beam, as of mini CBF; `TWOTHETA` has to be 0 |
+| `XDS_ORGX`, `XDS_ORGY` | the beam centre in px along fast and slow, 1 = centre of the first pixel |
+| else `BEAM_CENTER_X`, `BEAM_CENTER_Y` | in mm along slow and fast, from the outer corner of the first pixel: the \
+convention that DIALS assumes of ADSC headers. Other programs mean other axes: compare with the direct beam |
+| `WAVELENGTH` | Å |
+| `IMAGE_PEDESTAL`, `GAIN`, `CCD_IMAGE_SATURATION` | ADU; 0 is not trusted where there is a pedestal, nor is the largest \
+number of the type |
 
 ## Masks
 
@@ -155,7 +197,7 @@ nothing else is lost.
 
 | what | ends as |
 |---|---|
-| image file missing, truncated, not HDF5, not NXmx, of another size or frame count | each of its shots `UNREADABLE` |
+| image file missing, truncated, of no known format, of another size or frame count | each of its shots `UNREADABLE` |
 | image file of another number or shape of panels than the run | each of its shots `UNREADABLE` |
 | frame that does not decompress | `UNREADABLE` |
 | no image file of a run readable, and no geometry supplied | error (4) |

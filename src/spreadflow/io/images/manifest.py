@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from spreadflow.errors import FileError
 from spreadflow.io import store
 from spreadflow.io.images.formats import open_image
+from spreadflow.io.images.smv import is_smv
 from spreadflow.models import Detector
 
 GEOMETRY = ("origin_mm", "fast", "slow", "pixel_mm")
@@ -251,11 +252,12 @@ def expand(patterns: Sequence[str]) -> list[Path]:
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether a file looks like a manifest, JSON, rather than an image file."""
+    """Whether a file looks like a manifest, JSON, rather than an image file. SMV begins alike."""
     if not path.is_file():
         return False
     with open(path, "rb") as file:
-        return file.read(100).lstrip().startswith(b"{")
+        first = file.read(100)
+    return first.lstrip().startswith(b"{") and not is_smv(first)
 
 
 def read_manifest(path: Path | str) -> Manifest:

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from spreadflow.errors import FileError
+from spreadflow.io.images import polarization
 from spreadflow.io.images.nexus_items import (
     ABOUT_FILES,
     ANGSTROM,
@@ -34,11 +35,6 @@ LIKELY_EV = (400.0, 250e3)
 
 LONGEST_VARIANTS = 10
 """Datasets that may name one another as variants; more are taken for a circle."""
-
-STOKES_TOLERANCE = 0.01
-"""Polarization beside that along the laboratory axes, and differences between shots, that need no
-word.
-"""
 
 
 class _Quantity(NamedTuple):
@@ -103,21 +99,12 @@ class Spectra:
         """
         name = "incident_polarization_stokes"
         items = [dataset(beam, name) for beam in self._beams()]
-        for item in items:
-            if item is None:
-                continue
-            shares = _polarized(item)
-            if shares is None:
-                self._remark(f"{name} is no Stokes vector: not used")
-                return None
-            horizontal, diagonal = shares.mean(axis=0)
-            if abs(diagonal) > STOKES_TOLERANCE or np.ptp(shares[:, 0]) > STOKES_TOLERANCE:
-                self._remark(
-                    f"{name} has polarization across the laboratory axes, or other in other "
-                    f"shots: taken as {horizontal:.3g} along x for all"
-                )
-            return float(np.clip(horizontal, -1.0, 1.0))
-        return None
+        stated = [item for item in items if item is not None]
+        if not stated:
+            return None
+        kahn, remarks = polarization.along_x(name, _shares(stated[0]))
+        self.remarks += remarks
+        return kahn
 
     def _remark(self, remark: str) -> None:
         """Keep a remark, once."""
@@ -214,18 +201,16 @@ class Spectra:
         return chosen
 
 
-def _polarized(item: h5py.Dataset) -> np.ndarray | None:
-    """Return the shares of light polarized along x, and along the diagonal, (vector, 2), of Stokes
-    vectors; None where these are none.
+def _shares(item: h5py.Dataset) -> np.ndarray:
+    """Return the shares of the light, (vector, 2), as `polarization.along_x` takes them, of Stokes
+    vectors; NaN where these are none.
     """
     stokes = numbers(item).astype(float)
     if stokes.shape[-1:] != (4,) or not stokes.size:
-        return None
+        return np.full((1, 2), np.nan)
     stokes = stokes.reshape(-1, 4)
     with np.errstate(invalid="ignore", divide="ignore"):
-        shares = stokes[:, 1:3] / stokes[:, :1]
-    is_sound = np.hypot(*shares.T) <= 1 + STOKES_TOLERANCE
-    return shares if is_sound.all() else None
+        return stokes[:, 1:3] / stokes[:, :1]
 
 
 def _items_of(beam: h5py.Group) -> Iterator[_Items]:

@@ -1,0 +1,116 @@
+"""Panels as headers state them, checked and put together as a detector."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from spreadflow.errors import FileError
+from spreadflow.models import Detector
+
+TOLERANCE = 1e-4
+"""Largest scalar product of the two axes of a panel that count as perpendicular."""
+
+SQUARE_TOLERANCE = 1e-5
+"""Relative difference of the edges of pixels that count as equal."""
+
+ABOUT_GEOMETRY = "Correct the geometry in the header."
+"""What to do about a detector that can't be."""
+
+
+class Panel(NamedTuple):
+    """One panel in the laboratory frame."""
+
+    origin_mm: np.ndarray
+    """(3,) outer corner of pixel (0, 0)"""
+    fast_mm: np.ndarray
+    """(3,) from a pixel to the next along the fast axis"""
+    slow_mm: np.ndarray
+    """(3,) from a pixel to the next along the slow axis"""
+    shape: tuple[int, int]
+    """(slow, fast) pixels"""
+
+
+class Sensor(NamedTuple):
+    """What the pixels capture photons with."""
+
+    thickness_mm: float = 0.0
+    """0 = not known: captures everything"""
+    attenuation_mm: float = 0.0
+    """attenuation length at the wavelength of the shot"""
+
+
+def upright(
+    beam_mm: tuple[float, float],
+    distance_mm: float,
+    pixels_mm: tuple[float, float],
+    shape: tuple[int, int],
+) -> Panel:
+    """Return a panel across the beam, whose fast axis is x and whose rows go down.
+
+    beam_mm: (fast, slow) where the beam meets it, from the outer corner of pixel (0, 0). pixels_mm:
+    edges (fast, slow) of a pixel. shape: (slow, fast) pixels.
+    """
+    fast, slow = beam_mm
+    return Panel(
+        origin_mm=np.array([-fast, slow, -distance_mm]),
+        fast_mm=np.array([pixels_mm[0], 0.0, 0.0]),
+        slow_mm=np.array([0.0, -pixels_mm[1], 0.0]),
+        shape=shape,
+    )
+
+
+def detector(where: object, panels: Sequence[Panel], sensor: Sensor | None = None) -> Detector:
+    """Return the detector that panels make up. where: the file, for errors. Raises FileError where
+    they are not finite, rectangular, downstream, or differ in shape or pixel size.
+    """
+    sensor = sensor or Sensor()
+    origin_mm = np.array([panel.origin_mm for panel in panels], float)
+    steps_mm = np.array([(panel.fast_mm, panel.slow_mm) for panel in panels], float)
+    shape = _shape(where, panels)
+    if not (np.isfinite(origin_mm).all() and np.isfinite(steps_mm).all()):
+        raise FileError(where, "finite positions of panels", "others", ABOUT_GEOMETRY)
+
+    pixel_mm = _pixel_mm(where, steps_mm)
+    axes = steps_mm / np.linalg.norm(steps_mm, axis=-1, keepdims=True)
+    cosine = np.abs(np.sum(axes[:, 0] * axes[:, 1], axis=-1)).max()
+    if cosine > TOLERANCE:
+        found = f"an angle of {np.degrees(np.arccos(cosine)):.3f}°"
+        raise FileError(where, "perpendicular axes of each panel", found, ABOUT_GEOMETRY)
+
+    to_centre = np.array(shape[::-1])[:, None] / 2
+    centres_mm = origin_mm + np.sum(steps_mm * to_centre, axis=1)
+    height_mm = centres_mm[:, 2].mean()
+    if height_mm >= 0:
+        found = f"one {height_mm:g} mm towards the source"
+        raise FileError(where, "a detector downstream of the sample", found, ABOUT_GEOMETRY)
+    return Detector(
+        origin_mm=origin_mm + 0.0,  # no negative zeros
+        fast=axes[:, 0] + 0.0,
+        slow=axes[:, 1] + 0.0,
+        pixel_mm=pixel_mm,
+        shape=shape,
+        thickness_mm=sensor.thickness_mm,
+        attenuation_mm=sensor.attenuation_mm,
+    )
+
+
+def _shape(where: object, panels: Sequence[Panel]) -> tuple[int, int]:
+    """Return the shape that all panels share. Raises FileError."""
+    shapes = {panel.shape for panel in panels}
+    if len(shapes) > 1:
+        expected = "panels of equal shape"
+        raise FileError(where, expected, sorted(shapes), "Not supported.")
+    return shapes.pop()
+
+
+def _pixel_mm(where: object, steps_mm: np.ndarray) -> float:
+    """Return the edge of all pixels, mm. steps_mm: (panel, 2, 3). Raises FileError where they
+    differ.
+    """
+    sizes_mm = np.linalg.norm(steps_mm, axis=-1)
+    smallest, largest = sizes_mm.min(), sizes_mm.max()
+    if smallest <= 0 or largest - smallest > SQUARE_TOLERANCE * largest:
+        found = f"{smallest:g} to {largest:g} mm"
+        raise FileError(where, "square pixels of equal size", found, "Not supported.")
+    return float(sizes_mm[0, 0])
