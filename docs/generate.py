@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from spreadflow import errors, models
 from spreadflow.config import Config
 from spreadflow.io import images, nexus_writer, schema
-from spreadflow.io.images import cbf, formats, imgcif, nexus_items
+from spreadflow.io.images import cbf, formats, imgcif, unit_names
 from spreadflow.trial import STAGES, files
 from spreadflow.trial.stages import Stage
 
@@ -79,7 +79,7 @@ entry's `default` first, the one that holds the modules of a detector; else `dat
 | `<NXdetector>/<NXdetector_module>` | one panel each: `data_origin`, `data_size` of the axes of a frame, with one for \
 frames or in the order fast, slow if only that fits; `fast_pixel_direction`, `slow_pixel_direction` and any chain of \
 translations and rotations they depend on, absolute or relative paths, offsets on any link, lengths in \
-{", ".join(nexus_items.MM)}. Without `depends_on`: the `module_offset`, then that of the detector. Panels of equal shape, square \
+{", ".join(unit_names.MM)}. Without `depends_on`: the `module_offset`, then that of the detector. Panels of equal shape, square \
 pixels, axes at right angles, downstream of the sample. A detector without modules and `depends_on` (older Dectris masters, \
 also without `definition`) faces the beam, by `x_pixel_size`, `beam_center_x`, `beam_center_y` and `detector_distance` |
 | `pixel_mask`, `pixel_mask_*` | zero = good (no bit set), shaped like a frame, or one for each frame; also in \
@@ -89,7 +89,7 @@ also without `definition`) faces the beam, by `x_pixel_size`, `beam_center_x`, `
 stated: the lowest number of a signed and the two highest of an unsigned type stand for bad pixels (of 32 bits or more, \
 always); so do -1 and -2 where no lower number occurs |
 | `<NXbeam>/incident_wavelength`, `incident_energy` | of the instrument or the sample, also `wavelength` or `energy` of an \
-`NXmonochromator`: one value, or one per frame ({", ".join(nexus_items.ANGSTROM)}; {", ".join(nexus_items.EV)}; Å and eV where there \
+`NXmonochromator`: one value, or one per frame ({", ".join(unit_names.ANGSTROM)}; {", ".join(unit_names.EV)}; Å and eV where there \
 are no units and the value is likely); its `variant`, or itself, with `_weights` (or `_weight`): the spectrum, channels \
 (m,) or (n, m), weights (m,) or (n, m); or an `NXdata` in the `NXbeam` |
 | `incident_polarization_stokes` | default for the manifest's `polarization`: Kahn's K |

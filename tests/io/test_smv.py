@@ -91,7 +91,7 @@ def test_without_a_wavelength_there_is_no_spectrum(still):
         ("DISTANCE", "-150", "DISTANCE: expected a positive number"),
         ("DISTANCE", None, "DISTANCE: expected a finite number"),
         ("PIXEL_SIZE", "nan", "PIXEL_SIZE: expected a finite number; found 'nan'"),
-        ("BEAM_CENTER_X", None, "BEAM_CENTER_X: expected a finite number; found None"),
+        ("BEAM_CENTER_X", None, "BEAM_CENTER_X: expected a finite number; found none"),
         ("TWOTHETA", "15", "TWOTHETA 0; found 15"),
         ("GAIN", "0", "GAIN: expected a positive number"),
     ],

@@ -17,7 +17,7 @@ import pycbf
 
 from spreadflow.errors import FileError
 from spreadflow.io.images import content, imgcif, mini_cbf
-from spreadflow.io.images.imgcif import ABOUT_CBF
+from spreadflow.io.images.header_text import ABOUT_HEADERS
 from spreadflow.io.images.one_shot import OneShotFile
 
 MAGIC = b"###CBF"
@@ -96,7 +96,7 @@ def open_cbf(path: Path | str) -> OneShotFile:
         block = gemmi.cif.read_string(text).sole_block()
         return _open_block(path, block, sections)
     except (ValueError, RuntimeError, KeyError, IndexError, OverflowError) as error:
-        raise FileError(path, "a complete CBF", error, ABOUT_CBF) from None
+        raise FileError(path, "a complete CBF", error, ABOUT_HEADERS) from None
 
 
 def _open_block(path: Path, block: gemmi.cif.Block, sections: list[Section]) -> OneShotFile:
@@ -107,7 +107,7 @@ def _open_block(path: Path, block: gemmi.cif.Block, sections: list[Section]) -> 
         return OneShotFile(path, header, lambda: _panels(sections, places))
     if not mini_cbf.is_mini(block):
         expected = f"axes (full CBF) or {mini_cbf.CONTENTS} (mini CBF)"
-        raise FileError(path, expected, "neither", ABOUT_CBF)
+        raise FileError(path, expected, "neither", ABOUT_HEADERS)
 
     section = sections[0]
     planes, *shape = section.shape
@@ -119,7 +119,7 @@ def _open_block(path: Path, block: gemmi.cif.Block, sections: list[Section]) -> 
     return OneShotFile(path, header, lambda: decoded(section))
 
 
-def _check_shapes(path: Path, sections: list[Section], places: list[imgcif.Place]) -> None:
+def _check_shapes(path: Path, sections: list[Section], places: list[imgcif.PanelPixels]) -> None:
     """Raise FileError where an array is not there or of another shape than its header says."""
     for place in places:
         shape = (1, 1, 1)
@@ -127,10 +127,10 @@ def _check_shapes(path: Path, sections: list[Section], places: list[imgcif.Place
             shape = sections[place.array].shape
         wanted = (1, 1, 1, *place.shape)[-3:]
         if shape != wanted or len(place.shape) > len(shape):
-            raise FileError(path, f"an array of {place.shape} pixels", shape, ABOUT_CBF)
+            raise FileError(path, f"an array of {place.shape} pixels", shape, ABOUT_HEADERS)
 
 
-def _panels(sections: list[Section], places: list[imgcif.Place]) -> np.ndarray:
+def _panels(sections: list[Section], places: list[imgcif.PanelPixels]) -> np.ndarray:
     """Return the image (panel, slow, fast). Raises OSError where it is damaged."""
     images = {number: decoded(sections[number]) for number in {place.array for place in places}}
     panels = []

@@ -9,7 +9,7 @@ from spreadflow.errors import FileError
 GZIP = b"\x1f\x8b"
 """First bytes of a gzip file."""
 
-LARGEST = 2**29
+LARGEST_FILE = 2**29
 """Bytes of the largest file that is read whole: seven times the largest detector, uncompressed."""
 
 
@@ -36,10 +36,10 @@ def whole(path: Path) -> bytes:
         with open(path, "rb") as file:
             is_compressed = file.read(len(GZIP)) == GZIP
         with gzip.open(path) if is_compressed else open(path, "rb") as file:
-            content = file.read(LARGEST + 1)
+            content = file.read(LARGEST_FILE + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise FileError(path, "a readable file", error, "Check that it is complete.") from None
-    if len(content) > LARGEST:
-        expected = f"an image file of at most {LARGEST} bytes"
+    if len(content) > LARGEST_FILE:
+        expected = f"an image file of at most {LARGEST_FILE} bytes"
         raise FileError(path, expected, "a larger one", "Check that it is an image.")
     return content

@@ -10,23 +10,15 @@ import gemmi
 import numpy as np
 
 from spreadflow.errors import FileError
-from spreadflow.io.images import polarization
+from spreadflow.io.images import header_text, polarization
+from spreadflow.io.images.header_text import ABOUT_HEADERS
 from spreadflow.io.images.one_shot import Header
-from spreadflow.io.images.panels import Panel, detector
+from spreadflow.io.images.panels import LONGEST_CHAIN, Panel, detector
 from spreadflow.physics.rotation import from_vector
 from spreadflow.units import DEG
 
-ABOUT_CBF = "See docs/files.md, CBF and SMV."
-"""What to do about a header that is not as described there."""
-
-LONGEST_CHAIN = 100
-"""Axes of a chain; a longer one is taken for a circle."""
-
 BEAM_TOLERANCE = 1e-6
 """Largest component across z of the unit vector to the source."""
-
-N_PIXELS = 2**16
-"""Pixels along an edge of a panel, at most."""
 
 LINEAR = ("linear", "raw", "offset", "scaling", "scaling_offset")
 """Ways of storing intensities that are understood: at most, they are scaled and displaced."""
@@ -35,7 +27,7 @@ Row = Mapping[str, str]
 """A row of a category: items that have a value."""
 
 
-class Place(NamedTuple):
+class PanelPixels(NamedTuple):
     """Where the pixels of a panel are in the file."""
 
     array: int
@@ -76,7 +68,7 @@ def is_full(block: gemmi.cif.Block) -> bool:
     return all(block.get_mmcif_category(name) for name in names)
 
 
-def read(where: object, block: gemmi.cif.Block) -> tuple[Header, list[Place]]:
+def read(where: object, block: gemmi.cif.Block) -> tuple[Header, list[PanelPixels]]:
     """Return what a full header states, and where each panel's pixels are. where: the file, for
     errors. Raises FileError where it is incomplete, contradicts itself or is not supported.
     """
@@ -97,7 +89,7 @@ def read(where: object, block: gemmi.cif.Block) -> tuple[Header, list[Place]]:
         places.append(place._replace(array=numbers[array]))
         panels.append(geometry.panel(*indices))
     if not panels:
-        raise FileError(where, "arrays with axes", "none", ABOUT_CBF)
+        raise FileError(where, "arrays with axes", "none", ABOUT_HEADERS)
 
     used = {array for array, _ in arrays}
     intensities = [row for row in header.rows("_array_intensities") if row.get("array_id") in used]
@@ -144,29 +136,18 @@ class _Categories:
         """Return a number of a row. Raises FileError where it is none, or is not there and has no
         default.
         """
-        text = row.get(name)
-        if text is None and default is not None:
+        if name not in row and default is not None:
             return default
-        try:
-            value = float(text or "")
-        except ValueError:
-            value = np.nan
-        if not np.isfinite(value):
-            raise FileError(self.where, f"a finite number {name}", repr(text), ABOUT_CBF)
-        return value
+        return header_text.finite(self.where, name, row.get(name))
 
     def count(self, row: Row, name: str) -> int:
         """Return a number of pixels or an index of a row, from 1. Raises FileError."""
-        value = self.number(row, name)
-        if value != int(value) or not 1 <= value <= N_PIXELS:
-            expected = f"{name}, an integer from 1 to {N_PIXELS}"
-            raise FileError(self.where, expected, row.get(name), ABOUT_CBF)
-        return int(value)
+        return header_text.pixels(self.where, name, row.get(name))
 
     def name(self, row: Row, name: str) -> str:
         """Return an item of a row that has to be there. Raises FileError."""
         if name not in row:
-            raise FileError(self.where, f"an item {name}", "none", ABOUT_CBF)
+            raise FileError(self.where, f"an item {name}", "none", ABOUT_HEADERS)
         return row[name]
 
 
@@ -212,7 +193,7 @@ def _place(
     key: tuple[str, str | None],
     indices: Sequence[_Index],
     whole: Sequence[_Index],
-) -> Place:
+) -> PanelPixels:
     """Return where the pixels of an array or section are; whole: the indices of its array. Raises
     FileError where a panel is not a plane of it, or does not lie within it.
     """
@@ -231,11 +212,11 @@ def _place(
     if len(sizes) != 2 or lengths != wanted or not is_within:
         array, section = key
         expected = f"two indices of {section or array}, of {wanted} pixels, within its array"
-        raise FileError(header.where, expected, f"{lengths} pixels", ABOUT_CBF)
+        raise FileError(header.where, expected, f"{lengths} pixels", ABOUT_HEADERS)
 
     order = [index.number for index in whole]
     fast, slow = (order.index(index.number) for index in indices)
-    return Place(0, shape, tuple(slices), is_transposed=fast > slow)
+    return PanelPixels(0, shape, tuple(slices), is_transposed=fast > slow)
 
 
 def _edges(header: _Categories, key: tuple[str, str | None]) -> dict[int, tuple[int, int]]:
@@ -276,7 +257,7 @@ class _Geometry:
         sets = [index.axis_set or "" for index in (fast, slow)]
         for name in sets:
             if name not in self._steps:
-                raise FileError(self._header.where, f"steps along {name}", "none", ABOUT_CBF)
+                raise FileError(self._header.where, f"steps along {name}", "none", ABOUT_HEADERS)
         steps = [self._steps[name] for name in sets]
         settings = dict(self._settings)
         for axis, corner_mm, _ in steps:
@@ -309,7 +290,7 @@ class _Geometry:
         kind = row.get("type", "general")
         if kind in ("rotation", "translation") and not length > 0:
             expected = f"a vector of axis {row['id']}"
-            raise FileError(self._header.where, expected, "0 0 0", ABOUT_CBF)
+            raise FileError(self._header.where, expected, "0 0 0", ABOUT_HEADERS)
         if self._header.number(row, "rotation", 0.0):
             expected = f"an axis {row['id']} without a rotation of its own"
             raise FileError(self._header.where, expected, row["rotation"], "Not supported.")
@@ -358,7 +339,7 @@ class _Geometry:
             if link not in self._axes or len(chain) > LONGEST_CHAIN:
                 expected = f"a chain of axes from {name} to the laboratory"
                 found = f"no axis {link}" if link not in self._axes else "a circle"
-                raise FileError(self._header.where, expected, found, ABOUT_CBF)
+                raise FileError(self._header.where, expected, found, ABOUT_HEADERS)
             chain.append(link)
             link = self._axes[link].depends_on
         return chain[::-1]

@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from spreadflow.errors import FileError
 from spreadflow.io import store
 from spreadflow.io.images.formats import open_image
-from spreadflow.io.images.smv import is_smv
 from spreadflow.models import Detector
 
 GEOMETRY = ("origin_mm", "fast", "slow", "pixel_mm")
@@ -31,6 +31,9 @@ MOST_REMARKS = 10
 
 LONGEST_SHOWN = 80
 """Letters of a wrong value that an error shows."""
+
+JSON_OBJECT = re.compile(rb'\s*\{\s*["}]')
+"""The beginning of a JSON object; a header of SMV begins with a brace too, and has no quotes."""
 
 HOW_TO_WRITE = "Write it with `spreadflow manifest`."
 """What to do about a manifest that is none."""
@@ -252,12 +255,11 @@ def expand(patterns: Sequence[str]) -> list[Path]:
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether a file looks like a manifest, JSON, rather than an image file. SMV begins alike."""
+    """Whether a file begins as a manifest does, a JSON object, rather than as an image file."""
     if not path.is_file():
         return False
     with open(path, "rb") as file:
-        first = file.read(100)
-    return first.lstrip().startswith(b"{") and not is_smv(first)
+        return JSON_OBJECT.match(file.read(100)) is not None
 
 
 def read_manifest(path: Path | str) -> Manifest:

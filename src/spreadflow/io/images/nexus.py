@@ -16,7 +16,7 @@ import numpy as np
 from spreadflow.errors import FileError
 from spreadflow.io.images import nexus_geometry, nexus_pixels
 from spreadflow.io.images.nexus_frames import Stack, stacks
-from spreadflow.io.images.nexus_geometry import Place
+from spreadflow.io.images.nexus_geometry import Module
 from spreadflow.io.images.nexus_items import (
     ABOUT_FILES,
     BROKEN,
@@ -176,7 +176,7 @@ class _Recording(NamedTuple):
     group: h5py.Group
     """of the frames"""
     stack: Stack
-    modules: list[Place]
+    modules: list[Module]
     """as they lie in the frames"""
     remarks: list[str]
     """what was assumed of them"""
@@ -208,7 +208,7 @@ def _recording(entry: h5py.Group, instrument: h5py.Group) -> _Recording:
     """
     sensors = children(instrument, "NXdetector")
     first(sensors, "NXdetector", instrument)
-    stated = {sensor: nexus_geometry.places(sensor) for sensor in sensors}
+    stated = {sensor: nexus_geometry.stated_modules(sensor) for sensor in sensors}
     known = [sensor for sensor in sensors if stated[sensor]]
     known = known or [sensor for sensor in sensors if nexus_geometry.is_flat(sensor)]
     first(known, "NXdetector_module", sensors[0])
@@ -228,7 +228,7 @@ def _recording(entry: h5py.Group, instrument: h5py.Group) -> _Recording:
 
 
 def _fitted(
-    sensor: h5py.Group, stated: Sequence[Place], group: h5py.Group, stack: Stack
+    sensor: h5py.Group, stated: Sequence[Module], group: h5py.Group, stack: Stack
 ) -> _Recording | None:
     """Return frames with the modules of a detector as they lie in them; None where they don't
     fit.
@@ -246,10 +246,10 @@ def _fitted(
 
 
 def _no_frames(
-    stated: Sequence[Sequence[Place]], shapes: Sequence[tuple[int, ...]], entry: h5py.Group
+    stated: Sequence[Sequence[Module]], shapes: Sequence[tuple[int, ...]], entry: h5py.Group
 ) -> FileError:
     """Return the error that no frames fit the modules."""
-    sizes = sorted({module.size for places in stated for module in places})
+    sizes = sorted({module.size for modules in stated for module in modules})
     expected = f"frames (n, slow, fast) or (n, panel, slow, fast) that hold modules of {sizes} once"
     found = f"data of shape {', '.join(map(str, shapes))}" if shapes else "no data"
     return FileError(place(entry), expected, found, "Correct data_origin and data_size.")

@@ -10,11 +10,10 @@ import h5py
 import numpy as np
 
 from spreadflow.errors import FileError
+from spreadflow.io.images import panels
 from spreadflow.io.images.nexus_items import (
     ABOUT_FILES,
     LARGEST,
-    MM,
-    RADIAN,
     children,
     dataset,
     item_of,
@@ -22,17 +21,14 @@ from spreadflow.io.images.nexus_items import (
     numbers,
     place,
     text,
-    unit_factor,
     unit_of,
 )
+from spreadflow.io.images.unit_names import MM, RADIAN, unit_factor
 from spreadflow.models import Detector
 from spreadflow.physics.rotation import from_vector
 
 LAB_FROM_MCSTAS = np.diag([-1.0, 1.0, -1.0])
 """From the McStas frame to the laboratory frame; its own inverse."""
-
-LONGEST_CHAIN = 100
-"""Transformations of a chain; a longer one is taken for a circle."""
 
 PIXEL_SIZES = ("x_pixel_size", "y_pixel_size")
 """Datasets of a detector with the edges of its pixels."""
@@ -43,14 +39,8 @@ BEAM_CENTRE = ("beam_center_x", "beam_center_y")
 DISTANCES = ("detector_distance", "distance")
 """Datasets, one of which is the distance of the detector."""
 
-SQUARE_TOLERANCE = 1e-6
-"""Relative difference of the two edges of a pixel that counts as square."""
 
-RIGHT_ANGLE_TOLERANCE = 1e-4
-"""Largest cosine of the angle between the axes of a panel: files state vectors to a few digits."""
-
-
-class Place(NamedTuple):
+class Module(NamedTuple):
     """The pixels of a module as its `data_origin` and `data_size` have them."""
 
     corner: tuple[int, ...]
@@ -69,28 +59,28 @@ class Place(NamedTuple):
             for start, length, edge in zip(self.corner, self.size, shape, strict=True)
         )
 
-    def turned(self) -> "Place":
+    def turned(self) -> "Module":
         """Return it with its size in the order fast, slow, as some writers have it."""
         *others, fast, slow = self.size
         return self._replace(size=(*others, slow, fast))
 
-    def of_one_panel(self, shape: Sequence[int], n_frames: int) -> "Place":
+    def of_one_panel(self, shape: Sequence[int], n_frames: int) -> "Module":
         """Return it without an axis of frames, or with one of a single panel, as the shape of a
         frame asks for.
         """
         has_more_axes = len(self.size) == len(shape) + 1
         if has_more_axes and self.corner[0] == 0 and self.size[0] in (1, n_frames):
-            return Place(self.corner[1:], self.size[1:])
+            return Module(self.corner[1:], self.size[1:])
         if len(self.size) == len(shape) - 1 and shape[0] == 1:
-            return Place((0, *self.corner), (1, *self.size))
+            return Module((0, *self.corner), (1, *self.size))
         return self
 
 
-def places(sensor: h5py.Group) -> list[Place]:
+def stated_modules(sensor: h5py.Group) -> list[Module]:
     """Return the pixels of the modules of a detector, in the order of their names; none where it
     has no modules. Raises FileError.
     """
-    return [_place_of(group) for group in children(sensor, "NXdetector_module")]
+    return [_module(group) for group in children(sensor, "NXdetector_module")]
 
 
 def is_flat(sensor: h5py.Group) -> bool:
@@ -102,13 +92,13 @@ def is_flat(sensor: h5py.Group) -> bool:
     return has_all and has_distance and "depends_on" not in sensor
 
 
-def frame_as_module(shape: Sequence[int]) -> list[Place] | None:
+def frame_as_module(shape: Sequence[int]) -> list[Module] | None:
     """Return a frame as one module; None where it has several panels."""
     has_one_panel = len(shape) == 2 or shape[0] == 1
-    return [Place((0,) * len(shape), tuple(shape))] if has_one_panel else None
+    return [Module((0,) * len(shape), tuple(shape))] if has_one_panel else None
 
 
-def _place_of(group: h5py.Group) -> Place:
+def _module(group: h5py.Group) -> Module:
     """Return the pixels of a module. Raises FileError."""
     rows = []
     for name in ("data_origin", "data_size"):
@@ -124,10 +114,10 @@ def _place_of(group: h5py.Group) -> Place:
     if len(corner) != len(size):
         found = f"{len(corner)} and {len(size)}"
         raise FileError(place(group), "as many origins as sizes", found, ABOUT_FILES)
-    return Place(corner, size)
+    return Module(corner, size)
 
 
-def fitted(stated: Sequence[Place], shape: Sequence[int], n_frames: int) -> list[Place] | None:
+def fitted(stated: Sequence[Module], shape: Sequence[int], n_frames: int) -> list[Module] | None:
     """Return modules as they lie in frames of a shape: as stated, or with sizes in the order fast,
     slow; None where they don't fit either way, or overlap.
     """
@@ -138,7 +128,7 @@ def fitted(stated: Sequence[Place], shape: Sequence[int], n_frames: int) -> list
     return None
 
 
-def _overlap(modules: Sequence[Place]) -> bool:
+def _overlap(modules: Sequence[Module]) -> bool:
     """Whether two of the modules have a pixel in common."""
     start = np.array([module.corner for module in modules])
     end = start + np.array([module.size for module in modules])
@@ -147,108 +137,52 @@ def _overlap(modules: Sequence[Place]) -> bool:
     return bool(np.count_nonzero(in_common) > len(modules))
 
 
-def detector(sensor: h5py.Group, modules: Sequence[Place]) -> Detector:
+def detector(sensor: h5py.Group, modules: Sequence[Module]) -> Detector:
     """Return the detector that modules make up, which lie in a frame as `fitted` says. Raises
     FileError for one that is not supported, or not in its place.
     """
-    shapes = {module.size[-2:] for module in modules}
-    known: dict[str, np.ndarray] = {}
-    panels = [_panel(group, sensor, known) for group in children(sensor, "NXdetector_module")]
-    panels = panels or [_flat_panel(sensor)]
-    pixels_mm = {round(panel.pixel_mm, 9) for panel in panels}
-    if len(shapes) > 1 or len(pixels_mm) > 1:
-        expected = "modules of equal shape and pixel size"
-        found = f"{sorted(shapes)} px of {sorted(pixels_mm)} mm"
-        raise FileError(place(sensor), expected, found, "Not supported.")
-    (shape,) = shapes
+    shapes = [(module.size[-2], module.size[-1]) for module in modules]
+    groups = children(sensor, "NXdetector_module")
+    if groups:
+        known: dict[str, np.ndarray] = {}
+        pairs = zip(groups, shapes, strict=True)
+        stated = [_panel(group, shape, sensor, known) for group, shape in pairs]
+    else:
+        stated = [_flat_panel(sensor, shapes[0])]
     thickness = dataset(sensor, "sensor_thickness")
     capture = {} if thickness is None else thickness.attrs
-    whole = Detector(
-        origin_mm=np.array([panel.origin_mm for panel in panels]),
-        fast=np.array([panel.fast for panel in panels]),
-        slow=np.array([panel.slow for panel in panels]),
-        pixel_mm=panels[0].pixel_mm,
-        shape=(int(shape[0]), int(shape[1])),
+    matter = panels.Sensor(
         thickness_mm=float(capture.get("capture_thickness_mm", 0.0)),
         attenuation_mm=float(capture.get("capture_attenuation_mm", 0.0)),
     )
-    _check(whole, sensor)
-    return whole
+    return panels.detector(place(sensor), stated, matter)
 
 
-def _check(whole: Detector, sensor: h5py.Group) -> None:
-    """Raise FileError for a detector whose numbers are not finite, with axes that are not at right
-    angles, or with a panel that is not downstream.
-    """
-    vectors = np.concatenate([whole.origin_mm, whole.fast, whole.slow])
-    if not np.isfinite(vectors).all():
-        raise FileError(place(sensor), "a finite geometry", whole.origin_mm, ABOUT_FILES)
-    cosine = np.abs((whole.fast * whole.slow).sum(axis=1)).max()
-    if cosine > RIGHT_ANGLE_TOLERANCE:
-        expected = "fast and slow pixel directions at right angles"
-        found = f"{np.degrees(np.arccos(min(cosine, 1.0))):.3g}°"
-        raise FileError(place(sensor), expected, found, "Correct the vectors.")
-    slow, fast = whole.shape
-    half_mm = 0.5 * float(whole.pixel_mm)
-    centres = whole.origin_mm + half_mm * (fast * whole.fast + slow * whole.slow)
-    if centres[:, 2].max() >= 0:
-        expected = "a detector downstream (McStas z > 0)"
-        found = f"a panel at z = {-centres[:, 2].max():g} mm"
-        todo = "Check the rail's sign, and that depends_on names it."
-        raise FileError(place(sensor), expected, found, todo)
-
-
-class _Panel(NamedTuple):
-    """Where a module is in the laboratory."""
-
-    origin_mm: np.ndarray
-    """(3,) outer corner of pixel (0, 0)"""
-    fast: np.ndarray
-    """(3,) unit vector"""
-    slow: np.ndarray
-    """(3,) unit vector"""
-    pixel_mm: float
-
-
-def _panel(group: h5py.Group, sensor: h5py.Group, known: dict[str, np.ndarray]) -> _Panel:
-    """Return where a module is. Raises FileError where its pixels are not square. known: as of
-    `_frame_of`.
-    """
-    fast, slow = (_step_of(group, f"{axis}_pixel_direction") for axis in ("fast", "slow"))
-    edges_mm = [_value(item) * unit_of(item, MM) for item in (fast, slow)]
-    sizes_mm = np.abs(edges_mm)
-    if not sizes_mm.min() > 0 or np.ptp(sizes_mm) > SQUARE_TOLERANCE * sizes_mm[0]:
-        raise FileError(place(group), "square pixels", f"{edges_mm} mm", "Not supported.")
-    chain_fast, chain_slow = (
-        _frame_of(_below(item, sensor), sensor, known) @ _transformation(item, moves=False)
-        for item in (fast, slow)
-    )
-    return _Panel(
-        origin_mm=LAB_FROM_MCSTAS @ chain_fast[:3, 3] + 0.0,  # no negative zeros
-        fast=_direction(fast, chain_fast, np.sign(edges_mm[0])),
-        slow=_direction(slow, chain_slow, np.sign(edges_mm[1])),
-        pixel_mm=float(sizes_mm[0]),
+def _panel(
+    group: h5py.Group, shape: tuple[int, int], sensor: h5py.Group, known: dict[str, np.ndarray]
+) -> panels.Panel:
+    """Return where a module of a shape is. Raises FileError. known: as of `_frame_of`."""
+    origins_mm = []
+    steps_mm = []
+    for axis in ("fast", "slow"):
+        item = _step_of(group, f"{axis}_pixel_direction")
+        below = _frame_of(_below(item, sensor), sensor, known)
+        chain = LAB_FROM_MCSTAS @ (below @ _transformation(item, moves=False))[:3]
+        origins_mm.append(chain[:, 3])
+        steps_mm.append(chain[:, :3] @ _axis(item) * _value(item) * unit_of(item, MM))
+    return panels.Panel(
+        origin_mm=origins_mm[0], fast_mm=steps_mm[0], slow_mm=steps_mm[1], shape=shape
     )
 
 
-def _flat_panel(sensor: h5py.Group) -> _Panel:
-    """Return where a detector without modules is: it faces the beam, x along fast, y against slow.
-    Raises FileError where its pixels are not square.
-    """
-    edges_mm = []
-    for name in PIXEL_SIZES:
-        edges_mm.append(number(sensor, name, np.nan) * unit_of(sensor[name], MM))
-    if not min(edges_mm) > 0 or abs(edges_mm[1] - edges_mm[0]) > SQUARE_TOLERANCE * edges_mm[0]:
-        raise FileError(place(sensor), "square pixels", f"{edges_mm} mm", "Not supported.")
-    fast, slow = (number(sensor, name, np.nan) * edges_mm[0] for name in BEAM_CENTRE)
+def _flat_panel(sensor: h5py.Group, shape: tuple[int, int]) -> panels.Panel:
+    """Return where a detector without modules is: it faces the beam. Raises FileError."""
+    edges_mm = [number(sensor, name, np.nan) * unit_of(sensor[name], MM) for name in PIXEL_SIZES]
+    beam_px = [number(sensor, name, np.nan) for name in BEAM_CENTRE]
     name = next(name for name in DISTANCES if dataset(sensor, name) is not None)
     distance_mm = number(sensor, name, np.nan) * unit_of(sensor[name], MM)
-    return _Panel(
-        origin_mm=np.array([-fast, slow, -distance_mm]),
-        fast=np.array([1.0, 0.0, 0.0]),
-        slow=np.array([0.0, -1.0, 0.0]),
-        pixel_mm=edges_mm[0],
-    )
+    beam_mm = (beam_px[0] * edges_mm[0], beam_px[1] * edges_mm[1])
+    return panels.upright(beam_mm, distance_mm, (edges_mm[0], edges_mm[1]), shape)
 
 
 def _step_of(group: h5py.Group, name: str) -> h5py.Dataset:
@@ -287,11 +221,6 @@ def _axis(item: h5py.Dataset) -> np.ndarray:
     return vector / length
 
 
-def _direction(item: h5py.Dataset, chain: np.ndarray, sign: float) -> np.ndarray:
-    """Return the unit vector of a pixel direction in the laboratory; sign: of its pixel size."""
-    return sign * (LAB_FROM_MCSTAS @ chain[:3, :3] @ _axis(item)) + 0.0
-
-
 def _frame_of(
     item: h5py.Dataset | None, sensor: h5py.Group, known: dict[str, np.ndarray], depth: int = 0
 ) -> np.ndarray:
@@ -302,7 +231,7 @@ def _frame_of(
     """
     if item is None:
         return np.eye(4)
-    if depth > LONGEST_CHAIN:
+    if depth > panels.LONGEST_CHAIN:
         raise FileError(place(item), "a chain that ends", "a circle of depends_on", "Correct it.")
     name = str(item.name)
     if name not in known:
@@ -324,7 +253,6 @@ def _below(item: h5py.Dataset, sensor: h5py.Group) -> h5py.Dataset | None:
         if offset is not None and offset != item:
             return offset
         target = text(item_of(sensor, "depends_on"))
-        return _resolved(target, item, sensor)
     return _resolved(target, item, sensor)
 
 

@@ -13,17 +13,15 @@ from spreadflow.errors import FileError
 from spreadflow.io.images import polarization
 from spreadflow.io.images.nexus_items import (
     ABOUT_FILES,
-    ANGSTROM,
     BROKEN,
-    EV,
     children,
     dataset,
     numbers,
     place,
     text,
-    unit_factor,
     unit_of,
 )
+from spreadflow.io.images.unit_names import ANGSTROM, EV, unit_factor
 from spreadflow.models import Spectrum
 from spreadflow.units import energy
 

@@ -14,7 +14,10 @@ TOLERANCE = 1e-4
 SQUARE_TOLERANCE = 1e-5
 """Relative difference of the edges of pixels that count as equal."""
 
-ABOUT_GEOMETRY = "Correct the geometry in the header."
+LONGEST_CHAIN = 100
+"""Links of a chain of axes that places a panel; a longer one is taken for a circle."""
+
+ABOUT_GEOMETRY = "Check the vectors, the sign of the distance, and the chain of axes in the header."
 """What to do about a detector that can't be."""
 
 
@@ -70,20 +73,18 @@ def detector(where: object, panels: Sequence[Panel], sensor: Sensor | None = Non
     shape = _shape(where, panels)
     if not (np.isfinite(origin_mm).all() and np.isfinite(steps_mm).all()):
         raise FileError(where, "finite positions of panels", "others", ABOUT_GEOMETRY)
+    if not all(0 <= length_mm < np.inf for length_mm in sensor):
+        found = f"{sensor.thickness_mm:g} and {sensor.attenuation_mm:g} mm"
+        expected = "a thickness and an attenuation length of the sensor, not negative"
+        raise FileError(where, expected, found, "Correct the header.")
 
     pixel_mm = _pixel_mm(where, steps_mm)
     axes = steps_mm / np.linalg.norm(steps_mm, axis=-1, keepdims=True)
     cosine = np.abs(np.sum(axes[:, 0] * axes[:, 1], axis=-1)).max()
     if cosine > TOLERANCE:
-        found = f"an angle of {np.degrees(np.arccos(cosine)):.3f}°"
+        found = f"an angle of {np.degrees(np.arccos(min(cosine, 1.0))):.3f}°"
         raise FileError(where, "perpendicular axes of each panel", found, ABOUT_GEOMETRY)
-
-    to_centre = np.array(shape[::-1])[:, None] / 2
-    centres_mm = origin_mm + np.sum(steps_mm * to_centre, axis=1)
-    height_mm = centres_mm[:, 2].mean()
-    if height_mm >= 0:
-        found = f"one {height_mm:g} mm towards the source"
-        raise FileError(where, "a detector downstream of the sample", found, ABOUT_GEOMETRY)
+    _check_downstream(where, origin_mm, steps_mm, shape)
     return Detector(
         origin_mm=origin_mm + 0.0,  # no negative zeros
         fast=axes[:, 0] + 0.0,
@@ -93,6 +94,22 @@ def detector(where: object, panels: Sequence[Panel], sensor: Sensor | None = Non
         thickness_mm=sensor.thickness_mm,
         attenuation_mm=sensor.attenuation_mm,
     )
+
+
+def _check_downstream(
+    where: object, origin_mm: np.ndarray, steps_mm: np.ndarray, shape: tuple[int, int]
+) -> None:
+    """Raise FileError where the centre of a panel is not downstream of the sample. origin_mm:
+    (panel, 3). steps_mm: (panel, 2, 3).
+    """
+    to_centre = np.array(shape[::-1])[:, None] / 2
+    centres_mm = origin_mm + np.sum(steps_mm * to_centre, axis=1)
+    number = int(centres_mm[:, 2].argmax())
+    height_mm = centres_mm[number, 2]
+    if height_mm >= 0:
+        expected = "a detector downstream of the sample"
+        found = f"panel {number}, {height_mm:g} mm towards the source"
+        raise FileError(where, expected, found, ABOUT_GEOMETRY)
 
 
 def _shape(where: object, panels: Sequence[Panel]) -> tuple[int, int]:

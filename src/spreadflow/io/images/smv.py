@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from spreadflow.errors import FileError
-from spreadflow.io.images import content
+from spreadflow.io.images import content, header_text
+from spreadflow.io.images.header_text import ABOUT_HEADERS
 from spreadflow.io.images.one_shot import Header, OneShotFile
 from spreadflow.io.images.panels import detector, upright
 
@@ -16,12 +17,6 @@ MAGIC = b"{"
 
 FIRST_KEY = b"HEADER_BYTES"
 """The first key of a header."""
-
-N_PIXELS = 2**16
-"""Pixels along an edge, at most."""
-
-ABOUT_SMV = "See docs/files.md, CBF and SMV."
-"""What to do about a header that is not as described there."""
 
 XDS_ORIGIN = ("XDS_ORGX", "XDS_ORGY")
 """Keys of the beam centre in the convention of XDS."""
@@ -86,11 +81,11 @@ def _read(path: Path, raw: bytes) -> tuple[Settings, np.ndarray]:
     try:
         image = fabio.dtrekimage.DtrekImage().read(stream)
     except Exception as error:  # whatever damage makes it raise
-        raise FileError(path, "a complete SMV file", error, ABOUT_SMV) from None
+        raise FileError(path, "a complete SMV file", error, ABOUT_HEADERS) from None
     finally:
         logger.setLevel(level)
     if image.data is None:
-        raise FileError(path, "an image", "none", ABOUT_SMV)
+        raise FileError(path, "an image", "none", ABOUT_HEADERS)
     return dict(image.header), image.data
 
 
@@ -107,31 +102,20 @@ class _Numbers:
 
     def get(self, key: str, default: float | None = None) -> float:
         """Return a finite number; the default, where there is one, without the key."""
-        text = self._settings.get(key)
-        if text is None and default is not None:
+        if default is not None and not self.has(key):
             return default
-        try:
-            value = float(text or "")
-        except ValueError:
-            value = np.nan
-        if not np.isfinite(value):
-            raise FileError(f"{self._path}: {key}", "a finite number", repr(text), ABOUT_SMV)
-        return value
+        return header_text.finite(self._path, key, self._settings.get(key))
 
     def positive(self, key: str) -> float:
         """Return a positive number."""
         value = self.get(key)
         if value <= 0:
-            raise FileError(f"{self._path}: {key}", "a positive number", value, ABOUT_SMV)
+            raise FileError(f"{self._path}: {key}", "a positive number", value, ABOUT_HEADERS)
         return value
 
     def pixels(self, key: str) -> int:
         """Return a number of pixels."""
-        value = self.get(key)
-        if value != int(value) or not 1 <= value <= N_PIXELS:
-            expected = f"an integer from 1 to {N_PIXELS}"
-            raise FileError(f"{self._path}: {key}", expected, value, ABOUT_SMV)
-        return int(value)
+        return header_text.pixels(self._path, key, self._settings.get(key))
 
 
 def _beam(number: _Numbers, pixel_mm: float) -> tuple[tuple[float, float], float]:
