@@ -4,7 +4,7 @@ compressed by fabio.
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -215,24 +215,3 @@ def smv(path: Path, pixels: np.ndarray, settings: Mapping[str, str] = SMV) -> Pa
     header = "\n".join(lines).encode().ljust(512)
     path.write_bytes(header + pixels.astype(f"{order}u2").tobytes())
     return path
-
-
-def mutated(raw: bytes, ends: Sequence[int], seed: int) -> bytes:
-    """Return a file some bytes of whose header are others, or are gone. ends: first and last byte
-    that may change.
-    """
-    rng = np.random.default_rng(seed)
-    first, last = ends
-    changed = bytearray(raw)
-    for _ in range(rng.integers(1, 6)):
-        place = int(rng.integers(first, last))
-        kind = rng.integers(4)
-        if kind == 0:
-            changed[place] = int(rng.integers(256))
-        elif kind == 1:
-            changed[place] = int(rng.choice(np.frombuffer(b"0123456789.-e?;\n", np.uint8)))
-        elif kind == 2:
-            del changed[place : place + int(rng.integers(1, 30))]
-        else:
-            changed[place:place] = changed[first : first + int(rng.integers(1, 60))]
-    return bytes(changed)

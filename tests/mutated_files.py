@@ -1,4 +1,4 @@
-"""Image files with bytes of their structure changed, each read in a process of its own with limits
+"""Image files whose structure was changed, each read in a process of its own with limits
 of memory and time: `mutated_files.py JSON`, with `path` of the file, `structure` (ranges of bytes
 that may change), `n` files, `seed`. Prints how many ended in which way, and what should not be.
 """
@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 import traceback
 from collections import Counter
@@ -24,7 +25,16 @@ MOST_BYTES = 2 * 2**30
 """Memory that reading one file may take."""
 
 MOST_CHANGED = 4
-"""Bytes that are changed in one file."""
+"""Places at which one file is changed."""
+
+LONGEST_RUN = 60
+"""Bytes that are left out or repeated at a place, at most."""
+
+KINDS = {"bit": 0.4, "byte": 0.3, "letter": 0.1, "left out": 0.1, "repeated": 0.1}
+"""What happens to a place, and how often."""
+
+LETTERS = b"0123456789.-e?;\n"
+"""What numbers in headers of text consist of, and what ends them."""
 
 READ = 0
 REFUSED = 3
@@ -33,16 +43,37 @@ BROKEN = 1
 
 
 def mutated(whole: bytes, structure: np.ndarray, rng: np.random.Generator) -> bytes:
-    """Return a file with a few bytes changed, now and then cut off at one of them. structure: the
-    places that may change.
+    """Return a file with a few bytes changed, left out or repeated, now and then cut off at one of
+    them. structure: the places that may change.
     """
     content = bytearray(whole)
-    places = rng.choice(structure, rng.integers(1, MOST_CHANGED + 1))
-    for position in places:
-        is_flip = rng.random() < 0.5
-        old = content[position]
-        content[position] = old ^ (1 << rng.integers(8)) if is_flip else rng.integers(256)
+    places = sorted(rng.choice(structure, rng.integers(1, MOST_CHANGED + 1)).tolist())
+    for position in reversed(places):  # so that those to come stay where they are
+        run = slice(position, position + int(rng.integers(1, LONGEST_RUN)))
+        kind = rng.choice(list(KINDS), p=list(KINDS.values()))
+        if kind == "bit":
+            content[position] ^= 1 << rng.integers(8)
+        elif kind == "byte":
+            content[position] = rng.integers(256)
+        elif kind == "letter":
+            content[position] = rng.choice(np.frombuffer(LETTERS, np.uint8))
+        elif kind == "left out":
+            del content[run]
+        else:
+            content[position:position] = content[run]
     return bytes(content[: places[0]] if rng.random() < 0.05 else content)
+
+
+def endings(path: Path, structure: list[tuple[int, int]], n: int, seed: int = 1) -> dict:
+    """Return how reading n mutated files ends, `endings`, and what was printed, `errors`.
+
+    structure: ranges of bytes that may change.
+    """
+    how = {"path": str(path), "structure": structure, "n": n, "seed": seed}
+    command = [sys.executable, __file__, json.dumps(how)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout) | {"errors": done.stderr}
 
 
 def read(path: Path) -> int:
@@ -83,21 +114,22 @@ def main() -> None:
     how = json.loads(sys.argv[1])
     path = Path(how["path"])
     whole = path.read_bytes()
+    assert read(path) == READ  # what is imported then need not be in each process
     structure = np.concatenate([np.arange(*ends) for ends in how["structure"]])
     rng = np.random.default_rng(how["seed"])
-    endings = Counter[str]()
+    counts = Counter[str]()
     wrong = []
     for number in range(how["n"]):
         changed = path.with_name(f"mutated_{number}{path.suffix}")
         changed.write_bytes(mutated(whole, structure, rng))
         end = ending(changed)
-        endings[end] += 1
+        counts[end] += 1
         if end in ("read", "refused"):
             changed.unlink()
         else:
             wrong.append([number, end])
         changed.with_suffix(".json").unlink(missing_ok=True)
-    print(json.dumps({"endings": endings, "wrong": wrong}))
+    print(json.dumps({"endings": counts, "wrong": wrong}))
 
 
 if __name__ == "__main__":

@@ -382,24 +382,6 @@ def test_files_of_a_run_are_its_shots(tmp_path):
         assert np.array_equal(shot.mask, shot.image * 9 <= 1000.01)
 
 
-@pytest.mark.stage
-@pytest.mark.parametrize("seed", range(50))
-def test_a_mutated_header_is_an_error_or_a_frame(tmp_path, seed):
-    full_cbf(tmp_path / "full.cbf", {"ARRAY": image(2, 4, 6)})
-    mini_cbf(tmp_path / "mini.cbf", image(5, 7))
-    for path in (tmp_path / "full.cbf", tmp_path / "mini.cbf"):
-        raw = path.read_bytes()
-        path.write_bytes(image_files.mutated(raw, (10, raw.index(b"\x0c\x1a\x04\xd5")), seed))
-        try:
-            with closing(images.open_image(path)) as file:
-                shape = (file.detector.n_panels, *file.detector.shape)
-                assert file.frame(0).shape == file.mask.shape == shape
-                assert np.isfinite(file.detector.origin_mm).all()
-                file.spectrum(0)
-        except (FileError, OSError) as error:
-            assert str(error)
-
-
 # ---------------------------------------------------------------- real stills
 
 

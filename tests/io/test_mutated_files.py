@@ -3,9 +3,7 @@ no hang, no memory beyond 2 GiB.
 """
 
 import itertools
-import json
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import h5py
@@ -14,8 +12,16 @@ import pytest
 
 import mutated_files
 import nexus_dialects as dialects
+from image_files import full_cbf, image, mini_cbf, smv
 
 N_FILES = 50
+"""Changed files of each format."""
+
+N_MAGIC = 15
+"""First bytes of a header, by which its format is told."""
+
+CBF_STARTER = b"\x0c\x1a\x04\xd5"
+"""What ends the header of pixels in a CBF."""
 
 
 def _structure(path: Path) -> list[tuple[int, int]]:
@@ -31,27 +37,59 @@ def _structure(path: Path) -> list[tuple[int, int]]:
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-def endings(path: Path, structure: list[tuple[int, int]], n: int, seed: int = 1) -> dict:
-    """Return how reading mutated files ends."""
-    how = {"path": str(path), "structure": structure, "n": n, "seed": seed}
-    program = mutated_files.__file__
-    command = [sys.executable, program, json.dumps(how)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout) | {"errors": done.stderr}
+def _header(path: Path, end: bytes) -> list[tuple[int, int]]:
+    """Return the range of bytes of a header of text, but for those that tell the format."""
+    return [(N_MAGIC, path.read_bytes().index(end))]
+
+
+def _numbers(path: Path, end: bytes) -> list[tuple[int, int]]:
+    """Return the ranges of bytes of the numbers in a header of text."""
+    ((start, stop),) = _header(path, end)
+    matches = re.finditer(rb"[-.\d]+", path.read_bytes()[start:stop])
+    return [(start + match.start(), start + match.end()) for match in matches]
 
 
 @pytest.mark.stage
-def test_nexus_files_with_changed_bytes_are_read_or_refused(tmp_path):
+def test_nexus_files_with_a_changed_structure_are_read_or_refused(tmp_path):
     """Crashes within libhdf5 are not ours, and are few."""
     path = tmp_path / "a.nxs"
     dialects.write(path)
-    result = endings(path, _structure(path), N_FILES)
+    counts = _counts(path, _structure(path))
+    assert counts.get("crash", 0) <= 1, counts
+
+
+def _full(path: Path) -> Path:
+    return full_cbf(path, {"ARRAY": image(2, 4, 6)})
+
+
+def _mini(path: Path) -> Path:
+    return mini_cbf(path, image(5, 7))
+
+
+def _smv(path: Path) -> Path:
+    return smv(path, image(4, 6, dtype="uint16"))
+
+
+@pytest.mark.stage
+@pytest.mark.parametrize("structure", [_header, _numbers], ids=["anywhere", "in numbers"])
+@pytest.mark.parametrize(
+    ("write", "end"),
+    [(_full, CBF_STARTER), (_mini, CBF_STARTER), (_smv, b"}")],
+    ids=["full CBF", "mini CBF", "SMV"],
+)
+def test_files_with_a_changed_header_are_read_or_refused(tmp_path, write, end, structure):
+    path = write(tmp_path / "a.img")
+    assert "crash" not in _counts(path, structure(path, end))
+
+
+def _counts(path: Path, structure: list[tuple[int, int]]) -> dict[str, int]:
+    """Return how often reading a changed file ended in which way: none in a traceback or never."""
+    result = mutated_files.endings(path, structure, N_FILES)
     counts = result["endings"]
     assert sum(counts.values()) == N_FILES
-    assert counts.get("refused", 0) > 5
+    assert counts.get("refused", 0) > 5, counts
     assert not {"traceback", "hang"} & set(counts), (counts, result["errors"])
-    assert counts.get("crash", 0) <= 1, counts
+    return counts
 
 
 NONSENSE = {
@@ -70,15 +108,15 @@ NONSENSE = {
 
 def _items(path: Path) -> list[tuple[str, str | None]]:
     """Return the paths of all items of a file, and again with the name of each attribute."""
-    found: list[tuple[str, str | None]] = []
+    items: list[tuple[str, str | None]] = []
     with h5py.File(path) as f:
 
         def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
-            found.append((name, None))
-            found.extend((name, attribute) for attribute in item.attrs)
+            items.append((name, None))
+            items.extend((name, attribute) for attribute in item.attrs)
 
         f.visititems(visit)
-    return found
+    return items
 
 
 N_FOR_EACH = 2
@@ -94,7 +132,7 @@ def test_an_item_that_holds_nonsense_is_read_or_refused(tmp_path):
     dialects.write(whole)
     content = whole.read_bytes()
     path = tmp_path / "a.nxs"
-    endings_of = set()
+    endings = set()
     kinds = itertools.cycle(NONSENSE)
     for name, attribute in _items(whole) * N_FOR_EACH:
         nonsense = next(kinds)
@@ -108,5 +146,5 @@ def test_an_item_that_holds_nonsense_is_read_or_refused(tmp_path):
             else:
                 del f[name]
                 f[name] = NONSENSE[nonsense]
-        endings_of.add(mutated_files.read(path))
-    assert endings_of == {mutated_files.READ, mutated_files.REFUSED}
+        endings.add(mutated_files.read(path))
+    assert endings == {mutated_files.READ, mutated_files.REFUSED}
