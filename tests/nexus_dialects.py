@@ -4,141 +4,31 @@ out where that is not what the unchanged file has.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
 
-from spreadflow.io import nexus_writer
-from spreadflow.io.images.nexus import NexusFile
-from spreadflow.models import Detector
-from spreadflow.units import energy, wavelength
-
-N_FRAMES = 2
-SHAPE = (16, 20)
-ENERGIES_EV = 7100.0 + 10.0 * np.arange(5)
-OFFSET_ADU = 10
-ADU_PER_PHOTON = 2.0
-DATA = "entry/data/data"
-SENSOR = "entry/instrument/detector"
-MODULE = f"{SENSOR}/module"
-STEPS = f"{SENSOR}/transformations"
-BEAM = "entry/instrument/beam"
-CHANNELS = f"{BEAM}/incident_wavelength_1Dspectrum"
-MEAN = f"{BEAM}/incident_wavelength"
-DETECTOR = Detector(
-    origin_mm=np.array([[-1.9, 1.7, -120.0]]),
-    fast=np.array([[1.0, 0.0, 0.0]]),
-    slow=np.array([[0.0, -1.0, 0.0]]),
-    pixel_mm=0.2,
-    shape=SHAPE,
+import nexus_wavelengths
+from nexus_file import (
+    ADU_PER_PHOTON,
+    CHANNELS,
+    DATA,
+    DETECTOR,
+    ENERGIES_EV,
+    MEAN,
+    MODULE,
+    N_FRAMES,
+    OFFSET_ADU,
+    SENSOR,
+    SHAPE,
+    STEPS,
+    images,
+    mask,
+    no_channels,
+    put,
+    spectra,
 )
-
-
-class Content(NamedTuple):
-    """What is read of a file."""
-
-    photons: np.ndarray
-    """(frame, panel, slow, fast)"""
-    good: np.ndarray
-    """likewise bool, the pixels that may be used"""
-    detector: Detector
-    energies_ev: np.ndarray
-    """(frame, channel)"""
-    spectra: np.ndarray
-    """likewise, photons of the channels"""
-    remarks: list[str]
-
-
-def images() -> np.ndarray:
-    """The frames, ADU, small enough for every type."""
-    frames = np.random.default_rng(4).integers(20, 120, size=(N_FRAMES, 1, *SHAPE))
-    return frames.astype(np.int32)
-
-
-def spectra() -> np.ndarray:
-    """The photons of the channels of each frame."""
-    return np.array([[1.0, 3, 6, 3, 1], [2, 2, 5, 4, 1]])
-
-
-def mask() -> np.ndarray:
-    """The pixels that may be used."""
-    good = np.ones((1, *SHAPE), bool)
-    good[0, 3:5] = False
-    return good
-
-
-def write(path: Path, edit: Callable[[h5py.File], Any] | None = None) -> Content:
-    """Write the file of a dialect. Returns what must be read of it."""
-    stills = nexus_writer.Stills(
-        images=images(),
-        shot_ids=np.arange(N_FRAMES, dtype=np.uint64),
-        energies_ev=ENERGIES_EV,
-        photons=spectra(),
-    )
-    instrument = nexus_writer.Instrument(
-        DETECTOR, 1000, offset_adu=OFFSET_ADU, adu_per_photon=ADU_PER_PHOTON, mask=mask()
-    )
-    nexus_writer.write(path, stills, instrument, compression="gzip")
-    content = Content(
-        photons=(images() - OFFSET_ADU) / ADU_PER_PHOTON,
-        good=np.repeat(mask()[None], N_FRAMES, axis=0),
-        detector=DETECTOR,
-        energies_ev=np.tile(ENERGIES_EV, (N_FRAMES, 1)),
-        spectra=spectra(),
-        remarks=[],
-    )
-    if edit is None:
-        return content
-    with h5py.File(path, "r+") as f:
-        changes = edit(f)
-    return content._replace(**(changes or {}))
-
-
-def read(path: Path) -> Content:
-    """Return what the reader has of a file."""
-    file = NexusFile(path)
-    offset, gain = file.pedestal
-    low, high = file.trusted_range
-    frames = np.array([file.frame(number) for number in range(file.n_frames)])
-    with np.errstate(invalid="ignore"):
-        good = file.mask & (frames >= low) & (frames <= high)
-    shots = [file.spectrum(number) for number in range(file.n_frames)]
-    content = Content(
-        photons=(frames - offset) / gain,
-        good=good,
-        detector=file.detector,
-        energies_ev=np.array([shot.energies_ev for shot in shots]),
-        spectra=np.array([shot.photons for shot in shots]),
-        remarks=file.remarks,
-    )
-    file.close()
-    return content
-
-
-def put(f: h5py.File, name: str, value: Any, **attributes: Any) -> h5py.Dataset:
-    """Put a dataset in the place of another, with its attributes and some more."""
-    old = dict(f[name].attrs) if name in f else {}
-    if name in f:
-        del f[name]
-    item = f.create_dataset(name, data=value)
-    item.attrs.update(old | attributes)
-    return item
-
-
-def _no_channels(f: h5py.File) -> None:
-    """Leave the mean wavelengths only."""
-    for end in ("", "_weights", "_weight"):
-        del f[CHANNELS + end]
-    del f[MEAN].attrs["variant"]
-
-
-def _only_means(f: h5py.File) -> dict[str, np.ndarray]:
-    """Leave the mean wavelengths only; what is to be read then."""
-    _no_channels(f)
-    means = (spectra() @ ENERGIES_EV) / spectra().sum(axis=1)
-    return {"energies_ev": means[:, None], "spectra": np.ones((N_FRAMES, 1))}
-
 
 # ---------------------------------------------------------------- frames
 
@@ -219,7 +109,7 @@ def one_frame(f: h5py.File) -> dict[str, Any]:
     """One image without an axis of frames; the spectrum as NXmx has it for one."""
     put(f, DATA, f[DATA][0])
     channels, weights = f[CHANNELS][()], f[f"{CHANNELS}_weights"][0]
-    _no_channels(f)
+    no_channels(f)
     put(f, MEAN, channels)
     f[f"{MEAN}_weights"] = weights
     return {
@@ -581,104 +471,6 @@ def type_by_unit(f: h5py.File) -> None:
             item.attrs[attribute] = turned @ item.attrs[attribute]
 
 
-# ---------------------------------------------------------------- wavelengths and spectra
-
-
-def wavelengths_in(unit: str | None, factor: float) -> Callable[[h5py.File], dict]:
-    """Return the dialect with mean wavelengths alone, in a unit."""
-
-    def edit(f: h5py.File) -> dict[str, Any]:
-        content = _only_means(f)
-        item = put(f, MEAN, f[MEAN][()] * factor)
-        if unit is None:
-            del item.attrs["units"]
-            return content | {"remarks": ["incident_wavelength has no units"]}
-        item.attrs["units"] = unit
-        return content
-
-    return edit
-
-
-def beam_in_the_sample(f: h5py.File) -> None:
-    """The beam of the instrument has a size only."""
-    f.move(BEAM, "entry/sample/beam")
-    group = f.create_group(BEAM)
-    group.attrs["NX_class"] = "NXbeam"
-    group["extent"] = np.array([3.0, 3.0])
-    group["energy"] = 1e-3  # of the pulse
-    group["energy"].attrs["units"] = "J"
-
-
-def energies_with_weights(unit: str, factor: float) -> Callable[[h5py.File], None]:
-    """Return the dialect with energies in place of wavelengths, in a unit."""
-
-    def edit(f: h5py.File) -> None:
-        energies, weights = energy(f[CHANNELS][()]) * factor, f[f"{CHANNELS}_weights"][()]
-        _no_channels(f)
-        del f[MEAN]
-        f[f"{BEAM}/incident_energy"] = energies
-        f[f"{BEAM}/incident_energy"].attrs["units"] = unit
-        f[f"{BEAM}/incident_energy_weights"] = weights
-
-    return edit
-
-
-def energy_of_a_monochromator(f: h5py.File) -> dict[str, np.ndarray]:
-    _no_channels(f)
-    del f[MEAN]
-    group = f.create_group("entry/instrument/monochromator")
-    group.attrs["NX_class"] = "NXmonochromator"
-    group["energy"] = 7120.0
-    group["energy"].attrs["units"] = "eV"
-    return {"energies_ev": np.full((N_FRAMES, 1), 7120.0), "spectra": np.ones((N_FRAMES, 1))}
-
-
-def one_wavelength(f: h5py.File) -> dict[str, np.ndarray]:
-    _no_channels(f)
-    put(f, MEAN, wavelength(7120.0))
-    return {"energies_ev": np.full((N_FRAMES, 1), 7120.0), "spectra": np.ones((N_FRAMES, 1))}
-
-
-def channels_for_each_shot(f: h5py.File) -> dict[str, np.ndarray]:
-    own = ENERGIES_EV + np.array([[0.0], [3.0]])
-    put(f, CHANNELS, wavelength(own))
-    return {"energies_ev": own}
-
-
-def rising_wavelengths(f: h5py.File) -> None:
-    put(f, CHANNELS, f[CHANNELS][()][::-1])
-    for end in ("_weights", "_weight"):
-        put(f, CHANNELS + end, spectra()[:, ::-1])
-
-
-def weights_for_all(f: h5py.File) -> dict[str, np.ndarray]:
-    for end in ("_weights", "_weight"):
-        put(f, CHANNELS + end, spectra()[0])
-    return {"spectra": np.tile(spectra()[0], (N_FRAMES, 1))}
-
-
-def channels_without_variant(f: h5py.File) -> None:
-    channels, weights = f[CHANNELS][()], f[f"{CHANNELS}_weights"][()]
-    _no_channels(f)
-    put(f, MEAN, channels)
-    f[f"{MEAN}_weights"] = weights
-
-
-def weight_of_old(f: h5py.File) -> None:
-    del f[f"{CHANNELS}_weights"]
-
-
-def spectrum_group(f: h5py.File) -> None:
-    """The spectrum is a group of its own."""
-    channels, weights = f[CHANNELS][()], f[f"{CHANNELS}_weights"][()]
-    _no_channels(f)
-    group = f.create_group(f"{BEAM}/incident_wavelength_spectrum")
-    group.attrs.update(NX_class="NXdata", signal="photons", axes=["shot", "length"])
-    group["length"] = channels
-    group["length"].attrs["units"] = "angstrom"
-    group["photons"] = weights
-
-
 DIALECTS: dict[str, Callable[[h5py.File], Any]] = {
     edit.__name__: edit
     for edit in (
@@ -726,15 +518,6 @@ DIALECTS: dict[str, Callable[[h5py.File], Any]] = {
         value_for_each_frame,
         metres_and_reversed,
         type_by_unit,
-        beam_in_the_sample,
-        energy_of_a_monochromator,
-        one_wavelength,
-        channels_for_each_shot,
-        rising_wavelengths,
-        weights_for_all,
-        channels_without_variant,
-        weight_of_old,
-        spectrum_group,
     )
 }
 DIALECTS |= {
@@ -744,199 +527,5 @@ DIALECTS |= {
 DIALECTS |= {
     f"gaps in {name}": gaps_of_type(name) for name in ("i1", "i2", "i4", "i8", "u1", "u2", "u4")
 }
-DIALECTS |= {
-    f"wavelengths in {unit}": wavelengths_in(unit, factor)
-    for unit, factor in (
-        ("Angstrom", 1.0),
-        ("ANGSTROMS", 1.0),
-        ("\u212b", 1.0),
-        ("\u00c5", 1.0),
-        ("A", 1.0),
-        ("nm", 0.1),
-        ("m", 1e-10),
-        (None, 1.0),
-    )
-}
-DIALECTS |= {
-    f"energies in {unit}": energies_with_weights(unit, factor)
-    for unit, factor in (("eV", 1.0), ("ev", 1.0), ("keV", 1e-3), ("J", 1.602176634e-19))
-}
+DIALECTS |= nexus_wavelengths.DIALECTS
 """Dialects that are read, by name."""
-
-
-# ---------------------------------------------------------------- what no reader could understand
-
-
-def _no_frames_that_fit(f: h5py.File) -> None:
-    put(f, DATA, np.zeros((N_FRAMES, 16, 19), np.int32))
-
-
-def _overlapping_modules(f: h5py.File) -> None:
-    f[SENSOR].copy("module", "module_b")
-
-
-def _negative_origin(f: h5py.File) -> None:
-    f[f"{MODULE}/data_origin"][...] = [-1, 0]
-
-
-def _half_sizes(f: h5py.File) -> None:
-    put(f, f"{MODULE}/data_size", [16.5, 20.0])
-
-
-def _texts_for_pixels(f: h5py.File) -> None:
-    put(f, DATA, np.full((N_FRAMES, *SHAPE), b"x"))
-
-
-def _skewed(f: h5py.File) -> None:
-    f[f"{MODULE}/slow_pixel_direction"].attrs["vector"] = [0.1, -1.0, 0]
-
-
-def _nan_in_the_chain(f: h5py.File) -> None:
-    f[f"{STEPS}/AXIS_RAIL"][...] = np.nan
-
-
-def _infinite_offset(f: h5py.File) -> None:
-    f[f"{MODULE}/module_offset"].attrs["offset"] = [np.inf, 0, 0]
-
-
-def _no_vector(f: h5py.File) -> None:
-    f[f"{MODULE}/fast_pixel_direction"].attrs["vector"] = [0.0, 0, 0]
-
-
-def _no_depends_on(f: h5py.File) -> None:
-    default_depends(f)
-    del f[f"{SENSOR}/depends_on"]
-
-
-def _moving_detector(f: h5py.File) -> None:
-    put(f, f"{STEPS}/AXIS_RAIL", [120.0, 121.0])
-
-
-def _oblong_pixels(f: h5py.File) -> None:
-    f[f"{MODULE}/slow_pixel_direction"][...] = 0.3
-
-
-def _pixels_without_unit(f: h5py.File) -> None:
-    del f[f"{MODULE}/slow_pixel_direction"].attrs["units"]
-
-
-def _unknown_step(f: h5py.File) -> None:
-    f[f"{STEPS}/AXIS_RAIL"].attrs["transformation_type"] = "shear"
-
-
-def _no_data_file(f: h5py.File) -> None:
-    dectris_master(f)
-    f["entry/data/data_000002"].file.flush()
-    Path(f.filename).with_name(f"{Path(f.filename).stem}_data_000001.h5").unlink()
-
-
-def _no_external_frames(f: h5py.File) -> None:
-    external_frames(f)
-    Path(f.filename).with_name(f"{Path(f.filename).stem}_frames.h5").unlink()
-
-
-def _two_saturations(f: h5py.File) -> None:
-    put(f, f"{SENSOR}/saturation_value", [1000, 2000])
-
-
-def _saturation_is_nan(f: h5py.File) -> None:
-    put(f, f"{SENSOR}/saturation_value", np.nan)
-
-
-def _range_upside_down(f: h5py.File) -> None:
-    put(f, f"{SENSOR}/underload_value", 2000)
-
-
-def _scaling_is_zero(f: h5py.File) -> None:
-    put(f, "entry/data/data_scaling_factor", 0.0)
-
-
-def _offsets_of_three_frames(f: h5py.File) -> None:
-    put(f, "entry/data/data_offset", [1.0, 2.0, 3.0])
-
-
-def _mask_of_another_shape(f: h5py.File) -> None:
-    put(f, f"{SENSOR}/pixel_mask", np.zeros((16, 21), np.uint32))
-
-
-def _frames_no_detector_has(f: h5py.File) -> None:
-    del f[DATA]
-    f.create_dataset(DATA, (N_FRAMES, 2**20, 2**20), "i4", chunks=(1, 1024, 1024))
-
-
-REFUSED = {
-    "no frames that fit": (_no_frames_that_fit, r"modules of \[\(16, 20\)\].*\(2, 16, 19\)"),
-    "overlapping modules": (_overlapping_modules, "hold modules"),
-    "negative origin": (_negative_origin, "data_origin"),
-    "half sizes": (_half_sizes, "data_size: expected 2 to 4 whole numbers"),
-    "texts for pixels": (_texts_for_pixels, "no data"),
-    "skewed axes": (_skewed, "perpendicular axes .* 84.289°"),
-    "nan in the chain": (_nan_in_the_chain, "AXIS_RAIL: expected a finite number"),
-    "infinite offset": (_infinite_offset, "module_offset: expected three finite numbers"),
-    "no vector": (_no_vector, "a vector with a length"),
-    "no depends_on": (_no_depends_on, "downstream .* chain of axes"),
-    "moving detector": (_moving_detector, "AXIS_RAIL: expected one value for all frames"),
-    "oblong pixels": (_oblong_pixels, "square pixels"),
-    "pixels without unit": (_pixels_without_unit, "slow_pixel_direction: expected units"),
-    "unknown step": (_unknown_step, "a translation or rotation; found 'shear'"),
-    "no data file": (_no_data_file, "file of data_000001; found no file .*_data_000001.h5"),
-    "no external frames": (_no_external_frames, "found no file .*_frames.h5"),
-    "two saturations": (_two_saturations, "saturation_value: expected a single finite number"),
-    "saturation is nan": (_saturation_is_nan, "saturation_value: expected a single finite"),
-    "range upside down": (_range_upside_down, "underload_value below saturation_value"),
-    "scaling is zero": (_scaling_is_zero, "positive scaling factor"),
-    "offsets of three frames": (_offsets_of_three_frames, "data_offset: expected one number, 2"),
-    "mask of another shape": (_mask_of_another_shape, "pixel_mask: expected shape"),
-    "frames no detector has": (_frames_no_detector_has, "It may be damaged"),
-}
-"""Files that are refused, and the words of it."""
-
-
-def _unit_of_nothing(f: h5py.File) -> None:
-    _no_channels(f)
-    f[MEAN].attrs["units"] = "furlong"
-
-
-def _no_unit_and_unlikely(f: h5py.File) -> None:
-    _no_channels(f)
-    put(f, MEAN, f[MEAN][()] * 1e-10)
-    del f[MEAN].attrs["units"]
-
-
-def _no_wavelength(f: h5py.File) -> None:
-    _no_channels(f)
-    del f[MEAN]
-
-
-def _weights_of_fewer_channels(f: h5py.File) -> None:
-    for end in ("_weights", "_weight"):
-        put(f, CHANNELS + end, spectra()[:, :4])
-
-
-def _weights_of_three_shots(f: h5py.File) -> None:
-    for end in ("_weights", "_weight"):
-        put(f, CHANNELS + end, np.ones((3, 5)))
-
-
-def _channels_without_weights(f: h5py.File) -> None:
-    _no_channels(f)
-    put(f, MEAN, np.linspace(1.7, 1.8, 5))
-
-
-def _circle_of_variants(f: h5py.File) -> None:
-    _no_channels(f)
-    f[f"{BEAM}/other"] = np.linspace(1.7, 1.8, 5)
-    f[f"{BEAM}/other"].attrs["variant"] = "incident_wavelength"
-    put(f, MEAN, np.linspace(1.7, 1.8, 5), variant="other")
-
-
-BAD_SPECTRA = {
-    "unit of nothing": (_unit_of_nothing, "incident_wavelength: expected units.*'furlong'"),
-    "no unit and unlikely": (_no_unit_and_unlikely, "expected units.*found none"),
-    "no wavelength": (_no_wavelength, "incident_wavelength or incident_energy.*none in /entry"),
-    "weights of fewer channels": (_weights_of_fewer_channels, "expected 5 weights; found 4"),
-    "weights of three shots": (_weights_of_three_shots, "or 2 rows of channels"),
-    "channels without weights": (_channels_without_weights, "Spectra need weights"),
-    "circle of variants": (_circle_of_variants, "Spectra need weights"),
-}
-"""Files whose shots have no spectrum, and the words of it."""

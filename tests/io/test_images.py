@@ -504,7 +504,7 @@ def _polarize(path, value: float) -> None:
 
 
 def test_manifest_takes_the_polarization_from_the_files(run, tmp_path):
-    """What is given wins, with a word; files of different polarizations are different runs."""
+    """What the call states wins, with a word; files that differ in it are different runs."""
     paths = [tmp_path / f"{k}.nxs" for k in range(2)]
     for path in paths:
         _polarize(path, -1.0)
@@ -513,9 +513,9 @@ def test_manifest_takes_the_polarization_from_the_files(run, tmp_path):
     assert (stated.polarization, stated.remarks) == (-1.0, [])
     assert images.Source(out).polarization == -1.0
 
-    given = images.write_manifest(out, RUN, paths, polarization=0.5, adu_per_photon=9.0)
-    assert given.polarization == 0.5
-    assert given.remarks == [
+    other = images.write_manifest(out, RUN, paths, polarization=0.5, adu_per_photon=9.0)
+    assert other.polarization == 0.5
+    assert other.remarks == [
         "adu_per_photon: 9 is used in place of 4, which the files state or leave open",
         "polarization: 0.5 is used in place of -1, which the files state or leave open",
     ]
@@ -529,8 +529,8 @@ def test_manifest_command_tells_what_was_assumed(run, tmp_path, capsys):
         edit(tmp_path / f"{k}.nxs", _without_unit)
     out = tmp_path / "manifest.json"
     assert cli.main(["manifest", f"{tmp_path}/*.nxs", "--out", str(out), "--run", RUN]) == 0
-    told = capsys.readouterr().err.splitlines()
-    assert told == [f"{out}: incident_wavelength has no units: taken as Å"]
+    printed = capsys.readouterr().err.splitlines()
+    assert printed == [f"{out}: incident_wavelength has no units: taken as Å"]
     assert images.read_manifest(out).remarks == ["incident_wavelength has no units: taken as Å"]
     before = images.Source(out).identity
     out.write_text(json.dumps(json.loads(out.read_text()) | {"remarks": []}))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import mutated_files
-import nexus_dialects as dialects
+import nexus_file
 from image_files import full_cbf, image, mini_cbf, smv
 
 N_FILES = 50
@@ -28,7 +28,7 @@ def _structure(path: Path) -> list[tuple[int, int]]:
     """Return the ranges of bytes of an HDF5 file that hold no pixels."""
     pixels = []
     with h5py.File(path) as f:
-        for name in (dialects.DATA, f"{dialects.SENSOR}/pixel_mask"):
+        for name in (nexus_file.DATA, f"{nexus_file.SENSOR}/pixel_mask"):
             chunks = f[name].id
             for number in range(chunks.get_num_chunks()):
                 chunk = chunks.get_chunk_info(number)
@@ -53,7 +53,7 @@ def _numbers(path: Path, end: bytes) -> list[tuple[int, int]]:
 def test_nexus_files_with_a_changed_structure_are_read_or_refused(tmp_path):
     """Crashes within libhdf5 are not ours, and are few."""
     path = tmp_path / "a.nxs"
-    dialects.write(path)
+    nexus_file.write(path)
     counts = _counts(path, _structure(path))
     assert counts.get("crash", 0) <= 1, counts
 
@@ -129,7 +129,7 @@ def test_an_item_that_holds_nonsense_is_read_or_refused(tmp_path):
     round.
     """
     whole = tmp_path / "whole.nxs"
-    dialects.write(whole)
+    nexus_file.write(whole)
     content = whole.read_bytes()
     path = tmp_path / "a.nxs"
     endings = set()

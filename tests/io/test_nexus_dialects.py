@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import nexus_dialects as dialects
+import nexus_file
+import nexus_refused
 from spreadflow.errors import FileError
 from spreadflow.io import images
 from spreadflow.io.images.nexus import NexusFile
@@ -15,8 +17,8 @@ from spreadflow.io.images.nexus import NexusFile
 @pytest.mark.parametrize("name", dialects.DIALECTS)
 def test_a_dialect_is_read_right(tmp_path, name):
     path = tmp_path / "a.nxs"
-    expected = dialects.write(path, dialects.DIALECTS[name])
-    content = dialects.read(path)
+    expected = nexus_file.write(path, dialects.DIALECTS[name])
+    content = nexus_file.read(path)
     assert np.array_equal(content.good, expected.good)
     assert np.allclose(content.photons[expected.good], expected.photons[expected.good], rtol=1e-6)
     for field in ("origin_mm", "fast", "slow", "pixel_mm"):
@@ -31,11 +33,11 @@ def test_a_dialect_is_read_right(tmp_path, name):
         assert remark.startswith(beginning)
 
 
-@pytest.mark.parametrize("name", dialects.REFUSED)
+@pytest.mark.parametrize("name", nexus_refused.REFUSED)
 def test_what_can_not_be_understood_is_refused_by_name(tmp_path, name):
-    edit, words = dialects.REFUSED[name]
+    edit, words = nexus_refused.REFUSED[name]
     path = tmp_path / "a.nxs"
-    dialects.write(path, edit)
+    nexus_file.write(path, edit)
     with pytest.raises(FileError, match=words) as caught:
         NexusFile(path)
     assert str(caught.value).startswith(str(path))
@@ -44,18 +46,18 @@ def test_what_can_not_be_understood_is_refused_by_name(tmp_path, name):
 @pytest.mark.parametrize("name", dialects.LOST)
 def test_frames_without_a_source_are_lost_by_name(tmp_path, name):
     edit, words = dialects.LOST[name]
-    dialects.write(tmp_path / "a.nxs", edit)
+    nexus_file.write(tmp_path / "a.nxs", edit)
     file = NexusFile(tmp_path / "a.nxs")
-    assert np.array_equal(file.frame(0), dialects.images()[0])
+    assert np.array_equal(file.frame(0), nexus_file.images()[0])
     with pytest.raises(OSError, match=words):
         file.frame(1)
     assert any(words in remark for remark in file.remarks)
 
 
-@pytest.mark.parametrize("name", dialects.BAD_SPECTRA)
+@pytest.mark.parametrize("name", nexus_refused.BAD_SPECTRA)
 def test_a_spectrum_that_can_not_be_read_is_named(tmp_path, name):
-    edit, words = dialects.BAD_SPECTRA[name]
-    dialects.write(tmp_path / "a.nxs", edit)
+    edit, words = nexus_refused.BAD_SPECTRA[name]
+    nexus_file.write(tmp_path / "a.nxs", edit)
     file = NexusFile(tmp_path / "a.nxs")
     with pytest.raises(FileError, match=words):
         file.spectrum(0)
@@ -63,15 +65,15 @@ def test_a_spectrum_that_can_not_be_read_is_named(tmp_path, name):
 
 
 def test_a_data_file_that_was_never_written_is_said(tmp_path):
-    dialects.write(tmp_path / "a.nxs", dialects.dectris_master)
-    (remark,) = dialects.read(tmp_path / "a.nxs").remarks
+    nexus_file.write(tmp_path / "a.nxs", dialects.dectris_master)
+    (remark,) = nexus_file.read(tmp_path / "a.nxs").remarks
     assert remark == "data_000003 is left out: no file a_data_000003.h5"
 
 
 def test_names_that_are_no_text_reach_the_manifest(tmp_path):
     """As a damaged link holds them."""
     path = tmp_path / "a.nxs"
-    dialects.write(path, dialects.dectris_master)
+    nexus_file.write(path, dialects.dectris_master)
     with h5py.File(path, "r+") as f:
         del f["entry/data/data_000003"]
         f["entry/data/data_000003"] = h5py.ExternalLink("part_\udcb4.h5", "/entry/data/data")
@@ -115,12 +117,12 @@ def _polarization(path, stokes) -> tuple[float | None, list[str]]:
     """Return the polarization of a file with a Stokes vector, and what is said of it."""
 
     def edit(f: h5py.File) -> None:
-        name = f"{dialects.BEAM}/incident_polarization_stokes"
+        name = f"{nexus_file.BEAM}/incident_polarization_stokes"
         if stokes is None:
             del f[name]
         else:
-            dialects.put(f, name, np.array(stokes))
+            nexus_file.put(f, name, np.array(stokes))
 
-    dialects.write(path, edit)
+    nexus_file.write(path, edit)
     file = NexusFile(path)
     return file.polarization, file.remarks

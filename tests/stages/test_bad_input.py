@@ -157,8 +157,8 @@ def test_each_bad_image_has_one_outcome_and_costs_no_other(
     for words in ("1 empty: every pixel that may be used is 0", "1 bad_spectrum: a spectrum"):
         assert sum(words in line for line in log) == 1, log
     figures, _ = report_of_index("index", [product], [folder / "all.json"])
-    told = {(cause["outcome"], cause["n_shots"]) for cause in figures["reasons"]}
-    assert told == {(end.name.lower(), 1) for end in FILES.values() if end != Outcome.INDEXED}
+    reasons = {(cause["outcome"], cause["n_shots"]) for cause in figures["reasons"]}
+    assert reasons == {(end.name.lower(), 1) for end in FILES.values() if end != Outcome.INDEXED}
     assert len(figures["reasons"]) == len(FILES) - 2
     assert figures["reasons"][0]["reason"] in "".join(headline(figures))
     assert call("index", "--images", folder / "good.json", "--out", tmp_path / "index.h5")[0] == 0

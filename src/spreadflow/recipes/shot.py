@@ -41,6 +41,8 @@ HEADER_SIGMA_MM = 0.3
 the first refinement of the geometry.
 """
 
+MOST_REASONS = 20
+"""Reasons for which shots were not indexed that log and summary have, the most frequent ones."""
 
 LARGEST_ETA_RAD = 0.5 * DEG
 """Mosaic spread beyond which a lattice is none: wrong ones explain everything by smearing all nodes
@@ -102,20 +104,17 @@ def index(
         reason = f"more than {section.saturated_fraction_max:.2%} of the pixels are overloads"
         return Result(Outcome.SATURATED, reason, energy, photons)
     all_spots = _find_spots(shot, section, detector, energy)
+    lost = Result(Outcome.NO_LATTICE, "", energy, photons, all_spots)
     if supplied is None:
-        if len(all_spots.fast) < section.spots.min_spots:
-            reason = f"fewer than {section.spots.min_spots} spots"
-            return Result(Outcome.BLANK, reason, energy, photons, all_spots)
-        if len(all_spots.fast) > section.spots.max_spots:
-            reason = f"more than {section.spots.max_spots} spots: is the gain right?"
-            return Result(Outcome.OVERFLOW, reason, energy, photons, all_spots)
+        outcome, reason = _too_few_or_many(len(all_spots.fast), section)
+        if reason:
+            return lost._replace(outcome=outcome, reason=reason)
         sigma_mm = 0.0 if is_refined else HEADER_SIGMA_MM
         lattices = _find_lattices(all_spots, shot, section, detector, sigma_mm)
     else:
         lattices = _hold_lattices(supplied, all_spots, shot, section, detector)
     if not lattices:
-        reason = "no lattice near the target explains enough spots"
-        return Result(Outcome.NO_LATTICE, reason, energy, photons, all_spots)
+        return lost._replace(reason="no lattice near the target explains enough spots")
     integrated = _integrate(shot, section, detector, polarization, lattices)
     n_refused = 0
     if supplied is None:
@@ -123,8 +122,7 @@ def index(
         n_refused = enough.count(False)
         if n_refused == len(lattices):
             reason = "lattices that explain spots have no signal where they predict it"
-            result = Result(Outcome.NO_LATTICE, reason, energy, photons, all_spots)
-            return result._replace(n_refused=n_refused)
+            return lost._replace(reason=reason, n_refused=n_refused)
         if n_refused:
             lattices = [
                 lattice for lattice, is_enough in zip(lattices, enough, strict=True) if is_enough
@@ -142,6 +140,18 @@ def index(
         n_refused=n_refused,
         psf_fwhm_mm=integrated.point_spread.width_px * float(detector.pixel_mm) / FIBRE_SHAPE,
     )
+
+
+def _too_few_or_many(n_spots: int, section: IndexSection) -> tuple[Outcome, str]:
+    """Return how a shot ends whose spots are too few or too many for lattices, and why; INDEXED and
+    '' where they are neither.
+    """
+    settings = section.spots
+    if n_spots < settings.min_spots:
+        return Outcome.BLANK, f"fewer than {settings.min_spots} spots"
+    if n_spots > settings.max_spots:
+        return Outcome.OVERFLOW, f"more than {settings.max_spots} spots: is the gain right?"
+    return Outcome.INDEXED, ""
 
 
 def _find_spots(shot: Shot, section: IndexSection, detector: Detector, energy: float) -> Spots:

@@ -13,7 +13,7 @@ from spreadflow.io import images, store
 from spreadflow.io.truth import read_truth
 from spreadflow.models import Detector, ReflectionFlag
 from spreadflow.physics import geometry
-from spreadflow.recipes.shot import reasons_of
+from spreadflow.recipes.shot import MOST_REASONS, reasons_of
 from spreadflow.report import style, truth
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
 from spreadflow.report.figures import columns, outcome_counts
@@ -23,11 +23,8 @@ from spreadflow.report.style import percent, say
 HITS = (Outcome.INDEXED, Outcome.NO_LATTICE, Outcome.OVERFLOW)
 """Outcomes of shots with enough spots for a crystal."""
 
-MOST_REASONS = 20
-"""Reasons for which shots were not indexed that the summary has."""
-
 MOST_SHOWN = 5
-"""Of these, those that the headline tells."""
+"""Reasons for which shots were not indexed that the headline tells."""
 
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:

@@ -18,7 +18,7 @@ from spreadflow.io.images import Source
 from spreadflow.log import logger, warn
 from spreadflow.models import Spots
 from spreadflow.parallel import World
-from spreadflow.recipes.shot import Result, index, reasons_of, tables_of
+from spreadflow.recipes.shot import MOST_REASONS, Result, index, reasons_of, tables_of
 from spreadflow.stages import blocks as skeleton
 
 MAX_REFUSED = 0.05
@@ -32,9 +32,6 @@ pixel.
 N_SIGMAS = 3.0
 """Standard deviations above which a bandwidth is believed."""
 
-
-MOST_REASONS = 20
-"""Reasons for which shots were not indexed that the log tells."""
 
 MAX_OTHER_DOMAINS = 0.2
 """Share of the lattices that may contradict the domains that are assumed without a word."""
@@ -81,13 +78,7 @@ def index_shots(
     """
     log = logger(product.word, world)
     config = section.model_dump(mode="json")
-    size = section.block_shots
-    shots = np.arange(source.n_shots)
-    of_blocks = np.array_split(shots, range(size, source.n_shots, size))
-    ids = [source.shots["shot_id"][block].tolist() for block in of_blocks]
-    key = store.digest(config, inputs)
-    parts = store.Parts(product.path, product.kind, key, ids)
-
+    of_blocks, parts = _blocks(product, source, section.block_shots, store.digest(config, inputs))
     for remark in source.manifest.remarks:
         log.info("%s: %s", source.path, remark)
 
@@ -102,8 +93,8 @@ def index_shots(
 
     skeleton.run(parts, make, product.word, world)
     counts = skeleton.outcomes(parts, "shots/outcome", Outcome, world)
-    for (outcome, reason), n_shots in _reasons(parts, world).most_common(MOST_REASONS):
-        log.info("%d %s: %s", n_shots, Outcome(outcome).name.lower(), reason)
+    for line in _reasons(parts, world):
+        log.info("%s", line)
     lattice_counts = _lattice_counts(parts, section, world)
     width = _bandwidth(parts, of_blocks, source, world)
     warnings = [*warnings_of(lattice_counts, section.domain_ang), *_bandwidth_warnings(width)]
@@ -129,13 +120,28 @@ def index_shots(
     )
 
 
-def _reasons(parts: store.Parts, world: World) -> Counter[tuple[int, str]]:
-    """Return how often shots ended for a reason: (outcome, reason) → shots. Collective."""
+def _blocks(
+    product: ShotProduct, source: Source, size: int, key: str
+) -> tuple[list[np.ndarray], store.Parts]:
+    """Return the numbers of the shots of each block, of a size, and the parts that they make."""
+    of_blocks = np.array_split(np.arange(source.n_shots), range(size, source.n_shots, size))
+    ids = [source.shots["shot_id"][block].tolist() for block in of_blocks]
+    return of_blocks, store.Parts(product.path, product.kind, key, ids)
+
+
+def _reasons(parts: store.Parts, world: World) -> list[str]:
+    """Return why shots were not indexed, and how many, the most frequent reasons first, a line
+    each. Collective.
+    """
     own = Counter[tuple[int, str]]()
     for block in range(world.rank, len(parts.keys), world.size):
         columns = parts.read(block, ["shots/outcome", "shots/reason"])
         own.update(reasons_of(columns["shots/outcome"], columns["shots/reason"]))
-    return sum(world.gather(own), Counter())
+    reasons = sum(world.gather(own), Counter[tuple[int, str]]())
+    return [
+        f"{n_shots} {Outcome(outcome).name.lower()}: {reason}"
+        for (outcome, reason), n_shots in reasons.most_common(MOST_REASONS)
+    ]
 
 
 def _lattice_counts(parts: store.Parts, section: IndexSection, world: World) -> LatticeCounts:
@@ -232,7 +238,7 @@ def _index_shot(
     start = time.process_time()
     lattices = None if supplied is None else supplied.get(number, [])
     if lattices == []:
-        result = Result(Outcome.NOT_SUPPLIED)
+        result = Result(Outcome.NOT_SUPPLIED, "no lattice is supplied for it")
     else:
         shot = source.read(number)
         if isinstance(shot, Outcome):

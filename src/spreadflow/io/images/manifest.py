@@ -127,18 +127,15 @@ def write_manifest(
     headers = [_read_header(path) for path in paths]
     _check_settings(paths, headers)
 
-    remarks: list[str] = []
     stated = _stated(headers[0])
     supplied = {
         "offset_adu": offset_adu,
         "adu_per_photon": adu_per_photon,
         "polarization": polarization,
     }
-    for name, own in supplied.items():
-        if own is not None and not np.isclose(own, stated[name]):
-            found = f"{stated[name]:g}, which the files state or leave open"
-            remarks.append(f"{name}: {own:g} is used in place of {found}")
-    used = {name: stated[name] if own is None else own for name, own in supplied.items()}
+    used = stated | {name: own for name, own in supplied.items() if own is not None}
+    remarks = _differences(used, stated)
+    remarks += [remark for header in headers for remark in header.remarks]
     files = [
         _describe(path, header.n_frames, out.parent, checksums or {})
         for path, header in zip(paths, headers, strict=True)
@@ -151,7 +148,7 @@ def write_manifest(
             polarization=used["polarization"],
             bandwidth=bandwidth,
             mask=None if mask is None else _relative(Path(mask), out.parent),
-            remarks=_few([*remarks, *(remark for header in headers for remark in header.remarks)]),
+            remarks=_few(remarks),
             files=files,
         )
     except ValidationError as error:
@@ -173,6 +170,16 @@ def _stated(header: _Header) -> dict[str, float]:
         "adu_per_photon": adu_per_photon,
         "polarization": polarization,
     }
+
+
+def _differences(used: Mapping[str, float], stated: Mapping[str, float]) -> list[str]:
+    """Return a sentence about each number that is used in place of what files state."""
+    return [
+        f"{name}: {value:g} is used in place of {stated[name]:g}, which the files state or leave "
+        "open"
+        for name, value in used.items()
+        if not np.isclose(value, stated[name])
+    ]
 
 
 def _few(remarks: Sequence[str]) -> list[str]:

@@ -53,20 +53,16 @@ class Term(NamedTuple):
 
     def of_frame(self, frame: int) -> np.ndarray:
         """Return it for the pixels of a frame, so that it broadcasts with these."""
-        return numbers(self.values, frame) if self._is_stored else self._part(frame)
+        if isinstance(self.values, h5py.Dataset):
+            return numbers(self.values, frame)
+        return np.asarray(self.values[frame] if self.has_frames else self.values)
 
     @property
     def highest(self) -> float:
         """The highest of all, or of the first frame where each has its own for each pixel."""
-        values = self.of_frame(0) if self._is_stored else np.asarray(self.values)
+        is_stored = isinstance(self.values, h5py.Dataset)
+        values = self.of_frame(0) if is_stored else np.asarray(self.values)
         return float(np.max(values, where=np.isfinite(values), initial=-np.inf))
-
-    @property
-    def _is_stored(self) -> bool:
-        return isinstance(self.values, h5py.Dataset)
-
-    def _part(self, frame: int) -> np.ndarray:
-        return np.asarray(self.values[frame] if self.has_frames else self.values)
 
 
 def term(groups: Sequence[h5py.Group], names: Sequence[str], stack: Stack, default: float) -> Term:
@@ -104,15 +100,12 @@ class Calibration:
         scalings = (f"{name}_scaling_factor", "data_scaling_factor", "scaling_factor")
         self._offset = term(groups, offsets, stack, 0.0)
         self._scaling = term(groups, scalings, stack, 1.0)
-        for what, stated in (("offset", self._offset), ("scaling factor", self._scaling)):
-            is_for_frames = stated.is_one or stated.values.size == stack.n_frames
-            values = stated.values if is_for_frames else np.ones(1)
-            is_sound = np.abs(values) < HIGHEST
-            if what != "offset":
-                is_sound &= values > 1 / HIGHEST
-            if not is_sound.all():
-                expected = f"a finite {what}" if what == "offset" else f"a positive {what}"
-                raise FileError(place(groups[0]), expected, values, ABOUT_FILES)
+        offsets_adu = _of_frames(self._offset, stack)
+        if not (np.abs(offsets_adu) < HIGHEST).all():
+            raise FileError(place(groups[0]), "a finite offset", offsets_adu, ABOUT_FILES)
+        factors = _of_frames(self._scaling, stack)
+        if not ((factors > 1 / HIGHEST) & (factors < HIGHEST)).all():
+            raise FileError(place(groups[0]), "a positive scaling factor", factors, ABOUT_FILES)
 
     @property
     def varies(self) -> bool:
@@ -139,6 +132,14 @@ class Calibration:
             return values
         scaling = self._scaling.of_frame(frame)
         return np.where(scaling > 0, values * scaling, np.nan)
+
+
+def _of_frames(stated: Term, stack: Stack) -> np.ndarray:
+    """Return offsets or scalings that are for all pixels of a frame; a 1 where each pixel has its
+    own, of which some may make no sense.
+    """
+    is_for_frames = stated.is_one or stated.values.size == stack.n_frames
+    return np.asarray(stated.values) if is_for_frames else np.ones(1)
 
 
 class Limits(NamedTuple):

@@ -115,18 +115,12 @@ class Source:
         """Return shot i, or why there is none: UNREADABLE, BAD_SPECTRUM, MASKED, EMPTY (the first
         that holds), with the cause in `causes`.
         """
-        number = int(self.shots["file"][i])
-        frame = int(self.shots["frame"][i])
-        path = self._path_of(number)
-        file = self._open(number)
+        file = self._open(int(self.shots["file"][i]))
         if file is None:
             return self._lost(i, Outcome.UNREADABLE, self._why_not_open)
-        try:
-            adu = file.frame(frame)
-        except OSError as error:
-            cause = _cause(error, path)
-            self._report(f"{path}, frame {frame}: {error}", (path, cause))
-            return self._lost(i, Outcome.UNREADABLE, cause)
+        adu = self._frame_of(file, i)
+        if isinstance(adu, str):
+            return self._lost(i, Outcome.UNREADABLE, adu)
         spectrum = self._spectrum_of(file, i)
         if isinstance(spectrum, str):
             return self._lost(i, Outcome.BAD_SPECTRUM, spectrum)
@@ -134,27 +128,20 @@ class Source:
         low, high = file.trusted_range
         if self._saturation_photons is not None:
             high = self._adu(self._saturation_photons)
-        is_finite = np.isfinite(adu) if adu.dtype.kind == "f" else None
-        good = file.mask & self._extra_mask & (adu >= low)
-        if is_finite is not None:
-            good &= is_finite
+        unmasked = file.mask & self._extra_mask
+        good = unmasked & _is_number(adu) & (adu >= low)
         n_good = np.count_nonzero(good)
         if n_good < MIN_VALID * good.size:
-            masked = 1 - np.mean(file.mask & self._extra_mask)
-            cause = _why_masked(float(masked), 1 - n_good / good.size)
+            cause = _why_masked(1 - float(np.mean(unmasked)), 1 - n_good / good.size)
             return self._lost(i, Outcome.MASKED, cause)
         valid = good & (adu <= high)
         n_valid = np.count_nonzero(valid)
         if n_valid and _is_constant(adu, valid):
             value = float(adu[valid][0])
             return self._lost(i, Outcome.EMPTY, f"every pixel that may be used is {value:g}")
-
-        image = self._photons(adu)
-        if is_finite is not None:
-            image[~is_finite] = 0
         return Shot(
             shot_id=int(self.shots["shot_id"][i]),
-            image=image,
+            image=self._photons(adu),
             mask=valid,
             spectrum=spectrum,
             saturated_fraction=(n_good - n_valid) / n_good,
@@ -170,6 +157,19 @@ class Source:
         file = self._open(number)
         spectrum = None if file is None else self._spectrum_of(file, i)
         return spectrum if isinstance(spectrum, Spectrum) else None
+
+    def _frame_of(self, file: ImageFile, i: int) -> np.ndarray | str:
+        """Return the image of shot i, ADU, or why there is none (and a line in `problems`). file:
+        that of the shot.
+        """
+        frame = int(self.shots["frame"][i])
+        try:
+            return file.frame(frame)
+        except OSError as error:
+            path = self._path_of(int(self.shots["file"][i]))
+            cause = _cause(error, path)
+            self._report(f"{path}, frame {frame}: {error}", (path, cause))
+            return cause
 
     def _spectrum_of(self, file: ImageFile, i: int) -> Spectrum | str:
         """Return the spectrum of shot i, as `spectrum`, or why there is none. file: that of the
@@ -192,10 +192,12 @@ class Source:
         return photons * self.manifest.adu_per_photon + self.manifest.offset_adu
 
     def _photons(self, adu: np.ndarray) -> np.ndarray:
-        """Return the photons of an image, float32."""
+        """Return the photons of an image, float32; 0 where the ADU are no numbers."""
         image = adu.astype(np.float32)
         image -= np.float32(self.manifest.offset_adu)
         image /= np.float32(self.manifest.adu_per_photon)
+        if adu.dtype.kind == "f":
+            image[~_is_number(adu)] = 0
         return image
 
     def _path_of(self, number: int) -> Path:
@@ -338,6 +340,11 @@ def _why_masked(masked: float, lost: float) -> str:
         f"{masked:.0%} of the pixels are masked, {lost:.0%} with those that are below the trusted "
         "range or no numbers"
     )
+
+
+def _is_number(adu: np.ndarray) -> np.ndarray:
+    """Return which ADU are finite, so that it broadcasts with them: all integers are."""
+    return np.isfinite(adu) if adu.dtype.kind == "f" else np.ones((), bool)
 
 
 def _is_constant(adu: np.ndarray, valid: np.ndarray) -> bool:
