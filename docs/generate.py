@@ -155,7 +155,8 @@ The masks of the image file, the manifest and the configuration are combined: a 
 ## Experiment lists
 
 `level0.expt` is a DIALS ExperimentList (JSON) with one beam and the detector. Any list can be read whose experiments
-share one detector with panels of equal shape, in any hierarchy, and a beam along the laboratory z axis.
+share one detector with panels of equal shape, in any hierarchy, downstream of the sample, and a beam along the
+laboratory z axis.
 
 `predict.expt` and `predict.refl` hold the lattices of `predict` and the reflections that it chose, as DIALS reads them: an
 experiment for each lattice, named by shot and number (identifier `<shot_id>-<k>`), with the detector that `reindex` used,

@@ -24,6 +24,7 @@ def test_a_panel_across_the_beam_is_centred_where_the_beam_meets_it():
     [
         (STRAIGHT._replace(origin_mm=np.array([0, 0, 100])), "found panel 1, 100 mm towards"),
         (STRAIGHT._replace(origin_mm=np.array([0, np.inf, -100])), "finite positions"),
+        (STRAIGHT._replace(slow_mm=np.array([0, np.nan, 0])), "square pixels"),
         (STRAIGHT._replace(fast_mm=np.array([0.1, 0.1, 0]) / np.sqrt(2)), "45.000°"),
         (STRAIGHT._replace(fast_mm=np.zeros(3)), "square pixels of equal size"),
         (STRAIGHT._replace(shape=(3, 4)), "panels of equal shape"),

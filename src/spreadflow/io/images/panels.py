@@ -8,8 +8,11 @@ import numpy as np
 from spreadflow.errors import FileError
 from spreadflow.models import Detector
 
-TOLERANCE = 1e-4
+RIGHT_ANGLE_TOLERANCE = 1e-4
 """Largest scalar product of the two axes of a panel that count as perpendicular."""
+
+UNIT_TOLERANCE = 1e-4
+"""Difference from 1 of the length of axes that count as unit vectors."""
 
 SQUARE_TOLERANCE = 1e-5
 """Relative difference of the edges of pixels that count as equal."""
@@ -65,27 +68,15 @@ def upright(
 
 def detector(where: object, panels: Sequence[Panel], sensor: Sensor | None = None) -> Detector:
     """Return the detector that panels make up. where: the file, for errors. Raises FileError where
-    they are not finite, rectangular, downstream, or differ in shape or pixel size.
+    they differ in shape or pixel size, or as `check`.
     """
     sensor = sensor or Sensor()
     origin_mm = np.array([panel.origin_mm for panel in panels], float)
     steps_mm = np.array([(panel.fast_mm, panel.slow_mm) for panel in panels], float)
     shape = _shape(where, panels)
-    if not (np.isfinite(origin_mm).all() and np.isfinite(steps_mm).all()):
-        raise FileError(where, "finite positions of panels", "others", ABOUT_GEOMETRY)
-    if not all(0 <= length_mm < np.inf for length_mm in sensor):
-        found = f"{sensor.thickness_mm:g} and {sensor.attenuation_mm:g} mm"
-        expected = "a thickness and an attenuation length of the sensor, not negative"
-        raise FileError(where, expected, found, "Correct the header.")
-
     pixel_mm = _pixel_mm(where, steps_mm)
     axes = steps_mm / np.linalg.norm(steps_mm, axis=-1, keepdims=True)
-    cosine = np.abs(np.sum(axes[:, 0] * axes[:, 1], axis=-1)).max()
-    if cosine > TOLERANCE:
-        found = f"an angle of {np.degrees(np.arccos(min(cosine, 1.0))):.3f}°"
-        raise FileError(where, "perpendicular axes of each panel", found, ABOUT_GEOMETRY)
-    _check_downstream(where, origin_mm, steps_mm, shape)
-    return Detector(
+    whole = Detector(
         origin_mm=origin_mm + 0.0,  # no negative zeros
         fast=axes[:, 0] + 0.0,
         slow=axes[:, 1] + 0.0,
@@ -94,21 +85,42 @@ def detector(where: object, panels: Sequence[Panel], sensor: Sensor | None = Non
         thickness_mm=sensor.thickness_mm,
         attenuation_mm=sensor.attenuation_mm,
     )
+    check(where, whole)
+    return whole
 
 
-def _check_downstream(
-    where: object, origin_mm: np.ndarray, steps_mm: np.ndarray, shape: tuple[int, int]
-) -> None:
-    """Raise FileError where the centre of a panel is not downstream of the sample. origin_mm:
-    (panel, 3). steps_mm: (panel, 2, 3).
+def check(where: object, whole: Detector) -> None:
+    """Raise FileError for a detector whose numbers are not finite, with a panel whose axes are not
+    perpendicular unit vectors, or which is not downstream of the sample. where: the file.
     """
-    to_centre = np.array(shape[::-1])[:, None] / 2
-    centres_mm = origin_mm + np.sum(steps_mm * to_centre, axis=1)
-    number = int(centres_mm[:, 2].argmax())
-    height_mm = centres_mm[number, 2]
-    if height_mm >= 0:
+    axes = np.stack([whole.fast, whole.slow], axis=1)
+    if not (np.isfinite(whole.origin_mm).all() and np.isfinite(axes).all()):
+        raise FileError(where, "finite positions of panels", "others", ABOUT_GEOMETRY)
+    lengths_mm = (whole.thickness_mm, whole.attenuation_mm)
+    if not all(0 <= length_mm < np.inf for length_mm in lengths_mm):
+        expected = "a thickness and an attenuation length of the sensor, not negative"
+        raise FileError(where, expected, f"{lengths_mm} mm", ABOUT_GEOMETRY)
+
+    lengths = np.linalg.norm(axes, axis=-1)
+    if np.abs(lengths - 1).max() > UNIT_TOLERANCE:
+        found = f"{lengths.min():g} to {lengths.max():g}"
+        raise FileError(where, "axes of panels of length 1", found, ABOUT_GEOMETRY)
+    cosine = np.abs(np.sum(axes[:, 0] * axes[:, 1], axis=-1)).max()
+    if cosine > RIGHT_ANGLE_TOLERANCE:
+        found = f"an angle of {np.degrees(np.arccos(min(cosine, 1.0))):.3f}°"
+        raise FileError(where, "perpendicular axes of each panel", found, ABOUT_GEOMETRY)
+    _check_downstream(where, whole)
+
+
+def _check_downstream(where: object, whole: Detector) -> None:
+    """Raise FileError where the centre of a panel is not downstream of the sample."""
+    slow, fast = whole.shape
+    half_mm = float(whole.pixel_mm) / 2
+    height_mm = (whole.origin_mm + half_mm * (fast * whole.fast + slow * whole.slow))[:, 2]
+    number = int(height_mm.argmax())
+    if height_mm[number] >= 0:
         expected = "a detector downstream of the sample"
-        found = f"panel {number}, {height_mm:g} mm towards the source"
+        found = f"panel {number}, {height_mm[number]:g} mm towards the source"
         raise FileError(where, expected, found, ABOUT_GEOMETRY)
 
 
@@ -123,11 +135,11 @@ def _shape(where: object, panels: Sequence[Panel]) -> tuple[int, int]:
 
 def _pixel_mm(where: object, steps_mm: np.ndarray) -> float:
     """Return the edge of all pixels, mm. steps_mm: (panel, 2, 3). Raises FileError where they
-    differ.
+    differ or are no lengths.
     """
     sizes_mm = np.linalg.norm(steps_mm, axis=-1)
     smallest, largest = sizes_mm.min(), sizes_mm.max()
-    if smallest <= 0 or largest - smallest > SQUARE_TOLERANCE * largest:
+    if not 0 < smallest <= largest < np.inf or largest - smallest > SQUARE_TOLERANCE * largest:
         found = f"{smallest:g} to {largest:g} mm"
         raise FileError(where, "square pixels of equal size", found, "Not supported.")
     return float(sizes_mm[0, 0])
