@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from spreadflow import errors, models
 from spreadflow.config import Config
 from spreadflow.io import images, nexus_writer, schema
-from spreadflow.io.images import nexus
+from spreadflow.io.images import cbf, formats, imgcif, unit_names
 from spreadflow.trial import STAGES, files
 from spreadflow.trial.stages import Stage
 
@@ -65,20 +65,39 @@ JSON, written by `simulate` or `spreadflow manifest`.
 
 IMAGES = f"""## Image files
 
-Image files are NXmx (NeXus/HDF5) and hold one frame of every stack for each shot. What is written is what nxmx, DIALS
-and our reader agree on. What is read is the first `NXentry` of definition `NXmx`, with
+Image files are {formats.FORMATS}; formats are told by content, not by name. A file of NXmx (NeXus/HDF5) holds one
+frame of every stack for each shot. What is written is what nxmx, DIALS and our reader agree on. What is read is the
+`NXentry` of definition `NXmx` (the file's `default` where there are several), with the items below; CBF and SMV
+have tables of their own. What was assumed of a file of any format, or is missing in it, is kept in `remarks` of the
+manifest, which `spreadflow manifest` prints.
 
 | item | what is read |
 |---|---|
-| `data/<signal>` | (n, slow, fast) or (n, panel, slow, fast), integer or float |
-| `instrument/<NXdetector>/<NXdetector_module>` | one panel each: `data_origin`, `data_size` of 2 or 3 elements; \
-`fast_pixel_direction`, `slow_pixel_direction` and any chain of translations and rotations they depend on, absolute or \
-relative paths, lengths in {", ".join(nexus.MM)}. Panels of equal shape, square pixels, downstream of the sample |
-| `pixel_mask`, `pixel_mask_*` | zero = good, shaped like a frame |
-| `underload_value`, `saturation_value` | trusted range, both ends included |
-| `<NXbeam>/incident_wavelength` | one value, or one per frame ({", ".join(nexus.ANGSTROM)}); its `variant`, or \
-itself, with `_weights` (or `_weight`): the spectrum, channels (m,) or (n, m), weights (n, m) |
-| `data_offset`, `data_scaling_factor` | defaults for the manifest's `offset_adu` and `adu_per_photon` |
+| `<NXdata>/<signal>` | (n, slow, fast) or (n, panel, slow, fast), or one frame without n; integer or float; links to other \
+files, virtual datasets, and `data_000001`, `data_000002`, ... of Dectris masters as one stack. Of several groups, the \
+entry's `default` first, the one that holds the modules of a detector; else `data` of the detector |
+| `<NXdetector>/<NXdetector_module>` | one panel each: `data_origin`, `data_size` of the axes of a frame, with one for \
+frames or in the order fast, slow if only that fits; `fast_pixel_direction`, `slow_pixel_direction` and any chain of \
+translations and rotations they depend on, absolute or relative paths, offsets on any link, lengths in \
+{", ".join(unit_names.MM)}. Without `depends_on`: the `module_offset`, then that of the detector. Panels of equal shape, square \
+pixels, axes at right angles, downstream of the sample. A detector without modules and `depends_on` (older Dectris masters, \
+also without `definition`) faces the beam, by `x_pixel_size`, `beam_center_x`, `beam_center_y` and `detector_distance` |
+| `pixel_mask`, `pixel_mask_*` | zero = good (no bit set), shaped like a frame, or one for each frame; also in \
+`detectorSpecific` |
+| `underload_value`, `saturation_value` | trusted range of the stored numbers, both ends included; also \
+`detectorSpecific/countrate_correction_count_cutoff`. Where they are not \
+stated: the lowest number of a signed and the two highest of an unsigned type stand for bad pixels (of 32 bits or more, \
+always); so do -1 and -2 where no lower number occurs |
+| `<NXbeam>/incident_wavelength`, `incident_energy` | of the instrument or the sample, also `wavelength` or `energy` of an \
+`NXmonochromator`: one value, or one per frame ({", ".join(unit_names.ANGSTROM)}; {", ".join(unit_names.EV)}; Å and eV where there \
+are no units and the value is likely); its `variant`, or itself, with `_weights` (or `_weight`): the spectrum, channels \
+(m,) or (n, m), weights (m,) or (n, m); or an `NXdata` in the `NXbeam` |
+| `incident_polarization_stokes` | default for the manifest's `polarization`: Kahn's K |
+| `data_offset`, `data_scaling_factor` | photons = (number + offset) · factor: defaults for the manifest's `offset_adu` and \
+`adu_per_photon`, where they are one number; those per frame or pixel are applied as a frame is read. Also `offset`, \
+`scaling_factor`, and in the detector |
+
+Anything else is refused by name. A frame whose source is missing is `UNREADABLE`, with the name of the source.
 
 McStas coordinates are converted to laboratory coordinates by diag(-1, 1, -1). `sensor_thickness` is written as
 {nexus_writer.SURFACE_MM} mm, so that the parallax correction of a reader vanishes: photons are simulated where they hit the
@@ -86,6 +105,47 @@ surface. The thickness and attenuation length of the simulated *capture* are att
 `capture_thickness_mm` and `capture_attenuation_mm`; where they are absent, the sensor captures everything.
 
 Simulated files hold the truth about their shots in the group `/truth` (below); only summaries and tests read it.
+
+## CBF and SMV
+
+A file holds one shot of one wavelength (`bandwidth` of the manifest widens it), and may be compressed with gzip as a whole.
+Panels are of equal shape, with square pixels, rectangular, and downstream of the sample. Gains are taken from headers
+where they are stated: those of LCLS say 1 ADU a photon, which is not so (`spreadflow manifest --adu-per-photon`).
+
+| of full CBF (imgCIF) | what is read |
+|---|---|
+| `_array_data` | one binary section for each array: {", ".join(cbf.TYPES)}, little-endian, by byte offsets, packed or plain; checksums \
+are verified |
+| `_array_structure_list`, `_array_structure_list_section` | a panel is an array, or a section that is a plane of one, and \
+has an axis along each of its two indices, `increasing` |
+| `_array_structure_list_axis` | pixel size; a `displacement` is of the first pixel's centre, and 0 its outer edge, as \
+cctbx.xfel writes and DIALS reads it |
+| `_axis`, `_diffrn_scan_frame_axis`, else `_diffrn_scan_axis` | the chain of translations and rotations that places \
+pixels, and its one setting. imgCIF's frame, z towards the source, is the laboratory frame |
+| `_diffrn_radiation_wavelength` | the wavelength; a spectrum where there are several, with `wt` |
+| `_diffrn_radiation` | `polarizn_source_ratio` and `polarizn_source_norm`: default for the manifest's `polarization`, as Kahn's K along x |
+| `_array_intensities` | `overload`: upper end of the trusted range. `undefined_value`: all up to it is not trusted; masked \
+where it is positive. `gain`, `scaling`, `offset`; `linearity` {", ".join(imgcif.LINEAR)} |
+
+| of mini CBF (PILATUS_1.2) | what is read |
+|---|---|
+| `Pixel_size`, `Detector_distance`, `Beam_xy` | one panel across the beam, fast axis along x, rows downwards; \
+`Detector_2theta` has to be 0 |
+| `Wavelength` | Å |
+| `Count_cutoff` | upper end of the trusted range, whose lower one is 0; the two largest numbers of an unsigned type are \
+masked |
+| `Silicon sensor, thickness 0.000320 m` | thickness of the sensor (Si, CdTe, GaAs), for the photons that it captures |
+
+| of SMV | what is read |
+|---|---|
+| `SIZE1`, `SIZE2`, `BYTE_ORDER`, `TYPE`, `Data_type` | (slow, fast) pixels, as fabio reads them |
+| `PIXEL_SIZE`, `DISTANCE` | mm; one panel across the beam, as of mini CBF; `TWOTHETA` has to be 0 |
+| `XDS_ORGX`, `XDS_ORGY` | the beam centre in px along fast and slow, 1 = centre of the first pixel |
+| else `BEAM_CENTER_X`, `BEAM_CENTER_Y` | in mm along slow and fast, from the outer corner of the first pixel: the \
+convention that DIALS assumes of ADSC headers. Other programs mean other axes: compare with the direct beam |
+| `WAVELENGTH` | Å |
+| `IMAGE_PEDESTAL`, `GAIN`, `CCD_IMAGE_SATURATION` | ADU; 0 is not trusted where there is a pedestal, nor is the largest \
+number of the type |
 
 ## Masks
 
@@ -95,7 +155,8 @@ The masks of the image file, the manifest and the configuration are combined: a 
 ## Experiment lists
 
 `level0.expt` is a DIALS ExperimentList (JSON) with one beam and the detector. Any list can be read whose experiments
-share one detector with panels of equal shape, in any hierarchy, and a beam along the laboratory z axis.
+share one detector with panels of equal shape, in any hierarchy, downstream of the sample, and a beam along the
+laboratory z axis.
 
 `predict.expt` and `predict.refl` hold the lattices of `predict` and the reflections that it chose, as DIALS reads them: an
 experiment for each lattice, named by shot and number (identifier `<shot_id>-<k>`), with the detector that `reindex` used,
@@ -137,7 +198,7 @@ nothing else is lost.
 
 | what | ends as |
 |---|---|
-| image file missing, truncated, not HDF5, not NXmx, of another size or frame count | each of its shots `UNREADABLE` |
+| image file missing, truncated, of no known format, of another size or frame count | each of its shots `UNREADABLE` |
 | image file of another number or shape of panels than the run | each of its shots `UNREADABLE` |
 | frame that does not decompress | `UNREADABLE` |
 | no image file of a run readable, and no geometry supplied | error (4) |

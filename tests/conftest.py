@@ -49,6 +49,17 @@ def shared_data(pytestconfig) -> Path:
 
 
 @pytest.fixture(scope="session")
+def real_stills(pytestconfig) -> Path:
+    """The folder of real stills, beside that of reference data; the test is skipped where it is
+    absent.
+    """
+    path = pytestconfig.getoption("--data-dir").parent / "real"
+    if not path.is_dir():
+        pytest.skip(f"no real stills at {path}: pytest --data-dir FOLDER")
+    return path
+
+
+@pytest.fixture(scope="session")
 def filled():
     """A function that gives all columns of a schema kind: those supplied, zeros elsewhere; tables
     without a size are empty.

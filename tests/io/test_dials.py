@@ -170,6 +170,30 @@ def test_what_can_not_be_used_is_one_clear_error(tmp_path, spoil):
         read_expt(tmp_path / "a.expt")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("origin", [0, 0, 400], "downstream of the sample; found panel 1, "),
+        ("origin", [0, np.nan, -100], "finite positions of panels"),
+        ("fast_axis", [2, 0, 0], "axes of panels of length 1; found 1 to 2"),
+        ("fast_axis", [0, 1, 0], "perpendicular axes of each panel; found an angle of 0.000°"),
+    ],
+)
+def test_a_panel_that_can_not_be_is_one_clear_error(tmp_path, key, value, message):
+    path = tmp_path / "a.expt"
+    write_expt(path, detector(2), wavelength=1.0)
+    tree = json.loads(path.read_text())
+    tree["detector"][0]["panels"][1].update(fast_axis=[1, 0, 0], slow_axis=[0, -1, 0])
+    path.write_text(json.dumps(tree))
+    assert read_expt(path).n_panels == 2
+
+    tree["detector"][0]["panels"][1][key] = value
+    path.write_text(json.dumps(tree))
+    with pytest.raises(FileError, match=message) as caught:
+        read_expt(path)
+    assert str(path) in str(caught.value)
+
+
 @pytest.mark.parametrize("content", [None, "", "[]", "{}"])
 def test_what_is_no_experiment_list_is_one_clear_error(tmp_path, content):
     if content is not None:

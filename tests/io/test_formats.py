@@ -2,6 +2,7 @@
 reader knows is one clear error.
 """
 
+import gzip
 from pathlib import Path
 
 import h5py
@@ -34,6 +35,8 @@ class MemoryFile:
         self.mask[0, 0, 0] = False
         self.trusted_range = (0.0, 100.0)
         self.pedestal = (3.0, 2.0)
+        self.polarization = None
+        self.remarks: list[str] = []
         self.shot_ids = None
         self.is_open = True
         self._seed = sum(path.name.encode())
@@ -122,7 +125,9 @@ def test_a_bank_takes_spectra_of_another_format(opened, run):
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (b"###CBF: VERSION 1.5", r"found a file that begins with b'###CBF: VERSION '"),
+        (b"SIMPLE=T / a FITS file", r"found a file that begins with b'SIMPLE=T / a FIT'"),
+        (gzip.compress(b"SIMPLE=T", mtime=0), r"found a file that begins with b'SIMPLE=T'"),
+        (b"\x1f\x8b not gzip", r"found a file that begins with b'.x1f.x8b not gzip'"),
         (b"", r"found an empty file"),
         (None, r"expected an image file; found .*No such file"),
     ],

@@ -13,6 +13,7 @@ import pytest
 from spreadflow import cli
 from spreadflow.errors import FileError, Outcome
 from spreadflow.io import images, nexus_writer
+from spreadflow.io.images import nexus
 from spreadflow.io.truth import FileTruth, read_truth, true_curves
 from spreadflow.models import Detector, Shot
 
@@ -459,3 +460,90 @@ def test_nanobragg_run(shared_data, tmp_path):
     assert np.isclose(shot.spectrum.mean_energy_ev, truth["images"][3]["mean_energy_eV"])
     assert shot.mask.all()
     assert shot.saturated_fraction == 0
+
+
+def test_why_shots_can_not_be_used_is_the_same_in_all_files(run, tmp_path):
+    """The reader's error without the path."""
+    unit = "entry/instrument/beam/incident_wavelength_1Dspectrum"
+    for k in range(2):
+        edit(tmp_path / f"{k}.nxs", lambda f: f[unit].attrs.update(units="furlong"))
+    source = images.Source(run)
+    assert outcomes(source) == [Outcome.BAD_SPECTRUM] * 6
+    (cause,) = set(source.causes.values())
+    assert sorted(source.causes) == list(range(6))
+    assert cause.startswith(f"/{unit}: expected units among")
+    assert "'furlong'" in cause
+
+
+def test_missing_files_and_masks_the_other_way_round_say_why(run, tmp_path):
+    _missing(tmp_path / "0.nxs")
+    with h5py.File(tmp_path / "mask.h5", "w") as f:
+        f["mask"] = np.arange(640).reshape(SHAPE) >= 7
+    source = images.Source(run, mask=tmp_path / "mask.h5", geometry=DETECTOR)
+    assert outcomes(source) == [Outcome.UNREADABLE] * 3 + [Outcome.MASKED] * 3
+    assert str(tmp_path) not in source.causes[0]
+    assert source.causes[3].startswith("99% of the pixels are masked, 99% with those")
+
+
+def test_constant_and_lost_frames_say_why(tmp_path):
+    write(tmp_path / "0.nxs", np.stack([np.full(SHAPE, 3), *noise(3)]), corrupt=[1, 2])
+    images.write_manifest(tmp_path / "manifest.json", RUN, [tmp_path / "0.nxs"])
+    source = images.Source(tmp_path / "manifest.json")
+    lost = [Outcome.UNREADABLE] * 2
+    assert outcomes(source) == [Outcome.EMPTY, *lost, "read"]
+    assert source.causes[0] == "every pixel that may be used is 3"
+    assert source.causes[1] == source.causes[2]
+    assert len(source.problems) == 1
+    assert "0.nxs, frame 1" in source.problems[0]
+
+
+def _polarize(path, value: float) -> None:
+    """State a polarization in an image file."""
+    with h5py.File(path, "r+") as f:
+        f["entry/instrument/beam/incident_polarization_stokes"][...] = [1.0, value, 0.0, 0.0]
+
+
+def test_manifest_takes_the_polarization_from_the_files(run, tmp_path):
+    """What the call states wins, with a word; files that differ in it are different runs."""
+    paths = [tmp_path / f"{k}.nxs" for k in range(2)]
+    for path in paths:
+        _polarize(path, -1.0)
+    out = tmp_path / "manifest.json"
+    stated = images.write_manifest(out, RUN, paths)
+    assert (stated.polarization, stated.remarks) == (-1.0, [])
+    assert images.Source(out).polarization == -1.0
+
+    other = images.write_manifest(out, RUN, paths, polarization=0.5, adu_per_photon=9.0)
+    assert other.polarization == 0.5
+    assert other.remarks == [
+        "adu_per_photon: 9 is used in place of 4, which the files state or leave open",
+        "polarization: 0.5 is used in place of -1, which the files state or leave open",
+    ]
+    _polarize(paths[1], 0.9)
+    with pytest.raises(FileError, match=r"gain and polarization as in"):
+        images.write_manifest(out, RUN, paths)
+
+
+def test_manifest_command_tells_what_was_assumed(run, tmp_path, capsys):
+    for k in range(2):
+        edit(tmp_path / f"{k}.nxs", _without_unit)
+    out = tmp_path / "manifest.json"
+    assert cli.main(["manifest", f"{tmp_path}/*.nxs", "--out", str(out), "--run", RUN]) == 0
+    printed = capsys.readouterr().err.splitlines()
+    assert printed == [f"{out}: incident_wavelength has no units: taken as Å"]
+    assert images.read_manifest(out).remarks == ["incident_wavelength has no units: taken as Å"]
+    before = images.Source(out).identity
+    out.write_text(json.dumps(json.loads(out.read_text()) | {"remarks": []}))
+    assert images.Source(out).identity == before
+
+
+def _without_unit(f) -> None:
+    del f["entry/instrument/beam/incident_wavelength_1Dspectrum"].attrs["units"]
+
+
+def test_many_remarks_are_counted(run, tmp_path, monkeypatch):
+    """Files that differ in what they leave open don't fill the manifest."""
+    remarks = [f"remark {k}" for k in range(15)]
+    monkeypatch.setattr(nexus.NexusFile, "remarks", property(lambda _: remarks))
+    manifest = images.write_manifest(tmp_path / "m.json", RUN, [tmp_path / "0.nxs"])
+    assert manifest.remarks == [*remarks[:10], "and 5 more remarks of this kind"]

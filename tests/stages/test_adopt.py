@@ -263,9 +263,10 @@ def test_each_line_has_one_end(usual, adopted_run):
     assert set(zip(*ids, strict=True)) == set(
         zip(lines["lines/shot_id"], lines["lines/k"], strict=True)
     )
-    assert [Outcome(x) for x in adopted_run.reindex["shots/outcome"]].count(
-        Outcome.NOT_SUPPLIED
-    ) == 1
+    outcomes = adopted_run.reindex["shots/outcome"]
+    reasons = adopted_run.reindex["shots/reason"]
+    lost = [(outcome, reason) for outcome, reason in zip(outcomes, reasons, strict=True) if outcome]
+    assert lost == [(Outcome.NOT_SUPPLIED, b"no lattice is supplied for it")]
 
 
 def test_the_product_is_that_of_the_usual_way(usual, adopted_run):

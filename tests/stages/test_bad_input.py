@@ -12,6 +12,7 @@ written missing; a product of another stage    |
 """
 
 import json
+import logging
 import shutil
 from contextlib import closing
 
@@ -22,6 +23,8 @@ import pytest
 from spreadflow import cli
 from spreadflow.errors import Outcome
 from spreadflow.io import images, nexus_writer, store
+from spreadflow.report.index import headline
+from spreadflow.report.index import make as report_of_index
 
 FILES = {
     "good0": Outcome.INDEXED,
@@ -88,6 +91,7 @@ def call(tiny_run, capsys):
         }
         how |= {"cell": tiny_run["cell"], "space_group": tiny_run["space_group"]}
         text = json.dumps({"index": how | keys} if config is None else config)
+        logging.getLogger(word).handlers.clear()  # they write to the stderr of an earlier test
         capsys.readouterr()
         try:
             status = cli.main([word, "--config", text, *map(str, argv)])
@@ -150,6 +154,13 @@ def test_each_bad_image_has_one_outcome_and_costs_no_other(
     } == FILES
     for name in ("missing", "truncated"):
         assert sum(f"{name}.nxs" in line for line in log) == 1
+    for words in ("1 empty: every pixel that may be used is 0", "1 bad_spectrum: a spectrum"):
+        assert sum(words in line for line in log) == 1, log
+    figures, _ = report_of_index("index", [product], [folder / "all.json"])
+    reasons = {(cause["outcome"], cause["n_shots"]) for cause in figures["reasons"]}
+    assert reasons == {(end.name.lower(), 1) for end in FILES.values() if end != Outcome.INDEXED}
+    assert len(figures["reasons"]) == len(FILES) - 2
+    assert figures["reasons"][0]["reason"] in "".join(headline(figures))
     assert call("index", "--images", folder / "good.json", "--out", tmp_path / "index.h5")[0] == 0
     for path, columns in rows(tmp_path / "index.h5", folder / "good.json").items():
         for dataset, values in columns.items():
@@ -165,7 +176,11 @@ def test_a_mask_of_nan_only_masks_every_shot_that_can_be_read(call, folder, tmp_
     )
 
     assert status == 0
-    assert [Outcome(x) for x in store.read(out, "index")["shots/outcome"]] == [Outcome.MASKED] * 2
+    table = store.read(out, "index")
+    assert [Outcome(x) for x in table["shots/outcome"]] == [Outcome.MASKED] * 2
+    assert [reason[:31] for reason in table["shots/reason"]] == [
+        b"100% of the pixels are masked, "
+    ] * 2
 
 
 REFUSED = {

@@ -3,13 +3,14 @@ verifies those of FILE.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 
 def add_to(words: argparse._SubParsersAction) -> None:
     """Add the word."""
     p = words.add_parser("manifest", help="describe the image files of a run, or check them")
-    images_help = "NXmx files; quote patterns to have them sorted here"
+    images_help = "image files (NXmx, CBF, SMV); quote patterns to have them sorted here"
     p.add_argument("images", nargs="*", metavar="GLOB", help=images_help)
     p.add_argument("--out", type=Path, required=True, help="the manifest")
     p.add_argument("--run", help="name of the run (default: the folder of --out)")
@@ -17,8 +18,8 @@ def add_to(words: argparse._SubParsersAction) -> None:
     p.add_argument("--offset-adu", type=float, help=offset_help)
     gain_help = "gain (default: as the files state, else 1)"
     p.add_argument("--adu-per-photon", type=float, help=gain_help)
-    polarization_help = "Kahn's K along the lab x axis (default 1)"
-    p.add_argument("--polarization", type=float, default=1.0, help=polarization_help)
+    polarization_help = "Kahn's K along the lab x axis (default: as the files state, else 1)"
+    p.add_argument("--polarization", type=float, help=polarization_help)
     bandwidth_help = "relative FWHM of pulses without a spectrum (default: a single energy)"
     p.add_argument("--bandwidth", type=float, help=bandwidth_help)
     mask_help = "HDF5 file with a dataset `mask`, non-zero = not to be used"
@@ -46,5 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
         bandwidth=arguments.bandwidth,
         mask=arguments.mask,
     )
+    for remark in manifest.remarks:
+        print(f"{arguments.out}: {remark}", file=sys.stderr)
     n_shots = sum(file.n_frames for file in manifest.files)
     print(f"{arguments.out}: {len(manifest.files)} files, {n_shots} shots")

@@ -16,6 +16,7 @@ import numpy as np
 
 from spreadflow.errors import FileError
 from spreadflow.io import store
+from spreadflow.io.images.panels import check
 from spreadflow.models import Detector
 from spreadflow.physics import symmetry
 
@@ -403,7 +404,7 @@ def _detector(path: Path, tree: dict) -> Detector:
     lab = np.array([frames[number] for number in range(len(panels))])
     fast, slow = panels[0]["image_size"]
     mu = panels[0].get("mu", 0.0)
-    return Detector(
+    whole = Detector(
         origin_mm=lab[:, :3, 3],
         fast=lab[:, :3, 0],
         slow=lab[:, :3, 1],
@@ -412,6 +413,8 @@ def _detector(path: Path, tree: dict) -> Detector:
         thickness_mm=panels[0].get("thickness", 0.0),
         attenuation_mm=1 / mu if mu else 0.0,
     )
+    check(path, whole)
+    return whole
 
 
 def _kind(panel: dict) -> tuple:

@@ -15,7 +15,7 @@ import numpy as np
 
 from spreadflow import __version__
 from spreadflow.io import store
-from spreadflow.io.images.nexus import LAB_FROM_MCSTAS
+from spreadflow.io.images.nexus_geometry import LAB_FROM_MCSTAS
 from spreadflow.io.truth import FileTruth, write_truth
 from spreadflow.models import Detector
 from spreadflow.physics.geometry import beam_center, distances_mm

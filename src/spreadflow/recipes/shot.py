@@ -2,6 +2,7 @@
 product.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -40,6 +41,8 @@ HEADER_SIGMA_MM = 0.3
 the first refinement of the geometry.
 """
 
+MOST_REASONS = 20
+"""Reasons for which shots were not indexed that log and summary have, the most frequent ones."""
 
 LARGEST_ETA_RAD = 0.5 * DEG
 """Mosaic spread beyond which a lattice is none: wrong ones explain everything by smearing all nodes
@@ -51,6 +54,8 @@ class Result(NamedTuple):
     """What came of one shot."""
 
     outcome: Outcome
+    reason: str = ""
+    """why it is not indexed, in words that are the same for all shots with the same cause"""
     mean_energy_ev: float = np.nan
     pulse_photons: float = np.nan
     spots: Spots | None = None
@@ -96,26 +101,28 @@ def index(
     energy = float(shot.spectrum.mean_energy_ev)
     photons = float(shot.spectrum.photons.sum())
     if shot.saturated_fraction > section.saturated_fraction_max:
-        return Result(Outcome.SATURATED, energy, photons)
+        reason = f"more than {section.saturated_fraction_max:.2%} of the pixels are overloads"
+        return Result(Outcome.SATURATED, reason, energy, photons)
     all_spots = _find_spots(shot, section, detector, energy)
+    lost = Result(Outcome.NO_LATTICE, "", energy, photons, all_spots)
     if supplied is None:
-        if len(all_spots.fast) < section.spots.min_spots:
-            return Result(Outcome.BLANK, energy, photons, all_spots)
-        if len(all_spots.fast) > section.spots.max_spots:
-            return Result(Outcome.OVERFLOW, energy, photons, all_spots)
+        outcome, reason = _too_few_or_many(len(all_spots.fast), section)
+        if reason:
+            return lost._replace(outcome=outcome, reason=reason)
         sigma_mm = 0.0 if is_refined else HEADER_SIGMA_MM
         lattices = _find_lattices(all_spots, shot, section, detector, sigma_mm)
     else:
         lattices = _hold_lattices(supplied, all_spots, shot, section, detector)
     if not lattices:
-        return Result(Outcome.NO_LATTICE, energy, photons, all_spots)
+        return lost._replace(reason="no lattice near the target explains enough spots")
     integrated = _integrate(shot, section, detector, polarization, lattices)
     n_refused = 0
     if supplied is None:
         enough = [of_lattice.is_enough for of_lattice in integrated.evidences]
         n_refused = enough.count(False)
         if n_refused == len(lattices):
-            return Result(Outcome.NO_LATTICE, energy, photons, all_spots, n_refused=n_refused)
+            reason = "lattices that explain spots have no signal where they predict it"
+            return lost._replace(reason=reason, n_refused=n_refused)
         if n_refused:
             lattices = [
                 lattice for lattice, is_enough in zip(lattices, enough, strict=True) if is_enough
@@ -133,6 +140,18 @@ def index(
         n_refused=n_refused,
         psf_fwhm_mm=integrated.point_spread.width_px * float(detector.pixel_mm) / FIBRE_SHAPE,
     )
+
+
+def _too_few_or_many(n_spots: int, section: IndexSection) -> tuple[Outcome, str]:
+    """Return how a shot ends whose spots are too few or too many for lattices, and why; INDEXED and
+    '' where they are neither.
+    """
+    settings = section.spots
+    if n_spots < settings.min_spots:
+        return Outcome.BLANK, f"fewer than {settings.min_spots} spots"
+    if n_spots > settings.max_spots:
+        return Outcome.OVERFLOW, f"more than {settings.max_spots} spots: is the gain right?"
+    return Outcome.INDEXED, ""
 
 
 def _find_spots(shot: Shot, section: IndexSection, detector: Detector, energy: float) -> Spots:
@@ -405,6 +424,7 @@ def tables_of(result: Result, identity: dict[str, Any]) -> dict[str, dict[str, n
     """
     shot = identity | {
         "outcome": result.outcome,
+        "reason": result.reason.encode(errors="backslashreplace"),
         "mean_energy_ev": result.mean_energy_ev,
         "pulse_photons": result.pulse_photons,
         "n_spots": 0 if result.spots is None else len(result.spots.fast),
@@ -422,6 +442,20 @@ def tables_of(result: Result, identity: dict[str, Any]) -> dict[str, dict[str, n
             **result.reflections._asdict(),
         }
     return tables
+
+
+def reasons_of(outcomes: np.ndarray, reasons: np.ndarray) -> Counter[tuple[int, str]]:
+    """Return how many shots were not indexed for which reason: (outcome, reason) → shots. outcomes,
+    reasons: columns of `shots`.
+    """
+    pairs = Counter(zip(outcomes.tolist(), reasons.tolist(), strict=True))
+    return Counter(
+        {
+            (outcome, reason.decode(errors="ignore")): n_shots
+            for (outcome, reason), n_shots in pairs.items()
+            if outcome != Outcome.INDEXED and reason
+        }
+    )
 
 
 def _spot_columns(all_spots: Spots, lattices: Sequence[Lattice]) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from spreadflow.io import images, store
 from spreadflow.io.truth import read_truth
 from spreadflow.models import Detector, ReflectionFlag
 from spreadflow.physics import geometry
+from spreadflow.recipes.shot import MOST_REASONS, reasons_of
 from spreadflow.report import style, truth
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
 from spreadflow.report.figures import columns, outcome_counts
@@ -21,6 +22,9 @@ from spreadflow.report.style import percent, say
 
 HITS = (Outcome.INDEXED, Outcome.NO_LATTICE, Outcome.OVERFLOW)
 """Outcomes of shots with enough spots for a crystal."""
+
+MOST_SHOWN = 5
+"""Reasons for which shots were not indexed that the headline tells."""
 
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
@@ -41,6 +45,10 @@ def headline(figures: dict[str, Any]) -> list[str]:
         "signal where they predict it",
         f"r.m.s.d. {radial}, {transverse} over {say(figures['n_rmsd'])} reflections",
         f"{say(figures['seconds_per_shot_per_core'])} s per shot and core",
+        *(
+            f"{say(cause['n_shots'])} {cause['outcome'].replace('_', ' ')}: {cause['reason']}"
+            for cause in figures["reasons"][:MOST_SHOWN]
+        ),
     ]
     if figures["misorientation_deg_median"] is None:
         return lines
@@ -105,6 +113,7 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
         "n_indexed": n_indexed,
         "index_rate": n_indexed / n_hits if n_hits else None,
         "outcomes": outcome_counts(outcome, Outcome),
+        "reasons": _reasons(runs),
         "n_lattices": len(k),
         "n_lattices_second": int((k > 0).sum()),
         "n_lattices_refused": int(_concatenated(runs, "shots/n_refused").sum()),
@@ -121,6 +130,17 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
         "bandwidth": next((run.bandwidth for run in runs if run.bandwidth), None),
     }
     return figures | _residuals(runs) | _against_truth(runs)
+
+
+def _reasons(runs: list[IndexedRun]) -> list[dict[str, Any]]:
+    """Return why shots were not indexed, the most frequent reasons first."""
+    reasons = reasons_of(
+        _concatenated(runs, "shots/outcome"), _concatenated(runs, "shots/reason")
+    ).most_common(MOST_REASONS)
+    return [
+        {"outcome": Outcome(outcome).name.lower(), "reason": reason, "n_shots": n_shots}
+        for (outcome, reason), n_shots in reasons
+    ]
 
 
 def _concatenated(runs: list[IndexedRun], column: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The product of the shots of a run: what `index`, `reindex` and `adopt` write, block by block."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from spreadflow.io.images import Source
 from spreadflow.log import logger, warn
 from spreadflow.models import Spots
 from spreadflow.parallel import World
-from spreadflow.recipes.shot import Result, index, tables_of
+from spreadflow.recipes.shot import MOST_REASONS, Result, index, reasons_of, tables_of
 from spreadflow.stages import blocks as skeleton
 
 MAX_REFUSED = 0.05
@@ -77,12 +78,9 @@ def index_shots(
     """
     log = logger(product.word, world)
     config = section.model_dump(mode="json")
-    size = section.block_shots
-    shots = np.arange(source.n_shots)
-    of_blocks = np.array_split(shots, range(size, source.n_shots, size))
-    ids = [source.shots["shot_id"][block].tolist() for block in of_blocks]
-    key = store.digest(config, inputs)
-    parts = store.Parts(product.path, product.kind, key, ids)
+    of_blocks, parts = _blocks(product, source, section.block_shots, store.digest(config, inputs))
+    for remark in source.manifest.remarks:
+        log.info("%s: %s", source.path, remark)
 
     def make(block: int) -> store.Columns:
         pieces = [
@@ -95,6 +93,8 @@ def index_shots(
 
     skeleton.run(parts, make, product.word, world)
     counts = skeleton.outcomes(parts, "shots/outcome", Outcome, world)
+    for line in _reasons(parts, world):
+        log.info("%s", line)
     lattice_counts = _lattice_counts(parts, section, world)
     width = _bandwidth(parts, of_blocks, source, world)
     warnings = [*warnings_of(lattice_counts, section.domain_ang), *_bandwidth_warnings(width)]
@@ -118,6 +118,30 @@ def index_shots(
         lattice_counts.taken,
         lattice_counts.refused,
     )
+
+
+def _blocks(
+    product: ShotProduct, source: Source, size: int, key: str
+) -> tuple[list[np.ndarray], store.Parts]:
+    """Return the numbers of the shots of each block, of a size, and the parts that they make."""
+    of_blocks = np.array_split(np.arange(source.n_shots), range(size, source.n_shots, size))
+    ids = [source.shots["shot_id"][block].tolist() for block in of_blocks]
+    return of_blocks, store.Parts(product.path, product.kind, key, ids)
+
+
+def _reasons(parts: store.Parts, world: World) -> list[str]:
+    """Return why shots were not indexed, and how many, the most frequent reasons first, a line
+    each. Collective.
+    """
+    own = Counter[tuple[int, str]]()
+    for block in range(world.rank, len(parts.keys), world.size):
+        columns = parts.read(block, ["shots/outcome", "shots/reason"])
+        own.update(reasons_of(columns["shots/outcome"], columns["shots/reason"]))
+    reasons = sum(world.gather(own), Counter[tuple[int, str]]())
+    return [
+        f"{n_shots} {Outcome(outcome).name.lower()}: {reason}"
+        for (outcome, reason), n_shots in reasons.most_common(MOST_REASONS)
+    ]
 
 
 def _lattice_counts(parts: store.Parts, section: IndexSection, world: World) -> LatticeCounts:
@@ -214,11 +238,11 @@ def _index_shot(
     start = time.process_time()
     lattices = None if supplied is None else supplied.get(number, [])
     if lattices == []:
-        result = Result(Outcome.NOT_SUPPLIED)
+        result = Result(Outcome.NOT_SUPPLIED, "no lattice is supplied for it")
     else:
         shot = source.read(number)
         if isinstance(shot, Outcome):
-            result = Result(shot)
+            result = Result(shot, source.causes.pop(number, ""))
         else:
             result = index(
                 shot,

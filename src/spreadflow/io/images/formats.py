@@ -1,6 +1,6 @@
 """Formats of image files: what every reader offers, and which reader opens a file.
 
-A reader is a class in a module of its own, such as `nexus`. This module alone names it.
+A reader is a module of its own, such as `nexus`. This module alone names it.
 """
 
 from pathlib import Path
@@ -10,14 +10,18 @@ import h5py
 import numpy as np
 
 from spreadflow.errors import FileError
+from spreadflow.io.images import cbf, content, smv
 from spreadflow.io.images.nexus import NexusFile
 from spreadflow.models import Detector, Spectrum
 
-FORMATS = "NXmx (HDF5)"
+FORMATS = "NXmx (HDF5), full and mini CBF, SMV"
 """The formats that there are readers of, in words."""
 
+N_BYTES_READ = 64
+"""First bytes by which formats are told from each other."""
+
 N_BYTES_SHOWN = 16
-"""Bytes of an unknown file that its error shows: formats tell themselves by their first ones."""
+"""Bytes of an unknown file that its error shows."""
 
 
 class ImageFile(Protocol):
@@ -40,19 +44,32 @@ class ImageFile(Protocol):
 
     @property
     def trusted_range(self) -> tuple[float, float]:
-        """The lowest and the highest trusted ADU, both inclusive; infinite where not stated."""
+        """The lowest and the highest trusted ADU of what `frame` returns, both inclusive; infinite
+        where not stated.
+        """
 
     @property
     def pedestal(self) -> tuple[float, float]:
-        """The pedestal (ADU) and the gain (ADU per photon); 0 and 1 where not stated."""
+        """The pedestal (ADU) and the gain (ADU per photon) of what `frame` returns; 0 and 1 where
+        not stated.
+        """
+
+    @property
+    def polarization(self) -> float | None:
+        """Kahn's K along the lab x axis, as the header has it; None where not stated."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the file leaves open and was assumed, or lacks: a sentence each, without a path."""
 
     @property
     def shot_ids(self) -> np.ndarray | None:
         """The (frame,) uint64 identities that the file itself gives its shots, or None."""
 
     def frame(self, number: int) -> np.ndarray:
-        """Return an image (panel, slow, fast) as it is stored, ADU. Raises OSError where it is
-        damaged.
+        """Return an image (panel, slow, fast) as it is stored, ADU. What differs between images,
+        or pixels, of offset and gain was applied; NaN where a pixel of this image alone must not be
+        used. Raises OSError where it is damaged.
         """
 
     def spectrum(self, number: int) -> Spectrum:
@@ -76,12 +93,16 @@ def open_image(path: Path | str) -> ImageFile:
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
-            beginning = file.read(N_BYTES_SHOWN)
+        beginning = content.beginning(path, N_BYTES_READ)
     except OSError as error:
         raise FileError(path, "an image file", error, "Check where the images are.") from None
     if h5py.is_hdf5(path):
         return NexusFile(path)
+    if beginning.startswith(cbf.MAGIC):
+        return cbf.open_cbf(path)
+    if smv.is_smv(beginning):
+        return smv.open_smv(path)
     expected = f"an image file in a format that can be read: {FORMATS}"
-    found = f"a file that begins with {beginning!r}" if beginning else "an empty file"
+    shown = beginning[:N_BYTES_SHOWN]
+    found = f"a file that begins with {shown!r}" if shown else "an empty file"
     raise FileError(path, expected, found, "Convert it to NXmx: docs/files.md, image files.")

@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -22,8 +23,17 @@ GEOMETRY = ("origin_mm", "fast", "slow", "pixel_mm")
 GEOMETRY_TOLERANCE = 1e-6
 """Largest difference of these fields between files, mm or of unit vectors: that of rounding."""
 
+POLARIZATION_TOLERANCE = 0.02
+"""Largest difference of Kahn's K between files, or from what is used, that needs no word."""
+
+MOST_REMARKS = 10
+"""Remarks about the files that a manifest keeps; more are counted."""
+
 LONGEST_SHOWN = 80
 """Letters of a wrong value that an error shows."""
+
+JSON_OBJECT = re.compile(rb'\s*\{\s*["}]')
+"""The beginning of a JSON object; a header of SMV begins with a brace too, and has no quotes."""
 
 HOW_TO_WRITE = "Write it with `spreadflow manifest`."
 """What to do about a manifest that is none."""
@@ -65,6 +75,8 @@ class Manifest(BaseModel):
     """HDF5 file, path as for `files`, whose dataset `mask` is non-zero where a pixel is not to be
     used
     """
+    remarks: list[str] = []
+    """what the files leave open and was assumed, or say otherwise than the manifest"""
     files: list[ManifestFile]
     """in the order of the shots"""
 
@@ -76,6 +88,9 @@ class _Header(NamedTuple):
     """pedestal (ADU) and gain (ADU per photon)"""
     detector: Detector
     n_frames: int
+    polarization: float | None
+    """Kahn's K; None where not stated"""
+    remarks: list[str]
 
 
 def shot_id(run: str, filename: str, frame: int) -> int:
@@ -92,16 +107,17 @@ def write_manifest(
     *,
     offset_adu: float | None = None,
     adu_per_photon: float | None = None,
-    polarization: float = 1.0,
+    polarization: float | None = None,
     bandwidth: float | None = None,
     mask: Path | str | None = None,
     checksums: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Describe image files, in this order, at `out`.
 
-    offset_adu, adu_per_photon: None = as the files state, else 0 and 1. checksums: file name → one
-    that was computed before; the others are computed here. Raises FileError for a file that can't
-    be read, differs in geometry, offset or gain, or has the name of another.
+    offset_adu, adu_per_photon, polarization: None = as the files state, else 0, 1 and 1. checksums:
+    file name → one that was computed before; the others are computed here. Raises FileError for a
+    file that can't be read, differs in geometry, offset, gain or polarization, or has the name of
+    another.
     """
     out = Path(out)
     paths = [Path(path) for path in images]
@@ -111,7 +127,15 @@ def write_manifest(
     headers = [_read_header(path) for path in paths]
     _check_settings(paths, headers)
 
-    stated_offset, stated_gain = headers[0].pedestal
+    stated = _stated(headers[0])
+    supplied = {
+        "offset_adu": offset_adu,
+        "adu_per_photon": adu_per_photon,
+        "polarization": polarization,
+    }
+    used = stated | {name: own for name, own in supplied.items() if own is not None}
+    remarks = _differences(used, stated)
+    remarks += [remark for header in headers for remark in header.remarks]
     files = [
         _describe(path, header.n_frames, out.parent, checksums or {})
         for path, header in zip(paths, headers, strict=True)
@@ -119,11 +143,12 @@ def write_manifest(
     try:
         manifest = Manifest(
             run=run,
-            offset_adu=stated_offset if offset_adu is None else offset_adu,
-            adu_per_photon=stated_gain if adu_per_photon is None else adu_per_photon,
-            polarization=polarization,
+            offset_adu=used["offset_adu"],
+            adu_per_photon=used["adu_per_photon"],
+            polarization=used["polarization"],
             bandwidth=bandwidth,
             mask=None if mask is None else _relative(Path(mask), out.parent),
+            remarks=_few(remarks),
             files=files,
         )
     except ValidationError as error:
@@ -132,6 +157,40 @@ def write_manifest(
     with store.replacing(out) as temporary:
         temporary.write_text(manifest.model_dump_json(indent=1) + "\n")
     return manifest
+
+
+def _stated(header: _Header) -> dict[str, float]:
+    """Return what a header says of the numbers of its pixels, under the names of the manifest's
+    fields; where it does not say, 0, 1 and 1.
+    """
+    offset_adu, adu_per_photon = header.pedestal
+    polarization = 1.0 if header.polarization is None else header.polarization
+    return {
+        "offset_adu": offset_adu,
+        "adu_per_photon": adu_per_photon,
+        "polarization": polarization,
+    }
+
+
+def _differences(used: Mapping[str, float], stated: Mapping[str, float]) -> list[str]:
+    """Return a sentence about each number that is used in place of what files state."""
+    return [
+        f"{name}: {value:g} is used in place of {stated[name]:g}, which the files state or leave "
+        "open"
+        for name, value in used.items()
+        if not np.isclose(value, stated[name])
+    ]
+
+
+def _few(remarks: Sequence[str]) -> list[str]:
+    """Return remarks, none twice; where there are many, the first of them and how many more. Names
+    in damaged files may hold what is no text.
+    """
+    printable = [remark.encode(errors="backslashreplace").decode() for remark in remarks]
+    different = list(dict.fromkeys(printable))
+    kept = different[:MOST_REMARKS]
+    n_more = len(different) - len(kept)
+    return [*kept, f"and {n_more} more remarks of this kind"] if n_more else kept
 
 
 def _check_names(paths: Sequence[Path]) -> None:
@@ -147,16 +206,19 @@ def _check_names(paths: Sequence[Path]) -> None:
 def _read_header(path: Path) -> _Header:
     """Return the header of an image file. Raises FileError."""
     with closing(open_image(path)) as file:
-        return _Header(file.pedestal, file.detector, file.n_frames)
+        return _Header(file.pedestal, file.detector, file.n_frames, file.polarization, file.remarks)
 
 
 def _check_settings(paths: Sequence[Path], headers: Sequence[_Header]) -> None:
     """Raise FileError where a file was recorded with another setting than the first."""
     first = headers[0]
     for path, header in zip(paths[1:], headers[1:], strict=True):
+        polarizations = [one.polarization or 0.0 for one in (header, first)]
         is_same = header.pedestal == first.pedestal
+        is_same &= abs(polarizations[0] - polarizations[1]) <= POLARIZATION_TOLERANCE
+        is_same &= (header.polarization is None) == (first.polarization is None)
         if not is_same or not _same_geometry(header.detector, first.detector):
-            expected = f"geometry, offset and gain as in {paths[0]}"
+            expected = f"geometry, offset, gain and polarization as in {paths[0]}"
             todo = "Make one manifest, and one run, for each setting of the detector."
             raise FileError(path, expected, "a difference", todo)
 
@@ -200,11 +262,11 @@ def expand(patterns: Sequence[str]) -> list[Path]:
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether a file looks like a manifest, JSON, rather than an image file."""
+    """Whether a file begins as a manifest does, a JSON object, rather than as an image file."""
     if not path.is_file():
         return False
     with open(path, "rb") as file:
-        return file.read(100).lstrip().startswith(b"{")
+        return JSON_OBJECT.match(file.read(100)) is not None
 
 
 def read_manifest(path: Path | str) -> Manifest:

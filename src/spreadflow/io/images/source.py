@@ -64,12 +64,20 @@ class Source:
         self.path = Path(manifest)
         self.manifest = read_manifest(manifest)
         self.problems: list[str] = []
-        """one line for each file or frame that could not be read, for the log"""
+        """for the log, a line for each file that can not be read, or the first frame of it that can
+        not, and each cause
+        """
+        self._reported: set[tuple[Path, str]] = set()
+        """what was among the problems before"""
+        self.causes: dict[int, str] = {}
+        """number of a shot that was read → why it can not be used, without the path of its file"""
         self.shots = _shots(self.manifest)
         """columns shot_id (uint64), file, frame (int32): one row per shot"""
         self.spectra = spectra
         self._saturation_photons = saturation_photons
         self._number = -1
+        self._why_not_open = ""
+        """what is wrong with the file of number _number"""
         self._file: ImageFile | None = None
         """the one file that is open, of number _number"""
         self._detector: Detector | None = None
@@ -79,7 +87,7 @@ class Source:
         masks += [Path(mask)] if mask is not None else []
         self._extra_mask = self._join_masks(masks)
         self.identity = store.digest(
-            self.manifest.model_dump(exclude={"files", "mask"}),
+            self.manifest.model_dump(exclude={"files", "mask", "remarks"}),
             [(Path(file.path).name, file.n_frames, file.sha256) for file in self.manifest.files],
             [store.checksum(mask) for mask in masks],
             *([] if spectra is None else [spectra.identity]),
@@ -105,43 +113,35 @@ class Source:
 
     def read(self, i: int) -> Shot | Outcome:
         """Return shot i, or why there is none: UNREADABLE, BAD_SPECTRUM, MASKED, EMPTY (the first
-        that holds).
+        that holds), with the cause in `causes`.
         """
-        number = int(self.shots["file"][i])
-        frame = int(self.shots["frame"][i])
-        file = self._open(number)
+        file = self._open(int(self.shots["file"][i]))
         if file is None:
-            return Outcome.UNREADABLE
-        try:
-            adu = file.frame(frame)
-        except OSError as error:
-            self._report(f"{self._path_of(number)}, frame {frame}: {error}")
-            return Outcome.UNREADABLE
+            return self._lost(i, Outcome.UNREADABLE, self._why_not_open)
+        adu = self._frame_of(file, i)
+        if isinstance(adu, str):
+            return self._lost(i, Outcome.UNREADABLE, adu)
         spectrum = self._spectrum_of(file, i)
-        if spectrum is None:
-            return Outcome.BAD_SPECTRUM
+        if isinstance(spectrum, str):
+            return self._lost(i, Outcome.BAD_SPECTRUM, spectrum)
 
         low, high = file.trusted_range
         if self._saturation_photons is not None:
             high = self._adu(self._saturation_photons)
-        is_finite = np.isfinite(adu) if adu.dtype.kind == "f" else None
-        good = file.mask & self._extra_mask & (adu >= low)
-        if is_finite is not None:
-            good &= is_finite
+        unmasked = file.mask & self._extra_mask
+        good = unmasked & _is_number(adu) & (adu >= low)
         n_good = np.count_nonzero(good)
         if n_good < MIN_VALID * good.size:
-            return Outcome.MASKED
+            cause = _why_masked(1 - float(np.mean(unmasked)), 1 - n_good / good.size)
+            return self._lost(i, Outcome.MASKED, cause)
         valid = good & (adu <= high)
         n_valid = np.count_nonzero(valid)
         if n_valid and _is_constant(adu, valid):
-            return Outcome.EMPTY
-
-        image = self._photons(adu)
-        if is_finite is not None:
-            image[~is_finite] = 0
+            value = float(adu[valid][0])
+            return self._lost(i, Outcome.EMPTY, f"every pixel that may be used is {value:g}")
         return Shot(
             shot_id=int(self.shots["shot_id"][i]),
-            image=image,
+            image=self._photons(adu),
             mask=valid,
             spectrum=spectrum,
             saturated_fraction=(n_good - n_valid) / n_good,
@@ -155,16 +155,33 @@ class Source:
         """
         number = int(self.shots["file"][i])
         file = self._open(number)
-        return None if file is None else self._spectrum_of(file, i)
+        spectrum = None if file is None else self._spectrum_of(file, i)
+        return spectrum if isinstance(spectrum, Spectrum) else None
 
-    def _spectrum_of(self, file: ImageFile, i: int) -> Spectrum | None:
-        """Return the spectrum of shot i, as `spectrum`. file: that of the shot."""
-        recorded = _sound_spectrum(file, int(self.shots["frame"][i]))
+    def _frame_of(self, file: ImageFile, i: int) -> np.ndarray | str:
+        """Return the image of shot i, ADU, or why there is none (and a line in `problems`). file:
+        that of the shot.
+        """
+        frame = int(self.shots["frame"][i])
+        try:
+            return file.frame(frame)
+        except OSError as error:
+            path = self._path_of(int(self.shots["file"][i]))
+            cause = _cause(error, path)
+            self._report(f"{path}, frame {frame}: {error}", (path, cause))
+            return cause
+
+    def _spectrum_of(self, file: ImageFile, i: int) -> Spectrum | str:
+        """Return the spectrum of shot i, as `spectrum`, or why there is none. file: that of the
+        shot.
+        """
+        path = self._path_of(int(self.shots["file"][i]))
+        recorded = _sound_spectrum(file, int(self.shots["frame"][i]), path)
         if self.spectra is not None:
-            photons = 1.0 if recorded is None else float(recorded.photons.sum())
+            photons = 1.0 if isinstance(recorded, str) else float(recorded.photons.sum())
             recorded = self.spectra.spectrum(int(self.shots["shot_id"][i]), photons) or recorded
         bandwidth = self.manifest.bandwidth
-        if recorded is None or bandwidth is None or len(recorded.energies_ev) > 1:
+        if isinstance(recorded, str) or bandwidth is None or len(recorded.energies_ev) > 1:
             return recorded
         (energy,) = recorded.energies_ev
         (photons,) = recorded.photons
@@ -175,10 +192,12 @@ class Source:
         return photons * self.manifest.adu_per_photon + self.manifest.offset_adu
 
     def _photons(self, adu: np.ndarray) -> np.ndarray:
-        """Return the photons of an image, float32."""
+        """Return the photons of an image, float32; 0 where the ADU are no numbers."""
         image = adu.astype(np.float32)
         image -= np.float32(self.manifest.offset_adu)
         image /= np.float32(self.manifest.adu_per_photon)
+        if adu.dtype.kind == "f":
+            image[~_is_number(adu)] = 0
         return image
 
     def _path_of(self, number: int) -> Path:
@@ -206,15 +225,22 @@ class Source:
             file = open_image(path)
             _check_content(path, entry, file, self._detector)
         except FileError as error:
-            self._report(str(error))
+            self._why_not_open = _cause(error, path)
+            self._report(str(error), (path, self._why_not_open))
             if file is not None:
                 file.close()
             return None
         return file
 
-    def _report(self, problem: str) -> None:
-        """Keep a problem for the log, once."""
-        if problem not in self.problems:
+    def _lost(self, i: int, outcome: Outcome, cause: str) -> Outcome:
+        """Return the outcome of shot i, and keep its cause."""
+        self.causes[i] = cause
+        return outcome
+
+    def _report(self, problem: str, what: tuple[Path, str]) -> None:
+        """Keep a problem for the log; once for what it is, a file and a cause."""
+        if what not in self._reported:
+            self._reported.add(what)
             self.problems.append(problem)
 
     def _find_detector(self, geometry: Detector | None) -> Detector:
@@ -306,6 +332,21 @@ def _shape(detector: Detector) -> str:
     return f"{detector.n_panels} panels of {tuple(detector.shape)} px"
 
 
+def _why_masked(masked: float, lost: float) -> str:
+    """Return what made too many pixels unusable: shares of those that are masked, and of all that
+    are lost.
+    """
+    return (
+        f"{masked:.0%} of the pixels are masked, {lost:.0%} with those that are below the trusted "
+        "range or no numbers"
+    )
+
+
+def _is_number(adu: np.ndarray) -> np.ndarray:
+    """Return which ADU are finite, so that it broadcasts with them: all integers are."""
+    return np.isfinite(adu) if adu.dtype.kind == "f" else np.ones((), bool)
+
+
 def _is_constant(adu: np.ndarray, valid: np.ndarray) -> bool:
     """Whether all valid pixels, at least one, hold the same number."""
     first = np.unravel_index(valid.argmax(), valid.shape)
@@ -313,20 +354,28 @@ def _is_constant(adu: np.ndarray, valid: np.ndarray) -> bool:
     return not np.any(valid & is_different)
 
 
-def _sound_spectrum(file: ImageFile, frame: int) -> Spectrum | None:
-    """Return the spectrum of a frame, negative weights (noise of a spectrometer) set to 0; None
-    where it makes no sense.
+def _cause(error: Exception, path: Path) -> str:
+    """Return an error without the path of its file, so that it is the same for many files."""
+    text = str(error).replace(f"{path}:", "")
+    return text.replace(str(path), "the file").strip()
+
+
+def _sound_spectrum(file: ImageFile, frame: int, path: Path) -> Spectrum | str:
+    """Return the spectrum of a frame, negative weights (noise of a spectrometer) set to 0; where it
+    makes no sense, why. path: of the file.
     """
     try:
         energies, photons = file.spectrum(frame)
-    except FileError:
-        return None
+    except FileError as error:
+        return _cause(error, path)
 
     photons = np.maximum(photons, 0.0)  # keeps NaN
 
-    has_energies = np.isfinite(energies).all() and (energies > 0).all()
-    has_photons = np.isfinite(photons).all() and photons.sum() > 0
-    return Spectrum(energies, photons) if has_energies and has_photons else None
+    if not (np.isfinite(energies).all() and (energies > 0).all()):
+        return "wavelengths that are not finite and positive"
+    if not (np.isfinite(photons).all() and photons.sum() > 0):
+        return "a spectrum without photons, or of numbers that are not finite"
+    return Spectrum(energies, photons)
 
 
 def open_source(

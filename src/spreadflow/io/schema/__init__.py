@@ -27,7 +27,7 @@ from spreadflow.io.schema.truth import KINDS
 
 __all__ = ["FILES", "KINDS", "VERSION", "Dataset"]
 
-VERSION = 5
+VERSION = 6
 """Of the whole schema, in every file: a product of another version is refused."""
 
 FILES: dict[str, dict[str, Dataset]] = {

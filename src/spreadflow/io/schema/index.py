@@ -11,6 +11,9 @@ SHOTS = table(
         "file": Column("int32", "", "number of the image file in the run's manifest"),
         "frame": Column("int32", "", "frame in that file"),
         "outcome": Column("uint8", "", "errors.Outcome"),
+        "reason": Column(
+            "S200", "", "why it did not end as indexed, UTF-8, as many bytes as fit; empty: it did"
+        ),
         "n_spots": Column("int32", "", "spots found"),
         "n_lattices": Column("int32", "", "lattices indexed"),
         "n_refused": Column(

@@ -1,0 +1,103 @@
+"""Image files of one shot: what their headers state, and the `ImageFile` that serves it.
+
+Readers of formats that hold one image a file, such as `cbf` and `smv`, return a `OneShotFile`.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from spreadflow.errors import FileError
+from spreadflow.models import Detector, Spectrum
+from spreadflow.units import energy
+
+
+class Header(NamedTuple):
+    """What the header of an image file states."""
+
+    detector: Detector
+    """in the laboratory frame"""
+    wavelengths: np.ndarray
+    """(channel,) Å; none where it is not stated"""
+    weights: np.ndarray
+    """(channel,) photons of each wavelength: 1 where there is but one"""
+    trusted_range: tuple[float, float] = (-np.inf, np.inf)
+    """lowest and highest trusted ADU, both inclusive"""
+    pedestal: tuple[float, float] = (0.0, 1.0)
+    """pedestal (ADU) and gain (ADU per photon)"""
+    gaps: tuple[float, ...] = ()
+    """ADU that say that a pixel was not read, within the trusted range or above it"""
+    polarization: float | None = None
+    """Kahn's K along the lab x axis; None where it is not stated"""
+    remarks: Sequence[str] = ()
+    """what it leaves open and was assumed"""
+
+
+class OneShotFile:
+    """One image file of one shot: an `ImageFile`.
+
+    header: what it states. decode: returns the image (panel, slow, fast), ADU; raises OSError where
+    it is damaged.
+    """
+
+    n_frames = 1
+    shot_ids = None
+
+    def __init__(self, path: Path, header: Header, decode: Callable[[], np.ndarray]):
+        self.path = path
+        self.detector = header.detector
+        self.trusted_range = header.trusted_range
+        self.pedestal = header.pedestal
+        self.polarization = header.polarization
+        self._header = header
+        self._decode = decode
+        self._image: np.ndarray | None = None
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the header leaves open and was assumed, or lacks: a sentence each."""
+        lacks = [] if len(self._header.wavelengths) else ["the header states no wavelength"]
+        return [*self._header.remarks, *lacks]
+
+    @property
+    def mask(self) -> np.ndarray:
+        """The pixels that were read, (panel, slow, fast) bool. Raises OSError where the image is
+        damaged and its gaps are marked by their values.
+        """
+        gaps = self._header.gaps
+        if not gaps:
+            return np.ones((self.detector.n_panels, *self.detector.shape), bool)
+        return ~np.isin(self.frame(0), gaps)
+
+    def frame(self, number: int) -> np.ndarray:
+        """Return the image (panel, slow, fast), ADU, in the type it is stored in. Raises OSError
+        where it is damaged.
+        """
+        if self._image is None:
+            self._image = self._decode()
+        return self._image
+
+    def spectrum(self, number: int) -> Spectrum:
+        """Return the wavelengths that the header states as channels, energies (eV) ascending.
+        Raises FileError where it states none.
+        """
+        lengths = self._header.wavelengths
+        if not len(lengths):
+            todo = "Correct the header, or state the spectra otherwise."
+            raise FileError(self.path, "a wavelength in the header", "none", todo)
+        order = np.argsort(-lengths)
+        return Spectrum(energy(lengths[order]), self._header.weights[order])
+
+    def spectra(self, frames: slice) -> Spectrum:
+        """Return what `spectrum` returns for a slice of the one shot: photons (shot, channel).
+        Raises FileError.
+        """
+        energies, photons = self.spectrum(0)
+        n_frames = len(range(self.n_frames)[frames])
+        return Spectrum(energies, np.tile(photons, (n_frames, 1)))
+
+    def close(self) -> None:
+        """Forget the image."""
+        self._image = None
