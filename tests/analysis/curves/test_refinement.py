@@ -168,7 +168,6 @@ def test_curves_do_not_depend_on_the_scale_of_f(wrong, few, is_held):
 def test_curves_are_refined_to_the_same_whatever_the_scale_of_f(wrong, monkeypatch):
     """Until nothing moves any more, as rounding leads along other paths."""
     monkeypatch.setattr(refinement, "SMALLEST_FALL", 1e-14)
-    monkeypatch.setattr(refinement, "SMALLEST_CHANGE", 1e-9)
     monkeypatch.setattr(refinement, "STEP_TOLERANCE", 1e-9)
     crystal = wrong.crystal
     grams, pulses = crystal.lattices(30, 4)

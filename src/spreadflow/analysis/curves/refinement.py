@@ -73,9 +73,6 @@ FURTHEST = 1.0
 SMALLEST_MOVE = 0.01
 """Move of a node that no longer counts, in the σ that it has where X is held."""
 
-SMALLEST_CHANGE = 0.01
-"""Change of ln S that no longer counts."""
-
 MAX_STEPS = 60
 """Steps at most."""
 
@@ -158,7 +155,8 @@ def refine(problem: Problem, start: Start, how: How) -> AtRest:
         if how.learns_priors:
             before = priors
             priors = _likelier(scattered, there, prior, before, learns_scatter=not is_first)
-            is_settled = _are_alike(priors, before)
+            n_determined = rests.n_determined(rest, there.covariance, prior, there.is_seen)
+            is_settled = _are_settled(priors, before, n_determined)
             prior = rests.prior(rest, priors.variance)
             scattered = _scattered(problem, priors)
         here = objective.point(scattered, there.theta, there.x, prior)
@@ -186,11 +184,16 @@ def _likelier(
     return Priors(variance, scatter)
 
 
-def _are_alike(priors: Priors, before: Priors) -> bool:
-    """Whether priors are so nearly those before that the difference no longer counts."""
-    change = np.abs(np.log(priors.variance / before.variance)).max(initial=0.0)
+def _are_settled(priors: Priors, before: Priors, n_determined: np.ndarray) -> bool:
+    """Whether priors are so nearly those before that the difference no longer counts: S of no shell
+    makes the data likelier by `SMALLEST_FALL`.
+
+    n_determined: (shell,) unknowns of X that the data determine.
+    """
+    change = np.log(priors.variance / before.variance)
+    fall = 0.5 * n_determined * change**2
     moved = abs(priors.scatter - before.scatter)
-    return bool(change < SMALLEST_CHANGE and moved < scatters.SMALLEST_CHANGE)
+    return bool(fall.max(initial=0.0) < SMALLEST_FALL and moved < scatters.SMALLEST_CHANGE)
 
 
 class _Step(NamedTuple):

@@ -175,6 +175,20 @@ def first_variance(rest: Rest, share: float = FIRST_SHARE) -> np.ndarray:
     return share**2 * rest.by_shell(np.abs(rest.model) ** 2 / rest.weight, every)
 
 
+def n_determined(
+    rest: Rest, covariance: np.ndarray, prior: Prior, is_seen: np.ndarray
+) -> np.ndarray:
+    """Return how many unknowns of X the data determine, (shell,): each counts as 1 less the share
+    of its prior variance that is left.
+
+    covariance: (reflection, 3) C, elements aa, ab, bb; is_seen: (reflection,) bool.
+    """
+    is_unknown = rest.is_unknown & is_seen[:, None]
+    determined = 1.0 - prior.precision * covariance[:, [0, 2]]
+    of_each = np.where(is_unknown, determined, 0.0).sum(axis=1)
+    return np.bincount(rest.shell, of_each, rest.n_shells)
+
+
 def next_variance(
     rest: Rest, x: np.ndarray, covariance: np.ndarray, prior: Prior, is_seen: np.ndarray
 ) -> np.ndarray:
@@ -188,12 +202,10 @@ def next_variance(
     is_unknown = rest.is_unknown & is_seen[:, None]
     relative = prior.precision * prior.variance[:, None] / rest.weight[:, None]
     squares = np.where(is_unknown, x**2 * relative, 0.0).sum(axis=1)
-    determined = 1.0 - prior.precision * covariance[:, [0, 2]]
-    n_determined = np.where(is_unknown, determined, 0.0).sum(axis=1)
     every = np.ones(rest.n, dtype=bool)
     before = rest.by_shell(prior.variance / rest.weight, every)
     total = np.bincount(rest.shell, squares, rest.n_shells)
-    n = np.bincount(rest.shell, n_determined, rest.n_shells)
+    n = n_determined(rest, covariance, prior, is_seen)
     new = np.where(n > 0.0, total / np.maximum(n, 1e-9), before)
     mean_square = rest.by_shell(np.abs(rest.model) ** 2 / rest.weight, every)
     limited = np.clip(new, before / MAX_FACTOR, before * MAX_FACTOR)
