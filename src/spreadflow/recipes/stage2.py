@@ -12,6 +12,7 @@ import numpy as np
 from spreadflow.analysis.factors import equations, scatter, shared, sigmas, solution
 from spreadflow.analysis.factors.equations import Batch, Equations
 from spreadflow.analysis.factors.solution import Add, Marginal, Restraint, Solution
+from spreadflow.analysis.scoring import Evidence, better
 from spreadflow.recipes.intensities import Reflections, modelled, scatter_of
 
 FIRST_FRACTION = 0.02
@@ -237,7 +238,7 @@ def _better_fraction(
         own = solved._replace(unknowns=solved.unknowns[first:last])
         total += scatter.evidence(batch, of_lattices, own, about, information)
         first = last
-    return scatter.better(fraction, scatter.Evidence(*problem.add(total)))
+    return better(fraction, Evidence(*problem.add(total)))
 
 
 def _sigmas(

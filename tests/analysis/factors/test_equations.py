@@ -6,6 +6,7 @@ import pytest
 from planted import DIRECTION, full, lattices
 from spreadflow.analysis.factors import equations, scatter, shared, sigmas, solution
 from spreadflow.analysis.factors.solution import Marginal, Restraint, VolumePrior
+from spreadflow.analysis.scoring import better
 
 SPREAD = 0.1
 
@@ -162,7 +163,7 @@ def test_scatter_among_lattices_is_found(relative):
         solved = solution.solve(eq, DIRECTION, add)
         of_lattices = equations.parabolas(planted.batch, about, of_scatter)
         found = scatter.evidence(planted.batch, of_lattices, solved, about, eq.normal.diagonal())
-        fraction = scatter.better(fraction, found)
+        fraction = better(fraction, found)
     assert fraction == pytest.approx(relative, abs=0.02)
 
 

@@ -11,18 +11,10 @@ import spreadflow.physics.compiling  # noqa: F401  (before Numba)  # isort: skip
 import numba
 import numpy as np
 
+from spreadflow.analysis.scoring import LARGEST_SQUARE, LEAST_LEFT, MEAN_OF_SQUARES
+
 REASSOCIATED = {"reassoc", "contract", "nsz"}
 """Freedoms that let sums run in vector registers; infinities and NaN stay what they are."""
-
-
-LARGEST_SQUARE = 4.0
-"""Square of a slope over its variance, at most: a few reflections have no model at all."""
-
-MEAN_OF_SQUARES = 0.9206
-"""Mean of min(z², `LARGEST_SQUARE`) of a standard normal z."""
-
-LEAST_LEFT = 1e-3
-"""Part of the information that X and the lattice must leave for a slope to say anything."""
 
 
 @numba.njit(cache=True)
@@ -427,6 +419,30 @@ def residuals(columns, f, x, sites, slopes):
 
 
 @numba.njit(cache=True, fastmath=REASSOCIATED)
+def _along_intensities(columns, slope, cross, G, first, start, end):
+    """Return what a shoebox says where all |F|² of a run grow by the same share: v = G I (n,), Iᵀv,
+    the fall of −ln L, and what it shares with what stage 1 refines (unknown,).
+
+    slope, cross: of all columns; G: (n, n) of the shoebox; first: its first column; start, end: of
+    the run, counted from it.
+    """
+    v = np.zeros(len(G))
+    shared = np.zeros(cross.shape[1])
+    known = 0.0
+    fall = 0.0
+    for j in range(start, end):
+        intensity = columns.intensity[first + j]
+        fall += slope[first + j] * intensity
+        for i in range(len(G)):
+            v[i] += G[j, i] * intensity
+        for u in range(len(shared)):
+            shared[u] += cross[first + j, u] * intensity
+    for j in range(start, end):
+        known += v[j] * columns.intensity[first + j]
+    return v, known, fall, shared
+
+
+@numba.njit(cache=True, fastmath=REASSOCIATED)
 def scattered(columns, square):
     """Return the parabolas of lattices with a factor 1 + s of each run where it is likeliest.
 
@@ -443,23 +459,10 @@ def scattered(columns, square):
     for lattice, box, first, last in _shoeboxes(columns):
         n = last - first
         G = _square(columns, box)
-        v = np.empty(n)
-        t = np.empty(n_unknowns)
         starts = _runs(columns, first, last)
         for run in range(len(starts) - 1):
-            v[:] = 0.0
-            t[:] = 0.0
-            known = 0.0
-            fall = 0.0
-            for j in range(starts[run], starts[run + 1]):
-                intensity = columns.intensity[first + j]
-                fall += slope[first + j] * intensity
-                for i in range(n):
-                    v[i] += G[j, i] * intensity
-                for u in range(n_unknowns):
-                    t[u] += cross[first + j, u] * intensity
-            for j in range(starts[run], starts[run + 1]):
-                known += v[j] * columns.intensity[first + j]
+            start, end = starts[run], starts[run + 1]
+            v, known, fall, t = _along_intensities(columns, slope, cross, G, first, start, end)
             weight = square / (1.0 + square * known)
             for i in range(n):
                 weighted = weight * v[i]
@@ -490,41 +493,29 @@ def of_factors(columns, f, x, sites, slopes, covariance):
     is so limited. slopes: (column,) of −ln L by |F|²; covariance: (reflection, 3) of a and b.
     """
     F = structure_factors(columns, f, x, sites)
-    n_unknowns = columns.cross.shape[1]
     excess = 0.0
-    weight = 0.0
-    t = np.empty(n_unknowns)
+    information = 0.0
     for lattice, box, first, last in _shoeboxes(columns):
         G = _square(columns, box)
         J = _derivatives(columns, F, first, last)
-        v = np.empty(last - first)
         starts = _runs(columns, first, last)
         for run in range(len(starts) - 1):
-            r = columns.reflection[first + starts[run]]
-            v[:] = 0.0
-            t[:] = 0.0
-            slope = 0.0
-            known = 0.0
+            start, end = starts[run], starts[run + 1]
+            r = columns.reflection[first + start]
+            v, known, slope, t = _along_intensities(
+                columns, slopes, columns.cross, G, first, start, end
+            )
             along = 0.0
             across = 0.0
-            for j in range(starts[run], starts[run + 1]):
-                intensity = columns.intensity[first + j]
-                slope += slopes[first + j] * intensity
-                for i in range(last - first):
-                    v[i] += G[j, i] * intensity
-                for u in range(n_unknowns):
-                    t[u] += columns.cross[first + j, u] * intensity
             for i in range(last - first):
                 if columns.reflection[first + i] == r:
                     along += v[i] * J[0, i]
                     across += v[i] * J[1, i]
-            for i in range(starts[run], starts[run + 1]):
-                known += v[i] * columns.intensity[first + i]
             variance = known - t @ (columns.held[lattice] @ t)
             variance -= along * (covariance[r, 0] * along + covariance[r, 1] * across)
             variance -= across * (covariance[r, 1] * along + covariance[r, 2] * across)
             if variance > LEAST_LEFT * known:
                 square = min(slope**2 / variance, LARGEST_SQUARE) / MEAN_OF_SQUARES
                 excess += variance * (square - 1.0)
-                weight += variance**2
-    return excess, weight
+                information += variance**2
+    return excess, information

@@ -14,6 +14,7 @@ from spreadflow.analysis.curves import loops
 from spreadflow.analysis.curves.columns import Columns
 from spreadflow.analysis.curves.expand import complex_curves
 from spreadflow.analysis.curves.objective import Point, Problem
+from spreadflow.analysis.scoring import Evidence, better
 
 FIRST = 0.1
 """Scatter with which the search for it begins."""
@@ -56,8 +57,5 @@ def likelier(problem: Problem, point: Point, scatter: float) -> float:
         point.slopes,
         point.covariance,
     )
-    excess, weight = problem.add(np.array(own))
-    if weight <= 0.0:
-        return scatter
-    square = scatter**2 + RELAXATION * excess / weight
-    return float(np.sqrt(np.clip(square, 0.0, LARGEST**2)))
+    total = Evidence(*problem.add(np.array(own)))
+    return min(better(scatter, total, RELAXATION), LARGEST)

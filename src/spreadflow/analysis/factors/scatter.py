@@ -9,32 +9,11 @@ after the restricted maximum likelihood of Patterson & Thompson (1971, Biometrik
 beyond 4 P count as 4, as a few columns have no model at all.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from spreadflow.analysis.factors.equations import Batch, Parabolas, by_lattice
 from spreadflow.analysis.factors.solution import Solution
-
-LARGEST_SQUARE = 4.0
-"""Square of a slope over its variance, at most."""
-
-MEAN_OF_SQUARES = 0.9206
-"""Mean of min(z², `LARGEST_SQUARE`) of a standard normal z."""
-
-LEAST_LEFT = 1e-3
-"""Part of a column's information that its reflection and lattice must leave for it to say anything
-about scatter.
-"""
-
-
-class Evidence(NamedTuple):
-    """What columns say about the fraction. Sums: those of batches and ranks add up."""
-
-    excess: float
-    """of squares of slopes over their variances, by intensity"""
-    information: float
-    """by which it is divided: the change of the fraction's square"""
+from spreadflow.analysis.scoring import LARGEST_SQUARE, LEAST_LEFT, MEAN_OF_SQUARES, Evidence
 
 
 def evidence(
@@ -75,10 +54,3 @@ def evidence(
     of_fraction = about[unique][says] ** 2 * variance[says]
     squares = np.minimum(slope[says] ** 2 / variance[says], LARGEST_SQUARE) / MEAN_OF_SQUARES
     return Evidence(float(of_fraction @ (squares - 1.0)), float(of_fraction @ of_fraction))
-
-
-def better(fraction: float, total: Evidence) -> float:
-    """Return the fraction that evidence from all lattices asks for in place of `fraction`."""
-    if total.information <= 0.0:
-        return fraction
-    return float(np.sqrt(max(fraction**2 + total.excess / total.information, 0.0)))
