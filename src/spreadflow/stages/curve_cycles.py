@@ -134,66 +134,90 @@ class Result(NamedTuple):
 def alternated(context: Context, out: Path, inputs: list, starts: StartsOfBlock) -> Result:
     """Refine lattices and curves in turns, until the curves no longer change.
 
+    out: path of the product; inputs: what the matrices depend on beside the section; starts: of the
+    lattices of the first cycle.
+    """
+    turns = _Turns(context, out, inputs, starts)
+    end = alternate(turns.refine_lattices, turns.refine_curves, turns.are_over)
+    return Result(turns.p, end.state, end.expanded, end.changes, turns.warnings, turns.log_scales)
+
+
+class _Turns:
+    """The turns of lattices and curves, and what they leave for the product.
+
     The key of a cycle's matrices is made of the key of the cycle before and of the curves that they
     are expanded about. The rest of the section acts through these curves alone: where they stay the
     same, the matrices are kept.
     """
-    config = context.config
-    section = config.spread
-    model = context.models[0]
-    sites = _moved_sites(context, None)
-    unknowns = NO_SITE_UNKNOWNS if sites is None else sites.unknowns
-    fits = curves.parametrisations(
-        config, model.factors, model.energies_ev, context.files, unknowns
-    )
-    p = next(iter(fits.values()))
-    sections = sections_of(config, config.stage1)
-    key = store.digest(sections, section.model_dump(mode="json", include=KEYS_OF_PIXELS), inputs)
-    ids = [block.ids for block in context.blocks]
-    n_cycles = 0
-    log_scales: list[float] = []
-    warnings: list[dict] = []
 
-    def refine_lattices(before: RefinedCurves | None) -> Cycle:
-        nonlocal key, n_cycles, starts
-        n_cycles += 1
-        expansion_curves = np.round(curves.curves_of(p, before), DECIMALS)
-        rest = None if before is None or before.rest is None else before.rest.rounded(X_DECIMALS)
-        n_other = len(p.names) - len(unknowns.names)
-        sites = _moved_sites(context, None if before is None else before.theta[n_other:])
-        key = store.digest(key, expansion_curves)
-        if rest is not None:
-            key = store.digest(key, rest.hkl, rest.x)
-        if sites is not None:
-            key = store.digest(key, sites.unknowns.origin)
-        path = out.with_suffix(".gram") / f"{n_cycles}.h5"
-        parts = store.Parts(path, "gram", key, ids)
-        about = About(expansion_curves, rest, sites)
-        _expand(context, parts, starts, about, n_cycles)
+    def __init__(self, context: Context, out: Path, inputs: list, starts: StartsOfBlock):
+        config = context.config
+        model = context.models[0]
+        sites = _moved_sites(context, None)
+        self._unknowns = NO_SITE_UNKNOWNS if sites is None else sites.unknowns
+        fits = curves.parametrisations(
+            config, model.factors, model.energies_ev, context.files, self._unknowns
+        )
+        self.p = next(iter(fits.values()))
+        self.warnings: list[dict] = []
+        self.log_scales: list[float] = []
+        sections = sections_of(config, config.stage1)
+        of_pixels = config.spread.model_dump(mode="json", include=KEYS_OF_PIXELS)
+        self._key = store.digest(sections, of_pixels, inputs)
+        self._context = context
+        self._folder = out.with_suffix(".gram")
+        self._starts = starts
+        self._number = 0
+
+    def refine_lattices(self, before: RefinedCurves | None) -> Cycle:
+        """Return the lattices, expanded about the curves of the cycle before. Collective."""
+        context = self._context
+        self._number += 1
+        about = self._about(before)
+        self._key = store.digest(self._key, about.curves)
+        if about.rest is not None:
+            self._key = store.digest(self._key, about.rest.hkl, about.rest.x)
+        if about.sites is not None:
+            self._key = store.digest(self._key, about.sites.unknowns.origin)
+        path = self._folder / f"{self._number}.h5"
+        parts = store.Parts(path, "gram", self._key, [block.ids for block in context.blocks])
+        _expand(context, parts, self._starts, about, self._number)
         cycle = _read_cycle(context, parts, about)
-        if n_cycles == 1:
-            warnings.extend(warn(context.log, _too_few(cycle.sums)))
-        starts = starts_again(parts)
+        if self._number == 1:
+            self.warnings += warn(context.log, _too_few(cycle.sums))
+        self._starts = starts_again(parts)
         return cycle
 
-    def refine_curves(cycle: Cycle, before: RefinedCurves | None) -> tuple[RefinedCurves, float]:
-        refined, change = curves.refine(cycle.sums, p, before, section.band_sigma_e)
+    def _about(self, before: RefinedCurves | None) -> About:
+        """Return what the lattices of a cycle are expanded about."""
+        expansion_curves = np.round(curves.curves_of(self.p, before), DECIMALS)
+        if before is None:
+            return About(expansion_curves, None, _moved_sites(self._context, None))
+        rest = None if before.rest is None else before.rest.rounded(X_DECIMALS)
+        n_other = len(self.p.names) - len(self._unknowns.names)
+        return About(expansion_curves, rest, _moved_sites(self._context, before.theta[n_other:]))
+
+    def refine_curves(
+        self, cycle: Cycle, before: RefinedCurves | None
+    ) -> tuple[RefinedCurves, float]:
+        """Return the curves, and how far they moved from those before, in σ. Collective."""
+        log = self._context.log
+        band_sigma = self._context.config.spread.band_sigma_e
+        refined, change = curves.refine(cycle.sums, self.p, before, band_sigma)
         words = "cycle %d: %d lattices, curves moved by %.3g σ at most"
-        context.log.info(words, n_cycles, cycle.sums.n, change)
+        log.info(words, self._number, cycle.sums.n, change)
         if refined.rest is not None:
-            log_scales.append(refined.rest.log_scale)
+            self.log_scales.append(refined.rest.log_scale)
             words = "cycle %d: ln Σ|F|²/Σ(|M|² + S) = %+.4f, M of the start; √S of shells %s e"
             widths = " ".join(f"{width:.3g}" for width in np.sqrt(refined.rest.variance))
-            context.log.info(words, n_cycles, refined.rest.log_scale, widths)
+            log.info(words, self._number, refined.rest.log_scale, widths)
             words = "cycle %d: spots are brighter or dimmer than their models by %.3g %%"
-            context.log.info(words, n_cycles, 100.0 * refined.rest.scatter)
+            log.info(words, self._number, 100.0 * refined.rest.scatter)
         return refined, change
 
-    def is_over(changes: list[float]) -> bool:
-        return curves.has_converged(changes, section)
-
-    turns = alternate(refine_lattices, refine_curves, is_over)
-    return Result(p, turns.state, turns.expanded, turns.changes, warnings, log_scales)
+    def are_over(self, changes: list[float]) -> bool:
+        """Whether the curves stay as they are, or cycles are used up."""
+        return curves.has_converged(changes, self._context.config.spread)
 
 
 def _too_few(lattices: LatticeSums) -> list[StageWarning]:

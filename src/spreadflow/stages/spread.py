@@ -41,11 +41,11 @@ TODO_OF_CONTROL = {
 }
 """What to do about controls of X that fail."""
 
-LARGE_SCATTER = 0.25
-"""Scatter of spots about their models, beyond which the mosaicity is likely another one."""
-
 LOOK = "Look at spread.png before any curve is believed."
 """The same of the others."""
+
+LARGE_SCATTER = 0.25
+"""Scatter of spots about their models, beyond which the mosaicity is likely another one."""
 
 LATTICE_COLUMNS = ("run", "shot_id", "k", "outcome", "model_error", "sigma_z", "seconds")
 """Columns of `lattices` that the product takes over from the last cycle."""
