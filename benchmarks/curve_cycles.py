@@ -23,6 +23,7 @@ from lattices import D_MAX_ANNULUS, user_cpu
 from spreadflow.analysis.curves import controls, dispersion, objective
 from spreadflow.analysis.curves import rest as rests
 from spreadflow.analysis.curves.controls import Trial
+from spreadflow.analysis.curves.curvature import curvature
 from spreadflow.analysis.curves.dispersion import LIMIT_E, Parametrisation
 from spreadflow.analysis.curves.expand import RefinedCurves
 from spreadflow.io.mtz import Measured
@@ -299,7 +300,7 @@ def seconds_of_evaluation(sums: LatticeSums, p: Parametrisation, fit: RefinedCur
     prior = rests.prior(sums.rest, fit.rest.variance)
     start_time = user_cpu()
     here = objective.point(problem, fit.theta, fit.rest.x, prior)
-    objective.curvature(problem, here, prior)
+    curvature(problem, here, prior)
     return (user_cpu() - start_time) / sums.n
 
 

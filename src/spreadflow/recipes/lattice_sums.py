@@ -14,6 +14,7 @@ from spreadflow.analysis.curves import expand, loops, objective, refinement
 from spreadflow.analysis.curves import rest as rests
 from spreadflow.analysis.curves.columns import NO_SITE_UNKNOWNS, Columns, SiteUnknowns
 from spreadflow.analysis.curves.controls import Trial
+from spreadflow.analysis.curves.curvature import curvature
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import FittedRest, Normal, RefinedCurves
 from spreadflow.analysis.curves.gram import Gram
@@ -282,7 +283,7 @@ class LatticeSums:
         at_rest = refinement.refine(problem, start, how)
         problem = at_rest.problem
         point = at_rest.point
-        matrix = objective.curvature(problem, point, at_rest.prior)
+        matrix = curvature(problem, point, at_rest.prior)
         information = matrix.curves
         scores = np.empty((0, len(point.theta)))
         if needs_sigma:

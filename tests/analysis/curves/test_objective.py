@@ -10,6 +10,7 @@ import pytest
 import drawn
 from spreadflow.analysis.curves import loops, objective
 from spreadflow.analysis.curves import rest as rests
+from spreadflow.analysis.curves.curvature import curvature
 from spreadflow.analysis.curves.expand import NO_SITES, complex_curves
 
 SIGMA_E = 8.0
@@ -111,7 +112,7 @@ def test_a_shoebox_without_columns_changes_nothing(wrong, few):
         theta, x = somewhere(of_lattices)
         prior = prior_of(of_lattices.rest)
         here = objective.point(of_lattices, theta, x, prior)
-        matrix = objective.curvature(of_lattices, here, prior)
+        matrix = curvature(of_lattices, here, prior)
         v = np.arange(x.size) * 1.0
         of_both.append(
             [here.value, here.by_theta, here.by_x, matrix.curves, matrix.mixed, matrix.of_x(v)]
@@ -234,7 +235,7 @@ def curved(wrong, few):
     prior = prior_of(of_lattices.rest)
     theta, x = somewhere(of_lattices)
     here = objective.point(of_lattices, theta, x, prior)
-    matrix = objective.curvature(of_lattices, here, prior)
+    matrix = curvature(of_lattices, here, prior)
     return of_lattices, prior, matrix, *in_full(of_lattices, theta, x)
 
 
@@ -275,7 +276,7 @@ def test_what_bends_a_reflection_beyond_its_parabola(wrong, few):
     prior = prior_of(rest)
     theta, x = somewhere(of_lattices)
     here = objective.point(of_lattices, theta, x, prior)
-    matrix = objective.curvature(of_lattices, here, prior)
+    matrix = curvature(of_lattices, here, prior)
     second = matrix.blocks + here.bend
 
     def gradient(h, k, t):

@@ -7,6 +7,7 @@ import drawn
 from spreadflow.analysis.curves import columns, controls, objective, refinement
 from spreadflow.analysis.curves import rest as rests
 from spreadflow.analysis.curves.controls import Trial
+from spreadflow.analysis.curves.curvature import curvature
 from spreadflow.analysis.curves.refinement import How, Priors, Start
 from spreadflow.recipes.gram import with_curves, with_rest
 
@@ -148,7 +149,7 @@ def test_curves_do_not_depend_on_the_scale_of_f(wrong, few, is_held):
             theta = 0.1 * rng.standard_normal(len(p.names))
             points.append(objective.point(problem, theta, 5.0 * factor * x, prior))
         one, other = points
-        matrix = objective.curvature(problem, one, prior)
+        matrix = curvature(problem, one, prior)
         of_both.append(
             [
                 one.value - other.value,
@@ -188,7 +189,7 @@ def test_information_without_x_is_that_of_full_matrices(wrong, few):
     prior = rests.prior(rest, np.array([64.0]))
     theta = np.zeros(len(of_lattices.p.names))
     here = objective.point(of_lattices, theta, np.zeros((rest.n, 2)), prior)
-    matrix = objective.curvature(of_lattices, here, prior)
+    matrix = curvature(of_lattices, here, prior)
     of_x = matrix.of_x(np.eye(2 * rest.n))
     expected = matrix.curves - matrix.mixed.T @ np.linalg.solve(of_x, matrix.mixed)
     without = refinement.without_x(matrix)

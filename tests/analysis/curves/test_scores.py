@@ -4,6 +4,7 @@ import numpy as np
 
 import drawn
 from spreadflow.analysis.curves import objective, refinement
+from spreadflow.analysis.curves.curvature import curvature
 from spreadflow.analysis.curves.refinement import How, Priors, Start
 from spreadflow.analysis.curves.rest import prior
 
@@ -31,7 +32,7 @@ def test_an_x_that_is_not_at_rest_leaves_the_curves_where_they_were(wrong, few):
     def left(x, is_following):
         """The sum of all slopes, in σ of the curves."""
         there = objective.point(problem, point.theta, x, known)
-        matrix = objective.curvature(problem, there, known)
+        matrix = curvature(problem, there, known)
         without_x = refinement.without_x(matrix)
         follow = without_x.follow if is_following else np.zeros_like(without_x.follow)
         total = objective.scores(problem, there, follow).sum(axis=0) + restraints

@@ -1,5 +1,5 @@
-"""What curves and X are judged by: the likelihood of all pixels with X integrated out, its exact
-gradient, and its second derivatives.
+"""What curves and X are judged by: the likelihood of all pixels with X integrated out, and its
+exact gradient.
 
 Φ = −ln L + ½ Σ x²P + ½ Σ ln det(B + P) + restraints of the curves, to which two terms belong that
 Laplace's method at fixed lattices forgets.
@@ -16,12 +16,11 @@ pixels say one of a and b alone.
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from spreadflow.analysis.curves import loops
 from spreadflow.analysis.curves.columns import Columns
 from spreadflow.analysis.curves.dispersion import Parametrisation
-from spreadflow.analysis.curves.expand import complex_curves, symmetric
+from spreadflow.analysis.curves.expand import complex_curves
 from spreadflow.analysis.curves.rest import Add, Prior, Rest
 
 SCALE_HOLD = 1e-3
@@ -124,19 +123,82 @@ def point(
     """
     p = problem.p
     rest = problem.rest
-    n = rest.n
-    columns = problem.columns
     f = complex_curves(p.curves(theta))
     sites = problem.of_sites(theta)
-    information = problem.add(loops.information(columns, f, x, sites, n))
+    information = problem.add(loops.information(problem.columns, f, x, sites, rest.n))
     covariance, log_determinants = _inverse(information, prior.precision)
-    pulls_held = np.empty(0) if held is None else held.pulls
+    pulls = np.empty(0) if held is None else held.pulls
+    pixels = _of_pixels(problem, theta, x, covariance, pulls)
+    held_now = held or Held(pixels.pulls, _arc(rest, information, covariance))
+    means = _of_means(problem, theta, x, prior, information, covariance, held_now.arc)
+
+    by_theta, by_x = pulled(problem, theta, means.on_curves, means.on_x)
+    by_theta += pixels.by_theta
+    by_x += pixels.by_x + prior.precision * x
+    bend = means.bend + pixels.bend[:, None, None] * np.eye(2)
+    away = p.rows @ theta - p.target
+    by_theta += p.rows.T @ (p.precision * away)
+    value = pixels.loss + means.value
+    value += 0.5 * float(np.sum(prior.precision * x**2) + p.precision @ away**2)
+    if problem.is_integrated:
+        value += 0.5 * float(log_determinants.sum())
+    return Point(
+        theta=theta,
+        x=x,
+        value=value,
+        losses=pixels.losses,
+        by_theta=by_theta,
+        by_x=np.where(rest.is_unknown, by_x, 0.0),
+        information=information,
+        covariance=covariance,
+        bend=np.where(rest.is_unknown[:, :, None] & rest.is_unknown[:, None, :], bend, 0.0),
+        held=held_now,
+        forces=pixels.forces,
+        slopes=pixels.slopes,
+        on_curves=means.on_curves,
+        log_scale=means.log_scale,
+    )
+
+
+class _Pixels(NamedTuple):
+    """Terms of Φ that shoeboxes decide, with those of the determinants."""
+
+    loss: float
+    """−ln L of the lattices of all ranks"""
+    by_theta: np.ndarray
+    """(parameter,)"""
+    by_x: np.ndarray
+    """(reflection, 2)"""
+    bend: np.ndarray
+    """(reflection,) second derivative by a, and by b, that Gauss and Newton leave out"""
+    losses: np.ndarray
+    """(lattice,) −ln L of the lattices of this rank, as all that follows"""
+    pulls: np.ndarray
+    """(lattice,) N"""
+    forces: np.ndarray
+    """(column,) complex, on F"""
+    slopes: np.ndarray
+    """(column,) of −ln L alone by |F|²"""
+
+
+def _of_pixels(
+    problem: Problem, theta: np.ndarray, x: np.ndarray, covariance: np.ndarray, pulls: np.ndarray
+) -> _Pixels:
+    """Return the terms of shoeboxes. Collective.
+
+    covariance: (reflection, 3) C; pulls: (lattice,) N that lattices are held under, empty where it
+    is that of this point.
+    """
+    columns = problem.columns
+    n = problem.rest.n
+    f = complex_curves(problem.p.curves(theta))
+    sites = problem.of_sites(theta)
     scale = -1
     in_forces = np.zeros_like(covariance)
     if problem.is_integrated:
         scale = problem.scale
         in_forces = covariance
-    losses, pulls, forces, slopes = loops.forces(columns, f, x, sites, in_forces, scale, pulls_held)
+    losses, pulls_here, forces, slopes = loops.forces(columns, f, x, sites, in_forces, scale, pulls)
     one_row = np.zeros_like(columns.reflection)
     by_value, by_site = loops.scores(columns, forces, f, sites, one_row, 1)
     by_x = np.stack(
@@ -147,34 +209,10 @@ def point(
     own = np.concatenate([[losses.sum()], by_x.ravel(), bend, by_site.ravel(), by_value.ravel()])
     ends = np.cumsum([1, 2 * n, n, len(sites)])
     loss, by_x, bend, by_site, by_value = np.split(problem.add(own), ends)
-
-    held_now = held or Held(pulls, _arc(rest, information, covariance))
-    means = _of_means(problem, theta, x, prior, information, covariance, held_now.arc)
-    theta_of_means, x_of_means = pulled(problem, theta, means.on_curves, means.on_x)
-    by_theta = p.basis.T @ by_value + theta_of_means
+    by_theta = problem.p.basis.T @ by_value
     by_theta[len(theta) - len(sites) :] += by_site
-    away = p.rows @ theta - p.target
-    value = float(loss[0]) + means.value
-    value += 0.5 * float(np.sum(prior.precision * x**2) + p.precision @ away**2)
-    if problem.is_integrated:
-        value += 0.5 * float(log_determinants.sum())
-    by_x = by_x.reshape(n, 2) + prior.precision * x + x_of_means
-    bend = bend[:, None, None] * np.eye(2) + means.bend
-    return Point(
-        theta=theta,
-        x=x,
-        value=value,
-        losses=losses,
-        by_theta=by_theta + p.rows.T @ (p.precision * away),
-        by_x=np.where(rest.is_unknown, by_x, 0.0),
-        information=information,
-        covariance=covariance,
-        bend=np.where(rest.is_unknown[:, :, None] & rest.is_unknown[:, None, :], bend, 0.0),
-        held=held_now,
-        forces=forces,
-        slopes=slopes,
-        on_curves=means.on_curves,
-        log_scale=means.log_scale,
+    return _Pixels(
+        float(loss[0]), by_theta, by_x.reshape(n, 2), bend, losses, pulls_here, forces, slopes
     )
 
 
@@ -337,117 +375,3 @@ def _inverse(information: np.ndarray, precision: np.ndarray) -> tuple[np.ndarray
     bb = information[:, 2] + precision[:, 1]
     determinant = aa * bb - ab * ab
     return np.stack([bb, -ab, aa], axis=1) / determinant[:, None], np.log(determinant)
-
-
-class Curvature(NamedTuple):
-    """Second derivatives of Φ by curves and X: those of −ln L by Gauss and Newton, and of priors.
-    Lattices are eliminated.
-    """
-
-    curves: np.ndarray
-    """(parameter, parameter) of −ln L"""
-    mixed: np.ndarray
-    """(2·reflection, parameter)"""
-    shoeboxes: csr_matrix
-    """(2·reflection, 2·reflection) of this rank's lattices, these held"""
-    cross: csr_matrix
-    """(lattice·unknown, 2·reflection) that X shares with lattices, times the root of their
-    covariance
-    """
-    follows: np.ndarray
-    """(2·reflection, parameter) how far curves move F in the mean light, along e and across"""
-    blocks: np.ndarray
-    """(reflection, 2, 2) B + P of each reflection, lattices and all others held"""
-    precision: np.ndarray
-    """(2·reflection,) P"""
-    add: Add
-
-    def of_x(self, v: np.ndarray) -> np.ndarray:
-        """Return the second derivatives by X (2·reflection, …) times v, lattices eliminated.
-        Collective.
-        """
-        own = self.shoeboxes @ v - self.cross.T @ (self.cross @ v)
-        weighted = self.precision.reshape(-1, *(1,) * (v.ndim - 1)) * v
-        return self.add(own) + weighted
-
-
-def curvature(problem: Problem, here: Point, prior: Prior) -> Curvature:
-    """Return the second derivatives at curves and X. Collective."""
-    theta = here.theta
-    x = here.x
-    columns = problem.columns
-    n = problem.rest.n
-    f = complex_curves(problem.p.curves(theta))
-    sites = problem.of_sites(theta)
-    basis = _by_channel(problem.p.basis, len(f))
-    curves, of_lattices = loops.by_curves(columns, f, x, sites)
-    mixed, pairs, pair_blocks, runs, run_cross = loops.by_rest(columns, f, x, sites, n)
-    n_values = len(basis)
-    by_values = symmetric(curves).transpose(0, 2, 1, 3).reshape(n_values, n_values)
-    H = basis.T @ by_values @ basis
-    K = mixed.reshape(2 * n, n_values) @ basis
-
-    shoeboxes = _sparse(pairs, pair_blocks, n)
-    n_lattices, n_unknowns = columns.score.shape
-    root = np.linalg.cholesky(columns.held)
-    cross_of_run = np.einsum("luv,lku->lkv", root[runs[:, 0]], run_cross)
-    row = (runs[:, 0, None, None] * n_unknowns + np.arange(n_unknowns)).repeat(2, axis=1)
-    column = np.broadcast_to((2 * runs[:, 1, None] + np.arange(2))[:, :, None], row.shape)
-    cross = csr_matrix(
-        (cross_of_run.ravel(), (row.ravel(), column.ravel())),
-        shape=(n_lattices * n_unknowns, 2 * n),
-    )
-    shared = of_lattices.reshape(n_lattices, n_unknowns, n_values) @ basis
-    if len(sites):
-        own, with_curves, with_rest, with_lattices = loops.by_sites(columns, f, x, sites, n)
-        of_sites = slice(len(theta) - len(sites), len(theta))
-        by_curve = with_curves.reshape(len(sites), n_values) @ basis
-        H[of_sites] += by_curve
-        H[:, of_sites] += by_curve.T
-        H[of_sites, of_sites] += own
-        K[:, of_sites] += with_rest.reshape(2 * n, -1)
-        shared[:, :, of_sites] += with_lattices
-    rooted = np.einsum("luv,lut->lvt", root, shared)
-    rooted = rooted.reshape(n_lattices * n_unknowns, basis.shape[1])
-    H -= rooted.T @ rooted
-    K -= cross.T @ rooted
-    B = here.information
-    blocks = np.empty((n, 2, 2))
-    blocks[:, 0, 0] = B[:, 0] + prior.precision[:, 0]
-    blocks[:, 0, 1] = blocks[:, 1, 0] = B[:, 1]
-    blocks[:, 1, 1] = B[:, 2] + prior.precision[:, 1]
-    return Curvature(
-        curves=problem.add(H),
-        mixed=problem.add(K),
-        shoeboxes=shoeboxes,
-        cross=cross,
-        follows=_moved_by_curves(problem, theta),
-        blocks=blocks,
-        precision=prior.precision.ravel(),
-        add=problem.add,
-    )
-
-
-def _moved_by_curves(problem: Problem, theta: np.ndarray) -> np.ndarray:
-    """Return how far the curves move F of reflections in the mean light (2·reflection, parameter),
-    along e and across, where a and b are unknown.
-    """
-    rest = problem.rest
-    e = np.conj(rest.along)
-    parts = np.stack([mean_slopes(problem, theta, factor) for factor in (e, -1j * e)], axis=1)
-    return np.where(rest.is_unknown[:, :, None], parts, 0.0).reshape(2 * rest.n, -1)
-
-
-def _by_channel(basis: np.ndarray, n_sites: int) -> np.ndarray:
-    """Return the rows of a basis (site·2·channel, parameter) in the order channel, site, f′ f″."""
-    n_parameters = basis.shape[1]
-    by_curve = basis.reshape(2 * n_sites, -1, n_parameters)
-    return by_curve.transpose(1, 0, 2).reshape(-1, n_parameters)
-
-
-def _sparse(pairs: np.ndarray, blocks: np.ndarray, n: int) -> csr_matrix:
-    """Return the sum of blocks (pair, 2, 2) at pairs of reflections (pair, 2), (2·n, 2·n)."""
-    row = 2 * pairs[:, 0, None, None] + np.arange(2)[:, None]
-    column = 2 * pairs[:, 1, None, None] + np.arange(2)
-    row, column = np.broadcast_arrays(row, column)
-    return csr_matrix((blocks.ravel(), (row.ravel(), column.ravel())), shape=(2 * n, 2 * n))

@@ -23,6 +23,7 @@ from spreadflow.analysis.curves.columns import (
     Columns,
     Scattering,
 )
+from spreadflow.analysis.curves.curvature import curvature
 from spreadflow.analysis.curves.objective import Problem
 from spreadflow.analysis.curves.planning import Information
 from spreadflow.analysis.curves.rest import Rest
@@ -270,7 +271,7 @@ def lattice_information(
     priors = [rests.prior(rest, weakening * rests.first_variance(rest, error)) for error in errors]
     at_model = np.zeros((rest.n, 2))
     here = objective.point(problem, np.zeros(len(p.names)), at_model, priors[0])
-    matrix = objective.curvature(problem, here, priors[0])
+    matrix = curvature(problem, here, priors[0])
     n = len(columns.loss)
     unknown = {}
     for error, prior in zip(errors, priors, strict=True):

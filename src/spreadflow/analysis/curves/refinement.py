@@ -16,7 +16,8 @@ from scipy.sparse.linalg import LinearOperator, cg
 from spreadflow.analysis.curves import objective
 from spreadflow.analysis.curves import rest as rests
 from spreadflow.analysis.curves import scatter as scatters
-from spreadflow.analysis.curves.objective import Curvature, Point, Problem
+from spreadflow.analysis.curves.curvature import Curvature, curvature
+from spreadflow.analysis.curves.objective import Point, Problem
 from spreadflow.analysis.curves.rest import Prior
 
 LEAST_MODULUS = 0.3
@@ -145,7 +146,7 @@ def refine(problem: Problem, start: Start, how: How) -> AtRest:
     has_converged = False
     for number in range(how.max_steps):
         is_alone = number < how.n_alone or not how.moves_curves
-        matrix = objective.curvature(scattered, here, prior)
+        matrix = curvature(scattered, here, prior)
         step = _step(scattered, matrix, here, prior, damping, is_alone)
         there = step.point
         damping = step.damping
