@@ -222,7 +222,7 @@ nothing else is lost.
 | line of a spec file that cannot be adopted, or whose `.lam` file is no spectrum about the experiment's wavelength | its `AdoptOutcome`, a line in the log |
 | part file of another config, other inputs or other shots | its stage makes it again; for a reader, error (4) |
 | part file missing or truncated | its stage makes it again; for a reader, error (4) |
-| part of `pack` whose content has changed since it was finished | error (4), which names part and dataset |
+| part or product that is damaged, if by one bit | error (4), which names file and dataset; rerunning its stage makes that part again and keeps the others |
 | product of another kind or schema version | error (4) |
 | unknown config key, impossible value, space group that does not fit the cell | error (3) |
 | missing file that a config key names | error (4) |
@@ -235,12 +235,12 @@ PRODUCTS = """## Products
 Products are HDF5 files. A product is one file, or a manifest with its parts: `index.h5` lists the keys of
 `index.parts/000000.h5` and so on, one part for each fixed block of shots. A file appears under its name only when it is
 complete. The root has the attributes `kind`, `schema` (version), `key` (hash of everything that the content depends
-on), `software` and `time`, and those of the stage (lists and mappings as JSON). Each dataset has the attributes `units`
-and `meaning`.
+on), `software` and `time`, and those of the stage (lists and mappings as JSON). Each dataset has the attributes `units`,
+`meaning` and `sha256`, a checksum of its numbers that is compared whenever they are read. Files are of HDF5's format 1.10,
+whose own structure has checksums.
 
 Parts of `pack` hold their datasets as they are, without compression, so that they are mapped into memory when they are
-read. The manifest holds a checksum of each dataset of each part (`parts/checksum`), which a process compares once, when it
-first reads the dataset.
+read; a process compares their checksums once.
 
 Tables are groups and columns are datasets; dimensions have names. A column marked "→ table" holds row numbers of that
 table.

@@ -125,6 +125,51 @@ def test_missing_or_damaged_part_is_refused(tmp_path, block):
         store.read(tmp_path / "index.h5", "index")
 
 
+KINDS_OF_PARTS = ("index", "annulus", "pack", "stage1", "gram")
+"""Kinds whose parts are damaged."""
+
+N_FLIPS = 30
+"""Bits that are turned, one at a time, in a part of each kind."""
+
+
+@pytest.mark.stage
+@pytest.mark.parametrize("kind", KINDS_OF_PARTS)
+def test_a_flipped_bit_is_named_or_changes_nothing(tmp_path, filled, kind):
+    """In the numbers as in the structure of the file; a rerun makes the part again."""
+    rng = np.random.default_rng(5)
+    shared = {"channel": 8, "channels": 8, "unknown": 8}
+    sizes = {str(dataset.dims[0]): 700 for dataset in schema.FILES[kind].values()} | shared
+    values = {
+        name: rng.integers(0, 99, [sizes.get(dim, dim) for dim in dataset.dims])
+        for name, dataset in schema.FILES[kind].items()
+    }
+    product = tmp_path / "product.h5"
+    parts = store.Parts(product, kind, "base", [[1]])
+    parts.write(0, filled(kind, sizes, values))
+    parts.finish(World())
+    whole = parts.read(0)
+    path = store.part_path(product, 0)
+    content = path.read_bytes()
+    n_named = 0
+    for at in rng.choice(len(content), N_FLIPS, replace=False):
+        damaged = bytearray(content)
+        damaged[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            found = store.read(product, kind)
+        except FileError as error:
+            n_named += 1
+            assert str(path) in str(error)
+            assert not parts.done(0)
+        else:
+            assert all(np.array_equal(found[name], whole[name]) for name in schema.FILES[kind])
+            assert parts.done(0)
+
+    assert n_named > N_FLIPS // 2, "most of a file is numbers"
+    parts.each(World(), lambda block: {name: column for name, column in whole.items() if name})
+    assert parts.done(0)
+
+
 def test_parts_of_unlike_channels_are_refused(tmp_path, filled):
     parts = store.Parts(tmp_path / "annulus.h5", "annulus", "base", BLOCKS)
     for k in range(2):

@@ -1,14 +1,14 @@
 """Products on disk: HDF5 files written by the schema, whole or in parts of fixed blocks of shots.
 
 Every file is written under another name and renamed into place, so a file that exists is complete.
-A part carries the key of its config, inputs and shots; a rerun keeps parts whose key still holds,
-on any number of ranks, and a reader refuses a part that is missing or foreign.
+A part carries the key of its config, inputs and shots, and a checksum of each dataset; a rerun
+keeps parts whose key still holds and that are sound, on any number of ranks, and a reader refuses a
+part that is missing, foreign or damaged.
 """
 
 import csv
 import hashlib
 import json
-import operator
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ import numpy as np
 
 from spreadflow import __version__
 from spreadflow.errors import FileError
-from spreadflow.io import mapped, schema
+from spreadflow.io import checksums, mapped, schema
 from spreadflow.parallel import World
 
 Columns = Mapping[str, np.ndarray]
@@ -93,7 +93,7 @@ def identity(path: Path | str) -> str:
         found = "a folder" if path.is_dir() else "nothing"
         raise FileError(path, "an existing file", found, "Run the stage that makes it.")
     if h5py.is_hdf5(path):
-        with h5py.File(path, "r") as f:
+        with checksums.refusing_damage(path), h5py.File(path, "r") as f:
             if "key" in f.attrs:
                 return str(f.attrs["key"])
     return checksum(path)[:N_DIGITS]
@@ -131,9 +131,14 @@ def write(path: Path | str, kind: str, columns: Columns, *, key: str, **attribut
     """Write one file of the given kind. Attributes that are not numbers or strings are stored as
     JSON.
     """
-    with replacing(Path(path)) as temporary, h5py.File(temporary, "w") as f:
+    with replacing(Path(path)) as temporary, _new(temporary) as f:
         fill(f, kind, columns, where=path)
         stamp(f, kind, key, attributes)
+
+
+def _new(path: Path) -> h5py.File:
+    """Return a new file, open for writing."""
+    return h5py.File(path, "w", libver=checksums.FORMAT)
 
 
 def write_csv(path: Path, columns: Mapping[str, Iterable[object]]) -> None:
@@ -156,8 +161,7 @@ def fill(group: h5py.Group, kind: str, columns: Columns, where: object = "column
         is_mapped = kind in mapped.KINDS
         is_compressed = data.nbytes > SMALLEST_COMPRESSED and not is_mapped
         item = group.create_dataset(name, data=data, **(COMPRESSION if is_compressed else {}))
-        if is_mapped:
-            item.attrs[mapped.CHECKSUM] = mapped.checksum(data)
+        item.attrs[checksums.CHECKSUM] = checksums.checksum(data)
         item.attrs["units"] = dataset.unit
         item.attrs["meaning"] = dataset.whole_meaning
 
@@ -224,15 +228,15 @@ def _jsonable(value: object) -> object:
 
 @contextmanager
 def _opened(path: Path, kind: str) -> Iterator[h5py.File]:
-    """Yield a file of the given kind, open for reading. Raises FileError where it is none, or of
-    another version of the schema.
+    """Yield a file of the given kind, open for reading. Raises FileError where it is none, is of
+    another version of the schema, or can't be read to the end of the block.
     """
     try:
         f = h5py.File(path, "r")
     except OSError as error:
         raise FileError(path, f"a '{kind}' HDF5 file", error, RERUN) from None
 
-    with f:
+    with f, checksums.refusing_damage(path):
         own_kind = f.attrs.get("kind")
         own_version = f.attrs.get("schema")
         if own_kind != kind or own_version != schema.VERSION:
@@ -255,7 +259,7 @@ def warnings_of(products: Iterable[Path]) -> list[dict]:
     warnings: list[dict] = []
     for path in products:
         if h5py.is_hdf5(path):
-            with h5py.File(path, "r") as f:
+            with checksums.refusing_damage(path), h5py.File(path, "r") as f:
                 warnings += json.loads(f.attrs.get("warnings", "[]"))
     return warnings
 
@@ -275,62 +279,59 @@ def read(path: Path | str, kind: str, names: Iterable[str] | None = None) -> dic
     wanted = _select(kind, names)
     with _opened(path, kind) as f:
         if "parts/key" not in f:
-            return {name: f[name][()] for name in wanted}
+            return {name: _content(path, kind, name, f[name]) for name in wanted}
         keys = _part_keys(f)
     parts = [read_part(path, kind, block, key, wanted) for block, key in enumerate(keys)]
     return joined(kind, wanted, parts)
 
 
+def _content(path: Path, kind: str, name: str, dataset: h5py.Dataset) -> np.ndarray:
+    """Return a dataset of an open file. Raises FileError where it is not what was written."""
+    expected = checksums.of_dataset(dataset)
+    if kind in mapped.KINDS:
+        data = mapped.content(dataset)
+        mapped.check(path, name, data, expected)
+    else:
+        data = dataset[()]
+        checksums.check(path, name, data, expected)
+    return data
+
+
 def read_part(
     path: Path | str, kind: str, block: int, key: str, names: Iterable[str] | None = None
 ) -> dict:
-    """Return one block of a product in parts, as `tables`. Raises FileError when the part is
-    missing, of another config, or changed since the product was finished.
+    """Return one block of a product in parts, as `tables`; the product need not be finished. Raises
+    FileError when the part is missing, damaged, or of another config.
     """
-    columns = _read_part(path, kind, block, key, names)
-    if kind in mapped.KINDS:
-        _check_content(Path(path), kind, block, columns)
-    return columns
-
-
-def _check_content(path: Path, kind: str, block: int, columns: dict) -> None:
-    """Raise FileError where columns of a part are not those that the product was finished with."""
-    part = part_path(path, block)
-    todo = f"Remove it and rerun the stage that makes {path}: the other parts are kept."
-    with _opened(path, kind) as f:
-        stored = f["parts/checksum"][block]
-    expected = dict(zip(schema.FILES[kind], stored, strict=True))
-    for name, column in columns.items():
-        if name:
-            mapped.check(part, name, column, expected[name].decode(), todo)
-
-
-def _read_part(
-    path: Path | str, kind: str, block: int, key: str, names: Iterable[str] | None
-) -> dict:
-    """Return one block as `read_part`, its content unchecked: the product need not be finished."""
     part = part_path(Path(path), block)
-    todo = f"Rerun the stage that makes {path}."
+    wanted = _select(kind, names)
     if not part.exists():
+        todo = f"Rerun the stage that makes {path}."
         raise FileError(part, "a finished part", "nothing", todo)
     with _opened(part, kind) as f:
         if f.attrs["key"] != key:
             found = f"key {f.attrs['key']} (another config or other inputs)"
+            todo = f"Rerun the stage that makes {path}."
             raise FileError(part, f"key {key}", found, todo)
-        return tables(f, kind, names)
+        columns = {name: _content(part, kind, name, f[name]) for name in wanted}
+        return {"": _n_rows(f)} | columns
 
 
 def tables(group: h5py.Group, kind: str, names: Iterable[str] | None = None) -> dict:
     """Return datasets of `kind` in an open group by name, and under "" the number of rows of each
     table: one piece for `joined`.
     """
+    columns = {name: group[name][()] for name in _select(kind, names)}
+    return {"": _n_rows(group)} | columns
+
+
+def _n_rows(group: h5py.Group) -> dict[str, int]:
+    """Return the number of rows of each table in an open group."""
     n_rows = {}
     for name, table in group.items():
         first_column = next(iter(table.values()))
         n_rows[name] = len(first_column)
-    read_dataset = mapped.content if kind in mapped.KINDS else operator.itemgetter(())
-    columns = {name: read_dataset(group[name]) for name in _select(kind, names)}
-    return {"": n_rows} | columns
+    return n_rows
 
 
 def part_keys(path: Path | str, kind: str) -> list[str]:
@@ -341,7 +342,10 @@ def part_keys(path: Path | str, kind: str) -> list[str]:
 
 def _part_keys(f: h5py.File) -> list[str]:
     """Return the keys in an open manifest."""
-    return [key.decode() for key in f["parts/key"][()]]
+    keys = f["parts/key"][()]
+    path = Path(f.filename)
+    checksums.check(path, "parts/key", keys, checksums.of_dataset(f["parts/key"]))
+    return [key.decode() for key in keys]
 
 
 def part_path(product: Path, block: int) -> Path:
@@ -436,12 +440,12 @@ class Parts:
         """the key of each part"""
 
     def done(self, block: int) -> bool:
-        """Whether a valid part of this key is there already."""
+        """Whether a sound part of this key is there already."""
         try:
-            with h5py.File(part_path(self.product, block), "r") as f:
-                return f.attrs.get("key") == self.keys[block]
-        except OSError:
+            self.read(block)
+        except FileError:
             return False
+        return True
 
     def are_done(self) -> bool:
         """Whether every part is there already."""
@@ -452,8 +456,8 @@ class Parts:
         write(part_path(self.product, block), self.kind, columns, key=self.keys[block])
 
     def read(self, block: int, names: Iterable[str] | None = None) -> dict:
-        """Return a part, as `read_part`; the product need not be finished."""
-        return _read_part(self.product, self.kind, block, self.keys[block], names)
+        """Return a part, as `read_part`."""
+        return read_part(self.product, self.kind, block, self.keys[block], names)
 
     def each(self, world: World, make: Callable[[int], Columns]) -> None:
         """Make every block that is not done yet, shared among the ranks. Collective."""
@@ -478,13 +482,8 @@ class Parts:
         for unfinished in folder.glob(".*.tmp"):
             unfinished.unlink()
 
-        with replacing(self.product) as temporary, h5py.File(temporary, "w") as f:
-            f["parts/key"] = np.array(self.keys, dtype=f"S{N_DIGITS}")
-            if self.kind in mapped.KINDS:
-                names = schema.FILES[self.kind]
-                of_parts = [
-                    mapped.checksums(part_path(self.product, block), names)
-                    for block in range(len(self.keys))
-                ]
-                f["parts/checksum"] = np.array(of_parts, dtype=f"S{mapped.N_DIGITS}")
+        with replacing(self.product) as temporary, _new(temporary) as f:
+            keys = np.array(self.keys, dtype=f"S{N_DIGITS}")
+            item = f.create_dataset("parts/key", data=keys)
+            item.attrs[checksums.CHECKSUM] = checksums.checksum(keys)
             stamp(f, self.kind, digest(self.keys), attributes)

@@ -27,7 +27,7 @@ from spreadflow.io.schema.truth import KINDS
 
 __all__ = ["FILES", "KINDS", "VERSION", "Dataset"]
 
-VERSION = 6
+VERSION = 7
 """Of the whole schema, in every file: a product of another version is refused."""
 
 FILES: dict[str, dict[str, Dataset]] = {
