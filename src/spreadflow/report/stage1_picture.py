@@ -83,6 +83,9 @@ def draw(
         14.5,
         9.6,
     )
+    why = why_worse(figures)
+    if why:
+        page.supxlabel(why, x=0.015, ha="left", fontsize=9.5, color=style.RED)
     top, bottom = page.subfigures(2, 1, height_ratios=[1.05, 1])  # type: ignore[misc]
     _samples(top, samples)
     axes: Any = bottom.subplots(2, 3)
@@ -94,6 +97,33 @@ def draw(
     _misset(axes[1, 1], refined, against)
     _pulls(axes[1, 2], against, figures["uncertainty"])
     return page
+
+
+def why_worse(figures: dict) -> str:
+    """Return why centroids or orientations of the pixels are farther off than those of the spots;
+    empty where they are not.
+    """
+    by_spots = figures["radial_rmsd_mm_before"]
+    by_pixels = figures["radial_rmsd_mm"]
+    angle = figures["misorientation_deg_median"]
+    is_farther = by_pixels is not None and by_pixels > by_spots
+    is_turned = angle is not None and angle > figures["misorientation_deg_before_median"]
+    if not (is_farther or is_turned):
+        return ""
+    what = " and ".join(
+        phrase
+        for phrase, holds in (
+            ("centroids of pixels lie farther off than those of spots", is_farther),
+            ("orientations are farther from the truth", is_turned),
+        )
+        if holds
+    )
+    cause = "A model with another mosaicity than the crystals' explains the pixels best when it is "
+    cause += "centred on the domains that reflect, and not on the mean of all"
+    if figures["mosaicity"] == "continuous":
+        cause += " (a few domains are no smooth cloud: stage1.mosaicity: learned)"
+    note = "Spots were fitted to these very centroids; pixels were not."
+    return f"Why {what}: {note}\n{cause}."
 
 
 def _samples(figure: Any, samples: list[Sample]) -> None:
@@ -142,9 +172,9 @@ def _by_resolution(axes: Any, table: dict, distances: CentroidDistances) -> None
     middle = [float(np.median(d[rows])) for rows in bins]
     for axis, color, direction in ((0, style.ORANGE, "radial"), (1, style.BLUE, "transverse")):
         for name, line, source in (
-            ("before", ":", "spots"),
+            ("before", ":", "spots (fitted to them)"),
             ("after", "-", "pixels"),
-            ("floor", "--", "noise"),
+            ("floor", "--", "pixels, were the model true"),
         ):
             values = [distances.rms(name, axis, rows=rows) for rows in bins]
             label = f"{direction}, {source}"

@@ -230,6 +230,13 @@ def point_size(n: int) -> float:
     return float(np.clip(60 / max(n, 1) ** 0.5, 2.0, 8.0))
 
 
+def opacity(n: int) -> float:
+    """Return the opacity of the points of a scatter of n, so that few are seen and many show where
+    they are dense.
+    """
+    return float(np.clip(30 / max(n, 1) ** 0.5, 0.1, 0.8))
+
+
 def bars(axes: Any, names: list[str], counts: Sequence[int | None], colors: list[str]) -> None:
     """Draw horizontal bars, the first on top, each with its count; None is out of reach and has no
     bar.
