@@ -110,20 +110,21 @@ def why_worse(figures: dict) -> str:
     is_turned = angle is not None and angle > figures["misorientation_deg_before_median"]
     if not (is_farther or is_turned):
         return ""
-    what = " and ".join(
-        phrase
-        for phrase, holds in (
-            ("centroids of pixels lie farther off than those of spots", is_farther),
-            ("orientations are farther from the truth", is_turned),
+    phrases = []
+    if is_farther:
+        phrases.append(
+            "Centroids: those that spots predict were fitted to the observed ones, those of the "
+            "model of the pixels were not."
         )
-        if holds
+    if is_turned:
+        phrases.append("Orientations: those of the pixels are not the mean of all domains.")
+    cause = (
+        "A model with another mosaicity than the crystals' explains the pixels best when it is "
+        "centred on the domains that reflect."
     )
-    cause = "A model with another mosaicity than the crystals' explains the pixels best when it is "
-    cause += "centred on the domains that reflect, and not on the mean of all"
     if figures["mosaicity"] == "continuous":
-        cause += " (a few domains are no smooth cloud: stage1.mosaicity: learned)"
-    note = "Spots were fitted to these very centroids; pixels were not."
-    return f"Why {what}: {note}\n{cause}."
+        cause += " A few domains are no smooth cloud: stage1.mosaicity: learned."
+    return "why pixels look worse than spots. {}\n{}".format(" ".join(phrases), cause)
 
 
 def _samples(figure: Any, samples: list[Sample]) -> None:
@@ -172,9 +173,9 @@ def _by_resolution(axes: Any, table: dict, distances: CentroidDistances) -> None
     middle = [float(np.median(d[rows])) for rows in bins]
     for axis, color, direction in ((0, style.ORANGE, "radial"), (1, style.BLUE, "transverse")):
         for name, line, source in (
-            ("before", ":", "spots (fitted to them)"),
+            ("before", ":", "spots"),
             ("after", "-", "pixels"),
-            ("floor", "--", "pixels, were the model true"),
+            ("floor", "--", "true model"),
         ):
             values = [distances.rms(name, axis, rows=rows) for rows in bins]
             label = f"{direction}, {source}"

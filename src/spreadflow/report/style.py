@@ -123,7 +123,7 @@ def warn(figure: Figure, sentences: Sequence[str]) -> None:
     ]
     n_others = len(sentences) - MOST_WARNINGS
     if n_others > 0:
-        lines.append(f"and {n_others} more warnings: see the summary")
+        lines.append(f"and {n_others} more: see the summary")
     if not lines:
         return
     taller = height + LINE_IN * len(lines)
