@@ -204,9 +204,7 @@ def translation_warnings(lattices: Sequence[LatticeSpots], space_group: str) -> 
     return warnings
 
 
-def target_warnings(
-    mean: Sequence[float], target: Sequence[float], key: str
-) -> list[StageWarning]:
+def target_warnings(mean: Sequence[float], target: Sequence[float], key: str) -> list[StageWarning]:
     """Return what to know where the mean cell is not the target, both six numbers, Å and degrees.
     key: of the target in the configuration.
     """

@@ -157,7 +157,9 @@ def _against_truth(runs: list[IndexedRun]) -> dict[str, Any]:
     figures |= {name: sum(count[name] for count in counts) for name in counts[0]}
     indices = [truth.indices(matched) for matched in matched_runs]
     figures |= _pooled(indices, "miller_right", "n_spots_indexed")
-    recalls = [truth.recall(matched, run.section.d_min, run.detector.shape) for run, matched in simulated]
+    recalls = [
+        truth.recall(matched, run.section.d_min, run.detector.shape) for run, matched in simulated
+    ]
     figures |= _pooled(recalls, "prediction_recall", "n_strong_true")
 
     pulls = np.concatenate([truth.pulls(matched) for matched in matched_runs])
@@ -176,4 +178,3 @@ def _pooled(parts: list[dict], share: str, n: str) -> dict[str, Any]:
     total = sum(part[n] for part in parts)
     counted = sum((part[share] or 0) * part[n] for part in parts)
     return {n: total, share: counted / total if total else None}
-

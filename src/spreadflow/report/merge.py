@@ -218,7 +218,7 @@ def _strength(axes: Any, table: dict) -> None:
     """Draw I/σ by resolution."""
     s2 = _inverse_square_d(table)
     axes.plot(s2, table["bins/i_over_sigma"], "o-", ms=4, color=style.GREEN)
-    axes.set(title="⟨I/σ⟩ of merged intensities", ylim=(0, 1.1 * axes.dataLim.y1))
+    axes.set(title="⟨I/σ⟩ of merged intensities", ylim=(0, 1.1 * max(axes.dataLim.y1, 1.0)))
 
 
 def _completeness(axes: Any, table: dict) -> None:

@@ -93,9 +93,7 @@ def run(
     _log_result(log, figures)
 
 
-def _no_lattice(
-    index: list[Path], attributes: list[dict], section: Level0Section
-) -> FileError:
+def _no_lattice(index: list[Path], attributes: list[dict], section: Level0Section) -> FileError:
     """Return the error where no lattice may take part: how the shots ended, and what would help."""
     counts = Counter[Outcome]()
     for of_run in attributes:
