@@ -70,9 +70,10 @@ def todo(outcome: Outcome, section: IndexSection, word: str) -> str:
     spots = section.spots
     if outcome == Outcome.OVERFLOW:
         return (
-            "adu_per_photon is likely too small, or the pedestal wrong: take it from the one-photon "
-            "peak (`spreadflow manifest --adu-per-photon`). On detectors without such a peak raise "
-            f"{word}.spots.gain, the variance over the mean of the photons, now {spots.gain:g}."
+            "adu_per_photon is likely too small, or the pedestal wrong: take it from the "
+            "one-photon peak (`spreadflow manifest --adu-per-photon`). On detectors without "
+            f"such a peak raise {word}.spots.gain, the variance over the mean of the "
+            f"photons, now {spots.gain:g}."
         )
     if outcome == Outcome.NO_LATTICE:
         return (

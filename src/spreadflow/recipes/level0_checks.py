@@ -30,7 +30,10 @@ LARGEST_LEFT_OUT = 0.1
 
 
 def warnings_of(figures: dict[str, Any], target: list[float]) -> list[StageWarning]:
-    """Return what to know before the detector is trusted. target: cell of `index`, Å and degrees."""
+    """Return what to know before the detector is trusted.
+
+    target: cell of `index`, Å and degrees.
+    """
     return [
         *_of_residuals(figures),
         *_of_lengths(figures),

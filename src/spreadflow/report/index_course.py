@@ -128,7 +128,8 @@ def _without_lattice(runs: list[IndexedRun]) -> SpotCounts:
             np.count_nonzero(run.spot_resolutions()[rows] < middle),
             np.count_nonzero(rim < advice.EDGE_PX),
         ]
-    return SpotCounts(*totals.tolist(), d_outer=middle)
+    n, n_smallest, n_outer, n_at_edges = totals.tolist()
+    return SpotCounts(n, n_smallest, n_outer, n_at_edges, middle)
 
 
 def _pixel_resolutions(run: IndexedRun) -> np.ndarray:

@@ -129,9 +129,9 @@ def _sum(axes: Any, runs: list[IndexedRun]) -> None:
         return
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     step = max(right - left, top - bottom) / N_ACROSS
-    counts, x, y = np.histogram2d(
-        *places.T, [np.arange(left, right + step, step), np.arange(bottom, top + step, step)]
-    )
+    x = np.arange(left, right + step, step)
+    y = np.arange(bottom, top + step, step)
+    counts, _ = np.histogramdd(places, [x, y])
     counts[counts == 0] = np.nan
     most = max(2.0, float(np.nanmax(counts, initial=1.0)))
     scale = PowerNorm(0.5, 1, most)

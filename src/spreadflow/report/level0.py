@@ -134,7 +134,7 @@ def _distance(axes: Any, figures: dict) -> None:
     lines = [("header", header, style.GREY), ("refined, 3 σ", figures["distance_mm"], style.BLUE)]
     if figures["true_distance_mm"] is not None:
         lines.append(("truth", figures["true_distance_mm"], style.RED))
-    for row, (name, distance, color) in enumerate(lines):
+    for row, (_, distance, color) in enumerate(lines):
         moved = UM * (distance - header)
         error = 3 * UM * sigma if color == style.BLUE else None
         axes.errorbar(moved, -row, xerr=error, fmt="o", ms=6, color=color, capsize=4)

@@ -141,7 +141,7 @@ def _shells(bins: dict[str, np.ndarray]) -> list[dict[str, Any]]:
 
 def shell_table(figures: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return the table of shells in words: its head, a row for each shell, and one for all."""
-    rows = [SHELL_HEAD]
+    rows: list[tuple[str, ...]] = [SHELL_HEAD]
     for shell in [*figures["bins"], figures]:
         completeness = shell["completeness"]
         rows.append(

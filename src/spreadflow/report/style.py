@@ -101,8 +101,7 @@ ENDLESS = "endless"
 
 def page(title: str, subtitle: str, width: float = 13.0, height: float = 7.6) -> Figure:
     """Return an empty page with title and subtitle; width and height in inches."""
-    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
-    figure = Figure(figsize=(width, height), layout=layout)
+    figure = Figure(figsize=(width, height))
     title_y, subtitle_y = (1 - below / height for below in (TITLE_IN, SUBTITLE_IN))
     figure.text(0.015, title_y, title, fontsize=15, fontweight="bold", va="center")
     figure.text(0.015, subtitle_y, subtitle, fontsize=9.5, color=GREY, va="center")
@@ -140,7 +139,8 @@ def warn(figure: Figure, sentences: Sequence[str]) -> None:
 def _lay_out_below(figure: Figure, head_in: float) -> None:
     """Give the plots of a page what is below its head, which is so many inches high."""
     top = 1 - head_in / figure.get_figheight()
-    figure.get_layout_engine().set(rect=(0.01, 0.01, 0.98, top - 0.01))
+    rect = (0.01, 0.01, 0.98, top - 0.01)
+    figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, rect=rect))
 
 
 def say(value: Any, digits: int = 3) -> str:
