@@ -27,6 +27,9 @@ MOST_REASONS = 5
 LINE_LENGTH = 90
 """Characters in a line of text."""
 
+LENGTH_ON_STILL = 60
+"""Characters in a line of it upon the still."""
+
 
 def draw(stage: str, runs: list[IndexedRun], figures: dict) -> Figure:
     """Return the picture."""
@@ -116,21 +119,28 @@ def _failed_still(axes: Any, runs: list[IndexedRun]) -> None:
         return
     outcome = Outcome(run.table["shots/outcome"][row])
     shot = _read(run, row)
+    style.panels(axes, run.detector)
     if isinstance(shot, Shot):
         style.still(axes, shot, run.detector)
-    else:
-        style.panels(axes, run.detector)
     spots = np.flatnonzero(run.table["spots/shot"] == row)
     brightest = np.argsort(-run.table["spots/intensity"][spots], kind="stable")[:MOST_SPOTS]
     x, y, _ = run.spot_positions_mm(spots[brightest]).T
     size = float(np.clip(20000 / max(len(x), 1), 6, 40))
     axes.scatter(x, y, s=size, facecolors="none", edgecolors=style.RED, linewidths=0.6)
-    which = say(len(spots)) if len(x) == len(spots) else f"{say(len(x))} of {say(len(spots))}"
+    which = say(len(spots))
+    if len(x) < len(spots):
+        which = f"the brightest {say(len(x))} of {which}"
     name = outcome.name.lower().replace("_", " ")
     axes.set_title(f"run {run.name}, shot {row} ({name}): {which} spots")
     if not isinstance(shot, Shot):
         axes.text(
-            0.5, 0.5, shot, ha="center", va="center", color=style.GREY, transform=axes.transAxes
+            0.5,
+            0.5,
+            "\n".join(wrap(shot, LENGTH_ON_STILL)),
+            ha="center",
+            va="center",
+            color=style.GREY,
+            transform=axes.transAxes,
         )
 
 
@@ -138,7 +148,7 @@ def _read(run: IndexedRun, row: int) -> Shot | str:
     """Return a shot, or in words why there is no image of it."""
     if run.manifest is None:
         return "images not given"
-    source = open_source(run.manifest, run.section)
+    source = open_source(run.manifest, run.section, run.detector)
     shot = source.read(row)
     if isinstance(shot, Outcome):
         return source.causes.get(row) or shot.name.lower().replace("_", " ")
