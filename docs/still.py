@@ -9,14 +9,15 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from spreadflow.io import images
-from spreadflow.report import index, style
+from spreadflow.report import style
+from spreadflow.report.indexed_run import IndexedRun, rings
 
 HERE = Path(__file__).parent
 REACH_MM = 134.0
 """half the edge of the picture; beyond, in the corners, nothing is predicted"""
 
 
-def brightest_shot(run: index.IndexedRun) -> int:
+def brightest_shot(run: IndexedRun) -> int:
     """Return the number of the shot that holds the lattice with the most indexed spots."""
     lattice = run.table["lattices/n_indexed"].argmax()
     return int(run.table["lattices/shot"][lattice])
@@ -38,14 +39,14 @@ def main() -> None:
 
     manifest = args.root / "data/demo/manifest.json"
     product = args.root / "results/demo/demo/reindex.h5"
-    run = index.IndexedRun("reindex", product, [manifest])
+    run = IndexedRun("reindex", product, [manifest])
     shot = brightest_shot(run) if args.shot is None else args.shot
 
     figure = Figure(figsize=(8, 8))
     axes = figure.add_axes((0, 0, 1, 1))
     image = images.Source(manifest).read(shot)
     style.still(axes, image, run.detector, blocks=640)
-    index.rings(axes, run, shot, size=90)
+    rings(axes, run, shot, size=90)
     axes.set(xlim=(-REACH_MM, REACH_MM), ylim=(-REACH_MM, REACH_MM))
     axes.set_axis_off()
     figure.savefig(HERE / "still.png", dpi=120, facecolor="white")

@@ -80,6 +80,9 @@ SHOT = [0, 1, 2, 3, 4, 5, 6, 7, 8]
 ENERGIES = 7100.0 + np.arange(20)
 """Energies of the channels, eV."""
 
+ENERGIES_OF_SHOTS = [7110.0, 7112.0] * 5 + [7108.0, np.nan]
+"""Mean energy of each shot, eV; that of the last one was not read."""
+
 REDUCED = anomalous.site("Fe", "reduced", ENERGIES)
 """Curve of the second site."""
 
@@ -200,7 +203,8 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
     planted = {
         "shots/shot_id": ids,
         "shots/outcome": OUTCOMES,
-        "shots/n_spots": rng.integers(0, 50, N_SHOTS),
+        "shots/n_spots": np.bincount(lattice, minlength=N_SHOTS),
+        "shots/mean_energy_ev": ENERGIES_OF_SHOTS,
         "shots/seconds": rng.uniform(0.1, 0.3, N_SHOTS),
         "lattices/shot": SHOT,
         "lattices/shot_id": ids[SHOT],

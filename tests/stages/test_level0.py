@@ -12,10 +12,11 @@ import pytest
 
 from spreadflow.config import IndexConfig, IndexSection, Level0Config, Level0Section
 from spreadflow.errors import FileError
-from spreadflow.io import dials
+from spreadflow.io import dials, store
 from spreadflow.io.images import Source
 from spreadflow.parallel import World
 from spreadflow.physics import geometry
+from spreadflow.recipes.level0_checks import warnings_of
 from spreadflow.stages import index, level0
 
 pytestmark = pytest.mark.stage
@@ -80,6 +81,10 @@ def test_only_as_many_lattices_as_told(product, tmp_path):
     assert figures["outcomes"]["surplus"] == 1
 
 
+TARGET = [92.9, 92.9, 130.3, 90.0, 90.0, 120.0]
+"""Cell that lattices were searched with: half a per cent from theirs."""
+
+
 @pytest.fixture
 def sound() -> dict:
     """Figures that nothing is said about: half a pixel of shift, and 30 µm at 100 mm."""
@@ -91,6 +96,7 @@ def sound() -> dict:
         "distance_change_mm": 0.03,
         "distance_sigma_mm": 0.005,
         "header_distance_mm": 100.0,
+        "cell": [93.3, 93.3, 131.0, 90.0, 90.0, 120.0],
         "cell_growth": 3e-4,
         "cell_growth_sigma": 1e-5,
         "n_reflections": 1000,
@@ -101,7 +107,7 @@ def sound() -> dict:
 
 
 def test_sound_figures_need_no_words(sound):
-    assert level0._warnings(sound) == []
+    assert warnings_of(sound, TARGET) == []
 
 
 @pytest.mark.parametrize(
@@ -113,18 +119,21 @@ def test_sound_figures_need_no_words(sound):
         ({"chi2_reduced": 0.1}, "χ²"),
         ({"distance_change_mm": 1.17, "distance_sigma_mm": 0.25}, "the distance moved"),
         ({"cell_growth": 0.009}, "the cells changed"),
+        ({"cell": [94.14, 92.9, 130.3, 90.0, 90.0, 120.0]}, "a of the mean cell is not that of"),
+        ({"cell": [92.9, 92.9, 130.3, 90.0, 90.0, 118.8]}, "gamma of the mean cell is not that of"),
         ({"n_outliers": 200}, "rejected"),
         ({"outcomes": {"used": 30, "unlike": 5}}, "unlike the others"),
     ],
 )
 def test_each_trouble_has_its_warning(sound, change, what):
-    (warning,) = level0._warnings(sound | change)
+    (warning,) = warnings_of(sound | change, TARGET)
     assert what in warning.sentence()
 
 
 def test_a_far_header_that_is_hardly_known_is_no_trouble(sound):
     """The distance moved by 1 %, but by two σ only."""
-    assert level0._warnings(sound | {"distance_change_mm": 1.0, "distance_sigma_mm": 0.5}) == []
+    change = {"distance_change_mm": 1.0, "distance_sigma_mm": 0.5}
+    assert warnings_of(sound | change, TARGET) == []
 
 
 def test_the_sigma_of_the_distance_travels_with_the_detector(product, tmp_path):
@@ -145,8 +154,29 @@ def test_frozen_file_is_kept(product, tmp_path):
 
 
 def test_no_lattice_with_enough_spots_is_an_error(product, tmp_path):
-    with pytest.raises(FileError, match="none with 10000 spots"):
+    with pytest.raises(FileError, match=r"none with 10000 spots.*Lower level0.min_reflections"):
         refined(product, tmp_path / "level0.expt", min_reflections=10000)
+
+
+@pytest.mark.parametrize(
+    ("setting", "shots", "todo"),
+    [
+        ({"max_spots": 13}, "overflow", "adu_per_photon"),
+        ({"min_pixels": 190}, "blank", "index.spots.sigma_strong"),
+    ],
+)
+def test_shots_without_lattices_are_an_error_by_their_outcome(
+    tiny_run, tmp_path, setting, shots, todo
+):
+    """What would help depends on how the shots ended."""
+    how = {name: tiny_run[name] for name in ("cell", "space_group")}
+    config = IndexConfig(index=IndexSection(**how, spots=setting))
+    out = tmp_path / "index.h5"
+    index.run(config, images=tiny_run["manifest"], geometry=None, out=out, world=World(1))
+    (warning,) = store.attributes(out, "index")["warnings"]
+    assert shots in warning["what"] and todo in warning["todo"]
+    with pytest.raises(FileError, match=rf"shots: .*{shots}.*{todo}"):
+        refined(out, tmp_path / "level0.expt")
 
 
 def test_runs_of_different_detectors_are_refused(product, tiny_run, tmp_path):

@@ -16,7 +16,7 @@ from spreadflow.analysis.geometry_outliers import Cut, Evidence
 from spreadflow.analysis.still import centroid_fit, refinement
 from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.models import Detector, Spectrum, Spots
-from spreadflow.physics import geometry
+from spreadflow.physics import geometry, unit_cell
 
 Pool = Callable[[dict[int, Any]], list]
 """List of objects held per block, of all blocks, here and elsewhere."""
@@ -296,6 +296,18 @@ class Joint:
         variance = max(squares / n - mean**2, 0.0)
         return float(mean), float(np.sqrt(variance / max(n - 1.0, 1.0)))
 
+    def _cell(self) -> list[float]:
+        """Return the mean cell of the lattices that take part, Å and degrees."""
+        sums = {}
+        for block, in_block in self.indexed.items():
+            sums[block] = np.zeros(7)
+            for x, is_kept in zip(in_block, self.is_kept[block], strict=True):
+                if is_kept:
+                    cell = unit_cell.degrees(unit_cell.cell_of(x.lattice.A))
+                    sums[block] += 1.0, *cell
+        n, *total = self.total(sums)
+        return (np.array(total) / max(n, 1.0)).tolist()
+
     def figures(self) -> dict[str, Any]:
         """Return plain numbers, units in the names; σ is 0 for what was not refined."""
         covariance = self.solution.covariance
@@ -314,6 +326,7 @@ class Joint:
             "tilt_sigma_rad": sigma[3:].tolist(),
             "refined": [NAMES[i] for i in self.free],
             "correlation": correlation.tolist(),
+            "cell": self._cell(),
             "cell_growth": growth,
             "cell_growth_sigma": growth_sigma,
             "n_reflections": self.n_used,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.analysis.merging import metric_symmetry, translations
+from spreadflow.analysis.merging.cells import NAMES
 from spreadflow.analysis.merging.metric_symmetry import CommonStrain
 from spreadflow.errors import StageWarning
 from spreadflow.models import Detector
@@ -39,6 +40,12 @@ I_OVER_SIGMA = 5.0
 
 LARGEST_FREE = 0.1
 """Share of the spots that no lattice has from which it is asked where they lie."""
+
+MAX_LENGTH_CHANGE = 0.01
+"""Relative difference of a length of the mean cell from the target's beyond which it is told."""
+
+MAX_ANGLE_CHANGE_DEG = 1.0
+"""Difference of an angle of the mean cell from the target's beyond which it is told."""
 
 LEAST_SCATTER = 1e-4
 """Smallest scatter of the lengths of cells that is assumed, relative."""
@@ -194,4 +201,26 @@ def translation_warnings(lattices: Sequence[LatticeSpots], space_group: str) -> 
                 "Index with the larger cell that has these nodes.",
             )
         )
+    return warnings
+
+
+def target_warnings(mean: Sequence[float], target: Sequence[float], key: str) -> list[StageWarning]:
+    """Return what to know where the mean cell is not the target, both six numbers, Å and degrees.
+    key: of the target in the configuration.
+    """
+    warnings = []
+    for name, value, expected in zip(NAMES, mean, target, strict=True):
+        is_length = name in NAMES[:3]
+        largest = MAX_LENGTH_CHANGE * expected if is_length else MAX_ANGLE_CHANGE_DEG
+        unit = "Å" if is_length else "degrees"
+        if abs(value - expected) > largest:
+            warnings.append(
+                StageWarning(
+                    f"{name} of the mean cell is not that of {key}, {unit}",
+                    value,
+                    f"{expected:g} ± {largest:.3g}",
+                    f"Set {key} to the mean cell if it is the crystal's; else look at the "
+                    "distance of the detector.",
+                )
+            )
     return warnings

@@ -3,6 +3,7 @@ looks like.
 """
 
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,18 @@ from spreadflow.report.style import say
 
 N_SAMPLES = 8
 """Shoeboxes in the picture."""
+
+DOES_LENGTH = 52
+"""Characters in a line of what a rung does."""
+
+PASSES_LENGTH = 54
+"""Characters in a line of its criterion."""
+
+ROOM_FOR_LEGEND = 0.35
+"""Room above the bars, as a share of their height."""
+
+GAP_LINES = 0.5
+"""Lines between two rungs."""
 
 HALF_PX = 9
 """How much of a shoebox is shown to either side of its middle, px."""
@@ -148,9 +161,10 @@ def _picture(table: dict, attributes: dict, figures: dict) -> Figure:
         f"{say(figures['n_lattices'])} lattices read, {say(figures['n_modelled'])} modelled, "
         f"turned by {figures['misset_deg']:g}° before · "
         f"{figures['n_domains']} mosaic domains drawn for the model",
+        height=9.0,
     )
     left, right = page.subfigures(1, 2, width_ratios=[1.25, 1])  # type: ignore[misc]
-    axes: Any = left.subplots(3, 1, height_ratios=[1, 0.8, 0.9])
+    axes: Any = left.subplots(3, 1, height_ratios=[1, 0.8, 1.5])
     _rmsd(axes[0], figures["rungs"])
     _sigma_z(axes[1], figures["rungs"])
     _list(axes[2], figures["rungs"])
@@ -169,12 +183,13 @@ def _rmsd(axes: Any, rungs: list[dict]) -> None:
         axes.bar_label(bars, texts, fontsize=7, color=style.INK)
     axes.set_xticks(x, [rung["name"] for rung in rungs])
     axes.set_yscale("log")
-    axes.margins(y=0.15)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** ROOM_FOR_LEGEND)
     n = max((rung["n"] for rung in rungs), default=0)
     axes.set(
         title=f"r.m.s.d. of {say(n)} centroids with I/σ ≥ 5; on the bars in pixels", ylabel="mm"
     )
-    axes.legend(loc="upper right")
+    axes.legend(loc="upper right", ncols=2)
 
 
 def _sigma_z(axes: Any, rungs: list[dict]) -> None:
@@ -195,18 +210,33 @@ def _sigma_z(axes: Any, rungs: list[dict]) -> None:
 
 
 def _list(axes: Any, rungs: list[dict]) -> None:
-    """Write each rung in a line."""
+    """Write what each rung does and its criterion, in as many lines as these need."""
     axes.set_axis_off()
-    for row, rung in enumerate(rungs):
-        y = 1.0 - (row + 0.5) / len(rungs)
+    cells = [
+        (wrap(rung["does"], DOES_LENGTH), wrap(rung["why"] or rung["passes"], PASSES_LENGTH))
+        for rung in rungs
+    ]
+    heights = [max(map(len, of_rung)) for of_rung in cells]
+    n_lines = sum(heights) + GAP_LINES * len(rungs)
+    above = 0.0
+    for rung, (does, passes), height in zip(rungs, cells, heights, strict=True):
         verdict = style.GREEN if rung["passed"] else style.RED
-        reason = rung["passes"] if rung["passed"] else rung["why"]
-        for x, words, color in (
-            (-0.05, rung["name"], verdict),
-            (0.01, rung["does"], style.INK),
-            (0.47, reason, verdict),
+        for x, lines, color in (
+            (-0.05, [rung["name"]], verdict),
+            (0.01, does, style.INK),
+            (0.5, passes, verdict),
         ):
-            axes.text(x, y, words, color=color, fontsize=7.5, va="center", transform=axes.transAxes)
+            axes.text(
+                x,
+                1.0 - above / n_lines,
+                "\n".join(lines),
+                color=color,
+                fontsize=7.5,
+                va="top",
+                linespacing=1.15,
+                transform=axes.transAxes,
+            )
+        above += height + GAP_LINES
 
 
 def _samples(figure: Any, table: dict, pictured: list[str]) -> None:

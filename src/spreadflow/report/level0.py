@@ -126,20 +126,29 @@ def _shift(axes: Any, figures: dict) -> None:
 
 
 def _distance(axes: Any, figures: dict) -> None:
-    """Draw the refined distance with its 3 σ, that of the header, and the truth."""
-    sigma = UM * (figures["distance_sigma_mm"] or 0.0)
-    axes.errorbar(0, 0, xerr=3 * sigma, fmt="o", color=style.BLUE, capsize=4, label="refined, 3 σ")
+    """Draw the distance of the header, the refined one with its 3 σ, and the truth, each in a line
+    of its own.
+    """
+    header = figures["header_distance_mm"]
+    sigma = figures["distance_sigma_mm"] or 0.0
+    lines = [("header", header, style.GREY), ("refined, 3 σ", figures["distance_mm"], style.BLUE)]
     if figures["true_distance_mm"] is not None:
-        away = UM * (figures["true_distance_mm"] - figures["distance_mm"])
-        axes.plot(away, 0, "+", ms=14, mew=2, color=style.RED, label="truth")
-    header = UM * (figures["header_distance_mm"] - figures["distance_mm"])
-    axes.plot(header, 0, "o", ms=6, color=style.GREY, label="header")
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    axes.margins(0.25)
-    title = f"distance: {figures['distance_mm']:.4f} mm"
-    axes.set(title=title, xlabel="µm from the refined distance")
-    axes.legend(loc="upper right")
+        lines.append(("truth", figures["true_distance_mm"], style.RED))
+    for row, (_, distance, color) in enumerate(lines):
+        moved = UM * (distance - header)
+        error = 3 * UM * sigma if color == style.BLUE else None
+        axes.errorbar(moved, -row, xerr=error, fmt="o", ms=6, color=color, capsize=4)
+        text = f"{distance:.4f} mm"
+        axes.annotate(
+            text, (moved, -row), (0, 6), textcoords="offset points", ha="center", fontsize=8
+        )
+    axes.axvline(0, color=style.PALE, lw=0.8, zorder=0)
+    axes.set_yticks([-row for row in range(len(lines))], [name for name, _, _ in lines])
+    axes.set_ylim(0.4 - len(lines), 0.8)
+    axes.margins(x=0.25)
+    moved = UM * (figures["distance_mm"] - header)
+    title = f"distance: {moved:+.1f} ± {UM * sigma:.1f} µm from the header's"
+    axes.set(title=title, xlabel="µm from the header's distance")
 
 
 def _rmsd(axes: Any, before: dict, after: dict) -> None:
@@ -174,4 +183,4 @@ def _correlation(axes: Any, figures: dict) -> None:
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
     axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
     axes.set_yticks(range(len(names)), names)
-    axes.set_title("correlations")
+    axes.set_title("correlations of the refined")

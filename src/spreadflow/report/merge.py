@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
 from spreadflow.analysis.merging.statistics import correlation, r_split
 from spreadflow.io import store
@@ -15,6 +16,42 @@ from spreadflow.report.style import percent, say
 
 STANDARD_ATTRIBUTES = ("kind", "key", "schema", "software", "time", "config", "inputs", "runs")
 """Attributes that every product has; the others of `merge` are figures."""
+
+FEWEST_PAIRS = 20
+"""Pairs of half sets without which no line is drawn through the correlation of a shell."""
+
+SHELL_KEYS = (
+    "d_max",
+    "d_min",
+    "n_observations",
+    "n_measured",
+    "n_possible",
+    "completeness",
+    "multiplicity",
+    "mean_intensity",
+    "i_over_sigma",
+    "cc_half",
+    "n_pairs",
+    "r_split",
+    "cc_ano",
+    "n_pairs_ano",
+)
+"""Figures of a shell of resolution, in the order in which they are shown."""
+
+SHELL_HEAD = (
+    "to Å",
+    "obs.",
+    "unique",
+    "% of all",
+    "mult.",
+    "I/σ",
+    "CC½",
+    "pairs",
+    "Rsplit",
+    "CC ano",
+    "pairs",
+)
+"""Head of the table of shells."""
 
 WIDEST_DEVIATION = 5
 """Normalised deviations beyond this are drawn in the end bins."""
@@ -78,6 +115,9 @@ def _figures(table: dict, attributes: dict) -> dict[str, Any]:
         "n_measured": n_measured,
         "completeness": n_measured / n_possible if n_possible else None,
         "multiplicity": float(n.sum() / n_measured) if n_measured else None,
+        "i_over_sigma": float(np.mean(table["merged/intensity"] / table["merged/sigma"]))
+        if len(n)
+        else None,
         "cc_half": correlation(first, second),
         "n_pairs": len(first),
         "r_split": r_split(first, second),
@@ -86,11 +126,40 @@ def _figures(table: dict, attributes: dict) -> dict[str, Any]:
     }
     no_figures = {*STANDARD_ATTRIBUTES, *figures}
     figures |= {name: value for name, value in attributes.items() if name not in no_figures}
-    bins = columns(table, "bins")
-    figures["bins"] = [
-        {name: bins[name][row] for name in sorted(bins)} for row in range(len(bins["d_min"]))
-    ]
+    figures["bins"] = _shells(columns(table, "bins"))
     return figures
+
+
+def _shells(bins: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Return the figures of each shell of resolution, coarse to fine."""
+    bins = bins | {
+        "completeness": bins["n_measured"] / np.maximum(bins["n_possible"], 1),
+        "multiplicity": bins["n_observations"] / np.maximum(bins["n_measured"], 1),
+    }
+    return [{key: bins[key][row] for key in SHELL_KEYS} for row in range(len(bins["d_min"]))]
+
+
+def shell_table(figures: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the table of shells in words: its head, a row for each shell, and one for all."""
+    rows: list[tuple[str, ...]] = [SHELL_HEAD]
+    for shell in [*figures["bins"], figures]:
+        completeness = shell["completeness"]
+        rows.append(
+            (
+                "all" if shell is figures else f"{shell['d_min']:.2f}",
+                say(shell["n_observations"]),
+                say(shell["n_measured"]),
+                "–" if completeness is None else f"{100 * completeness:.1f}",
+                say(shell["multiplicity"]),
+                say(shell["i_over_sigma"]),
+                say(shell["cc_half"]),
+                say(shell["n_pairs"]),
+                say(shell["r_split"]),
+                say(shell["cc_ano"]),
+                say(shell["n_pairs_ano"]),
+            )
+        )
+    return rows
 
 
 # ---------------------------------------------------------------- the picture
@@ -101,7 +170,7 @@ def _picture(table: dict, figures: dict) -> Figure:
     page = style.page(
         "merge: one intensity for each unique reflection",
         f"{say(figures['n_lattices'])} lattices · {say(figures['n_observations'])} observations · "
-        f"completeness {say(figures['completeness'])} · "
+        f"completeness {percent(figures['completeness'])} · "
         f"multiplicity {say(figures['multiplicity'])} · "
         f"CC½ {say(figures['cc_half'])} ({say(figures['n_pairs'])} pairs) · "
         f"Rsplit {say(figures['r_split'])} · CC ano {say(figures['cc_ano'])}",
@@ -121,13 +190,27 @@ def _inverse_square_d(table: dict) -> np.ndarray:
 
 
 def _correlations(axes: Any, table: dict) -> None:
-    """Draw CC½ and CC ano by resolution."""
+    """Draw CC½ and CC ano by resolution with their standard errors; those of few pairs are hollow,
+    and no line leads to them.
+    """
     s2 = _inverse_square_d(table)
-    axes.plot(s2, table["bins/cc_half"], "o-", ms=4, color=style.BLUE, label="CC½")
-    axes.plot(s2, table["bins/cc_ano"], "o-", ms=4, color=style.ORANGE, label="CC ano")
+    for name, n_pairs, color, label in (
+        ("cc_half", "n_pairs", style.BLUE, "CC½"),
+        ("cc_ano", "n_pairs_ano", style.ORANGE, "CC ano"),
+    ):
+        value = table[f"bins/{name}"]
+        n = table[f"bins/{n_pairs}"]
+        error = (1 - value**2) / np.sqrt(np.maximum(n - 1, 1))
+        is_sure = n >= FEWEST_PAIRS
+        line = np.where(is_sure, value, np.nan)
+        axes.errorbar(s2, line, error, fmt="o-", ms=4, color=color, elinewidth=0.8, label=label)
+        few = np.where(is_sure, np.nan, value)
+        axes.plot(s2, few, "o", ms=4, color=color, mfc="none")
+    axes.plot([], [], "o", ms=4, color=style.GREY, mfc="none", label=f"of < {FEWEST_PAIRS} pairs")
     axes.axhline(0, color=style.PALE, lw=0.8)
     lowest = min(-0.3, axes.get_ylim()[0])
-    axes.set(title="half sets against each other", ylim=(lowest, 1.03))
+    axes.set(title="half sets against each other", ylim=(max(lowest, -1.03), 1.03))
+    axes.set_ylabel("correlation")
     axes.legend()
 
 
@@ -135,7 +218,7 @@ def _strength(axes: Any, table: dict) -> None:
     """Draw I/σ by resolution."""
     s2 = _inverse_square_d(table)
     axes.plot(s2, table["bins/i_over_sigma"], "o-", ms=4, color=style.GREEN)
-    axes.set(title="⟨I/σ⟩ of merged intensities", ylim=(0, 1.1 * axes.dataLim.y1))
+    axes.set(title="⟨I/σ⟩ of merged intensities", ylim=(0, 1.1 * max(axes.dataLim.y1, 1.0)))
 
 
 def _completeness(axes: Any, table: dict) -> None:
@@ -145,8 +228,10 @@ def _completeness(axes: Any, table: dict) -> None:
     completeness = n_measured / np.maximum(table["bins/n_possible"], 1)
     multiplicity = table["bins/n_observations"] / np.maximum(n_measured, 1)
     axes.plot(s2, completeness, "o-", ms=4, color=style.BLUE)
-    axes.set(title="completeness (blue), multiplicity (orange)", ylim=(0, 1.05))
+    axes.set(title="completeness and multiplicity", ylim=(0, 1.05))
+    axes.set_ylabel("completeness", color=style.BLUE)
     twin = axes.twinx()
+    twin.set_ylabel("multiplicity", color=style.ORANGE)
     twin.plot(s2, multiplicity, "s--", ms=3.5, color=style.ORANGE)
     twin.set_ylim(0, 1.15 * max(multiplicity.max(initial=0.0), 1.0))
 
@@ -167,10 +252,11 @@ def _halves(axes: Any, table: dict) -> None:
     if not len(x):
         style.empty(axes, "no reflection is in both half sets")
         return
-    axes.loglog(x, y, ".", ms=3, alpha=0.25, mew=0)
-    limits = np.percentile(np.concatenate([x, y]), [0.5, 99.9])
+    axes.loglog(x, y, ".", ms=style.point_size(len(x)), alpha=style.opacity(len(x)), mew=0)
+    limits = np.percentile(np.concatenate([x, y]), [0.5, 99.9]) * [0.7, 1.4]
     axes.plot(limits, limits, color=style.INK, lw=0.8)
-    axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel="half set 0", ylabel="half set 1")
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
+    axes.set(xlabel="I of half set 0, on the merge's scale", ylabel="I of half set 1, the same")
 
 
 def _deviations(axes: Any, table: dict) -> None:
@@ -206,5 +292,14 @@ def _scales(axes: Any, table: dict) -> None:
     """Draw scale against B of the lattices."""
     is_used = table["lattices/used"]
     scale = table["lattices/scale"][is_used]
-    axes.semilogy(table["lattices/b"][is_used], scale, ".", ms=4, alpha=0.5, mew=0)
-    axes.set(title="scale and B of each lattice", xlabel="B, Å²", ylabel="G")
+    axes.set_title("scale and B of each lattice")
+    if not len(scale):
+        style.empty(axes, "no lattice took part")
+        return
+    look = {"ms": style.point_size(len(scale)), "alpha": style.opacity(len(scale)), "mew": 0}
+    axes.semilogy(table["lattices/b"][is_used], scale, ".", **look)
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    if scale.max() < 10 * scale.min():
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.set(xlabel="B, Å²", ylabel="G, relative to the mean lattice")

@@ -54,7 +54,7 @@ code { font-size: .92em; }
 """
 """The page's style sheet."""
 
-SHOWN_FIGURES = {"spread": ("sites", "fits", "verdicts")}
+SHOWN_FIGURES = {"merge": ("bins",), "spread": ("sites", "fits", "verdicts")}
 """Stage → figures that are shown as tables beneath its picture."""
 
 RECORD_KEYS = ("stage", "software", "products", "warnings")

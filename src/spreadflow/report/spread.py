@@ -44,8 +44,7 @@ def headline(figures: dict[str, Any]) -> list[str]:
         f"0.1 e would take {about(goal['fp'])} lattices for f′, {about(goal['fdp'])} for f″",
     ]
     if not figures["converged"]:
-        last = f"the last of {figures['cycles']} cycles"
-        lines.append(f"not converged: {last} moved f′, f″ by {figures['changes'][-1]:.2g} σ")
+        lines.insert(0, f"not converged: {spread_picture.last_change(figures)}")
     if controls:
         failed = ", ".join(name for name, passed in controls.items() if not passed)
         passed = f"controls: {sum(controls.values())} of {len(controls)} passed"

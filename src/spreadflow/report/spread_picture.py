@@ -25,6 +25,9 @@ REFERENCES = {"metallic": "-.", "reduced": "--", "oxidized": ":"}
 MIN_LINES = 22
 """The text has the line height of at least so many lines."""
 
+FONT_OF_LINES = 250
+"""Points of height that all lines share."""
+
 LINE_LENGTH = 66
 """Characters in a line of the text."""
 
@@ -261,18 +264,36 @@ def _label_resolution(axes: Any, shells: dict[str, np.ndarray]) -> None:
 
 
 def _words(axes: Any, figures: dict, sentences: list[str]) -> None:
-    """Write the sentences and what the controls say."""
+    """Write the sentences and what the controls say: their figure, and what it has to be."""
     axes.set_axis_off()
-    heading = "controls" if figures["controls"] else ""
-    lines = [(style.INK, line) for sentence in sentences for line in _wrapped(sentence)]
-    lines += [(style.INK, line) for line in ("", heading)]
+    lines = []
+    if not figures["converged"]:
+        sentence = f"not converged: {last_change(figures)}"
+        lines = [(style.RED, line) for line in _wrapped(sentence)]
+    lines += [(style.INK, line) for sentence in sentences for line in _wrapped(sentence)]
+    lines += [(style.INK, line) for line in ("", "controls" if figures["controls"] else "")]
     for name, verdict in figures["verdicts"].items():
         mark, color = ("✓", style.GREEN) if verdict["passed"] else ("✗", style.RED)
-        lines.append((color, f"{mark} {name}: {say(verdict['figure'])}"))
-    step = 1.0 / max(len(lines), MIN_LINES)
+        sentence = f"{mark} {name}: {say(verdict['figure'])} ({verdict['bar']})"
+        lines += [(color, line) for line in _wrapped(sentence)]
+    n_lines = max(len(lines), MIN_LINES)
     for row, (color, text) in enumerate(lines):
-        y = 1 - row * step
-        axes.text(0, y, text, color=color, fontsize=9, va="top", transform=axes.transAxes)
+        axes.text(
+            0,
+            1 - row / n_lines,
+            text,
+            color=color,
+            fontsize=min(9, FONT_OF_LINES / n_lines),
+            fontweight="bold" if color == style.RED else "normal",
+            va="top",
+            transform=axes.transAxes,
+        )
+
+
+def last_change(figures: dict) -> str:
+    """Return in words how far the last cycle moved the curves."""
+    change = figures["changes"][-1]
+    return f"the last of {figures['cycles']} cycles moved f′, f″ by {change:.2g} σ"
 
 
 def _wrapped(sentence: str) -> list[str]:

@@ -83,6 +83,9 @@ def draw(
         14.5,
         9.6,
     )
+    why = why_worse(figures)
+    if why:
+        page.supxlabel(why, x=0.015, ha="left", fontsize=9.5, color=style.RED)
     top, bottom = page.subfigures(2, 1, height_ratios=[1.05, 1])  # type: ignore[misc]
     _samples(top, samples)
     axes: Any = bottom.subplots(2, 3)
@@ -94,6 +97,34 @@ def draw(
     _misset(axes[1, 1], refined, against)
     _pulls(axes[1, 2], against, figures["uncertainty"])
     return page
+
+
+def why_worse(figures: dict) -> str:
+    """Return why centroids or orientations of the pixels are farther off than those of the spots;
+    empty where they are not.
+    """
+    by_spots = figures["radial_rmsd_mm_before"]
+    by_pixels = figures["radial_rmsd_mm"]
+    angle = figures["misorientation_deg_median"]
+    is_farther = by_pixels is not None and by_pixels > by_spots
+    is_turned = angle is not None and angle > figures["misorientation_deg_before_median"]
+    if not (is_farther or is_turned):
+        return ""
+    phrases = []
+    if is_farther:
+        phrases.append(
+            "Centroids: those that spots predict were fitted to the observed ones, those of the "
+            "model of the pixels were not."
+        )
+    if is_turned:
+        phrases.append("Orientations: those of the pixels are not the mean of all domains.")
+    cause = (
+        "A model with another mosaicity than the crystals' explains the pixels best when it is "
+        "centred on the domains that reflect."
+    )
+    if figures["mosaicity"] == "continuous":
+        cause += " A few domains are no smooth cloud: stage1.mosaicity: learned."
+    return "why pixels look worse than spots. {}\n{}".format(" ".join(phrases), cause)
 
 
 def _samples(figure: Any, samples: list[Sample]) -> None:
@@ -144,7 +175,7 @@ def _by_resolution(axes: Any, table: dict, distances: CentroidDistances) -> None
         for name, line, source in (
             ("before", ":", "spots"),
             ("after", "-", "pixels"),
-            ("floor", "--", "noise"),
+            ("floor", "--", "true model"),
         ):
             values = [distances.rms(name, axis, rows=rows) for rows in bins]
             label = f"{direction}, {source}"

@@ -1,6 +1,7 @@
 """How all pictures look, and the still they share."""
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -76,17 +77,70 @@ DIFFUSE = 0.22
 RINGS_ANG = (4.0, 3.0, 2.5, 2.1, 1.8)
 """Resolution rings on a still, Å."""
 
+TITLE_IN = 0.34
+"""Inches from the top of a page to the middle of its title."""
+
+SUBTITLE_IN = 0.65
+"""Inches from the top of a page to the middle of its subtitle."""
+
+HEAD_IN = 0.84
+"""Inches from the top of a page to its plots."""
+
+LINE_IN = 0.19
+"""Height of a line of warnings, inches."""
+
+CHARACTERS_PER_IN = 12.5
+"""Characters of a warning in an inch of a line."""
+
+MOST_WARNINGS = 6
+"""Warnings that a picture shows."""
+
 ENDLESS = "endless"
 """Stands for a number that is out of reach."""
 
 
 def page(title: str, subtitle: str, width: float = 13.0, height: float = 7.6) -> Figure:
     """Return an empty page with title and subtitle; width and height in inches."""
-    layout = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, 0.89), w_pad=0.08, h_pad=0.08)
-    figure = Figure(figsize=(width, height), layout=layout)
-    figure.text(0.015, 0.955, title, fontsize=15, fontweight="bold", va="center")
-    figure.text(0.015, 0.915, subtitle, fontsize=9.5, color=GREY, va="center")
+    figure = Figure(figsize=(width, height))
+    title_y, subtitle_y = (1 - below / height for below in (TITLE_IN, SUBTITLE_IN))
+    figure.text(0.015, title_y, title, fontsize=15, fontweight="bold", va="center")
+    figure.text(0.015, subtitle_y, subtitle, fontsize=9.5, color=GREY, va="center")
+    _lay_out_below(figure, HEAD_IN)
     return figure
+
+
+def warn(figure: Figure, sentences: Sequence[str]) -> None:
+    """Write warnings in red between the head of a page and its plots, which move down: the page
+    grows. Those beyond `MOST_WARNINGS` are counted.
+    """
+    width, height = figure.get_size_inches()
+    length = int(CHARACTERS_PER_IN * width)
+    lines = [
+        line
+        for sentence in sentences[:MOST_WARNINGS]
+        for line in wrap(f"warning: {sentence}", length, subsequent_indent="    ")
+    ]
+    n_others = len(sentences) - MOST_WARNINGS
+    if n_others > 0:
+        lines.append(f"and {n_others} more: see the summary")
+    if not lines:
+        return
+    taller = height + LINE_IN * len(lines)
+    for text in figure.texts:
+        x, y = text.get_position()
+        text.set_position((x, 1 - (1 - y) * height / taller))
+    figure.set_size_inches(width, taller)
+    for number, line in enumerate(lines):
+        y = 1 - (HEAD_IN + LINE_IN * (number + 0.5)) / taller
+        figure.text(0.015, y, line, fontsize=9, fontweight="bold", color=RED, va="center")
+    _lay_out_below(figure, HEAD_IN + LINE_IN * len(lines))
+
+
+def _lay_out_below(figure: Figure, head_in: float) -> None:
+    """Give the plots of a page what is below its head, which is so many inches high."""
+    top = 1 - head_in / figure.get_figheight()
+    rect = (0.01, 0.01, 0.98, top - 0.01)
+    figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, rect=rect))
 
 
 def say(value: Any, digits: int = 3) -> str:
@@ -171,6 +225,18 @@ def n_bins(n: int) -> int:
     return int(np.clip(2 * np.sqrt(n), 8, 40))
 
 
+def point_size(n: int) -> float:
+    """Return the size of the points of a scatter of n, in points: the fewer, the larger."""
+    return float(np.clip(60 / max(n, 1) ** 0.5, 2.0, 8.0))
+
+
+def opacity(n: int) -> float:
+    """Return the opacity of the points of a scatter of n, so that few are seen and many show where
+    they are dense.
+    """
+    return float(np.clip(30 / max(n, 1) ** 0.5, 0.1, 0.8))
+
+
 def bars(axes: Any, names: list[str], counts: Sequence[int | None], colors: list[str]) -> None:
     """Draw horizontal bars, the first on top, each with its count; None is out of reach and has no
     bar.
@@ -212,13 +278,26 @@ def still(axes: Any, shot: Shot, detector: Detector, blocks: int = 480) -> None:
             transform=_to_lab(detector, number) + axes.transData,
             interpolation="nearest",
         )
+    _view(axes, detector)
+    _rings(axes, shot, detector)
+
+
+def panels(axes: Any, detector: Detector) -> None:
+    """Draw the outlines of the panels where they are in the lab, mm."""
+    for corners in _corners(detector).reshape(-1, 4, 3):
+        x, y, _ = corners[[0, 1, 3, 2, 0]].T
+        axes.plot(x, y, color=PALE, lw=0.6)
+    _view(axes, detector)
+
+
+def _view(axes: Any, detector: Detector) -> None:
+    """Show the whole detector, in mm."""
     corners = _corners(detector)
     axes.set_xlim(corners[:, 0].min(), corners[:, 0].max())
     axes.set_ylim(corners[:, 1].min(), corners[:, 1].max())
     axes.set_aspect("equal")
     axes.set_xlabel("x, mm")
     axes.set_ylabel("y, mm")
-    _rings(axes, shot, detector)
 
 
 def _to_lab(detector: Detector, panel: int) -> Affine2D:

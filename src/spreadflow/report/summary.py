@@ -9,6 +9,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from spreadflow import __version__
+from spreadflow.errors import warning_sentence
 from spreadflow.io.store import identity, replacing, warnings_of
 from spreadflow.report import module_of, style
 
@@ -21,8 +22,9 @@ def run(stage: str, *, products: list[Path], images: list[Path], out: Path) -> N
     with matplotlib.rc_context(style.STYLE):
         figures, picture = module_of(stage).make(stage, list(products), list(images))
         identities = {str(path): identity(path) for path in products}
-        warnings = {"warnings": figures.get("warnings") or warnings_of(products)}
-        summary = {"stage": stage} | figures | warnings | {"products": identities}
+        warnings = figures.get("warnings") or warnings_of(products)
+        style.warn(picture, [warning_sentence(warning) for warning in warnings])
+        summary = {"stage": stage} | figures | {"warnings": warnings, "products": identities}
         write(summary, picture, out)
 
 

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from spreadflow.errors import FileError, warning_sentence
-from spreadflow.report import WORDS, checks, module_of
+from spreadflow.report import WORDS, checks, merge, module_of
 from spreadflow.report.page import read
 
 
@@ -25,6 +25,8 @@ def run(trial: Path) -> None:
         )
     console = Console()
     console.print(_table(trial.name, figures, _seconds(trial / "benchmarks")))
+    if figures.get("merge", {}).get("bins"):
+        console.print(_shells(figures["merge"]))
     for check in checks.collect(figures):
         if not check.holds:
             counts = f"{check.left} ≠ {check.right}"
@@ -58,6 +60,25 @@ def _table(trial: str, figures: dict[str, dict[str, Any]], seconds: dict[str, fl
     seconds_of_reports = sum(value for name, value in seconds.items() if name not in WORDS)
     if seconds_of_reports:
         table.add_row("report", "summaries, pictures and the report", f"{seconds_of_reports:.0f}")
+    return table
+
+
+def _shells(figures: dict[str, Any]) -> Table:
+    """Return the table of `merge` by resolution."""
+    head, *rows, overall = merge.shell_table(figures)
+    table = Table(
+        title="merge by resolution",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
+    for column in head:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    table.add_section()
+    table.add_row(*overall, style="bold")
     return table
 
 

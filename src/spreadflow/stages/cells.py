@@ -24,17 +24,11 @@ from spreadflow.recipes.cell_checks import LatticeSpots
 LATTICES = ("lattices/shot_id", "lattices/k", "lattices/cell")
 """Columns that are read of the products of `reindex`."""
 
-MAX_LENGTH_CHANGE = 0.01
-"""Relative difference of a length of the mean cell from the target's beyond which it is told."""
-
 MAX_OTHER_SHARE = 0.05
 """Share of the lattices in other populations above which it is told."""
 
 LEAST_ACCEPTED = 0.5
 """Share of the lattices that are accepted below which it is told."""
-
-MAX_ANGLE_CHANGE_DEG = 1.0
-"""Difference of an angle of the mean cell from the target's beyond which it is told."""
 
 
 def run(
@@ -84,7 +78,7 @@ def _run(config: CellsSection, reindex: list[Path], out: Path, log: Logger) -> N
     target = store.attributes(reindex[0], "reindex")["config"]["cell"]
     warnings = [
         *_setting_warnings(brought, space_group),
-        *_target_warnings(mean, target),
+        *cell_checks.target_warnings(mean.tolist(), target, "reindex.cell"),
         *_population_warnings(clusters, lattices["outcome"]),
         *of_spots,
     ]
@@ -303,26 +297,6 @@ def _setting_warnings(brought: Settings, space_group: str) -> list[StageWarning]
                 "indexed in two ways.",
             )
         )
-    return warnings
-
-
-def _target_warnings(mean: np.ndarray, target: list[float]) -> list[StageWarning]:
-    """Return what to know where the mean cell (6,) is not the target (Å, degrees)."""
-    warnings = []
-    for name, value, expected in zip(cells.NAMES, mean.tolist(), target, strict=True):
-        is_length = name in cells.NAMES[:3]
-        largest = MAX_LENGTH_CHANGE * expected if is_length else MAX_ANGLE_CHANGE_DEG
-        unit = "Å" if is_length else "degrees"
-        if abs(value - expected) > largest:
-            warnings.append(
-                StageWarning(
-                    f"{name} of the mean cell is not that of reindex.cell, {unit}",
-                    value,
-                    f"{expected:g} ± {largest:.3g}",
-                    "Set reindex.cell to the mean cell if it is the crystal's; else look at the "
-                    "distance of the detector.",
-                )
-            )
     return warnings
 
 

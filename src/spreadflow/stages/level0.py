@@ -7,6 +7,7 @@ refined position. Blocks are the parts of `index`.
 
 import json
 import shutil
+from collections import Counter
 from logging import Logger
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +17,14 @@ import numpy as np
 from spreadflow.analysis import geometry_fit
 from spreadflow.analysis.geometry_joint import IndexedLattice, Joint, LatticeIdentity, LeftOut
 from spreadflow.analysis.still import prediction
-from spreadflow.config import Level0Config, Level0Section
-from spreadflow.errors import FileError, Level0Outcome, StageWarning
+from spreadflow.config import IndexSection, Level0Config, Level0Section
+from spreadflow.errors import FileError, Level0Outcome, Outcome
 from spreadflow.io import dials, store
 from spreadflow.io.images import Source
 from spreadflow.log import Progress, logger, warn
 from spreadflow.models import Detector, Spectrum, Spots
 from spreadflow.parallel import World
+from spreadflow.recipes import advice, level0_checks
 from spreadflow.stages.blocks import in_words
 from spreadflow.units import wavelength
 
@@ -31,30 +33,6 @@ PASSES = 2
 
 COLUMNS = ("shots/shot_id", "spots/", "lattices/")
 """Datasets, or groups of them, that are read of a part of `index`."""
-
-
-LARGEST_RISE = 1.02
-"""Factor by which the r.m.s.d. of the spots may rise: a refined detector fits as well as the
-header's, but for spots that only the latter was fitted to.
-"""
-
-N_SIGMAS_OF_DISTANCE = 3.0
-"""Standard deviations by which the distance moves before anything is said."""
-
-LARGEST_MOVE = 1e-3
-"""Relative change of the distance up to which headers are usually wrong."""
-
-LARGEST_GROWTH = 2e-3
-"""Relative change of the cells' lengths up to which a distance that moved is no trouble."""
-
-CHI2_RANGE = (0.25, 4.0)
-"""Reduced χ² of residuals whose σ are right within a factor of 2."""
-
-LARGEST_REJECTED = 0.1
-"""Share of the spots that may lie beyond the cut: it is made for one in a hundred."""
-
-LARGEST_LEFT_OUT = 0.1
-"""Share of the lattices that may be unlike the others."""
 
 
 class Block(NamedTuple):
@@ -91,9 +69,7 @@ def run(
     outcomes = total(own_outcomes)
     n_lattices = outcomes[Level0Outcome.USED]
     if n_lattices == 0:
-        found = f"none with {section.min_reflections} spots or more"
-        todo = "Look at index.png; mind the target cell."
-        raise FileError(", ".join(map(str, index)), "lattices", found, todo)
+        raise _no_lattice(index, attributes, section)
     joint = Joint(
         own_lattices,
         detector,
@@ -109,11 +85,30 @@ def run(
             progress.at(n_done + 1)
     names = [str(of_run["run"]) for of_run in attributes]
     figures = _figures(joint, outcomes, names)
-    figures["warnings"] = warn(log, _warnings(figures))
+    target = attributes[0]["config"]["cell"]
+    figures["warnings"] = warn(log, level0_checks.warnings_of(figures, target))
     (energy,) = total({number: _energy(lattices) for number, lattices in own_lattices.items()})
     beam = {"wavelength": wavelength(energy / n_lattices), "polarization": sources[0].polarization}
     world.once(lambda: _write(out, joint.placed(), beam, figures))
     _log_result(log, figures)
+
+
+def _no_lattice(index: list[Path], attributes: list[dict], section: Level0Section) -> FileError:
+    """Return the error where no lattice may take part: how the shots ended, and what would help."""
+    counts = Counter[Outcome]()
+    for of_run in attributes:
+        for name, n in of_run.get("outcomes", {}).items():
+            counts[Outcome[name.upper()]] += n
+    shots = in_words({end.name.lower(): n for end, n in counts.items()})
+    todo = "Look at index.png. "
+    failures = advice.prevailing(counts)
+    if failures:
+        of_index = IndexSection.model_validate(attributes[0]["config"])
+        todo += advice.todo(failures[0], of_index, "index")
+    else:
+        todo += "Lower level0.min_reflections, or index more spots."
+    found = f"none with {section.min_reflections} spots or more; shots: {shots}"
+    return FileError(", ".join(map(str, index)), "lattices", found, todo)
 
 
 def _figures(joint: Joint, outcomes: np.ndarray, names: list[str]) -> dict[str, Any]:
@@ -152,99 +147,6 @@ def _log_result(log: Logger, figures: dict[str, Any]) -> None:
         figures["header_distance_mm"],
         in_words(figures["outcomes"]),
     )
-
-
-def _warnings(figures: dict[str, Any]) -> list[StageWarning]:
-    """Return what to know before the detector is trusted."""
-    return [*_of_residuals(figures), *_of_lengths(figures), *_of_outliers(figures)]
-
-
-def _of_residuals(figures: dict[str, Any]) -> list[StageWarning]:
-    """Return warnings of a fit that is worse than the one before, or than its σ say."""
-    warnings = []
-    for axis in ("radial", "transverse"):
-        before, after = (figures[f"rmsd_{when}"][f"{axis}_px"] for when in ("before", "after"))
-        if after > LARGEST_RISE * before:
-            warnings.append(
-                StageWarning(
-                    f"the {axis} r.m.s.d. of the spots, px, rose as the detector was refined",
-                    after,
-                    f"at most {before:.4g}, as with the header's detector",
-                    "Doubt the refined detector: are spectra, cell and indices right? "
-                    "See level0.from to keep another.",
-                )
-            )
-    least, most = CHI2_RANGE
-    if not least <= figures["chi2_reduced"] <= most:
-        warnings.append(
-            StageWarning(
-                "the reduced χ² of the spots is far from 1",
-                figures["chi2_reduced"],
-                f"{least} to {most}",
-                "Spots are not where the model puts them: look at reindex.png; mind spectra, gain "
-                "and point spread.",
-            )
-        )
-    return warnings
-
-
-def _of_lengths(figures: dict[str, Any]) -> list[StageWarning]:
-    """Return warnings of a distance, and of cells with it, that changed more than headers are
-    usually wrong.
-    """
-    warnings = []
-    moved = figures["distance_change_mm"]
-    header = figures["header_distance_mm"]
-    n_sigmas = abs(moved) / figures["distance_sigma_mm"] if moved else 0.0
-    if n_sigmas > N_SIGMAS_OF_DISTANCE and abs(moved) > LARGEST_MOVE * header:
-        warnings.append(
-            StageWarning(
-                "the distance moved",
-                f"{moved:+.4f} mm, {n_sigmas:.1f} σ, from {header:.4f} mm",
-                f"{LARGEST_MOVE * header:.3f} mm at most, or {N_SIGMAS_OF_DISTANCE:g} σ",
-                "Compare with what is known of the detector. A wrong photon energy or a missing "
-                "bandwidth moves it too; level0.refine: [shift] keeps the header's.",
-            )
-        )
-    growth = figures["cell_growth"]
-    if abs(growth) > max(LARGEST_GROWTH, N_SIGMAS_OF_DISTANCE * figures["cell_growth_sigma"]):
-        warnings.append(
-            StageWarning(
-                "the cells changed with the detector; the lengths by a factor of",
-                1.0 + growth,
-                f"{1 - LARGEST_GROWTH:g} to {1 + LARGEST_GROWTH:g}",
-                "Compare the cells with what is known of the crystal.",
-            )
-        )
-    return warnings
-
-
-def _of_outliers(figures: dict[str, Any]) -> list[StageWarning]:
-    """Return warnings of spots and lattices that had no say."""
-    warnings = []
-    n_spots = figures["n_reflections"] + figures["n_outliers"]
-    rejected = figures["n_outliers"] / max(n_spots, 1)
-    if rejected > LARGEST_REJECTED:
-        warnings.append(
-            StageWarning(
-                "share of the spots that were rejected",
-                rejected,
-                f"at most {LARGEST_REJECTED:g}",
-                "Look at index.png: are there false lattices, ice or a second crystal?",
-            )
-        )
-    n_unlike = figures["outcomes"]["unlike"]
-    judged = n_unlike + figures["n_lattices"]
-    if n_unlike > LARGEST_LEFT_OUT * judged:
-        warnings.append(
-            StageWarning(
-                "lattices are unlike the others and were left out",
-                f"{n_unlike} of {judged}",
-                f"at most {LARGEST_LEFT_OUT:g} of them",
-                "See left_out in level0.fit.json, and these shots.",
-            )
-        )
-    return warnings
 
 
 def _blocks(index: list[Path]) -> list[Block]:

@@ -18,6 +18,7 @@ from spreadflow.io.images import Source
 from spreadflow.log import logger, warn
 from spreadflow.models import Spots
 from spreadflow.parallel import World
+from spreadflow.recipes import advice
 from spreadflow.recipes.shot import MOST_REASONS, Result, index, reasons_of, tables_of
 from spreadflow.stages import blocks as skeleton
 
@@ -97,7 +98,11 @@ def index_shots(
         log.info("%s", line)
     lattice_counts = _lattice_counts(parts, section, world)
     width = _bandwidth(parts, of_blocks, source, world)
-    warnings = [*warnings_of(lattice_counts, section.domain_ang), *_bandwidth_warnings(width)]
+    warnings = [
+        *_outcome_warnings(counts, source.n_shots, section, product.kind),
+        *warnings_of(lattice_counts, section.domain_ang),
+        *_bandwidth_warnings(width),
+    ]
     parts.finish(
         world,
         config=config,
@@ -141,6 +146,25 @@ def _reasons(parts: store.Parts, world: World) -> list[str]:
     return [
         f"{n_shots} {Outcome(outcome).name.lower()}: {reason}"
         for (outcome, reason), n_shots in reasons.most_common(MOST_REASONS)
+    ]
+
+
+def _outcome_warnings(
+    counts: Mapping[str, int], n_shots: int, section: IndexSection, word: str
+) -> list[StageWarning]:
+    """Return warnings of outcomes that ended more shots than were indexed, with what would help.
+
+    counts: by name of the outcome in lower case. word: name of the section.
+    """
+    of_outcomes = {Outcome[name.upper()]: n for name, n in counts.items()}
+    return [
+        StageWarning(
+            f"shots that ended as {outcome.name.lower().replace('_', ' ')}",
+            f"{of_outcomes[outcome]} of {n_shots}",
+            f"at most as many as are indexed, {of_outcomes.get(Outcome.INDEXED, 0)}",
+            advice.todo(outcome, section, word),
+        )
+        for outcome in advice.prevailing(of_outcomes)
     ]
 
 

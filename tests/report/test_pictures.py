@@ -1,0 +1,131 @@
+"""What pictures say and draw, read from the figures themselves: texts, colours and numbers."""
+
+from itertools import combinations
+
+import matplotlib
+import numpy as np
+import pytest
+
+from spreadflow.io import store
+from spreadflow.report import ladder, level0, merge, spread, spread_picture, spread_product, style
+from spreadflow.report.stage1_picture import why_worse
+
+pytestmark = pytest.mark.stage
+
+
+@pytest.fixture(autouse=True)
+def look():
+    """The settings that all pictures are drawn with."""
+    with matplotlib.rc_context(style.STYLE):
+        yield
+
+
+def texts_of(page) -> dict[str, str]:
+    """Text in the panels of a page → its colour."""
+    return {text.get_text(): text.get_color() for axes in page.axes for text in axes.texts}
+
+
+def panel_of(page, title: str):
+    """The panel whose title begins so."""
+    return next(axes for axes in page.axes if axes.get_title("left").startswith(title))
+
+
+def test_distance_of_level0_stands_beside_the_header(trial):
+    """Each in a line of its own, with its number; nothing else looks like a point."""
+    _, page = level0.make("level0", [trial.level0], trial.manifests)
+    panel = panel_of(page, "distance: +40.0 ± 10.0 µm from the header's")
+    names = [label.get_text() for label in panel.get_yticklabels()]
+    assert names == ["header", "refined, 3 σ", "truth"]
+    numbers = [text.get_text() for text in panel.texts]
+    assert numbers == ["60.0000 mm", "60.0400 mm", "60.0500 mm"]
+    assert panel.get_legend() is None
+
+
+def test_shells_of_few_pairs_are_not_joined(trial):
+    """40, 10 and 2 pairs: the line has the first, the second is hollow, the third has no CC."""
+    table = store.read(trial.merge, "merge")
+    table["bins/n_pairs"] = np.array([40, 10, 2])
+    figures = merge._figures(table, store.attributes(trial.merge, "merge"))
+    page = merge._picture(table, figures)
+    panel = panel_of(page, "half sets")
+    line, hollow = panel.lines[0], panel.lines[1]
+    joined = [np.isfinite(curve.get_ydata()).tolist() for curve in (line, hollow)]
+    assert joined == [[True, False, False], [False, True, False]]
+    assert hollow.get_markerfacecolor() == "none"
+    panel = panel_of(page, "intensity in the two half sets")
+    assert panel.get_xlabel() == "I of half set 0, on the merge's scale"
+    (points, _) = panel.lines
+    assert points.get_markersize() >= 2 and points.get_alpha() > 0.5
+
+
+def test_table_of_shells(trial):
+    figures, _ = merge.make("merge", [trial.merge], [])
+    head, first, *_, overall = merge.shell_table(figures)
+    row = dict(zip(head, first, strict=True))
+    assert (row["to Å"], row["obs."], row["unique"], row["% of all"]) == (
+        "3.00",
+        "600",
+        "110",
+        f"{100 * 110 / 120:.1f}",
+    )
+    assert (row["mult."], row["I/σ"], row["CC½"], row["CC ano"]) == ("5.45", "9", "0.9", "0.2")
+    assert overall[0] == "all" and overall[1] == style.say(figures["n_observations"])
+    assert list(figures["bins"][0]) == list(merge.SHELL_KEYS)
+
+
+def test_a_merge_without_reflections_is_drawn(trial, filled):
+    columns = filled("merge", {"bins": 3, "lattices": 2}, {"bins/d_min": [3.0, 2.3, 2.0]})
+    columns["bins/d_max"] = np.array([np.inf, 3.0, 2.3])
+    figures = merge._figures(columns, {"runs": []})
+    assert figures["i_over_sigma"] is None is figures["multiplicity"]
+    page = merge._picture(columns, figures)
+    page.canvas.draw()
+    assert "no reflection is in both half sets" in texts_of(page)
+    assert merge.shell_table(figures)[-1][:4] == ("all", "0", "0", "–")
+
+
+def test_spread_that_has_not_converged_is_loud(trial):
+    """In red, first of all; each control with what its figure has to be."""
+    product = spread_product.read("spread", trial.spread, [])
+    figures, page = spread.make("spread", [trial.spread], [])
+    assert not any("not converged" in text for text in texts_of(page))
+    texts = texts_of(page)
+    assert texts["✗ half sets: 2.5 (0.7-1.4)"] == style.RED
+    assert texts["✓ start swapped: 0.001 (small)"] == style.GREEN
+
+    moving = figures | {"converged": False, "changes": [3.0, 1.8]}
+    page = spread_picture.draw("spread", product, moving, spread._sentences(moving))
+    words = "not converged: the last of 2 cycles moved f′, f″ by 1.8 σ"
+    assert texts_of(page)[words] == style.RED
+    assert spread.headline(moving)[0] == words
+
+
+def test_rungs_do_not_collide(trial):
+    """No two texts of the list cover one another."""
+    _, page = ladder.make("ladder", [trial.ladder], [])
+    page.canvas.draw()
+    panel = next(axes for axes in page.axes if any(text.get_text() == "3A" for text in axes.texts))
+    boxes = [text.get_window_extent() for text in panel.texts]
+    assert len(boxes) == 21
+    for one, other in combinations(boxes, 2):
+        assert not one.overlaps(other)
+        assert one.x1 < panel.bbox.x1 + 5
+
+
+def test_why_pixels_look_worse():
+    """Said of what is worse, and of nothing else."""
+    figures = {
+        "radial_rmsd_mm": 0.054,
+        "radial_rmsd_mm_before": 0.040,
+        "misorientation_deg_median": 0.0042,
+        "misorientation_deg_before_median": 0.0025,
+        "mosaicity": "continuous",
+    }
+    words = why_worse(figures)
+    assert "Centroids" in words and "Orientations" in words and "learned" in words
+    closer = figures | {"radial_rmsd_mm": 0.03}
+    assert "Centroids" not in why_worse(closer) and "Orientations" in why_worse(closer)
+    unknown = closer | {"misorientation_deg_median": None}
+    assert why_worse(unknown) == ""
+    assert why_worse(unknown | {"radial_rmsd_mm": None, "radial_rmsd_mm_before": None}) == ""
+    assert "learned" not in why_worse(figures | {"mosaicity": "learned"})
