@@ -46,6 +46,10 @@ class Detector(NamedTuple):
     """sensor thickness; 0 = captures everything at its surface"""
     attenuation_mm: float = 0.0
     """attenuation length of the sensor; ignored where the thickness is 0"""
+    parallax_mm: Array | None = None
+    """() attenuation length by which spots lie at the mean depth of absorption (parallax); None =
+    where rays meet the surface, however thick the sensor is
+    """
 
     @property
     def n_panels(self) -> int:
