@@ -168,6 +168,10 @@ class Shot(NamedTuple):
     """fraction of the unmasked pixels above the trusted range"""
     saturation_photons: float = np.inf
     """upper end of the trusted range; pixels above it are masked"""
+    relative_gain: np.ndarray | None = None
+    """(panel, slow, fast) ADU per photon over the median of the run, by which the readout noise in
+    photons is divided; None = 1
+    """
 
 
 class Spots(NamedTuple):

@@ -145,6 +145,20 @@ def test_derivative_by_the_ray_equals_finite_differences():
         np.testing.assert_allclose(derivative, difference, rtol=1e-6, atol=1e-3)
 
 
+def test_derivative_by_the_distance_equals_finite_differences():
+    """Of the rays to points, as the refinement of a lattice against its pixels has them."""
+    panel, fast, slow = points(5)
+    pixels = layout.Pixels(panel, fast, slow)
+
+    def turn(distance_mm):
+        moved = geometry.shifted(THICK, 0.0, 0.0, distance_mm)
+        return jnp.stack(rays(moved, 1.0, pixels).turn)
+
+    derivative = jax.jacfwd(turn)(0.0)
+    difference = (turn(1e-4) - turn(-1e-4)) / 2e-4
+    np.testing.assert_allclose(derivative, difference, rtol=1e-6, atol=1e-13)
+
+
 def test_without_parallax_programs_are_the_same():
     """What is traced has not one operation more than for a sensor without thickness."""
     panel, _fast, _slow = points(3)
@@ -160,8 +174,8 @@ def test_without_parallax_programs_are_the_same():
 
 @pytest.mark.stage
 def test_photons_of_the_forward_model_fall_where_layers_of_the_sensor_record_them():
-    """The centroids of spots, against layers of the sensor, each a panel of its own behind the first,
-    weighted by what it absorbs (Gauss quadrature over the depth).
+    """The centroids of spots, against layers of the sensor, each a panel of its own, weighted by
+    what it absorbs (Gauss quadrature over the depth).
     """
     turn = rotation.from_vector(np.array([0.3, -0.5, 0.8]))
     cell = unit_cell.radians([30.0, 40.0, 50.0, 90.0, 90.0, 90.0])

@@ -30,8 +30,9 @@ def direction(detector: Detector, panel, fast, slow):
     r = position(detector, panel, fast, slow)
     if detector.parallax_mm is not None:
         normal = normals(detector)[panel]
-        components = [[vectors[..., j] for j in range(3)] for vectors in (r, normal)]
-        below, _ = parallax.deepened(detector, *components, (r * normal).sum(axis=-1))
+        components, of_normal = ([v[..., j] for j in range(3)] for v in (r, normal))
+        height = (r * normal).sum(axis=-1)
+        below, _ = parallax.deepened(detector, components, of_normal, height)
         r = r.__array_namespace__().stack(below, axis=-1)
     return r / (r * r).sum(axis=-1, keepdims=True) ** 0.5
 

@@ -97,12 +97,19 @@ def detector(where: object, panels: Sequence[Panel], sensor: Sensor | None = Non
         slow=axes[:, 1] + 0.0,
         pixel_mm=pixel_mm,
         shape=shape,
+    )
+    whole = with_sensor(whole, sensor)
+    check(where, whole)
+    return whole
+
+
+def with_sensor(whole: Detector, sensor: Sensor) -> Detector:
+    """Return a detector whose panels have a sensor."""
+    return whole._replace(
         thickness_mm=sensor.thickness_mm,
         attenuation_mm=sensor.attenuation_mm,
         parallax_mm=sensor.attenuation_mm if sensor.has_parallax else None,
     )
-    check(where, whole)
-    return whole
 
 
 def check(where: object, whole: Detector) -> None:
