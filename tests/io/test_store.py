@@ -85,6 +85,19 @@ def test_done_parts_are_left_untouched(tmp_path, block):
     assert len(store.read(tmp_path / "index.h5", "index")["shots/shot_id"]) == 6
 
 
+def test_a_part_is_read_once_however_often_it_is_asked_for(tmp_path, block, monkeypatch):
+    make(tmp_path / "index.h5", block)
+    parts = store.Parts(tmp_path / "index.h5", "index", "base", BLOCKS)
+    blocks_read = []
+    read = store.Parts.read
+    monkeypatch.setattr(
+        store.Parts, "read", lambda parts, k: blocks_read.append(k) or read(parts, k)
+    )
+    assert parts.are_done()
+    parts.each(World(), lambda k: pytest.fail("it is there"))
+    assert blocks_read == [0, 1]
+
+
 def _other_base(parts):
     return store.Parts(parts.product, "index", "another", BLOCKS)
 

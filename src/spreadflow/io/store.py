@@ -438,13 +438,24 @@ class Parts:
             for block in blocks
         ]
         """the key of each part"""
+        self._sound: dict[int, tuple[int, int]] = {}
+        """block → size and time of the file that was read to its end"""
 
     def done(self, block: int) -> bool:
-        """Whether a sound part of this key is there already."""
+        """Whether a sound part of this key is there already. Each is read once, as long as its file
+        stays the same.
+        """
         try:
-            self.read(block)
-        except FileError:
+            status = part_path(self.product, block).stat()
+        except OSError:
             return False
+        file = (status.st_size, status.st_mtime_ns)
+        if self._sound.get(block) != file:
+            try:
+                self.read(block)
+            except FileError:
+                return False
+            self._sound[block] = file
         return True
 
     def are_done(self) -> bool:

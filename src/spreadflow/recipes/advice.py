@@ -8,6 +8,9 @@ from typing import NamedTuple
 from spreadflow.config import IndexSection
 from spreadflow.errors import Outcome
 
+HITS = (Outcome.INDEXED, Outcome.NO_LATTICE, Outcome.OVERFLOW)
+"""Outcomes of shots with enough spots for a crystal."""
+
 LARGEST_SMALL = 0.3
 """Share of the spots that may have the fewest pixels that a spot can have: more are noise."""
 
@@ -54,9 +57,8 @@ def prevailing(counts: Mapping[Outcome, int]) -> list[Outcome]:
     `LEAST_SHARE` of all, the most frequent first. Blank shots are usual: they count only where no
     shot has enough spots.
     """
-    hits = (Outcome.INDEXED, Outcome.NO_LATTICE, Outcome.OVERFLOW)
     usual = {Outcome.INDEXED, Outcome.NOT_SUPPLIED}
-    if any(counts.get(hit, 0) for hit in hits):
+    if any(counts.get(hit, 0) for hit in HITS):
         usual.add(Outcome.BLANK)
     unusual = {end: n for end, n in counts.items() if end not in usual}
     n_shots = counts.get(Outcome.INDEXED, 0) + sum(unusual.values())

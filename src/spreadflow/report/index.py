@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 
 from spreadflow.errors import Outcome
 from spreadflow.models import ReflectionFlag
+from spreadflow.recipes.advice import HITS
 from spreadflow.recipes.shot import MOST_REASONS, reasons_of
 from spreadflow.report import index_course, index_picture, style, truth
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
 from spreadflow.report.figures import outcome_counts
-from spreadflow.report.index_course import HITS
 from spreadflow.report.indexed_run import IndexedRun, concatenated
 from spreadflow.report.style import percent, say
 

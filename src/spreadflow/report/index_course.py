@@ -10,12 +10,9 @@ from spreadflow.errors import Outcome
 from spreadflow.models import Detector
 from spreadflow.physics import geometry
 from spreadflow.recipes import advice
-from spreadflow.recipes.advice import SpotCounts
+from spreadflow.recipes.advice import HITS, SpotCounts
 from spreadflow.report.figures import columns, outcome_counts, root_mean_square
 from spreadflow.report.indexed_run import IndexedRun, concatenated, resolution
-
-HITS = (Outcome.INDEXED, Outcome.NO_LATTICE, Outcome.OVERFLOW)
-"""Outcomes of shots with enough spots for a crystal."""
 
 MOST_BINS = 40
 """Bins of consecutive shots, at most."""
