@@ -20,6 +20,7 @@ from spreadflow import errors, models
 from spreadflow.config import Config
 from spreadflow.io import images, nexus_writer, schema
 from spreadflow.io.images import cbf, formats, imgcif, unit_names
+from spreadflow.physics import sensors
 from spreadflow.trial import STAGES, files
 from spreadflow.trial.stages import Stage
 
@@ -99,10 +100,13 @@ are no units and the value is likely); its `variant`, or itself, with `_weights`
 
 Anything else is refused by name. A frame whose source is missing is `UNREADABLE`, with the name of the source.
 
-McStas coordinates are converted to laboratory coordinates by diag(-1, 1, -1). `sensor_thickness` is written as
-{nexus_writer.SURFACE_MM} mm, so that the parallax correction of a reader vanishes: photons are simulated where they hit the
-surface. The thickness and attenuation length of the simulated *capture* are attributes of this dataset,
-`capture_thickness_mm` and `capture_attenuation_mm`; where they are absent, the sensor captures everything.
+McStas coordinates are converted to laboratory coordinates by diag(-1, 1, -1). Simulated photons count where they hit the
+surface, and `sensor_thickness` is written as {nexus_writer.SURFACE_MM} mm, so that the parallax correction of a reader vanishes, unless
+`detector.parallax` is on. The thickness and attenuation length of the simulated *capture*, and its parallax, are attributes of this
+dataset, `capture_thickness_mm`, `capture_attenuation_mm`, `capture_parallax`. Of files without them `sensor_thickness` and
+`sensor_material` ({", ".join(sensors.DENSITIES)}) tell what is captured, at the wavelength of the first frame, and how far spots lie
+outwards at oblique incidence ([decision 39](decisions/0039-depth-of-sensors.md)); where they are absent, the sensor captures
+everything at its surface. `spreadflow manifest --sensor` takes their place.
 
 Simulated files hold the truth about their shots in the group `/truth` (below); only summaries and tests read it.
 
@@ -134,7 +138,7 @@ where it is positive. `gain`, `scaling`, `offset`; `linearity` {", ".join(imgcif
 | `Wavelength` | Å |
 | `Count_cutoff` | upper end of the trusted range, whose lower one is 0; the two largest numbers of an unsigned type are \
 masked |
-| `Silicon sensor, thickness 0.000320 m` | thickness of the sensor (Si, CdTe, GaAs), for the photons that it captures |
+| `Silicon sensor, thickness 0.000320 m` | thickness of the sensor (Si, CdTe, GaAs), for the photons that it captures and the depth at which it does |
 
 | of SMV | what is read |
 |---|---|
@@ -146,6 +150,18 @@ convention that DIALS assumes of ADSC headers. Other programs mean other axes: c
 | `WAVELENGTH` | Å |
 | `IMAGE_PEDESTAL`, `GAIN`, `CCD_IMAGE_SATURATION` | ADU; 0 is not trusted where there is a pedestal, nor is the largest \
 number of the type |
+
+## Gains and pedestals
+
+photons = (ADU − offset_adu − pedestal) / (adu_per_photon · gain) − common mode. Offsets and factors that an NXmx file has for each pixel
+are applied as its frames are read. An HDF5 file that the manifest names as `calibration` adds `pedestal` (ADU) and `gain` (a
+factor), each (panel, slow, fast), or (slow, fast) of a single panel; one of the two may be missing. Pixels whose numbers are not finite, or
+whose gain is not positive, are masked. The readout noise in photons that spots are found above is `readout_photons` divided by the
+pixel's gain over the median of all.
+
+`common_mode` of the manifest (`--common-mode SLOW FAST`) names regions that are read out together: from a panel's first pixel on, of
+so many pixels each. In every image the peak of a region's dark pixels, those without a photon, is brought to 0. A region without such a
+peak stays as it is: with a photon or more in the mean pixel none is seen, nor where the readout noise is above a third of a photon.
 
 ## Masks
 

@@ -79,6 +79,7 @@ def detector(section: DetectorSection) -> Detector:
         (n_slow, n_fast),
         section.thickness_mm,
         section.attenuation_mm,
+        section.attenuation_mm if section.parallax and section.thickness_mm else None,
     )
 
 

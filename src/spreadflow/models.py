@@ -46,6 +46,10 @@ class Detector(NamedTuple):
     """sensor thickness; 0 = captures everything at its surface"""
     attenuation_mm: float = 0.0
     """attenuation length of the sensor; ignored where the thickness is 0"""
+    parallax_mm: Array | None = None
+    """() attenuation length by which spots lie at the mean depth of absorption (parallax); None =
+    where rays meet the surface, however thick the sensor is
+    """
 
     @property
     def n_panels(self) -> int:
@@ -164,6 +168,10 @@ class Shot(NamedTuple):
     """fraction of the unmasked pixels above the trusted range"""
     saturation_photons: float = np.inf
     """upper end of the trusted range; pixels above it are masked"""
+    relative_gain: np.ndarray | None = None
+    """(panel, slow, fast) ADU per photon over the median of the run, by which the readout noise in
+    photons is divided; None = 1
+    """
 
 
 class Spots(NamedTuple):

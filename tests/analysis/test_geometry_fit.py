@@ -318,3 +318,21 @@ def test_lattices_unlike_the_others_are_named_and_have_no_say():
     assert np.all(np.abs(with_them.d[:3] - (0.09, -0.05, 0.1)) < 3 * sigma)
     assert abs(with_them.n_used - without_them.n_used) < 10
     assert with_them.figures()["rmsd_after"]["n"] == figures["rmsd_after"]["n"]
+
+
+@pytest.mark.stage
+def test_the_distance_of_a_thick_sensor_is_found_where_its_parallax_is_known():
+    """Spots that a sensor of 0.5 mm records at their depth: the true distance within 3 σ; without
+    the parallax, many σ off, and a worse fit.
+    """
+    thick = detector()._replace(thickness_mm=0.5, attenuation_mm=0.4, parallax_mm=0.4)
+    shots = lattices(12, thick)
+    pulls, rmsd = np.zeros((2, 2))
+    for i, start in enumerate((thick, thick._replace(parallax_mm=None))):
+        figures = solved(shots, start, ["shift", "distance"]).figures()
+        pulls[i] = figures["distance_change_mm"] / figures["distance_sigma_mm"]
+        rmsd[i] = figures["rmsd_after"]["radial_px"]
+
+    assert abs(pulls[0]) < 3
+    assert pulls[1] > 10
+    assert rmsd[0] < rmsd[1]

@@ -324,8 +324,14 @@ def test_the_sensor_of_a_mini_cbf_is_known(mini):
     detector = mini().detector
     assert detector.thickness_mm == pytest.approx(0.32)
     assert detector.attenuation_mm == pytest.approx(10 / (17.0 * 2.33), rel=0.03)
+    assert detector.parallax_mm == detector.attenuation_mm
     unknown = mini(("Silicon sensor", "Selenium sensor")).detector
     assert (unknown.thickness_mm, unknown.attenuation_mm) == (0, 0)
+    assert unknown.parallax_mm is None
+    (compound,) = {
+        mini(("Silicon", name)).detector.attenuation_mm for name in ("CdTe", "Cadmium telluride")
+    }
+    assert 0 < compound < detector.attenuation_mm
 
 
 def test_gaps_of_unsigned_counts_are_masked_and_not_saturated(mini):

@@ -42,6 +42,24 @@ def test_round_trip_is_exact(tmp_path):
     assert (beam["wavelength"], beam["polarization_fraction"]) == (1.7413, 0.99)
 
 
+def test_parallax_is_a_strategy_of_the_panels(tmp_path):
+    """Written and read under DIALS' name; not where the sensor has no thickness."""
+    thick = detector()._replace(parallax_mm=0.017)
+    write_expt(tmp_path / "a.expt", thick, wavelength=1.7)
+    tree = json.loads((tmp_path / "a.expt").read_text())
+    panels = tree["detector"][0]["panels"]
+    assert {panel["px_mm_strategy"]["type"] for panel in panels} == {
+        "ParallaxCorrectedPxMmStrategy"
+    }
+    assert np.isclose(read_expt(tmp_path / "a.expt").parallax_mm, 0.017, rtol=1e-15)
+
+    panels[0]["thickness"] = 0.0
+    (tmp_path / "b.expt").write_text(json.dumps(tree))
+    assert read_expt(tmp_path / "b.expt").parallax_mm is None
+    write_expt(tmp_path / "c.expt", detector(), wavelength=1.7)
+    assert read_expt(tmp_path / "c.expt").parallax_mm is None
+
+
 PANEL_KEYS = [
     "name",
     "type",

@@ -87,8 +87,14 @@ def write(path, detector: Detector) -> nexus_writer.Stills:
     return stills
 
 
+THICK = one_panel()._replace(thickness_mm=0.5, attenuation_mm=0.3, parallax_mm=0.3)
+"""A sensor at whose depth spots lie."""
+
+
 @pytest.mark.parametrize("compression", ["bitshuffle-lz4", "gzip"])
-@pytest.mark.parametrize("detector", [one_panel(), tilted_panels()], ids=["one", "tilted"])
+@pytest.mark.parametrize(
+    "detector", [one_panel(), tilted_panels(), THICK], ids=["one", "tilted", "thick"]
+)
 def test_what_is_written_comes_back(tmp_path, detector, compression):
     stills = stills_of(detector)
     instrument = instrument_of(detector)
@@ -106,6 +112,30 @@ def test_what_is_written_comes_back(tmp_path, detector, compression):
         assert f.trusted_range == (-100, 60000)
         assert f.pedestal == (10, 2)
         assert np.array_equal(f.shot_ids, stills.shot_ids)
+
+
+def test_the_sensor_of_another_program_has_its_parallax(tmp_path):
+    """Silicon at 7.08 keV: μ/ρ of 91.7 cm²/g between the 147.0 at 6 and 64.68 at 8 keV of NIST.
+    None for a material that is not known, or without a thickness.
+    """
+
+    def parallax_of(material: str, thickness: float, unit: str) -> float | None:
+        path = tmp_path / "a.nxs"
+        write(path, one_panel())
+        with h5py.File(path, "a") as f:
+            sensor = f["entry/instrument/detector"]
+            for name in ("sensor_thickness", "sensor_material"):
+                del sensor[name]
+            sensor["sensor_material"] = material
+            sensor["sensor_thickness"] = thickness
+            sensor["sensor_thickness"].attrs["units"] = unit
+        return geometry_of(path).parallax_mm
+
+    (length_mm,) = {parallax_of("Si", 320.0, "um"), parallax_of("Silicon", 0.32e-3, "m")}
+    assert length_mm == pytest.approx(10 / (91.7 * 2.33), rel=0.03)
+    assert parallax_of("CdTe", 0.75, "mm") < length_mm
+    assert parallax_of("Gd2O2S", 0.03, "mm") is None
+    assert parallax_of("Si", 0.0, "mm") is None
 
 
 def test_same_arguments_give_the_same_bytes(tmp_path):

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from spreadflow.cli import detector_settings
+
 
 def add_to(words: argparse._SubParsersAction) -> None:
     """Add the word."""
@@ -24,6 +26,7 @@ def add_to(words: argparse._SubParsersAction) -> None:
     p.add_argument("--bandwidth", type=float, help=bandwidth_help)
     mask_help = "HDF5 file with a dataset `mask`, non-zero = not to be used"
     p.add_argument("--mask", type=Path, help=mask_help)
+    detector_settings.add_to(p)
     check_help = "verify sizes and checksums of the files of --out"
     p.add_argument("--check", action="store_true", help=check_help)
     p.set_defaults(do=run)
@@ -46,6 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
         polarization=arguments.polarization,
         bandwidth=arguments.bandwidth,
         mask=arguments.mask,
+        settings=detector_settings.settings(arguments),
     )
     for remark in manifest.remarks:
         print(f"{arguments.out}: {remark}", file=sys.stderr)

@@ -202,6 +202,10 @@ class DetectorSection(Section):
     """of the sensor; 0 = captures everything"""
     attenuation_mm: PositiveFloat = 0.017
     """attenuation length of the sensor"""
+    parallax: bool = False
+    """spots lie at the mean depth at which the sensor absorbs, farther out at oblique incidence;
+    false (as published): where rays meet its surface
+    """
     psf: Literal["fiber", "gauss"] = "fiber"
     """shape of the point spread: of a fibre-optic taper, or a Gaussian"""
     psf_fwhm_mm: NonNegativeFloat = 0.0

@@ -16,7 +16,7 @@ import numpy as np
 
 from spreadflow.errors import FileError
 from spreadflow.io import store
-from spreadflow.io.images.panels import check
+from spreadflow.io.images.panels import Sensor, check
 from spreadflow.models import Detector
 from spreadflow.physics import symmetry
 
@@ -25,6 +25,12 @@ TODO = "Take an experiment list as DIALS or `spreadflow level0` writes it."
 
 N_DECIMALS = 12
 """Decimals, in mm, to which pixel sizes of panels must agree."""
+
+SURFACE = "SimplePxMmStrategy"
+"""What DIALS calls spots that lie where rays meet the surface."""
+
+PARALLAX = "ParallaxCorrectedPxMmStrategy"
+"""What DIALS calls spots that lie at the depth at which the sensor absorbs."""
 
 LENGTH_SIGMA = "spreadflow_length_sigma"
 """Key of a file for the relative standard deviation of the detector's distance."""
@@ -158,7 +164,7 @@ def _detector_tree(detector: Detector, trusted_range: tuple[float, float]) -> di
     panels = [_panel(detector, panel, trusted_range) for panel in range(detector.n_panels)]
     laboratory = _frame_keys("Detector", "", fast=(1, 0, 0), slow=(0, 1, 0), origin=(0, 0, 0))
     no_sensor = _sensor_keys(
-        size=(0, 0), pixel_mm=(0, 0), trusted_range=(0, 0), thickness_mm=0, mu=0, material=""
+        size=(0, 0), pixel_mm=(0, 0), trusted_range=(0, 0), sensor=Sensor(), material=""
     )
     children = [{"panel": panel} for panel in range(detector.n_panels)]
     return {"panels": panels, "hierarchy": laboratory | no_sensor | {"children": children}}
@@ -194,8 +200,11 @@ def _panel(detector: Detector, panel: int, trusted_range: tuple[float, float]) -
         size=(fast, slow),
         pixel_mm=(pixel_mm, pixel_mm),
         trusted_range=trusted_range,
-        thickness_mm=detector.thickness_mm,
-        mu=1 / detector.attenuation_mm if detector.attenuation_mm else 0.0,
+        sensor=Sensor(
+            float(detector.thickness_mm),
+            float(detector.attenuation_mm),
+            has_parallax=detector.parallax_mm is not None,
+        ),
         material="Si",
     )
     return frame | sensor
@@ -218,24 +227,23 @@ def _sensor_keys(
     size: Numbers,
     pixel_mm: Numbers,
     trusted_range: Numbers,
-    thickness_mm: float,
-    mu: float,
+    sensor: Sensor,
     material: str,
 ) -> dict[str, Any]:
-    """Return the keys that say what a panel is. size, pixel_mm: (fast, slow). mu: 1/mm."""
+    """Return the keys that say what a panel is. size, pixel_mm: (fast, slow)."""
     return {
         "raw_image_offset": [0, 0],
         "image_size": [int(n) for n in size],
         "pixel_size": [float(x) for x in pixel_mm],
         "trusted_range": [float(x) for x in trusted_range],
-        "thickness": float(thickness_mm),
+        "thickness": sensor.thickness_mm,
         "material": material,
-        "mu": float(mu),
+        "mu": 1 / sensor.attenuation_mm if sensor.attenuation_mm else 0.0,
         "identifier": "",
         "mask": [],
         "gain": 1.0,
         "pedestal": 0.0,
-        "px_mm_strategy": {"type": "SimplePxMmStrategy"},
+        "px_mm_strategy": {"type": PARALLAX if sensor.has_parallax else SURFACE},
     }
 
 
@@ -403,15 +411,19 @@ def _detector(path: Path, tree: dict) -> Detector:
 
     lab = np.array([frames[number] for number in range(len(panels))])
     fast, slow = panels[0]["image_size"]
+    thickness_mm = panels[0].get("thickness", 0.0)
     mu = panels[0].get("mu", 0.0)
+    strategy = panels[0].get("px_mm_strategy", {}).get("type")
+    has_parallax = strategy == PARALLAX and thickness_mm > 0 and mu > 0
     whole = Detector(
         origin_mm=lab[:, :3, 3],
         fast=lab[:, :3, 0],
         slow=lab[:, :3, 1],
         pixel_mm=pixel_fast,
         shape=(slow, fast),
-        thickness_mm=panels[0].get("thickness", 0.0),
+        thickness_mm=thickness_mm,
         attenuation_mm=1 / mu if mu else 0.0,
+        parallax_mm=1 / mu if has_parallax else None,
     )
     check(path, whole)
     return whole

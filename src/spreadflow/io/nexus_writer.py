@@ -15,7 +15,12 @@ import numpy as np
 
 from spreadflow import __version__
 from spreadflow.io import store
-from spreadflow.io.images.nexus_geometry import LAB_FROM_MCSTAS
+from spreadflow.io.images.nexus_geometry import (
+    CAPTURE_ATTENUATION,
+    CAPTURE_PARALLAX,
+    CAPTURE_THICKNESS,
+    LAB_FROM_MCSTAS,
+)
 from spreadflow.io.truth import FileTruth, write_truth
 from spreadflow.models import Detector
 from spreadflow.physics.geometry import beam_center, distances_mm
@@ -26,8 +31,8 @@ UNDERLOAD_ADU = -100
 """
 
 SURFACE_MM = 0.001
-"""Stated sensor thickness: photons count where they hit the surface, so a reader's parallax must
-vanish.
+"""Stated sensor thickness where photons count at the surface, so that a reader's parallax
+vanishes.
 """
 
 GARBAGE = b"spreadflow: this frame was lost"
@@ -192,15 +197,17 @@ def _write_detector(parent: h5py.Group, instrument: Instrument) -> None:
 
 
 def _write_sensor(group: h5py.Group, detector: Detector) -> None:
-    """Write what the sensor is made of. Readers know few materials; at this thickness it has no
-    effect.
+    """Write what the sensor is made of. Readers know few materials; at the thickness of a surface
+    it has no effect.
     """
+    has_parallax = detector.parallax_mm is not None
+    stated_mm = float(detector.thickness_mm) if has_parallax else SURFACE_MM
     _put(group, "sensor_material", "Si")
-    thickness = _put(group, "sensor_thickness", SURFACE_MM, units="mm")
-    thickness.attrs.update(
-        capture_thickness_mm=float(detector.thickness_mm),
-        capture_attenuation_mm=float(detector.attenuation_mm),
-    )
+    thickness = _put(group, "sensor_thickness", stated_mm, units="mm")
+    thickness.attrs[CAPTURE_THICKNESS] = float(detector.thickness_mm)
+    thickness.attrs[CAPTURE_ATTENUATION] = float(detector.attenuation_mm)
+    if has_parallax:
+        thickness.attrs[CAPTURE_PARALLAX] = True
 
 
 def _write_mask(group: h5py.Group, detector: Detector, mask: np.ndarray | None) -> None:

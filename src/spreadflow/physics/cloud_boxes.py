@@ -16,6 +16,7 @@ from spreadflow.physics import geometry
 from spreadflow.physics.mosaic import Clouds, dot, inverse, times
 from spreadflow.physics.padding import to_few_sizes
 from spreadflow.physics.pair_tables import averaged
+from spreadflow.physics.parallax import reached
 from spreadflow.physics.spectrum import lit
 from spreadflow.units import HC_EV_ANGSTROM
 
@@ -244,7 +245,8 @@ def boxes_of(followed: FollowedClouds, detector: Detector) -> CloudBoxes:
     """Return the boxes of clouds on panels, clipped to the panels."""
     cloud, panel = _meeting_rows(followed, detector)
     meetings = _meetings(followed, detector, cloud, panel)
-    extent = _extent(meetings, detector.pixel_mm)
+    no_panels: dict[str, Any] = {"origin_mm": (), "fast": (), "slow": (), "shape": ()}
+    extent = _extent(meetings, detector._replace(**no_panels))
     n = len(cloud)
     low = np.stack(extent.lowest)[:, :n]
     high = np.stack(extent.highest)[:, :n]
@@ -343,8 +345,12 @@ def _meetings(
 
 
 @jax.jit
-def _extent(meetings: _Meetings, pixel_mm: Array) -> _Extent:
-    """Return where clouds fall on panels: the course of the cut over the energies of the pulse."""
+def _extent(meetings: _Meetings, shared: Detector) -> _Extent:
+    """Return where clouds fall on panels: the course of the cut over the energies of the pulse.
+
+    shared: the detector without its panels, of any number.
+    """
+    pixel_mm = shared.pixel_mm
     range_ev = meetings.high - meetings.low
     none = jnp.full_like(meetings.cut, jnp.inf)
     is_ahead = none > 0
@@ -355,7 +361,8 @@ def _extent(meetings: _Meetings, pixel_mm: Array) -> _Extent:
         energy = meetings.low + part * range_ev
         cut = _cut(meetings.q, meetings.covariance, energy)
         along = dot(cut.middle, meetings.normal)
-        scale = dot(meetings.origin, meetings.normal) / along
+        height = dot(meetings.origin, meetings.normal)
+        scale = reached(shared, height, along, _root(dot(cut.middle, cut.middle))) / along
         is_ahead &= scale > 0
         reach = _root(2 * meetings.cut - cut.excess**2 / cut.variance)
         gradients = []

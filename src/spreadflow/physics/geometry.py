@@ -1,20 +1,22 @@
 """Rays and panels. NumPy and JAX arrays alike; lab frame of `models`, mm and px.
 
 Pixel position: r = origin + fast·(f·pixel) + slow·(s·pixel), with f, s in px and pixel centres at
-+0.5.
++0.5. Between rays and pixels lies the depth at which the sensor absorbs, where the detector has a
+`parallax_mm`.
 """
 
 import numpy as np
 
 from spreadflow.models import Detector
+from spreadflow.physics import parallax
 
 S0 = np.array([0.0, 0.0, -1.0])
 """Direction of the beam in the lab frame, without unit."""
 
 
 def position(detector: Detector, panel, fast, slow):
-    """Return the lab positions (..., 3), mm, of pixel coordinates (fast, slow) on panels, all of
-    shape (...).
+    """Return the lab positions (..., 3), mm, of pixel coordinates (fast, slow) on the surface of
+    panels, all of shape (...).
     """
     fast_mm = (fast * detector.pixel_mm)[..., None]
     slow_mm = (slow * detector.pixel_mm)[..., None]
@@ -24,8 +26,14 @@ def position(detector: Detector, panel, fast, slow):
 
 
 def direction(detector: Detector, panel, fast, slow):
-    """Return the unit vectors (..., 3) from the sample to pixel coordinates."""
+    """Return the unit vectors (..., 3) of the rays that are recorded at pixel coordinates."""
     r = position(detector, panel, fast, slow)
+    if detector.parallax_mm is not None:
+        normal = normals(detector)[panel]
+        components, of_normal = ([v[..., j] for j in range(3)] for v in (r, normal))
+        height = (r * normal).sum(axis=-1)
+        below, _ = parallax.deepened(detector, components, of_normal, height)
+        r = r.__array_namespace__().stack(below, axis=-1)
     return r / (r * r).sum(axis=-1, keepdims=True) ** 0.5
 
 
@@ -47,8 +55,8 @@ def distances_mm(detector: Detector):
 
 
 def on_panel(detector: Detector, panel, s1):
-    """Return the pixel coordinates (fast, slow) where rays s1 (..., 3) meet the planes of panels
-    (...).
+    """Return the pixel coordinates (fast, slow) where the planes of panels (...) record rays s1
+    (..., 3): the inverse of `direction`.
 
     They may lie beyond the panel's edges, and behind the sample: the caller checks (`intersect`
     does both).
@@ -57,16 +65,26 @@ def on_panel(detector: Detector, panel, s1):
     fast_axis = detector.fast[panel]
     slow_axis = detector.slow[panel]
     normal = normals(detector)[panel]
-    scale = (origin * normal).sum(axis=-1) / (s1 * normal).sum(axis=-1)
+    along = (s1 * normal).sum(axis=-1)
+    scale = _height(detector, (origin * normal).sum(axis=-1), s1, along) / along
     offset = s1 * scale[..., None] - origin
     fast = (offset * fast_axis).sum(axis=-1) / detector.pixel_mm
     slow = (offset * slow_axis).sum(axis=-1) / detector.pixel_mm
     return fast, slow
 
 
+def _height(detector: Detector, surface_mm, s1, along):
+    """Return the height along the normal, mm, at which rays s1 (..., 3) are recorded. surface_mm:
+    height of the panel; along: component of the rays along the normal.
+    """
+    if detector.parallax_mm is None:
+        return surface_mm
+    return parallax.reached(detector, surface_mm, along, (s1 * s1).sum(axis=-1) ** 0.5)
+
+
 def intersect(detector: Detector, s1: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return panel, fast, slow, each (n,), where rays s1 (n, 3) hit a panel; panel −1 where none is
-    hit (NumPy).
+    """Return panel, fast, slow, each (n,), where panels record rays s1 (n, 3); panel −1 where none
+    does (NumPy).
     """
     n_slow, n_fast = detector.shape
     panel = np.full(len(s1), -1, dtype=np.int32)
@@ -75,7 +93,8 @@ def intersect(detector: Detector, s1: np.ndarray) -> tuple[np.ndarray, np.ndarra
     for number, normal in enumerate(normals(detector)):
         origin = detector.origin_mm[number]
         with np.errstate(divide="ignore", invalid="ignore"):
-            scale = (origin @ normal) / (s1 @ normal)
+            along = s1 @ normal
+            scale = _height(detector, origin @ normal, s1, along) / along
             offset = s1 * scale[:, None] - origin
             f = offset @ detector.fast[number] / detector.pixel_mm
             s = offset @ detector.slow[number] / detector.pixel_mm

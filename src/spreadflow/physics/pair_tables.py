@@ -14,6 +14,7 @@ import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array, Detector, Parameters, Pixels
 from spreadflow.physics import geometry
 from spreadflow.physics.mosaic import Clouds, clouds, dot, symmetric, times
+from spreadflow.physics.parallax import deepened
 from spreadflow.physics.response import depth, efficiency
 from spreadflow.units import HC_EV_ANGSTROM, R_E_SQUARED_M2
 
@@ -94,7 +95,7 @@ class Parabola(NamedTuple):
 
 
 def rays(detector: Detector, polarization: Array, pixels: Pixels) -> Rays:
-    """Return the rays from the sample to points of the detector."""
+    """Return the rays from the sample that are recorded at points of the detector."""
 
     def by_point(vectors: Array) -> list[Array]:
         return [vectors[:, j][pixels.panel] for j in range(3)]
@@ -106,16 +107,17 @@ def rays(detector: Detector, polarization: Array, pixels: Pixels) -> Rays:
     fast_mm = pixels.fast * detector.pixel_mm
     slow_mm = pixels.slow * detector.pixel_mm
     axes = zip(origin, fast_axis, slow_axis, strict=True)
-    position = [corner + fast * fast_mm + slow * slow_mm for corner, fast, slow in axes]
+    surface = [corner + fast * fast_mm + slow * slow_mm for corner, fast, slow in axes]
+    along_normal = [corner * n for corner, n in zip(origin, normal, strict=True)]
+    position, height = deepened(detector, surface, normal, sum(along_normal))
     distance = jnp.sqrt(position[0] ** 2 + position[1] ** 2 + position[2] ** 2)
     direction = [component / distance for component in position]
-    along_normal = [corner * n for corner, n in zip(origin, normal, strict=True)]
     photons_per_flux = efficiency(
         direction,
         distance,
         normal,
         detector.pixel_mm,
-        closest_mm=abs(sum(along_normal)),
+        closest_mm=abs(height),
         depth=depth(detector),
         polarization=polarization,
     )

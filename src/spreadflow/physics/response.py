@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Detector
-from spreadflow.physics import geometry
+from spreadflow.physics import geometry, parallax
 
 OPAQUE = 700.0
 """Thickness, in attenuation lengths, that lets nothing through: exp(−700) is still a number, and
@@ -67,10 +67,11 @@ def pixel_map(
     """Return efficiency and sin θ at the centres of all pixels, each (panel, slow, fast); computed
     in float64.
     """
+    normals = geometry.normals(detector)
     photons_per_flux, sine = _pixel_map(
         detector._replace(shape=(0, 0)),
-        geometry.normals(detector),
-        geometry.distances_mm(detector),
+        normals,
+        (detector.origin_mm * normals).sum(axis=-1),
         polarization,
         shape=detector.shape,
         dtype=np.dtype(dtype),
@@ -79,8 +80,10 @@ def pixel_map(
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
-def _pixel_map(detector: Detector, normals, closest_mm, polarization, *, shape, dtype):
-    """Return `pixel_map` in one pass over the pixels, without temporary maps."""
+def _pixel_map(detector: Detector, normals, height_mm, polarization, *, shape, dtype):
+    """Return `pixel_map` in one pass over the pixels, without temporary maps. height_mm: (panel,)
+    of the panels over the sample, along their normals.
+    """
 
     def by_component(vectors):
         return [vectors[:, j, None, None] for j in range(3)]
@@ -92,15 +95,17 @@ def _pixel_map(detector: Detector, normals, closest_mm, polarization, *, shape, 
     fast_axis = by_component(detector.fast)
     slow_axis = by_component(detector.slow)
     axes = zip(origin, fast_axis, slow_axis, strict=True)
-    position = [corner + fast * fast_mm + slow * slow_mm[:, None] for corner, fast, slow in axes]
+    surface = [corner + fast * fast_mm + slow * slow_mm[:, None] for corner, fast, slow in axes]
+    normal = by_component(normals)
+    position, height = parallax.deepened(detector, surface, normal, height_mm[:, None, None])
     distance = sum(x * x for x in position) ** 0.5
     direction = [x / distance for x in position]
     photons_per_flux = efficiency(
         direction,
         distance,
-        by_component(normals),
+        normal,
         detector.pixel_mm,
-        closest_mm=closest_mm[:, None, None],
+        closest_mm=abs(height),
         depth=depth(detector),
         polarization=polarization,
     )

@@ -5,6 +5,16 @@ from spreadflow.units import energy
 DENSITIES = {"Si": 2.33, "CdTe": 5.85, "GaAs": 5.32}
 """Density of the materials that sensors are made of, g/cm³."""
 
+NAMES = {
+    "si": "Si",
+    "silicon": "Si",
+    "cdte": "CdTe",
+    "cadmium telluride": "CdTe",
+    "gaas": "GaAs",
+    "gallium arsenide": "GaAs",
+}
+"""Materials by the names that files have for them, in small letters."""
+
 TABULATED_EV = (1e3, 1e5)
 """Energies between which attenuation is looked up."""
 

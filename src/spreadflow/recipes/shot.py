@@ -169,6 +169,7 @@ def _find_spots(shot: Shot, section: IndexSection, detector: Detector, energy: f
         shot.image,
         shot.mask,
         threshold,
+        shot.relative_gain,
         min_pixels=settings.min_pixels,
         max_pixels=settings.max_pixels,
     )

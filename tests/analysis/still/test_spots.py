@@ -241,3 +241,27 @@ def test_a_sloping_background_does_not_pull_the_centroids():
         offset = position[index][is_found] - centres[is_found, axis]
         standard_error = offset.std() / np.sqrt(is_found.sum())
         assert abs(offset.mean()) < 3.0 * standard_error + 0.003
+
+
+def test_readout_noise_follows_the_gain_of_each_pixel():
+    """Half a panel has a tenth of the gain, and ten times the readout noise in photons: no spots of
+    it where the gains are known, many where they are not; real spots on either half are found.
+    """
+    rng = np.random.default_rng(7)
+    n = 120
+    gain = np.ones((1, n, n))
+    gain[:, :, n // 2 :] = 0.1
+    centres = [(30.4, 60.2), (90.3, 60.7)]
+    image = _image(rng, n, 0.5, centres, photons=600.0, readout=0.0)
+    image += (0.4 / gain * rng.normal(size=gain.shape)).astype(np.float32)
+    threshold = DispersionThreshold(readout_photons=0.4, sigma_strong=4.0)
+    known = spots.find(image, everywhere(image), threshold, gain)
+    unknown = spots.find(image, everywhere(image), threshold)
+
+    assert len(known.fast) == 2
+    np.testing.assert_allclose(np.sort(known.fast), [30.4, 90.3], atol=0.3)
+    assert known.sigma[known.fast > 60] > 1.3 * known.sigma[known.fast < 60]
+    assert len(unknown.fast) > 20
+    same = spots.find(image, everywhere(image), threshold, np.ones((1, n, n)))
+    for column, other in zip(same, unknown, strict=True):
+        np.testing.assert_allclose(column, other, rtol=1e-6)

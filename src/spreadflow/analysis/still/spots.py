@@ -27,6 +27,7 @@ def find(
     image: np.ndarray,
     mask: np.ndarray,
     threshold: DispersionThreshold = strong_pixels.DEFAULT_THRESHOLD,
+    relative_gain: np.ndarray | None = None,
     *,
     min_pixels: int = 2,
     max_pixels: int = 200,
@@ -34,13 +35,14 @@ def find(
     """Return the spots of one shot, ordered by panel, then slow, then fast.
 
     image: (panel, slow, fast) float32 photons, pedestal subtracted; mask: the same shape, True =
-    valid. min_pixels, max_pixels: how many strong pixels a spot has.
+    valid. relative_gain: likewise, ADU per photon over their median; None = 1. min_pixels,
+    max_pixels: how many strong pixels a spot has.
 
     The centroid is the background-subtracted centre of mass over the strong pixels and the ring of
     one pixel around them; the background is a plane through the windows around the strong pixels,
     without the strong pixels and rings of any spot.
     """
-    panels = PaddedPanels(image, mask, threshold)
+    panels = PaddedPanels(image, mask, threshold, relative_gain)
     strong, is_background = strong_pixels.find(panels)
 
     spot = _components(panels, strong)
@@ -218,7 +220,7 @@ def _measure(
     pixels, owner = _footprints(panels, strong, spot)
     panel, fast, slow = panels.coordinates(pixels)
     photons = panels.pixels[pixels].astype(np.float64)
-    variance = panels.noise(photons)
+    variance = panels.noise(photons, pixels)
 
     from_centre = np.stack([fast, slow], axis=1) - background.centre[owner]
     one = np.ones((len(pixels), 1))
@@ -232,7 +234,7 @@ def _measure(
     n_strong = np.bincount(spot, minlength=n_spots)
     n_summed = np.bincount(owner, minlength=n_spots)
     from_pixels = np.bincount(owner, variance, n_spots)
-    from_background = _background_variance(panels, background, n_strong, n_summed)
+    from_background = _background_variance(panels, background, strong, spot, n_summed)
 
     divisor = np.where(is_good, intensity, 1.0)
     weighting = (owner, signal, variance, divisor)
@@ -278,15 +280,23 @@ def _footprints(
 
 
 def _background_variance(
-    panels: PaddedPanels, background: _Background, n_strong: np.ndarray, n_summed: np.ndarray
+    panels: PaddedPanels,
+    background: _Background,
+    strong: np.ndarray,
+    spot: np.ndarray,
+    n_summed: np.ndarray,
 ) -> np.ndarray:
     """Return the variance (spot,), photons², that the background's level brings to an intensity.
 
-    n_strong, n_summed: (spot,) pixels that are strong and pixels that are summed. The windows of a
-    spot's strong pixels overlap, so that each background pixel was counted about n_strong times.
+    strong, spot: flat positions of the strong pixels, and the spot of each; n_summed: (spot,)
+    pixels that are summed. The windows of a spot's strong pixels overlap, so that each background
+    pixel was counted about n_strong times.
     """
+    n_strong = np.bincount(spot, minlength=len(n_summed))
+    of_spot = np.zeros(len(n_summed), dtype=np.int64)
+    of_spot[spot] = strong
     n_independent = background.n_pixels / np.maximum(n_strong, 1)
-    pixel_variance = panels.noise(background.plane[:, 0])
+    pixel_variance = panels.noise(background.plane[:, 0], of_spot)
     return n_summed**2 * pixel_variance / np.maximum(n_independent, 1)
 
 

@@ -5,7 +5,8 @@ twice: the second time with the pixels found first left out of the window sums, 
 spot shadows neither its own flanks nor a weak neighbour (the idea of DIALS' `dispersion_extended`).
 
 In the window of (2k+1)² pixels around a pixel, with n valid pixels of mean μ ≥ 0 and variance v,
-the noise is V = gain·μ + readout². The pixel with c photons is strong where
+the noise is V = gain·μ + readout², with the readout noise in photons of each pixel's own gain. The
+pixel with c photons is strong where
 
     v > V (1 + σ_b √(2/(n−1) + gain³μ/(nV²)))   and   c > μ + σ_s √V   and   c > global_threshold.
 
@@ -59,10 +60,15 @@ class PaddedPanels:
     constant offsets from its centre.
     """
 
-    def __init__(self, image: np.ndarray, mask: np.ndarray, threshold: DispersionThreshold):
+    def __init__(
+        self,
+        image: np.ndarray,
+        mask: np.ndarray,
+        threshold: DispersionThreshold,
+        relative_gain: np.ndarray | None = None,
+    ):
         self.threshold = threshold
         self.kernel = tuple(threshold.kernel)
-        self.readout_variance = threshold.readout_photons**2
 
         n_panels, n_slow, n_fast = image.shape
         k_slow, k_fast = self.kernel
@@ -75,6 +81,12 @@ class PaddedPanels:
         valid[inside] = mask
         self.pixels = self.padded.ravel()
         self.valid = valid.ravel()
+
+        self._readout_variance: np.ndarray | None = None
+        """(panel, slow, fast) with margins, photons²; None = that of the threshold"""
+        if relative_gain is not None:
+            self._readout_variance = np.ones(self.shape, dtype=np.float32)
+            self._readout_variance[inside] = (threshold.readout_photons / relative_gain) ** 2
 
         self.row_length = self.shape[2]
         self.window = self.offsets(k_slow, k_fast)
@@ -104,10 +116,26 @@ class PaddedPanels:
         grown = grown[is_inside]
         return grown[self.valid[grown]]
 
-    def noise(self, mean: np.ndarray) -> np.ndarray:
-        """Return the variance of a pixel that expects `mean` photons."""
+    def readout_variance(self, positions: np.ndarray) -> np.ndarray | float:
+        """Return the variance of the readout of the pixels at flat positions, photons²."""
+        if self._readout_variance is None:
+            return self.threshold.readout_photons**2
+        return self._readout_variance.ravel()[positions].astype(np.float64)
+
+    def readout_variance_of_rows(self, panel: int, first: int, shape: tuple[int, int]):
+        """Return `readout_variance` of rows of a panel, counted without its margin, float32: ()
+        where it is the same everywhere, else (row, column), of this shape.
+        """
+        if self._readout_variance is None:
+            return np.float32(self.threshold.readout_photons**2)
+        k_slow, k_fast = self.kernel
+        rows = slice(first + k_slow, first + k_slow + shape[0])
+        return self._readout_variance[panel, rows, k_fast : k_fast + shape[1]]
+
+    def noise(self, mean: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Return the variance of the pixels at flat positions that expect `mean` photons."""
         shot_noise = self.threshold.gain * np.maximum(mean, 0.0)
-        return np.maximum(shot_noise + self.readout_variance, LEAST_VARIANCE)
+        return np.maximum(shot_noise + self.readout_variance(positions), LEAST_VARIANCE)
 
     def statistics(
         self, positions: np.ndarray, use: np.ndarray
@@ -200,7 +228,8 @@ def _candidates(panels: PaddedPanels) -> np.ndarray:
             band = panels.padded[panel, top : top + _BAND + 2 * k_slow]
             in_window = in_reach_slow[top : top + _BAND, None] * in_reach_fast
 
-            slow, fast = _above_mean(panels, band, in_window)
+            readout = panels.readout_variance_of_rows(panel, top, in_window.shape)
+            slow, fast = _above_mean(panels, band, in_window, readout)
             row = panel * n_rows + top + k_slow + slow
             parts.append(row * panels.row_length + k_fast + fast)
 
@@ -209,13 +238,14 @@ def _candidates(panels: PaddedPanels) -> np.ndarray:
 
 
 def _above_mean(
-    panels: PaddedPanels, band: np.ndarray, in_window: np.ndarray
+    panels: PaddedPanels, band: np.ndarray, in_window: np.ndarray, readout_variance
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return row and column, within a band less its margins, of the pixels that exceed the mean of
     their windows by σ_s √V.
 
     band: (row, column) photons with margins; in_window: (row, column) pixels of the panel in each
-    window. Arrays are overwritten where possible, as this is done for every pixel of a shot.
+    window; readout_variance: photons², of all or of each of them. Arrays are overwritten where
+    possible, as this is done for every pixel of a shot.
     """
     k_slow, k_fast = panels.kernel
     n_rows, n_columns = in_window.shape
@@ -225,7 +255,7 @@ def _above_mean(
     np.maximum(mean, 0.0, out=mean)
 
     limit = mean * np.float32(panels.threshold.gain)
-    limit += np.float32(panels.readout_variance)
+    limit += readout_variance
     np.sqrt(limit, out=limit)
     limit *= np.float32(panels.threshold.sigma_strong)
     limit += mean
@@ -245,11 +275,11 @@ def _strong(panels: PaddedPanels, positions: np.ndarray, use: np.ndarray) -> np.
     is_above = panels.pixels[positions] > threshold.global_threshold
     positions = positions[is_above]
     n, mean, variance = panels.statistics(positions, use)
-    noise = panels.noise(mean)
+    noise = panels.noise(mean, positions)
 
     # the relative variance of a sample's variance
     gaussian = 2.0 / np.maximum(n - 1, 1)
-    shot_noise = noise - panels.readout_variance
+    shot_noise = noise - panels.readout_variance(positions)
     n_noise2 = np.maximum(n, 1) * noise**2
     kurtosis = threshold.gain**2 * shot_noise / n_noise2
     relative_sigma = np.sqrt(gaussian + kurtosis)

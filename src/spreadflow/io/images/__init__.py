@@ -2,8 +2,10 @@
 
 from spreadflow.io.images.formats import ImageFile, open_image
 from spreadflow.io.images.manifest import (
+    DetectorSettings,
     Manifest,
     ManifestFile,
+    StatedSensor,
     check_manifest,
     expand,
     is_manifest,
@@ -14,10 +16,12 @@ from spreadflow.io.images.manifest import (
 from spreadflow.io.images.source import Source, open_indexed, open_source, read_again, read_mask
 
 __all__ = [
+    "DetectorSettings",
     "ImageFile",
     "Manifest",
     "ManifestFile",
     "Source",
+    "StatedSensor",
     "check_manifest",
     "expand",
     "is_manifest",

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from spreadflow.errors import FileError
 from spreadflow.io import store
+from spreadflow.io.images.conversion import read_maps
 from spreadflow.io.images.formats import open_image
 from spreadflow.models import Detector
 
@@ -53,6 +54,16 @@ class ManifestFile(BaseModel):
     """checksum, verified by `spreadflow manifest --check`"""
 
 
+class StatedSensor(BaseModel):
+    """The sensor of a detector."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    material: Literal["Si", "CdTe", "GaAs"]
+    """what it is made of"""
+    thickness_mm: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """0 = everything is captured at the surface"""
+
+
 class Manifest(BaseModel):
     """The image files of one run and how their numbers become photons."""
 
@@ -70,6 +81,16 @@ class Manifest(BaseModel):
     bandwidth: Annotated[float, Field(gt=0, lt=0.2)] | None = None
     """relative full width at half maximum of the pulses' energies, where files state a wavelength
     and no spectrum; null = a single energy
+    """
+    sensor: StatedSensor | None = None
+    """what the sensor is made of, in place of what files state; null = as they state it"""
+    calibration: str | None = None
+    """HDF5 file, path as for `files`, with what each pixel has of its own: `pedestal`, ADU in
+    addition to `offset_adu`, and `gain`, a factor of `adu_per_photon`
+    """
+    common_mode: tuple[PositiveInt, PositiveInt] | None = None
+    """(slow, fast) pixels of the regions in which the peak of the dark pixels is brought to 0 in
+    each image; null = it stays where it is
     """
     mask: str | None = None
     """HDF5 file, path as for `files`, whose dataset `mask` is non-zero where a pixel is not to be
@@ -93,6 +114,22 @@ class _Header(NamedTuple):
     remarks: list[str]
 
 
+class DetectorSettings(NamedTuple):
+    """What a manifest says of a detector beside its geometry; None = as the files state it, or
+    nothing.
+    """
+
+    sensor: StatedSensor | None = None
+    calibration: Path | str | None = None
+    """file of `conversion.read_maps`"""
+    common_mode: tuple[int, int] | None = None
+    """(slow, fast) px of the regions with a common mode that is taken out"""
+
+
+NOTHING_STATED = DetectorSettings()
+"""As the files state it."""
+
+
 def shot_id(run: str, filename: str, frame: int) -> int:
     """Return the 64-bit identity of a shot: a hash of run, file name without folders, frame."""
     text = f"{run}\0{Path(filename).name}\0{frame}"
@@ -110,6 +147,7 @@ def write_manifest(
     polarization: float | None = None,
     bandwidth: float | None = None,
     mask: Path | str | None = None,
+    settings: DetectorSettings = NOTHING_STATED,
     checksums: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Describe image files, in this order, at `out`.
@@ -117,7 +155,7 @@ def write_manifest(
     offset_adu, adu_per_photon, polarization: None = as the files state, else 0, 1 and 1. checksums:
     file name → one that was computed before; the others are computed here. Raises FileError for a
     file that can't be read, differs in geometry, offset, gain or polarization, or has the name of
-    another.
+    another, and for maps of another detector.
     """
     out = Path(out)
     paths = [Path(path) for path in images]
@@ -126,6 +164,8 @@ def write_manifest(
     _check_names(paths)
     headers = [_read_header(path) for path in paths]
     _check_settings(paths, headers)
+    if settings.calibration is not None:
+        read_maps(settings.calibration, headers[0].detector)
 
     stated = _stated(headers[0])
     supplied = {
@@ -147,7 +187,10 @@ def write_manifest(
             adu_per_photon=used["adu_per_photon"],
             polarization=used["polarization"],
             bandwidth=bandwidth,
-            mask=None if mask is None else _relative(Path(mask), out.parent),
+            sensor=settings.sensor,
+            calibration=_relative_or_none(settings.calibration, out.parent),
+            common_mode=settings.common_mode,
+            mask=_relative_or_none(mask, out.parent),
             remarks=_few(remarks),
             files=files,
         )
@@ -244,6 +287,11 @@ def _describe(
         size=path.stat().st_size,
         sha256=checksums.get(path.name) or store.checksum(path),
     )
+
+
+def _relative_or_none(path: Path | str | None, folder: Path) -> str | None:
+    """Return `_relative`, or None where there is no path."""
+    return None if path is None else _relative(Path(path), folder)
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -8,15 +8,12 @@ import numpy as np
 from spreadflow.errors import FileError
 from spreadflow.io.images.header_text import ABOUT_HEADERS
 from spreadflow.io.images.one_shot import Header
-from spreadflow.io.images.panels import Sensor, detector, upright
+from spreadflow.io.images.panels import Sensor, detector, sensor_of, upright
 from spreadflow.io.images.unit_names import MM, unit_factor
-from spreadflow.physics.sensors import attenuation_mm
+from spreadflow.physics.sensors import NAMES
 
 CONTENTS = "_array_data.header_contents"
 """The item that holds the comments."""
-
-SENSORS = {"silicon": "Si", "si": "Si", "cdte": "CdTe", "cadmium": "CdTe", "gaas": "GaAs"}
-"""Materials of sensors by the word that stands for them, in small letters."""
 
 Comments = dict[str, list[str]]
 """Key → the words after it."""
@@ -117,9 +114,10 @@ def _sensor(where: object, comments: Comments, lengths: np.ndarray) -> Sensor:
     captures everything where they are not stated.
     """
     words = comments.get("sensor", [])
-    material = SENSORS.get(words[0].lower() if words else "")
-    if material is None or not len(lengths):
+    is_stated = "sensor" in words and "thickness" in words
+    material = " ".join(words[: words.index("sensor")]).lower() if is_stated else ""
+    if material not in NAMES or not len(lengths):
         return Sensor()
     place = words.index("thickness") + 1
     (thickness_mm,) = _lengths(where, {"thickness": words[place:]}, "thickness", 1)
-    return Sensor(thickness_mm, attenuation_mm(material, float(lengths[0])))
+    return sensor_of(material, thickness_mm, float(lengths[0]))

@@ -29,6 +29,7 @@ from spreadflow.io.images.nexus_items import (
 )
 from spreadflow.io.images.nexus_spectra import Spectra
 from spreadflow.models import Spectrum
+from spreadflow.units import wavelength
 
 TURNED = (
     "data_size is in the order fast, slow: understood as such, as it fits the frames in no other"
@@ -70,7 +71,8 @@ class NexusFile:
         self._modules = recording.modules
         self._remarks = recording.remarks
         self.n_frames = self._stack.n_frames
-        self.detector = nexus_geometry.detector(self._sensor, self._modules)
+        self._spectra = Spectra(entry, instrument, self.n_frames)
+        self.detector = nexus_geometry.detector(self._sensor, self._modules, self._wavelength)
 
         groups = (recording.group, self._sensor)
         self._calibration = nexus_pixels.Calibration(groups, self._stack)
@@ -78,9 +80,17 @@ class NexusFile:
         self._stated_limits = nexus_pixels.limits(self._sensor, self._stack)
         self._masks = nexus_pixels.Masks(self._sensor, self._stack)
         self.mask = ~self._panels(self._masks.is_bad)
-        self._spectra = Spectra(entry, instrument, self.n_frames)
         self.polarization = self._spectra.polarization()
         self.shot_ids = _shot_ids(entry, self.n_frames)
+
+    def _wavelength(self) -> float:
+        """Return the wavelength of the first frame, Å; no finite one where it is not known."""
+        try:
+            mean_ev = self.spectrum(0).mean_energy_ev
+        except FileError:
+            return np.inf
+        with np.errstate(all="ignore"):
+            return float(wavelength(mean_ev))
 
     def close(self) -> None:
         """Close the file."""

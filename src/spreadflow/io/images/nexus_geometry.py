@@ -3,7 +3,7 @@ laboratory, along any chain of translations and rotations (McStas frame).
 """
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import h5py
@@ -25,10 +25,20 @@ from spreadflow.io.images.nexus_items import (
 )
 from spreadflow.io.images.unit_names import MM, RADIAN, unit_factor
 from spreadflow.models import Detector
+from spreadflow.physics import sensors
 from spreadflow.physics.rotation import from_vector
 
 LAB_FROM_MCSTAS = np.diag([-1.0, 1.0, -1.0])
 """From the McStas frame to the laboratory frame; its own inverse."""
+
+CAPTURE_THICKNESS = "capture_thickness_mm"
+"""Attribute of `sensor_thickness` with the thickness of a simulated sensor."""
+
+CAPTURE_ATTENUATION = "capture_attenuation_mm"
+"""Attribute with its attenuation length."""
+
+CAPTURE_PARALLAX = "capture_parallax"
+"""Attribute that says whether spots lie at the depth at which it absorbs."""
 
 PIXEL_SIZES = ("x_pixel_size", "y_pixel_size")
 """Datasets of a detector with the edges of its pixels."""
@@ -137,9 +147,13 @@ def _overlap(modules: Sequence[Module]) -> bool:
     return bool(np.count_nonzero(in_common) > len(modules))
 
 
-def detector(sensor: h5py.Group, modules: Sequence[Module]) -> Detector:
+def detector(
+    sensor: h5py.Group, modules: Sequence[Module], wavelength: Callable[[], float]
+) -> Detector:
     """Return the detector that modules make up, which lie in a frame as `fitted` says. Raises
     FileError for one that is not supported, or not in its place.
+
+    wavelength: returns that of the first frame, Å, where the sensor's matter has to be known.
     """
     shapes = [(module.size[-2], module.size[-1]) for module in modules]
     groups = children(sensor, "NXdetector_module")
@@ -149,13 +163,27 @@ def detector(sensor: h5py.Group, modules: Sequence[Module]) -> Detector:
         stated = [_panel(group, shape, sensor, known) for group, shape in pairs]
     else:
         stated = [_flat_panel(sensor, shapes[0])]
-    thickness = dataset(sensor, "sensor_thickness")
-    capture = {} if thickness is None else thickness.attrs
-    matter = panels.Sensor(
-        thickness_mm=float(capture.get("capture_thickness_mm", 0.0)),
-        attenuation_mm=float(capture.get("capture_attenuation_mm", 0.0)),
-    )
-    return panels.detector(place(sensor), stated, matter)
+    return panels.detector(place(sensor), stated, _matter(sensor, wavelength))
+
+
+def _matter(sensor: h5py.Group, wavelength: Callable[[], float]) -> panels.Sensor:
+    """Return what captures the photons: as this project's files state it, else by
+    `sensor_thickness` and `sensor_material`. Raises FileError for a thickness that is no length.
+    """
+    item = dataset(sensor, "sensor_thickness")
+    if item is None:
+        return panels.Sensor()
+    if CAPTURE_THICKNESS in item.attrs:
+        return panels.Sensor(
+            thickness_mm=float(item.attrs[CAPTURE_THICKNESS]),
+            attenuation_mm=float(item.attrs.get(CAPTURE_ATTENUATION, 0.0)),
+            has_parallax=bool(item.attrs.get(CAPTURE_PARALLAX, False)),
+        )
+    material = text(dataset(sensor, "sensor_material"))
+    thickness = number(sensor, "sensor_thickness", 0.0)
+    if material.lower() not in sensors.NAMES or not thickness:
+        return panels.Sensor()
+    return panels.sensor_of(material, thickness * unit_of(item, MM), wavelength())
 
 
 def _panel(

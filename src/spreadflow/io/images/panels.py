@@ -7,6 +7,7 @@ import numpy as np
 
 from spreadflow.errors import FileError
 from spreadflow.models import Detector
+from spreadflow.physics import sensors
 
 RIGHT_ANGLE_TOLERANCE = 1e-4
 """Largest scalar product of the two axes of a panel that count as perpendicular."""
@@ -43,7 +44,21 @@ class Sensor(NamedTuple):
     thickness_mm: float = 0.0
     """0 = not known: captures everything"""
     attenuation_mm: float = 0.0
-    """attenuation length at the wavelength of the shot"""
+    """attenuation length at the wavelength of the shot; 0 = not known"""
+    has_parallax: bool = False
+    """whether spots lie at the depth at which it absorbs, rather than at its surface"""
+
+
+def sensor_of(material: str, thickness_mm: float, wavelength: float) -> Sensor:
+    """Return a sensor of a material at a wavelength (Å), with its parallax; one that captures
+    everything at its surface where the material or the wavelength is not known.
+
+    material: in any spelling of `sensors.NAMES`.
+    """
+    symbol = sensors.NAMES.get(material.strip().lower(), "")
+    length_mm = sensors.attenuation_mm(symbol, wavelength)
+    known = thickness_mm > 0 and length_mm > 0
+    return Sensor(thickness_mm, length_mm, has_parallax=True) if known else Sensor()
 
 
 def upright(
@@ -82,11 +97,19 @@ def detector(where: object, panels: Sequence[Panel], sensor: Sensor | None = Non
         slow=axes[:, 1] + 0.0,
         pixel_mm=pixel_mm,
         shape=shape,
-        thickness_mm=sensor.thickness_mm,
-        attenuation_mm=sensor.attenuation_mm,
     )
+    whole = with_sensor(whole, sensor)
     check(where, whole)
     return whole
+
+
+def with_sensor(whole: Detector, sensor: Sensor) -> Detector:
+    """Return a detector whose panels have a sensor."""
+    return whole._replace(
+        thickness_mm=sensor.thickness_mm,
+        attenuation_mm=sensor.attenuation_mm,
+        parallax_mm=sensor.attenuation_mm if sensor.has_parallax else None,
+    )
 
 
 def check(where: object, whole: Detector) -> None:

@@ -13,11 +13,14 @@ import numpy as np
 from spreadflow.config import IndexSection
 from spreadflow.errors import FileError, Outcome
 from spreadflow.io import store
+from spreadflow.io.images.conversion import Conversion, read_maps
 from spreadflow.io.images.formats import ImageFile, open_image
 from spreadflow.io.images.manifest import Manifest, ManifestFile, read_manifest, shot_id
+from spreadflow.io.images.panels import sensor_of, with_sensor
 from spreadflow.io.supplied_spectra import SuppliedSpectra
 from spreadflow.models import Detector, Shot, Spectrum
 from spreadflow.physics.spectrum import gaussian
+from spreadflow.units import wavelength
 
 MIN_VALID = 0.1
 """A shot with a smaller fraction of usable pixels is MASKED."""
@@ -85,11 +88,14 @@ class Source:
 
         masks = [self.path.parent / self.manifest.mask] if self.manifest.mask else []
         masks += [Path(mask)] if mask is not None else []
-        self._extra_mask = self._join_masks(masks)
+        self._conversion = self._find_conversion()
+        self._extra_mask = self._join_masks(masks) & self._conversion.good
+        maps = self.manifest.calibration
         self.identity = store.digest(
-            self.manifest.model_dump(exclude={"files", "mask", "remarks"}),
+            self.manifest.model_dump(exclude={"files", "mask", "calibration", "remarks"}),
             [(Path(file.path).name, file.n_frames, file.sha256) for file in self.manifest.files],
             [store.checksum(mask) for mask in masks],
+            *([] if maps is None else [store.checksum(self.path.parent / maps)]),
             *([] if spectra is None else [spectra.identity]),
         )
         """changes with the content of the images, masks, spectra and manifest, not with the folder
@@ -125,9 +131,10 @@ class Source:
         if isinstance(spectrum, str):
             return self._lost(i, Outcome.BAD_SPECTRUM, spectrum)
 
-        low, high = file.trusted_range
+        low, highest = file.trusted_range
+        high: float | np.ndarray = highest
         if self._saturation_photons is not None:
-            high = self._adu(self._saturation_photons)
+            high = self._conversion.adu(self._saturation_photons)
         unmasked = file.mask & self._extra_mask
         good = unmasked & _is_number(adu) & (adu >= low)
         n_good = np.count_nonzero(good)
@@ -141,11 +148,12 @@ class Source:
             return self._lost(i, Outcome.EMPTY, f"every pixel that may be used is {value:g}")
         return Shot(
             shot_id=int(self.shots["shot_id"][i]),
-            image=self._photons(adu),
+            image=self._conversion.photons(adu, valid),
             mask=valid,
             spectrum=spectrum,
             saturated_fraction=(n_good - n_valid) / n_good,
-            saturation_photons=(high - self.manifest.offset_adu) / self.manifest.adu_per_photon,
+            saturation_photons=self._conversion.fewest_photons(high),
+            relative_gain=self._conversion.relative_gain,
         )
 
     def spectrum(self, i: int) -> Spectrum | None:
@@ -186,19 +194,6 @@ class Source:
         (energy,) = recorded.energies_ev
         (photons,) = recorded.photons
         return gaussian(float(energy), bandwidth * float(energy), float(photons))
-
-    def _adu(self, photons: float) -> float:
-        """Return the ADU of a number of photons."""
-        return photons * self.manifest.adu_per_photon + self.manifest.offset_adu
-
-    def _photons(self, adu: np.ndarray) -> np.ndarray:
-        """Return the photons of an image, float32; 0 where the ADU are no numbers."""
-        image = adu.astype(np.float32)
-        image -= np.float32(self.manifest.offset_adu)
-        image /= np.float32(self.manifest.adu_per_photon)
-        if adu.dtype.kind == "f":
-            image[~_is_number(adu)] = 0
-        return image
 
     def _path_of(self, number: int) -> Path:
         """Return the path of a file of the manifest."""
@@ -252,11 +247,24 @@ class Source:
             if header is None:
                 expected = "at least one readable image file"
                 raise FileError(self.path, expected, "none", "Check where the images are.")
-            return header
+            return self._with_sensor(header)
         if header is not None and not _fits(header, geometry):
             expected = f"a geometry for {_shape(header)}"
             raise FileError(self.path, expected, _shape(geometry), "Not of this detector.")
         return geometry
+
+    def _with_sensor(self, header: Detector) -> Detector:
+        """Return a detector with the sensor that the manifest states, if it states one, at the
+        energy of the first spectrum that can be read.
+        """
+        stated = self.manifest.sensor
+        if stated is None:
+            return header
+        spectra = (self.spectrum(i) for i in range(self.n_shots))
+        first = next((spectrum for spectrum in spectra if spectrum is not None), None)
+        mean_wavelength = np.inf if first is None else wavelength(first.mean_energy_ev)
+        sensor = sensor_of(stated.material, stated.thickness_mm, float(mean_wavelength))
+        return with_sensor(header, sensor)
 
     def _first_header(self) -> Detector | None:
         """Return the detector of the first file that opens, or None where none does."""
@@ -265,6 +273,16 @@ class Source:
             if file is not None:
                 return file.detector
         return None
+
+    def _find_conversion(self) -> Conversion:
+        """Return how ADU become photons. Raises FileError for maps of another detector."""
+        maps = self.manifest.calibration
+        return Conversion(
+            self.manifest.offset_adu,
+            self.manifest.adu_per_photon,
+            None if maps is None else read_maps(self.path.parent / maps, self.detector),
+            self.manifest.common_mode,
+        )
 
     def _join_masks(self, paths: Sequence[Path]) -> np.ndarray:
         """Return the pixels that all masks leave, as bool that broadcasts with an image. Raises
