@@ -1,11 +1,13 @@
 """Images of runs: manifests, the shots that they name, and the readers of image files."""
 
 from spreadflow.io.images.formats import ImageFile, open_image
+from spreadflow.io.images.geometry import Geometry
 from spreadflow.io.images.manifest import (
     Manifest,
     ManifestFile,
     check_manifest,
     expand,
+    geometry_of,
     is_manifest,
     read_manifest,
     shot_id,
@@ -14,12 +16,14 @@ from spreadflow.io.images.manifest import (
 from spreadflow.io.images.source import Source, open_indexed, open_source, read_again, read_mask
 
 __all__ = [
+    "Geometry",
     "ImageFile",
     "Manifest",
     "ManifestFile",
     "Source",
     "check_manifest",
     "expand",
+    "geometry_of",
     "is_manifest",
     "open_image",
     "open_indexed",

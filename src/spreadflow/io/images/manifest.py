@@ -15,13 +15,20 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from spreadflow.errors import FileError
 from spreadflow.io import store
 from spreadflow.io.images.formats import open_image
+from spreadflow.io.images.geometry import Geometry, read_geometry
 from spreadflow.models import Detector
 
 GEOMETRY = ("origin_mm", "fast", "slow", "pixel_mm")
 """The fields of a detector in which the files of a manifest must agree."""
 
-GEOMETRY_TOLERANCE = 1e-6
-"""Largest difference of these fields between files, mm or of unit vectors: that of rounding."""
+GEOMETRY_TOLERANCES = (0.01, 1e-6, 1e-6, 1e-6)
+"""Largest difference of these fields between files, mm or of unit vectors: of origins that of the
+encoders of distances, else that of rounding.
+"""
+
+GAIN_TOLERANCE = 0.01
+"""Largest relative difference of gains between files: that of photon energies, from which some are.
+"""
 
 POLARIZATION_TOLERANCE = 0.02
 """Largest difference of Kahn's K between files, or from what is used, that needs no word."""
@@ -71,6 +78,10 @@ class Manifest(BaseModel):
     """relative full width at half maximum of the pulses' energies, where files state a wavelength
     and no spectrum; null = a single energy
     """
+    geometry: str | None = None
+    """DIALS experiment list (.expt) or CrystFEL geometry file (.geom), path as for `files`: in place
+    of the geometry in the headers, which is then not read; of HDF5 that is no NXmx, a .geom says all
+    """
     mask: str | None = None
     """HDF5 file, path as for `files`, whose dataset `mask` is non-zero where a pixel is not to be
     used
@@ -109,12 +120,14 @@ def write_manifest(
     adu_per_photon: float | None = None,
     polarization: float | None = None,
     bandwidth: float | None = None,
+    geometry: Path | str | None = None,
     mask: Path | str | None = None,
     checksums: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Describe image files, in this order, at `out`.
 
-    offset_adu, adu_per_photon, polarization: None = as the files state, else 0, 1 and 1. checksums:
+    offset_adu, adu_per_photon, polarization: None = as the files state, else 0, 1 and 1. geometry:
+    .expt or .geom in place of the headers'. checksums:
     file name → one that was computed before; the others are computed here. Raises FileError for a
     file that can't be read, differs in geometry, offset, gain or polarization, or has the name of
     another.
@@ -124,7 +137,8 @@ def write_manifest(
     if not paths:
         raise FileError(out, "at least one image file", "none", "Check the pattern.")
     _check_names(paths)
-    headers = [_read_header(path) for path in paths]
+    instead = None if geometry is None else read_geometry(geometry)
+    headers = [_read_header(path, instead) for path in paths]
     _check_settings(paths, headers)
 
     stated = _stated(headers[0])
@@ -147,6 +161,7 @@ def write_manifest(
             adu_per_photon=used["adu_per_photon"],
             polarization=used["polarization"],
             bandwidth=bandwidth,
+            geometry=None if geometry is None else _relative(Path(geometry), out.parent),
             mask=None if mask is None else _relative(Path(mask), out.parent),
             remarks=_few(remarks),
             files=files,
@@ -203,9 +218,9 @@ def _check_names(paths: Sequence[Path]) -> None:
         names.add(path.name)
 
 
-def _read_header(path: Path) -> _Header:
-    """Return the header of an image file. Raises FileError."""
-    with closing(open_image(path)) as file:
+def _read_header(path: Path, geometry: Geometry | None) -> _Header:
+    """Return the header of an image file. geometry: in place of its own. Raises FileError."""
+    with closing(open_image(path, geometry)) as file:
         return _Header(file.pedestal, file.detector, file.n_frames, file.polarization, file.remarks)
 
 
@@ -214,7 +229,9 @@ def _check_settings(paths: Sequence[Path], headers: Sequence[_Header]) -> None:
     first = headers[0]
     for path, header in zip(paths[1:], headers[1:], strict=True):
         polarizations = [one.polarization or 0.0 for one in (header, first)]
-        is_same = header.pedestal == first.pedestal
+        offsets_adu, gains = zip(header.pedestal, first.pedestal, strict=True)
+        is_same = offsets_adu[0] == offsets_adu[1]
+        is_same &= bool(np.isclose(*gains, rtol=GAIN_TOLERANCE))
         is_same &= abs(polarizations[0] - polarizations[1]) <= POLARIZATION_TOLERANCE
         is_same &= (header.polarization is None) == (first.polarization is None)
         if not is_same or not _same_geometry(header.detector, first.detector):
@@ -229,8 +246,8 @@ def _same_geometry(a: Detector, b: Detector) -> bool:
         return False
     pairs = [(getattr(a, name), getattr(b, name)) for name in GEOMETRY]
     return all(
-        np.shape(x) == np.shape(y) and np.allclose(x, y, rtol=0, atol=GEOMETRY_TOLERANCE)
-        for x, y in pairs
+        np.shape(x) == np.shape(y) and np.allclose(x, y, rtol=0, atol=tolerance)
+        for (x, y), tolerance in zip(pairs, GEOMETRY_TOLERANCES, strict=True)
     )
 
 
@@ -278,6 +295,13 @@ def read_manifest(path: Path | str) -> Manifest:
         raise FileError(path, "a manifest", error, HOW_TO_WRITE) from None
     except ValidationError as error:
         raise _explain(error, path) from None
+
+
+def geometry_of(path: Path | str, manifest: Manifest) -> Geometry | None:
+    """Return the geometry in place of the headers' in a run. path: of the manifest. Raises
+    FileError where it can't be read.
+    """
+    return None if manifest.geometry is None else read_geometry(Path(path).parent / manifest.geometry)
 
 
 def _explain(error: ValidationError, path: Path) -> FileError:

@@ -36,6 +36,11 @@ TURNED = (
 )
 """What is said of modules whose sizes are turned."""
 
+NOT_NXMX = (
+    "HDF5 of another kind is read with a CrystFEL geometry file: `spreadflow manifest --geometry`."
+)
+"""What to do about HDF5 that is not NXmx."""
+
 FLAT = "no NXdetector_module: taken as one panel that faces the beam, by distance and beam centre"
 """What is said of detectors without modules."""
 
@@ -198,7 +203,9 @@ def _entry(file: h5py.File) -> h5py.Group:
     entries = [entry for entry in children(file, "NXentry") if _is_nxmx(entry)]
     default = text(file.attrs.get("default")).strip("/")
     entries.sort(key=lambda entry: entry.name != f"/{default}")
-    return first(entries, "NXentry of definition NXmx", file)
+    if not entries:
+        raise FileError(place(file), "a NXentry of definition NXmx", "none", NOT_NXMX)
+    return entries[0]
 
 
 def is_nexus(file: h5py.File) -> bool:

@@ -14,7 +14,14 @@ from spreadflow.config import IndexSection
 from spreadflow.errors import FileError, Outcome
 from spreadflow.io import store
 from spreadflow.io.images.formats import ImageFile, open_image
-from spreadflow.io.images.manifest import Manifest, ManifestFile, read_manifest, shot_id
+from spreadflow.io.images.geometry import files_of_geometry
+from spreadflow.io.images.manifest import (
+    Manifest,
+    ManifestFile,
+    geometry_of,
+    read_manifest,
+    shot_id,
+)
 from spreadflow.io.supplied_spectra import SuppliedSpectra
 from spreadflow.models import Detector, Shot, Spectrum
 from spreadflow.physics.spectrum import gaussian
@@ -46,7 +53,7 @@ def read_mask(path: Path | str) -> np.ndarray:
 class Source:
     """The shots of a run as `models.Shot`.
 
-    geometry: the detector to use instead of the one in the files. mask: a file of `read_mask`,
+    geometry: the detector to use instead of the one in the files or of the manifest. mask: a file of `read_mask`,
     added to the files' own. saturation_photons: upper end of the trusted range; None = as in the
     files. spectra: those that take the place of the files' own. Raises FileError where the
     manifest, the geometry or a mask can't be used at all.
@@ -75,6 +82,7 @@ class Source:
         """columns shot_id (uint64), file, frame (int32): one row per shot"""
         self.spectra = spectra
         self._saturation_photons = saturation_photons
+        self._geometry = geometry_of(manifest, self.manifest)
         self._number = -1
         self._why_not_open = ""
         """what is wrong with the file of number _number"""
@@ -86,10 +94,13 @@ class Source:
         masks = [self.path.parent / self.manifest.mask] if self.manifest.mask else []
         masks += [Path(mask)] if mask is not None else []
         self._extra_mask = self._join_masks(masks)
+        named = self.manifest.geometry
+        stated = None if named is None else self.path.parent / named
         self.identity = store.digest(
-            self.manifest.model_dump(exclude={"files", "mask", "remarks"}),
+            self.manifest.model_dump(exclude={"files", "geometry", "mask", "remarks"}),
             [(Path(file.path).name, file.n_frames, file.sha256) for file in self.manifest.files],
             [store.checksum(mask) for mask in masks],
+            *([] if stated is None else [list(map(store.checksum, files_of_geometry(stated)))]),
             *([] if spectra is None else [spectra.identity]),
         )
         """changes with the content of the images, masks, spectra and manifest, not with the folder
@@ -222,7 +233,7 @@ class Source:
         file = None
         try:
             _check_size(path, entry)
-            file = open_image(path)
+            file = open_image(path, self._geometry)
             _check_content(path, entry, file, self._detector)
         except FileError as error:
             self._why_not_open = _cause(error, path)
