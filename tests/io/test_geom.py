@@ -1,4 +1,4 @@
-"""CrystFEL geometry files: places of pixels computed by hand, and what is no geometry is refused with
+"""CrystFEL geometry files: places of pixels computed by hand; what is no geometry is refused with
 its line.
 """
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import crystfel_file
-from crystfel_file import GEOM, HEAD, PANELS
+from crystfel_file import GEOM, HEAD
 from spreadflow.errors import FileError
 from spreadflow.io.images import geom_text
 from spreadflow.io.images.geom import Geom
@@ -85,7 +85,7 @@ def test_vectors_that_are_none(text):
 
 
 def test_axes_that_are_nearly_unit_vectors_are_made_so_about_the_centre_of_the_panel(tmp_path):
-    """An fs of 1.01 px stretches 6 px by 0.06: the centre stays, and a corner moves by half of it."""
+    """An fs of 1.01 px stretches 6 px by 0.06: the centre stays, a corner moves by half of it."""
     text = FIXED.replace("b/fs = -x", "b/fs = -1.01x")
     geom = read(tmp_path, text.replace("0b/fs", "0"))
     whole = geom.layout("x", None, None).detector
@@ -119,7 +119,10 @@ REFUSED = {
     "a huge panel": (GEOM.replace("a/max_fs = 5", "a/max_fs = 1e9"), "1 to 65536 pixels along"),
     "a number that is none": (GEOM.replace("-10.0", "ten"), "a/corner_x: expected a finite number"),
     "infinity": (GEOM.replace("-10.0", "inf"), "a/corner_x: expected a finite number; found 'inf'"),
-    "a pixel of no size": (GEOM.replace("res = 10000", "res = 0"), "res: expected a positive number"),
+    "a pixel of no size": (
+        GEOM.replace("res = 10000", "res = 0"),
+        "res: expected a positive number",
+    ),
     "long vectors": (GEOM.replace("a/fs = 0.6x", "a/fs = 0.9x"), "of length 1 .px., at a right"),
     "skewed vectors": (GEOM.replace("a/ss = -0.8x", "a/ss = 0.8x"), "at a right angle"),
     "an unknown unit": (FIXED.replace("99.5 mm", "99.5 furlong"), "or the path of a dataset"),
@@ -149,8 +152,8 @@ def test_a_camera_length_in_a_dataset_needs_a_file(tmp_path):
 
 
 def test_panels_regions_and_edges_that_are_left_out(tmp_path):
-    """Region one: x = 2.5 to 3 px of panel b, its first column, whose centres are at 2.5; region two:
-    two pixels of the data, of panel a.
+    """Region one: x = 2.4 to 3 px of panel b, its first column, whose centres are at 2.5; region
+    two: two pixels of the data, of panel a.
     """
     regions = """
 badone/min_x = 2.4

@@ -10,7 +10,9 @@ from pathlib import Path
 def add_to(words: argparse._SubParsersAction) -> None:
     """Add the word."""
     p = words.add_parser("manifest", help="describe the image files of a run, or check them")
-    images_help = "image files (NXmx, CXI and other HDF5, CBF, SMV); quote patterns to have them sorted here"
+    images_help = (
+        "image files (NXmx, CXI and other HDF5, CBF, SMV); quote patterns to have them sorted here"
+    )
     p.add_argument("images", nargs="*", metavar="GLOB", help=images_help)
     p.add_argument("--out", type=Path, required=True, help="the manifest")
     p.add_argument("--run", help="name of the run (default: the folder of --out)")

@@ -131,9 +131,7 @@ def _open_hdf5(path: Path, geometry: Geometry | None) -> ImageFile:
     return CrystfelFile(path, geometry)
 
 
-def _layout(
-    path: Path, geometry: Geometry | None, file: h5py.File | None = None
-) -> Layout | None:
+def _layout(path: Path, geometry: Geometry | None, file: h5py.File | None = None) -> Layout | None:
     """Return a geometry as what stands in place of an image file's. file: the same, open, where it
     is HDF5. Raises FileError for axes of data in an order that only a .geom may describe.
     """

@@ -1,10 +1,9 @@
-"""CrystFEL geometry files (.geom): panels, where their pixels lie in the data and in the laboratory.
+"""CrystFEL geometry files (.geom): panels, where their pixels lie in data and in the laboratory.
 
 CrystFEL's frame has z along the beam, x and y in pixels from the beam, and is right-handed: it is
 the laboratory frame turned by 180° about y.
 """
 
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +24,7 @@ LAB_FROM_CRYSTFEL = np.array([-1.0, 1.0, -1.0])
 """Signs of the axes of CrystFEL's frame in the laboratory frame; likewise the other way round."""
 
 FRAMES = "%"
-"""What stands for the axis of frames among the dimensions, and for the name of an event in paths."""
+"""Stands for the axis of frames among the dimensions, and for the name of an event in paths."""
 
 LARGEST_STRETCH = 0.02
 """Difference from perpendicular unit vectors that `fs` and `ss` of a panel may have: lengths, and
@@ -120,8 +119,8 @@ class Geom:
         remarks = []
         if worst.moved_px > SEEN_STRETCH_PX:
             remarks.append(
-                f"{self.path.name}: fs and ss are not perpendicular unit vectors: made so about the "
-                f"centres of panels, which moves pixels by up to {worst.moved_px:.2f} px "
+                f"{self.path.name}: fs and ss are not perpendicular unit vectors: made so about "
+                f"the centres of panels, which moves pixels by up to {worst.moved_px:.2f} px "
                 f"({worst.name})"
             )
         settings = list(self.text.whole.items())
@@ -133,7 +132,7 @@ class Geom:
         return remarks
 
     def layout(self, where: object, file: h5py.File | None, mask: np.ndarray | None) -> Layout:
-        """Return the geometry as what stands in place of a header's, for an image file.
+        """Return the geometry as what stands in place of a header's.
 
         where: the image file, for errors. file: the same, open, where it is HDF5: camera lengths
         may be in it. mask: (panel, slow, fast) the pixels that may be used. Raises FileError where
@@ -154,7 +153,7 @@ class Geom:
         return geom_text.quantity(_needed(panel.name, panel.settings, "clen"), MM)
 
     def _check_alike(self) -> None:
-        """Raise FileError where panels have their data in other orders of axes, or differ in shape."""
+        """Raise FileError where panels differ in the order of their axes or in shape."""
         first = self.panels[0]
         for panel in self.panels:
             if panel.axes_of_data != first.axes_of_data:
@@ -162,7 +161,9 @@ class Geom:
                 raise FileError(where, f"dimensions as of {first.name}", "others", ABOUT_GEOM)
             if panel.shape != first.shape:
                 expected = f"panels of equal shape, {first.shape} as {first.name}"
-                raise FileError(f"{self.path}: {panel.name}", expected, panel.shape, "Not supported.")
+                raise FileError(
+                    f"{self.path}: {panel.name}", expected, panel.shape, "Not supported."
+                )
 
 
 def _is_used(key: str) -> bool:

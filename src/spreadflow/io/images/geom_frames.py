@@ -21,7 +21,7 @@ class Event(NamedTuple):
 
     name: str
     """what stands in paths for %; empty where there is none"""
-    index: int
+    frame: int
     """along the axis of frames; 0 where there is none"""
 
 
@@ -108,14 +108,14 @@ class Frames:
         if frames < 0:
             return ordered(numbers(item), self._axes)
         if frames == 0:
-            return ordered(numbers(item, event.index), self._axes)
+            return ordered(numbers(item, event.frame), self._axes)
         self._shape(item)
-        return ordered(item[(*[slice(None)] * frames, event.index)], self._axes)
+        return ordered(item[(*[slice(None)] * frames, event.frame)], self._axes)
 
     def has_frames(self, item: h5py.Dataset) -> bool:
         """Whether a dataset has the axes of the data, that of frames included."""
         frames = self._axes[0]
-        n_events = 1 + max(event.index for event in self.events)
+        n_events = 1 + max(event.frame for event in self.events)
         return frames >= 0 and item.ndim == len(self._axes) and item.shape[frames] == n_events
 
     def _shape(self, item: h5py.Dataset) -> tuple[int, ...]:
@@ -173,4 +173,4 @@ class Frames:
         if (name, -1) not in self._lost:
             self._lost[name, -1] = ""
             self._lost |= {(name, frame): why for frame, why in lost_frames(item).items()}
-        return self._lost.get((name, event.index), "")
+        return self._lost.get((name, event.frame), "")

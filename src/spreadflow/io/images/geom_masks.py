@@ -149,7 +149,7 @@ def _bit_masks(geom: Geom, panel: GeomPanel) -> Iterator[BitMask]:
     settings = geom.text.whole | dict(panel.settings)
     names = [("mask", "mask_file", "mask_good", "mask_bad")]
     names += [
-        tuple(f"mask{n}_{part}" for part in ("data", "file", "goodbits", "badbits"))
+        (f"mask{n}_data", f"mask{n}_file", f"mask{n}_goodbits", f"mask{n}_badbits")
         for n in range(N_MASKS)
     ]
     for data, file, good, bad in names:

@@ -22,7 +22,7 @@ LONGEST_TEXT = 2**24
 MOST_PANELS = 4096
 """Panels of a detector, at most."""
 
-ABOUT_GEOM = "See docs/images.md, CrystFEL geometry."
+ABOUT_GEOM = "See the manual of CrystFEL, crystfel_geometry(5)."
 """What to do about a file that is not as described there."""
 
 BAD_REGION = "bad"
@@ -173,7 +173,7 @@ def vector(setting: Setting) -> np.ndarray:
 
 
 def quantity(setting: Setting, units: Mapping[str, float]) -> Quantity:
-    """Return a number or the path of a dataset, with one of these units or none. Raises FileError."""
+    """Return a number or the path of a dataset, in one of these units or none. Raises FileError."""
     words = setting.text.split()
     if words[0].startswith("/"):
         value, stated, unit = None, words[0], " ".join(words[1:])

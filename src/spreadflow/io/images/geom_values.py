@@ -23,7 +23,9 @@ class Values:
     def __init__(self, geom: Geom, energy_ev: float | None, dtype: np.dtype):
         self.remarks: list[str] = []
         """what was assumed"""
-        self._gains = np.array([self._gain(geom, row, energy_ev) for row in range(len(geom.panels))])
+        self._gains = np.array(
+            [self._gain(geom, row, energy_ev) for row in range(len(geom.panels))]
+        )
         self._highest = _of_panels(geom, "max_adu", np.inf)
         self._low = -np.inf
         if dtype.kind in "iu":

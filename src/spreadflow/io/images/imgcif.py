@@ -100,9 +100,7 @@ def read(where: object, block: gemmi.cif.Block) -> tuple[Header, list[PanelPixel
     return stated._replace(detector=lambda: _detector(header, along)), places
 
 
-def read_without_axes(
-    where: object, block: gemmi.cif.Block, shape: tuple[int, int, int]
-) -> Header:
+def read_without_axes(where: object, block: gemmi.cif.Block, shape: tuple[int, int, int]) -> Header:
     """Return what a header states of images that it places nowhere. where: as of `read`. shape:
     (plane, slow, fast) of its one binary section. Raises FileError.
     """

@@ -1,4 +1,4 @@
-"""The detector that takes the place of the one in a header, and where its panels lie in the frames."""
+"""The detector in place of the one in a header, and where its panels lie in the frames."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,8 +24,8 @@ class Layout(NamedTuple):
     """what was assumed, a sentence each"""
 
     def check_panels(self, where: object, shape: tuple[int, ...]) -> None:
-        """Raise FileError where panels (panel, slow, fast) of a file are others than the detector's.
-        where: the file.
+        """Raise FileError where panels (panel, slow, fast) of a file are other than the
+        detector's. where: the file.
         """
         own = (self.detector.n_panels, *self.detector.shape)
         if tuple(shape) != own:
@@ -40,7 +40,9 @@ class Layout(NamedTuple):
         if not all(module.fits(shape) for module in modules):
             raise FileError(where, expected, f"frames of {shape}", "It is of another detector.")
         if overlap(modules):
-            raise FileError(where, "panels without common pixels", "others", "Correct the geometry.")
+            raise FileError(
+                where, "panels without common pixels", "others", "Correct the geometry."
+            )
         return modules
 
 

@@ -79,8 +79,8 @@ class Manifest(BaseModel):
     and no spectrum; null = a single energy
     """
     geometry: str | None = None
-    """DIALS experiment list (.expt) or CrystFEL geometry file (.geom), path as for `files`: in place
-    of the geometry in the headers, which is then not read; of HDF5 that is no NXmx, a .geom says all
+    """DIALS experiment list (.expt) or CrystFEL geometry file (.geom), path as for `files`, in
+    place of the geometry in the headers; HDF5 that is no NXmx is read as a .geom says alone
     """
     mask: str | None = None
     """HDF5 file, path as for `files`, whose dataset `mask` is non-zero where a pixel is not to be
@@ -301,7 +301,9 @@ def geometry_of(path: Path | str, manifest: Manifest) -> Geometry | None:
     """Return the geometry in place of the headers' in a run. path: of the manifest. Raises
     FileError where it can't be read.
     """
-    return None if manifest.geometry is None else read_geometry(Path(path).parent / manifest.geometry)
+    return (
+        None if manifest.geometry is None else read_geometry(Path(path).parent / manifest.geometry)
+    )
 
 
 def _explain(error: ValidationError, path: Path) -> FileError:

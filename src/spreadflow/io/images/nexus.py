@@ -223,9 +223,7 @@ def _is_nxmx(entry: h5py.Group) -> bool:
     return definition == "NXmx" or any("detectorSpecific" in sensor for sensor in sensors)
 
 
-def _recording(
-    entry: h5py.Group, instrument: h5py.Group, layout: Layout | None
-) -> _Recording:
+def _recording(entry: h5py.Group, instrument: h5py.Group, layout: Layout | None) -> _Recording:
     """Return the frames that fit the modules of a detector, and these. layout: in place of the
     header's. Raises FileError where none do.
     """

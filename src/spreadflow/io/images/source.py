@@ -53,10 +53,10 @@ def read_mask(path: Path | str) -> np.ndarray:
 class Source:
     """The shots of a run as `models.Shot`.
 
-    geometry: the detector to use instead of the one in the files or of the manifest. mask: a file of `read_mask`,
-    added to the files' own. saturation_photons: upper end of the trusted range; None = as in the
-    files. spectra: those that take the place of the files' own. Raises FileError where the
-    manifest, the geometry or a mask can't be used at all.
+    geometry: the detector to use instead of that of the manifest or in the files. mask: a file of
+    `read_mask`, added to the files' own. saturation_photons: upper end of the trusted range; None =
+    as in the files. spectra: those that take the place of the files' own. Raises FileError where
+    the manifest, the geometry or a mask can't be used at all.
     """
 
     def __init__(
