@@ -183,8 +183,9 @@ def _rmsd(axes: Any, rungs: list[dict]) -> None:
         axes.bar_label(bars, texts, fontsize=7, color=style.INK)
     axes.set_xticks(x, [rung["name"] for rung in rungs])
     axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high * (high / low) ** ROOM_FOR_LEGEND)
+    if rungs:
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high * (high / low) ** ROOM_FOR_LEGEND)
     n = max((rung["n"] for rung in rungs), default=0)
     axes.set(
         title=f"r.m.s.d. of {say(n)} centroids with I/σ ≥ 5; on the bars in pixels", ylabel="mm"
