@@ -1,6 +1,8 @@
 """Image files whose structure was changed, each read in a process of its own with limits
 of memory and time: `mutated_files.py JSON`, with `path` of the file, `structure` (ranges of bytes
-that may change), `n` files, `seed`. Prints how many ended in which way, and what should not be.
+that may change), `n` files, `seed`, and `partner`: the images of a geometry file, or the geometry
+file of images, null where there is none. Prints how many ended in which way, and what should not
+be.
 """
 
 import json
@@ -64,23 +66,31 @@ def mutated(whole: bytes, structure: np.ndarray, rng: np.random.Generator) -> by
     return bytes(content[: places[0]] if rng.random() < 0.05 else content)
 
 
-def endings(path: Path, structure: list[tuple[int, int]], n: int, seed: int = 1) -> dict:
+def endings(
+    path: Path,
+    structure: list[tuple[int, int]],
+    n: int,
+    seed: int = 1,
+    partner: Path | None = None,
+) -> dict:
     """Return how reading n mutated files ends, `endings`, and what was printed, `errors`.
 
-    structure: ranges of bytes that may change.
+    structure: ranges of bytes that may change; partner: the file that is read with them.
     """
     how = {"path": str(path), "structure": structure, "n": n, "seed": seed}
+    how["partner"] = None if partner is None else str(partner)
     command = [sys.executable, __file__, json.dumps(how)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout) | {"errors": done.stderr}
 
 
-def read(path: Path) -> int:
+def read(path: Path, partner: Path | None = None) -> int:
     """Read all of a file, as a run of one file is read. Returns the exit status."""
+    stills, geometry = (path, partner) if path.suffix != ".geom" else (partner, path)
     try:
         manifest = path.with_suffix(".json")
-        images.write_manifest(manifest, "r", [path])
+        images.write_manifest(manifest, "r", [stills], geometry=geometry)
         source = images.Source(manifest)
         for number in range(source.n_shots):
             source.read(number)
@@ -89,7 +99,7 @@ def read(path: Path) -> int:
     return READ
 
 
-def ending(path: Path) -> str:
+def ending(path: Path, partner: Path | None) -> str:
     """Return how reading a file in a process of its own ends."""
     child = os.fork()
     if child == 0:
@@ -98,7 +108,7 @@ def ending(path: Path) -> str:
             resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             signal.alarm(LONGEST_S)
-            status = read(path)
+            status = read(path, partner)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -114,7 +124,8 @@ def main() -> None:
     how = json.loads(sys.argv[1])
     path = Path(how["path"])
     whole = path.read_bytes()
-    assert read(path) == READ  # what is imported then need not be in each process
+    partner = Path(how["partner"]) if how["partner"] else None
+    assert read(path, partner) == READ  # what is imported then need not be in each process
     structure = np.concatenate([np.arange(*ends) for ends in how["structure"]])
     rng = np.random.default_rng(how["seed"])
     counts = Counter[str]()
@@ -122,7 +133,7 @@ def main() -> None:
     for number in range(how["n"]):
         changed = path.with_name(f"mutated_{number}{path.suffix}")
         changed.write_bytes(mutated(whole, structure, rng))
-        end = ending(changed)
+        end = ending(changed, partner)
         counts[end] += 1
         if end in ("read", "refused"):
             changed.unlink()

@@ -62,7 +62,7 @@ def opened(monkeypatch) -> list[MemoryFile]:
     """The files that were opened, all of the format that is kept in memory."""
     files: list[MemoryFile] = []
 
-    def open_image(path: Path | str) -> ImageFile:
+    def open_image(path: Path | str, geometry: Detector | None = None) -> ImageFile:
         files.append(MemoryFile(Path(path)))
         return files[-1]
 
@@ -158,5 +158,5 @@ def test_an_unknown_file_costs_its_own_shots(opened, run, monkeypatch):
     assert "b.mem: expected an image file in a format that can be read" in shots.problems[-1]
 
 
-def _only_the_first(path: Path) -> ImageFile:
+def _only_the_first(path: Path, geometry: Detector | None = None) -> ImageFile:
     return MemoryFile(path) if path.name == "a.mem" else formats.open_image(path)

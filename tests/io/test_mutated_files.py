@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+import crystfel_file
 import mutated_files
 import nexus_file
 from image_files import full_cbf, image, mini_cbf, smv
@@ -24,11 +25,15 @@ CBF_STARTER = b"\x0c\x1a\x04\xd5"
 """What ends the header of pixels in a CBF."""
 
 
-def _structure(path: Path) -> list[tuple[int, int]]:
-    """Return the ranges of bytes of an HDF5 file that hold no pixels."""
+NEXUS_PIXELS = (nexus_file.DATA, f"{nexus_file.SENSOR}/pixel_mask")
+"""Datasets of pixels."""
+
+
+def _structure(path: Path, names: tuple[str, ...] = NEXUS_PIXELS) -> list[tuple[int, int]]:
+    """Return the ranges of bytes of an HDF5 file that hold no pixels; names: those that do."""
     pixels = []
     with h5py.File(path) as f:
-        for name in (nexus_file.DATA, f"{nexus_file.SENSOR}/pixel_mask"):
+        for name in names:
             chunks = f[name].id
             for number in range(chunks.get_num_chunks()):
                 chunk = chunks.get_chunk_info(number)
@@ -82,9 +87,26 @@ def test_files_with_a_changed_header_are_read_or_refused(tmp_path, write, end, s
     assert "crash" not in _counts(path, structure(path, end))
 
 
-def _counts(path: Path, structure: list[tuple[int, int]]) -> dict[str, int]:
+@pytest.mark.stage
+def test_cxi_files_with_a_changed_structure_are_read_or_refused(tmp_path):
+    files = crystfel_file.write(tmp_path)
+    structure = _structure(files.images, (crystfel_file.DATA,))
+    counts = _counts(files.images, structure, files.geom)
+    assert counts.get("crash", 0) <= 1, counts
+
+
+@pytest.mark.stage
+def test_changed_geometry_files_are_read_or_refused(tmp_path):
+    files = crystfel_file.write(tmp_path)
+    whole = [(0, files.geom.stat().st_size)]
+    assert "crash" not in _counts(files.geom, whole, files.images)
+
+
+def _counts(
+    path: Path, structure: list[tuple[int, int]], partner: Path | None = None
+) -> dict[str, int]:
     """Return how often reading a changed file ended in which way: none in a traceback or never."""
-    result = mutated_files.endings(path, structure, N_FILES)
+    result = mutated_files.endings(path, structure, N_FILES, partner=partner)
     counts = result["endings"]
     assert sum(counts.values()) == N_FILES
     assert counts.get("refused", 0) > 5, counts

@@ -12,7 +12,9 @@ from spreadflow.cli import detector_settings
 def add_to(words: argparse._SubParsersAction) -> None:
     """Add the word."""
     p = words.add_parser("manifest", help="describe the image files of a run, or check them")
-    images_help = "image files (NXmx, CBF, SMV); quote patterns to have them sorted here"
+    images_help = (
+        "image files (NXmx, CXI and other HDF5, CBF, SMV); quote patterns to have them sorted here"
+    )
     p.add_argument("images", nargs="*", metavar="GLOB", help=images_help)
     p.add_argument("--out", type=Path, required=True, help="the manifest")
     p.add_argument("--run", help="name of the run (default: the folder of --out)")
@@ -24,6 +26,8 @@ def add_to(words: argparse._SubParsersAction) -> None:
     p.add_argument("--polarization", type=float, help=polarization_help)
     bandwidth_help = "relative FWHM of pulses without a spectrum (default: a single energy)"
     p.add_argument("--bandwidth", type=float, help=bandwidth_help)
+    geometry_help = "in place of the headers' geometry: a DIALS .expt or a CrystFEL .geom"
+    p.add_argument("--geometry", type=Path, metavar="FILE", help=geometry_help)
     mask_help = "HDF5 file with a dataset `mask`, non-zero = not to be used"
     p.add_argument("--mask", type=Path, help=mask_help)
     detector_settings.add_to(p)
@@ -48,6 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
         adu_per_photon=arguments.adu_per_photon,
         polarization=arguments.polarization,
         bandwidth=arguments.bandwidth,
+        geometry=arguments.geometry,
         mask=arguments.mask,
         settings=detector_settings.settings(arguments),
     )

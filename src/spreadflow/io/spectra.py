@@ -7,7 +7,14 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.errors import FileError
-from spreadflow.io.images import ImageFile, is_manifest, open_image, read_manifest
+from spreadflow.io.images import (
+    Geometry,
+    ImageFile,
+    geometry_of,
+    is_manifest,
+    open_image,
+    read_manifest,
+)
 from spreadflow.models import Spectrum
 from spreadflow.physics.spectrum import resampled
 
@@ -42,7 +49,7 @@ class Bank:
     def __init__(self, path: Path | str, energies_ev: np.ndarray, photons: float | None):
         self.path = Path(path)
         self.energies_ev = np.asarray(energies_ev, dtype=np.float64)
-        self._paths = _files(self.path)
+        self._paths, self._geometry = _files(self.path)
         self._number = -1
         self._file: ImageFile | None = None
         """the one file that is open, of number _number"""
@@ -95,15 +102,18 @@ class Bank:
             if self._file is not None:
                 self._file.close()
             self._number = number
-            self._file = open_image(self._paths[number])
+            self._file = open_image(self._paths[number], self._geometry)
         return self._file
 
 
-def _files(path: Path) -> list[Path]:
-    """Return the image files of a manifest, or the one file itself."""
-    if is_manifest(path):
-        return [path.parent / file.path for file in read_manifest(path).files]
-    return [path]
+def _files(path: Path) -> tuple[list[Path], Geometry | None]:
+    """Return the image files of a manifest, or the one file itself, and the geometry in place of
+    theirs.
+    """
+    if not is_manifest(path):
+        return [path], None
+    manifest = read_manifest(path)
+    return [path.parent / file.path for file in manifest.files], geometry_of(path, manifest)
 
 
 def _totals(spectra: Spectrum, energies_ev: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Images of runs: manifests, the shots that they name, and the readers of image files."""
 
 from spreadflow.io.images.formats import ImageFile, open_image
+from spreadflow.io.images.geometry import Geometry
 from spreadflow.io.images.manifest import (
     DetectorSettings,
     Manifest,
@@ -8,6 +9,7 @@ from spreadflow.io.images.manifest import (
     StatedSensor,
     check_manifest,
     expand,
+    geometry_of,
     is_manifest,
     read_manifest,
     shot_id,
@@ -17,6 +19,7 @@ from spreadflow.io.images.source import Source, open_indexed, open_source, read_
 
 __all__ = [
     "DetectorSettings",
+    "Geometry",
     "ImageFile",
     "Manifest",
     "ManifestFile",
@@ -24,6 +27,7 @@ __all__ = [
     "StatedSensor",
     "check_manifest",
     "expand",
+    "geometry_of",
     "is_manifest",
     "open_image",
     "open_indexed",

@@ -18,6 +18,7 @@ import pycbf
 from spreadflow.errors import FileError
 from spreadflow.io.images import content, imgcif, mini_cbf
 from spreadflow.io.images.header_text import ABOUT_HEADERS
+from spreadflow.io.images.layout import Layout
 from spreadflow.io.images.one_shot import OneShotFile
 
 MAGIC = b"###CBF"
@@ -86,26 +87,28 @@ class Section(NamedTuple):
     """checksum of the data; empty where there is none"""
 
 
-def open_cbf(path: Path | str) -> OneShotFile:
-    """Open a CBF. Raises FileError where it is truncated, holds several images, or its geometry is
-    not understood.
+def open_cbf(path: Path | str, layout: Layout | None = None) -> OneShotFile:
+    """Open a CBF. layout: in place of the header's geometry. Raises FileError where it is
+    truncated, holds several images, or its geometry is not understood.
     """
     path = Path(path)
     text, sections = _split(path, content.whole(path))
     try:
         block = gemmi.cif.read_string(text).sole_block()
-        return _open_block(path, block, sections)
+        return _open_block(path, block, sections, layout)
     except (ValueError, RuntimeError, KeyError, IndexError, OverflowError) as error:
         raise FileError(path, "a complete CBF", error, ABOUT_HEADERS) from None
 
 
-def _open_block(path: Path, block: gemmi.cif.Block, sections: list[Section]) -> OneShotFile:
+def _open_block(
+    path: Path, block: gemmi.cif.Block, sections: list[Section], layout: Layout | None
+) -> OneShotFile:
     """Return the image that a CIF block describes. Raises FileError."""
     if imgcif.is_full(block):
         header, places = imgcif.read(path, block)
         _check_shapes(path, sections, places)
-        return OneShotFile(path, header, lambda: _panels(sections, places))
-    if not mini_cbf.is_mini(block):
+        return OneShotFile(path, header, lambda: _panels(sections, places), layout)
+    if not mini_cbf.is_mini(block) and layout is None:
         expected = f"axes (full CBF) or {mini_cbf.CONTENTS} (mini CBF)"
         raise FileError(path, expected, "neither", ABOUT_HEADERS)
 
@@ -115,8 +118,11 @@ def _open_block(path: Path, block: gemmi.cif.Block, sections: list[Section]) -> 
         found = f"{max(planes, len(sections))} images"
         raise FileError(path, "one image a file", found, "Split the file.")
     slow, fast = shape
-    header = mini_cbf.read(path, block, (slow, fast), np.dtype(TYPES[section.type]))
-    return OneShotFile(path, header, lambda: decoded(section))
+    if mini_cbf.is_mini(block):
+        header = mini_cbf.read(path, block, (slow, fast), np.dtype(TYPES[section.type]))
+    else:
+        header = imgcif.read_without_axes(path, block, section.shape)
+    return OneShotFile(path, header, lambda: decoded(section), layout)
 
 
 def _check_shapes(path: Path, sections: list[Section], places: list[imgcif.PanelPixels]) -> None:

@@ -11,10 +11,16 @@ import numpy as np
 
 from spreadflow.errors import FileError
 from spreadflow.io.images import cbf, content, smv
-from spreadflow.io.images.nexus import NexusFile
+from spreadflow.io.images.crystfel import CrystfelFile
+from spreadflow.io.images.geom import Geom
+from spreadflow.io.images.geom_masks import Masks
+from spreadflow.io.images.geometry import Geometry
+from spreadflow.io.images.layout import Layout
+from spreadflow.io.images.nexus import NexusFile, is_nexus
+from spreadflow.io.images.nexus_items import BROKEN
 from spreadflow.models import Detector, Spectrum
 
-FORMATS = "NXmx (HDF5), full and mini CBF, SMV"
+FORMATS = "NXmx (HDF5), HDF5 with a CrystFEL geometry file, full and mini CBF, SMV"
 """The formats that there are readers of, in words."""
 
 N_BYTES_READ = 64
@@ -86,10 +92,12 @@ class ImageFile(Protocol):
         """Close the file."""
 
 
-def open_image(path: Path | str) -> ImageFile:
+def open_image(path: Path | str, geometry: Geometry | None = None) -> ImageFile:
     """Open an image file with the reader of its format, which is known by the file's content.
 
-    Raises FileError where the file is missing or damaged, or no reader knows its format.
+    geometry: in place of that in the header, which is then not read; a .geom describes HDF5 that is
+    no NXmx as a whole. Raises FileError where the file is missing or damaged, no reader knows its
+    format, or the geometry is of another detector.
     """
     path = Path(path)
     try:
@@ -97,12 +105,40 @@ def open_image(path: Path | str) -> ImageFile:
     except OSError as error:
         raise FileError(path, "an image file", error, "Check where the images are.") from None
     if h5py.is_hdf5(path):
-        return NexusFile(path)
+        return _open_hdf5(path, geometry)
+    layout = _layout(path, geometry)
     if beginning.startswith(cbf.MAGIC):
-        return cbf.open_cbf(path)
+        return cbf.open_cbf(path, layout)
     if smv.is_smv(beginning):
-        return smv.open_smv(path)
+        return smv.open_smv(path, layout)
     expected = f"an image file in a format that can be read: {FORMATS}"
     shown = beginning[:N_BYTES_SHOWN]
     found = f"a file that begins with {shown!r}" if shown else "an empty file"
     raise FileError(path, expected, found, "Convert it to NXmx: docs/files.md, image files.")
+
+
+def _open_hdf5(path: Path, geometry: Geometry | None) -> ImageFile:
+    """Open an HDF5 file: as NXmx, or where it is none as a .geom describes it. Raises FileError."""
+    if not isinstance(geometry, Geom):
+        return NexusFile(path, _layout(path, geometry))
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            if is_nexus(file):
+                return NexusFile(path, _layout(path, geometry, file))
+    except BROKEN as error:
+        expected = "a readable HDF5 file"
+        raise FileError(path, expected, error, "Check that it is complete.") from None
+    return CrystfelFile(path, geometry)
+
+
+def _layout(path: Path, geometry: Geometry | None, file: h5py.File | None = None) -> Layout | None:
+    """Return a geometry as what stands in place of an image file's. file: the same, open, where it
+    is HDF5. Raises FileError for axes of data in an order that only a .geom may describe.
+    """
+    if not isinstance(geometry, Geom):
+        return None if geometry is None else Layout(geometry)
+    axes = geometry.axes_of_data
+    if list(axes) != sorted(axes):
+        expected = "dimensions in the order frames, numbers, ss, fs"
+        raise FileError(geometry.path, expected, "another", "State them as the file has them.")
+    return geometry.layout(path, file, Masks(geometry, None).good)

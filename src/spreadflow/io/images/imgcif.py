@@ -14,6 +14,7 @@ from spreadflow.io.images import header_text, polarization
 from spreadflow.io.images.header_text import ABOUT_HEADERS
 from spreadflow.io.images.one_shot import Header
 from spreadflow.io.images.panels import LONGEST_CHAIN, Panel, detector
+from spreadflow.models import Detector
 from spreadflow.physics.rotation import from_vector
 from spreadflow.units import DEG
 
@@ -73,10 +74,9 @@ def read(where: object, block: gemmi.cif.Block) -> tuple[Header, list[PanelPixel
     errors. Raises FileError where it is incomplete, contradicts itself or is not supported.
     """
     header = _Categories(where, block)
-    geometry = _Geometry(header)
     arrays = _arrays(header)
     numbers = _array_numbers(header)
-    panels = []
+    along = []
     places = []
     for (array, section), described in arrays.items():
         indices = [index for index in described if index.axis_set is not None]
@@ -87,17 +87,50 @@ def read(where: object, block: gemmi.cif.Block) -> tuple[Header, list[PanelPixel
         whole = arrays.get((array, None), described)
         place = _place(header, (array, section), indices, whole)
         places.append(place._replace(array=numbers[array]))
-        panels.append(geometry.panel(*indices))
-    if not panels:
+        along.append(indices)
+    if not along:
         raise FileError(where, "arrays with axes", "none", ABOUT_HEADERS)
 
     used = {array for array, _ in arrays}
     intensities = [row for row in header.rows("_array_intensities") if row.get("array_id") in used]
+    shapes = {(slow.dimension, fast.dimension) for fast, slow in along}
+    if len(shapes) > 1:
+        raise FileError(where, "panels of equal shape", sorted(shapes), "Not supported.")
+    stated = _stated(header, intensities, (len(along), *shapes.pop()))
+    return stated._replace(detector=lambda: _detector(header, along)), places
+
+
+def read_without_axes(where: object, block: gemmi.cif.Block, shape: tuple[int, int, int]) -> Header:
+    """Return what a header states of images that it places nowhere. where: as of `read`. shape:
+    (plane, slow, fast) of its one binary section. Raises FileError.
+    """
+    header = _Categories(where, block)
+    return _stated(header, header.rows("_array_intensities"), shape)
+
+
+def _detector(header: "_Categories", along: Sequence[Sequence["_Index"]]) -> Detector:
+    """Return the detector whose panels have these indices, fast and slow. Raises FileError."""
+    geometry = _Geometry(header)
+    return detector(header.where, [geometry.panel(fast, slow) for fast, slow in along])
+
+
+def _no_detector() -> Detector:
+    """Raise: a header without axes has none; it is opened where another takes its place."""
+    raise NotImplementedError
+
+
+def _stated(
+    header: "_Categories", intensities: Sequence[Row], shape: tuple[int, int, int]
+) -> Header:
+    """Return what a header states, but for its detector. intensities: rows of the arrays that are
+    used. shape: (panel, slow, fast). Raises FileError.
+    """
     lengths, weights = _wavelengths(header)
     low, high, gaps = _trusted(header, intensities)
     kahn, remarks = _polarization(header)
-    stated = Header(
-        detector=detector(where, panels),
+    return Header(
+        detector=_no_detector,
+        shape=shape,
         wavelengths=lengths,
         weights=weights,
         trusted_range=(low, high),
@@ -106,7 +139,6 @@ def read(where: object, block: gemmi.cif.Block) -> tuple[Header, list[PanelPixel
         polarization=kahn,
         remarks=remarks,
     )
-    return stated, places
 
 
 class _Categories:

@@ -16,13 +16,20 @@ from spreadflow.errors import FileError
 from spreadflow.io import store
 from spreadflow.io.images.conversion import read_maps
 from spreadflow.io.images.formats import open_image
+from spreadflow.io.images.geometry import Geometry, read_geometry
 from spreadflow.models import Detector
 
 GEOMETRY = ("origin_mm", "fast", "slow", "pixel_mm")
 """The fields of a detector in which the files of a manifest must agree."""
 
-GEOMETRY_TOLERANCE = 1e-6
-"""Largest difference of these fields between files, mm or of unit vectors: that of rounding."""
+GEOMETRY_TOLERANCES = (0.01, 1e-6, 1e-6, 1e-6)
+"""Largest difference of these fields between files, mm or of unit vectors: of origins that of the
+encoders of distances, else that of rounding.
+"""
+
+GAIN_TOLERANCE = 0.01
+"""Largest relative difference of gains between files: that of photon energies, from which some are.
+"""
 
 POLARIZATION_TOLERANCE = 0.02
 """Largest difference of Kahn's K between files, or from what is used, that needs no word."""
@@ -92,6 +99,10 @@ class Manifest(BaseModel):
     """(slow, fast) pixels of the regions in which the peak of the dark pixels is brought to 0 in
     each image; null = it stays where it is
     """
+    geometry: str | None = None
+    """DIALS experiment list (.expt) or CrystFEL geometry file (.geom), path as for `files`, in
+    place of the geometry in the headers; HDF5 that is no NXmx is read as a .geom says alone
+    """
     mask: str | None = None
     """HDF5 file, path as for `files`, whose dataset `mask` is non-zero where a pixel is not to be
     used
@@ -146,13 +157,15 @@ def write_manifest(
     adu_per_photon: float | None = None,
     polarization: float | None = None,
     bandwidth: float | None = None,
+    geometry: Path | str | None = None,
     mask: Path | str | None = None,
     settings: DetectorSettings = NOTHING_STATED,
     checksums: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Describe image files, in this order, at `out`.
 
-    offset_adu, adu_per_photon, polarization: None = as the files state, else 0, 1 and 1. checksums:
+    offset_adu, adu_per_photon, polarization: None = as the files state, else 0, 1 and 1. geometry:
+    .expt or .geom in place of the headers'. checksums:
     file name → one that was computed before; the others are computed here. Raises FileError for a
     file that can't be read, differs in geometry, offset, gain or polarization, or has the name of
     another, and for maps of another detector.
@@ -162,7 +175,8 @@ def write_manifest(
     if not paths:
         raise FileError(out, "at least one image file", "none", "Check the pattern.")
     _check_names(paths)
-    headers = [_read_header(path) for path in paths]
+    instead = None if geometry is None else read_geometry(geometry)
+    headers = [_read_header(path, instead) for path in paths]
     _check_settings(paths, headers)
     if settings.calibration is not None:
         read_maps(settings.calibration, headers[0].detector)
@@ -190,6 +204,7 @@ def write_manifest(
             sensor=settings.sensor,
             calibration=_relative_or_none(settings.calibration, out.parent),
             common_mode=settings.common_mode,
+            geometry=_relative_or_none(geometry, out.parent),
             mask=_relative_or_none(mask, out.parent),
             remarks=_few(remarks),
             files=files,
@@ -246,9 +261,9 @@ def _check_names(paths: Sequence[Path]) -> None:
         names.add(path.name)
 
 
-def _read_header(path: Path) -> _Header:
-    """Return the header of an image file. Raises FileError."""
-    with closing(open_image(path)) as file:
+def _read_header(path: Path, geometry: Geometry | None) -> _Header:
+    """Return the header of an image file. geometry: in place of its own. Raises FileError."""
+    with closing(open_image(path, geometry)) as file:
         return _Header(file.pedestal, file.detector, file.n_frames, file.polarization, file.remarks)
 
 
@@ -257,7 +272,9 @@ def _check_settings(paths: Sequence[Path], headers: Sequence[_Header]) -> None:
     first = headers[0]
     for path, header in zip(paths[1:], headers[1:], strict=True):
         polarizations = [one.polarization or 0.0 for one in (header, first)]
-        is_same = header.pedestal == first.pedestal
+        offsets_adu, gains = zip(header.pedestal, first.pedestal, strict=True)
+        is_same = offsets_adu[0] == offsets_adu[1]
+        is_same &= bool(np.isclose(*gains, rtol=GAIN_TOLERANCE))
         is_same &= abs(polarizations[0] - polarizations[1]) <= POLARIZATION_TOLERANCE
         is_same &= (header.polarization is None) == (first.polarization is None)
         if not is_same or not _same_geometry(header.detector, first.detector):
@@ -272,8 +289,8 @@ def _same_geometry(a: Detector, b: Detector) -> bool:
         return False
     pairs = [(getattr(a, name), getattr(b, name)) for name in GEOMETRY]
     return all(
-        np.shape(x) == np.shape(y) and np.allclose(x, y, rtol=0, atol=GEOMETRY_TOLERANCE)
-        for x, y in pairs
+        np.shape(x) == np.shape(y) and np.allclose(x, y, rtol=0, atol=tolerance)
+        for (x, y), tolerance in zip(pairs, GEOMETRY_TOLERANCES, strict=True)
     )
 
 
@@ -326,6 +343,15 @@ def read_manifest(path: Path | str) -> Manifest:
         raise FileError(path, "a manifest", error, HOW_TO_WRITE) from None
     except ValidationError as error:
         raise _explain(error, path) from None
+
+
+def geometry_of(path: Path | str, manifest: Manifest) -> Geometry | None:
+    """Return the geometry in place of the headers' in a run. path: of the manifest. Raises
+    FileError where it can't be read.
+    """
+    return (
+        None if manifest.geometry is None else read_geometry(Path(path).parent / manifest.geometry)
+    )
 
 
 def _explain(error: ValidationError, path: Path) -> FileError:

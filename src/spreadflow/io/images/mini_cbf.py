@@ -10,6 +10,7 @@ from spreadflow.io.images.header_text import ABOUT_HEADERS
 from spreadflow.io.images.one_shot import Header
 from spreadflow.io.images.panels import Sensor, detector, sensor_of, upright
 from spreadflow.io.images.unit_names import MM, unit_factor
+from spreadflow.models import Detector
 from spreadflow.physics.sensors import NAMES
 
 CONTENTS = "_array_data.header_contents"
@@ -31,27 +32,36 @@ def read(where: object, block: gemmi.cif.Block, shape: tuple[int, int], dtype: n
     FileError where a setting is missing or makes no sense.
     """
     comments = _comments(gemmi.cif.as_string(block.find_value(CONTENTS)))
+    lengths = np.zeros(0)
+    if "Wavelength" in comments:
+        lengths = np.array(_numbers(where, comments, "Wavelength", 1))
+        if lengths[0] <= 0:
+            raise FileError(where, "a positive Wavelength", lengths[0], "Correct the header.")
+    return Header(
+        detector=lambda: _detector(where, comments, shape, lengths),
+        shape=(1, *shape),
+        wavelengths=lengths,
+        weights=np.ones(len(lengths)),
+        trusted_range=(0.0, _cutoff(where, comments)),
+        gaps=_gaps(dtype),
+    )
+
+
+def _detector(
+    where: object, comments: Comments, shape: tuple[int, int], lengths: np.ndarray
+) -> Detector:
+    """Return the detector that comments describe. shape: (slow, fast) of the image. lengths:
+    wavelengths, Å. Raises FileError.
+    """
     fast_mm, slow_mm = _lengths(where, comments, "Pixel_size", 2)
     (distance_mm,) = _lengths(where, comments, "Detector_distance", 1)
     beam_px = _numbers(where, comments, "Beam_xy", 2)
     if comments.get("Detector_2theta") and _numbers(where, comments, "Detector_2theta", 1)[0]:
         found = comments["Detector_2theta"][0]
         raise FileError(where, "Detector_2theta 0", found, "Not supported.")
-
-    lengths = np.zeros(0)
-    if "Wavelength" in comments:
-        lengths = np.array(_numbers(where, comments, "Wavelength", 1))
-        if lengths[0] <= 0:
-            raise FileError(where, "a positive Wavelength", lengths[0], "Correct the header.")
     beam_mm = (beam_px[0] * fast_mm, beam_px[1] * slow_mm)
     panel = upright(beam_mm, distance_mm, (fast_mm, slow_mm), shape)
-    return Header(
-        detector=detector(where, [panel], _sensor(where, comments, lengths)),
-        wavelengths=lengths,
-        weights=np.ones(len(lengths)),
-        trusted_range=(0.0, _cutoff(where, comments)),
-        gaps=_gaps(dtype),
-    )
+    return detector(where, [panel], _sensor(where, comments, lengths))
 
 
 def _comments(contents: str) -> Comments:

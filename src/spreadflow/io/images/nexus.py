@@ -15,6 +15,7 @@ import numpy as np
 
 from spreadflow.errors import FileError
 from spreadflow.io.images import nexus_geometry, nexus_pixels
+from spreadflow.io.images.layout import Layout, panels_of
 from spreadflow.io.images.nexus_frames import Stack, stacks
 from spreadflow.io.images.nexus_geometry import Module
 from spreadflow.io.images.nexus_items import (
@@ -36,17 +37,25 @@ TURNED = (
 )
 """What is said of modules whose sizes are turned."""
 
+NOT_NXMX = (
+    "HDF5 of another kind is read with a CrystFEL geometry file: `spreadflow manifest --geometry`."
+)
+"""What to do about HDF5 that is not NXmx."""
+
 FLAT = "no NXdetector_module: taken as one panel that faces the beam, by distance and beam centre"
 """What is said of detectors without modules."""
 
 
 class NexusFile:
-    """One NXmx file, open for reading: an `ImageFile`. Raises FileError where the file is missing,
-    truncated or not NXmx.
+    """One NXmx file, open for reading: an `ImageFile`.
+
+    layout: what stands in place of the header's geometry. Raises FileError where the file is
+    missing, truncated or not NXmx, or either geometry is none.
     """
 
-    def __init__(self, path: Path | str):
+    def __init__(self, path: Path | str, layout: Layout | None = None):
         self.path = Path(path)
+        self._layout = layout
         try:  # without locks, which shared file systems often refuse
             self._file = h5py.File(self.path, "r", locking=False)
         except (OSError, RuntimeError) as error:
@@ -65,14 +74,18 @@ class NexusFile:
         """Find the groups of the file, and read what its header says."""
         entry = _entry(self._file)
         instrument = first(children(entry, "NXinstrument"), "NXinstrument", entry)
-        recording = _recording(entry, instrument)
+        layout = self._layout
+        recording = _recording(entry, instrument, layout)
         self._stack = recording.stack
         self._sensor = recording.sensor
         self._modules = recording.modules
-        self._remarks = recording.remarks
+        self._remarks = [*recording.remarks, *(layout.remarks if layout else ())]
         self.n_frames = self._stack.n_frames
         self._spectra = Spectra(entry, instrument, self.n_frames)
-        self.detector = nexus_geometry.detector(self._sensor, self._modules, self._wavelength)
+        if layout is None:
+            self.detector = nexus_geometry.detector(self._sensor, self._modules, self._wavelength)
+        else:
+            self.detector = layout.detector
 
         groups = (recording.group, self._sensor)
         self._calibration = nexus_pixels.Calibration(groups, self._stack)
@@ -80,6 +93,8 @@ class NexusFile:
         self._stated_limits = nexus_pixels.limits(self._sensor, self._stack)
         self._masks = nexus_pixels.Masks(self._sensor, self._stack)
         self.mask = ~self._panels(self._masks.is_bad)
+        if layout is not None and layout.mask is not None:
+            self.mask = self.mask & layout.mask
         self.polarization = self._spectra.polarization()
         self.shot_ids = _shot_ids(entry, self.n_frames)
 
@@ -175,8 +190,7 @@ class NexusFile:
         shape = self.detector.shape
         if len(self._modules) == 1 and stored.size == np.prod(shape):
             return stored.reshape(1, *shape)
-        panels = [stored[module.slices] for module in self._modules]
-        return np.stack([panel.reshape(shape) for panel in panels])
+        return panels_of(stored, self._modules, shape)
 
 
 class _Recording(NamedTuple):
@@ -199,7 +213,14 @@ def _entry(file: h5py.File) -> h5py.Group:
     entries = [entry for entry in children(file, "NXentry") if _is_nxmx(entry)]
     default = text(file.attrs.get("default")).strip("/")
     entries.sort(key=lambda entry: entry.name != f"/{default}")
-    return first(entries, "NXentry of definition NXmx", file)
+    if not entries:
+        raise FileError(place(file), "a NXentry of definition NXmx", "none", NOT_NXMX)
+    return entries[0]
+
+
+def is_nexus(file: h5py.File) -> bool:
+    """Whether a file has an entry of definition NXmx, or one that is read as such."""
+    return any(_is_nxmx(entry) for entry in children(file, "NXentry"))
 
 
 def _is_nxmx(entry: h5py.Group) -> bool:
@@ -212,15 +233,15 @@ def _is_nxmx(entry: h5py.Group) -> bool:
     return definition == "NXmx" or any("detectorSpecific" in sensor for sensor in sensors)
 
 
-def _recording(entry: h5py.Group, instrument: h5py.Group) -> _Recording:
-    """Return the frames that fit the modules of a detector, and these. Raises FileError where none
-    do.
+def _recording(entry: h5py.Group, instrument: h5py.Group, layout: Layout | None) -> _Recording:
+    """Return the frames that fit the modules of a detector, and these. layout: in place of the
+    header's. Raises FileError where none do.
     """
     sensors = children(instrument, "NXdetector")
     first(sensors, "NXdetector", instrument)
-    stated = {sensor: nexus_geometry.stated_modules(sensor) for sensor in sensors}
+    stated = {sensor: _stated_modules(sensor, layout) for sensor in sensors}
     known = [sensor for sensor in sensors if stated[sensor]]
-    known = known or [sensor for sensor in sensors if nexus_geometry.is_flat(sensor)]
+    known = known or [sensor for sensor in sensors if nexus_geometry.is_flat(sensor) or layout]
     first(known, "NXdetector_module", sensors[0])
     problems: list[FileError] = []
     shapes: list[tuple[int, ...]] = []
@@ -230,29 +251,68 @@ def _recording(entry: h5py.Group, instrument: h5py.Group) -> _Recording:
             continue
         shapes.append(stack.datasets[0].shape)
         for sensor in known:
-            recording = _fitted(sensor, stated[sensor], group, stack)
+            try:
+                recording = _fitted(sensor, stated[sensor], group, stack, layout)
+            except FileError as error:
+                problems.append(error)
+                continue
             if recording is not None:
                 others = [f"{other.name} is left out" for other in known if other != sensor]
                 return recording._replace(remarks=[*recording.remarks, *others])
     raise problems[0] if problems else _no_frames(list(stated.values()), shapes, entry)
 
 
+def _stated_modules(sensor: h5py.Group, layout: Layout | None) -> list[Module]:
+    """Return the modules of a detector; none where another layout takes their place, or they can't
+    be read and it has those of the file. Raises FileError where there is no other layout.
+    """
+    if layout is None:
+        return nexus_geometry.stated_modules(sensor)
+    try:
+        return [] if layout.modules else nexus_geometry.stated_modules(sensor)
+    except FileError:
+        return []
+
+
 def _fitted(
-    sensor: h5py.Group, stated: Sequence[Module], group: h5py.Group, stack: Stack
+    sensor: h5py.Group,
+    stated: Sequence[Module],
+    group: h5py.Group,
+    stack: Stack,
+    layout: Layout | None,
 ) -> _Recording | None:
     """Return frames with the modules of a detector as they lie in them; None where they don't
-    fit.
+    fit. Raises FileError where a layout does not.
     """
     if not stack.n_frames:
         return None
+    shape = stack.frame_shape
+    if layout is not None:
+        return _Recording(sensor, group, stack, _laid_out(group, stated, stack, layout), [])
     if not stated:
-        whole = nexus_geometry.frame_as_module(stack.frame_shape)
-        return None if whole is None else _Recording(sensor, group, stack, whole, [FLAT])
-    modules = nexus_geometry.fitted(stated, stack.frame_shape, stack.n_frames)
+        whole = nexus_geometry.frame_as_modules(shape)
+        return None if len(whole) > 1 else _Recording(sensor, group, stack, whole, [FLAT])
+    modules = nexus_geometry.fitted(stated, shape, stack.n_frames)
     if modules is None:
         return None
     is_turned = modules[0].size[-2:] != stated[0].size[-2:]
     return _Recording(sensor, group, stack, modules, [TURNED] if is_turned else [])
+
+
+def _laid_out(
+    group: h5py.Group, stated: Sequence[Module], stack: Stack, layout: Layout
+) -> list[Module]:
+    """Return the panels of a layout in frames: those that it states, else those of the file, else
+    the planes of a frame. Raises FileError where they are not those of its detector.
+    """
+    shape = stack.frame_shape
+    if layout.modules is not None:
+        return layout.fitted(place(group), shape)
+    modules = nexus_geometry.fitted(stated, shape, stack.n_frames) if stated else None
+    modules = modules or nexus_geometry.frame_as_modules(shape)
+    for module in modules:
+        layout.check_panels(place(group), (len(modules), *module.size[-2:]))
+    return modules
 
 
 def _no_frames(

@@ -111,7 +111,7 @@ def _stack(group: h5py.Group) -> Stack | None:
         if not 2 <= item.ndim <= 4 or item.dtype.kind not in "iuf":
             return None
         _check_size(item, item.shape if item.ndim == 2 else item.shape[1:])
-        return Stack((item,), Path(item.name).name, _lost(item), is_single=item.ndim == 2)
+        return Stack((item,), Path(item.name).name, lost_frames(item), is_single=item.ndim == 2)
     names = sorted(name for name in group if PART.match(name))
     if names:
         return _of_parts(group, names)
@@ -159,7 +159,7 @@ def _of_parts(group: h5py.Group, names: Sequence[str]) -> Stack:
     lost: dict[int, str] = {}
     start = 0
     for part in parts:
-        lost |= {start + number: why for number, why in _lost(part).items()}
+        lost |= {start + number: why for number, why in lost_frames(part).items()}
         start += len(part)
     remarks = tuple(
         f"{name} is left out: {_target(group, name)}" for name, item in items if item is None
@@ -199,7 +199,7 @@ class _Part(NamedTuple):
     """frames that the dataset has to have"""
 
 
-def _lost(item: h5py.Dataset) -> dict[int, str]:
+def lost_frames(item: h5py.Dataset) -> dict[int, str]:
     """Return which frames of a dataset have no source, and why. A virtual dataset reads as fill
     values where its source is missing.
     """

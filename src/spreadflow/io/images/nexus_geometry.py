@@ -102,10 +102,11 @@ def is_flat(sensor: h5py.Group) -> bool:
     return has_all and has_distance and "depends_on" not in sensor
 
 
-def frame_as_module(shape: Sequence[int]) -> list[Module] | None:
-    """Return a frame as one module; None where it has several panels."""
-    has_one_panel = len(shape) == 2 or shape[0] == 1
-    return [Module((0,) * len(shape), tuple(shape))] if has_one_panel else None
+def frame_as_modules(shape: Sequence[int]) -> list[Module]:
+    """Return each plane of a frame as a module."""
+    if len(shape) == 2:
+        return [Module((0, 0), tuple(shape))]
+    return [Module((number, 0, 0), (1, *shape[1:])) for number in range(shape[0])]
 
 
 def _module(group: h5py.Group) -> Module:
@@ -133,12 +134,12 @@ def fitted(stated: Sequence[Module], shape: Sequence[int], n_frames: int) -> lis
     """
     plain = [one.of_one_panel(shape, n_frames) for one in stated]
     for candidate in (plain, [one.turned() for one in plain]):
-        if all(one.fits(shape) for one in candidate) and not _overlap(candidate):
+        if all(one.fits(shape) for one in candidate) and not overlap(candidate):
             return candidate
     return None
 
 
-def _overlap(modules: Sequence[Module]) -> bool:
+def overlap(modules: Sequence[Module]) -> bool:
     """Whether two of the modules have a pixel in common."""
     start = np.array([module.corner for module in modules])
     end = start + np.array([module.size for module in modules])

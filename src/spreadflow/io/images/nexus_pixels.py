@@ -171,16 +171,16 @@ def limits(sensor: h5py.Group, stack: Stack) -> Limits:
     info = np.iinfo(stack.dtype)
     is_wide = info.bits >= WIDE_BITS
     if stack.dtype.kind == "u":
-        highest = _nearer_zero(info.max, 2) if is_wide or np.isinf(high) else np.inf
+        highest = nearer_zero(info.max, 2) if is_wide or np.isinf(high) else np.inf
         return Limits(low, high, highest)
     if np.isinf(high):
-        high = _nearer_zero(info.max, 1)
+        high = nearer_zero(info.max, 1)
     if np.isfinite(low):
         return Limits(low, high, np.inf)
-    return Limits(_nearer_zero(info.min, 1), high, np.inf, is_open=True)
+    return Limits(nearer_zero(info.min, 1), high, np.inf, is_open=True)
 
 
-def _nearer_zero(extreme: int, steps: int) -> float:
+def nearer_zero(extreme: int, steps: int) -> float:
     """Return the number so many steps before the last of a type of integers, on the side of 0 where
     floats have no such number.
     """

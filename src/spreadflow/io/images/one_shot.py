@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.errors import FileError
+from spreadflow.io.images.layout import Layout, panels_of
 from spreadflow.models import Detector, Spectrum
 from spreadflow.units import energy
 
@@ -17,8 +18,10 @@ from spreadflow.units import energy
 class Header(NamedTuple):
     """What the header of an image file states."""
 
-    detector: Detector
-    """in the laboratory frame"""
+    detector: Callable[[], Detector]
+    """returns it in the laboratory frame; raises FileError"""
+    shape: tuple[int, int, int]
+    """(panel, slow, fast)"""
     wavelengths: np.ndarray
     """(channel,) Å; none where it is not stated"""
     weights: np.ndarray
@@ -39,15 +42,28 @@ class OneShotFile:
     """One image file of one shot: an `ImageFile`.
 
     header: what it states. decode: returns the image (panel, slow, fast), ADU; raises OSError where
-    it is damaged.
+    it is damaged. layout: what stands in place of the header's geometry. Raises FileError where
+    either makes no sense.
     """
 
     n_frames = 1
     shot_ids = None
 
-    def __init__(self, path: Path, header: Header, decode: Callable[[], np.ndarray]):
+    def __init__(
+        self,
+        path: Path,
+        header: Header,
+        decode: Callable[[], np.ndarray],
+        layout: Layout | None = None,
+    ):
         self.path = path
-        self.detector = header.detector
+        self.detector = header.detector() if layout is None else layout.detector
+        self._layout = layout
+        self._modules = None
+        if layout is not None and layout.modules is not None:
+            self._modules = layout.fitted(path, header.shape)
+        elif layout is not None:
+            layout.check_panels(path, header.shape)
         self.trusted_range = header.trusted_range
         self.pedestal = header.pedestal
         self.polarization = header.polarization
@@ -59,24 +75,29 @@ class OneShotFile:
     def remarks(self) -> list[str]:
         """What the header leaves open and was assumed, or lacks: a sentence each."""
         lacks = [] if len(self._header.wavelengths) else ["the header states no wavelength"]
-        return [*self._header.remarks, *lacks]
+        of_layout = () if self._layout is None else self._layout.remarks
+        return [*self._header.remarks, *of_layout, *lacks]
 
     @property
     def mask(self) -> np.ndarray:
         """The pixels that were read, (panel, slow, fast) bool. Raises OSError where the image is
         damaged and its gaps are marked by their values.
         """
+        good = np.ones((self.detector.n_panels, *self.detector.shape), bool)
+        if self._layout is not None and self._layout.mask is not None:
+            good &= self._layout.mask
         gaps = self._header.gaps
-        if not gaps:
-            return np.ones((self.detector.n_panels, *self.detector.shape), bool)
-        return ~np.isin(self.frame(0), gaps)
+        return good & ~np.isin(self.frame(0), gaps) if gaps else good
 
     def frame(self, number: int) -> np.ndarray:
         """Return the image (panel, slow, fast), ADU, in the type it is stored in. Raises OSError
         where it is damaged.
         """
         if self._image is None:
-            self._image = self._decode()
+            image = self._decode()
+            if self._modules is not None:
+                image = panels_of(image, self._modules, self.detector.shape)
+            self._image = image
         return self._image
 
     def spectrum(self, number: int) -> Spectrum:

@@ -9,8 +9,10 @@ import numpy as np
 from spreadflow.errors import FileError
 from spreadflow.io.images import content, header_text
 from spreadflow.io.images.header_text import ABOUT_HEADERS
+from spreadflow.io.images.layout import Layout
 from spreadflow.io.images.one_shot import Header, OneShotFile
 from spreadflow.io.images.panels import detector, upright
+from spreadflow.models import Detector
 
 MAGIC = b"{"
 """First byte of an SMV file; `HEADER_BYTES` is the first key after it."""
@@ -36,8 +38,10 @@ def is_smv(first: bytes) -> bool:
     return first.startswith(MAGIC) and first[1:].lstrip().startswith(FIRST_KEY)
 
 
-def open_smv(path: Path | str) -> OneShotFile:
-    """Open an SMV file. Raises FileError where it is truncated or its header makes no sense."""
+def open_smv(path: Path | str, layout: Layout | None = None) -> OneShotFile:
+    """Open an SMV file. layout: in place of the header's geometry. Raises FileError where it is
+    truncated or its header makes no sense.
+    """
     path = Path(path)
     settings, image = _read(path, content.whole(path))
     number = _Numbers(path, settings)
@@ -45,11 +49,6 @@ def open_smv(path: Path | str) -> OneShotFile:
     if image.shape != shape:
         raise FileError(path, f"{shape} pixels", image.shape, "Check that it is complete.")
 
-    if number.get("TWOTHETA", 0.0):
-        raise FileError(path, "TWOTHETA 0", settings["TWOTHETA"], "Not supported.")
-    pixel_mm = number.positive("PIXEL_SIZE")
-    beam_mm, distance_mm = _beam(number, pixel_mm)
-    panel = upright(beam_mm, distance_mm, (pixel_mm, pixel_mm), shape)
     lengths = np.zeros(0)
     if "WAVELENGTH" in settings:
         lengths = np.array([number.positive("WAVELENGTH")])
@@ -57,14 +56,15 @@ def open_smv(path: Path | str) -> OneShotFile:
     pedestal = number.get("IMAGE_PEDESTAL", 0.0)
     gain = number.positive("GAIN") if "GAIN" in settings else 1.0
     header = Header(
-        detector=detector(path, [panel]),
+        detector=lambda: _detector(path, number, shape),
+        shape=(1, *shape),
         wavelengths=lengths,
         weights=np.ones(len(lengths)),
         trusted_range=_trusted(number, image.dtype, pedestal),
         pedestal=(pedestal, gain),
-        remarks=() if number.has(*XDS_ORIGIN) else (BEAM_REMARK,),
+        remarks=() if number.has(*XDS_ORIGIN) or layout is not None else (BEAM_REMARK,),
     )
-    return OneShotFile(path, header, lambda: image[None])
+    return OneShotFile(path, header, lambda: image[None], layout)
 
 
 def _read(path: Path, raw: bytes) -> tuple[Settings, np.ndarray]:
@@ -116,6 +116,16 @@ class _Numbers:
     def pixels(self, key: str) -> int:
         """Return a number of pixels."""
         return header_text.pixels(self._path, key, self._settings.get(key))
+
+
+def _detector(path: Path, number: _Numbers, shape: tuple[int, int]) -> Detector:
+    """Return the detector of a header: one panel of a shape. Raises FileError."""
+    if number.get("TWOTHETA", 0.0):
+        raise FileError(path, "TWOTHETA 0", number.get("TWOTHETA"), "Not supported.")
+    pixel_mm = number.positive("PIXEL_SIZE")
+    beam_mm, distance_mm = _beam(number, pixel_mm)
+    panel = upright(beam_mm, distance_mm, (pixel_mm, pixel_mm), shape)
+    return detector(path, [panel])
 
 
 def _beam(number: _Numbers, pixel_mm: float) -> tuple[tuple[float, float], float]:

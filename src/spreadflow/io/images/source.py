@@ -15,7 +15,14 @@ from spreadflow.errors import FileError, Outcome
 from spreadflow.io import store
 from spreadflow.io.images.conversion import Conversion, read_maps
 from spreadflow.io.images.formats import ImageFile, open_image
-from spreadflow.io.images.manifest import Manifest, ManifestFile, read_manifest, shot_id
+from spreadflow.io.images.geometry import files_of_geometry
+from spreadflow.io.images.manifest import (
+    Manifest,
+    ManifestFile,
+    geometry_of,
+    read_manifest,
+    shot_id,
+)
 from spreadflow.io.images.panels import sensor_of, with_sensor
 from spreadflow.io.supplied_spectra import SuppliedSpectra
 from spreadflow.models import Detector, Shot, Spectrum
@@ -49,10 +56,10 @@ def read_mask(path: Path | str) -> np.ndarray:
 class Source:
     """The shots of a run as `models.Shot`.
 
-    geometry: the detector to use instead of the one in the files. mask: a file of `read_mask`,
-    added to the files' own. saturation_photons: upper end of the trusted range; None = as in the
-    files. spectra: those that take the place of the files' own. Raises FileError where the
-    manifest, the geometry or a mask can't be used at all.
+    geometry: the detector to use instead of that of the manifest or in the files. mask: a file of
+    `read_mask`, added to the files' own. saturation_photons: upper end of the trusted range; None =
+    as in the files. spectra: those that take the place of the files' own. Raises FileError where
+    the manifest, the geometry or a mask can't be used at all.
     """
 
     def __init__(
@@ -78,6 +85,7 @@ class Source:
         """columns shot_id (uint64), file, frame (int32): one row per shot"""
         self.spectra = spectra
         self._saturation_photons = saturation_photons
+        self._geometry = geometry_of(manifest, self.manifest)
         self._number = -1
         self._why_not_open = ""
         """what is wrong with the file of number _number"""
@@ -91,11 +99,15 @@ class Source:
         self._conversion = self._find_conversion()
         self._extra_mask = self._join_masks(masks) & self._conversion.good
         maps = self.manifest.calibration
+        named = self.manifest.geometry
+        stated = None if named is None else self.path.parent / named
+        described_elsewhere = {"files", "mask", "calibration", "geometry", "remarks"}
         self.identity = store.digest(
-            self.manifest.model_dump(exclude={"files", "mask", "calibration", "remarks"}),
+            self.manifest.model_dump(exclude=described_elsewhere),
             [(Path(file.path).name, file.n_frames, file.sha256) for file in self.manifest.files],
             [store.checksum(mask) for mask in masks],
             *([] if maps is None else [store.checksum(self.path.parent / maps)]),
+            *([] if stated is None else [list(map(store.checksum, files_of_geometry(stated)))]),
             *([] if spectra is None else [spectra.identity]),
         )
         """changes with the content of the images, masks, spectra and manifest, not with the folder
@@ -217,7 +229,7 @@ class Source:
         file = None
         try:
             _check_size(path, entry)
-            file = open_image(path)
+            file = open_image(path, self._geometry)
             _check_content(path, entry, file, self._detector)
         except FileError as error:
             self._why_not_open = _cause(error, path)
