@@ -28,6 +28,16 @@ MIN_PIXELS = (2, 3)
 N_SIGMAS = 5.0
 """Standard deviations from which a difference from what a file states is believed."""
 
+PEAK_TOLERANCE = 0.15
+"""Relative difference of the one-photon peak from a stated gain that needs no word: charge that is
+shared between pixels takes as much from the peak.
+"""
+
+NOISE_TOLERANCE = 0.35
+"""The same of variance over mean, which the point spread beyond two pixels, and light that is no
+Poisson noise, change.
+"""
+
 LEAST_PEDESTAL = 1.0
 """Photons by which a pedestal differs from the stated one, at least, before a word is said."""
 
@@ -40,6 +50,13 @@ LARGEST_THRESHOLD = 100.0
 """Gain of spot finding above which no noise is looked for."""
 
 
+PEAK = "the one-photon peak"
+"""The method of a gain that single photons show."""
+
+NOISE = "variance over mean"
+"""The method of a gain that the noise of the background shows."""
+
+
 class Gain(NamedTuple):
     """ADU per photon, as the pixels have it."""
 
@@ -47,13 +64,11 @@ class Gain(NamedTuple):
     sigma: float
     """standard deviation, ADU; what the method itself may be wrong by is not in it"""
     method: str
-    """in words: the one-photon peak, or variance over mean"""
+    """`PEAK` or `NOISE`"""
     readout_adu: float
     """standard deviation of a pixel without a photon"""
-    least_offset_adu: float | None
-    """the pedestal is no less than this: at lower ADU there would be no noise left; None where this
-    can't be told
-    """
+    offset_adu: float
+    """the pedestal that goes with it"""
 
 
 class Estimates(NamedTuple):
@@ -65,6 +80,15 @@ class Estimates(NamedTuple):
     peak: PhotonPeak | None
     levels: Levels | None
     n_images: int
+
+
+class Settled(NamedTuple):
+    """Pedestal and gain to be used, and why."""
+
+    offset_adu: float
+    adu_per_photon: float
+    remarks: tuple[str, ...]
+    """a sentence for each number that is not the stated one, naming both"""
 
 
 class SpotSettings(NamedTuple):
@@ -98,17 +122,23 @@ def _gain(peak: PhotonPeak | None, levels: Levels | None, offset_adu: float) -> 
         return Gain(
             adu_per_photon=peak.adu_per_photon,
             sigma=peak.sigma,
-            method="the one-photon peak",
+            method=PEAK,
             readout_adu=peak.readout_adu,
-            least_offset_adu=None,
+            offset_adu=offset_adu,
         )
     return None if levels is None else _gain_of_noise(levels, offset_adu)
 
 
 def _gain_of_noise(levels: Levels, offset_adu: float) -> Gain | None:
     """Return the slope of the noise against its level above the pedestal, each level as certain in
-    proportion as the others.
+    proportion as the others. The pedestal is the stated one, unless the noise vanishes clearly
+    above it: noise at a lower level than that of no photon there is none.
     """
+    vanishing = _vanishing(levels)
+    if vanishing is not None:
+        level, sigma, slope = vanishing
+        if level - N_SIGMAS * sigma > offset_adu + LEAST_PEDESTAL * slope:
+            offset_adu = level
     above = levels.mean - offset_adu
     design = np.stack([above, np.ones(len(above))], axis=1) / levels.shared[:, None]
     (slope, readout2), _ = nnls(design, np.ones(len(above)))
@@ -118,27 +148,52 @@ def _gain_of_noise(levels: Levels, offset_adu: float) -> Gain | None:
     return Gain(
         adu_per_photon=float(slope),
         sigma=float(slope * scatter),
-        method="variance over mean",
+        method=NOISE,
         readout_adu=float(np.sqrt(readout2)),
-        least_offset_adu=_least_offset(levels),
+        offset_adu=float(offset_adu),
     )
 
 
-def _least_offset(levels: Levels) -> float | None:
-    """Return the ADU at which the noise, followed down to lower levels, would vanish, less what it
-    is uncertain by; None where this is nowhere above 0.
+def _vanishing(levels: Levels) -> tuple[float, float, float] | None:
+    """Return the ADU at which the noise, followed down to lower levels, would vanish, its standard
+    deviation, and the slope of the noise; None where this is nowhere above 0.
 
-    The pedestal is higher, by readout² over gain.
+    The pedestal is higher than that, by readout² over gain.
     """
     design = np.stack([levels.mean, np.ones(len(levels.mean))], axis=1) / levels.shared[:, None]
-    (slope, start), residual, *_ = np.linalg.lstsq(design, np.ones(len(design)), rcond=None)
+    solution, residual, *_ = np.linalg.lstsq(design, np.ones(len(design)), rcond=None)
+    slope, start = solution
     if slope <= 0 or start >= 0 or not len(residual) or len(design) < 3:
         return None
     variance = float(residual[0]) / (len(design) - 2) * np.linalg.inv(design.T @ design)
     slopes = np.array([start / slope**2, -1.0 / slope])
     sigma = float(np.sqrt(slopes @ variance @ slopes))
-    least = -start / slope - N_SIGMAS * sigma
-    return float(least) if least > 0 else None
+    return float(-start / slope), sigma, float(slope)
+
+
+def settle(gain: Gain | None, offset_adu: float, adu_per_photon: float) -> Settled:
+    """Return the pedestal and the gain to be used of images whose files state these: the stated
+    ones, unless the pixels contradict them.
+    """
+    if gain is None:
+        return Settled(offset_adu, adu_per_photon, ())
+    remarks = []
+    is_peak = gain.method == PEAK
+    tolerance = PEAK_TOLERANCE if is_peak else NOISE_TOLERANCE
+    used = adu_per_photon
+    if abs(gain.adu_per_photon / adu_per_photon - 1.0) > tolerance:
+        used = gain.adu_per_photon
+        remarks.append(
+            f"gain: {gain.method} says {used:.3g} ± {gain.sigma:.1g} ADU per photon, the files state "
+            f"or leave open {adu_per_photon:g}"
+        )
+    if abs(gain.offset_adu - offset_adu) > LEAST_PEDESTAL * used:
+        remarks.append(
+            f"pedestal: the noise of the pixels vanishes at {gain.offset_adu:.4g} ADU, the files "
+            f"state or leave open {offset_adu:g}"
+        )
+        offset_adu = gain.offset_adu
+    return Settled(offset_adu, used, tuple(remarks))
 
 
 def spot_settings(found: Estimates, offset_adu: float, adu_per_photon: float) -> SpotSettings:

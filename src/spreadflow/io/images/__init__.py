@@ -11,12 +11,14 @@ from spreadflow.io.images.manifest import (
     shot_id,
     write_manifest,
 )
+from spreadflow.io.images.sample import Sample, read_sample, write_mask
 from spreadflow.io.images.source import Source, open_indexed, open_source, read_again, read_mask
 
 __all__ = [
     "ImageFile",
     "Manifest",
     "ManifestFile",
+    "Sample",
     "Source",
     "check_manifest",
     "expand",
@@ -27,6 +29,8 @@ __all__ = [
     "read_again",
     "read_manifest",
     "read_mask",
+    "read_sample",
     "shot_id",
     "write_manifest",
+    "write_mask",
 ]
