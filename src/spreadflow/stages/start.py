@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from spreadflow.analysis.recording import estimates
 from spreadflow.analysis.recording.estimates import Estimates, Settled, SpotSettings
-from spreadflow.config import Config, parse
-from spreadflow.errors import FileError
+from spreadflow.config import parse
+from spreadflow.errors import ConfigError, FileError
 from spreadflow.io import images, store
 from spreadflow.io.images import Manifest, Sample
 
@@ -85,14 +85,17 @@ def run(request: Request) -> Started:
 def _checked_crystal(request: Request) -> dict[str, list[float] | str | None]:
     """Return the target's space group and cell, None where not stated. Raises ConfigError."""
     stated = {"space_group": request.space_group, "cell": request.cell}
-    given = {name: value for name, value in stated.items() if value is not None}
-    checked: Config = parse({"index": given}, "--cell, --space-group")
-    return {name: getattr(checked.index, name) if name in given else None for name in stated}
+    if None in stated.values():
+        if any(stated.values()):
+            expected = "both, or neither, which are then to be set in the configuration"
+            where = "--cell, --space-group"
+            raise ConfigError(where, expected, "one of them", "Give the other one too.")
+        return stated
+    checked = parse({"index": stated}, "--cell, --space-group")
+    return {name: getattr(checked.index, name) for name in stated}
 
 
-def _remarks(
-    sample: Sample, found: Estimates, settled: Settled, manifest: Manifest
-) -> list[str]:
+def _remarks(sample: Sample, found: Estimates, settled: Settled, manifest: Manifest) -> list[str]:
     """Return what was found, assumed, or differs from what the files state, a sentence each."""
     remarks = list(settled.remarks)
     if found.gain is None:

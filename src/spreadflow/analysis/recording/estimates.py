@@ -46,6 +46,11 @@ LEAST_READOUT = 0.05
 infinitely certain.
 """
 
+NOISY = 0.75
+"""Quantile of the gains that spots need at the levels of the background: the brightest have few
+pixels, and spots of their own.
+"""
+
 LARGEST_THRESHOLD = 100.0
 """Gain of spot finding above which no noise is looked for."""
 
@@ -220,7 +225,7 @@ def spot_settings(found: Estimates, offset_adu: float, adu_per_photon: float) ->
     ]
     is_spread = levels.sharing > SHARED
     return SpotSettings(
-        gain=float(np.median(gains)) if gains else DEFAULT_THRESHOLD.gain,
+        gain=float(np.quantile(gains, NOISY)) if gains else DEFAULT_THRESHOLD.gain,
         min_pixels=MIN_PIXELS[int(is_spread)],
         readout_photons=readout,
     )

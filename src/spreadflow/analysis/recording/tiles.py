@@ -54,8 +54,7 @@ class Levels(NamedTuple):
 
     @property
     def sharing(self) -> float:
-        """How many pixels the noise of one is shared between: 1 where neighbours are independent.
-        """
+        """How many pixels the noise of one is shared between: 1 where neighbours are independent."""
         return float(np.median(self.shared / self.variance))
 
 
