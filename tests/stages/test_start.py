@@ -16,9 +16,9 @@ from spreadflow.parallel import World
 from spreadflow.physics.symmetry import misorientation
 from spreadflow.stages import index, level0
 
-THERMOLYSIN = ["--cell", *"92.9 92.9 130.3 90 90 120".split(), "--space-group", "P 61 2 2"]
-RAYONIX = ["--cell", *"42.1 76.1 102.4 90 90 90".split(), "--space-group", "P 21 21 21"]
-TINY = ["--cell", *"78 78 38 90 90 90".split(), "--space-group", "P 43 21 2"]
+THERMOLYSIN = ["--cell", *["92.9", "92.9", "130.3", "90", "90", "120"], "--space-group", "P 61 2 2"]
+RAYONIX = ["--cell", *["42.1", "76.1", "102.4", "90", "90", "90"], "--space-group", "P 21 21 21"]
+TINY = ["--cell", *["78", "78", "38", "90", "90", "90"], "--space-group", "P 43 21 2"]
 HEADER_MM = 130.107
 
 
@@ -119,7 +119,7 @@ def test_the_weak_rayonix_still_is_indexed(real_stills, tmp_path):
 @pytest.mark.stage
 def test_stills_of_another_simulator_are_indexed(shared_data, tmp_path):
     """Their pedestal of 10 is stated nowhere; a readout noise of 1 hides one of these."""
-    cell = "67.2 59.8 47.2 90 110.3 90".split()
+    cell = ["67.2", "59.8", "47.2", "90", "110.3", "90"]
     words = ["--cell", *cell, "--space-group", "C 1 2 1"]
     config = started(str(shared_data / "nanobragg_c2" / "*.nxs"), tmp_path, *words)
     manifest = images.read_manifest(load(config).runs["r"].images)

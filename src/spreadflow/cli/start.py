@@ -13,7 +13,7 @@ def add_to(words: argparse._SubParsersAction) -> None:
     p.add_argument("images", nargs="+", metavar="IMAGES", help=images_help)
     cell_help = "of the crystals: Å and degrees"
     p.add_argument(
-        "--cell", type=float, nargs=6, metavar=tuple("abc") + ("AL", "BE", "GA"), help=cell_help
+        "--cell", type=float, nargs=6, metavar=("A", "B", "C", "AL", "BE", "GA"), help=cell_help
     )
     p.add_argument("--space-group", help="of the crystals, by any usual name: 'P 61 2 2'")
     p.add_argument("--run", help="name of the run (default: the folder of the images)")
