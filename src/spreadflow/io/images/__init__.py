@@ -1,6 +1,6 @@
 """Images of runs: manifests, the shots that they name, and the readers of image files."""
 
-from spreadflow.io.images.formats import ImageFile, open_image
+from spreadflow.io.images.formats import ImageFile, format_of, open_image
 from spreadflow.io.images.manifest import (
     Manifest,
     ManifestFile,
@@ -22,6 +22,7 @@ __all__ = [
     "Source",
     "check_manifest",
     "expand",
+    "format_of",
     "is_manifest",
     "open_image",
     "open_indexed",

@@ -3,6 +3,7 @@
 A reader is a module of its own, such as `nexus`. This module alone names it.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -91,17 +92,26 @@ def open_image(path: Path | str) -> ImageFile:
 
     Raises FileError where the file is missing or damaged, or no reader knows its format.
     """
-    path = Path(path)
+    return _reader(Path(path))[1](path)
+
+
+def format_of(path: Path | str) -> str:
+    """Return the name of an image file's format. Raises FileError, as `open_image`."""
+    return _reader(Path(path))[0]
+
+
+def _reader(path: Path) -> tuple[str, Callable[[Path | str], ImageFile]]:
+    """Return the format of a file and what opens it. Raises FileError."""
     try:
         beginning = content.beginning(path, N_BYTES_READ)
     except OSError as error:
         raise FileError(path, "an image file", error, "Check where the images are.") from None
     if h5py.is_hdf5(path):
-        return NexusFile(path)
+        return "NXmx (HDF5)", NexusFile
     if beginning.startswith(cbf.MAGIC):
-        return cbf.open_cbf(path)
+        return "CBF", cbf.open_cbf
     if smv.is_smv(beginning):
-        return smv.open_smv(path)
+        return "SMV", smv.open_smv
     expected = f"an image file in a format that can be read: {FORMATS}"
     shown = beginning[:N_BYTES_SHOWN]
     found = f"a file that begins with {shown!r}" if shown else "an empty file"
