@@ -1,4 +1,4 @@
-"""`spreadflow validate FILE...`: what image files are, what the chain reads from them, and traps."""
+"""`spreadflow validate FILE...`: what image files are and what is read from them, and traps."""
 
 import argparse
 import json
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
         all_figures.append(examined.figures)
     if arguments.json:
         print(json.dumps(all_figures, indent=1, ensure_ascii=False))
-    for error in errors[1:]:
-        print(f"spreadflow validate: {error}", file=sys.stderr)
+    for other in errors[1:]:
+        print(f"spreadflow validate: {other}", file=sys.stderr)
     if errors:
         raise errors[0]

@@ -160,8 +160,8 @@ class Config(Section):
             raise Inconsistent(missing[0], expected, "none")
 
     def _check_group_of_model(self) -> None:
-        """Raise Inconsistent where a model of the crystals in recorded images has other rotations or
-        another centring than they are indexed with.
+        """Raise Inconsistent where a model of the crystals in recorded images has other rotations
+        or another centring than they are indexed with.
         """
         if not self.is_recorded:
             return

@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from spreadflow.analysis.recording.estimates import Estimates
 from spreadflow.models import Detector, Shot
@@ -46,7 +47,8 @@ def _pulses(figures: dict[str, Any]) -> str:
     if figures["energy_ev"] is None:
         return figures["spectrum"]
     low, high = figures["energy_ev"]
-    return f"{low:.1f} to {high:.1f} eV, {figures['spectrum']}; {_reach(figures)}"
+    energies = f"{low:.1f}" if low == high else f"{low:.1f} to {high:.1f}"
+    return f"{energies} eV, {figures['spectrum']}; {_reach(figures)}"
 
 
 def _reach(figures: dict[str, Any]) -> str:
@@ -78,13 +80,15 @@ def draw(
 
 
 def _draw_gain(axes: Any, found: Estimates) -> None:
-    """Draw the histogram of quiet pixels where it has a one-photon peak, else noise against level."""
+    """Draw the histogram of quiet pixels where it has a one-photon peak, else noise and level."""
     if found.peak is not None:
         peak = found.peak
         axes.step(peak.centres, np.maximum(peak.counts, 0.5), where="mid", color=style.BLUE)
         axes.axvline(peak.adu_per_photon, color=style.ORANGE)
         axes.set_yscale("log")
+        is_shown = peak.centres < 4 * peak.adu_per_photon
         axes.set_xlim(0, 4 * peak.adu_per_photon)
+        axes.set_ylim(bottom=max(0.5, 0.5 * float(peak.counts[is_shown].min())))
         axes.set_xlabel("above the pedestal, ADU")
         axes.set_ylabel("pixels of quiet regions")
         axes.set_title(f"one photon: {peak.adu_per_photon:.3g} ADU")
@@ -101,6 +105,7 @@ def _draw_gain(axes: Any, found: Estimates) -> None:
         axes.plot(levels.mean, line, color=style.ORANGE, label="fit: slope = ADU per photon")
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("background, ADU")
     axes.set_ylabel("variance, ADU²")
     axes.legend()

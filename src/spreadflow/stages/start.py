@@ -46,8 +46,8 @@ class Started(NamedTuple):
 
 
 def run(request: Request) -> Started:
-    """Write manifest, mask and configuration of a run. Raises FileError where an image can't be read
-    or the configuration is there already, ConfigError for a cell or group that is none.
+    """Write manifest, mask and configuration of a run. Raises FileError where an image can't be
+    read or the configuration is there already, ConfigError for a cell or group that is none.
     """
     if request.config.exists():
         todo = "Remove it, or name another with --config."

@@ -137,7 +137,7 @@ def _gain(peak: PhotonPeak | None, levels: Levels | None, offset_adu: float) -> 
 def _gain_of_noise(levels: Levels, offset_adu: float) -> Gain | None:
     """Return the slope of the noise against its level above the pedestal, each level as certain in
     proportion as the others. The pedestal is the stated one, unless the noise vanishes clearly
-    above it: noise at a lower level than that of no photon there is none.
+    above it: pixels that no photon meets have some left.
     """
     vanishing = _vanishing(levels)
     if vanishing is not None:
@@ -189,8 +189,8 @@ def settle(gain: Gain | None, offset_adu: float, adu_per_photon: float) -> Settl
     if abs(gain.adu_per_photon / adu_per_photon - 1.0) > tolerance:
         used = gain.adu_per_photon
         remarks.append(
-            f"gain: {gain.method} says {used:.3g} ± {gain.sigma:.1g} ADU per photon, the files state "
-            f"or leave open {adu_per_photon:g}"
+            f"gain: {gain.method} says {used:.3g} ± {gain.sigma:.1g} ADU per photon, the files "
+            f"state or leave open {adu_per_photon:g}"
         )
     if abs(gain.offset_adu - offset_adu) > LEAST_PEDESTAL * used:
         remarks.append(
@@ -232,7 +232,7 @@ def spot_settings(found: Estimates, offset_adu: float, adu_per_photon: float) ->
 
 
 def _threshold(mean: float, limit: float, readout: float) -> float:
-    """Return the gain with which the dispersion test's limit of the variance of a window is `limit`.
+    """Return the gain with which the dispersion test's limit of a window's variance is `limit`.
 
     mean: photons of the window; readout: photons.
     """

@@ -54,7 +54,7 @@ class Levels(NamedTuple):
 
     @property
     def sharing(self) -> float:
-        """How many pixels the noise of one is shared between: 1 where neighbours are independent."""
+        """How many pixels share the noise of one: 1 where neighbours are independent."""
         return float(np.median(self.shared / self.variance))
 
 
@@ -151,11 +151,11 @@ def _level(mean: np.ndarray, noise: np.ndarray) -> tuple[float, ...] | None:
     covariances = np.linalg.solve(_RESPONSE, products)
     typical, high = np.quantile(of_tiles / variance, QUANTILES)
     return (
-        mean[is_quiet].mean(),
-        covariances[0],
-        _N_PAIRS @ covariances,
-        typical,
-        (high - typical) / GAUSSIAN_QUANTILE,
+        float(mean[is_quiet].mean()),
+        float(covariances[0]),
+        float(_N_PAIRS @ covariances),
+        float(typical),
+        float((high - typical) / GAUSSIAN_QUANTILE),
     )
 
 

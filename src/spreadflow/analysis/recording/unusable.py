@@ -97,8 +97,8 @@ def find(images: Sequence[np.ndarray], usable: np.ndarray) -> Unusable:
 
 
 def _strangeness(image: np.ndarray, usable: np.ndarray, least: float) -> np.ndarray:
-    """Return how many standard deviations each pixel (panel, slow, fast) is above its block; 0 where
-    it is not usable. least: standard deviation, in steps of the ADU, that is taken at least.
+    """Return how many standard deviations each pixel (panel, slow, fast) is above its block; 0
+    where it is not usable. least: standard deviation, in steps of the ADU, that is taken at least.
     """
     is_number = usable & np.isfinite(image)
     level, scatter = _blocks(image, is_number)
