@@ -429,7 +429,7 @@ def _planted_merge(model, filled) -> dict[str, np.ndarray]:
 SMALL_STILLS = {
     "seed": 3,
     "runs": {"tiny": {"images": "manifest.json"}},
-    "crystal": TINY,
+    "index": TINY,
     "structure_factors": {"d_min": 2.3},
     "predict": {"d_min": 2.5},
 }

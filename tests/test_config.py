@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from spreadflow.config import Config, for_stage, load, overlay, parse, section
-from spreadflow.errors import ConfigError
+from spreadflow.config import Config, check_ready, for_stage, load, overlay, parse, section
+from spreadflow.errors import ConfigError, FileError
 from spreadflow.trial import BY_WORD
 
 RUNS = {"one": {"simulate": {"n_single": 4}}, "two": {"images": "data/two/manifest.json"}}
@@ -391,3 +391,48 @@ def test_a_key_of_several_types_is_named_as_it_stands_in_the_file():
         ConfigError, match=r"simulate\.oversample: .*valid integer.* or 'adaptive'; found 'adaptiv'"
     ):
         parse({"simulate": {"oversample": "adaptiv"}})
+
+
+RECORDED = {"runs": {"beamtime": {"images": "data/beamtime/manifest.json"}}}
+HEXAGONAL = {"space_group": "P 61 2 2", "cell": [93.0, 93.0, 130.0, 90.0, 90.0, 120.0]}
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ({}, ["index.space_group and index.cell", "'beamtime'", "found none"]),
+        ({"space_group": "P 61 2 2"}, ["index.cell", "P 61 2 2", "found none"]),
+        ({"space_group": "C 1 2 1"}, ["index.cell", "found none"]),
+        ({"cell": HEXAGONAL["cell"]}, ["index.space_group", "found none"]),
+    ],
+)
+def test_recorded_crystals_have_no_default(target, words):
+    """Whoever states no cell is not told of one that he never gave."""
+    with pytest.raises(ConfigError) as error:
+        parse(RECORDED | {"index": target})
+    sentence = str(error.value)
+    assert all(word in sentence for word in words), sentence
+    assert "67.2" not in sentence
+
+
+def test_the_model_of_recorded_crystals_is_of_those_that_are_indexed():
+    config = parse(RECORDED | {"index": HEXAGONAL})
+    for key in ("structure_factors", "stage1.structure_factors", "ladder.structure_factors"):
+        assert config.resolved(key).cell == HEXAGONAL["cell"]
+        assert config.resolved(key).space_group == "P 61 2 2"
+    tree = RECORDED | {"index": HEXAGONAL, "structure_factors": {"space_group": "P 65 2 2"}}
+    assert parse(tree).resolved("stage1.structure_factors").space_group == "P 65 2 2"
+    tree = RECORDED | {"index": HEXAGONAL, "structure_factors": {"space_group": "P 61"}}
+    with pytest.raises(ConfigError, match="point group of P 61 2 2, as indexed; found P 61"):
+        parse(tree)
+
+
+def test_a_model_of_another_group_is_told_before_the_first_job(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    model = tmp_path / "model.pdb"
+    model.write_text("CRYST1   93.000   93.000  130.000  90.00  90.00 120.00 P 65 2 2\n")
+    runs = {"beamtime": {"images": str(tmp_path / "manifest.json")}}
+    tree = {"runs": runs, "index": HEXAGONAL, "structure_factors": {"model": str(model)}}
+    with pytest.raises(FileError, match="'P 61 2 2', as configured; found P 65 2 2"):
+        check_ready(parse(tree))
+    check_ready(parse(tree | {"index": HEXAGONAL | {"space_group": "P 65 2 2"}}))

@@ -43,7 +43,7 @@ def test_round_trip_is_exact(tmp_path):
 
 
 def test_parallax_is_a_strategy_of_the_panels(tmp_path):
-    """Written and read under DIALS' name; not where the sensor has no thickness."""
+    """Written and read under DIALS' name; not where the sensor has no thickness, or a surface's."""
     thick = detector()._replace(parallax_mm=0.017)
     write_expt(tmp_path / "a.expt", thick, wavelength=1.7)
     tree = json.loads((tmp_path / "a.expt").read_text())
@@ -53,9 +53,11 @@ def test_parallax_is_a_strategy_of_the_panels(tmp_path):
     }
     assert np.isclose(read_expt(tmp_path / "a.expt").parallax_mm, 0.017, rtol=1e-15)
 
-    panels[0]["thickness"] = 0.0
-    (tmp_path / "b.expt").write_text(json.dumps(tree))
-    assert read_expt(tmp_path / "b.expt").parallax_mm is None
+    for thickness_mm in (0.0, 0.001):
+        panels[0]["thickness"] = thickness_mm
+        (tmp_path / "b.expt").write_text(json.dumps(tree))
+        surface = read_expt(tmp_path / "b.expt")
+        assert (surface.thickness_mm, surface.parallax_mm) == (0.0, None)
     write_expt(tmp_path / "c.expt", detector(), wavelength=1.7)
     assert read_expt(tmp_path / "c.expt").parallax_mm is None
 

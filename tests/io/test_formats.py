@@ -139,7 +139,7 @@ def test_a_file_that_no_reader_knows_is_one_clear_error(tmp_path, content, found
     with pytest.raises(FileError, match=found) as caught:
         images.open_image(path)
     if content is not None:
-        assert formats.FORMATS in str(caught.value)
+        assert ", ".join(formats.FORMATS) in str(caught.value)
     assert str(caught.value).startswith(str(path))
 
 

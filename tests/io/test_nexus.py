@@ -116,7 +116,7 @@ def test_what_is_written_comes_back(tmp_path, detector, compression):
 
 def test_the_sensor_of_another_program_has_its_parallax(tmp_path):
     """Silicon at 7.08 keV: μ/ρ of 91.7 cm²/g between the 147.0 at 6 and 64.68 at 8 keV of NIST.
-    None for a material that is not known, or without a thickness.
+    None for a material that is not known, without a thickness, or with that of a surface.
     """
 
     def parallax_of(material: str, thickness: float, unit: str) -> float | None:
@@ -136,6 +136,7 @@ def test_the_sensor_of_another_program_has_its_parallax(tmp_path):
     assert parallax_of("CdTe", 0.75, "mm") < length_mm
     assert parallax_of("Gd2O2S", 0.03, "mm") is None
     assert parallax_of("Si", 0.0, "mm") is None
+    assert parallax_of("Si", 0.001, "mm") is None
 
 
 def test_same_arguments_give_the_same_bytes(tmp_path):

@@ -179,7 +179,9 @@ def test_a_spec_file_replaces_index_and_reindex_of_its_run():
 
 
 def test_external_images_replace_simulate():
-    tree = {"trial": "t", "runs": {"beamtime": {"images": "elsewhere/manifest.json"}}}
+    target = {"space_group": "C 1 2 1", "cell": [67.2, 59.8, 47.2, 90.0, 110.3, 90.0]}
+    runs = {"beamtime": {"images": "elsewhere/manifest.json"}}
+    tree = {"trial": "t", "runs": runs, "index": target}
     stages = set(wanted(parse(tree)))
     pixels = {"ladder", "stage1", "predict", "pack", "stage2"}
     curves = {"wide", "spread"}

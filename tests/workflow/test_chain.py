@@ -248,7 +248,8 @@ def test_external_images_are_indexed_as_simulated_ones(tiny_chain, chain, tmp_pa
     )
 
     tree = {"trial": "mine", "runs": {"tiny": {"images": str(tmp_path / "manifest.json")}}}
-    tree["index"] = {"cell": [67.2, 59.8, 47.2, 90.0, 113.2, 90.0]}
+    cell = [67.2, 59.8, 47.2, 90.0, 113.2, 90.0]
+    tree["index"] = {"space_group": "C 1 2 1", "cell": cell}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tree))
     chain(tmp_path, str(tmp_path / "mine"), "results/mine/tiny/index.h5")
     ours = store.read(tmp_path / "results/mine/tiny/index.h5", "index")

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from spreadflow import __version__
-from spreadflow.cli import config, manifest, plan, profiles, report, stage, watch
+from spreadflow.cli import config, manifest, plan, profiles, report, stage, start, validate, watch
 from spreadflow.errors import SpreadflowError
 
 
@@ -13,7 +13,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="spreadflow", description=__doc__)
     top.add_argument("--version", action="version", version=f"spreadflow {__version__}")
     words = top.add_subparsers(dest="word", required=True, metavar="WORD")
-    for door in (stage, config, watch, profiles, manifest, report, plan):
+    for door in (stage, config, watch, profiles, manifest, report, plan, start, validate):
         door.add_to(words)
     return top
 

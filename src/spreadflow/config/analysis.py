@@ -98,7 +98,15 @@ class IndexSection(Section):
 
     @model_validator(mode="after")
     def _fits(self):
-        check_cell_fits_group(self.cell, self.space_group)
+        try:
+            check_cell_fits_group(self.cell, self.space_group)
+        except Inconsistent as error:
+            if "cell" not in self.model_fields_set:
+                raise Inconsistent("cell", error.expected, "none") from None
+            if "space_group" not in self.model_fields_set:
+                expected = f"that of the crystals with the cell {self.cell}"
+                raise Inconsistent("space_group", expected, "none") from None
+            raise
         return self
 
 

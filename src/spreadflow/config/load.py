@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gemmi
 import yaml
 from pydantic import ValidationError
 
 from spreadflow.config.base import Section, explain
 from spreadflow.config.simulation import NAMED_CURVES, StructureFactorsSection
 from spreadflow.config.stages import STAGE_CONFIGS
-from spreadflow.config.trial import OVERLAYS, OVERLAYS_OF, Config, overlay
+from spreadflow.config.trial import MODELS, OVERLAYS, OVERLAYS_OF, Config, overlay
 from spreadflow.errors import ConfigError, FileError
 
 
@@ -111,6 +112,29 @@ def check_ready(config: Config) -> None:
         is_manifest = key.endswith(".images")
         todo = "Write it with `spreadflow manifest`." if is_manifest else "Check the path."
         raise FileError(f"config: {key}", "an existing file", path, todo)
+    if config.is_recorded:
+        _check_models(config)
+
+
+def _check_models(config: Config) -> None:
+    """Raise FileError where a model is of another space group than it is configured with: stages
+    that read it come after all images were indexed.
+    """
+    for key in MODELS:
+        factors: StructureFactorsSection = config.resolved(key)
+        if factors.model is None:
+            continue
+        try:
+            group = gemmi.read_structure(str(factors.model)).find_spacegroup()
+        except (OSError, RuntimeError, ValueError) as error:
+            where = f"config: {key}.model: {factors.model}"
+            todo = "Check the path."
+            raise FileError(where, "a PDB or mmCIF file", error, todo) from None
+        if group is not None and group.xhm() != factors.space_group:
+            where = f"config: {key}.model: {factors.model}"
+            expected = f"space group '{factors.space_group}', as configured"
+            todo = f"Set index.space_group, or {key}.space_group."
+            raise FileError(where, expected, group.xhm(), todo)
 
 
 def section(config: Config, stage: str, run: str | None = None) -> str:

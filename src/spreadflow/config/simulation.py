@@ -1,7 +1,7 @@
 """Sections of what is simulated: crystals and what they scatter, pulses, detector, images, runs."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import (
     Field,
@@ -74,6 +74,18 @@ class CrystalSection(Section):
         return self
 
 
+class CrystalOrTarget(Protocol):
+    """A section that says which crystals there are."""
+
+    @property
+    def space_group(self) -> str:
+        """Its full name."""
+
+    @property
+    def cell(self) -> list[float]:
+        """a b c (Å) α β γ (degrees)"""
+
+
 class StructureFactorsSection(Section):
     """Where F(hkl, E) comes from: of what is simulated and, with a stage's own keys over it, of
     that stage's model.
@@ -89,9 +101,9 @@ class StructureFactorsSection(Section):
     phantom_seed: int = 1
     """seed of the embedded phantom"""
     space_group: SpaceGroupName | None = None
-    """of the model; null = that of `crystal`"""
+    """of the model; null = that of `crystal` or, where no run is simulated, of `reindex`"""
     cell: CellParameters | None = None
-    """of the model; null = that of `crystal`"""
+    """of the model; null = that of `crystal` or, where no run is simulated, of `reindex`"""
     sites: list[Site] = [Site(atom="FE1", curve="oxidized"), Site(atom="FE2", curve="reduced")]
     """the anomalous atoms; every other atom scatters with tabulated f', f''"""
     d_min: PositiveFloat = 1.7
@@ -116,8 +128,8 @@ class StructureFactorsSection(Section):
             raise Inconsistent("mtz", expected, None)
         return self
 
-    def of_crystal(self, crystal: CrystalSection) -> "StructureFactorsSection":
-        """Return the section with the crystal's cell and space group where its own are null. Raises
+    def of_crystal(self, crystal: CrystalOrTarget) -> "StructureFactorsSection":
+        """Return the section with a crystal's cell and space group where its own are null. Raises
         Inconsistent if they do not fit.
         """
         cell = self.cell or crystal.cell

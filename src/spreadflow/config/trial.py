@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import gemmi
 from pydantic import AfterValidator, Field, NonNegativeInt, ValidationError, model_validator
 
 from spreadflow.config.analysis import (
@@ -41,6 +42,13 @@ OVERLAYS = {
 """Keys that lie over a section → that section, itself complete; STAGE.SECTION is how STAGE alone
 sees SECTION.
 """
+
+
+TARGET = ("space_group", "cell")
+"""Keys of `index` that say which crystals are looked for."""
+
+MODELS = ("structure_factors", *(key for key in OVERLAYS if key.endswith(".structure_factors")))
+"""Sections of structure factors: that of all stages, and those of single ones over it."""
 
 
 def overlay(base: dict, top: dict) -> dict:
@@ -119,12 +127,52 @@ class Config(Section):
     @model_validator(mode="after")
     def _whole(self):
         """Check what spans sections. Raises Inconsistent."""
+        self._check_target()
         self._check_overlays()
+        self._check_group_of_model()
         self._check_own_products()
         self._check_ranges()
         self._check_restrained_cell()
         self._check_names_of_runs()
         return self
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether there are runs, and none of them is simulated: nothing is known of the crystals
+        but what is configured.
+        """
+        return bool(self.runs) and not any(run.simulate for run in self.runs.values())
+
+    def _check_target(self) -> None:
+        """Raise Inconsistent where the crystals in recorded images would be taken for those of a
+        simulation.
+        """
+        if not self.is_recorded:
+            return
+        stated = self.index.model_fields_set | self.reindex.keys()
+        missing = [f"index.{name}" for name in TARGET if name not in stated]
+        if missing:
+            run = next(iter(self.runs))
+            expected = (
+                f"{' and '.join(missing)} of the crystals in the images of run '{run}': recorded "
+                "ones have no default"
+            )
+            raise Inconsistent(missing[0], expected, "none")
+
+    def _check_group_of_model(self) -> None:
+        """Raise Inconsistent where a model of the crystals in recorded images has other rotations
+        or another centring than they are indexed with.
+        """
+        if not self.is_recorded:
+            return
+        indexed = self.resolved("reindex").space_group
+        for key in MODELS:
+            group = self.resolved(key).space_group
+            if _rotations_and_centring(group) != _rotations_and_centring(indexed):
+                expected = (
+                    f"a space group with the centring and point group of {indexed}, as indexed"
+                )
+                raise Inconsistent(f"{key}.space_group", expected, group)
 
     def _check_overlays(self) -> None:
         """Raise Inconsistent where a section with its overlays is not valid."""
@@ -188,11 +236,12 @@ class Config(Section):
 
     def resolved(self, key: str) -> Any:
         """Return the section or overlay `key`, complete: laid over the section below it, and with
-        the values of `crystal` and `stage1` where it has null.
+        the values of `stage1`, and of `crystal` or, where no run is simulated, `reindex`, where it
+        has null.
         """
         section = self._laid(key)
         if isinstance(section, StructureFactorsSection):
-            return section.of_crystal(self.crystal)
+            return section.of_crystal(self._laid("reindex") if self.is_recorded else self.crystal)
         return section.of_stage1(self.stage1) if isinstance(section, MosaicSection) else section
 
     def _laid(self, key: str) -> Any:
@@ -204,3 +253,9 @@ class Config(Section):
             return section
         base = self._laid(OVERLAYS[key])
         return type(base).model_validate(overlay(base.model_dump(), section))
+
+
+def _rotations_and_centring(name: str) -> tuple[str, str]:
+    """Return what two space groups have in common that one lattice can be indexed in."""
+    group = gemmi.find_spacegroup_by_name(name)
+    return group.point_group_hm(), group.hm[0]

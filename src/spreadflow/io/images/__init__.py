@@ -1,6 +1,6 @@
 """Images of runs: manifests, the shots that they name, and the readers of image files."""
 
-from spreadflow.io.images.formats import ImageFile, open_image
+from spreadflow.io.images.formats import ImageFile, format_of, open_image
 from spreadflow.io.images.geometry import Geometry
 from spreadflow.io.images.manifest import (
     DetectorSettings,
@@ -15,6 +15,7 @@ from spreadflow.io.images.manifest import (
     shot_id,
     write_manifest,
 )
+from spreadflow.io.images.sample import Sample, read_sample, write_mask
 from spreadflow.io.images.source import Source, open_indexed, open_source, read_again, read_mask
 
 __all__ = [
@@ -23,10 +24,12 @@ __all__ = [
     "ImageFile",
     "Manifest",
     "ManifestFile",
+    "Sample",
     "Source",
     "StatedSensor",
     "check_manifest",
     "expand",
+    "format_of",
     "geometry_of",
     "is_manifest",
     "open_image",
@@ -35,6 +38,8 @@ __all__ = [
     "read_again",
     "read_manifest",
     "read_mask",
+    "read_sample",
     "shot_id",
     "write_manifest",
+    "write_mask",
 ]

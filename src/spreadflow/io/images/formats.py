@@ -20,7 +20,15 @@ from spreadflow.io.images.nexus import NexusFile, is_nexus
 from spreadflow.io.images.nexus_items import BROKEN
 from spreadflow.models import Detector, Spectrum
 
-FORMATS = "NXmx (HDF5), HDF5 with a CrystFEL geometry file, full and mini CBF, SMV"
+NEXUS = "NXmx (HDF5)"
+
+CRYSTFEL = "HDF5 with a CrystFEL geometry file"
+
+CBF = "full or mini CBF"
+
+SMV = "SMV"
+
+FORMATS = (NEXUS, CRYSTFEL, CBF, SMV)
 """The formats that there are readers of, in words."""
 
 N_BYTES_READ = 64
@@ -100,18 +108,29 @@ def open_image(path: Path | str, geometry: Geometry | None = None) -> ImageFile:
     format, or the geometry is of another detector.
     """
     path = Path(path)
+    kind = format_of(path)
+    if kind == NEXUS:
+        return _open_hdf5(path, geometry)
+    open_file = cbf.open_cbf if kind == CBF else smv.open_smv
+    return open_file(path, _layout(path, geometry))
+
+
+def format_of(path: Path | str) -> str:
+    """Return the name of an image file's format, one of `FORMATS`: HDF5 counts as NXmx. Raises
+    FileError where the file is missing, or no reader knows its format.
+    """
+    path = Path(path)
     try:
         beginning = content.beginning(path, N_BYTES_READ)
     except OSError as error:
         raise FileError(path, "an image file", error, "Check where the images are.") from None
     if h5py.is_hdf5(path):
-        return _open_hdf5(path, geometry)
-    layout = _layout(path, geometry)
+        return NEXUS
     if beginning.startswith(cbf.MAGIC):
-        return cbf.open_cbf(path, layout)
+        return CBF
     if smv.is_smv(beginning):
-        return smv.open_smv(path, layout)
-    expected = f"an image file in a format that can be read: {FORMATS}"
+        return SMV
+    expected = f"an image file in a format that can be read: {', '.join(FORMATS)}"
     shown = beginning[:N_BYTES_SHOWN]
     found = f"a file that begins with {shown!r}" if shown else "an empty file"
     raise FileError(path, expected, found, "Convert it to NXmx: docs/files.md, image files.")

@@ -12,6 +12,11 @@ from spreadflow.physics import sensors
 RIGHT_ANGLE_TOLERANCE = 1e-4
 """Largest scalar product of the two axes of a panel that count as perpendicular."""
 
+THINNEST_MM = 0.005
+"""Sensors that are said to be thinner, mm, are surfaces: no detector has such a one, and files of
+simulations state it so that readers correct for neither capture nor parallax.
+"""
+
 UNIT_TOLERANCE = 1e-4
 """Difference from 1 of the length of axes that count as unit vectors."""
 
@@ -51,13 +56,14 @@ class Sensor(NamedTuple):
 
 def sensor_of(material: str, thickness_mm: float, wavelength: float) -> Sensor:
     """Return a sensor of a material at a wavelength (Å), with its parallax; one that captures
-    everything at its surface where the material or the wavelength is not known.
+    everything at its surface where the material or the wavelength is not known, or where it is
+    thinner than sensors are (`THINNEST_MM`).
 
     material: in any spelling of `sensors.NAMES`.
     """
     symbol = sensors.NAMES.get(material.strip().lower(), "")
     length_mm = sensors.attenuation_mm(symbol, wavelength)
-    known = thickness_mm > 0 and length_mm > 0
+    known = thickness_mm >= THINNEST_MM and length_mm > 0
     return Sensor(thickness_mm, length_mm, has_parallax=True) if known else Sensor()
 
 

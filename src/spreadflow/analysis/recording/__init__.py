@@ -1,0 +1,1 @@
+"""What recorded images say of the detector that recorded them: gain, noise, unusable pixels."""

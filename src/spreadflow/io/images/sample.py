@@ -1,0 +1,106 @@
+"""A few shots of many image files, as they are stored, from which a detector is judged."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+
+from spreadflow.errors import FileError
+from spreadflow.io import store
+from spreadflow.io.images.formats import ImageFile, open_image
+from spreadflow.models import Detector
+
+MOST_SHOTS = 10
+"""Shots that are read."""
+
+MOST_PIXELS = 40_000_000
+"""Pixels of all of them together, which bounds the memory they take."""
+
+
+class Sample(NamedTuple):
+    """Some shots of image files, and what the first file's header says of all."""
+
+    frames: list[np.ndarray]
+    """each (panel, slow, fast) ADU"""
+    usable: np.ndarray
+    """(panel, slow, fast) bool, neither masked nor below the trusted range"""
+    detector: Detector
+    trusted_range: tuple[float, float]
+    pedestal: tuple[float, float]
+    """pedestal (ADU) and gain (ADU per photon) as stated, 0 and 1 where they are not"""
+    polarization: float | None
+    energies_ev: np.ndarray
+    """(shot,) mean photon energy; NaN where none is stated"""
+    n_channels: int
+    """of the spectra: 1 where there is but a wavelength, 0 without"""
+    remarks: list[str]
+
+
+def read_sample(paths: Sequence[Path]) -> Sample:
+    """Return evenly chosen shots of image files. Raises FileError where no shot can be read."""
+    chosen = [paths[n] for n in _even(len(paths), MOST_SHOTS)]
+    of_each = -(-MOST_SHOTS // max(len(chosen), 1))
+    samples = []
+    for path in chosen:
+        with closing(open_image(path)) as file:
+            samples.append(_of_file(file, of_each))
+    shots = [shot for sample in samples for shot in sample.frames]
+    if not shots:
+        where = paths[0] if paths else "images"
+        raise FileError(where, "a shot that can be read", "none", "Check where the images are.")
+
+    first = samples[0]
+    n_most = max(1, min(MOST_SHOTS, MOST_PIXELS // first.usable.size))
+    same = [sample for sample in samples if sample.usable.shape == first.usable.shape]
+    usable = np.logical_and.reduce([sample.usable for sample in same])
+    frames = [frame for sample in same for frame in sample.frames]
+    energies_ev = np.concatenate([sample.energies_ev for sample in same])
+    return first._replace(frames=frames[:n_most], usable=usable, energies_ev=energies_ev)
+
+
+def _of_file(file: ImageFile, n_most: int) -> Sample:
+    """Return evenly chosen shots of one file, those that can be read."""
+    low, _ = file.trusted_range
+    usable = file.mask.copy()
+    frames = []
+    energies_ev = []
+    n_channels = 0
+    for number in _even(file.n_frames, n_most):
+        try:
+            frame = file.frame(number)
+        except OSError:
+            continue
+        frames.append(frame)
+        usable &= frame >= low
+        try:
+            spectrum = file.spectrum(number)
+        except FileError:
+            energies_ev.append(np.nan)
+            continue
+        energies_ev.append(float(spectrum.mean_energy_ev))
+        n_channels = max(n_channels, len(spectrum.energies_ev))
+    return Sample(
+        frames=frames,
+        usable=usable,
+        detector=file.detector,
+        trusted_range=file.trusted_range,
+        pedestal=file.pedestal,
+        polarization=file.polarization,
+        energies_ev=np.array(energies_ev),
+        n_channels=n_channels,
+        remarks=file.remarks,
+    )
+
+
+def _even(n: int, n_most: int) -> list[int]:
+    """Return at most so many of n numbers from 0, evenly spread."""
+    return np.unique(np.linspace(0, n - 1, min(n, n_most)).round().astype(int)).tolist()
+
+
+def write_mask(path: Path, bad: np.ndarray) -> None:
+    """Write a file that `read_mask` reads. bad: (panel, slow, fast) bool, True = not to be used."""
+    with store.replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        file.create_dataset("mask", data=bad.astype(np.uint8), compression="gzip")

@@ -1,0 +1,168 @@
+"""start: from image files to a manifest and a configuration that works, with what the images say of
+their detector.
+
+This is no stage of the workflow: it writes what the workflow begins with.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from spreadflow.analysis.recording import estimates
+from spreadflow.analysis.recording.estimates import Estimates, Settled, SpotSettings
+from spreadflow.config import parse
+from spreadflow.errors import ConfigError, FileError
+from spreadflow.io import images, store
+from spreadflow.io.images import Manifest, Sample
+
+ASSUMED_BANDWIDTH = 0.003
+"""Relative FWHM of pulses whose spectra are not recorded: self-amplified spontaneous emission of
+hard X-rays has 0.2 to 0.5 %.
+"""
+
+
+class Request(NamedTuple):
+    """What the user says."""
+
+    images: list[Path]
+    run: str
+    data: Path
+    """folder of the runs"""
+    config: Path
+    """the file to write"""
+    cell: list[float] | None
+    """a b c (Å) α β γ (degrees)"""
+    space_group: str | None
+
+
+class Started(NamedTuple):
+    """What was written, and what the user should know."""
+
+    manifest: Path
+    config: Path
+    remarks: list[str]
+    missing: list[str]
+    """keys that the user has to set before the first job"""
+
+
+def run(request: Request) -> Started:
+    """Write manifest, mask and configuration of a run. Raises FileError where an image can't be
+    read or the configuration is there already, ConfigError for a cell or group that is none.
+    """
+    if request.config.exists():
+        todo = "Remove it, or name another with --config."
+        raise FileError(request.config, "no file of this name", "one", todo)
+    crystal = _checked_crystal(request)
+    sample = images.read_sample(request.images)
+    offset_adu, adu_per_photon = sample.pedestal
+    found = estimates.estimate(sample.frames, sample.usable, offset_adu)
+    settled = estimates.settle(found.gain, offset_adu, adu_per_photon)
+    spots = estimates.spot_settings(found, settled.offset_adu, settled.adu_per_photon)
+
+    folder = request.data / request.run
+    folder.mkdir(parents=True, exist_ok=True)
+    mask = None
+    if found.unusable.all.any():
+        mask = folder / "mask.h5"
+        images.write_mask(mask, found.unusable.all)
+    manifest = images.write_manifest(
+        folder / "manifest.json",
+        request.run,
+        request.images,
+        offset_adu=settled.offset_adu,
+        adu_per_photon=settled.adu_per_photon,
+        bandwidth=ASSUMED_BANDWIDTH if sample.n_channels == 1 else None,
+        mask=mask,
+    )
+    remarks = _remarks(sample, found, settled, manifest)
+    text = _config_text(request, crystal, spots, remarks)
+    with store.replacing(request.config) as temporary:
+        temporary.write_text(text)
+    missing = [key for key, value in crystal.items() if value is None]
+    return Started(folder / "manifest.json", request.config, remarks, missing)
+
+
+def _checked_crystal(request: Request) -> dict[str, list[float] | str | None]:
+    """Return the target's space group and cell, None where not stated. Raises ConfigError."""
+    stated = {"space_group": request.space_group, "cell": request.cell}
+    if None in stated.values():
+        if any(stated.values()):
+            expected = "both, or neither, which are then to be set in the configuration"
+            where = "--cell, --space-group"
+            raise ConfigError(where, expected, "one of them", "Give the other one too.")
+        return stated
+    checked = parse({"index": stated}, "--cell, --space-group")
+    return {name: getattr(checked.index, name) for name in stated}
+
+
+def _remarks(sample: Sample, found: Estimates, settled: Settled, manifest: Manifest) -> list[str]:
+    """Return what was found, assumed, or differs from what the files state, a sentence each."""
+    remarks = list(settled.remarks)
+    if found.gain is None:
+        remarks.append("gain: the pixels don't tell it; what the files state is taken")
+    elif not any(remark.startswith("gain") for remark in remarks):
+        remarks.append(
+            f"gain: {manifest.adu_per_photon:g} ADU per photon, as stated or for want of a "
+            f"statement; {found.gain.method} says {found.gain.adu_per_photon:.3g}"
+        )
+    n_low = int(found.unusable.low.sum())
+    n_hot = int(found.unusable.hot.sum())
+    if n_low or n_hot:
+        remarks.append(f"mask: {n_low} dead pixels or in gaps, {n_hot} hot ones are left out")
+    for value, n_pixels in found.unusable.sentinels:
+        remarks.append(f"mask: {value:g} stands for no measurement, in {n_pixels} pixels")
+    if manifest.bandwidth is not None:
+        remarks.append(
+            f"bandwidth: ASSUMED to be {manifest.bandwidth:g} of the energy (FWHM), as the files "
+            "state a wavelength and no spectrum; `index` says what the spots show"
+        )
+    if not sample.n_channels:
+        remarks.append("wavelength: the files state none; nothing can be indexed without")
+    return [*remarks, *(f"files: {remark}" for remark in sample.remarks)]
+
+
+def _config_text(
+    request: Request,
+    crystal: dict[str, list[float] | str | None],
+    spots: SpotSettings,
+    remarks: list[str],
+) -> str:
+    """Return the configuration as commented YAML."""
+    path = (request.data / request.run / "manifest.json").as_posix()
+    lines = [
+        "# Written by `spreadflow start` from the images alone. What is left out has its default",
+        "# (`spreadflow config` prints all keys).",
+        *(f"# - {remark}" for remark in remarks),
+        _line("trial", request.run),
+        _line("data", request.data.as_posix()),
+        _line("runs", {request.run: {"images": path}}),
+        "index:",
+    ]
+    for name, value in crystal.items():
+        if value is None:
+            lines.append(f"  # {name}: SET THIS: of the crystals in the images")
+        else:
+            lines.append(f"  {_line(name, value)}")
+    readout = _line("readout_photons", round(spots.readout_photons, 3))
+    lines += [
+        "  # no fraction of the spots is asked for: a lattice must explain more than chance would,",
+        "  # and its predictions must carry signal where no spot was found",
+        "  min_fraction_indexed: 0.0",
+        "  # noise of a pixel without photons",
+        f"  {readout}",
+        "  spots:",
+        "    # six standard deviations of the dispersion test are those of these images' windows",
+        f"    gain: {spots.gain:.3g}",
+        "    # of a spot; where photons are shared between neighbours, noise makes pairs",
+        f"    min_pixels: {spots.min_pixels}",
+        "stage1:",
+        f"  {readout}",
+        "# Stages that model pixels run where the structure of the crystals is known:",
+        "# structure_factors: {model: model.pdb, sites: [{atom: //A/201/FE1, curve: oxidized}]}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(key: str, value: object) -> str:
+    """Return a key and its value as a line of YAML (JSON is YAML)."""
+    return f"{key}: {json.dumps(value, ensure_ascii=False)}"
