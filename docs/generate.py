@@ -66,7 +66,7 @@ JSON, written by `simulate` or `spreadflow manifest`.
 
 IMAGES = f"""## Image files
 
-Image files are {', '.join(formats.FORMATS)}; formats are told by content, not by name. A file of NXmx (NeXus/HDF5) holds one
+Image files are {", ".join(formats.FORMATS)}; formats are told by content, not by name. A file of NXmx (NeXus/HDF5) holds one
 frame of every stack for each shot. What is written is what nxmx, DIALS and our reader agree on. What is read is the
 `NXentry` of definition `NXmx` (the file's `default` where there are several), with the items below; CBF and SMV
 have tables of their own. What was assumed of a file of any format, or is missing in it, is kept in `remarks` of the
