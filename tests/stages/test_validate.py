@@ -48,7 +48,7 @@ def test_a_small_cbf_is_described_and_what_can_not_be_read_is_told(tmp_path, cap
     (tmp_path / "b.cbf").write_text("no image")
     status, out, err = validated(capsys, str(tmp_path / "*.cbf"))
     assert status == 4
-    assert "a.cbf: CBF" in out and "2 panels of 4 × 3 px" in out
+    assert "a.cbf: full or mini CBF" in out and "2 panels of 4 × 3 px" in out
     assert "TRAP bandwidth" in out and "--bandwidth" in out
     assert "gain          9 ADU per photon (stated, or left open: 9" in out
     assert "b.cbf: expected an image file in a format that can be read" in err

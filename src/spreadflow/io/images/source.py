@@ -196,7 +196,7 @@ class Source:
         shot.
         """
         path = self._path_of(int(self.shots["file"][i]))
-        recorded = _sound_spectrum(file, int(self.shots["frame"][i]), path)
+        recorded = sound_spectrum(file, int(self.shots["frame"][i]), path)
         if self.spectra is not None:
             photons = 1.0 if isinstance(recorded, str) else float(recorded.photons.sum())
             recorded = self.spectra.spectrum(int(self.shots["shot_id"][i]), photons) or recorded
@@ -390,7 +390,7 @@ def _cause(error: Exception, path: Path) -> str:
     return text.replace(str(path), "the file").strip()
 
 
-def _sound_spectrum(file: ImageFile, frame: int, path: Path) -> Spectrum | str:
+def sound_spectrum(file: ImageFile, frame: int, path: Path) -> Spectrum | str:
     """Return the spectrum of a frame, negative weights (noise of a spectrometer) set to 0; where it
     makes no sense, why. path: of the file.
     """
