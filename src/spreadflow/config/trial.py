@@ -50,6 +50,9 @@ sees SECTION.
 """
 
 
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+"""A name that is that of a folder too: neither hidden, nor an option, nor another folder's."""
+
 TARGET = ("space_group", "cell")
 """Keys of `index` that say which crystals are looked for."""
 
@@ -79,7 +82,7 @@ def _wide(keys: dict[str, Any]) -> dict[str, Any]:
 class Config(Section):
     """Everything. One section per stage plus `trial`, `runs`, `seed` and where things lie."""
 
-    trial: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = "trial"
+    trial: FolderName = "trial"
     """name of this way to analyse: folder below `results`"""
     seed: NonNegativeInt = 1
     """of everything random"""
@@ -87,7 +90,7 @@ class Config(Section):
     """folder of the runs' images"""
     results: Path = Path("results")
     """folder of the trials"""
-    runs: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")], RunSection] = {}
+    runs: dict[FolderName, RunSection] = {}
     """name → run"""
     crystal: CrystalSection = CrystalSection()
     """the crystals that are simulated"""

@@ -202,6 +202,8 @@ def _traps(sample: Sample, found: Estimates, settled: Settled) -> list[Trap]:
 def _saturated(sample: Sample) -> float:
     """Return the largest share of the usable pixels of a shot above the trusted range."""
     high = sample.trusted_range[1]
+    if not sample.usable.any():
+        return 0.0
     return max(float(np.mean(frame[sample.usable] > high)) for frame in sample.frames)
 
 
