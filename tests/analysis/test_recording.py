@@ -139,6 +139,16 @@ def test_a_gain_that_pixels_contradict_is_named_beside_theirs():
     assert "one-photon peak" in remark and "leave open 1" in remark
 
 
+@pytest.mark.parametrize(("pedestal", "expected"), [(40.0, 40.0), (4.0, 0.0)])
+def test_the_peak_of_no_photon_is_the_pedestal(pedestal, expected):
+    """Unless it is the stated one within a photon: that of a few regions may differ so much."""
+    images = [counted(seed, background(0.3, 0.3), 9.0, 2.0, pedestal) for seed in range(2)]
+    found = estimates.estimate(images, ALL, 0.0)
+    settled = estimates.settle(found.gain, 0.0, 9.0)
+    assert settled.offset_adu == pytest.approx(expected, abs=0.5)
+    assert any("the peak of no photon" in remark for remark in settled.remarks) == (expected > 0)
+
+
 def test_independent_noise_needs_the_usual_threshold():
     """Windows of Poisson noise scatter as the dispersion test says: a gain of 1."""
     images = [counted(seed, background(10.0, 30.0), 1.0, 0.1, 0.0) for seed in range(4)]

@@ -140,14 +140,17 @@ def estimate(images: Sequence[np.ndarray], usable: np.ndarray, offset_adu: float
 
 
 def _gain(peak: PhotonPeak | None, levels: Levels | None, offset_adu: float) -> Gain | None:
-    """Return the gain that a one-photon peak shows, or for want of one the noise."""
+    """Return the gain that a one-photon peak shows, or for want of one the noise. The pedestal is
+    the stated one, unless the peak of no photon is a photon away from it.
+    """
     if peak is not None:
+        is_away = abs(peak.pedestal_adu - offset_adu) > LEAST_PEDESTAL * peak.adu_per_photon
         return Gain(
             adu_per_photon=peak.adu_per_photon,
             sigma=peak.sigma,
             method=PEAK,
             readout_adu=peak.readout_adu,
-            offset_adu=offset_adu,
+            offset_adu=peak.pedestal_adu if is_away else offset_adu,
         )
     return None if levels is None else _gain_of_noise(levels, offset_adu)
 
@@ -245,9 +248,10 @@ def settle(gain: Gain | None, offset_adu: float, adu_per_photon: float) -> Settl
             f"state or leave open {adu_per_photon:g}"
         )
     if abs(gain.offset_adu - offset_adu) > LEAST_PEDESTAL * used:
+        what = "the peak of no photon is" if is_peak else "the noise of the pixels vanishes"
         remarks.append(
-            f"pedestal: the noise of the pixels vanishes at {gain.offset_adu:.4g} ADU, the files "
-            f"state or leave open {offset_adu:g}"
+            f"pedestal: {what} at {gain.offset_adu:.4g} ADU, the files state or leave open "
+            f"{offset_adu:g}"
         )
         offset_adu = gain.offset_adu
     return Settled(offset_adu, used, tuple(remarks))
