@@ -145,6 +145,19 @@ def test_several_masks_and_one_in_a_file_of_its_own(tmp_path):
     assert bad == [[0, 1, 1], [1, 1, 3], [1, 2, 0]]
 
 
+def test_a_run_without_the_mask_of_its_geometry_says_which(tmp_path):
+    """Also where a refined detector takes the place of the geometry."""
+    files = crystfel_file.write(tmp_path, with_setting("mask = /m", "mask_file = m.h5"))
+    with h5py.File(tmp_path / "m.h5", "w") as f:
+        f["m"] = BITS
+    images.write_manifest(tmp_path / "m.json", "r", [files.images], geometry=files.geom)
+    refined = images.Source(tmp_path / "m.json").detector
+    (tmp_path / "m.h5").unlink()
+    for detector in (None, refined):
+        with pytest.raises(FileError, match=r"m\.h5: expected the mask that .*a\.geom names"):
+            images.Source(tmp_path / "m.json", geometry=detector)
+
+
 def test_a_mask_of_each_frame(tmp_path):
     bits = np.zeros((N_FRAMES, *OF_DATA), np.uint16)
     bits[1, 4, 2] = 2
