@@ -15,11 +15,6 @@ from spreadflow.errors import ConfigError, FileError
 from spreadflow.io import images, store
 from spreadflow.io.images import Manifest, Sample
 
-ASSUMED_BANDWIDTH = 0.003
-"""Relative FWHM of pulses whose spectra are not recorded: self-amplified spontaneous emission of
-hard X-rays has 0.2 to 0.5 %.
-"""
-
 
 class Request(NamedTuple):
     """What the user says."""
@@ -74,7 +69,7 @@ def run(request: Request) -> Started:
         request.images,
         offset_adu=settled.offset_adu,
         adu_per_photon=settled.adu_per_photon,
-        bandwidth=ASSUMED_BANDWIDTH if sample.n_channels == 1 else None,
+        bandwidth=estimates.ASSUMED_BANDWIDTH if sample.n_channels == 1 else None,
         mask=mask,
     )
     remarks = _remarks(sample, found, settled, manifest)

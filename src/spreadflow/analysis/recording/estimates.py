@@ -69,6 +69,11 @@ NOISY = 0.75
 pixels, and spots of their own.
 """
 
+ASSUMED_BANDWIDTH = 0.003
+"""Relative FWHM of pulses whose spectra are not recorded: self-amplified spontaneous emission of
+hard X-rays has 0.2 to 0.5 %.
+"""
+
 LARGEST_THRESHOLD = 100.0
 """Gain of spot finding above which no noise is looked for."""
 
