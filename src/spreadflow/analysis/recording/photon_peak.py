@@ -43,6 +43,12 @@ TENTH = 0.2513
 DENSEST = 0.6
 """Relative length of this interval below which there are several peaks."""
 
+WINDOW = 2.0
+"""Widths around the pedestal whose pixels' mean it is."""
+
+N_STEPS = 3
+"""Times that they are averaged anew: each leaves a quarter of the error."""
+
 COUNTED = 0.5
 """ADU of noise of pixels that are whole numbers, below which photons were counted beforehand."""
 
@@ -150,17 +156,28 @@ def _pedestal(region: np.ndarray) -> tuple[float, float]:
     """Return the ADU of most pixels (pixel,) of a region, and the standard deviation of the noise
     around it; NaN where they are in several peaks.
 
-    The pedestal is the middle of the narrowest interval that holds a third of the pixels. A tenth
-    of them lie much denser only where this interval spans several peaks.
+    It is looked for from the middle of the narrowest interval that holds a third of the pixels, by
+    the mean of those around it. A tenth of them lie much denser than the noise only where that
+    interval spans several peaks.
     """
     ordered = np.sort(region)
     start, _ = _narrowest(ordered, len(ordered) // 3)
     level = float(ordered[start : start + len(ordered) // 3].mean())
-    below = ordered[ordered <= level]
-    width = float(MAD * np.median(level - below))
+    width = _width_below(ordered, level)
     _, length = _narrowest(ordered, len(ordered) // 10)
-    is_one_peak = length > DENSEST * TENTH * width
-    return level, width if is_one_peak else np.nan
+    if length <= DENSEST * TENTH * width:
+        return level, np.nan
+    for _ in range(N_STEPS):
+        around = ordered[np.abs(ordered - level) <= WINDOW * width]
+        level = float(around.mean())
+    return level, _width_below(ordered, level)
+
+
+def _width_below(ordered: np.ndarray, level: float) -> float:
+    """Return the standard deviation of a Gaussian with the pixels (pixel,), sorted, up to a level:
+    those above it may hold photons.
+    """
+    return float(MAD * np.median(level - ordered[ordered <= level]))
 
 
 def _narrowest(ordered: np.ndarray, n_inside: int) -> tuple[int, float]:
@@ -195,11 +212,11 @@ def _second_peak(
     smooth = gaussian_filter1d(excess, blur)
     smooth_sigma = np.sqrt(gaussian_filter1d(noise, blur) / (2.0 * np.sqrt(np.pi) * blur))
     beyond = int(np.searchsorted(centres, NEAREST * width))
-    peak = beyond + int(np.argmax(smooth[beyond:]))
+    lowest_before = np.minimum.accumulate(smooth[beyond:])
+    rises = smooth[beyond:] - LEAST_CONTRAST * np.maximum(lowest_before, 0.0)
+    peak = beyond + int(np.argmax(rises))
     valley = beyond + int(np.argmin(smooth[beyond : peak + 1]))
-    height = smooth[peak]
-    rise = height - LEAST_CONTRAST * max(smooth[valley], 0.0)
-    if rise <= N_SIGMAS * max(smooth_sigma[peak], smooth_sigma[valley]):
+    if rises[peak - beyond] <= N_SIGMAS * max(smooth_sigma[peak], smooth_sigma[valley]):
         return None
 
     around = np.abs(centres - centres[peak]) <= width
