@@ -119,7 +119,7 @@ def test_the_weak_rayonix_still_is_indexed(real_stills, tmp_path):
     np.testing.assert_allclose(lengths, [42.1, 76.1, 102.4], rtol=0.01)
 
 
-@pytest.mark.stage
+@pytest.mark.long
 def test_stills_of_another_simulator_are_indexed(shared_data, tmp_path):
     """Their pedestal of 10 is stated nowhere; a readout noise of 1 hides one of these."""
     cell = ["67.2", "59.8", "47.2", "90", "110.3", "90"]

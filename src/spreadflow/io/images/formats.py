@@ -24,7 +24,7 @@ NEXUS = "NXmx (HDF5)"
 
 CRYSTFEL = "HDF5 with a CrystFEL geometry file"
 
-CBF = "full or mini CBF"
+CBF = "CBF (full or mini)"
 
 SMV = "SMV"
 
