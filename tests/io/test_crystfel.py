@@ -114,6 +114,21 @@ def test_bits_of_a_mask_are_bad_or_needed(tmp_path, lines, bad):
     np.testing.assert_array_equal(flagged(file), expected)
 
 
+def test_several_flags_hold_together(tmp_path):
+    """Of the whole and of a panel; the smallest range, and every number by itself."""
+    lines = ["flag_lessthan = 10", "flag_lessthan = 5", "flag_equal = 300"]
+    geom = with_setting(*lines) + "b/flag_equal = 0x12d\nb/flag_morethan = 800\n"
+    stored = STORED.copy()
+    stored[0, 1, 1:4] = 300, 301, 9
+    stored[0, 6, 1:6] = 300, 301, 800, 801, 10
+    file = opened(tmp_path, geom, lambda f: put(f, DATA, stored))
+    bad = panels(stored[0] < 10) | panels(stored[0] == 300)
+    bad[1] |= (panels(stored[0])[1] == 301) | (panels(stored[0])[1] > 800)
+    np.testing.assert_array_equal(flagged(file), bad)
+    assert bad[0, 1, 1:4].tolist() == [True, False, True]
+    assert bad[1, 2, 1:6].tolist() == [True, True, False, True, False]
+
+
 def test_several_masks_and_one_in_a_file_of_its_own(tmp_path):
     """The file is named relative to that of the geometry."""
     with h5py.File(tmp_path / "hot.h5", "w") as f:
@@ -128,6 +143,19 @@ def test_several_masks_and_one_in_a_file_of_its_own(tmp_path):
     file = opened(tmp_path, geom, lambda f: put(f, MASK, BITS))
     bad = np.argwhere(flagged(file)).tolist()
     assert bad == [[0, 1, 1], [1, 1, 3], [1, 2, 0]]
+
+
+def test_a_run_without_the_mask_of_its_geometry_says_which(tmp_path):
+    """Also where a refined detector takes the place of the geometry."""
+    files = crystfel_file.write(tmp_path, with_setting("mask = /m", "mask_file = m.h5"))
+    with h5py.File(tmp_path / "m.h5", "w") as f:
+        f["m"] = BITS
+    images.write_manifest(tmp_path / "m.json", "r", [files.images], geometry=files.geom)
+    refined = images.Source(tmp_path / "m.json").detector
+    (tmp_path / "m.h5").unlink()
+    for detector in (None, refined):
+        with pytest.raises(FileError, match=r"m\.h5: expected the mask that .*a\.geom names"):
+            images.Source(tmp_path / "m.json", geometry=detector)
 
 
 def test_a_mask_of_each_frame(tmp_path):
@@ -209,8 +237,9 @@ def test_a_header_without_a_distance_is_replaced(tmp_path):
     path = image_files.smv(tmp_path / "a.img", stored, header)
     geom = tmp_path / "a.geom"
     one_panel = PANELS.split("\nb/")[0]
-    geom.write_text(f"clen = 0.1\nres = 10000\n{one_panel}")
-    images.write_manifest(tmp_path / "m.json", "r", [path], geometry=geom)
+    geom.write_text(f"clen = 0.1\nres = 10000\nadu_per_eV = 0.001\n{one_panel}")
+    manifest = images.write_manifest(tmp_path / "m.json", "r", [path], geometry=geom)
+    assert any("alone is taken from it; not used: adu_per_eV" in x for x in manifest.remarks)
     source = images.Source(tmp_path / "m.json")
     assert source.detector.origin_mm[0].tolist() == pytest.approx([1.0, 0.5, -100.0])
     np.testing.assert_array_equal(source.read(0).image[0], stored.astype(np.float32))

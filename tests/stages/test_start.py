@@ -165,6 +165,19 @@ def test_what_is_missing_is_said_and_refused_before_the_first_job(
     assert "# cell: SET THIS" in (tmp_path / "beam_time.yaml").read_text()
     assert cli.main(["start", str(plain / "*.h5")]) == 4, "nothing is overwritten"
     assert "no file of this name" in capsys.readouterr().err
+    (tmp_path / "beam_time.yaml").unlink()
+    shutil.copy(plain / "tiny.h5", tmp_path / "other.h5")
+    assert cli.main(["start", str(tmp_path / "other.h5"), "--run", "beam_time"]) == 4
+    assert "a run of this name is there" in capsys.readouterr().err
+    assert cli.main(["start", str(plain / "*.h5")]) == 0, "the same images, once more"
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", ".hidden", "two words"])
+def test_a_name_that_is_no_folder_is_refused_before_images_are_read(tmp_path, capsys, name):
+    (tmp_path / "a.cbf").touch()
+    assert cli.main(["start", str(tmp_path / "a.cbf"), "--run", name, "--data", "d"]) == 3
+    assert "--run: trial: expected" in capsys.readouterr().err
+    assert not Path("d").exists()
 
 
 @pytest.mark.parametrize(

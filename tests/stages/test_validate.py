@@ -2,9 +2,11 @@
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 
+import nexus_file
 from image_files import full_cbf, image
 from spreadflow import cli
 
@@ -48,12 +50,21 @@ def test_a_small_cbf_is_described_and_what_can_not_be_read_is_told(tmp_path, cap
     (tmp_path / "b.cbf").write_text("no image")
     status, out, err = validated(capsys, str(tmp_path / "*.cbf"))
     assert status == 4
-    assert "a.cbf: CBF" in out and "2 panels of 4 × 3 px" in out
+    assert "a.cbf: full or mini CBF" in out and "2 panels of 4 × 3 px" in out
     assert "TRAP bandwidth" in out and "--bandwidth" in out
     assert "gain          9 ADU per photon (stated, or left open: 9" in out
     assert "b.cbf: expected an image file in a format that can be read" in err
     status, out, _ = validated(capsys, str(tmp_path / "b.cbf"), "--json")
     assert status == 4 and "can be read" in json.loads(out)[0]["error"]
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_file_without_a_usable_pixel_is_described(tmp_path, capsys):
+    nexus_file.write(tmp_path / "a.nxs")
+    with h5py.File(tmp_path / "a.nxs", "r+") as f:
+        f[f"{nexus_file.SENSOR}/pixel_mask"][...] = 1
+    status, out, _ = validated(capsys, str(tmp_path / "a.nxs"))
+    assert status == 0 and "masked        100.00%" in out
 
 
 @pytest.mark.stage

@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
         found = ", ".join(arguments.images)
         raise FileError("images", "at least one image file", found, "Check the pattern.")
     folder = paths[0].absolute().parent.name
-    name = arguments.run or re.sub(r"[^A-Za-z0-9_.-]+", "_", folder) or "run"
+    name = arguments.run or re.sub(r"[^A-Za-z0-9_.-]+", "_", folder).lstrip(".-") or "run"
     started = start.run(
         start.Request(
             images=paths,

@@ -178,7 +178,8 @@ def _traps(sample: Sample, found: Estimates, settled: Settled) -> list[Trap]:
         remedy = "Files have to state a wavelength; convert them."
         traps.append(Trap("wavelength", "none is stated: BAD_SPECTRUM for every shot", remedy))
     if sample.n_channels == 1:
-        remedy = f"{MANIFEST} --bandwidth 0.003, or what `index` says of the spots"
+        assumed = estimates.ASSUMED_BANDWIDTH
+        remedy = f"{MANIFEST} --bandwidth {assumed:g}, or what `index` says of the spots"
         traps.append(Trap("bandwidth", "a wavelength alone: a single energy is assumed", remedy))
     if found.unusable.all.any():
         what = f"{int(found.unusable.all.sum())} pixels are dead, hot or in gaps, and not masked"
@@ -202,6 +203,8 @@ def _traps(sample: Sample, found: Estimates, settled: Settled) -> list[Trap]:
 def _saturated(sample: Sample) -> float:
     """Return the largest share of the usable pixels of a shot above the trusted range."""
     high = sample.trusted_range[1]
+    if not sample.usable.any():
+        return 0.0
     return max(float(np.mean(frame[sample.usable] > high)) for frame in sample.frames)
 
 

@@ -160,4 +160,9 @@ def _layout(path: Path, geometry: Geometry | None, file: h5py.File | None = None
     if list(axes) != sorted(axes):
         expected = "dimensions in the order frames, numbers, ss, fs"
         raise FileError(geometry.path, expected, "another", "State them as the file has them.")
-    return geometry.layout(path, file, Masks(geometry, None).good)
+    layout = geometry.layout(path, file, Masks(geometry, None).good)
+    if not geometry.of_pixels:
+        return layout
+    names = ", ".join(geometry.of_pixels)
+    unused = f"{geometry.path.name}: the geometry alone is taken from it; not used: {names}"
+    return layout._replace(remarks=[*layout.remarks, unused])

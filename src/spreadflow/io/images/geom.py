@@ -55,6 +55,12 @@ OF_PANELS = (
 )
 """Settings that are read, beside `dim0` and so on and `mask0_data` and so on."""
 
+OF_PIXELS = (
+    *("adu_per_photon", "adu_per_eV", "max_adu", *geom_text.FLAGS),
+    *("photon_energy", "wavelength"),
+)
+"""Settings of pixels and pulses, which are read for image files without a header of their own."""
+
 NOT_NEEDED = (
     *("badrow_direction", "integr_radius", "peak_sep", "peak_list", "peak_list_type"),
     *("peak_info_location", "clen_for_centering"),
@@ -130,6 +136,12 @@ class Geom:
             names = ", ".join(unused)
             remarks.append(f"{self.path.name}: not understood, and not used: {names}")
         return remarks
+
+    @property
+    def of_pixels(self) -> list[str]:
+        """The names of what it states of pixels and pulses."""
+        stated = {*self.text.whole, *(key for panel in self.panels for key in panel.settings)}
+        return [name for name in OF_PIXELS if name in stated]
 
     def layout(self, where: object, file: h5py.File | None, mask: np.ndarray | None) -> Layout:
         """Return the geometry as what stands in place of a header's.
