@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from spreadflow import errors, models
 from spreadflow.config import Config
 from spreadflow.io import images, nexus_writer, schema
-from spreadflow.io.images import cbf, formats, imgcif, unit_names
+from spreadflow.io.images import cbf, formats, imgcif, locator, unit_names
 from spreadflow.physics import sensors
 from spreadflow.trial import STAGES, files
 from spreadflow.trial.stages import Stage
@@ -150,6 +150,28 @@ convention that DIALS assumes of ADSC headers. Other programs mean other axes: c
 | `WAVELENGTH` | Å |
 | `IMAGE_PEDESTAL`, `GAIN`, `CCD_IMAGE_SATURATION` | ADU; 0 is not trusted where there is a pedestal, nor is the largest \
 number of the type |
+
+## XTC
+
+XTC files of LCLS are read by psana-1 and XTC2 files by psana-2, whichever is installed; neither is a dependency. What takes the place
+of an image file is a locator, as cctbx.xfel has them: text, with a line `key = value` for each of these, and comments after `#`. Each of
+its events is a shot.
+
+| key | what is read |
+|---|---|
+| `experiment`, `run` | such as `mfxo1916` and `20`; several runs, `20,21`, with psana-1 alone |
+| `detector_address` | address or name of the detector: `CxiDs1.0:Cspad.0`, `jungfrau` |
+| `data_source` | in place of experiment and run, in the words of psana-1 |
+| `dir`, `calib_dir` | folders of the files and, of psana-1, the constants; left out = where psana looks for them |
+| `geometry` | .geom or .expt, relative to the locator: `spreadflow manifest` records it, and `--geometry` takes its place. One is needed |
+| `n_events` | the first so many alone |
+| `wavelength_offset` | Å, added to each wavelength |
+| {", ".join(f"`{name}`" for name in locator.PASSED_OVER)} | nothing: about the geometry that dxtbx makes; keys that end in a dot stand for all below them |
+
+Any other key is refused, unless its value is None. Pixels are as `calib` of psana returns them, those masked by its constants are not used, and the photon
+energy is `ebeamPhotonEnergy` of each event. The panels of a .geom lie in the modules as psana has them, numbered, or one above the other; those of an .expt are
+the modules, or equal parts of them row by row, as dxtbx has the ASICs of CSPAD and Jungfrau (without `use_big_pixels`). Polarization: along x
+until June 2020, then along y, as the undulators are. Files don't state a gain: `spreadflow start` measures it.
 
 ## Gains and pedestals
 

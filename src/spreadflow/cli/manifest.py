@@ -13,7 +13,8 @@ def add_to(words: argparse._SubParsersAction) -> None:
     """Add the word."""
     p = words.add_parser("manifest", help="describe the image files of a run, or check them")
     images_help = (
-        "image files (NXmx, CXI and other HDF5, CBF, SMV); quote patterns to have them sorted here"
+        "image files (NXmx, CXI and other HDF5, CBF, SMV, locators of XTC); quote patterns to have "
+        "them sorted here"
     )
     p.add_argument("images", nargs="*", metavar="GLOB", help=images_help)
     p.add_argument("--out", type=Path, required=True, help="the manifest")

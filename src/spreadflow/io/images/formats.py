@@ -14,10 +14,12 @@ from spreadflow.io.images import cbf, content, smv
 from spreadflow.io.images.crystfel import CrystfelFile
 from spreadflow.io.images.geom import Geom
 from spreadflow.io.images.geom_masks import Masks
-from spreadflow.io.images.geometry import Geometry
+from spreadflow.io.images.geometry import Geometry, read_geometry
 from spreadflow.io.images.layout import Layout
+from spreadflow.io.images.locator import is_locator, read_locator
 from spreadflow.io.images.nexus import NexusFile, is_nexus
 from spreadflow.io.images.nexus_items import BROKEN
+from spreadflow.io.images.xtc import XtcFile
 from spreadflow.models import Detector, Spectrum
 
 NEXUS = "NXmx (HDF5)"
@@ -28,11 +30,13 @@ CBF = "full or mini CBF"
 
 SMV = "SMV"
 
-FORMATS = (NEXUS, CRYSTFEL, CBF, SMV)
+XTC = "XTC or XTC2 by a locator"
+
+FORMATS = (NEXUS, CRYSTFEL, CBF, SMV, XTC)
 """The formats that there are readers of, in words."""
 
-N_BYTES_READ = 64
-"""First bytes by which formats are told from each other."""
+N_BYTES_READ = 4096
+"""First bytes by which formats are told from each other: a locator may begin with comments."""
 
 N_BYTES_SHOWN = 16
 """Bytes of an unknown file that its error shows."""
@@ -111,6 +115,9 @@ def open_image(path: Path | str, geometry: Geometry | None = None) -> ImageFile:
     kind = format_of(path)
     if kind == NEXUS:
         return _open_hdf5(path, geometry)
+    if kind == XTC:
+        named = named_geometry(path) if geometry is None else None
+        return XtcFile(path, _layout(path, read_geometry(named) if named else geometry))
     open_file = cbf.open_cbf if kind == CBF else smv.open_smv
     return open_file(path, _layout(path, geometry))
 
@@ -130,10 +137,25 @@ def format_of(path: Path | str) -> str:
         return CBF
     if smv.is_smv(beginning):
         return SMV
+    if is_locator(beginning):
+        return XTC
     expected = f"an image file in a format that can be read: {', '.join(FORMATS)}"
     shown = beginning[:N_BYTES_SHOWN]
     found = f"a file that begins with {shown!r}" if shown else "an empty file"
     raise FileError(path, expected, found, "Convert it to NXmx: docs/files.md, image files.")
+
+
+def named_geometry(path: Path | str) -> Path | None:
+    """Return the geometry file that an image file names, as locators may; None where it names none,
+    or can't be read. Raises FileError for a locator that makes no sense.
+    """
+    path = Path(path)
+    try:
+        beginning = content.beginning(path, N_BYTES_READ)
+    except OSError:
+        return None
+    named = read_locator(path).geometry if is_locator(beginning) else ""
+    return path.parent / named if named else None
 
 
 def _open_hdf5(path: Path, geometry: Geometry | None) -> ImageFile:
