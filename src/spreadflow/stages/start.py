@@ -33,6 +33,8 @@ class Request(NamedTuple):
     cell: list[float] | None
     """a b c (Å) α β γ (degrees)"""
     space_group: str | None
+    geometry: Path | None = None
+    """.expt or .geom in place of the headers'"""
 
 
 class Started(NamedTuple):
@@ -53,7 +55,9 @@ def run(request: Request) -> Started:
         todo = "Remove it, or name another with --config."
         raise FileError(request.config, "no file of this name", "one", todo)
     crystal = _checked_crystal(request)
-    sample = images.read_sample(request.images)
+    geometry = request.geometry
+    instead = None if geometry is None else images.read_geometry(geometry)
+    sample = images.read_sample(request.images, instead)
     offset_adu, adu_per_photon = sample.pedestal
     found = estimates.estimate(sample.frames, sample.usable, offset_adu)
     settled = estimates.settle(found.gain, offset_adu, adu_per_photon)
@@ -72,6 +76,7 @@ def run(request: Request) -> Started:
         offset_adu=settled.offset_adu,
         adu_per_photon=settled.adu_per_photon,
         bandwidth=ASSUMED_BANDWIDTH if sample.n_channels == 1 else None,
+        geometry=geometry,
         mask=mask,
     )
     remarks = _remarks(sample, found, settled, manifest)

@@ -3,6 +3,8 @@
 A reader is a module of its own, such as `nexus`. This module alone names it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -112,9 +114,11 @@ def open_image(path: Path | str, geometry: Geometry | None = None) -> ImageFile:
     format, or the geometry is of another detector.
     """
     path = Path(path)
-    kind = format_of(path)
+    kind = format_of(path, geometry)
+    if kind == CRYSTFEL and isinstance(geometry, Geom):
+        return CrystfelFile(path, geometry)
     if kind == NEXUS:
-        return _open_hdf5(path, geometry)
+        return NexusFile(path, _layout(path, geometry))
     if kind == XTC:
         named = named_geometry(path) if geometry is None else None
         return XtcFile(path, _layout(path, read_geometry(named) if named else geometry))
@@ -122,9 +126,10 @@ def open_image(path: Path | str, geometry: Geometry | None = None) -> ImageFile:
     return open_file(path, _layout(path, geometry))
 
 
-def format_of(path: Path | str) -> str:
-    """Return the name of an image file's format, one of `FORMATS`: HDF5 counts as NXmx. Raises
-    FileError where the file is missing, or no reader knows its format.
+def format_of(path: Path | str, geometry: Geometry | None = None) -> str:
+    """Return the name of an image file's format, one of `FORMATS`. HDF5 counts as NXmx, unless
+    there is a .geom as its geometry, and it is none. Raises FileError where the file is missing, or
+    no reader knows its format.
     """
     path = Path(path)
     try:
@@ -132,7 +137,7 @@ def format_of(path: Path | str) -> str:
     except OSError as error:
         raise FileError(path, "an image file", error, "Check where the images are.") from None
     if h5py.is_hdf5(path):
-        return NEXUS
+        return CRYSTFEL if isinstance(geometry, Geom) and not _is_nexus(path) else NEXUS
     if beginning.startswith(cbf.MAGIC):
         return CBF
     if smv.is_smv(beginning):
@@ -158,23 +163,26 @@ def named_geometry(path: Path | str) -> Path | None:
     return path.parent / named if named else None
 
 
-def _open_hdf5(path: Path, geometry: Geometry | None) -> ImageFile:
-    """Open an HDF5 file: as NXmx, or where it is none as a .geom describes it. Raises FileError."""
-    if not isinstance(geometry, Geom):
-        return NexusFile(path, _layout(path, geometry))
+def _is_nexus(path: Path) -> bool:
+    """Whether an HDF5 file is NXmx. Raises FileError where it is damaged."""
+    with _readable(path) as file:
+        return is_nexus(file)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for a while. Raises FileError where it is damaged."""
     try:
         with h5py.File(path, "r", locking=False) as file:
-            if is_nexus(file):
-                return NexusFile(path, _layout(path, geometry, file))
+            yield file
     except BROKEN as error:
         expected = "a readable HDF5 file"
         raise FileError(path, expected, error, "Check that it is complete.") from None
-    return CrystfelFile(path, geometry)
 
 
-def _layout(path: Path, geometry: Geometry | None, file: h5py.File | None = None) -> Layout | None:
-    """Return a geometry as what stands in place of an image file's. file: the same, open, where it
-    is HDF5. Raises FileError for axes of data in an order that only a .geom may describe.
+def _layout(path: Path, geometry: Geometry | None) -> Layout | None:
+    """Return a geometry as what stands in place of an image file's. Raises FileError for axes of
+    data in an order that only a .geom may describe.
     """
     if not isinstance(geometry, Geom):
         return None if geometry is None else Layout(geometry)
@@ -182,4 +190,8 @@ def _layout(path: Path, geometry: Geometry | None, file: h5py.File | None = None
     if list(axes) != sorted(axes):
         expected = "dimensions in the order frames, numbers, ss, fs"
         raise FileError(geometry.path, expected, "another", "State them as the file has them.")
-    return geometry.layout(path, file, Masks(geometry, None).good)
+    good = Masks(geometry, None).good
+    if not h5py.is_hdf5(path):
+        return geometry.layout(path, None, good)
+    with _readable(path) as file:
+        return geometry.layout(path, file, good)

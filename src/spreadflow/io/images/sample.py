@@ -11,6 +11,7 @@ import numpy as np
 from spreadflow.errors import FileError
 from spreadflow.io import store
 from spreadflow.io.images.formats import ImageFile, open_image
+from spreadflow.io.images.geometry import Geometry
 from spreadflow.models import Detector
 
 MOST_SHOTS = 10
@@ -25,6 +26,8 @@ class Sample(NamedTuple):
 
     frames: list[np.ndarray]
     """each (panel, slow, fast) ADU"""
+    n_shots: int
+    """in the files from which these were chosen"""
     usable: np.ndarray
     """(panel, slow, fast) bool, neither masked nor below the trusted range"""
     detector: Detector
@@ -39,13 +42,15 @@ class Sample(NamedTuple):
     remarks: list[str]
 
 
-def read_sample(paths: Sequence[Path]) -> Sample:
-    """Return evenly chosen shots of image files. Raises FileError where no shot can be read."""
+def read_sample(paths: Sequence[Path], geometry: Geometry | None = None) -> Sample:
+    """Return evenly chosen shots of image files. geometry: in place of the headers'. Raises
+    FileError where no shot can be read.
+    """
     chosen = [paths[n] for n in _even(len(paths), MOST_SHOTS)]
     of_each = -(-MOST_SHOTS // max(len(chosen), 1))
     samples = []
     for path in chosen:
-        with closing(open_image(path)) as file:
+        with closing(open_image(path, geometry)) as file:
             samples.append(_of_file(file, of_each))
     shots = [shot for sample in samples for shot in sample.frames]
     if not shots:
@@ -58,7 +63,12 @@ def read_sample(paths: Sequence[Path]) -> Sample:
     usable = np.logical_and.reduce([sample.usable for sample in same])
     frames = [frame for sample in same for frame in sample.frames]
     energies_ev = np.concatenate([sample.energies_ev for sample in same])
-    return first._replace(frames=frames[:n_most], usable=usable, energies_ev=energies_ev)
+    return first._replace(
+        frames=frames[:n_most],
+        n_shots=sum(sample.n_shots for sample in samples),
+        usable=usable,
+        energies_ev=energies_ev,
+    )
 
 
 def _of_file(file: ImageFile, n_most: int) -> Sample:
@@ -84,6 +94,7 @@ def _of_file(file: ImageFile, n_most: int) -> Sample:
         n_channels = max(n_channels, len(spectrum.energies_ev))
     return Sample(
         frames=frames,
+        n_shots=file.n_frames,
         usable=usable,
         detector=file.detector,
         trusted_range=file.trusted_range,
