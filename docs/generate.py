@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from spreadflow import errors, models
 from spreadflow.config import Config
 from spreadflow.io import images, nexus_writer, schema
-from spreadflow.io.images import cbf, formats, imgcif, locator, unit_names
+from spreadflow.io.images import cbf, formats, geom, imgcif, locator, unit_names
 from spreadflow.physics import sensors
 from spreadflow.trial import STAGES, files
 from spreadflow.trial.stages import Stage
@@ -150,6 +150,30 @@ convention that DIALS assumes of ADSC headers. Other programs mean other axes: c
 | `WAVELENGTH` | Å |
 | `IMAGE_PEDESTAL`, `GAIN`, `CCD_IMAGE_SATURATION` | ADU; 0 is not trusted where there is a pedestal, nor is the largest \
 number of the type |
+
+## CXI and other HDF5 with a .geom
+
+HDF5 that is no NXmx is read as a CrystFEL geometry file says (`--geometry FILE`), and nothing else in it is understood. The same file, or an
+.expt, takes the place of the geometry in the header of any other format.
+
+| of a .geom | what is read |
+|---|---|
+| `data`, `dim0`, `dim1`, ... | the dataset, `%` in its path standing for an event; its axes: `%` of frames, `ss`, `fs`, and numbers |
+| `min_fs`, `max_fs`, `min_ss`, `max_ss` | the pixels of a panel; panels are of equal shape |
+| `corner_x`, `corner_y`, `fs`, `ss`, `res` | where they are; `fs` and `ss` are made perpendicular unit vectors, by {geom.LARGEST_STRETCH:.0%} at most |
+| `clen`, `coffset` | distance: their sum. A number without a unit is in m. A dataset is in the unit beside its path, else in that of its attribute \
+`units`, else in mm, as CrystFEL takes it; it may vary by {geom.CLEN_TOLERANCE_MM} mm within a file |
+| `photon_energy`, else `wavelength` | of all frames or each ({", ".join(unit_names.EV)}; {", ".join(unit_names.ANGSTROM)}), units as of `clen`; eV, and Å \
+or m by size, where there are none |
+| `adu_per_photon`, else `adu_per_eV` | gain; where it differs between panels, frames are read in photons |
+| `max_adu` | upper end of the trusted range; the last number of an integer type is beyond it |
+| `flag_lessthan`, `flag_morethan`, `flag_equal` | numbers that stand for bad pixels |
+| `mask`, `mask_file`, `mask_good`, `mask_bad`, or `mask0_data`, `mask0_file`, `mask0_goodbits`, `mask0_badbits`, ... | \
+masks of bits, of all frames or each |
+| `no_index`, `mask_edge_pixels`, `bad.../` | panels, edges and regions (in the laboratory or of the data) that are not used |
+| {", ".join(f"`{name}`" for name in geom.REFUSED)} | refused |
+
+Other keys are named in a remark. The frame of CrystFEL is turned into the laboratory frame by diag(-1, 1, -1).
 
 ## XTC
 
