@@ -8,6 +8,7 @@ can't be read, and the constants of a run.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 
@@ -81,6 +82,9 @@ class _Event:
 class _Run:
     """A run of psana-1."""
 
+    read: ClassVar[list[int]] = []
+    """numbers of the events that were read"""
+
     def __init__(self, seconds: int):
         self._seconds = seconds
 
@@ -94,6 +98,7 @@ class _Run:
         return list(range(N_EVENTS))
 
     def event(self, time: int) -> _Event:
+        self.read.append(time)
         if time == BROKEN:
             raise RuntimeError("a damaged datagram")
         return _Event(time, self._seconds)
@@ -122,6 +127,7 @@ class _Run2:
     """A run of psana-2, whose events are known by times in any order."""
 
     detnames = frozenset({"ebeam", ADDRESS})
+    read = _Run.read
 
     def __init__(self):
         self._ts_table = None
@@ -132,6 +138,7 @@ class _Run2:
         yield True
 
     def event(self, time: int) -> int:
+        self.read.append(time - 100)
         if time - 100 == BROKEN:
             raise OSError("a truncated file")
         return time - 100

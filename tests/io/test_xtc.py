@@ -72,6 +72,14 @@ def test_events_are_shots_in_a_manifest(module, tmp_path):
         assert shots[number].spectrum.energies_ev == [psana.energy_ev(number)]
 
 
+def test_an_event_is_read_once_for_image_and_energy(module, monkeypatch, tmp_path):
+    images.write_manifest(tmp_path / "m.json", "r", [write(tmp_path)])
+    source = images.Source(tmp_path / "m.json")
+    psana._Run.read.clear()
+    source.read(2)
+    assert psana._Run.read == [2]
+
+
 def test_a_geom_may_have_modules_one_above_the_other_or_numbered(module, tmp_path):
     path = write(tmp_path)
     stacked = images.open_image(path)
@@ -166,6 +174,16 @@ def test_the_undulators_turned_the_polarization_in_2020(monkeypatch, tmp_path):
     ):
         monkeypatch.setitem(sys.modules, "psana", module)
         assert images.open_image(write(tmp_path)).polarization == polarization
+
+
+def test_validate_and_start_take_a_locator(module, monkeypatch, tmp_path, capsys):
+    path = write(tmp_path)
+    assert cli.main(["validate", str(path)]) == 0
+    assert f"{formats.XTC}, 2 of {psana.N_EVENTS} shots looked at" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["start", str(path), "--run", "r"]) == 0
+    manifest = images.read_manifest(tmp_path / "data" / "r" / "manifest.json")
+    assert manifest.geometry == str(tmp_path / "a.geom")
 
 
 def test_without_psana_one_error_says_what_to_install(monkeypatch, tmp_path, capsys):

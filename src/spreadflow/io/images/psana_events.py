@@ -6,6 +6,7 @@ process; whatever they raise comes through.
 import os
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class XtcEvents:
         folder = f":dir={locator.dir}" if locator.dir else ""
         source = locator.data_source or f"exp={locator.experiment}:run={runs}:idx{folder}"
         self._psana = psana
+        self._event = lru_cache(maxsize=1)(self._read_event)
         self._source = psana.DataSource(source)
         events = [(run, time) for run in self._source.runs() for time in run.times()]
         self._events = events[: locator.n_events]
@@ -65,8 +67,8 @@ class XtcEvents:
         """Forget the events, whose files psana closes."""
         self._events = []
 
-    def _event(self, number: int) -> Any:
-        """Return an event."""
+    def _read_event(self, number: int) -> Any:
+        """Return an event, whose pixels and energy are asked for one after the other."""
         run, time = self._events[number]
         return run.event(time)
 
@@ -86,6 +88,7 @@ class Xtc2Events:
     """Kahn's K along the lab x axis: all are of later years"""
 
     def __init__(self, psana: Any, locator: Locator):
+        self._event = lru_cache(maxsize=1)(self._read_event)
         folder = {"dir": locator.dir} if locator.dir else {}
         self._source = psana.DataSource(exp=locator.experiment, run=locator.run[0], **folder)
         self._run = next(iter(self._source.runs()))
@@ -112,7 +115,7 @@ class Xtc2Events:
     def close(self) -> None:
         self._table.close()
 
-    def _event(self, number: int) -> Any:
+    def _read_event(self, number: int) -> Any:
         return self._run.event(self._times[number])
 
 
