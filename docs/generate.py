@@ -1,5 +1,5 @@
-"""Writes docs/config.md, docs/files.md, the table of stages in README.md and the index of decisions
-from their sources; with --check, fails where the committed files differ.
+"""Writes docs/config.md, docs/files.md, docs/images.md, the table of stages in README.md and the
+index of decisions from their sources; with --check, fails where the committed files differ.
 
 python docs/generate.py [--check]
 """
@@ -26,6 +26,10 @@ from spreadflow.trial.stages import Stage
 
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
+
+sys.path.append(str(DOCS.parent / "tests"))
+import tested_formats
+
 DECISIONS = DOCS / "decisions"
 
 GENERATED = "<!-- written by docs/generate.py: edit the code, not this file -->\n"
@@ -66,10 +70,10 @@ JSON, written by `simulate` or `spreadflow manifest`.
 
 IMAGES = f"""## Image files
 
-Image files are {", ".join(formats.FORMATS)}; formats are told by content, not by name. A file of NXmx (NeXus/HDF5) holds one
+Image files are {", ".join(formats.FORMATS)}; formats are told by content, not by name, and what was tested of each stands in [images.md](images.md). A file of NXmx (NeXus/HDF5) holds one
 frame of every stack for each shot. What is written is what nxmx, DIALS and our reader agree on. What is read is the
-`NXentry` of definition `NXmx` (the file's `default` where there are several), with the items below; CBF and SMV
-have tables of their own. What was assumed of a file of any format, or is missing in it, is kept in `remarks` of the
+`NXentry` of definition `NXmx` (the file's `default` where there are several), with the items below; the
+other formats have tables of their own. What was assumed of a file of any format, or is missing in it, is kept in `remarks` of the
 manifest, which `spreadflow manifest` prints.
 
 | item | what is read |
@@ -309,6 +313,15 @@ table.
 
 """
 
+IMAGES_HEADER = """# Image files: what was tested
+
+What is read of each format stands in [files.md](files.md#image-files). The tests in the fourth column compare the files with what
+stands in the third; those of recorded stills, and of other simulators, run where these are (`pytest --data-dir FOLDER`).
+
+| format | files | compared with | tests | not read, not tested, to mind |
+|---|---|---|---|---|
+"""
+
 STAGES_HEADER = """\
 A stage reads the files in the second column, each an argument of its command; those in brackets may be absent.
 `shoeboxes` is the product of `annulus`, `wide` or `pack`, as the section says. It writes into `results/<trial>/` what the third column lists.
@@ -503,6 +516,16 @@ def _members(kind: type) -> str:
     return text + "\n"
 
 
+def images_page() -> str:
+    """Return docs/images.md: what the readers of image files were tested on."""
+    rows = []
+    for row in tested_formats.TESTED:
+        tests = ", ".join(f"`{test.rpartition('::')[2]}`" for test in row.tests)
+        cells = (row.format, row.files, row.against, tests, row.limits)
+        rows.append(f"| {' | '.join(map(_cell, cells))} |\n")
+    return "".join([GENERATED, IMAGES_HEADER, *rows])
+
+
 def stages_table() -> str:
     """Return the table of stages in README.md."""
     rows = [_stage_row(stage) for stage in STAGES]
@@ -557,6 +580,7 @@ def main(arguments: list[str]) -> int:
     pages = {
         DOCS / "config.md": config_page(),
         DOCS / "files.md": files_page(),
+        DOCS / "images.md": images_page(),
         README: with_part(README, stages_table()),
         DECISIONS / "README.md": with_part(DECISIONS / "README.md", decisions_index()),
     }
