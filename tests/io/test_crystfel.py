@@ -79,6 +79,42 @@ def test_an_energy_is_a_number_or_a_dataset(tmp_path, stated, written):
     assert file.spectrum(2).energies_ev == pytest.approx([expected])
 
 
+@pytest.mark.parametrize(
+    ("beside_path", "attribute", "value"),
+    [
+        ("", None, 100.0),
+        ("", "m", 0.1),
+        ("", "counts", 100.0),
+        (" m", "mm", 0.1),
+        (" cm", None, 10),
+    ],
+)
+def test_a_camera_length_in_a_dataset_is_in_mm_unless_a_unit_is_stated(
+    tmp_path, beside_path, attribute, value
+):
+    """As CrystFEL takes it; it never looks at an attribute."""
+
+    def edit(f: h5py.File) -> None:
+        put(f, crystfel_file.ENCODER, np.full(N_FRAMES, value))
+        if attribute is not None:
+            f[crystfel_file.ENCODER].attrs["units"] = attribute
+
+    geom = GEOM.replace("coffset = 0.550", "coffset = 0")
+    geom = geom.replace(
+        f"clen = {crystfel_file.ENCODER}", f"clen = {crystfel_file.ENCODER}{beside_path}"
+    )
+    assert opened(tmp_path, geom, edit).detector.origin_mm[0, 2] == pytest.approx(-100.0)
+
+
+def test_an_energy_has_the_unit_that_its_dataset_states(tmp_path):
+    def edit(f: h5py.File) -> None:
+        put(f, crystfel_file.ENERGY, ENERGIES_EV * 1.602176634e-19)
+        f[crystfel_file.ENERGY].attrs["units"] = "J"
+
+    file = opened(tmp_path, GEOM.replace(f"{crystfel_file.ENERGY} eV", crystfel_file.ENERGY), edit)
+    assert file.spectrum(2).energies_ev == pytest.approx([ENERGIES_EV[2]])
+
+
 def test_a_gain_in_adu_per_ev_is_that_at_the_photon_energy(tmp_path):
     geom = GEOM.replace("adu_per_photon = 4", "adu_per_eV = 0.001")
     geom = geom.replace(f"photon_energy = {crystfel_file.ENERGY} eV", "photon_energy = 7000")

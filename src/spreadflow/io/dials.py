@@ -16,7 +16,7 @@ import numpy as np
 
 from spreadflow.errors import FileError
 from spreadflow.io import store
-from spreadflow.io.images.panels import THINNEST_MM, Sensor, check
+from spreadflow.io.panels import THINNEST_MM, Sensor, check
 from spreadflow.models import Detector
 from spreadflow.physics import symmetry
 

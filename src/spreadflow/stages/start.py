@@ -28,6 +28,8 @@ class Request(NamedTuple):
     cell: list[float] | None
     """a b c (Å) α β γ (degrees)"""
     space_group: str | None
+    geometry: Path | None = None
+    """.expt or .geom in place of the headers'"""
 
 
 class Started(NamedTuple):
@@ -51,7 +53,9 @@ def run(request: Request) -> Started:
     parse({"trial": request.run}, "--run")
     _check_other_images(request)
     crystal = _checked_crystal(request)
-    sample = images.read_sample(request.images)
+    geometry = request.geometry
+    instead = None if geometry is None else images.read_geometry(geometry)
+    sample = images.read_sample(request.images, instead)
     offset_adu, adu_per_photon = sample.pedestal
     found = estimates.estimate(sample.frames, sample.usable, offset_adu)
     settled = estimates.settle(found.gain, offset_adu, adu_per_photon)
@@ -70,6 +74,7 @@ def run(request: Request) -> Started:
         offset_adu=settled.offset_adu,
         adu_per_photon=settled.adu_per_photon,
         bandwidth=estimates.ASSUMED_BANDWIDTH if sample.n_channels == 1 else None,
+        geometry=geometry,
         mask=mask,
     )
     remarks = _remarks(sample, found, settled, manifest)

@@ -4,6 +4,7 @@ CrystFEL's frame has z along the beam, x and y in pixels from the beam, and is r
 the laboratory frame turned by 180° about y.
 """
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +13,13 @@ import h5py
 import numpy as np
 
 from spreadflow.errors import FileError
-from spreadflow.io.images import geom_text, panels
+from spreadflow.io import panels
+from spreadflow.io.images import geom_text
 from spreadflow.io.images.geom_text import ABOUT_GEOM, Quantity, Setting, Settings
 from spreadflow.io.images.header_text import LONGEST_EDGE
 from spreadflow.io.images.layout import Layout
 from spreadflow.io.images.nexus_geometry import Module
-from spreadflow.io.images.nexus_items import dataset, numbers, place
+from spreadflow.io.images.nexus_items import dataset, numbers, place, text
 from spreadflow.io.images.unit_names import MM, unit_factor
 
 LAB_FROM_CRYSTFEL = np.array([-1.0, 1.0, -1.0])
@@ -275,18 +277,24 @@ def _placed(panel: GeomPanel, length_mm: float) -> panels.Panel:
     return panels.Panel(LAB_FROM_CRYSTFEL * corner_mm, fast, slow, panel.shape)
 
 
-def _length_mm(where: object, clen: Quantity, file: h5py.File | None) -> float:
-    """Return a camera length. A number without unit is in m, a dataset without unit holds mm.
-    Raises FileError where it is not there, or differs between frames.
+def factor_of(stated: Quantity, item: h5py.Dataset, units: Mapping[str, float]) -> float:
+    """Return the factor of the unit of a dataset that a quantity names: of the unit beside its
+    path, else of its attribute `units`; 1 where neither is understood.
     """
-    factor = unit_factor(clen.unit, MM) if clen.unit else None
+    return unit_factor(stated.unit or text(item.attrs.get("units")), units) or 1.0
+
+
+def _length_mm(where: object, clen: Quantity, file: h5py.File | None) -> float:
+    """Return a camera length. A number without unit is in m, a dataset without unit holds mm, as
+    CrystFEL has both. Raises FileError where it is not there, or differs between frames.
+    """
     if clen.number is not None:
-        return clen.number * (factor or 1e3)
+        return clen.number * (unit_factor(clen.unit, MM) or MM["m"])
     item = None if file is None else dataset(file, clen.dataset)
     if item is None:
         expected = f"the camera length that {clen.where} names, {clen.dataset}"
         raise FileError(where, expected, "none", "State it as a number: clen = 0.12 m.")
-    lengths_mm = numbers(item).astype(float).ravel() * (factor or 1.0)
+    lengths_mm = numbers(item).astype(float).ravel() * factor_of(clen, item, MM)
     is_sound = len(lengths_mm) > 0 and np.isfinite(lengths_mm).all()
     if not is_sound or np.ptp(lengths_mm) > CLEN_TOLERANCE_MM:
         expected = f"finite camera lengths that differ by no more than {CLEN_TOLERANCE_MM} mm"

@@ -11,6 +11,7 @@ import numpy as np
 from spreadflow.errors import FileError
 from spreadflow.io import store
 from spreadflow.io.images.formats import ImageFile, open_image
+from spreadflow.io.images.geometry import Geometry
 from spreadflow.io.images.source import sound_spectrum
 from spreadflow.models import Detector
 
@@ -26,6 +27,8 @@ class Sample(NamedTuple):
 
     frames: list[np.ndarray]
     """each (panel, slow, fast) ADU"""
+    n_shots: int
+    """in the files from which these were chosen"""
     usable: np.ndarray
     """(panel, slow, fast) bool, neither masked nor below the trusted range"""
     detector: Detector
@@ -40,15 +43,15 @@ class Sample(NamedTuple):
     remarks: list[str]
 
 
-def read_sample(paths: Sequence[Path]) -> Sample:
-    """Return evenly chosen shots of image files, at least one of them. Raises FileError where no
-    shot can be read.
+def read_sample(paths: Sequence[Path], geometry: Geometry | None = None) -> Sample:
+    """Return evenly chosen shots of image files, at least one of them. geometry: in place of the
+    headers'. Raises FileError where no shot can be read.
     """
-    n_most = _n_most(paths[0])
+    n_most = _n_most(paths[0], geometry)
     chosen = [paths[n] for n in _even(len(paths), n_most)]
     samples = []
     for path in chosen:
-        with closing(open_image(path)) as file:
+        with closing(open_image(path, geometry)) as file:
             sample = _of_file(path, file, -(-n_most // len(chosen)))
         samples += [] if sample is None else [sample]
     if not samples:
@@ -59,14 +62,15 @@ def read_sample(paths: Sequence[Path]) -> Sample:
     same = [sample for sample in samples if sample.usable.shape == first.usable.shape]
     return first._replace(
         frames=[frame for sample in same for frame in sample.frames],
+        n_shots=sum(sample.n_shots for sample in samples),
         usable=np.logical_and.reduce([sample.usable for sample in same]),
         energies_ev=np.concatenate([sample.energies_ev for sample in same]),
     )
 
 
-def _n_most(path: Path) -> int:
+def _n_most(path: Path, geometry: Geometry | None) -> int:
     """Return how many shots are read of files of which this is one."""
-    with closing(open_image(path)) as file:
+    with closing(open_image(path, geometry)) as file:
         n_pixels = file.detector.n_panels * int(np.prod(file.detector.shape))
     return max(1, min(MOST_SHOTS, MOST_PIXELS // n_pixels))
 
@@ -93,6 +97,7 @@ def _of_file(path: Path, file: ImageFile, n_most: int) -> Sample | None:
     usable = np.logical_and.reduce([file.mask, *(frame >= low for frame in frames)])
     return Sample(
         frames=frames,
+        n_shots=file.n_frames,
         usable=usable,
         detector=file.detector,
         trusted_range=file.trusted_range,

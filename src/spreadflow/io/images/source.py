@@ -23,7 +23,7 @@ from spreadflow.io.images.manifest import (
     read_manifest,
     shot_id,
 )
-from spreadflow.io.images.panels import sensor_of, with_sensor
+from spreadflow.io.panels import sensor_of, with_sensor
 from spreadflow.io.supplied_spectra import SuppliedSpectra
 from spreadflow.models import Detector, Shot, Spectrum
 from spreadflow.physics.spectrum import gaussian
