@@ -266,6 +266,31 @@ def test_a_header_without_a_sound_geometry_is_replaced(tmp_path):
     np.testing.assert_array_equal(source.read(0).spectrum.energies_ev, energies)
 
 
+def test_a_geometry_without_a_sensor_leaves_that_of_the_header(tmp_path):
+    """Of mini CBF and NXmx: where photons are recorded is no part of a .geom."""
+    pixels = image_files.image(4, 6)
+    path = image_files.mini_cbf(tmp_path / "a.cbf", pixels)
+    geom = tmp_path / "a.geom"
+    geom.write_text(f"clen = 0.1\nres = 10000\n{PANELS.split(chr(10) + 'b/')[0]}")
+    own = images.open_image(path).detector
+    replaced = images.open_image(path, read_geometry(geom)).detector
+    assert own.thickness_mm == replaced.thickness_mm == pytest.approx(0.32)
+    assert own.parallax_mm == replaced.parallax_mm
+
+    path = tmp_path / "a.nxs"
+    nexus_file.write(path)
+    with h5py.File(path, "r+") as f:
+        item = nexus_file.put(f, f"{nexus_file.SENSOR}/sensor_thickness", 0.45)
+        for name in list(item.attrs):
+            if name != "units":
+                del item.attrs[name]
+    thin = nexus_file.DETECTOR._replace(thickness_mm=0.0)
+    dials.write_expt(tmp_path / "a.expt", thin, wavelength=1.7)
+    replaced = images.open_image(path, read_geometry(tmp_path / "a.expt")).detector
+    assert replaced.thickness_mm == pytest.approx(0.45)
+    assert replaced.parallax_mm == images.open_image(path).detector.parallax_mm > 0
+
+
 def test_a_header_without_a_distance_is_replaced(tmp_path):
     """SMV, by a .geom of one panel."""
     stored = image_files.image(4, 6, dtype="uint16")

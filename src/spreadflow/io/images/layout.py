@@ -1,12 +1,13 @@
 """The detector in place of the one in a header, and where its panels lie in the frames."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from spreadflow.errors import FileError
 from spreadflow.io.images.nexus_geometry import Module, overlap
+from spreadflow.io.panels import Sensor, with_sensor
 from spreadflow.models import Detector
 
 
@@ -22,6 +23,14 @@ class Layout(NamedTuple):
     """(panel, slow, fast) the pixels that may be used; None = all"""
     remarks: Sequence[str] = ()
     """what was assumed, a sentence each"""
+
+    def detector_with(self, sensor: Callable[[], Sensor]) -> Detector:
+        """Return the detector, with the sensor of a header where the geometry states none. sensor:
+        returns it.
+        """
+        if self.detector.thickness_mm > 0:
+            return self.detector
+        return with_sensor(self.detector, sensor())
 
     def check_panels(self, where: object, shape: tuple[int, ...]) -> None:
         """Raise FileError where panels (panel, slow, fast) of a file are other than the

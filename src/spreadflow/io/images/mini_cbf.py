@@ -40,6 +40,7 @@ def read(where: object, block: gemmi.cif.Block, shape: tuple[int, int], dtype: n
     return Header(
         detector=lambda: _detector(where, comments, shape, lengths),
         shape=(1, *shape),
+        sensor=lambda: _sensor(where, comments, lengths),
         wavelengths=lengths,
         weights=np.ones(len(lengths)),
         trusted_range=(0.0, _cutoff(where, comments)),

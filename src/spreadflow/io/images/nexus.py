@@ -83,7 +83,9 @@ class NexusFile:
         if layout is None:
             self.detector = nexus_geometry.detector(self._sensor, self._modules, self._wavelength)
         else:
-            self.detector = layout.detector
+            self.detector = layout.detector_with(
+                lambda: nexus_geometry.matter(self._sensor, self._wavelength)
+            )
 
         groups = (recording.group, self._sensor)
         self._calibration = nexus_pixels.Calibration(groups, self._stack)

@@ -164,10 +164,10 @@ def detector(
         stated = [_panel(group, shape, sensor, known) for group, shape in pairs]
     else:
         stated = [_flat_panel(sensor, shapes[0])]
-    return panels.detector(place(sensor), stated, _matter(sensor, wavelength))
+    return panels.detector(place(sensor), stated, matter(sensor, wavelength))
 
 
-def _matter(sensor: h5py.Group, wavelength: Callable[[], float]) -> panels.Sensor:
+def matter(sensor: h5py.Group, wavelength: Callable[[], float]) -> panels.Sensor:
     """Return what captures the photons: as this project's files state it, else by
     `sensor_thickness` and `sensor_material`. Raises FileError for a thickness that is no length.
     """

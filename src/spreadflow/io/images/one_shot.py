@@ -11,6 +11,7 @@ import numpy as np
 
 from spreadflow.errors import FileError
 from spreadflow.io.images.layout import Layout, panels_of
+from spreadflow.io.panels import Sensor
 from spreadflow.models import Detector, Spectrum
 from spreadflow.units import energy
 
@@ -22,6 +23,8 @@ class Header(NamedTuple):
     """returns it in the laboratory frame; raises FileError"""
     shape: tuple[int, int, int]
     """(panel, slow, fast)"""
+    sensor: Callable[[], Sensor]
+    """returns that of the detector; raises FileError"""
     wavelengths: np.ndarray
     """(channel,) Å; none where it is not stated"""
     weights: np.ndarray
@@ -57,7 +60,10 @@ class OneShotFile:
         layout: Layout | None = None,
     ):
         self.path = path
-        self.detector = header.detector() if layout is None else layout.detector
+        if layout is None:
+            self.detector = header.detector()
+        else:
+            self.detector = layout.detector_with(header.sensor)
         self._layout = layout
         self._modules = None
         if layout is not None and layout.modules is not None:

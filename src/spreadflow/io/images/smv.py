@@ -11,7 +11,7 @@ from spreadflow.io.images import content, header_text
 from spreadflow.io.images.header_text import ABOUT_HEADERS
 from spreadflow.io.images.layout import Layout
 from spreadflow.io.images.one_shot import Header, OneShotFile
-from spreadflow.io.panels import detector, upright
+from spreadflow.io.panels import Sensor, detector, upright
 from spreadflow.models import Detector
 
 MAGIC = b"{"
@@ -58,6 +58,7 @@ def open_smv(path: Path | str, layout: Layout | None = None) -> OneShotFile:
     header = Header(
         detector=lambda: _detector(path, number, shape),
         shape=(1, *shape),
+        sensor=Sensor,
         wavelengths=lengths,
         weights=np.ones(len(lengths)),
         trusted_range=_trusted(number, image.dtype, pedestal),
