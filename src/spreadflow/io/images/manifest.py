@@ -101,7 +101,8 @@ class Manifest(BaseModel):
     """
     geometry: str | None = None
     """DIALS experiment list (.expt) or CrystFEL geometry file (.geom), path as for `files`, in
-    place of the geometry in the headers; HDF5 that is no NXmx is read as a .geom says alone
+    place of the geometry in the headers, whose sensor stays where it states none; HDF5 that is no
+    NXmx is read as a .geom says alone
     """
     mask: str | None = None
     """HDF5 file, path as for `files`, whose dataset `mask` is non-zero where a pixel is not to be
