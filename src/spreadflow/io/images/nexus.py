@@ -5,6 +5,7 @@ or several files, channels shared or per shot. `nexus_writer` writes such files.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -99,13 +100,15 @@ class NexusFile:
         self.shot_ids = _shot_ids(entry, self.n_frames)
 
     def _wavelength(self) -> float:
-        """Return the wavelength of the first frame, Å; no finite one where it is not known."""
-        try:
-            mean_ev = self.spectrum(0).mean_energy_ev
-        except FileError:
-            return np.inf
-        with np.errstate(all="ignore"):
-            return float(wavelength(mean_ev))
+        """Return the wavelength of the first frame that has one, Å; no finite one where none is
+        known.
+        """
+        for number in range(self.n_frames):
+            with suppress(FileError), np.errstate(all="ignore"):
+                length = float(wavelength(self.spectrum(number).mean_energy_ev))
+                if np.isfinite(length):
+                    return length
+        return np.inf
 
     def close(self) -> None:
         """Close the file."""
