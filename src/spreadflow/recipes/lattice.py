@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spreadflow.analysis import orientation_matrix
+from spreadflow.analysis.least_squares import Unsolvable
 from spreadflow.analysis.pixels import held_out, lattice_fit, point_spread, restraints
 from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.analysis.pixels.restraints import Unknown
@@ -188,7 +189,6 @@ def problem_of(
     """Return a lattice and its pixels, their point spread undone.
 
     start: where an earlier refinement ended; without it the lattice starts where prediction has it.
-    Raises ArithmeticError, LinAlgError, ValueError for a lattice that cannot be fitted.
     """
     boxes = lattice.boxes
     readout_photons = section.readout_photons
@@ -297,7 +297,7 @@ def refine_lattice(
             is_rough=start is None,
             **_fit_settings(section),
         )
-    except (np.linalg.LinAlgError, ArithmeticError, ValueError) as error:
+    except Unsolvable as error:
         return LatticeFit(RefinedOutcome.LOST, str(error))
     outcome, why = _judge(problem, refined)
     return LatticeFit(outcome, why, problem, refined)
@@ -342,7 +342,7 @@ def likelier(fit: LatticeFit, section: Stage1Section) -> LatticeFit:
             **_fit_settings(section),
         )
         gain = held_out.gain(refined, of_spots)
-    except (np.linalg.LinAlgError, ArithmeticError, ValueError):
+    except Unsolvable:
         return fit
     fit = fit._replace(held_out_gain=gain)
     if gain > 0:

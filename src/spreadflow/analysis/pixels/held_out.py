@@ -10,6 +10,7 @@ too; of a right one it is the number of unknowns (Akaike).
 
 import numpy as np
 
+from spreadflow.analysis import least_squares
 from spreadflow.analysis.orientation_matrix import matrix
 from spreadflow.analysis.pixels import lattice_fit, solve
 from spreadflow.analysis.pixels.restraints import Unknown
@@ -19,9 +20,11 @@ OF_SPOTS: tuple[Unknown, ...] = ("rotation", "cell", "distance", "wavelength")
 
 
 def expected_loss(point: solve.Point) -> float:
-    """Return the sum of −ln L of the shoeboxes, each where a fit of the others would have ended."""
+    """Return the sum of −ln L of the shoeboxes, each where a fit of the others would have ended.
+    Raises Unsolvable where the others say nothing of an unknown.
+    """
     of_others = point.hessian - point.informations
-    moves = np.linalg.solve(of_others, point.scores[:, :, None])[:, :, 0]
+    moves = least_squares.solve(of_others, point.scores[:, :, None])[:, :, 0]
     first = np.einsum("bi,bi->", point.scores, moves)
     second = np.einsum("bi,bij,bj->", moves, point.informations, moves)
     return point.loss + float(first + 0.5 * second)

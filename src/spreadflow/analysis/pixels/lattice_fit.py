@@ -14,6 +14,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
+from spreadflow.analysis import least_squares
 from spreadflow.analysis.orientation_matrix import CrystalFrame, crystal_frame, matrix, turn
 from spreadflow.analysis.pixels import restraints, solve
 from spreadflow.analysis.pixels.likelihood import Noise, Target, pixelwise, variance
@@ -218,8 +219,11 @@ class Model:
         """Return an array (unknown,) with a number for each kind of unknown."""
         return np.concatenate(
             [
-                np.full(columns.stop - columns.start, by_name[name])
-                for name, columns in self.slices.items()
+                np.empty(0),
+                *(
+                    np.full(columns.stop - columns.start, by_name[name])
+                    for name, columns in self.slices.items()
+                ),
             ]
         )
 
@@ -430,7 +434,7 @@ def planes_and_scale(
         normal += solve.RIDGE * np.einsum("bi,ij->bij", diagonal, np.eye(3)) + 1e-12 * np.eye(3)
 
         # planes of the data and of the Bragg photons, and what these leave of both
-        planes_of = np.linalg.solve(normal, solve.by_box(weighted, both, data.start))
+        planes_of = least_squares.solve(normal, solve.by_box(weighted, both, data.start))
         background = np.einsum("pi,pij->pj", data.plane, planes_of.repeat(sizes, axis=0))
         above, bragg_above = (both - background).T
 

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
+from spreadflow.analysis import least_squares
 from spreadflow.analysis.pixels.likelihood import Noise, Target, pixelwise
 
 SCALE_PX = 10.0
@@ -186,7 +187,7 @@ def _solved_planes(rows: np.ndarray, slopes: np.ndarray) -> tuple[np.ndarray, np
     ridge = RIDGE * (diagonal + 1e-12)
     regular = information + ridge[:, :, None] * np.eye(3)
     right = np.concatenate([cross, slopes], axis=2)
-    solved = np.linalg.solve(regular, right)
+    solved = least_squares.solve(regular, right)
     return solved[:, :, :-1], solved[:, :, -1]
 
 
@@ -222,7 +223,8 @@ def fit(
 
     largest_step: (n,) bounds of one step. The fit ends when a step promises less than
     `smallest_fall` of −ln L, or is below `smallest_step` (n,) in every unknown, or after
-    `n_iterations` evaluations. A rise of −ln L is never accepted.
+    `n_iterations` evaluations. A rise of −ln L is never accepted. Raises Unsolvable where the
+    normal equations are not finite.
     """
     best = evaluate(objective, unknowns, planes)
     damping = FIRST_DAMPING
@@ -253,13 +255,16 @@ def fit(
 
 
 def _step(point: Point, damping: float) -> tuple[np.ndarray, float]:
-    """Return a damped step, and the fall of the loss that it promises, planes included."""
+    """Return a damped step, and the fall of the loss that it promises, planes included. Raises
+    Unsolvable.
+    """
     gradient = point.gradient
     hessian = point.hessian
+    least_squares.check_finite(hessian, gradient)
     scale = _scale(hessian)
     scaled = hessian * np.outer(scale, scale)
     damped = scaled + damping * np.eye(len(scale))
-    step = -scale * np.linalg.solve(damped, scale * gradient)
+    step = -scale * least_squares.solve(damped, scale * gradient)
     promise = -gradient @ step - 0.5 * step @ hessian @ step
     return step, point.plane_gain + float(promise)
 
@@ -272,7 +277,7 @@ def _scale(hessian: np.ndarray) -> np.ndarray:
 def _shortened(step: np.ndarray, largest: np.ndarray) -> np.ndarray:
     """Return a step (n,) in the same direction, nowhere above `largest` (n,)."""
     ratios = largest / np.maximum(np.abs(step), SMALLEST_DIAGONAL)
-    return step * min(1.0, float(ratios.min()))
+    return step * float(ratios.min(initial=1.0))
 
 
 def descend(
@@ -314,7 +319,8 @@ def descend(
     unbounded = {"maxfun": n_iterations + 1, "maxiter": n_iterations + 1, "ftol": 0.0, "gtol": 0.0}
     x = np.zeros(len(unit))
     with suppress(StopIteration):
-        minimize(loss, x, jac=True, method="L-BFGS-B", bounds=bounds, options=unbounded)
+        if len(x):
+            minimize(loss, x, jac=True, method="L-BFGS-B", bounds=bounds, options=unbounded)
     return Fit(best, n_evaluations, _step(best, 0.0)[1] < smallest_fall)
 
 
@@ -344,11 +350,13 @@ def covariances(point: Point) -> tuple[np.ndarray, np.ndarray]:
     Nielsen & Webb 2023). H⁻¹(Σ g gᵀ)H⁻¹ would be too small where few shoeboxes hold most of the
     information, for these draw the fit to themselves. A restraint of precision P is taken at its
     word, as a measurement that no shoebox holds: + H⁻¹PH⁻¹. Where the model is right, both are H⁻¹.
+    Raises Unsolvable where the information is not finite.
     """
+    least_squares.check_finite(point.hessian, point.scores)
     scale = _scale(point.hessian)
     scaled = point.hessian * np.outer(scale, scale)
     values, vectors = np.linalg.eigh(scaled)
-    determined = values > 1e-12 * values.max()
+    determined = values > 1e-12 * values.max(initial=0.0)
     root = scale[:, None] * vectors[:, determined] / np.sqrt(values[determined])
 
     # along an axis of which it holds the share s, a shoebox left out moves a fit by score/(1 − s)
