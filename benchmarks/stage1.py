@@ -334,7 +334,7 @@ def race(mosaicity: str, number: int) -> dict:
         bragg = objective.bragg(u)
         for _ in range(PLANE_ROUNDS):
             point = solve.evaluate(objective._replace(bragg=lambda _: bragg), u, planes)
-            if point.plane_gain < PLANE_GAIN:
+            if point.nuisance_gain < PLANE_GAIN:
                 break
             planes = point.planes - point.plane_step
         losses.append(point.loss)

@@ -1,10 +1,16 @@
-"""Normal equations that can be solved, that cannot, and that are wrong."""
+"""Normal equations that can be solved, that cannot, and that are wrong; the loop of damped steps on
+a problem whose answer is known.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from spreadflow.analysis import least_squares
-from spreadflow.analysis.least_squares import Unsolvable
+from spreadflow.analysis.least_squares import Damping, Ending, Limits, Unsolvable
+
+DAMPING = Damping(first=1e-3, least=1e-9, least_after_rise=1e-2, largest=1e6)
 
 
 def test_equations_are_solved_one_by_one():
@@ -37,3 +43,75 @@ def test_equations_that_are_not_finite_are_unsolvable(value):
         least_squares.check_finite(np.full((2, 2), value), np.ones(2))
     with pytest.raises(Unsolvable, match="not finite"):
         least_squares.check_finite(np.eye(2), np.array([1.0, value]))
+
+
+class Valley(NamedTuple):
+    """Rosenbrock's curved valley (1960, Comput. J. 3, 175), whose floor is lowest at (1, 1)."""
+
+    x: np.ndarray
+    nuisance_gain: float = 0.0
+
+    @property
+    def residuals(self) -> np.ndarray:
+        return np.array([10.0 * (self.x[1] - self.x[0] ** 2), 1.0 - self.x[0]])
+
+    @property
+    def jacobian(self) -> np.ndarray:
+        return np.array([[-20.0 * self.x[0], 10.0], [-1.0, 0.0]])
+
+    @property
+    def loss(self) -> float:
+        return 0.5 * float(self.residuals @ self.residuals)
+
+    @property
+    def gradient(self) -> np.ndarray:
+        return self.jacobian.T @ self.residuals
+
+    @property
+    def hessian(self) -> np.ndarray:
+        return self.jacobian.T @ self.jacobian
+
+
+def moved(point: Valley, step: np.ndarray, _: float) -> Valley:
+    return Valley(point.x + step)
+
+
+START = Valley(np.array([-1.2, 1.0]))
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(60, smallest_promise=1e-20), Limits(60, smallest_fall=1e-20)]
+)
+def test_damped_steps_go_round_the_bend_of_a_valley(limits):
+    fit = least_squares.levenberg_marquardt(START, moved, DAMPING, limits)
+    assert fit.ending == Ending.CONVERGED and fit.is_converged
+    np.testing.assert_allclose(fit.point.x, [1.0, 1.0], atol=1e-8)
+
+
+def test_the_loss_never_rises_and_no_step_is_too_long():
+    losses = [START.loss]
+    steps = []
+
+    def watched(point: Valley, step: np.ndarray, damping: float) -> Valley:
+        losses.append(point.loss)
+        steps.append(step)
+        return moved(point, step, damping)
+
+    largest = np.array([0.3, 0.2])
+    limits = Limits(9, largest_step=largest)
+    fit = least_squares.levenberg_marquardt(START, watched, DAMPING, limits)
+    assert (np.diff(losses) <= 0.0).all()
+    assert (np.abs(steps) <= largest * (1 + 1e-12)).all()
+    assert (fit.n_evaluations, fit.ending) == (9, Ending.TOO_MANY)
+
+
+def test_a_fit_ends_where_no_step_helps():
+    """Every step leads back uphill."""
+    uphill = Valley(np.array([3.0, -5.0]))
+    fit = least_squares.levenberg_marquardt(START, lambda *_: uphill, DAMPING, Limits(60))
+    assert fit.point is START and fit.ending == Ending.NO_FALL
+
+
+def test_a_fit_whose_start_is_not_finite_is_unsolvable():
+    with pytest.raises(Unsolvable, match="not finite"):
+        least_squares.levenberg_marquardt(Valley(START.x * np.nan), moved, DAMPING, Limits(60))

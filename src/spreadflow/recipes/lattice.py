@@ -354,7 +354,7 @@ def likelier(fit: LatticeFit, section: Stage1Section) -> LatticeFit:
 def _judge(
     problem: lattice_fit.Problem, refined: lattice_fit.RefinedLattice
 ) -> tuple[RefinedOutcome, str]:
-    """Return the outcome of a fit, and why where it is lost."""
+    """Return the outcome of a fit, and why where it is not refined."""
     A = refined.parameters.crystal.A
     sigma = np.sqrt(np.diag(refined.fisher))
     is_finite = np.isfinite(A).all() and np.isfinite(sigma).all()
@@ -367,7 +367,7 @@ def _judge(
     if sigma_of.get("scale", 0.0) > LARGEST_SCALE_SIGMA:
         return RefinedOutcome.LOST, "no scale"
     if not refined.fit.is_converged:
-        return RefinedOutcome.NOT_CONVERGED, ""
+        return RefinedOutcome.NOT_CONVERGED, refined.fit.ending.value
     return RefinedOutcome.REFINED, ""
 
 

@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.analysis import least_squares
+from spreadflow.analysis.least_squares import Fit
 from spreadflow.analysis.orientation_matrix import CrystalFrame, crystal_frame, matrix, turn
 from spreadflow.analysis.pixels import restraints, solve
 from spreadflow.analysis.pixels.likelihood import Noise, Target, pixelwise, variance
@@ -398,13 +399,13 @@ class RefinedLattice(NamedTuple):
     parameters: Parameters
     names: list[str]
     """of the unknowns"""
-    fit: solve.Fit
+    fit: Fit[solve.Point]
     loss_before: float
     """−ln L of the start, with the scale and the planes that suit it best, restraints included"""
     fisher: np.ndarray
     """(unknown, unknown) covariance"""
     sandwich: np.ndarray
-    """(unknown, unknown) covariance over shoeboxes, see `solve.covariances`"""
+    """(unknown, unknown) covariance over shoeboxes, see `least_squares.covariances`"""
     n_evaluations: int
     """of all passes"""
     frame: CrystalFrame
@@ -472,7 +473,7 @@ def refine(
         n_evaluations += n_broad + 1
         best = found if found.loss < before.loss else before
     fit = _fit(best.model, best.planes, target, n_iterations, solve.MINIMIZERS[minimizer])
-    fisher, sandwich = solve.covariances(fit.point)
+    fisher, sandwich = least_squares.covariances(fit.point)
     return RefinedLattice(
         parameters=best.model.parameters(fit.point.unknowns),
         names=best.model.names(),
@@ -490,9 +491,9 @@ def _fit(
     planes: np.ndarray,
     target: Target,
     n_iterations: int,
-    minimize: Callable[..., solve.Fit] = solve.fit,
+    minimize: Callable[..., Fit[solve.Point]] = solve.fit,
     **limits: np.ndarray,
-) -> solve.Fit:
+) -> Fit[solve.Point]:
     """Return the fit of all unknowns of a model from zero; limits: more arguments of `minimize`."""
     problem = model.problem
     objective = solve.Objective(model, problem.data, problem.noise, model.restraint(), target)
