@@ -45,6 +45,37 @@ def test_equations_that_are_not_finite_are_unsolvable(value):
         least_squares.check_finite(np.eye(2), np.array([1.0, value]))
 
 
+@pytest.mark.parametrize("ridge", [0.0, least_squares.RIDGE, 0.3])
+def test_what_is_eliminated_is_solved_for_with_the_rest(ridge):
+    """Two systems of 4 unknowns and 3 nuisances, whose diagonal is raised by the ridge."""
+    rng = np.random.default_rng(4)
+    design = rng.standard_normal((2, 20, 7))
+    information = design.transpose(0, 2, 1) @ design
+    right = rng.standard_normal((2, 7, 2))
+    raised = information.copy()
+    for i in (4, 5, 6):
+        raised[:, i, i] *= 1.0 + ridge
+    whole = np.linalg.solve(raised, right)
+
+    left = least_squares.eliminate(information, right, 4, ridge)
+    np.testing.assert_allclose(np.linalg.solve(left.information, left.right), whole[:, :4])
+    np.testing.assert_allclose(left.own - left.coupling @ whole[:, :4], whole[:, 4:])
+    inverse = np.linalg.inv(raised)[:, :4, :4]
+    np.testing.assert_allclose(np.linalg.inv(left.information), inverse, atol=1e-12)
+
+
+def test_nuisances_that_no_data_determine_take_nothing_away():
+    """A shoebox without pixels, and one whose only pixel can't tell the slopes of its plane."""
+    pixel = np.array([2.0, 1.0, 0.5, -0.3])
+    information = np.stack([np.zeros((4, 4)), np.outer(pixel, pixel)])
+    left = least_squares.eliminate(information, information[:, :, :1], 1, least_squares.RIDGE)
+    assert np.isfinite(left.coupling).all() and np.isfinite(left.own).all()
+    assert left.information[0] == 0.0
+    np.testing.assert_allclose(left.information[1], 0.0, atol=4e-6)
+    with pytest.raises(Unsolvable):
+        least_squares.eliminate(np.zeros((4, 4)), np.zeros((4, 0)), 1)
+
+
 class Valley(NamedTuple):
     """Rosenbrock's curved valley (1960, Comput. J. 3, 175), whose floor is lowest at (1, 1)."""
 

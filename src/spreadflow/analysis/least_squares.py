@@ -1,5 +1,5 @@
-"""Least squares: damped steps, the loop that takes them, covariances, and the one exception that
-says that there is no solution.
+"""Least squares: nuisances eliminated, damped steps and the loop that takes them, covariances, and
+the one exception that says that there is no solution.
 
 A *point* is what is evaluated at some unknowns: the loss (−ln L), its gradient, and the information
 (the hessian of the loss, after Gauss, Newton and Fisher).
@@ -13,6 +13,11 @@ import numpy as np
 
 SMALLEST_DIAGONAL = 1e-30
 """Floor of the diagonal of an information and of steps, where either is divided by."""
+
+RIDGE = 1e-6
+"""What is added to the diagonal of an information that may be singular, relative to it: a shoebox
+may have too few pixels for a plane, and two reflections may light the same pixels alike.
+"""
 
 LEVERAGE = 0.999
 """The largest share of the information about an unknown that one group is taken to hold."""
@@ -122,6 +127,48 @@ def check_finite(hessian: np.ndarray, gradient: np.ndarray) -> None:
     """Raise Unsolvable unless normal equations are finite."""
     if not (np.isfinite(hessian).all() and np.isfinite(gradient).all()):
         raise Unsolvable("the normal equations are not finite")
+
+
+class Elimination(NamedTuple):
+    """Normal equations of n unknowns, from which m nuisances are eliminated."""
+
+    information: np.ndarray
+    """(..., n, n) the Schur complement"""
+    right: np.ndarray
+    """(..., n, k) right sides, such as the gradient"""
+    coupling: np.ndarray
+    """(..., m, n) nuisances fall by coupling · step beside what they do by themselves"""
+    own: np.ndarray
+    """(..., m, k) what the right sides make of nuisances by themselves"""
+
+
+def regular(information: np.ndarray, ridge: float = RIDGE) -> np.ndarray:
+    """Return informations (..., m, m) with a ridge on their diagonal, relative to it."""
+    diagonal = np.einsum("...ii->...i", information)
+    added = ridge * np.maximum(diagonal, SMALLEST_DIAGONAL)
+    return information + added[..., None] * np.eye(information.shape[-1])
+
+
+def eliminate(
+    information: np.ndarray, right: np.ndarray, n: int, ridge: float = 0.0
+) -> Elimination:
+    """Return normal equations without the unknowns after the first n.
+
+    information: (..., n + m, n + m); right: (..., n + m, k); ridge: of the nuisances, see
+    `regular`. Raises Unsolvable where the nuisances are not determined.
+    """
+    nuisance = regular(information[..., n:, n:], ridge)
+    coupled = np.concatenate([information[..., n:, :n], right[..., n:, :]], axis=-1)
+    solved = solve(nuisance, coupled)
+    coupling = solved[..., :n]
+    own = solved[..., n:]
+    across = information[..., :n, n:]
+    return Elimination(
+        information=information[..., :n, :n] - across @ coupling,
+        right=right[..., :n, :] - across @ own,
+        coupling=coupling,
+        own=own,
+    )
 
 
 def unit(hessian: np.ndarray) -> np.ndarray:

@@ -431,11 +431,10 @@ def planes_and_scale(
     for _ in range(n_rounds):
         weighted = data.plane / variance(model, noise)[:, None]
         normal = solve.by_box(weighted, data.plane, data.start)
-        diagonal = np.einsum("bii->bi", normal)
-        normal += solve.RIDGE * np.einsum("bi,ij->bij", diagonal, np.eye(3)) + 1e-12 * np.eye(3)
 
         # planes of the data and of the Bragg photons, and what these leave of both
-        planes_of = least_squares.solve(normal, solve.by_box(weighted, both, data.start))
+        regular = least_squares.regular(normal)
+        planes_of = least_squares.solve(regular, solve.by_box(weighted, both, data.start))
         background = np.einsum("pi,pij->pj", data.plane, planes_of.repeat(sizes, axis=0))
         above, bragg_above = (both - background).T
 

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from spreadflow.analysis import least_squares
-from spreadflow.analysis.least_squares import Damping, Ending, Fit, Limits
+from spreadflow.analysis.least_squares import RIDGE, Damping, Ending, Fit, Limits
 from spreadflow.analysis.pixels.likelihood import Noise, Target, pixelwise
 
 SCALE_PX = 10.0
@@ -22,11 +22,6 @@ SCALE_PX = 10.0
 
 SMALLEST_FALL = 0.01
 """A step that promises less of −ln L ends the fit."""
-
-RIDGE = 1e-6
-"""What is added to the diagonal of the planes' equations, relative to it: a shoebox may have too
-few pixels for a plane.
-"""
 
 DAMPING = Damping(first=1e-3, least=1e-7, least_after_rise=1e-2, largest=1e6)
 """How steps are damped."""
@@ -130,12 +125,10 @@ def evaluate(objective: Objective, unknowns: np.ndarray, planes: np.ndarray) -> 
     blocks = by_box(columns * by_pixel.information[:, None], columns, data.start)
     slopes = by_box(columns, by_pixel.score[:, None], data.start)
 
-    plane_coupling, plane_step = _solved_planes(blocks[:, n:, :], slopes[:, n:])
-    # Schur complement
-    across = blocks[:, n:, :n].transpose(0, 2, 1)
-    informations = blocks[:, :n, :n] - across @ plane_coupling
-    scores = slopes[:, :n, 0] - (across @ plane_step[:, :, None])[:, :, 0]
-
+    without_planes = least_squares.eliminate(blocks, slopes, n, RIDGE)
+    informations = without_planes.information
+    scores = without_planes.right[:, :, 0]
+    plane_step = without_planes.own[:, :, 0]
     precision = restraint.precision
     return Point(
         unknowns=unknowns,
@@ -147,25 +140,11 @@ def evaluate(objective: Objective, unknowns: np.ndarray, planes: np.ndarray) -> 
         gradient=scores.sum(axis=0) + precision * (unknowns - restraint.centre),
         scores=scores,
         informations=informations,
-        plane_coupling=plane_coupling,
+        plane_coupling=without_planes.coupling,
         plane_step=plane_step,
         nuisance_gain=0.5 * float((slopes[:, n:, 0] * plane_step).sum()),
         precision=precision,
     )
-
-
-def _solved_planes(rows: np.ndarray, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return `Point.plane_coupling` and `Point.plane_step` from the planes' rows of each shoebox's
-    information (box, 3, unknown + 3) and their slopes (box, 3, 1).
-    """
-    cross = rows[:, :, :-3]
-    information = rows[:, :, -3:]
-    diagonal = np.einsum("bii->bi", information)
-    ridge = RIDGE * (diagonal + 1e-12)
-    regular = information + ridge[:, :, None] * np.eye(3)
-    right = np.concatenate([cross, slopes], axis=2)
-    solved = least_squares.solve(regular, right)
-    return solved[:, :, :-1], solved[:, :, -1]
 
 
 def backgrounds(planes: np.ndarray, data: Data) -> np.ndarray:
