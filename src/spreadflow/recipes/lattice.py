@@ -10,7 +10,6 @@ import numpy as np
 from spreadflow.analysis import orientation_matrix
 from spreadflow.analysis.least_squares import Unsolvable
 from spreadflow.analysis.pixels import held_out, lattice_fit, point_spread, restraints
-from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.analysis.pixels.restraints import Unknown
 from spreadflow.config import Stage1Section
 from spreadflow.errors import RefinedOutcome
@@ -18,6 +17,7 @@ from spreadflow.models import (
     Crystal,
     Detector,
     Mosaic,
+    Noise,
     Overlap,
     Parameters,
     Shoeboxes,

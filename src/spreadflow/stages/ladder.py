@@ -14,13 +14,12 @@ import numpy as np
 
 from spreadflow.analysis.least_squares import Unsolvable
 from spreadflow.analysis.pixels import ladder, shoeboxes, solve
-from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import LadderConfig
 from spreadflow.errors import LatticeOutcome
 from spreadflow.io import schema, store
 from spreadflow.io.rows import columns_of
 from spreadflow.log import logger
-from spreadflow.models import Mosaic, ReflectionFlag
+from spreadflow.models import Mosaic, Noise, ReflectionFlag
 from spreadflow.parallel import World
 from spreadflow.physics import mosaic, rotation
 from spreadflow.recipes.lattice import PackedLattice, RunModel, start_of, unpack

@@ -9,8 +9,9 @@ import pytest
 from spreadflow.analysis.curves import gram
 from spreadflow.analysis.least_squares import RIDGE
 from spreadflow.analysis.pixels import lattice_fit, restraints, solve
-from spreadflow.analysis.pixels.likelihood import Noise, variance
+from spreadflow.analysis.pixels.likelihood import variance
 from spreadflow.analysis.pixels.templates import of_channels, of_nodes
+from spreadflow.models import Noise
 
 
 def columns_of(one: gram.Gram, model: lattice_fit.Model) -> np.ndarray:

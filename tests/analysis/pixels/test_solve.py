@@ -9,7 +9,8 @@ from scipy import stats
 from spreadflow.analysis import least_squares
 from spreadflow.analysis.least_squares import Fit
 from spreadflow.analysis.pixels import solve
-from spreadflow.analysis.pixels.likelihood import Noise, pixelwise
+from spreadflow.analysis.pixels.likelihood import pixelwise
+from spreadflow.models import Noise
 
 NOISE = Noise(1.0, 0.0)
 TRUTH = np.array([0.1, -0.2, 0.05])

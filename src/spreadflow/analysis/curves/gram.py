@@ -17,8 +17,9 @@ from scipy.sparse import csr_matrix
 
 from spreadflow.analysis.least_squares import RIDGE, eliminate, regular
 from spreadflow.analysis.pixels import lattice_fit, solve, templates
-from spreadflow.analysis.pixels.likelihood import Noise, variance
+from spreadflow.analysis.pixels.likelihood import variance
 from spreadflow.analysis.pixels.solve import Restraint
+from spreadflow.models import Noise
 
 DIM = 1e-3
 """Photons in a shoebox below which a channel of a reflection is left as the model has it."""

@@ -18,9 +18,9 @@ from spreadflow.analysis import least_squares
 from spreadflow.analysis.least_squares import Fit
 from spreadflow.analysis.orientation_matrix import CrystalFrame, crystal_frame, matrix, turn
 from spreadflow.analysis.pixels import restraints, solve
-from spreadflow.analysis.pixels.likelihood import Noise, Target, pixelwise, variance
+from spreadflow.analysis.pixels.likelihood import Target, pixelwise, variance
 from spreadflow.analysis.pixels.restraints import Restraints, Unknown
-from spreadflow.models import Crystal, Mosaic, Parameters, Pixels, Shoeboxes
+from spreadflow.models import Crystal, Mosaic, Noise, Parameters, Pixels, Shoeboxes
 from spreadflow.physics import forward, geometry, layout, rotation
 from spreadflow.physics.mosaic import GAUSS, continuous
 from spreadflow.physics.padding import to_few_sizes

@@ -15,7 +15,8 @@ from scipy.optimize import minimize
 
 from spreadflow.analysis import least_squares
 from spreadflow.analysis.least_squares import RIDGE, Damping, Ending, Fit, Limits
-from spreadflow.analysis.pixels.likelihood import Noise, Target, pixelwise
+from spreadflow.analysis.pixels.likelihood import Target, pixelwise
+from spreadflow.models import Noise
 
 SCALE_PX = 10.0
 """Unit of the slopes of a plane, px: its coefficients are then all in photons."""
