@@ -241,7 +241,7 @@ def restraints_of(
     if configured.cell is not None and configured.cell.centre is not None:
         frame = frame._replace(metric=_metric(configured.cell.centre, space_group))
     stretch = configured.wavelength.centre if configured.wavelength else 0.0
-    A = frame.U @ np.linalg.cholesky(frame.metric).T / (1.0 + stretch)
+    A = orientation_matrix.at_start(frame) / (1.0 + stretch)
     n_cells = crystal.n_cells
     if configured.n_cells and configured.n_cells.centre:
         n_cells = np.full(3, configured.n_cells.centre)

@@ -11,7 +11,7 @@ too; of a right one it is the number of unknowns (Akaike).
 import numpy as np
 
 from spreadflow.analysis import least_squares
-from spreadflow.analysis.orientation_matrix import matrix
+from spreadflow.analysis.orientation_matrix import at_start
 from spreadflow.analysis.pixels import lattice_fit, solve
 from spreadflow.analysis.pixels.restraints import Unknown
 
@@ -41,10 +41,8 @@ def with_spots(
 
     free: unknowns of that fit; settings: of `lattice_fit.refine`.
     """
-    frame = problem.frame
-    A = matrix(frame, np.zeros(3 + len(frame.strains)))
     of_pixels = refined.parameters
-    crystal = of_pixels.crystal._replace(A=np.asarray(A))
+    crystal = of_pixels.crystal._replace(A=at_start(problem.frame))
     parameters = of_pixels._replace(crystal=crystal, detector=problem.start.detector)
     rest = tuple(name for name in free if name not in OF_SPOTS)
     at_spots = lattice_fit.moved(problem, parameters)

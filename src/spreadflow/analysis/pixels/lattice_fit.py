@@ -16,12 +16,18 @@ from scipy.sparse import csr_matrix
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.analysis import least_squares
 from spreadflow.analysis.least_squares import Fit
-from spreadflow.analysis.orientation_matrix import CrystalFrame, crystal_frame, matrix, turn
+from spreadflow.analysis.orientation_matrix import (
+    CrystalFrame,
+    crystal_frame,
+    matrix,
+    recentred,
+    turn,
+)
 from spreadflow.analysis.pixels import restraints, solve
 from spreadflow.analysis.pixels.likelihood import Target, pixelwise, variance
 from spreadflow.analysis.pixels.restraints import Restraints, Unknown
 from spreadflow.models import Crystal, Mosaic, Noise, Parameters, Pixels, Shoeboxes
-from spreadflow.physics import forward, geometry, layout, rotation
+from spreadflow.physics import forward, geometry, layout
 from spreadflow.physics.mosaic import GAUSS, continuous
 from spreadflow.physics.padding import to_few_sizes
 from spreadflow.physics.pair_tables import Pairs
@@ -143,11 +149,7 @@ def problem(
 
 def moved(problem: Problem, parameters: Parameters) -> Problem:
     """Return the problem that starts at other parameters."""
-    A = parameters.crystal.A
-    metric = A.T @ A
-    upper = np.linalg.cholesky(metric).T
-    U = rotation.nearest(A @ np.linalg.inv(upper))
-    frame = problem.frame._replace(U=U, metric=metric)
+    frame = recentred(problem.frame, parameters.crystal.A)
     return problem._replace(start=parameters, frame=frame)
 
 
