@@ -12,7 +12,7 @@ import numpy as np
 import lattices
 from lattices import D_MAX_ANNULUS, D_MIN, Data
 from spreadflow.analysis.still import integration, prediction
-from spreadflow.models import Mosaic
+from spreadflow.models import Mosaic, Noise
 from spreadflow.recipes import patch
 from spreadflow.recipes.lattice import PackedLattice
 from spreadflow.stages.merge import REFLECTION_COLUMNS
@@ -98,7 +98,11 @@ def integrated(
         image[place] = boxes.photons[pixels].reshape(shape)
         mask[place] = boxes.valid[pixels].reshape(shape)
     reflections = integration.integrate(
-        image, mask, prediction.Predicted(*(column[is_chosen] for column in predicted)), detector
+        image,
+        mask,
+        prediction.Predicted(*(column[is_chosen] for column in predicted)),
+        detector,
+        noise=Noise(1.0, 0.01),
     )
     columns = reflections._asdict()
     return {name: columns[name] for name in MERGED_COLUMNS}

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from spreadflow.analysis import identity_hash
 from spreadflow.analysis.merging import merging, scaling
 from spreadflow.analysis.still import prediction
 from spreadflow.models import Spectrum
@@ -177,7 +178,7 @@ def observations(table: Table, unique: merging.Unique, which: int) -> merging.Ob
     return merging.Observations(
         lattice=table.lattice[keep],
         group=group,
-        half=merging.half_sets(np.arange(n), np.zeros(n, dtype=np.int64)),
+        half=identity_hash.half_sets(np.arange(n)),
         unique=table.unique[keep],
         s2=table.s2[keep],
         intensity=table.intensity[keep],

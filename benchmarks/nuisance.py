@@ -24,7 +24,7 @@ from spreadflow.analysis.still.integration import integrate
 from spreadflow.analysis.still.prediction import MosaicLattice, predict
 from spreadflow.config import IndexSection
 from spreadflow.errors import Outcome
-from spreadflow.models import Shot, Spectrum
+from spreadflow.models import Noise, Shot, Spectrum
 from spreadflow.physics import rotation, unit_cell
 from spreadflow.recipes import shot
 from spreadflow.recipes.still import Simulator
@@ -239,8 +239,7 @@ def integrated(still: Shot, section: IndexSection, simulator: Simulator) -> np.n
         still.mask,
         predicted,
         simulator.detector,
-        calibration_error=section.calibration_error,
-        readout_photons=section.readout_photons,
+        noise=Noise(section.readout_photons, section.calibration_error),
     )
     is_clean = reflections.flags == 0
     return (reflections.intensity / reflections.sigma)[is_clean]

@@ -32,6 +32,7 @@ import curve_scores
 from curve_cycles import Place
 from curve_lattices import Built, LatticeKind, teach, work
 from curve_sets import ELEMENTS, Set, parametrisation, table
+from spreadflow.analysis import identity_hash
 from spreadflow.analysis.curves import expand
 from spreadflow.analysis.curves.controls import Trial
 from spreadflow.analysis.curves.expand import RefinedCurves
@@ -195,7 +196,8 @@ def controls(row: Row, built: list[Built]) -> dict:
     sums = sums_of(row, built)
     fits = {"free": curves.quoted_fit(parametrisation(), refined_curves(sums), "fisher")}
     more_starts = {"true": lattices.true_curves()}
-    verdicts = curves.verdicts(fits, sums, sums.factors, ELEMENTS, more_starts)
+    half = identity_hash.half_sets(np.arange(sums.n))
+    verdicts = curves.verdicts(fits, sums, sums.factors, ELEMENTS, half, more_starts)
     return {
         verdict.name: {
             "passed": bool(verdict.passed),

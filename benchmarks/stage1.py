@@ -26,7 +26,7 @@ from lattices import FREE, PLAIN, Data
 from spreadflow.analysis import orientation_matrix
 from spreadflow.analysis.pixels import lattice_fit, shoeboxes, solve
 from spreadflow.analysis.still import integration
-from spreadflow.models import Parameters, Shoeboxes
+from spreadflow.models import Noise, Parameters, Shoeboxes
 from spreadflow.physics import geometry, rotation
 from spreadflow.recipes.lattice import problem_of
 from spreadflow.recipes.patch import Patch, packed_lattice
@@ -271,7 +271,9 @@ def is_strong(patch: Patch, boxes: Shoeboxes) -> np.ndarray:
     _, address = shoeboxes.addresses(boxes.panel, boxes.bbox)
     image[address] = boxes.photons
     mask[address] = boxes.valid
-    integrated = integration.integrate(image, mask, patch.predicted, detector=detector)
+    integrated = integration.integrate(
+        image, mask, patch.predicted, detector, noise=Noise(1.0, 0.01)
+    )
     return np.isfinite(integrated.fast_obs)
 
 
@@ -334,7 +336,7 @@ def race(mosaicity: str, number: int) -> dict:
         bragg = objective.bragg(u)
         for _ in range(PLANE_ROUNDS):
             point = solve.evaluate(objective._replace(bragg=lambda _: bragg), u, planes)
-            if point.plane_gain < PLANE_GAIN:
+            if point.nuisance_gain < PLANE_GAIN:
                 break
             planes = point.planes - point.plane_step
         losses.append(point.loss)

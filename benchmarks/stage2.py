@@ -30,6 +30,7 @@ import numpy as np
 from curve_lattices import teach
 from kept_lattices import MERGED_COLUMNS, Made, Simulation, make
 from lattices import commit, user_cpu
+from spreadflow.analysis import identity_hash
 from spreadflow.analysis.factors.agreement import Agreement, agreement
 from spreadflow.analysis.factors.equations import Batch
 from spreadflow.analysis.merging import merging, scaling
@@ -147,7 +148,7 @@ def merged(made: Sequence[Made], refine_b: bool) -> merging.Merged:
             "pulse": (photons / photons.mean())[of_lattice],
         },
         group,
-        merging.half_sets(numbers, np.zeros(n_lattices, dtype=int)),
+        identity_hash.half_sets(numbers),
         unique,
         partiality_min=0.05,
         min_reflections=5,
@@ -290,7 +291,7 @@ def batch_of(expanded: Sequence[Expanded], reflections: Reflections) -> Batch:
 def batches_of(expanded: Sequence[Expanded], reflections: Reflections) -> stage2.Batches:
     """Return the function that yields lattices in batches."""
     numbers = np.arange(len(expanded), dtype=np.uint64)
-    half = merging.half_sets(numbers, np.zeros(len(expanded), dtype=int))
+    half = identity_hash.half_sets(numbers)
     own = [
         stage2.OwnBatch(
             first,

@@ -174,6 +174,15 @@ class Shot(NamedTuple):
     """
 
 
+class Noise(NamedTuple):
+    """What makes pixels differ from their expectation, beside counting."""
+
+    readout_photons: float
+    """standard deviation of the readout, photons"""
+    calibration_error: float
+    """relative standard deviation of the gains"""
+
+
 class Spots(NamedTuple):
     """Observed peaks of one shot."""
 

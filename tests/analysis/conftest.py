@@ -12,8 +12,8 @@ from lab import cached
 from spreadflow.analysis.curves import columns
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.pixels import lattice_fit
-from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import for_stage, parse, section
+from spreadflow.models import Noise
 from spreadflow.physics import anomalous
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.recipes import patch as patches

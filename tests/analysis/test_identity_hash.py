@@ -1,8 +1,8 @@
-"""Hashes of identities: the published numbers, and lots that are fair."""
+"""Hashes of identities: the published numbers, lots and half sets that are fair."""
 
 import numpy as np
 
-from spreadflow.analysis.identity_hash import hashed, uniform
+from spreadflow.analysis.identity_hash import half_sets, hashed, uniform
 
 
 def test_numbers_are_those_of_splitmix64():
@@ -23,3 +23,16 @@ def test_lots_are_uniform_and_independent_of_order():
     order = np.random.default_rng(0).permutation(len(lots))
     np.testing.assert_array_equal(uniform(3, h.ravel()[order], k.ravel()[order]), lots[order])
     assert (uniform(4, h.ravel(), k.ravel()) != lots).all()
+
+
+def test_half_sets_are_even_whatever_the_identities():
+    rng = np.random.default_rng(4)
+    shot_id = rng.integers(0, 2**63, 20000).astype(np.uint64)
+    half = half_sets(shot_id)
+    assert set(half) == {0, 1} and abs(half.mean() - 0.5) < 0.02
+    order = rng.permutation(20000)
+    np.testing.assert_array_equal(half[order], half_sets(shot_id[order]))
+
+    consecutive = half_sets(np.arange(20000))
+    assert abs(consecutive.mean() - 0.5) < 0.02
+    assert abs(np.mean(consecutive[1:] == consecutive[:-1]) - 0.5) < 0.02

@@ -9,10 +9,10 @@ import pytest
 from lab import TRICLINIC
 from spreadflow.analysis.curves import columns, dispersion, expand, gram, planning
 from spreadflow.analysis.pixels import lattice_fit
-from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.cli import main
 from spreadflow.config import parse, setting
 from spreadflow.errors import ConfigError
+from spreadflow.models import Noise
 from spreadflow.recipes import patch as patches
 from spreadflow.recipes import plan
 from spreadflow.recipes.curves import start_curves

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from spreadflow.analysis.least_squares import Unsolvable
 from spreadflow.analysis.pixels import ladder
 from spreadflow.config import for_stage, parse, section
 from spreadflow.errors import ConfigError, LatticeOutcome
@@ -155,7 +156,7 @@ def test_a_lattice_missing_from_the_annulus_fails_rung_00(packed_run, filled, tm
 
 def test_a_lattice_without_solution_is_a_failed_rung(packed_run, tmp_path, monkeypatch):
     def singular(*_):
-        raise np.linalg.LinAlgError("Singular matrix")
+        raise Unsolvable("the normal equations are singular")
 
     monkeypatch.setattr(ladder, "run_rungs", singular)
     figures = run(packed_run, tmp_path / "ladder.h5")[1]

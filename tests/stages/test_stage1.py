@@ -11,13 +11,12 @@ import pytest
 from scipy.ndimage import convolve
 
 from spreadflow.analysis.pixels import lattice_fit
-from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import for_stage, parse, section
 from spreadflow.errors import ConfigError, FileError, RefinedOutcome
 from spreadflow.io import mosaic as mosaic_files
 from spreadflow.io import store
 from spreadflow.io.shoebox_blocks import read_recording
-from spreadflow.models import Overlap, Shoeboxes
+from spreadflow.models import Noise, Overlap, Shoeboxes
 from spreadflow.parallel import World
 from spreadflow.physics import mosaic, noise, rotation, unit_cell
 from spreadflow.recipes import lattice, still

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
+from spreadflow.analysis.least_squares import eliminate
 from spreadflow.analysis.orientation_matrix import crystal_frame, turn
 from spreadflow.analysis.still import centroid_fit, refinement
 from spreadflow.analysis.still.centroid_fit import CentroidModel, Observed
@@ -233,22 +234,19 @@ def _reduced(
         return np.zeros(_n_sums(n)), stays
     H, g, of_spots, counts = _normal_equations(detector, d, member, free)
 
-    coupling = H[n:, :n]
-    right = np.concatenate([coupling, g[n:, None]], axis=1)
-    solved = np.linalg.solve(H[n:, n:], right)
-    slope = solved[:, :n]
-    step = solved[:, n]
-    S = H[:n, :n] - H[:n, n:] @ slope
-    reduced = g[:n] - H[:n, n:] @ step
+    without_lattice = eliminate(H, g[:, None], n)
+    slope = without_lattice.coupling
+    reduced = without_lattice.right[:, 0]
 
     of_lattice = np.outer(reduced, reduced)
     reduced_spots = of_spots[:, :n] - of_spots[:, n:] @ slope
     share_of_unknowns = 0.5 * n_local / member.n_valid
     within = reduced_spots.T @ reduced_spots / max(1.0 - share_of_unknowns, LEAST_FREEDOM)
+    S = without_lattice.information
     part = np.concatenate([S.ravel(), of_lattice.ravel(), within.ravel(), reduced, counts])
     if not np.isfinite(part).all():
         return np.zeros_like(part), stays
-    return part, Eliminated(-step, slope)
+    return part, Eliminated(-without_lattice.own[:, 0], slope)
 
 
 def _normal_equations(detector: Detector, d, member: Member, free: list[int]) -> _NormalEquations:

@@ -28,6 +28,16 @@ def hashed(start: np.ndarray, number: np.ndarray) -> np.ndarray:
     return x
 
 
+def half_sets(shot_id: np.ndarray) -> np.ndarray:
+    """Return the half set (n,), 0 or 1, of what comes of each shot: the last bit of a hash.
+
+    The lattices of a shot are together: what they share, pulse and background, would pass for
+    agreement of the halves.
+    """
+    first = np.zeros(len(shot_id), dtype=np.uint64)
+    return (hashed(shot_id, first) & np.uint64(1)).astype(np.int8)
+
+
 def uniform(seed: int, *identity: np.ndarray) -> np.ndarray:
     """Return a number (n,), uniform on [0, 1), for each identity: columns (n,) of integers, of
     which any may be negative.

@@ -59,6 +59,20 @@ def matrix(frame: CrystalFrame, p) -> Array:
     return turn(p[:3]) @ (frame.U @ _upper(metric))
 
 
+def at_start(frame: CrystalFrame) -> np.ndarray:
+    """Return A (3, 3), Å⁻¹, where all unknowns are zero."""
+    return np.asarray(matrix(frame, np.zeros(3 + len(frame.strains))))
+
+
+def recentred(frame: CrystalFrame, A: np.ndarray) -> CrystalFrame:
+    """Return the frame from which unknowns are counted so that they are zero at A (3, 3), Å⁻¹, a
+    lattice with the symmetry of the frame's; strains stay as they are.
+    """
+    metric = A.T @ A
+    upper = np.linalg.cholesky(metric).T
+    return frame._replace(U=rotation.nearest(A @ np.linalg.inv(upper)), metric=metric)
+
+
 def coordinates(frame: CrystalFrame, A: np.ndarray) -> np.ndarray:
     """Return the unknowns (3 + strains,) of which `matrix` makes A (3, 3), a lattice with the
     symmetry of the frame's.

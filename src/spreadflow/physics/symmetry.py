@@ -117,9 +117,8 @@ def _averaged(metric: np.ndarray, operations: np.ndarray) -> np.ndarray:
 
 def constrain_cell(cell: np.ndarray, name: str) -> np.ndarray:
     """Return the cell (6,), rad, nearest in metric to `cell` that obeys the lattice symmetry."""
-    basis = unit_cell.orthogonalization(cell)
-    metric = constrain_metric(basis.T @ basis, name)
-    return unit_cell.cell_of_basis(np.linalg.cholesky(metric).T)
+    metric = constrain_metric(unit_cell.metric_of(cell), name)
+    return unit_cell.cell_of_metric(metric)
 
 
 def metric_basis(name: str) -> np.ndarray:

@@ -44,6 +44,17 @@ def cell_of_basis(basis: np.ndarray) -> np.ndarray:
     return np.concatenate([lengths, angles])
 
 
+def metric_of(cell: np.ndarray) -> np.ndarray:
+    """Return the direct metric (3, 3), Å², of a cell (6,)."""
+    basis = orthogonalization(cell)
+    return basis.T @ basis
+
+
+def cell_of_metric(metric: np.ndarray) -> np.ndarray:
+    """Return the cell (6,) of a direct metric (3, 3), Å²."""
+    return cell_of_basis(np.linalg.cholesky(metric).T)
+
+
 def radians(cell) -> np.ndarray:
     """Return a cell (6,) with its angles, given in degrees, in rad."""
     cell = np.asarray(cell, dtype=np.float64)

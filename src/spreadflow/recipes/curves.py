@@ -323,11 +323,13 @@ def verdicts(
     lattices: LatticeSums,
     model: StructureFactors,
     elements: list[str],
+    half: np.ndarray,
     more_starts: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> list[Verdict]:
     """Return the controls of the quoted curves. Collective.
 
-    more_starts: name → curves (site, 2, channel) to start from again, beside those of `starts`.
+    half: (lattice,) half set of each lattice, 0 or 1; more_starts: name → curves (site, 2, channel)
+    to start from again, beside those of `starts`.
     """
     fit = next(iter(fits.values()))
     p = fit.p
@@ -336,15 +338,19 @@ def verdicts(
     photons = lattices.photons
     is_in_band = np.zeros(len(p.nodes_ev), dtype=bool)
     is_in_band[dispersion.weak_directions(p, fit.refined.of_pixels).band] = True
+    changes = controls.Changes(
+        starts=starts(curves, elements, p.energies_ev) | dict(more_starts),
+        half=half,
+        wrong_index=lambda columns, numbers: controls.wrong_index(columns, model),
+        other_spectrum=lambda columns, numbers: controls.other_spectrum(
+            columns, photons[numbers], photons[(numbers + n // 2) % n]
+        ),
+    )
     return controls.verdicts(
         lambda trial: lattices.again(p, trial, fit.refined),
         p,
         fit.refined,
-        starts=starts(curves, elements, p.energies_ev) | dict(more_starts),
-        index=lambda columns, numbers: controls.wrong_index(columns, model),
-        spectrum=lambda columns, numbers: controls.other_spectrum(
-            columns, photons[numbers], photons[(numbers + n // 2) % n]
-        ),
+        changes,
         band=is_in_band,
         sigma=p.sigma(fit.covariance).ravel(),
     )

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spreadflow.analysis import orientation_matrix
+from spreadflow.analysis.least_squares import Unsolvable
 from spreadflow.analysis.pixels import held_out, lattice_fit, point_spread, restraints
-from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.analysis.pixels.restraints import Unknown
 from spreadflow.config import Stage1Section
 from spreadflow.errors import RefinedOutcome
@@ -17,6 +17,7 @@ from spreadflow.models import (
     Crystal,
     Detector,
     Mosaic,
+    Noise,
     Overlap,
     Parameters,
     Shoeboxes,
@@ -188,7 +189,6 @@ def problem_of(
     """Return a lattice and its pixels, their point spread undone.
 
     start: where an earlier refinement ended; without it the lattice starts where prediction has it.
-    Raises ArithmeticError, LinAlgError, ValueError for a lattice that cannot be fitted.
     """
     boxes = lattice.boxes
     readout_photons = section.readout_photons
@@ -241,7 +241,7 @@ def restraints_of(
     if configured.cell is not None and configured.cell.centre is not None:
         frame = frame._replace(metric=_metric(configured.cell.centre, space_group))
     stretch = configured.wavelength.centre if configured.wavelength else 0.0
-    A = frame.U @ np.linalg.cholesky(frame.metric).T / (1.0 + stretch)
+    A = orientation_matrix.at_start(frame) / (1.0 + stretch)
     n_cells = crystal.n_cells
     if configured.n_cells and configured.n_cells.centre:
         n_cells = np.full(3, configured.n_cells.centre)
@@ -297,7 +297,7 @@ def refine_lattice(
             is_rough=start is None,
             **_fit_settings(section),
         )
-    except (np.linalg.LinAlgError, ArithmeticError, ValueError) as error:
+    except Unsolvable as error:
         return LatticeFit(RefinedOutcome.LOST, str(error))
     outcome, why = _judge(problem, refined)
     return LatticeFit(outcome, why, problem, refined)
@@ -342,7 +342,7 @@ def likelier(fit: LatticeFit, section: Stage1Section) -> LatticeFit:
             **_fit_settings(section),
         )
         gain = held_out.gain(refined, of_spots)
-    except (np.linalg.LinAlgError, ArithmeticError, ValueError):
+    except Unsolvable:
         return fit
     fit = fit._replace(held_out_gain=gain)
     if gain > 0:
@@ -354,7 +354,7 @@ def likelier(fit: LatticeFit, section: Stage1Section) -> LatticeFit:
 def _judge(
     problem: lattice_fit.Problem, refined: lattice_fit.RefinedLattice
 ) -> tuple[RefinedOutcome, str]:
-    """Return the outcome of a fit, and why where it is lost."""
+    """Return the outcome of a fit, and why where it is not refined."""
     A = refined.parameters.crystal.A
     sigma = np.sqrt(np.diag(refined.fisher))
     is_finite = np.isfinite(A).all() and np.isfinite(sigma).all()
@@ -367,7 +367,7 @@ def _judge(
     if sigma_of.get("scale", 0.0) > LARGEST_SCALE_SIGMA:
         return RefinedOutcome.LOST, "no scale"
     if not refined.fit.is_converged:
-        return RefinedOutcome.NOT_CONVERGED, ""
+        return RefinedOutcome.NOT_CONVERGED, refined.fit.ending.value
     return RefinedOutcome.REFINED, ""
 
 

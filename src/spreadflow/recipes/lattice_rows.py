@@ -177,7 +177,7 @@ def _noise_offsets(
     model = point.model
     background = point.model - point.bragg
     counts = rng.poisson(np.maximum(model, 0.0))
-    drawn = counts * (1.0 + noise.calibration * rng.standard_normal(len(model)))
+    drawn = counts * (1.0 + noise.calibration_error * rng.standard_normal(len(model)))
     signal = drawn + noise.readout_photons * rng.standard_normal(len(model)) - background
     sigma = np.sqrt(variance(background, noise))
     offsets = np.full((n_boxes, 2), np.nan)

@@ -21,7 +21,6 @@ from spreadflow.analysis.curves.edges import metals
 from spreadflow.analysis.curves.gram import Gram
 from spreadflow.analysis.curves.planning import Information
 from spreadflow.analysis.pixels import lattice_fit, point_spread, shoeboxes
-from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import (
     Config,
     SimulateConfig,
@@ -33,7 +32,7 @@ from spreadflow.config import (
 )
 from spreadflow.errors import ConfigError
 from spreadflow.io.factor_files import NO_FILES, FactorFiles
-from spreadflow.models import Overlap, Shoeboxes
+from spreadflow.models import Noise, Overlap, Shoeboxes
 from spreadflow.physics import anomalous, unit_cell
 from spreadflow.recipes import factors
 from spreadflow.recipes.curves import start_curves

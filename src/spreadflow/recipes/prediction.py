@@ -19,7 +19,7 @@ from spreadflow.io.factor_files import FactorFiles
 from spreadflow.models import Choice, Detector, Reflections, Shot, Spots
 from spreadflow.physics import geometry, unit_cell
 from spreadflow.recipes.factors import factors
-from spreadflow.recipes.shot import joined, numbers, pixel_settings
+from spreadflow.recipes.shot import joined, noise_of, numbers
 from spreadflow.recipes.still import PERTURBATION
 
 
@@ -105,9 +105,13 @@ def predict_shot(
     rule = Rule(section.d_max, section.min_expected, section.weak_fraction)
     of_lattices = [_predicted(shot, known, section, recording) for known in lattices]
     lattice_of = numbers(of_lattices)
-    settings = pixel_settings(shot, recording.section)
     reflections, _ = integration.integrate_and_learn(
-        shot.image, shot.mask, joined(of_lattices), recording.detector, **settings
+        shot.image,
+        shot.mask,
+        joined(of_lattices),
+        recording.detector,
+        noise=noise_of(recording.section),
+        saturation_photons=shot.saturation_photons,
     )
     n = len(lattice_of)
     expected = np.full(n, np.nan)

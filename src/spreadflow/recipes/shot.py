@@ -24,7 +24,7 @@ from spreadflow.analysis.still.tails import Tails
 from spreadflow.config import IndexSection
 from spreadflow.errors import Outcome
 from spreadflow.io.rows import columns_of
-from spreadflow.models import Detector, Lattice, ReflectionFlag, Reflections, Shot, Spots
+from spreadflow.models import Detector, Lattice, Noise, ReflectionFlag, Reflections, Shot, Spots
 from spreadflow.physics import unit_cell
 from spreadflow.physics.geometry import S0, direction
 from spreadflow.physics.noise import FIBRE_SHAPE
@@ -335,7 +335,12 @@ def _integrate(
         for lattice in lattices
     ]
     reflections, point_spread = integration.integrate_and_learn(
-        shot.image, shot.mask, joined(of_lattices), there, **pixel_settings(shot, section)
+        shot.image,
+        shot.mask,
+        joined(of_lattices),
+        there,
+        noise=noise_of(section),
+        saturation_photons=shot.saturation_photons,
     )
     lattice_of = numbers(of_lattices)
     controls = [
@@ -352,13 +357,9 @@ def _integrate(
     return _Integrated(reflections, lattice_of, tuple(evidences), point_spread)
 
 
-def pixel_settings(shot: Shot, section: IndexSection) -> dict[str, float]:
-    """Return what integration is told of the pixels."""
-    return {
-        "saturation_photons": shot.saturation_photons,
-        "calibration_error": section.calibration_error,
-        "readout_photons": section.readout_photons,
-    }
+def noise_of(section: IndexSection) -> Noise:
+    """Return the noise of pixels that the configuration states."""
+    return Noise(section.readout_photons, section.calibration_error)
 
 
 def joined(of_lattices: list[Predicted]) -> Predicted:
@@ -392,7 +393,8 @@ def _control(
         shot.mask,
         joined(elsewhere),
         detector,
-        **pixel_settings(shot, section),
+        noise=noise_of(section),
+        saturation_photons=shot.saturation_photons,
         point_spread=point_spread,
     )
     lattice_of = numbers(elsewhere)

@@ -9,7 +9,7 @@ import numpy as np
 
 from spreadflow.analysis.curves.columns import rows
 from spreadflow.analysis.factors import french_wilson
-from spreadflow.analysis.factors.anomalous_map import site_peaks
+from spreadflow.analysis.factors.anomalous_map import NoMap, site_peaks
 from spreadflow.analysis.merging import merging, statistics
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.recipes.intensities import Reflections
@@ -151,7 +151,7 @@ def _heights(
         return np.empty(0)
     try:
         heights = site_peaks(reflections.unique, amplitude, amplitude_sigma, F, xyz).highest
-    except ValueError:
+    except NoMap:
         return np.full(len(places), np.nan)
     ends = np.cumsum([len(atoms) for atoms in places.values()])
     return np.array([own.mean() for own in np.split(heights, ends[:-1])])

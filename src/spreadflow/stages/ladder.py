@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from spreadflow.analysis.least_squares import Unsolvable
 from spreadflow.analysis.pixels import ladder, shoeboxes, solve
-from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import LadderConfig
 from spreadflow.errors import LatticeOutcome
 from spreadflow.io import schema, store
 from spreadflow.io.rows import columns_of
 from spreadflow.log import logger
-from spreadflow.models import Mosaic, ReflectionFlag
+from spreadflow.models import Mosaic, Noise, ReflectionFlag
 from spreadflow.parallel import World
 from spreadflow.physics import mosaic, rotation
 from spreadflow.recipes.lattice import PackedLattice, RunModel, start_of, unpack
@@ -207,7 +207,7 @@ def _columns(context: Context, part: int) -> dict[str, np.ndarray]:
                 turned = lattice._replace(A=_turn(context.config, identity) @ lattice.A)
                 of_rungs, pixels = _model(context.config, turned, model)
                 rows |= of_rungs
-            except (np.linalg.LinAlgError, ArithmeticError, ValueError) as error:
+            except Unsolvable as error:
                 words = "shot %016x lattice %d has no models: %s"
                 context.log.warning(words, identity["shot_id"], identity["k"], error)
         tables = {table: columns_of(of_table) for table, of_table in rows.items()}
@@ -268,7 +268,7 @@ def _model(
 ) -> tuple[dict[str, list], dict]:
     """Return the rows of the rungs with a model, and the pixels of a sample.
 
-    Raises LinAlgError, ArithmeticError, ValueError for a lattice without a solution.
+    Raises Unsolvable for a lattice without a solution.
     """
     noise = Noise(config.ladder.readout_photons, config.ladder.calibration_error)
     start = start_of(lattice, _domains(config, lattice), model)

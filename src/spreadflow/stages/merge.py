@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from spreadflow.analysis import identity_hash
 from spreadflow.analysis.merging import absences, merging, scaling, statistics
 from spreadflow.analysis.merging.merging import Fate
 from spreadflow.config import MergeConfig, MergeSection
@@ -425,7 +426,7 @@ def _select(
             "pulse": pulse[table.reflections["lattice"].astype(np.int64)],
         },
         table.lattices["group"],
-        merging.half_sets(table.lattices["shot_id"], table.lattices["k"]),
+        identity_hash.half_sets(table.lattices["shot_id"]),
         unique,
         partiality_min=section.partiality_min,
         min_reflections=section.min_reflections,

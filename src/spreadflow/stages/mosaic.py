@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from spreadflow.analysis.least_squares import Unsolvable
 from spreadflow.analysis.pixels import lattice_fit, mosaic_learning
 from spreadflow.config import MosaicConfig, PixelsSection, Stage1Section
 from spreadflow.errors import LearnedOutcome
@@ -139,7 +140,7 @@ def _learn_one(context: Context, columns: dict, row_number: int) -> dict[str, di
             tables = _tables(result, 0)
             start = result.problems[0].start
             row |= _outcome(result) | {"A": start.crystal.A}
-        except (np.linalg.LinAlgError, ArithmeticError, ValueError) as error:
+        except Unsolvable as error:
             words = "shot %016x lattice %d: not learned (%s)"
             context.log.warning(words, row["shot_id"], row["k"], error)
     row["seconds"] = time.process_time() - start_time

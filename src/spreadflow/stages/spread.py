@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from spreadflow.analysis import identity_hash
 from spreadflow.analysis.curves import controls, dispersion
 from spreadflow.analysis.curves.controls import Verdict
 from spreadflow.config import SpreadConfig, SpreadSection
@@ -209,7 +210,8 @@ def _tables(
     fits = curves.all_fits(config, model.factors, result.refined, lattices, context.files)
     verdicts = controls.of_rest(result.refined)
     if section.controls:
-        verdicts = curves.verdicts(fits, lattices, model.factors, elements)
+        half = identity_hash.half_sets(result.cycle.rows["shot_id"][result.cycle.used])
+        verdicts = curves.verdicts(fits, lattices, model.factors, elements, half)
     _log_verdicts(log, verdicts)
     quoted = next(iter(fits.values()))
     edges = curves.edge_rows(fits, elements, p.energies_ev)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spreadflow import build
+from spreadflow.analysis import identity_hash
 from spreadflow.analysis.factors.solution import Restraint
-from spreadflow.analysis.merging import merging
 from spreadflow.config import Stage2Config
 from spreadflow.errors import FileError, RefinedOutcome, SpreadOutcome
 from spreadflow.io import factor_files, mtz, shoebox_blocks, store
@@ -330,8 +330,7 @@ def _batches(context: Context, parts: store.Parts) -> stage2.Batches:
         for block in range(world.rank, len(parts.keys), world.size):
             columns = parts.read(block)
             used = columns["lattices/outcome"] == SpreadOutcome.USED
-            shot_id = columns["lattices/shot_id"][used]
-            half = merging.half_sets(shot_id, columns["lattices/k"][used])
+            half = identity_hash.half_sets(columns["lattices/shot_id"][used])
             yield OwnBatch(block, intensities.batch_of(columns, unique), half)
 
     return batches

@@ -1,9 +1,12 @@
 """The controls: passed by a real signal, failed where the input was tampered with."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import drawn as drawn_lattices
+from spreadflow.analysis import identity_hash
 from spreadflow.analysis.curves import controls, loops
 from spreadflow.analysis.curves.controls import Trial
 from spreadflow.analysis.curves.expand import (
@@ -41,15 +44,19 @@ def _verdicts(sums, p, pulses, index, more_starts):
     curves = p.curves(best.theta)
     others = np.roll(pulses, -(sums.n // 2), axis=0)
     starts = {"swapped": curves[::-1], **more_starts, "flat": np.zeros_like(curves)}
+    changes = controls.Changes(
+        starts=starts,
+        half=identity_hash.half_sets(np.arange(sums.n)),
+        wrong_index=index,
+        other_spectrum=lambda columns, numbers: controls.other_spectrum(
+            columns, pulses[numbers], others[numbers]
+        ),
+    )
     of_controls = controls.verdicts(
         lambda trial: sums.again(p, trial, best),
         p,
         best,
-        starts=starts,
-        index=index,
-        spectrum=lambda columns, numbers: controls.other_spectrum(
-            columns, pulses[numbers], others[numbers]
-        ),
+        changes,
         band=np.ones(len(p.nodes_ev), dtype=bool),
         sigma=p.sigma(best.fisher).ravel(),
     )
@@ -82,6 +89,24 @@ def test_lattices_whose_noise_is_larger_than_their_weights_say_fail_half_sets(dr
     half_sets = judged(*drawn.lattices(N, 12, excess=4.0))["half sets"]
     assert not half_sets.passed
     assert half_sets.figure == pytest.approx(2.0, rel=0.4)
+
+
+def test_half_sets_are_judged_by_their_lattices_alone():
+    """Each half is refined from the lattices that it has, and without lattices not at all."""
+    p = SimpleNamespace(names=["a"])
+    chosen = []
+
+    def refine(trial: Trial) -> SimpleNamespace:
+        numbers = np.arange(4)
+        chosen.append(numbers[trial.is_chosen(numbers)].tolist())
+        return SimpleNamespace(theta=np.array([len(chosen[-1])]), fisher=np.eye(1))
+
+    nodes = np.array([[1.0], [2.0]])
+    verdict = controls._halves(refine, p, np.array([1, 0, 1, 1]), nodes)
+    assert chosen == [[1], [0, 2, 3]]
+    assert verdict.figure == pytest.approx(np.std([-2.0 / np.sqrt(2.0), -4.0 / np.sqrt(8.0)]))
+    assert not controls._halves(refine, p, np.ones(4, dtype=int), nodes).passed
+    assert len(chosen) == 2
 
 
 @pytest.mark.stage

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from spreadflow.analysis.curves import gram
+from spreadflow.analysis.least_squares import RIDGE
 from spreadflow.analysis.pixels import lattice_fit, restraints, solve
-from spreadflow.analysis.pixels.likelihood import Noise, variance
+from spreadflow.analysis.pixels.likelihood import variance
 from spreadflow.analysis.pixels.templates import of_channels, of_nodes
+from spreadflow.models import Noise
 
 
 def columns_of(one: gram.Gram, model: lattice_fit.Model) -> np.ndarray:
@@ -57,7 +59,7 @@ def pixels_of(
         brighter[a:b] = templates[a:b][:, column[own]] @ y[own]
         of_planes[a:b, 3 * box : 3 * box + 3] = plane
         information = plane.T @ (weight[a:b, None] * plane)
-        ridges += [np.sqrt(solve.RIDGE * np.trace(information))] * 3
+        ridges += np.sqrt(RIDGE * np.diag(information)).tolist()
     weak = np.concatenate([1.0 / model.filled(restraints.SIGMAS), ridges])
     return Pixels(data.photons - expected - brighter, weight, jacobian, of_planes, weak)
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from spreadflow.analysis.factors.anomalous_map import ELSEWHERE_ANG, site_peaks
+from spreadflow.analysis.factors.anomalous_map import ELSEWHERE_ANG, NoMap, site_peaks
 from spreadflow.analysis.merging.merging import Unique
 from spreadflow.physics import symmetry
 
@@ -207,7 +207,7 @@ def test_scale_of_the_amplitudes_does_not_matter(orthorhombic):
 
 def test_tables_without_differences_are_refused(orthorhombic):
     unique = orthorhombic.unique
-    with pytest.raises(ValueError, match="both Friedel mates"):
+    with pytest.raises(NoMap, match="both Friedel mates"):
         orthorhombic.peaks(np.where(unique.friedel < 0, np.nan, orthorhombic.amplitude))
-    with pytest.raises(ValueError, match="equal"):
+    with pytest.raises(NoMap, match="equal"):
         orthorhombic.peaks(np.ones(len(unique)))

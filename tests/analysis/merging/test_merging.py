@@ -6,6 +6,7 @@ import gemmi
 import numpy as np
 import pytest
 
+from spreadflow.analysis import identity_hash
 from spreadflow.analysis.merging import merging
 from spreadflow.analysis.merging.merging import Fate
 
@@ -47,7 +48,7 @@ def observations(
     obs = merging.Observations(
         lattice=lattice,
         group=np.arange(40) * N_GROUPS // 40,
-        half=merging.half_sets(shot_id, np.zeros(40, dtype=np.int64)),
+        half=identity_hash.half_sets(shot_id),
         unique=unique.rows(hkl),
         s2=np.ones(n),
         intensity=rng.normal(5.0, 4.0, n),
@@ -137,23 +138,6 @@ def test_half_sets_are_the_means_of_their_lattices(unique):
             if len(rows):
                 expected = np.average(obs.intensity[rows], weights=sigma[rows] ** -2.0)
             np.testing.assert_allclose(merged.half[row, half], expected, rtol=1e-12)
-
-
-def test_half_sets_depend_on_identity_alone_and_are_even():
-    rng = np.random.default_rng(4)
-    shot_id = rng.integers(0, 2**63, 20000).astype(np.uint64)
-    k = rng.integers(0, 3, 20000)
-    half = merging.half_sets(shot_id, k)
-    order = rng.permutation(20000)
-
-    np.testing.assert_array_equal(half[order], merging.half_sets(shot_id[order], k[order]))
-    assert abs(half.mean() - 0.5) < 0.02
-
-    of_next_lattice = merging.half_sets(shot_id, k + 1)
-    assert abs(np.mean(half == of_next_lattice) - 0.5) < 0.02, "independent within a shot"
-    numbers = np.arange(20000, dtype=np.uint64)
-    consecutive = merging.half_sets(numbers, np.zeros(20000, dtype=np.int64))
-    assert abs(np.mean(consecutive[1:] == consecutive[:-1]) - 0.5) < 0.02
 
 
 def test_sums_do_not_depend_on_who_holds_which_group(unique, monkeypatch):

@@ -9,9 +9,8 @@ from scipy.optimize import minimize
 
 from lab import cached
 from spreadflow.analysis.pixels import ladder, lattice_fit, shoeboxes
-from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import for_stage, parse, section
-from spreadflow.models import Detector, ReflectionFlag
+from spreadflow.models import Detector, Noise, ReflectionFlag
 from spreadflow.physics import rotation
 from spreadflow.recipes import patch as patches
 from spreadflow.recipes import still

@@ -19,9 +19,8 @@ from spreadflow.analysis.pixels import (
     shoeboxes,
     solve,
 )
-from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.analysis.still import integration, prediction
-from spreadflow.models import Crystal, Detector, Parameters, Shoeboxes, Spectrum
+from spreadflow.models import Crystal, Detector, Noise, Parameters, Shoeboxes, Spectrum
 from spreadflow.physics import forward, geometry, layout, mosaic, noise, rotation, unit_cell
 from spreadflow.units import DEG
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spreadflow.analysis.pixels.likelihood import FLOOR, Noise, _dark, pixelwise, variance
+from spreadflow.analysis.pixels.likelihood import FLOOR, _dark, pixelwise, variance
+from spreadflow.models import Noise
 
 MODEL = np.array([0.02, 0.7, 3.0, 40.0, 900.0, 2e4])
 NOISE = Noise(1.5, 0.02)

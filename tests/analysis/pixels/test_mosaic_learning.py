@@ -11,9 +11,8 @@ import pytest
 
 from lab import cached
 from spreadflow.analysis.pixels import lattice_fit, mosaic_learning
-from spreadflow.analysis.pixels.likelihood import Noise
 from spreadflow.config import for_stage, parse, section
-from spreadflow.models import Mosaic
+from spreadflow.models import Mosaic, Noise
 from spreadflow.physics import mosaic, rotation
 from spreadflow.recipes import patch as patches
 from spreadflow.recipes import still

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from spreadflow.analysis import least_squares
+from spreadflow.analysis.least_squares import Fit
 from spreadflow.analysis.pixels import solve
-from spreadflow.analysis.pixels.likelihood import Noise, pixelwise
+from spreadflow.analysis.pixels.likelihood import pixelwise
+from spreadflow.models import Noise
 
 NOISE = Noise(1.0, 0.0)
 TRUTH = np.array([0.1, -0.2, 0.05])
@@ -65,7 +68,7 @@ class Spots:
         return solve.Objective(**default | settings)
 
 
-def fitted(spots: Spots, data: solve.Data, target="normal") -> solve.Fit:
+def fitted(spots: Spots, data: solve.Data, target="normal") -> Fit[solve.Point]:
     """The fit from zero and level planes."""
     planes = np.tile([20.0, 0.0, 0.0], (len(spots.count), 1))
     return solve.fit(spots.objective(data, target=target), np.zeros(3), planes)
@@ -74,7 +77,7 @@ def fitted(spots: Spots, data: solve.Data, target="normal") -> solve.Fit:
 def pulls_of(point: solve.Point) -> list[np.ndarray]:
     """Errors over Fisher's σ, and over those of the sandwich, each (unknown,)."""
     error = point.unknowns[:3] - TRUTH
-    return [error / np.sqrt(np.diag(covariance)) for covariance in solve.covariances(point)]
+    return [error / np.sqrt(np.diag(covariance)) for covariance in least_squares.covariances(point)]
 
 
 def test_planes_eliminated_are_the_whole_normal_equations_solved_at_once():
@@ -100,7 +103,7 @@ def test_planes_eliminated_are_the_whole_normal_equations_solved_at_once():
 
     covariance = np.linalg.inv(whole)[:3, :3]
     np.testing.assert_allclose(np.linalg.inv(point.hessian), covariance, rtol=1e-4)
-    promised = point.plane_gain - point.gradient @ step - 0.5 * step @ point.hessian @ step
+    promised = point.nuisance_gain - point.gradient @ step - 0.5 * step @ point.hessian @ step
     assert promised == pytest.approx(0.5 * moves @ whole @ moves, rel=1e-4)
 
 
@@ -159,7 +162,7 @@ def test_shoeboxes_without_background_converge_and_pull_nothing(target):
 def test_the_sandwich_is_fishers_where_the_model_is_right():
     spots = Spots(2000)
     fit = fitted(spots, spots.drawn(np.random.default_rng(5)))
-    fisher, sandwich = solve.covariances(fit.point)
+    fisher, sandwich = least_squares.covariances(fit.point)
     np.testing.assert_allclose(np.diag(sandwich), np.diag(fisher), rtol=0.2)
 
 
@@ -191,7 +194,7 @@ def test_the_sandwich_is_what_leaving_out_one_shoebox_after_the_other_says():
         unknowns.append(solve.fit(without, whole.unknowns, whole.planes).point.unknowns)
     moved = np.array(unknowns) - whole.unknowns
     jackknife = 11 / 12 * moved.T @ moved
-    fisher, sandwich = solve.covariances(whole)
+    fisher, sandwich = least_squares.covariances(whole)
     sigma = np.sqrt(np.diag(sandwich))
     np.testing.assert_allclose(sigma, np.sqrt(np.diag(jackknife)), rtol=0.3)
     plain = fisher @ (whole.scores.T @ whole.scores) @ fisher
@@ -262,13 +265,13 @@ def test_a_restraint_weighs_as_a_measurement():
         return photons, np.column_stack([derivatives, np.zeros(len(spots.x))])
 
     alone = fitted(spots, data).point
-    sigma = np.sqrt(solve.covariances(alone)[0][0, 0])
+    sigma = np.sqrt(least_squares.covariances(alone)[0][0, 0])
     centre = np.array([TRUTH[0] + 3 * sigma, 0, 0, 0.7])
     precision = np.array([1 / sigma**2, 0, 0, 1 / 0.2**2])
     restraint = solve.Restraint(centre, precision)
     objective = spots.objective(data, bragg=blind, restraint=restraint)
     point = solve.fit(objective, np.zeros(4), spots.planes).point
-    fisher, sandwich = solve.covariances(point)
+    fisher, sandwich = least_squares.covariances(point)
     assert point.unknowns[3] == pytest.approx(0.7) and fisher[3, 3] == pytest.approx(0.2**2)
     assert sandwich[3, 3] == pytest.approx(0.2**2)
     mean = 0.5 * (alone.unknowns[0] + centre[0])
@@ -282,7 +285,7 @@ def test_what_is_quoted_with_restraints_is_how_draws_scatter():
     """
     spots = Spots(60)
     rng = np.random.default_rng(12)
-    fisher, _ = solve.covariances(fitted(spots, spots.drawn(rng)).point)
+    fisher, _ = least_squares.covariances(fitted(spots, spots.drawn(rng)).point)
     sigma = np.sqrt(np.diag(fisher)) * [1.0, 0.1, 1.0]
     pulls = []
     for _ in range(80):

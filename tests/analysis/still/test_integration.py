@@ -8,7 +8,7 @@ import pytest
 from spreadflow.analysis.still import integration
 from spreadflow.analysis.still.integration import integrate
 from spreadflow.analysis.still.prediction import Predicted
-from spreadflow.models import Detector, ReflectionFlag
+from spreadflow.models import Detector, Noise, ReflectionFlag
 from spreadflow.physics.geometry import radial_axes
 
 SHAPE = (1000, 1000)
@@ -98,8 +98,7 @@ def shots(rng, expected_of, level, n_shots, **noise):
             np.ones_like(image, bool),
             predicted_at(positions),
             DETECTOR,
-            calibration_error=noise.get("gain", 0.0),
-            readout_photons=noise.get("readout", 1.0),
+            noise=Noise(noise.get("readout", 1.0), noise.get("gain", 0.0)),
         )
         assert not (found.flags & ReflectionFlag.FAILED).any()
         pulls.append((found.intensity - expected) / found.sigma)
@@ -154,9 +153,12 @@ def test_pulls_of_strong_spots_with_gain_errors():
 POSITION = np.array([[700.3, 420.8]])
 
 
-def one(image, mask=None, positions=POSITION, **options):
+NOISE = Noise(readout_photons=1.0, calibration_error=0.01)
+
+
+def one(image, mask=None, positions=POSITION, noise=NOISE, **options):
     mask = np.ones(image.shape, bool) if mask is None else mask
-    return integrate(image, mask, predicted_at(positions), DETECTOR, **options)
+    return integrate(image, mask, predicted_at(positions), DETECTOR, noise=noise, **options)
 
 
 def test_exact_on_a_noiseless_plane():
@@ -199,7 +201,8 @@ def test_unpredicted_neighbour_in_the_background():
         clean = rng.poisson(background(5.0)) + photons_of(rng, POSITION, np.array([500.0]))
         both = clean + photons_of(rng, POSITION + np.array([0.0, 7.0]), np.array([2000.0]))
         alone, beside = (
-            one(image[None].astype(np.float32), readout_photons=0.0) for image in (clean, both)
+            one(image[None].astype(np.float32), noise=NOISE._replace(readout_photons=0.0))
+            for image in (clean, both)
         )
         shift = beside.intensity[0] - alone.intensity[0]
         shifts.append(shift / alone.sigma[0])
@@ -219,7 +222,7 @@ def test_neighbours_know_each_other():
     for _ in range(30):
         expected = np.array([300.0, 3000.0])
         image = still(rng, positions, expected, 5.0)
-        found = one(image, positions=positions, calibration_error=0.0)
+        found = one(image, positions=positions, noise=NOISE._replace(calibration_error=0.0))
         assert not found.flags.any()
         pulls.append((found.intensity - expected) / found.sigma)
 
@@ -280,7 +283,7 @@ def test_panels_are_kept_apart():
     image = np.full((2, *SHAPE), 2.0, np.float32)
     image[1, 420, 700] += 500.0
     predicted = predicted_at(np.repeat(POSITION, 2, axis=0))._replace(panel=np.array([0, 1]))
-    found = integrate(image, np.ones(image.shape, bool), predicted, twice)
+    found = integrate(image, np.ones(image.shape, bool), predicted, twice, noise=NOISE)
 
     np.testing.assert_allclose(found.intensity, [0.0, 500.0], atol=1e-3)
     assert not found.flags.any()

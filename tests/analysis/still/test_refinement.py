@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from spreadflow.analysis.orientation_matrix import crystal_frame, matrix
+from spreadflow.analysis.orientation_matrix import (
+    at_start,
+    coordinates,
+    crystal_frame,
+    matrix,
+    recentred,
+)
 from spreadflow.analysis.still import centroid_fit, prediction, refinement
 from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.models import Detector, Spectrum, Spots
@@ -108,7 +114,12 @@ def test_strains_keep_the_lattice_symmetry(group, n_free):
     assert len(frame.strains) == n_free
     np.testing.assert_allclose(matrix(frame, np.zeros(3 + n_free)), A, atol=1e-15)
 
-    cell = unit_cell.cell_of(wrong(A, 20.0, 0.02, group))
+    moved = wrong(A, 20.0, 0.02, group)
+    about = recentred(frame, moved)
+    np.testing.assert_allclose(at_start(about), moved, atol=1e-15)
+    np.testing.assert_allclose(coordinates(about, moved), 0.0, atol=1e-12)
+
+    cell = unit_cell.cell_of(moved)
     np.testing.assert_allclose(symmetry.constrain_cell(cell, group), cell, rtol=1e-10)
     assert np.abs(cell / unit_cell.radians(CELLS[group]) - 1).max() > 1e-3
 

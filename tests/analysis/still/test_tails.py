@@ -6,7 +6,7 @@ import pytest
 from spreadflow.analysis.still.integration import integrate, integrate_and_learn
 from spreadflow.analysis.still.prediction import HALF_SIZE, Predicted
 from spreadflow.analysis.still.tails import NO_TAILS, Tails
-from spreadflow.models import Detector, ReflectionFlag
+from spreadflow.models import Detector, Noise, ReflectionFlag
 from spreadflow.physics import noise
 from spreadflow.physics.geometry import radial_axes
 
@@ -64,10 +64,13 @@ def still(rng, predicted: Predicted, photons, kernel, *, level: float = 40.0) ->
     return (image + rng.normal(size=SHAPE))[None].astype(np.float32)
 
 
+NOISE = Noise(readout_photons=1.0, calibration_error=0.0)
+
+
 def seen_on(image: np.ndarray, predicted: Predicted):
     """Return reflections and tails of a still."""
     valid = np.ones_like(image, dtype=bool)
-    return integrate_and_learn(image, valid, predicted, DETECTOR, calibration_error=0.0)
+    return integrate_and_learn(image, valid, predicted, DETECTOR, noise=NOISE)
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -99,7 +102,7 @@ def test_nothing_changes_where_spots_have_no_tails():
     found, seen = seen_on(image, predicted)
 
     assert seen == NO_TAILS
-    same = integrate(image, np.ones_like(image, bool), predicted, DETECTOR, calibration_error=0.0)
+    same = integrate(image, np.ones_like(image, bool), predicted, DETECTOR, noise=NOISE)
     for one, other in zip(found, same, strict=True):
         np.testing.assert_array_equal(one, other)
 

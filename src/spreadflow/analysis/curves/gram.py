@@ -15,9 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from spreadflow.analysis.least_squares import RIDGE, eliminate, regular
 from spreadflow.analysis.pixels import lattice_fit, solve, templates
-from spreadflow.analysis.pixels.likelihood import Noise, variance
+from spreadflow.analysis.pixels.likelihood import variance
 from spreadflow.analysis.pixels.solve import Restraint
+from spreadflow.models import Noise
 
 DIM = 1e-3
 """Photons in a shoebox below which a channel of a reflection is left as the model has it."""
@@ -256,16 +258,13 @@ def _box(
         among_rest += np.outer(rest_together, rest_together)
 
     # the plane, the last three of the rest, is eliminated
-    of_plane = among_rest[-3:, -3:]
-    ridge = solve.RIDGE * (np.trace(of_plane) + 1e-12)
-    across = np.concatenate([cross[:, -3:], among_rest[:-3, -3:]])
-    explained = across @ np.linalg.solve(of_plane + ridge * np.eye(3), across.T)
-    normal = normal - explained[:n, :n]
+    whole = np.block([[normal, cross], [cross.T, among_rest]])
+    left = eliminate(whole, whole[:, :0], len(whole) - 3, RIDGE).information
     return _Box(
         column=column,
-        normal=normal[np.tril_indices(n)].astype(np.float32),
-        cross=cross[:, :-3] - explained[:n, n:],
-        others=among_rest[:-3, :-3] - explained[n:, n:],
+        normal=left[:n, :n][np.tril_indices(n)].astype(np.float32),
+        cross=left[:n, n:],
+        others=left[n:, n:],
     )
 
 
@@ -320,9 +319,7 @@ def shape_error(point: solve.Point, problem: lattice_fit.Problem) -> float:
     weighted = columns / v[:, None]
     sizes = np.diff(data.start)
     normal = solve.by_box(weighted, columns, data.start)
-    diagonal = np.einsum("bii->bi", normal)
-    normal += (solve.RIDGE * diagonal + 1e-12)[:, :, None] * np.eye(4)
-    inverse = np.linalg.inv(normal)
+    inverse = np.linalg.inv(regular(normal))
     residual = data.photons - point.model
     best = inverse @ solve.by_box(weighted, residual[:, None], data.start)
     left = residual - np.einsum("pi,pi->p", columns, best[:, :, 0].repeat(sizes, axis=0))

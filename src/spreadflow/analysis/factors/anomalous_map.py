@@ -54,6 +54,10 @@ STEP_ANG = 0.2
 """Steps in which a peak between the points of the map is sought, Å."""
 
 
+class NoMap(ArithmeticError):
+    """There are no differences, or no place away from the sites, to make a map of."""
+
+
 class SitePeaks(NamedTuple):
     """Heights in units of the map's r.m.s. value away from the sites."""
 
@@ -81,7 +85,7 @@ def site_peaks(
     """Return the peaks of an anomalous difference map at sites xyz (site, 3), fractional.
 
     All (unique,): amplitudes and their σ, on any scale, NaN = not measured; factors, F of the
-    model, complex, of a mate that of −h. Raises ValueError where no differences are known.
+    model, complex, of a mate that of −h. Raises NoMap where no differences are known.
     """
     pairs = _pairs(unique, amplitude, sigma, factors)
     is_usual = _is_usual(pairs)
@@ -89,11 +93,11 @@ def site_peaks(
     mask = _mask(grid, xyz, max(ELSEWHERE_ANG, WIDTH * unique.d_min))
     is_elsewhere = np.asarray(mask.array) == 0
     if not is_elsewhere.any():
-        raise ValueError("the sites fill the cell")
+        raise NoMap("the sites fill the cell")
     values = np.asarray(grid.array, dtype=np.float64)[is_elsewhere]
     rms = np.sqrt(np.mean(values**2))
     if rms == 0:
-        raise ValueError("the mates of all pairs are equal")
+        raise NoMap("the mates of all pairs are equal")
 
     places = np.asarray(xyz) @ _basis(grid).T
     around_site = _ball(PEAK_ANG)
@@ -129,7 +133,7 @@ def _pairs(unique: Unique, amplitude: np.ndarray, sigma: np.ndarray, factors: np
     plus = plus[np.argsort(-unique.d[plus], kind="stable")]
     minus = unique.mate[plus]
     if len(plus) == 0:
-        raise ValueError("of no acentric reflection both Friedel mates are known")
+        raise NoMap("of no acentric reflection both Friedel mates are known")
     return _Pairs(
         hkl=unique.hkl[plus],
         difference=amplitude[plus] - amplitude[minus],

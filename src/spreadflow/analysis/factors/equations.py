@@ -17,10 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-RIDGE = 1e-6
-"""What is added to the diagonal of a shoebox's matrix, relative to it, where it is inverted: two
-reflections may light the same pixels alike.
-"""
+from spreadflow.analysis import least_squares
 
 
 class Batch(NamedTuple):
@@ -141,8 +138,7 @@ def without_shapes(batch: Batch, is_shared: np.ndarray) -> Batch:
     rest = np.concatenate([batch.cross, batch.slope[:, None]], axis=1)
     taken_up = np.zeros((*batch.cross.shape, rest.shape[1]))
     for columns, normal in boxes_of(batch):
-        ridge = RIDGE * _diagonal(np.einsum("bii->bi", normal))
-        by_intensity = np.linalg.solve(normal + ridge, rest[columns])
+        by_intensity = least_squares.solve(least_squares.regular(normal), rest[columns])
         taken_up[columns] = batch.cross[columns][:, :, :, None] * by_intensity[:, :, None, :]
     sums = by_lattice(taken_up, batch.lattice, n_lattices)
     either = is_shared[:, None] | is_shared

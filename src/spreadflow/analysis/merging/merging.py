@@ -12,7 +12,6 @@ from typing import NamedTuple
 import gemmi
 import numpy as np
 
-from spreadflow.analysis import identity_hash
 from spreadflow.analysis.still.integration import rest_variance
 from spreadflow.physics import symmetry
 
@@ -396,15 +395,6 @@ def _fates_alone(
     fate[is_beyond] = Fate.RESOLUTION
     fate[table["failed"] | ~is_valid] = Fate.FAILED
     return fate
-
-
-def half_sets(shot_id: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """Return the half set (lattice,), 0 or 1, of each lattice from its identity (shot_id, k) alone.
-
-    It is the last bit of their hash.
-    """
-    last_bit = identity_hash.hashed(shot_id, k) & np.uint64(1)
-    return last_bit.astype(np.int8)
 
 
 def merge(

@@ -77,7 +77,7 @@ def changes(cell: np.ndarray, space_group: str) -> np.ndarray:
     They keep handedness, centring and point group. Of those that differ by an operation of the
     point group there is one, that nearest to the identity.
     """
-    metric = metric_of(cell)
+    metric = unit_cell.metric_of(cell)
     triples = _similar_axes(metric)
     primitive = symmetry.primitive(space_group)
     of_primitive = np.linalg.inv(primitive) @ triples @ primitive
@@ -109,8 +109,9 @@ def _similar_axes(metric: np.ndarray) -> np.ndarray:
     is_right_handed = np.linalg.det(triples).round() == 1
 
     triples = triples[is_right_handed]
-    cells = np.array([_cell_of(P.T @ metric @ P) for P in triples])
-    is_similar = np.abs(cells[:, 3:] - _cell_of(metric)[3:]).max(axis=1) < ALIKE_ANGLE
+    cells = np.array([unit_cell.cell_of_metric(P.T @ metric @ P) for P in triples])
+    angles = unit_cell.cell_of_metric(metric)[3:]
+    is_similar = np.abs(cells[:, 3:] - angles).max(axis=1) < ALIKE_ANGLE
     return triples[is_similar]
 
 
@@ -126,9 +127,9 @@ def common(cells: np.ndarray, space_group: str, reference: np.ndarray | None = N
     reference: (6,) the cell whose setting is taken; None = that which most lattices have. Lattices
     further than `LARGEST_DISTANCE` from the common cell in every setting stay as they are.
     """
-    metrics = np.array([metric_of(cell) for cell in cells])
-    middle = np.median(metrics, axis=0) if reference is None else metric_of(reference)
-    possible = changes(_cell_of(middle), space_group)
+    metrics = np.array([unit_cell.metric_of(cell) for cell in cells])
+    middle = np.median(metrics, axis=0) if reference is None else unit_cell.metric_of(reference)
+    possible = changes(unit_cell.cell_of_metric(middle), space_group)
     if reference is None:
         middle = _common_metric(metrics, possible)
         middle = _most_frequent(metrics, possible, middle)
@@ -202,17 +203,6 @@ def _nearest(distance: np.ndarray) -> np.ndarray:
     return np.argmin(distance + in_order, axis=1)
 
 
-def metric_of(cell: np.ndarray) -> np.ndarray:
-    """Return the direct metric (3, 3), Å², of a cell (6,), Å and rad."""
-    basis = unit_cell.orthogonalization(cell)
-    return basis.T @ basis
-
-
-def _cell_of(metric: np.ndarray) -> np.ndarray:
-    """Return the cell (6,), Å and rad, of a direct metric (3, 3)."""
-    return unit_cell.cell_of_basis(np.linalg.cholesky(metric).T)
-
-
 def in_setting(cell: np.ndarray, change: np.ndarray) -> np.ndarray:
     """Return a cell (6,), Å and rad, after a change of basis (3, 3)."""
-    return _cell_of(change.T @ metric_of(cell) @ change)
+    return unit_cell.cell_of_metric(change.T @ unit_cell.metric_of(cell) @ change)

@@ -10,7 +10,8 @@ too; of a right one it is the number of unknowns (Akaike).
 
 import numpy as np
 
-from spreadflow.analysis.orientation_matrix import matrix
+from spreadflow.analysis import least_squares
+from spreadflow.analysis.orientation_matrix import at_start
 from spreadflow.analysis.pixels import lattice_fit, solve
 from spreadflow.analysis.pixels.restraints import Unknown
 
@@ -19,9 +20,11 @@ OF_SPOTS: tuple[Unknown, ...] = ("rotation", "cell", "distance", "wavelength")
 
 
 def expected_loss(point: solve.Point) -> float:
-    """Return the sum of −ln L of the shoeboxes, each where a fit of the others would have ended."""
+    """Return the sum of −ln L of the shoeboxes, each where a fit of the others would have ended.
+    Raises Unsolvable where the others say nothing of an unknown.
+    """
     of_others = point.hessian - point.informations
-    moves = np.linalg.solve(of_others, point.scores[:, :, None])[:, :, 0]
+    moves = least_squares.solve(of_others, point.scores[:, :, None])[:, :, 0]
     first = np.einsum("bi,bi->", point.scores, moves)
     second = np.einsum("bi,bij,bj->", moves, point.informations, moves)
     return point.loss + float(first + 0.5 * second)
@@ -38,10 +41,8 @@ def with_spots(
 
     free: unknowns of that fit; settings: of `lattice_fit.refine`.
     """
-    frame = problem.frame
-    A = matrix(frame, np.zeros(3 + len(frame.strains)))
     of_pixels = refined.parameters
-    crystal = of_pixels.crystal._replace(A=np.asarray(A))
+    crystal = of_pixels.crystal._replace(A=at_start(problem.frame))
     parameters = of_pixels._replace(crystal=crystal, detector=problem.start.detector)
     rest = tuple(name for name in free if name not in OF_SPOTS)
     at_spots = lattice_fit.moved(problem, parameters)

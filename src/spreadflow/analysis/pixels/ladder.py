@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from spreadflow.analysis.pixels import lattice_fit, solve, spot_positions
-from spreadflow.analysis.pixels.likelihood import Noise, variance
-from spreadflow.models import Detector, Parameters, ReflectionFlag, Shoeboxes, Spectrum
+from spreadflow.analysis.pixels.likelihood import variance
+from spreadflow.models import Detector, Noise, Parameters, ReflectionFlag, Shoeboxes, Spectrum
 from spreadflow.physics import exact, geometry, layout
 
 STRONG = 2.0

@@ -14,12 +14,20 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
-from spreadflow.analysis.orientation_matrix import CrystalFrame, crystal_frame, matrix, turn
+from spreadflow.analysis import least_squares
+from spreadflow.analysis.least_squares import Fit
+from spreadflow.analysis.orientation_matrix import (
+    CrystalFrame,
+    crystal_frame,
+    matrix,
+    recentred,
+    turn,
+)
 from spreadflow.analysis.pixels import restraints, solve
-from spreadflow.analysis.pixels.likelihood import Noise, Target, pixelwise, variance
+from spreadflow.analysis.pixels.likelihood import Target, pixelwise, variance
 from spreadflow.analysis.pixels.restraints import Restraints, Unknown
-from spreadflow.models import Crystal, Mosaic, Parameters, Pixels, Shoeboxes
-from spreadflow.physics import forward, geometry, layout, rotation
+from spreadflow.models import Crystal, Mosaic, Noise, Parameters, Pixels, Shoeboxes
+from spreadflow.physics import forward, geometry, layout
 from spreadflow.physics.mosaic import GAUSS, continuous
 from spreadflow.physics.padding import to_few_sizes
 from spreadflow.physics.pair_tables import Pairs
@@ -141,11 +149,7 @@ def problem(
 
 def moved(problem: Problem, parameters: Parameters) -> Problem:
     """Return the problem that starts at other parameters."""
-    A = parameters.crystal.A
-    metric = A.T @ A
-    upper = np.linalg.cholesky(metric).T
-    U = rotation.nearest(A @ np.linalg.inv(upper))
-    frame = problem.frame._replace(U=U, metric=metric)
+    frame = recentred(problem.frame, parameters.crystal.A)
     return problem._replace(start=parameters, frame=frame)
 
 
@@ -218,8 +222,11 @@ class Model:
         """Return an array (unknown,) with a number for each kind of unknown."""
         return np.concatenate(
             [
-                np.full(columns.stop - columns.start, by_name[name])
-                for name, columns in self.slices.items()
+                np.empty(0),
+                *(
+                    np.full(columns.stop - columns.start, by_name[name])
+                    for name, columns in self.slices.items()
+                ),
             ]
         )
 
@@ -394,13 +401,13 @@ class RefinedLattice(NamedTuple):
     parameters: Parameters
     names: list[str]
     """of the unknowns"""
-    fit: solve.Fit
+    fit: Fit[solve.Point]
     loss_before: float
     """−ln L of the start, with the scale and the planes that suit it best, restraints included"""
     fisher: np.ndarray
     """(unknown, unknown) covariance"""
     sandwich: np.ndarray
-    """(unknown, unknown) covariance over shoeboxes, see `solve.covariances`"""
+    """(unknown, unknown) covariance over shoeboxes, see `least_squares.covariances`"""
     n_evaluations: int
     """of all passes"""
     frame: CrystalFrame
@@ -426,11 +433,10 @@ def planes_and_scale(
     for _ in range(n_rounds):
         weighted = data.plane / variance(model, noise)[:, None]
         normal = solve.by_box(weighted, data.plane, data.start)
-        diagonal = np.einsum("bii->bi", normal)
-        normal += solve.RIDGE * np.einsum("bi,ij->bij", diagonal, np.eye(3)) + 1e-12 * np.eye(3)
 
         # planes of the data and of the Bragg photons, and what these leave of both
-        planes_of = np.linalg.solve(normal, solve.by_box(weighted, both, data.start))
+        regular = least_squares.regular(normal)
+        planes_of = least_squares.solve(regular, solve.by_box(weighted, both, data.start))
         background = np.einsum("pi,pij->pj", data.plane, planes_of.repeat(sizes, axis=0))
         above, bragg_above = (both - background).T
 
@@ -468,7 +474,7 @@ def refine(
         n_evaluations += n_broad + 1
         best = found if found.loss < before.loss else before
     fit = _fit(best.model, best.planes, target, n_iterations, solve.MINIMIZERS[minimizer])
-    fisher, sandwich = solve.covariances(fit.point)
+    fisher, sandwich = least_squares.covariances(fit.point)
     return RefinedLattice(
         parameters=best.model.parameters(fit.point.unknowns),
         names=best.model.names(),
@@ -486,9 +492,9 @@ def _fit(
     planes: np.ndarray,
     target: Target,
     n_iterations: int,
-    minimize: Callable[..., solve.Fit] = solve.fit,
+    minimize: Callable[..., Fit[solve.Point]] = solve.fit,
     **limits: np.ndarray,
-) -> solve.Fit:
+) -> Fit[solve.Point]:
     """Return the fit of all unknowns of a model from zero; limits: more arguments of `minimize`."""
     problem = model.problem
     objective = solve.Objective(model, problem.data, problem.noise, model.restraint(), target)

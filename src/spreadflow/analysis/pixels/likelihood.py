@@ -10,19 +10,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from spreadflow.models import Noise
+
 Target = Literal["normal", "poisson"]
 
 FLOOR = 1e-3
 """Photons below which a model without readout noise is as good as dark."""
-
-
-class Noise(NamedTuple):
-    """What makes pixels differ from their expectation, beside counting."""
-
-    readout_photons: float
-    """standard deviation of the readout, photons"""
-    calibration: float
-    """relative standard deviation of the gains"""
 
 
 class Pixelwise(NamedTuple):
@@ -39,7 +32,7 @@ class Pixelwise(NamedTuple):
 def variance(model: np.ndarray, noise: Noise) -> np.ndarray:
     """Return the variance (n,) of pixels that are expected to hold `model` (n,) photons."""
     counted = _counted(model, noise)
-    return counted + noise.readout_photons**2 + (noise.calibration * counted) ** 2
+    return counted + noise.readout_photons**2 + (noise.calibration_error * counted) ** 2
 
 
 def _counted(model: np.ndarray, noise: Noise) -> np.ndarray:
@@ -85,7 +78,7 @@ def _normal(data: np.ndarray, model: np.ndarray, noise: Noise) -> Pixelwise:
     v = variance(model, noise)
 
     slope_of_counted = np.minimum(counted / _dark(noise), 1.0) ** 2
-    slope_of_v = slope_of_counted * (1.0 + 2.0 * noise.calibration**2 * counted)
+    slope_of_v = slope_of_counted * (1.0 + 2.0 * noise.calibration_error**2 * counted)
 
     square = residual**2 / v
     loss = 0.5 * (np.log(2.0 * np.pi * v) + square)

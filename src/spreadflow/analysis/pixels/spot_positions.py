@@ -3,13 +3,7 @@
 import numpy as np
 from scipy.ndimage import label
 
-STRONG_PIXEL = 2.0
-"""Standard deviations above the background from which a pixel is part of the observed spot, as in
-integration.
-"""
-
-STRONG_SPOT = 5.0
-"""I/σ from which a spot has an observed centroid, as in integration."""
+from spreadflow.analysis.strength import STRONG_PIXEL, STRONG_SPOT
 
 
 def centroids(photons: np.ndarray, place: np.ndarray, start: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
+from spreadflow.analysis.least_squares import Damping, Limits, Unsolvable, levenberg_marquardt
 from spreadflow.analysis.orientation_matrix import CrystalFrame, matrix
 from spreadflow.analysis.still import prediction
 from spreadflow.analysis.still.prediction import MosaicLattice
@@ -42,8 +43,8 @@ weakly excited spot.
 LEAST_PARTIALITY = 0.01
 """Partiality below which the error of a predicted centroid no longer grows."""
 
-LARGEST_DAMPING = 1e3
-"""Damping of Levenberg-Marquardt at which a fit ends: steps are as good as none."""
+DAMPING = Damping(first=1e-3, least=0.0, least_after_rise=0.0, largest=1e3)
+"""How steps are damped."""
 
 
 class Observed(NamedTuple):
@@ -119,7 +120,7 @@ class Restraint(NamedTuple):
     """(spot,) rad; infinite = none"""
 
 
-class Fit(NamedTuple):
+class Point(NamedTuple):
     """A point of the unknowns and the normal equations of all residuals there."""
 
     p: np.ndarray
@@ -132,6 +133,8 @@ class Fit(NamedTuple):
     """(m,) of the loss"""
     offset: np.ndarray
     """(spot, 2) as in `Residuals`"""
+    nuisance_gain: float = 0.0
+    """there are no nuisances"""
 
 
 # ---------------------------------------------------------------- residuals
@@ -245,7 +248,7 @@ def bend(z2: np.ndarray) -> np.ndarray:
 
 def evaluate(
     detector: Detector, model: CentroidModel, p, observed: Observed, restraint: Restraint
-) -> Fit:
+) -> Point:
     """Return the loss and its Gauss-Newton normal equations at the unknowns p of a fit."""
     own, (ln_domain,), shift = np.split(p, [model.n_unknowns, model.n_unknowns + 1])
     of_domain = model._replace(domain_ang=float(np.exp(ln_domain)))
@@ -276,7 +279,7 @@ def evaluate(
 
     restrained = psi_weight @ psi**2 + restraint.precision @ distance**2
     total = loss @ observed.valid + 0.5 * restrained
-    return Fit(p=p, loss=float(total), hessian=hessian, gradient=gradient, offset=offset)
+    return Point(p=p, loss=float(total), hessian=hessian, gradient=gradient, offset=offset)
 
 
 def fit(
@@ -288,27 +291,20 @@ def fit(
     *,
     least_gain: float,
     n_iterations: int = 12,
-) -> Fit:
-    """Return the fit from p by Levenberg-Marquardt, which ends when the loss falls by less than
-    `least_gain`.
+) -> Point:
+    """Return where a fit from p ends: when the loss falls by less than `least_gain`, or after
+    `n_iterations` steps. A lattice whose equations have no solution stays where it is.
     """
-    best = evaluate(detector, model, p, observed, restraint)
-    damping = 1e-3
-    for _ in range(n_iterations):
-        scale = 1.0 / np.sqrt(np.diag(best.hessian))
-        scaled = best.hessian * np.outer(scale, scale) + damping * np.eye(len(scale))
-        step = scale * np.linalg.solve(scaled, scale * best.gradient)
-        trial = evaluate(detector, model, best.p - step, observed, restraint)
 
-        gain = best.loss - trial.loss
-        if gain > 0:
-            best = trial
-        if 0 <= gain < least_gain:
-            break
-        damping = damping * (0.1 if gain > 0 else 10.0)
-        if damping > LARGEST_DAMPING:
-            break
-    return best
+    def moved(point: Point, step: np.ndarray, _: float) -> Point:
+        return evaluate(detector, model, point.p + step, observed, restraint)
+
+    limits = Limits(n_evaluations=1 + n_iterations, smallest_fall=least_gain)
+    start = evaluate(detector, model, p, observed, restraint)
+    try:
+        return levenberg_marquardt(start, moved, DAMPING, limits).point
+    except Unsolvable:
+        return start
 
 
 # ---------------------------------------------------------------- observations and restraints

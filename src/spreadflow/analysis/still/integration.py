@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from spreadflow.analysis.still import tails
+from spreadflow.analysis.still import pixel_noise, tails
 from spreadflow.analysis.still.footprints import (
     FOREIGN,
     FREE,
@@ -22,10 +22,11 @@ from spreadflow.analysis.still.footprints import (
     footprints_of,
     roles,
 )
-from spreadflow.analysis.still.pixel_noise import PixelNoise
+from spreadflow.analysis.still.pixel_noise import PLANE_RIDGE
 from spreadflow.analysis.still.prediction import HALF_SIZE, Predicted
 from spreadflow.analysis.still.tails import NO_TAILS, SpotPixels, Tails
-from spreadflow.models import Detector, ReflectionFlag, Reflections
+from spreadflow.analysis.strength import STRONG_PIXEL, STRONG_SPOT
+from spreadflow.models import Detector, Noise, ReflectionFlag, Reflections
 
 N_SIGMA = 4.0
 """Background pixels further than this from the plane, in their standard deviations, are left out.
@@ -40,21 +41,11 @@ MIN_BACKGROUND = 12
 MAX_OVERLAP = 0.1
 """Fraction of a foreground that neighbours may take before the reflection is flagged."""
 
-STRONG = 5.0
-"""I/σ from which an observed centroid is given."""
-
-BRIGHT = 2.0
-"""Standard deviations above background from which a pixel belongs to the spot whose centroid is
-observed.
-"""
+DARK = 5.0
+"""Standard deviations below zero at which a background is none."""
 
 LEAST_VARIANCE = 1.0
 """Photons²; least variance of an intensity: nothing is known better where nothing was counted."""
-
-PLANE_RIDGE = 1e-8
-"""Restraint of a plane that matters only where the pixels do not determine one (slope 0 ± 10⁴
-photons/px).
-"""
 
 LEAST_SHARE = 0.1
 """Of a spot's light in its foreground: with less, a neighbour has most of it, and it is flagged."""
@@ -141,7 +132,7 @@ class _Gathered(NamedTuple):
     """(reflection,) fraction of the foreground that neighbours own"""
     shape: tuple[int, int]
     """(slow, fast) pixels of a panel"""
-    noise: PixelNoise
+    noise: Noise
 
     def spot_pixels(self) -> SpotPixels:
         """Return the pixels, and how the light of the reflections lies in them without tails."""
@@ -163,17 +154,16 @@ def integrate(
     predicted: Predicted,
     detector: Detector,
     *,
+    noise: Noise,
     saturation_photons: float = np.inf,
-    calibration_error: float = 0.01,
-    readout_photons: float = 1.0,
     point_spread: Tails = NO_TAILS,
 ) -> Reflections:
     """Sum the photons above background of every predicted reflection of a shot.
 
     image: (panel, slow, fast) photons. mask: the same shape, True = may be used. predicted:
     reflections of *all* lattices of the shot, so that neighbours are known; a contested pixel goes
-    to the nearer centroid (in units of the footprints). calibration_error: relative pixel-to-pixel
-    gain error ε. readout_photons: σ_r of the readout noise. point_spread: the tails of spots.
+    to the nearer centroid (in units of the footprints). noise: σ_r of the readout, and relative
+    error ε of the gains. point_spread: the tails of spots.
 
     I = Σ (c - b), σ² = σ_b² + f(I) + ε² Σ c², σ_b² = Σ b + n σ_r² + (Σ x)ᵀ Cov(θ) (Σ x), sums over
     the foreground. f is the signal's own Poisson variance, I³/(I² + 4σ_b²) for I > 0: I for what
@@ -184,7 +174,6 @@ def integrate(
     The intensity of a reflection with a bit of `ReflectionFlag.FAILED` is finite, but not to be
     used.
     """
-    noise = PixelNoise(readout_photons, calibration_error)
     gathered = _gathered(image, mask, predicted, detector, saturation_photons, noise)
     return _integrated(gathered, point_spread)
 
@@ -195,14 +184,12 @@ def integrate_and_learn(
     predicted: Predicted,
     detector: Detector,
     *,
+    noise: Noise,
     saturation_photons: float = np.inf,
-    calibration_error: float = 0.01,
-    readout_photons: float = 1.0,
 ) -> tuple[Reflections, Tails]:
     """Return the reflections of a shot as from `integrate`, and the tails of its spots, which the
     strong ones show.
     """
-    noise = PixelNoise(readout_photons, calibration_error)
     gathered = _gathered(image, mask, predicted, detector, saturation_photons, noise)
     without = _integrated(gathered, NO_TAILS)
     strength = np.where(without.flags == 0, without.intensity / without.sigma, 0.0)
@@ -217,7 +204,7 @@ def _gathered(
     predicted: Predicted,
     detector: Detector,
     saturation_photons: float,
-    noise: PixelNoise,
+    noise: Noise,
 ) -> _Gathered:
     """Return the reflections with the pixels of their shoeboxes; arguments as of `integrate`."""
     footprints = footprints_of(predicted, detector)
@@ -245,7 +232,7 @@ def _integrated(gathered: _Gathered, point_spread: Tails) -> Reflections:
         | _failures(boxes, pixels, plane, sums)
     )
     observed = _centroids(boxes, pixels, plane, noise)
-    is_weak = sums.intensity < STRONG * sums.sigma
+    is_weak = sums.intensity < STRONG_SPOT * sums.sigma
     observed[is_weak | (flags & ReflectionFlag.FAILED > 0)] = np.nan
     as_predicted = [name for name in Reflections._fields if name in Predicted._fields]
     return Reflections(
@@ -287,7 +274,7 @@ def _failures(boxes: Boxes, pixels: _Pixels, plane: _Plane, sums: _Sums) -> np.n
     n_lost = boxes.sums @ (own & ~pixels.valid)
     n_saturated = boxes.sums @ (own & pixels.saturated)
     is_masked = (n_lost > 0) | boxes.is_cut | (sums.n == 0)
-    is_dark = sums.background * sums.n < -STRONG * sums.sigma_background
+    is_dark = sums.background * sums.n < -DARK * sums.sigma_background
     is_without_background = (plane.n < MIN_BACKGROUND) | is_dark
     return (
         ReflectionFlag.MASKED * is_masked
@@ -299,9 +286,7 @@ def _failures(boxes: Boxes, pixels: _Pixels, plane: _Plane, sums: _Sums) -> np.n
 # ---------------------------------------------------------------- background
 
 
-def _fit_plane(
-    boxes: Boxes, pixels: _Pixels, noise: PixelNoise, light: _Light | None = None
-) -> _Plane:
+def _fit_plane(boxes: Boxes, pixels: _Pixels, noise: Noise, light: _Light | None = None) -> _Plane:
     """Return the plane through the free pixels of each shoebox by weighted least squares, outliers
     left out.
 
@@ -322,7 +307,7 @@ def _fit_plane(
             intensity = boxes.sums @ (pixels.summed * (counts - level)) / light.share
             of_tail = intensity[boxes.reflection] * light.profile
             below_tail = counts - of_tail
-        deviation = noise.deviation(counts, level + of_tail)
+        deviation = pixel_noise.deviation(counts, level + of_tail, noise)
         is_fitted = free & (np.abs(deviation) <= N_SIGMA)
 
         # a plane near zero would give its lowest pixels all the weight
@@ -331,7 +316,8 @@ def _fit_plane(
         mean = (boxes.sums @ (is_fitted * below_tail)) / at_least_one
         least_level = np.maximum(mean, 1.0 / at_least_one) * LEAST_LEVEL
         weighted_level = np.maximum(level, least_level[boxes.reflection])
-        weight = is_fitted / noise.variance(weighted_level + np.maximum(of_tail, 0.0))
+        expected = weighted_level + np.maximum(of_tail, 0.0)
+        weight = is_fitted / pixel_noise.variance(expected, noise)
 
         upper = boxes.sums @ (weight[:, None] * products)
         normal = upper[:, (0, 1, 2, 1, 3, 4, 2, 4, 5)].reshape(-1, 3, 3)
@@ -389,7 +375,7 @@ def rest_variance(intensity: np.ndarray, variance: np.ndarray) -> np.ndarray:
 
 
 def _sums(
-    boxes: Boxes, pixels: _Pixels, plane: _Plane, noise: PixelNoise, light: _Light | None
+    boxes: Boxes, pixels: _Pixels, plane: _Plane, noise: Noise, light: _Light | None
 ) -> _Sums:
     """Return the intensities of all reflections. light: as spots with tails have it."""
     counts = pixels.counts
@@ -404,11 +390,11 @@ def _sums(
     from_counts = np.maximum(below, 0.0)
     if light is not None:
         from_counts = from_counts * light.noise
-    rest = from_counts + n * noise.readout**2 + from_plane
+    rest = from_counts + n * noise.readout_photons**2 + from_plane
     rest = np.maximum(rest, LEAST_VARIANCE)
     sigma_background = np.sqrt(rest)
 
-    from_gains = noise.calibration**2 * (boxes.sums @ (summed * counts**2))
+    from_gains = noise.calibration_error**2 * (boxes.sums @ (summed * counts**2))
     if light is not None:
         intensity = intensity / light.share
         rest = rest / light.share**2
@@ -426,7 +412,7 @@ def _sums(
 # ---------------------------------------------------------------- centroids
 
 
-def _centroids(boxes: Boxes, pixels: _Pixels, plane: _Plane, noise: PixelNoise) -> np.ndarray:
+def _centroids(boxes: Boxes, pixels: _Pixels, plane: _Plane, noise: Noise) -> np.ndarray:
     """Return the centre of mass, minus the predicted centroid, of the pixels > 2 σ that are
     connected with the highest one: (reflection, 2) px.
 
@@ -434,13 +420,13 @@ def _centroids(boxes: Boxes, pixels: _Pixels, plane: _Plane, noise: PixelNoise) 
     leave it.
     """
     signal = pixels.counts - plane.level
-    sigma = np.sqrt(noise.variance(plane.level))
+    sigma = np.sqrt(pixel_noise.variance(plane.level, noise))
     height = np.where(pixels.summed, signal / sigma, -np.inf)
     order = np.lexsort((-height, boxes.reflection))
     highest = order[boxes.sums.indptr[:-1]]
 
     usable = pixels.valid & (pixels.role != FOREIGN)
-    bright = usable & (signal > BRIGHT * sigma)
+    bright = usable & (signal > STRONG_PIXEL * sigma)
     bright[highest] = True
 
     label = _connected(boxes, bright)

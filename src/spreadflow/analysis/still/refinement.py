@@ -13,6 +13,7 @@ from spreadflow.analysis.orientation_matrix import CrystalFrame, crystal_frame
 from spreadflow.analysis.still import centroid_fit, prediction
 from spreadflow.analysis.still.centroid_fit import MODEL_PX, CentroidModel, Restraint
 from spreadflow.analysis.still.prediction import MosaicLattice
+from spreadflow.analysis.strength import STRONG_SPOT
 from spreadflow.models import Detector, Lattice, Spectrum, Spots
 from spreadflow.physics import geometry, symmetry, unit_cell
 from spreadflow.units import HC_EV_ANGSTROM
@@ -64,9 +65,6 @@ MEDIAN_Z2 = 2 * np.log(2)
 
 OUTLIER_Z2 = 16.0
 """Spots further than four standard deviations from their prediction do not count as used."""
-
-I_OVER_SIGMA = 5.0
-"""Spots at least this strong count in the r.m.s.d."""
 
 
 class Settings(NamedTuple):
@@ -236,7 +234,7 @@ def _n_indexed(hkl: np.ndarray) -> int:
 
 def of_strong_spots(hkl: np.ndarray, spots: Spots) -> np.ndarray:
     """Return indices (spot, 3) of the spots that count in the r.m.s.d.; 0 0 0 for the others."""
-    is_strong = spots.intensity >= I_OVER_SIGMA * spots.sigma
+    is_strong = spots.intensity >= STRONG_SPOT * spots.sigma
     return np.where(is_strong[:, None], hkl, 0)
 
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from spreadflow.analysis.still.pixel_noise import PixelNoise
+from spreadflow.analysis.still import pixel_noise
+from spreadflow.models import Noise
 
 START_PX = 0.3
 """Width from which the search starts, px."""
@@ -129,7 +130,7 @@ def learned(
     counts: np.ndarray,
     background: np.ndarray,
     strength: np.ndarray,
-    noise: PixelNoise,
+    noise: Noise,
 ) -> Tails:
     """Return the point spread that the backgrounds of the strongest spots show.
 
@@ -150,8 +151,8 @@ def learned(
     for cycle in range(N_CYCLES):
         is_used = picked.free
         if cycle:
-            is_used = is_used & (np.abs(noise.deviation(counts, level)) <= N_SIGMA)
-        weight = is_used / np.maximum(noise.variance(level), LEAST_VARIANCE)
+            is_used = is_used & (np.abs(pixel_noise.deviation(counts, level, noise)) <= N_SIGMA)
+        weight = is_used / np.maximum(pixel_noise.variance(level, noise), LEAST_VARIANCE)
         more = DERIVATIVE * width
         profiles = np.stack([_profiles(picked, width), _profiles(picked, width + more)], axis=1)
         rest, wider, level = _residuals(picked, counts, profiles, weight)
@@ -269,7 +270,7 @@ def _residuals(
     weighted = weight[:, None] * design
     normal = np.stack([pixels.sums @ (weighted * column[:, None]) for column in design.T], axis=2)
     right = np.stack([pixels.sums @ (weighted * column[:, None]) for column in columns.T], axis=2)
-    planes = np.linalg.solve(normal + 1e-8 * np.eye(3), right)[pixels.spot]
+    planes = np.linalg.solve(normal + pixel_noise.PLANE_RIDGE * np.eye(3), right)[pixels.spot]
     above = columns - np.einsum("pi,pij->pj", design, planes)
 
     summed = pixels.sums @ (pixels.own[:, None] * above)

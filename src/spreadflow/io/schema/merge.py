@@ -12,7 +12,7 @@ MERGED = table(
         "half": Column(
             "float64",
             "",
-            "weighted means of the half sets by hash of (shot_id, k)",
+            "weighted means of the half sets by hash of shot_id",
             (2,),
             not_finite="NaN = none",
         ),

@@ -24,7 +24,7 @@ MERGED = table(
         "half": Column(
             "float64",
             "",
-            "I from the half sets by hash of (shot_id, k)",
+            "I from the half sets by hash of shot_id",
             (2,),
             not_finite="NaN = none",
         ),
