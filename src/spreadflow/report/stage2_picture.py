@@ -128,4 +128,6 @@ def _peaks(axes: Any, figures: dict[str, Any]) -> None:
         heights = [figures["sites"][site][name] or 0.0 for site in sites]
         axes.bar(place + shift, heights, 0.4, color=color, label=label)
     axes.set_xticks(place, sites)
-    axes.legend()
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.15 * (high - low))  # the legend has a row of its own
+    axes.legend(loc="upper center", ncols=2)
