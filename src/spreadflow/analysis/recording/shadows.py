@@ -1,0 +1,149 @@
+"""Shadows: connected regions of a detector that get far less light than the rest of their ring.
+
+The mean of many images, or of one where it is bright, is averaged over small boxes and compared with
+most of the ring about the beam that it lies in. Where the whole inside of the rings is dark, behind
+a beam stop, it is compared with the first rings outside.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from spreadflow.analysis.recording.rings import Rings
+
+DARK = 0.5
+"""Of the light of its ring, less than which is a shadow."""
+
+MOST = 0.75
+"""Quantile of the boxes of a ring that is taken for its light: shadows may cover more than half."""
+
+N_SIGMAS = 5.0
+"""Standard deviations of a box by which the light of its ring exceeds that of a shadow."""
+
+BOXES = (3, 5, 7, 9, 11, 15)
+"""Edges of boxes, px; the smallest that tells shadows in most of the detector is taken."""
+
+TOLD = 0.9
+"""Share of the pixels in which it does."""
+
+SMALLEST = 64
+"""Pixels of a shadow, at least."""
+
+FEWEST_RINGS = 2
+"""Rings of a shadow in the middle, at least."""
+
+PENUMBRA = np.ones((1, 5, 5), bool)
+"""Pixels (panel, slow, fast) about a shadow in which a dark pixel belongs to it."""
+
+
+class Light(NamedTuple):
+    """What pixels got of light, and what is known of its noise."""
+
+    adu: np.ndarray
+    """(panel, slow, fast) mean above the pedestal"""
+    n_images: np.ndarray
+    """(panel, slow, fast) that the mean is over"""
+    adu_per_photon: float
+    readout_adu: float
+    """of a pixel in one image"""
+
+
+class Shadows(NamedTuple):
+    """Pixels in shadow, and those of which it can be told."""
+
+    dark: np.ndarray
+    """(panel, slow, fast) bool"""
+    told: np.ndarray
+    """(panel, slow, fast) bool, usable, and its ring bright enough"""
+
+
+def find(light: Light, usable: np.ndarray, place: Rings) -> Shadows:
+    """Return the shadows. usable: (panel, slow, fast) bool, pixels whose light counts."""
+    relative = light.adu / place.factor
+    box = _box(light, relative, usable, place)
+    smooth = _smoothed(relative, usable, box)
+    light_of_rings = _beyond_the_middle(place.quantiles(smooth, usable, MOST))
+    expected = light_of_rings[place.number] * place.factor
+    told = usable & _is_told(light, expected, box)
+    is_dark = told & (smooth * place.factor < DARK * expected)
+    return Shadows(_large(is_dark), told)
+
+
+def _box(light: Light, relative: np.ndarray, usable: np.ndarray, place: Rings) -> int:
+    """Return the edge of the boxes, px."""
+    expected = place.means(relative, usable)[place.number] * place.factor
+    for box in BOXES:
+        told = _is_told(light, expected, box)[usable]
+        if told.size and np.mean(told) >= TOLD:
+            return box
+    return BOXES[-1]
+
+
+def _is_told(light: Light, expected: np.ndarray, box: int) -> np.ndarray:
+    """Return where (panel, slow, fast) a shadow would be far below the expected light, ADU, and
+    this above the noise of a pixel, below which a pedestal may be wrong.
+    """
+    n = np.maximum(light.n_images, 1) * box**2
+    variance = (light.adu_per_photon * np.maximum(expected, 0.0) + light.readout_adu**2) / n
+    is_bright = expected > max(light.readout_adu, 0.0)
+    return is_bright & ((1.0 - DARK) * expected > N_SIGMAS * np.sqrt(variance))
+
+
+def _smoothed(relative: np.ndarray, usable: np.ndarray, box: int) -> np.ndarray:
+    """Return the mean over the usable pixels of the box around each pixel (panel, slow, fast)."""
+    size = (1, box, box)
+    total = ndimage.uniform_filter(np.where(usable, relative, 0.0), size, mode="constant")
+    share = ndimage.uniform_filter(usable.astype(np.float32), size, mode="constant")
+    return total / np.maximum(share, 1e-6)
+
+
+def _beyond_the_middle(light: np.ndarray) -> np.ndarray:
+    """Return the light (ring,) that there would be without a shadow over the middle of all rings:
+    in these, that of the first rings outside.
+
+    The middle is dark if no ring of it has half the light of any ring from its edge to twice its
+    radius. Light that falls smoothly towards the beam, as that of water does, has no such edge; and
+    behind a bright, thin ring it is as dark as before it.
+    """
+    for edge in range(len(light) // 2, FEWEST_RINGS - 1, -1):
+        outside = _lit(light[edge + 1 : 2 * edge + 2])
+        inside = _lit(light[:edge])
+        if len(inside) and len(outside) and inside.max() < DARK * outside.min():
+            expected = light.copy()
+            expected[: edge + 1] = outside[0]
+            return expected
+    return light
+
+
+def _lit(light: np.ndarray) -> np.ndarray:
+    """Return the light of those rings that have usable pixels."""
+    return light[np.isfinite(light)]
+
+
+def _large(dark: np.ndarray) -> np.ndarray:
+    """Return the dark pixels (panel, slow, fast) of connected regions that are large enough."""
+    kept = np.zeros_like(dark)
+    for panel, of_panel in enumerate(dark):
+        if not of_panel.any():
+            continue
+        label, n = ndimage.label(of_panel, np.ones((3, 3)))
+        is_large = np.bincount(label.ravel(), minlength=n + 1) >= SMALLEST
+        is_large[0] = False
+        kept[panel] = is_large[label]
+    return kept
+
+
+def edges(shape: tuple[int, ...], width: int) -> np.ndarray:
+    """Return the pixels (panel, slow, fast) within so many of an edge of their panel."""
+    is_edge = np.ones(shape, bool)
+    if width:
+        is_edge[:, width:-width, width:-width] = False
+    else:
+        is_edge[:] = False
+    return is_edge
+
+
+def around(dark: np.ndarray) -> np.ndarray:
+    """Return shadows with their penumbra, (panel, slow, fast) bool."""
+    return ndimage.binary_dilation(dark, PENUMBRA)
