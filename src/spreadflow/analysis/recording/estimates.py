@@ -176,6 +176,7 @@ def _judged_by_light(
         return strange._replace(untold=(*strange.untold, untold))
     light = Light(
         adu=history.adu - gain.offset_adu,
+        noise=history.noise,
         n_images=history.n,
         adu_per_photon=gain.adu_per_photon,
         readout_adu=gain.readout_adu,

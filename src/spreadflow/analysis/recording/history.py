@@ -45,6 +45,7 @@ class History:
         self._squares = np.zeros(shape, np.float32)
         self._level = np.zeros(shape, np.float32)
         self._adu = np.zeros(shape, np.float32)
+        self._noise = np.zeros(shape, np.float32)
 
     def add(self, image: np.ndarray) -> None:
         """Add an image (panel, slow, fast), ADU."""
@@ -60,6 +61,7 @@ class History:
         self.n += is_number
         self.n_high += away > TOO_HIGH
         np.clip(away, -LIMIT, LIMIT, out=away)
+        self._noise += _of_neighbours(adu, is_number, LIMIT * sigma)
         self._deviation += away
         self._squares += away * away
         self._level += np.where(is_number, level, 0.0)
@@ -97,6 +99,24 @@ class History:
         return self._mean(self._adu)
 
     @property
+    def noise(self) -> np.ndarray:
+        """Variance of a pixel, ADU², as the next one of its row shows it: no pedestal changes that."""
+        return self._mean(self._noise)
+
+    @property
     def share_changed(self) -> np.ndarray:
         """Share of the images after the first in which a pixel holds another number."""
         return self.n_changes / np.maximum(self.n.astype(np.float32) - 1, 1)
+
+
+def _of_neighbours(adu: np.ndarray, is_number: np.ndarray, limit: np.ndarray) -> np.ndarray:
+    """Return half the square of the difference of each pixel (panel, slow, fast) from the next one
+    of its row, at most that of a limit, ADU; 0 where one of the two is no number.
+    """
+    both = is_number[..., :-1] & is_number[..., 1:]
+    difference = np.diff(adu, axis=-1)
+    np.clip(difference, -limit[..., :-1], limit[..., :-1], out=difference)
+    noise = np.zeros(adu.shape, np.float32)
+    noise[..., :-1] = np.where(both, 0.5 * difference * difference, 0.0)
+    noise[..., -1] = noise[..., -2]
+    return noise

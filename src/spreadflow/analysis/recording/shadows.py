@@ -1,7 +1,8 @@
 """Shadows: connected regions of a detector that get far less light than the rest of their ring.
 
 The mean of many images, or of one where it is bright, is averaged over small boxes and compared with
-most of the ring about the beam that it lies in. Where the whole inside of the rings is dark, behind
+most of the ring about the beam that it lies in. Less light has less noise, too: pedestals of panels
+may be wrong, and no pedestal changes that. Where the whole inside of the rings is dark, behind
 a beam stop, it is compared with the first rings outside.
 """
 
@@ -27,6 +28,15 @@ BOXES = (3, 5, 7, 9, 11, 15)
 TOLD = 0.9
 """Share of the pixels in which it does."""
 
+QUIET = 0.7
+"""Of the noise that the light of its ring has, less than which a shadow has."""
+
+SURELY_QUIET = 4.0
+"""Standard deviations by which it has less."""
+
+KURTOSIS = 4.0
+"""Of the noise, as good as any: that of few photons is not Gaussian."""
+
 SMALLEST = 64
 """Pixels of a shadow, at least."""
 
@@ -42,6 +52,8 @@ class Light(NamedTuple):
 
     adu: np.ndarray
     """(panel, slow, fast) mean above the pedestal"""
+    noise: np.ndarray
+    """(panel, slow, fast) variance of a pixel, ADU², whatever its pedestal"""
     n_images: np.ndarray
     """(panel, slow, fast) that the mean is over"""
     adu_per_photon: float
@@ -67,7 +79,7 @@ def find(light: Light, usable: np.ndarray, place: Rings) -> Shadows:
     expected = light_of_rings[place.number] * place.factor
     told = usable & _is_told(light, expected, box)
     is_dark = told & (smooth * place.factor < DARK * expected)
-    return Shadows(_large(is_dark), told)
+    return Shadows(_confirmed(light, is_dark, usable, place), told)
 
 
 def _box(light: Light, relative: np.ndarray, usable: np.ndarray, place: Rings) -> int:
@@ -121,16 +133,30 @@ def _lit(light: np.ndarray) -> np.ndarray:
     return light[np.isfinite(light)]
 
 
-def _large(dark: np.ndarray) -> np.ndarray:
-    """Return the dark pixels (panel, slow, fast) of connected regions that are large enough."""
+def _confirmed(light: Light, dark: np.ndarray, usable: np.ndarray, place: Rings) -> np.ndarray:
+    """Return the dark pixels (panel, slow, fast) of connected regions that are large enough, and
+    whose noise is that of little light.
+    """
+    of_light = (light.noise - light.readout_adu**2) / place.factor
+    of_rings = np.nan_to_num(place.quantiles(_smoothed(of_light, usable, BOXES[-1]), usable, 0.5))
+    of_rings = _beyond_the_middle(of_rings)
     kept = np.zeros_like(dark)
-    for panel, of_panel in enumerate(dark):
-        if not of_panel.any():
-            continue
-        label, n = ndimage.label(of_panel, np.ones((3, 3)))
-        is_large = np.bincount(label.ravel(), minlength=n + 1) >= SMALLEST
-        is_large[0] = False
-        kept[panel] = is_large[label]
+    for panel in np.flatnonzero(dark.any(axis=(1, 2))):
+        label, n = ndimage.label(dark[panel], np.ones((3, 3)))
+        ring, factor = place.number[panel], place.factor[panel]
+
+        def mean(values: np.ndarray, label: np.ndarray = label, n: int = n) -> np.ndarray:
+            return np.bincount(label.ravel(), values.ravel(), n + 1) / np.maximum(size, 1)
+
+        size = np.bincount(label.ravel(), minlength=n + 1)
+        noise = mean((of_light * place.factor)[panel])
+        expected = mean(of_rings[ring] * factor)
+        n_measured = np.maximum(size * mean(light.n_images[panel]), 1)
+        sigma = (expected + light.readout_adu**2) * np.sqrt(KURTOSIS / n_measured)
+        is_shadow = (size >= SMALLEST) & (noise < QUIET * expected)
+        is_shadow &= expected - noise > SURELY_QUIET * sigma
+        is_shadow[0] = False
+        kept[panel] = is_shadow[label]
     return kept
 
 
