@@ -8,6 +8,12 @@ EDGE = 16
 MAD = 1.4826
 """Standard deviation of a Gaussian over the median distance from its middle."""
 
+N_SAMPLED = 20_000
+"""Pixels of which it is seen whether they hold whole numbers that were scaled."""
+
+SHARE_DIFFERENT = 0.5
+"""Of them that hold different numbers, less than which these are steps."""
+
 TRIMMED = 0.1
 """Share of the pixels of a block, the largest, that a trimmed mean leaves out."""
 
@@ -34,11 +40,19 @@ def trimmed_means(values: np.ndarray, usable: np.ndarray) -> np.ndarray:
     return _of_pixels(total / np.maximum(n_kept[..., 0], 1), usable.shape)
 
 
-def step(image: np.ndarray, scatter: np.ndarray) -> float:
+def step(image: np.ndarray, usable: np.ndarray, scatter: np.ndarray) -> float:
     """Return the smallest difference that two pixels of an image can be taken to have: 1 of whole
-    numbers, else a typical scatter. scatter: of `levels`.
+    numbers, that of whole numbers which were scaled, else a typical scatter. usable: (panel, slow,
+    fast) bool; scatter: of `levels`.
     """
-    return 1.0 if image.dtype.kind in "iu" else float(np.median(scatter)) or 1.0
+    if image.dtype.kind in "iu":
+        return 1.0
+    values = image[usable]
+    values = values[:: max(1, len(values) // N_SAMPLED)]
+    different = np.unique(values)
+    if 1 < len(different) < SHARE_DIFFERENT * len(values):
+        return float(np.median(np.diff(different)))
+    return float(np.median(scatter)) or 1.0
 
 
 def _blocks(image: np.ndarray, usable: np.ndarray) -> np.ndarray:

@@ -51,7 +51,7 @@ class History:
         """Add an image (panel, slow, fast), ADU."""
         is_number = self.usable & np.isfinite(image)
         level, scatter = blocks.levels(image, is_number & self.sound)
-        step = np.float32(blocks.step(image, scatter))
+        step = np.float32(blocks.step(image, is_number, scatter))
         adu = np.where(is_number, image, level).astype(np.float32)
         away = adu - level
         self._lowness += away / np.maximum(scatter, np.float32(LEAST_STEP) * step)
