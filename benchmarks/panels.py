@@ -1,10 +1,10 @@
 """User-CPU seconds per shot of spot finding, indexing and integration where the same pixels are on
 1, 64 and 256 panels, over those of one panel.
 
-The shots are stills as in config/demo.yaml, simulated into a temporary folder on one panel, or those
-of `--manifest`; they are cut into equal panels that lie where the pixels did. One thread; the first
-pass over the shots compiles, the others take the numbers of panels in turns, so that what else the
-machine does falls on all of them alike, and the fastest pass counts.
+The shots are stills as in config/demo.yaml, simulated into a temporary folder on one panel, or
+those of `--manifest`; they are cut into equal panels that lie where the pixels did. One thread; the
+first pass over the shots compiles, the others take the numbers of panels in turns, so that what
+else the machine does falls on all of them alike, and the fastest pass counts.
 """
 
 import index as whole  # first: it sets threads before NumPy and XLA start  # isort: skip
@@ -95,7 +95,9 @@ def compare(
 def report(rows: list[dict], n_shots: int) -> None:
     print(f"{n_shots} shots; user-CPU seconds per shot, and over those of one panel")
     for row in rows:
-        steps = [f"{name} {s:.3f} ({row['ratios'][name]:.2f})" for name, s in row["seconds"].items()]
+        steps = [
+            f"{name} {s:.3f} ({row['ratios'][name]:.2f})" for name, s in row["seconds"].items()
+        ]
         print(f"{row['n_panels']:4} panels, {row['n_indexed']} indexed: {', '.join(steps)}")
     print(f"bar: at most {BAR} times the total of one panel")
 

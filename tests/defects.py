@@ -1,5 +1,5 @@
-"""A run of stills with spots and a water ring, on two panels with planted dead, stuck, hot and noisy
-pixels, a beam stop and a nozzle.
+"""A run of stills with spots and a water ring, on two panels with planted dead, stuck, hot and
+noisy pixels, a beam stop and a nozzle.
 """
 
 from pathlib import Path

@@ -98,7 +98,7 @@ def test_a_point_spread_is_seen_in_what_neighbours_share():
 def test_levels_that_are_nearly_the_same_do_not_tell_the_gain(low, high, readout):
     """Their slope would be that of their chance: 0.4, 2.3 and 1.5 ADU instead of 5."""
     images = [counted(seed, background(low, high), 5.0, readout, 0.0) for seed in range(3)]
-    found = estimates.estimate(images, ALL, 0.0)
+    found = estimate(images, 0.0)
     assert found.gain is None
     noise = np.sqrt(25.0 * high + readout**2)
     settings = estimates.spot_settings(found, 0.0, 1.0)
@@ -110,7 +110,7 @@ def test_a_point_spread_beyond_the_lags_does_not_tell_the_gain():
     rng = np.random.default_rng(2)
     photons = rng.poisson(background(100.0, 500.0)).astype(float)
     image = gaussian_filter(photons, (0, 1.5, 1.5)) * 2.0
-    assert estimates.estimate([image], ALL, 0.0).gain is None
+    assert estimate([image], 0.0).gain is None
 
 
 @pytest.mark.parametrize(("relative", "low", "high"), [(0.03, 20.0, 2000.0), (0.02, 100.0, 3000.0)])
@@ -119,7 +119,7 @@ def test_pixels_of_different_gain_change_neither_gain_nor_pedestal(relative, low
     relative_gain = np.random.default_rng(9).normal(1.0, relative, SHAPE)
     photons = background(low, high)
     images = [counted(seed, photons, 1.0, 1.0, 0.0) * relative_gain for seed in range(3)]
-    gain = estimates.estimate(images, ALL, 0.0).gain
+    gain = estimate(images, 0.0).gain
     assert gain is not None and gain.offset_adu == 0.0
     assert gain.adu_per_photon == pytest.approx(1.0, abs=0.35)
 
@@ -160,7 +160,7 @@ def test_a_gain_that_pixels_contradict_is_named_beside_theirs():
 def test_the_peak_of_no_photon_is_the_pedestal(pedestal, expected):
     """Unless it is the stated one within a photon: that of a few regions may differ so much."""
     images = [counted(seed, background(0.3, 0.3), 9.0, 2.0, pedestal) for seed in range(2)]
-    found = estimates.estimate(images, ALL, 0.0)
+    found = estimate(images, 0.0)
     settled = estimates.settle(found.gain, 0.0, 9.0)
     assert settled.offset_adu == pytest.approx(expected, abs=0.5)
     assert any("the peak of no photon" in remark for remark in settled.remarks) == (expected > 0)

@@ -120,7 +120,7 @@ def test_a_mask_takes_the_place_of_the_manifest_s_and_edges_are_an_option(flawed
 
 @pytest.mark.stage
 def test_start_masks_the_same_pixels_by_the_same_names(flawed, tmp_path):
-    """Of the shots that `start` looks at, in ADU rather than photons: rims of shadows may differ."""
+    """In as many shots as `start` looks at; rims of shadows may differ by rounding."""
     words = ["--run", "r", "--data", str(tmp_path), "--config", str(tmp_path / "r.yaml")]
     assert cli.main(["start", str(flawed.manifest.parent / "run.h5"), *words]) == 0
     with h5py.File(tmp_path / "r" / "mask.h5") as file:
@@ -134,13 +134,13 @@ def test_start_masks_the_same_pixels_by_the_same_names(flawed, tmp_path):
 
 @pytest.mark.stage
 def test_two_real_stills_of_a_cspad_say_what_they_do_not_tell(real_stills, tmp_path):
-    """Nor are pedestals of its panels, which differ by half a photon, taken for shadows."""
+    """Nor are pedestals of its parts, which differ by half a photon, taken for shadows."""
     stills = sorted((real_stills / "thermolysin_cspad").glob("*.cbf"))
     manifest = tmp_path / "manifest.json"
     images.write_manifest(manifest, "thermolysin", stills, adu_per_photon=8.7)
     found = masked(manifest, tmp_path)
-    assert len(found.figures["untold"]) == 3
-    assert found.figures["share_masked"] < 0.01
+    assert len(found.figures["untold"]) == 4
+    assert found.figures["share_masked"] < 1e-3
 
 
 def test_a_run_is_named_by_its_configuration(tmp_path, capsys):

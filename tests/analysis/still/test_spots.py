@@ -196,7 +196,7 @@ def test_panels_are_apart():
 
 @pytest.mark.parametrize("is_mapped", [False, True])
 def test_small_panels_in_one_band_are_as_alone(is_mapped):
-    """Forty panels of 30 × 20 px, some of them wholly masked, with gains of their own or without."""
+    """Forty panels of 30 × 20 px, some wholly masked, with gains of their own or without."""
     rng = np.random.default_rng(8)
     images = rng.poisson(3.0, (40, 30, 20)).astype(np.float32)
     for panel in range(40):

@@ -1,4 +1,4 @@
-"""The level and the scatter of the pixels around each one: medians over small squares of an image."""
+"""The level and the scatter of the pixels around each one: medians over squares of an image."""
 
 import numpy as np
 

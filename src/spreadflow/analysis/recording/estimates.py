@@ -161,16 +161,19 @@ def estimate(
     levels = tiles.levels(tiles.cut(images, masks))
     peak = photon_peak.find(images, masks)
     gain = _gain(peak, levels, stated.offset_adu)
-    strange = _judged_by_light(strange, history, gain, place)
+    pedestal_sigma = 0.0 if peak is None else peak.pedestal_sigma
+    strange = _judged_by_light(strange, history, gain, pedestal_sigma, place)
     if levels is not None and levels.sharing > SHARED:
         strange = unusable.grown(strange, usable)
     return Estimates(gain, strange, peak, levels, history.n_images)
 
 
 def _judged_by_light(
-    strange: Unusable, history: History, gain: Gain | None, place: Rings
+    strange: Unusable, history: History, gain: Gain | None, pedestal_sigma: float, place: Rings
 ) -> Unusable:
-    """Return unusable pixels with those that light tells, where photons and pedestal are known."""
+    """Return unusable pixels with those that light tells, where photons and pedestal are known.
+    pedestal_sigma: of the pedestals of parts of the detector, ADU.
+    """
     if gain is None:
         untold = "shadows are not looked for: the pixels don't tell the gain"
         return strange._replace(untold=(*strange.untold, untold))
@@ -180,6 +183,7 @@ def _judged_by_light(
         n_images=history.n,
         adu_per_photon=gain.adu_per_photon,
         readout_adu=gain.readout_adu,
+        pedestal_sigma=pedestal_sigma,
     )
     return unusable.judged_by_light(strange, history, light, place)
 

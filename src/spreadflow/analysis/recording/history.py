@@ -100,7 +100,7 @@ class History:
 
     @property
     def noise(self) -> np.ndarray:
-        """Variance of a pixel, ADU², as the next one of its row shows it: no pedestal changes that."""
+        """Variance of a pixel, ADU², as the next one of its row shows it, whatever the pedestal."""
         return self._mean(self._noise)
 
     @property

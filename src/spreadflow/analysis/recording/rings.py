@@ -1,4 +1,4 @@
-"""Rings about the beam: pixels of a detector that get alike much light, but for its polarization."""
+"""Rings about the beam: pixels that get alike much light, but for its polarization."""
 
 from typing import NamedTuple
 

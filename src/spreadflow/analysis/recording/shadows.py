@@ -1,9 +1,9 @@
 """Shadows: connected regions of a detector that get far less light than the rest of their ring.
 
-The mean of many images, or of one where it is bright, is averaged over small boxes and compared with
-most of the ring about the beam that it lies in. Less light has less noise, too: pedestals of panels
-may be wrong, and no pedestal changes that. Where the whole inside of the rings is dark, behind
-a beam stop, it is compared with the first rings outside.
+The mean of many images, or of one where it is bright, is averaged over small boxes and compared
+with most of the ring about the beam that it lies in. Less light has less noise, too: pedestals of
+panels may be wrong, and no pedestal changes that. Where the whole inside of the rings is dark,
+behind a beam stop, it is compared with the first rings outside.
 """
 
 from typing import NamedTuple
@@ -22,6 +22,9 @@ MOST = 0.75
 N_SIGMAS = 5.0
 """Standard deviations of a box by which the light of its ring exceeds that of a shadow."""
 
+PEDESTAL_SIGMAS = 3.0
+"""Standard deviations of the pedestals by which it does, too."""
+
 BOXES = (3, 5, 7, 9, 11, 15)
 """Edges of boxes, px; the smallest that tells shadows in most of the detector is taken."""
 
@@ -39,6 +42,13 @@ KURTOSIS = 4.0
 
 SMALLEST = 64
 """Pixels of a shadow, at least."""
+
+HALF = 0.5
+"""Quantile of the noise of a ring that is taken for it."""
+
+ON_A_PANEL = np.zeros((3, 3, 3), bool)
+"""Pixels (panel, slow, fast) that are connected with the one in the middle."""
+ON_A_PANEL[1] = True
 
 FEWEST_RINGS = 2
 """Rings of a shadow in the middle, at least."""
@@ -59,6 +69,8 @@ class Light(NamedTuple):
     adu_per_photon: float
     readout_adu: float
     """of a pixel in one image"""
+    pedestal_sigma: float
+    """of the pedestals of parts of the detector, ADU"""
 
 
 class Shadows(NamedTuple):
@@ -94,12 +106,15 @@ def _box(light: Light, relative: np.ndarray, usable: np.ndarray, place: Rings) -
 
 def _is_told(light: Light, expected: np.ndarray, box: int) -> np.ndarray:
     """Return where (panel, slow, fast) a shadow would be far below the expected light, ADU, and
-    this above the noise of a pixel, below which a pedestal may be wrong.
+    this above the noise of a pixel, below which a pedestal may be wrong, and above what pedestals
+    are known to differ by.
     """
     n = np.maximum(light.n_images, 1) * box**2
     variance = (light.adu_per_photon * np.maximum(expected, 0.0) + light.readout_adu**2) / n
-    is_bright = expected > max(light.readout_adu, 0.0)
-    return is_bright & ((1.0 - DARK) * expected > N_SIGMAS * np.sqrt(variance))
+    difference = (1.0 - DARK) * expected
+    is_bright = expected > light.readout_adu
+    is_bright &= difference > PEDESTAL_SIGMAS * light.pedestal_sigma
+    return is_bright & (difference > N_SIGMAS * np.sqrt(variance))
 
 
 def _smoothed(relative: np.ndarray, usable: np.ndarray, box: int) -> np.ndarray:
@@ -138,26 +153,24 @@ def _confirmed(light: Light, dark: np.ndarray, usable: np.ndarray, place: Rings)
     whose noise is that of little light.
     """
     of_light = (light.noise - light.readout_adu**2) / place.factor
-    of_rings = np.nan_to_num(place.quantiles(_smoothed(of_light, usable, BOXES[-1]), usable, 0.5))
-    of_rings = _beyond_the_middle(of_rings)
-    kept = np.zeros_like(dark)
-    for panel in np.flatnonzero(dark.any(axis=(1, 2))):
-        label, n = ndimage.label(dark[panel], np.ones((3, 3)))
-        ring, factor = place.number[panel], place.factor[panel]
+    of_rings = place.quantiles(_smoothed(of_light, usable, BOXES[-1]), usable, HALF)
+    usual = _beyond_the_middle(of_rings)[place.number]
 
-        def mean(values: np.ndarray, label: np.ndarray = label, n: int = n) -> np.ndarray:
-            return np.bincount(label.ravel(), values.ravel(), n + 1) / np.maximum(size, 1)
+    label, n_regions = ndimage.label(dark, ON_A_PANEL)
+    region = label[dark]
+    size = np.bincount(region, minlength=n_regions + 1)
 
-        size = np.bincount(label.ravel(), minlength=n + 1)
-        noise = mean((of_light * place.factor)[panel])
-        expected = mean(of_rings[ring] * factor)
-        n_measured = np.maximum(size * mean(light.n_images[panel]), 1)
-        sigma = (expected + light.readout_adu**2) * np.sqrt(KURTOSIS / n_measured)
-        is_shadow = (size >= SMALLEST) & (noise < QUIET * expected)
-        is_shadow &= expected - noise > SURELY_QUIET * sigma
-        is_shadow[0] = False
-        kept[panel] = is_shadow[label]
-    return kept
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.bincount(region, values[dark], n_regions + 1) / np.maximum(size, 1)
+
+    noise = mean(of_light * place.factor)
+    expected = mean(usual * place.factor)
+    n_measured = np.maximum(size * mean(light.n_images), 1)
+    sigma = (expected + light.readout_adu**2) * np.sqrt(KURTOSIS / n_measured)
+    is_shadow = (size >= SMALLEST) & (noise < QUIET * expected)
+    is_shadow &= expected - noise > SURELY_QUIET * sigma
+    is_shadow[0] = False
+    return is_shadow[label]
 
 
 def edges(shape: tuple[int, ...], width: int) -> np.ndarray:

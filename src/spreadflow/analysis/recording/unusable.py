@@ -227,7 +227,8 @@ def _is_flickering(history: History, n: np.ndarray) -> np.ndarray:
     images, float.
 
     Where spots hit a pixel in a share p of the images, it is hit in a share x of n of them with a
-    probability of at most exp(−n (x ln x/p + (1 − x) ln (1 − x)/(1 − p))), by Chernoff's inequality.
+    probability of at most exp(−n (x ln x/p + (1 − x) ln (1 − x)/(1 − p))), by Chernoff's
+    inequality.
     """
     share = history.n_high / n
     of_spots = SPOTTIER * blocks.trimmed_means(share, history.sound)
@@ -251,9 +252,7 @@ def _untold(n_images: int) -> tuple[str, ...]:
     )
 
 
-def judged_by_light(
-    unusable: Unusable, history: History, light: Light, place: Rings
-) -> Unusable:
+def judged_by_light(unusable: Unusable, history: History, light: Light, place: Rings) -> Unusable:
     """Return the same with shadows, and with pixels that show little of the light around them.
 
     light: of the pixels of a history. Dark pixels in a shadow or at its rim are of the shadow, as
@@ -274,7 +273,8 @@ def judged_by_light(
     share = float(np.mean(told[is_lit])) if is_lit.any() else 0.0
     untold = unusable.untold
     if share < MOST_TOLD:
-        untold += (f"shadows are looked for in {share:.0%} of the pixels: elsewhere it is too dim",)
+        why = "elsewhere it is too dim" + (light.pedestal_sigma > 0) * " for how pedestals differ"
+        untold += (f"shadows are looked for in {share:.0%} of the pixels: {why}",)
     return unusable._replace(kinds=kinds, untold=untold)
 
 
