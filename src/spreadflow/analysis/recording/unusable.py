@@ -273,8 +273,9 @@ def judged_by_light(unusable: Unusable, history: History, light: Light, place: R
     share = float(np.mean(told[is_lit])) if is_lit.any() else 0.0
     untold = unusable.untold
     if share < MOST_TOLD:
-        why = "elsewhere it is too dim" + (light.pedestal_sigma > 0) * " for how pedestals differ"
-        untold += (f"shadows are looked for in {share:.0%} of the pixels: {why}",)
+        where = f"in {share:.0%} of the pixels"
+        why = "elsewhere it is too dim for the noise, or for how much pedestals differ"
+        untold += (f"shadows are looked for {where}: {why}",)
     return unusable._replace(kinds=kinds, untold=untold)
 
 
