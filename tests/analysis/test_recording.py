@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from spreadflow.analysis.recording import estimates, photon_peak, tiles, unusable
+from spreadflow.analysis.recording import estimates, photon_peak, shadows, tiles, unusable
 from spreadflow.analysis.recording.estimates import Estimates, Stated
 from spreadflow.analysis.recording.rings import rings_of
 from spreadflow.analysis.recording.unusable import Kind
@@ -203,3 +203,32 @@ def test_images_too_small_to_judge_say_nothing():
     found = estimates.estimate([np.full((1, 4, 3), 7, np.int32)], small, Stated(0.0, detector, 0.0))
     assert found.gain is None and not found.unusable.all.any()
     assert estimates.settle(None, 3.0, 2.0) == estimates.Settled(3.0, 2.0, ())
+
+
+def test_a_wrong_pedestal_is_no_shadow_and_a_shadow_is_one():
+    """Both are dark by much the same ADU; the one has the noise of its ring."""
+    photons = background(8.0, 40.0).copy()
+    photons[0, 160:200, 10:40] *= 0.3
+    images = [counted(seed, photons, 1.0, 1.0, 0.0) for seed in range(3)]
+    for image in images:
+        image[0, 40:80, 10:40] -= 8
+    kinds = estimate(images, 0.0).unusable.kinds
+    assert np.mean(kinds[0, 162:198, 12:38] == Kind.SHADOW) > 0.99
+    assert np.mean(kinds[0, 40:80, 10:40] == Kind.SHADOW) == 0.0
+
+
+def test_the_middle_is_in_shadow_only_behind_an_edge():
+    """Neither does the light of water rise from the beam like that, nor a thin bright ring."""
+    ring = np.arange(60)
+    water = 2.0 + 8.0 * np.exp(-(((ring - 30.0) / 10.0) ** 2))
+    ice = water + 50.0 * (ring == 25)
+    for light in (water, ice, np.full(60, 3.0)):
+        np.testing.assert_array_equal(shadows.without_the_middle(light), light)
+    stopped = np.where(ring < 8, 0.1, water)
+    found = shadows.without_the_middle(stopped)
+    assert np.all(found[:8] > 0.9 * water[8]) and np.all(found[9:] == water[9:])
+
+
+def test_edges_of_panels_are_as_wide_as_asked():
+    for width, n in ((0, 0), (1, 2 * 2 * (4 + 5) - 2 * 4), (2, 2 * (4 * 5))):
+        assert shadows.edges((2, 4, 5), width).sum() == n

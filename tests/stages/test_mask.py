@@ -68,7 +68,7 @@ def test_planted_pixels_are_found_and_named_and_good_ones_kept(flawed, tmp_path)
     is_false = found.kinds[good(flawed)] != "good"
     print(f"{is_false.sum()} of {is_false.size} good ones masked")
     assert np.mean(is_false) <= 1e-4
-    assert found.figures["n_shots_looked_at"] == 100 and found.figures["untold"] == []
+    assert found.figures["n_shots_looked_at"] == 100 and found.figures["undecided"] == []
     counted = {name: int(np.count_nonzero(found.kinds == name)) for name in NAMES[1:]}
     assert found.figures["kinds"] == counted
     assert {name: sum(n) for name, n in found.figures["panels"].items()} == {
@@ -139,7 +139,7 @@ def test_two_real_stills_of_a_cspad_say_what_they_do_not_tell(real_stills, tmp_p
     manifest = tmp_path / "manifest.json"
     images.write_manifest(manifest, "thermolysin", stills, adu_per_photon=8.7)
     found = masked(manifest, tmp_path)
-    assert len(found.figures["untold"]) == 4
+    assert len(found.figures["undecided"]) == 4
     assert found.figures["share_masked"] < 1e-3
 
 

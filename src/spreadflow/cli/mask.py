@@ -30,7 +30,10 @@ def _whole(text: str) -> int:
 
 def _positive(text: str) -> int:
     """Return a number from 1. Raises ValueError."""
-    return _whole(text) if int(text) else _whole("-1")
+    number = _whole(text)
+    if number == 0:
+        raise ValueError
+    return number
 
 
 def run(arguments: argparse.Namespace) -> None:

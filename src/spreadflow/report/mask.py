@@ -57,7 +57,7 @@ def text(figures: dict[str, Any]) -> list[str]:
         lines.append(f"  {name:8}{say(n):>12}  {share:9.4%}  {MEANINGS[name]}")
     for sentinel in figures["sentinels"]:
         lines.append(f"  {say(sentinel['photons'])} photons stand for no measurement")
-    lines += [f"  untold: {sentence}" for sentence in figures["untold"]]
+    lines += [f"  undecided: {sentence}" for sentence in figures["undecided"]]
     lines += [f"  {problem}" for problem in figures["problems"]]
     own = Path(figures["mask"]).absolute()
     lines.append(f'To use it, set "mask": "{own}" in {figures["manifest"]}, or `index.mask`.')
@@ -74,7 +74,7 @@ def draw(
             f"{figures['share_masked']:.3%} of the pixels can't be used"
         )
         figure = style.page(f"mask of {figures['run']}", subtitle)
-        style.warn(figure, figures["untold"])
+        style.warn(figure, figures["undecided"])
         of_panels, of_kinds = figure.subplots(1, 2, width_ratios=[1.7, 1.0])
         good = unusable.kinds == 0
         shot = Shot(0, mean.astype(np.float32), good, Spectrum(np.ones(1), np.ones(1)), 0.0)

@@ -35,7 +35,7 @@ def text(figures: dict[str, Any]) -> list[str]:
         f"  noise         {say(figures['readout_photons'])} photons of readout; "
         f"index.spots.gain {say(figures['spots_gain'])}, min_pixels {figures['spots_min_pixels']}",
     ]
-    lines += [f"  untold        {sentence}" for sentence in figures["untold"]]
+    lines += [f"  undecided     {sentence}" for sentence in figures["undecided"]]
     lines += [f"  remark        {remark}" for remark in figures["remarks"]]
     for trap in figures["traps"]:
         lines.append(f"  TRAP {trap['name']}: {trap['found']}")

@@ -123,7 +123,7 @@ def _figures(request: Request, source: Source, unusable: Unusable) -> dict[str, 
         "kinds": counts,
         "panels": _of_panels(unusable),
         "sentinels": [{"photons": value, "n_pixels": n} for value, n in unusable.sentinels],
-        "untold": list(unusable.untold),
+        "undecided": list(unusable.undecided),
         "problems": source.problems,
     }
 

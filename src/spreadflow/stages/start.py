@@ -127,7 +127,7 @@ def _remarks(sample: Sample, found: Estimates, settled: Settled, manifest: Manif
     if counts:
         listed = ", ".join(f"{n} {name}" for name, n in counts.items())
         remarks.append(f"mask: pixels are left out: {listed}")
-    remarks += [f"mask: {untold}" for untold in found.unusable.untold]
+    remarks += [f"mask: {undecided}" for undecided in found.unusable.undecided]
     for value, n_pixels in found.unusable.sentinels:
         remarks.append(f"mask: {value:g} stands for no measurement, in {n_pixels} pixels")
     if manifest.bandwidth is not None:

@@ -156,7 +156,7 @@ def _of_pixels(sample: Sample, found: Estimates, settled: Settled) -> dict[str, 
     return {
         "masked": float(1.0 - sample.usable.mean()),
         "unusable": found.unusable.counts(),
-        "untold": list(found.unusable.untold),
+        "undecided": list(found.unusable.undecided),
         "sentinels": [{"adu": value, "n_pixels": n} for value, n in found.unusable.sentinels],
         "measured_adu_per_photon": None if gain is None else gain.adu_per_photon,
         "measured_adu_per_photon_sigma": None if gain is None else gain.sigma,

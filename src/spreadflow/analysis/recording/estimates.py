@@ -175,8 +175,8 @@ def _judged_by_light(
     pedestal_sigma: of the pedestals of parts of the detector, ADU.
     """
     if gain is None:
-        untold = "shadows are not looked for: the pixels don't tell the gain"
-        return strange._replace(untold=(*strange.untold, untold))
+        undecided = "shadows are not looked for: the pixels don't tell the gain"
+        return strange._replace(undecided=(*strange.undecided, undecided))
     light = Light(
         adu=history.adu - gain.offset_adu,
         noise=history.noise,

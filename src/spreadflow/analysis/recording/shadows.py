@@ -28,11 +28,14 @@ PEDESTAL_SIGMAS = 3.0
 BOXES = (3, 5, 7, 9, 11, 15)
 """Edges of boxes, px; the smallest that tells shadows in most of the detector is taken."""
 
-TOLD = 0.9
+JUDGED = 0.9
 """Share of the pixels in which it does."""
 
 QUIET = 0.7
 """Of the noise that the light of its ring has, less than which a shadow has."""
+
+WRONG_BY = 10.0
+"""Readout noises of a pixel that a pedestal may be wrong by, at most."""
 
 SURELY_QUIET = 4.0
 """Standard deviations by which it has less."""
@@ -74,11 +77,11 @@ class Light(NamedTuple):
 
 
 class Shadows(NamedTuple):
-    """Pixels in shadow, and those of which it can be told."""
+    """Pixels in shadow, and those of which it can be judged."""
 
     dark: np.ndarray
     """(panel, slow, fast) bool"""
-    told: np.ndarray
+    judged: np.ndarray
     """(panel, slow, fast) bool, usable, and its ring bright enough"""
 
 
@@ -87,24 +90,24 @@ def find(light: Light, usable: np.ndarray, place: Rings) -> Shadows:
     relative = light.adu / place.factor
     box = _box(light, relative, usable, place)
     smooth = _smoothed(relative, usable, box)
-    light_of_rings = _beyond_the_middle(place.quantiles(smooth, usable, MOST))
+    light_of_rings = without_the_middle(place.quantiles(smooth, usable, MOST))
     expected = light_of_rings[place.number] * place.factor
-    told = usable & _is_told(light, expected, box)
-    is_dark = told & (smooth * place.factor < DARK * expected)
-    return Shadows(_confirmed(light, is_dark, usable, place), told)
+    judged = usable & _is_judged(light, expected, box)
+    is_dark = judged & (smooth * place.factor < DARK * expected)
+    return Shadows(_confirmed(light, is_dark, expected, usable, place), judged)
 
 
 def _box(light: Light, relative: np.ndarray, usable: np.ndarray, place: Rings) -> int:
     """Return the edge of the boxes, px."""
     expected = place.means(relative, usable)[place.number] * place.factor
     for box in BOXES:
-        told = _is_told(light, expected, box)[usable]
-        if told.size and np.mean(told) >= TOLD:
+        judged = _is_judged(light, expected, box)[usable]
+        if judged.size and np.mean(judged) >= JUDGED:
             return box
     return BOXES[-1]
 
 
-def _is_told(light: Light, expected: np.ndarray, box: int) -> np.ndarray:
+def _is_judged(light: Light, expected: np.ndarray, box: int) -> np.ndarray:
     """Return where (panel, slow, fast) a shadow would be far below the expected light, ADU, and
     this above the noise of a pixel, below which a pedestal may be wrong, and above what pedestals
     are known to differ by.
@@ -125,7 +128,7 @@ def _smoothed(relative: np.ndarray, usable: np.ndarray, box: int) -> np.ndarray:
     return total / np.maximum(share, 1e-6)
 
 
-def _beyond_the_middle(light: np.ndarray) -> np.ndarray:
+def without_the_middle(light: np.ndarray) -> np.ndarray:
     """Return the light (ring,) that there would be without a shadow over the middle of all rings:
     in these, that of the first rings outside.
 
@@ -148,13 +151,16 @@ def _lit(light: np.ndarray) -> np.ndarray:
     return light[np.isfinite(light)]
 
 
-def _confirmed(light: Light, dark: np.ndarray, usable: np.ndarray, place: Rings) -> np.ndarray:
+def _confirmed(
+    light: Light, dark: np.ndarray, lit: np.ndarray, usable: np.ndarray, place: Rings
+) -> np.ndarray:
     """Return the dark pixels (panel, slow, fast) of connected regions that are large enough, and
-    whose noise is that of little light.
+    whose noise is that of little light, or which lack more of it than a pedestal may be wrong by.
+    lit: (panel, slow, fast) light without shadows, ADU.
     """
     of_light = (light.noise - light.readout_adu**2) / place.factor
     of_rings = place.quantiles(_smoothed(of_light, usable, BOXES[-1]), usable, HALF)
-    usual = _beyond_the_middle(of_rings)[place.number]
+    usual = without_the_middle(of_rings)[place.number]
 
     label, n_regions = ndimage.label(dark, ON_A_PANEL)
     region = label[dark]
@@ -167,8 +173,9 @@ def _confirmed(light: Light, dark: np.ndarray, usable: np.ndarray, place: Rings)
     expected = mean(usual * place.factor)
     n_measured = np.maximum(size * mean(light.n_images), 1)
     sigma = (expected + light.readout_adu**2) * np.sqrt(KURTOSIS / n_measured)
-    is_shadow = (size >= SMALLEST) & (noise < QUIET * expected)
-    is_shadow &= expected - noise > SURELY_QUIET * sigma
+    is_quiet = (noise < QUIET * expected) & (expected - noise > SURELY_QUIET * sigma)
+    lacks_much = mean(lit - light.adu) > WRONG_BY * light.readout_adu
+    is_shadow = (size >= SMALLEST) & (is_quiet | lacks_much)
     is_shadow[0] = False
     return is_shadow[label]
 

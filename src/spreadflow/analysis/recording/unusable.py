@@ -47,13 +47,13 @@ CHANCE = 1e-7
 """Of a good pixel to be taken for one that never changes, or for a noisy one."""
 
 FEWEST_FOR_NOISY = 30
-"""Images from which noisy pixels are told."""
+"""Images from which noisy pixels are judged."""
 
 NOISIER = 4.0
 """Variance of a noisy pixel, at least, in that of those around it."""
 
-MOST_TOLD = 0.9
-"""Share of the pixels in which shadows are told, below which a word is said."""
+MOST_JUDGED = 0.9
+"""Share of the pixels in which shadows are judged, below which a word is said."""
 
 MOST_SPOTTY = 0.03
 """Share of the images in which spots may hit a pixel anywhere."""
@@ -118,7 +118,7 @@ class Unusable(NamedTuple):
     sentinels: tuple[tuple[float, int], ...]
     """ADU that stand for no measurement, and in how many pixels of the first image"""
     n_images: int
-    untold: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
     """what the images do not tell, a sentence each"""
 
     @property
@@ -172,7 +172,7 @@ def find(
     kinds[_is_hot(history)] = Kind.HOT
     kinds[_is_low(history)] = Kind.DEAD
     kinds[gaps] = Kind.GAP
-    return Unusable(kinds, sentinels, history.n_images, _untold(history.n_images)), history
+    return Unusable(kinds, sentinels, history.n_images, _undecided(history.n_images)), history
 
 
 def _is_low(history: History) -> np.ndarray:
@@ -238,7 +238,7 @@ def _is_flickering(history: History, n: np.ndarray) -> np.ndarray:
     return n * divergence > -np.log(CHANCE)
 
 
-def _untold(n_images: int) -> tuple[str, ...]:
+def _undecided(n_images: int) -> tuple[str, ...]:
     """Return what so many images do not tell, a sentence each."""
     needed = {
         "hot pixels": FEWEST_FOR_HOT,
@@ -266,17 +266,17 @@ def judged_by_light(unusable: Unusable, history: History, light: Light, place: R
     kinds[is_deaf & np.isin(kinds, (Kind.GOOD, Kind.STUCK))] = Kind.DEAD
 
     is_lit = np.isin(kinds, (Kind.GOOD, Kind.DEAD, Kind.STUCK)) & history.usable
-    dark, told = shadows.find(light, is_lit, place)
+    dark, judged = shadows.find(light, is_lit, place)
     kinds[dark] = Kind.SHADOW
     is_dark = np.isin(kinds, (Kind.DEAD, Kind.STUCK))
     kinds[shadows.around(dark) & is_dark] = Kind.SHADOW
-    share = float(np.mean(told[is_lit])) if is_lit.any() else 0.0
-    untold = unusable.untold
-    if share < MOST_TOLD:
+    share = float(np.mean(judged[is_lit])) if is_lit.any() else 0.0
+    undecided = unusable.undecided
+    if share < MOST_JUDGED:
         where = f"in {share:.0%} of the pixels"
         why = "elsewhere it is too dim for the noise, or for how much pedestals differ"
-        untold += (f"shadows are looked for {where}: {why}",)
-    return unusable._replace(kinds=kinds, untold=untold)
+        undecided += (f"shadows are looked for {where}: {why}",)
+    return unusable._replace(kinds=kinds, undecided=undecided)
 
 
 def grown(unusable: Unusable, usable: np.ndarray) -> Unusable:
