@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from spreadflow import errors, models
+from spreadflow.analysis.recording import unusable
 from spreadflow.config import Config
 from spreadflow.io import images, nexus_writer, schema
 from spreadflow.io.images import cbf, formats, geom, imgcif, locator, unit_names
@@ -218,6 +219,8 @@ peak stays as it is: with a photon or more in the mean pixel none is seen, nor w
 
 A mask is an HDF5 file with the dataset `mask`, (panel, slow, fast) or (slow, fast); a pixel is used where it is zero.
 The masks of the image file, the manifest and the configuration are combined: a pixel is used where all are zero.
+In those that `spreadflow start` and `spreadflow mask` write, the numbers are kinds of unusable pixels; the dataset's
+attribute `kinds` holds their names, in order: {", ".join(unusable.NAMES)}.
 
 ## Experiment lists
 

@@ -4,10 +4,27 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from spreadflow.analysis.recording import estimates, photon_peak, tiles, unusable
+from spreadflow.analysis.recording import estimates, photon_peak, shadows, tiles, unusable
+from spreadflow.analysis.recording.estimates import Estimates, Stated
+from spreadflow.analysis.recording.rings import rings_of
+from spreadflow.analysis.recording.unusable import Kind
+from spreadflow.models import Detector
 
 SHAPE = (1, 256, 256)
 ALL = np.ones(SHAPE, bool)
+DETECTOR = Detector(
+    origin_mm=np.array([[500.0, 12.8, -1000.0]]),
+    fast=np.array([[1.0, 0.0, 0.0]]),
+    slow=np.array([[0.0, -1.0, 0.0]]),
+    pixel_mm=np.float64(0.1),
+    shape=SHAPE[1:],
+)
+"""So far beside the beam that rings are columns."""
+PLACE = rings_of(DETECTOR, 0.0)
+
+
+def estimate(images: list[np.ndarray], offset_adu: float) -> Estimates:
+    return estimates.estimate(images, ALL, Stated(offset_adu, DETECTOR, 0.0))
 
 
 def background(low: float, high: float) -> np.ndarray:
@@ -55,7 +72,7 @@ def test_a_brighter_half_makes_no_peak():
 def test_variance_over_mean_is_the_gain(gain, pedestal):
     photons = background(20.0, 400.0)
     images = [counted(seed, photons, gain, gain, pedestal) for seed in range(3)]
-    found = estimates.estimate(images, ALL, pedestal)
+    found = estimate(images, pedestal)
     assert found.gain is not None
     assert found.gain.method == estimates.NOISE
     assert found.gain.adu_per_photon == pytest.approx(gain, rel=0.1)
@@ -71,7 +88,7 @@ def test_a_point_spread_is_seen_in_what_neighbours_share():
     assert levels is not None
     assert np.median(levels.shared / levels.mean) == pytest.approx(2.0, rel=0.12)
     assert levels.sharing > 3.0
-    found = estimates.estimate([image], ALL, 0.0)
+    found = estimate([image], 0.0)
     settings = estimates.spot_settings(found, 0.0, 2.0)
     assert settings.min_pixels == 3
     assert settings.gain < 0.6
@@ -83,7 +100,7 @@ def test_a_point_spread_is_seen_in_what_neighbours_share():
 def test_levels_that_are_nearly_the_same_do_not_tell_the_gain(low, high, readout):
     """Their slope would be that of their chance: 0.4, 2.3 and 1.5 ADU instead of 5."""
     images = [counted(seed, background(low, high), 5.0, readout, 0.0) for seed in range(3)]
-    found = estimates.estimate(images, ALL, 0.0)
+    found = estimate(images, 0.0)
     assert found.gain is None
     noise = np.sqrt(25.0 * high + readout**2)
     settings = estimates.spot_settings(found, 0.0, 1.0)
@@ -95,7 +112,7 @@ def test_a_point_spread_beyond_the_lags_does_not_tell_the_gain():
     rng = np.random.default_rng(2)
     photons = rng.poisson(background(100.0, 500.0)).astype(float)
     image = gaussian_filter(photons, (0, 1.5, 1.5)) * 2.0
-    assert estimates.estimate([image], ALL, 0.0).gain is None
+    assert estimate([image], 0.0).gain is None
 
 
 @pytest.mark.parametrize(("relative", "low", "high"), [(0.03, 20.0, 2000.0), (0.02, 100.0, 3000.0)])
@@ -104,7 +121,7 @@ def test_pixels_of_different_gain_change_neither_gain_nor_pedestal(relative, low
     relative_gain = np.random.default_rng(9).normal(1.0, relative, SHAPE)
     photons = background(low, high)
     images = [counted(seed, photons, 1.0, 1.0, 0.0) * relative_gain for seed in range(3)]
-    gain = estimates.estimate(images, ALL, 0.0).gain
+    gain = estimate(images, 0.0).gain
     assert gain is not None and gain.offset_adu == 0.0
     assert gain.adu_per_photon == pytest.approx(1.0, abs=0.35)
 
@@ -125,7 +142,7 @@ def test_a_pedestal_that_no_file_states_is_found():
     """The noise vanishes a readout² below it; noise at 5 photons and more places that to 1."""
     photons = background(5.0, 300.0)
     images = [counted(seed, photons, 1.0, 1.0, 40.0) for seed in range(4)]
-    found = estimates.estimate(images, ALL, 0.0)
+    found = estimate(images, 0.0)
     settled = estimates.settle(found.gain, 0.0, 1.0)
     assert settled.offset_adu == pytest.approx(39.0, abs=3.0)
     (remark,) = settled.remarks
@@ -134,7 +151,7 @@ def test_a_pedestal_that_no_file_states_is_found():
 
 def test_a_gain_that_pixels_contradict_is_named_beside_theirs():
     images = [counted(seed, background(0.3, 0.3), 9.0, 2.0, 0.0) for seed in range(2)]
-    found = estimates.estimate(images, ALL, 0.0)
+    found = estimate(images, 0.0)
     settled = estimates.settle(found.gain, 0.0, 1.0)
     assert settled.adu_per_photon == pytest.approx(9.0, rel=0.05)
     (remark,) = settled.remarks
@@ -145,7 +162,7 @@ def test_a_gain_that_pixels_contradict_is_named_beside_theirs():
 def test_the_peak_of_no_photon_is_the_pedestal(pedestal, expected):
     """Unless it is the stated one within a photon: that of a few regions may differ so much."""
     images = [counted(seed, background(0.3, 0.3), 9.0, 2.0, pedestal) for seed in range(2)]
-    found = estimates.estimate(images, ALL, 0.0)
+    found = estimate(images, 0.0)
     settled = estimates.settle(found.gain, 0.0, 9.0)
     assert settled.offset_adu == pytest.approx(expected, abs=0.5)
     assert any("the peak of no photon" in remark for remark in settled.remarks) == (expected > 0)
@@ -154,7 +171,7 @@ def test_the_peak_of_no_photon_is_the_pedestal(pedestal, expected):
 def test_independent_noise_needs_the_usual_threshold():
     """Windows of Poisson noise scatter as the dispersion test says: a gain of 1."""
     images = [counted(seed, background(10.0, 30.0), 1.0, 0.1, 0.0) for seed in range(4)]
-    found = estimates.estimate(images, ALL, 0.0)
+    found = estimate(images, 0.0)
     assert estimates.spot_settings(found, 0.0, 1.0).gain == pytest.approx(1.1, abs=0.12)
 
 
@@ -168,22 +185,52 @@ def test_gaps_and_dead_and_hot_pixels_are_found(photons):
         image[0, 200:210] = -1
         image[0, 100:140, 100:140] = -2
         image[0, 50, 50] = 500
-    found = unusable.find(images, ALL)
-    np.testing.assert_array_equal(found.low, expected)
+    found, _ = unusable.find(images, ALL, PLACE)
+    np.testing.assert_array_equal(found.kinds == Kind.GAP, expected)
     assert {value for value, _ in found.sentinels} == {-1.0, -2.0}
-    assert np.argwhere(found.hot).tolist() == [[0, 50, 50]]
+    assert np.argwhere(found.kinds == Kind.HOT).tolist() == [[0, 50, 50]]
 
 
 def test_spots_and_ordinary_pixels_are_kept():
     images = [counted(seed, background(1.0, 50.0), 1.0, 0.5, 10.0) for seed in range(2)]
     images[0][0, 30:33, 40:43] += 200
-    found = unusable.find(images, ALL)
+    found, _ = unusable.find(images, ALL, PLACE)
     assert not found.all.any()
     assert found.sentinels == ()
 
 
 def test_images_too_small_to_judge_say_nothing():
-    small = np.ones((2, 4, 3), bool)
-    found = estimates.estimate([np.full((2, 4, 3), 7, np.int32)], small, 0.0)
+    small = np.ones((1, 4, 3), bool)
+    detector = DETECTOR._replace(shape=(4, 3))
+    found = estimates.estimate([np.full((1, 4, 3), 7, np.int32)], small, Stated(0.0, detector, 0.0))
     assert found.gain is None and not found.unusable.all.any()
     assert estimates.settle(None, 3.0, 2.0) == estimates.Settled(3.0, 2.0, ())
+
+
+def test_a_wrong_pedestal_is_no_shadow_and_a_shadow_is_one():
+    """Both are dark by much the same ADU; the one has the noise of its ring."""
+    photons = background(8.0, 40.0).copy()
+    photons[0, 160:200, 10:40] *= 0.3
+    images = [counted(seed, photons, 1.0, 1.0, 0.0) for seed in range(3)]
+    for image in images:
+        image[0, 40:80, 10:40] -= 8
+    kinds = estimate(images, 0.0).unusable.kinds
+    assert np.mean(kinds[0, 162:198, 12:38] == Kind.SHADOW) > 0.99
+    assert np.mean(kinds[0, 40:80, 10:40] == Kind.SHADOW) == 0.0
+
+
+def test_the_middle_is_in_shadow_only_behind_an_edge():
+    """Neither does the light of water rise from the beam like that, nor a thin bright ring."""
+    ring = np.arange(60)
+    water = 2.0 + 8.0 * np.exp(-(((ring - 30.0) / 10.0) ** 2))
+    ice = water + 50.0 * (ring == 25)
+    for light in (water, ice, np.full(60, 3.0)):
+        np.testing.assert_array_equal(shadows.without_the_middle(light), light)
+    stopped = np.where(ring < 8, 0.1, water)
+    found = shadows.without_the_middle(stopped)
+    assert np.all(found[:8] > 0.9 * water[8]) and np.all(found[9:] == water[9:])
+
+
+def test_edges_of_panels_are_as_wide_as_asked():
+    for width, n in ((0, 0), (1, 2 * 2 * (4 + 5) - 2 * 4), (2, 2 * (4 * 5))):
+        assert shadows.edges((2, 4, 5), width).sum() == n

@@ -4,7 +4,18 @@ import argparse
 import sys
 
 from spreadflow import __version__
-from spreadflow.cli import config, manifest, plan, profiles, report, stage, start, validate, watch
+from spreadflow.cli import (
+    config,
+    manifest,
+    mask,
+    plan,
+    profiles,
+    report,
+    stage,
+    start,
+    validate,
+    watch,
+)
 from spreadflow.errors import SpreadflowError
 
 
@@ -13,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="spreadflow", description=__doc__)
     top.add_argument("--version", action="version", version=f"spreadflow {__version__}")
     words = top.add_subparsers(dest="word", required=True, metavar="WORD")
-    for door in (stage, config, watch, profiles, manifest, report, plan, start, validate):
+    for door in (stage, config, watch, profiles, manifest, report, plan, start, validate, mask):
         door.add_to(words)
     return top
 

@@ -282,6 +282,20 @@ def still(axes: Any, shot: Shot, detector: Detector, blocks: int = 480) -> None:
     _rings(axes, shot, detector)
 
 
+def overlay(axes: Any, colors: np.ndarray, detector: Detector) -> None:
+    """Draw colours (panel, slow, fast, red green blue opacity), uint8, over panels of `still`."""
+    n_slow, n_fast = detector.shape
+    for number, of_panel in enumerate(colors):
+        if of_panel[..., 3].any():
+            axes.imshow(
+                of_panel,
+                extent=(0, n_fast, n_slow, 0),
+                transform=_to_lab(detector, number) + axes.transData,
+                interpolation="nearest",
+            )
+    _view(axes, detector)
+
+
 def panels(axes: Any, detector: Detector) -> None:
     """Draw the outlines of the panels where they are in the lab, mm."""
     for corners in _corners(detector).reshape(-1, 4, 3):

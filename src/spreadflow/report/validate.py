@@ -28,19 +28,25 @@ def text(figures: dict[str, Any]) -> list[str]:
         f"{fast_px:.1f}, {slow_px:.1f} px (fast, slow) of panel {beam['panel']}",
         f"  pulses        {_pulses(figures)}",
         f"  trusted range {low} to {high} ADU",
-        f"  masked        {figures['masked']:.2%}; besides, {figures['n_dead']} dead pixels or in "
-        f"gaps and {figures['n_hot']} hot ones",
+        f"  masked        {figures['masked']:.2%}; besides, {_unusable(figures['unusable'])}",
         f"  gain          {say(figures['used_adu_per_photon'])} ADU per photon ({_gain(figures)})",
         f"  pedestal      {say(figures['used_offset_adu'])} ADU (stated, or left open: "
         f"{say(figures['stated_offset_adu'])})",
         f"  noise         {say(figures['readout_photons'])} photons of readout; "
         f"index.spots.gain {say(figures['spots_gain'])}, min_pixels {figures['spots_min_pixels']}",
     ]
+    lines += [f"  undecided     {sentence}" for sentence in figures["undecided"]]
     lines += [f"  remark        {remark}" for remark in figures["remarks"]]
     for trap in figures["traps"]:
         lines.append(f"  TRAP {trap['name']}: {trap['found']}")
         lines.append(f"    -> {trap['remedy']}")
     return lines
+
+
+def _unusable(counts: dict[str, int]) -> str:
+    """Return how many pixels of each kind can't be used, in words."""
+    listed = [f"{say(n)} {name}" for name, n in counts.items() if n]
+    return ", ".join(listed) or "none that can't be used"
 
 
 def _pulses(figures: dict[str, Any]) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from spreadflow.analysis.recording import estimates
-from spreadflow.analysis.recording.estimates import Estimates, Settled, SpotSettings
+from spreadflow.analysis.recording.estimates import Estimates, Settled, SpotSettings, Stated
+from spreadflow.analysis.recording.unusable import NAMES
 from spreadflow.config import parse
 from spreadflow.errors import ConfigError, FileError
 from spreadflow.io import images, store
@@ -57,7 +58,8 @@ def run(request: Request) -> Started:
     instead = None if geometry is None else images.read_geometry(geometry)
     sample = images.read_sample(request.images, instead)
     offset_adu, adu_per_photon = sample.pedestal
-    found = estimates.estimate(sample.frames, sample.usable, offset_adu)
+    stated = Stated(offset_adu, sample.detector, sample.polarization)
+    found = estimates.estimate(sample.frames, sample.usable, stated)
     settled = estimates.settle(found.gain, offset_adu, adu_per_photon)
     spots = estimates.spot_settings(found, settled.offset_adu, settled.adu_per_photon)
 
@@ -66,7 +68,7 @@ def run(request: Request) -> Started:
     mask = None
     if found.unusable.all.any():
         mask = folder / "mask.h5"
-        images.write_mask(mask, found.unusable.all)
+        images.write_mask(mask, found.unusable.kinds, NAMES)
     manifest = images.write_manifest(
         folder / "manifest.json",
         request.run,
@@ -121,10 +123,11 @@ def _remarks(sample: Sample, found: Estimates, settled: Settled, manifest: Manif
             f"gain: {manifest.adu_per_photon:g} ADU per photon, as stated or for want of a "
             f"statement; {found.gain.method} says {found.gain.adu_per_photon:.3g}"
         )
-    n_low = int(found.unusable.low.sum())
-    n_hot = int(found.unusable.hot.sum())
-    if n_low or n_hot:
-        remarks.append(f"mask: {n_low} dead pixels or in gaps, {n_hot} hot ones are left out")
+    counts = {name: n for name, n in found.unusable.counts().items() if n}
+    if counts:
+        listed = ", ".join(f"{n} {name}" for name, n in counts.items())
+        remarks.append(f"mask: pixels are left out: {listed}")
+    remarks += [f"mask: {undecided}" for undecided in found.unusable.undecided]
     for value, n_pixels in found.unusable.sentinels:
         remarks.append(f"mask: {value:g} stands for no measurement, in {n_pixels} pixels")
     if manifest.bandwidth is not None:

@@ -10,7 +10,7 @@ import hdf5plugin
 import numpy as np
 
 from spreadflow.analysis.recording import estimates
-from spreadflow.analysis.recording.estimates import Estimates, Settled
+from spreadflow.analysis.recording.estimates import Estimates, Settled, Stated
 from spreadflow.io import images
 from spreadflow.io.images import Geometry, Sample
 from spreadflow.models import Detector, Shot, Spectrum
@@ -51,7 +51,8 @@ def examine(path: Path, geometry: Geometry | None = None) -> Examined:
     kind = images.format_of(path, geometry)
     sample = images.read_sample([path], geometry)
     offset_adu, adu_per_photon = sample.pedestal
-    found = estimates.estimate(sample.frames, sample.usable, offset_adu)
+    stated = Stated(offset_adu, sample.detector, sample.polarization)
+    found = estimates.estimate(sample.frames, sample.usable, stated)
     settled = estimates.settle(found.gain, offset_adu, adu_per_photon)
     shot = _shot(sample, found, settled)
     figures = {
@@ -154,8 +155,8 @@ def _of_pixels(sample: Sample, found: Estimates, settled: Settled) -> dict[str, 
     spots = estimates.spot_settings(found, settled.offset_adu, settled.adu_per_photon)
     return {
         "masked": float(1.0 - sample.usable.mean()),
-        "n_dead": int(found.unusable.low.sum()),
-        "n_hot": int(found.unusable.hot.sum()),
+        "unusable": found.unusable.counts(),
+        "undecided": list(found.unusable.undecided),
         "sentinels": [{"adu": value, "n_pixels": n} for value, n in found.unusable.sentinels],
         "measured_adu_per_photon": None if gain is None else gain.adu_per_photon,
         "measured_adu_per_photon_sigma": None if gain is None else gain.sigma,
@@ -185,7 +186,9 @@ def _traps(sample: Sample, found: Estimates, settled: Settled) -> list[Trap]:
         remedy = f"{MANIFEST} --bandwidth {assumed:g}, or what `index` says of the spots"
         traps.append(Trap("bandwidth", "a wavelength alone: a single energy is assumed", remedy))
     if found.unusable.all.any():
-        what = f"{int(found.unusable.all.sum())} pixels are dead, hot or in gaps, and not masked"
+        counts = {name: n for name, n in found.unusable.counts().items() if n}
+        listed = ", ".join(f"{n} {name}" for name, n in counts.items())
+        what = f"pixels that can't be used are not masked: {listed}"
         traps.append(Trap("mask", what, "`spreadflow start` writes a mask of them"))
     for value, n_pixels in found.unusable.sentinels:
         what = f"{value:g} stands for no measurement, in {n_pixels} pixels that no mask names"

@@ -268,6 +268,41 @@ def test_masked_row_saturation_and_edges():
     assert np.isfinite(one(image, mask).intensity).all()
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_shadow_over_half_of_the_background_changes_nothing(axis):
+    """What is masked may hold anything: the plane is that of the lit half."""
+    slow, fast = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    image = (3.0 + 0.01 * fast - 0.002 * slow)[None].astype(np.float32)
+    image[0, 420, 700] += 1000.0
+    mask = np.ones(image.shape, bool)
+    place = (420, 700)[axis]
+    shadow = np.s_[0, : place - 5] if axis == 0 else np.s_[0, :, : place - 5]
+    mask[shadow] = False
+    image[shadow] *= 0.1
+    found = one(image, mask)
+    assert found.intensity[0] == pytest.approx(1000.0, abs=1e-2)
+    assert found.flags[0] == 0
+
+
+def test_a_panel_that_is_wholly_masked_takes_its_own_reflections_alone():
+    twice = DETECTOR._replace(
+        origin_mm=np.repeat(DETECTOR.origin_mm, 2, axis=0),
+        fast=np.repeat(DETECTOR.fast, 2, axis=0),
+        slow=np.repeat(DETECTOR.slow, 2, axis=0),
+    )
+    image = np.full((2, *SHAPE), 2.0, np.float32)
+    image[:, 420, 700] += 500.0
+    image[0] = np.nan
+    mask = np.ones(image.shape, bool)
+    mask[0] = False
+    predicted = predicted_at(np.repeat(POSITION, 2, axis=0))._replace(panel=np.array([0, 1]))
+    found = integrate(image, mask, predicted, twice, noise=NOISE)
+
+    assert found.flags[0] & ReflectionFlag.FAILED and found.flags[1] == 0
+    assert all(np.isfinite(column[0]) for column in (found.intensity, found.sigma))
+    assert found.intensity[1] == pytest.approx(500.0, abs=1e-3)
+
+
 def test_nothing_predicted():
     found = one(np.zeros((1, *SHAPE), np.float32), positions=np.empty((0, 2)))
     assert all(len(column) == 0 for column in found)

@@ -153,6 +153,32 @@ def test_masked_pixels_do_not_exist():
     assert (distance < 1.0).mean() > 0.98
 
 
+@pytest.mark.parametrize("first", [1, 2])
+def test_spots_cut_by_an_edge_know_how_far_they_may_be_off(first):
+    """Columns that are missing from the first or second beside a spot's middle pull its centroid
+    by up to half a pixel, which its σ has to say; those that are far from it change nothing.
+    """
+    rng = np.random.default_rng(1)
+    centres = _grid(400, 20, rng)
+    image = _image(rng, 400, 3.0, centres, 400.0, width=0.9)
+    whole = spots.find(image, everywhere(image))
+    mask = everywhere(image)
+    for fast, slow in np.floor(centres).astype(int):
+        mask[0, slow - 6 : slow + 7, fast + first : fast + 8] = False
+    cut = spots.find(image, mask)
+    assert len(cut.fast) == len(whole.fast) == len(centres)
+
+    def pulls(found):
+        position = np.stack([found.fast, found.slow], axis=1)
+        distance = np.linalg.norm(position[:, None] - centres, axis=2)
+        error = found.fast - centres[distance.argmin(axis=1), 0]
+        return np.sqrt(np.mean(error**2 / found.variance_fast))
+
+    assert pulls(whole) == pytest.approx(1.0, abs=0.15)
+    assert pulls(cut) < 1.15
+    assert np.median(cut.sigma / cut.intensity) > 1.1 * np.median(whole.sigma / whole.intensity)
+
+
 def test_panels_are_apart():
     rng = np.random.default_rng(6)
     one = _image(rng, 100, 2.0, [(93.2, 50.5)], 500.0)
@@ -166,6 +192,29 @@ def test_panels_are_apart():
         alone = spots.find(image, mask[:1])
         np.testing.assert_allclose(found.fast[found.panel == p], alone.fast)
         np.testing.assert_allclose(found.intensity[found.panel == p], alone.intensity)
+
+
+@pytest.mark.parametrize("is_mapped", [False, True])
+def test_small_panels_in_one_band_are_as_alone(is_mapped):
+    """Forty panels of 30 × 20 px, some wholly masked, with gains of their own or without."""
+    rng = np.random.default_rng(8)
+    images = rng.poisson(3.0, (40, 30, 20)).astype(np.float32)
+    for panel in range(40):
+        slow, fast = rng.integers(0, 28), rng.integers(0, 18)
+        images[panel, slow : slow + 2, fast : fast + 2] += 80.0
+    mask = everywhere(images)
+    mask[::7] = False
+    images[::7] = np.nan
+    gain = rng.uniform(0.5, 2.0, images.shape).astype(np.float32) if is_mapped else None
+    found = spots.find(images, mask, relative_gain=gain)
+
+    assert set(found.panel) == set(range(40)) - set(range(0, 40, 7))
+    for panel in range(40):
+        own = None if gain is None else gain[panel : panel + 1]
+        alone = spots.find(images[panel : panel + 1], mask[panel : panel + 1], relative_gain=own)
+        here = spots.select(found, found.panel == panel)._replace(panel=alone.panel)
+        for column, other in zip(here, alone, strict=True):
+            np.testing.assert_array_equal(column, other)
 
 
 def test_nothing_is_found_in_nothing():

@@ -5,17 +5,21 @@ noise of a background of m ADU above the pedestal is Poisson's: the variance of 
 covariances with those that share its photons, is gain · m + readout².
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq, nnls
 
 from spreadflow.analysis.recording import photon_peak, tiles, unusable
+from spreadflow.analysis.recording.history import History
 from spreadflow.analysis.recording.photon_peak import PhotonPeak
+from spreadflow.analysis.recording.rings import Rings, rings_of
+from spreadflow.analysis.recording.shadows import Light
 from spreadflow.analysis.recording.tiles import Levels
 from spreadflow.analysis.recording.unusable import Unusable
 from spreadflow.analysis.still.strong_pixels import DEFAULT_THRESHOLD
+from spreadflow.models import Detector
 
 SHARED = 2.0
 """Pixels that share a photon's noise, from which a detector integrates light with a point spread:
@@ -99,6 +103,16 @@ class Gain(NamedTuple):
     """the pedestal that goes with it"""
 
 
+class Stated(NamedTuple):
+    """What files state of their images."""
+
+    offset_adu: float
+    """the pedestal"""
+    detector: Detector
+    polarization: float | None
+    """Kahn's K along the lab x axis; None = not stated, and taken to be 1"""
+
+
 class Estimates(NamedTuple):
     """What images say of their detector."""
 
@@ -128,20 +142,50 @@ class SpotSettings(NamedTuple):
     readout_photons: float
 
 
-def estimate(images: Sequence[np.ndarray], usable: np.ndarray, offset_adu: float) -> Estimates:
+def estimate(
+    images: Sequence[np.ndarray],
+    usable: np.ndarray,
+    stated: Stated,
+    later: Iterable[np.ndarray] = (),
+) -> Estimates:
     """Return what images (panel, slow, fast), ADU, at least one, say of their detector.
 
     usable: (panel, slow, fast) bool, pixels that are masked neither in the files nor for their
-    values. offset_adu: the pedestal that the files state.
+    values. later: more images, one at a time, which only the unusable pixels are judged by.
     """
-    strange = unusable.find(images, usable)
+    polarization = 1.0 if stated.polarization is None else stated.polarization
+    place = rings_of(stated.detector, polarization)
+    strange, history = unusable.find(images, usable, place, later)
     left = usable & ~strange.all
     masks = [left & np.isfinite(image) for image in images]
     levels = tiles.levels(tiles.cut(images, masks))
+    peak = photon_peak.find(images, masks)
+    gain = _gain(peak, levels, stated.offset_adu)
+    pedestal_sigma = 0.0 if peak is None else peak.pedestal_sigma
+    strange = _judged_by_light(strange, history, gain, pedestal_sigma, place)
     if levels is not None and levels.sharing > SHARED:
         strange = unusable.grown(strange, usable)
-    peak = photon_peak.find(images, masks)
-    return Estimates(_gain(peak, levels, offset_adu), strange, peak, levels, len(images))
+    return Estimates(gain, strange, peak, levels, history.n_images)
+
+
+def _judged_by_light(
+    strange: Unusable, history: History, gain: Gain | None, pedestal_sigma: float, place: Rings
+) -> Unusable:
+    """Return unusable pixels with those that light tells, where photons and pedestal are known.
+    pedestal_sigma: of the pedestals of parts of the detector, ADU.
+    """
+    if gain is None:
+        undecided = "shadows are not looked for: the pixels don't tell the gain"
+        return strange._replace(undecided=(*strange.undecided, undecided))
+    light = Light(
+        adu=history.adu - gain.offset_adu,
+        noise=history.noise,
+        n_images=history.n,
+        adu_per_photon=gain.adu_per_photon,
+        readout_adu=gain.readout_adu,
+        pedestal_sigma=pedestal_sigma,
+    )
+    return unusable.judged_by_light(strange, history, light, place)
 
 
 def _gain(peak: PhotonPeak | None, levels: Levels | None, offset_adu: float) -> Gain | None:

@@ -65,6 +65,8 @@ class PhotonPeak(NamedTuple):
     """standard deviation of that, ADU"""
     pedestal_adu: float
     """median over the quiet regions of the peak of no photon"""
+    pedestal_sigma: float
+    """standard deviation of these, as of most of them, ADU: how wrong one pedestal is for all"""
     readout_adu: float
     """standard deviation of a pixel without a photon"""
     centres: np.ndarray
@@ -104,6 +106,7 @@ def find(images: Sequence[np.ndarray], usable: Sequence[np.ndarray]) -> PhotonPe
         adu_per_photon=place[0],
         sigma=place[1],
         pedestal_adu=float(np.median(level[quiet])),
+        pedestal_sigma=float(MAD * np.median(np.abs(level[quiet] - np.median(level[quiet])))),
         readout_adu=readout,
         centres=centres,
         counts=above,

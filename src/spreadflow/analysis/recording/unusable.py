@@ -1,20 +1,21 @@
-"""Pixels that can't be used, found from images: dead ones, gaps, numbers that stand for no
-measurement, and hot ones.
+"""Pixels that can't be used, found from images, each kind by name.
 
-A pixel is compared with the median of the block around it, in units of how far the pixels of the
-block are from that. What is far too low in the mean of the images is dead or in a gap; a still has
-nothing darker than its background. What is far too high in all of several images is hot: no spot
-stays where it is.
+Gaps and dead pixels show in a single image: a still has nothing darker than its background. Hot,
+stuck and noisy pixels show in what a pixel does over many images, as no spot stays where it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import binary_dilation
 
-EDGE = 16
-"""Pixels along an edge of a block."""
+from spreadflow.analysis.recording import blocks, shadows
+from spreadflow.analysis.recording.history import LIMIT, History
+from spreadflow.analysis.recording.rings import Rings
+from spreadflow.analysis.recording.shadows import Light
 
 TOO_LOW = 8.0
 """Standard deviations of the mean of the images below which a pixel is too low."""
@@ -24,16 +25,41 @@ LEAST_LOW = 3.0
 establish are differences of gain.
 """
 
-TOO_HIGH = 6.0
-"""Standard deviations above which a pixel is too high, if it is in every image."""
+DEAF = 0.25
+"""Of the light around it, less than which a pixel shows: that is no difference of gain either."""
+
+SURELY_LOW = 6.0
+"""Standard deviations of the mean of the images below which it shows less."""
 
 FEWEST_FOR_HOT = 4
 """Images from which hot pixels are told from spots."""
 
-LEAST_STEP = 0.1
-"""Of the smallest difference of two ADU: the least standard deviation that low pixels are measured
-with. Where photons are counted, nearly all pixels of a block may be 0.
-"""
+MANY = 6
+"""Images in which a hot pixel is too high: in most of them, and in so many where there are."""
+
+MOST = 0.5
+"""Share of the images in which a hot pixel is too high."""
+
+FEWEST_FOR_STUCK = 4
+"""Images from which a pixel that never changes is looked for."""
+
+CHANCE = 1e-7
+"""Of a good pixel to be taken for one that never changes, or for a noisy one."""
+
+FEWEST_FOR_NOISY = 30
+"""Images from which noisy pixels are judged."""
+
+NOISIER = 4.0
+"""Variance of a noisy pixel, at least, in that of those around it."""
+
+MOST_JUDGED = 0.9
+"""Share of the pixels in which shadows are judged, below which a word is said."""
+
+MOST_SPOTTY = 0.03
+"""Share of the images in which spots may hit a pixel anywhere."""
+
+SPOTTIER = 3.0
+"""Times as often as the pixels of its block a good pixel may be hit."""
 
 FEWEST_ALIKE = 10
 """Pixels that hold the same number, from which this may stand for no measurement."""
@@ -52,95 +78,214 @@ SHARE_ALIKE = 0.8
 the only image.
 """
 
-MAD = 1.4826
-"""Standard deviation of a Gaussian over the median distance from its middle."""
-
 GROWTH = np.ones((1, 3, 3), bool)
 """Neighbours (panel, slow, fast) of a pixel."""
+
+
+class Kind(IntEnum):
+    """What is wrong with a pixel."""
+
+    GOOD = 0
+    MASKED = 1
+    """it was masked before"""
+    GAP = 2
+    """it holds a number that stands for no measurement"""
+    DEAD = 3
+    """far darker than those around it"""
+    STUCK = 4
+    """it never changes, and those around it do"""
+    HOT = 5
+    """far brighter than those around it in most images"""
+    NOISY = 6
+    """it varies more than those around it"""
+    SHADOW = 7
+    """in a region that is far darker than the rest of its ring"""
+    BESIDE = 8
+    """beside a pixel that is missing, whose light it shares"""
+    EDGE = 9
+    """at an edge of its panel"""
+
+
+NAMES = tuple(kind.name.lower() for kind in Kind)
+"""Names of the kinds, in their order."""
 
 
 class Unusable(NamedTuple):
     """Pixels that can't be used, besides those that the files mask."""
 
-    low: np.ndarray
-    """(panel, slow, fast) bool, dead or in a gap"""
-    hot: np.ndarray
-    """(panel, slow, fast) bool"""
+    kinds: np.ndarray
+    """(panel, slow, fast) uint8, of `Kind`"""
     sentinels: tuple[tuple[float, int], ...]
     """ADU that stand for no measurement, and in how many pixels of the first image"""
+    n_images: int
+    undecided: tuple[str, ...] = ()
+    """what the images do not tell, a sentence each"""
 
     @property
     def all(self) -> np.ndarray:
         """(panel, slow, fast) bool"""
-        return self.low | self.hot
+        return self.kinds != Kind.GOOD
+
+    def count(self, *kinds: Kind) -> int:
+        """Return how many pixels are of some kinds."""
+        return int(np.count_nonzero(np.isin(self.kinds, kinds)))
+
+    def counts(self) -> dict[str, int]:
+        """Return how many pixels are of each kind but the good ones, by its name."""
+        n = np.bincount(self.kinds.ravel(), minlength=len(NAMES))
+        return dict(zip(NAMES[1:], n[1:].tolist(), strict=True))
+
+    def with_kind(self, kind: Kind, where: np.ndarray) -> "Unusable":
+        """Return the same with the good pixels among some (panel, slow, fast) bool of a kind."""
+        kinds = np.where((self.kinds == Kind.GOOD) & where, np.uint8(kind), self.kinds)
+        return self._replace(kinds=kinds)
 
 
-def find(images: Sequence[np.ndarray], usable: np.ndarray) -> Unusable:
-    """Return the pixels that can't be used. images: (panel, slow, fast) ADU, at least one; usable:
-    (panel, slow, fast) bool, those that are not masked already.
+def find(
+    images: Sequence[np.ndarray],
+    usable: np.ndarray,
+    place: Rings,
+    later: Iterable[np.ndarray] = (),
+) -> tuple[Unusable, History]:
+    """Return the pixels that can't be used, but for what light tells (`judged_by_light`), and what
+    all pixels did.
+
+    images: (panel, slow, fast) ADU, at least one, NaN where it is not to be used; later: more of
+    them, one at a time. usable: (panel, slow, fast) bool, those that are not masked already. place:
+    of the pixels.
     """
-    total = np.zeros(usable.shape)
+    first = History(usable, usable)
     for image in images:
-        total += _strangeness(image, usable, LEAST_STEP)
-    mean = total / len(images)
-    low = usable & (mean < -max(TOO_LOW / np.sqrt(len(images)), LEAST_LOW))
+        first.add(image)
+    low = _is_low(first)
     sentinels = _sentinels(images, usable, low)
+    gaps = np.zeros(usable.shape, bool)
     for value, _ in sentinels:
-        low |= usable & (images[0] == value)
+        gaps |= usable & (images[0] == value)
 
-    left = usable & ~low
-    hot = left & (len(images) >= FEWEST_FOR_HOT)
-    if hot.any():
-        for image in images:
-            hot &= _strangeness(image, left, 1.0) > TOO_HIGH
-    return Unusable(low, hot, sentinels)
+    history = History(usable & ~gaps, usable & ~low & ~gaps)
+    for image in chain(images, later):
+        history.add(image)
+    kinds = np.zeros(usable.shape, np.uint8)
+    kinds[_is_noisy(history)] = Kind.NOISY
+    kinds[_is_stuck(history, place)] = Kind.STUCK
+    kinds[_is_hot(history)] = Kind.HOT
+    kinds[_is_low(history)] = Kind.DEAD
+    kinds[gaps] = Kind.GAP
+    return Unusable(kinds, sentinels, history.n_images, _undecided(history.n_images)), history
 
 
-def _strangeness(image: np.ndarray, usable: np.ndarray, least: float) -> np.ndarray:
-    """Return how many standard deviations each pixel (panel, slow, fast) is above its block; 0
-    where it is not usable. least: standard deviation, in steps of the ADU, that is taken at least.
+def _is_low(history: History) -> np.ndarray:
+    """Return the pixels (panel, slow, fast) that are too low in the mean of the images."""
+    limit = max(TOO_LOW / np.sqrt(history.n_images), LEAST_LOW)
+    return history.usable & (history.lowness < -limit)
+
+
+def _is_hot(history: History) -> np.ndarray:
+    """Return the pixels (panel, slow, fast) that are too high in most images."""
+    needed = np.maximum(MOST * history.n, np.minimum(history.n, MANY))
+    return history.usable & (history.n >= FEWEST_FOR_HOT) & (history.n_high >= needed)
+
+
+def _is_stuck(history: History, place: Rings) -> np.ndarray:
+    """Return the pixels (panel, slow, fast) that never change, where a good one would.
+
+    Of two images, the numbers of a good pixel differ as often as those of the pixels of its block,
+    or of its ring where a whole block is stuck. Its likeliest number then has a probability of √(1
+    − share) at most, and n images after the first all have it with that to the n at most.
     """
-    is_number = usable & np.isfinite(image)
-    level, scatter = _blocks(image, is_number)
-    step = 1.0 if image.dtype.kind in "iu" else float(np.median(scatter)) or 1.0
-    away = np.where(is_number, image - level, 0.0)
-    return away / np.maximum(scatter, least * step)
+    share = history.share_changed
+    of_block = blocks.trimmed_means(share, history.sound)
+    usual = np.maximum(of_block, place.means(share, history.sound)[place.number])
+    n = history.n.astype(np.float32)
+    with np.errstate(divide="ignore"):
+        log_chance = 0.5 * (n - 1.0) * np.log1p(-np.minimum(usual, 1.0))
+    is_constant = history.usable & (n >= FEWEST_FOR_STUCK) & (history.n_changes == 0)
+    return is_constant & (log_chance < np.log(CHANCE))
+
+
+def _is_noisy(history: History) -> np.ndarray:
+    """Return the pixels (panel, slow, fast) that vary more than those around them, or are too high
+    in more images than spots explain.
+
+    The squares of limited deviations are between 0 and `LIMIT`²; by Bernstein's inequality their
+    mean over n images exceeds that of good pixels, v, by t with a probability of at most exp(−n t²
+    / (2 L² v + 2 L² t / 3)).
+    """
+    variance = history.variance
+    usual = blocks.trimmed_means(variance, history.sound)
+    n = np.maximum(history.n.astype(np.float32), 1)
+    a = -np.log(CHANCE) * LIMIT**2 / n
+    excess = a / 3.0 + np.sqrt((a / 3.0) ** 2 + 2.0 * a * usual)
+    varies = variance > np.maximum(NOISIER * usual, usual + excess)
+    is_judged = history.usable & (history.n >= FEWEST_FOR_NOISY)
+    return is_judged & (varies | _is_flickering(history, n))
+
+
+def _is_flickering(history: History, n: np.ndarray) -> np.ndarray:
+    """Return the pixels (panel, slow, fast) that are too high in more images than spots explain. n:
+    images, float.
+
+    Where spots hit a pixel in a share p of the images, it is hit in a share x of n of them with a
+    probability of at most exp(−n (x ln x/p + (1 − x) ln (1 − x)/(1 − p))), by Chernoff's
+    inequality.
+    """
+    share = history.n_high / n
+    of_spots = SPOTTIER * blocks.trimmed_means(share, history.sound)
+    of_spots = np.clip(of_spots, MOST_SPOTTY, 0.5)
+    x = np.clip(share, of_spots, 1.0 - 1e-6)
+    divergence = x * np.log(x / of_spots) + (1.0 - x) * np.log((1.0 - x) / (1.0 - of_spots))
+    return n * divergence > -np.log(CHANCE)
+
+
+def _undecided(n_images: int) -> tuple[str, ...]:
+    """Return what so many images do not tell, a sentence each."""
+    needed = {
+        "hot pixels": FEWEST_FOR_HOT,
+        "stuck pixels": FEWEST_FOR_STUCK,
+        "noisy pixels": FEWEST_FOR_NOISY,
+    }
+    return tuple(
+        f"{name} are not looked for: {n_images} shots do not tell them, {fewest} may"
+        for name, fewest in needed.items()
+        if n_images < fewest
+    )
+
+
+def judged_by_light(unusable: Unusable, history: History, light: Light, place: Rings) -> Unusable:
+    """Return the same with shadows, and with pixels that show little of the light around them.
+
+    light: of the pixels of a history. Dark pixels in a shadow or at its rim are of the shadow, as
+    blocks there are partly lit.
+    """
+    kinds = unusable.kinds.copy()
+    pedestal = history.adu - light.adu
+    of_block = history.level - pedestal
+    limit = SURELY_LOW / np.sqrt(np.maximum(history.n, 1))
+    is_deaf = history.usable & (history.deviation < -limit) & (light.adu < DEAF * of_block)
+    kinds[is_deaf & np.isin(kinds, (Kind.GOOD, Kind.STUCK))] = Kind.DEAD
+
+    is_lit = np.isin(kinds, (Kind.GOOD, Kind.DEAD, Kind.STUCK)) & history.usable
+    dark, judged = shadows.find(light, is_lit, place)
+    kinds[dark] = Kind.SHADOW
+    is_dark = np.isin(kinds, (Kind.DEAD, Kind.STUCK))
+    kinds[shadows.around(dark) & is_dark] = Kind.SHADOW
+    share = float(np.mean(judged[is_lit])) if is_lit.any() else 0.0
+    undecided = unusable.undecided
+    if share < MOST_JUDGED:
+        where = f"in {share:.0%} of the pixels"
+        why = "elsewhere it is too dim for the noise, or for how much pedestals differ"
+        undecided += (f"shadows are looked for {where}: {why}",)
+    return unusable._replace(kinds=kinds, undecided=undecided)
 
 
 def grown(unusable: Unusable, usable: np.ndarray) -> Unusable:
-    """Return the same with the neighbours of low pixels, which share their photons or were
-    interpolated with them. usable: (panel, slow, fast) bool, as for `find`.
+    """Return the same with the neighbours of pixels that are missing, which share their photons or
+    were interpolated with them. usable: (panel, slow, fast) bool, as for `find`.
     """
-    wider = binary_dilation(unusable.low | ~usable, GROWTH) & usable
-    return unusable._replace(low=wider, hot=unusable.hot & ~wider)
-
-
-def _blocks(image: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the median of the block around each pixel (panel, slow, fast), and the standard
-    deviation of its pixels around it, as of most of them. Blocks without usable pixels have 0.
-    """
-    n_panels, n_slow, n_fast = image.shape
-    missing = ((0, 0), (0, -n_slow % EDGE), (0, -n_fast % EDGE))
-    values = np.pad(np.where(usable, image, np.nan).astype(np.float32), missing, mode="symmetric")
-    rows, columns = values.shape[1] // EDGE, values.shape[2] // EDGE
-    blocks = values.reshape(n_panels, rows, EDGE, columns, EDGE).transpose(0, 1, 3, 2, 4)
-    blocks = blocks.reshape(n_panels, rows, columns, EDGE**2)
-    level = _median(blocks)
-    scatter = MAD * _median(np.abs(blocks - level[..., None]))
-
-    def spread(x: np.ndarray) -> np.ndarray:
-        of_pixels = np.repeat(np.repeat(x, EDGE, axis=1), EDGE, axis=2)
-        return of_pixels[:, :n_slow, :n_fast]
-
-    return spread(level), spread(scatter)
-
-
-def _median(x: np.ndarray) -> np.ndarray:
-    """Return the median along the last axis of those that are numbers; 0 of none."""
-    ordered = np.sort(x, axis=-1)  # NaN are last
-    n = np.count_nonzero(np.isfinite(x), axis=-1, keepdims=True)
-    middle = np.take_along_axis(ordered, np.maximum(n // 2, 0).clip(max=x.shape[-1] - 1), axis=-1)
-    return np.where(n > 0, middle, 0.0)[..., 0]
+    missing = np.isin(unusable.kinds, (Kind.GAP, Kind.DEAD, Kind.STUCK)) | ~usable
+    beside = binary_dilation(missing, GROWTH) & usable
+    return unusable.with_kind(Kind.BESIDE, beside)
 
 
 def _sentinels(
@@ -153,8 +298,9 @@ def _sentinels(
     they are the only negative ones, and always held by the same pixels.
     """
     image = images[0]
+    usable = usable & np.isfinite(image)
     numbers, counts = np.unique(image[usable], return_counts=True)
-    held_by_low, counts_low = np.unique(image[low], return_counts=True)
+    held_by_low, counts_low = np.unique(image[low & usable], return_counts=True)
     of_low = held_by_low[counts_low >= FEWEST_ALIKE]
     apart = [value for value in of_low if _is_apart(value, numbers, counts)]
 

@@ -98,6 +98,14 @@ class _Background(NamedTuple):
     n_pixels: np.ndarray
     """(spot,) background pixels, each counted once per window that it lies in"""
 
+    def level(self, panels: PaddedPanels, pixels: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        """Return the photons (pixel,) of the background at flat positions, of the spots there."""
+        _, fast, slow = panels.coordinates(pixels)
+        from_centre = np.stack([fast, slow], axis=1) - self.centre[owner]
+        one = np.ones((len(pixels), 1))
+        design = np.concatenate([one, from_centre], axis=1)
+        return (self.plane[owner] * design).sum(axis=1)
+
 
 class _Moments(NamedTuple):
     """Sums over background pixels, of coordinates from an origin and of photons; each (n,)."""
@@ -221,12 +229,7 @@ def _measure(
     panel, fast, slow = panels.coordinates(pixels)
     photons = panels.pixels[pixels].astype(np.float64)
     variance = panels.noise(photons, pixels)
-
-    from_centre = np.stack([fast, slow], axis=1) - background.centre[owner]
-    one = np.ones((len(pixels), 1))
-    design = np.concatenate([one, from_centre], axis=1)
-    expected = (background.plane[owner] * design).sum(axis=1)
-    signal = photons - expected
+    signal = photons - background.level(panels, pixels, owner)
 
     intensity = np.bincount(owner, signal, n_spots)
     is_good = (intensity > 0) & (background.n_pixels > 0)
@@ -240,6 +243,8 @@ def _measure(
     weighting = (owner, signal, variance, divisor)
     fast_centre, fast_variance = _centre_of_mass(fast, *weighting)
     slow_centre, slow_variance = _centre_of_mass(slow, *weighting)
+    centre = np.stack([fast_centre, slow_centre], axis=1)
+    lost, shift = _lost(panels, background, strong, spot, centre, divisor)
 
     spot_panel = np.zeros(n_spots, dtype=np.int32)
     spot_panel[owner] = panel
@@ -247,10 +252,10 @@ def _measure(
         panel=spot_panel,
         fast=fast_centre,
         slow=slow_centre,
-        variance_fast=fast_variance,
-        variance_slow=slow_variance,
+        variance_fast=fast_variance + shift[:, 0] ** 2,
+        variance_slow=slow_variance + shift[:, 1] ** 2,
         intensity=intensity,
-        sigma=np.sqrt(from_pixels + from_background),
+        sigma=np.sqrt(from_pixels + from_background + lost**2),
         n_pixels=n_strong.astype(np.int32),
     )
     return select(spots, is_good)
@@ -277,6 +282,39 @@ def _footprints(
     is_first = np.append(True, pixels[1:] != pixels[:-1])[: len(pixels)]
     is_summed = is_first & panels.valid[pixels]
     return pixels[is_summed], owner[is_summed]
+
+
+def _lost(
+    panels: PaddedPanels,
+    background: _Background,
+    strong: np.ndarray,
+    spot: np.ndarray,
+    centre: np.ndarray,
+    intensity: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the photons (spot,) that pixels beside strong ones may hold which are masked or beyond
+    the panel's edge, and how far these would move the centre (spot, 2), px.
+
+    Each is taken to hold as much as the strong pixels that it touches, on average. strong, spot:
+    flat positions of the strong pixels, and the spot of each; intensity: (spot,) not zero.
+    """
+    n_spots = len(intensity)
+    ring = strong[:, None] + panels.ring
+    touching, place = np.nonzero(~panels.valid[ring])
+    keys = spot[touching] * panels.valid.size + ring[touching, place]
+    keys, missing = np.unique(keys, return_inverse=True)
+    owner, position = np.divmod(keys, panels.valid.size)
+
+    beside = strong[touching]
+    signal = panels.pixels[beside] - background.level(panels, beside, spot[touching])
+    signal = np.bincount(missing, signal) / np.maximum(np.bincount(missing), 1)
+    signal = np.maximum(signal, 0.0)
+    _, fast, slow = panels.coordinates(position)
+    lever = np.stack([fast, slow], axis=1) - centre[owner]
+
+    lost = np.bincount(owner, signal, n_spots)
+    moments = [np.bincount(owner, signal * along, n_spots) for along in lever.T]
+    return lost, np.stack(moments, axis=1) / (np.abs(intensity) + lost)[:, None]
 
 
 def _background_variance(

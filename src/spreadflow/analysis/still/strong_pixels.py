@@ -22,8 +22,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-_BAND = 48
-"""Rows of pixels in one box sum: few enough that they stay in the processor's cache."""
+_BAND = 90_000
+"""Pixels in one box sum: few enough that they stay in the processor's cache, so many that small
+panels are summed together.
+"""
 
 CHUNK = 8192
 """Windows that are gathered at a time, which bounds the memory they take."""
@@ -122,15 +124,15 @@ class PaddedPanels:
             return self.threshold.readout_photons**2
         return self._readout_variance.ravel()[positions].astype(np.float64)
 
-    def readout_variance_of_rows(self, panel: int, first: int, shape: tuple[int, int]):
-        """Return `readout_variance` of rows of a panel, counted without its margin, float32: ()
-        where it is the same everywhere, else (row, column), of this shape.
+    def readout_variance_of_rows(self, rows: slice):
+        """Return `readout_variance` of rows of all panels on top of each other, without the margins
+        of columns, float32: () where it is the same everywhere, else (row, column).
         """
         if self._readout_variance is None:
             return np.float32(self.threshold.readout_photons**2)
-        k_slow, k_fast = self.kernel
-        rows = slice(first + k_slow, first + k_slow + shape[0])
-        return self._readout_variance[panel, rows, k_fast : k_fast + shape[1]]
+        k_fast = self.kernel[1]
+        stack = self._readout_variance.reshape(-1, self.row_length)
+        return stack[rows, k_fast : self.row_length - k_fast]
 
     def noise(self, mean: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Return the variance of the pixels at flat positions that expect `mean` photons."""
@@ -211,27 +213,28 @@ def _in_reach(n: int, half: int) -> np.ndarray:
 
 
 def _candidates(panels: PaddedPanels) -> np.ndarray:
-    """Return the flat positions of all pixels that can be strong.
+    """Return the flat positions of all pixels that can be strong. Panels are taken on top of each
+    other, as their margins keep them apart.
 
     Masked pixels count as zeros in the window's part on the panel, so that its mean comes out too
     small, never too large.
     """
     n_panels, n_rows, n_columns = panels.shape
     k_slow, k_fast = panels.kernel
-
-    in_reach_slow = _in_reach(n_rows - 2 * k_slow, k_slow)
+    stack = panels.padded.reshape(n_panels * n_rows, n_columns)
+    in_reach_slow = np.pad(_in_reach(n_rows - 2 * k_slow, k_slow), k_slow, constant_values=1)
+    in_reach_slow = np.tile(in_reach_slow, n_panels)
     in_reach_fast = _in_reach(n_columns - 2 * k_fast, k_fast)
 
+    n_band = max(1, _BAND // n_columns)
     parts = []
-    for panel in range(n_panels):
-        for top in range(0, len(in_reach_slow), _BAND):
-            band = panels.padded[panel, top : top + _BAND + 2 * k_slow]
-            in_window = in_reach_slow[top : top + _BAND, None] * in_reach_fast
-
-            readout = panels.readout_variance_of_rows(panel, top, in_window.shape)
-            slow, fast = _above_mean(panels, band, in_window, readout)
-            row = panel * n_rows + top + k_slow + slow
-            parts.append(row * panels.row_length + k_fast + fast)
+    for top in range(k_slow, len(stack) - k_slow, n_band):
+        rows = slice(top, min(top + n_band, len(stack) - k_slow))
+        band = stack[rows.start - k_slow : rows.stop + k_slow]
+        in_window = in_reach_slow[rows, None] * in_reach_fast
+        readout = panels.readout_variance_of_rows(rows)
+        slow, fast = _above_mean(panels, band, in_window, readout)
+        parts.append((rows.start + slow) * panels.row_length + k_fast + fast)
 
     positions = np.concatenate(parts)
     return positions[panels.valid[positions]]

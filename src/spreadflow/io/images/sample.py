@@ -114,7 +114,11 @@ def _even(n: int, n_most: int) -> list[int]:
     return np.unique(np.linspace(0, n - 1, min(n, n_most)).round().astype(int)).tolist()
 
 
-def write_mask(path: Path, bad: np.ndarray) -> None:
-    """Write a file that `read_mask` reads. bad: (panel, slow, fast) bool, True = not to be used."""
+def write_mask(path: Path, kinds: np.ndarray, names: Sequence[str]) -> None:
+    """Write a file that `read_mask` reads. kinds: (panel, slow, fast) uint8, 0 = may be used, else
+    what is wrong with a pixel; names: of all kinds, in order, which the dataset's attribute `kinds`
+    keeps.
+    """
     with store.replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        file.create_dataset("mask", data=bad.astype(np.uint8), compression="gzip")
+        dataset = file.create_dataset("mask", data=kinds.astype(np.uint8), compression="gzip")
+        dataset.attrs["kinds"] = list(names)

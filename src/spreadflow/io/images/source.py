@@ -161,6 +161,31 @@ class Source:
             relative_gain=self._conversion.relative_gain,
         )
 
+    def recorded(self, i: int) -> np.ndarray | None:
+        """Return the photons (panel, slow, fast) of shot i as its detector is judged by them: NaN
+        where a pixel is masked, below the trusted range or no number; overloads and the common mode
+        are left. None where it can't be read, or all its pixels hold the same number.
+        """
+        file = self._open(int(self.shots["file"][i]))
+        adu = None if file is None else self._frame_of(file, i)
+        if file is None or not isinstance(adu, np.ndarray):
+            return None
+        low, _ = file.trusted_range
+        good = file.mask & self._extra_mask & _is_number(adu) & (adu >= low)
+        if not good.any() or _is_constant(adu, good):
+            return None
+        image = self._conversion._replace(region=None).photons(adu, good)
+        image[~good] = np.nan
+        return image
+
+    @property
+    def manifest_mask(self) -> np.ndarray | None:
+        """The pixels that the mask of the manifest leaves, (panel, slow, fast) bool; None where it
+        names none.
+        """
+        named = self.manifest.mask
+        return None if named is None else read_mask(self.path.parent / named)
+
     def spectrum(self, i: int) -> Spectrum | None:
         """Return the spectrum of shot i without its image: the one supplied, with the photons that
         the file states, else the file's own, as wide as the manifest says where there is but a
