@@ -37,7 +37,7 @@ def product(tmp_path, filled):
 
 def read(product, names=None) -> dict:
     path, _ = product
-    return store.read_part(path, "pack", 0, store.part_keys(path, "pack")[0], names)
+    return store.parts_of(path, "pack")[0].read(names)
 
 
 def test_what_was_written_is_mapped(product):
@@ -65,7 +65,7 @@ def test_nothing_is_compressed(product):
 def test_content_is_checked_once(product, monkeypatch):
     """And only that of what is read."""
     path, _ = product
-    (key, _) = store.part_keys(path, "pack")
+    (part, _) = store.parts_of(path, "pack")
     checked = []
     checksum = checksums.checksum
 
@@ -74,11 +74,11 @@ def test_content_is_checked_once(product, monkeypatch):
         return checksum(data)
 
     monkeypatch.setattr(checksums, "checksum", counted)
-    store.read_part(path, "pack", 0, key, ["pixels/valid"])
+    part.read(["pixels/valid"])
     assert checked == [N]
-    store.read_part(path, "pack", 0, key, ["pixels/valid"])
+    part.read(["pixels/valid"])
     assert checked == [N]
-    store.read_part(path, "pack", 0, key, ["pixels/valid", "pixels/overlap"])
+    part.read(["pixels/valid", "pixels/overlap"])
     assert checked == [N, N]
 
 

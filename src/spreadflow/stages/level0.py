@@ -40,8 +40,7 @@ class Block(NamedTuple):
 
     run: int
     """number of the run"""
-    part: int
-    key: str
+    part: store.Part
 
 
 def run(
@@ -153,8 +152,7 @@ def _blocks(index: list[Path]) -> list[Block]:
     """Return the blocks of all runs, in order."""
     blocks = []
     for run_number, path in enumerate(index):
-        keys = store.part_keys(path, "index")
-        blocks += [Block(run_number, part, key) for part, key in enumerate(keys)]
+        blocks += [Block(run_number, part) for part in store.parts_of(path, "index")]
     return blocks
 
 
@@ -173,8 +171,7 @@ def _read(
     outcomes = {}
     for number in range(world.rank, len(blocks), world.size):
         block = blocks[number]
-        path = index[block.run]
-        lattices[number], outcomes[number] = _lattices(path, block, spectra[block.run], section)
+        lattices[number], outcomes[number] = _lattices(block, spectra[block.run], section)
     kept = _at_most(lattices, section.max_lattices, world)
     for number, of_block in outcomes.items():
         n_kept = len(kept[number])
@@ -240,13 +237,13 @@ class _Spectra:
 
 
 def _lattices(
-    path: Path, block: Block, spectra: _Spectra, section: Level0Section
+    block: Block, spectra: _Spectra, section: Level0Section
 ) -> tuple[list[IndexedLattice], np.ndarray]:
     """Return the lattices of one block with enough spots and a readable spectrum, each with its
     spots and those of its shot that have no lattice; and how many there are of each
     `Level0Outcome`.
     """
-    columns = store.read_part(path, "index", block.part, block.key, COLUMNS)
+    columns = block.part.read(COLUMNS)
     lattice_of_spot = columns["spots/lattice"]
     lattices = []
     outcomes = np.zeros(len(Level0Outcome))

@@ -12,7 +12,7 @@ import numpy as np
 
 from spreadflow.config import PackConfig, PackSection
 from spreadflow.errors import FileError, PredictedOutcome
-from spreadflow.io import schema, store
+from spreadflow.io import datasets, schema, shoebox_blocks, store
 from spreadflow.io.images import Source, open_indexed
 from spreadflow.log import logger
 from spreadflow.models import CHOSEN
@@ -35,8 +35,7 @@ CARRIED = ("runs", "space_group", "detectors", "polarizations")
 class PredictedPart(NamedTuple):
     """One part of the product of predict that holds predicted lattices."""
 
-    part: int
-    key: str
+    part: store.Part
     run: int
     n_lattices: int
     """predicted ones"""
@@ -72,18 +71,17 @@ def run(
     blocks = _blocks(predicted, section.block_lattices)
     identities = [*(source.identity for source in sources), store.identity(predict)]
     key = store.digest(section.model_dump(mode="json"), identities)
-    parts = store.Parts(out, word, key, [[part.part for part in block] for block in blocks])
+    parts = store.Parts(out, word, key, [[part.part.number for part in block] for block in blocks])
 
     def make(number: int) -> dict[str, np.ndarray]:
-        pieces = [
-            _piece(section, predict, part, sources[part.run], n_channels) for part in blocks[number]
-        ]
-        return store.joined("pack", schema.FILES["pack"], pieces)
+        pieces = [_piece(section, part, sources[part.run], n_channels) for part in blocks[number]]
+        return datasets.joined("pack", schema.FILES["pack"], pieces)
 
     skeleton.run(parts, make, word, world)
     limits = {name: attributes["config"][name] for name in ("d_min", "d_max")}
     parts.finish(
         world,
+        **shoebox_blocks.recorded(parts, world),
         config=section.model_dump(mode="json") | limits,
         **{name: attributes[name] for name in CARRIED},
     )
@@ -106,15 +104,16 @@ def _open(
 
 def _predicted_parts(predict: Path) -> list[PredictedPart]:
     """Return the parts of predict with predicted lattices."""
+    columns = store.read(predict, "predict", IDENTITY)
+    is_predicted = columns["lattices/outcome"] == PredictedOutcome.PREDICTED
     parts = []
-    for part, key in enumerate(store.part_keys(predict, "predict")):
-        columns = store.read_part(predict, "predict", part, key, list(IDENTITY))
-        rows = np.flatnonzero(columns["lattices/outcome"] == PredictedOutcome.PREDICTED)
+    for part in store.parts_of(predict, "predict"):
+        own = part.rows("lattices")
+        rows = own.start + np.flatnonzero(is_predicted[own])
         if len(rows):
             parts.append(
                 PredictedPart(
                     part=part,
-                    key=key,
                     run=int(columns["lattices/run"][rows[0]]),
                     n_lattices=len(rows),
                     shot=int(columns["lattices/shot"][rows[0]]),
@@ -141,10 +140,10 @@ def _blocks(parts: list[PredictedPart], size: int) -> list[list[PredictedPart]]:
 
 
 def _piece(
-    section: PackSection, predict: Path, part: PredictedPart, source: Source, n_channels: int
+    section: PackSection, part: PredictedPart, source: Source, n_channels: int
 ) -> dict[str, Any]:
-    """Return the shoeboxes of one part of predict, as one piece for `store.joined`."""
-    columns = store.read_part(predict, "predict", part.part, part.key, list(CUT))
+    """Return the shoeboxes of one part of predict, as one piece for `datasets.joined`."""
+    columns = part.part.read(CUT)
     is_predicted = columns["lattices/outcome"] == PredictedOutcome.PREDICTED
     shoeboxes = cutting.cut_out(
         Cutting(
@@ -161,4 +160,4 @@ def _piece(
     for path, column in shoeboxes.items():
         table, name = path.split("/")
         tables.setdefault(table, {})[name] = column
-    return store.piece("pack", tables)
+    return datasets.piece("pack", tables)

@@ -16,7 +16,7 @@ from spreadflow.analysis.still.choosing import ShellMeans
 from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.config import IndexSection, PredictConfig
 from spreadflow.errors import FileError, PredictedOutcome, RefinedOutcome, StageWarning
-from spreadflow.io import factor_files, schema, stills, store
+from spreadflow.io import datasets, factor_files, schema, stills, store
 from spreadflow.io.images import Source, open_indexed, read_again
 from spreadflow.io.rows import columns_of
 from spreadflow.log import logger, warn
@@ -67,10 +67,7 @@ class Block(NamedTuple):
     """A part of a run's reindex product."""
 
     run: Run
-    part: int
-    key: str
-    first_shot: int
-    """number in the run of the part's first shot"""
+    part: store.Part
 
 
 class Context(NamedTuple):
@@ -112,7 +109,7 @@ def run(
         means=mean_intensities(config, _mean_energy_ev(stage1, reindex), files),
     )
     key = store.digest(config.model_dump(mode="json"), _identities(config, runs, stage1))
-    parts = store.Parts(out, word, key, [[block.run.number, block.part] for block in blocks])
+    parts = store.Parts(out, word, key, [[block.run.number, block.part.number] for block in blocks])
     skeleton.run(parts, lambda number: _columns(context, blocks[number]), word, world)
     outcomes = skeleton.outcomes(parts, "lattices/outcome", PredictedOutcome, world)
     log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
@@ -159,13 +156,7 @@ def _open(number: int, images: Path, reindex: Path, attributes: dict[str, Any]) 
 
 def _blocks(run: Run) -> list[Block]:
     """Return the blocks of a run."""
-    blocks = []
-    first_shot = 0
-    for part, key in enumerate(store.part_keys(run.reindex, "reindex")):
-        blocks.append(Block(run, part, key, first_shot))
-        n_rows = store.read_part(run.reindex, "reindex", part, key, [])[""]
-        first_shot += n_rows["shots"]
-    return blocks
+    return [Block(run, part) for part in store.parts_of(run.reindex, "reindex")]
 
 
 def _refined(stage1: Path) -> Known:
@@ -205,17 +196,15 @@ def _mean_energy_ev(stage1: Path, reindex: list[Path]) -> float:
 
 def _columns(context: Context, block: Block) -> dict[str, np.ndarray]:
     """Return the columns of the part of one block."""
-    columns = store.read_part(
-        block.run.reindex, "reindex", block.part, block.key, list(REINDEX_COLUMNS)
-    )
+    columns = block.part.read(REINDEX_COLUMNS)
     rows_of_shot: dict[int, list[int]] = {}
     for row, shot in enumerate(columns["lattices/shot"]):
         rows_of_shot.setdefault(int(shot), []).append(row)
     pieces = [
-        store.piece("predict", _tables(context, block, columns, shot, rows))
+        datasets.piece("predict", _tables(context, block, columns, shot, rows))
         for shot, rows in sorted(rows_of_shot.items())
     ]
-    return store.joined("predict", schema.FILES["predict"], pieces)
+    return datasets.joined("predict", schema.FILES["predict"], pieces)
 
 
 def _tables(
@@ -227,7 +216,7 @@ def _tables(
     """
     start = time.process_time()
     shot_id = int(columns["shots/shot_id"][shot])
-    number = block.first_shot + shot
+    number = block.part.rows("shots").start + shot
     lattices = [_known(context.known, columns, shot_id, row) for row in rows]
     outcomes = [_alone(known.outcome) for known in lattices]
     scales = [np.nan] * len(rows)

@@ -15,7 +15,7 @@ from spreadflow.analysis.pixels import lattice_fit
 from spreadflow.analysis.pixels.centroid_distances import centroid_distances
 from spreadflow.config import Stage1Config, Stage1Section
 from spreadflow.errors import FileError, RefinedOutcome, StageWarning
-from spreadflow.io import schema, shoebox_blocks, store
+from spreadflow.io import datasets, schema, shoebox_blocks, store
 from spreadflow.io.mosaic import mosaic_of_lattices
 from spreadflow.io.rows import blank, columns_of
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
@@ -107,7 +107,7 @@ def run(
     key = store.digest(sections, inputs)
     parts = store.Parts(out, word, key, [block.ids for block in blocks])
     models = []
-    if not parts.are_done():
+    if not parts.are_done(world):
         models = read_models(config, shoeboxes, section.range, word)
     context = Context(
         section=section,
@@ -128,7 +128,9 @@ def run(
         found = f"none: {skeleton.in_words(outcomes)}"
         todo = "Look at the log and at reindex.png; mind stage1.range."
         raise FileError(shoeboxes, "lattices that can be fitted", found, todo)
-    world.once(lambda: _write_csv(parts, attributes["runs"], context.unknowns))
+    csv = out.with_suffix(".csv")
+    table = skeleton.all_rows(parts, "lattices", world, is_for_first=True)
+    world.once(lambda: _write_csv(csv, table, attributes["runs"], context.unknowns))
     detectors = [Detector.from_json(detector) for detector in attributes["detectors"]]
     warnings = _warnings(_sums(parts, detectors, world))
     parts.finish(
@@ -162,7 +164,7 @@ def _unknowns(
 def _columns(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
     """Return the columns of the part of one block."""
     section = context.section
-    columns = block.read(context.shoeboxes, section.range)
+    columns = block.read()
     pieces = []
     n_samples = N_SAMPLES
     for row_number in block.lattices:
@@ -187,8 +189,8 @@ def _columns(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
             n_samples = 0
         row["seconds"] = time.process_time() - start_time
         tables["lattices"] = columns_of([row])
-        pieces.append(store.piece("stage1", tables))
-    return store.joined("stage1", schema.FILES["stage1"], pieces)
+        pieces.append(datasets.piece("stage1", tables))
+    return datasets.joined("stage1", schema.FILES["stage1"], pieces)
 
 
 class _Sums(NamedTuple):
@@ -256,11 +258,12 @@ def _warnings(sums: _Sums) -> list[StageWarning]:
     return warnings
 
 
-def _write_csv(parts: store.Parts, runs: list[str], unknowns: list[str]) -> None:
+def _write_csv(
+    path: Path, table: dict[str, np.ndarray], runs: list[str], unknowns: list[str]
+) -> None:
     """Write a line for each lattice. Angles are in degrees; each unknown has a σ from Fisher's
-    information and one from the sandwich.
+    information and one from the sandwich. table: of all lattices, columns by name.
     """
-    table = skeleton.all_rows(parts, "lattices")
     columns: dict = {
         "run": [runs[run] for run in table["run"]],
         "shot_id": [f"{shot_id:016x}" for shot_id in table["shot_id"]],
@@ -283,4 +286,4 @@ def _write_csv(parts: store.Parts, runs: list[str], unknowns: list[str]) -> None
         for name, values in zip(unknowns, table[kind].T, strict=True):
             columns[f"{kind}.{name}"] = values
     columns |= {name: table[name] for name in CSV_FIGURES}
-    store.write_csv(parts.product.with_suffix(".csv"), columns)
+    store.write_csv(path, columns)
