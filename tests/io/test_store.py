@@ -184,6 +184,19 @@ def test_a_part_that_is_short_is_named_and_made_again(tmp_path, block):
         store.read(tmp_path / "index.h5", "index")
 
 
+def test_a_part_that_is_wrong_about_its_rows_is_made_again(tmp_path, block):
+    """Text of attributes is the one thing that HDF5 keeps without a checksum."""
+    parts = make(tmp_path / "index.h5", block)
+    path = store.part_path(parts.product, 1)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"spots": 4', b'"spots": 5'))
+    assert path.read_bytes() != content
+    with pytest.raises(FileError, match=r"000001\.h5"):
+        store.parts_of(parts.product, "index")[1].read(["shots/shot_id"])
+    again = store.Parts(tmp_path / "index.h5", "index", "base", BLOCKS)
+    assert again.missing(World()) == [1]
+
+
 def test_one_column_costs_one_column(tmp_path, block, monkeypatch):
     """Nothing but what is asked for is read of a part, and its rows are known without."""
     make(tmp_path / "index.h5", block)

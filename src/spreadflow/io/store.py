@@ -11,6 +11,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ IDENTITIES = (("shots/shot_id",), ("lattices/shot_id", "lattices/k"))
 """Columns of tables that say which shot or lattice a row is: no two rows are the same."""
 
 N_ROWS = "n_rows"
-"""Attribute of a file, and group of a manifest: rows of each table, there for each part."""
+"""Attribute of a part, and group of a manifest: rows of each table, there of each part."""
 
 
 @contextmanager
@@ -104,7 +105,12 @@ def write(path: Path | str, kind: str, columns: Columns, *, key: str, **attribut
     """
     with replacing(Path(path)) as temporary, _new(temporary) as f:
         datasets.fill(f, kind, columns, where=path)
-        stamp(f, kind, key, {N_ROWS: datasets.n_rows(f), **attributes})
+        stamp(f, kind, key, attributes)
+
+
+def write_part(path: Path, kind: str, columns: Columns, key: str) -> None:
+    """Write a part of a product, or a piece of one."""
+    write(path, kind, columns, key=key, **{N_ROWS: datasets.n_rows_of(kind, columns)})
 
 
 def _new(path: Path) -> h5py.File:
@@ -208,15 +214,16 @@ def _decoded(value: object) -> object:
 def read(path: Path | str, kind: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
     """Return datasets of a product by name, its parts joined; none is opened for what the manifest
     has. names: None = all; a name that ends in `/` takes a whole table. Raises FileError, also
-    where a shot or a lattice is there twice.
+    where parts have a shot or a lattice twice.
     """
     path = Path(path)
     wanted = datasets.select(kind, names)
     with _opened(path, kind) as f:
-        is_whole = KEYS not in f
-        here = wanted if is_whole else [name for name in wanted if name in f]
+        if KEYS not in f:
+            return {name: datasets.content(path, kind, name, f[name]) for name in wanted}
+        here = [name for name in wanted if name in f]
         columns = {name: datasets.content(path, kind, name, f[name]) for name in here}
-        parts = [] if is_whole else _parts(f, kind)
+        parts = _parts(f, kind)
     elsewhere = [name for name in wanted if name not in columns]
     if elsewhere:
         pieces = [part.read(elsewhere) for part in parts]
@@ -281,12 +288,33 @@ class Part(NamedTuple):
         damaged, foreign or short.
         """
         manifest = self.manifest
-        piece = _read_part(manifest.path, manifest.kind, self.number, self.key, names)
+        path = part_path(manifest.path, self.number)
+        piece = read_part(path, manifest.kind, self.key, names)
         expected = {table: self.n_rows(table) for table in manifest.ends}
         if piece[""] != expected:
-            path = part_path(manifest.path, self.number)
             raise FileError(path, f"rows {expected}", piece[""], RERUN)
         return piece
+
+
+class PartReader:
+    """Reads columns of parts, and keeps those of the last: blocks that are worked on one after the
+    other are often of the same part.
+    """
+
+    def __init__(self, names: Iterable[str]):
+        """Read these columns, as in `read`."""
+        self._names = list(names)
+        self._identity: tuple[Path, int] | None = None
+        self._columns: dict = {}
+
+    def read(self, part: Part) -> dict:
+        """Return the columns of a part, in a mapping of the caller's own."""
+        identity = (part.manifest.path, part.number)
+        if identity != self._identity:
+            self._identity, self._columns = None, {}
+            self._columns = part.read(self._names)
+            self._identity = identity
+        return dict(self._columns)
 
 
 def parts_of(path: Path | str, kind: str) -> list[Part]:
@@ -310,24 +338,23 @@ def _parts(f: h5py.File, kind: str) -> list[Part]:
     return [Part(manifest, number) for number in range(len(keys))]
 
 
-def _read_part(
-    path: Path, kind: str, block: int, key: str, names: Iterable[str] | None = None
-) -> dict:
-    """Return one block of a product in parts, as `Part.read`; the product need not be finished.
-    Raises FileError when the part is missing, damaged, or of another config.
+def read_part(path: Path, kind: str, key: str, names: Iterable[str] | None = None) -> dict:
+    """Return the file of a part, as `Part.read`; the product need not be finished. Raises FileError
+    where it is missing, damaged, or of another config.
     """
-    part = part_path(path, block)
     wanted = datasets.select(kind, names)
-    if not part.exists():
-        todo = f"Rerun the stage that makes {path}."
-        raise FileError(part, "a finished part", "nothing", todo)
-    with _opened(part, kind) as f:
+    if not path.exists():
+        raise FileError(path, "a finished part", "nothing", RERUN)
+    with _opened(path, kind) as f:
         if f.attrs["key"] != key:
             found = f"key {f.attrs['key']} (another config or other inputs)"
-            todo = f"Rerun the stage that makes {path}."
-            raise FileError(part, f"key {key}", found, todo)
-        columns = {name: datasets.content(part, kind, name, f[name]) for name in wanted}
-        return {"": json.loads(f.attrs[N_ROWS])} | columns
+            raise FileError(path, f"key {key}", found, RERUN)
+        columns = {name: datasets.content(path, kind, name, f[name]) for name in wanted}
+        n_rows = json.loads(f.attrs[N_ROWS])
+    if names is None and n_rows != datasets.n_rows_of(kind, columns):
+        found = f"tables of {datasets.n_rows_of(kind, columns)}"
+        raise FileError(path, f"rows {n_rows}", found, checksums.REPAIR)
+    return {"": n_rows} | columns
 
 
 def part_path(product: Path, block: int) -> Path:
@@ -386,12 +413,12 @@ class Parts:
 
     def write(self, block: int, columns: Columns) -> None:
         """Write a part."""
-        write(part_path(self.product, block), self.kind, columns, key=self.keys[block])
+        write_part(part_path(self.product, block), self.kind, columns, self.keys[block])
         self._note(block, columns, self._file(block))
 
     def read(self, block: int, names: Iterable[str] | None = None) -> dict:
         """Return a part, as `Part.read`."""
-        return _read_part(self.product, self.kind, block, self.keys[block], names)
+        return read_part(part_path(self.product, block), self.kind, self.keys[block], names)
 
     def briefs(self) -> Iterator[tuple[int, dict]]:
         """Yield each block that this rank wrote or read to its end, and of it what the manifest
@@ -413,7 +440,7 @@ class Parts:
         """Write the manifest: the product is complete. Collective.
 
         groups: kind → columns of what else the manifest shall have. Parts beyond it, of an older,
-        longer run, and what a killed run was writing are removed. Raises FileError where a part is
+        longer run, and what a killed run left are removed. Raises FileError where a part is
         missing.
         """
         briefs = world.collect_blocks(self._briefs)
@@ -446,6 +473,8 @@ class Parts:
                 part.unlink()
         for unfinished in folder.glob(".*.tmp"):
             unfinished.unlink()
+        for pieces in folder.glob("*/"):
+            shutil.rmtree(pieces)
 
         names = [name for name, item in schema.FILES[self.kind].items() if item.in_manifest]
         columns = datasets.joined(self.kind, names, briefs)

@@ -1,8 +1,9 @@
 """annulus, and wide: shoeboxes of accepted lattices between two resolutions, packed so that later
 stages open no image.
 
-The two words are one stage: the section of `wide` overlays that of `annulus`. The blocks are those
-of `reindex` that have an accepted lattice.
+The two words are one stage: the section of `wide` overlays that of `annulus`. A block is a few
+shots of one part of `reindex`, as far as they have accepted lattices: their pixels are read and
+modelled together.
 """
 
 from pathlib import Path
@@ -22,15 +23,21 @@ from spreadflow.stages import blocks as skeleton
 from spreadflow.stages import cutting
 from spreadflow.stages.cutting import Cutting
 
+SHOTS_OF_BLOCK = 8
+"""Shots of a block: their pixels are in memory together, here and where they are modelled."""
+
+READ = ("lattices/", "reflections/")
+"""Tables of reindex that are read."""
+
 
 class AcceptedBlock(NamedTuple):
-    """One part of a run's reindex product that holds accepted lattices."""
+    """Shots of one part of a run's reindex product that have accepted lattices."""
 
     run: int
     """number of the run"""
     part: store.Part
     is_accepted: np.ndarray
-    """(lattice of the part,) bool"""
+    """(lattice of the part,) bool, those of the shots of the block"""
     setting: np.ndarray
     """(lattice of the part, 3, 3) as in `Accepted`"""
     shot_ids: list[int]
@@ -70,9 +77,12 @@ def run(
     key = store.digest(section.model_dump(mode="json"), identities)
     parts = store.Parts(out, word, key, [block.shot_ids for block in blocks])
 
+    reader = store.PartReader(READ)
+
     def make(number: int) -> dict[str, np.ndarray]:
         block = blocks[number]
-        return _columns(section, block, sources[block.run], n_channels)
+        columns = reader.read(block.part)
+        return _columns(section, block, columns, sources[block.run], n_channels)
 
     skeleton.run(parts, make, word, world)
     if not skeleton.n_rows(parts, "reflections", world):
@@ -103,20 +113,21 @@ def _check(section: AnnulusSection, word: str, finest: float) -> None:
 def _blocks(run: int, reindex: Path, cells: Path) -> list[AcceptedBlock]:
     """Return the blocks of one run with accepted lattices."""
     accepted = accepted_lattices(cells, reindex)
-    names = ["lattices/shot_id"]
-    shot_id = store.read(reindex, "reindex", names)["lattices/shot_id"]
+    columns = store.read(reindex, "reindex", ["lattices/shot", "lattices/shot_id"])
     blocks = []
     for part in store.parts_of(reindex, "reindex"):
         own = part.rows("lattices")
-        of_part = accepted.is_accepted[own]
-        if of_part.any():
-            shot_ids = np.unique(shot_id[own][of_part])
+        shot = columns["lattices/shot"][own] - part.rows("shots").start
+        number = np.where(accepted.is_accepted[own], shot // SHOTS_OF_BLOCK, -1)
+        for number_of_block in np.unique(number[number >= 0]):
+            is_accepted = number == number_of_block
+            shot_ids = np.unique(columns["lattices/shot_id"][own][is_accepted])
             block = AcceptedBlock(
                 run=run,
                 part=part,
-                is_accepted=of_part,
+                is_accepted=is_accepted,
                 setting=accepted.setting[own],
-                shot_ids=[int(shot_id) for shot_id in shot_ids],
+                shot_ids=shot_ids.tolist(),
             )
             blocks.append(block)
     return blocks
@@ -137,10 +148,13 @@ def _n_channels(source: Source, block: AcceptedBlock) -> int:
 
 
 def _columns(
-    section: AnnulusSection, block: AcceptedBlock, source: Source, n_channels: int
+    section: AnnulusSection,
+    block: AcceptedBlock,
+    columns: dict[str, np.ndarray],
+    source: Source,
+    n_channels: int,
 ) -> dict[str, np.ndarray]:
-    """Return the columns of the part of one block."""
-    columns = block.part.read(["lattices/", "reflections/"])
+    """Return the columns of the part of one block. columns: of its part of reindex."""
     _bring_to_shared_axes(columns, block.setting)
     columns["lattices/shot"] = block.part.rows("shots").start + columns["lattices/shot"]
     return cutting.cut_out(

@@ -2,21 +2,35 @@
 are made and counted.
 
 A stage cuts its work into fixed blocks of shots or lattices (`Parts`, never per rank), says how the
-columns of one block are computed, and writes the manifest when all blocks are there. The blocks are
-shared among the ranks.
+columns of one block, or of a piece of it, are computed, and writes the manifest when all blocks are
+there. The blocks, or their pieces, are shared among the ranks.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.io import datasets, schema, store
+from spreadflow.io import datasets, pieces, schema, store
+from spreadflow.io.pieces import Piece
 from spreadflow.log import Progress
 from spreadflow.parallel import World
 
 MakeBlock = Callable[[int], datasets.Columns]
 """Number of a block → the columns of its part."""
+
+
+class PieceWork(NamedTuple):
+    """How the pieces of blocks are made."""
+
+    make: Callable[[Piece], datasets.Columns]
+    """piece of a block → its columns"""
+    largest: int
+    """items of a piece, at most"""
+    units: str
+    """what the items are, in the words of the progress bar"""
 
 
 def run(parts: store.Parts, make: MakeBlock, title: str, world: World) -> None:
@@ -34,6 +48,27 @@ def run(parts: store.Parts, make: MakeBlock, title: str, world: World) -> None:
 
         parts.each(world, make_and_show)
         progress.at(n_blocks)
+
+
+def run_pieces(
+    parts: store.Parts, n_items: Sequence[int], work: PieceWork, title: str, world: World
+) -> None:
+    """Make every block that is not finished from pieces that are shared among the ranks, with a
+    progress bar. Collective.
+
+    n_items: of each block; title: what the progress bar calls the work, the word of the stage.
+    """
+    n_all = sum(n_items)
+    firsts = list(accumulate(n_items, initial=0))
+    size = pieces.size_of(n_all, world.size, work.largest)
+    with Progress(title, n_all, world, work.units) as progress:
+
+        def make_and_show(piece: Piece) -> datasets.Columns:
+            progress.at(firsts[piece.block] + piece.first)
+            return work.make(piece)
+
+        pieces.make_parts(parts, n_items, size, make_and_show, world)
+        progress.at(n_all)
 
 
 def outcomes(parts: store.Parts, column: str, kind: type[IntEnum], world: World) -> dict[str, int]:
@@ -74,6 +109,6 @@ def all_rows(
         block: parts.read(block, [prefix])
         for block in range(world.rank, len(parts.keys), world.size)
     }
-    pieces = world.collect_blocks(own) if is_for_first else world.gather_blocks(own)
-    columns = datasets.joined(parts.kind, names, pieces)
+    tables = world.collect_blocks(own) if is_for_first else world.gather_blocks(own)
+    columns = datasets.joined(parts.kind, names, tables)
     return {name.split("/")[1]: column for name, column in columns.items()}

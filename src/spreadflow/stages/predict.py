@@ -18,6 +18,7 @@ from spreadflow.config import IndexSection, PredictConfig
 from spreadflow.errors import FileError, PredictedOutcome, RefinedOutcome, StageWarning
 from spreadflow.io import datasets, factor_files, schema, stills, store
 from spreadflow.io.images import Source, open_indexed, read_again
+from spreadflow.io.pieces import Piece
 from spreadflow.io.rows import columns_of
 from spreadflow.log import logger, warn
 from spreadflow.models import Detector, Spots
@@ -38,6 +39,9 @@ REINDEX_COLUMNS = ("shots/shot_id", "shots/mean_energy_ev", "lattices/", "spots/
 
 REFINED_COLUMNS = ("shot_id", "k", "outcome", "A", "n_cells", "eta_rad", "values")
 """Columns of the lattices of stage 1 that are read."""
+
+LARGEST_PIECE = 8
+"""Shots that a rank works on before it writes them."""
 
 LEAST_MATCHED = 0.8
 """Share of the observed spots of lattices that lie where these are predicted, without a warning."""
@@ -110,7 +114,17 @@ def run(
     )
     key = store.digest(config.model_dump(mode="json"), _identities(config, runs, stage1))
     parts = store.Parts(out, word, key, [[block.run.number, block.part.number] for block in blocks])
-    skeleton.run(parts, lambda number: _columns(context, blocks[number]), word, world)
+    reader = store.PartReader(REINDEX_COLUMNS)
+
+    def make(piece: Piece) -> datasets.Columns:
+        block = blocks[piece.block]
+        shots = range(piece.first, piece.end)
+        return _columns(context, block, reader.read(block.part), shots)
+
+    n_shots = [block.part.n_rows("shots") for block in blocks]
+    skeleton.run_pieces(
+        parts, n_shots, skeleton.PieceWork(make, LARGEST_PIECE, "shots"), word, world
+    )
     outcomes = skeleton.outcomes(parts, "lattices/outcome", PredictedOutcome, world)
     log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
     if not outcomes["predicted"]:
@@ -194,12 +208,14 @@ def _mean_energy_ev(stage1: Path, reindex: list[Path]) -> float:
     return float(np.median(energies))
 
 
-def _columns(context: Context, block: Block) -> dict[str, np.ndarray]:
-    """Return the columns of the part of one block."""
-    columns = block.part.read(REINDEX_COLUMNS)
+def _columns(
+    context: Context, block: Block, columns: dict[str, np.ndarray], shots: range
+) -> dict[str, np.ndarray]:
+    """Return the columns of some shots of one block. columns: of its part of reindex."""
     rows_of_shot: dict[int, list[int]] = {}
     for row, shot in enumerate(columns["lattices/shot"]):
-        rows_of_shot.setdefault(int(shot), []).append(row)
+        if shot in shots:
+            rows_of_shot.setdefault(int(shot), []).append(row)
     pieces = [
         datasets.piece("predict", _tables(context, block, columns, shot, rows))
         for shot, rows in sorted(rows_of_shot.items())

@@ -15,6 +15,7 @@ from spreadflow.config import IndexSection
 from spreadflow.errors import Outcome, StageWarning
 from spreadflow.io import datasets, schema, store
 from spreadflow.io.images import Source
+from spreadflow.io.pieces import Piece
 from spreadflow.io.rows import refuse_doubles
 from spreadflow.log import logger, warn
 from spreadflow.models import Spots
@@ -22,6 +23,9 @@ from spreadflow.parallel import World
 from spreadflow.recipes import advice
 from spreadflow.recipes.shot import MOST_REASONS, Result, index, reasons_of, tables_of
 from spreadflow.stages import blocks as skeleton
+
+LARGEST_PIECE = 8
+"""Shots that a rank works on before it writes them: a few seconds, which a killed stage loses."""
 
 MAX_REFUSED = 0.05
 """Share of the lattices that may be refused without a word: chance makes one now and then."""
@@ -84,16 +88,17 @@ def index_shots(
     for remark in source.manifest.remarks:
         log.info("%s: %s", source.path, remark)
 
-    def make(block: int) -> datasets.Columns:
-        pieces = [
-            _index_shot(section, source, int(i), supplied, is_refined) for i in of_blocks[block]
-        ]
+    def make(piece: Piece) -> datasets.Columns:
+        numbers = of_blocks[piece.block][piece.first : piece.end]
+        shots = [_index_shot(section, source, int(i), supplied, is_refined) for i in numbers]
         for problem in source.problems:
             log.warning("%s", problem)
         source.problems.clear()
-        return datasets.joined(product.kind, schema.FILES[product.kind], pieces)
+        return datasets.joined(product.kind, schema.FILES[product.kind], shots)
 
-    skeleton.run(parts, make, product.word, world)
+    n_shots = [len(numbers) for numbers in of_blocks]
+    work = skeleton.PieceWork(make, LARGEST_PIECE, "shots")
+    skeleton.run_pieces(parts, n_shots, work, product.word, world)
     counts = skeleton.outcomes(parts, "shots/outcome", Outcome, world)
     for line in _reasons(parts, world):
         log.info("%s", line)

@@ -1,7 +1,7 @@
 """stage1: every accepted lattice refined against its pixels. Writes stage1.h5 with its parts, and
 stage1.csv.
 
-A block is at most `block_lattices` lattices of one part of the shoeboxes.
+A piece of a part is at most `block_lattices` lattices of one part of the shoeboxes.
 """
 
 import time
@@ -17,6 +17,7 @@ from spreadflow.config import Stage1Config, Stage1Section
 from spreadflow.errors import FileError, RefinedOutcome, StageWarning
 from spreadflow.io import datasets, schema, shoebox_blocks, store
 from spreadflow.io.mosaic import mosaic_of_lattices
+from spreadflow.io.pieces import Piece
 from spreadflow.io.rows import blank, columns_of
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
 from spreadflow.log import logger, warn
@@ -34,6 +35,9 @@ from spreadflow.recipes.lattice import (
 )
 from spreadflow.stages import blocks as skeleton
 from spreadflow.stages.pixel_models import inputs_of, read_models, sections_of
+
+LATTICES_OF_PART = 256
+"""Lattices of a part."""
 
 N_SAMPLES = 8
 """Shoeboxes of the first fitted lattice of a block whose pixels are kept, for pictures."""
@@ -105,7 +109,9 @@ def run(
     sections = sections_of(config, section)
     inputs = inputs_of(config, [shoeboxes, section.domains, mosaic])
     key = store.digest(sections, inputs)
-    parts = store.Parts(out, word, key, [block.ids for block in blocks])
+    groups = _groups(blocks)
+    ids = [[number for block in group for number in block.ids] for group in groups]
+    parts = store.Parts(out, word, key, ids)
     models = []
     if not parts.are_done(world):
         models = read_models(config, shoeboxes, section.range, word)
@@ -118,10 +124,11 @@ def run(
         log=log,
     )
 
-    def make(number: int) -> dict[str, np.ndarray]:
-        return _columns(context, blocks[number])
+    def make(piece: Piece) -> datasets.Columns:
+        return _columns(context, groups[piece.block][piece.first])
 
-    skeleton.run(parts, make, word, world)
+    work = skeleton.PieceWork(make, largest=1, units="blocks")
+    skeleton.run_pieces(parts, [len(group) for group in groups], work, word, world)
     outcomes = skeleton.outcomes(parts, "lattices/outcome", RefinedOutcome, world)
     log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
     if not outcomes["refined"] + outcomes["not_converged"]:
@@ -143,6 +150,21 @@ def run(
     )
 
 
+def _groups(blocks: list[ShoeboxBlock]) -> list[list[ShoeboxBlock]]:
+    """Return the blocks of each part: those that follow each other and together have
+    `LATTICES_OF_PART` lattices or a few more.
+    """
+    groups: list[list[ShoeboxBlock]] = []
+    n_lattices = LATTICES_OF_PART
+    for block in blocks:
+        if n_lattices >= LATTICES_OF_PART:
+            groups.append([])
+            n_lattices = 0
+        groups[-1].append(block)
+        n_lattices += len(block.lattices)
+    return groups
+
+
 def _unknowns(
     section: Stage1Section,
     space_group: str,
@@ -162,7 +184,7 @@ def _unknowns(
 
 
 def _columns(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
-    """Return the columns of the part of one block."""
+    """Return the columns of one block."""
     section = context.section
     columns = block.read()
     pieces = []
