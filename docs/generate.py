@@ -258,6 +258,10 @@ on), `software` and `time`, and those of the stage (lists and mappings as JSON).
 `meaning` and `sha256`, a checksum of its numbers that is compared whenever they are read. Files are of HDF5's format 1.10,
 whose own structure has checksums.
 
+Index, reindex, predict, pack and stage1 are made of small pieces, `index.parts/000000/000000-000008.h5` and so on, which
+are joined to parts of at least 256 shots or lattices as far as there are as many
+([decision 41](decisions/0041-manifests-and-pieces.md)).
+
 Parts of `pack` hold their datasets as they are, without compression, so that they are mapped into memory when they are
 read; a process compares their checksums once.
 

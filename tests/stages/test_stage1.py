@@ -102,15 +102,21 @@ def run(perturbed_run, out, **keys):
 
 @pytest.fixture(scope="module")
 def refined(perturbed_run, tmp_path_factory):
-    """The product with the domains given, and its columns."""
+    """The product with the domains given, a lattice in each part, and its columns."""
     out = tmp_path_factory.mktemp("given") / "stage1.h5"
-    return out, run(
-        perturbed_run,
-        out,
-        mosaicity="domains",
-        domains=str(perturbed_run.domains),
-        block_lattices=1,
-    )
+    return out, run_in_small_parts(perturbed_run, out)
+
+
+def run_in_small_parts(perturbed_run, out):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "LATTICES_OF_PART", 1)
+        return run(
+            perturbed_run,
+            out,
+            mosaicity="domains",
+            domains=str(perturbed_run.domains),
+            block_lattices=1,
+        )
 
 
 def test_each_lattice_has_one_end(perturbed_run, refined):
@@ -285,13 +291,7 @@ def test_a_stage_goes_on_where_it_was(perturbed_run, refined):
     stamps = {path: path.stat().st_mtime_ns for path in files}
     files[3].unlink()
     out.unlink()
-    again = run(
-        perturbed_run,
-        out,
-        mosaicity="domains",
-        domains=str(perturbed_run.domains),
-        block_lattices=1,
-    )
+    again = run_in_small_parts(perturbed_run, out)
 
     assert {path for path in files if path.stat().st_mtime_ns == stamps[path]} == {*files} - {
         files[3]
@@ -302,6 +302,7 @@ def test_a_stage_goes_on_where_it_was(perturbed_run, refined):
 
 
 def test_other_blocks_make_the_same_lattices(perturbed_run, refined, tmp_path):
+    """In one part, from three pieces."""
     found = run(
         perturbed_run,
         tmp_path / "stage1.h5",
