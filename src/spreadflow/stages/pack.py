@@ -67,19 +67,11 @@ def run(
     attributes = store.attributes(predict, "predict")
     sources = _open(images, reindex, attributes, predict)
     predicted = _predicted_shots(predict)
-    last_of_run = {shots.run: shots for shots in predicted}
-    n_channels = max(
-        cutting.n_channels(sources[run], shots.shot, shots.shot_id)
-        for run, shots in last_of_run.items()
-    )
+    n_channels = _most_channels(sources, predicted)
     blocks = _blocks(predicted, section.block_lattices)
     identities = [*(source.identity for source in sources), store.identity(predict)]
     key = store.digest(section.model_dump(mode="json"), identities)
-    ids = [
-        [number for shots in block for number in (shots.part.number, shots.rows[0])]
-        for block in blocks
-    ]
-    parts = store.Parts(out, word, key, ids)
+    parts = store.Parts(out, word, key, [_ids(block) for block in blocks])
     reader = store.PartReader(CUT)
 
     def make(piece: Piece) -> datasets.Columns:
@@ -153,6 +145,20 @@ def _blocks(predicted: list[PredictedShots], size: int) -> list[list[PredictedSh
         blocks[-1].append(shots)
         n_lattices += len(shots.rows)
     return blocks
+
+
+def _ids(block: list[PredictedShots]) -> list[int]:
+    """Return what tells shots from others: part, and row of their first lattice in it."""
+    return [number for shots in block for number in (shots.part.number, int(shots.rows[0]))]
+
+
+def _most_channels(sources: list[Source], predicted: list[PredictedShots]) -> int:
+    """Return the largest number of channels of the runs' spectra, from the last shots of each."""
+    last_of_run = {shots.run: shots for shots in predicted}
+    return max(
+        cutting.n_channels(sources[run], shots.shot, shots.shot_id)
+        for run, shots in last_of_run.items()
+    )
 
 
 def _piece(

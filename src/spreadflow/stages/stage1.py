@@ -110,8 +110,7 @@ def run(
     inputs = inputs_of(config, [shoeboxes, section.domains, mosaic])
     key = store.digest(sections, inputs)
     groups = _groups(blocks)
-    ids = [[number for block in group for number in block.ids] for group in groups]
-    parts = store.Parts(out, word, key, ids)
+    parts = store.Parts(out, word, key, [_ids(group) for group in groups])
     models = []
     if not parts.are_done(world):
         models = read_models(config, shoeboxes, section.range, word)
@@ -135,9 +134,7 @@ def run(
         found = f"none: {skeleton.in_words(outcomes)}"
         todo = "Look at the log and at reindex.png; mind stage1.range."
         raise FileError(shoeboxes, "lattices that can be fitted", found, todo)
-    csv = out.with_suffix(".csv")
-    table = skeleton.all_rows(parts, "lattices", world, is_for_first=True)
-    world.once(lambda: _write_csv(csv, table, attributes["runs"], context.unknowns))
+    _write_csv(parts, attributes["runs"], context.unknowns, world)
     detectors = [Detector.from_json(detector) for detector in attributes["detectors"]]
     warnings = _warnings(_sums(parts, detectors, world))
     parts.finish(
@@ -163,6 +160,11 @@ def _groups(blocks: list[ShoeboxBlock]) -> list[list[ShoeboxBlock]]:
         groups[-1].append(block)
         n_lattices += len(block.lattices)
     return groups
+
+
+def _ids(group: list[ShoeboxBlock]) -> list[int]:
+    """Return shot_id and k of each lattice of a part."""
+    return [number for block in group for number in block.ids]
 
 
 def _unknowns(
@@ -280,10 +282,15 @@ def _warnings(sums: _Sums) -> list[StageWarning]:
     return warnings
 
 
-def _write_csv(
-    path: Path, table: dict[str, np.ndarray], runs: list[str], unknowns: list[str]
-) -> None:
-    """Write a line for each lattice. Angles are in degrees; each unknown has a σ from Fisher's
+def _write_csv(parts: store.Parts, runs: list[str], unknowns: list[str], world: World) -> None:
+    """Write a line for each lattice. Collective."""
+    table = skeleton.all_rows(parts, "lattices", world, is_for_first=True)
+    path = parts.product.with_suffix(".csv")
+    world.once(lambda: store.write_csv(path, _csv_columns(table, runs, unknowns)))
+
+
+def _csv_columns(table: dict[str, np.ndarray], runs: list[str], unknowns: list[str]) -> dict:
+    """Return the columns of stage1.csv. Angles are in degrees; each unknown has a σ from Fisher's
     information and one from the sandwich. table: of all lattices, columns by name.
     """
     columns: dict = {
@@ -307,5 +314,4 @@ def _write_csv(
     for kind in ("values", "sigma_fisher", "sigma_sandwich"):
         for name, values in zip(unknowns, table[kind].T, strict=True):
             columns[f"{kind}.{name}"] = values
-    columns |= {name: table[name] for name in CSV_FIGURES}
-    store.write_csv(path, columns)
+    return columns | {name: table[name] for name in CSV_FIGURES}
