@@ -14,6 +14,7 @@ from spreadflow.config import MergeConfig, MergeSection
 from spreadflow.errors import FileError, LatticeOutcome, StageWarning
 from spreadflow.io import mtz, store
 from spreadflow.io.accepted import brought
+from spreadflow.io.rows import IS_IT_TWICE
 from spreadflow.log import Progress, logger, warn
 from spreadflow.models import ReflectionFlag
 from spreadflow.parallel import World
@@ -310,13 +311,19 @@ class Part(NamedTuple):
 
 
 def _parts(reindex: list[Path], runs: list[str]) -> list[Part]:
-    """Return every part, in order. Raises FileError for a run that cells.h5 does not know."""
+    """Return every part, in order. Raises FileError for a run that cells.h5 does not know, or that
+    is there twice.
+    """
     parts: list[Part] = []
+    names: list[str] = []
     for path in reindex:
         name = str(store.attributes(path, "reindex")["run"])
         if name not in runs:
             expected = f"one of the runs of cells.h5 ({', '.join(runs)})"
             raise FileError(path, expected, name, "Rerun cells on all runs.")
+        if name in names:
+            raise FileError(path, "each run once", f"{name} again", IS_IT_TWICE)
+        names.append(name)
         run_number = runs.index(name)
         parts += [Part(run_number, part) for part in store.parts_of(path, "reindex")]
     if not parts:
