@@ -28,6 +28,7 @@ PARTS = {
         "Runs and trials <config/README>",
         "Keys <docs/config>",
         "docs/files",
+        "docs/images",
         "docs/summaries",
         "docs/diffbragg",
         "profiles/README",

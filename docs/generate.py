@@ -1,5 +1,5 @@
-"""Writes docs/config.md, docs/files.md, the table of stages in README.md and the index of decisions
-from their sources; with --check, fails where the committed files differ.
+"""Writes docs/config.md, docs/files.md, docs/images.md, the table of stages in README.md and the
+index of decisions from their sources; with --check, fails where the committed files differ.
 
 python docs/generate.py [--check]
 """
@@ -19,13 +19,17 @@ from pydantic import BaseModel
 from spreadflow import errors, models
 from spreadflow.config import Config
 from spreadflow.io import images, nexus_writer, schema
-from spreadflow.io.images import cbf, formats, imgcif, unit_names
+from spreadflow.io.images import cbf, formats, geom, imgcif, locator, unit_names
 from spreadflow.physics import sensors
 from spreadflow.trial import STAGES, files
 from spreadflow.trial.stages import Stage
 
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
+
+sys.path.append(str(DOCS.parent / "tests"))
+import tested_formats
+
 DECISIONS = DOCS / "decisions"
 
 GENERATED = "<!-- written by docs/generate.py: edit the code, not this file -->\n"
@@ -66,10 +70,10 @@ JSON, written by `simulate` or `spreadflow manifest`.
 
 IMAGES = f"""## Image files
 
-Image files are {", ".join(formats.FORMATS)}; formats are told by content, not by name. A file of NXmx (NeXus/HDF5) holds one
+Image files are {", ".join(formats.FORMATS)}; formats are told by content, not by name, and what was tested of each stands in [images.md](images.md). A file of NXmx (NeXus/HDF5) holds one
 frame of every stack for each shot. What is written is what nxmx, DIALS and our reader agree on. What is read is the
-`NXentry` of definition `NXmx` (the file's `default` where there are several), with the items below; CBF and SMV
-have tables of their own. What was assumed of a file of any format, or is missing in it, is kept in `remarks` of the
+`NXentry` of definition `NXmx` (the file's `default` where there are several), with the items below; the
+other formats have tables of their own. What was assumed of a file of any format, or is missing in it, is kept in `remarks` of the
 manifest, which `spreadflow manifest` prints.
 
 | item | what is read |
@@ -150,6 +154,52 @@ convention that DIALS assumes of ADSC headers. Other programs mean other axes: c
 | `WAVELENGTH` | Å |
 | `IMAGE_PEDESTAL`, `GAIN`, `CCD_IMAGE_SATURATION` | ADU; 0 is not trusted where there is a pedestal, nor is the largest \
 number of the type |
+
+## CXI and other HDF5 with a .geom
+
+HDF5 that is no NXmx is read as a CrystFEL geometry file says (`--geometry FILE`), and nothing else in it is understood. The same file, or an
+.expt, takes the place of the geometry in the header of any other format.
+
+| of a .geom | what is read |
+|---|---|
+| `data`, `dim0`, `dim1`, ... | the dataset, `%` in its path standing for an event; its axes: `%` of frames, `ss`, `fs`, and numbers |
+| `min_fs`, `max_fs`, `min_ss`, `max_ss` | the pixels of a panel; panels are of equal shape |
+| `corner_x`, `corner_y`, `fs`, `ss`, `res` | where they are; `fs` and `ss` are made perpendicular unit vectors, by {geom.LARGEST_STRETCH:.0%} at most |
+| `clen`, `coffset` | distance: their sum. A number without a unit is in m. A dataset is in the unit beside its path, else in that of its attribute \
+`units`, else in mm, as CrystFEL takes it; it may vary by {geom.CLEN_TOLERANCE_MM} mm within a file |
+| `photon_energy`, else `wavelength` | of all frames or each ({", ".join(unit_names.EV)}; {", ".join(unit_names.ANGSTROM)}), units as of `clen`; eV, and Å \
+or m by size, where there are none |
+| `adu_per_photon`, else `adu_per_eV` | gain; where it differs between panels, frames are read in photons |
+| `max_adu` | upper end of the trusted range; the last number of an integer type is beyond it |
+| `flag_lessthan`, `flag_morethan`, `flag_equal` | numbers that stand for bad pixels |
+| `mask`, `mask_file`, `mask_good`, `mask_bad`, or `mask0_data`, `mask0_file`, `mask0_goodbits`, `mask0_badbits`, ... | \
+masks of bits, of all frames or each |
+| `no_index`, `mask_edge_pixels`, `bad.../` | panels, edges and regions (in the laboratory or of the data) that are not used |
+| {", ".join(f"`{name}`" for name in geom.REFUSED)} | refused |
+
+Other keys are named in a remark. The frame of CrystFEL is turned into the laboratory frame by diag(-1, 1, -1).
+
+## XTC
+
+XTC files of LCLS are read by psana-1 and XTC2 files by psana-2, whichever is installed; neither is a dependency. What takes the place
+of an image file is a locator, as cctbx.xfel has them: text, with a line `key = value` for each of these, and comments after `#`. Each of
+its events is a shot.
+
+| key | what is read |
+|---|---|
+| `experiment`, `run` | such as `mfxo1916` and `20`; several runs, `20,21`, with psana-1 alone |
+| `detector_address` | address or name of the detector: `CxiDs1.0:Cspad.0`, `jungfrau` |
+| `data_source` | in place of experiment and run, in the words of psana-1 |
+| `dir`, `calib_dir` | folders of the files and, of psana-1, the constants; left out = where psana looks for them |
+| `geometry` | .geom or .expt, relative to the locator: `spreadflow manifest` records it, and `--geometry` takes its place. One is needed |
+| `n_events` | the first so many alone |
+| `wavelength_offset` | Å, added to each wavelength |
+| {", ".join(f"`{name}`" for name in locator.PASSED_OVER)} | nothing: about the geometry that dxtbx makes; keys that end in a dot stand for all below them |
+
+Any other key is refused, unless its value is None. Pixels are as `calib` of psana returns them, those masked by its constants are not used, and the photon
+energy is `ebeamPhotonEnergy` of each event. The panels of a .geom lie in the modules as psana has them, numbered, or one above the other; those of an .expt are
+the modules, or equal parts of them row by row, as dxtbx has the ASICs of CSPAD and Jungfrau (without `use_big_pixels`). Polarization: along x
+until June 2020, then along y, as the undulators are. Files don't state a gain: `spreadflow start` measures it.
 
 ## Gains and pedestals
 
@@ -268,6 +318,15 @@ read; a process compares their checksums once.
 Tables are groups and columns are datasets; dimensions have names. A column marked "→ table" holds row numbers of that
 table.
 
+"""
+
+IMAGES_HEADER = """# Image files: what was tested
+
+What is read of each format stands in [files.md](files.md#image-files). The tests in the fourth column compare the files with what
+stands in the third; those of recorded stills, and of other simulators, run where these are (`pytest --data-dir FOLDER`).
+
+| format | files | compared with | tests | not read, not tested, to mind |
+|---|---|---|---|---|
 """
 
 STAGES_HEADER = """\
@@ -465,6 +524,16 @@ def _members(kind: type) -> str:
     return text + "\n"
 
 
+def images_page() -> str:
+    """Return docs/images.md: what the readers of image files were tested on."""
+    rows = []
+    for row in tested_formats.TESTED:
+        tests = ", ".join(f"`{test.rpartition('::')[2]}`" for test in row.tests)
+        cells = (row.format, row.files, row.against, tests, row.limits)
+        rows.append(f"| {' | '.join(map(_cell, cells))} |\n")
+    return "".join([GENERATED, IMAGES_HEADER, *rows])
+
+
 def stages_table() -> str:
     """Return the table of stages in README.md."""
     rows = [_stage_row(stage) for stage in STAGES]
@@ -519,6 +588,7 @@ def main(arguments: list[str]) -> int:
     pages = {
         DOCS / "config.md": config_page(),
         DOCS / "files.md": files_page(),
+        DOCS / "images.md": images_page(),
         README: with_part(README, stages_table()),
         DECISIONS / "README.md": with_part(DECISIONS / "README.md", decisions_index()),
     }

@@ -427,6 +427,26 @@ def test_the_model_of_recorded_crystals_is_of_those_that_are_indexed():
         parse(tree)
 
 
+@pytest.mark.parametrize(
+    ("indexed", "model", "is_same"),
+    [
+        ("P 31 2 1", "P 32 2 1", True),
+        ("P 31 2 1", "P 31 1 2", False),
+        ("P 31 2 1", "P 61 2 2", False),
+        ("R 3:H", "P 3", False),
+    ],
+)
+def test_axes_of_rotations_are_those_of_the_indexed_crystals(indexed, model, is_same):
+    """P321 and P312 are of one point group, about other axes of the same lattice."""
+    tree = RECORDED | {"index": HEXAGONAL | {"space_group": indexed}}
+    tree |= {"structure_factors": {"space_group": model}}
+    if is_same:
+        assert parse(tree).resolved("structure_factors").space_group == model
+        return
+    with pytest.raises(ConfigError, match=f"of {indexed}, as indexed; found {model}"):
+        parse(tree)
+
+
 def test_a_model_of_another_group_is_told_before_the_first_job(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     model = tmp_path / "model.pdb"

@@ -11,7 +11,9 @@ from pydantic import BaseModel
 
 from spreadflow.config import Config
 from spreadflow.io import schema
+from spreadflow.io.images import formats
 from spreadflow.trial import STAGES
+from tested_formats import TESTED
 
 REPOSITORY = Path(__file__).parent.parent
 LIBRARY = REPOSITORY / "src" / "spreadflow"
@@ -41,6 +43,17 @@ def test_the_table_of_the_readme_has_every_stage_and_the_report(generate):
     rows = [line for line in generate.stages_table().splitlines() if line.startswith("| `")]
     words = [row.split("`")[1] for row in rows]
     assert words == [stage.word for stage in STAGES] + ["report"]
+
+
+def test_every_format_has_a_row_of_tests_that_exist(generate):
+    assert {row.format for row in TESTED} == set(formats.FORMATS)
+    page = generate.images_page()
+    for row in TESTED:
+        assert row.tests and row.against and row.files in page
+        for test in row.tests:
+            name, _, function = test.partition("::")
+            text = (REPOSITORY / "tests" / name).read_text()
+            assert f"def {function}(" in text, test
 
 
 def test_the_index_has_every_decision_once(generate):

@@ -75,6 +75,38 @@ def test_a_point_spread_is_seen_in_what_neighbours_share():
     assert settings.gain < 0.6
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "readout"), [(0.0005, 0.0005, 2.5), (30.0, 30.0, 30.0), (28.0, 32.0, 30.0)]
+)
+def test_levels_that_are_nearly_the_same_do_not_tell_the_gain(low, high, readout):
+    """Their slope would be that of their chance: 0.4, 2.3 and 1.5 ADU instead of 5."""
+    images = [counted(seed, background(low, high), 5.0, readout, 0.0) for seed in range(3)]
+    found = estimates.estimate(images, ALL, 0.0)
+    assert found.gain is None
+    noise = np.sqrt(25.0 * high + readout**2)
+    settings = estimates.spot_settings(found, 0.0, 1.0)
+    assert settings.readout_photons == pytest.approx(np.sqrt(noise**2 - 5.0 * low), rel=0.1)
+
+
+def test_a_point_spread_beyond_the_lags_does_not_tell_the_gain():
+    """It would be a third of it."""
+    rng = np.random.default_rng(2)
+    photons = rng.poisson(background(100.0, 500.0)).astype(float)
+    image = gaussian_filter(photons, (0, 1.5, 1.5)) * 2.0
+    assert estimates.estimate([image], ALL, 0.0).gain is None
+
+
+@pytest.mark.parametrize(("relative", "low", "high"), [(0.03, 20.0, 2000.0), (0.02, 100.0, 3000.0)])
+def test_pixels_of_different_gain_change_neither_gain_nor_pedestal(relative, low, high):
+    """Their noise goes with the square of the level, which makes a straight line steeper by 0.4."""
+    relative_gain = np.random.default_rng(9).normal(1.0, relative, SHAPE)
+    photons = background(low, high)
+    images = [counted(seed, photons, 1.0, 1.0, 0.0) * relative_gain for seed in range(3)]
+    gain = estimates.estimate(images, ALL, 0.0).gain
+    assert gain is not None and gain.offset_adu == 0.0
+    assert gain.adu_per_photon == pytest.approx(1.0, abs=0.35)
+
+
 def test_spots_do_not_change_the_noise():
     image = counted(5, background(20.0, 100.0), 1.0, 0.5, 0.0)
     plain = tiles.levels(tiles.cut([image], [ALL]))
@@ -105,6 +137,16 @@ def test_a_gain_that_pixels_contradict_is_named_beside_theirs():
     assert settled.adu_per_photon == pytest.approx(9.0, rel=0.05)
     (remark,) = settled.remarks
     assert "one-photon peak" in remark and "leave open 1" in remark
+
+
+@pytest.mark.parametrize(("pedestal", "expected"), [(40.0, 40.0), (4.0, 0.0)])
+def test_the_peak_of_no_photon_is_the_pedestal(pedestal, expected):
+    """Unless it is the stated one within a photon: that of a few regions may differ so much."""
+    images = [counted(seed, background(0.3, 0.3), 9.0, 2.0, pedestal) for seed in range(2)]
+    found = estimates.estimate(images, ALL, 0.0)
+    settled = estimates.settle(found.gain, 0.0, 9.0)
+    assert settled.offset_adu == pytest.approx(expected, abs=0.5)
+    assert any("the peak of no photon" in remark for remark in settled.remarks) == (expected > 0)
 
 
 def test_independent_noise_needs_the_usual_threshold():

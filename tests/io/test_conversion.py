@@ -83,6 +83,12 @@ def test_a_file_that_is_no_map_is_an_error(tmp_path):
         read_maps(tmp_path / "maps.h5", TWO)
 
 
+def test_a_link_to_a_map_that_is_gone_is_an_error(tmp_path):
+    path = write_maps(tmp_path / "maps.h5", gain=h5py.ExternalLink("gone.h5", "/gain"))
+    with pytest.raises(FileError, match=r"maps\.h5: expected an HDF5 file with datasets"):
+        read_maps(path, TWO)
+
+
 # ---------------------------------------------------------------- common mode
 
 
@@ -186,6 +192,15 @@ def test_a_sensor_named_in_a_manifest_has_its_parallax(run):
     assert thick.parallax_mm == thick.attenuation_mm > 0.03
     thinner = opened("--sensor", "Si", "0").detector
     assert (thinner.thickness_mm, thinner.parallax_mm) == (0, None)
+
+
+@pytest.mark.parametrize("region", [("0", "5"), ("185", "-194")])
+def test_regions_of_no_pixels_are_refused_by_the_argument(tmp_path, capsys, region):
+    out = str(tmp_path / "m.json")
+    (tmp_path / "a.h5").touch()
+    images_and_out = [str(tmp_path / "a.h5"), "--out", out]
+    assert main(["manifest", *images_and_out, "--common-mode", *region]) == 3
+    assert "--common-mode: expected two positive numbers" in capsys.readouterr().err
 
 
 def test_a_sensor_of_no_known_material_is_an_error(run, capsys):

@@ -79,6 +79,42 @@ def test_an_energy_is_a_number_or_a_dataset(tmp_path, stated, written):
     assert file.spectrum(2).energies_ev == pytest.approx([expected])
 
 
+@pytest.mark.parametrize(
+    ("beside_path", "attribute", "value"),
+    [
+        ("", None, 100.0),
+        ("", "m", 0.1),
+        ("", "counts", 100.0),
+        (" m", "mm", 0.1),
+        (" cm", None, 10),
+    ],
+)
+def test_a_camera_length_in_a_dataset_is_in_mm_unless_a_unit_is_stated(
+    tmp_path, beside_path, attribute, value
+):
+    """As CrystFEL takes it; it never looks at an attribute."""
+
+    def edit(f: h5py.File) -> None:
+        put(f, crystfel_file.ENCODER, np.full(N_FRAMES, value))
+        if attribute is not None:
+            f[crystfel_file.ENCODER].attrs["units"] = attribute
+
+    geom = GEOM.replace("coffset = 0.550", "coffset = 0")
+    geom = geom.replace(
+        f"clen = {crystfel_file.ENCODER}", f"clen = {crystfel_file.ENCODER}{beside_path}"
+    )
+    assert opened(tmp_path, geom, edit).detector.origin_mm[0, 2] == pytest.approx(-100.0)
+
+
+def test_an_energy_has_the_unit_that_its_dataset_states(tmp_path):
+    def edit(f: h5py.File) -> None:
+        put(f, crystfel_file.ENERGY, ENERGIES_EV * 1.602176634e-19)
+        f[crystfel_file.ENERGY].attrs["units"] = "J"
+
+    file = opened(tmp_path, GEOM.replace(f"{crystfel_file.ENERGY} eV", crystfel_file.ENERGY), edit)
+    assert file.spectrum(2).energies_ev == pytest.approx([ENERGIES_EV[2]])
+
+
 def test_a_gain_in_adu_per_ev_is_that_at_the_photon_energy(tmp_path):
     geom = GEOM.replace("adu_per_photon = 4", "adu_per_eV = 0.001")
     geom = geom.replace(f"photon_energy = {crystfel_file.ENERGY} eV", "photon_energy = 7000")
@@ -114,6 +150,21 @@ def test_bits_of_a_mask_are_bad_or_needed(tmp_path, lines, bad):
     np.testing.assert_array_equal(flagged(file), expected)
 
 
+def test_several_flags_hold_together(tmp_path):
+    """Of the whole and of a panel; the smallest range, and every number by itself."""
+    lines = ["flag_lessthan = 10", "flag_lessthan = 5", "flag_equal = 300"]
+    geom = with_setting(*lines) + "b/flag_equal = 0x12d\nb/flag_morethan = 800\n"
+    stored = STORED.copy()
+    stored[0, 1, 1:4] = 300, 301, 9
+    stored[0, 6, 1:6] = 300, 301, 800, 801, 10
+    file = opened(tmp_path, geom, lambda f: put(f, DATA, stored))
+    bad = panels(stored[0] < 10) | panels(stored[0] == 300)
+    bad[1] |= (panels(stored[0])[1] == 301) | (panels(stored[0])[1] > 800)
+    np.testing.assert_array_equal(flagged(file), bad)
+    assert bad[0, 1, 1:4].tolist() == [True, False, True]
+    assert bad[1, 2, 1:6].tolist() == [True, True, False, True, False]
+
+
 def test_several_masks_and_one_in_a_file_of_its_own(tmp_path):
     """The file is named relative to that of the geometry."""
     with h5py.File(tmp_path / "hot.h5", "w") as f:
@@ -128,6 +179,19 @@ def test_several_masks_and_one_in_a_file_of_its_own(tmp_path):
     file = opened(tmp_path, geom, lambda f: put(f, MASK, BITS))
     bad = np.argwhere(flagged(file)).tolist()
     assert bad == [[0, 1, 1], [1, 1, 3], [1, 2, 0]]
+
+
+def test_a_run_without_the_mask_of_its_geometry_says_which(tmp_path):
+    """Also where a refined detector takes the place of the geometry."""
+    files = crystfel_file.write(tmp_path, with_setting("mask = /m", "mask_file = m.h5"))
+    with h5py.File(tmp_path / "m.h5", "w") as f:
+        f["m"] = BITS
+    images.write_manifest(tmp_path / "m.json", "r", [files.images], geometry=files.geom)
+    refined = images.Source(tmp_path / "m.json").detector
+    (tmp_path / "m.h5").unlink()
+    for detector in (None, refined):
+        with pytest.raises(FileError, match=r"m\.h5: expected the mask that .*a\.geom names"):
+            images.Source(tmp_path / "m.json", geometry=detector)
 
 
 def test_a_mask_of_each_frame(tmp_path):
@@ -209,8 +273,9 @@ def test_a_header_without_a_distance_is_replaced(tmp_path):
     path = image_files.smv(tmp_path / "a.img", stored, header)
     geom = tmp_path / "a.geom"
     one_panel = PANELS.split("\nb/")[0]
-    geom.write_text(f"clen = 0.1\nres = 10000\n{one_panel}")
-    images.write_manifest(tmp_path / "m.json", "r", [path], geometry=geom)
+    geom.write_text(f"clen = 0.1\nres = 10000\nadu_per_eV = 0.001\n{one_panel}")
+    manifest = images.write_manifest(tmp_path / "m.json", "r", [path], geometry=geom)
+    assert any("alone is taken from it; not used: adu_per_eV" in x for x in manifest.remarks)
     source = images.Source(tmp_path / "m.json")
     assert source.detector.origin_mm[0].tolist() == pytest.approx([1.0, 0.5, -100.0])
     np.testing.assert_array_equal(source.read(0).image[0], stored.astype(np.float32))

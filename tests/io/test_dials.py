@@ -83,6 +83,17 @@ PANEL_KEYS = [
 ]
 
 
+@pytest.mark.parametrize("thickness_mm", [-0.3, float("nan")])
+def test_a_sensor_of_no_possible_thickness_is_no_surface(tmp_path, thickness_mm):
+    path = tmp_path / "a.expt"
+    write_expt(path, detector(), wavelength=1.0)
+    tree = json.loads(path.read_text())
+    tree["detector"][0]["panels"][0]["thickness"] = thickness_mm
+    path.write_text(json.dumps(tree))
+    with pytest.raises(FileError, match="a thickness and an attenuation length of the sensor"):
+        read_expt(path)
+
+
 def test_keys_are_those_dials_reads(tmp_path):
     write_expt(tmp_path / "a.expt", detector(), wavelength=1.0)
     tree = json.loads((tmp_path / "a.expt").read_text())

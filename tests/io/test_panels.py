@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spreadflow.errors import FileError
-from spreadflow.io.images.panels import Panel, Sensor, detector, upright
+from spreadflow.io.panels import Panel, Sensor, detector, upright
 
 STRAIGHT = upright((0.25, 0.15), 100.0, (0.1, 0.1), (3, 5))
 

@@ -45,10 +45,9 @@ def assert_same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> N
 def test_any_number_of_ranks_gives_the_same_also_when_killed(stage2_run, tmp_path):
     if not LAUNCHER.exists():
         pytest.skip(f"no MPI launcher at {LAUNCHER}")
-    paths = {ranks: tmp_path / str(ranks) / "stage2.h5" for ranks in (1, 2, 3)}
+    three = tmp_path / "three" / "stage2.h5"
     out = tmp_path / "killed" / "stage2.h5"
-    for ranks, path in paths.items():
-        assert run(stage2_run, path, ranks, CLI) == 0
+    assert run(stage2_run, three, 3, CLI) == 0
     assert run(stage2_run, out, 2, [DYING, "2.parts/000002.h5"]) != 0
 
     grams = out.with_suffix(".gram")
@@ -59,7 +58,6 @@ def test_any_number_of_ranks_gives_the_same_also_when_killed(stage2_run, tmp_pat
     assert run(stage2_run, out, 1, CLI) == 0
     assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
 
-    whole = store.read(paths[3], "stage2")
+    whole = store.read(three, "stage2")
     assert len(whole["cycles/change"]) == 2
-    for path in (paths[1], paths[2], out):
-        assert_same(store.read(path, "stage2"), whole)
+    assert_same(store.read(out, "stage2"), whole)

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -119,7 +120,7 @@ def test_the_weak_rayonix_still_is_indexed(real_stills, tmp_path):
     np.testing.assert_allclose(lengths, [42.1, 76.1, 102.4], rtol=0.01)
 
 
-@pytest.mark.stage
+@pytest.mark.long
 def test_stills_of_another_simulator_are_indexed(shared_data, tmp_path):
     """Their pedestal of 10 is stated nowhere; a readout noise of 1 hides one of these."""
     cell = ["67.2", "59.8", "47.2", "90", "110.3", "90"]
@@ -144,6 +145,43 @@ def test_small_stills_are_indexed_and_blanks_are_not(tiny_run, tmp_path):
     assert n_lattices.tolist() == [1, 0, 0, 0, 0, 0, 2, 1]
 
 
+GEOM = """photon_energy = 7120 eV
+adu_per_photon = 1
+clen = 0.09
+res = 3333.3333333
+data = /images
+dim0 = %
+dim1 = ss
+dim2 = fs
+p/min_fs = 0
+p/max_fs = 511
+p/min_ss = 0
+p/max_ss = 511
+p/corner_x = 256
+p/corner_y = 256
+p/fs = -x
+p/ss = -y
+"""
+"""The detector of the small stills."""
+
+
+@pytest.mark.stage
+def test_cxi_stills_are_indexed_by_the_geometry_that_is_named(tiny_run, tmp_path):
+    """Those of the small stills that have lattices; the header of an NXmx file is not there."""
+    small = images.open_image(tiny_run["manifest"].parent / "tiny.h5")
+    with h5py.File(tmp_path / "a.cxi", "w") as f:
+        f["images"] = np.concatenate([small.frame(number) for number in (0, 6, 7)])
+    (tmp_path / "a.geom").write_text(GEOM)
+    words = [*TINY, "--geometry", str(tmp_path / "a.geom")]
+    config = started(str(tmp_path / "a.cxi"), tmp_path, *words)
+    manifest = load(config).runs["r"].images
+    assert Path(images.read_manifest(manifest).geometry).name == "a.geom"
+    detector = images.Source(manifest).detector
+    np.testing.assert_allclose(detector.origin_mm, small.detector.origin_mm, atol=1e-6)
+    _, columns = indexed(config)
+    assert set(columns["lattices/shot"]) == {0, 1, 2}
+
+
 @pytest.fixture(scope="module")
 def plain(tiny_run, tmp_path_factory):
     """A folder with a file of the small stills."""
@@ -165,6 +203,19 @@ def test_what_is_missing_is_said_and_refused_before_the_first_job(
     assert "# cell: SET THIS" in (tmp_path / "beam_time.yaml").read_text()
     assert cli.main(["start", str(plain / "*.h5")]) == 4, "nothing is overwritten"
     assert "no file of this name" in capsys.readouterr().err
+    (tmp_path / "beam_time.yaml").unlink()
+    shutil.copy(plain / "tiny.h5", tmp_path / "other.h5")
+    assert cli.main(["start", str(tmp_path / "other.h5"), "--run", "beam_time"]) == 4
+    assert "a run of this name is there" in capsys.readouterr().err
+    assert cli.main(["start", str(plain / "*.h5")]) == 0, "the same images, once more"
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", ".hidden", "two words"])
+def test_a_name_that_is_no_folder_is_refused_before_images_are_read(tmp_path, capsys, name):
+    (tmp_path / "a.cbf").touch()
+    assert cli.main(["start", str(tmp_path / "a.cbf"), "--run", name, "--data", "d"]) == 3
+    assert "--run: trial: expected" in capsys.readouterr().err
+    assert not Path("d").exists()
 
 
 @pytest.mark.parametrize(

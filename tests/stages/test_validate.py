@@ -2,9 +2,12 @@
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 
+import crystfel_file
+import nexus_file
 from image_files import full_cbf, image
 from spreadflow import cli
 
@@ -48,12 +51,49 @@ def test_a_small_cbf_is_described_and_what_can_not_be_read_is_told(tmp_path, cap
     (tmp_path / "b.cbf").write_text("no image")
     status, out, err = validated(capsys, str(tmp_path / "*.cbf"))
     assert status == 4
-    assert "a.cbf: CBF" in out and "2 panels of 4 × 3 px" in out
+    assert "a.cbf: CBF (full or mini), 1 of 1 shots" in out and "2 panels of 4 × 3 px" in out
     assert "TRAP bandwidth" in out and "--bandwidth" in out
     assert "gain          9 ADU per photon (stated, or left open: 9" in out
     assert "b.cbf: expected an image file in a format that can be read" in err
     status, out, _ = validated(capsys, str(tmp_path / "b.cbf"), "--json")
     assert status == 4 and "can be read" in json.loads(out)[0]["error"]
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_file_without_a_usable_pixel_is_described(tmp_path, capsys):
+    nexus_file.write(tmp_path / "a.nxs")
+    with h5py.File(tmp_path / "a.nxs", "r+") as f:
+        f[f"{nexus_file.SENSOR}/pixel_mask"][...] = 1
+    status, out, _ = validated(capsys, str(tmp_path / "a.nxs"))
+    assert status == 0 and "masked        100.00%" in out
+
+
+def test_a_cxi_file_is_described_by_its_geometry(tmp_path, capsys):
+    files = crystfel_file.write(tmp_path)
+    status, out, _ = validated(capsys, str(files.images), "--geometry", str(files.geom), "--json")
+    (figures,) = json.loads(out)
+    assert status == 0
+    assert figures["format"] == "HDF5 with a CrystFEL geometry file"
+    assert figures["n_shots"] == figures["n_shots_looked_at"] == crystfel_file.N_FRAMES
+    assert (figures["n_panels"], figures["panel_px"]) == (2, list(crystfel_file.SHAPE))
+    assert figures["energy_ev"] == [7100.0, 7125.0]
+    assert figures["stated_adu_per_photon"] == 4.0
+    assert "compression" not in traps_of(figures), "of NXmx, which DIALS reads"
+
+    status, _, err = validated(capsys, str(files.images))
+    assert status == 4 and "--geometry" in err
+
+
+def test_all_shots_of_a_file_are_counted_and_some_looked_at(tmp_path, capsys):
+    def more(f):
+        n_frames = 25
+        stored = np.tile(crystfel_file.frames(), (n_frames, 1, 1))[:n_frames]
+        crystfel_file.put(f, crystfel_file.DATA, stored)
+        crystfel_file.put(f, crystfel_file.ENERGY, np.full(n_frames, 7100.0))
+
+    files = crystfel_file.write(tmp_path, edit=more)
+    _, out, _ = validated(capsys, str(files.images), "--geometry", str(files.geom))
+    assert "10 of 25 shots looked at" in out
 
 
 @pytest.mark.stage

@@ -9,7 +9,7 @@ they ask for a detector of their own.
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.special import chdtri
 from sklearn.covariance import MinCovDet
 
 from spreadflow.models import Array
@@ -100,7 +100,7 @@ def robust_cut(z: np.ndarray, probability: float) -> Cut:
     return Cut(
         centre=robust.location_,
         precision=np.linalg.inv(robust.covariance_),
-        limit=float(chi2.ppf(probability, 2)),
+        limit=float(chdtri(2, 1.0 - probability)),
     )
 
 
@@ -138,8 +138,8 @@ def _largest_move(move: np.ndarray, n_free: int) -> float:
     """Return the largest of squared distances (n,) that is like the others, were they χ² of n_free
     degrees of freedom but for a factor.
     """
-    factor = np.median(move) / chi2.median(n_free)
-    return float(factor * chi2.ppf(MOVE_PROBABILITY, n_free))
+    factor = np.median(move) / chdtri(n_free, 0.5)
+    return float(factor * chdtri(n_free, 1.0 - MOVE_PROBABILITY))
 
 
 def reasons(evidence: Evidence, limits: Limits) -> list[str]:

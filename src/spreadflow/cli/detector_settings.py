@@ -37,6 +37,10 @@ def settings(arguments: argparse.Namespace) -> "DetectorSettings":
             expected = "Si, CdTe or GaAs, and a thickness in mm"
             raise ConfigError("--sensor", expected, found, "As in: --sensor Si 0.5") from None
     common_mode = arguments.common_mode
+    if common_mode is not None and min(common_mode) < 1:
+        found = " ".join(map(str, common_mode))
+        expected = "two positive numbers of pixels"
+        raise ConfigError("--common-mode", expected, found, "As in: --common-mode 185 194")
     return DetectorSettings(
         sensor=sensor,
         calibration=arguments.calibration,

@@ -8,12 +8,16 @@ from pathlib import Path
 
 from spreadflow.cli import detector_settings
 
+GEOMETRY_HELP = "in place of the headers' geometry: a DIALS .expt or a CrystFEL .geom"
+"""Help for `--geometry` of every word that has it."""
+
 
 def add_to(words: argparse._SubParsersAction) -> None:
     """Add the word."""
     p = words.add_parser("manifest", help="describe the image files of a run, or check them")
     images_help = (
-        "image files (NXmx, CXI and other HDF5, CBF, SMV); quote patterns to have them sorted here"
+        "image files (NXmx, CXI and other HDF5, CBF, SMV, locators of XTC); quote patterns to have "
+        "them sorted here"
     )
     p.add_argument("images", nargs="*", metavar="GLOB", help=images_help)
     p.add_argument("--out", type=Path, required=True, help="the manifest")
@@ -26,8 +30,7 @@ def add_to(words: argparse._SubParsersAction) -> None:
     p.add_argument("--polarization", type=float, help=polarization_help)
     bandwidth_help = "relative FWHM of pulses without a spectrum (default: a single energy)"
     p.add_argument("--bandwidth", type=float, help=bandwidth_help)
-    geometry_help = "in place of the headers' geometry: a DIALS .expt or a CrystFEL .geom"
-    p.add_argument("--geometry", type=Path, metavar="FILE", help=geometry_help)
+    p.add_argument("--geometry", type=Path, metavar="FILE", help=GEOMETRY_HELP)
     mask_help = "HDF5 file with a dataset `mask`, non-zero = not to be used"
     p.add_argument("--mask", type=Path, help=mask_help)
     detector_settings.add_to(p)

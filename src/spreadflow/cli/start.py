@@ -5,6 +5,8 @@ import re
 import sys
 from pathlib import Path
 
+from spreadflow.cli.manifest import GEOMETRY_HELP
+
 
 def add_to(words: argparse._SubParsersAction) -> None:
     """Add the word."""
@@ -16,6 +18,7 @@ def add_to(words: argparse._SubParsersAction) -> None:
         "--cell", type=float, nargs=6, metavar=("A", "B", "C", "AL", "BE", "GA"), help=cell_help
     )
     p.add_argument("--space-group", help="of the crystals, by any usual name: 'P 61 2 2'")
+    p.add_argument("--geometry", type=Path, metavar="FILE", help=GEOMETRY_HELP)
     p.add_argument("--run", help="name of the run (default: the folder of the images)")
     p.add_argument("--data", type=Path, default=Path("data"), help="folder of the runs")
     p.add_argument("--config", type=Path, help="the configuration (default: <run>.yaml)")
@@ -33,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
         found = ", ".join(arguments.images)
         raise FileError("images", "at least one image file", found, "Check the pattern.")
     folder = paths[0].absolute().parent.name
-    name = arguments.run or re.sub(r"[^A-Za-z0-9_.-]+", "_", folder) or "run"
+    name = arguments.run or re.sub(r"[^A-Za-z0-9_.-]+", "_", folder).lstrip(".-") or "run"
     started = start.run(
         start.Request(
             images=paths,
@@ -42,6 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
             config=arguments.config or Path(f"{name}.yaml"),
             cell=arguments.cell,
             space_group=arguments.space_group,
+            geometry=arguments.geometry,
         )
     )
     for remark in started.remarks:

@@ -5,11 +5,14 @@ import json
 import sys
 from pathlib import Path
 
+from spreadflow.cli.manifest import GEOMETRY_HELP
+
 
 def add_to(words: argparse._SubParsersAction) -> None:
     """Add the word."""
     p = words.add_parser("validate", help="what image files are, and what to mind")
     p.add_argument("files", nargs="+", metavar="FILE", help="image files; patterns may be quoted")
+    p.add_argument("--geometry", type=Path, metavar="FILE", help=GEOMETRY_HELP)
     p.add_argument("--json", action="store_true", help="print JSON, a list of files")
     p.add_argument("--picture", type=Path, help="PNG of the first file: panels, rings, gain")
     p.set_defaults(do=run)
@@ -28,11 +31,13 @@ def run(arguments: argparse.Namespace) -> None:
     if not paths:
         found = ", ".join(arguments.files)
         raise FileError("files", "at least one image file", found, "Check the pattern.")
+    named = arguments.geometry
+    geometry = None if named is None else images.read_geometry(named)
     errors = []
     all_figures = []
     for path in paths:
         try:
-            examined = validate.examine(path)
+            examined = validate.examine(path, geometry)
         except FileError as error:
             errors.append(error)
             all_figures.append({"file": str(path), "error": str(error)})

@@ -16,6 +16,7 @@ from spreadflow.config.analysis import (
     PixelsSection,
     Stage1Section,
 )
+from spreadflow.config.base import rotations_and_centring
 from spreadflow.config.load import (
     check_ready,
     files,
@@ -106,6 +107,7 @@ __all__ = [
     "load",
     "overlay",
     "parse",
+    "rotations_and_centring",
     "section",
     "setting",
 ]

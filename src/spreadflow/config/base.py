@@ -64,6 +64,15 @@ ANGLE_TOLERANCE_DEG = 1.0
 """Difference of angles that count as equal, degrees."""
 
 
+def rotations_and_centring(group: gemmi.SpaceGroup) -> tuple[frozenset[str], frozenset[str]]:
+    """Return what two space groups have in common whose crystals are indexed alike: the operations
+    without their shifts, about the same axes, and the shifts of the centring.
+    """
+    operations = group.operations().derive_symmorphic()
+    centring = frozenset(str(shift) for shift in operations.cen_ops)
+    return frozenset(operation.triplet() for operation in operations.sym_ops), centring
+
+
 def check_cell_fits_group(cell: list[float], group: str) -> None:
     """Raise Inconsistent if the space group's metric symmetry contradicts the cell by more than 1 %
     or 1°.

@@ -16,7 +16,13 @@ from spreadflow.config.analysis import (
     MosaicSection,
     Stage1Section,
 )
-from spreadflow.config.base import Inconsistent, Section, check_cell_fits_group, first_error
+from spreadflow.config.base import (
+    Inconsistent,
+    Section,
+    check_cell_fits_group,
+    first_error,
+    rotations_and_centring,
+)
 from spreadflow.config.predict import PackSection, PredictSection
 from spreadflow.config.simulation import (
     BeamSection,
@@ -43,6 +49,9 @@ OVERLAYS = {
 sees SECTION.
 """
 
+
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+"""A name that is that of a folder too: neither hidden, nor an option, nor another folder's."""
 
 TARGET = ("space_group", "cell")
 """Keys of `index` that say which crystals are looked for."""
@@ -73,7 +82,7 @@ def _wide(keys: dict[str, Any]) -> dict[str, Any]:
 class Config(Section):
     """Everything. One section per stage plus `trial`, `runs`, `seed` and where things lie."""
 
-    trial: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = "trial"
+    trial: FolderName = "trial"
     """name of this way to analyse: folder below `results`"""
     seed: NonNegativeInt = 1
     """of everything random"""
@@ -81,7 +90,7 @@ class Config(Section):
     """folder of the runs' images"""
     results: Path = Path("results")
     """folder of the trials"""
-    runs: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")], RunSection] = {}
+    runs: dict[FolderName, RunSection] = {}
     """name → run"""
     crystal: CrystalSection = CrystalSection()
     """the crystals that are simulated"""
@@ -168,7 +177,8 @@ class Config(Section):
         indexed = self.resolved("reindex").space_group
         for key in MODELS:
             group = self.resolved(key).space_group
-            if _rotations_and_centring(group) != _rotations_and_centring(indexed):
+            both = [gemmi.find_spacegroup_by_name(name) for name in (group, indexed)]
+            if len(set(map(rotations_and_centring, both))) > 1:
                 expected = (
                     f"a space group with the centring and point group of {indexed}, as indexed"
                 )
@@ -253,9 +263,3 @@ class Config(Section):
             return section
         base = self._laid(OVERLAYS[key])
         return type(base).model_validate(overlay(base.model_dump(), section))
-
-
-def _rotations_and_centring(name: str) -> tuple[str, str]:
-    """Return what two space groups have in common that one lattice can be indexed in."""
-    group = gemmi.find_spacegroup_by_name(name)
-    return group.point_group_hm(), group.hm[0]

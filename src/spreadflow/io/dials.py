@@ -16,7 +16,7 @@ import numpy as np
 
 from spreadflow.errors import FileError
 from spreadflow.io import store
-from spreadflow.io.images.panels import THINNEST_MM, Sensor, check
+from spreadflow.io.panels import THINNEST_MM, Sensor, check
 from spreadflow.models import Detector
 from spreadflow.physics import symmetry
 
@@ -412,7 +412,7 @@ def _detector(path: Path, tree: dict) -> Detector:
     lab = np.array([frames[number] for number in range(len(panels))])
     fast, slow = panels[0]["image_size"]
     stated_mm = panels[0].get("thickness", 0.0)
-    thickness_mm = stated_mm if stated_mm >= THINNEST_MM else 0.0
+    thickness_mm = 0.0 if 0.0 <= stated_mm < THINNEST_MM else stated_mm
     mu = panels[0].get("mu", 0.0)
     strategy = panels[0].get("px_mm_strategy", {}).get("type")
     has_parallax = strategy == PARALLAX and thickness_mm > 0 and mu > 0

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import gemmi
 import numpy as np
 
+from spreadflow.config import rotations_and_centring
 from spreadflow.errors import FileError
 from spreadflow.io.store import replacing
 from spreadflow.io.structure import is_same_cell
@@ -230,7 +231,8 @@ def _check_crystal(path: Path | str, file: gemmi.Mtz, cell: np.ndarray, space_gr
     todo = "Make them agree."
     group = gemmi.find_spacegroup_by_name(space_group)
     own_group = file.spacegroup
-    if own_group is None or _symmetry(own_group) != _symmetry(group):
+    is_same = own_group and rotations_and_centring(own_group) == rotations_and_centring(group)
+    if not is_same:
         expected = f"the point group and centring of '{space_group}'"
         found = "none" if own_group is None else f"'{own_group.xhm()}'"
         raise FileError(path, expected, found, todo)
@@ -239,11 +241,6 @@ def _check_crystal(path: Path | str, file: gemmi.Mtz, cell: np.ndarray, space_gr
     if not is_same_cell(own, cell):
         expected = f"cell {np.round(cell, 2).tolist()}, as configured"
         raise FileError(path, expected, np.round(own, 2).tolist(), todo)
-
-
-def _symmetry(group: gemmi.SpaceGroup) -> tuple[str, str]:
-    """Return what two groups must share for their indices and Friedel mates to be the same."""
-    return group.point_group_hm(), group.centring_type()
 
 
 def read_reference(

@@ -12,6 +12,7 @@ from spreadflow.config import (
     Stage1Config,
     Stage2Config,
     StructureFactorsSection,
+    rotations_and_centring,
 )
 from spreadflow.errors import ConfigError
 from spreadflow.io.factor_files import NO_FILES, FactorFiles
@@ -63,10 +64,8 @@ def _check_crystal(section: StructureFactorsSection, recording: Recording, where
     """
     assert section.space_group is not None, "filled in when a stage is handed its sections"
     indexed_in = recording.attributes["space_group"]
-    group = symmetry.group(section.space_group)
-    indexed = symmetry.group(indexed_in)
-    is_same_centring = group.hm[0] == indexed.hm[0]
-    if not is_same_centring or group.point_group_hm() != indexed.point_group_hm():
+    both = [symmetry.group(name) for name in (section.space_group, indexed_in)]
+    if len(set(map(rotations_and_centring, both))) > 1:
         expected = f"a space group with the centring and point group of {indexed_in}, as indexed"
         todo = "Give the model's, or index in it."
         raise ConfigError(f"{where}.space_group", expected, section.space_group, todo)

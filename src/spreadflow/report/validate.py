@@ -21,7 +21,8 @@ def text(figures: dict[str, Any]) -> list[str]:
     beam = figures["beam_centre"]
     fast_px, slow_px = beam["fast_slow_px"]
     lines = [
-        f"{figures['file']}: {figures['format']}, {figures['n_shots_looked_at']} shots looked at",
+        f"{figures['file']}: {figures['format']}, {figures['n_shots_looked_at']} of "
+        f"{figures['n_shots']} shots looked at",
         f"  detector      {figures['n_panels']} panels of {slow} × {fast} px of "
         f"{figures['pixel_mm']:.5g} mm, {figures['distance_mm']:.2f} mm away, the beam at "
         f"{fast_px:.1f}, {slow_px:.1f} px (fast, slow) of panel {beam['panel']}",

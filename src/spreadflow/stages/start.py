@@ -15,11 +15,6 @@ from spreadflow.errors import ConfigError, FileError
 from spreadflow.io import images, store
 from spreadflow.io.images import Manifest, Sample
 
-ASSUMED_BANDWIDTH = 0.003
-"""Relative FWHM of pulses whose spectra are not recorded: self-amplified spontaneous emission of
-hard X-rays has 0.2 to 0.5 %.
-"""
-
 
 class Request(NamedTuple):
     """What the user says."""
@@ -33,6 +28,8 @@ class Request(NamedTuple):
     cell: list[float] | None
     """a b c (Å) α β γ (degrees)"""
     space_group: str | None
+    geometry: Path | None = None
+    """.expt or .geom in place of the headers'"""
 
 
 class Started(NamedTuple):
@@ -47,13 +44,18 @@ class Started(NamedTuple):
 
 def run(request: Request) -> Started:
     """Write manifest, mask and configuration of a run. Raises FileError where an image can't be
-    read or the configuration is there already, ConfigError for a cell or group that is none.
+    read, or the configuration, or a run of this name with other images, is there already;
+    ConfigError for a cell, group or name that is none.
     """
     if request.config.exists():
         todo = "Remove it, or name another with --config."
         raise FileError(request.config, "no file of this name", "one", todo)
+    parse({"trial": request.run}, "--run")
+    _check_other_images(request)
     crystal = _checked_crystal(request)
-    sample = images.read_sample(request.images)
+    geometry = request.geometry
+    instead = None if geometry is None else images.read_geometry(geometry)
+    sample = images.read_sample(request.images, instead)
     offset_adu, adu_per_photon = sample.pedestal
     found = estimates.estimate(sample.frames, sample.usable, offset_adu)
     settled = estimates.settle(found.gain, offset_adu, adu_per_photon)
@@ -71,7 +73,8 @@ def run(request: Request) -> Started:
         request.images,
         offset_adu=settled.offset_adu,
         adu_per_photon=settled.adu_per_photon,
-        bandwidth=ASSUMED_BANDWIDTH if sample.n_channels == 1 else None,
+        bandwidth=estimates.ASSUMED_BANDWIDTH if sample.n_channels == 1 else None,
+        geometry=geometry,
         mask=mask,
     )
     remarks = _remarks(sample, found, settled, manifest)
@@ -80,6 +83,19 @@ def run(request: Request) -> Started:
         temporary.write_text(text)
     missing = [key for key, value in crystal.items() if value is None]
     return Started(folder / "manifest.json", request.config, remarks, missing)
+
+
+def _check_other_images(request: Request) -> None:
+    """Raise FileError where a run of this name has other images."""
+    path = request.data / request.run / "manifest.json"
+    if not path.exists():
+        return
+    own = {image.resolve() for image in request.images}
+    there = {(path.parent / file.path).resolve() for file in images.read_manifest(path).files}
+    if there != own:
+        found = f"{len(there - own)} others of {len(there)}"
+        todo = "Name another run with --run, or remove it."
+        raise FileError(path, "the same images, as a run of this name is there", found, todo)
 
 
 def _checked_crystal(request: Request) -> dict[str, list[float] | str | None]:

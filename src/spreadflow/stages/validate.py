@@ -12,7 +12,7 @@ import numpy as np
 from spreadflow.analysis.recording import estimates
 from spreadflow.analysis.recording.estimates import Estimates, Settled
 from spreadflow.io import images
-from spreadflow.io.images import Sample
+from spreadflow.io.images import Geometry, Sample
 from spreadflow.models import Detector, Shot, Spectrum
 from spreadflow.physics import geometry
 from spreadflow.units import wavelength
@@ -44,10 +44,12 @@ class Examined(NamedTuple):
     estimates: Estimates
 
 
-def examine(path: Path) -> Examined:
-    """Return what a file is. Raises FileError where it can't be read."""
-    kind = images.format_of(path)
-    sample = images.read_sample([path])
+def examine(path: Path, geometry: Geometry | None = None) -> Examined:
+    """Return what a file is. geometry: in place of its header's. Raises FileError where it can't be
+    read.
+    """
+    kind = images.format_of(path, geometry)
+    sample = images.read_sample([path], geometry)
     offset_adu, adu_per_photon = sample.pedestal
     found = estimates.estimate(sample.frames, sample.usable, offset_adu)
     settled = estimates.settle(found.gain, offset_adu, adu_per_photon)
@@ -86,6 +88,7 @@ def _of_header(sample: Sample) -> dict[str, Any]:
     detector = sample.detector
     energies_ev = sample.energies_ev[np.isfinite(sample.energies_ev)]
     figures = {
+        "n_shots": sample.n_shots,
         "n_shots_looked_at": len(sample.frames),
         "n_panels": detector.n_panels,
         "panel_px": list(map(int, detector.shape)),
@@ -178,7 +181,8 @@ def _traps(sample: Sample, found: Estimates, settled: Settled) -> list[Trap]:
         remedy = "Files have to state a wavelength; convert them."
         traps.append(Trap("wavelength", "none is stated: BAD_SPECTRUM for every shot", remedy))
     if sample.n_channels == 1:
-        remedy = f"{MANIFEST} --bandwidth 0.003, or what `index` says of the spots"
+        assumed = estimates.ASSUMED_BANDWIDTH
+        remedy = f"{MANIFEST} --bandwidth {assumed:g}, or what `index` says of the spots"
         traps.append(Trap("bandwidth", "a wavelength alone: a single energy is assumed", remedy))
     if found.unusable.all.any():
         what = f"{int(found.unusable.all.sum())} pixels are dead, hot or in gaps, and not masked"
@@ -202,6 +206,8 @@ def _traps(sample: Sample, found: Estimates, settled: Settled) -> list[Trap]:
 def _saturated(sample: Sample) -> float:
     """Return the largest share of the usable pixels of a shot above the trusted range."""
     high = sample.trusted_range[1]
+    if not sample.usable.any():
+        return 0.0
     return max(float(np.mean(frame[sample.usable] > high)) for frame in sample.frames)
 
 

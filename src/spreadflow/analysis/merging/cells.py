@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial import KDTree
-from scipy.stats import chi2
+from scipy.special import chdtr, chdtri
 from sklearn.cluster import DBSCAN
 from sklearn.covariance import MinCovDet
 
@@ -153,7 +153,7 @@ def suggested_eps(x: np.ndarray, min_samples: int) -> float:
     if not len(distances):
         return SMALLEST_DIFFERENCE
     n_features = x.shape[1]
-    middle, outer = chi2.ppf([0.5, _REACHED], n_features)
+    middle, outer = chdtri(n_features, [0.5, 1.0 - _REACHED])
     ratio = np.exp((outer - middle) / (2 * n_features))
     return max(float(np.median(distances) * ratio), SMALLEST_DIFFERENCE)
 
@@ -229,8 +229,8 @@ def robust(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     location, covariance = _minimum_determinant(x)
     covariance = widening * covariance
-    cut = chi2.ppf(_QUANTILE, p)
-    consistency = _QUANTILE / chi2.cdf(cut, p + 2)
+    cut = chdtri(p, 1.0 - _QUANTILE)
+    consistency = _QUANTILE / chdtr(p + 2, cut)
     counts = np.zeros(n, dtype=bool)
     for _ in range(_MAX_REWEIGHTINGS):
         within = mahalanobis(x, location, covariance) ** 2 <= cut

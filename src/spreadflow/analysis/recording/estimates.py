@@ -38,6 +38,24 @@ NOISE_TOLERANCE = 0.35
 Poisson noise, change.
 """
 
+LEAST_RANGE = 10.0
+"""Variance of the levels over that which noise alone gives them, from which the slope of the noise
+is believed: of levels that are nearly the same it is that of their chance, and too small.
+"""
+
+LARGEST_FAR = 1.0 / 3.0
+"""Share of the noise that is of the largest lags, up to which what lies beyond them may be left
+out: of a Gaussian point spread of 0.9 px, a seventh of the gain.
+"""
+
+LARGEST_BEND = 0.1
+"""Share of the noise at the highest level that goes with its square, up to which the noise is a
+straight line, followed down to where it vanishes.
+"""
+
+BEND_SIGMAS = 2.0
+"""Standard deviations from which it is seen: a line through a bend is worse than one too free."""
+
 LEAST_PEDESTAL = 1.0
 """Photons by which a pedestal differs from the stated one, at least, before a word is said."""
 
@@ -49,6 +67,11 @@ infinitely certain.
 NOISY = 0.75
 """Quantile of the gains that spots need at the levels of the background: the brightest have few
 pixels, and spots of their own.
+"""
+
+ASSUMED_BANDWIDTH = 0.003
+"""Relative FWHM of pulses whose spectra are not recorded: self-amplified spontaneous emission of
+hard X-rays has 0.2 to 0.5 %.
 """
 
 LARGEST_THRESHOLD = 100.0
@@ -122,41 +145,78 @@ def estimate(images: Sequence[np.ndarray], usable: np.ndarray, offset_adu: float
 
 
 def _gain(peak: PhotonPeak | None, levels: Levels | None, offset_adu: float) -> Gain | None:
-    """Return the gain that a one-photon peak shows, or for want of one the noise."""
+    """Return the gain that a one-photon peak shows, or for want of one the noise. The pedestal is
+    the stated one, unless the peak of no photon is a photon away from it.
+    """
     if peak is not None:
+        is_away = abs(peak.pedestal_adu - offset_adu) > LEAST_PEDESTAL * peak.adu_per_photon
         return Gain(
             adu_per_photon=peak.adu_per_photon,
             sigma=peak.sigma,
             method=PEAK,
             readout_adu=peak.readout_adu,
-            offset_adu=offset_adu,
+            offset_adu=peak.pedestal_adu if is_away else offset_adu,
         )
     return None if levels is None else _gain_of_noise(levels, offset_adu)
 
 
 def _gain_of_noise(levels: Levels, offset_adu: float) -> Gain | None:
     """Return the slope of the noise against its level above the pedestal, each level as certain in
-    proportion as the others. The pedestal is the stated one, unless the noise vanishes clearly
-    above it: pixels that no photon meets have some left.
+    proportion as the others; None where the levels do not tell it. The pedestal is the stated one,
+    unless the noise vanishes clearly above it: pixels that no photon meets have some left.
     """
-    vanishing = _vanishing(levels)
+    brighter = levels.far[len(levels.far) // 2 :]
+    if levels.range < LEAST_RANGE or float(np.median(brighter)) > LARGEST_FAR:
+        return None
+    is_bent = _is_bent(levels)
+    vanishing = None if is_bent else _vanishing(levels)
     if vanishing is not None:
         level, sigma, slope = vanishing
         if level - N_SIGMAS * sigma > offset_adu + LEAST_PEDESTAL * slope:
             offset_adu = level
-    above = levels.mean - offset_adu
-    design = np.stack([above, np.ones(len(above))], axis=1) / levels.shared[:, None]
-    (slope, readout2), _ = nnls(design, np.ones(len(above)))
-    if slope <= 0:
+    design = _design(levels, offset_adu)[:, : 3 if is_bent else 2]
+    parameters, _ = nnls(design, np.ones(len(design)))
+    slope, readout2 = parameters[:2]
+    sigma = _sigmas(design, parameters)[0]
+    if sigma >= NOISE_TOLERANCE * slope:
         return None
-    scatter = np.std(1.0 - design @ [slope, readout2]) / np.sqrt(len(above))
     return Gain(
         adu_per_photon=float(slope),
-        sigma=float(slope * scatter),
+        sigma=float(sigma),
         method=NOISE,
         readout_adu=float(np.sqrt(readout2)),
         offset_adu=float(offset_adu),
     )
+
+
+def _design(levels: Levels, offset_adu: float) -> np.ndarray:
+    """Return what photons, readout and differences of gain between pixels bring to the noise of
+    each level, over that noise, (level, 3): the level above the pedestal, 1, and its square.
+    """
+    above = levels.mean - offset_adu
+    return np.stack([above, np.ones(len(above)), above**2], axis=1) / levels.shared[:, None]
+
+
+def _is_bent(levels: Levels) -> bool:
+    """Whether the noise grows faster than its level, as that of pixels of different gains does."""
+    design = _design(levels, 0.0)
+    parameters, *_ = np.linalg.lstsq(design, np.ones(len(design)), rcond=None)
+    bend = parameters[2]
+    is_seen = bend > BEND_SIGMAS * _sigmas(design, parameters)[2]
+    return bool(is_seen and bend * design[-1, 2] > LARGEST_BEND)
+
+
+def _sigmas(design: np.ndarray, parameters: np.ndarray) -> np.ndarray:
+    """Return the standard deviations (parameter,) of a fit of 1 by a design (level, parameter), by
+    the scatter of the levels around it; those that are 0 are at their limit, and certain.
+    """
+    is_free = parameters != 0
+    size = np.linalg.norm(design, axis=0)
+    free = (design / size)[:, is_free]
+    variance = np.sum((1.0 - design @ parameters) ** 2) / max(len(free) - free.shape[1], 1)
+    sigmas = np.zeros(len(parameters))
+    sigmas[is_free] = np.sqrt(variance * np.diag(np.linalg.pinv(free.T @ free)))
+    return sigmas / size
 
 
 def _vanishing(levels: Levels) -> tuple[float, float, float] | None:
@@ -165,7 +225,7 @@ def _vanishing(levels: Levels) -> tuple[float, float, float] | None:
 
     The pedestal is higher than that, by readout² over gain.
     """
-    design = np.stack([levels.mean, np.ones(len(levels.mean))], axis=1) / levels.shared[:, None]
+    design = _design(levels, 0.0)[:, :2]
     solution, residual, *_ = np.linalg.lstsq(design, np.ones(len(design)), rcond=None)
     slope, start = solution
     if slope <= 0 or start >= 0 or not len(residual) or len(design) < 3:
@@ -193,9 +253,10 @@ def settle(gain: Gain | None, offset_adu: float, adu_per_photon: float) -> Settl
             f"state or leave open {adu_per_photon:g}"
         )
     if abs(gain.offset_adu - offset_adu) > LEAST_PEDESTAL * used:
+        what = "the peak of no photon is" if is_peak else "the noise of the pixels vanishes"
         remarks.append(
-            f"pedestal: the noise of the pixels vanishes at {gain.offset_adu:.4g} ADU, the files "
-            f"state or leave open {offset_adu:g}"
+            f"pedestal: {what} at {gain.offset_adu:.4g} ADU, the files state or leave open "
+            f"{offset_adu:g}"
         )
         offset_adu = gain.offset_adu
     return Settled(offset_adu, used, tuple(remarks))
@@ -206,18 +267,22 @@ def spot_settings(found: Estimates, offset_adu: float, adu_per_photon: float) ->
 
     The dispersion test allows for six standard deviations of windows in which noise is
     independent and everywhere alike. Its gain is raised until they are six of those that the
-    windows of these images have.
+    windows of these images have. Where the images do not tell the gain, the readout noise is what
+    photons of this gain leave of the least of the noise.
     """
     levels = found.levels
-    gain = found.gain
-    readout = 0.0 if gain is None else gain.readout_adu / adu_per_photon
-    readout = max(readout, LEAST_READOUT)
     if levels is None:
+        readout = 1.0 if found.gain is None else found.gain.readout_adu / adu_per_photon
         return SpotSettings(DEFAULT_THRESHOLD.gain, MIN_PIXELS[0], max(readout, 1.0))
 
     mean = np.maximum(levels.mean - offset_adu, 0.0) / adu_per_photon
+    variance = levels.variance / adu_per_photon**2
+    readout2 = float(np.min(variance - mean))
+    if found.gain is not None:
+        readout2 = (found.gain.readout_adu / adu_per_photon) ** 2
+    readout = float(np.sqrt(max(readout2, LEAST_READOUT**2)))
     n_sigmas = DEFAULT_THRESHOLD.sigma_background
-    highest = (levels.typical + n_sigmas * levels.scatter) * levels.variance / adu_per_photon**2
+    highest = (levels.typical + n_sigmas * levels.scatter) * variance
     gains = [
         _threshold(level, limit, readout)
         for level, limit in zip(mean, highest, strict=True)

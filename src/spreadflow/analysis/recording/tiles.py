@@ -47,6 +47,8 @@ class Levels(NamedTuple):
     """sum of the covariances of a pixel with itself and those around it, ADU²: the variance a pixel
     would have if no photon lit its neighbours
     """
+    far: np.ndarray
+    """share of `shared` that is of the largest lags: what lies beyond them is not in it"""
     typical: np.ndarray
     """median of the variances of single tiles, relative to `variance`"""
     scatter: np.ndarray
@@ -56,6 +58,13 @@ class Levels(NamedTuple):
     def sharing(self) -> float:
         """How many pixels share the noise of one: 1 where neighbours are independent."""
         return float(np.median(self.shared / self.variance))
+
+    @property
+    def range(self) -> float:
+        """How far the levels are apart: the variance of their means over that which noise alone
+        gives the means of tiles.
+        """
+        return float(np.var(self.mean) / (np.median(self.shared) / EDGE**2))
 
 
 def _kept() -> np.ndarray:
@@ -88,6 +97,7 @@ _KEPT = _kept()
 _RESPONSE = _response(_KEPT)
 _N_PAIRS = np.array([(1 if slow == 0 else 2) * (1 if fast == 0 else 2) for slow, fast in LAGS])
 """Pixels at each lag from one."""
+_IS_FAR = np.array([max(lag) for lag in LAGS]) == np.max(LAGS)
 
 
 def cut(images: Sequence[np.ndarray], usable: Sequence[np.ndarray]) -> np.ndarray:
@@ -149,11 +159,13 @@ def _level(mean: np.ndarray, noise: np.ndarray) -> tuple[float, ...] | None:
 
     products = _products(noise[is_quiet].reshape(-1, EDGE, EDGE))
     covariances = np.linalg.solve(_RESPONSE, products)
+    shared = _N_PAIRS * covariances
     typical, high = np.quantile(of_tiles / variance, QUANTILES)
     return (
         float(mean[is_quiet].mean()),
         float(covariances[0]),
-        float(_N_PAIRS @ covariances),
+        float(shared.sum()),
+        float(shared[_IS_FAR].sum() / shared.sum()),
         float(typical),
         float((high - typical) / GAUSSIAN_QUANTILE),
     )

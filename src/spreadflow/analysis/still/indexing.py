@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from spreadflow.analysis.still.search_space import Grid, Plan, Target, axes_frame
 from spreadflow.analysis.still.setting import constrain, conventional
@@ -357,7 +357,6 @@ def beyond_chance(q: np.ndarray, target: Target, errors: Errors) -> int:
     log_cells = per_parameter * len(target.strains)
 
     n_indexed = np.arange(n_spots)
-    log_tail = binom.logsf(n_indexed, n_spots, p) / np.log(10.0)
-    log_chance = log_tail + log_orientations + log_cells
-    is_likely = log_chance > np.log10(CHANCE)
+    log_limit = np.log10(CHANCE) - log_orientations - log_cells
+    is_likely = bdtrc(n_indexed, n_spots, p) > 10.0**log_limit
     return int(is_likely.sum()) + 1

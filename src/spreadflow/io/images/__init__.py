@@ -1,7 +1,7 @@
 """Images of runs: manifests, the shots that they name, and the readers of image files."""
 
 from spreadflow.io.images.formats import ImageFile, format_of, open_image
-from spreadflow.io.images.geometry import Geometry
+from spreadflow.io.images.geometry import Geometry, read_geometry
 from spreadflow.io.images.manifest import (
     DetectorSettings,
     Manifest,
@@ -36,6 +36,7 @@ __all__ = [
     "open_indexed",
     "open_source",
     "read_again",
+    "read_geometry",
     "read_manifest",
     "read_mask",
     "read_sample",

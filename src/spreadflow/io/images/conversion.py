@@ -12,6 +12,7 @@ import numpy as np
 
 from spreadflow.errors import FileError
 from spreadflow.io.images import common_mode
+from spreadflow.io.images.nexus_items import BROKEN
 from spreadflow.models import Detector
 
 ABOUT_MAPS = "See docs/files.md, gains and pedestals."
@@ -41,7 +42,7 @@ def read_maps(path: Path | str, detector: Detector) -> PixelMaps:
     try:
         with h5py.File(path, "r", locking=False) as f:
             stored = {name: np.asarray(f[name]) for name in ("pedestal", "gain") if name in f}
-    except (OSError, RuntimeError, TypeError) as error:
+    except BROKEN as error:
         expected = "an HDF5 file with datasets `pedestal` and `gain`"
         raise FileError(path, expected, error, ABOUT_MAPS) from None
     if not stored:

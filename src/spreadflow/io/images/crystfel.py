@@ -2,6 +2,7 @@
 XFEL): nothing in them is understood but what that file names.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
@@ -10,7 +11,7 @@ import numpy as np
 
 from spreadflow.errors import FileError
 from spreadflow.io.images import geom_text
-from spreadflow.io.images.geom import FRAMES, Geom
+from spreadflow.io.images.geom import FRAMES, Geom, factor_of
 from spreadflow.io.images.geom_frames import Frames
 from spreadflow.io.images.geom_masks import Masks
 from spreadflow.io.images.geom_text import ABOUT_GEOM, Quantity
@@ -21,7 +22,7 @@ from spreadflow.models import Spectrum
 from spreadflow.units import energy
 
 LONGEST_IN_M = 1e-6
-"""Wavelengths without a unit are in m below this, in Å above: both are far from it."""
+"""Wavelengths below this are in m, whatever their unit: others in Å are far above it."""
 
 
 class CrystfelFile:
@@ -122,35 +123,29 @@ def _energies_ev(geom: Geom, frames: Frames) -> np.ndarray | None:
     """Return the photon energy of each frame, eV; None where it is not stated. Raises FileError."""
     setting = geom.setting("photon_energy")
     if setting is not None:
-        stated = geom_text.quantity(setting, EV)
-        values = _values(stated, frames)
-        return values * (unit_factor(stated.unit, EV) or 1.0)
+        return _values(geom_text.quantity(setting, EV), frames, EV)
     setting = geom.setting("wavelength")
     if setting is None:
         return None
-    stated = geom_text.quantity(setting, ANGSTROM)
-    lengths = _values(stated, frames)
-    if stated.unit:
-        lengths = lengths * (unit_factor(stated.unit, ANGSTROM) or 1.0)
-    else:
-        lengths = np.where(lengths < LONGEST_IN_M, lengths * ANGSTROM["m"], lengths)
+    lengths = _values(geom_text.quantity(setting, ANGSTROM), frames, ANGSTROM)
+    lengths = np.where(lengths < LONGEST_IN_M, lengths * ANGSTROM["m"], lengths)
     with np.errstate(divide="ignore"):
         return energy(lengths)
 
 
-def _values(stated: Quantity, frames: Frames) -> np.ndarray:
-    """Return a quantity of each frame, in its unit. Raises FileError for a dataset of another
-    number of values than frames.
+def _values(stated: Quantity, frames: Frames, units: Mapping[str, float]) -> np.ndarray:
+    """Return a quantity of each frame, in the unit of factor 1 where its own is known. Raises
+    FileError for a dataset of another number of values than frames.
     """
     if stated.number is not None:
-        return np.full(frames.n_frames, stated.number)
+        return np.full(frames.n_frames, stated.number * (unit_factor(stated.unit, units) or 1.0))
     values = []
     names = list(dict.fromkeys(event.name for event in frames.events))
     for name in names if FRAMES in stated.dataset else names[:1]:
         of_name = [event for event in frames.events if event.name == name]
         n_frames = len(of_name) if FRAMES in stated.dataset else frames.n_frames
         item = frames.item(stated.dataset, of_name[0])
-        own = numbers(item).astype(float).ravel()
+        own = numbers(item).astype(float).ravel() * factor_of(stated, item, units)
         if len(own) not in (1, n_frames):
             expected = f"1 or {n_frames} values, as {stated.where} names them"
             raise FileError(place(item), expected, len(own), ABOUT_GEOM)

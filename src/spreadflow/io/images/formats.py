@@ -3,6 +3,8 @@
 A reader is a module of its own, such as `nexus`. This module alone names it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -14,25 +16,29 @@ from spreadflow.io.images import cbf, content, smv
 from spreadflow.io.images.crystfel import CrystfelFile
 from spreadflow.io.images.geom import Geom
 from spreadflow.io.images.geom_masks import Masks
-from spreadflow.io.images.geometry import Geometry
+from spreadflow.io.images.geometry import Geometry, read_geometry
 from spreadflow.io.images.layout import Layout
+from spreadflow.io.images.locator import is_locator, read_locator
 from spreadflow.io.images.nexus import NexusFile, is_nexus
 from spreadflow.io.images.nexus_items import BROKEN
+from spreadflow.io.images.xtc import XtcFile
 from spreadflow.models import Detector, Spectrum
 
 NEXUS = "NXmx (HDF5)"
 
 CRYSTFEL = "HDF5 with a CrystFEL geometry file"
 
-CBF = "full or mini CBF"
+CBF = "CBF (full or mini)"
 
 SMV = "SMV"
 
-FORMATS = (NEXUS, CRYSTFEL, CBF, SMV)
+XTC = "XTC or XTC2 by a locator"
+
+FORMATS = (NEXUS, CRYSTFEL, CBF, SMV, XTC)
 """The formats that there are readers of, in words."""
 
-N_BYTES_READ = 64
-"""First bytes by which formats are told from each other."""
+N_BYTES_READ = 4096
+"""First bytes by which formats are told from each other: a locator may begin with comments."""
 
 N_BYTES_SHOWN = 16
 """Bytes of an unknown file that its error shows."""
@@ -108,16 +114,22 @@ def open_image(path: Path | str, geometry: Geometry | None = None) -> ImageFile:
     format, or the geometry is of another detector.
     """
     path = Path(path)
-    kind = format_of(path)
+    kind = format_of(path, geometry)
+    if kind == CRYSTFEL and isinstance(geometry, Geom):
+        return CrystfelFile(path, geometry)
     if kind == NEXUS:
-        return _open_hdf5(path, geometry)
+        return NexusFile(path, _layout(path, geometry))
+    if kind == XTC:
+        named = named_geometry(path) if geometry is None else None
+        return XtcFile(path, _layout(path, read_geometry(named) if named else geometry))
     open_file = cbf.open_cbf if kind == CBF else smv.open_smv
     return open_file(path, _layout(path, geometry))
 
 
-def format_of(path: Path | str) -> str:
-    """Return the name of an image file's format, one of `FORMATS`: HDF5 counts as NXmx. Raises
-    FileError where the file is missing, or no reader knows its format.
+def format_of(path: Path | str, geometry: Geometry | None = None) -> str:
+    """Return the name of an image file's format, one of `FORMATS`. HDF5 counts as NXmx, unless
+    there is a .geom as its geometry, and it is none. Raises FileError where the file is missing, or
+    no reader knows its format.
     """
     path = Path(path)
     try:
@@ -125,34 +137,52 @@ def format_of(path: Path | str) -> str:
     except OSError as error:
         raise FileError(path, "an image file", error, "Check where the images are.") from None
     if h5py.is_hdf5(path):
-        return NEXUS
+        return CRYSTFEL if isinstance(geometry, Geom) and not _is_nexus(path) else NEXUS
     if beginning.startswith(cbf.MAGIC):
         return CBF
     if smv.is_smv(beginning):
         return SMV
+    if is_locator(beginning):
+        return XTC
     expected = f"an image file in a format that can be read: {', '.join(FORMATS)}"
     shown = beginning[:N_BYTES_SHOWN]
     found = f"a file that begins with {shown!r}" if shown else "an empty file"
     raise FileError(path, expected, found, "Convert it to NXmx: docs/files.md, image files.")
 
 
-def _open_hdf5(path: Path, geometry: Geometry | None) -> ImageFile:
-    """Open an HDF5 file: as NXmx, or where it is none as a .geom describes it. Raises FileError."""
-    if not isinstance(geometry, Geom):
-        return NexusFile(path, _layout(path, geometry))
+def named_geometry(path: Path | str) -> Path | None:
+    """Return the geometry file that an image file names, as locators may; None where it names none,
+    or can't be read. Raises FileError for a locator that makes no sense.
+    """
+    path = Path(path)
+    try:
+        beginning = content.beginning(path, N_BYTES_READ)
+    except OSError:
+        return None
+    named = read_locator(path).geometry if is_locator(beginning) else ""
+    return path.parent / named if named else None
+
+
+def _is_nexus(path: Path) -> bool:
+    """Whether an HDF5 file is NXmx. Raises FileError where it is damaged."""
+    with _readable(path) as file:
+        return is_nexus(file)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for a while. Raises FileError where it is damaged."""
     try:
         with h5py.File(path, "r", locking=False) as file:
-            if is_nexus(file):
-                return NexusFile(path, _layout(path, geometry, file))
+            yield file
     except BROKEN as error:
         expected = "a readable HDF5 file"
         raise FileError(path, expected, error, "Check that it is complete.") from None
-    return CrystfelFile(path, geometry)
 
 
-def _layout(path: Path, geometry: Geometry | None, file: h5py.File | None = None) -> Layout | None:
-    """Return a geometry as what stands in place of an image file's. file: the same, open, where it
-    is HDF5. Raises FileError for axes of data in an order that only a .geom may describe.
+def _layout(path: Path, geometry: Geometry | None) -> Layout | None:
+    """Return a geometry as what stands in place of an image file's. Raises FileError for axes of
+    data in an order that only a .geom may describe.
     """
     if not isinstance(geometry, Geom):
         return None if geometry is None else Layout(geometry)
@@ -160,4 +190,20 @@ def _layout(path: Path, geometry: Geometry | None, file: h5py.File | None = None
     if list(axes) != sorted(axes):
         expected = "dimensions in the order frames, numbers, ss, fs"
         raise FileError(geometry.path, expected, "another", "State them as the file has them.")
-    return geometry.layout(path, file, Masks(geometry, None).good)
+    layout = _placed(path, geometry)
+    if not geometry.of_pixels:
+        return layout
+    names = ", ".join(geometry.of_pixels)
+    unused = f"{geometry.path.name}: the geometry alone is taken from it; not used: {names}"
+    return layout._replace(remarks=[*layout.remarks, unused])
+
+
+def _placed(path: Path, geometry: Geom) -> Layout:
+    """Return where a .geom places the pixels of an image file, and which it masks. Raises FileError
+    where it names what the file lacks.
+    """
+    good = Masks(geometry, None).good
+    if not h5py.is_hdf5(path):
+        return geometry.layout(path, None, good)
+    with _readable(path) as file:
+        return geometry.layout(path, file, good)

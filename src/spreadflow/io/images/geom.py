@@ -4,6 +4,7 @@ CrystFEL's frame has z along the beam, x and y in pixels from the beam, and is r
 the laboratory frame turned by 180° about y.
 """
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +13,13 @@ import h5py
 import numpy as np
 
 from spreadflow.errors import FileError
-from spreadflow.io.images import geom_text, panels
+from spreadflow.io import panels
+from spreadflow.io.images import geom_text
 from spreadflow.io.images.geom_text import ABOUT_GEOM, Quantity, Setting, Settings
 from spreadflow.io.images.header_text import LONGEST_EDGE
 from spreadflow.io.images.layout import Layout
 from spreadflow.io.images.nexus_geometry import Module
-from spreadflow.io.images.nexus_items import dataset, numbers, place
+from spreadflow.io.images.nexus_items import dataset, numbers, place, text
 from spreadflow.io.images.unit_names import MM, unit_factor
 
 LAB_FROM_CRYSTFEL = np.array([-1.0, 1.0, -1.0])
@@ -54,6 +56,12 @@ OF_PANELS = (
     *("mask", "mask_file", "mask_good", "mask_bad", "photon_energy", "wavelength"),
 )
 """Settings that are read, beside `dim0` and so on and `mask0_data` and so on."""
+
+OF_PIXELS = (
+    *("adu_per_photon", "adu_per_eV", "max_adu", *geom_text.FLAGS),
+    *("photon_energy", "wavelength"),
+)
+"""Settings of pixels and pulses, which are read for image files without a header of their own."""
 
 NOT_NEEDED = (
     *("badrow_direction", "integr_radius", "peak_sep", "peak_list", "peak_list_type"),
@@ -130,6 +138,12 @@ class Geom:
             names = ", ".join(unused)
             remarks.append(f"{self.path.name}: not understood, and not used: {names}")
         return remarks
+
+    @property
+    def of_pixels(self) -> list[str]:
+        """The names of what it states of pixels and pulses."""
+        stated = {*self.text.whole, *(key for panel in self.panels for key in panel.settings)}
+        return [name for name in OF_PIXELS if name in stated]
 
     def layout(self, where: object, file: h5py.File | None, mask: np.ndarray | None) -> Layout:
         """Return the geometry as what stands in place of a header's.
@@ -263,18 +277,24 @@ def _placed(panel: GeomPanel, length_mm: float) -> panels.Panel:
     return panels.Panel(LAB_FROM_CRYSTFEL * corner_mm, fast, slow, panel.shape)
 
 
-def _length_mm(where: object, clen: Quantity, file: h5py.File | None) -> float:
-    """Return a camera length. A number without unit is in m, a dataset without unit holds mm.
-    Raises FileError where it is not there, or differs between frames.
+def factor_of(stated: Quantity, item: h5py.Dataset, units: Mapping[str, float]) -> float:
+    """Return the factor of the unit of a dataset that a quantity names: of the unit beside its
+    path, else of its attribute `units`; 1 where neither is understood.
     """
-    factor = unit_factor(clen.unit, MM) if clen.unit else None
+    return unit_factor(stated.unit or text(item.attrs.get("units")), units) or 1.0
+
+
+def _length_mm(where: object, clen: Quantity, file: h5py.File | None) -> float:
+    """Return a camera length. A number without unit is in m, a dataset without unit holds mm, as
+    CrystFEL has both. Raises FileError where it is not there, or differs between frames.
+    """
     if clen.number is not None:
-        return clen.number * (factor or 1e3)
+        return clen.number * (unit_factor(clen.unit, MM) or MM["m"])
     item = None if file is None else dataset(file, clen.dataset)
     if item is None:
         expected = f"the camera length that {clen.where} names, {clen.dataset}"
         raise FileError(where, expected, "none", "State it as a number: clen = 0.12 m.")
-    lengths_mm = numbers(item).astype(float).ravel() * (factor or 1.0)
+    lengths_mm = numbers(item).astype(float).ravel() * factor_of(clen, item, MM)
     is_sound = len(lengths_mm) > 0 and np.isfinite(lengths_mm).all()
     if not is_sound or np.ptp(lengths_mm) > CLEN_TOLERANCE_MM:
         expected = f"finite camera lengths that differ by no more than {CLEN_TOLERANCE_MM} mm"

@@ -28,6 +28,9 @@ ABOUT_GEOM = "See the manual of CrystFEL, crystfel_geometry(5)."
 BAD_REGION = "bad"
 """What names of regions begin with that are not to be used, and names of panels do not."""
 
+FLAGS = ("flag_lessthan", "flag_morethan", "flag_equal")
+"""Settings of which several of a name hold together: numbers that stand for bad pixels."""
+
 SIZE = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 """A number without its sign."""
 
@@ -100,16 +103,16 @@ def _take_up(path: Path, number: int, line: str, text: GeomText) -> None:
     if not sign or not left or not value:
         expected = "`parameter = value`, or a comment after a semicolon"
         raise FileError(f"{path}, line {number}", expected, repr(line), ABOUT_GEOM)
-    setting = Setting(f"{path}, line {number}: {left}", value)
     name, slash, key = (part.strip() for part in left.rpartition("/"))
     if not slash:
-        text.whole[left] = setting
+        settings = text.whole
     elif name.startswith(BAD_REGION):
-        text.bad.setdefault(name, {})[key] = setting
+        settings = text.bad.setdefault(name, {})
     else:
-        if name not in text.panels:
-            text.panels[name] = dict(text.whole)
-        text.panels[name][key] = setting
+        settings = text.panels.setdefault(name, dict(text.whole))
+    if key in FLAGS and key in settings:
+        value = f"{settings[key].text} {value}"
+    settings[key] = Setting(f"{path}, line {number}: {left}", value)
     if len(text.panels) > MOST_PANELS:
         expected = f"at most {MOST_PANELS} panels"
         raise FileError(f"{path}, line {number}", expected, "more", ABOUT_GEOM)
@@ -124,6 +127,11 @@ def number(setting: Setting) -> float:
     if not np.isfinite(value):
         raise FileError(setting.where, "a finite number", repr(setting.text), ABOUT_GEOM)
     return value
+
+
+def numbers(setting: Setting) -> list[float]:
+    """Return the finite numbers of a setting of `FLAGS`. Raises FileError."""
+    return [number(setting._replace(text=word)) for word in setting.text.split()]
 
 
 def _is_hexadecimal(setting: Setting) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 
 from spreadflow.errors import FileError
 from spreadflow.io.images import geom_text
-from spreadflow.io.images.geom import Geom
+from spreadflow.io.images.geom import Geom, GeomPanel
 from spreadflow.io.images.nexus_pixels import nearer_zero
 
 NO_GAIN = "neither adu_per_photon nor adu_per_eV: one ADU is taken for one photon"
@@ -32,9 +32,10 @@ class Values:
             info = np.iinfo(dtype)
             self._highest = np.minimum(self._highest, nearer_zero(info.max, 1))
             self._low = nearer_zero(info.min, 1) if info.min < 0 else -np.inf
-        self._least = _of_panels(geom, "flag_lessthan", -np.inf)
-        self._most = _of_panels(geom, "flag_morethan", np.inf)
-        self._flagged = _of_panels(geom, "flag_equal", np.nan)
+        flags = [[_numbers(panel, key) for panel in geom.panels] for key in geom_text.FLAGS]
+        below, above, self._flagged = flags
+        self._least = np.array([max(values, default=-np.inf) for values in below])
+        self._most = np.array([min(values, default=np.inf) for values in above])
         self._varies = bool(np.ptp(self._gains) or len(set(self._highest.tolist())) > 1)
 
     @property
@@ -59,11 +60,14 @@ class Values:
         gains or saturation differ between panels as photons, those of saturated pixels above the
         trusted range.
         """
-        least, most, flagged, highest, gains = (
+        least, most, highest, gains = (
             values[:, None, None]
-            for values in (self._least, self._most, self._flagged, self._highest, self._gains)
+            for values in (self._least, self._most, self._highest, self._gains)
         )
-        is_bad = (stored < least) | (stored > most) | (stored == flagged)
+        is_bad = (stored < least) | (stored > most)
+        for panel, flagged in enumerate(self._flagged):
+            if flagged:
+                is_bad[panel] |= np.isin(stored[panel], flagged)
         if self._varies:
             is_bad |= stored < self._low
             over = stored > highest
@@ -87,6 +91,11 @@ class Values:
             expected = "a photon energy beside adu_per_eV"
             raise FileError(setting.where, expected, "none", "State adu_per_photon.")
         return geom_text.positive(setting) * energy_ev
+
+
+def _numbers(panel: GeomPanel, key: str) -> list[float]:
+    """Return the numbers of a setting of a panel, none where there is none. Raises FileError."""
+    return geom_text.numbers(panel.settings[key]) if key in panel.settings else []
 
 
 def _of_panels(geom: Geom, key: str, default: float) -> np.ndarray:

@@ -26,9 +26,13 @@ def read_geometry(path: Path | str) -> Geometry:
     return dials.read_expt(path) if first.lstrip().startswith(b"{") else Geom(path)
 
 
-def files_of_geometry(path: Path | str) -> list[Path]:
+def files_of_geometry(path: Path | str, geometry: Geometry) -> list[Path]:
     """Return the files that a geometry consists of: its own, and those of masks that it names.
-    Raises FileError.
+    Raises FileError for one that is missing.
     """
-    geometry = read_geometry(path)
-    return [Path(path), *(mask_files(geometry) if isinstance(geometry, Geom) else [])]
+    masks = mask_files(geometry) if isinstance(geometry, Geom) else []
+    for mask in masks:
+        if not mask.is_file():
+            todo = "Put it there, or correct its name."
+            raise FileError(mask, f"the mask that {path} names", "no such file", todo)
+    return [Path(path), *masks]

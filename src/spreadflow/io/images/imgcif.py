@@ -13,7 +13,7 @@ from spreadflow.errors import FileError
 from spreadflow.io.images import header_text, polarization
 from spreadflow.io.images.header_text import ABOUT_HEADERS
 from spreadflow.io.images.one_shot import Header
-from spreadflow.io.images.panels import LONGEST_CHAIN, Panel, detector
+from spreadflow.io.panels import LONGEST_CHAIN, Panel, detector
 from spreadflow.models import Detector
 from spreadflow.physics.rotation import from_vector
 from spreadflow.units import DEG

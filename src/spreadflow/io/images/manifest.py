@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from spreadflow.errors import FileError
 from spreadflow.io import store
 from spreadflow.io.images.conversion import read_maps
-from spreadflow.io.images.formats import open_image
+from spreadflow.io.images.formats import named_geometry, open_image
 from spreadflow.io.images.geometry import Geometry, read_geometry
 from spreadflow.models import Detector
 
@@ -165,7 +165,7 @@ def write_manifest(
     """Describe image files, in this order, at `out`.
 
     offset_adu, adu_per_photon, polarization: None = as the files state, else 0, 1 and 1. geometry:
-    .expt or .geom in place of the headers'. checksums:
+    .expt or .geom in place of the headers'; None = the one that the files name, if any. checksums:
     file name → one that was computed before; the others are computed here. Raises FileError for a
     file that can't be read, differs in geometry, offset, gain or polarization, or has the name of
     another, and for maps of another detector.
@@ -175,6 +175,7 @@ def write_manifest(
     if not paths:
         raise FileError(out, "at least one image file", "none", "Check the pattern.")
     _check_names(paths)
+    geometry = geometry or _named_geometry(paths)
     instead = None if geometry is None else read_geometry(geometry)
     headers = [_read_header(path, instead) for path in paths]
     _check_settings(paths, headers)
@@ -259,6 +260,18 @@ def _check_names(paths: Sequence[Path]) -> None:
             expected = "file names that differ within a run"
             raise FileError(path, expected, "the same name twice", "Make it another run.")
         names.add(path.name)
+
+
+def _named_geometry(paths: Sequence[Path]) -> Path | None:
+    """Return the geometry that image files name; None where they name none. Raises FileError where
+    they name several.
+    """
+    named = {path: named_geometry(path) for path in paths}
+    for path, geometry in named.items():
+        if geometry != named[paths[0]]:
+            expected = f"the geometry of {paths[0]}, {named[paths[0]] or 'none'}"
+            raise FileError(path, expected, geometry or "none", "Name one with --geometry.")
+    return named[paths[0]]
 
 
 def _read_header(path: Path, geometry: Geometry | None) -> _Header:

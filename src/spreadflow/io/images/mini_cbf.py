@@ -8,8 +8,8 @@ import numpy as np
 from spreadflow.errors import FileError
 from spreadflow.io.images.header_text import ABOUT_HEADERS
 from spreadflow.io.images.one_shot import Header
-from spreadflow.io.images.panels import Sensor, detector, sensor_of, upright
 from spreadflow.io.images.unit_names import MM, unit_factor
+from spreadflow.io.panels import Sensor, detector, sensor_of, upright
 from spreadflow.models import Detector
 from spreadflow.physics.sensors import NAMES
 

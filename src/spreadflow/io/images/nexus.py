@@ -37,9 +37,7 @@ TURNED = (
 )
 """What is said of modules whose sizes are turned."""
 
-NOT_NXMX = (
-    "HDF5 of another kind is read with a CrystFEL geometry file: `spreadflow manifest --geometry`."
-)
+NOT_NXMX = "HDF5 of another kind is read with a CrystFEL geometry file: --geometry FILE."
 """What to do about HDF5 that is not NXmx."""
 
 FLAT = "no NXdetector_module: taken as one panel that faces the beam, by distance and beam centre"

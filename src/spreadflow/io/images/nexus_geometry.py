@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from spreadflow.errors import FileError
-from spreadflow.io.images import panels
+from spreadflow.io import panels
 from spreadflow.io.images.nexus_items import (
     ABOUT_FILES,
     LARGEST,

@@ -11,6 +11,8 @@ import numpy as np
 from spreadflow.errors import FileError
 from spreadflow.io import store
 from spreadflow.io.images.formats import ImageFile, open_image
+from spreadflow.io.images.geometry import Geometry
+from spreadflow.io.images.source import sound_spectrum
 from spreadflow.models import Detector
 
 MOST_SHOTS = 10
@@ -25,6 +27,8 @@ class Sample(NamedTuple):
 
     frames: list[np.ndarray]
     """each (panel, slow, fast) ADU"""
+    n_shots: int
+    """in the files from which these were chosen"""
     usable: np.ndarray
     """(panel, slow, fast) bool, neither masked nor below the trusted range"""
     detector: Detector
@@ -39,51 +43,61 @@ class Sample(NamedTuple):
     remarks: list[str]
 
 
-def read_sample(paths: Sequence[Path]) -> Sample:
-    """Return evenly chosen shots of image files. Raises FileError where no shot can be read."""
-    chosen = [paths[n] for n in _even(len(paths), MOST_SHOTS)]
-    of_each = -(-MOST_SHOTS // max(len(chosen), 1))
+def read_sample(paths: Sequence[Path], geometry: Geometry | None = None) -> Sample:
+    """Return evenly chosen shots of image files, at least one of them. geometry: in place of the
+    headers'. Raises FileError where no shot can be read.
+    """
+    n_most = _n_most(paths[0], geometry)
+    chosen = [paths[n] for n in _even(len(paths), n_most)]
     samples = []
     for path in chosen:
-        with closing(open_image(path)) as file:
-            samples.append(_of_file(file, of_each))
-    shots = [shot for sample in samples for shot in sample.frames]
-    if not shots:
-        where = paths[0] if paths else "images"
-        raise FileError(where, "a shot that can be read", "none", "Check where the images are.")
+        with closing(open_image(path, geometry)) as file:
+            sample = _of_file(path, file, -(-n_most // len(chosen)))
+        samples += [] if sample is None else [sample]
+    if not samples:
+        todo = "Check where the images are."
+        raise FileError(paths[0], "a shot that can be read", "none", todo)
 
     first = samples[0]
-    n_most = max(1, min(MOST_SHOTS, MOST_PIXELS // first.usable.size))
     same = [sample for sample in samples if sample.usable.shape == first.usable.shape]
-    usable = np.logical_and.reduce([sample.usable for sample in same])
-    frames = [frame for sample in same for frame in sample.frames]
-    energies_ev = np.concatenate([sample.energies_ev for sample in same])
-    return first._replace(frames=frames[:n_most], usable=usable, energies_ev=energies_ev)
+    return first._replace(
+        frames=[frame for sample in same for frame in sample.frames],
+        n_shots=sum(sample.n_shots for sample in samples),
+        usable=np.logical_and.reduce([sample.usable for sample in same]),
+        energies_ev=np.concatenate([sample.energies_ev for sample in same]),
+    )
 
 
-def _of_file(file: ImageFile, n_most: int) -> Sample:
-    """Return evenly chosen shots of one file, those that can be read."""
-    low, _ = file.trusted_range
-    usable = file.mask.copy()
+def _n_most(path: Path, geometry: Geometry | None) -> int:
+    """Return how many shots are read of files of which this is one."""
+    with closing(open_image(path, geometry)) as file:
+        n_pixels = file.detector.n_panels * int(np.prod(file.detector.shape))
+    return max(1, min(MOST_SHOTS, MOST_PIXELS // n_pixels))
+
+
+def _of_file(path: Path, file: ImageFile, n_most: int) -> Sample | None:
+    """Return evenly chosen shots of one file, those that can be read; None where none can be."""
     frames = []
     energies_ev = []
     n_channels = 0
     for number in _even(file.n_frames, n_most):
         try:
-            frame = file.frame(number)
+            frames.append(file.frame(number))
         except OSError:
             continue
-        frames.append(frame)
-        usable &= frame >= low
-        try:
-            spectrum = file.spectrum(number)
-        except FileError:
+        spectrum = sound_spectrum(file, number, path)
+        if isinstance(spectrum, str):
             energies_ev.append(np.nan)
             continue
         energies_ev.append(float(spectrum.mean_energy_ev))
         n_channels = max(n_channels, len(spectrum.energies_ev))
+    if not frames:
+        return None
+    low, _ = file.trusted_range
+    usable = np.logical_and.reduce([file.mask, *(frame >= low for frame in frames)])
     return Sample(
         frames=frames,
+        n_shots=file.n_frames,
         usable=usable,
         detector=file.detector,
         trusted_range=file.trusted_range,

@@ -11,7 +11,7 @@ from spreadflow.io.images import content, header_text
 from spreadflow.io.images.header_text import ABOUT_HEADERS
 from spreadflow.io.images.layout import Layout
 from spreadflow.io.images.one_shot import Header, OneShotFile
-from spreadflow.io.images.panels import detector, upright
+from spreadflow.io.panels import detector, upright
 from spreadflow.models import Detector
 
 MAGIC = b"{"

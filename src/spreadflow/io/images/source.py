@@ -23,7 +23,7 @@ from spreadflow.io.images.manifest import (
     read_manifest,
     shot_id,
 )
-from spreadflow.io.images.panels import sensor_of, with_sensor
+from spreadflow.io.panels import sensor_of, with_sensor
 from spreadflow.io.supplied_spectra import SuppliedSpectra
 from spreadflow.models import Detector, Shot, Spectrum
 from spreadflow.physics.spectrum import gaussian
@@ -86,6 +86,10 @@ class Source:
         self.spectra = spectra
         self._saturation_photons = saturation_photons
         self._geometry = geometry_of(manifest, self.manifest)
+        geometry_files: list[Path] = []
+        if self.manifest.geometry is not None and self._geometry is not None:
+            named = self.path.parent / self.manifest.geometry
+            geometry_files = files_of_geometry(named, self._geometry)
         self._number = -1
         self._why_not_open = ""
         """what is wrong with the file of number _number"""
@@ -98,18 +102,7 @@ class Source:
         masks += [Path(mask)] if mask is not None else []
         self._conversion = self._find_conversion()
         self._extra_mask = self._join_masks(masks) & self._conversion.good
-        maps = self.manifest.calibration
-        named = self.manifest.geometry
-        stated = None if named is None else self.path.parent / named
-        described_elsewhere = {"files", "mask", "calibration", "geometry", "remarks"}
-        self.identity = store.digest(
-            self.manifest.model_dump(exclude=described_elsewhere),
-            [(Path(file.path).name, file.n_frames, file.sha256) for file in self.manifest.files],
-            [store.checksum(mask) for mask in masks],
-            *([] if maps is None else [store.checksum(self.path.parent / maps)]),
-            *([] if stated is None else [list(map(store.checksum, files_of_geometry(stated)))]),
-            *([] if spectra is None else [spectra.identity]),
-        )
+        self.identity = self._identity(masks, geometry_files)
         """changes with the content of the images, masks, spectra and manifest, not with the folder
         they lie in
         """
@@ -196,7 +189,7 @@ class Source:
         shot.
         """
         path = self._path_of(int(self.shots["file"][i]))
-        recorded = _sound_spectrum(file, int(self.shots["frame"][i]), path)
+        recorded = sound_spectrum(file, int(self.shots["frame"][i]), path)
         if self.spectra is not None:
             photons = 1.0 if isinstance(recorded, str) else float(recorded.photons.sum())
             recorded = self.spectra.spectrum(int(self.shots["shot_id"][i]), photons) or recorded
@@ -258,7 +251,8 @@ class Source:
         if geometry is None:
             if header is None:
                 expected = "at least one readable image file"
-                raise FileError(self.path, expected, "none", "Check where the images are.")
+                found = f"none: {self.problems[0]}" if self.problems else "none"
+                raise FileError(self.path, expected, found, "Check where the images are.")
             return self._with_sensor(header)
         if header is not None and not _fits(header, geometry):
             expected = f"a geometry for {_shape(header)}"
@@ -285,6 +279,21 @@ class Source:
             if file is not None:
                 return file.detector
         return None
+
+    def _identity(self, masks: Sequence[Path], geometry_files: Sequence[Path]) -> str:
+        """Return the digest of the run. masks, geometry_files: those that its pixels and detector
+        are from.
+        """
+        maps = self.manifest.calibration
+        described_elsewhere = {"files", "mask", "calibration", "geometry", "remarks"}
+        return store.digest(
+            self.manifest.model_dump(exclude=described_elsewhere),
+            [(Path(file.path).name, file.n_frames, file.sha256) for file in self.manifest.files],
+            [store.checksum(mask) for mask in masks],
+            *([] if maps is None else [store.checksum(self.path.parent / maps)]),
+            *([list(map(store.checksum, geometry_files))] if geometry_files else []),
+            *([] if self.spectra is None else [self.spectra.identity]),
+        )
 
     def _find_conversion(self) -> Conversion:
         """Return how ADU become photons. Raises FileError for maps of another detector."""
@@ -390,7 +399,7 @@ def _cause(error: Exception, path: Path) -> str:
     return text.replace(str(path), "the file").strip()
 
 
-def _sound_spectrum(file: ImageFile, frame: int, path: Path) -> Spectrum | str:
+def sound_spectrum(file: ImageFile, frame: int, path: Path) -> Spectrum | str:
     """Return the spectrum of a frame, negative weights (noise of a spectrometer) set to 0; where it
     makes no sense, why. path: of the file.
     """
