@@ -27,6 +27,7 @@ def product(tmp_path, filled):
             "pixels/valid": rng.random(n) < 0.9,
             "pixels/overlap": rng.integers(0, 8, n),
             "reflections/hkl": rng.integers(-9, 9, (3, 3)),
+            "lattices/shot_id": [block + 1],
         }
         sizes = {"lattices": 1, "spectra": 1, "channels": 4, "reflections": 3, "pixels": n}
         columns.append(filled("pack", sizes, planted))
