@@ -167,7 +167,8 @@ def _ask_spots(
     lattices: columns of all; mean: (6,) cell of the chosen cluster, Å, degrees.
     """
     accepted = np.flatnonzero(lattices["outcome"] == LatticeOutcome.ACCEPTED)
-    asked = accepted[cells.thinned(len(accepted), cell_checks.MOST_LATTICES)]
+    most = cell_checks.MOST_LATTICES
+    asked = accepted[cells.thinned(len(accepted), most, cell_checks.LATTICES_TOGETHER)]
     found = []
     for number, path in enumerate(reindex):
         is_of_run = lattices["run"] == number
