@@ -35,7 +35,7 @@ def read_back(product: Path) -> int:
     """Hand every lattice its pixels; return their number."""
     n_pixels = 0
     for block in shoebox_blocks.blocks_of(product, "pack", BLOCK_LATTICES):
-        columns = block.read(product, "pack")
+        columns = block.read()
         for row in block.lattices:
             n_pixels += len(unpack(columns, row).boxes.photons)
     return n_pixels

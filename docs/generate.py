@@ -291,9 +291,10 @@ nothing else is lost.
 | two lines of a spec file with different spectra of one shot | error (4) |
 | line of a spec file that cannot be adopted, or whose `.lam` file is no spectrum about the experiment's wavelength | its `AdoptOutcome`, a line in the log |
 | part file of another config, other inputs or other shots | its stage makes it again; for a reader, error (4) |
-| part file missing or truncated | its stage makes it again; for a reader, error (4) |
+| part file missing, truncated or of fewer rows than its manifest says | its stage makes it again; for a reader, error (4) |
 | part or product that is damaged, if by one bit | error (4), which names file and dataset; rerunning its stage makes that part again and keeps the others |
 | product of another kind or schema version | error (4) |
+| shot twice in a run, or lattice twice in a product, or in those of several runs | error (4), which names it |
 | unknown config key, impossible value, space group that does not fit the cell | error (3) |
 | missing file that a config key names | error (4) |
 | number of ranks other than that launched | error (5) |
@@ -303,11 +304,17 @@ nothing else is lost.
 PRODUCTS = """## Products
 
 Products are HDF5 files. A product is one file, or a manifest with its parts: `index.h5` lists the keys of
-`index.parts/000000.h5` and so on, one part for each fixed block of shots. A file appears under its name only when it is
+`index.parts/000000.h5` and so on, one part for each fixed block of shots, and in the group `n_rows` the rows of each
+table of each part. Columns marked "in the manifest" are there too, of all parts, so that whoever needs only these opens
+none. A file appears under its name only when it is
 complete. The root has the attributes `kind`, `schema` (version), `key` (hash of everything that the content depends
 on), `software` and `time`, and those of the stage (lists and mappings as JSON). Each dataset has the attributes `units`,
 `meaning` and `sha256`, a checksum of its numbers that is compared whenever they are read. Files are of HDF5's format 1.10,
 whose own structure has checksums.
+
+Index, reindex, predict, pack and stage1 are made of small pieces, `index.parts/000000/000000-000008.h5` and so on, which
+are joined to parts of at least 256 shots or lattices as far as there are as many
+([decision 41](decisions/0041-manifests-and-pieces.md)).
 
 Parts of `pack` hold their datasets as they are, without compression, so that they are mapped into memory when they are
 read; a process compares their checksums once.
@@ -502,7 +509,8 @@ def _products() -> Iterator[str]:
         for path, dataset in schema.FILES[names[0]].items():
             shape = ", ".join(map(str, dataset.dims))
             refers = f" → {dataset.refers}" if dataset.refers else ""
-            meaning = _cell(dataset.whole_meaning + refers)
+            place = " (in the manifest)" if dataset.in_manifest else ""
+            meaning = _cell(dataset.whole_meaning + refers + place)
             yield f"| `{path}` | {shape} | {dataset.dtype} | {dataset.unit} | {meaning} |\n"
         yield "\n"
 

@@ -218,7 +218,7 @@ def packed_run(filled) -> SimpleNamespace:
 
 def _make_packed_run(folder: Path, filled) -> None:
     from spreadflow.config import for_stage, parse, section
-    from spreadflow.io import store
+    from spreadflow.io import datasets, shoebox_blocks, store
     from spreadflow.parallel import World
     from spreadflow.recipes.patch import patch
     from spreadflow.recipes.still import Simulator
@@ -233,10 +233,11 @@ def _make_packed_run(folder: Path, filled) -> None:
             for number in block
         ]
         names = list(pieces[0])[1:]
-        parts.write(n, store.joined("annulus", names, pieces))
+        parts.write(n, datasets.joined("annulus", names, pieces))
     detector = json.loads(json.dumps(simulator.detector._asdict(), default=np.ndarray.tolist))
     parts.finish(
         World(),
+        **shoebox_blocks.recorded(parts, World()),
         config=limits,
         runs=["r"],
         space_group="P 1",
@@ -344,7 +345,7 @@ def wide_run(packed_run) -> SimpleNamespace:
 def _make_wide_run(folder: Path, packed_run: SimpleNamespace) -> None:
     from spreadflow.config import for_stage, parse, section
     from spreadflow.errors import RefinedOutcome
-    from spreadflow.io import store
+    from spreadflow.io import shoebox_blocks, store
     from spreadflow.parallel import World
     from spreadflow.stages import stage1
 
@@ -359,11 +360,12 @@ def _make_wide_run(folder: Path, packed_run: SimpleNamespace) -> None:
     parts.finish(World(), config=attributes["config"], unknowns=attributes["unknowns"])
     attributes = store.attributes(packed_run.annulus, "annulus")
     parts = store.Parts(folder / "wide.h5", "wide", "wide", [[1, 2], [3, 4]])
-    for n, key in enumerate(store.part_keys(packed_run.annulus, "annulus")):
-        columns = store.read_part(packed_run.annulus, "annulus", n, key)
+    for n, part in enumerate(store.parts_of(packed_run.annulus, "annulus")):
+        columns = part.read()
         parts.write(n, {name: column for name, column in columns.items() if name})
     names = ("runs", "space_group", "detectors", "polarizations", "config")
-    parts.finish(World(), **{name: attributes[name] for name in names})
+    recorded = shoebox_blocks.recorded(parts, World())
+    parts.finish(World(), **recorded, **{name: attributes[name] for name in names})
 
 
 STAGE2 = WIDE | {"stage2": {"block_lattices": 1, "max_cycles": 2, "n_bins": 3}}
@@ -378,7 +380,7 @@ def stage2_run(wide_run, filled, tmp_path_factory) -> SimpleNamespace:
     reflections, on a third of the scale of the merge.
     """
     from spreadflow.config import for_stage, parse, section
-    from spreadflow.io import store
+    from spreadflow.io import shoebox_blocks, store
     from spreadflow.io.shoebox_blocks import read_recording
     from spreadflow.parallel import World
     from spreadflow.recipes import intensities
@@ -387,11 +389,12 @@ def stage2_run(wide_run, filled, tmp_path_factory) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("stage2")
     attributes = store.attributes(wide_run.wide, "wide")
     parts = store.Parts(folder / "pack.h5", "pack", "packed", [[1, 2], [3, 4]])
-    for n, key in enumerate(store.part_keys(wide_run.wide, "wide")):
-        columns = store.read_part(wide_run.wide, "wide", n, key)
+    for n, part in enumerate(store.parts_of(wide_run.wide, "wide")):
+        columns = part.read()
         parts.write(n, {name: column for name, column in columns.items() if name})
     names = ("runs", "space_group", "detectors", "polarizations", "config")
-    parts.finish(World(), **{name: attributes[name] for name in names})
+    recorded = shoebox_blocks.recorded(parts, World())
+    parts.finish(World(), **recorded, **{name: attributes[name] for name in names})
 
     config = for_stage(section(parse(STAGE2), "stage2"), "stage2")
     recording = read_recording(folder / "pack.h5", "pack")

@@ -167,6 +167,14 @@ class World:
             objects |= part
         return [objects[block] for block in sorted(objects)]
 
+    def collect_blocks(self, own: Mapping[int, Any]) -> list:
+        """Return the objects of all blocks, in block order, on the first rank, and none on the
+        others. own: as in `gather_blocks`. Collective.
+        """
+        ranks = [dict(own)] if self._comm is None else self._comm.gather(dict(own)) or []
+        objects = {block: value for of_rank in ranks for block, value in of_rank.items()}
+        return [objects[block] for block in sorted(objects)]
+
     def once(self, work: Callable[[], Any]) -> None:
         """Do `work`, such as writing the product, on one rank while the others wait. Collective."""
         if self.rank == 0:

@@ -27,6 +27,7 @@ def product(tmp_path, filled):
             "pixels/valid": rng.random(n) < 0.9,
             "pixels/overlap": rng.integers(0, 8, n),
             "reflections/hkl": rng.integers(-9, 9, (3, 3)),
+            "lattices/shot_id": [block + 1],
         }
         sizes = {"lattices": 1, "spectra": 1, "channels": 4, "reflections": 3, "pixels": n}
         columns.append(filled("pack", sizes, planted))
@@ -37,7 +38,7 @@ def product(tmp_path, filled):
 
 def read(product, names=None) -> dict:
     path, _ = product
-    return store.read_part(path, "pack", 0, store.part_keys(path, "pack")[0], names)
+    return store.parts_of(path, "pack")[0].read(names)
 
 
 def test_what_was_written_is_mapped(product):
@@ -65,7 +66,7 @@ def test_nothing_is_compressed(product):
 def test_content_is_checked_once(product, monkeypatch):
     """And only that of what is read."""
     path, _ = product
-    (key, _) = store.part_keys(path, "pack")
+    (part, _) = store.parts_of(path, "pack")
     checked = []
     checksum = checksums.checksum
 
@@ -74,11 +75,11 @@ def test_content_is_checked_once(product, monkeypatch):
         return checksum(data)
 
     monkeypatch.setattr(checksums, "checksum", counted)
-    store.read_part(path, "pack", 0, key, ["pixels/valid"])
+    part.read(["pixels/valid"])
     assert checked == [N]
-    store.read_part(path, "pack", 0, key, ["pixels/valid"])
+    part.read(["pixels/valid"])
     assert checked == [N]
-    store.read_part(path, "pack", 0, key, ["pixels/valid", "pixels/overlap"])
+    part.read(["pixels/valid", "pixels/overlap"])
     assert checked == [N, N]
 
 

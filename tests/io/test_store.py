@@ -14,6 +14,19 @@ SIZES = {"shots": 3, "spots": 4, "lattices": 2, "reflections": 5}
 BLOCKS = [[1, 2, 3], [4, 5, 6]]
 
 
+class TwoRanks(World):
+    """One of two ranks, alone."""
+
+    def __init__(self, rank: int):
+        super().__init__()
+        self.rank = rank
+        self.size = 2
+
+    def gather(self, value):
+        self.own = value
+        return [value]
+
+
 @pytest.fixture
 def block(filled):
     """One block of an index product: rows refer to rows of the same block, -1 refers to none."""
@@ -24,6 +37,7 @@ def block(filled):
             "spots/shot": np.array([0, 0, 1, 2]),
             "spots/lattice": np.array([0, -1, 1, -1]),
             "lattices/shot": np.array([0, 1]),
+            "lattices/shot_id": np.array(ids[:2]),
             "reflections/lattice": np.array([0, 0, 1, 1, 1]),
         }
         return filled("index", SIZES, values)
@@ -93,7 +107,7 @@ def test_a_part_is_read_once_however_often_it_is_asked_for(tmp_path, block, monk
     monkeypatch.setattr(
         store.Parts, "read", lambda parts, k: blocks_read.append(k) or read(parts, k)
     )
-    assert parts.are_done()
+    assert parts.are_done(World())
     parts.each(World(), lambda k: pytest.fail("it is there"))
     assert blocks_read == [0, 1]
 
@@ -138,6 +152,100 @@ def test_missing_or_damaged_part_is_refused(tmp_path, block):
         store.read(tmp_path / "index.h5", "index")
 
 
+def test_the_manifest_answers_without_any_part(tmp_path, block):
+    """Keys, rows of each part, and the small columns, counted over all parts."""
+    path = tmp_path / "index.h5"
+    make(path, block)
+    whole = store.read(path, "index")
+    for part in (tmp_path / "index.parts").iterdir():
+        part.unlink()
+    parts = store.parts_of(path, "index")
+    assert [part.rows("spots") for part in parts] == [slice(0, 4), slice(4, 8)]
+    assert [part.n_rows("lattices") for part in parts] == [2, 2]
+    in_manifest = [name for name, item in schema.FILES["index"].items() if item.in_manifest]
+    assert {"shots/shot_id", "shots/outcome", "lattices/shot", "lattices/cell"} < set(in_manifest)
+    for name in in_manifest:
+        found = store.read(path, "index", [name])[name]
+        np.testing.assert_array_equal(found, whole[name], err_msg=name)
+        assert found.dtype == whole[name].dtype
+    with pytest.raises(FileError, match=r"000000\.h5: expected a finished part; found nothing"):
+        store.read(path, "index", ["lattices/shot", "lattices/d_min"])
+
+
+def test_a_part_that_is_short_is_named_and_made_again(tmp_path, block):
+    """Of the same key, with fewer rows than the manifest says."""
+    parts = make(tmp_path / "index.h5", block)
+    short = {
+        name: column[:-1] if name.startswith("spots/") else column
+        for name, column in block(BLOCKS[1]).items()
+    }
+    parts.write(1, short)
+    with pytest.raises(FileError, match=r"000001\.h5: expected rows .*'spots': 4.*'spots': 3"):
+        store.read(tmp_path / "index.h5", "index")
+
+
+def test_a_part_that_is_wrong_about_its_rows_is_made_again(tmp_path, block):
+    """Text of attributes is the one thing that HDF5 keeps without a checksum."""
+    parts = make(tmp_path / "index.h5", block)
+    path = store.part_path(parts.product, 1)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"spots": 4', b'"spots": 5'))
+    assert path.read_bytes() != content
+    with pytest.raises(FileError, match=r"000001\.h5"):
+        store.parts_of(parts.product, "index")[1].read(["shots/shot_id"])
+    again = store.Parts(tmp_path / "index.h5", "index", "base", BLOCKS)
+    assert again.missing(World()) == [1]
+
+
+def test_one_column_costs_one_column(tmp_path, block, monkeypatch):
+    """Nothing but what is asked for is read of a part, and its rows are known without."""
+    make(tmp_path / "index.h5", block)
+    parts = store.parts_of(tmp_path / "index.h5", "index")
+    names_read = []
+    getitem = h5py.Dataset.__getitem__
+
+    def counted(dataset: h5py.Dataset, *args):
+        names_read.append(dataset.name)
+        return getitem(dataset, *args)
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", counted)
+    piece = parts[1].read(["reflections/d"])
+    assert names_read == ["/reflections/d"]
+    assert piece[""] == SIZES
+
+
+def test_each_rank_reads_its_share_of_finished_parts(tmp_path, block, monkeypatch):
+    """And learns of the others', so that one damaged part is made once."""
+    blocks = [[3 * n + 1, 3 * n + 2, 3 * n + 3] for n in range(5)]
+    make(tmp_path / "index.h5", block, blocks=blocks)
+    path = store.part_path(tmp_path / "index.h5", 3)
+    path.write_bytes(path.read_bytes()[:2000])
+    ranks = [TwoRanks(rank) for rank in range(2)]
+    blocks_read: dict[int, list[int]] = {}
+    read = store.Parts.read
+    for world in ranks:
+        parts = store.Parts(tmp_path / "index.h5", "index", "base", blocks)
+        monkeypatch.setattr(
+            store.Parts,
+            "read",
+            lambda parts, k, rank=world.rank: (
+                blocks_read.setdefault(rank, []).append(k) or read(parts, k)
+            ),
+        )
+        parts.missing(world)
+    assert blocks_read == {0: [0, 2, 4], 1: [1, 3]}
+    assert [world.own for world in ranks] == [[0, 2, 4], [1]]
+
+
+def test_doubles_of_a_shot_or_a_lattice_are_refused(tmp_path, block):
+    make(tmp_path / "index.h5", block, blocks=[[1, 2, 3], [4, 2, 6]])
+    with pytest.raises(FileError, match="shots: expected each shot once; found 1 more often") as e:
+        store.read(tmp_path / "index.h5", "index", ["shots/shot_id"])
+    assert "shot 0000000000000002" in str(e.value)
+    with pytest.raises(FileError, match="lattices: expected each shot once"):
+        store.read(tmp_path / "index.h5", "index", ["lattices/shot_id", "lattices/k"])
+
+
 KINDS_OF_PARTS = ("index", "annulus", "pack", "stage1", "gram")
 """Kinds whose parts are damaged."""
 
@@ -169,7 +277,7 @@ def test_a_flipped_bit_is_named_or_changes_nothing(tmp_path, filled, kind):
         damaged[at] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
         try:
-            found = store.read(product, kind)
+            found = store.parts_of(product, kind)[0].read()
         except FileError as error:
             n_named += 1
             assert str(path) in str(error)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -21,17 +22,19 @@ import os, signal, sys
 from spreadflow import cli
 from spreadflow.io import store
 
-write = store.Parts.write
+write = store.write_part
+written = []
 
-def fourth_kills(parts, block, columns):
-    if block == 3:
+def fourth_kills(path, *content):
+    if len(written) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-    write(parts, block, columns)
+    written.append(path)
+    write(path, *content)
 
-store.Parts.write = fourth_kills
+store.write_part = fourth_kills
 sys.exit(cli.main(sys.argv[1:]))
 """
-"""the command line, killed where the fourth block would be written"""
+"""the command line, killed where the fourth piece would be written"""
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def command(tiny_run):
         "d_min": 2.4,
         "domain_ang": 1500.0,
     }
-    config = json.dumps({"index": how | {"block_shots": 1, "n_directions": 4096}})
+    config = json.dumps({"index": how | {"n_directions": 4096}})
 
     def words(out: Path, ranks: int) -> list[str]:
         stage = [
@@ -87,15 +90,20 @@ def test_products_are_equal_and_a_killed_stage_resumes(command, tmp_path):
     words[1:3] = ["-c", DYING]
     killed = subprocess.run(words, timeout=120)
     parts = two.with_suffix(".parts")
-    finished = {p.name: p.stat().st_mtime_ns for p in parts.glob("[0-9]*.h5")}
+    pieces = sorted(parts.glob("000000/[0-9]*.h5"))
 
     assert killed.returncode == -signal.SIGKILL
-    assert len(finished) == 3
+    assert [path.stem for path in pieces] == ["000000-000002", "000002-000004", "000004-000006"]
     assert not two.exists()
+    seconds = np.concatenate([_seconds(path) for path in pieces])
 
     subprocess.run(command(two, 2), check=True, timeout=120)
-    assert {
-        p.name: p.stat().st_mtime_ns for p in parts.glob("[0-9]*.h5") if p.name in finished
-    } == finished
-    assert len(list(parts.glob("[0-9]*.h5"))) == 8
+    assert [path.name for path in parts.iterdir()] == ["000000.h5"]
     same(one, two)
+    again = store.read(two, "index", ["shots/seconds"])["shots/seconds"]
+    np.testing.assert_array_equal(again[:6], seconds, err_msg="they are not made again")
+
+
+def _seconds(path: Path) -> np.ndarray:
+    with h5py.File(path) as piece:
+        return piece["shots/seconds"][()]

@@ -1,5 +1,7 @@
 """The stage cells: runs joined, clusters found on some of them or frozen, clear errors."""
 
+from zlib import crc32
+
 import numpy as np
 import pytest
 
@@ -32,7 +34,7 @@ def reindexed(tmp_path, filled):
         planted = {
             "lattices/A": np.array([unit_cell.reciprocal(c) for c in in_radians]).reshape(n, 3, 3),
             "lattices/cell": in_radians,
-            "lattices/shot_id": rng.integers(0, 2**63, n),
+            "lattices/shot_id": crc32(run.encode()) * 10_000 + np.arange(n),
         }
         columns = filled(
             "reindex", {"shots": n, "spots": 0, "lattices": n, "reflections": 0}, planted
@@ -79,6 +81,13 @@ def test_every_lattice_of_every_run_is_listed_and_ends_once(reindexed, tmp_path)
 
     listed = np.array([[float(word) for word in line.split()[:6]] for line in lines])
     assert np.allclose(listed, columns["lattices/cell"], atol=1e-6)
+
+
+def test_the_same_run_twice_is_refused(reindexed, tmp_path):
+    path = reindexed("one", 30)
+    with pytest.raises(FileError, match="each shot once; found 30 more often"):
+        run([path, path], tmp_path / "cells.h5")
+    assert not (tmp_path / "cells.h5").exists()
 
 
 def test_the_common_error_of_all_lengths_is_that_of_the_least_known_distance(reindexed, tmp_path):

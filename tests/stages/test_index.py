@@ -223,7 +223,7 @@ def test_reindex_takes_geometry_and_its_own_section(tiny_run, tmp_path):
     attributes = store.attributes(tmp_path / "reindex.h5", "reindex")
 
     np.testing.assert_allclose(attributes["detector"]["origin_mm"], moved.origin_mm)
-    assert len(store.part_keys(tmp_path / "reindex.h5", "reindex")) == 1
+    assert len(store.parts_of(tmp_path / "reindex.h5", "reindex")) == 1
     assert columns["shots/n_lattices"].max() == 1
 
     angles = [angle for *_, angle, _ in partners(columns, tiny_run)]

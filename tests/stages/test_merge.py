@@ -286,6 +286,13 @@ def test_products_that_do_not_belong_together_are_refused(two_runs, folder, fill
         other.run(tmp_path / "merge.h5")
 
 
+def test_the_same_run_twice_is_refused(filled, tmp_path):
+    other = TwoRuns(tmp_path, filled)
+    other.reindex.append(other.reindex[0])
+    with pytest.raises(FileError, match="each run once; found one again"):
+        other.run(tmp_path / "merge.h5")
+
+
 def test_nothing_to_merge_is_said(two_runs, filled, tmp_path):
     other = TwoRuns(tmp_path, filled)
     other.outcome = np.full_like(other.outcome, LatticeOutcome.NOISE)

@@ -11,7 +11,7 @@ import pytest
 from spreadflow.config import Stage1Section, for_stage, parse, section
 from spreadflow.errors import ConfigError, FileError, LearnedOutcome
 from spreadflow.io import mosaic as mosaic_files
-from spreadflow.io import store
+from spreadflow.io import shoebox_blocks, store
 from spreadflow.parallel import World
 from spreadflow.physics import rotation
 from spreadflow.recipes import patch as patches
@@ -33,8 +33,7 @@ def run_with_blanks(packed_run, tmp_path_factory) -> SimpleNamespace:
     path = tmp_path_factory.mktemp("mosaic") / "annulus.h5"
     attributes = store.attributes(packed_run.annulus, "annulus")
     rng = np.random.default_rng(2)
-    keys = store.part_keys(packed_run.annulus, "annulus")
-    blocks = [store.read_part(packed_run.annulus, "annulus", n, key) for n, key in enumerate(keys)]
+    blocks = [part.read() for part in store.parts_of(packed_run.annulus, "annulus")]
     blank = dict(blocks[1])
     blank["lattices/shot_id"] = np.array([BLANK, BLANK + 1], np.uint64)
     blank["pixels/photons"] = rng.poisson(20.0, len(blank["pixels/photons"]))
@@ -43,7 +42,8 @@ def run_with_blanks(packed_run, tmp_path_factory) -> SimpleNamespace:
     for n, columns in enumerate(blocks):
         parts.write(n, {name: column for name, column in columns.items() if name})
     also = ("runs", "space_group", "detectors", "polarizations", "config")
-    parts.finish(World(), **{name: attributes[name] for name in also})
+    recorded = shoebox_blocks.recorded(parts, World())
+    parts.finish(World(), **recorded, **{name: attributes[name] for name in also})
 
     config = for_stage(section(parse(packed_run.tree), "simulate", "r"), "simulate")
     patch = patches.patch(still.Simulator(config), 1, d_min=2.3, d_max=4.0)

@@ -111,8 +111,8 @@ def test_pixels_of_a_neighbour_are_told(packed):
 def test_the_size_of_parts_changes_nothing_but_their_number(packed, tmp_path):
     one = tmp_path / "pack.h5"
     found = run(packed.inputs, one, block_lattices=1)
-    assert len(store.part_keys(packed.path, "pack")) == 1
-    assert len(store.part_keys(one, "pack")) == 2
+    assert len(store.parts_of(packed.path, "pack")) == 1
+    assert len(store.parts_of(one, "pack")) == 2
     for name, column in packed.columns.items():
         np.testing.assert_array_equal(found[name], column, err_msg=name)
 
@@ -122,7 +122,7 @@ def test_stages_read_it_as_other_shoeboxes(packed):
     assert recording.attributes["config"]["d_min"] == 2.5
     assert recording.attributes["runs"] == ["tiny"]
     (block,) = shoebox_blocks.blocks_of(packed.path, "pack", 16)
-    columns = block.read(packed.path, "pack")
+    columns = block.read()
     for row in block.lattices:
         lattice = unpack(columns, row)
         n_own = (packed.columns["reflections/lattice"] == row).sum()

@@ -14,7 +14,7 @@ from spreadflow.analysis.curves import columns, dispersion, expand
 from spreadflow.analysis.curves.expand import FittedRest
 from spreadflow.config import for_stage, parse, section
 from spreadflow.errors import ConfigError, FileError, SpreadOutcome
-from spreadflow.io import store
+from spreadflow.io import shoebox_blocks, store
 from spreadflow.io.shoebox_blocks import read_recording
 from spreadflow.parallel import World
 from spreadflow.recipes import gram_rows
@@ -46,8 +46,8 @@ def product(wide_run, tmp_path_factory) -> SimpleNamespace:
     factors = run_models(config, read_recording(wide_run.wide, "wide"), "spread")[0].factors
     path = out.with_suffix(".gram") / "2.h5"
     grams = []
-    for n, key in enumerate(store.part_keys(path, "gram")):
-        of_part = gram_rows.grams_of(store.read_part(path, "gram", n, key))
+    for part in store.parts_of(path, "gram"):
+        of_part = gram_rows.grams_of(part.read())
         grams += [lattice_gram for _, lattice_gram in of_part]
 
     anomalous = factors.anomalous[:2]
@@ -64,11 +64,12 @@ def test_shoeboxes_of_pack_give_the_same_curves(wide_run, product, tmp_path):
     """The same pixels, stored as `pack` stores them."""
     attributes = store.attributes(wide_run.wide, "wide")
     parts = store.Parts(tmp_path / "pack.h5", "pack", "packed", [[1, 2], [3, 4]])
-    for n, key in enumerate(store.part_keys(wide_run.wide, "wide")):
-        columns = store.read_part(wide_run.wide, "wide", n, key)
+    for n, part in enumerate(store.parts_of(wide_run.wide, "wide")):
+        columns = part.read()
         parts.write(n, {name: column for name, column in columns.items() if name})
     names = ("runs", "space_group", "detectors", "polarizations", "config")
-    parts.finish(World(), **{name: attributes[name] for name in names})
+    recorded = shoebox_blocks.recorded(parts, World())
+    parts.finish(World(), **recorded, **{name: attributes[name] for name in names})
 
     packed = SimpleNamespace(wide=tmp_path / "pack.h5", stage1=wide_run.stage1, tree=wide_run.tree)
     found = run(packed, tmp_path / "spread.h5", shoeboxes="pack")
@@ -418,8 +419,8 @@ def test_the_second_cycle_is_expanded_about_x_of_the_first(wide_run, with_rest):
             [np.array(curves)[:, 0] + 1j * np.array(curves)[:, 1], factors.anomalous[2:]]
         )
     )
-    key = store.part_keys(path, "gram")[0]
-    ((_, lattice_gram),) = gram_rows.grams_of(store.read_part(path, "gram", 0, key))
+    part = store.parts_of(path, "gram")[0]
+    ((_, lattice_gram),) = gram_rows.grams_of(part.read())
     node = columns.rows(about, lattice_gram.hkl)
     of_model = np.abs(about.at(node)[np.arange(len(node)), lattice_gram.channel]) ** 2
     change = np.abs(lattice_gram.intensity / of_model - 1.0)

@@ -14,7 +14,7 @@ from spreadflow.analysis.pixels import lattice_fit
 from spreadflow.config import for_stage, parse, section
 from spreadflow.errors import ConfigError, FileError, RefinedOutcome
 from spreadflow.io import mosaic as mosaic_files
-from spreadflow.io import store
+from spreadflow.io import shoebox_blocks, store
 from spreadflow.io.shoebox_blocks import read_recording
 from spreadflow.models import Noise, Overlap, Shoeboxes
 from spreadflow.parallel import World
@@ -46,8 +46,7 @@ def perturbed_run(packed_run, tmp_path_factory) -> SimpleNamespace:
     rng = np.random.default_rng(2)
     attributes = store.attributes(packed_run.annulus, "annulus")
     path = folder / "annulus.h5"
-    keys = store.part_keys(packed_run.annulus, "annulus")
-    blocks = [store.read_part(packed_run.annulus, "annulus", n, key) for n, key in enumerate(keys)]
+    blocks = [part.read() for part in store.parts_of(packed_run.annulus, "annulus")]
     blocks.append(blocks[1] | {"lattices/shot_id": np.array([BLANK, FEW], np.uint64)})
     parts = store.Parts(path, "annulus", "begun", [[1, 2], [3, 4], [BLANK, FEW]])
 
@@ -61,7 +60,8 @@ def perturbed_run(packed_run, tmp_path_factory) -> SimpleNamespace:
         if n == 2:
             _spoil(columns, rng)
         parts.write(n, {name: column for name, column in columns.items() if name})
-    parts.finish(World(), **{name: attributes[name] for name in ATTRIBUTES})
+    recorded = shoebox_blocks.recorded(parts, World())
+    parts.finish(World(), **recorded, **{name: attributes[name] for name in ATTRIBUTES})
 
     config = for_stage(section(parse(packed_run.tree), "simulate", "r"), "simulate")
     simulator = still.Simulator(config)
@@ -101,15 +101,21 @@ def run(perturbed_run, out, **keys):
 
 @pytest.fixture(scope="module")
 def refined(perturbed_run, tmp_path_factory):
-    """The product with the domains given, and its columns."""
+    """The product with the domains given, a lattice in each part, and its columns."""
     out = tmp_path_factory.mktemp("given") / "stage1.h5"
-    return out, run(
-        perturbed_run,
-        out,
-        mosaicity="domains",
-        domains=str(perturbed_run.domains),
-        block_lattices=1,
-    )
+    return out, run_in_small_parts(perturbed_run, out)
+
+
+def run_in_small_parts(perturbed_run, out):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "LATTICES_OF_PART", 1)
+        return run(
+            perturbed_run,
+            out,
+            mosaicity="domains",
+            domains=str(perturbed_run.domains),
+            block_lattices=1,
+        )
 
 
 def test_each_lattice_has_one_end(perturbed_run, refined):
@@ -135,13 +141,14 @@ def test_each_lattice_has_one_end(perturbed_run, refined):
 def test_shoeboxes_of_which_no_lattice_can_be_fitted_are_refused(perturbed_run, tmp_path):
     """Not a product of NaN."""
     shoeboxes = perturbed_run.annulus
-    key = store.part_keys(shoeboxes, "annulus")[2]
-    block = store.read_part(shoeboxes, "annulus", 2, key)
+    part = store.parts_of(shoeboxes, "annulus")[2]
+    block = part.read()
     attributes = store.attributes(shoeboxes, "annulus")
     lost = SimpleNamespace(annulus=tmp_path / "annulus.h5", tree=perturbed_run.tree)
     parts = store.Parts(lost.annulus, "annulus", "lost", [[BLANK, FEW]])
     parts.write(0, {name: column for name, column in block.items() if name})
-    parts.finish(World(), **{name: attributes[name] for name in ATTRIBUTES})
+    recorded = shoebox_blocks.recorded(parts, World())
+    parts.finish(World(), **recorded, **{name: attributes[name] for name in ATTRIBUTES})
 
     with pytest.raises(FileError, match="can be fitted; found none: 1 too_few, 1 lost"):
         run(lost, tmp_path / "stage1.h5")
@@ -155,11 +162,12 @@ def test_shoeboxes_of_the_wider_range_are_refined_where_that_is_asked_for(
     for the other.
     """
     attributes = store.attributes(perturbed_run.annulus, "annulus")
-    key = store.part_keys(perturbed_run.annulus, "annulus")[0]
+    part = store.parts_of(perturbed_run.annulus, "annulus")[0]
     parts = store.Parts(tmp_path / "wide.h5", "wide", "wide", [[1, 2]])
-    columns = store.read_part(perturbed_run.annulus, "annulus", 0, key)
+    columns = part.read()
     parts.write(0, {name: column for name, column in columns.items() if name})
-    parts.finish(World(), **{name: attributes[name] for name in ATTRIBUTES})
+    recorded = shoebox_blocks.recorded(parts, World())
+    parts.finish(World(), **recorded, **{name: attributes[name] for name in ATTRIBUTES})
     domains = str(perturbed_run.domains)
     config = configured(perturbed_run, range="wide", mosaicity="domains", domains=domains)
     out = tmp_path / "stage1.h5"
@@ -282,13 +290,7 @@ def test_a_stage_goes_on_where_it_was(perturbed_run, refined):
     stamps = {path: path.stat().st_mtime_ns for path in files}
     files[3].unlink()
     out.unlink()
-    again = run(
-        perturbed_run,
-        out,
-        mosaicity="domains",
-        domains=str(perturbed_run.domains),
-        block_lattices=1,
-    )
+    again = run_in_small_parts(perturbed_run, out)
 
     assert {path for path in files if path.stat().st_mtime_ns == stamps[path]} == {*files} - {
         files[3]
@@ -299,6 +301,7 @@ def test_a_stage_goes_on_where_it_was(perturbed_run, refined):
 
 
 def test_other_blocks_make_the_same_lattices(perturbed_run, refined, tmp_path):
+    """In one part, from three pieces."""
     found = run(
         perturbed_run,
         tmp_path / "stage1.h5",
@@ -348,8 +351,8 @@ def test_a_spread_by_axis_has_an_unknown_for_each(perturbed_run, tmp_path):
     listed = [[float(row[f"eta_{axis}_deg"]) for axis in "xyz"] for row in rows]
     np.testing.assert_allclose(np.array(listed)[fine], by_axis / DEG)
 
-    key = store.part_keys(perturbed_run.annulus, "annulus")[0]
-    packed = lattice.unpack(store.read_part(perturbed_run.annulus, "annulus", 0, key), 0)
+    part = store.parts_of(perturbed_run.annulus, "annulus")[0]
+    packed = lattice.unpack(part.read(), 0)
     how = configured(perturbed_run, **keys)
     run_model = run_models(how, read_recording(perturbed_run.annulus, "annulus"), "stage1")[0]
     start = lattice.Start(*(found[f"lattices/{name}"][0] for name in lattice.Start._fields))
@@ -412,8 +415,8 @@ def test_what_is_known_stays_where_it_is_in_later_refinements(perturbed_run):
     """The refinements of `spread` begin where stage 1 ended, but the orientation is restrained to
     the one that was indexed.
     """
-    key = store.part_keys(perturbed_run.annulus, "annulus")[0]
-    first_lattice = lattice.unpack(store.read_part(perturbed_run.annulus, "annulus", 0, key), 0)
+    part = store.parts_of(perturbed_run.annulus, "annulus")[0]
+    first_lattice = lattice.unpack(part.read(), 0)
     restraints = {"rotation": {"sigma": 0.01}, "n_cells": {"sigma": 2.0}}
     how = configured(perturbed_run, restraints=restraints)
     run_model = run_models(how, read_recording(perturbed_run.annulus, "annulus"), "stage1")[0]
@@ -555,8 +558,8 @@ def test_a_point_spread_is_undone(perturbed_run):
     """Lattices are fitted to the photons as they were before the spread, also beside pixels of
     other lattices; the readout noise grows.
     """
-    key = store.part_keys(perturbed_run.annulus, "annulus")[0]
-    columns = store.read_part(perturbed_run.annulus, "annulus", 0, key)
+    part = store.parts_of(perturbed_run.annulus, "annulus")[0]
+    columns = part.read()
     columns["pixels/valid"] = np.ones_like(columns["pixels/valid"])
     columns["pixels/overlap"] = np.where(
         np.arange(len(columns["pixels/valid"])) % 7, 0, Overlap.FOREIGN

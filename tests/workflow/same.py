@@ -24,6 +24,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from spreadflow.io import schema
+
 REPOSITORY = Path(__file__).parents[2]
 
 SHORT_DEMO = {"n_single": 24, "n_blank": 2, "n_double": 2, "n_saturated": 1, "n_unreadable": 1}
@@ -48,6 +50,12 @@ DIGESTS = ("key", "software", "checksum", "sha256", "identity", "inputs", "produ
 """Names of what tells the configuration, the release or the bytes of a file: they follow the names,
 not the results.
 """
+
+PARTS = ".parts"
+"""Suffix of the folder of the parts of a product."""
+
+OF_MANIFESTS = ("parts", "n_rows")
+"""Groups of a manifest that say how the product is cut into parts."""
 
 FOLDERS_LEFT_OUT = ("logs", "benchmarks")
 """Folders of a trial that hold words and clocks alone."""
@@ -74,16 +82,53 @@ class Renamed:
 
 
 def tables_of(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield name and value of every dataset and every attribute of an HDF5 file."""
+    """Yield name and value of every dataset and every attribute of an HDF5 file; of a product in
+    parts those of all parts together, however many there are.
+    """
+    parts = sorted(path.with_suffix(PARTS).glob("[0-9]*.h5"))
     with h5py.File(path, "r") as file:
         found: list[str] = []
         file.visit(found.append)
+        if parts:
+            found = [name for name in found if name.partition("/")[0] not in OF_MANIFESTS]
         for name in ["", *found]:
             item = file[name or "/"]
             for attribute, value in item.attrs.items():
                 yield from leaves_of(f"{name}:{attribute}", decoded(value))
             if isinstance(item, h5py.Dataset):
                 yield from frames_of(name, item)
+
+    if parts:
+        yield from joined(parts)
+
+
+def joined(parts: list[Path]) -> Iterator[tuple[str, Any]]:
+    """Yield name and value of every dataset of parts, joined, and its attributes in the first. Row
+    numbers are counted over all parts.
+    """
+    columns: dict[str, list[np.ndarray]] = {}
+    n_before: dict[str, int] = {}
+    for path in parts:
+        with h5py.File(path, "r") as file:
+            datasets = schema.FILES.get(file.attrs["kind"], {})
+            n_rows = {}
+            for table, group in file.items():
+                for column, item in group.items():
+                    name = f"{table}/{column}"
+                    rows = item[()]
+                    n_rows[table] = len(rows)
+                    refers = datasets[name].refers if name in datasets else ""
+                    if refers:
+                        rows = np.where(rows < 0, rows, rows + n_before.get(refers, 0))
+                        rows = rows.astype(item.dtype)
+                    if name not in columns:
+                        for attribute, value in item.attrs.items():
+                            yield f"{name}:{attribute}", decoded(value)
+                    columns.setdefault(name, []).append(rows)
+        for table, n in n_rows.items():
+            n_before[table] = n_before.get(table, 0) + n
+    for name, pieces in columns.items():
+        yield name, np.concatenate(pieces)
 
 
 def frames_of(name: str, item: h5py.Dataset) -> Iterator[tuple[str, Any]]:
@@ -149,6 +194,7 @@ def products_of(folder: Path) -> dict[str, Path]:
             path.is_file()
             and not is_picture
             and not set(name.parts) & {*FOLDERS_LEFT_OUT, ".snakemake"}
+            and not any(folder.endswith(PARTS) for folder in name.parts[:-1])
         ):
             paths[str(name)] = path
     return paths

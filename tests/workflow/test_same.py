@@ -56,3 +56,31 @@ def test_a_product_of_one_side_is_named(tmp_path):
     (base / "results" / "t" / "cells.h5").write_bytes(b"")
     differences, _ = same.compare(base, chain(tmp_path / "changed"), same.Renamed({}))
     assert differences == ["results/t/cells.h5: only in BASE"]
+
+
+def in_parts(folder, sizes, n_shots=6):
+    """Write a product of so many shots in each part, with two spots a shot."""
+    path = folder / "index.h5"
+    folder.mkdir()
+    with h5py.File(path, "w") as file:
+        file["parts/key"] = np.zeros(len(sizes))
+        file["n_rows/shots"] = np.array(sizes)
+    first = 0
+    for number, n in enumerate(sizes):
+        part = path.with_suffix(".parts") / f"{number:06d}.h5"
+        part.parent.mkdir(exist_ok=True)
+        with h5py.File(part, "w") as file:
+            file.attrs["kind"] = "index"
+            file["shots/shot_id"] = np.arange(first, first + n) % n_shots
+            file["spots/shot"] = np.repeat(np.arange(n), 2).astype(np.int32)
+            file["spots/lattice"] = np.full(2 * n, -1, np.int32)
+        first += n
+    return folder
+
+
+def test_how_a_product_is_cut_into_parts_is_no_difference(tmp_path):
+    base = in_parts(tmp_path / "base", [2, 2, 2])
+    assert same.compare(base, in_parts(tmp_path / "one", [6]), same.Renamed({}))[0] == []
+    other = in_parts(tmp_path / "other", [4, 2], n_shots=5)
+    differences, _ = same.compare(base, other, same.Renamed({}))
+    assert differences == ["index.h5 shots/shot_id: differs"]

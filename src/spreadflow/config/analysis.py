@@ -93,8 +93,8 @@ class IndexSection(Section):
     """relative pixel-to-pixel gain error, for σ"""
     readout_photons: NonNegativeFloat = 1.0
     """standard deviation of the readout noise, for σ"""
-    block_shots: PositiveInt = 8
-    """shots in a part file"""
+    block_shots: PositiveInt = 256
+    """shots in a part file; ranks share smaller pieces of it"""
 
     @model_validator(mode="after")
     def _fits(self):
@@ -347,7 +347,7 @@ class Stage1Section(PixelsSection):
     stored
     """
     block_lattices: PositiveInt = 16
-    """lattices in a part file"""
+    """lattices that a rank refines before it writes them; a part file holds more"""
 
     @model_validator(mode="after")
     def _determined(self):

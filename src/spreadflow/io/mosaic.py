@@ -57,7 +57,8 @@ def read_learned(path: Path) -> MosaicOfLattice:
 
     The function raises FileError when it is asked for a lattice that the product does not know.
     """
-    columns = store.read(path, "mosaic", ["lattices/", "sets/eta_rad", "components/"])
+    names = ["lattices/shot_id", "lattices/k", "lattices/set", "sets/eta_rad", "components/"]
+    columns = store.read(path, "mosaic", names)
     smooth = continuous()
     n_sets = len(columns["sets/eta_rad"])
     first_rows = np.searchsorted(columns["components/set"], np.arange(n_sets + 1))

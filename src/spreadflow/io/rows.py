@@ -5,7 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from spreadflow.errors import FileError
 from spreadflow.io import schema
+
+IS_IT_TWICE = (
+    "Look whether an image file, or a run, is listed twice; then rerun the stages from there on."
+)
+"""What to do about a shot that is there twice."""
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
@@ -27,3 +33,18 @@ def blank(kind: str, table: str, **sizes: int) -> dict[str, np.ndarray]:
             fill = np.nan if dataset.dtype == "float64" else 0
             row[name] = np.full(shape, fill)
     return row
+
+
+def refuse_doubles(where: object, shot_id: np.ndarray, k: np.ndarray | None = None) -> None:
+    """Raise FileError where two rows are of the same shot, or of the same lattice of a shot.
+
+    where: what the rows are of; shot_id: (row,); k: (row,) number of the lattice in its shot.
+    """
+    columns = [shot_id] if k is None else [shot_id, k]
+    identities = np.stack([column.astype(np.uint64) for column in columns], axis=1)
+    different, n_rows = np.unique(identities, axis=0, return_counts=True)
+    if len(different) < len(identities):
+        is_double = n_rows > 1
+        what = "shot" if k is None else "lattice of shot"
+        found = f"{is_double.sum()} more often, the first {what} {different[is_double][0, 0]:016x}"
+        raise FileError(where, "each shot once", found, IS_IT_TWICE)

@@ -8,6 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spreadflow.io import store
+from spreadflow.parallel import World
+
+PULSES = "pulses"
+"""Kind of the group of a manifest that says what light all pulses together have."""
 
 SMALLEST_TOTAL = 1e-300
 """Photons that a pulse is taken to have at least: one without any divides nothing by zero."""
@@ -16,10 +20,7 @@ SMALLEST_TOTAL = 1e-300
 class ShoeboxBlock(NamedTuple):
     """Lattices that are worked on together: a range of those in one part of packed shoeboxes."""
 
-    part: int
-    """number of the part"""
-    key: str
-    """key of the part"""
+    part: store.Part
     lattices: range
     """rows of the lattices in the part"""
     ids: list[int]
@@ -29,25 +30,23 @@ class ShoeboxBlock(NamedTuple):
         """Return shot_id and k of each lattice."""
         return list(zip(self.ids[::2], self.ids[1::2], strict=True))
 
-    def read(self, path: Path, kind: str) -> dict[str, np.ndarray]:
+    def read(self) -> dict[str, np.ndarray]:
         """Return all columns of the part that the lattices are in."""
-        return store.read_part(path, kind, self.part, self.key)
+        return self.part.read()
 
 
 def blocks_of(path: Path, kind: str, size: int) -> list[ShoeboxBlock]:
     """Return blocks of at most `size` lattices of one part. kind: annulus, wide or pack."""
+    columns = store.read(path, kind, ["lattices/shot_id", "lattices/k"])
+    k = columns["lattices/k"].astype(np.uint64)
+    ids = np.stack([columns["lattices/shot_id"], k], axis=1)
     blocks = []
-    for part, key in enumerate(store.part_keys(path, kind)):
-        columns = store.read_part(path, kind, part, key, ["lattices/shot_id", "lattices/k"])
-        k = columns["lattices/k"].astype(np.uint64)
-        ids = np.stack([columns["lattices/shot_id"], k], axis=1)
-
-        n_lattices = len(ids)
-        for first in range(0, n_lattices, size):
-            rows = range(first, min(first + size, n_lattices))
-            blocks.append(
-                ShoeboxBlock(part=part, key=key, lattices=rows, ids=ids[rows].ravel().tolist())
-            )
+    for part in store.parts_of(path, kind):
+        own = part.rows("lattices")
+        for first in range(own.start, own.stop, size):
+            end = min(first + size, own.stop)
+            rows = range(first - own.start, end - own.start)
+            blocks.append(ShoeboxBlock(part, rows, ids[first:end].ravel().tolist()))
     return blocks
 
 
@@ -67,27 +66,59 @@ class Recording(NamedTuple):
 
 
 def read_recording(path: Path, kind: str) -> Recording:
-    """Return what is known of packed shoeboxes beside their pixels. kind: annulus, wide or pack."""
-    all_energies: np.ndarray = np.empty(0)
-    all_photons: np.ndarray = np.empty(0)
-    mean_energies = []
-    for part, key in enumerate(store.part_keys(path, kind)):
-        spectra = store.read_part(path, kind, part, key, ["spectra/"])
-        energies = spectra["spectra/energies_ev"]
-        photons = spectra["spectra/photons"]
+    """Return what is known of packed shoeboxes beside their pixels; no part is opened.
 
-        in_part = np.unique(np.append(all_energies, energies))
-        of_part = np.concatenate([all_photons, np.maximum(photons, 0.0).ravel()])
-        place = np.searchsorted(in_part, np.concatenate([all_energies, energies.ravel()]))
-        all_photons = np.bincount(place, of_part, len(in_part))
-        all_energies = in_part.astype(np.float64)
-        total = np.maximum(photons.sum(axis=1), SMALLEST_TOTAL)
-        mean_energies.append((energies * photons).sum(axis=1) / total)
-
+    kind: annulus, wide or pack.
+    """
+    attributes = store.attributes(path, kind)
+    pulses = store.read_group(path, kind, PULSES)
     return Recording(
-        attributes=store.attributes(path, kind),
-        energies_ev=all_energies,
-        photons=all_photons,
-        energy_ev=float(np.median(np.concatenate(mean_energies))),
+        attributes=attributes,
+        energies_ev=pulses["pulses/energies_ev"],
+        photons=pulses["pulses/photons"],
+        energy_ev=attributes["energy_ev"],
         orientations=store.read(path, kind, ["lattices/A"])["lattices/A"],
     )
+
+
+class _Pulses(NamedTuple):
+    """The spectra of some pulses."""
+
+    energies_ev: np.ndarray
+    """(channel,) all channels that any of them has"""
+    photons: np.ndarray
+    """(channel,) of all together"""
+    mean_ev: np.ndarray
+    """(pulse,) mean energy of each"""
+
+
+def recorded(parts: store.Parts, world: World) -> dict[str, Any]:
+    """Return what `Parts.finish` writes of all pulses into the manifest of packed shoeboxes: the
+    group `pulses`, and the median of the pulses' mean energies. Collective.
+    """
+    own = {}
+    for block in range(world.rank, len(parts.keys), world.size):
+        spectra = parts.read(block, ["spectra/"])
+        own[block] = _pulses(spectra["spectra/energies_ev"], spectra["spectra/photons"])
+    of_blocks = world.gather_blocks(own)
+    energies_ev, photons = _together(
+        np.concatenate([block.energies_ev for block in of_blocks]),
+        np.concatenate([block.photons for block in of_blocks]),
+    )
+    columns = {"pulses/energies_ev": energies_ev, "pulses/photons": photons}
+    energy_ev = float(np.median(np.concatenate([block.mean_ev for block in of_blocks])))
+    return {"groups": {PULSES: columns}, "energy_ev": energy_ev}
+
+
+def _pulses(energies_ev: np.ndarray, photons: np.ndarray) -> _Pulses:
+    """Return spectra together. energies_ev, photons: (pulse, channel)."""
+    total = np.maximum(photons.sum(axis=1), SMALLEST_TOTAL)
+    mean_ev = (energies_ev * photons).sum(axis=1) / total
+    together = _together(energies_ev.ravel(), np.maximum(photons, 0.0).ravel())
+    return _Pulses(*together, mean_ev)
+
+
+def _together(energies_ev: np.ndarray, photons: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the different energies (n,), ascending, and the photons at each."""
+    different, place = np.unique(energies_ev, return_inverse=True)
+    return different, np.bincount(place, photons, len(different))

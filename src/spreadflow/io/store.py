@@ -3,50 +3,44 @@
 Every file is written under another name and renamed into place, so a file that exists is complete.
 A part carries the key of its config, inputs and shots, and a checksum of each dataset; a rerun
 keeps parts whose key still holds and that are sound, on any number of ranks, and a reader refuses a
-part that is missing, foreign or damaged.
+part that is missing, foreign, short or damaged. The manifest carries the rows of each table of each
+part, and the columns that the schema says are in it: who needs only these opens no part.
 """
 
 import csv
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import h5py
 import numpy as np
 
 from spreadflow import __version__
 from spreadflow.errors import FileError
-from spreadflow.io import checksums, mapped, schema
+from spreadflow.io import checksums, datasets, rows, schema
+from spreadflow.io.datasets import Columns
 from spreadflow.parallel import World
-
-Columns = Mapping[str, np.ndarray]
-"""The datasets of a file, or some of them, by path."""
 
 N_DIGITS = 16
 """Hexadecimal digits of a key: enough that no two of all that are ever made are equal."""
 
-SMALLEST_COMPRESSED = 4096
-"""Bytes up to which a dataset is stored as it is: compression needs about as many for itself."""
-
-COMPRESSION: Mapping[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-"""How larger datasets are stored: the fastest that all readers of HDF5 understand."""
-
-SEE_FILES = "See docs/files.md."
-"""What to do about datasets that are not the schema's."""
-
-NOT_FINITE = (
-    "Nothing was written. Look at the log and at what the stage read; if both are sound, this is a "
-    "defect: report it."
-)
-"""What to do about a product that would hold numbers that are not finite."""
-
 RERUN = "Rerun the stage that makes it."
 """What to do about a product that can't be read."""
+
+KEYS = "parts/key"
+"""Dataset of a manifest: the keys of the parts, in block order."""
+
+IDENTITIES = (("shots/shot_id",), ("lattices/shot_id", "lattices/k"))
+"""Columns of tables that say which shot or lattice a row is: no two rows are the same."""
+
+N_ROWS = "n_rows"
+"""Attribute of a part, and group of a manifest: rows of each table, there of each part."""
 
 
 @contextmanager
@@ -105,35 +99,18 @@ def checksum(path: Path | str) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _check(kind: str, columns: Columns, where: object) -> None:
-    """Raise FileError unless the columns are exactly the schema's datasets, and a dimension has the
-    same size in all of them.
-    """
-    datasets = schema.FILES[kind]
-    different = sorted(columns.keys() ^ datasets.keys())
-    if different:
-        expected = f"the datasets of schema '{kind}'"
-        raise FileError(where, expected, f"a difference in {different}", SEE_FILES)
-
-    sizes: dict[str, int] = {}
-    for name, dataset in datasets.items():
-        shape = np.shape(columns[name])
-        required = tuple(
-            sizes.setdefault(dim, size) if isinstance(dim, str) else dim
-            for dim, size in zip(dataset.dims, shape, strict=False)
-        )
-        if len(shape) != len(dataset.dims) or shape != required:
-            expected = f"shape {required} ({dataset.dims})"
-            raise FileError(f"{where}: {name}", expected, shape, SEE_FILES)
-
-
 def write(path: Path | str, kind: str, columns: Columns, *, key: str, **attributes: object) -> None:
     """Write one file of the given kind. Attributes that are not numbers or strings are stored as
     JSON.
     """
     with replacing(Path(path)) as temporary, _new(temporary) as f:
-        fill(f, kind, columns, where=path)
+        datasets.fill(f, kind, columns, where=path)
         stamp(f, kind, key, attributes)
+
+
+def write_part(path: Path, kind: str, columns: Columns, key: str) -> None:
+    """Write a part of a product, or a piece of one."""
+    write(path, kind, columns, key=key, **{N_ROWS: datasets.n_rows_of(kind, columns)})
 
 
 def _new(path: Path) -> h5py.File:
@@ -149,43 +126,6 @@ def write_csv(path: Path, columns: Mapping[str, Iterable[object]]) -> None:
         writer.writerows(zip(*columns.values(), strict=True))
 
 
-def fill(group: h5py.Group, kind: str, columns: Columns, where: object = "columns") -> None:
-    """Create the datasets of `kind` in an open group. Raises FileError unless the columns are the
-    schema's.
-    """
-    _check(kind, columns, where)
-    for name, dataset in schema.FILES[kind].items():
-        column = np.asarray(columns[name])
-        data = _cast(column, dataset.dtype, f"{where}: {name}")
-        _check_finite(data, dataset, f"{where}: {name}")
-        is_mapped = kind in mapped.KINDS
-        is_compressed = data.nbytes > SMALLEST_COMPRESSED and not is_mapped
-        item = group.create_dataset(name, data=data, **(COMPRESSION if is_compressed else {}))
-        item.attrs[checksums.CHECKSUM] = checksums.checksum(data)
-        item.attrs["units"] = dataset.unit
-        item.attrs["meaning"] = dataset.whole_meaning
-
-
-def _cast(data: np.ndarray, dtype: str, where: object) -> np.ndarray:
-    """Return the data in the schema's type. Raises FileError for integers that it can't hold."""
-    stored = data.astype(dtype)
-    are_integers = data.dtype.kind in "iu" and stored.dtype.kind in "iu"
-    if are_integers and not np.array_equal(stored, data):
-        found = f"{data.min()} to {data.max()}"
-        raise FileError(where, f"values that fit {dtype}", found, "This is a defect: report it.")
-    return stored
-
-
-def _check_finite(data: np.ndarray, dataset: schema.Dataset, where: object) -> None:
-    """Raise FileError where numbers are not finite that have to be."""
-    if dataset.not_finite or data.dtype.kind != "f":
-        return
-    n_lost = data.size - int(np.isfinite(data).sum())
-    if n_lost:
-        found = f"{n_lost} of {data.size} that are not"
-        raise FileError(where, "finite numbers", found, NOT_FINITE)
-
-
 def check_figures(figures: object, where: object) -> None:
     """Raise FileError where a number among figures, lists and mappings of them, is not finite. What
     is not known is None; warnings may hold any number.
@@ -198,7 +138,7 @@ def check_figures(figures: object, where: object) -> None:
         for figure in figures:
             check_figures(figure, where)
     elif isinstance(figures, float | np.floating) and not np.isfinite(figures):
-        raise FileError(where, "a finite number", figures, NOT_FINITE)
+        raise FileError(where, "a finite number", figures, datasets.NOT_FINITE)
 
 
 def stamp(f: h5py.File, kind: str, key: str, attributes: Mapping[str, object]) -> None:
@@ -272,154 +212,154 @@ def _decoded(value: object) -> object:
 
 
 def read(path: Path | str, kind: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """Return datasets of a product by name, its parts joined. names: None = all; a name that ends
-    in `/` takes a whole table. Raises FileError.
+    """Return datasets of a product by name, its parts joined; none is opened for what the manifest
+    has. names: None = all; a name that ends in `/` takes a whole table. Raises FileError, also
+    where parts have a shot or a lattice twice.
     """
     path = Path(path)
-    wanted = _select(kind, names)
+    wanted = datasets.select(kind, names)
     with _opened(path, kind) as f:
-        if "parts/key" not in f:
-            return {name: _content(path, kind, name, f[name]) for name in wanted}
-        keys = _part_keys(f)
-    parts = [read_part(path, kind, block, key, wanted) for block, key in enumerate(keys)]
-    return joined(kind, wanted, parts)
+        if KEYS not in f:
+            return {name: datasets.content(path, kind, name, f[name]) for name in wanted}
+        here = [name for name in wanted if name in f]
+        columns = {name: datasets.content(path, kind, name, f[name]) for name in here}
+        parts = _parts(f, kind)
+    elsewhere = [name for name in wanted if name not in columns]
+    if elsewhere:
+        pieces = [part.read(elsewhere) for part in parts]
+        columns |= datasets.joined(kind, elsewhere, pieces)
+    _refuse_doubles(path, columns)
+    return {name: columns[name] for name in wanted}
 
 
-def _content(path: Path, kind: str, name: str, dataset: h5py.Dataset) -> np.ndarray:
-    """Return a dataset of an open file. Raises FileError where it is not what was written."""
-    expected = checksums.of_dataset(dataset)
-    if kind in mapped.KINDS:
-        data = mapped.content(dataset)
-        mapped.check(path, name, data, expected)
-    else:
-        data = dataset[()]
-        checksums.check(path, name, data, expected)
-    return data
+def _refuse_doubles(path: Path, columns: Columns) -> None:
+    """Raise FileError where two rows are of the same shot, or of the same lattice."""
+    for names in IDENTITIES:
+        if all(name in columns for name in names):
+            table = names[0].partition("/")[0]
+            rows.refuse_doubles(f"{path}: {table}", *(columns[name] for name in names))
 
 
-def read_part(
-    path: Path | str, kind: str, block: int, key: str, names: Iterable[str] | None = None
-) -> dict:
-    """Return one block of a product in parts, as `tables`; the product need not be finished. Raises
-    FileError when the part is missing, damaged, or of another config.
+def read_group(path: Path | str, kind: str, group: str) -> dict[str, np.ndarray]:
+    """Return the datasets of a group that `Parts.finish` wrote into the manifest of a product.
+
+    group: its kind. Raises FileError.
     """
-    part = part_path(Path(path), block)
-    wanted = _select(kind, names)
-    if not part.exists():
-        todo = f"Rerun the stage that makes {path}."
-        raise FileError(part, "a finished part", "nothing", todo)
-    with _opened(part, kind) as f:
+    path = Path(path)
+    with _opened(path, kind) as f:
+        return {name: datasets.content(path, group, name, f[name]) for name in schema.FILES[group]}
+
+
+class Manifest(NamedTuple):
+    """What a product says of its parts."""
+
+    path: Path
+    kind: str
+    keys: list[str]
+    """of the parts, in block order"""
+    ends: dict[str, np.ndarray]
+    """table → (part,) its rows in all parts up to the end of this one"""
+
+
+class Part(NamedTuple):
+    """One part of a product."""
+
+    manifest: Manifest
+    number: int
+
+    @property
+    def key(self) -> str:
+        """The key of what it was made from."""
+        return self.manifest.keys[self.number]
+
+    def rows(self, table: str) -> slice:
+        """Return which rows of a table of the product are in this part."""
+        ends = self.manifest.ends[table]
+        return slice(int(ends[self.number - 1]) if self.number else 0, int(ends[self.number]))
+
+    def n_rows(self, table: str) -> int:
+        """Return the number of rows of a table."""
+        own = self.rows(table)
+        return own.stop - own.start
+
+    def read(self, names: Iterable[str] | None = None) -> dict:
+        """Return datasets by name, and under "" the number of rows of each table: one piece for
+        `datasets.joined`. names: as in `read`. Raises FileError where the part is missing,
+        damaged, foreign or short.
+        """
+        manifest = self.manifest
+        path = part_path(manifest.path, self.number)
+        piece = read_part(path, manifest.kind, self.key, names)
+        expected = {table: self.n_rows(table) for table in manifest.ends}
+        if piece[""] != expected:
+            raise FileError(path, f"rows {expected}", piece[""], RERUN)
+        return piece
+
+
+class PartReader:
+    """Reads columns of parts, and keeps those of the last: blocks that are worked on one after the
+    other are often of the same part.
+    """
+
+    def __init__(self, names: Iterable[str]):
+        """Read these columns, as in `read`."""
+        self._names = list(names)
+        self._identity: tuple[Path, int] | None = None
+        self._columns: dict = {}
+
+    def read(self, part: Part) -> dict:
+        """Return the columns of a part, in a mapping of the caller's own."""
+        identity = (part.manifest.path, part.number)
+        if identity != self._identity:
+            self._identity, self._columns = None, {}
+            self._columns = part.read(self._names)
+            self._identity = identity
+        return dict(self._columns)
+
+
+def parts_of(path: Path | str, kind: str) -> list[Part]:
+    """Return the parts of a product, in block order. None is opened. Raises FileError."""
+    with _opened(Path(path), kind) as f:
+        return _parts(f, kind)
+
+
+def _parts(f: h5py.File, kind: str) -> list[Part]:
+    """Return the parts that an open manifest lists."""
+    path = Path(f.filename)
+
+    def column(name: str) -> np.ndarray:
+        data = f[name][()]
+        checksums.check(path, name, data, checksums.of_dataset(f[name]))
+        return data
+
+    keys = [key.decode() for key in column(KEYS)]
+    ends = {table: np.cumsum(column(f"{N_ROWS}/{table}")) for table in f[N_ROWS]}
+    manifest = Manifest(path, kind, keys, ends)
+    return [Part(manifest, number) for number in range(len(keys))]
+
+
+def read_part(path: Path, kind: str, key: str, names: Iterable[str] | None = None) -> dict:
+    """Return the file of a part, as `Part.read`; the product need not be finished. Raises FileError
+    where it is missing, damaged, or of another config.
+    """
+    wanted = datasets.select(kind, names)
+    if not path.exists():
+        raise FileError(path, "a finished part", "nothing", RERUN)
+    with _opened(path, kind) as f:
         if f.attrs["key"] != key:
             found = f"key {f.attrs['key']} (another config or other inputs)"
-            todo = f"Rerun the stage that makes {path}."
-            raise FileError(part, f"key {key}", found, todo)
-        columns = {name: _content(part, kind, name, f[name]) for name in wanted}
-        return {"": _n_rows(f)} | columns
-
-
-def tables(group: h5py.Group, kind: str, names: Iterable[str] | None = None) -> dict:
-    """Return datasets of `kind` in an open group by name, and under "" the number of rows of each
-    table: one piece for `joined`.
-    """
-    columns = {name: group[name][()] for name in _select(kind, names)}
-    return {"": _n_rows(group)} | columns
-
-
-def _n_rows(group: h5py.Group) -> dict[str, int]:
-    """Return the number of rows of each table in an open group."""
-    n_rows = {}
-    for name, table in group.items():
-        first_column = next(iter(table.values()))
-        n_rows[name] = len(first_column)
-    return n_rows
-
-
-def part_keys(path: Path | str, kind: str) -> list[str]:
-    """Return the keys of the parts of a product, in block order."""
-    with _opened(Path(path), kind) as f:
-        return _part_keys(f)
-
-
-def _part_keys(f: h5py.File) -> list[str]:
-    """Return the keys in an open manifest."""
-    keys = f["parts/key"][()]
-    path = Path(f.filename)
-    checksums.check(path, "parts/key", keys, checksums.of_dataset(f["parts/key"]))
-    return [key.decode() for key in keys]
+            raise FileError(path, f"key {key}", found, RERUN)
+        columns = {name: datasets.content(path, kind, name, f[name]) for name in wanted}
+        n_rows = json.loads(f.attrs[N_ROWS])
+    if names is None and n_rows != datasets.n_rows_of(kind, columns):
+        found = f"tables of {datasets.n_rows_of(kind, columns)}"
+        raise FileError(path, f"rows {n_rows}", found, checksums.REPAIR)
+    return {"": n_rows} | columns
 
 
 def part_path(product: Path, block: int) -> Path:
     """Return the path of a part of a product."""
     return Path(product).with_suffix(".parts") / f"{block:06d}.h5"
-
-
-def _select(kind: str, names: Iterable[str] | None) -> list[str]:
-    """Return the datasets of `kind` that names ask for, as in `read`."""
-    datasets = schema.FILES[kind]
-    if names is None:
-        return list(datasets)
-    selected = []
-    for name in names:
-        if name.endswith("/"):
-            matches = [path for path in datasets if path.startswith(name)]
-        else:
-            matches = [path for path in datasets if path == name]
-        if not matches:
-            raise KeyError(f"'{name}' is no dataset or table of schema '{kind}'")
-        selected += matches
-    return selected
-
-
-def piece(kind: str, tables: Mapping[str, Mapping[str, np.ndarray]]) -> dict:
-    """Return columns of some tables of `kind`, table → name → rows, as one piece for `joined`; the
-    other tables are empty.
-    """
-    columns: dict = {}
-    n_rows = {}
-    for path, dataset in schema.FILES[kind].items():
-        table, name = path.split("/")
-        column = tables[table][name] if table in tables else _empty(dataset)
-        columns[path] = column
-        n_rows[table] = len(column)
-    return {"": n_rows} | columns
-
-
-def _empty(dataset: schema.Dataset) -> np.ndarray:
-    """Return a dataset without rows."""
-    shape = [0 if isinstance(dim, str) else dim for dim in dataset.dims]
-    return np.empty(shape, dataset.dtype)
-
-
-def joined(kind: str, wanted: Iterable[str], parts: Sequence[dict]) -> dict[str, np.ndarray]:
-    """Return the wanted datasets of parts, each as `tables` or `piece` returns it, concatenated;
-    row numbers are shifted by the rows of the parts before. Raises FileError where the parts
-    differ in a dimension other than their rows.
-    """
-    columns = {}
-    for name in wanted:
-        dataset = schema.FILES[kind][name]
-        if dataset.refers:
-            pieces = _shifted(parts, name, dataset)
-        else:
-            pieces = [part[name] for part in parts]
-
-        shapes = {piece.shape[1:] for piece in pieces}
-        if len(shapes) > 1:
-            expected = f"parts with the same {dataset.dims[1:]}"
-            raise FileError(name, expected, sorted(shapes), "Read these parts one by one.")
-        columns[name] = np.concatenate(pieces) if pieces else _empty(dataset)
-    return columns
-
-
-def _shifted(parts: Sequence[dict], name: str, dataset: schema.Dataset) -> list[np.ndarray]:
-    """Return a column of row numbers of each part, counted over all parts; −1 stays −1."""
-    pieces = []
-    n_before = 0
-    for part in parts:
-        rows = part[name]
-        pieces.append(np.where(rows < 0, rows, rows + n_before).astype(dataset.dtype))
-        n_before += part[""][dataset.refers]
-    return pieces
 
 
 class Parts:
@@ -439,62 +379,112 @@ class Parts:
         ]
         """the key of each part"""
         self._sound: dict[int, tuple[int, int]] = {}
-        """block → size and time of the file that was read to its end"""
+        """block → size and time of the file that this rank wrote or read to its end"""
+        self._briefs: dict[int, dict] = {}
+        """block → what the manifest will have of it, as `Part.read` returns it"""
 
     def done(self, block: int) -> bool:
         """Whether a sound part of this key is there already. Each is read once, as long as its file
         stays the same.
         """
         try:
-            status = part_path(self.product, block).stat()
+            file = self._file(block)
         except OSError:
             return False
-        file = (status.st_size, status.st_mtime_ns)
         if self._sound.get(block) != file:
             try:
-                self.read(block)
+                self._note(block, self.read(block), file)
             except FileError:
+                self._briefs.pop(block, None)
                 return False
-            self._sound[block] = file
         return True
 
-    def are_done(self) -> bool:
-        """Whether every part is there already."""
-        return all(map(self.done, range(len(self.keys))))
+    def missing(self, world: World) -> list[int]:
+        """Return the blocks of which no sound part is there. Each rank reads its share of those
+        that are. Collective.
+        """
+        own = [block for block in range(world.rank, len(self.keys), world.size) if self.done(block)]
+        done = {block for of_rank in world.gather(own) for block in of_rank}
+        return [block for block in range(len(self.keys)) if block not in done]
+
+    def are_done(self, world: World) -> bool:
+        """Whether every part is there already. Collective."""
+        return not self.missing(world)
 
     def write(self, block: int, columns: Columns) -> None:
         """Write a part."""
-        write(part_path(self.product, block), self.kind, columns, key=self.keys[block])
+        write_part(part_path(self.product, block), self.kind, columns, self.keys[block])
+        self._note(block, columns, self._file(block))
 
     def read(self, block: int, names: Iterable[str] | None = None) -> dict:
-        """Return a part, as `read_part`."""
-        return read_part(self.product, self.kind, block, self.keys[block], names)
+        """Return a part, as `Part.read`."""
+        return read_part(part_path(self.product, block), self.kind, self.keys[block], names)
+
+    def briefs(self) -> Iterator[tuple[int, dict]]:
+        """Yield each block that this rank wrote or read to its end, and of it what the manifest
+        will have: one piece for `datasets.joined`.
+        """
+        yield from self._briefs.items()
 
     def each(self, world: World, make: Callable[[int], Columns]) -> None:
         """Make every block that is not done yet, shared among the ranks. Collective."""
-        for block in world.share(len(self.keys)):
-            if not self.done(block):
-                self.write(block, make(block))
+        missing = self.missing(world)
+        for number in world.share(len(missing)):
+            block = missing[number]
+            self.write(block, make(block))
         world.barrier()
 
-    def finish(self, world: World, **attributes: object) -> None:
+    def finish(
+        self, world: World, groups: Mapping[str, Columns] | None = None, **attributes: object
+    ) -> None:
         """Write the manifest: the product is complete. Collective.
 
-        Parts beyond it, of an older, longer run, and what a killed run was writing are removed.
+        groups: kind → columns of what else the manifest shall have. Parts beyond it, of an older,
+        longer run, and what a killed run left are removed. Raises FileError where a part is
+        missing.
         """
-        world.once(lambda: self._finish(attributes))
+        briefs = world.collect_blocks(self._briefs)
+        world.once(lambda: self._finish(briefs, groups or {}, attributes))
 
-    def _finish(self, attributes: Mapping[str, object]) -> None:
-        """Clear the folder of the parts, and write the manifest."""
+    def _file(self, block: int) -> tuple[int, int]:
+        """Return size and time of the file of a part."""
+        status = part_path(self.product, block).stat()
+        return status.st_size, status.st_mtime_ns
+
+    def _note(self, block: int, columns: Columns, file: tuple[int, int]) -> None:
+        """Keep what the manifest will have of a block, and which file has it."""
+        piece: dict = {"": datasets.n_rows_of(self.kind, columns)}
+        for name, dataset in schema.FILES[self.kind].items():
+            if dataset.in_manifest:
+                piece[name] = np.array(columns[name], dataset.dtype)
+        self._briefs[block] = piece
+        self._sound[block] = file
+
+    def _finish(
+        self, briefs: list[dict], groups: Mapping[str, Columns], attributes: Mapping[str, object]
+    ) -> None:
+        """Clear the folder of the parts, and write the manifest. briefs: of all blocks."""
+        if len(briefs) < len(self.keys):
+            expected = f"{len(self.keys)} finished parts"
+            raise FileError(self.product, expected, len(briefs), RERUN)
         folder = self.product.with_suffix(".parts")
         for part in folder.glob("*.h5"):
             if part.stem.isdigit() and int(part.stem) >= len(self.keys):
                 part.unlink()
         for unfinished in folder.glob(".*.tmp"):
             unfinished.unlink()
+        for pieces in folder.glob("*/"):
+            shutil.rmtree(pieces)
 
+        names = [name for name, item in schema.FILES[self.kind].items() if item.in_manifest]
+        columns = datasets.joined(self.kind, names, briefs)
         with replacing(self.product) as temporary, _new(temporary) as f:
-            keys = np.array(self.keys, dtype=f"S{N_DIGITS}")
-            item = f.create_dataset("parts/key", data=keys)
-            item.attrs[checksums.CHECKSUM] = checksums.checksum(keys)
+            datasets.put(f, KEYS, np.array(self.keys, dtype=f"S{N_DIGITS}"))
+            for table in schema.tables(self.kind):
+                n_rows = np.array([brief[""][table] for brief in briefs], dtype=np.int64)
+                datasets.put(f, f"{N_ROWS}/{table}", n_rows)
+            for name, column in columns.items():
+                datasets.put_described(f, self.kind, name, column)
+            for group, of_group in groups.items():
+                datasets.fill(f, group, of_group, where=self.product)
             stamp(f, self.kind, digest(self.keys), attributes)

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from spreadflow.errors import FileError
-from spreadflow.io import images, schema, store
+from spreadflow.io import datasets, images, schema, store
 from spreadflow.models import Detector
 
 GROUP = "truth"
@@ -36,7 +36,7 @@ NO_INTENSITIES = TrueIntensities(np.empty((0, 3), dtype=np.int16), np.empty(0))
 class FileTruth(NamedTuple):
     """The truth of the shots of one image file."""
 
-    columns: Callable[[], store.Columns]
+    columns: Callable[[], datasets.Columns]
     """gives the columns of schema 'truth'; called once the images are written: some are known then
     """
     detector: Detector
@@ -49,7 +49,7 @@ class FileTruth(NamedTuple):
 def write_truth(f: h5py.File, truth: FileTruth, energies_ev: np.ndarray) -> None:
     """Write the truth into an image file. energies_ev: (channel,) of the curves."""
     group = f.create_group(GROUP)
-    store.fill(group, "truth", truth.columns())
+    datasets.fill(group, "truth", truth.columns())
     store.put_attributes(group, {"detector": truth.detector._asdict()})
 
     values = np.concatenate([np.empty(0), *truth.curves.values()])
@@ -61,9 +61,9 @@ def write_truth(f: h5py.File, truth: FileTruth, energies_ev: np.ndarray) -> None
         "curves/fdp": values.imag,
     }
 
-    store.fill(group, "true_curves", columns)
+    datasets.fill(group, "true_curves", columns)
     of_crystal = {f"intensities/{name}": v for name, v in truth.intensities._asdict().items()}
-    store.fill(group, "true_intensities", of_crystal)
+    datasets.fill(group, "true_intensities", of_crystal)
     store.put_attributes(group, {"sites": list(truth.curves)})
 
 
@@ -95,14 +95,14 @@ def read_truth(manifest: Path | str) -> dict[str, np.ndarray] | None:
         with _opened(path) as group:
             if group is None or stored_ids is None:
                 return None
-            part = store.tables(group, "truth")
+            part = datasets.tables(group, "truth")
 
         identities = {}
         for frame, stored_id in enumerate(stored_ids):
             identities[int(stored_id)] = images.shot_id(run, path.name, frame)
         shot_ids = [identities[int(stored_id)] for stored_id in part["shots/shot_id"]]
         parts.append(part | {"shots/shot_id": np.array(shot_ids, np.uint64)})
-    return store.joined("truth", schema.FILES["truth"], parts) if parts else None
+    return datasets.joined("truth", schema.FILES["truth"], parts) if parts else None
 
 
 def true_curves(manifest: Path) -> dict[str, TrueCurve]:

@@ -35,6 +35,9 @@ COLUMNS = (
 MOST_LATTICES = 200
 """Lattices, at most, whose spots are looked at."""
 
+LATTICES_TOGETHER = 8
+"""As many of them follow each other, so that few parts are read."""
+
 I_OVER_SIGMA = 5.0
 """Spots without a lattice at least this strong count."""
 

@@ -108,22 +108,20 @@ def _pixels(
     names = ("n_pixels_valid", "n_pixels_shared", "n_pixels_foreign", "n_pixels_counted")
     counts = dict.fromkeys(names, 0)
     boxes: Boxes = {}
-    start = 0
-    for block, key in enumerate(store.part_keys(product, stage)):
-        part = store.read_part(product, stage, block, key, ["pixels/valid", "pixels/overlap"])
-        end = start + part[""]["pixels"]
+    for of_product in store.parts_of(product, stage):
+        part = of_product.read(["pixels/valid", "pixels/overlap"])
+        own = of_product.rows("pixels")
         for name, n in _pixel_counts(part["pixels/valid"], part["pixels/overlap"]).items():
             counts[name] += n
 
-        rows_of_part = [int(row) for row in rows if start <= first[row] < end]
+        rows_of_part = [int(row) for row in rows if own.start <= first[row] < own.stop]
         if rows_of_part:
-            part = store.read_part(product, stage, block, key, ["pixels/"])
+            part = of_product.read(["pixels/"])
         pixels = columns(part, "pixels")
         for row in rows_of_part:
-            first_of_box = first[row] - start
+            first_of_box = first[row] - own.start
             box = slice(first_of_box, first_of_box + size[row])
             boxes[row] = {name: pixels[name][box] for name in BOX_COLUMNS}
-        start = end
     return counts, {int(row): boxes[int(row)] for row in rows}
 
 

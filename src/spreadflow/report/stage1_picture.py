@@ -40,10 +40,8 @@ def read_samples(stage: str, product: Path) -> list[Sample]:
     """Return the first shoeboxes that the stage kept; parts are read until there are enough."""
     samples: list[Sample] = []
     names = ("data", "model", "background", "z")
-    for block, key in enumerate(store.part_keys(product, stage)):
-        part = store.read_part(
-            product, stage, block, key, ["samples/", "sample_pixels/", "reflections/hkl"]
-        )
+    for of_product in store.parts_of(product, stage):
+        part = of_product.read(["samples/", "sample_pixels/", "reflections/hkl"])
         pixels = columns(part, "sample_pixels")
         boxes = zip(
             part["reflections/hkl"][part["samples/reflection"]].tolist(),

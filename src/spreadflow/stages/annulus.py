@@ -1,8 +1,9 @@
 """annulus, and wide: shoeboxes of accepted lattices between two resolutions, packed so that later
 stages open no image.
 
-The two words are one stage: the section of `wide` overlays that of `annulus`. The blocks are those
-of `reindex` that have an accepted lattice.
+The two words are one stage: the section of `wide` overlays that of `annulus`. A block is a few
+shots of one part of `reindex`, as far as they have accepted lattices: their pixels are read and
+modelled together.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from spreadflow.analysis.pixels import shoeboxes
 from spreadflow.config import AnnulusConfig, AnnulusSection, WideConfig
 from spreadflow.errors import ConfigError, FileError
-from spreadflow.io import store
+from spreadflow.io import shoebox_blocks, store
 from spreadflow.io.accepted import accepted_lattices, brought
 from spreadflow.io.images import Source, open_indexed
 from spreadflow.log import logger
@@ -22,29 +23,25 @@ from spreadflow.stages import blocks as skeleton
 from spreadflow.stages import cutting
 from spreadflow.stages.cutting import Cutting
 
+SHOTS_OF_BLOCK = 8
+"""Shots of a block: their pixels are in memory together, here and where they are modelled."""
+
+READ = ("lattices/", "reflections/")
+"""Tables of reindex that are read."""
+
 
 class AcceptedBlock(NamedTuple):
-    """One part of a run's reindex product that holds accepted lattices."""
+    """Shots of one part of a run's reindex product that have accepted lattices."""
 
     run: int
     """number of the run"""
-    part: int
-    key: str
-    first_shot: int
-    """number in the run of the part's first shot"""
+    part: store.Part
     is_accepted: np.ndarray
-    """(lattice of the part,) bool"""
+    """(lattice of the part,) bool, those of the shots of the block"""
     setting: np.ndarray
     """(lattice of the part, 3, 3) as in `Accepted`"""
     shot_ids: list[int]
     """shots with accepted lattices"""
-
-
-class Run(NamedTuple):
-    """The images and reflections of a run."""
-
-    source: Source
-    reindex: Path
 
 
 def run(
@@ -63,10 +60,7 @@ def run(
     section = getattr(config, word)
     log = logger(word, world)
     attributes = [store.attributes(path, "reindex") for path in reindex]
-    runs = [
-        Run(open_indexed(path, product), product)
-        for path, product in zip(images, reindex, strict=True)
-    ]
+    sources = [open_indexed(path, product) for path, product in zip(images, reindex, strict=True)]
     finest = max(of_run["config"]["d_min"] for of_run in attributes)
     _check(section, word, finest)
     blocks = [
@@ -77,15 +71,18 @@ def run(
     if not blocks:
         todo = "Look at cells.png; mind cells.mahalanobis_max."
         raise FileError(cells, "accepted lattices", "none", todo)
-    n_channels = _most_channels(runs, blocks)
-    identities = [of_run.source.identity for of_run in runs]
+    n_channels = _most_channels(sources, blocks)
+    identities = [source.identity for source in sources]
     identities += [store.identity(path) for path in [*reindex, cells]]
     key = store.digest(section.model_dump(mode="json"), identities)
     parts = store.Parts(out, word, key, [block.shot_ids for block in blocks])
 
+    reader = store.PartReader(READ)
+
     def make(number: int) -> dict[str, np.ndarray]:
         block = blocks[number]
-        return _columns(section, block, runs[block.run], n_channels)
+        columns = reader.read(block.part)
+        return _columns(section, block, columns, sources[block.run], n_channels)
 
     skeleton.run(parts, make, word, world)
     if not skeleton.n_rows(parts, "reflections", world):
@@ -93,13 +90,14 @@ def run(
         raise FileError(cells, "reflections in the range", "none of any lattice", todo)
     parts.finish(
         world,
+        **shoebox_blocks.recorded(parts, world),
         config=section.model_dump(mode="json"),
         runs=[of_run["run"] for of_run in attributes],
         space_group=attributes[0]["config"]["space_group"],
         detectors=[of_run["detector"] for of_run in attributes],
-        polarizations=[of_run.source.polarization for of_run in runs],
+        polarizations=[source.polarization for source in sources],
     )
-    log.info("%d blocks of %d runs", len(blocks), len(runs))
+    log.info("%d blocks of %d runs", len(blocks), len(sources))
 
 
 def _check(section: AnnulusSection, word: str, finest: float) -> None:
@@ -115,57 +113,53 @@ def _check(section: AnnulusSection, word: str, finest: float) -> None:
 def _blocks(run: int, reindex: Path, cells: Path) -> list[AcceptedBlock]:
     """Return the blocks of one run with accepted lattices."""
     accepted = accepted_lattices(cells, reindex)
+    columns = store.read(reindex, "reindex", ["lattices/shot", "lattices/shot_id"])
     blocks = []
-    first_shot = 0
-    first_lattice = 0
-    for part, key in enumerate(store.part_keys(reindex, "reindex")):
-        columns = store.read_part(reindex, "reindex", part, key, ["lattices/shot_id"])
-        n_rows = columns[""]
-        own = slice(first_lattice, first_lattice + n_rows["lattices"])
-        of_part = accepted.is_accepted[own]
-        if of_part.any():
-            shot_ids = np.unique(columns["lattices/shot_id"][of_part])
+    for part in store.parts_of(reindex, "reindex"):
+        own = part.rows("lattices")
+        shot = columns["lattices/shot"][own] - part.rows("shots").start
+        number = np.where(accepted.is_accepted[own], shot // SHOTS_OF_BLOCK, -1)
+        for number_of_block in np.unique(number[number >= 0]):
+            is_accepted = number == number_of_block
+            shot_ids = np.unique(columns["lattices/shot_id"][own][is_accepted])
             block = AcceptedBlock(
                 run=run,
                 part=part,
-                key=key,
-                first_shot=first_shot,
-                is_accepted=of_part,
+                is_accepted=is_accepted,
                 setting=accepted.setting[own],
-                shot_ids=[int(shot_id) for shot_id in shot_ids],
+                shot_ids=shot_ids.tolist(),
             )
             blocks.append(block)
-        first_shot += n_rows["shots"]
-        first_lattice += n_rows["lattices"]
     return blocks
 
 
-def _most_channels(runs: list[Run], blocks: list[AcceptedBlock]) -> int:
+def _most_channels(sources: list[Source], blocks: list[AcceptedBlock]) -> int:
     """Return the largest number of channels of the runs' spectra, from the last block of each."""
     last_of_run = {block.run: block for block in blocks}
-    return max(_n_channels(runs[block.run], block) for block in last_of_run.values())
+    return max(_n_channels(sources[block.run], block) for block in last_of_run.values())
 
 
-def _n_channels(run: Run, block: AcceptedBlock) -> int:
+def _n_channels(source: Source, block: AcceptedBlock) -> int:
     """Return the number of channels of the spectra of a run."""
-    names = ["lattices/shot", "lattices/shot_id"]
-    columns = store.read_part(run.reindex, "reindex", block.part, block.key, names)
+    columns = block.part.read(["lattices/shot", "lattices/shot_id"])
     row = int(np.argmax(block.is_accepted))
-    number = block.first_shot + columns["lattices/shot"][row]
-    return cutting.n_channels(run.source, number, columns["lattices/shot_id"][row])
+    number = block.part.rows("shots").start + columns["lattices/shot"][row]
+    return cutting.n_channels(source, number, columns["lattices/shot_id"][row])
 
 
 def _columns(
-    section: AnnulusSection, block: AcceptedBlock, run: Run, n_channels: int
+    section: AnnulusSection,
+    block: AcceptedBlock,
+    columns: dict[str, np.ndarray],
+    source: Source,
+    n_channels: int,
 ) -> dict[str, np.ndarray]:
-    """Return the columns of the part of one block."""
-    names = ["lattices/", "reflections/"]
-    columns = store.read_part(run.reindex, "reindex", block.part, block.key, names)
+    """Return the columns of the part of one block. columns: of its part of reindex."""
     _bring_to_shared_axes(columns, block.setting)
-    columns["lattices/shot"] = block.first_shot + columns["lattices/shot"]
+    columns["lattices/shot"] = block.part.rows("shots").start + columns["lattices/shot"]
     return cutting.cut_out(
         Cutting(
-            source=run.source,
+            source=source,
             run=block.run,
             columns=columns,
             lattices=np.flatnonzero(block.is_accepted),

@@ -2,21 +2,35 @@
 are made and counted.
 
 A stage cuts its work into fixed blocks of shots or lattices (`Parts`, never per rank), says how the
-columns of one block are computed, and writes the manifest when all blocks are there. The blocks are
-shared among the ranks.
+columns of one block, or of a piece of it, are computed, and writes the manifest when all blocks are
+there. The blocks, or their pieces, are shared among the ranks.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.io import schema, store
+from spreadflow.io import datasets, pieces, schema, store
+from spreadflow.io.pieces import Piece
 from spreadflow.log import Progress
 from spreadflow.parallel import World
 
-MakeBlock = Callable[[int], store.Columns]
+MakeBlock = Callable[[int], datasets.Columns]
 """Number of a block → the columns of its part."""
+
+
+class PieceWork(NamedTuple):
+    """How the pieces of blocks are made."""
+
+    make: Callable[[Piece], datasets.Columns]
+    """piece of a block → its columns"""
+    largest: int
+    """items of a piece, at most"""
+    units: str
+    """what the items are, in the words of the progress bar"""
 
 
 def run(parts: store.Parts, make: MakeBlock, title: str, world: World) -> None:
@@ -28,7 +42,7 @@ def run(parts: store.Parts, make: MakeBlock, title: str, world: World) -> None:
     n_blocks = len(parts.keys)
     with Progress(title, n_blocks, world) as progress:
 
-        def make_and_show(block: int) -> store.Columns:
+        def make_and_show(block: int) -> datasets.Columns:
             progress.at(block)
             return make(block)
 
@@ -36,26 +50,44 @@ def run(parts: store.Parts, make: MakeBlock, title: str, world: World) -> None:
         progress.at(n_blocks)
 
 
+def run_pieces(
+    parts: store.Parts, n_items: Sequence[int], work: PieceWork, title: str, world: World
+) -> None:
+    """Make every block that is not finished from pieces that are shared among the ranks, with a
+    progress bar. Collective.
+
+    n_items: of each block; title: what the progress bar calls the work, the word of the stage.
+    """
+    n_all = sum(n_items)
+    firsts = list(accumulate(n_items, initial=0))
+    size = pieces.size_of(n_all, world.size, work.largest)
+    with Progress(title, n_all, world, work.units) as progress:
+
+        def make_and_show(piece: Piece) -> datasets.Columns:
+            progress.at(firsts[piece.block] + piece.first)
+            return work.make(piece)
+
+        pieces.make_parts(parts, n_items, size, make_and_show, world)
+        progress.at(n_all)
+
+
 def outcomes(parts: store.Parts, column: str, kind: type[IntEnum], world: World) -> dict[str, int]:
     """Count the outcomes of all blocks, made now or in an earlier run, by lower-case name; 0 for
     those that did not occur. Collective.
 
-    column: dataset that holds the outcomes, such as `shots/outcome`.
+    column: dataset that holds the outcomes, such as `shots/outcome`; the manifest has it.
     """
-    counts = np.zeros(len(kind), dtype=int)
-    for block in range(world.rank, len(parts.keys), world.size):
-        values = parts.read(block, [column])[column]
-        counts += np.bincount(values, minlength=len(kind))
-    total = sum(world.gather(counts))
+    own = {
+        block: np.bincount(brief[column], minlength=len(kind)) for block, brief in parts.briefs()
+    }
+    total = sum(world.gather_blocks(own), np.zeros(len(kind), dtype=int))
     return {outcome.name.lower(): int(total[outcome]) for outcome in kind}
 
 
 def n_rows(parts: store.Parts, table: str, world: World) -> int:
     """Return the number of rows of a table over all blocks. Collective."""
-    own = 0
-    for block in range(world.rank, len(parts.keys), world.size):
-        own += parts.read(block, [])[""][table]
-    return sum(world.gather(own))
+    own = {block: brief[""][table] for block, brief in parts.briefs()}
+    return sum(world.gather_blocks(own))
 
 
 def in_words(counts: Mapping[str, int]) -> str:
@@ -64,10 +96,19 @@ def in_words(counts: Mapping[str, int]) -> str:
     return ", ".join(phrases)
 
 
-def all_rows(parts: store.Parts, table: str) -> dict[str, np.ndarray]:
-    """Return a table of all blocks as columns by name."""
+def all_rows(
+    parts: store.Parts, table: str, world: World, *, is_for_first: bool = False
+) -> dict[str, np.ndarray]:
+    """Return a table of all blocks as columns by name; each rank reads its share. Collective.
+
+    is_for_first: only the first rank gets the rows.
+    """
     prefix = f"{table}/"
     names = [name for name in schema.FILES[parts.kind] if name.startswith(prefix)]
-    pieces = [parts.read(block, [prefix]) for block in range(len(parts.keys))]
-    columns = store.joined(parts.kind, names, pieces)
+    own = {
+        block: parts.read(block, [prefix])
+        for block in range(world.rank, len(parts.keys), world.size)
+    }
+    tables = world.collect_blocks(own) if is_for_first else world.gather_blocks(own)
+    columns = datasets.joined(parts.kind, names, tables)
     return {name.split("/")[1]: column for name, column in columns.items()}

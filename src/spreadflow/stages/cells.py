@@ -14,6 +14,7 @@ from spreadflow.analysis.merging.settings import Settings
 from spreadflow.config import CellsConfig, CellsSection
 from spreadflow.errors import ConfigError, FileError, LatticeOutcome, StageWarning
 from spreadflow.io import store, tdata
+from spreadflow.io.rows import refuse_doubles
 from spreadflow.log import logger, warn
 from spreadflow.models import Detector
 from spreadflow.parallel import World
@@ -166,7 +167,8 @@ def _ask_spots(
     lattices: columns of all; mean: (6,) cell of the chosen cluster, Å, degrees.
     """
     accepted = np.flatnonzero(lattices["outcome"] == LatticeOutcome.ACCEPTED)
-    asked = accepted[cells.thinned(len(accepted), cell_checks.MOST_LATTICES)]
+    most = cell_checks.MOST_LATTICES
+    asked = accepted[cells.thinned(len(accepted), most, cell_checks.LATTICES_TOGETHER)]
     found = []
     for number, path in enumerate(reindex):
         is_of_run = lattices["run"] == number
@@ -181,21 +183,19 @@ def _ask_spots(
 
 
 def _spots_of(reindex: Path, rows: np.ndarray, setting: np.ndarray) -> list[LatticeSpots]:
-    """Return some lattices of a run with their spots. Parts without any of them stay unread but for
-    their number of lattices.
+    """Return some lattices of a run with their spots. Parts without any of them stay unread.
 
     rows: of the lattices, ascending; setting: (row, 3, 3).
     """
     detector = Detector.from_json(store.attributes(reindex, "reindex")["detector"])
     found = []
-    first = 0
-    for part, key in enumerate(store.part_keys(reindex, "reindex")):
-        n_lattices = store.read_part(reindex, "reindex", part, key, [])[""]["lattices"]
-        own = slice(*np.searchsorted(rows, [first, first + n_lattices]))
+    for part in store.parts_of(reindex, "reindex"):
+        of_part = part.rows("lattices")
+        own = slice(*np.searchsorted(rows, [of_part.start, of_part.stop]))
         if len(rows[own]):
-            columns = store.read_part(reindex, "reindex", part, key, cell_checks.COLUMNS)
-            found += cell_checks.spots_of(columns, rows[own] - first, setting[own], detector)
-        first += n_lattices
+            columns = part.read(cell_checks.COLUMNS)
+            of_own = rows[own] - of_part.start
+            found += cell_checks.spots_of(columns, of_own, setting[own], detector)
     return found
 
 
@@ -245,6 +245,7 @@ def _lattices(reindex: list[Path]) -> tuple[list[str], str, dict[str, np.ndarray
         name.split("/")[1]: np.concatenate([table[name] for table in tables]) for name in LATTICES
     }
     n_of_runs = [len(table["lattices/k"]) for table in tables]
+    refuse_doubles(", ".join(map(str, reindex)), joined["shot_id"], joined["k"])
     joined["run"] = np.repeat(np.arange(len(tables)), n_of_runs)
     joined["cell"] = unit_cell.degrees(joined["cell"])
     if not len(joined["run"]):

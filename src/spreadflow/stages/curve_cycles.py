@@ -311,7 +311,7 @@ def _read_cycle(context: Context, parts: store.Parts, about: About) -> Cycle:
     world = context.world
     model = context.models[0]
     section = context.config.spread
-    rows = skeleton.all_rows(parts, "lattices")
+    rows = skeleton.all_rows(parts, "lattices", world)
     used = np.flatnonzero(rows["outcome"] == SpreadOutcome.USED)
     if not len(used):
         n_lattices = len(rows["outcome"])

@@ -13,7 +13,7 @@ import numpy as np
 
 from spreadflow.config import Stage1Section
 from spreadflow.errors import FileError, RefinedOutcome, SpreadOutcome
-from spreadflow.io import schema, store
+from spreadflow.io import datasets, schema, store
 from spreadflow.io.rows import columns_of
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
 from spreadflow.recipes import gram_rows
@@ -100,7 +100,7 @@ def expanded_block(
 ) -> dict[str, np.ndarray]:
     """Return the columns of the part of one block."""
     block = expansion.blocks[number]
-    columns = block.read(expansion.shoeboxes, expansion.kind)
+    columns = block.read()
     pieces = []
     for row_number in block.lattices:
         start_time = time.process_time()
@@ -122,5 +122,5 @@ def expanded_block(
                 row |= tables["lattices"]
         row |= identity | {"outcome": outcome, "seconds": time.process_time() - start_time}
         tables["lattices"] = columns_of([row])
-        pieces.append(store.piece("gram", tables))
-    return store.joined("gram", schema.FILES["gram"], pieces)
+        pieces.append(datasets.piece("gram", tables))
+    return datasets.joined("gram", schema.FILES["gram"], pieces)

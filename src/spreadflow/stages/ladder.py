@@ -16,7 +16,7 @@ from spreadflow.analysis.least_squares import Unsolvable
 from spreadflow.analysis.pixels import ladder, shoeboxes, solve
 from spreadflow.config import LadderConfig
 from spreadflow.errors import LatticeOutcome
-from spreadflow.io import schema, store
+from spreadflow.io import datasets, schema, store
 from spreadflow.io.rows import columns_of
 from spreadflow.log import logger
 from spreadflow.models import Mosaic, Noise, ReflectionFlag
@@ -45,9 +45,8 @@ class Context(NamedTuple):
     """What all blocks share."""
 
     config: LadderConfig
-    annulus: Path
-    keys: list[str]
-    """of the parts of the annulus"""
+    parts: list[store.Part]
+    """of the annulus"""
     chosen: list[np.ndarray]
     """of each part (lattice,) bool: lattices that are modelled"""
     models: list[RunModel]
@@ -73,24 +72,23 @@ def run(
     section = config.ladder
     log = logger(word, world)
     attributes = store.attributes(annulus, "annulus")
-    keys = store.part_keys(annulus, "annulus")
-    reading = _read_all(annulus, keys, cells, world)
+    of_annulus = store.parts_of(annulus, "annulus")
+    reading = _read_all(of_annulus, cells, world)
     words = (
         "%(n_read)d of %(n_accepted)d accepted lattices read, memory grew by "
         "%(growth_percent).1f %%"
     )
     log.info(words, reading)
-    ids, chosen = _choose(annulus, keys, section.n_lattices)
+    ids, chosen = _choose(annulus, of_annulus, section.n_lattices)
     sections = sections_of(config, section)
     inputs = inputs_of(config, [annulus])
     parts = store.Parts(out, word, store.digest(sections, inputs), ids)
     models = []
-    if not parts.are_done():
+    if not parts.are_done(world):
         models = read_models(config, annulus, "annulus", word)
     context = Context(
         config=config,
-        annulus=annulus,
-        keys=keys,
+        parts=of_annulus,
         chosen=chosen,
         models=models,
         section=attributes["config"],
@@ -110,7 +108,7 @@ def run(
     )
 
 
-def _read_all(annulus: Path, keys: list[str], cells: Path, world: World) -> dict[str, float]:
+def _read_all(parts: list[store.Part], cells: Path, world: World) -> dict[str, float]:
     """Read the lattices of all parts one by one, as rung 00 asks. Collective.
 
     Returns how many could be read (with light and finite pixels), of how many that are accepted,
@@ -119,8 +117,8 @@ def _read_all(annulus: Path, keys: list[str], cells: Path, world: World) -> dict
     readable: dict[int, list[tuple[int, int]]] = {}
     peaks = []
     start_time = time.process_time()
-    for part in world.share(len(keys)):
-        columns = store.read_part(annulus, "annulus", part, keys[part])
+    for part in world.share(len(parts)):
+        columns = parts[part].read()
         readable[part] = [
             _identity(columns, row)
             for row in range(len(columns["lattices/k"]))
@@ -169,32 +167,33 @@ def _is_readable(lattice: PackedLattice) -> bool:
 
 
 def _choose(
-    annulus: Path, keys: list[str], n_lattices: int | None
+    annulus: Path, parts: list[store.Part], n_lattices: int | None
 ) -> tuple[list[list[int]], list[np.ndarray]]:
     """Return for each part shot_id and k of its lattices, and which of these are modelled,
     (lattice,) bool.
 
-    They are the first `n_lattices` that have shoeboxes, or all where it is None.
+    They are the first `n_lattices` that have shoeboxes, or all where it is None. Parts are opened
+    until there are enough.
     """
     ids: list[list[int]] = []
     chosen: list[np.ndarray] = []
-    names = ["lattices/shot_id", "lattices/k", "reflections/lattice"]
-    n_chosen = 0
-    for part, key in enumerate(keys):
-        columns = store.read_part(annulus, "annulus", part, key, names)
-        n_of_part = len(columns["lattices/k"])
-        identities = [_identity(columns, row) for row in range(n_of_part)]
+    columns = store.read(annulus, "annulus", ["lattices/shot_id", "lattices/k"])
+    n_left = np.inf if n_lattices is None else n_lattices
+    for part in parts:
+        rows = part.rows("lattices")
+        identities = [_identity(columns, row) for row in range(rows.start, rows.stop)]
         ids.append([number for identity in identities for number in identity])
-        has_boxes = np.bincount(columns["reflections/lattice"], minlength=n_of_part) > 0
-        n_left = np.inf if n_lattices is None else n_lattices - n_chosen
+        has_boxes = np.zeros(len(identities), dtype=bool)
+        if n_left > 0:
+            has_boxes[part.read(["reflections/lattice"])["reflections/lattice"]] = True
         chosen.append(has_boxes & (np.cumsum(has_boxes) <= n_left))
-        n_chosen += int(chosen[-1].sum())
+        n_left -= int(chosen[-1].sum())
     return ids, chosen
 
 
 def _columns(context: Context, part: int) -> dict[str, np.ndarray]:
     """Return the columns of the part of one block."""
-    columns = store.read_part(context.annulus, "annulus", part, context.keys[part])
+    columns = context.parts[part].read()
     pieces = []
     for row_number in range(len(columns["lattices/k"])):
         lattice = unpack(columns, row_number)
@@ -211,8 +210,8 @@ def _columns(context: Context, part: int) -> dict[str, np.ndarray]:
                 words = "shot %016x lattice %d has no models: %s"
                 context.log.warning(words, identity["shot_id"], identity["k"], error)
         tables = {table: columns_of(of_table) for table, of_table in rows.items()}
-        pieces.append(store.piece("ladder", tables | pixels))
-    return store.joined("ladder", schema.FILES["ladder"], pieces)
+        pieces.append(datasets.piece("ladder", tables | pixels))
+    return datasets.joined("ladder", schema.FILES["ladder"], pieces)
 
 
 def _count_flagged(lattice: PackedLattice, section: dict[str, Any]) -> dict[str, int]:

@@ -31,17 +31,21 @@ from spreadflow.units import wavelength
 PASSES = 2
 """Refinements of the detector: the second one indexes the spots anew at the refined position."""
 
+SHOTS_OF_BLOCK = 8
+"""Shots of a block: a rank works on one at a time."""
+
 COLUMNS = ("shots/shot_id", "spots/", "lattices/")
 """Datasets, or groups of them, that are read of a part of `index`."""
 
 
 class Block(NamedTuple):
-    """One part of the product of one run."""
+    """Shots of one part of the product of one run."""
 
     run: int
     """number of the run"""
-    part: int
-    key: str
+    part: store.Part
+    shots: range
+    """rows of its shots in the part"""
 
 
 def run(
@@ -153,8 +157,11 @@ def _blocks(index: list[Path]) -> list[Block]:
     """Return the blocks of all runs, in order."""
     blocks = []
     for run_number, path in enumerate(index):
-        keys = store.part_keys(path, "index")
-        blocks += [Block(run_number, part, key) for part, key in enumerate(keys)]
+        for part in store.parts_of(path, "index"):
+            n_shots = part.n_rows("shots")
+            for first in range(0, n_shots, SHOTS_OF_BLOCK):
+                shots = range(first, min(first + SHOTS_OF_BLOCK, n_shots))
+                blocks.append(Block(run_number, part, shots))
     return blocks
 
 
@@ -169,12 +176,13 @@ def _read(
     `Level0Outcome`, by number of the block. Collective.
     """
     spectra = [_Spectra(source) for source in sources]
+    reader = store.PartReader(COLUMNS)
     lattices = {}
     outcomes = {}
     for number in range(world.rank, len(blocks), world.size):
         block = blocks[number]
-        path = index[block.run]
-        lattices[number], outcomes[number] = _lattices(path, block, spectra[block.run], section)
+        columns = reader.read(block.part)
+        lattices[number], outcomes[number] = _lattices(block, columns, spectra[block.run], section)
     kept = _at_most(lattices, section.max_lattices, world)
     for number, of_block in outcomes.items():
         n_kept = len(kept[number])
@@ -240,17 +248,18 @@ class _Spectra:
 
 
 def _lattices(
-    path: Path, block: Block, spectra: _Spectra, section: Level0Section
+    block: Block, columns: dict[str, np.ndarray], spectra: _Spectra, section: Level0Section
 ) -> tuple[list[IndexedLattice], np.ndarray]:
     """Return the lattices of one block with enough spots and a readable spectrum, each with its
     spots and those of its shot that have no lattice; and how many there are of each
-    `Level0Outcome`.
+    `Level0Outcome`. columns: of its part of index.
     """
-    columns = store.read_part(path, "index", block.part, block.key, COLUMNS)
     lattice_of_spot = columns["spots/lattice"]
     lattices = []
     outcomes = np.zeros(len(Level0Outcome))
-    for n, shot in enumerate(columns["lattices/shot"]):
+    for n, shot in enumerate(columns["lattices/shot"].tolist()):
+        if shot not in block.shots:
+            continue
         shot_id = int(columns["shots/shot_id"][shot])
         spectrum = spectra.of_shot(shot_id)
         is_of_shot = columns["spots/shot"] == shot

@@ -15,6 +15,7 @@ from spreadflow.config import MergeConfig, MergeSection
 from spreadflow.errors import FileError, LatticeOutcome, StageWarning
 from spreadflow.io import mtz, store
 from spreadflow.io.accepted import brought
+from spreadflow.io.rows import IS_IT_TWICE
 from spreadflow.log import Progress, logger, warn
 from spreadflow.models import ReflectionFlag
 from spreadflow.parallel import World
@@ -307,23 +308,25 @@ class Part(NamedTuple):
 
     run: int
     """number of the run in the accepted list"""
-    path: Path
-    """the product"""
-    block: int
-    key: str
+    part: store.Part
 
 
 def _parts(reindex: list[Path], runs: list[str]) -> list[Part]:
-    """Return every part, in order. Raises FileError for a run that cells.h5 does not know."""
+    """Return every part, in order. Raises FileError for a run that cells.h5 does not know, or that
+    is there twice.
+    """
     parts: list[Part] = []
+    names: list[str] = []
     for path in reindex:
         name = str(store.attributes(path, "reindex")["run"])
         if name not in runs:
             expected = f"one of the runs of cells.h5 ({', '.join(runs)})"
             raise FileError(path, expected, name, "Rerun cells on all runs.")
+        if name in names:
+            raise FileError(path, "each run once", f"{name} again", IS_IT_TWICE)
+        names.append(name)
         run_number = runs.index(name)
-        keys = store.part_keys(path, "reindex")
-        parts += [Part(run_number, path, block, key) for block, key in enumerate(keys)]
+        parts += [Part(run_number, part) for part in store.parts_of(path, "reindex")]
     if not parts:
         todo = "Are there shots in these runs?"
         raise FileError(", ".join(map(str, reindex)), "parts", "none", todo)
@@ -377,7 +380,7 @@ def _read_part(group: int, part: Part, accepted: Accepted) -> Table:
     """Return the accepted lattices of one part. Raises FileError for a lattice the accepted list
     does not know.
     """
-    columns = store.read_part(part.path, "reindex", part.block, part.key, COLUMNS)
+    columns = part.part.read(COLUMNS)
     shot_id = columns["lattices/shot_id"]
     k = columns["lattices/k"]
     identities = [
@@ -386,7 +389,7 @@ def _read_part(group: int, part: Part, accepted: Accepted) -> Table:
     outcomes = [accepted.outcome.get(identity) for identity in identities]
     if None in outcomes:
         todo = "Rerun cells on these products."
-        raise FileError(part.path, "lattices that cells.h5 knows", "others", todo)
+        raise FileError(part.part.manifest.path, "lattices that cells.h5 knows", "others", todo)
     is_accepted = np.array(outcomes, dtype=np.int64) == LatticeOutcome.ACCEPTED
     n_accepted = is_accepted.sum()
     shot = columns["lattices/shot"]

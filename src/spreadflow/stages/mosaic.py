@@ -17,7 +17,7 @@ from spreadflow.analysis.least_squares import Unsolvable
 from spreadflow.analysis.pixels import lattice_fit, mosaic_learning
 from spreadflow.config import MosaicConfig, PixelsSection, Stage1Section
 from spreadflow.errors import LearnedOutcome
-from spreadflow.io import schema, shoebox_blocks, store
+from spreadflow.io import datasets, schema, shoebox_blocks, store
 from spreadflow.io.rows import columns_of
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
 from spreadflow.log import Progress, logger
@@ -93,14 +93,14 @@ def run(
     if is_shared:
         ids = [[number for block in blocks for number in block.ids]]
     parts = store.Parts(out, word, store.digest(sections, inputs), ids)
-    if not parts.are_done():
+    if not parts.are_done(world):
         models = read_models(config, shoeboxes, kind, word)
         context = Context(config, shoeboxes, models, blocks, log)
         if is_shared:
             _learn_together(context, parts, world)
         else:
 
-            def make(number: int) -> store.Columns:
+            def make(number: int) -> datasets.Columns:
                 return _learn_alone(context, blocks[number])
 
             skeleton.run(parts, make, word, world)
@@ -122,9 +122,9 @@ def run(
 
 def _learn_alone(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
     """Return the columns of the part of one block, each lattice learned by itself."""
-    columns = block.read(context.shoeboxes, context.kind)
-    pieces = [store.piece("mosaic", _learn_one(context, columns, row)) for row in block.lattices]
-    return store.joined("mosaic", schema.FILES["mosaic"], pieces)
+    columns = block.read()
+    pieces = [datasets.piece("mosaic", _learn_one(context, columns, row)) for row in block.lattices]
+    return datasets.joined("mosaic", schema.FILES["mosaic"], pieces)
 
 
 def _learn_one(context: Context, columns: dict, row_number: int) -> dict[str, dict]:
@@ -190,7 +190,7 @@ def _pupils(context: Context, chosen: list[int], world: World) -> dict[int, Pupi
         for number in world.share(len(chosen)):
             progress.at(number)
             block = context.blocks[chosen[number]]
-            columns = block.read(context.shoeboxes, context.kind)
+            columns = block.read()
             pupils[number] = _pupil(context, columns, block.lattices[0])
         progress.at(len(chosen))
     return pupils
@@ -225,8 +225,8 @@ def _whole(
         row |= rows.get(number, {})
         row["set"] = outcome.get("set", -1)
         lattices.append(row)
-    piece = store.piece("mosaic", tables | {"lattices": columns_of(lattices)})
-    return store.joined("mosaic", schema.FILES["mosaic"], [piece])
+    piece = datasets.piece("mosaic", tables | {"lattices": columns_of(lattices)})
+    return datasets.joined("mosaic", schema.FILES["mosaic"], [piece])
 
 
 # ---------------------------------------------------------------- lattices and tables

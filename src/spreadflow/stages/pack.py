@@ -1,8 +1,8 @@
 """pack: shoeboxes of the reflections that `predict` chose, in few files that are mapped into
 memory, so that no later stage opens an image.
 
-A block is as many parts of `predict` of one run, in their order, as hold `pack.block_lattices`
-lattices. Datasets and attributes are those of `annulus` and `wide`.
+A block is as many shots of `predict` of one run, in their order, as hold `pack.block_lattices`
+lattices; its pieces are a few shots. Datasets and attributes are those of `annulus` and `wide`.
 """
 
 from pathlib import Path
@@ -12,8 +12,9 @@ import numpy as np
 
 from spreadflow.config import PackConfig, PackSection
 from spreadflow.errors import FileError, PredictedOutcome
-from spreadflow.io import schema, store
+from spreadflow.io import datasets, schema, shoebox_blocks, store
 from spreadflow.io.images import Source, open_indexed
+from spreadflow.io.pieces import Piece
 from spreadflow.log import logger
 from spreadflow.models import CHOSEN
 from spreadflow.parallel import World
@@ -28,18 +29,20 @@ CUT = ("lattices/", *cutting.REFLECTION_COLUMNS, "reflections/choice")
 """Datasets of predict that shoeboxes are cut out by."""
 
 
+LARGEST_PIECE = 8
+"""Shots whose pixels are cut out together, before they are written."""
+
 CARRIED = ("runs", "space_group", "detectors", "polarizations")
 """Attributes of predict that shoeboxes carry on."""
 
 
-class PredictedPart(NamedTuple):
-    """One part of the product of predict that holds predicted lattices."""
+class PredictedShots(NamedTuple):
+    """Shots of one part of the product of predict that hold predicted lattices."""
 
-    part: int
-    key: str
+    part: store.Part
     run: int
-    n_lattices: int
-    """predicted ones"""
+    rows: np.ndarray
+    """of the predicted lattices in the part"""
     shot: int
     """number in the run of a shot of theirs"""
     shot_id: int
@@ -63,31 +66,32 @@ def run(
     log = logger(word, world)
     attributes = store.attributes(predict, "predict")
     sources = _open(images, reindex, attributes, predict)
-    predicted = _predicted_parts(predict)
-    last_of_run = {part.run: part for part in predicted}
-    n_channels = max(
-        cutting.n_channels(sources[run], part.shot, part.shot_id)
-        for run, part in last_of_run.items()
-    )
+    predicted = _predicted_shots(predict)
+    n_channels = _most_channels(sources, predicted)
     blocks = _blocks(predicted, section.block_lattices)
     identities = [*(source.identity for source in sources), store.identity(predict)]
     key = store.digest(section.model_dump(mode="json"), identities)
-    parts = store.Parts(out, word, key, [[part.part for part in block] for block in blocks])
+    parts = store.Parts(out, word, key, [_ids(block) for block in blocks])
+    reader = store.PartReader(CUT)
 
-    def make(number: int) -> dict[str, np.ndarray]:
-        pieces = [
-            _piece(section, predict, part, sources[part.run], n_channels) for part in blocks[number]
+    def make(piece: Piece) -> datasets.Columns:
+        tables = [
+            _piece(section, shots, reader.read(shots.part), sources[shots.run], n_channels)
+            for shots in blocks[piece.block][piece.first : piece.end]
         ]
-        return store.joined("pack", schema.FILES["pack"], pieces)
+        return datasets.joined("pack", schema.FILES["pack"], tables)
 
-    skeleton.run(parts, make, word, world)
+    work = skeleton.PieceWork(make, largest=1, units="groups of shots")
+    skeleton.run_pieces(parts, [len(block) for block in blocks], work, word, world)
     limits = {name: attributes["config"][name] for name in ("d_min", "d_max")}
     parts.finish(
         world,
+        **shoebox_blocks.recorded(parts, world),
         config=section.model_dump(mode="json") | limits,
         **{name: attributes[name] for name in CARRIED},
     )
-    log.info("%d lattices in %d parts", sum(part.n_lattices for part in predicted), len(blocks))
+    n_lattices = sum(len(shots.rows) for shots in predicted)
+    log.info("%d lattices in %d parts", n_lattices, len(blocks))
 
 
 def _open(
@@ -104,55 +108,79 @@ def _open(
     return sources
 
 
-def _predicted_parts(predict: Path) -> list[PredictedPart]:
-    """Return the parts of predict with predicted lattices."""
-    parts = []
-    for part, key in enumerate(store.part_keys(predict, "predict")):
-        columns = store.read_part(predict, "predict", part, key, list(IDENTITY))
-        rows = np.flatnonzero(columns["lattices/outcome"] == PredictedOutcome.PREDICTED)
-        if len(rows):
-            parts.append(
-                PredictedPart(
+def _predicted_shots(predict: Path) -> list[PredictedShots]:
+    """Return the shots of predict with predicted lattices, a few at a time."""
+    columns = store.read(predict, "predict", IDENTITY)
+    is_predicted = columns["lattices/outcome"] == PredictedOutcome.PREDICTED
+    predicted = []
+    for part in store.parts_of(predict, "predict"):
+        own = part.rows("lattices")
+        number = np.where(is_predicted[own], columns["lattices/shot"][own] // LARGEST_PIECE, -1)
+        for number_of_shots in np.unique(number[number >= 0]):
+            rows = np.flatnonzero(number == number_of_shots)
+            first = own.start + rows[0]
+            predicted.append(
+                PredictedShots(
                     part=part,
-                    key=key,
-                    run=int(columns["lattices/run"][rows[0]]),
-                    n_lattices=len(rows),
-                    shot=int(columns["lattices/shot"][rows[0]]),
-                    shot_id=int(columns["lattices/shot_id"][rows[0]]),
+                    run=int(columns["lattices/run"][first]),
+                    rows=rows,
+                    shot=int(columns["lattices/shot"][first]),
+                    shot_id=int(columns["lattices/shot_id"][first]),
                 )
             )
-    return parts
+    return predicted
 
 
-def _blocks(parts: list[PredictedPart], size: int) -> list[list[PredictedPart]]:
-    """Return parts that follow each other, as many of a run together as hold `size` lattices; one
-    that holds more stands alone.
+def _blocks(predicted: list[PredictedShots], size: int) -> list[list[PredictedShots]]:
+    """Return shots that follow each other, as many of a run together as hold `size` lattices; those
+    that hold more stand alone.
     """
-    blocks: list[list[PredictedPart]] = []
+    blocks: list[list[PredictedShots]] = []
     n_lattices = 0
-    for part in parts:
-        is_other_run = blocks and blocks[-1][-1].run != part.run
-        if not blocks or is_other_run or n_lattices + part.n_lattices > size:
+    for shots in predicted:
+        is_other_run = blocks and blocks[-1][-1].run != shots.run
+        if not blocks or is_other_run or n_lattices + len(shots.rows) > size:
             blocks.append([])
             n_lattices = 0
-        blocks[-1].append(part)
-        n_lattices += part.n_lattices
+        blocks[-1].append(shots)
+        n_lattices += len(shots.rows)
     return blocks
 
 
+def _ids(block: list[PredictedShots]) -> list[int]:
+    """Return what tells shots from others: part, and row of their first lattice in it."""
+    return [number for shots in block for number in (shots.part.number, int(shots.rows[0]))]
+
+
+def _most_channels(sources: list[Source], predicted: list[PredictedShots]) -> int:
+    """Return the largest number of channels of the runs' spectra, from the last shots of each."""
+    last_of_run = {shots.run: shots for shots in predicted}
+    return max(
+        cutting.n_channels(sources[run], shots.shot, shots.shot_id)
+        for run, shots in last_of_run.items()
+    )
+
+
 def _piece(
-    section: PackSection, predict: Path, part: PredictedPart, source: Source, n_channels: int
+    section: PackSection,
+    shots: PredictedShots,
+    columns: dict[str, np.ndarray],
+    source: Source,
+    n_channels: int,
 ) -> dict[str, Any]:
-    """Return the shoeboxes of one part of predict, as one piece for `store.joined`."""
-    columns = store.read_part(predict, "predict", part.part, part.key, list(CUT))
-    is_predicted = columns["lattices/outcome"] == PredictedOutcome.PREDICTED
+    """Return the shoeboxes of some shots, as one piece for `datasets.joined`. columns: of their
+    part of predict.
+    """
+    is_of_shots = np.zeros(len(columns["lattices/k"]), dtype=bool)
+    is_of_shots[shots.rows] = True
+    is_chosen = np.isin(columns["reflections/choice"], CHOSEN)
     shoeboxes = cutting.cut_out(
         Cutting(
             source=source,
-            run=part.run,
+            run=shots.run,
             columns=columns,
-            lattices=np.flatnonzero(is_predicted),
-            is_chosen=np.isin(columns["reflections/choice"], CHOSEN),
+            lattices=shots.rows,
+            is_chosen=is_chosen & is_of_shots[columns["reflections/lattice"]],
             border_px=section.border_px,
             n_channels=n_channels,
         )
@@ -161,4 +189,4 @@ def _piece(
     for path, column in shoeboxes.items():
         table, name = path.split("/")
         tables.setdefault(table, {})[name] = column
-    return store.piece("pack", tables)
+    return datasets.piece("pack", tables)

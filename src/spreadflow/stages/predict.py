@@ -16,8 +16,9 @@ from spreadflow.analysis.still.choosing import ShellMeans
 from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.config import IndexSection, PredictConfig
 from spreadflow.errors import FileError, PredictedOutcome, RefinedOutcome, StageWarning
-from spreadflow.io import factor_files, schema, stills, store
+from spreadflow.io import datasets, factor_files, schema, stills, store
 from spreadflow.io.images import Source, open_indexed, read_again
+from spreadflow.io.pieces import Piece
 from spreadflow.io.rows import columns_of
 from spreadflow.log import logger, warn
 from spreadflow.models import Detector, Spots
@@ -38,6 +39,9 @@ REINDEX_COLUMNS = ("shots/shot_id", "shots/mean_energy_ev", "lattices/", "spots/
 
 REFINED_COLUMNS = ("shot_id", "k", "outcome", "A", "n_cells", "eta_rad", "values")
 """Columns of the lattices of stage 1 that are read."""
+
+LARGEST_PIECE = 8
+"""Shots that a rank works on before it writes them."""
 
 LEAST_MATCHED = 0.8
 """Share of the observed spots of lattices that lie where these are predicted, without a warning."""
@@ -67,10 +71,7 @@ class Block(NamedTuple):
     """A part of a run's reindex product."""
 
     run: Run
-    part: int
-    key: str
-    first_shot: int
-    """number in the run of the part's first shot"""
+    part: store.Part
 
 
 class Context(NamedTuple):
@@ -112,8 +113,18 @@ def run(
         means=mean_intensities(config, _mean_energy_ev(stage1, reindex), files),
     )
     key = store.digest(config.model_dump(mode="json"), _identities(config, runs, stage1))
-    parts = store.Parts(out, word, key, [[block.run.number, block.part] for block in blocks])
-    skeleton.run(parts, lambda number: _columns(context, blocks[number]), word, world)
+    parts = store.Parts(out, word, key, [[block.run.number, block.part.number] for block in blocks])
+    reader = store.PartReader(REINDEX_COLUMNS)
+
+    def make(piece: Piece) -> datasets.Columns:
+        block = blocks[piece.block]
+        shots = range(piece.first, piece.end)
+        return _columns(context, block, reader.read(block.part), shots)
+
+    n_shots = [block.part.n_rows("shots") for block in blocks]
+    skeleton.run_pieces(
+        parts, n_shots, skeleton.PieceWork(make, LARGEST_PIECE, "shots"), word, world
+    )
     outcomes = skeleton.outcomes(parts, "lattices/outcome", PredictedOutcome, world)
     log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
     if not outcomes["predicted"]:
@@ -159,13 +170,7 @@ def _open(number: int, images: Path, reindex: Path, attributes: dict[str, Any]) 
 
 def _blocks(run: Run) -> list[Block]:
     """Return the blocks of a run."""
-    blocks = []
-    first_shot = 0
-    for part, key in enumerate(store.part_keys(run.reindex, "reindex")):
-        blocks.append(Block(run, part, key, first_shot))
-        n_rows = store.read_part(run.reindex, "reindex", part, key, [])[""]
-        first_shot += n_rows["shots"]
-    return blocks
+    return [Block(run, part) for part in store.parts_of(run.reindex, "reindex")]
 
 
 def _refined(stage1: Path) -> Known:
@@ -203,19 +208,19 @@ def _mean_energy_ev(stage1: Path, reindex: list[Path]) -> float:
     return float(np.median(energies))
 
 
-def _columns(context: Context, block: Block) -> dict[str, np.ndarray]:
-    """Return the columns of the part of one block."""
-    columns = store.read_part(
-        block.run.reindex, "reindex", block.part, block.key, list(REINDEX_COLUMNS)
-    )
+def _columns(
+    context: Context, block: Block, columns: dict[str, np.ndarray], shots: range
+) -> dict[str, np.ndarray]:
+    """Return the columns of some shots of one block. columns: of its part of reindex."""
     rows_of_shot: dict[int, list[int]] = {}
     for row, shot in enumerate(columns["lattices/shot"]):
-        rows_of_shot.setdefault(int(shot), []).append(row)
+        if shot in shots:
+            rows_of_shot.setdefault(int(shot), []).append(row)
     pieces = [
-        store.piece("predict", _tables(context, block, columns, shot, rows))
+        datasets.piece("predict", _tables(context, block, columns, shot, rows))
         for shot, rows in sorted(rows_of_shot.items())
     ]
-    return store.joined("predict", schema.FILES["predict"], pieces)
+    return datasets.joined("predict", schema.FILES["predict"], pieces)
 
 
 def _tables(
@@ -227,7 +232,7 @@ def _tables(
     """
     start = time.process_time()
     shot_id = int(columns["shots/shot_id"][shot])
-    number = block.first_shot + shot
+    number = block.part.rows("shots").start + shot
     lattices = [_known(context.known, columns, shot_id, row) for row in rows]
     outcomes = [_alone(known.outcome) for known in lattices]
     scales = [np.nan] * len(rows)

@@ -13,14 +13,19 @@ from spreadflow.analysis.still.bandwidth import Bandwidth
 from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.config import IndexSection
 from spreadflow.errors import Outcome, StageWarning
-from spreadflow.io import schema, store
+from spreadflow.io import datasets, schema, store
 from spreadflow.io.images import Source
+from spreadflow.io.pieces import Piece
+from spreadflow.io.rows import refuse_doubles
 from spreadflow.log import logger, warn
 from spreadflow.models import Spots
 from spreadflow.parallel import World
 from spreadflow.recipes import advice
 from spreadflow.recipes.shot import MOST_REASONS, Result, index, reasons_of, tables_of
 from spreadflow.stages import blocks as skeleton
+
+LARGEST_PIECE = 8
+"""Shots that a rank works on before it writes them: a few seconds, which a killed stage loses."""
 
 MAX_REFUSED = 0.05
 """Share of the lattices that may be refused without a word: chance makes one now and then."""
@@ -83,16 +88,17 @@ def index_shots(
     for remark in source.manifest.remarks:
         log.info("%s: %s", source.path, remark)
 
-    def make(block: int) -> store.Columns:
-        pieces = [
-            _index_shot(section, source, int(i), supplied, is_refined) for i in of_blocks[block]
-        ]
+    def make(piece: Piece) -> datasets.Columns:
+        numbers = of_blocks[piece.block][piece.first : piece.end]
+        shots = [_index_shot(section, source, int(i), supplied, is_refined) for i in numbers]
         for problem in source.problems:
             log.warning("%s", problem)
         source.problems.clear()
-        return store.joined(product.kind, schema.FILES[product.kind], pieces)
+        return datasets.joined(product.kind, schema.FILES[product.kind], shots)
 
-    skeleton.run(parts, make, product.word, world)
+    n_shots = [len(numbers) for numbers in of_blocks]
+    work = skeleton.PieceWork(make, LARGEST_PIECE, "shots")
+    skeleton.run_pieces(parts, n_shots, work, product.word, world)
     counts = skeleton.outcomes(parts, "shots/outcome", Outcome, world)
     for line in _reasons(parts, world):
         log.info("%s", line)
@@ -129,6 +135,7 @@ def _blocks(
     product: ShotProduct, source: Source, size: int, key: str
 ) -> tuple[list[np.ndarray], store.Parts]:
     """Return the numbers of the shots of each block, of a size, and the parts that they make."""
+    refuse_doubles(source.path, source.shots["shot_id"])
     of_blocks = np.array_split(np.arange(source.n_shots), range(size, source.n_shots, size))
     ids = [source.shots["shot_id"][block].tolist() for block in of_blocks]
     return of_blocks, store.Parts(product.path, product.kind, key, ids)
@@ -258,7 +265,7 @@ def _index_shot(
     supplied: Mapping[int, list[np.ndarray]] | None,
     is_refined: bool,
 ) -> dict:
-    """Return all rows of a shot, as one piece for `store.joined`."""
+    """Return all rows of a shot, as one piece for `datasets.joined`."""
     start = time.process_time()
     lattices = None if supplied is None else supplied.get(number, [])
     if lattices == []:
@@ -278,4 +285,4 @@ def _index_shot(
             )
     identity = {name: column[number] for name, column in source.shots.items()}
     identity["seconds"] = time.process_time() - start
-    return store.piece("index", tables_of(result, identity))
+    return datasets.piece("index", tables_of(result, identity))

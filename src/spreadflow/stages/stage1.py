@@ -1,7 +1,7 @@
 """stage1: every accepted lattice refined against its pixels. Writes stage1.h5 with its parts, and
 stage1.csv.
 
-A block is at most `block_lattices` lattices of one part of the shoeboxes.
+A piece of a part is at most `block_lattices` lattices of one part of the shoeboxes.
 """
 
 import time
@@ -15,8 +15,9 @@ from spreadflow.analysis.pixels import lattice_fit
 from spreadflow.analysis.pixels.centroid_distances import centroid_distances
 from spreadflow.config import Stage1Config, Stage1Section
 from spreadflow.errors import FileError, RefinedOutcome, StageWarning
-from spreadflow.io import schema, shoebox_blocks, store
+from spreadflow.io import datasets, schema, shoebox_blocks, store
 from spreadflow.io.mosaic import mosaic_of_lattices
+from spreadflow.io.pieces import Piece
 from spreadflow.io.rows import blank, columns_of
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
 from spreadflow.log import logger, warn
@@ -34,6 +35,9 @@ from spreadflow.recipes.lattice import (
 )
 from spreadflow.stages import blocks as skeleton
 from spreadflow.stages.pixel_models import inputs_of, read_models, sections_of
+
+LATTICES_OF_PART = 256
+"""Lattices of a part."""
 
 N_SAMPLES = 8
 """Shoeboxes of the first fitted lattice of a block whose pixels are kept, for pictures."""
@@ -105,9 +109,10 @@ def run(
     sections = sections_of(config, section)
     inputs = inputs_of(config, [shoeboxes, section.domains, mosaic])
     key = store.digest(sections, inputs)
-    parts = store.Parts(out, word, key, [block.ids for block in blocks])
+    groups = _groups(blocks)
+    parts = store.Parts(out, word, key, [_ids(group) for group in groups])
     models = []
-    if not parts.are_done():
+    if not parts.are_done(world):
         models = read_models(config, shoeboxes, section.range, word)
     context = Context(
         section=section,
@@ -118,17 +123,18 @@ def run(
         log=log,
     )
 
-    def make(number: int) -> dict[str, np.ndarray]:
-        return _columns(context, blocks[number])
+    def make(piece: Piece) -> datasets.Columns:
+        return _columns(context, groups[piece.block][piece.first])
 
-    skeleton.run(parts, make, word, world)
+    work = skeleton.PieceWork(make, largest=1, units="blocks")
+    skeleton.run_pieces(parts, [len(group) for group in groups], work, word, world)
     outcomes = skeleton.outcomes(parts, "lattices/outcome", RefinedOutcome, world)
     log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
     if not outcomes["refined"] + outcomes["not_converged"]:
         found = f"none: {skeleton.in_words(outcomes)}"
         todo = "Look at the log and at reindex.png; mind stage1.range."
         raise FileError(shoeboxes, "lattices that can be fitted", found, todo)
-    world.once(lambda: _write_csv(parts, attributes["runs"], context.unknowns))
+    _write_csv(parts, attributes["runs"], context.unknowns, world)
     detectors = [Detector.from_json(detector) for detector in attributes["detectors"]]
     warnings = _warnings(_sums(parts, detectors, world))
     parts.finish(
@@ -139,6 +145,26 @@ def run(
         outcomes=outcomes,
         **{name: attributes[name] for name in ("runs", "space_group", "detectors")},
     )
+
+
+def _groups(blocks: list[ShoeboxBlock]) -> list[list[ShoeboxBlock]]:
+    """Return the blocks of each part: those that follow each other and together have
+    `LATTICES_OF_PART` lattices or a few more.
+    """
+    groups: list[list[ShoeboxBlock]] = []
+    n_lattices = LATTICES_OF_PART
+    for block in blocks:
+        if n_lattices >= LATTICES_OF_PART:
+            groups.append([])
+            n_lattices = 0
+        groups[-1].append(block)
+        n_lattices += len(block.lattices)
+    return groups
+
+
+def _ids(group: list[ShoeboxBlock]) -> list[int]:
+    """Return shot_id and k of each lattice of a part."""
+    return [number for block in group for number in block.ids]
 
 
 def _unknowns(
@@ -160,9 +186,9 @@ def _unknowns(
 
 
 def _columns(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
-    """Return the columns of the part of one block."""
+    """Return the columns of one block."""
     section = context.section
-    columns = block.read(context.shoeboxes, section.range)
+    columns = block.read()
     pieces = []
     n_samples = N_SAMPLES
     for row_number in block.lattices:
@@ -187,8 +213,8 @@ def _columns(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
             n_samples = 0
         row["seconds"] = time.process_time() - start_time
         tables["lattices"] = columns_of([row])
-        pieces.append(store.piece("stage1", tables))
-    return store.joined("stage1", schema.FILES["stage1"], pieces)
+        pieces.append(datasets.piece("stage1", tables))
+    return datasets.joined("stage1", schema.FILES["stage1"], pieces)
 
 
 class _Sums(NamedTuple):
@@ -256,11 +282,17 @@ def _warnings(sums: _Sums) -> list[StageWarning]:
     return warnings
 
 
-def _write_csv(parts: store.Parts, runs: list[str], unknowns: list[str]) -> None:
-    """Write a line for each lattice. Angles are in degrees; each unknown has a σ from Fisher's
-    information and one from the sandwich.
+def _write_csv(parts: store.Parts, runs: list[str], unknowns: list[str], world: World) -> None:
+    """Write a line for each lattice. Collective."""
+    table = skeleton.all_rows(parts, "lattices", world, is_for_first=True)
+    path = parts.product.with_suffix(".csv")
+    world.once(lambda: store.write_csv(path, _csv_columns(table, runs, unknowns)))
+
+
+def _csv_columns(table: dict[str, np.ndarray], runs: list[str], unknowns: list[str]) -> dict:
+    """Return the columns of stage1.csv. Angles are in degrees; each unknown has a σ from Fisher's
+    information and one from the sandwich. table: of all lattices, columns by name.
     """
-    table = skeleton.all_rows(parts, "lattices")
     columns: dict = {
         "run": [runs[run] for run in table["run"]],
         "shot_id": [f"{shot_id:016x}" for shot_id in table["shot_id"]],
@@ -282,5 +314,4 @@ def _write_csv(parts: store.Parts, runs: list[str], unknowns: list[str]) -> None
     for kind in ("values", "sigma_fisher", "sigma_sandwich"):
         for name, values in zip(unknowns, table[kind].T, strict=True):
             columns[f"{kind}.{name}"] = values
-    columns |= {name: table[name] for name in CSV_FIGURES}
-    store.write_csv(parts.product.with_suffix(".csv"), columns)
+    return columns | {name: table[name] for name in CSV_FIGURES}

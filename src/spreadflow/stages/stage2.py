@@ -342,7 +342,7 @@ def _figures(
     """Return the row of the table `cycles` of a cycle. Raises FileError where no lattice can be
     used.
     """
-    columns = skeleton.all_rows(parts, "lattices")
+    columns = skeleton.all_rows(parts, "lattices", context.world)
     used = columns["outcome"] == SpreadOutcome.USED
     if not used.any():
         found = f"{len(used)} of which none can be"

@@ -244,3 +244,18 @@ def test_each_lattice_has_one_outcome():
         end.NOISE,
         end.ACCEPTED,
     ]
+
+
+@pytest.mark.parametrize(
+    ("n", "most", "together"), [(0, 8, 4), (7, 8, 4), (8, 8, 4), (1001, 40, 8)]
+)
+def test_rows_are_thinned_evenly_and_some_stay_together(n, most, together):
+    rows = cells.thinned(n, most, together)
+    assert len(rows) <= most and (np.diff(rows) > 0).all()
+    if n <= most:
+        assert rows.tolist() == list(range(n))
+    else:
+        assert len(rows) > 0.9 * most - together
+        firsts = rows[::together]
+        assert len(set(np.diff(firsts))) == 1 and rows[-1] > 0.75 * n
+        assert all(first + together - 1 in rows for first in firsts)

@@ -115,10 +115,14 @@ def in_angstrom(cells: np.ndarray, names: Sequence[str]) -> np.ndarray:
     return features(cells * scales, names)
 
 
-def thinned(n: int, most: int) -> np.ndarray:
-    """Return at most `most` of n row numbers, evenly spread."""
+def thinned(n: int, most: int, together: int = 1) -> np.ndarray:
+    """Return at most `most` of n row numbers, evenly spread; as many of them `together` follow each
+    other.
+    """
     every = max(1, -(-n // most))
-    return np.arange(0, n, every)
+    firsts = np.arange(0, n, every * together)
+    rows = (firsts[:, np.newaxis] + np.arange(together)).ravel()
+    return rows[rows < n][:most]
 
 
 def least_members(n: int) -> int:

@@ -27,7 +27,7 @@ from spreadflow.io.schema.truth import KINDS
 
 __all__ = ["FILES", "KINDS", "VERSION", "Dataset"]
 
-VERSION = 7
+VERSION = 8
 """Of the whole schema, in every file: a product of another version is refused."""
 
 FILES: dict[str, dict[str, Dataset]] = {
@@ -40,6 +40,7 @@ FILES: dict[str, dict[str, Dataset]] = {
     "annulus": annulus.DATASETS,
     "wide": annulus.DATASETS,
     "pack": annulus.DATASETS,
+    "pulses": annulus.PULSES,
     "ladder": ladder.DATASETS,
     "mosaic": mosaic.DATASETS,
     "stage1": stage1.DATASETS,
@@ -52,3 +53,11 @@ FILES: dict[str, dict[str, Dataset]] = {
     "true_intensities": truth.INTENSITIES,
 }
 """File kind → dataset path → description."""
+
+
+def tables(kind: str) -> dict[str, str]:
+    """Return the tables of a kind of file, each with its first dataset."""
+    first: dict[str, str] = {}
+    for path in FILES[kind]:
+        first.setdefault(path.partition("/")[0], path)
+    return first

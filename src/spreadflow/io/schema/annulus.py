@@ -7,7 +7,7 @@ LATTICES = table(
     "lattices",
     {
         **lattice_identity("reindex"),
-        "A": Column("float64", "1/angstrom", "refined matrix", (3, 3)),
+        "A": Column("float64", "1/angstrom", "refined matrix", (3, 3), in_manifest=True),
         "eta_rad": Column("float64", "rad", "as in reindex; of pack, as in stage1"),
         "domain_ang": Column("float64", "angstrom", "as in reindex; of pack, as in predict"),
         "spectrum": Column("int32", "", "row of spectra", refers="spectra"),
@@ -53,6 +53,15 @@ PIXELS = table(
     },
 )
 """The pixels of the shoeboxes, one after the other."""
+
+PULSES = table(
+    "pulses",
+    {
+        "energies_ev": Column("float64", "eV", "all channels that any pulse has"),
+        "photons": Column("float64", "photon", "in each, of all pulses together"),
+    },
+)
+"""All pulses together, in the manifest."""
 
 DATASETS: dict[str, Dataset] = LATTICES | SPECTRA | index.REFLECTIONS | REFLECTIONS | PIXELS
 """Of a whole product."""

@@ -16,6 +16,8 @@ class Dataset(NamedTuple):
     """the table whose row numbers this column holds"""
     not_finite: str = ""
     """what numbers mean that are not finite: NaN = none; empty where all have to be finite"""
+    in_manifest: bool = False
+    """whether the manifest of a product in parts has it too, of all parts"""
 
     @property
     def whole_meaning(self) -> str:
@@ -35,6 +37,8 @@ class Column(NamedTuple):
     """as in `Dataset`"""
     not_finite: str = ""
     """as in `Dataset`"""
+    in_manifest: bool = False
+    """as in `Dataset`"""
 
 
 def table(name: str, columns: Mapping[str, Column]) -> dict[str, Dataset]:
@@ -47,6 +51,7 @@ def table(name: str, columns: Mapping[str, Column]) -> dict[str, Dataset]:
             meaning=column.meaning,
             refers=column.refers,
             not_finite=column.not_finite,
+            in_manifest=column.in_manifest,
         )
         for column_name, column in columns.items()
     }
@@ -57,9 +62,9 @@ def lattice_identity(product: str) -> dict[str, Column]:
     whose product names the lattice alike.
     """
     return {
-        "run": Column("int32", "", "row of attribute `runs`"),
-        "shot_id": Column("uint64", "", f"as in {product}"),
-        "k": Column("int32", "", f"as in {product}"),
+        "run": Column("int32", "", "row of attribute `runs`", in_manifest=True),
+        "shot_id": Column("uint64", "", f"as in {product}", in_manifest=True),
+        "k": Column("int32", "", f"as in {product}", in_manifest=True),
     }
 
 

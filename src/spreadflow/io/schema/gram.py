@@ -15,7 +15,7 @@ LATTICES = table(
     "lattices",
     {
         **lattice_identity("reindex"),
-        "outcome": Column("uint8", "", "errors.SpreadOutcome"),
+        "outcome": Column("uint8", "", "errors.SpreadOutcome", in_manifest=True),
         "A": Column(
             "float64",
             "1/angstrom",

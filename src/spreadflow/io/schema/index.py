@@ -6,11 +6,14 @@ SHOTS = table(
     "shots",
     {
         "shot_id": Column(
-            "uint64", "", "hash of (run, file name, frame): stable when files are added"
+            "uint64",
+            "",
+            "hash of (run, file name, frame): stable when files are added",
+            in_manifest=True,
         ),
         "file": Column("int32", "", "number of the image file in the run's manifest"),
         "frame": Column("int32", "", "frame in that file"),
-        "outcome": Column("uint8", "", "errors.Outcome"),
+        "outcome": Column("uint8", "", "errors.Outcome", in_manifest=True),
         "reason": Column(
             "S200", "", "why it did not end as indexed, UTF-8, as many bytes as fit; empty: it did"
         ),
@@ -24,6 +27,7 @@ SHOTS = table(
             "eV",
             "photon-weighted mean of the shot's spectrum",
             not_finite="NaN = not read",
+            in_manifest=True,
         ),
         "pulse_photons": Column(
             "float64",
@@ -65,11 +69,20 @@ SPOTS = table(
 LATTICES = table(
     "lattices",
     {
-        "shot": Column("int32", "", "row of shots", refers="shots"),
-        "shot_id": Column("uint64", "", "as in shots"),
-        "k": Column("int32", "", "0 for the first lattice of the shot; lattice_id = (shot_id, k)"),
-        "A": Column("float64", "1/angstrom", "columns a*, b*, c* in the lab frame", (3, 3)),
-        "cell": Column("float64", "angstrom, rad", "a b c α β γ, conventional", (6,)),
+        "shot": Column("int32", "", "row of shots", refers="shots", in_manifest=True),
+        "shot_id": Column("uint64", "", "as in shots", in_manifest=True),
+        "k": Column(
+            "int32",
+            "",
+            "0 for the first lattice of the shot; lattice_id = (shot_id, k)",
+            in_manifest=True,
+        ),
+        "A": Column(
+            "float64", "1/angstrom", "columns a*, b*, c* in the lab frame", (3, 3), in_manifest=True
+        ),
+        "cell": Column(
+            "float64", "angstrom, rad", "a b c α β γ, conventional", (6,), in_manifest=True
+        ),
         "eta_rad": Column("float64", "rad", "mosaic spread: r.m.s. total rotation angle"),
         "domain_ang": Column("float64", "angstrom", "edge of a mosaic domain"),
         "domain_estimated_ang": Column(

@@ -6,7 +6,7 @@ LATTICES = table(
     "lattices",
     {
         **lattice_identity("reindex"),
-        "outcome": Column("uint8", "", "errors.LearnedOutcome"),
+        "outcome": Column("uint8", "", "errors.LearnedOutcome", in_manifest=True),
         "A": Column(
             "float64",
             "1/angstrom",
@@ -19,6 +19,7 @@ LATTICES = table(
             "",
             "row of sets: its mosaic domains; -1 = the continuous distribution",
             refers="sets",
+            in_manifest=True,
         ),
         "seconds": Column("float64", "s", "processor time spent on the lattice"),
     },

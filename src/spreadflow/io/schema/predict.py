@@ -7,8 +7,8 @@ LATTICES = table(
     "lattices",
     {
         **lattice_identity("reindex"),
-        "outcome": Column("uint8", "", "errors.PredictedOutcome"),
-        "shot": Column("int32", "", "number of its shot in the run"),
+        "outcome": Column("uint8", "", "errors.PredictedOutcome", in_manifest=True),
+        "shot": Column("int32", "", "number of its shot in the run", in_manifest=True),
         "A": Column(
             "float64",
             "1/angstrom",

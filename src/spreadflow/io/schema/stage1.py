@@ -12,20 +12,22 @@ LATTICES = table(
     "lattices",
     {
         **lattice_identity("reindex"),
-        "outcome": Column(
-            "uint8",
-            "",
-            "errors.RefinedOutcome",
-        ),
+        "outcome": Column("uint8", "", "errors.RefinedOutcome", in_manifest=True),
         "A": Column(
             "float64",
             "1/angstrom",
             "refined matrix, the mean of the mosaic domains",
             (3, 3),
             not_finite=NOT_FITTED,
+            in_manifest=True,
         ),
         "cell": Column(
-            "float64", "angstrom, rad", "a b c alpha beta gamma", (6,), not_finite=NOT_FITTED
+            "float64",
+            "angstrom, rad",
+            "a b c alpha beta gamma",
+            (6,),
+            not_finite=NOT_FITTED,
+            in_manifest=True,
         ),
         "cell_sigma": Column(
             "float64",
@@ -54,12 +56,14 @@ LATTICES = table(
             "unit cells of a mosaic domain along a, b, c",
             (3,),
             not_finite=NOT_FITTED,
+            in_manifest=True,
         ),
         "eta_rad": Column(
             "float64",
             "rad",
             "mosaic spread: r.m.s. rotation angle; held where it is no unknown",
             not_finite=NOT_FITTED,
+            in_manifest=True,
         ),
         "eta_axes_rad": Column(
             "float64",
@@ -68,9 +72,14 @@ LATTICES = table(
             "about it; all the same where `stage1.eta_axes` is 1",
             (3,),
             not_finite=NOT_FITTED,
+            in_manifest=True,
         ),
         "scale": Column(
-            "float64", "", "mosaic domains in a beam of `beam.size_mm`", not_finite=NOT_FITTED
+            "float64",
+            "",
+            "mosaic domains in a beam of `beam.size_mm`",
+            not_finite=NOT_FITTED,
+            in_manifest=True,
         ),
         "values": Column(
             "float64",
@@ -80,6 +89,7 @@ LATTICES = table(
             "the cell, distance (mm), relative wavelength: from those in the annulus",
             ("unknown",),
             not_finite="NaN = held, or not fitted",
+            in_manifest=True,
         ),
         "sigma_fisher": Column(
             "float64",
@@ -94,6 +104,7 @@ LATTICES = table(
             "of the unknowns: over shoeboxes",
             ("unknown",),
             not_finite="NaN = held, or not fitted",
+            in_manifest=True,
         ),
         "correlation": Column(
             "float64",
