@@ -314,7 +314,7 @@ whose own structure has checksums.
 
 Index, reindex, predict, pack and stage1 are made of small pieces, `index.parts/000000/000000-000008.h5` and so on, which
 are joined to parts of at least 256 shots or lattices as far as there are as many
-([decision 41](decisions/0041-manifests-and-pieces.md)).
+([decision 40](decisions/0040-manifests-and-pieces.md)).
 
 Parts of `pack` hold their datasets as they are, without compression, so that they are mapped into memory when they are
 read; a process compares their checksums once.
