@@ -137,7 +137,7 @@ class World:
         reflections = self.integrated(predicted, photons)
         rest = choosing.noise(reflections, READOUT) ** 2
         intensity = true + rng.normal(size=len(true)) * np.sqrt(rest + true)
-        sigma = np.sqrt(rest + integration.own_variance(intensity, rest))
+        sigma = np.sqrt(rest + variance.own_variance(intensity, rest))
         relative = f_squared / self.true_means.at(predicted.d)
         return Drawn(reflections._replace(intensity=intensity, sigma=sigma), relative)
 
