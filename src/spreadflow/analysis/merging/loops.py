@@ -85,6 +85,10 @@ class Kept(NamedTuple):
     """1/variance that the observation brought into the intensity of its reflection"""
     leverage: np.ndarray
     """0-1: how much of the square of its residual the unknowns of lattices take away"""
+    others: np.ndarray
+    """mean of what prior, mate and all other observations say about its intensity"""
+    others_precision: np.ndarray
+    """1/variance of that mean"""
 
 
 @_compiled
@@ -145,7 +149,7 @@ def _dot(a, b, n):
 @_compiled
 def error_sums(observed, kept, uniques, model, first, last):
     """Return the sums (14,) of the normal equations of the error model, as `error_model.fit` takes
-    them.
+    them, and keep what the others say of each observation.
 
     They are those of the linear regression of residual²/(1 − leverage) − extra on the components of
     the variance with weights 1/v², v = variance + extra, extra that of the others' mean. A residual
@@ -154,7 +158,7 @@ def error_sums(observed, kept, uniques, model, first, last):
     """
     bounds, unique, intensities, rests = observed[:4]
     partial = observed.partial
-    ks, precisions, leverages = kept
+    ks, precisions, leverages, means, others = kept
     out = np.zeros(N_ERROR_SUMS)
     components = np.empty((5, _largest(bounds)))
     for lattice in range(first, last):
@@ -171,6 +175,8 @@ def error_sums(observed, kept, uniques, model, first, last):
                 intensities[i] / k,
                 precisions[i],
             )
+            means[i] = mean
+            others[i] = precision
             if uniques[u, IS_REPEATED] == 0.0 or precision <= 2.0 * of_prior:
                 continue
             extra = k**2 / precision
@@ -315,7 +321,7 @@ def step(observed, kept, uniques, model, has_target, restraint, out, table, firs
     and add to table (unique, 1) what `OF_SCALES` is the sum of.
     """
     bounds, unique, intensities, rests, _, partial, by_b, slopes = observed
-    ks, precisions, _ = kept
+    ks, precisions, _, means, others = kept
     size = _largest(bounds)
     design = np.empty((N_UNKNOWNS, size))
     information, pull, damping = np.empty(size), np.empty(size), np.empty(size)
@@ -325,14 +331,8 @@ def step(observed, kept, uniques, model, has_target, restraint, out, table, firs
         for i in range(start, start + n):
             u = unique[i]
             k = ks[i]
-            mean, precision = _others(
-                uniques[u, PRIOR],
-                uniques[u, PRIOR_PRECISION],
-                uniques[u, MEASURED],
-                uniques[u, PRECISION],
-                intensities[i] / k,
-                precisions[i],
-            )
+            mean = means[i]
+            precision = others[i]
             m = k * max(uniques[u, EXPECTED], 0.0)
             variance = _variance(model, m, rests[i], partial[i])
             robust = _share(intensities[i] - k * mean, variance + k**2 / precision)
@@ -389,7 +389,7 @@ def move(observed, kept, uniques, model, covariance, unknowns, table, first, las
     unknowns of its lattice were fitted to it, and those of the other lattices in `_others` too.
     """
     bounds, unique, intensities, rests, factors, partial, by_b, slopes = observed
-    ks, precisions, leverages = kept
+    ks, precisions, leverages, means, others = kept
     size = _largest(bounds)
     design = np.empty((N_UNKNOWNS, size))
     scale_variance, log_k = np.empty(size), np.empty(size)
@@ -403,14 +403,8 @@ def move(observed, kept, uniques, model, covariance, unknowns, table, first, las
             u = unique[i]
             k = ks[i]
             own_precision = precisions[i]
-            mean, precision = _others(
-                uniques[u, PRIOR],
-                uniques[u, PRIOR_PRECISION],
-                uniques[u, MEASURED],
-                uniques[u, PRECISION],
-                intensities[i] / k,
-                own_precision,
-            )
+            mean = means[i]
+            precision = others[i]
             expected = max(uniques[u, EXPECTED], 0.0)
             variance = _variance(model, k * expected, rests[i], partial[i])
             total = variance + k**2 / precision
@@ -437,7 +431,7 @@ def result(observed, kept, uniques, model, covariance):
     others measured, (lattice,); NaN where nobody else measured anything of it.
     """
     bounds, unique, intensities, rests, _, partial, by_b, slopes = observed
-    ks, precisions, _ = kept
+    ks, precisions = kept[:2]
     sigma = np.empty(len(unique))
     chi2 = np.empty(len(bounds) - 1)
     size = _largest(bounds)

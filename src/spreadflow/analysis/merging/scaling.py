@@ -152,14 +152,13 @@ def scale(
         target, ratio = _target(obs, sums, reference)
     data = _Data(_observed(obs, refine_b), sums, unique, target is not None)
     n = (obs.n_lattices, len(UNKNOWNS))
-    zeros = np.zeros(len(obs.unique))
     state = _State(
         unknowns=np.zeros(n),
         covariance=np.zeros((*n, len(UNKNOWNS))),
         model=ErrorModel(),
         spread=EXPECTED_SPREAD,
         uniques=_uniques(obs, sums, unique, target),
-        kept=loops.Kept(k=np.array(obs.factor), precision=zeros, leverage=zeros.copy()),
+        kept=loops.Kept(np.array(obs.factor), *np.zeros((4, len(obs.unique)))),
     )
     change = np.inf
     cycle = 0
@@ -232,8 +231,9 @@ def _cycle(data: _Data, state: _State, is_first: bool) -> tuple[_State, float]:
 
     Returns the new state, and the r.m.s. change of ln G in its standard deviations.
     """
+    model = _error_model(data, state)
     if not is_first:
-        state = state._replace(model=_error_model(data, state))
+        state = state._replace(model=model)
     change, covariance = _step(data, state)
     moved = state._replace(unknowns=state.unknowns + change, covariance=covariance)
     moved = moved._replace(spread=_spread(data, moved))
@@ -242,7 +242,7 @@ def _cycle(data: _Data, state: _State, is_first: bool) -> tuple[_State, float]:
 
 
 def _error_model(data: _Data, state: _State) -> ErrorModel:
-    """Return the error model one step further."""
+    """Return the error model one step further. What the others say of each observation is kept."""
     squares = state.model.squares
 
     def of_group(first: int, last: int) -> np.ndarray:
