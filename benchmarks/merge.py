@@ -31,7 +31,8 @@ import numpy as np
 
 from spreadflow.analysis import identity_hash
 from spreadflow.analysis.merging import merging, scaling
-from spreadflow.analysis.still import prediction, variance
+from spreadflow.analysis.still import prediction
+from spreadflow.analysis.still.variance import own_variance
 from spreadflow.errors import LatticeOutcome
 from spreadflow.io import schema, store
 from spreadflow.models import Spectrum
@@ -196,10 +197,7 @@ def observations(table: Table, unique: merging.Unique, which: int) -> merging.Ob
     group = np.arange(n) * N_GROUPS // n
     partiality = table.partiality[:, which]
     shell = unique.shell[table.unique]
-    relative = (
-        partiality
-        / merging.best_partiality(partiality, shell, group[table.lattice])[shell]
-    )
+    relative = partiality / merging.best_partiality(partiality, shell, group[table.lattice])[shell]
     keep = relative >= PARTIALITY_MIN
     return merging.Observations(
         lattice=table.lattice[keep],
@@ -273,12 +271,14 @@ def filled(kind: str, sizes: dict[str, int], planted: dict[str, np.ndarray]) -> 
 
 
 def write_product(folder: Path, table: Table, n_lattices: int, seed: int) -> Product:
-    """Write products of `reindex` and `cells` with the reflections of the table, again and again."""
+    """Write products of `reindex` and `cells` with the table's reflections, again and again."""
     rng = np.random.default_rng([seed, 1])
     shot_id = rng.integers(0, 2**63, n_lattices).astype(np.uint64)
     blocks = np.split(np.arange(n_lattices), range(PART_SHOTS, n_lattices, PART_SHOTS))
     reindex = folder / "reindex.h5"
-    parts = store.Parts(reindex, "reindex", "planted", [shot_id[block].tolist() for block in blocks])
+    parts = store.Parts(
+        reindex, "reindex", "planted", [shot_id[block].tolist() for block in blocks]
+    )
     n_reflections = 0
     for number, block in enumerate(blocks):
         columns = part(table, rng, block % len(table.log_g), shot_id[block])
@@ -325,7 +325,7 @@ def part(table: Table, rng: np.random.Generator, which: np.ndarray, shot_id: np.
         "reflections/capture": rng.uniform(0.84, 0.88, len(rows)),
         "reflections/slopes": table.slopes[rows, 1],
         "reflections/intensity": photons,
-        "reflections/sigma": np.sqrt(rest + variance.own_variance(photons, rest)),
+        "reflections/sigma": np.sqrt(rest + own_variance(photons, rest)),
     }
     sizes = {"shots": n, "spots": 0, "lattices": n, "reflections": len(rows)}
     return filled("reindex", sizes, planted)
@@ -393,9 +393,11 @@ def differences(folder: Path) -> dict[str, float]:
 def report_parts(results: dict[str, dict]) -> None:
     """Print the figures of the whole stage beside their bars."""
     for name, figures in results.items():
-        print(f"{name:12}" + ", ".join(f"{key} {value:.4g}" for key, value in figures.items()))
+        words = [f"{key} {value:.4g}" for key, value in figures.items()]
+        print(f"{name:12}", ", ".join(words))
     now = results["now"]
-    print(f"observations/s of user + system CPU: {now['observations_per_second']:.3g}, bar {LEAST_PER_SECOND:g}")
+    speed = now["observations_per_second"]
+    print(f"observations/s of user + system CPU: {speed:.3g}, bar {LEAST_PER_SECOND:g}")
     print(f"peak memory: {now['peak_rss_gib']:.2f} GiB, bar {MOST_GIB}")
 
 

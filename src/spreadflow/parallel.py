@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -138,11 +139,7 @@ class World:
         numbers = self.gather([block for block, _ in own])
         bounds = total.size * np.arange(self.size + 1) // self.size
         widths = np.diff(bounds)
-        pieces = [
-            array[first:last]
-            for first, last in zip(bounds[:-1], bounds[1:], strict=True)
-            for _, array in own
-        ]
+        pieces = [array[first:last] for first, last in pairwise(bounds) for _, array in own]
         sent = np.concatenate([np.empty(0), *pieces])
         order = np.argsort([block for of_rank in numbers for block in of_rank])
         shares = np.empty((len(order), widths[self.rank]))

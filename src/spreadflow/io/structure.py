@@ -11,6 +11,7 @@ from spreadflow.io.same_cell import is_same_cell
 from spreadflow.physics import unit_cell
 from spreadflow.physics.structure_factors import Atoms, isotropic
 
+
 def read(path: Path | str, cell: np.ndarray, space_group: str) -> Atoms:
     """Return the atoms of the first model of a PDB or mmCIF file.
 

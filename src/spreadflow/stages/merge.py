@@ -13,7 +13,7 @@ from spreadflow.analysis.merging import absences, merging, scaling, statistics
 from spreadflow.analysis.merging.merging import Fate
 from spreadflow.config import MergeConfig, MergeSection
 from spreadflow.errors import FileError, LatticeOutcome, StageWarning
-from spreadflow.io import mtz, schema, store
+from spreadflow.io import datasets, mtz, schema, store
 from spreadflow.io.accepted import brought
 from spreadflow.io.rows import IS_IT_TWICE
 from spreadflow.log import Progress, logger, warn
@@ -376,9 +376,9 @@ def _no_reflections(n: int) -> dict[str, np.ndarray]:
     """Return columns for n reflections, not filled, so that they take no memory yet."""
     columns = {"failed": np.empty(n, bool)}
     for name in REFLECTION_COLUMNS:
-        dataset = schema.FILES["reindex"][f"reflections/{name}"]
         if name != "flags":
-            columns[name] = np.empty((n, *dataset.dims[1:]), dataset.dtype)
+            empty = datasets.empty(schema.FILES["reindex"][f"reflections/{name}"])
+            columns[name] = np.empty((n, *empty.shape[1:]), empty.dtype)
     return columns
 
 

@@ -400,4 +400,6 @@ def test_compiled_loops_are_the_equations_of_arrays(has_reference, n_cycles):
     expected = by_arrays.scale(obs, sums, table.unique, **settings)
 
     for name, value in expected._asdict().items():
-        np.testing.assert_allclose(getattr(found, name), value, rtol=1e-10, atol=1e-13, err_msg=name)
+        np.testing.assert_allclose(
+            getattr(found, name), value, rtol=1e-10, atol=1e-13, err_msg=name
+        )

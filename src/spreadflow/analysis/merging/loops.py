@@ -18,18 +18,16 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-_compiled = numba.njit(
-    cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
-)
-"""Compiles a function. Sums may run in vector registers; infinities and NaN stay what they are, also
-those of a division by zero.
+_compiled = numba.njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+"""Compiles a function. Sums may run in vector registers; infinities and NaN stay what they are, as
+after a division by zero.
 """
 
 PRIOR, PRIOR_PRECISION, MEASURED, PRECISION, EXPECTED, IS_REPEATED, TARGET, OF_SCALES = range(8)
 """Columns of `uniques`: mean and 1/variance of Wilson's distribution; mean and 1/variance of all
 observations and of the mate; intensity that variances are taken from; whether more than one
-observation is of the reflection itself; intensity of the reference, NaN = unknown; Σ (1/variance)² ·
-variance that its scale brings into each observation.
+observation is of the reflection itself; intensity of the reference, NaN = unknown; sum of
+(1/variance)² · variance that its scale brings into each observation.
 """
 
 N_UNKNOWNS = 5
@@ -338,9 +336,7 @@ def step(observed, kept, uniques, model, has_target, restraint, out, table, firs
             robust = _share(intensities[i] - k * mean, variance + k**2 / precision)
             if has_target:
                 target = uniques[u, TARGET]
-                photons, weight, factor = _to_target(
-                    k, target, robust, model, rests[i], partial[i]
-                )
+                photons, weight, factor = _to_target(k, target, robust, model, rests[i], partial[i])
             else:
                 photons, weight, factor = _to_others(
                     k, mean, precision, precisions[i], robust, variance

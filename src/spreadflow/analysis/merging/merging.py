@@ -38,8 +38,8 @@ observations: with few of them σ follows the model, with a contradiction the co
 """
 
 Add = Callable[[Iterable[tuple[int, np.ndarray]], tuple[int, ...]], np.ndarray]
-"""Sum of the arrays, all of one shape, of groups in ascending order; the next may be in the memory of
-the last (`parallel.World.add_up`).
+"""Sum of the arrays, all of one shape, of groups in ascending order; the next may be in the memory
+of the last (`parallel.World.add_up`).
 """
 
 
@@ -143,7 +143,7 @@ class Observations(NamedTuple):
     lattice: np.ndarray
     """(observation,) number of the lattice, ascending"""
     group: np.ndarray
-    """(lattice,) fixed group of lattices this one belongs to (what is added, in order), ascending"""
+    """(lattice,) fixed group of lattices this one belongs to, ascending: what is added, in order"""
     half: np.ndarray
     """(lattice,) half set, 0 or 1"""
     unique: np.ndarray
@@ -205,9 +205,7 @@ class Merged(NamedTuple):
     """(unique,) Σ ((I − mean)/σ)² of its observations"""
 
 
-def add_in_order(
-    blocks: Iterable[tuple[int, np.ndarray]], shape: tuple[int, ...]
-) -> np.ndarray:
+def add_in_order(blocks: Iterable[tuple[int, np.ndarray]], shape: tuple[int, ...]) -> np.ndarray:
     """Return the sum of a single process's arrays: its `Add`."""
     total = np.zeros(shape)
     for _, array in blocks:
@@ -370,9 +368,9 @@ def select(
         group.astype(np.int32)[lattice[is_good]],
         add,
     )
-    for rows in _chunks(len(fate)):
-        relative = table["partiality"][rows] / best[shell[judged.unique[rows]]]
-        fate[rows][(relative < partiality_min) & is_good[rows]] = Fate.PARTIALITY
+    for chunk in _chunks(len(fate)):
+        relative = table["partiality"][chunk] / best[shell[judged.unique[chunk]]]
+        fate[chunk][(relative < partiality_min) & is_good[chunk]] = Fate.PARTIALITY
 
     # a lattice with too few observations is left out as a whole
     is_good = fate == Fate.USED
