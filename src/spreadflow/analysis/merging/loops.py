@@ -82,7 +82,9 @@ class Kept(NamedTuple):
     precision: np.ndarray
     """1/variance that the observation brought into the intensity of its reflection"""
     leverage: np.ndarray
-    """0-1: how much of the square of its residual the unknowns of lattices take away"""
+    """0-1: how much of the square of its residual the unknowns of lattices take away; from `step` to
+    `move` the relative variance of k, which it is made of
+    """
     others: np.ndarray
     """mean of what prior, mate and all other observations say about its intensity"""
     others_precision: np.ndarray
@@ -319,7 +321,7 @@ def step(observed, kept, uniques, model, has_target, restraint, out, table, firs
     and add to table (unique, 1) what `OF_SCALES` is the sum of.
     """
     bounds, unique, intensities, rests, _, partial, by_b, slopes = observed
-    ks, precisions, _, means, others = kept
+    ks, precisions, leverages, means, others = kept
     size = _largest(bounds)
     design = np.empty((N_UNKNOWNS, size))
     information, pull, damping = np.empty(size), np.empty(size), np.empty(size)
@@ -361,23 +363,23 @@ def step(observed, kept, uniques, model, has_target, restraint, out, table, firs
         _fill_scale_variance(design, covariance, information, n)
         for i in range(start, start + n):
             u = unique[i]
-            of_scale = information[i - start] * max(uniques[u, EXPECTED], 0.0) ** 2
+            leverages[i] = information[i - start]
+            of_scale = leverages[i] * max(uniques[u, EXPECTED], 0.0) ** 2
             table[u, 0] += precisions[i] ** 2 * of_scale
 
 
 @_compiled
-def _fill_log_k(design, unknowns, out, n):
-    """Put ln(k/factor) of the first n observations into out: k = G exp(−2 B s²)·factor·exp(slopes·
-    tilt). unknowns: (5,) of the lattice.
+def _log_k(unknowns, by_b, about_x, about_y, by_width):
+    """Return ln(k/factor): k = G exp(−2 B s²)·factor·exp(slopes·tilt). unknowns: (5,) of the
+    lattice; all others: derivatives by them.
     """
-    for i in range(n):
-        tilt = unknowns[2] * design[2, i] + unknowns[3] * design[3, i] + unknowns[4] * design[4, i]
-        tilt = min(max(tilt, -LARGEST_CHANGE_OF_LOG), LARGEST_CHANGE_OF_LOG)
-        out[i] = unknowns[0] + unknowns[1] * design[1, i] + tilt
+    tilt = unknowns[2] * about_x + unknowns[3] * about_y + unknowns[4] * by_width
+    tilt = min(max(tilt, -LARGEST_CHANGE_OF_LOG), LARGEST_CHANGE_OF_LOG)
+    return unknowns[0] + unknowns[1] * by_b + tilt
 
 
 @_compiled
-def move(observed, kept, uniques, model, covariance, unknowns, table, first, last):
+def move(observed, kept, uniques, model, unknowns, table, first, last):
     """Take the observations to the moved unknowns (lattice, 5), and add to table (unique, 2) their
     weighted intensities, on the common scale, and weights.
 
@@ -386,16 +388,10 @@ def move(observed, kept, uniques, model, covariance, unknowns, table, first, las
     """
     bounds, unique, intensities, rests, factors, partial, by_b, slopes = observed
     ks, precisions, leverages, means, others = kept
-    size = _largest(bounds)
-    design = np.empty((N_UNKNOWNS, size))
-    scale_variance, log_k = np.empty(size), np.empty(size)
     for lattice in range(first, last):
-        start = bounds[lattice]
-        n = bounds[lattice + 1] - start
-        _fill_design(by_b, slopes, start, start + n, design)
-        _fill_scale_variance(design, covariance[lattice], scale_variance, n)
-        _fill_log_k(design, unknowns[lattice], log_k, n)
-        for i in range(start, start + n):
+        own = unknowns[lattice]
+        of_lattice = (own[0], own[1], own[2], own[3], own[4])
+        for i in range(bounds[lattice], bounds[lattice + 1]):
             u = unique[i]
             k = ks[i]
             own_precision = precisions[i]
@@ -406,12 +402,13 @@ def move(observed, kept, uniques, model, covariance, unknowns, table, first, las
             total = variance + k**2 / precision
             robust = _share(intensities[i] - k * mean, total)
 
-            of_scale = scale_variance[i - start] * expected**2
+            of_scale = leverages[i] * expected**2
             of_others = max(uniques[u, OF_SCALES] - own_precision**2 * of_scale, 0.0)
             leverage = k**2 * (of_scale + of_others / precision**2) / total
             leverages[i] = min(leverage, LARGEST_LEVERAGE)
 
-            k = np.exp(log_k[i - start]) * factors[i]
+            log_k = _log_k(of_lattice, by_b[i], slopes[i, 0], slopes[i, 1], slopes[i, 2])
+            k = np.exp(log_k) * factors[i]
             variance = _variance(model, k * expected, rests[i], partial[i])
             weight = robust * k / variance
             ks[i] = k

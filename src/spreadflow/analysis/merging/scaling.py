@@ -274,8 +274,7 @@ def _merge(data: _Data, state: _State) -> _State:
     squares = state.model.squares
 
     def add(table: np.ndarray, first: int, last: int) -> None:
-        moved = (state.covariance, state.unknowns)
-        loops.move(data.observed, state.kept, uniques, squares, *moved, table, first, last)
+        loops.move(data.observed, state.kept, uniques, squares, state.unknowns, table, first, last)
 
     weighted, precision = data.sums.by_unique_of_groups(add, 2)
     is_measured = precision > 0
