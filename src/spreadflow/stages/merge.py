@@ -410,14 +410,14 @@ def _read_part(group: int, part: Part, accepted: Accepted) -> Table:
         "pulse_photons": pulse_photons[is_accepted],
     }
     lattice_of = columns["reflections/lattice"]
-    is_wanted = is_accepted[lattice_of]
-    reflections = {name: columns[f"reflections/{name}"][is_wanted] for name in REFLECTION_COLUMNS}
+    rows = slice(None) if is_accepted.all() else is_accepted[lattice_of]
+    reflections = {name: columns[f"reflections/{name}"][rows] for name in REFLECTION_COLUMNS}
     reflections["failed"] = (reflections.pop("flags") & ReflectionFlag.FAILED) != 0
     settings = [accepted.setting[identity] for identity in identities]
-    of_reflection = np.array(settings).reshape(-1, 3, 3)[lattice_of[is_wanted]]
+    of_reflection = np.array(settings).reshape(-1, 3, 3)[lattice_of[rows]]
     reflections["hkl"] = brought(reflections["hkl"], of_reflection)
     row_of_lattice = np.cumsum(is_accepted) - 1
-    reflections["lattice"] = row_of_lattice[lattice_of[is_wanted]]
+    reflections["lattice"] = row_of_lattice[lattice_of[rows]]
     return Table(lattices, reflections)
 
 

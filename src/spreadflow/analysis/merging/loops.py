@@ -82,8 +82,8 @@ class Kept(NamedTuple):
     precision: np.ndarray
     """1/variance that the observation brought into the intensity of its reflection"""
     leverage: np.ndarray
-    """0-1: how much of the square of its residual the unknowns of lattices take away; from `step` to
-    `move` the relative variance of k, which it is made of
+    """0-1: how much of the square of its residual the unknowns of lattices take away; from `step`
+    to `move` the relative variance of k, which it is made of
     """
     others: np.ndarray
     """mean of what prior, mate and all other observations say about its intensity"""
