@@ -457,10 +457,7 @@ def _step(data: _Data, state: _State, photons, weight, damping) -> _Step:
         hessian[:, j, i] = hessian[:, i, j]
     hessian += np.diag(restraint)
 
-    # scaled, as unknowns in radians and in Å² would cost half the digits
-    size = np.sqrt(np.diagonal(hessian, axis1=1, axis2=2))
-    products = size[:, :, None] * size[:, None, :]
-    covariance = np.linalg.inv(hessian / products) / products
+    covariance = np.linalg.inv(hessian)
     total = np.maximum(_by_lattice(data.obs, information), 1e-300)
     mean_damping = np.maximum(_by_lattice(data.obs, damping * information) / total, 1.0)
     change = (covariance @ slope[:, :, None])[:, :, 0] / mean_damping[:, None]

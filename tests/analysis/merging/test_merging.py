@@ -237,6 +237,31 @@ def test_every_reflection_has_one_fate():
     assert len(obs.unique) == 11
 
 
+def test_factors_are_products_in_double_precision():
+    """Columns are float32 in files; their product is not."""
+    unique = merging.Unique(np.array(CRYSTALS["C 1 2 1"]), "C 1 2 1", 3.0)
+    rng = np.random.default_rng(9)
+    n = 50
+    names = ("partiality", "lorentz", "polarization", "capture")
+    columns = {name: rng.uniform(0.3, 1.0, n).astype(np.float32) for name in names}
+    pulse = np.array([0.7])
+    expected = pulse[0] * np.prod(
+        [column.astype(np.float64) for column in columns.values()], axis=0
+    )
+    table = columns | {
+        "lattice": np.zeros(n, np.int32),
+        "hkl": np.tile([1, 1, 1], (n, 1)),
+        "failed": np.zeros(n, bool),
+        "slopes": np.zeros((n, 3), np.float32),
+        "intensity": np.ones(n, np.float32),
+        "sigma": np.ones(n, np.float32),
+    }
+    lattices = {"group": np.zeros(1, int), "half": np.zeros(1, int), "pulse": pulse}
+    obs, _, _ = merging.select(table, lattices, unique, partiality_min=0.0, min_reflections=1)
+
+    np.testing.assert_allclose(obs.factor, expected, rtol=1e-14)
+
+
 def test_best_partiality_is_the_quantile():
     rng = np.random.default_rng(8)
     p = rng.random(40000) * 0.8

@@ -433,9 +433,11 @@ def _judge(table: Mapping[str, np.ndarray], pulse: np.ndarray, unique: Unique) -
 
 def _factor(table: Mapping[str, np.ndarray], pulse: np.ndarray) -> np.ndarray:
     """Return `factor`, as in `Observations`, of every reflection. pulse: (lattice,)."""
-    correction = table["polarization"] * table["capture"] * table["lorentz"]
-    partiality = table["partiality"].astype(np.float64)
-    return partiality * pulse[table["lattice"].astype(np.int64)] * correction
+    factors = ("polarization", "capture", "lorentz", "partiality")
+    polarization, capture, lorentz, partiality = (
+        table[name].astype(np.float64) for name in factors
+    )
+    return partiality * pulse[table["lattice"]] * (polarization * capture * lorentz)
 
 
 def _fates_alone(
