@@ -28,7 +28,7 @@ LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
 
 @pytest.fixture(scope="module")
 def product(tiny_run, tmp_path_factory) -> Path:
-    """index.h5 of the tiny run whose manifest has a shifted detector, beside it; one lattice a block
+    """index.h5 of the tiny run, beside a manifest that has a shifted detector; one lattice a block
     at most.
     """
     folder = tmp_path_factory.mktemp("level0")
