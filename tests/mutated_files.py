@@ -51,6 +51,8 @@ def mutated(whole: bytes, structure: np.ndarray, rng: np.random.Generator) -> by
     content = bytearray(whole)
     places = sorted(rng.choice(structure, rng.integers(1, MOST_CHANGED + 1)).tolist())
     for position in reversed(places):  # so that those to come stay where they are
+        if position >= len(content):  # the same place twice, left out the first time
+            continue
         run = slice(position, position + int(rng.integers(1, LONGEST_RUN)))
         kind = rng.choice(list(KINDS), p=list(KINDS.values()))
         if kind == "bit":

@@ -134,3 +134,19 @@ TESTED = (
         "of the machine, not a spectrometer's; no event codes; one run of XTC2 a locator",
     ),
 )
+
+N_CHANGED = 1000
+"""Changed files of each kind that were read once, with seed 2 of `mutated_files.py`."""
+
+CHANGED_COMMIT = "1239947"
+"""The commit that read them."""
+
+CHANGED = {
+    formats.NEXUS: (427, 570, 3),
+    formats.CRYSTFEL: (467, 533, 0),
+    ".geom of such a file": (108, 892, 0),
+    "full CBF": (71, 929, 0),
+    "mini CBF": (351, 649, 0),
+    formats.SMV: (130, 870, 0),
+}
+"""Files → how many ended in shots, in one error, within libhdf5."""

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import mutated_files
 import psana_stand_in as psana
 from crystfel_file import ENCODER, GEOM
 from spreadflow import cli
@@ -219,6 +220,21 @@ def test_what_psana_raises_is_one_clear_error(module, monkeypatch, tmp_path):
 def test_a_locator_that_makes_no_sense_is_one_clear_error(module, tmp_path, changed, found):
     with pytest.raises(FileError, match=found):
         images.open_image(write(tmp_path, LOCATOR.replace(*changed)))
+
+
+def test_changed_locators_are_read_or_refused(module, tmp_path):
+    path = write(tmp_path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(1)
+    n_read = 0
+    for _ in range(50):
+        path.write_bytes(mutated_files.mutated(whole, np.arange(len(whole)), rng))
+        try:
+            images.open_image(path).frame(0)
+        except FileError:
+            continue
+        n_read += 1
+    assert 0 < n_read < 25
 
 
 def test_a_locator_is_told_by_its_content(tmp_path):
