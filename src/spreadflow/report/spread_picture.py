@@ -264,7 +264,7 @@ def _label_resolution(axes: Any, shells: dict[str, np.ndarray]) -> None:
 
 
 def _words(axes: Any, figures: dict, sentences: list[str]) -> None:
-    """Write the sentences and what the controls say: their figure, and what it has to be."""
+    """Write the sentences and what the controls say: their figure, what it is, and what it has to be."""
     axes.set_axis_off()
     lines = []
     if not figures["converged"]:
@@ -274,7 +274,8 @@ def _words(axes: Any, figures: dict, sentences: list[str]) -> None:
     lines += [(style.INK, line) for line in ("", "controls" if figures["controls"] else "")]
     for name, verdict in figures["verdicts"].items():
         mark, color = ("✓", style.GREEN) if verdict["passed"] else ("✗", style.RED)
-        sentence = f"{mark} {name}: {say(verdict['figure'])} ({verdict['bar']})"
+        figure = f"{verdict['what']} {say(verdict['figure'])}, should be {verdict['bar']}"
+        sentence = f"{mark} {name}: {figure}"
         lines += [(color, line) for line in _wrapped(sentence)]
     n_lines = max(len(lines), MIN_LINES)
     for row, (color, text) in enumerate(lines):
