@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from spreadflow.physics import anomalous
 from spreadflow.report import style
@@ -225,7 +224,7 @@ def _sizes_of_x(axes: Any, product: SpreadProduct) -> None:
     for name, line, color, label in lines:
         axes.semilogy(s2, shells[name], line, ms=4, lw=1, color=color, label=label)
     axes.set(title="X in shells, r.m.s., e: assumed, and found")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    style.log_ticks(axes.yaxis)
     _label_resolution(axes, shells)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
