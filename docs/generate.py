@@ -65,7 +65,11 @@ MANIFEST = """# Files
 
 ## Manifest of a run
 
-JSON, written by `simulate` or `spreadflow manifest`.
+JSON, written by `simulate` or `spreadflow manifest`. It describes the images, and the files that they lead to, as they were
+when it was written: write it again where they have changed, and what was made from them is made again. A file of another size costs its shots;
+`spreadflow manifest --check` compares checksums. Files that are named as `geometry` (with the masks that a .geom names), `mask` or
+`calibration` are compared whenever they are read, and the workflow notices by itself that they have changed. What a locator of XTC
+names is not described.
 
 """
 
