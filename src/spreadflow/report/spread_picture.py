@@ -263,7 +263,7 @@ def _label_resolution(axes: Any, shells: dict[str, np.ndarray]) -> None:
 
 
 def _words(axes: Any, figures: dict, sentences: list[str]) -> None:
-    """Write the sentences and what the controls say: their figure, what it is, and what it has to be."""
+    """Write the sentences and what the controls say: what their figure is, and has to be."""
     axes.set_axis_off()
     lines = []
     if not figures["converged"]:

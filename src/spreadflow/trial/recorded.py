@@ -4,7 +4,7 @@ images themselves are what a manifest describes, by size and checksum.
 
 import json
 import re
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 NAMED = ("geometry", "mask", "calibration")
@@ -25,7 +25,7 @@ def files_beside(manifest: Path) -> list[str]:
     return [str(file) for file in files if file.is_file()]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _named(manifest: Path, _: int) -> tuple[Path, ...]:
     """Return the files that a manifest and its geometry name, none twice; read once for each time
     at which the manifest was written. Raises OSError or ValueError where it can't be read.

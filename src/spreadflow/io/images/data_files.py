@@ -65,7 +65,7 @@ def _targets(path: Path) -> list[Path]:
 
 
 def _names(file: h5py.File, place: str, link: object) -> Iterable[str]:
-    """Return the names of the files that a link of a file, or the dataset that it leads to, needs."""
+    """Return the names of the files that a link, or the dataset that it leads to, needs."""
     if isinstance(link, h5py.ExternalLink):
         return [link.filename]
     if not isinstance(link, h5py.HardLink):
