@@ -313,6 +313,15 @@ class ExperimentList:
     def __len__(self) -> int:
         return self._n
 
+    @property
+    def gain(self) -> float | None:
+        """The gain of the first panel, ADU per photon; None where it is 1, as where nobody has set
+        it. Raises FileError.
+        """
+        with _explained(self.path, "a detector"):
+            gain = float(self._tree["detector"][0]["panels"][0].get("gain", 1.0))
+        return gain if gain > 0 and gain != 1.0 else None
+
     def __getitem__(self, n: int) -> Experiment:
         """Return an experiment. Raises FileError for one without crystal, beam, detector or a
         single image.

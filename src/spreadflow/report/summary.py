@@ -31,10 +31,10 @@ def run(stage: str, *, products: list[Path], images: list[Path], out: Path) -> N
 def _sentences(warnings: list[dict[str, Any]], picture: Figure) -> list[str]:
     """Return warnings in words, without what to do where the picture itself says it."""
     texts = [text.get_text() for axes in picture.axes for text in axes.texts]
-    said = _without_blanks(" ".join(texts))
+    words = _without_blanks(" ".join(texts))
     return [
         warning_sentence(
-            warning | {"todo": ""} if _without_blanks(warning["todo"]) in said else warning
+            warning | {"todo": ""} if _without_blanks(warning["todo"]) in words else warning
         )
         for warning in warnings
     ]
