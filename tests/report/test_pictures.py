@@ -116,7 +116,7 @@ def test_spread_that_has_not_converged_is_loud(trial):
     assert not any("not converged" in text for text in texts_of(page))
     texts = texts_of(page)
     of_controls = " ".join(text.strip() for text in texts if "✓" not in text)
-    figure = "standard deviation of their difference over its σ 2.5, should be 0.6 to 1.4"
+    figure = "standard deviation of their difference over its σ = 2.5, should be 0.6 to 1.4"
     assert f"✗ half sets: {figure}" in of_controls
     colors = {text[:13]: color for text, color in texts.items()}
     assert colors["✗ half sets: "] == style.RED and colors["✓ start swapp"] == style.GREEN

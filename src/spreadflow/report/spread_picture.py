@@ -273,7 +273,7 @@ def _words(axes: Any, figures: dict, sentences: list[str]) -> None:
     lines += [(style.INK, line) for line in ("", "controls" if figures["controls"] else "")]
     for name, verdict in figures["verdicts"].items():
         mark, color = ("✓", style.GREEN) if verdict["passed"] else ("✗", style.RED)
-        figure = f"{verdict['what']} {say(verdict['figure'])}, should be {verdict['bar']}"
+        figure = f"{verdict['what']} = {say(verdict['figure'])}, should be {verdict['bar']}"
         sentence = f"{mark} {name}: {figure}"
         lines += [(color, line) for line in _wrapped(sentence)]
     n_lines = max(len(lines), MIN_LINES)
