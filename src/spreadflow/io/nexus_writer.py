@@ -102,7 +102,7 @@ def write(
     energies_ev = np.asarray(stills.energies_ev, float)
     photons = np.asarray(stills.photons, float)
     shot_ids = np.asarray(stills.shot_ids, np.uint64)
-    with store.replacing(Path(path)) as temporary, h5py.File(temporary, "w") as f:
+    with store.replacing(Path(path)) as temporary, h5py.File(temporary, "w", locking=False) as f:
         f.attrs.update(NX_class="NXroot", default="entry", software=f"spreadflow {__version__}")
         store.put_attributes(f, attributes or {})
         entry = _write_entry(f)

@@ -116,5 +116,5 @@ def _even(n: int, n_most: int) -> list[int]:
 
 def write_mask(path: Path, bad: np.ndarray) -> None:
     """Write a file that `read_mask` reads. bad: (panel, slow, fast) bool, True = not to be used."""
-    with store.replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with store.replacing(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
         file.create_dataset("mask", data=bad.astype(np.uint8), compression="gzip")

@@ -43,7 +43,7 @@ def read_mask(path: Path | str) -> np.ndarray:
     The dataset `mask` is zero where a pixel may be used; NaN is not zero. Raises FileError.
     """
     try:
-        with h5py.File(path, "r") as f:
+        with h5py.File(path, "r", locking=False) as f:
             good = np.asarray(f["mask"][()]) == 0
     except (OSError, KeyError, TypeError, AttributeError) as error:
         expected = "an HDF5 file with a dataset `mask`"
