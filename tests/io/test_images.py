@@ -113,10 +113,11 @@ def test_shot_ids_are_unique_and_do_not_change_when_files_are_added_or_moved(run
     }
 
 
-def test_identity_follows_content_not_place(run, tmp_path):
+def test_identity_follows_content_not_place(run, tmp_path, tmp_path_factory):
     identity = images.Source(run).identity
-    shutil.copytree(tmp_path, tmp_path.parent / "moved")
-    assert images.Source(tmp_path.parent / "moved" / "manifest.json").identity == identity
+    moved = tmp_path_factory.mktemp("moved") / "run"
+    shutil.copytree(tmp_path, moved)
+    assert images.Source(moved / "manifest.json").identity == identity
     images.write_manifest(run, RUN, sorted(tmp_path.glob("*.nxs")), offset_adu=11)
     assert images.Source(run).identity != identity
 
@@ -199,7 +200,7 @@ def test_pixels_that_are_not_numbers(run, tmp_path):
 
     def spoil(f):
         data = f["entry/data/data"][()].astype(np.float32)
-        data[0, 1, 2, 3] = np.nan
+        data[0, SHAPE[1] + 2, 3] = np.nan  # of the second panel
         data[1] = np.nan
         del f["entry/data/data"]
         f["entry/data/data"] = data
@@ -341,7 +342,7 @@ def test_no_wavelength_at_all(run, tmp_path):
         ({"version": 2}, "version"),
         ({"colour": "red"}, "colour"),
         ({"adu_per_photon": 0}, "adu_per_photon"),
-        ({"files": [{"path": "0.nxs"}]}, "n_frames"),
+        ({"files": [{"path": "0.nxs"}]}, "size"),
     ],
 )
 def test_manifest_that_is_not_one(run, change, named):
