@@ -227,13 +227,15 @@ def observed(trial: Trial, cells: Path) -> Observed:
     is_failed |= ~accepted.is_accepted[lattice]
     n_lattices = len(accepted.is_accepted)
     _, _, fate = merging.select(
-        columns | {"hkl": hkl, "failed": is_failed, "pulse": np.ones(len(hkl))},
-        np.zeros(n_lattices, dtype=int),
-        np.zeros(n_lattices, dtype=int),
+        columns | {"hkl": hkl, "failed": is_failed},
+        {
+            "group": np.zeros(n_lattices, dtype=int),
+            "half": np.zeros(n_lattices, dtype=int),
+            "pulse": np.ones(n_lattices),
+        },
         unique,
         partiality_min=section.partiality_min,
         min_reflections=section.min_reflections,
-        n_groups=1,
     )
     rows = np.flatnonzero(fate == merging.Fate.USED)
     columns = {name: column[rows].astype(np.float64) for name, column in columns.items()}

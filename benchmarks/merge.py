@@ -6,21 +6,37 @@ Each lattice has a random orientation, its own SASE-like spectrum, a scale G (lo
 Poisson noise of peak and background and a planted error model on top. The merging gets the
 partialities of the true orientation (0°) and of orientations that are wrong by small random
 rotations, as they are after refinement.
+
+With `--parts` the same reflections, of many more lattices, are written as a product of `reindex`,
+and the whole stage runs on it in a process of its own: observations a second of processor time,
+user and system, and the most memory that it held.
 """
 
 import argparse
 import json
+import os
 import resource
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from spreadflow.trial.commands import THREAD_CAPS
+
+os.environ |= dict.fromkeys(THREAD_CAPS, "1")  # before NumPy and XLA start
 
 import numpy as np
 
 from spreadflow.analysis import identity_hash
 from spreadflow.analysis.merging import merging, scaling
 from spreadflow.analysis.still import prediction
+from spreadflow.analysis.still.variance import own_variance
+from spreadflow.errors import LatticeOutcome
+from spreadflow.io import schema, store
 from spreadflow.models import Spectrum
+from spreadflow.parallel import World
 from spreadflow.physics import response, rotation, unit_cell
 from spreadflow.units import wavelength
 
@@ -42,6 +58,21 @@ MISORIENTATION_DEG = (0.0, 0.005, 0.01)
 with
 """
 PARTIALITY_MIN, N_GROUPS = 0.05, 64
+PART_SHOTS = 256
+"""shots of a part, of one lattice each"""
+N_DRAWN = 4000
+"""lattices whose reflections are predicted; further ones of a product are these again, with scales,
+B and noise of their own
+"""
+LEAST_PER_SECOND, MOST_GIB = 1e6, 0.8
+"""bars of the whole stage"""
+LAUNCHER = """
+import json, os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:])
+_, status, usage = os.wait4(process.pid, 0)
+print(json.dumps([status, usage.ru_utime, usage.ru_stime, usage.ru_maxrss]))
+"""
+"""runs a program and says what it took: a small process, whose own memory does not count"""
 PEERS = {
     "partialator unity": 7.7e4,
     "process_hkl (plain mean)": 7.5e5,
@@ -56,6 +87,8 @@ class Table(NamedTuple):
     """Reflections of all lattices: what is planted and what an analysis would read."""
 
     lattice: np.ndarray
+    hkl: np.ndarray
+    """(reflection, 3) as observed"""
     unique: np.ndarray
     s2: np.ndarray
     intensity: np.ndarray
@@ -120,6 +153,7 @@ def draw(n: int, unique: merging.Unique, seed: int) -> Table:
     photons, variance = _measure(rng, mean)
     return Table(
         lattice=which,
+        hkl=hkl,
         unique=row,
         s2=s2,
         intensity=photons,
@@ -170,10 +204,7 @@ def observations(table: Table, unique: merging.Unique, which: int) -> merging.Ob
     group = np.arange(n) * N_GROUPS // n
     partiality = table.partiality[:, which]
     shell = unique.shell[table.unique]
-    relative = (
-        partiality
-        / merging.best_partiality(partiality, shell, group[table.lattice], N_GROUPS)[shell]
-    )
+    relative = partiality / merging.best_partiality(partiality, shell, group[table.lattice])[shell]
     keep = relative >= PARTIALITY_MIN
     return merging.Observations(
         lattice=table.lattice[keep],
@@ -193,7 +224,7 @@ def run(table: Table, unique: merging.Unique, which: int) -> dict:
     """Merge, and compare with what was planted."""
     start = time.process_time()
     obs = observations(table, unique, which)
-    sums = merging.Sums(obs, len(unique), N_GROUPS)
+    sums = merging.Sums(obs, len(unique))
     found = scaling.scale(obs, sums, unique)
     merged = merging.merge(obs, found.intensity, found.sigma, sums)
     merged = merging.with_scatter(merged, unique)
@@ -228,6 +259,157 @@ def run(table: Table, unique: merging.Unique, which: int) -> dict:
     }
 
 
+class Product(NamedTuple):
+    """What the stage reads."""
+
+    reindex: Path
+    cells: Path
+    n_reflections: int
+
+
+def filled(kind: str, sizes: dict[str, int], planted: dict[str, np.ndarray]) -> dict:
+    """All columns of a kind of file: those planted, zeros elsewhere."""
+    columns = {}
+    for name, dataset in schema.FILES[kind].items():
+        shape = [sizes.get(dim, 0) if isinstance(dim, str) else dim for dim in dataset.dims]
+        column = planted[name] if name in planted else np.zeros(shape)
+        columns[name] = np.asarray(column, dtype=dataset.dtype)
+    return columns
+
+
+def write_product(folder: Path, table: Table, n_lattices: int, seed: int) -> Product:
+    """Write products of `reindex` and `cells` with the table's reflections, again and again."""
+    rng = np.random.default_rng([seed, 1])
+    shot_id = rng.integers(0, 2**63, n_lattices).astype(np.uint64)
+    blocks = np.split(np.arange(n_lattices), range(PART_SHOTS, n_lattices, PART_SHOTS))
+    reindex = folder / "reindex.h5"
+    parts = store.Parts(
+        reindex, "reindex", "planted", [shot_id[block].tolist() for block in blocks]
+    )
+    n_reflections = 0
+    for number, block in enumerate(blocks):
+        columns = part(table, rng, block % len(table.log_g), shot_id[block])
+        n_reflections += len(columns["reflections/lattice"])
+        parts.write(number, columns)
+    parts.finish(World(), run="planted")
+
+    cells = folder / "cells.h5"
+    planted = {
+        "lattices/shot_id": shot_id,
+        "lattices/outcome": np.full(n_lattices, LatticeOutcome.ACCEPTED),
+        "lattices/setting": np.tile(np.eye(3), (n_lattices, 1, 1)),
+        "clusters/mean": [CELL],
+    }
+    columns = filled("cells", {"lattices": n_lattices, "clusters": 1, "features": 1}, planted)
+    attributes = {"runs": ["planted"], "space_group": SPACE_GROUP, "chosen": 0}
+    store.write(cells, "cells", columns, key="planted", **attributes)
+    return Product(reindex, cells, n_reflections)
+
+
+def part(table: Table, rng: np.random.Generator, which: np.ndarray, shot_id: np.ndarray) -> dict:
+    """The columns of a part: lattices `which` of the table, measured anew."""
+    first = np.searchsorted(table.lattice, np.arange(len(table.log_g) + 1))
+    rows = np.concatenate([np.arange(first[i], first[i + 1]) for i in which])
+    lattice = np.repeat(np.arange(len(which)), first[which + 1] - first[which])
+    log_g = G_SPREAD * rng.standard_normal(len(which))
+    b = B_SPREAD * rng.standard_normal(len(which))
+    lp = table.lorentz_polarization[rows]
+    fall_off = np.exp(log_g[lattice] - 2.0 * b[lattice] * table.s2[rows])
+    mean = PHOTONS * fall_off * lp * table.partiality[rows, 0] * table.truth[table.unique[rows]]
+    photons, rest = _measure(rng, mean)
+    n = len(which)
+    planted = {
+        "shots/shot_id": shot_id,
+        "shots/mean_energy_ev": np.full(n, ENERGY_EV),
+        "shots/pulse_photons": np.full(n, 1e12),
+        "lattices/shot": np.arange(n),
+        "lattices/shot_id": shot_id,
+        "reflections/lattice": lattice,
+        "reflections/hkl": table.hkl[rows],
+        "reflections/partiality": table.partiality[rows, 1],
+        "reflections/lorentz": lp,
+        "reflections/polarization": np.ones(len(rows)),
+        "reflections/capture": rng.uniform(0.84, 0.88, len(rows)),
+        "reflections/slopes": table.slopes[rows, 1],
+        "reflections/intensity": photons,
+        "reflections/sigma": np.sqrt(rest + own_variance(photons, rest)),
+    }
+    sizes = {"shots": n, "spots": 0, "lattices": n, "reflections": len(rows)}
+    return filled("reindex", sizes, planted)
+
+
+def stage(product: Product, out: Path, source: Path) -> dict:
+    """Run the stage as a program, twice: the second time compiled loops are in its cache.
+
+    source: folder that holds the package.
+    """
+    words = [sys.executable, "-m", "spreadflow.cli", "merge", "--out", str(out)]
+    words += ["--config", json.dumps({"merge": {"d_min": D_MIN}})]
+    words += ["--reindex", str(product.reindex), "--cells", str(product.cells)]
+    environment = os.environ | {"PYTHONPATH": str(source)}
+    seconds, memory_kb = [], []
+    for _ in range(2):
+        command = [sys.executable, "-c", LAUNCHER, *words]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+        status, user, system, most_kb = json.loads(done.stdout.splitlines()[-1])
+        if status:
+            raise SystemExit(f"the stage failed with status {status}")
+        seconds.append((user, system))
+        memory_kb.append(most_kb)
+    attributes = store.attributes(out, "merge")
+    return {
+        "n_observations": product.n_reflections,
+        "n_used": attributes["reflections"]["used"],
+        "n_cycles": int(attributes["n_cycles"]),
+        "user_s": seconds[1][0],
+        "system_s": seconds[1][1],
+        "seconds_first": sum(seconds[0]),
+        "observations_per_second": product.n_reflections / sum(seconds[1]),
+        "peak_rss_gib": memory_kb[1] / 2**20,
+        "peak_rss_first_gib": memory_kb[0] / 2**20,
+    }
+
+
+def run_parts(args: argparse.Namespace) -> dict[str, dict]:
+    """Write the products, and run the stage on them: as it is here, and as `--before` has it."""
+    unique = merging.Unique(CELL, SPACE_GROUP, D_MIN)
+    table = draw(min(args.lattices, N_DRAWN), unique, args.seed)
+    sources = {"now": Path(merging.__file__).parents[3]}
+    if args.before:
+        sources = {"before": args.before, **sources}
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        product = write_product(Path(folder), table, args.lattices, args.seed)
+        results = {
+            name: stage(product, Path(folder) / f"{name}.h5", source)
+            for name, source in sources.items()
+        }
+        if args.before:
+            results["difference"] = differences(Path(folder))
+    return results
+
+
+def differences(folder: Path) -> dict[str, float]:
+    """The largest relative difference of the two products in each column of numbers."""
+    before, now = (store.read(folder / f"{name}.h5", "merge") for name in ("before", "now"))
+    largest = {}
+    for name, column in before.items():
+        scale = np.nanmax(np.abs(column), initial=0.0) if column.dtype.kind == "f" else 1.0
+        away = np.abs(now[name].astype(np.float64) - column) / (np.abs(column) + 1e-3 * scale)
+        largest[name] = float(np.nanmax(away, initial=0.0))
+    return largest
+
+
+def report_parts(results: dict[str, dict]) -> None:
+    """Print the figures of the whole stage beside their bars."""
+    for name, figures in results.items():
+        words = [f"{key} {value:.4g}" for key, value in figures.items()]
+        print(f"{name:12}", ", ".join(words))
+    now = results["now"]
+    speed = now["observations_per_second"]
+    print(f"observations/s of user + system CPU: {speed:.3g}, bar {LEAST_PER_SECOND:g}")
+    print(f"peak memory: {now['peak_rss_gib']:.2f} GiB, bar {MOST_GIB}")
+
+
 def report(results: list[dict]) -> None:
     """Print the table, a column per orientation error, with the bars."""
     bars = {
@@ -255,10 +437,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--lattices", type=int, default=5000)
+    parser.add_argument("--lattices", type=int, help="default 5000, with --parts 40000")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--parts", action="store_true", help="the whole stage, from part files")
+    parser.add_argument("--folder", type=Path, help="where the part files lie for a while")
+    parser.add_argument("--before", type=Path, help="src of another revision: run its stage too")
     args = parser.parse_args()
+    args.lattices = args.lattices or (40000 if args.parts else 5000)
+    if args.parts:
+        results = run_parts(args)
+        report_parts(results)
+        if args.json:
+            args.json.write_text(json.dumps(results["now"] | {"all": results}, indent=2))
+        return
     unique = merging.Unique(CELL, SPACE_GROUP, D_MIN)
     table = draw(args.lattices, unique, args.seed)
     results = [run(table, unique, i) for i in range(len(MISORIENTATION_DEG))]

@@ -27,6 +27,7 @@ from spreadflow.analysis.still import choosing, integration, prediction
 from spreadflow.analysis.still.choosing import Rule, ShellMeans
 from spreadflow.analysis.still.footprints import footprints_of
 from spreadflow.analysis.still.prediction import MosaicLattice, Predicted
+from spreadflow.analysis.still.variance import own_variance
 from spreadflow.config import PredictSection
 from spreadflow.io import store
 from spreadflow.io.factor_files import NO_FILES
@@ -137,7 +138,7 @@ class World:
         reflections = self.integrated(predicted, photons)
         rest = choosing.noise(reflections, READOUT) ** 2
         intensity = true + rng.normal(size=len(true)) * np.sqrt(rest + true)
-        sigma = np.sqrt(rest + integration.own_variance(intensity, rest))
+        sigma = np.sqrt(rest + own_variance(intensity, rest))
         relative = f_squared / self.true_means.at(predicted.d)
         return Drawn(reflections._replace(intensity=intensity, sigma=sigma), relative)
 

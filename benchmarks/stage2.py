@@ -145,16 +145,17 @@ def merged(made: Sequence[Made], refine_b: bool) -> merging.Merged:
         | {
             "lattice": of_lattice,
             "failed": failed,
-            "pulse": (photons / photons.mean())[of_lattice],
         },
-        group,
-        identity_hash.half_sets(numbers),
+        {
+            "group": group,
+            "half": identity_hash.half_sets(numbers),
+            "pulse": photons / photons.mean(),
+        },
         unique,
         partiality_min=0.05,
         min_reflections=5,
-        n_groups=n_groups,
     )
-    sums = merging.Sums(observations, len(unique), n_groups)
+    sums = merging.Sums(observations, len(unique))
     scales = scaling.scale(observations, sums, unique, refine_b=refine_b)
     of_all = merging.merge(observations, scales.intensity, scales.sigma, sums)
     return merging.with_scatter(of_all, unique)

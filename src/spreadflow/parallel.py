@@ -8,8 +8,9 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -110,27 +111,47 @@ class World:
             is_over.set()
             listener.join()
 
-    def sum(self, partials: Mapping[int, np.ndarray], n_blocks: int) -> np.ndarray:
+    def sum(self, partials: Mapping[int, np.ndarray]) -> np.ndarray:
         """Return the sum over blocks, in block order, of float64 arrays of equal shape, each of
         which is held by the rank that did the block. Collective.
 
         partials: block → array. The sum is the same on every rank, whatever their number.
         """
-        shape = self.max_shape(partials)
-        n_values = int(np.prod(shape, dtype=np.int64))
-        rows = np.zeros((n_blocks, n_values))
-        for block, value in partials.items():
-            rows[block] = np.asarray(value, dtype=np.float64).ravel()
-        if self._comm is not None and self.size > 1:
-            from mpi4py import MPI
+        return self.add_up(sorted(partials.items()), self.max_shape(partials))
 
-            # exact: each row is non-zero on one rank only
-            self._comm.Allreduce(MPI.IN_PLACE, rows, MPI.SUM)
+    def add_up(
+        self, blocks: Iterable[tuple[int, np.ndarray]], shape: tuple[int, ...]
+    ) -> np.ndarray:
+        """Return the sum over blocks, in block order, as `sum`. Collective.
 
-        total = np.zeros(rows.shape[1])
-        for row in rows:
-            total += row
-        return total.reshape(shape)
+        blocks: number and array of this rank's blocks, ascending; each array may be in the memory
+        of the last. Every rank adds its share of the elements, so that none holds the arrays of all
+        blocks.
+        """
+        total = np.zeros(shape)
+        if self._comm is None or self.size == 1:
+            for _, array in blocks:
+                total += array
+            return total
+        from mpi4py import MPI
+
+        own = [(block, np.array(array, dtype=np.float64).ravel()) for block, array in blocks]
+        numbers = self.gather([block for block, _ in own])
+        bounds = total.size * np.arange(self.size + 1) // self.size
+        widths = np.diff(bounds)
+        pieces = [array[first:last] for first, last in pairwise(bounds) for _, array in own]
+        sent = np.concatenate([np.empty(0), *pieces])
+        order = np.argsort([block for of_rank in numbers for block in of_rank])
+        shares = np.empty((len(order), widths[self.rank]))
+        n_received = [len(of_rank) * widths[self.rank] for of_rank in numbers]
+        self._comm.Alltoallv(
+            [sent, (widths * len(own)).tolist(), MPI.DOUBLE], [shares, n_received, MPI.DOUBLE]
+        )
+        own_total = np.zeros(widths[self.rank])
+        for row in order:
+            own_total += shares[row]
+        self._comm.Allgatherv(own_total, [total, widths.tolist(), MPI.DOUBLE])
+        return total
 
     def total(self, array: np.ndarray) -> np.ndarray:
         """Return the sum of a float64 array over all ranks, the same on each of them; it depends on

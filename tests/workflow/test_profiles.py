@@ -90,7 +90,7 @@ def test_commands_of_a_profile(new_trial):
     for command in commands:
         word = command.split("spreadflow ")[1].split()[0]
         if word in MANY_RANKS:
-            tasks = {"level0": 16, "pack": 32}.get(word, 64)
+            tasks = {"level0": 16, "merge": 16, "pack": 32}.get(word, 64)
             assert (
                 f"NPROC=1 srun --mpi=pmi2 --kill-on-bad-exit -n {tasks} shifter spreadflow {word} "
                 in command

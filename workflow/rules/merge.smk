@@ -9,11 +9,11 @@ rule merge:
         product("benchmarks/merge.tsv")
     conda:
         "../envs/spreadflow.yaml"
-    threads: 1
+    threads: MAX_RANKS
     resources:
-        mpi="",
-        tasks=1,
-        mem_mb=BY_WORD["merge"].memory_mb,
+        mpi=MPI,
+        tasks=ranks,
+        mem_mb=commands.memory("merge"),
         runtime=BY_WORD["merge"].minutes,
     params:
         config=section("merge"),

@@ -8,8 +8,8 @@ import numpy as np
 
 from spreadflow.config import rotations_and_centring
 from spreadflow.errors import FileError
+from spreadflow.io.same_cell import is_same_cell
 from spreadflow.io.store import replacing
-from spreadflow.io.structure import is_same_cell
 
 K_SOL = 0.35
 """Flat bulk solvent of a reference model, electrons/Å³, as the published scaling has it."""

@@ -7,14 +7,9 @@ import gemmi
 import numpy as np
 
 from spreadflow.errors import FileError
+from spreadflow.io.same_cell import is_same_cell
 from spreadflow.physics import unit_cell
 from spreadflow.physics.structure_factors import Atoms, isotropic
-
-CELL_TOLERANCE = 0.01
-"""Relative difference of cell edges up to which a file's cell is taken for the configured one."""
-
-ANGLE_TOLERANCE_DEG = 1.0
-"""Difference of cell angles up to which a file's cell is taken for the configured one, degrees."""
 
 
 def read(path: Path | str, cell: np.ndarray, space_group: str) -> Atoms:
@@ -102,14 +97,6 @@ def _check_crystal(
         if not is_same_cell(own, configured):
             expected = f"cell {np.round(configured, 2).tolist()}, as configured"
             raise FileError(path, expected, own.round(2).tolist(), todo)
-
-
-def is_same_cell(own: np.ndarray, configured: np.ndarray) -> bool:
-    """Whether a file's own cell is taken for the configured one; both (6,) Å, degrees."""
-    difference = np.abs(own - configured)
-    edges_agree = difference[:3] <= CELL_TOLERANCE * configured[:3]
-    angles_agree = difference[3:] <= ANGLE_TOLERANCE_DEG
-    return bool(edges_agree.all() and angles_agree.all())
 
 
 class Curve(NamedTuple):

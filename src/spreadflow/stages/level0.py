@@ -68,7 +68,7 @@ def run(
     own_lattices, own_outcomes = _read(index, blocks, sources, section, world)
 
     def total(partials):
-        return world.sum(partials, len(blocks))
+        return world.sum(partials)
 
     outcomes = total(own_outcomes)
     n_lattices = outcomes[Level0Outcome.USED]

@@ -13,7 +13,7 @@ from spreadflow.analysis.merging import absences, merging, scaling, statistics
 from spreadflow.analysis.merging.merging import Fate
 from spreadflow.config import MergeConfig, MergeSection
 from spreadflow.errors import FileError, LatticeOutcome, StageWarning
-from spreadflow.io import mtz, store
+from spreadflow.io import datasets, mtz, schema, store
 from spreadflow.io.accepted import brought
 from spreadflow.io.rows import IS_IT_TWICE
 from spreadflow.log import Progress, logger, warn
@@ -84,7 +84,7 @@ class Table(NamedTuple):
     lattices: dict[str, np.ndarray]
     """group (ascending), run, shot_id, k, energy_ev, pulse_photons"""
     reflections: dict[str, np.ndarray]
-    """as in the schema; `lattice` is a row of `lattices`"""
+    """as in the schema, `failed` in place of flags; `lattice` is a row of `lattices`"""
 
 
 def run(
@@ -103,12 +103,10 @@ def run(
     accepted = _accepted(cells)
     unique = merging.Unique(accepted.cell, accepted.space_group, section.d_min)
     parts = _parts(reindex, accepted.runs)
-    groups = _groups(parts)
-    n_groups = len(groups)
-    table = _read(groups, parts, accepted, world, word)
-    obs, lattices, counts = _select(table, section, unique, n_groups, world)
+    table = _read(_groups(parts), parts, accepted, world, word)
+    obs, lattices, counts = _select(table, section, unique, world)
     _check_used(counts, cells)
-    sums = merging.Sums(obs, len(unique), n_groups, world.sum)
+    sums = merging.Sums(obs, len(unique), world.add_up)
     scales = _scaled(obs, sums, unique, section, accepted)
     merged = merging.merge(obs, scales.intensity, scales.sigma, sums, section.min_multiplicity)
     merged = merging.with_scatter(merged, unique)
@@ -345,35 +343,43 @@ def _read(
     """Return the rows of this rank's groups; the result of the stage does not depend on which
     groups these are.
     """
-    pieces = [_no_rows()]
+    own_groups = range(world.rank, len(groups), world.size)
+    own_parts = [parts[number] for group in own_groups for number in groups[group]]
+    reflections = _no_reflections(sum(part.part.n_rows("reflections") for part in own_parts))
+    lattices = [_no_lattices()]
+    n_lattices = 0
+    n_reflections = 0
     with Progress(word, len(groups), world, "groups") as progress:
-        for group in range(world.rank, len(groups), world.size):
+        for group in own_groups:
             for number in groups[group].tolist():
-                pieces.append(_read_part(group, parts[number], accepted))
+                piece = _read_part(group, parts[number], accepted)
+                piece.reflections["lattice"] += n_lattices
+                rows = slice(n_reflections, n_reflections + len(piece.reflections["lattice"]))
+                for name, column in piece.reflections.items():
+                    reflections[name][rows] = column
+                lattices.append(piece.lattices)
+                n_lattices += len(piece.lattices["k"])
+                n_reflections = rows.stop
             progress.at(group + 1)
-    n_lattices = [len(piece.lattices["k"]) for piece in pieces]
-    first_lattice = np.cumsum([0, *n_lattices])
-    for piece, first in zip(pieces, first_lattice, strict=False):
-        piece.reflections["lattice"] = piece.reflections["lattice"].astype(np.int64) + first
-    lattices = _joined([piece.lattices for piece in pieces])
-    reflections = _joined([piece.reflections for piece in pieces])
-    return Table(lattices, reflections)
+    joined = {name: np.concatenate([of_part[name] for of_part in lattices]) for name in lattices[0]}
+    return Table(joined, {name: column[:n_reflections] for name, column in reflections.items()})
 
 
-def _joined(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return one table of the rows of all tables, which have the same columns."""
-    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-
-
-def _no_rows() -> Table:
-    """Return a table without rows, as a rank without groups holds it."""
+def _no_lattices() -> dict[str, np.ndarray]:
+    """Return columns without rows, as a rank without groups holds them."""
     dtypes = {"group": "i8", "run": "i8", "shot_id": "u8", "k": "i8"}
     dtypes |= {"energy_ev": "f8", "pulse_photons": "f8"}
-    lattices = {name: np.empty(0, dtype) for name, dtype in dtypes.items()}
-    reflections = {
-        name: np.empty((0, 3) if name in ("hkl", "slopes") else 0) for name in REFLECTION_COLUMNS
-    }
-    return Table(lattices, reflections)
+    return {name: np.empty(0, dtype) for name, dtype in dtypes.items()}
+
+
+def _no_reflections(n: int) -> dict[str, np.ndarray]:
+    """Return columns for n reflections, not filled, so that they take no memory yet."""
+    columns = {"failed": np.empty(n, bool)}
+    for name in REFLECTION_COLUMNS:
+        if name != "flags":
+            empty = datasets.empty(schema.FILES["reindex"][f"reflections/{name}"])
+            columns[name] = np.empty((n, *empty.shape[1:]), empty.dtype)
+    return columns
 
 
 def _read_part(group: int, part: Part, accepted: Accepted) -> Table:
@@ -404,40 +410,37 @@ def _read_part(group: int, part: Part, accepted: Accepted) -> Table:
         "pulse_photons": pulse_photons[is_accepted],
     }
     lattice_of = columns["reflections/lattice"]
-    is_wanted = is_accepted[lattice_of]
-    reflections = {name: columns[f"reflections/{name}"][is_wanted] for name in REFLECTION_COLUMNS}
+    rows = slice(None) if is_accepted.all() else is_accepted[lattice_of]
+    reflections = {name: columns[f"reflections/{name}"][rows] for name in REFLECTION_COLUMNS}
+    reflections["failed"] = (reflections.pop("flags") & ReflectionFlag.FAILED) != 0
     settings = [accepted.setting[identity] for identity in identities]
-    of_reflection = np.array(settings).reshape(-1, 3, 3)[lattice_of[is_wanted]]
+    of_reflection = np.array(settings).reshape(-1, 3, 3)[lattice_of[rows]]
     reflections["hkl"] = brought(reflections["hkl"], of_reflection)
     row_of_lattice = np.cumsum(is_accepted) - 1
-    reflections["lattice"] = row_of_lattice[lattice_of[is_wanted]]
+    reflections["lattice"] = row_of_lattice[lattice_of[rows]]
     return Table(lattices, reflections)
 
 
 def _select(
-    table: Table, section: MergeSection, unique: merging.Unique, n_groups: int, world: World
+    table: Table, section: MergeSection, unique: merging.Unique, world: World
 ) -> tuple[merging.Observations, dict[str, np.ndarray], dict[str, int]]:
     """Return the observations, the first columns of the lattices, and the number of reflections of
     each fate.
     """
-    flags = table.reflections["flags"].astype(np.int64)
-    pulse = _relative_photons(table.lattices, n_groups, world)
     obs, n, fate = merging.select(
-        table.reflections
-        | {
-            "failed": (flags & ReflectionFlag.FAILED) != 0,
-            "pulse": pulse[table.reflections["lattice"].astype(np.int64)],
+        table.reflections,
+        {
+            "group": table.lattices["group"],
+            "half": identity_hash.half_sets(table.lattices["shot_id"]),
+            "pulse": _relative_photons(table.lattices, world),
         },
-        table.lattices["group"],
-        identity_hash.half_sets(table.lattices["shot_id"]),
         unique,
         partiality_min=section.partiality_min,
         min_reflections=section.min_reflections,
-        n_groups=n_groups,
-        add=world.sum,
+        add=world.add_up,
     )
     own_counts = np.bincount(fate, minlength=len(Fate))
-    counts = world.sum({world.rank: own_counts}, world.size)
+    counts = world.sum({world.rank: own_counts})
     lattices = {
         "run": table.lattices["run"],
         "shot_id": table.lattices["shot_id"],
@@ -449,15 +452,15 @@ def _select(
     return obs, lattices, by_name
 
 
-def _relative_photons(lattices: dict[str, np.ndarray], n_groups: int, world: World) -> np.ndarray:
+def _relative_photons(lattices: dict[str, np.ndarray], world: World) -> np.ndarray:
     """Return the photons in the pulse of each lattice, (lattice,), over their mean. Collective."""
     photons = lattices["pulse_photons"]
     group = lattices["group"]
-    own_sums = {0: np.zeros(2)}  # who holds no lattice takes part too
+    own_sums = {}
     for number in np.unique(group).tolist():
         is_in_group = group == number
         own_sums[number] = np.array([photons[is_in_group].sum(), is_in_group.sum()])
-    total, n_lattices = world.sum(own_sums, n_groups)
+    total, n_lattices = world.add_up(own_sums.items(), (2,))
     return photons * n_lattices / total
 
 

@@ -166,7 +166,7 @@ def _learn_together(context: Context, parts: store.Parts, world: World) -> None:
     if etas_rad:
 
         def add(arrays: Sequence[np.ndarray]) -> np.ndarray:
-            return world.sum(dict(zip(fitted, arrays, strict=True)), len(chosen))
+            return world.sum(dict(zip(fitted, arrays, strict=True)))
 
         eta_rad = float(np.median(etas_rad))
         result = _learn(context.config, list(fitted.values()), eta_rad, add)

@@ -239,7 +239,7 @@ def _bandwidth(
                 spectrum,
                 source.detector,
             )
-    return bandwidth.estimate(world.sum(sums, len(of_blocks)))
+    return bandwidth.estimate(world.sum(sums))
 
 
 def _bandwidth_warnings(width: Bandwidth | None) -> list[StageWarning]:

@@ -119,8 +119,6 @@ STAGES = (
         meaning="merged intensities (IMEAN, I(+), I(−)); scales, error model, statistics",
         inputs=inputs.MergeInputs,
         outputs=("merge.h5", "merge.mtz"),
-        is_parallel=False,
-        memory_mb=4000,
         minutes=120,
     ),
     Stage(

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from spreadflow.analysis.merging import error_model, merging, scaling
+import by_arrays
+from by_arrays import Terms, fit_error_model, terms_of, variance_of
+from spreadflow.analysis.merging import merging, scaling
 from spreadflow.analysis.merging.error_model import ErrorModel
 from spreadflow.analysis.merging.merging import Observations, Sums, Unique
 
@@ -36,7 +38,7 @@ class Experiment(NamedTuple):
 
     @property
     def sums(self) -> Sums:
-        return Sums(self.obs, len(self.unique), N_GROUPS)
+        return Sums(self.obs, len(self.unique))
 
 
 def simulated(
@@ -65,8 +67,8 @@ def simulated(
     background = rng.uniform(5, 500, len(lattice))
     factor = 4000.0 * p * rng.uniform(0.5, 2.0, len(lattice))
     m = np.exp(log_g[lattice] - 2.0 * b[lattice] * s2) * factor * truth[row]
-    terms = error_model.Terms(m + background, m, m**2, (1.0 / p - 1.0 + np.log(p)) * m**2)
-    sigma = np.sqrt(model.variance(terms))
+    terms = Terms(m + background, m, m**2, (1.0 / p - 1.0 + np.log(p)) * m**2)
+    sigma = np.sqrt(variance_of(model, terms))
     photons = m + sigma * rng.standard_normal(len(lattice))
     photons += np.where(rng.random(len(lattice)) < outliers, 30.0 * sigma, 0.0)
     obs = Observations(
@@ -101,8 +103,8 @@ def cramer_rao(table: Experiment) -> np.ndarray:
     obs = table.obs
     k = table.photons_per_intensity
     m = k * table.truth[obs.unique]
-    terms = error_model.terms(obs, k, table.truth)
-    sigma = np.sqrt(PLANTED.variance(terms))
+    terms = terms_of(obs, k, table.truth)
+    sigma = np.sqrt(variance_of(PLANTED, terms))
     by_log_g = m / sigma
     by_b = -2.0 * obs.s2 * m / sigma
     design = np.stack([by_log_g, by_b], axis=1)
@@ -191,7 +193,7 @@ def test_order_of_observations_and_lattices_does_not_matter(plenty):
         half=table.obs.half[back],
         **columns,
     )
-    again = scaling.scale(obs, Sums(obs, len(table.unique), 3), table.unique)
+    again = scaling.scale(obs, Sums(obs, len(table.unique)), table.unique)
 
     np.testing.assert_allclose(again.log_g[place], found.log_g, atol=1e-9)
     np.testing.assert_allclose(again.error_model, found.error_model, rtol=1e-9)
@@ -263,7 +265,7 @@ def test_a_mate_that_fluctuated_down_does_not_win():
     obs = Observations(
         **{name: c if name in per_lattice else c[keep] for name, c in columns.items()}
     )
-    sums = Sums(obs, len(table.unique), N_GROUPS)
+    sums = Sums(obs, len(table.unique))
     found = scaling.scale(obs, sums, table.unique)
     merged = merging.merge(obs, found.intensity, found.sigma, sums)
     merged = merging.with_scatter(merged, table.unique)
@@ -361,8 +363,8 @@ def test_error_model_is_at_rest_at_the_expected_squares(n_lattices, most):
     but for what is expected beforehand, which counts less the more observations there are.
     """
     table = simulated(n_lattices, 100, seed=6)
-    terms = error_model.terms(table.obs, table.photons_per_intensity, table.truth)
-    variance = PLANTED.variance(terms)
+    terms = terms_of(table.obs, table.photons_per_intensity, table.truth)
+    variance = variance_of(PLANTED, terms)
     sign = np.where(np.arange(len(variance)) % 2, 1.0, -1.0)
     extra = 0.3 * variance
     residual = sign * np.sqrt(variance + extra)
@@ -370,10 +372,34 @@ def test_error_model_is_at_rest_at_the_expected_squares(n_lattices, most):
     has_others = np.ones(len(variance), dtype=bool)
 
     def step(model):
-        return error_model.fit(terms, residual, extra, leverage, has_others, model, table.sums)
+        return fit_error_model(terms, residual, extra, leverage, has_others, model, table.sums)
 
     np.testing.assert_allclose(step(PLANTED), PLANTED, rtol=most)
     model = ErrorModel(1.0, 0.1, 0.1, 0.1)
     for _ in range(20):
         model = step(model)
     np.testing.assert_allclose(model, PLANTED, rtol=2 * most)
+
+
+@pytest.mark.parametrize("has_reference", [False, True])
+@pytest.mark.parametrize("n_cycles", [1, 6])
+def test_compiled_loops_are_the_equations_of_arrays(has_reference, n_cycles):
+    """Tilts, outliers, and reflections that are measured once."""
+    table = simulated(60, 60, seed=11, outliers=0.02)
+    rng = np.random.default_rng(11)
+    sizes = [200.0, 200.0, 1.0]
+    slopes = (sizes * rng.standard_normal((len(table.obs.lattice), 3))).astype(np.float32)
+    obs = table.obs._replace(slopes=slopes)
+    reference = None
+    if has_reference:
+        reference = 10.0 * table.truth
+        reference[::7] = np.nan
+    settings = {"reference": reference, "n_cycles": n_cycles, "tolerance": 0.0}
+    sums = Sums(obs, len(table.unique))
+    found = scaling.scale(obs, sums, table.unique, **settings)
+    expected = by_arrays.scale(obs, sums, table.unique, **settings)
+
+    for name, value in expected._asdict().items():
+        np.testing.assert_allclose(
+            getattr(found, name), value, rtol=1e-10, atol=1e-13, err_msg=name
+        )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spreadflow.analysis.still import choosing
-from spreadflow.analysis.still.integration import own_variance
+from spreadflow.analysis.still.variance import own_variance
 from spreadflow.models import Choice, ReflectionFlag, Reflections, Spots
 
 N = 4000

@@ -5,9 +5,9 @@ damages a shoebox.
 import numpy as np
 import pytest
 
-from spreadflow.analysis.still import integration
 from spreadflow.analysis.still.integration import integrate
 from spreadflow.analysis.still.prediction import Predicted
+from spreadflow.analysis.still.variance import own_variance, rest_variance
 from spreadflow.models import Detector, Noise, ReflectionFlag
 from spreadflow.physics.geometry import radial_axes
 
@@ -344,9 +344,9 @@ def test_the_signals_own_variance_can_be_taken_off_again():
     """Inverse and limits: I for strong spots, nothing for spots that are not there."""
     pairs = np.meshgrid([1.0, 30.0, 1e4], [-50.0, 0.0, 3.0, 100.0, 1e5])
     rest, intensity = (x.ravel() for x in pairs)
-    own = integration.own_variance(intensity, rest)
+    own = own_variance(intensity, rest)
 
-    np.testing.assert_allclose(integration.rest_variance(intensity, rest + own), rest, rtol=1e-6)
+    np.testing.assert_allclose(rest_variance(intensity, rest + own), rest, rtol=1e-6)
     assert np.all(own[intensity <= 0] == 0)
     strong = intensity > 1e3 * np.sqrt(rest)
     np.testing.assert_allclose(own[strong], intensity[strong], rtol=1e-4)

@@ -18,13 +18,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import nnls
 
-from spreadflow.analysis.merging.merging import Observations, Sums
-
-HUBER = 4.0
-"""Standard deviations beyond which an observation's pull no longer grows (Huber 1964); leaves
-normal errors alone.
-"""
-
 SFAC_MIN = 0.5
 """σ is never taken to be more than twice too large, so that no variance vanishes."""
 
@@ -47,20 +40,7 @@ error is often none. With many, `merging.with_scatter` brings σ back.
 """
 
 PARTIALITY_FLOOR = 1e-6
-"""Partiality below which `Terms.partial` grows no more."""
-
-
-class Terms(NamedTuple):
-    """The components of an observation's variance; each (observation,), photons²."""
-
-    counting: np.ndarray
-    """σ², with the photons expected in place of those counted"""
-    photons: np.ndarray
-    """m"""
-    squared: np.ndarray
-    """m²"""
-    partial: np.ndarray
-    """g m²"""
+"""Partiality below which g grows no more."""
 
 
 class ErrorModel(NamedTuple):
@@ -71,64 +51,30 @@ class ErrorModel(NamedTuple):
     sadd: float = 0.0
     spart: float = 0.1
 
-    def variance(self, terms: Terms) -> np.ndarray:
-        """Return the variance, photons², (observation,)."""
-        counting, photons, squared, partial = terms
-        from_sb = self.sb**2 * photons
-        from_sadd = self.sadd**2 * squared
-        from_spart = self.spart**2 * partial
-        return self.sfac**2 * (counting + from_sb + from_sadd + from_spart)
+    @property
+    def squares(self) -> tuple[float, float, float, float]:
+        """sfac², and sfac² times sb², sadd², spart²: the variance is linear in them."""
+        sfac2 = self.sfac**2
+        return sfac2, sfac2 * self.sb**2, sfac2 * self.sadd**2, sfac2 * self.spart**2
 
 
-def terms(obs: Observations, k: np.ndarray, mean: np.ndarray) -> Terms:
-    """Return what the variances are made of, from photons per intensity k (observation,) and mean
-    intensities (unique,).
-    """
-    m = k * np.maximum(mean[obs.unique], 0.0)
-    partiality = np.clip(obs.partiality, PARTIALITY_FLOOR, 1.0)
-    g = 1.0 / partiality - 1.0 + np.log(partiality)
-    return Terms(
-        counting=obs.variance + m,
-        photons=m,
-        squared=m**2,
-        partial=g * m**2,
-    )
+def partial(partiality: np.ndarray) -> np.ndarray:
+    """Return g (observation,) of partialities relative to the best."""
+    p = np.clip(partiality, PARTIALITY_FLOOR, 1.0)
+    return 1.0 / p - 1.0 + np.log(p)
 
 
-def fit(
-    components: Terms,
-    residual: np.ndarray,
-    extra: np.ndarray,
-    leverage: np.ndarray,
-    has_others: np.ndarray,
-    model: ErrorModel,
-    sums: Sums,
-) -> ErrorModel:
+def fit(totals: np.ndarray, model: ErrorModel) -> ErrorModel:
     """Return one step of Fisher scoring for the likelihood of the residuals from what all other
     observations say.
 
-    components: as from `terms`; all others (observation,): residual: photons − k·(mean of the
-    others); extra: variance of that mean, photons²; leverage: of the observation in its lattice's
-    scale; has_others: bool, there are others that say something. The variance is linear in (sfac²,
-    sfac² sb², sfac² sadd², sfac² spart²), so a scoring step is the linear regression of
-    residual²/(1 − leverage) − extra on the components with weights 1/v². A residual counts as at
-    most `HUBER` standard deviations. Collective.
+    totals: (14,) sums over all observations (`loops.error_sums`).
     """
-    variance = model.variance(components) + extra
-    largest = HUBER**2 * variance
-    square = np.minimum(residual**2 / (1.0 - leverage), largest) - extra
-    scaled = [np.where(has_others, component / variance, 0.0) for component in components]
-
-    pairs = [(i, j) for i in range(4) for j in range(i, 4)]
-    products = [scaled[i] * scaled[j] for i, j in pairs]
-    products += [component * square / variance for component in scaled]
-    totals = sums.over_observations(*products)
-
     normal = np.zeros((4, 4))
-    for (i, j), total in zip(pairs, totals, strict=False):
-        normal[i, j] = total
-        normal[j, i] = total
-    return _solved(normal, totals[len(pairs) :], model)
+    upper = np.triu_indices(4)
+    normal[upper] = totals[:10]
+    normal.T[upper] = totals[:10]
+    return _solved(normal, totals[10:], model)
 
 
 def _solved(normal: np.ndarray, right: np.ndarray, model: ErrorModel) -> ErrorModel:
@@ -149,8 +95,7 @@ def _solved(normal: np.ndarray, right: np.ndarray, model: ErrorModel) -> ErrorMo
     above_lowest, _ = nnls(root.T, target)
     solution = above_lowest / size + lowest
 
-    products = np.array([1.0, model.sb**2, model.sadd**2, model.spart**2])
-    before = model.sfac**2 * products
+    before = np.array(model.squares)
     solution = before + DAMPING * (solution - before)
     sfac = np.sqrt(solution[0])
     sb, sadd, spart = (float(np.sqrt(x) / sfac) for x in solution[1:])

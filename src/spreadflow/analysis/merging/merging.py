@@ -5,18 +5,18 @@ over them is formed per fixed group of lattices and the groups are added in orde
 answer does not depend on who holds them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
 import gemmi
 import numpy as np
 
-from spreadflow.analysis.still.integration import rest_variance
+from spreadflow.analysis.still.variance import rest_variance
 from spreadflow.physics import symmetry
 
-CHUNK = 2**22
-"""Numbers (groups × unique reflections) that are added across ranks at a time."""
+CHUNK = 2**17
+"""Reflections that are judged at a time, so that what is on the way needs little memory."""
 
 N_SHELLS = 20
 """Resolution shells of equal volume for Wilson's prior and the best partiality."""
@@ -37,8 +37,10 @@ PRIOR_FREEDOM = 5.0
 observations: with few of them σ follows the model, with a contradiction the contradiction.
 """
 
-Add = Callable[[Mapping[int, np.ndarray], int], np.ndarray]
-"""Sum of equally shaped arrays over groups, in group order (`parallel.World.sum`)."""
+Add = Callable[[Iterable[tuple[int, np.ndarray]], tuple[int, ...]], np.ndarray]
+"""Sum of the arrays, all of one shape, of groups in ascending order; the next may be in the memory
+of the last (`parallel.World.add_up`).
+"""
 
 
 class Unique:
@@ -141,7 +143,7 @@ class Observations(NamedTuple):
     lattice: np.ndarray
     """(observation,) number of the lattice, ascending"""
     group: np.ndarray
-    """(lattice,) fixed group of lattices this one belongs to (what is added, in order)"""
+    """(lattice,) fixed group of lattices this one belongs to, ascending: what is added, in order"""
     half: np.ndarray
     """(lattice,) half set, 0 or 1"""
     unique: np.ndarray
@@ -203,12 +205,11 @@ class Merged(NamedTuple):
     """(unique,) Σ ((I − mean)/σ)² of its observations"""
 
 
-def add_in_order(parts: Mapping[int, np.ndarray], n_groups: int) -> np.ndarray:
+def add_in_order(blocks: Iterable[tuple[int, np.ndarray]], shape: tuple[int, ...]) -> np.ndarray:
     """Return the sum of a single process's arrays: its `Add`."""
-    total = np.zeros_like(parts[min(parts)])
-    for group in range(n_groups):
-        if group in parts:
-            total = total + parts[group]
+    total = np.zeros(shape)
+    for _, array in blocks:
+        total += array
     return total
 
 
@@ -216,70 +217,84 @@ class Sums:
     """Sums over all observations, on whichever rank they are, that do not depend on who holds which
     group.
 
-    n_unique: rows of `Unique`; n_groups: groups of all ranks.
+    n_unique: rows of `Unique`.
     """
 
-    def __init__(self, obs: Observations, n_unique: int, n_groups: int, add: Add = add_in_order):
+    def __init__(self, obs: Observations, n_unique: int, add: Add = add_in_order):
         self.n_unique = n_unique
-        self.n_groups = n_groups
         self._add = add
-        self._lattice = obs.lattice
-        self._lattice_group = obs.group
-        self._n_lattices = obs.n_lattices
+        self._unique = obs.unique
+        self._groups, first = np.unique(obs.group, return_index=True)
+        self._first_lattice = [*first.tolist(), obs.n_lattices]
+        self._first_row = np.searchsorted(obs.lattice, self._first_lattice)
 
-        # a slot holds what a group has of a unique reflection
-        address = obs.unique.astype(np.int64) * n_groups + obs.group[obs.lattice]
-        slots, self._slot = np.unique(address, return_inverse=True)
-        self._slot_unique = slots // n_groups
-        self._groups, self._slot_row = np.unique(slots % n_groups, return_inverse=True)
+    def _each_group(self) -> Iterator[tuple[int, int, int]]:
+        """Yield the number of each group, its first lattice and the end."""
+        first = self._first_lattice
+        yield from zip(self._groups.tolist(), first[:-1], first[1:], strict=True)
+
+    def of_groups(
+        self, sums: Callable[[int, int], np.ndarray], shape: tuple[int, ...]
+    ) -> np.ndarray:
+        """Return the sum of what `sums` returns, of this shape, of the lattices of each group, from
+        the first to the end. Collective.
+        """
+        tables = ((group, sums(first, last)) for group, first, last in self._each_group())
+        return self._add(tables, shape)
+
+    def by_unique_of_groups(
+        self, fill: Callable[[np.ndarray, int, int], None], n_columns: int
+    ) -> np.ndarray:
+        """Return sums by unique reflection (column, unique), of which `fill` adds to a table
+        (unique, column) what the lattices of a group have, from the first to the end. Collective.
+        """
+        table = np.empty((self.n_unique, n_columns))
+
+        def filled(first: int, last: int) -> np.ndarray:
+            table[:] = 0.0
+            fill(table, first, last)
+            return table
+
+        return self.of_groups(filled, table.shape).T
+
+    def by_rows(
+        self, columns: Callable[[slice], Sequence[np.ndarray]], n_columns: int
+    ) -> np.ndarray:
+        """Return sums over all observations of each unique reflection, (column, unique), of columns
+        that a function has for a slice of the observations. Collective.
+        """
+        first_row = dict(zip(self._first_lattice, self._first_row.tolist(), strict=True))
+
+        def fill(table: np.ndarray, first: int, last: int) -> None:
+            rows = slice(first_row[first], first_row[last])
+            unique = self._unique[rows]
+            for place, column in enumerate(columns(rows)):
+                table[:, place] = np.bincount(unique, column, minlength=self.n_unique)
+
+        return self.by_unique_of_groups(fill, n_columns)
 
     def by_unique(self, *columns: np.ndarray) -> np.ndarray:
         """Return sums of columns (observation,) over all observations of each unique reflection:
         (column, unique). Collective.
         """
-        n_slots = len(self._slot_unique)
-        n_columns = len(columns)
-        of_slots = [np.bincount(self._slot, column, minlength=n_slots) for column in columns]
-        local = np.stack(of_slots, axis=1)
-
-        totals = np.empty((self.n_unique, n_columns))
-        step = max(1, CHUNK // (self.n_groups * n_columns))
-        for first in range(0, self.n_unique, step):
-            last = min(first + step, self.n_unique)
-            here = slice(*np.searchsorted(self._slot_unique, [first, last]))
-            in_chunk = self._slot_unique[here] - first
-            of_groups = np.zeros((len(self._groups), last - first, n_columns))
-            of_groups[self._slot_row[here], in_chunk] = local[here]
-
-            parts = dict(zip(self._groups.tolist(), of_groups, strict=True))
-            totals[first:last] = self._add(parts, self.n_groups)
-        return totals.T
-
-    def over_observations(self, *columns: np.ndarray) -> np.ndarray:
-        """Return sums of columns (observation,) over everything: (column,). Collective."""
-        return self.over_lattices(*(self.by_lattice(column) for column in columns))
+        return self.by_rows(lambda rows: [column[rows] for column in columns], len(columns))
 
     def over_lattices(self, *columns: np.ndarray) -> np.ndarray:
         """Return sums of columns (lattice,) over all lattices: (column,). Collective."""
-        of_groups = [
-            np.bincount(self._lattice_group, column, minlength=self.n_groups) for column in columns
-        ]
-        table = np.stack(of_groups, axis=1)
-        parts = {group: table[group] for group in np.unique(self._lattice_group).tolist()}
-        return self._add(parts, self.n_groups)
+        table = np.stack(columns, axis=1)
+        return self.of_groups(lambda first, last: table[first:last].sum(axis=0), (len(columns),))
 
-    def by_lattice(self, column: np.ndarray) -> np.ndarray:
-        """Return sums of a column (observation,) over the reflections of each lattice that this
-        rank holds: (lattice,).
-        """
-        return np.bincount(self._lattice, column, minlength=self._n_lattices)
+
+def _chunks(n: int) -> Iterator[slice]:
+    """Yield the rows of each chunk of n rows."""
+    for first in range(0, n, CHUNK):
+        yield slice(first, min(first + CHUNK, n))
 
 
 def best_partiality(
     partiality: np.ndarray,
     shell: np.ndarray,
     group: np.ndarray,
-    n_groups: int,
     add: Add = add_in_order,
 ) -> np.ndarray:
     """Return the 97 % quantile of partialities in each resolution shell, what a node right on the
@@ -289,16 +304,16 @@ def best_partiality(
     it. partiality, shell, group: (reflection,). From a histogram of 1 % steps. Collective.
     """
     n_steps = N_PARTIALITY_STEPS
-    step = np.minimum((partiality * n_steps).astype(np.int64), n_steps - 1)
-    own_groups, row = np.unique(group, return_inverse=True)
+    own_groups = np.unique(group)
     shape = (len(own_groups), N_SHELLS, n_steps)
-    address = (row * N_SHELLS + shell) * n_steps + step
-    counts = np.bincount(address, minlength=np.prod(shape)).reshape(shape)
-
-    histograms = {0: np.zeros((N_SHELLS, n_steps))}  # who holds no reflection takes part too
-    for one_group, histogram in zip(own_groups, counts, strict=True):
-        histograms[int(one_group)] = histogram.astype(np.float64)
-    total = add(histograms, n_groups)
+    counts = np.zeros(np.prod(shape), dtype=np.int64)
+    for rows in _chunks(len(partiality)):
+        step = (partiality[rows].astype(np.float64) * n_steps).astype(np.int64)
+        row = np.searchsorted(own_groups, group[rows])
+        address = (row * N_SHELLS + shell[rows]) * n_steps + np.minimum(step, n_steps - 1)
+        counts += np.bincount(address, minlength=len(counts))
+    histograms = zip(own_groups.tolist(), counts.reshape(shape), strict=True)
+    total = add(histograms, shape[1:])
 
     n_in_shell = total.sum(axis=1, keepdims=True)
     n_above = n_in_shell - total.cumsum(axis=1)
@@ -306,40 +321,56 @@ def best_partiality(
     return is_below.sum(axis=1) / n_steps + 1.0 / n_steps
 
 
+class _Judged(NamedTuple):
+    """What is known of each reflection by itself; (reflection,)."""
+
+    unique: np.ndarray
+    """row of `Unique`"""
+    s2: np.ndarray
+    """as in `Observations`"""
+    factor: np.ndarray
+    """as in `Observations`"""
+    fate: np.ndarray
+    """`Fate` whatever the others are; USED where there is none"""
+
+
 def select(
-    table: Mapping[str, np.ndarray],
-    group: np.ndarray,
-    half: np.ndarray,
+    table: MutableMapping[str, np.ndarray],
+    lattices: Mapping[str, np.ndarray],
     unique: Unique,
     *,
     partiality_min: float,
     min_reflections: int,
-    n_groups: int,
     add: Add = add_in_order,
 ) -> tuple[Observations, np.ndarray, np.ndarray]:
     """Return the observations to merge, how many of each lattice (lattice,), and the `Fate` of
     every reflection.
 
-    table: columns (reflection,) of `models.Reflections` by name, `lattice` (row of group and half),
-    `pulse`, photons of the pulse over their mean, and `failed`, bool; group, half: (lattice,) as in
-    `Observations`, for all lattices. Lattices without observations are left out of the result,
-    whose lattice numbers count the others. Collective.
+    table: columns (reflection,) of `models.Reflections` by name, `lattice` (row of lattices), and
+    `failed`, bool; it is emptied on the way, for want of memory. lattices: columns (lattice,)
+    `group` and `half`, as in `Observations`, and `pulse`, photons of the pulse over their mean.
+    Lattices without observations are left out of the result, whose lattice numbers count the
+    others. Collective.
     """
-    lattice = table["lattice"].astype(np.int64)
-    hkl = table["hkl"].astype(np.int32)
-    row = unique.rows(hkl)
-    d = unique.spacing(hkl)
-    partiality = table["partiality"].astype(np.float64)
-    factor = _factor(table, partiality)
-    fate = _fates_alone(table, row, d < unique.d_min, factor)
+    group = lattices["group"]
+    judged = _judge(table, lattices["pulse"], unique)
+    fate = judged.fate
+    for name in ("hkl", "lorentz", "polarization", "capture", "failed"):
+        del table[name]
 
     # partialities are judged by the best at their resolution
+    lattice = table["lattice"]
+    shell = unique.shell.astype(np.int8)
     is_good = fate == Fate.USED
-    shell = unique.shell[row[is_good]]
-    best = best_partiality(partiality[is_good], shell, group[lattice[is_good]], n_groups, add)
-    relative = np.zeros(len(row))
-    relative[is_good] = partiality[is_good] / best[shell]
-    fate[is_good & (relative < partiality_min)] = Fate.PARTIALITY
+    best = best_partiality(
+        table["partiality"][is_good],
+        shell[judged.unique[is_good]],
+        group.astype(np.int32)[lattice[is_good]],
+        add,
+    )
+    for chunk in _chunks(len(fate)):
+        relative = table["partiality"][chunk] / best[shell[judged.unique[chunk]]]
+        fate[chunk][(relative < partiality_min) & is_good[chunk]] = Fate.PARTIALITY
 
     # a lattice with too few observations is left out as a whole
     is_good = fate == Fate.USED
@@ -348,36 +379,65 @@ def select(
     fate[is_good & ~is_used[lattice]] = Fate.FEW
 
     rows = np.flatnonzero(fate == Fate.USED)
-    rows = rows[np.argsort(lattice[rows], kind="stable")]
-    number = np.cumsum(is_used) - 1
+    if (np.diff(lattice) < 0).any():
+        rows = rows[np.argsort(lattice[rows], kind="stable")]
+    number = (np.cumsum(is_used) - 1).astype(np.int32)
+    row = judged.unique[rows]
+    partiality = table.pop("partiality")[rows] / best[shell[row]]
     observations = Observations(
-        lattice=number[lattice[rows]],
+        lattice=number[table.pop("lattice")[rows]],
         group=group[is_used],
-        half=half[is_used],
-        unique=row[rows],
-        s2=0.25 / d[rows] ** 2,
-        **_photons(table, rows),
-        factor=factor[rows],
-        partiality=np.minimum(relative[rows], 1.0),
-        slopes=table["slopes"][rows].astype(np.float64),
+        half=lattices["half"][is_used],
+        unique=row,
+        s2=judged.s2[rows],
+        intensity=table["intensity"][rows].astype(np.float64),
+        variance=_rest_variance(table.pop("intensity"), table.pop("sigma"), rows),
+        factor=judged.factor[rows],
+        partiality=np.minimum(partiality, 1.0, out=partiality),
+        slopes=table.pop("slopes")[rows],
     )
     return observations, np.where(is_used, n_good, 0), fate
 
 
-def _photons(table: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Return intensity and variance, as in `Observations`, of some reflections."""
-    intensity = table["intensity"][rows]
-    variance = table["sigma"][rows].astype(np.float64) ** 2
-    return {
-        "intensity": intensity.astype(np.float64),
-        "variance": rest_variance(intensity, variance),
-    }
+def _rest_variance(intensity: np.ndarray, sigma: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return `variance`, as in `Observations`, of some reflections."""
+    variance = np.empty(len(rows))
+    for chunk in _chunks(len(rows)):
+        of_chunk = rows[chunk]
+        square = sigma[of_chunk].astype(np.float64) ** 2
+        variance[chunk] = rest_variance(intensity[of_chunk], square)
+    return variance
 
 
-def _factor(table: Mapping[str, np.ndarray], partiality: np.ndarray) -> np.ndarray:
-    """Return `factor`, as in `Observations`, of every reflection."""
-    correction = table["polarization"] * table["capture"] * table["lorentz"]
-    return partiality * table["pulse"] * correction
+def _judge(table: Mapping[str, np.ndarray], pulse: np.ndarray, unique: Unique) -> _Judged:
+    """Return what is known of each reflection by itself. pulse: (lattice,)."""
+    n = len(table["lattice"])
+    judged = _Judged(
+        unique=np.empty(n, np.int32),
+        s2=np.empty(n),
+        factor=np.empty(n),
+        fate=np.empty(n, np.uint8),
+    )
+    for rows in _chunks(n):
+        chunk = {name: column[rows] for name, column in table.items()}
+        hkl = chunk["hkl"].astype(np.int32)
+        d = unique.spacing(hkl)
+        row = unique.rows(hkl)
+        factor = _factor(chunk, pulse)
+        judged.unique[rows] = row
+        judged.s2[rows] = 0.25 / d**2
+        judged.factor[rows] = factor
+        judged.fate[rows] = _fates_alone(chunk, row, d < unique.d_min, factor)
+    return judged
+
+
+def _factor(table: Mapping[str, np.ndarray], pulse: np.ndarray) -> np.ndarray:
+    """Return `factor`, as in `Observations`, of every reflection. pulse: (lattice,)."""
+    factors = ("polarization", "capture", "lorentz", "partiality")
+    polarization, capture, lorentz, partiality = (
+        table[name].astype(np.float64) for name in factors
+    )
+    return partiality * pulse[table["lattice"]] * (polarization * capture * lorentz)
 
 
 def _fates_alone(
@@ -409,12 +469,16 @@ def merge(
     intensity, sigma: (observation,) on the common scale. What is measured fewer than
     `min_multiplicity` times counts as not measured. Collective through `sums`.
     """
-    weight = 1.0 / sigma**2
-    first = np.where(obs.half[obs.lattice] == 0, weight, 0.0)
-    second = weight - first
-    one = np.ones(len(weight))
-    squares = weight * intensity**2
-    totals = sums.by_unique(first, second, first * intensity, second * intensity, squares, one)
+
+    def columns(rows: slice) -> tuple[np.ndarray, ...]:
+        of_rows = intensity[rows]
+        weight = 1.0 / sigma[rows] ** 2
+        first = np.where(obs.half[obs.lattice[rows]] == 0, weight, 0.0)
+        second = weight - first
+        squares = weight * of_rows**2
+        return first, second, first * of_rows, second * of_rows, squares, np.ones(len(weight))
+
+    totals = sums.by_rows(columns, 6)
     is_measured = totals[-1] >= min_multiplicity
     w0, w1, wi0, wi1, wii, n = np.where(is_measured, totals, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -14,13 +14,12 @@ lattices themselves (MacKay 1992, Neural Comput. 4, 415): a lattice whose few re
 tell its B gets that of the others.
 """
 
-from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.merging import error_model
-from spreadflow.analysis.merging.error_model import HUBER, ErrorModel
+from spreadflow.analysis.merging import error_model, loops
+from spreadflow.analysis.merging.error_model import ErrorModel
 from spreadflow.analysis.merging.merging import ANOMALOUS, Observations, Sums, Unique
 from spreadflow.units import DEG
 
@@ -42,12 +41,6 @@ HAS_MEAN = np.array([True, True, False, False, True])
 STEP_MAX = np.array([1.0, 10.0, 0.01 * DEG, 0.01 * DEG, 0.2])
 """Largest change of the unknowns in one cycle."""
 
-PAIRS = tuple(combinations_with_replacement(range(len(UNKNOWNS)), 2))
-"""Pairs of unknowns that a symmetric matrix has elements of."""
-
-LARGEST_CHANGE_OF_LOG = 3.0
-"""Largest |slopes·tilt|: beyond it, ln of a partiality is no longer linear in the tilt."""
-
 LARGEST_RELATIVE_VARIANCE = 100.0
 """Intensities of a shell do not vary more than this, in units of Wilson's variance."""
 
@@ -58,9 +51,6 @@ RELAXATION = 0.8
 """Share of a step towards the others that is taken: two lattices that share their strongest
 reflections would otherwise go back and forth.
 """
-
-LARGEST_LEVERAGE = 0.9
-"""A lattice with hardly more observations than unknowns does not make their residuals infinite."""
 
 LEAST_SHELL_MEAN = 1e-3
 """Least mean intensity of a shell in Wilson's prior, relative to the mean of all."""
@@ -102,7 +92,7 @@ class Scaling(NamedTuple):
 
 
 class _Estimate(NamedTuple):
-    """Intensities and how well they are known; each (unique,) or (observation,)."""
+    """Intensities and how well they are known; each (unique,)."""
 
     mean: np.ndarray
     precision: np.ndarray
@@ -112,19 +102,11 @@ class _Estimate(NamedTuple):
 class _Data(NamedTuple):
     """The data, which do not change from cycle to cycle."""
 
-    obs: Observations
+    observed: loops.Observed
     sums: Sums
     unique: Unique
-    design: np.ndarray
-    """(observation, 5) d ln k / d unknown, stored column by column"""
-    is_repeated: np.ndarray
-    """(observation,) bool: another observation is of the same reflection, not of its mate, whose
-    difference is in part anomalous
-    """
-    target: np.ndarray | None
-    """(unique,) intensity of the reference on the scale of the data, NaN = unknown; None = no
-    reference
-    """
+    has_target: bool
+    """whether there is a reference"""
 
 
 class _State(NamedTuple):
@@ -132,26 +114,20 @@ class _State(NamedTuple):
 
     unknowns: np.ndarray
     """(lattice, 5)"""
-    variance: np.ndarray
-    """(lattice, 5) of the unknowns"""
+    covariance: np.ndarray
+    """(lattice, 5, 5) of the unknowns"""
     model: ErrorModel
-    prior: _Estimate
-    """(unique,) Wilson's"""
-    measured: _Estimate
-    """(unique,) the mate and all observations"""
-    expected: np.ndarray
-    """(unique,) intensity by prior, mate and all observations, from which variances are"""
-    own: _Estimate
-    """(observation,) what the observation itself brought into the posterior"""
-    robust: np.ndarray
-    """(observation,) 0-1: the share of its weight that an observation keeps"""
     spread: np.ndarray
     """(5,) standard deviations of the unknowns among lattices"""
-    leverage: np.ndarray
-    """(observation,) 0-1: how much of the square of its residual the unknowns of lattices take away
-    """
-    scale_variance: np.ndarray
-    """(observation,) relative variance of k, from that of the unknowns"""
+    uniques: np.ndarray
+    """(unique, 8) columns as `loops` has them"""
+    kept: loops.Kept
+    """changed in place"""
+
+    @property
+    def variance(self) -> np.ndarray:
+        """(lattice, 5) of the unknowns."""
+        return np.diagonal(self.covariance, axis1=1, axis2=2)
 
 
 def scale(
@@ -171,26 +147,18 @@ def scale(
     Cycles end when ln G moves by less than `tolerance` of its standard deviation, r.m.s. Collective
     through `sums`.
     """
-    photons, factor = sums.by_unique(obs.intensity, obs.factor)
-    prior = _prior(photons, factor, unique)
-    target, ratio = (None, 1.0) if reference is None else _target(obs, sums, reference)
-    by_b = -2.0 * obs.s2 if refine_b else np.zeros(len(obs.s2))
-    design = np.asfortranarray(np.column_stack([np.ones(len(obs.s2)), by_b, obs.slopes]))
-    (count,) = sums.by_unique(np.ones(len(obs.unique)))
-    data = _Data(obs, sums, unique, design, count[obs.unique] > 1, target)
-    zeros = np.zeros(len(obs.lattice))
+    target, ratio = None, 1.0
+    if reference is not None:
+        target, ratio = _target(obs, sums, reference)
+    data = _Data(_observed(obs, refine_b), sums, unique, target is not None)
+    n = (obs.n_lattices, len(UNKNOWNS))
     state = _State(
-        unknowns=np.zeros((obs.n_lattices, len(UNKNOWNS))),
-        variance=np.ones((obs.n_lattices, len(UNKNOWNS))),
+        unknowns=np.zeros(n),
+        covariance=np.zeros((*n, len(UNKNOWNS))),
         model=ErrorModel(),
-        prior=prior,
-        measured=_Estimate(np.zeros(len(unique)), np.zeros(len(unique))),
-        expected=prior.mean,
-        own=_Estimate(zeros, zeros),
-        robust=np.ones(len(zeros)),
         spread=EXPECTED_SPREAD,
-        leverage=zeros,
-        scale_variance=zeros,
+        uniques=_uniques(obs, sums, unique, target),
+        kept=loops.Kept(np.array(obs.factor), *np.zeros((4, len(obs.unique)))),
     )
     change = np.inf
     cycle = 0
@@ -201,19 +169,48 @@ def scale(
     return _result(data, state, ratio)._replace(n_cycles=cycle, last_change=change)
 
 
+def _observed(obs: Observations, refine_b: bool) -> loops.Observed:
+    """Return the observations as loops take them. refine_b: whether B is an unknown at all."""
+    bounds = np.arange(obs.n_lattices + 1)
+    return loops.Observed(
+        first=np.searchsorted(obs.lattice, bounds),
+        unique=np.ascontiguousarray(obs.unique, np.int32),
+        intensity=np.ascontiguousarray(obs.intensity, np.float64),
+        variance=np.ascontiguousarray(obs.variance, np.float64),
+        factor=np.ascontiguousarray(obs.factor, np.float64),
+        partial=error_model.partial(obs.partiality),
+        by_b=-2.0 * obs.s2 if refine_b else np.zeros(len(obs.s2)),
+        slopes=np.ascontiguousarray(obs.slopes, np.float32),
+    )
+
+
+def _uniques(
+    obs: Observations, sums: Sums, unique: Unique, target: np.ndarray | None
+) -> np.ndarray:
+    """Return what is known of each unique reflection before any cycle, as loops take it. target:
+    (unique,) intensity of the reference on the scale of the data, NaN = unknown.
+    """
+    one = np.broadcast_to(1.0, len(obs.unique))
+    photons, factor, count = sums.by_unique(obs.intensity, obs.factor, one)
+    prior = _prior(photons, factor, unique)
+    uniques = np.zeros((len(unique), 8))
+    uniques[:, loops.PRIOR] = prior.mean
+    uniques[:, loops.PRIOR_PRECISION] = prior.precision
+    uniques[:, loops.EXPECTED] = prior.mean
+    uniques[:, loops.IS_REPEATED] = count > 1
+    uniques[:, loops.TARGET] = np.nan if target is None else target
+    return uniques
+
+
 def _result(data: _Data, state: _State, ratio: float) -> Scaling:
     """Return the scales as they are, before any cycle is counted. ratio: of the scale of the raw
     photons to the reference's.
     """
-    obs = data.obs
-    k = _photons_per_intensity(data, state)
-    others = _without_own(state, obs.unique)
-    of_model = state.model.variance(error_model.terms(obs, k, state.expected))
-    share = _share_kept(obs, k, of_model, others)
-    m = k * np.maximum(state.expected[obs.unique], 0.0)
-    variance = of_model / share**2 + state.scale_variance * m**2
-
-    on_reference = k * ratio
+    squares = state.model.squares
+    sigma, chi2 = loops.result(data.observed, state.kept, state.uniques, squares, state.covariance)
+    on_reference = state.kept.k
+    on_reference *= ratio
+    sigma /= on_reference
     unknowns = state.unknowns.copy()
     unknowns[:, 0] += np.log(ratio)
     return Scaling(
@@ -221,9 +218,9 @@ def _result(data: _Data, state: _State, ratio: float) -> Scaling:
         sigmas=np.sqrt(state.variance),
         spread=state.spread,
         error_model=state.model,
-        intensity=obs.intensity / on_reference,
-        sigma=np.sqrt(variance) / on_reference,
-        chi2=_chi2(data, state, k, of_model, others),
+        intensity=np.divide(data.observed.intensity, on_reference, out=on_reference),
+        sigma=sigma,
+        chi2=chi2,
         n_cycles=0,
         last_change=np.inf,
     )
@@ -234,70 +231,24 @@ def _cycle(data: _Data, state: _State, is_first: bool) -> tuple[_State, float]:
 
     Returns the new state, and the r.m.s. change of ln G in its standard deviations.
     """
-    obs = data.obs
-    sums = data.sums
-    k = _photons_per_intensity(data, state)
-    terms = error_model.terms(obs, k, state.expected)
-    others = _without_own(state, obs.unique)
-    residual = obs.intensity - k * others.mean
-    extra = k**2 / others.precision
+    model = _error_model(data, state)
     if not is_first:
-        has_others = data.is_repeated & _has_others(others, state, obs.unique)
-        model = error_model.fit(
-            terms, residual, extra, state.leverage, has_others, state.model, sums
-        )
         state = state._replace(model=model)
-
-    variance = state.model.variance(terms)
-    state = state._replace(robust=_share_kept(obs, k, variance, others))
-
-    if data.target is None:
-        step = _step_to_others(data, state, k, variance, others)
-    else:
-        step = _step_to_target(data, data.target, state, k)
-    leverage = _leverage(data, state, step.scale_variance, k, variance, others)
-    moved = state._replace(
-        unknowns=state.unknowns + step.change,
-        variance=step.variance,
-        leverage=leverage,
-        scale_variance=step.scale_variance,
-    )
+    change, covariance = _step(data, state)
+    moved = state._replace(unknowns=state.unknowns + change, covariance=covariance)
     moved = moved._replace(spread=_spread(data, moved))
-    (mean_square,) = _mean(data, step.change[:, :1] ** 2 / step.variance[:, :1])
+    (mean_square,) = _mean(data, change[:, :1] ** 2 / moved.variance[:, :1])
     return _merge(data, moved), float(np.sqrt(mean_square))
 
 
-def _photons_per_intensity(data: _Data, state: _State) -> np.ndarray:
-    """Return k = G exp(−2 B s²)·factor·exp(slopes·tilt), (observation,)."""
-    unknowns = state.unknowns[data.obs.lattice]
-    of_scale = (data.design[:, :2] * unknowns[:, :2]).sum(axis=1)
-    of_tilt = (data.design[:, 2:] * unknowns[:, 2:]).sum(axis=1)
-    of_tilt = np.clip(of_tilt, -LARGEST_CHANGE_OF_LOG, LARGEST_CHANGE_OF_LOG)
-    return np.exp(of_scale + of_tilt) * data.obs.factor
+def _error_model(data: _Data, state: _State) -> ErrorModel:
+    """Return the error model one step further. What the others say of each observation is kept."""
+    squares = state.model.squares
 
+    def of_group(first: int, last: int) -> np.ndarray:
+        return loops.error_sums(data.observed, state.kept, state.uniques, squares, first, last)
 
-def _share_kept(obs: Observations, k, variance, others: _Estimate) -> np.ndarray:
-    """Return the share of its weight that each observation keeps, (observation,): all of it up to
-    `HUBER` standard deviations from what all others say, less in proportion beyond.
-    """
-    residual = obs.intensity - k * others.mean
-    limit = HUBER * np.sqrt(variance + k**2 / others.precision)
-    return np.minimum(1.0, limit / np.maximum(np.abs(residual), 1e-300))
-
-
-def _has_others(others: _Estimate, state: _State, unique: np.ndarray) -> np.ndarray:
-    """Return whether other observations say anything about each one, (observation,) bool."""
-    return others.precision > 2.0 * state.prior.precision[unique]
-
-
-def _chi2(data: _Data, state: _State, k, variance, others: _Estimate) -> np.ndarray:
-    """Return the mean squared deviation of each lattice from what others measured, (lattice,)."""
-    obs = data.obs
-    has_others = _has_others(others, state, obs.unique)
-    square = (obs.intensity - k * others.mean) ** 2 / (variance + k**2 / others.precision)
-    total = data.sums.by_lattice(np.where(has_others, square, 0.0))
-    count = data.sums.by_lattice(has_others.astype(np.float64))
-    return np.where(count > 0, total / np.maximum(count, 1.0), np.nan)
+    return error_model.fit(data.sums.of_groups(of_group, (loops.N_ERROR_SUMS,)), state.model)
 
 
 def _with_prior(prior: _Estimate, measured: _Estimate) -> _Estimate:
@@ -317,31 +268,15 @@ def _with_prior(prior: _Estimate, measured: _Estimate) -> _Estimate:
     return _Estimate(mean, total)
 
 
-def _without_own(state: _State, unique: np.ndarray) -> _Estimate:
-    """Return what the prior, the mate and all other observations say about the intensity of each
-    observation, (observation,). unique: row of the intensity.
-    """
-    own = state.own
-    total = state.measured.precision[unique]
-    weighted = state.measured.mean[unique] * total - own.mean * own.precision
-    precision = total - own.precision
-    precision = np.where(precision > 1e-9 * total, precision, 0.0)
-    mean = weighted / np.where(precision > 0, precision, 1.0)
-    prior = _Estimate(*(column[unique] for column in state.prior))
-    return _with_prior(prior, _Estimate(mean, precision))
-
-
 def _merge(data: _Data, state: _State) -> _State:
     """Return the state with prior and posterior of all intensities at the present scales."""
-    obs = data.obs
-    k = _photons_per_intensity(data, state)
-    variance = state.model.variance(error_model.terms(obs, k, state.expected))
-    own = _Estimate(
-        mean=obs.intensity / k,
-        precision=state.robust * k**2 / variance,
-    )
-    weighted, precision = data.sums.by_unique(own.mean * own.precision, own.precision)
+    uniques = state.uniques
+    squares = state.model.squares
 
+    def add(table: np.ndarray, first: int, last: int) -> None:
+        loops.move(data.observed, state.kept, uniques, squares, state.unknowns, table, first, last)
+
+    weighted, precision = data.sums.by_unique_of_groups(add, 2)
     is_measured = precision > 0
     divisor = np.where(is_measured, precision, 1.0)
     merged = np.where(is_measured, weighted / divisor, 0.0)
@@ -350,12 +285,14 @@ def _merge(data: _Data, state: _State) -> _State:
     total = mate.precision + precision
     mean = (mate.mean * mate.precision + weighted) / np.where(total > 0, total, 1.0)
     measured = _Estimate(mean, total)
-    return state._replace(
-        prior=prior,
-        measured=measured,
-        expected=_expected(_with_prior(prior, measured), mate, data.unique),
-        own=own,
-    )
+
+    uniques = uniques.copy()
+    uniques[:, loops.PRIOR] = prior.mean
+    uniques[:, loops.PRIOR_PRECISION] = prior.precision
+    uniques[:, loops.MEASURED] = mean
+    uniques[:, loops.PRECISION] = total
+    uniques[:, loops.EXPECTED] = _expected(_with_prior(prior, measured), mate, data.unique)
+    return state._replace(uniques=uniques)
 
 
 def _expected(posterior: _Estimate, mate: _Estimate, unique: Unique) -> np.ndarray:
@@ -409,100 +346,29 @@ def _spread(data: _Data, state: _State) -> np.ndarray:
     return np.maximum(np.sqrt(expected), LEAST_SPREAD)
 
 
-def _leverage(
-    data: _Data, state: _State, scale_variance, k, variance, others: _Estimate
-) -> np.ndarray:
-    """Return how much of the square of its residual each observation loses, (observation,), because
-    the unknowns of its lattice were fitted to it, and those of the other lattices in `others` too.
+def _step(data: _Data, state: _State) -> tuple[np.ndarray, np.ndarray]:
+    """Return the change of the unknowns (lattice, 5), towards what the others say of mean 0, and
+    their covariance (lattice, 5, 5). `OF_SCALES` of the state is filled.
     """
-    unique = data.obs.unique
-    of_scale = scale_variance * np.maximum(state.expected[unique], 0.0) ** 2
-    weighted = state.own.precision**2 * of_scale
-    (total,) = data.sums.by_unique(weighted)
-    of_others = np.maximum(total[unique] - weighted, 0.0) / others.precision**2
-    share = k**2 * (of_scale + of_others) / (variance + k**2 / others.precision)
-    return np.minimum(share, LARGEST_LEVERAGE)
-
-
-class _Step(NamedTuple):
-    """A step of all lattices' unknowns."""
-
-    change: np.ndarray
-    """(lattice, 5)"""
-    variance: np.ndarray
-    """(lattice, 5) of the unknowns, by the observations and the spread among lattices"""
-    scale_variance: np.ndarray
-    """(observation,) relative variance of k"""
-
-
-def _step_to_others(data: _Data, state: _State, k, variance, others: _Estimate) -> _Step:
-    """Return the step towards what the others say, of mean 0.
-
-    All lattices move at once, and two that share a reflection would both cover the whole distance
-    between them: the curvature is multiplied by 1 + (own weight / weight of the others), at most 2,
-    which bounds the step from above.
-    """
-    total_variance = variance / state.robust + k**2 / others.precision
-    relative_weight = state.own.precision / others.precision
-    damping = 1.0 + np.minimum(1.0, relative_weight)
-    step = _step(data, state, k * others.mean, 1.0 / total_variance, damping)
-
-    change = RELAXATION * step.change
-    change[:, :2] -= _mean(data, change[:, :2])
-    return step._replace(change=change)
-
-
-def _step_to_target(data: _Data, target: np.ndarray, state: _State, k) -> _Step:
-    """Return the step towards the reference.
-
-    The variance is that of the photons the reference expects: weights that knew the merged
-    intensity would favour whatever is measured lower than the reference has it.
-    """
-    unique = data.obs.unique
-    mean = np.nan_to_num(target)
-    variance = state.model.variance(error_model.terms(data.obs, k, mean))
-    is_unknown = np.isnan(target)[unique]
-    weight = np.where(is_unknown, 0.0, state.robust / variance)
-    return _step(data, state, k * mean[unique], weight, 1.0)
-
-
-def _step(data: _Data, state: _State, photons, weight, damping) -> _Step:
-    """Return the Gauss-Newton step of all unknowns, with d(photons)/d unknown = photons·design.
-
-    photons, weight, damping: (observation,) expected photons, 1/variance, factor on the curvature,
-    of which a lattice takes the mean.
-    """
-    sums = data.sums
-    design = data.design
-    n = len(UNKNOWNS)
-    information = weight * photons**2
-    pull = weight * photons * (data.obs.intensity - photons)
-    restraint = state.spread**-2.0
-    away = state.unknowns - _mean_unknowns(data, state)
-
-    slope = np.stack([sums.by_lattice(pull * column) for column in design.T], axis=1)
-    slope -= away * restraint
-    hessian = np.empty((len(slope), n, n))
-    for i, j in PAIRS:
-        hessian[:, i, j] = sums.by_lattice(information * design[:, i] * design[:, j])
-        hessian[:, j, i] = hessian[:, i, j]
-    hessian += np.diag(restraint)
-
-    covariance = np.linalg.inv(hessian)
-    total = np.maximum(sums.by_lattice(information), 1e-300)
-    mean_damping = np.maximum(sums.by_lattice(damping * information) / total, 1.0)
-    change = (covariance @ slope[:, :, None])[:, :, 0] / mean_damping[:, None]
-
-    scale_variance = np.zeros(len(design))
-    for i, j in PAIRS:
-        times = 1.0 if i == j else 2.0
-        of_pair = times * covariance[:, i, j]
-        scale_variance += of_pair[data.obs.lattice] * design[:, i] * design[:, j]
-    return _Step(
-        np.clip(change, -STEP_MAX, STEP_MAX),
-        np.diagonal(covariance, axis1=1, axis2=2),
-        scale_variance,
+    n_lattices = len(state.unknowns)
+    restraint = loops.Restraint(
+        away=state.unknowns - _mean_unknowns(data, state), precision=state.spread**-2.0
     )
+    out = loops.Step(
+        change=np.empty((n_lattices, len(UNKNOWNS))),
+        covariance=np.empty((n_lattices, len(UNKNOWNS), len(UNKNOWNS))),
+    )
+    common = (data.observed, state.kept, state.uniques, state.model.squares, data.has_target)
+
+    def add(table: np.ndarray, first: int, last: int) -> None:
+        loops.step(*common, restraint, out, table, first, last)
+
+    (state.uniques[:, loops.OF_SCALES],) = data.sums.by_unique_of_groups(add, 1)
+    change = np.clip(out.change, -STEP_MAX, STEP_MAX)
+    if not data.has_target:
+        change *= RELAXATION
+        change[:, :2] -= _mean(data, change[:, :2])
+    return change, out.covariance
 
 
 def _prior(
@@ -539,11 +405,9 @@ def _target(obs: Observations, sums: Sums, reference: np.ndarray) -> tuple[np.nd
     """Return the reference (unique,) brought to the scale of the raw photons, and the factor this
     took.
     """
-    intensity = reference[obs.unique]
-    is_known = ~np.isnan(intensity)
-    expected, photons = sums.over_observations(
-        np.where(is_known, intensity, 0.0) * obs.factor,
-        is_known * obs.intensity,
-    )
+    is_known = ~np.isnan(reference)
+    photons, factor = sums.by_unique(obs.intensity, obs.factor)
+    expected = reference[is_known] @ factor[is_known]
+    photons = photons[is_known].sum()
     ratio = photons / expected
     return reference * ratio, ratio

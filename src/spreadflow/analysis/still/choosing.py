@@ -12,7 +12,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from spreadflow.analysis import identity_hash
-from spreadflow.analysis.still.integration import rest_variance
+from spreadflow.analysis.still.variance import rest_variance
 from spreadflow.models import Choice, ReflectionFlag, Reflections, Spots
 
 IN_SHELL = 1000
