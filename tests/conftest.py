@@ -195,7 +195,8 @@ PACKED = TRICLINIC | {
         "envelope_ev": 6.0,
         "photons": 4e11,
     },
-    "detector": TRICLINIC["detector"] | {"gain_calibration": 0.0},
+    "detector": TRICLINIC["detector"],
+    "recording": {"calibration_error": 0.0},
     "simulate": {"precision": "float64", "oversample": 1},
 }
 """a triclinic crystal on two panels"""
@@ -309,7 +310,6 @@ METAL = [{"atom": "FE1", "curve": "metallic"}, {"atom": "FE2", "curve": "metalli
 WIDE = PACKED | {
     "stage1": {
         "oversample": 1,
-        "calibration_error": 0.0,
         "structure_factors": {"sites": METAL},
         "refine": ["scale", "rotation", "eta"],
     },
